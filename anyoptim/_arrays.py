@@ -1,0 +1,282 @@
+"""Array libraries: the only module that tells them apart.
+
+`Library` says what anyoptim asks of an array library, in terms of the Array API standard alone;
+a subclass overrides what its library does in its own way. Nothing is imported here but NumPy and
+array-api-compat: a library is met when one of its arrays arrives.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from typing import Any
+
+import array_api_compat as compat
+import numpy as np
+
+from anyoptim._memory import Memory
+
+__all__ = ["COMPUTE", "Array", "Library", "dtype_name", "is_scalar", "library", "quiet"]
+
+Array = Any
+"""An array of any library. The standard has no common base class to name here."""
+
+COMPUTE = {
+    "float16": "float32",
+    "bfloat16": "float32",
+    "float32": "float32",
+    "float64": "float64",
+    "complex64": "complex64",
+    "complex128": "complex128",
+}
+"""Which dtype a parameter's arithmetic and slots have: at least float32, and two reals for complex."""
+
+
+class Library:
+    """An array library, as far as the Array API standard describes it."""
+
+    wide_integers = True
+    """Whether 64-bit integers are at hand without a switch."""
+
+    lazy = False
+    """Whether results wait, as a growing graph, for somebody to ask for them."""
+
+    def __init__(self, xp: Any) -> None:
+        self.xp = xp
+
+    @property
+    def name(self) -> str:
+        """The library as its users call it: `numpy`, `torch`, `jax`."""
+        return str(self.xp.__name__).removeprefix("array_api_compat.").partition(".")[0]
+
+    def refusal(self, x: Array) -> str | None:
+        """Why an array that looks like any other can't be taken, or None."""
+        return None
+
+    def load(self, x: Array) -> Array:
+        """The array to compute with: on the same memory, outside any automatic differentiation."""
+        return x
+
+    def rebound(self, old: Array, new: Array) -> Array:
+        """What stands in a container for `new` where `old` stood."""
+        return new
+
+    def write(self, p: Array, new: Array) -> None:
+        """Write the elements of `new` into the memory of `p`."""
+        p[...] = new
+
+    def writable(self, x: Array) -> bool:
+        """Whether `write` would be seen by everybody who holds `x`."""
+        try:
+            empty = (slice(0, 0), ...) if x.ndim else ...
+            x[empty] = x[empty]
+        except (TypeError, ValueError, RuntimeError):
+            return False
+        return True
+
+    def traced(self, x: Array) -> bool:
+        """Whether `x` stands for values that are not known yet."""
+        return False
+
+    def device(self, x: Array) -> Any:
+        """The device of `x`, or None where the question has no answer."""
+        return compat.device(x)
+
+    def placement(self, like: Array) -> Any:
+        """What to give a creation function as `device`, for an array that is to meet `like`."""
+        return self.device(like)
+
+    def scalar(self, value: Any, dtype: Any, like: Array) -> Array:
+        """A 0-d array that can meet `like`."""
+        return self.xp.asarray(value, dtype=dtype, device=self.placement(like))
+
+    def memory(self, x: Array) -> Memory | None:
+        """Where `x` lies, or None where the library does not tell."""
+        try:
+            return _host_memory(np.from_dlpack(x))
+        except (AttributeError, TypeError, ValueError, RuntimeError, BufferError):
+            return None
+
+    def join_complex(self, real: Array, imag: Array, dtype: Any) -> Array:
+        """The complex array with these two parts; the standard has no constructor that keeps -0 and inf."""
+        return self.xp.astype(real, dtype) + self.xp.astype(imag, dtype) * 1j
+
+    def aligned(self, x: Array, like: Array) -> Array:
+        """`x` divided into pieces as `like`, of its shape, is."""
+        return x
+
+    def settle(self, arrays: list[Array]) -> list[Array]:
+        """The same arrays with nothing left to compute."""
+        return arrays
+
+
+class _NumPy(Library):
+    """NumPy arrays, NumPy scalars and plain Python numbers."""
+
+    def refusal(self, x: Array) -> str | None:
+        for kind in (np.matrix, np.ma.MaskedArray):
+            if isinstance(x, kind):
+                return f"is a numpy {kind.__name__}, whose operators mean something else; wanted a plain array"
+        return None
+
+    def load(self, x: Array) -> Array:
+        return np.asarray(x)
+
+    def rebound(self, old: Array, new: Array) -> Array:
+        if isinstance(old, np.ndarray):
+            return new
+        return new[()] if isinstance(old, np.generic) else new.item()
+
+    def writable(self, x: Array) -> bool:
+        return isinstance(x, np.ndarray) and x.flags.writeable
+
+    def device(self, x: Array) -> Any:
+        return "cpu"
+
+    def memory(self, x: Array) -> Memory | None:
+        return _host_memory(x) if isinstance(x, np.ndarray) else None
+
+    def join_complex(self, real: Array, imag: Array, dtype: Any) -> Array:
+        joined = self.xp.empty_like(real, dtype=dtype)
+        joined.real, joined.imag = real, imag
+        return joined
+
+
+class _CuPy(_NumPy):
+    def refusal(self, x: Array) -> str | None:
+        return None
+
+    def load(self, x: Array) -> Array:
+        return x
+
+    def rebound(self, old: Array, new: Array) -> Array:
+        return new
+
+    def writable(self, x: Array) -> bool:
+        return True
+
+    def device(self, x: Array) -> Any:
+        return x.device
+
+    def memory(self, x: Array) -> Memory | None:
+        return Memory(f"cuda:{x.device.id}", x.data.ptr, x.shape, x.strides, x.itemsize)
+
+
+class _Torch(Library):
+    def refusal(self, x: Array) -> str | None:
+        if str(x.layout) != "torch.strided":
+            return f"has layout {x.layout}; wanted torch.strided (a dense tensor)"
+        return None
+
+    def load(self, x: Array) -> Array:
+        return x.detach()
+
+    def write(self, p: Array, new: Array) -> None:
+        # Through the parameter itself and not its detached twin, so that autograd notices the write.
+        with sys.modules["torch"].no_grad():
+            p.copy_(new)
+
+    def writable(self, x: Array) -> bool:
+        return True
+
+    def memory(self, x: Array) -> Memory | None:
+        size = x.element_size()
+        strides = tuple(step * size for step in x.stride())
+        return Memory(str(x.device), x.data_ptr(), tuple(x.shape), strides, size)
+
+    def join_complex(self, real: Array, imag: Array, dtype: Any) -> Array:
+        return sys.modules["torch"].complex(real, imag)
+
+
+class _JAX(Library):
+    wide_integers = False
+
+    def writable(self, x: Array) -> bool:
+        return False
+
+    def traced(self, x: Array) -> bool:
+        return isinstance(x, sys.modules["jax"].core.Tracer)
+
+    def device(self, x: Array) -> Any:
+        # An uncommitted array goes wherever JAX finds the others; a sharded one lies on several devices.
+        if self.traced(x) or not x.committed:
+            return None
+        devices = x.devices()
+        return x.device if len(devices) == 1 else frozenset(devices)
+
+    def placement(self, like: Array) -> Any:
+        # Uncommitted, so that it follows `like` to its device, or to its several devices.
+        return None
+
+    def memory(self, x: Array) -> Memory | None:
+        return None
+
+    def join_complex(self, real: Array, imag: Array, dtype: Any) -> Array:
+        return sys.modules["jax"].lax.complex(real, imag)
+
+
+class _Dask(Library):
+    lazy = True
+
+    def refusal(self, x: Array) -> str | None:
+        if any(n != n for n in x.shape):
+            return f"has the unknown shape {x.shape}; call compute_chunk_sizes() on it first"
+        return None
+
+    def writable(self, x: Array) -> bool:
+        # A Dask array can be assigned to, but the graphs that others built from it would not see it.
+        return False
+
+    def memory(self, x: Array) -> Memory | None:
+        return None
+
+    def join_complex(self, real: Array, imag: Array, dtype: Any) -> Array:
+        numpy = library(np.empty(0))
+        return sys.modules["dask.array"].map_blocks(numpy.join_complex, real, imag, dtype, dtype=dtype)
+
+    def aligned(self, x: Array, like: Array) -> Array:
+        return x.rechunk(like.chunks)
+
+    def settle(self, arrays: list[Array]) -> list[Array]:
+        # Without this every step would add its graph to the last one's, without end.
+        return list(sys.modules["dask"].persist(*arrays))
+
+
+_KINDS: dict[str, type[Library]] = {"numpy": _NumPy, "cupy": _CuPy, "torch": _Torch, "jax": _JAX, "dask": _Dask}
+
+
+@functools.cache
+def _named(xp: Any) -> Library:
+    name = Library(xp).name
+    return _KINDS.get(name, Library)(xp)
+
+
+_BY_TYPE: dict[type, Library] = {}
+
+
+def library(x: Any) -> Library:
+    """The library of `x`, an array or a Python number. Raises TypeError for anything else."""
+    found = _BY_TYPE.get(type(x))
+    if found is None:
+        xp = compat.array_namespace(np.empty(0) if isinstance(x, int | float | complex | np.generic) else x)
+        found = _BY_TYPE[type(x)] = _named(xp)
+    return found
+
+
+def is_scalar(x: Any) -> bool:
+    """Whether `x` is a number of the host that belongs to no library: a Python number or a NumPy scalar."""
+    return isinstance(x, int | float | complex | np.generic)
+
+
+def dtype_name(dtype: Any) -> str:
+    """The name of a dtype of any library: `float32` for `torch.float32` and for a big-endian `>f4`."""
+    return getattr(dtype, "name", None) or str(dtype).rpartition(".")[2]
+
+
+def quiet() -> np.errstate:
+    """A context in which NumPy's floating-point state, whatever the user chose, neither warns nor raises."""
+    return np.errstate(all="ignore")
+
+
+def _host_memory(x: np.ndarray[Any, Any]) -> Memory:
+    return Memory("cpu", x.__array_interface__["data"][0], x.shape, x.strides, x.itemsize)

@@ -1,0 +1,114 @@
+"""The portable engine: the rule itself, called on the arrays of any library. New arrays come out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from anyoptim._arrays import COMPUTE, Array, Library, dtype_name, quiet
+from anyoptim._engines._leaf import Leaf, Result, Rule
+
+__all__ = ["Operations", "run", "start"]
+
+
+class Operations:
+    """The namespace a rule is given: what is exact, and the same, on every library and engine.
+
+    Beside these a rule has the operators `+ - * /`, unary minus, comparisons and `& | ~` on their results.
+    `sign`, `minimum` and `maximum` are comparisons, because libraries disagree on signed zeros and NaN:
+    `sign(-0.0)` is `-0.0`, a NaN in the first operand wins, and of two zeros the second.
+    """
+
+    def __init__(self, library: Library, like: Array) -> None:
+        self._library, self._like = library, like
+
+    def sqrt(self, a: Array) -> Array:
+        """The square root, element by element."""
+        return self._library.xp.sqrt(a)
+
+    def abs(self, a: Array) -> Array:
+        """The magnitude, element by element."""
+        return self._library.xp.abs(a)
+
+    def where(self, condition: Array, a: Any, b: Any) -> Array:
+        """`a` where the condition holds, else `b`; arrays or coefficients."""
+        return self._library.xp.where(condition, self._array(a), self._array(b))
+
+    def sign(self, a: Array) -> Array:
+        """1, -1, or `a` itself where it is a zero or NaN."""
+        return self.where(a > 0, 1.0, self.where(a < 0, -1.0, a))
+
+    def minimum(self, a: Any, b: Any) -> Array:
+        """The smaller of two arrays or coefficients."""
+        a, b = self._array(a), self._array(b)
+        return self.where((a < b) | (a != a), a, b)
+
+    def maximum(self, a: Any, b: Any) -> Array:
+        """The larger of two arrays or coefficients."""
+        a, b = self._array(a), self._array(b)
+        return self.where((a > b) | (a != a), a, b)
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(
+            f"a rule has no {name!r}; it may use + - * /, comparisons, sqrt, abs, sign, minimum, maximum and where"
+        )
+
+    def _array(self, a: Any) -> Array:
+        if isinstance(a, int | float):
+            return self._library.scalar(a, self._like.dtype, self._like)
+        return a
+
+
+def run(rule: Rule, leaves: Sequence[Leaf]) -> list[Result]:
+    """Apply `rule` to each leaf. Nothing given is written to, so a failure on the way leaves all as it was."""
+    with quiet():
+        return [_run_complex(rule, leaf) if _is_complex(leaf.p) else _run_real(rule, leaf) for leaf in leaves]
+
+
+def start(init: Callable[..., tuple[Array, ...]], library: Library, p: Array) -> tuple[Array, ...]:
+    """The first slots of a parameter: `init(xp, p)` of its real form in the compute dtype."""
+    xp = library.xp
+    compute = COMPUTE[dtype_name(p.dtype)]
+    if not compute.startswith("complex"):
+        return init(xp, xp.astype(p, getattr(xp, compute), copy=False))
+    real, imag = init(xp, xp.real(p)), init(xp, xp.imag(p))
+    return tuple(library.join_complex(re, im, p.dtype) for re, im in zip(real, imag, strict=True))
+
+
+def _is_complex(p: Array) -> bool:
+    return dtype_name(p.dtype).startswith("complex")
+
+
+def _run_complex(rule: Rule, leaf: Leaf) -> Result:
+    """A complex parameter is two reals: the rule sees real parts, then imaginary parts."""
+    library, p, x, slots, coefficients = leaf
+    xp = library.xp
+    x = xp.astype(x, p.dtype, copy=False)
+    real, imag = (
+        _run_real(rule, Leaf(library, part(p), part(x), tuple(part(s) for s in slots), coefficients))
+        for part in (xp.real, xp.imag)
+    )
+    return Result(
+        library.join_complex(real.p, imag.p, p.dtype),
+        tuple(library.join_complex(re, im, p.dtype) for re, im in zip(real.slots, imag.slots, strict=True)),
+    )
+
+
+def _run_real(rule: Rule, leaf: Leaf) -> Result:
+    library, p, x, slots, coefficients = leaf
+    xp = library.xp
+    compute = getattr(xp, COMPUTE[dtype_name(p.dtype)])
+    wide, x = xp.astype(p, compute, copy=False), xp.astype(x, compute, copy=False)
+    # A traced coefficient may be wider than the compute dtype, and would widen everything.
+    row = {k: c if isinstance(c, float) else xp.astype(c, compute) for k, c in coefficients.items()}
+    out = rule(Operations(library, wide), wide, x, *slots, **row)
+    step, *new = out if isinstance(out, tuple) else (out,)
+    # NumPy makes scalars of 0-d arrays; and a slot must not be the user's own gradient or parameter.
+    moved, *new = (xp.asarray(a, copy=True if a is x or a is wide else None) for a in (wide - step, *new))
+    for what, a in zip(("step", *(f"slot {i}" for i in range(len(slots)))), (moved, *new), strict=True):
+        if a.shape != p.shape or a.dtype != compute:
+            raise TypeError(
+                f"the rule {rule.__qualname__} gave a {what} of shape {tuple(a.shape)} and dtype {a.dtype} "
+                f"for a parameter of shape {tuple(p.shape)}; wanted that shape and {compute}"
+            )
+    return Result(xp.astype(moved, p.dtype, copy=False), tuple(new))

@@ -1,0 +1,37 @@
+"""Hyperparameters: a number or a schedule, and the domain it must lie in."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from anyoptim._arrays import library
+
+__all__ = ["Domain", "Hyper", "fraction", "nonnegative"]
+
+Hyper = float | Callable[[int], float]
+"""A number, or a schedule: a callable of the step number, which counts from 1."""
+
+
+class Domain(NamedTuple):
+    """The values that a hyperparameter may take."""
+
+    holds: Callable[[float], bool]
+    wanted: str
+
+    def value(self, name: str, value: Any) -> Any:
+        """`value` as a float, or as it is where it is traced. Raises TypeError or ValueError with its name."""
+        try:
+            if library(value).traced(value):
+                return value
+            number = float(value)
+        except (TypeError, ValueError):
+            raise TypeError(f"{name} is {value!r}; wanted a real number, {self.wanted}") from None
+        if not self.holds(number):
+            raise ValueError(f"{name} is {number}; wanted {self.wanted}")
+        return number
+
+
+nonnegative = Domain(lambda x: 0 <= x < math.inf, "finite and at least 0")
+fraction = Domain(lambda x: 0 <= x < 1, "at least 0 and below 1")

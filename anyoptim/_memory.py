@@ -1,0 +1,72 @@
+"""Memory layouts, and whether two of them have an element in common."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+__all__ = ["Memory", "overlaps_itself", "shared"]
+
+
+class Memory(NamedTuple):
+    """Where an array's elements lie: enough to tell whether two arrays share any."""
+
+    space: str
+    address: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    itemsize: int
+
+
+def shared(memories: Sequence[Memory]) -> tuple[int, int] | None:
+    """Two of these that have an element in common, or None.
+
+    Exact: the columns of one matrix interleave and share nothing. NumPy solves the equations
+    from addresses and strides alone; nothing is read, so memory of any device can be asked about.
+    """
+    bounds = sorted((m.space, *_bounds(m), i) for i, m in enumerate(memories) if 0 not in m.shape)
+    near: list[tuple[int, int]] = []
+    space = ""
+    for here, low, high, i in bounds:
+        near = [(end, j) for end, j in near if end > low] if here == space else []
+        space = here
+        for _, j in near:
+            if np.shares_memory(_unread(memories[i]), _unread(memories[j])):
+                return min(i, j), max(i, j)
+        near.append((high, i))
+    return None
+
+
+def overlaps_itself(m: Memory) -> bool:
+    """Whether two elements of one array lie in the same place, as after a broadcast.
+
+    True too for layouts that no slicing, transposing or reshaping of an array gives.
+    """
+    extent = m.itemsize
+    for step, n in sorted((abs(step), n) for step, n in zip(m.strides, m.shape, strict=True) if n > 1):
+        if step < extent:
+            return True
+        extent += step * (n - 1)
+    return False
+
+
+def _bounds(m: Memory) -> tuple[int, int]:
+    reach = [step * (n - 1) for step, n in zip(m.strides, m.shape, strict=True)]
+    return m.address + sum(min(r, 0) for r in reach), m.address + sum(max(r, 0) for r in reach) + m.itemsize
+
+
+class _Layout:
+    def __init__(self, m: Memory) -> None:
+        self.__array_interface__ = {
+            "version": 3,
+            "data": (m.address, True),
+            "shape": m.shape,
+            "strides": m.strides,
+            "typestr": f"|V{m.itemsize}",
+        }
+
+
+def _unread(m: Memory) -> np.ndarray[Any, Any]:
+    return np.asarray(_Layout(m))

@@ -1,0 +1,276 @@
+"""Optimizer: init, step and update. Nothing numeric."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple
+
+from anyoptim import _checks as checks
+from anyoptim._arrays import Array, dtype_name, is_scalar
+from anyoptim._checks import Parameter
+from anyoptim._engines import Leaf, engine, start
+from anyoptim._hyperparameters import Domain
+from anyoptim._tree import Tree
+
+__all__ = ["Optimizer", "State"]
+
+
+class State(NamedTuple):
+    """What an optimizer remembers between steps, as plain containers: any tree library can walk it."""
+
+    step: Any
+    """The number of steps taken: what schedules are called with, plus one."""
+    t: Any
+    """For each parameter the number of steps that it took part in, in a container like `params`."""
+    slots: dict[str, Any]
+    """For each slot a container like `params` of arrays in the compute dtype: `state.slots["m"]["W1"]`."""
+
+
+class _Flat(NamedTuple):
+    """A `State` as lists over leaves."""
+
+    step: Any
+    t: list[Any]
+    slots: list[tuple[Array, ...] | None]
+
+
+class Optimizer:
+    """The base of all methods: a subclass gives its slots, its coefficients and its rule.
+
+    ::
+
+        class Momentum(Optimizer):
+            hyperparameters = {"lr": nonnegative, "momentum": fraction}
+            slots = ("v",)
+
+            def __init__(self, lr=0.01, momentum=0.9, *, engine=None):
+                super().__init__(engine, lr=lr, momentum=momentum)
+
+            @staticmethod
+            def coefficients(t, *, lr, momentum):
+                return {"lr": lr, "momentum": momentum}
+
+            @staticmethod
+            def rule(xp, p, x, v, *, lr, momentum):
+                v = momentum * v - lr * x
+                return -v, v  # the step, which the engine subtracts from p, and the new slots
+
+    Hyperparameters are plain attributes, read at every step. Each is a number or a schedule, a callable
+    of the step number, which counts from 1. `engine` names the machine that runs the rule; None chooses.
+    """
+
+    hyperparameters: ClassVar[Mapping[str, Domain]] = {}
+    """The attributes that are read at every step, and what each may be."""
+
+    slots: ClassVar[tuple[str, ...]] = ()
+    """The names of the arrays kept for each parameter."""
+
+    coefficients: ClassVar[Callable[..., dict[str, Any]]] = staticmethod(lambda t, **hyperparameters: hyperparameters)
+    """`coefficients(t, **hyperparameters)`: what the rule needs beside arrays, in float64 on the host.
+
+    t is the parameter's own count of steps, from 1; the hyperparameters are this step's values. As it stands
+    here, the coefficients are the hyperparameters.
+    """
+
+    rule: Callable[..., Any]
+    """`rule(xp, p, x, *slots, **coefficients)`: the step, or the step and the new slots, for one element."""
+
+    def __init__(self, engine: str | None = None, **hyperparameters: Any) -> None:
+        self.engine = engine
+        for name, value in hyperparameters.items():
+            setattr(self, name, value)
+        self._memory: _Memory | None = None
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        domain = self.hyperparameters.get(name)
+        if domain is not None and not callable(value):
+            domain.value(name, value)
+        if name == "engine":
+            engine(value)
+        super().__setattr__(name, value)
+
+    def __repr__(self) -> str:
+        values = ", ".join(f"{name}={getattr(self, name)!r}" for name in self.hyperparameters)
+        return f"{type(self).__name__}({values})"
+
+    @classmethod
+    def init_slots(cls, xp: Any, p: Array) -> tuple[Array, ...]:
+        """The slots of one real parameter, given in its compute dtype: zeros, unless a method says otherwise."""
+        return tuple(xp.zeros_like(p) for _ in cls.slots)
+
+    def update(self, params: Any, grads: Any) -> Any:
+        """Take one step with `params`, in place, and return `params`.
+
+        `params` is a dict, list, tuple, any nest of them, or a bare array; `grads` has the same keys and shapes.
+        Arrays are written in place where they are writable and replaced in their container where they are
+        not (JAX, Dask, read-only NumPy, Python floats). A bare array that can't be written comes back as
+        another: `w = optimizer.update(w, g)`. A gradient that is None leaves its parameter, its slots and its
+        step count alone. An array under two names is one parameter, takes one gradient and moves once.
+
+        Dtypes: real or complex floating. Arithmetic and slots have at least float32; a gradient of another
+        real dtype is cast. A complex parameter is two reals. Dask results are computed (persisted) at once.
+
+        Raises ValueError (keys, shapes, devices, memory, hyperparameters) or TypeError (types, libraries,
+        dtypes) with the key, before anything is written.
+        """
+        tree = Tree("params", params)
+        ps = checks.parameters(tree)
+        owner = checks.owners(ps)
+        checks.separate(tree, ps, owner)
+        checks.rebindable(tree, ps)
+        memory = self._recall(tree, ps)
+        new, flat = self._advance(tree, ps, owner, grads, memory.flat)
+        new, flat = _settled(ps, new, flat)
+        for i, (p, moved) in enumerate(zip(ps, new, strict=True)):
+            if p is None or moved is None:
+                continue
+            if not p.writable:
+                tree.replace(i, p.library.rebound(p.given, moved))
+            elif owner[i] == i:
+                p.library.write(p.given, moved)
+        self._memory = memory._replace(flat=flat)
+        return tree.container
+
+    @property
+    def state(self) -> State | None:
+        """What `update` remembers, in the form that `init` gives and `step` takes; None before the first update."""
+        return None if self._memory is None else self._pack(self._memory.spec, self._memory.flat)
+
+    def init(self, params: Any) -> State:
+        """The state before the first `step`: no steps taken, slots as the method starts them."""
+        tree = Tree("params", params)
+        return self._pack(tree.spec, self._start(checks.parameters(tree)))
+
+    def step(self, params: Any, grads: Any, state: State) -> tuple[Any, State]:
+        """The pure form of `update`: new parameters and a new state, and nothing written.
+
+        Works under `jax.jit` and on lazy arrays, in containers of any kind. Raises like `update`.
+        """
+        tree = Tree("params", params)
+        ps = checks.parameters(tree)
+        new, flat = self._advance(tree, ps, checks.owners(ps), grads, self._unpack(tree, ps, state))
+        leaves = [
+            p if moved is None or known is None else known.library.rebound(p, moved)
+            for p, known, moved in zip(tree.leaves, ps, new, strict=True)
+        ]
+        return tree.build(leaves), self._pack(tree.spec, flat)
+
+    def _advance(
+        self, tree: Tree, ps: Sequence[Parameter | None], owner: Sequence[int], grads: Any, flat: _Flat
+    ) -> tuple[list[Array | None], _Flat]:
+        """The new parameters, None where one rests, and the new state. Nothing is written."""
+        xs = checks.gradients(tree, ps, owner, grads)
+        step = flat.step + 1
+        hyperparameters = self._hyperparameters(step)
+        rows: dict[int, dict[str, Any]] = {}
+        t, slots = list(flat.t), list(flat.slots)
+        moving, leaves = [], []
+        for i, (p, x) in enumerate(zip(ps, xs, strict=True)):
+            if p is None or x is None:
+                continue
+            t[i] = t[i] + 1
+            row = rows.get(t[i]) if isinstance(t[i], int) else None
+            if row is None:
+                row = {k: _number(c) for k, c in self.coefficients(t[i], **hyperparameters).items()}
+                if isinstance(t[i], int):
+                    rows[t[i]] = row
+            moving.append(i)
+            leaves.append(Leaf(p.library, p.array, x, slots[i] or (), row))
+        new: list[Array | None] = [None] * len(ps)
+        for i, result in zip(moving, engine(self.engine)(self.rule, leaves), strict=True):
+            new[i], slots[i] = result
+        return [new[o] for o in owner], _Flat(step, [t[o] for o in owner], [slots[o] for o in owner])
+
+    def _hyperparameters(self, step: Any) -> dict[str, Any]:
+        """The values at this step, schedules called."""
+        values = {}
+        for name, domain in self.hyperparameters.items():
+            value = getattr(self, name)
+            if callable(value):
+                values[name] = domain.value(f"{name}, from its schedule at step {step},", value(step))
+            else:
+                values[name] = domain.value(name, value)
+        return values
+
+    def _start(self, ps: Sequence[Parameter | None]) -> _Flat:
+        slots = [p and start(self.init_slots, p.library, p.array) for p in ps]
+        return _Flat(0, [None if p is None else 0 for p in ps], slots)
+
+    def _recall(self, tree: Tree, ps: Sequence[Parameter | None]) -> _Memory:
+        """What the last update left, in the order of this tree. Raises ValueError if the parameters changed."""
+        signature = [p and (tuple(p.array.shape), dtype_name(p.array.dtype), p.library.name) for p in ps]
+        last = self._memory
+        if last is None:
+            return _Memory(tree.spec, signature, self._start(ps))
+        if tree.spec != last.spec:
+            order = tree.order(last.spec)
+            t, slots = ([old[i] for i in order] for old in (last.flat.t, last.flat.slots))
+            last = _Memory(tree.spec, [last.signature[i] for i in order], _Flat(last.flat.step, t, slots))
+        if signature != last.signature:
+            i = next(i for i, pair in enumerate(zip(signature, last.signature, strict=True)) if pair[0] != pair[1])
+            raise ValueError(
+                f"{tree.name(i)} is {signature[i]} but was {last.signature[i]} at the first update; "
+                "wanted the same shape, dtype and library, or a new optimizer"
+            )
+        for i, (p, slots_of) in enumerate(zip(ps, last.flat.slots, strict=True)):
+            for name, s in zip(self.slots if p else (), slots_of or (), strict=True):
+                if p and not checks.together(p, s):
+                    raise ValueError(
+                        f"{tree.name(i)} is on device {p.library.device(p.array)} but its slot {name!r} is on "
+                        f"{p.library.device(s)}; wanted a new optimizer after a move"
+                    )
+        return last
+
+    def _pack(self, spec: Any, flat: _Flat) -> State:
+        build = spec.unflatten
+        slots = {name: build([None if of is None else of[k] for of in flat.slots]) for k, name in enumerate(self.slots)}
+        return State(flat.step, build(flat.t), slots)
+
+    def _unpack(self, tree: Tree, ps: Sequence[Parameter | None], state: State) -> _Flat:
+        if not isinstance(state, State):
+            raise TypeError(f"state is a {type(state).__qualname__}; wanted the State that init(params) gives")
+        if set(state.slots) != set(self.slots):
+            raise ValueError(f"state.slots has {sorted(state.slots)}; wanted {sorted(self.slots)} for {self!r}")
+        t = [_count(n) for n in tree.match("state.t", state.t)]
+        by_name = [tree.match(f"state.slots[{name!r}]", state.slots[name]) for name in self.slots]
+        slots = [
+            None
+            if p is None
+            else tuple(
+                checks.slot(tree.name(i, f"state.slots[{name!r}]"), of[i], tree.name(i), p)
+                for name, of in zip(self.slots, by_name, strict=True)
+            )
+            for i, p in enumerate(ps)
+        ]
+        return _Flat(_count(state.step), t, slots)
+
+
+class _Memory(NamedTuple):
+    """What `update` keeps: no parameter, only what it must find again."""
+
+    spec: Any
+    signature: list[Any]
+    flat: _Flat
+
+
+def _number(c: Any) -> Any:
+    # A NumPy float64 scalar would turn float32 arrays into float64.
+    return float(c) if is_scalar(c) else c
+
+
+def _count(n: Any) -> Any:
+    return int(n) if is_scalar(n) else n
+
+
+def _settled(
+    ps: Sequence[Parameter | None], new: Sequence[Array | None], flat: _Flat
+) -> tuple[list[Array | None], _Flat]:
+    """The same with nothing lazy in it."""
+    new, slots = list(new), list(flat.slots)
+    lazy = [i for i, p in enumerate(ps) if p is not None and p.library.lazy and new[i] is not None]
+    if lazy:
+        library = next(p.library for i in lazy if (p := ps[i]) is not None)
+        arrays = iter(library.settle([a for i in lazy for a in (new[i], *(slots[i] or ()))]))
+        for i in lazy:
+            new[i], slots[i] = next(arrays), tuple(next(arrays) for _ in slots[i] or ())
+    return new, flat._replace(slots=slots)

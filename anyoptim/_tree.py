@@ -1,0 +1,124 @@
+"""Containers taken apart into leaves, matched with one another, and put together again."""
+
+from __future__ import annotations
+
+from collections import OrderedDict, defaultdict, deque
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from typing import Any
+
+import optree
+
+__all__ = ["Name", "Tree"]
+
+_MUTABLE = (dict, OrderedDict, defaultdict, list, deque)
+_SHOWN = 5
+
+
+class Name:
+    """The name of a leaf, `params['W1']` or `params[0]['b']`, spelled out only when it is printed."""
+
+    def __init__(self, tree: Tree, i: int, root: str) -> None:
+        self._tree, self._i, self._root = tree, i, root
+
+    def __str__(self) -> str:
+        return str(_accessors(self._tree.spec)[self._i].codify(self._root))
+
+
+@lru_cache(maxsize=64)
+def _accessors(spec: optree.PyTreeSpec) -> list[optree.PyTreeAccessor]:
+    return spec.accessors()
+
+
+class Tree:
+    """A container (dict, list, tuple, nested, or a bare array), as a list of leaves with names.
+
+    `None` is a leaf: it says that there is nothing at this place.
+    """
+
+    def __init__(self, root: str, container: Any) -> None:
+        self.root = root
+        self.container = container
+        self.leaves: list[Any]
+        self.leaves, self.spec = optree.tree_flatten(container, none_is_leaf=True)
+
+    def name(self, i: int, root: str | None = None) -> Name:
+        """How a user would write leaf `i`, here or at the same place of another container."""
+        return Name(self, i, root or self.root)
+
+    @property
+    def _accessors(self) -> list[optree.PyTreeAccessor]:
+        return _accessors(self.spec)
+
+    def build(self, leaves: Iterable[Any]) -> Any:
+        """A new container of this structure with these leaves."""
+        return optree.tree_unflatten(self.spec, leaves)
+
+    def match(self, root: str, container: Any, hint: str = "") -> list[Any]:
+        """The leaves of another container in the order of this one's, matched by key.
+
+        A dict may stand for an OrderedDict and a tuple for a list; a `None` stands for all below it.
+        Raises ValueError with every key that is missing or that nothing here asks for.
+        """
+        if container is None:
+            raise ValueError(f"{root} is None{hint}")
+        other = Tree(root, container)
+        if other.spec == self.spec:
+            return other.leaves
+        found = dict(zip(other.spec.paths(), other.leaves, strict=True))
+        absent = [path for path, leaf in found.items() if leaf is None]
+        matched, missing, used = [], [], set()
+        for path, accessor in zip(self.spec.paths(), self._accessors, strict=True):
+            cover = path if path in found else next((a for a in absent if path[: len(a)] == a), None)
+            if cover is None:
+                missing.append(accessor.codify(root))
+            else:
+                used.add(cover)
+                matched.append(found[cover])
+        unexpected = [a.codify(root) for a in other._accessors if a.path not in used]
+        if missing or unexpected:
+            says = []
+            if missing:
+                says.append(f"{_listed(missing)} {'is' if len(missing) == 1 else 'are'} missing{hint}")
+            if unexpected:
+                says.append(
+                    f"{_listed(unexpected)} {'has' if len(unexpected) == 1 else 'have'} no match in {self.root}"
+                )
+            raise ValueError("; ".join(says))
+        return matched
+
+    def order(self, before: optree.PyTreeSpec) -> list[int]:
+        """For each leaf its place among the leaves of an earlier structure. Raises ValueError if keys came or went."""
+        if before == self.spec:
+            return list(range(len(self.leaves)))
+        places = {path: i for i, path in enumerate(before.paths())}
+        paths = self.spec.paths()
+        gained = [a.codify(self.root) for a in self._accessors if a.path not in places]
+        lost = [a.codify(self.root) for a in _accessors(before) if a.path not in set(paths)]
+        if gained or lost:
+            changes = [f"{_listed(names)} {how}" for names, how in ((gained, "came"), (lost, "went")) if names]
+            raise ValueError(
+                f"{self.root} changed since the first update: {', '.join(changes)}; wanted a new optimizer"
+            )
+        return [places[path] for path in paths]
+
+    def fixed(self, i: int) -> str | None:
+        """The type of the container that keeps leaf `i` from being replaced by another, or None."""
+        accessor = self._accessors[i]
+        if not len(accessor):
+            return None  # a bare array: the caller takes what is returned
+        parent = accessor[:-1](self.container)
+        return None if isinstance(parent, _MUTABLE) else type(parent).__name__
+
+    def replace(self, i: int, leaf: Any) -> None:
+        """Put another leaf in place `i` of the container itself."""
+        accessor = self._accessors[i]
+        if len(accessor):
+            accessor[:-1](self.container)[accessor[-1].entry] = leaf
+        else:
+            self.container = leaf
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = len(names) - _SHOWN
+    return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")

@@ -1,0 +1,125 @@
+"""Random words for any array library: Philox4x32-10, counted by element.
+
+Word i of call c under a key is word i % 4 of Philox(counter = (i // 4, c), key), both halves of the
+counter and the key of 64 bits, least significant word first. It depends on nothing else: not on the
+library, the device, the memory order, or how the elements are divided.
+
+Source: Salmon, Moraes, Dror and Shaw, Parallel random numbers: as easy as 1, 2, 3, 2011, section 3.3.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+from anyoptim._arrays import Array, Library, dtype_name, is_scalar, library, quiet
+
+__all__ = ["philox4x32", "words"]
+
+_ROUNDS = 10
+_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
+_INCREMENTS = (0x9E3779B9, 0xBB67AE85)
+_MASK = 0xFFFFFFFF
+
+
+def philox4x32(counter: Sequence[Array], key: tuple[int, int]) -> tuple[Array, ...]:
+    """Ten rounds of Philox on counters of four words, element by element.
+
+    Args:
+        counter: four arrays of one shape and of the dtype that `words` gives in this library, of 32-bit words.
+        key: two 32-bit words.
+
+    Returns:
+        Four arrays of random words, like those of the counter.
+    """
+    arrays = library(counter[0])
+    multiply = _multiply_int64 if arrays.wide_integers else _multiply_uint32
+    c0, c1, c2, c3 = counter
+    k0, k1 = key
+    with quiet():  # the products of int64 wrap, as they should
+        for _ in range(_ROUNDS):
+            high0, low0 = multiply(c0, _MULTIPLIERS[0])
+            high1, low1 = multiply(c2, _MULTIPLIERS[1])
+            # The key as an array: JAX refuses a Python integer of 32 bits beside uint32.
+            c0 = high1 ^ c1 ^ arrays.scalar(k0, c1.dtype, c1)
+            c2 = high0 ^ c3 ^ arrays.scalar(k1, c3.dtype, c3)
+            c1, c3 = low1, low0
+            k0, k1 = (k0 + _INCREMENTS[0]) & _MASK, (k1 + _INCREMENTS[1]) & _MASK
+    return c0, c1, c2, c3
+
+
+def words(shape: Sequence[int], key: int, call: Any = 0, offset: int = 0, *, like: Array) -> Array:
+    """Independent uniform 32-bit words: element i, in logical C order, is word `offset + i` of this call.
+
+    Args:
+        shape: of the result.
+        key: the stream, 0 <= key < 2**64.
+        call: the draw within the stream, 0 <= call < 2**64; under `jax.jit` it may be a traced integer.
+        offset: where this shape begins within a larger draw, in elements, 0 <= offset < 2**64.
+        like: an array whose library and device the result has.
+
+    Returns:
+        Integers in [0, 2**32): int64, and uint32 on JAX, which has no 64-bit integers by default.
+
+    Raises:
+        TypeError: a key, call or offset that is no integer.
+        ValueError: one that is out of its range.
+    """
+    key, offset = integer("key", key), integer("offset", offset)
+    call = integer("call", call) if is_scalar(call) else call
+    arrays = library(like)
+    xp = arrays.xp
+    n = math.prod(shape)
+    skip = offset % 4
+    counter = _counter(arrays, offset // 4, max(1, (skip + n + 3) // 4), call, like)
+    four = philox4x32(counter, (key & _MASK, key >> 32))
+    return xp.reshape(xp.reshape(xp.stack(four, axis=-1), (-1,))[skip : skip + n], tuple(shape))
+
+
+def integer(name: str, value: Any) -> int:
+    """`value` as a 64-bit unsigned integer. Raises TypeError or ValueError with its name."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} is {value!r}; wanted an integer") from None
+    if not 0 <= number < 1 << 64:
+        raise ValueError(f"{name} is {number}; wanted at least 0 and below 2**64")
+    return number
+
+
+def _counter(arrays: Library, first: int, blocks: int, call: Any, like: Array) -> tuple[Array, ...]:
+    """The counters (first, call), (first + 1, call), ... as four arrays of words."""
+    xp = arrays.xp
+    if arrays.wide_integers:
+        index = xp.arange(blocks, dtype=xp.int64, device=arrays.placement(like)) + first
+        low, high = index & _MASK, index >> 32
+    else:
+        if blocks >= 1 << 32:
+            raise ValueError(f"{4 * blocks} elements at once; wanted fewer than 2**34 on {arrays.name}")
+        begin = arrays.scalar(first & _MASK, xp.uint32, like)
+        low = xp.arange(blocks, dtype=xp.uint32, device=arrays.placement(like)) + begin
+        high = xp.astype(low < begin, xp.uint32) + arrays.scalar(first >> 32, xp.uint32, like)
+    if is_scalar(call):
+        halves = [arrays.scalar(half, low.dtype, like) for half in (call & _MASK, call >> 32)]
+    else:
+        halves = [xp.astype(call, low.dtype), xp.zeros_like(xp.astype(call, low.dtype))]
+        if dtype_name(call.dtype).endswith("64"):
+            halves = [xp.astype(call & _MASK, low.dtype), xp.astype(call >> 32, low.dtype)]
+    return low, high, *(xp.zeros_like(low) + half for half in halves)
+
+
+def _multiply_int64(x: Array, m: int) -> tuple[Array, Array]:
+    """The high and the low word of x*m. The product wraps around 2**64; its bits are the same."""
+    product = x * m
+    return (product >> 32) & _MASK, product & _MASK
+
+
+def _multiply_uint32(x: Array, m: int) -> tuple[Array, Array]:
+    """The high and the low word of x*m, by halves of 16 bits."""
+    m1, m0 = m >> 16, m & 0xFFFF
+    x1, x0 = x >> 16, x & 0xFFFF
+    low, cross0, cross1 = x0 * m0, x0 * m1, x1 * m0
+    middle = (low >> 16) + (cross0 & 0xFFFF) + (cross1 & 0xFFFF)
+    return x1 * m1 + (cross0 >> 16) + (cross1 >> 16) + (middle >> 16), (middle << 16) | (low & 0xFFFF)
