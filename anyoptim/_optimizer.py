@@ -198,7 +198,7 @@ class Optimizer:
 
     def _recall(self, tree: Tree, ps: Sequence[Parameter | None]) -> _Memory:
         """What the last update left, in the order of this tree. Raises ValueError if the parameters changed."""
-        signature = [p and (tuple(p.array.shape), dtype_name(p.array.dtype), p.library.name) for p in ps]
+        signature = [p and (p.library.name, tuple(p.array.shape), dtype_name(p.array.dtype)) for p in ps]
         last = self._memory
         if last is None:
             return _Memory(tree.spec, signature, self._start(ps))
@@ -208,10 +208,8 @@ class Optimizer:
             last = _Memory(tree.spec, [last.signature[i] for i in order], _Flat(last.flat.step, t, slots))
         if signature != last.signature:
             i = next(i for i, pair in enumerate(zip(signature, last.signature, strict=True)) if pair[0] != pair[1])
-            raise ValueError(
-                f"{tree.name(i)} is {signature[i]} but was {last.signature[i]} at the first update; "
-                "wanted the same shape, dtype and library, or a new optimizer"
-            )
+            now, before = (_described(s[i]) for s in (signature, last.signature))
+            raise ValueError(f"{tree.name(i)} is {now}, but was {before} at the first update; wanted a new optimizer")
         for i, (p, slots_of) in enumerate(zip(ps, last.flat.slots, strict=True)):
             for name, s in zip(self.slots if p else (), slots_of or (), strict=True):
                 if p and not checks.together(p, s):
@@ -251,6 +249,10 @@ class _Memory(NamedTuple):
     spec: Any
     signature: list[Any]
     flat: _Flat
+
+
+def _described(signature: Any) -> str:
+    return "None" if signature is None else "a {} array of shape {} and dtype {}".format(*signature)
 
 
 def _number(c: Any) -> Any:

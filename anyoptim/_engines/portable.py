@@ -103,6 +103,8 @@ def _run_real(rule: Rule, leaf: Leaf) -> Result:
     row = {k: c if isinstance(c, float) else xp.astype(c, compute) for k, c in coefficients.items()}
     out = rule(Operations(library, wide), wide, x, *slots, **row)
     step, *new = out if isinstance(out, tuple) else (out,)
+    if len(new) != len(slots):
+        raise ValueError(f"the rule {rule.__qualname__} gave {len(new)} slots; wanted {len(slots)}")
     # NumPy makes scalars of 0-d arrays; and a slot must not be the user's own gradient or parameter.
     moved, *new = (xp.asarray(a, copy=True if a is x or a is wide else None) for a in (wide - step, *new))
     for what, a in zip(("step", *(f"slot {i}" for i in range(len(slots)))), (moved, *new), strict=True):

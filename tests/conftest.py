@@ -1,0 +1,57 @@
+"""Fixtures: every library in turn, every method in turn."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+# Two devices on one CPU, so that tests can mix them. Read when JAX is first imported.
+os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=2")
+
+import anyoptim as ao
+from tests import libraries
+from tests.libraries import Library, MissingError
+
+# Time limits of single examples fail on a busy machine; the fixtures below have no state for examples to share.
+settings.register_profile(
+    "anyoptim", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+settings.load_profile("anyoptim")
+
+
+def pytest_configure() -> None:
+    unknown = libraries.REQUIRED - set(libraries.LOADERS)
+    if unknown:
+        raise pytest.UsageError(f"ANYOPTIM_REQUIRE names {sorted(unknown)}; wanted some of {list(libraries.LOADERS)}")
+
+
+@pytest.fixture
+def need() -> Callable[[str], Library]:
+    """`need("torch")`: that row of the table. Missing, the test is skipped with the reason; required, it fails."""
+
+    def load(name: str) -> Library:
+        try:
+            return libraries.load(name)
+        except MissingError as why:
+            if name in libraries.REQUIRED:
+                pytest.fail(f"ANYOPTIM_REQUIRE lists {name}: {why}")
+            pytest.skip(str(why))
+
+    return load
+
+
+@pytest.fixture(params=list(libraries.LOADERS))
+def lib(request: pytest.FixtureRequest, need: Callable[[str], Library]) -> Iterator[Library]:
+    """Each library in turn."""
+    row = need(request.param)
+    with row.context():
+        yield row
+
+
+@pytest.fixture(params=list(libraries.METHODS))
+def method(request: pytest.FixtureRequest) -> type[ao.Optimizer]:
+    """Each public method in turn."""
+    return libraries.METHODS[request.param]

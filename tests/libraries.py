@@ -1,0 +1,155 @@
+"""The table of array libraries that tests run over, and the methods, discovered."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+import anyoptim as ao
+
+HALF = ("float16", "bfloat16")
+REAL = ("float32", "float64")
+COMPLEX = ("complex64", "complex128")
+
+
+@dataclass(frozen=True)
+class Library:
+    """One row: how to make arrays of a library from NumPy's, and how to read them back."""
+
+    name: str
+    asarray: Callable[[Any], Any]
+    tonumpy: Callable[[Any], np.ndarray[Any, Any]]
+    dtypes: tuple[str, ...] = HALF + REAL + COMPLEX
+    writable: bool = True
+    exact: bool = True
+    """Whether its arithmetic is NumPy's to the last bit."""
+    context: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext
+
+    def array(self, values: Any, dtype: str = "float32") -> Any:
+        return self.asarray(np.array(values, dtype=numpy_dtype(dtype)))
+
+
+class MissingError(Exception):
+    """Why a library can't be tested here."""
+
+
+def numpy_dtype(name: str) -> np.dtype[Any]:
+    if name == "bfloat16":
+        import ml_dtypes
+
+        return np.dtype(ml_dtypes.bfloat16)
+    return np.dtype(name)
+
+
+def _numpy() -> Library:
+    return Library("numpy", np.array, np.asarray)
+
+
+def _strict() -> Library:
+    import array_api_strict as strict
+
+    return Library("strict", lambda a: strict.asarray(a.copy()), np.from_dlpack, dtypes=REAL + COMPLEX)
+
+
+def _torch(device: str = "cpu") -> Library:
+    import torch
+
+    if device == "cuda" and not torch.cuda.is_available():
+        raise MissingError("torch sees no CUDA device")
+
+    def asarray(a: np.ndarray[Any, Any]) -> Any:
+        if a.dtype.name == "bfloat16":
+            return torch.tensor(a.astype(np.float32), device=device).to(torch.bfloat16)
+        return torch.tensor(a.copy(), device=device)
+
+    def tonumpy(t: Any) -> np.ndarray[Any, Any]:
+        t = t.detach().cpu()
+        return t.float().numpy().astype(numpy_dtype("bfloat16")) if t.dtype == torch.bfloat16 else t.numpy().copy()
+
+    # Not exact: its float32 sqrt comes from a vector mathematics library that is 1 ulp off for about a fifth of inputs.
+    return Library("torch" if device == "cpu" else "torch-cuda", asarray, tonumpy, exact=False)
+
+
+def _jax() -> Library:
+    import jax.numpy as jnp
+
+    # Not exact: XLA flushes subnormals to zero on the CPU.
+    dtypes = (*HALF, "float32", "complex64")
+    return Library("jax", jnp.asarray, np.asarray, dtypes=dtypes, writable=False, exact=False)
+
+
+def _jax_x64() -> Library:
+    import jax
+    import jax.numpy as jnp
+
+    return Library(
+        "jax-x64",
+        jnp.asarray,
+        np.asarray,
+        writable=False,
+        exact=False,
+        context=lambda: jax.enable_x64(True),
+    )
+
+
+def _dask() -> Library:
+    import dask.array as da
+
+    def asarray(a: np.ndarray[Any, Any]) -> Any:
+        return da.from_array(np.array(a), chunks=tuple(max(1, (n + 1) // 2) for n in a.shape))
+
+    return Library("dask", asarray, lambda a: np.asarray(a.compute()), writable=False)
+
+
+def _cupy() -> Library:
+    import cupy
+
+    try:
+        cupy.cuda.runtime.getDeviceCount()
+    except cupy.cuda.runtime.CUDARuntimeError as error:
+        raise MissingError(f"cupy sees no CUDA device: {error}") from None
+    # Not exact: CuPy compiles its elementwise kernels to flush float32 subnormals.
+    return Library("cupy", cupy.asarray, cupy.asnumpy, dtypes=("float16", *REAL, *COMPLEX), exact=False)
+
+
+LOADERS: dict[str, Callable[[], Library]] = {
+    "numpy": _numpy,
+    "strict": _strict,
+    "torch": _torch,
+    "jax": _jax,
+    "jax-x64": _jax_x64,
+    "dask": _dask,
+    "cupy": _cupy,
+    "torch-cuda": lambda: _torch("cuda"),
+}
+
+REQUIRED = frozenset(filter(None, os.environ.get("ANYOPTIM_REQUIRE", "").split(",")))
+
+
+def load(name: str) -> Library:
+    """The row, or MissingError with the reason."""
+    try:
+        return LOADERS[name]()
+    except ImportError as error:
+        raise MissingError(f"{name} is not installed: {error}") from None
+
+
+METHODS: dict[str, type[ao.Optimizer]] = {
+    name: value
+    for name, value in vars(ao).items()
+    if isinstance(value, type) and issubclass(value, ao.Optimizer) and value is not ao.Optimizer
+}
+
+
+def same_bits(a: Any, b: Any) -> bool:
+    """Whether two NumPy arrays are equal to the last bit: signed zeros told apart, NaN equal to NaN."""
+    a, b = np.asarray(a), np.asarray(b)
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return False
+    nan = a != a
+    return bool(np.array_equal(nan, b != b) and a[~nan].tobytes() == b[~nan].tobytes())

@@ -1,0 +1,176 @@
+"""Every method on every library and dtype: its own arrays back, and the numbers of NumPy."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import array_api_compat as compat
+import numpy as np
+import pytest
+
+import anyoptim as ao
+from tests.libraries import COMPLEX, HALF, REAL, Library, numpy_dtype, same_bits
+
+STEPS = 20
+SHAPES = {"W": (3, 4), "b": (4,), "scale": (), "none": (0, 2)}
+COMPUTE = {"float16": "float32", "bfloat16": "float32"}
+
+
+def _random(rng: np.random.Generator, dtype: str) -> dict[str, np.ndarray[Any, Any]]:
+    def one(shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
+        a = rng.normal(size=shape)
+        if dtype in COMPLEX:
+            a = a + 1j * rng.normal(size=shape)
+        return np.asarray(a, numpy_dtype(dtype))
+
+    return {key: one(shape) for key, shape in SHAPES.items()}
+
+
+def _leaves(state: ao.State) -> Iterator[Any]:
+    for slot in state.slots.values():
+        yield from slot.values()
+
+
+def _real(a: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    a = np.ascontiguousarray(a)
+    return a.view(a.real.dtype) if np.iscomplexobj(a) else a
+
+
+def _ulps(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any], scale: np.ndarray[Any, Any]) -> float:
+    """The largest distance, in units of the last place of the larger of b and `scale`, element by element."""
+    a, b, scale = _real(a), _real(b), _real(scale)
+    unit = np.spacing(np.maximum(np.abs(b), np.abs(scale)))
+    wide = np.float64
+    return float(np.max(np.abs(a.astype(wide) - b.astype(wide)) / unit.astype(wide), initial=0))
+
+
+@pytest.mark.parametrize("dtype", HALF + REAL + COMPLEX)
+def test_equals_numpy_step_by_step(lib: Library, method: type[ao.Optimizer], dtype: str) -> None:
+    """From NumPy's own parameters and slots, each step: the same bits where the library's arithmetic is IEEE's.
+
+    Elsewhere at most 2 units in the last place of the larger of the parameter before and after. Torch's float32
+    square root is 1 ulp off, and the quotient and the difference round after it; JAX flushes subnormals.
+    A half-precision parameter is rounded once more, and may fall to the other side: 2 of its own units.
+    """
+    if dtype not in lib.dtypes:
+        pytest.skip(f"{lib.name} has no {dtype}")
+    rng = np.random.default_rng(3)
+    optimizer = method(lr=0.1)
+    expected = _random(rng, dtype)
+    state = optimizer.init(expected)
+    for _ in range(STEPS):
+        grads = _random(rng, dtype)
+        before = expected
+        slots = {name: {k: lib.asarray(np.array(s)) for k, s in slot.items()} for name, slot in state.slots.items()}
+        ours, ours_after = optimizer.step(
+            {k: lib.asarray(p) for k, p in expected.items()},
+            {k: lib.asarray(g) for k, g in grads.items()},
+            ao.State(state.step, state.t, slots),
+        )
+        expected, state = optimizer.step(expected, grads, state)
+        for key in expected:
+            ours_key = lib.tonumpy(ours[key])
+            if lib.exact:
+                assert same_bits(ours_key, expected[key]), key
+            elif dtype in HALF:
+                p, q = (np.asarray(a[key], np.float32) for a in (before, expected))
+                unit = 2.0 ** (-10 if dtype == "float16" else -7) * np.maximum(abs(p), abs(q))
+                assert np.all(abs(np.asarray(ours_key, np.float32) - q) <= 2 * unit), key
+            else:
+                assert _ulps(ours_key, expected[key], before[key]) <= 2, key
+        for a, b in zip(_leaves(ours_after), _leaves(state), strict=True):
+            assert _ulps(lib.tonumpy(a), b, b) <= 2
+
+
+@pytest.mark.parametrize("dtype", HALF + REAL + COMPLEX)
+def test_gives_each_library_its_own_arrays_back(lib: Library, method: type[ao.Optimizer], dtype: str) -> None:
+    """Type, dtype, shape and device stay; writable arrays stay the same objects; slots have the compute dtype."""
+    if dtype not in lib.dtypes:
+        pytest.skip(f"{lib.name} has no {dtype}")
+    rng = np.random.default_rng(4)
+    params = {k: lib.asarray(a) for k, a in _random(rng, dtype).items()}
+    before = dict(params)
+    optimizer = method()
+    for _ in range(3):
+        optimizer.update(params, {k: lib.asarray(a) for k, a in _random(rng, dtype).items()})
+    assert optimizer.state is not None
+    for key, p in before.items():
+        assert (params[key] is p) == lib.writable
+        assert type(params[key]) is type(p)
+        assert params[key].shape == p.shape
+        assert params[key].dtype == p.dtype
+        assert compat.device(params[key]) == compat.device(p)
+    for s, key in zip(_leaves(optimizer.state), list(before) * len(method.slots), strict=True):
+        assert s.shape == before[key].shape
+        assert str(s.dtype).rpartition(".")[2] == COMPUTE.get(dtype, dtype)
+
+
+def test_nothing_goes_through_numpy(
+    lib: Library, method: type[ao.Optimizer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With every way out to NumPy barred, an array that isn't NumPy's is updated all the same."""
+    if lib.name in {"numpy", "dask"}:
+        pytest.skip(f"{lib.name} computes with NumPy itself")
+    rng = np.random.default_rng(5)
+    params, grads = ({k: lib.asarray(a) for k, a in _random(rng, "float32").items()} for _ in range(2))
+
+    def barred(*args: Any, **kwargs: Any) -> Any:
+        raise AssertionError("an array was converted to NumPy")
+
+    kind = type(params["W"])
+    for name in ("__array__", "numpy", "tolist", "item", "__float__", "get"):
+        if inspect.getattr_static(kind, name, None) is not None:
+            monkeypatch.setattr(kind, name, barred)
+    layer, optimizer = ao.Dropout(0.3), method()
+    for _ in range(2):
+        optimizer.update(params, {k: layer.forward(g) for k, g in grads.items()})
+
+
+def test_half_precision_computes_in_float32(lib: Library, method: type[ao.Optimizer]) -> None:
+    """A step of a half-precision parameter is the float32 step, rounded once: what NumPy gives for the widened run."""
+    if not set(HALF) & set(lib.dtypes):
+        pytest.skip(f"{lib.name} has no half-precision floats")
+    rng = np.random.default_rng(6)
+    for dtype in set(HALF) & set(lib.dtypes):
+        narrow = rng.normal(size=(50,)).astype(numpy_dtype(dtype))
+        grad = rng.normal(size=(50,)).astype(np.float32)  # a gradient of another real dtype is cast
+        optimizer = method(lr=0.01)
+        ours, _ = optimizer.step(lib.asarray(narrow), lib.asarray(grad), optimizer.init(lib.asarray(narrow)))
+        wide = narrow.astype(np.float32)
+        expected, _ = optimizer.step(wide, grad, optimizer.init(wide))
+        rounded = expected.astype(numpy_dtype(dtype))
+        different = np.asarray(lib.tonumpy(ours), np.float32) != np.asarray(rounded, np.float32)
+        # Where a library is an ulp of float32 off, one element in some 2**13 may round the other way.
+        assert different.sum() <= (0 if lib.exact else 1)
+
+
+def test_complex_is_two_reals(lib: Library, method: type[ao.Optimizer]) -> None:
+    """A complex64 run equals the float32 run of its real and imaginary parts laid side by side."""
+    if "complex64" not in lib.dtypes:
+        pytest.skip(f"{lib.name} has no complex64")
+    rng = np.random.default_rng(7)
+    z = _random(rng, "complex64")["W"]
+    pair = {"real": lib.asarray(z.real.copy()), "imag": lib.asarray(z.imag.copy())}
+    whole = {"z": lib.asarray(z)}
+    one, two = method(lr=0.1), method(lr=0.1)
+    for _ in range(10):
+        g = _random(rng, "complex64")["W"]
+        one.update(whole, {"z": lib.asarray(g)})
+        two.update(pair, {"real": lib.asarray(g.real.copy()), "imag": lib.asarray(g.imag.copy())})
+    result = lib.tonumpy(whole["z"])
+    np.testing.assert_array_equal(result.real, lib.tonumpy(pair["real"]))
+    np.testing.assert_array_equal(result.imag, lib.tonumpy(pair["imag"]))
+
+
+def test_complex_keeps_signed_zeros_and_infinities(need: Callable[[str], Library]) -> None:
+    """Parts are joined without arithmetic, which would make NaN of inf*1j and +0 of -0."""
+    for name in ("numpy", "torch", "jax", "dask"):
+        lib = need(name)
+        p = ao.SGD(lr=1.0).update({"z": lib.array([1 + 1j, 1 + 1j], "complex64")}, {
+            "z": lib.array([complex(1, np.inf), complex(np.inf, 1)], "complex64")
+        })
+        z = lib.tonumpy(p["z"])
+        assert z[0] == complex(0, -np.inf), name
+        assert z[1] == complex(-np.inf, 0), name
