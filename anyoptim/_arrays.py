@@ -123,9 +123,10 @@ class _NumPy(Library):
         return np.asarray(x)
 
     def rebound(self, old: Array, new: Array) -> Array:
+        array = np.asarray(new)  # arithmetic on 0-d arrays gives scalars
         if isinstance(old, np.ndarray):
-            return new
-        return new[()] if isinstance(old, np.generic) else new.item()
+            return array
+        return array[()] if isinstance(old, np.generic) else array.item()
 
     def writable(self, x: Array) -> bool:
         return isinstance(x, np.ndarray) and x.flags.writeable

@@ -181,4 +181,4 @@ def _scaled(arrays: Library, x: Array, scale: float, mask: Array | None = None) 
             wide = xp.astype(a, getattr(xp, COMPUTE[dtype_name(a.dtype)]), copy=False)
             factor = scale if mask is None else xp.astype(mask, wide.dtype) * scale
             y = xp.astype(wide * factor, a.dtype, copy=False)
-    return arrays.rebound(x, xp.asarray(y))
+    return arrays.rebound(x, y)

@@ -1,0 +1,265 @@
+"""Dropout: its arithmetic, its masks, its state, on every library."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+from copy import deepcopy
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes
+
+import anyoptim as ao
+from tests.libraries import COMPLEX, HALF, REAL, Library, numpy_dtype, same_bits
+from tests.test_random import _word
+
+RATIOS = [0.0, 0.1, 0.5, 0.9, 1.0]
+
+
+def _input(dtype: str = "float32", shape: tuple[int, ...] = (5, 7)) -> np.ndarray[Any, Any]:
+    x = np.random.default_rng(12).normal(size=shape)
+    return (x + 1j * x[::-1] if dtype in COMPLEX else x).astype(numpy_dtype(dtype))
+
+
+@pytest.mark.parametrize("ratio", RATIOS)
+def test_the_mask_of_key_and_call_is_the_definition(lib: Library, ratio: float) -> None:
+    """On every library: kept where the word is at least ratio * 2**32, words from Python's own integers."""
+    x = lib.array(np.ones((3, 7)))
+    expected = [[float(_word(7 * i + j, 99, 4) >= ratio * 2**32) for j in range(7)] for i in range(3)]
+    assert lib.tonumpy(ao.dropout(x, ratio, 99, 4)).tolist() == expected
+    layer = ao.Dropout(ratio, seed=99)
+    for _ in range(5):
+        y = layer.forward(x)
+    assert lib.tonumpy(y).tolist() == expected
+    assert lib.tonumpy(layer.mask).tolist() == [[bool(e) for e in row] for row in expected]
+
+
+@pytest.mark.parametrize("dtype", HALF + REAL + COMPLEX)
+@pytest.mark.parametrize("inverted", [False, True])
+def test_arithmetic_is_the_tables(lib: Library, dtype: str, inverted: bool) -> None:
+    """Forward and backward in training and out of it equal the table's expressions in NumPy, to the last bit.
+
+    Half precision is computed in float32 and rounded once. One multiplication leaves no room for another result.
+    """
+    if dtype not in lib.dtypes:
+        pytest.skip(f"{lib.name} has no {dtype}")
+    x, dout, ratio = _input(dtype), _input(dtype)[:, ::-1].copy(), 0.3
+    layer = ao.Dropout(ratio, inverted=inverted, seed=7)
+    given, there = lib.asarray(x), lib.asarray(dout)
+    y, dx, out = layer.forward(given), layer.backward(there), layer.forward(given, False)
+    mask = np.asarray(lib.tonumpy(layer.mask))
+    wide = np.float32 if dtype in HALF else x.dtype
+    scale = 1 / (1 - ratio)
+
+    def rounded(a: Any) -> np.ndarray[Any, Any]:
+        return np.asarray(a).astype(x.dtype)
+
+    factor = mask.astype(wide) * scale if inverted else mask.astype(wide)
+    assert same_bits(lib.tonumpy(y), rounded(x.astype(wide) * factor))
+    assert same_bits(lib.tonumpy(dx), rounded(dout.astype(wide) * factor))
+    assert same_bits(lib.tonumpy(out), x if inverted else rounded(x.astype(wide) * (1 - ratio)))
+    for a in (y, dx, out):
+        assert type(a) is type(given)
+        assert a.dtype == given.dtype
+    assert same_bits(lib.tonumpy(given), x)
+
+
+@pytest.mark.parametrize("ratio", RATIOS)
+def test_the_kept_share(lib: Library, ratio: float) -> None:
+    """Within four standard deviations of 1 - ratio for a fixed key; exactly all at 0 and none at 1."""
+    n = 40_000
+    layer = ao.Dropout(ratio, seed=2026)
+    share = float(lib.tonumpy(layer.forward(lib.array(np.ones(n)))).mean())
+    assert abs(share - (1 - ratio)) <= 4 * np.sqrt(ratio * (1 - ratio) / n)
+
+
+def test_forward_calls_draw_new_masks_and_backward_uses_its_own(lib: Library) -> None:
+    """Twenty forwards give twenty masks; after each, backward passes what that forward passed."""
+    layer, x = ao.Dropout(0.5, seed=1), lib.array(np.ones(64))
+    seen = set()
+    for _ in range(20):
+        y = lib.tonumpy(layer.forward(x))
+        layer.forward(x, False)  # inference between does not disturb it
+        assert lib.tonumpy(layer.backward(x)).tolist() == y.tolist()
+        assert lib.tonumpy(layer.mask).tolist() == (y == 1).tolist()
+        seen.add(y.tobytes())
+    assert len(seen) == 20
+
+
+def test_layers_without_a_seed_differ_and_layers_of_one_seed_agree() -> None:
+    """No two layers share masks by accident; on purpose they do."""
+    x = np.ones(64)
+    assert len({ao.Dropout().forward(x).tobytes() for _ in range(20)}) == 20
+    assert same_bits(ao.Dropout(seed=5).forward(x), ao.Dropout(seed=5).forward(x))
+    assert not same_bits(ao.Dropout(seed=5).forward(x), ao.Dropout(seed=6).forward(x))
+
+
+def test_a_changed_ratio_leaves_the_last_forward_its_own() -> None:
+    """`dropout_ratio` is a live attribute, and backward belongs to a forward that has been."""
+    layer, x = ao.Dropout(0.5, seed=1), np.ones(100)
+    y = layer.forward(x)
+    layer.dropout_ratio, layer.inverted = 0.9, True
+    assert same_bits(layer.backward(x), y)
+    assert same_bits(np.asarray(layer.mask), y == 1)
+    assert layer.forward(x).max() == pytest.approx(10)
+
+
+@given(shape=array_shapes(min_dims=0, max_dims=3, min_side=0), order=st.sampled_from("CF"))
+def test_memory_order_does_not_matter(shape: tuple[int, ...], order: Any) -> None:
+    """Elements are counted in logical C order whatever the layout of x, and a 0-d array stays an array."""
+    x = np.ones(shape)
+    expected = ao.Dropout(seed=3).forward(x)
+    given = np.asarray(np.asarray(x, order=order)[::-1] if shape else x)
+    y = ao.Dropout(seed=3).forward(given)
+    assert isinstance(y, np.ndarray)
+    assert same_bits(np.ascontiguousarray(y), np.ascontiguousarray(expected))
+
+
+def test_backward_of_another_dtype_and_layout(lib: Library) -> None:
+    """A gradient in another dtype keeps that dtype; one in another memory order is met element by element."""
+    layer = ao.Dropout(0.5, seed=4)
+    y = lib.tonumpy(layer.forward(lib.array(np.ones((4, 6)))))
+    for dtype in set(lib.dtypes) & set(HALF + REAL):
+        dx = layer.backward(lib.array(np.ones((4, 6)), dtype))
+        assert lib.tonumpy(dx).dtype == numpy_dtype(dtype)
+        assert np.asarray(lib.tonumpy(dx), np.float32).tolist() == y.tolist()
+    dout = np.arange(24.0, dtype=np.float32).reshape(6, 4)
+    transposed = lib.asarray(dout).T
+    assert lib.tonumpy(layer.backward(transposed)).tolist() == (dout.T * y).tolist()
+
+
+def test_shards_with_offsets_equal_the_whole(lib: Library) -> None:
+    """Rows handed out to workers, each with the offset of its first element, are the rows of the whole."""
+    x = _input(shape=(12, 5))
+    whole = lib.tonumpy(ao.dropout(lib.asarray(x), 0.4, 8, 3, inverted=True))
+    for first, last in ((0, 5), (5, 6), (6, 12)):
+        part = ao.dropout(lib.asarray(x[first:last].copy()), 0.4, 8, 3, first * 5, inverted=True)
+        assert same_bits(lib.tonumpy(part), whole[first:last])
+
+
+def test_state_goes_on_where_it_was_taken(lib: Library) -> None:
+    """After a restore, a copy or a pickle, the next mask is the next mask."""
+    layer, x = ao.Dropout(0.5), lib.array(np.ones(64))
+    for _ in range(3):
+        layer.forward(x)
+    restored = ao.Dropout(0.5)
+    restored.load_state_dict(layer.state_dict())
+    layers = [restored, deepcopy(layer)] + ([pickle.loads(pickle.dumps(layer))] if lib.name != "strict" else [])  # noqa: S301
+    for other in layers[1:]:
+        assert lib.tonumpy(other.backward(x)).tolist() == lib.tonumpy(layer.backward(x)).tolist()
+    expected = lib.tonumpy(layer.forward(x)).tolist()
+    assert [lib.tonumpy(other.forward(x)).tolist() for other in layers] == [expected] * len(layers)
+
+
+def test_bad_states_are_refused_whole() -> None:
+    """A state that can't be loaded changes nothing."""
+    layer = ao.Dropout(seed=5)
+    layer.forward(np.ones(3))
+    for state, error in (
+        ({"key": 1}, ValueError),
+        ({"key": 1, "calls": 2, "x": 3}, ValueError),
+        ({"key": 1, "calls": -2}, ValueError),
+        ({"key": 1, "calls": "2"}, TypeError),
+    ):
+        with pytest.raises(error, match="state"):
+            layer.load_state_dict(state)  # type: ignore[arg-type]
+        assert layer.state_dict() == {"key": 5, "calls": 1}
+        assert layer.mask is not None
+
+
+@pytest.mark.parametrize("ratio", [-0.1, 1.1, np.nan, np.inf, "half", None])
+def test_ratio_outside_its_range(ratio: Any) -> None:
+    """Refused by constructor, attribute and function, by name."""
+    with pytest.raises((TypeError, ValueError), match="^dropout_ratio is .*wanted.*from 0 to 1"):
+        ao.Dropout(ratio)
+    layer = ao.Dropout(0.25)
+    with pytest.raises((TypeError, ValueError), match="^dropout_ratio is .*wanted.*from 0 to 1"):
+        layer.dropout_ratio = ratio
+    assert layer.dropout_ratio == 0.25
+    with pytest.raises((TypeError, ValueError), match="^ratio is .*wanted.*from 0 to 1"):
+        ao.dropout(np.ones(2), ratio, 0)
+
+
+def test_bad_input() -> None:
+    """What can't be dropped out of, named, and no call counted for it."""
+    layer = ao.Dropout(seed=1)
+    assert layer.mask is None
+    with pytest.raises(RuntimeError, match="backward came before the first forward"):
+        layer.backward(np.ones(2))
+    for x, says in (
+        (np.ones(3, int), "x has dtype int64; wanted one of float16"),
+        (np.ones(3, bool), "x has dtype bool"),
+        (np.ma.masked_less(np.ones(3), 0), "x is a numpy MaskedArray"),
+        ([1.0, 2.0], "x is a builtins.list; wanted an array"),
+    ):
+        for training in (True, False):
+            with pytest.raises(TypeError, match=says):
+                layer.forward(x, training)
+    assert layer.state_dict() == {"key": 1, "calls": 0}
+    layer.forward(np.ones((2, 3)))
+    with pytest.raises(ValueError, match=r"dout has shape \(3,\) but the last training forward's x had shape \(2, 3\)"):
+        layer.backward(np.ones(3))
+    for seed in (-1, 2**64, 0.5):
+        with pytest.raises((TypeError, ValueError), match="^seed is"):
+            ao.Dropout(seed=seed)  # type: ignore[arg-type]
+
+
+def test_a_float_is_an_input_too() -> None:
+    """As it is a parameter."""
+    y = ao.Dropout(0.0).forward(2.5)
+    assert y == 2.5
+    assert type(y) is float
+
+
+def test_infinities_and_ratio_one() -> None:
+    """Inverted at ratio 1 there is nothing to scale: zero, not 0*inf. Without a warning for infinite x."""
+    assert ao.Dropout(1.0, inverted=True).forward(np.ones(5)).tolist() == [0] * 5
+    y = ao.Dropout(0.5, seed=0).forward(np.full(50, np.inf))
+    assert set(y[~np.isnan(y)].tolist()) == {np.inf}
+
+
+def test_traced_layers_are_refused_and_the_function_is_not(need: Callable[[str], Library]) -> None:
+    """A jitted layer would draw the same mask for ever; the function takes the call as an argument."""
+    lib = need("jax")
+    import jax
+
+    layer, x = ao.Dropout(0.5, seed=1), lib.array(np.ones(32))
+    with pytest.raises(TypeError, match=r"x is traced.*anyoptim.dropout\(x, ratio, key, call\)"):
+        jax.jit(layer.forward)(x)
+    assert layer.calls == 0
+    y = layer.forward(x)
+    with pytest.raises(TypeError, match="dout is traced"):
+        jax.jit(layer.backward)(x)
+    assert lib.tonumpy(jax.jit(lambda a: layer.forward(a, False))(x)).tolist() == [0.5] * 32
+    compiled = jax.jit(lambda a, call: ao.dropout(a, 0.5, 1, call))
+    assert lib.tonumpy(compiled(x, 0)).tolist() == lib.tonumpy(y).tolist()
+    assert lib.tonumpy(compiled(x, 1)).tolist() == lib.tonumpy(layer.forward(x)).tolist()
+    gradient = jax.grad(lambda a: (3 * ao.dropout(a, 0.5, 1, 0)).sum())(x)
+    assert lib.tonumpy(gradient).tolist() == (3 * lib.tonumpy(y)).tolist()
+
+
+def test_autograd_goes_through(need: Callable[[str], Library]) -> None:
+    """Torch's gradient of forward is backward."""
+    need("torch")
+    import torch
+
+    x = torch.ones(64, requires_grad=True)
+    layer = ao.Dropout(0.5, inverted=True, seed=1)
+    layer.forward(x).sum().backward()
+    assert x.grad is not None
+    assert x.grad.tolist() == layer.backward(torch.ones(64)).tolist()
+
+
+def test_dask_stays_lazy_and_keeps_its_chunks(need: Callable[[str], Library]) -> None:
+    """The mask is divided as x is, and nothing is computed."""
+    need("dask")
+    import dask.array as da
+
+    x = da.ones((30, 7), chunks=(8, 4))
+    y = ao.Dropout(0.5, seed=1).forward(x)
+    assert y.chunks == x.chunks
+    assert same_bits(y.compute(), ao.Dropout(0.5, seed=1).forward(np.ones((30, 7))))

@@ -1,0 +1,134 @@
+"""What a rule may use, and what it takes to add a method."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+import anyoptim as ao
+from tests.libraries import Library, same_bits
+
+NAN, INF = np.nan, np.inf
+EDGES = [0.0, -0.0, 1.0, -1.0, 1e-45, -1e-45, INF, -INF, NAN, 3e38]
+
+
+class _Probe(ao.Optimizer):
+    """A rule that is only an expression: p <- p - f(xp, p, x)."""
+
+    expression: Callable[..., Any]
+
+    @classmethod
+    def rule(cls, xp: Any, p: Any, x: Any) -> Any:
+        return cls.expression(xp, p, x)
+
+
+def _evaluate(lib: Library, f: Callable[[Any, Any, Any], Any], p: Any, x: Any) -> np.ndarray[Any, Any]:
+    """f on every element, through an update of zeros: 0 - f."""
+    seen = []
+
+    def expression(xp: Any, p: Any, x: Any) -> Any:
+        seen.append(f(xp, p, x))
+        return seen[0]
+
+    probe = type("Probe", (_Probe,), {"expression": staticmethod(expression)})
+    probe().update({"p": lib.array(p)}, {"p": lib.array(x)})
+    return lib.tonumpy(seen[0])
+
+
+def _sign(a: np.float32) -> np.float32:
+    return np.float32(1) if a > 0 else np.float32(-1) if a < 0 else a
+
+
+def _least(a: np.float32, b: np.float32) -> np.float32:
+    return a if a < b or a != a else b
+
+
+def _greatest(a: np.float32, b: np.float32) -> np.float32:
+    return a if a > b or a != a else b
+
+
+# Dask computes in threads of its own, whose floating-point warnings no caller can turn off.
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_operations_on_the_edges(lib: Library) -> None:
+    """Sign, minimum, maximum, abs and where agree everywhere on signed zeros, infinities and NaN.
+
+    Subnormals are left out on JAX and CuPy, which flush them.
+    """
+    edges = [e for e in EDGES if lib.exact or lib.name.startswith("torch") or e == 0 or not abs(e) < 1e-38]
+    a, b = (np.array(m, np.float32).ravel() for m in np.meshgrid(edges, edges))
+    cases: dict[str, tuple[Any, list[np.float32]]] = {
+        "sign": (lambda xp, p, x: xp.sign(p), [_sign(v) for v in a]),
+        "minimum": (lambda xp, p, x: xp.minimum(p, x), [_least(v, w) for v, w in zip(a, b, strict=True)]),
+        "maximum": (lambda xp, p, x: xp.maximum(p, x), [_greatest(v, w) for v, w in zip(a, b, strict=True)]),
+        "with a number": (lambda xp, p, x: xp.maximum(p, 0.5), [_greatest(v, np.float32(0.5)) for v in a]),
+        "two numbers": (
+            lambda xp, p, x: xp.where((p > x) & ~(p == 1.0), 2.0, -3.0),
+            [np.float32(2 if v > w and v != 1 else -3) for v, w in zip(a, b, strict=True)],
+        ),
+        "abs": (lambda xp, p, x: xp.abs(p), list(np.abs(a))),
+        "negation": (lambda xp, p, x: -p, list(-a)),
+    }
+    for name, (f, expected) in cases.items():
+        assert same_bits(_evaluate(lib, f, a, b), np.array(expected, np.float32)), name
+
+
+def test_a_new_method_is_a_short_class(lib: Library) -> None:
+    """Signum, in a few lines: it has every library, state and check with no further code."""
+
+    class Signum(ao.Optimizer):
+        hyperparameters = {"lr": ao.nonnegative, "beta": ao.fraction}
+        slots = ("m",)
+
+        @staticmethod
+        def rule(xp: Any, p: Any, x: Any, m: Any, *, lr: float, beta: float) -> Any:
+            m = beta * m + (1 - beta) * x
+            return lr * xp.sign(m), m
+
+    optimizer = Signum(lr=0.5, beta=0.5)
+    params = {"w": lib.array([1.0, 1.0, 1.0])}
+    optimizer.update(params, {"w": lib.array([2.0, -1.0, 0.0])})
+    optimizer.update(params, {"w": lib.array([-0.5, 2.0, 0.0])})
+    assert lib.tonumpy(params["w"]).tolist() == [0.0, 1.0, 1.0]
+    assert optimizer.state is not None
+    assert lib.tonumpy(optimizer.state.slots["m"]["w"]).tolist() == [0.25, 0.75, 0.0]
+
+
+def test_slots_may_start_elsewhere(lib: Library) -> None:
+    """`init_slots` sees a parameter in its compute dtype, a complex one by parts; what it gives is the first state."""
+
+    class Anchor(ao.Optimizer):
+        slots = ("anchor",)
+
+        @classmethod
+        def init_slots(cls, xp: Any, p: Any) -> tuple[Any, ...]:
+            return (p + 1.0,)
+
+        @staticmethod
+        def rule(xp: Any, p: Any, x: Any, anchor: Any) -> Any:
+            return p - anchor, anchor  # p <- anchor
+
+    optimizer = Anchor()
+    p = optimizer.update({"z": lib.array([1 + 2j], "complex64")}, {"z": lib.array([0j], "complex64")})
+    assert lib.tonumpy(p["z"]).tolist() == [2 + 3j]
+
+
+def test_a_slot_is_never_the_callers_array(lib: Library) -> None:
+    """A rule may remember the gradient itself; the caller may then overwrite that gradient."""
+
+    class Last(ao.Optimizer):
+        slots = ("g",)
+
+        @staticmethod
+        def rule(xp: Any, p: Any, x: Any, g: Any) -> Any:
+            return g, x
+
+    if not lib.writable:
+        return
+    optimizer, p, g = Last(), lib.array([1.0]), lib.array([0.5])
+    optimizer.update(p, g)
+    g[...] = lib.array([100.0])
+    optimizer.update(p, g)
+    assert lib.tonumpy(p).tolist() == [0.5]
