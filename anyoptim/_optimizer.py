@@ -65,7 +65,7 @@ class Optimizer:
     slots: ClassVar[tuple[str, ...]] = ()
     """The names of the arrays kept for each parameter."""
 
-    coefficients: ClassVar[Callable[..., dict[str, Any]]] = staticmethod(lambda t, **hyperparameters: hyperparameters)
+    coefficients: ClassVar[Callable[..., dict[str, Any]]] = staticmethod(lambda _, **hyperparameters: hyperparameters)
     """`coefficients(t, **hyperparameters)`: what the rule needs beside arrays, in float64 on the host.
 
     t is the parameter's own count of steps, from 1; the hyperparameters are this step's values. As it stands

@@ -42,7 +42,7 @@ def numpy_dtype(name: str) -> np.dtype[Any]:
     if name == "bfloat16":
         import ml_dtypes
 
-        return np.dtype(ml_dtypes.bfloat16)
+        return np.dtype(ml_dtypes.bfloat16)  # type: ignore[no-any-return]
     return np.dtype(name)
 
 
@@ -67,7 +67,7 @@ def _torch(device: str = "cpu") -> Library:
             return torch.tensor(a.astype(np.float32), device=device).to(torch.bfloat16)
         return torch.tensor(a.copy(), device=device)
 
-    def tonumpy(t: Any) -> np.ndarray[Any, Any]:
+    def tonumpy(t: Any) -> Any:
         t = t.detach().cpu()
         return t.float().numpy().astype(numpy_dtype("bfloat16")) if t.dtype == torch.bfloat16 else t.numpy().copy()
 

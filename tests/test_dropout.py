@@ -174,13 +174,13 @@ def test_bad_states_are_refused_whole() -> None:
 @pytest.mark.parametrize("ratio", [-0.1, 1.1, np.nan, np.inf, "half", None])
 def test_ratio_outside_its_range(ratio: Any) -> None:
     """Refused by constructor, attribute and function, by name."""
-    with pytest.raises((TypeError, ValueError), match="^dropout_ratio is .*wanted.*from 0 to 1"):
+    with pytest.raises((TypeError, ValueError), match=r"^dropout_ratio is .*wanted.*from 0 to 1"):
         ao.Dropout(ratio)
     layer = ao.Dropout(0.25)
-    with pytest.raises((TypeError, ValueError), match="^dropout_ratio is .*wanted.*from 0 to 1"):
+    with pytest.raises((TypeError, ValueError), match=r"^dropout_ratio is .*wanted.*from 0 to 1"):
         layer.dropout_ratio = ratio
     assert layer.dropout_ratio == 0.25
-    with pytest.raises((TypeError, ValueError), match="^ratio is .*wanted.*from 0 to 1"):
+    with pytest.raises((TypeError, ValueError), match=r"^ratio is .*wanted.*from 0 to 1"):
         ao.dropout(np.ones(2), ratio, 0)
 
 
@@ -204,7 +204,7 @@ def test_bad_input() -> None:
     with pytest.raises(ValueError, match=r"dout has shape \(3,\) but the last training forward's x had shape \(2, 3\)"):
         layer.backward(np.ones(3))
     for seed in (-1, 2**64, 0.5):
-        with pytest.raises((TypeError, ValueError), match="^seed is"):
+        with pytest.raises((TypeError, ValueError), match=r"^seed is"):
             ao.Dropout(seed=seed)  # type: ignore[arg-type]
 
 

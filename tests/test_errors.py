@@ -119,18 +119,14 @@ NUMPY = {
     ),
     "booleans": Case(lambda w, b: {"W": w, "b": b > 0}, _same, TypeError, ("params['b'] has dtype bool",)),
     "boolean gradient": Case(_same, lambda w, b: {"W": w, "b": b > 0}, TypeError, ("grads['b'] has dtype bool",)),
-    "objects": Case(
-        lambda w, b: {"W": w.astype(object), "b": b}, _same, TypeError, ("params['W'] has dtype object",)
-    ),
+    "objects": Case(lambda w, b: {"W": w.astype(object), "b": b}, _same, TypeError, ("params['W'] has dtype object",)),
     "object gradient": Case(
         _same, lambda w, b: {"W": w, "b": b.astype(object)}, TypeError, ("grads['b'] has dtype object",)
     ),
     "long double": Case(
         lambda w, b: {"W": w.astype(np.longdouble), "b": b}, _same, TypeError, ("params['W'] has dtype float128",)
     ),
-    "matrix": Case(
-        lambda w, b: {"W": np.asmatrix(w), "b": b}, _same, TypeError, ("params['W'] is a numpy matrix",)
-    ),
+    "matrix": Case(lambda w, b: {"W": np.asmatrix(w), "b": b}, _same, TypeError, ("params['W'] is a numpy matrix",)),
     "matrix gradient": Case(
         _same, lambda w, b: {"W": np.asmatrix(w), "b": b}, TypeError, ("grads['W'] is a numpy matrix",)
     ),
@@ -280,8 +276,14 @@ CHANGES: dict[str, tuple[Callable[[Any], Any], str]] = {
     "lost": (lambda p: {"W": p["W"]}, r"params changed since the first update: params\['b'\] went"),
     "renamed": (lambda p: {"W": p["W"], "c": p["b"]}, r"params\['c'\] came, params\['b'\] went"),
     "became a list": (lambda p: [p["W"], p["b"]], r"params\[0\], params\[1\] came"),
-    "shape": (lambda p: {**p, "b": np.ones(4)}, r"params\['b'\] is a numpy array of shape \(4,\) and dtype float64, but was a numpy array of shape \(3,\)"),
-    "dtype": (lambda p: {**p, "b": np.ones(3, "f4")}, r"params\['b'\] is .* dtype float32, but was .* dtype float64 at the first update"),
+    "shape": (
+        lambda p: {**p, "b": np.ones(4)},
+        r"params\['b'\] is a numpy array of shape \(4,\) and dtype float64, but was a numpy array of shape \(3,\)",
+    ),
+    "dtype": (
+        lambda p: {**p, "b": np.ones(3, "f4")},
+        r"params\['b'\] is .* dtype float32, but was .* dtype float64 at the first update",
+    ),
     "None": (lambda p: {**p, "b": None}, r"params\['b'\] is None, but was a numpy array"),
 }
 
@@ -376,7 +378,7 @@ def test_states_that_do_not_fit(lib: Library) -> None:
 
 
 @pytest.mark.parametrize("mode", ["raise", "warn"])
-def test_numpy_error_state_changes_nothing(mode: Any, method: type[ao.Optimizer]) -> None:
+def test_numpy_error_state_changes_nothing(mode: Any, method: type[Any]) -> None:
     """Overflow, division by zero and NaN on the way are results, whatever `np.seterr` says."""
     values = np.array([0.0, 1e-320, 1e-40, 3e38, 1e300, np.inf, np.nan, 1.0])
     expected: list[Any] = []
@@ -419,7 +421,7 @@ def test_a_rule_that_goes_wrong_is_named() -> None:
             return x
 
     p = np.ones(3)
-    with pytest.raises(AttributeError, match="a rule has no 'tanh'; it may use .*sqrt"):
+    with pytest.raises(AttributeError, match=r"a rule has no 'tanh'; it may use .*sqrt"):
         Tanh().update(p, p)
     with pytest.raises(TypeError, match=r"the rule .*Sum.rule gave a step of shape \(3, 3\)"):
         Sum().update(p, np.ones(3))

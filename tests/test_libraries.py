@@ -107,9 +107,7 @@ def test_gives_each_library_its_own_arrays_back(lib: Library, method: type[ao.Op
         assert str(s.dtype).rpartition(".")[2] == COMPUTE.get(dtype, dtype)
 
 
-def test_nothing_goes_through_numpy(
-    lib: Library, method: type[ao.Optimizer], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nothing_goes_through_numpy(lib: Library, method: type[ao.Optimizer], monkeypatch: pytest.MonkeyPatch) -> None:
     """With every way out to NumPy barred, an array that isn't NumPy's is updated all the same."""
     if lib.name in {"numpy", "dask"}:
         pytest.skip(f"{lib.name} computes with NumPy itself")
@@ -168,9 +166,10 @@ def test_complex_keeps_signed_zeros_and_infinities(need: Callable[[str], Library
     """Parts are joined without arithmetic, which would make NaN of inf*1j and +0 of -0."""
     for name in ("numpy", "torch", "jax", "dask"):
         lib = need(name)
-        p = ao.SGD(lr=1.0).update({"z": lib.array([1 + 1j, 1 + 1j], "complex64")}, {
-            "z": lib.array([complex(1, np.inf), complex(np.inf, 1)], "complex64")
-        })
+        p = ao.SGD(lr=1.0).update(
+            {"z": lib.array([1 + 1j, 1 + 1j], "complex64")},
+            {"z": lib.array([complex(1, np.inf), complex(np.inf, 1)], "complex64")},
+        )
         z = lib.tonumpy(p["z"])
         assert z[0] == complex(0, -np.inf), name
         assert z[1] == complex(-np.inf, 0), name

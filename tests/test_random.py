@@ -59,9 +59,7 @@ SHAPES = st.lists(st.integers(0, 5), max_size=3).map(tuple)
 
 @settings(max_examples=30)
 @given(shape=SHAPES, key=U64, call=U64, offset=st.integers(0, 2**64 - 1000))
-def test_words_are_counted_by_element(
-    lib: Library, shape: tuple[int, ...], key: int, call: int, offset: int
-) -> None:
+def test_words_are_counted_by_element(lib: Library, shape: tuple[int, ...], key: int, call: int, offset: int) -> None:
     """Element i of any shape is word offset + i of the definition, in Python's integers."""
     drawn = words(shape, key, call, offset, like=lib.array([0.0]))
     assert type(drawn) is type(lib.array([0.0]))
@@ -93,7 +91,7 @@ def test_a_traced_call_under_jit(need: Callable[[str], Library]) -> None:
         with lib.context():
             import jax
 
-            traces = []
+            traces: list[int] = []
 
             def draw(call: Any, traces: list[int] = traces, lib: Library = lib) -> Any:
                 traces.append(1)

@@ -79,13 +79,13 @@ class Dropout:
         self.dropout_ratio = dropout_ratio
         self.mask: np.ndarray[Any, Any] | None = None
 
-    def forward(self, x: np.ndarray[Any, Any], train_flg: bool = True) -> np.ndarray[Any, Any]:
+    def forward(self, x: Any, train_flg: bool = True) -> Any:
         if train_flg:
             self.mask = np.random.default_rng(0).random(x.shape) > self.dropout_ratio
             return x * self.mask
         return x * (1.0 - self.dropout_ratio)
 
-    def backward(self, dout: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    def backward(self, dout: Any) -> Any:
         assert self.mask is not None
         return dout * self.mask
 

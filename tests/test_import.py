@@ -1,0 +1,83 @@
+"""Importing anyoptim brings no array library along and takes no time to speak of."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import pkgutil
+import subprocess
+import sys
+from types import FunctionType
+from typing import Any
+
+import pytest
+
+import anyoptim as ao
+
+PROBE = """
+import sys, time
+import numpy
+start = time.perf_counter()
+import anyoptim
+took = time.perf_counter() - start
+import json
+print(json.dumps([took, sorted({m.partition(".")[0] for m in sys.modules})]))
+"""
+
+
+def _fresh(code: str) -> Any:
+    return json.loads(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout)
+
+
+def test_import_brings_no_library() -> None:
+    """A fresh process that imports anyoptim has none of the optional libraries loaded."""
+    _, modules = _fresh(PROBE)
+    assert not {"torch", "jax", "cupy", "dask", "numba", "cuda", "safetensors", "matplotlib"} & set(modules)
+
+
+def test_import_takes_less_than_50_ms_beside_numpy() -> None:
+    """The least of five processes, since anything else on the machine only adds to it."""
+    assert min(_fresh(PROBE)[0] for _ in range(5)) < 0.050
+
+
+def test_first_update_brings_no_library() -> None:
+    """NumPy arrays and floats are met by NumPy alone."""
+    code = """
+import json, sys
+import numpy, anyoptim
+anyoptim.Adam().update({"w": numpy.ones(3), "x": 1.0}, {"w": numpy.ones(3), "x": 1.0})
+anyoptim.Dropout().forward(numpy.ones(3))
+print(json.dumps(sorted({m.partition(".")[0] for m in sys.modules})))
+"""
+    assert not {"torch", "jax", "cupy", "dask", "numba"} & set(_fresh(code))
+
+
+MODULES = ["anyoptim", *(m.name for m in pkgutil.walk_packages(ao.__path__, "anyoptim."))]
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_every_module_says_what_it_offers(name: str) -> None:
+    """`__all__` is there, sorted as the linter wants it, names what exists, and public things have docstrings."""
+    module = importlib.import_module(name)
+    assert module.__doc__
+    for public in module.__all__:
+        value = getattr(module, public)
+        assert value.__doc__ or not isinstance(value, type | FunctionType), public
+
+
+def test_imports_go_one_way() -> None:
+    """Engines know no optimizer and no container; only `_arrays` tells libraries apart."""
+    import ast
+    from pathlib import Path
+
+    root = Path(ao.__file__).parent
+    for path in root.rglob("*.py"):
+        names = {
+            node.module or "" for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)
+        }
+        if path.parent.name == "_engines":
+            assert not names & {"anyoptim._optimizer", "anyoptim.optimizers", "anyoptim._tree", "anyoptim._checks"}
+        if path.name != "_arrays.py":
+            text = path.read_text()
+            assert not any(f"import {lib}" in text for lib in ("torch", "jax", "cupy", "dask"))
+            assert "sys.modules" not in text
