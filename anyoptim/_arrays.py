@@ -16,7 +16,7 @@ import numpy as np
 
 from anyoptim._memory import Memory
 
-__all__ = ["COMPUTE", "Array", "Library", "dtype_name", "is_scalar", "library", "quiet"]
+__all__ = ["COMPUTE", "Array", "Library", "is_scalar", "library", "quiet"]
 
 Array = Any
 """An array of any library. The standard has no common base class to name here."""
@@ -43,11 +43,15 @@ class Library:
 
     def __init__(self, xp: Any) -> None:
         self.xp = xp
+        self.name = _name(xp)
+        self._dtypes: dict[Any, str] = {}
 
-    @property
-    def name(self) -> str:
-        """The library as its users call it: `numpy`, `torch`, `jax`."""
-        return str(self.xp.__name__).removeprefix("array_api_compat.").partition(".")[0]
+    def dtype(self, x: Array) -> str:
+        """The name of the dtype: `float32` for `torch.float32` and for a big-endian `>f4`."""
+        name = self._dtypes.get(x.dtype)
+        if name is None:  # NumPy composes it anew each time, at the price of an addition of a thousand elements
+            name = self._dtypes[x.dtype] = getattr(x.dtype, "name", None) or str(x.dtype).rpartition(".")[2]
+        return name
 
     def refusal(self, x: Array) -> str | None:
         """Why an array that looks like any other can't be taken, or None."""
@@ -97,6 +101,10 @@ class Library:
         except (AttributeError, TypeError, ValueError, RuntimeError, BufferError):
             return None
 
+    def array(self, result: Array) -> Array:
+        """The result of an operation on arrays, as an array."""
+        return result
+
     def join_complex(self, real: Array, imag: Array, dtype: Any) -> Array:
         """The complex array with these two parts; the standard has no constructor that keeps -0 and inf."""
         return self.xp.astype(real, dtype) + self.xp.astype(imag, dtype) * 1j
@@ -114,19 +122,21 @@ class _NumPy(Library):
     """NumPy arrays, NumPy scalars and plain Python numbers."""
 
     def refusal(self, x: Array) -> str | None:
-        for kind in (np.matrix, np.ma.MaskedArray):
-            if isinstance(x, kind):
-                return f"is a numpy {kind.__name__}, whose operators mean something else; wanted a plain array"
+        if type(x) is not np.ndarray and isinstance(x, np.matrix | np.ma.MaskedArray):
+            return f"is a numpy {type(x).__name__}, whose operators mean something else; wanted a plain array"
         return None
 
     def load(self, x: Array) -> Array:
         return np.asarray(x)
 
     def rebound(self, old: Array, new: Array) -> Array:
-        array = np.asarray(new)  # arithmetic on 0-d arrays gives scalars
+        array = self.array(new)
         if isinstance(old, np.ndarray):
             return array
         return array[()] if isinstance(old, np.generic) else array.item()
+
+    def array(self, result: Array) -> Array:
+        return np.asarray(result)  # arithmetic on 0-d arrays gives scalars
 
     def writable(self, x: Array) -> bool:
         return isinstance(x, np.ndarray) and x.flags.writeable
@@ -144,6 +154,9 @@ class _NumPy(Library):
 
 
 class _CuPy(_NumPy):
+    def array(self, result: Array) -> Array:
+        return result
+
     def refusal(self, x: Array) -> str | None:
         return None
 
@@ -248,8 +261,12 @@ _KINDS: dict[str, type[Library]] = {"numpy": _NumPy, "cupy": _CuPy, "torch": _To
 
 @functools.cache
 def _named(xp: Any) -> Library:
-    name = Library(xp).name
-    return _KINDS.get(name, Library)(xp)
+    return _KINDS.get(_name(xp), Library)(xp)
+
+
+def _name(xp: Any) -> str:
+    """The library as its users call it: `numpy`, `torch`, `jax`."""
+    return str(xp.__name__).removeprefix("array_api_compat.").partition(".")[0]
 
 
 _BY_TYPE: dict[type, Library] = {}
@@ -267,11 +284,6 @@ def library(x: Any) -> Library:
 def is_scalar(x: Any) -> bool:
     """Whether `x` is a number of the host that belongs to no library: a Python number or a NumPy scalar."""
     return isinstance(x, int | float | complex | np.generic)
-
-
-def dtype_name(dtype: Any) -> str:
-    """The name of a dtype of any library: `float32` for `torch.float32` and for a big-endian `>f4`."""
-    return getattr(dtype, "name", None) or str(dtype).rpartition(".")[2]
 
 
 def quiet() -> np.errstate:

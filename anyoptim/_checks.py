@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from anyoptim._arrays import COMPUTE, Array, Library, dtype_name, is_scalar, library
-from anyoptim._memory import overlaps_itself, shared
+from anyoptim._arrays import COMPUTE, Array, Library, is_scalar, library
+from anyoptim._memory import Memory, overlaps_itself, shared
 from anyoptim._tree import Name, Tree
 
 __all__ = [
     "Parameter",
-    "array_library",
+    "admit",
     "gradients",
     "owners",
     "parameters",
@@ -30,11 +30,17 @@ class Parameter(NamedTuple):
     """The user's own object."""
     array: Array
     """The same elements as an array to compute with."""
+    dtype: str
     writable: bool
+    memory: Memory | None
+    """Where it lies: None for nothing, and where the library does not tell."""
 
 
-def array_library(name: Name | str, x: Any) -> Library:
-    """The library of a real or complex floating array. Raises TypeError with its name and what was wanted."""
+def admit(name: Name | str, x: Any) -> tuple[Library, Array, str]:
+    """Library, array to compute with and dtype of `x`, a real or complex floating array or number.
+
+    Raises TypeError with its name and what was wanted.
+    """
     try:
         found = library(x)
     except TypeError:
@@ -45,10 +51,11 @@ def array_library(name: Name | str, x: Any) -> Library:
     why = found.refusal(x)
     if why is not None:
         raise TypeError(f"{name} {why}")
-    dtype = found.load(x).dtype
-    if dtype_name(dtype) not in COMPUTE:
-        raise TypeError(f"{name} has dtype {dtype}; wanted one of {', '.join(COMPUTE)}")
-    return found
+    array = found.load(x)
+    dtype = found.dtype(array)
+    if dtype not in COMPUTE:
+        raise TypeError(f"{name} has dtype {array.dtype}; wanted one of {', '.join(COMPUTE)}")
+    return found, array, dtype
 
 
 def parameters(tree: Tree) -> list[Parameter | None]:
@@ -58,8 +65,11 @@ def parameters(tree: Tree) -> list[Parameter | None]:
         if p is None:
             found.append(None)
             continue
-        lib = array_library(tree.name(i), p)
-        found.append(Parameter(lib, p, lib.load(p), lib.writable(p)))
+        lib, array, dtype = admit(tree.name(i), p)
+        memory = lib.memory(p)
+        if memory is not None and 0 in memory.shape:
+            memory = None
+        found.append(Parameter(lib, p, array, dtype, lib.writable(p), memory))
     return found
 
 
@@ -74,9 +84,8 @@ def owners(ps: Sequence[Parameter | None]) -> list[int]:
         keys: list[Any] = []
         if p is not None and not is_scalar(p.given):
             keys.append(id(p.given))
-            memory = p.library.memory(p.given)
-            if memory is not None and 0 not in memory.shape:
-                keys.append((memory, str(p.array.dtype), p.writable))
+            if p.memory is not None:
+                keys.append((p.memory, p.library.name, p.dtype, p.writable))
         owner = next((first[k] for k in keys if k in first), i)
         found.append(owner)
         for k in keys:
@@ -89,18 +98,15 @@ def separate(tree: Tree, ps: Sequence[Parameter | None], owner: Sequence[int]) -
     places = []
     memories = []
     for i, p in enumerate(ps):
-        if p is None or owner[i] != i:
+        if p is None or p.memory is None or owner[i] != i:
             continue
-        memory = p.library.memory(p.given)
-        if memory is None or not (p.writable or memory.space == "cpu"):
-            continue
-        if p.writable and 0 not in memory.shape and overlaps_itself(memory):
+        if p.writable and overlaps_itself(p.memory):
             raise ValueError(
-                f"{tree.name(i)} overlaps itself: its strides {memory.strides} for shape {memory.shape} "
+                f"{tree.name(i)} overlaps itself: its strides {p.memory.strides} for shape {p.memory.shape} "
                 "put several elements in one place; wanted a copy of its own"
             )
         places.append(i)
-        memories.append(memory)
+        memories.append(p.memory)
     pair = shared(memories)
     if pair is not None:
         a, b = (tree.name(places[k]) for k in pair)
@@ -151,15 +157,13 @@ def gradients(tree: Tree, ps: Sequence[Parameter | None], owner: Sequence[int], 
 
 
 def _gradient(name: Name | str, g: Any, p_name: Name | str, p: Parameter) -> Array:
-    lib = array_library(name, g)
+    lib, x, dtype = admit(name, g)
     if lib is not p.library and not is_scalar(g):
         raise TypeError(f"{name} is a {lib.name} array but {p_name} is a {p.library.name} array; wanted one library")
-    x = lib.load(g)
     if tuple(x.shape) != tuple(p.array.shape):
         raise ValueError(f"{p_name} has shape {tuple(p.array.shape)} but {name} has shape {tuple(x.shape)}")
-    ours, theirs = dtype_name(p.array.dtype), dtype_name(x.dtype)
-    if ours.startswith("complex") != theirs.startswith("complex"):
-        raise TypeError(f"{p_name} has dtype {ours} but {name} has dtype {theirs}; wanted both real or both complex")
+    if p.dtype.startswith("complex") != dtype.startswith("complex"):
+        raise TypeError(f"{p_name} has dtype {p.dtype} but {name} has dtype {dtype}; wanted both real or both complex")
     if lib is not p.library:
         return p.library.scalar(x.item(), p.array.dtype, p.array)
     if not together(p, x):
@@ -178,7 +182,7 @@ def slot(name: Name | str, s: Any, p_name: Name | str, p: Parameter) -> Array:
     if s is None:
         raise ValueError(f"{name} is None but {p_name} is not; wanted the state that init(params) gives")
     x = _gradient(name, s, p_name, p)
-    wanted = COMPUTE[dtype_name(p.array.dtype)]
-    if dtype_name(x.dtype) != wanted:
-        raise TypeError(f"{name} has dtype {dtype_name(x.dtype)}; wanted {wanted} for {p_name}")
+    wanted = COMPUTE[p.dtype]
+    if p.library.dtype(x) != wanted:
+        raise TypeError(f"{name} has dtype {p.library.dtype(x)}; wanted {wanted} for {p_name}")
     return x

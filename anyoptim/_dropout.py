@@ -6,8 +6,8 @@ import secrets
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from anyoptim._arrays import COMPUTE, Array, Library, dtype_name, is_scalar, library, quiet
-from anyoptim._checks import array_library
+from anyoptim._arrays import COMPUTE, Array, Library, is_scalar, library, quiet
+from anyoptim._checks import admit
 from anyoptim._hyperparameters import Domain
 from anyoptim.random import integer, words
 
@@ -42,9 +42,8 @@ def dropout(x: Array, ratio: float, key: int, call: Any = 0, offset: int = 0, *,
     Source: Srivastava et al., Dropout: a simple way to prevent neural networks from overfitting, 2014,
     section 4; inverted, section 10.
     """
-    arrays = array_library("x", x)
+    arrays, a, _ = admit("x", x)
     ratio = _RATIO.value("ratio", ratio)
-    a = arrays.load(x)
     mask = arrays.aligned(_mask(tuple(a.shape), ratio, key, call, offset, a), a)
     return _scaled(arrays, x, 1 / (1 - ratio) if inverted and ratio < 1 else 1.0, mask)
 
@@ -98,13 +97,13 @@ class Dropout:
         an x that is no real or complex floating array, or that is traced (as under `jax.jit`) in training:
         there the count of calls would be frozen, and the function `dropout` takes the call as an argument.
         """
-        arrays = array_library("x", x)
+        arrays, a, _ = admit("x", x)
         ratio = _RATIO.value("dropout_ratio", self.dropout_ratio)
         if not training:
             return x if self.inverted else _scaled(arrays, x, 1 - ratio)
         _known(arrays, "x", x)
-        like = arrays.xp.zeros((0,), dtype=arrays.load(x).dtype, device=arrays.placement(x))
-        draw = _Draw(self.calls, ratio, self.inverted, tuple(arrays.load(x).shape), like)
+        like = arrays.xp.zeros((0,), dtype=a.dtype, device=arrays.placement(a))
+        draw = _Draw(self.calls, ratio, self.inverted, tuple(a.shape), like)
         y = dropout(x, ratio, self.key, draw.call, inverted=draw.inverted)
         self._last = draw
         self.calls += 1
@@ -119,9 +118,9 @@ class Dropout:
         draw = self._last
         if draw is None:
             raise RuntimeError("backward came before the first forward(x, training=True); there is no mask yet")
-        arrays = array_library("dout", dout)
+        arrays, a, _ = admit("dout", dout)
         _known(arrays, "dout", dout)
-        shape = tuple(arrays.load(dout).shape)
+        shape = tuple(a.shape)
         if shape != draw.shape:
             raise ValueError(f"dout has shape {shape} but the last training forward's x had shape {draw.shape}")
         return dropout(dout, draw.ratio, self.key, draw.call, inverted=draw.inverted)
@@ -178,7 +177,7 @@ def _scaled(arrays: Library, x: Array, scale: float, mask: Array | None = None) 
         if mask is not None and scale == 1:
             y = a * xp.astype(mask, a.dtype)
         else:
-            wide = xp.astype(a, getattr(xp, COMPUTE[dtype_name(a.dtype)]), copy=False)
+            wide = xp.astype(a, getattr(xp, COMPUTE[arrays.dtype(a)]), copy=False)
             factor = scale if mask is None else xp.astype(mask, wide.dtype) * scale
             y = xp.astype(wide * factor, a.dtype, copy=False)
     return arrays.rebound(x, y)

@@ -21,12 +21,12 @@ class Memory(NamedTuple):
 
 
 def shared(memories: Sequence[Memory]) -> tuple[int, int] | None:
-    """Two of these that have an element in common, or None.
+    """Two of these, none of them empty, that have an element in common; or None.
 
     Exact: the columns of one matrix interleave and share nothing. NumPy solves the equations
     from addresses and strides alone; nothing is read, so memory of any device can be asked about.
     """
-    bounds = sorted((m.space, *_bounds(m), i) for i, m in enumerate(memories) if 0 not in m.shape)
+    bounds = sorted((m.space, *_bounds(m), i) for i, m in enumerate(memories))
     near: list[tuple[int, int]] = []
     space = ""
     for here, low, high, i in bounds:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 from anyoptim import _checks as checks
-from anyoptim._arrays import Array, dtype_name, is_scalar
+from anyoptim._arrays import Array, is_scalar
 from anyoptim._checks import Parameter
 from anyoptim._engines import Leaf, engine, start
 from anyoptim._hyperparameters import Domain
@@ -198,7 +198,7 @@ class Optimizer:
 
     def _recall(self, tree: Tree, ps: Sequence[Parameter | None]) -> _Memory:
         """What the last update left, in the order of this tree. Raises ValueError if the parameters changed."""
-        signature = [p and (p.library.name, tuple(p.array.shape), dtype_name(p.array.dtype)) for p in ps]
+        signature = [p and (p.library.name, tuple(p.array.shape), p.dtype) for p in ps]
         last = self._memory
         if last is None:
             return _Memory(tree.spec, signature, self._start(ps))

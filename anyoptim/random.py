@@ -14,7 +14,7 @@ import operator
 from collections.abc import Sequence
 from typing import Any
 
-from anyoptim._arrays import Array, Library, dtype_name, is_scalar, library, quiet
+from anyoptim._arrays import Array, Library, is_scalar, library, quiet
 
 __all__ = ["philox4x32", "words"]
 
@@ -105,7 +105,7 @@ def _counter(arrays: Library, first: int, blocks: int, call: Any, like: Array) -
         halves = [arrays.scalar(half, low.dtype, like) for half in (call & _MASK, call >> 32)]
     else:
         halves = [xp.astype(call, low.dtype), xp.zeros_like(xp.astype(call, low.dtype))]
-        if dtype_name(call.dtype).endswith("64"):
+        if arrays.dtype(call).endswith("64"):
             halves = [xp.astype(call & _MASK, low.dtype), xp.astype(call >> 32, low.dtype)]
     return low, high, *(xp.zeros_like(low) + half for half in halves)
 

@@ -423,7 +423,7 @@ def test_a_rule_that_goes_wrong_is_named() -> None:
     p = np.ones(3)
     with pytest.raises(AttributeError, match=r"a rule has no 'tanh'; it may use .*sqrt"):
         Tanh().update(p, p)
-    with pytest.raises(TypeError, match=r"the rule .*Sum.rule gave a step of shape \(3, 3\)"):
+    with pytest.raises(TypeError, match=r"the rule .*Sum.rule gave a step or slot of shape \(3, 3\)"):
         Sum().update(p, np.ones(3))
     with pytest.raises(ValueError, match=r"the rule .*Slotless.rule gave 0 slots; wanted 1"):
         Slotless().update(p, np.ones(3))

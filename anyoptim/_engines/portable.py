@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from anyoptim._arrays import COMPUTE, Array, Library, dtype_name, quiet
+from anyoptim._arrays import COMPUTE, Array, Library, quiet
 from anyoptim._engines._leaf import Leaf, Result, Rule
 
 __all__ = ["Operations", "run", "start"]
@@ -62,21 +62,20 @@ class Operations:
 def run(rule: Rule, leaves: Sequence[Leaf]) -> list[Result]:
     """Apply `rule` to each leaf. Nothing given is written to, so a failure on the way leaves all as it was."""
     with quiet():
-        return [_run_complex(rule, leaf) if _is_complex(leaf.p) else _run_real(rule, leaf) for leaf in leaves]
+        return [
+            (_run_complex if leaf.library.dtype(leaf.p).startswith("complex") else _run_real)(rule, leaf)
+            for leaf in leaves
+        ]
 
 
 def start(init: Callable[..., tuple[Array, ...]], library: Library, p: Array) -> tuple[Array, ...]:
     """The first slots of a parameter: `init(xp, p)` of its real form in the compute dtype."""
     xp = library.xp
-    compute = COMPUTE[dtype_name(p.dtype)]
+    compute = COMPUTE[library.dtype(p)]
     if not compute.startswith("complex"):
         return init(xp, xp.astype(p, getattr(xp, compute), copy=False))
     real, imag = init(xp, xp.real(p)), init(xp, xp.imag(p))
     return tuple(library.join_complex(re, im, p.dtype) for re, im in zip(real, imag, strict=True))
-
-
-def _is_complex(p: Array) -> bool:
-    return dtype_name(p.dtype).startswith("complex")
 
 
 def _run_complex(rule: Rule, leaf: Leaf) -> Result:
@@ -97,7 +96,7 @@ def _run_complex(rule: Rule, leaf: Leaf) -> Result:
 def _run_real(rule: Rule, leaf: Leaf) -> Result:
     library, p, x, slots, coefficients = leaf
     xp = library.xp
-    compute = getattr(xp, COMPUTE[dtype_name(p.dtype)])
+    compute = getattr(xp, COMPUTE[library.dtype(p)])
     wide, x = xp.astype(p, compute, copy=False), xp.astype(x, compute, copy=False)
     # A traced coefficient may be wider than the compute dtype, and would widen everything.
     row = {k: c if isinstance(c, float) else xp.astype(c, compute) for k, c in coefficients.items()}
@@ -106,11 +105,12 @@ def _run_real(rule: Rule, leaf: Leaf) -> Result:
     if len(new) != len(slots):
         raise ValueError(f"the rule {rule.__qualname__} gave {len(new)} slots; wanted {len(slots)}")
     # NumPy makes scalars of 0-d arrays; and a slot must not be the user's own gradient or parameter.
-    moved, *new = (xp.asarray(a, copy=True if a is x or a is wide else None) for a in (wide - step, *new))
-    for what, a in zip(("step", *(f"slot {i}" for i in range(len(slots)))), (moved, *new), strict=True):
-        if a.shape != p.shape or a.dtype != compute:
+    new = [xp.asarray(a, copy=True) if a is x or a is wide else library.array(a) for a in new]
+    moved = library.array(wide - step)
+    for a in (moved, *new):
+        if a.shape != p.shape or a.dtype != wide.dtype:
             raise TypeError(
-                f"the rule {rule.__qualname__} gave a {what} of shape {tuple(a.shape)} and dtype {a.dtype} "
-                f"for a parameter of shape {tuple(p.shape)}; wanted that shape and {compute}"
+                f"the rule {rule.__qualname__} gave a step or slot of shape {tuple(a.shape)} and dtype {a.dtype} "
+                f"for a parameter of shape {tuple(p.shape)}; wanted that shape and {wide.dtype}"
             )
     return Result(xp.astype(moved, p.dtype, copy=False), tuple(new))

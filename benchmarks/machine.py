@@ -1,0 +1,67 @@
+"""What a timing depends on beside the code: the machine and the versions, without names or paths."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+from pathlib import Path
+
+import numpy as np
+
+__all__ = ["ROOT", "machine"]
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def machine() -> dict[str, str | int]:
+    """A description of this machine."""
+    return {
+        "cpu": _cpu(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        "memory_gib": round(_memory() / 2**30),
+        "os": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "anyoptim": _version(),
+        "commit": _commit(),
+    }
+
+
+def _cpu() -> str:
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return platform.processor() or "unknown"
+    pairs = (line.partition(":") for line in text.splitlines())
+    fields = {key.strip(): value.strip() for key, _, value in pairs}
+    # Virtual machines hide the model's name; family and model still tell the generation.
+    numbers = f" (family {fields['cpu family']}, model {fields['model']})" if "cpu family" in fields else ""
+    return fields.get("model name", platform.machine()) + numbers
+
+
+def _memory() -> int:
+    names = ("SC_PAGE_SIZE", "SC_PHYS_PAGES")
+    sizes = [os.sysconf(name) for name in names if name in getattr(os, "sysconf_names", ())]
+    return sizes[0] * sizes[1] if len(sizes) == len(names) else 0
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version("anyoptim")
+    except importlib.metadata.PackageNotFoundError:
+        return "(from source)"
+
+
+def _commit() -> str:
+    """The last commit that touched the package, marked where the package has changed since."""
+    commit = _git("log", "-1", "--format=%h", "--", "anyoptim")
+    return commit + (" with changes" if commit and _git("status", "--porcelain", "--", "anyoptim") else "")
+
+
+def _git(*arguments: str) -> str:
+    try:
+        return subprocess.run(["git", *arguments], cwd=ROOT, check=True, capture_output=True, text=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""
