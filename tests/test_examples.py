@@ -1,0 +1,111 @@
+"""The examples do what the README promises of them."""
+
+from __future__ import annotations
+
+import importlib.util
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+import anyoptim as ao
+from tests import textbook
+from tests.libraries import Library
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+def _example(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _png_size(path: Path) -> tuple[int, int]:
+    data = path.read_bytes()
+    assert data[:8] == b"\x89PNG\r\n\x1a\n"
+    assert len(data) > 20_000
+    width, height = struct.unpack(">II", data[16:24])
+    return width, height
+
+
+def test_digits_reach_97_percent_with_every_optimizer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The main job with its defaults: accuracies, table and picture."""
+    monkeypatch.chdir(tmp_path)
+    accuracies = _example("train_digits").main([])
+    assert set(accuracies) == {"sgd", "momentum", "adagrad", "adam"}
+    assert min(accuracies.values()) >= 0.97
+    assert min(_png_size(tmp_path / "learning_curves.png")) > 400
+    printed = capsys.readouterr().out
+    for name, accuracy in zip(["SGD", "Momentum", "AdaGrad", "Adam"], accuracies.values(), strict=True):
+        row = next(line for line in printed.splitlines() if line.startswith(f"│ {name} "))
+        assert f"{accuracy:.1%}" in row
+
+
+@pytest.mark.parametrize("name", ["torch", "jax", "cupy"])
+def test_digits_on_other_libraries(name: str, tmp_path: Path, need: Callable[[str], Library]) -> None:
+    """The same network on other arrays: the same accuracy, to a few images that sit on the fence."""
+    need(name)
+    main = _example("train_digits").main
+    numpy, other = (
+        main(["--library", library, "--optimizer", "adam", "--output", str(tmp_path / "curves.png")])["adam"]
+        for library in ("numpy", name)
+    )
+    assert other >= 0.97
+    assert abs(other - numpy) < 0.01
+
+
+def test_the_hand_written_gradient_is_the_gradient() -> None:
+    """Against central differences in float64, with Dropout's mask held: 1e-6 is their own error."""
+    example = _example("train_digits")
+    rng = np.random.default_rng(17)
+    params = {k: v.astype(np.float64) for k, v in example.initial_params(rng, (5, 7, 6, 3)).items()}
+    x, t = rng.normal(size=(4, 5)), np.eye(3)[[0, 2, 1, 1]]
+
+    def loss_at(changed: dict[str, Any]) -> float:
+        return float(example.Network(changed, seed=3).loss(x, t, training=True))
+
+    gradient = example.Network(params, seed=3).gradient(x, t)
+    assert set(gradient) == set(params)
+    h = 1e-6
+    for key, p in params.items():
+        numeric = np.zeros_like(p)
+        for index in np.ndindex(*p.shape):
+            shift = np.zeros_like(p)
+            shift[index] = h
+            numeric[index] = (loss_at({**params, key: p + shift}) - loss_at({**params, key: p - shift})) / (2 * h)
+        np.testing.assert_allclose(gradient[key], numeric, atol=1e-6)
+
+
+def test_a_missing_library_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither a traceback nor a half-made picture."""
+    example = _example("train_digits")
+    monkeypatch.setitem(example.NAMESPACES, "numpy", "no_such_library")
+    with pytest.raises(SystemExit, match=r"^Can't make arrays of numpy here: No module named 'no_such_library'$"):
+        example.main([])
+
+
+def test_optimizer_paths(tmp_path: Path) -> None:
+    """Four paths in one picture; each is the path that the textbook's optimizer takes."""
+    example = _example("optimizer_paths")
+    picture = tmp_path / "paths.png"
+    example.main(["--output", str(picture)])
+    assert min(_png_size(picture)) > 400
+    for optimizer, lr, _ in example.OPTIMIZERS:
+        theirs = textbook.METHODS[optimizer.__name__](lr=lr)
+        params = {"x": np.array(-7.0), "y": np.array(2.0)}
+        for x, y in example.path(optimizer(lr=lr)):
+            assert (x, y) == (params["x"], params["y"])
+            assert type(x) is type(y) is float
+            theirs.update(params, {"x": params["x"] / 10, "y": 2 * params["y"]})
+    assert {o.__name__ for o, *_ in example.OPTIMIZERS} == {"SGD", "Momentum", "AdaGrad", "Adam"}
+    assert issubclass(example.OPTIMIZERS[0][0], ao.Optimizer)
