@@ -155,7 +155,8 @@ def initial_params(generator: np.random.Generator, sizes: Sequence[int] = (64, 2
 def shuffled(generator: np.random.Generator, epochs: int, images: int) -> Array:
     """The images of each batch of each epoch, by number: shape (epochs, batches, BATCH_SIZE)."""
     order = generator.permuted(np.tile(np.arange(images), (epochs, 1)), axis=1)
-    return order[:, : images // BATCH_SIZE * BATCH_SIZE].reshape(epochs, -1, BATCH_SIZE)
+    batches = images // BATCH_SIZE
+    return order[:, : batches * BATCH_SIZE].reshape(epochs, batches, BATCH_SIZE)
 
 
 class Digits(NamedTuple):
@@ -256,20 +257,21 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
     table = Table("optimizer", title=f"Handwritten digits with {options.library}")
     for column in ("learning rate", "test accuracy", "training accuracy", "seconds"):
         table.add_column(column, justify="right")
-    status = TextColumn("loss {task.fields[loss]:.4f}  test accuracy {task.fields[accuracy]:.1%}")
     curves: dict[str, list[Score]] = {}
-    with Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), status, console=console) as bars:
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[status]}")
+    with Progress(*columns, console=console) as progress:
         for name in METHODS if options.optimizer == "all" else [options.optimizer]:
             optimizer, lr, color = METHODS[name]
             label = f"[{color}]{optimizer.__name__:8}"
-            bar = bars.add_task(label, total=options.epochs, loss=np.nan, accuracy=np.nan)
+            task = progress.add_task(label, total=options.epochs, status="")
             start = time.perf_counter()
             # A copy, because NumPy and torch stay in the memory that they are given, and train there.
             network = Network({key: asarray(w.copy()) for key, w in initial.items()}, seed=options.seed)
             curves[name] = []
             for epoch, score in enumerate(train(network, optimizer(lr=lr), digits, order)):
                 curves[name].append(score)
-                bars.update(bar, completed=epoch, loss=score.loss, accuracy=score.test_accuracy)
+                status = f"loss {score.loss:.4f}  test accuracy {score.test_accuracy:.1%}"
+                progress.update(task, completed=epoch, status=status)
             accuracies = (f"{score.test_accuracy:.1%}", f"{score.train_accuracy:.1%}")
             table.add_row(label, f"{lr:g}", *accuracies, f"{time.perf_counter() - start:.1f}")
 
