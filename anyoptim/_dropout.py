@@ -32,7 +32,7 @@ def dropout(x: Array, ratio: float, key: int, call: Any = 0, offset: int = 0, *,
         x: any shape, real or complex floating. float16 and bfloat16 are scaled in float32.
         ratio: the share to drop, 0 to 1, to the nearest 2**-32.
         key: the stream, 0 <= key < 2**64.
-        call: the draw within it, 0 <= call < 2**64; under `jax.jit` it may be a traced integer.
+        call: the draw within it, 0 <= call < 2**64, or a 0-d integer array, which `jax.jit` may trace.
         offset: where x begins within a larger array that it is a shard of, in elements.
         inverted: scale what is kept.
 

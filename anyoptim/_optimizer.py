@@ -256,8 +256,8 @@ def _described(signature: Any) -> str:
 
 
 def _number(c: Any) -> Any:
-    # A NumPy float64 scalar would turn float32 arrays into float64.
-    return float(c) if is_scalar(c) else c
+    # A NumPy float64 scalar would turn float32 arrays into float64. A bool or a string is a static option of the rule.
+    return float(c) if is_scalar(c) and not isinstance(c, bool) else c
 
 
 def _count(n: Any) -> Any:

@@ -56,7 +56,8 @@ def words(shape: Sequence[int], key: int, call: Any = 0, offset: int = 0, *, lik
     Args:
         shape: of the result.
         key: the stream, 0 <= key < 2**64.
-        call: the draw within the stream, 0 <= call < 2**64; under `jax.jit` it may be a traced integer.
+        call: the draw within the stream, 0 <= call < 2**64, or a 0-d integer array, which `jax.jit` may trace
+            (as an argument from 2**31 on JAX wants it as `jnp.uint32`).
         offset: where this shape begins within a larger draw, in elements, 0 <= offset < 2**64.
         like: an array whose library and device the result has.
 

@@ -75,6 +75,29 @@ def test_operations_on_the_edges(lib: Library) -> None:
         assert same_bits(_evaluate(lib, f, a, b), np.array(expected, np.float32)), name
 
 
+def test_what_is_done_to_coefficients_alone_is_float64(lib: Library) -> None:
+    """Operations on numbers give Python's floats, and only the result meets the array, rounded once."""
+    seen: list[Any] = []
+
+    class Scaled(ao.Optimizer):
+        hyperparameters = {"lr": ao.nonnegative, "decay": ao.nonnegative}
+
+        @staticmethod
+        def coefficients(t: int, *, lr: float, decay: float) -> dict[str, Any]:
+            return {"lr": np.float64(lr), "decay": decay, "doubled": True}
+
+        @staticmethod
+        def rule(xp: Any, p: Any, x: Any, *, lr: float, decay: float, doubled: bool) -> Any:
+            factor = xp.maximum(xp.sqrt(lr), decay) * xp.sign(-lr) * xp.minimum(lr, 1.0) * xp.abs(-0.1)
+            seen.append((factor, doubled))
+            return (2.0 if doubled else 1.0) * factor * x
+
+    p = Scaled(lr=0.3, decay=0.1).update({"p": lib.array([1.0])}, {"p": lib.array([1.0])})["p"]
+    factor = np.sqrt(0.3) * -1.0 * 0.3 * 0.1
+    assert seen == [(factor, True)]
+    assert lib.tonumpy(p)[0] == np.float32(1) - np.float32(2 * factor)
+
+
 def test_a_new_method_is_a_short_class(lib: Library) -> None:
     """Signum, in a few lines: it has every library, state and check with no further code."""
 

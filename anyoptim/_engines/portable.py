@@ -2,61 +2,36 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from anyoptim._arrays import COMPUTE, Array, Library, quiet
 from anyoptim._engines._leaf import Leaf, Result, Rule
+from anyoptim._operations import Operations
 
-__all__ = ["Operations", "run", "start"]
+__all__ = ["run", "start"]
 
 
-class Operations:
-    """The namespace a rule is given: what is exact, and the same, on every library and engine.
-
-    Beside these a rule has the operators `+ - * /`, unary minus, comparisons and `& | ~` on their results.
-    `sign`, `minimum` and `maximum` are comparisons, because libraries disagree on signed zeros and NaN:
-    `sign(-0.0)` is `-0.0`, a NaN in the first operand wins, and of two zeros the second.
-    """
+class _Eager(Operations):
+    """The operations on arrays of a library, and on numbers of the host."""
 
     def __init__(self, library: Library, like: Array) -> None:
         self._library, self._like = library, like
 
-    def sqrt(self, a: Array) -> Array:
-        """The square root, element by element."""
-        return self._library.xp.sqrt(a)
+    def sqrt(self, a: Any) -> Any:
+        return math.sqrt(a) if isinstance(a, float) else self._library.xp.sqrt(a)
 
-    def abs(self, a: Array) -> Array:
-        """The magnitude, element by element."""
-        return self._library.xp.abs(a)
+    def abs(self, a: Any) -> Any:
+        return abs(a) if isinstance(a, float) else self._library.xp.abs(a)
 
-    def where(self, condition: Array, a: Any, b: Any) -> Array:
-        """`a` where the condition holds, else `b`; arrays or coefficients."""
+    def where(self, condition: Any, a: Any, b: Any) -> Any:
+        if isinstance(condition, bool):
+            return a if condition else b
         return self._library.xp.where(condition, self._array(a), self._array(b))
 
-    def sign(self, a: Array) -> Array:
-        """1, -1, or `a` itself where it is a zero or NaN."""
-        return self.where(a > 0, 1.0, self.where(a < 0, -1.0, a))
-
-    def minimum(self, a: Any, b: Any) -> Array:
-        """The smaller of two arrays or coefficients."""
-        a, b = self._array(a), self._array(b)
-        return self.where((a < b) | (a != a), a, b)
-
-    def maximum(self, a: Any, b: Any) -> Array:
-        """The larger of two arrays or coefficients."""
-        a, b = self._array(a), self._array(b)
-        return self.where((a > b) | (a != a), a, b)
-
-    def __getattr__(self, name: str) -> Any:
-        raise AttributeError(
-            f"a rule has no {name!r}; it may use + - * /, comparisons, sqrt, abs, sign, minimum, maximum and where"
-        )
-
     def _array(self, a: Any) -> Array:
-        if isinstance(a, int | float):
-            return self._library.scalar(a, self._like.dtype, self._like)
-        return a
+        return self._library.scalar(a, self._like.dtype, self._like) if isinstance(a, int | float) else a
 
 
 def run(rule: Rule, leaves: Sequence[Leaf]) -> list[Result]:
@@ -99,8 +74,8 @@ def _run_real(rule: Rule, leaf: Leaf) -> Result:
     compute = getattr(xp, COMPUTE[library.dtype(p)])
     wide, x = xp.astype(p, compute, copy=False), xp.astype(x, compute, copy=False)
     # A traced coefficient may be wider than the compute dtype, and would widen everything.
-    row = {k: c if isinstance(c, float) else xp.astype(c, compute) for k, c in coefficients.items()}
-    out = rule(Operations(library, wide), wide, x, *slots, **row)
+    row = {k: c if isinstance(c, float | bool | str) else xp.astype(c, compute) for k, c in coefficients.items()}
+    out = rule(_Eager(library, wide), wide, x, *slots, **row)
     step, *new = out if isinstance(out, tuple) else (out,)
     if len(new) != len(slots):
         raise ValueError(f"the rule {rule.__qualname__} gave {len(new)} slots; wanted {len(slots)}")

@@ -1,0 +1,46 @@
+"""The operations a rule may use beside operators: what is exact, and the same, on every library and engine."""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = ["Operations"]
+
+
+class Operations:
+    """The namespace `xp` that a rule is given. An engine says what `sqrt`, `abs` and `where` are.
+
+    Beside these a rule has the operators `+ - * /`, unary minus, comparisons and `& | ~` on their results. What is
+    done to coefficients alone is done in float64.
+    `sign`, `minimum` and `maximum` are comparisons, because libraries disagree on signed zeros and NaN:
+    `sign(-0.0)` is `-0.0`, a NaN in the first operand wins, and of two zeros the second.
+    """
+
+    def sqrt(self, a: Any) -> Any:
+        """The square root, element by element."""
+        raise NotImplementedError
+
+    def abs(self, a: Any) -> Any:
+        """The magnitude, element by element."""
+        raise NotImplementedError
+
+    def where(self, condition: Any, a: Any, b: Any) -> Any:
+        """`a` where the condition holds, else `b`; arrays or coefficients."""
+        raise NotImplementedError
+
+    def sign(self, a: Any) -> Any:
+        """1, -1, or `a` itself where it is a zero or NaN."""
+        return self.where(a > 0, 1.0, self.where(a < 0, -1.0, a))
+
+    def minimum(self, a: Any, b: Any) -> Any:
+        """The smaller of an array and another, or a coefficient."""
+        return self.where((a < b) | (a != a), a, b)
+
+    def maximum(self, a: Any, b: Any) -> Any:
+        """The larger of an array and another, or a coefficient."""
+        return self.where((a > b) | (a != a), a, b)
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(
+            f"a rule has no {name!r}; it may use + - * /, comparisons, sqrt, abs, sign, minimum, maximum and where"
+        )
