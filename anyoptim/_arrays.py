@@ -16,7 +16,7 @@ import numpy as np
 
 from anyoptim._memory import Memory
 
-__all__ = ["COMPUTE", "Array", "Library", "is_scalar", "library", "quiet"]
+__all__ = ["COMPUTE", "Array", "Library", "is_scalar", "library", "quiet", "traced"]
 
 Array = Any
 """An array of any library. The standard has no common base class to name here."""
@@ -59,6 +59,10 @@ class Library:
 
     def load(self, x: Array) -> Array:
         """The array to compute with: on the same memory, outside any automatic differentiation."""
+        return x
+
+    def guarded(self, x: Array) -> Array:
+        """The same array for a rule to read; where the library can, one that it can't write to."""
         return x
 
     def rebound(self, old: Array, new: Array) -> Array:
@@ -138,8 +142,16 @@ class _NumPy(Library):
     def array(self, result: Array) -> Array:
         return np.asarray(result)  # arithmetic on 0-d arrays gives scalars
 
+    def write(self, p: Array, new: Array) -> None:
+        np.asarray(p)[...] = new  # past whatever a subclass makes of assignment
+
     def writable(self, x: Array) -> bool:
         return isinstance(x, np.ndarray) and x.flags.writeable
+
+    def guarded(self, x: Array) -> Array:
+        view = x.view()
+        view.flags.writeable = False
+        return view
 
     def device(self, x: Array) -> Any:
         return "cpu"
@@ -156,6 +168,12 @@ class _NumPy(Library):
 class _CuPy(_NumPy):
     def array(self, result: Array) -> Array:
         return result
+
+    def write(self, p: Array, new: Array) -> None:
+        p[...] = new
+
+    def guarded(self, x: Array) -> Array:
+        return x
 
     def refusal(self, x: Array) -> str | None:
         return None
@@ -191,12 +209,20 @@ class _Torch(Library):
             p.copy_(new)
 
     def writable(self, x: Array) -> bool:
-        return True
+        # A lazy conjugate or negation is another array in the same memory.
+        frozen = x.is_inference() and not sys.modules["torch"].is_inference_mode_enabled()
+        return not (frozen or x.is_conj() or x.is_neg())
 
     def memory(self, x: Array) -> Memory | None:
+        try:
+            address = x.data_ptr()
+        except RuntimeError:  # under torch.func a tensor stands for many
+            return None
+        if not address:  # nothing is stored: a meta tensor
+            return None
         size = x.element_size()
         strides = tuple(step * size for step in x.stride())
-        return Memory(str(x.device), x.data_ptr(), tuple(x.shape), strides, size)
+        return Memory(str(x.device), address, tuple(x.shape), strides, size)
 
     def join_complex(self, real: Array, imag: Array, dtype: Any) -> Array:
         return sys.modules["torch"].complex(real, imag)
@@ -219,8 +245,14 @@ class _JAX(Library):
         return x.device if len(devices) == 1 else frozenset(devices)
 
     def placement(self, like: Array) -> Any:
-        # Uncommitted, so that it follows `like` to its device, or to its several devices.
-        return None
+        # Where `like` lies on several devices, uncommitted, so that it follows `like` there.
+        device = self.device(like)
+        return None if isinstance(device, frozenset) else device
+
+    def aligned(self, x: Array, like: Array) -> Array:
+        if self.traced(x) or self.traced(like) or not like.committed or x.sharding == like.sharding:
+            return x
+        return sys.modules["jax"].device_put(x, like.sharding)
 
     def memory(self, x: Array) -> Memory | None:
         return None
@@ -279,6 +311,14 @@ def library(x: Any) -> Library:
         xp = compat.array_namespace(np.empty(0) if isinstance(x, int | float | complex | np.generic) else x)
         found = _BY_TYPE[type(x)] = _named(xp)
     return found
+
+
+def traced(x: Any) -> bool:
+    """Whether `x` is an array whose values are not known yet."""
+    try:
+        return library(x).traced(x)
+    except TypeError:
+        return False
 
 
 def is_scalar(x: Any) -> bool:

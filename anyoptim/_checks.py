@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from anyoptim._arrays import COMPUTE, Array, Library, is_scalar, library
+from anyoptim._arrays import COMPUTE, Array, Library, is_scalar, library, quiet
 from anyoptim._memory import Memory, overlaps_itself, shared
 from anyoptim._tree import Name, Tree
 
 __all__ = [
     "Parameter",
+    "Place",
     "admit",
     "gradients",
     "owners",
@@ -20,6 +21,12 @@ __all__ = [
     "slot",
     "together",
 ]
+
+
+_WANTED = "an array, a float, or a plain dict, list or tuple of them (dict(...) or list(...) makes one)"
+
+Place = tuple[Memory, bool]
+"""Where a parameter lies, and whether it can be written to."""
 
 
 class Parameter(NamedTuple):
@@ -36,7 +43,7 @@ class Parameter(NamedTuple):
     """Where it lies: None for nothing, and where the library does not tell."""
 
 
-def admit(name: Name | str, x: Any) -> tuple[Library, Array, str]:
+def admit(name: Name | str, x: Any, wanted: str = _WANTED) -> tuple[Library, Array, str]:
     """Library, array to compute with and dtype of `x`, a real or complex floating array or number.
 
     Raises TypeError with its name and what was wanted.
@@ -44,10 +51,7 @@ def admit(name: Name | str, x: Any) -> tuple[Library, Array, str]:
     try:
         found = library(x)
     except TypeError:
-        raise TypeError(
-            f"{name} is a {type(x).__module__}.{type(x).__qualname__}; wanted an array, a float, "
-            "or a dict, list or tuple of them"
-        ) from None
+        raise TypeError(f"{name} is a {type(x).__module__}.{type(x).__qualname__}; wanted {wanted}") from None
     why = found.refusal(x)
     if why is not None:
         raise TypeError(f"{name} {why}")
@@ -93,30 +97,38 @@ def owners(ps: Sequence[Parameter | None]) -> list[int]:
     return found
 
 
-def separate(tree: Tree, ps: Sequence[Parameter | None], owner: Sequence[int]) -> None:
-    """Raise ValueError if an array overlaps itself, or another one that is not the same parameter."""
-    places = []
-    memories = []
-    for i, p in enumerate(ps):
-        if p is None or p.memory is None or owner[i] != i:
-            continue
-        if p.writable and overlaps_itself(p.memory):
+def separate(
+    tree: Tree, ps: Sequence[Parameter | None], owner: Sequence[int], known: Sequence[Place] = ()
+) -> list[Place]:
+    """Where the parameters lie. Raises ValueError if one overlaps itself, or another that is not the same parameter.
+
+    `known` are places that passed before: nothing is computed anew while the parameters stay there.
+    """
+    indices = [i for i, p in enumerate(ps) if p is not None and p.memory is not None and owner[i] == i]
+    places = [(p.memory, p.writable) for i in indices if (p := ps[i]) is not None and p.memory is not None]
+    if places == known:
+        return places
+    for i, (memory, writable) in zip(indices, places, strict=True):
+        if writable and overlaps_itself(memory):
             raise ValueError(
-                f"{tree.name(i)} overlaps itself: its strides {p.memory.strides} for shape {p.memory.shape} "
+                f"{tree.name(i)} overlaps itself: its strides {memory.strides} for shape {memory.shape} "
                 "put several elements in one place; wanted a copy of its own"
             )
-        places.append(i)
-        memories.append(p.memory)
-    pair = shared(memories)
+    pair = shared([memory for memory, _ in places])
     if pair is not None:
-        a, b = (tree.name(places[k]) for k in pair)
+        a, b = (tree.name(indices[k]) for k in pair)
         raise ValueError(
             f"{a} and {b} share part of their memory; wanted separate arrays, or one array under both names"
         )
+    return places
 
 
-def rebindable(tree: Tree, ps: Sequence[Parameter | None]) -> None:
-    """Raise TypeError if an array can neither be written to nor replaced in its container."""
+def rebindable(tree: Tree, ps: Sequence[Parameter | None], owner: Sequence[int]) -> None:
+    """Raise TypeError if an array can neither be written to nor replaced in its container.
+
+    And ValueError if two parameters have one place, in a container that stands under two names.
+    """
+    first: dict[Any, int] = {}
     for i, p in enumerate(ps):
         if p is None or p.writable:
             continue
@@ -126,6 +138,11 @@ def rebindable(tree: Tree, ps: Sequence[Parameter | None]) -> None:
                 f"{tree.name(i)} can't be written to ({p.library.name}, {type(p.given).__name__}) "
                 f"and the {holder} that holds it can't be given another array; wanted a dict or list, "
                 "or the pure form: params, state = optimizer.step(params, grads, state)"
+            )
+        other = first.setdefault(tree.place(i), i)
+        if owner[other] != owner[i]:
+            raise ValueError(
+                f"{tree.name(other)} and {tree.name(i)} are one place in one container; wanted two containers"
             )
 
 
@@ -165,10 +182,11 @@ def _gradient(name: Name | str, g: Any, p_name: Name | str, p: Parameter) -> Arr
     if p.dtype.startswith("complex") != dtype.startswith("complex"):
         raise TypeError(f"{p_name} has dtype {p.dtype} but {name} has dtype {dtype}; wanted both real or both complex")
     if lib is not p.library:
-        return p.library.scalar(x.item(), p.array.dtype, p.array)
+        with quiet():
+            return p.library.scalar(x.item(), p.array.dtype, p.array)
     if not together(p, x):
         raise ValueError(f"{p_name} is on device {p.library.device(p.array)} but {name} is on device {lib.device(x)}")
-    return x
+    return p.library.aligned(x, p.array)
 
 
 def together(p: Parameter, x: Array) -> bool:

@@ -6,18 +6,20 @@ import secrets
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from anyoptim._arrays import COMPUTE, Array, Library, is_scalar, library, quiet
+from anyoptim._arrays import COMPUTE, Array, Library, is_scalar, library, quiet, traced
 from anyoptim._checks import admit
 from anyoptim._hyperparameters import Domain
-from anyoptim.random import integer, words
+from anyoptim._scalars import integer
+from anyoptim.random import words
 
 __all__ = ["Dropout", "dropout"]
 
 _RATIO = Domain(lambda ratio: 0 <= ratio <= 1, "from 0 to 1")
+_INPUT = "an array or a float"
 
 
 def dropout(x: Array, ratio: float, key: int, call: Any = 0, offset: int = 0, *, inverted: bool = False) -> Array:
-    """Set each element of x to zero with probability `ratio`.
+    """Multiply each element of x by zero with probability `ratio`.
 
     ::
 
@@ -33,16 +35,20 @@ def dropout(x: Array, ratio: float, key: int, call: Any = 0, offset: int = 0, *,
         ratio: the share to drop, 0 to 1, to the nearest 2**-32.
         key: the stream, 0 <= key < 2**64.
         call: the draw within it, 0 <= call < 2**64, or a 0-d integer array, which `jax.jit` may trace.
-        offset: where x begins within a larger array that it is a shard of, in elements.
+        offset: where x begins within a larger array, in elements, if x is a run of its elements in C order, as a
+            slice along the first axis is.
         inverted: scale what is kept.
 
     Returns:
-        An array of the library, device, shape and dtype of x. 0 everywhere (for finite x) where ratio is 1.
+        An array of the library, device, shape and dtype of x: what is dropped is 0, or -0, where x is finite, and
+        NaN where it is not.
 
     Source: Srivastava et al., Dropout: a simple way to prevent neural networks from overfitting, 2014,
     section 4; inverted, section 10.
     """
-    arrays, a, _ = admit("x", x)
+    arrays, a, _ = admit("x", x, _INPUT)
+    if traced(ratio):
+        raise TypeError("ratio is traced; wanted a number that is known when the function is compiled")
     ratio = _RATIO.value("ratio", ratio)
     mask = arrays.aligned(_mask(tuple(a.shape), ratio, key, call, offset, a), a)
     return _scaled(arrays, x, 1 / (1 - ratio) if inverted and ratio < 1 else 1.0, mask)
@@ -70,7 +76,11 @@ class Dropout:
         dropout_ratio: the share to drop, 0 to 1. A plain attribute.
         inverted: scale in training instead of otherwise.
         seed: the layer's key, 0 <= seed < 2**64. Without one the operating system gives a key that no
-            other layer has. Two layers of one seed draw the same masks.
+            other layer has. Two layers of one seed draw the same masks; so do a layer and its copy, be it by
+            `deepcopy`, `pickle` or a forked process, until one of them is given another `key`.
+
+    A layer counts its calls, so that it belongs to one thread, and a forward that is run once more in place of a
+    backward's memory (activation checkpointing) draws another mask: use the function there.
 
     Source: as for `dropout`.
     """
@@ -97,7 +107,7 @@ class Dropout:
         an x that is no real or complex floating array, or that is traced (as under `jax.jit`) in training:
         there the count of calls would be frozen, and the function `dropout` takes the call as an argument.
         """
-        arrays, a, _ = admit("x", x)
+        arrays, a, _ = admit("x", x, _INPUT)
         ratio = _RATIO.value("dropout_ratio", self.dropout_ratio)
         if not training:
             return x if self.inverted else _scaled(arrays, x, 1 - ratio)
@@ -118,7 +128,7 @@ class Dropout:
         draw = self._last
         if draw is None:
             raise RuntimeError("backward came before the first forward(x, training=True); there is no mask yet")
-        arrays, a, _ = admit("dout", dout)
+        arrays, a, _ = admit("dout", dout, _INPUT)
         _known(arrays, "dout", dout)
         shape = tuple(a.shape)
         if shape != draw.shape:
@@ -127,7 +137,10 @@ class Dropout:
 
     @property
     def mask(self) -> Array | None:
-        """True where the last training forward kept an element, on its library and device; None before it."""
+        """True where the last training forward kept an element; None before it.
+
+        Of the library of its x and on its device (on one, where x lay on several).
+        """
         draw = self._last
         return draw and _mask(draw.shape, draw.ratio, self.key, draw.call, 0, draw.like)
 
@@ -156,7 +169,7 @@ class _Draw(NamedTuple):
 def _known(arrays: Library, name: str, x: Array) -> None:
     if arrays.traced(x):
         raise TypeError(
-            f"{name} is traced, and the layer's count of calls would be frozen into the compiled function, the same "
+            f"{name} is traced, and the layer's count of calls would be frozen into the transformed function, the same "
             "mask for ever; wanted the pure form: anyoptim.dropout(x, ratio, key, call)"
         )
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from anyoptim._arrays import library
+from anyoptim._arrays import traced
 
 __all__ = ["Domain", "Hyper", "fraction", "nonnegative"]
 
@@ -22,11 +22,11 @@ class Domain(NamedTuple):
 
     def value(self, name: str, value: Any) -> Any:
         """`value` as a float, or as it is where it is traced. Raises TypeError or ValueError with its name."""
+        if traced(value):
+            return value
         try:
-            if library(value).traced(value):
-                return value
-            number = float(value)
-        except (TypeError, ValueError):
+            number = float("no number") if isinstance(value, str) else float(value)
+        except (TypeError, ValueError, OverflowError):
             raise TypeError(f"{name} is {value!r}; wanted a real number, {self.wanted}") from None
         if not self.holds(number):
             raise ValueError(f"{name} is {number}; wanted {self.wanted}")

@@ -6,10 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 from anyoptim import _checks as checks
-from anyoptim._arrays import Array, is_scalar
+from anyoptim._arrays import Array, is_scalar, traced
 from anyoptim._checks import Parameter
 from anyoptim._engines import Leaf, engine, start
 from anyoptim._hyperparameters import Domain
+from anyoptim._scalars import count
 from anyoptim._tree import Tree
 
 __all__ = ["Optimizer", "State"]
@@ -19,7 +20,7 @@ class State(NamedTuple):
     """What an optimizer remembers between steps, as plain containers: any tree library can walk it."""
 
     step: Any
-    """The number of steps taken: what schedules are called with, plus one."""
+    """The number of steps taken. Schedules are called with the number of the step at hand, one more."""
     t: Any
     """For each parameter the number of steps that it took part in, in a container like `params`."""
     slots: dict[str, Any]
@@ -44,7 +45,7 @@ class Optimizer:
             slots = ("v",)
 
             def __init__(self, lr=0.01, momentum=0.9, *, engine=None):
-                super().__init__(engine, lr=lr, momentum=momentum)
+                super().__init__(engine=engine, lr=lr, momentum=momentum)
 
             @staticmethod
             def coefficients(t, *, lr, momentum):
@@ -55,6 +56,7 @@ class Optimizer:
                 v = momentum * v - lr * x
                 return -v, v  # the step, which the engine subtracts from p, and the new slots
 
+    A rule computes new values and writes to nothing that it is given (`m = beta*m`, not `m *= beta`).
     Hyperparameters are plain attributes, read at every step. Each is a number or a schedule, a callable
     of the step number, which counts from 1. `engine` names the machine that runs the rule; None chooses.
     """
@@ -75,7 +77,12 @@ class Optimizer:
     rule: Callable[..., Any]
     """`rule(xp, p, x, *slots, **coefficients)`: the step, or the step and the new slots, for one element."""
 
-    def __init__(self, engine: str | None = None, **hyperparameters: Any) -> None:
+    def __init__(self, *, engine: str | None = None, **hyperparameters: Any) -> None:
+        if set(hyperparameters) != set(self.hyperparameters):
+            raise TypeError(
+                f"{type(self).__name__} was given {', '.join(hyperparameters) or 'no hyperparameters'}; "
+                f"wanted {', '.join(self.hyperparameters) or 'none'}"
+            )
         self.engine = engine
         for name, value in hyperparameters.items():
             setattr(self, name, value)
@@ -87,6 +94,11 @@ class Optimizer:
             domain.value(name, value)
         if name == "engine":
             engine(value)
+        elif domain is None and not name.startswith("_") and not hasattr(type(self), name):
+            # A misspelt hyperparameter would be ignored in silence.
+            raise AttributeError(
+                f"{type(self).__name__} has no {name!r}; its hyperparameters are {', '.join(self.hyperparameters)}"
+            )
         super().__setattr__(name, value)
 
     def __repr__(self) -> str:
@@ -95,7 +107,10 @@ class Optimizer:
 
     @classmethod
     def init_slots(cls, xp: Any, p: Array) -> tuple[Array, ...]:
-        """The slots of one real parameter, given in its compute dtype: zeros, unless a method says otherwise."""
+        """The slots of one real parameter, given in its compute dtype: zeros, unless a method says otherwise.
+
+        A tuple of arrays of that shape and dtype, one for each name in `slots`.
+        """
         return tuple(xp.zeros_like(p) for _ in cls.slots)
 
     def update(self, params: Any, grads: Any) -> Any:
@@ -108,18 +123,20 @@ class Optimizer:
         step count alone. An array under two names is one parameter, takes one gradient and moves once.
 
         Dtypes: real or complex floating. Arithmetic and slots have at least float32; a gradient of another
-        real dtype is cast. A complex parameter is two reals. Dask results are computed (persisted) at once.
+        real dtype is cast. A complex parameter is two reals, its gradient dL/dRe + i*dL/dIm, as torch gives
+        it (the conjugate of JAX's). Dask results are computed (persisted) at once.
 
         Raises ValueError (keys, shapes, devices, memory, hyperparameters) or TypeError (types, libraries,
-        dtypes) with the key, before anything is written.
+        dtypes; also arrays that are traced, as under `jax.jit`) with the key, before anything is written.
         """
         tree = Tree("params", params)
         ps = checks.parameters(tree)
         owner = checks.owners(ps)
-        checks.separate(tree, ps, owner)
-        checks.rebindable(tree, ps)
+        checks.rebindable(tree, ps, owner)
         memory = self._recall(tree, ps)
+        places = checks.separate(tree, ps, owner, memory.places)
         new, flat = self._advance(tree, ps, owner, grads, memory.flat)
+        _refuse_traced(tree, new, flat)
         new, flat = _settled(ps, new, flat)
         for i, (p, moved) in enumerate(zip(ps, new, strict=True)):
             if p is None or moved is None:
@@ -128,12 +145,15 @@ class Optimizer:
                 tree.replace(i, p.library.rebound(p.given, moved))
             elif owner[i] == i:
                 p.library.write(p.given, moved)
-        self._memory = memory._replace(flat=flat)
+        self._memory = memory._replace(places=places, flat=flat)
         return tree.container
 
     @property
     def state(self) -> State | None:
-        """What `update` remembers, in the form that `init` gives and `step` takes; None before the first update."""
+        """What `update` remembers, in the form that `init` gives and `step` takes; None before the first update.
+
+        Its arrays are the optimizer's own, to be read and not to be written to.
+        """
         return None if self._memory is None else self._pack(self._memory.spec, self._memory.flat)
 
     def init(self, params: Any) -> State:
@@ -144,7 +164,12 @@ class Optimizer:
     def step(self, params: Any, grads: Any, state: State) -> tuple[Any, State]:
         """The pure form of `update`: new parameters and a new state, and nothing written.
 
-        Works under `jax.jit` and on lazy arrays, in containers of any kind. Raises like `update`.
+        Works under `jax.jit` and on lazy arrays, in containers of any kind. Raises like `update`. Gives plain arrays,
+        without a graph for torch's autograd, for subclasses such as `nn.Parameter`.
+
+        Under `jax.jit` hyperparameters are read once, when the function is compiled, so that what shall change must
+        be a schedule, or an argument (`lambda p, g, s, lr: Adam(lr=lr).step(p, g, s)`); and one array under two
+        names is two parameters there, because JAX hands it over twice.
         """
         tree = Tree("params", params)
         ps = checks.parameters(tree)
@@ -193,7 +218,7 @@ class Optimizer:
         return values
 
     def _start(self, ps: Sequence[Parameter | None]) -> _Flat:
-        slots = [p and start(self.init_slots, p.library, p.array) for p in ps]
+        slots = [p and start(self.init_slots, self.slots, p.library, p.array) for p in ps]
         return _Flat(0, [None if p is None else 0 for p in ps], slots)
 
     def _recall(self, tree: Tree, ps: Sequence[Parameter | None]) -> _Memory:
@@ -201,11 +226,12 @@ class Optimizer:
         signature = [p and (p.library.name, tuple(p.array.shape), p.dtype) for p in ps]
         last = self._memory
         if last is None:
-            return _Memory(tree.spec, signature, self._start(ps))
+            return _Memory(tree.spec, signature, [], self._start(ps))
         if tree.spec != last.spec:
             order = tree.order(last.spec)
             t, slots = ([old[i] for i in order] for old in (last.flat.t, last.flat.slots))
-            last = _Memory(tree.spec, [last.signature[i] for i in order], _Flat(last.flat.step, t, slots))
+            flat = _Flat(last.flat.step, t, slots)
+            last = _Memory(tree.spec, [last.signature[i] for i in order], last.places, flat)
         if signature != last.signature:
             i = next(i for i, pair in enumerate(zip(signature, last.signature, strict=True)) if pair[0] != pair[1])
             now, before = (_described(s[i]) for s in (signature, last.signature))
@@ -229,7 +255,8 @@ class Optimizer:
             raise TypeError(f"state is a {type(state).__qualname__}; wanted the State that init(params) gives")
         if set(state.slots) != set(self.slots):
             raise ValueError(f"state.slots has {sorted(state.slots)}; wanted {sorted(self.slots)} for {self!r}")
-        t = [_count(n) for n in tree.match("state.t", state.t)]
+        counts = tree.match("state.t", state.t)
+        t = [p and count(str(tree.name(i, "state.t")), counts[i]) for i, p in enumerate(ps)]
         by_name = [tree.match(f"state.slots[{name!r}]", state.slots[name]) for name in self.slots]
         slots = [
             None
@@ -240,7 +267,7 @@ class Optimizer:
             )
             for i, p in enumerate(ps)
         ]
-        return _Flat(_count(state.step), t, slots)
+        return _Flat(count("state.step", state.step), t, slots)
 
 
 class _Memory(NamedTuple):
@@ -248,6 +275,8 @@ class _Memory(NamedTuple):
 
     spec: Any
     signature: list[Any]
+    places: list[checks.Place]
+    """Where the parameters lay when they were found to be apart."""
     flat: _Flat
 
 
@@ -260,8 +289,13 @@ def _number(c: Any) -> Any:
     return float(c) if is_scalar(c) and not isinstance(c, bool) else c
 
 
-def _count(n: Any) -> Any:
-    return int(n) if is_scalar(n) else n
+def _refuse_traced(tree: Tree, new: Sequence[Array | None], flat: _Flat) -> None:
+    for i, (moved, slots) in enumerate(zip(new, flat.slots, strict=True)):
+        if any(traced(a) for a in (moved, *(slots or ()))):
+            raise TypeError(
+                f"the update of {tree.name(i)} is traced, and what the optimizer remembers would be frozen into the "
+                "transformed function; wanted the pure form: params, state = optimizer.step(params, grads, state)"
+            )
 
 
 def _settled(

@@ -66,10 +66,10 @@ class Tree:
         if other.spec == self.spec:
             return other.leaves
         found = dict(zip(other.spec.paths(), other.leaves, strict=True))
-        absent = [path for path, leaf in found.items() if leaf is None]
+        absent = {path for path, leaf in found.items() if leaf is None}
         matched, missing, used = [], [], set()
         for path, accessor in zip(self.spec.paths(), self._accessors, strict=True):
-            cover = path if path in found else next((a for a in absent if path[: len(a)] == a), None)
+            cover = path if path in found else next((path[:n] for n in range(len(path)) if path[:n] in absent), None)
             if cover is None:
                 missing.append(accessor.codify(root))
             else:
@@ -101,6 +101,11 @@ class Tree:
                 f"{self.root} changed since the first update: {', '.join(changes)}; wanted a new optimizer"
             )
         return [places[path] for path in paths]
+
+    def place(self, i: int) -> tuple[int, Any]:
+        """The container that holds leaf `i`, by identity, and where in it."""
+        accessor = self._accessors[i]
+        return (id(accessor[:-1](self.container)), accessor[-1].entry) if len(accessor) else (0, None)
 
     def fixed(self, i: int) -> str | None:
         """The type of the container that keeps leaf `i` from being replaced by another, or None."""

@@ -29,7 +29,7 @@ class SGD(Optimizer):
     hyperparameters = {"lr": nonnegative}
 
     def __init__(self, lr: Hyper = 0.01, *, engine: str | None = None) -> None:
-        super().__init__(engine, lr=lr)
+        super().__init__(engine=engine, lr=lr)
 
     @staticmethod
     def rule(xp: Any, p: Array, x: Array, *, lr: float) -> Array:
@@ -60,7 +60,7 @@ class Momentum(Optimizer):
     slots = ("v",)
 
     def __init__(self, lr: Hyper = 0.01, momentum: Hyper = 0.9, *, engine: str | None = None) -> None:
-        super().__init__(engine, lr=lr, momentum=momentum)
+        super().__init__(engine=engine, lr=lr, momentum=momentum)
 
     @staticmethod
     def rule(xp: Any, p: Array, x: Array, v: Array, *, lr: float, momentum: float) -> tuple[Array, ...]:
@@ -91,7 +91,7 @@ class AdaGrad(Optimizer):
     slots = ("h",)
 
     def __init__(self, lr: Hyper = 0.01, eps: Hyper = 1e-7, *, engine: str | None = None) -> None:
-        super().__init__(engine, lr=lr, eps=eps)
+        super().__init__(engine=engine, lr=lr, eps=eps)
 
     @staticmethod
     def rule(xp: Any, p: Array, x: Array, h: Array, *, lr: float, eps: float) -> tuple[Array, ...]:
@@ -135,7 +135,7 @@ class Adam(Optimizer):
         *,
         engine: str | None = None,
     ) -> None:
-        super().__init__(engine, lr=lr, beta1=beta1, beta2=beta2, eps=eps)
+        super().__init__(engine=engine, lr=lr, beta1=beta1, beta2=beta2, eps=eps)
 
     @staticmethod
     def coefficients(t: Any, *, lr: float, beta1: float, beta2: float, eps: float) -> dict[str, Any]:

@@ -10,11 +10,11 @@ Source: Salmon, Moraes, Dror and Shaw, Parallel random numbers: as easy as 1, 2,
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Sequence
 from typing import Any
 
-from anyoptim._arrays import Array, Library, is_scalar, library, quiet
+from anyoptim._arrays import Array, Library, library, quiet
+from anyoptim._scalars import count, integer
 
 __all__ = ["philox4x32", "words"]
 
@@ -56,8 +56,8 @@ def words(shape: Sequence[int], key: int, call: Any = 0, offset: int = 0, *, lik
     Args:
         shape: of the result.
         key: the stream, 0 <= key < 2**64.
-        call: the draw within the stream, 0 <= call < 2**64, or a 0-d integer array, which `jax.jit` may trace
-            (as an argument from 2**31 on JAX wants it as `jnp.uint32`).
+        call: the draw within the stream, 0 <= call < 2**64, or a 0-d integer array. `jax.jit` may trace it; there
+            a negative number is not noticed, and an argument from 2**31 on must be a `jnp.uint32`.
         offset: where this shape begins within a larger draw, in elements, 0 <= offset < 2**64.
         like: an array whose library and device the result has.
 
@@ -65,11 +65,10 @@ def words(shape: Sequence[int], key: int, call: Any = 0, offset: int = 0, *, lik
         Integers in [0, 2**32): int64, and uint32 on JAX, which has no 64-bit integers by default.
 
     Raises:
-        TypeError: a key, call or offset that is no integer.
+        TypeError: a key, call or offset that is no integer (and no array of one integer).
         ValueError: one that is out of its range.
     """
-    key, offset = integer("key", key), integer("offset", offset)
-    call = integer("call", call) if is_scalar(call) else call
+    key, call, offset = integer("key", key), count("call", call), integer("offset", offset)
     arrays = library(like)
     xp = arrays.xp
     n = math.prod(shape)
@@ -77,17 +76,6 @@ def words(shape: Sequence[int], key: int, call: Any = 0, offset: int = 0, *, lik
     counter = _counter(arrays, offset // 4, max(1, (skip + n + 3) // 4), call, like)
     four = philox4x32(counter, (key & _MASK, key >> 32))
     return xp.reshape(xp.reshape(xp.stack(four, axis=-1), (-1,))[skip : skip + n], tuple(shape))
-
-
-def integer(name: str, value: Any) -> int:
-    """`value` as a 64-bit unsigned integer. Raises TypeError or ValueError with its name."""
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name} is {value!r}; wanted an integer") from None
-    if not 0 <= number < 1 << 64:
-        raise ValueError(f"{name} is {number}; wanted at least 0 and below 2**64")
-    return number
 
 
 def _counter(arrays: Library, first: int, blocks: int, call: Any, like: Array) -> tuple[Array, ...]:
@@ -102,10 +90,10 @@ def _counter(arrays: Library, first: int, blocks: int, call: Any, like: Array) -
         begin = arrays.scalar(first & _MASK, xp.uint32, like)
         low = xp.arange(blocks, dtype=xp.uint32, device=arrays.placement(like)) + begin
         high = xp.astype(low < begin, xp.uint32) + arrays.scalar(first >> 32, xp.uint32, like)
-    if is_scalar(call):
+    if isinstance(call, int):
         halves = [arrays.scalar(half, low.dtype, like) for half in (call & _MASK, call >> 32)]
     else:
-        halves = [xp.astype(call, low.dtype), xp.zeros_like(xp.astype(call, low.dtype))]
+        halves = [xp.astype(call, low.dtype), xp.zeros_like(call, dtype=low.dtype)]
         if arrays.dtype(call).endswith("64"):
             halves = [xp.astype(call & _MASK, low.dtype), xp.astype(call >> 32, low.dtype)]
     return low, high, *(xp.zeros_like(low) + half for half in halves)

@@ -242,6 +242,27 @@ def test_traced_layers_are_refused_and_the_function_is_not(need: Callable[[str],
     assert lib.tonumpy(gradient).tolist() == (3 * lib.tonumpy(y)).tolist()
 
 
+def test_a_traced_ratio_is_refused(need: Callable[[str], Library]) -> None:
+    """The threshold is a number of the host."""
+    lib = need("jax")
+    import jax
+
+    with pytest.raises(TypeError, match="ratio is traced; wanted a number"):
+        jax.jit(lambda ratio: ao.dropout(lib.array([1.0]), ratio, 0))(0.5)
+
+
+def test_masks_lie_where_their_input_lay(need: Callable[[str], Library]) -> None:
+    """On the second of two devices, as forward and backward do."""
+    need("jax")
+    import jax
+
+    there = jax.devices()[1]
+    layer = ao.Dropout(seed=1)
+    y = layer.forward(jax.device_put(np.ones(8, np.float32), there))
+    assert layer.mask is not None
+    assert [a.device for a in (y, layer.mask, layer.backward(y))] == [there] * 3
+
+
 def test_autograd_goes_through(need: Callable[[str], Library]) -> None:
     """Torch's gradient of forward is backward."""
     need("torch")

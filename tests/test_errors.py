@@ -303,7 +303,7 @@ def test_parameters_that_changed_between_steps(name: str, method: type[ao.Optimi
 
 
 BAD_VALUES: dict[str, list[Any]] = {
-    "lr": [-0.1, math.nan, math.inf, -math.inf, "fast", 1j, np.ones(2), None],
+    "lr": [-0.1, math.nan, math.inf, -math.inf, "fast", "0.1", 1j, np.ones(2), None, 10**400],
     "eps": [-1e-7, math.nan, math.inf],
     "momentum": [-0.1, 1.0, 1.5, math.nan],
     "beta1": [-0.1, 1.0, 1.5, math.nan],
@@ -420,11 +420,123 @@ def test_a_rule_that_goes_wrong_is_named() -> None:
         def rule(xp: Any, p: Any, x: Any, v: Any) -> Any:
             return x
 
+    class InPlace(ao.Optimizer):
+        slots = ("m",)
+
+        @staticmethod
+        def rule(xp: Any, p: Any, x: Any, m: Any) -> Any:
+            m += x
+            return m, m
+
     p = np.ones(3)
+    g = np.ones(3)
     with pytest.raises(AttributeError, match=r"a rule has no 'tanh'; it may use .*sqrt"):
-        Tanh().update(p, p)
-    with pytest.raises(TypeError, match=r"the rule .*Sum.rule gave a step or slot of shape \(3, 3\)"):
-        Sum().update(p, np.ones(3))
-    with pytest.raises(ValueError, match=r"the rule .*Slotless.rule gave 0 slots; wanted 1"):
-        Slotless().update(p, np.ones(3))
-    assert p.tolist() == [1, 1, 1]
+        Tanh().update(p, g)
+    with pytest.raises(TypeError, match=r"Sum.rule gave a ndarray of shape \(3, 3\) .*; wanted the shape \(3,\)"):
+        Sum().update(p, g)
+    with pytest.raises(TypeError, match=r"Slotless.rule gave 1 arrays; wanted a tuple of 2"):
+        Slotless().update(p, g)
+    optimizer = InPlace()
+    state = optimizer.init(p)
+    with pytest.raises(ValueError, match="read-only"):
+        optimizer.step(p, g, state)
+    assert p.tolist() == g.tolist() == [1, 1, 1]
+    assert state.slots["m"].tolist() == [0, 0, 0]
+
+
+STARTS: dict[str, tuple[Callable[[Any, Any], Any], str]] = {
+    "array": (lambda xp, p: xp.zeros_like(p), "gave a .*; wanted a tuple of 1"),
+    "two": (lambda xp, p: (p, p), "gave 2 arrays; wanted a tuple of 1"),
+    "dtype": (lambda xp, p: (xp.zeros(2, dtype=xp.float64),), "dtype .*float64; wanted .* dtype .*float32"),
+    "shape": (lambda xp, p: (xp.zeros(3, dtype=xp.float32),), r"shape .*3.*; wanted the shape \(2,\)"),
+    "number": (lambda xp, p: (1.0,), "wanted the shape"),
+}
+
+
+@pytest.mark.parametrize("name", STARTS)
+def test_slots_that_start_wrong_are_named(lib: Library, name: str) -> None:
+    """What `init_slots` gives is checked like what a rule gives."""
+    init, says = STARTS[name]
+    if lib.name == "jax" and name == "dtype":
+        pytest.skip("jax makes no float64 without x64, and warns of it")
+
+    class Wrong(ao.SGD):
+        slots = ("s",)
+
+        @classmethod
+        def init_slots(cls, xp: Any, p: Any) -> Any:
+            return init(xp, p)
+
+    with pytest.raises(TypeError, match=f"Wrong.init_slots gave .*{says.removeprefix('gave ')}"):
+        Wrong().init(lib.array([1.0, 2.0]))
+
+
+def test_misspelt_hyperparameters(method: type[Any]) -> None:
+    """A name that no rule reads is refused where it is given, to the constructor and as an attribute."""
+    with pytest.raises(TypeError, match="learning_rate"):
+        method(learning_rate=0.1)
+    optimizer = method()
+    with pytest.raises(AttributeError, match=f"{method.__name__} has no 'learning_rate'; its hyperparameters are lr"):
+        optimizer.learning_rate = 0.1
+
+    class Own(ao.Optimizer):
+        hyperparameters = {"lr": ao.nonnegative, "beta": ao.fraction}
+
+    with pytest.raises(TypeError, match="Own was given lr; wanted lr, beta"):
+        Own(lr=0.1)
+
+
+def test_a_container_under_two_names() -> None:
+    """Its floats have no identity of their own, but one place can't take two gradients."""
+    inner = [1.0]
+    with pytest.raises(ValueError, match=r"params\[0\]\[0\] and params\[1\]\[0\] are one place in one container"):
+        ao.SGD().update([inner, inner], [[1.0], [2.0]])
+    assert inner == [1.0]
+
+
+def test_a_dict_of_another_class() -> None:
+    """It is a leaf to every tree library, so the message says what would do."""
+
+    class Named(dict[str, Any]):
+        pass
+
+    with pytest.raises(TypeError, match=r"params is a .*Named; wanted an array, a float, or a plain dict.*dict\(...\)"):
+        ao.SGD().update(Named(w=np.ones(1)), {"w": np.ones(1)})
+
+
+@pytest.mark.parametrize("transform", ["jit", "grad", "scan", "lr"])
+def test_update_under_a_jax_transformation(transform: str, need: Callable[[str], Library]) -> None:
+    """State and step count would be frozen into the transformed function: refused, and nothing is remembered."""
+    lib = need("jax")
+    import jax
+
+    optimizer, w, g = ao.Momentum(), lib.array([1.0, 2.0]), lib.array([1.0, 1.0])
+
+    def set_lr(lr: Any) -> Any:
+        optimizer.lr = lr
+        return optimizer.update(w, g)
+
+    calls: dict[str, Callable[[], Any]] = {
+        "jit": lambda: jax.jit(optimizer.update)(w, g),
+        "grad": lambda: jax.grad(lambda a: optimizer.update(a, g).sum())(w),
+        "scan": lambda: jax.lax.scan(lambda a, _: (optimizer.update(a, g), None), w, None, length=2),
+        "lr": lambda: jax.jit(set_lr)(0.1),
+    }
+    with pytest.raises(TypeError, match=r"the update of params is traced.*optimizer.step\(params, grads, state\)"):
+        calls[transform]()
+    assert optimizer.state is None
+
+
+def test_states_with_other_counts(lib: Library) -> None:
+    """Step counts are integers."""
+    p, sgd = {"w": lib.array([1.0])}, ao.SGD()
+    for step, t, says in (
+        (1.7, {"w": 1}, "state.step is 1.7; wanted an integer"),
+        (-5, {"w": 1}, "state.step is -5; wanted at least 0"),
+        (1, {"w": None}, r"state.t\['w'\] is None; wanted an integer"),
+        (1, {"w": "1"}, r"state.t\['w'\] is '1'; wanted an integer"),
+    ):
+        with pytest.raises((TypeError, ValueError), match=says):
+            sgd.step(p, p, ao.State(step, t, {}))
+    _, state = sgd.step(p, p, ao.State(np.int64(1), {"w": np.array(1)}, {}))
+    assert state == ao.State(2, {"w": 2}, {})

@@ -162,6 +162,39 @@ def test_complex_is_two_reals(lib: Library, method: type[ao.Optimizer]) -> None:
     np.testing.assert_array_equal(result.imag, lib.tonumpy(pair["imag"]))
 
 
+def test_division_among_workers_is_the_parameters(need: Callable[[str], Library]) -> None:
+    """Dask's chunks and JAX's sharding are the parameter's, whatever the gradient's."""
+    need("dask")
+    import dask.array as da
+
+    params, optimizer = {"w": da.ones((4, 4), chunks=(2, 2))}, ao.Momentum()
+    optimizer.update(params, {"w": da.ones((4, 4), chunks=(1, 4))})
+    assert optimizer.state is not None
+    assert params["w"].chunks == optimizer.state.slots["v"]["w"].chunks == ((2, 2), (2, 2))
+
+    need("jax")
+    import jax
+    from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+    mesh = Mesh(np.array(jax.devices()[:2]), ("d",))
+    rows, copies = NamedSharding(mesh, PartitionSpec("d")), NamedSharding(mesh, PartitionSpec())
+    for ours, theirs in ((rows, copies), (copies, rows)):
+        params = {"w": jax.device_put(np.ones((4, 2), np.float32), ours)}
+        optimizer = ao.Momentum()
+        for _ in range(2):
+            optimizer.update(params, {"w": jax.device_put(np.ones((4, 2), np.float32), theirs)})
+        assert optimizer.state is not None
+        for a in (params["w"], optimizer.state.slots["v"]["w"]):
+            assert a.sharding.is_equivalent_to(ours, a.ndim)
+
+
+def test_a_number_too_large_for_its_parameter_is_infinite(need: Callable[[str], Library]) -> None:
+    """A Python float for a float16 scalar of another library overflows without a word."""
+    lib = need("jax")
+    p = ao.SGD().update({"x": lib.array(1.0, "float16")}, {"x": 1e300})["x"]
+    assert lib.tonumpy(p) == -np.inf
+
+
 def test_complex_keeps_signed_zeros_and_infinities(need: Callable[[str], Library]) -> None:
     """Parts are joined without arithmetic, which would make NaN of inf*1j and +0 of -0."""
     for name in ("numpy", "torch", "jax", "dask"):

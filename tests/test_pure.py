@@ -140,7 +140,9 @@ def test_a_strongly_typed_step_count_widens_nothing(name: str, need: Callable[[s
         optimizer = ao.Adam()
         p = {"w": lib.array([1.0]), "h": lib.array([1.0], "float16")}
         state = optimizer.init(p)._replace(step=jnp.asarray(0), t={"w": jnp.asarray(0), "h": jnp.asarray(0)})
-        new, after = optimizer.step(p, p, state)
+        import jax
+
+        new, after = jax.jit(optimizer.step)(p, p, state)
         assert [str(a.dtype) for a in (new["w"], new["h"])] == ["float32", "float16"]
         assert {str(a.dtype) for slot in after.slots.values() for a in slot.values()} == {"float32"}
 

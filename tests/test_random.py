@@ -112,6 +112,28 @@ def test_a_call_held_in_an_array(lib: Library) -> None:
     assert [int(w) for w in lib.tonumpy(words((5,), 8, array, like=like))] == [_word(i, 8, call) for i in range(5)]
 
 
+def test_calls_in_arrays_are_checked_like_numbers(lib: Library) -> None:
+    """One integer, not negative; the same refusal on every library."""
+    like = lib.array([0.0])
+    for value, dtype, error, says in (
+        (-1, "int32", ValueError, "call is -1"),
+        (1.5, "float32", TypeError, "call is .*wanted an integer"),
+        ([1, 2], "int32", TypeError, "call is .*wanted an integer"),
+    ):
+        with pytest.raises(error, match=says):
+            words((2,), 0, lib.asarray(np.array(value, dtype)), like=like)
+
+
+def test_traced_calls_are_integers(need: Callable[[str], Library]) -> None:
+    """Of a traced call dtype and shape are known."""
+    lib = need("jax")
+    import jax
+
+    for value in (lib.array(1.5), lib.asarray(np.arange(2))):
+        with pytest.raises(TypeError, match=r"call is an array of shape .* wanted one integer"):
+            jax.jit(lambda call: words((2,), 0, call, like=lib.array([0.0])))(value)
+
+
 BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"key": -1}, ValueError, r"key is -1; wanted at least 0 and below 2\*\*64"),
     ({"key": 2**64}, ValueError, "key is 18446744073709551616"),

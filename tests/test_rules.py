@@ -138,6 +138,29 @@ def test_slots_may_start_elsewhere(lib: Library) -> None:
     assert lib.tonumpy(p["z"]).tolist() == [2 + 3j]
 
 
+def test_a_slot_does_not_start_as_the_callers_array(lib: Library) -> None:
+    """`init_slots` may give the parameter itself, as an average does; the slot is a copy of it."""
+
+    class Start(ao.Optimizer):
+        hyperparameters = {"lr": ao.nonnegative}
+        slots = ("start",)
+
+        @classmethod
+        def init_slots(cls, xp: Any, p: Any) -> tuple[Any, ...]:
+            return (p,)
+
+        @staticmethod
+        def rule(xp: Any, p: Any, x: Any, start: Any, *, lr: float) -> Any:
+            return lr * x, start
+
+    optimizer, params = Start(lr=0.5), {"w": lib.array([1.0])}
+    for _ in range(2):
+        optimizer.update(params, {"w": lib.array([1.0])})
+    assert lib.tonumpy(params["w"]).tolist() == [0.0]
+    assert optimizer.state is not None
+    assert lib.tonumpy(optimizer.state.slots["start"]["w"]).tolist() == [1.0]
+
+
 def test_a_slot_is_never_the_callers_array(lib: Library) -> None:
     """A rule may remember the gradient itself; the caller may then overwrite that gradient."""
 

@@ -91,6 +91,47 @@ def test_memory_shared_with_numpy_is_seen(torch: Any) -> None:
         ao.SGD().update({"n": w, "t": torch.from_numpy(w)}, {"n": w, "t": torch.ones(4, dtype=torch.float64)})
 
 
+def test_inference_tensors_are_rebound(torch: Any) -> None:
+    """Outside inference mode nothing writes to them: replaced in a dict, refused in a tuple, before anything moves."""
+    a = torch.ones(2)
+    with torch.inference_mode():
+        b = torch.ones(2)
+    grads = {"a": torch.ones(2), "b": torch.ones(2)}
+    with pytest.raises(TypeError, match=r"params\[1\] can't be written to"):
+        ao.Momentum().update((a, b), tuple(grads.values()))
+    assert a.tolist() == [1, 1]
+    params = {"a": a, "b": b}
+    ao.SGD(lr=1.0).update(params, grads)
+    assert params["a"] is a
+    assert params["b"] is not b
+    assert [p.tolist() for p in params.values()] == [[0, 0], [0, 0]]
+    assert b.tolist() == [1, 1]
+
+
+def test_a_lazy_conjugate_is_not_the_same_array(torch: Any) -> None:
+    """It lies in the same memory but has other values: refused beside it, and right as a gradient."""
+    w = torch.tensor([1 + 1j])
+    with pytest.raises(ValueError, match="share part of their memory"):
+        ao.SGD().update({"a": w, "b": w.conj()}, {"a": None, "b": w.clone()})
+    ao.SGD(lr=1.0).update({"a": w}, {"a": torch.tensor([1 + 1j]).conj()})
+    assert w.tolist() == [2j]
+
+
+def test_vmap_over_the_pure_form(torch: Any) -> None:
+    """Under `torch.func` a tensor has no memory to ask about."""
+    optimizer = ao.Adam(lr=0.5)
+    w = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
+    moved = torch.func.vmap(lambda p: optimizer.step(p, p, optimizer.init(p))[0])(w)
+    expected, _ = optimizer.step(w, w, optimizer.init(w))
+    np.testing.assert_array_equal(moved.numpy(), expected.numpy())
+
+
+def test_meta_tensors_are_separate(torch: Any) -> None:
+    """Nothing of them is stored, so nothing is shared."""
+    params = {k: torch.ones(2, device="meta") for k in "ab"}
+    ao.SGD().update(params, {k: torch.ones(2, device="meta") for k in "ab"})
+
+
 def test_an_expanded_tensor_is_refused(torch: Any) -> None:
     """Its elements lie in one place."""
     with pytest.raises(ValueError, match=r"params\['w'\] overlaps itself"):

@@ -43,14 +43,17 @@ def run(rule: Rule, leaves: Sequence[Leaf]) -> list[Result]:
         ]
 
 
-def start(init: Callable[..., tuple[Array, ...]], library: Library, p: Array) -> tuple[Array, ...]:
+def start(
+    init: Callable[[Any, Array], tuple[Array, ...]], names: Sequence[str], library: Library, p: Array
+) -> tuple[Array, ...]:
     """The first slots of a parameter: `init(xp, p)` of its real form in the compute dtype."""
     xp = library.xp
     compute = COMPUTE[library.dtype(p)]
-    if not compute.startswith("complex"):
-        return init(xp, xp.astype(p, getattr(xp, compute), copy=False))
-    real, imag = init(xp, xp.real(p)), init(xp, xp.imag(p))
-    return tuple(library.join_complex(re, im, p.dtype) for re, im in zip(real, imag, strict=True))
+    if compute.startswith("complex"):
+        real, imag = (start(init, names, library, part(p)) for part in (xp.real, xp.imag))
+        return tuple(library.join_complex(re, im, p.dtype) for re, im in zip(real, imag, strict=True))
+    wide = library.guarded(xp.astype(p, getattr(xp, compute), copy=False))
+    return _kept(init, init(xp, wide), len(names), library, (wide,))
 
 
 def _run_complex(rule: Rule, leaf: Leaf) -> Result:
@@ -72,20 +75,30 @@ def _run_real(rule: Rule, leaf: Leaf) -> Result:
     library, p, x, slots, coefficients = leaf
     xp = library.xp
     compute = getattr(xp, COMPUTE[library.dtype(p)])
-    wide, x = xp.astype(p, compute, copy=False), xp.astype(x, compute, copy=False)
+    wide, x = (library.guarded(xp.astype(a, compute, copy=False)) for a in (p, x))
     # A traced coefficient may be wider than the compute dtype, and would widen everything.
     row = {k: c if isinstance(c, float | bool | str) else xp.astype(c, compute) for k, c in coefficients.items()}
-    out = rule(_Eager(library, wide), wide, x, *slots, **row)
+    out = rule(_Eager(library, wide), wide, x, *map(library.guarded, slots), **row)
     step, *new = out if isinstance(out, tuple) else (out,)
-    if len(new) != len(slots):
-        raise ValueError(f"the rule {rule.__qualname__} gave {len(new)} slots; wanted {len(slots)}")
-    # NumPy makes scalars of 0-d arrays; and a slot must not be the user's own gradient or parameter.
-    new = [xp.asarray(a, copy=True) if a is x or a is wide else library.array(a) for a in new]
-    moved = library.array(wide - step)
-    for a in (moved, *new):
-        if a.shape != p.shape or a.dtype != wide.dtype:
-            raise TypeError(
-                f"the rule {rule.__qualname__} gave a step or slot of shape {tuple(a.shape)} and dtype {a.dtype} "
-                f"for a parameter of shape {tuple(p.shape)}; wanted that shape and {wide.dtype}"
-            )
+    moved, *new = _kept(rule, (wide - step, *new), 1 + len(slots), library, (wide, x))
     return Result(xp.astype(moved, p.dtype, copy=False), tuple(new))
+
+
+def _kept(
+    source: Callable[..., Any], results: Any, wanted: int, library: Library, given: tuple[Array, ...]
+) -> tuple[Array, ...]:
+    """What a user's function gave, as arrays of their own. Raises TypeError, naming it, for what can't be kept."""
+    like = given[0]
+    if not isinstance(results, tuple) or len(results) != wanted:
+        kind = f"{len(results)} arrays" if isinstance(results, tuple) else f"a {type(results).__name__}"
+        raise TypeError(f"{source.__qualname__} gave {kind}; wanted a tuple of {wanted}")
+    arrays = tuple(map(library.array, results))
+    for a in arrays:
+        shape, dtype = getattr(a, "shape", None), getattr(a, "dtype", None)
+        if shape != like.shape or dtype != like.dtype:
+            raise TypeError(
+                f"{source.__qualname__} gave a {type(a).__name__} of shape {shape} and dtype {dtype}; "
+                f"wanted the shape {tuple(like.shape)} and the dtype {like.dtype} of its parameter"
+            )
+    # What is kept must not be the user's own parameter or gradient.
+    return tuple(library.xp.asarray(a, copy=True) if any(a is g for g in given) else a for a in arrays)
