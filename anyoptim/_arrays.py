@@ -160,38 +160,18 @@ class _NumPy(Library):
         return _host_memory(x) if isinstance(x, np.ndarray) else None
 
     def join_complex(self, real: Array, imag: Array, dtype: Any) -> Array:
-        joined = self.xp.empty_like(real, dtype=dtype)
-        joined.real, joined.imag = real, imag
-        return joined
+        return _by_parts(self.xp, real, imag, dtype)
 
 
-class _CuPy(_NumPy):
-    def array(self, result: Array) -> Array:
-        return result
-
-    def write(self, p: Array, new: Array) -> None:
-        p[...] = new
-
-    def guarded(self, x: Array) -> Array:
-        return x
-
-    def refusal(self, x: Array) -> str | None:
-        return None
-
-    def load(self, x: Array) -> Array:
-        return x
-
-    def rebound(self, old: Array, new: Array) -> Array:
-        return new
-
+class _CuPy(Library):
     def writable(self, x: Array) -> bool:
         return True
 
-    def device(self, x: Array) -> Any:
-        return x.device
-
     def memory(self, x: Array) -> Memory | None:
-        return Memory(f"cuda:{x.device.id}", x.data.ptr, x.shape, x.strides, x.itemsize)
+        return Memory(f"cuda:{x.device.id}", x.data.ptr, x.shape, x.strides, x.itemsize) if x.data.ptr else None
+
+    def join_complex(self, real: Array, imag: Array, dtype: Any) -> Array:
+        return _by_parts(self.xp, real, imag, dtype)
 
 
 class _Torch(Library):
@@ -329,6 +309,12 @@ def is_scalar(x: Any) -> bool:
 def quiet() -> np.errstate:
     """A context in which NumPy's floating-point state, whatever the user chose, neither warns nor raises."""
     return np.errstate(all="ignore")
+
+
+def _by_parts(xp: Any, real: Array, imag: Array, dtype: Any) -> Array:
+    joined = xp.empty_like(real, dtype=dtype)
+    joined.real, joined.imag = real, imag
+    return joined
 
 
 def _host_memory(x: np.ndarray[Any, Any]) -> Memory:

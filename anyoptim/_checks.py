@@ -161,7 +161,7 @@ def gradients(tree: Tree, ps: Sequence[Parameter | None], owner: Sequence[int], 
             raise ValueError(f"{tree.name(i, 'grads')} is given, but {tree.name(i)} is None")
         array = _gradient(tree.name(i, "grads"), g, tree.name(i), p)
         o = owner[i]
-        if o in source and given[source[o]] is not g:
+        if o in source and not _same(given[source[o]], g):
             a, b = source[o], i
             raise ValueError(
                 f"{tree.name(a)} and {tree.name(b)} are one array, but {tree.name(a, 'grads')} and "
@@ -171,6 +171,10 @@ def gradients(tree: Tree, ps: Sequence[Parameter | None], owner: Sequence[int], 
         source.setdefault(o, i)
         found[o] = array
     return found
+
+
+def _same(a: Any, b: Any) -> bool:
+    return a is b or (is_scalar(a) and is_scalar(b) and bool(a == b))
 
 
 def _gradient(name: Name | str, g: Any, p_name: Name | str, p: Parameter) -> Array:
@@ -183,7 +187,7 @@ def _gradient(name: Name | str, g: Any, p_name: Name | str, p: Parameter) -> Arr
         raise TypeError(f"{p_name} has dtype {p.dtype} but {name} has dtype {dtype}; wanted both real or both complex")
     if lib is not p.library:
         with quiet():
-            return p.library.scalar(x.item(), p.array.dtype, p.array)
+            return p.library.scalar(x.item(), getattr(p.library.xp, COMPUTE[p.dtype]), p.array)
     if not together(p, x):
         raise ValueError(f"{p_name} is on device {p.library.device(p.array)} but {name} is on device {lib.device(x)}")
     return p.library.aligned(x, p.array)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import secrets
+import os
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -88,7 +88,7 @@ class Dropout:
     def __init__(self, dropout_ratio: float = 0.5, *, inverted: bool = False, seed: int | None = None) -> None:
         self.dropout_ratio = dropout_ratio
         self.inverted = inverted
-        self.key = integer("seed", secrets.randbits(64) if seed is None else seed)
+        self.key = integer("seed", int.from_bytes(os.urandom(8)) if seed is None else seed)
         self.calls = 0
         self._last: _Draw | None = None
 

@@ -25,7 +25,7 @@ class Domain(NamedTuple):
         if traced(value):
             return value
         try:
-            number = float("no number") if isinstance(value, str) else float(value)
+            number = float("no number") if isinstance(value, bool | str) else float(value)
         except (TypeError, ValueError, OverflowError):
             raise TypeError(f"{name} is {value!r}; wanted a real number, {self.wanted}") from None
         if not self.holds(number):

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, NamedTuple
 from anyoptim import _checks as checks
 from anyoptim._arrays import Array, is_scalar, traced
 from anyoptim._checks import Parameter
-from anyoptim._engines import Leaf, engine, start
+from anyoptim._engines import Leaf, Result, compute, known, prepare, start
 from anyoptim._hyperparameters import Domain
 from anyoptim._scalars import count
 from anyoptim._tree import Tree
@@ -93,7 +93,7 @@ class Optimizer:
         if domain is not None and not callable(value):
             domain.value(name, value)
         if name == "engine":
-            engine(value)
+            known(value)
         elif domain is None and not name.startswith("_") and not hasattr(type(self), name):
             # A misspelt hyperparameter would be ignored in silence.
             raise AttributeError(
@@ -105,13 +105,12 @@ class Optimizer:
         values = ", ".join(f"{name}={getattr(self, name)!r}" for name in self.hyperparameters)
         return f"{type(self).__name__}({values})"
 
-    @classmethod
-    def init_slots(cls, xp: Any, p: Array) -> tuple[Array, ...]:
+    def init_slots(self, xp: Any, p: Array) -> tuple[Array, ...]:
         """The slots of one real parameter, given in its compute dtype: zeros, unless a method says otherwise.
 
         A tuple of arrays of that shape and dtype, one for each name in `slots`.
         """
-        return tuple(xp.zeros_like(p) for _ in cls.slots)
+        return tuple(xp.zeros_like(p) for _ in self.slots)
 
     def update(self, params: Any, grads: Any) -> Any:
         """Take one step with `params`, in place, and return `params`.
@@ -133,19 +132,18 @@ class Optimizer:
         ps = checks.parameters(tree)
         owner = checks.owners(ps)
         checks.rebindable(tree, ps, owner)
-        memory = self._recall(tree, ps)
+        memory = self._recall(tree, ps, owner)
         places = checks.separate(tree, ps, owner, memory.places)
-        new, flat = self._advance(tree, ps, owner, grads, memory.flat)
-        _refuse_traced(tree, new, flat)
-        new, flat = _settled(ps, new, flat)
-        for i, (p, moved) in enumerate(zip(ps, new, strict=True)):
-            if p is None or moved is None:
-                continue
-            if not p.writable:
-                tree.replace(i, p.library.rebound(p.given, moved))
-            elif owner[i] == i:
-                p.library.write(p.given, moved)
-        self._memory = memory._replace(places=places, flat=flat)
+        xs = checks.gradients(tree, ps, owner, grads)
+        leaves, flat = self._leaves(ps, xs, memory.flat)
+        _refuse_traced(tree, leaves)
+        commit = prepare(self.engine, self.rule, list(leaves.values()))
+        # What could fail has not.
+        results = dict(zip(leaves, commit(), strict=True))
+        for i, p in enumerate(ps):
+            if p is not None and not p.writable and owner[i] in results:
+                tree.replace(i, p.library.rebound(p.given, results[owner[i]].p))
+        self._memory = memory._replace(places=places, flat=_stepped(flat, results, owner))
         return tree.container
 
     @property
@@ -173,23 +171,25 @@ class Optimizer:
         """
         tree = Tree("params", params)
         ps = checks.parameters(tree)
-        new, flat = self._advance(tree, ps, checks.owners(ps), grads, self._unpack(tree, ps, state))
-        leaves = [
-            p if moved is None or known is None else known.library.rebound(p, moved)
-            for p, known, moved in zip(tree.leaves, ps, new, strict=True)
-        ]
-        return tree.build(leaves), self._pack(tree.spec, flat)
-
-    def _advance(
-        self, tree: Tree, ps: Sequence[Parameter | None], owner: Sequence[int], grads: Any, flat: _Flat
-    ) -> tuple[list[Array | None], _Flat]:
-        """The new parameters, None where one rests, and the new state. Nothing is written."""
+        owner = checks.owners(ps)
         xs = checks.gradients(tree, ps, owner, grads)
+        leaves, flat = self._leaves(ps, xs, self._unpack(tree, ps, state))
+        results = dict(zip(leaves, compute(self.rule, list(leaves.values())), strict=True))
+        new = [
+            p if known is None or owner[i] not in results else known.library.rebound(p, results[owner[i]].p)
+            for i, (p, known) in enumerate(zip(tree.leaves, ps, strict=True))
+        ]
+        return tree.build(new), self._pack(tree.spec, _stepped(flat, results, owner))
+
+    def _leaves(
+        self, ps: Sequence[Parameter | None], xs: Sequence[Array | None], flat: _Flat
+    ) -> tuple[dict[int, Leaf], _Flat]:
+        """The parameters that move, by index, each with its row of coefficients; and the counts after the step."""
         step = flat.step + 1
         hyperparameters = self._hyperparameters(step)
         rows: dict[int, dict[str, Any]] = {}
-        t, slots = list(flat.t), list(flat.slots)
-        moving, leaves = [], []
+        t = list(flat.t)
+        leaves = {}
         for i, (p, x) in enumerate(zip(ps, xs, strict=True)):
             if p is None or x is None:
                 continue
@@ -199,12 +199,8 @@ class Optimizer:
                 row = {k: _number(c) for k, c in self.coefficients(t[i], **hyperparameters).items()}
                 if isinstance(t[i], int):
                     rows[t[i]] = row
-            moving.append(i)
-            leaves.append(Leaf(p.library, p.array, x, slots[i] or (), row))
-        new: list[Array | None] = [None] * len(ps)
-        for i, result in zip(moving, engine(self.engine)(self.rule, leaves), strict=True):
-            new[i], slots[i] = result
-        return [new[o] for o in owner], _Flat(step, [t[o] for o in owner], [slots[o] for o in owner])
+            leaves[i] = Leaf(p.library, p.array, x, flat.slots[i] or (), row, p.given if p.writable else None)
+        return leaves, flat._replace(step=step, t=t)
 
     def _hyperparameters(self, step: Any) -> dict[str, Any]:
         """The values at this step, schedules called."""
@@ -218,27 +214,28 @@ class Optimizer:
         return values
 
     def _start(self, ps: Sequence[Parameter | None]) -> _Flat:
-        slots = [p and start(self.init_slots, self.slots, p.library, p.array) for p in ps]
+        slots = [None if p is None else start(self.init_slots, self.slots, p.library, p.array) for p in ps]
         return _Flat(0, [None if p is None else 0 for p in ps], slots)
 
-    def _recall(self, tree: Tree, ps: Sequence[Parameter | None]) -> _Memory:
+    def _recall(self, tree: Tree, ps: Sequence[Parameter | None], owner: Sequence[int]) -> _Memory:
         """What the last update left, in the order of this tree. Raises ValueError if the parameters changed."""
-        signature = [p and (p.library.name, tuple(p.array.shape), p.dtype) for p in ps]
+        now = [_signature(p, owner[i] != i) for i, p in enumerate(ps)]
         last = self._memory
         if last is None:
-            return _Memory(tree.spec, signature, [], self._start(ps))
+            return _Memory(tree.spec, now, [], self._start(ps))
         if tree.spec != last.spec:
             order = tree.order(last.spec)
-            t, slots = ([old[i] for i in order] for old in (last.flat.t, last.flat.slots))
-            flat = _Flat(last.flat.step, t, slots)
-            last = _Memory(tree.spec, [last.signature[i] for i in order], last.places, flat)
-        if signature != last.signature:
-            i = next(i for i, pair in enumerate(zip(signature, last.signature, strict=True)) if pair[0] != pair[1])
-            now, before = (_described(s[i]) for s in (signature, last.signature))
-            raise ValueError(f"{tree.name(i)} is {now}, but was {before} at the first update; wanted a new optimizer")
+            before, t, slots = ([old[i] for i in order] for old in (last.signature, last.flat.t, last.flat.slots))
+            last = _Memory(tree.spec, before, last.places, _Flat(last.flat.step, t, slots))
+        if now != last.signature:
+            i = next(i for i, pair in enumerate(zip(now, last.signature, strict=True)) if pair[0] != pair[1])
+            raise ValueError(
+                f"{tree.name(i)} is {_described(now[i])}, but was {_described(last.signature[i])} at the first update; "
+                "wanted a new optimizer"
+            )
         for i, (p, slots_of) in enumerate(zip(ps, last.flat.slots, strict=True)):
-            for name, s in zip(self.slots if p else (), slots_of or (), strict=True):
-                if p and not checks.together(p, s):
+            for name, s in zip(self.slots, slots_of or (), strict=False):
+                if p is not None and not checks.together(p, s):
                     raise ValueError(
                         f"{tree.name(i)} is on device {p.library.device(p.array)} but its slot {name!r} is on "
                         f"{p.library.device(s)}; wanted a new optimizer after a move"
@@ -256,7 +253,7 @@ class Optimizer:
         if set(state.slots) != set(self.slots):
             raise ValueError(f"state.slots has {sorted(state.slots)}; wanted {sorted(self.slots)} for {self!r}")
         counts = tree.match("state.t", state.t)
-        t = [p and count(str(tree.name(i, "state.t")), counts[i]) for i, p in enumerate(ps)]
+        t = [None if p is None else count(str(tree.name(i, "state.t")), counts[i]) for i, p in enumerate(ps)]
         by_name = [tree.match(f"state.slots[{name!r}]", state.slots[name]) for name in self.slots]
         slots = [
             None
@@ -280,8 +277,15 @@ class _Memory(NamedTuple):
     flat: _Flat
 
 
-def _described(signature: Any) -> str:
-    return "None" if signature is None else "a {} array of shape {} and dtype {}".format(*signature)
+def _signature(p: Parameter | None, tied: bool) -> tuple[Any, ...] | None:
+    return None if p is None else (p.library.name, tuple(p.array.shape), p.dtype, tied)
+
+
+def _described(signature: tuple[Any, ...] | None) -> str:
+    if signature is None:
+        return "None"
+    library, shape, dtype, tied = signature
+    return f"a {library} array of shape {shape} and dtype {dtype}{' under a second name' if tied else ''}"
 
 
 def _number(c: Any) -> Any:
@@ -289,24 +293,16 @@ def _number(c: Any) -> Any:
     return float(c) if is_scalar(c) and not isinstance(c, bool) else c
 
 
-def _refuse_traced(tree: Tree, new: Sequence[Array | None], flat: _Flat) -> None:
-    for i, (moved, slots) in enumerate(zip(new, flat.slots, strict=True)):
-        if any(traced(a) for a in (moved, *(slots or ()))):
+def _refuse_traced(tree: Tree, leaves: Mapping[int, Leaf]) -> None:
+    for i, leaf in leaves.items():
+        if any(traced(a) for a in (leaf.p, leaf.x, *leaf.slots, *leaf.coefficients.values())):
             raise TypeError(
                 f"the update of {tree.name(i)} is traced, and what the optimizer remembers would be frozen into the "
                 "transformed function; wanted the pure form: params, state = optimizer.step(params, grads, state)"
             )
 
 
-def _settled(
-    ps: Sequence[Parameter | None], new: Sequence[Array | None], flat: _Flat
-) -> tuple[list[Array | None], _Flat]:
-    """The same with nothing lazy in it."""
-    new, slots = list(new), list(flat.slots)
-    lazy = [i for i, p in enumerate(ps) if p is not None and p.library.lazy and new[i] is not None]
-    if lazy:
-        library = next(p.library for i in lazy if (p := ps[i]) is not None)
-        arrays = iter(library.settle([a for i in lazy for a in (new[i], *(slots[i] or ()))]))
-        for i in lazy:
-            new[i], slots[i] = next(arrays), tuple(next(arrays) for _ in slots[i] or ())
-    return new, flat._replace(slots=slots)
+def _stepped(flat: _Flat, results: Mapping[int, Result], owner: Sequence[int]) -> _Flat:
+    """The counts and slots of all leaves, those of a tied one being its owner's."""
+    slots = [results[o].slots if o in results else flat.slots[o] for o in owner]
+    return _Flat(flat.step, [flat.t[o] for o in owner], slots)

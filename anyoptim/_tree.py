@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Iterable, Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import optree
@@ -22,7 +22,7 @@ class Name:
         self._tree, self._i, self._root = tree, i, root
 
     def __str__(self) -> str:
-        return str(_accessors(self._tree.spec)[self._i].codify(self._root))
+        return str(self._tree.accessors[self._i].codify(self._root))
 
 
 @lru_cache(maxsize=64)
@@ -46,8 +46,9 @@ class Tree:
         """How a user would write leaf `i`, here or at the same place of another container."""
         return Name(self, i, root or self.root)
 
-    @property
-    def _accessors(self) -> list[optree.PyTreeAccessor]:
+    @cached_property
+    def accessors(self) -> list[optree.PyTreeAccessor]:
+        """How each leaf is reached."""
         return _accessors(self.spec)
 
     def build(self, leaves: Iterable[Any]) -> Any:
@@ -68,14 +69,14 @@ class Tree:
         found = dict(zip(other.spec.paths(), other.leaves, strict=True))
         absent = {path for path, leaf in found.items() if leaf is None}
         matched, missing, used = [], [], set()
-        for path, accessor in zip(self.spec.paths(), self._accessors, strict=True):
+        for path, accessor in zip(self.spec.paths(), self.accessors, strict=True):
             cover = path if path in found else next((path[:n] for n in range(len(path)) if path[:n] in absent), None)
             if cover is None:
                 missing.append(accessor.codify(root))
             else:
                 used.add(cover)
                 matched.append(found[cover])
-        unexpected = [a.codify(root) for a in other._accessors if a.path not in used]
+        unexpected = [a.codify(root) for a in other.accessors if a.path not in used]
         if missing or unexpected:
             says = []
             if missing:
@@ -93,7 +94,7 @@ class Tree:
             return list(range(len(self.leaves)))
         places = {path: i for i, path in enumerate(before.paths())}
         paths = self.spec.paths()
-        gained = [a.codify(self.root) for a in self._accessors if a.path not in places]
+        gained = [a.codify(self.root) for a in self.accessors if a.path not in places]
         lost = [a.codify(self.root) for a in _accessors(before) if a.path not in set(paths)]
         if gained or lost:
             changes = [f"{_listed(names)} {how}" for names, how in ((gained, "came"), (lost, "went")) if names]
@@ -104,12 +105,12 @@ class Tree:
 
     def place(self, i: int) -> tuple[int, Any]:
         """The container that holds leaf `i`, by identity, and where in it."""
-        accessor = self._accessors[i]
+        accessor = self.accessors[i]
         return (id(accessor[:-1](self.container)), accessor[-1].entry) if len(accessor) else (0, None)
 
     def fixed(self, i: int) -> str | None:
         """The type of the container that keeps leaf `i` from being replaced by another, or None."""
-        accessor = self._accessors[i]
+        accessor = self.accessors[i]
         if not len(accessor):
             return None  # a bare array: the caller takes what is returned
         parent = accessor[:-1](self.container)
@@ -117,7 +118,7 @@ class Tree:
 
     def replace(self, i: int, leaf: Any) -> None:
         """Put another leaf in place `i` of the container itself."""
-        accessor = self._accessors[i]
+        accessor = self.accessors[i]
         if len(accessor):
             accessor[:-1](self.container)[accessor[-1].entry] = leaf
         else:

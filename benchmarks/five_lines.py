@@ -10,8 +10,8 @@ from typing import Any, Protocol
 import numpy as np
 
 import anyoptim as ao
-from benchmarks import by_hand
 from benchmarks.harness import Arrays, Candidate, Case, deviation
+from tests import textbook
 
 __all__ = ["ANYOPTIM", "BASELINE", "LIMIT", "cases", "dropout_case", "optimizer_case"]
 
@@ -52,14 +52,14 @@ def optimizer_case(method: str, dtype: str, shapes: Shapes) -> Case:
     """One step of a method. The reference is the method by hand in float64."""
     start = _normal(np.random.default_rng(1), shapes, dtype)
     reference = {k: p.astype(np.float64) for k, p in start.items()}
-    follow = getattr(by_hand, method)().update
+    follow = getattr(textbook, method)().update
 
     def candidate(name: str, update: Callable[[Arrays, Arrays], object]) -> Candidate:
         params = {k: p.copy() for k, p in start.items()}
         return Candidate(name, partial(update, params), lambda: deviation(params, reference))
 
     candidates = (
-        candidate(BASELINE, getattr(by_hand, method)().update),
+        candidate(BASELINE, getattr(textbook, method)().update),
         candidate(ANYOPTIM, getattr(ao, method)().update),
         _stream(sum(map(math.prod, shapes.values())), dtype, METHODS[method]),
     )
@@ -106,7 +106,7 @@ def dropout_case(shape: tuple[int, ...]) -> Case:
         # Away from 0, so that a zero in the result is a dropped element.
         return {k: 1 + rng.random(shape, dtype=np.float32) for k in ("x", "dout")}
 
-    candidates = (_layer(BASELINE, by_hand.Dropout()), _layer(ANYOPTIM, ao.Dropout(seed=0)), _copies(shape))
+    candidates = (_layer(BASELINE, textbook.Dropout()), _layer(ANYOPTIM, ao.Dropout(seed=0)), _copies(shape))
     return Case(candidates, draw, tolerance=0)
 
 

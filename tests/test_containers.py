@@ -242,15 +242,18 @@ def test_none_rests_a_parameter(lib: Library, method: type[ao.Optimizer]) -> Non
 def test_keys_are_matched_whatever_their_order() -> None:
     """Params and grads may order their keys differently, change the order, and be dicts of different kinds."""
     optimizer, twin = ao.Adam(), ao.Adam()
-    a = OrderedDict(x=np.ones(2), y=np.full(2, 5.0))
-    b = {"x": np.ones(2), "y": np.full(2, 5.0)}
-    for k in range(3):
-        gx, gy = np.full(2, k + 1.0), np.full(2, -k - 0.5)
-        a.move_to_end("x" if k % 2 else "y")
-        optimizer.update(a, {"y": gy, "x": gx} if k else OrderedDict(x=gx, y=gy))
-        twin.update(b, {"x": gx, "y": gy})
-    assert same_bits(a["x"], b["x"])
-    assert same_bits(a["y"], b["y"])
+    x, y = np.ones(2), np.full(3, 5.0, np.float32)
+    b = {"x": x.copy(), "y": y.copy()}
+    for k in range(4):
+        gx, gy = np.full(2, k + 1.0), np.full(3, -k - 0.5, np.float32)
+        a = OrderedDict(x=x, y=y) if k % 2 else OrderedDict(y=y, x=x)
+        resting = None if k == 1 else gy
+        optimizer.update(a, {"y": resting, "x": gx} if k else OrderedDict(x=gx, y=gy))
+        twin.update(b, {"x": gx, "y": resting})
+    assert same_bits(x, b["x"])
+    assert same_bits(y, b["y"])
+    assert optimizer.state is not None
+    assert optimizer.state.t == {"x": 4, "y": 3}
 
 
 def test_a_tuple_of_gradients_for_a_list_of_parameters() -> None:
@@ -297,6 +300,34 @@ def test_optimizers_are_copied_and_pickled_in_mid_training(lib: Library, method:
         results.append(np.concatenate([lib.tonumpy(twin["w"]), lib.tonumpy(twin["b"][0])]))
     assert same_bits(results[0], results[2])
     assert same_bits(results[1], results[2])
+
+
+def test_a_dask_computation_that_fails_leaves_everything(need: Callable[[str], Library]) -> None:
+    """The gradient's own error comes through; parameters, slots and step count are as they were."""
+    lib = need("dask")
+
+    def fails(block: Any) -> Any:
+        raise ArithmeticError("no gradient today")
+
+    params, optimizer = {"n": np.ones(2), "w": lib.array([1.0, 2.0])}, ao.Momentum()
+    optimizer.update(params, {"n": np.ones(2), "w": params["w"]})
+    before, w, state = params["n"].copy(), params["w"], optimizer.state
+    bad = params["w"].map_blocks(fails, dtype="float32", meta=np.empty(0, "float32"))
+    with pytest.raises(ArithmeticError, match="no gradient today"):
+        optimizer.update(params, {"n": np.ones(2), "w": bad})
+    assert same_bits(params["n"], before)
+    assert params["w"] is w
+    assert state is not None
+    assert optimizer.state is not None
+    assert optimizer.state.step == state.step == 1
+    assert optimizer.state.slots["v"]["w"] is state.slots["v"]["w"]
+
+
+def test_a_read_only_broadcast_is_rebound() -> None:
+    """Nobody writes to its one element."""
+    params = {"w": np.broadcast_to(np.float64(1), 3)}
+    ao.SGD(lr=1.0).update(params, {"w": np.arange(3.0)})
+    assert params["w"].tolist() == [1, 0, -1]
 
 
 def test_one_optimizer_for_many_steps_keeps_the_dask_graph_small(need: Callable[[str], Library]) -> None:

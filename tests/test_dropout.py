@@ -98,6 +98,23 @@ def test_layers_without_a_seed_differ_and_layers_of_one_seed_agree() -> None:
     assert not same_bits(ao.Dropout(seed=5).forward(x), ao.Dropout(seed=6).forward(x))
 
 
+def test_unseeded_keys_use_all_their_bits() -> None:
+    """Of 64 random bits each of the upper eight is set somewhere among 50 keys, but for a chance of 8 in 2**50."""
+    keys = [ao.Dropout().key for _ in range(50)]
+    assert all(any(key >> bit & 1 for key in keys) for bit in range(56, 64))
+
+
+def test_the_threshold_is_the_nearest_integer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A word below it drops, one that equals it stays; at ratio 0 even the word 0 stays."""
+    word = _word(0, 7, 0)
+    x = np.ones(1)
+    for ratio, kept in ((word, 1), (word + 0.25, 1), (word + 0.75, 0), (word + 1, 0)):
+        assert ao.dropout(x, ratio / 2**32, 7).tolist() == [kept]
+    monkeypatch.setattr("anyoptim._dropout.words", lambda shape, *_, **__: np.zeros(shape, np.int64))
+    assert ao.dropout(x, 0.0, 7).tolist() == [1]
+    assert ao.dropout(x, 2**-32, 7).tolist() == [0]
+
+
 def test_a_changed_ratio_leaves_the_last_forward_its_own() -> None:
     """`dropout_ratio` is a live attribute, and backward belongs to a forward that has been."""
     layer, x = ao.Dropout(0.5, seed=1), np.ones(100)
@@ -151,6 +168,8 @@ def test_state_goes_on_where_it_was_taken(lib: Library) -> None:
     layers = [restored, deepcopy(layer)] + ([pickle.loads(pickle.dumps(layer))] if lib.name != "strict" else [])  # noqa: S301
     for other in layers[1:]:
         assert lib.tonumpy(other.backward(x)).tolist() == lib.tonumpy(layer.backward(x)).tolist()
+    with pytest.raises(RuntimeError, match="no mask yet"):
+        restored.backward(x)
     expected = lib.tonumpy(layer.forward(x)).tolist()
     assert [lib.tonumpy(other.forward(x)).tolist() for other in layers] == [expected] * len(layers)
 

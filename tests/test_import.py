@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import pkgutil
 import subprocess
 import sys
@@ -26,7 +27,10 @@ print(json.dumps([took, sorted({m.partition(".")[0] for m in sys.modules})]))
 
 
 def _fresh(code: str) -> Any:
-    return json.loads(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout)
+    # With bytecode written, as where a package is installed.
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+    run = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, env=environment)
+    return json.loads(run.stdout)
 
 
 def test_import_brings_no_library() -> None:

@@ -52,6 +52,9 @@ def test_known_answers(lib: Library, known: tuple[str, str, str]) -> None:
     arrays = [lib.asarray(np.array([c, c], name)) for c in counter]
     result = [lib.tonumpy(a).tolist() for a in philox4x32(arrays, (key[0], key[1]))]
     assert result == [[e, e] for e in expected]
+    if lib.name != "dask":  # A NumPy scalar's product warns where it wraps; in Dask's threads nobody can turn that off.
+        alone = philox4x32([lib.asarray(np.array(c, name)) for c in counter], (key[0], key[1]))
+        assert [int(lib.tonumpy(a)) for a in alone] == expected
 
 
 SHAPES = st.lists(st.integers(0, 5), max_size=3).map(tuple)

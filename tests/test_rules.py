@@ -161,6 +161,45 @@ def test_a_slot_does_not_start_as_the_callers_array(lib: Library) -> None:
     assert lib.tonumpy(optimizer.state.slots["start"]["w"]).tolist() == [1.0]
 
 
+def test_every_slot_is_an_array_of_its_own(lib: Library) -> None:
+    """Whatever a rule gives twice, or gives of what it was given."""
+
+    class Twice(ao.Optimizer):
+        slots = ("a", "b", "c")
+
+        @staticmethod
+        def rule(xp: Any, p: Any, x: Any, a: Any, b: Any, c: Any) -> Any:
+            a = a + x
+            return x, a, a, p
+
+    optimizer, params = Twice(), {"w": lib.array([1.0])}
+    for _ in range(2):
+        optimizer.update(params, {"w": lib.array([0.5])})
+    assert optimizer.state is not None
+    slots = [slot["w"] for slot in optimizer.state.slots.values()]
+    if lib.writable:
+        assert len({id(s) for s in (*slots, params["w"])}) == 4
+    assert [lib.tonumpy(s).tolist() for s in slots] == [[1.0], [1.0], [0.5]]
+    assert lib.tonumpy(params["w"]).tolist() == [0.0]
+
+
+def test_a_result_of_another_dtype_is_refused(lib: Library) -> None:
+    """Slots have the compute dtype, whatever a rule does to it."""
+    if lib.name == "jax":
+        pytest.skip("jax makes no float64 without x64, and warns of it")
+
+    class Wide(ao.Optimizer):
+        slots = ("s",)
+
+        @staticmethod
+        def rule(xp: Any, p: Any, x: Any, s: Any) -> Any:
+            namespace = xp._library.xp
+            return x, namespace.astype(x, namespace.float64)
+
+    with pytest.raises(TypeError, match=r"Wide.rule gave .*dtype .*float64; wanted .*float32"):
+        Wide().update({"w": lib.array([1.0])}, {"w": lib.array([0.5])})
+
+
 def test_a_slot_is_never_the_callers_array(lib: Library) -> None:
     """A rule may remember the gradient itself; the caller may then overwrite that gradient."""
 
@@ -172,7 +211,7 @@ def test_a_slot_is_never_the_callers_array(lib: Library) -> None:
             return g, x
 
     if not lib.writable:
-        return
+        pytest.skip(f"a {lib.name} array can't be overwritten")
     optimizer, p, g = Last(), lib.array([1.0]), lib.array([0.5])
     optimizer.update(p, g)
     g[...] = lib.array([100.0])

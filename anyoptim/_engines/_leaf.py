@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from anyoptim._arrays import Array, Library
 
-__all__ = ["Leaf", "Result", "Rule"]
+__all__ = ["Commit", "Leaf", "Result", "Rule"]
 
 Rule = Callable[..., Any]
 """`rule(xp, p, x, *slots, **coefficients)`: the step, or a tuple of the step and the new slots."""
@@ -23,7 +23,9 @@ class Leaf(NamedTuple):
     slots: tuple[Array, ...]
     """In the compute dtype of `p`."""
     coefficients: Mapping[str, Any]
-    """The row: floats, or 0-d arrays under a tracing transformation such as `jax.jit`."""
+    """The row: floats, static options, or 0-d arrays under a tracing transformation such as `jax.jit`."""
+    destination: Array | None = None
+    """The user's own object over the memory of `p`, where the new parameter is to be written to it."""
 
 
 class Result(NamedTuple):
@@ -31,3 +33,7 @@ class Result(NamedTuple):
 
     p: Array
     slots: tuple[Array, ...]
+
+
+Commit = Callable[[], list[Result]]
+"""Writes what was prepared: each new parameter to its destination, if it has one. Does not fail."""

@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from anyoptim._arrays import COMPUTE, Array, Library, quiet
-from anyoptim._engines._leaf import Leaf, Result, Rule
+from anyoptim._engines._leaf import Commit, Leaf, Result, Rule
 from anyoptim._operations import Operations
 
-__all__ = ["run", "start"]
+__all__ = ["compute", "prepare", "start"]
 
 
 class _Eager(Operations):
@@ -20,10 +20,10 @@ class _Eager(Operations):
         self._library, self._like = library, like
 
     def sqrt(self, a: Any) -> Any:
-        return math.sqrt(a) if isinstance(a, float) else self._library.xp.sqrt(a)
+        return math.sqrt(a) if isinstance(a, int | float) else self._library.xp.sqrt(a)
 
     def abs(self, a: Any) -> Any:
-        return abs(a) if isinstance(a, float) else self._library.xp.abs(a)
+        return abs(a) if isinstance(a, int | float) else self._library.xp.abs(a)
 
     def where(self, condition: Any, a: Any, b: Any) -> Any:
         if isinstance(condition, bool):
@@ -34,8 +34,21 @@ class _Eager(Operations):
         return self._library.scalar(a, self._like.dtype, self._like) if isinstance(a, int | float) else a
 
 
-def run(rule: Rule, leaves: Sequence[Leaf]) -> list[Result]:
-    """Apply `rule` to each leaf. Nothing given is written to, so a failure on the way leaves all as it was."""
+def prepare(rule: Rule, leaves: Sequence[Leaf]) -> Commit:
+    """Compute the step of every leaf, for the commit to write."""
+    results = _settled(leaves, compute(rule, leaves))
+
+    def commit() -> list[Result]:
+        for leaf, result in zip(leaves, results, strict=True):
+            if leaf.destination is not None:
+                leaf.library.write(leaf.destination, result.p)
+        return results
+
+    return commit
+
+
+def compute(rule: Rule, leaves: Sequence[Leaf]) -> list[Result]:
+    """Apply the rule to each leaf. Nothing that is given is written to."""
     with quiet():
         return [
             (_run_complex if leaf.library.dtype(leaf.p).startswith("complex") else _run_real)(rule, leaf)
@@ -43,22 +56,33 @@ def run(rule: Rule, leaves: Sequence[Leaf]) -> list[Result]:
         ]
 
 
+def _settled(leaves: Sequence[Leaf], results: list[Result]) -> list[Result]:
+    """The same with nothing lazy in it."""
+    lazy = [i for i, leaf in enumerate(leaves) if leaf.library.lazy]
+    if lazy:
+        arrays = iter(leaves[lazy[0]].library.settle([a for i in lazy for a in (results[i].p, *results[i].slots)]))
+        for i in lazy:
+            results[i] = Result(next(arrays), tuple(next(arrays) for _ in results[i].slots))
+    return results
+
+
 def start(
     init: Callable[[Any, Array], tuple[Array, ...]], names: Sequence[str], library: Library, p: Array
 ) -> tuple[Array, ...]:
     """The first slots of a parameter: `init(xp, p)` of its real form in the compute dtype."""
     xp = library.xp
-    compute = COMPUTE[library.dtype(p)]
-    if compute.startswith("complex"):
+    name = COMPUTE[library.dtype(p)]
+    if name.startswith("complex"):
         real, imag = (start(init, names, library, part(p)) for part in (xp.real, xp.imag))
         return tuple(library.join_complex(re, im, p.dtype) for re, im in zip(real, imag, strict=True))
-    wide = library.guarded(xp.astype(p, getattr(xp, compute), copy=False))
-    return _kept(init, init(xp, wide), len(names), library, (wide,))
+    wide = library.guarded(xp.astype(p, getattr(xp, name), copy=False))
+    with quiet():
+        return _kept(init, init(xp, wide), len(names), library, (wide,))
 
 
 def _run_complex(rule: Rule, leaf: Leaf) -> Result:
     """A complex parameter is two reals: the rule sees real parts, then imaginary parts."""
-    library, p, x, slots, coefficients = leaf
+    library, p, x, slots, coefficients, _ = leaf
     xp = library.xp
     x = xp.astype(x, p.dtype, copy=False)
     real, imag = (
@@ -72,12 +96,12 @@ def _run_complex(rule: Rule, leaf: Leaf) -> Result:
 
 
 def _run_real(rule: Rule, leaf: Leaf) -> Result:
-    library, p, x, slots, coefficients = leaf
+    library, p, x, slots, coefficients, _ = leaf
     xp = library.xp
-    compute = getattr(xp, COMPUTE[library.dtype(p)])
-    wide, x = (library.guarded(xp.astype(a, compute, copy=False)) for a in (p, x))
+    dtype = getattr(xp, COMPUTE[library.dtype(p)])
+    wide, x = (library.guarded(xp.astype(a, dtype, copy=False)) for a in (p, x))
     # A traced coefficient may be wider than the compute dtype, and would widen everything.
-    row = {k: c if isinstance(c, float | bool | str) else xp.astype(c, compute) for k, c in coefficients.items()}
+    row = {k: c if isinstance(c, float | bool | str) else xp.astype(c, dtype) for k, c in coefficients.items()}
     out = rule(_Eager(library, wide), wide, x, *map(library.guarded, slots), **row)
     step, *new = out if isinstance(out, tuple) else (out,)
     moved, *new = _kept(rule, (wide - step, *new), 1 + len(slots), library, (wide, x))
@@ -100,5 +124,10 @@ def _kept(
                 f"{source.__qualname__} gave a {type(a).__name__} of shape {shape} and dtype {dtype}; "
                 f"wanted the shape {tuple(like.shape)} and the dtype {like.dtype} of its parameter"
             )
-    # What is kept must not be the user's own parameter or gradient.
-    return tuple(library.xp.asarray(a, copy=True) if any(a is g for g in given) else a for a in arrays)
+    # Each slot is an array of its own: not the user's parameter or gradient, and not another slot.
+    taken = {id(a) for a in given}
+    kept = []
+    for a in arrays:
+        kept.append(library.xp.asarray(a, copy=True) if id(a) in taken else a)
+        taken.add(id(a))
+    return tuple(kept)
