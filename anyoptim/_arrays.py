@@ -98,6 +98,10 @@ class Library:
         """A 0-d array that can meet `like`."""
         return self.xp.asarray(value, dtype=dtype, device=self.placement(like))
 
+    def host(self, x: Array) -> np.ndarray[Any, Any] | None:
+        """A NumPy array over the very memory of `x`, or None where there is none, or its dtype is not NumPy's own."""
+        return None
+
     def memory(self, x: Array) -> Memory | None:
         """Where `x` lies, or None where the library does not tell."""
         try:
@@ -155,6 +159,9 @@ class _NumPy(Library):
 
     def device(self, x: Array) -> Any:
         return "cpu"
+
+    def host(self, x: Array) -> np.ndarray[Any, Any] | None:
+        return np.asarray(x) if x.dtype.kind in "fc" else None  # not for bfloat16, which NumPy's ufuncs do not know
 
     def memory(self, x: Array) -> Memory | None:
         return _host_memory(x) if isinstance(x, np.ndarray) else None

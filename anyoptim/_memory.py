@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-__all__ = ["Memory", "overlaps_itself", "shared"]
+__all__ = ["Memory", "near", "overlaps_itself", "shared"]
 
 
 class Memory(NamedTuple):
@@ -37,6 +37,12 @@ def shared(memories: Sequence[Memory]) -> tuple[int, int] | None:
                 return min(i, j), max(i, j)
         near.append((high, i))
     return None
+
+
+def near(memory: Memory, others: Sequence[Memory]) -> bool:
+    """Whether `memory` lies between the first and the last byte of one of the others, and may share some with it."""
+    low, high = _bounds(memory)
+    return any(m.space == memory.space and low < end and begin < high for m in others for begin, end in [_bounds(m)])
 
 
 def overlaps_itself(m: Memory) -> bool:

@@ -56,7 +56,9 @@ class Optimizer:
                 v = momentum * v - lr * x
                 return -v, v  # the step, which the engine subtracts from p, and the new slots
 
-    A rule computes new values and writes to nothing that it is given (`m = beta*m`, not `m *= beta`).
+    A rule computes new values and writes to nothing that it is given (`m = beta*m`, not `m *= beta`). An engine may
+    call it once, with values that only record what is done to them, and run the record ever after: so it has no
+    side effects, and branches on nothing but coefficients that are bools or strings.
     Hyperparameters are plain attributes, read at every step. Each is a number or a schedule, a callable
     of the step number, which counts from 1. `engine` names the machine that runs the rule; None chooses.
     """

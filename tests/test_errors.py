@@ -369,7 +369,7 @@ def test_a_schedule_that_fails_leaves_everything() -> None:
 
 def test_unknown_engine() -> None:
     """The names there are stand in the message."""
-    with pytest.raises(ValueError, match="engine is 'warp'; wanted one of 'portable', or None"):
+    with pytest.raises(ValueError, match="engine is 'warp'; wanted one of 'portable', 'blocked', or None"):
         ao.SGD(engine="warp")
     optimizer = ao.SGD(engine="portable")
     with pytest.raises(ValueError, match="engine is 'warp'"):
@@ -454,9 +454,13 @@ def test_a_rule_that_goes_wrong_is_named() -> None:
     with pytest.raises(AttributeError, match=r"a rule has no 'tanh'; it may use .*sqrt"):
         Tanh().update(p, g)
     with pytest.raises(TypeError, match=r"Sum.rule gave a ndarray of shape \(3, 3\) .*; wanted the shape \(3,\)"):
+        Sum(engine="portable").update(p, g)
+    with pytest.raises(TypeError, match=r"the rule .*Sum.rule does what no kernel can: .*not subscriptable"):
         Sum().update(p, g)
     with pytest.raises(TypeError, match=r"Slotless.rule gave 1 arrays; wanted a tuple of 2"):
         Slotless().update(p, g)
+    with pytest.raises(TypeError, match=r"InPlace.rule does what no kernel can: it writes to what it was given"):
+        InPlace().update(p, g)
     optimizer = InPlace()
     state = optimizer.init(p)
     with pytest.raises(ValueError, match="read-only"):

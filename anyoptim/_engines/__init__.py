@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from anyoptim._engines import portable
+from anyoptim._engines import blocked, portable
 from anyoptim._engines._leaf import Commit, Leaf, Result, Rule
 from anyoptim._engines.portable import compute, start
 
@@ -18,7 +18,7 @@ __all__ = ["ENGINES", "Commit", "Engine", "Leaf", "Result", "Rule", "compute", "
 
 Engine = Callable[[Rule, Sequence[Leaf]], Commit]
 
-ENGINES: Mapping[str, Engine] = {"portable": portable.prepare}
+ENGINES: Mapping[str, Engine] = {"portable": portable.prepare, "blocked": blocked.prepare}
 
 
 def known(name: Any) -> None:
@@ -39,5 +39,10 @@ def prepare(name: str | None, rule: Rule, leaves: Sequence[Leaf]) -> Commit:
 
 
 def _assigned(name: str | None, leaves: Sequence[Leaf]) -> list[tuple[Engine, list[int]]]:
-    """Which engine runs which leaves."""
-    return [(ENGINES[name or "portable"], list(range(len(leaves))))]
+    """Which engine runs which leaves. What an engine can't take, whatever its name, the portable one does."""
+    taken = [name != "portable" and blocked.takes(leaf) for leaf in leaves]
+    groups = [(run, [i for i, t in enumerate(taken) if t == wanted]) for run, wanted in _CHOICE]
+    return [(run, of) for run, of in groups if of]
+
+
+_CHOICE: Sequence[tuple[Engine, bool]] = ((portable.prepare, False), (blocked.prepare, True))

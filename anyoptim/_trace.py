@@ -1,0 +1,252 @@
+"""A rule, called once with values that record what is done to them, becomes a graph."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from anyoptim._operations import Operations
+
+__all__ = ["LOGICAL", "Graph", "Node", "Scalar", "evaluate", "trace"]
+
+LOGICAL = frozenset({"less", "less_equal", "greater", "greater_equal", "equal", "not_equal", "and", "or", "not"})
+"""The operations whose results are true or false; the others are add, subtract, multiply, divide, negative, sqrt,
+abs and where."""
+
+_HOST: Mapping[str, Callable[..., Any]] = {
+    "add": operator.add,
+    "subtract": operator.sub,
+    "multiply": operator.mul,
+    "divide": operator.truediv,
+    "negative": operator.neg,
+    "sqrt": math.sqrt,
+    "abs": abs,
+    "where": lambda condition, a, b: a if condition else b,
+    "less": operator.lt,
+    "less_equal": operator.le,
+    "greater": operator.gt,
+    "greater_equal": operator.ge,
+    "equal": operator.eq,
+    "not_equal": operator.ne,
+    "and": operator.and_,
+    "or": operator.or_,
+    "not": operator.not_,
+}
+
+
+class Scalar(NamedTuple):
+    """A host expression: a coefficient (`op` is `given`), a number, or an operation on other scalars."""
+
+    op: str
+    arguments: tuple[Any, ...]
+
+
+class Node(NamedTuple):
+    """An operation on elements: each argument is the number of an earlier array, or a `Scalar`."""
+
+    op: str
+    arguments: tuple[int | Scalar, ...]
+
+
+class Graph(NamedTuple):
+    """What a rule does to one element, each operation as it was written, once, and no other.
+
+    Arrays are numbered: the inputs `p`, `x` and the slots, then the nodes in the order of the rule. Scalar with
+    scalar is never a node but one host expression, evaluated in float64; only its result is rounded to the
+    compute dtype.
+    """
+
+    rule: str
+    inputs: tuple[str, ...]
+    nodes: tuple[Node, ...]
+    outputs: tuple[int, ...]
+    """The new p, then the new slots."""
+
+    @property
+    def scalars(self) -> tuple[Scalar, ...]:
+        """The host expressions that enter the nodes, each once."""
+        return tuple(dict.fromkeys(a for node in self.nodes for a in node.arguments if isinstance(a, Scalar)))
+
+
+def trace(rule: Callable[..., Any], slots: Sequence[str], coefficients: Mapping[str, Any]) -> Graph:
+    """Call `rule(xp, p, x, *slots, **coefficients)` once and return what it did, and then `p - step`.
+
+    A coefficient that is a bool or a string is a static option: the rule is handed it as it is, and may branch on
+    it. Raises TypeError, naming the rule, where it branches on anything else, mixes in what is no value of the
+    trace, or gives another number of slots than it takes.
+    """
+    tape = _Tape(rule.__qualname__)
+    inputs = ("p", "x", *slots)
+    tape.count = len(inputs)
+    p, *others = (_Array(tape, i) for i in range(len(inputs)))
+    row = {
+        name: c if isinstance(c, bool | str) else _Host(tape, Scalar("given", (name,)))
+        for name, c in coefficients.items()
+    }
+    try:
+        out = rule(_Recording(tape), p, *others, **row)
+    except TypeError as error:
+        raise TypeError(f"the rule {tape.rule} does what no kernel can: {error}") from error
+    step, *new = out if isinstance(out, tuple) else (out,)
+    if len(new) != len(slots):
+        raise TypeError(f"{tape.rule} gave {1 + len(new)} arrays; wanted a tuple of {1 + len(slots)}")
+    for a in (step, *new):
+        if not isinstance(a, _Array):
+            raise TypeError(f"{tape.rule} gave a {type(a).__name__}; wanted an array made of p, x and its slots")
+    results = [p - step, *new]
+    return tape.graph(inputs, [a.number for a in results])
+
+
+def evaluate(scalar: Scalar, coefficients: Mapping[str, Any]) -> float | bool:
+    """The value of a host expression at one step, in Python's own float64."""
+    if scalar.op == "given":
+        return float(coefficients[scalar.arguments[0]])
+    if scalar.op == "number":
+        return float.fromhex(scalar.arguments[0])
+    result: float | bool = _HOST[scalar.op](*(evaluate(a, coefficients) for a in scalar.arguments))
+    return result
+
+
+class _Tape:
+    """What a rule has done so far: equal operations on equal arguments are one."""
+
+    def __init__(self, rule: str) -> None:
+        self.rule = rule
+        self.count = 0
+        self.numbers: dict[Node, int] = {}
+
+    def record(self, op: str, *operands: Any) -> _Array:
+        node = Node(op, tuple(self.argument(a) for a in operands))
+        if node not in self.numbers:
+            self.numbers[node] = self.count + len(self.numbers)
+        return _Array(self, self.numbers[node])
+
+    def argument(self, a: Any) -> int | Scalar:
+        if isinstance(a, _Array | _Host) and a.tape is self:
+            return a.number if isinstance(a, _Array) else a.scalar
+        if isinstance(a, int | float):
+            return Scalar("number", (float(a).hex(),))  # -0.0 and 0.0 are two numbers
+        raise TypeError(f"it uses {a!r}; wanted its own arrays, its coefficients and Python numbers")
+
+    @staticmethod
+    def branch() -> TypeError:
+        return TypeError(
+            "it branches on a value that is known only when it runs; wanted xp.where(...), "
+            "or a coefficient that is a bool or a string, which is a static option"
+        )
+
+    def graph(self, inputs: tuple[str, ...], outputs: list[int]) -> Graph:
+        """The nodes that the outputs need, numbered anew."""
+        nodes = list(self.numbers)
+        needed = set(outputs)
+        for i in reversed(range(len(nodes))):
+            if self.count + i in needed:
+                needed.update(a for a in nodes[i].arguments if isinstance(a, int))
+        kept = [i for i in range(len(nodes)) if self.count + i in needed]
+        renumbered = {
+            **{i: i for i in range(self.count)},
+            **{self.count + i: self.count + k for k, i in enumerate(kept)},
+        }
+
+        def moved(a: int | Scalar) -> int | Scalar:
+            return renumbered[a] if isinstance(a, int) else a
+
+        return Graph(
+            self.rule,
+            inputs,
+            tuple(Node(nodes[i].op, tuple(moved(a) for a in nodes[i].arguments)) for i in kept),
+            tuple(renumbered[o] for o in outputs),
+        )
+
+
+def _binary(op: str) -> tuple[Callable[[Any, Any], Any], Callable[[Any, Any], Any]]:
+    def left(self: Any, other: Any) -> Any:
+        return _operation(self.tape, op, self, other)
+
+    def right(self: Any, other: Any) -> Any:
+        return _operation(self.tape, op, other, self)
+
+    return left, right
+
+
+class _Value:
+    """The operators of both kinds of value."""
+
+    __array_ufunc__ = None  # a NumPy scalar beside it leaves the operation to it
+    __hash__ = None  # type: ignore[assignment]
+
+    def __init__(self, tape: _Tape) -> None:
+        self.tape = tape
+
+    __add__, __radd__ = _binary("add")
+    __sub__, __rsub__ = _binary("subtract")
+    __mul__, __rmul__ = _binary("multiply")
+    __truediv__, __rtruediv__ = _binary("divide")
+    __and__, __rand__ = _binary("and")
+    __or__, __ror__ = _binary("or")
+    __lt__, _ = _binary("less")
+    __le__, _ = _binary("less_equal")
+    __gt__, _ = _binary("greater")
+    __ge__, _ = _binary("greater_equal")
+    __eq__, _ = _binary("equal")
+    __ne__, _ = _binary("not_equal")
+
+    def __neg__(self) -> Any:
+        return _operation(self.tape, "negative", self)
+
+    def __invert__(self) -> Any:
+        return _operation(self.tape, "not", self)
+
+    def __bool__(self) -> bool:
+        raise self.tape.branch()
+
+    __float__ = __int__ = __index__ = __bool__
+
+    def __iadd__(self, other: Any) -> Any:
+        raise TypeError("it writes to what it was given; wanted m = m + x, and not m += x")
+
+    __isub__ = __imul__ = __itruediv__ = __iadd__
+
+
+class _Array(_Value):
+    """An element of an array."""
+
+    def __init__(self, tape: _Tape, number: int) -> None:
+        super().__init__(tape)
+        self.number = number
+
+
+class _Host(_Value):
+    """A coefficient, or an expression of coefficients and numbers."""
+
+    def __init__(self, tape: _Tape, scalar: Scalar) -> None:
+        super().__init__(tape)
+        self.scalar = scalar
+
+
+def _operation(tape: _Tape, op: str, *operands: Any) -> Any:
+    """With an array among the operands it goes on the tape; of scalars alone it is a host expression."""
+    if any(isinstance(a, _Array) for a in operands):
+        return tape.record(op, *operands)
+    return _Host(tape, Scalar(op, tuple(tape.argument(a) for a in operands)))
+
+
+class _Recording(Operations):
+    """The rule's namespace while it is traced."""
+
+    def __init__(self, tape: _Tape) -> None:
+        self._tape = tape
+
+    def sqrt(self, a: Any) -> Any:
+        return self._of("sqrt", a)
+
+    def abs(self, a: Any) -> Any:
+        return self._of("abs", a)
+
+    def where(self, condition: Any, a: Any, b: Any) -> Any:
+        return self._of("where", condition, a, b)
+
+    def _of(self, op: str, *operands: Any) -> Any:
+        return _operation(self._tape, op, *operands)

@@ -1,0 +1,242 @@
+"""Engines agree to the last bit, on every method, dtype, layout and on hostile values."""
+
+from __future__ import annotations
+
+import threading
+import tracemalloc
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes
+
+import anyoptim as ao
+from anyoptim._engines import ENGINES, Leaf, blocked
+from tests.libraries import Library, same_bits
+
+OTHERS = [name for name in ENGINES if name != "portable"]
+DTYPES = ["float16", "float32", "float64", "complex64", "complex128"]
+STEPS = 1000
+
+
+def _hostile(rng: np.random.Generator, shape: tuple[int, ...], dtype: str) -> np.ndarray[Any, Any]:
+    """Zeros of both signs, subnormals, infinities, NaN, and magnitudes from 1e-38 to 1e38."""
+    kind = np.dtype(dtype)
+    real = np.dtype(kind.char.lower()) if kind.kind == "c" else kind
+    tiny = np.finfo(real).smallest_subnormal
+    special = np.array([0.0, -0.0, tiny, -tiny * 9, np.inf, -np.inf, np.nan, 1.0, -1.0], real)
+    size = int(np.prod(shape)) * (2 if kind.kind == "c" else 1)
+    with np.errstate(all="ignore"):
+        values = (rng.normal(size=size) * 10.0 ** rng.uniform(-38, 38, size=size)).astype(real)
+    values = np.where(rng.random(size) < 0.3, rng.choice(special, size=size), values)
+    return values.view(kind).reshape(shape)
+
+
+def _run(engine: str, method: type[Any], p: Any, gs: list[Any], **hyper: Any) -> tuple[Any, list[Any]]:
+    optimizer = method(engine=engine, **hyper)
+    for g in gs:
+        assert optimizer.update({"p": p}, {"p": g})["p"] is p
+    return p, [slot["p"] for slot in optimizer.state.slots.values()]
+
+
+def _agree(one: tuple[Any, list[Any]], two: tuple[Any, list[Any]]) -> None:
+    for a, b in zip((one[0], *one[1]), (two[0], *two[1]), strict=True):
+        real = [x.view(x.real.dtype) if x.dtype.kind == "c" else x for x in map(np.ascontiguousarray, (a, b))]
+        assert same_bits(*real)
+
+
+@pytest.mark.parametrize("engine", OTHERS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_bits_over_many_steps_on_hostile_values(engine: str, method: type[Any], dtype: str) -> None:
+    """1,000 steps from ordinary values, with hostile gradients from time to time; and steps on hostile values."""
+    rng = np.random.default_rng(20)
+    p = (rng.normal(size=(7, 9)) + 0j).astype(dtype) if "complex" in dtype else rng.normal(size=(7, 9)).astype(dtype)
+    with np.errstate(all="ignore"):
+        gs = [(rng.normal(size=(7, 9)) * 10.0 ** rng.integers(-8, 3)).astype(dtype) for _ in range(STEPS)]
+    _agree(_run("portable", method, p.copy(), gs), _run(engine, method, p.copy(), gs))
+    p, gs = _hostile(rng, (7, 9), dtype), [_hostile(rng, (7, 9), dtype) for _ in range(20)]
+    _agree(_run("portable", method, p.copy(), gs), _run(engine, method, p.copy(), gs))
+
+
+LAYOUTS: dict[str, Callable[[Any], Any]] = {
+    "C": np.ascontiguousarray,
+    "Fortran": np.asfortranarray,
+    "reversed": lambda a: a[::-1].copy()[::-1],
+    "strided": lambda a: np.repeat(a, 2, axis=-1)[..., ::2],
+    "transposed": lambda a: np.ascontiguousarray(a.T).T,
+    "big-endian": lambda a: a.astype(a.dtype.newbyteorder(">")),
+}
+
+
+@settings(max_examples=40)
+@given(
+    shape=array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=6),
+    layouts=st.tuples(*[st.sampled_from(list(LAYOUTS))] * 2),
+    dtypes=st.tuples(*[st.sampled_from(DTYPES[:3])] * 2),
+    block=st.sampled_from([1, 2, 5, 64]),
+    seed=st.integers(0, 2**32),
+)
+@pytest.mark.parametrize("engine", OTHERS)
+def test_bits_on_any_shape_and_layout(
+    engine: str,
+    method: type[Any],
+    monkeypatch: pytest.MonkeyPatch,
+    shape: tuple[int, ...],
+    layouts: tuple[str, str],
+    dtypes: tuple[str, str],
+    block: int,
+    seed: int,
+) -> None:
+    """Any memory order and dtype of parameter and gradient, cut into blocks of any size."""
+    monkeypatch.setattr(blocked, "BLOCK", block)
+    monkeypatch.setattr(blocked, "_SCRATCH", blocked._Scratch())
+    rng = np.random.default_rng(seed)
+    # A 0-d array has one layout.
+    one, two = (LAYOUTS[layout] if shape else np.array for layout in layouts)
+    p = np.asarray(rng.normal(size=shape)).astype(dtypes[0])
+    gs = [two(np.asarray(rng.normal(size=shape)).astype(dtypes[1])) for _ in range(3)]
+    _agree(_run("portable", method, one(p.copy()), gs), _run(engine, method, one(p.copy()), gs))
+
+
+@pytest.mark.parametrize("engine", OTHERS)
+def test_bits_across_blocks(engine: str, method: type[Any]) -> None:
+    """Arrays longer than a block, whose last block is short."""
+    rng = np.random.default_rng(21)
+    p = rng.normal(size=(3, blocked.BLOCK + 11)).astype(np.float32)
+    gs = [rng.normal(size=p.shape).astype(np.float32) for _ in range(3)]
+    _agree(_run("portable", method, p.copy(), gs), _run(engine, method, p.copy(), gs))
+    _agree(_run("portable", method, p.copy().T, [g.T for g in gs]), _run(engine, method, p.copy().T, [g.T for g in gs]))
+
+
+@pytest.mark.parametrize("engine", OTHERS)
+def test_gradients_in_memory_to_be_written(engine: str, method: type[Any]) -> None:
+    """Gradients that are each other's parameters, shifted views of them, or a base of both, are read before written."""
+    results = []
+    for name in ("portable", engine):
+        m = np.arange(1.0, 13.0)
+        params = {"a": m[:4], "b": m[4:8]}
+        optimizer = method(engine=name, lr=0.5)
+        optimizer.update(params, {"a": params["b"], "b": params["a"]})
+        optimizer.update(params, {"a": m[3:7], "b": m[8:]})
+        optimizer.update({"a": params["a"], "b": params["b"]}, {"a": params["a"], "b": m[1:5]})
+        w = np.arange(4.0)
+        method(engine=name, lr=0.5).update([w, v := np.ones(4)], [v, w])
+        results.append((m, w, v))
+    for a, b in zip(*results, strict=True):
+        assert same_bits(a, b)
+
+
+@pytest.mark.parametrize("engine", OTHERS)
+def test_every_operation(engine: str) -> None:
+    """A rule of every operation there is, with slots that trade places and one that remembers the gradient."""
+
+    class All(ao.Optimizer):
+        hyperparameters = {"lr": ao.nonnegative}
+        slots = ("a", "b", "g")
+
+        @staticmethod
+        def coefficients(t: int, *, lr: float) -> dict[str, Any]:
+            return {"lr": lr, "even": t % 2 == 0, "t": float(t)}
+
+        @staticmethod
+        def rule(xp: Any, p: Any, x: Any, a: Any, b: Any, g: Any, *, lr: Any, even: bool, t: Any) -> Any:
+            y = xp.where((x > g) & ~(a == b) | (p != p), xp.minimum(x, 1.0), xp.maximum(g, -lr))
+            y = xp.where((x <= a) | (x >= 2.0), y, -xp.abs(xp.sign(b)))
+            y = xp.where(t > 3.0, y, xp.where(lr < 1.0, y + xp.sqrt(xp.abs(a)) / (2.0 - x), x))
+            return lr * y if even else y, b, a + y, x
+
+    rng = np.random.default_rng(22)
+    for dtype in ("float32", "float64"):
+        p, gs = _hostile(rng, (50,), dtype), [_hostile(rng, (50,), dtype) for _ in range(8)]
+        _agree(_run("portable", All, p.copy(), gs, lr=0.3), _run(engine, All, p.copy(), gs, lr=0.3))
+
+
+@pytest.mark.parametrize("engine", OTHERS)
+def test_engines_may_change_in_mid_training(engine: str, method: type[Any]) -> None:
+    """Equal bits make the change invisible."""
+    rng = np.random.default_rng(23)
+    p = rng.normal(size=20)
+    one, two, q = method(engine="portable"), method(engine=engine), p.copy()
+    for k in range(9):
+        g = rng.normal(size=20)
+        two.engine = (engine, "portable", None)[k % 3]
+        one.update(p, g)
+        two.update(q, g)
+    assert same_bits(p, q)
+
+
+def test_which_leaves_the_blocked_engine_takes(lib: Library) -> None:
+    """NumPy arrays that can be written to, of NumPy's own dtypes; all others go to the portable engine."""
+    rng = np.random.default_rng(24)
+    numpy = lib.name == "numpy"
+    from anyoptim._arrays import library
+
+    for dtype in set(lib.dtypes):
+        p = lib.array(rng.normal(size=3), dtype)
+        leaf = Leaf(library(p), library(p).load(p), library(p).load(p), (), {}, p)
+        assert blocked.takes(leaf) == (numpy and dtype != "bfloat16")
+        assert not blocked.takes(leaf._replace(destination=None))
+
+
+@pytest.mark.parametrize("engine", OTHERS)
+def test_a_step_allocates_no_temporaries(engine: str, method: type[Any]) -> None:
+    """Beside the slots at most 1 MiB, whatever the size: measured by NumPy's own accounting on 4M elements."""
+    p, g = np.ones(4 << 20, np.float32), np.full(4 << 20, 0.5, np.float32)
+    optimizer = method(engine=engine)
+    optimizer.update(p, g)
+    tracemalloc.start()
+    try:
+        optimizer.update(p, g)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 1 << 20
+
+
+@pytest.mark.parametrize("engine", OTHERS)
+def test_threads_have_scratch_of_their_own(engine: str) -> None:
+    """Optimizers in several threads at once do not disturb each other."""
+    rng = np.random.default_rng(25)
+    start = rng.normal(size=100_000)
+    gs = [rng.normal(size=100_000) for _ in range(20)]
+    expected, _ = _run(engine, ao.Adam, start.copy(), gs)
+    results: list[Any] = [None] * 4
+
+    def work(k: int) -> None:
+        results[k], _ = _run(engine, ao.Adam, start.copy(), gs)
+
+    threads = [threading.Thread(target=work, args=(k,)) for k in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(same_bits(r, expected) for r in results)
+
+
+@pytest.mark.parametrize("engine", OTHERS)
+def test_a_rule_is_traced_once(engine: str) -> None:
+    """Neither steps, nor hyperparameters, shapes or optimizers make a new kernel; a static option does."""
+    calls = []
+
+    class Counted(ao.Optimizer):
+        lr: float
+        hyperparameters = {"lr": ao.nonnegative}
+
+        @staticmethod
+        def coefficients(t: int, *, lr: float) -> dict[str, Any]:
+            return {"lr": lr, "late": t > 3}
+
+        @staticmethod
+        def rule(xp: Any, p: Any, x: Any, *, lr: Any, late: bool) -> Any:
+            calls.append(late)
+            return lr * x if late else x
+
+    for shape in ((3,), (4, 5)):
+        optimizer = Counted(lr=0.1, engine=engine)
+        for _ in range(6):
+            optimizer.lr = optimizer.lr / 2
+            optimizer.update({"a": np.ones(shape), "b": np.ones(2)}, {"a": np.ones(shape), "b": np.ones(2)})
+    assert calls == [False, True]

@@ -1,0 +1,179 @@
+"""Rules as graphs, and graphs as source."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import anyoptim as ao
+from anyoptim._render import blocked
+from anyoptim._trace import Graph, Node, Scalar, evaluate, trace
+from tests.libraries import METHODS
+
+
+def _given(name: str) -> Scalar:
+    return Scalar("given", (name,))
+
+
+def _number(value: float) -> Scalar:
+    return Scalar("number", (value.hex(),))
+
+
+def test_a_graph_is_the_rule_operation_by_operation() -> None:
+    """Momentum: each operation as it stands in the rule, and the engine's own subtraction last."""
+    assert trace(ao.Momentum.rule, ("v",), {"lr": 0.1, "momentum": 0.9}) == Graph(
+        "Momentum.rule",
+        ("p", "x", "v"),
+        (
+            Node("multiply", (_given("momentum"), 2)),
+            Node("multiply", (_given("lr"), 1)),
+            Node("subtract", (3, 4)),
+            Node("negative", (5,)),
+            Node("subtract", (0, 6)),
+        ),
+        (7, 5),
+    )
+
+
+def test_common_operations_once_and_unused_ones_never() -> None:
+    """x*x twice is one node; what no result needs is none."""
+
+    def rule(xp: Any, p: Any, x: Any, h: Any, *, lr: Any) -> Any:
+        xp.sqrt(h * 3.0)  # unused
+        return lr * (x * x) / xp.sqrt(x * x), h + x * x
+
+    graph = trace(rule, ("h",), {"lr": 0.1})
+    assert [node.op for node in graph.nodes] == ["multiply", "multiply", "sqrt", "divide", "add", "subtract"]
+
+
+def test_nothing_is_reassociated_and_zeros_keep_their_signs() -> None:
+    """(a + b) + c and a + (b + c) are two graphs, and so are x + 0.0 and x + -0.0."""
+
+    def rule(xp: Any, p: Any, x: Any, a: Any, b: Any) -> Any:
+        return (p + x) + a, p + (x + a), (x + 0.0) * (x + -0.0)
+
+    graph = trace(rule, ("a", "b"), {})
+    assert [node.op for node in graph.nodes].count("add") == 6
+
+
+def test_scalars_fold_on_the_host_in_float64() -> None:
+    """lr*decay*p is one multiplication by one number, rounded once."""
+
+    def rule(xp: Any, p: Any, x: Any, *, lr: Any, decay: Any) -> Any:
+        return xp.maximum(-lr, xp.sqrt(decay) / 3.0) * decay * p
+
+    graph = trace(rule, (), {"lr": 0.1, "decay": 0.2})
+    assert [node.op for node in graph.nodes] == ["multiply", "subtract"]
+    (scalar,) = graph.scalars
+    assert evaluate(scalar, {"lr": 0.1, "decay": 0.2}) == 0.2**0.5 / 3.0 * 0.2
+    assert evaluate(scalar, {"lr": -5.0, "decay": 0.2}) == 5.0 * 0.2
+
+
+def test_static_options_are_branches() -> None:
+    """A bool or a string is handed to the rule as it is, and another value is another graph."""
+
+    def rule(xp: Any, p: Any, x: Any, *, lr: Any, nesterov: bool, kind: str) -> Any:
+        if nesterov:
+            x = x + x
+        return lr * x if kind == "plain" else x
+
+    lengths = {
+        (n, k): len(trace(rule, (), {"lr": 0.1, "nesterov": n, "kind": k}).nodes)
+        for n in (True, False)
+        for k in ("plain", "bare")
+    }
+    assert lengths == {(True, "plain"): 3, (True, "bare"): 2, (False, "plain"): 2, (False, "bare"): 1}
+
+
+class Rules:
+    """What a rule may not do."""
+
+    @staticmethod
+    def branch_on_array(xp: Any, p: Any, x: Any, *, lr: Any) -> Any:
+        return x if x > 0 else -x
+
+    @staticmethod
+    def branch_on_coefficient(xp: Any, p: Any, x: Any, *, lr: Any) -> Any:
+        return x if lr else -x
+
+    @staticmethod
+    def foreign_array(xp: Any, p: Any, x: Any, *, lr: Any) -> Any:
+        return np.ones(3) * x
+
+    @staticmethod
+    def power(xp: Any, p: Any, x: Any, *, lr: Any) -> Any:
+        return x**2
+
+    @staticmethod
+    def number(xp: Any, p: Any, x: Any, *, lr: Any) -> Any:
+        return lr * 2
+
+    @staticmethod
+    def too_many(xp: Any, p: Any, x: Any, *, lr: Any) -> Any:
+        return x, x
+
+    @staticmethod
+    def as_float(xp: Any, p: Any, x: Any, *, lr: Any) -> Any:
+        return float(lr) * x
+
+
+SAYS = {
+    "branch_on_array": "it branches on a value that is known only when it runs; wanted xp.where",
+    "branch_on_coefficient": "it branches on a value",
+    "foreign_array": "it uses array",
+    "power": "unsupported operand",
+    "number": "gave a _Host; wanted an array made of p, x and its slots",
+    "too_many": "gave 2 arrays; wanted a tuple of 1",
+    "as_float": "it branches on a value",
+}
+
+
+@pytest.mark.parametrize("name", SAYS)
+def test_what_a_rule_may_not_do_is_said_with_its_name(name: str) -> None:
+    """Every refusal names the rule."""
+    with pytest.raises(TypeError, match=rf"Rules\.{name}\b.*{SAYS[name]}"):
+        trace(getattr(Rules, name), (), {"lr": 0.1})
+
+
+def test_source_of_adam() -> None:
+    """The emitted text is what a person would write."""
+    source = blocked(trace(ao.Adam.rule, ("m", "v"), ao.Adam.coefficients(1, lr=1.0, beta1=0.9, beta2=0.9, eps=0.1)))
+    assert source.text.splitlines() == [
+        "def Adam_rule(p, x, m, v, a1, a2, lr_t, eps, t0, t1):",
+        "    subtract(x, m, t0)",
+        "    multiply(a1, t0, t0)",
+        "    add(m, t0, m)",
+        "    multiply(x, x, t0)",
+        "    subtract(t0, v, t0)",
+        "    multiply(a2, t0, t0)",
+        "    add(v, t0, v)",
+        "    multiply(lr_t, m, t0)",
+        "    sqrt(v, t1)",
+        "    add(t1, eps, t1)",
+        "    divide(t0, t1, t1)",
+        "    subtract(p, t1, p)",
+    ]
+    assert (source.temporaries, source.masks) == (2, 0)
+
+
+def test_no_method_copies_or_takes_many_temporaries(method: type[Any]) -> None:
+    """Results of the public methods go straight to their places, by way of two blocks of scratch at most."""
+    hyper = dict.fromkeys(method.hyperparameters, 0.5)
+    source = blocked(trace(method.rule, method.slots, method.coefficients(1, **hyper)))
+    assert "copyto" not in source.text
+    assert source.temporaries <= 2
+    assert METHODS[method.__name__] is method
+
+
+def test_names_never_clash() -> None:
+    """A coefficient may be called like an array, a temporary, or one of NumPy's functions."""
+
+    def rule(xp: Any, p: Any, x: Any, *, t0: Any, add: Any, s1: Any) -> Any:
+        return t0 * x + add * x + s1 * x
+
+    source = blocked(trace(rule, (), {"t0": 1.0, "add": 2.0, "s1": 3.0}))
+    arguments = source.text.partition("(")[2].partition(")")[0].split(", ")
+    assert len(set(arguments)) == len(arguments)
+    assert "add" not in arguments
