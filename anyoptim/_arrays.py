@@ -38,6 +38,9 @@ class Library:
     wide_integers = True
     """Whether 64-bit integers are at hand without a switch."""
 
+    tracing = False
+    """Whether its arrays may stand for values that are not known yet."""
+
     lazy = False
     """Whether results wait, as a growing graph, for somebody to ask for them."""
 
@@ -98,9 +101,17 @@ class Library:
         """A 0-d array that can meet `like`."""
         return self.xp.asarray(value, dtype=dtype, device=self.placement(like))
 
-    def host(self, x: Array) -> np.ndarray[Any, Any] | None:
-        """A NumPy array over the very memory of `x`, or None where there is none, or its dtype is not NumPy's own."""
-        return None
+    def hosted(self, x: Array) -> bool:
+        """Whether `x` is an array that NumPy's own functions read and write where it lies."""
+        return False
+
+    def still(self, x: Array, memory: Memory | None, writable: bool) -> bool:
+        """Whether an array met before is without doubt where and as it was: quicker than to ask anew."""
+        return False
+
+    def plain(self, x: Array, p: Array) -> bool:
+        """Whether `x` is without doubt a gradient for the loaded `p` as it stands: quicker than all checks."""
+        return False
 
     def memory(self, x: Array) -> Memory | None:
         """Where `x` lies, or None where the library does not tell."""
@@ -160,8 +171,21 @@ class _NumPy(Library):
     def device(self, x: Array) -> Any:
         return "cpu"
 
-    def host(self, x: Array) -> np.ndarray[Any, Any] | None:
-        return np.asarray(x) if x.dtype.kind in "fc" else None  # not for bfloat16, which NumPy's ufuncs do not know
+    def hosted(self, x: Array) -> bool:
+        return x.dtype.kind in "fc"  # bfloat16 is a guest among NumPy's dtypes
+
+    def still(self, x: Array, memory: Memory | None, writable: bool) -> bool:
+        # Memory can't move under an array that somebody else holds, but for one that shows in shape or strides.
+        return (
+            type(x) is np.ndarray
+            and memory is not None
+            and x.shape == memory.shape
+            and x.strides == memory.strides
+            and x.flags.writeable is writable
+        )
+
+    def plain(self, x: Array, p: Array) -> bool:
+        return type(x) is np.ndarray and x.dtype is p.dtype and x.shape == p.shape
 
     def memory(self, x: Array) -> Memory | None:
         return _host_memory(x) if isinstance(x, np.ndarray) else None
@@ -217,6 +241,7 @@ class _Torch(Library):
 
 class _JAX(Library):
     wide_integers = False
+    tracing = True
 
     def writable(self, x: Array) -> bool:
         return False

@@ -11,7 +11,6 @@ from anyoptim._tree import Name, Tree
 
 __all__ = [
     "Parameter",
-    "Place",
     "admit",
     "gradients",
     "owners",
@@ -24,9 +23,6 @@ __all__ = [
 
 
 _WANTED = "an array, a float, or a plain dict, list or tuple of them (dict(...) or list(...) makes one)"
-
-Place = tuple[Memory, bool]
-"""Where a parameter lies, and whether it can be written to."""
 
 
 class Parameter(NamedTuple):
@@ -97,30 +93,26 @@ def owners(ps: Sequence[Parameter | None]) -> list[int]:
     return found
 
 
-def separate(
-    tree: Tree, ps: Sequence[Parameter | None], owner: Sequence[int], known: Sequence[Place] = ()
-) -> list[Place]:
-    """Where the parameters lie. Raises ValueError if one overlaps itself, or another that is not the same parameter.
-
-    `known` are places that passed before: nothing is computed anew while the parameters stay there.
-    """
-    indices = [i for i, p in enumerate(ps) if p is not None and p.memory is not None and owner[i] == i]
-    places = [(p.memory, p.writable) for i in indices if (p := ps[i]) is not None and p.memory is not None]
-    if places == known:
-        return places
-    for i, (memory, writable) in zip(indices, places, strict=True):
-        if writable and overlaps_itself(memory):
+def separate(tree: Tree, ps: Sequence[Parameter | None], owner: Sequence[int]) -> None:
+    """Raise ValueError if a parameter overlaps itself, or another that is not the same parameter."""
+    indices = []
+    memories = []
+    for i, p in enumerate(ps):
+        if p is None or p.memory is None or owner[i] != i:
+            continue
+        if p.writable and overlaps_itself(p.memory):
             raise ValueError(
-                f"{tree.name(i)} overlaps itself: its strides {memory.strides} for shape {memory.shape} "
+                f"{tree.name(i)} overlaps itself: its strides {p.memory.strides} for shape {p.memory.shape} "
                 "put several elements in one place; wanted a copy of its own"
             )
-    pair = shared([memory for memory, _ in places])
+        indices.append(i)
+        memories.append(p.memory)
+    pair = shared(memories)
     if pair is not None:
         a, b = (tree.name(indices[k]) for k in pair)
         raise ValueError(
             f"{a} and {b} share part of their memory; wanted separate arrays, or one array under both names"
         )
-    return places
 
 
 def rebindable(tree: Tree, ps: Sequence[Parameter | None], owner: Sequence[int]) -> None:
@@ -159,7 +151,7 @@ def gradients(tree: Tree, ps: Sequence[Parameter | None], owner: Sequence[int], 
             continue
         if p is None:
             raise ValueError(f"{tree.name(i, 'grads')} is given, but {tree.name(i)} is None")
-        array = _gradient(tree.name(i, "grads"), g, tree.name(i), p)
+        array = g if p.library.plain(g, p.array) else _gradient(tree.name(i, "grads"), g, tree.name(i), p)
         o = owner[i]
         if o in source and not _same(given[source[o]], g):
             a, b = source[o], i

@@ -22,6 +22,8 @@ class Domain(NamedTuple):
 
     def value(self, name: str, value: Any) -> Any:
         """`value` as a float, or as it is where it is traced. Raises TypeError or ValueError with its name."""
+        if type(value) is float and self.holds(value):
+            return value
         if traced(value):
             return value
         try:

@@ -60,7 +60,11 @@ class Optimizer:
     call it once, with values that only record what is done to them, and run the record ever after: so it has no
     side effects, and branches on nothing but coefficients that are bools or strings.
     Hyperparameters are plain attributes, read at every step. Each is a number or a schedule, a callable
-    of the step number, which counts from 1. `engine` names the machine that runs the rule; None chooses.
+    of the step number, which counts from 1.
+
+    `engine` names the machine that runs the rule: `blocked` (NumPy arrays that can be written to) or `portable` (all);
+    None chooses the fastest for each parameter, and what an engine can't take, the portable one does. The results
+    are the same bits.
     """
 
     hyperparameters: ClassVar[Mapping[str, Domain]] = {}
@@ -89,6 +93,7 @@ class Optimizer:
         for name, value in hyperparameters.items():
             setattr(self, name, value)
         self._memory: _Memory | None = None
+        self._seen: _Seen | None = None
 
     def __setattr__(self, name: str, value: Any) -> None:
         domain = self.hyperparameters.get(name)
@@ -102,6 +107,9 @@ class Optimizer:
                 f"{type(self).__name__} has no {name!r}; its hyperparameters are {', '.join(self.hyperparameters)}"
             )
         super().__setattr__(name, value)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_seen": None}  # the parameters are the caller's to copy and to save
 
     def __repr__(self) -> str:
         values = ", ".join(f"{name}={getattr(self, name)!r}" for name in self.hyperparameters)
@@ -131,11 +139,8 @@ class Optimizer:
         dtypes; also arrays that are traced, as under `jax.jit`) with the key, before anything is written.
         """
         tree = Tree("params", params)
-        ps = checks.parameters(tree)
-        owner = checks.owners(ps)
-        checks.rebindable(tree, ps, owner)
-        memory = self._recall(tree, ps, owner)
-        places = checks.separate(tree, ps, owner, memory.places)
+        seen, memory = self._recall(tree)
+        ps, owner = seen
         xs = checks.gradients(tree, ps, owner, grads)
         leaves, flat = self._leaves(ps, xs, memory.flat)
         _refuse_traced(tree, leaves)
@@ -145,14 +150,16 @@ class Optimizer:
         for i, p in enumerate(ps):
             if p is not None and not p.writable and owner[i] in results:
                 tree.replace(i, p.library.rebound(p.given, results[owner[i]].p))
-        self._memory = memory._replace(places=places, flat=_stepped(flat, results, owner))
+        self._memory = memory._replace(flat=_stepped(flat, results, owner))
+        # Of those that were replaced, this would keep the old arrays alive.
+        self._seen = seen if all(p is None or p.writable for p in ps) else None
         return tree.container
 
     @property
     def state(self) -> State | None:
         """What `update` remembers, in the form that `init` gives and `step` takes; None before the first update.
 
-        Its arrays are the optimizer's own, to be read and not to be written to.
+        Its arrays are the optimizer's own: to be read and not to be written to, and the next `update` may change them.
         """
         return None if self._memory is None else self._pack(self._memory.spec, self._memory.flat)
 
@@ -219,30 +226,37 @@ class Optimizer:
         slots = [None if p is None else start(self.init_slots, self.slots, p.library, p.array) for p in ps]
         return _Flat(0, [None if p is None else 0 for p in ps], slots)
 
-    def _recall(self, tree: Tree, ps: Sequence[Parameter | None], owner: Sequence[int]) -> _Memory:
-        """What the last update left, in the order of this tree. Raises ValueError if the parameters changed."""
-        now = [_signature(p, owner[i] != i) for i, p in enumerate(ps)]
-        last = self._memory
+    def _recall(self, tree: Tree) -> tuple[_Seen, _Memory]:
+        """The parameters, checked, and what the last update left of them.
+
+        Raises like `update`, if they can't be updated, or are not those of the first update.
+        """
+        seen, last = self._seen, self._memory
+        if seen is not None and last is not None and tree.spec == last.spec and _still(tree, seen):
+            return seen, last
+        ps = checks.parameters(tree)
+        seen = _Seen(ps, checks.owners(ps))
+        checks.rebindable(tree, *seen)
+        checks.separate(tree, *seen)
+        signature = seen.signature()
         if last is None:
-            return _Memory(tree.spec, now, [], self._start(ps))
-        if tree.spec != last.spec:
-            order = tree.order(last.spec)
-            before, t, slots = ([old[i] for i in order] for old in (last.signature, last.flat.t, last.flat.slots))
-            last = _Memory(tree.spec, before, last.places, _Flat(last.flat.step, t, slots))
-        if now != last.signature:
-            i = next(i for i, pair in enumerate(zip(now, last.signature, strict=True)) if pair[0] != pair[1])
-            raise ValueError(
-                f"{tree.name(i)} is {_described(now[i])}, but was {_described(last.signature[i])} at the first update; "
-                "wanted a new optimizer"
-            )
-        for i, (p, slots_of) in enumerate(zip(ps, last.flat.slots, strict=True)):
+            return seen, _Memory(tree.spec, signature, self._start(ps))
+        order = tree.order(last.spec)
+        before, t, slots = ([of[i] for i in order] for of in (last.signature, last.flat.t, last.flat.slots))
+        for i, (was, now) in enumerate(zip(before, signature, strict=True)):
+            if was != now:
+                raise ValueError(
+                    f"{tree.name(i)} is {_described(now)}, but was {_described(was)} at the first update; "
+                    "wanted a new optimizer"
+                )
+        for i, (p, slots_of) in enumerate(zip(ps, slots, strict=True)):
             for name, s in zip(self.slots, slots_of or (), strict=False):
                 if p is not None and not checks.together(p, s):
                     raise ValueError(
                         f"{tree.name(i)} is on device {p.library.device(p.array)} but its slot {name!r} is on "
                         f"{p.library.device(s)}; wanted a new optimizer after a move"
                     )
-        return last
+        return seen, _Memory(tree.spec, signature, _Flat(last.flat.step, t, slots))
 
     def _pack(self, spec: Any, flat: _Flat) -> State:
         build = spec.unflatten
@@ -270,17 +284,33 @@ class Optimizer:
 
 
 class _Memory(NamedTuple):
-    """What `update` keeps: no parameter, only what it must find again."""
+    """What `update` keeps."""
 
     spec: Any
-    signature: list[Any]
-    places: list[checks.Place]
-    """Where the parameters lay when they were found to be apart."""
+    signature: list[tuple[Any, ...] | None]
+    """What may not change of each parameter."""
     flat: _Flat
 
 
-def _signature(p: Parameter | None, tied: bool) -> tuple[Any, ...] | None:
-    return None if p is None else (p.library.name, tuple(p.array.shape), p.dtype, tied)
+class _Seen(NamedTuple):
+    """Parameters that passed all checks. While they are the same arrays, none is repeated."""
+
+    ps: list[Parameter | None]
+    owner: list[int]
+
+    def signature(self) -> list[tuple[Any, ...] | None]:
+        return [
+            None if p is None else (p.library.name, tuple(p.array.shape), p.dtype, self.owner[i] != i)
+            for i, p in enumerate(self.ps)
+        ]
+
+
+def _still(tree: Tree, seen: _Seen) -> bool:
+    """Whether these are the arrays that were checked before, where and as they were."""
+    return all(
+        leaf is None if p is None else leaf is p.given and p.library.still(leaf, p.memory, p.writable)
+        for leaf, p in zip(tree.leaves, seen.ps, strict=True)
+    )
 
 
 def _described(signature: tuple[Any, ...] | None) -> str:
@@ -297,7 +327,7 @@ def _number(c: Any) -> Any:
 
 def _refuse_traced(tree: Tree, leaves: Mapping[int, Leaf]) -> None:
     for i, leaf in leaves.items():
-        if any(traced(a) for a in (leaf.p, leaf.x, *leaf.slots, *leaf.coefficients.values())):
+        if leaf.library.tracing and any(traced(a) for a in (leaf.p, leaf.x, *leaf.slots, *leaf.coefficients.values())):
             raise TypeError(
                 f"the update of {tree.name(i)} is traced, and what the optimizer remembers would be frozen into the "
                 "transformed function; wanted the pure form: params, state = optimizer.step(params, grads, state)"

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 import linecache
+import math
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,34 +22,58 @@ __all__ = ["prepare", "takes"]
 BLOCK = 1 << 16
 """Elements at a time. Less, and the calls cost more than the arithmetic; more, and scratch falls out of the cache."""
 
+SHAPES = 4096
+"""How many shapes of scratch to remember."""
+
 Arrays = Sequence[np.ndarray[Any, Any]]
 
 
 def takes(leaf: Leaf) -> bool:
-    """Whether all arrays of the leaf lie in memory that NumPy sees, and the parameter is to be written there."""
-    arrays = (leaf.p, leaf.x, *leaf.slots)
-    return leaf.destination is not None and all(leaf.library.host(a) is not None for a in arrays)
+    """Whether NumPy can read and write all arrays of the leaf, and the parameter is to be written where it lies."""
+    return leaf.destination is not None and leaf.library.hosted(leaf.p) and leaf.library.hosted(leaf.x)
 
 
 def prepare(rule: Rule, leaves: Sequence[Leaf]) -> Commit:
     """Trace what is new, evaluate the coefficients, and set gradients aside that lie in memory to be written."""
+    rows: dict[tuple[int, Any], _Work] = {}
     steps = []
-    rows: dict[int, tuple[_Kernel, list[float | bool]]] = {}
     for leaf, x in zip(leaves, _apart(leaves), strict=True):
-        if id(leaf.coefficients) not in rows:
-            static = tuple((k, c if isinstance(c, bool | str) else None) for k, c in leaf.coefficients.items())
-            kernel = _kernel(rule, len(leaf.slots), static)
-            rows[id(leaf.coefficients)] = kernel, [evaluate(s, leaf.coefficients) for s in kernel.scalars]
-        steps.append((*rows[id(leaf.coefficients)], leaf, x))
+        key = id(leaf.coefficients), leaf.p.dtype
+        if key not in rows:
+            rows[key] = _work(rule, leaf)
+        steps.append((rows[key], (leaf.p, x, *leaf.slots)))
 
     def commit() -> list[Result]:
         with quiet():
-            for kernel, scalars, leaf, x in steps:
-                for p, g, *slots in _reals(leaf, x):
-                    _run(kernel, scalars, p, g, slots)
+            for work, arrays in steps:
+                if arrays[0].dtype.kind == "c":
+                    # A complex parameter is two reals.
+                    whole = [a.astype(arrays[0].dtype, copy=False) for a in arrays]
+                    _run(work, [a.real for a in whole])
+                    _run(work, [a.imag for a in whole])
+                else:
+                    _run(work, arrays)
         return [Result(leaf.p, leaf.slots) for leaf in leaves]
 
     return commit
+
+
+class _Work(NamedTuple):
+    """A kernel, for one compute dtype and one row of coefficients."""
+
+    kernel: _Kernel
+    dtype: np.dtype[Any]
+    numbers: list[Any]
+
+
+def _work(rule: Rule, leaf: Leaf) -> _Work:
+    row = leaf.coefficients
+    kernel = _kernel(
+        rule, len(leaf.slots), tuple((k, c if isinstance(c, bool | str) else None) for k, c in row.items())
+    )
+    dtype = np.dtype(COMPUTE[leaf.library.dtype(leaf.p)])
+    dtype = np.dtype(dtype.char.lower())  # of complex: of its parts
+    return _Work(kernel, dtype, [dtype.type(evaluate(s, row)) for s in kernel.scalars])
 
 
 class _Kernel(NamedTuple):
@@ -88,50 +113,42 @@ def _apart(leaves: Sequence[Leaf]) -> list[np.ndarray[Any, Any]]:
     return [x.copy() if m is not None and near(m, written) else x for x, (_, m) in zip(xs, memories, strict=True)]
 
 
-def _reals(leaf: Leaf, x: np.ndarray[Any, Any]) -> list[Arrays]:
-    """The arrays of a leaf; of a complex one the real parts, then the imaginary parts."""
-    if leaf.p.dtype.kind != "c":
-        return [(leaf.p, x, *leaf.slots)]
-    arrays = (leaf.p, x.astype(leaf.p.dtype, copy=False), *leaf.slots)
-    return [[a.real for a in arrays], [a.imag for a in arrays]]
-
-
-def _run(
-    kernel: _Kernel, scalars: Sequence[float | bool], p: np.ndarray[Any, Any], x: np.ndarray[Any, Any], slots: Arrays
-) -> None:
-    dtype = np.dtype(COMPUTE[p.dtype.name])
-    numbers = [dtype.type(s) for s in scalars]
+def _run(work: _Work, arrays: Arrays) -> None:
+    (call, _, temporaries, masks), dtype, numbers = work
     # Half precision is widened on load and rounded on store; a gradient of another dtype is cast on load.
-    casts = [a.dtype != dtype for a in (p, x)]
-    for block in _blocks((p, x, *slots)):
-        shape = block[0].shape
-        scratch = _scratch(dtype, kernel.temporaries + sum(casts), kernel.masks, shape)
-        temporaries, masks = scratch[: kernel.temporaries], scratch[kernel.temporaries + sum(casts) :]
-        loaded = iter(scratch[kernel.temporaries :])
-        wide = [next(loaded) if cast else a for a, cast in zip(block, casts, strict=False)]
-        for a, to, cast in zip(block, wide, casts, strict=False):
-            if cast:
-                np.copyto(to, a, casting="same_kind")
-        kernel.call(*wide, *block[2:], *numbers, *temporaries, *masks)
-        if casts[0]:
-            np.copyto(block[0], wide[0], casting="same_kind")
+    cast_p, cast_x = arrays[0].dtype != dtype, arrays[1].dtype != dtype
+    for block in _blocks(arrays):
+        scratch = _scratch(dtype, temporaries + cast_p + cast_x, masks, block[0].shape)
+        if not (cast_p or cast_x):
+            call(*block, *numbers, *scratch)
+            continue
+        p, x, *slots = block
+        loaded = scratch[temporaries : temporaries + cast_p + cast_x]
+        wide_p, wide_x = loaded[0] if cast_p else p, loaded[-1] if cast_x else x
+        for a, wide in ((p, wide_p), (x, wide_x)):
+            if wide is not a:
+                np.copyto(wide, a, casting="same_kind")
+        call(wide_p, wide_x, *slots, *numbers, *scratch[:temporaries], *scratch[temporaries + cast_p + cast_x :])
+        if cast_p:
+            np.copyto(p, wide_p, casting="same_kind")
 
 
-def _blocks(arrays: Arrays) -> Iterator[Arrays]:
+def _blocks(arrays: Arrays) -> Iterable[Arrays]:
     """Cut arrays of one shape into blocks, along the memory of the first."""
-    if arrays[0].ndim > 1:
-        if arrays[0].flags.f_contiguous and not arrays[0].flags.c_contiguous:
-            arrays = [a.T for a in arrays]
-        if all(a.flags.c_contiguous for a in arrays):
-            arrays = [a.reshape(-1) for a in arrays]
+    first = arrays[0]
+    if first.size <= BLOCK:
+        return (arrays,) if first.size else ()
+    if first.flags.f_contiguous and not first.flags.c_contiguous:
+        arrays = [a.T for a in arrays]
+    if all(a.flags.c_contiguous for a in arrays):
+        arrays = [a.reshape(-1) for a in arrays]
     return _cut(arrays)
 
 
 def _cut(arrays: Arrays) -> Iterator[Arrays]:
     first = arrays[0]
     if first.size <= BLOCK:
-        if first.size:
-            yield arrays
+        yield arrays
         return
     rows = BLOCK * len(first) // first.size
     if rows:
@@ -143,23 +160,26 @@ def _cut(arrays: Arrays) -> Iterator[Arrays]:
 
 
 class _Scratch(threading.local):
-    """Arrays of one block, for each thread its own, kept from step to step."""
+    """Arrays of one block, for each thread its own, kept from step to step, and views of them by shape."""
 
     def __init__(self) -> None:
         self.arrays: dict[np.dtype[Any], list[np.ndarray[Any, Any]]] = {}
+        self.views: dict[Any, list[np.ndarray[Any, Any]]] = {}
 
 
 _SCRATCH = _Scratch()
 
 
 def _scratch(dtype: np.dtype[Any], temporaries: int, masks: int, shape: tuple[int, ...]) -> list[np.ndarray[Any, Any]]:
-    size = 1
-    for n in shape:
-        size *= n
-    found = []
-    for kind, count in ((dtype, temporaries), (np.dtype(bool), masks)):
-        kept = _SCRATCH.arrays.setdefault(kind, [])
-        while len(kept) < count:
-            kept.append(np.empty(BLOCK, kind))
-        found += [a[:size].reshape(shape) if len(shape) != 1 else a[:size] for a in kept[:count]]
+    key = dtype, temporaries, masks, shape
+    found = _SCRATCH.views.get(key)
+    if found is None:
+        found = []
+        for kind, count in ((dtype, temporaries), (np.dtype(bool), masks)):
+            kept = _SCRATCH.arrays.setdefault(kind, [])
+            kept += [np.empty(BLOCK, kind) for _ in range(count - len(kept))]
+            found += [a[: math.prod(shape)].reshape(shape) for a in kept[:count]]
+        if len(_SCRATCH.views) >= SHAPES:
+            _SCRATCH.views.clear()
+        _SCRATCH.views[key] = found
     return found
