@@ -105,8 +105,8 @@ class Library:
         """Whether `x` is an array that NumPy's own functions read and write where it lies."""
         return False
 
-    def still(self, x: Array, memory: Memory | None, writable: bool) -> bool:
-        """Whether an array met before is without doubt where and as it was: quicker than to ask anew."""
+    def still(self, x: Array, memory: Memory | None) -> bool:
+        """Whether an array met before is writable and without doubt where it was: quicker than to ask anew."""
         return False
 
     def plain(self, x: Array, p: Array) -> bool:
@@ -122,6 +122,10 @@ class Library:
 
     def array(self, result: Array) -> Array:
         """The result of an operation on arrays, as an array."""
+        return result
+
+    def owned(self, result: Array) -> Array:
+        """An array with these values that an engine may write to, whatever the user writes to."""
         return result
 
     def join_complex(self, real: Array, imag: Array, dtype: Any) -> Array:
@@ -154,6 +158,9 @@ class _NumPy(Library):
             return array
         return array[()] if isinstance(old, np.generic) else array.item()
 
+    def owned(self, result: Array) -> Array:
+        return result if result.base is None and result.flags.writeable else result.copy()
+
     def array(self, result: Array) -> Array:
         return np.asarray(result)  # arithmetic on 0-d arrays gives scalars
 
@@ -174,14 +181,14 @@ class _NumPy(Library):
     def hosted(self, x: Array) -> bool:
         return x.dtype.kind in "fc"  # bfloat16 is a guest among NumPy's dtypes
 
-    def still(self, x: Array, memory: Memory | None, writable: bool) -> bool:
+    def still(self, x: Array, memory: Memory | None) -> bool:
         # Memory can't move under an array that somebody else holds, but for one that shows in shape or strides.
         return (
             type(x) is np.ndarray
             and memory is not None
             and x.shape == memory.shape
             and x.strides == memory.strides
-            and x.flags.writeable is writable
+            and x.flags.writeable
         )
 
     def plain(self, x: Array, p: Array) -> bool:

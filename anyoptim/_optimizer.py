@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple
+from copy import deepcopy
+from typing import Any, ClassVar, NamedTuple, Self
+
+import numpy as np
 
 from anyoptim import _checks as checks
 from anyoptim._arrays import Array, is_scalar, traced
@@ -58,7 +61,7 @@ class Optimizer:
 
     A rule computes new values and writes to nothing that it is given (`m = beta*m`, not `m *= beta`). An engine may
     call it once, with values that only record what is done to them, and run the record ever after: so it has no
-    side effects, and branches on nothing but coefficients that are bools or strings.
+    side effects, reads nothing but its arguments, and branches on nothing but coefficients that are bools or strings.
     Hyperparameters are plain attributes, read at every step. Each is a number or a schedule, a callable
     of the step number, which counts from 1.
 
@@ -89,6 +92,8 @@ class Optimizer:
                 f"{type(self).__name__} was given {', '.join(hyperparameters) or 'no hyperparameters'}; "
                 f"wanted {', '.join(self.hyperparameters) or 'none'}"
             )
+        if getattr(self.rule, "__self__", None) is self:
+            raise TypeError(f"{type(self).__name__}.rule reads self; wanted a staticmethod, of its arguments alone")
         self.engine = engine
         for name, value in hyperparameters.items():
             setattr(self, name, value)
@@ -107,6 +112,9 @@ class Optimizer:
                 f"{type(self).__name__} has no {name!r}; its hyperparameters are {', '.join(self.hyperparameters)}"
             )
         super().__setattr__(name, value)
+
+    def __copy__(self) -> Self:
+        return deepcopy(self)  # two optimizers over the same slots would be one
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_seen": None}  # the parameters are the caller's to copy and to save
@@ -152,7 +160,8 @@ class Optimizer:
                 tree.replace(i, p.library.rebound(p.given, results[owner[i]].p))
         self._memory = memory._replace(flat=_stepped(flat, results, owner))
         # Of those that were replaced, this would keep the old arrays alive.
-        self._seen = seen if all(p is None or p.writable for p in ps) else None
+        if seen is not self._seen:
+            self._seen = seen if _still([p and p.given for p in ps], seen) else None
         return tree.container
 
     @property
@@ -232,7 +241,7 @@ class Optimizer:
         Raises like `update`, if they can't be updated, or are not those of the first update.
         """
         seen, last = self._seen, self._memory
-        if seen is not None and last is not None and tree.spec == last.spec and _still(tree, seen):
+        if seen is not None and last is not None and tree.spec == last.spec and _still(tree.leaves, seen):
             return seen, last
         ps = checks.parameters(tree)
         seen = _Seen(ps, checks.owners(ps))
@@ -305,12 +314,15 @@ class _Seen(NamedTuple):
         ]
 
 
-def _still(tree: Tree, seen: _Seen) -> bool:
-    """Whether these are the arrays that were checked before, where and as they were."""
-    return all(
-        leaf is None if p is None else leaf is p.given and p.library.still(leaf, p.memory, p.writable)
-        for leaf, p in zip(tree.leaves, seen.ps, strict=True)
-    )
+def _still(leaves: Sequence[Any], seen: _Seen) -> bool:
+    """Whether these are the arrays that were checked before, where and as they were, and can be written to."""
+    for leaf, p in zip(leaves, seen.ps, strict=True):
+        if p is None:
+            if leaf is not None:
+                return False
+        elif leaf is not p.given or not p.library.still(leaf, p.memory) or p.library.dtype(leaf) != p.dtype:
+            return False
+    return True
 
 
 def _described(signature: tuple[Any, ...] | None) -> str:
@@ -322,12 +334,19 @@ def _described(signature: tuple[Any, ...] | None) -> str:
 
 def _number(c: Any) -> Any:
     # A NumPy float64 scalar would turn float32 arrays into float64. A bool or a string is a static option of the rule.
-    return float(c) if is_scalar(c) and not isinstance(c, bool) else c
+    if isinstance(c, bool | np.bool_ | str):
+        return c if isinstance(c, str) else bool(c)
+    return float(c) if is_scalar(c) else c
 
 
 def _refuse_traced(tree: Tree, leaves: Mapping[int, Leaf]) -> None:
+    passed: set[int] = set()
     for i, leaf in leaves.items():
-        if leaf.library.tracing and any(traced(a) for a in (leaf.p, leaf.x, *leaf.slots, *leaf.coefficients.values())):
+        values = (leaf.p, leaf.x, *leaf.slots) if leaf.library.tracing else ()
+        if id(leaf.coefficients) not in passed:
+            passed.add(id(leaf.coefficients))
+            values = (*values, *leaf.coefficients.values())
+        if any(traced(a) for a in values):
             raise TypeError(
                 f"the update of {tree.name(i)} is traced, and what the optimizer remembers would be frozen into the "
                 "transformed function; wanted the pure form: params, state = optimizer.step(params, grads, state)"

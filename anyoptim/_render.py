@@ -13,6 +13,7 @@ For Adam, `blocked` writes::
 
 from __future__ import annotations
 
+import keyword
 import re
 from typing import NamedTuple
 
@@ -63,6 +64,7 @@ class _Blocked:
             self.emit(i, node)
         self.bring_home()
         name = re.sub(r"\W", "_", self.graph.rule.rpartition("<locals>.")[2])
+        name = name if name.endswith("rule") else f"{name}_rule"  # lest it be called like something that it calls
         scratch = [f"{kind}{i}" for kind in ("t", "k") for i in range(self.made[kind])]
         arguments = ", ".join([*self.graph.inputs, *self.names.values(), *scratch])
         text = "\n".join([f"def {name}({arguments}):", *(f"    {line}" for line in self.lines), ""])
@@ -95,8 +97,7 @@ class _Blocked:
         number = self.first + i
         for output, home in zip(self.graph.outputs, self.homes, strict=True):
             old = self.graph.inputs.index(home)
-            occupied = any(self.place[v] == home for v in self.place if v != old and self.last.get(v, -1) >= i)
-            if output == number and self.last.get(old, -1) <= i - (node.op == "where") and not occupied:
+            if output == number and self.last.get(old, -1) <= i - (node.op == "where"):
                 return home
         kind = "k" if node.op in LOGICAL else "t"
         if self.free[kind]:
@@ -127,5 +128,6 @@ def _scalar_names(graph: Graph) -> dict[Scalar, str]:
     names: dict[Scalar, str] = {}
     for k, scalar in enumerate(graph.scalars):
         given = str(scalar.arguments[0]) if scalar.op == "given" else ""
-        names[scalar] = given if given and given not in taken and not re.fullmatch(r"[tks]\d+", given) else f"s{k}"
+        clashes = given in taken or keyword.iskeyword(given) or re.fullmatch(r"[tks]\d+|", given)
+        names[scalar] = f"s{k}" if clashes else given
     return names

@@ -30,9 +30,8 @@ _HOST: Mapping[str, Callable[..., Any]] = {
     "greater_equal": operator.ge,
     "equal": operator.eq,
     "not_equal": operator.ne,
-    "and": operator.and_,
-    "or": operator.or_,
-    "not": operator.not_,
+    "and": lambda a, b: bool(a) and bool(b),
+    "or": lambda a, b: bool(a) or bool(b),
 }
 
 
@@ -93,8 +92,10 @@ def trace(rule: Callable[..., Any], slots: Sequence[str], coefficients: Mapping[
     if len(new) != len(slots):
         raise TypeError(f"{tape.rule} gave {1 + len(new)} arrays; wanted a tuple of {1 + len(slots)}")
     for a in (step, *new):
-        if not isinstance(a, _Array):
-            raise TypeError(f"{tape.rule} gave a {type(a).__name__}; wanted an array made of p, x and its slots")
+        if not isinstance(a, _Array) or tape.is_mask(a.number):
+            raise TypeError(
+                f"{tape.rule} gave a {type(a).__name__}; wanted an array of numbers made of p, x and its slots"
+            )
     results = [p - step, *new]
     return tape.graph(inputs, [a.number for a in results])
 
@@ -116,12 +117,27 @@ class _Tape:
         self.rule = rule
         self.count = 0
         self.numbers: dict[Node, int] = {}
+        self.ops: list[str] = []
 
     def record(self, op: str, *operands: Any) -> _Array:
         node = Node(op, tuple(self.argument(a) for a in operands))
+        masks = [isinstance(a, int) and self.is_mask(a) for a in node.arguments]
+        arrays = [isinstance(a, int) for a in node.arguments]
+        wanted = (
+            arrays if op in {"and", "or", "not"} else [op == "where" and arrays[0], *[False] * len(masks)][: len(masks)]
+        )
+        if masks != wanted:
+            raise TypeError(
+                f"its {op!r} mixes truth values and numbers; wanted x > 0 to enter xp.where, & , | and ~ only"
+            )
         if node not in self.numbers:
             self.numbers[node] = self.count + len(self.numbers)
+            self.ops.append(op)
         return _Array(self, self.numbers[node])
+
+    def is_mask(self, number: int) -> bool:
+        """Whether this array holds truth values."""
+        return number >= self.count and self.ops[number - self.count] in LOGICAL
 
     def argument(self, a: Any) -> int | Scalar:
         if isinstance(a, _Array | _Host) and a.tape is self:
@@ -196,6 +212,9 @@ class _Value:
     def __neg__(self) -> Any:
         return _operation(self.tape, "negative", self)
 
+    def __abs__(self) -> Any:
+        return _operation(self.tape, "abs", self)
+
     def __invert__(self) -> Any:
         return _operation(self.tape, "not", self)
 
@@ -230,6 +249,8 @@ def _operation(tape: _Tape, op: str, *operands: Any) -> Any:
     """With an array among the operands it goes on the tape; of scalars alone it is a host expression."""
     if any(isinstance(a, _Array) for a in operands):
         return tape.record(op, *operands)
+    if op == "not":  # Python's ~True is -2, and true
+        raise TypeError("it uses ~ on coefficients alone; wanted the opposite comparison")
     return _Host(tape, Scalar(op, tuple(tape.argument(a) for a in operands)))
 
 

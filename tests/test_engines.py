@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import tracemalloc
+import weakref
 from collections.abc import Callable
+from copy import copy, deepcopy
 from typing import Any
 
 import numpy as np
@@ -59,6 +62,24 @@ def test_bits_over_many_steps_on_hostile_values(engine: str, method: type[Any], 
     _agree(_run("portable", method, p.copy(), gs), _run(engine, method, p.copy(), gs))
     p, gs = _hostile(rng, (7, 9), dtype), [_hostile(rng, (7, 9), dtype) for _ in range(20)]
     _agree(_run("portable", method, p.copy(), gs), _run(engine, method, p.copy(), gs))
+
+
+@pytest.mark.parametrize("engine", OTHERS)
+@pytest.mark.parametrize("dtype", [">f4", ">f8", ">c8", ">c16"])
+def test_bits_of_big_endian_arrays(engine: str, method: type[Any], dtype: str) -> None:
+    """Foreign byte order in parameter and gradient, and a change to it in mid-training, which changes no value."""
+    rng = np.random.default_rng(26)
+    native = np.dtype(dtype).newbyteorder("=")
+    p = (rng.normal(size=6) + 1j * rng.normal(size=6) if "c" in dtype else rng.normal(size=6)).astype(native)
+    gs = [p[::-1].astype(kind) for kind in (native, dtype, native, dtype)]
+    results = []
+    for name in ("portable", engine):
+        optimizer, q = method(engine=name, lr=0.1), p.copy()
+        for k, g in enumerate(gs):
+            q = q.astype(dtype) if k == 2 else q
+            optimizer.update({"p": q}, {"p": g})
+        results.append((q.astype(native), [slot["p"] for slot in optimizer.state.slots.values()]))
+    _agree(*results)
 
 
 LAYOUTS: dict[str, Callable[[Any], Any]] = {
@@ -130,6 +151,161 @@ def test_gradients_in_memory_to_be_written(engine: str, method: type[Any]) -> No
 
 
 @pytest.mark.parametrize("engine", OTHERS)
+def test_gradients_over_several_parameters(engine: str) -> None:
+    """The base of a view that is a parameter; the middle of a later parameter; the optimizer's own slots."""
+    results = []
+    for name in ("portable", engine):
+        base = np.arange(1.0, 7.0)
+        params = {"a": np.ones(6), "b": base[:3], "c": base[3:]}
+        optimizer = ao.Momentum(lr=0.5, engine=name)
+        optimizer.update(params, {"a": base, "b": base[1:4], "c": base[2:5]})
+        optimizer.update(params, {"a": np.ones(6), "b": np.ones(3), "c": base[:3]})
+        slots = optimizer.state.slots["v"]  # type: ignore[union-attr]
+        optimizer.update(params, {"a": slots["a"][::-1], "b": slots["a"][:3], "c": slots["b"]})
+        results.append([params["a"], base])
+    for a, b in zip(*results, strict=True):
+        assert same_bits(a, b)
+
+
+def test_gradients_in_memory_of_another_library(need: Callable[[str], Library]) -> None:
+    """A NumPy gradient over a torch parameter's memory is read before torch writes there."""
+    need("torch")
+    import torch
+
+    w = np.ones(2)
+    params = {"a": torch.from_numpy(w), "b": np.zeros(2)}
+    ao.SGD(lr=0.5).update(params, {"a": torch.ones(2, dtype=torch.float64), "b": w})
+    assert params["b"].tolist() == [-0.5, -0.5]
+    assert w.tolist() == [0.5, 0.5]
+
+
+CHANGED: dict[str, tuple[Callable[[Any], Any], type[Exception] | None]] = {
+    "shape": (lambda w: setattr(w, "shape", (3, 2)), ValueError),
+    "dtype": (lambda w: setattr(w, "dtype", np.int64), TypeError),
+    "read-only": (lambda w: setattr(w.flags, "writeable", False), None),
+    "resized": (lambda w: w.resize((4, 3), refcheck=False), ValueError),
+    "strides": (lambda w: setattr(w, "strides", (0, 8)), ValueError),
+}
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # NumPy's, for setting these attributes at all
+@pytest.mark.parametrize("name", CHANGED)
+def test_parameters_that_changed_under_the_same_object(name: str) -> None:
+    """What was checked once is checked anew where it may have changed."""
+    change, error = CHANGED[name]
+    w, g = np.ones((2, 3)), np.ones((2, 3))
+    params, optimizer = {"w": w, "b": np.ones(3)}, ao.Momentum(lr=1.0)
+    for _ in range(2):
+        optimizer.update(params, {"w": g, "b": np.ones(3)})
+    change(w)
+    before = np.array(w)
+    if error is None:
+        optimizer.update(params, {"w": g, "b": np.ones(3)})
+        assert params["w"] is not w
+        assert params["w"].tolist() != before.tolist()
+    else:
+        with pytest.raises(error, match=r"params\['w'\]"):
+            optimizer.update(params, {"w": np.ones(w.shape), "b": np.ones(3)})
+        assert optimizer.state is not None
+        assert optimizer.state.step == 2
+    assert same_bits(w, before)
+
+
+def test_parameters_that_traded_places() -> None:
+    """Slots belong to names, and views that came later are checked against the others."""
+    a, b, g = np.ones(3), np.full(3, 2.0), np.ones(3)
+    params, optimizer, twin = {"a": a, "b": b}, ao.Momentum(lr=1.0), ao.Momentum(lr=1.0)
+    copies = {"a": a.copy(), "b": b.copy()}
+    for one, tree in ((optimizer, params), (twin, copies)):
+        one.update(tree, {"a": g, "b": -g})
+        tree["a"], tree["b"] = tree["b"], tree["a"]
+        one.update(tree, {"a": g, "b": -g})
+    assert [params[k].tolist() for k in "ab"] == [copies[k].tolist() for k in "ab"] == [[1.1] * 3, [1.9] * 3]
+    params["b"] = params["a"][:]
+    with pytest.raises(ValueError, match="under a second name"):
+        optimizer.update(params, {"a": g, "b": None})
+    params["b"] = np.concatenate([params["a"]] * 2)[:3]
+    optimizer.update(params, {"a": g, "b": g})
+
+
+@pytest.mark.parametrize("name", ["jax", "dask", "torch", "numpy"])
+def test_no_array_is_kept_that_was_replaced(name: str, need: Callable[[str], Library]) -> None:
+    """The optimizer holds no gradient, and no parameter that is not where the caller has it."""
+    lib = need(name)
+    params, optimizer = {"w": lib.array([1.0, 2.0])}, ao.Adam()
+    g = lib.array([1.0, 1.0])
+    old = [weakref.ref(g), *([] if lib.writable else [weakref.ref(params["w"])])]
+    optimizer.update(params, {"w": g})
+    del g
+    gc.collect()
+    assert [ref() for ref in old] == [None] * len(old)
+
+
+@pytest.mark.parametrize("copied", [copy, deepcopy])
+def test_copies_have_slots_of_their_own(copied: Callable[[Any], Any], method: type[Any]) -> None:
+    """A copy, shallow too, goes its own way."""
+    p, g = np.ones(2), np.full(2, 0.5)
+    optimizer = method()
+    optimizer.update(p, g)
+    q, other = p.copy(), copied(optimizer)
+    optimizer.update(p, g)
+    other.update(q, g)
+    assert same_bits(p, q)
+
+
+def test_slots_that_only_look_at_other_memory() -> None:
+    """A broadcast or reshaped start, and a slot passed through, become arrays that every engine can write to."""
+
+    class Lazy(ao.Optimizer):
+        hyperparameters = {"lr": ao.nonnegative}
+        slots = ("s", "z")
+
+        def init_slots(self, xp: Any, p: Any) -> tuple[Any, ...]:
+            return xp.reshape(p, p.shape), xp.broadcast_to(xp.zeros_like(p), p.shape)
+
+        @staticmethod
+        def coefficients(t: int, *, lr: float) -> dict[str, Any]:
+            return {"lr": lr, "mode": "move" if t > 2 else "rest"}
+
+        @staticmethod
+        def rule(xp: Any, p: Any, x: Any, s: Any, z: Any, *, lr: Any, mode: str) -> Any:
+            return (lr * s, s + x, z - x) if mode == "move" else (lr * x, s, z)
+
+    locked = np.ones(2)
+    locked.flags.writeable = False
+    results = []
+    for engines in (("portable",) * 5, ("blocked",) * 5, ("portable", "blocked", "portable", "blocked", "blocked")):
+        params, optimizer = {"a": np.ones(2), "b": locked, "c": np.array(1.0)}, Lazy(lr=0.5)
+        for engine in engines:
+            optimizer.engine = engine
+            optimizer.update(params, {k: np.full(np.shape(v), 0.25) for k, v in params.items()})
+        results.append(np.concatenate([np.ravel(v) for v in params.values()]))
+    assert same_bits(results[0], results[1])
+    assert same_bits(results[0], results[2])
+
+
+def test_a_rule_that_reads_its_optimizer_is_refused() -> None:
+    """What it read would be frozen when it is traced."""
+
+    class Bound(ao.Optimizer):
+        hyperparameters = {"lr": ao.nonnegative}
+
+        def rule(self, xp: Any, p: Any, x: Any, *, lr: Any) -> Any:
+            return lr * x
+
+    with pytest.raises(TypeError, match=r"Bound.rule reads self; wanted a staticmethod"):
+        Bound(lr=1.0)
+
+
+@pytest.mark.parametrize("engine", list(ENGINES))
+def test_coefficients_beyond_float32_warn_nobody(engine: str) -> None:
+    """They are infinite there, without a word."""
+    with np.errstate(all="raise"):
+        p = ao.SGD(lr=1e39, engine=engine).update(np.zeros(1, np.float32), np.ones(1, np.float32))
+    assert p.tolist() == [-np.inf]
+
+
+@pytest.mark.parametrize("engine", OTHERS)
 def test_every_operation(engine: str) -> None:
     """A rule of every operation there is, with slots that trade places and one that remembers the gradient."""
 
@@ -146,7 +322,9 @@ def test_every_operation(engine: str) -> None:
             y = xp.where((x > g) & ~(a == b) | (p != p), xp.minimum(x, 1.0), xp.maximum(g, -lr))
             y = xp.where((x <= a) | (x >= 2.0), y, -xp.abs(xp.sign(b)))
             y = xp.where(t > 3.0, y, xp.where(lr < 1.0, y + xp.sqrt(xp.abs(a)) / (2.0 - x), x))
-            return lr * y if even else y, b, a + y, x
+            g = xp.where(x > 0.5, xp.where(g > x, g, x), g)  # in g's own place
+            y = xp.where((x > 0) & (t < 5.0) & (lr > 0.2), y, xp.minimum(1.0, lr) * y)
+            return lr * y if even else y, b, a + y, g
 
     rng = np.random.default_rng(22)
     for dtype in ("float32", "float64"):

@@ -539,7 +539,7 @@ def test_update_under_a_jax_transformation(transform: str, need: Callable[[str],
 
     def set_lr(lr: Any) -> Any:
         optimizer.lr = lr
-        return optimizer.update(w, g)
+        return optimizer.update({"w": np.ones(2)}, {"w": np.ones(2)})["w"]
 
     calls: dict[str, Callable[[], Any]] = {
         "jit": lambda: jax.jit(optimizer.update)(w, g),
@@ -547,7 +547,7 @@ def test_update_under_a_jax_transformation(transform: str, need: Callable[[str],
         "scan": lambda: jax.lax.scan(lambda a, _: (optimizer.update(a, g), None), w, None, length=2),
         "lr": lambda: jax.jit(set_lr)(0.1),
     }
-    with pytest.raises(TypeError, match=r"the update of params is traced.*optimizer.step\(params, grads, state\)"):
+    with pytest.raises(TypeError, match=r"the update of params.* is traced.*optimizer.step\(params, grads, state\)"):
         calls[transform]()
     assert optimizer.state is None
 

@@ -45,4 +45,6 @@ def _assigned(name: str | None, leaves: Sequence[Leaf]) -> list[tuple[Engine, li
     return [(run, of) for run, of in groups if of]
 
 
-_CHOICE: Sequence[tuple[Engine, bool]] = ((portable.prepare, False), (blocked.prepare, True))
+# In this order: the portable engine has read all it needs when it has prepared, but a gradient of the blocked one
+# may lie in the memory of a parameter that the portable one will write to.
+_CHOICE: Sequence[tuple[Engine, bool]] = ((blocked.prepare, True), (portable.prepare, False))

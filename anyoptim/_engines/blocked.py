@@ -37,20 +37,20 @@ def prepare(rule: Rule, leaves: Sequence[Leaf]) -> Commit:
     """Trace what is new, evaluate the coefficients, and set gradients aside that lie in memory to be written."""
     rows: dict[tuple[int, Any], _Work] = {}
     steps = []
-    for leaf, x in zip(leaves, _apart(leaves), strict=True):
-        key = id(leaf.coefficients), leaf.p.dtype
-        if key not in rows:
-            rows[key] = _work(rule, leaf)
-        steps.append((rows[key], (leaf.p, x, *leaf.slots)))
+    with quiet():
+        for leaf, x in zip(leaves, _apart(leaves), strict=True):
+            key = id(leaf.coefficients), leaf.p.dtype
+            if key not in rows:
+                rows[key] = _work(rule, leaf)
+            steps.append((rows[key], (leaf.p, x, *leaf.slots)))
 
     def commit() -> list[Result]:
         with quiet():
             for work, arrays in steps:
                 if arrays[0].dtype.kind == "c":
-                    # A complex parameter is two reals.
-                    whole = [a.astype(arrays[0].dtype, copy=False) for a in arrays]
-                    _run(work, [a.real for a in whole])
-                    _run(work, [a.imag for a in whole])
+                    # A complex parameter is two reals, and so is a gradient that was read from a complex one.
+                    _run(work, [a.real for a in arrays])
+                    _run(work, [a.imag for a in arrays])
                 else:
                     _run(work, arrays)
         return [Result(leaf.p, leaf.slots) for leaf in leaves]
@@ -93,7 +93,13 @@ def _kernel(rule: Rule, slots: int, static: tuple[tuple[str, Any], ...]) -> _Ker
     # So that tracebacks and debuggers show the lines.
     linecache.cache[file] = (len(source.text), None, source.text.splitlines(keepends=True), file)
     exec(compile(source.text, file, "exec"), namespace)  # noqa: S102 - text of our own, from names that were checked
-    return _Kernel(namespace[source.name], source.scalars, source.temporaries, source.masks)
+    kernel = _Kernel(namespace[source.name], source.scalars, source.temporaries, source.masks)
+    # On no elements, so that what NumPy refuses it refuses now, and not when half of the parameters have moved.
+    none, mask = np.empty(0), np.empty(0, bool)
+    kernel.call(
+        *[none] * (2 + slots), *[1.0] * len(kernel.scalars), *[none] * kernel.temporaries, *[mask] * kernel.masks
+    )
+    return kernel
 
 
 _CALLS = (
@@ -104,13 +110,14 @@ _CALLS = (
 
 
 def _apart(leaves: Sequence[Leaf]) -> list[np.ndarray[Any, Any]]:
-    """The gradients, copied where another parameter's step would change them before they are read."""
-    ps, xs = [leaf.p for leaf in leaves], [leaf.x for leaf in leaves]
-    if all(a.base is None for a in (*ps, *xs)) and not {*map(id, ps)} & {*map(id, xs)}:
+    """The gradients, copied where another parameter's step might change them before they are read."""
+    xs = [leaf.x for leaf in leaves]
+    written = [a for leaf in leaves for a in (leaf.p, *leaf.slots)]
+    if all(a.base is None for a in (*written, *xs)) and not {*map(id, written)} & {*map(id, xs)}:
         return xs  # each owns its memory, so that none is in another's
-    memories = [(leaf.library.memory(leaf.p), leaf.library.memory(leaf.x)) for leaf in leaves]
-    written = [p for p, _ in memories if p is not None]
-    return [x.copy() if m is not None and near(m, written) else x for x, (_, m) in zip(xs, memories, strict=True)]
+    memory = leaves[0].library.memory
+    places = [m for a in written if a.size and (m := memory(a)) is not None]
+    return [x.copy() if x.size and (m := memory(x)) is not None and near(m, places) else x for x in xs]
 
 
 def _run(work: _Work, arrays: Arrays) -> None:

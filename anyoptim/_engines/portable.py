@@ -28,6 +28,8 @@ class _Eager(Operations):
     def where(self, condition: Any, a: Any, b: Any) -> Any:
         if isinstance(condition, bool):
             return a if condition else b
+        if isinstance(condition, int | float) or self._library.dtype(condition) != "bool":
+            raise TypeError(f"xp.where was given {condition!r}; wanted a comparison (of coefficients without ~)")
         return self._library.xp.where(condition, self._array(a), self._array(b))
 
     def _array(self, a: Any) -> Array:
@@ -74,7 +76,7 @@ def start(
     name = COMPUTE[library.dtype(p)]
     if name.startswith("complex"):
         real, imag = (start(init, names, library, part(p)) for part in (xp.real, xp.imag))
-        return tuple(library.join_complex(re, im, p.dtype) for re, im in zip(real, imag, strict=True))
+        return tuple(library.join_complex(re, im, getattr(xp, name)) for re, im in zip(real, imag, strict=True))
     wide = library.guarded(xp.astype(p, getattr(xp, name), copy=False))
     with quiet():
         return _kept(init, init(xp, wide), len(names), library, (wide,))
@@ -89,9 +91,10 @@ def _run_complex(rule: Rule, leaf: Leaf) -> Result:
         _run_real(rule, Leaf(library, part(p), part(x), tuple(part(s) for s in slots), coefficients))
         for part in (xp.real, xp.imag)
     )
+    compute = getattr(xp, COMPUTE[library.dtype(p)])
     return Result(
         library.join_complex(real.p, imag.p, p.dtype),
-        tuple(library.join_complex(re, im, p.dtype) for re, im in zip(real.slots, imag.slots, strict=True)),
+        tuple(library.join_complex(re, im, compute) for re, im in zip(real.slots, imag.slots, strict=True)),
     )
 
 
@@ -128,6 +131,6 @@ def _kept(
     taken = {id(a) for a in given}
     kept = []
     for a in arrays:
-        kept.append(library.xp.asarray(a, copy=True) if id(a) in taken else a)
+        kept.append(library.xp.asarray(a, copy=True) if id(a) in taken else library.owned(a))
         taken.add(id(a))
     return tuple(kept)
