@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -27,22 +28,36 @@ def shared(memories: Sequence[Memory]) -> tuple[int, int] | None:
     from addresses and strides alone; nothing is read, so memory of any device can be asked about.
     """
     bounds = sorted((m.space, *_bounds(m), i) for i, m in enumerate(memories))
-    near: list[tuple[int, int]] = []
+    open_: list[tuple[int, int]] = []
     space = ""
     for here, low, high, i in bounds:
-        near = [(end, j) for end, j in near if end > low] if here == space else []
+        open_ = [(end, j) for end, j in open_ if end > low] if here == space else []
         space = here
-        for _, j in near:
+        for _, j in open_:
             if np.shares_memory(_unread(memories[i]), _unread(memories[j])):
                 return min(i, j), max(i, j)
-        near.append((high, i))
+        open_.append((high, i))
     return None
 
 
-def near(memory: Memory, others: Sequence[Memory]) -> bool:
-    """Whether `memory` lies between the first and the last byte of one of the others, and may share some with it."""
-    low, high = _bounds(memory)
-    return any(m.space == memory.space and low < end and begin < high for m in others for begin, end in [_bounds(m)])
+def near(memories: Sequence[Memory], others: Sequence[Memory]) -> list[bool]:
+    """For each memory whether it lies among the others, and may share some with them.
+
+    By first and last byte alone: True too for what lies between the elements of another. All in one space.
+    """
+    ends: list[int] = []
+    begins: list[int] = []
+    for low, high in sorted(map(_bounds, others)):
+        if ends and low <= ends[-1]:
+            ends[-1] = max(ends[-1], high)
+        else:
+            begins.append(low)
+            ends.append(high)
+    found = []
+    for low, high in map(_bounds, memories):
+        i = bisect_right(ends, low)  # the first stretch that ends after this begins
+        found.append(i < len(begins) and begins[i] < high)
+    return found
 
 
 def overlaps_itself(m: Memory) -> bool:

@@ -194,8 +194,8 @@ class Optimizer:
         leaves, flat = self._leaves(ps, xs, self._unpack(tree, ps, state))
         results = dict(zip(leaves, compute(self.rule, list(leaves.values())), strict=True))
         new = [
-            p if known is None or owner[i] not in results else known.library.rebound(p, results[owner[i]].p)
-            for i, (p, known) in enumerate(zip(tree.leaves, ps, strict=True))
+            leaf if p is None or owner[i] not in results else p.library.rebound(leaf, results[owner[i]].p)
+            for i, (leaf, p) in enumerate(zip(tree.leaves, ps, strict=True))
         ]
         return tree.build(new), self._pack(tree.spec, _stepped(flat, results, owner))
 

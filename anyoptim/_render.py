@@ -2,7 +2,7 @@
 
 For Adam, `blocked` writes::
 
-    def rule(p, x, m, v, a1, a2, lr_t, eps, t0, t1):
+    def Adam_rule(p, x, m, v, a1, a2, lr_t, eps, t0, t1):
         subtract(x, m, t0)
         multiply(a1, t0, t0)
         add(m, t0, m)

@@ -18,6 +18,7 @@ from hypothesis.extra.numpy import array_shapes
 
 import anyoptim as ao
 from anyoptim._engines import ENGINES, Leaf, blocked
+from anyoptim._memory import Memory, near
 from tests.libraries import Library, same_bits
 
 OTHERS = [name for name in ENGINES if name != "portable"]
@@ -165,6 +166,28 @@ def test_gradients_over_several_parameters(engine: str) -> None:
         results.append([params["a"], base])
     for a, b in zip(*results, strict=True):
         assert same_bits(a, b)
+
+
+def test_parameters_and_gradients_in_two_flat_buffers() -> None:
+    """Views of two buffers are told apart by sorting, not pair by pair, and no gradient is copied for it."""
+    asked = 0
+
+    class Counted(int):
+        def __add__(self, other: int) -> Counted:
+            nonlocal asked
+            asked += 1
+            return Counted(int(self) + other)
+
+    n = 200
+    memories = [Memory("cpu", Counted(64 * i), (16,), (4,), 4) for i in range(2 * n)]
+    assert near(memories[n:], memories[:n]) == [False] * n
+    assert near(memories[n - 1 :], memories[:n]) == [True] + [False] * n
+    assert asked <= 20 * n
+
+    p, g = np.zeros(n * 8), np.ones(n * 8)
+    params = {str(i): p[8 * i : 8 * i + 8] for i in range(n)}
+    ao.SGD(lr=0.5).update(params, {str(i): g[8 * i : 8 * i + 8] for i in range(n)})
+    assert p.tolist() == [-0.5] * (n * 8)
 
 
 def test_gradients_in_memory_of_another_library(need: Callable[[str], Library]) -> None:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anyoptim._arrays import library
-from anyoptim._memory import Memory, overlaps_itself, shared
+from anyoptim._memory import Memory, near, overlaps_itself, shared
 
 N = 48
 
@@ -54,6 +54,18 @@ def test_shared_equals_the_sets_of_elements(arrays: list[np.ndarray[Any, Any]]) 
     found = shared([_memory(a) for a in arrays])
     assert (found is not None) == bool(pairs)
     assert found is None or (found[1], found[0]) in pairs
+
+
+@settings(max_examples=200)
+@given(arrays=st.lists(views(), max_size=4), others=st.lists(views(), max_size=4))
+def test_near_equals_the_ranges_of_elements(
+    arrays: list[np.ndarray[Any, Any]], others: list[np.ndarray[Any, Any]]
+) -> None:
+    """A view is near others exactly if it reaches into the stretch from first to last element of one of them."""
+    arrays, others = ([a for a in group if a.size] for group in (arrays, others))
+    ranges = [(min(t), max(t)) for t in map(_touched, others)]
+    expected = [any(min(t) <= high and low <= max(t) for low, high in ranges) for t in map(_touched, arrays)]
+    assert near([_memory(a) for a in arrays], [_memory(a) for a in others]) == expected
 
 
 @given(a=views())

@@ -117,7 +117,8 @@ def _apart(leaves: Sequence[Leaf]) -> list[np.ndarray[Any, Any]]:
         return xs  # each owns its memory, so that none is in another's
     memory = leaves[0].library.memory
     places = [m for a in written if a.size and (m := memory(a)) is not None]
-    return [x.copy() if x.size and (m := memory(x)) is not None and near(m, places) else x for x in xs]
+    lies_there = near([m for x in xs if (m := memory(x)) is not None], places)
+    return [x.copy() if there and x.size else x for x, there in zip(xs, lies_there, strict=True)]
 
 
 def _run(work: _Work, arrays: Arrays) -> None:
