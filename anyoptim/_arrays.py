@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import array_api_compat as compat
@@ -16,7 +17,7 @@ import numpy as np
 
 from anyoptim._memory import Memory
 
-__all__ = ["COMPUTE", "Array", "Library", "is_scalar", "library", "quiet", "traced"]
+__all__ = ["COMPUTE", "Array", "Library", "host_memory", "is_scalar", "library", "quiet", "traced"]
 
 Array = Any
 """An array of any library. The standard has no common base class to name here."""
@@ -101,9 +102,17 @@ class Library:
         """A 0-d array that can meet `like`."""
         return self.xp.asarray(value, dtype=dtype, device=self.placement(like))
 
-    def hosted(self, x: Array) -> bool:
-        """Whether `x` is an array that NumPy's own functions read and write where it lies."""
-        return False
+    def host(self, x: Array) -> np.ndarray[Any, Any] | None:
+        """NumPy's view of the memory of `x`, for its functions to read and write; None where there is none."""
+        return None
+
+    def to_host(self, x: Array) -> np.ndarray[Any, Any]:
+        """The values of `x`, for NumPy to read."""
+        return np.from_dlpack(compat.to_device(x, "cpu"))
+
+    def widest_float(self) -> Any:
+        """The dtype to add in: float64, where the library has it."""
+        return self.xp.float64
 
     def still(self, x: Array, memory: Memory | None) -> bool:
         """Whether an array met before is writable and without doubt where it was: quicker than to ask anew."""
@@ -113,10 +122,21 @@ class Library:
         """Whether `x` is without doubt a gradient for the loaded `p` as it stands: quicker than all checks."""
         return False
 
+    def address(self, x: Array) -> int | None:
+        """Where the elements of `x`, which is `plain`, begin, if they are contiguous in C order; else None."""
+        return None
+
+    def copied(self, x: Array) -> Array:
+        """A copy in the same memory order."""
+        return self.xp.asarray(x, copy=True)
+
+    def touched(self, arrays: Sequence[Array]) -> None:
+        """Take notice that `host` views of these were written to. Does not fail."""
+
     def memory(self, x: Array) -> Memory | None:
         """Where `x` lies, or None where the library does not tell."""
         try:
-            return _host_memory(np.from_dlpack(x))
+            return host_memory(np.from_dlpack(x))
         except (AttributeError, TypeError, ValueError, RuntimeError, BufferError):
             return None
 
@@ -178,8 +198,15 @@ class _NumPy(Library):
     def device(self, x: Array) -> Any:
         return "cpu"
 
-    def hosted(self, x: Array) -> bool:
-        return x.dtype.kind in "fc"  # bfloat16 is a guest among NumPy's dtypes
+    def host(self, x: Array) -> np.ndarray[Any, Any] | None:
+        # bfloat16 is a guest among NumPy's dtypes.
+        return x if isinstance(x, np.ndarray) and x.dtype.kind in "fc" else None
+
+    def to_host(self, x: Array) -> np.ndarray[Any, Any]:
+        return np.asarray(x)
+
+    def copied(self, x: Array) -> Array:
+        return x.copy(order="K")
 
     def still(self, x: Array, memory: Memory | None) -> bool:
         # Memory can't move under an array that somebody else holds, but for one that shows in shape or strides.
@@ -194,14 +221,20 @@ class _NumPy(Library):
     def plain(self, x: Array, p: Array) -> bool:
         return type(x) is np.ndarray and x.dtype is p.dtype and x.shape == p.shape
 
+    def address(self, x: Array) -> int | None:
+        return x.__array_interface__["data"][0] if x.flags.c_contiguous and x.flags.aligned else None
+
     def memory(self, x: Array) -> Memory | None:
-        return _host_memory(x) if isinstance(x, np.ndarray) else None
+        return host_memory(x) if isinstance(x, np.ndarray) else None
 
     def join_complex(self, real: Array, imag: Array, dtype: Any) -> Array:
         return _by_parts(self.xp, real, imag, dtype)
 
 
 class _CuPy(Library):
+    def to_host(self, x: Array) -> np.ndarray[Any, Any]:
+        return np.asarray(x.get())
+
     def writable(self, x: Array) -> bool:
         return True
 
@@ -231,6 +264,43 @@ class _Torch(Library):
         frozen = x.is_inference() and not sys.modules["torch"].is_inference_mode_enabled()
         return not (frozen or x.is_conj() or x.is_neg())
 
+    def host(self, x: Array) -> np.ndarray[Any, Any] | None:
+        torch = sys.modules["torch"]
+        if type(x) not in {torch.Tensor, torch.nn.Parameter} or x.device.type != "cpu" or x.is_conj() or x.is_neg():
+            return None
+        try:
+            view: np.ndarray[Any, Any] = x.detach().numpy()
+        except (RuntimeError, TypeError):  # under torch.func; bfloat16
+            return None
+        return view if view.dtype.kind in "fc" else None
+
+    def to_host(self, x: Array) -> np.ndarray[Any, Any]:
+        return np.asarray(x.detach().cpu())
+
+    def still(self, x: Array, memory: Memory | None) -> bool:
+        return memory is not None and self.writable(x) and self.memory(x) == memory
+
+    def plain(self, x: Array, p: Array) -> bool:
+        torch = sys.modules["torch"]
+        same = type(x) is torch.Tensor and x.dtype is p.dtype and x.shape == p.shape and x.device == p.device
+        return same and str(x.layout) == "torch.strided"
+
+    def address(self, x: Array) -> int | None:
+        if not x.is_contiguous() or x.is_conj() or x.is_neg():
+            return None
+        try:
+            address: int = x.data_ptr()
+        except RuntimeError:  # under torch.func
+            return None
+        return None if address % x.element_size() else address
+
+    def copied(self, x: Array) -> Array:
+        return x.detach().clone()
+
+    def touched(self, arrays: Sequence[Array]) -> None:
+        # Inference tensors count no versions.
+        sys.modules["torch"].autograd.graph.increment_version([x for x in arrays if not x.is_inference()])
+
     def memory(self, x: Array) -> Memory | None:
         try:
             address = x.data_ptr()
@@ -249,6 +319,12 @@ class _Torch(Library):
 class _JAX(Library):
     wide_integers = False
     tracing = True
+
+    def widest_float(self) -> Any:
+        return self.xp.float64 if sys.modules["jax"].config.jax_enable_x64 else self.xp.float32
+
+    def to_host(self, x: Array) -> np.ndarray[Any, Any]:
+        return np.asarray(x)
 
     def writable(self, x: Array) -> bool:
         return False
@@ -301,6 +377,9 @@ class _Dask(Library):
 
     def aligned(self, x: Array, like: Array) -> Array:
         return x.rechunk(like.chunks)
+
+    def to_host(self, x: Array) -> np.ndarray[Any, Any]:
+        return np.asarray(x)
 
     def settle(self, arrays: list[Array]) -> list[Array]:
         # Without this every step would add its graph to the last one's, without end.
@@ -356,5 +435,6 @@ def _by_parts(xp: Any, real: Array, imag: Array, dtype: Any) -> Array:
     return joined
 
 
-def _host_memory(x: np.ndarray[Any, Any]) -> Memory:
+def host_memory(x: np.ndarray[Any, Any]) -> Memory:
+    """Where a NumPy array lies."""
     return Memory("cpu", x.__array_interface__["data"][0], x.shape, x.strides, x.itemsize)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-__all__ = ["Memory", "near", "overlaps_itself", "shared"]
+__all__ = ["Memory", "merged", "near", "overlaps_itself", "shared"]
 
 
 class Memory(NamedTuple):
@@ -45,19 +45,25 @@ def near(memories: Sequence[Memory], others: Sequence[Memory]) -> list[bool]:
 
     By first and last byte alone: True too for what lies between the elements of another. All in one space.
     """
-    ends: list[int] = []
-    begins: list[int] = []
-    for low, high in sorted(map(_bounds, others)):
-        if ends and low <= ends[-1]:
-            ends[-1] = max(ends[-1], high)
-        else:
-            begins.append(low)
-            ends.append(high)
+    begins, ends = merged(others)
     found = []
     for low, high in map(_bounds, memories):
         i = bisect_right(ends, low)  # the first stretch that ends after this begins
         found.append(i < len(begins) and begins[i] < high)
     return found
+
+
+def merged(memories: Sequence[Memory]) -> tuple[list[int], list[int]]:
+    """The stretches of memory from the first byte to the last of each, joined where they meet: begins and ends."""
+    begins: list[int] = []
+    ends: list[int] = []
+    for low, high in sorted(map(_bounds, memories)):
+        if ends and low <= ends[-1]:
+            ends[-1] = max(ends[-1], high)
+        else:
+            begins.append(low)
+            ends.append(high)
+    return begins, ends
 
 
 def overlaps_itself(m: Memory) -> bool:

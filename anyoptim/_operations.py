@@ -28,6 +28,10 @@ class Operations:
         """`a` where the condition holds, else `b`; arrays or coefficients."""
         raise NotImplementedError
 
+    def smallest_normal(self, a: Any) -> Any:
+        """The smallest normal number of the dtype of `a`: what is smaller, and not 0, is subnormal."""
+        raise NotImplementedError
+
     def sign(self, a: Any) -> Any:
         """1, -1, or `a` itself where it is a zero or NaN."""
         return self.where(a > 0, 1.0, self.where(a < 0, -1.0, a))
@@ -42,5 +46,6 @@ class Operations:
 
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(
-            f"a rule has no {name!r}; it may use + - * /, comparisons, sqrt, abs, sign, minimum, maximum and where"
+            f"a rule has no {name!r}; it may use + - * /, comparisons, sqrt, abs, sign, minimum, maximum, "
+            "where and smallest_normal"
         )

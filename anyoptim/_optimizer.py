@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from copy import deepcopy
-from typing import Any, ClassVar, NamedTuple, Self
-
-import numpy as np
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
 
 from anyoptim import _checks as checks
-from anyoptim._arrays import Array, is_scalar, traced
+from anyoptim._arrays import Array, traced
+from anyoptim._bound import Bound, Groups
 from anyoptim._checks import Parameter
-from anyoptim._engines import Leaf, Result, compute, known, prepare, start
-from anyoptim._hyperparameters import Domain
+from anyoptim._engines import LAZY, Crew, Leaf, Result, Rows, known, ready, source, start
+from anyoptim._explain import Explanation
+from anyoptim._program import MOVE, Program, Row, floats
 from anyoptim._scalars import count
+from anyoptim._stage import ParameterStage, Stage
 from anyoptim._tree import Tree
 
 __all__ = ["Optimizer", "State"]
@@ -26,19 +28,22 @@ class State(NamedTuple):
     """The number of steps taken. Schedules are called with the number of the step at hand, one more."""
     t: Any
     """For each parameter the number of steps that it took part in, in a container like `params`."""
-    slots: dict[str, Any]
-    """For each slot a container like `params` of arrays in the compute dtype: `state.slots["m"]["W1"]`."""
+    slots: Any
+    """For each slot a container like `params` of arrays in the compute dtype: `state.slots["m"]["W1"]`.
+
+    Of a chain a tuple of these, one for each stage: `state.slots[1]["m"]["W1"]`.
+    """
 
 
 class _Flat(NamedTuple):
-    """A `State` as lists over leaves."""
+    """A `State` as lists over leaves; the slots of all stages in a row."""
 
     step: Any
     t: list[Any]
     slots: list[tuple[Array, ...] | None]
 
 
-class Optimizer:
+class Optimizer(Stage):
     """The base of all methods: a subclass gives its slots, its coefficients and its rule.
 
     ::
@@ -59,76 +64,41 @@ class Optimizer:
                 v = momentum * v - lr * x
                 return -v, v  # the step, which the engine subtracts from p, and the new slots
 
-    A rule computes new values and writes to nothing that it is given (`m = beta*m`, not `m *= beta`). An engine may
-    call it once, with values that only record what is done to them, and run the record ever after: so it has no
-    side effects, reads nothing but its arguments, and branches on nothing but coefficients that are bools or strings.
-    Hyperparameters are plain attributes, read at every step. Each is a number or a schedule, a callable
-    of the step number, which counts from 1.
+    What these are, `Stage` says: a method is the stage that makes the step of the gradient, and an optimizer by itself.
 
-    `engine` names the machine that runs the rule: `blocked` (NumPy arrays that can be written to) or `portable` (all);
-    None chooses the fastest for each parameter, and what an engine can't take, the portable one does. The results
-    are the same bits.
+    `engine` names the machine that runs the rule: `compiled` (one Numba loop over all parameters: NumPy arrays and
+    torch CPU tensors, contiguous, float32, float64 or complex), `blocked` (NumPy calls over blocks: these in any layout
+    and dtype) or `portable` (all). None chooses the fastest for each parameter, and compiles once enough elements
+    have been updated for that to be worth its time; what an engine can't take, the next one does. The results
+    are the same bits; `explain` says who does what.
     """
-
-    hyperparameters: ClassVar[Mapping[str, Domain]] = {}
-    """The attributes that are read at every step, and what each may be."""
-
-    slots: ClassVar[tuple[str, ...]] = ()
-    """The names of the arrays kept for each parameter."""
-
-    coefficients: ClassVar[Callable[..., dict[str, Any]]] = staticmethod(lambda _, **hyperparameters: hyperparameters)
-    """`coefficients(t, **hyperparameters)`: what the rule needs beside arrays, in float64 on the host.
-
-    t is the parameter's own count of steps, from 1; the hyperparameters are this step's values. As it stands
-    here, the coefficients are the hyperparameters.
-    """
-
-    rule: Callable[..., Any]
-    """`rule(xp, p, x, *slots, **coefficients)`: the step, or the step and the new slots, for one element."""
 
     def __init__(self, *, engine: str | None = None, **hyperparameters: Any) -> None:
-        if set(hyperparameters) != set(self.hyperparameters):
-            raise TypeError(
-                f"{type(self).__name__} was given {', '.join(hyperparameters) or 'no hyperparameters'}; "
-                f"wanted {', '.join(self.hyperparameters) or 'none'}"
-            )
-        if getattr(self.rule, "__self__", None) is self:
-            raise TypeError(f"{type(self).__name__}.rule reads self; wanted a staticmethod, of its arguments alone")
+        super().__init__(**hyperparameters)
         self.engine = engine
-        for name, value in hyperparameters.items():
-            setattr(self, name, value)
         self._memory: _Memory | None = None
-        self._seen: _Seen | None = None
+        self._bound: Bound | None = None
+
+    engine: str | None
+    """The engine by name, or None."""
 
     def __setattr__(self, name: str, value: Any) -> None:
-        domain = self.hyperparameters.get(name)
-        if domain is not None and not callable(value):
-            domain.value(name, value)
         if name == "engine":
             known(value)
-        elif domain is None and not name.startswith("_") and not hasattr(type(self), name):
-            # A misspelt hyperparameter would be ignored in silence.
-            raise AttributeError(
-                f"{type(self).__name__} has no {name!r}; its hyperparameters are {', '.join(self.hyperparameters)}"
-            )
-        super().__setattr__(name, value)
-
-    def __copy__(self) -> Self:
-        return deepcopy(self)  # two optimizers over the same slots would be one
+            object.__setattr__(self, "_bound", None)
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_seen": None}  # the parameters are the caller's to copy and to save
+        # The parameters are the caller's to copy and to save, and the program is made of the stages.
+        made = {"_order", "_program"}
+        return {**{k: v for k, v in self.__dict__.items() if k not in made}, "_bound": None}
 
-    def __repr__(self) -> str:
-        values = ", ".join(f"{name}={getattr(self, name)!r}" for name in self.hyperparameters)
-        return f"{type(self).__name__}({values})"
-
-    def init_slots(self, xp: Any, p: Array) -> tuple[Array, ...]:
-        """The slots of one real parameter, given in its compute dtype: zeros, unless a method says otherwise.
-
-        A tuple of arrays of that shape and dtype, one for each name in `slots`.
-        """
-        return tuple(xp.zeros_like(p) for _ in self.slots)
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """What makes the step: the method, or all stages of a chain."""
+        return (self,)
 
     def update(self, params: Any, grads: Any) -> Any:
         """Take one step with `params`, in place, and return `params`.
@@ -146,22 +116,41 @@ class Optimizer:
         Raises ValueError (keys, shapes, devices, memory, hyperparameters) or TypeError (types, libraries,
         dtypes; also arrays that are traced, as under `jax.jit`) with the key, before anything is written.
         """
-        tree = Tree("params", params)
-        seen, memory = self._recall(tree)
-        ps, owner = seen
+        bound, memory = self._bound, self._memory
+        quick = None if bound is None or memory is None else bound.quick(params, grads)
+        if bound is None or memory is None or quick is None:
+            return self._update(Tree("params", params), grads)
+        crew, moving, gathered = quick
+        rows, t = self._rows(crew, gathered, memory.flat, moving, bound.groups)
+        if any(not floats(part) and any(map(traced, part.values())) for row in rows.distinct for part in row):
+            return self._update(Tree("params", params), grads)  # which refuses it by name
+        crew.prepare(gathered, rows)()
+        memory.flat = _Flat(memory.flat.step + 1, t, memory.flat.slots)
+        return params
+
+    def _update(self, tree: Tree, grads: Any) -> Any:
+        """The same with all checks."""
+        bound, memory = self._recall(tree)
+        ps, owner = bound.ps, bound.owner
         xs = checks.gradients(tree, ps, owner, grads)
-        leaves, flat = self._leaves(ps, xs, memory.flat)
-        _refuse_traced(tree, leaves)
-        commit = prepare(self.engine, self.rule, list(leaves.values()))
+        crew, moving = bound.crew(self.engine, self._program, xs, memory.flat.slots)
+        for i, leaf in zip(moving, crew.leaves, strict=True):
+            if leaf.library.tracing and any(map(traced, (leaf.p, xs[i], *leaf.slots))):
+                raise _frozen(tree, i)
+        gathered = crew.gather([xs[i] for i in moving])
+        rows, t = self._rows(crew, gathered, memory.flat, moving, bound.groups)
+        for k, row in enumerate(rows.distinct):
+            if any(traced(c) for part in row for c in part.values()):
+                raise _frozen(tree, moving[list(rows.which).index(k)])
+        commit = crew.prepare(gathered, rows)
         # What could fail has not.
-        results = dict(zip(leaves, commit(), strict=True))
+        results = dict(zip(moving, commit(), strict=True))
         for i, p in enumerate(ps):
             if p is not None and not p.writable and owner[i] in results:
                 tree.replace(i, p.library.rebound(p.given, results[owner[i]].p))
-        self._memory = memory._replace(flat=_stepped(flat, results, owner))
+        self._memory = _Memory(memory.spec, memory.signature, _stepped(memory.flat, t, results, owner))
         # Of those that were replaced, this would keep the old arrays alive.
-        if seen is not self._seen:
-            self._seen = seen if _still([p and p.given for p in ps], seen) else None
+        self._bound = bound if all(p is None or p.writable for p in ps) else None
         return tree.container
 
     @property
@@ -191,65 +180,151 @@ class Optimizer:
         ps = checks.parameters(tree)
         owner = checks.owners(ps)
         xs = checks.gradients(tree, ps, owner, grads)
-        leaves, flat = self._leaves(ps, xs, self._unpack(tree, ps, state))
-        results = dict(zip(leaves, compute(self.rule, list(leaves.values())), strict=True))
+        flat = self._unpack(tree, ps, state)
+        moving = [i for i, x in enumerate(xs) if x is not None]
+        some = [xs[i] for i in moving]
+        crew = Crew(self.engine, self._program, [self._copied(ps[i], flat.slots[i]) for i in moving], some, LAZY)
+        gathered = crew.gather(some)
+        rows, t = self._rows(crew, gathered, flat, moving, Groups(self.stages, tree, ps))
+        results = dict(zip(moving, crew.prepare(gathered, rows)(), strict=True))
         new = [
             leaf if p is None or owner[i] not in results else p.library.rebound(leaf, results[owner[i]].p)
             for i, (leaf, p) in enumerate(zip(tree.leaves, ps, strict=True))
         ]
-        return tree.build(new), self._pack(tree.spec, _stepped(flat, results, owner))
+        return tree.build(new), self._pack(tree.spec, _stepped(flat, t, results, owner))
 
-    def _leaves(
-        self, ps: Sequence[Parameter | None], xs: Sequence[Array | None], flat: _Flat
-    ) -> tuple[dict[int, Leaf], _Flat]:
-        """The parameters that move, by index, each with its row of coefficients; and the counts after the step."""
+    def compile(self, params: Any) -> None:
+        """Compile at once what the compiled engine runs for parameters like these, and use it from the next step on.
+
+        Without this, it happens when about 1e9 elements have been updated: what it costs would be more than it saves
+        in a small problem. A new method takes a second or two, once on a machine: the machine code is kept in
+        the user's cache folder. Parameters that the engine can't take are passed over; `explain` names them.
+
+        Raises ImportError where Numba is missing (`pip install 'anyoptim[fast]'`).
+        """
+        row = self._first_row()
+        for dtype in {p.dtype for p in checks.parameters(Tree("params", params)) if p is not None}:
+            ready(self._program, row, dtype)
+
+    def explain(self, params: Any, grads: Any) -> Explanation:
+        """Which engine would run which of these parameters in `update`, the bytes to be moved, and why no faster one.
+
+        Changes nothing. Raises like `update`. What it returns is a list of `Share`, and prints as a table::
+
+            engine    parameters  elements    bytes  why not faster
+            compiled         159   25.5 M   715 MB
+            blocked            1     1000    28 kB  it isn't contiguous: 'fc.bias'
+        """
+        tree = Tree("params", params)
+        bound, memory = self._recall(tree)
+        xs = checks.gradients(tree, bound.ps, bound.owner, grads)
+        moving = [i for i, x in enumerate(xs) if x is not None]
+        leaves = [bound.leaf(i, memory.flat.slots[i]) for i in moving]
+        names = [tree.path(i) for i in moving]
+        return Explanation.of(self.engine, self._program, names, leaves, [xs[i] for i in moving])
+
+    def kernel_source(self, engine: str = "compiled", dtype: str = "float32") -> str:
+        """The code that `compiled` or `blocked` makes from the rules: a pass for each measure, then the step.
+
+        `dtype` is that of the arithmetic, `float32` or `float64`. Needs neither Numba nor parameters.
+        """
+        if engine not in {"compiled", "blocked"}:
+            raise ValueError(f"engine is {engine!r}; wanted 'compiled' or 'blocked', whose code is generated")
+        if dtype not in {"float32", "float64"}:
+            raise ValueError(f"dtype is {dtype!r}; wanted 'float32' or 'float64'")
+        return source(engine, self._program, self._first_row(), dtype)
+
+    @cached_property
+    def _program(self) -> Program:
+        return Program(tuple(MOVE if stage is None else stage._part for stage in self._order))
+
+    @cached_property
+    def _order(self) -> list[Stage | None]:
+        """The stages and, as None, the step itself: after it come only stages that see the parameter."""
+        stages = list(self.stages)
+        at = next((i for i, stage in enumerate(stages) if isinstance(stage, ParameterStage)), len(stages))
+        return [*stages[:at], None, *stages[at:]]
+
+    def _rows(
+        self, crew: Crew, gathered: Sequence[Any], flat: _Flat, moving: Sequence[int], groups: Groups
+    ) -> tuple[Rows, list[Any]]:
+        """The coefficients of this step, for each parameter that moves, and the step counts after it."""
         step = flat.step + 1
-        hyperparameters = self._hyperparameters(step)
-        rows: dict[int, dict[str, Any]] = {}
         t = list(flat.t)
-        leaves = {}
-        for i, (p, x) in enumerate(zip(ps, xs, strict=True)):
-            if p is None or x is None:
-                continue
+        for i in moving:
             t[i] = t[i] + 1
-            row = rows.get(t[i]) if isinstance(t[i], int) else None
-            if row is None:
-                row = {k: _number(c) for k, c in self.coefficients(t[i], **hyperparameters).items()}
-                if isinstance(t[i], int):
-                    rows[t[i]] = row
-            leaves[i] = Leaf(p.library, p.array, x, flat.slots[i] or (), row, p.given if p.writable else None)
-        return leaves, flat._replace(step=step, t=t)
+        counts = [t[i] for i in moving]
+        if counts and type(counts[0]) is int and len(groups.overrides) == 1 and counts.count(counts[0]) == len(counts):
+            numbers: dict[Any, int] = {(counts[0], 0): 0}  # nearly always: all in one row
+            which = [0] * len(counts)
+        else:
+            keys = [
+                (n if isinstance(n, int) else _Traced(n), groups.of[i]) for n, i in zip(counts, moving, strict=True)
+            ]
+            numbers = {key: k for k, key in enumerate(dict.fromkeys(keys))}
+            which = [numbers[key] for key in keys]
+        values = [
+            [stage._values(step, own) for stage, own in zip(self.stages, group, strict=True)]
+            for group in groups.overrides
+        ]
+        rows: list[Row] = [() for _ in numbers]
+        s = 0
+        for k, stage in enumerate(self._order):
+            if stage is None:
+                rows = [(*row, {}) for row in rows]
+                continue
+            more = {} if stage.measure is None else {"norm": crew.norm(k, gathered, Rows(rows, which))}
+            rows = [
+                (*row, stage._coefficients(at if isinstance(at, int) else at.t, {**values[group][s], **more}))
+                for row, (at, group) in zip(rows, numbers, strict=True)
+            ]
+            s += 1
+        return Rows(rows, which), t
 
-    def _hyperparameters(self, step: Any) -> dict[str, Any]:
-        """The values at this step, schedules called."""
-        values = {}
-        for name, domain in self.hyperparameters.items():
-            value = getattr(self, name)
-            if callable(value):
-                values[name] = domain.value(f"{name}, from its schedule at step {step},", value(step))
-            else:
-                values[name] = domain.value(name, value)
-        return values
+    def _first_row(self) -> Row:
+        """The coefficients of a first step, for their names and static options."""
+        row: list[dict[str, Any]] = []
+        for stage in self._order:
+            more = {} if stage is None or stage.measure is None else {"norm": 1.0}
+            row.append({} if stage is None else stage._coefficients(1, {**stage._values(1, {}), **more}))
+        return tuple(row)
+
+    def _copied(self, p: Parameter | None, slots: tuple[Array, ...] | None) -> Leaf:
+        """A leaf of its own, for an engine that writes; where only the portable one would take it, as it is."""
+        assert p is not None  # noqa: S101 - it has a gradient
+        library, slots = p.library, slots or ()
+        if self.engine == "portable" or library.host(p.array) is None:
+            return Leaf(library, p.array, slots)
+        copy = library.copied(p.array)
+        return Leaf(library, copy, tuple(map(library.copied, slots)), copy)
 
     def _start(self, ps: Sequence[Parameter | None]) -> _Flat:
-        slots = [None if p is None else start(self.init_slots, self.slots, p.library, p.array) for p in ps]
+        slots = [
+            None
+            if p is None
+            else tuple(
+                slot for stage in self.stages for slot in start(stage.init_slots, stage.slots, p.library, p.array)
+            )
+            for p in ps
+        ]
         return _Flat(0, [None if p is None else 0 for p in ps], slots)
 
-    def _recall(self, tree: Tree) -> tuple[_Seen, _Memory]:
+    def _recall(self, tree: Tree) -> tuple[Bound, _Memory]:
         """The parameters, checked, and what the last update left of them.
 
         Raises like `update`, if they can't be updated, or are not those of the first update.
         """
-        seen, last = self._seen, self._memory
-        if seen is not None and last is not None and tree.spec == last.spec and _still(tree.leaves, seen):
-            return seen, last
+        bound, last = self._bound, self._memory
+        if bound is not None and last is not None and tree.spec == last.spec and bound.still(tree.leaves):
+            return bound, last
         ps = checks.parameters(tree)
-        seen = _Seen(ps, checks.owners(ps))
-        checks.rebindable(tree, *seen)
-        checks.separate(tree, *seen)
-        signature = seen.signature()
+        owner = checks.owners(ps)
+        checks.rebindable(tree, ps, owner)
+        checks.separate(tree, ps, owner)
+        bound = Bound(tree, ps, owner, Groups(self.stages, tree, ps))
+        signature = _signature(ps, owner)
         if last is None:
-            return seen, _Memory(tree.spec, signature, self._start(ps))
+            return bound, _Memory(tree.spec, signature, self._start(ps))
         order = tree.order(last.spec)
         before, t, slots = ([of[i] for i in order] for of in (last.signature, last.flat.t, last.flat.slots))
         for i, (was, now) in enumerate(zip(before, signature, strict=True)):
@@ -258,41 +333,52 @@ class Optimizer:
                     f"{tree.name(i)} is {_described(now)}, but was {_described(was)} at the first update; "
                     "wanted a new optimizer"
                 )
+        names = [name for stage in self.stages for name in stage.slots]
         for i, (p, slots_of) in enumerate(zip(ps, slots, strict=True)):
-            for name, s in zip(self.slots, slots_of or (), strict=False):
+            for name, s in zip(names, slots_of or (), strict=False):
                 if p is not None and not checks.together(p, s):
                     raise ValueError(
                         f"{tree.name(i)} is on device {p.library.device(p.array)} but its slot {name!r} is on "
                         f"{p.library.device(s)}; wanted a new optimizer after a move"
                     )
-        return seen, _Memory(tree.spec, signature, _Flat(last.flat.step, t, slots))
+        return bound, _Memory(tree.spec, signature, _Flat(last.flat.step, t, slots))
 
     def _pack(self, spec: Any, flat: _Flat) -> State:
         build = spec.unflatten
-        slots = {name: build([None if of is None else of[k] for of in flat.slots]) for k, name in enumerate(self.slots)}
-        return State(flat.step, build(flat.t), slots)
+        columns = iter([[None if of is None else of[k] for of in flat.slots] for k in range(self._program.slots)])
+        slots = [{name: build(next(columns)) for name in stage.slots} for stage in self.stages]
+        return State(flat.step, build(flat.t), self._packed(slots))
+
+    def _packed(self, slots: list[dict[str, Any]]) -> Any:
+        """The slots of all stages as `State` has them."""
+        return slots[0]
+
+    def _unpacked(self, slots: Any) -> list[tuple[str, dict[str, Any]]]:
+        """The slots of each stage and how a user would write them. Raises ValueError if these are not such."""
+        return [("state.slots", slots)]
 
     def _unpack(self, tree: Tree, ps: Sequence[Parameter | None], state: State) -> _Flat:
         if not isinstance(state, State):
             raise TypeError(f"state is a {type(state).__qualname__}; wanted the State that init(params) gives")
-        if set(state.slots) != set(self.slots):
-            raise ValueError(f"state.slots has {sorted(state.slots)}; wanted {sorted(self.slots)} for {self!r}")
         counts = tree.match("state.t", state.t)
         t = [None if p is None else count(str(tree.name(i, "state.t")), counts[i]) for i, p in enumerate(ps)]
-        by_name = [tree.match(f"state.slots[{name!r}]", state.slots[name]) for name in self.slots]
-        slots = [
+        columns = []
+        for stage, (root, slots) in zip(self.stages, self._unpacked(state.slots), strict=True):
+            if set(slots) != set(stage.slots):
+                raise ValueError(f"{root} has {sorted(slots)}; wanted {sorted(stage.slots)} for {stage!r}")
+            names = [f"{root}[{name!r}]" for name in stage.slots]
+            columns += [(name, tree.match(name, slots[key])) for name, key in zip(names, stage.slots, strict=True)]
+        slots_of = [
             None
             if p is None
-            else tuple(
-                checks.slot(tree.name(i, f"state.slots[{name!r}]"), of[i], tree.name(i), p)
-                for name, of in zip(self.slots, by_name, strict=True)
-            )
+            else tuple(checks.slot(tree.name(i, name), of[i], tree.name(i), p) for name, of in columns)
             for i, p in enumerate(ps)
         ]
-        return _Flat(count("state.step", state.step), t, slots)
+        return _Flat(count("state.step", state.step), t, slots_of)
 
 
-class _Memory(NamedTuple):
+@dataclass
+class _Memory:
     """What `update` keeps."""
 
     spec: Any
@@ -301,28 +387,17 @@ class _Memory(NamedTuple):
     flat: _Flat
 
 
-class _Seen(NamedTuple):
-    """Parameters that passed all checks. While they are the same arrays, none is repeated."""
+class _Traced:
+    """A step count under `jax.jit`, which equals no other."""
 
-    ps: list[Parameter | None]
-    owner: list[int]
-
-    def signature(self) -> list[tuple[Any, ...] | None]:
-        return [
-            None if p is None else (p.library.name, tuple(p.array.shape), p.dtype, self.owner[i] != i)
-            for i, p in enumerate(self.ps)
-        ]
+    def __init__(self, t: Any) -> None:
+        self.t = t
 
 
-def _still(leaves: Sequence[Any], seen: _Seen) -> bool:
-    """Whether these are the arrays that were checked before, where and as they were, and can be written to."""
-    for leaf, p in zip(leaves, seen.ps, strict=True):
-        if p is None:
-            if leaf is not None:
-                return False
-        elif leaf is not p.given or not p.library.still(leaf, p.memory) or p.library.dtype(leaf) != p.dtype:
-            return False
-    return True
+def _signature(ps: Sequence[Parameter | None], owner: Sequence[int]) -> list[tuple[Any, ...] | None]:
+    return [
+        None if p is None else (p.library.name, tuple(p.array.shape), p.dtype, owner[i] != i) for i, p in enumerate(ps)
+    ]
 
 
 def _described(signature: tuple[Any, ...] | None) -> str:
@@ -332,28 +407,14 @@ def _described(signature: tuple[Any, ...] | None) -> str:
     return f"a {library} array of shape {shape} and dtype {dtype}{' under a second name' if tied else ''}"
 
 
-def _number(c: Any) -> Any:
-    # A NumPy float64 scalar would turn float32 arrays into float64. A bool or a string is a static option of the rule.
-    if isinstance(c, bool | np.bool_ | str):
-        return c if isinstance(c, str) else bool(c)
-    return float(c) if is_scalar(c) else c
+def _frozen(tree: Tree, i: int) -> TypeError:
+    return TypeError(
+        f"the update of {tree.name(i)} is traced, and what the optimizer remembers would be frozen into the "
+        "transformed function; wanted the pure form: params, state = optimizer.step(params, grads, state)"
+    )
 
 
-def _refuse_traced(tree: Tree, leaves: Mapping[int, Leaf]) -> None:
-    passed: set[int] = set()
-    for i, leaf in leaves.items():
-        values = (leaf.p, leaf.x, *leaf.slots) if leaf.library.tracing else ()
-        if id(leaf.coefficients) not in passed:
-            passed.add(id(leaf.coefficients))
-            values = (*values, *leaf.coefficients.values())
-        if any(traced(a) for a in values):
-            raise TypeError(
-                f"the update of {tree.name(i)} is traced, and what the optimizer remembers would be frozen into the "
-                "transformed function; wanted the pure form: params, state = optimizer.step(params, grads, state)"
-            )
-
-
-def _stepped(flat: _Flat, results: Mapping[int, Result], owner: Sequence[int]) -> _Flat:
+def _stepped(flat: _Flat, t: Sequence[Any], results: Mapping[int, Result], owner: Sequence[int]) -> _Flat:
     """The counts and slots of all leaves, those of a tied one being its owner's."""
     slots = [results[o].slots if o in results else flat.slots[o] for o in owner]
-    return _Flat(flat.step, [flat.t[o] for o in owner], slots)
+    return _Flat(flat.step + 1, [t[o] for o in owner], slots)

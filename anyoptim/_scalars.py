@@ -10,12 +10,20 @@ import array_api_compat as compat
 
 from anyoptim._arrays import traced
 
-__all__ = ["count", "integer", "one_minus_power", "sqrt"]
+__all__ = ["count", "integer", "larger", "one_minus_power", "sqrt"]
 
 
 def sqrt(x: Any) -> Any:
     """The square root of a Python number or of a 0-d array."""
     return math.sqrt(x) if isinstance(x, int | float) else compat.array_namespace(x).sqrt(x)
+
+
+def larger(a: Any, b: Any) -> Any:
+    """`a` where it is larger than `b`, else `b`: of Python numbers or 0-d arrays. A NaN is not larger."""
+    if isinstance(a, int | float) and isinstance(b, int | float):
+        return a if a > b else b
+    xp = compat.array_namespace(a, b)
+    return xp.where(a > b, a, b)
 
 
 def one_minus_power(beta: Any, t: Any) -> Any:

@@ -7,9 +7,12 @@ import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from anyoptim._operations import Operations
+import numpy as np
 
-__all__ = ["LOGICAL", "Graph", "Node", "Scalar", "evaluate", "trace"]
+from anyoptim._operations import Operations
+from anyoptim._program import Options, Program, Row
+
+__all__ = ["LOGICAL", "Graph", "Node", "Scalar", "evaluate", "trace", "trace_measure", "values"]
 
 LOGICAL = frozenset({"less", "less_equal", "greater", "greater_equal", "equal", "not_equal", "and", "or", "not"})
 """The operations whose results are true or false; the others are add, subtract, multiply, divide, negative, sqrt,
@@ -36,7 +39,7 @@ _HOST: Mapping[str, Callable[..., Any]] = {
 
 
 class Scalar(NamedTuple):
-    """A host expression: a coefficient (`op` is `given`), a number, or an operation on other scalars."""
+    """A host expression: a coefficient (`given`: of which part, its name), a number, or an operation on others."""
 
     op: str
     arguments: tuple[Any, ...]
@@ -57,11 +60,12 @@ class Graph(NamedTuple):
     compute dtype.
     """
 
-    rule: str
+    name: str
     inputs: tuple[str, ...]
+    """Names for a reader: two stages may both have a slot `m`."""
     nodes: tuple[Node, ...]
     outputs: tuple[int, ...]
-    """The new p, then the new slots."""
+    """The new p, then the new slots; or what is measured."""
 
     @property
     def scalars(self) -> tuple[Scalar, ...]:
@@ -69,55 +73,73 @@ class Graph(NamedTuple):
         return tuple(dict.fromkeys(a for node in self.nodes for a in node.arguments if isinstance(a, Scalar)))
 
 
-def trace(rule: Callable[..., Any], slots: Sequence[str], coefficients: Mapping[str, Any]) -> Graph:
-    """Call `rule(xp, p, x, *slots, **coefficients)` once and return what it did, and then `p - step`.
+def trace(program: Program, options: Options) -> Graph:
+    """Run the program once on values that record what is done to them: from p, x and the slots to their new values.
 
-    A coefficient that is a bool or a string is a static option: the rule is handed it as it is, and may branch on
-    it. Raises TypeError, naming the rule, where it branches on anything else, mixes in what is no value of the
-    trace, or gives another number of slots than it takes.
+    A static option, a bool or a string, is handed to the rule as it is, and the rule may branch on it. Raises
+    TypeError, naming the rule, where it branches on anything else, mixes in what is no value of the trace, or gives
+    another number of slots than it takes.
     """
-    tape = _Tape(rule.__qualname__)
-    inputs = ("p", "x", *slots)
-    tape.count = len(inputs)
-    p, *others = (_Array(tape, i) for i in range(len(inputs)))
-    row = {
-        name: c if isinstance(c, bool | str) else _Host(tape, Scalar("given", (name,)))
-        for name, c in coefficients.items()
-    }
-    try:
-        out = rule(_Recording(tape), p, *others, **row)
-    except TypeError as error:
-        raise TypeError(f"the rule {tape.rule} does what no kernel can: {error}") from error
-    step, *new = out if isinstance(out, tuple) else (out,)
-    if len(new) != len(slots):
-        raise TypeError(f"{tape.rule} gave {1 + len(new)} arrays; wanted a tuple of {1 + len(slots)}")
-    for a in (step, *new):
-        if not isinstance(a, _Array) or tape.is_mask(a.number):
-            raise TypeError(
-                f"{tape.rule} gave a {type(a).__name__}; wanted an array of numbers made of p, x and its slots"
-            )
-    results = [p - step, *new]
-    return tape.graph(inputs, [a.number for a in results])
+    tape = _Tape(program)
+    p, x, *slots = tape.inputs
+    return tape.graph(tape.call(lambda xp, row: program.moved(xp, p, x, slots, row), options))
 
 
-def evaluate(scalar: Scalar, coefficients: Mapping[str, Any]) -> float | bool:
+def trace_measure(program: Program, k: int, options: Options) -> Graph:
+    """The same up to what part `k` measures, which is the only output."""
+    tape = _Tape(program)
+    p, x, *slots = tape.inputs
+    return tape.graph(tape.call(lambda xp, row: (program.measured(k, xp, p, x, slots, row),), options))
+
+
+def values(scalars: Sequence[Scalar], row: Row, dtype: Any) -> list[float]:
+    """The values of host expressions at one step."""
+    return [row[s.arguments[0]][s.arguments[1]] if s.op == "given" else float(evaluate(s, row, dtype)) for s in scalars]
+
+
+def evaluate(scalar: Scalar, row: Row, dtype: Any) -> float | bool:
     """The value of a host expression at one step, in Python's own float64."""
     if scalar.op == "given":
-        return float(coefficients[scalar.arguments[0]])
+        part, name = scalar.arguments
+        return float(row[part][name])
     if scalar.op == "number":
         return float.fromhex(scalar.arguments[0])
-    result: float | bool = _HOST[scalar.op](*(evaluate(a, coefficients) for a in scalar.arguments))
+    if scalar.op == "smallest_normal":
+        return float(np.finfo(dtype).smallest_normal)
+    result: float | bool = _HOST[scalar.op](*(evaluate(a, row, dtype) for a in scalar.arguments))
     return result
 
 
 class _Tape:
     """What a rule has done so far: equal operations on equal arguments are one."""
 
-    def __init__(self, rule: str) -> None:
-        self.rule = rule
-        self.count = 0
+    def __init__(self, program: Program) -> None:
+        self.name = program.name
+        self.names = ("p", "x", *(slot for part in program.parts for slot in part.slots))
+        self.count = len(self.names)
+        self.inputs = [_Array(self, i) for i in range(self.count)]
         self.numbers: dict[Node, int] = {}
         self.ops: list[str] = []
+
+    def call(self, program: Callable[[Any, Row], tuple[Any, ...]], options: Options) -> list[int]:
+        """Run the program on this tape, and return the numbers of what it gives."""
+        row = tuple(
+            {
+                **{name: _Host(self, Scalar("given", (k, name))) for name in names},
+                **dict(given),
+            }
+            for k, (names, given) in enumerate(options)
+        )
+        try:
+            results = program(_Recording(self), row)
+        except TypeError as error:
+            raise TypeError(f"the rule {self.name} does what no kernel can: {error}") from error
+        for a in results:
+            if not isinstance(a, _Array) or self.is_mask(a.number):
+                raise TypeError(
+                    f"{self.name} gave a {type(a).__name__}; wanted an array of numbers made of p, x and its slots"
+                )
+        return [a.number for a in results]
 
     def record(self, op: str, *operands: Any) -> _Array:
         node = Node(op, tuple(self.argument(a) for a in operands))
@@ -153,7 +175,7 @@ class _Tape:
             "or a coefficient that is a bool or a string, which is a static option"
         )
 
-    def graph(self, inputs: tuple[str, ...], outputs: list[int]) -> Graph:
+    def graph(self, outputs: list[int]) -> Graph:
         """The nodes that the outputs need, numbered anew."""
         nodes = list(self.numbers)
         needed = set(outputs)
@@ -170,8 +192,8 @@ class _Tape:
             return renumbered[a] if isinstance(a, int) else a
 
         return Graph(
-            self.rule,
-            inputs,
+            self.name,
+            self.names,
             tuple(Node(nodes[i].op, tuple(moved(a) for a in nodes[i].arguments)) for i in kept),
             tuple(renumbered[o] for o in outputs),
         )
@@ -268,6 +290,9 @@ class _Recording(Operations):
 
     def where(self, condition: Any, a: Any, b: Any) -> Any:
         return self._of("where", condition, a, b)
+
+    def smallest_normal(self, a: Any) -> Any:
+        return _Host(self._tape, Scalar("smallest_normal", ()))
 
     def _of(self, op: str, *operands: Any) -> Any:
         return _operation(self._tape, op, *operands)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import operator
 from collections import OrderedDict, defaultdict, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property, lru_cache
 from typing import Any
 
 import optree
 
-__all__ = ["Name", "Tree"]
+__all__ = ["Form", "Name", "Tree"]
 
 _MUTABLE = (dict, OrderedDict, defaultdict, list, deque)
 _SHOWN = 5
@@ -45,6 +46,10 @@ class Tree:
     def name(self, i: int, root: str | None = None) -> Name:
         """How a user would write leaf `i`, here or at the same place of another container."""
         return Name(self, i, root or self.root)
+
+    def path(self, i: int) -> str:
+        """The keys of leaf `i`, joined by dots."""
+        return ".".join(map(str, self.accessors[i].path))
 
     @cached_property
     def accessors(self) -> list[optree.PyTreeAccessor]:
@@ -123,6 +128,31 @@ class Tree:
             accessor[:-1](self.container)[accessor[-1].entry] = leaf
         else:
             self.container = leaf
+
+
+class Form:
+    """How to take the leaves quickly out of containers that look like one met before."""
+
+    def __init__(self, tree: Tree) -> None:
+        self._spec = tree.spec
+        self._type = type(tree.container)
+        self._n = len(tree.leaves)
+        keys = [path[0] for path in tree.spec.paths() if len(path) == 1]
+        self._get: Callable[[Any], Sequence[Any]] | None = None
+        if keys and len(keys) == self._n and self._type in {dict, list, tuple}:
+            # In the order of the leaves, whatever the order of a dict.
+            (key, *others) = keys
+            self._get = operator.itemgetter(*keys) if others else lambda container: (container[key],)
+
+    def leaves(self, container: Any) -> Sequence[Any] | None:
+        """What stands where the leaves were; None where the container is another."""
+        if self._get is not None and type(container) is self._type and len(container) == self._n:
+            try:
+                return self._get(container)
+            except LookupError:
+                return None
+        leaves, spec = optree.tree_flatten(container, none_is_leaf=True)
+        return leaves if spec == self._spec else None
 
 
 def _listed(names: Sequence[str]) -> str:

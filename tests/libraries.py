@@ -142,7 +142,7 @@ def load(name: str) -> Library:
 METHODS: dict[str, type[ao.Optimizer]] = {
     name: value
     for name, value in vars(ao).items()
-    if isinstance(value, type) and issubclass(value, ao.Optimizer) and value is not ao.Optimizer
+    if isinstance(value, type) and issubclass(value, ao.Optimizer) and value not in {ao.Optimizer, ao.chain}
 }
 
 

@@ -17,12 +17,13 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes
 
 import anyoptim as ao
-from anyoptim._engines import ENGINES, Leaf, blocked
+from anyoptim._engines import ENGINES, blocked
 from anyoptim._memory import Memory, near
 from tests.libraries import Library, same_bits
 
 OTHERS = [name for name in ENGINES if name != "portable"]
 DTYPES = ["float16", "float32", "float64", "complex64", "complex128"]
+COMPILED = {"float32", "float64", "complex64", "complex128"}
 STEPS = 1000
 
 
@@ -387,17 +388,16 @@ def test_engines_may_change_in_mid_training(engine: str, method: type[Any]) -> N
     assert same_bits(p, q)
 
 
-def test_which_leaves_the_blocked_engine_takes(lib: Library) -> None:
-    """NumPy arrays that can be written to, of NumPy's own dtypes; all others go to the portable engine."""
+def test_which_engine_takes_what(lib: Library) -> None:
+    """Arrays in NumPy's reach that can be written to: compiled in the dtypes that are not cast, blocked in all."""
     rng = np.random.default_rng(24)
-    numpy = lib.name == "numpy"
-    from anyoptim._arrays import library
-
+    in_reach = lib.name in {"numpy", "torch"}
     for dtype in set(lib.dtypes):
-        p = lib.array(rng.normal(size=3), dtype)
-        leaf = Leaf(library(p), library(p).load(p), library(p).load(p), (), {}, p)
-        assert blocked.takes(leaf) == (numpy and dtype != "bfloat16")
-        assert not blocked.takes(leaf._replace(destination=None))
+        p, g = ({"p": lib.array(rng.normal(size=3), dtype)} for _ in range(2))
+        shares = [ao.SGD(engine=engine).explain(p, g)[0].engine for engine in ("compiled", "blocked", "portable")]
+        others = ["blocked" if in_reach and dtype != "bfloat16" else "portable"] * 2
+        compiled = "compiled" if in_reach and dtype in COMPILED else others[0]
+        assert shares == [compiled, others[0], "portable"]
 
 
 @pytest.mark.parametrize("engine", OTHERS)

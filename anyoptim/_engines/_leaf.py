@@ -2,30 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
 
 from anyoptim._arrays import Array, Library
+from anyoptim._program import Program, Row
 
-__all__ = ["Commit", "Leaf", "Result", "Rule"]
+__all__ = ["Commit", "Leaf", "NDArray", "Plan", "Result", "Rows", "host"]
 
-Rule = Callable[..., Any]
-"""`rule(xp, p, x, *slots, **coefficients)`: the step, or a tuple of the step and the new slots."""
+
+NDArray = np.ndarray[Any, Any]
 
 
 class Leaf(NamedTuple):
-    """One parameter at one step. Leaves of one step may have rows of coefficients of their own."""
+    """One parameter."""
 
     library: Library
     p: Array
-    x: Array
-    """The gradient: the shape of `p`, any dtype of its kind."""
     slots: tuple[Array, ...]
     """In the compute dtype of `p`."""
-    coefficients: Mapping[str, Any]
-    """The row: floats, static options, or 0-d arrays under a tracing transformation such as `jax.jit`."""
     destination: Array | None = None
     """The user's own object over the memory of `p`, where the new parameter is to be written to it."""
+
+
+class Rows(NamedTuple):
+    """The coefficients of a step. Leaves may have rows of their own: of their own step count, group, and so on."""
+
+    distinct: Sequence[Row]
+    which: Sequence[int]
+    """For each leaf the number of its row."""
+
+    def of(self, i: int) -> Row:
+        """The row of one leaf."""
+        return self.distinct[self.which[i]]
+
+    def some(self, indices: Sequence[int]) -> Rows:
+        """Those of some of the leaves."""
+        return self if len(indices) == len(self.which) else Rows(self.distinct, [self.which[i] for i in indices])
 
 
 class Result(NamedTuple):
@@ -35,5 +51,58 @@ class Result(NamedTuple):
     slots: tuple[Array, ...]
 
 
-Commit = Callable[[], list[Result]]
+Commit = Callable[[], Sequence[Result]]
 """Writes what was prepared: each new parameter to its destination, if it has one. Does not fail."""
+
+
+class Plan(ABC):
+    """An engine's arrangements for some leaves, which hold for as long as these stay where they are."""
+
+    lasting: ClassVar[bool] = False
+    """Whether the leaves are the same after a step, written in place."""
+
+    def __init__(self, program: Program, leaves: Sequence[Leaf]) -> None:
+        self.program = program
+        self.leaves = leaves
+        libraries = {leaf.library for leaf in leaves if type(leaf.library).touched is not Library.touched}
+        self._touched = [(of, [leaf.destination for leaf in leaves if leaf.library is of]) for of in libraries]
+
+    @property
+    def written(self) -> Sequence[NDArray]:
+        """What the commit writes to while it may still read gradients."""
+        return ()
+
+    def keep_off(self, written: Sequence[NDArray]) -> None:
+        """Set aside, from now on, gradients that lie in any of these: what all engines of a step write."""
+        self._forbidden = written
+
+    def touch(self) -> None:
+        """Tell the libraries that have to know that NumPy's views of their arrays were written to."""
+        for library, destinations in self._touched:
+            library.touched(destinations)
+
+    def quick(self, xs: Sequence[Array]) -> Any:
+        """What `gather` gives, if the leaves and gradients are without doubt as they should be; else None."""
+        return None
+
+    @abstractmethod
+    def gather(self, xs: Sequence[Array]) -> Any:
+        """The gradients, which passed all checks, for `squares` and `prepare`; those set aside that would be lost."""
+
+    @abstractmethod
+    def squares(self, k: int, gathered: Any, rows: Rows) -> list[Array]:
+        """For each leaf the sums of squares, block by block, of what part `k` of the program measures.
+
+        As `anyoptim._reduction` says: a NumPy vector, or a traced one. The rows need not go further than part `k`.
+        """
+
+    @abstractmethod
+    def prepare(self, gathered: Any, rows: Rows) -> Commit:
+        """All of the step that may fail, and nothing written."""
+
+
+def host(library: Library, x: Array) -> NDArray:
+    """NumPy's view of an array that an engine did not refuse."""
+    found = library.host(x)
+    assert found is not None  # noqa: S101 - it was asked for then
+    return found

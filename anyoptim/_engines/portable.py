@@ -1,16 +1,19 @@
-"""The portable engine: the rule itself, called on the arrays of any library. New arrays come out."""
+"""The portable engine: the rules themselves, called on the arrays of any library. New arrays come out."""
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from anyoptim._arrays import COMPUTE, Array, Library, quiet
-from anyoptim._engines._leaf import Commit, Leaf, Result, Rule
+from anyoptim._engines._leaf import Commit, Leaf, Plan, Result, Rows
 from anyoptim._operations import Operations
+from anyoptim._program import Program, Row
+from anyoptim._reduction import block_sums
 
-__all__ = ["compute", "prepare", "start"]
+__all__ = ["Lazy", "Portable", "start"]
 
 
 class _Eager(Operations):
@@ -32,40 +35,65 @@ class _Eager(Operations):
             raise TypeError(f"xp.where was given {condition!r}; wanted a comparison (of coefficients without ~)")
         return self._library.xp.where(condition, self._array(a), self._array(b))
 
+    def smallest_normal(self, a: Any) -> float:
+        return float(self._library.xp.finfo(self._like.dtype).smallest_normal)
+
     def _array(self, a: Any) -> Array:
         return self._library.scalar(a, self._like.dtype, self._like) if isinstance(a, int | float) else a
 
 
-def prepare(rule: Rule, leaves: Sequence[Leaf]) -> Commit:
-    """Compute the step of every leaf, for the commit to write."""
-    results = _settled(leaves, compute(rule, leaves))
+class Portable(Plan):
+    """Takes every leaf."""
 
-    def commit() -> list[Result]:
-        for leaf, result in zip(leaves, results, strict=True):
-            if leaf.destination is not None:
-                leaf.library.write(leaf.destination, result.p)
+    def gather(self, xs: Sequence[Array]) -> Sequence[Array]:
+        # What is lazy would be computed again for each measure.
+        lazy = bool(self.program.measures) and self.leaves[0].library.lazy
+        return self.leaves[0].library.settle(list(xs)) if lazy else xs
+
+    def squares(self, k: int, gathered: Sequence[Array], rows: Rows) -> list[Array]:
+        with quiet():
+            return [
+                self._known(_squares(functools.partial(self.program.measured, k), leaf, x, rows.of(i)))
+                for i, (leaf, x) in enumerate(zip(self.leaves, gathered, strict=True))
+            ]
+
+    def prepare(self, gathered: Sequence[Array], rows: Rows) -> Commit:
+        results = self._settled(self._computed(gathered, rows))
+
+        def commit() -> list[Result]:
+            for leaf, result in zip(self.leaves, results, strict=True):
+                if leaf.destination is not None:
+                    leaf.library.write(leaf.destination, result.p)
+            return results
+
+        return commit
+
+    def _computed(self, xs: Sequence[Array], rows: Rows) -> list[Result]:
+        with quiet():
+            leaves = zip(self.leaves, xs, strict=True)
+            return [_result(self.program, leaf, x, rows.of(i)) for i, (leaf, x) in enumerate(leaves)]
+
+    def _settled(self, results: list[Result]) -> list[Result]:
+        """The same with nothing lazy in it."""
+        arrays = iter(self.leaves[0].library.settle([a for p, slots in results for a in (p, *slots)]))
+        return [Result(next(arrays), tuple(next(arrays) for _ in slots)) for _, slots in results]
+
+    def _known(self, sums: Array) -> Array:
+        library = self.leaves[0].library
+        return sums if library.traced(sums) else library.to_host(sums)
+
+
+class Lazy(Portable):
+    """The same with nothing computed: for the pure form, whose results wait until they are asked for."""
+
+    def gather(self, xs: Sequence[Array]) -> Sequence[Array]:
+        return xs
+
+    def _settled(self, results: list[Result]) -> list[Result]:
         return results
 
-    return commit
-
-
-def compute(rule: Rule, leaves: Sequence[Leaf]) -> list[Result]:
-    """Apply the rule to each leaf. Nothing that is given is written to."""
-    with quiet():
-        return [
-            (_run_complex if leaf.library.dtype(leaf.p).startswith("complex") else _run_real)(rule, leaf)
-            for leaf in leaves
-        ]
-
-
-def _settled(leaves: Sequence[Leaf], results: list[Result]) -> list[Result]:
-    """The same with nothing lazy in it."""
-    lazy = [i for i, leaf in enumerate(leaves) if leaf.library.lazy]
-    if lazy:
-        arrays = iter(leaves[lazy[0]].library.settle([a for i in lazy for a in (results[i].p, *results[i].slots)]))
-        for i in lazy:
-            results[i] = Result(next(arrays), tuple(next(arrays) for _ in results[i].slots))
-    return results
+    def _known(self, sums: Array) -> Array:
+        return sums if self.leaves[0].library.lazy else super()._known(sums)
 
 
 def start(
@@ -79,52 +107,76 @@ def start(
         return tuple(library.join_complex(re, im, getattr(xp, name)) for re, im in zip(real, imag, strict=True))
     wide = library.guarded(xp.astype(p, getattr(xp, name), copy=False))
     with quiet():
-        return _kept(init, init(xp, wide), len(names), library, (wide,))
+        return _kept(init.__qualname__, init(xp, wide), len(names), library, (wide,))
 
 
-def _run_complex(rule: Rule, leaf: Leaf) -> Result:
-    """A complex parameter is two reals: the rule sees real parts, then imaginary parts."""
-    library, p, x, slots, coefficients, _ = leaf
+_Reals = tuple[Array, Array, tuple[Array, ...]]
+
+
+def _reals(leaf: Leaf, x: Array) -> list[_Reals]:
+    """p, x and the slots as real arrays in the compute dtype: two of each where they are complex."""
+    library, p, slots, _ = leaf
     xp = library.xp
-    x = xp.astype(x, p.dtype, copy=False)
-    real, imag = (
-        _run_real(rule, Leaf(library, part(p), part(x), tuple(part(s) for s in slots), coefficients))
-        for part in (xp.real, xp.imag)
-    )
-    compute = getattr(xp, COMPUTE[library.dtype(p)])
-    return Result(
-        library.join_complex(real.p, imag.p, p.dtype),
-        tuple(library.join_complex(re, im, compute) for re, im in zip(real.slots, imag.slots, strict=True)),
-    )
+    if library.dtype(p).startswith("complex"):
+        x = xp.astype(x, p.dtype, copy=False)
+        parts = [(part(p), part(x), tuple(part(s) for s in slots)) for part in (xp.real, xp.imag)]
+    else:
+        parts = [(p, x, slots)]
+    guarded = library.guarded
+    found = []
+    for p, x, slots in parts:
+        dtype = getattr(xp, COMPUTE[library.dtype(p)])
+        wide_p, wide_x = (guarded(xp.astype(a, dtype, copy=False)) for a in (p, x))
+        found.append((wide_p, wide_x, tuple(map(guarded, slots))))
+    return found
 
 
-def _run_real(rule: Rule, leaf: Leaf) -> Result:
-    library, p, x, slots, coefficients, _ = leaf
-    xp = library.xp
-    dtype = getattr(xp, COMPUTE[library.dtype(p)])
-    wide, x = (library.guarded(xp.astype(a, dtype, copy=False)) for a in (p, x))
+def _row(library: Library, row: Row, dtype: Any) -> Row:
     # A traced coefficient may be wider than the compute dtype, and would widen everything.
-    row = {k: c if isinstance(c, float | bool | str) else xp.astype(c, dtype) for k, c in coefficients.items()}
-    out = rule(_Eager(library, wide), wide, x, *map(library.guarded, slots), **row)
-    step, *new = out if isinstance(out, tuple) else (out,)
-    moved, *new = _kept(rule, (wide - step, *new), 1 + len(slots), library, (wide, x))
-    return Result(xp.astype(moved, p.dtype, copy=False), tuple(new))
+    return tuple(
+        {k: c if isinstance(c, float | bool | str) else library.xp.astype(c, dtype) for k, c in part.items()}
+        for part in row
+    )
 
 
-def _kept(
-    source: Callable[..., Any], results: Any, wanted: int, library: Library, given: tuple[Array, ...]
-) -> tuple[Array, ...]:
+def _result(program: Program, leaf: Leaf, x: Array, row: Row) -> Result:
+    library, xp = leaf.library, leaf.library.xp
+    parts = []
+    for p, g, slots in _reals(leaf, x):
+        new = program.moved(_Eager(library, p), p, g, slots, _row(library, row, p.dtype))
+        parts.append(_kept(program.name, new, 1 + len(slots), library, (p, g)))
+    if len(parts) == 1:
+        moved, *kept = parts[0]
+        return Result(xp.astype(moved, leaf.p.dtype, copy=False), tuple(kept))
+    compute = getattr(xp, COMPUTE[library.dtype(leaf.p)])
+    moved, *kept = (library.join_complex(re, im, compute) for re, im in zip(*parts, strict=True))
+    return Result(xp.astype(moved, leaf.p.dtype, copy=False), tuple(kept))  # of another byte order
+
+
+def _squares(measured: Callable[..., Any], leaf: Leaf, x: Array, row: Row) -> Array:
+    library, xp = leaf.library, leaf.library.xp
+    wide = library.widest_float()
+    parts = []
+    for p, g, slots in _reals(leaf, x):
+        a = library.array(measured(_Eager(library, p), p, g, slots, _row(library, row, p.dtype)))
+        a = xp.astype(a, wide, copy=False)
+        parts.append(xp.reshape(a * a, (-1,)))
+    # Of a complex array the parts of an element follow each other.
+    return block_sums(xp, parts[0] if len(parts) == 1 else xp.reshape(xp.stack(parts, axis=-1), (-1,)))
+
+
+def _kept(source: str, results: Any, wanted: int, library: Library, given: tuple[Array, ...]) -> tuple[Array, ...]:
     """What a user's function gave, as arrays of their own. Raises TypeError, naming it, for what can't be kept."""
     like = given[0]
     if not isinstance(results, tuple) or len(results) != wanted:
         kind = f"{len(results)} arrays" if isinstance(results, tuple) else f"a {type(results).__name__}"
-        raise TypeError(f"{source.__qualname__} gave {kind}; wanted a tuple of {wanted}")
+        raise TypeError(f"{source} gave {kind}; wanted a tuple of {wanted}")
     arrays = tuple(map(library.array, results))
     for a in arrays:
         shape, dtype = getattr(a, "shape", None), getattr(a, "dtype", None)
         if shape != like.shape or dtype != like.dtype:
             raise TypeError(
-                f"{source.__qualname__} gave a {type(a).__name__} of shape {shape} and dtype {dtype}; "
+                f"{source} gave a {type(a).__name__} of shape {shape} and dtype {dtype}; "
                 f"wanted the shape {tuple(like.shape)} and the dtype {like.dtype} of its parameter"
             )
     # Each slot is an array of its own: not the user's parameter or gradient, and not another slot.

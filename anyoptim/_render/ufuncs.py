@@ -1,4 +1,4 @@
-"""Graphs as source text that a person can read. Needs no device and no compiler.
+"""Graphs as NumPy calls on blocks of elements.
 
 For Adam, `blocked` writes::
 
@@ -13,15 +13,21 @@ For Adam, `blocked` writes::
 
 from __future__ import annotations
 
-import keyword
-import re
 from typing import NamedTuple
 
+from anyoptim._render._names import function_name, input_names, scalar_names
 from anyoptim._trace import LOGICAL, Graph, Node, Scalar
 
-__all__ = ["Source", "blocked"]
+__all__ = ["UFUNCS", "Source", "blocked", "blocked_measure"]
 
-_UFUNCS = {"abs": "absolute", "and": "logical_and", "or": "logical_or", "not": "logical_not"}
+_UFUNC = {"abs": "absolute", "and": "logical_and", "or": "logical_or", "not": "logical_not"}
+
+UFUNCS = (
+    *("add", "subtract", "multiply", "divide", "negative", "sqrt", "absolute", "copyto"),
+    *("less", "less_equal", "greater", "greater_equal", "equal", "not_equal"),
+    *("logical_and", "logical_or", "logical_not"),
+)
+"""What the text calls, by its name in NumPy."""
 
 
 class Source(NamedTuple):
@@ -42,17 +48,23 @@ def blocked(graph: Graph) -> Source:
     A result goes straight to its place where nobody needs the old value any more, else to scratch and there at the
     end. Scratch is taken from what is free, so that a rule needs few temporaries, all in the cache.
     """
-    return _Blocked(graph).source()
+    p, _, *slots = input_names(graph)
+    return _Blocked(graph, [p, *slots]).source()
+
+
+def blocked_measure(graph: Graph) -> Source:
+    """The same for what is measured, which it returns, in scratch or one of its arguments; all of these are read."""
+    return _Blocked(graph, []).source()
 
 
 class _Blocked:
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, homes: list[str]) -> None:
         self.graph = graph
         self.first = len(graph.inputs)
-        self.scalars = graph.scalars
-        self.names = _scalar_names(graph)
-        self.homes = [name for name in graph.inputs if name != "x"]
-        self.place: dict[int, str] = dict(enumerate(graph.inputs))
+        self.inputs = input_names(graph)
+        self.names = scalar_names(graph)
+        self.homes = list(zip(graph.outputs, homes, strict=False))
+        self.place: dict[int, str] = dict(enumerate(self.inputs))
         self.last = {a: i for i, node in enumerate(graph.nodes) for a in node.arguments if isinstance(a, int)}
         self.last.update(dict.fromkeys(graph.outputs, len(graph.nodes)))
         self.free: dict[str, list[str]] = {"t": [], "k": []}
@@ -62,13 +74,15 @@ class _Blocked:
     def source(self) -> Source:
         for i, node in enumerate(self.graph.nodes):
             self.emit(i, node)
-        self.bring_home()
-        name = re.sub(r"\W", "_", self.graph.rule.rpartition("<locals>.")[2])
-        name = name if name.endswith("rule") else f"{name}_rule"  # lest it be called like something that it calls
+        if self.homes:
+            self.bring_home()
+        else:
+            self.lines.append(f"return {self.place[self.graph.outputs[0]]}")
+        name = function_name(self.graph, "rule" if self.homes else "measure")
         scratch = [f"{kind}{i}" for kind in ("t", "k") for i in range(self.made[kind])]
-        arguments = ", ".join([*self.graph.inputs, *self.names.values(), *scratch])
+        arguments = ", ".join([*self.inputs, *self.names.values(), *scratch])
         text = "\n".join([f"def {name}({arguments}):", *(f"    {line}" for line in self.lines), ""])
-        return Source(name, text, self.scalars, self.made["t"], self.made["k"])
+        return Source(name, text, self.graph.scalars, self.made["t"], self.made["k"])
 
     def emit(self, i: int, node: Node) -> None:
         arguments = [self.place[a] if isinstance(a, int) else self.names[a] for a in node.arguments]
@@ -83,20 +97,20 @@ class _Blocked:
                 self.lines += [f"copyto({out}, {b})", f"copyto({out}, {a}, where={condition})"]
             self.release(i, node)
         else:
-            self.lines.append(f"{_UFUNCS.get(node.op, node.op)}({', '.join([*arguments, out])})")
+            self.lines.append(f"{_UFUNC.get(node.op, node.op)}({', '.join([*arguments, out])})")
         self.place[self.first + i] = out
 
     def release(self, i: int, node: Node) -> None:
         """Give back the scratch of arguments that are not needed after node `i`."""
         for a in {a for a in node.arguments if isinstance(a, int) and self.last[a] == i}:
-            if self.place[a] not in self.graph.inputs:
+            if self.place[a] not in self.inputs:
                 self.free[self.place[a][0]].append(self.place[a])
 
     def target(self, i: int, node: Node) -> str:
         """Where the result of node `i` goes: home, if it is a result and the old value has had its last use."""
         number = self.first + i
-        for output, home in zip(self.graph.outputs, self.homes, strict=True):
-            old = self.graph.inputs.index(home)
+        for output, home in self.homes:
+            old = self.inputs.index(home)
             if output == number and self.last.get(old, -1) <= i - (node.op == "where"):
                 return home
         kind = "k" if node.op in LOGICAL else "t"
@@ -107,11 +121,7 @@ class _Blocked:
 
     def bring_home(self) -> None:
         """Copy results to their places, by way of scratch where one lies in another's place."""
-        moves = [
-            (self.place[output], home)
-            for output, home in zip(self.graph.outputs, self.homes, strict=True)
-            if self.place[output] != home
-        ]
+        moves = [(self.place[output], home) for output, home in self.homes if self.place[output] != home]
         targets = {home for _, home in moves}
         for k, (source, home) in enumerate(moves):
             if source in targets:
@@ -120,14 +130,3 @@ class _Blocked:
                 self.lines.append(f"copyto({scratch}, {source})")
                 moves[k] = (scratch, home)
         self.lines += [f"copyto({home}, {source})" for source, home in moves]
-
-
-def _scalar_names(graph: Graph) -> dict[Scalar, str]:
-    """A coefficient keeps its name; the others are numbered."""
-    taken = {*graph.inputs, "copyto", *(_UFUNCS.get(node.op, node.op) for node in graph.nodes)}
-    names: dict[Scalar, str] = {}
-    for k, scalar in enumerate(graph.scalars):
-        given = str(scalar.arguments[0]) if scalar.op == "given" else ""
-        clashes = given in taken or keyword.iskeyword(given) or re.fullmatch(r"[tks]\d+|", given)
-        names[scalar] = f"s{k}" if clashes else given
-    return names

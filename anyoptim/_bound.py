@@ -1,0 +1,107 @@
+"""The parameters that `update` met last: while they are the same arrays, what was found out about them holds."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from anyoptim._arrays import Array
+from anyoptim._checks import Parameter
+from anyoptim._engines import Crew, Leaf
+from anyoptim._hyperparameters import Hyper
+from anyoptim._program import Program
+from anyoptim._stage import Stage
+from anyoptim._tree import Form, Tree
+
+__all__ = ["Bound", "Groups"]
+
+
+class Groups:
+    """Which hyperparameters are a parameter's own."""
+
+    def __init__(self, stages: Sequence[Stage], tree: Tree, ps: Sequence[Parameter | None]) -> None:
+        asked = [type(stage).overrides is not Stage.overrides for stage in stages]
+        self.overrides: list[tuple[Mapping[str, Hyper], ...]] = [({},) * len(stages)]
+        """For each group what is given instead of each stage's own."""
+        self.of = [0] * len(ps)
+        """The group of each parameter."""
+        if any(asked):
+            for i, p in enumerate(ps):
+                if p is not None:
+                    found = tuple(
+                        dict(stage.overrides(tree.path(i), p.given)) if ask else {}
+                        for stage, ask in zip(stages, asked, strict=True)
+                    )
+                    if found not in self.overrides:
+                        self.overrides.append(found)
+                    self.of[i] = self.overrides.index(found)
+            for stage, own in ((s, g) for group in self.overrides for s, g in zip(stages, group, strict=True)):
+                if set(own) - set(stage.hyperparameters):
+                    raise ValueError(f"{stage!r} overrides {list(own)}; it has {list(stage.hyperparameters)}")
+
+
+class Bound:
+    """Parameters that passed all checks, and the engines' plans for them."""
+
+    def __init__(self, tree: Tree, ps: list[Parameter | None], owner: list[int], groups: Groups) -> None:
+        self.ps, self.owner, self.groups = ps, owner, groups
+        self._form = Form(tree)
+        self._given = [p and p.given for p in ps]
+        self._tied = any(o != i for i, o in enumerate(owner))
+        self._crew: Crew | None = None
+        self._moving: list[int] = []
+        self._resting: list[int] = []
+
+    def quick(self, params: Any, grads: Any) -> tuple[Crew, list[int], list[Any]] | None:
+        """Who moves, which parameters these are, and their gathered gradients; None where there is any doubt.
+
+        There is none if nothing has changed since the last update, and the gradients are such as they were then.
+        """
+        crew = self._crew
+        if crew is None or not crew.lasting or self._tied:
+            return None
+        leaves = self._form.leaves(params)
+        if leaves is None or not all(map(operator.is_, leaves, self._given)):
+            return None
+        xs = self._form.leaves(grads)
+        if xs is None:
+            return None
+        if self._resting:
+            if any(xs[i] is not None for i in self._resting):
+                return None
+            xs = [xs[i] for i in self._moving]
+        gathered = crew.quick(xs)
+        return None if gathered is None else (crew, self._moving, gathered)
+
+    def still(self, leaves: Sequence[Any]) -> bool:
+        """Whether these are the arrays that were checked, where and as they were, and can be written to."""
+        for leaf, p in zip(leaves, self.ps, strict=True):
+            if p is None:
+                if leaf is not None:
+                    return False
+            elif leaf is not p.given or not p.library.still(leaf, p.memory) or p.library.dtype(leaf) != p.dtype:
+                return False
+        return True
+
+    def crew(
+        self,
+        engine: str | None,
+        program: Program,
+        xs: Sequence[Array | None],
+        slots: Sequence[tuple[Array, ...] | None],
+    ) -> tuple[Crew, list[int]]:
+        """Who moves the parameters that have a gradient, and which these are."""
+        moving = [i for i, x in enumerate(xs) if x is not None]
+        some = [xs[i] for i in moving]
+        if self._crew is None or not self._crew.lasting or moving != self._moving or not self._crew.suits(some):
+            leaves = [self.leaf(i, slots[i]) for i in moving]
+            self._crew = Crew(engine, program, leaves, some)
+            self._moving, self._resting = moving, [i for i, x in enumerate(xs) if x is None]
+        return self._crew, moving
+
+    def leaf(self, i: int, slots: tuple[Array, ...] | None) -> Leaf:
+        """A parameter that has a gradient, as engines take it."""
+        p = self.ps[i]
+        assert p is not None  # noqa: S101 - `checks.gradients` refuses a gradient of nothing
+        return Leaf(p.library, p.array, slots or (), p.given if p.writable else None)

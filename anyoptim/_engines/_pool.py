@@ -1,0 +1,66 @@
+"""Threads that share out one step."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+
+__all__ = ["spread", "threads"]
+
+Piece = tuple[int, int]
+
+
+def threads() -> int:
+    """How many threads the process may run at once."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def spread(call: Callable[[int, int], object], pieces: Sequence[Piece]) -> None:
+    """`call(first, last)` for each piece, by this thread and, where there are several pieces, by others beside it.
+
+    All pieces are done when it returns or raises.
+    """
+    if len(pieces) == 1:
+        call(*pieces[0])
+        return
+    mode = _flushing()
+    queue = deque(pieces)
+
+    def work() -> None:
+        # A thread may treat subnormal numbers differently from this one, and its bits would differ.
+        if _flushing() == mode:
+            with contextlib.suppress(IndexError):  # nothing is left
+                while True:
+                    call(*queue.popleft())
+
+    helpers = [_pool().submit(work) for _ in range(min(threads(), len(pieces)) - 1)]
+    try:
+        work()
+    finally:
+        wait(helpers)
+    for helper in helpers:
+        helper.result()
+
+
+def _flushing() -> tuple[bool, bool]:
+    """Whether this thread makes subnormal results, and takes subnormal operands, for zeros."""
+    smallest = sys.float_info.min
+    return smallest * 0.5 == 0.0, sys.float_info.min * sys.float_info.epsilon + 0.0 == 0.0
+
+
+_POOLS: list[ThreadPoolExecutor] = []
+
+
+def _pool() -> ThreadPoolExecutor:
+    """The threads, which are made when they are first wanted."""
+    if not _POOLS:
+        _POOLS.append(ThreadPoolExecutor(max(threads() - 1, 1), "anyoptim"))
+    return _POOLS[0]
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_POOLS.clear)  # a child has its parent's pool but none of its threads

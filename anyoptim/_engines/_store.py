@@ -1,0 +1,72 @@
+"""Generated code as files in the user's cache folder, compiled once per machine."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import linecache
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+__all__ = ["compiled", "function"]
+
+
+def function(name: str, text: str) -> Callable[..., Any]:
+    """The function of this name in the module that the text is.
+
+    The text goes to a file named by its content, for Numba to keep the machine code beside, and for debuggers and
+    tracebacks. Where that can't be written, all is as it would be otherwise, but for this process alone.
+    """
+    path = _written(name, text)
+    file = f"<anyoptim {name} {hash(text):x}>" if path is None else str(path)
+    if path is None:
+        linecache.cache[file] = (len(text), None, text.splitlines(keepends=True), file)
+    namespace: dict[str, Any] = {"__name__": f"anyoptim_{name}", "__file__": file}
+    exec(compile(text, file, "exec"), namespace)  # noqa: S102 - text of our own, not what stood in the file
+    found: Callable[..., Any] = namespace[name]
+    return found
+
+
+def compiled(call: Callable[..., Any], signature: str) -> Callable[..., Any]:
+    """The function as machine code, from where Numba keeps it, if it does."""
+    from numba import njit  # noqa: PLC0415 - a second that only those pay who come here
+
+    # Without the check for zero divisors, which stops SIMD, and without `fastmath`, which rounds differently.
+    options: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
+    if os.path.exists(call.__code__.co_filename):
+        # What may go wrong with a folder: it is full, read-only, on a network, or another's broken file is in it.
+        with contextlib.suppress(Exception):
+            kept: Callable[..., Any] = njit(signature, cache=True, **options)(call)
+            return kept
+    anew: Callable[..., Any] = njit(signature, **options)(call)
+    return anew
+
+
+def _written(name: str, text: str) -> Path | None:
+    """The file with this text, or None where there can be none."""
+    import platformdirs  # noqa: PLC0415 - comes with the extra `fast`, as Numba does
+
+    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+    path = platformdirs.user_cache_path("anyoptim", appauthor=False) / "kernels" / f"{name}_{digest}.py"
+    try:
+        if path.read_text(encoding="utf-8") == text:
+            return path  # left alone: Numba takes a newer file for another
+    except (OSError, UnicodeDecodeError):
+        pass
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # By way of another name, so that nobody ever sees half of it.
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{name}_")
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                file.write(text)
+            os.replace(temporary, path)
+        except BaseException:
+            os.unlink(temporary)
+            raise
+    except OSError:
+        return None
+    return path

@@ -1,0 +1,243 @@
+"""The compiled engine: the traced rules as one Numba loop over all parameters, in place."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from anyoptim._arrays import COMPUTE, Array, host_memory, quiet
+from anyoptim._engines import _headers, _pool, _store
+from anyoptim._engines._leaf import Commit, Leaf, NDArray, Plan, Result, Rows, host
+from anyoptim._memory import merged
+from anyoptim._program import Options, Program, Row, options
+from anyoptim._reduction import BLOCK as SUM
+from anyoptim._render import Loop, loop, loop_measure
+from anyoptim._trace import trace, trace_measure, values
+
+__all__ = ["Compiled", "broken", "load", "missing", "refusal", "source"]
+
+CHUNK = 1 << 16
+"""Elements in a chunk; whole blocks of the reduction."""
+
+PIECE = 1 << 19
+"""The fewest elements that are worth a thread's while."""
+
+PIECES = 4
+"""Into how many pieces a thread's share is cut, so that a slow thread leaves some to the others."""
+
+
+MISSING = "Numba is not installed (pip install 'anyoptim[fast]')"
+
+
+@functools.cache
+def missing() -> str | None:
+    """Why there is no compiling, as far as can be told without importing anything; or None."""
+    found = all(importlib.util.find_spec(name) is not None for name in ("numba", "platformdirs"))
+    return None if found else MISSING
+
+
+@functools.cache
+def broken() -> str | None:
+    """The same, having imported what there is: a Numba may be too old for the NumPy beside it."""
+    try:
+        importlib.import_module("anyoptim._engines._pointer")
+    except Exception as error:
+        return missing() or f"Numba can't be imported: {error}"
+    return None
+
+
+def refusal(program: Program, leaf: Leaf, x: Array) -> str | None:
+    """Why the engine can't take this leaf with such a gradient, which the blocked engine can take; or None."""
+    p, g, *slots = (host(leaf.library, a) for a in (leaf.p, x, *leaf.slots))
+    if p.dtype.name != COMPUTE[p.dtype.name] or not p.dtype.isnative:
+        return f"its dtype {p.dtype} is cast on load"
+    if g.dtype != p.dtype:
+        return f"its gradient has another dtype, {g.dtype}"
+    orders = {*_orders([p, *slots])}
+    if program.measures:
+        orders &= {"C"}  # a measure goes by logical order
+    if not orders:
+        return "it isn't contiguous in C order" if program.measures else "it isn't contiguous"
+    if not orders & {*_orders([g])}:
+        return "its gradient isn't contiguous in the same order"
+    return None
+
+
+def _orders(arrays: Sequence[Any]) -> list[str]:
+    """The memory orders in which all of these are contiguous."""
+    found = []
+    if all(a.flags.c_contiguous and a.flags.aligned for a in arrays):
+        found.append("C")
+    if all(a.flags.f_contiguous and a.flags.aligned for a in arrays):
+        found.append("F")
+    return found
+
+
+class Compiled(Plan):
+    """Takes contiguous arrays of one dtype and one library that lie in this machine's memory."""
+
+    lasting = True
+
+    def __init__(self, program: Program, leaves: Sequence[Leaf]) -> None:
+        super().__init__(program, leaves)
+        self.library = leaves[0].library
+        # Arrays of our own, on the same memory: whatever becomes of the user's, they stay as they are.
+        self.hosts = hosts = [[host(self.library, a).view() for a in (leaf.p, *leaf.slots)] for leaf in leaves]
+        self.dtype = np.dtype(hosts[0][0].dtype.char.lower())
+        self.results = [Result(leaf.p, leaf.slots) for leaf in leaves]
+        self.destinations = [leaf.destination for leaf in leaves]
+        self.memories = [self.library.memory(d) for d in self.destinations]
+        self.mirrors = [of[0] for of in self.hosts]
+        parts = 2 if hosts[0][0].dtype.kind == "c" else 1
+        lengths = [of[0].size * parts for of in hosts]
+        self.arrays = np.zeros((len(leaves), 2 + program.slots), np.uint64)
+        for i, (p, *slots) in enumerate(self.hosts):
+            self.arrays[i, 0] = _address(p)
+            self.arrays[i, 2:] = [_address(s) for s in slots]
+        self.sizes = np.array([n * self.dtype.itemsize for n in lengths], np.uint64)
+        self.chunks, self.blocks = _chunks(lengths)
+        # C order where an array has both, so that a gradient that has both passes.
+        self.contiguous = np.array([_headers.C if "C" in _orders(of) else _headers.F for of in self.hosts], np.uint64)
+        self.by_header = _headers.reliable() and all(
+            type(d) is np.ndarray and type(m) is np.ndarray
+            for d, m in zip(self.destinations, self.mirrors, strict=True)
+        )
+        self.params = _ids(self.destinations)
+        self.mirror_ids = _ids(self.mirrors)
+        self.kernels: dict[tuple[int | None, Options], _Kernel] = {}
+        self.pieces = _pieces(self.chunks)
+        self.first_row = np.zeros(len(leaves), np.int64)
+
+    @property
+    def written(self) -> Sequence[NDArray]:
+        return [a for of in self.hosts for a in of]
+
+    def keep_off(self, written: Sequence[NDArray]) -> None:
+        super().keep_off(written)
+        begins, ends = merged([host_memory(a) for a in written if a.size])
+        self.begins, self.ends = np.array(begins, np.uint64), np.array(ends, np.uint64)
+
+    def quick(self, xs: Sequence[Array]) -> Sequence[Array] | None:
+        if self.by_header:
+            if _headers.located()(self.params, self.mirror_ids, _ids(xs), self.contiguous, self.arrays) >= 0:
+                return None
+        else:
+            for i, (d, memory, c, x) in enumerate(
+                zip(self.destinations, self.memories, self.contiguous, xs, strict=True)
+            ):
+                same = self.library.still(d, memory) and self.library.plain(x, d) and c == _headers.C
+                address = self.library.address(x) if same else None
+                if address is None:
+                    return None
+                self.arrays[i, 1] = address
+        return xs if _headers.apart()(self.arrays, self.sizes, self.begins, self.ends) else None
+
+    def gather(self, xs: Sequence[Array]) -> Sequence[NDArray]:
+        views = [host(self.library, x) for x in xs]
+        self.arrays[:, 1] = [_address(x) for x in views]
+        for i, x in enumerate(views):
+            alone = slice(i, i + 1)
+            if not _headers.apart()(self.arrays[alone], self.sizes[alone], self.begins, self.ends):
+                views[i] = x.copy(order="K")
+                self.arrays[i, 1] = _address(views[i])
+        return views
+
+    def squares(self, k: int, gathered: Sequence[Any], rows: Rows) -> list[NDArray]:
+        sums = np.empty(self.blocks[-1])
+        self._run(k, rows, sums)()
+        return [sums[a:b] for a, b in itertools.pairwise(self.blocks)]
+
+    def prepare(self, gathered: Sequence[Any], rows: Rows) -> Commit:
+        run = self._run(None, rows)
+
+        def commit() -> Sequence[Result]:
+            run()
+            self.touch()
+            return self.results
+
+        return commit
+
+    def _run(self, k: int | None, rows: Rows, *more: NDArray) -> Callable[[], None]:
+        """The calls of the kernels, one for each set of static options, with their part of the tables."""
+        static = [options(row) for row in rows.distinct]
+        which = np.array(rows.which, np.int64) if len(static) > 1 else self.first_row
+        calls = []
+        for key in dict.fromkeys(static):
+            kernel = self.kernels.get((k, key))
+            if kernel is None:
+                kernel = self.kernels[k, key] = load(self.program, k, key, self.dtype.name)
+            chunks, pieces = self.chunks, self.pieces
+            if static.count(key) < len(static):
+                chunks = chunks[[static[which[leaf]] == key for leaf in chunks[:, 0]]]
+                pieces = _pieces(chunks)
+            # Rows of other options stand there for the numbering, and are not read.
+            numbers = [
+                values(kernel.scalars, row, self.dtype) if of == key else [0.0] * len(kernel.scalars)
+                for row, of in zip(rows.distinct, static, strict=True)
+            ]
+            with quiet():
+                table = np.array(numbers, self.dtype).reshape(len(static), len(kernel.scalars))
+            calls.append((functools.partial(kernel.call, self.arrays, chunks, which, table, *more), pieces))
+
+        def run() -> None:
+            for call, pieces in calls:
+                _pool.spread(call, pieces)
+
+        return run
+
+
+class _Kernel(NamedTuple):
+    call: Callable[..., None]
+    scalars: Sequence[Any]
+
+
+@functools.lru_cache(maxsize=256)
+def load(program: Program, k: int | None, static: Options, dtype: str) -> _Kernel:
+    """The machine code of the step, or of what part `k` measures."""
+    text = _source(program, k, static, dtype)
+    return _Kernel(_store.compiled(_store.function(text.name, text.text), text.signature), text.scalars)
+
+
+def source(program: Program, k: int | None, row: Row, dtype: str) -> str:
+    """The text of the step, or of what part `k` measures."""
+    return _source(program, k, options(row), dtype).text
+
+
+def _source(program: Program, k: int | None, static: Options, dtype: str) -> Loop:
+    return loop(trace(program, static), dtype) if k is None else loop_measure(trace_measure(program, k, static), dtype)
+
+
+def _ids(objects: Sequence[Any]) -> NDArray:
+    return np.fromiter(map(id, objects), np.uint64, len(objects))
+
+
+def _address(a: NDArray) -> int:
+    address: int = a.__array_interface__["data"][0]
+    return address
+
+
+def _chunks(lengths: Sequence[int]) -> tuple[NDArray, list[int]]:
+    """For each chunk its leaf, its first element, its length and its first block; and the first block of each leaf."""
+    chunks = []
+    blocks = [0]
+    for leaf, n in enumerate(lengths):
+        chunks += [(leaf, begin, min(CHUNK, n - begin), blocks[-1] + begin // SUM) for begin in range(0, n, CHUNK)]
+        blocks.append(blocks[-1] - (-n // SUM))
+    return np.array(chunks, np.int64).reshape(-1, 4), blocks
+
+
+def _pieces(chunks: NDArray) -> list[tuple[int, int]]:
+    """Runs of chunks for threads to take: a few for each, of about as many elements."""
+    ends = np.cumsum(chunks[:, 2])
+    total = int(ends[-1]) if len(ends) else 0
+    number = min(total // PIECE, _pool.threads() * PIECES) if _pool.threads() > 1 else 1
+    if number < 2:
+        return [(0, len(chunks))]
+    cuts = np.searchsorted(ends, np.arange(1, number) * (total / number)) + 1
+    bounds = [0, *dict.fromkeys(cuts.tolist()), len(chunks)]
+    return [(a, b) for a, b in itertools.pairwise(bounds) if a < b]

@@ -1,0 +1,75 @@
+"""Which engine runs what, and why: as data, and as a table."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Self
+
+from anyoptim._arrays import COMPUTE, Array
+from anyoptim._engines import Crew, Leaf
+from anyoptim._program import Program
+
+__all__ = ["Explanation", "Share"]
+
+_WIDTH = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8, "complex64": 8, "complex128": 16}
+_HEADINGS = ("engine", "parameters", "elements", "MB a step", "why not faster")
+_SHOWN = 3
+
+
+class Share(NamedTuple):
+    """The parameters that one engine takes for one reason."""
+
+    engine: str
+    parameters: tuple[str, ...]
+    """Their keys, joined by dots."""
+    elements: int
+    bytes: int
+    """What a step must read and write: p, gradient and slots once each, and what every measure reads beside that."""
+    reason: str | None
+    """Why no faster engine; None for the fastest that there is."""
+
+
+class Explanation(list[Share]):
+    """The shares of a step, largest first; prints as a table."""
+
+    @classmethod
+    def of(
+        cls, engine: str | None, program: Program, names: Sequence[str], leaves: Sequence[Leaf], xs: Sequence[Array]
+    ) -> Self:
+        """The shares that these leaves make."""
+        shares: dict[Any, Share] = {}
+        for name, leaf, x, choice in zip(names, leaves, xs, Crew(engine, program, leaves, xs).choices, strict=True):
+            old = shares.get(choice, Share(choice.engine, (), 0, 0, choice.reason))
+            n = math.prod(leaf.p.shape)
+            shares[choice] = old._replace(
+                parameters=(*old.parameters, name),
+                elements=old.elements + n,
+                bytes=old.bytes + n * _traffic(program, leaf, x),
+            )
+        return cls(sorted(shares.values(), key=lambda share: -share.bytes))
+
+    def __str__(self) -> str:
+        rows = [_HEADINGS]
+        for share in self:
+            shown = ", ".join(share.parameters[:_SHOWN]) + (", ..." if len(share.parameters) > _SHOWN else "")
+            why = "" if share.reason is None else f"{share.reason} ({shown})" if shown else share.reason
+            size = f"{share.bytes / 1e6:.3g}"
+            rows.append((share.engine, str(len(share.parameters)), str(share.elements), size, why))
+        widths = [max(len(row[k]) for row in rows) for k in range(len(_HEADINGS) - 1)]
+        lines = []
+        for engine, *numbers, why in rows:
+            cells = [engine.ljust(widths[0]), *(n.rjust(w) for n, w in zip(numbers, widths[1:], strict=True)), why]
+            lines.append("  ".join(cells).rstrip())
+        return "\n".join(lines)
+
+
+def _traffic(program: Program, leaf: Leaf, x: Array) -> int:
+    """Bytes for each element."""
+    dtype = leaf.library.dtype(leaf.p)
+    p, slot, g = _WIDTH[dtype], _WIDTH[COMPUTE[dtype]], _WIDTH[leaf.library.dtype(x)]
+    total = 2 * p + g + 2 * slot * program.slots
+    for k in program.measures:
+        # The stages before a measure are run for it without their results being kept.
+        total += g + (p + slot * sum(len(part.slots) for part in program.parts[:k]) if k else 0)
+    return total

@@ -1,0 +1,139 @@
+"""A step as one function of an element: the rules of all stages in turn, and `p <- p - x` among them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
+from typing import Any, NamedTuple
+
+__all__ = [
+    "MOVE",
+    "Options",
+    "Part",
+    "Program",
+    "Row",
+    "Rule",
+    "floats",
+    "on_parameter",
+    "on_slots",
+    "on_value",
+    "options",
+]
+
+Rule = Callable[..., Any]
+"""The equation of a stage: a function of a namespace, values and coefficients that gives new values."""
+
+Row = tuple[Mapping[str, Any], ...]
+"""The coefficients of one parameter at one step, for each part: floats, static options (a bool or a string), or
+0-d arrays under a tracing transformation such as `jax.jit`."""
+
+Options = tuple[tuple[tuple[str, ...], tuple[tuple[str, bool | str], ...]], ...]
+"""What of a row is part of the kernel: for each part the names of all coefficients, and the static options."""
+
+Flow = tuple[Any, Any, list[Any]]
+"""The parameter, the value that started as its gradient, and the slots of the parts so far."""
+
+Act = Callable[..., Flow]
+
+
+class Part(NamedTuple):
+    """What one stage does: its rule, and on what it acts."""
+
+    act: Act
+    rule: Rule
+    slots: tuple[str, ...] = ()
+    measure: Rule | None = None
+    """What the part wants to know of all parameters before it: the 2-norm of `measure(xp, p, x)` over all elements."""
+
+
+class Program(NamedTuple):
+    """The parts of a step, in order. Two programs of the same parts are equal, and have the same kernels."""
+
+    parts: tuple[Part, ...]
+
+    @property
+    def name(self) -> str:
+        """The rules by name."""
+        return ", ".join(part.rule.__qualname__ for part in self.parts if part is not MOVE)
+
+    @property
+    def slots(self) -> int:
+        """How many slots all parts have."""
+        return sum(len(part.slots) for part in self.parts)
+
+    @property
+    def measures(self) -> tuple[int, ...]:
+        """The parts that want to know something beforehand: each is a pass over all elements."""
+        return tuple(k for k, part in enumerate(self.parts) if part.measure is not None)
+
+    def moved(self, xp: Any, p: Any, x: Any, slots: Sequence[Any], row: Row) -> tuple[Any, ...]:
+        """The new parameter and the new slots."""
+        p, _, new = self._run(len(self.parts), xp, p, x, slots, row)
+        return (p, *new)
+
+    def measured(self, k: int, xp: Any, p: Any, x: Any, slots: Sequence[Any], row: Row) -> Any:
+        """What part `k` measures, after the parts before it. `row` need not go further than these."""
+        p, x, _ = self._run(k, xp, p, x, slots, row)
+        measure = self.parts[k].measure
+        assert measure is not None  # noqa: S101 - k is one of `measures`
+        return measure(xp, p, x)
+
+    def _run(self, stop: int, xp: Any, p: Any, x: Any, slots: Sequence[Any], row: Row) -> Flow:
+        rest = iter(slots)
+        flow: Flow = (p, x, [])
+        for part, coefficients in zip(self.parts[:stop], row, strict=False):
+            flow = part.act(part.rule, xp, flow, tuple(islice(rest, len(part.slots))), coefficients)
+        return flow
+
+
+def options(row: Row) -> Options:
+    """The names of the coefficients, and those that are bools or strings with their values."""
+    return tuple([(tuple(part), () if floats(part) else _static(part)) for part in row])
+
+
+def floats(part: Mapping[str, Any]) -> bool:
+    """Whether these are floats and nothing else, as they nearly always are."""
+    return {*map(type, part.values())} <= _FLOAT
+
+
+_FLOAT = {float}
+
+
+def _static(part: Mapping[str, Any]) -> tuple[tuple[str, bool | str], ...]:
+    return tuple((k, c) for k, c in part.items() if isinstance(c, bool | str))
+
+
+def on_value(rule: Rule, xp: Any, flow: Flow, own: Sequence[Any], row: Mapping[str, Any]) -> Flow:
+    """`x, *slots <- rule(xp, p, x, *slots)`: from the gradient to the step."""
+    p, x, before = flow
+    x, *new = _given(rule, rule(xp, p, x, *own, **row), 1 + len(own))
+    return p, x, [*before, *new]
+
+
+def on_parameter(rule: Rule, xp: Any, flow: Flow, own: Sequence[Any], row: Mapping[str, Any]) -> Flow:
+    """`p, *slots <- rule(xp, p, *slots)`: with the parameter after its step."""
+    p, x, before = flow
+    p, *new = _given(rule, rule(xp, p, *own, **row), 1 + len(own))
+    return p, x, [*before, *new]
+
+
+def on_slots(rule: Rule, xp: Any, flow: Flow, own: Sequence[Any], row: Mapping[str, Any]) -> Flow:
+    """`s <- rule(xp, s)`, for every slot of the parts before."""
+    p, x, before = flow
+    return p, x, [_given(rule, rule(xp, s, **row), 1)[0] for s in before]
+
+
+def _given(rule: Rule, out: Any, wanted: int) -> tuple[Any, ...]:
+    results = out if isinstance(out, tuple) else (out,)
+    if len(results) != wanted:
+        raise TypeError(f"{rule.__qualname__} gave {len(results)} arrays; wanted a tuple of {wanted}")
+    return results
+
+
+def _move(rule: Rule, xp: Any, flow: Flow, own: Sequence[Any], row: Mapping[str, Any]) -> Flow:
+    p, x, before = flow
+    return rule(xp, p, x), x, before
+
+
+MOVE = Part(_move, lambda xp, p, x: p - x)
+"""The step itself, which is nobody's rule."""

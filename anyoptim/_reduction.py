@@ -1,0 +1,55 @@
+"""The one reduction: the 2-norm of many arrays, its additions in an order that no engine and no library changes.
+
+The elements of an array, squared in float64, in logical C order, are cut into blocks of 1024, the last one filled up
+with zeros; each block is halved until one number is left, its second half added to its first. The numbers of all
+arrays, one after the other and filled up with zeros to a power of two, are halved in the same way. A complex
+array is one of reals: real part, imaginary part, real part and so on.
+
+Every addition is one of elements, which all libraries round alike, where each has a `sum` of its own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+__all__ = ["BLOCK", "block_sums", "halved", "norm", "power_of_two"]
+
+BLOCK = 1024
+
+
+def power_of_two(n: int) -> int:
+    """The smallest power of two that is at least `n`, and 1."""
+    return 1 << max(n - 1, 0).bit_length()
+
+
+def halved(v: Any) -> Any:
+    """The sums over the last axis, whose length is a power of two."""
+    while v.shape[-1] > 1:
+        half = v.shape[-1] // 2
+        v = v[..., :half] + v[..., half:]
+    return v[..., 0]
+
+
+def block_sums(xp: Any, squares: Any) -> Any:
+    """The sum of each block of a vector. Zeros change no sum of squares: a short vector needs no more of them."""
+    n = squares.shape[0]
+    width = min(BLOCK, power_of_two(n))
+    return halved(xp.reshape(_filled(xp, squares, -n % width), (-1, width)))
+
+
+def norm(xp: Any, sums: Sequence[Any]) -> Any:
+    """The 2-norm from the block sums of all arrays: a float of NumPy vectors, a 0-d array of others."""
+    whole = xp.concat(list(sums)) if sums else np.zeros(0)
+    n = whole.shape[0]
+    if not n:
+        return 0.0
+    total = halved(_filled(xp, whole, power_of_two(n) - n))
+    return math.sqrt(total) if isinstance(total, np.floating) else xp.sqrt(total)
+
+
+def _filled(xp: Any, v: Any, n: int) -> Any:
+    return xp.concat([v, xp.zeros_like(v[:n])]) if n else v  # always fewer than there are

@@ -1,0 +1,53 @@
+"""The names in generated text: those of the rule, as far as Python lets them be."""
+
+from __future__ import annotations
+
+import builtins
+import keyword
+import re
+
+import numpy as np
+
+from anyoptim._trace import Graph, Scalar
+
+__all__ = ["function_name", "input_names", "scalar_names"]
+
+_OURS = re.compile(r"_.*|[knst]\d+")
+"""What the renderers call masks, nodes, scalars, scratch, and all else."""
+
+_CALLED = {"carray", "copyto", "empty", "float32", "float64", "pointer"}
+"""And what they call beside NumPy's universal functions."""
+
+
+def function_name(graph: Graph, what: str = "rule") -> str:
+    """`Adam_rule`; of a chain `ClipGlobalNorm_Adam_EMA_rule`."""
+    names = [rule.rpartition("<locals>.")[2].removesuffix(".rule") for rule in graph.name.split(", ")]
+    return re.sub(r"\W", "_", "_".join(names)) + f"_{what}"
+
+
+def input_names(graph: Graph) -> tuple[str, ...]:
+    """The inputs as identifiers, each once: two stages may both have a slot `m`."""
+    taken: list[str] = []
+    for name in graph.inputs:
+        plain = re.sub(r"\W", "_", name)
+        plain = plain if _free(plain) else f"slot_{plain}"
+        number = sum(re.fullmatch(re.escape(plain) + r"(_\d+)?", other) is not None for other in taken)
+        taken.append(f"{plain}_{number + 1}" if number else plain)
+    return tuple(taken)
+
+
+def scalar_names(graph: Graph) -> dict[Scalar, str]:
+    """A coefficient keeps its name, unless that is taken; the others are numbered."""
+    taken = {*input_names(graph)}
+    names: dict[Scalar, str] = {}
+    for k, scalar in enumerate(graph.scalars):
+        given = scalar.arguments[1] if scalar.op == "given" else ""
+        names[scalar] = given if _free(given) and given not in taken else f"s{k}"
+        taken.add(given)
+    return names
+
+
+def _free(name: str) -> bool:
+    """Whether this is an identifier that means nothing else."""
+    means = keyword.iskeyword(name) or hasattr(builtins, name) or name in _CALLED or _OURS.fullmatch(name)
+    return name.isidentifier() and not means and not isinstance(getattr(np, name, None), np.ufunc)

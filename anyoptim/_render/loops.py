@@ -1,0 +1,184 @@
+"""Graphs as one loop over many arrays, for Numba to compile.
+
+For Adam in float32, `loop` writes::
+
+    def Adam_rule(_arrays, _chunks, _which, _coefficients, _first, _last):
+        for _c in range(_first, _last):
+            _leaf, _begin, _n, _ = _chunks[_c]
+            a1 = _coefficients[_which[_leaf], 0]
+            ...
+            _p = carray(pointer(_arrays[_leaf, 0], 4 * _begin), _n, float32)
+            ...
+            for _i in range(_n):
+                p = _p[_i]
+                ...
+                n0 = x - m
+                n1 = a1 * n0
+                n2 = m + n1
+                ...
+                _p[_i] = n11
+                _m[_i] = n2
+                _v[_i] = n6
+
+A chunk is a stretch of one array, and one call does any run of chunks, so that threads can share them out.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from anyoptim._reduction import BLOCK
+from anyoptim._render._names import function_name, input_names, scalar_names
+from anyoptim._trace import Graph, Node, Scalar
+
+__all__ = ["Loop", "loop", "loop_measure"]
+
+_INFIX = {
+    "add": "+",
+    "subtract": "-",
+    "multiply": "*",
+    "divide": "/",
+    "and": "&",
+    "or": "|",
+    "less": "<",
+    "less_equal": "<=",
+    "greater": ">",
+    "greater_equal": ">=",
+    "equal": "==",
+    "not_equal": "!=",
+}
+_PREFIX = {"negative": "-{}", "not": "not {}", "sqrt": "sqrt({})", "abs": "abs({})"}
+
+# Numba evaluates what is 2*x of a float32 in float64; here there are no literals, and every coefficient is typed.
+_TABLES = "uint64[:, ::1], int64[:, ::1], int64[::1], {dtype}[:, ::1]"
+
+
+class Loop(NamedTuple):
+    """A module as text, with one function."""
+
+    name: str
+    text: str
+    signature: str
+    scalars: tuple[Scalar, ...]
+    """What stands in a row of coefficients."""
+
+
+def loop(graph: Graph, dtype: str) -> Loop:
+    """The step: p and the slots are read and written, x is read, all in place."""
+    p, _, *slots = input_names(graph)
+    stores = [
+        f"_{home}[_i] = {{{output}}}"
+        for home, output in zip((p, *slots), graph.outputs, strict=True)
+        if output >= len(graph.inputs) or input_names(graph)[output] != home
+    ]
+    signature = f"void({_TABLES.format(dtype=dtype)}, int64, int64)"
+    return _Writer(graph, dtype).module("rule", signature, _STEP, stores, [0, *range(2, len(graph.inputs))])
+
+
+def loop_measure(graph: Graph, dtype: str) -> Loop:
+    """The block sums of squares of what is measured; all arrays are read."""
+    (output,) = graph.outputs
+    stores = [f"_a = float64({{{output}}})", "_block[_i - _b] = _a * _a"]
+    signature = f"void({_TABLES.format(dtype=dtype)}, float64[::1], int64, int64)"
+    return _Writer(graph, dtype).module("measure", signature, _MEASURE, stores, [])
+
+
+_HEAD = """\
+# Made by anyoptim for {dtype}.
+from math import sqrt
+from numba import carray
+from numpy import empty, {dtype}{wide}
+from anyoptim._engines._pointer import pointer
+
+
+"""
+
+_STEP = """\
+def {name}(_arrays, _chunks, _which, _coefficients, _first, _last):
+    for _c in range(_first, _last):
+        _leaf, _begin, _n, _ = _chunks[_c]
+        {coefficients}
+        {arrays}
+        for _i in range(_n):
+            {body}
+"""
+
+_MEASURE = """\
+def {name}(_arrays, _chunks, _which, _coefficients, _sums, _first, _last):
+    _block = empty({block}, float64)
+    for _c in range(_first, _last):
+        _leaf, _begin, _n, _at = _chunks[_c]
+        {coefficients}
+        {arrays}
+        for _b in range(0, _n, {block}):
+            _end = min(_b + {block}, _n)
+            for _i in range(_b, _end):
+                {body}
+            _half = {block}
+            while _half // 2 >= _end - _b and _half > 1:
+                _half //= 2
+            for _i in range(_end - _b, _half):
+                _block[_i] = 0.0
+            while _half > 1:
+                _half //= 2
+                for _i in range(_half):
+                    _block[_i] += _block[_half + _i]
+            _sums[_at + _b // {block}] = _block[0]
+"""
+
+
+class _Writer:
+    def __init__(self, graph: Graph, dtype: str) -> None:
+        self.graph = graph
+        self.dtype = dtype
+        self.inputs = input_names(graph)
+        self.first = len(self.inputs)
+        self.scalars = scalar_names(graph)
+
+    def module(self, what: str, signature: str, template: str, stores: list[str], homes: list[int]) -> Loop:
+        used = {a for node in self.graph.nodes for a in node.arguments if isinstance(a, int)} | {*self.graph.outputs}
+        read = [i for i in range(self.first) if i in used]
+        opened = [i for i in range(self.first) if i in used or i in homes]
+        names = {**dict(enumerate(self.inputs)), **{self.first + i: f"n{i}" for i in range(len(self.graph.nodes))}}
+        body = [
+            *(f"{self.inputs[i]} = _{self.inputs[i]}[_i]" for i in read),
+            *(f"n{i} = {self.expression(node, names)}" for i, node in enumerate(self.graph.nodes)),
+            *(store.format(*(names[i] for i in range(len(names)))) for store in stores),
+        ]
+        rows = [f"{name} = _coefficients[_which[_leaf], {k}]" for k, name in enumerate(self.scalars.values())]
+        size = {"float32": 4, "float64": 8}[self.dtype]
+        arrays = [
+            f"_{self.inputs[i]} = carray(pointer(_arrays[_leaf, {i}], {size} * _begin), _n, {self.dtype})"
+            for i in opened
+        ]
+        name = function_name(self.graph, what)
+        text = _HEAD.format(dtype=self.dtype, wide="" if self.dtype == "float64" else ", float64") + _filled(
+            template, name=name, block=str(BLOCK), coefficients=rows, arrays=arrays, body=body
+        )
+        return Loop(name, text, signature, self.graph.scalars)
+
+    def expression(self, node: Node, names: dict[int, str]) -> str:
+        logical = node.op in {"and", "or", "not"}
+        a = [
+            names[a] if isinstance(a, int) else f"({self.scalars[a]} != 0)" if logical else self.scalars[a]
+            for a in node.arguments
+        ]
+        if node.op == "where":
+            condition = f"{a[0]} != 0" if isinstance(node.arguments[0], Scalar) else a[0]
+            return f"{a[1]} if {condition} else {a[2]}"
+        if node.op in _INFIX:
+            return f"{a[0]} {_INFIX[node.op]} {a[1]}"
+        return _PREFIX[node.op].format(a[0])
+
+
+def _filled(template: str, **values: str | list[str]) -> str:
+    """The template with each line that is a list's placeholder replaced by the lines of that list, as far in."""
+    lines = []
+    for line in template.splitlines():
+        within = line.strip()[1:-1]
+        if line.strip() == f"{{{within}}}" and isinstance(values.get(within), list):
+            indent = line[: len(line) - len(line.lstrip())]
+            lines += [indent + each for each in values[within]]
+        else:
+            lines.append(line.format(**{k: v for k, v in values.items() if isinstance(v, str)}))
+    return "\n".join([*lines, ""])
