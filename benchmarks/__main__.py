@@ -27,7 +27,7 @@ README = ROOT / "README.md"
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--seconds", type=float, default=3.0, help="about how long to time each case (default: 3)")
+    parser.add_argument("--seconds", type=float, default=2.0, help="about how long to time each case (default: 2)")
     parser.add_argument("--only", default="", metavar="TEXT", help="the cases whose name has TEXT; writes no results")
     parser.add_argument(
         "--readme",

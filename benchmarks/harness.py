@@ -144,13 +144,19 @@ def measure(name: str, contest: Contest, baseline: str, seconds: float, seed: in
             gc.collect()
         return took / turns
 
-    one_turn = visit(TRIAL if contest.together else APART_TRIAL, {})
-    best = {who: min(ways, key=lambda way: statistics.median(ways[way])) for who, ways in times.items()}
-    if contest.together:
-        visit(turns_within(seconds, one_turn), best)
-    else:
-        for _ in range(max(VISITS, math.floor(seconds / one_turn / (WARM_UP + APART)))):
-            visit(APART, best)
+    # Else every collection below would look through all modules there are.
+    gc.collect()
+    gc.freeze()
+    try:
+        one_turn = visit(TRIAL if contest.together else APART_TRIAL, {})
+        best = {who: min(ways, key=lambda way: statistics.median(ways[way])) for who, ways in times.items()}
+        if contest.together:
+            visit(turns_within(seconds, one_turn), best)
+        else:
+            for _ in range(max(VISITS, math.floor(seconds / one_turn / (WARM_UP + APART)))):
+                visit(APART, best)
+    finally:
+        gc.unfreeze()
     timings = {who: timing(ways[best[who]], worst[who], best[who]) for who, ways in times.items()}
     base = timings[baseline].median
     return Outcome(tolerance, timings, {who: base / t.median for who, t in timings.items()})

@@ -22,7 +22,7 @@ from benchmarks.names import threads
 from benchmarks.problem import SAMPLE, Drawn, Problem
 from benchmarks.reference import Reference
 
-__all__ = ["candidate"]
+__all__ = ["Limit", "candidate"]
 
 # In place, and not by copying, because a copy also loads the memory that it is about to overwrite: three words
 # of traffic that look like two. One loop for each number of slots: more slots, more streams at once.
@@ -72,7 +72,7 @@ def _threads() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(CORES)
 
 
-class _Limit:
+class Limit:
     """Long arrays, and how many threads take a part of them each."""
 
     def __init__(self, method: str, problem: Problem) -> None:
@@ -125,6 +125,6 @@ def candidate(name: str, method: str, problem: Problem, _: Reference) -> Candida
 
     By one thread or by all, each on a part of its own. It checks itself, because what it does is nobody's step.
     """
-    limit = _Limit(method, problem)
+    limit = Limit(method, problem)
     ways = {threads(n): partial(limit.use, n) for n in sorted({1, CORES})}
     return Candidate(name, limit.turn, limit.deviation, limit.take, ways)

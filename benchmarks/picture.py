@@ -40,7 +40,7 @@ def draw(shares: Shares, title: str, path: Path) -> None:
     sizes = list(next(iter(shares.values())))
     names = [who for who in COLORS if any(who in of for by in shares.values() for of in by.values())]
     thick = 0.84 / len(names)
-    figure = Figure(figsize=(10, 1.25 * len(sizes) + 1.6), dpi=150, layout="constrained", facecolor="white")
+    figure = Figure(figsize=(10, 1.05 * len(sizes) + 1.6), dpi=150, layout="constrained", facecolor="white")
     panels = figure.subplots(1, len(shares), sharex=True, sharey=True, squeeze=False)[0]
     for axes, (method, by_size) in zip(panels, shares.items(), strict=True):
         for i, who in enumerate(names):
@@ -58,7 +58,7 @@ def draw(shares: Shares, title: str, path: Path) -> None:
         axes.set_axisbelow(True)
         axes.tick_params(length=0, labelcolor=INK, labelsize=11)
         axes.spines[:].set_visible(False)
-    panels[0].invert_yaxis()
+    panels[0].set_ylim(len(sizes) - 0.5, -0.5)
     panels[0].set_xlim(0, max(1.0, *(v for by in shares.values() for of in by.values() for v in of.values())) * 1.12)
     handles, labels = panels[0].get_legend_handles_labels()
     figure.suptitle(title, x=0.01, ha="left", color=INK, fontsize=16, fontweight="bold")

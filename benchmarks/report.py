@@ -131,7 +131,7 @@ def summary(results: Record) -> str:
             ]
             rows.append([f"{method}, {size}", ours, *times, _share(case, ANYOPTIM)])
     headings = ["a step of", f"{ANYOPTIM} (ms)", *(f"against {who}" for who in rivals), "of the limit"]
-    picture = f"![{TITLE}]({PICTURE.relative_to(ROOT).as_posix()})"
+    picture = f"![{TITLE}]({PICTURE.parent.name}/{PICTURE.name})"
     return "\n\n".join([picture, _markdown(Sheet(headings, rows, caption(results)))])
 
 

@@ -15,9 +15,9 @@ import numpy as np
 from benchmarks.machine import ROOT
 from benchmarks.report import Sheet
 
-__all__ = ["startup"]
+__all__ = ["MEASURED", "Process", "startup"]
 
-PROCESSES = 5
+PROCESSES = 3
 
 # As short as the runs that people start by hand.
 
@@ -52,28 +52,28 @@ assert last.test_accuracy > 0.9
 """
 
 
-class _Process(NamedTuple):
+class Process(NamedTuple):
     script: str
     new_cache: bool = False
     """Whether nothing was compiled by an earlier process."""
 
 
-MEASURED: Mapping[str, _Process] = {
-    "compile a kernel, in the first process": _Process(KERNEL, new_cache=True),
-    "load it, in later ones": _Process(KERNEL),
-    "import anyoptim": _Process("import anyoptim"),
-    "import numba": _Process("import numba"),
-    "30 steps on two floats": _Process(TWO_FLOATS.format(engine=None)),
-    "30 steps on two floats, blocked": _Process(TWO_FLOATS.format(engine="blocked")),
-    "the digits": _Process(DIGITS.format(engine=None)),
-    "the digits, in the first process": _Process(DIGITS.format(engine=None), new_cache=True),
-    "the digits, blocked": _Process(DIGITS.format(engine="blocked")),
-    "the digits, compiled": _Process(DIGITS.format(engine="compiled")),
-    "the digits, compiled, in the first process": _Process(DIGITS.format(engine="compiled"), new_cache=True),
+MEASURED: Mapping[str, Process] = {
+    "compile a kernel, in the first process": Process(KERNEL, new_cache=True),
+    "load it, in later ones": Process(KERNEL),
+    "import anyoptim": Process("import anyoptim"),
+    "import numba": Process("import numba"),
+    "30 steps on two floats": Process(TWO_FLOATS.format(engine=None)),
+    "30 steps on two floats, blocked": Process(TWO_FLOATS.format(engine="blocked")),
+    "the digits": Process(DIGITS.format(engine=None)),
+    "the digits, in the first process": Process(DIGITS.format(engine=None), new_cache=True),
+    "the digits, blocked": Process(DIGITS.format(engine="blocked")),
+    "the digits, compiled": Process(DIGITS.format(engine="compiled")),
+    "the digits, compiled, in the first process": Process(DIGITS.format(engine="compiled"), new_cache=True),
 }
 
 
-def startup(_: float, measured: Mapping[str, _Process] = MEASURED, processes: int = PROCESSES) -> Sheet:
+def startup(_: float, measured: Mapping[str, Process] = MEASURED, processes: int = PROCESSES) -> Sheet:
     """Medians over processes in random order; whole processes, but for a kernel, which is timed without imports."""
     order = np.random.default_rng(0)
     times: dict[str, list[float]] = {name: [] for name in measured}
