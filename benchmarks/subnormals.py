@@ -93,10 +93,9 @@ def _subjects(problem: Problem, reference: Reference) -> list[_Subject]:
 
 def _ours(name: str, engine: str, flush: bool, problem: Problem, reference: Reference) -> _Subject:
     params = problem.start()
+    optimizer: Any = ao.Adam(**NUMBERS["Adam"], engine=None if flush else engine)
     if flush:
-        optimizer = ao.chain(ao.Adam(**NUMBERS["Adam"]), ao.FlushSubnormals(), engine=engine)
-    else:
-        optimizer = ao.Adam(**NUMBERS["Adam"], engine=engine)
+        optimizer = ao.chain(optimizer, ao.FlushSubnormals(), engine=engine)
     optimizer.compile(params)
 
     def m() -> NDArray[Any]:
