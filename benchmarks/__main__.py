@@ -1,58 +1,73 @@
-"""Run the benchmarks, or put the results of the last run into the README."""
+"""Run the benchmarks, or put the results of the last run into the README, docs/benchmarks.md and the picture."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 from rich.console import Console
 from rich.progress import track
 
-from benchmarks import five_lines, report
-from benchmarks.harness import Case, measure
+from benchmarks import costs, dropout, report, startup, subnormals, updates
+from benchmarks.harness import measure
 from benchmarks.machine import ROOT, machine
+from benchmarks.names import BASELINE
+from benchmarks.picture import draw
+from benchmarks.report import Sheet
 
-SUITES: Mapping[str, Callable[[], dict[str, Callable[[], Case]]]] = {"five_lines": five_lines.cases}
+SHEETS: Mapping[str, Callable[[float], Sheet]] = {
+    "fixed cost": costs.fixed,
+    "allocations": costs.allocations,
+    "start-up": startup.startup,
+    "subnormals": subnormals.slowdown,
+}
 README = ROOT / "README.md"
 
 
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--seconds", type=float, default=4.0, help="about how long to time each case (default: 4)")
+    parser.add_argument("--seconds", type=float, default=2.0, help="about how long to time each case (default: 2)")
     parser.add_argument("--only", default="", metavar="TEXT", help="the cases whose name has TEXT; writes no results")
     parser.add_argument(
         "--readme",
-        nargs="?",
-        type=Path,
-        const=README,
-        metavar="FILE",
-        help="run nothing; rewrite the table in README.md, or in FILE, from the results as committed",
+        action="store_true",
+        help="run nothing; rewrite README.md's table, docs/benchmarks.md and its picture from the results as committed",
     )
     options = parser.parse_args()
-    if options.readme is None:
-        run(options.seconds, options.only)
+    if options.readme:
+        rewrite()
     else:
-        text = options.readme.read_text(encoding="utf-8")
-        text = report.between_markers(text, report.markdown(report.load("five_lines")))
-        options.readme.write_text(text, encoding="utf-8")
+        run(options.seconds, options.only)
+
+
+def rewrite() -> None:
+    """Rewrite what is made of the results."""
+    results = report.load()
+    text = report.between_markers(README.read_text(encoding="utf-8"), report.summary(results))
+    README.write_text(text, encoding="utf-8")
+    report.DOCUMENT.write_text(report.document(results), encoding="utf-8")
+    draw(report.shares(results), report.TITLE, report.PICTURE)
 
 
 def run(seconds: float, only: str) -> None:
-    """Run every case whose name has `only` in it, and print the table."""
+    """Run every case whose name has `only` in it, and print the tables."""
     console = Console()
     described = machine()  # before, because the package may be edited meanwhile
-    for suite, cases in SUITES.items():
-        chosen = [(name, build) for name, build in cases().items() if only in name]
-        outcomes = {
-            name: measure(name, build(), five_lines.BASELINE, seconds)
-            for name, build in track(chosen, description=suite, console=console)
-        }
-        results = report.record(outcomes, described)
-        console.print(report.table(results))
-        if not only:
-            console.print(f"written: {report.save(suite, results).relative_to(ROOT)}")
+    contests = {name: c for name, c in {**updates.cases(), **dropout.cases()}.items() if only in name}
+    others = {name: make for name, make in SHEETS.items() if only in name}
+    outcomes = {
+        name: measure(name, contest, BASELINE, seconds)
+        for name, contest in track(contests.items(), description="steps", console=console)
+    }
+    measured = {name: make(seconds) for name, make in track(others.items(), description="costs", console=console)}
+    results = report.record(outcomes, measured, described)
+    for sheet in report.sheets(results):
+        console.print(report.table(sheet))
+    console.print(report.caption(results))
+    if not only:
+        report.save(results)
+        console.print(f"written: {report.RESULTS.relative_to(ROOT)}")
 
 
 if __name__ == "__main__":

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import gc
 import math
+import statistics
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -17,21 +18,40 @@ __all__ = [
     "Arrays",
     "Candidate",
     "Case",
+    "Contest",
     "Outcome",
     "Timing",
     "WrongResultError",
     "checked",
+    "copies",
     "deviation",
     "measure",
     "play",
-    "rounds_within",
     "timing",
+    "turns_within",
 ]
 
 Arrays = dict[str, NDArray[Any]]
+Times = dict[str, dict[str, list[int]]]
+"""The nanoseconds of each turn, by candidate and by the way it took."""
 
-WARM_UP = 3
-FEWEST, MOST = 15, 500
+WARM_UP = 1
+"""Turns of every sitting that are not counted: compilers and caches."""
+TRIAL = 6
+"""Turns of the first sitting, which tells how long a turn takes and which way is the best."""
+FEWEST, MOST = 9, 500
+"""Turns of the second sitting, where all candidates sit together."""
+APART_TRIAL, APART, VISITS = 2, 2, 2
+"""Where each sits alone: turns of the first sitting, turns of a later one, and how many of those at least."""
+
+
+def copies(values: Arrays) -> Arrays:
+    """The values in new NumPy arrays."""
+    return {k: a.copy() for k, a in values.items()}
+
+
+def _as_it_is() -> dict[str, Callable[[], object]]:
+    return {"": lambda: None}
 
 
 @dataclass(frozen=True)
@@ -39,10 +59,15 @@ class Candidate:
     """One way to do the work of a case."""
 
     name: str
-    turn: Callable[[Arrays], object]
-    """What is timed, given the round's arrays. No one else sees these arrays, and they are new at every turn."""
+    turn: Callable[[Any], object]
+    """What is timed, given what `take` made."""
     deviation: Callable[[], float]
     """How far the result of all turns so far is from the reference."""
+    take: Callable[[Any], Any] = copies
+    """The round's values in arrays of the candidate's own library, new at every turn and seen by no one else. Before
+    the clock starts: a gradient is there already when an optimizer is called."""
+    ways: Mapping[str, Callable[[], object]] = field(default_factory=_as_it_is)
+    """Settings, such as numbers of threads, of which the best counts. Made before the clock starts."""
 
 
 @dataclass(frozen=True)
@@ -50,29 +75,40 @@ class Case:
     """Candidates for the same work on the same values."""
 
     candidates: Sequence[Candidate]
-    draw: Callable[[np.random.Generator], Arrays]
-    """The values of a round, of which each candidate gets a copy."""
+    draw: Callable[[np.random.Generator], Any]
+    """The values of a round, for each candidate to take."""
     tolerance: float
     """The largest deviation that is no mistake."""
-    follow: Callable[[Arrays], object] = lambda _: None
+    follow: Callable[[Any], object] = lambda _: None
     """The reference's turn, at the end of each round and not timed."""
 
 
 @dataclass(frozen=True)
+class Contest:
+    """Who takes part, and how to seat some of them at a case of their own."""
+
+    names: Sequence[str]
+    build: Callable[[Sequence[str]], Case]
+    together: bool = True
+    """Whether the memory holds all of them at once. Else they sit down one by one, in random order, several times."""
+
+
+@dataclass(frozen=True)
 class Timing:
-    """The median and the quartiles of a candidate's turns, in milliseconds."""
+    """The median and the quartiles of a candidate's turns, in milliseconds, in the best of its ways."""
 
     lower: float
     median: float
     upper: float
     deviation: float
+    turns: int
+    way: str
 
 
 @dataclass(frozen=True)
 class Outcome:
     """What came of a case; `ratios` are medians, the baseline's over each candidate's: above 1 is faster."""
 
-    rounds: int
     tolerance: float
     timings: dict[str, Timing]
     ratios: dict[str, float]
@@ -82,42 +118,79 @@ class WrongResultError(RuntimeError):
     """A candidate was timed at something else than the work."""
 
 
-def measure(name: str, case: Case, baseline: str, seconds: float, seed: int = 0) -> Outcome:
+def measure(name: str, contest: Contest, baseline: str, seconds: float, seed: int = 0) -> Outcome:
     """Time the candidates for about so many seconds. Raises WrongResultError if one of them got it wrong."""
     rng = np.random.default_rng(seed)
-    began = time.perf_counter()
-    play(case, WARM_UP, rng)
-    rounds = rounds_within(seconds, (time.perf_counter() - began) / WARM_UP)
-    times = play(case, rounds, rng)
-    deviations = checked(name, case)
-    timings = {c.name: timing(times[c.name], deviations[c.name]) for c in case.candidates}
+    groups = [contest.names] if contest.together else [[who] for who in contest.names]
+    times: Times = {who: {} for who in contest.names}
+    worst: dict[str, float] = dict.fromkeys(contest.names, 0.0)
+    tolerance = 0.0
+
+    def visit(turns: int, best: Mapping[str, str]) -> float:
+        """Each group sits down once. The seconds that a turn of everybody took."""
+        nonlocal tolerance
+        took = 0.0
+        for i in rng.permutation(len(groups)):
+            case = _settled(contest.build(groups[i]), best)
+            play(case, WARM_UP, rng)
+            began = time.perf_counter()
+            for who, ways in play(case, turns, rng).items():
+                for way, nanoseconds in ways.items():
+                    times[who].setdefault(way, []).extend(nanoseconds)
+            took += time.perf_counter() - began
+            worst.update((who, max(worst[who], d)) for who, d in checked(name, case).items())
+            tolerance = case.tolerance
+            del case  # before another is built
+            gc.collect()
+        return took / turns
+
+    # Else every collection below would look through all modules there are.
+    gc.collect()
+    gc.freeze()
+    try:
+        one_turn = visit(TRIAL if contest.together else APART_TRIAL, {})
+        best = {who: min(ways, key=lambda way: statistics.median(ways[way])) for who, ways in times.items()}
+        if contest.together:
+            visit(turns_within(seconds, one_turn), best)
+        else:
+            for _ in range(max(VISITS, math.floor(seconds / one_turn / (WARM_UP + APART)))):
+                visit(APART, best)
+    finally:
+        gc.unfreeze()
+    timings = {who: timing(ways[best[who]], worst[who], best[who]) for who, ways in times.items()}
     base = timings[baseline].median
-    return Outcome(rounds, case.tolerance, timings, {k: base / t.median for k, t in timings.items()})
+    return Outcome(tolerance, timings, {who: base / t.median for who, t in timings.items()})
 
 
-def play(
-    case: Case, rounds: int, rng: np.random.Generator, clock: Callable[[], int] = time.perf_counter_ns
-) -> dict[str, list[int]]:
-    """The nanoseconds of each candidate's turns: one a round, in a new random order each round.
+def _settled(case: Case, best: Mapping[str, str]) -> Case:
+    """The case with only the best way left, where that is known."""
+    settled = [replace(c, ways={best[c.name]: c.ways[best[c.name]]}) if c.name in best else c for c in case.candidates]
+    return replace(case, candidates=settled)
+
+
+def play(case: Case, rounds: int, rng: np.random.Generator, clock: Callable[[], int] = time.perf_counter_ns) -> Times:
+    """One turn a round for each candidate, in a new random order each round, and its ways one after another.
 
     Without the garbage collector, as in `timeit`: it would charge one candidate for what all have allocated.
     """
-    times: dict[str, list[int]] = {c.name: [] for c in case.candidates}
+    times: Times = {c.name: {} for c in case.candidates}
     # The arrays of earlier turns stay alive for a while, so that new ones have addresses of their own.
-    held: deque[Arrays] = deque(maxlen=len(case.candidates) + 1)
+    held: deque[Any] = deque(maxlen=len(case.candidates) + 1)
     collecting = gc.isenabled()
     gc.collect()
     gc.disable()
     try:
-        for _ in range(rounds):
+        for number in range(rounds):
             values = case.draw(rng)
             for i in rng.permutation(len(case.candidates)):
                 candidate = case.candidates[i]
-                given = {k: a.copy() for k, a in values.items()}
+                way = list(candidate.ways)[number % len(candidate.ways)]
+                given = candidate.take(values)
                 held.append(given)
+                candidate.ways[way]()
                 began = clock()
                 candidate.turn(given)
-                times[candidate.name].append(clock() - began)
+                times[candidate.name].setdefault(way, []).append(clock() - began)
             case.follow(values)
     finally:
         if collecting:
@@ -125,15 +198,15 @@ def play(
     return times
 
 
-def rounds_within(seconds: float, one_round: float) -> int:
-    """How many rounds to play, where one takes `one_round` seconds: never too few for quartiles."""
-    return min(MOST, max(FEWEST, math.floor(seconds / one_round)))
+def turns_within(seconds: float, one_turn: float) -> int:
+    """How many turns to play, where one takes `one_turn` seconds: never too few for quartiles."""
+    return min(MOST, max(FEWEST, math.floor(seconds / one_turn)))
 
 
-def timing(nanoseconds: Sequence[int], deviation: float) -> Timing:
+def timing(nanoseconds: Sequence[int], deviation: float, way: str = "") -> Timing:
     """The quartiles of some times."""
     lower, median, upper = (float(q) for q in np.percentile(nanoseconds, (25, 50, 75)) / 1e6)
-    return Timing(lower, median, upper, deviation)
+    return Timing(lower, median, upper, deviation, len(nanoseconds), way)
 
 
 def checked(name: str, case: Case) -> dict[str, float]:

@@ -10,21 +10,26 @@ from pathlib import Path
 
 import numpy as np
 
-__all__ = ["ROOT", "machine"]
+__all__ = ["CORES", "PEERS", "ROOT", "machine", "memory"]
 
 ROOT = Path(__file__).resolve().parent.parent
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+PEERS = ("torch", "optax")
+"""Whose candidates are left out where they are not installed."""
 
 
 def machine() -> dict[str, str | int]:
     """A description of this machine."""
     return {
         "cpu": _cpu(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
-        "memory_gib": round(_memory() / 2**30),
+        "cores": CORES,
+        "memory_gib": round(memory() / 2**30),
         "os": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "numpy": np.__version__,
-        "anyoptim": _version(),
+        "numba": _version("numba"),
+        **{name: _version(name) for name in (*PEERS, "jax")},
+        "anyoptim": _version("anyoptim", "(from source)"),
         "commit": _commit(),
     }
 
@@ -41,17 +46,18 @@ def _cpu() -> str:
     return fields.get("model name", platform.machine()) + numbers
 
 
-def _memory() -> int:
+def memory() -> int:
+    """In bytes; 0 where the system doesn't tell."""
     names = ("SC_PAGE_SIZE", "SC_PHYS_PAGES")
     sizes = [os.sysconf(name) for name in names if name in getattr(os, "sysconf_names", ())]
     return sizes[0] * sizes[1] if len(sizes) == len(names) else 0
 
 
-def _version() -> str:
+def _version(distribution: str, otherwise: str = "missing") -> str:
     try:
-        return importlib.metadata.version("anyoptim")
+        return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
-        return "(from source)"
+        return otherwise
 
 
 def _commit() -> str:

@@ -1,84 +1,183 @@
-"""Results as JSON, and tables made of that JSON alone: for the terminal and for the README."""
+"""Results as JSON, and tables made of that JSON alone: for the terminal, the README and docs/benchmarks.md."""
 
 from __future__ import annotations
 
 import datetime
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich.table import Table
 
-from benchmarks.five_lines import ANYOPTIM, BASELINE, LIMIT
 from benchmarks.harness import Outcome
-from benchmarks.machine import ROOT
+from benchmarks.machine import PEERS, ROOT
+from benchmarks.methods import CHAIN
+from benchmarks.names import ANYOPTIM, BASELINE, BLOCKED, FUSED, LIMIT, OPTAX, TORCH
+from benchmarks.problem import PARAMETERS
 
-__all__ = ["BEGIN", "END", "between_markers", "load", "markdown", "record", "rows", "save", "table"]
+__all__ = [
+    "BEGIN",
+    "DOCUMENT",
+    "END",
+    "PICTURE",
+    "RESULTS",
+    "SHOWN",
+    "Record",
+    "Sheet",
+    "between_markers",
+    "caption",
+    "document",
+    "load",
+    "record",
+    "save",
+    "shares",
+    "sheets",
+    "summary",
+    "table",
+]
 
 BEGIN, END = "<!-- benchmarks:begin -->", "<!-- benchmarks:end -->"
-RESULTS = ROOT / "benchmarks" / "results"
+RESULTS = ROOT / "benchmarks" / "results.json"
+DOCUMENT, PICTURE = ROOT / "docs" / "benchmarks.md", ROOT / "docs" / "benchmarks.png"
 
-HEADINGS = ("case", f"{BASELINE} (ms)", f"{ANYOPTIM} (ms)", "ratio", "of the limit")
+SHOWN = ("Adam", CHAIN)
+"""The methods in the README and in the picture. All are in the document."""
+
+CANDIDATES = (BASELINE, *TORCH, OPTAX, BLOCKED, ANYOPTIM, LIMIT)
 
 Record = dict[str, Any]
 
 
-def record(outcomes: Mapping[str, Outcome], machine: Mapping[str, str | int]) -> Record:
-    """Outcomes by case, with the machine they depend on. Times are in milliseconds."""
-    today = datetime.datetime.now(tz=datetime.UTC).date().isoformat()
-    return {"date": today, "machine": dict(machine), "cases": {name: asdict(o) for name, o in outcomes.items()}}
+class Sheet(NamedTuple):
+    """A table of numbers: the first heading says of what."""
+
+    headings: Sequence[str]
+    rows: Sequence[Sequence[str | float]]
+    note: str
+
+    def cells(self) -> list[list[str]]:
+        """The rows as text."""
+        return [[c if isinstance(c, str) else _three(c) for c in row] for row in self.rows]
 
 
-def save(name: str, results: Record) -> Path:
-    """Write the results of a benchmark."""
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{name}.json"
-    path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    return path
+def record(outcomes: Mapping[str, Outcome], measured: Mapping[str, Sheet], machine: Mapping[str, str | int]) -> Record:
+    """Outcomes by case and other tables by name, with the machine they depend on. Times of cases are milliseconds."""
+    return {
+        "date": datetime.datetime.now(tz=datetime.UTC).date().isoformat(),
+        "machine": dict(machine),
+        "cases": {name: asdict(o) for name, o in outcomes.items()},
+        "sheets": {name: sheet._asdict() for name, sheet in measured.items()},
+    }
 
 
-def load(name: str) -> Record:
-    """The results of a benchmark as they were last written."""
-    results: Record = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+def save(results: Record) -> None:
+    """Write the results."""
+    RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+
+
+def load() -> Record:
+    """The results as they were last written."""
+    results: Record = json.loads(RESULTS.read_text(encoding="utf-8"))
     return results
 
 
-def rows(results: Record) -> list[tuple[str, ...]]:
-    """The cells under `HEADINGS`, one row for each case."""
-    found: list[tuple[str, ...]] = []
+def sheets(results: Record) -> list[Sheet]:
+    """All the tables: first the medians of all candidates, and then what else was measured."""
+    found = [Sheet(**sheet) for sheet in results["sheets"].values()]
+    if not results["cases"]:
+        return found
+    rows: list[list[str | float]] = []
     for name, case in results["cases"].items():
-        base, ours, limit = (case["timings"][who]["median"] for who in (BASELINE, ANYOPTIM, LIMIT))
-        found.append((name, _three(base), _three(ours), f"{case['ratios'][ANYOPTIM]:.2f}", f"{limit / ours:.0%}"))
-    return found
+        medians = {who: _with_spread(t) for who, t in case["timings"].items()}
+        rows.append([name, *(medians.get(who, "") for who in CANDIDATES), _share(case, ANYOPTIM)])
+    note = (
+        "Medians, and half of the middle half's range. torch, and the limit, in the better of one thread and all: "
+        "all where the time is marked *. The last column is the limit's time over anyoptim's."
+    )
+    return [Sheet(["ms a step", *CANDIDATES, "of the limit"], rows, note), *found]
 
 
-def table(results: Record) -> Table:
-    """The results for the terminal. After each median stands half of the middle half's range."""
-    shown = Table(title=caption(results), title_justify="left", title_style="")
-    shown.add_column(HEADINGS[0], no_wrap=True)
-    for heading in HEADINGS[1:]:
-        shown.add_column(heading, justify="right")
-    for (name, base, ours, *rest), case in zip(rows(results), results["cases"].values(), strict=True):
-        spread = {who: (t["upper"] - t["lower"]) / 2 / t["median"] for who, t in case["timings"].items()}
-        shown.add_row(name, f"{base} ±{spread[BASELINE]:.0%}", f"{ours} ±{spread[ANYOPTIM]:.0%}", *rest)
+def _with_spread(timing: Mapping[str, Any]) -> str:
+    mark = "" if timing["way"] in {"", "1 thread"} else "*"
+    return f"{_three(timing['median'])}{mark} ±{(timing['upper'] - timing['lower']) / 2 / timing['median']:.0%}"
+
+
+def _share(case: Mapping[str, Any], who: str) -> str:
+    return f"{case['timings'][LIMIT]['median'] / case['timings'][who]['median']:.0%}"
+
+
+def table(sheet: Sheet) -> Table:
+    """A table for the terminal."""
+    shown = Table(caption=sheet.note, caption_justify="left", caption_style="")
+    for i, heading in enumerate(sheet.headings):
+        shown.add_column(heading, justify="right" if i else "left", no_wrap=not i)
+    for cells in sheet.cells():
+        shown.add_row(*cells)
     return shown
 
 
-def markdown(results: Record) -> str:
-    """The results for the README."""
-    lines = [HEADINGS, ("---", *["---:"] * (len(HEADINGS) - 1)), *rows(results)]
-    return "\n".join(["| " + " | ".join(cells) + " |" for cells in lines] + ["", caption(results)])
+def summary(results: Record) -> str:
+    """The picture and one table for the README: anyoptim on each shape list, beside the five lines and the peers."""
+    rivals = (BASELINE, FUSED, OPTAX)
+    rows: list[list[str | float]] = []
+    for method in SHOWN:
+        for size in PARAMETERS:
+            case = results["cases"][f"{method}, {size}"]
+            ours = case["timings"][ANYOPTIM]["median"]
+            times = [
+                f"{case['ratios'][ANYOPTIM] / case['ratios'][who]:.2f}" if who in case["ratios"] else ""
+                for who in rivals
+            ]
+            rows.append([f"{method}, {size}", ours, *times, _share(case, ANYOPTIM)])
+    headings = ["a step of", f"{ANYOPTIM} (ms)", *(f"against {who}" for who in rivals), "of the limit"]
+    picture = f"![{TITLE}]({PICTURE.parent.name}/{PICTURE.name})"
+    return "\n\n".join([picture, _markdown(Sheet(headings, rows, caption(results)))])
+
+
+TITLE = "How much of the memory's speed an optimizer step reaches"
+
+
+def document(results: Record) -> str:
+    """All tables as a page."""
+    parts = ["# Benchmarks", f"![{TITLE}]({PICTURE.name})", caption(results), *map(_markdown, sheets(results))]
+    return "\n\n".join(parts) + "\n"
+
+
+def shares(results: Record) -> dict[str, dict[str, dict[str, float]]]:
+    """For the picture: by method, by parameters and by candidate, the limit's time over the candidate's."""
+    return {
+        method: {
+            size: {
+                who: timings[LIMIT]["median"] / timings[who]["median"]
+                for who in CANDIDATES
+                if who in timings and who != LIMIT
+            }
+            for size in PARAMETERS
+            for timings in [results["cases"][f"{method}, {size}"]["timings"]]
+        }
+        for method in SHOWN
+    }
+
+
+def _markdown(sheet: Sheet) -> str:
+    lines = [sheet.headings, ["---", *["---:"] * (len(sheet.headings) - 1)], *sheet.cells()]
+    return "\n".join(["| " + " | ".join(cells) + " |" for cells in lines] + ["", sheet.note])
 
 
 def caption(results: Record) -> str:
     """The machine, the versions, the date and the command."""
     m = results["machine"]
+    versions = ", ".join(f"{name} {m[name]}" for name in ("numba", *PEERS, "jax"))
+    left_out = "".join(
+        f" {name} is not installed there: its candidates are left out." for name in PEERS if m[name] == "missing"
+    )
     return (
         f"Medians of interleaved turns, float32 unless said; a ratio above 1 means that {ANYOPTIM} is faster. "
-        f"{m['cpu']}, {m['cores']} cores, {m['memory_gib']} GiB, {m['os']}, Python {m['python']}, "
-        f"NumPy {m['numpy']}, anyoptim {m['anyoptim']} at {m['commit']}, {results['date']}. "
+        "The limit is the time to stream the bytes that a step must read and write, each once. "
+        f"{m['cpu']}, {m['cores']} cores, "
+        f"{m['memory_gib']} GiB, {m['os']}, Python {m['python']}, NumPy {m['numpy']}, {versions}, "
+        f"anyoptim {m['anyoptim']} at {m['commit']}, {results['date']}.{left_out} "
         "Made by `python -m benchmarks`, then `python -m benchmarks --readme`."
     )
 
@@ -90,6 +189,6 @@ def between_markers(text: str, inserted: str) -> str:
     return f"{text.partition(BEGIN)[0]}{BEGIN}\n{inserted}\n{END}{text.partition(END)[2]}"
 
 
-def _three(milliseconds: float) -> str:
+def _three(number: float) -> str:
     """Three significant digits, never as a power of ten."""
-    return f"{float(f'{milliseconds:.3g}'):g}"
+    return f"{float(f'{number:.3g}'):,.10g}"

@@ -1,0 +1,84 @@
+"""optax's optimizers in one `jax.jit`, with parameters and state donated."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+from typing import Any
+
+import numpy as np
+
+from benchmarks.harness import Candidate
+from benchmarks.methods import CHAIN, DECAY, MAX_NORM, NUMBERS
+from benchmarks.problem import Drawn, Problem
+from benchmarks.reference import Reference
+
+__all__ = ["candidate", "installed"]
+
+
+def installed() -> bool:
+    """Whether there are optax and JAX."""
+    return importlib.util.find_spec("optax") is not None
+
+
+def _transformation(method: str) -> Any:
+    import optax
+
+    numbers = NUMBERS["Adam" if method == CHAIN else method]
+    match method:
+        case "SGD":
+            return optax.sgd(numbers["lr"])
+        case "Momentum":
+            return optax.sgd(numbers["lr"], momentum=numbers["momentum"])
+        case "AdaGrad":
+            # Its eps is inside the root, and its sums would start at 0.1.
+            return optax.adagrad(numbers["lr"], initial_accumulator_value=0, eps=numbers["eps"] ** 2)
+    adam = optax.adam(numbers["lr"], b1=numbers["beta1"], b2=numbers["beta2"], eps=numbers["eps"])
+    return optax.chain(optax.clip_by_global_norm(MAX_NORM), adam) if method == CHAIN else adam
+
+
+@functools.cache  # of a new function nothing would be compiled yet
+def _compiled(method: str) -> tuple[Any, Any]:
+    import jax
+    import optax
+
+    transformation = _transformation(method)
+
+    def step(params: Any, state: Any, average: Any, grads: Any) -> tuple[Any, Any, Any]:
+        updates, state = transformation.update(grads, state, params)
+        params = optax.apply_updates(params, updates)
+        if average:
+            average = optax.incremental_update(params, average, 1 - DECAY)
+        return params, state, average
+
+    return transformation.init, jax.jit(step, donate_argnums=(0, 1, 2))
+
+
+def candidate(name: str, method: str, problem: Problem, reference: Reference) -> Candidate:
+    """A step until its results are there, on gradients that are JAX's own already."""
+    import jax
+    import jax.numpy as jnp
+
+    init, step = _compiled(method)
+
+    def arrays(values: Any) -> Any:
+        # A copy, because JAX would take memory of NumPy's as it is, and that can't be donated.
+        return jax.block_until_ready({k: jnp.array(a, copy=True) for k, a in values.items()})
+
+    start = problem.start()
+    params = arrays(start)
+    carried = params, init(params), arrays(start) if method == CHAIN else {}
+    del start, params
+
+    def take(drawn: Drawn) -> Any:
+        return arrays(drawn.arrays)
+
+    def turn(grads: Any) -> None:
+        nonlocal carried
+        carried = jax.block_until_ready(step(*carried, grads))
+
+    def off() -> float:
+        params, _, average = carried
+        return reference.deviation(*({k: np.asarray(a) for k, a in of.items()} for of in (params, average)))
+
+    return Candidate(name, turn, off, take)

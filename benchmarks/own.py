@@ -1,0 +1,42 @@
+"""The five lines in NumPy, and anyoptim by its engines."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from benchmarks.harness import Arrays, Candidate
+from benchmarks.methods import CHAIN, METHODS
+from benchmarks.problem import Drawn, Problem
+from benchmarks.reference import Reference
+
+__all__ = ["anyoptim", "averages", "five_lines"]
+
+
+def averages(method: str, optimizer: Any) -> Arrays:
+    """The averages that an optimizer of anyoptim keeps: none but in the chain."""
+    kept: Arrays = optimizer.state.slots[2]["average"] if method == CHAIN else {}
+    return kept
+
+
+def five_lines(name: str, method: str, problem: Problem, reference: Reference) -> Candidate:
+    """The method by hand."""
+    params = problem.start()
+    by_hand = METHODS[method].by_hand()
+
+    def off() -> float:
+        return reference.deviation(params, by_hand.average if method == CHAIN else {})
+
+    return Candidate(name, partial(by_hand.update, params), off, Drawn.fresh)
+
+
+def anyoptim(name: str, method: str, problem: Problem, reference: Reference, *, engine: str | None = None) -> Candidate:
+    """anyoptim on an engine, or on the one it chooses once it has its kernels."""
+    params = problem.start()
+    optimizer = METHODS[method].ours(engine=engine)
+    optimizer.compile(params)
+
+    def off() -> float:
+        return reference.deviation(params, averages(method, optimizer))
+
+    return Candidate(name, partial(optimizer.update, params), off, Drawn.fresh)
