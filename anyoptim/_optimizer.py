@@ -8,12 +8,13 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 from anyoptim import _checks as checks
-from anyoptim._arrays import Array, traced
+from anyoptim._arrays import Array, quiet, traced
 from anyoptim._bound import Bound, Groups
 from anyoptim._checks import Parameter
 from anyoptim._engines import LAZY, Crew, Leaf, Result, Rows, known, ready, source, start
 from anyoptim._explain import Explanation
-from anyoptim._program import MOVE, Program, Row, floats
+from anyoptim._hyperparameters import Hyper
+from anyoptim._program import MOVE, Program, Row
 from anyoptim._scalars import count
 from anyoptim._stage import ParameterStage, Stage
 from anyoptim._tree import Tree
@@ -117,16 +118,20 @@ class Optimizer(Stage):
         dtypes; also arrays that are traced, as under `jax.jit`) with the key, before anything is written.
         """
         bound, memory = self._bound, self._memory
-        quick = None if bound is None or memory is None else bound.quick(params, grads)
-        if bound is None or memory is None or quick is None:
-            return self._update(Tree("params", params), grads)
-        crew, moving, gathered = quick
-        rows, t = self._rows(crew, gathered, memory.flat, moving, bound.groups)
-        if any(not floats(part) and any(map(traced, part.values())) for row in rows.distinct for part in row):
-            return self._update(Tree("params", params), grads)  # which refuses it by name
-        crew.prepare(gathered, rows)()
-        memory.flat = _Flat(memory.flat.step + 1, t, memory.flat.slots)
-        return params
+        quick = None if bound is None else bound.quick(params, grads)
+        if bound is not None and memory is not None and quick is not None:
+            crew, moving, gathered = quick
+            with quiet():
+                rows, t = self._rows(crew, gathered, memory.flat, moving, bound.groups)
+                try:
+                    commit = crew.prepare(gathered, rows)
+                except TypeError:
+                    commit = None  # something is traced, which is refused below by its name
+                if commit is not None:
+                    commit()
+                    memory.flat = _Flat(memory.flat.step + 1, t, memory.flat.slots)
+                    return params
+        return self._update(Tree("params", params), grads)
 
     def _update(self, tree: Tree, grads: Any) -> Any:
         """The same with all checks."""
@@ -142,9 +147,10 @@ class Optimizer(Stage):
         for k, row in enumerate(rows.distinct):
             if any(traced(c) for part in row for c in part.values()):
                 raise _frozen(tree, moving[list(rows.which).index(k)])
-        commit = crew.prepare(gathered, rows)
-        # What could fail has not.
-        results = dict(zip(moving, commit(), strict=True))
+        with quiet():
+            commit = crew.prepare(gathered, rows)
+            # What could fail has not.
+            results = dict(zip(moving, commit(), strict=True))
         for i, p in enumerate(ps):
             if p is not None and not p.writable and owner[i] in results:
                 tree.replace(i, p.library.rebound(p.given, results[owner[i]].p))
@@ -186,7 +192,8 @@ class Optimizer(Stage):
         crew = Crew(self.engine, self._program, [self._copied(ps[i], flat.slots[i]) for i in moving], some, LAZY)
         gathered = crew.gather(some)
         rows, t = self._rows(crew, gathered, flat, moving, Groups(self.stages, tree, ps))
-        results = dict(zip(moving, crew.prepare(gathered, rows)(), strict=True))
+        with quiet():
+            results = dict(zip(moving, crew.prepare(gathered, rows)(), strict=True))
         new = [
             leaf if p is None or owner[i] not in results else p.library.rebound(leaf, results[owner[i]].p)
             for i, (leaf, p) in enumerate(zip(tree.leaves, ps, strict=True))
@@ -263,23 +270,24 @@ class Optimizer(Stage):
             ]
             numbers = {key: k for k, key in enumerate(dict.fromkeys(keys))}
             which = [numbers[key] for key in keys]
-        values = [
-            [stage._values(step, own) for stage, own in zip(self.stages, group, strict=True)]
-            for group in groups.overrides
-        ]
         rows: list[Row] = [() for _ in numbers]
-        s = 0
+        values = [self._values_of(step, own) for own in groups.overrides]
         for k, stage in enumerate(self._order):
-            if stage is None:
-                rows = [(*row, {}) for row in rows]
-                continue
-            more = {} if stage.measure is None else {"norm": crew.norm(k, gathered, Rows(rows, which))}
-            rows = [
-                (*row, stage._coefficients(at if isinstance(at, int) else at.t, {**values[group][s], **more}))
-                for row, (at, group) in zip(rows, numbers, strict=True)
-            ]
-            s += 1
+            norm = None if stage is None or stage.measure is None else crew.norm(k, gathered, Rows(rows, which))
+            for r, (at, group) in enumerate(numbers):
+                if stage is None:
+                    rows[r] += ({},)
+                    continue
+                given = values[group][k]
+                if norm is not None:
+                    given = {**given, "norm": norm}
+                rows[r] += (stage._coefficients(at if type(at) is int else at.t, given),)
         return Rows(rows, which), t
+
+    def _values_of(self, step: Any, overrides: Sequence[Mapping[str, Hyper]]) -> list[dict[str, Any]]:
+        """The hyperparameters of each stage at this step, in the order of the parts."""
+        own = iter(overrides)
+        return [{} if stage is None else stage._values(step, next(own)) for stage in self._order]
 
     def _first_row(self) -> Row:
         """The coefficients of a first step, for their names and static options."""

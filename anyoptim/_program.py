@@ -88,7 +88,7 @@ class Program(NamedTuple):
 
 def options(row: Row) -> Options:
     """The names of the coefficients, and those that are bools or strings with their values."""
-    return tuple([(tuple(part), () if floats(part) else _static(part)) for part in row])
+    return tuple([(tuple(part), () if floats(part) else _static(part)) if part else _NOTHING for part in row])
 
 
 def floats(part: Mapping[str, Any]) -> bool:
@@ -97,6 +97,7 @@ def floats(part: Mapping[str, Any]) -> bool:
 
 
 _FLOAT = {float}
+_NOTHING: tuple[tuple[str, ...], tuple[tuple[str, bool | str], ...]] = ((), ())
 
 
 def _static(part: Mapping[str, Any]) -> tuple[tuple[str, bool | str], ...]:

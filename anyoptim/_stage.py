@@ -10,7 +10,7 @@ import numpy as np
 
 from anyoptim._arrays import Array, is_scalar
 from anyoptim._hyperparameters import Domain, Hyper
-from anyoptim._program import Part, on_parameter, on_slots, on_value
+from anyoptim._program import Part, floats, on_parameter, on_slots, on_value
 
 __all__ = ["ParameterStage", "SlotStage", "Stage"]
 
@@ -112,10 +112,11 @@ class Stage:
     def _values(self, step: Any, given: Mapping[str, Hyper]) -> dict[str, Any]:
         """The hyperparameters at this step, schedules called; those that are given instead of the stage's own."""
         values = {}
+        own = self.__dict__
         for name, domain in self.hyperparameters.items():
-            value = given[name] if name in given else getattr(self, name)
-            if type(value) is float and domain.holds(value):
-                values[name] = value
+            value = given[name] if name in given else own[name]
+            if type(value) is float and name not in given:
+                values[name] = value  # it was checked when it was set
             elif callable(value):
                 values[name] = domain.value(f"{name}, from its schedule at step {step},", value(step))
             else:
@@ -123,7 +124,8 @@ class Stage:
         return values
 
     def _coefficients(self, t: Any, values: Mapping[str, Any]) -> dict[str, Any]:
-        return {k: _number(c) for k, c in self.coefficients(t, **values).items()}
+        found = self.coefficients(t, **values)
+        return found if floats(found) else {k: _number(c) for k, c in found.items()}
 
 
 class ParameterStage(Stage):
@@ -143,8 +145,6 @@ class SlotStage(Stage):
 
 def _number(c: Any) -> Any:
     # A NumPy float64 scalar would turn float32 arrays into float64. A bool or a string is a static option of the rule.
-    if type(c) is float:
-        return c
     if isinstance(c, bool | np.bool_ | str):
         return c if isinstance(c, str) else bool(c)
     return float(c) if is_scalar(c) else c

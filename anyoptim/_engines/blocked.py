@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from anyoptim._arrays import COMPUTE, Array, host_memory, quiet
+from anyoptim._arrays import COMPUTE, Array, host_memory
 from anyoptim._engines._leaf import Commit, Leaf, NDArray, Plan, Result, Rows, host
 from anyoptim._memory import near
 from anyoptim._program import Options, Program, Row, options
@@ -89,20 +89,17 @@ class Blocked(Plan):
         return _set_apart([host(leaf.library, x) for leaf, x in zip(self.leaves, xs, strict=True)], self._forbidden)
 
     def squares(self, k: int, gathered: Sequence[NDArray], rows: Rows) -> list[NDArray]:
-        with quiet():
-            return [
-                _squares(work, [arrays[0], x, *arrays[1:]])
-                for work, arrays, x in zip(self._works(k, rows), self.arrays, gathered, strict=True)
-            ]
+        return [
+            _squares(work, [arrays[0], x, *arrays[1:]])
+            for work, arrays, x in zip(self._works(k, rows), self.arrays, gathered, strict=True)
+        ]
 
     def prepare(self, gathered: Sequence[NDArray], rows: Rows) -> Commit:
-        with quiet():
-            works = self._works(None, rows)
+        works = self._works(None, rows)
 
         def commit() -> Sequence[Result]:
-            with quiet():
-                for work, arrays, x in zip(works, self.arrays, gathered, strict=True):
-                    _step(work, arrays, x)
+            for work, arrays, x in zip(works, self.arrays, gathered, strict=True):
+                _step(work, arrays, x)
             self.touch()
             return self.results
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from anyoptim._arrays import COMPUTE, Array, host_memory, quiet
+from anyoptim._arrays import COMPUTE, Array, host_memory
 from anyoptim._engines import _headers, _pool, _store
 from anyoptim._engines._leaf import Commit, Leaf, NDArray, Plan, Result, Rows, host
 from anyoptim._memory import merged
@@ -110,6 +110,7 @@ class Compiled(Plan):
         self.params = _ids(self.destinations)
         self.mirror_ids = _ids(self.mirrors)
         self.kernels: dict[tuple[int | None, Options], _Kernel] = {}
+        self.tables: dict[Any, NDArray] = {}
         self.pieces = _pieces(self.chunks)
         self.first_row = np.zeros(len(leaves), np.int64)
 
@@ -175,13 +176,12 @@ class Compiled(Plan):
             if static.count(key) < len(static):
                 chunks = chunks[[static[which[leaf]] == key for leaf in chunks[:, 0]]]
                 pieces = _pieces(chunks)
-            # Rows of other options stand there for the numbering, and are not read.
-            numbers = [
-                values(kernel.scalars, row, self.dtype) if of == key else [0.0] * len(kernel.scalars)
-                for row, of in zip(rows.distinct, static, strict=True)
-            ]
-            with quiet():
-                table = np.array(numbers, self.dtype).reshape(len(static), len(kernel.scalars))
+            table = self.tables.get((k, key, len(static)))
+            if table is None:
+                table = self.tables[k, key, len(static)] = np.zeros((len(static), len(kernel.scalars)), self.dtype)
+            for i, row in enumerate(rows.distinct):
+                if static[i] == key:  # the others stand there for the numbering, and are not read
+                    table[i] = values(kernel.scalars, row, self.dtype)
             calls.append((functools.partial(kernel.call, self.arrays, chunks, which, table, *more), pieces))
 
         def run() -> None:

@@ -51,11 +51,10 @@ class Portable(Plan):
         return self.leaves[0].library.settle(list(xs)) if lazy else xs
 
     def squares(self, k: int, gathered: Sequence[Array], rows: Rows) -> list[Array]:
-        with quiet():
-            return [
-                self._known(_squares(functools.partial(self.program.measured, k), leaf, x, rows.of(i)))
-                for i, (leaf, x) in enumerate(zip(self.leaves, gathered, strict=True))
-            ]
+        return [
+            self._known(_squares(functools.partial(self.program.measured, k), leaf, x, rows.of(i)))
+            for i, (leaf, x) in enumerate(zip(self.leaves, gathered, strict=True))
+        ]
 
     def prepare(self, gathered: Sequence[Array], rows: Rows) -> Commit:
         results = self._settled(self._computed(gathered, rows))
@@ -69,9 +68,8 @@ class Portable(Plan):
         return commit
 
     def _computed(self, xs: Sequence[Array], rows: Rows) -> list[Result]:
-        with quiet():
-            leaves = zip(self.leaves, xs, strict=True)
-            return [_result(self.program, leaf, x, rows.of(i)) for i, (leaf, x) in enumerate(leaves)]
+        leaves = zip(self.leaves, xs, strict=True)
+        return [_result(self.program, leaf, x, rows.of(i)) for i, (leaf, x) in enumerate(leaves)]
 
     def _settled(self, results: list[Result]) -> list[Result]:
         """The same with nothing lazy in it."""
