@@ -7,9 +7,11 @@ array-api-compat: a library is met when one of its arrays arrives.
 
 from __future__ import annotations
 
+import contextvars
 import functools
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import array_api_compat as compat
@@ -17,7 +19,7 @@ import numpy as np
 
 from anyoptim._memory import Memory
 
-__all__ = ["COMPUTE", "Array", "Library", "host_memory", "is_scalar", "library", "quiet", "traced"]
+__all__ = ["COMPUTE", "Array", "Library", "host_memory", "is_scalar", "library", "quiet", "quietly", "traced"]
 
 Array = Any
 """An array of any library. The standard has no common base class to name here."""
@@ -427,6 +429,22 @@ def is_scalar(x: Any) -> bool:
 def quiet() -> np.errstate:
     """A context in which NumPy's floating-point state, whatever the user chose, neither warns nor raises."""
     return np.errstate(all="ignore")
+
+
+class _Quiet(threading.local):
+    """For each thread a context of its own, to be run in."""
+
+    def __init__(self) -> None:
+        self.context = contextvars.copy_context()
+        self.context.run(np.seterr, all="ignore")
+
+
+_QUIET = _Quiet()
+
+
+def quietly(call: Callable[..., Any], *arguments: Any) -> Any:
+    """What the call gives in such a context: the same at a tenth of the price. Not for calls that do it, too."""
+    return _QUIET.context.run(call, *arguments)
 
 
 def _by_parts(xp: Any, real: Array, imag: Array, dtype: Any) -> Array:

@@ -10,7 +10,7 @@ from anyoptim._arrays import Array
 from anyoptim._checks import Parameter
 from anyoptim._engines import Crew, Leaf
 from anyoptim._hyperparameters import Hyper
-from anyoptim._program import Program
+from anyoptim._program import Program, Row
 from anyoptim._stage import Stage
 from anyoptim._tree import Form, Tree
 
@@ -49,6 +49,8 @@ class Bound:
         self._form = Form(tree)
         self._given = [p and p.given for p in ps]
         self._tied = any(o != i for i, o in enumerate(owner))
+        self.alike = False
+        """Whether `take` may be asked: all parameters move, by one row of coefficients that no measure goes into."""
         self._crew: Crew | None = None
         self._moving: list[int] = []
         self._resting: list[int] = []
@@ -73,6 +75,31 @@ class Bound:
             xs = [xs[i] for i in self._moving]
         gathered = crew.quick(xs)
         return None if gathered is None else (crew, self._moving, gathered)
+
+    def take(self, params: Any, grads: Any, row: Row) -> bool:
+        """Take the step, if nothing has changed since the last, and the gradients are such as they were then.
+
+        Else, or if there is any doubt about it, nothing is done.
+        """
+        leaves = self._form.leaves(params)
+        if leaves is None or not all(map(operator.is_, leaves, self._given)):
+            return False
+        xs = self._form.leaves(grads)
+        return xs is not None and self._crew is not None and self._crew.take(xs, row)
+
+    def settle(self, one_row: bool) -> None:
+        """Find out, after a step with all checks, what the next one needs."""
+        crew = self._crew
+        self.alike = (
+            crew is not None
+            and crew.lasting
+            and one_row
+            and not self._tied
+            and not self._resting
+            and len(crew.teams) == 1
+            and len(self.groups.overrides) == 1
+            and not crew.program.measures
+        )
 
     def still(self, leaves: Sequence[Any]) -> bool:
         """Whether these are the arrays that were checked, where and as they were, and can be written to."""

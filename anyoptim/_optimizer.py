@@ -14,7 +14,7 @@ from anyoptim._checks import Parameter
 from anyoptim._engines import LAZY, Crew, Leaf, Result, Rows, known, ready, source, start
 from anyoptim._explain import Explanation
 from anyoptim._hyperparameters import Hyper
-from anyoptim._program import MOVE, Program, Row
+from anyoptim._program import MOVE, Program, Row, floats
 from anyoptim._scalars import count
 from anyoptim._stage import ParameterStage, Stage
 from anyoptim._tree import Tree
@@ -118,23 +118,36 @@ class Optimizer(Stage):
         dtypes; also arrays that are traced, as under `jax.jit`) with the key, before anything is written.
         """
         bound, memory = self._bound, self._memory
-        quick = None if bound is None else bound.quick(params, grads)
-        if bound is not None and memory is not None and quick is not None:
-            crew, moving, gathered = quick
-            with quiet():
-                rows, t = self._rows(crew, gathered, memory.flat, moving, bound.groups)
-                try:
-                    commit = crew.prepare(gathered, rows)
-                except TypeError:
-                    commit = None  # something is traced, which is refused below by its name
-                if commit is not None:
-                    commit()
-                    memory.flat = _Flat(memory.flat.step + 1, t, memory.flat.slots)
+        if bound is not None and memory is not None:
+            if bound.alike:
+                # A step like the last one: the same arrays, all in one row.
+                n = memory.alike + 1
+                flat = memory.flat
+                if bound.take(params, grads, self._row(flat.step + n, flat.t[0] + n)):
+                    memory.alike = n
                     return params
+            elif self._quick(bound, memory, params, grads):
+                return params
         return self._update(Tree("params", params), grads)
+
+    def _quick(self, bound: Bound, memory: _Memory, params: Any, grads: Any) -> bool:
+        """Take the step without checks, if they would only repeat themselves; else do nothing."""
+        quick = bound.quick(params, grads)
+        if quick is None:
+            return False
+        crew, moving, gathered = quick
+        with quiet():
+            rows, t = self._rows(crew, gathered, memory.flat, moving, bound.groups)
+            if any(map(_traced, rows.distinct)):
+                return False
+            crew.prepare(gathered, rows)()
+        memory.flat = _Flat(memory.flat.step + 1, t, memory.flat.slots)
+        return True
 
     def _update(self, tree: Tree, grads: Any) -> Any:
         """The same with all checks."""
+        if self._memory is not None:
+            self._memory.catch_up()
         bound, memory = self._recall(tree)
         ps, owner = bound.ps, bound.owner
         xs = checks.gradients(tree, ps, owner, grads)
@@ -142,12 +155,12 @@ class Optimizer(Stage):
         for i, leaf in zip(moving, crew.leaves, strict=True):
             if leaf.library.tracing and any(map(traced, (leaf.p, xs[i], *leaf.slots))):
                 raise _frozen(tree, i)
-        gathered = crew.gather([xs[i] for i in moving])
-        rows, t = self._rows(crew, gathered, memory.flat, moving, bound.groups)
-        for k, row in enumerate(rows.distinct):
-            if any(traced(c) for part in row for c in part.values()):
-                raise _frozen(tree, moving[list(rows.which).index(k)])
         with quiet():
+            gathered = crew.gather([xs[i] for i in moving])
+            rows, t = self._rows(crew, gathered, memory.flat, moving, bound.groups)
+            for k, row in enumerate(rows.distinct):
+                if _traced(row):
+                    raise _frozen(tree, moving[list(rows.which).index(k)])
             commit = crew.prepare(gathered, rows)
             # What could fail has not.
             results = dict(zip(moving, commit(), strict=True))
@@ -157,6 +170,7 @@ class Optimizer(Stage):
         self._memory = _Memory(memory.spec, memory.signature, _stepped(memory.flat, t, results, owner))
         # Of those that were replaced, this would keep the old arrays alive.
         self._bound = bound if all(p is None or p.writable for p in ps) else None
+        bound.settle(len(rows.distinct) == 1)
         return tree.container
 
     @property
@@ -165,7 +179,7 @@ class Optimizer(Stage):
 
         Its arrays are the optimizer's own: to be read and not to be written to, and the next `update` may change them.
         """
-        return None if self._memory is None else self._pack(self._memory.spec, self._memory.flat)
+        return None if self._memory is None else self._pack(self._memory.spec, self._memory.catch_up())
 
     def init(self, params: Any) -> State:
         """The state before the first `step`: no steps taken, slots as the method starts them."""
@@ -190,9 +204,9 @@ class Optimizer(Stage):
         moving = [i for i, x in enumerate(xs) if x is not None]
         some = [xs[i] for i in moving]
         crew = Crew(self.engine, self._program, [self._copied(ps[i], flat.slots[i]) for i in moving], some, LAZY)
-        gathered = crew.gather(some)
-        rows, t = self._rows(crew, gathered, flat, moving, Groups(self.stages, tree, ps))
         with quiet():
+            gathered = crew.gather(some)
+            rows, t = self._rows(crew, gathered, flat, moving, Groups(self.stages, tree, ps))
             results = dict(zip(moving, crew.prepare(gathered, rows)(), strict=True))
         new = [
             leaf if p is None or owner[i] not in results else p.library.rebound(leaf, results[owner[i]].p)
@@ -223,6 +237,8 @@ class Optimizer(Stage):
             blocked            1     1000    28 kB  it isn't contiguous: 'fc.bias'
         """
         tree = Tree("params", params)
+        if self._memory is not None:
+            self._memory.catch_up()
         bound, memory = self._recall(tree)
         xs = checks.gradients(tree, bound.ps, bound.owner, grads)
         moving = [i for i, x in enumerate(xs) if x is not None]
@@ -251,6 +267,12 @@ class Optimizer(Stage):
         stages = list(self.stages)
         at = next((i for i, stage in enumerate(stages) if isinstance(stage, ParameterStage)), len(stages))
         return [*stages[:at], None, *stages[at:]]
+
+    def _row(self, step: int, t: int) -> Row:
+        """The coefficients of all parameters, where no stage measures anything or has overrides for some."""
+        return tuple(
+            [{} if stage is None else stage._coefficients(t, stage._values(step, _NONE)) for stage in self._order]
+        )
 
     def _rows(
         self, crew: Crew, gathered: Sequence[Any], flat: _Flat, moving: Sequence[int], groups: Groups
@@ -393,6 +415,19 @@ class _Memory:
     signature: list[tuple[Any, ...] | None]
     """What may not change of each parameter."""
     flat: _Flat
+    alike: int = 0
+    """How many steps `flat` is behind, which all parameters took."""
+
+    def catch_up(self) -> _Flat:
+        """What is remembered, with all steps counted."""
+        if self.alike:
+            step, t, slots = self.flat
+            self.flat = _Flat(step + self.alike, [n + self.alike for n in t], slots)
+            self.alike = 0
+        return self.flat
+
+
+_NONE: Mapping[str, Hyper] = {}
 
 
 class _Traced:
@@ -400,6 +435,11 @@ class _Traced:
 
     def __init__(self, t: Any) -> None:
         self.t = t
+
+
+def _traced(row: Row) -> bool:
+    """Whether a coefficient is not known yet."""
+    return any(not floats(part) and any(map(traced, part.values())) for part in row)
 
 
 def _signature(ps: Sequence[Parameter | None], owner: Sequence[int]) -> list[tuple[Any, ...] | None]:

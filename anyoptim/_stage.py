@@ -81,6 +81,7 @@ class Stage:
                 f"{type(self).__name__} has no {name!r}; "
                 f"its hyperparameters are {', '.join(self.hyperparameters) or 'none'}"
             )
+        self.__dict__.pop("_fixed", None)
         super().__setattr__(name, value)
 
     def __copy__(self) -> Self:
@@ -111,8 +112,11 @@ class Stage:
 
     def _values(self, step: Any, given: Mapping[str, Hyper]) -> dict[str, Any]:
         """The hyperparameters at this step, schedules called; those that are given instead of the stage's own."""
-        values = {}
         own = self.__dict__
+        if not given and "_fixed" in own:
+            fixed: dict[str, Any] = own["_fixed"]
+            return fixed
+        values = {}
         for name, domain in self.hyperparameters.items():
             value = given[name] if name in given else own[name]
             if type(value) is float and name not in given:
@@ -121,6 +125,8 @@ class Stage:
                 values[name] = domain.value(f"{name}, from its schedule at step {step},", value(step))
             else:
                 values[name] = domain.value(name, value)
+        if not given and not any(callable(own[name]) for name in values):
+            own["_fixed"] = values  # until an attribute is set
         return values
 
     def _coefficients(self, t: Any, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,8 @@ several engines is taken whole or not at all.
 
 from __future__ import annotations
 
-from collections import Counter
+import math
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -39,8 +40,15 @@ Numba and compiling cost: two seconds. A plain rule that never costs more than t
 CALLS = 4096
 """To how many elements the blocked engine's calls for one leaf, however small, come in time."""
 
-_worked: Counter[tuple[Program, str]] = Counter()
-"""The elements so far, by program and dtype."""
+
+class _Work:
+    """How many elements of one dtype the blocked engine has updated by one program."""
+
+    def __init__(self) -> None:
+        self.elements = 0
+
+
+_worked: defaultdict[tuple[Program, str], _Work] = defaultdict(_Work)
 
 
 def known(name: Any) -> None:
@@ -63,7 +71,7 @@ def ready(program: Program, row: Row, dtype: str) -> None:
     if COMPUTE[dtype] == dtype:
         for k in (*program.measures, None):
             compiled.load(program, k, options(row[:k]), _real(dtype))
-        _worked[program, _real(dtype)] = WORTHWHILE
+        _worked[program, _real(dtype)].elements = WORTHWHILE
 
 
 def source(engine: str, program: Program, row: Row, dtype: str) -> str:
@@ -89,7 +97,7 @@ def _choose(name: str | None, program: Program, leaf: Leaf, x: Array) -> Choice:
     if name == "blocked":
         return Choice("blocked", asked)
     why = compiled.missing() or compiled.refusal(program, leaf, x)
-    if why is None and name is None and _worked[_key(program, leaf)] < WORTHWHILE:
+    if why is None and name is None and _work(program, leaf).elements < WORTHWHILE:
         why = LATER
     why = why or compiled.broken()
     return Choice("compiled" if why is None else "blocked", why)
@@ -98,8 +106,8 @@ def _choose(name: str | None, program: Program, leaf: Leaf, x: Array) -> Choice:
 LATER = "compiled when enough elements have been updated (compile(params) does it at once)"
 
 
-def _key(program: Program, leaf: Leaf) -> tuple[Program, str]:
-    return program, _real(COMPUTE[leaf.library.dtype(leaf.p)])
+def _work(program: Program, leaf: Leaf) -> _Work:
+    return _worked[program, _real(COMPUTE[leaf.library.dtype(leaf.p)])]
 
 
 def _real(dtype: str) -> str:
@@ -139,10 +147,11 @@ class Crew:
         for team in self.teams:
             team.plan.keep_off(written)
         self.lasting = all(team.plan.lasting for team in self.teams)
-        self.waiting: Counter[tuple[Program, str]] = Counter()
+        # What a step adds to the work of those that wait to be compiled.
+        self.waiting: Counter[_Work] = Counter()
         for leaf, choice in zip(leaves, self.choices, strict=True):
             if choice.reason is LATER:
-                self.waiting[_key(program, leaf)] += CALLS + int(np.prod(leaf.p.shape))
+                self.waiting[_work(program, leaf)] += CALLS + math.prod(leaf.p.shape)
 
     def _chosen(self, xs: Sequence[Array]) -> list[Choice]:
         return [_choose(self.engine, self.program, leaf, x) for leaf, x in zip(self.leaves, xs, strict=True)]
@@ -153,7 +162,7 @@ class Crew:
 
     def quick(self, xs: Sequence[Array]) -> list[Any] | None:
         """What `gather` gives, if the leaves and gradients are without doubt as they should be; else None."""
-        if any(_worked[key] >= WORTHWHILE for key in self.waiting):
+        if self.waiting and self._due():
             return None
         gathered = []
         for team in self.teams:
@@ -162,6 +171,23 @@ class Crew:
                 return None
             gathered.append(found)
         return gathered
+
+    def take(self, xs: Sequence[Array], row: Row) -> bool:
+        """Take a step of one row, if there is one team and no doubt about its leaves and gradients; else do nothing."""
+        if self.waiting and self._due():
+            return False
+        if not self.teams[0].plan.take(xs, row):
+            return False
+        self._count()
+        return True
+
+    def _due(self) -> bool:
+        """Whether it is time for another choice of engines."""
+        return any(work.elements >= WORTHWHILE for work in self.waiting)
+
+    def _count(self) -> None:
+        for work, more in self.waiting.items():
+            work.elements += more
 
     def gather(self, xs: Sequence[Array]) -> list[Any]:
         """The gradients as each engine takes them."""
@@ -188,7 +214,7 @@ class Crew:
             results: dict[int, Result] = {}
             for team, each in zip(self.teams, commits, strict=True):
                 results.update(zip(team.of, each(), strict=True))
-            _worked.update(self.waiting)
+            self._count()
             return [results[i] for i in range(len(self.leaves))]
 
         return commit

@@ -10,8 +10,9 @@ import numpy as np
 
 from anyoptim._arrays import Array, Library
 from anyoptim._program import Program, Row
+from anyoptim._trace import Scalar, values
 
-__all__ = ["Commit", "Leaf", "NDArray", "Plan", "Result", "Rows", "host"]
+__all__ = ["Again", "Commit", "Leaf", "NDArray", "Plan", "Result", "Rows", "host"]
 
 
 NDArray = np.ndarray[Any, Any]
@@ -55,15 +56,50 @@ Commit = Callable[[], Sequence[Result]]
 """Writes what was prepared: each new parameter to its destination, if it has one. Does not fail."""
 
 
+class Again:
+    """A step of one row without static options, to be taken again with other numbers."""
+
+    def __init__(self, row: Row, scalars: Sequence[Scalar], table: NDArray, run: Callable[[Any], object]) -> None:
+        self.run = run
+        """Takes the step, with the gathered gradients."""
+        self._lengths = [*map(len, row)]
+        self._scalars = scalars
+        self._given = [s.arguments for s in scalars] if all(s.op == "given" for s in scalars) else None
+        self._table = table
+
+    def set(self, row: Row) -> bool:
+        """Put the numbers of another row in place, if they are numbers and have the same names."""
+        if [*map(len, row)] != self._lengths:
+            return False
+        try:
+            if self._given is None:
+                numbers = values(self._scalars, row, self._table.dtype)
+            else:
+                numbers = [row[k][name] for k, name in self._given]
+        except KeyError:
+            return False
+        if not {*map(type, numbers)} <= _FLOAT:
+            return False
+        self._table[...] = numbers
+        return True
+
+
+_FLOAT = {float}
+
+
 class Plan(ABC):
     """An engine's arrangements for some leaves, which hold for as long as these stay where they are."""
 
     lasting: ClassVar[bool] = False
     """Whether the leaves are the same after a step, written in place."""
 
+    again: Again | None
+    """The last step, if there is one to be taken again."""
+
     def __init__(self, program: Program, leaves: Sequence[Leaf]) -> None:
         self.program = program
         self.leaves = leaves
+        self.again: Again | None = None
         libraries = {leaf.library for leaf in leaves if type(leaf.library).touched is not Library.touched}
         self._touched = [(of, [leaf.destination for leaf in leaves if leaf.library is of]) for of in libraries]
 
@@ -84,6 +120,15 @@ class Plan(ABC):
     def quick(self, xs: Sequence[Array]) -> Any:
         """What `gather` gives, if the leaves and gradients are without doubt as they should be; else None."""
         return None
+
+    def take(self, xs: Sequence[Array], row: Row) -> bool:
+        """Take a step of one row like the last one that was prepared; nothing is done where there is any doubt."""
+        again, gathered = self.again, self.quick(xs)
+        if again is None or gathered is None or not again.set(row):
+            return False
+        again.run(gathered)
+        self.touch()
+        return True
 
     @abstractmethod
     def gather(self, xs: Sequence[Array]) -> Any:

@@ -8,10 +8,9 @@ import sys
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
+from typing import Any
 
 __all__ = ["spread", "threads"]
-
-Piece = tuple[int, int]
 
 
 def threads() -> int:
@@ -19,8 +18,8 @@ def threads() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def spread(call: Callable[[int, int], object], pieces: Sequence[Piece]) -> None:
-    """`call(first, last)` for each piece, by this thread and, where there are several pieces, by others beside it.
+def spread(call: Callable[..., object], pieces: Sequence[tuple[Any, ...]]) -> None:
+    """`call(*piece)` for each piece, by this thread and, where there are several pieces, by others beside it.
 
     All pieces are done when it returns or raises.
     """

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import importlib.util
+import inspect
 import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -12,12 +14,13 @@ import numpy as np
 
 from anyoptim._arrays import COMPUTE, Array, host_memory
 from anyoptim._engines import _headers, _pool, _store
-from anyoptim._engines._leaf import Commit, Leaf, NDArray, Plan, Result, Rows, host
+from anyoptim._engines._headers import BYTES, FIRST, MIRROR, ORDER, PARAMETER
+from anyoptim._engines._leaf import Again, Commit, Leaf, NDArray, Plan, Result, Rows, host
 from anyoptim._memory import merged
-from anyoptim._program import Options, Program, Row, options
+from anyoptim._program import Options, Program, Row, floats, options
 from anyoptim._reduction import BLOCK as SUM
 from anyoptim._render import Loop, loop, loop_measure
-from anyoptim._trace import trace, trace_measure, values
+from anyoptim._trace import Scalar, trace, trace_measure, values
 
 __all__ = ["Compiled", "broken", "load", "missing", "refusal", "source"]
 
@@ -45,7 +48,7 @@ def missing() -> str | None:
 def broken() -> str | None:
     """The same, having imported what there is: a Numba may be too old for the NumPy beside it."""
     try:
-        importlib.import_module("anyoptim._engines._pointer")
+        importlib.import_module("anyoptim._engines._jitted")
     except Exception as error:
         return missing() or f"Numba can't be imported: {error}"
     return None
@@ -95,24 +98,21 @@ class Compiled(Plan):
         self.mirrors = [of[0] for of in self.hosts]
         parts = 2 if hosts[0][0].dtype.kind == "c" else 1
         lengths = [of[0].size * parts for of in hosts]
-        self.arrays = np.zeros((len(leaves), 2 + program.slots), np.uint64)
+        self.table = table = np.zeros((len(leaves), FIRST + 2 + program.slots), np.uint64)
+        table[:, PARAMETER], table[:, MIRROR] = _ids(self.destinations), _ids(self.mirrors)
+        # C order where an array has both: a gradient that has one of them then has that.
+        table[:, ORDER] = [_headers.C if "C" in _orders(of) else _headers.F for of in self.hosts]
+        table[:, BYTES] = [n * self.dtype.itemsize for n in lengths]
         for i, (p, *slots) in enumerate(self.hosts):
-            self.arrays[i, 0] = _address(p)
-            self.arrays[i, 2:] = [_address(s) for s in slots]
-        self.sizes = np.array([n * self.dtype.itemsize for n in lengths], np.uint64)
+            table[i, FIRST] = _address(p)
+            table[i, FIRST + 2 :] = [_address(s) for s in slots]
         self.chunks, self.blocks = _chunks(lengths)
-        # C order where an array has both, so that a gradient that has both passes.
-        self.contiguous = np.array([_headers.C if "C" in _orders(of) else _headers.F for of in self.hosts], np.uint64)
+        self.pieces = _pieces(self.chunks)
+        self.first_row = np.zeros(len(leaves), np.int64)
         self.by_header = _headers.reliable() and all(
             type(d) is np.ndarray and type(m) is np.ndarray
             for d, m in zip(self.destinations, self.mirrors, strict=True)
         )
-        self.params = _ids(self.destinations)
-        self.mirror_ids = _ids(self.mirrors)
-        self.kernels: dict[tuple[int | None, Options], _Kernel] = {}
-        self.tables: dict[Any, NDArray] = {}
-        self.pieces = _pieces(self.chunks)
-        self.first_row = np.zeros(len(leaves), np.int64)
 
     @property
     def written(self) -> Sequence[NDArray]:
@@ -120,87 +120,144 @@ class Compiled(Plan):
 
     def keep_off(self, written: Sequence[NDArray]) -> None:
         super().keep_off(written)
-        begins, ends = merged([host_memory(a) for a in written if a.size])
-        self.begins, self.ends = np.array(begins, np.uint64), np.array(ends, np.uint64)
+        stretches = merged([host_memory(a) for a in written if a.size])
+        self.forbidden = np.array(stretches, np.uint64).T.copy()
 
     def quick(self, xs: Sequence[Array]) -> Sequence[Array] | None:
         if self.by_header:
-            if _headers.located()(self.params, self.mirror_ids, _ids(xs), self.contiguous, self.arrays) >= 0:
+            return xs if _alike()(self.table, _ids(xs), self.forbidden) else None
+        leaves = zip(self.destinations, self.memories, self.table[:, ORDER], xs, strict=True)
+        for i, (d, memory, order, x) in enumerate(leaves):
+            same = self.library.still(d, memory) and self.library.plain(x, d) and order == _headers.C
+            address = self.library.address(x) if same else None
+            if address is None:
                 return None
-        else:
-            for i, (d, memory, c, x) in enumerate(
-                zip(self.destinations, self.memories, self.contiguous, xs, strict=True)
-            ):
-                same = self.library.still(d, memory) and self.library.plain(x, d) and c == _headers.C
-                address = self.library.address(x) if same else None
-                if address is None:
-                    return None
-                self.arrays[i, 1] = address
-        return xs if _headers.apart()(self.arrays, self.sizes, self.begins, self.ends) else None
+            self.table[i, FIRST + 1] = address
+        return xs if _apart()(self.table, self.forbidden) else None
+
+    def take(self, xs: Sequence[Array], row: Row) -> bool:
+        again, grads = self.again, _NONE
+        if again is None or not again.set(row):
+            return False
+        if self.by_header:
+            grads = _ids(xs)  # which the kernel looks at, so that there is one call in all
+        elif self.quick(xs) is None:
+            return False
+        done = bool(again.run(grads))
+        self.touch()
+        return done
 
     def gather(self, xs: Sequence[Array]) -> Sequence[NDArray]:
         views = [host(self.library, x) for x in xs]
-        self.arrays[:, 1] = [_address(x) for x in views]
-        for i, x in enumerate(views):
-            alone = slice(i, i + 1)
-            if not _headers.apart()(self.arrays[alone], self.sizes[alone], self.begins, self.ends):
-                views[i] = x.copy(order="K")
-                self.arrays[i, 1] = _address(views[i])
+        self.table[:, FIRST + 1] = [_address(x) for x in views]
+        if not _apart()(self.table, self.forbidden):
+            for i, x in enumerate(views):
+                if not _apart()(self.table[i : i + 1], self.forbidden):
+                    views[i] = x.copy(order="K")
+                    self.table[i, FIRST + 1] = _address(views[i])
         return views
 
     def squares(self, k: int, gathered: Sequence[Any], rows: Rows) -> list[NDArray]:
         sums = np.empty(self.blocks[-1])
-        self._run(k, rows, sums)()
+        for kernel, _, tables, pieces in self._calls(k, rows):
+            _pool.spread(functools.partial(kernel.call, *tables, sums), pieces)
         return [sums[a:b] for a, b in itertools.pairwise(self.blocks)]
 
     def prepare(self, gathered: Sequence[Any], rows: Rows) -> Commit:
-        run = self._run(None, rows)
+        calls = self._calls(None, rows)
+        self.again = None
+        if len(rows.distinct) == 1 and all(map(floats, rows.distinct[0])):
+            (call,) = calls
+            run = functools.partial(self._run, call)
+            self.again = Again(rows.distinct[0], call.kernel.scalars, call.coefficients[0], run)
 
         def commit() -> Sequence[Result]:
-            run()
+            for call in calls:
+                self._run(call, _NONE)
             self.touch()
             return self.results
 
         return commit
 
-    def _run(self, k: int | None, rows: Rows, *more: NDArray) -> Callable[[], None]:
+    def _run(self, call: _Call, grads: NDArray) -> bool:
+        """Take the step, if there are no ids of gradients or these are as expected; and whether it was taken."""
+        kernel, _, tables, pieces = call
+        if len(pieces) == 1:
+            return kernel.call(grads, self.forbidden, *tables, *pieces[0])
+        if not kernel.call(grads, self.forbidden, *tables, 0, 0):
+            return False
+        _pool.spread(functools.partial(kernel.call, _NONE, self.forbidden, *tables), pieces)
+        return True
+
+    def _calls(self, k: int | None, rows: Rows) -> list[_Call]:
         """The calls of the kernels, one for each set of static options, with their part of the tables."""
         static = [options(row) for row in rows.distinct]
         which = np.array(rows.which, np.int64) if len(static) > 1 else self.first_row
         calls = []
         for key in dict.fromkeys(static):
-            kernel = self.kernels.get((k, key))
-            if kernel is None:
-                kernel = self.kernels[k, key] = load(self.program, k, key, self.dtype.name)
+            kernel = load(self.program, k, key, self.dtype.name)
             chunks, pieces = self.chunks, self.pieces
             if static.count(key) < len(static):
                 chunks = chunks[[static[which[leaf]] == key for leaf in chunks[:, 0]]]
                 pieces = _pieces(chunks)
-            table = self.tables.get((k, key, len(static)))
-            if table is None:
-                table = self.tables[k, key, len(static)] = np.zeros((len(static), len(kernel.scalars)), self.dtype)
+            coefficients = np.zeros((len(static), len(kernel.scalars)))
             for i, row in enumerate(rows.distinct):
                 if static[i] == key:  # the others stand there for the numbering, and are not read
-                    table[i] = values(kernel.scalars, row, self.dtype)
-            calls.append((functools.partial(kernel.call, self.arrays, chunks, which, table, *more), pieces))
-
-        def run() -> None:
-            for call, pieces in calls:
-                _pool.spread(call, pieces)
-
-        return run
+                    coefficients[i] = values(kernel.scalars, row, self.dtype)
+            calls.append(_Call(kernel, coefficients, (self.table, chunks, which, coefficients), pieces))
+        return calls
 
 
 class _Kernel(NamedTuple):
-    call: Callable[..., None]
-    scalars: Sequence[Any]
+    call: Callable[..., bool]
+    scalars: Sequence[Scalar]
+
+
+class _Call(NamedTuple):
+    """A kernel and its arguments."""
+
+    kernel: _Kernel
+    coefficients: NDArray
+    tables: tuple[NDArray, ...]
+    pieces: Sequence[tuple[int, int]]
+
+
+_NONE = np.zeros(0, np.uint64)
+
+
+@functools.cache
+def _alike() -> Callable[..., bool]:
+    """`alike(leaves, grads, written)`."""
+    from anyoptim._engines import _jitted  # noqa: PLC0415 - imports Numba
+
+    return _store.compiled(_jitted.alike.py_func, "boolean(uint64[:, ::1], uint64[::1], uint64[:, ::1])")
+
+
+@functools.cache
+def _apart() -> Callable[..., bool]:
+    """`apart(leaves, written)`."""
+    from anyoptim._engines import _jitted  # noqa: PLC0415 - imports Numba
+
+    return _store.compiled(_jitted.apart.py_func, "boolean(uint64[:, ::1], uint64[:, ::1])")
 
 
 @functools.lru_cache(maxsize=256)
 def load(program: Program, k: int | None, static: Options, dtype: str) -> _Kernel:
     """The machine code of the step, or of what part `k` measures."""
     text = _source(program, k, static, dtype)
-    return _Kernel(_store.compiled(_store.function(text.name, text.text), text.signature), text.scalars)
+    return _Kernel(_store.compiled(_store.function(text.name, _stamped(text.text)), text.signature), text.scalars)
+
+
+@functools.cache
+def _stamp() -> str:
+    from anyoptim._engines import _jitted  # noqa: PLC0415 - imports Numba
+
+    return hashlib.sha256(inspect.getsource(_jitted).encode()).hexdigest()[:16]
+
+
+def _stamped(text: str) -> str:
+    """With a first line that changes when the functions change that are compiled into the kernel."""
+    return f"# Made by anyoptim; with its own functions as of {_stamp()}.\n{text}"
 
 
 def source(program: Program, k: int | None, row: Row, dtype: str) -> str:

@@ -2,12 +2,14 @@
 
 For Adam in float32, `loop` writes::
 
-    def Adam_rule(_arrays, _chunks, _which, _coefficients, _first, _last):
+    def Adam_rule(_grads, _written, _leaves, _chunks, _which, _coefficients, _first, _last):
+        if len(_grads) and not alike(_leaves, _grads, _written):
+            return False
         for _c in range(_first, _last):
             _leaf, _begin, _n, _ = _chunks[_c]
-            a1 = _coefficients[_which[_leaf], 0]
+            a1 = float32(_coefficients[_which[_leaf], 0])
             ...
-            _p = carray(pointer(_arrays[_leaf, 0], 4 * _begin), _n, float32)
+            _p = carray(pointer(_leaves[_leaf, FIRST], 4 * _begin), _n, float32)
             ...
             for _i in range(_n):
                 p = _p[_i]
@@ -19,6 +21,7 @@ For Adam in float32, `loop` writes::
                 _p[_i] = n11
                 _m[_i] = n2
                 _v[_i] = n6
+        return True
 
 A chunk is a stretch of one array, and one call does any run of chunks, so that threads can share them out.
 """
@@ -49,8 +52,7 @@ _INFIX = {
 }
 _PREFIX = {"negative": "-{}", "not": "not {}", "sqrt": "sqrt({})", "abs": "abs({})"}
 
-# Numba evaluates what is 2*x of a float32 in float64; here there are no literals, and every coefficient is typed.
-_TABLES = "uint64[:, ::1], int64[:, ::1], int64[::1], {dtype}[:, ::1]"
+_TABLES = "uint64[:, ::1], int64[:, ::1], int64[::1], float64[:, ::1]"
 
 
 class Loop(NamedTuple):
@@ -71,40 +73,45 @@ def loop(graph: Graph, dtype: str) -> Loop:
         for home, output in zip((p, *slots), graph.outputs, strict=True)
         if output >= len(graph.inputs) or input_names(graph)[output] != home
     ]
-    signature = f"void({_TABLES.format(dtype=dtype)}, int64, int64)"
-    return _Writer(graph, dtype).module("rule", signature, _STEP, stores, [0, *range(2, len(graph.inputs))])
+    signature = f"boolean(uint64[::1], uint64[:, ::1], {_TABLES}, int64, int64)"
+    return _Writer(graph, dtype).module(
+        "rule", "alike, pointer", signature, _STEP, stores, [0, *range(2, len(graph.inputs))]
+    )
 
 
 def loop_measure(graph: Graph, dtype: str) -> Loop:
     """The block sums of squares of what is measured; all arrays are read."""
     (output,) = graph.outputs
     stores = [f"_a = float64({{{output}}})", "_block[_i - _b] = _a * _a"]
-    signature = f"void({_TABLES.format(dtype=dtype)}, float64[::1], int64, int64)"
-    return _Writer(graph, dtype).module("measure", signature, _MEASURE, stores, [])
+    signature = f"void({_TABLES}, float64[::1], int64, int64)"
+    return _Writer(graph, dtype).module("measure", "pointer", signature, _MEASURE, stores, [])
 
 
 _HEAD = """\
-# Made by anyoptim for {dtype}.
 from math import sqrt
 from numba import carray
-from numpy import empty, {dtype}{wide}
-from anyoptim._engines._pointer import pointer
+from numpy import empty, {types}
+from anyoptim._engines._headers import FIRST
+from anyoptim._engines._jitted import {calls}
 
 
 """
 
 _STEP = """\
-def {name}(_arrays, _chunks, _which, _coefficients, _first, _last):
+def {name}(_grads, _written, _leaves, _chunks, _which, _coefficients, _first, _last):
+    if len(_grads) and not alike(_leaves, _grads, _written):
+        return False
     for _c in range(_first, _last):
         _leaf, _begin, _n, _ = _chunks[_c]
         {coefficients}
         {arrays}
         for _i in range(_n):
             {body}
+    return True
 """
 
 _MEASURE = """\
-def {name}(_arrays, _chunks, _which, _coefficients, _sums, _first, _last):
+def {name}(_leaves, _chunks, _which, _coefficients, _sums, _first, _last):
     _block = empty({block}, float64)
     for _c in range(_first, _last):
         _leaf, _begin, _n, _at = _chunks[_c]
@@ -135,7 +142,7 @@ class _Writer:
         self.first = len(self.inputs)
         self.scalars = scalar_names(graph)
 
-    def module(self, what: str, signature: str, template: str, stores: list[str], homes: list[int]) -> Loop:
+    def module(self, what: str, calls: str, signature: str, template: str, stores: list[str], homes: list[int]) -> Loop:
         used = {a for node in self.graph.nodes for a in node.arguments if isinstance(a, int)} | {*self.graph.outputs}
         read = [i for i in range(self.first) if i in used]
         opened = [i for i in range(self.first) if i in used or i in homes]
@@ -145,17 +152,19 @@ class _Writer:
             *(f"n{i} = {self.expression(node, names)}" for i, node in enumerate(self.graph.nodes)),
             *(store.format(*(names[i] for i in range(len(names)))) for store in stores),
         ]
-        rows = [f"{name} = _coefficients[_which[_leaf], {k}]" for k, name in enumerate(self.scalars.values())]
+        # Numba would evaluate 2*x of a float32 x in float64: there are no literals, and every coefficient has its type.
+        rows = [
+            f"{name} = {self.dtype}(_coefficients[_which[_leaf], {k}])" for k, name in enumerate(self.scalars.values())
+        ]
         size = {"float32": 4, "float64": 8}[self.dtype]
         arrays = [
-            f"_{self.inputs[i]} = carray(pointer(_arrays[_leaf, {i}], {size} * _begin), _n, {self.dtype})"
+            f"_{self.inputs[i]} = carray(pointer(_leaves[_leaf, FIRST + {i}], {size} * _begin), _n, {self.dtype})"
             for i in opened
         ]
         name = function_name(self.graph, what)
-        text = _HEAD.format(dtype=self.dtype, wide="" if self.dtype == "float64" else ", float64") + _filled(
-            template, name=name, block=str(BLOCK), coefficients=rows, arrays=arrays, body=body
-        )
-        return Loop(name, text, signature, self.graph.scalars)
+        text = _filled(template, name=name, block=str(BLOCK), coefficients=rows, arrays=arrays, body=body)
+        head = _HEAD.format(types=", ".join(dict.fromkeys([self.dtype, "float64"])), calls=calls)
+        return Loop(name, head + text, signature, self.graph.scalars)
 
     def expression(self, node: Node, names: dict[int, str]) -> str:
         logical = node.op in {"and", "or", "not"}

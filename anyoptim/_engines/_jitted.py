@@ -1,0 +1,102 @@
+"""What generated code calls beside Python's and Numba's own functions. Imports Numba: imported when that is wanted."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from numba import njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from anyoptim._engines._headers import (
+    ALIGNED,
+    BYTES,
+    DATA,
+    DTYPE,
+    FIRST,
+    FLAGS,
+    MIRROR,
+    NDIM,
+    ORDER,
+    PARAMETER,
+    SHAPE,
+    TYPE,
+    WRITEABLE,
+)
+
+__all__ = ["alike", "apart", "located", "pointer", "word"]
+
+Addresses = Any
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def pointer(typing: Any, address: Any, offset: Any) -> Any:
+    """The pointer to an address and so many bytes more."""
+
+    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.inttoptr(builder.add(*arguments), cgutils.voidptr_t)
+
+    return types.voidptr(types.uint64, types.int64), code
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def word(typing: Any, address: Any) -> Any:
+    """The 64 bits at an address."""
+
+    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.load(builder.inttoptr(arguments[0], cgutils.intp_t.as_pointer()))
+
+    return types.uint64(types.uint64), code
+
+
+@njit(nogil=True)  # type: ignore[untyped-decorator]
+def located(leaves: Addresses, grads: Addresses) -> bool:
+    """Whether each parameter lies where it did, writeable, and its gradient, given by id, is as the parameter is.
+
+    That is, of its dtype, shape and memory order. Takes down the addresses of the gradients.
+    """
+    for i in range(len(leaves)):
+        p, mirror, x = leaves[i, PARAMETER], leaves[i, MIRROR], grads[i]
+        order = leaves[i, ORDER] | ALIGNED
+        ndim = word(mirror + NDIM) & 0xFFFFFFFF
+        if (
+            word(p + DATA) != word(mirror + DATA)
+            or word(p + DTYPE) != word(mirror + DTYPE)
+            or word(p + FLAGS) & (order | WRITEABLE) != order | WRITEABLE
+            or word(p + NDIM) & 0xFFFFFFFF != ndim
+            or word(x + TYPE) != word(mirror + TYPE)
+            or word(x + DTYPE) != word(mirror + DTYPE)
+            or word(x + FLAGS) & order != order
+            or word(x + NDIM) & 0xFFFFFFFF != ndim
+        ):
+            return False
+        for k in range(ndim):
+            length = word(word(mirror + SHAPE) + 8 * k)
+            if word(word(p + SHAPE) + 8 * k) != length or word(word(x + SHAPE) + 8 * k) != length:
+                return False
+        leaves[i, FIRST + 1] = word(x + DATA)
+    return True
+
+
+@njit(nogil=True)  # type: ignore[untyped-decorator]
+def apart(leaves: Addresses, written: Addresses) -> bool:
+    """Whether no gradient lies in memory that will be written to: stretches of it, begin and end, in order."""
+    for i in range(len(leaves)):
+        low = leaves[i, FIRST + 1]
+        high = low + leaves[i, BYTES]
+        left, right = 0, len(written)
+        while left < right:
+            middle = (left + right) // 2
+            if written[middle, 1] <= low:
+                left = middle + 1
+            else:
+                right = middle
+        if left < len(written) and written[left, 0] < high and low < high:
+            return False
+    return True
+
+
+@njit(nogil=True)  # type: ignore[untyped-decorator]
+def alike(leaves: Addresses, grads: Addresses, written: Addresses) -> bool:
+    """Whether a step can be taken like the last one, with these gradients."""
+    return bool(located(leaves, grads)) and bool(apart(leaves, written))
