@@ -162,6 +162,7 @@ class chain(Optimizer):  # noqa: N801 - it is called like a function
     """
 
     _stages: tuple[Stage, ...]
+    _nested = True
 
     def __init__(self, *stages: Stage, engine: str | None = None) -> None:
         flat: list[Stage] = []
@@ -187,11 +188,3 @@ class chain(Optimizer):  # noqa: N801 - it is called like a function
 
     def __repr__(self) -> str:
         return f"chain({', '.join(map(repr, self.stages))})"
-
-    def _packed(self, slots: list[dict[str, Any]]) -> Any:
-        return tuple(slots)
-
-    def _unpacked(self, slots: Any) -> list[tuple[str, dict[str, Any]]]:
-        if not isinstance(slots, tuple | list) or len(slots) != len(self.stages):
-            raise ValueError(f"state.slots is not a tuple of {len(self.stages)}, one for each stage of {self!r}")
-        return [(f"state.slots[{k}]", of) for k, of in enumerate(slots)]

@@ -115,7 +115,6 @@ def test_bits_on_any_shape_and_layout(
 ) -> None:
     """Any memory order and dtype of parameter and gradient, cut into blocks of any size."""
     monkeypatch.setattr(blocked, "BLOCK", block)
-    monkeypatch.setattr(blocked, "_SCRATCH", blocked._Scratch())
     rng = np.random.default_rng(seed)
     # A 0-d array has one layout.
     one, two = (LAYOUTS[layout] if shape else np.array for layout in layouts)

@@ -1,0 +1,88 @@
+"""The sums of squares of the reduction, by NumPy: blocks one below the other, halved together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from anyoptim._arrays import quiet
+from anyoptim._engines._kernels import Work
+from anyoptim._engines._leaf import NDArray
+from anyoptim._engines._scratch import MOST, scratch
+from anyoptim._reduction import BLOCK, halved
+
+__all__ = ["add_up", "tiles"]
+
+Tile = list["_Stretch"]
+
+
+def tiles(leaves: Iterable[tuple[Work, Sequence[NDArray]]]) -> tuple[list[Tile], list[NDArray]]:
+    """The work to be done, each piece of it by itself; and for each leaf the array that will hold its block sums.
+
+    A leaf is a kernel that measures, and p, x and the slots.
+    """
+    found: list[Tile] = []
+    sums = []
+    room = 0
+    for work, arrays in leaves:
+        n = arrays[0].size * _reals(arrays[0])
+        sums.append(np.empty(-(-n // BLOCK)))
+        for begin in range(0, n, MOST):
+            stretch = _Stretch(work, arrays, begin, min(begin + MOST, n), sums[-1])
+            if stretch.blocks > room:
+                found.append([])
+                room = MOST // BLOCK
+            found[-1].append(stretch)
+            room -= stretch.blocks
+    return found, sums
+
+
+class _Stretch(NamedTuple):
+    """Some elements of one parameter, in logical C order, whose block sums are wanted; of a complex one its reals."""
+
+    work: Work
+    arrays: Sequence[NDArray]
+    """p, x and the slots."""
+    begin: int
+    end: int
+    sums: NDArray
+    """Of all elements of the parameter."""
+
+    @property
+    def blocks(self) -> int:
+        return -(-(self.end - self.begin) // BLOCK)
+
+
+def add_up(stretches: Tile) -> None:
+    """Stretches one below the other, each from the beginning of a row of 1024 on, in whatever thread."""
+    with quiet():
+        rows = sum(stretch.blocks for stretch in stretches)
+        (wide,) = scratch(np.dtype(np.float64), 1, 0, (rows * BLOCK,), "squares")
+        at = 0
+        for work, arrays, begin, end, _ in stretches:
+            parts = _reals(arrays[0])
+            flat = [_flat(a, begin // parts, end // parts, work.dtype) for a in arrays]
+            stop = at + end - begin
+            wide[at:stop] = work.kernel.call(*work.arguments(*flat))
+            at = -(-stop // BLOCK) * BLOCK
+            wide[stop:at] = 0
+        np.multiply(wide, wide, out=wide)
+        sums = halved(wide.reshape(rows, BLOCK))
+        row = 0
+        for stretch in stretches:
+            first = stretch.begin // BLOCK
+            stretch.sums[first : first + stretch.blocks] = sums[row : row + stretch.blocks]
+            row += stretch.blocks
+
+
+def _flat(a: NDArray, begin: int, stop: int, dtype: np.dtype[Any]) -> NDArray:
+    """Some elements in logical C order, cast to `dtype`; complex ones as their two parts."""
+    some = a.reshape(-1)[begin:stop] if a.flags.c_contiguous else a.flat[begin:stop]
+    return (some.view(some.real.dtype) if some.dtype.kind == "c" else some).astype(dtype, copy=False)
+
+
+def _reals(a: NDArray) -> int:
+    """How many reals an element is."""
+    return 2 if a.dtype.kind == "c" else 1
