@@ -28,6 +28,8 @@ class Library:
     writable: bool = True
     exact: bool = True
     """Whether its arithmetic is NumPy's to the last bit."""
+    reached: tuple[str, ...] = ()
+    """The dtypes whose arrays NumPy reads and writes where they lie, so that an update has NumPy's bits anyway."""
     context: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext
 
     def array(self, values: Any, dtype: str = "float32") -> Any:
@@ -72,7 +74,9 @@ def _torch(device: str = "cpu") -> Library:
         return t.float().numpy().astype(numpy_dtype("bfloat16")) if t.dtype == torch.bfloat16 else t.numpy().copy()
 
     # Not exact: its float32 sqrt comes from a vector mathematics library that is 1 ulp off for about a fifth of inputs.
-    return Library("torch" if device == "cpu" else "torch-cuda", asarray, tonumpy, exact=False)
+    if device == "cuda":
+        return Library("torch-cuda", asarray, tonumpy, exact=False)
+    return Library("torch", asarray, tonumpy, exact=False, reached=("float16", *REAL, *COMPLEX))
 
 
 def _jax() -> Library:
