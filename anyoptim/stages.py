@@ -129,9 +129,9 @@ class FlushSubnormals(SlotStage):
         s <- 0 where |s| < the smallest normal number, else s
 
     Where gradients are 0 for long (embeddings that are not used, dead units), momenta decay until they are
-    subnormal, and stay so: rounding keeps them from 0. Processors compute with such numbers many times slower. This
-    stage takes them away, at the price of two operations for each slot, with the same bits on all engines; the README
-    has figures. What is lost is below 1.2e-38 in float32, 2.2e-308 in float64.
+    subnormal, and stay so: rounding keeps them from 0. Many processors are slower with such numbers, some many
+    times. This stage takes them away, at the price of three operations for each slot, with the same bits on all
+    engines; docs/benchmarks.md has figures. What is lost is below 1.2e-38 in float32, 2.2e-308 in float64.
     """
 
     @staticmethod
