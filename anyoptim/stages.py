@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -45,7 +46,8 @@ class ClipGlobalNorm(Stage):
 
     @staticmethod
     def coefficients(t: Any, *, max_norm: float, norm: Any) -> dict[str, Any]:
-        return {"scale": max_norm / larger(norm, max_norm)}
+        unlimited = isinstance(max_norm, float) and math.isinf(max_norm)
+        return {"scale": 1.0 if unlimited else max_norm / larger(norm, max_norm)}
 
     @staticmethod
     def rule(xp: Any, p: Array, x: Array, *, scale: float) -> Array:
