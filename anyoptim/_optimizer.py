@@ -394,6 +394,8 @@ class Optimizer(Stage):
         t = [None if p is None else count(str(tree.name(i, "state.t")), counts[i]) for i, p in enumerate(ps)]
         columns = []
         for stage, (root, slots) in zip(self.stages, self._unpacked(state.slots), strict=True):
+            if not isinstance(slots, Mapping):
+                raise TypeError(f"{root} is a {type(slots).__qualname__}; wanted a dict with {sorted(stage.slots)}")
             if set(slots) != set(stage.slots):
                 raise ValueError(f"{root} has {sorted(slots)}; wanted {sorted(stage.slots)} for {stage!r}")
             names = [f"{root}[{name!r}]" for name in stage.slots]
