@@ -166,7 +166,7 @@ def problem(dtype: str = "float64", steps: int = 50, seed: int = 3) -> tuple[Arr
     def draw() -> Arrays:
         parts = {"W": (5, 7), "b": (7,), "s": ()}
         real, imag = ({k: np.asarray(rng.normal(size=s)) for k, s in parts.items()} for _ in range(2))
-        return {k: (real[k] + (1j * imag[k] if "complex" in dtype else 0)).astype(dtype) for k in parts}
+        return {k: np.asarray(real[k] + (1j * imag[k] if "complex" in dtype else 0), dtype) for k in parts}
 
     return draw(), [draw() for _ in range(steps)]
 
