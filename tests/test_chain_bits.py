@@ -257,12 +257,25 @@ def test_bits_of_stages_of_ones_own(name: str, dtype: str) -> None:
     _same(OWN[name][0], params, grads)
     _same(
         lambda e: ao.chain(
-            Normalized(eps=1e-9), Sign(), ao.ClipGlobalNorm(1.0), _lion(), Normalized(eps=1.0), ao.WeightDecay(0.1, matrices),
-            Halved(), Lookahead(), Box(size=0.75), Ball(), ao.EMA(0.5), ao.FlushSubnormals(), engine=e,
+            *(Normalized(eps=1e-9), Sign(), ao.ClipGlobalNorm(1.0), _lion(), Normalized(eps=1.0)),
+            *(ao.WeightDecay(0.1, matrices), Halved(), Lookahead(), Box(size=0.75), Ball(), ao.EMA(0.5)),
+            ao.FlushSubnormals(),
+            engine=e,
         ),
         params,
         grads,
-    )  # fmt: skip
+    )
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_static_options_that_differ_in_one_step(dtype: str) -> None:
+    """Parameters that are at other steps of their own have other branches of a rule, in one step and one norm."""
+    params, grads = problem(dtype, steps=9)
+    for k, g in enumerate(grads):
+        g.update({"b": None} if k % 2 else {"s": None} if k < 4 else {})  # type: ignore[dict-item]
+    for make in (CHAINS["two slots of one name"], OWN["ParameterStage with slots"][0]):
+        p, _ = _same(make, params, grads)
+        assert not agree(p, params)
 
 
 def test_a_method_of_ones_own_alone() -> None:
