@@ -30,7 +30,7 @@ class Groups:
             for i, p in enumerate(ps):
                 if p is not None:
                     found = tuple(
-                        dict(stage.overrides(tree.path(i), p.given)) if ask else {}
+                        dict(stage.overrides(tree.path(i), p.array)) if ask else {}
                         for stage, ask in zip(stages, asked, strict=True)
                     )
                     if found not in self.overrides:

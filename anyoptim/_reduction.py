@@ -48,7 +48,7 @@ def norm(xp: Any, sums: Sequence[Any]) -> Any:
     if not n:
         return 0.0
     total = halved(_filled(xp, whole, power_of_two(n) - n))
-    return math.sqrt(total) if isinstance(total, np.floating) else xp.sqrt(total)
+    return math.sqrt(total) if isinstance(total, np.ndarray | np.floating) else xp.sqrt(total)
 
 
 def _filled(xp: Any, v: Any, n: int) -> Any:

@@ -80,7 +80,9 @@ def unpack(stages: Sequence[Stage], nested: bool, tree: Tree, ps: Sequence[Param
     columns = []
     for k, (stage, slots) in enumerate(zip(stages, given, strict=True)):
         root = f"state.slots[{k}]" if nested else "state.slots"
-        if not isinstance(slots, Mapping) or set(slots) != set(stage.slots):
+        if not isinstance(slots, Mapping):
+            raise TypeError(f"{root} is a {type(slots).__qualname__}; wanted a dict with {sorted(stage.slots)}")
+        if set(slots) != set(stage.slots):
             raise ValueError(f"{root} has {sorted(slots)}; wanted {sorted(stage.slots)} for {stage!r}")
         names = [f"{root}[{name!r}]" for name in stage.slots]
         columns += [(name, tree.match(name, slots[key])) for name, key in zip(names, stage.slots, strict=True)]

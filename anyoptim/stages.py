@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -45,7 +46,8 @@ class ClipGlobalNorm(Stage):
 
     @staticmethod
     def coefficients(t: Any, *, max_norm: float, norm: Any) -> dict[str, Any]:
-        return {"scale": max_norm / larger(norm, max_norm)}
+        unlimited = isinstance(max_norm, float) and math.isinf(max_norm)
+        return {"scale": 1.0 if unlimited else max_norm / larger(norm, max_norm)}
 
     @staticmethod
     def rule(xp: Any, p: Array, x: Array, *, scale: float) -> Array:
@@ -155,10 +157,10 @@ class chain(Optimizer):  # noqa: N801 - it is called like a function
 
     Args:
         stages: one method, such as `Adam`, and any other stages; those that see the parameter after its step come
-            after the method.
+            after the method and after all that change the step.
         engine: the machine that runs the chain; None chooses.
 
-    Raises TypeError for what is no stage, ValueError for no method, or two, or an engine of a stage.
+    Raises TypeError for what is no stage, ValueError for no method, or two, another order, or an engine of a stage.
     """
 
     _stages: tuple[Stage, ...]
@@ -178,6 +180,10 @@ class chain(Optimizer):  # noqa: N801 - it is called like a function
         early = [stage for stage in flat[: methods[0]] if isinstance(stage, ParameterStage)]
         if early:
             raise ValueError(f"{early[0]!r} sees the parameter after its step; wanted it after {flat[methods[0]]!r}")
+        after = next((i for i, stage in enumerate(flat) if isinstance(stage, ParameterStage)), len(flat))
+        late = [stage for stage in flat[after:] if not isinstance(stage, ParameterStage | SlotStage)]
+        if late:
+            raise ValueError(f"{late[0]!r} changes the step, which was taken; wanted it before {flat[after]!r}")
         self._stages = tuple(flat)
         super().__init__(engine=engine)
 

@@ -102,7 +102,7 @@ def startup(_: float, measured: Mapping[str, Process] = MEASURED, processes: int
     return Sheet(
         ["start-up", "median (s)", "least (s)", "most (s)"],
         rows,
-        f"Over {processes} processes each, from their start to their end; but a kernel without Numba's imports before it, "
+        f"Over {processes} processes each, from their start to their end; but a kernel without Numba's imports, "
         "and these, deferred to Numba's first use, without the rest. "
         "The digits are those of `examples/train_digits.py`, with Adam.",
     )

@@ -154,6 +154,8 @@ def _result(program: Program, leaf: Leaf, x: Array, row: Row) -> Result:
 def _squares(measured: Callable[..., Any], leaf: Leaf, x: Array, row: Row) -> Array:
     library, xp = leaf.library, leaf.library.xp
     wide = library.widest_float()
+    if 0 in leaf.p.shape:  # Dask can't reshape these where they have several chunks
+        return xp.zeros(0, dtype=wide, device=library.placement(leaf.p))
     parts = []
     for p, g, slots in _reals(leaf, x):
         a = library.array(measured(_Eager(library, p), p, g, slots, _row(library, row, p.dtype)))

@@ -1,0 +1,194 @@
+"""The chains that tests run over, and the same in plain float64 NumPy, with nothing of anyoptim's in it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+import anyoptim as ao
+from tests.libraries import same_bits
+
+Array = np.ndarray[Any, Any]
+Arrays = dict[str, Array]
+Make = Callable[[str | None], ao.chain]
+
+
+class Smoothed(ao.Stage):
+    """A running mean of what flows through, whose slot has the name of Momentum's."""
+
+    hyperparameters = {"share": ao.fraction}
+    slots = ("v",)
+
+    @staticmethod
+    def rule(xp: Any, p: Any, x: Any, v: Any, *, share: Any) -> tuple[Any, ...]:
+        v = v + share * (x - v)
+        return v, v
+
+
+class Shortened(ao.Stage):
+    """A stage whose measure is no plain x, and which comes to rest."""
+
+    measure = staticmethod(lambda xp, p, x: x * xp.sign(p) + 0.5 * p)
+    coefficients = staticmethod(lambda t, *, norm: {"scale": 1 / (1 + norm), "late": t > 3})
+
+    @staticmethod
+    def rule(xp: Any, p: Any, x: Any, *, scale: Any, late: bool) -> Any:
+        return x * scale if late else x * scale + 0.25 * x
+
+
+def matrices(path: str, p: Any) -> bool:
+    """What decays: all but biases."""
+    return not path.endswith("b")
+
+
+CHAINS: dict[str, Make] = {
+    "clip, Adam, EMA": lambda e: ao.chain(ao.ClipGlobalNorm(0.5), ao.Adam(lr=0.1), ao.EMA(0.9), engine=e),
+    "decay, Momentum": lambda e: ao.chain(ao.WeightDecay(0.1, where=matrices), ao.Momentum(lr=0.1), engine=e),
+    "Adam, clip, decay, EMA, flush": lambda e: ao.chain(
+        ao.Adam(lr=0.1),
+        ao.ClipGlobalNorm(0.2),
+        ao.WeightDecay(0.01, where=matrices),
+        ao.EMA(0.9),
+        ao.FlushSubnormals(),
+        engine=e,
+    ),
+    "clip, Momentum, clip": lambda e: ao.chain(
+        ao.ClipGlobalNorm(2.0), ao.Momentum(lr=0.1), ao.ClipGlobalNorm(0.1), engine=e
+    ),
+    "two slots of one name": lambda e: ao.chain(
+        Smoothed(share=0.5), Shortened(), ao.Momentum(lr=0.1), Smoothed(share=0.25), ao.EMA(0.5), engine=e
+    ),
+}
+"""By name: of the engine, a chain."""
+
+ROOTLESS = [name for name in CHAINS if "Adam" not in name]
+"""Those without a square root of an element, which torch takes a little differently."""
+
+
+def _clip(max_norm: float) -> Any:
+    def stage(p: Arrays, x: Arrays) -> Arrays:
+        norm = math.sqrt(math.fsum(v * v for a in x.values() for v in a.ravel().tolist()))
+        return {k: a * min(1.0, max_norm / norm) for k, a in x.items()}
+
+    return stage
+
+
+def _decay(share: float) -> Any:
+    return lambda p, x: {k: x[k] + (share * p[k] if matrices(k, None) else 0.0) for k in x}
+
+
+def _momentum(lr: float, momentum: float = 0.9) -> Any:
+    sums: Arrays = {}
+
+    def stage(p: Arrays, x: Arrays) -> Arrays:
+        for k in x:
+            sums[k] = x[k] + momentum * sums.get(k, np.zeros_like(x[k]))
+        return {k: lr * sums[k] for k in x}
+
+    return stage
+
+
+def _smoothed(share: float) -> Any:
+    means: Arrays = {}
+
+    def stage(p: Arrays, x: Arrays) -> Arrays:
+        for k in x:
+            means[k] = (1 - share) * means.get(k, np.zeros_like(x[k])) + share * x[k]
+        return dict(means)
+
+    return stage
+
+
+def _shortened() -> Any:
+    steps = 0
+
+    def stage(p: Arrays, x: Arrays) -> Arrays:
+        nonlocal steps
+        steps += 1
+        whole = np.concatenate([(x[k] * np.sign(p[k]) + p[k] / 2).ravel() for k in x])
+        factor = 1 / (1 + float(np.linalg.norm(whole))) + (0 if steps > 3 else 0.25)
+        return {k: factor * x[k] for k in x}
+
+    return stage
+
+
+def _adam(lr: float) -> Any:
+    means: Arrays = {}
+    squares: Arrays = {}
+    steps = 0
+
+    def stage(p: Arrays, x: Arrays) -> Arrays:
+        nonlocal steps
+        steps += 1
+        out = {}
+        for k in x:
+            means[k] = 0.9 * means.get(k, np.zeros_like(x[k])) + 0.1 * x[k]
+            squares[k] = 0.999 * squares.get(k, np.zeros_like(x[k])) + 0.001 * x[k] ** 2
+            rate = lr * math.sqrt(1 - 0.999**steps) / (1 - 0.9**steps)
+            out[k] = rate * means[k] / (np.sqrt(squares[k]) + 1e-7)
+        return out
+
+    return stage
+
+
+PLAIN: dict[str, Callable[[], tuple[list[Any], float | None]]] = {
+    "clip, Adam, EMA": lambda: ([_clip(0.5), _adam(0.1)], 0.9),
+    "decay, Momentum": lambda: ([_decay(0.1), _momentum(0.1)], None),
+    "Adam, clip, decay, EMA, flush": lambda: ([_adam(0.1), _clip(0.2), _decay(0.01)], 0.9),
+    "clip, Momentum, clip": lambda: ([_clip(2.0), _momentum(0.1), _clip(0.1)], None),
+    "two slots of one name": lambda: ([_smoothed(0.5), _shortened(), _momentum(0.1), _smoothed(0.25)], 0.5),
+}
+"""The same chains: what is done to the gradient, in turn, and the decay of an average of the parameters."""
+
+
+def plain(name: str, params: Arrays, grads: list[Arrays]) -> tuple[Arrays, Arrays]:
+    """The parameters after these steps, and their averages."""
+    stages, decay = PLAIN[name]()
+    p = {k: a.copy() for k, a in params.items()}
+    average = {k: a.copy() for k, a in params.items()}
+    for x in grads:
+        step = x
+        for stage in stages:
+            step = stage(p, step)
+        p = {k: p[k] - step[k] for k in p}
+        if decay is not None:
+            average = {k: decay * average[k] + (1 - decay) * p[k] for k in p}
+    return p, average
+
+
+def problem(dtype: str = "float64", steps: int = 50, seed: int = 3) -> tuple[Arrays, list[Arrays]]:
+    """Parameters and gradients: a matrix, a bias and a number."""
+    rng = np.random.default_rng(seed)
+
+    def draw() -> Arrays:
+        parts = {"W": (5, 7), "b": (7,), "s": ()}
+        real, imag = ({k: np.asarray(rng.normal(size=s)) for k, s in parts.items()} for _ in range(2))
+        return {k: np.asarray(real[k] + (1j * imag[k] if "complex" in dtype else 0), dtype) for k in parts}
+
+    return draw(), [draw() for _ in range(steps)]
+
+
+def flat(tree: Any) -> list[Array]:
+    """The arrays of a state or of parameters in order, complex ones as reals."""
+    if isinstance(tree, dict):
+        return [a for value in tree.values() for a in flat(value)]
+    if isinstance(tree, tuple | list):
+        return [a for value in tree for a in flat(value)]
+    a = np.asarray(tree)
+    return [np.stack([a.real, a.imag]) if a.dtype.kind == "c" else a]
+
+
+def agree(one: Any, two: Any) -> bool:
+    """Whether two trees of NumPy arrays are the same to the last bit."""
+    return all(same_bits(a, b) for a, b in zip(flat(one), flat(two), strict=True))
+
+
+def run(optimizer: ao.Optimizer, params: Any, grads: list[Any]) -> tuple[Any, Any]:
+    """The parameters and the slots after these steps."""
+    for g in grads:
+        optimizer.update(params, g)
+    assert optimizer.state is not None
+    return params, optimizer.state.slots

@@ -1,0 +1,366 @@
+"""Chains give the same bits on all engines and exact libraries, with stages of one's own; and FlushSubnormals."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import anyoptim as ao
+from anyoptim._engines import ENGINES, _pool
+from tests.chains import CHAINS, ROOTLESS, Make, agree, flat, matrices, problem, run
+from tests.libraries import Library, same_bits
+from tests.test_engines import LAYOUTS, _hostile
+
+OTHERS = [name for name in ENGINES if name != "portable"]
+DTYPES = ["float16", "float32", "float64", "complex64", "complex128"]
+SHAPES: dict[str, tuple[int, ...]] = {"W": (7, 9), "b": (1023,), "n.b": (1025,), "s": (), "none": (0,), "empty": (3, 0)}
+
+
+def _copied(params: dict[str, Any], order: Callable[[Any], Any] = np.array) -> dict[str, Any]:
+    return {k: order(a.copy()) if a.ndim else a.copy() for k, a in params.items()}
+
+
+def _same(make: Make, params: dict[str, Any], grads: list[Any], order: Callable[[Any], Any] = np.array) -> Any:
+    """Run on each engine, and compare; what the portable one gives."""
+    expected = run(make("portable"), _copied(params, order), grads)
+    for engine in OTHERS:
+        assert agree(run(make(engine), _copied(params, order), grads), expected), engine
+    return expected
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", CHAINS)
+def test_bits_on_hostile_values(name: str, dtype: str) -> None:
+    """300 steps from ordinary values to subnormal and huge gradients; and from hostile values, which a norm spreads."""
+    rng = np.random.default_rng(30)
+
+    def draw(scale: float) -> dict[str, Any]:
+        with np.errstate(all="ignore"):
+            parts = {k: np.asarray(rng.normal(size=s) + 1j * rng.normal(size=s)) * scale for k, s in SHAPES.items()}
+            return {k: np.asarray(a if "complex" in dtype else a.real, dtype) for k, a in parts.items()}
+
+    def hostile(share: float) -> dict[str, Any]:
+        calm = draw(1.0)
+        found = {k: _hostile(rng, s, dtype) for k, s in SHAPES.items()}
+        return {k: np.where(rng.random(s) < share, found[k], calm[k]) for k, s in SHAPES.items()}
+
+    low, high = (-7, 3) if dtype == "float16" else (-44, 30)
+    _same(CHAINS[name], draw(1.0), [draw(10.0 ** rng.uniform(low, high)) for _ in range(300)])
+    _same(CHAINS[name], hostile(1.0), [hostile(1.0) for _ in range(5)])
+    # A single NaN and no infinity: the norm is NaN, and under a clipping all other elements go on.
+    params, grads = draw(1.0), [draw(1.0) for _ in range(5)]
+    grads[2]["W"][0, 0] = np.nan
+    result, _ = _same(CHAINS[name], params, grads)
+    assert np.isfinite(result["n.b"]).all() or name == "two slots of one name"
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "complex128"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("name", CHAINS)
+def test_bits_on_layouts(name: str, layout: str, dtype: str) -> None:
+    """Parameters of any memory order with gradients of any other."""
+    params, grads = problem(dtype, steps=4)
+    for other in ("C", layout):
+        _same(CHAINS[name], params, [_copied(g, LAYOUTS[other]) for g in grads], LAYOUTS[layout])
+    _same(CHAINS[name], params, [_copied(g, LAYOUTS[layout]) for g in grads])
+
+
+@settings(max_examples=10)
+@given(
+    lengths=st.lists(st.sampled_from([1, 1023, 1025, 65535, 65536, 65537, 131073]), min_size=1, max_size=3),
+    dtype=st.sampled_from(["float32", "float64"]),
+    seed=st.integers(0, 2**32),
+)
+@pytest.mark.parametrize("name", ["clip, Adam, EMA", "two slots of one name"])
+def test_bits_around_blocks(name: str, lengths: list[int], dtype: str, seed: int) -> None:
+    """Lengths about blocks of the norm and of the engines, several parameters, gradients of both real dtypes."""
+    rng = np.random.default_rng(seed)
+    params = {str(k): rng.normal(size=n).astype(dtype) for k, n in enumerate(lengths)}
+    grads = [
+        {k: rng.normal(size=a.shape).astype(other) for k, a in params.items()}
+        for other in (dtype, "float64", "float32")
+    ]
+    _same(CHAINS[name], params, grads)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "complex64"])
+def test_bits_in_threads(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More than 2**20 elements, shared out among 1, 2 and 5 threads."""
+    rng = np.random.default_rng(31)
+    params = {k: rng.normal(size=2 * n).astype("float32").view(dtype) for k, n in (("W", (1 << 20) + 5), ("b", 99))}
+    grads = [{k: rng.normal(size=2 * a.size).astype("float32").view(dtype)[: a.size] for k, a in params.items()}]
+    make = CHAINS["clip, Adam, EMA"]
+    expected = run(make("portable"), _copied(params), grads * 2)
+    spread = []
+
+    def counted(call: Any, pieces: Any) -> None:
+        spread.append(len(pieces))
+        original(call, pieces)
+
+    original = _pool.spread
+    monkeypatch.setattr(_pool, "spread", counted)
+    for threads in (1, 2, 5):
+        monkeypatch.setattr(_pool, "threads", lambda n=threads: n)
+        for engine in OTHERS:
+            spread.clear()
+            assert agree(run(make(engine), _copied(params), grads * 2), expected)
+            assert (max(spread, default=1) > 1) == (threads > 1 or engine == "blocked")
+
+
+def _beside_numpy(lib: Library, chain: Make, dtype: str, engine: str | None) -> None:
+    params, grads = problem(dtype, steps=2 if lib.name == "dask" else 10)
+    theirs = [{k: lib.asarray(a) for k, a in g.items()} for g in grads]
+    p, slots = run(chain(engine), {k: lib.asarray(a) for k, a in params.items()}, theirs)
+    expected = run(chain("portable"), params, grads)
+    seen = [{name: {k: lib.tonumpy(a) for k, a in slot.items()} for name, slot in of.items()} for of in slots]
+    assert agree(({k: lib.tonumpy(a) for k, a in p.items()}, seen), expected)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("library", ["strict", "torch", "dask"])
+@pytest.mark.parametrize("name", CHAINS)
+def test_bits_of_libraries(name: str, library: str, dtype: str, need: Callable[[str], Library]) -> None:
+    """The portable engine gives NumPy's bits on array-api-strict, torch CPU and Dask; torch has roots of its own."""
+    lib = need(library)
+    if dtype not in lib.dtypes:
+        pytest.skip(f"{library} has no {dtype}")
+    if library == "torch" and name not in ROOTLESS:
+        pytest.skip("torch's square root of an array, of float64 too, is 1 ulp off now and then")
+    _beside_numpy(lib, CHAINS[name], dtype, "portable")
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("engine", [None, *OTHERS])
+@pytest.mark.parametrize("name", CHAINS)
+def test_bits_of_torch_in_place(name: str, engine: str | None, dtype: str, need: Callable[[str], Library]) -> None:
+    """On torch CPU tensors the engines that compute on their memory give NumPy's bits, roots and all."""
+    lib = need("torch")
+    params, _ = problem(dtype, steps=1)
+    tensors = {k: lib.asarray(a) for k, a in params.items()}
+    shares = CHAINS[name](engine).explain(tensors, tensors)
+    wanted = "compiled" if engine == "compiled" and dtype != "float16" else "blocked"
+    assert {share.engine for share in shares} == {wanted}
+    _beside_numpy(lib, CHAINS[name], dtype, engine)
+
+
+@pytest.mark.parametrize("chunks", [1, 2, -1])
+@pytest.mark.parametrize("shape", [(), (0,), (3, 0), (5, 7), (2, 3, 4), (1500,)])
+def test_any_dask_array(chunks: int, shape: tuple[int, ...], need: Callable[[str], Library]) -> None:
+    """Empty arrays, no dimension, many chunks: NumPy's bits."""
+    need("dask")
+    import dask.array as da
+
+    chunks = 700 if chunks == 1 and shape == (1500,) else 1024 if chunks == 2 and shape == (1500,) else chunks
+    rng = np.random.default_rng(32)
+    params, x = {"w": np.asarray(rng.normal(size=shape))}, np.asarray(rng.normal(size=shape))
+    make = CHAINS["Adam, clip, decay, EMA, flush"]
+    p, slots = run(
+        make(None), {"w": da.from_array(params["w"], chunks=chunks)}, [{"w": da.from_array(x, chunks=chunks)}]
+    )
+    seen = [{name: {k: a.compute() for k, a in slot.items()} for name, slot in of.items()} for of in slots]
+    expected, slots = run(make("portable"), params, [{"w": x}])
+    assert agree((p["w"].compute(), seen), (expected["w"], slots))
+
+
+class Sign(ao.Stage):
+    rule = staticmethod(lambda xp, p, x: xp.sign(x))
+
+
+class Box(ao.ParameterStage):
+    hyperparameters = {"size": ao.nonnegative}
+    rule = staticmethod(lambda xp, p, *, size: xp.minimum(xp.maximum(p, -size), size))
+
+
+class Ball(ao.ParameterStage):
+    measure = staticmethod(lambda xp, p, x: p)
+    coefficients = staticmethod(lambda t, *, norm: {"scale": 1.0 / max(norm, 1.0)})
+    rule = staticmethod(lambda xp, p, *, scale: p * scale)
+
+
+class Halved(ao.SlotStage):
+    rule = staticmethod(lambda xp, s: xp.where(s * s > 0.0625, 0.5 * s, s))
+
+
+class Lookahead(ao.ParameterStage):
+    slots = ("slow",)
+    coefficients = staticmethod(lambda t: {"sync": t % 3 == 0})
+
+    def init_slots(self, xp: Any, p: Any) -> tuple[Any, ...]:
+        return (xp.asarray(p, copy=True),)
+
+    @staticmethod
+    def rule(xp: Any, p: Any, slow: Any, *, sync: bool) -> Any:
+        return (p, slow) if not sync else (slow + 0.5 * (p - slow), slow + 0.5 * (p - slow))
+
+
+class Normalized(ao.Stage):
+    hyperparameters = {"eps": ao.nonnegative}
+    measure = staticmethod(lambda xp, p, x: x)
+    coefficients = staticmethod(lambda t, *, eps, norm: {"scale": 1.0 / (norm + eps)})
+    rule = staticmethod(lambda xp, p, x, *, scale: x * scale)
+
+
+class Lion(ao.Optimizer):
+    hyperparameters = {"lr": ao.nonnegative, "beta1": ao.fraction, "beta2": ao.fraction}
+    slots = ("m",)
+
+    @staticmethod
+    def rule(xp: Any, p: Any, x: Any, m: Any, *, lr: Any, beta1: Any, beta2: Any) -> Any:
+        return lr * xp.sign(beta1 * m + (1 - beta1) * x), beta2 * m + (1 - beta2) * x
+
+
+def _lion(engine: str | None = None) -> Lion:
+    return Lion(lr=0.25, beta1=0.9, beta2=0.5, engine=engine)
+
+
+OWN: dict[str, tuple[Make, list[float], list[float]]] = {
+    # What [1, -2] and its gradients [3, -4], [3, -4] become, by hand.
+    "Stage": (lambda e: ao.chain(Sign(), ao.SGD(0.5), engine=e), [0.5, -1.5], [0.0, -1.0]),
+    "Stage after": (lambda e: ao.chain(ao.SGD(0.5), Sign(), engine=e), [0.0, -1.0], [-1.0, 0.0]),
+    "ParameterStage": (lambda e: ao.chain(ao.SGD(1.0), Box(size=1.5), engine=e), [-1.5, 1.5], [-1.5, 1.5]),
+    "ParameterStage measuring": (
+        lambda e: ao.chain(ao.SGD(2.0), Ball(), engine=e),
+        [-5 / 61**0.5, 6 / 61**0.5],
+        [],
+    ),
+    "ParameterStage with slots": (lambda e: ao.chain(ao.SGD(1.0), Lookahead(), engine=e), [-2.0, 2.0], [-5.0, 6.0]),
+    "SlotStage": (lambda e: ao.chain(ao.Momentum(1.0, 0.5), Halved(), engine=e), [-2.0, 2.0], [-5.75, 7.0]),
+    "Stage with a measure": (lambda e: ao.chain(Normalized(eps=0.0), ao.SGD(1.0), engine=e), [0.4, -1.2], [-0.2, -0.4]),
+    "method": (lambda e: ao.chain(_lion(), engine=e), [0.75, -1.75], [0.5, -1.5]),
+}
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("name", OWN)
+def test_stages_of_ones_own_by_hand(name: str, engine: str) -> None:
+    """Each kind of stage in a few lines does what it says, on every engine, to some roundings of float64."""
+    make, *expected = OWN[name]
+    optimizer, p = make(engine), np.array([1.0, -2.0])
+    x = np.array([3.0, -4.0])
+    assert [share.engine for share in optimizer.explain(p, x)] == [engine]
+    for wanted in expected:
+        optimizer.update(p, x)
+        if wanted:
+            np.testing.assert_allclose(p, wanted, rtol=1e-15, atol=1e-15)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", OWN)
+def test_bits_of_stages_of_ones_own(name: str, dtype: str) -> None:
+    """And the same bits on all engines, alone and all together."""
+    params, grads = problem(dtype, steps=7)
+    _same(OWN[name][0], params, grads)
+    _same(
+        lambda e: ao.chain(
+            *(Normalized(eps=1e-9), Sign(), ao.ClipGlobalNorm(1.0), _lion(), Normalized(eps=1.0)),
+            *(ao.WeightDecay(0.1, matrices), Halved(), Lookahead(), Box(size=0.75), Ball(), ao.EMA(0.5)),
+            ao.FlushSubnormals(),
+            engine=e,
+        ),
+        params,
+        grads,
+    )
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_static_options_that_differ_in_one_step(dtype: str) -> None:
+    """Parameters that are at other steps of their own have other branches of a rule, in one step and one norm."""
+    params, grads = problem(dtype, steps=9)
+    for k, g in enumerate(grads):
+        g.update({"b": None} if k % 2 else {"s": None} if k < 4 else {})  # type: ignore[dict-item]
+    for make in (CHAINS["two slots of one name"], OWN["ParameterStage with slots"][0]):
+        p, _ = _same(make, params, grads)
+        assert not agree(p, params)
+
+
+def test_a_method_of_ones_own_alone() -> None:
+    """It is an optimizer without a chain, too."""
+    p, x = np.ones(5), np.arange(-2.0, 3.0)
+    found = [_lion(engine).update(p.copy(), x) for engine in ENGINES]
+    assert all(same_bits(a, [1.25, 1.25, 1.0, 0.75, 0.75]) for a in found)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("engine", ENGINES)
+def test_flush_subnormals(engine: str, dtype: str) -> None:
+    """What is subnormal in a slot before is 0 after it; all else, and slots of later stages, are as without it."""
+    real = np.dtype(np.dtype(dtype).char.lower())
+    compute = np.dtype(np.float32) if dtype == "float16" else real
+    info: Any = np.finfo(compute)
+    tiny, small = info.smallest_normal, info.smallest_subnormal
+    specials = [
+        tiny,
+        -tiny,
+        np.nextafter(tiny, compute.type(0)),
+        small,
+        -small,
+        0.0,
+        -0.0,
+        1.0,
+        np.inf,
+        -np.inf,
+        np.nan,
+    ]
+    slots = np.array(specials, compute)
+
+    class Kept(ao.Optimizer):
+        slots = ("s",)
+        init_slots = staticmethod(lambda xp, p: (xp.asarray(start, copy=True),))
+        rule = staticmethod(lambda xp, p, x, s: (x, s))
+
+    start = slots
+    optimizer = ao.chain(Kept(), ao.FlushSubnormals(), ao.EMA(0.0), engine=engine)
+    p = np.full(slots.shape, 0, dtype)
+    x = np.full(slots.shape, 0, dtype)
+    optimizer.update(p, x)
+    assert optimizer.state is not None
+    found = optimizer.state.slots[0]["s"]
+    expected = np.array([tiny, -tiny, 0, 0, 0, 0, 0, 1.0, np.inf, -np.inf, np.nan], compute)
+    for part in (found.real, found.imag) if "complex" in dtype else (found,):
+        assert same_bits(np.ascontiguousarray(part), expected)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_flush_leaves_the_step_and_later_slots_alone(dtype: str) -> None:
+    """The averages after it may be subnormal; the first step is the step without it."""
+    small = np.finfo(np.float16).smallest_subnormal if dtype == "float16" else np.finfo(dtype).smallest_subnormal
+    params = {"w": np.array([small, 3 * small, 1.0], dtype)}
+    zeros = [{"w": np.zeros(3, dtype)}]
+    for engine in ENGINES:
+        make = [ao.chain(ao.Momentum(), *flush, ao.EMA(0.5), engine=engine) for flush in ([], [ao.FlushSubnormals()])]
+        (p, s), (q, t) = (run(optimizer, _copied(params), zeros) for optimizer in make)
+        assert agree(p, q)
+        assert agree(p, params)
+        assert agree(s[-1], t[-1])
+        assert agree(t[-1]["average"]["w"].astype(dtype), params["w"])
+        late = ao.chain(ao.Momentum(), ao.EMA(0.5), ao.FlushSubnormals(), engine=engine)
+        _, u = run(late, _copied(params), zeros)
+        kept = [0.0] * 2 if dtype != "float16" else np.array([small, 3 * small], np.float32)
+        assert u[1]["average"]["w"][:2].tolist() == list(kept)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("engine", ENGINES)
+def test_gradients_of_zero_for_long(engine: str, dtype: str) -> None:
+    """After 5,000 of them m is exactly 0; without the stage it would be stuck among the subnormals."""
+    rng = np.random.default_rng(33)
+    first, zero = rng.normal(size=40).astype(dtype), np.zeros(40, dtype)
+    ends = []
+    for flush in ([], [ao.FlushSubnormals()]):
+        optimizer = ao.chain(ao.Adam(beta1=0.8), *flush, engine=engine)
+        p = np.ones(40, dtype)
+        optimizer.update(p, first)
+        for _ in range(5000):
+            optimizer.update(p, zero)
+        assert optimizer.state is not None
+        ends.append((p, *flat(optimizer.state.slots[0]["m"])))
+    assert agree(ends[0][0], ends[1][0])
+    real = ends[0][1].dtype
+    assert (ends[0][1] != 0).any()
+    assert (abs(ends[0][1]) < np.finfo(real).smallest_normal).all()
+    assert not ends[1][1].any()
