@@ -59,13 +59,16 @@ Commit = Callable[[], Sequence[Result]]
 class Again:
     """A step of one row without static options, to be taken again with other numbers."""
 
-    def __init__(self, row: Row, scalars: Sequence[Scalar], table: NDArray, run: Callable[[Any], object]) -> None:
+    def __init__(
+        self, row: Row, scalars: Sequence[Scalar], table: NDArray, dtype: np.dtype[Any], run: Callable[[Any], object]
+    ) -> None:
         self.run = run
         """Takes the step, with the gathered gradients."""
         self._lengths = [*map(len, row)]
         self._scalars = scalars
         self._given = [s.arguments for s in scalars] if all(s.op == "given" for s in scalars) else None
         self._table = table
+        self._dtype = dtype  # that of the arithmetic, which the table need not have
 
     def set(self, row: Row) -> bool:
         """Put the numbers of another row in place, if they are numbers and have the same names."""
@@ -73,7 +76,7 @@ class Again:
             return False
         try:
             if self._given is None:
-                numbers = values(self._scalars, row, self._table.dtype)
+                numbers = values(self._scalars, row, self._dtype)
             else:
                 numbers = [row[k][name] for k, name in self._given]
         except KeyError:

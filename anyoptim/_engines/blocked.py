@@ -118,7 +118,7 @@ class Blocked(Plan):
         self.again = None
         if len(rows.distinct) == 1 and len({id(work) for work in works}) == 1 and all(map(floats, rows.distinct[0])):
             work = works[0]
-            self.again = Again(rows.distinct[0], work.kernel.scalars, work.table, self._again(work))
+            self.again = Again(rows.distinct[0], work.kernel.scalars, work.table, work.dtype, self._again(work))
 
         def commit() -> Sequence[Result]:
             self._run(works, gathered)

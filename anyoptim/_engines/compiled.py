@@ -169,7 +169,7 @@ class Compiled(Plan):
         if len(rows.distinct) == 1 and all(map(floats, rows.distinct[0])):
             (call,) = calls
             run = functools.partial(self._run, call)
-            self.again = Again(rows.distinct[0], call.kernel.scalars, call.coefficients[0], run)
+            self.again = Again(rows.distinct[0], call.kernel.scalars, call.coefficients[0], self.dtype, run)
 
         def commit() -> Sequence[Result]:
             for call in calls:
