@@ -95,6 +95,7 @@ class Compiled(Plan):
         self.results = [Result(leaf.p, leaf.slots) for leaf in leaves]
         self.destinations = [leaf.destination for leaf in leaves]
         self.memories = [self.library.memory(d) for d in self.destinations]
+        self.dtypes = [d.dtype for d in self.destinations]
         self.mirrors = [of[0] for of in self.hosts]
         parts = 2 if hosts[0][0].dtype.kind == "c" else 1
         lengths = [of[0].size * parts for of in hosts]
@@ -126,9 +127,10 @@ class Compiled(Plan):
     def quick(self, xs: Sequence[Array]) -> Sequence[Array] | None:
         if self.by_header:
             return xs if _alike()(self.table, _ids(xs), self.forbidden) else None
-        leaves = zip(self.destinations, self.memories, self.table[:, ORDER], xs, strict=True)
-        for i, (d, memory, order, x) in enumerate(leaves):
-            same = self.library.still(d, memory) and self.library.plain(x, d) and order == _headers.C
+        leaves = zip(self.destinations, self.memories, self.dtypes, self.table[:, ORDER], xs, strict=True)
+        for i, (d, memory, dtype, order, x) in enumerate(leaves):
+            same = d.dtype is dtype and self.library.still(d, memory) and self.library.plain(x, d)
+            same = same and order == _headers.C
             address = self.library.address(x) if same else None
             if address is None:
                 return None
