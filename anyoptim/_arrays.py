@@ -265,6 +265,8 @@ class _Torch(Library):
         if type(x) not in {torch.Tensor, torch.nn.Parameter} or x.device.type != "cpu" or x.is_conj() or x.is_neg():
             return None
         try:
+            if not x.data_ptr() and x.numel():
+                return None  # under torch.func.functionalize, where NumPy's view is one of nothing
             view: np.ndarray[Any, Any] = x.detach().numpy()
         except (RuntimeError, TypeError):  # under torch.func; bfloat16
             return None
