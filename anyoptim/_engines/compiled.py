@@ -93,7 +93,7 @@ class Compiled(Plan):
         self.hosts = hosts = [[host(self.library, a).view() for a in (leaf.p, *leaf.slots)] for leaf in leaves]
         self.dtype = np.dtype(hosts[0][0].dtype.char.lower())
         self.results = [Result(leaf.p, leaf.slots) for leaf in leaves]
-        self.destinations = [leaf.destination for leaf in leaves]
+        self.destinations: list[Array] = [leaf.destination for leaf in leaves]
         self.memories = [self.library.memory(d) for d in self.destinations]
         self.dtypes = [d.dtype for d in self.destinations]
         self.mirrors = [of[0] for of in self.hosts]
