@@ -9,6 +9,8 @@ import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from sys import modules
+from types import ModuleType
 from typing import Any
 
 __all__ = ["compiled", "function"]
@@ -20,13 +22,16 @@ def function(name: str, text: str) -> Callable[..., Any]:
     The text goes to a file named by its content, for Numba to keep the machine code beside, and for debuggers and
     tracebacks. Where that can't be written, all is as it would be otherwise, but for this process alone.
     """
-    path = _written(name, text)
-    file = f"<anyoptim {name} {hash(text):x}>" if path is None else str(path)
+    stem = f"{name}_{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+    path = _written(name, stem, text)
+    file = f"<anyoptim {stem}>" if path is None else str(path)
     if path is None:
         linecache.cache[file] = (len(text), None, text.splitlines(keepends=True), file)
-    namespace: dict[str, Any] = {"__name__": f"anyoptim_{name}", "__file__": file}
-    exec(compile(text, file, "exec"), namespace)  # noqa: S102 - text of our own, not what stood in the file
-    found: Callable[..., Any] = namespace[name]
+    # A module that Python knows: with its name Numba keeps machine code, and asks for it when it loads that.
+    module = modules[f"anyoptim_{stem}"] = ModuleType(f"anyoptim_{stem}")
+    module.__file__ = file
+    exec(compile(text, file, "exec"), module.__dict__)  # noqa: S102 - text of our own, not what stood in the file
+    found: Callable[..., Any] = getattr(module, name)
     return found
 
 
@@ -45,12 +50,11 @@ def compiled(call: Callable[..., Any], signature: str) -> Callable[..., Any]:
     return anew
 
 
-def _written(name: str, text: str) -> Path | None:
+def _written(name: str, stem: str, text: str) -> Path | None:
     """The file with this text, or None where there can be none."""
     import platformdirs  # noqa: PLC0415 - comes with the extra `fast`, as Numba does
 
-    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
-    path = platformdirs.user_cache_path("anyoptim", appauthor=False) / "kernels" / f"{name}_{digest}.py"
+    path = platformdirs.user_cache_path("anyoptim", appauthor=False) / "kernels" / f"{stem}.py"
     try:
         if path.read_text(encoding="utf-8") == text:
             return path  # left alone: Numba takes a newer file for another
