@@ -281,7 +281,7 @@ class _Torch(Library):
     def plain(self, x: Array, p: Array) -> bool:
         torch = sys.modules["torch"]
         same = type(x) is torch.Tensor and x.dtype is p.dtype and x.shape == p.shape and x.device == p.device
-        return same and str(x.layout) == "torch.strided"
+        return same and not x.requires_grad and str(x.layout) == "torch.strided"
 
     def address(self, x: Array) -> int | None:
         if not x.is_contiguous() or x.is_conj() or x.is_neg():
