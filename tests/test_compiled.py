@@ -144,8 +144,12 @@ def test_another_gradient_after_good_ones(engine: str, name: str, way: str) -> N
         params = _params()
         for _ in range(2):
             run.good(params, 3)
-            run.step(params, {"b": run.draw(params["b"]), "w": GRADIENTS[name](run.draw(params["w"])), "s": 1.0})
-            run.step(params, {"b": run.draw(params["b"]), "w": GRADIENTS[name](run.draw(params["w"])), "s": 1.0})
+            run.step(
+                params, {"b": run.draw(params["b"]), "w": GRADIENTS[name](run.draw(params["w"])), "s": np.array(1.0)}
+            )
+            run.step(
+                params, {"b": run.draw(params["b"]), "w": GRADIENTS[name](run.draw(params["w"])), "s": np.array(1.0)}
+            )
         run.good(params, 2)
 
     _same(play, engine)
@@ -198,7 +202,8 @@ CHANGES: dict[str, Callable[[Any], object]] = {
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # NumPy's, for setting these attributes at all
 @pytest.mark.parametrize("name", CHANGES)
 @pytest.mark.parametrize("engine", OTHERS)
-def test_a_parameter_that_changed_under_the_same_object(engine: str, name: str, way: str) -> None:
+@pytest.mark.parametrize("first", ["old", "new"])
+def test_a_parameter_that_changed_under_the_same_object(engine: str, name: str, first: str, way: str) -> None:
     """The new shape, dtype, strides, flags and memory count, as they do for portable; gradients of the same kind."""
 
     def play(run: _Run) -> None:
@@ -206,9 +211,11 @@ def test_a_parameter_that_changed_under_the_same_object(engine: str, name: str, 
         w = params["w"]
         run.good(params, 3)
         CHANGES[name](w)
-        run.step(params, {"w": np.ones((4, 6)), "b": np.ones(3), "s": None})
         changed = np.empty(w.shape, w.dtype)
         changed[...] = 1
+        if first == "old":  # a gradient of the kind that was right before
+            run.step(params, {"w": np.ones((4, 6)), "b": np.ones(3), "s": np.array(1.0)})
+            run.step(params, {"w": np.ones((4, 6)), "b": np.ones(3), "s": None})
         run.step(params, {"w": changed, "b": np.ones(3), "s": np.array(1.0)})
         run.step(params, {"w": changed, "b": np.ones(3), "s": np.array(1.0)})
         run.seen.append((None, [w.copy()]))
@@ -265,6 +272,22 @@ def test_gradients_in_memory_that_is_written_after_good_ones(engine: str, name: 
             run.step(params, {"a": run.draw(params["a"]), "b": INSIDE[name](run, params, base)})
         run.good(params, 2)
         run.seen.append((None, [base.copy()]))
+
+    _same(play, engine)
+
+
+@pytest.mark.parametrize("engine", OTHERS)
+def test_gradients_that_view_parameters_which_own_their_memory(engine: str, way: str) -> None:
+    """Where nothing was a view before."""
+
+    def play(run: _Run) -> None:
+        params = {"a": np.arange(40.0), "b": np.arange(40.0) + 50}
+        run.good(params, 3)
+        run.step(params, {"a": params["b"][::-1], "b": params["a"][:]})
+        run.good(params, 2)
+        run.step(params, {"a": params["b"][:], "b": params["a"][:]})
+        run.good(params, 2)
+        run.step(params, {"a": params["b"], "b": params["a"]})
 
     _same(play, engine)
 
@@ -723,16 +746,19 @@ def test_it_compiles_in_mid_training(
     """When enough has been updated; the bits are portable's before, at and after it; other optimizers follow."""
     n = sum(int(np.prod(s)) + _engines.CALLS for s in SHAPES.values())
     monkeypatch.setattr(_engines, "WORTHWHILE", 5 * n)
-    engines = []
+    engines: list[str] = []
+    ran: list[str] = []
 
     def play(run: _Run) -> None:
         params = _params()
         for _ in range(9):
             run.good(params)
             engines.append(_engine_of(run.optimizer, params)[0])
+            ran.append(run.optimizer._bound._crew.choices[0].engine)
 
     _same(play, None, make)
-    assert engines[9:] == ["blocked"] * 4 + ["compiled"] * 5
+    assert engines[9:] == ["blocked"] * 4 + ["compiled"] * 5  # who would take the next step
+    assert ran[9:] == ["blocked"] * 5 + ["compiled"] * 4
     fresh = make(engine=None)
     assert _engine_of(fresh, _params()) == ["compiled"]
     assert "blocked" in _engine_of(fresh, _params("float32"))  # other machine code, for which nothing has been done
