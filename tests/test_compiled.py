@@ -281,7 +281,7 @@ def test_gradients_that_view_parameters_which_own_their_memory(engine: str, way:
     """Where nothing was a view before."""
 
     def play(run: _Run) -> None:
-        params = {"a": np.arange(40.0), "b": np.arange(40.0) + 50}
+        params = {"a": np.arange(20_000.0), "b": np.arange(20_000.0) + 50}  # too large for a pack
         run.good(params, 3)
         run.step(params, {"a": params["b"][::-1], "b": params["a"][:]})
         run.good(params, 2)
