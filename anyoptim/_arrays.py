@@ -214,14 +214,8 @@ class _NumPy(Library):
         return x.copy(order="K")
 
     def still(self, x: Array, memory: Memory | None) -> bool:
-        # Memory can't move under an array that somebody else holds, but for one that shows in shape or strides.
-        return (
-            type(x) is np.ndarray
-            and memory is not None
-            and x.shape == memory.shape
-            and x.strides == memory.strides
-            and x.flags.writeable
-        )
+        # `resize`, there and back, moves the memory under an array that is otherwise as it was.
+        return type(x) is np.ndarray and memory is not None and x.flags.writeable and host_memory(x) == memory
 
     def plain(self, x: Array, p: Array) -> bool:
         return type(x) is np.ndarray and x.dtype is p.dtype and x.shape == p.shape
@@ -274,6 +268,8 @@ class _Torch(Library):
         if type(x) not in {torch.Tensor, torch.nn.Parameter} or x.device.type != "cpu" or x.is_conj() or x.is_neg():
             return None
         try:
+            if not x.data_ptr() and x.numel():
+                return None  # under torch.func.functionalize, where NumPy's view is one of nothing
             view: np.ndarray[Any, Any] = x.detach().numpy()
         except (RuntimeError, TypeError):  # under torch.func; bfloat16
             return None
@@ -288,7 +284,7 @@ class _Torch(Library):
     def plain(self, x: Array, p: Array) -> bool:
         torch = sys.modules["torch"]
         same = type(x) is torch.Tensor and x.dtype is p.dtype and x.shape == p.shape and x.device == p.device
-        return same and str(x.layout) == "torch.strided"
+        return same and not x.requires_grad and str(x.layout) == "torch.strided"
 
     def address(self, x: Array) -> int | None:
         if not x.is_contiguous() or x.is_conj() or x.is_neg():

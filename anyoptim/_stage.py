@@ -31,8 +31,8 @@ class Stage:
     call it once, with values that only record what is done to them, and run the record ever after: so it has no
     side effects, reads nothing but its arguments, and branches on nothing but coefficients that are bools or strings.
 
-    Hyperparameters are plain attributes, read at every step. Each is a number or a schedule, a callable
-    of the step number, which counts from 1.
+    Hyperparameters are plain attributes, read at every step. Each is a number or a schedule, a function of the step
+    number, which counts from 1; it may be called more than once for a step, and remembers nothing.
     """
 
     hyperparameters: ClassVar[Mapping[str, Domain]] = {}

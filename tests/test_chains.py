@@ -195,7 +195,7 @@ def test_the_norm_is_independent_of_blocks_layouts_and_engines(dtype: str, monke
         lambda a: a.astype(a.dtype.newbyteorder(">")),
     ]
     for block in (1024, 3 * 1024, 1 << 16):
-        monkeypatch.setattr(_tiles, "MOST", block)
+        monkeypatch.setattr(_tiles, "TILE", block)
         monkeypatch.setattr(compiled, "CHUNK", block)
         for engine in ENGINES:
             for order in orders:

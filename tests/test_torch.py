@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import anyoptim as ao
-from tests.libraries import Library
+from tests.libraries import Library, same_bits
 
 
 @pytest.fixture(autouse=True)
@@ -136,3 +136,391 @@ def test_an_expanded_tensor_is_refused(torch: Any) -> None:
     """Its elements lie in one place."""
     with pytest.raises(ValueError, match=r"params\['w'\] overlaps itself"):
         ao.SGD().update({"w": torch.ones(1).expand(4)}, {"w": torch.ones(4)})
+
+
+ENGINES = ["compiled", "blocked", "portable"]
+DTYPES = ["float16", "float32", "float64", "complex64", "complex128"]
+
+
+def _values(rng: np.random.Generator, shape: tuple[int, ...], dtype: str) -> Any:
+    parts = rng.normal(size=(2, *shape)) * 10.0 ** rng.integers(-3, 2, size=(2, *shape))
+    return (parts[0] + 1j * parts[1] if dtype.startswith("c") else parts[0]).astype(dtype)
+
+
+@pytest.mark.parametrize("engine", ["compiled", "blocked"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_bits_are_those_of_numpy(torch: Any, method: type[Any], engine: str, dtype: str) -> None:
+    """200 steps, float32 included, with the parameters by turns as plain tensors and as nn.Parameter."""
+    rng = np.random.default_rng(1)
+    shapes = {"w": (5, 7), "b": (3,), "s": ()}
+    arrays = {k: np.asarray(_values(rng, shape, dtype)) for k, shape in shapes.items()}
+    tensors = {k: torch.tensor(a) for k, a in arrays.items()}
+    tensors["w"] = torch.nn.Parameter(tensors["w"])
+    one, two = method(engine="portable"), method(engine=engine)
+    for _ in range(200):
+        grads = {k: np.asarray(_values(rng, shape, dtype)) for k, shape in shapes.items()}
+        one.update(arrays, grads)
+        two.update(tensors, {k: torch.tensor(g) for k, g in grads.items()})
+    expected = engine if engine == "blocked" or dtype != "float16" else "blocked"
+    assert [share.engine for share in two.explain(tensors, tensors)] == [expected]
+    for k, tensor in tensors.items():
+        assert same_bits(tensor.detach().numpy(), arrays[k])
+        for name, slots in two.state.slots.items():
+            assert same_bits(slots[k].numpy(), one.state.slots[name][k])
+
+
+def test_bfloat16_is_portable(torch: Any) -> None:
+    """NumPy knows no such dtype."""
+    p = torch.ones(3, dtype=torch.bfloat16)
+    for engine in ENGINES:
+        optimizer = ao.Adam(engine=engine)
+        optimizer.update({"p": p}, {"p": p.clone()})
+        assert [share.engine for share in optimizer.explain({"p": p}, {"p": p.clone()})] == ["portable"]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_versions_are_counted(torch: Any, engine: str) -> None:
+    """One for each parameter and update, at the first step and at later ones; a parameter that rests has none."""
+    params = {"w": torch.nn.Parameter(torch.ones(3)), "v": torch.ones(2), "rests": torch.ones(1)}
+    optimizer = ao.Momentum(engine=engine)
+    for k in range(1, 6):
+        grads = {"w": torch.ones(3), "v": torch.ones(2), "rests": None}
+        optimizer.update(params, grads)
+        assert [p._version for p in params.values()] == [k, k, 0]
+        with pytest.raises(ValueError, match="shape"):
+            optimizer.update(params, {**grads, "v": torch.ones(3)})
+        assert [p._version for p in params.values()] == [k, k, 0]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("before", [0, 4])
+def test_a_pending_backward_notices_every_engine(torch: Any, engine: str, before: int) -> None:
+    """In torch's own words, at the first step and at later ones."""
+    params = {"w": torch.nn.Parameter(torch.ones(3))}
+    optimizer = ao.SGD(engine=engine)
+    for _ in range(before):
+        optimizer.update(params, {"w": torch.ones(3)})
+    loss = (params["w"] * params["w"]).sum()
+    optimizer.update(params, {"w": torch.ones(3)})
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_gradients_with_a_graph_at_later_steps(torch: Any, engine: str) -> None:
+    """They leave none in slots, parameters, or what the optimizer keeps."""
+    params = {"w": torch.nn.Parameter(torch.full((3,), 2.0))}
+    optimizer = ao.Adam(lr=0.1, engine=engine)
+    for _ in range(4):
+        (g,) = torch.autograd.grad((params["w"] ** 3).sum(), params["w"], create_graph=True)
+        assert g.requires_grad
+        optimizer.update(params, {"w": g})
+    assert params["w"].is_leaf
+    assert params["w"].requires_grad
+    for slots in optimizer.state.slots.values():  # type: ignore[union-attr]
+        assert not slots["w"].requires_grad
+        assert slots["w"].grad_fn is None
+
+
+def _expanded(torch: Any, w: Any) -> Any:
+    (g,) = torch.autograd.grad(w.sum(), w)
+    assert g.stride() == (0, 0)
+    return g
+
+
+GRADIENTS: dict[str, Callable[[Any, Any], Any]] = {
+    "expanded": _expanded,
+    "transposed": lambda torch, w: torch.arange(16.0).reshape(4, 4).t(),
+    "strided": lambda torch, w: torch.arange(32.0).reshape(4, 8)[:, ::2],
+    "a view": lambda torch, w: torch.arange(20.0)[3:19].view(4, 4),
+    "a negation": lambda torch, w: torch.complex(torch.zeros(4, 4), torch.arange(16.0).reshape(4, 4)).conj().imag,
+    "float64": lambda torch, w: torch.arange(16.0, dtype=torch.float64).reshape(4, 4),
+    "float16": lambda torch, w: torch.arange(16.0, dtype=torch.float16).reshape(4, 4),
+    "bfloat16": lambda torch, w: torch.arange(16.0, dtype=torch.bfloat16).reshape(4, 4),
+    "misaligned": lambda torch, w: (
+        torch.frombuffer(bytearray(bytes(range(65))), dtype=torch.float32, offset=1).reshape(4, 4).abs().clamp(0, 1)
+    ),
+    "a Parameter": lambda torch, w: torch.nn.Parameter(torch.ones(4, 4)),
+    "itself": lambda torch, w: w,
+    "a shifted view of itself": lambda torch, w: torch.as_strided(w.detach(), (4, 4), (1, 1)),
+    "sparse": lambda torch, w: torch.eye(4).to_sparse(),
+    "of another shape": lambda torch, w: torch.ones(16),
+    "an integer": lambda torch, w: torch.ones(4, 4, dtype=torch.int32),
+    "complex": lambda torch, w: torch.ones(4, 4, dtype=torch.complex64),
+    "meta": lambda torch, w: torch.ones(4, 4, device="meta"),
+    "NumPy's": lambda torch, w: np.ones((4, 4), np.float32),
+    "a number": lambda torch, w: 0.5,
+    "None": lambda torch, w: None,
+}
+
+
+def _twins(torch: Any, play: Callable[[Any, Callable[[Any, Any], None]], None], engine: str) -> None:
+    """What happens with the engine happens with portable: the same bits and errors."""
+    seen: list[list[Any]] = []
+    for name in ("portable", engine):
+        optimizer = ao.Momentum(lr=0.1, engine=name)
+        found: list[Any] = []
+
+        def step(params: Any, grads: Any, optimizer: Any = optimizer, found: list[Any] = found) -> None:
+            error = None
+            try:
+                optimizer.update(params, grads)
+            except (TypeError, ValueError, RuntimeError) as caught:
+                error = type(caught), str(caught)
+            state = optimizer.state
+            arrays = [*params.values(), *(state.slots["v"].values() if state else ())]
+            found.append((error, [a.detach().resolve_conj().resolve_neg().clone().numpy() for a in arrays]))
+
+        play(torch, step)
+        seen.append(found)
+    for k, ((error, arrays), (other_error, others)) in enumerate(zip(*seen, strict=True)):
+        assert other_error == error, k
+        assert all(same_bits(a, b) for a, b in zip(arrays, others, strict=True)), k
+
+
+@pytest.mark.parametrize("name", GRADIENTS)
+@pytest.mark.parametrize("engine", ["compiled", "blocked"])
+def test_another_gradient_after_good_ones(torch: Any, engine: str, name: str) -> None:
+    """Taken or refused like by portable, with its words."""
+
+    def play(torch: Any, step: Callable[[Any, Any], None]) -> None:
+        params = {"w": torch.nn.Parameter(torch.arange(16.0).reshape(4, 4)), "v": torch.ones(3)}
+        for _ in range(2):
+            for _ in range(3):
+                step(params, {"w": torch.ones(4, 4), "v": torch.ones(3)})
+            for _ in range(2):
+                step(params, {"w": GRADIENTS[name](torch, params["w"]), "v": torch.ones(3)})
+        step(params, {"w": torch.ones(4, 4), "v": torch.ones(3)})
+
+    _twins(torch, play, engine)
+
+
+CHANGES: dict[str, Callable[[Any, Any], object]] = {
+    "data": lambda torch, w: setattr(w, "data", torch.full((4, 4), 7.0)),
+    "data of another shape": lambda torch, w: setattr(w, "data", torch.full((2, 4), 7.0)),
+    "data in another order": lambda torch, w: setattr(w, "data", torch.arange(16.0).reshape(4, 4).t()),
+    "data of another dtype": lambda torch, w: setattr(w, "data", w.data.view(torch.int32)),
+    "data of another dtype and place": lambda torch, w: setattr(w, "data", w.data.double()),
+    "set": lambda torch, w: w.set_(torch.full((4, 4), 3.0)),
+    "set to a view": lambda torch, w: w.set_(torch.arange(32.0)[16:].view(4, 4)),
+    "smaller": lambda torch, w: w.resize_(2, 2),
+    "transposed": lambda torch, w: w.t_(),
+    "reshaped": lambda torch, w: w.as_strided_((8, 2), (2, 1)),
+    "overlapping itself": lambda torch, w: w.as_strided_((4, 4), (1, 1)),
+    "requires a gradient": lambda torch, w: w.requires_grad_(True),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+@pytest.mark.parametrize("engine", ["compiled", "blocked"])
+def test_a_tensor_that_changed_under_the_same_object(torch: Any, engine: str, name: str) -> None:
+    """Its new memory, shape, strides and dtype count."""
+
+    def play(torch: Any, step: Callable[[Any, Any], None]) -> None:
+        w = torch.arange(16.0).reshape(4, 4).clone()
+        params = {"w": w, "v": torch.ones(3)}
+        for _ in range(3):
+            step(params, {"w": torch.ones(4, 4), "v": torch.ones(3)})
+        with torch.no_grad():
+            CHANGES[name](torch, w)
+        for _ in range(2):
+            step(params, {"w": torch.ones(4, 4), "v": torch.ones(3)})
+            step(params, {"w": torch.ones_like(w), "v": torch.ones(3)})
+
+    _twins(torch, play, engine)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_tensor_that_grew_and_shrank(torch: Any, engine: str) -> None:
+    """Its memory would have moved: torch refuses, once NumPy has seen the tensor, and else the step goes there."""
+    w = torch.full((4, 4), 9.0)
+    optimizer = ao.SGD(lr=1.0, engine=engine)
+    for _ in range(3):
+        optimizer.update({"w": w}, {"w": torch.ones(4, 4)})
+    if engine == "portable":
+        w.resize_(4000, 4).resize_(4, 4)
+    else:
+        with pytest.raises(RuntimeError, match="not resizable"):
+            w.resize_(4000, 4)
+        w.set_(torch.full((4, 4), 6.0))
+    optimizer.update({"w": w}, {"w": torch.ones(4, 4)})
+    assert w.tolist() == [[5.0] * 4] * 4
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_dtype_of_the_same_width_under_the_same_object(torch: Any, engine: str) -> None:
+    """Neither address, shape nor strides tell float64 from complex64."""
+    w = torch.arange(4.0, dtype=torch.float64)
+    optimizer = ao.SGD(lr=1.0, engine=engine)
+    for _ in range(3):
+        optimizer.update({"w": w}, {"w": torch.ones(4, dtype=torch.float64)})
+    w.data = w.data.view(torch.complex64)
+    before = w.clone()
+    for dtype in (torch.complex64, torch.float64):
+        with pytest.raises((TypeError, ValueError), match="w"):
+            optimizer.update({"w": w}, {"w": torch.ones(4, dtype=dtype)})
+    assert torch.equal(w, before)
+
+
+@pytest.mark.parametrize("engine", ["compiled", "blocked"])
+def test_views_of_one_flat_buffer(torch: Any, engine: str) -> None:
+    """As frameworks lay parameters and gradients; and gradients in the parameters' buffer, shifted."""
+
+    def play(torch: Any, step: Callable[[Any, Any], None]) -> None:
+        p, g = torch.arange(30.0), torch.arange(30.0) / 7
+        params = {"a": p[:12].view(3, 4), "b": p[12:20], "c": p[20:30].view(5, 2)}
+        for _ in range(3):
+            g += 0.5
+            step(params, {"a": g[:12].view(3, 4), "b": g[12:20], "c": g[20:30].view(5, 2)})
+        for _ in range(2):
+            step(params, {"a": p[5:17].view(3, 4), "b": p[14:22], "c": p[:10].view(5, 2)})
+
+    _twins(torch, play, engine)
+
+
+@pytest.mark.parametrize("engine", ["compiled", "blocked"])
+def test_memory_formats(torch: Any, engine: str) -> None:
+    """Channels last and transposed parameters, with gradients in the same order and in another."""
+
+    def play(torch: Any, step: Callable[[Any, Any], None]) -> None:
+        last = torch.channels_last
+        params = {
+            "c": torch.arange(120.0).reshape(2, 3, 4, 5).to(memory_format=last),
+            "t": torch.arange(6.0).reshape(2, 3).t(),
+        }
+        for k in range(6):
+            g = torch.arange(120.0).reshape(2, 3, 4, 5) + k
+            step(params, {"c": g if k % 2 else g.to(memory_format=last), "t": torch.arange(6.0).reshape(3, 2)})
+        assert params["c"].is_contiguous(memory_format=last)
+
+    _twins(torch, play, engine)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_inference_mode(torch: Any, engine: str) -> None:
+    """Inside it everything is written in place; what was made there is replaced outside."""
+    outer = torch.ones(3)
+    with torch.inference_mode():
+        inner = torch.ones(3)
+        params, optimizer = {"outer": outer, "inner": inner}, ao.SGD(lr=1.0, engine=engine)
+        for _ in range(3):
+            optimizer.update(params, {"outer": torch.ones(3), "inner": torch.ones(3)})
+        assert params["inner"] is inner
+    optimizer.update(params, {"outer": torch.ones(3), "inner": torch.ones(3)})
+    assert params["outer"] is outer
+    assert params["inner"] is not inner
+    assert [p.tolist() for p in (outer, inner, params["inner"])] == [[-3.0] * 3, [-2.0] * 3, [-3.0] * 3]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")  # torch's own, at the first jvp
+@pytest.mark.parametrize("transform", ["grad", "vmap", "functionalize", "jvp"])
+def test_steps_inside_a_transformed_function(torch: Any, engine: str, transform: str) -> None:
+    """Where tensors stand for others, `update` goes through torch's operations: p = 2x - 3*0.5*x = x/2."""
+    func = torch.func
+
+    def trained(x: Any) -> Any:
+        params, optimizer = {"w": x * 2}, ao.SGD(lr=0.5, engine=engine)
+        for _ in range(3):
+            optimizer.update(params, {"w": x * 1.0})
+        return (params["w"] ** 2).sum()
+
+    x = torch.tensor([1.0, 2.0, 4.0])
+    if transform == "grad":
+        # The write is one that autograd does not see, as in torch's own optimizers.
+        assert func.grad(lambda x: trained(x) * 0 + x.sum())(x).tolist() == [1.0] * 3
+    elif transform == "vmap":
+        assert func.vmap(trained)(torch.stack([x, 2 * x])).tolist() == [5.25, 21.0]
+    elif transform == "functionalize":
+        assert func.functionalize(trained)(x).item() == 5.25
+    else:
+        assert func.jvp(trained, (x,), (x,))[0].item() == 5.25
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("transform", ["grad", "vmap"])
+def test_gradients_of_a_transformed_function(torch: Any, engine: str, transform: str) -> None:
+    """They would be frozen into parameters outside: torch refuses, after good steps too, and nothing moves."""
+    params, optimizer = {"w": torch.ones(3)}, ao.SGD(lr=1.0, engine=engine)
+    for _ in range(3):
+        optimizer.update(params, {"w": torch.ones(3)})
+
+    def loss(x: Any) -> Any:
+        optimizer.update(params, {"w": x * 2})
+        return (x**2).sum()
+
+    with pytest.raises(RuntimeError, match=r"(?i)in-?place"):
+        getattr(torch.func, transform)(loss)(torch.ones(3) if transform == "grad" else torch.ones(2, 3))
+    assert params["w"].tolist() == [-2.0] * 3
+    optimizer.update(params, {"w": torch.ones(3)})
+    assert params["w"].tolist() == [-3.0] * 3
+    assert optimizer.state is not None
+    assert optimizer.state.step == 4
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_subclasses_are_portable(torch: Any, engine: str) -> None:
+    """What their operations do is theirs to say."""
+
+    class Own(torch.Tensor):  # type: ignore[misc]
+        pass
+
+    w = torch.ones(3).as_subclass(Own)
+    optimizer = ao.Momentum(lr=0.5, engine=engine)
+    for _ in range(3):
+        optimizer.update({"w": w}, {"w": torch.ones(3)})
+    (share,) = optimizer.explain({"w": w}, {"w": torch.ones(3)})
+    assert share.engine == "portable"
+    v = torch.ones(3)
+    ao.Momentum(lr=0.5, engine="portable").update({"w": v}, {"w": torch.ones(3)})
+    optimizer = ao.Momentum(lr=0.5, engine=engine)
+    u = torch.ones(3)
+    optimizer.update({"w": u}, {"w": torch.ones(3).as_subclass(Own)})
+    assert u.tolist() == v.tolist()
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_lazy_conjugates_and_negations_as_parameters(torch: Any, engine: str) -> None:
+    """They are replaced, not written to through what they lie over."""
+    base = torch.tensor([1 + 2j, 3 + 4j])
+    params = {"c": base.conj(), "n": base.clone().conj().imag}
+    optimizer = ao.SGD(lr=1.0, engine=engine)
+    for _ in range(2):
+        optimizer.update(params, {"c": torch.tensor([1 + 1j, 1 + 1j]), "n": torch.ones(2)})
+    assert params["c"].tolist() == [-1 - 4j, 1 - 6j]
+    assert params["n"].tolist() == [-4.0, -6.0]
+    assert base.tolist() == [1 + 2j, 3 + 4j]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_sparse_gradients_are_refused(torch: Any, engine: str) -> None:
+    """Also those of an embedding after good steps; nothing moves."""
+    model = torch.nn.Embedding(4, 3, sparse=True)
+    params, optimizer = dict(model.named_parameters()), ao.Adam(engine=engine)
+    for _ in range(3):
+        optimizer.update(params, {"weight": torch.ones(4, 3)})
+    model(torch.tensor([1])).sum().backward()
+    before = model.weight.detach().clone()
+    with pytest.raises(TypeError, match=r"grads\['weight'\] has layout torch.sparse_coo"):
+        optimizer.update(params, {"weight": model.weight.grad})
+    assert torch.equal(model.weight, before)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_modules_train_alike_on_every_engine(torch: Any, engine: str) -> None:
+    """`p.grad` set to None in between, a layer frozen for a while, gradients summed: with float64's bits."""
+
+    def run(name: str) -> list[Any]:
+        torch.manual_seed(0)
+        model = torch.nn.Sequential(torch.nn.Linear(3, 5), torch.nn.Tanh(), torch.nn.Linear(5, 1)).double()
+        params, optimizer = dict(model.named_parameters()), ao.Adam(lr=0.05, engine=name)
+        x = torch.randn(16, 3, dtype=torch.float64)
+        for k in range(12):
+            model[0].requires_grad_(k not in {4, 5})
+            if k != 8:
+                model.zero_grad()
+            (model(x) ** 2).mean().backward()
+            optimizer.update(params, {key: p.grad for key, p in params.items()})
+        return [p.detach().numpy() for p in params.values()]
+
+    assert all(map(same_bits, run("portable"), run(engine)))

@@ -72,7 +72,7 @@ class Again:
         self._lengths = [*map(len, row)]
         self._scalars = scalars
         self._given = [s.arguments for s in scalars] if all(s.op == "given" for s in scalars) else None
-        self._dtype = dtype
+        self._dtype = dtype  # that of the arithmetic, which the table need not have
         self._table = table
 
     def set(self, row: Row) -> bool:

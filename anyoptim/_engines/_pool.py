@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import struct
 import sys
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
 __all__ = ["spread", "threads"]
@@ -29,14 +30,22 @@ def spread(call: Callable[..., object], pieces: Sequence[tuple[Any, ...]]) -> No
     mode = _flushing()
     queue = deque(pieces)
 
+    def left() -> tuple[Any, ...] | None:
+        with contextlib.suppress(IndexError):
+            return queue.popleft()
+        return None
+
     def work() -> None:
         # A thread may treat subnormal numbers differently from this one, and its bits would differ.
         if _flushing() == mode:
-            with contextlib.suppress(IndexError):  # nothing is left
-                while True:
-                    call(*queue.popleft())
+            while (piece := left()) is not None:
+                call(*piece)
 
-    helpers = [_pool().submit(work) for _ in range(min(threads(), len(pieces)) - 1)]
+    helpers: list[Future[None]] = []
+    # A thread that still trains when the main one has ended is given no helpers.
+    with contextlib.suppress(RuntimeError):
+        for _ in range(min(threads(), len(pieces)) - 1):
+            helpers.append(_pool().submit(work))  # noqa: PERF401 - one by one, so that those before a failure are known
     try:
         work()
     finally:
@@ -47,8 +56,11 @@ def spread(call: Callable[..., object], pieces: Sequence[tuple[Any, ...]]) -> No
 
 def _flushing() -> tuple[bool, bool]:
     """Whether this thread makes subnormal results, and takes subnormal operands, for zeros."""
-    smallest = sys.float_info.min
-    return smallest * 0.5 == 0.0, sys.float_info.min * sys.float_info.epsilon + 0.0 == 0.0
+    # By its bytes: a comparison takes operands, too.
+    return struct.pack("d", sys.float_info.min * 0.5) == bytes(8), _SUBNORMAL[0] * 2.0**1000 == 0.0
+
+
+_SUBNORMAL = struct.unpack("d", (1).to_bytes(8, sys.byteorder))
 
 
 _POOLS: list[ThreadPoolExecutor] = []

@@ -6,10 +6,10 @@ import contextlib
 import hashlib
 import linecache
 import os
-import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from sys import modules
 from types import ModuleType
 from typing import Any
 
@@ -25,10 +25,10 @@ def function(name: str, text: str) -> Callable[..., Any]:
     stem = f"{name}_{hashlib.sha256(text.encode()).hexdigest()[:16]}"
     path = _written(stem, text)
     module = ModuleType(f"anyoptim_{stem}")
-    module.__file__ = f"<{module.__name__}>" if path is None else str(path)
+    module.__file__ = f"<anyoptim {stem}>" if path is None else str(path)
     if path is None:
         linecache.cache[module.__file__] = (len(text), None, text.splitlines(keepends=True), module.__file__)
-    sys.modules[module.__name__] = module  # where Numba looks for it when it loads what it kept
+    modules[module.__name__] = module  # where Numba looks for it when it loads what it kept
     exec(compile(text, module.__file__, "exec"), vars(module))  # noqa: S102 - our text, not what stood in the file
     found: Callable[..., Any] = vars(module)[name]
     return found

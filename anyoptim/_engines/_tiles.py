@@ -10,10 +10,13 @@ import numpy as np
 from anyoptim._arrays import quiet
 from anyoptim._engines._kernels import Work
 from anyoptim._engines._leaf import NDArray
-from anyoptim._engines._scratch import MOST, scratch
-from anyoptim._reduction import BLOCK, halved
+from anyoptim._engines._scratch import scratch
+from anyoptim._reduction import BLOCK
 
 __all__ = ["add_up", "tiles"]
+
+TILE = 1 << 15
+"""Elements at a time, in whole blocks."""
 
 Tile = list["_Stretch"]
 
@@ -29,11 +32,11 @@ def tiles(leaves: Iterable[tuple[Work, Sequence[NDArray]]]) -> tuple[list[Tile],
     for work, arrays in leaves:
         n = arrays[0].size * _reals(arrays[0])
         sums.append(np.empty(-(-n // BLOCK)))
-        for begin in range(0, n, MOST):
-            stretch = _Stretch(work, arrays, begin, min(begin + MOST, n), sums[-1])
+        for begin in range(0, n, TILE):
+            stretch = _Stretch(work, arrays, begin, min(begin + TILE, n), sums[-1])
             if stretch.blocks > room:
                 found.append([])
-                room = MOST // BLOCK
+                room = TILE // BLOCK
             found[-1].append(stretch)
             room -= stretch.blocks
     return found, sums
@@ -69,11 +72,14 @@ def add_up(stretches: Tile) -> None:
             at = -(-stop // BLOCK) * BLOCK
             wide[stop:at] = 0
         np.multiply(wide, wide, out=wide)
-        sums = halved(wide.reshape(rows, BLOCK))
+        sums = wide.reshape(rows, BLOCK)
+        while sums.shape[1] > 1:  # `halved`, in place
+            half = sums.shape[1] // 2
+            sums = np.add(sums[:, :half], sums[:, half:], out=sums[:, :half])
         row = 0
         for stretch in stretches:
             first = stretch.begin // BLOCK
-            stretch.sums[first : first + stretch.blocks] = sums[row : row + stretch.blocks]
+            stretch.sums[first : first + stretch.blocks] = sums[row : row + stretch.blocks, 0]
             row += stretch.blocks
 
 

@@ -48,10 +48,10 @@ def missing() -> str | None:
 def broken() -> str | None:
     """The same, having imported what there is: a Numba may be too old for the NumPy beside it."""
     try:
-        importlib.import_module("anyoptim._engines._jitted")
+        jitted = importlib.import_module("anyoptim._engines._jitted")
     except Exception as error:
         return missing() or f"Numba can't be imported: {error}"
-    return None
+    return None if hasattr(jitted.alike, "py_func") else "Numba is switched off (NUMBA_DISABLE_JIT)"
 
 
 def refusal(program: Program, leaf: Leaf, x: Array) -> str | None:
@@ -93,8 +93,9 @@ class Compiled(Plan):
         self.hosts = hosts = [[host(self.library, a).view() for a in (leaf.p, *leaf.slots)] for leaf in leaves]
         self.dtype = np.dtype(hosts[0][0].dtype.char.lower())
         self.results = [Result(leaf.p, leaf.slots) for leaf in leaves]
-        self.destinations = [leaf.destination for leaf in leaves]
+        self.destinations: list[Array] = [leaf.destination for leaf in leaves]
         self.memories = [self.library.memory(d) for d in self.destinations]
+        self.dtypes = [d.dtype for d in self.destinations]
         self.mirrors = [of[0] for of in self.hosts]
         parts = 2 if hosts[0][0].dtype.kind == "c" else 1
         lengths = [of[0].size * parts for of in hosts]
@@ -126,9 +127,10 @@ class Compiled(Plan):
     def quick(self, xs: Sequence[Array]) -> Sequence[Array] | None:
         if self.by_header:
             return xs if _alike()(self.table, _ids(xs), self.forbidden) else None
-        leaves = zip(self.destinations, self.memories, self.table[:, ORDER], xs, strict=True)
-        for i, (d, memory, order, x) in enumerate(leaves):
-            same = self.library.still(d, memory) and self.library.plain(x, d) and order == _headers.C
+        leaves = zip(self.destinations, self.memories, self.dtypes, self.table[:, ORDER], xs, strict=True)
+        for i, (d, memory, dtype, order, x) in enumerate(leaves):
+            same = d.dtype is dtype and self.library.still(d, memory) and self.library.plain(x, d)
+            same = same and order == _headers.C
             address = self.library.address(x) if same else None
             if address is None:
                 return None
@@ -228,17 +230,21 @@ _NONE = np.zeros(0, np.uint64)
 @functools.cache
 def _alike() -> Callable[..., bool]:
     """`alike(leaves, grads, written)`."""
-    from anyoptim._engines import _jitted  # noqa: PLC0415 - imports Numba
-
-    return _store.compiled(_jitted.alike.py_func, "boolean(uint64[:, ::1], uint64[::1], uint64[:, ::1])")
+    return _own("alike", "leaves, grads, written", "boolean(uint64[:, ::1], uint64[::1], uint64[:, ::1])")
 
 
 @functools.cache
 def _apart() -> Callable[..., bool]:
     """`apart(leaves, written)`."""
-    from anyoptim._engines import _jitted  # noqa: PLC0415 - imports Numba
+    return _own("apart", "leaves, written", "boolean(uint64[:, ::1], uint64[:, ::1])")
 
-    return _store.compiled(_jitted.apart.py_func, "boolean(uint64[:, ::1], uint64[:, ::1])")
+
+def _own(name: str, arguments: str, signature: str) -> Callable[..., bool]:
+    """A function of `_jitted`, kept like a kernel: beside its own file it would outlive a change of `_headers`."""
+    text = f"from anyoptim._engines import _jitted\n\n\ndef {name}({arguments}):\n"
+    return _store.compiled(
+        _store.function(name, _stamped(f"{text}    return _jitted.{name}({arguments})\n")), signature
+    )
 
 
 @functools.lru_cache(maxsize=256)
@@ -252,7 +258,9 @@ def load(program: Program, k: int | None, static: Options, dtype: str) -> _Kerne
 def _stamp() -> str:
     from anyoptim._engines import _jitted  # noqa: PLC0415 - imports Numba
 
-    return hashlib.sha256(inspect.getsource(_jitted).encode()).hexdigest()[:16]
+    # What stands in `_headers` are constants in the machine code.
+    texts = [inspect.getsource(module) for module in (_jitted, _headers)]
+    return hashlib.sha256("".join(texts).encode()).hexdigest()[:16]
 
 
 def _stamped(text: str) -> str:

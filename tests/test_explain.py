@@ -1,0 +1,291 @@
+"""What `explain` and `kernel_source` say."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections import defaultdict
+from collections.abc import Callable
+from copy import deepcopy
+from typing import Any
+
+import numpy as np
+import optree
+import pytest
+
+import anyoptim as ao
+from anyoptim import _engines
+from anyoptim._engines import compiled
+from tests.libraries import METHODS, Library, same_bits
+
+LETTERS = {"SGD": ["lr"], "Momentum": ["lr", "momentum", "v"], "AdaGrad": ["lr", "eps", "h"]}
+LETTERS["Adam"] = ["lr_t", "a1", "a2", "eps", "m", "v"]
+
+
+@pytest.fixture(autouse=True)
+def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a process that has not updated anything yet."""
+    monkeypatch.setattr(_engines, "_worked", defaultdict(_engines._Work))
+
+
+def _locked(a: Any) -> Any:
+    a.flags.writeable = False
+    return a
+
+
+def _rows(explanation: ao.Explanation) -> dict[str, tuple[str, int, str]]:
+    """For each parameter the engine, the bytes of its share and the reason."""
+    return {name: (share.engine, share.bytes, share.reason or "") for share in explanation for name in share.parameters}
+
+
+MIXED: dict[str, tuple[Callable[[], Any], str, int, str]] = {
+    # Bytes of Adam for each: p twice, g, and m and v twice.
+    "plain": (lambda: np.ones((10, 3), "f4"), "compiled", 30 * (8 + 4 + 16), ""),
+    "double": (lambda: np.ones(5), "compiled", 5 * (16 + 8 + 32), ""),
+    "complex": (lambda: np.ones(7, "c8"), "compiled", 7 * (16 + 8 + 32), ""),
+    "Fortran": (lambda: np.asfortranarray(np.ones((4, 3))), "compiled", 12 * 56, ""),
+    "strided": (lambda: np.ones((6, 2), "f4")[:, 0], "blocked", 6 * 28, "it isn't contiguous"),
+    "half": (lambda: np.ones(9, "f2"), "blocked", 9 * (4 + 2 + 16), "float16 is cast on load"),
+    "foreign": (lambda: np.ones(2, ">f4"), "blocked", 2 * 28, ">f4 is cast on load"),
+    "locked": (lambda: _locked(np.ones(8, "f4")), "portable", 8 * 28, "it can't be written to"),
+    "float": (lambda: 1.0, "portable", 56, "it can't be written to"),
+}
+
+
+def _mixed() -> dict[str, Any]:
+    return {name: make() for name, (make, *_) in MIXED.items()}
+
+
+def test_who_takes_what_and_why() -> None:
+    """Engines, bytes and reasons of all kinds of parameters, which together are all parameters."""
+    params = _mixed()
+    explanation = ao.Adam(engine="compiled").explain(params, params)
+    found = _rows(explanation)
+    assert set(found) == set(MIXED)
+    assert sum(len(share.parameters) for share in explanation) == len(MIXED)
+    assert sum(share.elements for share in explanation) == sum(int(np.size(p)) for p in params.values())
+    assert sum(share.bytes for share in explanation) == sum(row[2] for row in MIXED.values())
+    for name, (_, engine, _, reason) in MIXED.items():
+        assert found[name][0] == engine, name
+        assert (reason in found[name][2]) if reason else not found[name][2], name
+    for share in explanation:
+        assert share.bytes == sum(MIXED[name][2] for name in share.parameters)
+        assert share.elements == sum(int(np.size(params[name])) for name in share.parameters)
+    sizes = [share.bytes for share in explanation]
+    assert sizes == sorted(sizes, reverse=True)
+
+
+@pytest.mark.parametrize("name", ["torch", "jax", "dask", "strict"])
+def test_other_libraries(name: str, need: Callable[[str], Library]) -> None:
+    """torch CPU tensors like NumPy's arrays; what NumPy can't write is portable, by the library's name or for that."""
+    lib = need(name)
+    params = {"t": lib.array([1.0, 2.0], "float32"), "n": np.ones(3, "f4")}
+    found = _rows(ao.Momentum(engine="compiled").explain(params, {k: v * 1 for k, v in params.items()}))
+    assert found["n"][0] == "compiled"
+    assert found["t"][0] == ("compiled" if name == "torch" else "portable")
+    if name == "torch":
+        assert found["t"][2] == ""
+    else:
+        assert found["t"][2] in {
+            "it can't be written to",
+            "NumPy can't read and write array_api_strict arrays of dtype float32",
+        }
+    if "bfloat16" in lib.dtypes and name == "torch":
+        params = {"h": lib.array([1.0, 2.0], "bfloat16")}
+        (share,) = ao.SGD(engine="compiled").explain(params, params)
+        assert share == ("portable", ("h",), 2, 2 * 3 * 2, "NumPy can't read and write torch arrays of dtype bfloat16")
+
+
+GRADIENTS: dict[str, tuple[Callable[[Any], Any], str, int, str]] = {
+    "plain": (lambda g: g, "compiled", 24, ""),
+    "Fortran": (np.asfortranarray, "blocked", 24, "its gradient isn't contiguous in the same order"),
+    "another dtype": (lambda g: g.astype("f2"), "blocked", 22, "its gradient has another dtype, float16"),
+    "wider": (lambda g: g.astype("f8"), "blocked", 28, "its gradient has another dtype, float64"),
+    "none": (lambda g: None, "", 0, ""),
+}
+
+
+@pytest.mark.parametrize("name", GRADIENTS)
+def test_gradients_count_too(name: str) -> None:
+    """Their dtype and order; a parameter without one is not moved, and in no share."""
+    change, engine, each, reason = GRADIENTS[name]
+    p = np.ones((4, 3), "f4")
+    explanation = ao.chain(ao.SGD(), ao.EMA(), engine="compiled").explain({"p": p}, {"p": change(p)})
+    assert _rows(explanation) == ({"p": (engine, 12 * (each - 4), reason)} if engine else {})
+    assert str(explanation).splitlines()[0].split()[0] == "engine"
+
+
+@pytest.mark.parametrize("engine", ["blocked", "portable", None])
+def test_reasons_of_a_choice(engine: str | None) -> None:
+    """A chosen engine is its own reason; without a choice it is that not enough has been updated."""
+    (share,) = ao.SGD(engine=engine).explain(np.ones(3), np.ones(3))
+    assert share.engine == (engine or "blocked")
+    assert share.reason == (f"engine={engine!r}" if engine else _engines.LATER)
+    assert share.parameters == ("",)
+    assert share.bytes == 3 * 24
+
+
+def test_a_measure_reads_once_more() -> None:
+    """Clipping reads the gradients; after decay, whose stage it runs again, the parameters, too."""
+    p, n = {"p": np.ones(5, "f4")}, 5
+    clip, decay = ao.ClipGlobalNorm(1.0), ao.WeightDecay(0.1)
+    assert ao.chain(clip, ao.SGD()).explain(p, p)[0].bytes == n * (12 + 4)
+    assert ao.chain(decay, clip, ao.SGD()).explain(p, p)[0].bytes == n * (12 + 8)
+    assert ao.chain(clip, ao.Adam(), ao.EMA()).explain(p, p)[0].bytes == n * (12 + 24 + 4)
+    (share,) = ao.chain(clip, ao.SGD(), engine="compiled").explain(np.ones((3, 2)).T, np.ones((3, 2)).T)
+    assert (share.engine, share.reason) == ("blocked", "it isn't contiguous in C order")
+
+
+def test_a_tied_parameter_is_one() -> None:
+    """Under its first name."""
+    w = np.ones(4)
+    (share,) = ao.SGD().explain({"a": w, "b": w}, {"a": None, "b": np.ones(4)})
+    assert share.elements == 4
+    assert share.parameters == ("a",)
+
+
+def test_without_numba(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reason says what to install; `engine` and `compile` raise it."""
+    monkeypatch.setattr(compiled, "missing", lambda: compiled.MISSING)
+    params = _mixed()
+    found = _rows(ao.Adam().explain(params, params))
+    assert {name: row[0] for name, row in found.items()} == {
+        name: "blocked" if row[1] == "compiled" else row[1] for name, row in MIXED.items()
+    }
+    assert all("pip install 'anyoptim[fast]'" in found[n][2] for n, row in MIXED.items() if row[1] == "compiled")
+    for call in (lambda: ao.Adam(engine="compiled"), lambda: ao.Adam().compile(params)):
+        with pytest.raises(ImportError, match=r"anyoptim\[fast\]"):
+            call()
+
+
+def test_it_prints_as_a_table() -> None:
+    """A line of headings, a line for each share, columns that stand under each other, at most three names."""
+    params: dict[str, Any] = {f"h{k}": np.ones(1000, "f2") for k in range(5)}
+    params |= {"w": np.ones(1_000_000, "f4"), "layer": {"b": [1.0]}}
+    explanation = ao.Adam(engine="compiled").explain(params, params)
+    head, *lines = str(explanation).splitlines()
+    assert [line.split()[0] for line in lines] == ["compiled", "blocked", "portable"]
+    assert lines[0].split() == ["compiled", "1", "1000000", "28"]
+    assert lines[1].split()[1:4] == ["5", "5000", "0.11"]
+    assert lines[1].endswith("(h0, h1, h2, ...)")
+    assert lines[2].endswith("(layer.b.0)")
+    assert [h.strip() for h in head.split("  ") if h.strip()] == [
+        "engine",
+        "parameters",
+        "elements",
+        "MB a step",
+        "why not faster",
+    ]
+    end = head.index("MB a step") + len("MB a step")
+    assert all(line[:end].rstrip() == line[:end] for line in lines)
+    assert all(line == line.rstrip() for line in lines)
+    assert len(str(ao.SGD().explain({}, {})).splitlines()) == 1
+
+
+@pytest.mark.parametrize("engine", ["compiled", "blocked", "portable", None])
+def test_it_changes_nothing(engine: str | None, method: type[Any]) -> None:
+    """Neither before the first step, nor between steps: parameters, state and later bits are as without it."""
+
+    def run(asked: bool) -> list[Any]:
+        params, optimizer, rng = _mixed(), method(engine=engine), np.random.default_rng(0)
+        for k in range(4):
+            if asked:
+                before = deepcopy(params), deepcopy(optimizer.state)
+                optimizer.explain(params, {**params, "half": None} if k % 2 else params)
+                leaves: Any = optree.tree_leaves
+                after = leaves(params), leaves(optimizer.state)
+                assert (optimizer.state is None) == (k == 0)
+                for one, two in zip(before, after, strict=True):
+                    assert all(map(same_bits, optree.tree_leaves(one), two))
+            optimizer.update(
+                params,
+                {n: np.asarray(rng.normal(size=np.shape(p))).astype(np.asarray(p).dtype) for n, p in params.items()},
+            )
+        return [*optree.tree_leaves(params), *optree.tree_leaves(optimizer.state)]  # type: ignore[arg-type]
+
+    assert all(map(same_bits, run(True), run(False)))
+
+
+def test_it_raises_like_update() -> None:
+    """The same words for the same mistakes, before and after a first step."""
+    w = np.ones(3)
+    cases: list[tuple[Any, Any]] = [
+        ({"w": w}, {"w": np.ones(4)}),
+        ({"w": w}, {"v": w}),
+        ({"w": w}, {"w": np.ones(3, int)}),
+        ({"w": np.ones(3, int)}, {"w": w}),
+        ({"w": w, "v": w[1:]}, {"w": w, "v": w[1:]}),
+        ((1.0,), (1.0,)),
+        ({"w": "w"}, {"w": w}),
+    ]
+    for optimizer in (ao.Adam(), ao.Adam()):
+        for params, grads in cases:
+            with pytest.raises((TypeError, ValueError)) as one:
+                optimizer.explain(params, grads)
+            with pytest.raises((TypeError, ValueError)) as two:
+                optimizer.update(params, grads)
+            assert (one.type, str(one.value)) == (two.type, str(two.value))
+        ao.Adam().update({"w": w}, {"w": w})
+    optimizer = ao.Adam()
+    optimizer.update({"w": w.copy()}, {"w": w})
+    with pytest.raises(ValueError, match="at the first update"):
+        optimizer.explain({"w": np.ones(4)}, {"w": np.ones(4)})
+
+
+def _names(text: str) -> set[str]:
+    return {node.id for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Name)} | {
+        node.arg for node in ast.walk(ast.parse(text)) if isinstance(node, ast.arg)
+    }
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("engine", ["compiled", "blocked"])
+def test_sources_of_every_method(engine: str, dtype: str, method: type[Any]) -> None:
+    """Python in the letters of the equation, without a float literal, which would have a dtype of its own."""
+    assert set(LETTERS) == set(METHODS)
+    text = method().kernel_source(engine, dtype)
+    assert {*LETTERS[method.__name__], "p", "x"} <= _names(text)
+    assert [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.FunctionDef)]
+    literals = [node.value for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Constant)]
+    assert not [value for value in literals if isinstance(value, float)]
+    if engine == "compiled":
+        assert f"import carray\nfrom numpy import empty, {dtype}" in text
+        assert ("float32" in text) == (dtype == "float32")
+
+
+@pytest.mark.parametrize("engine", ["compiled", "blocked"])
+def test_sources_of_a_chain(engine: str) -> None:
+    """A pass for each measure, then the step; a zero to fill up a block of the measure is the only literal."""
+    optimizer = ao.chain(
+        ao.ClipGlobalNorm(1.0), ao.WeightDecay(0.1), ao.ClipGlobalNorm(2.0), ao.Adam(), ao.EMA(), ao.FlushSubnormals()
+    )
+    text = optimizer.kernel_source(engine)
+    functions = [node.name for node in ast.walk(ast.parse(text)) if isinstance(node, ast.FunctionDef)]
+    assert len(functions) == 3
+    assert {"m", "v", "average", "lr_t", "decay", "new"} <= _names(text)
+    literals = [node.value for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Constant)]
+    assert {value for value in literals if isinstance(value, float)} <= {0.0}
+
+
+def test_sources_of_what_has_none() -> None:
+    """Portable has no code of its own, and half precision is computed in float32."""
+    for engine in ("portable", "numba", ""):
+        with pytest.raises(ValueError, match=r"wanted 'compiled' or 'blocked'"):
+            ao.SGD().kernel_source(engine)
+    for dtype in ("float16", "complex64", "int32"):
+        with pytest.raises(ValueError, match=r"wanted 'float32' or 'float64'"):
+            ao.SGD().kernel_source("compiled", dtype)
+
+
+def test_sources_need_no_numba() -> None:
+    """And no parameters."""
+    code = """
+import sys
+sys.modules["numba"] = sys.modules["platformdirs"] = None
+import anyoptim as ao
+for engine in ("compiled", "blocked"):
+    assert "lr_t" in ao.chain(ao.ClipGlobalNorm(1.0), ao.Adam()).kernel_source(engine, "float64")
+"""
+    run = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
