@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import HealthCheck, settings
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=2")
 
 import anyoptim as ao
+from anyoptim import _engines
 from tests import libraries
 from tests.libraries import Library, MissingError
 
@@ -55,3 +57,9 @@ def lib(request: pytest.FixtureRequest, need: Callable[[str], Library]) -> Itera
 def method(request: pytest.FixtureRequest) -> type[ao.Optimizer]:
     """Each public method in turn."""
     return libraries.METHODS[request.param]
+
+
+@pytest.fixture(autouse=True)
+def nothing_worked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What one test compiles, or works towards, is not the next one's default engine."""
+    monkeypatch.setattr(_engines, "_worked", defaultdict(_engines._Work))
