@@ -216,9 +216,9 @@ class Optimizer(Stage):
 
         Changes nothing. Raises like `update`. What it returns is a list of `Share`, and prints as a table::
 
-            engine    parameters  elements    bytes  why not faster
-            compiled         159   25.5 M   715 MB
-            blocked            1     1000    28 kB  it isn't contiguous: 'fc.bias'
+            engine    parameters  elements  MB a step  why not faster
+            compiled         159  25502912        714
+            blocked            1      1000      0.028  it isn't contiguous (fc.bias)
         """
         tree = Tree("params", params)
         if self._memory is not None:
