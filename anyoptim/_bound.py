@@ -89,10 +89,11 @@ class Bound:
 
     def settle(self, one_row: bool) -> None:
         """Find out, after a step with all checks, what the next one needs."""
+        if self._crew is not None and not self._crew.lasting:
+            self._crew = None  # it would keep the slots of before the step alive
         crew = self._crew
         self.alike = (
             crew is not None
-            and crew.lasting
             and one_row
             and not self._tied
             and not self._resting
@@ -122,6 +123,7 @@ class Bound:
         moving = [i for i, x in enumerate(xs) if x is not None]
         some = [xs[i] for i in moving]
         if self._crew is None or not self._crew.lasting or moving != self._moving or not self._crew.suits(some):
+            self.alike = False  # until this crew has taken a step
             leaves = [self.leaf(i, slots[i]) for i in moving]
             self._crew = Crew(engine, program, leaves, some)
             self._moving, self._resting = moving, [i for i, x in enumerate(xs) if x is None]

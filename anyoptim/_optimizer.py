@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -47,7 +48,7 @@ class Optimizer(Stage):
     torch CPU tensors, contiguous, float32, float64 or complex), `blocked` (NumPy calls over blocks: these in any layout
     and dtype) or `portable` (all). None chooses the fastest for each parameter, and compiles once enough elements
     have been updated for that to be worth its time; what an engine can't take, the next one does. The results
-    are the same bits; `explain` says who does what.
+    are the same bits (but for torch's own square root, which `portable` uses); `explain` says who does what.
     """
 
     def __init__(self, *, engine: str | None = None, **hyperparameters: Any) -> None:
@@ -93,7 +94,8 @@ class Optimizer(Stage):
         it (the conjugate of JAX's). Dask results are computed (persisted) at once.
 
         Raises ValueError (keys, shapes, devices, memory, hyperparameters) or TypeError (types, libraries,
-        dtypes; also arrays that are traced, as under `jax.jit`) with the key, before anything is written.
+        dtypes; also arrays that are traced, as under `jax.jit`) with the key, before anything is written. An optimizer
+        belongs to one thread at a time.
         """
         bound, memory = self._bound, self._memory
         if bound is not None and memory is not None:
@@ -199,8 +201,9 @@ class Optimizer(Stage):
         return tree.build(new), pack(self.stages, self._nested, tree.spec, stepped(flat, t, results, owner))
 
     def compile(self, params: Any) -> None:
-        """Compile at once what the compiled engine runs for parameters like these, and use it from the next step on.
+        """Compile at once what the compiled engine runs for parameters like these.
 
+        And from the next step on use it, where `engine` leaves the choice.
         Without this, it happens when about 1e9 elements have been updated: what it costs would be more than it saves
         in a small problem. A new method takes a second or two, once on a machine: the machine code is kept in
         the user's cache folder. Parameters that the engine can't take are passed over; `explain` names them.
@@ -243,7 +246,8 @@ class Optimizer(Stage):
 
     @cached_property
     def _pipeline(self) -> Pipeline:
-        return Pipeline(self.stages)
+        # Not `self`: a dropped optimizer, with its slots, would wait for the garbage collector.
+        return Pipeline([weakref.proxy(stage) if stage is self else stage for stage in self.stages])
 
     def _copied(self, p: Parameter | None, slots: tuple[Array, ...] | None) -> Leaf:
         """A leaf of its own, for an engine that writes; where only the portable one would take it, as it is."""

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from anyoptim._arrays import Array, is_scalar
+from anyoptim._arrays import Array, is_scalar, quiet
 from anyoptim._hyperparameters import Domain, Hyper
 from anyoptim._program import Part, floats, on_parameter, on_slots, on_value
 
@@ -99,7 +99,7 @@ class Stage:
         return tuple(xp.zeros_like(p) for _ in self.slots)
 
     def overrides(self, path: str, p: Array) -> Mapping[str, Hyper]:
-        """The hyperparameters that are others for one parameter: `{"decay": 0.0}`. Asked when a parameter is new.
+        """The hyperparameters that are others for one parameter: `{"decay": 0.0}`. Says the same whenever it is asked.
 
         `path` is its keys, joined by dots: `encoder.0.bias`; empty for a bare array.
         """
@@ -122,7 +122,9 @@ class Stage:
             if type(value) is float and name not in given:
                 values[name] = value  # it was checked when it was set
             elif callable(value):
-                values[name] = domain.value(f"{name}, from its schedule at step {step},", value(step))
+                with quiet():  # whatever the engine
+                    value = value(step)
+                values[name] = domain.value(f"{name}, from its schedule at step {step},", value)
             else:
                 values[name] = domain.value(name, value)
         if not given and not any(callable(own[name]) for name in values):

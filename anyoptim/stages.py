@@ -67,8 +67,8 @@ class WeightDecay(Stage):
 
     Args:
         decay: finite and at least 0; a number or a schedule.
-        where: which parameters decay, `where(path, p)`, asked when a parameter is new; None for all. `path` is
-            its keys, joined by dots: `lambda path, p: p.ndim > 1` spares biases, as `not path.endswith("bias")` does.
+        where: which parameters decay, `where(path, p)`, whenever it is asked; None for all. `path` is their
+            keys, joined by dots: `lambda path, p: p.ndim > 1` spares biases, as `not path.endswith("bias")` does.
 
     Source: Loshchilov and Hutter, Decoupled weight decay regularization, 2019, algorithms 1 and 2.
     """
@@ -77,6 +77,8 @@ class WeightDecay(Stage):
 
     def __init__(self, decay: Hyper, where: Callable[[str, Array], bool] | None = None) -> None:
         super().__init__(decay=decay)
+        if where is not None and not callable(where):
+            raise TypeError(f"where is {where!r}; wanted a function of the path and the parameter, or None")
         self._where = where
 
     def overrides(self, path: str, p: Array) -> Mapping[str, Hyper]:
@@ -160,7 +162,8 @@ class chain(Optimizer):  # noqa: N801 - it is called like a function
             after the method and after all that change the step.
         engine: the machine that runs the chain; None chooses.
 
-    Raises TypeError for what is no stage, ValueError for no method, or two, another order, or an engine of a stage.
+    Raises TypeError for what is no stage, ValueError for no method, or two, another order, an engine of a stage, or a
+    method that has taken steps.
     """
 
     _stages: tuple[Stage, ...]
@@ -173,6 +176,8 @@ class chain(Optimizer):  # noqa: N801 - it is called like a function
                 raise TypeError(f"chain was given {stage!r}; wanted stages, such as ao.Adam()")
             if isinstance(stage, Optimizer) and stage.engine is not None:
                 raise ValueError(f"{stage!r} has engine={stage.engine!r}; wanted it on the chain")
+            if isinstance(stage, Optimizer) and stage.state is not None:
+                raise ValueError(f"{stage!r} has taken steps, which the chain would forget; wanted a new one")
             flat += stage.stages if isinstance(stage, Optimizer) else [stage]
         methods = [i for i, stage in enumerate(flat) if isinstance(stage, Optimizer)]
         if len(methods) != 1:
@@ -184,6 +189,9 @@ class chain(Optimizer):  # noqa: N801 - it is called like a function
         late = [stage for stage in flat[after:] if not isinstance(stage, ParameterStage | SlotStage)]
         if late:
             raise ValueError(f"{late[0]!r} changes the step, which was taken; wanted it before {flat[after]!r}")
+        for i, stage in enumerate(flat):
+            if isinstance(stage, SlotStage) and not any(before.slots for before in flat[:i]):
+                raise ValueError(f"{stage!r} has no slots before it; wanted it after the stages that have some")
         self._stages = tuple(flat)
         super().__init__(engine=engine)
 

@@ -561,3 +561,17 @@ def test_floats_ties_and_rebound_containers(engine: str | None) -> None:
     optimizer.update({"x": params["x"], "in": other, "out": other}, {"x": 0.0, "in": np.zeros(1), "out": None})
     assert other[0] == pytest.approx(-0.8 - 0.9 * 0.8, rel=1e-15)
     assert w[0] == pytest.approx(-0.8, rel=1e-15)
+
+
+def test_what_a_chain_would_ignore_or_forget() -> None:
+    """A stage with nothing to act on, a method that has taken steps, and a predicate that is none."""
+    with pytest.raises(ValueError, match=r"FlushSubnormals\(\) has no slots before it"):
+        ao.chain(ao.FlushSubnormals(), ao.Adam())
+    adam = ao.Adam()
+    adam.update(np.ones(2), np.ones(2))
+    with pytest.raises(ValueError, match="has taken steps, which the chain would forget"):
+        ao.chain(adam, ao.EMA())
+    with pytest.raises(TypeError, match="where is True; wanted a function"):
+        ao.WeightDecay(0.1, where=True)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="engine is \\['blocked'\\]; wanted one of"):
+        ao.Adam(engine=["blocked"])  # type: ignore[arg-type]

@@ -458,3 +458,67 @@ def test_a_rule_is_traced_once(engine: str) -> None:
             optimizer.lr = optimizer.lr / 2
             optimizer.update({"a": np.ones(shape), "b": np.ones(2)}, {"a": np.ones(shape), "b": np.ones(2)})
     assert calls == [False, True]
+
+
+@pytest.mark.parametrize("engine", list(ENGINES))
+def test_nothing_waits_for_the_garbage_collector(engine: str) -> None:
+    """Replaced parameters, the slots before a step and dropped optimizers go at once: collectors count no bytes."""
+    params, optimizer = {"a": np.ones(3), "b": np.ones(2)}, ao.Adam(engine=engine)
+    gc.collect()
+    gc.disable()
+    try:
+        old = []
+        for _ in range(5):
+            params["a"] = params["a"] * 1.0
+            optimizer.update(params, {"a": np.ones(3), "b": np.ones(2)})
+            old.append(weakref.ref(params["a"]))
+        assert [ref() is not None for ref in old] == [False] * 4 + [True]
+        gone = weakref.ref(optimizer.state.slots["m"]["a"])  # type: ignore[union-attr]
+        if engine == "portable":
+            optimizer.update(params, {"a": np.ones(3), "b": np.ones(2)})
+            assert gone() is None
+        last = weakref.ref(optimizer)
+        del optimizer
+        assert last() is None
+        assert gone() is None
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("engine", OTHERS)
+def test_a_step_that_failed_leaves_nothing_behind(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After an update of some parameters that was stopped, each gradient still goes to its own parameter."""
+    p, optimizer = {k: np.zeros(2) for k in "abc"}, ao.SGD(lr=1.0, engine=engine)
+    for _ in range(3):
+        optimizer.update(p, dict.fromkeys("abc", np.ones(2)))
+
+    def stopped(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ENGINES[engine], "prepare", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            optimizer.update(p, {"a": None, "b": np.ones(2), "c": np.ones(2)})
+    optimizer.update(p, {"a": np.full(2, 1.0), "b": np.full(2, 2.0), "c": np.full(2, 3.0)})
+    assert {k: a.tolist() for k, a in p.items()} == {"a": [-4.0] * 2, "b": [-5.0] * 2, "c": [-6.0] * 2}
+
+
+@pytest.mark.parametrize("engine", list(ENGINES))
+def test_a_coefficient_that_becomes_an_option(engine: str) -> None:
+    """One that no kernel read is a string at the third step, and the rule branches on it."""
+
+    class Turns(ao.Optimizer):
+        hyperparameters = {"lr": ao.nonnegative}
+
+        @staticmethod
+        def coefficients(t: int, *, lr: float) -> dict[str, Any]:
+            return {"lr": lr, "mode": 1.0 if t < 3 else "back"}
+
+        @staticmethod
+        def rule(xp: Any, p: Any, x: Any, *, lr: Any, mode: Any) -> Any:
+            return -lr * x if isinstance(mode, str) else lr * x
+
+    p, optimizer = np.zeros(2), Turns(lr=1.0, engine=engine)
+    for _ in range(5):
+        optimizer.update(p, np.ones(2))
+    assert p.tolist() == [1.0, 1.0]

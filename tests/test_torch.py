@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -524,3 +525,20 @@ def test_modules_train_alike_on_every_engine(torch: Any, engine: str) -> None:
         return [p.detach().numpy() for p in params.values()]
 
     assert all(map(same_bits, run("portable"), run(engine)))
+
+
+def test_gradients_without_memory(torch: Any) -> None:
+    """Under `functionalize` a tensor has elements and no memory: never read at address 0."""
+    params, optimizer = {"w": torch.zeros(1000)}, ao.SGD(engine="compiled")
+    for _ in range(3):
+        optimizer.update(params, {"w": torch.ones(1000)})
+
+    def step(g: Any) -> Any:
+        optimizer.update(params, {"w": g})
+        return g * 1
+
+    with contextlib.suppress(RuntimeError, TypeError, ValueError):
+        torch.func.functionalize(step)(torch.ones(1000))
+    before = params["w"].clone()
+    optimizer.update(params, {"w": torch.ones(1000)})
+    assert torch.equal(params["w"], before - 0.01 * torch.ones(1000))

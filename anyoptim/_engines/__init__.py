@@ -56,7 +56,7 @@ def known(name: Any) -> None:
 
     And ImportError for the compiled one where Numba is missing.
     """
-    if name is not None and name not in ENGINES:
+    if name is not None and name not in tuple(ENGINES):
         raise ValueError(f"engine is {name!r}; wanted one of {', '.join(map(repr, ENGINES))}, or None")
     if name == "compiled" and (compiled.missing() or compiled.broken()):
         raise ImportError(f"engine is 'compiled', but {compiled.missing() or compiled.broken()}")

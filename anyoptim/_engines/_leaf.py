@@ -9,7 +9,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from anyoptim._arrays import Array, Library
-from anyoptim._program import Program, Row
+from anyoptim._program import Program, Row, floats
 from anyoptim._trace import Scalar, values
 
 __all__ = ["Again", "Commit", "Leaf", "NDArray", "Plan", "Result", "Rows", "host"]
@@ -65,10 +65,10 @@ class Again:
         scalars: Sequence[Scalar],
         dtype: np.dtype[Any],
         table: NDArray,
-        run: Callable[[Any], object],
+        run: Callable[[Any, Any], object],
     ) -> None:
         self.run = run
-        """Takes the step, with the gathered gradients."""
+        """Takes the step of a plan, with its gathered gradients. It holds no plan, which would hold itself alive."""
         self._lengths = [*map(len, row)]
         self._scalars = scalars
         self._given = [s.arguments for s in scalars] if all(s.op == "given" for s in scalars) else None
@@ -77,7 +77,7 @@ class Again:
 
     def set(self, row: Row) -> bool:
         """Put the numbers of another row in place, if they are numbers and have the same names."""
-        if [*map(len, row)] != self._lengths:
+        if [*map(len, row)] != self._lengths or not all(map(floats, row)):
             return False
         try:
             if self._given is None:
@@ -86,13 +86,8 @@ class Again:
                 numbers = [row[k][name] for k, name in self._given]
         except KeyError:
             return False
-        if not {*map(type, numbers)} <= _FLOAT:
-            return False
         self._table[...] = numbers
         return True
-
-
-_FLOAT = {float}
 
 
 class Plan(ABC):
@@ -134,7 +129,7 @@ class Plan(ABC):
         again, gathered = self.again, self.quick(xs)
         if again is None or gathered is None or not again.set(row):
             return False
-        again.run(gathered)
+        again.run(self, gathered)
         self.touch()
         return True
 

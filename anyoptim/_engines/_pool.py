@@ -49,9 +49,21 @@ def spread(call: Callable[..., object], pieces: Sequence[tuple[Any, ...]]) -> No
     try:
         work()
     finally:
-        wait(helpers)
+        _ended(helpers)
     for helper in helpers:
         helper.result()
+
+
+def _ended(helpers: Sequence[Future[None]]) -> None:
+    """Wait for all of them, whatever comes: while one works, nobody may free what it reads and writes."""
+    interrupted = None
+    while not all(helper.done() for helper in helpers):
+        try:
+            wait(helpers)
+        except BaseException as error:
+            interrupted = error
+    if interrupted is not None:
+        raise interrupted
 
 
 def _flushing() -> tuple[bool, bool]:

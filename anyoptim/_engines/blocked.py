@@ -130,7 +130,7 @@ class Blocked(Plan):
                 alone = [*alone, *pack.leaves]
         _spread(_block, [(works[i], *block) for i in alone for block in _blocks(self.arrays[i], gathered[i])])
 
-    def _again(self, work: Work) -> Callable[[Sequence[NDArray]], None]:
+    def _again(self, work: Work) -> Callable[[Blocked, Sequence[NDArray]], None]:
         """The same for one row and such gradients as `quick` lets pass, with everything laid ready."""
         thread = threading.get_ident()  # whose scratch it is
         call = work.kernel.call
@@ -143,9 +143,9 @@ class Blocked(Plan):
             else:
                 rest.append(i)
 
-        def run(gathered: Sequence[NDArray]) -> None:
+        def run(plan: Blocked, gathered: Sequence[NDArray]) -> None:
             if threading.get_ident() != thread:
-                self._run([work] * len(gathered), gathered)
+                plan._run([work] * len(gathered), gathered)
                 return
             for pack, arguments in packed:
                 pack.load(gathered)
@@ -154,7 +154,7 @@ class Blocked(Plan):
             for i, p, arguments in whole:
                 call(p, gathered[i], *arguments)
             if rest:
-                _spread(_block, [(work, *block) for i in rest for block in _blocks(self.arrays[i], gathered[i])])
+                _spread(_block, [(work, *block) for i in rest for block in _blocks(plan.arrays[i], gathered[i])])
 
         return run
 

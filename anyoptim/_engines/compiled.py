@@ -145,9 +145,10 @@ class Compiled(Plan):
             grads = _ids(xs)  # which the kernel looks at, so that there is one call in all
         elif self.quick(xs) is None:
             return False
-        done = bool(again.run(grads))
+        if not again.run(self, grads):
+            return False
         self.touch()
-        return done
+        return True
 
     def gather(self, xs: Sequence[Array]) -> Sequence[NDArray]:
         views = [host(self.library, x) for x in xs]
@@ -170,7 +171,7 @@ class Compiled(Plan):
         self.again = None
         if len(rows.distinct) == 1 and all(map(floats, rows.distinct[0])):
             (call,) = calls
-            run = functools.partial(self._run, call)
+            run = functools.partial(_taken, call)
             self.again = Again(rows.distinct[0], call.kernel.scalars, self.dtype, call.coefficients[0], run)
 
         def commit() -> Sequence[Result]:
@@ -222,6 +223,10 @@ class _Call(NamedTuple):
     coefficients: NDArray
     tables: tuple[NDArray, ...]
     pieces: Sequence[tuple[int, int]]
+
+
+def _taken(call: _Call, plan: Compiled, grads: NDArray) -> bool:
+    return plan._run(call, grads)
 
 
 _NONE = np.zeros(0, np.uint64)
