@@ -30,6 +30,12 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=2.0, help="about how long to time each case (default: 2)")
     parser.add_argument("--only", default="", metavar="TEXT", help="the cases whose name has TEXT; writes no results")
     parser.add_argument(
+        "--again",
+        default="",
+        metavar="TEXT",
+        help="measure these cases again, where something disturbed them, and say so",
+    )
+    parser.add_argument(
         "--readme",
         action="store_true",
         help="run nothing; rewrite README.md's table, docs/benchmarks.md and its picture from the results as committed",
@@ -38,7 +44,7 @@ def main() -> None:
     if options.readme:
         rewrite()
     else:
-        run(options.seconds, options.only)
+        run(options.seconds, options.only or options.again, bool(options.again))
 
 
 def rewrite() -> None:
@@ -50,8 +56,8 @@ def rewrite() -> None:
     draw(report.shares(results), report.TITLE, report.PICTURE)
 
 
-def run(seconds: float, only: str) -> None:
-    """Run every case whose name has `only` in it, and print the tables."""
+def run(seconds: float, only: str, again: bool = False) -> None:
+    """Run every case whose name has `only` in it, print the tables, and write them if these are all, or again."""
     console = Console()
     described = machine()  # before, because the package may be edited meanwhile
     contests = {name: c for name, c in {**updates.cases(), **dropout.cases()}.items() if only in name}
@@ -65,7 +71,9 @@ def run(seconds: float, only: str) -> None:
     for sheet in report.sheets(results):
         console.print(report.table(sheet))
     console.print(report.caption(results))
-    if not only:
+    if again:
+        results = report.replaced(report.load(), results)
+    if again or not only:
         report.save(results)
         console.print(f"written: {report.RESULTS.relative_to(ROOT)}")
 

@@ -35,6 +35,9 @@ Arrays = dict[str, NDArray[Any]]
 Times = dict[str, dict[str, list[int]]]
 """The nanoseconds of each turn, by candidate and by the way it took."""
 
+SETTLE = 0.005
+"""Seconds before each turn. OpenMP's threads, of torch, go on spinning for milliseconds after their work, on the
+cores that the next candidate wants."""
 WARM_UP = 1
 """Turns of every sitting that are not counted: compilers and caches."""
 TRIAL = 6
@@ -188,6 +191,7 @@ def play(case: Case, rounds: int, rng: np.random.Generator, clock: Callable[[], 
                 given = candidate.take(values)
                 held.append(given)
                 candidate.ways[way]()
+                time.sleep(SETTLE)
                 began = clock()
                 candidate.turn(given)
                 times[candidate.name].setdefault(way, []).append(clock() - began)

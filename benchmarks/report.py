@@ -30,6 +30,7 @@ __all__ = [
     "document",
     "load",
     "record",
+    "replaced",
     "save",
     "shares",
     "sheets",
@@ -74,6 +75,17 @@ def record(outcomes: Mapping[str, Outcome], measured: Mapping[str, Sheet], machi
 def save(results: Record) -> None:
     """Write the results."""
     RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+
+
+def replaced(old: Record, new: Record) -> Record:
+    """The old results with the new ones in their places, and the names of what was measured again."""
+    again = sorted({*old.get("again", []), *new["cases"], *new["sheets"]})
+    return {
+        **old,
+        "cases": {**old["cases"], **new["cases"]},
+        "sheets": {**old["sheets"], **new["sheets"]},
+        "again": again,
+    }
 
 
 def load() -> Record:
@@ -172,12 +184,13 @@ def caption(results: Record) -> str:
     left_out = "".join(
         f" {name} is not installed there: its candidates are left out." for name in PEERS if m[name] == "missing"
     )
+    again = "".join(f" Measured again by itself: {name}." for name in results.get("again", []))
     return (
         f"Medians of interleaved turns, float32 unless said; a ratio above 1 means that {ANYOPTIM} is faster. "
         "The limit is the time to stream the bytes that a step must read and write, each once. "
         f"{m['cpu']}, {m['cores']} cores, "
         f"{m['memory_gib']} GiB, {m['os']}, Python {m['python']}, NumPy {m['numpy']}, {versions}, "
-        f"anyoptim {m['anyoptim']} at {m['commit']}, {results['date']}.{left_out} "
+        f"anyoptim {m['anyoptim']} at {m['commit']}, {results['date']}.{left_out}{again} "
         "Made by `python -m benchmarks`, then `python -m benchmarks --readme`."
     )
 

@@ -308,6 +308,18 @@ def test_the_pages_quote_the_committed_results(tmp_path: Path) -> None:
             assert min(image.size) > 900
 
 
+def test_what_is_measured_again_is_said() -> None:
+    """It stands in the place of what was there, and the caption names it."""
+    old, new = _record(), _record()
+    name = next(iter(new["cases"]))
+    new = {**new, "cases": {name: {"new": 1}}, "sheets": {}}
+    both = report.replaced(old, new)
+    assert both["cases"][name] == {"new": 1}
+    assert {k: v for k, v in both["cases"].items() if k != name} == {k: v for k, v in old["cases"].items() if k != name}
+    assert f"Measured again by itself: {name}." in report.caption(both)
+    assert "again" not in report.caption(old)
+
+
 def test_only_and_readme_are_commands(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -24,8 +24,8 @@ __all__ = ["Blocked", "refusal", "source"]
 BLOCK = 1 << 16
 """Elements at a time. Less, and the calls cost more than the arithmetic; more, and scratch falls out of the cache."""
 
-THREADED = 4
-"""From how many blocks on threads share them out."""
+THREADED = 32
+"""From how many blocks on threads share them out. Fewer, and waking them costs what they save."""
 
 Arrays = Sequence[NDArray]
 
