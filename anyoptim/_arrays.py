@@ -7,11 +7,9 @@ array-api-compat: a library is met when one of its arrays arrives.
 
 from __future__ import annotations
 
-import contextvars
 import functools
 import sys
-import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import array_api_compat as compat
@@ -19,7 +17,7 @@ import numpy as np
 
 from anyoptim._memory import Memory
 
-__all__ = ["COMPUTE", "Array", "Library", "host_memory", "is_scalar", "library", "quiet", "quietly", "traced"]
+__all__ = ["COMPUTE", "Array", "Library", "host_memory", "is_scalar", "library", "traced"]
 
 Array = Any
 """An array of any library. The standard has no common base class to name here."""
@@ -423,27 +421,6 @@ def traced(x: Any) -> bool:
 def is_scalar(x: Any) -> bool:
     """Whether `x` is a number of the host that belongs to no library: a Python number or a NumPy scalar."""
     return isinstance(x, int | float | complex | np.generic)
-
-
-def quiet() -> np.errstate:
-    """A context in which NumPy's floating-point state, whatever the user chose, neither warns nor raises."""
-    return np.errstate(all="ignore")
-
-
-class _Quiet(threading.local):
-    """For each thread a context of its own, to be run in."""
-
-    def __init__(self) -> None:
-        self.context = contextvars.Context()
-        self.context.run(np.seterr, all="ignore")
-
-
-_QUIET = _Quiet()
-
-
-def quietly(call: Callable[..., Any], *arguments: Any) -> Any:
-    """What the call gives in such a context: the same at a tenth of the price, for calls that look at no other."""
-    return _QUIET.context.run(call, *arguments)
 
 
 def _by_parts(xp: Any, real: Array, imag: Array, dtype: Any) -> Array:

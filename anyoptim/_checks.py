@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from anyoptim._arrays import COMPUTE, Array, Library, is_scalar, library, quiet
+from anyoptim._arrays import COMPUTE, Array, Library, is_scalar, library
 from anyoptim._memory import Memory, overlaps_itself, shared
+from anyoptim._quiet import quiet
 from anyoptim._tree import Name, Tree
 
 __all__ = [

@@ -6,9 +6,10 @@ import os
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from anyoptim._arrays import COMPUTE, Array, Library, is_scalar, library, quiet, traced
+from anyoptim._arrays import COMPUTE, Array, Library, is_scalar, library, traced
 from anyoptim._checks import admit
 from anyoptim._hyperparameters import Domain
+from anyoptim._quiet import quiet
 from anyoptim._scalars import integer
 from anyoptim.random import words
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple, Self
 
 from anyoptim._arrays import COMPUTE, Array
-from anyoptim._engines import Crew, Leaf
+from anyoptim._engines import Leaf, choices
 from anyoptim._program import Program
 
 __all__ = ["Explanation", "Share"]
@@ -39,7 +39,7 @@ class Explanation(list[Share]):
     ) -> Self:
         """The shares that these leaves make."""
         shares: dict[Any, Share] = {}
-        for name, leaf, x, choice in zip(names, leaves, xs, Crew(engine, program, leaves, xs).choices, strict=True):
+        for name, leaf, x, choice in zip(names, leaves, xs, choices(engine, program, leaves, xs), strict=True):
             old = shares.get(choice, Share(choice.engine, (), 0, 0, choice.reason))
             n = math.prod(leaf.p.shape)
             shares[choice] = old._replace(

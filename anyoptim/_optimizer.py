@@ -7,13 +7,14 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 from anyoptim import _checks as checks
-from anyoptim._arrays import Array, quiet, traced
+from anyoptim._arrays import Array, traced
 from anyoptim._bound import Bound, Groups
 from anyoptim._checks import Parameter
 from anyoptim._engines import LAZY, Crew, Leaf, known, ready, source
 from anyoptim._explain import Explanation
 from anyoptim._pipeline import Pipeline
 from anyoptim._program import Row, floats
+from anyoptim._quiet import quiet
 from anyoptim._stage import Stage
 from anyoptim._state import Flat, Memory, State, described, pack, signature, stepped, unpack
 from anyoptim._tree import Tree

@@ -8,9 +8,10 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from anyoptim._arrays import Array, is_scalar, quiet
+from anyoptim._arrays import Array, is_scalar
 from anyoptim._hyperparameters import Domain, Hyper
 from anyoptim._program import Part, floats, on_parameter, on_slots, on_value
+from anyoptim._quiet import quiet
 
 __all__ = ["ParameterStage", "SlotStage", "Stage"]
 

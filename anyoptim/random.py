@@ -13,7 +13,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from anyoptim._arrays import Array, Library, library, quiet
+from anyoptim._arrays import Array, Library, library
+from anyoptim._quiet import quiet
 from anyoptim._scalars import count, integer
 
 __all__ = ["philox4x32", "words"]

@@ -797,8 +797,8 @@ def test_compile_does_it_at_once(make: Callable[..., Any], dtype: str, no_work: 
 
 
 ABSENT = {
-    "missing": ("sys.modules['numba'] = None", "Numba is not installed"),
-    "without platformdirs": ("sys.modules['platformdirs'] = None", "Numba is not installed"),
+    "missing": ("sys.modules['numba'] = None", "numba can't be found"),
+    "without platformdirs": ("sys.modules['platformdirs'] = None", "platformdirs can't be found"),
     "broken": ("sys.path.insert(0, sys.argv[1])", "Numba can't be imported: Numba needs NumPy 2.2 or less. Got NumPy"),
     "switched off": ("os.environ['NUMBA_DISABLE_JIT'] = '1'", "Numba is switched off (NUMBA_DISABLE_JIT)"),
 }

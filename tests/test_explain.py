@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import subprocess
 import sys
 from collections import defaultdict
@@ -147,7 +148,8 @@ def test_a_tied_parameter_is_one() -> None:
 
 def test_without_numba(monkeypatch: pytest.MonkeyPatch) -> None:
     """The reason says what to install; `engine` and `compile` raise it."""
-    monkeypatch.setattr(compiled, "missing", lambda: compiled.MISSING)
+    monkeypatch.setattr(compiled, "missing", compiled.missing.__wrapped__)  # not what it found before
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     params = _mixed()
     found = _rows(ao.Adam().explain(params, params))
     assert {name: row[0] for name, row in found.items()} == {

@@ -21,7 +21,21 @@ from anyoptim._engines.portable import Lazy, start
 from anyoptim._program import Program, Row, options
 from anyoptim._reduction import norm
 
-__all__ = ["ENGINES", "LAZY", "Choice", "Commit", "Crew", "Leaf", "Result", "Rows", "known", "ready", "source", "start"]
+__all__ = [
+    "ENGINES",
+    "LAZY",
+    "Choice",
+    "Commit",
+    "Crew",
+    "Leaf",
+    "Result",
+    "Rows",
+    "choices",
+    "known",
+    "ready",
+    "source",
+    "start",
+]
 
 ENGINES: Mapping[str, type[Plan]] = {
     "compiled": compiled.Compiled,
@@ -88,6 +102,11 @@ class Choice(NamedTuple):
     reason: str | None
 
 
+def choices(name: str | None, program: Program, leaves: Sequence[Leaf], xs: Sequence[Array]) -> list[Choice]:
+    """For each leaf the engine of this name, or the fastest, and why not a faster one."""
+    return [_choose(name, program, leaf, x) for leaf, x in zip(leaves, xs, strict=True)]
+
+
 def _choose(name: str | None, program: Program, leaf: Leaf, x: Array) -> Choice:
     """The engine of this name, or the fastest; where it can't take the leaf, the fastest after it that can."""
     asked = None if name is None else f"engine={name!r}"
@@ -133,7 +152,7 @@ class Crew:
         engines: Mapping[str, type[Plan]] = ENGINES,
     ) -> None:
         self.engine, self.program, self.leaves = engine, program, leaves
-        self.choices = self._chosen(xs)
+        self.choices = choices(engine, program, leaves, xs)
         divided: dict[Any, list[int]] = {}
         for i, (leaf, choice) in enumerate(zip(leaves, self.choices, strict=True)):
             # The compiled engine takes one dtype at a time.
@@ -153,12 +172,9 @@ class Crew:
             if choice.reason is LATER:
                 self.waiting[_work(program, leaf)] += CALLS + math.prod(leaf.p.shape)
 
-    def _chosen(self, xs: Sequence[Array]) -> list[Choice]:
-        return [_choose(self.engine, self.program, leaf, x) for leaf, x in zip(self.leaves, xs, strict=True)]
-
     def suits(self, xs: Sequence[Array]) -> bool:
         """Whether with these gradients the leaves would be divided in the same way."""
-        return self._chosen(xs) == self.choices
+        return choices(self.engine, self.program, self.leaves, xs) == self.choices
 
     def quick(self, xs: Sequence[Array]) -> list[Any] | None:
         """What `gather` gives, if the leaves and gradients are without doubt as they should be; else None."""

@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from anyoptim._arrays import quiet
 from anyoptim._engines._kernels import Work
 from anyoptim._engines._leaf import NDArray
 from anyoptim._engines._scratch import scratch
+from anyoptim._quiet import quiet
 from anyoptim._reduction import BLOCK
 
 __all__ = ["add_up", "tiles"]

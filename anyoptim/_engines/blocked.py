@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from anyoptim._arrays import COMPUTE, Array, host_memory, quiet, quietly
+from anyoptim._arrays import COMPUTE, Array, host_memory
 from anyoptim._engines import _pool
 from anyoptim._engines._kernels import Work, kernel, text
 from anyoptim._engines._leaf import Again, Commit, Leaf, NDArray, Plan, Result, Rows, host
@@ -17,6 +17,7 @@ from anyoptim._engines._scratch import scratch
 from anyoptim._engines._tiles import add_up, tiles
 from anyoptim._memory import near
 from anyoptim._program import Program, Row, floats, options
+from anyoptim._quiet import quiet, quietly
 from anyoptim._trace import values
 
 __all__ = ["Blocked", "refusal", "source"]
@@ -203,14 +204,13 @@ def _spread(call: Callable[..., None], pieces: Sequence[tuple[Any, ...]]) -> Non
 def _block(work: Work, p: NDArray, x: NDArray, slots: Arrays) -> None:
     """One block, in whatever thread. Half precision is widened and rounded again; a gradient of another dtype cast."""
     with quiet():
-        wide_p, wide_x = scratch(work.dtype, 2, 0, p.shape, "cast")
-        for wide, a in ((wide_p, p), (wide_x, x)):
-            if a.dtype != work.dtype:
-                np.copyto(wide, a, casting="same_kind")
-        narrow = p.dtype != work.dtype
-        arrays = (wide_p if narrow else p, wide_x if x.dtype != work.dtype else x, *slots)
-        work.kernel.call(*work.arguments(*arrays))
-        if narrow:
+        wide_p, wide_x = p, x
+        if p.dtype != work.dtype or x.dtype != work.dtype:
+            wide_p, wide_x = scratch(work.dtype, 2, 0, p.shape, "cast")
+            np.copyto(wide_p, p, casting="same_kind")
+            np.copyto(wide_x, x, casting="same_kind")
+        work.kernel.call(*work.arguments(wide_p, wide_x, *slots))
+        if wide_p is not p:
             np.copyto(p, wide_p, casting="same_kind")
 
 

@@ -34,14 +34,11 @@ PIECES = 4
 """Into how many pieces a thread's share is cut, so that a slow thread leaves some to the others."""
 
 
-MISSING = "Numba is not installed (pip install 'anyoptim[fast]')"
-
-
 @functools.cache
 def missing() -> str | None:
     """Why there is no compiling, as far as can be told without importing anything; or None."""
-    found = all(importlib.util.find_spec(name) is not None for name in ("numba", "platformdirs"))
-    return None if found else MISSING
+    absent = [name for name in ("numba", "platformdirs") if importlib.util.find_spec(name) is None]
+    return f"{' and '.join(absent)} can't be found (pip install 'anyoptim[fast]')" if absent else None
 
 
 @functools.cache

@@ -7,10 +7,11 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from anyoptim._arrays import COMPUTE, Array, Library, quiet
+from anyoptim._arrays import COMPUTE, Array, Library
 from anyoptim._engines._leaf import Commit, Leaf, Plan, Result, Rows
 from anyoptim._operations import Operations
 from anyoptim._program import Program, Row
+from anyoptim._quiet import quiet
 from anyoptim._reduction import block_sums
 
 __all__ = ["Lazy", "Portable", "start"]
