@@ -44,7 +44,7 @@ TRIAL = 6
 """Turns of the first sitting, which tells how long a turn takes and which way is the best."""
 FEWEST, MOST = 9, 500
 """Turns of the second sitting, where all candidates sit together."""
-APART_TRIAL, APART, VISITS = 2, 2, 2
+APART_TRIAL, APART, VISITS = 2, 5, 2
 """Where each sits alone: turns of the first sitting, turns of a later one, and how many of those at least."""
 
 

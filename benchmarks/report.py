@@ -78,8 +78,8 @@ def save(results: Record) -> None:
 
 
 def replaced(old: Record, new: Record) -> Record:
-    """The old results with the new ones in their places, and the names of what was measured again."""
-    again = sorted({*old.get("again", []), *new["cases"], *new["sheets"]})
+    """The old results with the new ones in their places, and what was measured again, at which commit."""
+    again = {**old.get("again", {}), **dict.fromkeys([*new["cases"], *new["sheets"]], new["machine"]["commit"])}
     return {
         **old,
         "cases": {**old["cases"], **new["cases"]},
@@ -184,7 +184,7 @@ def caption(results: Record) -> str:
     left_out = "".join(
         f" {name} is not installed there: its candidates are left out." for name in PEERS if m[name] == "missing"
     )
-    again = "".join(f" Measured again by itself: {name}." for name in results.get("again", []))
+    again = "".join(f" Measured again by itself at {at}: {name}." for name, at in results.get("again", {}).items())
     return (
         f"Medians of interleaved turns, float32 unless said; a ratio above 1 means that {ANYOPTIM} is faster. "
         "The limit is the time to stream the bytes that a step must read and write, each once. "

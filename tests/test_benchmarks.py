@@ -316,7 +316,7 @@ def test_what_is_measured_again_is_said() -> None:
     both = report.replaced(old, new)
     assert both["cases"][name] == {"new": 1}
     assert {k: v for k, v in both["cases"].items() if k != name} == {k: v for k, v in old["cases"].items() if k != name}
-    assert f"Measured again by itself: {name}." in report.caption(both)
+    assert f"Measured again by itself at {new['machine']['commit']}: {name}." in report.caption(both)
     assert "again" not in report.caption(old)
 
 
