@@ -52,7 +52,7 @@ def _engines(problem: Problem, who: Sequence[str]) -> Case:
         else own.anyoptim(name, "Adam", problem, reference, engine=name)
         for name in who
     ]
-    return Case(candidates, problem.draw, 0, reference.follow)
+    return Case(candidates, problem.draw, 0, reference.follow, settle=0.0)
 
 
 def allocations(_: float, shapes: Shapes = PARAMETERS["one array of 16M"]) -> Sheet:

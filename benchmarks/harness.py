@@ -36,8 +36,8 @@ Times = dict[str, dict[str, list[int]]]
 """The nanoseconds of each turn, by candidate and by the way it took."""
 
 SETTLE = 0.005
-"""Seconds before each turn. OpenMP's threads, of torch, go on spinning for milliseconds after their work, on the
-cores that the next candidate wants."""
+"""Seconds before each turn, where somebody has threads. OpenMP's, of torch, go on spinning for milliseconds after their
+work, on the cores that the next candidate wants."""
 WARM_UP = 1
 """Turns of every sitting that are not counted: compilers and caches."""
 TRIAL = 6
@@ -84,6 +84,8 @@ class Case:
     """The largest deviation that is no mistake."""
     follow: Callable[[Any], object] = lambda _: None
     """The reference's turn, at the end of each round and not timed."""
+    settle: float = SETTLE
+    """Seconds to wait before each turn."""
 
 
 @dataclass(frozen=True)
@@ -191,7 +193,7 @@ def play(case: Case, rounds: int, rng: np.random.Generator, clock: Callable[[], 
                 given = candidate.take(values)
                 held.append(given)
                 candidate.ways[way]()
-                time.sleep(SETTLE)
+                _wait(case.settle)
                 began = clock()
                 candidate.turn(given)
                 times[candidate.name].setdefault(way, []).append(clock() - began)
@@ -200,6 +202,13 @@ def play(case: Case, rounds: int, rng: np.random.Generator, clock: Callable[[], 
         if collecting:
             gc.enable()
     return times
+
+
+def _wait(seconds: float) -> None:
+    """Let time pass without sleeping: a processor that has slept is slow at first, which no training loop is."""
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        pass
 
 
 def turns_within(seconds: float, one_turn: float) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -18,6 +19,7 @@ import pytest
 import anyoptim as ao
 from benchmarks import (
     __main__,
+    alone,
     costs,
     dropout,
     harness,
@@ -254,6 +256,20 @@ def test_processes_are_timed() -> None:
     (_, whole, *_), (_, printed, *_) = startup.startup(0, chosen, processes=1).rows
     assert float(whole) > 0.005
     assert printed == 1e-6
+
+
+def test_alone_times_both_of_them_in_processes_of_their_own_and_refuses_wrong_results(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sheet = alone.alone(0, {"small": SMALL}, processes=1)
+    ((name, five, ours, ratio),) = sheet.rows
+    assert name == "Adam, small"
+    assert isinstance(five, float)
+    assert isinstance(ours, float)
+    assert ratio == five / ours > 0
+    monkeypatch.setattr(alone, "SCRIPT", alone.SCRIPT.replace("(1 - 0.9)", "(1 - 0.8)"))
+    with pytest.raises(subprocess.CalledProcessError):
+        alone.alone(0, {"small": SMALL}, processes=1)
 
 
 def _record(names: Sequence[str] = tuple(updates.BUILDERS)) -> report.Record:
