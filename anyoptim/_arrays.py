@@ -129,6 +129,26 @@ class Library:
         """Where the elements of `x`, which is `plain`, begin, if they are contiguous in C order; else None."""
         return None
 
+    def cuda(self, x: Array) -> int | None:
+        """The number of the CUDA device whose kernels may read and write `x` where it lies; None where none may."""
+        return None
+
+    def stream(self, number: int) -> int:
+        """The stream of this device that the library's own work goes to now."""
+        raise NotImplementedError
+
+    def capturing(self, number: int) -> bool:
+        """Whether that stream only records what it is given, for a CUDA graph."""
+        return False
+
+    def addresses(self, xs: Sequence[Array], like: Sequence[Array]) -> list[int] | None:
+        """Where each begins, if all are without doubt such as those of `like`, on a CUDA device and in C order."""
+        return None
+
+    def followed(self, x: Array) -> bool:
+        """Whether automatic differentiation follows what becomes of `x`."""
+        return False
+
     def copied(self, x: Array) -> Array:
         """A copy in the same memory order."""
         return self.xp.asarray(x, copy=True)
@@ -229,6 +249,30 @@ class _NumPy(Library):
 
 
 class _CuPy(Library):
+    def cuda(self, x: Array) -> int | None:
+        return int(x.device.id)
+
+    def stream(self, number: int) -> int:
+        return int(sys.modules["cupy"].cuda.get_current_stream(number).ptr)
+
+    def capturing(self, number: int) -> bool:
+        return bool(sys.modules["cupy"].cuda.get_current_stream(number).is_capturing())
+
+    def addresses(self, xs: Sequence[Array], like: Sequence[Array]) -> list[int] | None:
+        kind = sys.modules["cupy"].ndarray
+        found = []
+        for x, a in zip(xs, like, strict=True):
+            if type(x) is not kind or x.dtype is not a.dtype or x.shape != a.shape or not x.flags.c_contiguous:
+                return None
+            data = x.data
+            if data.device_id != a.data.device_id:
+                return None
+            found.append(data.ptr)
+        return found
+
+    def copied(self, x: Array) -> Array:
+        return x.copy(order="K")
+
     def to_host(self, x: Array) -> np.ndarray[Any, Any]:
         return np.asarray(x.get())
 
@@ -275,6 +319,39 @@ class _Torch(Library):
 
     def to_host(self, x: Array) -> np.ndarray[Any, Any]:
         return np.asarray(x.detach().cpu())
+
+    def cuda(self, x: Array) -> int | None:
+        torch = sys.modules["torch"]
+        if type(x) not in {torch.Tensor, torch.nn.Parameter} or x.device.type != "cuda" or x.is_conj() or x.is_neg():
+            return None
+        try:
+            return int(x.device.index) if x.data_ptr() or not x.numel() else None
+        except RuntimeError:  # under torch.func
+            return None
+
+    def followed(self, x: Array) -> bool:
+        return bool(x.requires_grad and sys.modules["torch"].is_grad_enabled())
+
+    def stream(self, number: int) -> int:
+        return int(sys.modules["torch"].cuda.current_stream(number).cuda_stream)
+
+    def capturing(self, number: int) -> bool:
+        with sys.modules["torch"].cuda.device(number):
+            return bool(sys.modules["torch"].cuda.is_current_stream_capturing())
+
+    def addresses(self, xs: Sequence[Array], like: Sequence[Array]) -> list[int] | None:
+        torch = sys.modules["torch"]
+        kinds, strided = {torch.Tensor, torch.nn.Parameter}, torch.strided
+        found = []
+        try:
+            for x, a in zip(xs, like, strict=True):
+                same = type(x) in kinds and x.dtype is a.dtype and x.shape == a.shape and x.device == a.device
+                if not same or x.layout is not strided or not x.is_contiguous() or x.is_conj() or x.is_neg():
+                    return None
+                found.append(x.data_ptr())
+        except RuntimeError:  # under torch.func
+            return None
+        return found
 
     def still(self, x: Array, memory: Memory | None) -> bool:
         return memory is not None and self.writable(x) and self.memory(x) == memory

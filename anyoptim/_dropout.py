@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 
 from anyoptim._arrays import COMPUTE, Array, Library, is_scalar, library, traced
 from anyoptim._checks import admit
+from anyoptim._engines.masking import masked
 from anyoptim._hyperparameters import Domain
 from anyoptim._quiet import quiet
-from anyoptim._scalars import integer
+from anyoptim._scalars import count, integer
 from anyoptim.random import words
 
 __all__ = ["Dropout", "dropout"]
@@ -51,8 +52,13 @@ def dropout(x: Array, ratio: float, key: int, call: Any = 0, offset: int = 0, *,
     if traced(ratio):
         raise TypeError("ratio is traced; wanted a number that is known when the function is compiled")
     ratio = _RATIO.value("ratio", ratio)
+    scale = 1 / (1 - ratio) if inverted and ratio < 1 else 1.0
+    place = integer("key", key), count("call", call), integer("offset", offset)
+    fused = None if is_scalar(x) else masked(arrays, x, round(ratio * 2**32), scale, place)
+    if fused is not None:
+        return fused
     mask = arrays.aligned(_mask(tuple(a.shape), ratio, key, call, offset, a), a)
-    return _scaled(arrays, x, 1 / (1 - ratio) if inverted and ratio < 1 else 1.0, mask)
+    return _scaled(arrays, x, scale, mask)
 
 
 class Dropout:
@@ -172,6 +178,12 @@ def _known(arrays: Library, name: str, x: Array) -> None:
         raise TypeError(
             f"{name} is traced, and the layer's count of calls would be frozen into the transformed function, the same "
             "mask for ever; wanted the pure form: anyoptim.dropout(x, ratio, key, call)"
+        )
+    number = arrays.cuda(x) if not is_scalar(x) else None
+    if number is not None and arrays.capturing(number):
+        raise RuntimeError(
+            f"{name} is being captured in a CUDA graph, whose replays would draw the same mask for ever; "
+            "wanted the layer outside of the graph"
         )
 
 

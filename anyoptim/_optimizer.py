@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -15,6 +16,7 @@ from anyoptim._explain import Explanation
 from anyoptim._pipeline import Pipeline
 from anyoptim._program import Row, floats
 from anyoptim._quiet import quiet
+from anyoptim._recorder import Recorder
 from anyoptim._stage import Stage
 from anyoptim._state import Flat, Memory, State, described, pack, signature, stepped, unpack
 from anyoptim._tree import Tree
@@ -57,6 +59,7 @@ class Optimizer(Stage):
         self.engine = engine
         self._memory: Memory | None = None
         self._bound: Bound | None = None
+        self._recorder: Recorder | None = None
 
     engine: str | None
     """The engine by name, or None."""
@@ -74,7 +77,8 @@ class Optimizer(Stage):
 
     def __getstate__(self) -> dict[str, Any]:
         # The parameters are the caller's to copy and to save, and the program is made of the stages.
-        return {**{k: v for k, v in self.__dict__.items() if k != "_pipeline"}, "_bound": None}
+        self._caught_up()
+        return {**{k: v for k, v in self.__dict__.items() if k != "_pipeline"}, "_bound": None, "_recorder": None}
 
     @property
     def stages(self) -> tuple[Stage, ...]:
@@ -99,7 +103,7 @@ class Optimizer(Stage):
         belongs to one thread at a time.
         """
         bound, memory = self._bound, self._memory
-        if bound is not None and memory is not None:
+        if bound is not None and memory is not None and self._recorder is None:
             if bound.alike:
                 # A step like the last one: the same arrays, all in one row.
                 n = memory.alike + 1
@@ -127,12 +131,17 @@ class Optimizer(Stage):
 
     def _update(self, tree: Tree, grads: Any) -> Any:
         """The same with all checks."""
-        if self._memory is not None:
-            self._memory.catch_up()
+        first = self._memory is None
         bound, memory = self._recall(tree)
         ps, owner = bound.ps, bound.owner
         xs = checks.gradients(tree, ps, owner, grads)
         crew, moving = bound.crew(self.engine, self._pipeline.program, xs, memory.flat.slots)
+        if crew.capturing():
+            self._record(tree, bound, memory.flat, crew, moving, xs, first)
+            return tree.container
+        if self._recorder is not None:
+            memory.flat = self._recorder.catch_up(memory.flat)
+            self._recorder.same(moving, tree)
         for i, leaf in zip(moving, crew.leaves, strict=True):
             if leaf.library.tracing and any(map(traced, (leaf.p, xs[i], *leaf.slots))):
                 raise _frozen(tree, i)
@@ -145,6 +154,8 @@ class Optimizer(Stage):
             commit = crew.prepare(gathered, rows)
             # What could fail has not.
             results = dict(zip(moving, commit(), strict=True))
+        if self._recorder is not None:
+            self._recorder.step()
         for i, p in enumerate(ps):
             if p is not None and not p.writable and owner[i] in results:
                 tree.replace(i, p.library.rebound(p.given, results[owner[i]].p))
@@ -154,16 +165,54 @@ class Optimizer(Stage):
         bound.settle(len(rows.distinct) == 1)
         return tree.container
 
+    def _record(
+        self,
+        tree: Tree,
+        bound: Bound,
+        flat: Flat,
+        crew: Crew,
+        moving: list[int],
+        xs: Sequence[Array | None],
+        first: bool,
+    ) -> None:
+        """Have the CUDA graph that is being captured take this step at each replay. Now, nothing is written."""
+        if first:
+            raise RuntimeError(
+                "the first update of these parameters is being captured in a CUDA graph, whose replays would start the "
+                "optimizer's state anew; wanted an update before it"
+            )
+        for i, choice in zip(moving, crew.choices, strict=True):
+            if choice.engine != "cuda":
+                raise RuntimeError(
+                    f"{tree.name(i)} can't be updated in a CUDA graph: {choice.engine} takes it, because "
+                    f"{choice.reason}; wanted what the cuda engine takes"
+                )
+        if len(crew.devices) > 1:
+            raise RuntimeError("parameters on several devices can't be updated in one CUDA graph")
+        with quiet():
+            if self._recorder is None:
+                self._recorder = Recorder(self._pipeline, self.stages, flat, crew, moving)
+            self._recorder.same(moving, tree)
+            self._recorder.record(bound, flat, crew, xs)
+
+    def _caught_up(self) -> Flat | None:
+        """What is remembered, with all steps counted, those that were replayed too."""
+        if self._memory is None:
+            return None
+        flat = self._memory.catch_up()
+        if self._recorder is not None:
+            flat = self._memory.flat = self._recorder.catch_up(flat)
+        return flat
+
     @property
     def state(self) -> State | None:
         """What `update` remembers, in the form that `init` gives and `step` takes; None before the first update.
 
         Its arrays are the optimizer's own: to be read and not to be written to, and the next `update` may change them.
         """
+        flat = self._caught_up()
         return (
-            None
-            if self._memory is None
-            else pack(self.stages, self._nested, self._memory.spec, self._memory.catch_up())
+            None if flat is None or self._memory is None else pack(self.stages, self._nested, self._memory.spec, flat)
         )
 
     def init(self, params: Any) -> State:
@@ -191,6 +240,8 @@ class Optimizer(Stage):
         crew = Crew(
             self.engine, self._pipeline.program, [self._copied(ps[i], flat.slots[i]) for i in moving], some, LAZY
         )
+        if crew.capturing():
+            raise RuntimeError("step is being captured in a CUDA graph, whose replays would repeat it; wanted update")
         with quiet():
             gathered = crew.gather(some)
             rows, t = self._pipeline.rows(crew, gathered, flat, moving, Groups(self.stages, tree, ps))
@@ -202,18 +253,20 @@ class Optimizer(Stage):
         return tree.build(new), pack(self.stages, self._nested, tree.spec, stepped(flat, t, results, owner))
 
     def compile(self, params: Any) -> None:
-        """Compile at once what the compiled engine runs for parameters like these.
+        """Compile at once what runs parameters like these: the `cuda` engine those on a device, `compiled` the others.
 
         And from the next step on use it, where `engine` leaves the choice.
         Without this, it happens when about 1e9 elements have been updated: what it costs would be more than it saves
         in a small problem. A new method takes a second or two, once on a machine: the machine code is kept in
         the user's cache folder. Parameters that the engine can't take are passed over; `explain` names them.
 
-        Raises ImportError where Numba is missing (`pip install 'anyoptim[fast]'`).
+        Raises ImportError where a package is missing: Numba (`pip install 'anyoptim[fast]'`), or cuda-bindings
+        (`anyoptim[cuda13]` or `anyoptim[cuda12]`).
         """
         row = self._pipeline.first_row()
-        for dtype in {p.dtype for p in checks.parameters(Tree("params", params)) if p is not None}:
-            ready(self._pipeline.program, row, dtype)
+        ps = [p for p in checks.parameters(Tree("params", params)) if p is not None]
+        for dtype, number in {(p.dtype, p.library.cuda(p.array)) for p in ps}:
+            ready(self._pipeline.program, row, dtype, number)
 
     def explain(self, params: Any, grads: Any) -> Explanation:
         """Which engine would run which of these parameters in `update`, the bytes to be moved, and why no faster one.
@@ -225,8 +278,6 @@ class Optimizer(Stage):
             blocked            1      1000      0.028  it isn't contiguous (fc.bias)
         """
         tree = Tree("params", params)
-        if self._memory is not None:
-            self._memory.catch_up()
         bound, memory = self._recall(tree)
         xs = checks.gradients(tree, bound.ps, bound.owner, grads)
         moving = [i for i, x in enumerate(xs) if x is not None]
@@ -235,12 +286,12 @@ class Optimizer(Stage):
         return Explanation.of(self.engine, self._pipeline.program, names, leaves, [xs[i] for i in moving])
 
     def kernel_source(self, engine: str = "compiled", dtype: str = "float32") -> str:
-        """The code that `compiled` or `blocked` makes from the rules: a pass for each measure, then the step.
+        """The code that `cuda`, `compiled` or `blocked` makes from the rules: a pass for each measure, then the step.
 
-        `dtype` is that of the arithmetic, `float32` or `float64`. Needs neither Numba nor parameters.
+        `dtype` is that of the arithmetic, `float32` or `float64`. Needs no compiler, no device and no parameters.
         """
-        if engine not in {"compiled", "blocked"}:
-            raise ValueError(f"engine is {engine!r}; wanted 'compiled' or 'blocked', whose code is generated")
+        if engine not in {"cuda", "compiled", "blocked"}:
+            raise ValueError(f"engine is {engine!r}; wanted 'cuda', 'compiled' or 'blocked', whose code is generated")
         if dtype not in {"float32", "float64"}:
             raise ValueError(f"dtype is {dtype!r}; wanted 'float32' or 'float64'")
         return source(engine, self._pipeline.program, self._pipeline.first_row(), dtype)
@@ -254,7 +305,7 @@ class Optimizer(Stage):
         """A leaf of its own, for an engine that writes; where only the portable one would take it, as it is."""
         assert p is not None  # noqa: S101 - it has a gradient
         library, slots = p.library, slots or ()
-        if self.engine == "portable" or library.host(p.array) is None:
+        if self.engine == "portable" or (library.host(p.array) is None and library.cuda(p.array) is None):
             return Leaf(library, p.array, slots)
         copy = library.copied(p.array)
         return Leaf(library, copy, tuple(map(library.copied, slots)), copy)
@@ -265,6 +316,8 @@ class Optimizer(Stage):
         Raises like `update`, if they can't be updated, or are not those of the first update.
         """
         bound, last = self._bound, self._memory
+        if last is not None:
+            last.catch_up()
         if bound is not None and last is not None and tree.spec == last.spec and bound.still(tree.leaves):
             return bound, last
         ps = checks.parameters(tree)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from anyoptim._bound import Groups
 from anyoptim._checks import Parameter
@@ -16,6 +16,13 @@ from anyoptim._state import Flat
 __all__ = ["Pipeline"]
 
 _NONE: Mapping[str, Hyper] = {}
+
+
+class Live(Protocol):
+    """What stands for counts and hyperparameters whose values are on a device."""
+
+    def count(self, n: int) -> Any: ...
+    def values(self, k: int, values: Mapping[str, Any], own: Mapping[str, Hyper]) -> dict[str, Any]: ...
 
 
 class Pipeline:
@@ -47,9 +54,18 @@ class Pipeline:
         )
 
     def rows(
-        self, crew: Crew, gathered: Sequence[Any], flat: Flat, moving: Sequence[int], groups: Groups
+        self,
+        crew: Crew,
+        gathered: Sequence[Any],
+        flat: Flat,
+        moving: Sequence[int],
+        groups: Groups,
+        live: Live | None = None,
     ) -> tuple[Rows, list[Any]]:
-        """The coefficients of this step, for each parameter that moves, and the step counts after it."""
+        """The coefficients of this step, for each parameter that moves, and the step counts after it.
+
+        `live` has other values of counts and hyperparameters: those that stand on a device.
+        """
         step = flat.step + 1
         t = list(flat.t)
         for i in moving:
@@ -65,7 +81,7 @@ class Pipeline:
             numbers = {key: k for k, key in enumerate(dict.fromkeys(keys))}
             which = [numbers[key] for key in keys]
         rows: list[Row] = [() for _ in numbers]
-        values = [self._values_of(step, own) for own in groups.overrides]
+        values = [self._values_of(step, own, live) for own in groups.overrides]
         for k, stage in enumerate(self.order):
             norm = None if stage is None or stage.measure is None else crew.norm(k, gathered, Rows(rows, which))
             for r, (at, group) in enumerate(numbers):
@@ -75,13 +91,19 @@ class Pipeline:
                 given = values[group][k]
                 if norm is not None:
                     given = {**given, "norm": norm}
-                rows[r] += (stage._coefficients(at if type(at) is int else at.t, given),)
+                count = at.t if isinstance(at, _Unknown) else at if live is None else live.count(at)
+                rows[r] += (stage._coefficients(count, given),)
         return Rows(rows, which), t
 
-    def _values_of(self, step: Any, overrides: Sequence[Mapping[str, Hyper]]) -> list[dict[str, Any]]:
+    def _values_of(
+        self, step: Any, overrides: Sequence[Mapping[str, Hyper]], live: Live | None
+    ) -> list[dict[str, Any]]:
         """The hyperparameters of each stage at this step, in the order of the parts."""
-        own = iter(overrides)
-        return [{} if stage is None else stage._values(step, next(own)) for stage in self.order]
+        found = [stage._values(step, own) for stage, own in zip(self.stages, overrides, strict=True)]
+        if live is not None:
+            found = [live.values(k, v, own) for k, (v, own) in enumerate(zip(found, overrides, strict=True))]
+        each = iter(found)
+        return [{} if stage is None else next(each) for stage in self.order]
 
     def first_row(self) -> Row:
         """The coefficients of a first step, for their names and static options."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Mapping
 from copy import deepcopy
 from typing import Any, ClassVar, Self
@@ -12,8 +13,18 @@ from anyoptim._arrays import Array, is_scalar
 from anyoptim._hyperparameters import Domain, Hyper
 from anyoptim._program import Part, floats, on_parameter, on_slots, on_value
 from anyoptim._quiet import quiet
+from anyoptim._trace import Symbol
 
-__all__ = ["ParameterStage", "SlotStage", "Stage"]
+__all__ = ["ParameterStage", "SlotStage", "Stage", "watch"]
+
+
+_WATCHED: weakref.WeakKeyDictionary[Any, Callable[[str, Any], None]] = weakref.WeakKeyDictionary()
+"""Whom to tell of new values of hyperparameters, before they are set. No part of a stage: a copy has nobody."""
+
+
+def watch(stage: Any, tell: Callable[[str, Any], None]) -> None:
+    """Have `tell(name, value)` called before a hyperparameter is set; it may refuse."""
+    _WATCHED[stage] = tell
 
 
 class Stage:
@@ -83,6 +94,8 @@ class Stage:
                 f"its hyperparameters are {', '.join(self.hyperparameters) or 'none'}"
             )
         self.__dict__.pop("_fixed", None)
+        if domain is not None and self in _WATCHED:
+            _WATCHED[self](name, value)
         super().__setattr__(name, value)
 
     def __copy__(self) -> Self:
@@ -133,7 +146,12 @@ class Stage:
         return values
 
     def _coefficients(self, t: Any, values: Mapping[str, Any]) -> dict[str, Any]:
-        found = self.coefficients(t, **values)
+        try:
+            found = self.coefficients(t, **values)
+        except TypeError as error:
+            if any(isinstance(v, Symbol) for v in (t, *values.values())):
+                raise TypeError(f"coefficients of {self!r} can't be computed on a device: {error}") from error
+            raise
         return found if floats(found) else {k: _number(c) for k, c in found.items()}
 
 

@@ -12,7 +12,19 @@ import numpy as np
 from anyoptim._operations import Operations
 from anyoptim._program import Options, Program, Row
 
-__all__ = ["LOGICAL", "Graph", "Node", "Scalar", "evaluate", "trace", "trace_measure", "values"]
+__all__ = [
+    "LOGICAL",
+    "Graph",
+    "Node",
+    "Scalar",
+    "Symbol",
+    "evaluate",
+    "operation",
+    "symbol",
+    "trace",
+    "trace_measure",
+    "values",
+]
 
 LOGICAL = frozenset({"less", "less_equal", "greater", "greater_equal", "equal", "not_equal", "and", "or", "not"})
 """The operations whose results are true or false; the others are add, subtract, multiply, divide, negative, sqrt,
@@ -125,7 +137,7 @@ class _Tape:
         """Run the program on this tape, and return the numbers of what it gives."""
         row = tuple(
             {
-                **{name: _Host(self, Scalar("given", (k, name))) for name in names},
+                **{name: Symbol(self, Scalar("given", (k, name))) for name in names},
                 **dict(given),
             }
             for k, (names, given) in enumerate(options)
@@ -162,7 +174,7 @@ class _Tape:
         return number >= self.count and self.ops[number - self.count] in LOGICAL
 
     def argument(self, a: Any) -> int | Scalar:
-        if isinstance(a, _Array | _Host) and a.tape is self:
+        if isinstance(a, _Array | Symbol) and a.tape is self:
             return a.number if isinstance(a, _Array) else a.scalar
         if isinstance(a, int | float):
             return Scalar("number", (float(a).hex(),))  # -0.0 and 0.0 are two numbers
@@ -259,8 +271,8 @@ class _Array(_Value):
         self.number = number
 
 
-class _Host(_Value):
-    """A coefficient, or an expression of coefficients and numbers."""
+class Symbol(_Value):
+    """A number whose value is not known yet: a coefficient in a trace, or what only a device knows."""
 
     def __init__(self, tape: _Tape, scalar: Scalar) -> None:
         super().__init__(tape)
@@ -273,7 +285,7 @@ def _operation(tape: _Tape, op: str, *operands: Any) -> Any:
         return tape.record(op, *operands)
     if op == "not":  # Python's ~True is -2, and true
         raise TypeError("it uses ~ on coefficients alone; wanted the opposite comparison")
-    return _Host(tape, Scalar(op, tuple(tape.argument(a) for a in operands)))
+    return Symbol(tape, Scalar(op, tuple(tape.argument(a) for a in operands)))
 
 
 class _Recording(Operations):
@@ -292,7 +304,21 @@ class _Recording(Operations):
         return self._of("where", condition, a, b)
 
     def smallest_normal(self, a: Any) -> Any:
-        return _Host(self._tape, Scalar("smallest_normal", ()))
+        return Symbol(self._tape, Scalar("smallest_normal", ()))
 
     def _of(self, op: str, *operands: Any) -> Any:
         return _operation(self._tape, op, *operands)
+
+
+_OPEN = _Tape(Program(()))
+"""Of no rule: of numbers that a device knows."""
+
+
+def symbol(place: int) -> Symbol:
+    """The number that stands in this place on the device: a norm, a count of replays."""
+    return Symbol(_OPEN, Scalar("device", (place,)))
+
+
+def operation(op: str, *operands: Any) -> Any:
+    """An operation that is no operator, on such numbers and others of the host."""
+    return _operation(_OPEN, op, *operands)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from anyoptim._arrays import Array
 from anyoptim._hyperparameters import Domain, Hyper, fraction, nonnegative
 from anyoptim._optimizer import Optimizer
-from anyoptim._scalars import larger
+from anyoptim._scalars import ratio_up_to_one
 from anyoptim._stage import ParameterStage, SlotStage, Stage
 
 __all__ = ["EMA", "ClipGlobalNorm", "FlushSubnormals", "WeightDecay", "chain"]
@@ -23,7 +22,7 @@ class ClipGlobalNorm(Stage):
     ::
 
         norm = sqrt(sum of x*x over all elements of all parameters)
-        x <- x * max_norm / max(norm, max_norm)
+        x <- x * min(max_norm / norm, 1)
 
     The norm is that of the parameters that move at this step, in float64, with its additions in one order, so that its
     bits are the same on all engines (JAX without x64 adds in float32). Complex elements count with both parts. An
@@ -46,8 +45,7 @@ class ClipGlobalNorm(Stage):
 
     @staticmethod
     def coefficients(t: Any, *, max_norm: float, norm: Any) -> dict[str, Any]:
-        unlimited = isinstance(max_norm, float) and math.isinf(max_norm)
-        return {"scale": 1.0 if unlimited else max_norm / larger(norm, max_norm)}
+        return {"scale": ratio_up_to_one(max_norm, norm)}
 
     @staticmethod
     def rule(xp: Any, p: Array, x: Array, *, scale: float) -> Array:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 import anyoptim as ao
+from anyoptim import _engines
 
 HALF = ("float16", "bfloat16")
 REAL = ("float32", "float64")
@@ -121,6 +122,15 @@ def _cupy() -> Library:
     return Library("cupy", cupy.asarray, cupy.asnumpy, dtypes=("float16", *REAL, *COMPLEX), exact=False)
 
 
+def _shim() -> Library:
+    from tests import shim
+
+    if shim.missing():
+        raise MissingError(f"kernels can't be run on the host: {shim.missing()}")
+    shim.install(shim.Machine())
+    return Library("cuda-shim", shim.asarray, shim.tonumpy, dtypes=("float16", *REAL, *COMPLEX))
+
+
 LOADERS: dict[str, Callable[[], Library]] = {
     "numpy": _numpy,
     "strict": _strict,
@@ -130,6 +140,7 @@ LOADERS: dict[str, Callable[[], Library]] = {
     "dask": _dask,
     "cupy": _cupy,
     "torch-cuda": lambda: _torch("cuda"),
+    "cuda-shim": _shim,
 }
 
 REQUIRED = frozenset(filter(None, os.environ.get("ANYOPTIM_REQUIRE", "").split(",")))
@@ -142,6 +153,9 @@ def load(name: str) -> Library:
     except ImportError as error:
         raise MissingError(f"{name} is not installed: {error}") from None
 
+
+ENGINES = tuple(name for name in _engines.ENGINES if name != "cuda")
+"""Of this machine's memory; those of a device are tested by its libraries."""
 
 METHODS: dict[str, type[ao.Optimizer]] = {
     name: value

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import anyoptim as ao
-from anyoptim._engines import ENGINES, _pool
+from anyoptim._engines import _pool
 from tests.chains import CHAINS, ROOTLESS, Make, agree, flat, matrices, problem, run
-from tests.libraries import Library, same_bits
+from tests.libraries import ENGINES, Library, same_bits
 from tests.test_engines import LAYOUTS, _hostile
 
 OTHERS = [name for name in ENGINES if name != "portable"]

@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import anyoptim as ao
-from anyoptim._engines import ENGINES, _tiles, blocked, compiled, portable
+from anyoptim._engines import _tiles, blocked, compiled, portable
 from tests.chains import CHAINS, PLAIN, Smoothed, agree, plain, problem, run
-from tests.libraries import Library, same_bits
+from tests.libraries import ENGINES, Library, same_bits
 
 
 class Seen(ao.Stage):

@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes
 
 import anyoptim as ao
-from anyoptim._engines import ENGINES, blocked
+from anyoptim import _engines
+from anyoptim._engines import blocked
 from anyoptim._memory import Memory, near
-from tests.libraries import Library, same_bits
+from tests.libraries import ENGINES, Library, same_bits
 
 OTHERS = [name for name in ENGINES if name != "portable"]
 DTYPES = ["float16", "float32", "float64", "complex64", "complex128"]
@@ -496,7 +497,7 @@ def test_a_step_that_failed_leaves_nothing_behind(engine: str, monkeypatch: pyte
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(ENGINES[engine], "prepare", stopped)
+        patch.setattr(_engines.ENGINES[engine], "prepare", stopped)
         with pytest.raises(KeyboardInterrupt):
             optimizer.update(p, {"a": None, "b": np.ones(2), "c": np.ones(2)})
     optimizer.update(p, {"a": np.full(2, 1.0), "b": np.full(2, 2.0), "c": np.full(2, 3.0)})

@@ -369,7 +369,8 @@ def test_a_schedule_that_fails_leaves_everything() -> None:
 
 def test_unknown_engine() -> None:
     """The names there are stand in the message."""
-    with pytest.raises(ValueError, match="engine is 'warp'; wanted one of 'compiled', 'blocked', 'portable', or None"):
+    names = "'cuda', 'compiled', 'blocked', 'portable', or None"
+    with pytest.raises(ValueError, match=f"engine is 'warp'; wanted one of {names}"):
         ao.SGD(engine="warp")
     optimizer = ao.SGD(engine="portable")
     with pytest.raises(ValueError, match="engine is 'warp'"):

@@ -273,7 +273,7 @@ def test_sources_of_a_chain(engine: str) -> None:
 def test_sources_of_what_has_none() -> None:
     """Portable has no code of its own, and half precision is computed in float32."""
     for engine in ("portable", "numba", ""):
-        with pytest.raises(ValueError, match=r"wanted 'compiled' or 'blocked'"):
+        with pytest.raises(ValueError, match=r"wanted 'cuda', 'compiled' or 'blocked'"):
             ao.SGD().kernel_source(engine)
     for dtype in ("float16", "complex64", "int32"):
         with pytest.raises(ValueError, match=r"wanted 'float32' or 'float64'"):

@@ -52,7 +52,7 @@ def test_the_table_has_every_library() -> None:
     from tests.libraries import LOADERS
 
     assert list(_table()) == list(ROWS)
-    assert sorted(name for names in ROWS.values() for name in names) == sorted(LOADERS)
+    assert sorted(name for names in ROWS.values() for name in names) == sorted({*LOADERS} - {"cuda-shim"})
 
 
 @pytest.mark.parametrize("row", ROWS)

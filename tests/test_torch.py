@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import anyoptim as ao
-from tests.libraries import Library, same_bits
+from tests.libraries import ENGINES, Library, same_bits
 
 
 @pytest.fixture(autouse=True)
@@ -139,7 +139,6 @@ def test_an_expanded_tensor_is_refused(torch: Any) -> None:
         ao.SGD().update({"w": torch.ones(1).expand(4)}, {"w": torch.ones(4)})
 
 
-ENGINES = ["compiled", "blocked", "portable"]
 DTYPES = ["float16", "float32", "float64", "complex64", "complex128"]
 
 

@@ -9,21 +9,23 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from anyoptim._arrays import COMPUTE, Array
-from anyoptim._engines import blocked, compiled, portable
-from anyoptim._engines._leaf import Commit, Leaf, Plan, Result, Rows
+from anyoptim._engines import blocked, compiled, cuda, portable
+from anyoptim._engines._leaf import Commit, Leaf, Plan, Result, Rows, Written, norm_of
 from anyoptim._engines.portable import Lazy, start
+from anyoptim._engines.recorded import Cells, Recorded
 from anyoptim._program import Program, Row, options
-from anyoptim._reduction import norm
 
 __all__ = [
     "ENGINES",
     "LAZY",
+    "Cells",
     "Choice",
     "Commit",
     "Crew",
@@ -33,11 +35,13 @@ __all__ = [
     "choices",
     "known",
     "ready",
+    "recording",
     "source",
     "start",
 ]
 
 ENGINES: Mapping[str, type[Plan]] = {
+    "cuda": cuda.Cuda,
     "compiled": compiled.Compiled,
     "blocked": blocked.Blocked,
     "portable": portable.Portable,
@@ -46,6 +50,12 @@ ENGINES: Mapping[str, type[Plan]] = {
 
 LAZY: Mapping[str, type[Plan]] = {**ENGINES, "portable": Lazy}
 """The same, where what is lazy shall stay so."""
+
+
+def recording(cells: Cells) -> Mapping[str, Callable[..., Plan]]:
+    """Those whose steps can be recorded in a CUDA graph."""
+    return {"cuda": partial(Recorded, cells)}
+
 
 WORTHWHILE = 1_000_000_000
 """After so many elements updated by the blocked engine, the time lost by not having compiled is about what importing
@@ -68,21 +78,28 @@ _worked: defaultdict[tuple[Program, str], _Work] = defaultdict(_Work)
 def known(name: Any) -> None:
     """Raise ValueError, with the names there are, if no engine has this one; None leaves the choice to anyoptim.
 
-    And ImportError for the compiled one where Numba is missing.
+    And ImportError for one whose packages are missing.
     """
     if name is not None and name not in tuple(ENGINES):
         raise ValueError(f"engine is {name!r}; wanted one of {', '.join(map(repr, ENGINES))}, or None")
     if name == "compiled" and (compiled.missing() or compiled.broken()):
         raise ImportError(f"engine is 'compiled', but {compiled.missing() or compiled.broken()}")
+    if name == "cuda" and cuda.missing():
+        raise ImportError(f"engine is 'cuda', but {cuda.missing()}")
 
 
-def ready(program: Program, row: Row, dtype: str) -> None:
-    """Compile for arrays of one dtype what the compiled engine can take, and use it from now on.
+def ready(program: Program, row: Row, dtype: str, number: int | None) -> None:
+    """Compile for arrays of one dtype what can be compiled, and use it from now on.
 
-    Raises ImportError where Numba is missing.
+    `number` is that of a CUDA device; None stands for this machine's memory. Raises ImportError where packages are
+    missing.
     """
-    known("compiled")
-    if COMPUTE[dtype] == dtype:
+    known("compiled" if number is None else "cuda")
+    if COMPUTE[dtype] != dtype:
+        return
+    if number is not None:
+        cuda.ready(program, row, _real(dtype), number)
+    else:
         for k in (*program.measures, None):
             compiled.load(program, k, options(row[:k]), _real(dtype))
         _worked[program, _real(dtype)].elements = WORTHWHILE
@@ -90,6 +107,8 @@ def ready(program: Program, row: Row, dtype: str) -> None:
 
 def source(engine: str, program: Program, row: Row, dtype: str) -> str:
     """The text of what an engine runs: a pass for each measure, then the step."""
+    if engine == "cuda":
+        return "\n".join(cuda.source(program, k, row[:k], dtype) for k in (*program.measures, None))
     if engine == "compiled":
         return "\n\n".join(compiled.source(program, k, row[:k], dtype) for k in (*program.measures, None))
     return "\n\n".join(blocked.source(program, k, row[:k]) for k in (*program.measures, None))
@@ -110,7 +129,11 @@ def choices(name: str | None, program: Program, leaves: Sequence[Leaf], xs: Sequ
 def _choose(name: str | None, program: Program, leaf: Leaf, x: Array) -> Choice:
     """The engine of this name, or the fastest; where it can't take the leaf, the fastest after it that can."""
     asked = None if name is None else f"engine={name!r}"
+    if leaf.library.cuda(leaf.p) is not None:
+        why = (asked if name != "cuda" else None) or cuda.missing() or cuda.refusal(program, leaf, x)
+        return Choice("cuda" if why is None else "portable", why)
     why = asked if name == "portable" else blocked.refusal(leaf, x)
+    name = None if name == "cuda" else name
     if why is not None:
         return Choice("portable", why)
     if name == "blocked":
@@ -149,20 +172,25 @@ class Crew:
         program: Program,
         leaves: Sequence[Leaf],
         xs: Sequence[Array],
-        engines: Mapping[str, type[Plan]] = ENGINES,
+        engines: Mapping[str, Callable[..., Plan]] = ENGINES,
     ) -> None:
         self.engine, self.program, self.leaves = engine, program, leaves
         self.choices = choices(engine, program, leaves, xs)
+        numbers = [(leaf.library, leaf.library.cuda(leaf.p)) for leaf in leaves]
+        self.devices = {(library, number) for library, number in numbers if number is not None}
+        """The CUDA devices on which leaves lie, by what they are numbered by."""
         divided: dict[Any, list[int]] = {}
         for i, (leaf, choice) in enumerate(zip(leaves, self.choices, strict=True)):
-            # The compiled engine takes one dtype at a time.
-            dtype = leaf.library.dtype(leaf.p) if choice.engine == "compiled" else ""
-            divided.setdefault((choice.engine, leaf.library, dtype), []).append(i)
+            # Those that compile take one dtype at a time, and of one device.
+            dtype = leaf.library.dtype(leaf.p) if choice.engine in {"cuda", "compiled"} else ""
+            number = numbers[i][1] if choice.engine == "cuda" else None
+            divided.setdefault((choice.engine, leaf.library, dtype, number), []).append(i)
         # The portable engine last: it has read all it needs when it has prepared, but a gradient of another may
         # lie in the memory of a parameter that the portable one will write to.
         order = sorted(divided.items(), key=lambda item: item[0][0] == "portable")
         self.teams = [_Team(engines[name](program, [leaves[i] for i in of]), of) for (name, *_), of in order]
-        written = [a for team in self.teams for a in team.plan.written]
+        each = [team.plan.written for team in self.teams]
+        written = Written([a for w in each for a in w.here], [m for w in each for m in w.there])
         for team in self.teams:
             team.plan.keep_off(written)
         self.lasting = all(team.plan.lasting for team in self.teams)
@@ -171,6 +199,10 @@ class Crew:
         for leaf, choice in zip(leaves, self.choices, strict=True):
             if choice.reason is LATER:
                 self.waiting[_work(program, leaf)] += CALLS + math.prod(leaf.p.shape)
+
+    def capturing(self) -> bool:
+        """Whether what the leaves' libraries do now is recorded in a CUDA graph."""
+        return any(library.capturing(number) for library, number in self.devices)
 
     def suits(self, xs: Sequence[Array]) -> bool:
         """Whether with these gradients the leaves would be divided in the same way."""
@@ -211,12 +243,12 @@ class Crew:
 
     def norm(self, k: int, gathered: Sequence[Any], rows: Rows) -> Any:
         """The 2-norm of what part `k` of the program measures."""
+        if len(self.teams) == 1:
+            return self.teams[0].plan.norm(k, gathered[0], rows)
         sums: dict[int, Any] = {}
         for team, found in zip(self.teams, gathered, strict=True):
             sums.update(zip(team.of, team.plan.squares(k, found, rows.some(team.of)), strict=True))
-        vectors = [sums[i] for i in range(len(self.leaves))]
-        on_host = all(isinstance(v, np.ndarray) for v in vectors)
-        return norm(np if on_host else self.leaves[0].library.xp, vectors)
+        return norm_of([sums[i] for i in range(len(self.leaves))], self.leaves)
 
     def prepare(self, gathered: Sequence[Any], rows: Rows) -> Commit:
         """All of the step that may fail; the commit gives all results in the order of the leaves."""

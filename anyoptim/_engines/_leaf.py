@@ -9,10 +9,12 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from anyoptim._arrays import Array, Library
+from anyoptim._memory import Memory
 from anyoptim._program import Program, Row, floats
+from anyoptim._reduction import norm
 from anyoptim._trace import Scalar, values
 
-__all__ = ["Again", "Commit", "Leaf", "NDArray", "Plan", "Result", "Rows", "host"]
+__all__ = ["Again", "Commit", "Leaf", "NDArray", "Plan", "Result", "Rows", "Written", "host", "norm_of"]
 
 
 NDArray = np.ndarray[Any, Any]
@@ -90,6 +92,15 @@ class Again:
         return True
 
 
+class Written(NamedTuple):
+    """What the commit of an engine writes to while it may still read gradients."""
+
+    here: Sequence[NDArray] = ()
+    """Of this machine's memory."""
+    there: Sequence[Memory] = ()
+    """Of devices' memory."""
+
+
 class Plan(ABC):
     """An engine's arrangements for some leaves, which hold for as long as these stay where they are."""
 
@@ -107,13 +118,13 @@ class Plan(ABC):
         self._touched = [(of, [leaf.destination for leaf in leaves if leaf.library is of]) for of in libraries]
 
     @property
-    def written(self) -> Sequence[NDArray]:
+    def written(self) -> Written:
         """What the commit writes to while it may still read gradients."""
-        return ()
+        return Written()
 
-    def keep_off(self, written: Sequence[NDArray]) -> None:
+    def keep_off(self, written: Written) -> None:
         """Set aside, from now on, gradients that lie in any of these: what all engines of a step write."""
-        self._forbidden = written
+        self._forbidden = written.here
 
     def touch(self) -> None:
         """Tell the libraries that have to know that NumPy's views of their arrays were written to."""
@@ -144,9 +155,19 @@ class Plan(ABC):
         As `anyoptim._reduction` says: a NumPy vector, or a traced one. The rows need not go further than part `k`.
         """
 
+    def norm(self, k: int, gathered: Any, rows: Rows) -> Any:
+        """The 2-norm of what part `k` of the program measures: a float, a 0-d array, or a symbol."""
+        return norm_of(self.squares(k, gathered, rows), self.leaves)
+
     @abstractmethod
     def prepare(self, gathered: Any, rows: Rows) -> Commit:
         """All of the step that may fail, and nothing written."""
+
+
+def norm_of(sums: Sequence[Array], leaves: Sequence[Leaf]) -> Any:
+    """The 2-norm from the block sums of all leaves: on the host, where they are NumPy's."""
+    on_host = all(isinstance(v, np.ndarray) for v in sums)
+    return norm(np if on_host else leaves[0].library.xp, sums)
 
 
 def host(library: Library, x: Array) -> NDArray:

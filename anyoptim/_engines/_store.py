@@ -6,12 +6,12 @@ import contextlib
 import hashlib
 import linecache
 import os
-import tempfile
 from collections.abc import Callable
-from pathlib import Path
 from sys import modules
 from types import ModuleType
 from typing import Any
+
+from anyoptim._engines import _cache
 
 __all__ = ["compiled", "function"]
 
@@ -23,7 +23,7 @@ def function(name: str, text: str) -> Callable[..., Any]:
     tracebacks. Where that can't be written, all is as it would be otherwise, but for this process alone.
     """
     stem = f"{name}_{hashlib.sha256(text.encode()).hexdigest()[:16]}"
-    path = _written(stem, text)
+    path = _cache.kept(f"{stem}.py", text.encode())
     module = ModuleType(f"anyoptim_{stem}")
     module.__file__ = f"<anyoptim {stem}>" if path is None else str(path)
     if path is None:
@@ -47,29 +47,3 @@ def compiled(call: Callable[..., Any], signature: str) -> Callable[..., Any]:
             return kept
     anew: Callable[..., Any] = njit(signature, **options)(call)
     return anew
-
-
-def _written(stem: str, text: str) -> Path | None:
-    """The file with this text, or None where there can be none."""
-    import platformdirs  # noqa: PLC0415 - comes with the extra `fast`, as Numba does
-
-    path = platformdirs.user_cache_path("anyoptim", appauthor=False) / "kernels" / f"{stem}.py"
-    try:
-        if path.read_text(encoding="utf-8") == text:
-            return path  # left alone: Numba takes a newer file for another
-    except (OSError, UnicodeDecodeError):
-        pass
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # By way of another name, so that nobody ever sees half of it.
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{stem}_")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(text)
-            os.replace(temporary, path)
-        except BaseException:
-            os.unlink(temporary)
-            raise
-    except OSError:
-        return None
-    return path

@@ -11,7 +11,7 @@ import numpy as np
 from anyoptim._arrays import COMPUTE, Array, host_memory
 from anyoptim._engines import _pool
 from anyoptim._engines._kernels import Work, kernel, text
-from anyoptim._engines._leaf import Again, Commit, Leaf, NDArray, Plan, Result, Rows, host
+from anyoptim._engines._leaf import Again, Commit, Leaf, NDArray, Plan, Result, Rows, Written, host
 from anyoptim._engines._packs import packs
 from anyoptim._engines._scratch import scratch
 from anyoptim._engines._tiles import add_up, tiles
@@ -63,15 +63,15 @@ class Blocked(Plan):
         self.seen = [(a[0], a[0].dtype, a[0].shape, a[0].strides) for a in self.arrays]
 
     @property
-    def written(self) -> Arrays:
+    def written(self) -> Written:
         packed = [slot for pack in self.packs for slot in pack.slots]
-        return [*(p for p, *_ in self.arrays), *(s for i in self.alone for s in self.arrays[i][1:]), *packed]
+        return Written([*(p for p, *_ in self.arrays), *(s for i in self.alone for s in self.arrays[i][1:]), *packed])
 
-    def keep_off(self, written: Arrays) -> None:
+    def keep_off(self, written: Written) -> None:
         super().keep_off(written)
-        self._forbidden_ids = {id(a) for a in written}
+        self._forbidden_ids = {id(a) for a in written.here}
         # Arrays that own their memory are in nobody else's.
-        owners = all(a.base is None for a in written)
+        owners = all(a.base is None for a in written.here)
         same = all(leaf.destination is a[0] for leaf, a in zip(self.leaves, self.arrays, strict=True))
         self._simple = owners and same
 

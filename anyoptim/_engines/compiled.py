@@ -15,7 +15,7 @@ import numpy as np
 from anyoptim._arrays import COMPUTE, Array, host_memory
 from anyoptim._engines import _headers, _pool, _store
 from anyoptim._engines._headers import BYTES, FIRST, MIRROR, ORDER, PARAMETER
-from anyoptim._engines._leaf import Again, Commit, Leaf, NDArray, Plan, Result, Rows, host
+from anyoptim._engines._leaf import Again, Commit, Leaf, NDArray, Plan, Result, Rows, Written, host
 from anyoptim._memory import merged
 from anyoptim._program import Options, Program, Row, floats, options
 from anyoptim._reduction import BLOCK as SUM
@@ -113,12 +113,12 @@ class Compiled(Plan):
         )
 
     @property
-    def written(self) -> Sequence[NDArray]:
-        return [a for of in self.hosts for a in of]
+    def written(self) -> Written:
+        return Written([a for of in self.hosts for a in of])
 
-    def keep_off(self, written: Sequence[NDArray]) -> None:
+    def keep_off(self, written: Written) -> None:
         super().keep_off(written)
-        stretches = merged([host_memory(a) for a in written if a.size])
+        stretches = merged([host_memory(a) for a in written.here if a.size])
         self.forbidden = np.array(stretches, np.uint64).T.copy()
 
     def quick(self, xs: Sequence[Array]) -> Sequence[Array] | None:

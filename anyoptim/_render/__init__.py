@@ -1,6 +1,27 @@
 """Graphs as source text that a person can read. Needs no device and no compiler."""
 
+from anyoptim._render.cuda import CHUNK, REDUCTION, THREADS, Kernel, coefficients, kernel, kernel_measure
 from anyoptim._render.loops import Loop, loop, loop_measure
+from anyoptim._render.philox import DTYPES as DROPPED
+from anyoptim._render.philox import GROUP, dropout
 from anyoptim._render.ufuncs import UFUNCS, Source, blocked, blocked_measure
 
-__all__ = ["UFUNCS", "Loop", "Source", "blocked", "blocked_measure", "loop", "loop_measure"]
+__all__ = [
+    "CHUNK",
+    "DROPPED",
+    "GROUP",
+    "REDUCTION",
+    "THREADS",
+    "UFUNCS",
+    "Kernel",
+    "Loop",
+    "Source",
+    "blocked",
+    "blocked_measure",
+    "coefficients",
+    "dropout",
+    "kernel",
+    "kernel_measure",
+    "loop",
+    "loop_measure",
+]

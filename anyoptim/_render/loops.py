@@ -31,25 +31,11 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from anyoptim._reduction import BLOCK
-from anyoptim._render._names import function_name, input_names, scalar_names
+from anyoptim._render._text import INFIX, filled, function_name, input_names, scalar_names
 from anyoptim._trace import Graph, Node, Scalar
 
 __all__ = ["Loop", "loop", "loop_measure"]
 
-_INFIX = {
-    "add": "+",
-    "subtract": "-",
-    "multiply": "*",
-    "divide": "/",
-    "and": "&",
-    "or": "|",
-    "less": "<",
-    "less_equal": "<=",
-    "greater": ">",
-    "greater_equal": ">=",
-    "equal": "==",
-    "not_equal": "!=",
-}
 _PREFIX = {"negative": "-{}", "not": "not {}", "sqrt": "sqrt({})", "abs": "abs({})"}
 
 _TABLES = "uint64[:, ::1], int64[:, ::1], int64[::1], float64[:, ::1]"
@@ -162,7 +148,7 @@ class _Writer:
             for i in opened
         ]
         name = function_name(self.graph, what)
-        text = _filled(template, name=name, block=str(BLOCK), coefficients=rows, arrays=arrays, body=body)
+        text = filled(template, name=name, block=str(BLOCK), coefficients=rows, arrays=arrays, body=body)
         head = _HEAD.format(types=", ".join(dict.fromkeys([self.dtype, "float64"])), calls=calls)
         return Loop(name, head + text, signature, self.graph.scalars)
 
@@ -175,19 +161,6 @@ class _Writer:
         if node.op == "where":
             condition = f"{a[0]} != 0" if isinstance(node.arguments[0], Scalar) else a[0]
             return f"{a[1]} if {condition} else {a[2]}"
-        if node.op in _INFIX:
-            return f"{a[0]} {_INFIX[node.op]} {a[1]}"
+        if node.op in INFIX:
+            return f"{a[0]} {INFIX[node.op]} {a[1]}"
         return _PREFIX[node.op].format(a[0])
-
-
-def _filled(template: str, **values: str | list[str]) -> str:
-    """The template with each line that is a list's placeholder replaced by the lines of that list, as far in."""
-    lines = []
-    for line in template.splitlines():
-        within = line.strip()[1:-1]
-        if line.strip() == f"{{{within}}}" and isinstance(values.get(within), list):
-            indent = line[: len(line) - len(line.lstrip())]
-            lines += [indent + each for each in values[within]]
-        else:
-            lines.append(line.format(**{k: v for k, v in values.items() if isinstance(v, str)}))
-    return "\n".join([*lines, ""])

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from anyoptim._render._names import function_name, input_names, scalar_names
+from anyoptim._render._text import function_name, input_names, scalar_names
 from anyoptim._trace import LOGICAL, Graph, Node, Scalar
 
 __all__ = ["UFUNCS", "Source", "blocked", "blocked_measure"]

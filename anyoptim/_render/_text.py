@@ -1,4 +1,4 @@
-"""The names in generated text: those of the rule, as far as Python lets them be."""
+"""What the generated texts have in common: names, those of the rule as far as they may be, and templates."""
 
 from __future__ import annotations
 
@@ -10,7 +10,23 @@ import numpy as np
 
 from anyoptim._trace import Graph, Scalar
 
-__all__ = ["function_name", "input_names", "scalar_names"]
+__all__ = ["INFIX", "filled", "function_name", "input_names", "scalar_names"]
+
+INFIX = {
+    "add": "+",
+    "subtract": "-",
+    "multiply": "*",
+    "divide": "/",
+    "and": "&",
+    "or": "|",
+    "less": "<",
+    "less_equal": "<=",
+    "greater": ">",
+    "greater_equal": ">=",
+    "equal": "==",
+    "not_equal": "!=",
+}
+"""The operators of two operands, in Python and in C."""
 
 _OURS = re.compile(r"_.*|[knst]\d+")
 """What the renderers call masks, nodes, scalars, scratch, and all else."""
@@ -51,3 +67,16 @@ def _free(name: str) -> bool:
     """Whether this is an identifier that means nothing else."""
     means = keyword.iskeyword(name) or hasattr(builtins, name) or name in _CALLED or _OURS.fullmatch(name)
     return name.isidentifier() and not means and not isinstance(getattr(np, name, None), np.ufunc)
+
+
+def filled(template: str, **values: str | list[str]) -> str:
+    """The template with each line that is a list's placeholder replaced by the lines of that list, as far in."""
+    lines = []
+    for line in template.splitlines():
+        within = line.strip()[1:-1]
+        if line.strip() == f"{{{within}}}" and isinstance(values.get(within), list):
+            indent = line[: len(line) - len(line.lstrip())]
+            lines += [indent + each for each in values[within]]
+        else:
+            lines.append(line.format(**{k: v for k, v in values.items() if isinstance(v, str)}))
+    return "\n".join([*lines, ""])

@@ -1,0 +1,126 @@
+"""Memory of a device, and pinned memory of its host, that is handed out again when the device is done with it.
+
+Nothing here waits: what is not over yet stays where it is, and other memory is taken.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections import defaultdict
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from anyoptim._engines._leaf import NDArray
+
+__all__ = ["Buffers", "Machine", "Placed", "Upload", "buffers"]
+
+
+class Machine(Protocol):
+    """A device, as `_driver.Device` says."""
+
+    def __hash__(self) -> int: ...
+    def __enter__(self) -> None: ...
+    def __exit__(self, *_: object) -> None: ...
+    def load(self, name: str, text: str) -> Any: ...
+    def launch(self, function: Any, blocks: int, threads: int, stream: int, arguments: Any) -> None: ...
+    def allocate(self, n: int) -> int: ...
+    def pinned(self, n: int) -> tuple[int, NDArray]: ...
+    def send(self, to: int, pinned: int, n: int, stream: int) -> None: ...
+    def fetch(self, array: NDArray, address: int, stream: int) -> None: ...
+    def event(self) -> Any: ...
+    def record(self, event: Any, stream: int) -> None: ...
+    def over(self, event: Any) -> bool: ...
+    def place(self, to: int, words: NDArray) -> None: ...
+
+
+class _Pinned(NamedTuple):
+    address: int
+    words: NDArray
+    event: Any
+
+
+@functools.cache
+def buffers(machine: Machine) -> Buffers:
+    """Those of this device."""
+    return Buffers(machine)
+
+
+class Buffers:
+    """The memory of a device that is free, or soon will be, by its size in bytes."""
+
+    def __init__(self, machine: Machine) -> None:
+        self._machine = machine
+        self._taking = threading.Lock()  # giving needs none, and may happen whenever a plan is dropped
+        self._device: defaultdict[int, list[tuple[int, Any]]] = defaultdict(list)
+        self._pinned: defaultdict[int, list[_Pinned]] = defaultdict(list)
+
+    def take(self, n: int) -> int:
+        """Device memory of at least so many bytes."""
+        with self._taking:
+            free = self._device[_size(n)]
+            for i, (address, event) in enumerate(free):
+                if self._machine.over(event):
+                    del free[i]
+                    return address
+        return self._machine.allocate(_size(n))
+
+    def give(self, address: int, n: int, event: Any) -> None:
+        """Have it back when the event is over."""
+        self._device[_size(n)].append((address, event))
+
+    def pinned(self, n: int) -> _Pinned:
+        """Pinned memory of at least so many bytes, with an event for its owner to record."""
+        with self._taking:
+            free = self._pinned[_size(n)]
+            for i, found in enumerate(free):
+                if self._machine.over(found.event):
+                    del free[i]
+                    return found
+        address, words = self._machine.pinned(_size(n))
+        return _Pinned(address, words, self._machine.event())
+
+    def give_pinned(self, found: _Pinned) -> None:
+        """Have it back when its event is over."""
+        self._pinned[found.words.nbytes].append(found)
+
+
+def _size(n: int) -> int:
+    """The size that is asked for: few sizes, so that what comes back finds a taker."""
+    return 1 << max(n - 1, 255).bit_length()
+
+
+class Upload:
+    """Words that stand on a device, sent there anew where they have changed."""
+
+    def __init__(self, machine: Machine, words: int) -> None:
+        self._machine, self._buffers = machine, buffers(machine)
+        self._sent: NDArray | None = None
+        self.bytes = 8 * max(words, 1)
+        self.address = self._buffers.take(self.bytes)
+
+    def send(self, words: NDArray, stream: int) -> None:
+        """Have the device see these words, uint64, in the order of a stream."""
+        if self._sent is not None and np.array_equal(words, self._sent):
+            return
+        pinned = self._buffers.pinned(words.nbytes)
+        pinned.words[: len(words)] = words
+        self._machine.send(self.address, pinned.address, words.nbytes, stream)
+        self._machine.record(pinned.event, stream)
+        self._buffers.give_pinned(pinned)
+        self._sent = words.copy()
+
+    def give(self, event: Any) -> None:
+        """Give the memory back, for when the event is over."""
+        self._buffers.give(self.address, self.bytes, event)
+
+
+class Placed(Upload):
+    """Words that a recorded step reads: sent once, while nothing but the recording goes on."""
+
+    def send(self, words: NDArray, stream: int) -> None:
+        """Have the device see these words, at once; the step is recorded with what they are the first time."""
+        if self._sent is None:
+            self._machine.place(self.address, words)
+            self._sent = words.copy()

@@ -1,0 +1,273 @@
+"""The CUDA engine: the traced rules as CUDA C, one launch a step for all parameters of a device and dtype, in place."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.util
+import itertools
+import math
+import weakref
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from anyoptim._arrays import COMPUTE, Array
+from anyoptim._engines._buffers import Machine, Upload
+from anyoptim._engines._launches import Call, Gathered, Owned, Pass, chunk_map, load, reduction, text
+from anyoptim._engines._leaf import Again, Commit, Leaf, NDArray, Plan, Result, Rows, Written
+from anyoptim._engines._rows import table
+from anyoptim._memory import Memory, merged
+from anyoptim._program import Program, Row, floats, options
+from anyoptim._reduction import power_of_two
+from anyoptim._trace import symbol
+
+__all__ = ["Cuda", "device", "missing", "ready", "refusal", "source"]
+
+HALVERS = 32
+"""Blocks of threads that share the first halvings of a long reduction."""
+
+HALVING = 1024
+"""Threads in each."""
+
+
+@functools.cache
+def missing() -> str | None:
+    """What can't be found of the packages that the engine needs, without importing any; or None."""
+    absent = [name for name in ("cuda.bindings", "platformdirs") if not _found(name)]
+    return f"{' and '.join(absent)} can't be found (pip install 'anyoptim[cuda13]')" if absent else None
+
+
+def _found(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ModuleNotFoundError:  # of `cuda`, in which `bindings` would be
+        return False
+
+
+def device(number: int) -> Machine:
+    """The device that array libraries give this number."""
+    found: Machine = importlib.import_module("anyoptim._engines._driver").device(number)
+    return found
+
+
+def ready(program: Program, row: Row, dtype: str, number: int) -> None:
+    """Compile for arrays of one dtype on the device of this number."""
+    for k in (*program.measures, None):
+        load(device(number), program, k, options(row[:k]), dtype)
+
+
+def refusal(program: Program, leaf: Leaf, x: Array) -> str | None:
+    """Why the engine can't take this leaf, which lies on a device, with such a gradient; or None."""
+    library, p = leaf.library, leaf.p
+    dtype, of_x = library.dtype(p), library.dtype(x)
+    if leaf.destination is None:
+        return "it can't be written to"
+    if COMPUTE[dtype] != dtype:
+        return f"its dtype {dtype} is cast on load"
+    if of_x != dtype:
+        return f"its gradient has another dtype, {of_x}"
+    if any(library.cuda(a) != library.cuda(p) for a in (x, *leaf.slots)):
+        return "its gradient can't be read where it lies"
+    return _out_of_order(program, leaf, x)
+
+
+def _out_of_order(program: Program, leaf: Leaf, x: Array) -> str | None:
+    orders = {*_orders([leaf.library.memory(a) for a in (leaf.p, *leaf.slots)])}
+    if program.measures:
+        orders &= {"C"}  # a measure goes by logical order
+    if not orders:
+        return "it isn't contiguous in C order" if program.measures else "it isn't contiguous"
+    if not orders & {*_orders([leaf.library.memory(x)])}:
+        return "its gradient isn't contiguous in the same order"
+    return None
+
+
+def _orders(memories: Sequence[Memory | None]) -> list[str]:
+    """The memory orders in which all of these are contiguous; None, of an empty array, is so in both."""
+    some = [m for m in memories if m is not None]
+    found = []
+    for order, step in (("C", -1), ("F", 1)):
+        if all(_contiguous(m.shape[::step], m.strides[::step], m.itemsize) for m in some):
+            found.append(order)
+    return found
+
+
+def _contiguous(shape: Sequence[int], strides: Sequence[int], itemsize: int) -> bool:
+    """Whether each axis steps over the ones before it."""
+    expected = itemsize
+    for n, stride in zip(shape, strides, strict=True):
+        if n != 1 and stride != expected:
+            return 0 in shape
+        expected *= n
+    return True
+
+
+class Cuda(Plan):
+    """Takes contiguous arrays of one dtype and one library that lie on one device."""
+
+    lasting = True
+
+    def __init__(self, program: Program, leaves: Sequence[Leaf]) -> None:
+        super().__init__(program, leaves)
+        self.library = library = leaves[0].library
+        number = library.cuda(leaves[0].p)
+        assert number is not None  # noqa: S101 - it was not refused
+        self.number, self.machine = number, device(number)
+        self.stream = 0
+        """The one that is the library's current one when a step begins."""
+        self.destinations: list[Array] = [leaf.destination for leaf in leaves]
+        self.like = [leaf.p for leaf in leaves]
+        self.results = [Result(leaf.p, leaf.slots) for leaf in leaves]
+        name = library.dtype(leaves[0].p)
+        self.dtype = np.dtype(np.dtype(name).char.lower())
+        parts = 2 if name.startswith("complex") else 1
+        self.lengths = np.array([math.prod(leaf.p.shape) * parts for leaf in leaves], np.uint64)
+        memories = [[library.memory(a) for a in (leaf.p, *leaf.slots)] for leaf in leaves]
+        self.memories = [m for of in memories for m in of if m is not None]
+        self.begins = [0 if of[0] is None else of[0].address for of in memories]
+        self.chunks, self.blocks = chunk_map(self.lengths.tolist())
+        rows = zip(self.blocks, memories, strict=False)  # there is one more: where the last one ends
+        words = [(first, *(0 if m is None else m.address for m in of)) for first, of in rows]
+        self.owned = Owned(self.machine)
+        weakref.finalize(self, self.owned.give).atexit = False
+        self.leaf_words = np.array(words, np.uint64).reshape(-1)
+        self.table = self.owned.upload(self.leaf_words.size)
+        self.numbers = self.owned.upload(len(program.parts)).address
+        """Where on the device stands what it alone knows: for each part of the program the norm that it measures."""
+        self.passes: dict[Any, Pass] = {}
+
+    @functools.cached_property
+    def sums(self) -> Upload:
+        """The block sums of a measure."""
+        return self.owned.upload(self.blocks[-1])
+
+    @property
+    def written(self) -> Written:
+        return Written(there=self.memories)
+
+    def keep_off(self, written: Written) -> None:
+        mine = [m for m in written.there if self.memories and m.space == self.memories[0].space]
+        begins, ends = merged(mine)
+        # Behind all others, so that there always is a next one.
+        self.forbidden = np.array([[*begins, _END], [*ends, _END]], np.uint64)
+
+    def _apart(self, addresses: NDArray) -> NDArray:
+        """Of each gradient, whether it shares no memory with what is written."""
+        begins, ends = self.forbidden
+        after = begins[np.searchsorted(ends, addresses, side="right")]
+        found: NDArray = addresses + self.lengths * np.uint64(self.dtype.itemsize) <= after
+        return found
+
+    def quick(self, xs: Sequence[Array]) -> Gathered | None:
+        self.stream = self.library.stream(self.number)
+        if self.library.addresses(self.destinations, self.like) != self.begins or self.library.capturing(self.number):
+            return None
+        found = self.library.addresses(xs, self.like)
+        if found is None:
+            return None
+        addresses = np.array(found, np.uint64)
+        return Gathered(addresses, ()) if self._apart(addresses).all() else None
+
+    def gather(self, xs: Sequence[Array]) -> Gathered:
+        self.stream = self.library.stream(self.number)
+        kept = [self.library.load(x) for x in xs]
+        for i in np.flatnonzero(~self._apart(self._addresses(kept))):
+            kept[i] = self.library.copied(kept[i])
+        return Gathered(self._addresses(kept), kept)
+
+    def _addresses(self, xs: Sequence[Array]) -> NDArray:
+        memories = map(self.library.memory, xs)
+        return np.array([0 if m is None else m.address for m in memories], np.uint64)
+
+    def norm(self, k: int, gathered: Gathered, rows: Rows) -> Any:
+        if not self.blocks[-1]:
+            return 0.0
+        self._measure(k, gathered, rows)
+        n, sums = self.blocks[-1], self.sums.address
+        half, all_ = power_of_two(n) // 2, HALVERS * HALVING
+        if half > all_:
+            self._launch("halve", HALVERS, HALVING, sums, n, half, all_)
+            n, half = all_, all_ // 2
+        self._launch("halve", 1, HALVING, sums, n, half, 1)
+        self._launch("root", 1, 1, sums, self.numbers + 8 * k)
+        return symbol(k)
+
+    def squares(self, k: int, gathered: Gathered, rows: Rows) -> list[NDArray]:
+        # For several devices at once: their sums meet on the host.
+        self._measure(k, gathered, rows)
+        sums = np.zeros(self.blocks[-1])
+        if sums.size:
+            self.machine.fetch(sums, self.sums.address, self.stream)
+        return [sums[a:b] for a, b in itertools.pairwise(self.blocks)]
+
+    def _measure(self, k: int, gathered: Gathered, rows: Rows) -> None:
+        for call in self._calls(k, gathered, rows):
+            self._run(call, self.sums.address)
+
+    def _launch(self, name: str, blocks: int, threads: int, *arguments: int) -> None:
+        self.machine.launch(reduction(self.machine, name), blocks, threads, self.stream, arguments)
+
+    def prepare(self, gathered: Gathered, rows: Rows) -> Commit:
+        calls = self._calls(None, gathered, rows)
+        self.again = None
+        if len(rows.distinct) == 1 and all(map(floats, rows.distinct[0])):
+            (call,) = calls
+            scalars = call.kernel.scalars
+            places = call.words[2 * len(self.like) :].view(np.float64)
+            run = functools.partial(_taken, call)
+            self.again = Again(rows.distinct[0], scalars, self.dtype, places, run)
+
+        def commit() -> Sequence[Result]:
+            for call in calls:
+                self._run(call)
+            self._launched()
+            self.touch()
+            return self.results
+
+        return commit
+
+    def _launched(self) -> None:
+        """Take note of when the device will be done with what is owned."""
+        self.machine.record(self.owned.event, self.stream)
+
+    def _calls(self, k: int | None, gathered: Gathered, rows: Rows) -> list[Call]:
+        """The calls of the kernels, one for each set of static options."""
+        static = [options(row) for row in rows.distinct]
+        which = np.array(rows.which, np.uint64)
+        calls = []
+        for key in dict.fromkeys(static):
+            kernel = load(self.machine, self.program, k, key, self.dtype.name)
+            own = [row if static[i] == key else None for i, row in enumerate(rows.distinct)]
+            numbers, expressions = table(kernel.scalars, own, self.dtype)
+            n = len(self.like)
+            words = np.empty(2 * n + numbers.size, np.uint64)
+            words[0 : 2 * n : 2], words[1 : 2 * n : 2] = gathered.addresses, which
+            words[2 * n :] = numbers.view(np.uint64)
+            members = None if static.count(key) == len(static) else tuple(static[r] == key for r in rows.which)
+            calls.append(Call(kernel, members, words, n, expressions, len(own) * len(kernel.scalars)))
+        return calls
+
+    def _run(self, call: Call, *more: int) -> None:
+        place = (call.kernel, call.members)
+        if place not in self.passes:
+            own = ... if call.members is None else np.array(call.members)[self.chunks["leaf"]]
+            self.passes[place] = Pass(self.machine, self.owned, self.chunks[own])
+        self.table.send(self.leaf_words, self.stream)
+        self.passes[place].run(call, self.stream, self.table.address, self.numbers, *more)
+
+
+def _taken(call: Call, plan: Cuda, gathered: Gathered) -> bool:
+    call.words[0 : 2 * call.leaves : 2] = gathered.addresses
+    plan._run(call)
+    plan._launched()
+    return True
+
+
+def source(program: Program, k: int | None, row: Row, dtype: str) -> str:
+    """The text of the step, or of what part `k` measures."""
+    return text(program, k, options(row), dtype).text
+
+
+_END = np.uint64(2**64 - 1)

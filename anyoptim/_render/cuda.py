@@ -1,0 +1,300 @@
+"""Graphs as CUDA C: one launch for all arrays of a device and dtype.
+
+For Adam in float32, `kernel` writes::
+
+    __device__ __forceinline__ void Adam_rule_of(real &p, const real x, real &m, real &v, const real a1, ...)
+    {
+        const real n0 = x - m;
+        const real n1 = a1 * n0;
+        const real n2 = m + n1;
+        ...
+        p = n11;
+        m = n2;
+        v = n6;
+    }
+
+and a kernel that calls it for each element of a chunk, a stretch of one array: a block of threads for a chunk, four
+elements of float32 at a time where all arrays lie at multiples of 16 bytes.
+
+The text is also C++ for a host compiler, given what the language of CUDA adds to it: so that its arithmetic can be
+proven on machines without a device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from anyoptim._reduction import BLOCK
+from anyoptim._render._text import INFIX, filled, function_name, input_names, scalar_names
+from anyoptim._trace import LOGICAL, Graph, Node, Scalar
+
+__all__ = ["CHUNK", "REDUCTION", "THREADS", "Kernel", "coefficients", "kernel", "kernel_measure"]
+
+THREADS = 256
+"""In a block."""
+
+CHUNK = THREADS // 32 * BLOCK
+"""Elements in a chunk: for each warp a block of the reduction."""
+
+_PREFIX = {"negative": "-{}", "not": "!{}"}
+_CALLS = {"float32": {"sqrt": "sqrtf({})", "abs": "fabsf({})"}, "float64": {"sqrt": "sqrt({})", "abs": "fabs({})"}}
+
+_WORDS = """
+alignas alignof asm auto bool case catch char char16_t char32_t compl concept const const_cast constexpr decltype
+default delete do double dynamic_cast enum explicit export extern false float friend goto inline int long mutable
+namespace new noexcept nullptr operator private protected public register reinterpret_cast requires short signed
+sizeof static static_assert static_cast struct switch template this thread_local throw true try typedef typeid
+typename union unsigned using virtual void volatile wchar_t and_eq bitand bitor not_eq or_eq xor xor_eq
+real Vector Chunk sqrtf fabsf fabs pow blockIdx blockDim threadIdx gridDim warpSize
+"""
+
+_MEANS = frozenset(_WORDS.split())
+"""What a rule's names can't be in C, beside what they can't be in Python."""
+
+
+class Kernel(NamedTuple):
+    """A module as text, with one kernel."""
+
+    name: str
+    text: str
+    scalars: tuple[Scalar, ...] = ()
+    """What stands in a row of coefficients."""
+
+
+def kernel(graph: Graph, dtype: str) -> Kernel:
+    """The step: p and the slots are read and written, x is read, all in place."""
+    return _Writer(graph, dtype, "rule").step()
+
+
+def kernel_measure(graph: Graph, dtype: str) -> Kernel:
+    """The block sums of squares of what is measured; all arrays are read."""
+    return _Writer(graph, dtype, "measure").measure()
+
+
+_HEAD = """\
+using real = {real};
+struct alignas(16) Vector {{ real at[{width}]; }};
+struct Chunk {{ long long begin; int leaf, count; }};
+
+__device__ __forceinline__ {returns} {name}_of({parameters})
+{{
+    {body}
+}}
+
+"""
+
+_KERNEL = """\
+extern "C" __global__ void __launch_bounds__({threads})
+{name}(const unsigned long long *_leaves, const Chunk *_chunks,
+    const unsigned long long *_step, const double *_rows{more})
+{{
+    const Chunk _chunk = _chunks[blockIdx.x];
+    const unsigned long long *_leaf = _leaves + {words} * _chunk.leaf;
+    const unsigned long long *_now = _step + 2 * _chunk.leaf;
+    const double *_row = _rows + {columns} * _now[1];
+    {coefficients}
+    {arrays}
+"""
+
+_STEP = """\
+    int _done = 0;
+    if (({addresses}) % 16 == 0) {{
+        _done = _chunk.count / {width} * {width};
+        for (int _i = {width} * threadIdx.x; _i < _done; _i += {width} * blockDim.x) {{
+            {loads}
+            #pragma unroll
+            for (int _k = 0; _k < {width}; ++_k)
+                {name}_of({lanes});
+            {stores}
+        }}
+    }}
+    for (int _i = _done + threadIdx.x; _i < _chunk.count; _i += blockDim.x)
+        {name}_of({elements});
+}}
+"""
+
+_MEASURE = """\
+    const int _lane = threadIdx.x % 32;
+    for (int _b = threadIdx.x / 32; {block} * _b < _chunk.count; _b += blockDim.x / 32) {{
+        double _a[32];
+        #pragma unroll
+        for (int _j = 0; _j < 32; ++_j) {{
+            const int _i = {block} * _b + 32 * _j + _lane;
+            const double _one = _i < _chunk.count ? double({name}_of({elements})) : 0.0;
+            _a[_j] = _one * _one;
+        }}
+        #pragma unroll
+        for (int _half = 16; _half > 0; _half /= 2)
+            #pragma unroll
+            for (int _j = 0; _j < _half; ++_j)
+                _a[_j] += _a[_j + _half];
+        double _sum = _a[0];
+        #pragma unroll
+        for (int _half = 16; _half > 0; _half /= 2)
+            _sum += __shfl_down_sync(0xffffffffu, _sum, _half);
+        if (_lane == 0)
+            _sums[_leaf[0] + _chunk.begin / {block} + _b] = _sum;
+    }}
+}}
+"""
+
+REDUCTION = """\
+// The sum of n numbers and zeros, as many as a power of two in all: the second half added to the first, until `to` are
+// left. A thread has the numbers whose places are equal modulo `to`, so that none waits for another until there are
+// fewer than threads in a block; from there on there is one block.
+extern "C" __global__ void __launch_bounds__(1024)
+halve(double *v, long long n, long long half, long long to)
+{
+    for (; half >= to; half /= 2) {
+        const long long stride = (long long)blockDim.x * gridDim.x;
+        for (long long i = (long long)blockIdx.x * blockDim.x + threadIdx.x; i < half; i += stride)
+            if (i + half < n)
+                v[i] += v[i + half];
+        __syncthreads();
+    }
+}
+
+extern "C" __global__ void root(const double *v, double *norm) { *norm = sqrt(*v); }
+
+extern "C" __global__ void tick(double *count) { *count += 1.0; }
+"""
+"""The kernels beside those of rules: `halve` and `root` make a norm of block sums, `tick` counts replays."""
+
+
+class _Writer:
+    def __init__(self, graph: Graph, dtype: str, what: str) -> None:
+        self.graph = graph
+        self.dtype = dtype
+        self.name = function_name(graph, what)
+        taken: list[str] = []
+        for name in (*input_names(graph), *scalar_names(graph).values()):
+            while name in _MEANS or name in taken:
+                name += "_"  # noqa: PLW2901 - until it is free
+            taken.append(name)
+        self.inputs = taken[: len(graph.inputs)]
+        self.first = len(self.inputs)
+        self.scalars = dict(zip(graph.scalars, taken[self.first :], strict=True))
+        self.width = {"float32": 4, "float64": 2}[dtype]
+        used = {a for node in graph.nodes for a in node.arguments if isinstance(a, int)} | {*graph.outputs}
+        self.read = [i for i in range(self.first) if i in used]
+
+    def step(self) -> Kernel:
+        homes = [0, *range(2, self.first)]
+        moved = {home: output for home, output in zip(homes, self.graph.outputs, strict=True) if output != home}
+        opened = [i for i in range(self.first) if i in self.read or i in moved]
+        name = self.inputs
+        parameters = [f"real &{name[i]}" if i in moved else f"const real {name[i]}" for i in opened]
+        # All new values before the first is stored: a slot may become what another was.
+        body = [*self.body(), *(f"const real _new{i} = {self.value(o)};" for i, o in moved.items() if o < self.first)]
+        body += [f"{name[i]} = {f'_new{i}' if o < self.first else self.value(o)};" for i, o in moved.items()]
+        more = ["".join(f", {s}" for s in self.scalars.values())] * 2
+        pieces: dict[str, str | list[str]] = {
+            "addresses": " | ".join(f"(unsigned long long)_{name[i]}" for i in opened),
+            "loads": [f"Vector {name[i]} = *(const Vector *)(_{name[i]} + _i);" for i in opened],
+            "stores": [f"*(Vector *)(_{name[i]} + _i) = {name[i]};" for i in moved],
+            "lanes": ", ".join(f"{name[i]}.at[_k]" for i in opened) + more[0],
+            "elements": ", ".join(f"_{name[i]}[_i]" for i in opened) + more[1],
+        }
+        return self.module("void", parameters, body, opened, moved, "", _STEP, pieces)
+
+    def measure(self) -> Kernel:
+        (output,) = self.graph.outputs
+        parameters = [f"const real {self.inputs[i]}" for i in self.read]
+        elements = ", ".join([*(f"_{self.inputs[i]}[_i]" for i in self.read), *self.scalars.values()])
+        pieces: dict[str, str | list[str]] = {"elements": elements}
+        body = [*self.body(), f"return {self.value(output)};"]
+        return self.module("real", parameters, body, self.read, {}, ", double *_sums", _MEASURE, pieces)
+
+    def module(
+        self,
+        returns: str,
+        parameters: Sequence[str],
+        body: Sequence[str],
+        opened: Sequence[int],
+        moved: Sequence[int] | dict[int, int],
+        more: str,
+        template: str,
+        pieces: dict[str, str | list[str]],
+    ) -> Kernel:
+        def array(i: int) -> str:
+            kind = "real" if i in moved else "const real"
+            at = "_now[0]" if i == 1 else f"_leaf[{1 + i - (i > 1)}]"
+            return f"{kind} *__restrict__ _{self.inputs[i]} = ({kind} *){at} + _chunk.begin;"
+
+        text = filled(
+            _HEAD + _KERNEL + template,
+            name=self.name,
+            real={"float32": "float", "float64": "double"}[self.dtype],
+            width=str(self.width),
+            threads=str(THREADS),
+            block=str(BLOCK),
+            words=str(self.first),  # the first block of the reduction, p and the slots; x comes anew with each step
+            columns=str(len(self.scalars)),
+            returns=returns,
+            parameters=", ".join([*parameters, *(f"const real {s}" for s in self.scalars.values())]),
+            more=more,
+            body=[*body],
+            coefficients=[f"const real {s} = real(_row[{k}]);" for k, s in enumerate(self.scalars.values())],
+            arrays=[array(i) for i in opened],
+            **pieces,
+        )
+        return Kernel(self.name, text, self.graph.scalars)
+
+    def body(self) -> list[str]:
+        kinds = {i: "bool" for i, node in enumerate(self.graph.nodes) if node.op in LOGICAL}
+        return [
+            f"const {kinds.get(i, 'real')} n{i} = {self.expression(node)};" for i, node in enumerate(self.graph.nodes)
+        ]
+
+    def value(self, a: int | Scalar) -> str:
+        if isinstance(a, Scalar):
+            return self.scalars[a]
+        return self.inputs[a] if a < self.first else f"n{a - self.first}"
+
+    def expression(self, node: Node) -> str:
+        logical = node.op in {"and", "or", "not"}
+        a = [f"({self.value(v)} != 0)" if logical and isinstance(v, Scalar) else self.value(v) for v in node.arguments]
+        if node.op == "where":
+            condition = f"{a[0]} != 0" if isinstance(node.arguments[0], Scalar) else a[0]
+            return f"{condition} ? {a[1]} : {a[2]}"
+        if node.op in INFIX:
+            return f"{a[0]} {INFIX[node.op]} {a[1]}"
+        return (_PREFIX | _CALLS[self.dtype])[node.op].format(a[0])
+
+
+def coefficients(places: Sequence[tuple[int, Scalar]]) -> Kernel:
+    """What is known on the device alone: these places of the rows of coefficients, in float64, by one thread.
+
+    An expression's `number` is the place of a number that the host sends behind the rows, and its `device` that of one
+    which stands on the device: a norm, the number of replays of a captured step.
+    """
+    lines = [f"rows[{place}] = {_double(expression)};" for place, expression in places]
+    return Kernel("coefficients", filled(_COEFFICIENTS, lines=lines))
+
+
+_COEFFICIENTS = """\
+extern "C" __global__ void coefficients(double *rows, const double *numbers, const double *device)
+{{
+    {lines}
+}}
+"""
+
+
+def _double(s: Scalar) -> str:
+    if s.op in {"number", "device"}:
+        return f"{s.op if s.op == 'device' else 'numbers'}[{s.arguments[0]}]"
+    a = [_double(argument) for argument in s.arguments]
+    if s.op in {"and", "or"}:
+        return f"(({a[0]}) != 0 {INFIX[s.op]} ({a[1]}) != 0)"
+    if s.op in INFIX:
+        return f"({a[0]} {INFIX[s.op]} {a[1]})"
+    return f"({_OF_NUMBERS[s.op].format(*a)})"
+
+
+_OF_NUMBERS = {
+    **_PREFIX,
+    **_CALLS["float64"],
+    "where": "({}) != 0 ? {} : {}",
+    "one_minus_power": "1.0 - pow({}, {})",
+}

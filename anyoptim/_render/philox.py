@@ -1,0 +1,125 @@
+"""Dropout as CUDA C: Philox in registers, one read and one write for each element, no mask.
+
+A thread has the four words of one counter, and the elements that these are for: `anyoptim.random` says which.
+"""
+
+from __future__ import annotations
+
+from anyoptim._render.cuda import THREADS, Kernel
+
+__all__ = ["DTYPES", "GROUP", "dropout"]
+
+GROUP = 4
+"""Elements of a thread: there are four words to a counter."""
+
+_PLAIN = """\
+typedef {real} Element;
+typedef {real} real;
+__device__ __forceinline__ real wide(Element x) {{ return x; }}
+__device__ __forceinline__ Element narrow(real x) {{ return x; }}
+"""
+
+_BFLOAT16 = """\
+struct Element { unsigned short bits; };
+typedef float real;
+
+__device__ __forceinline__ real wide(Element x)
+{
+    const unsigned bits = (unsigned)x.bits << 16;
+    return *(const float *)&bits;
+}
+
+__device__ __forceinline__ Element narrow(real x)
+{
+    const unsigned bits = *(const unsigned *)&x;
+    if (x != x)
+        return Element{(unsigned short)(bits >> 16 | 0x40)};
+    return Element{(unsigned short)((bits + 0x7fff + (bits >> 16 & 1)) >> 16)};  // to the nearest, ties to even
+}
+"""
+
+_FLOAT16 = """\
+struct Element { unsigned short bits; };
+typedef float real;
+
+#ifdef __CUDACC__
+__device__ __forceinline__ real wide(Element x)
+{
+    real y;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(y) : "h"(x.bits));
+    return y;
+}
+
+__device__ __forceinline__ Element narrow(real x)
+{
+    Element y;
+    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(y.bits) : "f"(x));
+    return y;
+}
+#else  // a compiler for hosts
+static inline real wide(Element x) { return *(const _Float16 *)&x; }
+static inline Element narrow(real x) { const _Float16 y = x; return *(const Element *)&y; }
+#endif
+"""
+
+_DTYPES = {
+    "float32": _PLAIN.format(real="float"),
+    "float64": _PLAIN.format(real="double"),
+    "float16": _FLOAT16,
+    "bfloat16": _BFLOAT16,
+}
+
+DTYPES = frozenset(_DTYPES)
+"""What elements may be."""
+
+_KERNEL = """\
+struct alignas({group} * sizeof(Element) < 16 ? {group} * sizeof(Element) : 16) Vector { Element at[{group}]; };
+
+// Ten rounds of Philox4x32.
+__device__ __forceinline__ void philox(unsigned *c, unsigned k0, unsigned k1)
+{
+    #pragma unroll
+    for (int round = 0; round < 10; ++round) {
+        const unsigned long long p0 = 0xD2511F53ull * c[0], p1 = 0xCD9E8D57ull * c[2];
+        c[0] = (unsigned)(p1 >> 32) ^ c[1] ^ k0;
+        c[1] = (unsigned)p1;
+        c[2] = (unsigned)(p0 >> 32) ^ c[3] ^ k1;
+        c[3] = (unsigned)p0;
+        k0 += 0x9E3779B9u;
+        k1 += 0xBB67AE85u;
+    }
+}
+
+// y = x * (scale where the word of an element is at least `threshold`, else 0), for n elements from word `offset` on.
+extern "C" __global__ void __launch_bounds__({threads})
+dropout(const Element *x, Element *y, unsigned long long n, unsigned long long offset, unsigned long long key,
+    unsigned long long call, unsigned long long threshold, unsigned long long scale_bits)
+{
+    const unsigned long long group = offset / {group} + (unsigned long long)blockIdx.x * blockDim.x + threadIdx.x;
+    const long long first = (long long)({group} * group - offset);
+    if (first >= (long long)n)
+        return;
+    unsigned word[4] = {(unsigned)group, (unsigned)(group >> 32), (unsigned)call, (unsigned)(call >> 32)};
+    philox(word, (unsigned)key, (unsigned)(key >> 32));
+    const real scale = real(*(const double *)&scale_bits);
+    const bool whole = first >= 0 && first + {group} <= (long long)n;
+    if (whole && ((unsigned long long)(x + first) | (unsigned long long)(y + first)) % alignof(Vector) == 0) {
+        Vector v = *(const Vector *)(x + first);
+        #pragma unroll
+        for (int k = 0; k < {group}; ++k)
+            v.at[k] = narrow(wide(v.at[k]) * (word[k] >= threshold ? scale : real(0)));
+        *(Vector *)(y + first) = v;
+        return;
+    }
+    #pragma unroll
+    for (int k = 0; k < {group}; ++k)
+        if (first + k >= 0 && first + k < (long long)n)
+            y[first + k] = narrow(wide(x[first + k]) * (word[k] >= threshold ? scale : real(0)));
+}
+"""
+
+
+def dropout(dtype: str) -> Kernel:
+    """The kernel for elements of one dtype; half precision is scaled in float32."""
+    text = _KERNEL.replace("{group}", str(GROUP)).replace("{threads}", str(THREADS))
+    return Kernel("dropout", _DTYPES[dtype] + "\n" + text)

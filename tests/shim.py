@@ -1,0 +1,237 @@
+"""A CUDA device that is none: kernels compiled by g++, memory of the host, and streams whose work waits.
+
+The text of the kernels, the tables and all of the engine but the driver's calls are the same as on a device. Arithmetic
+is C++'s on the host, without contraction, which rounds each operation as CUDA's does with the engine's options.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from anyoptim import _arrays
+from anyoptim._engines import cuda
+from anyoptim._memory import Memory
+
+NUMBER = 4711
+"""Of the device, as the array library counts."""
+
+COMMAND = ("g++", "-O2", "-std=c++17", "-ffp-contract=off", "-fno-strict-aliasing", "-fPIC", "-shared", "-w")
+
+
+@functools.cache
+def _folder() -> Path:
+    return Path(tempfile.mkdtemp(prefix="anyoptim_shim_"))
+
+
+@functools.cache
+def library_of(text: str) -> ctypes.CDLL:
+    """The text, compiled."""
+    stem = _folder() / hashlib.sha256(text.encode()).hexdigest()[:24]
+    header = Path(__file__).with_name("shim.h").read_text()
+    stem.with_suffix(".cpp").write_text(header + text)
+    subprocess.run([*COMMAND, "-o", f"{stem}.so", f"{stem}.cpp"], check=True)
+    return ctypes.CDLL(f"{stem}.so")
+
+
+def call(name: str, text: str, blocks: int, threads: int, arguments: Any) -> None:
+    """Run a kernel."""
+    found = library_of(text)
+    values = (ctypes.c_uint64 * len(arguments))(*(int(a) for a in arguments))
+    kernel = ctypes.cast(getattr(found, name), ctypes.c_void_p)
+    waits = bool(re.search(r"__shfl_down_sync|__syncthreads", text))
+    found.run(kernel, ctypes.c_uint(blocks), ctypes.c_uint(threads), values, len(arguments), waits)
+
+
+class Event:
+    """Over when what was recorded before it is done."""
+
+    def __init__(self) -> None:
+        self.over = True
+
+
+class Machine:
+    """The device. Its work waits until `finish`, unless it is `eager`."""
+
+    def __init__(self, eager: bool = True) -> None:
+        self.eager = eager
+        self.waiting: list[Callable[[], object]] = []
+        self.launches: list[tuple[str, int]] = []
+        """The kernels by name, and their blocks."""
+        self.stream = 7
+        self.captured: list[Callable[[], object]] | None = None
+        """What a graph records, if there is one."""
+        self._memory: list[Any] = []
+
+    def __enter__(self) -> None: ...
+    def __exit__(self, *_: object) -> None: ...
+
+    def finish(self) -> None:
+        """Do all that waits."""
+        while self.waiting:
+            self.waiting.pop(0)()
+
+    def _do(self, work: Callable[[], object], stream: int) -> None:
+        assert stream == self.stream
+        if self.captured is not None:
+            self.captured.append(work)
+            return
+        self.waiting.append(work)
+        if self.eager:
+            self.finish()
+
+    def load(self, name: str, text: str) -> tuple[str, str]:
+        library_of(text)
+        return name, text
+
+    def launch(self, function: tuple[str, str], blocks: int, threads: int, stream: int, arguments: Any) -> None:
+        assert blocks > 0
+        self.launches.append((function[0], blocks))
+        self._do(functools.partial(call, *function, blocks, threads, tuple(arguments)), stream)
+
+    def allocate(self, n: int) -> int:
+        memory = np.full(n // 8 + 2, 0xAB_AD_CA_FE_DE_AD_BE_EF, np.uint64)  # nothing that anyone could use
+        self._memory.append(memory)
+        return int(memory.ctypes.data + 15) // 16 * 16
+
+    def pinned(self, n: int) -> tuple[int, np.ndarray[Any, Any]]:
+        words = np.zeros(n // 8, np.uint64)
+        self._memory.append(words)
+        return words.ctypes.data, words
+
+    def send(self, to: int, pinned: int, n: int, stream: int) -> None:
+        self._do(functools.partial(ctypes.memmove, to, pinned, n), stream)
+
+    def fetch(self, array: np.ndarray[Any, Any], address: int, stream: int) -> None:
+        assert self.captured is None, "a wait for the device while it is captured"
+        self.finish()
+        ctypes.memmove(array.ctypes.data, address, array.nbytes)
+
+    def event(self) -> Event:
+        return Event()
+
+    def record(self, event: Event, stream: int) -> None:
+        assert self.captured is None, "an event of a capture can't be asked"
+        event.over = False
+        self._do(functools.partial(setattr, event, "over", True), stream)
+
+    def over(self, event: Event) -> bool:
+        return event.over
+
+    def place(self, to: int, words: np.ndarray[Any, Any]) -> None:
+        ctypes.memmove(to, words.ctypes.data, words.nbytes)
+
+
+class Array(np.ndarray[Any, Any]):
+    """An array on it."""
+
+    __array_priority__ = 1.0  # so that it is one, too, what NumPy makes of several
+
+
+class _Namespace:
+    """NumPy's, but what it creates lies there."""
+
+    def __init__(self, xp: Any) -> None:
+        self._xp = xp
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._xp, name)
+        if name not in {"arange", "asarray", "empty", "full", "ones", "zeros"}:
+            return found
+        return lambda *arguments, **options: np.asarray(found(*arguments, **options)).view(Array)
+
+
+class Library(_arrays._NumPy):
+    """The library of these."""
+
+    def host(self, x: Any) -> None:
+        return None
+
+    def __init__(self, xp: Any) -> None:
+        self.xp, self.name, self._dtypes = xp, "shim", {}
+
+    def device(self, x: Any) -> Any:
+        return f"cuda:{NUMBER}"
+
+    def placement(self, like: Any) -> Any:
+        return None
+
+    def load(self, x: Any) -> Any:
+        return x
+
+    def array(self, result: Any) -> Any:
+        return np.asarray(result).view(Array)
+
+    def rebound(self, old: Any, new: Any) -> Any:
+        return new
+
+    def cuda(self, x: Any) -> int | None:
+        return NUMBER
+
+    def stream(self, number: int) -> int:
+        return machine().stream
+
+    def capturing(self, number: int) -> bool:
+        return machine().captured is not None
+
+    def addresses(self, xs: Any, like: Any) -> list[int] | None:
+        for x, a in zip(xs, like, strict=True):
+            if type(x) is not Array or x.dtype != a.dtype or x.shape != a.shape or not x.flags.c_contiguous:
+                return None
+        return [x.ctypes.data if x.size else 0 for x in xs]
+
+    def memory(self, x: Any) -> Memory | None:
+        found = _arrays.host_memory(x)._replace(space=f"cuda:{NUMBER}")
+        return found if x.size else None
+
+    def still(self, x: Any, memory: Memory | None) -> bool:
+        return memory is not None and x.flags.writeable and self.memory(x) == memory
+
+
+_machine = Machine()
+
+
+def machine() -> Machine:
+    """The device that there is now."""
+    return _machine
+
+
+def device(number: int) -> Machine:
+    """Instead of the driver's."""
+    assert number == NUMBER
+    return _machine
+
+
+def install(new: Machine | None = None) -> Machine:
+    """Let anyoptim meet such arrays, on this device or the one there is."""
+    global _machine  # noqa: PLW0603 - there is one
+    _machine = new or _machine
+    _arrays._BY_TYPE[Array] = Library(_Namespace(_arrays.library(np.empty(0)).xp))
+    cuda.device = device
+    return _machine
+
+
+def missing() -> str | None:
+    """Why kernels can't be compiled here, or None."""
+    return None if shutil.which("g++") else "g++ is not installed"
+
+
+def asarray(a: Any) -> Array:
+    """The values on the device."""
+    return np.array(a).view(Array)
+
+
+def tonumpy(a: Any) -> np.ndarray[Any, Any]:
+    """The values of an array on the device, when all is done."""
+    _machine.finish()
+    return np.array(a)
