@@ -10,14 +10,14 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import array_api_compat as compat
 import numpy as np
 
 from anyoptim._memory import Memory
 
-__all__ = ["COMPUTE", "Array", "Library", "host_memory", "is_scalar", "library", "traced"]
+__all__ = ["COMPUTE", "Array", "Library", "Marks", "host_memory", "is_scalar", "library", "traced"]
 
 Array = Any
 """An array of any library. The standard has no common base class to name here."""
@@ -31,6 +31,15 @@ COMPUTE = {
     "complex128": "complex128",
 }
 """Which dtype a parameter's arithmetic and slots have: at least float32, and two reals for complex."""
+
+
+class Marks(NamedTuple):
+    """By what arrays on a CUDA device are known again: lists, which compare faster than arrays one by one."""
+
+    begins: list[int]
+    dtypes: list[Any]
+    shapes: list[tuple[int, ...]]
+    devices: list[int]
 
 
 class Library:
@@ -141,8 +150,16 @@ class Library:
         """Whether that stream only records what it is given, for a CUDA graph."""
         return False
 
-    def addresses(self, xs: Sequence[Array], like: Sequence[Array]) -> list[int] | None:
-        """Where each begins, if all are without doubt such as those of `like`, on a CUDA device and in C order."""
+    def marks(self, ps: Sequence[Array]) -> Marks:
+        """What `stayed` and `addresses` compare with, of arrays on a CUDA device."""
+        return Marks([], [], [], [])
+
+    def stayed(self, ps: Sequence[Array], marks: Marks) -> bool:
+        """Whether these parameters, met before, are without doubt where and as they were: quicker than to ask anew."""
+        return False
+
+    def addresses(self, xs: Sequence[Array], marks: Marks) -> list[int] | None:
+        """Where gradients begin, if without doubt all are such as their parameters and in C order; else None."""
         return None
 
     def followed(self, x: Array) -> bool:
@@ -258,17 +275,21 @@ class _CuPy(Library):
     def capturing(self, number: int) -> bool:
         return bool(sys.modules["cupy"].cuda.get_current_stream(number).is_capturing())
 
-    def addresses(self, xs: Sequence[Array], like: Sequence[Array]) -> list[int] | None:
-        kind = sys.modules["cupy"].ndarray
-        found = []
-        for x, a in zip(xs, like, strict=True):
-            if type(x) is not kind or x.dtype is not a.dtype or x.shape != a.shape or not x.flags.c_contiguous:
-                return None
-            data = x.data
-            if data.device_id != a.data.device_id:
-                return None
-            found.append(data.ptr)
-        return found
+    def marks(self, ps: Sequence[Array]) -> Marks:
+        begins, devices = [p.data.ptr for p in ps], [p.data.device_id for p in ps]
+        return Marks(begins, [p.dtype for p in ps], [p.shape for p in ps], devices)
+
+    def stayed(self, ps: Sequence[Array], marks: Marks) -> bool:
+        return [p.data.ptr for p in ps] == marks.begins  # they never move, nor change but in shape
+
+    def addresses(self, xs: Sequence[Array], marks: Marks) -> list[int] | None:
+        if {*map(type, xs)} != {sys.modules["cupy"].ndarray} or [x.shape for x in xs] != marks.shapes:
+            return None
+        # `flags.c_contiguous` would take ten times as long.
+        if [x.dtype for x in xs] != marks.dtypes or False in [x._c_contiguous for x in xs]:
+            return None
+        memory = [x.data for x in xs]
+        return [m.ptr for m in memory] if [m.device_id for m in memory] == marks.devices else None
 
     def copied(self, x: Array) -> Array:
         return x.copy(order="K")
@@ -339,19 +360,31 @@ class _Torch(Library):
         with sys.modules["torch"].cuda.device(number):
             return bool(sys.modules["torch"].cuda.is_current_stream_capturing())
 
-    def addresses(self, xs: Sequence[Array], like: Sequence[Array]) -> list[int] | None:
-        torch = sys.modules["torch"]
-        kinds, strided = {torch.Tensor, torch.nn.Parameter}, torch.strided
-        found = []
-        try:
-            for x, a in zip(xs, like, strict=True):
-                same = type(x) in kinds and x.dtype is a.dtype and x.shape == a.shape and x.device == a.device
-                if not same or x.layout is not strided or not x.is_contiguous() or x.is_conj() or x.is_neg():
-                    return None
-                found.append(x.data_ptr())
-        except RuntimeError:  # under torch.func
+    def marks(self, ps: Sequence[Array]) -> Marks:
+        begins, devices = [p.data_ptr() for p in ps], [p.get_device() for p in ps]
+        return Marks(begins, [p.dtype for p in ps], [tuple(p.shape) for p in ps], devices)
+
+    def stayed(self, ps: Sequence[Array], marks: Marks) -> bool:
+        # An assignment to `p.data` can make any other tensor of it.
+        return (
+            [p.data_ptr() for p in ps] == marks.begins
+            and [p.shape for p in ps] == marks.shapes
+            and [p.dtype for p in ps] == marks.dtypes
+            and False not in [p.is_contiguous() for p in ps]
+            and True not in [p.is_neg() or p.is_conj() for p in ps]
+        )
+
+    def addresses(self, xs: Sequence[Array], marks: Marks) -> list[int] | None:
+        if {*map(type, xs)} != {sys.modules["torch"].Tensor} or [x.shape for x in xs] != marks.shapes:
             return None
-        return found
+        if [x.dtype for x in xs] != marks.dtypes or [x.get_device() for x in xs] != marks.devices:
+            return None
+        try:
+            if False in [x.is_contiguous() for x in xs] or True in [x.is_neg() or x.is_conj() for x in xs]:
+                return None
+            return [x.data_ptr() for x in xs]
+        except RuntimeError:  # sparse, or under torch.func
+            return None
 
     def still(self, x: Array, memory: Memory | None) -> bool:
         return memory is not None and self.writable(x) and self.memory(x) == memory

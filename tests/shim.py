@@ -184,11 +184,18 @@ class Library(_arrays._NumPy):
     def capturing(self, number: int) -> bool:
         return machine().captured is not None
 
-    def addresses(self, xs: Any, like: Any) -> list[int] | None:
-        for x, a in zip(xs, like, strict=True):
-            if type(x) is not Array or x.dtype != a.dtype or x.shape != a.shape or not x.flags.c_contiguous:
-                return None
-        return [x.ctypes.data if x.size else 0 for x in xs]
+    def marks(self, ps: Any) -> _arrays.Marks:
+        begins = [p.ctypes.data if p.size else 0 for p in ps]
+        return _arrays.Marks(begins, [p.dtype for p in ps], [p.shape for p in ps], [NUMBER] * len(ps))
+
+    def stayed(self, ps: Any, marks: _arrays.Marks) -> bool:
+        return self.marks(ps) == marks and all(p.flags.c_contiguous and p.flags.writeable for p in ps)
+
+    def addresses(self, xs: Any, marks: _arrays.Marks) -> list[int] | None:
+        if {*map(type, xs)} != {Array} or not all(x.flags.c_contiguous for x in xs):
+            return None
+        found = self.marks(xs)
+        return found.begins if found[1:] == marks[1:] else None
 
     def memory(self, x: Any) -> Memory | None:
         found = _arrays.host_memory(x)._replace(space=f"cuda:{NUMBER}")

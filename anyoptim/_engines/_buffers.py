@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections import defaultdict
+from collections import defaultdict, deque
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -35,6 +35,11 @@ class Machine(Protocol):
     def place(self, to: int, words: NDArray) -> None: ...
 
 
+class _Free(NamedTuple):
+    address: int
+    event: Any
+
+
 class _Pinned(NamedTuple):
     address: int
     words: NDArray
@@ -53,33 +58,35 @@ class Buffers:
     def __init__(self, machine: Machine) -> None:
         self._machine = machine
         self._taking = threading.Lock()  # giving needs none, and may happen whenever a plan is dropped
-        self._device: defaultdict[int, list[tuple[int, Any]]] = defaultdict(list)
-        self._pinned: defaultdict[int, list[_Pinned]] = defaultdict(list)
+        self._device: defaultdict[int, deque[_Free]] = defaultdict(deque)
+        self._pinned: defaultdict[int, deque[_Pinned]] = defaultdict(deque)
 
     def take(self, n: int) -> int:
         """Device memory of at least so many bytes."""
-        with self._taking:
-            free = self._device[_size(n)]
-            for i, (address, event) in enumerate(free):
-                if self._machine.over(event):
-                    del free[i]
-                    return address
-        return self._machine.allocate(_size(n))
+        found = self._over(self._device[_size(n)])
+        return self._machine.allocate(_size(n)) if found is None else found.address
 
     def give(self, address: int, n: int, event: Any) -> None:
         """Have it back when the event is over."""
-        self._device[_size(n)].append((address, event))
+        self._device[_size(n)].append(_Free(address, event))
 
     def pinned(self, n: int) -> _Pinned:
         """Pinned memory of at least so many bytes, with an event for its owner to record."""
-        with self._taking:
-            free = self._pinned[_size(n)]
-            for i, found in enumerate(free):
-                if self._machine.over(found.event):
-                    del free[i]
-                    return found
+        found: _Pinned | None = self._over(self._pinned[_size(n)])
+        if found is not None:
+            return found
         address, words = self._machine.pinned(_size(n))
         return _Pinned(address, words, self._machine.event())
+
+    def _over(self, free: deque[Any]) -> Any:
+        """One that the device is done with, if it is the one that waited longest; else None."""
+        with self._taking:
+            if not free:
+                return None
+            if self._machine.over(free[0].event):
+                return free.popleft()
+            free.rotate(-1)  # its stream may have stopped, and those of others not
+            return None
 
     def give_pinned(self, found: _Pinned) -> None:
         """Have it back when its event is over."""

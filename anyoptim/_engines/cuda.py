@@ -126,7 +126,8 @@ class Cuda(Plan):
         self.lengths = np.array([math.prod(leaf.p.shape) * parts for leaf in leaves], np.uint64)
         memories = [[library.memory(a) for a in (leaf.p, *leaf.slots)] for leaf in leaves]
         self.memories = [m for of in memories for m in of if m is not None]
-        self.begins = [0 if of[0] is None else of[0].address for of in memories]
+        self.marks = library.marks(self.destinations)
+        self.in_order = all("C" in _orders(of) for of in memories)
         self.chunks, self.blocks = chunk_map(self.lengths.tolist())
         rows = zip(self.blocks, memories, strict=False)  # there is one more: where the last one ends
         words = [(first, *(0 if m is None else m.address for m in of)) for first, of in rows]
@@ -162,9 +163,9 @@ class Cuda(Plan):
 
     def quick(self, xs: Sequence[Array]) -> Gathered | None:
         self.stream = self.library.stream(self.number)
-        if self.library.addresses(self.destinations, self.like) != self.begins or self.library.capturing(self.number):
+        if not self.library.stayed(self.destinations, self.marks) or self.library.capturing(self.number):
             return None
-        found = self.library.addresses(xs, self.like)
+        found = self.library.addresses(xs, self.marks) if self.in_order else None
         if found is None:
             return None
         addresses = np.array(found, np.uint64)
