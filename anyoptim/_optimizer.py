@@ -16,7 +16,7 @@ from anyoptim._explain import Explanation
 from anyoptim._pipeline import Pipeline
 from anyoptim._program import Row, floats
 from anyoptim._quiet import quiet
-from anyoptim._recorder import Recorder
+from anyoptim._recorder import Recorder, recordable
 from anyoptim._stage import Stage
 from anyoptim._state import Flat, Memory, State, described, pack, signature, stepped, unpack
 from anyoptim._tree import Tree
@@ -47,11 +47,13 @@ class Optimizer(Stage):
 
     What these are, `Stage` says: a method is the stage that makes the step of the gradient, and an optimizer by itself.
 
-    `engine` names the machine that runs the rule: `compiled` (one Numba loop over all parameters: NumPy arrays and
-    torch CPU tensors, contiguous, float32, float64 or complex), `blocked` (NumPy calls over blocks: these in any layout
-    and dtype) or `portable` (all). None chooses the fastest for each parameter, and compiles once enough elements
-    have been updated for that to be worth its time; what an engine can't take, the next one does. The results
-    are the same bits (but for torch's own square root, which `portable` uses); `explain` says who does what.
+    `engine` names the machine that runs the rule: `cuda` (one launch for all parameters of a device and dtype: CuPy
+    arrays and torch CUDA tensors), `compiled` (one Numba loop over all parameters: NumPy arrays and torch CPU tensors),
+    both for contiguous arrays in float32, float64 or complex, `blocked` (NumPy calls over blocks: what NumPy reads, in
+    any layout and dtype) or `portable` (all). None chooses the fastest for each parameter, and compiles for the CPU
+    once enough elements have been updated for that to be worth its time; what an engine can't take, the next one does.
+    The results are the same bits (but for torch's own square root, and subnormals that CuPy flushes to 0, where
+    `portable` uses these); `explain` says who does what.
     """
 
     def __init__(self, *, engine: str | None = None, **hyperparameters: Any) -> None:
@@ -101,6 +103,14 @@ class Optimizer(Stage):
         Raises ValueError (keys, shapes, devices, memory, hyperparameters) or TypeError (types, libraries,
         dtypes; also arrays that are traced, as under `jax.jit`) with the key, before anything is written. An optimizer
         belongs to one thread at a time.
+
+        On a CUDA device the step goes to the library's current stream, and nothing waits for it. While that stream is
+        captured in a CUDA graph, nothing is written, and each replay takes the step: it counts it, and reads the
+        hyperparameters as they were last set on the same stream. Parameters, gradients and state stay where they are,
+        and are kept alive for good. Raises RuntimeError, ValueError or TypeError for what replays would get wrong: a
+        first update, schedules, coefficients that branch on t or on hyperparameters, arrays that `cuda` can't take,
+        several devices, other parameters than in the optimizer's other graphs. Steps that no graph takes wait for the
+        device from then on, to know how many were replayed, and so does `state`.
         """
         bound, memory = self._bound, self._memory
         if bound is not None and memory is not None and self._recorder is None:
@@ -176,19 +186,7 @@ class Optimizer(Stage):
         first: bool,
     ) -> None:
         """Have the CUDA graph that is being captured take this step at each replay. Now, nothing is written."""
-        if first:
-            raise RuntimeError(
-                "the first update of these parameters is being captured in a CUDA graph, whose replays would start the "
-                "optimizer's state anew; wanted an update before it"
-            )
-        for i, choice in zip(moving, crew.choices, strict=True):
-            if choice.engine != "cuda":
-                raise RuntimeError(
-                    f"{tree.name(i)} can't be updated in a CUDA graph: {choice.engine} takes it, because "
-                    f"{choice.reason}; wanted what the cuda engine takes"
-                )
-        if len(crew.devices) > 1:
-            raise RuntimeError("parameters on several devices can't be updated in one CUDA graph")
+        recordable(tree, crew, moving, first)
         with quiet():
             if self._recorder is None:
                 self._recorder = Recorder(self._pipeline, self.stages, flat, crew, moving)

@@ -15,7 +15,7 @@ from anyoptim._stage import Stage, watch
 from anyoptim._state import Flat
 from anyoptim._tree import Tree
 
-__all__ = ["Recorder"]
+__all__ = ["Recorder", "recordable"]
 
 
 class Recorder:
@@ -95,3 +95,20 @@ def _known(stage: Stage, name: str, value: Any) -> float:
             "to be set between replays"
         )
     return float(value)
+
+
+def recordable(tree: Tree, crew: Crew, moving: Sequence[int], first: bool) -> None:
+    """Raise RuntimeError for a step whose replays would be wrong."""
+    if first:
+        raise RuntimeError(
+            "the first update of these parameters is being captured in a CUDA graph, whose replays would start the "
+            "optimizer's state anew; wanted an update before it"
+        )
+    for i, choice in zip(moving, crew.choices, strict=True):
+        if choice.engine != "cuda":
+            raise RuntimeError(
+                f"{tree.name(i)} can't be updated in a CUDA graph: {choice.engine} takes it, because {choice.reason}; "
+                "wanted what the cuda engine takes"
+            )
+    if len(crew.devices) > 1:
+        raise RuntimeError("parameters on several devices can't be updated in one CUDA graph")
