@@ -128,7 +128,7 @@ def _shim() -> Library:
     if shim.missing():
         raise MissingError(f"kernels can't be run on the host: {shim.missing()}")
     shim.install(shim.Machine())
-    return Library("cuda-shim", shim.asarray, shim.tonumpy, dtypes=("float16", *REAL, *COMPLEX))
+    return Library("cuda-shim", shim.asarray, shim.tonumpy)
 
 
 LOADERS: dict[str, Callable[[], Library]] = {

@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import anyoptim as ao
-from anyoptim._render import DROPPED, dropout
+from anyoptim._render import ELEMENTS, dropout
 from tests import shim
 from tests.libraries import Library, numpy_dtype, same_bits
 
-DTYPES = sorted(DROPPED)
+DTYPES = sorted(ELEMENTS)
 
 
 @pytest.fixture(autouse=True)

@@ -95,11 +95,9 @@ def ready(program: Program, row: Row, dtype: str, number: int | None) -> None:
     missing.
     """
     known("compiled" if number is None else "cuda")
-    if COMPUTE[dtype] != dtype:
-        return
     if number is not None:
-        cuda.ready(program, row, _real(dtype), number)
-    else:
+        cuda.ready(program, row, cuda.element(dtype), number)
+    elif COMPUTE[dtype] == dtype:
         for k in (*program.measures, None):
             compiled.load(program, k, options(row[:k]), _real(dtype))
         _worked[program, _real(dtype)].elements = WORTHWHILE

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from anyoptim._arrays import COMPUTE, Array
+from anyoptim._arrays import Array
 from anyoptim._engines._buffers import Machine, Upload
 from anyoptim._engines._launches import Call, Gathered, Owned, Pass, chunk_map, load, reduction, text
 from anyoptim._engines._leaf import Again, Commit, Leaf, NDArray, Plan, Result, Rows, Written
@@ -21,15 +21,18 @@ from anyoptim._engines._rows import table
 from anyoptim._memory import Memory, merged
 from anyoptim._program import Program, Row, floats, options
 from anyoptim._reduction import power_of_two
+from anyoptim._render import ELEMENTS
 from anyoptim._trace import symbol
 
-__all__ = ["Cuda", "device", "missing", "ready", "refusal", "source"]
+__all__ = ["Cuda", "device", "element", "missing", "ready", "refusal", "source"]
 
 HALVERS = 32
 """Blocks of threads that share the first halvings of a long reduction."""
 
 HALVING = 1024
 """Threads in each."""
+
+BYTES = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
 
 
 @functools.cache
@@ -58,14 +61,17 @@ def ready(program: Program, row: Row, dtype: str, number: int) -> None:
         load(device(number), program, k, options(row[:k]), dtype)
 
 
+def element(dtype: str) -> str:
+    """The dtype of what arrays of a dtype consist of: of the parts of complex numbers."""
+    return {"complex64": "float32", "complex128": "float64"}.get(dtype, dtype)
+
+
 def refusal(program: Program, leaf: Leaf, x: Array) -> str | None:
     """Why the engine can't take this leaf, which lies on a device, with such a gradient; or None."""
     library, p = leaf.library, leaf.p
     dtype, of_x = library.dtype(p), library.dtype(x)
     if leaf.destination is None:
         return "it can't be written to"
-    if COMPUTE[dtype] != dtype:
-        return f"its dtype {dtype} is cast on load"
     if of_x != dtype:
         return f"its gradient has another dtype, {of_x}"
     if any(library.cuda(a) != library.cuda(p) for a in (x, *leaf.slots)):
@@ -120,9 +126,11 @@ class Cuda(Plan):
         self.destinations: list[Array] = [leaf.destination for leaf in leaves]
         self.like = [leaf.p for leaf in leaves]
         self.results = [Result(leaf.p, leaf.slots) for leaf in leaves]
-        name = library.dtype(leaves[0].p)
-        self.dtype = np.dtype(np.dtype(name).char.lower())
-        parts = 2 if name.startswith("complex") else 1
+        self.element = element(library.dtype(leaves[0].p))
+        """The dtype of parameters and gradients: of their parts, where they are complex."""
+        self.dtype = np.dtype(ELEMENTS[self.element].real)
+        """That of the arithmetic and the slots."""
+        parts = 1 if self.element == library.dtype(leaves[0].p) else 2
         self.lengths = np.array([math.prod(leaf.p.shape) * parts for leaf in leaves], np.uint64)
         memories = [[library.memory(a) for a in (leaf.p, *leaf.slots)] for leaf in leaves]
         self.memories = [m for of in memories for m in of if m is not None]
@@ -158,7 +166,7 @@ class Cuda(Plan):
         """Of each gradient, whether it shares no memory with what is written."""
         begins, ends = self.forbidden
         after = begins[np.searchsorted(ends, addresses, side="right")]
-        found: NDArray = addresses + self.lengths * np.uint64(self.dtype.itemsize) <= after
+        found: NDArray = addresses + self.lengths * np.uint64(BYTES[self.element]) <= after
         return found
 
     def quick(self, xs: Sequence[Array]) -> Gathered | None:
@@ -239,7 +247,7 @@ class Cuda(Plan):
         which = np.array(rows.which, np.uint64)
         calls = []
         for key in dict.fromkeys(static):
-            kernel = load(self.machine, self.program, k, key, self.dtype.name)
+            kernel = load(self.machine, self.program, k, key, self.element)
             own = [row if static[i] == key else None for i, row in enumerate(rows.distinct)]
             numbers, expressions = table(kernel.scalars, own, self.dtype)
             n = len(self.like)

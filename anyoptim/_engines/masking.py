@@ -10,7 +10,7 @@ from typing import Any
 from anyoptim._arrays import Array, Library
 from anyoptim._engines import cuda
 from anyoptim._engines._buffers import Machine
-from anyoptim._render import DROPPED, GROUP, THREADS, dropout
+from anyoptim._render import ELEMENTS, GROUP, THREADS, dropout
 
 __all__ = ["masked"]
 
@@ -31,7 +31,7 @@ def masked(library: Library, x: Array, threshold: int, scale: float, words: tupl
     if number is None or cuda.missing() or not isinstance(call, int) or library.followed(x):
         return None
     dtype = library.dtype(x)
-    if dtype not in DROPPED:
+    if dtype not in ELEMENTS:
         return None
     xp, n = library.xp, math.prod(x.shape)
     flat = xp.reshape(library.load(x), (-1,))  # in logical order: a copy where it isn't the memory's

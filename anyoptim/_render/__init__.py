@@ -1,14 +1,14 @@
 """Graphs as source text that a person can read. Needs no device and no compiler."""
 
+from anyoptim._render._elements import ELEMENTS
 from anyoptim._render.cuda import CHUNK, REDUCTION, THREADS, Kernel, coefficients, kernel, kernel_measure
 from anyoptim._render.loops import Loop, loop, loop_measure
-from anyoptim._render.philox import DTYPES as DROPPED
 from anyoptim._render.philox import GROUP, dropout
 from anyoptim._render.ufuncs import UFUNCS, Source, blocked, blocked_measure
 
 __all__ = [
     "CHUNK",
-    "DROPPED",
+    "ELEMENTS",
     "GROUP",
     "REDUCTION",
     "THREADS",

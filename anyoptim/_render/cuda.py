@@ -22,10 +22,11 @@ proven on machines without a device.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from anyoptim._reduction import BLOCK
+from anyoptim._render._elements import ELEMENTS
 from anyoptim._render._text import INFIX, filled, function_name, input_names, scalar_names
 from anyoptim._trace import LOGICAL, Graph, Node, Scalar
 
@@ -37,6 +38,7 @@ THREADS = 256
 CHUNK = THREADS // 32 * BLOCK
 """Elements in a chunk: for each warp a block of the reduction."""
 
+_REAL = {"float32": "float", "float64": "double"}
 _PREFIX = {"negative": "-{}", "not": "!{}"}
 _CALLS = {"float32": {"sqrt": "sqrtf({})", "abs": "fabsf({})"}, "float64": {"sqrt": "sqrt({})", "abs": "fabs({})"}}
 
@@ -46,7 +48,7 @@ default delete do double dynamic_cast enum explicit export extern false float fr
 namespace new noexcept nullptr operator private protected public register reinterpret_cast requires short signed
 sizeof static static_assert static_cast struct switch template this thread_local throw true try typedef typeid
 typename union unsigned using virtual void volatile wchar_t and_eq bitand bitor not_eq or_eq xor xor_eq
-real Vector Chunk sqrtf fabsf fabs pow blockIdx blockDim threadIdx gridDim warpSize
+real Element Elements Vector Chunk wide narrow sqrtf fabsf fabs pow blockIdx blockDim threadIdx gridDim warpSize
 """
 
 _MEANS = frozenset(_WORDS.split())
@@ -73,11 +75,11 @@ def kernel_measure(graph: Graph, dtype: str) -> Kernel:
 
 
 _HEAD = """\
-using real = {real};
+{types}
 struct alignas(16) Vector {{ real at[{width}]; }};
 struct Chunk {{ long long begin; int leaf, count; }};
 
-__device__ __forceinline__ {returns} {name}_of({parameters})
+__device__ __forceinline__ {returns} {name}_of({formals})
 {{
     {body}
 }}
@@ -165,7 +167,7 @@ extern "C" __global__ void tick(double *count) { *count += 1.0; }
 class _Writer:
     def __init__(self, graph: Graph, dtype: str, what: str) -> None:
         self.graph = graph
-        self.dtype = dtype
+        self.dtype, self.real = dtype, ELEMENTS[dtype].real
         self.name = function_name(graph, what)
         taken: list[str] = []
         for name in (*input_names(graph), *scalar_names(graph).values()):
@@ -175,7 +177,7 @@ class _Writer:
         self.inputs = taken[: len(graph.inputs)]
         self.first = len(self.inputs)
         self.scalars = dict(zip(graph.scalars, taken[self.first :], strict=True))
-        self.width = {"float32": 4, "float64": 2}[dtype]
+        self.width = {"float32": 4, "float64": 2}[self.real]
         used = {a for node in graph.nodes for a in node.arguments if isinstance(a, int)} | {*graph.outputs}
         self.read = [i for i in range(self.first) if i in used]
 
@@ -183,63 +185,83 @@ class _Writer:
         homes = [0, *range(2, self.first)]
         moved = {home: output for home, output in zip(homes, self.graph.outputs, strict=True) if output != home}
         opened = [i for i in range(self.first) if i in self.read or i in moved]
-        name = self.inputs
-        parameters = [f"real &{name[i]}" if i in moved else f"const real {name[i]}" for i in opened]
         # All new values before the first is stored: a slot may become what another was.
-        body = [*self.body(), *(f"const real _new{i} = {self.value(o)};" for i, o in moved.items() if o < self.first)]
-        body += [f"{name[i]} = {f'_new{i}' if o < self.first else self.value(o)};" for i, o in moved.items()]
-        more = ["".join(f", {s}" for s in self.scalars.values())] * 2
+        body = [f"const real _new{i} = {self.value(o)};" for i, o in moved.items() if o < self.first]
+        for i, o in moved.items():
+            value = f"_new{i}" if o < self.first else self.value(o)
+            body.append(f"{self.formal(i)} = {f'narrow({value})' if self.cast(i) else value};")
+        name, scalars = self.inputs, "".join(f", {s}" for s in self.scalars.values())
         pieces: dict[str, str | list[str]] = {
             "addresses": " | ".join(f"(unsigned long long)_{name[i]}" for i in opened),
-            "loads": [f"Vector {name[i]} = *(const Vector *)(_{name[i]} + _i);" for i in opened],
-            "stores": [f"*(Vector *)(_{name[i]} + _i) = {name[i]};" for i in moved],
-            "lanes": ", ".join(f"{name[i]}.at[_k]" for i in opened) + more[0],
-            "elements": ", ".join(f"_{name[i]}[_i]" for i in opened) + more[1],
+            "loads": [f"{self.vector(i)} {name[i]} = *(const {self.vector(i)} *)(_{name[i]} + _i);" for i in opened],
+            "stores": [f"*({self.vector(i)} *)(_{name[i]} + _i) = {name[i]};" for i in moved],
+            "lanes": ", ".join(f"{name[i]}.at[_k]" for i in opened) + scalars,
+            "elements": ", ".join(f"_{name[i]}[_i]" for i in opened) + scalars,
         }
-        return self.module("void", parameters, body, opened, moved, "", _STEP, pieces)
+        return self.module("void", body, opened, {*moved}, "", _STEP, pieces)
 
     def measure(self) -> Kernel:
         (output,) = self.graph.outputs
-        parameters = [f"const real {self.inputs[i]}" for i in self.read]
         elements = ", ".join([*(f"_{self.inputs[i]}[_i]" for i in self.read), *self.scalars.values()])
-        pieces: dict[str, str | list[str]] = {"elements": elements}
-        body = [*self.body(), f"return {self.value(output)};"]
-        return self.module("real", parameters, body, self.read, {}, ", double *_sums", _MEASURE, pieces)
+        body = [f"return {self.value(output)};"]
+        return self.module("real", body, self.read, set(), ", double *_sums", _MEASURE, {"elements": elements})
+
+    def cast(self, i: int) -> bool:
+        """Whether an array holds other numbers than arithmetic is done in: p and x may, in half precision."""
+        return i < 2 and self.dtype != self.real
+
+    def formal(self, i: int) -> str:
+        return f"_{self.inputs[i]}" if self.cast(i) else self.inputs[i]
+
+    def kind(self, i: int) -> str:
+        return "Element" if self.cast(i) else "real"
+
+    def vector(self, i: int) -> str:
+        return "Elements" if self.cast(i) else "Vector"
 
     def module(
         self,
         returns: str,
-        parameters: Sequence[str],
         body: Sequence[str],
         opened: Sequence[int],
-        moved: Sequence[int] | dict[int, int],
+        moved: set[int],
         more: str,
         template: str,
-        pieces: dict[str, str | list[str]],
+        pieces: Mapping[str, str | list[str]],
     ) -> Kernel:
         def array(i: int) -> str:
-            kind = "real" if i in moved else "const real"
+            kind = self.kind(i) if i in moved else f"const {self.kind(i)}"
             at = "_now[0]" if i == 1 else f"_leaf[{1 + i - (i > 1)}]"
             return f"{kind} *__restrict__ _{self.inputs[i]} = ({kind} *){at} + _chunk.begin;"
 
+        formals = [
+            f"{'' if i in moved else 'const '}{self.kind(i)} {'&' * (i in moved)}{self.formal(i)}" for i in opened
+        ]
+        loads = [f"const real {self.inputs[i]} = wide({self.formal(i)});" for i in opened if self.cast(i)]
         text = filled(
             _HEAD + _KERNEL + template,
             name=self.name,
-            real={"float32": "float", "float64": "double"}[self.dtype],
+            types=self.types().splitlines(),
             width=str(self.width),
             threads=str(THREADS),
             block=str(BLOCK),
             words=str(self.first),  # the first block of the reduction, p and the slots; x comes anew with each step
             columns=str(len(self.scalars)),
             returns=returns,
-            parameters=", ".join([*parameters, *(f"const real {s}" for s in self.scalars.values())]),
+            formals=", ".join([*formals, *(f"const real {s}" for s in self.scalars.values())]),
             more=more,
-            body=[*body],
+            body=[*loads, *self.body(), *body],
             coefficients=[f"const real {s} = real(_row[{k}]);" for k, s in enumerate(self.scalars.values())],
             arrays=[array(i) for i in opened],
             **pieces,
         )
         return Kernel(self.name, text, self.graph.scalars)
+
+    def types(self) -> str:
+        if self.dtype == self.real:
+            return f"typedef {_REAL[self.real]} real;"
+        elements = f"struct alignas({self.width} * sizeof(Element)) Elements {{ Element at[{self.width}]; }};"
+        return f"{ELEMENTS[self.dtype].text}\n{elements}"
 
     def body(self) -> list[str]:
         kinds = {i: "bool" for i, node in enumerate(self.graph.nodes) if node.op in LOGICAL}
@@ -260,7 +282,7 @@ class _Writer:
             return f"{condition} ? {a[1]} : {a[2]}"
         if node.op in INFIX:
             return f"{a[0]} {INFIX[node.op]} {a[1]}"
-        return (_PREFIX | _CALLS[self.dtype])[node.op].format(a[0])
+        return (_PREFIX | _CALLS[self.real])[node.op].format(a[0])
 
 
 def coefficients(places: Sequence[tuple[int, Scalar]]) -> Kernel:

@@ -5,72 +5,13 @@ A thread has the four words of one counter, and the elements that these are for:
 
 from __future__ import annotations
 
+from anyoptim._render._elements import ELEMENTS
 from anyoptim._render.cuda import THREADS, Kernel
 
-__all__ = ["DTYPES", "GROUP", "dropout"]
+__all__ = ["GROUP", "dropout"]
 
 GROUP = 4
 """Elements of a thread: there are four words to a counter."""
-
-_PLAIN = """\
-typedef {real} Element;
-typedef {real} real;
-__device__ __forceinline__ real wide(Element x) {{ return x; }}
-__device__ __forceinline__ Element narrow(real x) {{ return x; }}
-"""
-
-_BFLOAT16 = """\
-struct Element { unsigned short bits; };
-typedef float real;
-
-__device__ __forceinline__ real wide(Element x)
-{
-    const unsigned bits = (unsigned)x.bits << 16;
-    return *(const float *)&bits;
-}
-
-__device__ __forceinline__ Element narrow(real x)
-{
-    const unsigned bits = *(const unsigned *)&x;
-    if (x != x)
-        return Element{(unsigned short)(bits >> 16 | 0x40)};
-    return Element{(unsigned short)((bits + 0x7fff + (bits >> 16 & 1)) >> 16)};  // to the nearest, ties to even
-}
-"""
-
-_FLOAT16 = """\
-struct Element { unsigned short bits; };
-typedef float real;
-
-#ifdef __CUDACC__
-__device__ __forceinline__ real wide(Element x)
-{
-    real y;
-    asm("cvt.f32.f16 %0, %1;" : "=f"(y) : "h"(x.bits));
-    return y;
-}
-
-__device__ __forceinline__ Element narrow(real x)
-{
-    Element y;
-    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(y.bits) : "f"(x));
-    return y;
-}
-#else  // a compiler for hosts
-static inline real wide(Element x) { return *(const _Float16 *)&x; }
-static inline Element narrow(real x) { const _Float16 y = x; return *(const Element *)&y; }
-#endif
-"""
-
-_DTYPES = {
-    "float32": _PLAIN.format(real="float"),
-    "float64": _PLAIN.format(real="double"),
-    "float16": _FLOAT16,
-    "bfloat16": _BFLOAT16,
-}
-
-DTYPES = frozenset(_DTYPES)
-"""What elements may be."""
 
 _KERNEL = """\
 struct alignas({group} * sizeof(Element) < 16 ? {group} * sizeof(Element) : 16) Vector { Element at[{group}]; };
@@ -122,4 +63,4 @@ dropout(const Element *x, Element *y, unsigned long long n, unsigned long long o
 def dropout(dtype: str) -> Kernel:
     """The kernel for elements of one dtype; half precision is scaled in float32."""
     text = _KERNEL.replace("{group}", str(GROUP)).replace("{threads}", str(THREADS))
-    return Kernel("dropout", _DTYPES[dtype] + "\n" + text)
+    return Kernel("dropout", ELEMENTS[dtype].text + "\n" + text)
