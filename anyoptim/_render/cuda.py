@@ -213,6 +213,9 @@ class _Writer:
     def formal(self, i: int) -> str:
         return f"_{self.inputs[i]}" if self.cast(i) else self.inputs[i]
 
+    def parameter(self, i: int, moved: bool) -> str:
+        return f"{self.kind(i)} &{self.formal(i)}" if moved else f"const {self.kind(i)} {self.formal(i)}"
+
     def kind(self, i: int) -> str:
         return "Element" if self.cast(i) else "real"
 
@@ -234,9 +237,7 @@ class _Writer:
             at = "_now[0]" if i == 1 else f"_leaf[{1 + i - (i > 1)}]"
             return f"{kind} *__restrict__ _{self.inputs[i]} = ({kind} *){at} + _chunk.begin;"
 
-        formals = [
-            f"{'' if i in moved else 'const '}{self.kind(i)} {'&' * (i in moved)}{self.formal(i)}" for i in opened
-        ]
+        formals = [self.parameter(i, i in moved) for i in opened]
         loads = [f"const real {self.inputs[i]} = wide({self.formal(i)});" for i in opened if self.cast(i)]
         text = filled(
             _HEAD + _KERNEL + template,
