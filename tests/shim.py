@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from anyoptim import _arrays
+from anyoptim._arrays._numpy import NumPy
 from anyoptim._engines import cuda
 from anyoptim._memory import Memory
 
@@ -141,6 +142,8 @@ class Array(np.ndarray[Any, Any]):
 class _Namespace:
     """NumPy's, but what it creates lies there."""
 
+    __name__ = "shim"
+
     def __init__(self, xp: Any) -> None:
         self._xp = xp
 
@@ -151,14 +154,11 @@ class _Namespace:
         return lambda *arguments, **options: np.asarray(found(*arguments, **options)).view(Array)
 
 
-class Library(_arrays._NumPy):
+class Library(NumPy):
     """The library of these."""
 
     def host(self, x: Any) -> None:
         return None
-
-    def __init__(self, xp: Any) -> None:
-        self.xp, self.name, self._dtypes = xp, "shim", {}
 
     def device(self, x: Any) -> Any:
         return f"cuda:{NUMBER}"

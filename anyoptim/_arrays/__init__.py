@@ -1,0 +1,54 @@
+"""Array libraries: the only place that tells them apart.
+
+`Library` says what anyoptim asks of an array library; a subclass overrides what its library does in its own way.
+Nothing is imported here but NumPy and array-api-compat: a library is met when one of its arrays arrives.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import array_api_compat as compat
+import numpy as np
+
+from anyoptim._arrays._cupy import CuPy
+from anyoptim._arrays._dask import Dask
+from anyoptim._arrays._jax import JAX
+from anyoptim._arrays._library import COMPUTE, Array, Library, Marks, host_memory, name_of
+from anyoptim._arrays._numpy import NumPy
+from anyoptim._arrays._torch import Torch
+
+__all__ = ["COMPUTE", "Array", "Library", "Marks", "host_memory", "is_scalar", "library", "traced"]
+
+_KINDS: dict[str, type[Library]] = {"numpy": NumPy, "cupy": CuPy, "torch": Torch, "jax": JAX, "dask": Dask}
+
+
+@functools.cache
+def _named(xp: Any) -> Library:
+    return _KINDS.get(name_of(xp), Library)(xp)
+
+
+_BY_TYPE: dict[type, Library] = {}
+
+
+def library(x: Any) -> Library:
+    """The library of `x`, an array or a Python number. Raises TypeError for anything else."""
+    found = _BY_TYPE.get(type(x))
+    if found is None:
+        xp = compat.array_namespace(np.empty(0) if isinstance(x, int | float | complex | np.generic) else x)
+        found = _BY_TYPE[type(x)] = _named(xp)
+    return found
+
+
+def traced(x: Any) -> bool:
+    """Whether `x` is an array whose values are not known yet."""
+    try:
+        return library(x).traced(x)
+    except TypeError:
+        return False
+
+
+def is_scalar(x: Any) -> bool:
+    """Whether `x` is a number of the host that belongs to no library: a Python number or a NumPy scalar."""
+    return isinstance(x, int | float | complex | np.generic)

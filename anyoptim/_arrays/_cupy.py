@@ -1,0 +1,59 @@
+"""CuPy arrays."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from anyoptim._arrays._library import Array, Library, Marks
+from anyoptim._arrays._numpy import by_parts
+from anyoptim._memory import Memory
+
+__all__ = ["CuPy"]
+
+
+class CuPy(Library):
+    """CuPy."""
+
+    def cuda(self, x: Array) -> int | None:
+        return int(x.device.id)
+
+    def stream(self, number: int) -> int:
+        return int(sys.modules["cupy"].cuda.get_current_stream(number).ptr)
+
+    def capturing(self, number: int) -> bool:
+        return bool(sys.modules["cupy"].cuda.get_current_stream(number).is_capturing())
+
+    def marks(self, ps: Sequence[Array]) -> Marks:
+        begins, devices = [p.data.ptr for p in ps], [p.data.device_id for p in ps]
+        return Marks(begins, [p.dtype for p in ps], [p.shape for p in ps], devices)
+
+    def stayed(self, ps: Sequence[Array], marks: Marks) -> bool:
+        return [p.data.ptr for p in ps] == marks.begins  # they never move, nor change but in shape
+
+    def addresses(self, xs: Sequence[Array], marks: Marks) -> list[int] | None:
+        if {*map(type, xs)} != {sys.modules["cupy"].ndarray} or [x.shape for x in xs] != marks.shapes:
+            return None
+        # `flags.c_contiguous` would take ten times as long.
+        if [x.dtype for x in xs] != marks.dtypes or False in [x._c_contiguous for x in xs]:
+            return None
+        memory = [x.data for x in xs]
+        return [m.ptr for m in memory] if [m.device_id for m in memory] == marks.devices else None
+
+    def copied(self, x: Array) -> Array:
+        return x.copy(order="K")
+
+    def to_host(self, x: Array) -> np.ndarray[Any, Any]:
+        return np.asarray(x.get())
+
+    def writable(self, x: Array) -> bool:
+        return True
+
+    def memory(self, x: Array) -> Memory | None:
+        return Memory(f"cuda:{x.device.id}", x.data.ptr, x.shape, x.strides, x.itemsize) if x.data.ptr else None
+
+    def join_complex(self, real: Array, imag: Array, dtype: Any) -> Array:
+        return by_parts(self.xp, real, imag, dtype)

@@ -1,0 +1,46 @@
+"""Dask arrays."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from typing import Any
+
+import numpy as np
+
+from anyoptim._arrays._library import Array, Library
+from anyoptim._arrays._numpy import by_parts
+from anyoptim._memory import Memory
+
+__all__ = ["Dask"]
+
+
+class Dask(Library):
+    """Dask."""
+
+    lazy = True
+
+    def refusal(self, x: Array) -> str | None:
+        if any(n != n for n in x.shape):
+            return f"has the unknown shape {x.shape}; call compute_chunk_sizes() on it first"
+        return None
+
+    def writable(self, x: Array) -> bool:
+        # A Dask array can be assigned to, but the graphs that others built from it would not see it.
+        return False
+
+    def memory(self, x: Array) -> Memory | None:
+        return None
+
+    def join_complex(self, real: Array, imag: Array, dtype: Any) -> Array:
+        return sys.modules["dask.array"].map_blocks(functools.partial(by_parts, np), real, imag, dtype, dtype=dtype)
+
+    def aligned(self, x: Array, like: Array) -> Array:
+        return x.rechunk(like.chunks)
+
+    def to_host(self, x: Array) -> np.ndarray[Any, Any]:
+        return np.asarray(x)
+
+    def settle(self, arrays: list[Array]) -> list[Array]:
+        # Without this every step would add its graph to the last one's, without end.
+        return list(sys.modules["dask"].persist(*arrays))

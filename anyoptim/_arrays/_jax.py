@@ -1,0 +1,55 @@
+"""JAX arrays."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import numpy as np
+
+from anyoptim._arrays._library import Array, Library
+from anyoptim._memory import Memory
+
+__all__ = ["JAX"]
+
+
+class JAX(Library):
+    """JAX."""
+
+    wide_integers = False
+    tracing = True
+
+    def widest_float(self) -> Any:
+        return self.xp.float64 if sys.modules["jax"].config.jax_enable_x64 else self.xp.float32
+
+    def to_host(self, x: Array) -> np.ndarray[Any, Any]:
+        return np.asarray(x)
+
+    def writable(self, x: Array) -> bool:
+        return False
+
+    def traced(self, x: Array) -> bool:
+        return isinstance(x, sys.modules["jax"].core.Tracer)
+
+    def device(self, x: Array) -> Any:
+        # An uncommitted array goes wherever JAX finds the others; a sharded one lies on several devices.
+        if self.traced(x) or not x.committed:
+            return None
+        devices = x.devices()
+        return x.device if len(devices) == 1 else frozenset(devices)
+
+    def placement(self, like: Array) -> Any:
+        # Where `like` lies on several devices, uncommitted, so that it follows `like` there.
+        device = self.device(like)
+        return None if isinstance(device, frozenset) else device
+
+    def aligned(self, x: Array, like: Array) -> Array:
+        if self.traced(x) or self.traced(like) or not like.committed or x.sharding == like.sharding:
+            return x
+        return sys.modules["jax"].device_put(x, like.sharding)
+
+    def memory(self, x: Array) -> Memory | None:
+        return None
+
+    def join_complex(self, real: Array, imag: Array, dtype: Any) -> Array:
+        return sys.modules["jax"].lax.complex(real, imag)

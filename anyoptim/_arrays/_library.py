@@ -1,0 +1,204 @@
+"""What anyoptim asks of an array library, in terms of the Array API standard alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import array_api_compat as compat
+import numpy as np
+
+from anyoptim._memory import Memory
+
+__all__ = ["COMPUTE", "Array", "Library", "Marks", "host_memory", "name_of"]
+
+Array = Any
+"""An array of any library. The standard has no common base class to name here."""
+
+COMPUTE = {
+    "float16": "float32",
+    "bfloat16": "float32",
+    "float32": "float32",
+    "float64": "float64",
+    "complex64": "complex64",
+    "complex128": "complex128",
+}
+"""Which dtype a parameter's arithmetic and slots have: at least float32, and two reals for complex."""
+
+
+class Marks(NamedTuple):
+    """By what arrays on a CUDA device are known again: lists, which compare faster than arrays one by one."""
+
+    begins: list[int]
+    dtypes: list[Any]
+    shapes: list[tuple[int, ...]]
+    devices: list[int]
+
+
+class Library:
+    """An array library, as far as the Array API standard describes it."""
+
+    wide_integers = True
+    """Whether 64-bit integers are at hand without a switch."""
+
+    tracing = False
+    """Whether its arrays may stand for values that are not known yet."""
+
+    lazy = False
+    """Whether results wait, as a growing graph, for somebody to ask for them."""
+
+    def __init__(self, xp: Any) -> None:
+        self.xp = xp
+        self.name = name_of(xp)
+        self._dtypes: dict[Any, str] = {}
+
+    def dtype(self, x: Array) -> str:
+        """The name of the dtype: `float32` for `torch.float32` and for a big-endian `>f4`."""
+        name = self._dtypes.get(x.dtype)
+        if name is None:  # NumPy composes it anew each time, at the price of an addition of a thousand elements
+            name = self._dtypes[x.dtype] = getattr(x.dtype, "name", None) or str(x.dtype).rpartition(".")[2]
+        return name
+
+    def refusal(self, x: Array) -> str | None:
+        """Why an array that looks like any other can't be taken, or None."""
+        return None
+
+    def load(self, x: Array) -> Array:
+        """The array to compute with: on the same memory, outside any automatic differentiation."""
+        return x
+
+    def guarded(self, x: Array) -> Array:
+        """The same array for a rule to read; where the library can, one that it can't write to."""
+        return x
+
+    def rebound(self, old: Array, new: Array) -> Array:
+        """What stands in a container for `new` where `old` stood."""
+        return new
+
+    def write(self, p: Array, new: Array) -> None:
+        """Write the elements of `new` into the memory of `p`."""
+        p[...] = new
+
+    def writable(self, x: Array) -> bool:
+        """Whether `write` would be seen by everybody who holds `x`."""
+        try:
+            empty = (slice(0, 0), ...) if x.ndim else ...
+            x[empty] = x[empty]
+        except (TypeError, ValueError, RuntimeError):
+            return False
+        return True
+
+    def traced(self, x: Array) -> bool:
+        """Whether `x` stands for values that are not known yet."""
+        return False
+
+    def device(self, x: Array) -> Any:
+        """The device of `x`, or None where the question has no answer."""
+        return compat.device(x)
+
+    def placement(self, like: Array) -> Any:
+        """What to give a creation function as `device`, for an array that is to meet `like`."""
+        return self.device(like)
+
+    def scalar(self, value: Any, dtype: Any, like: Array) -> Array:
+        """A 0-d array that can meet `like`."""
+        return self.xp.asarray(value, dtype=dtype, device=self.placement(like))
+
+    def host(self, x: Array) -> np.ndarray[Any, Any] | None:
+        """NumPy's view of the memory of `x`, for its functions to read and write; None where there is none."""
+        return None
+
+    def to_host(self, x: Array) -> np.ndarray[Any, Any]:
+        """The values of `x`, for NumPy to read."""
+        try:
+            return np.from_dlpack(x)
+        except (TypeError, ValueError, RuntimeError, BufferError):  # it lies elsewhere
+            return np.from_dlpack(compat.to_device(x, "cpu"))
+
+    def widest_float(self) -> Any:
+        """The dtype to add in: float64, where the library has it."""
+        return self.xp.float64
+
+    def still(self, x: Array, memory: Memory | None) -> bool:
+        """Whether an array met before is writable and without doubt where it was: quicker than to ask anew."""
+        return False
+
+    def plain(self, x: Array, p: Array) -> bool:
+        """Whether `x` is without doubt a gradient for the loaded `p` as it stands: quicker than all checks."""
+        return False
+
+    def address(self, x: Array) -> int | None:
+        """Where the elements of `x`, which is `plain`, begin, if they are contiguous in C order; else None."""
+        return None
+
+    def cuda(self, x: Array) -> int | None:
+        """The number of the CUDA device whose kernels may read and write `x` where it lies; None where none may."""
+        return None
+
+    def stream(self, number: int) -> int:
+        """The stream of this device that the library's own work goes to now."""
+        raise NotImplementedError
+
+    def capturing(self, number: int) -> bool:
+        """Whether that stream only records what it is given, for a CUDA graph."""
+        return False
+
+    def marks(self, ps: Sequence[Array]) -> Marks:
+        """What `stayed` and `addresses` compare with, of arrays on a CUDA device."""
+        return Marks([], [], [], [])
+
+    def stayed(self, ps: Sequence[Array], marks: Marks) -> bool:
+        """Whether these parameters, met before, are without doubt where and as they were: quicker than to ask anew."""
+        return False
+
+    def addresses(self, xs: Sequence[Array], marks: Marks) -> list[int] | None:
+        """Where gradients begin, if without doubt all are such as their parameters and in C order; else None."""
+        return None
+
+    def followed(self, x: Array) -> bool:
+        """Whether automatic differentiation follows what becomes of `x`."""
+        return False
+
+    def copied(self, x: Array) -> Array:
+        """A copy in the same memory order."""
+        return self.xp.asarray(x, copy=True)
+
+    def touched(self, arrays: Sequence[Array]) -> None:
+        """Take notice that `host` views of these were written to. Does not fail."""
+
+    def memory(self, x: Array) -> Memory | None:
+        """Where `x` lies, or None where the library does not tell."""
+        try:
+            return host_memory(np.from_dlpack(x))
+        except (AttributeError, TypeError, ValueError, RuntimeError, BufferError):
+            return None
+
+    def array(self, result: Array) -> Array:
+        """The result of an operation on arrays, as an array."""
+        return result
+
+    def owned(self, result: Array) -> Array:
+        """An array with these values that an engine may write to, whatever the user writes to."""
+        return result
+
+    def join_complex(self, real: Array, imag: Array, dtype: Any) -> Array:
+        """The complex array with these two parts; the standard has no constructor that keeps -0 and inf."""
+        return self.xp.astype(real, dtype) + self.xp.astype(imag, dtype) * 1j
+
+    def aligned(self, x: Array, like: Array) -> Array:
+        """`x` divided into pieces as `like`, of its shape, is."""
+        return x
+
+    def settle(self, arrays: list[Array]) -> list[Array]:
+        """The same arrays with nothing left to compute."""
+        return arrays
+
+
+def name_of(xp: Any) -> str:
+    """The library as its users call it: `numpy`, `torch`, `jax`."""
+    return str(xp.__name__).removeprefix("array_api_compat.").partition(".")[0]
+
+
+def host_memory(x: np.ndarray[Any, Any]) -> Memory:
+    """Where a NumPy array lies."""
+    return Memory("cpu", x.__array_interface__["data"][0], x.shape, x.strides, x.itemsize)

@@ -1,0 +1,83 @@
+"""NumPy arrays, NumPy scalars and plain Python numbers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from anyoptim._arrays._library import Array, Library, host_memory
+from anyoptim._memory import Memory
+
+__all__ = ["NumPy", "by_parts"]
+
+
+class NumPy(Library):
+    """NumPy, and plain Python numbers."""
+
+    def refusal(self, x: Array) -> str | None:
+        if type(x) is not np.ndarray and isinstance(x, np.matrix | np.ma.MaskedArray):
+            return f"is a numpy {type(x).__name__}, whose operators mean something else; wanted a plain array"
+        return None
+
+    def load(self, x: Array) -> Array:
+        return np.asarray(x)
+
+    def rebound(self, old: Array, new: Array) -> Array:
+        array = self.array(new)
+        if isinstance(old, np.ndarray):
+            return array
+        return array[()] if isinstance(old, np.generic) else array.item()
+
+    def owned(self, result: Array) -> Array:
+        return result if result.base is None and result.flags.writeable else result.copy()
+
+    def array(self, result: Array) -> Array:
+        return np.asarray(result)  # arithmetic on 0-d arrays gives scalars
+
+    def write(self, p: Array, new: Array) -> None:
+        np.asarray(p)[...] = new  # past whatever a subclass makes of assignment
+
+    def writable(self, x: Array) -> bool:
+        return isinstance(x, np.ndarray) and x.flags.writeable
+
+    def guarded(self, x: Array) -> Array:
+        view = x.view()
+        view.flags.writeable = False
+        return view
+
+    def device(self, x: Array) -> Any:
+        return "cpu"
+
+    def host(self, x: Array) -> np.ndarray[Any, Any] | None:
+        # bfloat16 is a guest among NumPy's dtypes.
+        return x if isinstance(x, np.ndarray) and x.dtype.kind in "fc" else None
+
+    def to_host(self, x: Array) -> np.ndarray[Any, Any]:
+        return np.asarray(x)
+
+    def copied(self, x: Array) -> Array:
+        return x.copy(order="K")
+
+    def still(self, x: Array, memory: Memory | None) -> bool:
+        # `resize`, there and back, moves the memory under an array that is otherwise as it was.
+        return type(x) is np.ndarray and memory is not None and x.flags.writeable and host_memory(x) == memory
+
+    def plain(self, x: Array, p: Array) -> bool:
+        return type(x) is np.ndarray and x.dtype is p.dtype and x.shape == p.shape
+
+    def address(self, x: Array) -> int | None:
+        return x.__array_interface__["data"][0] if x.flags.c_contiguous and x.flags.aligned else None
+
+    def memory(self, x: Array) -> Memory | None:
+        return host_memory(x) if isinstance(x, np.ndarray) else None
+
+    def join_complex(self, real: Array, imag: Array, dtype: Any) -> Array:
+        return by_parts(self.xp, real, imag, dtype)
+
+
+def by_parts(xp: Any, real: Array, imag: Array, dtype: Any) -> Array:
+    """The complex array with these two parts, whatever they are."""
+    joined = xp.empty_like(real, dtype=dtype)
+    joined.real, joined.imag = real, imag
+    return joined

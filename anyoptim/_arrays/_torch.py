@@ -1,0 +1,134 @@
+"""Torch tensors, on any device."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from anyoptim._arrays._library import Array, Library, Marks
+from anyoptim._memory import Memory
+
+__all__ = ["Torch"]
+
+
+class Torch(Library):
+    """Torch."""
+
+    def refusal(self, x: Array) -> str | None:
+        if str(x.layout) != "torch.strided":
+            return f"has layout {x.layout}; wanted torch.strided (a dense tensor)"
+        return None
+
+    def load(self, x: Array) -> Array:
+        return x.detach()
+
+    def write(self, p: Array, new: Array) -> None:
+        # Through the parameter itself and not its detached twin, so that autograd notices the write.
+        with sys.modules["torch"].no_grad():
+            p.copy_(new)
+
+    def writable(self, x: Array) -> bool:
+        # A lazy conjugate or negation is another array in the same memory.
+        frozen = x.is_inference() and not sys.modules["torch"].is_inference_mode_enabled()
+        return not (frozen or x.is_conj() or x.is_neg())
+
+    def host(self, x: Array) -> np.ndarray[Any, Any] | None:
+        torch = sys.modules["torch"]
+        if type(x) not in {torch.Tensor, torch.nn.Parameter} or x.device.type != "cpu" or x.is_conj() or x.is_neg():
+            return None
+        try:
+            if not x.data_ptr() and x.numel():
+                return None  # under torch.func.functionalize, where NumPy's view is one of nothing
+            view: np.ndarray[Any, Any] = x.detach().numpy()
+        except (RuntimeError, TypeError):  # under torch.func; bfloat16
+            return None
+        return view if view.dtype.kind in "fc" else None
+
+    def to_host(self, x: Array) -> np.ndarray[Any, Any]:
+        return np.asarray(x.detach().cpu())
+
+    def cuda(self, x: Array) -> int | None:
+        torch = sys.modules["torch"]
+        if type(x) not in {torch.Tensor, torch.nn.Parameter} or x.device.type != "cuda" or x.is_conj() or x.is_neg():
+            return None
+        try:
+            return int(x.device.index) if x.data_ptr() or not x.numel() else None
+        except RuntimeError:  # under torch.func
+            return None
+
+    def followed(self, x: Array) -> bool:
+        return bool(x.requires_grad and sys.modules["torch"].is_grad_enabled())
+
+    def stream(self, number: int) -> int:
+        return int(sys.modules["torch"].cuda.current_stream(number).cuda_stream)
+
+    def capturing(self, number: int) -> bool:
+        with sys.modules["torch"].cuda.device(number):
+            return bool(sys.modules["torch"].cuda.is_current_stream_capturing())
+
+    def marks(self, ps: Sequence[Array]) -> Marks:
+        begins, devices = [p.data_ptr() for p in ps], [p.get_device() for p in ps]
+        return Marks(begins, [p.dtype for p in ps], [tuple(p.shape) for p in ps], devices)
+
+    def stayed(self, ps: Sequence[Array], marks: Marks) -> bool:
+        # An assignment to `p.data` can make any other tensor of it.
+        return (
+            [p.data_ptr() for p in ps] == marks.begins
+            and [p.shape for p in ps] == marks.shapes
+            and [p.dtype for p in ps] == marks.dtypes
+            and False not in [p.is_contiguous() for p in ps]
+            and True not in [p.is_neg() or p.is_conj() for p in ps]
+        )
+
+    def addresses(self, xs: Sequence[Array], marks: Marks) -> list[int] | None:
+        if {*map(type, xs)} != {sys.modules["torch"].Tensor} or [x.shape for x in xs] != marks.shapes:
+            return None
+        if [x.dtype for x in xs] != marks.dtypes or [x.get_device() for x in xs] != marks.devices:
+            return None
+        try:
+            if False in [x.is_contiguous() for x in xs] or True in [x.is_neg() or x.is_conj() for x in xs]:
+                return None
+            return [x.data_ptr() for x in xs]
+        except RuntimeError:  # sparse, or under torch.func
+            return None
+
+    def still(self, x: Array, memory: Memory | None) -> bool:
+        return memory is not None and self.writable(x) and self.memory(x) == memory
+
+    def plain(self, x: Array, p: Array) -> bool:
+        torch = sys.modules["torch"]
+        same = type(x) is torch.Tensor and x.dtype is p.dtype and x.shape == p.shape and x.device == p.device
+        return same and not x.requires_grad and str(x.layout) == "torch.strided"
+
+    def address(self, x: Array) -> int | None:
+        if not x.is_contiguous() or x.is_conj() or x.is_neg():
+            return None
+        try:
+            address: int = x.data_ptr()
+        except RuntimeError:  # under torch.func
+            return None
+        return None if not address or address % x.element_size() else address
+
+    def copied(self, x: Array) -> Array:
+        return x.detach().clone()
+
+    def touched(self, arrays: Sequence[Array]) -> None:
+        # Inference tensors count no versions.
+        sys.modules["torch"].autograd.graph.increment_version([x for x in arrays if not x.is_inference()])
+
+    def memory(self, x: Array) -> Memory | None:
+        try:
+            address = x.data_ptr()
+        except RuntimeError:  # under torch.func a tensor stands for many
+            return None
+        if not address:  # nothing is stored: a meta tensor
+            return None
+        size = x.element_size()
+        strides = tuple(step * size for step in x.stride())
+        return Memory(str(x.device), address, tuple(x.shape), strides, size)
+
+    def join_complex(self, real: Array, imag: Array, dtype: Any) -> Array:
+        return sys.modules["torch"].complex(real, imag)
