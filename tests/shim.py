@@ -172,6 +172,9 @@ class Library(NumPy):
     def array(self, result: Any) -> Any:
         return np.asarray(result).view(Array)
 
+    def owned(self, result: Any) -> Any:
+        return result
+
     def rebound(self, old: Any, new: Any) -> Any:
         return new
 
@@ -186,13 +189,14 @@ class Library(NumPy):
 
     def marks(self, ps: Any) -> _arrays.Marks:
         begins = [p.ctypes.data if p.size else 0 for p in ps]
-        return _arrays.Marks(begins, [p.dtype for p in ps], [p.shape for p in ps], [NUMBER] * len(ps))
+        strides = [p.strides for p in ps]
+        return _arrays.Marks(begins, [p.dtype for p in ps], [p.shape for p in ps], strides, [NUMBER] * len(ps))
 
     def stayed(self, ps: Any, marks: _arrays.Marks) -> bool:
-        return self.marks(ps) == marks and all(p.flags.c_contiguous and p.flags.writeable for p in ps)
+        return self.marks(ps) == marks and all(p.flags.writeable for p in ps)
 
     def addresses(self, xs: Any, marks: _arrays.Marks) -> list[int] | None:
-        if {*map(type, xs)} != {Array} or not all(x.flags.c_contiguous for x in xs):
+        if {*map(type, xs)} != {Array}:
             return None
         found = self.marks(xs)
         return found.begins if found[1:] == marks[1:] else None

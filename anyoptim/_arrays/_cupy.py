@@ -28,8 +28,9 @@ class CuPy(Library):
         return bool(sys.modules["cupy"].cuda.get_current_stream(number).is_capturing())
 
     def marks(self, ps: Sequence[Array]) -> Marks:
+        strides = None if all(p.flags.c_contiguous for p in ps) else [p.strides for p in ps]
         begins, devices = [p.data.ptr for p in ps], [p.data.device_id for p in ps]
-        return Marks(begins, [p.dtype for p in ps], [p.shape for p in ps], devices)
+        return Marks(begins, [p.dtype for p in ps], [p.shape for p in ps], strides, devices)
 
     def stayed(self, ps: Sequence[Array], marks: Marks) -> bool:
         return [p.data.ptr for p in ps] == marks.begins  # they never move, nor change but in shape
@@ -37,8 +38,14 @@ class CuPy(Library):
     def addresses(self, xs: Sequence[Array], marks: Marks) -> list[int] | None:
         if {*map(type, xs)} != {sys.modules["cupy"].ndarray} or [x.shape for x in xs] != marks.shapes:
             return None
+        if [x.dtype for x in xs] != marks.dtypes:
+            return None
         # `flags.c_contiguous` would take ten times as long.
-        if [x.dtype for x in xs] != marks.dtypes or False in [x._c_contiguous for x in xs]:
+        if (
+            False in [x._c_contiguous for x in xs]
+            if marks.strides is None
+            else [x.strides for x in xs] != marks.strides
+        ):
             return None
         memory = [x.data for x in xs]
         return [m.ptr for m in memory] if [m.device_id for m in memory] == marks.devices else None

@@ -32,6 +32,8 @@ class Marks(NamedTuple):
     begins: list[int]
     dtypes: list[Any]
     shapes: list[tuple[int, ...]]
+    strides: list[tuple[int, ...]] | None
+    """None where all are in C order, which is quicker to ask."""
     devices: list[int]
 
 
@@ -145,14 +147,14 @@ class Library:
 
     def marks(self, ps: Sequence[Array]) -> Marks:
         """What `stayed` and `addresses` compare with, of arrays on a CUDA device."""
-        return Marks([], [], [], [])
+        return Marks([], [], [], None, [])
 
     def stayed(self, ps: Sequence[Array], marks: Marks) -> bool:
         """Whether these parameters, met before, are without doubt where and as they were: quicker than to ask anew."""
         return False
 
     def addresses(self, xs: Sequence[Array], marks: Marks) -> list[int] | None:
-        """Where gradients begin, if without doubt all are such as their parameters and in C order; else None."""
+        """Where gradients begin, if without doubt all are such as their parameters; else None."""
         return None
 
     def followed(self, x: Array) -> bool:

@@ -70,30 +70,35 @@ class Torch(Library):
             return bool(sys.modules["torch"].cuda.is_current_stream_capturing())
 
     def marks(self, ps: Sequence[Array]) -> Marks:
+        strides = None if all(p.is_contiguous() for p in ps) else [p.stride() for p in ps]
         begins, devices = [p.data_ptr() for p in ps], [p.get_device() for p in ps]
-        return Marks(begins, [p.dtype for p in ps], [tuple(p.shape) for p in ps], devices)
+        return Marks(begins, [p.dtype for p in ps], [tuple(p.shape) for p in ps], strides, devices)
 
     def stayed(self, ps: Sequence[Array], marks: Marks) -> bool:
         # An assignment to `p.data` can make any other tensor of it.
-        return (
-            [p.data_ptr() for p in ps] == marks.begins
-            and [p.shape for p in ps] == marks.shapes
-            and [p.dtype for p in ps] == marks.dtypes
-            and False not in [p.is_contiguous() for p in ps]
-            and True not in [p.is_neg() or p.is_conj() for p in ps]
-        )
+        return self._such(ps, marks) and [p.data_ptr() for p in ps] == marks.begins
 
     def addresses(self, xs: Sequence[Array], marks: Marks) -> list[int] | None:
-        if {*map(type, xs)} != {sys.modules["torch"].Tensor} or [x.shape for x in xs] != marks.shapes:
-            return None
-        if [x.dtype for x in xs] != marks.dtypes or [x.get_device() for x in xs] != marks.devices:
+        if {*map(type, xs)} != {sys.modules["torch"].Tensor} or not self._such(xs, marks):
             return None
         try:
-            if False in [x.is_contiguous() for x in xs] or True in [x.is_neg() or x.is_conj() for x in xs]:
-                return None
             return [x.data_ptr() for x in xs]
-        except RuntimeError:  # sparse, or under torch.func
+        except RuntimeError:  # under torch.func
             return None
+
+    @staticmethod
+    def _such(xs: Sequence[Array], marks: Marks) -> bool:
+        if [x.shape for x in xs] != marks.shapes or [x.dtype for x in xs] != marks.dtypes:
+            return False
+        try:
+            if marks.strides is None:
+                same = False not in [x.is_contiguous() for x in xs]
+            else:
+                same = [x.stride() for x in xs] == marks.strides
+        except RuntimeError:  # sparse
+            return False
+        plain = True not in [x.is_neg() or x.is_conj() for x in xs]
+        return same and plain and [x.get_device() for x in xs] == marks.devices
 
     def still(self, x: Array, memory: Memory | None) -> bool:
         return memory is not None and self.writable(x) and self.memory(x) == memory

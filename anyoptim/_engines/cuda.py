@@ -80,34 +80,31 @@ def refusal(program: Program, leaf: Leaf, x: Array) -> str | None:
 
 
 def _out_of_order(program: Program, leaf: Leaf, x: Array) -> str | None:
-    orders = {*_orders([leaf.library.memory(a) for a in (leaf.p, *leaf.slots)])}
-    if program.measures:
-        orders &= {"C"}  # a measure goes by logical order
-    if not orders:
-        return "it isn't contiguous in C order" if program.measures else "it isn't contiguous"
-    if not orders & {*_orders([leaf.library.memory(x)])}:
+    own = {_order(leaf.library.memory(a)) for a in (leaf.p, *leaf.slots)} - {_ANY}
+    if len(own) > 1 or None in own:
+        return "it isn't contiguous"
+    if program.measures and any(order != tuple(sorted(order or ())) for order in own):
+        return "it isn't contiguous in C order"  # a measure goes by logical order
+    if not own | {_ANY} >= {_order(leaf.library.memory(x))}:
         return "its gradient isn't contiguous in the same order"
     return None
 
 
-def _orders(memories: Sequence[Memory | None]) -> list[str]:
-    """The memory orders in which all of these are contiguous; None, of an empty array, is so in both."""
-    some = [m for m in memories if m is not None]
-    found = []
-    for order, step in (("C", -1), ("F", 1)):
-        if all(_contiguous(m.shape[::step], m.strides[::step], m.itemsize) for m in some):
-            found.append(order)
-    return found
+_ANY = ()
+"""The order of what has one element, or none."""
 
 
-def _contiguous(shape: Sequence[int], strides: Sequence[int], itemsize: int) -> bool:
-    """Whether each axis steps over the ones before it."""
-    expected = itemsize
-    for n, stride in zip(shape, strides, strict=True):
-        if n != 1 and stride != expected:
-            return 0 in shape
-        expected *= n
-    return True
+def _order(m: Memory | None) -> tuple[int, ...] | None:
+    """The axes, from the longest steps to the shortest; None if there are gaps between elements."""
+    if m is None or 0 in m.shape:
+        return _ANY
+    steps = sorted((-stride, axis) for axis, (n, stride) in enumerate(zip(m.shape, m.strides, strict=True)) if n > 1)
+    expected = m.itemsize
+    for stride, axis in reversed(steps):
+        if -stride != expected:
+            return None
+        expected *= m.shape[axis]
+    return tuple(axis for _, axis in steps)
 
 
 class Cuda(Plan):
@@ -135,7 +132,6 @@ class Cuda(Plan):
         memories = [[library.memory(a) for a in (leaf.p, *leaf.slots)] for leaf in leaves]
         self.memories = [m for of in memories for m in of if m is not None]
         self.marks = library.marks(self.destinations)
-        self.in_order = all("C" in _orders(of) for of in memories)
         self.chunks, self.blocks = chunk_map(self.lengths.tolist())
         rows = zip(self.blocks, memories, strict=False)  # there is one more: where the last one ends
         words = [(first, *(0 if m is None else m.address for m in of)) for first, of in rows]
@@ -173,7 +169,7 @@ class Cuda(Plan):
         self.stream = self.library.stream(self.number)
         if not self.library.stayed(self.destinations, self.marks) or self.library.capturing(self.number):
             return None
-        found = self.library.addresses(xs, self.marks) if self.in_order else None
+        found = self.library.addresses(xs, self.marks)
         if found is None:
             return None
         addresses = np.array(found, np.uint64)
