@@ -1,0 +1,1 @@
+"""Everything that has to be seen on an NVIDIA GPU, in one command: `python -m benchmarks.gpu`."""
