@@ -11,10 +11,22 @@ from typing import Any
 
 import array_api_compat as compat
 
-from anyoptim._arrays import traced
+from anyoptim._arrays import library, traced
 from anyoptim._trace import Symbol, operation
 
-__all__ = ["count", "integer", "one_minus_power", "ratio_up_to_one", "sqrt"]
+__all__ = [
+    "cos",
+    "count",
+    "floating",
+    "integer",
+    "largest",
+    "one_minus_power",
+    "power",
+    "ratio_up_to_one",
+    "signed",
+    "sqrt",
+    "where",
+]
 
 
 def sqrt(x: Any) -> Any:
@@ -22,6 +34,51 @@ def sqrt(x: Any) -> Any:
     if isinstance(x, Symbol):
         return operation("sqrt", x)
     return math.sqrt(x) if isinstance(x, int | float) else compat.array_namespace(x).sqrt(x)
+
+
+def cos(x: Any) -> Any:
+    """The cosine of a Python number or a 0-d array."""
+    return math.cos(x) if isinstance(x, int | float) else compat.array_namespace(x).cos(x)
+
+
+def where(condition: Any, a: Any, b: Any) -> Any:
+    """`a` where the condition, a Python bool, a 0-d array or a symbol, holds, else `b`."""
+    if isinstance(condition, bool):
+        return a if condition else b
+    if isinstance(condition, Symbol):
+        return operation("where", condition, a, b)
+    return compat.array_namespace(condition).where(condition, a, b)
+
+
+def signed(n: Any) -> Any:
+    """An integer as a signed one that meets Python's: itself, or a 0-d array of its library's default integers."""
+    if isinstance(n, int):
+        return n
+    xp = compat.array_namespace(n)
+    return xp.astype(n, xp.asarray(0).dtype)
+
+
+def floating(n: Any) -> Any:
+    """An integer as a float: a Python one, or a 0-d array of the widest dtype that its library has."""
+    return float(n) if isinstance(n, int | float) else compat.array_namespace(n).astype(n, library(n).widest_float())
+
+
+def largest(n: Any) -> int:
+    """No less than the integer `n`: itself, or the most that the dtype of a 0-d array holds."""
+    return n if isinstance(n, int) else int(compat.array_namespace(n).iinfo(n.dtype).max)
+
+
+def power(base: float, x: Any) -> Any:
+    """`base**x` for a base above 0; infinite where that is too large for a float.
+
+    For 0-d arrays, whose float32 would round the base before it is multiplied by itself, it is `exp(x * log(base))`.
+    """
+    if not isinstance(x, int | float):
+        return compat.array_namespace(x).exp(floating(x) * math.log(base))
+    try:
+        return float(base) ** x
+    except OverflowError:
+        return math.inf
 
 
 def ratio_up_to_one(a: Any, b: Any) -> Any:

@@ -11,9 +11,10 @@ from anyoptim._optimizer import Optimizer
 from anyoptim._scalars import ratio_up_to_one
 from anyoptim._stage import ParameterStage, SlotStage, Stage
 
-__all__ = ["EMA", "ClipGlobalNorm", "FlushSubnormals", "WeightDecay", "chain"]
+__all__ = ["EMA", "ClipGlobalNorm", "ClipValue", "FlushSubnormals", "Scale", "Trace", "WeightDecay", "chain"]
 
 _positive = Domain(lambda x: x > 0, "above 0")
+_number = Domain(lambda x: x == x, "a number and not NaN")
 
 
 class ClipGlobalNorm(Stage):
@@ -50,6 +51,78 @@ class ClipGlobalNorm(Stage):
     @staticmethod
     def rule(xp: Any, p: Array, x: Array, *, scale: float) -> Array:
         return x * scale
+
+
+class ClipValue(Stage):
+    """Cut off what is longer than `limit`, element by element.
+
+    ::
+
+        x <- min(max(x, -limit), limit)
+
+    A NaN stays. Complex elements are cut in both parts.
+
+    Args:
+        limit: finite and at least 0; a number or a schedule.
+    """
+
+    hyperparameters = {"limit": nonnegative}
+
+    def __init__(self, limit: Hyper) -> None:
+        super().__init__(limit=limit)
+
+    @staticmethod
+    def rule(xp: Any, p: Array, x: Array, *, limit: float) -> Array:
+        return xp.minimum(xp.maximum(x, -limit), limit)
+
+
+class Scale(Stage):
+    """Multiply by a number: a learning rate behind stages that have none.
+
+    ::
+
+        x <- factor*x
+
+    Args:
+        factor: any number but NaN; a number or a schedule.
+    """
+
+    hyperparameters = {"factor": _number}
+
+    def __init__(self, factor: Hyper) -> None:
+        super().__init__(factor=factor)
+
+    @staticmethod
+    def rule(xp: Any, p: Array, x: Array, *, factor: float) -> Array:
+        return factor * x
+
+
+class Trace(Stage):
+    """Momentum as a stage: a sum of what flows through, in which the past fades.
+
+    ::
+
+        b <- momentum*b + x
+        x <- b
+
+    `chain(SGD(lr), Trace(0.9))` is `Momentum(lr, 0.9)`, `chain(Trace(0.9), SGD(lr))` is `HeavyBall(lr, 0.9)`.
+
+    Args:
+        momentum: the share of the sum that is kept, in [0, 1); a number or a schedule.
+
+    Source: Polyak, Some methods of speeding up the convergence of iteration methods, 1964, equation 9.
+    """
+
+    hyperparameters = {"momentum": fraction}
+    slots = ("b",)
+
+    def __init__(self, momentum: Hyper = 0.9) -> None:
+        super().__init__(momentum=momentum)
+
+    @staticmethod
+    def rule(xp: Any, p: Array, x: Array, b: Array, *, momentum: float) -> tuple[Array, ...]:
+        b = momentum * b + x
+        return b, b
 
 
 class WeightDecay(Stage):

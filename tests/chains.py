@@ -58,13 +58,16 @@ CHAINS: dict[str, Make] = {
     "clip, Momentum, clip": lambda e: ao.chain(
         ao.ClipGlobalNorm(2.0), ao.Momentum(lr=0.1), ao.ClipGlobalNorm(0.1), engine=e
     ),
+    "cut, RMSProp, Trace, Scale": lambda e: ao.chain(
+        ao.ClipValue(1.5), ao.RMSProp(1.0), ao.Trace(0.8), ao.Scale(0.03), engine=e
+    ),
     "two slots of one name": lambda e: ao.chain(
         Smoothed(share=0.5), Shortened(), ao.Momentum(lr=0.1), Smoothed(share=0.25), ao.EMA(0.5), engine=e
     ),
 }
 """By name: of the engine, a chain."""
 
-ROOTLESS = [name for name in CHAINS if "Adam" not in name]
+ROOTLESS = [name for name in CHAINS if "Adam" not in name and "RMSProp" not in name]
 """Those without a square root of an element, which torch takes a little differently."""
 
 
@@ -134,11 +137,27 @@ def _adam(lr: float) -> Any:
     return stage
 
 
+def _cut(limit: float) -> Any:
+    return lambda p, x: {k: np.clip(a, -limit, limit) for k, a in x.items()}
+
+
+def _rmsprop() -> Any:
+    squares: Arrays = {}
+
+    def stage(p: Arrays, x: Arrays) -> Arrays:
+        for k in x:
+            squares[k] = 0.99 * squares.get(k, np.zeros_like(x[k])) + 0.01 * x[k] ** 2
+        return {k: x[k] / (np.sqrt(squares[k]) + 1e-7) for k in x}
+
+    return stage
+
+
 PLAIN: dict[str, Callable[[], tuple[list[Any], float | None]]] = {
     "clip, Adam, EMA": lambda: ([_clip(0.5), _adam(0.1)], 0.9),
     "decay, Momentum": lambda: ([_decay(0.1), _momentum(0.1)], None),
     "Adam, clip, decay, EMA, flush": lambda: ([_adam(0.1), _clip(0.2), _decay(0.01)], 0.9),
     "clip, Momentum, clip": lambda: ([_clip(2.0), _momentum(0.1), _clip(0.1)], None),
+    "cut, RMSProp, Trace, Scale": lambda: ([_cut(1.5), _rmsprop(), _momentum(0.03, 0.8)], None),
     "two slots of one name": lambda: ([_smoothed(0.5), _shortened(), _momentum(0.1), _smoothed(0.25)], 0.5),
 }
 """The same chains: what is done to the gradient, in turn, and the decay of an average of the parameters."""

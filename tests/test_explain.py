@@ -20,8 +20,16 @@ from anyoptim import _engines
 from anyoptim._engines import compiled
 from tests.libraries import METHODS, Library, same_bits
 
-LETTERS = {"SGD": ["lr"], "Momentum": ["lr", "momentum", "v"], "AdaGrad": ["lr", "eps", "h"]}
-LETTERS["Adam"] = ["lr_t", "a1", "a2", "eps", "m", "v"]
+LETTERS = {
+    "SGD": "lr",
+    **dict.fromkeys(("Momentum", "Nesterov", "TextbookNesterov"), "lr momentum v"),
+    **dict.fromkeys(("HeavyBall", "HeavyBallNesterov"), "lr momentum new b"),
+    "AdaGrad": "lr eps h",
+    "RMSProp": "lr rho new eps h",
+    "CenteredRMSProp": "lr rho new eps h m",
+    "AdaDelta": "lr rho new eps h s",
+    "Adam": "lr_t a1 a2 eps m v",
+}
 
 
 @pytest.fixture(autouse=True)
@@ -247,7 +255,7 @@ def test_sources_of_every_method(engine: str, dtype: str, method: type[Any]) -> 
     """Python in the letters of the equation, without a float literal, which would have a dtype of its own."""
     assert set(LETTERS) == set(METHODS)
     text = method().kernel_source(engine, dtype)
-    assert {*LETTERS[method.__name__], "p", "x"} <= _names(text)
+    assert {*LETTERS[method.__name__].split(), "p", "x"} <= _names(text)
     assert [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.FunctionDef)]
     literals = [node.value for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Constant)]
     assert not [value for value in literals if isinstance(value, float)]

@@ -206,7 +206,7 @@ def test_no_method_copies_or_takes_many_temporaries(method: type[Any]) -> None:
     hyper = dict.fromkeys(method.hyperparameters, 0.5)
     source = blocked(_trace(method.rule, method.slots, method.coefficients(1, **hyper)))
     assert "copyto" not in source.text
-    assert source.temporaries <= 2
+    assert source.temporaries <= 3
     assert METHODS[method.__name__] is method
 
 

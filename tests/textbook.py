@@ -74,6 +74,104 @@ class Adam:
             params[key] -= lr_t * self.m[key] / (np.sqrt(self.v[key]) + self.eps)
 
 
+class Nesterov:
+    """Bengio et al. 2013, equation 7, as in Keras."""
+
+    def __init__(self, lr: float = 0.01, momentum: float = 0.9) -> None:
+        self.lr = lr
+        self.momentum = momentum
+        self.v: Arrays | None = None
+
+    def update(self, params: Arrays, grads: Arrays) -> None:
+        if self.v is None:
+            self.v = {key: np.zeros_like(value) for key, value in params.items()}
+        for key in params:
+            self.v[key] = self.momentum * self.v[key] - self.lr * grads[key]
+            params[key] -= self.lr * grads[key] - self.momentum * self.v[key]
+
+
+class TextbookNesterov:
+    def __init__(self, lr: float = 0.01, momentum: float = 0.9) -> None:
+        self.lr = lr
+        self.momentum = momentum
+        self.v: Arrays | None = None
+
+    def update(self, params: Arrays, grads: Arrays) -> None:
+        if self.v is None:
+            self.v = {key: np.zeros_like(value) for key, value in params.items()}
+        for key in params:
+            self.v[key] = self.momentum * self.v[key] - self.lr * grads[key]
+            params[key] -= (1 + self.momentum) * self.lr * grads[key] - self.momentum * self.momentum * self.v[key]
+
+
+class HeavyBall:
+    nesterov = False
+
+    def __init__(self, lr: float = 0.01, momentum: float = 0.9, dampening: float = 0.0) -> None:
+        self.lr = lr
+        self.momentum = momentum
+        self.dampening = dampening
+        self.b: Arrays | None = None
+
+    def update(self, params: Arrays, grads: Arrays) -> None:
+        first = self.b is None
+        if self.b is None:
+            self.b = {key: np.zeros_like(value) for key, value in params.items()}
+        for key in params:
+            self.b[key] = self.momentum * self.b[key] + (1.0 if first else 1 - self.dampening) * grads[key]
+            ahead = grads[key] + self.momentum * self.b[key] if self.nesterov else self.b[key]
+            params[key] -= self.lr * ahead
+
+
+class HeavyBallNesterov(HeavyBall):
+    nesterov = True
+
+
+class RMSProp:
+    centered = False
+
+    def __init__(self, lr: float = 0.01, rho: float = 0.99, eps: float = 1e-7, eps_root: float = 0.0) -> None:
+        self.lr = lr
+        self.rho = rho
+        self.eps = eps
+        self.eps_root = eps_root
+        self.h: Arrays | None = None
+        self.m: Arrays | None = None
+
+    def update(self, params: Arrays, grads: Arrays) -> None:
+        if self.h is None or self.m is None:
+            self.h = {key: np.zeros_like(value) for key, value in params.items()}
+            self.m = {key: np.zeros_like(value) for key, value in params.items()}
+        for key in params:
+            self.h[key] = self.rho * self.h[key] + (1 - self.rho) * (grads[key] * grads[key])
+            self.m[key] = self.rho * self.m[key] + (1 - self.rho) * grads[key]
+            square = self.h[key] - self.m[key] * self.m[key] if self.centered else self.h[key]
+            params[key] -= self.lr * grads[key] / (np.sqrt(square + self.eps_root) + self.eps)
+
+
+class CenteredRMSProp(RMSProp):
+    centered = True
+
+
+class AdaDelta:
+    def __init__(self, lr: float = 1.0, rho: float = 0.9, eps: float = 1e-6) -> None:
+        self.lr = lr
+        self.rho = rho
+        self.eps = eps
+        self.h: Arrays | None = None
+        self.s: Arrays | None = None
+
+    def update(self, params: Arrays, grads: Arrays) -> None:
+        if self.h is None or self.s is None:
+            self.h = {key: np.zeros_like(value) for key, value in params.items()}
+            self.s = {key: np.zeros_like(value) for key, value in params.items()}
+        for key in params:
+            self.h[key] = self.rho * self.h[key] + (1 - self.rho) * (grads[key] * grads[key])
+            d = np.sqrt(self.s[key] + self.eps) / np.sqrt(self.h[key] + self.eps) * grads[key]
+            self.s[key] = self.rho * self.s[key] + (1 - self.rho) * (d * d)
+            params[key] -= self.lr * d
+
+
 class Dropout:
     def __init__(self, dropout_ratio: float = 0.5) -> None:
         self.dropout_ratio = dropout_ratio
@@ -90,4 +188,19 @@ class Dropout:
         return dout * self.mask
 
 
-METHODS: dict[str, Any] = {"SGD": SGD, "Momentum": Momentum, "AdaGrad": AdaGrad, "Adam": Adam}
+METHODS: dict[str, Any] = {
+    method.__name__: method
+    for method in (
+        SGD,
+        Momentum,
+        Nesterov,
+        TextbookNesterov,
+        HeavyBall,
+        HeavyBallNesterov,
+        AdaGrad,
+        RMSProp,
+        CenteredRMSProp,
+        AdaDelta,
+        Adam,
+    )
+}

@@ -1,0 +1,178 @@
+"""Methods that divide by the root of squared gradients, summed or averaged."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from anyoptim._arrays import Array
+from anyoptim._hyperparameters import Hyper, fraction, nonnegative
+from anyoptim._optimizer import Optimizer
+
+__all__ = ["AdaDelta", "AdaGrad", "CenteredRMSProp", "RMSProp"]
+
+
+class AdaGrad(Optimizer):
+    """A learning rate for each element, which falls with the squared gradients it has seen.
+
+    ::
+
+        h <- h + g*g
+        p <- p - lr*g / (sqrt(h) + eps)
+
+    h starts at 0, and eps stands outside the root.
+
+    Args:
+        lr: learning rate, finite and at least 0; a number or a schedule of the step number.
+        eps: keeps the division finite, finite and at least 0; likewise.
+        engine: the machine that runs the rule; None chooses.
+
+    Source: Duchi, Hazan and Singer, Adaptive subgradient methods for online learning and stochastic
+    optimization, 2011, the diagonal form of figure 1, with eps outside the root.
+    """
+
+    hyperparameters = {"lr": nonnegative, "eps": nonnegative}
+    slots = ("h",)
+
+    def __init__(self, lr: Hyper = 0.01, eps: Hyper = 1e-7, *, engine: str | None = None) -> None:
+        super().__init__(engine=engine, lr=lr, eps=eps)
+
+    @staticmethod
+    def rule(xp: Any, p: Array, x: Array, h: Array, *, lr: float, eps: float) -> tuple[Array, ...]:
+        h = h + x * x
+        return lr * x / (xp.sqrt(h) + eps), h
+
+
+class RMSProp(Optimizer):
+    """A learning rate for each element, by the mean of its latest squared gradients.
+
+    ::
+
+        h <- rho*h + (1-rho)*g*g
+        p <- p - lr*g / (sqrt(h + eps_root) + eps)
+
+    Keras and optax have their eps inside the root, and a rho of 0.9. With momentum: `chain(RMSProp(), Trace())` is
+    Keras's and optax's, `chain(RMSProp(1.0), Trace(), Scale(lr))` torch's.
+
+    Args:
+        lr: learning rate, finite and at least 0; a number or a schedule of the step number.
+        rho: the share of the mean that is kept, in [0, 1); likewise.
+        eps: keeps the division finite, finite and at least 0; likewise.
+        eps_root: the same inside the root.
+        engine: the machine that runs the rule; None chooses.
+
+    Source: Tieleman and Hinton, lecture 6.5 of Neural networks for machine learning, 2012.
+    """
+
+    hyperparameters = {"lr": nonnegative, "rho": fraction, "eps": nonnegative, "eps_root": nonnegative}
+    slots: ClassVar[tuple[str, ...]] = ("h",)
+
+    def __init__(
+        self,
+        lr: Hyper = 0.01,
+        rho: Hyper = 0.99,
+        eps: Hyper = 1e-7,
+        *,
+        eps_root: Hyper = 0.0,
+        engine: str | None = None,
+    ) -> None:
+        super().__init__(engine=engine, lr=lr, rho=rho, eps=eps, eps_root=eps_root)
+
+    @staticmethod
+    def coefficients(t: Any, *, lr: float, rho: float, eps: float, eps_root: float) -> dict[str, Any]:
+        return {"lr": lr, "rho": rho, "new": 1 - rho, "eps": eps, **_inside(eps_root)}
+
+    @staticmethod
+    def rule(
+        xp: Any, p: Array, x: Array, h: Array, *, lr: float, rho: float, new: float, eps: float, eps_root: Any = None
+    ) -> tuple[Array, ...]:
+        h = rho * h + new * (x * x)
+        return lr * x / (_root(xp, h, eps_root) + eps), h
+
+
+class CenteredRMSProp(RMSProp):
+    """RMSProp by the variance of the latest gradients instead of their mean square.
+
+    ::
+
+        h <- rho*h + (1-rho)*g*g
+        m <- rho*m + (1-rho)*g
+        p <- p - lr*g / (sqrt(h - m*m + eps_root) + eps)
+
+    Args:
+        lr: learning rate, finite and at least 0; a number or a schedule of the step number.
+        rho: the share of the means that is kept, in [0, 1); likewise.
+        eps: keeps the division finite, finite and at least 0; likewise.
+        eps_root: the same inside the root, which rounding may leave just below 0 without it.
+        engine: the machine that runs the rule; None chooses.
+
+    Source: Graves, Generating sequences with recurrent neural networks, 2013, equations 38 to 41, where momentum and
+    an eps inside the root are added.
+    """
+
+    slots = ("h", "m")
+
+    @staticmethod
+    def rule(  # type: ignore[override] # it has a slot more
+        xp: Any,
+        p: Array,
+        x: Array,
+        h: Array,
+        m: Array,
+        *,
+        lr: float,
+        rho: float,
+        new: float,
+        eps: float,
+        eps_root: float | None = None,
+    ) -> tuple[Array, ...]:
+        h = rho * h + new * (x * x)
+        m = rho * m + new * x
+        return lr * x / (_root(xp, h - m * m, eps_root) + eps), h, m
+
+
+class AdaDelta(Optimizer):
+    """Steps in the units of the parameter: gradients by their own root mean square, times that of the latest steps.
+
+    ::
+
+        h <- rho*h + (1-rho)*g*g
+        d = sqrt(s + eps) / sqrt(h + eps) * g
+        s <- rho*s + (1-rho)*d*d
+        p <- p - lr*d
+
+    Args:
+        lr: a factor to the paper's step, finite and at least 0; a number or a schedule of the step number.
+        rho: the share of the means that is kept, in [0, 1); likewise.
+        eps: starts the motion and keeps the division finite, finite and at least 0; likewise.
+        engine: the machine that runs the rule; None chooses.
+
+    Source: Zeiler, ADADELTA: an adaptive learning rate method, 2012, algorithm 1, which has no lr (1).
+    """
+
+    hyperparameters = {"lr": nonnegative, "rho": fraction, "eps": nonnegative}
+    slots = ("h", "s")
+
+    def __init__(self, lr: Hyper = 1.0, rho: Hyper = 0.9, eps: Hyper = 1e-6, *, engine: str | None = None) -> None:
+        super().__init__(engine=engine, lr=lr, rho=rho, eps=eps)
+
+    @staticmethod
+    def coefficients(t: Any, *, lr: float, rho: float, eps: float) -> dict[str, Any]:
+        return {"lr": lr, "rho": rho, "new": 1 - rho, "eps": eps}
+
+    @staticmethod
+    def rule(
+        xp: Any, p: Array, x: Array, h: Array, s: Array, *, lr: float, rho: float, new: float, eps: float
+    ) -> tuple[Array, ...]:
+        h = rho * h + new * (x * x)
+        d = xp.sqrt(s + eps) / xp.sqrt(h + eps) * x
+        s = rho * s + new * (d * d)
+        return lr * d, h, s
+
+
+def _inside(eps_root: Any) -> dict[str, Any]:
+    """What the rule adds inside its root; nothing, at no cost, where that is known to be 0."""
+    return {} if isinstance(eps_root, float) and not eps_root else {"eps_root": eps_root}
+
+
+def _root(xp: Any, v: Array, eps_root: Any) -> Array:
+    return xp.sqrt(v if eps_root is None else v + eps_root)

@@ -1,0 +1,179 @@
+"""Methods that move along the gradient, or a mean of gradients."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from anyoptim._arrays import Array
+from anyoptim._hyperparameters import Hyper, fraction, nonnegative
+from anyoptim._optimizer import Optimizer
+from anyoptim._scalars import where
+
+__all__ = ["SGD", "HeavyBall", "HeavyBallNesterov", "Momentum", "Nesterov", "TextbookNesterov"]
+
+
+class SGD(Optimizer):
+    """Stochastic gradient descent.
+
+    ::
+
+        p <- p - lr*g
+
+    Args:
+        lr: learning rate, finite and at least 0; a number or a schedule of the step number.
+        engine: the machine that runs the rule; None chooses.
+
+    Source: Robbins and Monro, A stochastic approximation method, 1951, with a constant step.
+    """
+
+    hyperparameters = {"lr": nonnegative}
+
+    def __init__(self, lr: Hyper = 0.01, *, engine: str | None = None) -> None:
+        super().__init__(engine=engine, lr=lr)
+
+    @staticmethod
+    def rule(xp: Any, p: Array, x: Array, *, lr: float) -> Array:
+        return lr * x
+
+
+class Momentum(Optimizer):
+    """Gradient descent with (heavy-ball) momentum, in the form of Keras and of the textbooks.
+
+    ::
+
+        v <- momentum*v - lr*g
+        p <- p + v
+
+    Here lr is inside v, so that a change of lr takes effect over the next 1/(1-momentum) steps;
+    torch keeps it outside.
+
+    Args:
+        lr: learning rate, finite and at least 0; a number or a schedule of the step number.
+        momentum: the share of the last step that is kept, in [0, 1); likewise.
+        engine: the machine that runs the rule; None chooses.
+
+    Source: Polyak, Some methods of speeding up the convergence of iteration methods, 1964, equation 9;
+    in these letters Sutskever et al., On the importance of initialization and momentum, 2013, section 2.
+    """
+
+    hyperparameters = {"lr": nonnegative, "momentum": fraction}
+    slots = ("v",)
+
+    def __init__(self, lr: Hyper = 0.01, momentum: Hyper = 0.9, *, engine: str | None = None) -> None:
+        super().__init__(engine=engine, lr=lr, momentum=momentum)
+
+    @staticmethod
+    def rule(xp: Any, p: Array, x: Array, v: Array, *, lr: float, momentum: float) -> tuple[Array, ...]:
+        v = momentum * v - lr * x
+        return -v, v
+
+
+class Nesterov(Momentum):
+    """Momentum that looks ahead: the gradient is taken as that of the point where momentum will have led.
+
+    ::
+
+        v <- momentum*v - lr*g
+        p <- p + momentum*v - lr*g
+
+    The parameters are those after the look ahead, as in Keras; torch's form is `HeavyBallNesterov`.
+
+    Args:
+        lr: learning rate, finite and at least 0; a number or a schedule of the step number.
+        momentum: the share of the last step that is kept, in [0, 1); likewise.
+        engine: the machine that runs the rule; None chooses.
+
+    Source: Sutskever et al., On the importance of initialization and momentum, 2013, equations 3 and 4, in the
+    variables of Bengio, Boulanger-Lewandowski and Pascanu, Advances in optimizing recurrent networks, 2013, equation 7.
+    """
+
+    @staticmethod
+    def rule(xp: Any, p: Array, x: Array, v: Array, *, lr: float, momentum: float) -> tuple[Array, ...]:
+        step = lr * x
+        v = momentum * v - step
+        return step - momentum * v, v
+
+
+class TextbookNesterov(Momentum):
+    """Nesterov's momentum as a textbook and Chainer have it, which weighs the newest gradient more than `Nesterov`.
+
+    ::
+
+        v <- momentum*v - lr*g
+        p <- p + momentum*momentum*v - (1+momentum)*lr*g
+
+    With the v of before the step this would be `Nesterov`; with the new one, as here, the step is longer by
+    `momentum*momentum*lr*g` and momentum by a factor of momentum smaller.
+
+    Args:
+        lr: learning rate, finite and at least 0; a number or a schedule of the step number.
+        momentum: the share of the last step that is kept, in [0, 1); likewise.
+        engine: the machine that runs the rule; None chooses.
+
+    Source: Saito, Deep Learning from Scratch, 2016, its common/optimizer.py; Chainer's NesterovAG.
+    """
+
+    @staticmethod
+    def rule(xp: Any, p: Array, x: Array, v: Array, *, lr: float, momentum: float) -> tuple[Array, ...]:
+        v = momentum * v - lr * x
+        return (1 + momentum) * lr * x - momentum * momentum * v, v
+
+
+class HeavyBall(Optimizer):
+    """Momentum with the learning rate outside, as in torch, so that a change of lr takes effect at once.
+
+    ::
+
+        b <- momentum*b + (1-dampening)*g        b <- g at the first step
+        p <- p - lr*b
+
+    Args:
+        lr: learning rate, finite and at least 0; a number or a schedule of the step number.
+        momentum: the share of the sum of gradients that is kept, in [0, 1); likewise.
+        dampening: the share of each gradient but the first that is left out, in [0, 1); likewise.
+        engine: the machine that runs the rule; None chooses.
+
+    Source: Polyak, Some methods of speeding up the convergence of iteration methods, 1964, equation 9.
+    """
+
+    hyperparameters = {"lr": nonnegative, "momentum": fraction, "dampening": fraction}
+    slots = ("b",)
+
+    def __init__(
+        self, lr: Hyper = 0.01, momentum: Hyper = 0.9, dampening: Hyper = 0.0, *, engine: str | None = None
+    ) -> None:
+        super().__init__(engine=engine, lr=lr, momentum=momentum, dampening=dampening)
+
+    @staticmethod
+    def coefficients(t: Any, *, lr: float, momentum: float, dampening: float) -> dict[str, Any]:
+        return {"lr": lr, "momentum": momentum, "new": where(t == 1, 1.0, 1 - dampening)}
+
+    @staticmethod
+    def rule(xp: Any, p: Array, x: Array, b: Array, *, lr: float, momentum: float, new: float) -> tuple[Array, ...]:
+        b = momentum * b + new * x
+        return lr * b, b
+
+
+class HeavyBallNesterov(HeavyBall):
+    """Nesterov's momentum with the learning rate outside, as in torch.
+
+    ::
+
+        b <- momentum*b + (1-dampening)*g        b <- g at the first step
+        p <- p - lr*(g + momentum*b)
+
+    At a constant lr, without dampening, these are the parameters of `Nesterov`.
+
+    Args:
+        lr: learning rate, finite and at least 0; a number or a schedule of the step number.
+        momentum: the share of the sum of gradients that is kept, in [0, 1); likewise.
+        dampening: the share of each gradient but the first that is left out, in [0, 1); likewise.
+        engine: the machine that runs the rule; None chooses.
+
+    Source: as for `Nesterov`.
+    """
+
+    @staticmethod
+    def rule(xp: Any, p: Array, x: Array, b: Array, *, lr: float, momentum: float, new: float) -> tuple[Array, ...]:
+        b = momentum * b + new * x
+        return lr * (x + momentum * b), b
