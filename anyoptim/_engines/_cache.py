@@ -1,37 +1,42 @@
-"""Files in the user's cache folder, named by their content or by what it was made from."""
+"""Files in the user's cache folder, named by their content or by what it was made from.
+
+What this needs is imported by those who compile, not by all who import anyoptim.
+"""
 
 from __future__ import annotations
 
 import os
-import tempfile
-from pathlib import Path
 
 __all__ = ["kept", "read"]
 
 
-def _path(name: str) -> Path:
+def _path(name: str) -> str:
     import platformdirs  # noqa: PLC0415 - comes with the extras of the engines that compile
 
-    return platformdirs.user_cache_path("anyoptim", appauthor=False) / "kernels" / name
+    return os.path.join(platformdirs.user_cache_dir("anyoptim", appauthor=False), "kernels", name)
 
 
 def read(name: str) -> bytes | None:
     """What the file holds, if there is one that can be read."""
     try:
-        return _path(name).read_bytes()
+        with open(_path(name), "rb") as file:
+            return file.read()
     except OSError:
         return None
 
 
-def kept(name: str, content: bytes) -> Path | None:
-    """The file with this content, or None where there can be none: no folder, no right to write, no space."""
+def kept(name: str, content: bytes) -> str | None:
+    """The path of the file with this content, or None where there can be none: no folder, no right, no space."""
+    import tempfile  # noqa: PLC0415
+
     path = _path(name)
     if read(name) == content:
         return path  # left alone: Numba takes a newer file for another
+    folder = os.path.dirname(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        os.makedirs(folder, exist_ok=True)
         # By way of another name, so that nobody ever sees half of it.
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{name}_")
+        handle, temporary = tempfile.mkstemp(dir=folder, prefix=f".{name}_")
         try:
             with os.fdopen(handle, "wb") as file:
                 file.write(content)

@@ -8,8 +8,10 @@ import struct
 import sys
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # it takes a tenth of the time that importing anyoptim may take
+    from concurrent.futures import Future, ThreadPoolExecutor
 
 __all__ = ["spread", "threads"]
 
@@ -56,6 +58,8 @@ def spread(call: Callable[..., object], pieces: Sequence[tuple[Any, ...]]) -> No
 
 def _ended(helpers: Sequence[Future[None]]) -> None:
     """Wait for all of them, whatever comes: while one works, nobody may free what it reads and writes."""
+    from concurrent.futures import wait  # noqa: PLC0415 - when there are threads
+
     interrupted = None
     while not all(helper.done() for helper in helpers):
         try:
@@ -81,6 +85,8 @@ _POOLS: list[ThreadPoolExecutor] = []
 def _pool() -> ThreadPoolExecutor:
     """The threads, which are made when they are first wanted."""
     if not _POOLS:
+        from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 - when there are threads
+
         _POOLS.append(ThreadPoolExecutor(max(threads() - 1, 1), "anyoptim"))
     return _POOLS[0]
 

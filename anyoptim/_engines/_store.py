@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import linecache
 import os
 from collections.abc import Callable
@@ -22,10 +21,12 @@ def function(name: str, text: str) -> Callable[..., Any]:
     The text goes to a file named by its content, for Numba to keep the machine code beside, and for debuggers and
     tracebacks. Where that can't be written, all is as it would be otherwise, but for this process alone.
     """
+    import hashlib  # noqa: PLC0415 - for those who compile
+
     stem = f"{name}_{hashlib.sha256(text.encode()).hexdigest()[:16]}"
     path = _cache.kept(f"{stem}.py", text.encode())
     module = ModuleType(f"anyoptim_{stem}")
-    module.__file__ = f"<anyoptim {stem}>" if path is None else str(path)
+    module.__file__ = f"<anyoptim {stem}>" if path is None else path
     if path is None:
         linecache.cache[module.__file__] = (len(text), None, text.splitlines(keepends=True), module.__file__)
     modules[module.__name__] = module  # where Numba looks for it when it loads what it kept

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import importlib.util
-import inspect
 import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -258,6 +256,9 @@ def load(program: Program, k: int | None, static: Options, dtype: str) -> _Kerne
 
 @functools.cache
 def _stamp() -> str:
+    import hashlib  # noqa: PLC0415 - for those who compile
+    import inspect  # noqa: PLC0415
+
     from anyoptim._engines import _jitted  # noqa: PLC0415 - imports Numba
 
     # What stands in `_headers` are constants in the machine code.
