@@ -142,6 +142,8 @@ class Optimizer(Stage):
     def _update(self, tree: Tree, grads: Any) -> Any:
         """The same with all checks."""
         first = self._memory is None
+        if self._recorder is not None and not self._recorder.capturing():
+            self._caught_up()
         bound, memory = self._recall(tree)
         ps, owner = bound.ps, bound.owner
         xs = checks.gradients(tree, ps, owner, grads)
@@ -150,7 +152,7 @@ class Optimizer(Stage):
             self._record(tree, bound, memory.flat, crew, moving, xs, first)
             return tree.container
         if self._recorder is not None:
-            memory.flat = self._recorder.catch_up(memory.flat)
+            recordable(tree, crew, moving, first=False)
             self._recorder.same(moving, tree)
         for i, leaf in zip(moving, crew.leaves, strict=True):
             if leaf.library.tracing and any(map(traced, (leaf.p, xs[i], *leaf.slots))):
@@ -188,10 +190,13 @@ class Optimizer(Stage):
         """Have the CUDA graph that is being captured take this step at each replay. Now, nothing is written."""
         recordable(tree, crew, moving, first)
         with quiet():
-            if self._recorder is None:
-                self._recorder = Recorder(self._pipeline, self.stages, flat, crew, moving)
-            self._recorder.same(moving, tree)
-            self._recorder.record(bound, flat, crew, xs)
+            new = self._recorder is None
+            recorder = self._recorder or Recorder(self._pipeline, self.stages, flat, crew, moving, bound.owner)
+            recorder.same(moving, tree)
+            recorder.record(bound, flat, crew, xs)
+            if new:
+                self._recorder = recorder
+                recorder.watch()
 
     def _caught_up(self) -> Flat | None:
         """What is remembered, with all steps counted, those that were replayed too."""

@@ -12,6 +12,7 @@ from anyoptim._hyperparameters import Hyper
 from anyoptim._program import MOVE, Program, Row
 from anyoptim._stage import ParameterStage, Stage
 from anyoptim._state import Flat
+from anyoptim._trace import LOGICAL, Symbol
 
 __all__ = ["Pipeline"]
 
@@ -92,7 +93,11 @@ class Pipeline:
                 if norm is not None:
                     given = {**given, "norm": norm}
                 count = at.t if isinstance(at, _Unknown) else at if live is None else live.count(at)
-                rows[r] += (stage._coefficients(count, given),)
+                found = _on_device(stage, count, given) if live is None and isinstance(norm, Symbol) else None
+                if found is None and live is None and isinstance(norm, Symbol):
+                    norm = crew.known(k)  # its equation needs to see it: the device is waited for
+                    given = {**given, "norm": norm}
+                rows[r] += (stage._coefficients(count, given) if found is None else found,)
         return Rows(rows, which), t
 
     def _values_of(
@@ -112,6 +117,17 @@ class Pipeline:
             more = {} if stage is None or stage.measure is None else {"norm": 1.0}
             row.append({} if stage is None else stage._coefficients(1, {**stage._values(1, {}), **more}))
         return tuple(row)
+
+
+def _on_device(stage: Stage, count: Any, given: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The coefficients with a norm that stays on the device, if they are no more than arithmetic; else None."""
+    try:
+        found = stage._coefficients(count, given)
+    except TypeError:
+        return None
+    # A comparison would be a static option of the kernel.
+    truths = [c for c in found.values() if isinstance(c, Symbol) and c.scalar.op in LOGICAL]
+    return None if truths else found
 
 
 class _Unknown:

@@ -25,30 +25,49 @@ class Recorder:
     then more: so all the same parameters move at each of them.
     """
 
-    def __init__(self, pipeline: Pipeline, stages: Sequence[Stage], flat: Flat, crew: Crew, moving: list[int]) -> None:
-        self._pipeline, self._flat, self._moving = pipeline, flat, moving
+    def __init__(
+        self, pipeline: Pipeline, stages: Sequence[Stage], flat: Flat, crew: Crew, moving: list[int], owner: list[int]
+    ) -> None:
+        self._pipeline, self._stages, self._flat, self._moving = pipeline, stages, flat, moving
+        self._counting = [i for i, o in enumerate(owner) if o in moving]
         self._counted = 0
         self._names = [(k, name) for k, stage in enumerate(stages) for name in stage.hyperparameters]
         values = [_known(stages[k], name, getattr(stages[k], name)) for k, name in self._names]
-        ((library, number),) = crew.devices
-        self._cells = Cells(library, number, len(pipeline.program.parts), values)
-        for k, stage in enumerate(stages):
+        ((self._library, self._number),) = crew.devices
+        self._cells = Cells(self._library, self._number, len(pipeline.program.parts), values)
+
+    def watch(self) -> None:
+        """Have replays read what hyperparameters are set to from now on."""
+        for k, stage in enumerate(self._stages):
             watch(stage, partial(self._set, stage, k))
+
+    def capturing(self) -> bool:
+        """Whether a graph is being captured now."""
+        return self._library.capturing(self._number)
 
     def record(self, bound: Bound, flat: Flat, crew: Crew, xs: Sequence[Array | None]) -> None:
         """Have the graph that is being captured take the step, each time that it is replayed."""
+        for stage, own in (
+            (s, g) for group in bound.groups.overrides for s, g in zip(self._stages, group, strict=True)
+        ):
+            for name, value in own.items():
+                _known(stage, name, value)
         some = [xs[i] for i in self._moving]
         leaves = [bound.leaf(i, flat.slots[i]) for i in self._moving]
         recorded = Crew(crew.engine, self._pipeline.program, leaves, some, recording(self._cells))
         gathered = recorded.gather(some)
-        self._cells.tick()
+        self._cells.tick(1)
         try:
             rows, _ = self._pipeline.rows(recorded, gathered, self._flat, self._moving, bound.groups, self)
-            recorded.prepare(gathered, rows)()
-        except TypeError as error:
-            raise TypeError(
-                f"an update that branches on t or on hyperparameters can't be captured in a CUDA graph: {error}"
-            ) from error
+            commit = recorded.prepare(gathered, rows)
+        except BaseException as error:
+            self._cells.tick(-1)  # should the graph be finished nevertheless
+            if isinstance(error, TypeError):
+                raise TypeError(
+                    f"an update that branches on t or on hyperparameters can't be captured in a CUDA graph: {error}"
+                ) from error
+            raise
+        commit()
 
     def same(self, moving: Sequence[int], tree: Tree) -> None:
         """Raise ValueError, unless these are the parameters that move in all graphs."""
@@ -61,15 +80,19 @@ class Recorder:
 
     def step(self) -> None:
         """Count a step that no graph took."""
-        self._cells.tick()
+        self._cells.tick(1)
         self._counted += 1
 
     def catch_up(self, flat: Flat) -> Flat:
         """With the steps counted that were replayed. Waits for the device."""
+        if self.capturing():
+            raise RuntimeError(
+                "the optimizer's state is asked for while a CUDA graph is being captured; wanted before or after"
+            )
         new = self._cells.counted() - self._counted
         self._counted += new
         t = list(flat.t)
-        for i in self._moving:
+        for i in self._counting:
             t[i] += new
         return Flat(flat.step + new, t, flat.slots)
 
@@ -85,6 +108,11 @@ class Recorder:
         }
 
     def _set(self, stage: Stage, k: int, name: str, value: Any) -> None:
+        if self.capturing():
+            raise RuntimeError(
+                f"{name} of {stage!r} is being set while a CUDA graph is captured; wanted before or after: replays "
+                "read it as it was last set"
+            )
         self._cells.set(self._names.index((k, name)), _known(stage, name, value))
 
 
@@ -107,8 +135,8 @@ def recordable(tree: Tree, crew: Crew, moving: Sequence[int], first: bool) -> No
     for i, choice in zip(moving, crew.choices, strict=True):
         if choice.engine != "cuda":
             raise RuntimeError(
-                f"{tree.name(i)} can't be updated in a CUDA graph: {choice.engine} takes it, because {choice.reason}; "
-                "wanted what the cuda engine takes"
+                f"{tree.name(i)} can't be updated in a CUDA graph, nor beside one that has the optimizer's state: "
+                f"{choice.engine} takes it, because {choice.reason}; wanted what the cuda engine takes"
             )
     if len(crew.devices) > 1:
         raise RuntimeError("parameters on several devices can't be updated in one CUDA graph")

@@ -18,13 +18,13 @@ from anyoptim._trace import Symbol
 __all__ = ["ParameterStage", "SlotStage", "Stage", "watch"]
 
 
-_WATCHED: weakref.WeakKeyDictionary[Any, Callable[[str, Any], None]] = weakref.WeakKeyDictionary()
+_WATCHED: weakref.WeakKeyDictionary[Any, list[Callable[[str, Any], None]]] = weakref.WeakKeyDictionary()
 """Whom to tell of new values of hyperparameters, before they are set. No part of a stage: a copy has nobody."""
 
 
 def watch(stage: Any, tell: Callable[[str, Any], None]) -> None:
     """Have `tell(name, value)` called before a hyperparameter is set; it may refuse."""
-    _WATCHED[stage] = tell
+    _WATCHED.setdefault(stage, []).append(tell)
 
 
 class Stage:
@@ -67,7 +67,10 @@ class Stage:
     """`measure(xp, p, x)`, where the stage needs to see all parameters first: `coefficients` gets `norm`.
 
     norm is the square root of the sum of `measure(xp, p, x)**2` over all elements of all parameters that move at this
-    step, in float64, added in an order that no engine changes: so that its bits are the same on all of them.
+    step, in float64, added in an order that no engine changes: so that its bits are the same on all of them. It is a
+    float, under `jax.jit` a 0-d array, and on a CUDA device a symbol: what `coefficients` makes of it by arithmetic is
+    computed there; where they ask for more (a branch, a function of `math`), the device is waited for, and they get
+    the float.
     """
 
     _act: ClassVar[Callable[..., Any]] = staticmethod(on_value)
@@ -94,8 +97,9 @@ class Stage:
                 f"its hyperparameters are {', '.join(self.hyperparameters) or 'none'}"
             )
         self.__dict__.pop("_fixed", None)
-        if domain is not None and self in _WATCHED:
-            _WATCHED[self](name, value)
+        if domain is not None:
+            for tell in _WATCHED.get(self, ()):
+                tell(name, value)
         super().__setattr__(name, value)
 
     def __copy__(self) -> Self:

@@ -55,10 +55,13 @@ def call(name: str, text: str, blocks: int, threads: int, arguments: Any) -> Non
 
 
 class Event:
-    """Over when what was recorded before it is done."""
+    """Over when what was recorded last is done."""
 
     def __init__(self) -> None:
-        self.over = True
+        self.pending = 0
+
+    def ended(self) -> None:
+        self.pending -= 1
 
 
 class Machine:
@@ -123,11 +126,11 @@ class Machine:
 
     def record(self, event: Event, stream: int) -> None:
         assert self.captured is None, "an event of a capture can't be asked"
-        event.over = False
-        self._do(functools.partial(setattr, event, "over", True), stream)
+        event.pending += 1
+        self._do(event.ended, stream)
 
     def over(self, event: Event) -> bool:
-        return event.over
+        return not event.pending
 
     def place(self, to: int, words: np.ndarray[Any, Any]) -> None:
         ctypes.memmove(to, words.ctypes.data, words.nbytes)
@@ -171,6 +174,9 @@ class Library(NumPy):
 
     def array(self, result: Any) -> Any:
         return np.asarray(result).view(Array)
+
+    def plain(self, x: Any, p: Any) -> bool:
+        return False
 
     def owned(self, result: Any) -> Any:
         return result

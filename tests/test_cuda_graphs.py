@@ -175,12 +175,12 @@ REFUSED: dict[str, tuple[type[Exception], str, Callable[[Twins], object]]] = {
     ),
     "another dtype of a gradient": (
         RuntimeError,
-        r"params\['b'\] can't be updated in a CUDA graph: portable takes it, because its gradient has another dtype",
+        r"params\['b'\] can't be updated in a CUDA graph, .*: portable takes it, because its gradient has another",
         lambda t: t.there.update(t.p, {**t.static, "b": shim.asarray(np.float64(1))}),
     ),
     "the portable engine": (
         RuntimeError,
-        "can't be updated in a CUDA graph: portable takes it, because engine='portable'",
+        "can't be updated in a CUDA graph, .*: portable takes it, because engine='portable'",
         lambda t: _with(t, "engine", "portable").update(t.p, t.static),
     ),
     "a pure step": (
@@ -251,3 +251,115 @@ def test_a_schedule_set_after_a_capture_is_refused() -> None:
     assert twins.there.lr == 0.001
     twins.replay(graph)
     twins.agree()
+
+
+# Found by reading ------------------------------------------------------------------------------------------------
+
+
+def test_a_step_by_another_engine_is_refused() -> None:
+    """Its slots would be new arrays, and replays would go on with the old ones."""
+    twins = Twins("Momentum")
+    graph = twins.captured()
+    twins.replay(graph)
+    with pytest.raises(RuntimeError, match="portable takes it, because its gradient has another dtype"):
+        twins.there.update(twins.p, {**twins.static, "b": shim.asarray(np.float64(1))})
+    twins.replay(graph)
+    twins.agree()
+
+
+@pytest.mark.parametrize("still", [True, False])
+def test_replays_are_counted_before_a_refusal(still: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """CuPy's arrays are checked anew at each such step, and remembered anew."""
+    if not still:
+        monkeypatch.setattr(shim.Library, "still", lambda self, x, memory: False)
+    twins = Twins("Adam")
+    graph = twins.captured()
+    for _ in range(5):
+        twins.replay(graph)
+    with pytest.raises(ValueError, match="has no gradient"):
+        twins.there.update(twins.p, {**twins.static, "b": None})
+    twins.agree()
+    twins.update()
+    twins.replay(graph)
+    twins.agree()
+
+
+def test_hyperparameters_are_not_set_within_a_capture() -> None:
+    twins = Twins("Adam")
+    twins.captured()
+    with twins.capture() as graph, pytest.raises(RuntimeError, match=r"lr of Adam.* is being set while a CUDA graph"):
+        twins.there.lr = 0.5
+    assert not graph
+    assert twins.there.lr == 0.001
+
+
+@pytest.mark.parametrize("ask", [lambda o: o.state, copy.deepcopy, pickle.dumps], ids=["state", "copy", "pickle"])
+def test_the_state_is_not_asked_for_within_a_capture(ask: Callable[[Any], object]) -> None:
+    twins = Twins("Adam")
+    twins.captured()
+    with twins.capture(), pytest.raises(RuntimeError, match="asked for while a CUDA graph is being captured"):
+        ask(twins.there)
+    twins.agree()
+
+
+def test_a_schedule_of_a_group_is_refused() -> None:
+    class Own(ao.SGD):
+        def overrides(self, path: str, p: Any) -> Any:
+            return {"lr": lambda t: 1 / t} if path == "a" else {}
+
+    shim.install(shim.Machine())
+    p = {k: shim.asarray(np.ones(3)) for k in "ab"}
+    g = {k: shim.asarray(np.ones(3)) for k in "ab"}
+    optimizer = Own(lr=0.1)
+    optimizer.update(p, g)
+    shim.machine().captured = []
+    with pytest.raises(ValueError, match=r"lr of Own.* is a schedule"):
+        optimizer.update(p, g)
+    shim.machine().captured = None
+
+
+def test_a_stage_of_two_chains_tells_both_graphs() -> None:
+    machine = shim.install(shim.Machine())
+    shared = ao.Scale(1.0)
+    graphs, params = [], []
+    for _ in range(2):
+        p, g, optimizer = shim.asarray(np.zeros(3)), shim.asarray(np.ones(3)), ao.chain(ao.SGD(lr=1.0), shared)
+        optimizer.update(p, g)
+        machine.captured = []
+        optimizer.update(p, g)
+        graphs.append(machine.captured)
+        machine.captured = None
+        params.append((p, g, optimizer))
+    shared.factor = 10.0
+    for graph, (p, *_) in zip(graphs, params, strict=True):
+        machine.waiting.extend(graph)
+        machine.finish()
+        assert shim.tonumpy(p).tolist() == [-11.0] * 3
+
+
+@pytest.mark.parametrize("name", BRANCHING)
+def test_a_failed_capture_leaves_all_as_it_was(name: str) -> None:
+    """Also if the graph is finished: it counts nothing."""
+    twins = Twins(name)
+    with twins.capture() as graph, pytest.raises(TypeError):
+        twins.there.update(twins.p, twins.static)
+    twins.machine.waiting.extend(graph)
+    twins.machine.finish()
+    twins.there.stages[2].lr = lambda step: 0.1  # which no graph minds
+    twins.here.stages[2].lr = 0.1
+    twins.update()
+    twins.agree()
+
+
+def test_counts_of_tied_parameters() -> None:
+    machine = shim.install(shim.Machine())
+    w, g = shim.asarray(np.ones(3)), shim.asarray(np.ones(3))
+    optimizer, p = ao.Adam(), {"decoder": w, "encoder": w}
+    optimizer.update(p, {"decoder": g, "encoder": None})
+    machine.captured = []
+    optimizer.update(p, {"decoder": g, "encoder": None})
+    graph, machine.captured = machine.captured, None
+    for _ in range(5):
+        machine.waiting.extend(graph)
+        machine.finish()
+    assert optimizer.state.t == {"decoder": 6, "encoder": 6}  # type: ignore[union-attr]

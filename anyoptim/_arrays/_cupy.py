@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -50,8 +51,13 @@ class CuPy(Library):
         memory = [x.data for x in xs]
         return [m.ptr for m in memory] if [m.device_id for m in memory] == marks.devices else None
 
+    def at(self, x: Array) -> AbstractContextManager[Any]:
+        context: AbstractContextManager[Any] = x.device  # else they would lie on the current device
+        return context
+
     def copied(self, x: Array) -> Array:
-        return x.copy(order="K")
+        with self.at(x):
+            return x.copy(order="K")
 
     def to_host(self, x: Array) -> np.ndarray[Any, Any]:
         return np.asarray(x.get())

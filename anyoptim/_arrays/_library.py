@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import array_api_compat as compat
@@ -156,6 +157,10 @@ class Library:
     def addresses(self, xs: Sequence[Array], marks: Marks) -> list[int] | None:
         """Where gradients begin, if without doubt all are such as their parameters; else None."""
         return None
+
+    def at(self, x: Array) -> AbstractContextManager[Any]:
+        """Within it, new arrays lie where `x` does."""
+        return nullcontext()
 
     def followed(self, x: Array) -> bool:
         """Whether automatic differentiation follows what becomes of `x`."""

@@ -54,13 +54,18 @@ class Torch(Library):
         torch = sys.modules["torch"]
         if type(x) not in {torch.Tensor, torch.nn.Parameter} or x.device.type != "cuda" or x.is_conj() or x.is_neg():
             return None
+        if torch.version.cuda is None:  # AMD's devices have that name, too
+            return None
         try:
             return int(x.device.index) if x.data_ptr() or not x.numel() else None
         except RuntimeError:  # under torch.func
             return None
 
     def followed(self, x: Array) -> bool:
-        return bool(x.requires_grad and sys.modules["torch"].is_grad_enabled())
+        torch = sys.modules["torch"]
+        if x.requires_grad and torch.is_grad_enabled():
+            return True
+        return torch.autograd.forward_ad.unpack_dual(x).tangent is not None
 
     def stream(self, number: int) -> int:
         return int(sys.modules["torch"].cuda.current_stream(number).cuda_stream)
@@ -82,9 +87,11 @@ class Torch(Library):
         if {*map(type, xs)} != {sys.modules["torch"].Tensor} or not self._such(xs, marks):
             return None
         try:
-            return [x.data_ptr() for x in xs]
+            found = [x.data_ptr() for x in xs]
         except RuntimeError:  # under torch.func
             return None
+        # Zero is where nothing is stored, which is right where nothing is to be.
+        return found if [a == 0 for a in found] == [a == 0 for a in marks.begins] else None
 
     @staticmethod
     def _such(xs: Sequence[Array], marks: Marks) -> bool:

@@ -128,7 +128,7 @@ def _choose(name: str | None, program: Program, leaf: Leaf, x: Array) -> Choice:
     """The engine of this name, or the fastest; where it can't take the leaf, the fastest after it that can."""
     asked = None if name is None else f"engine={name!r}"
     if leaf.library.cuda(leaf.p) is not None:
-        why = (asked if name != "cuda" else None) or cuda.missing() or cuda.refusal(program, leaf, x)
+        why = (asked if name != "cuda" else None) or cuda.missing() or cuda.refusal(program, leaf, x) or cuda.broken()
         return Choice("cuda" if why is None else "portable", why)
     why = asked if name == "portable" else blocked.refusal(leaf, x)
     name = None if name == "cuda" else name
@@ -247,6 +247,10 @@ class Crew:
         for team, found in zip(self.teams, gathered, strict=True):
             sums.update(zip(team.of, team.plan.squares(k, found, rows.some(team.of)), strict=True))
         return norm_of([sums[i] for i in range(len(self.leaves))], self.leaves)
+
+    def known(self, k: int) -> float:
+        """That norm as a float, where it is a symbol."""
+        return self.teams[0].plan.known(k)
 
     def prepare(self, gathered: Sequence[Any], rows: Rows) -> Commit:
         """All of the step that may fail; the commit gives all results in the order of the leaves."""

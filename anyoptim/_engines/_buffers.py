@@ -14,7 +14,7 @@ import numpy as np
 
 from anyoptim._engines._leaf import NDArray
 
-__all__ = ["Buffers", "Machine", "Placed", "Upload", "buffers"]
+__all__ = ["Buffers", "Event", "Machine", "Placed", "Upload", "buffers"]
 
 
 class Machine(Protocol):
@@ -35,15 +35,26 @@ class Machine(Protocol):
     def place(self, to: int, words: NDArray) -> None: ...
 
 
+class Event:
+    """An event of a device, whose handle goes to another when nobody asks for it any more."""
+
+    def __init__(self, handle: Any, handles: list[Any]) -> None:
+        self.handle = handle
+        self._handles = handles
+
+    def __del__(self) -> None:
+        self._handles.append(self.handle)
+
+
 class _Free(NamedTuple):
     address: int
-    event: Any
+    event: Event
 
 
 class _Pinned(NamedTuple):
     address: int
     words: NDArray
-    event: Any
+    event: Event
 
 
 @functools.cache
@@ -57,16 +68,29 @@ class Buffers:
 
     def __init__(self, machine: Machine) -> None:
         self._machine = machine
+        self._events: list[Any] = []
         self._taking = threading.Lock()  # giving needs none, and may happen whenever a plan is dropped
         self._device: defaultdict[int, deque[_Free]] = defaultdict(deque)
         self._pinned: defaultdict[int, deque[_Pinned]] = defaultdict(deque)
+
+    def event(self) -> Event:
+        """An event that nobody else has, and that is over."""
+        try:
+            handle = self._events.pop()
+        except IndexError:
+            handle = self._machine.event()
+        return Event(handle, self._events)
+
+    def record(self, event: Event, stream: int) -> None:
+        """Let the event be over when all is done that the stream has to do by now."""
+        self._machine.record(event.handle, stream)
 
     def take(self, n: int) -> int:
         """Device memory of at least so many bytes."""
         found = self._over(self._device[_size(n)])
         return self._machine.allocate(_size(n)) if found is None else found.address
 
-    def give(self, address: int, n: int, event: Any) -> None:
+    def give(self, address: int, n: int, event: Event) -> None:
         """Have it back when the event is over."""
         self._device[_size(n)].append(_Free(address, event))
 
@@ -76,14 +100,14 @@ class Buffers:
         if found is not None:
             return found
         address, words = self._machine.pinned(_size(n))
-        return _Pinned(address, words, self._machine.event())
+        return _Pinned(address, words, self.event())
 
     def _over(self, free: deque[Any]) -> Any:
         """One that the device is done with, if it is the one that waited longest; else None."""
         with self._taking:
             if not free:
                 return None
-            if self._machine.over(free[0].event):
+            if self._machine.over(free[0].event.handle):
                 return free.popleft()
             free.rotate(-1)  # its stream may have stopped, and those of others not
             return None
@@ -114,11 +138,11 @@ class Upload:
         pinned = self._buffers.pinned(words.nbytes)
         pinned.words[: len(words)] = words
         self._machine.send(self.address, pinned.address, words.nbytes, stream)
-        self._machine.record(pinned.event, stream)
+        self._buffers.record(pinned.event, stream)
         self._buffers.give_pinned(pinned)
         self._sent = words.copy()
 
-    def give(self, event: Any) -> None:
+    def give(self, event: Event) -> None:
         """Give the memory back, for when the event is over."""
         self._buffers.give(self.address, self.bytes, event)
 

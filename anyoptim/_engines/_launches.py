@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from anyoptim._arrays import Array
-from anyoptim._engines._buffers import Machine, Upload
+from anyoptim._engines._buffers import Machine, Upload, buffers
 from anyoptim._engines._leaf import NDArray
 from anyoptim._program import Options, Program
 from anyoptim._reduction import BLOCK
@@ -96,7 +96,7 @@ class Owned:
     def __init__(self, machine: Machine, kind: type[Upload] = Upload) -> None:
         self._machine, self._kind = machine, kind
         self._uploads: list[Upload] = []
-        self.event = machine.event()
+        self.event = buffers(machine).event()
 
     def upload(self, words: int) -> Upload:
         """Room for so many words."""
@@ -110,22 +110,27 @@ class Owned:
 
 
 class Pass:
-    """A kernel over the chunks of some leaves, step after step."""
+    """A kernel over the chunks of some leaves, step after step: what it needs is made ready before anything is run."""
 
     def __init__(self, machine: Machine, owned: Owned, chunks: NDArray) -> None:
         self._machine, self._owned = machine, owned
         self._chunks = chunks.view(np.uint64)
         self._blocks = len(chunks)
         self._map = owned.upload(self._chunks.size)
-        self._step: Upload | None = None
+        self._step = owned.upload(0)
+
+    def ready(self, call: Call) -> None:
+        """Make what a call needs: its place on the device, and the kernel for its expressions."""
+        if self._step.bytes < call.words.nbytes:
+            self._step = self._owned.upload(call.words.size)
+        if call.expressions:
+            _coefficients(self._machine, call.expressions)
 
     def run(self, call: Call, stream: int, table: int, numbers: int, *more: int) -> None:
         """Launch it, after what it needs: `table` and `numbers` are addresses on the device."""
         if not self._blocks:
             return
         step = self._step
-        if step is None or step.bytes < call.words.nbytes:
-            step = self._step = self._owned.upload(call.words.size)
         self._map.send(self._chunks, stream)
         step.send(call.words, stream)
         rows = step.address + 16 * call.leaves

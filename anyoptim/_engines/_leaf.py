@@ -159,6 +159,10 @@ class Plan(ABC):
         """The 2-norm of what part `k` of the program measures: a float, a 0-d array, or a symbol."""
         return norm_of(self.squares(k, gathered, rows), self.leaves)
 
+    def known(self, k: int) -> float:
+        """What `norm` gave for part `k`, where that was a symbol."""
+        raise NotImplementedError
+
     @abstractmethod
     def prepare(self, gathered: Any, rows: Rows) -> Commit:
         """All of the step that may fail, and nothing written."""

@@ -9,7 +9,7 @@ from cuda.bindings import nvrtc
 
 from anyoptim._engines import _cache
 
-__all__ = ["OPTIONS", "CompilationError", "code", "ptx"]
+__all__ = ["OPTIONS", "CompilationError", "code", "ptx", "version"]
 
 OPTIONS = ("--fmad=false", "--ftz=false", "--prec-div=true", "--prec-sqrt=true", "--std=c++17")
 """Every operation rounded as it is written: none contracted, none approximate, no subnormal flushed to zero."""
@@ -26,7 +26,7 @@ def code(text: str, architecture: int) -> bytes:
     digest, so that a file that was damaged is made anew.
     """
     target = _target(architecture)
-    made_from = "\n".join([target, ".".join(map(str, _call("nvrtcVersion"))), *OPTIONS, text])
+    made_from = "\n".join([target, version(), *OPTIONS, text])
     name = f"{hashlib.sha256(made_from.encode()).hexdigest()[:32]}.cubin"
     kept = _cache.read(name)
     if kept is not None and hashlib.sha256(kept[32:]).digest() == kept[:32]:
@@ -41,11 +41,16 @@ def ptx(text: str, architecture: int) -> str:
     return _compiled(text, f"compute_{architecture}").decode().rstrip("\0")
 
 
+def version() -> str:
+    """As `13.0`. Raises CompilationError where NVRTC can't be found."""
+    return ".".join(map(str, _call("nvrtcVersion")))
+
+
 def _target(architecture: int) -> str:
     """The newest that NVRTC knows and such a device runs: machine code within its generation, else PTX."""
     known = [a for a in _call("nvrtcGetSupportedArchs")[0] if a <= architecture]
     if not known:
-        raise CompilationError(f"NVRTC {_call('nvrtcVersion')} has no code for compute capability {architecture}")
+        raise CompilationError(f"NVRTC {version()} has no code for compute capability {architecture}")
     best = max(known)
     return f"sm_{best}" if best // 10 == architecture // 10 else f"compute_{best}"
 
@@ -57,12 +62,12 @@ def _compiled(text: str, target: str) -> bytes:
         try:
             _call("nvrtcCompileProgram", program, len(options), options)
         except CompilationError as error:
-            log = b" " * _call("nvrtcGetProgramLogSize", program)[0]
+            log = bytes(_call("nvrtcGetProgramLogSize", program)[0] + 1)  # of one byte there is one for all
             _call("nvrtcGetProgramLog", program, log)
             said = log.decode().rstrip("\0").strip()
             raise CompilationError(f"{error}: {said}\n{text}") from None
         kind = "CUBIN" if target.startswith("sm_") else "PTX"
-        made: bytes = b" " * _call(f"nvrtcGet{kind}Size", program)[0]
+        made = bytes(_call(f"nvrtcGet{kind}Size", program)[0])
         _call(f"nvrtcGet{kind}", program, made)
         return made
     finally:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from anyoptim._arrays import Array
-from anyoptim._engines._buffers import Machine, Upload
+from anyoptim._engines._buffers import Machine, Upload, buffers
 from anyoptim._engines._launches import Call, Gathered, Owned, Pass, chunk_map, load, reduction, text
 from anyoptim._engines._leaf import Again, Commit, Leaf, NDArray, Plan, Result, Rows, Written
 from anyoptim._engines._rows import table
@@ -24,7 +24,7 @@ from anyoptim._reduction import power_of_two
 from anyoptim._render import ELEMENTS
 from anyoptim._trace import symbol
 
-__all__ = ["Cuda", "device", "element", "missing", "ready", "refusal", "source"]
+__all__ = ["Cuda", "broken", "device", "element", "missing", "ready", "refusal", "source"]
 
 HALVERS = 32
 """Blocks of threads that share the first halvings of a long reduction."""
@@ -49,6 +49,16 @@ def _found(name: str) -> bool:
         return False
 
 
+@functools.cache
+def broken() -> str | None:
+    """The same, having loaded what there is."""
+    try:
+        importlib.import_module("anyoptim._engines._nvrtc").version()
+    except Exception as error:
+        return f"kernels can't be compiled: {error}"
+    return None
+
+
 def device(number: int) -> Machine:
     """The device that array libraries give this number."""
     found: Machine = importlib.import_module("anyoptim._engines._driver").device(number)
@@ -57,8 +67,11 @@ def device(number: int) -> Machine:
 
 def ready(program: Program, row: Row, dtype: str, number: int) -> None:
     """Compile for arrays of one dtype on the device of this number."""
+    machine = device(number)
     for k in (*program.measures, None):
-        load(device(number), program, k, options(row[:k]), dtype)
+        load(machine, program, k, options(row[:k]), dtype)
+    for name in ("halve", "root") if program.measures else ():
+        reduction(machine, name)
 
 
 def element(dtype: str) -> str:
@@ -197,11 +210,19 @@ class Cuda(Plan):
             n, half = all_, all_ // 2
         self._launch("halve", 1, HALVING, sums, n, half, 1)
         self._launch("root", 1, 1, sums, self.numbers + 8 * k)
+        self._launched()
         return symbol(k)
+
+    def known(self, k: int) -> float:
+        """What `norm` gave for part `k`, on the host. Waits for the device."""
+        found = np.zeros(1)
+        self.machine.fetch(found, self.numbers + 8 * k, self.stream)
+        return float(found[0])
 
     def squares(self, k: int, gathered: Gathered, rows: Rows) -> list[NDArray]:
         # For several devices at once: their sums meet on the host.
         self._measure(k, gathered, rows)
+        self._launched()
         sums = np.zeros(self.blocks[-1])
         if sums.size:
             self.machine.fetch(sums, self.sums.address, self.stream)
@@ -235,7 +256,7 @@ class Cuda(Plan):
 
     def _launched(self) -> None:
         """Take note of when the device will be done with what is owned."""
-        self.machine.record(self.owned.event, self.stream)
+        buffers(self.machine).record(self.owned.event, self.stream)
 
     def _calls(self, k: int | None, gathered: Gathered, rows: Rows) -> list[Call]:
         """The calls of the kernels, one for each set of static options."""
@@ -252,15 +273,19 @@ class Cuda(Plan):
             words[2 * n :] = numbers.view(np.uint64)
             members = None if static.count(key) == len(static) else tuple(static[r] == key for r in rows.which)
             calls.append(Call(kernel, members, words, n, expressions, len(own) * len(kernel.scalars)))
+            self._pass(calls[-1]).ready(calls[-1])
         return calls
 
-    def _run(self, call: Call, *more: int) -> None:
+    def _pass(self, call: Call) -> Pass:
         place = (call.kernel, call.members)
         if place not in self.passes:
             own = ... if call.members is None else np.array(call.members)[self.chunks["leaf"]]
             self.passes[place] = Pass(self.machine, self.owned, self.chunks[own])
+        return self.passes[place]
+
+    def _run(self, call: Call, *more: int) -> None:
         self.table.send(self.leaf_words, self.stream)
-        self.passes[place].run(call, self.stream, self.table.address, self.numbers, *more)
+        self._pass(call).run(call, self.stream, self.table.address, self.numbers, *more)
 
 
 def _taken(call: Call, plan: Cuda, gathered: Gathered) -> bool:

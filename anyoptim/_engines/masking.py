@@ -34,8 +34,9 @@ def masked(library: Library, x: Array, threshold: int, scale: float, words: tupl
     if dtype not in ELEMENTS:
         return None
     xp, n = library.xp, math.prod(x.shape)
-    flat = xp.reshape(library.load(x), (-1,))  # in logical order: a copy where it isn't the memory's
-    y = xp.empty_like(flat)
+    with library.at(x):
+        flat = xp.reshape(library.load(x), (-1,))  # in logical order: a copy where it isn't the memory's
+        y = xp.empty_like(flat)
     if n:
         machine = cuda.device(number)
         groups = -(-(offset % GROUP + n) // GROUP)

@@ -52,10 +52,11 @@ class Portable(Plan):
         return self.leaves[0].library.settle(list(xs)) if lazy else xs
 
     def squares(self, k: int, gathered: Sequence[Array], rows: Rows) -> list[Array]:
-        return [
-            self._known(_squares(functools.partial(self.program.measured, k), leaf, x, rows.of(i)))
-            for i, (leaf, x) in enumerate(zip(self.leaves, gathered, strict=True))
-        ]
+        sums = []
+        for i, (leaf, x) in enumerate(zip(self.leaves, gathered, strict=True)):
+            with leaf.library.at(leaf.p):
+                sums.append(self._known(_squares(functools.partial(self.program.measured, k), leaf, x, rows.of(i))))
+        return sums
 
     def prepare(self, gathered: Sequence[Array], rows: Rows) -> Commit:
         results = self._settled(self._computed(gathered, rows))
@@ -63,14 +64,18 @@ class Portable(Plan):
         def commit() -> list[Result]:
             for leaf, result in zip(self.leaves, results, strict=True):
                 if leaf.destination is not None:
-                    leaf.library.write(leaf.destination, result.p)
+                    with leaf.library.at(leaf.p):
+                        leaf.library.write(leaf.destination, result.p)
             return results
 
         return commit
 
     def _computed(self, xs: Sequence[Array], rows: Rows) -> list[Result]:
-        leaves = zip(self.leaves, xs, strict=True)
-        return [_result(self.program, leaf, x, rows.of(i)) for i, (leaf, x) in enumerate(leaves)]
+        results = []
+        for i, (leaf, x) in enumerate(zip(self.leaves, xs, strict=True)):
+            with leaf.library.at(leaf.p):
+                results.append(_result(self.program, leaf, x, rows.of(i)))
+        return results
 
     def _settled(self, results: list[Result]) -> list[Result]:
         """The same with nothing lazy in it."""
@@ -105,7 +110,7 @@ def start(
         real, imag = (start(init, names, library, part(p)) for part in (xp.real, xp.imag))
         return tuple(library.join_complex(re, im, getattr(xp, name)) for re, im in zip(real, imag, strict=True))
     wide = library.guarded(xp.astype(p, getattr(xp, name), copy=False))
-    with quiet():
+    with quiet(), library.at(p):
         return _kept(init.__qualname__, init(xp, wide), len(names), library, (wide,))
 
 

@@ -43,16 +43,18 @@ class Cells:
     def set(self, i: int, value: float) -> None:
         """Have replays from now on, on the library's current stream, read another value."""
         stream = self.library.stream(self.number)
-        pinned = buffers(self.machine).pinned(8)
+        own = buffers(self.machine)
+        pinned = own.pinned(8)
         pinned.words[:1].view(np.float64)[0] = value
         self.machine.send(self.address + 8 * (self._first + i), pinned.address, 8, stream)
-        self.machine.record(pinned.event, stream)
-        buffers(self.machine).give_pinned(pinned)
+        own.record(pinned.event, stream)
+        own.give_pinned(pinned)
 
-    def tick(self) -> None:
-        """Count a step; while a graph is being recorded, at each of its replays."""
+    def tick(self, by: int) -> None:
+        """Count so many steps; while a graph is being recorded, at each of its replays."""
         stream = self.library.stream(self.number)
-        self.machine.launch(reduction(self.machine, "tick"), 1, 1, stream, (self.address + 8 * self._count,))
+        count = self.address + 8 * self._count
+        self.machine.launch(reduction(self.machine, "tick"), 1, 1, stream, (count, by % 2**64))
 
     def counted(self) -> int:
         """How many steps were counted. Waits for the device."""

@@ -22,6 +22,7 @@ proven on machines without a device.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -48,6 +49,7 @@ default delete do double dynamic_cast enum explicit export extern false float fr
 namespace new noexcept nullptr operator private protected public register reinterpret_cast requires short signed
 sizeof static static_assert static_cast struct switch template this thread_local throw true try typedef typeid
 typename union unsigned using virtual void volatile wchar_t and_eq bitand bitor not_eq or_eq xor xor_eq
+NULL NAN INFINITY CUDART_VERSION CUDA_VERSION
 real Element Elements Vector Chunk wide narrow sqrtf fabsf fabs pow blockIdx blockDim threadIdx gridDim warpSize
 """
 
@@ -159,7 +161,7 @@ halve(double *v, long long n, long long half, long long to)
 
 extern "C" __global__ void root(const double *v, double *norm) { *norm = sqrt(*v); }
 
-extern "C" __global__ void tick(double *count) { *count += 1.0; }
+extern "C" __global__ void tick(double *count, long long by) { *count += by; }
 """
 """The kernels beside those of rules: `halve` and `root` make a norm of block sums, `tick` counts replays."""
 
@@ -168,15 +170,15 @@ class _Writer:
     def __init__(self, graph: Graph, dtype: str, what: str) -> None:
         self.graph = graph
         self.dtype, self.real = dtype, ELEMENTS[dtype].real
-        self.name = function_name(graph, what)
-        taken: list[str] = []
-        for name in (*input_names(graph), *scalar_names(graph).values()):
-            while name in _MEANS or name in taken:
-                name += "_"  # noqa: PLW2901 - until it is free
-            taken.append(name)
-        self.inputs = taken[: len(graph.inputs)]
-        self.first = len(self.inputs)
-        self.scalars = dict(zip(graph.scalars, taken[self.first :], strict=True))
+        self.name = _ascii(function_name(graph, what))
+        self.first = len(graph.inputs)
+        taken = [self.name, f"{self.name}_of"]
+        names = [_unused(name, taken) for name in (*input_names(graph), *scalar_names(graph).values())]
+        self.inputs = names[: self.first]
+        self.scalars = dict(zip(graph.scalars, names[self.first :], strict=True))
+        # What begins with an underscore is the templates'.
+        self.pointers = [_unused(f"{name}_at", taken) for name in self.inputs]
+        self.elements = [_unused(f"{name}_element", taken) for name in self.inputs]
         self.width = {"float32": 4, "float64": 2}[self.real]
         used = {a for node in graph.nodes for a in node.arguments if isinstance(a, int)} | {*graph.outputs}
         self.read = [i for i in range(self.first) if i in used]
@@ -190,19 +192,19 @@ class _Writer:
         for i, o in moved.items():
             value = f"_new{i}" if o < self.first else self.value(o)
             body.append(f"{self.formal(i)} = {f'narrow({value})' if self.cast(i) else value};")
-        name, scalars = self.inputs, "".join(f", {s}" for s in self.scalars.values())
+        name, at, scalars = self.inputs, self.pointers, "".join(f", {s}" for s in self.scalars.values())
         pieces: dict[str, str | list[str]] = {
-            "addresses": " | ".join(f"(unsigned long long)_{name[i]}" for i in opened),
-            "loads": [f"{self.vector(i)} {name[i]} = *(const {self.vector(i)} *)(_{name[i]} + _i);" for i in opened],
-            "stores": [f"*({self.vector(i)} *)(_{name[i]} + _i) = {name[i]};" for i in moved],
+            "addresses": " | ".join(f"(unsigned long long){at[i]}" for i in opened),
+            "loads": [f"{self.vector(i)} {name[i]} = *(const {self.vector(i)} *)({at[i]} + _i);" for i in opened],
+            "stores": [f"*({self.vector(i)} *)({at[i]} + _i) = {name[i]};" for i in moved],
             "lanes": ", ".join(f"{name[i]}.at[_k]" for i in opened) + scalars,
-            "elements": ", ".join(f"_{name[i]}[_i]" for i in opened) + scalars,
+            "elements": ", ".join(f"{at[i]}[_i]" for i in opened) + scalars,
         }
         return self.module("void", body, opened, {*moved}, "", _STEP, pieces)
 
     def measure(self) -> Kernel:
         (output,) = self.graph.outputs
-        elements = ", ".join([*(f"_{self.inputs[i]}[_i]" for i in self.read), *self.scalars.values()])
+        elements = ", ".join([*(f"{self.pointers[i]}[_i]" for i in self.read), *self.scalars.values()])
         body = [f"return {self.value(output)};"]
         return self.module("real", body, self.read, set(), ", double *_sums", _MEASURE, {"elements": elements})
 
@@ -211,7 +213,7 @@ class _Writer:
         return i < 2 and self.dtype != self.real
 
     def formal(self, i: int) -> str:
-        return f"_{self.inputs[i]}" if self.cast(i) else self.inputs[i]
+        return self.elements[i] if self.cast(i) else self.inputs[i]
 
     def parameter(self, i: int, moved: bool) -> str:
         return f"{self.kind(i)} &{self.formal(i)}" if moved else f"const {self.kind(i)} {self.formal(i)}"
@@ -235,7 +237,7 @@ class _Writer:
         def array(i: int) -> str:
             kind = self.kind(i) if i in moved else f"const {self.kind(i)}"
             at = "_now[0]" if i == 1 else f"_leaf[{1 + i - (i > 1)}]"
-            return f"{kind} *__restrict__ _{self.inputs[i]} = ({kind} *){at} + _chunk.begin;"
+            return f"{kind} *__restrict__ {self.pointers[i]} = ({kind} *){at} + _chunk.begin;"
 
         formals = [self.parameter(i, i in moved) for i in opened]
         loads = [f"const real {self.inputs[i]} = wide({self.formal(i)});" for i in opened if self.cast(i)]
@@ -286,6 +288,20 @@ class _Writer:
         return (_PREFIX | _CALLS[self.real])[node.op].format(a[0])
 
 
+def _ascii(name: str) -> str:
+    """The name in letters that a C compiler takes: `uβ`'s is `u_3b2`."""
+    return re.sub(r"[^\x00-\x7f]", lambda letter: f"_{ord(letter[0]):x}", name)
+
+
+def _unused(name: str, taken: list[str]) -> str:
+    """The name, or one like it that means nothing else; taken from now on."""
+    name = _ascii(name)
+    while name in _MEANS or name in taken:
+        name += "_"
+    taken.append(name)
+    return name
+
+
 def coefficients(places: Sequence[tuple[int, Scalar]]) -> Kernel:
     """What is known on the device alone: these places of the rows of coefficients, in float64, by one thread.
 
@@ -309,7 +325,9 @@ def _double(s: Scalar) -> str:
         return f"{s.op if s.op == 'device' else 'numbers'}[{s.arguments[0]}]"
     a = [_double(argument) for argument in s.arguments]
     if s.op in {"and", "or"}:
-        return f"(({a[0]}) != 0 {INFIX[s.op]} ({a[1]}) != 0)"
+        return f"double(({a[0]}) != 0 {INFIX[s.op]} ({a[1]}) != 0)"
+    if s.op in LOGICAL:  # a double as in Python, where True / 2 is 0.5
+        return f"double({a[0]} {INFIX[s.op]} {a[1]})"
     if s.op in INFIX:
         return f"({a[0]} {INFIX[s.op]} {a[1]})"
     return f"({_OF_NUMBERS[s.op].format(*a)})"
