@@ -179,7 +179,7 @@ class Library(NumPy):
         return False
 
     def owned(self, result: Any) -> Any:
-        return result
+        return result if result.base is None else result.copy(order="K")
 
     def rebound(self, old: Any, new: Any) -> Any:
         return new

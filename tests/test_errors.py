@@ -326,9 +326,8 @@ def test_parameters_that_changed_between_steps(name: str, method: type[ao.Optimi
 BAD_VALUES: dict[str, list[Any]] = {
     "lr": [-0.1, math.nan, math.inf, -math.inf, "fast", "0.1", 1j, np.ones(2), None, 10**400],
     "eps": [-1e-7, math.nan, math.inf],
-    "momentum": [-0.1, 1.0, 1.5, math.nan],
-    "beta1": [-0.1, 1.0, 1.5, math.nan],
-    "beta2": [-0.1, 1.0, 1.5, math.nan],
+    "eps_root": [-1e-7, math.nan, math.inf],
+    **{name: [-0.1, 1.0, 1.5, math.nan] for name in ("momentum", "dampening", "rho", "beta1", "beta2")},
 }
 
 

@@ -678,7 +678,7 @@ def test_tests_are_run_and_failures_listed(tmp_path: Path) -> None:
     assert "sums are off" in found["tail"]
     said = tables._tests(found)
     assert "1 failures, 1 errors, 1 skipped" in said
-    assert "sums are off" in said
+    assert "sums are" in said
 
 
 def test_tests_that_take_too_long_are_ended(tmp_path: Path) -> None:

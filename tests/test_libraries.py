@@ -53,8 +53,10 @@ def test_equals_numpy_step_by_step(lib: Library, method: type[ao.Optimizer], dty
     And where NumPy works on its arrays. Elsewhere at most 2 units in the last place of the larger of the parameter
     before and after. JAX flushes subnormals; torch's own float32 square root, which bfloat16 tensors meet, is 1 ulp
     off, and the quotient and the difference round after it.
-    A half-precision parameter is rounded once more, and may fall to the other side: 2 of its own units.
+    A half-precision parameter is rounded once more, and may fall to the other side: 2 of its own units. AdaDelta keeps
+    the square of a quotient of two roots: their 2 units and the quotient's, doubled, and the square's own.
     """
+    most = 8 if method is ao.AdaDelta else 2
     if dtype not in lib.dtypes:
         pytest.skip(f"{lib.name} has no {dtype}")
     rng = np.random.default_rng(3)
@@ -83,7 +85,7 @@ def test_equals_numpy_step_by_step(lib: Library, method: type[ao.Optimizer], dty
             else:
                 assert _ulps(ours_key, expected[key], before[key]) <= 2, key
         for a, b in zip(_leaves(ours_after), _leaves(state), strict=True):
-            assert same_bits(lib.tonumpy(a), b) if exact else _ulps(lib.tonumpy(a), b, b) <= 2
+            assert same_bits(lib.tonumpy(a), b) if exact else _ulps(lib.tonumpy(a), b, b) <= most
 
 
 @pytest.mark.parametrize("dtype", HALF + REAL + COMPLEX)
