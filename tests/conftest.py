@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -25,9 +28,9 @@ settings.load_profile("anyoptim")
 
 
 def pytest_configure() -> None:
-    unknown = libraries.REQUIRED - set(libraries.LOADERS)
+    unknown = libraries.REQUIRED - libraries.REQUIRABLE
     if unknown:
-        raise pytest.UsageError(f"ANYOPTIM_REQUIRE names {sorted(unknown)}; wanted some of {list(libraries.LOADERS)}")
+        raise pytest.UsageError(f"ANYOPTIM_REQUIRE names {sorted(unknown)}; wanted some of {libraries.REQUIRABLE}")
 
 
 @pytest.fixture
@@ -43,6 +46,21 @@ def need() -> Callable[[str], Library]:
             pytest.skip(str(why))
 
     return load
+
+
+@pytest.fixture
+def nvrtc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The module that compiles for devices, with an empty cache folder. Like a library: missing or required."""
+    try:
+        found = importlib.import_module("anyoptim._engines._nvrtc")
+        importlib.import_module("platformdirs")
+        found.version()
+    except (ImportError, RuntimeError) as why:
+        if "cuda-shim" in libraries.REQUIRED:
+            pytest.fail(f"ANYOPTIM_REQUIRE lists cuda-shim: {why}")
+        pytest.skip(str(why))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return found
 
 
 @pytest.fixture(params=list(libraries.LOADERS))

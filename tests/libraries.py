@@ -143,6 +143,9 @@ LOADERS: dict[str, Callable[[], Library]] = {
     "cuda-shim": _shim,
 }
 
+REQUIRABLE = {*LOADERS, "cupy-host"}
+"""The rows, and CuPy without a device, for what can be tested of it there."""
+
 REQUIRED = frozenset(filter(None, os.environ.get("ANYOPTIM_REQUIRE", "").split(",")))
 
 

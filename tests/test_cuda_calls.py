@@ -247,17 +247,9 @@ def test_events_are_asked_and_not_waited_for(device: Any, driver: Driver) -> Non
 
 
 @pytest.fixture
-def nvrtc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """With an empty cache folder, and a list of what was compiled."""
-    found = _module("_nvrtc")
-    try:
-        importlib.import_module("platformdirs")
-        found._call("nvrtcVersion")
-    except (ImportError, RuntimeError) as why:
-        if "cuda-shim" in libraries.REQUIRED:
-            pytest.fail(f"ANYOPTIM_REQUIRE lists cuda-shim: {why}")
-        pytest.skip(str(why))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+def nvrtc(nvrtc: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """And a list of what was compiled."""
+    found = nvrtc
     real, made = found._compiled, []
 
     def compiled(text: str, target: str) -> Any:

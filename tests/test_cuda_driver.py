@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -81,9 +82,9 @@ def _python(script: str, folder: Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.fixture(autouse=True)
-def compiler(need: Callable[[str], Library]) -> None:
+def compiler(need: Callable[[str], Library], nvrtc: Any) -> None:
+    """And cuda-bindings."""
     need("cuda-shim")
-    pytest.importorskip("cuda.bindings.driver", reason="cuda-bindings is not installed")
 
 
 def test_steps_through_the_driver(tmp_path: Path) -> None:

@@ -104,8 +104,7 @@ def test_torch_says_what_it_follows(need: Callable[[str], Library]) -> None:
 
 @pytest.mark.parametrize("architecture", [75, 80, 90, 100, 120])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_it_compiles_for_devices(dtype: str, architecture: int) -> None:
-    nvrtc = pytest.importorskip("anyoptim._engines._nvrtc", reason="cuda-bindings is not installed")
+def test_it_compiles_for_devices(dtype: str, architecture: int, nvrtc: Any) -> None:
     text = dropout(dtype).text
     assert nvrtc.code(text, architecture)
     ptx = nvrtc.ptx(text, architecture)

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import ctypes
-import importlib
 import itertools
 import math
 import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -34,21 +32,6 @@ OPTIMIZERS: dict[str, Callable[[], ao.Optimizer]] = {
 }
 ARCHITECTURES = (75, 80, 90, 100, 120)
 STEPS = (1, 2, 1000)
-
-
-@pytest.fixture
-def nvrtc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The module, with an empty cache folder. Missing where `cuda-shim` is required, the test fails."""
-    try:
-        found = importlib.import_module("anyoptim._engines._nvrtc")
-        importlib.import_module("platformdirs")
-        found._call("nvrtcVersion")
-    except (ImportError, RuntimeError) as why:
-        if "cuda-shim" in libraries.REQUIRED:
-            pytest.fail(f"ANYOPTIM_REQUIRE lists cuda-shim: {why}")
-        pytest.skip(str(why))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    return found
 
 
 @pytest.fixture

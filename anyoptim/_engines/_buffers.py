@@ -142,6 +142,11 @@ class Upload:
         self._buffers.give_pinned(pinned)
         self._sent = words.copy()
 
+    def once(self, words: NDArray, stream: int) -> None:
+        """The same for words that never change."""
+        if self._sent is None:
+            self.send(words, stream)
+
     def give(self, event: Event) -> None:
         """Give the memory back, for when the event is over."""
         self._buffers.give(self.address, self.bytes, event)

@@ -131,7 +131,7 @@ class Pass:
         if not self._blocks:
             return
         step = self._step
-        self._map.send(self._chunks, stream)
+        self._map.once(self._chunks, stream)
         step.send(call.words, stream)
         rows = step.address + 16 * call.leaves
         if call.expressions:

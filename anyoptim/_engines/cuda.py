@@ -9,7 +9,7 @@ import itertools
 import math
 import weakref
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -31,8 +31,6 @@ HALVERS = 32
 
 HALVING = 1024
 """Threads in each."""
-
-BYTES = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
 
 
 @functools.cache
@@ -124,6 +122,8 @@ class Cuda(Plan):
     """Takes contiguous arrays of one dtype and one library that lie on one device."""
 
     lasting = True
+    sending: ClassVar[type[Upload]] = Upload
+    """How words get to the device."""
 
     def __init__(self, program: Program, leaves: Sequence[Leaf]) -> None:
         super().__init__(program, leaves)
@@ -141,14 +141,17 @@ class Cuda(Plan):
         self.dtype = np.dtype(ELEMENTS[self.element].real)
         """That of the arithmetic and the slots."""
         parts = 1 if self.element == library.dtype(leaves[0].p) else 2
-        self.lengths = np.array([math.prod(leaf.p.shape) * parts for leaf in leaves], np.uint64)
+        lengths = [math.prod(leaf.p.shape) * parts for leaf in leaves]
         memories = [[library.memory(a) for a in (leaf.p, *leaf.slots)] for leaf in leaves]
+        sizes = [math.prod(of[0].shape) * of[0].itemsize if of[0] else 0 for of in memories]
+        self.bytes = np.array(sizes, np.uint64)
+        """How long each gradient is."""
         self.memories = [m for of in memories for m in of if m is not None]
         self.marks = library.marks(self.destinations)
-        self.chunks, self.blocks = chunk_map(self.lengths.tolist())
+        self.chunks, self.blocks = chunk_map(lengths)
         rows = zip(self.blocks, memories, strict=False)  # there is one more: where the last one ends
         words = [(first, *(0 if m is None else m.address for m in of)) for first, of in rows]
-        self.owned = Owned(self.machine)
+        self.owned = Owned(self.machine, self.sending)
         weakref.finalize(self, self.owned.give).atexit = False
         self.leaf_words = np.array(words, np.uint64).reshape(-1)
         self.table = self.owned.upload(self.leaf_words.size)
@@ -175,7 +178,7 @@ class Cuda(Plan):
         """Of each gradient, whether it shares no memory with what is written."""
         begins, ends = self.forbidden
         after = begins[np.searchsorted(ends, addresses, side="right")]
-        found: NDArray = addresses + self.lengths * np.uint64(BYTES[self.element]) <= after
+        found: NDArray = addresses + self.bytes <= after
         return found
 
     def quick(self, xs: Sequence[Array]) -> Gathered | None:
@@ -191,13 +194,15 @@ class Cuda(Plan):
     def gather(self, xs: Sequence[Array]) -> Gathered:
         self.stream = self.library.stream(self.number)
         kept = [self.library.load(x) for x in xs]
-        for i in np.flatnonzero(~self._apart(self._addresses(kept))):
+        addresses = np.array(list(map(self._address, kept)), np.uint64)
+        for i in np.flatnonzero(~self._apart(addresses)):
             kept[i] = self.library.copied(kept[i])
-        return Gathered(self._addresses(kept), kept)
+            addresses[i] = self._address(kept[i])
+        return Gathered(addresses, kept)
 
-    def _addresses(self, xs: Sequence[Array]) -> NDArray:
-        memories = map(self.library.memory, xs)
-        return np.array([0 if m is None else m.address for m in memories], np.uint64)
+    def _address(self, x: Array) -> int:
+        memory = self.library.memory(x)
+        return 0 if memory is None else memory.address
 
     def norm(self, k: int, gathered: Gathered, rows: Rows) -> Any:
         if not self.blocks[-1]:
@@ -284,7 +289,7 @@ class Cuda(Plan):
         return self.passes[place]
 
     def _run(self, call: Call, *more: int) -> None:
-        self.table.send(self.leaf_words, self.stream)
+        self.table.once(self.leaf_words, self.stream)
         self._pass(call).run(call, self.stream, self.table.address, self.numbers, *more)
 
 

@@ -71,11 +71,10 @@ class Recorded(cuda.Cuda):
     """The same as a part of a graph: sent is nothing, and everything is read where it was when it was recorded."""
 
     lasting = False
+    sending = Placed
 
     def __init__(self, cells: Cells, program: Program, leaves: Sequence[Leaf]) -> None:
         super().__init__(program, leaves)
-        self.owned = Owned(self.machine, Placed)
-        self.table = self.owned.upload(self.leaf_words.size)
         self.numbers = cells.address
         self._gathered: list[Any] = []
         _FOR_EVER.append(self)
