@@ -1,6 +1,7 @@
 """Optimizers and Dropout for the arrays people already have."""
 
 from anyoptim import random, schedules
+from anyoptim._chain import chain
 from anyoptim._dropout import Dropout, dropout
 from anyoptim._explain import Explanation, Share
 from anyoptim._hyperparameters import Domain, fraction, nonnegative
@@ -20,7 +21,7 @@ from anyoptim.optimizers import (
     RMSProp,
     TextbookNesterov,
 )
-from anyoptim.stages import EMA, ClipGlobalNorm, ClipValue, FlushSubnormals, Scale, Trace, WeightDecay, chain
+from anyoptim.stages import EMA, ClipGlobalNorm, ClipValue, FlushSubnormals, Scale, Trace, WeightDecay
 
 __all__ = [
     "EMA",

@@ -1,0 +1,71 @@
+"""Stages that shorten."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from anyoptim._arrays import Array
+from anyoptim._hyperparameters import Hyper, nonnegative, positive
+from anyoptim._scalars import ratio_up_to_one
+from anyoptim._stage import Stage
+
+__all__ = ["ClipGlobalNorm", "ClipValue"]
+
+
+class ClipGlobalNorm(Stage):
+    """Shorten the gradient of all parameters together, where it is longer than `max_norm`.
+
+    ::
+
+        norm = sqrt(sum of x*x over all elements of all parameters)
+        x <- x * min(max_norm / norm, 1)
+
+    The norm is that of the parameters that move at this step, in float64, with its additions in one order, so that its
+    bits are the same on all engines (JAX without x64 adds in float32). Complex elements count with both parts. An
+    infinite norm makes every finite element 0; a NaN changes nothing but what it is in.
+
+    Args:
+        max_norm: the length that is allowed, above 0 (infinite for none); a number or a schedule.
+
+    Source: Pascanu, Mikolov and Bengio, On the difficulty of training recurrent neural networks, 2013, algorithm 1.
+    """
+
+    hyperparameters = {"max_norm": positive}
+
+    def __init__(self, max_norm: Hyper) -> None:
+        super().__init__(max_norm=max_norm)
+
+    @staticmethod
+    def measure(xp: Any, p: Array, x: Array) -> Array:
+        return x
+
+    @staticmethod
+    def coefficients(t: Any, *, max_norm: float, norm: Any) -> dict[str, Any]:
+        return {"scale": ratio_up_to_one(max_norm, norm)}
+
+    @staticmethod
+    def rule(xp: Any, p: Array, x: Array, *, scale: float) -> Array:
+        return x * scale
+
+
+class ClipValue(Stage):
+    """Cut off what is longer than `limit`, element by element.
+
+    ::
+
+        x <- min(max(x, -limit), limit)
+
+    A NaN stays. Complex elements are cut in both parts.
+
+    Args:
+        limit: finite and at least 0; a number or a schedule.
+    """
+
+    hyperparameters = {"limit": nonnegative}
+
+    def __init__(self, limit: Hyper) -> None:
+        super().__init__(limit=limit)
+
+    @staticmethod
+    def rule(xp: Any, p: Array, x: Array, *, limit: float) -> Array:
+        return xp.minimum(xp.maximum(x, -limit), limit)

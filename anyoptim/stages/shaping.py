@@ -1,0 +1,97 @@
+"""Stages that change the value that flows: scaling, momentum, decay."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from anyoptim._arrays import Array
+from anyoptim._hyperparameters import Hyper, fraction, nonnegative, number
+from anyoptim._stage import Stage
+
+__all__ = ["Scale", "Trace", "WeightDecay"]
+
+
+class Scale(Stage):
+    """Multiply by a number: a learning rate behind stages that have none.
+
+    ::
+
+        x <- factor*x
+
+    Args:
+        factor: any number but NaN; a number or a schedule.
+    """
+
+    hyperparameters = {"factor": number}
+
+    def __init__(self, factor: Hyper) -> None:
+        super().__init__(factor=factor)
+
+    @staticmethod
+    def rule(xp: Any, p: Array, x: Array, *, factor: float) -> Array:
+        return factor * x
+
+
+class Trace(Stage):
+    """Momentum as a stage: a sum of what flows through, in which the past fades.
+
+    ::
+
+        b <- momentum*b + x
+        x <- b
+
+    `chain(SGD(lr), Trace(0.9))` is `Momentum(lr, 0.9)`, `chain(Trace(0.9), SGD(lr))` is `HeavyBall(lr, 0.9)`.
+
+    Args:
+        momentum: the share of the sum that is kept, in [0, 1); a number or a schedule.
+
+    Source: Polyak, Some methods of speeding up the convergence of iteration methods, 1964, equation 9.
+    """
+
+    hyperparameters = {"momentum": fraction}
+    slots = ("b",)
+
+    def __init__(self, momentum: Hyper = 0.9) -> None:
+        super().__init__(momentum=momentum)
+
+    @staticmethod
+    def rule(xp: Any, p: Array, x: Array, b: Array, *, momentum: float) -> tuple[Array, ...]:
+        b = momentum * b + x
+        return b, b
+
+
+class WeightDecay(Stage):
+    """Add a share of the parameter: before a method L2 regularisation, after it decay that is no part of the gradient.
+
+    ::
+
+        x <- x + decay*p
+
+    `chain(WeightDecay(1e-4), SGD(0.1))` moves by `0.1*(g + 1e-4*p)`, the gradient of the loss plus `1e-4/2 * p*p`.
+    `chain(Adam(1e-3), WeightDecay(1e-5))` moves by Adam's step and `1e-5*p`: decoupled decay, as in AdamW, whose
+    `lr*weight_decay` is the decay here.
+
+    Args:
+        decay: finite and at least 0; a number or a schedule.
+        where: which parameters decay, `where(path, p)`, whenever it is asked; None for all. `path` is their
+            keys, joined by dots: `lambda path, p: p.ndim > 1` spares biases, as `not path.endswith("bias")` does.
+
+    Source: Loshchilov and Hutter, Decoupled weight decay regularization, 2019, algorithms 1 and 2.
+    """
+
+    hyperparameters = {"decay": nonnegative}
+
+    def __init__(self, decay: Hyper, where: Callable[[str, Array], bool] | None = None) -> None:
+        super().__init__(decay=decay)
+        if where is not None and not callable(where):
+            raise TypeError(f"where is {where!r}; wanted a function of the path and the parameter, or None")
+        self._where = where
+
+    def overrides(self, path: str, p: Array) -> Mapping[str, Hyper]:
+        """No decay for parameters that `where` leaves out."""
+        return {} if self._where is None or self._where(path, p) else {"decay": 0.0}
+
+    @staticmethod
+    def rule(xp: Any, p: Array, x: Array, *, decay: float) -> Array:
+        return x + decay * p
