@@ -3,50 +3,27 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 from anyoptim._arrays import Array
 from anyoptim._checks import Parameter
+from anyoptim._division import Division
 from anyoptim._engines import Crew, Leaf
-from anyoptim._hyperparameters import Hyper
-from anyoptim._program import Program, Row
-from anyoptim._stage import Stage
+from anyoptim._program import Row
 from anyoptim._tree import Form, Tree
 
-__all__ = ["Bound", "Groups"]
-
-
-class Groups:
-    """Which hyperparameters are a parameter's own."""
-
-    def __init__(self, stages: Sequence[Stage], tree: Tree, ps: Sequence[Parameter | None]) -> None:
-        asked = [type(stage).overrides is not Stage.overrides for stage in stages]
-        self.overrides: list[tuple[Mapping[str, Hyper], ...]] = [({},) * len(stages)]
-        """For each group what is given instead of each stage's own."""
-        self.of = [0] * len(ps)
-        """The group of each parameter."""
-        if any(asked):
-            for i, p in enumerate(ps):
-                if p is not None:
-                    found = tuple(
-                        dict(stage.overrides(tree.path(i), p.array)) if ask else {}
-                        for stage, ask in zip(stages, asked, strict=True)
-                    )
-                    if found not in self.overrides:
-                        self.overrides.append(found)
-                    self.of[i] = self.overrides.index(found)
-            for stage, own in ((s, g) for group in self.overrides for s, g in zip(stages, group, strict=True)):
-                if set(own) - set(stage.hyperparameters):
-                    raise ValueError(f"{stage!r} overrides {list(own)}; it has {list(stage.hyperparameters)}")
+__all__ = ["Bound"]
 
 
 class Bound:
     """Parameters that passed all checks, and the engines' plans for them."""
 
-    def __init__(self, tree: Tree, ps: list[Parameter | None], owner: list[int], groups: Groups) -> None:
-        self.ps, self.owner, self.groups = ps, owner, groups
+    def __init__(self, tree: Tree, ps: list[Parameter | None], owner: list[int], division: Division) -> None:
+        self.ps, self.owner, self.division = ps, owner, division
         self._form = Form(tree)
+        self._spec = tree.spec
         self._given = [p and p.given for p in ps]
         self._tied = any(o != i for i, o in enumerate(owner))
         self.alike = False
@@ -54,6 +31,11 @@ class Bound:
         self._crew: Crew | None = None
         self._moving: list[int] = []
         self._resting: list[int] = []
+
+    @cached_property
+    def paths(self) -> list[str]:
+        """The keys of each parameter, joined by dots."""
+        return [".".join(map(str, path)) for path in self._spec.paths()]
 
     def quick(self, params: Any, grads: Any) -> tuple[Crew, list[int], list[Any]] | None:
         """Who moves, which parameters these are, and their gathered gradients; None where there is any doubt.
@@ -87,7 +69,7 @@ class Bound:
         xs = self._form.leaves(grads)
         return xs is not None and self._crew is not None and self._crew.take(xs, row)
 
-    def settle(self, one_row: bool) -> None:
+    def settle(self, one_row: bool, simple: bool) -> None:
         """Find out, after a step with all checks, what the next one needs."""
         if self._crew is not None and not self._crew.lasting:
             self._crew = None  # it would keep the slots of before the step alive
@@ -95,11 +77,13 @@ class Bound:
         self.alike = (
             crew is not None
             and one_row
+            and simple
             and not self._tied
             and not self._resting
             and len(crew.teams) == 1
-            and len(self.groups.overrides) == 1
-            and not crew.program.measures
+            and len(self.division.overrides) == 1
+            and not any(self.division.overrides[0])
+            and not crew.programs[0].measures
         )
 
     def still(self, leaves: Sequence[Any]) -> bool:
@@ -115,7 +99,6 @@ class Bound:
     def crew(
         self,
         engine: str | None,
-        program: Program,
         xs: Sequence[Array | None],
         slots: Sequence[tuple[Array, ...] | None],
     ) -> tuple[Crew, list[int]]:
@@ -125,7 +108,8 @@ class Bound:
         if self._crew is None or not self._crew.lasting or moving != self._moving or not self._crew.suits(some):
             self.alike = False  # until this crew has taken a step
             leaves = [self.leaf(i, slots[i]) for i in moving]
-            self._crew = Crew(engine, program, leaves, some)
+            programs = [self.division.track(i).program for i in moving]
+            self._crew = Crew(engine, programs, leaves, some)
             self._moving, self._resting = moving, [i for i, x in enumerate(xs) if x is None]
         return self._crew, moving
 

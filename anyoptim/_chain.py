@@ -1,11 +1,17 @@
-"""The chain: stages composed as one optimizer."""
+"""Chains: stages composed as one optimizer."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from anyoptim._division import Layout
+from anyoptim._groups import groups
 from anyoptim._optimizer import Optimizer
+from anyoptim._select import Selection
 from anyoptim._stage import ParameterStage, SlotStage, Stage
 
-__all__ = ["chain"]
+__all__ = ["chain", "partition"]
 
 
 class chain(Optimizer):  # noqa: N801 - it is called like a function
@@ -32,38 +38,151 @@ class chain(Optimizer):  # noqa: N801 - it is called like a function
     """
 
     _stages: tuple[Stage, ...]
+    _lanes: tuple[Any, ...]
+    """For each stage the selector in the partition that has it, None for a stage of all parameters."""
+    _partition: Selection | None = None
+    _frozen: frozenset[Any] = frozenset()
+    """The selectors of the partition whose parameters rest."""
+    _groups: groups | None = None
     _nested = True
 
-    def __init__(self, *stages: Stage, engine: str | None = None) -> None:
+    def __init__(self, *stages: Stage | groups, engine: str | None = None) -> None:
         flat: list[Stage] = []
+        lanes: list[Any] = []
         for stage in stages:
+            if isinstance(stage, groups):
+                if self._groups is not None:
+                    raise ValueError("chain was given groups twice; wanted one, with all patterns")
+                self._groups = stage
+                continue
             if not isinstance(stage, Stage):
                 raise TypeError(f"chain was given {stage!r}; wanted stages, such as ao.Adam()")
-            if isinstance(stage, Optimizer) and stage.engine is not None:
-                raise ValueError(f"{stage!r} has engine={stage.engine!r}; wanted it on the chain")
-            if isinstance(stage, Optimizer) and stage.state is not None:
-                raise ValueError(f"{stage!r} has taken steps, which the chain would forget; wanted a new one")
-            flat += stage.stages if isinstance(stage, Optimizer) else [stage]
-        methods = [i for i, stage in enumerate(flat) if isinstance(stage, Optimizer)]
-        if len(methods) != 1:
-            raise ValueError(f"chain was given {len(methods)} methods among {flat}; wanted one, such as ao.Adam()")
-        early = [stage for stage in flat[: methods[0]] if isinstance(stage, ParameterStage)]
-        if early:
-            raise ValueError(f"{early[0]!r} sees the parameter after its step; wanted it after {flat[methods[0]]!r}")
-        after = next((i for i, stage in enumerate(flat) if isinstance(stage, ParameterStage)), len(flat))
-        late = [stage for stage in flat[after:] if not isinstance(stage, ParameterStage | SlotStage)]
-        if late:
-            raise ValueError(f"{late[0]!r} changes the step, which was taken; wanted it before {flat[after]!r}")
-        for i, stage in enumerate(flat):
-            if isinstance(stage, SlotStage) and not any(before.slots for before in flat[:i]):
-                raise ValueError(f"{stage!r} has no slots before it; wanted it after the stages that have some")
-        self._stages = tuple(flat)
+            if isinstance(stage, partition):
+                if self._partition is not None:
+                    raise ValueError("chain was given two partitions; wanted one, with all patterns")
+                self._partition, self._frozen = stage._partition, stage._frozen
+            own = _stages_of(stage)
+            flat += own
+            lanes += stage._lanes if isinstance(stage, chain) else [None] * len(own)
+        self._compose(flat, lanes)
         super().__init__(engine=engine)
+
+    def _compose(self, flat: Sequence[Stage], lanes: Sequence[Any]) -> None:
+        """Take these stages, if what each parameter goes through is in order."""
+        for lane in dict.fromkeys(lane for lane in lanes if lane is not None) or [None]:
+            _checked([stage for stage, of in zip(flat, lanes, strict=True) if of is None or of == lane])
+        for selector in self._groups or ():
+            self._groups.check(selector, flat, unique=self._partition is None)  # type: ignore[union-attr] # there are some
+        self._stages, self._lanes = tuple(flat), tuple(lanes)
+        self._gathers = flat[0].due is not None
 
     @property
     def stages(self) -> tuple[Stage, ...]:
         """The stages in order."""
         return self._stages
 
+    @property
+    def groups(self) -> groups | None:
+        """The groups that the chain was given, whose values are live; None for none."""
+        return self._groups
+
+    @property
+    def _layout(self) -> Layout:
+        return Layout(self._lanes, self._partition, self._groups, self._frozen)
+
     def __repr__(self) -> str:
-        return f"chain({', '.join(map(repr, self.stages))})"
+        more = () if self._groups is None else (self._groups,)
+        return f"{type(self).__name__}({', '.join(map(repr, (*self.stages, *more)))})"
+
+
+class partition(chain):  # noqa: N801 - it is called like a function
+    """Different methods for different parameters, as one optimizer.
+
+    ::
+
+        optimizer = ao.chain(
+            ao.ClipGlobalNorm(1.0),
+            ao.partition({"**.bias": ao.SGD(0.1), "encoder.**": None, ...: ao.Adam()}),
+            ao.EMA(0.999),
+        )
+
+    Patterns are those of `groups`: each parameter has exactly one, and `...` takes those that nothing else does. None
+    instead of a method freezes the parameters: they rest, whatever their gradient. In a chain, the stages before and
+    after it are for all parameters: a global norm is that of all that move. What goes through one method is one pass.
+
+    All stages of all methods are `optimizer.stages`, one after the other, and so are the slots of the state, where
+    None stands for parameters that a stage is not for.
+
+    Args:
+        of: for each pattern a method or a chain, or None.
+        engine: the machine that runs it; None chooses.
+
+    Raises TypeError and ValueError as `chain` and `groups` do.
+    """
+
+    def __init__(self, of: Mapping[Any, Optimizer | None], *, engine: str | None = None) -> None:
+        if not isinstance(of, Mapping):
+            raise TypeError(f"partition was given {of!r}; wanted a dict of patterns and methods")
+        self._partition = Selection("partition", of)
+        self._frozen = frozenset(selector for selector, method in of.items() if method is None)
+        flat: list[Stage] = []
+        lanes: list[Any] = []
+        for selector, method in of.items():
+            if method is None:
+                continue
+            if not isinstance(method, Optimizer) or isinstance(method, partition) or getattr(method, "groups", None):
+                raise TypeError(
+                    f"partition has {method!r} for {selector!r}; wanted a method or a chain of one, or None"
+                )
+            own = _stages_of(method)
+            flat += own
+            lanes += [selector] * len(own)
+        if not flat:
+            raise ValueError("partition has no method; wanted one, such as ao.Adam()")
+        self._compose(flat, lanes)
+        Optimizer.__init__(self, engine=engine)
+
+    def __repr__(self) -> str:
+        of: dict[Any, list[Stage]] = {selector: [] for selector in self._frozen}
+        for stage, lane in zip(self._stages, self._lanes, strict=True):
+            of.setdefault(lane, []).append(stage)
+        shown = [f"{'...' if k is ... else repr(k)}: {_shown(stages)}" for k, stages in of.items()]
+        return f"partition({{{', '.join(shown)}}})"
+
+
+def _shown(stages: Sequence[Stage]) -> str:
+    if not stages:
+        return "None"
+    return repr(stages[0]) if len(stages) == 1 else f"chain({', '.join(map(repr, stages))})"
+
+
+def _stages_of(stage: Stage) -> Sequence[Stage]:
+    """The stages of what may be an optimizer. Raises ValueError for one in use."""
+    if not isinstance(stage, Optimizer):
+        return [stage]
+    if stage.engine is not None:
+        raise ValueError(f"{stage!r} has engine={stage.engine!r}; wanted it on the chain")
+    if stage.state is not None:
+        raise ValueError(f"{stage!r} has taken steps, which the chain would forget; wanted a new one")
+    if isinstance(stage, chain) and stage.groups is not None:
+        raise ValueError(f"{stage!r} has groups of its own; wanted them in the outer chain")
+    return stage.stages
+
+
+def _checked(flat: Sequence[Stage]) -> None:
+    """Raise ValueError unless these make a step, in this order."""
+    methods = [i for i, stage in enumerate(flat) if isinstance(stage, Optimizer)]
+    if len(methods) != 1:
+        raise ValueError(f"chain was given {len(methods)} methods among {[*flat]}; wanted one, such as ao.Adam()")
+    early = [stage for stage in flat[: methods[0]] if isinstance(stage, ParameterStage)]
+    if early:
+        raise ValueError(f"{early[0]!r} sees the parameter after its step; wanted it after {flat[methods[0]]!r}")
+    after = next((i for i, stage in enumerate(flat) if isinstance(stage, ParameterStage)), len(flat))
+    late = [stage for stage in flat[after:] if not isinstance(stage, ParameterStage | SlotStage)]
+    if late:
+        raise ValueError(f"{late[0]!r} changes the step, which was taken; wanted it before {flat[after]!r}")
+    for i, stage in enumerate(flat):
+        if stage.due is not None and i:
+            raise ValueError(f"{stage!r} says which updates are steps; wanted it first")
+        if isinstance(stage, SlotStage) and not any(before.slots for before in flat[:i]):
+            raise ValueError(f"{stage!r} has no slots before it; wanted it after the stages that have some")

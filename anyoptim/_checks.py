@@ -170,12 +170,16 @@ def _same(a: Any, b: Any) -> bool:
     return a is b or (is_scalar(a) and is_scalar(b) and bool(a == b))
 
 
-def _gradient(name: Name | str, g: Any, p_name: Name | str, p: Parameter) -> Array:
+def _gradient(
+    name: Name | str, g: Any, p_name: Name | str, p: Parameter, other: tuple[int, ...] | None = None
+) -> Array:
+    """As an array of the shape of `p`, or of another."""
     lib, x, dtype = admit(name, g)
     if lib is not p.library and not is_scalar(g):
         raise TypeError(f"{name} is a {lib.name} array but {p_name} is a {p.library.name} array; wanted one library")
-    if tuple(x.shape) != tuple(p.array.shape):
-        raise ValueError(f"{p_name} has shape {tuple(p.array.shape)} but {name} has shape {tuple(x.shape)}")
+    if tuple(x.shape) != (tuple(p.array.shape) if other is None else other):
+        wanted = "" if other is None else f"; wanted {other}"
+        raise ValueError(f"{p_name} has shape {tuple(p.array.shape)} but {name} has shape {tuple(x.shape)}{wanted}")
     if p.dtype.startswith("complex") != dtype.startswith("complex"):
         raise TypeError(f"{p_name} has dtype {p.dtype} but {name} has dtype {dtype}; wanted both real or both complex")
     if lib is not p.library:
@@ -183,7 +187,7 @@ def _gradient(name: Name | str, g: Any, p_name: Name | str, p: Parameter) -> Arr
             return p.library.scalar(x.item(), getattr(p.library.xp, COMPUTE[p.dtype]), p.array)
     if not together(p, x):
         raise ValueError(f"{p_name} is on device {p.library.device(p.array)} but {name} is on device {lib.device(x)}")
-    return p.library.aligned(x, p.array)
+    return p.library.aligned(x, p.array) if other is None else x
 
 
 def together(p: Parameter, x: Array) -> bool:
@@ -192,11 +196,11 @@ def together(p: Parameter, x: Array) -> bool:
     return here is None or there is None or here == there
 
 
-def slot(name: Name | str, s: Any, p_name: Name | str, p: Parameter) -> Array:
+def slot(name: Name | str, s: Any, p_name: Name | str, p: Parameter, shape: tuple[int, ...]) -> Array:
     """A slot of parameter `p`, as an array. Raises like `gradients`, if it isn't one that `init` could have given."""
     if s is None:
         raise ValueError(f"{name} is None but {p_name} is not; wanted the state that init(params) gives")
-    x = _gradient(name, s, p_name, p)
+    x = _gradient(name, s, p_name, p, None if shape == tuple(p.array.shape) else shape)
     wanted = COMPUTE[p.dtype]
     if p.library.dtype(x) != wanted:
         raise TypeError(f"{name} has dtype {p.library.dtype(x)}; wanted {wanted} for {p_name}")

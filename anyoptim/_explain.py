@@ -35,11 +35,17 @@ class Explanation(list[Share]):
 
     @classmethod
     def of(
-        cls, engine: str | None, program: Program, names: Sequence[str], leaves: Sequence[Leaf], xs: Sequence[Array]
+        cls,
+        engine: str | None,
+        programs: Sequence[Program],
+        names: Sequence[str],
+        leaves: Sequence[Leaf],
+        xs: Sequence[Array],
     ) -> Self:
         """The shares that these leaves make."""
         shares: dict[Any, Share] = {}
-        for name, leaf, x, choice in zip(names, leaves, xs, choices(engine, program, leaves, xs), strict=True):
+        chosen = choices(engine, programs, leaves, xs)
+        for name, program, leaf, x, choice in zip(names, programs, leaves, xs, chosen, strict=True):
             old = shares.get(choice, Share(choice.engine, (), 0, 0, choice.reason))
             n = math.prod(leaf.p.shape)
             shares[choice] = old._replace(

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, ClassVar
 
 from anyoptim import _checks as checks
 from anyoptim._arrays import Array, traced
-from anyoptim._bound import Bound, Groups
+from anyoptim._bound import Bound
 from anyoptim._checks import Parameter
+from anyoptim._division import Division, Layout
 from anyoptim._engines import LAZY, Crew, Leaf, known, ready, source
+from anyoptim._evaluation import evaluated
 from anyoptim._explain import Explanation
+from anyoptim._gathering import cleared, gathered
 from anyoptim._pipeline import Pipeline
 from anyoptim._program import Row, floats
 from anyoptim._quiet import quiet
 from anyoptim._recorder import Recorder, recordable
 from anyoptim._stage import Stage
-from anyoptim._state import Flat, Memory, State, described, pack, signature, stepped, unpack
+from anyoptim._state import Flat, Memory, State, chosen, described, pack, signature, stepped, unpack
 from anyoptim._tree import Tree
+from anyoptim._turn import Turn
 
 __all__ = ["Optimizer"]
 
@@ -69,6 +73,9 @@ class Optimizer(Stage):
     _nested: ClassVar[bool] = False
     """Whether the slots of a state are nested by stage."""
 
+    _gathers = False
+    """Whether there are updates that are no step."""
+
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "engine":
             known(value)
@@ -113,7 +120,10 @@ class Optimizer(Stage):
         device from then on, to know how many were replayed, and so does `state`.
         """
         bound, memory = self._bound, self._memory
-        if bound is not None and memory is not None and self._recorder is None:
+        quick = (
+            self._recorder is None and (not self._gathers or self._due(memory.flat)) if memory is not None else False
+        )
+        if quick and bound is not None and memory is not None:
             if bound.alike:
                 # A step like the last one: the same arrays, all in one row.
                 n = memory.alike + 1
@@ -130,13 +140,14 @@ class Optimizer(Stage):
         quick = bound.quick(params, grads)
         if quick is None:
             return False
-        crew, moving, gathered = quick
+        crew, moving, given = quick
         with quiet():
-            rows, t = self._pipeline.rows(crew, gathered, memory.flat, moving, bound.groups)
-            if any(map(_traced, rows.distinct)):
+            turn = self._pipeline.turn(crew, given, memory.flat, moving, bound.division)
+            if any(map(_traced, turn.rows.distinct)) or turn.taken is not True:
                 return False
-            crew.prepare(gathered, rows)()
-        memory.flat = Flat(memory.flat.step + 1, t, memory.flat.slots)
+            crew.prepare(given, turn.rows)()
+        self._note(bound.paths, moving, turn)
+        memory.flat = Flat(memory.flat.step + 1, turn.t, memory.flat.slots, turn.numbers)
         return True
 
     def _update(self, tree: Tree, grads: Any) -> Any:
@@ -146,24 +157,28 @@ class Optimizer(Stage):
             self._caught_up()
         bound, memory = self._recall(tree)
         ps, owner = bound.ps, bound.owner
-        xs = checks.gradients(tree, ps, owner, grads)
-        crew, moving = bound.crew(self.engine, self._pipeline.program, xs, memory.flat.slots)
+        xs = bound.division.moving(checks.gradients(tree, ps, owner, grads))
+        if self._gathers and not self._due(memory.flat):
+            return self._remain(tree, bound, memory, gathered(self.engine, ps, xs, memory.flat, owner))
+        crew, moving = bound.crew(self.engine, xs, memory.flat.slots)
         if crew.capturing():
             self._record(tree, bound, memory.flat, crew, moving, xs, first)
             return tree.container
         if self._recorder is not None:
             recordable(tree, crew, moving, first=False)
             self._recorder.same(moving, tree)
-        for i, leaf in zip(moving, crew.leaves, strict=True):
-            if leaf.library.tracing and any(map(traced, (leaf.p, xs[i], *leaf.slots))):
-                raise _frozen(tree, i)
+        _known(tree, crew, moving, xs)
         with quiet():
-            gathered = crew.gather([xs[i] for i in moving])
-            rows, t = self._pipeline.rows(crew, gathered, memory.flat, moving, bound.groups)
-            for k, row in enumerate(rows.distinct):
+            given = crew.gather([xs[i] for i in moving])
+            turn = self._pipeline.turn(crew, given, memory.flat, moving, bound.division)
+            for k, row in enumerate(turn.rows.distinct):
                 if _traced(row):
-                    raise _frozen(tree, moving[list(rows.which).index(k)])
-            commit = crew.prepare(gathered, rows)
+                    raise _frozen(tree, moving[list(turn.rows.which).index(k)])
+            self._note(bound.paths, moving, turn)
+            if turn.taken is not True:
+                flat = memory.flat._replace(numbers=turn.numbers)
+                return self._remain(tree, bound, memory, cleared(ps, moving, flat, owner) if self._gathers else flat)
+            commit = crew.prepare(given, turn.rows)
             # What could fail has not.
             results = dict(zip(moving, commit(), strict=True))
         if self._recorder is not None:
@@ -171,10 +186,16 @@ class Optimizer(Stage):
         for i, p in enumerate(ps):
             if p is not None and not p.writable and owner[i] in results:
                 tree.replace(i, p.library.rebound(p.given, results[owner[i]].p))
-        self._memory = Memory(memory.spec, memory.signature, stepped(memory.flat, t, results, owner))
+        flat = stepped(memory.flat, turn.t, turn.numbers, results, owner)
+        self._memory = Memory(memory.spec, memory.signature, flat, memory.names)
         # Of those that were replaced, this would keep the old arrays alive.
         self._bound = bound if all(p is None or p.writable for p in ps) else None
-        bound.settle(len(rows.distinct) == 1)
+        bound.settle(len(turn.rows.distinct) == 1, self._pipeline.simple)
+        return tree.container
+
+    def _remain(self, tree: Tree, bound: Bound, memory: Memory, flat: Flat) -> Any:
+        """Remember this, the parameters being as they were."""
+        self._memory, self._bound = Memory(memory.spec, memory.signature, flat, memory.names), bound
         return tree.container
 
     def _record(
@@ -215,13 +236,17 @@ class Optimizer(Stage):
         """
         flat = self._caught_up()
         return (
-            None if flat is None or self._memory is None else pack(self.stages, self._nested, self._memory.spec, flat)
+            None
+            if flat is None or self._memory is None
+            else pack(self.stages, self._nested, self._memory.spec, flat, self._memory.names)
         )
 
     def init(self, params: Any) -> State:
         """The state before the first `step`: no steps taken, slots as the method starts them."""
         tree = Tree("params", params)
-        return pack(self.stages, self._nested, tree.spec, self._pipeline.start(checks.parameters(tree)))
+        ps = checks.parameters(tree)
+        division = self._divided(tree, ps, checks.owners(ps))
+        return pack(self.stages, self._nested, tree.spec, self._pipeline.start(ps, division), division.names)
 
     def step(self, params: Any, grads: Any, state: State) -> tuple[Any, State]:
         """The pure form of `update`: new parameters and a new state, and nothing written.
@@ -236,24 +261,60 @@ class Optimizer(Stage):
         tree = Tree("params", params)
         ps = checks.parameters(tree)
         owner = checks.owners(ps)
-        xs = checks.gradients(tree, ps, owner, grads)
-        flat = unpack(self.stages, self._nested, tree, ps, state)
+        division = self._divided(tree, ps, owner)
+        xs = division.moving(checks.gradients(tree, ps, owner, grads))
+        flat = unpack(self.stages, self._nested, tree, ps, state, division)
+        due = self._due(flat)
+        if due is not True:
+            waiting = gathered(self.engine, ps, xs, flat, owner, LAZY, write=False)
+            if due is False:
+                return tree.build(tree.leaves), pack(self.stages, self._nested, tree.spec, waiting, division.names)
         moving = [i for i, x in enumerate(xs) if x is not None]
         some = [xs[i] for i in moving]
-        crew = Crew(
-            self.engine, self._pipeline.program, [self._copied(ps[i], flat.slots[i]) for i in moving], some, LAZY
-        )
+        programs = [division.track(i).program for i in moving]
+        crew = Crew(self.engine, programs, [self._copied(ps[i], flat.slots[i]) for i in moving], some, LAZY)
         if crew.capturing():
             raise RuntimeError("step is being captured in a CUDA graph, whose replays would repeat it; wanted update")
         with quiet():
-            gathered = crew.gather(some)
-            rows, t = self._pipeline.rows(crew, gathered, flat, moving, Groups(self.stages, tree, ps))
-            results = dict(zip(moving, crew.prepare(gathered, rows)(), strict=True))
+            given = crew.gather(some)
+            turn = self._pipeline.turn(crew, given, flat, moving, division, watching=False)
+            results = {} if turn.taken is False else dict(zip(moving, crew.prepare(given, turn.rows)(), strict=True))
         new = [
             leaf if p is None or owner[i] not in results else p.library.rebound(leaf, results[owner[i]].p)
             for i, (leaf, p) in enumerate(zip(tree.leaves, ps, strict=True))
         ]
-        return tree.build(new), pack(self.stages, self._nested, tree.spec, stepped(flat, t, results, owner))
+        skipped = flat._replace(numbers=turn.numbers)
+        if self._gathers and turn.taken is not True:
+            skipped = cleared(ps, moving, skipped, owner, write=False)
+        after = skipped if turn.taken is False else stepped(flat, turn.t, turn.numbers, results, owner)
+        if not isinstance(turn.taken, bool):
+            new, after = chosen(turn.taken, (new, after), (tree.leaves, skipped))
+        if not isinstance(due, bool):
+            new, after = chosen(due, (new, after), (tree.leaves, waiting))
+        return tree.build(new), pack(self.stages, self._nested, tree.spec, after, division.names)
+
+    def eval_params(self, params: Any, state: State | None = None) -> Any:
+        """The parameters to evaluate with, where a stage keeps others: new arrays, in a container like `params`.
+
+        Such are averages: of the state of the last `update`, or of another, of the pure form. Raises ValueError where
+        no stage has other parameters to evaluate with than those that are trained.
+        """
+        if not any(stage.evaluate for stage in self.stages):
+            raise ValueError(f"{self!r} has no stage that averages, such as ao.EMA(); its parameters are as they are")
+        tree = Tree("params", params)
+        if state is None:
+            bound, memory = self._recall(tree)
+            ps, division, flat = bound.ps, bound.division, memory.flat
+        else:
+            ps = checks.parameters(tree)
+            division = self._divided(tree, ps, checks.owners(ps))
+            flat = unpack(self.stages, self._nested, tree, ps, state, division)
+        return tree.build(evaluated(self.stages, ps, division, flat))
+
+    @property
+    def last_metrics(self) -> Mapping[str, Mapping[str, Any]]:
+        """What each `Metrics` saw at the last update: by its name and the path of a parameter."""
+        return {stage.name: stage.last for stage in self.stages if stage.watched}
 
     def compile(self, params: Any) -> None:
         """Compile at once what runs parameters like these: the `cuda` engine those on a device, `compiled` the others.
@@ -266,10 +327,16 @@ class Optimizer(Stage):
         Raises ImportError where a package is missing: Numba (`pip install 'anyoptim[fast]'`), or cuda-bindings
         (`anyoptim[cuda13]` or `anyoptim[cuda12]`).
         """
-        row = self._pipeline.first_row()
-        ps = [p for p in checks.parameters(Tree("params", params)) if p is not None]
-        for dtype, number in {(p.dtype, p.library.cuda(p.array)) for p in ps}:
-            ready(self._pipeline.program, row, dtype, number)
+        tree = Tree("params", params)
+        ps = checks.parameters(tree)
+        division = self._divided(tree, ps, checks.owners(ps))
+        kinds = {
+            (division.track(i), p.dtype, p.library.cuda(p.array))
+            for i, p in enumerate(ps)
+            if p is not None and division.track(i).program.whole is None
+        }
+        for track, dtype, number in kinds:
+            ready(track.program, self._pipeline.sample(track), dtype, number)
 
     def explain(self, params: Any, grads: Any) -> Explanation:
         """Which engine would run which of these parameters in `update`, the bytes to be moved, and why no faster one.
@@ -282,11 +349,12 @@ class Optimizer(Stage):
         """
         tree = Tree("params", params)
         bound, memory = self._recall(tree)
-        xs = checks.gradients(tree, bound.ps, bound.owner, grads)
+        xs = bound.division.moving(checks.gradients(tree, bound.ps, bound.owner, grads))
         moving = [i for i, x in enumerate(xs) if x is not None]
         leaves = [bound.leaf(i, memory.flat.slots[i]) for i in moving]
         names = [tree.path(i) for i in moving]
-        return Explanation.of(self.engine, self._pipeline.program, names, leaves, [xs[i] for i in moving])
+        programs = [bound.division.track(i).program for i in moving]
+        return Explanation.of(self.engine, programs, names, leaves, [xs[i] for i in moving])
 
     def kernel_source(self, engine: str = "compiled", dtype: str = "float32") -> str:
         """The code that `cuda`, `compiled` or `blocked` makes from the rules: a pass for each measure, then the step.
@@ -297,12 +365,38 @@ class Optimizer(Stage):
             raise ValueError(f"engine is {engine!r}; wanted 'cuda', 'compiled' or 'blocked', whose code is generated")
         if dtype not in {"float32", "float64"}:
             raise ValueError(f"dtype is {dtype!r}; wanted 'float32' or 'float64'")
-        return source(engine, self._pipeline.program, self._pipeline.first_row(), dtype)
+        tracks = self._pipeline.tracks.values()
+        whole = [track.program.whole for track in tracks if track.program.whole is not None]
+        if whole:
+            raise ValueError(f"{whole[0]} works on whole arrays: {engine!r} makes no code of it")
+        texts = [source(engine, track.program, self._pipeline.sample(track), dtype) for track in tracks]
+        return "\n\n".join(dict.fromkeys(texts))
 
     @cached_property
     def _pipeline(self) -> Pipeline:
         # Not `self`: a dropped optimizer, with its slots, would wait for the garbage collector.
-        return Pipeline([weakref.proxy(stage) if stage is self else stage for stage in self.stages])
+        return Pipeline([weakref.proxy(stage) if stage is self else stage for stage in self.stages], self._layout)
+
+    @property
+    def _layout(self) -> Layout:
+        """Which parameters the stages are for."""
+        return Layout([None], None, None)
+
+    def _divided(self, tree: Tree, ps: Sequence[Parameter | None], owner: Sequence[int]) -> Division:
+        return Division(self.stages, self._layout, self._pipeline.tracks, tree, ps, owner)
+
+    def _due(self, flat: Flat) -> Any:
+        """Whether the update at hand is a step, and not one that only gathers gradients."""
+        first = self.stages[0]
+        return first.due is None or first.due(**flat.numbers[0], **first._values(flat.step + 1, {}))
+
+    def _note(self, paths: Sequence[str], moving: Sequence[int], turn: Turn) -> None:
+        """Hand the stages what they saw, and the name of the parameter for which one called the step off."""
+        for k, found in turn.watched.items():
+            self.stages[k].note([paths[i] for i in moving], found)
+        if turn.refusal is not None:
+            k, i = turn.refusal
+            self.stages[k].offender = paths[i]
 
     def _copied(self, p: Parameter | None, slots: tuple[Array, ...] | None) -> Leaf:
         """A leaf of its own, for an engine that writes; where only the portable one would take it, as it is."""
@@ -327,10 +421,11 @@ class Optimizer(Stage):
         owner = checks.owners(ps)
         checks.rebindable(tree, ps, owner)
         checks.separate(tree, ps, owner)
-        bound = Bound(tree, ps, owner, Groups(self.stages, tree, ps))
+        division = self._divided(tree, ps, owner)
+        bound = Bound(tree, ps, owner, division)
         now = signature(ps, owner)
         if last is None:
-            return bound, Memory(tree.spec, now, self._pipeline.start(ps))
+            return bound, Memory(tree.spec, now, self._pipeline.start(ps, division), division.names)
         order = tree.order(last.spec)
         before, t, slots = ([of[i] for i in order] for of in (last.signature, last.flat.t, last.flat.slots))
         for i, (was, this) in enumerate(zip(before, now, strict=True)):
@@ -339,20 +434,26 @@ class Optimizer(Stage):
                     f"{tree.name(i)} is {described(this)}, but was {described(was)} at the first update; "
                     "wanted a new optimizer"
                 )
-        names = [name for stage in self.stages for name in stage.slots]
         for i, (p, slots_of) in enumerate(zip(ps, slots, strict=True)):
-            for name, s in zip(names, slots_of or (), strict=False):
+            for (_, name), s in zip(division.track(i).names, slots_of or (), strict=slots_of is not None):
                 if p is not None and not checks.together(p, s):
                     raise ValueError(
                         f"{tree.name(i)} is on device {p.library.device(p.array)} but its slot {name!r} is on "
                         f"{p.library.device(s)}; wanted a new optimizer after a move"
                     )
-        return bound, Memory(tree.spec, now, Flat(last.flat.step, t, slots))
+        return bound, Memory(tree.spec, now, Flat(last.flat.step, t, slots, last.flat.numbers), division.names)
 
 
 def _traced(row: Row) -> bool:
     """Whether a coefficient is not known yet."""
     return any(not floats(part) and any(map(traced, part.values())) for part in row)
+
+
+def _known(tree: Tree, crew: Crew, moving: Sequence[int], xs: Sequence[Array | None]) -> None:
+    """Raise TypeError where something stands for values that are not known yet."""
+    for i, leaf in zip(moving, crew.leaves, strict=True):
+        if leaf.library.tracing and any(map(traced, (leaf.p, xs[i], *leaf.slots))):
+            raise _frozen(tree, i)
 
 
 def _frozen(tree: Tree, i: int) -> TypeError:

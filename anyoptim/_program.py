@@ -14,6 +14,8 @@ __all__ = [
     "Row",
     "Rule",
     "floats",
+    "on_gradient",
+    "on_nothing",
     "on_parameter",
     "on_slots",
     "on_value",
@@ -30,8 +32,8 @@ Row = tuple[Mapping[str, Any], ...]
 Options = tuple[tuple[tuple[str, ...], tuple[tuple[str, bool | str], ...]], ...]
 """What of a row is part of the kernel: for each part the names of all coefficients, and the static options."""
 
-Flow = tuple[Any, Any, list[Any]]
-"""The parameter, the value that started as its gradient, and the slots of the parts so far."""
+Flow = tuple[Any, Any, list[Any], Any]
+"""The parameter, the value that started as its gradient, the slots of the parts so far, and the gradient itself."""
 
 Act = Callable[..., Flow]
 
@@ -43,7 +45,12 @@ class Part(NamedTuple):
     rule: Rule
     slots: tuple[str, ...] = ()
     measure: Rule | None = None
-    """What the part wants to know of all parameters before it: the 2-norm of `measure(xp, p, x)` over all elements."""
+    """What the part wants to know before it: the 2-norm of this over all elements, of all parameters or of each. It is
+    called as the rule is, but without coefficients."""
+    seen: tuple[Act, int] | None = None
+    """As which act the measure is called, and with how many slots that come next."""
+    whole: bool = False
+    """Whether the rule is one of whole arrays, with the library's own namespace, and no element is by itself."""
 
 
 class Program(NamedTuple):
@@ -54,7 +61,7 @@ class Program(NamedTuple):
     @property
     def name(self) -> str:
         """The rules by name."""
-        return ", ".join(part.rule.__qualname__ for part in self.parts if part is not MOVE)
+        return ", ".join(part.rule.__qualname__ for part in self.parts if part.act not in {_move, on_nothing})
 
     @property
     def slots(self) -> int:
@@ -66,23 +73,32 @@ class Program(NamedTuple):
         """The parts that want to know something beforehand: each is a pass over all elements."""
         return tuple(k for k, part in enumerate(self.parts) if part.measure is not None)
 
+    @property
+    def whole(self) -> str | None:
+        """The name of the first rule that works on whole arrays, which only `portable` can run; or None."""
+        return next((part.rule.__qualname__.removesuffix(".rule") for part in self.parts if part.whole), None)
+
     def moved(self, xp: Any, p: Any, x: Any, slots: Sequence[Any], row: Row) -> tuple[Any, ...]:
         """The new parameter and the new slots."""
-        p, _, new = self._run(len(self.parts), xp, p, x, slots, row)
+        p, _, new, _ = self._run(len(self.parts), xp, p, x, slots, row)
         return (p, *new)
 
     def measured(self, k: int, xp: Any, p: Any, x: Any, slots: Sequence[Any], row: Row) -> Any:
         """What part `k` measures, after the parts before it. `row` need not go further than these."""
-        p, x, _ = self._run(k, xp, p, x, slots, row)
-        measure = self.parts[k].measure
-        assert measure is not None  # noqa: S101 - k is one of `measures`
-        return measure(xp, p, x)
+        p, x, _, g = self._run(k, xp, p, x, slots, row)
+        part = self.parts[k]
+        assert part.measure is not None  # noqa: S101 - k is one of `measures`
+        act, n = part.seen or (part.act, len(part.slots))
+        begin = sum(len(before.slots) for before in self.parts[:k])
+        given = (p,) if act is on_parameter else (p, x, g) if act is on_gradient else (p, x)
+        return part.measure(xp, *given, *slots[begin : begin + n])
 
     def _run(self, stop: int, xp: Any, p: Any, x: Any, slots: Sequence[Any], row: Row) -> Flow:
         rest = iter(slots)
-        flow: Flow = (p, x, [])
+        flow: Flow = (p, x, [], x)
         for part, coefficients in zip(self.parts[:stop], row, strict=False):
-            flow = part.act(part.rule, xp, flow, tuple(islice(rest, len(part.slots))), coefficients)
+            own = tuple(islice(rest, len(part.slots)))
+            flow = part.act(part.rule, xp.arrays if part.whole else xp, flow, own, coefficients)
         return flow
 
 
@@ -106,22 +122,34 @@ def _static(part: Mapping[str, Any]) -> tuple[tuple[str, bool | str], ...]:
 
 def on_value(rule: Rule, xp: Any, flow: Flow, own: Sequence[Any], row: Mapping[str, Any]) -> Flow:
     """`x, *slots <- rule(xp, p, x, *slots)`: from the gradient to the step."""
-    p, x, before = flow
+    p, x, before, g = flow
     x, *new = _given(rule, rule(xp, p, x, *own, **row), 1 + len(own))
-    return p, x, [*before, *new]
+    return p, x, [*before, *new], g
+
+
+def on_gradient(rule: Rule, xp: Any, flow: Flow, own: Sequence[Any], row: Mapping[str, Any]) -> Flow:
+    """`x, *slots <- rule(xp, p, x, g, *slots)`: the same with the gradient that the chain began with."""
+    p, x, before, g = flow
+    x, *new = _given(rule, rule(xp, p, x, g, *own, **row), 1 + len(own))
+    return p, x, [*before, *new], g
 
 
 def on_parameter(rule: Rule, xp: Any, flow: Flow, own: Sequence[Any], row: Mapping[str, Any]) -> Flow:
     """`p, *slots <- rule(xp, p, *slots)`: with the parameter after its step."""
-    p, x, before = flow
+    p, x, before, g = flow
     p, *new = _given(rule, rule(xp, p, *own, **row), 1 + len(own))
-    return p, x, [*before, *new]
+    return p, x, [*before, *new], g
 
 
 def on_slots(rule: Rule, xp: Any, flow: Flow, own: Sequence[Any], row: Mapping[str, Any]) -> Flow:
     """`s <- rule(xp, s)`, for every slot of the parts before."""
-    p, x, before = flow
-    return p, x, [_given(rule, rule(xp, s, **row), 1)[0] for s in before]
+    p, x, before, g = flow
+    return p, x, [_given(rule, rule(xp, s, **row), 1)[0] for s in before], g
+
+
+def on_nothing(rule: Rule, xp: Any, flow: Flow, own: Sequence[Any], row: Mapping[str, Any]) -> Flow:
+    """A part that is there to be measured at."""
+    return flow
 
 
 def _given(rule: Rule, out: Any, wanted: int) -> tuple[Any, ...]:
@@ -132,8 +160,8 @@ def _given(rule: Rule, out: Any, wanted: int) -> tuple[Any, ...]:
 
 
 def _move(rule: Rule, xp: Any, flow: Flow, own: Sequence[Any], row: Mapping[str, Any]) -> Flow:
-    p, x, before = flow
-    return rule(xp, p, x), x, before
+    p, x, before, g = flow
+    return rule(xp, p, x), x, before, g
 
 
 MOVE = Part(_move, lambda xp, p, x: p - x)

@@ -34,7 +34,7 @@ class Recorder:
         self._names = [(k, name) for k, stage in enumerate(stages) for name in stage.hyperparameters]
         values = [_known(stages[k], name, getattr(stages[k], name)) for k, name in self._names]
         ((self._library, self._number),) = crew.devices
-        self._cells = Cells(self._library, self._number, len(pipeline.program.parts), values)
+        self._cells = Cells(self._library, self._number, len(pipeline.track.program.parts), values)
 
     def watch(self) -> None:
         """Have replays read what hyperparameters are set to from now on."""
@@ -48,18 +48,18 @@ class Recorder:
     def record(self, bound: Bound, flat: Flat, crew: Crew, xs: Sequence[Array | None]) -> None:
         """Have the graph that is being captured take the step, each time that it is replayed."""
         for stage, own in (
-            (s, g) for group in bound.groups.overrides for s, g in zip(self._stages, group, strict=True)
+            (s, g) for group in bound.division.overrides for s, g in zip(self._stages, group, strict=True)
         ):
             for name, value in own.items():
                 _known(stage, name, value)
         some = [xs[i] for i in self._moving]
         leaves = [bound.leaf(i, flat.slots[i]) for i in self._moving]
-        recorded = Crew(crew.engine, self._pipeline.program, leaves, some, recording(self._cells))
+        recorded = Crew(crew.engine, crew.programs, leaves, some, recording(self._cells))
         gathered = recorded.gather(some)
         self._cells.tick(1)
         try:
-            rows, _ = self._pipeline.rows(recorded, gathered, self._flat, self._moving, bound.groups, self)
-            commit = recorded.prepare(gathered, rows)
+            turn = self._pipeline.turn(recorded, gathered, self._flat, self._moving, bound.division, self)
+            commit = recorded.prepare(gathered, turn.rows)
         except BaseException as error:
             self._cells.tick(-1)  # should the graph be finished nevertheless
             if isinstance(error, TypeError):
@@ -94,7 +94,7 @@ class Recorder:
         t = list(flat.t)
         for i in self._counting:
             t[i] += new
-        return Flat(flat.step + new, t, flat.slots)
+        return Flat(flat.step + new, t, flat.slots, flat.numbers)
 
     def count(self, n: int) -> Any:
         """What stands for a parameter's count of steps, `n` in the step after which recording began."""
@@ -138,5 +138,7 @@ def recordable(tree: Tree, crew: Crew, moving: Sequence[int], first: bool) -> No
                 f"{tree.name(i)} can't be updated in a CUDA graph, nor beside one that has the optimizer's state: "
                 f"{choice.engine} takes it, because {choice.reason}; wanted what the cuda engine takes"
             )
+    if len(set(map(id, crew.programs))) > 1:
+        raise RuntimeError("parameters with several methods can't be updated in one CUDA graph")
     if len(crew.devices) > 1:
         raise RuntimeError("parameters on several devices can't be updated in one CUDA graph")

@@ -17,6 +17,7 @@ from anyoptim._trace import Symbol, operation
 __all__ = [
     "cos",
     "count",
+    "finite",
     "floating",
     "integer",
     "largest",
@@ -25,6 +26,7 @@ __all__ = [
     "ratio_up_to_one",
     "signed",
     "sqrt",
+    "trust_ratio",
     "where",
 ]
 
@@ -48,6 +50,11 @@ def where(condition: Any, a: Any, b: Any) -> Any:
     if isinstance(condition, Symbol):
         return operation("where", condition, a, b)
     return compat.array_namespace(condition).where(condition, a, b)
+
+
+def finite(x: Any) -> Any:
+    """Whether a Python number is neither infinite nor NaN: a bool; of a 0-d array another."""
+    return math.isfinite(x) if isinstance(x, int | float) else compat.array_namespace(x).isfinite(x)
 
 
 def signed(n: Any) -> Any:
@@ -89,6 +96,12 @@ def ratio_up_to_one(a: Any, b: Any) -> Any:
         return operation("where", operation("less", a, b), a / b, 1.0)
     xp = compat.array_namespace(a, b)
     return xp.where(a < b, a / b, xp.ones_like(a / b))
+
+
+def trust_ratio(a: Any, b: Any, eps: Any) -> Any:
+    """`a / (b + eps)` where a and b are above 0, else 1.0."""
+    there = b > 0
+    return where((a > 0) & there, a / where(there, b + eps, 1.0), 1.0)
 
 
 def one_minus_power(beta: Any, t: Any) -> Any:

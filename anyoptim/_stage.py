@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from anyoptim._arrays import Array, is_scalar
+from anyoptim._arrays import Array, is_scalar, library
 from anyoptim._hyperparameters import Domain, Hyper
-from anyoptim._program import Part, floats, on_parameter, on_slots, on_value
+from anyoptim._program import Part, floats, on_gradient, on_nothing, on_parameter, on_slots, on_value
 from anyoptim._quiet import quiet
 from anyoptim._trace import Symbol
 
-__all__ = ["ParameterStage", "SlotStage", "Stage", "watch"]
+__all__ = ["Gate", "GradientStage", "ParameterStage", "SlotStage", "Stage", "counted", "itself", "watch"]
 
 
 _WATCHED: weakref.WeakKeyDictionary[Any, list[Callable[[str, Any], None]]] = weakref.WeakKeyDictionary()
@@ -53,25 +53,67 @@ class Stage:
     slots: ClassVar[tuple[str, ...]] = ()
     """The names of the arrays kept for each parameter."""
 
+    numbers: ClassVar[Mapping[str, float]] = {}
+    """The numbers that are kept for all parameters together, and what they start as. `advance` gives the new ones."""
+
+    advance: ClassVar[Callable[..., Mapping[str, Any]]] = staticmethod(lambda _, **__: {})
+    """`advance(step, **numbers, **hyperparameters)`: the numbers of this step, before its coefficients, which get them.
+
+    step counts all steps, from 1. With a `measure` or `totals` it is given these, too. The hyperparameters are the
+    stage's own, whatever groups have.
+    """
+
     coefficients: ClassVar[Callable[..., dict[str, Any]]] = staticmethod(lambda _, **hyperparameters: hyperparameters)
     """`coefficients(t, **hyperparameters)`: what the rule needs beside arrays, in float64 on the host.
 
     t is the parameter's own count of steps, from 1; the hyperparameters are this step's values. As it stands
-    here, the coefficients are the hyperparameters. A stage with a `measure` is also given the `norm`.
+    here, the coefficients are the hyperparameters. Beside these they get the stage's `numbers`, the `norm` of its
+    `measure`, its `totals`, and its `norms` with the `size`.
     """
 
     rule: Callable[..., Any]
     """`rule(xp, p, x, *slots, **coefficients)`: the new x, or a tuple of it and the new slots, for one element."""
 
     measure: ClassVar[Callable[..., Any] | None] = None
-    """`measure(xp, p, x)`, where the stage needs to see all parameters first: `coefficients` gets `norm`.
+    """`measure(xp, p, x, *slots)`, where the stage needs to see all parameters first: `coefficients` gets `norm`.
 
-    norm is the square root of the sum of `measure(xp, p, x)**2` over all elements of all parameters that move at this
+    norm is the square root of the sum of its squares over all elements of all parameters that move at this
     step, in float64, added in an order that no engine changes: so that its bits are the same on all of them. It is a
     float, under `jax.jit` a 0-d array, and on a CUDA device a symbol: what `coefficients` makes of it by arithmetic is
     computed there; where they ask for more (a branch, a function of `math`), the device is waited for, and they get
     the float.
     """
+
+    totals: ClassVar[Mapping[str, Callable[..., Any]]] = {}
+    """More such measures, by the names that `advance` and `coefficients` get them by. The device is waited for."""
+
+    norms: ClassVar[Mapping[str, Callable[..., Any]]] = {}
+    """The same for each parameter by itself, for `coefficients` only: `{"length": lambda xp, p, x: x}`.
+
+    And `size`, the number of its elements. The device is waited for.
+    """
+
+    watched: ClassVar[Mapping[str, Callable[..., Any]]] = {}
+    """The same for a report of `update`, under the names `norm`, `parameter_norm` and `nonfinite`."""
+
+    whole: ClassVar[bool] = False
+    """Whether the rule is one of whole arrays, and not of one element by itself.
+
+    Its `xp` is then the library's own array API namespace, p and x have the shape of the parameter and at least
+    float32, and it is run by `portable`, with all stages of its chain.
+    """
+
+    evaluate: ClassVar[Callable[..., Any] | None] = None
+    """`evaluate(xp, p, *slots, **hyperparameters)`: the parameter that `eval_params` gives, for one element."""
+
+    due: ClassVar[Callable[..., Any] | None] = None
+    """`due(**numbers, **hyperparameters)`, of the first stage of a chain: whether an update is a step."""
+
+    name: str = ""
+    """Of what it has watched, in `last_metrics`."""
+
+    last: Mapping[str, Any] = {}
+    """What it has watched at the last update, by the paths of parameters."""
 
     _act: ClassVar[Callable[..., Any]] = staticmethod(on_value)
 
@@ -112,9 +154,20 @@ class Stage:
     def init_slots(self, xp: Any, p: Array) -> tuple[Array, ...]:
         """The slots of one real parameter, given in its compute dtype: zeros, unless a method says otherwise.
 
-        A tuple of arrays of that shape and dtype, one for each name in `slots`.
+        A tuple of arrays of that dtype, and of the shapes of `slot_shapes`, one for each name in `slots`.
         """
-        return tuple(xp.zeros_like(p) for _ in self.slots)
+        return tuple(
+            xp.zeros_like(p) if shape == p.shape else xp.zeros(shape, dtype=p.dtype, device=library(p).placement(p))
+            for shape in self.slot_shapes(tuple(p.shape))
+        )
+
+    def slot_shapes(self, shape: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
+        """The shapes of the slots of a parameter of this shape: the same, but where the rule is one of whole arrays."""
+        return (shape,) * len(self.slots)
+
+    def refusal(self, p: Array) -> str | None:
+        """Why the stage can't take a parameter, in words that follow its name; None for those that it can."""
+        return None
 
     def overrides(self, path: str, p: Array) -> Mapping[str, Hyper]:
         """The hyperparameters that are others for one parameter: `{"decay": 0.0}`. Says the same whenever it is asked.
@@ -123,10 +176,24 @@ class Stage:
         """
         return {}
 
+    def note(self, paths: Sequence[str], found: Mapping[str, Sequence[float]]) -> None:
+        """Keep what was watched of the parameters with these paths."""
+
     @property
-    def _part(self) -> Part:
+    def _parts(self) -> dict[str, Part]:
+        """A part for each thing it measures, by name, and under no name what the stage does."""
         cls = type(self)
-        return Part(cls._act, self.rule, self.slots, cls.measure)
+        seen = cls._act, len(self.slots)
+        measures = {**cls.totals, **cls.norms, **cls.watched}
+        parts = {name: Part(on_nothing, of, measure=of, seen=seen) for name, of in measures.items()}
+        return {**parts, "": Part(cls._act, self.rule, self.slots, cls.measure, whole=cls.whole)}
+
+    def _advanced(self, step: Any, numbers: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
+        """The numbers of this step."""
+        found = self.advance(step, **numbers, **self._values(step, {}), **found)
+        if set(found) != set(numbers):
+            raise TypeError(f"advance of {self!r} gave {sorted(found)}; wanted {sorted(numbers)}")
+        return {name: _number(found[name]) for name in numbers}
 
     def _values(self, step: Any, given: Mapping[str, Hyper]) -> dict[str, Any]:
         """The hyperparameters at this step, schedules called; those that are given instead of the stage's own."""
@@ -159,6 +226,32 @@ class Stage:
         return found if floats(found) else {k: _number(c) for k, c in found.items()}
 
 
+class GradientStage(Stage):
+    """A stage that is also shown the gradient with which the chain began.
+
+    `rule(xp, p, x, g, *slots, **coefficients)`; what it measures are functions of xp, p, x and g, too.
+    """
+
+    _act = staticmethod(on_gradient)
+
+
+class Gate(Stage):
+    """A stage that calls a step off if what it makes of the gradient is not finite everywhere.
+
+    Parameters, slots and counts of all stages then stay as they are. Its coefficients get its `numbers` of before the
+    step; these advance in any case, and `advance` is given `allowed`: whether the step is taken.
+    """
+
+    offender: str | None = None
+    """The path of the first parameter for which `update` last called a step off."""
+
+    @property
+    def _parts(self) -> dict[str, Part]:
+        measures = {"norm": itself, "nonfinite": counted}
+        looks = {name: Part(on_nothing, of, measure=of, seen=(on_value, 0)) for name, of in measures.items()}
+        return {"": Part(type(self)._act, self.rule, self.slots), **looks}
+
+
 class ParameterStage(Stage):
     """A stage that sees the parameter after its step: averages, projections.
 
@@ -179,3 +272,13 @@ def _number(c: Any) -> Any:
     if isinstance(c, bool | np.bool_ | str):
         return c if isinstance(c, str) else bool(c)
     return float(c) if is_scalar(c) else c
+
+
+def itself(xp: Any, p: Array, x: Array) -> Array:
+    """What flows through, to be measured."""
+    return x
+
+
+def counted(xp: Any, p: Array, x: Array) -> Array:
+    """1 for each element that is not finite, so that the square of the norm is how many there are."""
+    return xp.where(x - x == 0, 0.0, 1.0)

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from anyoptim import _checks as checks
-from anyoptim._arrays import Array
+from anyoptim._arrays import Array, library
 from anyoptim._checks import Parameter
+from anyoptim._division import Division
 from anyoptim._engines import Result
+from anyoptim._hyperparameters import number
 from anyoptim._scalars import count
 from anyoptim._stage import Stage
 from anyoptim._tree import Tree
@@ -27,8 +29,11 @@ class State(NamedTuple):
     slots: Any
     """For each slot a container like `params` of arrays in the compute dtype: `state.slots["m"]["W1"]`.
 
-    Of a chain a tuple of these, one for each stage: `state.slots[1]["m"]["W1"]`.
+    Of a chain a tuple of these, one for each stage: `state.slots[1]["m"]["W1"]`. None stands for a parameter that does
+    not go through the stage.
     """
+    numbers: Any = ()
+    """The numbers that are kept for all parameters together, by name; of a chain a tuple of these; () for none."""
 
 
 class Flat(NamedTuple):
@@ -37,6 +42,8 @@ class Flat(NamedTuple):
     step: Any
     t: list[Any]
     slots: list[tuple[Array, ...] | None]
+    numbers: tuple[Mapping[str, Any], ...]
+    """Of each stage."""
 
 
 @dataclass
@@ -47,28 +54,44 @@ class Memory:
     signature: list[tuple[Any, ...] | None]
     """What may not change of each parameter."""
     flat: Flat
+    names: Sequence[Sequence[tuple[int, str]]]
+    """Of each parameter its slots: of which stage, their names."""
     alike: int = 0
     """How many steps `flat` is behind, which all parameters took."""
 
     def catch_up(self) -> Flat:
         """What is remembered, with all steps counted."""
         if self.alike:
-            step, t, slots = self.flat
-            self.flat = Flat(step + self.alike, [n + self.alike for n in t], slots)
+            step, t, slots, numbers = self.flat
+            self.flat = Flat(step + self.alike, [n + self.alike for n in t], slots, numbers)
             self.alike = 0
         return self.flat
 
 
-def pack(stages: Sequence[Stage], nested: bool, spec: Any, flat: Flat) -> State:
+def pack(
+    stages: Sequence[Stage], nested: bool, spec: Any, flat: Flat, names: Sequence[Sequence[tuple[int, str]]]
+) -> State:
     """The lists as a state; the slots are nested by stage or, of a single one, not."""
     build = spec.unflatten
-    number = sum(len(stage.slots) for stage in stages)
-    columns = iter([[None if of is None else of[k] for of in flat.slots] for k in range(number)])
-    slots = [{name: build(next(columns)) for name in stage.slots} for stage in stages]
-    return State(flat.step, build(flat.t), tuple(slots) if nested else slots[0])
+    columns = {(k, name): [None] * len(flat.slots) for k, stage in enumerate(stages) for name in stage.slots}
+    for i, of in enumerate(flat.slots):
+        for key, slot in zip(names[i], of or (), strict=of is not None):
+            columns[key][i] = slot
+    slots = [{name: build(columns[k, name]) for name in stage.slots} for k, stage in enumerate(stages)]
+    numbers: Any = ()
+    if any(flat.numbers):
+        numbers = tuple(map(dict, flat.numbers)) if nested else dict(flat.numbers[0])
+    return State(flat.step, build(flat.t), tuple(slots) if nested else slots[0], numbers)
 
 
-def unpack(stages: Sequence[Stage], nested: bool, tree: Tree, ps: Sequence[Parameter | None], state: State) -> Flat:
+def unpack(
+    stages: Sequence[Stage],
+    nested: bool,
+    tree: Tree,
+    ps: Sequence[Parameter | None],
+    state: State,
+    division: Division,
+) -> Flat:
     """The state as lists. Raises ValueError or TypeError if it is none for these stages and parameters."""
     if not isinstance(state, State):
         raise TypeError(f"state is a {type(state).__qualname__}; wanted the State that init(params) gives")
@@ -77,26 +100,76 @@ def unpack(stages: Sequence[Stage], nested: bool, tree: Tree, ps: Sequence[Param
         raise ValueError(f"state.slots is not a tuple of {len(stages)}, one for each stage of {list(stages)}")
     counts = tree.match("state.t", state.t)
     t = [None if p is None else count(str(tree.name(i, "state.t")), counts[i]) for i, p in enumerate(ps)]
-    columns = []
+    columns: dict[tuple[int, str], tuple[str, list[Any]]] = {}
     for k, (stage, slots) in enumerate(zip(stages, given, strict=True)):
         root = f"state.slots[{k}]" if nested else "state.slots"
         if not isinstance(slots, Mapping):
             raise TypeError(f"{root} is a {type(slots).__qualname__}; wanted a dict with {sorted(stage.slots)}")
         if set(slots) != set(stage.slots):
             raise ValueError(f"{root} has {sorted(slots)}; wanted {sorted(stage.slots)} for {stage!r}")
-        names = [f"{root}[{name!r}]" for name in stage.slots]
-        columns += [(name, tree.match(name, slots[key])) for name, key in zip(names, stage.slots, strict=True)]
-    slots_of = [
-        None if p is None else tuple(checks.slot(tree.name(i, name), of[i], tree.name(i), p) for name, of in columns)
-        for i, p in enumerate(ps)
-    ]
-    return Flat(count("state.step", state.step), t, slots_of)
+        columns.update({(k, name): (at := f"{root}[{name!r}]", tree.match(at, slots[name])) for name in stage.slots})
+    slots_of: list[tuple[Array, ...] | None] = []
+    for i, p in enumerate(ps):
+        if p is None:
+            slots_of.append(None)
+            continue
+        own = []
+        for k, name in division.track(i).names:
+            at, column = columns[k, name]
+            shape = dict(zip(stages[k].slots, stages[k].slot_shapes(tuple(p.array.shape)), strict=True))[name]
+            own.append(checks.slot(tree.name(i, at), column[i], tree.name(i), p, shape))
+        slots_of.append(tuple(own))
+    return Flat(count("state.step", state.step), t, slots_of, _numbers(stages, nested, state.numbers))
 
 
-def stepped(flat: Flat, t: Sequence[Any], results: Mapping[int, Result], owner: Sequence[int]) -> Flat:
+def _numbers(stages: Sequence[Stage], nested: bool, numbers: Any) -> tuple[Mapping[str, Any], ...]:
+    if not any(stage.numbers for stage in stages):
+        return tuple({} for _ in stages)
+    given = numbers if nested else (numbers,)
+    if not isinstance(given, tuple | list) or len(given) != len(stages):
+        raise ValueError(f"state.numbers is not a tuple of {len(stages)}, one for each stage of {list(stages)}")
+    found = []
+    for k, (stage, own) in enumerate(zip(stages, given, strict=True)):
+        root = f"state.numbers[{k}]" if nested else "state.numbers"
+        if not isinstance(own, Mapping) or set(own) != set(stage.numbers):
+            raise ValueError(f"{root} is {own!r}; wanted a dict with {sorted(stage.numbers)} for {stage!r}")
+        found.append({name: number.value(f"{root}[{name!r}]", own[name]) for name in stage.numbers})
+    return tuple(found)
+
+
+def stepped(
+    flat: Flat,
+    t: Sequence[Any],
+    numbers: tuple[Mapping[str, Any], ...],
+    results: Mapping[int, Result],
+    owner: Sequence[int],
+) -> Flat:
     """The counts and slots of all leaves, those of a tied one being its owner's."""
     slots = [results[o].slots if o in results else flat.slots[o] for o in owner]
-    return Flat(flat.step + 1, [t[o] for o in owner], slots)
+    return Flat(flat.step + 1, [t[o] for o in owner], slots, numbers)
+
+
+def chosen(taken: Array, new: tuple[list[Any], Flat], old: tuple[list[Any], Flat]) -> tuple[list[Any], Flat]:
+    """The new leaves and state where a step is taken, and the old ones where it is not."""
+
+    def either(a: Any, b: Any) -> Any:
+        if a is b or a is None:
+            return b
+        xp = library(a if not isinstance(a, int | float) else taken).xp
+        return xp.where(taken, xp.asarray(a), xp.asarray(b))
+
+    (leaves, flat), (leaves_before, before) = new, old
+    slots = [
+        None if of is None or was is None else tuple(map(either, of, was))
+        for of, was in zip(flat.slots, before.slots, strict=True)
+    ]
+    t = list(map(either, flat.t, before.t))
+    numbers = tuple(
+        {name: either(own[name], was[name]) for name in own}
+        for own, was in zip(flat.numbers, before.numbers, strict=True)
+    )
+    step = either(flat.step, before.step)
+    return list(map(either, leaves, leaves_before)), Flat(step, t, slots, numbers)
 
 
 def signature(ps: Sequence[Parameter | None], owner: Sequence[int]) -> list[tuple[Any, ...] | None]:

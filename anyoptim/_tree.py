@@ -10,7 +10,7 @@ from typing import Any
 
 import optree
 
-__all__ = ["Form", "Name", "Tree"]
+__all__ = ["Form", "Name", "Tree", "listed"]
 
 _MUTABLE = (dict, OrderedDict, defaultdict, list, deque)
 _SHOWN = 5
@@ -85,11 +85,9 @@ class Tree:
         if missing or unexpected:
             says = []
             if missing:
-                says.append(f"{_listed(missing)} {'is' if len(missing) == 1 else 'are'} missing{hint}")
+                says.append(f"{listed(missing)} {'is' if len(missing) == 1 else 'are'} missing{hint}")
             if unexpected:
-                says.append(
-                    f"{_listed(unexpected)} {'has' if len(unexpected) == 1 else 'have'} no match in {self.root}"
-                )
+                says.append(f"{listed(unexpected)} {'has' if len(unexpected) == 1 else 'have'} no match in {self.root}")
             raise ValueError("; ".join(says))
         return matched
 
@@ -102,7 +100,7 @@ class Tree:
         gained = [a.codify(self.root) for a in self.accessors if a.path not in places]
         lost = [a.codify(self.root) for a in _accessors(before) if a.path not in set(paths)]
         if gained or lost:
-            changes = [f"{_listed(names)} {how}" for names, how in ((gained, "came"), (lost, "went")) if names]
+            changes = [f"{listed(names)} {how}" for names, how in ((gained, "came"), (lost, "went")) if names]
             raise ValueError(
                 f"{self.root} changed since the first update: {', '.join(changes)}; wanted a new optimizer"
             )
@@ -155,6 +153,7 @@ class Form:
         return leaves if spec == self._spec else None
 
 
-def _listed(names: Sequence[str]) -> str:
+def listed(names: Sequence[str]) -> str:
+    """The first few of these, and how many more there are."""
     more = len(names) - _SHOWN
     return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")

@@ -163,7 +163,9 @@ ENGINES = tuple(name for name in _engines.ENGINES if name != "cuda")
 METHODS: dict[str, type[ao.Optimizer]] = {
     name: value
     for name, value in vars(ao).items()
-    if isinstance(value, type) and issubclass(value, ao.Optimizer) and value not in {ao.Optimizer, ao.chain}
+    if isinstance(value, type)
+    and issubclass(value, ao.Optimizer)
+    and value not in {ao.Optimizer, ao.chain, ao.partition}
 }
 
 

@@ -401,7 +401,8 @@ def test_jit_compiles_once(chain: str, need: Callable[[str], Library]) -> None:
     class Counted(ao.Stage):
         @staticmethod
         def rule(xp: Any, p: Any, x: Any) -> Any:
-            traced.append(x)
+            if hasattr(x, "shape"):  # not where equal measures are looked for
+                traced.append(x)
             return x
 
     params, grads = problem("float32", steps=20)

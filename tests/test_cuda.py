@@ -30,7 +30,7 @@ OPTIMIZERS: dict[str, Make] = {
     **{name: lambda e, method=method: method(lr=0.1, engine=e) for name, method in METHODS.items()},  # type: ignore[misc]
     **CHAINS,
 }
-MEASURES = {name: len(make(None)._pipeline.program.measures) for name, make in OPTIMIZERS.items()}
+MEASURES = {name: len(make(None)._pipeline.track.program.measures) for name, make in OPTIMIZERS.items()}
 SHAPES: dict[str, tuple[int, ...]] = {"W": (7, 9), "b": (1023,), "n.b": (1025,), "s": (), "none": (0,), "empty": (3, 0)}
 
 

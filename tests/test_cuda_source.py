@@ -45,16 +45,13 @@ def machine(need: Callable[[str], Library], monkeypatch: pytest.MonkeyPatch) -> 
 
 def _row(optimizer: ao.Optimizer, t: int, norm: Any) -> Row:
     """The coefficients of step `t`, with a norm that may be known on the device alone."""
-    found = []
-    for stage in optimizer._pipeline.order:
-        given = {} if stage is None or stage.measure is None else {"norm": norm}
-        found.append({} if stage is None else stage._coefficients(t, {**stage._values(t, {}), **given}))
-    return tuple(found)
+    pipeline = optimizer._pipeline
+    return pipeline.sample(pipeline.track, t, norm)
 
 
 def _passes(optimizer: ao.Optimizer, dtype: str) -> Iterator[tuple[Kernel, Graph, bool]]:
     """Each kernel of a rule, its graph and whether it measures."""
-    program = optimizer._pipeline.program
+    program = optimizer._pipeline.track.program
     for k in (*program.measures, None):
         for static in dict.fromkeys(options(_row(optimizer, t, 0.5)[:k]) for t in STEPS):
             graph = trace(program, static) if k is None else trace_measure(program, k, static)
@@ -158,7 +155,7 @@ def test_what_the_device_computes_is_rounded_as_on_the_host(name: str, nvrtc: An
     """Coefficients of a norm are of float64, for float32 parameters too."""
     optimizer = CHAINS[name](None)
     kernels = _coefficients(optimizer, "float32")
-    assert bool(kernels) == bool(optimizer._pipeline.program.measures)
+    assert bool(kernels) == bool(optimizer._pipeline.track.program.measures)
     for kernel in kernels:
         rounded = {f"{op}.rn.f64" for op in ("add", "sub", "mul", "div", "sqrt")}
         _only(nvrtc.ptx(kernel.text, 90), {f"{op}.f64" for op in ("ld", "st", "mov", "selp", "setp", "neg")} | rounded)

@@ -292,6 +292,7 @@ def test_sources_of_the_blocked_engine_are_shown(method: type[Any]) -> None:
     """Its functions are no files; linecache has them."""
     optimizer = method(engine="blocked")
     optimizer.update(np.ones(3), np.ones(3))
-    kernel = _kernels.kernel(optimizer._pipeline.program, None, options(optimizer._pipeline.first_row()))
+    track = optimizer._pipeline.track
+    kernel = _kernels.kernel(track.program, None, options(optimizer._pipeline.sample(track)))
     linecache.checkcache()
     assert inspect.getsource(kernel.call) in optimizer.kernel_source("blocked")

@@ -119,14 +119,16 @@ class Choice(NamedTuple):
     reason: str | None
 
 
-def choices(name: str | None, program: Program, leaves: Sequence[Leaf], xs: Sequence[Array]) -> list[Choice]:
-    """For each leaf the engine of this name, or the fastest, and why not a faster one."""
-    return [_choose(name, program, leaf, x) for leaf, x in zip(leaves, xs, strict=True)]
+def choices(name: str | None, programs: Sequence[Program], leaves: Sequence[Leaf], xs: Sequence[Array]) -> list[Choice]:
+    """For each leaf, with its program, the engine of this name, or the fastest, and why not a faster one."""
+    return [_choose(name, program, leaf, x) for program, leaf, x in zip(programs, leaves, xs, strict=True)]
 
 
 def _choose(name: str | None, program: Program, leaf: Leaf, x: Array) -> Choice:
     """The engine of this name, or the fastest; where it can't take the leaf, the fastest after it that can."""
     asked = None if name is None else f"engine={name!r}"
+    if program.whole is not None:
+        return Choice("portable", f"{program.whole} works on whole arrays")
     if leaf.library.cuda(leaf.p) is not None:
         why = (asked if name != "cuda" else None) or cuda.missing() or cuda.refusal(program, leaf, x) or cuda.broken()
         return Choice("cuda" if why is None else "portable", why)
@@ -167,13 +169,13 @@ class Crew:
     def __init__(
         self,
         engine: str | None,
-        program: Program,
+        programs: Sequence[Program],
         leaves: Sequence[Leaf],
         xs: Sequence[Array],
         engines: Mapping[str, Callable[..., Plan]] = ENGINES,
     ) -> None:
-        self.engine, self.program, self.leaves = engine, program, leaves
-        self.choices = choices(engine, program, leaves, xs)
+        self.engine, self.programs, self.leaves = engine, programs, leaves
+        self.choices = choices(engine, programs, leaves, xs)
         numbers = [(leaf.library, leaf.library.cuda(leaf.p)) for leaf in leaves]
         self.devices = {(library, number) for library, number in numbers if number is not None}
         """The CUDA devices on which leaves lie, by what they are numbered by."""
@@ -182,11 +184,11 @@ class Crew:
             # Those that compile take one dtype at a time, and of one device.
             dtype = leaf.library.dtype(leaf.p) if choice.engine in {"cuda", "compiled"} else ""
             number = numbers[i][1] if choice.engine == "cuda" else None
-            divided.setdefault((choice.engine, leaf.library, dtype, number), []).append(i)
+            divided.setdefault((choice.engine, leaf.library, dtype, number, id(programs[i])), []).append(i)
         # The portable engine last: it has read all it needs when it has prepared, but a gradient of another may
         # lie in the memory of a parameter that the portable one will write to.
         order = sorted(divided.items(), key=lambda item: item[0][0] == "portable")
-        self.teams = [_Team(engines[name](program, [leaves[i] for i in of]), of) for (name, *_), of in order]
+        self.teams = [_Team(engines[name](programs[of[0]], [leaves[i] for i in of]), of) for (name, *_), of in order]
         each = [team.plan.written for team in self.teams]
         written = Written([a for w in each for a in w.here], [m for w in each for m in w.there])
         for team in self.teams:
@@ -194,9 +196,19 @@ class Crew:
         self.lasting = all(team.plan.lasting for team in self.teams)
         # What a step adds to the work of those that wait to be compiled.
         self.waiting: Counter[_Work] = Counter()
-        for leaf, choice in zip(leaves, self.choices, strict=True):
+        for program, leaf, choice in zip(programs, leaves, self.choices, strict=True):
             if choice.reason is LATER:
                 self.waiting[_work(program, leaf)] += CALLS + math.prod(leaf.p.shape)
+
+    @property
+    def sizes(self) -> list[int]:
+        """How many elements each leaf has."""
+        return [math.prod(leaf.p.shape) for leaf in self.leaves]
+
+    @property
+    def afar(self) -> bool:
+        """Whether norms are computed on one device, and may stay there."""
+        return len(self.teams) == 1 and bool(self.devices) and self.choices[0].engine == "cuda"
 
     def capturing(self) -> bool:
         """Whether what the leaves' libraries do now is recorded in a CUDA graph."""
@@ -204,7 +216,7 @@ class Crew:
 
     def suits(self, xs: Sequence[Array]) -> bool:
         """Whether with these gradients the leaves would be divided in the same way."""
-        return choices(self.engine, self.program, self.leaves, xs) == self.choices
+        return choices(self.engine, self.programs, self.leaves, xs) == self.choices
 
     def quick(self, xs: Sequence[Array]) -> list[Any] | None:
         """What `gather` gives, if the leaves and gradients are without doubt as they should be; else None."""
@@ -239,18 +251,29 @@ class Crew:
         """The gradients as each engine takes them."""
         return [team.plan.gather(_some(xs, team.of)) for team in self.teams]
 
-    def norm(self, k: int, gathered: Sequence[Any], rows: Rows) -> Any:
-        """The 2-norm of what part `k` of the program measures."""
-        if len(self.teams) == 1:
-            return self.teams[0].plan.norm(k, gathered[0], rows)
+    def norm(self, places: Mapping[int, int], gathered: Sequence[Any], rows: Rows) -> Any:
+        """The 2-norm of what a part measures: of which one, in the program of this id; where all are one team's."""
+        plan = self.teams[0].plan
+        return plan.norm(places[id(plan.program)], gathered[0], rows)
+
+    def known(self, places: Mapping[int, int]) -> float:
+        """That norm as a float, where it is a symbol."""
+        plan = self.teams[0].plan
+        return plan.known(places[id(plan.program)])
+
+    def squares(self, places: Mapping[int, int], gathered: Sequence[Any], rows: Rows) -> dict[int, Any]:
+        """The block sums of the leaves whose programs have that part."""
         sums: dict[int, Any] = {}
         for team, found in zip(self.teams, gathered, strict=True):
-            sums.update(zip(team.of, team.plan.squares(k, found, rows.some(team.of)), strict=True))
-        return norm_of([sums[i] for i in range(len(self.leaves))], self.leaves)
+            k = places.get(id(team.plan.program))
+            if k is not None:
+                sums.update(zip(team.of, team.plan.squares(k, found, rows.some(team.of)), strict=True))
+        return sums
 
-    def known(self, k: int) -> float:
-        """That norm as a float, where it is a symbol."""
-        return self.teams[0].plan.known(k)
+    def norm_of(self, sums: Mapping[int, Any]) -> Any:
+        """The 2-norm of leaves, from their block sums."""
+        of = sorted(sums)
+        return norm_of([sums[i] for i in of], [self.leaves[i] for i in of])
 
     def prepare(self, gathered: Sequence[Any], rows: Rows) -> Commit:
         """All of the step that may fail; the commit gives all results in the order of the leaves."""

@@ -46,8 +46,11 @@ class Rows(NamedTuple):
         return self.distinct[self.which[i]]
 
     def some(self, indices: Sequence[int]) -> Rows:
-        """Those of some of the leaves."""
-        return self if len(indices) == len(self.which) else Rows(self.distinct, [self.which[i] for i in indices])
+        """Those of some of the leaves, without rows that are for none of these."""
+        if len(indices) == len(self.which):
+            return self
+        used = {r: n for n, r in enumerate(dict.fromkeys(self.which[i] for i in indices))}
+        return Rows([self.distinct[r] for r in used], [used[self.which[i]] for i in indices])
 
 
 class Result(NamedTuple):

@@ -23,6 +23,11 @@ class _Eager(Operations):
     def __init__(self, library: Library, like: Array) -> None:
         self._library, self._like = library, like
 
+    @property
+    def arrays(self) -> Any:
+        """The library's own namespace, for rules of whole arrays."""
+        return self._library.xp
+
     def sqrt(self, a: Any) -> Any:
         return math.sqrt(a) if isinstance(a, int | float) else self._library.xp.sqrt(a)
 
@@ -100,18 +105,22 @@ class Lazy(Portable):
         return sums if self.leaves[0].library.lazy else super()._known(sums)
 
 
+Shapes = Callable[[tuple[int, ...]], Sequence[tuple[int, ...]]]
+"""The shapes of the slots of a parameter, given its own."""
+
+
 def start(
-    init: Callable[[Any, Array], tuple[Array, ...]], names: Sequence[str], library: Library, p: Array
+    init: Callable[[Any, Array], tuple[Array, ...]], shapes: Shapes, library: Library, p: Array
 ) -> tuple[Array, ...]:
     """The first slots of a parameter: `init(xp, p)` of its real form in the compute dtype."""
     xp = library.xp
     name = COMPUTE[library.dtype(p)]
     if name.startswith("complex"):
-        real, imag = (start(init, names, library, part(p)) for part in (xp.real, xp.imag))
+        real, imag = (start(init, shapes, library, part(p)) for part in (xp.real, xp.imag))
         return tuple(library.join_complex(re, im, getattr(xp, name)) for re, im in zip(real, imag, strict=True))
     wide = library.guarded(xp.astype(p, getattr(xp, name), copy=False))
     with quiet(), library.at(p):
-        return _kept(init.__qualname__, init(xp, wide), len(names), library, (wide,))
+        return _kept(init.__qualname__, init(xp, wide), shapes(tuple(p.shape)), library, (wide,))
 
 
 _Reals = tuple[Array, Array, tuple[Array, ...]]
@@ -148,7 +157,8 @@ def _result(program: Program, leaf: Leaf, x: Array, row: Row) -> Result:
     parts = []
     for p, g, slots in _reals(leaf, x):
         new = program.moved(_Eager(library, p), p, g, slots, _row(library, row, p.dtype))
-        parts.append(_kept(program.name, new, 1 + len(slots), library, (p, g)))
+        shapes = [tuple(a.shape) for a in (p, *slots)]
+        parts.append(_kept(program.name, new, shapes, library, (p, g)))
     if len(parts) == 1:
         moved, *kept = parts[0]
         return Result(xp.astype(moved, leaf.p.dtype, copy=False), tuple(kept))
@@ -171,19 +181,21 @@ def _squares(measured: Callable[..., Any], leaf: Leaf, x: Array, row: Row) -> Ar
     return block_sums(xp, parts[0] if len(parts) == 1 else xp.reshape(xp.stack(parts, axis=-1), (-1,)))
 
 
-def _kept(source: str, results: Any, wanted: int, library: Library, given: tuple[Array, ...]) -> tuple[Array, ...]:
+def _kept(
+    source: str, results: Any, shapes: Sequence[tuple[int, ...]], library: Library, given: tuple[Array, ...]
+) -> tuple[Array, ...]:
     """What a user's function gave, as arrays of their own. Raises TypeError, naming it, for what can't be kept."""
     like = given[0]
-    if not isinstance(results, tuple) or len(results) != wanted:
+    if not isinstance(results, tuple) or len(results) != len(shapes):
         kind = f"{len(results)} arrays" if isinstance(results, tuple) else f"a {type(results).__name__}"
-        raise TypeError(f"{source} gave {kind}; wanted a tuple of {wanted}")
+        raise TypeError(f"{source} gave {kind}; wanted a tuple of {len(shapes)}")
     arrays = tuple(map(library.array, results))
-    for a in arrays:
+    for a, wanted in zip(arrays, shapes, strict=True):
         shape, dtype = getattr(a, "shape", None), getattr(a, "dtype", None)
-        if shape != like.shape or dtype != like.dtype:
+        if shape is None or tuple(shape) != wanted or dtype != like.dtype:
             raise TypeError(
                 f"{source} gave a {type(a).__name__} of shape {shape} and dtype {dtype}; "
-                f"wanted the shape {tuple(like.shape)} and the dtype {like.dtype} of its parameter"
+                f"wanted the shape {wanted} and the dtype {like.dtype} of its parameter"
             )
     # Each slot is an array of its own: not the user's parameter or gradient, and not another slot.
     taken = {id(a) for a in given}

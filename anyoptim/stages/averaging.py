@@ -18,8 +18,9 @@ class EMA(ParameterStage):
 
         average <- average + (1-decay)*(p - average)
 
-    It starts as the parameter before its first step. It is a slot: of `optimizer = chain(Adam(), EMA(0.999))`
-    the averages are `optimizer.state.slots[1]["average"]`, in a container like `params`, and in at least float32.
+    It starts as the parameter before its first step. `optimizer.eval_params(params)` gives the averages. They are a
+    slot: of `optimizer = chain(Adam(), EMA(0.999))` they are `optimizer.state.slots[1]["average"]`, in a container like
+    `params`, and in at least float32.
 
     Args:
         decay: the share of the last average that is kept, in [0, 1); a number or a schedule.
@@ -29,6 +30,8 @@ class EMA(ParameterStage):
 
     hyperparameters = {"decay": fraction}
     slots = ("average",)
+
+    evaluate = staticmethod(lambda xp, p, average, **_: average)
 
     def __init__(self, decay: Hyper = 0.999) -> None:
         super().__init__(decay=decay)

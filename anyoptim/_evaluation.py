@@ -1,0 +1,49 @@
+"""The parameters to evaluate with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from anyoptim._checks import Parameter
+from anyoptim._division import Division
+from anyoptim._engines import LAZY, Crew, Leaf, Rows
+from anyoptim._program import Flow, Part, Program, Rule
+from anyoptim._quiet import quiet
+from anyoptim._stage import Stage
+from anyoptim._state import Flat
+
+__all__ = ["evaluated"]
+
+
+def _look(rule: Rule, xp: Any, flow: Flow, own: Sequence[Any], row: Mapping[str, Any]) -> Flow:
+    """`p <- rule(xp, p, *slots)`, and the slots as they are."""
+    p, x, before, g = flow
+    return rule(xp, p, *own, **row), x, [*before, *own], g
+
+
+def _pass(rule: Rule, xp: Any, flow: Flow, own: Sequence[Any], row: Mapping[str, Any]) -> Flow:
+    p, x, before, g = flow
+    return p, x, [*before, *own], g
+
+
+def evaluated(stages: Sequence[Stage], ps: Sequence[Parameter | None], division: Division, flat: Flat) -> list[Any]:
+    """For each leaf what its stages give to evaluate with, as arrays of the user's library: new ones."""
+    found: list[Any] = []
+    for i, p in enumerate(ps):
+        if p is None:
+            found.append(None)
+            continue
+        parts, row = [], []
+        overrides = division.overrides[division.of[i]]
+        for k in division.track(i).of:
+            stage = stages[k]
+            rule = stage.evaluate
+            parts.append(Part(_pass if rule is None else _look, rule or _pass, stage.slots))
+            row.append({} if rule is None else stage._values(flat.step, overrides[k]))
+        array = p.library.copied(p.array)
+        crew = Crew("portable", [Program(tuple(parts))], [Leaf(p.library, array, flat.slots[i] or ())], [array], LAZY)
+        with quiet():
+            (result,) = crew.prepare(crew.gather([array]), Rows([tuple(row)], [0]))()
+        found.append(p.library.rebound(p.given, p.library.settle([result.p])[0]))
+    return found

@@ -1,0 +1,77 @@
+"""Updates that are no step and only gather gradients: `total <- total + g`, by the engines of any step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from anyoptim._arrays import Array
+from anyoptim._checks import Parameter
+from anyoptim._engines import ENGINES, Crew, Leaf, Rows
+from anyoptim._engines._leaf import Plan
+from anyoptim._program import MOVE, Part, Program, on_value
+from anyoptim._quiet import quiet
+from anyoptim._state import Flat
+
+__all__ = ["cleared", "gathered"]
+
+
+def _added(xp: Any, p: Array, x: Array) -> Array:
+    return -x
+
+
+_ADD = Program((Part(on_value, _added), MOVE))
+"""A step whose parameter is the total."""
+
+
+def gathered(
+    engine: str | None,
+    ps: Sequence[Parameter | None],
+    xs: Sequence[Array | None],
+    flat: Flat,
+    owner: Sequence[int],
+    engines: Mapping[str, Callable[..., Plan]] = ENGINES,
+    *,
+    write: bool = True,
+) -> Flat:
+    """The state with the gradients added to the totals, the first slot of each parameter: in place, if wanted."""
+    leaves, some, moving = [], [], []
+    for i, (p, x) in enumerate(zip(ps, xs, strict=True)):
+        if p is not None and x is not None:
+            total = (flat.slots[i] or ())[0]
+            total = total if write else p.library.copied(total)
+            leaves.append(Leaf(p.library, total, (), total if p.library.writable(total) else None))
+            some.append(x)
+            moving.append(i)
+    crew = Crew(engine, [_ADD] * len(leaves), leaves, some, engines)
+    if crew.capturing():
+        raise RuntimeError("gradients are accumulated by the host's count, and can't be captured in a CUDA graph")
+    with quiet():
+        results = crew.prepare(crew.gather(some), Rows([({}, {})], [0] * len(leaves)))()
+    totals = {i: result.p for i, result in zip(moving, results, strict=True)}
+    first, *others = flat.numbers
+    return flat._replace(
+        slots=_with(totals, flat, owner), numbers=({**first, "gathered": first["gathered"] + 1}, *others)
+    )
+
+
+def cleared(
+    ps: Sequence[Parameter | None], moving: Sequence[int], flat: Flat, owner: Sequence[int], *, write: bool = True
+) -> Flat:
+    """The state with totals of 0 where a step was called off: what it was called off for may be in them."""
+    zeros = {}
+    for i in moving:
+        p = ps[i]
+        if p is not None:
+            total = (flat.slots[i] or ())[0]
+            with p.library.at(total):
+                zeros[i] = p.library.xp.zeros_like(total)
+                if write and p.library.writable(total):
+                    p.library.write(total, zeros[i])
+                    zeros[i] = total
+    return flat._replace(slots=_with(zeros, flat, owner))
+
+
+def _with(totals: Mapping[int, Array], flat: Flat, owner: Sequence[int]) -> list[tuple[Array, ...] | None]:
+    slots = zip(owner, flat.slots, strict=True)
+    return [of if of is None or o not in totals else (totals[o], *of[1:]) for o, of in slots]

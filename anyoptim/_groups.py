@@ -1,0 +1,109 @@
+"""Hyperparameters for some of the parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from anyoptim._hyperparameters import Hyper
+from anyoptim._select import Own, Selection, Selector
+from anyoptim._stage import Stage
+
+__all__ = ["groups"]
+
+
+class groups(Mapping[Any, Any]):  # noqa: N801 - it is called like a function
+    """Hyperparameters that are others for some parameters: by patterns of their paths.
+
+    ::
+
+        optimizer = ao.chain(
+            ao.AdamW(lr=1e-3),
+            ao.groups({"**.bias": {"weight_decay": 0.0}, "encoder.**": None, ...: {}}),
+        )
+        optimizer.groups["**.bias"]["lr"] = 1e-4
+
+    A path is a parameter's keys, joined by dots: `encoder.0.bias`. In a pattern `*` stands for any part of one key, `?`
+    for one character of it, `**` for any number of keys, none too. A function `where(path, p)` may stand for a pattern,
+    and `...` for all parameters that nothing else is for. Each parameter has exactly one group.
+
+    The values are numbers or schedules. They can be set, like a stage's own, and are read at every step. A name that
+    several stages of the chain have is preceded by that of the stage's class: `WeightDecay.decay`. None instead of
+    values freezes the parameters: they rest, whatever their gradient.
+
+    It stands anywhere in a chain, which keeps it as `optimizer.groups`. The groups cost nothing at a step: the
+    parameters of all go through one pass, with a row of coefficients for each group.
+
+    Args:
+        of: for each pattern the hyperparameters, or None.
+
+    Raises TypeError and ValueError for what is none of that: here, when a chain is made, or at the first update, when a
+    parameter has no group or two, or a group no parameter.
+    """
+
+    def __init__(self, of: Mapping[Any, Mapping[str, Hyper] | None]) -> None:
+        if not isinstance(of, Mapping):
+            raise TypeError(f"groups was given {of!r}; wanted a dict of patterns and their hyperparameters")
+        self.selection = Selection("groups", of)
+        for selector, given in of.items():
+            if given is not None and not (isinstance(given, Mapping) and all(isinstance(name, str) for name in given)):
+                raise TypeError(f"groups has {given!r} for {selector!r}; wanted a dict of hyperparameters, or None")
+        self._of = {selector: None if given is None else _Group(given) for selector, given in of.items()}
+
+    def __getitem__(self, selector: Any) -> Any:
+        return self._of[selector]
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._of)
+
+    def __len__(self) -> int:
+        return len(self._of)
+
+    def __repr__(self) -> str:
+        return f"groups({self._of!r})"
+
+    def check(self, selector: Selector, stages: Sequence[Stage], unique: bool) -> None:
+        """Raise ValueError or TypeError for a name that no stage has, or several if it shall be unique; a bad value."""
+        for key, value in (self._of[selector] or {}).items():
+            having = _having(key, stages)
+            if not having or (unique and len(having) > 1):
+                raise _unclear(selector, key, having, stages)
+            name = key.rpartition(".")[2]
+            for k in having:
+                if not callable(value):
+                    stages[k].hyperparameters[name].value(f"{key} of {selector!r}", value)
+
+    def own(self, selector: Selector, stages: Sequence[Stage], of: Sequence[int]) -> list[Mapping[str, Hyper]]:
+        """For each of the stages the hyperparameters that are the group's own. `of` are those that its parameters have.
+
+        Raises ValueError for a name that none of these has, or several.
+        """
+        given: Mapping[str, Hyper] = self._of[selector] or {}
+        names: list[dict[str, str]] = [{} for _ in stages]
+        for key in given:
+            having = [k for k in _having(key, stages) if k in of]
+            if len(having) != 1:
+                raise _unclear(selector, key, having, [stages[k] for k in of])
+            names[having[0]][key.rpartition(".")[2]] = key
+        return [Own(given, own) if own else {} for own in names]
+
+
+def _having(key: str, stages: Sequence[Stage]) -> list[int]:
+    """Which of the stages have a hyperparameter of this name."""
+    kind, _, name = key.rpartition(".")
+    return [k for k, stage in enumerate(stages) if name in stage.hyperparameters and kind in {"", type(stage).__name__}]
+
+
+def _unclear(selector: Selector, key: str, having: Sequence[int], stages: Sequence[Stage]) -> ValueError:
+    known = [f"{type(stage).__name__}.{name}" for stage in stages for name in stage.hyperparameters]
+    has = f"{len(having)} stages have" if having else "no stage has"
+    return ValueError(f"groups has {key!r} for {selector!r}, which {has}; wanted one of {', '.join(known)}")
+
+
+class _Group(dict[str, Any]):
+    """The hyperparameters of a group, whose names were settled with the chain."""
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        if name not in self:
+            raise KeyError(f"the group has {sorted(self)}; wanted {name!r} there from the beginning")
+        super().__setitem__(name, value)

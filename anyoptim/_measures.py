@@ -1,0 +1,67 @@
+"""What a step measures before it is taken: equal measures are taken once."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+from anyoptim._engines import Crew, Rows
+from anyoptim._program import options
+from anyoptim._trace import Symbol, trace_measure
+from anyoptim._track import Entry, Track
+
+__all__ = ["Measures"]
+
+_graph = functools.lru_cache(maxsize=256)(trace_measure)
+
+
+class Measures:
+    """The measures of one step."""
+
+    def __init__(self, crew: Crew, gathered: Sequence[Any], rows: Rows, tracks: Sequence[Track]) -> None:
+        """`rows` grow with the step; `tracks` has the track of each."""
+        self._crew, self._gathered, self._rows, self._tracks = crew, gathered, rows, tracks
+        self._several = sum(len(track.program.measures) for track in {id(t): t for t in tracks}.values()) > 1
+        self._sums: dict[Any, dict[int, Any]] = {}
+        self._norms: dict[Any, Any] = {}
+        self._places: dict[Any, dict[int, int]] = {}
+
+    def all(self, entry: Entry) -> Any:
+        """The 2-norm over all parameters: a float, a 0-d array, or a symbol."""
+        key = self._key(entry)
+        if key not in self._norms:
+            if self._crew.afar and key not in self._sums:
+                self._norms[key] = self._crew.norm(self._places[key], self._gathered, self._rows)
+            else:
+                self._norms[key] = self._crew.norm_of(self._of(key))
+        return self._norms[key]
+
+    def known(self, entry: Entry) -> Any:
+        """The same where it is no symbol: the device is waited for."""
+        found = self.all(entry)
+        if isinstance(found, Symbol):
+            key = self._key(entry)
+            found = self._norms[key] = self._crew.known(self._places[key])
+        return found
+
+    def each(self, entry: Entry) -> list[Any]:
+        """The 2-norm of each parameter that moves; 0.0 for those that the entry is not for."""
+        sums = self._of(self._key(entry))
+        return [self._crew.norm_of({j: sums[j]}) if j in sums else 0.0 for j in range(len(self._crew.leaves))]
+
+    def _of(self, key: Any) -> dict[int, Any]:
+        if key not in self._sums:
+            self._sums[key] = self._crew.squares(self._places[key], self._gathered, self._rows)
+        return self._sums[key]
+
+    def _key(self, entry: Entry) -> Any:
+        """What is equal for equal measures of the same parameters: what they do to an element."""
+        both = zip(self._tracks, self._rows.distinct, strict=True)
+        having = [(track, row) for track, row in both if entry in track.places]
+        key: Any = entry
+        if self._several and not any(track.program.whole for track, _ in having):
+            kinds = dict.fromkeys((track, options(row[: track.places[entry]])) for track, row in having)
+            key = tuple((track, _graph(track.program, track.places[entry], of)) for track, of in kinds)
+        self._places.setdefault(key, {id(track.program): track.places[entry] for track, _ in having})
+        return key

@@ -1,0 +1,95 @@
+"""Which parameters something is for: by patterns of their paths, or by functions."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import EllipsisType
+from typing import Any
+
+from anyoptim._arrays import Array
+from anyoptim._checks import Parameter
+from anyoptim._tree import Tree, listed
+
+__all__ = ["Own", "Selection", "Selector"]
+
+Selector = str | Callable[[str, Array], bool] | EllipsisType
+"""A pattern of paths, `where(path, p)`, or `...` for all that nothing else is for.
+
+A path is a parameter's keys, joined by dots: `encoder.0.bias`. In a pattern `*` stands for any part of one key, `?` for
+one character of it, and `**` for any number of whole keys, none too: `**.bias`, `encoder.**`, `layer?.W*`.
+"""
+
+
+class Selection:
+    """Selectors, each parameter's being the one that takes it."""
+
+    def __init__(self, owner: str, selectors: Iterable[Any]) -> None:
+        self._owner = owner
+        self._selectors: dict[Selector, Callable[[str, Array], bool]] = {}
+        for selector in selectors:
+            if isinstance(selector, str):
+                self._selectors[selector] = _matcher(selector)
+            elif selector is ...:
+                self._selectors[selector] = lambda *_: False  # it takes what nothing else does
+            elif callable(selector):
+                self._selectors[selector] = selector
+            else:
+                raise TypeError(
+                    f"{owner} has the key {selector!r}; wanted a pattern of paths such as '**.bias', a function of the "
+                    "path and the parameter, or ... for all others"
+                )
+        if not self._selectors:
+            raise ValueError(f"{owner} is empty; wanted at least one pattern, or ... for all")
+
+    def of(self, tree: Tree, ps: Sequence[Parameter | None]) -> list[Selector | None]:
+        """The selector of each parameter. Raises ValueError, with paths, where there is none or more than one."""
+        found: list[list[Selector]] = []
+        for i, p in enumerate(ps):
+            path = tree.path(i)
+            takers = [] if p is None else [s for s, takes in self._selectors.items() if takes(path, p.array)]
+            found.append(takers or ([...] if ... in self._selectors else []))
+        names = [str(tree.name(i)) for i in range(len(ps))]
+        lost = [name for name, p, takers in zip(names, ps, found, strict=True) if p is not None and not takers]
+        if lost:
+            raise ValueError(f"{self._owner} has nothing for {listed(lost)}; wanted a pattern, or ... for all others")
+        twice = [f"{name} ({_shown(takers)})" for name, takers in zip(names, found, strict=True) if len(takers) > 1]
+        if twice:
+            raise ValueError(f"{self._owner} has more than one pattern for {listed(twice)}; wanted one for each")
+        used = {s for p, takers in zip(ps, found, strict=True) if p is not None for s in takers}
+        idle = [s for s in self._selectors if s not in used and s is not ...]
+        if idle:
+            raise ValueError(f"{self._owner} has {_shown(idle)}, for which there is no parameter among {listed(names)}")
+        return [takers[0] if p is not None else None for p, takers in zip(ps, found, strict=True)]
+
+
+def _shown(selectors: Sequence[Selector]) -> str:
+    return ", ".join("..." if s is ... else repr(s) for s in selectors)
+
+
+def _matcher(pattern: str) -> Callable[[str, Array], bool]:
+    keys = [
+        r"(?:[^.]+\.)*" if key == "**" else re.escape(key).replace(r"\*", "[^.]*").replace(r"\?", "[^.]") + r"\."
+        for key in pattern.split(".")
+    ]
+    matches = re.compile("".join(keys)).fullmatch
+    return lambda path, _: matches(f"{path}." if path else "") is not None
+
+
+class Own(Mapping[str, Any]):
+    """Hyperparameters of one stage that a group has, read anew each time: never equal to those of another group."""
+
+    def __init__(self, given: Mapping[str, Any], names: Mapping[str, str]) -> None:
+        self._given, self._names = given, names
+
+    def __getitem__(self, name: str) -> Any:
+        return self._given[self._names[name]]
+
+    def __iter__(self) -> Any:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__

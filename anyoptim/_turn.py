@@ -1,0 +1,193 @@
+"""What a step needs to know before it is taken, found out stage by stage."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+from anyoptim._division import Division
+from anyoptim._engines import Crew, Rows
+from anyoptim._hyperparameters import Hyper
+from anyoptim._measures import Measures
+from anyoptim._program import Row
+from anyoptim._scalars import finite
+from anyoptim._stage import Gate, Stage
+from anyoptim._state import Flat
+from anyoptim._trace import LOGICAL, Symbol
+from anyoptim._track import Entry
+
+__all__ = ["Live", "Turn", "Turning"]
+
+
+class Live(Protocol):
+    """What stands for counts and hyperparameters whose values are on a device."""
+
+    def count(self, n: int) -> Any: ...
+    def values(self, k: int, values: Mapping[str, Any], own: Mapping[str, Hyper]) -> dict[str, Any]: ...
+
+
+class Turn(NamedTuple):
+    """What is known of a step before it is taken."""
+
+    rows: Rows
+    """The coefficients, for each parameter that moves."""
+    t: list[Any]
+    """The step counts after it."""
+    numbers: tuple[Mapping[str, Any], ...]
+    """Those of each stage after it."""
+    taken: Any
+    """Whether it is taken: a bool, or one that is not known yet."""
+    refusal: tuple[int, int] | None
+    """If not: which stage called it off, and for which leaf."""
+    watched: Mapping[int, Mapping[str, list[Any]]]
+    """For each stage that watches what it saw of each parameter that moves."""
+
+
+class _Key(NamedTuple):
+    """What parameters with one row of coefficients have in common."""
+
+    t: Any
+    group: int
+    leaf: int
+    """Which it is, for rows of its own; else -1."""
+
+
+class Turning:
+    """A step that is found out about."""
+
+    def __init__(
+        self,
+        stages: Sequence[Stage],
+        crew: Crew,
+        gathered: Sequence[Any],
+        flat: Flat,
+        moving: Sequence[int],
+        division: Division,
+        live: Live | None,
+        watching: bool,
+    ) -> None:
+        self._stages, self._crew, self._moving, self._live = stages, crew, moving, live
+        self._watching = watching
+        self._watched: dict[int, dict[str, list[Any]]] = {}
+        self._step = flat.step + 1
+        self._t = list(flat.t)
+        for i in moving:
+            self._t[i] = self._t[i] + 1
+        self._keys, which = _keys([self._t[i] for i in moving], moving, division)
+        self._tracks = [division.tracks[key.group] for key in self._keys]
+        self._distinct: list[Row] = [() for _ in self._keys]
+        self._rows = Rows(self._distinct, which)
+        self._values = [self._values_of(own) for own in division.overrides]
+        self._numbers = list(flat.numbers)
+        self._taken: Any = True
+        self._refusal: tuple[int, int] | None = None
+        self._measures = Measures(crew, gathered, self._rows, self._tracks)
+
+    def passed(self, k: int) -> bool:
+        """Find out what stage `k` needs; False if it calls the step off."""
+        stage, rows, here = self._stages[k], self._distinct, Entry(k, "")
+        having = [r for r, track in enumerate(self._tracks) if k in track.of]
+        for r in having:
+            rows[r] = self._tracks[r].filled(rows[r], here)
+        if not having:
+            return True
+        if self._live is not None and (stage.numbers or stage.norms or stage.totals or stage.watched):
+            raise TypeError(f"{stage!r} needs the host at every step")
+        if stage.watched and self._watching:
+            self._watch(k)
+        found: dict[str, Any] = {}
+        each: dict[str, Any] = {}
+        if not isinstance(stage, Gate):
+            each = {name: self._measures.each(Entry(k, name)) for name in stage.norms}
+            found = {name: self._measures.known(Entry(k, name)) for name in stage.totals}
+            if stage.measure is not None:
+                found["norm"] = self._measures.all(here)
+            if stage.numbers:
+                self._numbers[k] = stage._advanced(self._step, self._numbers[k], found)
+        found.update(self._numbers[k])
+        for r in having:
+            leaf = self._keys[r].leaf
+            own = {**found, **{name: of[leaf] for name, of in each.items()}} if each else found
+            if each:
+                own["size"] = self._crew.sizes[leaf]
+            rows[r] += (self._coefficients(k, self._keys[r], own),)
+        return not isinstance(stage, Gate) or self._opened(k, stage, having)
+
+    def result(self) -> Turn:
+        """What was found out."""
+        both = zip(self._distinct, self._tracks, strict=True)
+        full = [row + ({},) * (len(track.order) - len(row)) for row, track in both]
+        return Turn(
+            Rows(full, self._rows.which), self._t, tuple(self._numbers), self._taken, self._refusal, self._watched
+        )
+
+    def _watch(self, k: int) -> None:
+        measures = self._measures
+        found = {name: measures.each(Entry(k, name)) for name in ("norm", "parameter_norm")}
+        clean = all(map(finite, found["norm"]))
+        found["nonfinite"] = [0.0] * len(found["norm"]) if clean else measures.each(Entry(k, "nonfinite"))
+        self._watched[k] = found
+
+    def _opened(self, k: int, gate: Gate, having: Sequence[int]) -> bool:
+        """Whether the step may go on."""
+        for r in having:
+            self._distinct[r] = self._tracks[r].filled(self._distinct[r], Entry(k, "nonfinite"))
+        allowed = finite(self._measures.known(Entry(k, "norm")))
+        if allowed is False:
+            counts = self._measures.each(Entry(k, "nonfinite"))
+            self._refusal = next(((k, self._moving[j]) for j, n in enumerate(counts) if n), None)
+            allowed = self._refusal is None  # squares can be too large for float64
+        self._numbers[k] = gate._advanced(self._step, self._numbers[k], {"allowed": allowed})
+        self._taken = allowed if self._taken is True else self._taken & allowed
+        return allowed is not False
+
+    def _coefficients(self, k: int, key: _Key, more: Mapping[str, Any]) -> Mapping[str, Any]:
+        stage, given = self._stages[k], self._values[key.group][k]
+        if more:
+            given = {**given, **more}
+        count = key.t.t if isinstance(key.t, _Unknown) else key.t if self._live is None else self._live.count(key.t)
+        if self._live is None and isinstance(more.get("norm"), Symbol):
+            found = _on_device(stage, count, given)
+            if found is not None:
+                return found
+            # Its equation needs to see it: the device is waited for.
+            given = {**given, "norm": self._measures.known(Entry(k, ""))}
+        return stage._coefficients(count, given)
+
+    def _values_of(self, overrides: Sequence[Mapping[str, Hyper]]) -> list[dict[str, Any]]:
+        """The hyperparameters of each stage at this step."""
+        found = [stage._values(self._step, own) for stage, own in zip(self._stages, overrides, strict=True)]
+        if self._live is not None:
+            found = [self._live.values(k, v, own) for k, (v, own) in enumerate(zip(found, overrides, strict=True))]
+        return found
+
+
+def _keys(counts: Sequence[Any], moving: Sequence[int], division: Division) -> tuple[list[_Key], list[int]]:
+    """The kinds of parameters that move, and for each of these the number of its kind."""
+    one = len(division.overrides) == 1 and not division.tracks[0].each
+    if counts and one and type(counts[0]) is int and counts.count(counts[0]) == len(counts):
+        return [_Key(counts[0], 0, -1)], [0] * len(counts)  # nearly always: all in one row
+    keys = []
+    for j, (n, i) in enumerate(zip(counts, moving, strict=True)):
+        group = division.of[i]
+        keys.append(_Key(n if isinstance(n, int) else _Unknown(n), group, j if division.tracks[group].each else -1))
+    numbers = {key: r for r, key in enumerate(dict.fromkeys(keys))}
+    return list(numbers), [numbers[key] for key in keys]
+
+
+def _on_device(stage: Stage, count: Any, given: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The coefficients with a norm that stays on the device, if they are no more than arithmetic; else None."""
+    try:
+        found = stage._coefficients(count, given)
+    except TypeError:
+        return None
+    # A comparison would be a static option of the kernel.
+    truths = [c for c in found.values() if isinstance(c, Symbol) and c.scalar.op in LOGICAL]
+    return None if truths else found
+
+
+class _Unknown:
+    """A step count under `jax.jit`, which equals no other."""
+
+    def __init__(self, t: Any) -> None:
+        self.t = t

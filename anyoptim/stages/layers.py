@@ -1,0 +1,104 @@
+"""Stages that work on whole arrays: on rows and columns of a parameter."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from anyoptim._arrays import Array
+from anyoptim._hyperparameters import Hyper, positive
+from anyoptim._stage import ParameterStage, Stage
+
+__all__ = ["AdaptiveClip", "Centralize", "UnitNorm", "is_complex"]
+
+
+def is_complex(p: Array) -> bool:
+    """Whether an array has complex elements, which a rule of whole arrays would see as two arrays."""
+    return "complex" in str(p.dtype)
+
+
+def row_norms(xp: Any, a: Array) -> Array:
+    """The 2-norm of each row, over all axes but the first, with these axes kept; of a vector that of each element."""
+    if a.ndim < 2:
+        return xp.abs(a)
+    return xp.sqrt(xp.sum(a * a, axis=tuple(range(1, a.ndim)), keepdims=True))
+
+
+class AdaptiveClip(Stage):
+    """Shorten each row of a gradient that is longer than a share of the row of the parameter.
+
+    ::
+
+        |p| and |x| are norms by row (the first axis; what follows is one row), of a vector those of each element
+        x <- x * min(share * max(|p|, eps) / |x|, 1)
+
+    Weights here have their outputs along the first axis, as torch's; for others, the rows are those of the inputs.
+    It works on whole arrays, by the array library's own functions (`portable`). Complex parameters are refused.
+
+    Args:
+        share: of the parameter's row, above 0; a number or a schedule.
+        eps: what |p| is at least, so that zeros can move, above 0; likewise.
+
+    Source: Brock, De, Smith and Simonyan, High-performance large-scale image recognition without normalization, 2021,
+    equation 3.
+    """
+
+    hyperparameters = {"share": positive, "eps": positive}
+    whole = True
+
+    def __init__(self, share: Hyper = 0.01, eps: Hyper = 1e-3) -> None:
+        super().__init__(share=share, eps=eps)
+
+    def refusal(self, p: Array) -> str | None:
+        """Complex ones."""
+        return "is complex; AdaptiveClip wants real parameters" if is_complex(p) else None
+
+    @staticmethod
+    def rule(xp: Any, p: Array, x: Array, *, share: float, eps: float) -> Array:
+        of_p, of_x = row_norms(xp, p), row_norms(xp, x)
+        longest = share * xp.maximum(of_p, xp.full_like(of_p, eps))
+        return xp.where(of_x > longest, x * (longest / xp.where(of_x > 0, of_x, longest)), x)
+
+
+class Centralize(Stage):
+    """Take the mean from each row of a gradient, so that steps keep the means of weights.
+
+    ::
+
+        x <- x - mean of x over all axes but the first
+
+    Vectors and numbers stay as they are. It works on whole arrays, by the array library's own functions (`portable`).
+
+    Source: Yong, Huang, Hua and Zhang, Gradient centralization: a new optimization technique for deep neural networks,
+    2020, equation 1.
+    """
+
+    whole = True
+
+    @staticmethod
+    def rule(xp: Any, p: Array, x: Array) -> Array:
+        return x if x.ndim < 2 or 0 in x.shape else x - xp.mean(x, axis=tuple(range(1, x.ndim)), keepdims=True)
+
+
+class UnitNorm(ParameterStage):
+    """Give each row of a parameter the length 1 after its step.
+
+    ::
+
+        p <- p / |p|        |p| by row: over all axes but the first; of a vector as a whole
+
+    Rows of zeros stay. It works on whole arrays, by the array library's own functions (`portable`). Numbers and complex
+    parameters are refused.
+    """
+
+    whole = True
+
+    def refusal(self, p: Array) -> str | None:
+        """Complex ones, and numbers."""
+        if is_complex(p):
+            return "is complex; UnitNorm wants real parameters"
+        return None if p.ndim else "is a number; UnitNorm wants vectors or rows"
+
+    @staticmethod
+    def rule(xp: Any, p: Array) -> Array:
+        length = row_norms(xp, p) if p.ndim > 1 else xp.sqrt(xp.sum(p * p, keepdims=True))
+        return p / xp.where(length > 0, length, length + 1)

@@ -1,0 +1,70 @@
+"""What can be learned of each parameter while it is updated."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from anyoptim._arrays import Array
+from anyoptim._stage import Stage, counted, itself
+
+__all__ = ["Metric", "Metrics"]
+
+
+class Metric(NamedTuple):
+    """What was measured of one parameter."""
+
+    norm: float
+    """The 2-norm of what flows through the stage: of the gradient, or of the step."""
+    parameter_norm: float
+    """The 2-norm of the parameter before its step."""
+    nonfinite: int
+    """How many elements of what flows through are NaN or infinite."""
+
+    @property
+    def ratio(self) -> float:
+        """The norm to that of the parameter; infinite where only this is 0."""
+        if self.parameter_norm:
+            return self.norm / self.parameter_norm
+        return math.inf if self.norm else 0.0
+
+
+class Metrics(Stage):
+    """Look at what flows through, parameter by parameter, and change nothing.
+
+    ::
+
+        optimizer = ao.chain(ao.Metrics("gradient"), ao.ClipGlobalNorm(1.0), ao.Adam(), ao.Metrics("step"))
+        optimizer.update(params, grads)
+        optimizer.last_metrics["gradient"]["encoder.W"].norm
+        optimizer.last_metrics["step"]["encoder.W"].ratio       # step to weight
+
+    At each `update` it measures the 2-norm of the value and that of the parameter; the first it shares with a
+    `ClipGlobalNorm` right behind it. Elements that are not finite are counted only where a norm is not. The pure
+    `step` measures nothing. On a CUDA device, the host waits.
+
+    Args:
+        name: of these metrics in `optimizer.last_metrics`.
+    """
+
+    watched = {"norm": itself, "parameter_norm": lambda xp, p, x: p, "nonfinite": counted}
+
+    def __init__(self, name: str = "gradient") -> None:
+        super().__init__()
+        if not isinstance(name, str):
+            raise TypeError(f"name is {name!r}; wanted a string")
+        self.name = name
+
+    @staticmethod
+    def rule(xp: Any, p: Array, x: Array) -> Array:
+        return x
+
+    def note(self, paths: Sequence[str], found: Mapping[str, Sequence[float]]) -> None:
+        """Keep what was measured."""
+        counts = [round(n * n) for n in found["nonfinite"]]  # of ones
+        rows = zip(found["norm"], found["parameter_norm"], counts, strict=True)
+        self.last = {path: Metric(float(a), float(b), n) for path, (a, b, n) in zip(paths, rows, strict=True)}
+
+    def __repr__(self) -> str:
+        return f"Metrics({self.name!r})"

@@ -1,0 +1,115 @@
+"""Stages that scale each parameter's value by what they measure of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from anyoptim._arrays import Array
+from anyoptim._hyperparameters import Hyper, nonnegative, positive
+from anyoptim._scalars import ratio_up_to_one, trust_ratio, where
+from anyoptim._stage import GradientStage, Stage
+
+__all__ = ["Cautious", "ClipNorm", "TrustRatio"]
+
+
+def _value(xp: Any, p: Array, x: Array) -> Array:
+    return x
+
+
+def _parameter(xp: Any, p: Array, x: Array) -> Array:
+    return p
+
+
+class ClipNorm(Stage):
+    """Shorten the gradient of each parameter by itself, where it is longer than `max_norm`.
+
+    ::
+
+        length = sqrt(sum of x*x over the elements of the parameter)
+        x <- x * min(max_norm / length, 1)
+
+    Like Keras's `clipnorm`; optax's `clip_by_block_rms` divides the length by the root of the number of elements.
+    `ClipGlobalNorm` takes all parameters together. An infinite length makes every finite element 0.
+
+    Args:
+        max_norm: the length that is allowed, above 0 (infinite for none); a number or a schedule.
+    """
+
+    hyperparameters = {"max_norm": positive}
+    norms = {"length": _value}
+
+    def __init__(self, max_norm: Hyper) -> None:
+        super().__init__(max_norm=max_norm)
+
+    @staticmethod
+    def coefficients(t: Any, *, max_norm: float, length: Any, size: int) -> dict[str, Any]:
+        return {"scale": ratio_up_to_one(max_norm, length)}
+
+    @staticmethod
+    def rule(xp: Any, p: Array, x: Array, *, scale: float) -> Array:
+        return x * scale
+
+
+class TrustRatio(Stage):
+    """Make each parameter's step as long as a share of the parameter.
+
+    ::
+
+        x <- x * share * |p| / (|x| + eps)        where |p| and |x| are above 0; else x stays
+        |p| is taken as min(max(|p|, lower), upper)
+
+    Before a method this is LARS's scaling (`LARS` is the whole method), after it LAMB's.
+
+    Args:
+        share: of the parameter's length, finite and at least 0; a number or a schedule.
+        eps: added to the length of x, finite and at least 0; likewise.
+        lower: what |p| is at least, finite and at least 0; likewise.
+        upper: what |p| is at most, above 0, infinite for no bound; likewise.
+
+    Source: You, Gitman and Ginsburg, Large batch training of convolutional networks, 2017, equation 6; You et al.,
+    Large batch optimization for deep learning: training BERT in 76 minutes, 2020, section 3, whose phi is the bounds.
+    """
+
+    hyperparameters = {"share": nonnegative, "eps": nonnegative, "lower": nonnegative, "upper": positive}
+    norms = {"of_p": _parameter, "of_x": _value}
+
+    def __init__(
+        self, share: Hyper = 1.0, eps: Hyper = 0.0, *, lower: Hyper = 0.0, upper: Hyper = float("inf")
+    ) -> None:
+        super().__init__(share=share, eps=eps, lower=lower, upper=upper)
+
+    @staticmethod
+    def coefficients(
+        t: Any, *, share: float, eps: float, lower: float, upper: float, of_p: Any, of_x: Any, size: int
+    ) -> dict[str, Any]:
+        bounded = where(of_p < lower, lower, where(of_p > upper, upper, of_p))
+        return {"ratio": trust_ratio(share * bounded, of_x, eps)}
+
+    @staticmethod
+    def rule(xp: Any, p: Array, x: Array, *, ratio: float) -> Array:
+        return x * ratio
+
+
+class Cautious(GradientStage):
+    """Drop what of a step goes against the gradient, and lengthen the rest instead.
+
+    ::
+
+        kept = how many elements of the parameter have x*g > 0, of n
+        x <- x * n / (kept + 1)        where x*g > 0; else 0
+
+    g is the gradient with which the chain began, x the step: the stage comes after the method, such as
+    `chain(AdamW(), Cautious())`, but before what is to be spared, such as decoupled `WeightDecay`.
+
+    Source: Liang, Chen, Liu and Liu, Cautious optimizers: improving training with one line of code, 2024, algorithm 1.
+    """
+
+    norms = {"root": lambda xp, p, x, g: xp.where(x * g > 0, 1.0, 0.0)}
+
+    @staticmethod
+    def coefficients(t: Any, *, root: Any, size: int) -> dict[str, Any]:
+        return {"scale": size / (root * root + 1)}  # the count is the square of its root, to a rounding
+
+    @staticmethod
+    def rule(xp: Any, p: Array, x: Array, g: Array, *, scale: float) -> Array:
+        return xp.where(x * g > 0, x * scale, 0.0)
