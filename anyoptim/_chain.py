@@ -65,7 +65,7 @@ class chain(Optimizer):  # noqa: N801 - it is called like a function
             flat += own
             lanes += stage._lanes if isinstance(stage, chain) else [None] * len(own)
         self._compose(flat, lanes)
-        super().__init__(engine=engine)
+        super().__init__(engine=engine, **{name: getattr(self, name) for name in self.hyperparameters})
 
     def _compose(self, flat: Sequence[Stage], lanes: Sequence[Any]) -> None:
         """Take these stages, if what each parameter goes through is in order."""

@@ -20,6 +20,7 @@ __all__ = [
     "finite",
     "floating",
     "integer",
+    "inverse_power",
     "largest",
     "one_minus_power",
     "power",
@@ -86,6 +87,14 @@ def power(base: float, x: Any) -> Any:
         return float(base) ** x
     except OverflowError:
         return math.inf
+
+
+def inverse_power(t: Any, x: Any) -> Any:
+    """`t**-x` for t >= 1: of a Python number in float64, of a 0-d array as `exp(-x * log(t))`."""
+    if isinstance(t, int | float) and isinstance(x, int | float):
+        return float(t) ** -x
+    xp = compat.array_namespace(t, x) if not isinstance(x, int | float) else compat.array_namespace(t)
+    return xp.exp(-x * xp.log(floating(t)))
 
 
 def ratio_up_to_one(a: Any, b: Any) -> Any:

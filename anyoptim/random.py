@@ -17,7 +17,7 @@ from anyoptim._arrays import Array, Library, library
 from anyoptim._quiet import quiet
 from anyoptim._scalars import count, integer
 
-__all__ = ["philox4x32", "words"]
+__all__ = ["normal", "philox4x32", "words"]
 
 _ROUNDS = 10
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
@@ -113,3 +113,30 @@ def _multiply_uint32(x: Array, m: int) -> tuple[Array, Array]:
     low, cross0, cross1 = x0 * m0, x0 * m1, x1 * m0
     middle = (low >> 16) + (cross0 & 0xFFFF) + (cross1 & 0xFFFF)
     return x1 * m1 + (cross0 >> 16) + (cross1 >> 16) + (middle >> 16), (middle << 16) | (low & 0xFFFF)
+
+
+def normal(shape: Sequence[int], key: int, call: Any = 0, offset: int = 0, *, like: Array) -> Array:
+    """Independent standard normal numbers: element i is made of words `2*(offset + i)` and the next of this call.
+
+    ::
+
+        sqrt(-2*log((a + 1) / 2**32)) * cos(2*pi * b / 2**32)        of two words a and b
+
+    The logarithm and the cosine are the library's own, so that libraries may differ in the last bits. None is longer
+    than 6.7.
+
+    Args:
+        shape: of the result.
+        key: the stream, 0 <= key < 2**64.
+        call: the draw within the stream, as for `words`.
+        offset: where this shape begins within a larger draw, in elements, 0 <= offset < 2**63.
+        like: a real floating array, whose library, device and dtype the result has.
+
+    Raises like `words`.
+
+    Source: Box and Muller, A note on the generation of random normal deviates, 1958.
+    """
+    xp = library(like).xp
+    pairs = xp.astype(words((*shape, 2), key, call, 2 * offset, like=like), like.dtype)
+    a, b = pairs[..., 0], pairs[..., 1]
+    return xp.sqrt(-2 * xp.log((a + 1) / 2**32)) * xp.cos(2 * math.pi / 2**32 * b)

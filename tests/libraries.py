@@ -160,13 +160,19 @@ def load(name: str) -> Library:
 ENGINES = tuple(name for name in _engines.ENGINES if name != "cuda")
 """Of this machine's memory; those of a device are tested by its libraries."""
 
-METHODS: dict[str, type[ao.Optimizer]] = {
+DISCOVERED: dict[str, type[ao.Optimizer]] = {
     name: value
     for name, value in vars(ao).items()
     if isinstance(value, type)
     and issubclass(value, ao.Optimizer)
     and value not in {ao.Optimizer, ao.chain, ao.partition}
 }
+
+METHODS = {name: method for name, method in DISCOVERED.items() if not method.whole}
+"""Of elements by themselves, which all engines run."""
+
+WHOLE = {name: method for name, method in DISCOVERED.items() if method.whole}
+"""Of whole arrays: tests/test_whole.py has their table."""
 
 
 def same_bits(a: Any, b: Any) -> bool:

@@ -2,18 +2,32 @@
 
 from anyoptim.optimizers.adagrad import AdaDelta, AdaGrad, CenteredRMSProp, RMSProp
 from anyoptim.optimizers.adam import Adam
+from anyoptim.optimizers.averaged import ScheduleFreeAdamW, ScheduleFreeSGD
+from anyoptim.optimizers.langevin import SGLD
+from anyoptim.optimizers.layerwise import LAMB, LARS
+from anyoptim.optimizers.matrices import Adafactor, Muon, Shampoo
 from anyoptim.optimizers.momentum import SGD, HeavyBall, HeavyBallNesterov, Momentum, Nesterov, TextbookNesterov
+from anyoptim.optimizers.prodigy import Prodigy
 
 __all__ = [
+    "LAMB",
+    "LARS",
     "SGD",
+    "SGLD",
     "AdaDelta",
     "AdaGrad",
+    "Adafactor",
     "Adam",
     "CenteredRMSProp",
     "HeavyBall",
     "HeavyBallNesterov",
     "Momentum",
+    "Muon",
     "Nesterov",
+    "Prodigy",
     "RMSProp",
+    "ScheduleFreeAdamW",
+    "ScheduleFreeSGD",
+    "Shampoo",
     "TextbookNesterov",
 ]

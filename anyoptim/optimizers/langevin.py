@@ -1,0 +1,67 @@
+"""Gradient descent that samples."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping
+from typing import Any
+
+from anyoptim import random
+from anyoptim._arrays import Array
+from anyoptim._hyperparameters import Domain, Hyper, nonnegative
+from anyoptim._optimizer import Optimizer
+from anyoptim._scalars import sqrt
+
+__all__ = ["SGLD"]
+
+_word = Domain(lambda x: 0 <= x < 2**32 and x == int(x), "a whole number, at least 0 and below 2**32")
+
+
+class SGLD(Optimizer):
+    """Gradient descent with noise, whose parameters in the end are samples: stochastic gradient Langevin dynamics.
+
+    ::
+
+        p <- p - lr*g + sqrt(2*lr*temperature) * noise
+
+    With g the gradient of minus the logarithm of a density, small lr and temperature 1, p are samples of it. The noise
+    is normal, of `anyoptim.random.normal`: it depends on the seed, the path of the parameter, the count of its steps and
+    the element, and not on library or device but for the last bits of logarithm and cosine.
+    It works on whole arrays, by the array library's own functions (`portable`).
+
+    Args:
+        lr: half of the paper's step size, finite and at least 0; a number or a schedule of the step number.
+        temperature: of the noise, finite and at least 0; likewise.
+        seed: of the noise, a whole number, at least 0 and below 2**32; likewise.
+        stream: the same, for one parameter among others: what it is here, `overrides` replaces by a hash of the path.
+        engine: the machine that runs the rule; None chooses.
+
+    Source: Welling and Teh, Bayesian learning via stochastic gradient Langevin dynamics, 2011, equation 4.
+    """
+
+    hyperparameters = {"lr": nonnegative, "temperature": nonnegative, "seed": _word, "stream": _word}
+    whole = True
+
+    def __init__(
+        self,
+        lr: Hyper = 0.01,
+        temperature: Hyper = 1.0,
+        *,
+        seed: Hyper = 0,
+        stream: Hyper = 0,
+        engine: str | None = None,
+    ) -> None:
+        super().__init__(engine=engine, lr=lr, temperature=temperature, seed=seed, stream=stream)
+
+    def overrides(self, path: str, p: Array) -> Mapping[str, Hyper]:
+        """A stream of noise for each parameter."""
+        return {"stream": zlib.crc32(path.encode())}
+
+    @staticmethod
+    def coefficients(t: Any, *, lr: Any, temperature: Any, seed: Any, stream: Any) -> dict[str, Any]:
+        return {"lr": lr, "size": sqrt(2 * lr * temperature), "seed": seed, "stream": stream, "call": t}
+
+    @staticmethod
+    def rule(xp: Any, p: Array, x: Array, *, lr: float, size: float, seed: float, stream: float, call: Any) -> Array:
+        call = int(call) if isinstance(call, int | float) else xp.astype(call, xp.uint32)
+        return lr * x - size * random.normal(p.shape, (int(seed) << 32) + int(stream), call, like=p)

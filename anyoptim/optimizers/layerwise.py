@@ -1,0 +1,162 @@
+"""Methods that scale each parameter's step by the length of the parameter."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from anyoptim._arrays import Array
+from anyoptim._hyperparameters import Hyper, fraction, nonnegative, positive
+from anyoptim._optimizer import Optimizer
+from anyoptim._recipe import Recipe
+from anyoptim._scalars import one_minus_power, sqrt, trust_ratio, where
+from anyoptim._stage import Stage
+
+__all__ = ["LAMB", "LARS"]
+
+
+def _parameter(xp: Any, p: Array, x: Array, *_: Array) -> Array:
+    return p
+
+
+def _value(xp: Any, p: Array, x: Array, *_: Array) -> Array:
+    return x
+
+
+class LARS(Optimizer):
+    """Momentum with a learning rate for each parameter, by its length and that of its gradient.
+
+    ::
+
+        ratio = trust * |p| / (|g| + weight_decay*|p| + eps)      where |p| and |g| are above 0; else 1
+        v <- momentum*v + lr*ratio*(g + weight_decay*p)
+        p <- p - v
+
+    Optax's `lars` has |g + weight_decay*p| below the line: `chain(WeightDecay(d), TrustRatio(0.001), Momentum(lr))`.
+    Biases and scales are usually spared: `partition` gives them to `Momentum`.
+
+    Args:
+        lr: learning rate, finite and at least 0; a number or a schedule of the step number.
+        momentum: the share of the last step that is kept, in [0, 1); likewise.
+        weight_decay: of the loss, finite and at least 0; likewise.
+        trust: finite and at least 0; likewise.
+        eps: keeps the division finite, finite and at least 0; likewise.
+        engine: the machine that runs the rule; None chooses.
+
+    Source: You, Gitman and Ginsburg, Large batch training of convolutional networks, 2017, algorithm 1.
+    """
+
+    hyperparameters = {
+        "lr": nonnegative,
+        "momentum": fraction,
+        "weight_decay": nonnegative,
+        "trust": nonnegative,
+        "eps": nonnegative,
+    }
+    slots = ("v",)
+    norms = {"of_p": _parameter, "of_g": _value}
+
+    def __init__(
+        self,
+        lr: Hyper = 0.1,
+        momentum: Hyper = 0.9,
+        weight_decay: Hyper = 0.0,
+        trust: Hyper = 0.001,
+        eps: Hyper = 0.0,
+        *,
+        engine: str | None = None,
+    ) -> None:
+        super().__init__(engine=engine, lr=lr, momentum=momentum, weight_decay=weight_decay, trust=trust, eps=eps)
+
+    @staticmethod
+    def coefficients(
+        t: Any, *, lr: Any, momentum: Any, weight_decay: Any, trust: Any, eps: Any, of_p: Any, of_g: Any, size: int
+    ) -> dict[str, Any]:
+        moving = of_g > 0
+        ratio = where(moving, trust_ratio(trust * of_p, of_g + weight_decay * of_p, eps), 1.0)
+        return {"rate": lr * ratio, "momentum": momentum, "decay": weight_decay}
+
+    @staticmethod
+    def rule(xp: Any, p: Array, x: Array, v: Array, *, rate: float, momentum: float, decay: float) -> tuple[Array, ...]:
+        v = momentum * v + rate * (x + decay * p)
+        return v, v
+
+
+class _Direction(Optimizer):
+    """The step of LAMB before its length is chosen."""
+
+    hyperparameters = {"beta1": fraction, "beta2": fraction, "eps": nonnegative, "weight_decay": nonnegative}
+    slots = ("m", "v")
+
+    @staticmethod
+    def coefficients(t: Any, *, beta1: Any, beta2: Any, eps: Any, weight_decay: Any) -> dict[str, Any]:
+        root = sqrt(one_minus_power(beta2, t))
+        scale = root / one_minus_power(beta1, t)
+        return {"scale": scale, "a1": 1 - beta1, "a2": 1 - beta2, "eps": eps * root, "decay": weight_decay}
+
+    @staticmethod
+    def rule(
+        xp: Any, p: Array, x: Array, m: Array, v: Array, *, scale: float, a1: float, a2: float, eps: float, decay: float
+    ) -> tuple[Array, ...]:
+        m = m + a1 * (x - m)
+        v = v + a2 * (x * x - v)
+        return scale * m / (xp.sqrt(v) + eps) + decay * p, m, v
+
+
+class _Length(Stage):
+    """The length of LAMB's step."""
+
+    hyperparameters = {"lr": nonnegative, "upper": positive}
+    norms = {"of_p": _parameter, "of_x": _value}
+
+    @staticmethod
+    def coefficients(t: Any, *, lr: Any, upper: Any, of_p: Any, of_x: Any, size: int) -> dict[str, Any]:
+        return {"rate": lr * trust_ratio(where(of_p > upper, upper, of_p), of_x, 0.0)}
+
+    @staticmethod
+    def rule(xp: Any, p: Array, x: Array, *, rate: float) -> Array:
+        return x * rate
+
+
+class LAMB(Recipe):
+    """Adam whose step is, for each parameter, as long as the parameter times lr.
+
+    ::
+
+        m <- m + (1-beta1)*(g - m)
+        v <- v + (1-beta2)*(g*g - v)
+        r = m / (1-beta1**t) / (sqrt(v / (1-beta2**t)) + eps) + weight_decay*p
+        ratio = min(|p|, upper) / |r|      where both are above 0; else 1
+        p <- p - lr*ratio*r
+
+    |p| and |r| are the 2-norms of each parameter by itself. eps is added to the root of the corrected v, as in the
+    paper and in optax, whose `lamb` is this.
+
+    It is a chain of two stages, the direction and its length, and its state is nested like a chain's.
+
+    Args:
+        lr: learning rate, finite and at least 0; a number or a schedule of the step number.
+        beta1: decay of m, in [0, 1); likewise.
+        beta2: decay of v, in [0, 1); likewise.
+        eps: keeps the division finite, finite and at least 0; likewise.
+        weight_decay: of the parameter, finite and at least 0; likewise.
+        upper: of |p| in the ratio (the paper's phi), above 0, infinite for none; likewise.
+        engine: the machine that runs the rule; None chooses.
+
+    Source: You et al., Large batch optimization for deep learning: training BERT in 76 minutes, 2020, algorithm 2.
+    """
+
+    hyperparameters = {"lr": nonnegative, **_Direction.hyperparameters, "upper": positive}
+
+    def __init__(
+        self,
+        lr: Hyper = 0.001,
+        beta1: Hyper = 0.9,
+        beta2: Hyper = 0.999,
+        eps: Hyper = 1e-6,
+        weight_decay: Hyper = 0.0,
+        *,
+        upper: Hyper = float("inf"),
+        engine: str | None = None,
+    ) -> None:
+        direction = _Direction(beta1=beta1, beta2=beta2, eps=eps, weight_decay=weight_decay)
+        super().__init__(direction, _Length(lr=lr, upper=upper), engine=engine)

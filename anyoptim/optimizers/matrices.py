@@ -1,0 +1,258 @@
+"""Methods that see a matrix as a whole."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from anyoptim._arrays import Array, library
+from anyoptim._hyperparameters import Domain, Hyper, fraction, nonnegative, positive
+from anyoptim._optimizer import Optimizer
+from anyoptim._scalars import inverse_power, where
+from anyoptim.stages.layers import is_complex
+
+__all__ = ["Adafactor", "Muon", "Shampoo"]
+
+_whole = Domain(lambda x: x >= 1 and x == int(x), "a whole number and at least 1")
+
+
+def _matrix(xp: Any, a: Array) -> Array:
+    """As a matrix: the first axis, and all others as one."""
+    return xp.reshape(a, (a.shape[0], -1)) if 0 not in a.shape else a
+
+
+def _no_matrix(name: str, p: Array) -> str | None:
+    if is_complex(p):
+        return f"is complex; {name} wants real matrices"
+    if p.ndim < 2 or 0 in p.shape:
+        return f"has shape {tuple(p.shape)}; {name} wants matrices, and ao.partition gives the rest to another method"
+    return None
+
+
+class Adafactor(Optimizer):
+    """Adam's second moment of a matrix from one number for each row and each column, and steps that need no lr.
+
+    ::
+
+        b = 1 - t**-decay
+        R <- b*R + (1-b) * mean over columns of (g*g + eps)
+        C <- b*C + (1-b) * mean over rows of (g*g + eps)
+        u = g / sqrt(R*C / mean of R)
+        u <- u / max(1, rms(u) / clip)
+        p <- p - max(floor, rms(p)) * min(lr, 1/sqrt(t)) * u
+
+    R and C are for the last two axes; vectors and numbers have a second moment of each element, v. rms is the root of
+    the mean square of a parameter. There is no momentum. It works on whole arrays, by the array library's own functions
+    (`portable`). Optax's `adafactor` is this with `min_dim_size_to_factor=1` and lr a schedule; torch's has an eps that
+    is no summand but a lower bound. Complex parameters are refused.
+
+    Args:
+        lr: the largest relative step, finite and at least 0; a number or a schedule of the step number.
+        decay: how fast the mean forgets, finite and at least 0; likewise.
+        eps: keeps the division finite, finite and at least 0; likewise.
+        floor: the least rms of a parameter, so that zeros move, finite and at least 0; likewise.
+        clip: the largest rms of u, above 0, infinite for none; likewise.
+        engine: the machine that runs the rule; None chooses.
+
+    Source: Shazeer and Stern, Adafactor: adaptive learning rates with sublinear memory cost, 2018, algorithms 4 and 5.
+    """
+
+    hyperparameters = {
+        "lr": nonnegative,
+        "decay": nonnegative,
+        "eps": nonnegative,
+        "floor": nonnegative,
+        "clip": positive,
+    }
+    slots = ("row", "column", "v")
+    whole = True
+
+    def __init__(
+        self,
+        lr: Hyper = 0.01,
+        decay: Hyper = 0.8,
+        eps: Hyper = 1e-30,
+        floor: Hyper = 1e-3,
+        clip: Hyper = 1.0,
+        *,
+        engine: str | None = None,
+    ) -> None:
+        super().__init__(engine=engine, lr=lr, decay=decay, eps=eps, floor=floor, clip=clip)
+
+    def slot_shapes(self, shape: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
+        """Rows and columns of matrices, elements of others."""
+        return ((0,), (0,), shape) if len(shape) < 2 else (shape[:-1], (*shape[:-2], shape[-1]), (0,))
+
+    def refusal(self, p: Array) -> str | None:
+        """Complex ones."""
+        return "is complex; Adafactor wants real parameters" if is_complex(p) else None
+
+    @staticmethod
+    def coefficients(t: Any, *, lr: Any, decay: Any, eps: Any, floor: Any, clip: Any) -> dict[str, Any]:
+        slowed = inverse_power(t, 0.5)
+        rate = where(slowed < lr, slowed, lr)
+        return {"rate": rate, "new": inverse_power(t, decay), "eps": eps, "floor": floor, "clip": clip}
+
+    @staticmethod
+    def rule(
+        xp: Any,
+        p: Array,
+        x: Array,
+        row: Array,
+        column: Array,
+        v: Array,
+        *,
+        rate: float,
+        new: float,
+        eps: float,
+        floor: float,
+        clip: float,
+    ) -> tuple[Array, ...]:
+        if 0 in p.shape:
+            return x, row, column, v
+        squares = x * x + eps
+        if x.ndim < 2:
+            v = v + new * (squares - v)
+            u = x / xp.sqrt(v)
+        else:
+            row = row + new * (xp.mean(squares, axis=-1) - row)
+            column = column + new * (xp.mean(squares, axis=-2) - column)
+            of_row = xp.sqrt(row / xp.mean(row, axis=-1, keepdims=True))
+            u = x / (xp.expand_dims(of_row, axis=-1) * xp.expand_dims(xp.sqrt(column), axis=-2))
+        excess = xp.sqrt(xp.mean(u * u)) / clip
+        scale = xp.sqrt(xp.mean(p * p))
+        u = u / xp.where(excess > 1, excess, xp.ones_like(excess))
+        return rate * xp.where(scale > floor, scale, xp.full_like(scale, floor)) * u, row, column, v
+
+
+class Muon(Optimizer):
+    """Momentum whose step is made orthogonal: all its singular values about 1. For matrices.
+
+    ::
+
+        m <- momentum*m + (1-momentum)*g
+        u = (1-momentum)*g + momentum*m
+        u <- u / |u|;  five times: A = u u',  u <- a*u + (b*A + c*A*A) u        (a, b, c) = (3.4445, -4.775, 2.0315)
+        p <- p - lr*sqrt(max(1, rows/columns))*u - lr*weight_decay*p
+
+    Of more than two axes, all but the first are taken as one, as for convolutions. Vectors and numbers are refused: a
+    `partition` gives them, and embeddings and last layers, to another method, such as `Adam`. It works on whole
+    arrays, by the array library's own matmul (`portable`), in at least float32, where torch's takes bfloat16.
+
+    Args:
+        lr: learning rate, finite and at least 0; a number or a schedule of the step number.
+        momentum: the share of the mean that is kept, in [0, 1); likewise.
+        weight_decay: decoupled, finite and at least 0; likewise.
+        steps: how often the polynomial is applied, at least 1; likewise.
+        eps: keeps the division by |u| finite, finite and at least 0; likewise.
+        engine: the machine that runs the rule; None chooses.
+
+    Source: Jordan et al., Muon: an optimizer for hidden layers in neural networks, 2024, algorithm 2; the decay of Liu
+    et al., Muon is scalable for LLM training, 2025, equation 3.
+    """
+
+    hyperparameters = {
+        "lr": nonnegative,
+        "momentum": fraction,
+        "weight_decay": nonnegative,
+        "steps": _whole,
+        "eps": nonnegative,
+    }
+    slots = ("m",)
+    whole = True
+
+    def __init__(
+        self,
+        lr: Hyper = 0.02,
+        momentum: Hyper = 0.95,
+        weight_decay: Hyper = 0.0,
+        *,
+        steps: Hyper = 5,
+        eps: Hyper = 1e-7,
+        engine: str | None = None,
+    ) -> None:
+        super().__init__(engine=engine, lr=lr, momentum=momentum, weight_decay=weight_decay, steps=steps, eps=eps)
+
+    def refusal(self, p: Array) -> str | None:
+        """All but real matrices."""
+        return _no_matrix("Muon", p)
+
+    @staticmethod
+    def rule(
+        xp: Any,
+        p: Array,
+        x: Array,
+        m: Array,
+        *,
+        lr: float,
+        momentum: float,
+        weight_decay: float,
+        steps: float,
+        eps: float,
+    ) -> tuple[Array, ...]:
+        m = momentum * m + (1 - momentum) * x
+        u = _matrix(xp, (1 - momentum) * x + momentum * m)
+        rows, columns = u.shape
+        wide = xp.matrix_transpose(u) if rows > columns else u
+        wide = wide / (xp.sqrt(xp.sum(wide * wide)) + eps)
+        for _ in range(int(steps)):
+            a = wide @ xp.matrix_transpose(wide)
+            wide = 3.4445 * wide + (-4.775 * a + 2.0315 * (a @ a)) @ wide
+        u = xp.matrix_transpose(wide) if rows > columns else wide
+        return lr * math.sqrt(max(1.0, rows / columns)) * xp.reshape(u, p.shape) + lr * weight_decay * p, m
+
+
+class Shampoo(Optimizer):
+    """AdaGrad for matrices: gradients by the inverse roots of what rows and columns have in common. For matrices.
+
+    ::
+
+        L <- L + g g'
+        R <- R + g' g
+        p <- p - lr * (L + eps)**(-1/4) g (R + eps)**(-1/4)
+
+    Of more than two axes, all but the first are taken as one. Vectors and numbers are refused: a `partition` gives them
+    to another method. It works on whole arrays, by the array library's own `linalg.eigh` (`portable`), which not every
+    library has, and whose time grows with the third power of rows and columns.
+
+    Args:
+        lr: learning rate, finite and at least 0; a number or a schedule of the step number.
+        eps: times the identity, above 0; likewise.
+        engine: the machine that runs the rule; None chooses.
+
+    Source: Gupta, Koren and Singer, Shampoo: preconditioned stochastic tensor optimization, 2018, algorithm 1, where
+    eps is in the first L and R.
+    """
+
+    hyperparameters = {"lr": nonnegative, "eps": positive}
+    slots = ("L", "R")
+    whole = True
+
+    def __init__(self, lr: Hyper = 0.1, eps: Hyper = 1e-4, *, engine: str | None = None) -> None:
+        super().__init__(engine=engine, lr=lr, eps=eps)
+
+    def slot_shapes(self, shape: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
+        """Square ones, of rows and of columns."""
+        rows, columns = shape[0], math.prod(shape[1:])
+        return (rows, rows), (columns, columns)
+
+    def refusal(self, p: Array) -> str | None:
+        """All but real matrices, and libraries without eigenvalues."""
+        here = library(p)
+        if not hasattr(getattr(here.xp, "linalg", None), "eigh"):
+            return f"is a {here.name} array, and {here.name} has no linalg.eigh, which Shampoo wants"
+        return _no_matrix("Shampoo", p)
+
+    @staticmethod
+    def rule(xp: Any, p: Array, x: Array, L: Array, R: Array, *, lr: float, eps: float) -> tuple[Array, ...]:
+        g = _matrix(xp, x)
+        turned = xp.matrix_transpose(g)
+        L, R = L + g @ turned, R + turned @ g
+        return lr * xp.reshape(_root(xp, L, eps) @ g @ _root(xp, R, eps), p.shape), L, R
+
+
+def _root(xp: Any, a: Array, eps: float) -> Array:
+    """`(a + eps)**(-1/4)` of a symmetric matrix, whose eigenvalues rounding may take below 0."""
+    values, vectors = xp.linalg.eigh(a)
+    values = xp.where(values > 0, values, xp.zeros_like(values)) + eps
+    return (vectors / xp.sqrt(xp.sqrt(values))) @ xp.matrix_transpose(vectors)

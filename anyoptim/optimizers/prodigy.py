@@ -1,0 +1,153 @@
+"""Prodigy, which finds its own learning rate."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from anyoptim._arrays import Array
+from anyoptim._hyperparameters import Hyper, fraction, nonnegative, positive
+from anyoptim._optimizer import Optimizer
+from anyoptim._scalars import sqrt, where
+
+__all__ = ["Prodigy"]
+
+
+def _with(xp: Any, p: Array, x: Array, m: Array, v: Array, s: Array, start: Array) -> Array:
+    d = x * (start - p)
+    return xp.sqrt(xp.where(d > 0, d, 0.0))
+
+
+def _against(xp: Any, p: Array, x: Array, m: Array, v: Array, s: Array, start: Array) -> Array:
+    d = x * (p - start)
+    return xp.sqrt(xp.where(d > 0, d, 0.0))
+
+
+def _sum(xp: Any, p: Array, x: Array, m: Array, v: Array, s: Array, start: Array) -> Array:
+    return xp.sqrt(xp.abs(s))
+
+
+class Prodigy(Optimizer):
+    """Adam with a learning rate in the units of the distance to the solution, which it estimates.
+
+    ::
+
+        d <- max(d, d0, growth * r / |s|)        of the steps before; |s| is the sum of magnitudes
+        r <- sqrt(beta2)*r + (1-sqrt(beta2))*lr*d*d * (sum of g*(p0 - p))
+        s <- sqrt(beta2)*s + (1-sqrt(beta2))*lr*d*d*g
+        m <- beta1*m + (1-beta1)*d*g
+        v <- beta2*v + (1-beta2)*d*d*g*g
+        p <- p - lr*d*(m / (sqrt(v) + d*eps) + weight_decay*p)
+
+    p0 is where a parameter began; the sums go over all elements of all parameters, in float64. d and r are numbers of
+    the state. lr stays 1, or is a schedule that begins or ends below it. The decay is decoupled, as in the authors'
+    code, which also can correct for the start of m and v, as optax's does.
+
+    Args:
+        lr: times the estimate, finite and at least 0; a number or a schedule of the step number.
+        beta1: decay of m, in [0, 1); likewise.
+        beta2: decay of v, and by its root of r and s, in [0, 1); likewise.
+        eps: keeps the division finite, finite and at least 0; likewise.
+        weight_decay: of the parameter, finite and at least 0; likewise.
+        d0: the first estimate, far too small, above 0; likewise.
+        growth: times the estimate, above 0; likewise.
+        engine: the machine that runs the rule; None chooses.
+
+    Source: Mishchenko and Defazio, Prodigy: an expeditiously adaptive parameter-free learner, 2024, algorithm 4.
+    """
+
+    hyperparameters = {
+        "lr": nonnegative,
+        "beta1": fraction,
+        "beta2": fraction,
+        "eps": nonnegative,
+        "weight_decay": nonnegative,
+        "d0": positive,
+        "growth": positive,
+    }
+    slots = ("m", "v", "s", "start")
+    numbers = {"d": 0.0, "r": 0.0}
+    totals = {"along": _with, "back": _against, "root": _sum}
+
+    def __init__(
+        self,
+        lr: Hyper = 1.0,
+        beta1: Hyper = 0.9,
+        beta2: Hyper = 0.999,
+        eps: Hyper = 1e-8,
+        weight_decay: Hyper = 0.0,
+        *,
+        d0: Hyper = 1e-6,
+        growth: Hyper = 1.0,
+        engine: str | None = None,
+    ) -> None:
+        super().__init__(
+            engine=engine, lr=lr, beta1=beta1, beta2=beta2, eps=eps, weight_decay=weight_decay, d0=d0, growth=growth
+        )
+
+    def init_slots(self, xp: Any, p: Array) -> tuple[Array, ...]:
+        """Zeros, and the parameter as it is."""
+        return xp.zeros_like(p), xp.zeros_like(p), xp.zeros_like(p), xp.asarray(p, copy=True)
+
+    @staticmethod
+    def advance(
+        step: Any,
+        *,
+        d: Any,
+        r: Any,
+        lr: Any,
+        beta2: Any,
+        d0: Any,
+        growth: Any,
+        along: Any,
+        back: Any,
+        root: Any,
+        **_: Any,
+    ) -> dict[str, Any]:
+        there = root > 0
+        estimate = where(there, growth * r / where(there, root * root, 1.0), 0.0)
+        d = where(d > d0, d, d0)
+        d = where(estimate > d, estimate, d)
+        kept = sqrt(beta2)
+        return {"d": d, "r": kept * r + (1 - kept) * lr * d * d * (along * along - back * back)}
+
+    @staticmethod
+    def coefficients(
+        t: Any, *, lr: Any, beta1: Any, beta2: Any, eps: Any, weight_decay: Any, d: Any, **_: Any
+    ) -> dict[str, Any]:
+        kept = sqrt(beta2)
+        return {
+            "rate": lr * d,
+            "b1": beta1,
+            "n1": (1 - beta1) * d,
+            "b2": beta2,
+            "n2": (1 - beta2) * d * d,
+            "kept": kept,
+            "ns": (1 - kept) * lr * d * d,
+            "eps": d * eps,
+            "decay": weight_decay,
+        }
+
+    @staticmethod
+    def rule(
+        xp: Any,
+        p: Array,
+        x: Array,
+        m: Array,
+        v: Array,
+        s: Array,
+        start: Array,
+        *,
+        rate: float,
+        b1: float,
+        n1: float,
+        b2: float,
+        n2: float,
+        kept: float,
+        ns: float,
+        eps: float,
+        decay: float,
+    ) -> tuple[Array, ...]:
+        m = b1 * m + n1 * x
+        v = b2 * v + n2 * (x * x)
+        s = kept * s + ns * x
+        return rate * (m / (xp.sqrt(v) + eps) + decay * p), m, v, s, start
