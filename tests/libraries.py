@@ -168,11 +168,18 @@ DISCOVERED: dict[str, type[ao.Optimizer]] = {
     and value not in {ao.Optimizer, ao.chain, ao.partition}
 }
 
-METHODS = {name: method for name, method in DISCOVERED.items() if not method.whole}
-"""Of elements by themselves, which all engines run."""
-
 WHOLE = {name: method for name, method in DISCOVERED.items() if method.whole}
 """Of whole arrays: tests/test_whole.py has their table."""
+
+COMPOSED = {
+    name: method
+    for name, method in DISCOVERED.items()
+    if issubclass(method, ao.chain) or method.norms or method.totals or method.numbers
+}
+"""Those that measure, or keep numbers: tests/chains.py has them among the chains."""
+
+METHODS = {name: method for name, method in DISCOVERED.items() if name not in {*WHOLE, *COMPOSED}}
+"""Of elements by themselves."""
 
 
 def same_bits(a: Any, b: Any) -> bool:

@@ -25,9 +25,9 @@ class SGLD(Optimizer):
         p <- p - lr*g + sqrt(2*lr*temperature) * noise
 
     With g the gradient of minus the logarithm of a density, small lr and temperature 1, p are samples of it. The noise
-    is normal, of `anyoptim.random.normal`: it depends on the seed, the path of the parameter, the count of its steps and
-    the element, and not on library or device but for the last bits of logarithm and cosine.
-    It works on whole arrays, by the array library's own functions (`portable`).
+    is that of `anyoptim.random.normal`: it depends on the seed, the path of the parameter, the count of its steps and
+    the element, and on libraries only in the last bits of logarithm and cosine. It works on whole arrays
+    (`portable`).
 
     Args:
         lr: half of the paper's step size, finite and at least 0; a number or a schedule of the step number.
