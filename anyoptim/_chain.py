@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from anyoptim._division import Layout
@@ -91,8 +91,13 @@ class chain(Optimizer):  # noqa: N801 - it is called like a function
         return Layout(self._lanes, self._partition, self._groups, self._frozen)
 
     def __repr__(self) -> str:
-        more = () if self._groups is None else (self._groups,)
-        return f"{type(self).__name__}({', '.join(map(repr, (*self.stages, *more)))})"
+        shown = [repr(stage) for stage, lane in zip(self.stages, self._lanes, strict=True) if lane is None]
+        if self._partition is not None:
+            at = next(i for i, lane in enumerate(self._lanes) if lane is not None)
+            shown.insert(at, _divided(self._stages, self._lanes, self._frozen))
+        if self._groups is not None:
+            shown.append(repr(self._groups))
+        return f"{type(self).__name__}({', '.join(shown)})"
 
 
 class partition(chain):  # noqa: N801 - it is called like a function
@@ -143,17 +148,22 @@ class partition(chain):  # noqa: N801 - it is called like a function
         Optimizer.__init__(self, engine=engine)
 
     def __repr__(self) -> str:
-        of: dict[Any, list[Stage]] = {selector: [] for selector in self._frozen}
-        for stage, lane in zip(self._stages, self._lanes, strict=True):
-            of.setdefault(lane, []).append(stage)
-        shown = [f"{'...' if k is ... else repr(k)}: {_shown(stages)}" for k, stages in of.items()]
-        return f"partition({{{', '.join(shown)}}})"
+        return _divided(self._stages, self._lanes, self._frozen)
 
 
-def _shown(stages: Sequence[Stage]) -> str:
-    if not stages:
-        return "None"
-    return repr(stages[0]) if len(stages) == 1 else f"chain({', '.join(map(repr, stages))})"
+def _divided(stages: Sequence[Stage], lanes: Sequence[Any], frozen: Iterable[Any]) -> str:
+    """What a partition is, as Python says it."""
+    of: dict[Any, list[str]] = {}
+    for stage, lane in zip(stages, lanes, strict=True):
+        if lane is not None:
+            of.setdefault(lane, []).append(repr(stage))
+    of.update({selector: ["None"] for selector in frozen})
+    shown = [f"{'...' if k is ... else repr(k)}: {own[0] if len(own) == 1 else _chained(own)}" for k, own in of.items()]
+    return f"partition({{{', '.join(shown)}}})"
+
+
+def _chained(shown: Sequence[str]) -> str:
+    return f"chain({', '.join(shown)})"
 
 
 def _stages_of(stage: Stage) -> Sequence[Stage]:

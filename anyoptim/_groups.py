@@ -60,7 +60,8 @@ class groups(Mapping[Any, Any]):  # noqa: N801 - it is called like a function
         return len(self._of)
 
     def __repr__(self) -> str:
-        return f"groups({self._of!r})"
+        shown = [f"{'...' if k is ... else repr(k)}: {own!r}" for k, own in self._of.items()]
+        return f"groups({{{', '.join(shown)}}})"
 
     def check(self, selector: Selector, stages: Sequence[Stage], unique: bool) -> None:
         """Raise ValueError or TypeError for a name that no stage has, or several if it shall be unique; a bad value."""

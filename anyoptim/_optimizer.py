@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -310,6 +311,17 @@ class Optimizer(Stage):
             division = self._divided(tree, ps, checks.owners(ps))
             flat = unpack(self.stages, self._nested, tree, ps, state, division)
         return tree.build(evaluated(self.stages, ps, division, flat))
+
+    @property
+    def loss_scale(self) -> Any:
+        """By what to multiply the next loss: the scale of the chain's `LossScale`; 1.0 where there is none."""
+        flat = self._caught_up()
+        scales = [
+            (stage.numbers if flat is None else flat.numbers[k])["scale"]
+            for k, stage in enumerate(self.stages)
+            if "scale" in stage.numbers
+        ]
+        return math.prod(scales, start=1.0)
 
     @property
     def last_metrics(self) -> Mapping[str, Mapping[str, Any]]:
