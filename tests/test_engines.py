@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import re
 import threading
 import tracemalloc
 import weakref
@@ -20,6 +21,8 @@ import anyoptim as ao
 from anyoptim import _engines
 from anyoptim._engines import blocked
 from anyoptim._memory import Memory, near
+from anyoptim._render import loops
+from tests.chains import agree, run
 from tests.libraries import ENGINES, Library, same_bits
 
 OTHERS = [name for name in ENGINES if name != "portable"]
@@ -345,6 +348,27 @@ def test_a_choice_between_a_slot_and_another(engine: str) -> None:
     result = _run(engine, Choice, np.zeros(3), gs)
     _agree(_run("portable", Choice, np.zeros(3), gs), result)
     assert [s.tolist() for s in result[1]] == [[-4, -2, -9], [7, 8, 6]]
+
+
+@pytest.mark.parametrize("engine", OTHERS)
+def test_slots_that_are_called_like_what_is_generated(engine: str) -> None:
+    """A method may call a slot like a variable of the loop around its rule, in the step and in a measure behind it."""
+
+    class Named(ao.Optimizer):
+        slots = tuple(sorted({*re.findall(r"\b_([a-z]+)", loops._STEP + loops._MEASURE)}))
+
+        @staticmethod
+        def rule(xp: Any, p: Any, x: Any, *slots: Any) -> Any:
+            new = [s + x for s in slots]
+            return sum(new[1:], start=new[0]), *new
+
+    assert {"n", "b", "i", "leaf"} <= {*Named.slots}
+    results = []
+    for each in (engine, "portable"):
+        p, x = np.arange(3000.0), np.linspace(-1, 1, 3000)
+        optimizer = ao.chain(Named(), ao.ClipGlobalNorm(5.0), engine=each)
+        results.append(run(optimizer, p, [x, 2 * x]))
+    assert agree(*results)
 
 
 @pytest.mark.parametrize("engine", OTHERS)

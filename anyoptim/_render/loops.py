@@ -9,18 +9,18 @@ For Adam in float32, `loop` writes::
             _leaf, _begin, _n, _ = _chunks[_c]
             a1 = float32(_coefficients[_which[_leaf], 0])
             ...
-            _p = carray(pointer(_leaves[_leaf, FIRST], 4 * _begin), _n, float32)
+            _at_p = carray(pointer(_leaves[_leaf, FIRST], 4 * _begin), _n, float32)
             ...
             for _i in range(_n):
-                p = _p[_i]
+                p = _at_p[_i]
                 ...
                 n0 = x - m
                 n1 = a1 * n0
                 n2 = m + n1
                 ...
-                _p[_i] = n11
-                _m[_i] = n2
-                _v[_i] = n6
+                _at_p[_i] = n11
+                _at_m[_i] = n2
+                _at_v[_i] = n6
         return True
 
 A chunk is a stretch of one array, and one call does any run of chunks, so that threads can share them out.
@@ -55,7 +55,7 @@ def loop(graph: Graph, dtype: str) -> Loop:
     """The step: p and the slots are read and written, x is read, all in place."""
     p, _, *slots = input_names(graph)
     stores = [
-        f"_{home}[_i] = {{{output}}}"
+        f"_at_{home}[_i] = {{{output}}}"
         for home, output in zip((p, *slots), graph.outputs, strict=True)
         if output >= len(graph.inputs) or input_names(graph)[output] != home
     ]
@@ -134,7 +134,7 @@ class _Writer:
         opened = [i for i in range(self.first) if i in used or i in homes]
         names = {**dict(enumerate(self.inputs)), **{self.first + i: f"n{i}" for i in range(len(self.graph.nodes))}}
         body = [
-            *(f"{self.inputs[i]} = _{self.inputs[i]}[_i]" for i in read),
+            *(f"{self.inputs[i]} = _at_{self.inputs[i]}[_i]" for i in read),
             *(f"n{i} = {self.expression(node, names)}" for i, node in enumerate(self.graph.nodes)),
             *(store.format(*(names[i] for i in range(len(names)))) for store in stores),
         ]
@@ -144,7 +144,7 @@ class _Writer:
         ]
         size = {"float32": 4, "float64": 8}[self.dtype]
         arrays = [
-            f"_{self.inputs[i]} = carray(pointer(_leaves[_leaf, FIRST + {i}], {size} * _begin), _n, {self.dtype})"
+            f"_at_{self.inputs[i]} = carray(pointer(_leaves[_leaf, FIRST + {i}], {size} * _begin), _n, {self.dtype})"
             for i in opened
         ]
         name = function_name(self.graph, what)
