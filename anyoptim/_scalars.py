@@ -20,15 +20,16 @@ __all__ = [
     "finite",
     "floating",
     "integer",
-    "inverse_power",
     "largest",
     "one_minus_power",
     "power",
     "ratio_up_to_one",
+    "remainder",
     "signed",
     "sqrt",
     "trust_ratio",
     "where",
+    "whole",
 ]
 
 
@@ -76,25 +77,25 @@ def largest(n: Any) -> int:
     return n if isinstance(n, int) else int(compat.array_namespace(n).iinfo(n.dtype).max)
 
 
-def power(base: float, x: Any) -> Any:
+def power(base: Any, x: Any) -> Any:
     """`base**x` for a base above 0; infinite where that is too large for a float.
 
-    For 0-d arrays, whose float32 would round the base before it is multiplied by itself, it is `exp(x * log(base))`.
+    For 0-d arrays, whose float32 would round a base before it is multiplied by itself, it is `exp(x * log(base))`.
     """
-    if not isinstance(x, int | float):
-        return compat.array_namespace(x).exp(floating(x) * math.log(base))
+    if isinstance(base, Symbol) or isinstance(x, Symbol):
+        return operation("power", base, x)
+    if not (isinstance(base, int | float) and isinstance(x, int | float)):
+        xp = compat.array_namespace(base, x)
+        return xp.exp(floating(x) * (math.log(base) if isinstance(base, int | float) else xp.log(floating(base))))
     try:
         return float(base) ** x
     except OverflowError:
         return math.inf
 
 
-def inverse_power(t: Any, x: Any) -> Any:
-    """`t**-x` for t >= 1: of a Python number in float64, of a 0-d array as `exp(-x * log(t))`."""
-    if isinstance(t, int | float) and isinstance(x, int | float):
-        return float(t) ** -x
-    xp = compat.array_namespace(t, x) if not isinstance(x, int | float) else compat.array_namespace(t)
-    return xp.exp(-x * xp.log(floating(t)))
+def remainder(n: Any, k: int) -> Any:
+    """`n % k` for integers, n at least 0 and k above it: n is a Python integer, a 0-d array or a symbol."""
+    return operation("remainder", n, k) if isinstance(n, Symbol) else n % k
 
 
 def ratio_up_to_one(a: Any, b: Any) -> Any:
@@ -136,6 +137,14 @@ def integer(name: str, value: Any) -> int:
         raise TypeError(f"{name} is {value!r}; wanted an integer") from None
     if not 0 <= number < 1 << 64:
         raise ValueError(f"{name} is {number}; wanted at least 0 and below 2**64")
+    return number
+
+
+def whole(name: str, value: Any, least: int = 1) -> int:
+    """`value` as an integer that is at least that. Raises TypeError or ValueError with its name."""
+    number = integer(name, value)
+    if number < least:
+        raise ValueError(f"{name} is {number}; wanted at least {least}")
     return number
 
 

@@ -50,7 +50,7 @@ namespace new noexcept nullptr operator private protected public register reinte
 sizeof static static_assert static_cast struct switch template this thread_local throw true try typedef typeid
 typename union unsigned using virtual void volatile wchar_t and_eq bitand bitor not_eq or_eq xor xor_eq
 NULL NAN INFINITY CUDART_VERSION CUDA_VERSION
-real Element Elements Vector Chunk wide narrow sqrtf fabsf fabs pow blockIdx blockDim threadIdx gridDim warpSize
+real Element Elements Vector Chunk wide narrow sqrtf fabsf fabs pow fmod blockIdx blockDim threadIdx gridDim warpSize
 """
 
 _MEANS = frozenset(_WORDS.split())
@@ -338,4 +338,6 @@ _OF_NUMBERS = {
     **_CALLS["float64"],
     "where": "({}) != 0 ? {} : {}",
     "one_minus_power": "1.0 - pow({}, {})",
+    "power": "pow({}, {})",
+    "remainder": "fmod({}, {})",
 }

@@ -89,9 +89,9 @@ class Adafactor(Optimizer):
 
     @staticmethod
     def coefficients(t: Any, *, lr: Any, decay: Any, eps: Any, floor: Any, clip: Any) -> dict[str, Any]:
-        slowed = inverse_power(t, 0.5)
+        slowed = power(t, -0.5)
         rate = where(slowed < lr, slowed, lr)
-        return {"rate": rate, "new": inverse_power(t, decay), "eps": eps, "floor": floor, "clip": clip}
+        return {"rate": rate, "new": power(t, -decay), "eps": eps, "floor": floor, "clip": clip}
 
     @staticmethod
     def rule(

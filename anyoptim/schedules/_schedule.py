@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import Any, ClassVar
 
 from anyoptim._hyperparameters import Domain
-from anyoptim._scalars import count, integer, signed
+from anyoptim._scalars import count, signed, whole
 
 __all__ = ["Schedule", "choice", "finite", "increasing", "positive", "share", "whole"]
 
@@ -59,14 +59,6 @@ class Schedule:
 finite = Domain(math.isfinite, "finite")
 positive = Domain(lambda x: 0 < x < math.inf, "finite and above 0")
 share = Domain(lambda x: 0 < x <= 1, "above 0 and at most 1")
-
-
-def whole(name: str, value: Any, least: int = 1) -> int:
-    """`value` as an integer that is at least that. Raises TypeError or ValueError with its name."""
-    number = integer(name, value)
-    if number < least:
-        raise ValueError(f"{name} is {number}; wanted at least {least}")
-    return number
 
 
 def increasing(name: str, values: Iterable[Any], least: int) -> tuple[int, ...]:

@@ -1,0 +1,97 @@
+"""Functions for coefficients: on numbers of the host, on traced ones, and on a device."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from anyoptim._engines import _rows
+from anyoptim._render import coefficients
+from anyoptim._scalars import power, remainder, whole
+from anyoptim._trace import Scalar, Symbol, symbol
+from tests import shim
+from tests.libraries import Library
+
+PAIRS = [(2.0, 3.0), (0.5, 0.0), (1.0, 7.0), (1.0003, 0.75), (1e-3, 2.5), (7.0, -1.5), (4.0, 0.5)]
+COUNTS = [(0, 1), (1, 1), (1, 5), (5, 5), (6, 5), (24, 5), (1_000_000, 7), (2**31 - 1, 1000)]
+
+
+def _numbers_of(values: list[Symbol], device: list[float]) -> tuple[list[float], str]:
+    """What the device makes of these, and the kernel's text."""
+    shim.install(shim.Machine())
+    scalars = [Scalar("given", (0, str(k))) for k in range(len(values))]
+    numbers, expressions = _rows.table(scalars, [({str(k): v for k, v in enumerate(values)},)], "float64")
+    known, text = np.array(device), coefficients(expressions).text
+    at = numbers.ctypes.data
+    shim.call("coefficients", text, 1, 1, (at, at + 8 * len(values), known.ctypes.data))
+    return numbers[: len(values)].tolist(), text
+
+
+def test_powers_of_the_host_are_pythons() -> None:
+    """In float64, and infinite where they are too large."""
+    assert [power(a, x) for a, x in PAIRS] == [a**x for a, x in PAIRS]
+    assert power(2, 3) == 8.0
+    assert type(power(2, 3)) is float
+    assert power(2.0, 5000) == math.inf
+
+
+def test_remainders_of_the_host_are_pythons() -> None:
+    assert [remainder(n, k) for n, k in COUNTS] == [n % k for n, k in COUNTS]
+
+
+def test_powers_and_remainders_on_a_device(need: Callable[[str], Library]) -> None:
+    """What is raised, or what it is raised to, or both may be known there alone; remainders are exact."""
+    need("cuda-shim")
+    cell = symbol
+    for a, x in PAIRS:
+        found, _ = _numbers_of([power(cell(0), x), power(a, cell(1)), power(cell(0), cell(1))], [a, x])
+        np.testing.assert_allclose(found, [a**x] * 3, rtol=1e-15)
+    for n, k in COUNTS:
+        found, _ = _numbers_of([remainder(cell(0), k), remainder(cell(0) + 1.0, k)], [float(n)])
+        assert found == [n % k, (n + 1) % k]
+
+
+def test_nvrtc_compiles_powers_and_remainders(nvrtc: Any, need: Callable[[str], Library]) -> None:
+    need("cuda-shim")
+    _, text = _numbers_of([power(symbol(0), 0.75), remainder(symbol(0), 5)], [3.0])
+    assert nvrtc.code(text, 90).startswith(b"\x7fELF")
+
+
+@pytest.mark.parametrize("name", ["jax", "jax-x64"])
+def test_powers_and_remainders_that_are_traced(name: str, need: Callable[[str], Library]) -> None:
+    """Under `jax.jit` the base, the exponent or both are unknown; to some roundings of the widest float there."""
+    lib = need(name)
+    import jax
+
+    with lib.context():
+        close = 2e-6 if name == "jax" else 1e-14
+        for a, x in PAIRS:
+            found = [
+                jax.jit(lambda a, x=x: power(a, x))(a),
+                jax.jit(lambda x, a=a: power(a, x))(x),
+                jax.jit(power)(a, x),
+            ]
+            np.testing.assert_allclose(found, [a**x] * 3, rtol=close)
+        assert float(jax.jit(lambda n: power(2, n))(3)) == pytest.approx(8, rel=close)
+        assert float(jax.jit(lambda n: power(n, 3))(2)) == pytest.approx(8, rel=close)
+        for kind in (np.int32, np.uint32):
+            for n, k in COUNTS:
+                assert int(jax.jit(lambda n, k=k: remainder(n, k))(kind(n))) == n % k
+
+
+def test_whole_numbers() -> None:
+    """Of any integer type, and no less than they may be."""
+    assert whole("every", np.int64(3)) == 3
+    assert whole("start", 0, 0) == 0
+    for value, error, says in [
+        (0, ValueError, "every is 0; wanted at least 1"),
+        (-1, ValueError, "every is -1; wanted at least 0"),
+        (2.0, TypeError, "every is 2.0; wanted an integer"),
+        (None, TypeError, "every is None; wanted an integer"),
+    ]:
+        with pytest.raises(error, match=says):
+            whole("every", value)
