@@ -5,6 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
+from inspect import signature
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -148,8 +149,16 @@ class Stage:
         return deepcopy(self)  # two optimizers over the same slots would be one
 
     def __repr__(self) -> str:
-        values = ", ".join(f"{name}={getattr(self, name)!r}" for name in self.hyperparameters)
-        return f"{type(self).__name__}({values})"
+        """What makes the same again: hyperparameters and constants, of those by keyword only what is no default."""
+        cls, arguments = type(self), signature(type(self)).parameters
+        constants = [name for name in arguments if isinstance(getattr(cls, name, None), property)]
+        optional = {name: a.default for name, a in arguments.items() if a.kind is a.KEYWORD_ONLY}
+        shown = []
+        for name in sorted({*self.hyperparameters, *constants}, key=[*arguments, *self.hyperparameters].index):
+            value = getattr(self, name)
+            if not (name in optional and isinstance(value, int | float) and value == optional[name]):
+                shown.append(f"{name}={value!r}")
+        return f"{cls.__name__}({', '.join(shown)})"
 
     def init_slots(self, xp: Any, p: Array) -> tuple[Array, ...]:
         """The slots of one real parameter, given in its compute dtype: zeros, unless a method says otherwise.
