@@ -8,7 +8,7 @@ from typing import Any
 from anyoptim._arrays import Array, library
 from anyoptim._hyperparameters import Domain, Hyper, fraction, nonnegative, positive
 from anyoptim._optimizer import Optimizer
-from anyoptim._scalars import inverse_power, where
+from anyoptim._scalars import power, where
 from anyoptim.stages.layers import is_complex
 
 __all__ = ["Adafactor", "Muon", "Shampoo"]
