@@ -10,6 +10,7 @@ from anyoptim._optimizer import Optimizer
 from anyoptim._stage import GradientStage, ParameterStage, SlotStage, Stage
 from anyoptim._state import State
 from anyoptim.optimizers import (
+    ASGD,
     LAMB,
     LARS,
     SGD,
@@ -21,14 +22,17 @@ from anyoptim.optimizers import (
     CenteredRMSProp,
     HeavyBall,
     HeavyBallNesterov,
+    Lion,
     Momentum,
     Muon,
     Nesterov,
     Prodigy,
     RMSProp,
+    Rprop,
     ScheduleFreeAdamW,
     ScheduleFreeSGD,
     Shampoo,
+    Signum,
     TextbookNesterov,
 )
 from anyoptim.stages import (
@@ -53,6 +57,7 @@ from anyoptim.stages import (
 )
 
 __all__ = [
+    "ASGD",
     "EMA",
     "LAMB",
     "LARS",
@@ -77,6 +82,7 @@ __all__ = [
     "GradientStage",
     "HeavyBall",
     "HeavyBallNesterov",
+    "Lion",
     "LossScale",
     "Metric",
     "Metrics",
@@ -87,11 +93,13 @@ __all__ = [
     "ParameterStage",
     "Prodigy",
     "RMSProp",
+    "Rprop",
     "Scale",
     "ScheduleFreeAdamW",
     "ScheduleFreeSGD",
     "Shampoo",
     "Share",
+    "Signum",
     "SkipNonFinite",
     "SlotStage",
     "Stage",

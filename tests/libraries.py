@@ -182,6 +182,11 @@ METHODS = {name: method for name, method in DISCOVERED.items() if name not in {*
 """Of elements by themselves."""
 
 
+def allowed(stage: Any, name: str, value: float) -> float:
+    """The value, or 1 more where that is too small for this hyperparameter of a stage or its class."""
+    return value if stage.hyperparameters[name].holds(value) else 1 + value
+
+
 def same_bits(a: Any, b: Any) -> bool:
     """Whether two NumPy arrays are equal to the last bit: signed zeros told apart, NaN equal to NaN."""
     a, b = np.asarray(a), np.asarray(b)

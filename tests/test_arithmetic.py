@@ -24,7 +24,12 @@ VALUES = {
     "lr": st.floats(0, 10),
     "eps": st.floats(1e-12, 1),
     "eps_root": st.just(0.0) | st.floats(1e-12, 1),
-    **dict.fromkeys(("momentum", "dampening", "rho", "beta1", "beta2"), UNIT),
+    **dict.fromkeys(("momentum", "dampening", "rho", "beta1", "beta2", "eta_minus"), UNIT),
+    **dict.fromkeys(("weight_decay", "lr_decay", "lambd"), st.just(0.0) | st.floats(1e-6, 1)),
+    "eta_plus": st.floats(1, 3),
+    **dict.fromkeys(("step_min", "step_max"), st.floats(0, 1)),
+    "alpha": st.floats(0, 2),
+    "t0": st.floats(0, 2 * STEPS),
 }
 
 

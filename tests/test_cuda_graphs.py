@@ -14,7 +14,7 @@ import pytest
 import anyoptim as ao
 from tests import shim
 from tests.chains import CHAINS
-from tests.libraries import METHODS, Library, same_bits
+from tests.libraries import METHODS, Library, allowed, same_bits
 
 MAKE: dict[str, Callable[..., Any]] = {
     **METHODS,
@@ -101,7 +101,7 @@ def test_replays_are_the_steps(name: str, dtype: str, eager: bool) -> None:
             for optimizer in (twins.there, twins.here):
                 for stage in optimizer.stages:
                     for hyper in stage.hyperparameters:
-                        setattr(stage, hyper, 0.25)
+                        setattr(stage, hyper, allowed(stage, hyper, 0.25))
         twins.replay(graph)
     assert len(twins.machine.launches) == launches  # but those of the graph
     twins.agree()

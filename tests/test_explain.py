@@ -25,10 +25,14 @@ LETTERS = {
     **dict.fromkeys(("Momentum", "Nesterov", "TextbookNesterov"), "lr momentum v"),
     **dict.fromkeys(("HeavyBall", "HeavyBallNesterov"), "lr momentum new b"),
     "AdaGrad": "lr eps h",
+    "ASGD": "eta lambd mu average",
     "RMSProp": "lr rho new eps h",
     "CenteredRMSProp": "lr rho new eps h m",
     "AdaDelta": "lr rho new eps h s",
     "Adam": "lr_t a1 a2 eps m v",
+    "Lion": "lr beta1 a1 beta2 a2 m",
+    "Rprop": "lr eta_minus eta_plus step_min step_max d s",
+    "Signum": "lr momentum new m",
 }
 
 

@@ -10,7 +10,7 @@ import pytest
 
 import anyoptim as ao
 from tests import textbook
-from tests.libraries import Library, same_bits
+from tests.libraries import Library, allowed, same_bits
 
 
 def test_a_changed_attribute_takes_effect_at_the_next_step(method: type[ao.Optimizer]) -> None:
@@ -21,7 +21,7 @@ def test_a_changed_attribute_takes_effect_at_the_next_step(method: type[ao.Optim
     optimizer, transcription = method(), textbook.METHODS[method.__name__]()
     for k in range(20):
         for name in method.hyperparameters:
-            value = float(rng.uniform(0.1, 0.9))
+            value = allowed(method, name, float(rng.uniform(0.1, 0.9)))
             setattr(optimizer, name, value)
             setattr(transcription, name, value)
         g = {"w": rng.normal(size=5) * (k + 1)}
@@ -38,14 +38,14 @@ def test_any_hyperparameter_may_be_a_schedule(method: type[Any]) -> None:
 
         def schedule(t: int, calls: list[int] = calls) -> float:
             calls.append(t)
-            return 0.5 / t
+            return allowed(method, name, 0.5 / t)  # noqa: B023 - it is called in this round
 
         one, two = {"a": np.ones(3), "b": np.ones(2)}, {"a": np.ones(3), "b": np.ones(2)}
         scheduled, stepped = method(**{name: schedule}), method()
         for t in range(1, 8):
             g = {"a": rng.normal(size=3), "b": rng.normal(size=2)}
             scheduled.update(one, g)
-            setattr(stepped, name, 0.5 / t)
+            setattr(stepped, name, allowed(method, name, 0.5 / t))
             stepped.update(two, g)
         assert calls == list(range(1, 8))
         assert getattr(scheduled, name) is schedule

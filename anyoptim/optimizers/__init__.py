@@ -2,7 +2,7 @@
 
 from anyoptim.optimizers.adagrad import AdaDelta, AdaGrad, CenteredRMSProp, RMSProp
 from anyoptim.optimizers.adam import Adam
-from anyoptim.optimizers.averaged import ScheduleFreeAdamW, ScheduleFreeSGD
+from anyoptim.optimizers.schedule_free import ScheduleFreeAdamW, ScheduleFreeSGD
 from anyoptim.optimizers.langevin import SGLD
 from anyoptim.optimizers.layerwise import LAMB, LARS
 from anyoptim.optimizers.matrices import Adafactor, Muon, Shampoo
@@ -12,6 +12,12 @@ from anyoptim.optimizers.prodigy import Prodigy
 __all__ = [
     "LAMB",
     "LARS",
+from anyoptim.optimizers.averaged import ASGD
+from anyoptim.optimizers.momentum import SGD, HeavyBall, HeavyBallNesterov, Momentum, Nesterov, TextbookNesterov
+from anyoptim.optimizers.signs import Lion, Rprop, Signum
+
+__all__ = [
+    "ASGD",
     "SGD",
     "SGLD",
     "AdaDelta",
@@ -21,6 +27,7 @@ __all__ = [
     "CenteredRMSProp",
     "HeavyBall",
     "HeavyBallNesterov",
+    "Lion",
     "Momentum",
     "Muon",
     "Nesterov",
@@ -29,5 +36,7 @@ __all__ = [
     "ScheduleFreeAdamW",
     "ScheduleFreeSGD",
     "Shampoo",
+    "Rprop",
+    "Signum",
     "TextbookNesterov",
 ]

@@ -17,29 +17,59 @@ class AdaGrad(Optimizer):
     ::
 
         h <- h + g*g
-        p <- p - lr*g / (sqrt(h) + eps)
+        p <- p - lr*g / (sqrt(h + eps_root) + eps),    with lr / (1 + (t-1)*lr_decay) for lr
 
-    h starts at 0, and eps stands outside the root.
+    h starts at `initial`, and eps stands outside the root. Keras and optax start h at 0.1, and have their eps of 1e-7
+    inside the root: `AdaGrad(lr, 0.0, initial=0.1, eps_root=1e-7)`. Torch has an eps of 1e-10.
 
     Args:
         lr: learning rate, finite and at least 0; a number or a schedule of the step number.
         eps: keeps the division finite, finite and at least 0; likewise.
+        eps_root: the same inside the root.
+        lr_decay: lets lr fall, as torch's, finite and at least 0; likewise.
+        initial: what h starts at, finite and at least 0; a number, which stays as it is.
         engine: the machine that runs the rule; None chooses.
 
     Source: Duchi, Hazan and Singer, Adaptive subgradient methods for online learning and stochastic
     optimization, 2011, the diagonal form of figure 1, with eps outside the root.
     """
 
-    hyperparameters = {"lr": nonnegative, "eps": nonnegative}
+    hyperparameters = {"lr": nonnegative, "eps": nonnegative, "eps_root": nonnegative, "lr_decay": nonnegative}
     slots = ("h",)
 
-    def __init__(self, lr: Hyper = 0.01, eps: Hyper = 1e-7, *, engine: str | None = None) -> None:
-        super().__init__(engine=engine, lr=lr, eps=eps)
+    def __init__(
+        self,
+        lr: Hyper = 0.01,
+        eps: Hyper = 1e-7,
+        *,
+        initial: float = 0.0,
+        eps_root: Hyper = 0.0,
+        lr_decay: Hyper = 0.0,
+        engine: str | None = None,
+    ) -> None:
+        super().__init__(engine=engine, lr=lr, eps=eps, eps_root=eps_root, lr_decay=lr_decay)
+        self._initial: float = nonnegative.value("initial", initial)
+
+    @property
+    def initial(self) -> float:
+        """What h starts at: a constant."""
+        return self._initial
+
+    def init_slots(self, xp: Any, p: Array) -> tuple[Array, ...]:
+        """As many squares as `initial` says."""
+        return (xp.full_like(p, self._initial),)
 
     @staticmethod
-    def rule(xp: Any, p: Array, x: Array, h: Array, *, lr: float, eps: float) -> tuple[Array, ...]:
+    def coefficients(t: Any, *, lr: float, eps: float, eps_root: float, lr_decay: float) -> dict[str, Any]:
+        falls = not isinstance(lr_decay, float) or lr_decay
+        return {"lr": lr / (1 + (t - 1) * lr_decay) if falls else lr, "eps": eps, **_inside(eps_root)}
+
+    @staticmethod
+    def rule(
+        xp: Any, p: Array, x: Array, h: Array, *, lr: float, eps: float, eps_root: float | None = None
+    ) -> tuple[Array, ...]:
         h = h + x * x
-        return lr * x / (xp.sqrt(h) + eps), h
+        return lr * x / (_root(xp, h, eps_root) + eps), h
 
 
 class RMSProp(Optimizer):

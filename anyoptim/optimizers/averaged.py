@@ -1,169 +1,71 @@
-"""Methods that need no schedule, because they average on the way."""
+"""Methods that average the parameters on their way."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from anyoptim._arrays import Array
-from anyoptim._hyperparameters import Domain, Hyper, fraction, nonnegative
+from anyoptim._hyperparameters import Hyper, nonnegative
 from anyoptim._optimizer import Optimizer
-from anyoptim._scalars import one_minus_power, sqrt, where
+from anyoptim._scalars import power, where
 
-__all__ = ["ScheduleFreeAdamW", "ScheduleFreeSGD"]
-
-_inside = Domain(lambda x: 0 < x <= 1, "above 0 and at most 1")
+__all__ = ["ASGD"]
 
 
-class ScheduleFreeSGD(Optimizer):
-    """Gradient descent whose average is as good as a schedule's last iterate.
+class ASGD(Optimizer):
+    """Averaged stochastic gradient descent: a falling learning rate, and the mean of where it led, to evaluate with.
 
     ::
 
-        z <- z - lr*(g + weight_decay*y)
-        w <- w + lr*lr;  c = lr*lr / w
-        x <- (1-c)*x + c*z
-        y <- (1-beta)*z + beta*x
+        eta = lr / (1 + lambd*lr*(t-1))**alpha
+        p <- p - eta*(g + lambd*p)
+        average <- average + mu*(p - average),    mu = 1 / max(1, t-1-t0)
 
-    `params` are y, where gradients are wanted; `eval_params` gives x, to evaluate with. z starts as the parameter, x is
-    not kept but solved for. w is a number of the state: a schedule of lr, such as a warmup, weighs the average.
+    This is torch's, whose ax is the slot `average` here: p itself until t0, and from then on the mean since. t counts
+    the steps of this parameter, from 1. The average is of p as this rule moves it: where other stages come after it,
+    `chain(ASGD(), ..., SWA(t0 + 2))` has that of p as it is in the end.
 
     Args:
         lr: learning rate, finite and at least 0; a number or a schedule of the step number.
-        beta: how far y is from z to x, above 0 and at most 1; likewise.
-        weight_decay: at y, finite and at least 0; likewise.
+        lambd: decay of p, which also lets eta fall, finite and at least 0; likewise.
+        alpha: the power with which eta falls, finite and at least 0; likewise.
+        t0: the step after which p is averaged, finite and at least 0; likewise.
         engine: the machine that runs the rule; None chooses.
 
-    Source: Defazio et al., The road less scheduled, 2024, equations 3 to 5, with weights by the square of lr.
+    Source: Polyak and Juditsky, Acceleration of stochastic approximation by averaging, 1992; for eta Xu, Towards
+    optimal one pass large scale learning with averaged stochastic gradient descent, 2011.
     """
 
-    hyperparameters = {"lr": nonnegative, "beta": _inside, "weight_decay": nonnegative}
-    slots = ("z",)
-    numbers = {"weight": 0.0, "share": 1.0}
+    hyperparameters = {"lr": nonnegative, "lambd": nonnegative, "alpha": nonnegative, "t0": nonnegative}
+    slots = ("average",)
 
     def __init__(
-        self, lr: Hyper = 1.0, beta: Hyper = 0.9, weight_decay: Hyper = 0.0, *, engine: str | None = None
+        self,
+        lr: Hyper = 0.01,
+        lambd: Hyper = 1e-4,
+        alpha: Hyper = 0.75,
+        t0: Hyper = 1e6,
+        *,
+        engine: str | None = None,
     ) -> None:
-        super().__init__(engine=engine, lr=lr, beta=beta, weight_decay=weight_decay)
+        super().__init__(engine=engine, lr=lr, lambd=lambd, alpha=alpha, t0=t0)
 
     def init_slots(self, xp: Any, p: Array) -> tuple[Array, ...]:
         """The parameter as it is."""
         return (xp.asarray(p, copy=True),)
 
     @staticmethod
-    def advance(step: Any, *, weight: Any, share: Any, lr: Any, beta: Any, weight_decay: Any) -> dict[str, Any]:
-        return _weighed(weight, lr)
-
-    @staticmethod
-    def coefficients(t: Any, *, lr: Any, beta: Any, weight_decay: Any, weight: Any, share: Any) -> dict[str, Any]:
-        return {"rate": lr, "share": share, "along": 1 - beta * (1 - share), "decay": weight_decay}
-
-    @staticmethod
-    def rule(
-        xp: Any, p: Array, x: Array, z: Array, *, rate: float, share: float, along: float, decay: float
-    ) -> tuple[Array, ...]:
-        d = rate * (x + decay * p)
-        return share * (p - z) + along * d, z - d
-
-    @staticmethod
-    def evaluate(xp: Any, p: Array, z: Array, *, beta: float, **_: float) -> Array:
-        return (p - (1 - beta) * z) / beta
-
-
-class ScheduleFreeAdamW(Optimizer):
-    """AdamW without a schedule: the average takes momentum's place.
-
-    ::
-
-        v <- v + (1-beta2)*(g*g - v)
-        lr_t = lr*sqrt(1-beta2**t)
-        z <- z - lr_t*(g / (sqrt(v) + eps) + weight_decay*y)
-        w <- w + lr_t*lr_t;  c = lr_t*lr_t / w
-        x <- (1-c)*x + c*z
-        y <- (1-beta)*z + beta*x
-
-    `params` are y, where gradients are wanted; `eval_params` gives x, to evaluate with. z starts as the parameter, x is
-    not kept but solved for. w is a number of the state, summed over all steps, whatever parameters took part.
-
-    Args:
-        lr: learning rate, finite and at least 0; a number or a schedule of the step number, such as a warmup.
-        beta: how far y is from z to x, above 0 and at most 1; likewise.
-        beta2: decay of v, in [0, 1); likewise.
-        eps: added to the root of the uncorrected v, finite and at least 0; likewise.
-        weight_decay: at y, finite and at least 0; likewise.
-        engine: the machine that runs the rule; None chooses.
-
-    Source: Defazio et al., The road less scheduled, 2024, algorithm 1.
-    """
-
-    hyperparameters = {
-        "lr": nonnegative,
-        "beta": _inside,
-        "beta2": fraction,
-        "eps": nonnegative,
-        "weight_decay": nonnegative,
-    }
-    slots = ("z", "v")
-    numbers = {"weight": 0.0, "share": 1.0}
-
-    def __init__(
-        self,
-        lr: Hyper = 0.0025,
-        beta: Hyper = 0.9,
-        beta2: Hyper = 0.999,
-        eps: Hyper = 1e-8,
-        weight_decay: Hyper = 0.0,
-        *,
-        engine: str | None = None,
-    ) -> None:
-        super().__init__(engine=engine, lr=lr, beta=beta, beta2=beta2, eps=eps, weight_decay=weight_decay)
-
-    def init_slots(self, xp: Any, p: Array) -> tuple[Array, ...]:
-        """The parameter as it is, and zeros."""
-        return xp.asarray(p, copy=True), xp.zeros_like(p)
-
-    @staticmethod
-    def advance(step: Any, *, weight: Any, share: Any, lr: Any, beta2: Any, **_: Any) -> dict[str, Any]:
-        return _weighed(weight, lr * sqrt(one_minus_power(beta2, step)))
-
-    @staticmethod
-    def coefficients(
-        t: Any, *, lr: Any, beta: Any, beta2: Any, eps: Any, weight_decay: Any, weight: Any, share: Any
-    ) -> dict[str, Any]:
+    def coefficients(t: Any, *, lr: float, lambd: float, alpha: float, t0: float) -> dict[str, Any]:
+        late = t - 1 - t0
         return {
-            "rate": lr * sqrt(one_minus_power(beta2, t)),
-            "a2": 1 - beta2,
-            "eps": eps,
-            "share": share,
-            "along": 1 - beta * (1 - share),
-            "decay": weight_decay,
+            "eta": lr / power(1 + lambd * lr * (t - 1), alpha),
+            "lambd": lambd,
+            "mu": 1 / where(late > 1, late, 1.0),
         }
 
     @staticmethod
-    def rule(
-        xp: Any,
-        p: Array,
-        x: Array,
-        z: Array,
-        v: Array,
-        *,
-        rate: float,
-        a2: float,
-        eps: float,
-        share: float,
-        along: float,
-        decay: float,
-    ) -> tuple[Array, ...]:
-        v = v + a2 * (x * x - v)
-        d = rate * (x / (xp.sqrt(v) + eps) + decay * p)
-        return share * (p - z) + along * d, z - d, v
-
-    @staticmethod
-    def evaluate(xp: Any, p: Array, z: Array, v: Array, *, beta: float, **_: float) -> Array:
-        return (p - (1 - beta) * z) / beta
-
-
-def _weighed(weight: Any, rate: Any) -> dict[str, Any]:
-    """The sum of weights, and the share of the newest: 0 as long as all are 0."""
-    weight = weight + rate * rate
-    there = weight > 0
-    return {"weight": weight, "share": where(there, rate * rate / where(there, weight, 1.0), 0.0)}
+    def rule(xp: Any, p: Array, x: Array, average: Array, *, eta: float, lambd: float, mu: float) -> tuple[Array, ...]:
+        step = eta * (x + lambd * p)
+        moved = p - step
+        # p itself, whatever it is, and not what rounding leaves of it.
+        return step, xp.where(mu < 1.0, average + mu * (moved - average), moved)

@@ -1,0 +1,169 @@
+"""Methods that need no schedule, because they average on the way."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from anyoptim._arrays import Array
+from anyoptim._hyperparameters import Domain, Hyper, fraction, nonnegative
+from anyoptim._optimizer import Optimizer
+from anyoptim._scalars import one_minus_power, sqrt, where
+
+__all__ = ["ScheduleFreeAdamW", "ScheduleFreeSGD"]
+
+_inside = Domain(lambda x: 0 < x <= 1, "above 0 and at most 1")
+
+
+class ScheduleFreeSGD(Optimizer):
+    """Gradient descent whose average is as good as a schedule's last iterate.
+
+    ::
+
+        z <- z - lr*(g + weight_decay*y)
+        w <- w + lr*lr;  c = lr*lr / w
+        x <- (1-c)*x + c*z
+        y <- (1-beta)*z + beta*x
+
+    `params` are y, where gradients are wanted; `eval_params` gives x, to evaluate with. z starts as the parameter, x is
+    not kept but solved for. w is a number of the state: a schedule of lr, such as a warmup, weighs the average.
+
+    Args:
+        lr: learning rate, finite and at least 0; a number or a schedule of the step number.
+        beta: how far y is from z to x, above 0 and at most 1; likewise.
+        weight_decay: at y, finite and at least 0; likewise.
+        engine: the machine that runs the rule; None chooses.
+
+    Source: Defazio et al., The road less scheduled, 2024, equations 3 to 5, with weights by the square of lr.
+    """
+
+    hyperparameters = {"lr": nonnegative, "beta": _inside, "weight_decay": nonnegative}
+    slots = ("z",)
+    numbers = {"weight": 0.0, "share": 1.0}
+
+    def __init__(
+        self, lr: Hyper = 1.0, beta: Hyper = 0.9, weight_decay: Hyper = 0.0, *, engine: str | None = None
+    ) -> None:
+        super().__init__(engine=engine, lr=lr, beta=beta, weight_decay=weight_decay)
+
+    def init_slots(self, xp: Any, p: Array) -> tuple[Array, ...]:
+        """The parameter as it is."""
+        return (xp.asarray(p, copy=True),)
+
+    @staticmethod
+    def advance(step: Any, *, weight: Any, share: Any, lr: Any, beta: Any, weight_decay: Any) -> dict[str, Any]:
+        return _weighed(weight, lr)
+
+    @staticmethod
+    def coefficients(t: Any, *, lr: Any, beta: Any, weight_decay: Any, weight: Any, share: Any) -> dict[str, Any]:
+        return {"rate": lr, "share": share, "along": 1 - beta * (1 - share), "decay": weight_decay}
+
+    @staticmethod
+    def rule(
+        xp: Any, p: Array, x: Array, z: Array, *, rate: float, share: float, along: float, decay: float
+    ) -> tuple[Array, ...]:
+        d = rate * (x + decay * p)
+        return share * (p - z) + along * d, z - d
+
+    @staticmethod
+    def evaluate(xp: Any, p: Array, z: Array, *, beta: float, **_: float) -> Array:
+        return (p - (1 - beta) * z) / beta
+
+
+class ScheduleFreeAdamW(Optimizer):
+    """AdamW without a schedule: the average takes momentum's place.
+
+    ::
+
+        v <- v + (1-beta2)*(g*g - v)
+        lr_t = lr*sqrt(1-beta2**t)
+        z <- z - lr_t*(g / (sqrt(v) + eps) + weight_decay*y)
+        w <- w + lr_t*lr_t;  c = lr_t*lr_t / w
+        x <- (1-c)*x + c*z
+        y <- (1-beta)*z + beta*x
+
+    `params` are y, where gradients are wanted; `eval_params` gives x, to evaluate with. z starts as the parameter, x is
+    not kept but solved for. w is a number of the state, summed over all steps, whatever parameters took part.
+
+    Args:
+        lr: learning rate, finite and at least 0; a number or a schedule of the step number, such as a warmup.
+        beta: how far y is from z to x, above 0 and at most 1; likewise.
+        beta2: decay of v, in [0, 1); likewise.
+        eps: added to the root of the uncorrected v, finite and at least 0; likewise.
+        weight_decay: at y, finite and at least 0; likewise.
+        engine: the machine that runs the rule; None chooses.
+
+    Source: Defazio et al., The road less scheduled, 2024, algorithm 1.
+    """
+
+    hyperparameters = {
+        "lr": nonnegative,
+        "beta": _inside,
+        "beta2": fraction,
+        "eps": nonnegative,
+        "weight_decay": nonnegative,
+    }
+    slots = ("z", "v")
+    numbers = {"weight": 0.0, "share": 1.0}
+
+    def __init__(
+        self,
+        lr: Hyper = 0.0025,
+        beta: Hyper = 0.9,
+        beta2: Hyper = 0.999,
+        eps: Hyper = 1e-8,
+        weight_decay: Hyper = 0.0,
+        *,
+        engine: str | None = None,
+    ) -> None:
+        super().__init__(engine=engine, lr=lr, beta=beta, beta2=beta2, eps=eps, weight_decay=weight_decay)
+
+    def init_slots(self, xp: Any, p: Array) -> tuple[Array, ...]:
+        """The parameter as it is, and zeros."""
+        return xp.asarray(p, copy=True), xp.zeros_like(p)
+
+    @staticmethod
+    def advance(step: Any, *, weight: Any, share: Any, lr: Any, beta2: Any, **_: Any) -> dict[str, Any]:
+        return _weighed(weight, lr * sqrt(one_minus_power(beta2, step)))
+
+    @staticmethod
+    def coefficients(
+        t: Any, *, lr: Any, beta: Any, beta2: Any, eps: Any, weight_decay: Any, weight: Any, share: Any
+    ) -> dict[str, Any]:
+        return {
+            "rate": lr * sqrt(one_minus_power(beta2, t)),
+            "a2": 1 - beta2,
+            "eps": eps,
+            "share": share,
+            "along": 1 - beta * (1 - share),
+            "decay": weight_decay,
+        }
+
+    @staticmethod
+    def rule(
+        xp: Any,
+        p: Array,
+        x: Array,
+        z: Array,
+        v: Array,
+        *,
+        rate: float,
+        a2: float,
+        eps: float,
+        share: float,
+        along: float,
+        decay: float,
+    ) -> tuple[Array, ...]:
+        v = v + a2 * (x * x - v)
+        d = rate * (x / (xp.sqrt(v) + eps) + decay * p)
+        return share * (p - z) + along * d, z - d, v
+
+    @staticmethod
+    def evaluate(xp: Any, p: Array, z: Array, v: Array, *, beta: float, **_: float) -> Array:
+        return (p - (1 - beta) * z) / beta
+
+
+def _weighed(weight: Any, rate: Any) -> dict[str, Any]:
+    """The sum of weights, and the share of the newest: 0 as long as all are 0."""
+    weight = weight + rate * rate
+    there = weight > 0
+    return {"weight": weight, "share": where(there, rate * rate / where(there, weight, 1.0), 0.0)}

@@ -1,0 +1,199 @@
+"""Methods that go by the signs of gradients, and not by their sizes."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from anyoptim._arrays import Array
+from anyoptim._hyperparameters import Domain, Hyper, fraction, nonnegative
+from anyoptim._optimizer import Optimizer
+
+__all__ = ["Lion", "Rprop", "Signum"]
+
+_growth = Domain(lambda x: 1 <= x < math.inf, "finite and at least 1")
+
+
+class Signum(Optimizer):
+    """The sign of momentum: every element moves by lr.
+
+    ::
+
+        m <- momentum*m + (1-momentum)*g
+        p <- p - lr*sign(m)
+
+    A momentum of 0 is signSGD, in which m is the gradient. An element whose m is 0 stays. With decoupled decay:
+    `chain(Signum(lr), WeightDecay(lr*decay))`.
+
+    Args:
+        lr: learning rate, finite and at least 0; a number or a schedule of the step number.
+        momentum: the share of m that is kept, in [0, 1); likewise.
+        engine: the machine that runs the rule; None chooses.
+
+    Source: Bernstein et al., signSGD: compressed optimisation for non-convex problems, 2018, algorithm 2; algorithm 1
+    is signSGD.
+    """
+
+    hyperparameters = {"lr": nonnegative, "momentum": fraction}
+    slots = ("m",)
+
+    def __init__(self, lr: Hyper = 1e-4, momentum: Hyper = 0.9, *, engine: str | None = None) -> None:
+        super().__init__(engine=engine, lr=lr, momentum=momentum)
+
+    @staticmethod
+    def coefficients(t: Any, *, lr: float, momentum: float) -> dict[str, Any]:
+        return {"lr": lr, "momentum": momentum, "new": 1 - momentum}
+
+    @staticmethod
+    def rule(xp: Any, p: Array, x: Array, m: Array, *, lr: float, momentum: float, new: float) -> tuple[Array, ...]:
+        m = momentum * m + new * x
+        return lr * xp.sign(m), m
+
+
+class Lion(Optimizer):
+    """The sign of one mean of gradients, and a slower one to remember.
+
+    ::
+
+        c = beta1*m + (1-beta1)*g
+        p <- p - lr*(sign(c) + weight_decay*p)
+        m <- beta2*m + (1-beta2)*g
+
+    Each element moves by lr, so that the paper has an lr 3 to 10 times smaller than for AdamW, and a weight_decay that
+    much larger. The decay is decoupled and enters with lr, as in the paper, in optax (1e-3 unless it is told otherwise)
+    and in Keras.
+
+    Args:
+        lr: learning rate, finite and at least 0; a number or a schedule of the step number.
+        beta1: the share of m in the step's direction, in [0, 1); likewise.
+        beta2: the share of m that is kept, in [0, 1); likewise.
+        weight_decay: finite and at least 0; likewise.
+        engine: the machine that runs the rule; None chooses.
+
+    Source: Chen et al., Symbolic discovery of optimization algorithms, 2023, algorithm 2.
+    """
+
+    hyperparameters = {"lr": nonnegative, "beta1": fraction, "beta2": fraction, "weight_decay": nonnegative}
+    slots = ("m",)
+
+    def __init__(
+        self,
+        lr: Hyper = 1e-4,
+        beta1: Hyper = 0.9,
+        beta2: Hyper = 0.99,
+        weight_decay: Hyper = 0.0,
+        *,
+        engine: str | None = None,
+    ) -> None:
+        super().__init__(engine=engine, lr=lr, beta1=beta1, beta2=beta2, weight_decay=weight_decay)
+
+    @staticmethod
+    def coefficients(t: Any, *, lr: float, beta1: float, beta2: float, weight_decay: Any) -> dict[str, Any]:
+        # No decay, at no cost, where that is known.
+        decay = {} if isinstance(weight_decay, float) and not weight_decay else {"decay": lr * weight_decay}
+        return {"lr": lr, "beta1": beta1, "a1": 1 - beta1, "beta2": beta2, "a2": 1 - beta2, **decay}
+
+    @staticmethod
+    def rule(
+        xp: Any,
+        p: Array,
+        x: Array,
+        m: Array,
+        *,
+        lr: float,
+        beta1: float,
+        a1: float,
+        beta2: float,
+        a2: float,
+        decay: float | None = None,
+    ) -> tuple[Array, ...]:
+        step = lr * xp.sign(beta1 * m + a1 * x)
+        m = beta2 * m + a2 * x
+        return step if decay is None else step + decay * p, m
+
+
+class Rprop(Optimizer):
+    """A step for each element, longer while its gradient keeps its sign, shorter when that turns: for whole batches.
+
+    ::
+
+        s <- s*eta_plus  where sign(g)*d > 0,  s*eta_minus  where it is < 0,  else s
+        s <- min(max(s, step_min), step_max)
+        d <- 0  where sign(g)*d < 0,  else sign(g)
+        p <- p - lr*s*d
+
+    d is the direction of the last step, and s its length, which starts at `initial`. This is iRprop-, as in torch:
+    where the sign turns, the element rests for a step, and the step before is not taken back. Optax, up to 0.2.8,
+    computes the same steps and takes each one update late.
+
+    What torch and optax call lr is `initial` here, a constant that only starts s: `Rprop(initial=0.01)` is torch's
+    `Rprop(lr=0.01)`. The lr here is a factor to all steps, which they and the paper do not have (1), to be changed and
+    scheduled like any other. Where a product of two gradients underflows they see no sign, and here there is one.
+
+    Args:
+        lr: a factor to the steps, finite and at least 0; a number or a schedule of the step number.
+        eta_minus: what shortens a step, in [0, 1); likewise.
+        eta_plus: what lengthens it, finite and at least 1; likewise.
+        step_min: the shortest step, finite and at least 0; likewise.
+        step_max: the longest, likewise; of the two it prevails.
+        initial: the first step, finite and at least 0; a number, which stays as it is.
+        engine: the machine that runs the rule; None chooses.
+
+    Source: Riedmiller and Braun, A direct adaptive method for faster backpropagation learning: the RPROP algorithm,
+    1993; in this form Igel and Hüsken, Empirical evaluation of the improved Rprop learning algorithms, 2003, iRprop-.
+    """
+
+    hyperparameters = {
+        "lr": nonnegative,
+        "eta_minus": fraction,
+        "eta_plus": _growth,
+        "step_min": nonnegative,
+        "step_max": nonnegative,
+    }
+    slots = ("d", "s")
+
+    def __init__(
+        self,
+        lr: Hyper = 1.0,
+        eta_minus: Hyper = 0.5,
+        eta_plus: Hyper = 1.2,
+        step_min: Hyper = 1e-6,
+        step_max: Hyper = 50.0,
+        *,
+        initial: float = 0.01,
+        engine: str | None = None,
+    ) -> None:
+        super().__init__(
+            engine=engine, lr=lr, eta_minus=eta_minus, eta_plus=eta_plus, step_min=step_min, step_max=step_max
+        )
+        self._initial: float = nonnegative.value("initial", initial)
+
+    @property
+    def initial(self) -> float:
+        """What s starts as: a constant."""
+        return self._initial
+
+    def init_slots(self, xp: Any, p: Array) -> tuple[Array, ...]:
+        """No direction yet, and the first length."""
+        return xp.zeros_like(p), xp.full_like(p, self._initial)
+
+    @staticmethod
+    def rule(
+        xp: Any,
+        p: Array,
+        x: Array,
+        d: Array,
+        s: Array,
+        *,
+        lr: float,
+        eta_minus: float,
+        eta_plus: float,
+        step_min: float,
+        step_max: float,
+    ) -> tuple[Array, ...]:
+        sign = xp.sign(x)
+        same = sign * d  # of signs, for a product of gradients may underflow
+        s = s * xp.where(same > 0, eta_plus, xp.where(same < 0, eta_minus, 1.0))
+        s = xp.minimum(xp.maximum(s, step_min), step_max)
+        d = xp.where(same < 0, 0.0, sign)
+        return lr * (s * d), d, s
