@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from anyoptim._arrays import traced
 
-__all__ = ["Domain", "Hyper", "fraction", "nonnegative", "number", "positive"]
+__all__ = ["Domain", "Hyper", "fraction", "nonnegative", "number", "positive", "share"]
 
 Hyper = float | Callable[[int], float]
 """A number, or a schedule: a callable of the step number, which counts from 1."""
@@ -38,4 +38,5 @@ class Domain(NamedTuple):
 nonnegative = Domain(lambda x: 0 <= x < math.inf, "finite and at least 0")
 fraction = Domain(lambda x: 0 <= x < 1, "at least 0 and below 1")
 positive = Domain(lambda x: x > 0, "above 0")
+share = Domain(lambda x: 0 <= x <= 1, "at least 0 and at most 1")
 number = Domain(lambda x: x == x, "a number and not NaN")

@@ -64,6 +64,13 @@ CHAINS: dict[str, Make] = {
     "two slots of one name": lambda e: ao.chain(
         Smoothed(share=0.5), Shortened(), ao.Momentum(lr=0.1), Smoothed(share=0.25), ao.EMA(0.5), engine=e
     ),
+    "climb, Signum, Lookahead": lambda e: ao.chain(
+        ao.Maximize(), ao.Signum(lr=0.1), ao.Lookahead(3, share=0.75), engine=e
+    ),
+    "Rprop, Box, SWA": lambda e: ao.chain(ao.Rprop(initial=0.1), ao.Box(-0.75, 1.25), ao.SWA(4, every=3), engine=e),
+    "Lion, NonNegative, SWA": lambda e: ao.chain(
+        ao.Lion(lr=0.1, weight_decay=0.1), ao.NonNegative(), ao.SWA(0), engine=e
+    ),
 }
 """By name: of the engine, a chain."""
 
@@ -152,29 +159,106 @@ def _rmsprop() -> Any:
     return stage
 
 
-PLAIN: dict[str, Callable[[], tuple[list[Any], float | None]]] = {
-    "clip, Adam, EMA": lambda: ([_clip(0.5), _adam(0.1)], 0.9),
-    "decay, Momentum": lambda: ([_decay(0.1), _momentum(0.1)], None),
-    "Adam, clip, decay, EMA, flush": lambda: ([_adam(0.1), _clip(0.2), _decay(0.01)], 0.9),
-    "clip, Momentum, clip": lambda: ([_clip(2.0), _momentum(0.1), _clip(0.1)], None),
-    "cut, RMSProp, Trace, Scale": lambda: ([_cut(1.5), _rmsprop(), _momentum(0.03, 0.8)], None),
-    "two slots of one name": lambda: ([_smoothed(0.5), _shortened(), _momentum(0.1), _smoothed(0.25)], 0.5),
+def _signum(lr: float) -> Any:
+    means: Arrays = {}
+
+    def stage(p: Arrays, x: Arrays) -> Arrays:
+        for k in x:
+            means[k] = 0.9 * means.get(k, np.zeros_like(x[k])) + 0.1 * x[k]
+        return {k: lr * np.sign(means[k]) for k in x}
+
+    return stage
+
+
+def _lion(lr: float, decay: float) -> Any:
+    means: Arrays = {}
+
+    def stage(p: Arrays, x: Arrays) -> Arrays:
+        out = {}
+        for k in x:
+            mean = means.get(k, np.zeros_like(x[k]))
+            out[k] = lr * (np.sign(0.9 * mean + 0.1 * x[k]) + decay * p[k])
+            means[k] = 0.99 * mean + 0.01 * x[k]
+        return out
+
+    return stage
+
+
+def _rprop(first: float) -> Any:
+    before: Arrays = {}
+    lengths: Arrays = {}
+
+    def stage(p: Arrays, x: Arrays) -> Arrays:
+        for k in x:
+            turn = before.get(k, np.zeros_like(x[k])) * x[k]
+            factor = np.select([turn > 0, turn < 0], [1.2, 0.5], 1.0)
+            lengths[k] = np.clip(lengths.get(k, np.full_like(x[k], first)) * factor, 1e-6, 50.0)
+            before[k] = np.where(turn < 0, 0.0, x[k])
+        return {k: lengths[k] * np.sign(before[k]) for k in x}
+
+    return stage
+
+
+def _ema(decay: float) -> Any:
+    return lambda t, p, average: (p, {k: decay * average[k] + (1 - decay) * p[k] for k in p})
+
+
+def _lookahead(every: int, share: float) -> Any:
+    def after(t: int, p: Arrays, slow: Arrays) -> tuple[Arrays, Arrays]:
+        if t % every:
+            return p, slow
+        slow = {k: (1 - share) * slow[k] + share * p[k] for k in p}
+        return dict(slow), slow
+
+    return after
+
+
+def _swa(start: int, every: int, least: float, largest: float) -> Any:
+    """Cut off, then averaged: the mean of all that are in it, summed up anew."""
+    seen: list[Arrays] = []
+
+    def after(t: int, p: Arrays, average: Arrays) -> tuple[Arrays, Arrays]:
+        if t == 1 and start == 0:
+            seen.append(average)
+        p = {k: np.clip(a, least, largest) for k, a in p.items()}
+        if t >= start and (t - start) % every == 0:
+            seen.append(p)
+        return p, {k: np.asarray(sum(one[k] for one in seen) / len(seen)) for k in p} if seen else p
+
+    return after
+
+
+def _nothing(t: int, p: Arrays, average: Arrays) -> tuple[Arrays, Arrays]:
+    return p, average
+
+
+PLAIN: dict[str, Callable[[], tuple[list[Any], Any]]] = {
+    "clip, Adam, EMA": lambda: ([_clip(0.5), _adam(0.1)], _ema(0.9)),
+    "decay, Momentum": lambda: ([_decay(0.1), _momentum(0.1)], _nothing),
+    "Adam, clip, decay, EMA, flush": lambda: ([_adam(0.1), _clip(0.2), _decay(0.01)], _ema(0.9)),
+    "clip, Momentum, clip": lambda: ([_clip(2.0), _momentum(0.1), _clip(0.1)], _nothing),
+    "cut, RMSProp, Trace, Scale": lambda: ([_cut(1.5), _rmsprop(), _momentum(0.03, 0.8)], _nothing),
+    "two slots of one name": lambda: ([_smoothed(0.5), _shortened(), _momentum(0.1), _smoothed(0.25)], _ema(0.5)),
+    "climb, Signum, Lookahead": lambda: (
+        [lambda p, x: {k: -a for k, a in x.items()}, _signum(0.1)],
+        _lookahead(3, 0.75),
+    ),
+    "Rprop, Box, SWA": lambda: ([_rprop(0.1)], _swa(4, 3, -0.75, 1.25)),
+    "Lion, NonNegative, SWA": lambda: ([_lion(0.1, 0.1)], _swa(0, 1, 0.0, math.inf)),
 }
-"""The same chains: what is done to the gradient, in turn, and the decay of an average of the parameters."""
+"""The same chains: what is done to the gradient, in turn, and after the step to the parameters and their average."""
 
 
 def plain(name: str, params: Arrays, grads: list[Arrays]) -> tuple[Arrays, Arrays]:
     """The parameters after these steps, and their averages."""
-    stages, decay = PLAIN[name]()
+    stages, after = PLAIN[name]()
     p = {k: a.copy() for k, a in params.items()}
     average = {k: a.copy() for k, a in params.items()}
-    for x in grads:
+    for t, x in enumerate(grads, 1):
         step = x
         for stage in stages:
             step = stage(p, step)
-        p = {k: p[k] - step[k] for k in p}
-        if decay is not None:
-            average = {k: decay * average[k] + (1 - decay) * p[k] for k in p}
+        p, average = after(t, {k: p[k] - step[k] for k in p}, average)
     return p, average
 
 

@@ -146,7 +146,9 @@ def test_each_operation_is_rounded_as_it_is_written(name: str, dtype: str, nvrtc
             vector = re.compile(r"(ld|st)(?:\.\w+)*\.(?:v4\.[fbu](?:16|32)|v2\.[fbu]64)")
             found = [match[1] for match in map(vector.fullmatch, instructions) if match]
             assert found.count("ld") >= len(read & {*arrays})
-            assert found.count("st") == len(moved)
+            # Of a choice by a coefficient the compiler may make two loops.
+            choices = [node for node in graph.nodes if node.op == "where" and isinstance(node.arguments[0], Scalar)]
+            assert found.count("st") == len(moved) or (choices and found.count("st") > len(moved))
             assert re.search(r"and\.b64\s+\S+ \S+ 15;", ptx), "whether all begin at multiples of 16 bytes"
 
 

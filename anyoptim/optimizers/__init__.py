@@ -2,22 +2,19 @@
 
 from anyoptim.optimizers.adagrad import AdaDelta, AdaGrad, CenteredRMSProp, RMSProp
 from anyoptim.optimizers.adam import Adam
-from anyoptim.optimizers.schedule_free import ScheduleFreeAdamW, ScheduleFreeSGD
+from anyoptim.optimizers.averaged import ASGD
 from anyoptim.optimizers.langevin import SGLD
 from anyoptim.optimizers.layerwise import LAMB, LARS
 from anyoptim.optimizers.matrices import Adafactor, Muon, Shampoo
 from anyoptim.optimizers.momentum import SGD, HeavyBall, HeavyBallNesterov, Momentum, Nesterov, TextbookNesterov
 from anyoptim.optimizers.prodigy import Prodigy
-
-__all__ = [
-    "LAMB",
-    "LARS",
-from anyoptim.optimizers.averaged import ASGD
-from anyoptim.optimizers.momentum import SGD, HeavyBall, HeavyBallNesterov, Momentum, Nesterov, TextbookNesterov
+from anyoptim.optimizers.schedule_free import ScheduleFreeAdamW, ScheduleFreeSGD
 from anyoptim.optimizers.signs import Lion, Rprop, Signum
 
 __all__ = [
     "ASGD",
+    "LAMB",
+    "LARS",
     "SGD",
     "SGLD",
     "AdaDelta",
@@ -33,10 +30,10 @@ __all__ = [
     "Nesterov",
     "Prodigy",
     "RMSProp",
+    "Rprop",
     "ScheduleFreeAdamW",
     "ScheduleFreeSGD",
     "Shampoo",
-    "Rprop",
     "Signum",
     "TextbookNesterov",
 ]

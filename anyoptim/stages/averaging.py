@@ -1,14 +1,15 @@
-"""Averages of the parameters after their steps."""
+"""Averages of the parameters after their steps, beside them and in their place."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from anyoptim._arrays import Array
-from anyoptim._hyperparameters import Hyper, fraction
+from anyoptim._hyperparameters import Hyper, fraction, share
+from anyoptim._scalars import remainder, where, whole
 from anyoptim._stage import ParameterStage
 
-__all__ = ["EMA"]
+__all__ = ["EMA", "SWA", "Lookahead"]
 
 
 class EMA(ParameterStage):
@@ -47,3 +48,102 @@ class EMA(ParameterStage):
     @staticmethod
     def rule(xp: Any, p: Array, average: Array, *, new: float) -> tuple[Array, ...]:
         return p, average + new * (p - average)
+
+
+class SWA(ParameterStage):
+    """Stochastic weight averaging: the mean of the parameters after some of their steps, all with the same weight.
+
+    ::
+
+        average <- p                                at the steps up to t = start
+        average <- average + (p - average)/(n+1)    at t = start + n*every
+
+    and at other steps it stays. t counts the steps of this parameter, from 1. With a `start` of 0 the parameter before
+    its first step is one of those in the mean, as in the paper. The mean is the slot `average`, as that of `EMA`, and
+    has at least float32.
+
+    Args:
+        start: the step whose parameters are the first in the mean, an integer, at least 0.
+        every: the steps from one that is in the mean to the next, an integer, at least 1.
+
+    Both stay as they are, because the mean does not know how many it is of.
+
+    Source: Izmailov et al., Averaging weights leads to wider optima and better generalization, 2018, algorithm 1,
+    whose c is `every`; how its learning rate goes is a schedule's to say.
+    """
+
+    slots = ("average",)
+
+    def __init__(self, start: int, every: int = 1) -> None:
+        super().__init__()
+        self._start, self._every = whole("start", start, 0), whole("every", every)
+
+    @property
+    def start(self) -> int:
+        """The first step whose parameters are in the mean: a constant."""
+        return self._start
+
+    @property
+    def every(self) -> int:
+        """From there, the steps from one to the next: a constant."""
+        return self._every
+
+    def init_slots(self, xp: Any, p: Array) -> tuple[Array, ...]:
+        """The parameter as it is."""
+        return (xp.asarray(p, copy=True),)
+
+    def coefficients(self, t: Any) -> dict[str, Any]:
+        """The share of p in the new average: 1 up to the start, 0 where it rests."""
+        late = where(t > self._start, t, self._start) - self._start
+        return {"new": where(remainder(late, self._every) == 0, 1 / (late / self._every + 1), 0.0)}
+
+    @staticmethod
+    def rule(xp: Any, p: Array, average: Array, *, new: float) -> tuple[Array, ...]:
+        mean = average + new * (p - average)
+        # The very bits of p or of the average: what is left of them by rounding, or of infinities, would not do.
+        return p, xp.where(new > 0.0, xp.where(new < 1.0, mean, p), average)
+
+
+class Lookahead(ParameterStage):
+    """Steps that are tried out: every so many of them, the parameter goes only a share of the way that it came.
+
+    ::
+
+        slow <- slow + share*(p - slow),  p <- slow    at t = every, 2*every, 3*every, ...
+
+    and at other steps both stay. t counts the steps of this parameter, from 1. `slow` starts as the parameter before
+    its first step, and is a slot: what to evaluate with, says the paper. The slots of the method go on as they are,
+    where the paper also names resetting them.
+
+    Args:
+        every: how many steps are tried out, an integer, at least 1; it stays as it is.
+        share: how much of the way is kept, in [0, 1]; a number or a schedule.
+
+    Source: Zhang et al., Lookahead optimizer: k steps forward, 1 step back, 2019, algorithm 1, whose k is `every`, and
+    whose alpha `share`.
+    """
+
+    hyperparameters = {"share": share}
+    slots = ("slow",)
+
+    def __init__(self, every: int = 5, share: Hyper = 0.5) -> None:
+        super().__init__(share=share)
+        self._every = whole("every", every)
+
+    @property
+    def every(self) -> int:
+        """How many steps are tried out: a constant."""
+        return self._every
+
+    def init_slots(self, xp: Any, p: Array) -> tuple[Array, ...]:
+        """The parameter as it is."""
+        return (xp.asarray(p, copy=True),)
+
+    def coefficients(self, t: Any, *, share: float) -> dict[str, Any]:
+        """The share, and 1 for a step at which the parameter goes back, else 0."""
+        return {"share": share, "back": where(remainder(t, self._every) == 0, 1.0, 0.0)}
+
+    @staticmethod
+    def rule(xp: Any, p: Array, slow: Array, *, share: float, back: float) -> tuple[Array, ...]:
+        short = slow + share * (p - slow)
+        return xp.where(back > 0.0, short, p), xp.where(back > 0.0, short, slow)

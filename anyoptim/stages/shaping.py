@@ -1,4 +1,4 @@
-"""Stages that change the value that flows: scaling, momentum, decay."""
+"""Stages that change the value that flows: its sign, scaling, momentum, decay."""
 
 from __future__ import annotations
 
@@ -9,7 +9,23 @@ from anyoptim._arrays import Array
 from anyoptim._hyperparameters import Hyper, fraction, nonnegative, number
 from anyoptim._stage import Stage
 
-__all__ = ["Scale", "Trace", "WeightDecay"]
+__all__ = ["Maximize", "Scale", "Trace", "WeightDecay"]
+
+
+class Maximize(Stage):
+    """Climb instead of descend: the first stage of a chain.
+
+    ::
+
+        x <- -x
+
+    `chain(Maximize(), Adam())` moves as Adam does with the gradients of minus the function, as torch's `maximize`.
+    Stages before it would see the gradients as they are: a `WeightDecay` there would make parameters grow.
+    """
+
+    @staticmethod
+    def rule(xp: Any, p: Array, x: Array) -> Array:
+        return -x
 
 
 class Scale(Stage):

@@ -1,0 +1,69 @@
+"""Stages that bring the parameters back to where they may be."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from anyoptim._arrays import Array
+from anyoptim._hyperparameters import Hyper, number
+from anyoptim._stage import ParameterStage
+
+__all__ = ["Box", "NonNegative"]
+
+
+class Box(ParameterStage):
+    """Keep every element between two bounds: after each step it is set to the nearest number that is allowed.
+
+    ::
+
+        p <- min(max(p, lo), hi)
+
+    A NaN stays. A zero at a bound of 0 takes the sign of that bound. Complex elements are kept in both parts. The
+    bounds are rounded to the dtype of the arithmetic and, with p, to that of the parameter.
+
+    Args:
+        lo: the least, any number but NaN (-inf for none); a number or a schedule.
+        hi: the largest, at least lo (inf for none); likewise.
+
+    Raises ValueError for lo above hi, when it is made and at every step; where replays of a CUDA graph read them, hi
+    prevails.
+
+    Source: Goldstein, Convex programming in Hilbert space, 1964: gradient projection.
+    """
+
+    hyperparameters = {"lo": number, "hi": number}
+
+    def __init__(self, lo: Hyper, hi: Hyper) -> None:
+        super().__init__(lo=lo, hi=hi)
+        _in_order(lo, hi)
+
+    @staticmethod
+    def coefficients(t: Any, *, lo: float, hi: float) -> dict[str, Any]:
+        _in_order(lo, hi)
+        return {"lo": lo, "hi": hi}
+
+    @staticmethod
+    def rule(xp: Any, p: Array, *, lo: float, hi: float) -> Array:
+        return xp.minimum(xp.maximum(p, lo), hi)
+
+
+class NonNegative(ParameterStage):
+    """Set what is negative to 0 after each step.
+
+    ::
+
+        p <- max(p, 0)
+
+    A NaN stays, and -0.0 becomes 0.0. Complex elements are cut in both parts.
+
+    Source: as for `Box`.
+    """
+
+    @staticmethod
+    def rule(xp: Any, p: Array) -> Array:
+        return xp.maximum(p, 0.0)
+
+
+def _in_order(lo: Any, hi: Any) -> None:
+    if isinstance(lo, int | float) and isinstance(hi, int | float) and lo > hi:
+        raise ValueError(f"lo is {lo} and hi is {hi}; wanted lo at most hi")
