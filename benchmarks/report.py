@@ -17,9 +17,7 @@ from benchmarks.names import ANYOPTIM, BASELINE, BLOCKED, FUSED, LIMIT, OPTAX, T
 from benchmarks.problem import PARAMETERS
 
 __all__ = [
-    "BEGIN",
     "DOCUMENT",
-    "END",
     "PICTURE",
     "RESULTS",
     "SHOWN",
@@ -38,7 +36,6 @@ __all__ = [
     "table",
 ]
 
-BEGIN, END = "<!-- benchmarks:begin -->", "<!-- benchmarks:end -->"
 RESULTS = ROOT / "benchmarks" / "results.json"
 DOCUMENT, PICTURE = ROOT / "docs" / "benchmarks.md", ROOT / "docs" / "benchmarks.png"
 
@@ -195,11 +192,12 @@ def caption(results: Record) -> str:
     )
 
 
-def between_markers(text: str, inserted: str) -> str:
+def between_markers(text: str, inserted: str, name: str = "benchmarks") -> str:
     """The text with other lines between its two markers. Raises ValueError where they aren't there once each."""
-    if not (text.count(BEGIN) == text.count(END) == 1 and text.index(BEGIN) < text.index(END)):
-        raise ValueError(f"wanted one line {BEGIN} and after it one line {END}, for the table to go between")
-    return f"{text.partition(BEGIN)[0]}{BEGIN}\n{inserted}\n{END}{text.partition(END)[2]}"
+    begin, end = (f"<!-- {name}:{which} -->" for which in ("begin", "end"))
+    if not (text.count(begin) == text.count(end) == 1 and text.index(begin) < text.index(end)):
+        raise ValueError(f"wanted one line {begin} and after it one line {end}, for the table to go between")
+    return f"{text.partition(begin)[0]}{begin}\n{inserted}\n{end}{text.partition(end)[2]}"
 
 
 def _three(number: float) -> str:

@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, settings
 
 # Two devices on one CPU, so that tests can mix them. Read when JAX is first imported.
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=2")
+os.environ.setdefault("KERAS_BACKEND", "jax")
 
 import anyoptim as ao
 from anyoptim import _engines

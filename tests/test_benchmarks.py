@@ -349,7 +349,7 @@ def test_only_and_readme_are_commands(
     assert "much" in capsys.readouterr().out
     assert not report.RESULTS.exists()
     report.save(_record())
-    __main__.README.write_text(f"# title\n{report.BEGIN}\nold\n{report.END}\n", encoding="utf-8")
+    __main__.README.write_text("# title\n<!-- benchmarks:begin -->\nold\n<!-- benchmarks:end -->\n", encoding="utf-8")
     monkeypatch.setattr("sys.argv", ["benchmarks", "--readme"])
     __main__.main()
     assert "old" not in __main__.README.read_text(encoding="utf-8")

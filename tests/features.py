@@ -1,0 +1,327 @@
+"""What there is here, in torch, in optax and in Keras: the table in the README, which this module writes.
+
+`python -m tests.features` puts it between its markers; tests/test_features.py looks up every name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from benchmarks.report import between_markers
+
+__all__ = ["CHECKED", "FEATURES", "NOT_HERE", "PEERS", "README", "TO_COME", "Absence", "Feature", "names", "text"]
+
+README = Path(__file__).parent.parent / "README.md"
+
+PEERS = ("torch", "optax", "keras")
+
+CHECKED = {"torch": "2.13", "optax": "0.2.8", "keras": "3.15"}
+"""The versions that the names were looked up in."""
+
+
+class Feature(NamedTuple):
+    """One row: names that begin after the library's, with the argument that brings it in parentheses."""
+
+    what: str
+    anyoptim: str
+    torch: str = ""
+    optax: str = ""
+    keras: str = ""
+
+
+class Absence(NamedTuple):
+    """What peers have and anyoptim has not, and why."""
+
+    why: str
+    torch: str = ""
+    optax: str = ""
+    keras: str = ""
+
+
+FEATURES: Mapping[str, tuple[Feature, ...]] = {
+    "Methods": (
+        Feature("gradient descent", "SGD", "optim.SGD", "sgd", "optimizers.SGD"),
+        Feature("momentum, lr inside", "Momentum", "", "", "optimizers.SGD(momentum)"),
+        Feature("momentum, lr outside", "HeavyBall", "optim.SGD(momentum, dampening)", "sgd(momentum)"),
+        Feature("Nesterov, lr inside", "Nesterov", "", "", "optimizers.SGD(nesterov)"),
+        Feature("Nesterov, lr outside", "HeavyBallNesterov", "optim.SGD(nesterov)", "sgd(nesterov)"),
+        Feature("Nesterov, a textbook's", "TextbookNesterov"),
+        Feature("AdaGrad", "AdaGrad", "optim.Adagrad", "adagrad", "optimizers.Adagrad"),
+        Feature("RMSProp", "RMSProp", "optim.RMSprop", "rmsprop", "optimizers.RMSprop"),
+        Feature(
+            "RMSProp, centered",
+            "CenteredRMSProp",
+            "optim.RMSprop(centered)",
+            "rmsprop(centered)",
+            "optimizers.RMSprop(centered)",
+        ),
+        Feature("AdaDelta", "AdaDelta", "optim.Adadelta", "adadelta", "optimizers.Adadelta"),
+        Feature("Adam", "Adam", "optim.Adam", "adam", "optimizers.Adam"),
+    ),
+    "Around a method": (
+        Feature("stages in a chain", "chain", "", "chain"),
+        Feature("a stage of one's own", "Stage", "", "GradientTransformation"),
+        Feature(
+            "a method of one's own", "Optimizer", "optim.Optimizer", "GradientTransformation", "optimizers.Optimizer"
+        ),
+        Feature("cut off values", "ClipValue", "nn.utils.clip_grad_value_", "clip", "optimizers.Optimizer(clipvalue)"),
+        Feature(
+            "clip the norm of all",
+            "ClipGlobalNorm",
+            "nn.utils.clip_grad_norm_",
+            "clip_by_global_norm",
+            "optimizers.Optimizer(global_clipnorm)",
+        ),
+        Feature(
+            "L2, decoupled decay",
+            "WeightDecay",
+            "optim.SGD(weight_decay), optim.AdamW",
+            "add_decayed_weights",
+            "regularizers.L2, optimizers.Optimizer(weight_decay)",
+        ),
+        Feature(
+            "no decay for some",
+            "WeightDecay(where)",
+            "optim.Optimizer(params)",
+            "add_decayed_weights(mask)",
+            "optimizers.Optimizer.exclude_from_weight_decay",
+        ),
+        Feature("momentum by itself", "Trace", "", "trace"),
+        Feature("a factor", "Scale", "", "scale"),
+        Feature(
+            "average of the parameters",
+            "EMA",
+            "optim.swa_utils.get_ema_multi_avg_fn",
+            "incremental_update",
+            "optimizers.Optimizer(use_ema)",
+        ),
+        Feature("no subnormal numbers", "FlushSubnormals", "set_flush_denormal"),
+        Feature(
+            "parameters that rest",
+            "Optimizer.update(grads)",
+            "Tensor.requires_grad",
+            "freeze",
+            "Variable.trainable",
+        ),
+    ),
+    "Schedules": (
+        Feature(
+            "any function of the step",
+            "Stage.hyperparameters",
+            "optim.lr_scheduler.LambdaLR",
+            "inject_hyperparams",
+            "callbacks.LearningRateScheduler",
+        ),
+        Feature("constant", "schedules.Constant", "", "constant_schedule"),
+        Feature("linear", "schedules.Linear", "optim.lr_scheduler.LinearLR", "linear_schedule"),
+        Feature(
+            "polynomial",
+            "schedules.Polynomial",
+            "optim.lr_scheduler.PolynomialLR",
+            "polynomial_schedule",
+            "optimizers.schedules.PolynomialDecay",
+        ),
+        Feature(
+            "exponential",
+            "schedules.Exponential",
+            "optim.lr_scheduler.ExponentialLR",
+            "exponential_decay",
+            "optimizers.schedules.ExponentialDecay",
+        ),
+        Feature(
+            "stairs",
+            "schedules.StepDecay",
+            "optim.lr_scheduler.StepLR",
+            "exponential_decay(staircase)",
+            "optimizers.schedules.ExponentialDecay(staircase)",
+        ),
+        Feature(
+            "stairs anywhere",
+            "schedules.MultiStep",
+            "optim.lr_scheduler.MultiStepLR",
+            "piecewise_constant_schedule",
+            "optimizers.schedules.PiecewiseConstantDecay",
+        ),
+        Feature("through points", "schedules.piecewise", "", "piecewise_interpolate_schedule"),
+        Feature(
+            "cosine",
+            "schedules.Cosine",
+            "optim.lr_scheduler.CosineAnnealingLR",
+            "cosine_decay_schedule",
+            "optimizers.schedules.CosineDecay",
+        ),
+        Feature(
+            "cosine with restarts",
+            "schedules.CosineRestarts",
+            "optim.lr_scheduler.CosineAnnealingWarmRestarts",
+            "sgdr_schedule",
+            "optimizers.schedules.CosineDecayRestarts",
+        ),
+        Feature("inverse square root", "schedules.InverseSqrt"),
+        Feature("cyclic", "schedules.Cyclic", "optim.lr_scheduler.CyclicLR"),
+        Feature(
+            "one cycle",
+            "schedules.OneCycle",
+            "optim.lr_scheduler.OneCycleLR",
+            "cosine_onecycle_schedule, linear_onecycle_schedule",
+        ),
+        Feature("warmup, stable, decay", "schedules.WarmupStableDecay"),
+        Feature(
+            "warmup before any",
+            "schedules.warmup",
+            "optim.lr_scheduler.LinearLR, optim.lr_scheduler.SequentialLR",
+            "warmup_constant_schedule, join_schedules",
+        ),
+        Feature(
+            "warmup, then cosine",
+            "schedules.warmup_cosine",
+            "",
+            "warmup_cosine_decay_schedule",
+            "optimizers.schedules.CosineDecay(warmup_steps)",
+        ),
+        Feature("one after the other", "schedules.join", "optim.lr_scheduler.SequentialLR", "join_schedules"),
+        Feature(
+            "on a plateau",
+            "schedules.Plateau",
+            "optim.lr_scheduler.ReduceLROnPlateau",
+            "contrib.reduce_on_plateau",
+            "callbacks.ReduceLROnPlateau",
+        ),
+        Feature("a picture of some", "schedules.plot"),
+    ),
+}
+
+TO_COME: Mapping[str, tuple[Feature, ...]] = {
+    "Methods": (
+        Feature("Adam, the largest v", "AMSGrad", "optim.Adam(amsgrad)", "amsgrad", "optimizers.Adam(amsgrad)"),
+        Feature("Adam, decoupled decay", "AdamW", "optim.AdamW", "adamw", "optimizers.AdamW"),
+        Feature("Adam, largest gradients", "Adamax", "optim.Adamax", "adamax, adamaxw", "optimizers.Adamax"),
+        Feature("Adam, Nesterov", "NAdam", "optim.NAdam", "nadam, nadamw", "optimizers.Nadam"),
+        Feature("Adam, rectified", "RAdam", "optim.RAdam", "radam"),
+        Feature("AdaBelief", "AdaBelief", "", "adabelief"),
+        Feature("Yogi", "Yogi", "", "yogi"),
+        Feature("Adan", "Adan", "", "adan"),
+        Feature("Lion", "Lion", "", "lion", "optimizers.Lion"),
+        Feature("signs, with momentum", "Signum", "", "signum, sign_sgd"),
+        Feature("Rprop", "Rprop", "optim.Rprop", "rprop"),
+        Feature("averaged SGD", "ASGD", "optim.ASGD"),
+        Feature("LARS", "LARS", "", "lars"),
+        Feature("LAMB", "LAMB", "", "lamb", "optimizers.Lamb"),
+        Feature("Adafactor", "Adafactor", "optim.Adafactor", "adafactor", "optimizers.Adafactor"),
+        Feature("Muon", "Muon", "optim.Muon", "contrib.muon", "optimizers.Muon"),
+        Feature("SOAP", "SOAP"),
+        Feature("Shampoo", "Shampoo"),
+        Feature("SGD, schedule-free", "ScheduleFreeSGD", "", "contrib.schedule_free_sgd, contrib.schedule_free"),
+        Feature(
+            "AdamW, schedule-free",
+            "ScheduleFreeAdamW",
+            "",
+            "contrib.schedule_free_adamw",
+            "optimizers.ScheduleFreeAdamW",
+        ),
+        Feature("Prodigy", "Prodigy", "", "contrib.prodigy"),
+        Feature("Langevin noise", "SGLD", "", "noisy_sgd, add_noise"),
+    ),
+    "Around a method": (
+        Feature("clip the norm of each", "ClipNorm", "", "clip_by_block_rms", "optimizers.Optimizer(clipnorm)"),
+        Feature("adaptive clipping", "AdaptiveClip", "", "adaptive_grad_clip"),
+        Feature("centralised gradients", "Centralize", "", "centralize"),
+        Feature(
+            "several batches a step",
+            "Accumulate",
+            "Tensor.grad",
+            "MultiSteps",
+            "optimizers.Optimizer(gradient_accumulation_steps)",
+        ),
+        Feature(
+            "skip what is not finite",
+            "SkipNonFinite",
+            "amp.GradScaler",
+            "apply_if_finite",
+            "optimizers.LossScaleOptimizer",
+        ),
+        Feature("loss scaling", "LossScale", "amp.GradScaler", "", "optimizers.LossScaleOptimizer"),
+        Feature("plain average (SWA)", "SWA", "optim.swa_utils.AveragedModel"),
+        Feature("Lookahead", "Lookahead", "", "lookahead"),
+        Feature("cautious steps", "Cautious"),
+        Feature("trust ratio", "TrustRatio", "", "scale_by_trust_ratio"),
+        Feature("between bounds", "Box", "", "projections.projection_box"),
+        Feature("not negative", "NonNegative", "", "keep_params_nonnegative", "constraints.NonNeg"),
+        Feature("rows of norm 1", "UnitNorm", "", "projections.projection_l2_sphere", "constraints.UnitNorm"),
+        Feature("uphill", "Maximize", "optim.SGD(maximize)", "scale"),
+        Feature("hyperparameters by group", "groups", "optim.Optimizer.add_param_group", "partition"),
+        Feature("methods by group", "partition", "", "partition, multi_transform", "optimizers.MultiOptimizer"),
+        Feature("norms of a step, by path", "metrics", "nn.utils.get_total_norm", "monitor"),
+    ),
+}
+"""Rows that are ready for what is not there yet: to be moved up when it is."""
+
+NOT_HERE = (
+    Absence(
+        "it asks for the loss again within a step", "optim.LBFGS", "lbfgs, polyak_sgd, contrib.momo, contrib.momo_adam"
+    ),
+    Absence("the array API has no sparse arrays", "optim.SparseAdam"),
+    Absence("it needs the gradients of single examples", "", "contrib.dpsgd"),
+    Absence("it needs second derivatives", "", "contrib.sophia"),
+    Absence("made for sparse linear models", "", "", "optimizers.Ftrl"),
+    Absence("for games, whose gradients turn", "", "optimistic_gradient_descent, optimistic_adam, optimistic_adam_v2"),
+    Absence(
+        "not asked for so far",
+        "",
+        "fromage, novograd, sm3, contrib.acprop, contrib.ademamix, contrib.simplified_ademamix, contrib.adopt, "
+        "contrib.cocob, contrib.dadapt_adamw, contrib.dog, contrib.dowg, contrib.galore, contrib.madgrad",
+    ),
+    Absence(
+        "a line of Python, because any function of the step is a schedule",
+        "optim.lr_scheduler.MultiplicativeLR, optim.lr_scheduler.ConstantLR, optim.lr_scheduler.ChainedScheduler",
+        "warmup_exponential_decay_schedule",
+        "optimizers.schedules.InverseTimeDecay",
+    ),
+)
+
+
+def names(cell: str) -> Iterator[str]:
+    """The names in a cell: `optim.SGD(momentum, dampening)` is one."""
+    depth, begin = 0, 0
+    for i, c in enumerate(f"{cell},"):
+        depth += (c == "(") - (c == ")")
+        if c == "," and not depth:
+            if name := cell[begin:i].strip():
+                yield name
+            begin = i + 1
+
+
+def text() -> str:
+    """The table and what it leaves out, as Markdown."""
+    lines = [["", "anyoptim", "torch", "optax", "Keras"], ["---"] * 5]
+    for section, features in FEATURES.items():
+        lines.append([f"**{section}**", "", "", "", ""])
+        lines += [[what, *map(_code, cells)] for what, *cells in features]
+    table = "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+    absent = "; ".join(
+        ", ".join(f"`{peer}.{name}`" for peer, cell in zip(PEERS, cells, strict=True) for name in names(cell))
+        + f" ({why})"
+        for why, *cells in NOT_HERE
+    )
+    versions = ", ".join(f"{peer} {version}" for peer, version in CHECKED.items())
+    return (
+        f"{table}\n\n"
+        "A name says that there is such a thing, not that it is the same to the last sign: the docstrings here tell "
+        f"where definitions differ. Not here, of the optimizers and schedules that the others have: {absent}. "
+        f"Made by `python -m tests.features` and looked up by the tests, in {versions}."
+    )
+
+
+def _code(cell: str) -> str:
+    return ", ".join(f"`{name}`" for name in names(cell))
+
+
+def main() -> None:
+    """Rewrite the README's table."""
+    README.write_text(between_markers(README.read_text(encoding="utf-8"), text(), "features"), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,153 @@
+"""The README's table of features: nothing is claimed that is not there, and nothing of ours or theirs is forgotten."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import inspect
+import re
+from collections.abc import Callable, Iterator
+from functools import partial
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+import anyoptim as ao
+from benchmarks.report import between_markers
+from tests.features import CHECKED, FEATURES, NOT_HERE, PEERS, README, TO_COME, names, text
+from tests.libraries import METHODS, Library
+
+NAME = re.compile(r"([\w.]+)(?:\((\w+(?:, \w+)*)\))?")
+
+
+def _split(name: str) -> tuple[str, list[str]]:
+    found = NAME.fullmatch(name)
+    assert found, name
+    return found[1], found[2].split(", ") if found[2] else []
+
+
+def _cells(table: Any, column: str) -> list[str]:
+    return [name for rows in table.values() for row in rows for name in names(getattr(row, column))]
+
+
+def _resolve(module: Any, name: str) -> Any:
+    """What has that name; the arguments it names are its own."""
+    path, arguments = _split(name)
+    for part in path.split("."):
+        module = getattr(module, part)
+    assert set(arguments) <= set(inspect.signature(module).parameters if arguments else []), name
+    return module
+
+
+def _peer(name: str, need: Callable[[str], Library]) -> Any:
+    if name == "torch":
+        need(name)
+    if name == "keras":
+        need("jax")  # which conftest.py has it compute with
+    return pytest.importorskip(name, reason=f"{name} is not installed")
+
+
+def _exported() -> dict[str, Any]:
+    """The methods, stages and schedules."""
+    bases = {ao.Stage, ao.ParameterStage, ao.SlotStage, ao.Optimizer}
+    stages = {
+        name: value
+        for name, value in vars(ao).items()
+        if isinstance(value, type) and issubclass(value, ao.Stage) and value not in bases
+    }
+    return {**METHODS, **stages, **{f"schedules.{name}": getattr(ao.schedules, name) for name in ao.schedules.__all__}}
+
+
+def test_everything_of_ours_is_there_and_in_the_table() -> None:
+    """Each name is found in anyoptim; each method, stage and schedule has a row, and no two."""
+    rows = _cells(FEATURES, "anyoptim")
+    for name in rows:
+        _resolve(ao, name)
+    assert len(set(rows)) == len(rows)
+    forgotten = set(_exported()) - {_split(name)[0] for name in rows}
+    assert not forgotten, f"wanted rows in FEATURES in tests/features.py (TO_COME may have them): {forgotten}"
+
+
+def test_nothing_is_to_come_that_is_there() -> None:
+    found = [name for name in _cells(TO_COME, "anyoptim") if hasattr(ao, name)]
+    assert not found, f"wanted these rows moved from TO_COME to FEATURES in tests/features.py: {found}"
+
+
+@pytest.mark.parametrize("peer", PEERS)
+def test_what_peers_have_is_there(peer: str, need: Callable[[str], Library]) -> None:
+    """Each name, with its arguments, of rows and of what is not here, in a version no older than is said."""
+    module = _peer(peer, need)
+    version = importlib.metadata.version(peer)
+    assert _numbers(version) >= _numbers(CHECKED[peer]), version
+    absent = [name for absence in NOT_HERE for name in names(getattr(absence, peer))]
+    for name in (*_cells(FEATURES, peer), *_cells(TO_COME, peer), *absent):
+        _resolve(module, name)
+
+
+def _numbers(version: str) -> list[int]:
+    return [int(part) for part in re.findall(r"\d+", version)[:3]]
+
+
+def _subclasses(prefix: str, module: ModuleType, base: type) -> Iterator[str]:
+    for name, value in vars(module).items():
+        if isinstance(value, type) and issubclass(value, base) and value is not base and not name.startswith("_"):
+            yield f"{prefix}.{name}"
+
+
+def _torch(torch: Any) -> set[str]:
+    schedulers = torch.optim.lr_scheduler
+    wanted = {*_subclasses("optim", torch.optim, torch.optim.Optimizer)}
+    return wanted | {f"optim.lr_scheduler.{name}" for name in schedulers.__all__ if name != "LRScheduler"}
+
+
+def _optax(optax: Any) -> set[str]:
+    """What takes a learning rate and is no stage, and what is called a schedule."""
+    rates = {"learning_rate", "max_learning_rate"}
+    return {
+        f"{prefix}{name}"
+        for prefix, module in (("", optax), ("contrib.", optax.contrib))
+        for name, value in vars(module).items()
+        if not name.startswith(("_", "scale_by_")) and (inspect.isfunction(value) or isinstance(value, partial))
+        if name.endswith(("_schedule", "_schedules", "_decay")) or rates & set(inspect.signature(value).parameters)
+    }
+
+
+def _keras(keras: Any) -> set[str]:
+    optimizers = keras.optimizers
+    return {
+        *_subclasses("optimizers", optimizers, optimizers.Optimizer),
+        *_subclasses("optimizers.schedules", optimizers.schedules, optimizers.schedules.LearningRateSchedule),
+    }
+
+
+EXPORTS: dict[str, Callable[[Any], set[str]]] = {"torch": _torch, "optax": _optax, "keras": _keras}
+
+
+@pytest.mark.parametrize("peer", PEERS)
+def test_nothing_of_theirs_is_forgotten(peer: str, need: Callable[[str], Library]) -> None:
+    """Each optimizer and schedule that a peer exports is in a row, or is said not to be here; never both."""
+    exported = EXPORTS[peer](_peer(peer, need))
+    assert len(exported) > 10
+    rows = {_split(name)[0] for table in (FEATURES, TO_COME) for name in _cells(table, peer)}
+    absent = {name for absence in NOT_HERE for name in names(getattr(absence, peer))}
+    forgotten, twice, invented = exported - rows - absent, rows & absent, absent - exported
+    assert not forgotten, forgotten
+    assert not twice, twice
+    assert not invented, invented
+
+
+def test_the_readme_has_the_table() -> None:
+    """As `python -m tests.features` writes it."""
+    readme = README.read_text(encoding="utf-8")
+    assert between_markers(readme, text(), "features") == readme
+
+
+def test_names_are_told_apart() -> None:
+    """At commas, but not at those between arguments."""
+    assert list(names("a.b(c, d), e, f(g)")) == ["a.b(c, d)", "e", "f(g)"]
+    assert list(names("")) == []
+    with pytest.raises(AssertionError):
+        _resolve(ao, "Adam(nesterov)")
+    with pytest.raises(AttributeError):
+        _resolve(ao, "schedules.Nothing")
