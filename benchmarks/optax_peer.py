@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.harness import Candidate
-from benchmarks.methods import CHAIN, DECAY, MAX_NORM, NUMBERS
+from benchmarks.methods import CHAINS, DECAY, MAX_NORM, METHODS, numbers
 from benchmarks.problem import Drawn, Problem
 from benchmarks.reference import Reference
 
@@ -24,17 +24,24 @@ def installed() -> bool:
 def _transformation(method: str) -> Any:
     import optax
 
-    numbers = NUMBERS["Adam" if method == CHAIN else method]
+    given = numbers(method)
     match method:
         case "SGD":
-            return optax.sgd(numbers["lr"])
+            return optax.sgd(given["lr"])
         case "Momentum":
-            return optax.sgd(numbers["lr"], momentum=numbers["momentum"])
+            return optax.sgd(given["lr"], momentum=given["momentum"])
         case "AdaGrad":
             # Its eps is inside the root, and its sums would start at 0.1.
-            return optax.adagrad(numbers["lr"], initial_accumulator_value=0, eps=numbers["eps"] ** 2)
-    adam = optax.adam(numbers["lr"], b1=numbers["beta1"], b2=numbers["beta2"], eps=numbers["eps"])
-    return optax.chain(optax.clip_by_global_norm(MAX_NORM), adam) if method == CHAIN else adam
+            return optax.adagrad(given["lr"], initial_accumulator_value=0, eps=given["eps"] ** 2)
+    decay = {"weight_decay": given["weight_decay"]} if "weight_decay" in given else {}
+    kind = optax.adamw if decay else optax.adam
+    adam = kind(given["lr"], b1=given["beta1"], b2=given["beta2"], eps=given["eps"], **decay)
+    if method not in CHAINS:
+        return adam
+    # Optax scales no losses; what is not finite it skips.
+    unscale = optax.scale(1 / METHODS[method].scale) if METHODS[method].scale != 1 else optax.identity()
+    chain = optax.chain(unscale, optax.clip_by_global_norm(MAX_NORM), adam)
+    return chain if METHODS[method].scale == 1 else optax.apply_if_finite(chain, max_consecutive_errors=5)
 
 
 @functools.cache  # of a new function nothing would be compiled yet
@@ -67,11 +74,12 @@ def candidate(name: str, method: str, problem: Problem, reference: Reference) ->
 
     start = problem.start()
     params = arrays(start)
-    carried = params, init(params), arrays(start) if method == CHAIN else {}
+    carried = params, init(params), arrays(start) if method in CHAINS else {}
     del start, params
 
     def take(drawn: Drawn) -> Any:
-        return arrays(drawn.arrays)
+        scale = METHODS[method].scale
+        return arrays(drawn.arrays if scale == 1 else drawn.fresh(scale))
 
     def turn(grads: Any) -> None:
         nonlocal carried

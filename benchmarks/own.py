@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 from benchmarks.harness import Arrays, Candidate
-from benchmarks.methods import CHAIN, METHODS
+from benchmarks.methods import CHAINS, METHODS
 from benchmarks.problem import Drawn, Problem
 from benchmarks.reference import Reference
 
@@ -14,20 +14,21 @@ __all__ = ["anyoptim", "averages", "five_lines"]
 
 
 def averages(method: str, optimizer: Any) -> Arrays:
-    """The averages that an optimizer of anyoptim keeps: none but in the chain."""
-    kept: Arrays = optimizer.state.slots[2]["average"] if method == CHAIN else {}
+    """The averages that an optimizer of anyoptim keeps: none but in a chain, where they are the last stage's."""
+    kept: Arrays = optimizer.state.slots[-1]["average"] if method in CHAINS else {}
     return kept
 
 
 def five_lines(name: str, method: str, problem: Problem, reference: Reference) -> Candidate:
     """The method by hand."""
-    params = problem.start()
+    params, scale = problem.start(), METHODS[method].scale
     by_hand = METHODS[method].by_hand()
 
     def off() -> float:
-        return reference.deviation(params, by_hand.average if method == CHAIN else {})
+        return reference.deviation(params, by_hand.average if method in CHAINS else {})
 
-    return Candidate(name, partial(by_hand.update, params), off, Drawn.fresh)
+    turn = partial(by_hand.update, params, **({} if scale == 1 else {"scale": scale}))
+    return Candidate(name, turn, off, partial(Drawn.fresh, scale=scale))
 
 
 def anyoptim(name: str, method: str, problem: Problem, reference: Reference, *, engine: str | None = None) -> Candidate:
@@ -39,4 +40,4 @@ def anyoptim(name: str, method: str, problem: Problem, reference: Reference, *, 
     def off() -> float:
         return reference.deviation(params, averages(method, optimizer))
 
-    return Candidate(name, partial(optimizer.update, params), off, Drawn.fresh)
+    return Candidate(name, partial(optimizer.update, params), off, partial(Drawn.fresh, scale=METHODS[method].scale))

@@ -55,9 +55,9 @@ class Drawn(NamedTuple):
     norm: float
     """The root of the sum of all squares, in float64."""
 
-    def fresh(self) -> Arrays:
-        """The gradients in new NumPy arrays."""
-        return copies(self.arrays)
+    def fresh(self, scale: float = 1.0) -> Arrays:
+        """The gradients in new NumPy arrays, that many times as large."""
+        return copies(self.arrays) if scale == 1 else {k: a * scale for k, a in self.arrays.items()}
 
 
 class _Pool(NamedTuple):

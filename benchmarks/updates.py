@@ -8,7 +8,7 @@ from functools import partial
 from benchmarks import limit, optax_peer, own, torch_peers
 from benchmarks.harness import Candidate, Case, Contest
 from benchmarks.machine import memory
-from benchmarks.methods import CHAIN, METHODS
+from benchmarks.methods import CHAIN, DECAYED, METHODS, SCALED
 from benchmarks.names import ANYOPTIM, BASELINE, BLOCKED, LIMIT, OPTAX, TORCH
 from benchmarks.problem import MODELS, PARAMETERS, Problem, Shapes
 from benchmarks.reference import Reference
@@ -25,6 +25,9 @@ SHARE = 1 / 3
 
 EVERY = ("ResNet-50", "GPT-2")
 """The models with every method. The others have Adam and the chain alone, because a run with all takes too long."""
+
+WITH_MODELS = (DECAYED, SCALED)
+"""What is timed on these models alone."""
 
 Builder = Callable[[str, str, Problem, Reference], Candidate]
 
@@ -43,7 +46,7 @@ def cases() -> dict[str, Contest]:
     found: dict[str, Contest] = {}
     for method in METHODS:
         for size, shapes in PARAMETERS.items():
-            if size not in MODELS or size in EVERY or method in {"Adam", CHAIN}:
+            if size in EVERY or (method not in WITH_MODELS and (size not in MODELS or method in {"Adam", CHAIN})):
                 found[f"{method}, {size}"] = contest(method, "float32", shapes)
     for size, shapes in PARAMETERS.items():
         if size not in MODELS:

@@ -22,6 +22,7 @@ from benchmarks import (
     alone,
     costs,
     dropout,
+    groups,
     harness,
     limit,
     own,
@@ -215,15 +216,15 @@ def test_dropout_candidates_do_the_work() -> None:
 
 
 def test_every_case_has_everybody() -> None:
-    """The small shapes and two models with every method; the other models with those that the README shows."""
+    """Two models with every method, the small shapes with most, the other models with those that the README shows."""
     cases = updates.cases()
     peers = [who for who in (*TORCH, OPTAX) if who in updates.names("float32")]
     for name, contest in cases.items():
         assert set(contest.names) == {BASELINE, BLOCKED, ANYOPTIM, LIMIT, *(() if "float64" in name else peers)}
     assert {f"{method}, {size}" for method in report.SHOWN for size in PARAMETERS} <= set(cases)
-    assert {f"{method}, {size}" for method in METHODS for size in set(PARAMETERS) - {"BERT base", "ViT-B/16"}} <= set(
-        cases
-    )
+    assert {f"{method}, {size}" for method in METHODS for size in updates.EVERY} <= set(cases)
+    small = set(PARAMETERS) - set(MODELS)
+    assert {f"{method}, {size}" for method in set(METHODS) - {*updates.WITH_MODELS} for size in small} <= set(cases)
 
 
 def test_the_fixed_cost_is_fitted() -> None:
@@ -236,11 +237,28 @@ def test_the_fixed_cost_is_fitted() -> None:
 
 
 def test_allocations_are_seen() -> None:
-    """The five lines make arrays of the parameters' size, anyoptim's stay far below."""
+    """The five lines make arrays of the parameters' size, anyoptim's stay far below; every method is there."""
     n = 1_000_000
-    for _, five_lines, *ours in costs.allocations(0, {"w": (n,)}).rows:
+    rows = costs.allocations(0, {"w": (n,)}).rows
+    assert [row[0] for row in rows] == [*METHODS]
+    for _, five_lines, without_numba, compiled in rows:
         assert float(five_lines) > 4 * n / 1024
-        assert max(map(float, ours)) < float(five_lines) / 2
+        assert float(without_numba) < float(five_lines) / 2
+        assert float(compiled) < 4 * n / 1024 / 20
+
+
+def test_groups_are_timed_and_right(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One group and five, each beside a reference of its own; with the decay of another group one is caught."""
+    shapes = {str(i): (3, i + 1) for i in range(7)}
+    sheet = groups.groups(0.01, {"small": shapes})
+    assert [row[0] for row in sheet.rows] == [f"small, {who}" for who in groups._who()]
+    for _, one, five, ratio in sheet.rows:
+        assert isinstance(one, float)
+        assert isinstance(five, float)
+        assert ratio == five / one > 0
+    monkeypatch.setattr(groups._Decay, "overrides", lambda self, path, p: {"decay": 1e-4})
+    with pytest.raises(harness.WrongResultError, match="off the reference are anyoptim, 5 groups by"):
+        groups.groups(0.01, {"small": shapes})
 
 
 def test_resting_rows_become_subnormal() -> None:

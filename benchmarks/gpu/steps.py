@@ -15,7 +15,7 @@ from benchmarks import torch_peers
 from benchmarks.gpu.rigs import Copy, Rig, present
 from benchmarks.gpu.watch import candidate, measured, rehearsed
 from benchmarks.harness import Arrays, Candidate, Case
-from benchmarks.methods import CHAIN, DECAY, MAX_NORM, METHODS, NUMBERS
+from benchmarks.methods import CHAIN, CHAINS, DECAY, MAX_NORM, METHODS, NUMBERS
 from benchmarks.names import TORCH
 from benchmarks.own import averages
 from benchmarks.problem import PARAMETERS, Drawn, Problem, Shapes
@@ -123,7 +123,7 @@ def _torch(name: str, tables: Mapping[str, Table], method: str, problem: Problem
 
     table = tables["torch-cuda"]
     params = table.rig.parameters(problem.start())
-    average = {k: p.detach().clone() for k, p in params.items()} if method == CHAIN else {}
+    average = {k: p.detach().clone() for k, p in params.items()} if method in CHAINS else {}
     tensors, averages = list(params.values()), list(average.values())
     optimizer = torch_peers.optimizer(method, tensors, **torch_peers.IMPLEMENTATIONS[name])
 
@@ -142,7 +142,7 @@ def _torch(name: str, tables: Mapping[str, Table], method: str, problem: Problem
     def off() -> float:
         return reference.deviation(*(_numpy(table.rig, of) for of in (params, average)))
 
-    return candidate(name, table.rig, chained if method == CHAIN else lambda _: optimizer.step(), off, take)
+    return candidate(name, table.rig, chained if method in CHAINS else lambda _: optimizer.step(), off, take)
 
 
 def _five(tables: Mapping[str, Table], method: str, problem: Problem, reference: Reference) -> Candidate:
@@ -177,7 +177,7 @@ def builders(method: str) -> dict[str, Builder]:
     return {
         **{name: partial(_ours, library) for library, name in OURS.items()},
         **{name: partial(_torch, name) for name in (FUSED, FOREACH)},
-        **({} if method == CHAIN else {FIVE: _five}),
+        **({} if method in CHAINS else {FIVE: _five}),
         COPY: _copying,
     }
 
