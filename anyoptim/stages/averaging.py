@@ -73,6 +73,7 @@ class SWA(ParameterStage):
     """
 
     slots = ("average",)
+    evaluate = staticmethod(lambda xp, p, average, **_: average)
 
     def __init__(self, start: int, every: int = 1) -> None:
         super().__init__()
@@ -112,7 +113,7 @@ class Lookahead(ParameterStage):
         slow <- slow + share*(p - slow),  p <- slow    at t = every, 2*every, 3*every, ...
 
     and at other steps both stay. t counts the steps of this parameter, from 1. `slow` starts as the parameter before
-    its first step, and is a slot: what to evaluate with, says the paper. The slots of the method go on as they are,
+    its first step, and is a slot: what to evaluate with, says the paper, and so `eval_params` gives it. The slots of the method go on as they are,
     where the paper also names resetting them.
 
     Args:
@@ -125,6 +126,7 @@ class Lookahead(ParameterStage):
 
     hyperparameters = {"share": share}
     slots = ("slow",)
+    evaluate = staticmethod(lambda xp, p, slow, **_: slow)
 
     def __init__(self, every: int = 5, share: Hyper = 0.5) -> None:
         super().__init__(share=share)
