@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import track
 
 from benchmarks.machine import ROOT
-from tests.libraries import METHODS
+from tests.libraries import DISCOVERED
 from tests.problems import PROBLEMS, REACHED, TOLERANCE, Problem, Run, excess, make
 
 __all__ = ["DOCUMENT", "document", "row", "search"]
@@ -117,8 +117,8 @@ def main() -> None:
     options = parser.parse_args()
     given = {name: float(value) for name, _, value in (text.partition("=") for text in options.given)}
     for name in options.search:
-        if name not in METHODS:
-            parser.error(f"{name} is no method; wanted one of {', '.join(METHODS)}")
+        if name not in DISCOVERED:
+            parser.error(f"{name} is no method; wanted one of {', '.join(DISCOVERED)}")
     console = Console()
     wanted = list(itertools.product(options.search, PROBLEMS))
     found = {

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from benchmarks.report import between_markers
 
-__all__ = ["CHECKED", "FEATURES", "NOT_HERE", "PEERS", "README", "TO_COME", "Absence", "Feature", "names", "text"]
+__all__ = ["CHECKED", "FEATURES", "NOT_HERE", "PEERS", "README", "Absence", "Feature", "names", "text"]
 
 README = Path(__file__).parent.parent / "README.md"
 
@@ -59,6 +59,33 @@ FEATURES: Mapping[str, tuple[Feature, ...]] = {
         ),
         Feature("AdaDelta", "AdaDelta", "optim.Adadelta", "adadelta", "optimizers.Adadelta"),
         Feature("Adam", "Adam", "optim.Adam", "adam", "optimizers.Adam"),
+        Feature("Adam, the largest v", "AMSGrad", "optim.Adam(amsgrad)", "amsgrad", "optimizers.Adam(amsgrad)"),
+        Feature("Adam, decoupled decay", "AdamW", "optim.AdamW", "adamw", "optimizers.AdamW"),
+        Feature("Adam, largest gradients", "Adamax", "optim.Adamax", "adamax, adamaxw", "optimizers.Adamax"),
+        Feature("Adam, Nesterov", "NAdam", "optim.NAdam", "nadam, nadamw", "optimizers.Nadam"),
+        Feature("Adam, rectified", "RAdam", "optim.RAdam", "radam"),
+        Feature("AdaBelief", "AdaBelief", "", "adabelief"),
+        Feature("Yogi", "Yogi", "", "yogi"),
+        Feature("Adan", "Adan", "", "adan"),
+        Feature("Lion", "Lion", "", "lion", "optimizers.Lion"),
+        Feature("signs, with momentum", "Signum", "", "signum, sign_sgd"),
+        Feature("Rprop", "Rprop", "optim.Rprop", "rprop"),
+        Feature("averaged SGD", "ASGD", "optim.ASGD"),
+        Feature("LARS", "LARS", "", "lars"),
+        Feature("LAMB", "LAMB", "", "lamb", "optimizers.Lamb"),
+        Feature("Adafactor", "Adafactor", "optim.Adafactor", "adafactor", "optimizers.Adafactor"),
+        Feature("Muon", "Muon", "optim.Muon", "contrib.muon", "optimizers.Muon"),
+        Feature("Shampoo", "Shampoo"),
+        Feature("SGD, schedule-free", "ScheduleFreeSGD", "", "contrib.schedule_free_sgd, contrib.schedule_free"),
+        Feature(
+            "AdamW, schedule-free",
+            "ScheduleFreeAdamW",
+            "",
+            "contrib.schedule_free_adamw",
+            "optimizers.ScheduleFreeAdamW",
+        ),
+        Feature("Prodigy", "Prodigy", "", "contrib.prodigy"),
+        Feature("Langevin noise", "SGLD", "", "noisy_sgd, add_noise"),
     ),
     "Around a method": (
         Feature("stages in a chain", "chain", "", "chain"),
@@ -97,6 +124,35 @@ FEATURES: Mapping[str, tuple[Feature, ...]] = {
             "incremental_update",
             "optimizers.Optimizer(use_ema)",
         ),
+        Feature("clip the norm of each", "ClipNorm", "", "clip_by_block_rms", "optimizers.Optimizer(clipnorm)"),
+        Feature("adaptive clipping", "AdaptiveClip", "", "adaptive_grad_clip"),
+        Feature("centralised gradients", "Centralize", "", "centralize"),
+        Feature(
+            "several batches a step",
+            "Accumulate",
+            "Tensor.grad",
+            "MultiSteps",
+            "optimizers.Optimizer(gradient_accumulation_steps)",
+        ),
+        Feature(
+            "skip what is not finite",
+            "SkipNonFinite",
+            "amp.GradScaler",
+            "apply_if_finite",
+            "optimizers.LossScaleOptimizer",
+        ),
+        Feature("loss scaling", "LossScale", "amp.GradScaler", "", "optimizers.LossScaleOptimizer"),
+        Feature("plain average (SWA)", "SWA", "optim.swa_utils.AveragedModel"),
+        Feature("Lookahead", "Lookahead", "", "lookahead"),
+        Feature("cautious steps", "Cautious"),
+        Feature("trust ratio", "TrustRatio", "", "scale_by_trust_ratio"),
+        Feature("between bounds", "Box", "", "projections.projection_box"),
+        Feature("not negative", "NonNegative", "", "keep_params_nonnegative", "constraints.NonNeg"),
+        Feature("rows of norm 1", "UnitNorm", "", "projections.projection_l2_sphere", "constraints.UnitNorm"),
+        Feature("uphill", "Maximize", "optim.SGD(maximize)", "scale"),
+        Feature("hyperparameters by group", "groups", "optim.Optimizer.add_param_group", "partition"),
+        Feature("methods by group", "partition", "", "partition, multi_transform", "optimizers.MultiOptimizer"),
+        Feature("norms of a step, by path", "Metrics", "nn.utils.get_total_norm", "monitor"),
         Feature("no subnormal numbers", "FlushSubnormals", "set_flush_denormal"),
         Feature(
             "parameters that rest",
@@ -192,71 +248,6 @@ FEATURES: Mapping[str, tuple[Feature, ...]] = {
         Feature("a picture of some", "schedules.plot"),
     ),
 }
-
-TO_COME: Mapping[str, tuple[Feature, ...]] = {
-    "Methods": (
-        Feature("Adam, the largest v", "AMSGrad", "optim.Adam(amsgrad)", "amsgrad", "optimizers.Adam(amsgrad)"),
-        Feature("Adam, decoupled decay", "AdamW", "optim.AdamW", "adamw", "optimizers.AdamW"),
-        Feature("Adam, largest gradients", "Adamax", "optim.Adamax", "adamax, adamaxw", "optimizers.Adamax"),
-        Feature("Adam, Nesterov", "NAdam", "optim.NAdam", "nadam, nadamw", "optimizers.Nadam"),
-        Feature("Adam, rectified", "RAdam", "optim.RAdam", "radam"),
-        Feature("AdaBelief", "AdaBelief", "", "adabelief"),
-        Feature("Yogi", "Yogi", "", "yogi"),
-        Feature("Adan", "Adan", "", "adan"),
-        Feature("Lion", "Lion", "", "lion", "optimizers.Lion"),
-        Feature("signs, with momentum", "Signum", "", "signum, sign_sgd"),
-        Feature("Rprop", "Rprop", "optim.Rprop", "rprop"),
-        Feature("averaged SGD", "ASGD", "optim.ASGD"),
-        Feature("LARS", "LARS", "", "lars"),
-        Feature("LAMB", "LAMB", "", "lamb", "optimizers.Lamb"),
-        Feature("Adafactor", "Adafactor", "optim.Adafactor", "adafactor", "optimizers.Adafactor"),
-        Feature("Muon", "Muon", "optim.Muon", "contrib.muon", "optimizers.Muon"),
-        Feature("SOAP", "SOAP"),
-        Feature("Shampoo", "Shampoo"),
-        Feature("SGD, schedule-free", "ScheduleFreeSGD", "", "contrib.schedule_free_sgd, contrib.schedule_free"),
-        Feature(
-            "AdamW, schedule-free",
-            "ScheduleFreeAdamW",
-            "",
-            "contrib.schedule_free_adamw",
-            "optimizers.ScheduleFreeAdamW",
-        ),
-        Feature("Prodigy", "Prodigy", "", "contrib.prodigy"),
-        Feature("Langevin noise", "SGLD", "", "noisy_sgd, add_noise"),
-    ),
-    "Around a method": (
-        Feature("clip the norm of each", "ClipNorm", "", "clip_by_block_rms", "optimizers.Optimizer(clipnorm)"),
-        Feature("adaptive clipping", "AdaptiveClip", "", "adaptive_grad_clip"),
-        Feature("centralised gradients", "Centralize", "", "centralize"),
-        Feature(
-            "several batches a step",
-            "Accumulate",
-            "Tensor.grad",
-            "MultiSteps",
-            "optimizers.Optimizer(gradient_accumulation_steps)",
-        ),
-        Feature(
-            "skip what is not finite",
-            "SkipNonFinite",
-            "amp.GradScaler",
-            "apply_if_finite",
-            "optimizers.LossScaleOptimizer",
-        ),
-        Feature("loss scaling", "LossScale", "amp.GradScaler", "", "optimizers.LossScaleOptimizer"),
-        Feature("plain average (SWA)", "SWA", "optim.swa_utils.AveragedModel"),
-        Feature("Lookahead", "Lookahead", "", "lookahead"),
-        Feature("cautious steps", "Cautious"),
-        Feature("trust ratio", "TrustRatio", "", "scale_by_trust_ratio"),
-        Feature("between bounds", "Box", "", "projections.projection_box"),
-        Feature("not negative", "NonNegative", "", "keep_params_nonnegative", "constraints.NonNeg"),
-        Feature("rows of norm 1", "UnitNorm", "", "projections.projection_l2_sphere", "constraints.UnitNorm"),
-        Feature("uphill", "Maximize", "optim.SGD(maximize)", "scale"),
-        Feature("hyperparameters by group", "groups", "optim.Optimizer.add_param_group", "partition"),
-        Feature("methods by group", "partition", "", "partition, multi_transform", "optimizers.MultiOptimizer"),
-        Feature("norms of a step, by path", "metrics", "nn.utils.get_total_norm", "monitor"),
-    ),
-}
-"""Rows that are ready for what is not there yet: to be moved up when it is."""
 
 NOT_HERE = (
     Absence(

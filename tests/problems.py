@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import anyoptim as ao
-from tests.libraries import METHODS
+from tests.libraries import DISCOVERED
 
 __all__ = ["PROBLEMS", "REACHED", "SLOW", "TOLERANCE", "Problem", "Run", "excess", "make", "run"]
 
@@ -71,14 +71,14 @@ def _rosenbrock() -> Problem:
     """(1-x)**2 + 100*(y-x*x)**2 from (-1.2, 1), in a curved valley."""
 
     def loss(params: Arrays) -> float:
-        x, y = params["x"].tolist()
+        x, y = params["x"].ravel().tolist()
         return float((1 - x) ** 2 + 100 * (y - x * x) ** 2)
 
     def gradient(params: Arrays) -> Arrays:
-        x, y = params["x"].tolist()
-        return {"x": np.array([-2 * (1 - x) - 400 * x * (y - x * x), 200 * (y - x * x)])}
+        x, y = params["x"].ravel().tolist()
+        return {"x": np.array([[-2 * (1 - x) - 400 * x * (y - x * x)], [200 * (y - x * x)]])}
 
-    return Problem("Rosenbrock", 1000, lambda: {"x": np.array([-1.2, 1.0])}, loss, gradient)
+    return Problem("Rosenbrock", 1000, lambda: {"x": np.array([[-1.2], [1.0]])}, loss, gradient)
 
 
 def _logistic() -> Problem:
@@ -92,17 +92,17 @@ def _logistic() -> Problem:
     l2 = 0.001
 
     def start() -> Arrays:
-        return {"w": np.zeros(features), "b": np.zeros(())}
+        return {"w": np.zeros((features, 1)), "b": np.zeros((1, 1))}  # matrices, for methods that take no others
 
     def loss(params: Arrays) -> float:
-        w = params["w"]
-        margins = Z @ w + s * params["b"]
+        w = params["w"].ravel()
+        margins = Z @ w + s * params["b"].item()
         return float(np.logaddexp(0, -margins).mean() + l2 / 2 * (w @ w))
 
     def gradient(params: Arrays) -> Arrays:
-        w = params["w"]
-        wrong = 0.5 - 0.5 * np.tanh((Z @ w + s * params["b"]) / 2)
-        return {"w": l2 * w - wrong @ Z / n, "b": np.asarray(-(wrong @ s) / n)}
+        w = params["w"].ravel()
+        wrong = 0.5 - 0.5 * np.tanh((Z @ w + s * params["b"].item()) / 2)
+        return {"w": (l2 * w - wrong @ Z / n)[:, None], "b": np.array([[-(wrong @ s) / n]])}
 
     def least() -> float:
         # By Newton's method, whose steps here get shorter than rounding after ten.
@@ -151,7 +151,7 @@ def make(name: str, hyper: Mapping[str, float], steps: int) -> ao.Optimizer:
     given: dict[str, Any] = dict(hyper)
     if "cosine" in given:
         given["lr"] = ao.schedules.Cosine(given.pop("cosine"), steps)
-    return METHODS[name](**given)
+    return DISCOVERED[name](**given)
 
 
 def excess(
@@ -174,5 +174,7 @@ def excess(
             before = {key: p.copy() for key, p in params.items()}
             optimizer.update(params, grads)
             optimizer = after(optimizer, before, params)
+        if any(stage.evaluate is not None for stage in optimizer.stages):
+            params = optimizer.eval_params(params)
         loss = problem.loss(params)
     return loss if np.isfinite(loss) else np.inf

@@ -15,8 +15,8 @@ import pytest
 
 import anyoptim as ao
 from benchmarks.report import between_markers
-from tests.features import CHECKED, FEATURES, NOT_HERE, PEERS, README, TO_COME, names, text
-from tests.libraries import METHODS, Library
+from tests.features import CHECKED, FEATURES, NOT_HERE, PEERS, README, names, text
+from tests.libraries import DISCOVERED, Library
 
 NAME = re.compile(r"([\w.]+)(?:\((\w+(?:, \w+)*)\))?")
 
@@ -50,13 +50,13 @@ def _peer(name: str, need: Callable[[str], Library]) -> Any:
 
 def _exported() -> dict[str, Any]:
     """The methods, stages and schedules."""
-    bases = {ao.Stage, ao.ParameterStage, ao.SlotStage, ao.Optimizer}
+    bases = {ao.Stage, ao.GradientStage, ao.ParameterStage, ao.SlotStage, ao.Optimizer}
     stages = {
         name: value
         for name, value in vars(ao).items()
         if isinstance(value, type) and issubclass(value, ao.Stage) and value not in bases
     }
-    return {**METHODS, **stages, **{f"schedules.{name}": getattr(ao.schedules, name) for name in ao.schedules.__all__}}
+    return {**DISCOVERED, **stages, **{f"schedules.{name}": getattr(ao.schedules, name) for name in ao.schedules.__all__}}
 
 
 def test_everything_of_ours_is_there_and_in_the_table() -> None:
@@ -66,12 +66,7 @@ def test_everything_of_ours_is_there_and_in_the_table() -> None:
         _resolve(ao, name)
     assert len(set(rows)) == len(rows)
     forgotten = set(_exported()) - {_split(name)[0] for name in rows}
-    assert not forgotten, f"wanted rows in FEATURES in tests/features.py (TO_COME may have them): {forgotten}"
-
-
-def test_nothing_is_to_come_that_is_there() -> None:
-    found = [name for name in _cells(TO_COME, "anyoptim") if hasattr(ao, name)]
-    assert not found, f"wanted these rows moved from TO_COME to FEATURES in tests/features.py: {found}"
+    assert not forgotten, f"wanted rows in FEATURES in tests/features.py: {forgotten}"
 
 
 @pytest.mark.parametrize("peer", PEERS)
@@ -81,7 +76,7 @@ def test_what_peers_have_is_there(peer: str, need: Callable[[str], Library]) -> 
     version = importlib.metadata.version(peer)
     assert _numbers(version) >= _numbers(CHECKED[peer]), version
     absent = [name for absence in NOT_HERE for name in names(getattr(absence, peer))]
-    for name in (*_cells(FEATURES, peer), *_cells(TO_COME, peer), *absent):
+    for name in (*_cells(FEATURES, peer), *absent):
         _resolve(module, name)
 
 
@@ -129,7 +124,7 @@ def test_nothing_of_theirs_is_forgotten(peer: str, need: Callable[[str], Library
     """Each optimizer and schedule that a peer exports is in a row, or is said not to be here; never both."""
     exported = EXPORTS[peer](_peer(peer, need))
     assert len(exported) > 10
-    rows = {_split(name)[0] for table in (FEATURES, TO_COME) for name in _cells(table, peer)}
+    rows = {_split(name)[0] for name in _cells(FEATURES, peer)}
     absent = {name for absence in NOT_HERE for name in names(getattr(absence, peer))}
     forgotten, twice, invented = exported - rows - absent, rows & absent, absent - exported
     assert not forgotten, forgotten

@@ -11,7 +11,7 @@ import pytest
 
 import anyoptim as ao
 from benchmarks import problems
-from tests.libraries import METHODS
+from tests.libraries import DISCOVERED
 from tests.problems import PROBLEMS, REACHED, SLOW, TOLERANCE, Run, excess, make
 
 FAR = 0.01
@@ -31,12 +31,12 @@ def _rows(name: str) -> dict[str, Run]:
 
 
 def test_no_row_is_of_another_method() -> None:
-    assert set(REACHED) <= set(METHODS)
-    assert set(SLOW) <= set(METHODS)
+    assert set(REACHED) <= set(DISCOVERED)
+    assert set(SLOW) <= set(DISCOVERED)
 
 
 @pytest.mark.parametrize("problem", PROBLEMS)
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", DISCOVERED)
 def test_reaches_the_documented_loss(name: str, problem: str) -> None:
     """To the tolerance, above and below: a method that has become better has become another. Far below the start."""
     documented, built = _rows(name)[problem], PROBLEMS[problem]()
@@ -45,7 +45,7 @@ def test_reaches_the_documented_loss(name: str, problem: str) -> None:
     assert reached < FAR * built.loss(built.start())
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", DISCOVERED)
 def test_is_better_than_sgd_somewhere(name: str) -> None:
     """Or says why not."""
     ratios = [mine.loss / sgd.loss for mine, sgd in zip(_rows(name).values(), REACHED["SGD"], strict=True)]
@@ -76,10 +76,10 @@ BROKEN: dict[str, Callable[[ao.Optimizer, Any, Any], ao.Optimizer]] = {
 
 
 @pytest.mark.parametrize("how", BROKEN)
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", DISCOVERED)
 def test_would_notice_a_broken_method(name: str, how: str) -> None:
     """What is documented is missed on one problem at least: the tolerance is not so wide that anything would pass."""
-    if how == "no memory" and not METHODS[name].slots:
+    if how == "no memory" and not DISCOVERED[name].slots:
         pytest.skip(f"{name} remembers nothing")
 
     def missed(problem: str, documented: Run) -> bool:

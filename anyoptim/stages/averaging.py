@@ -113,8 +113,8 @@ class Lookahead(ParameterStage):
         slow <- slow + share*(p - slow),  p <- slow    at t = every, 2*every, 3*every, ...
 
     and at other steps both stay. t counts the steps of this parameter, from 1. `slow` starts as the parameter before
-    its first step, and is a slot: what to evaluate with, says the paper, and so `eval_params` gives it. The slots of the method go on as they are,
-    where the paper also names resetting them.
+    its first step, and is a slot: what to evaluate with, says the paper, and what `eval_params` gives. The slots of the
+    method go on as they are, where the paper also names resetting them.
 
     Args:
         every: how many steps are tried out, an integer, at least 1; it stays as it is.
