@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import platformdirs
 
 from anyoptim import _arrays
 from anyoptim._arrays._numpy import NumPy
@@ -30,19 +31,44 @@ NUMBER = 4711
 COMMAND = ("g++", "-O2", "-std=c++17", "-ffp-contract=off", "-fno-strict-aliasing", "-fPIC", "-shared", "-w")
 
 
+CACHE = Path(platformdirs.user_cache_dir("anyoptim", appauthor=False)) / "shim"
+"""What g++ made is kept here for the other processes of a run, and for the next run."""
+
+
 @functools.cache
 def _folder() -> Path:
-    return Path(tempfile.mkdtemp(prefix="anyoptim_shim_"))
+    """A folder for this compiler, these options and this header, with the header parsed in it."""
+    header = Path(__file__).with_name("shim.h").read_text()
+    version = subprocess.run([COMMAND[0], "-v"], check=True, capture_output=True, text=True).stderr
+    folder = CACHE / _digest("\n".join([version, *COMMAND, header]))
+    if not folder.exists():
+        CACHE.mkdir(parents=True, exist_ok=True)
+        made = Path(tempfile.mkdtemp(dir=CACHE))
+        (made / "shim.h").write_text(header)
+        options = [option for option in COMMAND if option != "-shared"]
+        subprocess.run([*options, "-x", "c++-header", "-o", made / "shim.h.gch", made / "shim.h"], check=True)
+        try:
+            made.rename(folder)
+        except OSError:  # another process was faster
+            shutil.rmtree(made)
+    return folder
 
 
 @functools.cache
 def library_of(text: str) -> ctypes.CDLL:
     """The text, compiled."""
-    stem = _folder() / hashlib.sha256(text.encode()).hexdigest()[:24]
-    header = Path(__file__).with_name("shim.h").read_text()
-    stem.with_suffix(".cpp").write_text(header + text)
-    subprocess.run([*COMMAND, "-o", f"{stem}.so", f"{stem}.cpp"], check=True)
-    return ctypes.CDLL(f"{stem}.so")
+    path = _folder() / f"{_digest(text)}.so"
+    if not path.exists():
+        with tempfile.TemporaryDirectory(dir=CACHE) as folder:
+            source, made = Path(folder) / "kernel.cpp", Path(folder) / "kernel.so"
+            source.write_text(f'#include "shim.h"\n{text}')
+            subprocess.run([*COMMAND, "-I", _folder(), "-o", made, source], check=True)
+            made.replace(path)  # so that nobody ever sees half of it
+    return ctypes.CDLL(str(path))
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def call(name: str, text: str, blocks: int, threads: int, arguments: Any) -> None:
