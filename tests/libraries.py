@@ -32,6 +32,12 @@ class Library:
     reached: tuple[str, ...] = ()
     """The dtypes whose arrays NumPy reads and writes where they lie, so that an update has NumPy's bits anyway."""
     context: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext
+    slow: bool = False
+    """Whether each operation takes milliseconds, however small its arrays are."""
+
+    def steps(self, n: int) -> int:
+        """How many to take where n would be good, and a few will do."""
+        return min(n, 4) if self.slow else n
 
     def array(self, values: Any, dtype: str = "float32") -> Any:
         return self.asarray(np.array(values, dtype=numpy_dtype(dtype)))
@@ -108,7 +114,7 @@ def _dask() -> Library:
     def asarray(a: np.ndarray[Any, Any]) -> Any:
         return da.from_array(np.array(a), chunks=tuple(max(1, (n + 1) // 2) for n in a.shape))
 
-    return Library("dask", asarray, lambda a: np.asarray(a.compute()), writable=False)
+    return Library("dask", asarray, lambda a: np.asarray(a.compute()), writable=False, slow=True)
 
 
 def _cupy() -> Library:
@@ -185,6 +191,12 @@ METHODS = {name: method for name, method in DISCOVERED.items() if name not in {*
 def allowed(stage: Any, name: str, value: float) -> float:
     """The value, or 1 more where that is too small for this hyperparameter of a stage or its class."""
     return value if stage.hyperparameters[name].holds(value) else 1 + value
+
+
+PAIRS = [("numpy", name) for name in METHODS] + [
+    (lib, name) for lib in LOADERS if lib != "numpy" for name in ("SGD", "Adam")
+]
+"""Of `lib` and `method`, for what no method does otherwise than others: each with NumPy, two with each library."""
 
 
 def same_bits(a: Any, b: Any) -> bool:

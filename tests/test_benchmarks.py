@@ -184,7 +184,7 @@ def test_a_broken_candidate_is_caught(how: str, monkeypatch: pytest.MonkeyPatch)
     """It is named, and nobody else is."""
     method, change, wrong = BROKEN[how]
     monkeypatch.setattr(own, "METHODS", {**METHODS, method: replace(METHODS[method], **change)})
-    case = updates.case(method, Problem(SMALL), updates.names("float32"))
+    case = updates.case(method, Problem(SMALL), [BASELINE, BLOCKED, ANYOPTIM, LIMIT])
     harness.play(case, 30, np.random.default_rng(0))
     assert {c.name for c in case.candidates if not c.deviation() <= case.tolerance} == wrong
     with pytest.raises(harness.WrongResultError):

@@ -113,7 +113,7 @@ def test_bits_in_threads(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _beside_numpy(lib: Library, chain: Make, dtype: str, engine: str | None) -> None:
-    params, grads = problem(dtype, steps=2 if lib.name == "dask" else 10)
+    params, grads = problem(dtype, steps=2 if lib.slow else 10)
     theirs = [{k: lib.asarray(a) for k, a in g.items()} for g in grads]
     p, slots = run(chain(engine), {k: lib.asarray(a) for k, a in params.items()}, theirs)
     expected = run(chain("portable"), params, grads)
@@ -131,6 +131,8 @@ def test_bits_of_libraries(name: str, library: str, dtype: str, need: Callable[[
         pytest.skip(f"{library} has no {dtype}")
     if library == "torch" and name not in ROOTLESS:
         pytest.skip("torch's square root of an array, of float64 too, is 1 ulp off now and then")
+    if lib.slow and dtype not in {"float16", "float32", "complex128"}:
+        pytest.skip(f"{library} is slow, and computes with NumPy itself")
     _beside_numpy(lib, CHAINS[name], dtype, "portable")
 
 
@@ -347,15 +349,15 @@ def test_flush_leaves_the_step_and_later_slots_alone(dtype: str) -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("engine", ENGINES)
 def test_gradients_of_zero_for_long(engine: str, dtype: str) -> None:
-    """After 5,000 of them m is exactly 0; without the stage it would be stuck among the subnormals."""
-    rng = np.random.default_rng(33)
+    """After so many that m would have left all normal numbers it is exactly 0; without the stage it would be stuck."""
+    rng, steps = np.random.default_rng(33), 4000 if dtype in {"float64", "complex128"} else 600  # 0.8**600 is 1e-58
     first, zero = rng.normal(size=40).astype(dtype), np.zeros(40, dtype)
     ends = []
     for flush in ([], [ao.FlushSubnormals()]):
         optimizer = ao.chain(ao.Adam(beta1=0.8), *flush, engine=engine)
         p = np.ones(40, dtype)
         optimizer.update(p, first)
-        for _ in range(5000):
+        for _ in range(steps):
             optimizer.update(p, zero)
         assert optimizer.state is not None
         ends.append((p, *flat(optimizer.state.slots[0]["m"])))

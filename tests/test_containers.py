@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes
 
 import anyoptim as ao
-from tests.libraries import Library, same_bits
+from tests.libraries import PAIRS, Library, same_bits
 
 
 class Pair(NamedTuple):
@@ -199,6 +199,7 @@ def test_columns_of_one_matrix_are_separate_parameters() -> None:
     np.testing.assert_array_equal(m, [[0, 0, 0, -1, -1, -1]] * 4)
 
 
+@pytest.mark.parametrize(("lib", "method"), PAIRS, indirect=True)
 def test_one_array_under_two_names_moves_once(lib: Library, method: type[ao.Optimizer]) -> None:
     """Tied weights: one gradient under both names, or under one of them, moves the array as if it had one name."""
     for tied in ({"a": 1, "b": 1}, {"a": 1, "b": None}, {"a": None, "b": 1}):
@@ -222,6 +223,7 @@ def test_two_views_of_all_of_one_array_move_once() -> None:
     assert w.tolist() == [0, 0, 0]
 
 
+@pytest.mark.parametrize(("lib", "method"), PAIRS, indirect=True)
 def test_none_rests_a_parameter(lib: Library, method: type[ao.Optimizer]) -> None:
     """A None gradient leaves parameter, slots and step count alone: afterwards it moves as if it had begun later."""
     params = {"now": lib.array([1.0]), "later": {"x": lib.array([1.0]), "y": lib.array([1.0])}, "never": None}
@@ -285,6 +287,7 @@ def test_gradients_may_be_the_parameters() -> None:
     assert w.tolist() == [-0.9, -0.9]
 
 
+@pytest.mark.parametrize(("lib", "method"), PAIRS, indirect=True)
 def test_optimizers_are_copied_and_pickled_in_mid_training(lib: Library, method: type[ao.Optimizer]) -> None:
     """A copy, deep or through pickle, goes on exactly as the original."""
     if lib.name == "strict":

@@ -30,6 +30,8 @@ OPTIMIZERS: dict[str, Make] = {
     **{name: lambda e, method=method: method(lr=0.1, engine=e) for name, method in METHODS.items()},  # type: ignore[misc]
     **CHAINS,
 }
+KINDS = [*{len(method.slots): name for name, method in reversed(METHODS.items())}.values(), *CHAINS]
+"""For what the engine does alike for all rules: a method of each number of slots, and the chains."""
 MEASURES = {name: len(make(None)._pipeline.track.program.measures) for name, make in OPTIMIZERS.items()}
 SHAPES: dict[str, tuple[int, ...]] = {"W": (7, 9), "b": (1023,), "n.b": (1025,), "s": (), "none": (0,), "empty": (3, 0)}
 
@@ -163,7 +165,7 @@ def test_vectors_lie_at_multiples_of_16_bytes() -> None:
     assert (found.returncode, found.stdout) == (0, "done\n"), found.stderr
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", KINDS)
 def test_a_thousand_arrays_in_one_launch(name: str, machine: shim.Machine) -> None:
     rng = np.random.default_rng(42)
     shapes: Shapes = {f"{i}{'b' if i % 3 else ''}": (int(n),) for i, n in enumerate(rng.integers(0, 40, size=1000))}
@@ -176,7 +178,7 @@ def test_a_thousand_arrays_in_one_launch(name: str, machine: shim.Machine) -> No
     assert rules == [sum(0 not in shape for shape in shapes.values())] * (2 - bool(MEASURES[name]))
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", KINDS)
 def test_several_dtypes(name: str, machine: shim.Machine) -> None:
     """One launch each; the norm is that of all."""
     rng = np.random.default_rng(43)
@@ -249,7 +251,7 @@ def test_what_others_take(name: str, layout: str, first: bool, machine: shim.Mac
     assert (told["W"].engine, told["W"].reason) == ("portable" if reason else "cuda", reason)
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", KINDS)
 def test_gradients_that_are_none(name: str, machine: shim.Machine) -> None:
     """Each parameter has its own step count, and each count a row; static options that differ, a launch each."""
     rng = np.random.default_rng(45)
@@ -313,7 +315,7 @@ TIES: dict[str, Callable[[Any, Any], Any]] = {
 
 
 @pytest.mark.parametrize("tie", TIES)
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", KINDS)
 def test_tied_parameters(name: str, tie: str) -> None:
     rng = np.random.default_rng(46)
     params = drawn(rng, "float64", {"W": (4, 5), "b": (3,)})
@@ -402,7 +404,7 @@ def test_a_gradient_of_one_dtype_in_memory_of_another(machine: shim.Machine) -> 
     assert agree(*found)
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", KINDS)
 def test_the_pure_form_writes_nothing(name: str) -> None:
     """And gives what update gives, with the engine."""
     rng = np.random.default_rng(48)
@@ -451,7 +453,7 @@ def test_another_engine_in_mid_training() -> None:
     assert agree(back((p, optimizer.state.slots)), expected)  # type: ignore[union-attr]
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", KINDS)
 def test_compile_does_all_at_once(name: str, machine: shim.Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     """After it a first step compiles nothing of the rules."""
     rng = np.random.default_rng(50)
@@ -472,7 +474,7 @@ def test_compile_does_all_at_once(name: str, machine: shim.Machine, monkeypatch:
 # Streams -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", KINDS)
 def test_fifty_steps_that_wait(name: str, lazy: shim.Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing that the device still reads is written again, and nobody waits for it."""
     rng = np.random.default_rng(51)
@@ -500,7 +502,7 @@ def _counted(machine: shim.Machine, monkeypatch: pytest.MonkeyPatch) -> Counter[
 
 
 @pytest.mark.parametrize("every", [1, 7])
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", KINDS)
 def test_memory_does_not_grow(name: str, every: int, lazy: shim.Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     """1,000 steps, with the device done from time to time: after the first few nothing is allocated."""
     counts = _counted(lazy, monkeypatch)
@@ -544,7 +546,7 @@ def test_what_a_dropped_plan_had_is_used_again_when_the_device_is_done(
     assert len({p.tobytes() for p, *_ in kept}) == 1
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", KINDS)
 def test_what_a_plan_has_is_its_own_until_its_last_step_is_done(name: str, lazy: shim.Machine) -> None:
     """With all checks or without: its event comes behind all work."""
     p, optimizer = {"W": shim.asarray(np.ones(5))}, OPTIMIZERS[name](None)
@@ -649,7 +651,7 @@ def _checked(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
 
 @pytest.mark.parametrize("resting", [False, True])
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", KINDS)
 def test_a_step_like_the_last_one_has_no_checks(name: str, resting: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(52)
     start = drawn(rng, "float32", SHAPES)
@@ -714,7 +716,7 @@ CHANGES: dict[str, Callable[[Arrays], object]] = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", KINDS)
 def test_parameters_that_changed(name: str, change: str) -> None:
     """Under the same object, or in the same place: what stands there now is what is written."""
     rng = np.random.default_rng(54)

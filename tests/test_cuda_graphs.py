@@ -87,8 +87,7 @@ def compiler(need: Callable[[str], Library]) -> None:
     need("cuda-shim")
 
 
-@pytest.mark.parametrize("eager", [True, False], ids=["at once", "in a queue"])
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(("dtype", "eager"), [("float32", False), ("float64", True)], ids=["in a queue", "at once"])
 @pytest.mark.parametrize("name", RECORDED)
 def test_replays_are_the_steps(name: str, dtype: str, eager: bool) -> None:
     """With t and hyperparameters moving on; the shim's `pow` is Python's, so that the bits are too."""

@@ -78,16 +78,16 @@ def test_the_kept_share(lib: Library, ratio: float) -> None:
 
 
 def test_forward_calls_draw_new_masks_and_backward_uses_its_own(lib: Library) -> None:
-    """Twenty forwards give twenty masks; after each, backward passes what that forward passed."""
+    """So many forwards give so many masks; after each, backward passes what that forward passed."""
     layer, x = ao.Dropout(0.5, seed=1), lib.array(np.ones(64))
     seen = set()
-    for _ in range(20):
+    for _ in range(lib.steps(20)):
         y = lib.tonumpy(layer.forward(x))
         layer.forward(x, False)  # inference between does not disturb it
         assert lib.tonumpy(layer.backward(x)).tolist() == y.tolist()
         assert lib.tonumpy(layer.mask).tolist() == (y == 1).tolist()
         seen.add(y.tobytes())
-    assert len(seen) == 20
+    assert len(seen) == lib.steps(20)
 
 
 def test_layers_without_a_seed_differ_and_layers_of_one_seed_agree() -> None:

@@ -12,7 +12,7 @@ import optree
 import pytest
 
 import anyoptim as ao
-from tests.libraries import Library, same_bits
+from tests.libraries import PAIRS, Library, same_bits
 
 
 class Case(NamedTuple):
@@ -93,6 +93,7 @@ def _equal(a: Any, b: Any, tonumpy: Callable[[Any], Any] = np.asarray) -> bool:
 
 
 @pytest.mark.parametrize("name", ANYWHERE)
+@pytest.mark.parametrize(("lib", "method"), PAIRS, indirect=True)
 def test_refused_on_every_library(lib: Library, name: str, method: type[ao.Optimizer]) -> None:
     """At the first update, and again in mid-training by an optimizer that has a state to lose."""
     case = ANYWHERE[name]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import struct
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -51,17 +53,21 @@ def test_digits_reach_97_percent_with_every_optimizer(
         assert f"{accuracy:.1%}" in row
 
 
+@functools.cache
+def _on_numpy() -> float:
+    with tempfile.TemporaryDirectory() as folder:
+        found = _example("train_digits").main(["--optimizer", "adam", "--output", f"{folder}/curves.png"])
+    return float(found["adam"])
+
+
 @pytest.mark.parametrize("name", ["torch", "jax", "cupy"])
 def test_digits_on_other_libraries(name: str, tmp_path: Path, need: Callable[[str], Library]) -> None:
     """The same network on other arrays: the same accuracy, to a few images that sit on the fence."""
     need(name)
     main = _example("train_digits").main
-    numpy, other = (
-        main(["--library", library, "--optimizer", "adam", "--output", str(tmp_path / "curves.png")])["adam"]
-        for library in ("numpy", name)
-    )
-    assert other >= 0.97
-    assert abs(other - numpy) < 0.01
+    accuracy = main(["--library", name, "--optimizer", "adam", "--output", str(tmp_path / "curves.png")])["adam"]
+    assert accuracy >= 0.97
+    assert abs(accuracy - _on_numpy()) < 0.01
 
 
 def test_the_hand_written_gradient_is_the_gradient() -> None:

@@ -56,7 +56,11 @@ def _exported() -> dict[str, Any]:
         for name, value in vars(ao).items()
         if isinstance(value, type) and issubclass(value, ao.Stage) and value not in bases
     }
-    return {**DISCOVERED, **stages, **{f"schedules.{name}": getattr(ao.schedules, name) for name in ao.schedules.__all__}}
+    return {
+        **DISCOVERED,
+        **stages,
+        **{f"schedules.{name}": getattr(ao.schedules, name) for name in ao.schedules.__all__},
+    }
 
 
 def test_everything_of_ours_is_there_and_in_the_table() -> None:

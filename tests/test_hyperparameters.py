@@ -10,7 +10,7 @@ import pytest
 
 import anyoptim as ao
 from tests import textbook
-from tests.libraries import Library, allowed, same_bits
+from tests.libraries import PAIRS, Library, allowed, same_bits
 
 
 def test_a_changed_attribute_takes_effect_at_the_next_step(method: type[ao.Optimizer]) -> None:
@@ -63,6 +63,7 @@ def test_schedules_see_the_optimizers_step_and_rules_the_parameters_own() -> Non
 
 
 @pytest.mark.parametrize("kind", [np.float64, np.float32, np.array, int])
+@pytest.mark.parametrize(("lib", "method"), PAIRS, indirect=True)
 def test_numbers_of_numpy_leave_float32_alone(
     lib: Library, method: type[ao.Optimizer], kind: Callable[[float], Any]
 ) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import anyoptim as ao
-from tests.libraries import COMPLEX, HALF, REAL, Library, numpy_dtype, same_bits
+from tests.libraries import COMPLEX, HALF, PAIRS, REAL, Library, numpy_dtype, same_bits
 
 STEPS = 20
 SHAPES = {"W": (3, 4), "b": (4,), "scale": (), "none": (0, 2)}
@@ -64,7 +64,7 @@ def test_equals_numpy_step_by_step(lib: Library, method: type[ao.Optimizer], dty
     expected = _random(rng, dtype)
     exact = lib.exact or dtype in lib.reached
     state = optimizer.init(expected)
-    for _ in range(STEPS):
+    for _ in range(lib.steps(STEPS)):
         grads = _random(rng, dtype)
         before = expected
         slots = {name: {k: lib.asarray(np.array(s)) for k, s in slot.items()} for name, slot in state.slots.items()}
@@ -76,6 +76,7 @@ def test_equals_numpy_step_by_step(lib: Library, method: type[ao.Optimizer], dty
         expected, state = optimizer.step(expected, grads, state)
         for key in expected:
             ours_key = lib.tonumpy(ours[key])
+            assert (ours_key.dtype, ours_key.shape) == (expected[key].dtype, expected[key].shape)
             if exact:
                 assert same_bits(ours_key, expected[key]), key
             elif dtype in HALF:
@@ -84,11 +85,13 @@ def test_equals_numpy_step_by_step(lib: Library, method: type[ao.Optimizer], dty
                 assert np.all(abs(np.asarray(ours_key, np.float32) - q) <= 2 * unit), key
             else:
                 assert _ulps(ours_key, expected[key], before[key]) <= 2, key
-        for a, b in zip(_leaves(ours_after), _leaves(state), strict=True):
-            assert same_bits(lib.tonumpy(a), b) if exact else _ulps(lib.tonumpy(a), b, b) <= most
+        for a, b in zip(map(lib.tonumpy, _leaves(ours_after)), _leaves(state), strict=True):
+            assert (a.dtype, a.shape) == (b.dtype, b.shape)
+            assert same_bits(a, b) if exact else _ulps(a, b, b) <= most
 
 
 @pytest.mark.parametrize("dtype", HALF + REAL + COMPLEX)
+@pytest.mark.parametrize(("lib", "method"), PAIRS, indirect=True)
 def test_gives_each_library_its_own_arrays_back(lib: Library, method: type[ao.Optimizer], dtype: str) -> None:
     """Type, dtype, shape and device stay; writable arrays stay the same objects; slots have the compute dtype."""
     if dtype not in lib.dtypes:
@@ -160,7 +163,7 @@ def test_complex_is_two_reals(lib: Library, method: type[ao.Optimizer]) -> None:
     pair = {"real": lib.asarray(z.real.copy()), "imag": lib.asarray(z.imag.copy())}
     whole = {"z": lib.asarray(z)}
     one, two = method(lr=0.1), method(lr=0.1)
-    for _ in range(10):
+    for _ in range(lib.steps(10)):
         g = _random(rng, "complex64")["W"]
         one.update(whole, {"z": lib.asarray(g)})
         two.update(pair, {"real": lib.asarray(g.real.copy()), "imag": lib.asarray(g.imag.copy())})
