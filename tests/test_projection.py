@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 
 import anyoptim as ao
+from tests import shim
 from tests.chains import agree, problem, run
-from tests.libraries import ENGINES, same_bits
+from tests.libraries import ENGINES, Library, same_bits
 
 INF, NAN = math.inf, math.nan
 
@@ -106,6 +108,23 @@ def test_bounds_out_of_order_are_refused() -> None:
         assert same_bits(optimizer.state.slots[0]["v"], slots)  # type: ignore[union-attr]
     optimizer.stages[1].lo, optimizer.stages[1].hi = 2.0, 3.0
     assert optimizer.update(p, g).tolist() == [2.0]
+
+
+def test_in_replays_the_upper_bound_prevails(need: Callable[[str], Library]) -> None:
+    """Of a CUDA graph, which reads what was set and refuses nothing."""
+    need("cuda-shim")
+    machine = shim.install(shim.Machine())
+    p, g = shim.asarray(np.zeros(3)), shim.asarray(np.ones(3))
+    optimizer = ao.chain(ao.SGD(0.0), ao.Box(-1.0, 1.0))
+    optimizer.update(p, g)
+    machine.captured = []
+    optimizer.update(p, g)
+    graph, machine.captured = machine.captured, None
+    for lo, hi, expected in [(0.25, 1.0, 0.25), (-1.0, 0.125, 0.125), (2.0, 0.5, 0.5)]:
+        optimizer.stages[1].lo, optimizer.stages[1].hi = lo, hi
+        machine.waiting.extend(graph)
+        machine.finish()
+        assert shim.tonumpy(p).tolist() == [expected] * 3
 
 
 @pytest.mark.parametrize("engine", ENGINES)

@@ -11,7 +11,7 @@ import pytest
 
 import anyoptim as ao
 from anyoptim._program import MOVE, Part, Program, on_value, options
-from anyoptim._trace import trace
+from anyoptim._trace import Symbol, symbol, trace
 from tests import textbook
 from tests.chains import agree, problem, run
 from tests.libraries import ENGINES, Library, same_bits
@@ -170,7 +170,7 @@ def test_adagrads_options_cost_nothing_where_they_are_not_used() -> None:
     def graph(rule: Any, row: dict[str, float]) -> Any:
         return trace(Program((Part(on_value, rule, ("h",)), MOVE)), options((row, {})))._replace(name="")
 
-    def row(t: int = 7, **given: Any) -> Any:
+    def row(t: Any = 7, **given: Any) -> Any:
         optimizer = ao.AdaGrad(**given)
         return optimizer._coefficients(t, optimizer._values(t, {}))
 
@@ -181,6 +181,9 @@ def test_adagrads_options_cost_nothing_where_they_are_not_used() -> None:
     assert row() == {"lr": 0.01, "eps": 1e-7}
     assert row(lr_decay=0.5) == {"lr": 0.01 / 4.0, "eps": 1e-7}
     assert row(t=1, lr_decay=0.5) == row()
+    traced = symbol(0)  # as under jax.jit and in replays: lr is a number all the same, unless it falls
+    assert row(t=traced) == row()
+    assert isinstance(row(t=traced, lr_decay=0.5)["lr"], Symbol)
 
 
 @pytest.mark.parametrize("engine", ENGINES)

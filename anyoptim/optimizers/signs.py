@@ -117,9 +117,9 @@ class Rprop(Optimizer):
 
     ::
 
-        s <- s*eta_plus  where sign(g)*d > 0,  s*eta_minus  where it is < 0,  else s
+        s <- s*eta_plus  where g*d > 0,  s*eta_minus  where g*d < 0,  else s
         s <- min(max(s, step_min), step_max)
-        d <- 0  where sign(g)*d < 0,  else sign(g)
+        d <- 0  where g*d < 0,  else sign(g)
         p <- p - lr*s*d
 
     d is the direction of the last step, and s its length, which starts at `initial`. This is iRprop-, as in torch:
@@ -191,9 +191,8 @@ class Rprop(Optimizer):
         step_min: float,
         step_max: float,
     ) -> tuple[Array, ...]:
-        sign = xp.sign(x)
-        same = sign * d  # of signs, for a product of gradients may underflow
+        same = x * d  # a product of two gradients might underflow
         s = s * xp.where(same > 0, eta_plus, xp.where(same < 0, eta_minus, 1.0))
         s = xp.minimum(xp.maximum(s, step_min), step_max)
-        d = xp.where(same < 0, 0.0, sign)
+        d = xp.where(same < 0, 0.0, xp.sign(x))
         return lr * (s * d), d, s
