@@ -17,10 +17,12 @@ from anyoptim._trace import Symbol, operation
 __all__ = [
     "cos",
     "count",
+    "expm1",
     "finite",
     "floating",
     "integer",
     "largest",
+    "log",
     "one_minus_power",
     "power",
     "ratio_up_to_one",
@@ -43,6 +45,27 @@ def sqrt(x: Any) -> Any:
 def cos(x: Any) -> Any:
     """The cosine of a Python number or a 0-d array."""
     return math.cos(x) if isinstance(x, int | float) else compat.array_namespace(x).cos(x)
+
+
+def log(x: Any) -> Any:
+    """The natural logarithm of a Python number, a 0-d array or a symbol: of 0, minus infinity."""
+    if isinstance(x, Symbol):
+        return operation("log", x)
+    if isinstance(x, int | float):
+        return math.log(x) if x else -math.inf
+    return compat.array_namespace(x).log(x)
+
+
+def expm1(x: Any) -> Any:
+    """`exp(x) - 1` of a Python number, a 0-d array or a symbol; infinite where that is too large for a float."""
+    if isinstance(x, Symbol):
+        return operation("expm1", x)
+    if not isinstance(x, int | float):
+        return compat.array_namespace(x).expm1(x)
+    try:
+        return math.expm1(x)
+    except OverflowError:
+        return math.inf
 
 
 def where(condition: Any, a: Any, b: Any) -> Any:
@@ -124,9 +147,7 @@ def one_minus_power(beta: Any, t: Any) -> Any:
         return operation("one_minus_power", beta, t)
     if isinstance(beta, int | float) and isinstance(t, int):
         return 1 - beta**t
-    xp = compat.array_namespace(beta, t)
-    log_beta = xp.log(beta) if not isinstance(beta, int | float) else math.log(beta) if beta else -math.inf
-    return -xp.expm1(t * log_beta)
+    return -expm1(t * log(beta))
 
 
 def integer(name: str, value: Any) -> int:

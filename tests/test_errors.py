@@ -326,12 +326,13 @@ def test_parameters_that_changed_between_steps(name: str, method: type[ao.Optimi
 
 BAD_VALUES: dict[str, list[Any]] = {
     "lr": [-0.1, math.nan, math.inf, -math.inf, "fast", "0.1", 1j, np.ones(2), None, 10**400],
-    "eps": [-1e-7, math.nan, math.inf],
-    "eps_root": [-1e-7, math.nan, math.inf],
-    **{name: [-1e-7, math.nan, math.inf] for name in ("weight_decay", "lr_decay", "lambd", "alpha", "t0")},
-    **{name: [-1e-7, math.nan, math.inf] for name in ("step_min", "step_max")},
-    **{name: [-0.1, 1.0, 1.5, math.nan] for name in ("momentum", "dampening", "rho", "beta1", "beta2", "eta_minus")},
+    **{name: [-1e-7, math.nan, math.inf] for name in ("eps", "eps_corrected", "eps_root", "eps_max")},
+    **{name: [-1e-7, math.nan, math.inf] for name in ("weight_decay", "momentum_decay", "lr_decay", "threshold")},
+    **{name: [-1e-7, math.nan, math.inf] for name in ("lambd", "alpha", "t0", "step_min", "step_max")},
+    **{name: [-0.1, 1.0, 1.5, math.nan] for name in ("momentum", "dampening", "rho", "eta_minus")},
+    **{name: [-0.1, 1.0, 1.5, math.nan] for name in ("beta1", "beta2", "beta3")},
     "eta_plus": [0.9, -1.2, math.nan, math.inf],
+    "warmup": [-0.1, 0.6, math.nan],
 }
 
 

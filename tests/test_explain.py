@@ -33,6 +33,15 @@ LETTERS = {
     "Lion": "lr beta1 a1 beta2 a2 m",
     "Rprop": "lr eta_minus eta_plus step_min step_max d s",
     "Signum": "lr momentum new m",
+    "AdamW": "lr_t a1 a2 eps decay m v",
+    "AMSGrad": "lr_t a1 a2 eps m v u",
+    "CorrectedAMSGrad": "lr_t a1 a2 correction eps m v u",
+    "Adamax": "lr_t a1 beta2 eps eps_max m u",
+    "NAdam": "lr_m lr_g a1 a2 eps m v",
+    "RAdam": "lr_t a1 a2 trust eps m v",
+    "AdaBelief": "lr_t a1 a2 eps eps_root m s",
+    **dict.fromkeys(("Yogi", "CorrectedYogi"), "lr_t a1 a2 eps m v"),
+    "Adan": "lr_m lr_v a1 a2 a3 beta2 later eps decay shrink m v n h",
 }
 
 

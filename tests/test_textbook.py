@@ -107,7 +107,7 @@ def train_with_dicts(optimizer: Any, dropout: Any) -> TwoLayerNet:
     return network
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", textbook.METHODS)
 def test_dicts_that_share_arrays_with_layers(name: str) -> None:
     """One class swapped for the other, the learning rate changed midway: the network's own arrays, bit by bit."""
     theirs = train_with_dicts(textbook.METHODS[name](lr=_lr(name)), ao.Dropout(0.2, seed=1))
@@ -211,7 +211,7 @@ class InLists:
         self.optimizer.update(*({str(i): a for i, a in enumerate(arrays)} for arrays in (params, grads)))
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", textbook.METHODS)
 def test_lists_with_clipping_and_tied_weights_outside(name: str) -> None:
     """New lists at every step, gradients clipped in place, tied weights merged by the caller."""
     theirs = train_with_lists(InLists(textbook.METHODS[name](lr=_lr(name) / 2)))

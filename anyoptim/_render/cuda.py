@@ -340,4 +340,6 @@ _OF_NUMBERS = {
     "one_minus_power": "1.0 - pow({}, {})",
     "power": "pow({}, {})",
     "remainder": "fmod({}, {})",
+    "log": "log({})",
+    "expm1": "expm1({})",
 }

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 from anyoptim._arrays import Array
 from anyoptim._hyperparameters import Hyper, fraction, nonnegative
 from anyoptim._optimizer import Optimizer
+from anyoptim.optimizers._roots import inside, root
 
 __all__ = ["AdaDelta", "AdaGrad", "CenteredRMSProp", "RMSProp"]
 
@@ -62,14 +63,14 @@ class AdaGrad(Optimizer):
     @staticmethod
     def coefficients(t: Any, *, lr: float, eps: float, eps_root: float, lr_decay: float) -> dict[str, Any]:
         falls = not isinstance(lr_decay, float) or lr_decay
-        return {"lr": lr / (1 + (t - 1) * lr_decay) if falls else lr, "eps": eps, **_inside(eps_root)}
+        return {"lr": lr / (1 + (t - 1) * lr_decay) if falls else lr, "eps": eps, **inside(eps_root)}
 
     @staticmethod
     def rule(
         xp: Any, p: Array, x: Array, h: Array, *, lr: float, eps: float, eps_root: float | None = None
     ) -> tuple[Array, ...]:
         h = h + x * x
-        return lr * x / (_root(xp, h, eps_root) + eps), h
+        return lr * x / (root(xp, h, eps_root) + eps), h
 
 
 class RMSProp(Optimizer):
@@ -109,14 +110,14 @@ class RMSProp(Optimizer):
 
     @staticmethod
     def coefficients(t: Any, *, lr: float, rho: float, eps: float, eps_root: float) -> dict[str, Any]:
-        return {"lr": lr, "rho": rho, "new": 1 - rho, "eps": eps, **_inside(eps_root)}
+        return {"lr": lr, "rho": rho, "new": 1 - rho, "eps": eps, **inside(eps_root)}
 
     @staticmethod
     def rule(
         xp: Any, p: Array, x: Array, h: Array, *, lr: float, rho: float, new: float, eps: float, eps_root: Any = None
     ) -> tuple[Array, ...]:
         h = rho * h + new * (x * x)
-        return lr * x / (_root(xp, h, eps_root) + eps), h
+        return lr * x / (root(xp, h, eps_root) + eps), h
 
 
 class CenteredRMSProp(RMSProp):
@@ -157,7 +158,7 @@ class CenteredRMSProp(RMSProp):
     ) -> tuple[Array, ...]:
         h = rho * h + new * (x * x)
         m = rho * m + new * x
-        return lr * x / (_root(xp, h - m * m, eps_root) + eps), h, m
+        return lr * x / (root(xp, h - m * m, eps_root) + eps), h, m
 
 
 class AdaDelta(Optimizer):
@@ -197,12 +198,3 @@ class AdaDelta(Optimizer):
         d = xp.sqrt(s + eps) / xp.sqrt(h + eps) * x
         s = rho * s + new * (d * d)
         return lr * d, h, s
-
-
-def _inside(eps_root: Any) -> dict[str, Any]:
-    """What the rule adds inside its root; nothing, at no cost, where that is known to be 0."""
-    return {} if isinstance(eps_root, float) and not eps_root else {"eps_root": eps_root}
-
-
-def _root(xp: Any, v: Array, eps_root: Any) -> Array:
-    return xp.sqrt(v if eps_root is None else v + eps_root)

@@ -1,15 +1,16 @@
-"""Adam."""
+"""Adam, the same with decoupled weight decay, and with a denominator that never shrinks."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from anyoptim._arrays import Array
 from anyoptim._hyperparameters import Hyper, fraction, nonnegative
 from anyoptim._optimizer import Optimizer
 from anyoptim._scalars import one_minus_power, sqrt
+from anyoptim.optimizers._roots import inside, root
 
-__all__ = ["Adam"]
+__all__ = ["AMSGrad", "Adam", "AdamW", "CorrectedAMSGrad"]
 
 
 class Adam(Optimizer):
@@ -22,22 +23,33 @@ class Adam(Optimizer):
         lr_t = lr * sqrt(1 - beta2**t) / (1 - beta1**t)
         p <- p - lr_t*m / (sqrt(v) + eps)
 
-    eps is added to the root of the uncorrected v, as in Keras; torch and optax add theirs to the
-    root of the corrected one. t counts the steps of this parameter, from 1.
+    t counts the steps of this parameter, from 1. eps is added to the root of the uncorrected v, as in Keras; the
+    paper's algorithm 1, torch and optax add theirs to the root of the corrected one: `Adam(eps=0.0,
+    eps_corrected=1e-8)`. With all three of them the divisor is `sqrt(v + c*eps_root) + eps + sqrt(c)*eps_corrected`
+    with `c = 1 - beta2**t`.
 
     Args:
         lr: learning rate, finite and at least 0; a number or a schedule of the step number.
         beta1: decay of m, in [0, 1); likewise.
         beta2: decay of v, in [0, 1); likewise.
         eps: keeps the division finite, finite and at least 0; likewise.
+        eps_corrected: the same, added to the root of the corrected v.
+        eps_root: the same inside this root, as optax has it.
         engine: the machine that runs the rule; None chooses.
 
     Source: Kingma and Ba, Adam: a method for stochastic optimization, 2015, the more efficient form
     at the end of section 2.
     """
 
-    hyperparameters = {"lr": nonnegative, "beta1": fraction, "beta2": fraction, "eps": nonnegative}
-    slots = ("m", "v")
+    hyperparameters = {
+        "lr": nonnegative,
+        "beta1": fraction,
+        "beta2": fraction,
+        "eps": nonnegative,
+        "eps_corrected": nonnegative,
+        "eps_root": nonnegative,
+    }
+    slots: ClassVar[tuple[str, ...]] = ("m", "v")
 
     def __init__(
         self,
@@ -46,19 +58,238 @@ class Adam(Optimizer):
         beta2: Hyper = 0.999,
         eps: Hyper = 1e-7,
         *,
+        eps_corrected: Hyper = 0.0,
+        eps_root: Hyper = 0.0,
         engine: str | None = None,
     ) -> None:
-        super().__init__(engine=engine, lr=lr, beta1=beta1, beta2=beta2, eps=eps)
+        super().__init__(
+            engine=engine, lr=lr, beta1=beta1, beta2=beta2, eps=eps, eps_corrected=eps_corrected, eps_root=eps_root
+        )
 
     @staticmethod
-    def coefficients(t: Any, *, lr: float, beta1: float, beta2: float, eps: float) -> dict[str, Any]:
-        lr_t = lr * sqrt(one_minus_power(beta2, t)) / one_minus_power(beta1, t)
-        return {"lr_t": lr_t, "a1": 1 - beta1, "a2": 1 - beta2, "eps": eps}
+    def coefficients(
+        t: Any, *, lr: float, beta1: float, beta2: float, eps: float, eps_corrected: float, eps_root: float
+    ) -> dict[str, Any]:
+        c2 = one_minus_power(beta2, t)
+        corrected = sqrt(c2)
+        return {
+            "lr_t": lr * corrected / one_minus_power(beta1, t),
+            "a1": 1 - beta1,
+            "a2": 1 - beta2,
+            "eps": eps + corrected * eps_corrected,
+            **inside(eps_root, c2),
+        }
 
     @staticmethod
     def rule(
-        xp: Any, p: Array, x: Array, m: Array, v: Array, *, lr_t: float, a1: float, a2: float, eps: float
+        xp: Any,
+        p: Array,
+        x: Array,
+        m: Array,
+        v: Array,
+        *,
+        lr_t: float,
+        a1: float,
+        a2: float,
+        eps: float,
+        eps_root: Any = None,
     ) -> tuple[Array, ...]:
         m = m + a1 * (x - m)
         v = v + a2 * (x * x - v)
-        return lr_t * m / (xp.sqrt(v) + eps), m, v
+        return lr_t * m / (root(xp, v, eps_root) + eps), m, v
+
+
+class AdamW(Optimizer):
+    """Adam, and beside its step a share of the parameter: weight decay that the gradients don't scale.
+
+    ::
+
+        m <- m + (1-beta1)*(g - m)
+        v <- v + (1-beta2)*(g*g - v)
+        lr_t = lr * sqrt(1 - beta2**t) / (1 - beta1**t)
+        p <- p - lr_t*m / (sqrt(v) + eps) - lr*weight_decay*p
+
+    The decay is multiplied by lr, as in torch, optax and Keras. In the paper it is not, but by a schedule that
+    multiplies Adam's step too: `chain(Adam(alpha), WeightDecay(decay), Scale(schedule))`. What the three eps are, and
+    which torch's is, `Adam` says. torch's weight_decay is 0.01 as here, optax's 0.0001, Keras's 0.004.
+
+    Args:
+        lr: learning rate, finite and at least 0; a number or a schedule of the step number.
+        beta1: decay of m, in [0, 1); likewise.
+        beta2: decay of v, in [0, 1); likewise.
+        eps: keeps the division finite, finite and at least 0; likewise.
+        weight_decay: the share, in units of lr, finite and at least 0; likewise.
+        eps_corrected: another eps, added to the root of the corrected v.
+        eps_root: the same inside this root, as optax has it.
+        engine: the machine that runs the rule; None chooses.
+
+    Source: Loshchilov and Hutter, Decoupled weight decay regularization, 2019, algorithm 2.
+    """
+
+    hyperparameters = {
+        "lr": nonnegative,
+        "beta1": fraction,
+        "beta2": fraction,
+        "eps": nonnegative,
+        "weight_decay": nonnegative,
+        "eps_corrected": nonnegative,
+        "eps_root": nonnegative,
+    }
+    slots = ("m", "v")
+
+    def __init__(
+        self,
+        lr: Hyper = 0.001,
+        beta1: Hyper = 0.9,
+        beta2: Hyper = 0.999,
+        eps: Hyper = 1e-7,
+        weight_decay: Hyper = 0.01,
+        *,
+        eps_corrected: Hyper = 0.0,
+        eps_root: Hyper = 0.0,
+        engine: str | None = None,
+    ) -> None:
+        super().__init__(
+            engine=engine,
+            lr=lr,
+            beta1=beta1,
+            beta2=beta2,
+            eps=eps,
+            weight_decay=weight_decay,
+            eps_corrected=eps_corrected,
+            eps_root=eps_root,
+        )
+
+    @staticmethod
+    def coefficients(t: Any, *, lr: float, weight_decay: float, **adam: float) -> dict[str, Any]:
+        return {**Adam.coefficients(t, lr=lr, **adam), "decay": lr * weight_decay}
+
+    @staticmethod
+    def rule(xp: Any, p: Array, x: Array, m: Array, v: Array, *, decay: float, **adam: float) -> tuple[Array, ...]:
+        step, m, v = Adam.rule(xp, p, x, m, v, **adam)
+        return step + decay * p, m, v
+
+
+class AMSGrad(Adam):
+    """Adam by the largest v so far, so that a rare large gradient is not forgotten.
+
+    ::
+
+        m <- m + (1-beta1)*(g - m)
+        v <- v + (1-beta2)*(g*g - v)
+        u <- max(u, v)
+        lr_t = lr * sqrt(1 - beta2**t) / (1 - beta1**t)
+        p <- p - lr_t*m / (sqrt(u) + eps)
+
+    The maximum is of the uncorrected v, and the correction is that of the step, as in torch (whose eps is
+    `eps_corrected`, as for `Adam`) and Keras. optax takes the maximum of corrected ones: `CorrectedAMSGrad`. The paper
+    corrects nothing and has no eps; that is `AMSGrad(lr=lambda t: lr * (1 - beta1**t) / sqrt(1 - beta2**t), eps=0.0)`.
+
+    Args:
+        lr: learning rate, finite and at least 0; a number or a schedule of the step number.
+        beta1: decay of m, in [0, 1); likewise.
+        beta2: decay of v, in [0, 1); likewise.
+        eps: keeps the division finite, finite and at least 0; likewise.
+        eps_corrected: the same, added to the root of the corrected u.
+        eps_root: the same inside this root.
+        engine: the machine that runs the rule; None chooses.
+
+    Source: Reddi, Kale and Kumar, On the convergence of Adam and beyond, 2018, algorithm 2, with Adam's corrections.
+    """
+
+    slots = ("m", "v", "u")
+
+    @staticmethod
+    def rule(  # type: ignore[override] # it has a slot more
+        xp: Any,
+        p: Array,
+        x: Array,
+        m: Array,
+        v: Array,
+        u: Array,
+        *,
+        lr_t: float,
+        a1: float,
+        a2: float,
+        eps: float,
+        eps_root: Any = None,
+    ) -> tuple[Array, ...]:
+        m = m + a1 * (x - m)
+        v = v + a2 * (x * x - v)
+        u = xp.maximum(u, v)
+        return lr_t * m / (root(xp, u, eps_root) + eps), m, v, u
+
+
+class CorrectedAMSGrad(Optimizer):
+    """AMSGrad by the largest corrected v, as in optax: the first gradients, whose v is most corrected, weigh more.
+
+    ::
+
+        m <- m + (1-beta1)*(g - m)
+        v <- v + (1-beta2)*(g*g - v)
+        u <- max(u, v / (1 - beta2**t))
+        p <- p - lr * m/(1 - beta1**t) / (sqrt(u + eps_root) + eps)
+
+    Args:
+        lr: learning rate, finite and at least 0; a number or a schedule of the step number.
+        beta1: decay of m, in [0, 1); likewise.
+        beta2: decay of v, in [0, 1); likewise.
+        eps: keeps the division finite, finite and at least 0; likewise.
+        eps_root: the same inside the root.
+        engine: the machine that runs the rule; None chooses.
+
+    Source: as for `AMSGrad`, with the corrections where `optax.amsgrad` has them.
+    """
+
+    hyperparameters = {
+        "lr": nonnegative,
+        "beta1": fraction,
+        "beta2": fraction,
+        "eps": nonnegative,
+        "eps_root": nonnegative,
+    }
+    slots = ("m", "v", "u")
+
+    def __init__(
+        self,
+        lr: Hyper = 0.001,
+        beta1: Hyper = 0.9,
+        beta2: Hyper = 0.999,
+        eps: Hyper = 1e-7,
+        *,
+        eps_root: Hyper = 0.0,
+        engine: str | None = None,
+    ) -> None:
+        super().__init__(engine=engine, lr=lr, beta1=beta1, beta2=beta2, eps=eps, eps_root=eps_root)
+
+    @staticmethod
+    def coefficients(t: Any, *, lr: float, beta1: float, beta2: float, eps: float, eps_root: float) -> dict[str, Any]:
+        return {
+            "lr_t": lr / one_minus_power(beta1, t),
+            "a1": 1 - beta1,
+            "a2": 1 - beta2,
+            "correction": 1 / one_minus_power(beta2, t),
+            "eps": eps,
+            **inside(eps_root),
+        }
+
+    @staticmethod
+    def rule(
+        xp: Any,
+        p: Array,
+        x: Array,
+        m: Array,
+        v: Array,
+        u: Array,
+        *,
+        lr_t: float,
+        a1: float,
+        a2: float,
+        correction: float,
+        eps: float,
+        eps_root: Any = None,
+    ) -> tuple[Array, ...]:
+        m = m + a1 * (x - m)
+        v = v + a2 * (x * x - v)
+        u = xp.maximum(u, correction * v)
+        return lr_t * m / (root(xp, u, eps_root) + eps), m, v, u

@@ -1,0 +1,85 @@
+"""Adamax."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from anyoptim._arrays import Array
+from anyoptim._hyperparameters import Hyper, fraction, nonnegative
+from anyoptim._optimizer import Optimizer
+from anyoptim._scalars import one_minus_power
+
+__all__ = ["Adamax"]
+
+
+class Adamax(Optimizer):
+    """Adam by the largest gradient, which fades, instead of a mean of squares.
+
+    ::
+
+        m <- m + (1-beta1)*(g - m)
+        u <- max(beta2*u, |g| + eps_max)
+        p <- p - lr/(1 - beta1**t) * m / (u + eps)
+
+    The paper has no eps, and 0/0 where all gradients were 0: `Adamax(eps=0.0)`. Keras adds its own behind the maximum,
+    as here; torch and optax add theirs inside it, where it doesn't fade: `Adamax(eps=0.0, eps_max=1e-8)`.
+
+    Args:
+        lr: learning rate, finite and at least 0; a number or a schedule of the step number.
+        beta1: decay of m, in [0, 1); likewise.
+        beta2: decay of u, in [0, 1); likewise.
+        eps: keeps the division finite, finite and at least 0; likewise.
+        eps_max: the same inside the maximum.
+        engine: the machine that runs the rule; None chooses.
+
+    Source: Kingma and Ba, Adam: a method for stochastic optimization, 2015, algorithm 2, where lr is 0.002.
+    """
+
+    hyperparameters = {
+        "lr": nonnegative,
+        "beta1": fraction,
+        "beta2": fraction,
+        "eps": nonnegative,
+        "eps_max": nonnegative,
+    }
+    slots = ("m", "u")
+
+    def __init__(
+        self,
+        lr: Hyper = 0.001,
+        beta1: Hyper = 0.9,
+        beta2: Hyper = 0.999,
+        eps: Hyper = 1e-7,
+        *,
+        eps_max: Hyper = 0.0,
+        engine: str | None = None,
+    ) -> None:
+        super().__init__(engine=engine, lr=lr, beta1=beta1, beta2=beta2, eps=eps, eps_max=eps_max)
+
+    @staticmethod
+    def coefficients(t: Any, *, lr: float, beta1: float, beta2: float, eps: float, eps_max: float) -> dict[str, Any]:
+        return {
+            "lr_t": lr / one_minus_power(beta1, t),
+            "a1": 1 - beta1,
+            "beta2": beta2,
+            "eps": eps,
+            "eps_max": eps_max,
+        }
+
+    @staticmethod
+    def rule(
+        xp: Any,
+        p: Array,
+        x: Array,
+        m: Array,
+        u: Array,
+        *,
+        lr_t: float,
+        a1: float,
+        beta2: float,
+        eps: float,
+        eps_max: float,
+    ) -> tuple[Array, ...]:
+        m = m + a1 * (x - m)
+        u = xp.maximum(beta2 * u, xp.abs(x) + eps_max)
+        return lr_t * m / (u + eps), m, u

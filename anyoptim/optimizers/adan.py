@@ -1,0 +1,136 @@
+"""Adan."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from anyoptim._arrays import Array
+from anyoptim._hyperparameters import Hyper, fraction, nonnegative
+from anyoptim._optimizer import Optimizer
+from anyoptim._scalars import one_minus_power, sqrt, where
+from anyoptim.optimizers._roots import inside, root
+
+__all__ = ["Adan"]
+
+
+class Adan(Optimizer):
+    """Adam that sees how gradients change: Nesterov's momentum without the gradient of another point.
+
+    ::
+
+        d = g - h                                        d = 0 at the first step
+        m <- m + (1-beta1)*(g - m)
+        v <- v + (1-beta2)*(d - v)
+        n <- n + (1-beta3)*((g + beta2*d)*(g + beta2*d) - n)
+        h <- g
+        step = (m/(1 - beta1**t) + beta2*v/(1 - beta2**t)) / (sqrt(n/(1 - beta3**t) + eps_root) + eps)
+        p <- (p - lr*step) / (1 + lr*weight_decay)
+
+    A beta is what is kept, as elsewhere; the paper's are 1 less these. The corrections are those of its authors'
+    code. Its weight_decay is 0.02; decay as in `AdamW`, which optax has, is `chain(Adan(lr), WeightDecay(lr*0.02))`.
+    optax multiplies d and v by 1-beta2 instead of beta2, and has an eps_root of 1e-8.
+
+    Args:
+        lr: learning rate, finite and at least 0; a number or a schedule of the step number.
+        beta1: decay of m, in [0, 1); likewise.
+        beta2: decay of v, in [0, 1), and how far the look is ahead; likewise.
+        beta3: decay of n, in [0, 1); likewise.
+        eps: keeps the division finite, finite and at least 0; likewise.
+        weight_decay: how much p shrinks, in units of lr, finite and at least 0; likewise.
+        eps_root: another eps inside the root.
+        engine: the machine that runs the rule; None chooses.
+
+    Source: Xie et al., Adan: adaptive Nesterov momentum algorithm for faster optimizing deep models, 2022, algorithm 1.
+    """
+
+    hyperparameters = {
+        "lr": nonnegative,
+        "beta1": fraction,
+        "beta2": fraction,
+        "beta3": fraction,
+        "eps": nonnegative,
+        "weight_decay": nonnegative,
+        "eps_root": nonnegative,
+    }
+    slots = ("m", "v", "n", "h")
+
+    def __init__(
+        self,
+        lr: Hyper = 0.001,
+        beta1: Hyper = 0.98,
+        beta2: Hyper = 0.92,
+        beta3: Hyper = 0.99,
+        eps: Hyper = 1e-8,
+        weight_decay: Hyper = 0.0,
+        *,
+        eps_root: Hyper = 0.0,
+        engine: str | None = None,
+    ) -> None:
+        super().__init__(
+            engine=engine,
+            lr=lr,
+            beta1=beta1,
+            beta2=beta2,
+            beta3=beta3,
+            eps=eps,
+            weight_decay=weight_decay,
+            eps_root=eps_root,
+        )
+
+    @staticmethod
+    def coefficients(
+        t: Any,
+        *,
+        lr: float,
+        beta1: float,
+        beta2: float,
+        beta3: float,
+        eps: float,
+        weight_decay: float,
+        eps_root: float,
+    ) -> dict[str, Any]:
+        c3 = one_minus_power(beta3, t)
+        corrected = sqrt(c3)
+        return {
+            "lr_m": lr * corrected / one_minus_power(beta1, t),
+            "lr_v": lr * corrected * beta2 / one_minus_power(beta2, t),
+            "a1": 1 - beta1,
+            "a2": 1 - beta2,
+            "a3": 1 - beta3,
+            "beta2": beta2,
+            "later": where(t == 1, 0.0, 1.0),
+            "eps": corrected * eps,
+            "decay": lr * weight_decay,
+            "shrink": 1 / (1 + lr * weight_decay),
+            **inside(eps_root, c3),
+        }
+
+    @staticmethod
+    def rule(
+        xp: Any,
+        p: Array,
+        x: Array,
+        m: Array,
+        v: Array,
+        n: Array,
+        h: Array,
+        *,
+        lr_m: float,
+        lr_v: float,
+        a1: float,
+        a2: float,
+        a3: float,
+        beta2: float,
+        later: float,
+        eps: float,
+        decay: float,
+        shrink: float,
+        eps_root: Any = None,
+    ) -> tuple[Array, ...]:
+        d = later * (x - h)
+        m = m + a1 * (x - m)
+        v = v + a2 * (d - v)
+        ahead = x + beta2 * d
+        n = n + a3 * (ahead * ahead - n)
+        step = (lr_m * m + lr_v * v) / (root(xp, n, eps_root) + eps)
+        return shrink * (step + decay * p), m, v, n, x

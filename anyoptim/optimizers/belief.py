@@ -1,0 +1,182 @@
+"""Methods that measure the gradients otherwise than by the mean of their squares."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from anyoptim._arrays import Array
+from anyoptim._hyperparameters import Hyper, fraction, nonnegative
+from anyoptim._optimizer import Optimizer
+from anyoptim._scalars import one_minus_power, sqrt
+
+__all__ = ["AdaBelief", "CorrectedYogi", "Yogi"]
+
+
+class AdaBelief(Optimizer):
+    """Adam by how far gradients are from their mean: long steps where they come as expected.
+
+    ::
+
+        m <- m + (1-beta1)*(g - m)
+        s <- s + (1-beta2)*((g-m)*(g-m) - s) + eps_root
+        p <- p - lr * m/(1 - beta1**t) / (sqrt(s/(1 - beta2**t)) + eps)
+
+    eps_root is added to s at every step and stays there, so that it adds up to `eps_root/(1-beta2)`. In the paper both
+    eps are one number; optax has both, with the defaults of here.
+
+    Args:
+        lr: learning rate, finite and at least 0; a number or a schedule of the step number.
+        beta1: decay of m, in [0, 1); likewise.
+        beta2: decay of s, in [0, 1); likewise.
+        eps: keeps the division finite, added to the root of the corrected s; finite and at least 0; likewise.
+        eps_root: keeps s above 0, finite and at least 0; likewise.
+        engine: the machine that runs the rule; None chooses.
+
+    Source: Zhuang et al., AdaBelief optimizer: adapting stepsizes by the belief in observed gradients, 2020,
+    algorithm 2.
+    """
+
+    hyperparameters = {
+        "lr": nonnegative,
+        "beta1": fraction,
+        "beta2": fraction,
+        "eps": nonnegative,
+        "eps_root": nonnegative,
+    }
+    slots = ("m", "s")
+
+    def __init__(
+        self,
+        lr: Hyper = 0.001,
+        beta1: Hyper = 0.9,
+        beta2: Hyper = 0.999,
+        eps: Hyper = 1e-16,
+        eps_root: Hyper = 1e-16,
+        *,
+        engine: str | None = None,
+    ) -> None:
+        super().__init__(engine=engine, lr=lr, beta1=beta1, beta2=beta2, eps=eps, eps_root=eps_root)
+
+    @staticmethod
+    def coefficients(t: Any, *, lr: float, beta1: float, beta2: float, eps: float, eps_root: float) -> dict[str, Any]:
+        corrected = sqrt(one_minus_power(beta2, t))
+        return {
+            "lr_t": lr * corrected / one_minus_power(beta1, t),
+            "a1": 1 - beta1,
+            "a2": 1 - beta2,
+            "eps": corrected * eps,
+            "eps_root": eps_root,
+        }
+
+    @staticmethod
+    def rule(
+        xp: Any,
+        p: Array,
+        x: Array,
+        m: Array,
+        s: Array,
+        *,
+        lr_t: float,
+        a1: float,
+        a2: float,
+        eps: float,
+        eps_root: float,
+    ) -> tuple[Array, ...]:
+        m = m + a1 * (x - m)
+        d = x - m
+        s = s + a2 * (d * d - s) + eps_root
+        return lr_t * m / (xp.sqrt(s) + eps), m, s
+
+
+class Yogi(Optimizer):
+    """Adam whose v moves by a share of the squared gradient alone, towards it, however far away that is.
+
+    ::
+
+        m <- m + (1-beta1)*(g - m)
+        v <- v - (1-beta2)*sign(v - g*g)*g*g
+        p <- p - lr*m / (sqrt(v) + eps)
+
+    v starts at `initial`. The paper corrects neither m nor v for where they start; optax corrects both, and starts
+    m at `initial`, too: `CorrectedYogi` with another start of m.
+
+    Args:
+        lr: learning rate, finite and at least 0; a number or a schedule of the step number.
+        beta1: decay of m, in [0, 1); likewise.
+        beta2: 1 less the share of a squared gradient by which v moves, in [0, 1); likewise.
+        eps: keeps the division finite and steps short, finite and at least 0; likewise.
+        initial: v before the first step, finite and at least 0; it can't be changed later.
+        engine: the machine that runs the rule; None chooses.
+
+    Source: Zaheer et al., Adaptive methods for nonconvex optimization, 2018, algorithm 2.
+    """
+
+    hyperparameters = {"lr": nonnegative, "beta1": fraction, "beta2": fraction, "eps": nonnegative}
+    slots = ("m", "v")
+
+    def __init__(
+        self,
+        lr: Hyper = 0.01,
+        beta1: Hyper = 0.9,
+        beta2: Hyper = 0.999,
+        eps: Hyper = 1e-3,
+        *,
+        initial: float = 1e-6,
+        engine: str | None = None,
+    ) -> None:
+        super().__init__(engine=engine, lr=lr, beta1=beta1, beta2=beta2, eps=eps)
+        self._initial: float = nonnegative.value("initial", initial)
+
+    def __repr__(self) -> str:
+        return super().__repr__() if self.initial == 1e-6 else f"{super().__repr__()[:-1]}, initial={self.initial!r})"
+
+    @property
+    def initial(self) -> float:
+        """V before the first step."""
+        return self._initial
+
+    def init_slots(self, xp: Any, p: Array) -> tuple[Array, ...]:
+        """Zeros, and `initial` everywhere."""
+        return xp.zeros_like(p), xp.full_like(p, self._initial)
+
+    @staticmethod
+    def coefficients(t: Any, *, lr: float, beta1: float, beta2: float, eps: float) -> dict[str, Any]:
+        return {"lr_t": lr, "a1": 1 - beta1, "a2": 1 - beta2, "eps": eps}
+
+    @staticmethod
+    def rule(
+        xp: Any, p: Array, x: Array, m: Array, v: Array, *, lr_t: float, a1: float, a2: float, eps: float
+    ) -> tuple[Array, ...]:
+        m = m + a1 * (x - m)
+        square = x * x
+        v = v - a2 * (xp.sign(v - square) * square)
+        return lr_t * m / (xp.sqrt(v) + eps), m, v
+
+
+class CorrectedYogi(Yogi):
+    """Yogi with Adam's corrections, as most libraries have it.
+
+    ::
+
+        m <- m + (1-beta1)*(g - m)
+        v <- v - (1-beta2)*sign(v - g*g)*g*g
+        p <- p - lr * m/(1 - beta1**t) / (sqrt(v/(1 - beta2**t)) + eps)
+
+    optax starts m at `initial` as well, which is forgotten as m forgets; here m starts at 0.
+
+    Args:
+        lr: learning rate, finite and at least 0; a number or a schedule of the step number.
+        beta1: decay of m, in [0, 1); likewise.
+        beta2: 1 less the share of a squared gradient by which v moves, in [0, 1); likewise.
+        eps: keeps the division finite and steps short, finite and at least 0; likewise.
+        initial: v before the first step, finite and at least 0; it can't be changed later.
+        engine: the machine that runs the rule; None chooses.
+
+    Source: as for `Yogi`.
+    """
+
+    @staticmethod
+    def coefficients(t: Any, *, lr: float, beta1: float, beta2: float, eps: float) -> dict[str, Any]:
+        corrected = sqrt(one_minus_power(beta2, t))
+        lr_t = lr * corrected / one_minus_power(beta1, t)
+        return {"lr_t": lr_t, "a1": 1 - beta1, "a2": 1 - beta2, "eps": corrected * eps}

@@ -1,0 +1,148 @@
+"""NAdam."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from anyoptim._arrays import Array
+from anyoptim._hyperparameters import Domain, Hyper, fraction, nonnegative
+from anyoptim._optimizer import Optimizer
+from anyoptim._scalars import expm1, log, one_minus_power, sqrt
+from anyoptim.optimizers._roots import inside, root
+
+__all__ = ["NAdam"]
+
+_half = Domain(lambda x: 0 <= x <= 0.5, "at least 0 and at most 0.5")
+
+
+class NAdam(Optimizer):
+    """Adam that looks ahead as Nesterov's momentum does, with a momentum that grows at first.
+
+    ::
+
+        mu_t = beta1 * (1 - warmup * 0.96**(t*momentum_decay))
+        m <- m + (1-beta1)*(g - m)
+        v <- v + (1-beta2)*(g*g - v)
+        n = mu_(t+1) * m / (1 - mu_1*...*mu_(t+1)) + (1-mu_t) * g / (1 - mu_1*...*mu_t)
+        p <- p - lr*n / (sqrt(v/(1 - beta2**t) + eps_root) + eps)
+
+    That is torch's, which has a momentum_decay of 0.004, and Keras's, which has one of 1. Without warmup mu is beta1,
+    and it is optax's. In the paper m fades by mu_t, too, and v is multiplied by beta2. eps is added to the root of the
+    corrected v, as everywhere.
+
+    If beta1, warmup or momentum_decay is changed in training, the products are as if it had always been so:
+    nothing but the count of steps is remembered of them.
+
+    Args:
+        lr: learning rate, finite and at least 0; a number or a schedule of the step number.
+        beta1: decay of m, in [0, 1); likewise.
+        beta2: decay of v, in [0, 1); likewise.
+        eps: keeps the division finite, finite and at least 0; likewise.
+        warmup: the share of the momentum that is missing before the first step, in [0, 0.5]; likewise.
+        momentum_decay: how fast it comes, finite and at least 0; likewise.
+        eps_root: another eps inside the root, as optax has it.
+        engine: the machine that runs the rule; None chooses.
+
+    Source: Dozat, Incorporating Nesterov momentum into Adam, 2016, algorithm 2; with a mean m like Adam's.
+    """
+
+    hyperparameters = {
+        "lr": nonnegative,
+        "beta1": fraction,
+        "beta2": fraction,
+        "eps": nonnegative,
+        "warmup": _half,
+        "momentum_decay": nonnegative,
+        "eps_root": nonnegative,
+    }
+    slots = ("m", "v")
+
+    def __init__(
+        self,
+        lr: Hyper = 0.001,
+        beta1: Hyper = 0.9,
+        beta2: Hyper = 0.999,
+        eps: Hyper = 1e-7,
+        *,
+        warmup: Hyper = 0.5,
+        momentum_decay: Hyper = 0.004,
+        eps_root: Hyper = 0.0,
+        engine: str | None = None,
+    ) -> None:
+        super().__init__(
+            engine=engine,
+            lr=lr,
+            beta1=beta1,
+            beta2=beta2,
+            eps=eps,
+            warmup=warmup,
+            momentum_decay=momentum_decay,
+            eps_root=eps_root,
+        )
+
+    @staticmethod
+    def coefficients(
+        t: Any,
+        *,
+        lr: float,
+        beta1: float,
+        beta2: float,
+        eps: float,
+        warmup: float,
+        momentum_decay: float,
+        eps_root: float,
+    ) -> dict[str, Any]:
+        rate = _LOG * momentum_decay
+        mu = beta1 * (1 - warmup * (1 + expm1(-rate * t)))
+        ahead = beta1 * (1 - warmup * (1 + expm1(-rate * (t + 1))))
+        left = _one_minus_product(beta1, warmup, rate, t)
+        c2 = one_minus_power(beta2, t)
+        corrected = sqrt(c2)
+        return {
+            "lr_m": lr * corrected * ahead / (1 - ahead + ahead * left),
+            "lr_g": lr * corrected * (1 - mu) / left,
+            "a1": 1 - beta1,
+            "a2": 1 - beta2,
+            "eps": corrected * eps,
+            **inside(eps_root, c2),
+        }
+
+    @staticmethod
+    def rule(
+        xp: Any,
+        p: Array,
+        x: Array,
+        m: Array,
+        v: Array,
+        *,
+        lr_m: float,
+        lr_g: float,
+        a1: float,
+        a2: float,
+        eps: float,
+        eps_root: Any = None,
+    ) -> tuple[Array, ...]:
+        m = m + a1 * (x - m)
+        v = v + a2 * (x * x - v)
+        return (lr_m * m + lr_g * x) / (root(xp, v, eps_root) + eps), m, v
+
+
+_LOG = -math.log(0.96)
+_TERMS = 48  # 0.5**48 is less than the last digit of 1 minus the product
+_STILL = 1e-30  # so that a rate of 0 divides nothing by 0; no other rate notices
+
+
+def _one_minus_product(beta: Any, warmup: Any, rate: Any, t: Any) -> Any:
+    """`1 - mu_1*...*mu_t` for `mu_i = beta * (1 - warmup*q**i)` and `q = exp(-rate)`.
+
+    No step needs the product of the one before: the logarithms add up to t*log(beta), and by the series of
+    -log(1 - x) to the sum over j = 1, 2, ... of -warmup**j/j * (q**j + q**(2*j) + ... + q**(t*j)).
+    """
+    if isinstance(beta, float) and isinstance(t, int) and t * log(beta) < -40:
+        return 1.0  # to the last digit, without the series
+    rate = rate + _STILL
+    total: Any = 0.0
+    for j in range(_TERMS, 0, -1):
+        total = warmup * (total - expm1(-rate * j * t) / (j * expm1(rate * j)))
+    return -expm1(t * log(beta) - total)
