@@ -17,7 +17,7 @@ from hypothesis.extra.numpy import array_shapes
 
 import anyoptim as ao
 from anyoptim.optimizers import nadam, radam
-from tests import papers, textbook
+from tests import papers, papers_signs, textbook
 from tests.libraries import METHODS, Library, same_bits
 
 STEPS = 200
@@ -46,7 +46,7 @@ OWN: dict[str, dict[str, Any]] = {"AdaBelief": {"beta1": st.floats(0.5, 0.95)}}
 
 def test_every_method_has_a_transcription() -> None:
     """A method without an independent reference would go untested."""
-    assert set(METHODS) == {*textbook.METHODS, *papers.METHODS}
+    assert set(METHODS) == {*textbook.METHODS, *papers.METHODS, *papers_signs.METHODS}
 
 
 def _names(method: type[Any]) -> tuple[str, ...]:
