@@ -127,9 +127,6 @@ class Yogi(Optimizer):
         super().__init__(engine=engine, lr=lr, beta1=beta1, beta2=beta2, eps=eps)
         self._initial: float = nonnegative.value("initial", initial)
 
-    def __repr__(self) -> str:
-        return super().__repr__() if self.initial == 1e-6 else f"{super().__repr__()[:-1]}, initial={self.initial!r})"
-
     @property
     def initial(self) -> float:
         """V before the first step."""

@@ -81,6 +81,11 @@ class LossScale(Gate):
         self._initial = Domain(lambda x: 0 < x < math.inf, "above 0 and finite").value("initial", initial)
 
     @property
+    def initial(self) -> float:
+        """The first scale: a constant."""
+        return self._initial
+
+    @property
     def numbers(self) -> dict[str, float]:  # type: ignore[override] # it starts where the user says
         """The scale of the next loss; for how many steps it has lasted; how many were skipped."""
         return {"scale": self._initial, "good": 0.0, "skipped": 0.0}
