@@ -46,7 +46,7 @@ class Part(NamedTuple):
     slots: tuple[str, ...] = ()
     measure: Rule | None = None
     """What the part wants to know before it: the 2-norm of this over all elements, of all parameters or of each. It is
-    called as the rule is, but without coefficients."""
+    called with p, x, the gradient too where the rule is, and the slots."""
     seen: tuple[Act, int] | None = None
     """As which act the measure is called, and with how many slots that come next."""
     whole: bool = False
@@ -90,7 +90,7 @@ class Program(NamedTuple):
         assert part.measure is not None  # noqa: S101 - k is one of `measures`
         act, n = part.seen or (part.act, len(part.slots))
         begin = sum(len(before.slots) for before in self.parts[:k])
-        given = (p,) if act is on_parameter else (p, x, g) if act is on_gradient else (p, x)
+        given = (p, x, g) if act is on_gradient else (p, x)
         return part.measure(xp, *given, *slots[begin : begin + n])
 
     def _run(self, stop: int, xp: Any, p: Any, x: Any, slots: Sequence[Any], row: Row) -> Flow:
