@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from anyoptim._division import Layout
 from anyoptim._groups import groups
 from anyoptim._optimizer import Optimizer
-from anyoptim._select import Selection
+from anyoptim._select import Selection, shown
 from anyoptim._stage import ParameterStage, SlotStage, Stage
 
 __all__ = ["chain", "partition"]
@@ -57,7 +57,7 @@ class chain(Optimizer):  # noqa: N801 - it is called like a function
                 continue
             if not isinstance(stage, Stage):
                 raise TypeError(f"chain was given {stage!r}; wanted stages, such as ao.Adam()")
-            if isinstance(stage, partition):
+            if isinstance(stage, chain) and stage._partition is not None:
                 if self._partition is not None:
                     raise ValueError("chain was given two partitions; wanted one, with all patterns")
                 self._partition, self._frozen = stage._partition, stage._frozen
@@ -71,6 +71,11 @@ class chain(Optimizer):  # noqa: N801 - it is called like a function
         """Take these stages, if what each parameter goes through is in order."""
         for lane in dict.fromkeys(lane for lane in lanes if lane is not None) or [None]:
             _checked([stage for stage, of in zip(flat, lanes, strict=True) if of is None or of == lane])
+        for i, (stage, of) in enumerate(zip(flat, lanes, strict=True)):
+            if stage.due is not None and (i or of is not None):
+                raise ValueError(f"{stage!r} says which updates are steps; wanted it first, before all methods")
+            if stage.watched and stage.name in [other.name for other in flat[:i] if other.watched]:
+                raise ValueError(f"{stage!r} is the second of its name; wanted a name of its own in last_metrics")
         for selector in self._groups or ():
             self._groups.check(selector, flat, unique=self._partition is None)  # type: ignore[union-attr] # there are some
         self._stages, self._lanes = tuple(flat), tuple(lanes)
@@ -91,13 +96,20 @@ class chain(Optimizer):  # noqa: N801 - it is called like a function
         return Layout(self._lanes, self._partition, self._groups, self._frozen)
 
     def __repr__(self) -> str:
-        shown = [repr(stage) for stage, lane in zip(self.stages, self._lanes, strict=True) if lane is None]
+        texts = [repr(stage) for stage, lane in zip(self._stages, self._lanes, strict=True) if lane is None]
         if self._partition is not None:
-            at = next(i for i, lane in enumerate(self._lanes) if lane is not None)
-            shown.insert(at, _divided(self._stages, self._lanes, self._frozen))
+            first = next(k for k, lane in enumerate(self._lanes) if lane is not None)
+            texts.insert(first, self._divided_text())
         if self._groups is not None:
-            shown.append(repr(self._groups))
-        return f"{type(self).__name__}({', '.join(shown)})"
+            texts.append(repr(self._groups))
+        return f"{type(self).__name__}({', '.join(texts)})"
+
+    def _divided_text(self) -> str:
+        of: dict[Any, list[Stage]] = {selector: [] for selector in self._partition or ()}
+        for stage, lane in zip(self._stages, self._lanes, strict=True):
+            if lane is not None:
+                of[lane].append(stage)
+        return f"partition({{{', '.join(f'{shown(k)}: {_text(stages)}' for k, stages in of.items())}}})"
 
 
 class partition(chain):  # noqa: N801 - it is called like a function
@@ -137,7 +149,7 @@ class partition(chain):  # noqa: N801 - it is called like a function
                 continue
             if not isinstance(method, Optimizer) or isinstance(method, partition) or getattr(method, "groups", None):
                 raise TypeError(
-                    f"partition has {method!r} for {selector!r}; wanted a method or a chain of one, or None"
+                    f"partition has {method!r} for {shown(selector)}; wanted a method or a chain of one, or None"
                 )
             own = _stages_of(method)
             flat += own
@@ -148,22 +160,13 @@ class partition(chain):  # noqa: N801 - it is called like a function
         Optimizer.__init__(self, engine=engine)
 
     def __repr__(self) -> str:
-        return _divided(self._stages, self._lanes, self._frozen)
+        return self._divided_text()
 
 
-def _divided(stages: Sequence[Stage], lanes: Sequence[Any], frozen: Iterable[Any]) -> str:
-    """What a partition is, as Python says it."""
-    of: dict[Any, list[str]] = {}
-    for stage, lane in zip(stages, lanes, strict=True):
-        if lane is not None:
-            of.setdefault(lane, []).append(repr(stage))
-    of.update({selector: ["None"] for selector in frozen})
-    shown = [f"{'...' if k is ... else repr(k)}: {own[0] if len(own) == 1 else _chained(own)}" for k, own in of.items()]
-    return f"partition({{{', '.join(shown)}}})"
-
-
-def _chained(shown: Sequence[str]) -> str:
-    return f"chain({', '.join(shown)})"
+def _text(stages: Sequence[Stage]) -> str:
+    if not stages:
+        return "None"
+    return repr(stages[0]) if len(stages) == 1 else f"chain({', '.join(map(repr, stages))})"
 
 
 def _stages_of(stage: Stage) -> Sequence[Stage]:
@@ -192,7 +195,5 @@ def _checked(flat: Sequence[Stage]) -> None:
     if late:
         raise ValueError(f"{late[0]!r} changes the step, which was taken; wanted it before {flat[after]!r}")
     for i, stage in enumerate(flat):
-        if stage.due is not None and i:
-            raise ValueError(f"{stage!r} says which updates are steps; wanted it first")
         if isinstance(stage, SlotStage) and not any(before.slots for before in flat[:i]):
             raise ValueError(f"{stage!r} has no slots before it; wanted it after the stages that have some")

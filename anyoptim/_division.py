@@ -10,7 +10,7 @@ from anyoptim._arrays import Array
 from anyoptim._checks import Parameter
 from anyoptim._groups import groups
 from anyoptim._hyperparameters import Hyper
-from anyoptim._select import Selection
+from anyoptim._select import Selection, shown
 from anyoptim._stage import Stage
 from anyoptim._track import Track
 from anyoptim._tree import Tree
@@ -63,8 +63,15 @@ class Division:
         for i, p in enumerate(ps):
             if p is None:
                 continue
-            if owner[i] != i:
-                self.of[i] = self.of[owner[i]]
+            o = owner[i]
+            if o != i:
+                for selected in (lanes, grouped):
+                    if selected[o] != selected[i]:
+                        raise ValueError(
+                            f"{tree.name(o)} and {tree.name(i)} are one array, but they have "
+                            f"{shown(selected[o], selected[i])}; wanted one pattern for both"
+                        )
+                self.of[i] = self.of[o]
                 continue
             track = tracks[lanes[i]]
             for k in refusing:
@@ -77,11 +84,12 @@ class Division:
                     dict(stage.overrides(tree.path(i), p.array)) if ask and k in track.of else {}
                     for k, (stage, ask) in enumerate(zip(stages, asked, strict=True))
                 )
-            kind = (lanes[i], grouped[i], found)
+            group = None if i in self.resting else grouped[i]
+            kind = (lanes[i], group, found)
             if kind not in kinds:
                 kinds.append(kind)
                 self.tracks.append(track)
-                self.overrides.append(_given(stages, layout, track, found, grouped[i]))
+                self.overrides.append(_given(stages, layout, track, found, group))
             self.of[i] = kinds.index(kind)
         if not kinds:
             self.tracks.append(next(iter(tracks.values())))
@@ -104,11 +112,11 @@ class Division:
 def _given(
     stages: Sequence[Stage], layout: Layout, track: Track, found: Sequence[Mapping[str, Hyper]], group: Any
 ) -> tuple[Mapping[str, Hyper], ...]:
-    """What a group has for each stage: of `groups`, else of the stage's own `overrides`."""
+    """What a group, None for none, has for each stage: of `groups`, else of the stage's own `overrides`."""
     for stage, own in zip(stages, found, strict=False):
         if set(own) - set(stage.hyperparameters):
             raise ValueError(f"{stage!r} overrides {list(own)}; it has {list(stage.hyperparameters)}")
-    if layout.groups is None:
+    if layout.groups is None or group is None:
         return tuple(found) or ({},) * len(stages)
     given = layout.groups.own(group, stages, track.of)
     if not found:

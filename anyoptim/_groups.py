@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from typing import Any
 
 from anyoptim._hyperparameters import Hyper
-from anyoptim._select import Own, Selection, Selector
-from anyoptim._stage import Stage
+from anyoptim._select import Own, Selection, Selector, shown
+from anyoptim._stage import Gate, Stage
 
 __all__ = ["groups"]
 
@@ -47,7 +47,9 @@ class groups(Mapping[Any, Any]):  # noqa: N801 - it is called like a function
         self.selection = Selection("groups", of)
         for selector, given in of.items():
             if given is not None and not (isinstance(given, Mapping) and all(isinstance(name, str) for name in given)):
-                raise TypeError(f"groups has {given!r} for {selector!r}; wanted a dict of hyperparameters, or None")
+                raise TypeError(
+                    f"groups has {given!r} for {shown(selector)}; wanted a dict of hyperparameters, or None"
+                )
         self._of = {selector: None if given is None else _Group(given) for selector, given in of.items()}
 
     def __getitem__(self, selector: Any) -> Any:
@@ -60,8 +62,7 @@ class groups(Mapping[Any, Any]):  # noqa: N801 - it is called like a function
         return len(self._of)
 
     def __repr__(self) -> str:
-        shown = [f"{'...' if k is ... else repr(k)}: {own!r}" for k, own in self._of.items()]
-        return f"groups({{{', '.join(shown)}}})"
+        return f"groups({{{', '.join(f'{shown(s)}: {given!r}' for s, given in self._of.items())}}})"
 
     def check(self, selector: Selector, stages: Sequence[Stage], unique: bool) -> None:
         """Raise ValueError or TypeError for a name that no stage has, or several if it shall be unique; a bad value."""
@@ -71,8 +72,12 @@ class groups(Mapping[Any, Any]):  # noqa: N801 - it is called like a function
                 raise _unclear(selector, key, having, stages)
             name = key.rpartition(".")[2]
             for k in having:
+                if isinstance(stages[k], Gate) or stages[k].due is not None:
+                    raise ValueError(
+                        f"groups has {key!r} for {shown(selector)}, but {stages[k]!r} decides for all together"
+                    )
                 if not callable(value):
-                    stages[k].hyperparameters[name].value(f"{key} of {selector!r}", value)
+                    stages[k].hyperparameters[name].value(f"{key} of {shown(selector)}", value)
 
     def own(self, selector: Selector, stages: Sequence[Stage], of: Sequence[int]) -> list[Mapping[str, Hyper]]:
         """For each of the stages the hyperparameters that are the group's own. `of` are those that its parameters have.
@@ -98,13 +103,31 @@ def _having(key: str, stages: Sequence[Stage]) -> list[int]:
 def _unclear(selector: Selector, key: str, having: Sequence[int], stages: Sequence[Stage]) -> ValueError:
     known = [f"{type(stage).__name__}.{name}" for stage in stages for name in stage.hyperparameters]
     has = f"{len(having)} stages have" if having else "no stage has"
-    return ValueError(f"groups has {key!r} for {selector!r}, which {has}; wanted one of {', '.join(known)}")
+    return ValueError(f"groups has {key!r} for {shown(selector)}, which {has}; wanted one of {', '.join(known)}")
 
 
-class _Group(dict[str, Any]):
+class _Group(MutableMapping[str, Any]):
     """The hyperparameters of a group, whose names were settled with the chain."""
 
+    def __init__(self, given: Mapping[str, Hyper]) -> None:
+        self._values = dict(given)
+
+    def __getitem__(self, name: str) -> Any:
+        return self._values[name]
+
     def __setitem__(self, name: str, value: Any) -> None:
-        if name not in self:
+        if name not in self._values:
             raise KeyError(f"the group has {sorted(self)}; wanted {name!r} there from the beginning")
-        super().__setitem__(name, value)
+        self._values[name] = value
+
+    def __delitem__(self, name: str) -> None:
+        raise TypeError(f"{name!r} can't be taken from a group; wanted another value")
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __repr__(self) -> str:
+        return repr(self._values)

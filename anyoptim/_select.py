@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import EllipsisType
 from typing import Any
 
@@ -11,7 +11,7 @@ from anyoptim._arrays import Array
 from anyoptim._checks import Parameter
 from anyoptim._tree import Tree, listed
 
-__all__ = ["Own", "Selection", "Selector"]
+__all__ = ["Own", "Selection", "Selector", "shown"]
 
 Selector = str | Callable[[str, Array], bool] | EllipsisType
 """A pattern of paths, `where(path, p)`, or `...` for all that nothing else is for.
@@ -42,6 +42,12 @@ class Selection:
         if not self._selectors:
             raise ValueError(f"{owner} is empty; wanted at least one pattern, or ... for all")
 
+    def __iter__(self) -> Iterator[Selector]:
+        return iter(self._selectors)
+
+    def __reduce__(self) -> Any:
+        return Selection, (self._owner, [*self._selectors])  # the matchers are no module's own
+
     def of(self, tree: Tree, ps: Sequence[Parameter | None]) -> list[Selector | None]:
         """The selector of each parameter. Raises ValueError, with paths, where there is none or more than one."""
         found: list[list[Selector]] = []
@@ -53,23 +59,24 @@ class Selection:
         lost = [name for name, p, takers in zip(names, ps, found, strict=True) if p is not None and not takers]
         if lost:
             raise ValueError(f"{self._owner} has nothing for {listed(lost)}; wanted a pattern, or ... for all others")
-        twice = [f"{name} ({_shown(takers)})" for name, takers in zip(names, found, strict=True) if len(takers) > 1]
+        twice = [f"{name} ({shown(*takers)})" for name, takers in zip(names, found, strict=True) if len(takers) > 1]
         if twice:
             raise ValueError(f"{self._owner} has more than one pattern for {listed(twice)}; wanted one for each")
         used = {s for p, takers in zip(ps, found, strict=True) if p is not None for s in takers}
         idle = [s for s in self._selectors if s not in used and s is not ...]
         if idle:
-            raise ValueError(f"{self._owner} has {_shown(idle)}, for which there is no parameter among {listed(names)}")
+            raise ValueError(f"{self._owner} has {shown(*idle)}, for which there is no parameter among {listed(names)}")
         return [takers[0] if p is not None else None for p, takers in zip(ps, found, strict=True)]
 
 
-def _shown(selectors: Sequence[Selector]) -> str:
+def shown(*selectors: Selector | None) -> str:
+    """As a user would write them."""
     return ", ".join("..." if s is ... else repr(s) for s in selectors)
 
 
 def _matcher(pattern: str) -> Callable[[str, Array], bool]:
     keys = [
-        r"(?:[^.]+\.)*" if key == "**" else re.escape(key).replace(r"\*", "[^.]*").replace(r"\?", "[^.]") + r"\."
+        r"(?:[^.]*\.)*" if key == "**" else re.escape(key).replace(r"\*", "[^.]*").replace(r"\?", "[^.]") + r"\."
         for key in pattern.split(".")
     ]
     matches = re.compile("".join(keys)).fullmatch
