@@ -30,7 +30,8 @@ class Bound:
         """Whether `take` may be asked: all parameters move, by one row of coefficients that no measure goes into."""
         self._crew: Crew | None = None
         self._moving: list[int] = []
-        self._resting: list[int] = []
+        self._without: list[int] = []
+        """Those that rest because they have no gradient."""
 
     @cached_property
     def paths(self) -> list[str]:
@@ -51,8 +52,8 @@ class Bound:
         xs = self._form.leaves(grads)
         if xs is None:
             return None
-        if self._resting:
-            if any(xs[i] is not None for i in self._resting):
+        if len(self._moving) < len(xs):
+            if any(xs[i] is not None for i in self._without):
                 return None
             xs = [xs[i] for i in self._moving]
         gathered = crew.quick(xs)
@@ -79,7 +80,7 @@ class Bound:
             and one_row
             and simple
             and not self._tied
-            and not self._resting
+            and len(self._moving) == len(self.ps)
             and len(crew.teams) == 1
             and len(self.division.overrides) == 1
             and not any(self.division.overrides[0])
@@ -110,7 +111,8 @@ class Bound:
             leaves = [self.leaf(i, slots[i]) for i in moving]
             programs = [self.division.track(i).program for i in moving]
             self._crew = Crew(engine, programs, leaves, some)
-            self._moving, self._resting = moving, [i for i, x in enumerate(xs) if x is None]
+            self._moving = moving
+            self._without = [i for i, x in enumerate(xs) if x is None and i not in self.division.resting]
         return self._crew, moving
 
     def leaf(self, i: int, slots: tuple[Array, ...] | None) -> Leaf:

@@ -147,7 +147,8 @@ class partition(chain):  # noqa: N801 - it is called like a function
         for selector, method in of.items():
             if method is None:
                 continue
-            if not isinstance(method, Optimizer) or isinstance(method, partition) or getattr(method, "groups", None):
+            nests = isinstance(method, chain) and (method._partition is not None or method._groups is not None)
+            if not isinstance(method, Optimizer) or nests:
                 raise TypeError(
                     f"partition has {method!r} for {shown(selector)}; wanted a method or a chain of one, or None"
                 )

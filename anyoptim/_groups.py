@@ -7,7 +7,7 @@ from typing import Any
 
 from anyoptim._hyperparameters import Hyper
 from anyoptim._select import Own, Selection, Selector, shown
-from anyoptim._stage import Gate, Stage
+from anyoptim._stage import Gate, Stage, told
 
 __all__ = ["groups"]
 
@@ -118,6 +118,7 @@ class _Group(MutableMapping[str, Any]):
     def __setitem__(self, name: str, value: Any) -> None:
         if name not in self._values:
             raise KeyError(f"the group has {sorted(self)}; wanted {name!r} there from the beginning")
+        told(self, name, value)
         self._values[name] = value
 
     def __delitem__(self, name: str) -> None:
@@ -131,3 +132,6 @@ class _Group(MutableMapping[str, Any]):
 
     def __repr__(self) -> str:
         return repr(self._values)
+
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__

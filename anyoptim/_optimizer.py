@@ -114,7 +114,8 @@ class Optimizer(Stage):
 
         On a CUDA device the step goes to the library's current stream, and nothing waits for it. While that stream is
         captured in a CUDA graph, nothing is written, and each replay takes the step: it counts it, and reads the
-        hyperparameters as they were last set on the same stream. Parameters, gradients and state stay where they are,
+        hyperparameters as they were last set on the same stream, but for those of groups, which can't be set any more.
+        Parameters, gradients and state stay where they are,
         and are kept alive for good. Raises RuntimeError, ValueError or TypeError for what replays would get wrong: a
         first update, schedules, coefficients that branch on t or on hyperparameters, arrays that `cuda` can't take,
         several devices, other parameters than in the optimizer's other graphs. Steps that no graph takes wait for the
@@ -218,7 +219,7 @@ class Optimizer(Stage):
             recorder.record(bound, flat, crew, xs)
             if new:
                 self._recorder = recorder
-                recorder.watch()
+                recorder.watch(self._layout.groups or {})
 
     def _caught_up(self) -> Flat | None:
         """What is remembered, with all steps counted, those that were replayed too."""

@@ -34,12 +34,15 @@ class Recorder:
         self._names = [(k, name) for k, stage in enumerate(stages) for name in stage.hyperparameters]
         values = [_known(stages[k], name, getattr(stages[k], name)) for k, name in self._names]
         ((self._library, self._number),) = crew.devices
-        self._cells = Cells(self._library, self._number, len(pipeline.track.program.parts), values)
+        self._cells = Cells(self._library, self._number, len(crew.programs[0].parts), values)
 
-    def watch(self) -> None:
-        """Have replays read what hyperparameters are set to from now on."""
+    def watch(self, groups: Mapping[Any, Any]) -> None:
+        """Have replays read what hyperparameters are set to from now on; those of groups stay as they are."""
         for k, stage in enumerate(self._stages):
             watch(stage, partial(self._set, stage, k))
+        for group in groups.values():
+            if group is not None:
+                watch(group, _fixed)
 
     def capturing(self) -> bool:
         """Whether a graph is being captured now."""
@@ -114,6 +117,12 @@ class Recorder:
                 "read it as it was last set"
             )
         self._cells.set(self._names.index((k, name)), _known(stage, name, value))
+
+
+def _fixed(name: str, _: Any) -> None:
+    raise RuntimeError(
+        f"{name} of a group is part of a CUDA graph, whose replays would go on with the old value; wanted it set before"
+    )
 
 
 def _known(stage: Stage, name: str, value: Any) -> float:

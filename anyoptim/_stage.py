@@ -16,16 +16,22 @@ from anyoptim._program import Part, floats, on_gradient, on_nothing, on_paramete
 from anyoptim._quiet import quiet
 from anyoptim._trace import Symbol
 
-__all__ = ["Gate", "GradientStage", "ParameterStage", "SlotStage", "Stage", "counted", "itself", "watch"]
+__all__ = ["Gate", "GradientStage", "ParameterStage", "SlotStage", "Stage", "counted", "itself", "told", "watch"]
 
 
 _WATCHED: weakref.WeakKeyDictionary[Any, list[Callable[[str, Any], None]]] = weakref.WeakKeyDictionary()
 """Whom to tell of new values of hyperparameters, before they are set. No part of a stage: a copy has nobody."""
 
 
-def watch(stage: Any, tell: Callable[[str, Any], None]) -> None:
-    """Have `tell(name, value)` called before a hyperparameter is set; it may refuse."""
-    _WATCHED.setdefault(stage, []).append(tell)
+def watch(of: Any, tell: Callable[[str, Any], None]) -> None:
+    """Have `tell(name, value)` called before a hyperparameter of a stage, or a group, is set; it may refuse."""
+    _WATCHED.setdefault(of, []).append(tell)
+
+
+def told(of: Any, name: str, value: Any) -> None:
+    """Tell those who watch."""
+    for tell in _WATCHED.get(of, ()):
+        tell(name, value)
 
 
 class Stage:
@@ -141,8 +147,7 @@ class Stage:
             )
         self.__dict__.pop("_fixed", None)
         if domain is not None:
-            for tell in _WATCHED.get(self, ()):
-                tell(name, value)
+            told(self, name, value)
         super().__setattr__(name, value)
 
     def __copy__(self) -> Self:

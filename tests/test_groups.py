@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 import anyoptim as ao
 from anyoptim._engines import blocked, compiled
+from tests import shim
 from tests.chains import agree, problem
 from tests.libraries import ENGINES, Library, same_bits
 
@@ -475,3 +476,37 @@ def test_under_jit(need: Callable[[str], Library]) -> None:
     assert len(traces) == 1
     for k, a in params.items():
         np.testing.assert_allclose(p[k], a, rtol=1e-5, atol=1e-5)
+
+
+def test_in_a_cuda_graph(need: Callable[[str], Library]) -> None:
+    """Groups are captured with their values, which can't be set any more; the stage's own move on."""
+    need("cuda-shim")
+    machine = shim.install(shim.Machine())
+    given = ao.groups({"a": {"lr": 2.0}, "c": None, ...: {}})
+    optimizer = ao.chain(ao.SGD(lr=1.0), given)
+    p, g = ({k: shim.asarray(np.full(2, v)) for k in "abc"} for v in (0.0, 1.0))
+    optimizer.update(p, g)
+    given["a"]["lr"] = 4.0
+    machine.captured = []
+    optimizer.update(p, g)
+    graph, machine.captured = machine.captured, None
+    with pytest.raises(RuntimeError, match="lr of a group is part of a CUDA graph, whose replays would go on"):
+        given["a"]["lr"] = 8.0
+    optimizer.stages[0].lr = 16.0
+    machine.waiting.extend(graph)
+    machine.finish()
+    assert [shim.tonumpy(a)[0] for a in p.values()] == [-6.0, -17.0, 0.0]
+    deepcopy(optimizer).groups["a"]["lr"] = 8.0  # type: ignore[index]
+
+
+def test_a_schedule_in_a_cuda_graph(need: Callable[[str], Library]) -> None:
+    """Is refused by name, as one of the stage itself."""
+    need("cuda-shim")
+    machine = shim.install(shim.Machine())
+    optimizer = ao.chain(ao.SGD(lr=1.0), ao.groups({"a": {"lr": lambda t: 1.0 / t}, ...: {}}))
+    p, g = ({k: shim.asarray(np.full(2, v)) for k in "ab"} for v in (0.0, 1.0))
+    optimizer.update(p, g)
+    machine.captured = []
+    with pytest.raises(ValueError, match=r"lr of SGD.* is a schedule, which replays of a CUDA graph can't call"):
+        optimizer.update(p, g)
+    machine.captured = None
