@@ -78,7 +78,7 @@ class LossScale(Gate):
         self, growth: Hyper = 2.0, backoff: Hyper = 0.5, interval: Hyper = 2000.0, *, initial: float = 65536.0
     ) -> None:
         super().__init__(growth=growth, backoff=backoff, interval=interval)
-        self._initial = Domain(lambda x: 0 < x < math.inf, "above 0 and finite").value("initial", initial)
+        self._initial: float = Domain(lambda x: 0 < x < math.inf, "above 0 and finite").value("initial", initial)
 
     @property
     def initial(self) -> float:
