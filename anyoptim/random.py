@@ -13,7 +13,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from anyoptim._arrays import Array, Library, library
+from anyoptim._arrays import COMPUTE, Array, Library, library
 from anyoptim._quiet import quiet
 from anyoptim._scalars import count, integer
 
@@ -130,13 +130,18 @@ def normal(shape: Sequence[int], key: int, call: Any = 0, offset: int = 0, *, li
         key: the stream, 0 <= key < 2**64.
         call: the draw within the stream, as for `words`.
         offset: where this shape begins within a larger draw, in elements, 0 <= offset < 2**63.
-        like: a real floating array, whose library, device and dtype the result has.
+        like: a real floating array, whose library, device and dtype the result has; it is computed in at least float32.
 
-    Raises like `words`.
+    Raises like `words`; TypeError for another dtype.
 
     Source: Box and Muller, A note on the generation of random normal deviates, 1958.
     """
-    xp = library(like).xp
-    pairs = xp.astype(words((*shape, 2), key, call, 2 * offset, like=like), like.dtype)
+    arrays = library(like)
+    xp, name = arrays.xp, arrays.dtype(like)
+    if name not in COMPUTE or name.startswith("complex"):
+        raise TypeError(f"like has dtype {name}; wanted a real floating one")
+    # A word is more than float16 can hold, and bfloat16 has 256 directions.
+    pairs = xp.astype(words((math.prod(shape), 2), key, call, 2 * offset, like=like), getattr(xp, COMPUTE[name]))
     a, b = pairs[..., 0], pairs[..., 1]
-    return xp.sqrt(-2 * xp.log((a + 1) / 2**32)) * xp.cos(2 * math.pi / 2**32 * b)
+    drawn = xp.sqrt(-2 * xp.log((a + 1) / 2.0**32)) * xp.cos(2 * math.pi / 2**32 * b)
+    return xp.reshape(xp.astype(drawn, like.dtype, copy=False), tuple(shape))  # 0-d arrays, where NumPy makes scalars
