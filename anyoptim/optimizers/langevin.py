@@ -11,6 +11,7 @@ from anyoptim._arrays import Array
 from anyoptim._hyperparameters import Domain, Hyper, nonnegative
 from anyoptim._optimizer import Optimizer
 from anyoptim._scalars import sqrt
+from anyoptim.stages.layers import is_complex
 
 __all__ = ["SGLD"]
 
@@ -27,7 +28,7 @@ class SGLD(Optimizer):
     With g the gradient of minus the logarithm of a density, small lr and temperature 1, p are samples of it. The noise
     is that of `anyoptim.random.normal`: it depends on the seed, the path of the parameter, the count of its steps and
     the element, and on libraries only in the last bits of logarithm and cosine. It works on whole arrays
-    (`portable`).
+    (`portable`). Complex parameters are refused.
 
     Args:
         lr: half of the paper's step size, finite and at least 0; a number or a schedule of the step number.
@@ -56,6 +57,10 @@ class SGLD(Optimizer):
     def overrides(self, path: str, p: Array) -> Mapping[str, Hyper]:
         """A stream of noise for each parameter."""
         return {"stream": zlib.crc32(path.encode())}
+
+    def refusal(self, p: Array) -> str | None:
+        """Complex ones, whose two parts would have the same noise."""
+        return "is complex; SGLD wants real parameters" if is_complex(p) else None
 
     @staticmethod
     def coefficients(t: Any, *, lr: Any, temperature: Any, seed: Any, stream: Any) -> dict[str, Any]:

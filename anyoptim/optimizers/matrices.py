@@ -13,7 +13,7 @@ from anyoptim.stages.layers import is_complex
 
 __all__ = ["Adafactor", "Muon", "Shampoo"]
 
-_whole = Domain(lambda x: x >= 1 and x == int(x), "a whole number and at least 1")
+_whole = Domain(lambda x: x >= 1 and x % 1 == 0, "a whole number and at least 1")
 
 
 def _matrix(xp: Any, a: Array) -> Array:
