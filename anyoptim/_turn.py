@@ -92,7 +92,7 @@ class Turning:
         if not having:
             return True
         if self._live is not None and (stage.numbers or stage.norms or stage.totals or stage.watched):
-            raise TypeError(f"{stage!r} needs the host at every step")
+            raise TypeError(f"{stage.__repr__()} needs the host at every step")  # of a weak proxy, what it is of
         if stage.watched and self._watching:
             self._watch(k)
         found: dict[str, Any] = {}

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 
 import anyoptim as ao
-from tests.libraries import same_bits
+from tests import papers_composed
+from tests.libraries import COMPOSED, same_bits
 
 Array = np.ndarray[Any, Any]
 Arrays = dict[str, Array]
-Make = Callable[[str | None], ao.chain]
+Make = Callable[[str | None], ao.Optimizer]
 
 
 class Smoothed(ao.Stage):
@@ -44,6 +45,15 @@ def matrices(path: str, p: Any) -> bool:
     return not path.endswith("b")
 
 
+HYPER: dict[str, dict[str, float]] = {
+    "LARS": {"lr": 0.5, "momentum": 0.8, "weight_decay": 0.1, "trust": 0.1, "eps": 1e-6},
+    "LAMB": {"lr": 0.1, "beta1": 0.9, "beta2": 0.99, "eps": 1e-6, "weight_decay": 0.1, "upper": 2.0},
+    "ScheduleFreeSGD": {"lr": 0.1, "beta": 0.9, "weight_decay": 0.1},
+    "ScheduleFreeAdamW": {"lr": 0.1, "beta": 0.9, "beta2": 0.99, "eps": 1e-6, "weight_decay": 0.1},
+    "Prodigy": {"lr": 0.5, "beta1": 0.9, "beta2": 0.99, "eps": 1e-6, "weight_decay": 0.1, "d0": 0.1, "growth": 1.0},
+}
+"""Of the methods that measure or keep numbers, each of which is a row below."""
+
 CHAINS: dict[str, Make] = {
     "clip, Adam, EMA": lambda e: ao.chain(ao.ClipGlobalNorm(0.5), ao.Adam(lr=0.1), ao.EMA(0.9), engine=e),
     "decay, Momentum": lambda e: ao.chain(ao.WeightDecay(0.1, where=matrices), ao.Momentum(lr=0.1), engine=e),
@@ -71,10 +81,11 @@ CHAINS: dict[str, Make] = {
     "Lion, NonNegative, SWA": lambda e: ao.chain(
         ao.Lion(lr=0.1, weight_decay=0.1), ao.NonNegative(), ao.SWA(0), engine=e
     ),
+    **{name: lambda e, name=name: COMPOSED[name](**HYPER[name], engine=e) for name in HYPER},  # type: ignore[misc]
 }
-"""By name: of the engine, a chain."""
+"""By name: of the engine, a chain, or a method that does what only stages of chains did."""
 
-ROOTLESS = [name for name in CHAINS if "Adam" not in name and "RMSProp" not in name]
+ROOTLESS = [name for name in CHAINS if not any(of in name for of in ("Adam", "RMSProp", "LAMB", "Prodigy"))]
 """Those without a square root of an element, which torch takes a little differently."""
 
 
@@ -170,6 +181,18 @@ def _signum(lr: float) -> Any:
     return stage
 
 
+def _paper(name: str) -> Any:
+    """What a transcription takes from the parameters, as a stage."""
+    transcription = papers_composed.METHODS[name](**HYPER[name])
+
+    def stage(p: Arrays, x: Arrays) -> Arrays:
+        moved = {k: a.copy() for k, a in p.items()}
+        transcription.update(moved, x)
+        return {k: p[k] - moved[k] for k in p}
+
+    return stage
+
+
 def _lion(lr: float, decay: float) -> Any:
     means: Arrays = {}
 
@@ -245,6 +268,7 @@ PLAIN: dict[str, Callable[[], tuple[list[Any], Any]]] = {
     ),
     "Rprop, Box, SWA": lambda: ([_rprop(0.1)], _swa(4, 3, -0.75, 1.25)),
     "Lion, NonNegative, SWA": lambda: ([_lion(0.1, 0.1)], _swa(0, 1, 0.0, math.inf)),
+    **{name: lambda name=name: ([_paper(name)], _nothing) for name in HYPER},  # type: ignore[misc]
 }
 """The same chains: what is done to the gradient, in turn, and after the step to the parameters and their average."""
 
@@ -290,8 +314,9 @@ def agree(one: Any, two: Any) -> bool:
 
 
 def run(optimizer: ao.Optimizer, params: Any, grads: list[Any]) -> tuple[Any, Any]:
-    """The parameters and the slots after these steps."""
+    """The parameters and the slots after these steps, by stage of a method, too."""
     for g in grads:
         optimizer.update(params, g)
     assert optimizer.state is not None
-    return params, optimizer.state.slots
+    slots = optimizer.state.slots
+    return params, slots if isinstance(slots, tuple) else (slots,)

@@ -14,14 +14,14 @@ import pytest
 import anyoptim as ao
 from tests import shim
 from tests.chains import CHAINS
-from tests.libraries import METHODS, Library, allowed, same_bits
+from tests.libraries import COMPOSED, METHODS, Library, allowed, same_bits
 
 MAKE: dict[str, Callable[..., Any]] = {
     **METHODS,
     **{name: lambda make=make, engine=None: make(engine) for name, make in CHAINS.items()},
 }
 BRANCHING = ("two slots of one name",)  # its `late` compares t
-RECORDED = [name for name in MAKE if name not in BRANCHING]
+RECORDED = [name for name in MAKE if name not in {*BRANCHING, *COMPOSED}]
 SHAPES = {"W": (3, 5), "b": (), "long": (20001,)}
 
 Arrays = dict[str, Any]
@@ -215,6 +215,19 @@ def test_branches_on_t_are_refused(name: str) -> None:
     twins = Twins(name)
     with twins.capture(), pytest.raises(TypeError, match=r"branches on t .* can't be captured in a CUDA graph"):
         twins.there.update(twins.p, twins.static)
+
+
+@pytest.mark.parametrize("name", COMPOSED)
+def test_what_asks_the_device_or_keeps_numbers_is_refused(name: str) -> None:
+    """Before anything is written; and the optimizer goes on without a graph."""
+    twins = Twins(name)
+    message = rf"can't be captured in a CUDA graph: (_Length|{name})\(lr=.*\) needs the host at every step"
+    with twins.capture() as graph, pytest.raises(TypeError, match=message):
+        twins.there.update(twins.p, twins.static)
+    assert sum(launch.args[-1][-1] for launch in graph) % 2**64 == 0  # type: ignore[attr-defined] # of the count
+    twins.agree()
+    twins.update()
+    twins.agree()
 
 
 def test_two_dtypes_with_a_norm_are_refused() -> None:
