@@ -22,8 +22,8 @@ RATES = tuple(digit * 10.0**power for power in range(-5, 2) for digit in (1, 2, 
 """The learning rates that are tried, constant and with a cosine's fall to 0."""
 
 MOVED = 1e-12
-"""Gradients off by such a share, at random, must lead to the same loss, to a tenth of the tolerance: or else it would be
-another one on another machine, whose products add in another order."""
+"""Gradients off by such a share, at random, must lead to the same loss, to a tenth of the tolerance: or else it would
+be another one on another machine, whose products add in another order."""
 
 WORTH = 2.0
 """How much lower the loss must be with the fall for it to be proposed."""
@@ -38,7 +38,7 @@ class Trial:
 
 
 def search(name: str, problem: Problem, given: Mapping[str, float]) -> Run:
-    """The learning rate that leads to the least loss, among those where gradients that are a little off lead to it too."""
+    """The learning rate that leads to the least loss, of those where gradients that are a little off lead there, too."""
 
     def best(kind: str) -> Trial | None:
         tried = sorted(
@@ -85,8 +85,8 @@ def document() -> str:
 
 The loss above the least there is, on three small problems in float64 (tests/problems.py), and the hyperparameters that
 are not the defaults. Every learning rate is one of 1, 2 or 5 times a power of ten, constant or, where that at least
-halves the loss, falling to 0 along a cosine ("falling"): the one that reaches least, of those for which gradients off by
-{MOVED:g} lead to the same loss. So the table compares methods at their best learning rate, on problems without
+halves the loss, falling to 0 along a cosine ("falling"): the one that reaches least, of those for which gradients that
+are off by {MOVED:g} lead to the same loss. So the table compares methods at their best learning rate, on problems without
 noise, and says little about networks.
 
 The tests run every row again, and allow {TOLERANCE:.0%} of the loss.

@@ -137,6 +137,16 @@ REACHED: Mapping[str, tuple[Run, Run, Run]] = {
     "CenteredRMSProp": (run(0.000919, cosine=0.1), run(0.0294, cosine=0.02), run(0.000941, lr=0.1)),
     "AdaDelta": (run(0.00374, lr=5.0), run(0.028, cosine=5.0), run(0.00124, lr=20.0)),
     "Adam": (run(1.96e-08, lr=1.0), run(2.26e-13, lr=0.5), run(0.000118, lr=2.0)),
+    "AdamW": (run(7.26e-05, lr=0.5), run(0.00633, lr=0.1), run(0.000223, lr=5.0)),
+    "AMSGrad": (run(2.95e-08, lr=1.0), run(5.4e-10, lr=0.5), run(0.000122, lr=2.0)),
+    "CorrectedAMSGrad": (run(0.000171, lr=1.0), run(0.00368, lr=1.0), run(0.00091, lr=10.0)),
+    "Adamax": (run(0.000196, lr=1.0), run(0.00155, lr=1.0), run(0.000965, lr=10.0)),
+    "NAdam": (run(4.1e-05, cosine=50.0), run(0.0497, cosine=0.05), run(6.98e-05, lr=0.5)),
+    "RAdam": (run(1.19e-06, lr=2.0), run(0.454, lr=0.005), run(0.000221, lr=2.0)),
+    "AdaBelief": (run(1.48e-08, lr=0.5), run(3.55e-13, lr=0.5), run(0.000236, lr=2.0)),
+    "Yogi": (run(2.05e-08, lr=0.5), run(4.18e-06, lr=0.2), run(0.000227, lr=0.5)),
+    "CorrectedYogi": (run(2.63e-08, lr=1.0), run(6.66e-10, lr=0.5), run(0.00015, lr=1.0)),
+    "Adan": (run(1.12e-05, lr=2.0), run(1.45e-07, cosine=0.05), run(0.00825, lr=5.0)),
     "Lion": (run(0.000308, cosine=0.1), run(1.81e-05, cosine=0.02), run(0.00527, cosine=0.5)),
     "Signum": (run(8.09e-06, cosine=0.1), run(0.000147, cosine=0.01), run(0.000475, lr=0.02)),
     "Rprop": (run(1.34e-05, lr=0.5), run(0.00248, lr=0.0002), run(8.41e-07, lr=1.0)),
@@ -151,6 +161,8 @@ REACHED: Mapping[str, tuple[Run, Run, Run]] = {
 
 SLOW: Mapping[str, str] = {
     "SGD": "it is what the others are compared with",
+    "SGLD": "without noise, as here, it is SGD",
+    "Adafactor": "it has no momentum, and steps that are relative to the parameter, which here begins at 0",
 }
 """The methods that need not be better than SGD on any of these, and why."""
 

@@ -6,6 +6,7 @@ import math
 import pickle
 from collections.abc import Callable
 from copy import copy, deepcopy
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -183,11 +184,12 @@ def test_refusals(what: str, need: Callable[[str], Library]) -> None:
         params = {"layer": {"W": lib.array(np.ones((2, 2))), "bad": lib.array(wrong, dtype)}}
         optimizer = _make(name)
         before = lib.tonumpy(params["layer"]["W"]).copy()
-        for attempt in (
-            lambda o=optimizer, p=params: o.update(p, p),
-            lambda o=optimizer, p=params: o.init(p),
-            lambda o=optimizer, p=params: o.explain(p, p),
-        ):
+        attempts: list[Callable[[], Any]] = [
+            partial(optimizer.update, params, params),
+            partial(optimizer.init, params),
+            partial(optimizer.explain, params, params),
+        ]
+        for attempt in attempts:
             with pytest.raises((TypeError, ValueError), match=rf"params\['layer'\]\['bad'\] {match}"):
                 attempt()
         assert optimizer.state is None
