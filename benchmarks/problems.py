@@ -38,7 +38,7 @@ class Trial:
 
 
 def search(name: str, problem: Problem, given: Mapping[str, float]) -> Run:
-    """The learning rate that leads to the least loss, of those where gradients that are a little off lead there, too."""
+    """The learning rate that leads to the least loss, of those with which gradients a little off lead there, too."""
 
     def best(kind: str) -> Trial | None:
         tried = sorted(
@@ -86,8 +86,8 @@ def document() -> str:
 The loss above the least there is, on three small problems in float64 (tests/problems.py), and the hyperparameters that
 are not the defaults. Every learning rate is one of 1, 2 or 5 times a power of ten, constant or, where that at least
 halves the loss, falling to 0 along a cosine ("falling"): the one that reaches least, of those for which gradients that
-are off by {MOVED:g} lead to the same loss. So the table compares methods at their best learning rate, on problems without
-noise, and says little about networks.
+are off by {MOVED:g} lead to the same loss. So the table compares methods at their best learning rate, on problems
+without noise, and says little about networks.
 
 The tests run every row again, and allow {TOLERANCE:.0%} of the loss.
 
