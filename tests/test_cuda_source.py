@@ -160,7 +160,8 @@ def test_what_the_device_computes_is_rounded_as_on_the_host(name: str, nvrtc: An
     """Coefficients of a norm are of float64, for float32 parameters too."""
     optimizer = CHAINS[name](None)
     kernels = _coefficients(optimizer, "float32")
-    assert bool(kernels) == bool(optimizer._pipeline.track.program.measures)
+    # Totals are waited for: of them the device computes nothing.
+    assert bool(kernels) == any(stage.measure is not None or stage.norms for stage in optimizer.stages)
     for kernel in kernels:
         rounded = {f"{op}.rn.f64" for op in ("add", "sub", "mul", "div", "sqrt")}
         _only(nvrtc.ptx(kernel.text, 90), {f"{op}.f64" for op in ("ld", "st", "mov", "selp", "setp", "neg")} | rounded)
