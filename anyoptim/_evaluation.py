@@ -10,6 +10,7 @@ from anyoptim._division import Division
 from anyoptim._engines import LAZY, Crew, Leaf, Rows
 from anyoptim._program import Flow, Part, Program, Rule
 from anyoptim._quiet import quiet
+from anyoptim._scalars import where
 from anyoptim._stage import Stage
 from anyoptim._state import Flat
 
@@ -30,6 +31,7 @@ def _pass(rule: Rule, xp: Any, flow: Flow, own: Sequence[Any], row: Mapping[str,
 def evaluated(stages: Sequence[Stage], ps: Sequence[Parameter | None], division: Division, flat: Flat) -> list[Any]:
     """For each leaf what its stages give to evaluate with, as arrays of the user's library: new ones."""
     found: list[Any] = []
+    step = where(flat.step < 1, 1, flat.step)  # schedules count from 1
     for i, p in enumerate(ps):
         if p is None:
             found.append(None)
@@ -40,10 +42,12 @@ def evaluated(stages: Sequence[Stage], ps: Sequence[Parameter | None], division:
             stage = stages[k]
             rule = stage.evaluate
             parts.append(Part(_pass if rule is None else _look, rule or _pass, stage.slots))
-            row.append({} if rule is None else stage._values(flat.step, overrides[k]))
+            row.append({} if rule is None else stage._values(step, overrides[k]))
         array = p.library.copied(p.array)
-        crew = Crew("portable", [Program(tuple(parts))], [Leaf(p.library, array, flat.slots[i] or ())], [array], LAZY)
+        slots = flat.slots[i] or ()
+        crew = Crew("portable", [Program(tuple(parts))], [Leaf(p.library, array, slots)], [array], LAZY)
         with quiet():
             (result,) = crew.prepare(crew.gather([array]), Rows([tuple(row)], [0]))()
-        found.append(p.library.rebound(p.given, p.library.settle([result.p])[0]))
+        new = p.library.copied(result.p) if any(result.p is s for s in slots) else result.p
+        found.append(p.library.rebound(p.given, p.library.settle([new])[0]))
     return found

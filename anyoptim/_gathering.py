@@ -48,7 +48,9 @@ def gathered(
         raise RuntimeError("gradients are accumulated by the host's count, and can't be captured in a CUDA graph")
     with quiet():
         results = crew.prepare(crew.gather(some), Rows([({}, {})], [0] * len(leaves)))()
-    totals = {i: result.p for i, result in zip(moving, results, strict=True)}
+    both = zip(leaves, results, strict=True)
+    kept = [result.p if leaf.destination is None else leaf.p for leaf, result in both]  # the plan of a step has it
+    totals = dict(zip(moving, kept, strict=True))
     first, *others = flat.numbers
     return flat._replace(
         slots=_with(totals, flat, owner), numbers=({**first, "gathered": first["gathered"] + 1}, *others)

@@ -28,10 +28,10 @@ class Measures:
         self._places: dict[Any, dict[int, int]] = {}
 
     def all(self, entry: Entry) -> Any:
-        """The 2-norm over all parameters: a float, a 0-d array, or a symbol."""
+        """The 2-norm over all parameters: a float, a 0-d array, or a symbol; 0.0 where none moves."""
         key = self._key(entry)
         if key not in self._norms:
-            if self._crew.afar and key not in self._sums:
+            if self._crew.afar and self._places[key] and key not in self._sums:
                 self._norms[key] = self._crew.norm(self._places[key], self._gathered, self._rows)
             else:
                 self._norms[key] = self._crew.norm_of(self._of(key))

@@ -148,7 +148,7 @@ class Optimizer(Stage):
             if any(map(_traced, turn.rows.distinct)) or turn.taken is not True:
                 return False
             crew.prepare(given, turn.rows)()
-        self._note(bound.paths, moving, turn)
+        self._note(bound.paths, turn)
         memory.flat = Flat(memory.flat.step + 1, turn.t, memory.flat.slots, turn.numbers)
         return True
 
@@ -176,11 +176,12 @@ class Optimizer(Stage):
             for k, row in enumerate(turn.rows.distinct):
                 if _traced(row):
                     raise _frozen(tree, moving[list(turn.rows.which).index(k)])
-            self._note(bound.paths, moving, turn)
             if turn.taken is not True:
-                flat = memory.flat._replace(numbers=turn.numbers)
+                self._note(bound.paths, turn)
+                flat = memory.flat._replace(numbers=turn.kept)
                 return self._remain(tree, bound, memory, cleared(ps, moving, flat, owner) if self._gathers else flat)
             commit = crew.prepare(given, turn.rows)
+            self._note(bound.paths, turn)
             # What could fail has not.
             results = dict(zip(moving, commit(), strict=True))
         if self._recorder is not None:
@@ -285,7 +286,7 @@ class Optimizer(Stage):
             leaf if p is None or owner[i] not in results else p.library.rebound(leaf, results[owner[i]].p)
             for i, (leaf, p) in enumerate(zip(tree.leaves, ps, strict=True))
         ]
-        skipped = flat._replace(numbers=turn.numbers)
+        skipped = flat._replace(numbers=turn.kept)
         if self._gathers and turn.taken is not True:
             skipped = cleared(ps, moving, skipped, owner, write=False)
         after = skipped if turn.taken is False else stepped(flat, turn.t, turn.numbers, results, owner)
@@ -305,6 +306,7 @@ class Optimizer(Stage):
             raise ValueError(f"{self!r} has no stage that averages, such as ao.EMA(); its parameters are as they are")
         tree = Tree("params", params)
         if state is None:
+            self._caught_up()
             bound, memory = self._recall(tree)
             ps, division, flat = bound.ps, bound.division, memory.flat
         else:
@@ -314,19 +316,18 @@ class Optimizer(Stage):
         return tree.build(evaluated(self.stages, ps, division, flat))
 
     @property
-    def loss_scale(self) -> Any:
-        """By what to multiply the next loss: the scale of the chain's `LossScale`; 1.0 where there is none."""
-        flat = self._caught_up()
-        scales = [
-            (stage.numbers if flat is None else flat.numbers[k])["scale"]
-            for k, stage in enumerate(self.stages)
-            if "scale" in stage.numbers
-        ]
-        return math.prod(scales, start=1.0)
+    def loss_scale(self) -> float:
+        """By what to multiply the loss before the gradients of the next update are taken: 1.0 without a `LossScale`."""
+        kept = [dict(stage.numbers) for stage in self.stages] if self._memory is None else self._memory.flat.numbers
+        both = zip(self.stages, kept, strict=True)
+        return math.prod((stage.scaling(**own) for stage, own in both if stage.scaling is not None), start=1.0)
 
     @property
     def last_metrics(self) -> Mapping[str, Mapping[str, Any]]:
-        """What each `Metrics` saw at the last update: by its name and the path of a parameter."""
+        """What each `Metrics` saw at the last step: by its name and the path of a parameter.
+
+        Nothing of parameters that rested, and of none where a stage before it called the step off.
+        """
         return {stage.name: stage.last for stage in self.stages if stage.watched}
 
     def compile(self, params: Any) -> None:
@@ -403,10 +404,12 @@ class Optimizer(Stage):
         first = self.stages[0]
         return first.due is None or first.due(**flat.numbers[0], **first._values(flat.step + 1, {}))
 
-    def _note(self, paths: Sequence[str], moving: Sequence[int], turn: Turn) -> None:
+    def _note(self, paths: Sequence[str], turn: Turn) -> None:
         """Hand the stages what they saw, and the name of the parameter for which one called the step off."""
-        for k, found in turn.watched.items():
-            self.stages[k].note([paths[i] for i in moving], found)
+        for k, stage in enumerate(self.stages):
+            if stage.watched:
+                leaves, found = turn.watched.get(k, ((), {name: [] for name in stage.watched}))
+                stage.note([paths[i] for i in leaves], found)
         if turn.refusal is not None:
             k, i = turn.refusal
             self.stages[k].offender = paths[i]

@@ -97,7 +97,7 @@ class Stage:
     norms: ClassVar[Mapping[str, Callable[..., Any]]] = {}
     """The same for each parameter by itself, for `coefficients` only: `{"length": lambda xp, p, x: x}`.
 
-    And `size`, the number of its elements. The device is waited for.
+    And `size`, the number of its elements, of which a complex one is two. The device is waited for.
     """
 
     watched: ClassVar[Mapping[str, Callable[..., Any]]] = {}
@@ -112,6 +112,9 @@ class Stage:
 
     evaluate: ClassVar[Callable[..., Any] | None] = None
     """`evaluate(xp, p, *slots, **hyperparameters)`: the parameter that `eval_params` gives, for one element."""
+
+    scaling: ClassVar[Callable[..., Any] | None] = None
+    """`scaling(**numbers)`: by what losses are to be multiplied, where the stage undoes it."""
 
     due: ClassVar[Callable[..., Any] | None] = None
     """`due(**numbers, **hyperparameters)`, of the first stage of a chain: whether an update is a step."""

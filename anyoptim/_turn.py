@@ -10,7 +10,7 @@ from anyoptim._engines import Crew, Rows
 from anyoptim._hyperparameters import Hyper
 from anyoptim._measures import Measures
 from anyoptim._program import Row
-from anyoptim._scalars import finite
+from anyoptim._scalars import finite, where
 from anyoptim._stage import Gate, Stage
 from anyoptim._state import Flat
 from anyoptim._trace import LOGICAL, Symbol
@@ -34,13 +34,15 @@ class Turn(NamedTuple):
     t: list[Any]
     """The step counts after it."""
     numbers: tuple[Mapping[str, Any], ...]
-    """Those of each stage after it."""
+    """Those of each stage after it, if it is taken."""
+    kept: tuple[Mapping[str, Any], ...]
+    """And if it is not: those of gates up to the one that called it off are new, and the count of gradients."""
     taken: Any
     """Whether it is taken: a bool, or one that is not known yet."""
     refusal: tuple[int, int] | None
     """If not: which stage called it off, and for which leaf."""
-    watched: Mapping[int, Mapping[str, list[Any]]]
-    """For each stage that watches what it saw of each parameter that moves."""
+    watched: Mapping[int, tuple[list[int], Mapping[str, list[Any]]]]
+    """For each stage that watches, which leaves it saw, and what of each."""
 
 
 class _Key(NamedTuple):
@@ -68,7 +70,7 @@ class Turning:
     ) -> None:
         self._stages, self._crew, self._moving, self._live = stages, crew, moving, live
         self._watching = watching
-        self._watched: dict[int, dict[str, list[Any]]] = {}
+        self._watched: dict[int, tuple[list[int], dict[str, list[Any]]]] = {}
         self._step = flat.step + 1
         self._t = list(flat.t)
         for i in moving:
@@ -78,7 +80,7 @@ class Turning:
         self._distinct: list[Row] = [() for _ in self._keys]
         self._rows = Rows(self._distinct, which)
         self._values = [self._values_of(own) for own in division.overrides]
-        self._numbers = list(flat.numbers)
+        self._numbers, self._kept = list(flat.numbers), list(flat.numbers)
         self._taken: Any = True
         self._refusal: tuple[int, int] | None = None
         self._measures = Measures(crew, gathered, self._rows, self._tracks)
@@ -89,9 +91,9 @@ class Turning:
         having = [r for r, track in enumerate(self._tracks) if k in track.of]
         for r in having:
             rows[r] = self._tracks[r].filled(rows[r], here)
-        if not having:
-            return True
-        if self._live is not None and (stage.numbers or stage.norms or stage.totals or stage.watched):
+        if self._live is not None and (
+            isinstance(stage, Gate) or stage.numbers or stage.norms or stage.totals or stage.watched
+        ):
             raise TypeError(f"{stage.__repr__()} needs the host at every step")  # of a weak proxy, what it is of
         if stage.watched and self._watching:
             self._watch(k)
@@ -104,6 +106,8 @@ class Turning:
                 found["norm"] = self._measures.all(here)
             if stage.numbers:
                 self._numbers[k] = stage._advanced(self._step, self._numbers[k], found)
+                if stage.due is not None:
+                    self._kept[k] = self._numbers[k]
         found.update(self._numbers[k])
         for r in having:
             leaf = self._keys[r].leaf
@@ -117,16 +121,16 @@ class Turning:
         """What was found out."""
         both = zip(self._distinct, self._tracks, strict=True)
         full = [row + ({},) * (len(track.order) - len(row)) for row, track in both]
-        return Turn(
-            Rows(full, self._rows.which), self._t, tuple(self._numbers), self._taken, self._refusal, self._watched
-        )
+        numbers, kept = tuple(self._numbers), tuple(self._kept)
+        return Turn(Rows(full, self._rows.which), self._t, numbers, kept, self._taken, self._refusal, self._watched)
 
     def _watch(self, k: int) -> None:
         measures = self._measures
         found = {name: measures.each(Entry(k, name)) for name in ("norm", "parameter_norm")}
         clean = all(map(finite, found["norm"]))
         found["nonfinite"] = [0.0] * len(found["norm"]) if clean else measures.each(Entry(k, "nonfinite"))
-        self._watched[k] = found
+        seen = [j for j, r in enumerate(self._rows.which) if k in self._tracks[r].of]
+        self._watched[k] = [self._moving[j] for j in seen], {name: [of[j] for j in seen] for name, of in found.items()}
 
     def _opened(self, k: int, gate: Gate, having: Sequence[int]) -> bool:
         """Whether the step may go on."""
@@ -137,7 +141,10 @@ class Turning:
             counts = self._measures.each(Entry(k, "nonfinite"))
             self._refusal = next(((k, self._moving[j]) for j, n in enumerate(counts) if n), None)
             allowed = self._refusal is None  # squares can be too large for float64
-        self._numbers[k] = gate._advanced(self._step, self._numbers[k], {"allowed": allowed})
+        old, new = self._numbers[k], gate._advanced(self._step, self._numbers[k], {"allowed": allowed})
+        self._numbers[k] = new
+        # A gate behind another that called the step off was not asked.
+        self._kept[k] = new if self._taken is True else {n: where(self._taken, new[n], old[n]) for n in new}
         self._taken = allowed if self._taken is True else self._taken & allowed
         return allowed is not False
 

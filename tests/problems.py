@@ -147,6 +147,18 @@ REACHED: Mapping[str, tuple[Run, Run, Run]] = {
     "Yogi": (run(2.05e-08, lr=0.5), run(4.18e-06, lr=0.2), run(0.000227, lr=0.5)),
     "CorrectedYogi": (run(2.63e-08, lr=1.0), run(6.66e-10, lr=0.5), run(0.00015, lr=1.0)),
     "Adan": (run(1.12e-05, lr=2.0), run(1.45e-07, cosine=0.05), run(0.00825, lr=5.0)),
+    "Prodigy": (run(1.29e-09, lr=2.0), run(5.89e-08, lr=0.2), run(4.06e-05, lr=2.0)),
+    "LAMB": (run(4.94e-06, cosine=0.1), run(0.907, lr=0.02), run(0.000104, cosine=0.2)),
+    "LARS": (
+        run(1.23e-07, cosine=0.1, trust=0.1),
+        run(0.0248, lr=0.05, trust=0.1),
+        run(7.45e-06, cosine=0.1, trust=0.1),
+    ),
+    "SGLD": (
+        run(0.00163, lr=1.0, temperature=0.0),
+        run(0.0707, lr=0.002, temperature=0.0),
+        run(0.000223, lr=10.0, temperature=0.0),
+    ),
     "Lion": (run(0.000308, cosine=0.1), run(1.81e-05, cosine=0.02), run(0.00527, cosine=0.5)),
     "Signum": (run(8.09e-06, cosine=0.1), run(0.000147, cosine=0.01), run(0.000475, lr=0.02)),
     "Rprop": (run(1.34e-05, lr=0.5), run(0.00248, lr=0.0002), run(8.41e-07, lr=1.0)),

@@ -202,8 +202,9 @@ class Crew:
 
     @property
     def sizes(self) -> list[int]:
-        """How many elements each leaf has."""
-        return [math.prod(leaf.p.shape) for leaf in self.leaves]
+        """How many elements each leaf has; a complex one counts as two."""
+        both = [2 if leaf.library.dtype(leaf.p).startswith("complex") else 1 for leaf in self.leaves]
+        return [math.prod(leaf.p.shape) * n for leaf, n in zip(self.leaves, both, strict=True)]
 
     @property
     def afar(self) -> bool:

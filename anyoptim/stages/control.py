@@ -25,8 +25,8 @@ class SkipNonFinite(Gate):
     is the path of the first parameter for which `update` last did so.
 
     It looks at the 2-norm of what it is given, which it shares with a `ClipGlobalNorm` right behind it. Under `jax.jit`
-    both outcomes are computed and one is chosen; there, float64 values whose squares are too large are skipped, too. On
-    a CUDA device, the host waits for the norm.
+    and on lazy arrays both outcomes are computed and one is chosen; there, a step is skipped, too, where squares are too
+    large: for float64, or for float32 in JAX without x64. On a CUDA device, the host waits for the norm.
 
     Source: the practice of mixed-precision training, as in optax's `apply_if_finite` and torch's `GradScaler`.
     """
@@ -51,8 +51,7 @@ class LossScale(Gate):
 
     ::
 
-        scaler = ao.LossScale()
-        optimizer = ao.chain(scaler, ao.ClipGlobalNorm(1.0), ao.AdamW())
+        optimizer = ao.chain(ao.LossScale(), ao.ClipGlobalNorm(1.0), ao.Adam())
         grads = gradients of optimizer.loss_scale * loss
         optimizer.update(params, grads)
 
@@ -60,7 +59,9 @@ class LossScale(Gate):
         scale <- scale * growth      after `interval` steps in a row that were taken
         scale <- scale * backoff     and no step, where x is not finite everywhere, as by `SkipNonFinite`
 
-    Scales that are powers of two round nothing. The scale and the number of good steps are numbers of the state.
+    Scales that are powers of two round nothing. The scale and the number of good steps are numbers of the state: in the
+    pure form it is `state.numbers[0]["scale"]`. It grows to no more than 2**127 and shrinks to no less than 2**-126,
+    which float32 can hold.
 
     Args:
         growth: finite and at least 1; a number or a schedule.
@@ -90,6 +91,8 @@ class LossScale(Gate):
         """The scale of the next loss; for how many steps it has lasted; how many were skipped."""
         return {"scale": self._initial, "good": 0.0, "skipped": 0.0}
 
+    scaling = staticmethod(lambda *, scale, **_: scale)
+
     @staticmethod
     def coefficients(t: Any, *, scale: Any, **_: Any) -> dict[str, Any]:
         return {"inverse": 1 / scale}
@@ -103,8 +106,10 @@ class LossScale(Gate):
         step: Any, *, scale: Any, good: Any, skipped: Any, growth: Any, backoff: Any, interval: Any, allowed: Any
     ) -> dict[str, Any]:
         grown = good + 1 >= interval
+        longer, shorter = scale * growth, scale * backoff
+        longer, shorter = where(longer <= 2.0**127, longer, scale), where(shorter >= 2.0**-126, shorter, scale)
         return {
-            "scale": where(allowed, where(grown, scale * growth, scale), scale * backoff),
+            "scale": where(allowed, where(grown, longer, scale), shorter),
             "good": where(allowed, where(grown, 0.0, good + 1), 0.0),
             "skipped": skipped + where(allowed, 0.0, 1.0),
         }

@@ -83,7 +83,7 @@ class TrustRatio(Stage):
         t: Any, *, share: float, eps: float, lower: float, upper: float, of_p: Any, of_x: Any, size: int
     ) -> dict[str, Any]:
         bounded = where(of_p < lower, lower, where(of_p > upper, upper, of_p))
-        return {"ratio": trust_ratio(share * bounded, of_x, eps)}
+        return {"ratio": where((bounded > 0) & (of_x > 0), share * trust_ratio(bounded, of_x, eps), 1.0)}
 
     @staticmethod
     def rule(xp: Any, p: Array, x: Array, *, ratio: float) -> Array:

@@ -1,0 +1,863 @@
+"""Control: steps that are called off, gradients that are gathered, losses that are scaled."""
+
+from __future__ import annotations
+
+import math
+import pickle
+from collections.abc import Callable
+from copy import copy, deepcopy
+from typing import Any
+
+import numpy as np
+import optree
+import pytest
+
+import anyoptim as ao
+from anyoptim._engines import blocked, compiled
+from anyoptim._stage import Gate
+from tests import shim
+from tests.chains import agree, problem
+from tests.libraries import ENGINES, Library, numpy_dtype, same_bits
+from tests.test_errors import _equal
+
+NAN, INF = math.nan, math.inf
+
+
+def _arrays(lib: Library, tree: Any, dtype: str = "float32") -> Any:
+    return optree.tree_map(lambda a: None if a is None else lib.array(a, dtype), tree)
+
+
+def _values(lib: Library, tree: Any) -> Any:
+    def value(a: Any) -> Any:
+        return np.array(lib.tonumpy(a)) if hasattr(a, "shape") else a
+
+    return optree.tree_map(value, tree, none_is_leaf=True)
+
+
+def _leaves(lib: Library, tree: Any) -> list[Any]:
+    return [np.asarray(a) for a in optree.tree_leaves(_values(lib, tree))]
+
+
+def _same(lib: Library, one: Any, two: Any) -> bool:
+    a, b = _leaves(lib, one), _leaves(lib, two)
+    return len(a) == len(b) and all(map(same_bits, a, b))
+
+
+PARAMS: Any = {"W": [[1.0, -2.0], [3.0, 0.5]], "l": [{"b": [0.5, 0.25]}, {"b": [1.0]}]}
+GOOD: Any = {"W": [[0.5, 1.0], [-1.0, 2.0]], "l": [{"b": [1.0, -0.5]}, {"b": [0.25]}]}
+BAD: dict[str, tuple[Any, str]] = {
+    "NaN": ({**GOOD, "W": [[0.5, NAN], [1.0, 1.0]]}, "W"),
+    "infinity": ({**GOOD, "l": [{"b": [1.0, -INF]}, {"b": [NAN]}]}, "l.0.b"),
+    "the last": ({**GOOD, "l": [{"b": [1.0, 1.0]}, {"b": [INF]}]}, "l.1.b"),
+}
+
+
+def _tree(values: Any) -> Any:
+    """Lists of numbers are arrays here; lists of dicts are lists."""
+    return optree.tree_map(np.asarray, {**values, "W": np.array(values["W"])}, is_leaf=_numbers)  # type: ignore[arg-type]
+
+
+def _numbers(x: Any) -> bool:
+    return isinstance(x, list) and isinstance(x[0], float)
+
+
+def _skipping(engine: str | None = None) -> ao.chain:
+    return ao.chain(
+        ao.SkipNonFinite(), ao.ClipGlobalNorm(1.0), ao.Adam(lr=lambda t: 0.5 / t), ao.EMA(0.5), engine=engine
+    )
+
+
+@pytest.mark.parametrize("engine", [None, "compiled", "portable"])
+def test_a_step_that_is_called_off_never_was(lib: Library, engine: str | None) -> None:
+    """The first, one between and the last, on every library: parameters, slots, counts, schedules as without them."""
+    if engine is not None and lib.name not in {"numpy", "torch"}:
+        pytest.skip("other libraries have one engine")
+    optimizer, alone = _skipping(engine), _skipping(engine)
+    params, twin, pure = (_arrays(lib, _tree(PARAMS)) for _ in range(3))
+    state = optimizer.init(pure)
+    skipped = 0
+    for what in (*BAD, "good", *BAD, "good"):
+        values, offender = BAD.get(what, (GOOD, ""))
+        grads = _arrays(lib, _tree(values))
+        if offender:
+            before = _values(lib, (params, optimizer.state and optimizer.state[:3]))
+            given = _values(lib, grads)
+        new = optimizer.update(params, grads)
+        assert new is params
+        pure, state = optimizer.step(pure, grads, state)
+        if offender:
+            skipped += 1
+            assert optimizer.stages[0].offender == offender
+            assert _same(lib, given, grads)
+            if skipped > 1:
+                assert _same(lib, before, (params, optimizer.state and optimizer.state[:3]))
+        else:
+            alone.update(twin, grads)
+            assert _same(lib, params, twin)
+            assert alone.state is not None
+            assert optimizer.state is not None
+            assert _same(lib, optimizer.state[:3], alone.state[:3])
+        assert optimizer.state is not None
+        assert optimizer.state.numbers == ({"skipped": float(skipped)}, {}, {}, {})
+        assert _same(lib, (params, optimizer.state), (pure, state))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "complex64", "float64"])
+def test_gates_of_other_dtypes(lib: Library, dtype: str) -> None:
+    """Half precision overflows in the gradient itself; of a complex number either part counts."""
+    if dtype not in lib.dtypes:
+        pytest.skip(f"{lib.name} has no {dtype}")
+    optimizer, p = ao.chain(ao.SkipNonFinite(), ao.SGD(1.0)), {"w": lib.array([1.0, 2.0], dtype), "none": None}
+    bad = complex(0.0, NAN) if "complex" in dtype else INF
+    for value, wanted in ((bad, [1.0, 2.0]), (0.5, [0.5, 1.5]), (0.0, [0.5, 1.5])):
+        optimizer.update(p, {"w": lib.array([value, value], dtype), "none": None})
+        assert lib.tonumpy(p["w"]).tolist() == wanted
+    assert optimizer.state is not None
+    assert optimizer.state.step == 2
+    assert optimizer.state.t == {"w": 2, "none": None}
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_squares_that_are_too_large_are_none_that_are_not_finite(engine: str) -> None:
+    """The norm of 1e300 is infinite, its elements are not: the step is taken."""
+    optimizer, p = ao.chain(ao.SkipNonFinite(), ao.SGD(1.0), engine=engine), np.zeros(3)
+    optimizer.update(p, np.full(3, 1e300))
+    assert p.tolist() == [-1e300] * 3
+    assert optimizer.state is not None
+    assert optimizer.state.numbers == ({"skipped": 0.0}, {})
+    assert optimizer.stages[0].offender is None
+
+
+def test_a_gate_sees_what_flows_through_it() -> None:
+    """Behind a division that makes an infinity; in front, the gradient is finite."""
+
+    class Inverse(ao.Stage):
+        rule = staticmethod(lambda xp, p, x: 1.0 / x)
+
+    for stages, moved in (((Inverse(), ao.SkipNonFinite()), False), ((ao.SkipNonFinite(), Inverse()), True)):
+        p = ao.chain(*stages, ao.SGD(1.0)).update(np.zeros(2), np.array([0.0, 2.0]))
+        assert same_bits(p, [-INF, -0.5] if moved else [0.0, 0.0])
+
+
+def test_resting_parameters_are_not_looked_at() -> None:
+    """Frozen ones may have any gradient; and a gate within a method of a partition looks at its parameters alone."""
+    params = {k: np.zeros(1) for k in "abc"}
+    grads = {"a": np.array([NAN]), "b": np.array([INF]), "c": np.array([1.0])}
+    lanes: Any = {"a": None, "b": ao.SGD(1.0), "c": ao.chain(ao.SkipNonFinite(), ao.SGD(1.0))}
+    optimizer = ao.partition(lanes)
+    optimizer.update(params, grads)
+    assert [a[0] for a in params.values()] == [0.0, -INF, -1.0]
+    params["b"][0] = 0.0
+    optimizer.update(params, {**grads, "b": np.array([1.0]), "c": np.array([NAN])})  # the step of all
+    assert [a[0] for a in params.values()] == [0.0, 0.0, -1.0]
+    assert optimizer.stages[1].offender == "c"
+    optimizer.update(params, {**grads, "b": np.array([1.0]), "c": None})
+    assert [a[0] for a in params.values()] == [0.0, -1.0, -1.0]
+    assert optimizer.state is not None
+    assert optimizer.state.numbers == ({}, {"skipped": 1.0}, {})
+    assert optimizer.state.t == {"a": 0, "b": 2, "c": 1}
+
+
+def test_optax_apply_if_finite(need: Callable[[str], Library]) -> None:
+    """optax's, around its adam behind a clipping, over 60 steps of which some are none: equal to 1e-12."""
+    optax = pytest.importorskip("optax")
+    lib = need("jax-x64")
+    params, grads = problem(steps=60)
+    for i in (0, 7, 8, 9, 33):
+        grads[i]["b"][i % 7] = NAN if i % 2 else INF
+    with lib.context():
+        inner = optax.chain(optax.clip_by_global_norm(0.5), optax.adam(0.1, eps=0.0))
+        peer = optax.apply_if_finite(inner, max_consecutive_errors=10)
+        theirs = {k: lib.asarray(a) for k, a in params.items()}
+        state = peer.init(theirs)
+        for g in grads:
+            moved, state = peer.update({k: lib.asarray(a) for k, a in g.items()}, state, theirs)
+            theirs = optax.apply_updates(theirs, moved)
+        assert int(state.total_notfinite) == 5
+    optimizer = ao.chain(ao.SkipNonFinite(), ao.ClipGlobalNorm(0.5), ao.Adam(0.1, eps=0.0))
+    for g in grads:
+        optimizer.update(params, g)
+    for k in params:
+        np.testing.assert_allclose(params[k], theirs[k], rtol=1e-12, atol=1e-12)
+    assert optimizer.state is not None
+    assert optimizer.state.numbers[0] == {"skipped": 5.0}
+
+
+@pytest.mark.parametrize("options", [{}, {"growth": 4.0, "backoff": 0.25, "interval": 3, "initial": 1024.0}])
+def test_torch_grad_scaler(options: dict[str, Any], need: Callable[[str], Library]) -> None:
+    """torch's, with its own clipping and AdamW between: the same scale after each step, and parameters to 1e-12."""
+    need("torch")
+    import torch
+
+    rng = np.random.default_rng(21)
+    start = rng.normal(size=5)
+    theirs = torch.nn.Parameter(torch.tensor(start))
+    peer = torch.optim.SGD([theirs], lr=0.1, momentum=0.9)
+    scaler = torch.amp.GradScaler(  # type: ignore[attr-defined]
+        "cpu",
+        init_scale=options.get("initial", 65536.0),
+        growth_factor=options.get("growth", 2.0),
+        backoff_factor=options.get("backoff", 0.5),
+        growth_interval=options.get("interval", 2000),
+    )
+    optimizer = ao.chain(ao.LossScale(**options), ao.ClipGlobalNorm(1.0), ao.Momentum(0.1))
+    ours = start.copy()
+    for i in range(40):
+        g = rng.normal(size=5)
+        if i in {0, 11, 12, 30}:
+            g[i % 5] = (INF, -INF, NAN)[i % 3]
+        scaler.scale(torch.zeros(()))  # it makes its scale here
+        assert optimizer.loss_scale == scaler.get_scale()
+        theirs.grad = torch.tensor(g) * scaler.get_scale()
+        scaler.unscale_(peer)
+        torch.nn.utils.clip_grad_norm_([theirs], 1.0)
+        scaler.step(peer)
+        scaler.update()
+        optimizer.update(ours, g * optimizer.loss_scale)
+        assert optimizer.loss_scale == scaler.get_scale()
+        np.testing.assert_allclose(ours, theirs.detach().numpy(), rtol=1e-5)  # clip_grad_norm_ adds 1e-6 to the norm
+
+
+def test_the_scale_is_undone_exactly(lib: Library) -> None:
+    """Powers of two round nothing: the bits of a chain without it, whose losses are not scaled."""
+    make = lambda *first: ao.chain(*first, ao.ClipGlobalNorm(1.0), ao.Momentum(0.1))  # noqa: E731
+    scaled, plain = make(ao.LossScale(interval=2, initial=2.0**20)), make()
+    p, q = lib.array([1.0, -2.0, 3.0]), lib.array([1.0, -2.0, 3.0])
+    scales = []
+    for i in range(5):
+        g = np.array([0.1, -0.3, 0.7]) * (i + 1)
+        scales.append(scaled.loss_scale)
+        p = scaled.update(p, lib.array(g * scaled.loss_scale))
+        q = plain.update(q, lib.array(g))
+    assert scales == [2.0**20, 2.0**20, 2.0**21, 2.0**21, 2.0**22]
+    assert same_bits(lib.tonumpy(p), lib.tonumpy(q))
+    assert plain.loss_scale == 1.0
+
+
+def test_the_scale_stays_a_float32() -> None:
+    """It neither vanishes, whose inverse would be none, nor becomes infinite, whose gradients would be."""
+    optimizer, p = ao.chain(ao.LossScale(initial=2.0**-120, backoff=0.125), ao.SGD()), np.zeros(1)
+    scales = []
+    for _ in range(5):
+        optimizer.update(p, np.array([NAN]))
+        scales.append(optimizer.loss_scale)
+    assert scales == [2.0**-123, *[2.0**-126] * 4]
+    optimizer = ao.chain(ao.LossScale(initial=2.0**120, growth=16.0, interval=1), ao.SGD())
+    scales = [optimizer.update(p, p) is p and optimizer.loss_scale for _ in range(4)]
+    assert scales == [2.0**124, *[2.0**124] * 3]
+
+
+def test_schedules_of_a_scale() -> None:
+    """Its hyperparameters are those of the step at hand."""
+    scaler = ao.LossScale(growth=lambda t: 2.0**t, backoff=0.5, interval=1, initial=1.0)
+    optimizer, p = ao.chain(scaler, ao.SGD()), np.zeros(1)
+    found = []
+    for g in (0.0, 0.0, NAN, 0.0):
+        optimizer.update(p, np.array([g]))
+        found.append(optimizer.loss_scale)
+    scaler.interval = 2.0
+    for _ in range(2):
+        optimizer.update(p, np.zeros(1))
+        found.append(optimizer.loss_scale)
+    assert found == [2.0, 8.0, 4.0, 32.0, 32.0, 32.0 * 2.0**5]
+
+
+# Gathering -------------------------------------------------------------------------------------------------------
+
+
+def _gathering(engine: str | None = None, *more: Any, every: Any = 4) -> ao.chain:
+    return ao.chain(
+        ao.Accumulate(every), *more, ao.ClipGlobalNorm(1.0), ao.Adam(lambda t: 0.1 / t), ao.EMA(0.5), engine=engine
+    )
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "complex64"])
+@pytest.mark.parametrize("engine", [None, "compiled", "portable"])
+def test_gathered_gradients_are_their_mean(lib: Library, engine: str | None, dtype: str) -> None:
+    """The bits of steps with the mean, added in turn in the compute dtype; between them nothing moves."""
+    if engine is not None and lib.name not in {"numpy", "torch"}:
+        pytest.skip("other libraries have one engine")
+    if dtype not in lib.dtypes:
+        pytest.skip(f"{lib.name} has no {dtype}")
+    params, grads = problem(dtype, steps=4 if lib.name == "dask" else 8)
+    optimizer, means = _gathering(engine), ao.chain(*_gathering().stages[1:], engine=engine)
+    p: Any = {k: lib.asarray(a) for k, a in params.items()}
+    q: Any = {k: lib.asarray(lib.tonumpy(a)) for k, a in p.items()}
+    pure, state = q, optimizer.init(q)
+    wide = "complex64" if dtype == "complex64" else "float32"
+    sums = {k: np.zeros(a.shape, wide) for k, a in params.items()}
+    for i, g in enumerate(grads, 1):
+        given = {k: lib.asarray(a) for k, a in g.items()}
+        before = _values(lib, p)
+        p = optimizer.update(p, given)
+        pure, state = optimizer.step(pure, given, state)
+        sums = {k: sums[k] + g[k].astype(wide) for k in g}
+        assert optimizer.state is not None
+        if i % 4:
+            assert _same(lib, p, before)
+            assert optimizer.state[:2] == (i // 4, dict.fromkeys(params, i // 4))
+            assert optimizer.state.numbers[0]["gathered"] == i % 4
+            assert _same(lib, optimizer.state.slots[0]["total"], {k: lib.asarray(a) for k, a in sums.items()})
+        else:
+            mean = {k: lib.asarray(np.asarray(a * sums[k].real.dtype.type(0.25))) for k, a in sums.items()}
+            q = means.update(q, mean)
+            assert means.state is not None
+            assert _same(lib, p, q)
+            assert _same(lib, optimizer.state.slots[1:], means.state.slots)
+            assert optimizer.state[:2] == means.state[:2]
+            sums = {k: np.zeros(a.shape, wide) for k, a in params.items()}
+        assert _same(lib, (p, optimizer.state), (pure, state))
+
+
+def test_optax_multi_steps(need: Callable[[str], Library]) -> None:
+    """optax's, around its adam behind a clipping, over 60 gradients: equal to 1e-12."""
+    optax = pytest.importorskip("optax")
+    lib = need("jax-x64")
+    params, grads = problem(steps=60)
+    with lib.context():
+        inner = optax.chain(optax.clip_by_global_norm(0.5), optax.adam(0.1, eps=0.0))
+        peer = optax.MultiSteps(inner, every_k_schedule=lambda step: 3 + step % 2)
+        theirs = {k: lib.asarray(a) for k, a in params.items()}
+        state = peer.init(theirs)
+        for g in grads:
+            moved, state = peer.update({k: lib.asarray(a) for k, a in g.items()}, state, theirs)
+            theirs = optax.apply_updates(theirs, moved)
+    every = lambda t: 3 + (t - 1) % 2  # noqa: E731 - theirs counts from 0
+    optimizer = ao.chain(ao.Accumulate(every), ao.ClipGlobalNorm(0.5), ao.Adam(0.1, eps=0.0))
+    for g in grads:
+        optimizer.update(params, g)
+    for k in params:
+        np.testing.assert_allclose(params[k], theirs[k], rtol=1e-12, atol=1e-12)
+    assert optimizer.state is not None
+    assert optimizer.state.step == int(state.gradient_step)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_parameters_without_some_gradients(engine: str) -> None:
+    """What is None adds nothing; one that is None at a k-th update rests, and what it gathered waits."""
+    optimizer = ao.chain(ao.Accumulate(2), ao.SGD(1.0), engine=engine)
+    w = np.zeros(1)
+    params = {"a": np.zeros(1), "b": np.zeros(1), "in": w, "out": w, "x": 0.0}
+    one = lambda v: np.array([v])  # noqa: E731
+
+    def update(a: Any, b: Any, out: Any) -> list[float]:
+        optimizer.update(params, {"a": a, "b": b, "in": None, "out": out, "x": 1.0})
+        return [float(np.asarray(v).ravel()[0]) for v in params.values()]
+
+    assert update(one(2.0), one(4.0), one(6.0)) == [0.0] * 5
+    assert update(one(2.0), None, one(2.0)) == [-2.0, 0.0, -4.0, -4.0, -1.0]
+    assert update(None, one(8.0), None) == [-2.0, 0.0, -4.0, -4.0, -1.0]
+    assert update(one(6.0), one(2.0), one(2.0)) == [-5.0, -7.0, -5.0, -5.0, -2.0]
+    assert optimizer.state is not None
+    assert optimizer.state.t == {"a": 2, "b": 1, "in": 2, "out": 2, "x": 2}
+    optimizer.update(params, {"a": one(1.0), "b": None, "in": None, "out": None, "x": None})
+    optimizer.update(params, dict.fromkeys(params))  # a step in which nobody takes part
+    assert optimizer.state.step == 2
+    assert optimizer.state is not None
+    assert optimizer.state.step == 3
+    assert optimizer.state.numbers[0] == {"gathered": 0.0, "share": 0.5}
+    assert update(one(1.0), one(0.0), one(0.0)) == [-5.0, -7.0, -5.0, -5.0, -2.0]
+    assert update(one(0.0), one(0.0), one(0.0)) == [-6.0, -7.0, -5.0, -5.0, -3.0]
+
+
+def test_containers(lib: Library) -> None:
+    """Lists, nests, bare arrays and numbers; where arrays can't be written they are replaced in theirs."""
+    one = ao.chain(ao.Accumulate(2), ao.SGD(1.0))
+    params: Any = [lib.array([1.0]), {"b": (lib.array([2.0]), 3.0) if lib.writable else [lib.array([2.0]), 3.0]}]
+    grads: Any = [lib.array([1.0]), {"b": [lib.array([1.0]), 1.0]}]
+    if lib.writable:
+        params[1]["b"] = [*params[1]["b"]]
+    for _ in range(2):
+        assert one.update(params, grads) is params
+    assert [float(a) for a in (lib.tonumpy(params[0])[0], lib.tonumpy(params[1]["b"][0])[0], params[1]["b"][1])] == [
+        0.0,
+        1.0,
+        2.0,
+    ]
+    w: Any = lib.array([1.0])
+    two = ao.chain(ao.Accumulate(2), ao.SGD(1.0))
+    for _ in range(3):
+        w = two.update(w, lib.array([0.5]))
+    assert lib.tonumpy(w).tolist() == [0.5]
+    with pytest.raises(TypeError, match="step") if not lib.writable else _nothing():
+        ao.chain(ao.Accumulate(2), ao.SGD()).update((lib.array([1.0]),), (lib.array([1.0]),))
+
+
+class _nothing:
+    def __enter__(self) -> None: ...
+    def __exit__(self, *_: object) -> None: ...
+
+
+def test_gradients_are_the_callers(lib: Library) -> None:
+    """Which may be written to between updates; so may what `state` of another time is not: it is the optimizer's."""
+    if not lib.writable:
+        pytest.skip(f"a {lib.name} array can't be overwritten")
+    g = lib.array([1.0, 2.0])
+    optimizer, p, q = ao.chain(ao.Accumulate(3), ao.SGD(1.0)), lib.array([0.0, 0.0]), lib.array([0.0, 0.0])
+    state = optimizer.init(q)
+    for v in (1.0, 2.0, 6.0):
+        g[...] = lib.array([v, -v])
+        optimizer.update(p, g)
+        q, state = optimizer.step(q, g, state)
+        g[...] = lib.array([NAN, NAN])
+    assert lib.tonumpy(p).tolist() == lib.tonumpy(q).tolist() == [-3.0, 3.0]
+
+
+def test_gradients_of_one_dtype_and_another(lib: Library) -> None:
+    """Whichever engine takes them: on a device that of another dtype is not the one of the steps."""
+    dtypes = [d for d in ("float32", "float64", "float16") if d in lib.dtypes]
+    optimizer, p = ao.chain(ao.Accumulate(2), ao.Momentum(1.0, 0.5)), {"w": lib.array([0.0, 0.0])}
+    m, wanted, total = 0.0, 0.0, 0.0
+    for i in range(8):
+        optimizer.update(p, {"w": lib.array([i + 1.0] * 2, dtypes[(i + i // 4) % len(dtypes)])})
+        total += i + 1
+        if i % 2:
+            m = 0.5 * m - total / 2
+            wanted, total = wanted + m, 0.0
+    assert lib.tonumpy(p["w"]).tolist() == [wanted] * 2
+
+
+def test_updates_that_gather_are_no_steps() -> None:
+    """For schedules and for those that call steps off: nothing is known of them."""
+    asked: list[int] = []
+    seen: list[float] = []
+
+    class Seen(ao.Stage):
+        measure = staticmethod(lambda xp, p, x: x)
+        rule = staticmethod(lambda xp, p, x: x)
+        coefficients = staticmethod(lambda t, *, norm: seen.append(norm) or {})  # type: ignore[func-returns-value]
+
+    optimizer = ao.chain(
+        ao.Accumulate(2),
+        ao.LossScale(interval=2, initial=1.0),
+        Seen(),
+        ao.SGD(lambda t: asked.append(t) or 1.0),  # type: ignore[func-returns-value]
+    )
+    p = np.zeros(1)
+    for g in (1.0, 2.0, NAN, 1.0, 3.0, 3.0):
+        optimizer.update(p, np.array([g]))
+    assert p[0] == -1.5 - 3.0
+    assert (asked, seen) == ([1, 2, 2], [1.5, 3.0])
+    assert optimizer.loss_scale == 0.5
+
+
+@pytest.mark.parametrize("engine", [None, "compiled", "portable"])
+@pytest.mark.parametrize("when", [0, 1, 2])
+def test_what_is_not_finite_is_gathered_once(lib: Library, engine: str | None, when: int) -> None:
+    """In whichever of three gradients it is: that step is called off, with all three, and the next begins anew."""
+    if engine is not None and lib.name not in {"numpy", "torch"}:
+        pytest.skip("other libraries have one engine")
+    make = lambda: ao.chain(ao.Accumulate(3), ao.SkipNonFinite(), ao.ClipGlobalNorm(1.0), ao.Momentum(), engine=engine)  # noqa: E731
+    optimizer, alone = make(), make()
+    p, q, pure = ({"a": lib.array([1.0, 2.0]), "b": lib.array([3.0])} for _ in range(3))
+    state = optimizer.init(pure)
+    good = {"a": lib.array([0.5, 0.25]), "b": lib.array([1.0])}
+    for i in range(9):
+        g = {**good, "b": lib.array([NAN])} if i == 3 + when else good
+        p = optimizer.update(p, g)
+        pure, state = optimizer.step(pure, g, state)
+        if not 3 <= i < 6:
+            q = alone.update(q, g)
+    assert _same(lib, p, q)
+    assert optimizer.state is not None
+    assert alone.state is not None
+    assert _same(lib, optimizer.state[:3], alone.state[:3])
+    assert _same(lib, (p, optimizer.state), (pure, state))
+    assert optimizer.state.numbers[1] == {"skipped": 1.0}
+    assert optimizer.stages[1].offender == "b"
+
+
+@pytest.mark.parametrize("copied", [copy, deepcopy, lambda o: pickle.loads(pickle.dumps(o))])  # noqa: S301
+@pytest.mark.parametrize("engine", [None, *ENGINES])
+def test_copies_in_the_middle(engine: str | None, copied: Callable[[Any], Any]) -> None:
+    """With a gradient gathered, a scale that has moved and a step skipped: they go on alone, to the same bits."""
+    params, grads = problem("float32", steps=14)
+    grads[5]["b"][0] = NAN
+    optimizer = _gathering(engine, ao.LossScale(interval=1), every=2)
+    for g in grads[:9]:
+        optimizer.update(params, g)
+    twin, other = {k: a.copy() for k, a in params.items()}, copied(optimizer)
+    assert other.loss_scale == optimizer.loss_scale == 65536.0 * 4
+    assert other.stages[1].offender == "b"
+    for g in grads[9:]:
+        optimizer.update(params, g)
+    for g in grads[9:]:
+        other.update(twin, g)
+    assert agree(params, twin)
+    assert _equal(optimizer.state, other.state)
+
+
+REFUSED: dict[str, tuple[Any, Any, str]] = {
+    "a shape": ({"a": np.ones(3), "b": np.ones(2)}, ValueError, r"params\['b'\] has shape \(1,\)"),
+    "a key": ({"a": np.ones(3), "c": np.ones(1)}, ValueError, r"grads\['b'\] is missing"),
+    "a dtype": ({"a": np.ones(3), "b": np.ones(1, int)}, TypeError, r"grads\['b'\] has dtype int64"),
+    "a complex": ({"a": np.ones(3), "b": np.ones(1, complex)}, TypeError, "wanted both real or both complex"),
+}
+
+
+@pytest.mark.parametrize("when", ["gathering", "stepping"])
+@pytest.mark.parametrize("name", REFUSED)
+@pytest.mark.parametrize("engine", [None, *ENGINES])
+def test_what_is_refused_gathers_nothing(engine: str | None, name: str, when: str) -> None:
+    """Nor counts as an update, nor moves a scale."""
+    grads, error, match = REFUSED[name]
+    optimizer = _gathering(engine, ao.LossScale(interval=1), every=2)
+    params, good = {"a": np.ones(3), "b": np.ones(1)}, {"a": np.full(3, 0.5), "b": np.ones(1)}
+    for _ in range(2 if when == "gathering" else 3):
+        optimizer.update(params, good)
+    before = deepcopy((params, optimizer.state))
+    with pytest.raises(error, match=match):
+        optimizer.update(params, grads)
+    assert _equal((params, optimizer.state), before)
+    optimizer.stages[0].every = lambda t: 0.5
+    with pytest.raises(ValueError, match="every, from its schedule at step 2, is 0.5; wanted at least 1"):
+        optimizer.update(params, good)
+    assert _equal((params, optimizer.state), before)
+
+
+def test_a_rule_that_fails_leaves_all_as_it_was() -> None:
+    """A stage behind the gates and the metrics, at a step of a gathering chain."""
+
+    class Fails(ao.Stage):
+        slots = ("s",)
+        rule = staticmethod(lambda xp, p, x, s: (x, s, s))
+
+    optimizer = ao.chain(ao.Accumulate(2), ao.LossScale(interval=1), ao.Metrics(), Fails(), ao.SGD(), engine="portable")
+    p = np.ones(2)
+    optimizer.update(p, np.ones(2))
+    before = deepcopy((p, optimizer.state))
+    with pytest.raises(TypeError, match=r"Fails.* gave 3 arrays; wanted a tuple of 2"):
+        optimizer.update(p, np.ones(2))
+    assert _equal((p, optimizer.state), before)
+    assert optimizer.last_metrics == {"gradient": {}}
+    assert optimizer.loss_scale == 65536.0
+
+
+WRONG: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
+    "every 0": (lambda: ao.Accumulate(0), ValueError, "every is 0.0; wanted at least 1"),
+    "every None": (lambda: ao.Accumulate(None), TypeError, "every is None; wanted a real number"),  # type: ignore[arg-type]
+    "growth": (lambda: ao.LossScale(growth=0.5), ValueError, "growth is 0.5; wanted finite and at least 1"),
+    "backoff": (lambda: ao.LossScale(backoff=0.0), ValueError, "backoff is 0.0; wanted above 0 and at most 1"),
+    "interval": (lambda: ao.LossScale(interval=0), ValueError, "interval is 0.0; wanted at least 1"),
+    "initial": (lambda: ao.LossScale(initial=INF), ValueError, "initial is inf; wanted above 0 and finite"),
+    "initial 0": (lambda: ao.LossScale(initial=0), ValueError, "initial is 0.0; wanted above 0 and finite"),
+    "not first": (
+        lambda: ao.chain(ao.ClipValue(1.0), ao.Accumulate(2), ao.SGD()),
+        ValueError,
+        r"Accumulate\(every=2\) says which updates are steps; wanted it first",
+    ),
+    "two": (lambda: ao.chain(ao.Accumulate(2), ao.Accumulate(2), ao.SGD()), ValueError, "wanted it first, before all"),
+    "alone": (lambda: ao.chain(ao.SkipNonFinite()), ValueError, "chain was given 0 methods"),
+    "an argument": (lambda: ao.SkipNonFinite(3), TypeError, "argument"),  # type: ignore[call-arg]
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_refusals(name: str) -> None:
+    """By name."""
+    make, error, match = WRONG[name]
+    with pytest.raises(error, match=match):
+        make()
+
+
+STATES: dict[str, tuple[Callable[[Any], Any], type[Exception], str]] = {
+    "none": (lambda n: (), ValueError, "state.numbers is not a tuple of 4, one for each stage of"),
+    "too few": (lambda n: n[:3], ValueError, "state.numbers is not a tuple of 4"),
+    "of another order": (
+        lambda n: (n[1], n[0], *n[2:]),
+        ValueError,
+        r"state.numbers\[0\] is \{.*'scale'.*\}; wanted a dict with \['gathered', 'share'\] for Accumulate\(every=2\)",
+    ),
+    "no dict": (lambda n: (n[0], None, *n[2:]), ValueError, r"state.numbers\[1\] is None; wanted a dict with \['good'"),
+    "NaN": (
+        lambda n: (n[0], {**n[1], "scale": NAN}, *n[2:]),
+        ValueError,
+        r"state.numbers\[1\]\['scale'\] is nan; wanted a number and not NaN",
+    ),
+    "a string": (
+        lambda n: ({**n[0], "gathered": "1"}, *n[1:]),
+        TypeError,
+        r"state.numbers\[0\]\['gathered'\] is '1'; wanted a real number",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", STATES)
+def test_wrong_states(name: str) -> None:
+    """By name, with nothing written."""
+    change, error, match = STATES[name]
+    optimizer, p = ao.chain(ao.Accumulate(2), ao.LossScale(), ao.SGD(), ao.EMA()), np.ones(2)
+    state = optimizer.init(p)
+    with pytest.raises(error, match=match):
+        optimizer.step(p, np.ones(2), state._replace(numbers=change(state.numbers)))
+    assert p.tolist() == [1.0, 1.0]
+    restored = state._replace(numbers=[{k: np.float64(v) for k, v in n.items()} for n in state.numbers])
+    assert _equal(optimizer.step(p, np.ones(2), restored), optimizer.step(p, np.ones(2), state))
+
+
+def test_a_state_without_numbers_has_none() -> None:
+    """As before there were any."""
+    assert ao.chain(ao.SGD(), ao.EMA()).init(np.ones(1)).numbers == ()
+    assert ao.Adam().init(np.ones(1)).numbers == ()
+
+
+# Under transformations, and what it costs --------------------------------------------------------------------------
+
+
+def _controlled() -> ao.chain:
+    return ao.chain(
+        ao.Accumulate(2),
+        ao.LossScale(interval=2, initial=4.0),
+        ao.SkipNonFinite(),
+        ao.ClipGlobalNorm(1.0),
+        ao.Adam(lambda t: 0.2 / t),
+        ao.EMA(0.5),
+    )
+
+
+def _stream(lib: Library) -> tuple[Any, list[Any]]:
+    params, grads = problem("float32", steps=20)
+    for i in (1, 6, 13):
+        grads[i]["b"][i % 7] = NAN if i % 2 else INF
+    make = lambda tree: {k: lib.asarray(a) for k, a in tree.items()}  # noqa: E731
+    return make(params), [make(g) for g in grads]
+
+
+@pytest.mark.parametrize("name", ["jax", "jax-x64"])
+def test_under_jit(name: str, need: Callable[[str], Library]) -> None:
+    """Traced once, though scale, counts and outcomes move; agrees with the eager run, and so do all numbers."""
+    lib = need(name)
+    import jax
+
+    with lib.context():
+        params, grads = _stream(lib)
+        optimizer, eager, traces = _controlled(), _controlled(), []
+
+        def counted(*given: Any) -> Any:
+            traces.append(1)
+            return optimizer.step(*given)
+
+        step = jax.jit(counted)
+        p, state, q = params, optimizer.init(params), dict(params)
+        for g in grads:
+            p, state = step(p, g, state)
+            eager.update(q, g)
+            assert eager.state is not None
+            assert [{k: float(v) for k, v in n.items()} for n in state.numbers] == [*map(dict, eager.state.numbers)]
+            assert int(state.step) == eager.state.step
+            assert {k: int(v) for k, v in state.t.items()} == eager.state.t
+        assert len(traces) == 1
+        assert state.numbers[1]["skipped"] == 3
+        for one, two in zip(_leaves(lib, (p, state.slots)), _leaves(lib, (q, eager.state.slots)), strict=True):  # type: ignore[union-attr]
+            assert one.dtype == two.dtype
+            np.testing.assert_allclose(one, two, rtol=1e-5, atol=1e-5)
+
+
+def test_in_a_scan(need: Callable[[str], Library]) -> None:
+    """A training loop within `jax.lax.scan`: what goes in has the types of what comes out."""
+    lib = need("jax")
+    import jax
+    import jax.numpy as jnp
+
+    params, grads = _stream(lib)
+    optimizer, eager = _controlled(), _controlled()
+    stacked = {k: jnp.stack([g[k] for g in grads]) for k in params}
+    state = jax.tree.map(jnp.asarray, optimizer.init(params))
+    (p, state), _ = jax.lax.scan(
+        lambda carry, g: (optimizer.step(carry[0], g, carry[1]), None), (params, state), stacked
+    )
+    for g in grads:
+        eager.update(params, g)
+    for k in params:
+        np.testing.assert_allclose(p[k], params[k], rtol=1e-5, atol=1e-5)
+    assert float(state.numbers[1]["scale"]) == eager.loss_scale
+
+
+def test_numbers_of_a_step_that_jit_skips(need: Callable[[str], Library]) -> None:
+    """Those of other stages are as before: not what a NaN made of them; a gate behind another isn't asked."""
+    lib = need("jax")
+    import jax
+
+    make = lambda: ao.chain(Summed(), ao.LossScale(interval=2), Summed(), ao.SkipNonFinite(), Summed(), ao.SGD())  # noqa: E731
+    optimizer, eager, lazy = make(), make(), make()
+    step = jax.jit(optimizer.step)
+    p: Any = lib.array([1.0, 2.0])
+    q, r, state, other = p, p, optimizer.init(p), optimizer.init(p)
+    for v in (1.0, NAN, 2.0, INF, 3.0):
+        g = lib.array([v, 1.0])
+        p, state = step(p, g, state)
+        q = eager.update(q, g)
+        r, other = lazy.step(r, g, other)
+    assert eager.state is not None
+    assert other.numbers == eager.state.numbers
+    assert [n.get("skipped") for n in other.numbers] == [None, 2.0, None, 0.0, None, None]
+    for one, two in zip(state.numbers, other.numbers, strict=True):
+        assert {k: float(v) for k, v in one.items()} == pytest.approx(two)
+
+
+class Summed(ao.Stage):
+    """Divides by one more than the sum of all norms so far."""
+
+    numbers = {"sum": 0.0}
+    totals = {"norm_of_x": staticmethod(lambda xp, p, x: x)}
+    advance = staticmethod(lambda step, *, sum, norm_of_x: {"sum": sum + norm_of_x})
+    coefficients = staticmethod(lambda t, *, sum, norm_of_x: {"scale": 1 / (1 + sum)})
+    rule = staticmethod(lambda xp, p, x, *, scale: x * scale)
+
+
+def test_lazy_steps(need: Callable[[str], Library]) -> None:
+    """On Dask both outcomes are graphs, and the right one comes out."""
+    need("dask")
+    import dask
+    import dask.array as da
+
+    make = lambda: ao.chain(ao.SkipNonFinite(), ao.ClipGlobalNorm(1.0), ao.Momentum(0.5))  # noqa: E731
+    optimizer, plain = make(), make()
+    p: Any = {"w": da.ones(5, chunks=2), "b": da.ones(3, chunks=3)}
+    q: Any = {"w": np.ones(5), "b": np.ones(3)}
+    state = optimizer.init(p)
+    for v in (1.0, NAN, 2.0):
+        p, state = optimizer.step(p, {"w": da.full(5, v, chunks=2), "b": da.ones(3, chunks=3)}, state)
+        plain.update(q, {"w": np.full(5, v), "b": np.ones(3)})
+    new, after = dask.compute(p, state)
+    assert plain.state is not None
+    assert agree(new, q)
+    assert agree(after.slots, plain.state.slots)
+    assert (int(after.step), float(after.numbers[0]["skipped"])) == (2, 1.0)
+    assert {k: int(v) for k, v in after.t.items()} == plain.state.t
+
+
+@pytest.mark.parametrize("engine", ["blocked", "compiled"])
+def test_scales_that_move_compile_nothing(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A norm, a sum and a step are all kernels there are, and a count where a step is called off."""
+    module, name = (blocked, "kernel") if engine == "blocked" else (compiled, "load")
+    made, kernels = getattr(module, name), []
+
+    def counted(program: Any, k: int | None, *rest: Any) -> Any:
+        kernel = made(program, k, *rest)
+        kernels.extend([kernel] if not any(kernel is other for other in kernels) else [])
+        return kernel
+
+    monkeypatch.setattr(module, name, counted)
+    params, grads = problem("float32", steps=20)
+    optimizer = ao.chain(
+        ao.Accumulate(2), ao.LossScale(interval=1), ao.ClipGlobalNorm(1.0), ao.Momentum(), engine=engine
+    )
+    for g in grads[:16]:
+        optimizer.update(params, g)
+    assert len(kernels) == 3
+    grads[16]["b"][0] = NAN
+    for g in grads[16:]:
+        optimizer.update(params, g)
+    assert len(kernels) == 4
+    assert optimizer.loss_scale == 65536.0 * 2**8
+
+
+def test_not_in_a_cuda_graph(need: Callable[[str], Library]) -> None:
+    """Whether a step is taken is for the host to say; refused by name, both where gradients are gathered and at steps."""
+    need("cuda-shim")
+    machine = shim.install(shim.Machine())
+    cases: list[tuple[ao.chain, type[Exception], str]] = [
+        (ao.chain(ao.SkipNonFinite(), ao.SGD()), TypeError, r"SkipNonFinite\(\) needs the host at every step"),
+        (ao.chain(ao.LossScale(), ao.SGD()), TypeError, r"LossScale\(.*\) needs the host at every step"),
+        (ao.chain(ao.ClipNorm(1.0), ao.SGD()), TypeError, r"ClipNorm\(max_norm=1.0\) needs the host at every step"),
+        (ao.chain(ao.Metrics(), ao.SGD()), TypeError, r"Metrics\('gradient'\) needs the host at every step"),
+        (ao.chain(Summed(), ao.SGD()), TypeError, r"Summed\(\) needs the host at every step"),
+        (ao.chain(Closed(), ao.SGD()), TypeError, r"Closed\(\) needs the host at every step"),
+        (ao.chain(ao.Accumulate(3), ao.SGD()), RuntimeError, "gradients are accumulated by the host's count"),
+        (ao.chain(ao.Accumulate(2), ao.SGD()), TypeError, r"Accumulate\(every=2\) needs the host at every step"),
+    ]
+    for optimizer, error, match in cases:
+        p, g = shim.asarray(np.zeros(2)), shim.asarray(np.ones(2))
+        optimizer.update(p, g)
+        before, machine.captured = shim.tonumpy(p), []
+        try:
+            with pytest.raises(error, match=match):
+                optimizer.update(p, g)
+        finally:
+            machine.captured = None
+        assert same_bits(shim.tonumpy(p), before)
+
+
+# Gates of one's own ------------------------------------------------------------------------------------------------
+
+
+class Closed(Gate):
+    """A gate with no numbers, that divides."""
+
+    rule = staticmethod(lambda xp, p, x: 1.0 / x)
+
+
+class Halves(Gate):
+    """Divides by ever more each time that a step is called off."""
+
+    numbers = {"by": 1.0}
+    coefficients = staticmethod(lambda t, *, by: {"inverse": 1 / by})
+    rule = staticmethod(lambda xp, p, x, *, inverse: x * inverse)
+
+    @staticmethod
+    def advance(step: Any, *, by: Any, allowed: Any) -> dict[str, Any]:
+        return {"by": by if allowed else by * 2}
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_gates_of_ones_own(engine: str) -> None:
+    """Without numbers, and with numbers that its coefficients see as they were before the step."""
+    optimizer, p = ao.chain(Closed(), ao.SGD(1.0), engine=engine), np.zeros(2)
+    for g in ([0.0, 1.0], [2.0, 4.0], [1.0, 0.0]):
+        optimizer.update(p, np.array(g))
+    assert p.tolist() == [-0.5, -0.25]
+    optimizer, p = ao.chain(Halves(), ao.SGD(1.0), engine=engine), np.zeros(2)
+    for v in (1.0, NAN, 1.0, INF, 1.0):
+        optimizer.update(p, np.array([v, 1.0]))
+    assert p.tolist() == [-1.75, -1.75]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_numbers_of_ones_own(engine: str) -> None:
+    """With totals, beside the sum written out; where nobody moves, a step all the same; what `advance` lacks, by name."""
+    optimizer, p = ao.chain(Summed(), ao.SGD(1.0), engine=engine), {"a": np.zeros(2), "b": np.zeros(1)}
+    total, wanted = 0.0, np.zeros(2)
+    for v in (1.0, 3.0, 0.5):
+        optimizer.update(p, {"a": np.array([v, 0.0]), "b": np.array([v])})
+        total += math.sqrt(v * v + v * v)
+        wanted -= np.array([v, 0.0]) / (1 + total)
+    np.testing.assert_allclose(p["a"], wanted, rtol=1e-14)
+    optimizer.update(p, {"a": None, "b": None})
+    assert optimizer.state is not None
+    assert optimizer.state.numbers[0]["sum"] == pytest.approx(total, rel=1e-15)
+
+    class Lacks(ao.Stage):
+        numbers = {"a": 0.0, "b": 1.0}
+        advance = staticmethod(lambda step, *, a, b: {"a": a})
+        rule = staticmethod(lambda xp, p, x: x)
+
+    with pytest.raises(TypeError, match=r"advance of Lacks\(\) gave \['a'\]; wanted \['a', 'b'\]"):
+        ao.chain(Lacks(), ao.SGD()).update(np.zeros(1), np.zeros(1))
+
+
+def test_numbers_are_floats_whatever_advance_gives() -> None:
+    """A NumPy float64 scalar would turn float32 arrays into float64."""
+
+    class Counts(ao.Stage):
+        numbers = {"n": 0}
+        advance = staticmethod(lambda step, *, n: {"n": np.float64(n + step)})
+        coefficients = staticmethod(lambda t, *, n: {"n": n})
+        rule = staticmethod(lambda xp, p, x, *, n: x * n)
+
+    optimizer, p = ao.chain(Counts(), ao.SGD(1.0), engine="portable"), np.zeros(2, np.float32)
+    for _ in range(3):
+        p = optimizer.update(p, np.ones(2, np.float32))
+    assert p.dtype == np.float32
+    assert p.tolist() == [-10.0] * 2
+    assert optimizer.state is not None
+    assert type(optimizer.state.numbers[0]["n"]) is float
+
+
+def test_half_precision_is_gathered_in_float32() -> None:
+    """A sum of many small gradients would stall in bfloat16."""
+    p = np.zeros(3, numpy_dtype("bfloat16"))
+    optimizer = ao.chain(ao.Accumulate(300), ao.SGD(1.0))
+    for _ in range(300):
+        optimizer.update(p, np.full(3, 1.0, p.dtype))
+    assert p.astype(float).tolist() == [-1.0] * 3
