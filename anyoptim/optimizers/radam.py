@@ -1,0 +1,141 @@
+"""RAdam."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from anyoptim._arrays import Array
+from anyoptim._hyperparameters import Hyper, fraction, nonnegative
+from anyoptim._optimizer import Optimizer
+from anyoptim._scalars import log, one_minus_power, sqrt, where
+from anyoptim.optimizers._roots import inside, root
+
+__all__ = ["RAdam"]
+
+
+class RAdam(Optimizer):
+    """Adam that leaves v alone until it has seen enough gradients, and trusts it by degrees from then on.
+
+    ::
+
+        m <- m + (1-beta1)*(g - m)
+        v <- v + (1-beta2)*(g*g - v)
+        rho_inf = 2/(1-beta2) - 1
+        rho = rho_inf - 2*t*beta2**t / (1 - beta2**t)
+        r = sqrt((rho-4) * (rho-2) * rho_inf / ((rho_inf-4) * (rho_inf-2) * rho))
+        lr_t = lr * sqrt(1 - beta2**t) / (1 - beta1**t)
+        p <- p - r*lr_t*m / (sqrt(v) + eps)              where rho > threshold
+        p <- p - lr/(1 - beta1**t) * m                   before
+
+    rho is the number of gradients that v is a mean of, as good as. It passes 5 at the sixth step for a beta2 of 0.999,
+    and never for one of 2/3 or less. The paper's threshold is 4 and there is no eps; torch has the threshold and the
+    eps of here, optax a threshold of 5 and its eps at the root of the corrected v: `RAdam(eps=0.0,
+    eps_corrected=1e-8)`. With all three of them the divisor is as in `Adam`.
+
+    Args:
+        lr: learning rate, finite and at least 0; a number or a schedule of the step number.
+        beta1: decay of m, in [0, 1); likewise.
+        beta2: decay of v, in [0, 1); likewise.
+        eps: keeps the division finite, finite and at least 0; likewise.
+        threshold: what rho must be above, finite and at least 0; below 4, where r has no root, it is 4; likewise.
+        eps_corrected: another eps, added to the root of the corrected v.
+        eps_root: the same inside this root, as optax has it.
+        engine: the machine that runs the rule; None chooses.
+
+    Source: Liu et al., On the variance of the adaptive learning rate and beyond, 2020, algorithm 2.
+    """
+
+    hyperparameters = {
+        "lr": nonnegative,
+        "beta1": fraction,
+        "beta2": fraction,
+        "eps": nonnegative,
+        "threshold": nonnegative,
+        "eps_corrected": nonnegative,
+        "eps_root": nonnegative,
+    }
+    slots = ("m", "v")
+
+    def __init__(
+        self,
+        lr: Hyper = 0.001,
+        beta1: Hyper = 0.9,
+        beta2: Hyper = 0.999,
+        eps: Hyper = 1e-7,
+        *,
+        threshold: Hyper = 5.0,
+        eps_corrected: Hyper = 0.0,
+        eps_root: Hyper = 0.0,
+        engine: str | None = None,
+    ) -> None:
+        super().__init__(
+            engine=engine,
+            lr=lr,
+            beta1=beta1,
+            beta2=beta2,
+            eps=eps,
+            threshold=threshold,
+            eps_corrected=eps_corrected,
+            eps_root=eps_root,
+        )
+
+    @staticmethod
+    def coefficients(
+        t: Any,
+        *,
+        lr: float,
+        beta1: float,
+        beta2: float,
+        eps: float,
+        threshold: float,
+        eps_corrected: float,
+        eps_root: float,
+    ) -> dict[str, Any]:
+        c2 = one_minus_power(beta2, t)
+        corrected = sqrt(c2)
+        rho = 1 + _growth(beta2, t) - _growth(beta2, 1)
+        enough = (rho > threshold) & (rho > 4)
+        # Of what is not asked for, there must be a root nevertheless.
+        rho, rho_inf = where(enough, rho, 5.0), where(enough, 2 / (1 - beta2) - 1, 5.0)
+        r = sqrt((rho - 4) * (rho - 2) * rho_inf / ((rho_inf - 4) * (rho_inf - 2) * rho))
+        return {
+            "lr_t": lr * where(enough, r * corrected, 1.0) / one_minus_power(beta1, t),
+            "a1": 1 - beta1,
+            "a2": 1 - beta2,
+            "trust": where(enough, 1.0, 0.0),
+            "eps": where(enough, eps + corrected * eps_corrected, 1.0),
+            **inside(eps_root, c2),
+        }
+
+    @staticmethod
+    def rule(
+        xp: Any,
+        p: Array,
+        x: Array,
+        m: Array,
+        v: Array,
+        *,
+        lr_t: float,
+        a1: float,
+        a2: float,
+        trust: float,
+        eps: float,
+        eps_root: Any = None,
+    ) -> tuple[Array, ...]:
+        m = m + a1 * (x - m)
+        v = v + a2 * (x * x - v)
+        return lr_t * m / (trust * root(xp, v, eps_root) + eps), m, v
+
+
+def _growth(beta: Any, t: Any) -> Any:
+    """rho, but for a number that depends on beta alone.
+
+    rho is the difference of two numbers of the size of 1/(1-beta), which float32, of `jax.jit`, would leave nothing of.
+    With `y = -log(beta)*t/2` both are hyperbolic cotangents, and what is left of them is `t * (1 - coth(y) + 1/y)`.
+    """
+    y = -log(beta) * t / 2
+    fraction: Any = 17.0  # the continued fraction of coth(y) - 1/y, for y < 1 exact to the last digit
+    for odd in range(15, 1, -2):
+        fraction = odd + y * y / fraction
+    c = one_minus_power(beta, t)
+    return t * where(y < 1, 1 - y / fraction, 1 / y - 2 * (1 - c) / c)
