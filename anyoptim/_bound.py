@@ -29,6 +29,8 @@ class Bound:
         self.alike = False
         """Whether `take` may be asked: all parameters move, by one row of coefficients that no measure goes into."""
         self._crew: Crew | None = None
+        self._stepped = False
+        """Whether the crew has taken a step. One that has not may have slots that are not the optimizer's yet."""
         self._moving: list[int] = []
         self._without: list[int] = []
         """Those that rest because they have no gradient."""
@@ -44,7 +46,7 @@ class Bound:
         There is none if nothing has changed since the last update, and the gradients are such as they were then.
         """
         crew = self._crew
-        if crew is None or not crew.lasting or self._tied:
+        if crew is None or not self._stepped or not crew.lasting or self._tied:
             return None
         leaves = self._form.leaves(params)
         if leaves is None or not all(map(operator.is_, leaves, self._given)):
@@ -72,6 +74,7 @@ class Bound:
 
     def settle(self, one_row: bool, simple: bool) -> None:
         """Find out, after a step with all checks, what the next one needs."""
+        self._stepped = True
         if self._crew is not None and not self._crew.lasting:
             self._crew = None  # it would keep the slots of before the step alive
         crew = self._crew
@@ -106,8 +109,9 @@ class Bound:
         """Who moves the parameters that have a gradient, and which these are."""
         moving = [i for i, x in enumerate(xs) if x is not None]
         some = [xs[i] for i in moving]
-        if self._crew is None or not self._crew.lasting or moving != self._moving or not self._crew.suits(some):
-            self.alike = False  # until this crew has taken a step
+        lasting = self._crew is not None and self._crew.lasting and self._stepped
+        if self._crew is None or not lasting or moving != self._moving or not self._crew.suits(some):
+            self.alike = self._stepped = False  # until this crew has taken a step
             leaves = [self.leaf(i, slots[i]) for i in moving]
             programs = [self.division.track(i).program for i in moving]
             self._crew = Crew(engine, programs, leaves, some)

@@ -72,6 +72,22 @@ def lib(request: pytest.FixtureRequest, need: Callable[[str], Library]) -> Itera
         yield row
 
 
+PLACES = [
+    *((name, None) for name in libraries.LOADERS),
+    *((name, engine) for name in ("numpy", "torch") for engine in ("compiled", "portable")),
+    ("cuda-shim", "portable"),
+]
+
+
+@pytest.fixture(params=PLACES, ids=lambda of: "-".join(filter(None, of)))
+def place(request: pytest.FixtureRequest, need: Callable[[str], Library]) -> Iterator[tuple[Library, str | None]]:
+    """Each library in turn with the engine that it has by default, and with the others."""
+    name, engine = request.param
+    row = need(name)
+    with row.context():
+        yield row, engine
+
+
 @pytest.fixture(params=list(libraries.METHODS))
 def method(request: pytest.FixtureRequest) -> type[ao.Optimizer]:
     """Each public method in turn."""

@@ -34,13 +34,14 @@ def _values(lib: Library, tree: Any) -> Any:
     return optree.tree_map(value, tree, none_is_leaf=True)
 
 
-def _leaves(lib: Library, tree: Any) -> list[Any]:
-    return [np.asarray(a) for a in optree.tree_leaves(_values(lib, tree))]
+def _alike(one: Any, two: Any) -> bool:
+    """Whether two trees of NumPy arrays and numbers have the same leaves."""
+    a, b = (list(map(np.asarray, optree.tree_leaves(tree))) for tree in (one, two))
+    return len(a) == len(b) and all(map(same_bits, a, b))
 
 
 def _same(lib: Library, one: Any, two: Any) -> bool:
-    a, b = _leaves(lib, one), _leaves(lib, two)
-    return len(a) == len(b) and all(map(same_bits, a, b))
+    return _alike(_values(lib, one), _values(lib, two))
 
 
 PARAMS: Any = {"W": [[1.0, -2.0], [3.0, 0.5]], "l": [{"b": [0.5, 0.25]}, {"b": [1.0]}]}
@@ -50,6 +51,11 @@ BAD: dict[str, tuple[Any, str]] = {
     "infinity": ({**GOOD, "l": [{"b": [1.0, -INF]}, {"b": [NAN]}]}, "l.0.b"),
     "the last": ({**GOOD, "l": [{"b": [1.0, 1.0]}, {"b": [INF]}]}, "l.1.b"),
 }
+
+
+def _offender(optimizer: Any, k: int) -> str | None:
+    found: str | None = optimizer.stages[k].offender
+    return found
 
 
 def _tree(values: Any) -> Any:
@@ -67,11 +73,10 @@ def _skipping(engine: str | None = None) -> ao.chain:
     )
 
 
-@pytest.mark.parametrize("engine", [None, "compiled", "portable"])
-def test_a_step_that_is_called_off_never_was(lib: Library, engine: str | None) -> None:
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # Dask computes both outcomes, in threads of its own
+def test_a_step_that_is_called_off_never_was(place: tuple[Library, str | None]) -> None:
     """The first, one between and the last, on every library: parameters, slots, counts, schedules as without them."""
-    if engine is not None and lib.name not in {"numpy", "torch"}:
-        pytest.skip("other libraries have one engine")
+    lib, engine = place
     optimizer, alone = _skipping(engine), _skipping(engine)
     params, twin, pure = (_arrays(lib, _tree(PARAMS)) for _ in range(3))
     state = optimizer.init(pure)
@@ -87,10 +92,10 @@ def test_a_step_that_is_called_off_never_was(lib: Library, engine: str | None) -
         pure, state = optimizer.step(pure, grads, state)
         if offender:
             skipped += 1
-            assert optimizer.stages[0].offender == offender
-            assert _same(lib, given, grads)
+            assert _offender(optimizer, 0) == offender
+            assert _alike(given, _values(lib, grads))
             if skipped > 1:
-                assert _same(lib, before, (params, optimizer.state and optimizer.state[:3]))
+                assert _alike(before, _values(lib, (params, optimizer.state and optimizer.state[:3])))
         else:
             alone.update(twin, grads)
             assert _same(lib, params, twin)
@@ -125,7 +130,7 @@ def test_squares_that_are_too_large_are_none_that_are_not_finite(engine: str) ->
     assert p.tolist() == [-1e300] * 3
     assert optimizer.state is not None
     assert optimizer.state.numbers == ({"skipped": 0.0}, {})
-    assert optimizer.stages[0].offender is None
+    assert _offender(optimizer, 0) is None
 
 
 def test_a_gate_sees_what_flows_through_it() -> None:
@@ -150,7 +155,7 @@ def test_resting_parameters_are_not_looked_at() -> None:
     params["b"][0] = 0.0
     optimizer.update(params, {**grads, "b": np.array([1.0]), "c": np.array([NAN])})  # the step of all
     assert [a[0] for a in params.values()] == [0.0, 0.0, -1.0]
-    assert optimizer.stages[1].offender == "c"
+    assert _offender(optimizer, 1) == "c"
     optimizer.update(params, {**grads, "b": np.array([1.0]), "c": None})
     assert [a[0] for a in params.values()] == [0.0, -1.0, -1.0]
     assert optimizer.state is not None
@@ -162,6 +167,8 @@ def test_optax_apply_if_finite(need: Callable[[str], Library]) -> None:
     """optax's, around its adam behind a clipping, over 60 steps of which some are none: equal to 1e-12."""
     optax = pytest.importorskip("optax")
     lib = need("jax-x64")
+    import jax
+
     params, grads = problem(steps=60)
     for i in (0, 7, 8, 9, 33):
         grads[i]["b"][i % 7] = NAN if i % 2 else INF
@@ -170,9 +177,14 @@ def test_optax_apply_if_finite(need: Callable[[str], Library]) -> None:
         peer = optax.apply_if_finite(inner, max_consecutive_errors=10)
         theirs = {k: lib.asarray(a) for k, a in params.items()}
         state = peer.init(theirs)
+
+        def step(g: Any, state: Any, p: Any) -> Any:
+            moved, state = peer.update(g, state, p)
+            return optax.apply_updates(p, moved), state
+
+        jitted = jax.jit(step)
         for g in grads:
-            moved, state = peer.update({k: lib.asarray(a) for k, a in g.items()}, state, theirs)
-            theirs = optax.apply_updates(theirs, moved)
+            theirs, state = jitted({k: lib.asarray(a) for k, a in g.items()}, state, theirs)
         assert int(state.total_notfinite) == 5
     optimizer = ao.chain(ao.SkipNonFinite(), ao.ClipGlobalNorm(0.5), ao.Adam(0.1, eps=0.0))
     for g in grads:
@@ -193,7 +205,7 @@ def test_torch_grad_scaler(options: dict[str, Any], need: Callable[[str], Librar
     start = rng.normal(size=5)
     theirs = torch.nn.Parameter(torch.tensor(start))
     peer = torch.optim.SGD([theirs], lr=0.1, momentum=0.9)
-    scaler = torch.amp.GradScaler(  # type: ignore[attr-defined]
+    scaler = torch.amp.GradScaler(
         "cpu",
         init_scale=options.get("initial", 65536.0),
         growth_factor=options.get("growth", 2.0),
@@ -215,12 +227,15 @@ def test_torch_grad_scaler(options: dict[str, Any], need: Callable[[str], Librar
         scaler.update()
         optimizer.update(ours, g * optimizer.loss_scale)
         assert optimizer.loss_scale == scaler.get_scale()
-        np.testing.assert_allclose(ours, theirs.detach().numpy(), rtol=1e-5)  # clip_grad_norm_ adds 1e-6 to the norm
+        np.testing.assert_allclose(ours, theirs.detach().numpy(), rtol=1e-5, atol=1e-5)  # it adds 1e-6 to the norm
 
 
 def test_the_scale_is_undone_exactly(lib: Library) -> None:
     """Powers of two round nothing: the bits of a chain without it, whose losses are not scaled."""
-    make = lambda *first: ao.chain(*first, ao.ClipGlobalNorm(1.0), ao.Momentum(0.1))  # noqa: E731
+
+    def make(*first: Any) -> Any:
+        return ao.chain(*first, ao.ClipGlobalNorm(1.0), ao.Momentum(0.1))
+
     scaled, plain = make(ao.LossScale(interval=2, initial=2.0**20)), make()
     p, q = lib.array([1.0, -2.0, 3.0]), lib.array([1.0, -2.0, 3.0])
     scales = []
@@ -265,18 +280,18 @@ def test_schedules_of_a_scale() -> None:
 # Gathering -------------------------------------------------------------------------------------------------------
 
 
+def _rate(t: Any) -> Any:
+    return 0.1 / t
+
+
 def _gathering(engine: str | None = None, *more: Any, every: Any = 4) -> ao.chain:
-    return ao.chain(
-        ao.Accumulate(every), *more, ao.ClipGlobalNorm(1.0), ao.Adam(lambda t: 0.1 / t), ao.EMA(0.5), engine=engine
-    )
+    return ao.chain(ao.Accumulate(every), *more, ao.ClipGlobalNorm(1.0), ao.Adam(_rate), ao.EMA(0.5), engine=engine)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "complex64"])
-@pytest.mark.parametrize("engine", [None, "compiled", "portable"])
-def test_gathered_gradients_are_their_mean(lib: Library, engine: str | None, dtype: str) -> None:
+def test_gathered_gradients_are_their_mean(place: tuple[Library, str | None], dtype: str) -> None:
     """The bits of steps with the mean, added in turn in the compute dtype; between them nothing moves."""
-    if engine is not None and lib.name not in {"numpy", "torch"}:
-        pytest.skip("other libraries have one engine")
+    lib, engine = place
     if dtype not in lib.dtypes:
         pytest.skip(f"{lib.name} has no {dtype}")
     params, grads = problem(dtype, steps=4 if lib.name == "dask" else 8)
@@ -294,10 +309,10 @@ def test_gathered_gradients_are_their_mean(lib: Library, engine: str | None, dty
         sums = {k: sums[k] + g[k].astype(wide) for k in g}
         assert optimizer.state is not None
         if i % 4:
-            assert _same(lib, p, before)
+            assert _alike(before, _values(lib, p))
             assert optimizer.state[:2] == (i // 4, dict.fromkeys(params, i // 4))
             assert optimizer.state.numbers[0]["gathered"] == i % 4
-            assert _same(lib, optimizer.state.slots[0]["total"], {k: lib.asarray(a) for k, a in sums.items()})
+            assert _alike(_values(lib, optimizer.state.slots[0]["total"]), sums)
         else:
             mean = {k: lib.asarray(np.asarray(a * sums[k].real.dtype.type(0.25))) for k, a in sums.items()}
             q = means.update(q, mean)
@@ -313,16 +328,26 @@ def test_optax_multi_steps(need: Callable[[str], Library]) -> None:
     """optax's, around its adam behind a clipping, over 60 gradients: equal to 1e-12."""
     optax = pytest.importorskip("optax")
     lib = need("jax-x64")
+    import jax
+
     params, grads = problem(steps=60)
     with lib.context():
         inner = optax.chain(optax.clip_by_global_norm(0.5), optax.adam(0.1, eps=0.0))
-        peer = optax.MultiSteps(inner, every_k_schedule=lambda step: 3 + step % 2)
+        peer = optax.MultiSteps(inner, every_k_schedule=lambda step: 3 + step % 2, accumulator_dtype="float64")
         theirs = {k: lib.asarray(a) for k, a in params.items()}
         state = peer.init(theirs)
+
+        def step(g: Any, state: Any, p: Any) -> Any:
+            moved, state = peer.update(g, state, p)
+            return optax.apply_updates(p, moved), state
+
+        jitted = jax.jit(step)
         for g in grads:
-            moved, state = peer.update({k: lib.asarray(a) for k, a in g.items()}, state, theirs)
-            theirs = optax.apply_updates(theirs, moved)
-    every = lambda t: 3 + (t - 1) % 2  # noqa: E731 - theirs counts from 0
+            theirs, state = jitted({k: lib.asarray(a) for k, a in g.items()}, state, theirs)
+
+    def every(t: Any) -> Any:
+        return 3 + (t - 1) % 2
+
     optimizer = ao.chain(ao.Accumulate(every), ao.ClipGlobalNorm(0.5), ao.Adam(0.1, eps=0.0))
     for g in grads:
         optimizer.update(params, g)
@@ -338,7 +363,9 @@ def test_parameters_without_some_gradients(engine: str) -> None:
     optimizer = ao.chain(ao.Accumulate(2), ao.SGD(1.0), engine=engine)
     w = np.zeros(1)
     params = {"a": np.zeros(1), "b": np.zeros(1), "in": w, "out": w, "x": 0.0}
-    one = lambda v: np.array([v])  # noqa: E731
+
+    def one(v: Any) -> Any:
+        return np.array([v])
 
     def update(a: Any, b: Any, out: Any) -> list[float]:
         optimizer.update(params, {"a": a, "b": b, "in": None, "out": out, "x": 1.0})
@@ -351,9 +378,8 @@ def test_parameters_without_some_gradients(engine: str) -> None:
     assert optimizer.state is not None
     assert optimizer.state.t == {"a": 2, "b": 1, "in": 2, "out": 2, "x": 2}
     optimizer.update(params, {"a": one(1.0), "b": None, "in": None, "out": None, "x": None})
-    optimizer.update(params, dict.fromkeys(params))  # a step in which nobody takes part
     assert optimizer.state.step == 2
-    assert optimizer.state is not None
+    optimizer.update(params, dict.fromkeys(params))  # a step in which nobody takes part
     assert optimizer.state.step == 3
     assert optimizer.state.numbers[0] == {"gathered": 0.0, "share": 0.5}
     assert update(one(1.0), one(0.0), one(0.0)) == [-5.0, -7.0, -5.0, -5.0, -2.0]
@@ -379,17 +405,17 @@ def test_containers(lib: Library) -> None:
     for _ in range(3):
         w = two.update(w, lib.array([0.5]))
     assert lib.tonumpy(w).tolist() == [0.5]
-    with pytest.raises(TypeError, match="step") if not lib.writable else _nothing():
+    with pytest.raises(TypeError, match="step") if not lib.writable else _Nothing():
         ao.chain(ao.Accumulate(2), ao.SGD()).update((lib.array([1.0]),), (lib.array([1.0]),))
 
 
-class _nothing:
+class _Nothing:
     def __enter__(self) -> None: ...
     def __exit__(self, *_: object) -> None: ...
 
 
 def test_gradients_are_the_callers(lib: Library) -> None:
-    """Which may be written to between updates; so may what `state` of another time is not: it is the optimizer's."""
+    """Which may be written to between updates."""
     if not lib.writable:
         pytest.skip(f"a {lib.name} array can't be overwritten")
     g = lib.array([1.0, 2.0])
@@ -425,7 +451,11 @@ def test_updates_that_gather_are_no_steps() -> None:
     class Seen(ao.Stage):
         measure = staticmethod(lambda xp, p, x: x)
         rule = staticmethod(lambda xp, p, x: x)
-        coefficients = staticmethod(lambda t, *, norm: seen.append(norm) or {})  # type: ignore[func-returns-value]
+
+        @staticmethod
+        def coefficients(t: int, *, norm: float) -> dict[str, Any]:
+            seen.append(norm)
+            return {}
 
     optimizer = ao.chain(
         ao.Accumulate(2),
@@ -436,18 +466,19 @@ def test_updates_that_gather_are_no_steps() -> None:
     p = np.zeros(1)
     for g in (1.0, 2.0, NAN, 1.0, 3.0, 3.0):
         optimizer.update(p, np.array([g]))
-    assert p[0] == -1.5 - 3.0
-    assert (asked, seen) == ([1, 2, 2], [1.5, 3.0])
+    assert p[0] == -1.5 - 6.0  # whose scale was halved
+    assert ({*asked}, seen) == ({1, 2}, [1.5, 6.0])
     assert optimizer.loss_scale == 0.5
 
 
-@pytest.mark.parametrize("engine", [None, "compiled", "portable"])
 @pytest.mark.parametrize("when", [0, 1, 2])
-def test_what_is_not_finite_is_gathered_once(lib: Library, engine: str | None, when: int) -> None:
+def test_what_is_not_finite_is_gathered_once(place: tuple[Library, str | None], when: int) -> None:
     """In whichever of three gradients it is: that step is called off, with all three, and the next begins anew."""
-    if engine is not None and lib.name not in {"numpy", "torch"}:
-        pytest.skip("other libraries have one engine")
-    make = lambda: ao.chain(ao.Accumulate(3), ao.SkipNonFinite(), ao.ClipGlobalNorm(1.0), ao.Momentum(), engine=engine)  # noqa: E731
+    lib, engine = place
+
+    def make() -> Any:
+        return ao.chain(ao.Accumulate(3), ao.SkipNonFinite(), ao.ClipGlobalNorm(1.0), ao.Momentum(), engine=engine)
+
     optimizer, alone = make(), make()
     p, q, pure = ({"a": lib.array([1.0, 2.0]), "b": lib.array([3.0])} for _ in range(3))
     state = optimizer.init(pure)
@@ -464,7 +495,24 @@ def test_what_is_not_finite_is_gathered_once(lib: Library, engine: str | None, w
     assert _same(lib, optimizer.state[:3], alone.state[:3])
     assert _same(lib, (p, optimizer.state), (pure, state))
     assert optimizer.state.numbers[1] == {"skipped": 1.0}
-    assert optimizer.stages[1].offender == "b"
+    assert _offender(optimizer, 1) == "b"
+
+
+def test_what_failed_has_not_been_prepared() -> None:
+    """An update that is refused when all is laid ready for other parameters leaves slots where they were."""
+    optimizer, p = ao.Momentum(1.0), {k: np.zeros(2) for k in "abc"}
+    full, some = {k: np.ones(2) for k in "abc"}, {"a": np.ones(2), "b": np.ones(2), "c": None}
+    optimizer.update(p, full)
+    optimizer.update(p, some)
+    optimizer.lr = lambda t: -1.0
+    with pytest.raises(ValueError, match=r"lr, from its schedule at step 3, is -1.0"):
+        optimizer.update(p, full)
+    optimizer.lr = 1.0
+    for _ in range(2):
+        optimizer.update(p, full)
+    assert optimizer.state is not None
+    np.testing.assert_allclose(optimizer.state.slots["v"]["a"], [-3.439] * 2, rtol=1e-15)
+    np.testing.assert_allclose(optimizer.state.slots["v"]["c"], [-2.71] * 2, rtol=1e-15)
 
 
 @pytest.mark.parametrize("copied", [copy, deepcopy, lambda o: pickle.loads(pickle.dumps(o))])  # noqa: S301
@@ -478,7 +526,7 @@ def test_copies_in_the_middle(engine: str | None, copied: Callable[[Any], Any]) 
         optimizer.update(params, g)
     twin, other = {k: a.copy() for k, a in params.items()}, copied(optimizer)
     assert other.loss_scale == optimizer.loss_scale == 65536.0 * 4
-    assert other.stages[1].offender == "b"
+    assert _offender(other, 1) == "b"
     for g in grads[9:]:
         optimizer.update(params, g)
     for g in grads[9:]:
@@ -510,7 +558,7 @@ def test_what_is_refused_gathers_nothing(engine: str | None, name: str, when: st
         optimizer.update(params, grads)
     assert _equal((params, optimizer.state), before)
     optimizer.stages[0].every = lambda t: 0.5
-    with pytest.raises(ValueError, match="every, from its schedule at step 2, is 0.5; wanted at least 1"):
+    with pytest.raises(ValueError, match=r"every, from its schedule at step 2, is 0.5; wanted at least 1"):
         optimizer.update(params, good)
     assert _equal((params, optimizer.state), before)
 
@@ -619,7 +667,10 @@ def _stream(lib: Library) -> tuple[Any, list[Any]]:
     params, grads = problem("float32", steps=20)
     for i in (1, 6, 13):
         grads[i]["b"][i % 7] = NAN if i % 2 else INF
-    make = lambda tree: {k: lib.asarray(a) for k, a in tree.items()}  # noqa: E731
+
+    def make(tree: Any) -> Any:
+        return {k: lib.asarray(a) for k, a in tree.items()}
+
     return make(params), [make(g) for g in grads]
 
 
@@ -648,7 +699,10 @@ def test_under_jit(name: str, need: Callable[[str], Library]) -> None:
             assert {k: int(v) for k, v in state.t.items()} == eager.state.t
         assert len(traces) == 1
         assert state.numbers[1]["skipped"] == 3
-        for one, two in zip(_leaves(lib, (p, state.slots)), _leaves(lib, (q, eager.state.slots)), strict=True):  # type: ignore[union-attr]
+        assert eager.state is not None
+        for one, two in zip(
+            *(optree.tree_leaves(_values(lib, of)) for of in ((p, state.slots), (q, eager.state.slots))), strict=True
+        ):
             assert one.dtype == two.dtype
             np.testing.assert_allclose(one, two, rtol=1e-5, atol=1e-5)
 
@@ -678,7 +732,9 @@ def test_numbers_of_a_step_that_jit_skips(need: Callable[[str], Library]) -> Non
     lib = need("jax")
     import jax
 
-    make = lambda: ao.chain(Summed(), ao.LossScale(interval=2), Summed(), ao.SkipNonFinite(), Summed(), ao.SGD())  # noqa: E731
+    def make() -> Any:
+        return ao.chain(Summed(), ao.LossScale(interval=2), Summed(), ao.SkipNonFinite(), Summed(), ao.SGD())
+
     optimizer, eager, lazy = make(), make(), make()
     step = jax.jit(optimizer.step)
     p: Any = lib.array([1.0, 2.0])
@@ -698,10 +754,10 @@ def test_numbers_of_a_step_that_jit_skips(need: Callable[[str], Library]) -> Non
 class Summed(ao.Stage):
     """Divides by one more than the sum of all norms so far."""
 
-    numbers = {"sum": 0.0}
+    numbers = {"total": 0.0}
     totals = {"norm_of_x": staticmethod(lambda xp, p, x: x)}
-    advance = staticmethod(lambda step, *, sum, norm_of_x: {"sum": sum + norm_of_x})
-    coefficients = staticmethod(lambda t, *, sum, norm_of_x: {"scale": 1 / (1 + sum)})
+    advance = staticmethod(lambda step, *, total, norm_of_x: {"total": total + norm_of_x})
+    coefficients = staticmethod(lambda t, *, total, norm_of_x: {"scale": 1 / (1 + total)})
     rule = staticmethod(lambda xp, p, x, *, scale: x * scale)
 
 
@@ -711,7 +767,9 @@ def test_lazy_steps(need: Callable[[str], Library]) -> None:
     import dask
     import dask.array as da
 
-    make = lambda: ao.chain(ao.SkipNonFinite(), ao.ClipGlobalNorm(1.0), ao.Momentum(0.5))  # noqa: E731
+    def make() -> Any:
+        return ao.chain(ao.SkipNonFinite(), ao.ClipGlobalNorm(1.0), ao.Momentum(0.5))
+
     optimizer, plain = make(), make()
     p: Any = {"w": da.ones(5, chunks=2), "b": da.ones(3, chunks=3)}
     q: Any = {"w": np.ones(5), "b": np.ones(3)}
@@ -731,7 +789,7 @@ def test_lazy_steps(need: Callable[[str], Library]) -> None:
 def test_scales_that_move_compile_nothing(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A norm, a sum and a step are all kernels there are, and a count where a step is called off."""
     module, name = (blocked, "kernel") if engine == "blocked" else (compiled, "load")
-    made, kernels = getattr(module, name), []
+    made, kernels = getattr(module, name), list[Any]()
 
     def counted(program: Any, k: int | None, *rest: Any) -> Any:
         kernel = made(program, k, *rest)
@@ -754,7 +812,7 @@ def test_scales_that_move_compile_nothing(engine: str, monkeypatch: pytest.Monke
 
 
 def test_not_in_a_cuda_graph(need: Callable[[str], Library]) -> None:
-    """Whether a step is taken is for the host to say; refused by name, both where gradients are gathered and at steps."""
+    """Whether a step is taken is for the host to say: refused by name, where gradients are gathered and at steps."""
     need("cuda-shim")
     machine = shim.install(shim.Machine())
     cases: list[tuple[ao.chain, type[Exception], str]] = [
@@ -815,7 +873,7 @@ def test_gates_of_ones_own(engine: str) -> None:
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_numbers_of_ones_own(engine: str) -> None:
-    """With totals, beside the sum written out; where nobody moves, a step all the same; what `advance` lacks, by name."""
+    """With totals, beside the sum written out; where nobody moves, a step all the same; a number that is missing."""
     optimizer, p = ao.chain(Summed(), ao.SGD(1.0), engine=engine), {"a": np.zeros(2), "b": np.zeros(1)}
     total, wanted = 0.0, np.zeros(2)
     for v in (1.0, 3.0, 0.5):
@@ -825,7 +883,7 @@ def test_numbers_of_ones_own(engine: str) -> None:
     np.testing.assert_allclose(p["a"], wanted, rtol=1e-14)
     optimizer.update(p, {"a": None, "b": None})
     assert optimizer.state is not None
-    assert optimizer.state.numbers[0]["sum"] == pytest.approx(total, rel=1e-15)
+    assert optimizer.state.numbers[0]["total"] == pytest.approx(total, rel=1e-15)
 
     class Lacks(ao.Stage):
         numbers = {"a": 0.0, "b": 1.0}

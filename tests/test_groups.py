@@ -138,11 +138,9 @@ def _alone(selector: Any, engine: str | None) -> ao.Optimizer:
     return ao.chain(adam, decay, ao.EMA(0.5), engine=engine)
 
 
-@pytest.mark.parametrize("engine", [None, "compiled", "portable"])
-def test_five_groups_have_the_bits_of_five_optimizers(lib: Library, engine: str | None) -> None:
+def test_five_groups_have_the_bits_of_five_optimizers(place: tuple[Library, str | None]) -> None:
     """On every library; numbers and schedules, and in the pure form, too."""
-    if engine is not None and lib.name not in {"numpy", "torch"}:
-        pytest.skip("other libraries have one engine")
+    lib, engine = place
     optimizer = ao.chain(ao.Adam(lr=0.1), ao.WeightDecay(0.25), ao.EMA(0.5), ao.groups(FIVE), engine=engine)
     params, twins, pure = _params(lib), _leaves(_params(lib)), _params(lib)
     alone = [_alone(selector, engine) for selector in PLACES]

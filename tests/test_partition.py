@@ -33,13 +33,9 @@ def _partition(lanes: Lanes = LANES, engine: str | None = None) -> ao.partition:
     return ao.partition({k: make and make() for k, make in lanes.items()}, engine=engine)
 
 
-@pytest.mark.parametrize("engine", [None, "compiled", "portable"])
-def test_the_bits_of_separate_optimizers(lib: Library, engine: str | None) -> None:
+def test_the_bits_of_separate_optimizers(place: tuple[Library, str | None]) -> None:
     """On every library and engine, in place and in the pure form; state where a stage is for the parameter."""
-    if engine is not None and lib.name not in {"numpy", "torch", "cuda-shim"}:
-        pytest.skip("other libraries have one engine")
-    if engine == "compiled" and lib.name == "cuda-shim":
-        pytest.skip("a device has one engine beside the portable one")
+    lib, engine = place
     params, grads = problem("float32", steps=2 if lib.name == "dask" else 5)
     params = {k: lib.asarray(a) for k, a in params.items()}
     alone: dict[str, Any] = {k: lib.asarray(lib.tonumpy(a)) for k, a in params.items()}

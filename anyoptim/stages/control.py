@@ -26,7 +26,7 @@ class SkipNonFinite(Gate):
 
     It looks at the 2-norm of what it is given, which it shares with a `ClipGlobalNorm` right behind it. Under `jax.jit`
     and on lazy arrays both outcomes are computed and one is chosen; there, a step is skipped, too, where squares are
-    too large: for float64, or for float32 in JAX without x64. On a CUDA device, the host waits for the norm.
+    too large for float64, or for float32 in JAX without x64. On a CUDA device, the host waits for the norm.
 
     Source: the practice of mixed-precision training, as in optax's `apply_if_finite` and torch's `GradScaler`.
     """
