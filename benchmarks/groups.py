@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -37,30 +37,6 @@ ADAM = {name: value for name, value in NUMBERS["Adam"].items() if name != "lr"}
 
 Numbers = Mapping[str, tuple[float, float]]
 """By parameter."""
-
-
-# As soon as there is `ao.groups`: that around AdamW.
-class _Adam(ao.Adam):
-    """Adam whose learning rate each parameter has of its own."""
-
-    def __init__(self, numbers: Numbers) -> None:
-        super().__init__(**NUMBERS["Adam"])
-        self._numbers = numbers
-
-    def overrides(self, path: str, p: Any) -> Mapping[str, Any]:
-        return {"lr": self._numbers[path][0]}
-
-
-class _Decay(ao.WeightDecay):
-    """AdamW's decay, likewise."""
-
-    def __init__(self, numbers: Numbers) -> None:
-        super().__init__(0.0)
-        self._numbers = numbers
-
-    def overrides(self, path: str, p: Any) -> Mapping[str, Any]:
-        lr, decay = self._numbers[path]
-        return {"decay": lr * decay}
 
 
 class _ByHand:
@@ -122,13 +98,18 @@ def _case(problem: Problem, names: Sequence[str]) -> Case:
 
 def _ours(name: str, problem: Problem, numbers: Numbers, reference: Reference) -> Candidate:
     params = problem.start()
-    if len(set(numbers.values())) == 1:
-        ((lr, decay),) = set(numbers.values())
-        optimizer = ao.chain(ao.Adam(**{**NUMBERS["Adam"], "lr": lr}), ao.WeightDecay(lr * decay))
-    else:
-        optimizer = ao.chain(_Adam(numbers), _Decay(numbers))
+    kinds = [*dict.fromkeys(numbers.values())]
+    lr, decay = kinds[0]
+    optimizer: ao.Optimizer = ao.AdamW(**{**NUMBERS["AdamW"], "lr": lr, "weight_decay": decay})
+    if len(kinds) > 1:
+        of = {_having(numbers, kind): {"lr": kind[0], "weight_decay": kind[1]} for kind in kinds}
+        optimizer = ao.chain(optimizer, ao.groups(of))
     optimizer.compile(params)
     return Candidate(name, partial(optimizer.update, params), lambda: reference.deviation(params, {}), Drawn.fresh)
+
+
+def _having(numbers: Numbers, kind: tuple[float, float]) -> Callable[[str, Any], bool]:
+    return lambda path, _: numbers[path] == kind
 
 
 def _torch(name: str, problem: Problem, numbers: Numbers, reference: Reference) -> Candidate:

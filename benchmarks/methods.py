@@ -109,15 +109,12 @@ def _chain(engine: str | None = None) -> Any:
 
 
 def _decayed(*before: ao.Stage, engine: str | None = None) -> Any:
-    # AdamW, as soon as there is one.
-    share = NUMBERS["AdamW"]["lr"] * NUMBERS["AdamW"]["weight_decay"]
-    adamw = ao.Adam(**NUMBERS["Adam"]), ao.WeightDecay(share)
-    return ao.chain(*before, ao.ClipGlobalNorm(MAX_NORM), *adamw, ao.EMA(DECAY), engine=engine)
+    return ao.chain(*before, ao.ClipGlobalNorm(MAX_NORM), ao.AdamW(**NUMBERS["AdamW"]), ao.EMA(DECAY), engine=engine)
 
 
 def _scaled(engine: str | None = None) -> Any:
-    # LossScale and SkipNonFinite, as soon as there are some.
-    return _decayed(ao.Scale(1 / SCALE), engine=engine)
+    """The scale stays, as that of the others does; what is not finite would be skipped."""
+    return _decayed(ao.LossScale(growth=1.0, initial=SCALE), engine=engine)
 
 
 METHODS: Mapping[str, Method] = {
