@@ -256,7 +256,8 @@ def test_groups_are_timed_and_right(monkeypatch: pytest.MonkeyPatch) -> None:
         assert isinstance(one, float)
         assert isinstance(five, float)
         assert ratio == five / one > 0
-    monkeypatch.setattr(groups._Decay, "overrides", lambda self, path, p: {"decay": 1e-4})
+    real = ao.groups
+    monkeypatch.setattr(ao, "groups", lambda of: real({k: {**own, "weight_decay": 0.3} for k, own in of.items()}))
     with pytest.raises(harness.WrongResultError, match="off the reference are anyoptim, 5 groups by"):
         groups.groups(0.01, {"small": shapes})
 

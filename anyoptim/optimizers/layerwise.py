@@ -71,8 +71,8 @@ class LARS(Optimizer):
     def coefficients(
         t: Any, *, lr: Any, momentum: Any, weight_decay: Any, trust: Any, eps: Any, of_p: Any, of_g: Any, size: int
     ) -> dict[str, Any]:
-        moving = of_g > 0
-        ratio = where(moving, trust_ratio(trust * of_p, of_g + weight_decay * of_p, eps), 1.0)
+        ratio = trust * trust_ratio(of_p, of_g + weight_decay * of_p, eps)
+        ratio = where((of_p > 0) & (of_g > 0), ratio, 1.0)
         return {"rate": lr * ratio, "momentum": momentum, "decay": weight_decay}
 
     @staticmethod

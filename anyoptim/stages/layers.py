@@ -32,7 +32,8 @@ class AdaptiveClip(Stage):
         x <- x * min(share * max(|p|, eps) / |x|, 1)
 
     Weights here have their outputs along the first axis, as torch's; for others, the rows are those of the inputs.
-    It works on whole arrays, by the array library's own functions (`portable`). Complex parameters are refused.
+    It works on whole arrays, by the array library's own functions (`portable`). Complex parameters are refused. Optax's
+    `adaptive_grad_clip` takes a vector as one row.
 
     Args:
         share: of the parameter's row, above 0; a number or a schedule.
