@@ -21,9 +21,9 @@ class ASGD(Optimizer):
         p <- p - eta*(g + lambd*p)
         average <- average + mu*(p - average),    mu = 1 / max(1, t-1-t0)
 
-    This is torch's, whose ax is the slot `average` here, which `eval_params` gives: p until t0, then the mean since. t counts
-    the steps of this parameter, from 1. The average is of p as this rule moves it: where other stages come after it,
-    `chain(ASGD(), ..., SWA(t0 + 2))` has that of p as it is in the end.
+    This is torch's, whose ax is the slot `average` here, which `eval_params` gives: p itself until t0, and from then on
+    the mean since. t counts the steps of this parameter, from 1. The average is of p as this rule moves it: where other
+    stages come after it, `chain(ASGD(), ..., SWA(t0 + 2))` has that of p as it is in the end.
 
     Args:
         lr: learning rate, finite and at least 0; a number or a schedule of the step number.
