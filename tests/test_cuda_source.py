@@ -143,9 +143,9 @@ def test_each_operation_is_rounded_as_it_is_written(name: str, dtype: str, nvrtc
         if real == "f32":
             assert instructions.count("cvt.rn.f32.f64") == len(kernel.scalars)
         if not measures:
-            read = {a for node in graph.nodes for a in node.arguments if isinstance(a, int)} | {*graph.outputs}
             arrays = range(len(graph.inputs))
-            moved = [i for i, o in zip([0, *arrays[2:]], graph.outputs, strict=True) if o != i]
+            moved = [o for i, o in zip([0, *arrays[2:]], graph.outputs, strict=True) if o != i]
+            read = {a for node in graph.nodes for a in node.arguments if isinstance(a, int)} | {*moved}
             vector = re.compile(r"(ld|st)(?:\.\w+)*\.(?:v4\.[fbu](?:16|32)|v2\.[fbu]64)")
             found = [match[1] for match in map(vector.fullmatch, instructions) if match]
             assert found.count("ld") >= len(read & {*arrays})

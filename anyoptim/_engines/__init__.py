@@ -255,7 +255,8 @@ class Crew:
     def norm(self, places: Mapping[int, int], gathered: Sequence[Any], rows: Rows) -> Any:
         """The 2-norm of what a part measures: of which one, in the program of this id; where all are one team's."""
         plan = self.teams[0].plan
-        return plan.norm(places[id(plan.program)], gathered[0], rows)
+        k = places[id(plan.program)]
+        return plan.norm(k, gathered[0], rows.before(k))
 
     def known(self, places: Mapping[int, int]) -> float:
         """That norm as a float, where it is a symbol."""
@@ -268,7 +269,8 @@ class Crew:
         for team, found in zip(self.teams, gathered, strict=True):
             k = places.get(id(team.plan.program))
             if k is not None:
-                sums.update(zip(team.of, team.plan.squares(k, found, rows.some(team.of)), strict=True))
+                own = rows.some(team.of).before(k)
+                sums.update(zip(team.of, team.plan.squares(k, found, own), strict=True))
         return sums
 
     def norm_of(self, sums: Mapping[int, Any]) -> Any:

@@ -45,6 +45,10 @@ class Rows(NamedTuple):
         """The row of one leaf."""
         return self.distinct[self.which[i]]
 
+    def before(self, k: int) -> Rows:
+        """What of them is for the parts before part `k`: all that a measure there can depend on."""
+        return Rows([row[:k] for row in self.distinct], self.which)
+
     def some(self, indices: Sequence[int]) -> Rows:
         """Those of some of the leaves, without rows that are for none of these."""
         if len(indices) == len(self.which):
