@@ -99,6 +99,8 @@ class Program(NamedTuple):
         for part, coefficients in zip(self.parts[:stop], row, strict=False):
             own = tuple(islice(rest, len(part.slots)))
             flow = part.act(part.rule, xp.arrays if part.whole else xp, flow, own, coefficients)
+            if part.whole:
+                _shaped(part.rule, flow[:2], p)
         return flow
 
 
@@ -157,6 +159,16 @@ def _given(rule: Rule, out: Any, wanted: int) -> tuple[Any, ...]:
     if len(results) != wanted:
         raise TypeError(f"{rule.__qualname__} gave {len(results)} arrays; wanted a tuple of {wanted}")
     return results
+
+
+def _shaped(rule: Rule, given: Sequence[Any], p: Any) -> None:
+    """Raise TypeError unless a rule of whole arrays gave the shape of the parameter: others would be broadcast."""
+    for a in given:
+        if tuple(a.shape) != tuple(p.shape):
+            raise TypeError(
+                f"{rule.__qualname__} gave a {type(a).__name__} of shape {tuple(a.shape)} and dtype {a.dtype}; "
+                f"wanted the shape {tuple(p.shape)} of its parameter"
+            )
 
 
 def _move(rule: Rule, xp: Any, flow: Flow, own: Sequence[Any], row: Mapping[str, Any]) -> Flow:
