@@ -13,7 +13,8 @@ import pytest
 import anyoptim as ao
 from tests.libraries import COMPLEX, HALF, PAIRS, REAL, Library, numpy_dtype, same_bits
 
-STEPS = 20
+STEPS = 6
+"""Each begins anew, from NumPy's own state: so each is a sample of its own."""
 SHAPES = {"W": (3, 4), "b": (4,), "scale": (), "none": (0, 2)}
 COMPUTE = {"float16": "float32", "bfloat16": "float32"}
 
@@ -219,9 +220,9 @@ def test_a_scalar_gradient_keeps_the_compute_dtype(lib: Library, method: type[ao
     twin.update({"x": lib.array(1.0)}, {"x": lib.array(1e-8)})
     assert optimizer.state is not None
     assert twin.state is not None
-    for a, b in zip(_leaves(optimizer.state), _leaves(twin.state), strict=True):
-        assert same_bits(lib.tonumpy(a), lib.tonumpy(b))
-        assert method.__name__ == "SGD" or lib.tonumpy(a) != 0
+    both = [[lib.tonumpy(a) for a in _leaves(state)] for state in (optimizer.state, twin.state)]
+    assert all(map(same_bits, *both))
+    assert not both[0] or any(a != 0 for a in both[0])
 
 
 def test_division_among_workers_is_the_parameters(need: Callable[[str], Library]) -> None:
