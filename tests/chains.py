@@ -85,6 +85,9 @@ CHAINS: dict[str, Make] = {
 }
 """By name: of the engine, a chain, or a method that does what only stages of chains did."""
 
+KINDS = [name for name in CHAINS if name not in HYPER or name == "LAMB"]
+"""Those, and of the methods that measure one, for what they do alike."""
+
 ROOTLESS = [name for name in CHAINS if not any(of in name for of in ("Adam", "RMSProp", "LAMB", "Prodigy"))]
 """Those without a square root of an element, which torch takes a little differently."""
 

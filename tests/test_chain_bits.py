@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import anyoptim as ao
 from anyoptim._engines import _pool
-from tests.chains import CHAINS, ROOTLESS, Make, agree, flat, matrices, problem, run
+from tests.chains import CHAINS, KINDS, ROOTLESS, Make, agree, flat, matrices, problem, run
 from tests.libraries import ENGINES, Library, same_bits
 from tests.test_engines import LAYOUTS, _hostile
 
@@ -61,7 +61,7 @@ def test_bits_on_hostile_values(name: str, dtype: str) -> None:
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "complex128"])
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("name", CHAINS)
+@pytest.mark.parametrize("name", KINDS)
 def test_bits_on_layouts(name: str, layout: str, dtype: str) -> None:
     """Parameters of any memory order with gradients of any other."""
     params, grads = problem(dtype, steps=4)
@@ -138,7 +138,7 @@ def test_bits_of_libraries(name: str, library: str, dtype: str, need: Callable[[
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("engine", [None, *OTHERS])
-@pytest.mark.parametrize("name", CHAINS)
+@pytest.mark.parametrize("name", KINDS)
 def test_bits_of_torch_in_place(name: str, engine: str | None, dtype: str, need: Callable[[str], Library]) -> None:
     """On torch CPU tensors the engines that compute on their memory give NumPy's bits, roots and all."""
     lib = need("torch")

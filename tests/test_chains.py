@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 import anyoptim as ao
 from anyoptim._engines import _tiles, blocked, compiled, portable
-from tests.chains import CHAINS, PLAIN, Smoothed, agree, plain, problem, run
+from tests.chains import CHAINS, KINDS, PLAIN, Smoothed, agree, plain, problem, run
 from tests.libraries import COMPOSED, ENGINES, Library, allowed, same_bits
 
 
@@ -493,7 +493,7 @@ def test_wrong_states(slots: Callable[[Any], Any], match: str) -> None:
 
 
 @pytest.mark.parametrize("copied", [copy, deepcopy, lambda o: pickle.loads(pickle.dumps(o))])  # noqa: S301
-@pytest.mark.parametrize("chain", CHAINS)
+@pytest.mark.parametrize("chain", KINDS)
 @pytest.mark.parametrize("engine", [None, *ENGINES])
 def test_copies_go_on_alone(chain: str, engine: str | None, copied: Callable[[Any], Any]) -> None:
     """A copy in mid-training, a pickled one too, gives the same bits, and shares neither slots nor stages."""
