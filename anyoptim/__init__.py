@@ -1,6 +1,8 @@
 """Optimizers and Dropout for the arrays people already have."""
 
-from anyoptim import random, schedules
+from typing import TYPE_CHECKING, Any
+
+from anyoptim import random
 from anyoptim._chain import chain, partition
 from anyoptim._dropout import Dropout, dropout
 from anyoptim._explain import Explanation, Share
@@ -70,6 +72,9 @@ from anyoptim.stages import (
     UnitNorm,
     WeightDecay,
 )
+
+if TYPE_CHECKING:
+    from anyoptim import schedules
 
 __all__ = [
     "ASGD",
@@ -148,3 +153,11 @@ __all__ = [
     "random",
     "schedules",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "schedules":  # imported where it is asked for: importing anyoptim has a limit in time
+        import importlib  # noqa: PLC0415
+
+        return importlib.import_module("anyoptim.schedules")
+    raise AttributeError(f"module 'anyoptim' has no attribute {name!r}")

@@ -18,12 +18,13 @@ import anyoptim as ao
 # Of the processor, so that it doesn't count what else runs on the machine.
 PROBE = """
 import sys, time
+begin = time.process_time()
 import numpy
 start = time.process_time()
 import anyoptim
-took = time.process_time() - start
+end = time.process_time()
 import json
-print(json.dumps([took, sorted({m.partition(".")[0] for m in sys.modules})]))
+print(json.dumps([(end - start) / (start - begin), sorted({m.partition(".")[0] for m in sys.modules})]))
 """
 
 
@@ -40,9 +41,9 @@ def test_import_brings_no_library() -> None:
     assert not {"torch", "jax", "cupy", "dask", "numba", "cuda", "safetensors", "matplotlib"} & set(modules)
 
 
-def test_import_takes_less_than_50_ms_beside_numpy() -> None:
-    """The least of five processes, since anything else on the machine only adds to it."""
-    assert min(_fresh(PROBE)[0] for _ in range(5)) < 0.050
+def test_import_takes_less_than_three_quarters_of_numpys() -> None:
+    """Some 50 ms where NumPy's takes 75: a share, since the machine may be slow. The least of five processes."""
+    assert min(_fresh(PROBE)[0] for _ in range(5)) < 0.75
 
 
 def test_first_update_brings_no_library() -> None:
