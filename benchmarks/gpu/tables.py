@@ -105,7 +105,8 @@ def _said(part: str, result: Mapping[str, Any]) -> str:
 
 
 def _tests(result: Mapping[str, Any]) -> str:
-    each = [f"{test}: {''.join(why.splitlines()[:1])}" for test, why in result.get("failed", [])]
+    # The end of a long name, so that there is room for the reason.
+    each = [f"{test[-WIDTH // 2 :]}: {''.join(why.splitlines()[:1])}" for test, why in result.get("failed", [])]
     failed = "".join(f"\n{line[:WIDTH]}" for line in each[:SHOWN]) + ("\n..." if len(each) > SHOWN else "")
     numbers = ", ".join(f"{result[k]} {k}" for k in ("tests", "failures", "errors", "skipped") if k in result)
     return f"{numbers or 'no report'}{'' if result['in_time'] else ', ended before its end'}{failed}"
