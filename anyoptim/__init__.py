@@ -9,7 +9,7 @@ from anyoptim._explain import Explanation, Share
 from anyoptim._groups import groups
 from anyoptim._hyperparameters import Domain, fraction, nonnegative
 from anyoptim._optimizer import Optimizer
-from anyoptim._stage import GradientStage, ParameterStage, SlotStage, Stage
+from anyoptim._stage import Gate, GradientStage, ParameterStage, SlotStage, Stage
 from anyoptim._state import State
 from anyoptim.optimizers import (
     ASGD,
@@ -108,6 +108,7 @@ __all__ = [
     "Dropout",
     "Explanation",
     "FlushSubnormals",
+    "Gate",
     "GradientStage",
     "HeavyBall",
     "HeavyBallNesterov",

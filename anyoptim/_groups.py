@@ -31,8 +31,8 @@ class groups(Mapping[Any, Any]):  # noqa: N801 - it is called like a function
     several stages of the chain have is preceded by that of the stage's class: `WeightDecay.decay`. None instead of
     values freezes the parameters: they rest, whatever their gradient.
 
-    It stands anywhere in a chain, which keeps it as `optimizer.groups`. The groups cost nothing at a step: the
-    parameters of all go through one pass, with a row of coefficients for each group.
+    It stands anywhere in a chain, which keeps it as `optimizer.groups`. The parameters of all groups go through one
+    pass, with a row of coefficients for each group.
 
     Args:
         of: for each pattern the hyperparameters, or None.

@@ -1,35 +1,30 @@
-"""Optimizer: init, step and update. Nothing numeric."""
+"""Optimizer: update, and what it remembers. Nothing numeric."""
 
 from __future__ import annotations
 
 import math
-import weakref
 from collections.abc import Mapping, Sequence
-from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any
 
 from anyoptim import _checks as checks
 from anyoptim._arrays import Array, traced
 from anyoptim._bound import Bound
-from anyoptim._checks import Parameter
-from anyoptim._division import Division, Layout
-from anyoptim._engines import LAZY, Crew, Leaf, known, ready, source
+from anyoptim._engines import Crew, known
 from anyoptim._evaluation import evaluated
 from anyoptim._explain import Explanation
 from anyoptim._gathering import cleared, gathered
-from anyoptim._pipeline import Pipeline
 from anyoptim._program import Row, floats
+from anyoptim._pure import Pure
 from anyoptim._quiet import quiet
 from anyoptim._recorder import Recorder, recordable
-from anyoptim._stage import Stage
-from anyoptim._state import Flat, Memory, State, chosen, described, pack, signature, stepped, unpack
+from anyoptim._state import Flat, Memory, State, pack, signature, stepped, unpack
 from anyoptim._tree import Tree
 from anyoptim._turn import Turn
 
 __all__ = ["Optimizer"]
 
 
-class Optimizer(Stage):
+class Optimizer(Pure):
     """The base of all methods: a subclass gives its slots, its coefficients and its rule.
 
     ::
@@ -68,15 +63,6 @@ class Optimizer(Stage):
         self._bound: Bound | None = None
         self._recorder: Recorder | None = None
 
-    engine: str | None
-    """The engine by name, or None."""
-
-    _nested: ClassVar[bool] = False
-    """Whether the slots of a state are nested by stage."""
-
-    _gathers = False
-    """Whether there are updates that are no step."""
-
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "engine":
             known(value)
@@ -89,11 +75,6 @@ class Optimizer(Stage):
         # The parameters are the caller's to copy and to save, and the program is made of the stages.
         self._caught_up()
         return {**{k: v for k, v in self.__dict__.items() if k != "_pipeline"}, "_bound": None, "_recorder": None}
-
-    @property
-    def stages(self) -> tuple[Stage, ...]:
-        """What makes the step: the method, or all stages of a chain."""
-        return (self,)
 
     def update(self, params: Any, grads: Any) -> Any:
         """Take one step with `params`, in place, and return `params`.
@@ -112,20 +93,18 @@ class Optimizer(Stage):
         dtypes; also arrays that are traced, as under `jax.jit`) with the key, before anything is written. An optimizer
         belongs to one thread at a time.
 
-        On a CUDA device the step goes to the library's current stream, and nothing waits for it. While that stream is
-        captured in a CUDA graph, nothing is written, and each replay takes the step: it counts it, and reads the
-        hyperparameters as they were last set on the same stream, but for those of groups, which can't be set any more.
-        Parameters, gradients and state stay where they are,
-        and are kept alive for good. Raises RuntimeError, ValueError or TypeError for what replays would get wrong: a
-        first update, schedules, coefficients that branch on t or on hyperparameters, arrays that `cuda` can't take,
-        several devices, other parameters than in the optimizer's other graphs. Steps that no graph takes wait for the
-        device from then on, to know how many were replayed, and so does `state`.
+        On a CUDA device the step goes to the library's current stream, and nothing waits for it, but for stages that
+        look at norms or at each parameter on the host: gates (`LossScale`, `SkipNonFinite`), `Metrics`, `ClipNorm`,
+        `TrustRatio`, `Cautious`, `LARS`, `LAMB`, `Prodigy`. While that stream is captured in a CUDA graph, nothing is
+        written, and each replay takes the step: it counts it, and reads the hyperparameters as they were last set on
+        the same stream, but for those of groups, which can't be set any more. Parameters, gradients and state stay
+        where they are, and are kept alive for good. Raises RuntimeError, ValueError or TypeError for what replays would
+        get wrong: a first update, schedules, coefficients that branch on t or on hyperparameters, arrays that `cuda`
+        can't take, several devices, other parameters than in the optimizer's other graphs. Steps that no graph takes
+        wait for the device from then on, to know how many were replayed, and so does `state`.
         """
         bound, memory = self._bound, self._memory
-        quick = (
-            self._recorder is None and (not self._gathers or self._due(memory.flat)) if memory is not None else False
-        )
-        if quick and bound is not None and memory is not None:
+        if bound and memory and self._recorder is None and (not self._gathers or self._due(memory.flat)):
             if bound.alike:
                 # A step like the last one: the same arrays, all in one row.
                 n = memory.alike + 1
@@ -244,58 +223,6 @@ class Optimizer(Stage):
             else pack(self.stages, self._nested, self._memory.spec, flat, self._memory.names)
         )
 
-    def init(self, params: Any) -> State:
-        """The state before the first `step`: no steps taken, slots as the method starts them."""
-        tree = Tree("params", params)
-        ps = checks.parameters(tree)
-        division = self._divided(tree, ps, checks.owners(ps))
-        return pack(self.stages, self._nested, tree.spec, self._pipeline.start(ps, division), division.names)
-
-    def step(self, params: Any, grads: Any, state: State) -> tuple[Any, State]:
-        """The pure form of `update`: new parameters and a new state, and nothing written.
-
-        Works under `jax.jit` and on lazy arrays, in containers of any kind. Raises like `update`. Gives plain arrays,
-        without a graph for torch's autograd, for subclasses such as `nn.Parameter`.
-
-        Under `jax.jit` hyperparameters are read once, when the function is compiled, so that what shall change must
-        be a schedule, or an argument (`lambda p, g, s, lr: Adam(lr=lr).step(p, g, s)`); and one array under two
-        names is two parameters there, because JAX hands it over twice.
-        """
-        tree = Tree("params", params)
-        ps = checks.parameters(tree)
-        owner = checks.owners(ps)
-        division = self._divided(tree, ps, owner)
-        xs = division.moving(checks.gradients(tree, ps, owner, grads))
-        flat = unpack(self.stages, self._nested, tree, ps, state, division)
-        due = self._due(flat)
-        if due is not True:
-            waiting = gathered(self.engine, ps, xs, flat, owner, LAZY, write=False)
-            if due is False:
-                return tree.build(tree.leaves), pack(self.stages, self._nested, tree.spec, waiting, division.names)
-        moving = [i for i, x in enumerate(xs) if x is not None]
-        some = [xs[i] for i in moving]
-        programs = [division.track(i).program for i in moving]
-        crew = Crew(self.engine, programs, [self._copied(ps[i], flat.slots[i]) for i in moving], some, LAZY)
-        if crew.capturing():
-            raise RuntimeError("step is being captured in a CUDA graph, whose replays would repeat it; wanted update")
-        with quiet():
-            given = crew.gather(some)
-            turn = self._pipeline.turn(crew, given, flat, moving, division, watching=False)
-            results = {} if turn.taken is False else dict(zip(moving, crew.prepare(given, turn.rows)(), strict=True))
-        new = [
-            leaf if p is None or owner[i] not in results else p.library.rebound(leaf, results[owner[i]].p)
-            for i, (leaf, p) in enumerate(zip(tree.leaves, ps, strict=True))
-        ]
-        skipped = flat._replace(numbers=turn.kept)
-        if self._gathers and turn.taken is not True:
-            skipped = cleared(ps, moving, skipped, owner, write=False)
-        after = skipped if turn.taken is False else stepped(flat, turn.t, turn.numbers, results, owner)
-        if not isinstance(turn.taken, bool):
-            new, after = chosen(turn.taken, (new, after), (tree.leaves, skipped))
-        if not isinstance(due, bool):
-            new, after = chosen(due, (new, after), (tree.leaves, waiting))
-        return tree.build(new), pack(self.stages, self._nested, tree.spec, after, division.names)
-
     def eval_params(self, params: Any, state: State | None = None) -> Any:
         """The parameters to evaluate with, where a stage keeps others: new arrays, in a container like `params`.
 
@@ -330,28 +257,6 @@ class Optimizer(Stage):
         """
         return {stage.name: stage.last for stage in self.stages if stage.watched}
 
-    def compile(self, params: Any) -> None:
-        """Compile at once what runs parameters like these: the `cuda` engine those on a device, `compiled` the others.
-
-        And from the next step on use it, where `engine` leaves the choice.
-        Without this, it happens when about 1e9 elements have been updated: what it costs would be more than it saves
-        in a small problem. A new method takes a second or two, once on a machine: the machine code is kept in
-        the user's cache folder. Parameters that the engine can't take are passed over; `explain` names them.
-
-        Raises ImportError where a package is missing: Numba (`pip install 'anyoptim[fast]'`), or cuda-bindings
-        (`anyoptim[cuda13]` or `anyoptim[cuda12]`).
-        """
-        tree = Tree("params", params)
-        ps = checks.parameters(tree)
-        division = self._divided(tree, ps, checks.owners(ps))
-        kinds = {
-            (division.track(i), p.dtype, p.library.cuda(p.array))
-            for i, p in enumerate(ps)
-            if p is not None and division.track(i).program.whole is None
-        }
-        for track, dtype, number in kinds:
-            ready(track.program, self._pipeline.sample(track), dtype, number)
-
     def explain(self, params: Any, grads: Any) -> Explanation:
         """Which engine would run which of these parameters in `update`, the bytes to be moved, and why no faster one.
 
@@ -370,40 +275,6 @@ class Optimizer(Stage):
         programs = [bound.division.track(i).program for i in moving]
         return Explanation.of(self.engine, programs, names, leaves, [xs[i] for i in moving])
 
-    def kernel_source(self, engine: str = "compiled", dtype: str = "float32") -> str:
-        """The code that `cuda`, `compiled` or `blocked` makes from the rules: a pass for each measure, then the step.
-
-        `dtype` is that of the arithmetic, `float32` or `float64`. Needs no compiler, no device and no parameters.
-        """
-        if engine not in {"cuda", "compiled", "blocked"}:
-            raise ValueError(f"engine is {engine!r}; wanted 'cuda', 'compiled' or 'blocked', whose code is generated")
-        if dtype not in {"float32", "float64"}:
-            raise ValueError(f"dtype is {dtype!r}; wanted 'float32' or 'float64'")
-        tracks = self._pipeline.tracks.values()
-        whole = [track.program.whole for track in tracks if track.program.whole is not None]
-        if whole:
-            raise ValueError(f"{whole[0]} works on whole arrays: {engine!r} makes no code of it")
-        texts = [source(engine, track.program, self._pipeline.sample(track), dtype) for track in tracks]
-        return "\n\n".join(dict.fromkeys(texts))
-
-    @cached_property
-    def _pipeline(self) -> Pipeline:
-        # Not `self`: a dropped optimizer, with its slots, would wait for the garbage collector.
-        return Pipeline([weakref.proxy(stage) if stage is self else stage for stage in self.stages], self._layout)
-
-    @property
-    def _layout(self) -> Layout:
-        """Which parameters the stages are for."""
-        return Layout([None], None, None)
-
-    def _divided(self, tree: Tree, ps: Sequence[Parameter | None], owner: Sequence[int]) -> Division:
-        return Division(self.stages, self._layout, self._pipeline.tracks, tree, ps, owner)
-
-    def _due(self, flat: Flat) -> Any:
-        """Whether the update at hand is a step, and not one that only gathers gradients."""
-        first = self.stages[0]
-        return first.due is None or first.due(**flat.numbers[0], **first._values(flat.step + 1, {}))
-
     def _note(self, paths: Sequence[str], turn: Turn) -> None:
         """Hand the stages what they saw, and the name of the parameter for which one called the step off."""
         for k, stage in enumerate(self.stages):
@@ -413,15 +284,6 @@ class Optimizer(Stage):
         if turn.refusal is not None:
             k, i = turn.refusal
             self.stages[k].offender = paths[i]
-
-    def _copied(self, p: Parameter | None, slots: tuple[Array, ...] | None) -> Leaf:
-        """A leaf of its own, for an engine that writes; where only the portable one would take it, as it is."""
-        assert p is not None  # noqa: S101 - it has a gradient
-        library, slots = p.library, slots or ()
-        if self.engine == "portable" or (library.host(p.array) is None and library.cuda(p.array) is None):
-            return Leaf(library, p.array, slots)
-        copy = library.copied(p.array)
-        return Leaf(library, copy, tuple(map(library.copied, slots)), copy)
 
     def _recall(self, tree: Tree) -> tuple[Bound, Memory]:
         """The parameters, checked, and what the last update left of them.
@@ -442,22 +304,7 @@ class Optimizer(Stage):
         now = signature(ps, owner)
         if last is None:
             return bound, Memory(tree.spec, now, self._pipeline.start(ps, division), division.names)
-        order = tree.order(last.spec)
-        before, t, slots = ([of[i] for i in order] for of in (last.signature, last.flat.t, last.flat.slots))
-        for i, (was, this) in enumerate(zip(before, now, strict=True)):
-            if was != this:
-                raise ValueError(
-                    f"{tree.name(i)} is {described(this)}, but was {described(was)} at the first update; "
-                    "wanted a new optimizer"
-                )
-        for i, (p, slots_of) in enumerate(zip(ps, slots, strict=True)):
-            for (_, name), s in zip(division.track(i).names, slots_of or (), strict=slots_of is not None):
-                if p is not None and not checks.together(p, s):
-                    raise ValueError(
-                        f"{tree.name(i)} is on device {p.library.device(p.array)} but its slot {name!r} is on "
-                        f"{p.library.device(s)}; wanted a new optimizer after a move"
-                    )
-        return bound, Memory(tree.spec, now, Flat(last.flat.step, t, slots, last.flat.numbers), division.names)
+        return bound, last.met(tree, ps, now, division)
 
 
 def _traced(row: Row) -> bool:

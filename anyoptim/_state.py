@@ -16,7 +16,7 @@ from anyoptim._scalars import count
 from anyoptim._stage import Stage
 from anyoptim._tree import Tree
 
-__all__ = ["Flat", "Memory", "State", "described", "pack", "signature", "stepped", "unpack"]
+__all__ = ["Flat", "Memory", "State", "pack", "signature", "stepped", "unpack"]
 
 
 class State(NamedTuple):
@@ -66,6 +66,30 @@ class Memory:
             self.flat = Flat(step + self.alike, [n + self.alike for n in t], slots, numbers)
             self.alike = 0
         return self.flat
+
+    def met(
+        self, tree: Tree, ps: Sequence[Parameter | None], now: list[tuple[Any, ...] | None], division: Division
+    ) -> Memory:
+        """The same of parameters that are met again, of this signature, in the order of theirs.
+
+        Raises ValueError if they are not those that this is remembered of.
+        """
+        order = tree.order(self.spec)
+        before, t, slots = ([of[i] for i in order] for of in (self.signature, self.flat.t, self.flat.slots))
+        for i, (was, this) in enumerate(zip(before, now, strict=True)):
+            if was != this:
+                raise ValueError(
+                    f"{tree.name(i)} is {described(this)}, but was {described(was)} at the first update; "
+                    "wanted a new optimizer"
+                )
+        for i, (p, slots_of) in enumerate(zip(ps, slots, strict=True)):
+            for (_, name), s in zip(division.track(i).names, slots_of or (), strict=slots_of is not None):
+                if p is not None and not checks.together(p, s):
+                    raise ValueError(
+                        f"{tree.name(i)} is on device {p.library.device(p.array)} but its slot {name!r} is on "
+                        f"{p.library.device(s)}; wanted a new optimizer after a move"
+                    )
+        return Memory(tree.spec, now, Flat(self.flat.step, t, slots, self.flat.numbers), division.names)
 
 
 def pack(

@@ -1,0 +1,157 @@
+"""The pure form of an optimizer: init and step, which remember nothing. Nothing numeric."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any, ClassVar
+
+from anyoptim import _checks as checks
+from anyoptim._arrays import Array
+from anyoptim._checks import Parameter
+from anyoptim._division import Division, Layout
+from anyoptim._engines import LAZY, Crew, Leaf, ready, source
+from anyoptim._gathering import cleared, gathered
+from anyoptim._pipeline import Pipeline
+from anyoptim._quiet import quiet
+from anyoptim._stage import Stage
+from anyoptim._state import Flat, State, chosen, pack, stepped, unpack
+from anyoptim._tree import Tree
+
+__all__ = ["Pure"]
+
+
+class Pure(Stage):
+    """Stages that make a step: of parameters, gradients and a state, others, with nothing kept in between."""
+
+    engine: str | None
+    """The engine by name, or None."""
+
+    _nested: ClassVar[bool] = False
+    """Whether the slots of a state are nested by stage."""
+
+    _gathers = False
+    """Whether there are updates that are no step."""
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """What makes the step: the method, or all stages of a chain."""
+        return (self,)
+
+    def init(self, params: Any) -> State:
+        """The state before the first `step`: no steps taken, slots as the method starts them."""
+        tree = Tree("params", params)
+        ps = checks.parameters(tree)
+        division = self._divided(tree, ps, checks.owners(ps))
+        return pack(self.stages, self._nested, tree.spec, self._pipeline.start(ps, division), division.names)
+
+    def step(self, params: Any, grads: Any, state: State) -> tuple[Any, State]:
+        """The pure form of `update`: new parameters and a new state, and nothing written.
+
+        Works under `jax.jit` and on lazy arrays, in containers of any kind. Raises like `update`. Gives plain arrays,
+        without a graph for torch's autograd, for subclasses such as `nn.Parameter`.
+
+        Under `jax.jit` hyperparameters are read once, when the function is compiled, so that what shall change must
+        be a schedule, or an argument (`lambda p, g, s, lr: Adam(lr=lr).step(p, g, s)`); and one array under two
+        names is two parameters there, because JAX hands it over twice.
+        """
+        tree = Tree("params", params)
+        ps = checks.parameters(tree)
+        owner = checks.owners(ps)
+        division = self._divided(tree, ps, owner)
+        xs = division.moving(checks.gradients(tree, ps, owner, grads))
+        flat = unpack(self.stages, self._nested, tree, ps, state, division)
+        due = self._due(flat)
+        if due is not True:
+            waiting = gathered(self.engine, ps, xs, flat, owner, LAZY, write=False)
+            if due is False:
+                return tree.build(tree.leaves), pack(self.stages, self._nested, tree.spec, waiting, division.names)
+        moving = [i for i, x in enumerate(xs) if x is not None]
+        some = [xs[i] for i in moving]
+        programs = [division.track(i).program for i in moving]
+        crew = Crew(self.engine, programs, [self._copied(ps[i], flat.slots[i]) for i in moving], some, LAZY)
+        if crew.capturing():
+            raise RuntimeError("step is being captured in a CUDA graph, whose replays would repeat it; wanted update")
+        with quiet():
+            given = crew.gather(some)
+            turn = self._pipeline.turn(crew, given, flat, moving, division, watching=False)
+            results = {} if turn.taken is False else dict(zip(moving, crew.prepare(given, turn.rows)(), strict=True))
+        new = [
+            leaf if p is None or owner[i] not in results else p.library.rebound(leaf, results[owner[i]].p)
+            for i, (leaf, p) in enumerate(zip(tree.leaves, ps, strict=True))
+        ]
+        skipped = flat._replace(numbers=turn.kept)
+        if self._gathers and turn.taken is not True:
+            skipped = cleared(ps, moving, skipped, owner, write=False)
+        after = skipped if turn.taken is False else stepped(flat, turn.t, turn.numbers, results, owner)
+        if not isinstance(turn.taken, bool):
+            new, after = chosen(turn.taken, (new, after), (tree.leaves, skipped))
+        if not isinstance(due, bool):
+            new, after = chosen(due, (new, after), (tree.leaves, waiting))
+        return tree.build(new), pack(self.stages, self._nested, tree.spec, after, division.names)
+
+    def compile(self, params: Any) -> None:
+        """Compile at once what runs parameters like these: the `cuda` engine those on a device, `compiled` the others.
+
+        And from the next step on use it, where `engine` leaves the choice.
+        Without this, it happens when about 1e9 elements have been updated: what it costs would be more than it saves
+        in a small problem. A new method takes a second or two, once on a machine: the machine code is kept in
+        the user's cache folder. Parameters that the engine can't take are passed over; `explain` names them.
+
+        Raises ImportError where a package is missing: Numba (`pip install 'anyoptim[fast]'`), or cuda-bindings
+        (`anyoptim[cuda13]` or `anyoptim[cuda12]`).
+        """
+        tree = Tree("params", params)
+        ps = checks.parameters(tree)
+        division = self._divided(tree, ps, checks.owners(ps))
+        kinds = {
+            (division.track(i), p.dtype, p.library.cuda(p.array))
+            for i, p in enumerate(ps)
+            if p is not None and division.track(i).program.whole is None
+        }
+        for track, dtype, number in kinds:
+            ready(track.program, self._pipeline.sample(track), dtype, number)
+
+    def kernel_source(self, engine: str = "compiled", dtype: str = "float32") -> str:
+        """The code that `cuda`, `compiled` or `blocked` makes from the rules: a pass for each measure, then the step.
+
+        `dtype` is that of the arithmetic, `float32` or `float64`. Needs no compiler, no device and no parameters.
+        """
+        if engine not in {"cuda", "compiled", "blocked"}:
+            raise ValueError(f"engine is {engine!r}; wanted 'cuda', 'compiled' or 'blocked', whose code is generated")
+        if dtype not in {"float32", "float64"}:
+            raise ValueError(f"dtype is {dtype!r}; wanted 'float32' or 'float64'")
+        tracks = self._pipeline.tracks.values()
+        whole = [track.program.whole for track in tracks if track.program.whole is not None]
+        if whole:
+            raise ValueError(f"{whole[0]} works on whole arrays: {engine!r} makes no code of it")
+        texts = [source(engine, track.program, self._pipeline.sample(track), dtype) for track in tracks]
+        return "\n\n".join(dict.fromkeys(texts))
+
+    @cached_property
+    def _pipeline(self) -> Pipeline:
+        # Not `self`: a dropped optimizer, with its slots, would wait for the garbage collector.
+        return Pipeline([weakref.proxy(stage) if stage is self else stage for stage in self.stages], self._layout)
+
+    @property
+    def _layout(self) -> Layout:
+        """Which parameters the stages are for."""
+        return Layout([None], None, None)
+
+    def _divided(self, tree: Tree, ps: Sequence[Parameter | None], owner: Sequence[int]) -> Division:
+        return Division(self.stages, self._layout, self._pipeline.tracks, tree, ps, owner)
+
+    def _due(self, flat: Flat) -> Any:
+        """Whether the update at hand is a step, and not one that only gathers gradients."""
+        first = self.stages[0]
+        return first.due is None or first.due(**flat.numbers[0], **first._values(flat.step + 1, {}))
+
+    def _copied(self, p: Parameter | None, slots: tuple[Array, ...] | None) -> Leaf:
+        """A leaf of its own, for an engine that writes; where only the portable one would take it, as it is."""
+        assert p is not None  # noqa: S101 - it has a gradient
+        library, slots = p.library, slots or ()
+        if self.engine == "portable" or (library.host(p.array) is None and library.cuda(p.array) is None):
+            return Leaf(library, p.array, slots)
+        copy = library.copied(p.array)
+        return Leaf(library, copy, tuple(map(library.copied, slots)), copy)
