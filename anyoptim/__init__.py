@@ -74,7 +74,7 @@ from anyoptim.stages import (
 )
 
 if TYPE_CHECKING:
-    from anyoptim import schedules
+    from anyoptim import compat, schedules
 
 __all__ = [
     "ASGD",
@@ -146,6 +146,7 @@ __all__ = [
     "WeightDecay",
     "Yogi",
     "chain",
+    "compat",
     "dropout",
     "fraction",
     "groups",
@@ -157,8 +158,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name == "schedules":  # imported where it is asked for: importing anyoptim has a limit in time
+    if name in {"compat", "schedules"}:  # imported where they are asked for: importing anyoptim has a limit in time
         import importlib  # noqa: PLC0415
 
-        return importlib.import_module("anyoptim.schedules")
+        return importlib.import_module(f"anyoptim.{name}")
     raise AttributeError(f"module 'anyoptim' has no attribute {name!r}")

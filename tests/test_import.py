@@ -41,6 +41,24 @@ def test_import_brings_no_library() -> None:
     assert not {"torch", "jax", "cupy", "dask", "numba", "cuda", "safetensors", "matplotlib"} & set(modules)
 
 
+def test_conventions_are_imported_where_they_are_asked_for() -> None:
+    """Not with anyoptim, each by itself, and without the framework whose they are."""
+    code = """
+import json, sys
+import anyoptim as ao
+first = sorted(sys.modules)
+ao.compat.torch
+second = sorted(sys.modules)
+from anyoptim.compat import keras, optax
+print(json.dumps([first, second, sorted(sys.modules)]))
+"""
+    first, second, third = (set(modules) for modules in _fresh(code))
+    assert not any(m.startswith("anyoptim.compat") for m in first)
+    assert {m for m in second if m.startswith("anyoptim.compat.") and m.count(".") == 2} >= {"anyoptim.compat.torch"}
+    assert not {"anyoptim.compat.keras", "anyoptim.compat.optax"} & second
+    assert not {"torch", "keras", "optax", "jax"} & third
+
+
 def test_import_takes_less_than_three_quarters_of_numpys() -> None:
     """Some 50 ms where NumPy's takes 75: a share, since the machine may be slow. The least of five processes."""
     assert min(_fresh(PROBE)[0] for _ in range(5)) < 0.75

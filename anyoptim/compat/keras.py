@@ -1,0 +1,3 @@
+"""The constructors of keras.optimizers."""
+
+__all__: list[str] = []

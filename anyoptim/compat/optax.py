@@ -1,0 +1,3 @@
+"""The constructors of optax."""
+
+__all__: list[str] = []

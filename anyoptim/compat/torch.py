@@ -1,0 +1,3 @@
+"""The constructors of torch.optim."""
+
+__all__: list[str] = []
