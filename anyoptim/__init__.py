@@ -75,6 +75,7 @@ from anyoptim.stages import (
 
 if TYPE_CHECKING:
     from anyoptim import compat, schedules
+    from anyoptim._checkpoint import Checkpoint, load, save
 
 __all__ = [
     "ASGD",
@@ -99,6 +100,7 @@ __all__ = [
     "Cautious",
     "CenteredRMSProp",
     "Centralize",
+    "Checkpoint",
     "ClipGlobalNorm",
     "ClipNorm",
     "ClipValue",
@@ -150,16 +152,21 @@ __all__ = [
     "dropout",
     "fraction",
     "groups",
+    "load",
     "nonnegative",
     "partition",
     "random",
+    "save",
     "schedules",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    if name in {"compat", "schedules"}:  # imported where they are asked for: importing anyoptim has a limit in time
-        import importlib  # noqa: PLC0415
+    # Imported where they are asked for: importing anyoptim has a limit in time.
+    import importlib  # noqa: PLC0415
 
+    if name in {"compat", "schedules"}:
         return importlib.import_module(f"anyoptim.{name}")
+    if name in {"Checkpoint", "load", "save"}:
+        return getattr(importlib.import_module("anyoptim._checkpoint"), name)
     raise AttributeError(f"module 'anyoptim' has no attribute {name!r}")

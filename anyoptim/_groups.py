@@ -67,11 +67,11 @@ class groups(Mapping[Any, Any]):  # noqa: N801 - it is called like a function
     def check(self, selector: Selector, stages: Sequence[Stage], unique: bool) -> None:
         """Raise ValueError or TypeError for a name that no stage has, or several if it shall be unique; a bad value."""
         for key, value in (self._of[selector] or {}).items():
-            having = _having(key, stages)
-            if not having or (unique and len(having) > 1):
-                raise _unclear(selector, key, having, stages)
+            found = having(key, stages)
+            if not found or (unique and len(found) > 1):
+                raise _unclear(selector, key, found, stages)
             name = key.rpartition(".")[2]
-            for k in having:
+            for k in found:
                 if isinstance(stages[k], Gate) or stages[k].due is not None:
                     raise ValueError(
                         f"groups has {key!r} for {shown(selector)}, but {stages[k]!r} decides for all together"
@@ -87,22 +87,22 @@ class groups(Mapping[Any, Any]):  # noqa: N801 - it is called like a function
         given: Mapping[str, Hyper] = self._of[selector] or {}
         names: list[dict[str, str]] = [{} for _ in stages]
         for key in given:
-            having = [k for k in _having(key, stages) if k in of]
-            if len(having) != 1:
-                raise _unclear(selector, key, having, [stages[k] for k in of])
-            names[having[0]][key.rpartition(".")[2]] = key
+            found = [k for k in having(key, stages) if k in of]
+            if len(found) != 1:
+                raise _unclear(selector, key, found, [stages[k] for k in of])
+            names[found[0]][key.rpartition(".")[2]] = key
         return [Own(given, own) if own else {} for own in names]
 
 
-def _having(key: str, stages: Sequence[Stage]) -> list[int]:
+def having(key: str, stages: Sequence[Stage]) -> list[int]:
     """Which of the stages have a hyperparameter of this name."""
     kind, _, name = key.rpartition(".")
     return [k for k, stage in enumerate(stages) if name in stage.hyperparameters and kind in {"", type(stage).__name__}]
 
 
-def _unclear(selector: Selector, key: str, having: Sequence[int], stages: Sequence[Stage]) -> ValueError:
+def _unclear(selector: Selector, key: str, found: Sequence[int], stages: Sequence[Stage]) -> ValueError:
     known = [f"{type(stage).__name__}.{name}" for stage in stages for name in stage.hyperparameters]
-    has = f"{len(having)} stages have" if having else "no stage has"
+    has = f"{len(found)} stages have" if found else "no stage has"
     return ValueError(f"groups has {key!r} for {shown(selector)}, which {has}; wanted one of {', '.join(known)}")
 
 

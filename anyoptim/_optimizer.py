@@ -9,22 +9,21 @@ from typing import Any
 from anyoptim import _checks as checks
 from anyoptim._arrays import Array, traced
 from anyoptim._bound import Bound
-from anyoptim._engines import Crew, known
-from anyoptim._evaluation import evaluated
+from anyoptim._engines import Crew
 from anyoptim._explain import Explanation
 from anyoptim._gathering import cleared, gathered
 from anyoptim._program import Row, floats
-from anyoptim._pure import Pure
 from anyoptim._quiet import quiet
 from anyoptim._recorder import Recorder, recordable
-from anyoptim._state import Flat, Memory, State, pack, signature, stepped, unpack
+from anyoptim._remembering import Remembering
+from anyoptim._state import Flat, Memory, stepped
 from anyoptim._tree import Tree
 from anyoptim._turn import Turn
 
 __all__ = ["Optimizer"]
 
 
-class Optimizer(Pure):
+class Optimizer(Remembering):
     """The base of all methods: a subclass gives its slots, its coefficients and its rule.
 
     ::
@@ -55,26 +54,6 @@ class Optimizer(Pure):
     The results are the same bits (but for torch's own square root, and subnormals that CuPy flushes to 0, where
     `portable` uses these); `explain` says who does what.
     """
-
-    def __init__(self, *, engine: str | None = None, **hyperparameters: Any) -> None:
-        super().__init__(**hyperparameters)
-        self.engine = engine
-        self._memory: Memory | None = None
-        self._bound: Bound | None = None
-        self._recorder: Recorder | None = None
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name == "engine":
-            known(value)
-            object.__setattr__(self, "_bound", None)
-            object.__setattr__(self, name, value)
-        else:
-            super().__setattr__(name, value)
-
-    def __getstate__(self) -> dict[str, Any]:
-        # The parameters are the caller's to copy and to save, and the program is made of the stages.
-        self._caught_up()
-        return {**{k: v for k, v in self.__dict__.items() if k != "_pipeline"}, "_bound": None, "_recorder": None}
 
     def update(self, params: Any, grads: Any) -> Any:
         """Take one step with `params`, in place, and return `params`.
@@ -201,47 +180,6 @@ class Optimizer(Pure):
                 self._recorder = recorder
                 recorder.watch(self._layout.groups or {})
 
-    def _caught_up(self) -> Flat | None:
-        """What is remembered, with all steps counted, those that were replayed too."""
-        if self._memory is None:
-            return None
-        flat = self._memory.catch_up()
-        if self._recorder is not None:
-            flat = self._memory.flat = self._recorder.catch_up(flat)
-        return flat
-
-    @property
-    def state(self) -> State | None:
-        """What `update` remembers, in the form that `init` gives and `step` takes; None before the first update.
-
-        Its arrays are the optimizer's own: to be read and not to be written to, and the next `update` may change them.
-        """
-        flat = self._caught_up()
-        return (
-            None
-            if flat is None or self._memory is None
-            else pack(self.stages, self._nested, self._memory.spec, flat, self._memory.names)
-        )
-
-    def eval_params(self, params: Any, state: State | None = None) -> Any:
-        """The parameters to evaluate with, where a stage keeps others: new arrays, in a container like `params`.
-
-        Such are averages: of the state of the last `update`, or of another, of the pure form. Raises ValueError where
-        no stage has other parameters to evaluate with than those that are trained.
-        """
-        if not any(stage.evaluate for stage in self.stages):
-            raise ValueError(f"{self!r} has no stage that averages, such as ao.EMA(); its parameters are as they are")
-        tree = Tree("params", params)
-        if state is None:
-            self._caught_up()
-            bound, memory = self._recall(tree)
-            ps, division, flat = bound.ps, bound.division, memory.flat
-        else:
-            ps = checks.parameters(tree)
-            division = self._divided(tree, ps, checks.owners(ps))
-            flat = unpack(self.stages, self._nested, tree, ps, state, division)
-        return tree.build(evaluated(self.stages, ps, division, flat))
-
     @property
     def loss_scale(self) -> float:
         """By what to multiply the loss before the gradients of the next update are taken: 1.0 without a `LossScale`."""
@@ -284,27 +222,6 @@ class Optimizer(Pure):
         if turn.refusal is not None:
             k, i = turn.refusal
             self.stages[k].offender = paths[i]
-
-    def _recall(self, tree: Tree) -> tuple[Bound, Memory]:
-        """The parameters, checked, and what the last update left of them.
-
-        Raises like `update`, if they can't be updated, or are not those of the first update.
-        """
-        bound, last = self._bound, self._memory
-        if last is not None:
-            last.catch_up()
-        if bound is not None and last is not None and tree.spec == last.spec and bound.still(tree.leaves):
-            return bound, last
-        ps = checks.parameters(tree)
-        owner = checks.owners(ps)
-        checks.rebindable(tree, ps, owner)
-        checks.separate(tree, ps, owner)
-        division = self._divided(tree, ps, owner)
-        bound = Bound(tree, ps, owner, division)
-        now = signature(ps, owner)
-        if last is None:
-            return bound, Memory(tree.spec, now, self._pipeline.start(ps, division), division.names)
-        return bound, last.met(tree, ps, now, division)
 
 
 def _traced(row: Row) -> bool:

@@ -159,14 +159,21 @@ class Stage:
     def __repr__(self) -> str:
         """What makes the same again: hyperparameters and constants, of those by keyword only what is no default."""
         cls, arguments = type(self), signature(type(self)).parameters
-        constants = [name for name in arguments if isinstance(getattr(cls, name, None), property)]
         optional = {name: a.default for name, a in arguments.items() if a.kind is a.KEYWORD_ONLY}
         shown = []
-        for name in sorted({*self.hyperparameters, *constants}, key=[*arguments, *self.hyperparameters].index):
+        for name in sorted({*self.hyperparameters, *self.constants}, key=[*arguments, *self.hyperparameters].index):
             value = getattr(self, name)
             if not (name in optional and isinstance(value, int | float) and value == optional[name]):
                 shown.append(f"{name}={value!r}")
         return f"{cls.__name__}({', '.join(shown)})"
+
+    @property
+    def constants(self) -> dict[str, Any]:
+        """What the constructor was given that can't be changed."""
+        names = [
+            name for name in signature(type(self)).parameters if isinstance(getattr(type(self), name, None), property)
+        ]
+        return {name: getattr(self, name) for name in names}
 
     def init_slots(self, xp: Any, p: Array) -> tuple[Array, ...]:
         """The slots of one real parameter, given in its compute dtype: zeros, unless a method says otherwise.

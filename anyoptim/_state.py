@@ -16,7 +16,7 @@ from anyoptim._scalars import count
 from anyoptim._stage import Stage
 from anyoptim._tree import Tree
 
-__all__ = ["Flat", "Memory", "State", "pack", "signature", "stepped", "unpack"]
+__all__ = ["Flat", "Memory", "State", "flattened", "pack", "signature", "stepped", "unpack"]
 
 
 class State(NamedTuple):
@@ -144,6 +144,27 @@ def unpack(
             own.append(checks.slot(tree.name(i, at), column[i], tree.name(i), p, shape))
         slots_of.append(tuple(own))
     return Flat(count("state.step", state.step), t, slots_of, _numbers(stages, nested, state.numbers))
+
+
+def flattened(
+    stages: Sequence[Stage], nested: bool, state: Any
+) -> tuple[Any, Flat, Sequence[Sequence[tuple[int, str]]]]:
+    """The structure of a state, the state as lists, and of each parameter its slots: of which stage, their names."""
+    if not isinstance(state, State):
+        raise TypeError(f"state is a {type(state).__qualname__}; wanted the State that init(params) gives")
+    given = state.slots if nested else (state.slots,)
+    if not isinstance(given, tuple | list) or len(given) != len(stages):
+        raise ValueError(f"state.slots is not a tuple of {len(stages)}, one for each stage of {list(stages)}")
+    tree = Tree("state.t", state.t)
+    columns = {
+        (k, name): tree.match(f"state.slots of {name!r}", given[k][name])
+        for k, stage in enumerate(stages)
+        for name in stage.slots
+    }
+    names = [[key for key, column in columns.items() if column[i] is not None] for i in range(len(tree.leaves))]
+    slots: list[tuple[Array, ...] | None] = [tuple(columns[key][i] for key in own) for i, own in enumerate(names)]
+    flat = Flat(state.step, tree.leaves, slots, _numbers(stages, nested, state.numbers))
+    return tree.spec, flat, names
 
 
 def _numbers(stages: Sequence[Stage], nested: bool, numbers: Any) -> tuple[Mapping[str, Any], ...]:

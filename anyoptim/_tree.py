@@ -10,7 +10,7 @@ from typing import Any
 
 import optree
 
-__all__ = ["Form", "Name", "Tree", "listed"]
+__all__ = ["Form", "Name", "Tree", "listed", "paths"]
 
 _MUTABLE = (dict, OrderedDict, defaultdict, list, deque)
 _SHOWN = 5
@@ -50,6 +50,11 @@ class Tree:
     def path(self, i: int) -> str:
         """The keys of leaf `i`, joined by dots."""
         return ".".join(map(str, self.accessors[i].path))
+
+    @cached_property
+    def paths(self) -> list[str]:
+        """Those of all leaves. Raises ValueError if two leaves have the same."""
+        return paths(self.spec, self.root)
 
     @cached_property
     def accessors(self) -> list[optree.PyTreeAccessor]:
@@ -151,6 +156,18 @@ class Form:
                 return None
         leaves, spec = optree.tree_flatten(container, none_is_leaf=True)
         return leaves if spec == self._spec else None
+
+
+def paths(spec: optree.PyTreeSpec, root: str = "params") -> list[str]:
+    """The keys of each leaf, joined by dots. Raises ValueError if two leaves have the same."""
+    first: dict[str, int] = {}
+    for i, keys in enumerate(spec.paths()):
+        path = ".".join(map(str, keys))
+        if path in first:
+            a, b = (_accessors(spec)[k].codify(root) for k in (first[path], i))
+            raise ValueError(f"{a} and {b} have the same path, {path!r}; wanted keys without dots")
+        first[path] = i
+    return list(first)
 
 
 def listed(names: Sequence[str]) -> str:

@@ -95,6 +95,14 @@ FEATURES: Mapping[str, tuple[Feature, ...]] = {
         Feature(
             "a method of one's own", "Optimizer", "optim.Optimizer", "GradientTransformation", "optimizers.Optimizer"
         ),
+        Feature(
+            "state as plain dicts",
+            "Optimizer.state_dict",
+            "optim.Optimizer.state_dict",
+            "",
+            "optimizers.Optimizer.save_own_variables",
+        ),
+        Feature("a checkpoint in one file", "save", "save", "", "saving.save_model"),
         Feature("cut off values", "ClipValue", "nn.utils.clip_grad_value_", "clip", "optimizers.Optimizer(clipvalue)"),
         Feature(
             "clip the norm of all",

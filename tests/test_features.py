@@ -50,7 +50,7 @@ def _peer(name: str, need: Callable[[str], Library]) -> Any:
 
 def _exported() -> dict[str, Any]:
     """The methods, stages and schedules."""
-    bases = {ao.Stage, ao.GradientStage, ao.ParameterStage, ao.SlotStage, ao.Optimizer}
+    bases = {ao.Stage, ao.Gate, ao.GradientStage, ao.ParameterStage, ao.SlotStage, ao.Optimizer}
     stages = {
         name: value
         for name, value in vars(ao).items()

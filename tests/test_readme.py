@@ -30,8 +30,11 @@ ROWS = {
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=[f"block{i}" for i in range(len(BLOCKS))])
-def test_code_prints_what_its_comments_say(block: str, need: Callable[[str], Library]) -> None:
-    """Each block alone, from its imports to its last line."""
+def test_code_prints_what_its_comments_say(
+    block: str, need: Callable[[str], Library], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each block alone, from its imports to its last line, in a folder of its own."""
+    monkeypatch.chdir(tmp_path)
     if "import cupy" in block:
         need("cupy")
     printed = io.StringIO()

@@ -118,6 +118,20 @@ class Library:
         except (TypeError, ValueError, RuntimeError, BufferError):  # it lies elsewhere
             return np.from_dlpack(compat.to_device(x, "cpu"))
 
+    def from_host(self, values: np.ndarray[Any, Any], like: Array) -> Array:
+        """These values, of any floating dtype, as an array of the dtype of `like`, and where that is."""
+        name = self.dtype(like)
+        wide = values.astype("float32" if name == "bfloat16" else name)  # NumPy may never have heard of bfloat16
+        return self.xp.astype(self.xp.asarray(wide, device=self.placement(like)), like.dtype, copy=False)
+
+    def filled(self, slot: Array, values: np.ndarray[Any, Any]) -> Array:
+        """A slot with other values: the same one, where it can be written to."""
+        new = self.from_host(values, slot)
+        if not self.writable(slot):
+            return self.aligned(new, slot)
+        self.write(slot, new)
+        return slot
+
     def widest_float(self) -> Any:
         """The dtype to add in: float64, where the library has it."""
         return self.xp.float64

@@ -1,0 +1,294 @@
+"""Checkpoints: parameters, optimizer, dropout and anything else in one safetensors file, whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from anyoptim import _checks as checks
+from anyoptim._optimizer import Optimizer
+from anyoptim._quiet import quiet
+from anyoptim._tensors import DTYPES, Tensor, stored
+from anyoptim._tree import Tree, listed
+
+__all__ = ["Checkpoint", "load", "save"]
+
+VERSION = 1
+"""Of the format: what there is, and under which names."""
+
+_ENTRY, _CHECK = "anyoptim", "sha256"
+"""Of the file's metadata: a JSON text of `_FIELDS`, and the checksum of it and of all tensors."""
+
+_FIELDS = ("version", "params", "optimizer", "dropout", "extra")
+
+
+class Checkpoint(NamedTuple):
+    """What a file holds."""
+
+    params: Any
+    """The parameters, in a container like `like`; None if none were saved."""
+    optimizer: dict[str, Any] | None
+    """For `optimizer.load_state_dict`, with NumPy arrays; None if none was saved."""
+    dropout: Any
+    """For `load_state_dict` of the layers, in the containers that they were saved in."""
+    extra: Any
+    """As it was saved, but for tuples, which are lists, and arrays, which are NumPy's."""
+
+
+def save(
+    path: str | os.PathLike[str], *, params: Any = None, optimizer: Any = None, dropout: Any = None, extra: Any = None
+) -> None:
+    """Write a checkpoint: one safetensors file, which any reader of that format can read.
+
+    ::
+
+        ao.save("run.safetensors", params=params, optimizer=optimizer, dropout=layer, extra={"epoch": 3})
+
+        checkpoint = ao.load("run.safetensors", like=params)
+        optimizer.load_state_dict(checkpoint.optimizer, checkpoint.params)
+        layer.load_state_dict(checkpoint.dropout)
+
+    The file is written beside an old one, synced, and then takes its place, so that there is the old one or the new one
+    whatever happens meanwhile. (A process that is killed may leave a hidden temporary file behind.) A checksum of all
+    that it holds goes with it.
+
+    Args:
+        path: of the file; `.safetensors` is the usual suffix.
+        params: parameters as `update` takes them, of any library, on any device: the tensors `params/<path>`.
+        optimizer: an `Optimizer`, or what its `state_dict` gave: the tensors `optimizer/stages/0/slots/m/<path>`.
+        dropout: a layer, which has a `state_dict`, or dicts and lists of such.
+        extra: dicts with strings as keys, lists, strings, numbers, bools, None, and arrays, of integers too.
+
+    Raises TypeError or ValueError, with the name, for what can't be saved, ImportError without safetensors (`pip
+    install 'anyoptim[checkpoint]'`), OSError if the file can't be written: the old one is then as it was.
+    """
+    safetensors = _package()
+    tensors: dict[str, Tensor] = {}
+    document = {
+        "version": VERSION,
+        "params": None if params is None else _of_parameters(params, tensors),
+        "optimizer": _plain("optimizer", _of_optimizer(optimizer), tensors),
+        "dropout": _plain("dropout", _of_layers(dropout), tensors),
+        "extra": _plain("extra", extra, tensors),
+    }
+    text = json.dumps(document)
+    specs = {
+        name: safetensors.TensorSpec(
+            dtype=DTYPES[t.dtype], shape=t.shape, data_ptr=t.data.ctypes.data, data_len=t.data.nbytes
+        )
+        for name, t in tensors.items()
+    }
+    with _replaced(Path(os.path.realpath(path))) as beside:
+        try:
+            safetensors.serialize_file(specs, beside, metadata={_ENTRY: text, _CHECK: _digest(text, tensors)})
+        except safetensors.SafetensorError as error:
+            raise OSError(f"{beside} can't be written: {error}") from error
+
+
+def load(path: str | os.PathLike[str], like: Any = None) -> Checkpoint:
+    """Read what `save` wrote.
+
+    Args:
+        path: of the file.
+        like: parameters whose container, libraries, devices and dtypes the loaded ones have, and which are left as they
+            are; None for a dict of NumPy arrays by path, where bfloat16 becomes float32.
+
+    Raises ValueError for a file that is no such checkpoint, whole and as it was written, or with all paths and shapes
+    in which the parameters differ from `like`; ImportError without safetensors; OSError if it can't be read. No
+    more memory is asked for than some times the size of the file, and nothing in it is run.
+    """
+    found, tensors = _read(path)
+    try:
+        document = {name: _object(found[name], tensors) for name in _FIELDS}
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is no checkpoint of anyoptim: {error!r}") from error
+    values, params = document["params"], None
+    if values is not None:
+        if not isinstance(values, dict) or not all(v is None or isinstance(v, np.ndarray) for v in values.values()):
+            raise ValueError(f"{path} is no checkpoint of anyoptim: its parameters are no arrays")
+        params = values if like is None else _alike(path, values, Tree("like", like))
+    elif like is not None:
+        raise ValueError(f"{path} has no parameters; wanted like=None")
+    return Checkpoint(params, document["optimizer"], document["dropout"], document["extra"])
+
+
+def _package() -> Any:
+    try:
+        import safetensors  # noqa: PLC0415 - of an extra
+    except ImportError as error:
+        raise ImportError("checkpoints need the package safetensors: pip install 'anyoptim[checkpoint]'") from error
+    return safetensors
+
+
+def _of_parameters(params: Any, tensors: dict[str, Tensor]) -> dict[str, Any]:
+    tree = Tree("params", params)
+    found = {}
+    for i, (path, leaf) in enumerate(zip(tree.paths, tree.leaves, strict=True)):
+        if leaf is not None:
+            checks.admit(tree.name(i), leaf)
+        found[path] = None if leaf is None else _put(str(tree.name(i)), f"params/{path}", leaf, tensors)
+    return found
+
+
+def _of_optimizer(optimizer: Any) -> Any:
+    if isinstance(optimizer, Optimizer):
+        return optimizer._written(lambda slot: slot)
+    if optimizer is not None and not isinstance(optimizer, Mapping):
+        raise TypeError(f"optimizer is a {type(optimizer).__qualname__}; wanted an Optimizer or its state_dict()")
+    return optimizer
+
+
+def _of_layers(of: Any, root: str = "dropout") -> Any:
+    if of is None:
+        return None
+    if isinstance(of, Mapping):
+        return {key: _of_layers(layer, f"{root}[{key!r}]") for key, layer in of.items()}
+    if isinstance(of, list | tuple):
+        return [_of_layers(layer, f"{root}[{i}]") for i, layer in enumerate(of)]
+    if not hasattr(of, "state_dict"):
+        raise TypeError(f"{root} is a {type(of).__qualname__}; wanted a layer with a state_dict, dicts or lists")
+    return of.state_dict()
+
+
+def _plain(root: str, value: Any, tensors: dict[str, Tensor]) -> Any:
+    """As JSON has it, arrays put aside."""
+    try:
+        return _json(root, root, value, tensors)
+    except RecursionError:
+        raise ValueError(f"{root} is nested too deeply, or contains itself") from None
+
+
+def _json(name: str, root: str, value: Any, tensors: dict[str, Tensor]) -> Any:
+    if value is None or type(value) in {bool, int, float, str}:
+        return value
+    if isinstance(value, Mapping):
+        odd = [key for key in value if not isinstance(key, str)]
+        if odd:
+            raise TypeError(f"{name} has the key {odd[0]!r}; wanted strings as keys")
+        # A key of the user's own that looks like ours gets one more sign.
+        return {
+            f"${key}" if key.startswith("$") else key: _json(f"{name}[{key!r}]", f"{root}/{key}", of, tensors)
+            for key, of in value.items()
+        }
+    if isinstance(value, list | tuple):
+        return [_json(f"{name}[{i}]", f"{root}/{i}", of, tensors) for i, of in enumerate(value)]
+    return _put(name, root, value, tensors)
+
+
+def _put(name: str, key: str, value: Any, tensors: dict[str, Tensor]) -> dict[str, Any]:
+    """Put an array aside; what stands for it."""
+    while key in tensors:
+        key += "'"  # a key of the user's has a slash
+    tensors[key], is_complex = stored(name, value)
+    return {"$tensor": key, "$complex": is_complex}
+
+
+def _object(value: Any, tensors: Mapping[str, Tensor]) -> Any:
+    """What `_json` made JSON of."""
+    if isinstance(value, list):
+        return [_object(of, tensors) for of in value]
+    if not isinstance(value, dict):
+        return value
+    if "$tensor" in value:
+        return tensors[value["$tensor"]].array(value["$complex"])
+    return {key.removeprefix("$"): _object(of, tensors) for key, of in value.items()}
+
+
+def _digest(text: str, tensors: Mapping[str, Tensor]) -> str:
+    """The checksum of everything."""
+    whole = hashlib.sha256(text.encode())
+    for name, (dtype, shape, data) in sorted(tensors.items()):
+        whole.update(json.dumps([name, dtype, shape]).encode())
+        whole.update(data.reshape(-1).view(np.uint8).data)
+    return whole.hexdigest()
+
+
+@contextmanager
+def _replaced(target: Path) -> Iterator[Path]:
+    """A file beside another, which takes its place in the end; or, if something fails, nothing."""
+    beside = target.with_name(f".{target.name}.{os.urandom(4).hex()}.tmp")
+    try:
+        beside.touch()
+        mode = beside.stat().st_mode
+        yield beside
+        beside.chmod(mode)  # safetensors writes for its user alone
+        with beside.open("rb+") as file:
+            os.fsync(file.fileno())
+        beside.replace(target)
+    except BaseException:
+        with suppress(OSError):
+            beside.unlink()
+        raise
+    if hasattr(os, "O_DIRECTORY"):  # not on Windows: the new name, too, shall survive a loss of power
+        folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def _read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The document and the tensors of a file. Raises ValueError for one that is not as `save` wrote it."""
+    safetensors = _package()
+    content = Path(path).read_bytes()
+    try:
+        parts = safetensors.deserialize(content)
+    except (safetensors.SafetensorError, ValueError) as error:
+        raise ValueError(f"{path} is no safetensors file, or a part of one: {error}") from error
+    # safetensors has checked the header, but does not show what it says of the whole.
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    metadata = header.get("__metadata__") or {}
+    if not {_ENTRY, _CHECK} <= set(metadata):
+        raise ValueError(f"{path} is a safetensors file, but no checkpoint of anyoptim")
+    try:
+        tensors = {
+            name: Tensor(of["dtype"], tuple(of["shape"]), np.frombuffer(of["data"], np.uint8)) for name, of in parts
+        }
+        if _digest(metadata[_ENTRY], tensors) != metadata[_CHECK]:
+            raise ValueError("its checksum is another: it was damaged, or changed")
+        document = json.loads(metadata[_ENTRY])
+        if not isinstance(document, dict) or set(document) != {*_FIELDS}:
+            raise ValueError(f"its metadata have no {', '.join(_FIELDS)}")
+        if document["version"] != VERSION:
+            raise ValueError(f"its version is {document['version']!r}; this anyoptim reads {VERSION}")
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} can't be read: {error}") from error
+    return document, tensors
+
+
+def _alike(path: Any, values: Mapping[str, Any], tree: Tree) -> Any:
+    """A container like the tree's, with these values. Raises ValueError with all that differs."""
+    ps = checks.parameters(tree)
+    wrong = [f"{name!r} is in the file only" for name in values if name not in tree.paths]
+    for i, (name, p) in enumerate(zip(tree.paths, ps, strict=True)):
+        shape = None if p is None else tuple(p.array.shape)
+        if name not in values:
+            wrong.append(f"{tree.name(i)} is not in the file")
+        elif (None if values[name] is None else values[name].shape) != shape:
+            there = "None" if values[name] is None else f"of shape {values[name].shape}"
+            wrong.append(f"{tree.name(i)} is {'None' if shape is None else f'of shape {shape}'}, in the file {there}")
+        elif p is not None and p.dtype.startswith("complex") != (values[name].dtype.kind == "c"):
+            wrong.append(f"{tree.name(i)} has dtype {p.dtype}, in the file {values[name].dtype}")
+    if wrong:
+        raise ValueError(f"{path} has other parameters: {listed(wrong)}")
+    owners = checks.owners(ps)
+    for i, (name, p, owner) in enumerate(zip(tree.paths, ps, owners, strict=True)):
+        one = tree.paths[owner]
+        if p is not None and values[name].tobytes() != values[one].tobytes():
+            raise ValueError(f"{tree.name(owner)} and {tree.name(i)} are one array, in the file two")
+    leaves: list[Any] = []
+    for name, p, owner in zip(tree.paths, ps, owners, strict=True):
+        if p is None or owner < len(leaves):
+            leaves.append(None if p is None else leaves[owner])
+            continue
+        with quiet():
+            new = p.library.aligned(p.library.from_host(values[name], p.array), p.array)
+        leaves.append(p.library.rebound(p.given, new))
+    return tree.build(leaves)

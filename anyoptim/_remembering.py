@@ -1,0 +1,168 @@
+"""What an optimizer remembers between updates, and how it is looked at, saved and restored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from anyoptim import _checks as checks
+from anyoptim._arrays import Array, library
+from anyoptim._bound import Bound
+from anyoptim._engines import known
+from anyoptim._evaluation import evaluated
+from anyoptim._pure import Pure
+from anyoptim._recorder import Recorder
+from anyoptim._state import Flat, Memory, State, flattened, pack, signature, unpack
+from anyoptim._statedict import restored, written
+from anyoptim._tree import Tree, listed, paths
+
+__all__ = ["Remembering"]
+
+
+class Remembering(Pure):
+    """Stages with a state of their own."""
+
+    def __init__(self, *, engine: str | None = None, **hyperparameters: Any) -> None:
+        super().__init__(**hyperparameters)
+        self.engine = engine
+        self._memory: Memory | None = None
+        self._bound: Bound | None = None
+        self._recorder: Recorder | None = None
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "engine":
+            known(value)
+            object.__setattr__(self, "_bound", None)
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # The parameters are the caller's to copy and to save, and the program is made of the stages.
+        self._caught_up()
+        return {**{k: v for k, v in self.__dict__.items() if k != "_pipeline"}, "_bound": None, "_recorder": None}
+
+    @property
+    def state(self) -> State | None:
+        """What `update` remembers, in the form that `init` gives and `step` takes; None before the first update.
+
+        Its arrays are the optimizer's own: to be read and not to be written to, and the next `update` may change them.
+        """
+        flat = self._caught_up()
+        return (
+            None
+            if flat is None or self._memory is None
+            else pack(self.stages, self._nested, self._memory.spec, flat, self._memory.names)
+        )
+
+    def state_dict(self, state: State | None = None) -> dict[str, Any]:
+        """What `update` remembers, or a state of the pure form, as plain dicts by the paths of the parameters.
+
+        ::
+
+            {"version": 1, "step": 2, "t": {"W": 2, "b": 2},
+             "stages": [{"name": "Momentum", "constants": {}, "hyperparameters": {"lr": 0.01, "momentum": 0.9},
+                         "numbers": {}, "slots": {"v": {"W": array, "b": array}}}],
+             "groups": {}}
+
+        A path is a parameter's keys, joined by dots: `encoder.0.W`; empty for a bare array. The arrays are copies, in
+        the parameters' library. A method by itself is one stage. A schedule stands as its text and, of a `Plateau`,
+        what it was told; what is a function (a `where`, a schedule) is the program's to make again.
+
+        Raises ValueError if two parameters have one path; TypeError under `jax.jit`.
+        """
+        return self._written(lambda slot: library(slot).copied(slot), state)
+
+    def load_state_dict(self, state: Mapping[str, Any], params: Any, *, strict: bool = True) -> list[str]:
+        """Go on from where `state_dict` was taken, with parameters of any library, on any device.
+
+        Slots are converted to the library, device and memory order of `params`, whose values, which are the caller's to
+        restore, are not looked at. Hyperparameters that are numbers are set; a schedule remains the one that is there.
+
+        Args:
+            state: of an optimizer of the same stages, made in the same way, for parameters of the same paths.
+            params: the parameters to go on with.
+            strict: whether to refuse what differs: stages and constants, paths, shapes, dtypes. Otherwise that is left
+                as it is in a new optimizer, only dtypes are converted, and a text for each is returned.
+
+        Raises ValueError, with all that differs, or TypeError for what is no such state, before anything is changed;
+        RuntimeError if updates were captured in a CUDA graph, which would not see the new slots.
+        """
+        if self._recorder is not None:
+            raise RuntimeError(
+                "updates were captured in a CUDA graph, which would go on with what was; wanted a new optimizer"
+            )
+        tree = Tree("params", params)
+        ps = checks.parameters(tree)
+        owner = checks.owners(ps)
+        division = self._divided(tree, ps, owner)
+        fresh = self._pipeline.start(ps, division)
+        found = restored(self.stages, self._layout.groups, tree, ps, owner, division, fresh, state)
+        if strict and found.left:
+            raise ValueError(f"state is another one: {listed(found.left)}")
+        for setting in found.settings:
+            setting()
+        self._bound = None
+        self._memory = found.flat and Memory(tree.spec, signature(ps, owner), found.flat, division.names)
+        return found.left
+
+    def eval_params(self, params: Any, state: State | None = None) -> Any:
+        """The parameters to evaluate with, where a stage keeps others: new arrays, in a container like `params`.
+
+        Such are averages: of the state of the last `update`, or of another, of the pure form. Raises ValueError where
+        no stage has other parameters to evaluate with than those that are trained.
+        """
+        if not any(stage.evaluate for stage in self.stages):
+            raise ValueError(f"{self!r} has no stage that averages, such as ao.EMA(); its parameters are as they are")
+        tree = Tree("params", params)
+        if state is None:
+            self._caught_up()
+            bound, memory = self._recall(tree)
+            ps, division, flat = bound.ps, bound.division, memory.flat
+        else:
+            ps = checks.parameters(tree)
+            division = self._divided(tree, ps, checks.owners(ps))
+            flat = unpack(self.stages, self._nested, tree, ps, state, division)
+        return tree.build(evaluated(self.stages, ps, division, flat))
+
+    def _written(self, kept: Callable[[Array], Array], state: State | None = None) -> dict[str, Any]:
+        """The state as plain dicts, of each slot what `kept` makes of it."""
+        if state is not None:
+            spec, flat, names = flattened(self.stages, self._nested, state)
+        elif self._memory is None:
+            kept_numbers = tuple(dict(stage.numbers) for stage in self.stages)
+            return written(self.stages, self._layout.groups, [], [], Flat(0, [], [], kept_numbers), kept)
+        else:
+            self._caught_up()
+            spec, flat, names = self._memory.spec, self._memory.flat, self._memory.names
+        return written(self.stages, self._layout.groups, paths(spec), names, flat, kept)
+
+    def _recall(self, tree: Tree) -> tuple[Bound, Memory]:
+        """The parameters, checked, and what the last update left of them.
+
+        Raises like `update`, if they can't be updated, or are not those of the first update.
+        """
+        bound, last = self._bound, self._memory
+        if last is not None:
+            last.catch_up()
+        if bound is not None and last is not None and tree.spec == last.spec and bound.still(tree.leaves):
+            return bound, last
+        ps = checks.parameters(tree)
+        owner = checks.owners(ps)
+        checks.rebindable(tree, ps, owner)
+        checks.separate(tree, ps, owner)
+        division = self._divided(tree, ps, owner)
+        bound = Bound(tree, ps, owner, division)
+        now = signature(ps, owner)
+        if last is None:
+            return bound, Memory(tree.spec, now, self._pipeline.start(ps, division), division.names)
+        return bound, last.met(tree, ps, now, division)
+
+    def _caught_up(self) -> Flat | None:
+        """What is remembered, with all steps counted, those that were replayed too."""
+        if self._memory is None:
+            return None
+        flat = self._memory.catch_up()
+        if self._recorder is not None:
+            flat = self._memory.flat = self._recorder.catch_up(flat)
+        return flat

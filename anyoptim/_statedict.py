@@ -1,0 +1,293 @@
+"""A state as plain dicts, by the paths of parameters: to be saved, and to go on from, here or with another library."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+from anyoptim._arrays import COMPUTE, Array, traced
+from anyoptim._checks import Parameter, admit
+from anyoptim._division import Division
+from anyoptim._groups import groups, having
+from anyoptim._hyperparameters import Hyper, number
+from anyoptim._quiet import quiet
+from anyoptim._scalars import integer
+from anyoptim._stage import Stage
+from anyoptim._state import Flat
+from anyoptim._tree import Tree
+
+__all__ = ["Restored", "restored", "written"]
+
+VERSION = 1
+"""Of the format."""
+
+_FIELDS = ("version", "step", "t", "stages", "groups")
+_OF_STAGE = ("name", "constants", "hyperparameters", "numbers", "slots")
+
+
+def written(
+    stages: Sequence[Stage],
+    groups: groups | None,
+    paths: Sequence[str],
+    names: Sequence[Sequence[tuple[int, str]]],
+    flat: Flat,
+    kept: Callable[[Array], Array],
+) -> dict[str, Any]:
+    """The state, the hyperparameters and the constants; of each slot what `kept` makes of it."""
+    slots: list[dict[str, dict[str, Array]]] = [{name: {} for name in stage.slots} for stage in stages]
+    for path, own, of in zip(paths, names, flat.slots, strict=True):
+        for (k, name), slot in zip(own, of or (), strict=of is not None):
+            slots[k][name][path] = kept(slot)
+    return {
+        "version": VERSION,
+        "step": integer("state.step", flat.step),
+        "t": {path: integer("state.t", t) for path, t in zip(paths, flat.t, strict=True) if t is not None},
+        "stages": [
+            {
+                "name": type(stage).__name__,
+                "constants": stage.constants,
+                "hyperparameters": {name: _shown(getattr(stage, name)) for name in stage.hyperparameters},
+                "numbers": {name: float(value) for name, value in numbers.items()},
+                "slots": own,
+            }
+            for stage, numbers, own in zip(stages, flat.numbers, slots, strict=True)
+        ],
+        "groups": {
+            name: None if own is None else {key: _shown(value) for key, value in own.items()}
+            for name, own in _by_name(groups).items()
+        },
+    }
+
+
+class Restored(NamedTuple):
+    """What a saved state says, all of it checked."""
+
+    flat: Flat | None
+    """None for one of before the first update."""
+    settings: list[Callable[[], None]]
+    """What sets the hyperparameters."""
+    left: list[str]
+    """What differs, and was left as it is."""
+
+
+class _Saved(NamedTuple):
+    """What was saved of a stage."""
+
+    root: str
+    name: str
+    constants: Mapping[str, Any]
+    hyperparameters: Mapping[str, Any]
+    numbers: Mapping[str, float]
+    slots: Mapping[str, Mapping[str, Array]]
+
+
+def restored(
+    stages: Sequence[Stage],
+    groups: groups | None,
+    tree: Tree,
+    ps: Sequence[Parameter | None],
+    owner: Sequence[int],
+    division: Division,
+    fresh: Flat,
+    state: Any,
+) -> Restored:
+    """What `written` wrote, for these parameters: in their library, on their device, in the slots of `fresh`.
+
+    Raises TypeError or ValueError for what no optimizer wrote. What another one wrote is what is left.
+    """
+    given = _with("state", state, _FIELDS)
+    if given["version"] != VERSION:
+        raise ValueError(f"state['version'] is {given['version']!r}; wanted {VERSION}, which this anyoptim reads")
+    step = integer("state['step']", given["step"])
+    counts = {path: integer(f"state['t'][{path!r}]", t) for path, t in _mapping("state['t']", given["t"]).items()}
+    if not isinstance(given["stages"], list | tuple):
+        raise TypeError(f"state['stages'] is a {type(given['stages']).__qualname__}; wanted a list")
+    left: list[str] = []
+    saved = _matched(stages, [_saved(f"state['stages'][{k}]", one) for k, one in enumerate(given["stages"])], left)
+    settings: list[Callable[[], None]] = []
+    numbers = [dict(of) for of in fresh.numbers]
+    for k, stage in enumerate(stages):
+        own = saved[k]
+        if own is not None:
+            settings += _settings(own, stage, left)
+            numbers[k] |= {name: own.numbers[name] for name in numbers[k] if name in own.numbers}
+    settings += _of_groups(_mapping("state['groups']", given["groups"]), groups, stages, left)
+    if not step and not counts:
+        return Restored(None, settings, left)
+    t, slots = list(fresh.t), list(fresh.slots)
+    for i, (p, path) in enumerate(zip(ps, tree.paths, strict=True)):
+        if p is None:
+            continue
+        if owner[i] != i:
+            t[i], slots[i] = t[owner[i]], slots[owner[i]]
+        elif path not in counts:
+            left.append(f"{tree.name(i)} is not in it")
+        else:
+            t[i] = counts[path]
+            both = zip(division.track(i).names, fresh.slots[i] or (), strict=True)
+            slots[i] = tuple(_slot(saved[k], name, path, str(tree.name(i)), p, slot, left) for (k, name), slot in both)
+    paths = {path for p, path in zip(ps, tree.paths, strict=True) if p is not None}
+    seen = dict.fromkeys([*counts, *(path for own in saved if own for of in own.slots.values() for path in of)])
+    left += [f"it has {path!r}, for which there is no parameter" for path in seen if path not in paths]
+    return Restored(Flat(step, t, slots, tuple(numbers)), settings, left)
+
+
+def _saved(root: str, stage: Any) -> _Saved:
+    """What was saved of a stage, if it looks like one."""
+    given = _with(root, stage, _OF_STAGE)
+    if not isinstance(given["name"], str):
+        raise TypeError(f"{root}['name'] is {given['name']!r}; wanted a string")
+    parts = {of: _mapping(f"{root}[{of!r}]", given[of]) for of in _OF_STAGE[1:]}
+    numbers = {name: number.value(f"{root}['numbers'][{name!r}]", n) for name, n in parts["numbers"].items()}
+    slots = {name: _mapping(f"{root}['slots'][{name!r}]", of) for name, of in parts["slots"].items()}
+    return _Saved(root, given["name"], parts["constants"], parts["hyperparameters"], numbers, slots)
+
+
+def _matched(stages: Sequence[Stage], saved: list[_Saved], left: list[str]) -> list[_Saved | None]:
+    """For each stage what was saved of it: in order, by the names of their classes."""
+    names = [type(stage).__name__ for stage in stages]
+    if [one.name for one in saved] != names:
+        left.append(f"it is of the stages {', '.join(one.name for one in saved)}, not {', '.join(names)}")
+    found = []
+    for name in names:
+        k = next((k for k, one in enumerate(saved) if one.name == name), None)
+        found.append(None if k is None else saved.pop(k))
+    return found
+
+
+def _settings(own: _Saved, stage: Stage, left: list[str]) -> list[Callable[[], None]]:
+    """What sets the hyperparameters of a stage to those that were saved."""
+    _same(f"{own.root}['constants']", own.constants, stage.constants, left)
+    for of, known in (("numbers", stage.numbers), ("slots", stage.slots), ("hyperparameters", stage.hyperparameters)):
+        _keys(f"{own.root}[{of!r}]", getattr(own, of), known, left)
+    found: list[Callable[[], None]] = []
+    for name, value in own.hyperparameters.items():
+        if name in stage.hyperparameters:
+            at = f"{own.root}['hyperparameters'][{name!r}]"
+            found += _setting(at, value, getattr(stage, name), partial(setattr, stage, name), left)
+            if not isinstance(value, Mapping):
+                stage.hyperparameters[name].value(at, value)
+    return found
+
+
+def _of_groups(
+    given: Mapping[str, Any], groups: groups | None, stages: Sequence[Stage], left: list[str]
+) -> list[Callable[[], None]]:
+    """What sets the hyperparameters of groups."""
+    present = _by_name(groups)
+    _keys("state['groups']", given, present, left)
+    found: list[Callable[[], None]] = []
+    for name, own in present.items():
+        if name not in given:
+            continue
+        at, values = f"state['groups'][{name!r}]", given[name]
+        if (own is None) != (values is None):
+            left.append(f"{at} is {values!r}, not {own!r}")
+        elif own is not None:
+            _keys(at, _mapping(at, values), own, left)
+            for key, value in values.items():
+                if key in own:
+                    for k in having(key, stages) if not isinstance(value, Mapping) else ():
+                        stages[k].hyperparameters[key.rpartition(".")[2]].value(f"{at}[{key!r}]", value)
+                    found += _setting(f"{at}[{key!r}]", value, own[key], partial(own.__setitem__, key), left)
+    return found
+
+
+def _setting(
+    at: str, value: Any, present: Hyper, put: Callable[[Any], None], left: list[str]
+) -> list[Callable[[], None]]:
+    """What sets one hyperparameter. A schedule stays the one that is there, and gets what the saved one was told."""
+    if isinstance(value, Mapping) != callable(present):
+        left.append(f"{at} is {value!r}, not {present!r}")
+        return []
+    if not isinstance(value, Mapping):
+        return [partial(put, value)]
+    states = _with(at, value, ("schedule", "states"))["states"]
+    told = list(_told(present))
+    if not isinstance(states, list | tuple) or len(states) != len(told):
+        left.append(f"{at} has the states {states!r}, not those of {present!r}")
+        return []
+    for schedule, state in zip(told, states, strict=True):
+        type(schedule)(**{**vars(schedule), "state": state})  # which checks it
+    return [partial(schedule.state.update, state) for schedule, state in zip(told, states, strict=True)]
+
+
+def _shown(value: Hyper) -> Any:
+    """A hyperparameter as a number; a schedule as how it looks, and what it was told."""
+    if callable(value):
+        return {"schedule": repr(value), "states": [dict(schedule.state) for schedule in _told(value)]}
+    return value if isinstance(value, int) else float(value)
+
+
+def _told(schedule: Any) -> Iterator[Any]:
+    """The schedules, in this one or the one itself, that have a state, which they were told."""
+    if isinstance(getattr(schedule, "state", None), MutableMapping):
+        yield schedule
+    for value in getattr(schedule, "__dict__", {}).values():
+        for one in value if isinstance(value, tuple | list) else [value]:
+            if callable(one):
+                yield from _told(one)
+
+
+def _by_name(groups: groups | None) -> dict[str, Any]:
+    """The groups by their patterns; a function, which has no lasting name, by its place."""
+    return {
+        selector if isinstance(selector, str) else "..." if selector is ... else f"<function {n}>": own
+        for n, (selector, own) in enumerate((groups or {}).items())
+    }
+
+
+def _slot(own: _Saved | None, name: str, path: str, of: str, p: Parameter, fresh: Array, left: list[str]) -> Array:
+    """The fresh slot with what was saved of it."""
+    if own is None or name not in own.slots:
+        return fresh  # as was said
+    if path not in own.slots[name]:
+        left.append(f"{own.root}['slots'][{name!r}] has none of {of}")
+        return fresh
+    at, given = f"{own.root}['slots'][{name!r}][{path!r}]", own.slots[name][path]
+    if traced(given):
+        raise TypeError(f"{at} is traced; wanted an array whose values are known")
+    found, array, dtype = admit(at, given, "an array")
+    wanted = COMPUTE[p.dtype]
+    if tuple(array.shape) != tuple(fresh.shape):
+        left.append(f"{at} has shape {tuple(array.shape)}, but that of {of} has {tuple(fresh.shape)}")
+        return fresh
+    if dtype != wanted:
+        left.append(f"{at} has dtype {dtype}, but that of {of} has {wanted}")
+        if dtype.startswith("complex") != wanted.startswith("complex"):
+            return fresh
+    with quiet():
+        return p.library.filled(fresh, found.to_host(array))
+
+
+def _same(root: str, given: Mapping[str, Any], present: Mapping[str, Any], left: list[str]) -> None:
+    _keys(root, given, present, left)
+    left += [
+        f"{root}[{name!r}] is {given[name]!r}, not {value!r}"
+        for name, value in present.items()
+        if name in given and given[name] != value
+    ]
+
+
+def _keys(root: str, given: Any, present: Any, left: list[str]) -> None:
+    if set(given) != set(present):
+        left.append(f"{root} has {sorted(given)}, not {sorted(present)}")
+
+
+def _mapping(root: str, given: Any) -> Mapping[str, Any]:
+    if not isinstance(given, Mapping) or not all(isinstance(key, str) for key in given):
+        raise TypeError(f"{root} is {_kind(given)}; wanted a dict with strings as keys")
+    return given
+
+
+def _with(root: str, given: Any, keys: Sequence[str]) -> Mapping[str, Any]:
+    """`given`, if it is a dict with these keys."""
+    found = _mapping(root, given)
+    if set(found) != set(keys):
+        raise ValueError(f"{root} has {sorted(found)}; wanted {sorted(keys)}")
+    return found
+
+
+def _kind(given: Any) -> str:
+    return f"a {type(given).__qualname__}" + (f" with the keys {list(given)}" if isinstance(given, Mapping) else "")
