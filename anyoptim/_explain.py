@@ -38,20 +38,21 @@ class Explanation(list[Share]):
         cls,
         engine: str | None,
         programs: Sequence[Program],
+        measures: Sequence[Sequence[Sequence[int]]],
         names: Sequence[str],
         leaves: Sequence[Leaf],
         xs: Sequence[Array],
     ) -> Self:
-        """The shares that these leaves make."""
+        """The shares that these leaves make, and what each measure of each reads."""
         shares: dict[Any, Share] = {}
         chosen = choices(engine, programs, leaves, xs)
-        for name, program, leaf, x, choice in zip(names, programs, leaves, xs, chosen, strict=True):
+        for name, program, of, leaf, x, choice in zip(names, programs, measures, leaves, xs, chosen, strict=True):
             old = shares.get(choice, Share(choice.engine, (), 0, 0, choice.reason))
             n = math.prod(leaf.p.shape)
             shares[choice] = old._replace(
                 parameters=(*old.parameters, name),
                 elements=old.elements + n,
-                bytes=old.bytes + n * _traffic(program, leaf, x),
+                bytes=old.bytes + n * _traffic(program, of, leaf, x),
             )
         return cls(sorted(shares.values(), key=lambda share: -share.bytes))
 
@@ -70,12 +71,9 @@ class Explanation(list[Share]):
         return "\n".join(lines)
 
 
-def _traffic(program: Program, leaf: Leaf, x: Array) -> int:
+def _traffic(program: Program, measures: Sequence[Sequence[int]], leaf: Leaf, x: Array) -> int:
     """Bytes for each element."""
     dtype = leaf.library.dtype(leaf.p)
     p, slot, g = _WIDTH[dtype], _WIDTH[COMPUTE[dtype]], _WIDTH[leaf.library.dtype(x)]
-    total = 2 * p + g + 2 * slot * program.slots
-    for k in program.measures:
-        # The stages before a measure are run for it without their results being kept.
-        total += g + (p + slot * sum(len(part.slots) for part in program.parts[:k]) if k else 0)
-    return total
+    widths = [p, g, *[slot] * program.slots]
+    return p + sum(widths) + slot * program.slots + sum(widths[i] for read in measures for i in read)

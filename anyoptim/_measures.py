@@ -7,13 +7,24 @@ from collections.abc import Sequence
 from typing import Any
 
 from anyoptim._engines import Crew, Rows
-from anyoptim._program import options
-from anyoptim._trace import Symbol, trace_measure
+from anyoptim._program import Row, options
+from anyoptim._trace import Graph, Symbol, trace_measure
 from anyoptim._track import Entry, Track
 
-__all__ = ["Measures"]
+__all__ = ["Measures", "distinct"]
 
 _graph = functools.lru_cache(maxsize=256)(trace_measure)
+
+
+def distinct(track: Track, row: Row) -> dict[int, Graph]:
+    """The measures of a program whose coefficients are `row`, by their places, without those equal to one before.
+
+    Of whole arrays there are no graphs, and none of these.
+    """
+    first: dict[Graph, int] = {}
+    for k in () if track.program.whole else track.program.measures:
+        first.setdefault(_graph(track.program, k, options(row[:k])), k)
+    return {k: graph for graph, k in first.items()}
 
 
 class Measures:

@@ -210,8 +210,10 @@ class Optimizer(Remembering):
         moving = [i for i, x in enumerate(xs) if x is not None]
         leaves = [bound.leaf(i, memory.flat.slots[i]) for i in moving]
         names = [tree.path(i) for i in moving]
-        programs = [bound.division.track(i).program for i in moving]
-        return Explanation.of(self.engine, programs, names, leaves, [xs[i] for i in moving])
+        tracks = [bound.division.track(i) for i in moving]
+        measured = {track: self._pipeline.measured(track) for track in dict.fromkeys(tracks)}
+        programs, measures = [track.program for track in tracks], [measured[track] for track in tracks]
+        return Explanation.of(self.engine, programs, measures, names, leaves, [xs[i] for i in moving])
 
     def _note(self, paths: Sequence[str], turn: Turn) -> None:
         """Hand the stages what they saw, and the name of the parameter for which one called the step off."""

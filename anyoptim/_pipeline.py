@@ -8,6 +8,7 @@ from typing import Any
 from anyoptim._checks import Parameter
 from anyoptim._division import Division, Layout
 from anyoptim._engines import Crew, start
+from anyoptim._measures import distinct
 from anyoptim._program import Row
 from anyoptim._stage import Stage
 from anyoptim._state import Flat
@@ -81,6 +82,12 @@ class Pipeline:
             if not turning.passed(k):
                 break
         return turning.result()
+
+    def measured(self, track: Track) -> list[list[int]]:
+        """What the measures of a track read that every step takes, each once: the numbers of the arrays."""
+        graphs = distinct(track, self.sample(track)).items()
+        entries = [(track.order[k], graph) for k, graph in graphs]
+        return [graph.read for entry, graph in entries if entry is None or entry.norm != "nonfinite"]
 
     def sample(self, track: Track, t: int = 1, norm: Any = 1.0) -> Row:
         """The coefficients of step `t` if all that is measured were `norm`: for their names and static options."""

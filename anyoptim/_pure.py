@@ -13,6 +13,7 @@ from anyoptim._checks import Parameter
 from anyoptim._division import Division, Layout
 from anyoptim._engines import LAZY, Crew, Leaf, ready, source
 from anyoptim._gathering import cleared, gathered
+from anyoptim._measures import distinct
 from anyoptim._pipeline import Pipeline
 from anyoptim._quiet import quiet
 from anyoptim._stage import Stage
@@ -126,7 +127,8 @@ class Pure(Stage):
         whole = [track.program.whole for track in tracks if track.program.whole is not None]
         if whole:
             raise ValueError(f"{whole[0]} works on whole arrays: {engine!r} makes no code of it")
-        texts = [source(engine, track.program, self._pipeline.sample(track), dtype) for track in tracks]
+        rows = [(track, self._pipeline.sample(track)) for track in tracks]
+        texts = [source(engine, track.program, row, dtype, [*distinct(track, row)]) for track, row in rows]
         return "\n\n".join(dict.fromkeys(texts))
 
     @cached_property

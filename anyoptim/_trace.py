@@ -80,6 +80,12 @@ class Graph(NamedTuple):
     """The new p, then the new slots; or what is measured."""
 
     @property
+    def read(self) -> list[int]:
+        """The inputs whose elements go into anything."""
+        used = {a for node in self.nodes for a in node.arguments if isinstance(a, int)} | {*self.outputs}
+        return [i for i in range(len(self.inputs)) if i in used]
+
+    @property
     def scalars(self) -> tuple[Scalar, ...]:
         """The host expressions that enter the nodes, each once."""
         return tuple(dict.fromkeys(a for node in self.nodes for a in node.arguments if isinstance(a, Scalar)))

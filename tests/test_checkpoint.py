@@ -274,6 +274,17 @@ def test_damaged_files_are_refused(file: Path, tmp_path: Path) -> None:
     assert same < 100
 
 
+@pytest.mark.parametrize(("was", "now"), [(b'"shape":[3,4]', b'"shape":[4,3]'), (b'"dtype":"F64"', b'"dtype":"I64"')])
+def test_the_checksum_is_of_shapes_and_dtypes_too(was: bytes, now: bytes, file: Path, tmp_path: Path) -> None:
+    """A header that says something else, and which safetensors takes, of the same elements."""
+    content = file.read_bytes()
+    assert was in content
+    (tmp_path / "run").write_bytes(content.replace(was, now, 1))
+    safetensors.deserialize((tmp_path / "run").read_bytes())  # type: ignore[no-untyped-call]
+    with pytest.raises(ValueError, match="its checksum is another"):
+        ao.load(tmp_path / "run")
+
+
 @given(content=st.binary(max_size=300))
 def test_foreign_files_are_refused(content: bytes, tmp_path: Path) -> None:
     """Any bytes, with and without a length before them that promises a header."""

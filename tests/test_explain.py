@@ -155,6 +155,10 @@ def test_a_measure_reads_once_more() -> None:
     assert ao.chain(clip, ao.SGD()).explain(p, p)[0].bytes == n * (12 + 4)
     assert ao.chain(decay, clip, ao.SGD()).explain(p, p)[0].bytes == n * (12 + 8)
     assert ao.chain(clip, ao.Adam(), ao.EMA()).explain(p, p)[0].bytes == n * (12 + 24 + 4)
+    # Of one gradient all three want one norm; what is not finite is only counted where it is not.
+    three = ao.chain(ao.SkipNonFinite(), ao.Metrics("gradient"), clip, ao.SGD())
+    assert three.explain(p, p)[0].bytes == n * (12 + 4 + 4)
+    assert three.kernel_source("blocked").count("def ") == 4
     (share,) = ao.chain(clip, ao.SGD(), engine="compiled").explain(np.ones((3, 2)).T, np.ones((3, 2)).T)
     assert (share.engine, share.reason) == ("blocked", "it isn't contiguous in C order")
 

@@ -180,8 +180,7 @@ class _Writer:
         self.pointers = [_unused(f"{name}_at", taken) for name in self.inputs]
         self.elements = [_unused(f"{name}_element", taken) for name in self.inputs]
         self.width = {"float32": 4, "float64": 2}[self.real]
-        used = {a for node in graph.nodes for a in node.arguments if isinstance(a, int)} | {*graph.outputs}
-        self.read = [i for i in range(self.first) if i in used]
+        self.read = graph.read
 
     def step(self) -> Kernel:
         homes = [0, *range(2, self.first)]

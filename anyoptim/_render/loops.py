@@ -129,9 +129,8 @@ class _Writer:
         self.scalars = scalar_names(graph)
 
     def module(self, what: str, calls: str, signature: str, template: str, stores: list[str], homes: list[int]) -> Loop:
-        used = {a for node in self.graph.nodes for a in node.arguments if isinstance(a, int)} | {*self.graph.outputs}
-        read = [i for i in range(self.first) if i in used]
-        opened = [i for i in range(self.first) if i in used or i in homes]
+        read = self.graph.read
+        opened = [i for i in range(self.first) if i in read or i in homes]
         names = {**dict(enumerate(self.inputs)), **{self.first + i: f"n{i}" for i in range(len(self.graph.nodes))}}
         body = [
             *(f"{self.inputs[i]} = _at_{self.inputs[i]}[_i]" for i in read),
