@@ -14,15 +14,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from anyoptim._arrays import COMPUTE, Array, Library, library
+from anyoptim._philox import MASK as _MASK
+from anyoptim._philox import keys, rounds
 from anyoptim._quiet import quiet
 from anyoptim._scalars import count, integer
 
 __all__ = ["normal", "philox4x32", "words"]
-
-_ROUNDS = 10
-_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
-_INCREMENTS = (0x9E3779B9, 0xBB67AE85)
-_MASK = 0xFFFFFFFF
 
 
 def philox4x32(counter: Sequence[Array], key: tuple[int, int]) -> tuple[Array, ...]:
@@ -37,18 +34,11 @@ def philox4x32(counter: Sequence[Array], key: tuple[int, int]) -> tuple[Array, .
     """
     arrays = library(counter[0])
     multiply = _multiply_int64 if arrays.wide_integers else _multiply_uint32
-    c0, c1, c2, c3 = counter
-    k0, k1 = key
+    first = counter[0]
+    # The keys as arrays: JAX refuses a Python integer of 32 bits beside uint32.
+    own = [(arrays.scalar(k0, first.dtype, first), arrays.scalar(k1, first.dtype, first)) for k0, k1 in keys(key)]
     with quiet():  # the products of int64 wrap, as they should
-        for _ in range(_ROUNDS):
-            high0, low0 = multiply(c0, _MULTIPLIERS[0])
-            high1, low1 = multiply(c2, _MULTIPLIERS[1])
-            # The key as an array: JAX refuses a Python integer of 32 bits beside uint32.
-            c0 = high1 ^ c1 ^ arrays.scalar(k0, c1.dtype, c1)
-            c2 = high0 ^ c3 ^ arrays.scalar(k1, c3.dtype, c3)
-            c1, c3 = low1, low0
-            k0, k1 = (k0 + _INCREMENTS[0]) & _MASK, (k1 + _INCREMENTS[1]) & _MASK
-    return c0, c1, c2, c3
+        return rounds(counter, own, multiply)
 
 
 def words(shape: Sequence[int], key: int, call: Any = 0, offset: int = 0, *, like: Array) -> Array:
