@@ -12,7 +12,7 @@ from anyoptim._engines.masking import masked
 from anyoptim._hyperparameters import Domain
 from anyoptim._quiet import quiet
 from anyoptim._scalars import count, integer
-from anyoptim.random import words
+from anyoptim.random import bits
 
 __all__ = ["Dropout", "dropout"]
 
@@ -29,7 +29,7 @@ def dropout(x: Array, ratio: float, key: int, call: Any = 0, offset: int = 0, *,
         y = x*(mask/(1-ratio))      inverted, so that the mean of y is x
 
     The word of element i, counted in logical C order whatever the memory order, is word `offset + i` of call
-    `call` of Philox4x32-10 under `key` (`anyoptim.random.words`): the same on every library and device. The
+    `call` of Philox4x32-10 under `key` (`anyoptim.random.bits`): the same on every library and device. The
     gradient of y is `dropout` of the gradient, with the same arguments.
 
     Args:
@@ -189,7 +189,7 @@ def _known(arrays: Library, name: str, x: Array) -> None:
 
 def _mask(shape: tuple[int, ...], ratio: float, key: int, call: Any, offset: int, like: Array) -> Array:
     """True where an element is kept."""
-    drawn = words(shape, key, call, offset, like=like)
+    drawn = bits(shape, key, call, offset, like=like)
     threshold = round(ratio * 2**32)
     # The largest word that drops, and not the threshold, because 2**32 itself is no word.
     return drawn >= 0 if threshold == 0 else drawn > library(like).scalar(threshold - 1, drawn.dtype, like)

@@ -15,7 +15,7 @@ from hypothesis.extra.numpy import array_shapes
 
 import anyoptim as ao
 from tests.libraries import COMPLEX, HALF, REAL, Library, numpy_dtype, same_bits
-from tests.test_random import _word
+from tests.test_random import word
 
 RATIOS = [0.0, 0.1, 0.5, 0.9, 1.0]
 
@@ -29,7 +29,7 @@ def _input(dtype: str = "float32", shape: tuple[int, ...] = (5, 7)) -> np.ndarra
 def test_the_mask_of_key_and_call_is_the_definition(lib: Library, ratio: float) -> None:
     """On every library: kept where the word is at least ratio * 2**32, words from Python's own integers."""
     x = lib.array(np.ones((3, 7)))
-    expected = [[float(_word(7 * i + j, 99, 4) >= ratio * 2**32) for j in range(7)] for i in range(3)]
+    expected = [[float(word(7 * i + j, 99, 4) >= ratio * 2**32) for j in range(7)] for i in range(3)]
     assert lib.tonumpy(ao.dropout(x, ratio, 99, 4)).tolist() == expected
     layer = ao.Dropout(ratio, seed=99)
     for _ in range(5):
@@ -106,11 +106,11 @@ def test_unseeded_keys_use_all_their_bits() -> None:
 
 def test_the_threshold_is_the_nearest_integer(monkeypatch: pytest.MonkeyPatch) -> None:
     """A word below it drops, one that equals it stays; at ratio 0 even the word 0 stays."""
-    word = _word(0, 7, 0)
+    first = word(0, 7, 0)
     x = np.ones(1)
-    for ratio, kept in ((word, 1), (word + 0.25, 1), (word + 0.75, 0), (word + 1, 0)):
+    for ratio, kept in ((first, 1), (first + 0.25, 1), (first + 0.75, 0), (first + 1, 0)):
         assert ao.dropout(x, ratio / 2**32, 7).tolist() == [kept]
-    monkeypatch.setattr("anyoptim._dropout.words", lambda shape, *_, **__: np.zeros(shape, np.int64))
+    monkeypatch.setattr("anyoptim._dropout.bits", lambda shape, *_, **__: np.zeros(shape, np.int64))
     assert ao.dropout(x, 0.0, 7).tolist() == [1]
     assert ao.dropout(x, 2**-32, 7).tolist() == [0]
 

@@ -107,6 +107,13 @@ class Library:
         """A 0-d array that can meet `like`."""
         return self.xp.asarray(value, dtype=dtype, device=self.placement(like))
 
+    def columns(self, table: np.ndarray[Any, Any], index: Array) -> list[Array]:
+        """Of a table of words the rows with these numbers: an array like `index` for each column."""
+        xp = self.xp
+        table = xp.asarray(table.astype(str(self.dtype(index))), device=self.placement(index))
+        rows = xp.take(table, xp.reshape(index, (-1,)), axis=0)
+        return [xp.reshape(rows[:, k], index.shape) for k in range(rows.shape[1])]
+
     def host(self, x: Array) -> np.ndarray[Any, Any] | None:
         """NumPy's view of the memory of `x`, for its functions to read and write; None where there is none."""
         return None

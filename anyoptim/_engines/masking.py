@@ -24,7 +24,7 @@ def _kernel(machine: Machine, dtype: str) -> Any:
 def masked(library: Library, x: Array, threshold: int, scale: float, words: tuple[int, Any, int]) -> Array | None:
     """`x*scale` where the word of an element is at least the threshold, else `x*0`; None for what no kernel takes.
 
-    `words` are the key, the call and the offset of `anyoptim.random.words`.
+    `words` are the key, the call and the offset of `anyoptim.random.bits`.
     """
     number = library.cuda(x)
     key, call, offset = words

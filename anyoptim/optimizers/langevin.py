@@ -27,8 +27,7 @@ class SGLD(Optimizer):
 
     With g the gradient of minus the logarithm of a density, small lr and temperature 1, p are samples of it. The noise
     is that of `anyoptim.random.normal`: it depends on the seed, the path of the parameter, the count of its steps and
-    the element, and on libraries only in the last bits of logarithm and cosine. It works on whole arrays
-    (`portable`). Complex parameters are refused.
+    the element, and on nothing else. It works on whole arrays (`portable`). Complex parameters are refused.
 
     Args:
         lr: half of the paper's step size, finite and at least 0; a number or a schedule of the step number.

@@ -1,0 +1,167 @@
+"""Philox4x32-10 over array operations: random words, counted by element.
+
+Source: Salmon, Moraes, Dror and Shaw, Parallel random numbers: as easy as 1, 2, 3, 2011, section 3.3.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from anyoptim._arrays import Array, Library, library
+from anyoptim._philox import MASK, keys, rounds
+from anyoptim._quiet import quiet
+from anyoptim._scalars import count, integer
+from anyoptim.random._place import Offset, Rows, place
+
+__all__ = ["bits", "multiply", "philox4x32"]
+
+
+def philox4x32(counter: Sequence[Array], key: tuple[int, int]) -> tuple[Array, ...]:
+    """Ten rounds of Philox on counters of four words, element by element.
+
+    Args:
+        counter: four arrays of one shape and of the dtype that `bits` gives in this library, of 32-bit words.
+        key: two 32-bit words.
+
+    Returns:
+        Four arrays of random words, like those of the counter.
+    """
+    arrays = library(counter[0])
+    product = _multiply_int64 if arrays.wide_integers else _multiply_uint32
+    first = counter[0]
+    # The keys as arrays: JAX refuses a Python integer of 32 bits beside uint32.
+    own = [(arrays.scalar(k0, first.dtype, first), arrays.scalar(k1, first.dtype, first)) for k0, k1 in keys(key)]
+    with quiet():  # the products of int64 wrap, as they should
+        return rounds(counter, own, product)
+
+
+def bits(
+    shape: Sequence[int],
+    key: int,
+    call: Any = 0,
+    offset: Offset = 0,
+    *,
+    within: Sequence[int] | None = None,
+    like: Array,
+) -> Array:
+    """Independent uniform 32-bit words: element i, in logical C order, is word `offset + i` of this call.
+
+    Args:
+        shape: of the result.
+        key: the stream, 0 <= key < 2**64.
+        call: the draw within the stream, 0 <= call < 2**64, or a 0-d integer array. `jax.jit` may trace it; there
+            a negative number is not noticed, and an argument from 2**31 on must be a `jnp.uint32`.
+        offset: where this shape begins within a larger draw: without `within` a number of elements,
+            0 <= offset < 2**64, for a run of its elements in C order, as a slice along the first axis is. With it
+            one entry for each axis, either the index of the first element, or the indices of all (a `range` with a
+            step, or any integers, for rows that were shuffled).
+        within: the shape of the larger draw, of fewer than 2**63 elements; the same number of axes.
+        like: an array whose library and device the result has.
+
+    Returns:
+        Integers in [0, 2**32): int64, and uint32 on JAX, which has no 64-bit integers by default.
+
+    Raises:
+        TypeError: a key, call or offset that is no integer (and no array of one integer).
+        ValueError: one that is out of its range.
+    """
+    key, call, shape = integer("key", key), count("call", call), tuple(shape)
+    where = place(shape, offset, within)
+    arrays = library(like)
+    xp = arrays.xp
+    halves = key & MASK, key >> 32
+    if isinstance(where, Rows):
+        return xp.reshape(_rows(arrays, where, halves, call, like), shape)
+    n, skip = math.prod(shape), where % 4
+    low, high = _following(arrays, where // 4, max(1, (skip + n + 3) // 4), like)
+    four = philox4x32((low, high, *_calls(arrays, call, low)), halves)
+    return xp.reshape(xp.reshape(xp.stack(four, axis=-1), (-1,))[skip : skip + n], shape)
+
+
+def _following(arrays: Library, first: int, blocks: int, like: Array) -> tuple[Array, Array]:
+    """The block numbers first, first + 1, ... as two arrays of words."""
+    xp = arrays.xp
+    if arrays.wide_integers:
+        index = xp.arange(blocks, dtype=xp.int64, device=arrays.placement(like)) + first
+        return index & MASK, index >> 32
+    if blocks >= 1 << 32:
+        raise ValueError(f"{4 * blocks} elements at once; wanted fewer than 2**34 on {arrays.name}")
+    begin = arrays.scalar(first & MASK, xp.uint32, like)
+    low = xp.arange(blocks, dtype=xp.uint32, device=arrays.placement(like)) + begin
+    return low, xp.astype(low < begin, xp.uint32) + arrays.scalar(first >> 32, xp.uint32, like)
+
+
+def _calls(arrays: Library, call: Any, like: Array) -> list[Array]:
+    """The call as two arrays of words."""
+    xp = arrays.xp
+    if isinstance(call, int):
+        halves = [arrays.scalar(half, like.dtype, like) for half in (call & MASK, call >> 32)]
+    else:
+        halves = [xp.astype(call, like.dtype), xp.zeros_like(call, dtype=like.dtype)]
+        if arrays.dtype(call).endswith("64"):
+            halves = [xp.astype(call & MASK, like.dtype), xp.astype(call >> 32, like.dtype)]
+    return [xp.zeros_like(like) + half for half in halves]
+
+
+def _rows(arrays: Library, rows: Rows, key: tuple[int, int], call: Any, like: Array) -> Array:
+    """The words of rows that begin anywhere, a row of the result for each: of each counter all four, then those asked.
+
+    Where a row begins is a sum of one number for each axis, so that no more than those leave the host.
+    """
+    xp = arrays.xp
+    skips = {int(skip) for skip in rows.skips()}
+    blocks = (max(skips) + rows.length + 3) // 4
+    here, following = arrays.placement(like), (1,) * len(rows.starts)
+    if arrays.wide_integers:
+        begin = xp.asarray(rows.first, dtype=xp.int64, device=here)
+        for k, starts in enumerate(rows.starts):
+            axis = xp.asarray(starts.astype(np.int64), device=here)
+            begin = begin + xp.reshape(axis, (*following[:k], -1, *following[k + 1 :]))
+        begin = xp.reshape(begin, (-1, 1))
+        index = (begin >> 2) + xp.arange(blocks, dtype=xp.int64, device=here)
+        low, high, skip = index & MASK, index >> 32, begin & 3
+    else:
+        low, high = (arrays.scalar(half, xp.uint32, like) for half in (rows.first & MASK, rows.first >> 32))
+        for k, starts in enumerate(rows.starts):
+            more, carried = (
+                xp.reshape(xp.asarray(half.astype(np.uint32), device=here), (*following[:k], -1, *following[k + 1 :]))
+                for half in (starts & np.uint64(MASK), starts >> np.uint64(32))
+            )
+            low = low + more
+            high = high + carried + xp.astype(low < more, xp.uint32)
+        low, high = xp.reshape(low, (-1, 1)), xp.reshape(high, (-1, 1))
+        skip = low & 3
+        begin = (low >> 2) | (high << 30)
+        low = begin + xp.arange(blocks, dtype=xp.uint32, device=here)
+        high = (high >> 2) + xp.astype(low < begin, xp.uint32)
+    four = philox4x32((low, high, *_calls(arrays, call, low)), key)
+    words = xp.reshape(xp.stack(four, axis=-1), (low.shape[0], 4 * blocks))
+    result = None
+    for k in sorted(skips):
+        part = words[:, k : k + rows.length]
+        result = part if result is None else xp.where(skip == k, part, result)
+    return arrays.array(result)
+
+
+def multiply(arrays: Library, x: Array, y: Array) -> Array:
+    """The high word of x*y, of two arrays of words."""
+    return (_multiply_int64 if arrays.wide_integers else _multiply_uint32)(x, y)[0]
+
+
+def _multiply_int64(x: Array, m: Any) -> tuple[Array, Array]:
+    """The high and the low word of x*m. The product wraps around 2**64; its bits are the same."""
+    product = x * m
+    return (product >> 32) & MASK, product & MASK
+
+
+def _multiply_uint32(x: Array, m: Any) -> tuple[Array, Array]:
+    """The high and the low word of x*m, by halves of 16 bits."""
+    m1, m0 = m >> 16, m & 0xFFFF
+    x1, x0 = x >> 16, x & 0xFFFF
+    low, cross0, cross1 = x0 * m0, x0 * m1, x1 * m0
+    middle = (low >> 16) + (cross0 & 0xFFFF) + (cross1 & 0xFFFF)
+    return x1 * m1 + (cross0 >> 16) + (cross1 >> 16) + (middle >> 16), (middle << 16) | (low & 0xFFFF)

@@ -1,0 +1,144 @@
+"""The words and numbers behave as random ones do, for keys that are fixed: within four standard errors.
+
+A check of four standard errors fails by chance once in 16,000 keys, and these keys are the first that were tried.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from anyoptim.random import bernoulli, bits, normal, spawn, uniform
+
+N = 1 << 20
+LIKE = np.zeros(0)
+
+STREAMS: dict[str, Callable[[int], Any]] = {
+    "elements": lambda n: bits((n,), 12345, 0, like=LIKE),
+    "calls": lambda n: np.concatenate([bits((4,), 12345, call, like=LIKE) for call in range(n // 4)]),
+    "keys": lambda n: np.concatenate([bits((4,), key, 0, like=LIKE) for key in range(n // 4)]),
+    "spawned keys": lambda n: np.concatenate([bits((4,), spawn(7, i), 0, like=LIKE) for i in range(n // 4)]),
+    "columns": lambda n: bits((n, 1), 12345, 1, (0, 3), within=(n, 64), like=LIKE)[:, 0],
+}
+"""Words of one draw; and the first four of each of many draws: next to each other in call, key or row."""
+
+LENGTH = {"elements": N, "columns": N}
+"""The others take a Python call for every four words."""
+
+
+@pytest.fixture(params=list(STREAMS), scope="module")
+def words(request: pytest.FixtureRequest) -> Any:
+    return STREAMS[request.param](LENGTH.get(request.param, 1 << 14))
+
+
+def _chi_square(counts: Any, expected: Any) -> Any:
+    """Of counts in classes, in its standard errors."""
+    freedom = counts.size - 1
+    return (float(((counts - expected) ** 2 / expected).sum()) - freedom) / math.sqrt(2 * freedom)
+
+
+def test_bytes_are_uniform(words: Any) -> None:
+    """Each of the four of a word, by chi-square."""
+    bytewise = words.astype("<u4").view(np.uint8).reshape(-1, 4)
+    for k in range(4):
+        assert abs(_chi_square(np.bincount(bytewise[:, k], minlength=256), words.size / 256)) < 4
+
+
+def test_pairs_of_neighbours_are_uniform(words: Any) -> None:
+    """In a square of 16 x 16 fields, by the upper and by the lower bits of words."""
+    for four in (words >> 28, words & 15):
+        pairs = four[:-1:2] * 16 + four[1::2]
+        assert abs(_chi_square(np.bincount(pairs, minlength=256), pairs.size / 256)) < 4
+
+
+def test_bits_are_fair_and_alone(words: Any) -> None:
+    """Each of 32 is set half of the time, and with each other one agrees half of the time: 528 checks of 5 errors."""
+    signs = 2.0 * ((words[:, None] >> np.arange(32)) & 1) - 1
+    error = 1 / math.sqrt(words.size)
+    assert (np.abs(signs.mean(0)) < 5 * error).all()
+    together = signs.T @ signs / words.size
+    assert (np.abs(together[~np.eye(32, dtype=bool)]) < 5 * error).all()
+
+
+def test_runs_above_and_below_the_middle(words: Any) -> None:
+    """Wald and Wolfowitz: their number, given how many words are above."""
+    above = words >= 1 << 31
+    n1, n0 = int(above.sum()), int((~above).sum())
+    runs = 1 + int((above[1:] != above[:-1]).sum())
+    mean = 1 + 2 * n1 * n0 / (n1 + n0)
+    variance = (mean - 1) * (mean - 2) / (n1 + n0 - 1)
+    assert abs(runs - mean) < 4 * math.sqrt(variance)
+
+
+def test_runs_up(words: Any) -> None:
+    """How many words go up from the last: for n words (n-1)/2, with a variance of (n+1)/12."""
+    ups = int((words[1:] > words[:-1]).sum())
+    assert abs(ups - (words.size - 1) / 2) < 4 * math.sqrt((words.size + 1) / 12)
+
+
+def test_lags(words: Any) -> None:
+    """No correlation with what comes 1 to 8 words later."""
+    x = (words - words.mean()) / words.std()
+    for lag in range(1, 9):
+        assert abs(float((x[lag:] * x[:-lag]).mean())) < 4 / math.sqrt(words.size)
+
+
+DRAWS: dict[str, Callable[[int], Any]] = {
+    "next key": lambda n: bits((n,), 12346, 0, like=LIKE),
+    "key of one other bit": lambda n: bits((n,), 12345 ^ 1 << 63, 0, like=LIKE),
+    "next call": lambda n: bits((n,), 12345, 1, like=LIKE),
+    "call of one other bit": lambda n: bits((n,), 12345, 1 << 63, like=LIKE),
+    "far away": lambda n: bits((n,), 12345, 0, 1 << 63, like=LIKE),
+    "child": lambda n: bits((n,), spawn(12345, 0), 0, like=LIKE),
+    "next child": lambda n: bits((n,), spawn(12345, 1), 0, like=LIKE),
+    "grandchild": lambda n: bits((n,), spawn(spawn(12345, 0), 0), 0, like=LIKE),
+}
+
+
+def test_draws_are_unrelated() -> None:
+    """Of neighbouring keys, calls and children, each with each: as numbers, and bit by bit."""
+    drawn = [bits((N,), 12345, 0, like=LIKE), *(draw(N) for draw in DRAWS.values())]
+    correlation: Any = np.corrcoef(np.stack(drawn))
+    apart = ~np.eye(len(drawn), dtype=bool)
+    assert (np.abs(correlation[apart]) < 4 / math.sqrt(N)).all()
+    for i, a in enumerate(drawn):
+        for b in drawn[:i]:
+            ones = int(np.bitwise_count(a ^ b).sum())
+            assert abs(ones - 16 * N) < 4 * math.sqrt(8 * N)
+
+
+def test_uniform_numbers_are_uniform() -> None:
+    """Mean, variance, and classes; short dtypes are lower by half of their last digit."""
+    for dtype, digits in ((np.float64, 32), (np.float32, 24), (np.float16, 11)):
+        x = uniform((N,), 2024, 7, like=np.zeros(0, dtype)).astype(np.float64) + 2.0**-digits / 2
+        assert abs(x.mean() - 1 / 2) < 4 * math.sqrt(1 / 12 / N)
+        assert abs(x.var() - 1 / 12) < 4 * math.sqrt(1 / 180 / N)
+        assert abs(_chi_square(np.bincount((x * 1024).astype(int), minlength=1024), N / 1024)) < 4
+
+
+@pytest.mark.parametrize("p", [0.001, 0.3, 0.5, 0.999])
+def test_bernoulli_has_its_share(p: float) -> None:
+    assert abs(bernoulli(p, (N,), 2024, 8, like=LIKE).mean() - p) < 4 * math.sqrt(p * (1 - p) / N)
+
+
+def test_normals_are_normal() -> None:
+    """Their moments, tails and classes, of 2**20: those of the standard normal distribution; and unrelated."""
+    x = normal((N,), 2024, 7, like=LIKE)
+    for power, moment, variance in ((1, 0, 1), (2, 1, 2), (3, 0, 15), (4, 3, 96), (6, 15, 10170)):
+        assert abs((x**power).mean() - moment) < 4 * math.sqrt(variance / N)
+    for limit in (0.0, 1.0, 2.0, 3.0, 4.0):
+        share = math.erfc(limit / math.sqrt(2)) / 2
+        for tail in ((x > limit).mean(), (x < -limit).mean()):
+            assert abs(tail - share) < 4 * math.sqrt(share * (1 - share) / N)
+    edges = np.linspace(-4, 4, 401)
+    below = np.array([math.erfc(-edge / math.sqrt(2)) / 2 for edge in edges])
+    expected = N * np.diff(below, prepend=0, append=1)
+    assert abs(_chi_square(np.bincount(np.searchsorted(edges, x), minlength=402), expected)) < 4
+    others = [np.roll(x, 1), normal((N,), 2024, 8, like=x), normal((N,), 2025, 7, like=x)]
+    for other in others:
+        assert abs(float(np.corrcoef(x, other)[0, 1])) < 4 / math.sqrt(N)
+        assert abs(float(np.corrcoef(x**2, other**2)[0, 1])) < 4 / math.sqrt(N)
