@@ -4,7 +4,26 @@ from typing import TYPE_CHECKING, Any
 
 from anyoptim import random
 from anyoptim._chain import chain, partition
-from anyoptim._dropout import Dropout, dropout
+from anyoptim._dropout import (
+    AlphaDropout,
+    DropConnect,
+    Dropout,
+    DropPath,
+    FeatureAlphaDropout,
+    GaussianDropout,
+    SpatialDropout,
+    VariationalDropout,
+    Zoneout,
+    alpha_dropout,
+    alpha_dropout_gradient,
+    drop_path,
+    dropout,
+    feature_alpha_dropout,
+    gaussian_dropout,
+    spatial_dropout,
+    zoneout,
+    zoneout_gradient,
+)
 from anyoptim._explain import Explanation, Share
 from anyoptim._groups import groups
 from anyoptim._hyperparameters import Domain, fraction, nonnegative
@@ -96,6 +115,7 @@ __all__ = [
     "Adamax",
     "Adan",
     "AdaptiveClip",
+    "AlphaDropout",
     "Box",
     "Cautious",
     "CenteredRMSProp",
@@ -107,10 +127,14 @@ __all__ = [
     "CorrectedAMSGrad",
     "CorrectedYogi",
     "Domain",
+    "DropConnect",
+    "DropPath",
     "Dropout",
     "Explanation",
+    "FeatureAlphaDropout",
     "FlushSubnormals",
     "Gate",
+    "GaussianDropout",
     "GradientStage",
     "HeavyBall",
     "HeavyBallNesterov",
@@ -139,18 +163,26 @@ __all__ = [
     "Signum",
     "SkipNonFinite",
     "SlotStage",
+    "SpatialDropout",
     "Stage",
     "State",
     "TextbookNesterov",
     "Trace",
     "TrustRatio",
     "UnitNorm",
+    "VariationalDropout",
     "WeightDecay",
     "Yogi",
+    "Zoneout",
+    "alpha_dropout",
+    "alpha_dropout_gradient",
     "chain",
     "compat",
+    "drop_path",
     "dropout",
+    "feature_alpha_dropout",
     "fraction",
+    "gaussian_dropout",
     "groups",
     "load",
     "nonnegative",
@@ -158,6 +190,9 @@ __all__ = [
     "random",
     "save",
     "schedules",
+    "spatial_dropout",
+    "zoneout",
+    "zoneout_gradient",
 ]
 
 

@@ -110,7 +110,7 @@ def test_the_threshold_is_the_nearest_integer(monkeypatch: pytest.MonkeyPatch) -
     x = np.ones(1)
     for ratio, kept in ((first, 1), (first + 0.25, 1), (first + 0.75, 0), (first + 1, 0)):
         assert ao.dropout(x, ratio / 2**32, 7).tolist() == [kept]
-    monkeypatch.setattr("anyoptim._dropout.bits", lambda shape, *_, **__: np.zeros(shape, np.int64))
+    monkeypatch.setattr("anyoptim.random._numbers.bits", lambda shape, *_, **__: np.zeros(shape, np.int64))
     assert ao.dropout(x, 0.0, 7).tolist() == [1]
     assert ao.dropout(x, 2**-32, 7).tolist() == [0]
 

@@ -1,0 +1,36 @@
+"""Dropout and its relatives: pure functions of key and call, and layers that count their calls."""
+
+from anyoptim._dropout._alpha import (
+    AlphaDropout,
+    FeatureAlphaDropout,
+    alpha_dropout,
+    alpha_dropout_gradient,
+    feature_alpha_dropout,
+)
+from anyoptim._dropout._gaussian import GaussianDropout, gaussian_dropout
+from anyoptim._dropout._layer import Layer
+from anyoptim._dropout._plain import DropConnect, Dropout, VariationalDropout, dropout
+from anyoptim._dropout._shared import DropPath, SpatialDropout, drop_path, spatial_dropout
+from anyoptim._dropout._zoneout import Zoneout, zoneout, zoneout_gradient
+
+__all__ = [
+    "AlphaDropout",
+    "DropConnect",
+    "DropPath",
+    "Dropout",
+    "FeatureAlphaDropout",
+    "GaussianDropout",
+    "Layer",
+    "SpatialDropout",
+    "VariationalDropout",
+    "Zoneout",
+    "alpha_dropout",
+    "alpha_dropout_gradient",
+    "drop_path",
+    "dropout",
+    "feature_alpha_dropout",
+    "gaussian_dropout",
+    "spatial_dropout",
+    "zoneout",
+    "zoneout_gradient",
+]

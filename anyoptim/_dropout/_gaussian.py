@@ -1,0 +1,114 @@
+"""Gaussian dropout: products with normal numbers around 1."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from anyoptim._arrays import COMPUTE, Array, is_scalar
+from anyoptim._checks import admit
+from anyoptim._dropout._layer import Sampled
+from anyoptim._dropout._masks import BELOW_ONE, INPUT, Noise, NoiseShape, Place, aligned, valid, widened
+from anyoptim._quiet import quiet
+from anyoptim.random import normal
+from anyoptim.random._place import Offset
+
+__all__ = ["GaussianDropout", "gaussian_dropout"]
+
+_REAL = {"complex64": "float32", "complex128": "float64"}
+
+
+def gaussian_dropout(
+    x: Array,
+    ratio: float,
+    key: int,
+    call: Any = 0,
+    offset: Offset = 0,
+    *,
+    within: Sequence[int] | None = None,
+    noise_shape: NoiseShape = None,
+) -> Array:
+    """Multiply each element of x by a normal number of mean 1, and the variance that inverted dropout has.
+
+    ::
+
+        y = x*(1 + sqrt(ratio/(1-ratio)) * z)          z standard normal: `anyoptim.random.normal`
+
+    The gradient of y is `gaussian_dropout` of the gradient, with the same arguments.
+
+    Args:
+        x: any shape, real or complex floating. float16 and bfloat16 are computed in float32.
+        ratio: at least 0 and below 1; for the rest as for `dropout`, as are key, call, offset, within and
+            noise_shape.
+        key: as there.
+        call: as there.
+        offset: as there.
+        within: as there.
+        noise_shape: as there.
+
+    Source: Srivastava et al., Dropout: a simple way to prevent neural networks from overfitting, 2014, section 10;
+    with Keras's parameter.
+    """
+    arrays, a, _ = admit("x", x, INPUT)
+    xp, at = arrays.xp, Place(key, call, offset, within)
+    factor = _factor(tuple(a.shape), a, at, valid(BELOW_ONE, ratio), noise_shape)
+    with quiet():
+        wide = widened(arrays, arrays.load(x) if is_scalar(x) else x)
+        y = wide * xp.astype(aligned(arrays, factor, a), wide.dtype, copy=False)
+        y = xp.astype(y, a.dtype, copy=False)
+    return arrays.rebound(x, y)
+
+
+def _factor(shape: tuple[int, ...], like: Array, at: Place, ratio: float, noise_shape: NoiseShape) -> Array:
+    """What x is multiplied with, in the dtype that it is computed in, or its real one."""
+    arrays, _, dtype = admit("x", like, INPUT)
+    wide = COMPUTE[dtype]
+    real = arrays.xp.zeros((0,), dtype=getattr(arrays.xp, _REAL.get(wide, wide)), device=arrays.placement(like))
+    noise = Noise.of(shape, noise_shape, at)
+    z = normal(noise.shape, at.key, at.call, noise.offset, within=noise.within, like=real)
+    return 1 + math.sqrt(ratio / (1 - ratio)) * z
+
+
+class GaussianDropout(Sampled):
+    """A layer that multiplies its input by normal numbers around 1 in training.
+
+    ::
+
+        forward, training    y = x*factor           factor = 1 + sqrt(dropout_ratio/(1-dropout_ratio)) * z
+        forward, otherwise   y = x
+        backward             dx = dout*factor
+
+    Args:
+        dropout_ratio: at least 0 and below 1: the factor has mean 1 and the variance that inverted dropout of this
+            ratio has. A plain attribute.
+        noise_shape: as for `Dropout`.
+        seed: as for `Dropout`.
+
+    Source: as for `gaussian_dropout`.
+    """
+
+    domain = BELOW_ONE
+    pure = "gaussian_dropout"
+    _function = _gradient = staticmethod(gaussian_dropout)
+
+    def __init__(self, dropout_ratio: float = 0.5, *, noise_shape: NoiseShape = None, seed: int | None = None) -> None:
+        super().__init__(dropout_ratio, seed)
+        self.noise_shape = noise_shape
+
+    def __repr__(self) -> str:
+        shape = "" if self.noise_shape is None else f", noise_shape={self.noise_shape!r}"
+        return f"GaussianDropout({self.dropout_ratio!r}{shape}, seed={self.key})"
+
+    def _noise_shape(self, ndim: int) -> NoiseShape:
+        return self.noise_shape
+
+    @property
+    def mask(self) -> Array | None:
+        """What the last counted forward multiplied its input with; None before it. For the rest as `Dropout.mask`."""
+        return super().mask
+
+    def _mask(
+        self, shape: tuple[int, ...], like: Array, at: Place, ratio: float, noise_shape: NoiseShape = None, **_: Any
+    ) -> Array:
+        return _factor(shape, like, at, ratio, noise_shape)

@@ -1,0 +1,146 @@
+"""What is drawn for an array: masks of its shape, or shared along some axes, and products with them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from anyoptim._arrays import COMPUTE, Array, Library, is_scalar, traced
+from anyoptim._engines.masking import masked
+from anyoptim._hyperparameters import Domain
+from anyoptim._quiet import quiet
+from anyoptim._scalars import count, integer
+from anyoptim.random import bernoulli
+from anyoptim.random._place import Offset, Rows, place
+
+__all__ = [
+    "BELOW_ONE",
+    "INPUT",
+    "RATIO",
+    "Noise",
+    "NoiseShape",
+    "Place",
+    "aligned",
+    "by_channel",
+    "by_sample",
+    "kept",
+    "product",
+    "scaled",
+    "valid",
+    "widened",
+]
+
+RATIO = Domain(lambda ratio: 0 <= ratio <= 1, "from 0 to 1")
+BELOW_ONE = Domain(lambda ratio: 0 <= ratio < 1, "at least 0 and below 1")
+INPUT = "an array or a float"
+
+NoiseShape = Sequence[int | None] | None
+"""For each axis 1, if its elements share what is drawn, or None or their number, if each has its own."""
+
+
+class Place(NamedTuple):
+    """Which draw it is, and which part of it."""
+
+    key: int
+    call: Any
+    offset: Offset
+    within: Sequence[int] | None
+
+
+class Noise(NamedTuple):
+    """What is drawn for an array: numbers of this shape, from there."""
+
+    shape: tuple[int, ...]
+    offset: Offset
+    within: Sequence[int] | None
+
+    @classmethod
+    def of(cls, shape: tuple[int, ...], noise_shape: NoiseShape, at: Place) -> Noise:
+        """Raises ValueError for a noise shape that does not fit, and a part that begins within what is shared."""
+        if noise_shape is None:
+            return cls(shape, at.offset, at.within)
+        entries = tuple(noise_shape)
+        if len(entries) != len(shape) or any(m not in {None, 1, n} for n, m in zip(shape, entries, strict=True)):
+            raise ValueError(
+                f"noise_shape is {entries} for an x of shape {shape}; wanted 1 or None or its length for each axis"
+            )
+        own = [m != 1 for m in entries]
+        drawn = tuple(n if k else 1 for n, k in zip(shape, own, strict=True))
+        if at.within is not None:
+            place(shape, at.offset, at.within)  # raises
+            assert not isinstance(at.offset, int)  # noqa: S101 - or it would have
+            offset = tuple(first if k else 0 for first, k in zip(at.offset, own, strict=True))
+            return cls(drawn, offset, tuple(m if k else 1 for m, k in zip(at.within, own, strict=True)))
+        begin, row = integer("offset", at.offset), math.prod(shape[1:])
+        if row and begin % row:
+            raise ValueError(
+                f"offset is {begin}; wanted a multiple of {row}, the elements of x[0], or the shape of the whole as "
+                "within=, where noise is shared"
+            )
+        return cls(drawn, begin // row * math.prod(drawn[1:]) if own[:1] == [True] and row else 0, None)
+
+
+def by_channel(ndim: int, axis: int) -> tuple[int | None, ...]:
+    """The noise shape of what is drawn for each sample, along the first axis, and channel. Raises ValueError."""
+    channel = axis + ndim if axis < 0 else axis
+    if not 0 < channel < ndim:
+        raise ValueError(f"axis is {axis} for an x of {ndim} axes; wanted that of the channels, after the samples'")
+    return tuple(None if k in {0, channel} else 1 for k in range(ndim))
+
+
+def by_sample(ndim: int) -> tuple[int | None, ...]:
+    """The noise shape of what is drawn for each sample, along the first axis."""
+    return tuple(1 if k else None for k in range(ndim))
+
+
+def valid(domain: Domain, ratio: Any) -> float:
+    """The ratio, a number of the host. Raises TypeError or ValueError."""
+    if traced(ratio):
+        raise TypeError("ratio is traced; wanted a number that is known when the function is compiled")
+    number: float = domain.value("ratio", ratio)
+    return number
+
+
+def kept(noise: Noise, ratio: float, at: Place, like: Array) -> Array:
+    """True where an element is kept."""
+    return ~bernoulli(ratio, noise.shape, at.key, at.call, noise.offset, within=noise.within, like=like)
+
+
+def product(arrays: Library, x: Array, ratio: float, scale: float, at: Place, noise_shape: NoiseShape) -> Array:
+    """`x*scale` where an element is kept, else `x*0`: in one pass, where an engine has one for it."""
+    a = arrays.load(x) if is_scalar(x) else x
+    shape = tuple(a.shape)
+    noise = Noise.of(shape, noise_shape, at)
+    if noise.shape == shape and not is_scalar(x):
+        begin = place(shape, noise.offset, noise.within)
+        if not isinstance(begin, Rows):
+            numbers = integer("key", at.key), count("call", at.call), begin
+            fused = masked(arrays, x, round(ratio * 2**32), scale, numbers)
+            if fused is not None:
+                return fused
+    return scaled(arrays, x, scale, aligned(arrays, kept(noise, ratio, at, a), a))
+
+
+def aligned(arrays: Library, drawn: Array, a: Array) -> Array:
+    """Divided like `a`, if it has its shape."""
+    return arrays.aligned(drawn, a) if tuple(drawn.shape) == tuple(a.shape) else drawn
+
+
+def scaled(arrays: Library, x: Array, scale: float, mask: Array | None = None) -> Array:
+    """The product of x, the scale, and the mask if there is one."""
+    xp = arrays.xp
+    a = arrays.load(x) if is_scalar(x) else x
+    with quiet():
+        if mask is not None and scale == 1:
+            y = a * xp.astype(mask, a.dtype)
+        else:
+            wide = widened(arrays, a)
+            factor = scale if mask is None else xp.astype(mask, wide.dtype) * scale
+            y = xp.astype(wide * factor, a.dtype, copy=False)
+    return arrays.rebound(x, y)
+
+
+def widened(arrays: Library, a: Array) -> Array:
+    """The array in the dtype that it is computed in."""
+    return arrays.xp.astype(a, getattr(arrays.xp, COMPUTE[arrays.dtype(a)]), copy=False)

@@ -1,0 +1,173 @@
+"""Dropout: the pure function and the layer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from anyoptim._arrays import Array, Library
+from anyoptim._checks import admit
+from anyoptim._dropout._layer import Sampled
+from anyoptim._dropout._masks import INPUT, RATIO, NoiseShape, Place, product, scaled, valid
+from anyoptim.random._place import Offset
+
+__all__ = ["DropConnect", "Dropout", "VariationalDropout", "dropout"]
+
+
+def dropout(
+    x: Array,
+    ratio: float,
+    key: int,
+    call: Any = 0,
+    offset: Offset = 0,
+    *,
+    within: Sequence[int] | None = None,
+    noise_shape: NoiseShape = None,
+    inverted: bool = False,
+) -> Array:
+    """Multiply each element of x by zero with probability `ratio`.
+
+    ::
+
+        y = x*mask                  mask = 1 where word >= round(ratio * 2**32), else 0
+        y = x*(mask/(1-ratio))      inverted, so that the mean of y is x
+
+    The word of element i, counted in logical C order whatever the memory order, is word `offset + i` of call
+    `call` of Philox4x32-10 under `key` (`anyoptim.random.bits`): the same on every library and device. The
+    gradient of y is `dropout` of the gradient, with the same arguments.
+
+    Args:
+        x: any shape, real or complex floating. float16 and bfloat16 are scaled in float32.
+        ratio: the share to drop, 0 to 1, to the nearest 2**-32.
+        key: the stream, 0 <= key < 2**64.
+        call: the draw within it, 0 <= call < 2**64, or a 0-d integer array, which `jax.jit` may trace.
+        offset: where x begins within a larger array: without `within` a number of elements, if x is a run of its
+            elements in C order, as a slice along the first axis is. With it one entry for each axis, either the
+            index of the first element, or the indices of all, as for `anyoptim.random.bits`.
+        within: the shape of the larger array.
+        noise_shape: for each axis 1, if its elements are kept or dropped together, or None or their number. The
+            words of the mask are then counted in its own shape. None for a word for each element.
+        inverted: scale what is kept.
+
+    Returns:
+        An array of the library, device, shape and dtype of x: what is dropped is 0, or -0, where x is finite, and
+        NaN where it is not.
+
+    Source: Srivastava et al., Dropout: a simple way to prevent neural networks from overfitting, 2014,
+    section 4; inverted, section 10.
+    """
+    arrays, _, _ = admit("x", x, INPUT)
+    ratio = valid(RATIO, ratio)
+    scale = 1 / (1 - ratio) if inverted and ratio < 1 else 1.0
+    return product(arrays, x, ratio, scale, Place(key, call, offset, within), noise_shape)
+
+
+class Dropout(Sampled):
+    """A layer that drops elements of its input in training.
+
+    ::
+
+        forward, training    y = x*mask                      mask: 1 with probability 1-dropout_ratio, else 0
+        forward, otherwise   y = x*(1-dropout_ratio)
+        backward             dx = dout*mask
+
+    and with `inverted=True`, which leaves inference alone::
+
+        forward, training    y = x*(mask/(1-dropout_ratio))
+        forward, otherwise   y = x
+        backward             dx = dout*(mask/(1-dropout_ratio))
+
+    The n-th training forward draws call n, from 0, of the layer's key, as the function `dropout` does. No
+    mask is stored: `backward` and `mask` draw it again.
+
+    Where forwards and backwards do not take turns, they name their draws: `forward(x, call=n)` draws call n and leaves
+    the count alone, and `backward(dout, call=n)` is its gradient. T steps through time, forwards and then backwards,
+    take n = layer.calls + t for step t, and `layer.calls += T` in the end.
+
+    Args:
+        dropout_ratio: the share to drop, 0 to 1. A plain attribute.
+        inverted: scale in training instead of otherwise.
+        noise_shape: for each axis 1, if its elements are kept or dropped together, or None or their number; None
+            for a word for each element. `(1, None, None)` is one mask for all time steps of an x of shape
+            (time, samples, features).
+        seed: the layer's key, 0 <= seed < 2**64. Without one the operating system gives a key that no
+            other layer has. Two layers of one seed draw the same masks; so do a layer and its copy, be it by
+            `deepcopy`, `pickle` or a forked process, until one of them is given another `key`.
+
+    A layer counts its calls, so that it belongs to one thread, and a forward that is run once more in place of a
+    backward's memory (activation checkpointing) draws another mask: name the call there.
+
+    Source: as for `dropout`.
+    """
+
+    _function = _gradient = staticmethod(dropout)
+
+    def __init__(
+        self,
+        dropout_ratio: float = 0.5,
+        *,
+        inverted: bool = False,
+        noise_shape: NoiseShape = None,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__(dropout_ratio, seed)
+        self.inverted = inverted
+        self.noise_shape = noise_shape
+
+    def __repr__(self) -> str:
+        shape = "" if self.noise_shape is None else f", noise_shape={self.noise_shape!r}"
+        return f"{type(self).__name__}({self.dropout_ratio!r}, inverted={self.inverted!r}{shape}, seed={self.key})"
+
+    def _noise_shape(self, ndim: int) -> NoiseShape:
+        return self.noise_shape
+
+    def _options(self, ndim: int) -> dict[str, Any]:
+        return {**super()._options(ndim), "inverted": self.inverted}
+
+    def _rest(self, arrays: Library, x: Array) -> Array:
+        ratio = RATIO.value("dropout_ratio", self.dropout_ratio)
+        return x if self.inverted else scaled(arrays, x, 1 - ratio)
+
+
+class DropConnect(Dropout):
+    """A layer that drops weights, and not what they are multiplied with: Dropout of a weight matrix.
+
+    ::
+
+        y = x @ layer.forward(W)                     in training, and otherwise with training=False
+        dW = layer.backward(x.T @ dy)                and dx = dy @ M.T, with M what forward gave
+
+    One mask serves all samples of a batch. The paper's own for each sample are those of
+    `layer.forward(xp.broadcast_to(W, (n, *W.shape)))`, whose gradient is the sum of `backward` over the first axis.
+    Otherwise W is scaled by 1-dropout_ratio, its mean (the paper samples the sums of a normal distribution instead).
+
+    Args: as for `Dropout`.
+
+    Source: Wan, Zeiler, Zhang, LeCun and Fergus, Regularization of neural networks using DropConnect, 2013, section 3.
+    """
+
+
+class VariationalDropout(Dropout):
+    """Dropout for recurrent networks: one mask for all steps of a sequence.
+
+    ::
+
+        forward, training    y_t = x_t*mask                  with the same mask until new_sequence()
+        backward             dx_t = dout_t*mask
+
+    The n-th sequence, from 0, draws call n of the layer's key, as often as it is asked: forwards of all steps and then
+    backwards of all steps have one mask. Use one layer for what comes in and another for the recurrent state. An x of
+    all time steps at once has `Dropout(noise_shape=(1, None, None))`.
+
+    Args: as for `Dropout`.
+
+    Source: Gal and Ghahramani, A theoretically grounded application of dropout in recurrent neural networks, 2016,
+    section 4.
+    """
+
+    def new_sequence(self) -> None:
+        """Draw another mask from now on."""
+        self.calls += 1
+
+    def _count(self) -> None:
+        """A sequence is counted where the next begins."""

@@ -1,0 +1,174 @@
+"""Zoneout: elements of a recurrent state that stay as they were."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from anyoptim._arrays import Array, Library, is_scalar
+from anyoptim._checks import admit
+from anyoptim._dropout._layer import Layer
+from anyoptim._dropout._masks import INPUT, RATIO, Noise, NoiseShape, Place, aligned, kept, valid, widened
+from anyoptim._quiet import quiet
+from anyoptim.random._place import Offset
+
+__all__ = ["Zoneout", "zoneout", "zoneout_gradient"]
+
+
+def zoneout(
+    h_prev: Array,
+    h_new: Array,
+    ratio: float,
+    key: int,
+    call: Any = 0,
+    offset: Offset = 0,
+    *,
+    within: Sequence[int] | None = None,
+    noise_shape: NoiseShape = None,
+) -> Array:
+    """Let each element of a recurrent state stay as it was with probability `ratio`.
+
+    ::
+
+        h = mask*h_prev + (1-mask)*h_new            mask = 1 where word < round(ratio * 2**32), else 0
+
+    Each element is one of the two, as it is, be the other infinite or NaN.
+
+    Args:
+        h_prev: the state before, of any shape, real or complex floating.
+        h_new: the state after, of the same library, shape and dtype.
+        ratio: the share that stays, 0 to 1, to the nearest 2**-32.
+        key: as for `dropout`, as are call, offset, within and noise_shape.
+        call: as there.
+        offset: as there.
+        within: as there.
+        noise_shape: as there.
+
+    The gradients are those of `zoneout_gradient` with the same arguments.
+
+    Source: Krueger et al., Zoneout: regularizing RNNs by randomly preserving hidden activations, 2017, section 3.
+    """
+    arrays, a = _pair(h_prev, h_new)
+    mask = _kept(arrays, a, valid(RATIO, ratio), Place(key, call, offset, within), noise_shape)
+    before, after = (arrays.load(h) if is_scalar(h) else h for h in (h_prev, h_new))
+    return arrays.rebound(h_new, arrays.array(arrays.xp.where(mask, after, before)))
+
+
+def zoneout_gradient(
+    dout: Array,
+    ratio: float,
+    key: int,
+    call: Any = 0,
+    offset: Offset = 0,
+    *,
+    within: Sequence[int] | None = None,
+    noise_shape: NoiseShape = None,
+) -> tuple[Array, Array]:
+    """The gradients of `h_prev` and `h_new`, given that of h, with these arguments: `dout` where h is one, 0 elsewhere.
+
+    Returns:
+        Two arrays like `dout`.
+    """
+    arrays, a, _ = admit("dout", dout, INPUT)
+    mask = _kept(arrays, a, valid(RATIO, ratio), Place(key, call, offset, within), noise_shape)
+    given = arrays.load(dout) if is_scalar(dout) else dout
+    nothing = arrays.xp.zeros_like(given)
+    pairs = (nothing, given), (given, nothing)
+    before, after = (arrays.rebound(dout, arrays.array(arrays.xp.where(mask, *pair))) for pair in pairs)
+    return before, after
+
+
+class Zoneout(Layer):
+    """A layer that lets elements of a recurrent state stay as they were.
+
+    ::
+
+        forward, training    h = mask*h_prev + (1-mask)*h_new      mask: 1 with probability dropout_ratio, else 0
+        forward, otherwise   h = ratio*h_prev + (1-ratio)*h_new    with ratio = dropout_ratio
+        backward             dh_prev = mask*dout,  dh_new = (1-mask)*dout
+
+    Each step has a mask of its own. T steps through time, forwards and then backwards, name their draws, as for
+    `Dropout`: `forward(h_prev, h_new, call=n)` and `backward(dout, call=n)` with n = layer.calls + t for step t, and
+    `layer.calls += T` in the end. An LSTM has one layer for its cell and one for its state.
+
+    Args:
+        dropout_ratio: the share that stays, 0 to 1. A plain attribute.
+        noise_shape: as for `Dropout`.
+        seed: as for `Dropout`.
+
+    Source: as for `zoneout`.
+    """
+
+    pure = "zoneout"
+
+    def __init__(self, dropout_ratio: float = 0.5, *, noise_shape: NoiseShape = None, seed: int | None = None) -> None:
+        super().__init__(dropout_ratio, seed)
+        self.noise_shape = noise_shape
+
+    def __repr__(self) -> str:
+        shape = "" if self.noise_shape is None else f", noise_shape={self.noise_shape!r}"
+        return f"Zoneout({self.dropout_ratio!r}{shape}, seed={self.key})"
+
+    def _noise_shape(self, ndim: int) -> NoiseShape:
+        return self.noise_shape
+
+    def forward(self, h_prev: Array, h_new: Array, training: bool = True, call: Any = None) -> Array:
+        """The state: drawn in training, what is expected of it otherwise.
+
+        Args:
+            h_prev: the state before.
+            h_new: the state after, of the same library, shape and dtype; the result is like it.
+            training: otherwise nothing is drawn.
+            call: as for `Dropout.forward`.
+
+        Raises like `Dropout.forward`, and where the two are no pair.
+        """
+        arrays, a = _pair(h_prev, h_new)
+        if not training:
+            return _mean(arrays, h_prev, h_new, RATIO.value("dropout_ratio", self.dropout_ratio))
+        if call is not None:
+            return zoneout(h_prev, h_new, **self._named(arrays, h_new, a, "h_new", call))
+        self._known(arrays, "h_prev", h_prev)
+        return self._counted(arrays, h_new, a, "h_new", lambda arguments: zoneout(h_prev, h_new, **arguments))
+
+    def backward(self, dout: Array, call: Any = None) -> tuple[Array, Array]:
+        """The gradients of `h_prev` and `h_new`, given that of the state. For the rest as `Dropout.backward`."""
+        return zoneout_gradient(dout, **self._again(dout, call))
+
+    def sample(self, h_prev: Array, h_new: Array, call: Any) -> Array:
+        """The state as in training, drawn under another key: as `Dropout.sample`."""
+        arrays, a = _pair(h_prev, h_new)
+        return zoneout(h_prev, h_new, **self._sampled(arrays, h_new, a, "h_new", call))
+
+    @property
+    def mask(self) -> Array | None:
+        """True where the last counted forward took the new element; None before it. For the rest as `Dropout.mask`."""
+        return super().mask
+
+
+def _pair(h_prev: Array, h_new: Array) -> tuple[Library, Array]:
+    """The library of both, and the new one as an array. Raises TypeError and ValueError."""
+    other, b, before = admit("h_prev", h_prev, INPUT)
+    arrays, a, after = admit("h_new", h_new, INPUT)
+    if other is not arrays or is_scalar(h_prev) != is_scalar(h_new):
+        raise TypeError(
+            f"h_prev is a {type(h_prev).__name__} of {other.name} but h_new is a {type(h_new).__name__} of "
+            f"{arrays.name}; wanted two of a kind"
+        )
+    if tuple(a.shape) != tuple(b.shape):
+        raise ValueError(f"h_prev has shape {tuple(b.shape)} but h_new has shape {tuple(a.shape)}")
+    if before != after:
+        raise TypeError(f"h_prev has dtype {before} but h_new has dtype {after}; wanted one")
+    return arrays, a
+
+
+def _kept(arrays: Library, a: Array, ratio: float, at: Place, noise_shape: NoiseShape) -> Array:
+    return aligned(arrays, kept(Noise.of(tuple(a.shape), noise_shape, at), ratio, at, a), a)
+
+
+def _mean(arrays: Library, h_prev: Array, h_new: Array, ratio: float) -> Array:
+    xp = arrays.xp
+    before, after = (arrays.load(h) if is_scalar(h) else h for h in (h_prev, h_new))
+    with quiet():
+        wide = widened(arrays, before) * ratio + widened(arrays, after) * (1 - ratio)
+        return arrays.rebound(h_new, xp.astype(wide, after.dtype, copy=False))
