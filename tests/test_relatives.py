@@ -1,0 +1,254 @@
+"""Dropout and its relatives, all alike: bits, gradients, expectations, shards and state."""
+
+from __future__ import annotations
+
+import math
+import pickle
+from collections.abc import Callable
+from copy import deepcopy
+from typing import Any
+
+import numpy as np
+import pytest
+
+import anyoptim as ao
+from anyoptim.random import spawn
+from tests.libraries import COMPLEX, HALF, REAL, Library, numpy_dtype, same_bits
+from tests.relatives import DISCOVERED, VARIANTS, Variant
+
+SHAPE = (4, 5, 3)
+FEW = {"dask": ("float32",), "jax": ("float32", "bfloat16"), "jax-x64": ("float64",)}
+
+
+@pytest.fixture(params=list(VARIANTS))
+def variant(request: pytest.FixtureRequest) -> Variant:
+    """Each row of the table in turn."""
+    return VARIANTS[request.param]
+
+
+def _values(seed: int, dtype: str = "float64", shape: tuple[int, ...] = SHAPE) -> Any:
+    x = np.random.default_rng(seed).normal(size=shape)
+    return (x + 1j * x[::-1] if dtype in COMPLEX else x).astype(numpy_dtype(dtype))
+
+
+def _inputs(variant: Variant, dtype: str = "float64", shape: tuple[int, ...] = SHAPE) -> list[Any]:
+    return [_values(seed, dtype, shape) for seed in range(variant.inputs)]
+
+
+def _tuple(found: Any) -> tuple[Any, ...]:
+    return found if isinstance(found, tuple) else (found,)
+
+
+def test_the_table_has_every_layer() -> None:
+    assert {name.partition(",")[0] for name in VARIANTS} == set(DISCOVERED)
+
+
+@pytest.mark.parametrize("dtype", HALF + REAL + COMPLEX)
+def test_bits(lib: Library, variant: Variant, dtype: str) -> None:
+    """Forward, backward and rest are NumPy's own arithmetic with words of Python's own integers, to the last bit.
+
+    Half precision is computed in float32 and rounded once.
+    """
+    if dtype not in lib.dtypes or (dtype in COMPLEX and not variant.complex):
+        pytest.skip(f"{lib.name} or the layer has no {dtype}")
+    if dtype not in FEW.get(lib.name, (dtype,)):
+        pytest.skip("a few dtypes will do where each takes a second")
+    ratio, xs, dout = 0.3, _inputs(variant, dtype), _values(9, dtype)
+    layer, given, there = variant.make(ratio, 7), [lib.asarray(x) for x in xs], lib.asarray(dout)
+    found = [layer.forward(*given), *_tuple(layer.backward(there)), layer.forward(*given, False)]
+    drawn = variant.drawn(variant.noise(SHAPE), ratio, 7, 0)
+    wide = numpy_dtype("float32" if dtype in HALF else dtype)
+    wides = [x.astype(wide) for x in xs]
+    expected = [
+        variant.forward(*wides, drawn, ratio),
+        *_tuple(variant.backward(dout.astype(wide), drawn, ratio)),
+        variant.rest(*wides, ratio),
+    ]
+    for a, e in zip(found, expected, strict=True):
+        assert type(a) is type(given[0])
+        assert a.dtype == given[0].dtype
+        assert same_bits(lib.tonumpy(a), np.asarray(e).astype(numpy_dtype(dtype)))
+    assert all(same_bits(lib.tonumpy(a), x) for a, x in zip(given, xs, strict=True))
+    mask = lib.tonumpy(layer.mask)
+    assert mask.shape == variant.noise(SHAPE)
+    if mask.dtype == bool:
+        assert mask.tolist() == drawn.tolist()
+    else:
+        one = np.ones(SHAPE, np.zeros(0, wide).real.dtype)
+        assert same_bits(mask + 0 * one, variant.forward(one, drawn, ratio))
+
+
+def test_a_layer_is_its_function(lib: Library, variant: Variant) -> None:
+    """Of key and call: counted, or named; a named draw leaves all alone, and so does a sample, of another key."""
+    xs, dout = [lib.asarray(x) for x in _inputs(variant, "float32")], lib.asarray(_values(9, "float32"))
+    layer = variant.make(0.4, 11)
+
+    def bits(found: Any) -> list[Any]:
+        return [lib.tonumpy(a).tolist() for a in _tuple(found)]
+
+    layer.forward(*xs)
+    before = layer.state_dict(), layer.mask
+    for call in (0, 2**40):
+        named = bits(layer.forward(*xs, call=call)) + bits(layer.backward(dout, call=call))
+        assert named == bits(variant.function(*xs, 0.4, 11, call)) + bits(variant.gradient(dout, 0.4, 11, call))
+        assert bits(layer.sample(*xs, call)) == bits(variant.function(*xs, 0.4, spawn(11, 0), call))
+    assert layer.state_dict() == before[0]
+    assert lib.tonumpy(layer.mask).tolist() == lib.tonumpy(before[1]).tolist()
+    assert bits(layer.backward(dout)) == bits(variant.gradient(dout, 0.4, 11, 0))
+
+
+def test_gradients_are_finite_differences(variant: Variant) -> None:
+    """Under a fixed mask, in float64. All are of first degree: differences are off by roundings alone, 1e-16 / 1e-4."""
+    layer, xs, c, h = variant.make(0.4, 3), _inputs(variant), _values(9), 1e-4
+    gradients = _tuple(layer.backward(c, call=5))
+    for k, gradient in enumerate(gradients):
+        numeric = np.zeros(SHAPE)
+        for index in np.ndindex(*SHAPE):
+            loss = []
+            for sign in (1, -1):
+                moved = [x.copy() for x in xs]
+                moved[k][index] += sign * h
+                loss.append((c * layer.forward(*moved, call=5)).sum())
+            numeric[index] = (loss[0] - loss[1]) / (2 * h)
+        np.testing.assert_allclose(gradient, numeric, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("ratio", [0.1, 0.5, 0.8])
+def test_moments_are_the_theorys(variant: Variant, ratio: float) -> None:
+    """Mean and variance of what comes out, over 2**16 independent draws, within four standard errors."""
+    n = 1 << 16
+    shape = (n, 1, 3)
+    values = [1.5, -0.7][: variant.inputs]
+    y = variant.make(ratio, 2026).forward(*(np.full(shape, value) for value in values))[:, 0, 0]
+    mean, variance, fourth = variant.moments(*values, ratio)
+    assert abs(y.mean() - mean) <= 4 * math.sqrt(variance / n)
+    # Around the known mean; of two numbers as far from it the variance has no error but for roundings.
+    assert abs(((y - mean) ** 2).mean() - variance) <= 4 * math.sqrt(max(0, fourth - variance**2) / n) + 1e-12
+    rest = variant.make(ratio, 0).forward(*(np.full(1, value) for value in values), False)
+    if variant.complex:  # the others keep a distribution, and not each mean
+        assert abs(rest[0] - mean) < 1e-15
+
+
+def test_shards_equal_the_whole(lib: Library, variant: Variant) -> None:
+    """Along any axis, by blocks, steps and permutations; along the first also by a number of elements."""
+    xs, dout = _inputs(variant, "float32"), _values(9, "float32")
+    place = (0.4, 8, 3)
+
+    def both(index: Any, **where: Any) -> list[Any]:
+        parts = [lib.asarray(np.ascontiguousarray(x[index])) for x in xs]
+        d = lib.asarray(np.ascontiguousarray(dout[index]))
+        found = [variant.function(*parts, *place, **where), *_tuple(variant.gradient(d, *place, **where))]
+        return [lib.tonumpy(a) for a in found]
+
+    whole = both(np.s_[:])
+    for index, where in (
+        (np.s_[:1], {"offset": 0}),
+        (np.s_[1:3], {"offset": 15}),
+        (np.s_[3:], {"offset": 45}),
+        (np.s_[1:3], {"offset": (1, 0, 0), "within": SHAPE}),
+        (np.s_[:, 2:4], {"offset": (0, 2, 0), "within": SHAPE}),
+        (np.s_[:, :, 1:2], {"offset": (0, 0, 1), "within": SHAPE}),
+        (np.s_[1::2, 3:, 1:], {"offset": (range(1, 4, 2), 3, 1), "within": SHAPE}),
+        (np.s_[[2, 0, 3]], {"offset": ([2, 0, 3], 0, 0), "within": SHAPE}),
+        (np.ix_([3, 1], [0, 4], [2, 0, 1]), {"offset": ([3, 1], [0, 4], [2, 0, 1]), "within": SHAPE}),
+    )[:: 4 if lib.name in FEW else 1]:
+        for part, all_ in zip(both(index, **where), whole, strict=True):
+            assert same_bits(part, np.ascontiguousarray(all_[index]))
+
+
+def test_state_goes_on(variant: Variant) -> None:
+    """After a restore, a copy or a pickle, the next mask is the next mask."""
+    layer, xs = variant.make(0.5, 17), _inputs(variant)
+    for _ in range(3):
+        layer.forward(*xs)
+    restored = variant.make(0.5, 1)
+    restored.load_state_dict(layer.state_dict())
+    copies = [restored, deepcopy(layer), pickle.loads(pickle.dumps(layer))]  # noqa: S301
+    expected = layer.forward(*xs)
+    assert all(same_bits(other.forward(*xs), expected) for other in copies)
+    assert same_bits(eval(repr(layer), dict(vars(ao))).forward(*xs, call=9), layer.forward(*xs, call=9))  # noqa: S307
+
+
+def test_steps_through_time(variant: Variant) -> None:
+    """T forwards, then T backwards in reverse, each with its own mask, which later forwards do not meet again."""
+    shape = (64, 5, 3)
+    layer, xs, c = variant.make(0.5, 5), _inputs(variant, "float64", shape), _values(9, "float64", shape)
+    steps = 4
+    masks = set()
+    for _ in range(3):
+        forwards = [layer.forward(*xs, call=layer.calls + t) for t in range(steps)]
+        for t in reversed(range(steps)):
+            found = layer.backward(c, call=layer.calls + t)
+            alone = variant.make(0.5, 5)
+            alone.calls = layer.calls + t
+            assert same_bits(alone.forward(*xs), forwards[t])
+            assert all(same_bits(a, b) for a, b in zip(_tuple(alone.backward(c)), _tuple(found), strict=True))
+        layer.calls += steps
+        masks |= {y.tobytes() for y in forwards}
+    assert len(masks) == 3 * steps
+
+
+def test_a_named_call_may_be_traced(need: Callable[[str], Library], variant: Variant) -> None:
+    """Under `jax.jit`, with x traced as well: compiled once, for all calls. XLA contracts products and sums."""
+    lib = need("jax")
+    import jax
+
+    xs, c = [lib.asarray(x) for x in _inputs(variant, "float32")], lib.asarray(_values(9, "float32"))
+    layer = variant.make(0.5, 5)
+    traces: list[int] = []
+
+    def run(call: Any) -> Any:
+        traces.append(1)
+        return layer.forward(*xs, call=call), layer.backward(c, call=call), layer.sample(*xs, call)
+
+    compiled = jax.jit(run)
+    for call in range(3):
+        y, d, s = compiled(call)
+        for a, b in (
+            (y, layer.forward(*xs, call=call)),
+            (s, layer.sample(*xs, call)),
+            *zip(_tuple(d), _tuple(layer.backward(c, call=call)), strict=True),
+        ):
+            np.testing.assert_allclose(a, b, rtol=3e-7, atol=3e-7)
+    assert len(traces) == 1
+    with pytest.raises(TypeError, match=rf"is traced.*wanted call=.*anyoptim.{layer.pure}\("):
+        jax.jit(layer.forward)(*xs)
+    layer.forward(*xs)
+    with pytest.raises(TypeError, match="dout is traced"):
+        jax.jit(layer.backward)(c)
+    assert layer.calls == (0 if isinstance(layer, ao.VariationalDropout) else 1)
+
+
+def test_autograd_goes_through(need: Callable[[str], Library], variant: Variant) -> None:
+    """The gradient of torch and that of JAX are backward's."""
+    need("torch")
+    need("jax")
+    import jax
+    import torch
+
+    xs, c = _inputs(variant, "float32"), _values(9, "float32")
+    layer = variant.make(0.5, 1)
+    expected = _tuple(layer.backward(c, call=2))
+    tensors = [torch.tensor(x, requires_grad=True) for x in xs]
+    (layer.forward(*tensors, call=2) * torch.tensor(c)).sum().backward()
+    theirs = jax.grad(lambda *a: (layer.forward(*a, call=2) * c).sum(), tuple(range(len(xs))))(*xs)
+    for tensor, there, e in zip(tensors, theirs, expected, strict=True):
+        assert tensor.grad is not None
+        np.testing.assert_allclose(tensor.grad.numpy(), e, rtol=3e-7, atol=1e-7)
+        np.testing.assert_allclose(there, e, rtol=3e-7, atol=1e-7)
+
+
+def test_dask_stays_lazy(need: Callable[[str], Library], variant: Variant) -> None:
+    """Nothing is computed, and chunks stay."""
+    lib = need("dask")
+    import dask
+
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise AssertionError("computed")
+
+    xs = [lib.asarray(x) for x in _inputs(variant)]
+    layer = variant.make(0.5, 1)
+    with dask.config.set(scheduler=refuse):
+        y = layer.forward(*xs)
+    assert y.chunks == xs[0].chunks
+    assert same_bits(lib.tonumpy(y), layer.forward(*_inputs(variant), call=0))
