@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from anyoptim import _checks as checks
 from anyoptim._arrays import Array
+from anyoptim._carry import carried
 from anyoptim._checks import Parameter
 from anyoptim._division import Division, Layout
 from anyoptim._engines import LAZY, Crew, Leaf, ready, source
@@ -45,7 +46,8 @@ class Pure(Stage):
         tree = Tree("params", params)
         ps = checks.parameters(tree)
         division = self._divided(tree, ps, checks.owners(ps))
-        return pack(self.stages, self._nested, tree.spec, self._pipeline.start(ps, division), division.names)
+        flat = carried(self._pipeline.start(ps, division), ps)
+        return pack(self.stages, self._nested, tree.spec, flat, division.names)
 
     def step(self, params: Any, grads: Any, state: State) -> tuple[Any, State]:
         """The pure form of `update`: new parameters and a new state, and nothing written.
@@ -67,6 +69,7 @@ class Pure(Stage):
         if due is not True:
             waiting = gathered(self.engine, ps, xs, flat, owner, LAZY, write=False)
             if due is False:
+                waiting = carried(waiting, ps, flat)
                 return tree.build(tree.leaves), pack(self.stages, self._nested, tree.spec, waiting, division.names)
         moving = [i for i, x in enumerate(xs) if x is not None]
         some = [xs[i] for i in moving]
@@ -90,6 +93,7 @@ class Pure(Stage):
             new, after = chosen(turn.taken, (new, after), (tree.leaves, skipped))
         if not isinstance(due, bool):
             new, after = chosen(due, (new, after), (tree.leaves, waiting))
+        after = carried(after, ps, flat)
         return tree.build(new), pack(self.stages, self._nested, tree.spec, after, division.names)
 
     def compile(self, params: Any) -> None:

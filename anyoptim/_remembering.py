@@ -8,6 +8,7 @@ from typing import Any
 from anyoptim import _checks as checks
 from anyoptim._arrays import Array, library
 from anyoptim._bound import Bound
+from anyoptim._carry import carried
 from anyoptim._engines import known
 from anyoptim._evaluation import evaluated
 from anyoptim._pure import Pure
@@ -48,12 +49,10 @@ class Remembering(Pure):
 
         Its arrays are the optimizer's own: to be read and not to be written to, and the next `update` may change them.
         """
-        flat = self._caught_up()
-        return (
-            None
-            if flat is None or self._memory is None
-            else pack(self.stages, self._nested, self._memory.spec, flat, self._memory.names)
-        )
+        flat, memory = self._caught_up(), self._memory
+        if flat is None or memory is None:
+            return None
+        return pack(self.stages, self._nested, memory.spec, carried(flat, memory), memory.names)
 
     def state_dict(self, state: State | None = None) -> dict[str, Any]:
         """What `update` remembers, or a state of the pure form, as plain dicts by the paths of the parameters.

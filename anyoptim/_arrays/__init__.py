@@ -19,7 +19,7 @@ from anyoptim._arrays._library import COMPUTE, Array, Library, Marks, host_memor
 from anyoptim._arrays._numpy import NumPy
 from anyoptim._arrays._torch import Torch
 
-__all__ = ["COMPUTE", "Array", "Library", "Marks", "host_memory", "is_scalar", "library", "traced"]
+__all__ = ["COMPUTE", "Array", "Library", "Marks", "host_memory", "is_scalar", "library", "traced", "tracing"]
 
 _KINDS: dict[str, type[Library]] = {"numpy": NumPy, "cupy": CuPy, "torch": Torch, "jax": JAX, "dask": Dask}
 
@@ -47,6 +47,11 @@ def traced(x: Any) -> bool:
         return library(x).traced(x)
     except TypeError:
         return False
+
+
+def tracing(name: str) -> bool:
+    """Whether the library of this name has arrays that may stand for values that are not known yet."""
+    return _KINDS.get(name, Library).tracing
 
 
 def is_scalar(x: Any) -> bool:

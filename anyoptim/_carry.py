@@ -1,0 +1,46 @@
+"""States of JAX arrays: counts and numbers of one dtype, so that a state comes out of `step` as it went in.
+
+`jax.lax.scan` wants this of what it carries, and `jax.jit` traces anew what is of another dtype. Python numbers have
+none to JAX. NumPy's have, and are numbers of the host all the same: nothing waits for a device, and none is rounded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from anyoptim._arrays import library, traced, tracing
+from anyoptim._checks import Parameter
+from anyoptim._state import Flat, Memory
+
+__all__ = ["carried"]
+
+
+def carried(flat: Flat, of: Sequence[Parameter | None] | Memory, before: Flat | None = None) -> Flat:
+    """The state of some parameters, those of JAX's among them or not.
+
+    If so, counts are int32 and numbers float64, which JAX takes for float32 without x64; where they are traced they
+    have the dtype that they had before.
+    """
+    names = (sign[0] for sign in of.signature if sign) if isinstance(of, Memory) else (p.library.name for p in of if p)
+    if not any(map(tracing, names)):
+        return flat
+    olds: Sequence[Mapping[str, Any]] = flat.numbers if before is None else before.numbers
+    numbers = tuple(
+        {name: _number(n, old[name]) for name, n in new.items()} for new, old in zip(flat.numbers, olds, strict=True)
+    )
+    return Flat(_count(flat.step), [None if n is None else _count(n) for n in flat.t], flat.slots, numbers)
+
+
+def _count(n: Any) -> Any:
+    return np.int32(n) if isinstance(n, int) else n
+
+
+def _number(n: Any, old: Any) -> Any:
+    if traced(old):
+        return library(old).xp.asarray(n, dtype=old.dtype)
+    if traced(n):
+        return library(n).xp.asarray(n, dtype=library(n).widest_float())
+    return np.float64(n) if isinstance(n, int | float) else n

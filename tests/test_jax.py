@@ -1,0 +1,87 @@
+"""The pure form under JAX's transformations: what `init` gives is carried through them, and compiled once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+import anyoptim as ao
+from tests.chains import CHAINS
+from tests.libraries import COMPOSED, DISCOVERED, WHOLE, Library
+
+MADE: dict[str, Callable[[], ao.Optimizer]] = {
+    **{name: method for name, method in DISCOVERED.items() if name not in COMPOSED},
+    # One has an option of the step count, which nothing traced has.
+    **{name: lambda make=make: make(None) for name, make in CHAINS.items() if name != "two slots of one name"},  # type: ignore[misc]
+    "gates, clip, EMA": lambda: ao.chain(
+        ao.LossScale(interval=3), ao.SkipNonFinite(), ao.ClipGlobalNorm(1.0), ao.Adam(lr=0.1), ao.EMA(0.9)
+    ),
+    "accumulate, metrics": lambda: ao.chain(ao.Accumulate(4), ao.Metrics("all"), ao.AdamW(lr=0.1), ao.SWA(5)),
+    "accumulate, gates": lambda: ao.chain(ao.Accumulate(3), ao.SkipNonFinite(), ao.NAdam(lr=0.1)),
+    "groups": lambda: ao.chain(ao.AdamW(lr=0.1), ao.groups({"W": {"weight_decay": 0.0}, "V": {"lr": 0.01}, ...: {}})),
+    "partition": lambda: ao.chain(
+        ao.ClipGlobalNorm(1.0), ao.partition({"W": ao.Adam(lr=0.1), "V": None, ...: ao.SGD()}), ao.EMA(0.9)
+    ),
+    "schedule": lambda: ao.Adam(lr=ao.schedules.warmup_cosine(0.1, 500, 10)),
+    "layers": lambda: ao.chain(ao.AdaptiveClip(0.1), ao.Adam(lr=1.0), ao.TrustRatio(), ao.Scale(0.01)),
+}
+"""Every method, and chains of all kinds of stages."""
+
+
+def _problem(name: str, n: int, seed: int = 5) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Parameters, and n gradients of each in a row, one of which has a NaN where that is looked for."""
+    rng = np.random.default_rng(seed)
+    shapes = {"W": (4, 3), "V": (3, 2), **({} if name in WHOLE else {"b": (3,), "s": ()})}
+    params = {k: np.asarray(rng.normal(size=shape), np.float32) for k, shape in shapes.items()}
+    grads = {k: np.asarray(rng.normal(size=(n, *shape)), np.float32) for k, shape in shapes.items()}
+    if "gates" in name:
+        grads["V"][7 % n, 0, 0] = np.nan
+    return params, grads
+
+
+def _scanned(optimizer: ao.Optimizer) -> tuple[Any, list[int]]:
+    """A compiled loop over gradients in a row, which gives the parameters after each step, and what counts traces."""
+    import jax
+
+    traces: list[int] = []
+
+    def body(carry: Any, g: Any) -> Any:
+        traces.append(1)
+        params, state = optimizer.step(carry[0], g, carry[1])
+        return (params, state), params
+
+    return jax.jit(lambda p, s, gs: jax.lax.scan(body, (p, s), gs)), traces
+
+
+@pytest.mark.parametrize("x64", [False, True], ids=["jax", "jax-x64"])
+@pytest.mark.parametrize("name", MADE)
+def test_a_scan_over_a_thousand_steps_compiles_once(name: str, x64: bool, need: Callable[[str], Library]) -> None:
+    """What `init` gives has the types of what `step` gives, to the last number: a second scan goes on from it as it is.
+
+    And its first twenty steps are NumPy's, to what a float32 norm and XLA's roundings make in so many.
+    """
+    lib = need("jax-x64" if x64 else "jax")
+    import jax
+
+    with lib.context():
+        params, grads = _problem(name, 1000)
+        optimizer, ours = MADE[name](), MADE[name]()
+        loop, traces = _scanned(optimizer)
+        p = {k: lib.asarray(a) for k, a in params.items()}
+        state = optimizer.init(p)
+        assert all(np.shape(a) == () or isinstance(a, jax.Array) for a in jax.tree.leaves(state))
+        kinds = jax.tree.map(jax.typeof, (p, state))
+        (p, state), path = loop(p, state, grads)
+        assert jax.tree.map(jax.typeof, (p, state)) == kinds
+        steps = int(state.step)
+        (p, state), _ = loop(p, state, grads)
+        assert len(traces) == 1
+        assert int(state.step) == 2 * steps > 0
+        for i in range(20):
+            ours.update(params, {k: g[i] for k, g in grads.items()})
+        for k, a in params.items():
+            np.testing.assert_allclose(path[k][19], a, rtol=2e-5, atol=2e-5, err_msg=k)
+            assert np.all(np.isfinite(p[k])), k
