@@ -74,6 +74,7 @@ def test_a_scan_over_a_thousand_steps_compiles_once(name: str, x64: bool, need: 
         state = optimizer.init(p)
         assert all(np.shape(a) == () or isinstance(a, jax.Array) for a in jax.tree.leaves(state))
         kinds = jax.tree.map(jax.typeof, (p, state))
+        assert not any(a.weak_type for a in jax.tree.leaves(kinds))
         (p, state), path = loop(p, state, grads)
         assert jax.tree.map(jax.typeof, (p, state)) == kinds
         steps = int(state.step)
@@ -85,3 +86,33 @@ def test_a_scan_over_a_thousand_steps_compiles_once(name: str, x64: bool, need: 
         for k, a in params.items():
             np.testing.assert_allclose(path[k][19], a, rtol=2e-5, atol=2e-5, err_msg=k)
             assert np.all(np.isfinite(p[k])), k
+
+
+class Restarting(ao.Stage):
+    """A number that is a constant from the first step on, and one that is a norm."""
+
+    numbers = {"constant": 1.0, "norm": 0.0}
+    totals = {"length": staticmethod(lambda xp, p, x: x)}
+    advance = staticmethod(lambda step, *, constant, norm, length: {"constant": 0.0, "norm": length})
+    coefficients = staticmethod(lambda t, *, constant, norm, length: {"scale": 1 / (1 + norm)})
+    rule = staticmethod(lambda xp, p, x, *, scale: scale * x)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_numbers_keep_the_dtype_that_they_have(dtype: str, need: Callable[[str], Library]) -> None:
+    """Be it not the widest, as in a state of a run without x64; a host's become the widest, and never a weak type."""
+    lib = need("jax-x64")
+    import jax
+    import jax.numpy as jnp
+
+    with lib.context():
+        optimizer = ao.chain(Restarting(), ao.LossScale(interval=2), ao.SGD())
+        p = lib.array([1.0, 2.0])
+        first = optimizer.init(p)
+        state = first._replace(numbers=jax.tree.map(lambda n: jnp.asarray(n, dtype), first.numbers))
+        _, after = jax.jit(optimizer.step)(p, p, state)
+        assert jax.tree.map(jax.typeof, after) == jax.tree.map(jax.typeof, state)
+        _, after = jax.jit(lambda p, g: optimizer.step(p, g, first))(p, p)
+        assert {(str(n.dtype), n.weak_type) for n in jax.tree.leaves(after.numbers)} == {("float64", False)}
+        _, eager = optimizer.step(p, p, state)
+        assert {type(n) for n in jax.tree.leaves(eager.numbers)} == {np.float64}
