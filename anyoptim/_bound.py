@@ -10,7 +10,7 @@ from typing import Any
 from anyoptim._arrays import Array
 from anyoptim._checks import Parameter
 from anyoptim._division import Division
-from anyoptim._engines import Crew, Leaf
+from anyoptim._engines import Crew, Leaf, Result
 from anyoptim._program import Row
 from anyoptim._tree import Form, Tree
 
@@ -29,6 +29,8 @@ class Bound:
         self.alike = False
         """Whether `take` may be asked: all parameters move, by one row of coefficients that no measure goes into."""
         self._crew: Crew | None = None
+        self._slots: Sequence[tuple[Array, ...] | None] = ()
+        """Those that the last step left."""
         self._stepped = False
         """Whether the crew has taken a step. One that has not may have slots that are not the optimizer's yet."""
         self._moving: list[int] = []
@@ -40,14 +42,18 @@ class Bound:
         """The keys of each parameter, joined by dots."""
         return [".".join(map(str, path)) for path in self._spec.paths()]
 
-    def quick(self, params: Any, grads: Any) -> tuple[Crew, list[int], list[Any]] | None:
+    def quick(
+        self, params: Any, grads: Any, slots: Sequence[tuple[Array, ...] | None]
+    ) -> tuple[Crew, list[int], list[Any]] | None:
         """Who moves, which parameters these are, and their gathered gradients; None where there is any doubt.
 
         There is none if nothing has changed since the last update, and the gradients are such as they were then.
         """
         crew = self._crew
-        if crew is None or not self._stepped or not crew.lasting or self._tied:
+        if crew is None or not self._stepped or not crew.renewable or self._tied:
             return None
+        if not crew.lasting and (slots is not self._slots or self._spec.is_leaf()):
+            return None  # those of other hands, or of a bare array, which has no container to take the new one
         leaves = self._form.leaves(params)
         if leaves is None or not all(map(operator.is_, leaves, self._given)):
             return None
@@ -72,14 +78,18 @@ class Bound:
         xs = self._form.leaves(grads)
         return xs is not None and self._crew is not None and self._crew.take(xs, row)
 
-    def settle(self, one_row: bool, simple: bool) -> None:
+    def settle(self, one_row: bool, simple: bool, slots: Sequence[tuple[Array, ...] | None]) -> None:
         """Find out, after a step with all checks, what the next one needs."""
         self._stepped = True
-        if self._crew is not None and not self._crew.lasting:
+        self._slots = slots
+        if self._crew is not None and not self._crew.renewable:
             self._crew = None  # it would keep the slots of before the step alive
         crew = self._crew
+        if crew is not None and not crew.lasting:
+            crew.refresh()
         self.alike = (
             crew is not None
+            and crew.lasting
             and one_row
             and simple
             and not self._tied
@@ -109,15 +119,53 @@ class Bound:
         """Who moves the parameters that have a gradient, and which these are."""
         moving = [i for i, x in enumerate(xs) if x is not None]
         some = [xs[i] for i in moving]
-        lasting = self._crew is not None and self._crew.lasting and self._stepped
-        if self._crew is None or not lasting or moving != self._moving or not self._crew.suits(some):
+        crew = self._crew if self._stepped else None
+        if crew is not None and not crew.lasting:
+            crew = self._renewed(crew, moving, slots)
+        if crew is None or moving != self._moving or not crew.suits(some):
             self.alike = self._stepped = False  # until this crew has taken a step
             leaves = [self.leaf(i, slots[i]) for i in moving]
             programs = [self.division.track(i).program for i in moving]
-            self._crew = Crew(engine, programs, leaves, some)
+            crew = self._crew = Crew(engine, programs, leaves, some)
             self._moving = moving
             self._without = [i for i, x in enumerate(xs) if x is None and i not in self.division.resting]
-        return self._crew, moving
+        return crew, moving
+
+    def _renewed(self, crew: Crew, moving: list[int], slots: Sequence[tuple[Array, ...] | None]) -> Crew | None:
+        """The crew with the arrays of now, if it is one for these."""
+        if not crew.renewable or moving != self._moving:
+            return None
+        crew.renew([self.leaf(i, slots[i]) for i in moving])
+        return crew
+
+    def rebound(self, leaves: Sequence[Any]) -> bool:
+        """Take the arrays that stand where those were that can't be written to, if that is all there is to know."""
+        for i, (leaf, p) in enumerate(zip(leaves, self.ps, strict=True)):
+            if p is not None and not p.writable:
+                if not p.library.frozen:
+                    return False
+                self._put(i, p, leaf)
+        return True
+
+    def placed(
+        self, params: Any, results: Sequence[Result], slots: Sequence[tuple[Array, ...] | None]
+    ) -> list[tuple[Array, ...] | None]:
+        """The slots after a step that was `quick`, and its parameters in their places."""
+        slots = self._slots = [*slots]
+        tree = None
+        for i, result in zip(self._moving, results, strict=True):
+            p = self.ps[i]
+            slots[i] = result.slots
+            if p is not None and not p.writable:
+                tree = tree or Tree("params", params)
+                tree.replace(i, result.p)
+                self._put(i, p, result.p)
+        if self._crew is not None:
+            self._crew.refresh()
+        return slots
+
+    def _put(self, i: int, p: Parameter, leaf: Any) -> None:
+        self.ps[i], self._given[i] = Parameter(p.library, leaf, leaf, p.dtype, p.writable, p.memory), leaf
 
     def leaf(self, i: int, slots: tuple[Array, ...] | None) -> Leaf:
         """A parameter that has a gradient, as engines take it."""

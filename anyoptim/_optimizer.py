@@ -97,7 +97,7 @@ class Optimizer(Remembering):
 
     def _quick(self, bound: Bound, memory: Memory, params: Any, grads: Any) -> bool:
         """Take the step without checks, if they would only repeat themselves; else do nothing."""
-        quick = bound.quick(params, grads)
+        quick = bound.quick(params, grads, memory.flat.slots)
         if quick is None:
             return False
         crew, moving, given = quick
@@ -105,9 +105,10 @@ class Optimizer(Remembering):
             turn = self._pipeline.turn(crew, given, memory.flat, moving, bound.division)
             if any(map(_traced, turn.rows.distinct)) or turn.taken is not True:
                 return False
-            crew.prepare(given, turn.rows)()
+            results = crew.prepare(given, turn.rows)()
         self._note(bound.paths, turn)
-        memory.flat = Flat(memory.flat.step + 1, turn.t, memory.flat.slots, turn.numbers)
+        slots = memory.flat.slots if crew.lasting else bound.placed(params, results, memory.flat.slots)
+        memory.flat = Flat(memory.flat.step + 1, turn.t, slots, turn.numbers)
         return True
 
     def _update(self, tree: Tree, grads: Any) -> Any:
@@ -144,14 +145,16 @@ class Optimizer(Remembering):
             results = dict(zip(moving, commit(), strict=True))
         if self._recorder is not None:
             self._recorder.step()
+        placed = list(tree.leaves)
         for i, p in enumerate(ps):
             if p is not None and not p.writable and owner[i] in results:
-                tree.replace(i, p.library.rebound(p.given, results[owner[i]].p))
+                placed[i] = p.library.rebound(p.given, results[owner[i]].p)
+                tree.replace(i, placed[i])
         flat = stepped(memory.flat, turn.t, turn.numbers, results, owner)
         self._memory = Memory(memory.spec, memory.signature, flat, memory.names)
-        # Of those that were replaced, this would keep the old arrays alive.
-        self._bound = bound if all(p is None or p.writable for p in ps) else None
-        bound.settle(len(turn.rows.distinct) == 1, self._pipeline.simple)
+        # Else it would keep those alive that were replaced.
+        self._bound = bound if bound.rebound(placed) else None
+        bound.settle(len(turn.rows.distinct) == 1, self._pipeline.simple, flat.slots)
         return tree.container
 
     def _remain(self, tree: Tree, bound: Bound, memory: Memory, flat: Flat) -> Any:

@@ -31,6 +31,12 @@ def _accessors(spec: optree.PyTreeSpec) -> list[optree.PyTreeAccessor]:
     return spec.accessors()
 
 
+@lru_cache(maxsize=64)
+def _holders(spec: optree.PyTreeSpec) -> list[tuple[Sequence[Any], Any] | None]:
+    """The way to the container of each leaf, and where in it the leaf is; None for a bare array."""
+    return [(tuple(accessor[:-1]), accessor[-1].entry) if len(accessor) else None for accessor in _accessors(spec)]
+
+
 class Tree:
     """A container (dict, list, tuple, nested, or a bare array), as a list of leaves with names.
 
@@ -60,6 +66,10 @@ class Tree:
     def accessors(self) -> list[optree.PyTreeAccessor]:
         """How each leaf is reached."""
         return _accessors(self.spec)
+
+    @cached_property
+    def _places(self) -> list[tuple[Sequence[Any], Any] | None]:
+        return _holders(self.spec)
 
     def build(self, leaves: Iterable[Any]) -> Any:
         """A new container of this structure with these leaves."""
@@ -126,11 +136,15 @@ class Tree:
 
     def replace(self, i: int, leaf: Any) -> None:
         """Put another leaf in place `i` of the container itself."""
-        accessor = self.accessors[i]
-        if len(accessor):
-            accessor[:-1](self.container)[accessor[-1].entry] = leaf
-        else:
+        holder = self._places[i]
+        if holder is None:
             self.container = leaf
+        else:
+            way, entry = holder
+            parent = self.container
+            for into in way:
+                parent = into(parent)
+            parent[entry] = leaf
 
 
 class Form:

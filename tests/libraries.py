@@ -163,8 +163,8 @@ def load(name: str) -> Library:
         raise MissingError(f"{name} is not installed: {error}") from None
 
 
-ENGINES = tuple(name for name in _engines.ENGINES if name != "cuda")
-"""Of this machine's memory; those of a device are tested by its libraries."""
+ENGINES = tuple(name for name in _engines.ENGINES if name not in {"cuda", "jax"})
+"""For NumPy's arrays; those for others are tested by their libraries."""
 
 DISCOVERED: dict[str, type[ao.Optimizer]] = {
     name: value

@@ -18,6 +18,7 @@ class JAX(Library):
 
     wide_integers = False
     tracing = True
+    frozen = True
 
     def widest_float(self) -> Any:
         return self.xp.float64 if sys.modules["jax"].config.jax_enable_x64 else self.xp.float32
@@ -37,6 +38,26 @@ class JAX(Library):
             return None
         devices = x.devices()
         return x.device if len(devices) == 1 else frozenset(devices)
+
+    def still(self, x: Array, memory: Memory | None) -> bool:
+        return not bool(x.is_deleted())
+
+    def plain(self, x: Array, p: Array) -> bool:
+        if type(x) is not type(p) or self.traced(p):
+            return False
+        return bool(x.dtype == p.dtype and x.shape == p.shape and x.sharding == p.sharding)
+
+    def place(self, x: Array) -> Any:
+        return getattr(x.sharding, "mesh", None) or self.device(x)
+
+    def replicated(self, x: Array) -> Any:
+        if not x.committed:
+            return None
+        sharding = sys.modules["jax"].sharding
+        mesh = getattr(x.sharding, "mesh", None)
+        if mesh is not None:
+            return sharding.NamedSharding(mesh, sharding.PartitionSpec())
+        return x.sharding if x.sharding.num_devices == 1 else None
 
     def placement(self, like: Array) -> Any:
         # Where `like` lies on several devices, uncommitted, so that it follows `like` there.

@@ -47,6 +47,9 @@ class Library:
     tracing = False
     """Whether its arrays may stand for values that are not known yet."""
 
+    frozen = False
+    """Whether its arrays never change, so that one that was met before is as it was."""
+
     lazy = False
     """Whether results wait, as a growing graph, for somebody to ask for them."""
 
@@ -102,6 +105,14 @@ class Library:
     def placement(self, like: Array) -> Any:
         """What to give a creation function as `device`, for an array that is to meet `like`."""
         return self.device(like)
+
+    def place(self, x: Array) -> Any:
+        """What arrays have in common that one call may take."""
+        return self.device(x)
+
+    def replicated(self, x: Array) -> Any:
+        """Where to put an array that is to be whole wherever `x` is; None for where the library likes."""
+        return None
 
     def scalar(self, value: Any, dtype: Any, like: Array) -> Array:
         """A 0-d array that can meet `like`."""

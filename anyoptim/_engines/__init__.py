@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from anyoptim._arrays import COMPUTE, Array
-from anyoptim._engines import blocked, compiled, cuda, portable
+from anyoptim._engines import blocked, compiled, cuda, jax, portable
 from anyoptim._engines._leaf import Commit, Leaf, Plan, Result, Rows, Written, norm_of
 from anyoptim._engines.portable import Lazy, start
 from anyoptim._engines.recorded import Cells, Recorded
@@ -44,12 +44,13 @@ ENGINES: Mapping[str, type[Plan]] = {
     "cuda": cuda.Cuda,
     "compiled": compiled.Compiled,
     "blocked": blocked.Blocked,
+    "jax": jax.Jax,
     "portable": portable.Portable,
 }
 """From the fastest to the one that takes all."""
 
-LAZY: Mapping[str, type[Plan]] = {**ENGINES, "portable": Lazy}
-"""The same, where what is lazy shall stay so."""
+LAZY: Mapping[str, type[Plan]] = {**ENGINES, "jax": Lazy, "portable": Lazy}
+"""The same, where what is lazy shall stay so, and no array of the state is used up."""
 
 
 def recording(cells: Cells) -> Mapping[str, Callable[..., Plan]]:
@@ -86,6 +87,8 @@ def known(name: Any) -> None:
         raise ImportError(f"engine is 'compiled', but {compiled.missing() or compiled.broken()}")
     if name == "cuda" and cuda.missing():
         raise ImportError(f"engine is 'cuda', but {cuda.missing()}")
+    if name == "jax" and jax.missing():
+        raise ImportError(f"engine is 'jax', but {jax.missing()}")
 
 
 def ready(program: Program, row: Row, dtype: str, number: int | None) -> None:
@@ -132,7 +135,10 @@ def _choose(name: str | None, program: Program, leaf: Leaf, x: Array) -> Choice:
     if leaf.library.cuda(leaf.p) is not None:
         why = (asked if name != "cuda" else None) or cuda.missing() or cuda.refusal(program, leaf, x) or cuda.broken()
         return Choice("cuda" if why is None else "portable", why)
-    why = asked if name == "portable" else blocked.refusal(leaf, x)
+    if leaf.library.tracing:
+        why = asked if name == "portable" else jax.refusal(leaf, x)
+        return Choice("jax" if why is None else "portable", why)
+    why = asked if name in {"jax", "portable"} else blocked.refusal(leaf, x)
     name = None if name == "cuda" else name
     if why is not None:
         return Choice("portable", why)
@@ -183,22 +189,42 @@ class Crew:
         for i, (leaf, choice) in enumerate(zip(leaves, self.choices, strict=True)):
             # Those that compile take one dtype at a time, and of one device.
             dtype = leaf.library.dtype(leaf.p) if choice.engine in {"cuda", "compiled"} else ""
-            number = numbers[i][1] if choice.engine == "cuda" else None
-            divided.setdefault((choice.engine, leaf.library, dtype, number, id(programs[i])), []).append(i)
+            place = numbers[i][1] if choice.engine == "cuda" else None
+            if choice.engine == "jax":
+                # One that is not bound to a place goes to that of its gradient.
+                place = leaf.library.place(leaf.p) or leaf.library.place(xs[i])
+                dtype = _real(COMPUTE[leaf.library.dtype(leaf.p)])
+            divided.setdefault((choice.engine, leaf.library, dtype, place, id(programs[i])), []).append(i)
         # The portable engine last: it has read all it needs when it has prepared, but a gradient of another may
-        # lie in the memory of a parameter that the portable one will write to.
-        order = sorted(divided.items(), key=lambda item: item[0][0] == "portable")
+        # lie in the memory of a parameter that the portable one will write to. JAX first: it compiles when it runs.
+        order = sorted(divided.items(), key=lambda item: (item[0][0] == "portable", item[0][0] != "jax"))
         self.teams = [_Team(engines[name](programs[of[0]], [leaves[i] for i in of]), of) for (name, *_), of in order]
         each = [team.plan.written for team in self.teams]
         written = Written([a for w in each for a in w.here], [m for w in each for m in w.there])
         for team in self.teams:
             team.plan.keep_off(written)
         self.lasting = all(team.plan.lasting for team in self.teams)
+        self.renewable = all(team.plan.lasting or team.plan.renewable for team in self.teams)
         # What a step adds to the work of those that wait to be compiled.
         self.waiting: Counter[_Work] = Counter()
         for program, leaf, choice in zip(programs, leaves, self.choices, strict=True):
             if choice.reason is LATER:
                 self.waiting[_work(program, leaf)] += CALLS + math.prod(leaf.p.shape)
+
+    def renew(self, leaves: Sequence[Leaf]) -> None:
+        """Go on with the arrays that leaves are now, those that last being what they were."""
+        self.leaves = leaves
+        for team in self.teams:
+            if not team.plan.lasting:
+                team.plan.renew(_some(leaves, team.of))
+
+    def refresh(self) -> None:
+        """Take notice of the arrays that a step left: those before it would be kept alive."""
+        if len(self.teams) == 1:
+            self.leaves = self.teams[0].plan.leaves
+        else:
+            found = {i: leaf for team in self.teams for i, leaf in zip(team.of, team.plan.leaves, strict=True)}
+            self.leaves = [found[i] for i in range(len(found))]
 
     @property
     def sizes(self) -> list[int]:

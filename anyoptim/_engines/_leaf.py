@@ -134,6 +134,9 @@ class Plan(ABC):
     lasting: ClassVar[bool] = False
     """Whether the leaves are the same after a step, written in place."""
 
+    renewable: ClassVar[bool] = False
+    """Whether `renew` makes it the plan of other arrays of the same kind."""
+
     again: Again | None
     """The last step, if there is one to be taken again."""
 
@@ -148,6 +151,10 @@ class Plan(ABC):
     def written(self) -> Written:
         """What the commit writes to while it may still read gradients."""
         return Written()
+
+    def renew(self, leaves: Sequence[Leaf]) -> None:
+        """Take these leaves from now on, which are such as those before."""
+        raise NotImplementedError
 
     def keep_off(self, written: Written) -> None:
         """Set aside, from now on, gradients that lie in any of these: what all engines of a step write."""

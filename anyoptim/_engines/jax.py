@@ -1,0 +1,250 @@
+"""The jax engine: the traced rules as one function of all leaves, which XLA compiles once; the slots are donated."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import operator
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from anyoptim._arrays import COMPUTE, Array, Library
+from anyoptim._engines._leaf import Commit, Leaf, NDArray, Plan, Result, Rows
+from anyoptim._program import Options, Program, options
+from anyoptim._quiet import quiet
+from anyoptim._reduction import BLOCK, block_sums, power_of_two
+from anyoptim._trace import Graph, trace, trace_measure, values
+
+__all__ = ["Jax", "missing", "refusal"]
+
+_OPERATIONS: Mapping[str, Callable[..., Any]] = {
+    "add": operator.add,
+    "subtract": operator.sub,
+    "multiply": operator.mul,
+    "divide": operator.truediv,
+    "negative": operator.neg,
+    "abs": abs,
+    "less": operator.lt,
+    "less_equal": operator.le,
+    "greater": operator.gt,
+    "greater_equal": operator.ge,
+    "equal": operator.eq,
+    "not_equal": operator.ne,
+    "and": operator.and_,
+    "or": operator.or_,
+    "not": operator.invert,
+}
+
+_MELTS: Mapping[str, frozenset[str]] = {
+    "multiply": frozenset(_OPERATIONS) - {"multiply", "divide"} | {"where"},
+    "sqrt": frozenset({"multiply", "divide"}),
+    "divide": frozenset({"divide"}),
+}
+"""What XLA makes something else of, with another rounding, where it goes into one of these: a product and a sum become
+one operation, a quotient of a root a product with its inverse, two quotients one."""
+
+
+def missing() -> str | None:
+    """Why the engine can't be used here, or None."""
+    return None if "jax" in sys.modules or importlib.util.find_spec("jax") else "JAX is not installed"
+
+
+def refusal(leaf: Leaf, x: Array) -> str | None:
+    """Why the engine can't take this leaf with such a gradient, or None."""
+    if not leaf.library.tracing:
+        return f"it is a {leaf.library.name} array"
+    return "it is traced" if any(map(leaf.library.traced, (leaf.p, x, *leaf.slots))) else None
+
+
+class Jax(Plan):
+    """Takes JAX arrays whose values are known, of one place and one compute dtype.
+
+    Coefficients are computed on the host in float64, as for every engine, and are an argument: nothing that changes
+    from step to step is compiled in. The parameters are the user's, who may have them under other names, and stay.
+    """
+
+    renewable = True
+
+    def __init__(self, program: Program, leaves: Sequence[Leaf]) -> None:
+        super().__init__(program, leaves)
+        library = leaves[0].library
+        self._dtype = np.dtype(np.dtype(COMPUTE[library.dtype(leaves[0].p)]).char.lower())
+        # XLA would divide results of several devices as it likes.
+        several = leaves[0].p.sharding.num_devices > 1
+        self._divided = tuple(leaf.p.sharding for leaf in leaves) if several else None
+        self._place = library.replicated(leaves[0].p)
+        self._own: Sequence[tuple[Array, ...]] = [(None,) * program.slots for _ in leaves]
+        """The slots of the last step: nobody else's. Others may be under other names, too."""
+
+    def renew(self, leaves: Sequence[Leaf]) -> None:
+        self.leaves = leaves
+
+    def quick(self, xs: Sequence[Array]) -> Sequence[Array] | None:
+        plain = self.leaves[0].library.plain
+        return xs if all(plain(x, leaf.p) for x, leaf in zip(xs, self.leaves, strict=True)) else None
+
+    def gather(self, xs: Sequence[Array]) -> Sequence[Array]:
+        return xs
+
+    def squares(self, k: int, gathered: Sequence[Array], rows: Rows) -> list[NDArray]:
+        call = _measured(self.leaves[0].library, self.program, k, *_kinds(rows))
+        static = {options(row) for row in rows.distinct}
+        # To hand them over costs time.
+        reads = any(_reads_slots(_graph(self.program, k, each)) for each in static)
+        slots = [leaf.slots if reads else () for leaf in self.leaves]
+        ps = [leaf.p for leaf in self.leaves]
+        sums = np.asarray(call(slots, self._numbers(k, rows), ps, gathered))
+        return np.split(sums, np.cumsum([_blocks(p) for p in ps])[:-1])
+
+    def prepare(self, gathered: Sequence[Array], rows: Rows) -> Commit:
+        call = _step(self.leaves[0].library, self.program, *_kinds(rows), self._divided)
+        numbers, ps = self._numbers(None, rows), [leaf.p for leaf in self.leaves]
+        slots = [
+            leaf.slots if all(map(operator.is_, leaf.slots, own)) else _owned(leaf)
+            for leaf, own in zip(self.leaves, self._own, strict=True)
+        ]
+
+        def commit() -> Sequence[Result]:
+            self._own, moved = call(slots, numbers, ps, gathered)
+            results = list(map(Result, moved, self._own))
+            # The old arrays would be kept alive.
+            self.leaves = [Leaf(leaf.library, *result) for leaf, result in zip(self.leaves, results, strict=True)]
+            return results
+
+        return commit
+
+    def _numbers(self, k: int | None, rows: Rows) -> list[Array]:
+        """For each leaf -0.0, and the numbers that its graph takes.
+
+        They are arrays by themselves: XLA compiles what leaves of one shape do only once, whichever rows they have.
+        """
+        found = []
+        for row in rows.distinct:
+            with quiet():
+                scalars = _graph(self.program, k, options(row)).scalars
+                found.append(np.array([-0.0, *values(scalars, row, self._dtype)], self._dtype))
+        table = np.zeros((len(found), max(map(len, found))), self._dtype)
+        for to, numbers in zip(table, found, strict=True):
+            to[: len(numbers)] = numbers
+        arrays = _split()(table if self._place is None else sys.modules["jax"].device_put(table, self._place))
+        return [arrays[r] for r in rows.which]
+
+
+def _owned(leaf: Leaf) -> tuple[Array, ...]:
+    """Slots that nobody else has."""
+    return tuple(leaf.library.copied(leaf.library.aligned(s, leaf.p)) for s in leaf.slots)
+
+
+def _reads_slots(graph: Graph) -> bool:
+    """Whether a graph needs more than p and x."""
+    used = {*graph.outputs, *(a for node in graph.nodes for a in node.arguments if isinstance(a, int))}
+    return not used.isdisjoint(range(2, len(graph.inputs)))
+
+
+def _blocks(p: Array) -> int:
+    """How many block sums there are of a leaf."""
+    n = p.size * (2 if p.dtype.kind == "c" else 1)
+    return -(-n // min(BLOCK, power_of_two(n))) if n else 0
+
+
+def _kinds(rows: Rows) -> tuple[tuple[Options, ...], tuple[int, ...]]:
+    """The sets of static options, and which of these each leaf has; nothing where there is one."""
+    own = [options(row) for row in rows.distinct]
+    distinct = tuple(dict.fromkeys(own))
+    return distinct, () if len(distinct) == 1 else tuple(distinct.index(own[r]) for r in rows.which)
+
+
+@functools.cache
+def _split() -> Callable[..., Any]:
+    """The rows of a table as arrays, in one call."""
+    return sys.modules["jax"].jit(list)  # type: ignore[no-any-return]
+
+
+@functools.lru_cache(maxsize=256)
+def _graph(program: Program, k: int | None, static: Options) -> Graph:
+    return trace(program, static) if k is None else trace_measure(program, k, static)
+
+
+@functools.lru_cache(maxsize=64)
+def _step(
+    library: Library,
+    program: Program,
+    kinds: Sequence[Options],
+    which: Sequence[int],
+    divided: Sequence[Any] | None,
+) -> Callable[..., Any]:
+    """The step of all leaves as one function: of slots, numbers, parameters and gradients."""
+    jax = sys.modules["jax"]
+    graphs = [_graph(program, None, static) for static in kinds]
+
+    def step(slots: Any, rows: Any, ps: Any, xs: Any) -> Any:
+        found = []
+        for i, (p, x, own, numbers) in enumerate(zip(ps, xs, slots, rows, strict=True)):
+            parts = _parts(library, graphs[which[i] if which else 0], (p, x, *own), numbers)
+            moved, *kept = parts[0] if len(parts) == 1 else map(jax.lax.complex, *parts)
+            new = (*kept, library.xp.astype(moved, p.dtype))
+            if divided is not None:
+                new = tuple(jax.lax.with_sharding_constraint(a, divided[i]) for a in new)
+            found.append(new)
+        # The slots first, each to the buffer that it comes from.
+        return [new[:-1] for new in found], [new[-1] for new in found]
+
+    return jax.jit(step, donate_argnums=0)  # type: ignore[no-any-return]
+
+
+@functools.lru_cache(maxsize=64)
+def _measured(
+    library: Library, program: Program, k: int, kinds: Sequence[Options], which: Sequence[int]
+) -> Callable[..., Any]:
+    """The block sums of the squares of what part `k` measures, those of all leaves in one vector."""
+    jax, xp = sys.modules["jax"], library.xp
+    graphs = [_graph(program, k, static) for static in kinds]
+
+    def measured(slots: Any, rows: Any, ps: Any, xs: Any) -> Any:
+        wide = library.widest_float()
+        sums = []
+        for i, (p, x, own, numbers) in enumerate(zip(ps, xs, slots, rows, strict=True)):
+            parts = _parts(library, graphs[which[i] if which else 0], (p, x, *own), numbers)
+            zero = xp.astype(numbers[0], wide)
+            flat = [xp.reshape(a * a + zero, (-1,)) for a in (xp.astype(a, wide) for (a,) in parts)]
+            # Of a complex array the parts of an element follow each other.
+            squares = flat[0] if len(flat) == 1 else xp.reshape(xp.stack(flat, axis=-1), (-1,))
+            sums.append(block_sums(xp, squares) if squares.size else squares)
+        return xp.concat(sums)
+
+    return jax.jit(measured)  # type: ignore[no-any-return]
+
+
+def _parts(library: Library, graph: Graph, arrays: Sequence[Array], numbers: Array) -> list[list[Array]]:
+    """What a graph makes of p, x and the slots: of complex ones, of their real parts and of their imaginary ones."""
+    xp, p = library.xp, arrays[0]
+    if xp.iscomplexobj(p):
+        arrays = [xp.astype(a, p.dtype) for a in arrays]
+        return [_run(xp, graph, [part(a) for a in arrays], numbers) for part in (xp.real, xp.imag)]
+    return [_run(xp, graph, [xp.astype(a, numbers.dtype) for a in arrays], numbers)]
+
+
+def _run(xp: Any, graph: Graph, arrays: Sequence[Array], numbers: Array) -> list[Array]:
+    """Each node as it was written: -0.0, which changes no number, stands between those that would melt together."""
+    zero, *rest = (numbers[j] for j in range(1 + len(graph.scalars)))
+    scalars = dict(zip(graph.scalars, rest, strict=True))
+    into: dict[int, set[str]] = {}  # for each array the operations that it is an operand of
+    for node in graph.nodes:
+        for a in node.arguments:
+            if isinstance(a, int):
+                into.setdefault(a, set()).add(node.op)
+    found = [*arrays, *[None] * (len(graph.inputs) - len(arrays))]
+    for node in graph.nodes:
+        given = [found[a] if isinstance(a, int) else scalars[a] for a in node.arguments]
+        if node.op == "where":
+            condition, a, b = given
+            # One of the host is a number here.
+            given = [condition if isinstance(node.arguments[0], int) else condition != 0, a, b]
+        result = {**_OPERATIONS, "sqrt": xp.sqrt, "where": xp.where}[node.op](*given)
+        if into.get(len(found), frozenset()) & _MELTS.get(node.op, frozenset()):
+            result = result + zero
+        found.append(result)
+    return [found[o] for o in graph.outputs]
