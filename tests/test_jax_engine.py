@@ -313,7 +313,7 @@ def test_reasons(name: str, need: Callable[[str], Library]) -> None:
     assert (share.engine, share.reason) == ("portable", "engine='portable'")
     (share,) = ao.SGD(engine="jax").explain({"w": np.ones(2)}, {"w": np.ones(2)})
     assert (share.engine, share.reason) == ("portable", "engine='jax'")
-    seen = []
+    seen: list[ao.Share] = []
 
     def look(p: Any) -> Any:
         seen.extend(ao.SGD().explain(p, p))
