@@ -10,6 +10,8 @@ from typing import Any
 
 import optree
 
+from anyoptim._registry import Foreign, flattened
+
 __all__ = ["Form", "Name", "Tree", "listed", "paths"]
 
 _MUTABLE = (dict, OrderedDict, defaultdict, list, deque)
@@ -38,7 +40,7 @@ def _holders(spec: optree.PyTreeSpec) -> list[tuple[Sequence[Any], Any] | None]:
 
 
 class Tree:
-    """A container (dict, list, tuple, nested, or a bare array), as a list of leaves with names.
+    """A container (dict, list, tuple, nested, or a bare array; what JAX knows), as a list of leaves with names.
 
     `None` is a leaf: it says that there is nothing at this place.
     """
@@ -47,7 +49,7 @@ class Tree:
         self.root = root
         self.container = container
         self.leaves: list[Any]
-        self.leaves, self.spec = optree.tree_flatten(container, none_is_leaf=True)
+        self.leaves, self.spec = flattened(container)
 
     def name(self, i: int, root: str | None = None) -> Name:
         """How a user would write leaf `i`, here or at the same place of another container."""
@@ -131,6 +133,9 @@ class Tree:
         accessor = self.accessors[i]
         if not len(accessor):
             return None  # a bare array: the caller takes what is returned
+        for entry in accessor:
+            if isinstance(entry, Foreign):
+                return str(entry.type.__name__)  # what is below it may be a copy of what it holds
         parent = accessor[:-1](self.container)
         return None if isinstance(parent, _MUTABLE) else type(parent).__name__
 
@@ -168,7 +173,7 @@ class Form:
                 return self._get(container)
             except LookupError:
                 return None
-        leaves, spec = optree.tree_flatten(container, none_is_leaf=True)
+        leaves, spec = flattened(container)
         return leaves if spec == self._spec else None
 
 
