@@ -15,7 +15,7 @@ from anyoptim._arrays import library, traced, tracing
 from anyoptim._checks import Parameter
 from anyoptim._state import Flat, Memory
 
-__all__ = ["carried"]
+__all__ = ["begun", "carried"]
 
 
 def carried(flat: Flat, of: Sequence[Parameter | None] | Memory, before: Flat | None = None) -> Flat:
@@ -32,6 +32,23 @@ def carried(flat: Flat, of: Sequence[Parameter | None] | Memory, before: Flat | 
         {name: _number(n, old[name]) for name, n in new.items()} for new, old in zip(flat.numbers, olds, strict=True)
     )
     return Flat(_count(flat.step), [None if n is None else _count(n) for n in flat.t], flat.slots, numbers)
+
+
+def begun(flat: Flat, ps: Sequence[Parameter | None]) -> Flat:
+    """A first state in such a form: where parameters are bound to devices, its counts and numbers are on all of these.
+
+    There they will be after a step, and `jax.jit` compiles anew for what comes from elsewhere.
+    """
+    flat = carried(flat, ps)
+    places = ((p.library, p.library.replicated(p.array)) for p in ps if p and not traced(p.array))
+    found = next(((of, place) for of, place in places if place is not None), None)
+    if found is None:
+        return flat
+    of, place = found
+    some = [i for i, n in enumerate(flat.t) if n is not None]
+    step, t, numbers = of.put((flat.step, [flat.t[i] for i in some], flat.numbers), place)
+    counts = dict(zip(some, t, strict=True))
+    return Flat(step, [counts.get(i) for i in range(len(flat.t))], flat.slots, numbers)
 
 
 def _count(n: Any) -> Any:

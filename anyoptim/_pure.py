@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from anyoptim import _checks as checks
 from anyoptim._arrays import Array
-from anyoptim._carry import carried
+from anyoptim._carry import begun, carried
 from anyoptim._checks import Parameter
 from anyoptim._division import Division, Layout
 from anyoptim._engines import LAZY, Crew, Leaf, ready, source
@@ -46,7 +46,7 @@ class Pure(Stage):
         tree = Tree("params", params)
         ps = checks.parameters(tree)
         division = self._divided(tree, ps, checks.owners(ps))
-        flat = carried(self._pipeline.start(ps, division), ps)
+        flat = begun(self._pipeline.start(ps, division), ps)
         return pack(self.stages, self._nested, tree.spec, flat, division.names)
 
     def step(self, params: Any, grads: Any, state: State) -> tuple[Any, State]:
@@ -57,7 +57,11 @@ class Pure(Stage):
 
         Under `jax.jit` hyperparameters are read once, when the function is compiled, so that what shall change must
         be a schedule, or an argument (`lambda p, g, s, lr: Adam(lr=lr).step(p, g, s)`); and one array under two
-        names is two parameters there, because JAX hands it over twice.
+        names is two parameters there, because JAX hands it over twice. A state that `init` gives for JAX arrays can be
+        carried by `jax.lax.scan`, and by `jax.vmap` after `jax.vmap(optimizer.init)`.
+
+        On Dask nothing is computed, and the arrays carry the graph of all steps before: `dask.persist(params, state)`
+        ends it.
         """
         tree = Tree("params", params)
         ps = checks.parameters(tree)

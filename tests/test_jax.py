@@ -116,3 +116,144 @@ def test_numbers_keep_the_dtype_that_they_have(dtype: str, need: Callable[[str],
         assert {(str(n.dtype), n.weak_type) for n in jax.tree.leaves(after.numbers)} == {("float64", False)}
         _, eager = optimizer.step(p, p, state)
         assert {type(n) for n in jax.tree.leaves(eager.numbers)} == {np.float64}
+
+
+VMAPPED = [
+    "Adam",
+    "SGD",
+    "NAdam",
+    "ASGD",
+    "Adafactor",
+    "Prodigy",
+    "clip, Adam, EMA",
+    "gates, clip, EMA",
+    "accumulate, gates",
+]
+
+
+@pytest.mark.parametrize("name", VMAPPED)
+def test_an_ensemble_under_vmap(name: str, need: Callable[[str], Library]) -> None:
+    """Each member as if it were alone: a norm is its own, and one that skips a step is alone in it."""
+    lib = need("jax")
+    import jax
+
+    members = [_problem(name, 8, seed) for seed in range(3)]
+    if "gates" in name:
+        members[1][1]["V"][7, 0, 0] = members[2][1]["W"][3, 0, 0] = np.inf
+    stacked = {k: lib.asarray(np.stack([p[k] for p, _ in members])) for k in members[0][0]}
+    optimizer = MADE[name]()
+    state = jax.vmap(optimizer.init)(stacked)
+    kinds = jax.tree.map(jax.typeof, (stacked, state))
+    step = jax.jit(jax.vmap(optimizer.step))
+    for i in range(8):
+        g = {k: lib.asarray(np.stack([gs[k][i] for _, gs in members])) for k in stacked}
+        eager = jax.vmap(optimizer.step)(stacked, g, state) if i == 7 else None
+        stacked, state = step(stacked, g, state)
+        assert jax.tree.map(jax.typeof, (stacked, state)) == kinds
+    assert step._cache_size() == 1
+    assert eager is not None
+    for j, (params, grads) in enumerate(members):
+        alone = MADE[name]()
+        for i in range(8):
+            alone.update(params, {k: g[i] for k, g in grads.items()})
+        assert alone.state is not None
+        assert int(state.step[j]) == alone.state.step
+        for k, a in params.items():
+            np.testing.assert_allclose(stacked[k][j], a, rtol=2e-5, atol=2e-5)
+            np.testing.assert_allclose(eager[0][k][j], a, rtol=2e-5, atol=2e-5)
+
+
+def test_learning_rates_under_vmap(need: Callable[[str], Library]) -> None:
+    """One state for each of several learning rates, with the same parameters and gradients for all."""
+    lib = need("jax")
+    import jax
+
+    params, grads = _problem("Adam", 5)
+    rates = np.array([0.1, 0.01, 0.0], np.float32)
+    p, gs = ({k: lib.asarray(a) for k, a in of.items()} for of in (params, grads))
+
+    def step(lr: Any, p: Any, g: Any, s: Any) -> Any:
+        return ao.chain(ao.ClipGlobalNorm(1.0), ao.Adam(lr=lr, beta1=0.5)).step(p, g, s)
+
+    first = ao.chain(ao.ClipGlobalNorm(1.0), ao.Adam()).init(p)
+    ps, states = jax.vmap(step, in_axes=(0, None, None, None))(rates, p, {k: g[0] for k, g in gs.items()}, first)
+    for i in range(1, 5):
+        ps, states = jax.vmap(step, in_axes=(0, 0, None, 0))(rates, ps, {k: g[i] for k, g in gs.items()}, states)
+    for j, lr in enumerate(rates):
+        ours = {k: a.copy() for k, a in params.items()}
+        alone = ao.chain(ao.ClipGlobalNorm(1.0), ao.Adam(lr=float(lr), beta1=0.5))
+        for i in range(5):
+            alone.update(ours, {k: g[i] for k, g in grads.items()})
+        for k, a in ours.items():
+            np.testing.assert_allclose(ps[k][j], a, rtol=2e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize(
+    "name", ["Adam", "ASGD", "Prodigy", "clip, Adam, EMA", "gates, clip, EMA", "accumulate, metrics"]
+)
+def test_divided_arrays_stay_divided(name: str, need: Callable[[str], Library]) -> None:
+    """Slots are divided as their parameters from `init` on, and numbers are whole on every device."""
+    need("jax")
+    import jax
+    from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+    mesh = Mesh(np.array(jax.devices()[:2]), ("d",))
+    rows, whole = NamedSharding(mesh, PartitionSpec("d")), NamedSharding(mesh, PartitionSpec())
+    wheres = {"W": rows, "V": NamedSharding(mesh, PartitionSpec(None, "d")), "b": whole, "s": whole}
+    params, grads = _problem(name, 6)
+
+    def put(arrays: Any) -> Any:
+        return {k: jax.device_put(a, wheres[k]) for k, a in arrays.items()}
+
+    optimizer, ours = MADE[name](), MADE[name]()
+    traces = []
+
+    def counted(*given: Any) -> Any:
+        traces.append(1)
+        return optimizer.step(*given)
+
+    p = put(params)
+    state, step = optimizer.init(p), jax.jit(counted)
+    for i in range(6):
+        for of in state.slots if isinstance(state.slots, tuple) else (state.slots,):
+            for slot in of.values():
+                for k, s in slot.items():
+                    assert s.sharding.is_equivalent_to(wheres[k], s.ndim), k
+        p, state = step(p, put({k: g[i] for k, g in grads.items()}), state)
+        ours.update(params, {k: g[i] for k, g in grads.items()})
+        assert all(a.sharding.is_equivalent_to(wheres[k], a.ndim) for k, a in p.items())
+        assert all(n.sharding.is_fully_replicated for n in jax.tree.leaves((state.step, state.t, state.numbers)))
+    assert len(traces) == 1
+    for k, a in params.items():
+        np.testing.assert_allclose(p[k], a, rtol=2e-5, atol=2e-5)
+
+
+def test_steps_one_by_one_and_compiled_ones_in_turn(need: Callable[[str], Library]) -> None:
+    """A state of `update`, of `step` and of `step` compiled is of one kind, for which nothing is traced anew."""
+    lib = need("jax")
+    import jax
+
+    params, grads = _problem("gates", 9)
+    p: Any = {k: lib.asarray(a) for k, a in params.items()}
+    optimizer, traces = MADE["gates, clip, EMA"](), []
+
+    def counted(*given: Any) -> Any:
+        traces.append(1)
+        return optimizer.step(*given)
+
+    step = jax.jit(counted)
+    gs = [{k: lib.asarray(g[i]) for k, g in grads.items()} for i in range(9)]
+    p, state = step(p, gs[0], optimizer.init(p))
+    p, state = optimizer.step(p, gs[1], state)
+    p, state = step(p, gs[2], state)
+    optimizer.load_state_dict(optimizer.state_dict(state), p)
+    optimizer.update(p, gs[3])
+    assert optimizer.state is not None
+    p, state = step(p, gs[4], optimizer.state)
+    assert len(traces) == 1
+    assert type(optimizer.state_dict(state)["step"]) is int
+    alone = MADE["gates, clip, EMA"]()
+    for i in range(5):
+        alone.update(params, {k: g[i] for k, g in grads.items()})
+    for k, a in params.items():
+        np.testing.assert_allclose(p[k], a, rtol=2e-5, atol=2e-5)

@@ -169,6 +169,22 @@ def test_kinds_that_come_and_go_compile_nothing(need: Callable[[str], Library]) 
     assert optimizer.state.t == {"W": 5, "b": 4, "s": 5}
 
 
+def test_the_pure_form_of_arrays_bound_to_a_device(need: Callable[[str], Library]) -> None:
+    """What `init` gives is bound to it as well, as what comes of a step: `jax.jit` compiles once."""
+    lib = need("jax")
+    import jax
+
+    there = jax.devices()[1]
+    params, grads = _problem(lib)
+    p: Any = jax.device_put(params, there)
+    optimizer = CHAINS["clip, Adam, EMA"](None)
+    state, step, names = optimizer.init(p), jax.jit(optimizer.step), _compiled()
+    for g in grads:
+        p, state = step(p, jax.device_put(g, there), state)
+    assert len(names) == 1
+    assert {a.device for a in jax.tree.leaves((p, state))} == {there}
+
+
 def test_slots_are_used_up_and_parameters_are_not(need: Callable[[str], Library]) -> None:
     """The user's other references stay, and the gradients; memory of the slots is taken for the new ones."""
     lib = need("jax")

@@ -59,6 +59,9 @@ class JAX(Library):
             return sharding.NamedSharding(mesh, sharding.PartitionSpec())
         return x.sharding if x.sharding.num_devices == 1 else None
 
+    def put(self, numbers: Any, place: Any) -> Any:
+        return sys.modules["jax"].device_put(numbers, place)
+
     def placement(self, like: Array) -> Any:
         # Where `like` lies on several devices, uncommitted, so that it follows `like` there.
         device = self.device(like)

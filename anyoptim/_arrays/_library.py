@@ -114,6 +114,10 @@ class Library:
         """Where to put an array that is to be whole wherever `x` is; None for where the library likes."""
         return None
 
+    def put(self, numbers: Any, place: Any) -> Any:
+        """NumPy's arrays and numbers, in containers, as arrays in a place that `replicated` gave."""
+        raise NotImplementedError
+
     def scalar(self, value: Any, dtype: Any, like: Array) -> Array:
         """A 0-d array that can meet `like`."""
         return self.xp.asarray(value, dtype=dtype, device=self.placement(like))

@@ -129,7 +129,7 @@ class Jax(Plan):
         table = np.zeros((len(found), max(map(len, found))), self._dtype)
         for to, numbers in zip(table, found, strict=True):
             to[: len(numbers)] = numbers
-        arrays = _split()(table if self._place is None else sys.modules["jax"].device_put(table, self._place))
+        arrays = _split()(table if self._place is None else self.leaves[0].library.put(table, self._place))
         return [arrays[r] for r in rows.which]
 
 
