@@ -49,9 +49,10 @@ class Optimizer(Remembering):
     `engine` names the machine that runs the rule: `cuda` (one launch for all parameters of a device and dtype: CuPy
     arrays and torch CUDA tensors, contiguous), `compiled` (one Numba loop over all parameters: NumPy arrays and torch
     CPU tensors, contiguous, float32, float64 or complex), `blocked` (NumPy calls over blocks: these in any layout and
-    dtype), `jax` (one function that XLA compiles, once: JAX arrays) or `portable` (all). None chooses the fastest for each parameter, and compiles for the CPU
-    once enough elements have been updated for that to be worth its time; what an engine can't take, the next one does.
-    The results are the same bits (but for torch's own square root, and subnormals that CuPy flushes to 0, where
+    dtype), `jax` (one function that XLA compiles: JAX arrays) or `portable` (all). None chooses the fastest for each
+    parameter, and compiles for the CPU once enough elements have been updated for that to be worth its time; what an
+    engine can't take, the next one does.
+    The results are the same bits (but for torch's own square root, and subnormals that CuPy and XLA flush to 0, where
     `portable` uses these); `explain` says who does what.
     """
 

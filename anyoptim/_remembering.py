@@ -47,7 +47,8 @@ class Remembering(Pure):
     def state(self) -> State | None:
         """What `update` remembers, in the form that `init` gives and `step` takes; None before the first update.
 
-        Its arrays are the optimizer's own: to be read and not to be written to, and the next `update` may change them.
+        Its arrays are the optimizer's own: to be read and not to be written to, and the next `update` may change them;
+        those of JAX it deletes, for the new ones to have their memory.
         """
         flat, memory = self._caught_up(), self._memory
         if flat is None or memory is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from benchmarks.methods import CHAINS, DECAY, MAX_NORM, METHODS, numbers
 from benchmarks.problem import Drawn, Problem
 from benchmarks.reference import Reference
 
-__all__ = ["candidate", "installed"]
+__all__ = ["arrays", "candidate", "installed", "taken"]
 
 
 def installed() -> bool:
@@ -61,25 +62,30 @@ def _compiled(method: str) -> tuple[Any, Any]:
     return transformation.init, jax.jit(step, donate_argnums=(0, 1, 2))
 
 
-def candidate(name: str, method: str, problem: Problem, reference: Reference) -> Candidate:
-    """A step until its results are there, on gradients that are JAX's own already."""
+def arrays(values: Any) -> Any:
+    """The values in JAX arrays."""
     import jax
     import jax.numpy as jnp
 
-    init, step = _compiled(method)
+    # A copy, because JAX would take memory of NumPy's as it is, and that can't be donated.
+    return jax.block_until_ready({k: jnp.array(a, copy=True) for k, a in values.items()})
 
-    def arrays(values: Any) -> Any:
-        # A copy, because JAX would take memory of NumPy's as it is, and that can't be donated.
-        return jax.block_until_ready({k: jnp.array(a, copy=True) for k, a in values.items()})
+
+def taken(scale: float, drawn: Drawn) -> Any:
+    """The gradients of a round, that many times as large."""
+    return arrays(drawn.arrays if scale == 1 else drawn.fresh(scale))
+
+
+def candidate(name: str, method: str, problem: Problem, reference: Reference) -> Candidate:
+    """A step until its results are there, on gradients that are JAX's own already."""
+    import jax
+
+    init, step = _compiled(method)
 
     start = problem.start()
     params = arrays(start)
     carried = params, init(params), arrays(start) if method in CHAINS else {}
     del start, params
-
-    def take(drawn: Drawn) -> Any:
-        scale = METHODS[method].scale
-        return arrays(drawn.arrays if scale == 1 else drawn.fresh(scale))
 
     def turn(grads: Any) -> None:
         nonlocal carried
@@ -89,4 +95,4 @@ def candidate(name: str, method: str, problem: Problem, reference: Reference) ->
         params, _, average = carried
         return reference.deviation(*({k: np.asarray(a) for k, a in of.items()} for of in (params, average)))
 
-    return Candidate(name, turn, off, take)
+    return Candidate(name, turn, off, partial(taken, METHODS[method].scale))
