@@ -82,6 +82,33 @@ def test_the_hand_written_gradient_is_the_gradient() -> None:
 
     gradient = example.Network(params, seed=3).gradient(x, t)
     assert set(gradient) == set(params)
+    _check_by_differences(params, gradient, loss_at)
+
+
+def test_digits_line_by_line(capsys: pytest.CaptureFixture[str]) -> None:
+    """A recurrent network reaches 96 %, and says so."""
+    accuracy = _example("recurrent_digits").main([])
+    assert accuracy >= 0.96
+    row = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("│ to test with "))
+    assert f"{accuracy:.1%}" in row
+
+
+def test_the_gradient_back_through_time_is_the_gradient() -> None:
+    """Against central differences in float64, with all masks held: 1e-6 is their own error."""
+    example = _example("recurrent_digits")
+    rng = np.random.default_rng(17)
+    params = {k: v.astype(np.float64) for k, v in example.initial_params(rng, 4).items()}
+    x, t = rng.normal(size=(3, example.LINES, example.PIXELS)), np.eye(10)[[0, 2, 1]]
+
+    def loss_at(changed: dict[str, Any]) -> float:
+        return float(example.Reader(changed, 0.4, seed=3).loss(x, t, training=True))
+
+    gradient = example.Reader(params, 0.4, seed=3).gradient(x, t)
+    assert set(gradient) == set(params)
+    _check_by_differences(params, gradient, loss_at)
+
+
+def _check_by_differences(params: dict[str, Any], gradient: dict[str, Any], loss_at: Callable[..., float]) -> None:
     h = 1e-6
     for key, p in params.items():
         numeric = np.zeros_like(p)
@@ -90,6 +117,29 @@ def test_the_hand_written_gradient_is_the_gradient() -> None:
             shift[index] = h
             numeric[index] = (loss_at({**params, key: p + shift}) - loss_at({**params, key: p - shift})) / (2 * h)
         np.testing.assert_allclose(gradient[key], numeric, atol=1e-6)
+
+
+def test_uncertainty_is_where_there_are_no_points(tmp_path: Path) -> None:
+    """The answers disagree twice as much in the gap, and more beyond the ends; and the picture is drawn."""
+    picture = tmp_path / "uncertainty.png"
+    deviations = _example("uncertainty").main(["--output", str(picture)])
+    assert deviations["gap"] > 1.5 * deviations["points"]
+    assert deviations["beyond"] > 3 * deviations["points"]
+    assert min(_png_size(picture)) > 400
+
+
+def test_answers_can_be_asked_again() -> None:
+    """In any order, and between steps of training, which they leave alone."""
+    example = _example("uncertainty")
+    points, x = example.draw(3), np.linspace(-1, 1, 5)[:, None]
+    asked, other = example.Network(0.2, 3), example.Network(0.2, 3)
+    answers = [asked.sample(x, call).tolist() for call in (0, 1, 2)]
+    assert [asked.sample(x, call).tolist() for call in (2, 0, 1)] == [answers[2], answers[0], answers[1]]
+    assert answers[0] != answers[1]
+    for network in (asked, other):
+        example.train(network, points, 20)
+        asked.sample(x, 7)
+    assert all(np.array_equal(asked.params[key], other.params[key]) for key in asked.params)
 
 
 def test_a_missing_library_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
