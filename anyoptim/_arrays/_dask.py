@@ -36,7 +36,7 @@ class Dask(Library):
         return sys.modules["dask.array"].map_blocks(functools.partial(by_parts, np), real, imag, dtype, dtype=dtype)
 
     def aligned(self, x: Array, like: Array) -> Array:
-        return x.rechunk(like.chunks)
+        return x.rechunk(tuple((1,) if n == 1 else chunks for n, chunks in zip(x.shape, like.chunks, strict=True)))
 
     def to_host(self, x: Array) -> np.ndarray[Any, Any]:
         return np.asarray(x)

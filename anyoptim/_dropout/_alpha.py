@@ -15,7 +15,6 @@ from anyoptim._dropout._masks import (
     Noise,
     NoiseShape,
     Place,
-    aligned,
     by_channel,
     kept,
     product,
@@ -76,7 +75,7 @@ def alpha_dropout(
     up = slope * _ALPHA * ratio
     down = up - slope * _ALPHA
     shape = tuple(a.shape)
-    mask = aligned(arrays, kept(Noise.of(shape, noise_shape, at), ratio, at, a), a)
+    mask = arrays.aligned(kept(Noise.of(shape, noise_shape, at), ratio, at, a), a)
     with quiet():
         wide = widened(arrays, arrays.load(x) if is_scalar(x) else x)
         shift = arrays.xp.where(mask, *(arrays.scalar(value, wide.dtype, a) for value in (up, down)))

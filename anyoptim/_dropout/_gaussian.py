@@ -9,7 +9,7 @@ from typing import Any
 from anyoptim._arrays import COMPUTE, Array, is_scalar
 from anyoptim._checks import admit
 from anyoptim._dropout._layer import Sampled
-from anyoptim._dropout._masks import BELOW_ONE, INPUT, Noise, NoiseShape, Place, aligned, valid, widened
+from anyoptim._dropout._masks import BELOW_ONE, INPUT, Noise, NoiseShape, Place, valid, widened
 from anyoptim._quiet import quiet
 from anyoptim.random import normal
 from anyoptim.random._place import Offset
@@ -55,7 +55,7 @@ def gaussian_dropout(
     factor = _factor(tuple(a.shape), a, at, valid(BELOW_ONE, ratio), noise_shape)
     with quiet():
         wide = widened(arrays, arrays.load(x) if is_scalar(x) else x)
-        y = wide * xp.astype(aligned(arrays, factor, a), wide.dtype, copy=False)
+        y = wide * xp.astype(arrays.aligned(factor, a), wide.dtype, copy=False)
         y = xp.astype(y, a.dtype, copy=False)
     return arrays.rebound(x, y)
 

@@ -21,7 +21,6 @@ __all__ = [
     "Noise",
     "NoiseShape",
     "Place",
-    "aligned",
     "by_channel",
     "by_sample",
     "kept",
@@ -119,12 +118,7 @@ def product(arrays: Library, x: Array, ratio: float, scale: float, at: Place, no
             fused = masked(arrays, x, round(ratio * 2**32), scale, numbers)
             if fused is not None:
                 return fused
-    return scaled(arrays, x, scale, aligned(arrays, kept(noise, ratio, at, a), a))
-
-
-def aligned(arrays: Library, drawn: Array, a: Array) -> Array:
-    """Divided like `a`, if it has its shape."""
-    return arrays.aligned(drawn, a) if tuple(drawn.shape) == tuple(a.shape) else drawn
+    return scaled(arrays, x, scale, arrays.aligned(kept(noise, ratio, at, a), a))
 
 
 def scaled(arrays: Library, x: Array, scale: float, mask: Array | None = None) -> Array:

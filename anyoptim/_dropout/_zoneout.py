@@ -8,7 +8,7 @@ from typing import Any
 from anyoptim._arrays import Array, Library, is_scalar
 from anyoptim._checks import admit
 from anyoptim._dropout._layer import Layer
-from anyoptim._dropout._masks import INPUT, RATIO, Noise, NoiseShape, Place, aligned, kept, valid, widened
+from anyoptim._dropout._masks import INPUT, RATIO, Noise, NoiseShape, Place, kept, valid, widened
 from anyoptim._quiet import quiet
 from anyoptim.random._place import Offset
 
@@ -163,7 +163,7 @@ def _pair(h_prev: Array, h_new: Array) -> tuple[Library, Array]:
 
 
 def _kept(arrays: Library, a: Array, ratio: float, at: Place, noise_shape: NoiseShape) -> Array:
-    return aligned(arrays, kept(Noise.of(tuple(a.shape), noise_shape, at), ratio, at, a), a)
+    return arrays.aligned(kept(Noise.of(tuple(a.shape), noise_shape, at), ratio, at, a), a)
 
 
 def _mean(arrays: Library, h_prev: Array, h_new: Array, ratio: float) -> Array:
