@@ -1,11 +1,11 @@
-"""The numbers of Philox4x32-10 and its round, once for all who draw words; `anyoptim.random` says which word is whose."""
+"""The numbers of Philox4x32-10 and its round, for all who draw words; `anyoptim.random` says which word is whose."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from typing import Any
 
-__all__ = ["GROUP", "INCREMENTS", "MASK", "MULTIPLIERS", "ROUNDS", "halves", "keys", "rounds"]
+__all__ = ["GROUP", "INCREMENTS", "MASK", "MULTIPLIERS", "ROUNDS", "keys", "rounds"]
 
 GROUP = 4
 """Words of a counter."""
@@ -16,25 +16,23 @@ INCREMENTS = (0x9E3779B9, 0xBB67AE85)
 MASK = 0xFFFFFFFF
 
 
-def halves(number: int) -> tuple[int, int]:
-    """The low and the high word of 64 bits."""
-    return number & MASK, number >> 32
-
-
 def keys(key: tuple[int, int]) -> list[tuple[int, int]]:
     """The key of each round."""
     k0, k1 = key
     return [((k0 + r * INCREMENTS[0]) & MASK, (k1 + r * INCREMENTS[1]) & MASK) for r in range(ROUNDS)]
 
 
-def rounds(counter: Iterable[Any], keys: Iterable[tuple[Any, Any]], product: Callable[[Any, int], Any]) -> tuple[Any, ...]:
+def rounds(
+    counter: Iterable[Any], keys: Iterable[tuple[Any, Any]], product: Callable[[Any, int], Any]
+) -> tuple[Any, ...]:
     """The four words of a counter of four, given the key of each round and the high and the low word of a product.
 
     Each of these is used once: what `product` and `^` are given may be overwritten with what they give.
     """
     c0, c1, c2, c3 = counter
     for k0, k1 in keys:
-        high0, low0 = product(c0, MULTIPLIERS[0])
-        high1, low1 = product(c2, MULTIPLIERS[1])
-        c0, c1, c2, c3 = high1 ^ c1 ^ k0, low1, high0 ^ c3 ^ k1, low0
+        high, low0 = product(c0, MULTIPLIERS[0])
+        after = high ^ (c3 ^ k1)
+        high, low1 = product(c2, MULTIPLIERS[1])
+        c0, c1, c2, c3 = high ^ (c1 ^ k0), low1, after, low0
     return c0, c1, c2, c3

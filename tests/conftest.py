@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ os.environ.setdefault("KERAS_BACKEND", "jax")
 
 import anyoptim as ao
 from anyoptim import _engines
+from anyoptim._engines import masking
 from tests import libraries
 from tests.libraries import Library, MissingError
 
@@ -98,3 +99,4 @@ def method(request: pytest.FixtureRequest) -> type[ao.Optimizer]:
 def nothing_worked(monkeypatch: pytest.MonkeyPatch) -> None:
     """What one test compiles, or works towards, is not the next one's default engine."""
     monkeypatch.setattr(_engines, "_worked", defaultdict(_engines._Work))
+    monkeypatch.setattr(masking, "_drawn", Counter())

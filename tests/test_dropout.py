@@ -104,15 +104,23 @@ def test_unseeded_keys_use_all_their_bits() -> None:
     assert all(any(key >> bit & 1 for key in keys) for bit in range(56, 64))
 
 
-def test_the_threshold_is_the_nearest_integer(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A word below it drops, one that equals it stays; at ratio 0 even the word 0 stays."""
+def test_the_threshold_is_the_nearest_integer() -> None:
+    """A word below it drops, one that equals it stays."""
     first = word(0, 7, 0)
     x = np.ones(1)
     for ratio, kept in ((first, 1), (first + 0.25, 1), (first + 0.75, 0), (first + 1, 0)):
         assert ao.dropout(x, ratio / 2**32, 7).tolist() == [kept]
-    monkeypatch.setattr("anyoptim.random._numbers.bits", lambda shape, *_, **__: np.zeros(shape, np.int64))
-    assert ao.dropout(x, 0.0, 7).tolist() == [1]
-    assert ao.dropout(x, 2**-32, 7).tolist() == [0]
+
+
+def test_the_first_and_the_last_word(lib: Library) -> None:
+    """At ratio 0 even the word 0 stays, and at 1 even the largest drops; at the ratios next to these, they do not."""
+    for offset, drawn, ratios in (
+        (4369871875, 0, ((0.0, 1), (2**-32, 0))),
+        (5318618356, 2**32 - 1, ((1.0, 0), (1 - 2**-32, 1))),
+    ):
+        assert word(offset, 7, 0) == drawn  # found by looking at all of them
+        for ratio, kept in ratios:
+            assert lib.tonumpy(ao.dropout(lib.array([1.0]), ratio, 7, 0, offset)).tolist() == [kept]
 
 
 def test_a_changed_ratio_leaves_the_last_forward_its_own() -> None:

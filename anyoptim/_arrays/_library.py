@@ -133,6 +133,10 @@ class Library:
         """NumPy's view of the memory of `x`, for its functions to read and write; None where there is none."""
         return None
 
+    def bits(self, x: Array) -> np.ndarray[Any, Any] | None:
+        """The same of any floating dtype of native byte order; of bfloat16, which NumPy lacks, its bits as uint16."""
+        return None
+
     def to_host(self, x: Array) -> np.ndarray[Any, Any]:
         """The values of `x`, for NumPy to read."""
         try:

@@ -53,6 +53,12 @@ class NumPy(Library):
         # bfloat16 is a guest among NumPy's dtypes.
         return x if isinstance(x, np.ndarray) and x.dtype.kind in "fc" else None
 
+    def bits(self, x: Array) -> np.ndarray[Any, Any] | None:
+        if not isinstance(x, np.ndarray) or not x.dtype.isnative:
+            return None
+        a = x if type(x) is np.ndarray else np.asarray(x)
+        return a if a.dtype.kind in "fc" else a.view(np.uint16) if self.dtype(a) == "bfloat16" else None
+
     def to_host(self, x: Array) -> np.ndarray[Any, Any]:
         return np.asarray(x)
 

@@ -36,14 +36,19 @@ class Torch(Library):
         return not (frozen or x.is_conj() or x.is_neg())
 
     def host(self, x: Array) -> np.ndarray[Any, Any] | None:
+        return None if x.dtype is sys.modules["torch"].bfloat16 else self.bits(x)
+
+    def bits(self, x: Array) -> np.ndarray[Any, Any] | None:
         torch = sys.modules["torch"]
         if type(x) not in {torch.Tensor, torch.nn.Parameter} or x.device.type != "cpu" or x.is_conj() or x.is_neg():
             return None
         try:
             if not x.data_ptr() and x.numel():
                 return None  # under torch.func.functionalize, where NumPy's view is one of nothing
+            if x.dtype is torch.bfloat16:
+                return np.asarray(x.detach().view(torch.int16)).view(np.uint16)
             view: np.ndarray[Any, Any] = x.detach().numpy()
-        except (RuntimeError, TypeError):  # under torch.func; bfloat16
+        except (RuntimeError, TypeError):  # under torch.func; a dtype that NumPy lacks
             return None
         return view if view.dtype.kind in "fc" else None
 

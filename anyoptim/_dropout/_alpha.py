@@ -21,6 +21,7 @@ from anyoptim._dropout._masks import (
     valid,
     widened,
 )
+from anyoptim._into import destination, written
 from anyoptim._quiet import quiet
 from anyoptim.random._place import Offset
 
@@ -43,6 +44,7 @@ def alpha_dropout(
     *,
     within: Sequence[int] | None = None,
     noise_shape: NoiseShape = None,
+    out: Array | None = None,
 ) -> Array:
     """Set each element of x to SELU's smallest value with probability `ratio`, and keep mean and variance.
 
@@ -61,6 +63,7 @@ def alpha_dropout(
         offset: as there.
         within: as there.
         noise_shape: as there.
+        out: as there.
 
     The gradient is `alpha_dropout_gradient` with the same arguments.
 
@@ -70,6 +73,8 @@ def alpha_dropout(
     arrays, a, dtype = admit("x", x, INPUT)
     if dtype.startswith("complex"):
         raise TypeError(f"x has dtype {dtype}; wanted a real one, as SELU does")
+    if out is not None:
+        destination("out", out, "x", x)
     ratio, at = valid(RATIO, ratio), Place(key, call, offset, within)
     slope = _slope(ratio)
     up = slope * _ALPHA * ratio
@@ -81,7 +86,7 @@ def alpha_dropout(
         shift = arrays.xp.where(mask, *(arrays.scalar(value, wide.dtype, a) for value in (up, down)))
         y = wide * (arrays.xp.astype(mask, wide.dtype) * slope) + shift
         y = arrays.xp.astype(y, a.dtype, copy=False)
-    return arrays.rebound(x, y)
+    return arrays.rebound(x, y) if out is None else written(arrays, out, y)
 
 
 def alpha_dropout_gradient(
@@ -93,11 +98,12 @@ def alpha_dropout_gradient(
     *,
     within: Sequence[int] | None = None,
     noise_shape: NoiseShape = None,
+    out: Array | None = None,
 ) -> Array:
     """The gradient of the x of `alpha_dropout` with these arguments, given that of its y: `dout*(a*mask)`."""
     arrays, _, _ = admit("dout", dout, INPUT)
     ratio = valid(RATIO, ratio)
-    return product(arrays, dout, ratio, _slope(ratio), Place(key, call, offset, within), noise_shape)
+    return product(arrays, dout, ratio, _slope(ratio), Place(key, call, offset, within), noise_shape, out)
 
 
 class AlphaDropout(Sampled):

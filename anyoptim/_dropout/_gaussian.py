@@ -10,6 +10,7 @@ from anyoptim._arrays import COMPUTE, Array, is_scalar
 from anyoptim._checks import admit
 from anyoptim._dropout._layer import Sampled
 from anyoptim._dropout._masks import BELOW_ONE, INPUT, Noise, NoiseShape, Place, valid, widened
+from anyoptim._into import destination, written
 from anyoptim._quiet import quiet
 from anyoptim.random import normal
 from anyoptim.random._place import Offset
@@ -28,6 +29,7 @@ def gaussian_dropout(
     *,
     within: Sequence[int] | None = None,
     noise_shape: NoiseShape = None,
+    out: Array | None = None,
 ) -> Array:
     """Multiply each element of x by a normal number of mean 1, and the variance that inverted dropout has.
 
@@ -46,18 +48,21 @@ def gaussian_dropout(
         offset: as there.
         within: as there.
         noise_shape: as there.
+        out: as there.
 
     Source: Srivastava et al., Dropout: a simple way to prevent neural networks from overfitting, 2014, section 10;
     with Keras's parameter.
     """
     arrays, a, _ = admit("x", x, INPUT)
+    if out is not None:
+        destination("out", out, "x", x)
     xp, at = arrays.xp, Place(key, call, offset, within)
     factor = _factor(tuple(a.shape), a, at, valid(BELOW_ONE, ratio), noise_shape)
     with quiet():
         wide = widened(arrays, arrays.load(x) if is_scalar(x) else x)
         y = wide * xp.astype(arrays.aligned(factor, a), wide.dtype, copy=False)
         y = xp.astype(y, a.dtype, copy=False)
-    return arrays.rebound(x, y)
+    return arrays.rebound(x, y) if out is None else written(arrays, out, y)
 
 
 def _factor(shape: tuple[int, ...], like: Array, at: Place, ratio: float, noise_shape: NoiseShape) -> Array:

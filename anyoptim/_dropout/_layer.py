@@ -6,17 +6,18 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from anyoptim._arrays import Array, Library, is_scalar
+from anyoptim._arrays import Array, Library, is_scalar, library
 from anyoptim._checks import admit
 from anyoptim._dropout._masks import INPUT, RATIO, Noise, NoiseShape, Place, kept
 from anyoptim._hyperparameters import Domain
+from anyoptim._into import destination, written
 from anyoptim._scalars import integer
 from anyoptim.random import spawn
 
-__all__ = ["Layer", "Sampled"]
+__all__ = ["Draw", "Layer", "Sampled"]
 
 
-class _Draw(NamedTuple):
+class Draw(NamedTuple):
     """What it takes to draw again."""
 
     call: int
@@ -39,12 +40,17 @@ class Layer:
         self.dropout_ratio = dropout_ratio
         self.key = integer("seed", int.from_bytes(os.urandom(8)) if seed is None else seed)
         self.calls = 0
-        self._last: _Draw | None = None
+        self._last: Draw | None = None
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name == "dropout_ratio":
-            self.domain.value(name, value)
-        super().__setattr__(name, value)
+    @property
+    def dropout_ratio(self) -> float:
+        """The share to drop."""
+        return self._ratio
+
+    @dropout_ratio.setter
+    def dropout_ratio(self, value: float) -> None:
+        self.domain.value("dropout_ratio", value)
+        self._ratio = value
 
     def state_dict(self) -> dict[str, int]:
         """The layer's place in its stream: its key and the number of calls made."""
@@ -86,12 +92,18 @@ class Layer:
     ) -> Array:
         """What a function of key, call and options gives for the next call: which is then the last."""
         self._known(arrays, name, x)
-        like = arrays.xp.zeros((0,), dtype=a.dtype, device=arrays.placement(a))
-        draw = _Draw(self.calls, self._options(a.ndim), tuple(a.shape), like)
+        draw = Draw(self.calls, self._options(a.ndim), tuple(a.shape), self._like(arrays, a))
         y = forward({"key": self.key, "call": draw.call, **draw.options})
         self._last = draw
         self._count()
         return y
+
+    def _like(self, arrays: Library, a: Array) -> Array:
+        """An array of no elements, of the library and on the device of `a`."""
+        last = self._last
+        if last is not None and library(last.like) is arrays and arrays.device(last.like) == arrays.placement(a):
+            return last.like
+        return arrays.xp.zeros((0,), dtype=a.dtype, device=arrays.placement(a))
 
     def _count(self) -> None:
         self.calls += 1
@@ -134,37 +146,54 @@ class Sampled(Layer):
     _function: Callable[..., Array]
     _gradient: Callable[..., Array]
 
-    def forward(self, x: Array, training: bool = True, call: Any = None) -> Array:
+    def forward(self, x: Array, training: bool = True, call: Any = None, *, out: Array | None = None) -> Array:
         """The layer's output: drawn in training, what is expected of it otherwise.
 
         Args:
-            x: any shape; the result has its library, device, shape and dtype, and x is not written to.
+            x: any shape; the result has its library, device, shape and dtype, and x is not written to, unless it is
+                `out`.
             training: otherwise nothing is drawn.
             call: the draw, 0 <= call < 2**64, or a 0-d integer array, which `jax.jit` may trace. Without one it is
                 the next of the layer, which counts it. With one the layer is a function: it counts and remembers
                 nothing, and `backward` wants the same call.
+            out: where to write the result: x itself, or an array like it that shares no memory with it.
 
         Raises TypeError for an x that is no real or complex floating array, or that is traced (as under
         `jax.jit`) in training without a call: the count would be frozen.
         """
+        if training and call is None and out is None:
+            y = self._quick_forward(x)
+            if y is not None:
+                return y
         arrays, a, _ = admit("x", x, INPUT)
         if not training:
-            return self._rest(arrays, x)
+            if out is not None:
+                destination("out", out, "x", x)
+            y = self._rest(arrays, x)
+            return y if out is None else written(arrays, out, y)
         if call is not None:
-            return self._function(x, **self._named(arrays, x, a, "x", call))
-        return self._counted(arrays, x, a, "x", lambda arguments: self._function(x, **arguments))
+            return self._function(x, **self._named(arrays, x, a, "x", call), out=out)
+        return self._counted(arrays, x, a, "x", lambda arguments: self._function(x, **arguments, out=out))
 
-    def backward(self, dout: Array, call: Any = None) -> Array:
+    def backward(self, dout: Array, call: Any = None, *, out: Array | None = None) -> Array:
         """The gradient of a training forward's input, given that of its output.
 
         Args:
             dout: of the shape of that input and any floating dtype and memory order; the result is like it.
             call: that of the forward, if it had one: with the ratio as it is now. Without it, the last that was
                 counted, with the ratio as it was.
+            out: as for `forward`.
 
         Raises RuntimeError before the first training forward, ValueError for another shape.
         """
-        return self._gradient(dout, **self._again(dout, call))
+        if call is None and out is None:
+            dx = self._quick_backward(dout)
+            if dx is not None:
+                return dx
+        arguments = self._again(dout, call)
+        if out is not None:
+            destination("out", out, "dout", dout)
+        return self._gradient(dout, **arguments, out=out)
 
     def sample(self, x: Array, call: Any) -> Array:
         """The output as in training, for predictions that differ by what they drew: Monte Carlo dropout.
@@ -183,6 +212,13 @@ class Sampled(Layer):
 
     def _rest(self, arrays: Library, x: Array) -> Array:
         return x
+
+    def _quick_forward(self, x: Array) -> Array | None:
+        """The counted forward of what needs no checks; None for all else."""
+        return None
+
+    def _quick_backward(self, dout: Array) -> Array | None:
+        return None
 
 
 def _recorded(arrays: Library, name: str, x: Array) -> None:

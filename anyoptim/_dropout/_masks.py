@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from anyoptim._arrays import COMPUTE, Array, Library, is_scalar, traced
 from anyoptim._engines.masking import masked
 from anyoptim._hyperparameters import Domain
+from anyoptim._into import destination, written
 from anyoptim._quiet import quiet
 from anyoptim._scalars import count, integer
 from anyoptim.random import bernoulli
@@ -106,8 +107,17 @@ def kept(noise: Noise, ratio: float, at: Place, like: Array) -> Array:
     return ~bernoulli(ratio, noise.shape, at.key, at.call, noise.offset, within=noise.within, like=like)
 
 
-def product(arrays: Library, x: Array, ratio: float, scale: float, at: Place, noise_shape: NoiseShape) -> Array:
+def product(
+    arrays: Library,
+    x: Array,
+    ratio: float,
+    scale: float,
+    at: Place,
+    noise_shape: NoiseShape,
+    out: Array | None = None,
+) -> Array:
     """`x*scale` where an element is kept, else `x*0`: in one pass, where an engine has one for it."""
+    into = None if out is None else destination("out", out, "x", x)
     a = arrays.load(x) if is_scalar(x) else x
     shape = tuple(a.shape)
     noise = Noise.of(shape, noise_shape, at)
@@ -115,10 +125,11 @@ def product(arrays: Library, x: Array, ratio: float, scale: float, at: Place, no
         begin = place(shape, noise.offset, noise.within)
         if not isinstance(begin, Rows):
             numbers = integer("key", at.key), count("call", at.call), begin
-            fused = masked(arrays, x, round(ratio * 2**32), scale, numbers)
+            fused = masked(arrays, x, round(ratio * 2**32), scale, numbers, into)
             if fused is not None:
-                return fused
-    return scaled(arrays, x, scale, arrays.aligned(kept(noise, ratio, at, a), a))
+                return fused if out is None else out
+    y = scaled(arrays, x, scale, arrays.aligned(kept(noise, ratio, at, a), a))
+    return y if out is None else written(arrays, out, y)
 
 
 def scaled(arrays: Library, x: Array, scale: float, mask: Array | None = None) -> Array:

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from anyoptim._arrays import Array, Library
 from anyoptim._checks import admit
-from anyoptim._dropout._layer import Sampled
+from anyoptim._dropout._layer import Draw, Sampled
 from anyoptim._dropout._masks import INPUT, RATIO, NoiseShape, Place, product, scaled, valid
+from anyoptim._engines.masking import quick
 from anyoptim.random._place import Offset
 
 __all__ = ["DropConnect", "Dropout", "VariationalDropout", "dropout"]
@@ -24,6 +27,7 @@ def dropout(
     within: Sequence[int] | None = None,
     noise_shape: NoiseShape = None,
     inverted: bool = False,
+    out: Array | None = None,
 ) -> Array:
     """Multiply each element of x by zero with probability `ratio`.
 
@@ -48,18 +52,23 @@ def dropout(
         noise_shape: for each axis 1, if its elements are kept or dropped together, or None or their number. The
             words of the mask are then counted in its own shape. None for a word for each element.
         inverted: scale what is kept.
+        out: where to write the result: x itself, or an array of its library, device, shape and dtype that shares no
+            memory with it. Without one it is a new array.
 
     Returns:
-        An array of the library, device, shape and dtype of x: what is dropped is 0, or -0, where x is finite, and
-        NaN where it is not.
+        An array of the library, device, shape and dtype of x, or `out`: what is dropped is 0, or -0, where x is
+        finite, and NaN where it is not.
 
     Source: Srivastava et al., Dropout: a simple way to prevent neural networks from overfitting, 2014,
     section 4; inverted, section 10.
     """
     arrays, _, _ = admit("x", x, INPUT)
     ratio = valid(RATIO, ratio)
-    scale = 1 / (1 - ratio) if inverted and ratio < 1 else 1.0
-    return product(arrays, x, ratio, scale, Place(key, call, offset, within), noise_shape)
+    return product(arrays, x, ratio, _scale(ratio, inverted), Place(key, call, offset, within), noise_shape, out)
+
+
+def _scale(ratio: float, inverted: bool) -> float:
+    return 1 / (1 - ratio) if inverted and ratio < 1 else 1.0
 
 
 class Dropout(Sampled):
@@ -121,12 +130,39 @@ class Dropout(Sampled):
     def _noise_shape(self, ndim: int) -> NoiseShape:
         return self.noise_shape
 
+    def _quick_forward(self, x: Array) -> Array | None:
+        if self.noise_shape is not None or type(self)._noise_shape is not Dropout._noise_shape:
+            return None
+        draw = Draw(self.calls, {"ratio": self._ratio, "noise_shape": None, "inverted": self.inverted}, (), _NOTHING)
+        y = _drawn(x, self.key, draw)
+        if y is not None:
+            self._last = draw._replace(shape=x.shape)
+            self._count()
+        return y
+
+    def _quick_backward(self, dout: Array) -> Array | None:
+        draw = self._last
+        if draw is None or draw.options["noise_shape"] is not None or getattr(dout, "shape", None) != draw.shape:
+            return None
+        return _drawn(dout, self.key, draw)
+
     def _options(self, ndim: int) -> dict[str, Any]:
         return {**super()._options(ndim), "inverted": self.inverted}
 
     def _rest(self, arrays: Library, x: Array) -> Array:
         ratio = RATIO.value("dropout_ratio", self.dropout_ratio)
         return x if self.inverted else scaled(arrays, x, 1 - ratio)
+
+
+_NOTHING = np.empty(0)
+
+
+def _drawn(x: Array, key: int, draw: Draw) -> Array | None:
+    """`dropout` of what needs no checks; None for all else."""
+    ratio = draw.options["ratio"]
+    if type(ratio) is not float:
+        return None
+    return quick(x, round(ratio * 2**32), _scale(ratio, draw.options["inverted"]), key, draw.call)
 
 
 class DropConnect(Dropout):

@@ -12,7 +12,16 @@ from typing import Any
 
 from anyoptim._engines import _cache
 
-__all__ = ["compiled", "function"]
+__all__ = ["compiled", "function", "stamped"]
+
+
+def stamped(text: str, *modules: ModuleType) -> str:
+    """With a first line that changes when these modules change, whose functions are compiled into what calls them."""
+    import hashlib  # noqa: PLC0415 - for those who compile
+    import inspect  # noqa: PLC0415
+
+    stamp = hashlib.sha256("".join(map(inspect.getsource, modules)).encode()).hexdigest()[:16]
+    return f"# Made by anyoptim; with its own functions as of {stamp}.\n{text}"
 
 
 def function(name: str, text: str) -> Callable[..., Any]:

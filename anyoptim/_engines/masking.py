@@ -1,58 +1,68 @@
-"""Dropout on a CUDA device in one pass: one read and one write for each element, its word drawn in between."""
+"""Dropout in one pass, where a kernel, a compiled loop or NumPy can read and write the array where it lies."""
 
 from __future__ import annotations
 
-import functools
-import math
-import struct
+from collections import Counter
 from typing import Any
 
+import numpy as np
+
 from anyoptim._arrays import Array, Library
-from anyoptim._engines import cuda
-from anyoptim._engines._buffers import Machine
-from anyoptim._render import ELEMENTS, GROUP, THREADS, dropout
+from anyoptim._engines import _masking_blocked, _masking_compiled, _masking_cuda, compiled
+from anyoptim._engines._draw import Draw
+from anyoptim._engines._leaf import NDArray
 
 __all__ = ["masked"]
 
+WORTHWHILE = 300_000_000
+"""After so many elements drawn by NumPy, the time lost by not having compiled is about what importing Numba and
+compiling cost: two seconds."""
 
-@functools.cache
-def _kernel(machine: Machine, dtype: str) -> Any:
-    found = dropout(dtype)
-    return machine.load(found.name, found.text)
+CALLS = 8192
+"""To how many elements NumPy's calls for one array, however small, come in time."""
+
+_drawn: Counter[str] = Counter()
+"""How many elements of each dtype NumPy has drawn."""
 
 
-def masked(library: Library, x: Array, threshold: int, scale: float, words: tuple[int, Any, int]) -> Array | None:
-    """`x*scale` where the word of an element is at least the threshold, else `x*0`; None for what no kernel takes.
+def masked(
+    library: Library, x: Array, threshold: int, scale: float, words: tuple[int, Any, int], out: Array | None = None
+) -> Array | None:
+    """`x*scale` where the word of an element is at least the threshold, else `x*0`; None for what no engine here takes.
 
-    `words` are the key, the call and the offset of `anyoptim.random.bits`.
+    `words` are the key, the call and the offset of `anyoptim.random.bits`. The result is `out`, where that is given:
+    x itself, or an array of its library, device, shape and dtype that shares no memory with it.
     """
-    number = library.cuda(x)
     key, call, offset = words
-    if number is None or cuda.missing() or not isinstance(call, int) or library.followed(x):
+    if not isinstance(call, int) or library.followed(x):
         return None
-    dtype = library.dtype(x)
-    if dtype not in ELEMENTS:
+    draw = Draw(threshold, scale, key, call, offset)
+    number = library.cuda(x)
+    if number is not None:
+        return _masking_cuda.masked(library, x, number, draw, out)
+    a = library.bits(x)
+    if a is None:
         return None
-    xp, n = library.xp, math.prod(x.shape)
-    with library.at(x):
-        flat = xp.reshape(library.load(x), (-1,))  # in logical order: a copy where it isn't the memory's
-        y = xp.empty_like(flat)
-    if n:
-        machine = cuda.device(number)
-        groups = -(-(offset % GROUP + n) // GROUP)
-        (bits,) = struct.unpack("Q", struct.pack("d", scale))
-        places = [_address(library, a) for a in (flat, y)]
-        machine.launch(
-            _kernel(machine, dtype),
-            -(-groups // THREADS),
-            THREADS,
-            library.stream(number),
-            (*places, n, offset, key, call, threshold, bits),
-        )
-    return xp.reshape(y, tuple(x.shape))
+    y = (np.empty_like(a) if a is x else library.xp.empty_like(library.load(x))) if out is None else out
+    b = a if y is x else library.bits(y)
+    if b is None:
+        return None
+    if a.size:
+        _engine(library.dtype(x), a, b, draw)
+    if out is not None:
+        library.touched([out])
+    return y
 
 
-def _address(library: Library, a: Array) -> int:
-    memory = library.memory(a)
-    assert memory is not None  # noqa: S101 - it lies on a device, and has elements
-    return memory.address
+def _engine(dtype: str, x: NDArray, y: NDArray, draw: Draw) -> None:
+    if _drawn[dtype] < WORTHWHILE or _refusal(x, y) is not None:
+        _masking_blocked.masked(dtype, x, y, draw)
+        _drawn[dtype] += CALLS + x.size
+    else:
+        _masking_compiled.masked(dtype, x, y, draw)
+
+
+def _refusal(x: NDArray, y: NDArray) -> str | None:
+    """Why compiled loops can't take these, or None."""
+    refusal = _masking_compiled.refusal
+    return compiled.missing() or compiled.broken() or refusal(x) or refusal(y)

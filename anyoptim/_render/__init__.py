@@ -3,13 +3,12 @@
 from anyoptim._render._elements import ELEMENTS
 from anyoptim._render.cuda import CHUNK, REDUCTION, THREADS, Kernel, coefficients, kernel, kernel_measure
 from anyoptim._render.loops import Loop, loop, loop_measure
-from anyoptim._render.philox import GROUP, dropout
+from anyoptim._render.philox import dropout
 from anyoptim._render.ufuncs import UFUNCS, Source, blocked, blocked_measure
 
 __all__ = [
     "CHUNK",
     "ELEMENTS",
-    "GROUP",
     "REDUCTION",
     "THREADS",
     "UFUNCS",

@@ -5,30 +5,20 @@ A thread has the four words of one counter, and the elements that these are for:
 
 from __future__ import annotations
 
+from anyoptim._philox import GROUP, keys
 from anyoptim._render._elements import ELEMENTS
+from anyoptim._render._rounds import rounds_text
 from anyoptim._render.cuda import THREADS, Kernel
 
-__all__ = ["GROUP", "dropout"]
-
-GROUP = 4
-"""Elements of a thread: there are four words to a counter."""
+__all__ = ["dropout"]
 
 _KERNEL = """\
 struct alignas({group} * sizeof(Element) < 16 ? {group} * sizeof(Element) : 16) Vector { Element at[{group}]; };
 
-// Ten rounds of Philox4x32.
+// Philox4x32, in place.
 __device__ __forceinline__ void philox(unsigned *c, unsigned k0, unsigned k1)
 {
-    #pragma unroll
-    for (int round = 0; round < 10; ++round) {
-        const unsigned long long p0 = 0xD2511F53ull * c[0], p1 = 0xCD9E8D57ull * c[2];
-        c[0] = (unsigned)(p1 >> 32) ^ c[1] ^ k0;
-        c[1] = (unsigned)p1;
-        c[2] = (unsigned)(p0 >> 32) ^ c[3] ^ k1;
-        c[3] = (unsigned)p0;
-        k0 += 0x9E3779B9u;
-        k1 += 0xBB67AE85u;
-    }
+    {rounds}
 }
 
 // y = x * (scale where the word of an element is at least `threshold`, else 0), for n elements from word `offset` on.
@@ -63,4 +53,16 @@ dropout(const Element *x, Element *y, unsigned long long n, unsigned long long o
 def dropout(dtype: str) -> Kernel:
     """The kernel for elements of one dtype; half precision is scaled in float32."""
     text = _KERNEL.replace("{group}", str(GROUP)).replace("{threads}", str(THREADS))
+    text = text.replace("{rounds}", "\n    ".join(_rounds()))
     return Kernel("dropout", ELEMENTS[dtype].text + "\n" + text)
+
+
+def _rounds() -> list[str]:
+    lines, four = rounds_text(
+        [f"c[{k}]" for k in range(GROUP)],
+        [(f"(k0 + {k0:#x}u)", f"(k1 + {k1:#x}u)") for k0, k1 in keys((0, 0))],
+        "const unsigned long long {p} = {m:#x}ull * ({x});",
+        "(unsigned)({p} >> 32)",
+        "(unsigned){p}",
+    )
+    return [*lines, *(f"c[{k}] = {word};" for k, word in enumerate(four))]

@@ -1,0 +1,116 @@
+"""Dropout as a compiled loop: one read and one write for each element, its word drawn in between."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+import threading
+from collections.abc import Callable
+from struct import Struct
+
+import numpy as np
+
+from anyoptim._engines import _headers, _pool, _store
+from anyoptim._engines._draw import Draw
+from anyoptim._engines._leaf import NDArray
+from anyoptim._philox import GROUP
+from anyoptim._render.philox_loops import BLOCK, FLAT, PARAMETERS, ROWS, Drops, flat, strided
+
+__all__ = ["masked", "refusal", "source"]
+
+PIECE = 1 << 19
+"""The fewest elements that are worth a thread's while."""
+
+PIECES = 4
+"""Into how many pieces a thread's share is cut, so that a slow thread leaves some to the others."""
+
+WIDE = 64
+"""Columns at a time where these are farther apart than rows: what is read of a line of the cache stays there."""
+
+
+def refusal(x: NDArray) -> str | None:
+    """Why the loops can't take an array that NumPy can read and write, or None."""
+    if not x.flags.aligned or any(step % x.itemsize for step in x.strides):
+        return "its elements don't lie at multiples of their size"
+    return None
+
+
+class _Own(threading.local):
+    """For each thread the array of parameters."""
+
+    def __init__(self) -> None:
+        self.array = np.zeros(len(PARAMETERS), np.uint64)
+        # In the order of PARAMETERS.
+        self.put = functools.partial(Struct("8Q2d2Q").pack_into, memoryview(self.array.data).cast("B"), 0)
+
+
+_OWN = _Own()
+
+
+def masked(dtype: str, x: NDArray, y: NDArray, draw: Draw) -> None:
+    """Write to y, which may be x; bfloat16 is given as its bits."""
+    place = "x" if y is x else "y"
+    objects = _headers.reliable() and type(x) is type(y) is np.ndarray
+    where = (id(x), id(y), 1) if objects else (_address(x), _address(y), 0)
+    numbers = draw.offset, draw.key, draw.call, draw.last, draw.scale, draw.dropped
+    n = x.size
+    if x.flags.c_contiguous and y.flags.c_contiguous and dtype in FLAT:
+        _OWN.put(*where, n, *numbers, 0, 0)
+        _run(_load("flat", dtype, place), (_OWN.array,), -(-(draw.offset % GROUP + n) // GROUP), n)
+        return
+    axes = _axes(x, y)
+    (rows, *steps), (columns, *_) = axes[-2:]
+    wide = min(columns, WIDE if abs(steps[0]) < abs(axes[-1][1]) else BLOCK)
+    tall = min(rows, ROWS, max(1, BLOCK // wide))
+    _OWN.put(*where, n, *numbers, tall, wide)
+    blocks = math.prod(length for length, *_ in axes[:-2]) * -(-rows // tall) * -(-columns // wide)
+    _run(_load("strided", dtype, place), (_OWN.array, np.array(axes, np.int64)), blocks, n)
+
+
+def _run(call: Callable[..., None], tables: tuple[NDArray, ...], total: int, n: int) -> None:
+    """The call for all of so many parts, of n elements in all, by several threads if there are enough."""
+    number = n // PIECE
+    if number < 2 or (threads := _pool.threads()) < 2:
+        call(*tables, 0, total)
+        return
+    number = min(number, threads * PIECES, total)
+    cuts = [total * i // number for i in range(number + 1)]
+    _pool.spread(functools.partial(call, *tables), list(itertools.pairwise(cuts)))
+
+
+def _axes(x: NDArray, y: NDArray) -> list[tuple[int, ...]]:
+    """At least two, each with its length and the steps of x, of y and of the words, joined where they go on alike."""
+    word = 1
+    found: list[tuple[int, ...]] = []
+    for length, *steps in reversed(list(zip(x.shape, x.strides, y.strides, strict=True))):
+        if length == 1:
+            continue
+        axis = length, *(step // x.itemsize for step in steps), word
+        word *= length
+        inner = found[0] if found else None
+        if inner is not None and axis[1:] == tuple(inner[0] * step for step in inner[1:]):
+            found[0] = length * inner[0], *inner[1:]
+        else:
+            found.insert(0, axis)
+    return [(1, 0, 0, 0)] * (2 - len(found)) + found
+
+
+def _address(a: NDArray) -> int:
+    address: int = a.__array_interface__["data"][0]
+    return address
+
+
+@functools.cache
+def _load(kind: str, dtype: str, place: str) -> Callable[..., None]:
+    """The machine code."""
+    text = source(kind, dtype, place)
+    return _store.compiled(_store.function(text.name, text.text), text.signature)
+
+
+def source(kind: str, dtype: str, place: str) -> Drops:
+    """The text of a loop, `flat` or `strided`."""
+    from anyoptim._engines import _bits, _jitted  # noqa: PLC0415 - import Numba
+
+    text = {"flat": flat, "strided": strided}[kind](dtype, place)
+    return text._replace(text=_store.stamped(text.text, _bits, _jitted, _headers))

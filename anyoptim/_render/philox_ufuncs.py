@@ -1,0 +1,92 @@
+"""Philox as NumPy calls over buffers of 64-bit numbers, each in place: for those who have no compiler.
+
+`draw` writes, for counters whose first words follow `c0` and whose other words are the same, which words are kept::
+
+    def draw(first, c0, c1, c2, c3, k, raised, last, kept, b0, b1, b2, b3):
+        add(first, c0, b0)
+        multiply(b0, m0, b0)
+        ...
+        right_shift(b1, half, b1)
+        multiply(b1, m1, b1)
+        ...
+        greater(b2, last, kept[0])
+        ...
+
+`k` are the keys of the rounds, `raised` the same in the upper halves, as arrays; `last` is the last word that drops,
+above ones. A word of each counter is one half of the numbers in a buffer, whatever the other half is.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from anyoptim._philox import GROUP, MASK, MULTIPLIERS, ROUNDS, rounds
+
+__all__ = ["CALLED", "draw"]
+
+CALLED = ("add", "bitwise_xor", "greater", "left_shift", "multiply", "right_shift")
+"""The universal functions it calls; beside them `half` is 32, `m0` and `m1` are the multipliers, as arrays, and
+`above(word)` is one with a word in its upper half."""
+
+
+class _Common:
+    """A word that all counters have in common, a number of the host; of a key there is an array, too."""
+
+    def __init__(self, text: str, array: str | None = None) -> None:
+        self.text, self.array = text, array or f"above({text})"
+
+    def __xor__(self, other: Any) -> Any:
+        return other ^ self if isinstance(other, _Words) else _Common(f"({self.text} ^ {other.text})")
+
+
+class _Writer:
+    def __init__(self) -> None:
+        self.lines = ["add(first, c0, b0)"]
+        self.free = [f"b{k}" for k in range(1, GROUP)]
+        self.numbers = 0
+
+    def product(self, x: Any, m: int) -> tuple[Any, Any]:
+        if isinstance(x, _Common):
+            p = f"p{self.numbers}"
+            self.numbers += 1
+            self.lines.append(f"{p} = {m:#x} * {x.text}")
+            return _Common(f"({p} >> 32)"), _Common(f"({p} & {MASK:#x})")
+        if x.upper:
+            self.lines.append(f"right_shift({x.at}, half, {x.at})")
+        self.lines.append(f"multiply({x.at}, m{MULTIPLIERS.index(m)}, {x.at})")
+        return _Words(self, x.at, shared=True), _Words(self, x.at, upper=False)
+
+
+class _Words:
+    """A word of each counter, in a buffer.
+
+    Both words of a product are in one buffer, and the upper one, used first, leaves it as it is. All others are
+    overwritten when they are used.
+    """
+
+    def __init__(self, writer: _Writer, at: str, upper: bool = True, shared: bool = False) -> None:
+        self.writer, self.at, self.upper, self.shared = writer, at, upper, shared
+
+    def raised(self) -> str:
+        """In the upper half."""
+        if not self.upper:
+            self.writer.lines.append(f"left_shift({self.at}, half, {self.at})")
+        return self.at
+
+    def __xor__(self, other: Any) -> _Words:
+        into = other.at if isinstance(other, _Words) else self.writer.free.pop() if self.shared else self.at
+        right = other.at if isinstance(other, _Words) else other.array
+        self.writer.lines.append(f"bitwise_xor({self.raised()}, {right}, {into})")
+        return _Words(self.writer, into)
+
+
+def draw() -> str:
+    """The text of `draw`."""
+    writer = _Writer()
+    keys = [[_Common(f"k[{r}][{i}]", f"raised[{r}][{i}]") for i in (0, 1)] for r in range(ROUNDS)]
+    counter = [_Words(writer, "b0", upper=False), *(_Common(f"c{k}") for k in range(1, GROUP))]
+    for k, word in enumerate(rounds(counter, [(a, b) for a, b in keys], writer.product)):
+        writer.lines.append(f"greater({word.raised()}, last, kept[{k}])")
+    buffers = ", ".join(f"b{k}" for k in range(GROUP))
+    head = f"def draw(first, c0, c1, c2, c3, k, raised, last, kept, {buffers}):"
+    return "\n    ".join([head, *writer.lines]) + "\n"
