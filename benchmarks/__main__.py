@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from rich.console import Console
 from rich.progress import track
 
-from benchmarks import alone, costs, dropout, groups, jax_steps, report, startup, subnormals, updates
+from benchmarks import alone, costs, dropout, dropout_peers, groups, jax_steps, report, startup, subnormals, updates
 from benchmarks.harness import measure
 from benchmarks.machine import ROOT, machine
 from benchmarks.names import BASELINE
@@ -19,6 +19,7 @@ SHEETS: Mapping[str, Callable[[float], Sheet]] = {
     "NumPy alone": alone.alone,
     "fixed cost": costs.fixed,
     "allocations": costs.allocations,
+    "dropout": dropout_peers.dropout,
     "groups": groups.groups,
     "JAX": jax_steps.jax_steps,
     "start-up": startup.startup,

@@ -14,7 +14,7 @@ from benchmarks.harness import Arrays, Candidate, Case, Contest, deviation
 from benchmarks.names import ANYOPTIM, BASELINE, LIMIT
 from tests import textbook
 
-__all__ = ["case", "cases"]
+__all__ = ["case", "cases", "copying"]
 
 SHAPES: Mapping[str, tuple[int, ...]] = {"batch of 32 x 100": (32, 100), "one array of 1M": (1_000_000,)}
 
@@ -32,7 +32,7 @@ def case(shape: tuple[int, ...], who: Sequence[str]) -> Case:
         # Away from 0, so that a zero in the result is a dropped element.
         return {k: 1 + rng.random(shape, dtype=np.float32) for k in ("x", "dout")}
 
-    candidates = (_layer(BASELINE, textbook.Dropout()), _layer(ANYOPTIM, ao.Dropout(seed=0)), _copies(shape))
+    candidates = (_layer(BASELINE, textbook.Dropout()), _layer(ANYOPTIM, ao.Dropout(seed=0)), copying(shape))
     return Case([c for c in candidates if c.name in who], draw, tolerance=0)
 
 
@@ -62,7 +62,7 @@ def _layer(name: str, layer: _Layer) -> Candidate:
     return Candidate(name, turn, off)
 
 
-def _copies(shape: tuple[int, ...]) -> Candidate:
+def copying(shape: tuple[int, ...]) -> Candidate:
     """The limit of forward and backward, by one thread: x copied to y and dout to dx, into memory that is at hand."""
     y, dx = np.zeros((2, *shape), dtype=np.float32)
     last: Arrays = {}

@@ -18,7 +18,7 @@ os.environ.setdefault("KERAS_BACKEND", "jax")
 
 import anyoptim as ao
 from anyoptim import _engines
-from anyoptim._engines import masking
+from anyoptim._engines import _masking_compiled, masking
 from tests import libraries
 from tests.libraries import Library, MissingError
 
@@ -100,3 +100,4 @@ def nothing_worked(monkeypatch: pytest.MonkeyPatch) -> None:
     """What one test compiles, or works towards, is not the next one's default engine."""
     monkeypatch.setattr(_engines, "_worked", defaultdict(_engines._Work))
     monkeypatch.setattr(masking, "_drawn", Counter())
+    monkeypatch.setattr(_masking_compiled, "_QUICK", {})

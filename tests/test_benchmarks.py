@@ -17,11 +17,13 @@ import PIL.Image
 import pytest
 
 import anyoptim as ao
+from anyoptim._engines import masking
 from benchmarks import (
     __main__,
     alone,
     costs,
     dropout,
+    dropout_peers,
     groups,
     harness,
     limit,
@@ -38,6 +40,7 @@ from benchmarks.machine import PEERS, machine
 from benchmarks.methods import CHAIN, DECAY, EPS, MAX_NORM, METHODS, ClippedAveragedAdam
 from benchmarks.names import ANYOPTIM, BASELINE, BLOCKED, LIMIT, OPTAX, TORCH
 from benchmarks.problem import MODELS, PARAMETERS, Problem, Shapes
+from tests import textbook
 
 SMALL: Shapes = {"W": (3, 4), "b": (4,), "long": (5000,)}
 
@@ -260,6 +263,33 @@ def test_groups_are_timed_and_right(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ao, "groups", lambda of: real({k: {**own, "weight_decay": 0.3} for k, own in of.items()}))
     with pytest.raises(harness.WrongResultError, match="off the reference are anyoptim, 5 groups by"):
         groups.groups(0.01, {"small": shapes})
+
+
+def test_dropout_beside_everybody_elses() -> None:
+    """Each checked by itself; with a ratio for each rival there is, and the engines as they were."""
+    pytest.importorskip("numba", reason="one of the candidates")
+    sheet = dropout_peers.dropout(0.01, {"small": (40, 30)})
+    ((size, *row),) = sheet.rows
+    assert size == "small"
+    assert len(row) + 1 == len(sheet.headings)
+    times: dict[str, Any] = dict(zip(sheet.headings[1:], row, strict=True))
+    assert all(isinstance(t, float) and t > 0 for t in times.values() if t != "")
+    assert times["anyoptim against five lines"] == times[BASELINE] / times[ANYOPTIM]
+    assert times["of copies"] == times[ANYOPTIM] / times[LIMIT]
+    assert times["without Numba against five lines"] == times[BASELINE] / times[BLOCKED]
+    assert masking.only is None
+
+
+@pytest.mark.parametrize("who", [ANYOPTIM, BASELINE, LIMIT])
+def test_wrong_masks_are_no_results(who: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a backward that drops other elements than its forward."""
+    layer = {ANYOPTIM: ao.Dropout, BASELINE: textbook.Dropout}.get(who)
+    if layer is None:
+        monkeypatch.setattr(np, "copyto", lambda *_: None)
+    else:
+        monkeypatch.setattr(layer, "backward", lambda self, dout, out=None: dout)
+    with pytest.raises(harness.WrongResultError, match=f"are .*{who}"):
+        dropout_peers.dropout(0.01, {"small": (40, 30)})
 
 
 def test_resting_rows_become_subnormal() -> None:

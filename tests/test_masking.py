@@ -40,6 +40,7 @@ def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> C
         original(*given)
 
     monkeypatch.setattr(module, "masked", counted)
+    monkeypatch.setattr(_masking_compiled, "_PLAIN", {})  # so that nothing is quick, which wouldn't be counted
     return runs.__len__
 
 
@@ -186,6 +187,60 @@ def test_the_layer(engine: Callable[[], int]) -> None:
             expected = np.asarray(_portable(dout, 0.4, 3, call, inverted=True))
             assert same_bits(np.ascontiguousarray(layer.backward(dout)), np.ascontiguousarray(expected))
     assert engine() == 15
+
+
+def test_quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A layer's small plain arrays, once the loop is there: the same bits, counts and masks; all else by the checks."""
+    pytest.importorskip("numba", reason="the compiled engine needs it")
+    monkeypatch.setattr(masking, "WORTHWHILE", 0)
+    seen: list[bool] = []
+    original = _masking_compiled.quick
+
+    def watched(*given: Any) -> Any:
+        y = original(*given)
+        seen.append(y is not None)
+        return y
+
+    monkeypatch.setattr("anyoptim._dropout.quick", watched)
+    for dtype in ("float16", *REAL):
+        for ratio in (0.0, 0.3, 1.0):
+            layer, other = (ao.Dropout(ratio, inverted=True, seed=2**64 - 1) for _ in range(2))
+            x = np.random.default_rng(0).normal(size=(31, 33)).astype(dtype)
+            x[0, :3] = np.inf, np.nan, -0.0
+            for call in range(3):
+                expected = _portable(x, ratio, 2**64 - 1, call, inverted=True)
+                assert same_bits(layer.forward(x), expected)
+                assert same_bits(layer.backward(x), expected)
+                assert other.forward(x.tolist() and x.copy("F")).shape == x.shape
+                assert same_bits(layer.mask, other.mask)
+                assert layer.state_dict() == other.state_dict()
+    assert seen.count(True) > 9 * 4
+    del seen[:]
+    layer = ao.Dropout(0.5, seed=1)
+    small = np.ones((4, 6), np.float32)
+    odd: list[Any] = [
+        small.T,
+        small[:, ::2],
+        small.astype(">f4"),
+        small.astype(complex),
+        np.ones((300, 300), "f4"),
+        2.0,
+    ]
+    for each in odd:
+        layer.forward(each)
+        layer.backward(each)
+    assert not any(seen)
+    layer.forward(small)
+    with pytest.raises(ValueError, match="dout has shape"):
+        layer.backward(small[:2])
+    layer.key = -1
+    with pytest.raises(ValueError, match="key is -1"):
+        layer.forward(small)
+    layer.key, layer.calls = 1, 2**64
+    with pytest.raises(ValueError, match="call is 1844"):
+        layer.forward(small)
+    layer.calls, layer.dropout_ratio = 0, 1
+    assert not layer.forward(small).any()
 
 
 def test_no_mask(engine: Callable[[], int], monkeypatch: pytest.MonkeyPatch) -> None:

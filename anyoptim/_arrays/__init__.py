@@ -54,6 +54,9 @@ def tracing(name: str) -> bool:
     return _KINDS.get(name, Library).tracing
 
 
+_NUMBERS = int | float | complex | np.generic
+
+
 def is_scalar(x: Any) -> bool:
     """Whether `x` is a number of the host that belongs to no library: a Python number or a NumPy scalar."""
-    return isinstance(x, int | float | complex | np.generic)
+    return isinstance(x, _NUMBERS)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import functools
 import itertools
 import math
+import struct
 import threading
 from collections.abc import Callable
-from struct import Struct
+from typing import Any
 
 import numpy as np
 
@@ -17,7 +18,7 @@ from anyoptim._engines._leaf import NDArray
 from anyoptim._philox import GROUP
 from anyoptim._render.philox_loops import BLOCK, FLAT, PARAMETERS, ROWS, Drops, flat, strided
 
-__all__ = ["masked", "refusal", "source"]
+__all__ = ["masked", "quick", "refusal", "source"]
 
 PIECE = 1 << 19
 """The fewest elements that are worth a thread's while."""
@@ -31,7 +32,7 @@ WIDE = 64
 
 def refusal(x: NDArray) -> str | None:
     """Why the loops can't take an array that NumPy can read and write, or None."""
-    if not x.flags.aligned or any(step % x.itemsize for step in x.strides):
+    if not x.flags.aligned or not (x.flags.c_contiguous or all(step % x.itemsize == 0 for step in x.strides)):
         return "its elements don't lie at multiples of their size"
     return None
 
@@ -42,10 +43,36 @@ class _Own(threading.local):
     def __init__(self) -> None:
         self.array = np.zeros(len(PARAMETERS), np.uint64)
         # In the order of PARAMETERS.
-        self.put = functools.partial(Struct("8Q2d2Q").pack_into, memoryview(self.array.data).cast("B"), 0)
+        self.put = functools.partial(struct.Struct("8Q2d2Q").pack_into, memoryview(self.array.data).cast("B"), 0)
 
 
 _OWN = _Own()
+
+
+SMALL = 1 << 16
+"""The most elements of what is quick: with more it makes no difference."""
+
+_PLAIN = {name: np.dtype(name) for name in ("float16", "float32", "float64")}
+_QUICK: dict[int, Callable[..., None]] = {}
+"""The loop for arrays in C order, where it is loaded, by the id of the dtype: NumPy has one of each of these."""
+
+
+def quick(x: Any, threshold: int, scale: float, key: int, call: int) -> NDArray | None:
+    """See `masking`."""
+    if type(x) is not np.ndarray:
+        return None
+    drop = _QUICK.get(id(x.dtype))
+    flags, n = x.flags, x.size
+    if drop is None or not flags.c_contiguous or not flags.aligned or not 0 < n <= SMALL:
+        return None
+    y, own = np.empty_like(x), _OWN
+    last, dropped = (threshold - 1, 0.0) if threshold else (0, scale)
+    try:
+        own.put(id(x), id(y), 1, n, 0, key, call, last, scale, dropped, 0, 0)
+    except struct.error:  # a key or a call that is no 64-bit integer
+        return None
+    drop(own.array, 0, -(-n // GROUP))
+    return y
 
 
 def masked(dtype: str, x: NDArray, y: NDArray, draw: Draw) -> None:
@@ -57,7 +84,10 @@ def masked(dtype: str, x: NDArray, y: NDArray, draw: Draw) -> None:
     n = x.size
     if x.flags.c_contiguous and y.flags.c_contiguous and dtype in FLAT:
         _OWN.put(*where, n, *numbers, 0, 0)
-        _run(_load("flat", dtype, place), (_OWN.array,), -(-(draw.offset % GROUP + n) // GROUP), n)
+        drop = _load("flat", dtype, place)
+        if objects and place == "y" and x.dtype is y.dtype is _PLAIN.get(dtype):
+            _QUICK[id(x.dtype)] = drop
+        _run(drop, (_OWN.array,), -(-(draw.offset % GROUP + n) // GROUP), n)
         return
     axes = _axes(x, y)
     (rows, *steps), (columns, *_) = axes[-2:]

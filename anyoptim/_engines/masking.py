@@ -12,7 +12,7 @@ from anyoptim._engines import _masking_blocked, _masking_compiled, _masking_cuda
 from anyoptim._engines._draw import Draw
 from anyoptim._engines._leaf import NDArray
 
-__all__ = ["masked"]
+__all__ = ["masked", "quick"]
 
 WORTHWHILE = 300_000_000
 """After so many elements drawn by NumPy, the time lost by not having compiled is about what importing Numba and
@@ -20,6 +20,9 @@ compiling cost: two seconds."""
 
 CALLS = 8192
 """To how many elements NumPy's calls for one array, however small, come in time."""
+
+only: str | None = None
+"""For tests and benchmarks: the one engine to use, "compiled" or "blocked", where it can be."""
 
 _drawn: Counter[str] = Counter()
 """How many elements of each dtype NumPy has drawn."""
@@ -54,8 +57,14 @@ def masked(
     return y
 
 
+def quick(x: Any, threshold: int, scale: float, key: int, call: int) -> NDArray | None:
+    """`masked` to a new array, at a word of 0, for plain arrays whose loop is loaded; None for all else, unchecked."""
+    return None if only == "blocked" else _masking_compiled.quick(x, threshold, scale, key, call)
+
+
 def _engine(dtype: str, x: NDArray, y: NDArray, draw: Draw) -> None:
-    if _drawn[dtype] < WORTHWHILE or _refusal(x, y) is not None:
+    soon = only == "blocked" or (only is None and _drawn[dtype] < WORTHWHILE)
+    if soon or _refusal(x, y) is not None:
         _masking_blocked.masked(dtype, x, y, draw)
         _drawn[dtype] += CALLS + x.size
     else:
