@@ -233,7 +233,7 @@ class Library:
         return self.xp.astype(real, dtype) + self.xp.astype(imag, dtype) * 1j
 
     def aligned(self, x: Array, like: Array) -> Array:
-        """`x` divided into pieces as `like` is, of its shape, or of one that has 1 where all of `like` share an element."""
+        """`x` divided into pieces as `like` is, of its shape, or of one that has 1 where all of it share an element."""
         return x
 
     def settle(self, arrays: list[Array]) -> list[Array]:
