@@ -233,6 +233,9 @@ class Library(NumPy):
         found = self.marks(xs)
         return found.begins if found[1:] == marks[1:] else None
 
+    def address(self, x: Any) -> int | None:
+        return int(x.ctypes.data) if x.flags.c_contiguous else None
+
     def memory(self, x: Any) -> Memory | None:
         found = _arrays.host_memory(x)._replace(space=f"cuda:{NUMBER}")
         return found if x.size else None

@@ -69,6 +69,28 @@ def test_the_layer_forward_and_backward(dtype: str) -> None:
         assert same_bits(shim.tonumpy(there.mask), np.asarray(here.mask))
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_out(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the user wants it, by the kernel itself where that is in C order."""
+    written: list[int] = []
+    original = shim.Library.write
+
+    def counted(self: Any, p: Any, new: Any) -> None:
+        written.append(1)
+        original(self, p, new)
+
+    monkeypatch.setattr(shim.Library, "write", counted)
+    x = _values(60, dtype).reshape(12, 5)
+    for turn, copied in ((lambda a: a, 0), (np.transpose, 1), (lambda a: a[::2], 1)):
+        expected = np.asarray(ao.dropout(turn(x), 0.3, 5, inverted=True))
+        given = turn(shim.asarray(x))
+        for out in (turn(shim.asarray(np.zeros_like(x))), given):
+            launches, writes = len(shim.machine().launches), len(written)
+            assert ao.dropout(given, 0.3, 5, inverted=True, out=out) is out
+            assert same_bits(shim.tonumpy(out), expected)
+            assert (len(shim.machine().launches) - launches, len(written) - writes) == (1, copied)
+
+
 @pytest.mark.parametrize("dtype", ["complex64", "complex128"])
 def test_what_the_kernel_does_not_take_goes_the_long_way(dtype: str) -> None:
     x = (np.arange(7) + 1j * np.arange(7)[::-1]).astype(dtype)

@@ -51,6 +51,9 @@ class CuPy(Library):
         memory = [x.data for x in xs]
         return [m.ptr for m in memory] if [m.device_id for m in memory] == marks.devices else None
 
+    def address(self, x: Array) -> int | None:
+        return int(x.data.ptr) if x.flags.c_contiguous else None
+
     def at(self, x: Array) -> AbstractContextManager[Any]:
         context: AbstractContextManager[Any] = x.device  # else they would lie on the current device
         return context

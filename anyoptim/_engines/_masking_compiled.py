@@ -83,19 +83,20 @@ def masked(dtype: str, x: NDArray, y: NDArray, draw: Draw) -> None:
     numbers = draw.offset, draw.key, draw.call, draw.last, draw.scale, draw.dropped
     n = x.size
     if x.flags.c_contiguous and y.flags.c_contiguous and dtype in FLAT:
-        _OWN.put(*where, n, *numbers, 0, 0)
         drop = _load("flat", dtype, place)
         if objects and place == "y" and x.dtype is y.dtype is _PLAIN.get(dtype):
             _QUICK[id(x.dtype)] = drop
+        _OWN.put(*where, n, *numbers, 0, 0)
         _run(drop, (_OWN.array,), -(-(draw.offset % GROUP + n) // GROUP), n)
         return
     axes = _axes(x, y)
     (rows, *steps), (columns, *_) = axes[-2:]
     wide = min(columns, WIDE if abs(steps[0]) < abs(axes[-1][1]) else BLOCK)
     tall = min(rows, ROWS, max(1, BLOCK // wide))
-    _OWN.put(*where, n, *numbers, tall, wide)
     blocks = math.prod(length for length, *_ in axes[:-2]) * -(-rows // tall) * -(-columns // wide)
-    _run(_load("strided", dtype, place), (_OWN.array, np.array(axes, np.int64)), blocks, n)
+    drop, table = _load("strided", dtype, place), np.array(axes, np.int64)
+    _OWN.put(*where, n, *numbers, tall, wide)
+    _run(drop, (_OWN.array, table), blocks, n)
 
 
 def _run(call: Callable[..., None], tables: tuple[NDArray, ...], total: int, n: int) -> None:
