@@ -63,7 +63,7 @@ def adamw(theta: Array, h: Any) -> Run:
 
 
 def amsgrad(x: Array, h: Any) -> Run:
-    """Reddi, Kale and Kumar 2018, algorithm 2, with a step size alpha_t that has Adam's corrections."""
+    """Reddi, Kale and Kumar 2018, algorithm 2, with an alpha_t that has Adam's corrections; decay as torch's AdamW."""
     m, v, v_hat, t = np.zeros_like(x), np.zeros_like(x), np.zeros_like(x), 0
     while True:
         g = yield x
@@ -74,7 +74,8 @@ def amsgrad(x: Array, h: Any) -> Run:
         correction = 1 - h.beta2**t
         alpha = h.lr * math.sqrt(correction) / (1 - h.beta1**t)
         epsilon = h.eps + h.eps_corrected * math.sqrt(correction)
-        x = x - alpha * m / (np.sqrt(v_hat + h.eps_root * correction) + epsilon)
+        step = alpha * m / (np.sqrt(v_hat + h.eps_root * correction) + epsilon)
+        x = (1 - h.lr * h.weight_decay) * x - step
 
 
 def corrected_amsgrad(x: Array, h: Any) -> Run:
@@ -103,7 +104,8 @@ def adamax(theta: Array, h: Any) -> Run:
 def nadam(theta: Array, h: Any) -> Run:
     """Dozat 2016, algorithm 2, by running products; the mean m by a constant mu, and no factor nu to the corrected n.
 
-    The schedule of mu is that of the experiments in Sutskever et al. that the paper gives as an example.
+    The schedule of mu is that of the experiments in Sutskever et al. that the paper gives as an example; the decay is
+    where torch has it, before the step.
     """
     m, n, t, product = np.zeros_like(theta), np.zeros_like(theta), 0, 1.0
     while True:
@@ -117,11 +119,11 @@ def nadam(theta: Array, h: Any) -> Run:
         n = h.beta2 * n + (1 - h.beta2) * g**2
         n_hat = n / (1 - h.beta2**t)
         m_bar = (1 - mu) * g_hat + mu_next * m_hat
-        theta = theta - h.lr * m_bar / (np.sqrt(n_hat + h.eps_root) + h.eps)
+        theta = (1 - h.lr * h.weight_decay) * theta - h.lr * m_bar / (np.sqrt(n_hat + h.eps_root) + h.eps)
 
 
 def radam(theta: Array, h: Any) -> Run:
-    """Liu et al. 2020, algorithm 2, with an epsilon beside the root of v.
+    """Liu et al. 2020, algorithm 2, with an epsilon beside the root of v, and decay where torch has it.
 
     rho is evaluated in decimals: what remains of the difference of 1999 and 1994 has an error of 1e-12 in float64.
     """
@@ -140,9 +142,10 @@ def radam(theta: Array, h: Any) -> Run:
             epsilon = h.eps + h.eps_corrected * math.sqrt(correction)
             l = math.sqrt(correction) / (np.sqrt(v + h.eps_root * correction) + epsilon)  # noqa: E741 - the paper's
             r = math.sqrt((rho - 4) * (rho - 2) * rho_inf / ((rho_inf - 4) * (rho_inf - 2) * rho))
-            theta = theta - h.lr * r * m_hat * l
+            step = h.lr * r * m_hat * l
         else:
-            theta = theta - h.lr * m_hat
+            step = h.lr * m_hat
+        theta = (1 - h.lr * h.weight_decay) * theta - step
 
 
 def adabelief(theta: Array, h: Any) -> Run:

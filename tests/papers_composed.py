@@ -157,10 +157,16 @@ class Prodigy:
 
 
 class Adafactor:
-    """Shazeer and Stern 2018, algorithm 4 (matrices) and 5 (vectors), with sums over rows and columns."""
+    """Shazeer and Stern 2018, algorithm 4 (matrices) and 5 (vectors), with sums over rows and columns.
 
-    def __init__(self, lr: float, decay: float, eps: float, floor: float, clip: float) -> None:
+    And the lower bounds and the decay that torch's documentation adds.
+    """
+
+    def __init__(
+        self, lr: float, decay: float, eps: float, floor: float, clip: float, least: float, weight_decay: float
+    ) -> None:
         self.lr, self.decay, self.eps1, self.eps2, self.d = lr, decay, eps, floor, clip
+        self.least, self.weight_decay = least, weight_decay
         self.t = 0
         self.R: Arrays = {}
         self.C: Arrays = {}
@@ -178,34 +184,51 @@ class Adafactor:
             else:
                 self.R[key] = beta2 * self.R.get(key, 0.0) + (1 - beta2) * S.sum(-1, keepdims=True)
                 self.C[key] = beta2 * self.C.get(key, 0.0) + (1 - beta2) * S.sum(-2, keepdims=True)
-                V = self.R[key] @ self.C[key] / self.R[key].sum(-2, keepdims=True)
-            U = G / np.sqrt(V)
+                mean = self.R[key].sum(-2, keepdims=True) / math.prod(X.shape[-2:])
+                V = self.R[key] @ self.C[key] / math.prod(X.shape[-2:]) / np.maximum(mean, self.least)
+            U = G / np.sqrt(np.maximum(V, self.least**2))
             U = U / max(1.0, math.sqrt(norm(U) ** 2 / U.size) / self.d)
-            params[key] = X - alpha * U
+            params[key] = (1 - self.lr * self.weight_decay) * X - alpha * U
 
 
 class Muon:
     """Jordan et al. 2024, algorithm 2 with Nesterov's momentum, whose buffer is a sum and no mean.
 
-    The sum is 1/(1-momentum) times the mean, and so is eps beside its norm.
+    The sum is 1/(1-momentum) times the mean, and so are eps beside its norm and the least that this may be.
     """
 
-    def __init__(self, lr: float, momentum: float, weight_decay: float, steps: int = 5, eps: float = 1e-7) -> None:
+    def __init__(
+        self,
+        lr: float,
+        momentum: float,
+        weight_decay: float,
+        steps: int = 5,
+        eps: float = 1e-7,
+        least: float = 0.0,
+        ahead: float = 1.0,
+        rms: float = 0.0,
+        a: float = 3.4445,
+        b: float = -4.775,
+        c: float = 2.0315,
+    ) -> None:
         self.lr, self.mu, self.decay, self.steps, self.eps = lr, momentum, weight_decay, steps, eps
+        self.least, self.ahead, self.rms, self.polynomial = least, ahead, rms, (a, b, c)
         self.B: Arrays = {}
 
     def update(self, params: Arrays, grads: Arrays) -> None:
         for key, W in params.items():
             G = grads[key].reshape(len(W), -1)
             self.B[key] = self.mu * self.B.get(key, 0.0) + G
-            X = G + self.mu * self.B[key]
-            X = X / (norm(X) + self.eps / (1 - self.mu))
+            X = self.ahead * G + (1 - self.ahead * (1 - self.mu)) * self.B[key]
+            X = X / (max(norm(X), self.least / (1 - self.mu)) + self.eps / (1 - self.mu))
             n, m = X.shape
+            a, b, c = self.polynomial
+            scale = self.rms * math.sqrt(max(n, m)) if self.rms else math.sqrt(max(1, n / m))
             for _ in range(self.steps):
                 # The paper's odd polynomial, here from the other side of the matrix.
                 A = X.T @ X
-                X = X @ (3.4445 * np.eye(m) - 4.775 * A + 2.0315 * A @ A)
-            params[key] = (1 - self.lr * self.decay) * W - self.lr * math.sqrt(max(1, n / m)) * X.reshape(W.shape)
+                X = X @ (a * np.eye(m) + b * A + c * A @ A)
+            params[key] = (1 - self.lr * self.decay) * W - self.lr * scale * X.reshape(W.shape)
 
 
 class Shampoo:

@@ -36,8 +36,12 @@ VALUES: dict[str, dict[str, Any]] = {
     "Prodigy": {"lr": st.floats(0.01, 1), "beta1": UNIT, "beta2": st.floats(0.01, 0.999), "eps": EPS}
     | {"weight_decay": DECAY, "d0": st.floats(1e-6, 1e-1), "growth": st.floats(0.5, 2)},
     "Adafactor": {"lr": RATE, "decay": st.floats(0, 1), "eps": st.sampled_from([1e-30, 1e-3])}
-    | {"floor": st.floats(0, 0.1), "clip": st.just(math.inf) | st.floats(0.1, 10)},
-    "Muon": {"lr": RATE, "momentum": UNIT, "weight_decay": DECAY, "steps": st.integers(1, 6), "eps": EPS},
+    | {"floor": st.floats(0, 0.1), "clip": st.just(math.inf) | st.floats(0.1, 10)}
+    | {"least": st.just(0.0) | st.floats(1e-9, 2), "weight_decay": DECAY},
+    "Muon": {"lr": RATE, "momentum": UNIT, "weight_decay": DECAY, "steps": st.integers(1, 6), "eps": EPS}
+    | {"least": st.just(0.0) | st.floats(1e-3, 10), "ahead": st.floats(0, 1), "rms": st.just(0.0) | st.floats(0.01, 1)}
+    # Not far from the paper's: others can make singular values grow without end.
+    | {"a": st.floats(3.4, 3.45), "b": st.floats(-4.8, -4.75), "c": st.floats(2.0, 2.04)},
     "Shampoo": {"lr": RATE, "eps": st.floats(1e-3, 1)},
     "SGLD": {"lr": RATE, "temperature": st.floats(0, 2)},
 }

@@ -8,6 +8,7 @@ from anyoptim._arrays import Array
 from anyoptim._hyperparameters import Hyper, fraction, nonnegative
 from anyoptim._optimizer import Optimizer
 from anyoptim._scalars import one_minus_power, sqrt
+from anyoptim.optimizers._optional import decayed, decoupled
 from anyoptim.optimizers._roots import inside, root
 
 __all__ = ["AMSGrad", "Adam", "AdamW", "CorrectedAMSGrad"]
@@ -179,11 +180,12 @@ class AMSGrad(Adam):
         v <- v + (1-beta2)*(g*g - v)
         u <- max(u, v)
         lr_t = lr * sqrt(1 - beta2**t) / (1 - beta1**t)
-        p <- p - lr_t*m / (sqrt(u) + eps)
+        p <- p - lr_t*m / (sqrt(u) + eps) - lr*weight_decay*p
 
     The maximum is of the uncorrected v, and the correction is that of the step, as in torch (whose eps is
     `eps_corrected`, as for `Adam`) and Keras. optax takes the maximum of corrected ones: `CorrectedAMSGrad`. The paper
     corrects nothing and has no eps; that is `AMSGrad(lr=lambda t: lr * (1 - beta1**t) / sqrt(1 - beta2**t), eps=0.0)`.
+    The decay, which is that of `AdamW`, is another paper's.
 
     Args:
         lr: learning rate, finite and at least 0; a number or a schedule of the step number.
@@ -192,12 +194,42 @@ class AMSGrad(Adam):
         eps: keeps the division finite, finite and at least 0; likewise.
         eps_corrected: the same, added to the root of the corrected u.
         eps_root: the same inside this root.
+        weight_decay: decoupled, in units of lr, finite and at least 0; likewise.
         engine: the machine that runs the rule; None chooses.
 
     Source: Reddi, Kale and Kumar, On the convergence of Adam and beyond, 2018, algorithm 2, with Adam's corrections.
     """
 
+    hyperparameters = {**Adam.hyperparameters, "weight_decay": nonnegative}
     slots = ("m", "v", "u")
+
+    def __init__(
+        self,
+        lr: Hyper = 0.001,
+        beta1: Hyper = 0.9,
+        beta2: Hyper = 0.999,
+        eps: Hyper = 1e-7,
+        *,
+        eps_corrected: Hyper = 0.0,
+        eps_root: Hyper = 0.0,
+        weight_decay: Hyper = 0.0,
+        engine: str | None = None,
+    ) -> None:
+        Optimizer.__init__(
+            self,
+            engine=engine,
+            lr=lr,
+            beta1=beta1,
+            beta2=beta2,
+            eps=eps,
+            eps_corrected=eps_corrected,
+            eps_root=eps_root,
+            weight_decay=weight_decay,
+        )
+
+    @staticmethod
+    def coefficients(t: Any, *, lr: float, weight_decay: float, **adam: float) -> dict[str, Any]:  # type: ignore[override] # it has one more
+        return {**Adam.coefficients(t, lr=lr, **adam), **decoupled(lr, weight_decay)}
 
     @staticmethod
     def rule(  # type: ignore[override] # it has a slot more
@@ -213,11 +245,12 @@ class AMSGrad(Adam):
         a2: float,
         eps: float,
         eps_root: Any = None,
+        decay: Any = None,
     ) -> tuple[Array, ...]:
         m = m + a1 * (x - m)
         v = v + a2 * (x * x - v)
         u = xp.maximum(u, v)
-        return lr_t * m / (root(xp, u, eps_root) + eps), m, v, u
+        return decayed(p, lr_t * m / (root(xp, u, eps_root) + eps), decay), m, v, u
 
 
 class CorrectedAMSGrad(Optimizer):

@@ -6,9 +6,10 @@ import math
 from typing import Any
 
 from anyoptim._arrays import Array, library
-from anyoptim._hyperparameters import Domain, Hyper, fraction, nonnegative, positive
+from anyoptim._hyperparameters import Domain, Hyper, fraction, nonnegative, number, positive, share
 from anyoptim._optimizer import Optimizer
 from anyoptim._scalars import power, where
+from anyoptim.optimizers._optional import decayed, decoupled, unless_zero
 from anyoptim.stages.layers import is_complex
 
 __all__ = ["Adafactor", "Muon", "Shampoo"]
@@ -19,6 +20,10 @@ _whole = Domain(lambda x: x >= 1 and x % 1 == 0, "a whole number and at least 1"
 def _matrix(xp: Any, a: Array) -> Array:
     """As a matrix: the first axis, and all others as one."""
     return xp.reshape(a, (a.shape[0], -1)) if 0 not in a.shape else a
+
+
+def _at_least(xp: Any, a: Array, least: Any) -> Array:
+    return a if least is None else xp.where(a < least, xp.full_like(a, least), a)
 
 
 def _no_matrix(name: str, p: Array) -> str | None:
@@ -39,12 +44,13 @@ class Adafactor(Optimizer):
         C <- b*C + (1-b) * mean over rows of (g*g + eps)
         u = g / sqrt(R*C / mean of R)
         u <- u / max(1, rms(u) / clip)
-        p <- p - max(floor, rms(p)) * min(lr, 1/sqrt(t)) * u
+        p <- p - max(floor, rms(p)) * min(lr, 1/sqrt(t)) * u - lr*weight_decay*p
 
     R and C are for the last two axes; vectors and numbers have a second moment of each element, v. rms is the root of
     the mean square of a parameter. There is no momentum. It works on whole arrays, by the array library's own functions
     (`portable`). Optax's `adafactor` is this with `min_dim_size_to_factor=1` and lr a schedule; torch's has an eps that
-    is no summand but a lower bound. Complex parameters are refused.
+    is no summand but a lower bound: `Adafactor(eps=0.0, least=1e-7)`, with which the mean of R, and then the root by
+    which g is divided, are at least that. Complex parameters are refused.
 
     Args:
         lr: the largest relative step, finite and at least 0; a number or a schedule of the step number.
@@ -52,6 +58,8 @@ class Adafactor(Optimizer):
         eps: keeps the division finite, finite and at least 0; likewise.
         floor: the least rms of a parameter, so that zeros move, finite and at least 0; likewise.
         clip: the largest rms of u, above 0, infinite for none; likewise.
+        least: the least divisor of g, finite and at least 0; likewise.
+        weight_decay: decoupled, in units of lr, finite and at least 0; likewise.
         engine: the machine that runs the rule; None chooses.
 
     Source: Shazeer and Stern, Adafactor: adaptive learning rates with sublinear memory cost, 2018, algorithms 4 and 5.
@@ -63,6 +71,8 @@ class Adafactor(Optimizer):
         "eps": nonnegative,
         "floor": nonnegative,
         "clip": positive,
+        "least": nonnegative,
+        "weight_decay": nonnegative,
     }
     slots = ("row", "column", "v")
     whole = True
@@ -75,9 +85,20 @@ class Adafactor(Optimizer):
         floor: Hyper = 1e-3,
         clip: Hyper = 1.0,
         *,
+        least: Hyper = 0.0,
+        weight_decay: Hyper = 0.0,
         engine: str | None = None,
     ) -> None:
-        super().__init__(engine=engine, lr=lr, decay=decay, eps=eps, floor=floor, clip=clip)
+        super().__init__(
+            engine=engine,
+            lr=lr,
+            decay=decay,
+            eps=eps,
+            floor=floor,
+            clip=clip,
+            least=least,
+            weight_decay=weight_decay,
+        )
 
     def slot_shapes(self, shape: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
         """Rows and columns of matrices, elements of others."""
@@ -88,10 +109,19 @@ class Adafactor(Optimizer):
         return "is complex; Adafactor wants real parameters" if is_complex(p) else None
 
     @staticmethod
-    def coefficients(t: Any, *, lr: Any, decay: Any, eps: Any, floor: Any, clip: Any) -> dict[str, Any]:
+    def coefficients(
+        t: Any, *, lr: Any, decay: Any, eps: Any, floor: Any, clip: Any, least: Any, weight_decay: Any
+    ) -> dict[str, Any]:
         slowed = power(t, -0.5)
-        rate = where(slowed < lr, slowed, lr)
-        return {"rate": rate, "new": power(t, -decay), "eps": eps, "floor": floor, "clip": clip}
+        return {
+            "rate": where(slowed < lr, slowed, lr),
+            "new": power(t, -decay),
+            "eps": eps,
+            "floor": floor,
+            "clip": clip,
+            **unless_zero(least=least),
+            **decoupled(lr, weight_decay),
+        }
 
     @staticmethod
     def rule(
@@ -107,22 +137,26 @@ class Adafactor(Optimizer):
         eps: float,
         floor: float,
         clip: float,
+        least: Any = None,
+        decay: Any = None,
     ) -> tuple[Array, ...]:
         if 0 in p.shape:
             return x, row, column, v
         squares = x * x + eps
         if x.ndim < 2:
             v = v + new * (squares - v)
-            u = x / xp.sqrt(v)
+            root = xp.sqrt(v)
         else:
             row = row + new * (xp.mean(squares, axis=-1) - row)
             column = column + new * (xp.mean(squares, axis=-2) - column)
-            of_row = xp.sqrt(row / xp.mean(row, axis=-1, keepdims=True))
-            u = x / (xp.expand_dims(of_row, axis=-1) * xp.expand_dims(xp.sqrt(column), axis=-2))
+            of_row = xp.sqrt(row / _at_least(xp, xp.mean(row, axis=-1, keepdims=True), least))
+            root = xp.expand_dims(of_row, axis=-1) * xp.expand_dims(xp.sqrt(column), axis=-2)
+        u = x / _at_least(xp, root, least)
         excess = xp.sqrt(xp.mean(u * u)) / clip
         scale = xp.sqrt(xp.mean(p * p))
         u = u / xp.where(excess > 1, excess, xp.ones_like(excess))
-        return rate * xp.where(scale > floor, scale, xp.full_like(scale, floor)) * u, row, column, v
+        step = rate * xp.where(scale > floor, scale, xp.full_like(scale, floor)) * u
+        return decayed(p, step, decay), row, column, v
 
 
 class Muon(Optimizer):
@@ -131,13 +165,15 @@ class Muon(Optimizer):
     ::
 
         m <- momentum*m + (1-momentum)*g
-        u = (1-momentum)*g + momentum*m
-        u <- u / |u|;  five times: A = u u',  u <- a*u + (b*A + c*A*A) u        (a, b, c) = (3.4445, -4.775, 2.0315)
+        u = n*g + (1-n)*m,    n = ahead*(1-momentum)
+        u <- u / (|u| + eps);  five times: A = u u',  u <- a*u + (b*A + c*A*A) u
         p <- p - lr*sqrt(max(1, rows/columns))*u - lr*weight_decay*p
 
     Of more than two axes, all but the first are taken as one, as for convolutions. Vectors and numbers are refused: a
     `partition` gives them, and embeddings and last layers, to another method, such as `Adam`. It works on whole
-    arrays, by the array library's own matmul (`portable`), in at least float32, where torch's takes bfloat16.
+    arrays, by the array library's own matmul (`portable`), in at least float32, where torch's takes bfloat16. Torch's
+    eps is a lower bound of |u|: `Muon(eps=0.0, least=1e-7)`. The second paper has steps whose size does not depend on
+    the shape, `lr*rms*sqrt(max(rows, columns))*u` with an rms of 0.2, like AdamW's: `Muon(rms=0.2)`.
 
     Args:
         lr: learning rate, finite and at least 0; a number or a schedule of the step number.
@@ -145,6 +181,12 @@ class Muon(Optimizer):
         weight_decay: decoupled, finite and at least 0; likewise.
         steps: how often the polynomial is applied, at least 1; likewise.
         eps: keeps the division by |u| finite, finite and at least 0; likewise.
+        least: the same as a lower bound of |u|.
+        ahead: 1 to look ahead as Nesterov's momentum does, 0 not to, in [0, 1]; likewise.
+        rms: the root mean square of u in the step, finite and at least 0, which is for none; likewise.
+        a: of the polynomial, any number but NaN; likewise.
+        b: likewise.
+        c: likewise.
         engine: the machine that runs the rule; None chooses.
 
     Source: Jordan et al., Muon: an optimizer for hidden layers in neural networks, 2024, algorithm 2; the decay of Liu
@@ -157,6 +199,12 @@ class Muon(Optimizer):
         "weight_decay": nonnegative,
         "steps": _whole,
         "eps": nonnegative,
+        "least": nonnegative,
+        "ahead": share,
+        "rms": nonnegative,
+        "a": number,
+        "b": number,
+        "c": number,
     }
     slots = ("m",)
     whole = True
@@ -169,13 +217,36 @@ class Muon(Optimizer):
         *,
         steps: Hyper = 5,
         eps: Hyper = 1e-7,
+        least: Hyper = 0.0,
+        ahead: Hyper = 1.0,
+        rms: Hyper = 0.0,
+        a: Hyper = 3.4445,
+        b: Hyper = -4.775,
+        c: Hyper = 2.0315,
         engine: str | None = None,
     ) -> None:
-        super().__init__(engine=engine, lr=lr, momentum=momentum, weight_decay=weight_decay, steps=steps, eps=eps)
+        super().__init__(
+            engine=engine,
+            lr=lr,
+            momentum=momentum,
+            weight_decay=weight_decay,
+            steps=steps,
+            eps=eps,
+            least=least,
+            ahead=ahead,
+            rms=rms,
+            a=a,
+            b=b,
+            c=c,
+        )
 
     def refusal(self, p: Array) -> str | None:
         """All but real matrices."""
         return _no_matrix("Muon", p)
+
+    @staticmethod
+    def coefficients(t: Any, *, least: Any, rms: Any, **others: Any) -> dict[str, Any]:
+        return {**others, **unless_zero(least=least, rms=rms)}
 
     @staticmethod
     def rule(
@@ -189,17 +260,25 @@ class Muon(Optimizer):
         weight_decay: float,
         steps: float,
         eps: float,
+        ahead: float,
+        a: float,
+        b: float,
+        c: float,
+        least: Any = None,
+        rms: Any = None,
     ) -> tuple[Array, ...]:
         m = momentum * m + (1 - momentum) * x
-        u = _matrix(xp, (1 - momentum) * x + momentum * m)
+        n = ahead * (1 - momentum)
+        u = _matrix(xp, n * x + (1 - n) * m)
         rows, columns = u.shape
         wide = xp.matrix_transpose(u) if rows > columns else u
-        wide = wide / (xp.sqrt(xp.sum(wide * wide)) + eps)
+        wide = wide / (_at_least(xp, xp.sqrt(xp.sum(wide * wide)), least) + eps)
         for _ in range(int(steps)):
-            a = wide @ xp.matrix_transpose(wide)
-            wide = 3.4445 * wide + (-4.775 * a + 2.0315 * (a @ a)) @ wide
+            square = wide @ xp.matrix_transpose(wide)
+            wide = a * wide + (b * square + c * (square @ square)) @ wide
         u = xp.matrix_transpose(wide) if rows > columns else wide
-        return lr * math.sqrt(max(1.0, rows / columns)) * xp.reshape(u, p.shape) + lr * weight_decay * p, m
+        size = math.sqrt(max(1.0, rows / columns)) if rms is None else rms * math.sqrt(max(rows, columns))
+        return lr * size * xp.reshape(u, p.shape) + lr * weight_decay * p, m
 
 
 class Shampoo(Optimizer):

@@ -9,6 +9,7 @@ from anyoptim._arrays import Array
 from anyoptim._hyperparameters import Domain, Hyper, fraction, nonnegative
 from anyoptim._optimizer import Optimizer
 from anyoptim._scalars import expm1, log, one_minus_power, sqrt
+from anyoptim.optimizers._optional import decayed, decoupled
 from anyoptim.optimizers._roots import inside, root
 
 __all__ = ["NAdam"]
@@ -25,7 +26,7 @@ class NAdam(Optimizer):
         m <- m + (1-beta1)*(g - m)
         v <- v + (1-beta2)*(g*g - v)
         n = mu_(t+1) * m / (1 - mu_1*...*mu_(t+1)) + (1-mu_t) * g / (1 - mu_1*...*mu_t)
-        p <- p - lr*n / (sqrt(v/(1 - beta2**t) + eps_root) + eps)
+        p <- p - lr*n / (sqrt(v/(1 - beta2**t) + eps_root) + eps) - lr*weight_decay*p
 
     That is torch's, which has a momentum_decay of 0.004, and Keras's, which has one of 1. Without warmup mu is beta1,
     and it is optax's. In the paper m fades by mu_t, too, and v is multiplied by beta2. eps is added to the root of the
@@ -42,6 +43,7 @@ class NAdam(Optimizer):
         warmup: the share of the momentum that is missing before the first step, in [0, 0.5]; likewise.
         momentum_decay: how fast it comes, finite and at least 0; likewise.
         eps_root: another eps inside the root, as optax has it.
+        weight_decay: decoupled, in units of lr, finite and at least 0; likewise.
         engine: the machine that runs the rule; None chooses.
 
     Source: Dozat, Incorporating Nesterov momentum into Adam, 2016, algorithm 2; with a mean m like Adam's.
@@ -55,6 +57,7 @@ class NAdam(Optimizer):
         "warmup": _half,
         "momentum_decay": nonnegative,
         "eps_root": nonnegative,
+        "weight_decay": nonnegative,
     }
     slots = ("m", "v")
 
@@ -68,6 +71,7 @@ class NAdam(Optimizer):
         warmup: Hyper = 0.5,
         momentum_decay: Hyper = 0.004,
         eps_root: Hyper = 0.0,
+        weight_decay: Hyper = 0.0,
         engine: str | None = None,
     ) -> None:
         super().__init__(
@@ -79,6 +83,7 @@ class NAdam(Optimizer):
             warmup=warmup,
             momentum_decay=momentum_decay,
             eps_root=eps_root,
+            weight_decay=weight_decay,
         )
 
     @staticmethod
@@ -92,6 +97,7 @@ class NAdam(Optimizer):
         warmup: float,
         momentum_decay: float,
         eps_root: float,
+        weight_decay: float,
     ) -> dict[str, Any]:
         rate = _LOG * momentum_decay
         mu = beta1 * (1 - warmup * (1 + expm1(-rate * t)))
@@ -106,6 +112,7 @@ class NAdam(Optimizer):
             "a2": 1 - beta2,
             "eps": corrected * eps,
             **inside(eps_root, c2),
+            **decoupled(lr, weight_decay),
         }
 
     @staticmethod
@@ -122,10 +129,11 @@ class NAdam(Optimizer):
         a2: float,
         eps: float,
         eps_root: Any = None,
+        decay: Any = None,
     ) -> tuple[Array, ...]:
         m = m + a1 * (x - m)
         v = v + a2 * (x * x - v)
-        return (lr_m * m + lr_g * x) / (root(xp, v, eps_root) + eps), m, v
+        return decayed(p, (lr_m * m + lr_g * x) / (root(xp, v, eps_root) + eps), decay), m, v
 
 
 _LOG = -math.log(0.96)

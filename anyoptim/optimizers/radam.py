@@ -8,6 +8,7 @@ from anyoptim._arrays import Array
 from anyoptim._hyperparameters import Hyper, fraction, nonnegative
 from anyoptim._optimizer import Optimizer
 from anyoptim._scalars import log, one_minus_power, sqrt, where
+from anyoptim.optimizers._optional import decayed, decoupled
 from anyoptim.optimizers._roots import inside, root
 
 __all__ = ["RAdam"]
@@ -26,6 +27,7 @@ class RAdam(Optimizer):
         lr_t = lr * sqrt(1 - beta2**t) / (1 - beta1**t)
         p <- p - r*lr_t*m / (sqrt(v) + eps)              where rho > threshold
         p <- p - lr/(1 - beta1**t) * m                   before
+        p <- p - lr*weight_decay*p                       beside either
 
     rho is the number of gradients that v is a mean of, as good as. It passes 5 at the sixth step for a beta2 of 0.999,
     and never for one of 2/3 or less. The paper's threshold is 4 and there is no eps; torch has the threshold and the
@@ -40,6 +42,7 @@ class RAdam(Optimizer):
         threshold: what rho must be above, finite and at least 0; below 4, where r has no root, it is 4; likewise.
         eps_corrected: another eps, added to the root of the corrected v.
         eps_root: the same inside this root, as optax has it.
+        weight_decay: decoupled, in units of lr, finite and at least 0; likewise.
         engine: the machine that runs the rule; None chooses.
 
     Source: Liu et al., On the variance of the adaptive learning rate and beyond, 2020, algorithm 2.
@@ -53,6 +56,7 @@ class RAdam(Optimizer):
         "threshold": nonnegative,
         "eps_corrected": nonnegative,
         "eps_root": nonnegative,
+        "weight_decay": nonnegative,
     }
     slots = ("m", "v")
 
@@ -66,6 +70,7 @@ class RAdam(Optimizer):
         threshold: Hyper = 5.0,
         eps_corrected: Hyper = 0.0,
         eps_root: Hyper = 0.0,
+        weight_decay: Hyper = 0.0,
         engine: str | None = None,
     ) -> None:
         super().__init__(
@@ -77,6 +82,7 @@ class RAdam(Optimizer):
             threshold=threshold,
             eps_corrected=eps_corrected,
             eps_root=eps_root,
+            weight_decay=weight_decay,
         )
 
     @staticmethod
@@ -90,6 +96,7 @@ class RAdam(Optimizer):
         threshold: float,
         eps_corrected: float,
         eps_root: float,
+        weight_decay: float,
     ) -> dict[str, Any]:
         c2 = one_minus_power(beta2, t)
         corrected = sqrt(c2)
@@ -105,6 +112,7 @@ class RAdam(Optimizer):
             "trust": where(enough, 1.0, 0.0),
             "eps": where(enough, eps + corrected * eps_corrected, 1.0),
             **inside(eps_root, c2),
+            **decoupled(lr, weight_decay),
         }
 
     @staticmethod
@@ -121,10 +129,11 @@ class RAdam(Optimizer):
         trust: float,
         eps: float,
         eps_root: Any = None,
+        decay: Any = None,
     ) -> tuple[Array, ...]:
         m = m + a1 * (x - m)
         v = v + a2 * (x * x - v)
-        return lr_t * m / (trust * root(xp, v, eps_root) + eps), m, v
+        return decayed(p, lr_t * m / (trust * root(xp, v, eps_root) + eps), decay), m, v
 
 
 def _growth(beta: Any, t: Any) -> Any:

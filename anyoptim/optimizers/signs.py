@@ -8,6 +8,7 @@ from typing import Any
 from anyoptim._arrays import Array
 from anyoptim._hyperparameters import Domain, Hyper, fraction, nonnegative
 from anyoptim._optimizer import Optimizer
+from anyoptim.optimizers._optional import decayed, decoupled
 
 __all__ = ["Lion", "Rprop", "Signum"]
 
@@ -89,8 +90,7 @@ class Lion(Optimizer):
 
     @staticmethod
     def coefficients(t: Any, *, lr: float, beta1: float, beta2: float, weight_decay: Any) -> dict[str, Any]:
-        # No decay, at no cost, where that is known.
-        decay = {} if isinstance(weight_decay, float) and not weight_decay else {"decay": lr * weight_decay}
+        decay = decoupled(lr, weight_decay)
         return {"lr": lr, "beta1": beta1, "a1": 1 - beta1, "beta2": beta2, "a2": 1 - beta2, **decay}
 
     @staticmethod
@@ -109,7 +109,7 @@ class Lion(Optimizer):
     ) -> tuple[Array, ...]:
         step = lr * xp.sign(beta1 * m + a1 * x)
         m = beta2 * m + a2 * x
-        return step if decay is None else step + decay * p, m
+        return decayed(p, step, decay), m
 
 
 class Rprop(Optimizer):
