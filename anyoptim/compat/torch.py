@@ -1,3 +1,0 @@
-"""The constructors of torch.optim."""
-
-__all__: list[str] = []

@@ -1,0 +1,41 @@
+"""torch.optim's constructors, schedulers and state: `ao.compat.torch.AdamW(lr=1e-3, betas=(0.9, 0.999))`.
+
+The functions have the names, the arguments, their order and their defaults, but for `params`, which `update` is given:
+each gives an optimizer of anyoptim that does what torch's does, to round-off. The arguments may be schedules. What
+says only how torch is to run (`foreach`, `fused`, `capturable`) changes no result, and is accepted; what can't be done
+here (`differentiable`) is refused with NotImplementedError. The `lr` of the optimizer can be set at any time.
+"""
+
+from anyoptim.compat.torch import lr_scheduler
+from anyoptim.compat.torch._methods import (
+    ASGD,
+    SGD,
+    Adadelta,
+    Adafactor,
+    Adagrad,
+    Adam,
+    Adamax,
+    AdamW,
+    Muon,
+    NAdam,
+    RAdam,
+    RMSprop,
+    Rprop,
+)
+
+__all__ = [
+    "ASGD",
+    "SGD",
+    "Adadelta",
+    "Adafactor",
+    "Adagrad",
+    "Adam",
+    "AdamW",
+    "Adamax",
+    "Muon",
+    "NAdam",
+    "RAdam",
+    "RMSprop",
+    "Rprop",
+    "lr_scheduler",
+]
