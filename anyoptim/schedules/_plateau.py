@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from copy import deepcopy
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from anyoptim._arrays import traced
 from anyoptim._hyperparameters import Domain, Hyper, nonnegative
@@ -58,7 +58,7 @@ class Plateau(Schedule):
     threshold*best, which for a negative best takes what is worse for better.
     """
 
-    arguments = (
+    arguments: ClassVar[tuple[str, ...]] = (
         "schedule",
         "factor",
         "patience",
@@ -109,9 +109,12 @@ class Plateau(Schedule):
         if state["resting"]:
             state["resting"], state["failures"] = state["resting"] - 1, 0
         if state["failures"] > self.patience:
-            lower = max(state["multiplier"] * self.factor, self.minimum)
-            state["multiplier"] = min(state["multiplier"], lower)
+            state["multiplier"] = self._reduced(state["multiplier"])
             state["resting"], state["failures"] = self.cooldown, 0
+
+    def _reduced(self, multiplier: float) -> float:
+        lower: float = max(multiplier * self.factor, self.minimum)
+        return min(multiplier, lower)
 
     def _improves(self, value: float) -> bool:
         best = self.state["best"]

@@ -12,7 +12,7 @@ from anyoptim._hyperparameters import Domain, Hyper, fraction, nonnegative, numb
 from anyoptim._optimizer import Optimizer
 from anyoptim._scalars import where
 from anyoptim.compat._shared import composed, given, refused, zero
-from anyoptim.schedules._combined import value_of
+from anyoptim.schedules._combined import as_schedule, value_of
 from anyoptim.schedules._schedule import Schedule
 from anyoptim.stages import Maximize, Scale, Trace, WeightDecay
 
@@ -376,7 +376,7 @@ class Lagged(Schedule):
     arguments = ("schedule",)
 
     def __init__(self, schedule: Hyper) -> None:
-        self.schedule = schedule
+        self.schedule = as_schedule("schedule", schedule)
 
     def _value(self, n: Any) -> Any:
         return value_of("schedule", self.schedule, where(n > 0, n, 1))

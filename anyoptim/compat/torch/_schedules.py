@@ -1,0 +1,179 @@
+"""What torch's schedulers do that no schedule here does."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from anyoptim._hyperparameters import Hyper
+from anyoptim._scalars import cos, floating, where
+from anyoptim.schedules import Plateau
+from anyoptim.schedules._combined import as_schedule, value_of
+from anyoptim.schedules._schedule import Schedule, finite, whole
+from anyoptim.schedules._shapes import between, cosine
+
+__all__ = ["Epochs", "Factors", "Later", "Periodic", "Phases", "Products", "Reduced", "Scaled", "WithMomentum"]
+
+
+class Epochs(Schedule):
+    """A schedule of epochs, that of epoch e at all its steps: where torch's `scheduler.step()` ends each epoch.
+
+    ::
+
+        schedule(1 + floor(n / steps)),    n = t - 1
+    """
+
+    arguments = ("schedule", "steps")
+
+    def __init__(self, schedule: Hyper, steps: int) -> None:
+        self.schedule = as_schedule("schedule", schedule)
+        self.steps = whole("steps", steps)
+
+    def _value(self, n: Any) -> Any:
+        return value_of("schedule", self.schedule, n // self.steps + 1)
+
+
+class Later(Schedule):
+    """A schedule as if so many steps had been taken before the first."""
+
+    arguments = ("schedule", "steps")
+
+    def __init__(self, schedule: Hyper, steps: int) -> None:
+        self.schedule = as_schedule("schedule", schedule)
+        self.steps = whole("steps", steps, 0)
+
+    def _value(self, n: Any) -> Any:
+        return value_of("schedule", self.schedule, n + self.steps + 1)
+
+
+class Scaled(Schedule):
+    """A number times what a function gives for n, the steps before this one."""
+
+    arguments = ("lr", "function")
+
+    def __init__(self, lr: float, function: Callable[[int], float]) -> None:
+        self.lr = finite.value("lr", lr)
+        self.function = function
+
+    def _value(self, n: Any) -> Any:
+        return self.lr * self.function(n)
+
+
+_PRODUCTS: WeakKeyDictionary[Any, list[float]] = WeakKeyDictionary()
+"""What a function has given so far, multiplied up."""
+
+
+class Products(Scaled):
+    """A number times all that a function gives for 1, 2, ..., n, in this order."""
+
+    def _value(self, n: Any) -> Any:
+        known = _PRODUCTS.setdefault(self.function, [1.0])
+        while len(known) <= n:
+            known.append(known[-1] * self.function(len(known)))
+        return self.lr * known[n]
+
+
+class Periodic(Schedule):
+    """Cosines down and up again, for ever: `end + (start - end)*(1 + cos(pi*n/steps))/2`."""
+
+    arguments = ("start", "steps", "end")
+
+    def __init__(self, start: float, steps: int, end: float) -> None:
+        self.start = finite.value("start", start)
+        self.steps = whole("steps", steps)
+        self.end = finite.value("end", end)
+
+    def _value(self, n: Any) -> Any:
+        x = floating(n % (2 * self.steps)) / self.steps
+        return self.end + (self.start - self.end) * (1 + cos(math.pi * x)) / 2
+
+
+class Phases(Schedule):
+    """From value to value, each reached after so many steps, which need not be whole; then constant."""
+
+    arguments = ("start", "ends", "values", "ease")
+
+    def __init__(self, start: float, ends: Sequence[float], values: Sequence[float], ease: str) -> None:
+        self.start = finite.value("start", start)
+        self.ends = tuple(finite.value("ends", end) for end in ends)
+        self.values = tuple(finite.value("values", value) for value in values)
+        self.ease = ease
+
+    def _value(self, n: Any) -> Any:
+        value: Any = self.start
+        before, begin = self.start, 0.0
+        for end, target in zip(self.ends, self.values, strict=True):
+            x = (floating(n) - begin) / (end - begin or 1.0)
+            x = where(x < 1, x, 1.0)
+            value = where(floating(n) > begin, between(before, target, cosine(x) if self.ease == "cos" else x), value)
+            before, begin = target, end
+        return value
+
+
+class Factors(Schedule):
+    """A number times what each of some schedules, which begin there, has made of it."""
+
+    arguments = ("lr", "schedules")
+
+    def __init__(self, lr: float, schedules: Sequence[Hyper]) -> None:
+        self.lr = finite.value("lr", lr)
+        self.schedules = tuple(schedules)
+
+    def _value(self, n: Any) -> Any:
+        value: Any = self.lr
+        for i, schedule in enumerate(self.schedules):
+            value = value * (value_of(f"schedules[{i}]", schedule, n + 1) / self.lr)
+        return value
+
+
+class WithMomentum(Schedule):
+    """A schedule of the learning rate; `momentum` is one that goes with it, for a momentum or a beta1."""
+
+    arguments = ("schedule", "momentum")
+
+    def __init__(self, schedule: Hyper, momentum: Hyper) -> None:
+        self.schedule = as_schedule("schedule", schedule)
+        self.momentum = as_schedule("momentum", momentum)
+
+    def _value(self, n: Any) -> Any:
+        return value_of("schedule", self.schedule, n + 1)
+
+
+class Reduced(Plateau):
+    """`Plateau` with torch's eps, the least reduction that is made, and its "rel", which is for positive losses."""
+
+    arguments = (*Plateau.arguments, "eps")
+
+    def __init__(
+        self,
+        schedule: Hyper,
+        factor: float = 0.1,
+        patience: int = 10,
+        threshold: float = 1e-4,
+        threshold_mode: str = "rel",
+        cooldown: int = 0,
+        minimum: float = 0.0,
+        mode: str = "min",
+        state: Mapping[str, Any] | None = None,
+        eps: float = 1e-8,
+    ) -> None:
+        super().__init__(schedule, factor, patience, threshold, threshold_mode, cooldown, minimum, mode, state)
+        self.eps = finite.value("eps", eps)
+
+    def step(self, metrics: float) -> None:
+        """`tell`, under torch's name."""
+        self.tell(metrics)
+
+    def _reduced(self, multiplier: float) -> float:
+        lower = super()._reduced(multiplier)
+        return lower if self.schedule(1) * (multiplier - lower) > self.eps else multiplier
+
+    def _improves(self, value: float) -> bool:
+        best = self.state["best"]
+        if best is None or not math.isfinite(value) or self.threshold_mode == "abs":
+            return super()._improves(value)
+        down = self.mode == "min"
+        bar: float = best * (1 - self.threshold if down else 1 + self.threshold)
+        return value < bar if down else value > bar
