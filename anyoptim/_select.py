@@ -48,6 +48,13 @@ class Selection:
     def __reduce__(self) -> Any:
         return Selection, (self._owner, [*self._selectors])  # the matchers are no module's own
 
+    def taker(self, path: str) -> Selector | None:
+        """The selector of a parameter known by its path alone: the first that takes it, or `...` if it is there.
+
+        Raises whatever a function raises that wants to know more.
+        """
+        return next((s for s, takes in self._selectors.items() if takes(path, None)), ... if ... in self else None)
+
     def of(self, tree: Tree, ps: Sequence[Parameter | None]) -> list[Selector | None]:
         """The selector of each parameter. Raises ValueError, with paths, where there is none or more than one."""
         found: list[list[Selector]] = []

@@ -153,9 +153,12 @@ def shapes(name: str, rng: Any) -> dict[str, tuple[int, ...]]:
 class Beside:
     """torch.optim on the same parameters, given as NumPy arrays and handed back as such."""
 
-    def __init__(self, torch: Any, name: str, options: Any, start: dict[str, Any]) -> None:
+    def __init__(self, torch: Any, name: str, options: Any, start: dict[str, Any], groups: Any = None) -> None:
         self.parameters = {key: torch.nn.Parameter(torch.tensor(a)) for key, a in start.items()}
-        self.optimizer = getattr(torch.optim, name)(self.parameters.values(), **options)
+        params: Any = self.parameters.values()
+        if groups is not None:
+            params = [{"params": [self.parameters[key] for key in keys], **own} for keys, own in groups]
+        self.optimizer = getattr(torch.optim, name)(params, **options)
         self._tensor = torch.tensor
 
     def update(self, grads: dict[str, Any]) -> None:
@@ -170,4 +173,7 @@ class Beside:
 
 
 def random(rng: Any, of: dict[str, tuple[int, ...]], dtype: str = "float64", scale: float = 1.0) -> dict[str, Any]:
+    if dtype.startswith("complex"):
+        both = random(rng, of, scale=scale), random(rng, of, scale=scale)
+        return {key: np.asarray(both[0][key] + 1j * both[1][key], dtype) for key in of}
     return {key: np.asarray(scale * rng.normal(size=shape), dtype) for key, shape in of.items()}

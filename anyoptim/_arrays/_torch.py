@@ -11,7 +11,7 @@ import numpy as np
 from anyoptim._arrays._library import Array, Library, Marks
 from anyoptim._memory import Memory
 
-__all__ = ["Torch"]
+__all__ = ["Torch", "tensor"]
 
 
 class Torch(Library):
@@ -149,3 +149,16 @@ class Torch(Library):
 
     def join_complex(self, real: Array, imag: Array, dtype: Any) -> Array:
         return sys.modules["torch"].complex(real, imag)
+
+
+def tensor(value: Any) -> Any:
+    """A torch tensor of its own: of a tensor on its device, of NumPy's array on the CPU, of a number a count."""
+    import torch  # noqa: PLC0415 - it is asked for
+
+    if isinstance(value, torch.Tensor):
+        return value.detach().clone()
+    if isinstance(value, np.ndarray):
+        return torch.from_numpy(value.copy())
+    # As torch's optimizers have theirs.
+    wide = torch.get_default_dtype() == torch.float64
+    return torch.tensor(float(value), dtype=torch.float64 if wide else torch.float32)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from anyoptim._chain import chain
+from anyoptim._groups import groups
 from anyoptim._hyperparameters import Domain
 from anyoptim._optimizer import Optimizer
 from anyoptim._stage import Stage
@@ -13,20 +14,30 @@ __all__ = ["Rated", "composed", "given", "refused", "zero"]
 
 
 class Rated(chain):
-    """A chain whose `lr` is that of one of its stages: to be read, and set in mid-training."""
+    """A chain whose `lr` is that of one of its stages: to be read, and set in mid-training.
 
-    def __init__(self, *stages: Stage, of: Stage, name: str = "lr") -> None:
+    Where groups have one of their own, each has: AttributeError.
+    """
+
+    def __init__(self, *stages: Stage | groups, of: Stage, name: str = "lr") -> None:
         super().__init__(*stages)
         self._of, self._name = next(k for k, stage in enumerate(self.stages) if stage is of), name
 
     @property
     def lr(self) -> Any:
         """The learning rate: a number or a schedule of the step number."""
-        return getattr(self.stages[self._of], self._name)
+        return getattr(self._rated, self._name)
 
     @lr.setter
     def lr(self, value: Any) -> None:
-        setattr(self.stages[self._of], self._name, value)
+        setattr(self._rated, self._name, value)
+
+    @property
+    def _rated(self) -> Stage:
+        if self.groups is not None:
+            key = self._name if self._name == "lr" else f"{type(self.stages[self._of]).__name__}.{self._name}"
+            raise AttributeError(f"the lr of each group is its own; wanted optimizer.groups[...][{key!r}]")
+        return self.stages[self._of]
 
     def __repr__(self) -> str:
         return f"chain{super().__repr__().removeprefix(type(self).__name__)}"

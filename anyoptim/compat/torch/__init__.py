@@ -7,6 +7,7 @@ here (`differentiable`) is refused with NotImplementedError. The `lr` of the opt
 """
 
 from anyoptim.compat.torch import lr_scheduler
+from anyoptim.compat.torch._incoming import from_torch
 from anyoptim.compat.torch._methods import (
     ASGD,
     SGD,
@@ -22,6 +23,7 @@ from anyoptim.compat.torch._methods import (
     RMSprop,
     Rprop,
 )
+from anyoptim.compat.torch._outgoing import to_torch
 
 __all__ = [
     "ASGD",
@@ -37,5 +39,7 @@ __all__ = [
     "RAdam",
     "RMSprop",
     "Rprop",
+    "from_torch",
     "lr_scheduler",
+    "to_torch",
 ]

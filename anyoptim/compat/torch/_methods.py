@@ -292,8 +292,8 @@ def ASGD(  # noqa: N802
 ) -> Optimizer:
     """torch.optim.ASGD: `ASGD` behind an L2 `WeightDecay`.
 
-    Torch computes the rate of a step at the end of the one before: a schedule of lr is a step late, as there. The same
-    rate is a float32 there, unless torch's default is float64.
+    Torch computes the rate of a step at the end of the parameter's step before, in float32 unless its default is
+    float64: a schedule of lr is a step late, as there, but not later for a parameter that rested.
     """
     del foreach, capturable
     refused("torch.optim.ASGD", differentiable=differentiable)
