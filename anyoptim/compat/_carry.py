@@ -1,0 +1,91 @@
+"""What an optimizer remembers, taken out by the paths of parameters and put in from elsewhere, all or nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from anyoptim import _checks as checks
+from anyoptim._arrays import COMPUTE, Array, library
+from anyoptim._optimizer import Optimizer
+from anyoptim._tree import Tree
+
+__all__ = ["Remembered", "Slot", "by_path", "host", "load", "remembered", "wanted"]
+
+Slot = tuple[int, str]
+"""Of which stage, and its name."""
+
+
+class Remembered(NamedTuple):
+    """The state of an optimizer."""
+
+    step: int
+    t: Mapping[str, int]
+    """Of each parameter, by its path."""
+    numbers: Sequence[Mapping[str, float]]
+    """Of each stage."""
+    slots: Mapping[Slot, Mapping[str, Array]]
+
+
+def by_path(name: str, container: Any) -> dict[str, Any]:
+    """The leaves of a container by their paths, None left out."""
+    tree = Tree(name, container)
+    return {tree.path(i): leaf for i, leaf in enumerate(tree.leaves) if leaf is not None}
+
+
+def remembered(optimizer: Optimizer) -> Remembered:
+    """What `update` left. Raises ValueError before the first one."""
+    state = optimizer.state
+    if state is None:
+        raise ValueError(f"{optimizer!r} has taken no step; wanted one that has a state")
+    stages = optimizer.stages
+    nested = isinstance(state.slots, tuple)
+    slots = state.slots if nested else (state.slots,)
+    numbers = state.numbers if nested else (state.numbers,)
+    return Remembered(
+        int(state.step),
+        {path: int(t) for path, t in by_path("t", state.t).items()},
+        [dict(of) for of in numbers] or [{}] * len(stages),
+        {(k, name): by_path(name, slots[k][name]) for k, stage in enumerate(stages) for name in stage.slots},
+    )
+
+
+def wanted(optimizer: Optimizer, params: Any) -> dict[Slot, dict[str, tuple[int, ...]]]:
+    """The slots that these parameters have, by path their shapes. Raises like `update`."""
+    slots = optimizer.init(params).slots
+    of = slots if isinstance(slots, tuple) else (slots,)
+    return {
+        (k, name): {path: tuple(slot.shape) for path, slot in by_path(name, of[k][name]).items()}
+        for k, stage in enumerate(optimizer.stages)
+        for name in stage.slots
+    }
+
+
+def host(x: Any) -> np.ndarray[Any, Any]:
+    """The values as a NumPy array of float32 or wider."""
+    a = np.asarray(x) if isinstance(x, np.ndarray | float | int) else library(x).to_host(x)
+    return a if a.dtype.kind in "fc" and a.dtype.itemsize > 2 else a.astype(np.float32)
+
+
+def load(
+    optimizer: Optimizer,
+    params: Any,
+    step: int,
+    numbers: Mapping[int, Mapping[str, float]],
+    slots: Mapping[Slot, Mapping[str, Any]],
+) -> None:
+    """Have the optimizer go on from here. Raises like `load_state_dict`, before anything is replaced."""
+    tree = Tree("params", params)
+    ps = checks.parameters(tree)
+    dtypes = {tree.path(i): COMPUTE[p.dtype] for i, p in enumerate(ps) if p is not None}
+    state = optimizer.state_dict()
+    state["step"], state["t"] = step, dict.fromkeys(dtypes, step)
+    for k, stage in enumerate(state["stages"]):
+        stage["numbers"] |= numbers.get(k, {})
+        stage["slots"] = {
+            name: {path: np.asarray(a, dtype=dtypes[path]) for path, a in slots[k, name].items()}
+            for name in stage["slots"]
+        }
+    optimizer.load_state_dict(state, params)

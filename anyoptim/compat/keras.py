@@ -1,3 +1,0 @@
-"""The constructors of keras.optimizers."""
-
-__all__: list[str] = []

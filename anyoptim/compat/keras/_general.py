@@ -1,0 +1,102 @@
+"""What all optimizers of Keras take, in the order in which it is applied there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from anyoptim._chain import chain
+from anyoptim._hyperparameters import Hyper
+from anyoptim._optimizer import Optimizer
+from anyoptim._stage import Stage
+from anyoptim.compat._counts import CountedSchedule, FromOne, Product
+from anyoptim.compat.keras._variants import Overwritten, StartedAverage
+from anyoptim.stages import Accumulate, ClipGlobalNorm, ClipNorm, ClipValue, Scale, WeightDecay
+
+__all__ = ["Called", "General", "times"]
+
+
+@dataclass(frozen=True)
+class Called:
+    """A function without arguments, which Keras calls at each step, as a schedule."""
+
+    function: Callable[[], Any]
+
+    def __call__(self, t: Any) -> Any:
+        """The value now."""
+        return self.function()
+
+
+def times(a: Any, b: Any) -> Hyper:
+    """The product of two hyperparameters, one of them perhaps a schedule."""
+    return Product(a, b) if callable(a) or callable(b) else a * b
+
+
+@dataclass(frozen=True)
+class General:
+    """The arguments of Keras's base class, by its names."""
+
+    clipnorm: float | None
+    clipvalue: float | None
+    global_clipnorm: float | None
+    use_ema: bool
+    ema_momentum: float
+    ema_overwrite_frequency: int | None
+    loss_scale_factor: float | None
+    gradient_accumulation_steps: int | None
+    name: str | None
+
+    def __post_init__(self) -> None:
+        clips = ("clipnorm", "clipvalue", "global_clipnorm")
+        given = [name for name in clips if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise ValueError(f"{' and '.join(given)} are given; wanted one of {', '.join(clips)}")
+        if self.name is not None and not isinstance(self.name, str):
+            raise TypeError(f"name is {self.name!r}; wanted a string, which changes nothing, or None")
+        if self.gradient_accumulation_steps and self.gradient_accumulation_steps < 2:
+            raise ValueError(f"gradient_accumulation_steps is {self.gradient_accumulation_steps}; wanted at least 2")
+        if self.gradient_accumulation_steps and self.use_ema:
+            raise ValueError(
+                "use_ema is True with gradient_accumulation_steps, where Keras's average also moves with updates that "
+                "are no step; wanted one of them"
+            )
+
+    def rate(self, learning_rate: Any) -> Hyper:
+        """The learning rate: a number, a schedule of the count of updates, or a function without arguments."""
+        kinds = {kind.__name__ for kind in type(learning_rate).__mro__}
+        if isinstance(learning_rate, CountedSchedule) or "LearningRateSchedule" in kinds:
+            return FromOne(learning_rate, self.gradient_accumulation_steps or 1)
+        return Called(learning_rate) if callable(learning_rate) else learning_rate
+
+    def around(self, *stages: Stage | None, loss: Any = None) -> Optimizer:
+        """The stages, some of which may be None, with what comes before and after them.
+
+        `loss` is the share of the parameter that is lost at a step: lr*weight_decay; None for nothing.
+        """
+        decay = None if loss is None else WeightDecay(loss)
+        all_of = [*self._before(), *(stage for stage in (*stages, decay) if stage is not None), *self._after()]
+        (first, *others) = all_of
+        return first if not others and isinstance(first, Optimizer) else chain(*all_of)
+
+    def _before(self) -> list[Stage]:
+        found: list[Stage] = []
+        if self.gradient_accumulation_steps:
+            found.append(Accumulate(self.gradient_accumulation_steps))
+        if self.loss_scale_factor is not None:
+            found.append(Scale(1 / self.loss_scale_factor))
+        for value, stage in (
+            (self.clipnorm, ClipNorm),
+            (self.global_clipnorm, ClipGlobalNorm),
+            (self.clipvalue, ClipValue),
+        ):
+            if value and value > 0:
+                found.append(stage(value))
+        return found
+
+    def _after(self) -> list[Stage]:
+        if not self.use_ema:
+            return []
+        if self.ema_overwrite_frequency:
+            return [Overwritten(self.ema_momentum, self.ema_overwrite_frequency)]
+        return [StartedAverage(self.ema_momentum)]

@@ -1,0 +1,557 @@
+"""The optimizers of Keras: its names, parameters, order and defaults, over the methods and stages here."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from anyoptim import optimizers as methods
+from anyoptim._chain import chain, partition
+from anyoptim._hyperparameters import Hyper
+from anyoptim._optimizer import Optimizer
+from anyoptim._scalars import where
+from anyoptim.compat._counts import Product
+from anyoptim.compat.keras._general import General, times
+from anyoptim.compat.keras._variants import EvenScheduleFreeAdamW, LateAdafactor, NesterovSumMuon, SumMuon
+from anyoptim.stages import Scale, Trace, TrustRatio, WeightDecay
+
+__all__ = [
+    "SGD",
+    "Adadelta",
+    "Adafactor",
+    "Adagrad",
+    "Adam",
+    "AdamW",
+    "Adamax",
+    "Lamb",
+    "Lion",
+    "Muon",
+    "Nadam",
+    "RMSprop",
+    "ScheduleFreeAdamW",
+]
+
+
+def _loss(lr: Any, weight_decay: float | None) -> Hyper | None:
+    return None if weight_decay is None else times(lr, weight_decay)
+
+
+def _left(loss: Any) -> Hyper:
+    """What a decay leaves of the parameter."""
+    return _Left(loss) if callable(loss) else abs(1 - loss)
+
+
+@dataclass(frozen=True)
+class _Left:
+    loss: Any
+
+    def __call__(self, t: Any) -> Any:
+        return abs(1 - self.loss(t))
+
+
+def SGD(
+    learning_rate: Any = 0.01,
+    momentum: float = 0.0,
+    nesterov: bool = False,
+    weight_decay: float | None = None,
+    clipnorm: float | None = None,
+    clipvalue: float | None = None,
+    global_clipnorm: float | None = None,
+    use_ema: bool = False,
+    ema_momentum: float = 0.99,
+    ema_overwrite_frequency: int | None = None,
+    loss_scale_factor: float | None = None,
+    gradient_accumulation_steps: int | None = None,
+    name: str | None = None,
+) -> Optimizer:
+    """`SGD`, `Momentum` or `Nesterov`."""
+    general = General(
+        clipnorm,
+        clipvalue,
+        global_clipnorm,
+        use_ema,
+        ema_momentum,
+        ema_overwrite_frequency,
+        loss_scale_factor,
+        gradient_accumulation_steps,
+        name,
+    )
+    lr = general.rate(learning_rate)
+    loss = _loss(lr, weight_decay)
+    if not momentum:
+        return general.around(methods.SGD(lr), loss=loss)
+    return general.around((methods.Nesterov if nesterov else methods.Momentum)(lr, momentum), loss=loss)
+
+
+def RMSprop(
+    learning_rate: Any = 0.001,
+    rho: float = 0.9,
+    momentum: float = 0.0,
+    epsilon: float = 1e-7,
+    centered: bool = False,
+    weight_decay: float | None = None,
+    clipnorm: float | None = None,
+    clipvalue: float | None = None,
+    global_clipnorm: float | None = None,
+    use_ema: bool = False,
+    ema_momentum: float = 0.99,
+    ema_overwrite_frequency: int | None = None,
+    loss_scale_factor: float | None = None,
+    gradient_accumulation_steps: int | None = None,
+    name: str | None = None,
+) -> Optimizer:
+    """`RMSProp` or `CenteredRMSProp` with its eps inside the root; with momentum a `Trace` of the steps after."""
+    general = General(
+        clipnorm,
+        clipvalue,
+        global_clipnorm,
+        use_ema,
+        ema_momentum,
+        ema_overwrite_frequency,
+        loss_scale_factor,
+        gradient_accumulation_steps,
+        name,
+    )
+    lr = general.rate(learning_rate)
+    method = methods.CenteredRMSProp if centered else methods.RMSProp
+    trace = Trace(momentum) if momentum > 0 else None
+    return general.around(method(lr, rho, 0.0, eps_root=epsilon), trace, loss=_loss(lr, weight_decay))
+
+
+def Adam(
+    learning_rate: Any = 0.001,
+    beta_1: float = 0.9,
+    beta_2: float = 0.999,
+    epsilon: float = 1e-7,
+    amsgrad: bool = False,
+    weight_decay: float | None = None,
+    clipnorm: float | None = None,
+    clipvalue: float | None = None,
+    global_clipnorm: float | None = None,
+    use_ema: bool = False,
+    ema_momentum: float = 0.99,
+    ema_overwrite_frequency: int | None = None,
+    loss_scale_factor: float | None = None,
+    gradient_accumulation_steps: int | None = None,
+    name: str | None = None,
+) -> Optimizer:
+    """`Adam`, `AMSGrad`, or with a decay `AdamW`."""
+    general = General(
+        clipnorm,
+        clipvalue,
+        global_clipnorm,
+        use_ema,
+        ema_momentum,
+        ema_overwrite_frequency,
+        loss_scale_factor,
+        gradient_accumulation_steps,
+        name,
+    )
+    lr = general.rate(learning_rate)
+    if amsgrad:
+        return general.around(methods.AMSGrad(lr, beta_1, beta_2, epsilon), loss=_loss(lr, weight_decay))
+    if weight_decay is not None:
+        return general.around(methods.AdamW(lr, beta_1, beta_2, epsilon, weight_decay))
+    return general.around(methods.Adam(lr, beta_1, beta_2, epsilon))
+
+
+def AdamW(
+    learning_rate: Any = 0.001,
+    weight_decay: float = 0.004,
+    beta_1: float = 0.9,
+    beta_2: float = 0.999,
+    epsilon: float = 1e-7,
+    amsgrad: bool = False,
+    clipnorm: float | None = None,
+    clipvalue: float | None = None,
+    global_clipnorm: float | None = None,
+    use_ema: bool = False,
+    ema_momentum: float = 0.99,
+    ema_overwrite_frequency: int | None = None,
+    loss_scale_factor: float | None = None,
+    gradient_accumulation_steps: int | None = None,
+    name: str | None = None,
+) -> Optimizer:
+    """`AdamW`, or `AMSGrad` with a decay."""
+    if weight_decay is None:
+        raise ValueError("weight_decay is None; wanted a number")
+    return Adam(
+        learning_rate,
+        beta_1,
+        beta_2,
+        epsilon,
+        amsgrad,
+        weight_decay,
+        clipnorm,
+        clipvalue,
+        global_clipnorm,
+        use_ema,
+        ema_momentum,
+        ema_overwrite_frequency,
+        loss_scale_factor,
+        gradient_accumulation_steps,
+        name,
+    )
+
+
+def Adadelta(
+    learning_rate: Any = 0.001,
+    rho: float = 0.95,
+    epsilon: float = 1e-7,
+    weight_decay: float | None = None,
+    clipnorm: float | None = None,
+    clipvalue: float | None = None,
+    global_clipnorm: float | None = None,
+    use_ema: bool = False,
+    ema_momentum: float = 0.99,
+    ema_overwrite_frequency: int | None = None,
+    loss_scale_factor: float | None = None,
+    gradient_accumulation_steps: int | None = None,
+    name: str | None = None,
+) -> Optimizer:
+    """`AdaDelta`."""
+    general = General(
+        clipnorm,
+        clipvalue,
+        global_clipnorm,
+        use_ema,
+        ema_momentum,
+        ema_overwrite_frequency,
+        loss_scale_factor,
+        gradient_accumulation_steps,
+        name,
+    )
+    lr = general.rate(learning_rate)
+    return general.around(methods.AdaDelta(lr, rho, epsilon), loss=_loss(lr, weight_decay))
+
+
+def Adagrad(
+    learning_rate: Any = 0.001,
+    initial_accumulator_value: float = 0.1,
+    epsilon: float = 1e-7,
+    weight_decay: float | None = None,
+    clipnorm: float | None = None,
+    clipvalue: float | None = None,
+    global_clipnorm: float | None = None,
+    use_ema: bool = False,
+    ema_momentum: float = 0.99,
+    ema_overwrite_frequency: int | None = None,
+    loss_scale_factor: float | None = None,
+    gradient_accumulation_steps: int | None = None,
+    name: str | None = None,
+) -> Optimizer:
+    """`AdaGrad` with its eps inside the root."""
+    general = General(
+        clipnorm,
+        clipvalue,
+        global_clipnorm,
+        use_ema,
+        ema_momentum,
+        ema_overwrite_frequency,
+        loss_scale_factor,
+        gradient_accumulation_steps,
+        name,
+    )
+    lr = general.rate(learning_rate)
+    method = methods.AdaGrad(lr, 0.0, initial=initial_accumulator_value, eps_root=epsilon)
+    return general.around(method, loss=_loss(lr, weight_decay))
+
+
+def Adamax(
+    learning_rate: Any = 0.001,
+    beta_1: float = 0.9,
+    beta_2: float = 0.999,
+    epsilon: float = 1e-7,
+    weight_decay: float | None = None,
+    clipnorm: float | None = None,
+    clipvalue: float | None = None,
+    global_clipnorm: float | None = None,
+    use_ema: bool = False,
+    ema_momentum: float = 0.99,
+    ema_overwrite_frequency: int | None = None,
+    loss_scale_factor: float | None = None,
+    gradient_accumulation_steps: int | None = None,
+    name: str | None = None,
+) -> Optimizer:
+    """`Adamax`."""
+    general = General(
+        clipnorm,
+        clipvalue,
+        global_clipnorm,
+        use_ema,
+        ema_momentum,
+        ema_overwrite_frequency,
+        loss_scale_factor,
+        gradient_accumulation_steps,
+        name,
+    )
+    lr = general.rate(learning_rate)
+    return general.around(methods.Adamax(lr, beta_1, beta_2, epsilon), loss=_loss(lr, weight_decay))
+
+
+def Adafactor(
+    learning_rate: Any = 0.001,
+    beta_2_decay: float = -0.8,
+    epsilon_1: float = 1e-30,
+    epsilon_2: float = 0.001,
+    clip_threshold: float = 1.0,
+    relative_step: bool = True,
+    weight_decay: float | None = None,
+    clipnorm: float | None = None,
+    clipvalue: float | None = None,
+    global_clipnorm: float | None = None,
+    use_ema: bool = False,
+    ema_momentum: float = 0.99,
+    ema_overwrite_frequency: int | None = None,
+    loss_scale_factor: float | None = None,
+    gradient_accumulation_steps: int | None = None,
+    name: str | None = None,
+) -> Optimizer:
+    """`Adafactor`. Keras bounds its steps by 1/sqrt(t) with and without `relative_step`."""
+    general = General(
+        clipnorm,
+        clipvalue,
+        global_clipnorm,
+        use_ema,
+        ema_momentum,
+        ema_overwrite_frequency,
+        loss_scale_factor,
+        gradient_accumulation_steps,
+        name,
+    )
+    lr = general.rate(learning_rate)
+    own: dict[str, Any] = {
+        "lr": lr,
+        "decay": -beta_2_decay,
+        "eps": epsilon_1,
+        "floor": epsilon_2,
+        "clip": clip_threshold,
+    }
+    if weight_decay is None:
+        return general.around(methods.Adafactor(**own))
+    return general.around(LateAdafactor(times(lr, weight_decay), **own))
+
+
+def Nadam(
+    learning_rate: Any = 0.001,
+    beta_1: float = 0.9,
+    beta_2: float = 0.999,
+    epsilon: float = 1e-7,
+    weight_decay: float | None = None,
+    clipnorm: float | None = None,
+    clipvalue: float | None = None,
+    global_clipnorm: float | None = None,
+    use_ema: bool = False,
+    ema_momentum: float = 0.99,
+    ema_overwrite_frequency: int | None = None,
+    loss_scale_factor: float | None = None,
+    gradient_accumulation_steps: int | None = None,
+    name: str | None = None,
+) -> Optimizer:
+    """`NAdam` with Keras's momentum_decay of 1."""
+    general = General(
+        clipnorm,
+        clipvalue,
+        global_clipnorm,
+        use_ema,
+        ema_momentum,
+        ema_overwrite_frequency,
+        loss_scale_factor,
+        gradient_accumulation_steps,
+        name,
+    )
+    lr = general.rate(learning_rate)
+    method = methods.NAdam(lr, beta_1, beta_2, epsilon, momentum_decay=1.0)
+    return general.around(method, loss=_loss(lr, weight_decay))
+
+
+def Lion(
+    learning_rate: Any = 0.001,
+    beta_1: float = 0.9,
+    beta_2: float = 0.99,
+    weight_decay: float | None = None,
+    clipnorm: float | None = None,
+    clipvalue: float | None = None,
+    global_clipnorm: float | None = None,
+    use_ema: bool = False,
+    ema_momentum: float = 0.99,
+    ema_overwrite_frequency: int | None = None,
+    loss_scale_factor: float | None = None,
+    gradient_accumulation_steps: int | None = None,
+    name: str | None = None,
+) -> Optimizer:
+    """`Lion`."""
+    general = General(
+        clipnorm,
+        clipvalue,
+        global_clipnorm,
+        use_ema,
+        ema_momentum,
+        ema_overwrite_frequency,
+        loss_scale_factor,
+        gradient_accumulation_steps,
+        name,
+    )
+    lr = general.rate(learning_rate)
+    return general.around(methods.Lion(lr, beta_1, beta_2, 0.0 if weight_decay is None else weight_decay))
+
+
+def Lamb(
+    learning_rate: Any = 0.001,
+    beta_1: float = 0.9,
+    beta_2: float = 0.999,
+    epsilon: float = 1e-7,
+    weight_decay: float | None = None,
+    clipnorm: float | None = None,
+    clipvalue: float | None = None,
+    global_clipnorm: float | None = None,
+    use_ema: bool = False,
+    ema_momentum: float = 0.99,
+    ema_overwrite_frequency: int | None = None,
+    loss_scale_factor: float | None = None,
+    gradient_accumulation_steps: int | None = None,
+    name: str | None = None,
+) -> Optimizer:
+    """`Adam`, `TrustRatio` and `Scale`: `LAMB` with a decay that the ratio does not scale, but takes note of."""
+    general = General(
+        clipnorm,
+        clipvalue,
+        global_clipnorm,
+        use_ema,
+        ema_momentum,
+        ema_overwrite_frequency,
+        loss_scale_factor,
+        gradient_accumulation_steps,
+        name,
+    )
+    lr = general.rate(learning_rate)
+    loss = _loss(lr, weight_decay)
+    return general.around(
+        methods.Adam(1.0, beta_1, beta_2, 0.0, eps_corrected=epsilon),
+        TrustRatio(1.0 if loss is None else _left(loss)),
+        Scale(lr),
+        loss=loss,
+    )
+
+
+def Muon(
+    learning_rate: Any = 0.001,
+    adam_beta_1: float = 0.9,
+    adam_beta_2: float = 0.999,
+    adam_weight_decay: float | None = 0.004,
+    epsilon: float = 1e-7,
+    weight_decay: float | None = 0.004,
+    clipnorm: float | None = None,
+    clipvalue: float | None = None,
+    global_clipnorm: float | None = None,
+    use_ema: bool = False,
+    ema_momentum: float = 0.99,
+    ema_overwrite_frequency: int | None = None,
+    loss_scale_factor: float | None = None,
+    gradient_accumulation_steps: int | None = None,
+    name: str | None = None,
+    exclude_layers: Sequence[str] | None = None,
+    exclude_embeddings: bool = True,
+    muon_a: float = 3.4445,
+    muon_b: float = -4.775,
+    muon_c: float = 2.0315,
+    adam_lr_ratio: float = 1,
+    momentum: float = 0.95,
+    ns_steps: int = 5,
+    nesterov: bool = True,
+    rms_rate: float | None = 0.2,
+) -> Optimizer:
+    """A `partition`: matrices to Keras's Muon, by sums of gradients, others to `Adam`, both with decays.
+
+    `exclude_layers` and `exclude_embeddings` are about the paths of parameters, keys joined by dots.
+    """
+    general = General(
+        clipnorm,
+        clipvalue,
+        global_clipnorm,
+        use_ema,
+        ema_momentum,
+        ema_overwrite_frequency,
+        loss_scale_factor,
+        gradient_accumulation_steps,
+        name,
+    )
+    lr = general.rate(learning_rate)
+    direction = (NesterovSumMuon if nesterov else SumMuon)(
+        lr, momentum, 0.0 if rms_rate is None else rms_rate, ns_steps, muon_a, muon_b, muon_c
+    )
+    adam = methods.Adam(times(lr, adam_lr_ratio), adam_beta_1, adam_beta_2, epsilon)
+    both = (direction, weight_decay), (adam, adam_weight_decay)
+    of_matrices, of_others = (
+        method if decay is None else chain(method, WeightDecay(times(lr, decay))) for method, decay in both
+    )
+    chosen = _Matrices(tuple(exclude_layers or ()), exclude_embeddings)
+    return general.around(partition({chosen: of_matrices, ...: of_others}))
+
+
+@dataclass(frozen=True)
+class _Matrices:
+    """Which parameters Muon is for."""
+
+    exclude_layers: tuple[str, ...]
+    exclude_embeddings: bool
+
+    def __call__(self, path: str, p: Any) -> bool:
+        if len(p.shape) != 2 or (self.exclude_embeddings and "embedding" in path.lower()):
+            return False
+        return not any(re.search(pattern, path) for pattern in self.exclude_layers)
+
+
+def ScheduleFreeAdamW(
+    learning_rate: Any = 0.0025,
+    beta_1: float = 0.9,
+    beta_2: float = 0.999,
+    epsilon: float = 1e-8,
+    warmup_steps: int = 0,
+    weight_decay: float | None = None,
+    clipnorm: float | None = None,
+    clipvalue: float | None = None,
+    global_clipnorm: float | None = None,
+    use_ema: bool = False,
+    ema_momentum: float = 0.99,
+    ema_overwrite_frequency: int | None = None,
+    loss_scale_factor: float | None = None,
+    gradient_accumulation_steps: int | None = None,
+    name: str | None = None,
+) -> Optimizer:
+    """`ScheduleFreeAdamW` whose average weighs all steps alike."""
+    general = General(
+        clipnorm,
+        clipvalue,
+        global_clipnorm,
+        use_ema,
+        ema_momentum,
+        ema_overwrite_frequency,
+        loss_scale_factor,
+        gradient_accumulation_steps,
+        name,
+    )
+    lr = general.rate(learning_rate)
+    warmed = times(lr, _Warmup(warmup_steps)) if warmup_steps > 0 else lr
+    loss = None if weight_decay is None else Product(times(lr, weight_decay), _Old())
+    return general.around(EvenScheduleFreeAdamW(warmed, beta_1, beta_2, epsilon), loss=loss)
+
+
+@dataclass(frozen=True)
+class _Warmup:
+    """From 1/steps to 1 along a line."""
+
+    steps: int
+
+    def __call__(self, t: Any) -> Any:
+        return where(t < self.steps, t / self.steps, 1.0)
+
+
+@dataclass(frozen=True)
+class _Old:
+    """The share of the average that is not of this step."""
+
+    def __call__(self, t: Any) -> Any:
+        return 1 - 1 / t

@@ -1,0 +1,211 @@
+"""The schedules of keras.optimizers.schedules, called with the count of updates so far, from 0."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from anyoptim._scalars import cos, floating, power, where
+from anyoptim.compat._counts import CountedSchedule
+from anyoptim.schedules._schedule import finite, positive
+from anyoptim.schedules._schedule import whole as integer
+
+__all__ = [
+    "CosineDecay",
+    "CosineDecayRestarts",
+    "ExponentialDecay",
+    "InverseTimeDecay",
+    "PiecewiseConstantDecay",
+    "PolynomialDecay",
+]
+
+
+def _passed(n: Any, steps: float, staircase: bool) -> Any:
+    return n // steps if staircase else floating(n) / steps
+
+
+class ExponentialDecay(CountedSchedule):
+    """`initial_learning_rate * decay_rate**(n / decay_steps)`, in stairs with `staircase`."""
+
+    arguments = ("initial_learning_rate", "decay_steps", "decay_rate", "staircase", "name")
+
+    def __init__(
+        self,
+        initial_learning_rate: float,
+        decay_steps: int,
+        decay_rate: float,
+        staircase: bool = False,
+        name: str = "ExponentialDecay",
+    ) -> None:
+        self.initial_learning_rate = finite.value("initial_learning_rate", initial_learning_rate)
+        self.decay_steps = positive.value("decay_steps", decay_steps)
+        self.decay_rate = positive.value("decay_rate", decay_rate)
+        self.staircase = bool(staircase)
+        self.name = name
+
+    def _value(self, n: Any) -> Any:
+        return self.initial_learning_rate * power(self.decay_rate, _passed(n, self.decay_steps, self.staircase))
+
+
+class InverseTimeDecay(CountedSchedule):
+    """`initial_learning_rate / (1 + decay_rate * n / decay_steps)`, in stairs with `staircase`."""
+
+    arguments = ("initial_learning_rate", "decay_steps", "decay_rate", "staircase", "name")
+
+    def __init__(
+        self,
+        initial_learning_rate: float,
+        decay_steps: int,
+        decay_rate: float,
+        staircase: bool = False,
+        name: str = "InverseTimeDecay",
+    ) -> None:
+        self.initial_learning_rate = finite.value("initial_learning_rate", initial_learning_rate)
+        self.decay_steps = positive.value("decay_steps", decay_steps)
+        self.decay_rate = finite.value("decay_rate", decay_rate)
+        self.staircase = bool(staircase)
+        self.name = name
+
+    def _value(self, n: Any) -> Any:
+        return self.initial_learning_rate / (1 + self.decay_rate * _passed(n, self.decay_steps, self.staircase))
+
+
+class PiecewiseConstantDecay(CountedSchedule):
+    """One of `values`: the first up to the first of `boundaries`, which is counted in, the last after the last."""
+
+    arguments = ("boundaries", "values", "name")
+
+    def __init__(self, boundaries: Sequence[float], values: Sequence[float], name: str = "PiecewiseConstant") -> None:
+        self.boundaries = tuple(finite.value(f"boundaries[{i}]", b) for i, b in enumerate(boundaries))
+        self.values = tuple(finite.value(f"values[{i}]", v) for i, v in enumerate(values))
+        self.name = name
+        if not self.boundaries or len(self.boundaries) != len(self.values) - 1:
+            raise ValueError(
+                f"boundaries has {len(self.boundaries)} and values {len(self.values)}; wanted one more of these, of two"
+            )
+        if sorted(self.boundaries) != [*self.boundaries]:
+            raise ValueError(f"boundaries is {self.boundaries}; wanted numbers that increase")
+
+    def _value(self, n: Any) -> Any:
+        value: Any = self.values[0]
+        for boundary, later in zip(self.boundaries, self.values[1:], strict=True):
+            value = where(n > boundary, later, value)
+        return value
+
+
+class PolynomialDecay(CountedSchedule):
+    """`(initial_learning_rate - end_learning_rate) * (1 - x)**power + end_learning_rate`, x = n / decay_steps up to 1.
+
+    With `cycle` decay_steps is doubled, trebled and so on whenever n has reached it.
+    """
+
+    arguments = ("initial_learning_rate", "decay_steps", "end_learning_rate", "power", "cycle", "name")
+
+    def __init__(
+        self,
+        initial_learning_rate: float,
+        decay_steps: int,
+        end_learning_rate: float = 0.0001,
+        power: float = 1.0,
+        cycle: bool = False,
+        name: str = "PolynomialDecay",
+    ) -> None:
+        self.initial_learning_rate = finite.value("initial_learning_rate", initial_learning_rate)
+        self.decay_steps = integer("decay_steps", decay_steps)
+        self.end_learning_rate = finite.value("end_learning_rate", end_learning_rate)
+        self.power = finite.value("power", power)
+        self.cycle = bool(cycle)
+        self.name = name
+
+    def _value(self, n: Any) -> Any:
+        if self.cycle:
+            cycles = (n + self.decay_steps - 1) // self.decay_steps
+            x = floating(n) / (self.decay_steps * where(n > 0, cycles, 1))
+        else:
+            x = floating(where(n < self.decay_steps, n, self.decay_steps)) / self.decay_steps
+        gap = self.initial_learning_rate - self.end_learning_rate
+        return gap * (1 - x) ** self.power + self.end_learning_rate
+
+
+class CosineDecay(CountedSchedule):
+    """Half a cosine from the first rate to `alpha` times it; before it, with a `warmup_target`, a line up to that.
+
+    The cosine takes `decay_steps` after the `warmup_steps`, and then starts from the target.
+    """
+
+    arguments = ("initial_learning_rate", "decay_steps", "alpha", "name", "warmup_target", "warmup_steps")
+
+    def __init__(
+        self,
+        initial_learning_rate: float,
+        decay_steps: int,
+        alpha: float = 0.0,
+        name: str = "CosineDecay",
+        warmup_target: float | None = None,
+        warmup_steps: int = 0,
+    ) -> None:
+        self.initial_learning_rate = finite.value("initial_learning_rate", initial_learning_rate)
+        self.decay_steps = positive.value("decay_steps", decay_steps)
+        self.alpha = finite.value("alpha", alpha)
+        self.name = name
+        self.warmup_target = None if warmup_target is None else finite.value("warmup_target", warmup_target)
+        self.warmup_steps = integer("warmup_steps", warmup_steps, 0)
+
+    def _value(self, n: Any) -> Any:
+        if self.warmup_target is None:
+            return self._down(n, self.initial_learning_rate)
+        rising = floating(n) / max(self.warmup_steps, 1)
+        line = (self.warmup_target - self.initial_learning_rate) * rising + self.initial_learning_rate
+        return where(n < self.warmup_steps, line, self._down(n - self.warmup_steps, self.warmup_target))
+
+    def _down(self, n: Any, start: float) -> Any:
+        x = floating(where(n < self.decay_steps, n, self.decay_steps)) / self.decay_steps
+        return start * ((1 - self.alpha) * (0.5 * (1 + cos(math.pi * x))) + self.alpha)
+
+
+class CosineDecayRestarts(CountedSchedule):
+    """Half a cosine down, and again, each cycle `t_mul` times as long and `m_mul` times as high as the one before."""
+
+    arguments = ("initial_learning_rate", "first_decay_steps", "t_mul", "m_mul", "alpha", "name")
+
+    def __init__(
+        self,
+        initial_learning_rate: float,
+        first_decay_steps: int,
+        t_mul: float = 2.0,
+        m_mul: float = 1.0,
+        alpha: float = 0.0,
+        name: str = "SGDRDecay",
+    ) -> None:
+        self.initial_learning_rate = finite.value("initial_learning_rate", initial_learning_rate)
+        self.first_decay_steps = positive.value("first_decay_steps", first_decay_steps)
+        self.t_mul = positive.value("t_mul", t_mul)
+        self.m_mul = finite.value("m_mul", m_mul)
+        self.alpha = finite.value("alpha", alpha)
+        self.name = name
+        if self.t_mul < 1:
+            raise ValueError(f"t_mul is {self.t_mul}; wanted at least 1")
+
+    def _value(self, n: Any) -> Any:
+        # Cycle by cycle, and not by logarithms, which round a restart to the step before or after.
+        begin, length, height = 0.0, self.first_decay_steps, 1.0
+        x, factor = floating(n) / length, height
+        if self.t_mul == 1:
+            cycle = n // length
+            x, factor = floating(n) / length - cycle, power(self.m_mul, cycle)
+            return self._at(x, factor)
+        while begin + length < _FOREVER:
+            begin, length, height = begin + length, length * self.t_mul, height * self.m_mul
+            later = n >= begin
+            x, factor = where(later, (floating(n) - begin) / length, x), where(later, height, factor)
+            if isinstance(later, bool) and not later:
+                break
+        return self._at(x, factor)
+
+    def _at(self, x: Any, factor: Any) -> Any:
+        cosine = 0.5 * factor * (1 + cos(math.pi * x))
+        return self.initial_learning_rate * ((1 - self.alpha) * cosine + self.alpha)
+
+
+_FOREVER = 2.0**31

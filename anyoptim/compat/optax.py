@@ -1,3 +1,0 @@
-"""The constructors of optax."""
-
-__all__: list[str] = []

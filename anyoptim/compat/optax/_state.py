@@ -1,0 +1,263 @@
+"""The state of optax's transformations, in the middle of training: into an optimizer here, and out of one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from anyoptim._arrays import library
+from anyoptim._optimizer import Optimizer
+from anyoptim._tree import Tree
+from anyoptim.compat._carry import Remembered, Slot, by_path, host, load, remembered, wanted
+
+__all__ = ["from_optax", "to_optax"]
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What one of optax's states has of what a stage keeps."""
+
+    state: str
+    slots: Mapping[str, str]
+    """By the names of its fields those of the slots here."""
+    count: str | None = None
+    """The field that counts the steps."""
+    first: int = 0
+    """What it counts before the first."""
+    numbers: Mapping[str, str] = field(default_factory=dict)
+    """By the names of its fields those of the numbers here."""
+    factor: Callable[[Any], float] = lambda _: 1.0
+    """Of one of its states: by what its slots are multiplied here."""
+
+
+_ADAM = Kept("ScaleByAdamState", {"mu": "m", "nu": "v"}, "count")
+_AMSGRAD = Kept("ScaleByAmsgradState", {"mu": "m", "nu": "v", "nu_max": "u"}, "count")
+_BELIEF = Kept("ScaleByBeliefState", {"mu": "m", "nu": "s"}, "count")
+_RSS = Kept("ScaleByRssState", {"sum_of_squares": "h"})
+_RMS = Kept("ScaleByRmsState", {"nu": "h"})
+_STDDEV = Kept("ScaleByRStdDevState", {"mu": "m", "nu": "h"})
+_EMA = Kept("EmaState", {"ema": "m"}, "count")
+_MUON = Kept("MuonState", {"mu": "m"}, "count")
+_FREE = Kept("ScheduleFreeState", {"z": "z"}, "step_count", 1, {"weight_sum": "weight", "max_lr": "highest"})
+
+_STEPS = Kept("MultiStepsState", {"acc_grads": "total"}, "gradient_step", numbers={"mini_step": "gathered"})
+
+
+def _trace(slot: str, factor: float = 1.0) -> Kept:
+    return Kept("TraceState", {"trace": slot}, factor=lambda _: factor)
+
+
+KEPT: Mapping[str, tuple[Kept, ...]] = {
+    **dict.fromkeys(("Adam", "AdamW", "NAdam", "RAdam", "NesterovRAdam", "StartedYogi"), (_ADAM,)),
+    "Adamax": (replace(_ADAM, slots={"mu": "m", "nu": "u"}),),
+    **dict.fromkeys(("AMSGrad", "CorrectedAMSGrad"), (_AMSGRAD,)),
+    **dict.fromkeys(("AdaBelief", "NesterovAdaBelief"), (_BELIEF,)),
+    "OtherAdan": (Kept("ScaleByAdanState", {"m": "m", "v": "v", "n": "n", "g": "h"}, "t"),),
+    **dict.fromkeys(("AdaGrad", "EndedAdaGrad"), (_RSS,)),
+    "AdaDelta": (Kept("ScaleByAdaDeltaState", {"e_g": "h", "e_x": "s"}),),
+    **dict.fromkeys(("RMSProp", "StartedRMSProp"), (_RMS,)),
+    "CorrectedRMSProp": (replace(_RMS, state="ScaleByRmsWithCountState", count="count"),),
+    **dict.fromkeys(("CenteredRMSProp", "StartedCenteredRMSProp"), (_STDDEV,)),
+    "CorrectedCenteredRMSProp": (replace(_STDDEV, state="ScaleByRStdDevWithCountState", count="count"),),
+    "Lion": (Kept("ScaleByLionState", {"mu": "m"}, "count"),),
+    **dict.fromkeys(("Signum", "Mean", "CorrectedMean"), (_EMA,)),
+    "LateRprop": (Kept("ScaleByRpropState", {"step_sizes": "s", "prev_updates": "d"}),),
+    **dict.fromkeys(("HeavyBall", "HeavyBallNesterov", "Trace", "NesterovTrace"), (_trace("b"),)),
+    **dict.fromkeys(("Momentum", "Nesterov"), (_trace("v"),)),  # both keep what is added
+    **dict.fromkeys(("StepTrace", "NesterovStepTrace"), (_trace("b", -1.0),)),
+    "FactoredRMS": (Kept("FactoredState", {"v_row": "row", "v_col": "column", "v": "v"}, "count"),),
+    **dict.fromkeys(("PlainMuon", "NesterovMuon", "AdaptiveMuon", "AdaptiveNesterovMuon"), (_MUON,)),
+    "PeakScheduleFreeSGD": (_FREE,),
+    "PeakScheduleFreeAdamW": (_FREE, Kept("ScaleByRmsWithCountState", {"nu": "v"}, "count")),
+    "Accumulate": (replace(_STEPS, factor=lambda state: float(state.mini_step)),),  # a mean there, a sum here
+    "Summed": (_STEPS,),
+    "SkipNonFinite": (Kept("ApplyIfFiniteState", {}, numbers={"total_notfinite": "skipped"}),),
+}
+"""By the names of stages, what optax keeps of them, in the order in which its states are met."""
+
+COUNTS = {"ScaleByScheduleState", "WeightDecaySchedule"}
+"""States that only count the steps."""
+
+WITHIN = {
+    "MaskedState": "inner_state",
+    "PartitionState": "inner_states",
+    "ScheduleFreeState": "base_optimizer_state",
+    "MultiStepsState": "inner_opt_state",
+    "ApplyIfFiniteState": "inner_state",
+}
+"""The field with the states inside another."""
+
+ORDER = ("muon", "adam")
+"""Of the parts of optax's Muon, which `jax.jit` sorts."""
+
+
+def _name(state: Any) -> str:
+    return type(state).__name__ if isinstance(state, tuple) and hasattr(state, "_fields") else ""
+
+
+def _rebuilt(state: Any, make: Callable[[Any], Any]) -> Any:
+    """The state with each of those that keep something replaced by what `make` makes of it, from the outside in."""
+    name = _name(state)
+    if name in WITHIN:
+        if name not in {"MaskedState", "PartitionState"}:
+            state = make(state)
+        return state._replace(**{WITHIN[name]: _rebuilt(getattr(state, WITHIN[name]), make)})
+    if isinstance(state, Mapping):
+        first = [key for key in ORDER if key in state]
+        made = {key: _rebuilt(state[key], make) for key in [*first, *(key for key in state if key not in first)]}
+        return {key: made[key] for key in state}
+    if name:
+        return make(state) if state._fields else state
+    if isinstance(state, tuple | list):
+        return type(state)([_rebuilt(one, make) for one in state])
+    raise TypeError(f"opt_state has {state!r}; wanted the state of optax's transformations")
+
+
+def _plan(optimizer: Optimizer) -> Iterator[tuple[int, Kept]]:
+    """What optax keeps of each stage. Raises ValueError for one that keeps what optax does not."""
+    for k, stage in enumerate(optimizer.stages):
+        kept = KEPT.get(type(stage).__name__, ())
+        if not kept and (stage.slots or stage.numbers):
+            raise ValueError(f"{stage!r} has no place in a state of optax")
+        yield from ((k, one) for one in kept)
+
+
+_Match = tuple[int | None, Kept | None, Any]
+
+
+def _matched(optimizer: Optimizer, opt_state: Any) -> list[_Match]:
+    """Each state of optax that keeps something, with the stage that it is of; None for those that only count."""
+    expected = [*_plan(optimizer)]
+    matched: list[_Match] = []
+
+    def met(state: Any) -> Any:
+        if _name(state) in COUNTS:
+            matched.append((None, None, state))
+            return state
+        k, kept = expected.pop(0) if expected else (None, None)
+        if k is None or kept is None:
+            raise ValueError(f"opt_state has a {_name(state)}, for which {optimizer!r} has no stage")
+        if kept.state != _name(state):
+            raise ValueError(f"opt_state has a {_name(state)}; wanted a {kept.state}, of {optimizer.stages[k]!r}")
+        matched.append((k, kept, state))
+        return state
+
+    _rebuilt(opt_state, met)
+    for k, kept in expected:
+        raise ValueError(f"opt_state has no {kept.state}; wanted one, of {optimizer.stages[k]!r}")
+    return matched
+
+
+def from_optax(opt_state: Any, optimizer: Optimizer, params: Any, *, step: int | None = None) -> None:
+    """Have an optimizer go on from a state of optax, in the middle of training.
+
+    ::
+
+        optimizer = ao.compat.optax.adamw(schedule, mask=mask)
+        ao.compat.optax.from_optax(opt_state, optimizer, params)
+        optimizer.update(params, grads)
+
+    Args:
+        opt_state: of the transformation of the same name and options, of `optax`.
+        optimizer: made by `ao.compat.optax`, or of the same stages. What it remembers is replaced.
+        params: the parameters, of any library, in containers like those that optax was given.
+        step: how many steps were taken, where `opt_state` does not count them (that of `optax.sgd` with a number as
+            its learning rate, for one). None stands for what it counts, or for none.
+
+    Raises TypeError and ValueError for states of other stages, parameters or shapes, before anything is replaced.
+    """
+    shapes = wanted(optimizer, params)
+    counts: dict[str, int] = {} if step is None else {"step": int(step)}
+    numbers: dict[int, dict[str, float]] = {}
+    slots: dict[Slot, dict[str, Any]] = {}
+    for k, kept, state in _matched(optimizer, opt_state):
+        if k is None or kept is None:
+            counts[f"{_name(state)}.count"] = int(state.count)
+            continue
+        if kept.count is not None:
+            counts[f"{kept.state}.{kept.count}"] = int(getattr(state, kept.count)) - kept.first
+        numbers.setdefault(k, {}).update({ours: float(getattr(state, theirs)) for theirs, ours in kept.numbers.items()})
+        for theirs, ours in kept.slots.items():
+            given = by_path(theirs, getattr(state, theirs))
+            slots[k, ours] = _taken(f"{kept.state}.{theirs}", given, shapes[k, ours], kept.factor(state))
+    if len({*counts.values()}) > 1:
+        raise ValueError(f"opt_state counts different steps: {counts}; wanted one count")
+    load(optimizer, params, next(iter(counts.values()), 0), numbers, slots)
+
+
+def _taken(
+    name: str, given: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], factor: float
+) -> dict[str, np.ndarray[Any, Any]]:
+    """The arrays for slots of these shapes. Raises ValueError for what is missing, has no place, or another shape."""
+    found: dict[str, np.ndarray[Any, Any]] = {}
+    for path, shape in shapes.items():
+        if path not in given:
+            raise ValueError(f"{name} has nothing for params at {path!r}")
+        a = host(given[path])
+        if shape == (0,) != a.shape:
+            a = np.zeros(shape, a.dtype)  # what Adafactor does without has a shape of (1,) in optax
+        if a.shape != shape:
+            raise ValueError(f"{name} has shape {a.shape} for {path!r}; wanted {shape}")
+        found[path] = a if factor == 1 else factor * a
+    if unknown := [path for path in given if path not in shapes]:
+        raise ValueError(f"{name} has {unknown[0]!r}, for which params has nothing")
+    return found
+
+
+def to_optax(optimizer: Optimizer, opt_state: Any) -> Any:
+    """What an optimizer remembers as a state of optax: one like `opt_state`, such as `transform.init(params)` gives.
+
+    Its arrays have the dtypes of those there, and lie where they do. Raises ValueError and TypeError for states of
+    other stages, parameters or shapes.
+    """
+    ours = remembered(optimizer)
+    if len({*ours.t.values()}) > 1:
+        raise ValueError(f"the parameters have taken different numbers of steps, {dict(ours.t)}; optax has one count")
+    t = next(iter(ours.t.values()), ours.step)
+    plan = iter(_matched(optimizer, opt_state))
+    return _rebuilt(opt_state, lambda _: _given(ours, t, *next(plan)))
+
+
+def _given(ours: Remembered, t: int, k: int | None, kept: Kept | None, state: Any) -> Any:
+    if k is None or kept is None:
+        return state._replace(count=_like(np.asarray(ours.step), state.count))
+    numbers = {theirs: ours.numbers[k][own] for theirs, own in kept.numbers.items()}
+    if kept.count is not None:
+        numbers[kept.count] = t + kept.first
+    state = state._replace(**{name: _like(np.asarray(n), getattr(state, name)) for name, n in numbers.items()})
+    factor = kept.factor(state)
+    return state._replace(
+        **{
+            theirs: _filled(f"{kept.state}.{theirs}", getattr(state, theirs), ours.slots[k, own], factor)
+            for theirs, own in kept.slots.items()
+        }
+    )
+
+
+def _filled(name: str, container: Any, slots: Mapping[str, Any], factor: float) -> Any:
+    """The container with our slots in it."""
+    tree = Tree(name, container)
+    paths = {tree.path(i): i for i, leaf in enumerate(tree.leaves) if leaf is not None}
+    if {*paths} != {*slots}:
+        odd = min({*paths} ^ {*slots})
+        raise ValueError(f"{name} and the optimizer have different parameters: {odd!r} is of one of them alone")
+    made = list(tree.leaves)
+    for path, i in paths.items():
+        a, shape = host(slots[path]), tuple(made[i].shape)
+        if a.shape == (0,) != shape:
+            a = np.zeros(shape, a.dtype)
+        if a.shape != shape:
+            raise ValueError(f"{name} has shape {shape} for {path!r}; the optimizer has {a.shape}")
+        made[i] = _like(a / factor if factor else 0 * a, made[i])
+    return tree.build(made)
+
+
+def _like(a: np.ndarray[Any, Any], leaf: Any) -> Any:
+    """An array of the values of `a`, of the library and dtype of another and where it lies; a number as one."""
+    if not hasattr(leaf, "dtype"):
+        return type(leaf)(a)
+    to = library(leaf)
+    return to.aligned(to.from_host(np.array(a), leaf), leaf)

@@ -1,0 +1,460 @@
+"""What optax computes otherwise than the methods here: other starts, corrections and factors of the same rules."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from anyoptim._arrays import Array
+from anyoptim._hyperparameters import Domain, Hyper, nonnegative, number
+from anyoptim._optimizer import Optimizer
+from anyoptim._scalars import one_minus_power, power, sqrt, where
+from anyoptim.optimizers import (
+    AdaBelief,
+    AdaGrad,
+    Adan,
+    CenteredRMSProp,
+    CorrectedYogi,
+    RAdam,
+    RMSProp,
+    Rprop,
+    ScheduleFreeAdamW,
+    ScheduleFreeSGD,
+)
+from anyoptim.optimizers._roots import inside, root
+from anyoptim.stages import Accumulate, Trace, TrustRatio
+
+__all__ = [
+    "CorrectedCenteredRMSProp",
+    "CorrectedRMSProp",
+    "EndedAdaGrad",
+    "LateRprop",
+    "MaskedTrustRatio",
+    "NesterovAdaBelief",
+    "NesterovRAdam",
+    "NesterovStepTrace",
+    "NesterovTrace",
+    "OtherAdan",
+    "PeakScheduleFreeAdamW",
+    "PeakScheduleFreeSGD",
+    "Sign",
+    "StartedCenteredRMSProp",
+    "StartedRMSProp",
+    "StartedYogi",
+    "StepTrace",
+    "Summed",
+]
+
+_switch = Domain(lambda x: x in {0.0, 1.0}, "0 or 1")
+
+
+class Sign(Optimizer):
+    """The sign of the gradient, without memory.
+
+    ::
+
+        p <- p - lr*sign(g)
+    """
+
+    hyperparameters = {"lr": nonnegative}
+
+    def __init__(self, lr: Hyper, *, engine: str | None = None) -> None:
+        super().__init__(engine=engine, lr=lr)
+
+    @staticmethod
+    def rule(xp: Any, p: Array, x: Array, *, lr: float) -> Array:
+        return lr * xp.sign(x)
+
+
+class EndedAdaGrad(AdaGrad):
+    """AdaGrad where 0/0, of elements that have seen no gradient, is 0."""
+
+    @staticmethod
+    def rule(
+        xp: Any, p: Array, x: Array, h: Array, *, lr: float, eps: float, eps_root: float | None = None
+    ) -> tuple[Array, ...]:
+        h = h + x * x
+        return xp.where(h > 0.0, lr * x / (root(xp, h, eps_root) + eps), 0.0), h
+
+
+class OtherAdan(Adan):
+    """Adan with `1-beta2` where its paper has what is beta2 here: before d and v.
+
+    ::
+
+        n <- n + (1-beta3)*((g + (1-beta2)*d)*(g + (1-beta2)*d) - n)
+        step = (m/(1 - beta1**t) + (1-beta2)*v/(1 - beta2**t)) / (sqrt(n/(1 - beta3**t) + eps_root) + eps)
+    """
+
+    @staticmethod
+    def coefficients(t: Any, *, lr: Any, beta2: Any, beta3: Any, **adan: Any) -> dict[str, Any]:
+        return {
+            **Adan.coefficients(t, lr=lr, beta2=beta2, beta3=beta3, **adan),
+            "lr_v": lr * sqrt(one_minus_power(beta3, t)) * (1 - beta2) / one_minus_power(beta2, t),
+            "beta2": 1 - beta2,
+        }
+
+
+def _ahead(lr_t: Any, beta1: Any, t: Any) -> dict[str, Any]:
+    """The share of m, corrected for the next step, and of the gradient, for this one."""
+    later = beta1 * one_minus_power(beta1, t) / one_minus_power(beta1, t + 1)
+    return {"lr_m": lr_t * later, "lr_g": lr_t * (1 - beta1)}
+
+
+class NesterovAdaBelief(AdaBelief):
+    """AdaBelief that looks ahead as NAdam does.
+
+    ::
+
+        beta1*m/(1 - beta1**(t+1)) + (1-beta1)*g/(1 - beta1**t)        for m/(1 - beta1**t)
+    """
+
+    @staticmethod
+    def coefficients(t: Any, *, beta1: Any, **belief: Any) -> dict[str, Any]:
+        found = AdaBelief.coefficients(t, beta1=beta1, **belief)
+        return _ahead(found.pop("lr_t"), beta1, t) | found
+
+    @staticmethod
+    def rule(  # type: ignore[override] # it has a coefficient more
+        xp: Any,
+        p: Array,
+        x: Array,
+        m: Array,
+        s: Array,
+        *,
+        lr_m: float,
+        lr_g: float,
+        a1: float,
+        a2: float,
+        eps: float,
+        eps_root: float,
+    ) -> tuple[Array, ...]:
+        m = m + a1 * (x - m)
+        d = x - m
+        s = s + a2 * (d * d - s) + eps_root
+        return (lr_m * m + lr_g * x) / (xp.sqrt(s) + eps), m, s
+
+
+class NesterovRAdam(RAdam):
+    """RAdam that looks ahead as NAdam does, also where v is left alone."""
+
+    @staticmethod
+    def coefficients(t: Any, *, beta1: Any, **radam: Any) -> dict[str, Any]:
+        found = RAdam.coefficients(t, beta1=beta1, **radam)
+        return _ahead(found.pop("lr_t"), beta1, t) | found
+
+    @staticmethod
+    def rule(  # type: ignore[override] # it has a coefficient more
+        xp: Any,
+        p: Array,
+        x: Array,
+        m: Array,
+        v: Array,
+        *,
+        lr_m: float,
+        lr_g: float,
+        a1: float,
+        a2: float,
+        trust: float,
+        eps: float,
+        eps_root: Any = None,
+    ) -> tuple[Array, ...]:
+        m = m + a1 * (x - m)
+        v = v + a2 * (x * x - v)
+        return (lr_m * m + lr_g * x) / (trust * root(xp, v, eps_root) + eps), m, v
+
+
+class StartedYogi(CorrectedYogi):
+    """Yogi whose m starts at `initial`, too."""
+
+    def init_slots(self, xp: Any, p: Array) -> tuple[Array, ...]:
+        """`initial` everywhere."""
+        return xp.full_like(p, self.initial), xp.full_like(p, self.initial)
+
+
+class _Started(RMSProp):
+    """RMSProp whose h starts at `initial`."""
+
+    def __init__(
+        self,
+        lr: Hyper,
+        rho: Hyper,
+        eps: Hyper,
+        *,
+        initial: float = 0.0,
+        eps_root: Hyper = 0.0,
+        engine: str | None = None,
+    ) -> None:
+        super().__init__(lr, rho, eps, eps_root=eps_root, engine=engine)
+        self._initial: float = nonnegative.value("initial", initial)
+
+    @property
+    def initial(self) -> float:
+        """What h starts at: a constant."""
+        return self._initial
+
+    def init_slots(self, xp: Any, p: Array) -> tuple[Array, ...]:
+        """`initial` everywhere, and zeros."""
+        return tuple(xp.full_like(p, self._initial) if name == "h" else xp.zeros_like(p) for name in self.slots)
+
+
+class StartedRMSProp(_Started):
+    """RMSProp whose h starts at `initial`."""
+
+
+class CorrectedRMSProp(_Started):
+    """The same with Adam's correction of h.
+
+    ::
+
+        p <- p - lr*g / (sqrt(h/(1 - rho**t) + eps_root) + eps)
+    """
+
+    @staticmethod
+    def coefficients(t: Any, *, lr: Any, rho: Any, eps: Any, eps_root: Any) -> dict[str, Any]:
+        c = one_minus_power(rho, t)
+        corrected = sqrt(c)
+        return {"lr": lr * corrected, "rho": rho, "new": 1 - rho, "eps": eps * corrected, **inside(eps_root, c)}
+
+
+class StartedCenteredRMSProp(_Started, CenteredRMSProp):
+    """Centered RMSProp whose h starts at `initial`."""
+
+
+class CorrectedCenteredRMSProp(_Started, CenteredRMSProp):
+    """The same with Adam's correction of both means.
+
+    ::
+
+        p <- p - lr*g / (sqrt(h/c - m*m/(c*c) + eps_root) + eps),    c = 1 - rho**t
+    """
+
+    @staticmethod
+    def coefficients(t: Any, *, rho: Any, **more: Any) -> dict[str, Any]:
+        return {**CorrectedRMSProp.coefficients(t, rho=rho, **more), "again": 1 / one_minus_power(rho, t)}
+
+    @staticmethod
+    def rule(  # type: ignore[override] # it has a coefficient more
+        xp: Any,
+        p: Array,
+        x: Array,
+        h: Array,
+        m: Array,
+        *,
+        lr: float,
+        rho: float,
+        new: float,
+        eps: float,
+        again: float,
+        eps_root: float | None = None,
+    ) -> tuple[Array, ...]:
+        h = rho * h + new * (x * x)
+        m = rho * m + new * x
+        return lr * x / (root(xp, h - again * (m * m), eps_root) + eps), h, m
+
+
+class LateRprop(Optimizer):
+    """Rprop as optax has it, up to 0.2.8: each step is taken one update late, or never if the sign has turned by then.
+
+    ::
+
+        s <- min(max(s*eta_plus, step_min), step_max)  where g*d > 0,  with eta_minus  where g*d < 0,  else s
+        p <- p - d  where g*d >= 0
+        d <- 0  where g*d < 0,  else s*sign(g)
+
+    s starts at `initial`.
+    """
+
+    hyperparameters = {name: domain for name, domain in Rprop.hyperparameters.items() if name != "lr"}
+    slots = ("s", "d")
+
+    def __init__(
+        self,
+        eta_minus: Hyper,
+        eta_plus: Hyper,
+        step_min: Hyper,
+        step_max: Hyper,
+        *,
+        initial: float,
+        engine: str | None = None,
+    ) -> None:
+        super().__init__(engine=engine, eta_minus=eta_minus, eta_plus=eta_plus, step_min=step_min, step_max=step_max)
+        self._initial: float = nonnegative.value("initial", initial)
+
+    @property
+    def initial(self) -> float:
+        """What s starts at: a constant."""
+        return self._initial
+
+    def init_slots(self, xp: Any, p: Array) -> tuple[Array, ...]:
+        """The first length, and no step."""
+        return xp.full_like(p, self._initial), xp.zeros_like(p)
+
+    @staticmethod
+    def rule(
+        xp: Any,
+        p: Array,
+        x: Array,
+        s: Array,
+        d: Array,
+        *,
+        eta_minus: float,
+        eta_plus: float,
+        step_min: float,
+        step_max: float,
+    ) -> tuple[Array, ...]:
+        same = x * d
+        longer = xp.minimum(xp.maximum(s * xp.where(same > 0, eta_plus, eta_minus), step_min), step_max)
+        s = xp.where(same == 0, s, longer)
+        return xp.where(same < 0, 0.0, d), s, xp.where(same < 0, 0.0, s * xp.sign(x))
+
+
+class NesterovTrace(Trace):
+    """Momentum as a stage that looks ahead.
+
+    ::
+
+        b <- momentum*b + x
+        x <- momentum*b + x
+    """
+
+    @staticmethod
+    def rule(xp: Any, p: Array, x: Array, b: Array, *, momentum: float) -> tuple[Array, ...]:
+        b = momentum * b + x
+        return momentum * b + x, b
+
+
+class Summed(Accumulate):
+    """Accumulation with the sum of the gradients instead of their mean."""
+
+    @staticmethod
+    def coefficients(t: Any, **_: Any) -> dict[str, Any]:
+        return {"share": 1.0}
+
+
+class StepTrace(Trace):
+    """A trace of steps, which here are subtracted: optax keeps it with the other sign."""
+
+
+class NesterovStepTrace(NesterovTrace):
+    """A trace of steps that looks ahead, likewise."""
+
+
+class MaskedTrustRatio(TrustRatio):
+    """A trust ratio for some of the parameters; 1 for others."""
+
+    hyperparameters = {**TrustRatio.hyperparameters, "on": _switch}
+
+    def __init__(self, share: Hyper, eps: Hyper, among: Callable[[str, Array], bool]) -> None:
+        super(TrustRatio, self).__init__(share=share, eps=eps, lower=0.0, upper=float("inf"), on=1.0)
+        self._where = among
+
+    def overrides(self, path: str, p: Array) -> Mapping[str, Hyper]:
+        """Off for parameters that are left out."""
+        return {} if self._where(path, p) else {"on": 0.0}
+
+    @staticmethod
+    def coefficients(t: Any, *, on: Any, **ratio: Any) -> dict[str, Any]:  # type: ignore[override] # it has one more
+        return {"ratio": where(on > 0, TrustRatio.coefficients(t, **ratio)["ratio"], 1.0)}
+
+
+_PEAK = {"weigh": nonnegative, "exponent": number}
+
+
+def _weighed(weight: Any, highest: Any, weigh: Any, exponent: Any) -> dict[str, Any]:
+    """The largest rate so far, the sum of its powers, and the share of the newest."""
+    highest = where(weigh > highest, weigh, highest)
+    new = power(highest, exponent)
+    weight = weight + new
+    there = weight > 0
+    return {"weight": weight, "share": where(there, new / where(there, weight, 1.0), 0.0), "highest": highest}
+
+
+class PeakScheduleFreeSGD(ScheduleFreeSGD):
+    """Schedule-free SGD whose average is weighed by a power of the largest rate so far, as optax's.
+
+    ::
+
+        w <- w + max(rates)**exponent;  c = max(rates)**exponent / w
+
+    The rates for that are `weigh`, which is the next step's lr in optax.
+    """
+
+    hyperparameters = {**ScheduleFreeSGD.hyperparameters, **_PEAK}
+    numbers = {**ScheduleFreeSGD.numbers, "highest": 0.0}
+
+    def __init__(
+        self,
+        lr: Hyper,
+        beta: Hyper,
+        weight_decay: Hyper,
+        *,
+        weigh: Hyper,
+        exponent: Hyper,
+        engine: str | None = None,
+    ) -> None:
+        super(ScheduleFreeSGD, self).__init__(
+            engine=engine, lr=lr, beta=beta, weight_decay=weight_decay, weigh=weigh, exponent=exponent
+        )
+
+    @staticmethod
+    def advance(  # type: ignore[override] # it has numbers and hyperparameters more
+        step: Any, *, weight: Any, highest: Any, weigh: Any, exponent: Any, **_: Any
+    ) -> dict[str, Any]:
+        return _weighed(weight, highest, weigh, exponent)
+
+    @staticmethod
+    def coefficients(  # type: ignore[override] # likewise
+        t: Any, *, highest: Any, weigh: Any, exponent: Any, **own: Any
+    ) -> dict[str, Any]:
+        return ScheduleFreeSGD.coefficients(t, **own)
+
+
+class PeakScheduleFreeAdamW(ScheduleFreeAdamW):
+    """Schedule-free AdamW with such weights, a decay that no correction scales, and eps at the root of the corrected v.
+
+    ::
+
+        z <- z - lr*(g / (sqrt(v/(1-beta2**t)) + eps) + weight_decay*y)
+    """
+
+    hyperparameters = {**ScheduleFreeAdamW.hyperparameters, **_PEAK}
+    numbers = {**ScheduleFreeAdamW.numbers, "highest": 0.0}
+
+    def __init__(
+        self,
+        lr: Hyper,
+        beta: Hyper,
+        beta2: Hyper,
+        eps: Hyper,
+        weight_decay: Hyper,
+        *,
+        weigh: Hyper,
+        exponent: Hyper,
+        engine: str | None = None,
+    ) -> None:
+        super(ScheduleFreeAdamW, self).__init__(
+            engine=engine,
+            lr=lr,
+            beta=beta,
+            beta2=beta2,
+            eps=eps,
+            weight_decay=weight_decay,
+            weigh=weigh,
+            exponent=exponent,
+        )
+
+    @staticmethod
+    def advance(  # type: ignore[override] # it has numbers and hyperparameters more
+        step: Any, *, weight: Any, highest: Any, weigh: Any, exponent: Any, **_: Any
+    ) -> dict[str, Any]:
+        return _weighed(weight, highest, weigh, exponent)
+
+    @staticmethod
+    def coefficients(  # type: ignore[override] # likewise
+        t: Any, *, beta2: Any, eps: Any, weight_decay: Any, highest: Any, weigh: Any, exponent: Any, **own: Any
+    ) -> dict[str, Any]:
+        corrected = sqrt(one_minus_power(beta2, t))
+        return ScheduleFreeAdamW.coefficients(
+            t, beta2=beta2, eps=eps * corrected, weight_decay=weight_decay / corrected, **own
+        )
