@@ -10,7 +10,7 @@ from typing import Any
 
 import optree
 
-from anyoptim._registry import Foreign, flattened
+from anyoptim._arrays._trees import Foreign, flattened
 
 __all__ = ["Form", "Name", "Tree", "listed", "paths"]
 

@@ -10,7 +10,12 @@ import numpy as np
 from anyoptim._arrays._library import Array, Library
 from anyoptim._memory import Memory
 
-__all__ = ["JAX"]
+__all__ = ["JAX", "jax"]
+
+
+def jax() -> Any:
+    """JAX itself, which is loaded where one of its arrays is."""
+    return sys.modules["jax"]
 
 
 class JAX(Library):

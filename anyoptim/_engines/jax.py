@@ -5,13 +5,13 @@ from __future__ import annotations
 import functools
 import importlib.util
 import operator
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from anyoptim._arrays import COMPUTE, Array, Library
+from anyoptim._arrays._jax import jax
 from anyoptim._engines._leaf import Commit, Leaf, NDArray, Plan, Result, Rows
 from anyoptim._program import Options, Program, options
 from anyoptim._quiet import quiet
@@ -49,7 +49,7 @@ one operation, a quotient of a root a product with its inverse, two quotients on
 
 def missing() -> str | None:
     """Why the engine can't be used here, or None."""
-    return None if "jax" in sys.modules or importlib.util.find_spec("jax") else "JAX is not installed"
+    return None if importlib.util.find_spec("jax") else "JAX is not installed"
 
 
 def refusal(leaf: Leaf, x: Array) -> str | None:
@@ -160,7 +160,7 @@ def _kinds(rows: Rows) -> tuple[tuple[Options, ...], tuple[int, ...]]:
 @functools.cache
 def _split() -> Callable[..., Any]:
     """The rows of a table as arrays, in one call."""
-    return sys.modules["jax"].jit(list)  # type: ignore[no-any-return]
+    return jax().jit(list)  # type: ignore[no-any-return]
 
 
 @functools.lru_cache(maxsize=256)
@@ -177,22 +177,22 @@ def _step(
     divided: Sequence[Any] | None,
 ) -> Callable[..., Any]:
     """The step of all leaves as one function: of slots, numbers, parameters and gradients."""
-    jax = sys.modules["jax"]
+    lax = jax().lax
     graphs = [_graph(program, None, static) for static in kinds]
 
     def step(slots: Any, rows: Any, ps: Any, xs: Any) -> Any:
         found = []
         for i, (p, x, own, numbers) in enumerate(zip(ps, xs, slots, rows, strict=True)):
             parts = _parts(library, graphs[which[i] if which else 0], (p, x, *own), numbers)
-            moved, *kept = parts[0] if len(parts) == 1 else map(jax.lax.complex, *parts)
+            moved, *kept = parts[0] if len(parts) == 1 else map(lax.complex, *parts)
             new = (*kept, library.xp.astype(moved, p.dtype))
             if divided is not None:
-                new = tuple(jax.lax.with_sharding_constraint(a, divided[i]) for a in new)
+                new = tuple(lax.with_sharding_constraint(a, divided[i]) for a in new)
             found.append(new)
         # The slots first, each to the buffer that it comes from.
         return [new[:-1] for new in found], [new[-1] for new in found]
 
-    return jax.jit(step, donate_argnums=0)  # type: ignore[no-any-return]
+    return jax().jit(step, donate_argnums=0)  # type: ignore[no-any-return]
 
 
 @functools.lru_cache(maxsize=64)
@@ -200,7 +200,7 @@ def _measured(
     library: Library, program: Program, k: int, kinds: Sequence[Options], which: Sequence[int]
 ) -> Callable[..., Any]:
     """The block sums of the squares of what part `k` measures, those of all leaves in one vector."""
-    jax, xp = sys.modules["jax"], library.xp
+    xp = library.xp
     graphs = [_graph(program, k, static) for static in kinds]
 
     def measured(slots: Any, rows: Any, ps: Any, xs: Any) -> Any:
@@ -215,7 +215,7 @@ def _measured(
             sums.append(block_sums(xp, squares) if squares.size else squares)
         return xp.concat(sums)
 
-    return jax.jit(measured)  # type: ignore[no-any-return]
+    return jax().jit(measured)  # type: ignore[no-any-return]
 
 
 def _parts(library: Library, graph: Graph, arrays: Sequence[Array], numbers: Array) -> list[list[Array]]:
