@@ -10,10 +10,10 @@ import numpy as np
 from anyoptim._arrays._library import Array, Library
 from anyoptim._memory import Memory
 
-__all__ = ["JAX", "jax"]
+__all__ = ["JAX", "loaded"]
 
 
-def jax() -> Any:
+def loaded() -> Any:
     """JAX itself, which is loaded where one of its arrays is."""
     return sys.modules["jax"]
 

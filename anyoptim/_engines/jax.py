@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from anyoptim._arrays import COMPUTE, Array, Library
-from anyoptim._arrays._jax import jax
+from anyoptim._arrays._jax import loaded
 from anyoptim._engines._leaf import Commit, Leaf, NDArray, Plan, Result, Rows
 from anyoptim._program import Options, Program, options
 from anyoptim._quiet import quiet
@@ -160,7 +160,7 @@ def _kinds(rows: Rows) -> tuple[tuple[Options, ...], tuple[int, ...]]:
 @functools.cache
 def _split() -> Callable[..., Any]:
     """The rows of a table as arrays, in one call."""
-    return jax().jit(list)  # type: ignore[no-any-return]
+    return loaded().jit(list)  # type: ignore[no-any-return]
 
 
 @functools.lru_cache(maxsize=256)
@@ -177,7 +177,7 @@ def _step(
     divided: Sequence[Any] | None,
 ) -> Callable[..., Any]:
     """The step of all leaves as one function: of slots, numbers, parameters and gradients."""
-    lax = jax().lax
+    lax = loaded().lax
     graphs = [_graph(program, None, static) for static in kinds]
 
     def step(slots: Any, rows: Any, ps: Any, xs: Any) -> Any:
@@ -192,7 +192,7 @@ def _step(
         # The slots first, each to the buffer that it comes from.
         return [new[:-1] for new in found], [new[-1] for new in found]
 
-    return jax().jit(step, donate_argnums=0)  # type: ignore[no-any-return]
+    return loaded().jit(step, donate_argnums=0)  # type: ignore[no-any-return]
 
 
 @functools.lru_cache(maxsize=64)
@@ -215,7 +215,7 @@ def _measured(
             sums.append(block_sums(xp, squares) if squares.size else squares)
         return xp.concat(sums)
 
-    return jax().jit(measured)  # type: ignore[no-any-return]
+    return loaded().jit(measured)  # type: ignore[no-any-return]
 
 
 def _parts(library: Library, graph: Graph, arrays: Sequence[Array], numbers: Array) -> list[list[Array]]:
