@@ -22,7 +22,7 @@ CALLS = 8192
 """To how many elements NumPy's calls for one array, however small, come in time."""
 
 only: str | None = None
-"""For tests and benchmarks: the one engine to use, "compiled" or "blocked", where it can be."""
+"""For tests and benchmarks: the one way to go on this machine: "compiled", where that can be, "blocked", "portable"."""
 
 _drawn: Counter[str] = Counter()
 """How many elements of each dtype NumPy has drawn."""
@@ -43,7 +43,7 @@ def masked(
     number = library.cuda(x)
     if number is not None:
         return _masking_cuda.masked(library, x, number, draw, out)
-    a = library.bits(x)
+    a = None if only == "portable" else library.bits(x)
     if a is None:
         return None
     y = (np.empty_like(a) if a is x else library.xp.empty_like(library.load(x))) if out is None else out
@@ -59,7 +59,7 @@ def masked(
 
 def quick(x: Any, threshold: int, scale: float, key: int, call: int) -> NDArray | None:
     """`masked` to a new array, at a word of 0, for plain arrays whose loop is loaded; None for all else, unchecked."""
-    return None if only == "blocked" else _masking_compiled.quick(x, threshold, scale, key, call)
+    return None if only in {"blocked", "portable"} else _masking_compiled.quick(x, threshold, scale, key, call)
 
 
 def _engine(dtype: str, x: NDArray, y: NDArray, draw: Draw) -> None:
