@@ -21,7 +21,7 @@ __all__ = ["begun", "carried"]
 def carried(flat: Flat, of: Sequence[Parameter | None] | Memory, before: Flat | None = None) -> Flat:
     """The state of some parameters, those of JAX's among them or not.
 
-    If so, counts are int32 and numbers float64, which JAX takes for float32 without x64; where they are traced they
+    If so, counts are int64 and numbers float64, half as wide to JAX without x64; where they are traced they
     have the dtype that they had before.
     """
     names = (sign[0] for sign in of.signature if sign) if isinstance(of, Memory) else (p.library.name for p in of if p)
@@ -52,7 +52,7 @@ def begun(flat: Flat, ps: Sequence[Parameter | None]) -> Flat:
 
 
 def _count(n: Any) -> Any:
-    return np.int32(n) if isinstance(n, int) else n
+    return np.int64(n) if isinstance(n, int) else n
 
 
 def _number(n: Any, old: Any) -> Any:

@@ -172,6 +172,28 @@ FEATURES: Mapping[str, tuple[Feature, ...]] = {
             "Variable.trainable",
         ),
     ),
+    "Conventions": (
+        Feature("torch's constructors", "compat.torch", "optim"),
+        Feature("optax's constructors", "compat.optax", "", "adam"),
+        Feature("Keras's constructors", "compat.keras", "", "", "optimizers"),
+        Feature("from torch, in mid-training", "compat.torch.from_torch", "optim.Optimizer.load_state_dict"),
+        Feature("to torch", "compat.torch.to_torch", "optim.Optimizer.state_dict"),
+    ),
+    "Dropout": (
+        Feature("of elements", "Dropout", "nn.Dropout", "", "layers.Dropout"),
+        Feature("of what shares a word", "Dropout(noise_shape)", "", "", "layers.Dropout(noise_shape)"),
+        Feature(
+            "of channels", "SpatialDropout", "nn.Dropout1d, nn.Dropout2d, nn.Dropout3d", "", "layers.SpatialDropout2D"
+        ),
+        Feature("of samples", "DropPath"),
+        Feature("of weights", "DropConnect"),
+        Feature("one mask for all time steps", "VariationalDropout", "", "", "layers.GRUCell(recurrent_dropout)"),
+        Feature("for SELU", "AlphaDropout", "nn.AlphaDropout", "", "layers.AlphaDropout"),
+        Feature("for SELU, of channels", "FeatureAlphaDropout", "nn.FeatureAlphaDropout"),
+        Feature("Gaussian", "GaussianDropout", "", "", "layers.GaussianDropout"),
+        Feature("of a state's change", "Zoneout"),
+        Feature("Monte Carlo samples", "Dropout.sample"),
+    ),
     "Schedules": (
         Feature(
             "any function of the step",

@@ -91,7 +91,7 @@ def _jax() -> Library:
 
     # Not exact: XLA flushes subnormals to zero on the CPU.
     dtypes = (*HALF, "float32", "complex64")
-    return Library("jax", jnp.asarray, np.asarray, dtypes=dtypes, writable=False, exact=False)
+    return Library("jax", jnp.array, np.asarray, dtypes=dtypes, writable=False, exact=False)
 
 
 def _jax_x64() -> Library:
@@ -100,7 +100,7 @@ def _jax_x64() -> Library:
 
     return Library(
         "jax-x64",
-        jnp.asarray,
+        jnp.array,  # a copy: `asarray` may look at the memory of NumPy
         np.asarray,
         writable=False,
         exact=False,

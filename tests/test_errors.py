@@ -373,7 +373,7 @@ def test_a_schedule_that_fails_leaves_everything() -> None:
 
 def test_unknown_engine() -> None:
     """The names there are stand in the message."""
-    names = "'cuda', 'compiled', 'blocked', 'portable', or None"
+    names = "'cuda', 'compiled', 'blocked', 'jax', 'portable', or None"
     with pytest.raises(ValueError, match=f"engine is 'warp'; wanted one of {names}"):
         ao.SGD(engine="warp")
     optimizer = ao.SGD(engine="portable")

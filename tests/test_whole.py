@@ -76,7 +76,7 @@ def test_equals_numpy(lib: Library, name: str, dtype: str) -> None:
     optimizer = _make(name)
     ours = {k: lib.asarray(a) for k, a in theirs.items()}
     kept = dict(ours)
-    steps = 2 if lib.name == "dask" else 5
+    steps = 2 if lib.name == "dask" or name == "SGLD" else 5  # whose draws take long
     for step in range(steps):
         g = _drawn(rng, name, dtype)
         before = {k: lib.asarray(a) for k, a in theirs.items()}
@@ -259,7 +259,7 @@ def test_in_a_partition(name: str, need: Callable[[str], Library]) -> None:
         assert optimizer.state is not None
         shares = {share.engine for share in optimizer.explain(params, params)}
         assert "portable" in shares
-        assert len(shares) == (1 if library == "jax" else 2)
+        assert len(shares) == 2
 
 
 @pytest.mark.parametrize("name", WHOLE)
