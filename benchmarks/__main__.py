@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from rich.console import Console
 from rich.progress import track
 
-from benchmarks import alone, costs, dropout, dropout_peers, groups, jax_steps, report, startup, subnormals, updates
+from benchmarks import alone, costs, dropout, groups, jax_steps, report, startup, subnormals, updates
 from benchmarks.harness import measure
 from benchmarks.machine import ROOT, machine
 from benchmarks.names import BASELINE
@@ -19,7 +19,7 @@ SHEETS: Mapping[str, Callable[[float], Sheet]] = {
     "NumPy alone": alone.alone,
     "fixed cost": costs.fixed,
     "allocations": costs.allocations,
-    "dropout": dropout_peers.dropout,
+    "dropout": dropout.dropout,
     "groups": groups.groups,
     "JAX": jax_steps.jax_steps,
     "start-up": startup.startup,
@@ -64,7 +64,7 @@ def run(seconds: float, only: str, again: bool = False) -> None:
     """Run every case whose name has `only` in it, print the tables, and write them if these are all, or again."""
     console = Console()
     described = machine()  # before, because the package may be edited meanwhile
-    contests = {name: c for name, c in {**updates.cases(), **dropout.cases()}.items() if only in name}
+    contests = {name: c for name, c in updates.cases().items() if only in name}
     others = {name: make for name, make in SHEETS.items() if only in name}
     outcomes = {
         name: measure(name, contest, BASELINE, seconds)

@@ -1,68 +1,179 @@
-"""Dropout by anyoptim and by `np.random.rand`, and the limit of both."""
+"""Dropout by anyoptim's engines and by everybody else, forward and backward in training, and a copy of as much."""
 
 from __future__ import annotations
 
+import importlib.util
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 import anyoptim as ao
-from benchmarks.harness import Arrays, Candidate, Case, Contest, deviation
-from benchmarks.names import ANYOPTIM, BASELINE, LIMIT
+from anyoptim._engines import masking
+from benchmarks import torch_peers
+from benchmarks.harness import Arrays, Candidate, Case, Contest, copies, deviation, measure
+from benchmarks.names import ANYOPTIM, BASELINE, BLOCKED, LIMIT
+from benchmarks.report import Sheet
 from tests import textbook
 
-__all__ = ["case", "cases", "copying"]
+__all__ = ["SIZES", "dropout"]
 
-SHAPES: Mapping[str, tuple[int, ...]] = {"batch of 32 x 100": (32, 100), "one array of 1M": (1_000_000,)}
+SIZES: Mapping[str, tuple[int, ...]] = {
+    "batch of 32 x 100": (32, 100),
+    "one array of 1M": (1_000_000,),
+    "one array of 16M": (16_000_000,),
+}
+
+RATIO = 0.5
+GENERATOR, IN_PLACE, TORCH, JAX = "five lines, NumPy's Generator", "anyoptim in place", "torch", "JAX jit"
+NAMES = (BASELINE, GENERATOR, TORCH, JAX, BLOCKED, ANYOPTIM, IN_PLACE, LIMIT)
+
+Turn = Callable[[Any], tuple[Any, Any]]
+"""y and dx of what was taken."""
 
 
-def cases() -> dict[str, Contest]:
-    """Every case by name."""
-    names = BASELINE, ANYOPTIM, LIMIT
-    return {f"Dropout, {size}": Contest(names, partial(case, shape)) for size, shape in SHAPES.items()}
+def dropout(seconds: float, sizes: Mapping[str, tuple[int, ...]] = SIZES) -> Sheet:
+    """The time of a forward and a backward, and the five lines', torch's and a copy's beside it."""
+    rows: list[list[str | float]] = []
+    installed = {TORCH: torch_peers.installed(), JAX: importlib.util.find_spec("jax") is not None}
+    names = [name for name in NAMES if installed.get(name, True)]
+    before = masking.only
+    for size, shape in sizes.items():
+        outcome = measure(f"Dropout, {size}", Contest(names, partial(_case, shape)), BASELINE, seconds)
+        times = {who: outcome.timings[who].median for who in names}
+        ours = times[ANYOPTIM]
+        rivals = [times[who] / ours if who in times else "" for who in (BASELINE, TORCH)]
+        blocked = times[BASELINE] / times[BLOCKED]
+        masking.only = before
+        rows.append([size, *(times.get(who, "") for who in NAMES), *rivals, ours / times[LIMIT], blocked])
+    return Sheet(
+        [
+            "ms forward and backward",
+            *NAMES,
+            "anyoptim against five lines",
+            "against torch",
+            "of copies",
+            "without Numba against five lines",
+        ],
+        rows,
+        f"float32, ratio {RATIO}. Five lines call np.random.rand, if not a Generator; they, torch and JAX keep a mask. "
+        "torch in the better of one thread and all. The limit is two copies by one thread, into memory at hand.",
+    )
 
 
-def case(shape: tuple[int, ...], who: Sequence[str]) -> Case:
-    """Forward and backward in training. Each candidate draws its own masks, so each is checked by itself."""
-
+def _case(shape: tuple[int, ...], who: Sequence[str]) -> Case:
     def draw(rng: np.random.Generator) -> Arrays:
         # Away from 0, so that a zero in the result is a dropped element.
         return {k: 1 + rng.random(shape, dtype=np.float32) for k in ("x", "dout")}
 
-    candidates = (_layer(BASELINE, textbook.Dropout()), _layer(ANYOPTIM, ao.Dropout(seed=0)), copying(shape))
-    return Case([c for c in candidates if c.name in who], draw, tolerance=0)
+    build: Mapping[str, Callable[[], Candidate]] = {
+        BASELINE: lambda: _candidate(BASELINE, _layer(textbook.Dropout(RATIO))),
+        GENERATOR: lambda: _candidate(GENERATOR, _by_generator()),
+        TORCH: _torch,
+        JAX: _jax,
+        BLOCKED: lambda: _candidate(BLOCKED, _layer(ao.Dropout(RATIO, seed=0)), ways=_engine("blocked")),
+        ANYOPTIM: lambda: _candidate(ANYOPTIM, _layer(ao.Dropout(RATIO, seed=0)), ways=_engine("compiled")),
+        IN_PLACE: lambda: _candidate(IN_PLACE, _in_place(ao.Dropout(RATIO, seed=0)), ways=_engine("compiled")),
+        LIMIT: lambda: _copying(shape),
+    }
+    return Case([build[name]() for name in who], draw, tolerance=0)
 
 
-class _Layer(Protocol):
-    dropout_ratio: float
+def _candidate(
+    name: str,
+    turn: Turn,
+    scale: float = 1.0,
+    take: Callable[[Arrays], Any] = copies,
+    ways: Mapping[str, Callable[[], object]] | None = None,
+) -> Candidate:
+    last: dict[str, Any] = {}
 
-    def forward(self, x: Any, training: bool = True) -> Any: ...
+    def taken(values: Arrays) -> Any:
+        last["given"] = values
+        return take(values)
 
-    def backward(self, dout: Any) -> Any: ...
-
-
-def _layer(name: str, layer: _Layer) -> Candidate:
-    last: Arrays = {}
-
-    def turn(given: Arrays) -> None:
-        y = layer.forward(given["x"], True)
-        last.update(given, y=y, dx=layer.backward(given["dout"]))
+    def timed(given: Any) -> None:
+        last["y"], last["dx"] = turn(given)
 
     def off() -> float:
-        kept = last["y"] != 0
-        drop = layer.dropout_ratio
-        if abs(kept.mean() - (1 - drop)) > 6 * math.sqrt(drop * (1 - drop) / kept.size):
+        y, dx = (np.asarray(last[k]) for k in ("y", "dx"))
+        kept = y != 0
+        if abs(kept.mean() - (1 - RATIO)) > 6 * math.sqrt(RATIO * (1 - RATIO) / kept.size):
             return math.inf  # six standard deviations: not by chance
-        expected = {"y": last["x"].astype(np.float64) * kept, "dx": last["dout"].astype(np.float64) * kept}
-        return deviation({k: last[k] for k in expected}, expected)
+        x, dout = (last["given"][k].astype(np.float64) * kept * scale for k in ("x", "dout"))
+        return deviation({"y": y, "dx": dx}, {"y": x, "dx": dout})
 
-    return Candidate(name, turn, off)
+    return Candidate(name, timed, off, taken, ways or {"": lambda: None})
 
 
-def copying(shape: tuple[int, ...]) -> Candidate:
+def _engine(name: str) -> dict[str, Callable[[], object]]:
+    return {"": partial(setattr, masking, "only", name)}
+
+
+def _layer(layer: Any) -> Turn:
+    return lambda given: (layer.forward(given["x"]), layer.backward(given["dout"]))
+
+
+def _in_place(layer: ao.Dropout) -> Turn:
+    def turn(given: Arrays) -> tuple[Any, Any]:
+        x, dout = given["x"], given["dout"]
+        return layer.forward(x, out=x), layer.backward(dout, out=dout)
+
+    return turn
+
+
+def _by_generator() -> Turn:
+    rng = np.random.default_rng(0)
+
+    def turn(given: Arrays) -> tuple[Any, Any]:
+        mask = rng.random(given["x"].shape) > RATIO
+        return given["x"] * mask, given["dout"] * mask
+
+    return turn
+
+
+def _torch() -> Candidate:
+    import torch
+
+    def take(values: Arrays) -> list[Any]:
+        x, dout = (torch.from_numpy(a.copy()) for a in values.values())
+        return [x.requires_grad_(), dout]
+
+    def turn(given: list[Any]) -> tuple[Any, Any]:
+        x, dout = given
+        y = torch.nn.functional.dropout(x, RATIO)
+        y.backward(dout)
+        return y.detach(), x.grad
+
+    return _candidate(TORCH, turn, 1 / (1 - RATIO), take, torch_peers.ways())
+
+
+def _jax() -> Candidate:
+    import jax
+
+    @jax.jit  # type: ignore[untyped-decorator]
+    def forward(key: Any, x: Any) -> Any:
+        key, own = jax.random.split(key)
+        mask = jax.random.bernoulli(own, 1 - RATIO, x.shape)
+        return key, jax.numpy.where(mask, x, 0), mask
+
+    backward = jax.jit(lambda mask, dout: jax.numpy.where(mask, dout, 0))
+    keys = [jax.random.key(0)]
+
+    def take(values: Arrays) -> list[Any]:
+        return [jax.block_until_ready(jax.numpy.asarray(a)) for a in values.values()]
+
+    def turn(given: list[Any]) -> tuple[Any, Any]:
+        x, dout = given
+        keys[0], y, mask = forward(keys[0], x)
+        return jax.block_until_ready((y, backward(mask, dout)))  # type: ignore[no-any-return]
+
+    return _candidate(JAX, turn, take=take)
+
+
+def _copying(shape: tuple[int, ...]) -> Candidate:
     """The limit of forward and backward, by one thread: x copied to y and dout to dx, into memory that is at hand."""
     y, dx = np.zeros((2, *shape), dtype=np.float32)
     last: Arrays = {}

@@ -23,7 +23,6 @@ from benchmarks import (
     alone,
     costs,
     dropout,
-    dropout_peers,
     groups,
     harness,
     limit,
@@ -210,14 +209,6 @@ def test_the_limit_streams_everything(method: str) -> None:
     assert stream.deviation() > 0
 
 
-def test_dropout_candidates_do_the_work() -> None:
-    """Forward, backward, and the streaming limit."""
-    (name, contest), *_ = dropout.cases().items()
-    case = contest.build(contest.names)
-    harness.play(case, 3, np.random.default_rng(0))
-    assert harness.checked(name, case)[ANYOPTIM] == 0
-
-
 def test_every_case_has_everybody() -> None:
     """Two models with every method, the small shapes with most, the other models with those that the README shows."""
     cases = updates.cases()
@@ -268,7 +259,7 @@ def test_groups_are_timed_and_right(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_dropout_beside_everybody_elses() -> None:
     """Each checked by itself; with a ratio for each rival there is, and the engines as they were."""
     pytest.importorskip("numba", reason="one of the candidates")
-    sheet = dropout_peers.dropout(0.01, {"small": (40, 30)})
+    sheet = dropout.dropout(0.01, {"small": (40, 30)})
     ((size, *row),) = sheet.rows
     assert size == "small"
     assert len(row) + 1 == len(sheet.headings)
@@ -289,7 +280,7 @@ def test_wrong_masks_are_no_results(who: str, monkeypatch: pytest.MonkeyPatch) -
     else:
         monkeypatch.setattr(layer, "backward", lambda self, dout, out=None: dout)
     with pytest.raises(harness.WrongResultError, match=f"are .*{who}"):
-        dropout_peers.dropout(0.01, {"small": (40, 30)})
+        dropout.dropout(0.01, {"small": (40, 30)})
 
 
 def test_resting_rows_become_subnormal() -> None:
