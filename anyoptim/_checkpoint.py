@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -67,7 +68,8 @@ def save(
         extra: dicts with strings as keys, lists, strings, numbers, bools, None, and arrays, of integers too.
 
     Raises TypeError or ValueError, with the name, for what can't be saved, ImportError without safetensors (`pip
-    install 'anyoptim[checkpoint]'`), OSError if the file can't be written: the old one is then as it was.
+    install 'anyoptim[checkpoint]'`), OSError if the file can't be written or is no regular one, RuntimeError if another
+    thread changes arrays meanwhile: the old one is then as it was.
     """
     safetensors = _package()
     tensors: dict[str, Tensor] = {}
@@ -85,11 +87,14 @@ def save(
         )
         for name, t in tensors.items()
     }
+    digest = _digest(text, tensors)
     with _replaced(Path(os.path.realpath(path))) as beside:
         try:
-            safetensors.serialize_file(specs, beside, metadata={_ENTRY: text, _CHECK: _digest(text, tensors)})
+            safetensors.serialize_file(specs, beside, metadata={_ENTRY: text, _CHECK: digest})
         except safetensors.SafetensorError as error:
             raise OSError(f"{beside} can't be written: {error}") from error
+        if _digest(text, tensors) != digest:  # some are views of the caller's memory
+            raise RuntimeError(f"arrays changed while they were saved to {path}; wanted a save between updates")
 
 
 def load(path: str | os.PathLike[str], like: Any = None) -> Checkpoint:
@@ -98,7 +103,8 @@ def load(path: str | os.PathLike[str], like: Any = None) -> Checkpoint:
     Args:
         path: of the file.
         like: parameters whose container, libraries, devices and dtypes the loaded ones have, and which are left as they
-            are; None for a dict of NumPy arrays by path, where bfloat16 becomes float32.
+            are; None for a dict of NumPy arrays by path, where bfloat16 becomes float32. Of torch tensors come plain
+            ones: `model.load_state_dict(checkpoint.params)` puts them into a module.
 
     Raises ValueError for a file that is no such checkpoint, whole and as it was written, or with all paths and shapes
     in which the parameters differ from `like`; ImportError without safetensors; OSError if it can't be read. No
@@ -179,6 +185,8 @@ def _json(name: str, root: str, value: Any, tensors: dict[str, Tensor]) -> Any:
         }
     if isinstance(value, list | tuple):
         return [_json(f"{name}[{i}]", f"{root}/{i}", of, tensors) for i, of in enumerate(value)]
+    if isinstance(value, np.bool_ | np.integer | np.floating):
+        return _json(name, root, value.item(), tensors)
     return _put(name, root, value, tensors)
 
 
@@ -213,10 +221,12 @@ def _digest(text: str, tensors: Mapping[str, Tensor]) -> str:
 @contextmanager
 def _replaced(target: Path) -> Iterator[Path]:
     """A file beside another, which takes its place in the end; or, if something fails, nothing."""
+    if target.exists() and not target.is_file():
+        raise OSError(f"{target} is no regular file; wanted the path of one")
     beside = target.with_name(f".{target.name}.{os.urandom(4).hex()}.tmp")
     try:
         beside.touch()
-        mode = beside.stat().st_mode
+        mode = stat.S_IMODE((target if target.exists() else beside).stat().st_mode)
         yield beside
         beside.chmod(mode)  # safetensors writes for its user alone
         with beside.open("rb+") as file:
@@ -281,7 +291,7 @@ def _alike(path: Any, values: Mapping[str, Any], tree: Tree) -> Any:
     owners = checks.owners(ps)
     for i, (name, p, owner) in enumerate(zip(tree.paths, ps, owners, strict=True)):
         one = tree.paths[owner]
-        if p is not None and values[name].tobytes() != values[one].tobytes():
+        if p is not None and owner != i and values[name].tobytes() != values[one].tobytes():
             raise ValueError(f"{tree.name(owner)} and {tree.name(i)} are one array, in the file two")
     leaves: list[Any] = []
     for name, p, owner in zip(tree.paths, ps, owners, strict=True):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from typing import Any
 
-from anyoptim._hyperparameters import Hyper
+from anyoptim._hyperparameters import Hyper, scheduled
 from anyoptim._select import Own, Selection, Selector, shown
 from anyoptim._stage import Gate, Stage, told
 
@@ -110,6 +110,8 @@ class _Group(MutableMapping[str, Any]):
     """The hyperparameters of a group, whose names were settled with the chain."""
 
     def __init__(self, given: Mapping[str, Hyper]) -> None:
+        for name, value in given.items():
+            scheduled(name, value)
         self._values = dict(given)
 
     def __getitem__(self, name: str) -> Any:
@@ -118,6 +120,7 @@ class _Group(MutableMapping[str, Any]):
     def __setitem__(self, name: str, value: Any) -> None:
         if name not in self._values:
             raise KeyError(f"the group has {sorted(self)}; wanted {name!r} there from the beginning")
+        scheduled(name, value)
         told(self, name, value)
         self._values[name] = value
 

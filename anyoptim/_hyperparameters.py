@@ -8,10 +8,19 @@ from typing import Any, NamedTuple
 
 from anyoptim._arrays import traced
 
-__all__ = ["Domain", "Hyper", "fraction", "nonnegative", "number", "positive", "share"]
+__all__ = ["Domain", "Hyper", "fraction", "nonnegative", "number", "positive", "scheduled", "share"]
 
 Hyper = float | Callable[[int], float]
 """A number, or a schedule: a callable of the step number, which counts from 1."""
+
+
+def scheduled(name: str, value: Any) -> None:
+    """Raise TypeError for a schedule that counts from 0: those of `ao.compat.optax` and `.keras`, for their own."""
+    if getattr(value, "from_zero", False):
+        raise TypeError(
+            f"{name} is {value!r}, which counts from 0; wanted a schedule that counts from 1, or this one as the "
+            "learning rate of a constructor of its own convention"
+        )
 
 
 class Domain(NamedTuple):

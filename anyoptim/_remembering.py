@@ -97,7 +97,7 @@ class Remembering(Pure):
         owner = checks.owners(ps)
         division = self._divided(tree, ps, owner)
         fresh = self._pipeline.start(ps, division)
-        found = restored(self.stages, self._layout.groups, tree, ps, owner, division, fresh, state)
+        found = restored(self.stages, self._layout, tree, ps, owner, division, fresh, state)
         if strict and found.left:
             raise ValueError(f"state is another one: {listed(found.left)}")
         for setting in found.settings:
@@ -131,11 +131,11 @@ class Remembering(Pure):
             spec, flat, names = flattened(self.stages, self._nested, state)
         elif self._memory is None:
             kept_numbers = tuple(dict(stage.numbers) for stage in self.stages)
-            return written(self.stages, self._layout.groups, [], [], Flat(0, [], [], kept_numbers), kept)
+            return written(self.stages, self._layout, [], [], Flat(0, [], [], kept_numbers), kept)
         else:
             self._caught_up()
             spec, flat, names = self._memory.spec, self._memory.flat, self._memory.names
-        return written(self.stages, self._layout.groups, paths(spec), names, flat, kept)
+        return written(self.stages, self._layout, paths(spec), names, flat, kept)
 
     def _recall(self, tree: Tree) -> tuple[Bound, Memory]:
         """The parameters, checked, and what the last update left of them.

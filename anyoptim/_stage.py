@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from anyoptim._arrays import Array, is_scalar, library
-from anyoptim._hyperparameters import Domain, Hyper
+from anyoptim._hyperparameters import Domain, Hyper, scheduled
 from anyoptim._program import Part, floats, on_gradient, on_nothing, on_parameter, on_slots, on_value
 from anyoptim._quiet import quiet
 from anyoptim._trace import Symbol
@@ -142,6 +142,8 @@ class Stage:
         domain = self.hyperparameters.get(name)
         if domain is not None and not callable(value):
             domain.value(name, value)
+        elif domain is not None:
+            scheduled(name, value)
         elif domain is None and not name.startswith("_") and not hasattr(type(self), name):
             # A misspelt hyperparameter would be ignored in silence.
             raise AttributeError(

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
-from anyoptim._arrays import COMPUTE, Array, traced
+import numpy as np
+
+from anyoptim._arrays import COMPUTE, Array, library, traced
 from anyoptim._checks import Parameter, admit
-from anyoptim._division import Division
+from anyoptim._division import Division, Layout
 from anyoptim._groups import groups, having
 from anyoptim._hyperparameters import Hyper, number
 from anyoptim._quiet import quiet
 from anyoptim._scalars import integer
+from anyoptim._select import Selection
 from anyoptim._stage import Stage
 from anyoptim._state import Flat
 from anyoptim._tree import Tree
@@ -28,7 +31,7 @@ _OF_STAGE = ("name", "constants", "hyperparameters", "numbers", "slots")
 
 def written(
     stages: Sequence[Stage],
-    groups: groups | None,
+    layout: Layout,
     paths: Sequence[str],
     names: Sequence[Sequence[tuple[int, str]]],
     flat: Flat,
@@ -46,18 +49,27 @@ def written(
         "stages": [
             {
                 "name": type(stage).__name__,
-                "constants": stage.constants,
+                "constants": constants,
                 "hyperparameters": {name: _shown(getattr(stage, name)) for name in stage.hyperparameters},
                 "numbers": {name: float(value) for name, value in numbers.items()},
                 "slots": own,
             }
-            for stage, numbers, own in zip(stages, flat.numbers, slots, strict=True)
+            for stage, constants, numbers, own in zip(
+                stages, _constants(stages, layout), flat.numbers, slots, strict=True
+            )
         ],
         "groups": {
             name: None if own is None else {key: _shown(value) for key, value in own.items()}
-            for name, own in _by_name(groups).items()
+            for name, own in _by_name(layout.groups).items()
         },
     }
+
+
+def _constants(stages: Sequence[Stage], layout: Layout) -> list[dict[str, Any]]:
+    """What can't be changed of each stage, and in a partition for which parameters it is."""
+    names = dict(zip(layout.partition or (), _by_name(layout.partition), strict=True))
+    both = zip(stages, layout.lanes, strict=True)
+    return [stage.constants if lane is None else {**stage.constants, "for": names[lane]} for stage, lane in both]
 
 
 class Restored(NamedTuple):
@@ -84,7 +96,7 @@ class _Saved(NamedTuple):
 
 def restored(
     stages: Sequence[Stage],
-    groups: groups | None,
+    layout: Layout,
     tree: Tree,
     ps: Sequence[Parameter | None],
     owner: Sequence[int],
@@ -107,12 +119,13 @@ def restored(
     saved = _matched(stages, [_saved(f"state['stages'][{k}]", one) for k, one in enumerate(given["stages"])], left)
     settings: list[Callable[[], None]] = []
     numbers = [dict(of) for of in fresh.numbers]
-    for k, stage in enumerate(stages):
+    for k, (stage, constants) in enumerate(zip(stages, _constants(stages, layout), strict=True)):
         own = saved[k]
         if own is not None:
+            _same(f"{own.root}['constants']", own.constants, constants, left)
             settings += _settings(own, stage, left)
             numbers[k] |= {name: own.numbers[name] for name in numbers[k] if name in own.numbers}
-    settings += _of_groups(_mapping("state['groups']", given["groups"]), groups, stages, left)
+    settings += _of_groups(_mapping("state['groups']", given["groups"]), layout.groups, stages, left)
     if not step and not counts:
         return Restored(None, settings, left)
     t, slots = list(fresh.t), list(fresh.slots)
@@ -121,6 +134,8 @@ def restored(
             continue
         if owner[i] != i:
             t[i], slots[i] = t[owner[i]], slots[owner[i]]
+            if not _alike(counts, saved, path, tree.paths[owner[i]]):
+                left.append(f"{tree.name(owner[i])} and {tree.name(i)} are one array, in it two")
         elif path not in counts:
             left.append(f"{tree.name(i)} is not in it")
         else:
@@ -131,6 +146,20 @@ def restored(
     seen = dict.fromkeys([*counts, *(path for own in saved if own for of in own.slots.values() for path in of)])
     left += [f"it has {path!r}, for which there is no parameter" for path in seen if path not in paths]
     return Restored(Flat(step, t, slots, tuple(numbers)), settings, left)
+
+
+def _alike(counts: Mapping[str, int], saved: Sequence[_Saved | None], path: str, other: str) -> bool:
+    """Whether the same was saved under two paths, or nothing under the first."""
+    if path not in counts:
+        return True
+    both = [
+        [library(of[at]).to_host(of[at]) for at in (path, other)]
+        for own in saved
+        if own is not None
+        for of in own.slots.values()
+        if path in of and other in of
+    ]
+    return counts[path] == counts.get(other) and all(np.array_equal(a, b, equal_nan=True) for a, b in both)
 
 
 def _saved(root: str, stage: Any) -> _Saved:
@@ -158,7 +187,6 @@ def _matched(stages: Sequence[Stage], saved: list[_Saved], left: list[str]) -> l
 
 def _settings(own: _Saved, stage: Stage, left: list[str]) -> list[Callable[[], None]]:
     """What sets the hyperparameters of a stage to those that were saved."""
-    _same(f"{own.root}['constants']", own.constants, stage.constants, left)
     for of, known in (("numbers", stage.numbers), ("slots", stage.slots), ("hyperparameters", stage.hyperparameters)):
         _keys(f"{own.root}[{of!r}]", getattr(own, of), known, left)
     found: list[Callable[[], None]] = []
@@ -220,21 +248,25 @@ def _shown(value: Hyper) -> Any:
     return value if isinstance(value, int) else float(value)
 
 
-def _told(schedule: Any) -> Iterator[Any]:
-    """The schedules, in this one or the one itself, that have a state, which they were told."""
-    if isinstance(getattr(schedule, "state", None), MutableMapping):
+def _told(schedule: Any, seen: tuple[Any, ...] = ()) -> Iterator[Any]:
+    """The schedules, in this one or the one itself, that are made with a state, which they were told."""
+    if any(schedule is one for one in seen):
+        return
+    if "state" in getattr(type(schedule), "arguments", ()):
         yield schedule
     for value in getattr(schedule, "__dict__", {}).values():
         for one in value if isinstance(value, tuple | list) else [value]:
             if callable(one):
-                yield from _told(one)
+                yield from _told(one, (*seen, schedule))
 
 
-def _by_name(groups: groups | None) -> dict[str, Any]:
-    """The groups by their patterns; a function, which has no lasting name, by its place."""
+def _by_name(of: groups | Selection | None) -> dict[str, Any]:
+    """Groups by their patterns; a function, which has no lasting name, by its place."""
     return {
-        selector if isinstance(selector, str) else "..." if selector is ... else f"<function {n}>": own
-        for n, (selector, own) in enumerate((groups or {}).items())
+        selector if isinstance(selector, str) else "..." if selector is ... else f"<function {n}>": (
+            of[selector] if isinstance(of, groups) else None
+        )
+        for n, selector in enumerate(of or ())
     }
 
 

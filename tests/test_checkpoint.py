@@ -36,7 +36,7 @@ def _trained() -> tuple[dict[str, Any], ao.Optimizer, ao.Dropout]:
     optimizer = ao.chain(ao.ClipGlobalNorm(1.0), ao.LossScale(), ao.Adam(lr=0.1), ao.EMA(0.9))
     for _ in range(3):
         optimizer.update(params, {"W": params["W"], "b": [params["b"][0], 0.25], "rests": None})
-    layer = ao.Dropout(seed=2**64 - 1)
+    layer = ao.Dropout(0.25, seed=2**64 - 1)
     layer.forward(params["W"])
     return params, optimizer, layer
 
@@ -220,6 +220,47 @@ def test_the_new_file_is_on_the_disk_before_it_is_the_file(tmp_path: Path, monke
     monkeypatch.setattr(Path, "replace", seen("rename", Path.replace))
     ao.save(tmp_path / "run", extra=1)
     assert calls == ["sync", "rename", "sync"]
+
+
+def test_only_regular_files_are_replaced(tmp_path: Path) -> None:
+    """A device or a folder of that name is refused, and stays; a file keeps its permissions."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    for name in ("pipe", "folder"):
+        with pytest.raises(OSError, match="is no regular file"):
+            ao.save(tmp_path / name, extra=1)
+    assert sorted(os.listdir(tmp_path)) == ["folder", "pipe"]
+    assert (tmp_path / "pipe").is_fifo()
+    ao.save(tmp_path / "run", extra=1)
+    (tmp_path / "run").chmod(0o600)
+    ao.save(tmp_path / "run", extra=2)
+    assert (tmp_path / "run").stat().st_mode & 0o777 == 0o600
+
+
+def test_arrays_that_change_meanwhile_are_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another thread that trains on spoils nothing: the old file stays."""
+    params, path = {"W": np.ones(5)}, tmp_path / "run"
+    ao.save(path, params=params)
+    write = safetensors.serialize_file
+
+    def meanwhile(*of: Any, **more: Any) -> None:
+        params["W"] += 1
+        write(*of, **more)
+
+    monkeypatch.setattr(safetensors, "serialize_file", meanwhile)
+    with pytest.raises(RuntimeError, match="arrays changed while they were saved"):
+        ao.save(path, params=params)
+    found = ao.load(path, like=params).params
+    assert found["W"].tolist() == [1.0] * 5
+    assert os.listdir(tmp_path) == ["run"]
+
+
+def test_numbers_of_numpy_come_back_as_numbers(tmp_path: Path) -> None:
+    """Whatever their kind."""
+    ao.save(tmp_path / "run", extra=[np.float64(0.5), np.float32(0.25), np.int8(-3), np.True_])
+    found = ao.load(tmp_path / "run").extra
+    assert found == [0.5, 0.25, -3, True]
+    assert list(map(type, found)) == [float, float, int, bool]
 
 
 def test_a_link_stays_a_link(tmp_path: Path) -> None:

@@ -212,3 +212,20 @@ def test_counts_and_steps() -> None:
     r = np.zeros(1)
     called.update(r, np.ones(1))
     assert r[0] == -0.5
+
+
+def test_schedules_that_count_from_0_are_refused_elsewhere() -> None:
+    """They would be a step late, in silence: as attributes, in groups, within schedules that count from 1."""
+    late = ao.compat.optax.linear_schedule(1.0, 0.0, 4)
+    optimizer = ao.compat.optax.sgd(late)
+    w = {"w": np.zeros(1)}
+    optimizer.update(w, {"w": np.ones(1)})
+    assert w["w"].tolist() == [-1.0]
+    for wrong in (
+        lambda: ao.SGD(lr=late),
+        lambda: setattr(optimizer, "lr", late),
+        lambda: ao.groups({"w": {"lr": late}}),
+        lambda: ao.schedules.warmup(5, late),
+    ):
+        with pytest.raises(TypeError, match="counts from 0"):
+            wrong()

@@ -187,14 +187,16 @@ def test_bad_states_are_refused_whole() -> None:
     layer = ao.Dropout(seed=5)
     layer.forward(np.ones(3))
     for state, error in (
-        ({"key": 1}, ValueError),
-        ({"key": 1, "calls": 2, "x": 3}, ValueError),
-        ({"key": 1, "calls": -2}, ValueError),
-        ({"key": 1, "calls": "2"}, TypeError),
+        (None, ValueError),
+        ({"key": 1, "calls": 2}, ValueError),
+        ({"key": 1, "calls": 2, "dropout_ratio": 0.25, "x": 3}, ValueError),
+        ({"key": 1, "calls": -2, "dropout_ratio": 0.25}, ValueError),
+        ({"key": 1, "calls": "2", "dropout_ratio": 0.25}, TypeError),
+        ({"key": 1, "calls": 2, "dropout_ratio": 1.25}, ValueError),
     ):
         with pytest.raises(error, match="state"):
             layer.load_state_dict(state)  # type: ignore[arg-type]
-        assert layer.state_dict() == {"key": 5, "calls": 1}
+        assert layer.state_dict() == {"key": 5, "calls": 1, "dropout_ratio": 0.5}
         assert layer.mask is not None
 
 
@@ -226,7 +228,7 @@ def test_bad_input() -> None:
         for training in (True, False):
             with pytest.raises(TypeError, match=says):
                 layer.forward(x, training)
-    assert layer.state_dict() == {"key": 1, "calls": 0}
+    assert layer.state_dict() == {"key": 1, "calls": 0, "dropout_ratio": 0.5}
     layer.forward(np.ones((2, 3)))
     with pytest.raises(ValueError, match=r"dout has shape \(3,\) but the last training forward's x had shape \(2, 3\)"):
         layer.backward(np.ones(3))

@@ -152,3 +152,19 @@ def test_bad_arguments(arguments: dict[str, Any], error: type[Exception], says: 
     """Counters and keys are 64-bit unsigned integers."""
     with pytest.raises(error, match=says):
         bits((2,), like=np.zeros(1), **arguments)
+
+
+@pytest.mark.parametrize(
+    ("shape", "like", "says"),
+    [
+        ((-1,), np.empty(0), r"shape\[0\] is -1"),
+        ((2.0,), np.empty(0), r"shape\[0\] is 2.0"),
+        (3, np.empty(0), "shape is 3; wanted a tuple"),
+        ((3,), 1.0, "like is 1.0; wanted an array"),
+        ((3,), None, "like is None; wanted an array"),
+    ],
+)
+def test_what_is_no_shape_or_array_is_refused(shape: Any, like: Any, says: str) -> None:
+    """By name, for all that draw."""
+    with pytest.raises((TypeError, ValueError), match=says):
+        bits(shape, 0, like=like)

@@ -108,7 +108,7 @@ def test_a_refused_forward_counts_nothing() -> None:
     layer = ao.SpatialDropout(seed=1)
     with pytest.raises(ValueError, match="axis"):
         layer.forward(np.ones(3))
-    assert layer.state_dict() == {"key": 1, "calls": 0}
+    assert layer.state_dict() == {"key": 1, "calls": 0, "dropout_ratio": 0.5}
 
 
 def test_infinities_and_ends() -> None:

@@ -130,6 +130,48 @@ def test_tied_parameters_share_their_slots() -> None:
     assert other.state.t == {"a": 3, "b": 3}
 
 
+def test_tied_parameters_that_were_two_are_refused() -> None:
+    """One of two slots would be lost in silence."""
+    params = {"a": np.ones(2), "b": np.ones(2)}
+    optimizer = ao.Momentum()
+    optimizer.update(params, {"a": np.ones(2), "b": 3 * np.ones(2)})
+    w = np.ones(2)
+    with pytest.raises(ValueError, match=r"params\['a'\] and params\['b'\] are one array, in it two"):
+        ao.Momentum().load_state_dict(optimizer.state_dict(), {"a": w, "b": w})
+
+
+def test_the_patterns_of_a_partition_are_part_of_the_state() -> None:
+    """Methods of one class for other parameters are others, frozen ones among them."""
+    params = {"W": np.ones(2), "b": np.ones(2)}
+    optimizer = ao.partition({"W": ao.SGD(0.1), "b": ao.SGD(0.001)})
+    optimizer.update(params, params)
+    state = optimizer.state_dict()
+    assert state["stages"][1]["constants"] == {"for": "b"}
+    with pytest.raises(ValueError, match=r"\['constants'\]\['for'\] is 'W', not 'b'"):
+        ao.partition({"b": ao.SGD(0.001), "W": ao.SGD(0.1)}).load_state_dict(state, params)
+    frozen = ao.partition({"W": ao.SGD(), "b": None})
+    with pytest.raises(ValueError, match=r"\['constants'\]\['for'\] is 'W', not 'b'"):
+        ao.partition({"b": ao.SGD(), "W": None}).load_state_dict(frozen.state_dict(), params)
+
+
+def test_schedules_of_the_users_own_are_the_programs() -> None:
+    """With whatever they call state, and if they hold each other."""
+
+    class Own:
+        state = {"n": 1}
+        other: Any = None
+
+        def __call__(self, t: int) -> float:
+            return 0.5
+
+    one, two = Own(), Own()
+    one.other, two.other = two, one
+    optimizer, params = ao.SGD(lr=one), {"W": np.ones(1)}
+    optimizer.update(params, params)
+    assert optimizer.state_dict()["stages"][0]["hyperparameters"]["lr"]["states"] == []
+    assert optimizer.load_state_dict(optimizer.state_dict(), params) == []
+
+
 Change = Callable[[dict[str, Any]], Any]
 
 

@@ -52,16 +52,20 @@ class Layer:
         self.domain.value("dropout_ratio", value)
         self._ratio = value
 
-    def state_dict(self) -> dict[str, int]:
-        """The layer's place in its stream: its key and the number of calls made."""
-        return {"key": self.key, "calls": self.calls}
+    def state_dict(self) -> dict[str, Any]:
+        """The layer's place in its stream, its key and the number of calls made, and its ratio."""
+        return {"key": self.key, "calls": self.calls, "dropout_ratio": self.dropout_ratio}
 
-    def load_state_dict(self, state: Mapping[str, int]) -> None:
-        """Go on where `state_dict` was taken: the next mask is the next mask. Raises ValueError for other keys."""
-        if set(state) != {"key", "calls"}:
-            raise ValueError(f"state has the keys {sorted(state)}; wanted ['calls', 'key']")
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where `state_dict` was taken, of a layer that was made in the same way: the next mask is the next mask.
+
+        Raises TypeError and ValueError for what is no such state.
+        """
+        if not isinstance(state, Mapping) or set(state) != {"key", "calls", "dropout_ratio"}:
+            raise ValueError(f"state is {state!r}; wanted a dict with calls, dropout_ratio and key")
         key, calls = integer("state['key']", state["key"]), integer("state['calls']", state["calls"])
-        self.key, self.calls, self._last = key, calls, None
+        ratio = self.domain.value("state['dropout_ratio']", state["dropout_ratio"])
+        self.key, self.calls, self.dropout_ratio, self._last = key, calls, ratio, None
 
     @property
     def mask(self) -> Array | None:

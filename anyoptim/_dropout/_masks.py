@@ -60,6 +60,8 @@ class Noise(NamedTuple):
         """Raises ValueError for a noise shape that does not fit, and a part that begins within what is shared."""
         if noise_shape is None:
             return cls(shape, at.offset, at.within)
+        if not isinstance(noise_shape, Sequence):
+            raise TypeError(f"noise_shape is {noise_shape!r}; wanted 1 or None or its length for each axis")
         entries = tuple(noise_shape)
         if len(entries) != len(shape) or any(m not in {None, 1, n} for n, m in zip(shape, entries, strict=True)):
             raise ValueError(

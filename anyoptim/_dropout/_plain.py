@@ -50,7 +50,8 @@ def dropout(
             index of the first element, or the indices of all, as for `anyoptim.random.bits`.
         within: the shape of the larger array.
         noise_shape: for each axis 1, if its elements are kept or dropped together, or None or their number. The
-            words of the mask are then counted in its own shape. None for a word for each element.
+            words of the mask are then counted in its own shape. None for a word for each element. Shards say None, not
+            their own number.
         inverted: scale what is kept.
         out: where to write the result: x itself, or an array of its library, device, shape and dtype that shares no
             memory with it. Without one it is a new array.
@@ -133,10 +134,11 @@ class Dropout(Sampled):
     def _quick_forward(self, x: Array) -> Array | None:
         if self.noise_shape is not None or type(self)._noise_shape is not Dropout._noise_shape:
             return None
-        draw = Draw(self.calls, {"ratio": self._ratio, "noise_shape": None, "inverted": self.inverted}, (), _NOTHING)
-        y = _drawn(x, self.key, draw)
+        call, ratio, inverted = self.calls, self._ratio, self.inverted
+        y = _drawn(x, self.key, call, ratio, inverted)
         if y is not None:
-            self._last = draw._replace(shape=x.shape)
+            options = {"ratio": ratio, "noise_shape": None, "inverted": inverted}
+            self._last = Draw(call, options, x.shape, _NOTHING)
             self._count()
         return y
 
@@ -144,7 +146,7 @@ class Dropout(Sampled):
         draw = self._last
         if draw is None or draw.options["noise_shape"] is not None or getattr(dout, "shape", None) != draw.shape:
             return None
-        return _drawn(dout, self.key, draw)
+        return _drawn(dout, self.key, draw.call, draw.options["ratio"], draw.options["inverted"])
 
     def _options(self, ndim: int) -> dict[str, Any]:
         return {**super()._options(ndim), "inverted": self.inverted}
@@ -157,12 +159,9 @@ class Dropout(Sampled):
 _NOTHING = np.empty(0)
 
 
-def _drawn(x: Array, key: int, draw: Draw) -> Array | None:
+def _drawn(x: Array, key: int, call: int, ratio: float, inverted: bool) -> Array | None:
     """`dropout` of what needs no checks; None for all else."""
-    ratio = draw.options["ratio"]
-    if type(ratio) is not float:
-        return None
-    return quick(x, round(ratio * 2**32), _scale(ratio, draw.options["inverted"]), key, draw.call)
+    return quick(x, round(ratio * 2**32), _scale(ratio, inverted), key, call) if type(ratio) is float else None
 
 
 class DropConnect(Dropout):

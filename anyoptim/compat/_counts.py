@@ -15,6 +15,9 @@ __all__ = ["CountedSchedule", "FromOne", "Product", "rate"]
 class CountedSchedule(Schedule):
     """A schedule that is called with the number of steps taken so far: the first step's is 0."""
 
+    from_zero = True
+    """Which other schedules and hyperparameters refuse."""
+
     def __call__(self, step: Any) -> Any:
         """The value after so many steps: a Python float, or where `step` is a traced array another."""
         return self._value(signed(count("count", step)))

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from anyoptim._arrays import Array, Library, library
+from anyoptim._arrays import Array, Library, is_scalar, library
 from anyoptim._philox import MASK, keys, rounds
 from anyoptim._quiet import quiet
 from anyoptim._scalars import count, integer
@@ -69,7 +69,12 @@ def bits(
         TypeError: a key, call or offset that is no integer (and no array of one integer).
         ValueError: one that is out of its range.
     """
-    key, call, shape = integer("key", key), count("call", call), tuple(shape)
+    key, call = integer("key", key), count("call", call)
+    if not isinstance(shape, Sequence):
+        raise TypeError(f"shape is {shape!r}; wanted a tuple of integers")
+    shape = tuple(integer(f"shape[{k}]", n) for k, n in enumerate(shape))
+    if is_scalar(like) or like is None:
+        raise TypeError(f"like is {like!r}; wanted an array")
     where = place(shape, offset, within)
     arrays = library(like)
     xp = arrays.xp

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from anyoptim._hyperparameters import Hyper
+from anyoptim._hyperparameters import Hyper, scheduled
 from anyoptim._scalars import where
 from anyoptim.schedules._decay import Constant, Cosine
 from anyoptim.schedules._schedule import Schedule, choice, finite, increasing, whole
@@ -16,6 +16,7 @@ __all__ = ["as_schedule", "join", "piecewise", "value_of", "warmup", "warmup_cos
 
 def as_schedule(name: str, value: Any) -> Any:
     """A schedule as it is, a number as a constant one. Raises TypeError or ValueError with its name."""
+    scheduled(name, value)
     return value if callable(value) else Constant(finite.value(name, value))
 
 
