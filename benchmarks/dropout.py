@@ -41,12 +41,14 @@ def dropout(seconds: float, sizes: Mapping[str, tuple[int, ...]] = SIZES) -> She
     names = [name for name in NAMES if installed.get(name, True)]
     before = masking.only
     for size, shape in sizes.items():
-        outcome = measure(f"Dropout, {size}", Contest(names, partial(_case, shape)), BASELINE, seconds)
+        try:
+            outcome = measure(f"Dropout, {size}", Contest(names, partial(_case, shape)), BASELINE, seconds)
+        finally:
+            masking.only = before
         times = {who: outcome.timings[who].median for who in names}
         ours = times[ANYOPTIM]
         rivals = [times[who] / ours if who in times else "" for who in (BASELINE, TORCH)]
         blocked = times[BASELINE] / times[BLOCKED]
-        masking.only = before
         rows.append([size, *(times.get(who, "") for who in NAMES), *rivals, ours / times[LIMIT], blocked])
     return Sheet(
         [

@@ -100,4 +100,5 @@ def nothing_worked(monkeypatch: pytest.MonkeyPatch) -> None:
     """What one test compiles, or works towards, is not the next one's default engine."""
     monkeypatch.setattr(_engines, "_worked", defaultdict(_engines._Work))
     monkeypatch.setattr(masking, "_drawn", Counter())
+    monkeypatch.setattr(masking, "only", None)
     monkeypatch.setattr(_masking_compiled, "_QUICK", {})

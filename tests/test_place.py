@@ -38,7 +38,7 @@ def parts(draw: Any) -> tuple[tuple[int, ...], tuple[int, ...], list[Any], Any]:
     return whole, shape, offset, np.ix_(*(np.array(c, int) for c in chosen))
 
 
-@settings(max_examples=25)
+@settings(max_examples=12)
 @given(part=parts())
 def test_any_part_is_the_part_of_the_whole(lib: Library, part: Any) -> None:
     """Blocks, steps, permutations and repetitions, along each axis its own, on every library."""

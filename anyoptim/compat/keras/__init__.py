@@ -6,7 +6,9 @@ clipping, decay, the method, the average. Learning rates are numbers, schedules 
 the count of updates so far, from 0, or functions without arguments. An option that can't be met is refused by name.
 
 Otherwise than there: `name` changes nothing; an infinite gradient under `global_clipnorm` makes the others 0, not NaN;
-parameters that do not decay are a matter of `ao.groups`. `eval_params` gives the average of `use_ema`.
+parameters that do not decay are a matter of `ao.groups`. `eval_params` gives the average of `use_ema`. A decay that
+Keras multiplies with the learning rate at each step is multiplied when the optimizer is made (but for `AdamW` and
+`Lion`): a rate that shall change later is a schedule; who sets the method's `lr` sets the decay, too.
 """
 
 from anyoptim.compat.keras import schedules

@@ -46,7 +46,8 @@ def from_torch(
         optimizer = ao.compat.torch.from_torch(torch_optimizer.state_dict(), ["W", "b"], params)
 
     It has the options that the `param_groups` have now, and torch's state of each parameter. Several groups become
-    `groups`, whose values are live: `optimizer.groups["b"]["lr"]`. A scheduler is no part of it: after
+    `groups`, whose values are live: `[*optimizer.groups.values()][1]["lr"]` is that of the second (SGD and Muon count
+    no steps: `step` tells how many there were). A scheduler is no part of it: after
     `optimizer.lr = ao.compat.torch.lr_scheduler.StepLR(lr, 30)`, with the first lr, it goes on with the count of steps.
 
     Args:
