@@ -9,7 +9,7 @@ from anyoptim._hyperparameters import Hyper
 from anyoptim._scalars import count, signed
 from anyoptim.schedules._schedule import Schedule
 
-__all__ = ["CountedSchedule", "FromOne", "Product", "rate"]
+__all__ = ["CountedSchedule", "FromOne", "OfNext", "Product", "rate"]
 
 
 class CountedSchedule(Schedule):
@@ -36,6 +36,17 @@ class FromOne:
     def __call__(self, t: Any) -> Any:
         """The value at step t."""
         return self.schedule(self.every * t - 1)
+
+
+@dataclass(frozen=True)
+class OfNext:
+    """A schedule of the count of steps so far, as one that gives at each step what is the next one's."""
+
+    schedule: Any
+
+    def __call__(self, t: Any) -> Any:
+        """The value after step t."""
+        return self.schedule(t)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from anyoptim._hyperparameters import Hyper
 from anyoptim._optimizer import Optimizer
 from anyoptim._scalars import whole
 from anyoptim._stage import Stage
-from anyoptim.compat._counts import rate
+from anyoptim.compat._counts import OfNext, rate
 from anyoptim.compat.optax._masks import accumulator, masked
 from anyoptim.compat.optax._methods import adamw
 from anyoptim.compat.optax._schedules import warmup_constant_schedule
@@ -160,4 +160,4 @@ def _warmed(learning_rate: Any, warmup_steps: int | None) -> dict[str, Any]:
     if warmup_steps is None:
         return {"lr": learning_rate, "weigh": learning_rate}
     schedule = warmup_constant_schedule(0.0, learning_rate, warmup_steps)
-    return {"lr": rate(schedule), "weigh": schedule}
+    return {"lr": rate(schedule), "weigh": OfNext(schedule)}
