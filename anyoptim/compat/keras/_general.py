@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import wraps
+from inspect import Parameter, Signature, signature
 from typing import Any
 
 from anyoptim._chain import chain
@@ -14,7 +16,7 @@ from anyoptim.compat._counts import CountedSchedule, FromOne, Product
 from anyoptim.compat.keras._variants import Overwritten, StartedAverage
 from anyoptim.stages import Accumulate, ClipGlobalNorm, ClipNorm, ClipValue, Scale, WeightDecay
 
-__all__ = ["Called", "General", "times"]
+__all__ = ["PLAIN", "Called", "General", "constructor", "times"]
 
 
 @dataclass(frozen=True)
@@ -37,15 +39,15 @@ def times(a: Any, b: Any) -> Hyper:
 class General:
     """The arguments of Keras's base class, by its names."""
 
-    clipnorm: float | None
-    clipvalue: float | None
-    global_clipnorm: float | None
-    use_ema: bool
-    ema_momentum: float
-    ema_overwrite_frequency: int | None
-    loss_scale_factor: float | None
-    gradient_accumulation_steps: int | None
-    name: str | None
+    clipnorm: float | None = None
+    clipvalue: float | None = None
+    global_clipnorm: float | None = None
+    use_ema: bool = False
+    ema_momentum: float = 0.99
+    ema_overwrite_frequency: int | None = None
+    loss_scale_factor: float | None = None
+    gradient_accumulation_steps: int | None = None
+    name: str | None = None
 
     def __post_init__(self) -> None:
         clips = ("clipnorm", "clipvalue", "global_clipnorm")
@@ -100,3 +102,29 @@ class General:
         if self.ema_overwrite_frequency:
             return [Overwritten(self.ema_momentum, self.ema_overwrite_frequency)]
         return [StartedAverage(self.ema_momentum)]
+
+
+PLAIN = General()
+"""Keras's defaults."""
+
+
+def constructor(make: Callable[..., Optimizer]) -> Callable[..., Optimizer]:
+    """The same function with the arguments of Keras's base class where its `general` stands, which is made of them."""
+    own = list(signature(make, eval_str=True).parameters.values())
+    place = [parameter.name for parameter in own].index("general")
+    base = [
+        Parameter(of.name, Parameter.POSITIONAL_OR_KEYWORD, default=of.default, annotation=of.type)
+        for of in fields(General)
+    ]
+    whole = Signature([*own[:place], *base, *own[place + 1 :]], return_annotation=Optimizer)
+
+    @wraps(make)
+    def made(*args: Any, **kwargs: Any) -> Optimizer:
+        try:
+            given = whole.bind(*args, **kwargs).arguments
+        except TypeError as error:
+            raise TypeError(f"{make.__name__} of Keras: {error}") from None
+        return make(general=General(**{of.name: given.pop(of.name) for of in base if of.name in given}), **given)
+
+    made.__signature__ = whole  # type: ignore[attr-defined] # that `inspect` shows
+    return made

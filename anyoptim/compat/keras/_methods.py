@@ -13,7 +13,7 @@ from anyoptim._hyperparameters import Hyper
 from anyoptim._optimizer import Optimizer
 from anyoptim._scalars import where
 from anyoptim.compat._counts import Product
-from anyoptim.compat.keras._general import General, times
+from anyoptim.compat.keras._general import PLAIN, General, constructor, times
 from anyoptim.compat.keras._variants import EvenScheduleFreeAdamW, LateAdafactor, NesterovSumMuon, SumMuon
 from anyoptim.stages import Scale, Trace, TrustRatio, WeightDecay
 
@@ -51,104 +51,15 @@ class _Left:
         return abs(1 - self.loss(t))
 
 
-def SGD(
-    learning_rate: Any = 0.01,
-    momentum: float = 0.0,
-    nesterov: bool = False,
-    weight_decay: float | None = None,
-    clipnorm: float | None = None,
-    clipvalue: float | None = None,
-    global_clipnorm: float | None = None,
-    use_ema: bool = False,
-    ema_momentum: float = 0.99,
-    ema_overwrite_frequency: int | None = None,
-    loss_scale_factor: float | None = None,
-    gradient_accumulation_steps: int | None = None,
-    name: str | None = None,
+def _adam(
+    general: General,
+    learning_rate: Any,
+    beta_1: float,
+    beta_2: float,
+    epsilon: float,
+    amsgrad: bool,
+    weight_decay: float | None,
 ) -> Optimizer:
-    """`SGD`, `Momentum` or `Nesterov`."""
-    general = General(
-        clipnorm,
-        clipvalue,
-        global_clipnorm,
-        use_ema,
-        ema_momentum,
-        ema_overwrite_frequency,
-        loss_scale_factor,
-        gradient_accumulation_steps,
-        name,
-    )
-    lr = general.rate(learning_rate)
-    loss = _loss(lr, weight_decay)
-    if not momentum:
-        return general.around(methods.SGD(lr), loss=loss)
-    return general.around((methods.Nesterov if nesterov else methods.Momentum)(lr, momentum), loss=loss)
-
-
-def RMSprop(
-    learning_rate: Any = 0.001,
-    rho: float = 0.9,
-    momentum: float = 0.0,
-    epsilon: float = 1e-7,
-    centered: bool = False,
-    weight_decay: float | None = None,
-    clipnorm: float | None = None,
-    clipvalue: float | None = None,
-    global_clipnorm: float | None = None,
-    use_ema: bool = False,
-    ema_momentum: float = 0.99,
-    ema_overwrite_frequency: int | None = None,
-    loss_scale_factor: float | None = None,
-    gradient_accumulation_steps: int | None = None,
-    name: str | None = None,
-) -> Optimizer:
-    """`RMSProp` or `CenteredRMSProp` with its eps inside the root; with momentum a `Trace` of the steps after."""
-    general = General(
-        clipnorm,
-        clipvalue,
-        global_clipnorm,
-        use_ema,
-        ema_momentum,
-        ema_overwrite_frequency,
-        loss_scale_factor,
-        gradient_accumulation_steps,
-        name,
-    )
-    lr = general.rate(learning_rate)
-    method = methods.CenteredRMSProp if centered else methods.RMSProp
-    trace = Trace(momentum) if momentum > 0 else None
-    return general.around(method(lr, rho, 0.0, eps_root=epsilon), trace, loss=_loss(lr, weight_decay))
-
-
-def Adam(
-    learning_rate: Any = 0.001,
-    beta_1: float = 0.9,
-    beta_2: float = 0.999,
-    epsilon: float = 1e-7,
-    amsgrad: bool = False,
-    weight_decay: float | None = None,
-    clipnorm: float | None = None,
-    clipvalue: float | None = None,
-    global_clipnorm: float | None = None,
-    use_ema: bool = False,
-    ema_momentum: float = 0.99,
-    ema_overwrite_frequency: int | None = None,
-    loss_scale_factor: float | None = None,
-    gradient_accumulation_steps: int | None = None,
-    name: str | None = None,
-) -> Optimizer:
-    """`Adam`, `AMSGrad`, or with a decay `AdamW`."""
-    general = General(
-        clipnorm,
-        clipvalue,
-        global_clipnorm,
-        use_ema,
-        ema_momentum,
-        ema_overwrite_frequency,
-        loss_scale_factor,
-        gradient_accumulation_steps,
-        name,
-    )
     lr = general.rate(learning_rate)
     if amsgrad:
         return general.around(methods.AMSGrad(lr, beta_1, beta_2, epsilon), loss=_loss(lr, weight_decay))
@@ -157,6 +68,54 @@ def Adam(
     return general.around(methods.Adam(lr, beta_1, beta_2, epsilon))
 
 
+@constructor
+def SGD(
+    learning_rate: Any = 0.01,
+    momentum: float = 0.0,
+    nesterov: bool = False,
+    weight_decay: float | None = None,
+    general: General = PLAIN,
+) -> Optimizer:
+    """`SGD`, `Momentum` or `Nesterov`."""
+    lr = general.rate(learning_rate)
+    loss = _loss(lr, weight_decay)
+    if not momentum:
+        return general.around(methods.SGD(lr), loss=loss)
+    return general.around((methods.Nesterov if nesterov else methods.Momentum)(lr, momentum), loss=loss)
+
+
+@constructor
+def RMSprop(
+    learning_rate: Any = 0.001,
+    rho: float = 0.9,
+    momentum: float = 0.0,
+    epsilon: float = 1e-7,
+    centered: bool = False,
+    weight_decay: float | None = None,
+    general: General = PLAIN,
+) -> Optimizer:
+    """`RMSProp` or `CenteredRMSProp` with its eps inside the root; with momentum a `Trace` of the steps after."""
+    lr = general.rate(learning_rate)
+    method = methods.CenteredRMSProp if centered else methods.RMSProp
+    trace = Trace(momentum) if momentum > 0 else None
+    return general.around(method(lr, rho, 0.0, eps_root=epsilon), trace, loss=_loss(lr, weight_decay))
+
+
+@constructor
+def Adam(
+    learning_rate: Any = 0.001,
+    beta_1: float = 0.9,
+    beta_2: float = 0.999,
+    epsilon: float = 1e-7,
+    amsgrad: bool = False,
+    weight_decay: float | None = None,
+    general: General = PLAIN,
+) -> Optimizer:
+    """`Adam`, `AMSGrad`, or with a decay `AdamW`."""
+    return _adam(general, learning_rate, beta_1, beta_2, epsilon, amsgrad, weight_decay)
+
+
+@constructor
 def AdamW(
     learning_rate: Any = 0.001,
     weight_decay: float = 0.004,
@@ -164,133 +123,56 @@ def AdamW(
     beta_2: float = 0.999,
     epsilon: float = 1e-7,
     amsgrad: bool = False,
-    clipnorm: float | None = None,
-    clipvalue: float | None = None,
-    global_clipnorm: float | None = None,
-    use_ema: bool = False,
-    ema_momentum: float = 0.99,
-    ema_overwrite_frequency: int | None = None,
-    loss_scale_factor: float | None = None,
-    gradient_accumulation_steps: int | None = None,
-    name: str | None = None,
+    general: General = PLAIN,
 ) -> Optimizer:
     """`AdamW`, or `AMSGrad` with a decay."""
     if weight_decay is None:
         raise ValueError("weight_decay is None; wanted a number")
-    return Adam(
-        learning_rate,
-        beta_1,
-        beta_2,
-        epsilon,
-        amsgrad,
-        weight_decay,
-        clipnorm,
-        clipvalue,
-        global_clipnorm,
-        use_ema,
-        ema_momentum,
-        ema_overwrite_frequency,
-        loss_scale_factor,
-        gradient_accumulation_steps,
-        name,
-    )
+    return _adam(general, learning_rate, beta_1, beta_2, epsilon, amsgrad, weight_decay)
 
 
+@constructor
 def Adadelta(
     learning_rate: Any = 0.001,
     rho: float = 0.95,
     epsilon: float = 1e-7,
     weight_decay: float | None = None,
-    clipnorm: float | None = None,
-    clipvalue: float | None = None,
-    global_clipnorm: float | None = None,
-    use_ema: bool = False,
-    ema_momentum: float = 0.99,
-    ema_overwrite_frequency: int | None = None,
-    loss_scale_factor: float | None = None,
-    gradient_accumulation_steps: int | None = None,
-    name: str | None = None,
+    general: General = PLAIN,
 ) -> Optimizer:
     """`AdaDelta`."""
-    general = General(
-        clipnorm,
-        clipvalue,
-        global_clipnorm,
-        use_ema,
-        ema_momentum,
-        ema_overwrite_frequency,
-        loss_scale_factor,
-        gradient_accumulation_steps,
-        name,
-    )
     lr = general.rate(learning_rate)
     return general.around(methods.AdaDelta(lr, rho, epsilon), loss=_loss(lr, weight_decay))
 
 
+@constructor
 def Adagrad(
     learning_rate: Any = 0.001,
     initial_accumulator_value: float = 0.1,
     epsilon: float = 1e-7,
     weight_decay: float | None = None,
-    clipnorm: float | None = None,
-    clipvalue: float | None = None,
-    global_clipnorm: float | None = None,
-    use_ema: bool = False,
-    ema_momentum: float = 0.99,
-    ema_overwrite_frequency: int | None = None,
-    loss_scale_factor: float | None = None,
-    gradient_accumulation_steps: int | None = None,
-    name: str | None = None,
+    general: General = PLAIN,
 ) -> Optimizer:
     """`AdaGrad` with its eps inside the root."""
-    general = General(
-        clipnorm,
-        clipvalue,
-        global_clipnorm,
-        use_ema,
-        ema_momentum,
-        ema_overwrite_frequency,
-        loss_scale_factor,
-        gradient_accumulation_steps,
-        name,
-    )
     lr = general.rate(learning_rate)
     method = methods.AdaGrad(lr, 0.0, initial=initial_accumulator_value, eps_root=epsilon)
     return general.around(method, loss=_loss(lr, weight_decay))
 
 
+@constructor
 def Adamax(
     learning_rate: Any = 0.001,
     beta_1: float = 0.9,
     beta_2: float = 0.999,
     epsilon: float = 1e-7,
     weight_decay: float | None = None,
-    clipnorm: float | None = None,
-    clipvalue: float | None = None,
-    global_clipnorm: float | None = None,
-    use_ema: bool = False,
-    ema_momentum: float = 0.99,
-    ema_overwrite_frequency: int | None = None,
-    loss_scale_factor: float | None = None,
-    gradient_accumulation_steps: int | None = None,
-    name: str | None = None,
+    general: General = PLAIN,
 ) -> Optimizer:
     """`Adamax`."""
-    general = General(
-        clipnorm,
-        clipvalue,
-        global_clipnorm,
-        use_ema,
-        ema_momentum,
-        ema_overwrite_frequency,
-        loss_scale_factor,
-        gradient_accumulation_steps,
-        name,
-    )
     lr = general.rate(learning_rate)
     return general.around(methods.Adamax(lr, beta_1, beta_2, epsilon), loss=_loss(lr, weight_decay))
 
 
+@constructor
 def Adafactor(
     learning_rate: Any = 0.001,
     beta_2_decay: float = -0.8,
@@ -299,28 +181,9 @@ def Adafactor(
     clip_threshold: float = 1.0,
     relative_step: bool = True,
     weight_decay: float | None = None,
-    clipnorm: float | None = None,
-    clipvalue: float | None = None,
-    global_clipnorm: float | None = None,
-    use_ema: bool = False,
-    ema_momentum: float = 0.99,
-    ema_overwrite_frequency: int | None = None,
-    loss_scale_factor: float | None = None,
-    gradient_accumulation_steps: int | None = None,
-    name: str | None = None,
+    general: General = PLAIN,
 ) -> Optimizer:
     """`Adafactor`. Keras bounds its steps by 1/sqrt(t) with and without `relative_step`."""
-    general = General(
-        clipnorm,
-        clipvalue,
-        global_clipnorm,
-        use_ema,
-        ema_momentum,
-        ema_overwrite_frequency,
-        loss_scale_factor,
-        gradient_accumulation_steps,
-        name,
-    )
     lr = general.rate(learning_rate)
     own: dict[str, Any] = {
         "lr": lr,
@@ -334,98 +197,44 @@ def Adafactor(
     return general.around(LateAdafactor(times(lr, weight_decay), **own))
 
 
+@constructor
 def Nadam(
     learning_rate: Any = 0.001,
     beta_1: float = 0.9,
     beta_2: float = 0.999,
     epsilon: float = 1e-7,
     weight_decay: float | None = None,
-    clipnorm: float | None = None,
-    clipvalue: float | None = None,
-    global_clipnorm: float | None = None,
-    use_ema: bool = False,
-    ema_momentum: float = 0.99,
-    ema_overwrite_frequency: int | None = None,
-    loss_scale_factor: float | None = None,
-    gradient_accumulation_steps: int | None = None,
-    name: str | None = None,
+    general: General = PLAIN,
 ) -> Optimizer:
     """`NAdam` with Keras's momentum_decay of 1."""
-    general = General(
-        clipnorm,
-        clipvalue,
-        global_clipnorm,
-        use_ema,
-        ema_momentum,
-        ema_overwrite_frequency,
-        loss_scale_factor,
-        gradient_accumulation_steps,
-        name,
-    )
     lr = general.rate(learning_rate)
     method = methods.NAdam(lr, beta_1, beta_2, epsilon, momentum_decay=1.0)
     return general.around(method, loss=_loss(lr, weight_decay))
 
 
+@constructor
 def Lion(
     learning_rate: Any = 0.001,
     beta_1: float = 0.9,
     beta_2: float = 0.99,
     weight_decay: float | None = None,
-    clipnorm: float | None = None,
-    clipvalue: float | None = None,
-    global_clipnorm: float | None = None,
-    use_ema: bool = False,
-    ema_momentum: float = 0.99,
-    ema_overwrite_frequency: int | None = None,
-    loss_scale_factor: float | None = None,
-    gradient_accumulation_steps: int | None = None,
-    name: str | None = None,
+    general: General = PLAIN,
 ) -> Optimizer:
     """`Lion`."""
-    general = General(
-        clipnorm,
-        clipvalue,
-        global_clipnorm,
-        use_ema,
-        ema_momentum,
-        ema_overwrite_frequency,
-        loss_scale_factor,
-        gradient_accumulation_steps,
-        name,
-    )
     lr = general.rate(learning_rate)
     return general.around(methods.Lion(lr, beta_1, beta_2, 0.0 if weight_decay is None else weight_decay))
 
 
+@constructor
 def Lamb(
     learning_rate: Any = 0.001,
     beta_1: float = 0.9,
     beta_2: float = 0.999,
     epsilon: float = 1e-7,
     weight_decay: float | None = None,
-    clipnorm: float | None = None,
-    clipvalue: float | None = None,
-    global_clipnorm: float | None = None,
-    use_ema: bool = False,
-    ema_momentum: float = 0.99,
-    ema_overwrite_frequency: int | None = None,
-    loss_scale_factor: float | None = None,
-    gradient_accumulation_steps: int | None = None,
-    name: str | None = None,
+    general: General = PLAIN,
 ) -> Optimizer:
     """`Adam`, `TrustRatio` and `Scale`: `LAMB` with a decay that the ratio does not scale, but takes note of."""
-    general = General(
-        clipnorm,
-        clipvalue,
-        global_clipnorm,
-        use_ema,
-        ema_momentum,
-        ema_overwrite_frequency,
-        loss_scale_factor,
-        gradient_accumulation_steps,
-        name,
-    )
     lr = general.rate(learning_rate)
     loss = _loss(lr, weight_decay)
     return general.around(
@@ -436,6 +245,7 @@ def Lamb(
     )
 
 
+@constructor
 def Muon(
     learning_rate: Any = 0.001,
     adam_beta_1: float = 0.9,
@@ -443,15 +253,7 @@ def Muon(
     adam_weight_decay: float | None = 0.004,
     epsilon: float = 1e-7,
     weight_decay: float | None = 0.004,
-    clipnorm: float | None = None,
-    clipvalue: float | None = None,
-    global_clipnorm: float | None = None,
-    use_ema: bool = False,
-    ema_momentum: float = 0.99,
-    ema_overwrite_frequency: int | None = None,
-    loss_scale_factor: float | None = None,
-    gradient_accumulation_steps: int | None = None,
-    name: str | None = None,
+    general: General = PLAIN,
     exclude_layers: Sequence[str] | None = None,
     exclude_embeddings: bool = True,
     muon_a: float = 3.4445,
@@ -467,17 +269,6 @@ def Muon(
 
     `exclude_layers` and `exclude_embeddings` are about the paths of parameters, keys joined by dots.
     """
-    general = General(
-        clipnorm,
-        clipvalue,
-        global_clipnorm,
-        use_ema,
-        ema_momentum,
-        ema_overwrite_frequency,
-        loss_scale_factor,
-        gradient_accumulation_steps,
-        name,
-    )
     lr = general.rate(learning_rate)
     direction = (NesterovSumMuon if nesterov else SumMuon)(
         lr, momentum, 0.0 if rms_rate is None else rms_rate, ns_steps, muon_a, muon_b, muon_c
@@ -504,6 +295,7 @@ class _Matrices:
         return not any(re.search(pattern, path) for pattern in self.exclude_layers)
 
 
+@constructor
 def ScheduleFreeAdamW(
     learning_rate: Any = 0.0025,
     beta_1: float = 0.9,
@@ -511,28 +303,9 @@ def ScheduleFreeAdamW(
     epsilon: float = 1e-8,
     warmup_steps: int = 0,
     weight_decay: float | None = None,
-    clipnorm: float | None = None,
-    clipvalue: float | None = None,
-    global_clipnorm: float | None = None,
-    use_ema: bool = False,
-    ema_momentum: float = 0.99,
-    ema_overwrite_frequency: int | None = None,
-    loss_scale_factor: float | None = None,
-    gradient_accumulation_steps: int | None = None,
-    name: str | None = None,
+    general: General = PLAIN,
 ) -> Optimizer:
     """`ScheduleFreeAdamW` whose average weighs all steps alike."""
-    general = General(
-        clipnorm,
-        clipvalue,
-        global_clipnorm,
-        use_ema,
-        ema_momentum,
-        ema_overwrite_frequency,
-        loss_scale_factor,
-        gradient_accumulation_steps,
-        name,
-    )
     lr = general.rate(learning_rate)
     warmed = times(lr, _Warmup(warmup_steps)) if warmup_steps > 0 else lr
     loss = None if weight_decay is None else Product(times(lr, weight_decay), _Old())
