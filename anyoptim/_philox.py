@@ -5,10 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-__all__ = ["GROUP", "INCREMENTS", "MASK", "MULTIPLIERS", "ROUNDS", "keys", "rounds"]
+__all__ = ["CHOICES", "GROUP", "HALF", "INCREMENTS", "MASK", "MULTIPLIERS", "ROUNDS", "keys", "rounds"]
 
 GROUP = 4
 """Words of a counter."""
+
+HALF = 16
+"""Bits of half a word."""
+
+CHOICES = 8
+"""Words of a counter that choices are made with: those four, then the four with their halves exchanged.
+
+A choice compares a word with a limit, which the upper half alone decides but for one word in 65536: the lower half has
+a second choice in it, for half of the arithmetic. Each is as likely as the limit says, to 2**-32, since every word has
+one that it comes from; `anyoptim.random.bernoulli` says what two of a word have to do with each other.
+"""
 
 ROUNDS = 10
 MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)

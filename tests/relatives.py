@@ -12,7 +12,7 @@ import numpy as np
 import anyoptim as ao
 from anyoptim._dropout import Layer
 from anyoptim.random import normal
-from tests.test_random import word
+from tests.test_random import choice
 
 ALPHA = 1.0507009873554804934193349852946 * 1.6732632423543772848170429916717
 
@@ -21,8 +21,8 @@ DISCOVERED = {name: value for name, value in vars(ao).items() if isinstance(valu
 
 def _kept(shape: tuple[int, ...], ratio: float, key: int, call: int) -> Any:
     """From Python's own integers."""
-    words = [word(i, key, call) for i in range(math.prod(shape))]
-    return np.array([w >= ratio * 2**32 for w in words], bool).reshape(shape)
+    choices = [choice(i, key, call) for i in range(math.prod(shape))]
+    return np.array([c >= ratio * 2**32 for c in choices], bool).reshape(shape)
 
 
 def _all(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -75,7 +75,7 @@ LAYOUTS: dict[str, Callable[[Any], Any]] = {
     "all the same row": lambda x: np.broadcast_to(x[:1], x.shape),
 }
 
-OFFSETS = st.integers(0, 9) | st.integers(0, 2**64 - 1) | st.integers(2**34 - 40, 2**34 + 5)
+OFFSETS = st.integers(0, 9) | st.integers(0, 2**64 - 1) | st.integers(2**35 - 40, 2**35 + 5)
 SHAPES = st.lists(st.integers(1, 9), min_size=1, max_size=4).map(tuple) | st.sampled_from(
     [(0,), (3, 0, 2), (1023,), (4096,), (4097,), (70, 50), (3, 1500), (1500, 3), (2, 70, 30)]
 )
@@ -85,7 +85,7 @@ SHAPES = st.lists(st.integers(1, 9), min_size=1, max_size=4).map(tuple) | st.sam
 @example("float32", (70, 130), "F", 0.5, 1, 2, 3, True, False)
 @example("float32", (40, 2000), "F", 0.5, 1, 2, 3, True, False)
 @example("float16", (1500,), "C", 0.5, 1, 2, 3, True, True)
-@example("complex64", (70, 130), "rolled", 0.5, 2**64 - 1, 2**64 - 1, 2**34 - 7, True, True)
+@example("complex64", (70, 130), "rolled", 0.5, 2**64 - 1, 2**64 - 1, 2**35 - 7, True, True)
 @given(
     st.sampled_from(DTYPES),
     SHAPES,
@@ -152,7 +152,7 @@ def test_threads_share_it_out(engine: Callable[[], int], layout: str, monkeypatc
     monkeypatch.setattr(_masking_blocked, "COUNTERS", 1 << 8)
     monkeypatch.setattr(_masking_blocked, "_BUFFERS", _masking_blocked._Buffers())
     x = LAYOUTS[layout](_values((60, 50, 40), "float32"))
-    for offset in (0, 3, 2**34 - 70_001):
+    for offset in (0, 3, 2**35 - 70_001):
         expected = np.asarray(_portable(x, 0.3, 5, 6, offset, inverted=True))
         y = ao.dropout(x, 0.3, 5, 6, offset, inverted=True)
         assert same_bits(np.ascontiguousarray(y), np.ascontiguousarray(expected))
@@ -171,9 +171,9 @@ def test_without_headers(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_shards_equal_the_whole(engine: Callable[[], int]) -> None:
     """Wherever it is cut."""
     x = _values((5000,), "float32")
-    whole = ao.dropout(x, 0.4, 8, 3, 2**34 - 2000, inverted=True)
+    whole = ao.dropout(x, 0.4, 8, 3, 2**35 - 2000, inverted=True)
     for cut in (1, 2, 7, 1999, 2000, 2001, 4998):
-        parts = [ao.dropout(a, 0.4, 8, 3, 2**34 - 2000 + at, inverted=True) for a, at in ((x[:cut], 0), (x[cut:], cut))]
+        parts = [ao.dropout(a, 0.4, 8, 3, 2**35 - 2000 + at, inverted=True) for a, at in ((x[:cut], 0), (x[cut:], cut))]
         assert same_bits(np.concatenate(parts), whole)
 
 

@@ -18,7 +18,7 @@ import anyoptim as ao
 from anyoptim.random import bernoulli, bits, normal, spawn, uniform
 from tests import quantiles
 from tests.libraries import Library, numpy_dtype, same_bits
-from tests.test_random import BAD, MASK, U64, philox, word
+from tests.test_random import BAD, MASK, U64, choice, philox, word
 
 DTYPES = ["float64", "float32", "bfloat16", "float16"]
 DIGITS = {"float64": 32, "float32": 24, "bfloat16": 8, "float16": 11}
@@ -61,7 +61,7 @@ def test_bernoulli_is_true_below_the_threshold(lib: Library) -> None:
     for p in (0.0, 2**-32, 0.3, 0.5, 1 - 2**-32, 1.0):
         drawn = bernoulli(p, (4, 5), 6, 7, 8, like=like)
         assert type(drawn) is type(like)
-        expected = [word(8 + i, 6, 7) < round(p * 2**32) for i in range(20)]
+        expected = [choice(8 + i, 6, 7) < round(p * 2**32) for i in range(20)]
         assert lib.tonumpy(drawn).ravel().tolist() == expected
     bad: list[Any] = [-0.1, 1.1, math.nan, "half"]
     for p in bad:

@@ -38,8 +38,17 @@ def philox(counter: list[int], key: list[int]) -> list[int]:
 
 
 def word(i: int, key: int, call: int) -> int:
-    block = i // 4 % 2**64
-    return philox([block & MASK, block >> 32, call & MASK, call >> 32], [key & MASK, key >> 32])[i % 4]
+    return _counted(i // 4, key, call)[i % 4]
+
+
+def choice(i: int, key: int, call: int) -> int:
+    """As `bernoulli` says."""
+    found = _counted(i // 8, key, call)[i % 4]
+    return found if i % 8 < 4 else (found & 0xFFFF) << 16 | found >> 16
+
+
+def _counted(block: int, key: int, call: int) -> list[int]:
+    return philox([block & MASK, block >> 32, call & MASK, call >> 32], [key & MASK, key >> 32])
 
 
 @pytest.mark.parametrize("known", KNOWN, ids=["zeros", "ones", "pi"])

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
 import pytest
 
 from anyoptim.random import bernoulli, bits, normal, spawn, uniform
+from anyoptim.random._philox import choices
 
 N = 1 << 20
 LIKE = np.zeros(0)
@@ -22,11 +24,13 @@ STREAMS: dict[str, Callable[[int], Any]] = {
     "calls": lambda n: np.concatenate([bits((4,), 12345, call, like=LIKE) for call in range(n // 4)]),
     "keys": lambda n: np.concatenate([bits((4,), key, 0, like=LIKE) for key in range(n // 4)]),
     "spawned keys": lambda n: np.concatenate([bits((4,), spawn(7, i), 0, like=LIKE) for i in range(n // 4)]),
+    "choices": lambda n: (of := choices((2 * n,), 12345, 0, 0, None, LIKE) >> 16)[::2] << 16 | of[1::2],
     "columns": lambda n: bits((n, 1), 12345, 1, (0, 3), within=(n, 64), like=LIKE)[:, 0],
 }
-"""Words of one draw; and the first four of each of many draws: next to each other in call, key or row."""
+"""Words of one draw, and of the halves that choices are made with; and the first four of each of many draws: next to
+each other in call, key or row."""
 
-LENGTH = {"elements": N, "columns": N}
+LENGTH = {"elements": N, "choices": N, "columns": N}
 """The others take a Python call for every four words."""
 
 
@@ -123,6 +127,49 @@ def test_uniform_numbers_are_uniform() -> None:
 @pytest.mark.parametrize("p", [0.001, 0.3, 0.5, 0.999])
 def test_bernoulli_has_its_share(p: float) -> None:
     assert abs(bernoulli(p, (N,), 2024, 8, like=LIKE).mean() - p) < 4 * math.sqrt(p * (1 - p) / N)
+
+
+@pytest.mark.parametrize("p", [0.1, 0.3, 0.5, 0.9])
+def test_bernoulli_has_no_memory(p: float) -> None:
+    """Truth values 1 to 16 places apart, those that share a word (4) among them: together as often as by chance."""
+    x = (bernoulli(p, (N,), 2024, 9, like=LIKE) - p) / math.sqrt(p * (1 - p))
+    for lag in range(1, 17):
+        assert abs(float((x[lag:] * x[:-lag]).mean())) < 4 / math.sqrt(N)
+
+
+def _together(limit: int) -> int:
+    """How many of the 2**32 words are below a limit, as they are and with their halves exchanged: counted by rows."""
+    high = np.arange(1 << 16, dtype=np.uint64)
+    found, lows, t, part = 0, high, limit >> 16, limit & 0xFFFF
+    for upper in (lows[:t], lows[t : t + 1]):
+        most = np.where(upper < t, 1 << 16, part)  # so many words of this upper half are below
+        found += int(np.minimum(most, t).sum())  # of these, those whose lower half is below the limit's upper one
+        found += int(((upper < part) & (most > t)).sum())  # and the one that equals it
+    return found
+
+
+def test_two_choices_of_a_word() -> None:
+    """What `bernoulli` says of them, counted in whole numbers; and its count of a small case by all words."""
+    rng = np.random.default_rng(0)
+    ends = [0, 1, 65535, 65536, 65537, 1 << 31, (1 << 31) + 32768, 0x7FFF7FFF, 0x80008000, (1 << 32) - 1]
+    low, high = round(1e-5 * 2**32), round((1 - 1e-5) * 2**32)
+    limits = [
+        *ends,
+        *rng.integers(0, 1 << 32, 50),
+        *rng.integers(low, low << 4, 50),
+        *rng.integers(high - low, high, 20),
+    ]
+    for limit in map(int, limits):
+        p, both = Fraction(limit, 1 << 32), Fraction(_together(limit), 1 << 32)
+        assert both - p * p < Fraction(1, 1 << 17)
+        if limit & 0xFFFF == 0:
+            assert both == p * p
+        if low <= limit <= high:
+            assert abs(both - p * p) < p * (1 - p) / (1 << 14)
+    words = np.arange(1 << 24, dtype=np.uint32)
+    for limit in (3, 0x00FFFFFF, 0x00800080):
+        other = words << np.uint32(16) | words >> np.uint32(16)
+        assert _together(limit) == int(((words < limit) & (other < limit)).sum())
 
 
 def test_normals_are_normal() -> None:

@@ -149,7 +149,7 @@ def feature_alpha_dropout(
     within: Sequence[int] | None = None,
     axis: int = 1,
 ) -> Array:
-    """Alpha dropout of whole channels: `alpha_dropout` with one word for each sample and channel.
+    """Alpha dropout of whole channels: `alpha_dropout` with one choice for each sample and channel.
 
     Args: as for `alpha_dropout`, and axis as for `spatial_dropout`. The gradient is `alpha_dropout_gradient` with
     noise_shape 1 for the other axes.

@@ -33,12 +33,13 @@ def dropout(
 
     ::
 
-        y = x*mask                  mask = 1 where word >= round(ratio * 2**32), else 0
+        y = x*mask                  mask = 0 where bernoulli(ratio), else 1
         y = x*(mask/(1-ratio))      inverted, so that the mean of y is x
 
-    The word of element i, counted in logical C order whatever the memory order, is word `offset + i` of call
-    `call` of Philox4x32-10 under `key` (`anyoptim.random.bits`): the same on every library and device. The
-    gradient of y is `dropout` of the gradient, with the same arguments.
+    The mask is drawn by Philox4x32-10, as `anyoptim.random.bernoulli(ratio, x.shape, key, call, offset)` says: for
+    element i, counted in logical C order whatever the memory order, by choice `offset + i` of call `call` under
+    `key`, the same on every library and device. The gradient of y is `dropout` of the gradient, with the same
+    arguments.
 
     Args:
         x: any shape, real or complex floating. float16 and bfloat16 are scaled in float32.
@@ -50,7 +51,7 @@ def dropout(
             index of the first element, or the indices of all, as for `anyoptim.random.bits`.
         within: the shape of the larger array.
         noise_shape: for each axis 1, if its elements are kept or dropped together, or None or their number. The
-            words of the mask are then counted in its own shape. None for a word for each element. Shards say None, not
+            choices are then counted in the mask's own shape. None for a choice for each element. Shards say None, not
             their own number.
         inverted: scale what is kept.
         out: where to write the result: x itself, or an array of its library, device, shape and dtype that shares no
@@ -98,7 +99,7 @@ class Dropout(Sampled):
         dropout_ratio: the share to drop, 0 to 1. A plain attribute.
         inverted: scale in training instead of otherwise.
         noise_shape: for each axis 1, if its elements are kept or dropped together, or None or their number; None
-            for a word for each element. `(1, None, None)` is one mask for all time steps of an x of shape
+            for a choice for each element. `(1, None, None)` is one mask for all time steps of an x of shape
             (time, samples, features).
         seed: the layer's key, 0 <= seed < 2**64. Without one the operating system gives a key that no
             other layer has. Two layers of one seed draw the same masks; so do a layer and its copy, be it by

@@ -25,7 +25,7 @@ def spatial_dropout(
     axis: int = 1,
     inverted: bool = False,
 ) -> Array:
-    """Drop whole channels: `dropout` with one word for each sample and channel, whatever other axes there are.
+    """Drop whole channels: `dropout` with one choice for each sample and channel, whatever other axes there are.
 
     Args:
         x: of at least two axes, of which the first is that of the samples.
@@ -97,7 +97,7 @@ def drop_path(
     within: Sequence[int] | None = None,
     inverted: bool = False,
 ) -> Array:
-    """Drop whole samples: `dropout` with one word for each element of the first axis.
+    """Drop whole samples: `dropout` with one choice for each element of the first axis.
 
     Args: as for `dropout`. The gradient of y is `drop_path` of the gradient, with the same arguments.
 

@@ -30,7 +30,7 @@ def zoneout(
 
     ::
 
-        h = mask*h_prev + (1-mask)*h_new            mask = 1 where word < round(ratio * 2**32), else 0
+        h = mask*h_prev + (1-mask)*h_new            mask = 1 where bernoulli(ratio), else 0
 
     Each element is one of the two, as it is, be the other infinite or NaN.
 

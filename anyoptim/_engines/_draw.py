@@ -8,7 +8,7 @@ __all__ = ["Draw"]
 
 
 class Draw(NamedTuple):
-    """An element is multiplied by the scale where its word is at least the threshold, else by 0."""
+    """An element is multiplied by the scale where its choice is at least the threshold, else by 0."""
 
     threshold: int
     """From 0 to 2**32."""
@@ -16,11 +16,11 @@ class Draw(NamedTuple):
     key: int
     call: int
     offset: int
-    """These three as of `anyoptim.random.words`."""
+    """These three as of `anyoptim.random.bernoulli`."""
 
     @property
     def last(self) -> int:
-        """The last word that drops, for those to whom 2**32 is no word; at a threshold of 0 nothing may be dropped."""
+        """The last choice that drops, for whom 2**32 is no word; at a threshold of 0 nothing may be dropped."""
         return max(self.threshold - 1, 0)
 
     @property

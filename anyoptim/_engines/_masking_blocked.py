@@ -16,14 +16,15 @@ from anyoptim._arrays import COMPUTE
 from anyoptim._engines import _pool
 from anyoptim._engines._draw import Draw
 from anyoptim._engines._leaf import NDArray
-from anyoptim._philox import GROUP, MASK, MULTIPLIERS, keys
+from anyoptim._philox import CHOICES, GROUP, MASK, MULTIPLIERS, keys
 from anyoptim._quiet import quiet
-from anyoptim._render.philox_ufuncs import CALLED, draw
+from anyoptim._render.philox_ufuncs import CALLED, TURN, draw
 
 __all__ = ["masked"]
 
-COUNTERS = 12 << 10
-"""Counters at a time: with half as many the calls cost a fifth more time."""
+COUNTERS = 11 << 10
+"""Counters at a time: with half as many the calls cost half as much time again, and with more two threads' buffers
+would be larger than a MiB."""
 
 THREADS = 2
 """The most that share the work, since each has buffers of half a MiB; and more would wait for each other's calls."""
@@ -50,12 +51,12 @@ def _share(dtype: str, x: NDArray, y: NDArray, of: Draw, most: int, k: int, work
 def _most(dtype: str) -> int:
     """Elements at a time, for whose words and factors the buffers have room."""
     each = sum(kind.itemsize for kind in _kinds(dtype))
-    # The last counter is for a run that doesn't begin with the first word of one.
-    return min(GROUP * (COUNTERS - 1), _BUFFERS.words.nbytes // each)
+    # The last counter is for a run that doesn't begin with the first choice of one.
+    return min(CHOICES * (COUNTERS - 1), _BUFFERS.words.nbytes // each)
 
 
 def _blocks(arrays: list[NDArray], offset: int, most: int) -> Iterator[tuple[list[NDArray], int]]:
-    """Runs of elements in logical order, and the number of the first one's word."""
+    """Runs of elements in logical order, and the number of the first one's choice."""
     if all(a.flags.c_contiguous for a in arrays):
         arrays = [a.reshape(-1) for a in arrays]
     first = arrays[0]
@@ -76,7 +77,7 @@ class _Buffers(threading.local):
 
     def __init__(self) -> None:
         self.words = np.empty((GROUP, COUNTERS), _WORD)
-        self.kept = np.empty((COUNTERS, GROUP), bool)
+        self.kept = np.empty((COUNTERS, CHOICES), bool)
 
 
 _BUFFERS = _Buffers()
@@ -100,7 +101,8 @@ def _above(word: int) -> NDArray:
 def _draw() -> Callable[..., None]:
     text = draw()
     namespace = {name: getattr(np, name) for name in CALLED}
-    namespace |= {"half": _number(32), "above": _above, **{f"m{k}": _number(m) for k, m in enumerate(MULTIPLIERS)}}
+    namespace |= {"half": _number(32), "turn": _number(TURN), "above": _above}
+    namespace |= {f"m{k}": _number(m) for k, m in enumerate(MULTIPLIERS)}
     file = "<anyoptim blocked Philox>"
     # So that tracebacks and debuggers show the lines.
     linecache.cache[file] = (len(text), None, text.splitlines(keepends=True), file)
@@ -117,9 +119,9 @@ def _keys(key: int) -> tuple[list[tuple[int, int]], list[tuple[NDArray, NDArray]
 
 
 def _kept(of: Draw, offset: int, n: int) -> NDArray:
-    """Which of so many elements to keep, the first of which has this word, in memory of this thread."""
-    first, skip = divmod(offset, GROUP)
-    some = -(-(skip + n) // GROUP)
+    """Which of so many elements to keep, the first of which has this choice, in memory of this thread."""
+    first, skip = divmod(offset, CHOICES)
+    some = -(-(skip + n) // CHOICES)
     last, begin = _number(of.last << 32 | MASK), 0
     while begin < some:
         c1, c0 = divmod(first + begin, 1 << 32)

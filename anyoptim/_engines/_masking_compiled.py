@@ -1,4 +1,4 @@
-"""Dropout as a compiled loop: one read and one write for each element, its word drawn in between."""
+"""Dropout as a compiled loop: one read and one write for each element, its choice drawn in between."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import numpy as np
 from anyoptim._engines import _headers, _pool, _store
 from anyoptim._engines._draw import Draw
 from anyoptim._engines._leaf import NDArray
-from anyoptim._philox import GROUP
+from anyoptim._philox import CHOICES
 from anyoptim._render.philox_loops import BLOCK, FLAT, PARAMETERS, ROWS, Drops, flat, strided
 
 __all__ = ["masked", "quick", "refusal", "source"]
@@ -71,7 +71,7 @@ def quick(x: Any, threshold: int, scale: float, key: int, call: int) -> NDArray 
         own.put(id(x), id(y), 1, n, 0, key, call, last, scale, dropped, 0, 0)
     except struct.error:  # a key or a call that is no 64-bit integer
         return None
-    drop(own.array, 0, -(-n // GROUP))
+    drop(own.array, 0, -(-n // CHOICES))
     return y
 
 
@@ -87,7 +87,7 @@ def masked(dtype: str, x: NDArray, y: NDArray, draw: Draw) -> None:
         if objects and place == "y" and x.dtype is y.dtype is _PLAIN.get(dtype):
             _QUICK[id(x.dtype)] = drop
         _OWN.put(*where, n, *numbers, 0, 0)
-        _run(drop, (_OWN.array,), -(-(draw.offset % GROUP + n) // GROUP), n)
+        _run(drop, (_OWN.array,), -(-(draw.offset % CHOICES + n) // CHOICES), n)
         return
     axes = _axes(x, y)
     (rows, *steps), (columns, *_) = axes[-2:]

@@ -1,4 +1,4 @@
-"""Dropout on a CUDA device in one pass: one read and one write for each element, its word drawn in between."""
+"""Dropout on a CUDA device in one pass: one read and one write for each element, its choice drawn in between."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from anyoptim._arrays import Array, Library
 from anyoptim._engines import cuda
 from anyoptim._engines._buffers import Machine
 from anyoptim._engines._draw import Draw
-from anyoptim._philox import GROUP
+from anyoptim._philox import CHOICES
 from anyoptim._render import ELEMENTS, THREADS, dropout
 
 __all__ = ["masked"]
@@ -35,7 +35,7 @@ def masked(library: Library, x: Array, number: int, draw: Draw, out: Array | Non
         y = library.load(out) if straight else xp.empty_like(flat)
     if n:
         machine = cuda.device(number)
-        groups = -(-(draw.offset % GROUP + n) // GROUP)
+        groups = -(-(draw.offset % CHOICES + n) // CHOICES)
         (bits,) = struct.unpack("Q", struct.pack("d", draw.scale))
         places = [_address(library, a) for a in (flat, y)]
         machine.launch(

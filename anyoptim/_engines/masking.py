@@ -29,14 +29,14 @@ _drawn: Counter[str] = Counter()
 
 
 def masked(
-    library: Library, x: Array, threshold: int, scale: float, words: tuple[int, Any, int], out: Array | None = None
+    library: Library, x: Array, threshold: int, scale: float, place: tuple[int, Any, int], out: Array | None = None
 ) -> Array | None:
-    """`x*scale` where the word of an element is at least the threshold, else `x*0`; None for what no engine here takes.
+    """`x*scale` where an element's choice is at least the threshold, else `x*0`; None for what no engine here takes.
 
-    `words` are the key, the call and the offset of `anyoptim.random.bits`. The result is `out`, where that is given:
-    x itself, or an array of its library, device, shape and dtype that shares no memory with it.
+    `place` is the key, the call and the offset of `anyoptim.random.bernoulli`. The result is `out`, if that is given: x
+    itself, or an array of its library, device, shape and dtype that shares no memory with it.
     """
-    key, call, offset = words
+    key, call, offset = place
     if not isinstance(call, int) or library.followed(x):
         return None
     draw = Draw(threshold, scale, key, call, offset)
@@ -58,7 +58,7 @@ def masked(
 
 
 def quick(x: Any, threshold: int, scale: float, key: int, call: int) -> NDArray | None:
-    """`masked` to a new array, at a word of 0, for plain arrays whose loop is loaded; None for all else, unchecked."""
+    """`masked` to a new array from choice 0 on, for plain arrays whose loop is loaded; None for all else, unchecked."""
     return None if only in {"blocked", "portable"} else _masking_compiled.quick(x, threshold, scale, key, call)
 
 

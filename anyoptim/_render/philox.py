@@ -1,11 +1,12 @@
 """Dropout as CUDA C: Philox in registers, one read and one write for each element, no mask.
 
-A thread has the four words of one counter, and the elements that these are for: `anyoptim.random` says which.
+A thread has one counter, its four words and these with their halves exchanged, and the eight elements that they are
+for: `anyoptim.random` says which.
 """
 
 from __future__ import annotations
 
-from anyoptim._philox import GROUP, keys
+from anyoptim._philox import CHOICES, GROUP, HALF, keys
 from anyoptim._render._elements import ELEMENTS
 from anyoptim._render._rounds import rounds_text
 from anyoptim._render.cuda import THREADS, Kernel
@@ -13,7 +14,7 @@ from anyoptim._render.cuda import THREADS, Kernel
 __all__ = ["dropout"]
 
 _KERNEL = """\
-struct alignas({group} * sizeof(Element) < 16 ? {group} * sizeof(Element) : 16) Vector { Element at[{group}]; };
+struct alignas({choices} * sizeof(Element) < 16 ? {choices} * sizeof(Element) : 16) Vector { Element at[{choices}]; };
 
 // Philox4x32, in place.
 __device__ __forceinline__ void philox(unsigned *c, unsigned k0, unsigned k1)
@@ -21,29 +22,32 @@ __device__ __forceinline__ void philox(unsigned *c, unsigned k0, unsigned k1)
     {rounds}
 }
 
-// y = x * (scale where the word of an element is at least `threshold`, else 0), for n elements from word `offset` on.
+// y = x * (scale where an element's choice is at least `threshold`, else 0), for n of them from choice `offset` on.
 extern "C" __global__ void __launch_bounds__({threads})
 dropout(const Element *x, Element *y, unsigned long long n, unsigned long long offset, unsigned long long key,
     unsigned long long call, unsigned long long threshold, unsigned long long scale_bits)
 {
-    const unsigned long long group = offset / {group} + (unsigned long long)blockIdx.x * blockDim.x + threadIdx.x;
-    const long long first = (long long)({group} * group - offset);
+    const unsigned long long counter = offset / {choices} + (unsigned long long)blockIdx.x * blockDim.x + threadIdx.x;
+    const long long first = (long long)({choices} * counter - offset);
     if (first >= (long long)n)
         return;
-    unsigned word[4] = {(unsigned)group, (unsigned)(group >> 32), (unsigned)call, (unsigned)(call >> 32)};
+    unsigned word[{choices}] = {(unsigned)counter, (unsigned)(counter >> 32), (unsigned)call, (unsigned)(call >> 32)};
     philox(word, (unsigned)key, (unsigned)(key >> 32));
+    #pragma unroll
+    for (int k = 0; k < {group}; ++k)
+        word[{group} + k] = word[k] << {half} | word[k] >> {half};
     const real scale = real(*(const double *)&scale_bits);
-    const bool whole = first >= 0 && first + {group} <= (long long)n;
+    const bool whole = first >= 0 && first + {choices} <= (long long)n;
     if (whole && ((unsigned long long)(x + first) | (unsigned long long)(y + first)) % alignof(Vector) == 0) {
         Vector v = *(const Vector *)(x + first);
         #pragma unroll
-        for (int k = 0; k < {group}; ++k)
+        for (int k = 0; k < {choices}; ++k)
             v.at[k] = narrow(wide(v.at[k]) * (word[k] >= threshold ? scale : real(0)));
         *(Vector *)(y + first) = v;
         return;
     }
     #pragma unroll
-    for (int k = 0; k < {group}; ++k)
+    for (int k = 0; k < {choices}; ++k)
         if (first + k >= 0 && first + k < (long long)n)
             y[first + k] = narrow(wide(x[first + k]) * (word[k] >= threshold ? scale : real(0)));
 }
@@ -52,7 +56,9 @@ dropout(const Element *x, Element *y, unsigned long long n, unsigned long long o
 
 def dropout(dtype: str) -> Kernel:
     """The kernel for elements of one dtype; half precision is scaled in float32."""
-    text = _KERNEL.replace("{group}", str(GROUP)).replace("{threads}", str(THREADS))
+    text = _KERNEL
+    for name, number in (("group", GROUP), ("choices", CHOICES), ("half", HALF), ("threads", THREADS)):
+        text = text.replace(f"{{{name}}}", str(number))
     text = text.replace("{rounds}", "\n    ".join(_rounds()))
     return Kernel("dropout", ELEMENTS[dtype].text + "\n" + text)
 

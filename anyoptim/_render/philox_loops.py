@@ -1,7 +1,7 @@
 """Dropout as loops for Numba to compile: `flat` where all elements lie in a row, `strided` where they do not.
 
 Each counter stands by itself, so that the compiler makes vectors of counters: of their rounds, and in `flat` of the
-elements that their words are for. In place is a text of its own, because a compiler that can't tell two arrays apart
+elements that their choices are for. In place is a text of its own, because a compiler that can't tell two arrays apart
 makes no vectors of what is read and written.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from anyoptim._philox import GROUP, MASK, keys
+from anyoptim._philox import CHOICES, GROUP, HALF, MASK, keys
 from anyoptim._render._rounds import rounds_text
 from anyoptim._render._text import filled
 
@@ -20,7 +20,7 @@ PARAMETERS = ("X", "Y", "OBJECTS", "N", "OFFSET", "KEY", "CALL", "LAST", "KEPT",
 """What stands in the array of 64-bit words that a function is called with.
 
 The addresses of x and y, or the ids of these arrays, and which of both; the number of elements (of `flat`);
-`anyoptim.random`'s offset, key and call; the last word that drops; the bits of two float64 factors; and how many rows
+`anyoptim.random`'s offset, key and call; the last choice that drops; the bits of two float64 factors; and how many rows
 and columns `strided` takes at a time.
 """
 
@@ -88,6 +88,11 @@ def philox(c0, c1, c2, c3, k0, k1):
     {rounds}
 
 
+@njit(forceinline=True, error_model="numpy")
+def turned(w):
+    return (w << uint64({half}) | w >> uint64({half})) & uint64({mask})
+
+
 """
 
 _BEGIN = """\
@@ -107,7 +112,7 @@ def {name}(_of, _begin, _end):
     {begin}
     _n, _skip = int64(_of[N]), int64(_of[OFFSET] % uint64({group}))
     _first = _of[OFFSET] // uint64({group})
-    # Those counters all of whose words are for elements, as far as the high word of the counter is the same.
+    # Those counters all of whose choices are for elements, as far as the high word of the counter is the same.
     _inner = max(_begin, 1 if _skip else 0)
     _outer = max(_inner, min(_end, (_skip + _n) // {group}))
     _i = _inner
@@ -118,7 +123,8 @@ def {name}(_of, _begin, _end):
         _x = carray(pointer(_from, _at), {group} * _run * {parts}, {stored})
         _y = carray(pointer(_to, _at), {group} * _run * {parts}, {stored})
         for _j in range(_run):
-            _w0, _w1, _w2, _w3 = philox((_c0 + uint64(_j)) & low, _c1, _c2, _c3, _k0, _k1)
+            {first} = philox((_c0 + uint64(_j)) & low, _c1, _c2, _c3, _k0, _k1)
+            {second}
             {body}
         _i += _run
     _x = carray(pointer(_from, 0), _n * {parts}, {stored})
@@ -126,7 +132,8 @@ def {name}(_of, _begin, _end):
     for _k in range(_begin, _end - (_outer - _inner)):
         _i = _k if _k < _inner else _k + _outer - _inner
         _c0, _c1 = (_first + uint64(_i)) & low, (_first + uint64(_i)) >> half
-        _w0, _w1, _w2, _w3 = philox(_c0, _c1, _c2, _c3, _k0, _k1)
+        {first} = philox(_c0, _c1, _c2, _c3, _k0, _k1)
+        {second}
         {ends}
 """
 
@@ -153,7 +160,7 @@ def {name}(_of, _axes, _begin, _end):
             _x_at += _k * _axes[_d, X_STEP]
             _y_at += _k * _axes[_d, Y_STEP]
             _word += _k * _axes[_d, WORD_STEP]
-        # Words of one row, of all rows where they follow each other, or one row's for all.
+        # Choices of one row, of all rows where they follow each other, or one row's for all.
         _run = _long if _word_column else 1
         _draws, _step = _high, 0
         if _word_row == _run or _word_row == 0 or _high == 1:
@@ -165,7 +172,8 @@ def {name}(_of, _axes, _begin, _end):
             _skip = int64(_number % uint64({group}))
             for _i in range((_skip + _run + {group} - 1) // {group}):
                 _c = _first + uint64(_i)
-                _w0, _w1, _w2, _w3 = philox(_c & low, _c >> half, _c2, _c3, _k0, _k1)
+                {first} = philox(_c & low, _c >> half, _c2, _c3, _k0, _k1)
+                {second}
                 {fill}
             _at[_d] = _base + _skip
         if _draws == 1:
@@ -203,10 +211,10 @@ def flat(dtype: str, place: str) -> Drops:
     `place` is where the results go: "y", or "x", which then is written to and there is no y.
     """
     kind = _KINDS[dtype]
-    body = [line for k in range(GROUP) for line in _lines(kind, place, [f"{GROUP} * _j + {k}"] * 2, f"_w{k}")]
+    body = [line for k in range(CHOICES) for line in _lines(kind, place, [f"{CHOICES} * _j + {k}"] * 2, f"_w{k}")]
     ends = []
-    for k in range(GROUP):
-        ends += [f"_e = {GROUP} * _i - _skip + {k}", "if 0 <= _e < _n:"]
+    for k in range(CHOICES):
+        ends += [f"_e = {CHOICES} * _i - _skip + {k}", "if 0 <= _e < _n:"]
         ends += [f"    {line}" for line in _lines(kind, place, ["_e", "_e"], f"_w{k}")]
     return _module("drop", _FLAT, kind, "void(uint64[::1], int64, int64)", body=body, ends=ends)
 
@@ -220,7 +228,7 @@ def strided(dtype: str, place: str) -> Drops:
         _STRIDED,
         kind,
         "void(uint64[::1], int64[:, ::1], int64, int64)",
-        fill=[f"_words[_base + {GROUP} * _i + {k}] = uint32(_w{k})" for k in range(GROUP)],
+        fill=[f"_words[_base + {CHOICES} * _i + {k}] = uint32(_w{k})" for k in range(CHOICES)],
         along=_lines(kind, place, ["_j", "_j"], "_w[_j]"),
         shared=_lines(kind, place, ["_j", "_j"], "_w"),
         # By numbers without a sign, which wrap around as addresses do: Numba would count negative ones from the end.
@@ -229,7 +237,7 @@ def strided(dtype: str, place: str) -> Drops:
 
 
 def _lines(kind: _Kind, place: str, elements: Sequence[str], word: str, index: str = "{}") -> list[str]:
-    """From element to element, kept where the word is above the last that drops."""
+    """From element to element, kept where the choice is above the last that drops."""
     names = {}
     for name, array, element in (("x", "_x", elements[0]), ("y", f"_{place}", elements[1])):
         names[name] = f"{array}[{index.format(element)}]"
@@ -242,20 +250,23 @@ def _module(name: str, template: str, kind: _Kind, signature: str, **lines: list
     numbers = {
         "name": name,
         "mask": f"{MASK:#x}",
-        "group": str(GROUP),
+        "group": str(CHOICES),
+        "half": str(HALF),
+        "first": ", ".join(f"_w{k}" for k in range(GROUP)),
         "size": str(kind.size),
         "parts": "2" if kind.lines is _COMPLEX else "1",
         "stored": kind.stored,
         "real": kind.real,
-        "room": str(BLOCK + 2 * GROUP * ROWS),
+        "room": str(BLOCK + 2 * CHOICES * ROWS),
         "most": str(ROWS),
         "types": ", ".join(sorted({kind.stored, kind.real, "int64", "uint32", "uint64"})),
         "calls": ", ".join(sorted({*kind.calls, "number"})),
     }
+    second = [f"_w{k} = turned(_w{k - GROUP})" for k in range(GROUP, CHOICES)]
     columns = [f"{', '.join(names)} = range({len(names)})" for names in (PARAMETERS, _AXES)]
     begin = [line[4:] for line in filled(_BEGIN, **numbers).splitlines()]
     head = filled(_MODULE, **numbers, columns=columns, rounds=_rounds())
-    return Drops(name, head + filled(template, **numbers, begin=begin, **lines), signature)
+    return Drops(name, head + filled(template, **numbers, begin=begin, second=second, **lines), signature)
 
 
 def _rounds() -> list[str]:

@@ -1,6 +1,6 @@
 """Philox as NumPy calls over buffers of 64-bit numbers, each in place: for those who have no compiler.
 
-`draw` writes, for counters whose first words follow `c0` and whose other words are the same, which words are kept::
+`draw` writes, for counters whose first words follow `c0` and whose other words are the same, which choices are kept::
 
     def draw(first, c0, c1, c2, c3, k, raised, last, kept, b0, b1, b2, b3):
         add(first, c0, b0)
@@ -10,23 +10,29 @@
         multiply(b1, m1, b1)
         ...
         greater(b2, last, kept[0])
+        right_shift(b2, half, b2)
+        multiply(b2, turn, b2)
+        greater(b2, last, kept[4])
         ...
 
-`k` are the keys of the rounds, `raised` the same in the upper halves, as arrays; `last` is the last word that drops,
-above ones. A word of each counter is one half of the numbers in a buffer, whatever the other half is.
+`k` are the keys of the rounds, `raised` the same in the upper halves, as arrays; `last` is the last choice that drops,
+above ones. A word of each counter is one half of the numbers in a buffer, whatever the other half is; the product of
+one in the lower half and `turn` has its halves, exchanged, in the upper one.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from anyoptim._philox import GROUP, MASK, MULTIPLIERS, ROUNDS, rounds
+from anyoptim._philox import GROUP, HALF, MASK, MULTIPLIERS, ROUNDS, rounds
 
-__all__ = ["CALLED", "draw"]
+__all__ = ["CALLED", "TURN", "draw"]
 
 CALLED = ("add", "bitwise_xor", "greater", "left_shift", "multiply", "right_shift")
-"""The universal functions it calls; beside them `half` is 32, `m0` and `m1` are the multipliers, as arrays, and
-`above(word)` is one with a word in its upper half."""
+"""The universal functions it calls; beside them `half` is 32, `m0` and `m1` are the multipliers and `turn` is `TURN`,
+as arrays, and `above(word)` is one with a word in its upper half."""
+
+TURN = 1 << (32 + HALF) | 1 << HALF
 
 
 class _Common:
@@ -86,7 +92,13 @@ def draw() -> str:
     keys = [[_Common(f"k[{r}][{i}]", f"raised[{r}][{i}]") for i in (0, 1)] for r in range(ROUNDS)]
     counter = [_Words(writer, "b0", upper=False), *(_Common(f"c{k}") for k in range(1, GROUP))]
     for k, word in enumerate(rounds(counter, [(a, b) for a, b in keys], writer.product)):
-        writer.lines.append(f"greater({word.raised()}, last, kept[{k}])")
+        at = word.raised()
+        writer.lines += [
+            f"greater({at}, last, kept[{k}])",
+            f"right_shift({at}, half, {at})",
+            f"multiply({at}, turn, {at})",
+            f"greater({at}, last, kept[{GROUP + k}])",
+        ]
     buffers = ", ".join(f"b{k}" for k in range(GROUP))
     head = f"def draw(first, c0, c1, c2, c3, k, raised, last, kept, {buffers}):"
     return "\n    ".join([head, *writer.lines]) + "\n"

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 
 from anyoptim._arrays import Array, Library, is_scalar, library
-from anyoptim._philox import MASK, keys, rounds
+from anyoptim._philox import CHOICES, GROUP, HALF, MASK, keys, rounds
 from anyoptim._quiet import quiet
 from anyoptim._scalars import count, integer
 from anyoptim.random._place import Offset, Rows, place
 
-__all__ = ["bits", "multiply", "philox4x32"]
+__all__ = ["bits", "choices", "multiply", "philox4x32"]
 
 
 def philox4x32(counter: Sequence[Array], key: tuple[int, int]) -> tuple[Array, ...]:
@@ -69,6 +69,20 @@ def bits(
         TypeError: a key, call or offset that is no integer (and no array of one integer).
         ValueError: one that is out of its range.
     """
+    return _words(GROUP, shape, key, call, offset, within, like)
+
+
+def choices(
+    shape: Sequence[int], key: int, call: Any, offset: Offset, within: Sequence[int] | None, like: Array
+) -> Array:
+    """The words that choices are made with, two of each word of `bits`: for the rest as that."""
+    return _words(CHOICES, shape, key, call, offset, within, like)
+
+
+def _words(
+    group: int, shape: Sequence[int], key: int, call: Any, offset: Offset, within: Sequence[int] | None, like: Array
+) -> Array:
+    """So many words of each counter."""
     key, call = integer("key", key), count("call", call)
     if not isinstance(shape, Sequence):
         raise TypeError(f"shape is {shape!r}; wanted a tuple of integers")
@@ -80,11 +94,25 @@ def bits(
     xp = arrays.xp
     halves = key & MASK, key >> 32
     if isinstance(where, Rows):
-        return xp.reshape(_rows(arrays, where, halves, call, like), shape)
-    n, skip = math.prod(shape), where % 4
-    low, high = _following(arrays, where // 4, max(1, (skip + n + 3) // 4), like)
-    four = philox4x32((low, high, *_calls(arrays, call, low)), halves)
-    return xp.reshape(xp.reshape(xp.stack(four, axis=-1), (-1,))[skip : skip + n], shape)
+        return xp.reshape(_rows(arrays, group, where, halves, call, like), shape)
+    n, skip = math.prod(shape), where % group
+    low, high = _following(arrays, where // group, max(1, -(-(skip + n) // group)), like)
+    words = _drawn(arrays, group, (low, high, *_calls(arrays, call, low)), halves)
+    return xp.reshape(xp.reshape(words, (-1,))[skip : skip + n], shape)
+
+
+def _drawn(arrays: Library, group: int, counter: Sequence[Array], key: tuple[int, int]) -> Array:
+    """The words of each counter, along a last axis."""
+    found = philox4x32(counter, key)
+    if group == CHOICES:
+        found = (*found, *(_turned(arrays, word) for word in found))
+    return arrays.xp.stack(found, axis=-1)
+
+
+def _turned(arrays: Library, word: Array) -> Array:
+    """With its halves exchanged."""
+    upper = word << HALF
+    return ((upper & MASK) if arrays.wide_integers else upper) | (word >> HALF)
 
 
 def _following(arrays: Library, first: int, blocks: int, like: Array) -> tuple[Array, Array]:
@@ -94,7 +122,7 @@ def _following(arrays: Library, first: int, blocks: int, like: Array) -> tuple[A
         index = xp.arange(blocks, dtype=xp.int64, device=arrays.placement(like)) + first
         return index & MASK, index >> 32
     if blocks >= 1 << 32:
-        raise ValueError(f"{4 * blocks} elements at once; wanted fewer than 2**34 on {arrays.name}")
+        raise ValueError(f"more than {blocks} counters at once; wanted fewer than 2**32 on {arrays.name}")
     begin = arrays.scalar(first & MASK, xp.uint32, like)
     low = xp.arange(blocks, dtype=xp.uint32, device=arrays.placement(like)) + begin
     return low, xp.astype(low < begin, xp.uint32) + arrays.scalar(first >> 32, xp.uint32, like)
@@ -112,14 +140,14 @@ def _calls(arrays: Library, call: Any, like: Array) -> list[Array]:
     return [xp.zeros_like(like) + half for half in halves]
 
 
-def _rows(arrays: Library, rows: Rows, key: tuple[int, int], call: Any, like: Array) -> Array:
-    """The words of rows that begin anywhere, a row of the result for each: of each counter all four, then those asked.
+def _rows(arrays: Library, group: int, rows: Rows, key: tuple[int, int], call: Any, like: Array) -> Array:
+    """The words of rows that begin anywhere, a row of the result for each: of each counter all, then those asked.
 
     Where a row begins is a sum of one number for each axis, so that no more than those leave the host.
     """
-    xp = arrays.xp
-    skips = {int(skip) for skip in rows.skips()}
-    blocks = (max(skips) + rows.length + 3) // 4
+    xp, by = arrays.xp, group.bit_length() - 1
+    skips = {int(skip) for skip in rows.skips(group)}
+    blocks = -(-(max(skips) + rows.length) // group)
     here, following = arrays.placement(like), (1,) * len(rows.starts)
     if arrays.wide_integers:
         begin = xp.asarray(rows.first, dtype=xp.int64, device=here)
@@ -127,8 +155,8 @@ def _rows(arrays: Library, rows: Rows, key: tuple[int, int], call: Any, like: Ar
             axis = xp.asarray(starts.astype(np.int64), device=here)
             begin = begin + xp.reshape(axis, (*following[:k], -1, *following[k + 1 :]))
         begin = xp.reshape(begin, (-1, 1))
-        index = (begin >> 2) + xp.arange(blocks, dtype=xp.int64, device=here)
-        low, high, skip = index & MASK, index >> 32, begin & 3
+        index = (begin >> by) + xp.arange(blocks, dtype=xp.int64, device=here)
+        low, high, skip = index & MASK, index >> 32, begin & (group - 1)
     else:
         low, high = (arrays.scalar(half, xp.uint32, like) for half in (rows.first & MASK, rows.first >> 32))
         for k, starts in enumerate(rows.starts):
@@ -139,12 +167,12 @@ def _rows(arrays: Library, rows: Rows, key: tuple[int, int], call: Any, like: Ar
             low = low + more
             high = high + carried + xp.astype(low < more, xp.uint32)
         low, high = xp.reshape(low, (-1, 1)), xp.reshape(high, (-1, 1))
-        skip = low & 3
-        begin = (low >> 2) | (high << 30)
+        skip = low & (group - 1)
+        begin = (low >> by) | (high << (32 - by))
         low = begin + xp.arange(blocks, dtype=xp.uint32, device=here)
-        high = (high >> 2) + xp.astype(low < begin, xp.uint32)
-    four = philox4x32((low, high, *_calls(arrays, call, low)), key)
-    words = xp.reshape(xp.stack(four, axis=-1), (low.shape[0], 4 * blocks))
+        high = (high >> by) + xp.astype(low < begin, xp.uint32)
+    words = _drawn(arrays, group, (low, high, *_calls(arrays, call, low)), key)
+    words = xp.reshape(words, (low.shape[0], group * blocks))
     result = None
     for k in sorted(skips):
         part = words[:, k : k + rows.length]

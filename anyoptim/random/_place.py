@@ -25,11 +25,11 @@ class Rows(NamedTuple):
     """A row for each choice of one from each: it begins at their sum."""
     length: int
 
-    def skips(self) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
-        """The remainders by 4 of the begins of the rows, each once."""
-        found = np.array([self.first % 4], np.uint64)
+    def skips(self, group: int) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
+        """The remainders by a power of two of the begins of the rows, each once."""
+        found, by = np.array([self.first % group], np.uint64), np.uint64(group)
         for starts in self.starts:
-            found = np.unique(np.add.outer(found, np.unique(starts % 4)) % 4)
+            found = np.unique(np.add.outer(found, np.unique(starts % by)) % by)
         return found
 
 
