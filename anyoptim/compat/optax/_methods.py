@@ -12,21 +12,19 @@ from anyoptim._scalars import one_minus_power, sqrt
 from anyoptim._stage import Stage
 from anyoptim.compat._counts import Product, rate
 from anyoptim.compat.optax._masks import accumulator, masked
+from anyoptim.compat.optax._stages import MaskedTrustRatio, NesterovStepTrace, StepTrace
 from anyoptim.compat.optax._variants import (
     CorrectedCenteredRMSProp,
     CorrectedRMSProp,
     EndedAdaGrad,
     LateRprop,
-    MaskedTrustRatio,
     NesterovAdaBelief,
     NesterovRAdam,
-    NesterovStepTrace,
     OtherAdan,
     Sign,
     StartedCenteredRMSProp,
     StartedRMSProp,
     StartedYogi,
-    StepTrace,
 )
 from anyoptim.compat.optax._whole import BlockRMS, ClipBlockRMS, FactoredRMS, Mean
 from anyoptim.optimizers import (

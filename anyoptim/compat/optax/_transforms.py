@@ -12,7 +12,7 @@ from anyoptim._optimizer import Optimizer
 from anyoptim._stage import Stage
 from anyoptim.compat._counts import Product, rate
 from anyoptim.compat.optax._masks import accumulator, masked
-from anyoptim.compat.optax._variants import NesterovStepTrace, NesterovTrace, StepTrace, Summed
+from anyoptim.compat.optax._stages import NesterovStepTrace, NesterovTrace, StepTrace, Summed
 from anyoptim.compat.optax._whole import BlockRMS, ClipBlockRMS, CorrectedMean, Mean
 from anyoptim.optimizers import SGD
 from anyoptim.stages import (

@@ -2,50 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from typing import Any
 
 from anyoptim._arrays import Array
-from anyoptim._hyperparameters import Domain, Hyper, nonnegative, number
+from anyoptim._hyperparameters import Hyper, nonnegative
 from anyoptim._optimizer import Optimizer
-from anyoptim._scalars import one_minus_power, power, sqrt, where
-from anyoptim.optimizers import (
-    AdaBelief,
-    AdaGrad,
-    Adan,
-    CenteredRMSProp,
-    CorrectedYogi,
-    RAdam,
-    RMSProp,
-    Rprop,
-    ScheduleFreeAdamW,
-    ScheduleFreeSGD,
-)
+from anyoptim._scalars import one_minus_power, sqrt
+from anyoptim.optimizers import AdaBelief, AdaGrad, Adan, CenteredRMSProp, CorrectedYogi, RAdam, RMSProp, Rprop
 from anyoptim.optimizers._roots import inside, root
-from anyoptim.stages import Accumulate, Trace, TrustRatio
 
 __all__ = [
     "CorrectedCenteredRMSProp",
     "CorrectedRMSProp",
     "EndedAdaGrad",
     "LateRprop",
-    "MaskedTrustRatio",
     "NesterovAdaBelief",
     "NesterovRAdam",
-    "NesterovStepTrace",
-    "NesterovTrace",
     "OtherAdan",
-    "PeakScheduleFreeAdamW",
-    "PeakScheduleFreeSGD",
     "Sign",
     "StartedCenteredRMSProp",
     "StartedRMSProp",
     "StartedYogi",
-    "StepTrace",
-    "Summed",
 ]
-
-_switch = Domain(lambda x: x in {0.0, 1.0}, "0 or 1")
 
 
 class Sign(Optimizer):
@@ -307,154 +285,3 @@ class LateRprop(Optimizer):
         longer = xp.minimum(xp.maximum(s * xp.where(same > 0, eta_plus, eta_minus), step_min), step_max)
         s = xp.where(same == 0, s, longer)
         return xp.where(same < 0, 0.0, d), s, xp.where(same < 0, 0.0, s * xp.sign(x))
-
-
-class NesterovTrace(Trace):
-    """Momentum as a stage that looks ahead.
-
-    ::
-
-        b <- momentum*b + x
-        x <- momentum*b + x
-    """
-
-    @staticmethod
-    def rule(xp: Any, p: Array, x: Array, b: Array, *, momentum: float) -> tuple[Array, ...]:
-        b = momentum * b + x
-        return momentum * b + x, b
-
-
-class Summed(Accumulate):
-    """Accumulation with the sum of the gradients instead of their mean."""
-
-    @staticmethod
-    def coefficients(t: Any, **_: Any) -> dict[str, Any]:
-        return {"share": 1.0}
-
-
-class StepTrace(Trace):
-    """A trace of steps, which here are subtracted: optax keeps it with the other sign."""
-
-
-class NesterovStepTrace(NesterovTrace):
-    """A trace of steps that looks ahead, likewise."""
-
-
-class MaskedTrustRatio(TrustRatio):
-    """A trust ratio for some of the parameters; 1 for others."""
-
-    hyperparameters = {**TrustRatio.hyperparameters, "on": _switch}
-
-    def __init__(self, share: Hyper, eps: Hyper, among: Callable[[str, Array], bool]) -> None:
-        super(TrustRatio, self).__init__(share=share, eps=eps, lower=0.0, upper=float("inf"), on=1.0)
-        self._where = among
-
-    def overrides(self, path: str, p: Array) -> Mapping[str, Hyper]:
-        """Off for parameters that are left out."""
-        return {} if self._where(path, p) else {"on": 0.0}
-
-    @staticmethod
-    def coefficients(t: Any, *, on: Any, **ratio: Any) -> dict[str, Any]:  # type: ignore[override] # it has one more
-        return {"ratio": where(on > 0, TrustRatio.coefficients(t, **ratio)["ratio"], 1.0)}
-
-
-_PEAK = {"weigh": nonnegative, "exponent": number}
-
-
-def _weighed(weight: Any, highest: Any, weigh: Any, exponent: Any) -> dict[str, Any]:
-    """The largest rate so far, the sum of its powers, and the share of the newest."""
-    highest = where(weigh > highest, weigh, highest)
-    new = power(highest, exponent)
-    weight = weight + new
-    there = weight > 0
-    return {"weight": weight, "share": where(there, new / where(there, weight, 1.0), 0.0), "highest": highest}
-
-
-class PeakScheduleFreeSGD(ScheduleFreeSGD):
-    """Schedule-free SGD whose average is weighed by a power of the largest rate so far, as optax's.
-
-    ::
-
-        w <- w + max(rates)**exponent;  c = max(rates)**exponent / w
-
-    The rates for that are `weigh`, which is the next step's lr in optax.
-    """
-
-    hyperparameters = {**ScheduleFreeSGD.hyperparameters, **_PEAK}
-    numbers = {**ScheduleFreeSGD.numbers, "highest": 0.0}
-
-    def __init__(
-        self,
-        lr: Hyper,
-        beta: Hyper,
-        weight_decay: Hyper,
-        *,
-        weigh: Hyper,
-        exponent: Hyper,
-        engine: str | None = None,
-    ) -> None:
-        super(ScheduleFreeSGD, self).__init__(
-            engine=engine, lr=lr, beta=beta, weight_decay=weight_decay, weigh=weigh, exponent=exponent
-        )
-
-    @staticmethod
-    def advance(  # type: ignore[override] # it has numbers and hyperparameters more
-        step: Any, *, weight: Any, highest: Any, weigh: Any, exponent: Any, **_: Any
-    ) -> dict[str, Any]:
-        return _weighed(weight, highest, weigh, exponent)
-
-    @staticmethod
-    def coefficients(  # type: ignore[override] # likewise
-        t: Any, *, highest: Any, weigh: Any, exponent: Any, **own: Any
-    ) -> dict[str, Any]:
-        return ScheduleFreeSGD.coefficients(t, **own)
-
-
-class PeakScheduleFreeAdamW(ScheduleFreeAdamW):
-    """Schedule-free AdamW with such weights, a decay that no correction scales, and eps at the root of the corrected v.
-
-    ::
-
-        z <- z - lr*(g / (sqrt(v/(1-beta2**t)) + eps) + weight_decay*y)
-    """
-
-    hyperparameters = {**ScheduleFreeAdamW.hyperparameters, **_PEAK}
-    numbers = {**ScheduleFreeAdamW.numbers, "highest": 0.0}
-
-    def __init__(
-        self,
-        lr: Hyper,
-        beta: Hyper,
-        beta2: Hyper,
-        eps: Hyper,
-        weight_decay: Hyper,
-        *,
-        weigh: Hyper,
-        exponent: Hyper,
-        engine: str | None = None,
-    ) -> None:
-        super(ScheduleFreeAdamW, self).__init__(
-            engine=engine,
-            lr=lr,
-            beta=beta,
-            beta2=beta2,
-            eps=eps,
-            weight_decay=weight_decay,
-            weigh=weigh,
-            exponent=exponent,
-        )
-
-    @staticmethod
-    def advance(  # type: ignore[override] # it has numbers and hyperparameters more
-        step: Any, *, weight: Any, highest: Any, weigh: Any, exponent: Any, **_: Any
-    ) -> dict[str, Any]:
-        return _weighed(weight, highest, weigh, exponent)
-
-    @staticmethod
-    def coefficients(  # type: ignore[override] # likewise
-        t: Any, *, beta2: Any, eps: Any, weight_decay: Any, highest: Any, weigh: Any, exponent: Any, **own: Any
-    ) -> dict[str, Any]:
-        corrected = sqrt(one_minus_power(beta2, t))
-        return ScheduleFreeAdamW.coefficients(
-            t, beta2=beta2, eps=eps * corrected, weight_decay=weight_decay / corrected, **own
-        )

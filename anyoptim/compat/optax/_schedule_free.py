@@ -1,0 +1,112 @@
+"""The schedule-free methods whose average optax weighs by the largest rate so far."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from anyoptim._hyperparameters import Hyper, nonnegative, number
+from anyoptim._scalars import one_minus_power, power, sqrt, where
+from anyoptim.optimizers import ScheduleFreeAdamW, ScheduleFreeSGD
+
+__all__ = ["PeakScheduleFreeAdamW", "PeakScheduleFreeSGD"]
+
+_PEAK = {"weigh": nonnegative, "exponent": number}
+
+
+def _weighed(weight: Any, highest: Any, weigh: Any, exponent: Any) -> dict[str, Any]:
+    """The largest rate so far, the sum of its powers, and the share of the newest."""
+    highest = where(weigh > highest, weigh, highest)
+    new = power(highest, exponent)
+    weight = weight + new
+    there = weight > 0
+    return {"weight": weight, "share": where(there, new / where(there, weight, 1.0), 0.0), "highest": highest}
+
+
+class PeakScheduleFreeSGD(ScheduleFreeSGD):
+    """Schedule-free SGD whose average is weighed by a power of the largest rate so far, as optax's.
+
+    ::
+
+        w <- w + max(rates)**exponent;  c = max(rates)**exponent / w
+
+    The rates for that are `weigh`, which is the next step's lr in optax.
+    """
+
+    hyperparameters = {**ScheduleFreeSGD.hyperparameters, **_PEAK}
+    numbers = {**ScheduleFreeSGD.numbers, "highest": 0.0}
+
+    def __init__(
+        self,
+        lr: Hyper,
+        beta: Hyper,
+        weight_decay: Hyper,
+        *,
+        weigh: Hyper,
+        exponent: Hyper,
+        engine: str | None = None,
+    ) -> None:
+        super(ScheduleFreeSGD, self).__init__(
+            engine=engine, lr=lr, beta=beta, weight_decay=weight_decay, weigh=weigh, exponent=exponent
+        )
+
+    @staticmethod
+    def advance(  # type: ignore[override] # it has numbers and hyperparameters more
+        step: Any, *, weight: Any, highest: Any, weigh: Any, exponent: Any, **_: Any
+    ) -> dict[str, Any]:
+        return _weighed(weight, highest, weigh, exponent)
+
+    @staticmethod
+    def coefficients(  # type: ignore[override] # likewise
+        t: Any, *, highest: Any, weigh: Any, exponent: Any, **own: Any
+    ) -> dict[str, Any]:
+        return ScheduleFreeSGD.coefficients(t, **own)
+
+
+class PeakScheduleFreeAdamW(ScheduleFreeAdamW):
+    """Schedule-free AdamW with such weights, a decay that no correction scales, and eps at the root of the corrected v.
+
+    ::
+
+        z <- z - lr*(g / (sqrt(v/(1-beta2**t)) + eps) + weight_decay*y)
+    """
+
+    hyperparameters = {**ScheduleFreeAdamW.hyperparameters, **_PEAK}
+    numbers = {**ScheduleFreeAdamW.numbers, "highest": 0.0}
+
+    def __init__(
+        self,
+        lr: Hyper,
+        beta: Hyper,
+        beta2: Hyper,
+        eps: Hyper,
+        weight_decay: Hyper,
+        *,
+        weigh: Hyper,
+        exponent: Hyper,
+        engine: str | None = None,
+    ) -> None:
+        super(ScheduleFreeAdamW, self).__init__(
+            engine=engine,
+            lr=lr,
+            beta=beta,
+            beta2=beta2,
+            eps=eps,
+            weight_decay=weight_decay,
+            weigh=weigh,
+            exponent=exponent,
+        )
+
+    @staticmethod
+    def advance(  # type: ignore[override] # it has numbers and hyperparameters more
+        step: Any, *, weight: Any, highest: Any, weigh: Any, exponent: Any, **_: Any
+    ) -> dict[str, Any]:
+        return _weighed(weight, highest, weigh, exponent)
+
+    @staticmethod
+    def coefficients(  # type: ignore[override] # likewise
+        t: Any, *, beta2: Any, eps: Any, weight_decay: Any, highest: Any, weigh: Any, exponent: Any, **own: Any
+    ) -> dict[str, Any]:
+        corrected = sqrt(one_minus_power(beta2, t))
+        return ScheduleFreeAdamW.coefficients(
+            t, beta2=beta2, eps=eps * corrected, weight_decay=weight_decay / corrected, **own
+        )

@@ -1,0 +1,64 @@
+"""What optax computes otherwise than the stages here: a look ahead, a sum, the other sign, a mask."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from anyoptim._arrays import Array
+from anyoptim._hyperparameters import Domain, Hyper
+from anyoptim._scalars import where
+from anyoptim.stages import Accumulate, Trace, TrustRatio
+
+__all__ = ["MaskedTrustRatio", "NesterovStepTrace", "NesterovTrace", "StepTrace", "Summed"]
+
+_switch = Domain(lambda x: x in {0.0, 1.0}, "0 or 1")
+
+
+class NesterovTrace(Trace):
+    """Momentum as a stage that looks ahead.
+
+    ::
+
+        b <- momentum*b + x
+        x <- momentum*b + x
+    """
+
+    @staticmethod
+    def rule(xp: Any, p: Array, x: Array, b: Array, *, momentum: float) -> tuple[Array, ...]:
+        b = momentum * b + x
+        return momentum * b + x, b
+
+
+class Summed(Accumulate):
+    """Accumulation with the sum of the gradients instead of their mean."""
+
+    @staticmethod
+    def coefficients(t: Any, **_: Any) -> dict[str, Any]:
+        return {"share": 1.0}
+
+
+class StepTrace(Trace):
+    """A trace of steps, which here are subtracted: optax keeps it with the other sign."""
+
+
+class NesterovStepTrace(NesterovTrace):
+    """A trace of steps that looks ahead, likewise."""
+
+
+class MaskedTrustRatio(TrustRatio):
+    """A trust ratio for some of the parameters; 1 for others."""
+
+    hyperparameters = {**TrustRatio.hyperparameters, "on": _switch}
+
+    def __init__(self, share: Hyper, eps: Hyper, among: Callable[[str, Array], bool]) -> None:
+        super(TrustRatio, self).__init__(share=share, eps=eps, lower=0.0, upper=float("inf"), on=1.0)
+        self._where = among
+
+    def overrides(self, path: str, p: Array) -> Mapping[str, Hyper]:
+        """Off for parameters that are left out."""
+        return {} if self._where(path, p) else {"on": 0.0}
+
+    @staticmethod
+    def coefficients(t: Any, *, on: Any, **ratio: Any) -> dict[str, Any]:  # type: ignore[override] # it has one more
+        return {"ratio": where(on > 0, TrustRatio.coefficients(t, **ratio)["ratio"], 1.0)}
