@@ -92,8 +92,8 @@ class Jax(Plan):
     def squares(self, k: int, gathered: Sequence[Array], rows: Rows) -> list[NDArray]:
         call = _measured(self.leaves[0].library, self.program, k, *_kinds(rows))
         static = {options(row) for row in rows.distinct}
-        # To hand them over costs time.
-        reads = any(_reads_slots(_graph(self.program, k, each)) for each in static)
+        # To hand them over costs time; p and x are the inputs 0 and 1.
+        reads = any(i >= 2 for each in static for i in _graph(self.program, k, each).read)
         slots = [leaf.slots if reads else () for leaf in self.leaves]
         ps = [leaf.p for leaf in self.leaves]
         sums = np.asarray(call(slots, self._numbers(k, rows), ps, gathered))
@@ -136,12 +136,6 @@ class Jax(Plan):
 def _owned(leaf: Leaf) -> tuple[Array, ...]:
     """Slots that nobody else has."""
     return tuple(leaf.library.copied(leaf.library.aligned(s, leaf.p)) for s in leaf.slots)
-
-
-def _reads_slots(graph: Graph) -> bool:
-    """Whether a graph needs more than p and x."""
-    used = {*graph.outputs, *(a for node in graph.nodes for a in node.arguments if isinstance(a, int))}
-    return not used.isdisjoint(range(2, len(graph.inputs)))
 
 
 def _blocks(p: Array) -> int:
