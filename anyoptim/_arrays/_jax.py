@@ -26,7 +26,7 @@ class JAX(Library):
     frozen = True
 
     def widest_float(self) -> Any:
-        return self.xp.float64 if sys.modules["jax"].config.jax_enable_x64 else self.xp.float32
+        return self.xp.float64 if loaded().config.jax_enable_x64 else self.xp.float32
 
     def to_host(self, x: Array) -> np.ndarray[Any, Any]:
         return np.asarray(x)
@@ -35,7 +35,7 @@ class JAX(Library):
         return False
 
     def traced(self, x: Array) -> bool:
-        return isinstance(x, sys.modules["jax"].core.Tracer)
+        return isinstance(x, loaded().core.Tracer)
 
     def device(self, x: Array) -> Any:
         # An uncommitted array goes wherever JAX finds the others; a sharded one lies on several devices.
@@ -58,14 +58,14 @@ class JAX(Library):
     def replicated(self, x: Array) -> Any:
         if not x.committed:
             return None
-        sharding = sys.modules["jax"].sharding
+        sharding = loaded().sharding
         mesh = getattr(x.sharding, "mesh", None)
         if mesh is not None:
             return sharding.NamedSharding(mesh, sharding.PartitionSpec())
         return x.sharding if x.sharding.num_devices == 1 else None
 
     def put(self, numbers: Any, place: Any) -> Any:
-        return sys.modules["jax"].device_put(numbers, place)
+        return loaded().device_put(numbers, place)
 
     def placement(self, like: Array) -> Any:
         # Where `like` lies on several devices, uncommitted, so that it follows `like` there.
@@ -77,10 +77,10 @@ class JAX(Library):
             return x
         if x.shape != like.shape:  # what lies nowhere in particular follows
             return x
-        return sys.modules["jax"].device_put(x, like.sharding)
+        return loaded().device_put(x, like.sharding)
 
     def memory(self, x: Array) -> Memory | None:
         return None
 
     def join_complex(self, real: Array, imag: Array, dtype: Any) -> Array:
-        return sys.modules["jax"].lax.complex(real, imag)
+        return loaded().lax.complex(real, imag)
