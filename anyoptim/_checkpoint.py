@@ -276,7 +276,8 @@ def _read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Tenso
 def _alike(path: Any, values: Mapping[str, Any], tree: Tree) -> Any:
     """A container like the tree's, with these values. Raises ValueError with all that differs."""
     ps = checks.parameters(tree)
-    wrong = [f"{name!r} is in the file only" for name in values if name not in tree.paths]
+    known = {*tree.paths}
+    wrong = [f"{name!r} is in the file only" for name in values if name not in known]
     for i, (name, p) in enumerate(zip(tree.paths, ps, strict=True)):
         shape = None if p is None else tuple(p.array.shape)
         if name not in values:
