@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from anyoptim._arrays import COMPUTE, Array, library, traced
+from anyoptim._arrays import COMPUTE, Array, Library, traced
 from anyoptim._checks import Parameter, admit
 from anyoptim._division import Division, Layout
 from anyoptim._groups import groups, having
@@ -153,10 +153,10 @@ def _alike(counts: Mapping[str, int], saved: Sequence[_Saved | None], path: str,
     if path not in counts:
         return True
     both = [
-        [library(of[at]).to_host(of[at]) for at in (path, other)]
+        [found.to_host(array) for _, found, array, _ in (_known(own, name, path), _known(own, name, other))]
         for own in saved
         if own is not None
-        for of in own.slots.values()
+        for name, of in own.slots.items()
         if path in of and other in of
     ]
     return counts[path] == counts.get(other) and all(np.array_equal(a, b, equal_nan=True) for a, b in both)
@@ -277,10 +277,7 @@ def _slot(own: _Saved | None, name: str, path: str, of: str, p: Parameter, fresh
     if path not in own.slots[name]:
         left.append(f"{own.root}['slots'][{name!r}] has none of {of}")
         return fresh
-    at, given = f"{own.root}['slots'][{name!r}][{path!r}]", own.slots[name][path]
-    if traced(given):
-        raise TypeError(f"{at} is traced; wanted an array whose values are known")
-    found, array, dtype = admit(at, given, "an array")
+    at, found, array, dtype = _known(own, name, path)
     wanted = COMPUTE[p.dtype]
     if tuple(array.shape) != tuple(fresh.shape):
         left.append(f"{at} has shape {tuple(array.shape)}, but that of {of} has {tuple(fresh.shape)}")
@@ -291,6 +288,14 @@ def _slot(own: _Saved | None, name: str, path: str, of: str, p: Parameter, fresh
             return fresh
     with quiet():
         return p.library.filled(fresh, found.to_host(array))
+
+
+def _known(own: _Saved, name: str, path: str) -> tuple[str, Library, Array, str]:
+    """What was saved as a slot: its name, library, array and dtype. Raises TypeError if it is no array of numbers."""
+    at, given = f"{own.root}['slots'][{name!r}][{path!r}]", own.slots[name][path]
+    if traced(given):
+        raise TypeError(f"{at} is traced; wanted an array whose values are known")
+    return at, *admit(at, given, "an array")
 
 
 def _same(root: str, given: Mapping[str, Any], present: Mapping[str, Any], left: list[str]) -> None:

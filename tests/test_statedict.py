@@ -140,6 +140,23 @@ def test_tied_parameters_that_were_two_are_refused() -> None:
         ao.Momentum().load_state_dict(optimizer.state_dict(), {"a": w, "b": w})
 
 
+@pytest.mark.parametrize("strict", [True, False])
+@pytest.mark.parametrize(
+    ("saved", "came"),
+    [("v", "is a builtins.str; wanted an array"), (None, "is a builtins.NoneType; wanted"), (np.ones(2, int), "int64")],
+)
+def test_a_slot_of_a_tied_parameter_that_is_none_is_refused_by_name(saved: Any, came: str, strict: bool) -> None:
+    """Under the second name as under the first."""
+    w = np.ones(2)
+    optimizer = ao.Momentum()
+    optimizer.update({"a": w, "b": w}, {"a": np.ones(2), "b": None})
+    state = optimizer.state_dict()
+    for name in ("b", "a"):
+        state["stages"][0]["slots"]["v"][name] = saved
+        with pytest.raises(TypeError, match=rf"state\['stages'\]\[0\]\['slots'\]\['v'\]\['{name}'\] .*{came}"):
+            ao.Momentum().load_state_dict(state, {"a": w, "b": w}, strict=strict)
+
+
 def test_the_patterns_of_a_partition_are_part_of_the_state() -> None:
     """Methods of one class for other parameters are others, frozen ones among them."""
     params = {"W": np.ones(2), "b": np.ones(2)}
