@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import anyoptim as ao
 from anyoptim._arrays import COMPUTE, library
-from anyoptim._engines import _headers, _masking_blocked, _masking_compiled, _pool, compiled, masking
+from anyoptim._engines import _headers, _masking_blocked, _masking_compiled, _philox_blocked, _pool, compiled, masking
 from tests.libraries import COMPLEX, HALF, REAL, Library, numpy_dtype, same_bits
 
 ENGINES = ["compiled", "blocked"]
@@ -149,8 +149,8 @@ def test_threads_share_it_out(engine: Callable[[], int], layout: str, monkeypatc
 
     monkeypatch.setattr(_pool, "spread", counted)
     monkeypatch.setattr(_masking_compiled, "PIECE", 1 << 10)
-    monkeypatch.setattr(_masking_blocked, "COUNTERS", 1 << 8)
-    monkeypatch.setattr(_masking_blocked, "_BUFFERS", _masking_blocked._Buffers())
+    monkeypatch.setattr(_philox_blocked, "COUNTERS", 1 << 8)
+    monkeypatch.setattr(_philox_blocked, "BUFFERS", _philox_blocked._Buffers())
     x = LAYOUTS[layout](_values((60, 50, 40), "float32"))
     for offset in (0, 3, 2**35 - 70_001):
         expected = np.asarray(_portable(x, 0.3, 5, 6, offset, inverted=True))
@@ -249,8 +249,8 @@ def test_no_mask(engine: Callable[[], int], monkeypatch: pytest.MonkeyPatch) -> 
     x = np.ones(1 << 24, np.float32)
     layer = ao.Dropout(0.5, seed=1)
     layer.forward(np.ones((40, 4)).astype(np.float32))
-    monkeypatch.setattr(_masking_blocked, "_BUFFERS", _masking_blocked._Buffers())  # anew in every thread
-    _masking_blocked._first.cache_clear()
+    monkeypatch.setattr(_philox_blocked, "BUFFERS", _philox_blocked._Buffers())  # anew in every thread
+    _philox_blocked._first.cache_clear()
     tracemalloc.start()
     try:
         layer.forward(x, out=x)

@@ -1,19 +1,21 @@
 """Philox as NumPy calls over buffers of 64-bit numbers, each in place: for those who have no compiler.
 
-`draw` writes, for counters whose first words follow `c0` and whose other words are the same, which choices are kept::
+`chosen` writes, for counters whose first words follow `c0` and whose other words are the same, which choices are kept::
 
-    def draw(first, c0, c1, c2, c3, k, raised, last, kept, b0, b1, b2, b3):
+    def draw(first, c0, c1, c2, c3, k, raised, last, found, b0, b1, b2, b3):
         add(first, c0, b0)
         multiply(b0, m0, b0)
         ...
         right_shift(b1, half, b1)
         multiply(b1, m1, b1)
         ...
-        greater(b2, last, kept[0])
+        greater(b2, last, found[0])
         right_shift(b2, half, b2)
         multiply(b2, turn, b2)
-        greater(b2, last, kept[4])
+        greater(b2, last, found[4])
         ...
+
+and `drawn` the same with the words themselves, or the choices.
 
 `k` are the keys of the rounds, `raised` the same in the upper halves, as arrays; `last` is the last choice that drops,
 above ones. A word of each counter is one half of the numbers in a buffer, whatever the other half is; the product of
@@ -24,9 +26,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from anyoptim._philox import GROUP, HALF, MASK, MULTIPLIERS, ROUNDS, rounds
+from anyoptim._philox import CHOICES, GROUP, HALF, MASK, MULTIPLIERS, ROUNDS, rounds
 
-__all__ = ["CALLED", "TURN", "draw"]
+__all__ = ["CALLED", "TURN", "chosen", "drawn"]
 
 CALLED = ("add", "bitwise_xor", "greater", "left_shift", "multiply", "right_shift")
 """The universal functions it calls; beside them `half` is 32, `m0` and `m1` are the multipliers and `turn` is `TURN`,
@@ -86,19 +88,26 @@ class _Words:
         return _Words(self.writer, into)
 
 
-def draw() -> str:
-    """The text of `draw`."""
+def chosen() -> str:
+    """The text of `draw`, to truth values: all choices above the last that drops."""
+    return _draw("greater({at}, last, found[{k}])", CHOICES)
+
+
+def drawn(group: int) -> str:
+    """The text of `draw`, to numbers: so many of each counter."""
+    return _draw("right_shift({at}, half, found[{k}])", group)
+
+
+def _draw(store: str, group: int) -> str:
     writer = _Writer()
     keys = [[_Common(f"k[{r}][{i}]", f"raised[{r}][{i}]") for i in (0, 1)] for r in range(ROUNDS)]
     counter = [_Words(writer, "b0", upper=False), *(_Common(f"c{k}") for k in range(1, GROUP))]
     for k, word in enumerate(rounds(counter, [(a, b) for a, b in keys], writer.product)):
         at = word.raised()
-        writer.lines += [
-            f"greater({at}, last, kept[{k}])",
-            f"right_shift({at}, half, {at})",
-            f"multiply({at}, turn, {at})",
-            f"greater({at}, last, kept[{GROUP + k}])",
-        ]
+        writer.lines.append(store.format(at=at, k=k))
+        if group == CHOICES:
+            turned = f"right_shift({at}, half, {at})", f"multiply({at}, turn, {at})"
+            writer.lines += [*turned, store.format(at=at, k=GROUP + k)]
     buffers = ", ".join(f"b{k}" for k in range(GROUP))
-    head = f"def draw(first, c0, c1, c2, c3, k, raised, last, kept, {buffers}):"
+    head = f"def draw(first, c0, c1, c2, c3, k, raised, last, found, {buffers}):"
     return "\n    ".join([head, *writer.lines]) + "\n"

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from anyoptim._arrays import COMPUTE, Array, Library, library, traced
 from anyoptim._hyperparameters import share
 from anyoptim.random._philox import bits, choices
@@ -15,6 +17,11 @@ __all__ = ["below", "bernoulli", "normal", "threshold", "uniform"]
 
 _DIGITS = {"float16": 11, "bfloat16": 8, "float32": 24, "float64": 32}
 """How many bits of a word a number between 0 and 1 keeps: as many as it can, so that none becomes 1."""
+
+
+BLOCK = 1 << 15
+"""Words of NumPy's at a time, so that what normal numbers are made of on the way stays in the cache: a third of the
+time."""
 
 
 def uniform(
@@ -120,12 +127,24 @@ def normal(
 
     Source: inversion, as in Devroye, Non-uniform random variate generation, 1986, section 2.2.
     """
-    arrays, _ = _floating(like)
-    xp = arrays.xp
+    arrays, name = _floating(like)
+    if arrays.bits(like) is not None and not isinstance(like, np.ndarray):  # NumPy's calls are the faster ones
+        near = np.empty(0, COMPUTE[name])
+        return arrays.from_host(normal(shape, key, call, offset, within=within, like=near), like)
     words = bits(shape, key, call, offset, within=within, like=like)
+    if type(words) is np.ndarray:
+        found, parts = np.empty(words.size, like.dtype), words.reshape(-1)
+        for at in range(0, words.size, BLOCK):
+            found[at : at + BLOCK] = _normal(arrays, parts[at : at + BLOCK], like)
+        return found.reshape(words.shape)
+    return arrays.array(_normal(arrays, words, like))
+
+
+def _normal(arrays: Library, words: Array, like: Array) -> Array:
+    xp = arrays.xp
     size = _exact(arrays, upper(arrays, words), 2.0**-29, like, narrow=False)
     drawn = xp.where(below(words, 1 << 31), size, -size)
-    return arrays.array(xp.astype(drawn, like.dtype, copy=False))
+    return xp.astype(drawn, like.dtype, copy=False)
 
 
 def threshold(name: str, p: float) -> int:

@@ -37,12 +37,8 @@ def upper(arrays: Library, words: Array) -> Array:
     """
     xp = arrays.xp
     with quiet():
-        x = ((words << 1) & MASK) | 1 if arrays.wide_integers else (words << 1) | 1
-        exponent = xp.zeros_like(x)
-        for shift in (16, 8, 4, 2, 1):
-            small = (x >> (32 - shift)) == 0
-            x = xp.where(small, x << shift, x)
-            exponent = exponent + xp.astype(small, x.dtype) * shift
+        n = ((words << 1) & MASK) | 1 if arrays.wide_integers else (words << 1) | 1
+        x, exponent = _normalized(xp, n)
         index = (exponent << PARTS) + ((x >> (31 - PARTS)) & ((1 << PARTS) - 1))
         f = x << (PARTS + 1)
         if arrays.wide_integers:
@@ -51,3 +47,17 @@ def upper(arrays: Library, words: Array) -> Array:
         for c in reversed(cs):
             found = c - multiply(arrays, f, found)
     return found
+
+
+def _normalized(xp: Any, n: Array) -> tuple[Array, Array]:
+    """Odd words, shifted up until the first bit is set, and by how many places."""
+    if type(n) is np.ndarray:
+        _, bits = np.frexp(n.astype(np.float64))  # which holds a word without rounding
+        places = 32 - bits.astype(n.dtype)
+        return n << places, places
+    places = xp.zeros_like(n)
+    for shift in (16, 8, 4, 2, 1):
+        small = (n >> (32 - shift)) == 0
+        n = xp.where(small, n << shift, n)
+        places = places + xp.astype(small, n.dtype) * shift
+    return n, places

@@ -1,0 +1,120 @@
+"""Philox by NumPy calls over blocks that stay in the cache: words, or which choices are kept."""
+
+from __future__ import annotations
+
+import functools
+import linecache
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from anyoptim._engines import _pool
+from anyoptim._engines._draw import Draw
+from anyoptim._engines._leaf import NDArray
+from anyoptim._philox import CHOICES, GROUP, MASK, MULTIPLIERS, keys
+from anyoptim._quiet import quiet
+from anyoptim._render.philox_ufuncs import CALLED, TURN, chosen, drawn
+
+__all__ = ["BUFFERS", "COUNTERS", "kept", "words", "workers"]
+
+COUNTERS = 11 << 10
+"""Counters at a time: with half as many the calls cost half as much time again, and with more two threads' buffers
+would be larger than a MiB."""
+
+THREADS = 2
+"""The most that share the work, since each has buffers of half a MiB; and more would wait for each other's calls."""
+
+THREADED = 8
+"""From how many blocks on."""
+
+_WORD = np.dtype(np.uint64)
+
+
+class _Buffers(threading.local):
+    """For each thread its own, kept."""
+
+    def __init__(self) -> None:
+        self.words = np.empty((GROUP, COUNTERS), _WORD)
+        self.kept = np.empty((COUNTERS, CHOICES), bool)
+
+
+BUFFERS = _Buffers()
+
+
+def workers(blocks: int) -> int:
+    """How many threads share them."""
+    return min(THREADS, _pool.threads()) if blocks >= THREADED else 1
+
+
+def kept(of: Draw, offset: int, n: int) -> NDArray:
+    """Which of so many elements to keep, the first of which has this choice, in memory of this thread."""
+    first, skip = divmod(offset, CHOICES)
+    some = -(-(skip + n) // CHOICES)
+    _into(BUFFERS.kept[:some], _called(chosen), of.key, of.call, first, _number(of.last << 32 | MASK))
+    return BUFFERS.kept.reshape(-1)[skip : skip + n]
+
+
+def words(group: int, n: int, key: int, call: int, offset: int) -> NDArray:
+    """So many of the words of each counter, as int64, or of its choices: n, from this one on."""
+    first, skip = divmod(offset, group)
+    found = np.empty((-(-(skip + n) // group), group), np.int64)
+    blocks = [(found[at : at + COUNTERS].view(_WORD), first + at) for at in range(0, len(found), COUNTERS)]
+    draw, number = _called(drawn, group), workers(len(blocks))
+
+    def share(k: int) -> None:
+        with quiet():
+            for part, begin in blocks[k::number]:
+                _into(part, draw, key, call, begin, None)
+
+    _pool.spread(share, [(k,) for k in range(number)])
+    return found.reshape(-1)[skip : skip + n]
+
+
+def _into(found: NDArray, draw: Callable[..., None], key: int, call: int, first: int, last: NDArray | None) -> None:
+    """A row for each counter from the first on: no more than there are buffers for."""
+    begin = 0
+    while begin < len(found):
+        c1, c0 = divmod(first + begin, 1 << 32)
+        end = min(len(found), begin + (1 << 32) - c0)  # where that word is the same
+        common = c1, call & MASK, call >> 32
+        buffers = BUFFERS.words[:, : end - begin]
+        draw(_first(COUNTERS)[: end - begin], _number(c0), *common, *_keys(key), last, found[begin:end].T, *buffers)
+        begin = end
+
+
+@functools.cache
+def _first(n: int) -> NDArray:
+    return np.arange(n, dtype=_WORD)
+
+
+def _number(value: int) -> NDArray:
+    """As an array of no dimension, which NumPy takes in half the time of a number."""
+    return np.array(value, _WORD)
+
+
+def _above(word: int) -> NDArray:
+    return _number(word << 32)
+
+
+@functools.cache
+def _called(write: Callable[..., str], *arguments: Any) -> Callable[..., None]:
+    """The function that has this text."""
+    text = write(*arguments)
+    namespace = {name: getattr(np, name) for name in CALLED}
+    namespace |= {"half": _number(32), "turn": _number(TURN), "above": _above}
+    namespace |= {f"m{k}": _number(m) for k, m in enumerate(MULTIPLIERS)}
+    file = f"<anyoptim blocked Philox, {write.__name__}>"
+    # So that tracebacks and debuggers show the lines.
+    linecache.cache[file] = (len(text), None, text.splitlines(keepends=True), file)
+    exec(compile(text, file, "exec"), namespace)  # noqa: S102 - text of our own
+    call: Callable[..., None] = namespace["draw"]
+    return call
+
+
+@functools.lru_cache(maxsize=64)
+def _keys(key: int) -> tuple[list[tuple[int, int]], list[tuple[NDArray, NDArray]]]:
+    """Of each round, and as arrays in the upper halves."""
+    own = keys((key & MASK, key >> 32))
+    return own, [(_above(k0), _above(k1)) for k0, k1 in own]
