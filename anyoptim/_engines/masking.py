@@ -12,7 +12,7 @@ from anyoptim._engines import _masking_blocked, _masking_compiled, _masking_cuda
 from anyoptim._engines._draw import Draw
 from anyoptim._engines._leaf import NDArray
 
-__all__ = ["masked", "quick"]
+__all__ = ["masked", "near", "quick"]
 
 WORTHWHILE = 300_000_000
 """After so many elements drawn by NumPy, the time lost by not having compiled is about what importing Numba and
@@ -26,6 +26,11 @@ only: str | None = None
 
 _drawn: Counter[str] = Counter()
 """How many elements of each dtype NumPy has drawn."""
+
+
+def near(library: Library, like: Array) -> bool:
+    """Whether NumPy can read and write such arrays, so that its calls draw for them."""
+    return only != "portable" and library.bits(like) is not None
 
 
 def masked(

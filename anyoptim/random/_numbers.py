@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from anyoptim._arrays import COMPUTE, Array, Library, library, traced
+from anyoptim._engines.masking import near
 from anyoptim._hyperparameters import share
 from anyoptim.random._philox import bits, choices
 from anyoptim.random._place import Offset
@@ -128,9 +129,9 @@ def normal(
     Source: inversion, as in Devroye, Non-uniform random variate generation, 1986, section 2.2.
     """
     arrays, name = _floating(like)
-    if arrays.bits(like) is not None and not isinstance(like, np.ndarray):  # NumPy's calls are the faster ones
-        near = np.empty(0, COMPUTE[name])
-        return arrays.from_host(normal(shape, key, call, offset, within=within, like=near), like)
+    if near(arrays, like) and not isinstance(like, np.ndarray):  # NumPy's calls are the faster ones
+        drawn = normal(shape, key, call, offset, within=within, like=np.empty(0, COMPUTE[name]))
+        return arrays.from_host(drawn, like)
     words = bits(shape, key, call, offset, within=within, like=like)
     if type(words) is np.ndarray:
         found, parts = np.empty(words.size, like.dtype), words.reshape(-1)

@@ -13,6 +13,7 @@ import numpy as np
 
 from anyoptim._arrays import Array, Library, is_scalar, library
 from anyoptim._engines import _philox_blocked
+from anyoptim._engines.masking import near
 from anyoptim._philox import CHOICES, GROUP, HALF, MASK, keys, rounds
 from anyoptim._quiet import quiet
 from anyoptim._scalars import count, integer
@@ -97,7 +98,7 @@ def _words(
     if isinstance(where, Rows):
         return xp.reshape(_rows(arrays, group, where, halves, call, like), shape)
     n, skip = math.prod(shape), where % group
-    if isinstance(call, int) and arrays.bits(like) is not None:
+    if isinstance(call, int) and near(arrays, like):
         return xp.reshape(xp.asarray(_philox_blocked.words(group, n, key, call, where)), shape)
     low, high = _following(arrays, where // group, max(1, -(-(skip + n) // group)), like)
     words = _drawn(arrays, group, (low, high, *_calls(arrays, call, low)), halves)
