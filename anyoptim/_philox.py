@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-__all__ = ["CHOICES", "GROUP", "HALF", "INCREMENTS", "MASK", "MULTIPLIERS", "ROUNDS", "keys", "rounds"]
+__all__ = ["CHOICES", "GROUP", "HALF", "INCREMENTS", "MASK", "MULTIPLIERS", "ROUNDS", "bumped", "keys", "rounds"]
 
 GROUP = 4
 """Words of a counter."""
@@ -33,17 +33,23 @@ def keys(key: tuple[int, int]) -> list[tuple[int, int]]:
     return [((k0 + r * INCREMENTS[0]) & MASK, (k1 + r * INCREMENTS[1]) & MASK) for r in range(ROUNDS)]
 
 
-def rounds(
-    counter: Iterable[Any], keys: Iterable[tuple[Any, Any]], product: Callable[[Any, int], Any]
-) -> tuple[Any, ...]:
-    """The four words of a counter of four, given the key of each round and the high and the low word of a product.
+def bumped(counter: Iterable[Any], k0: Any, k1: Any, product: Callable[[Any, int], Any]) -> tuple[Any, ...]:
+    """The four words after a round with this key, given what makes the high and the low word of a product.
 
     Each of these is used once: what `product` and `^` are given may be overwritten with what they give.
     """
     c0, c1, c2, c3 = counter
+    high, low0 = product(c0, MULTIPLIERS[0])
+    after = high ^ (c3 ^ k1)
+    high, low1 = product(c2, MULTIPLIERS[1])
+    return high ^ (c1 ^ k0), low1, after, low0
+
+
+def rounds(
+    counter: Iterable[Any], keys: Iterable[tuple[Any, Any]], product: Callable[[Any, int], Any]
+) -> tuple[Any, ...]:
+    """The four words of a counter of four: a round for each key."""
+    words = tuple(counter)
     for k0, k1 in keys:
-        high, low0 = product(c0, MULTIPLIERS[0])
-        after = high ^ (c3 ^ k1)
-        high, low1 = product(c2, MULTIPLIERS[1])
-        c0, c1, c2, c3 = high ^ (c1 ^ k0), low1, after, low0
-    return c0, c1, c2, c3
+        words = bumped(words, k0, k1, product)
+    return words

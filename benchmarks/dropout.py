@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -28,8 +29,8 @@ SIZES: Mapping[str, tuple[int, ...]] = {
 
 RATIO = 0.5
 GENERATOR, IN_PLACE, TORCH, JAX = "five lines, NumPy's Generator", "anyoptim in place", "torch", "JAX jit"
-NEW = "copies, new arrays"
-NAMES = (BASELINE, GENERATOR, TORCH, JAX, BLOCKED, ANYOPTIM, IN_PLACE, NEW, LIMIT)
+OURS_JAX, NEW = "anyoptim, JAX jit", "copies, new arrays"
+NAMES = (BASELINE, GENERATOR, TORCH, JAX, OURS_JAX, BLOCKED, ANYOPTIM, IN_PLACE, NEW, LIMIT)
 
 Turn = Callable[[Any], tuple[Any, Any]]
 """y and dx of what was taken."""
@@ -38,7 +39,8 @@ Turn = Callable[[Any], tuple[Any, Any]]
 def dropout(seconds: float, sizes: Mapping[str, tuple[int, ...]] = SIZES) -> Sheet:
     """The time of a forward and a backward, and the five lines', torch's and a copy's beside it."""
     rows: list[list[str | float]] = []
-    installed = {TORCH: torch_peers.installed(), JAX: importlib.util.find_spec("jax") is not None}
+    jax = importlib.util.find_spec("jax") is not None
+    installed = {TORCH: torch_peers.installed(), JAX: jax, OURS_JAX: jax}
     names = [name for name in NAMES if installed.get(name, True)]
     before = masking.only
     for size, shape in sizes.items():
@@ -78,6 +80,7 @@ def _case(shape: tuple[int, ...], who: Sequence[str]) -> Case:
         GENERATOR: lambda: _candidate(GENERATOR, _by_generator()),
         TORCH: _torch,
         JAX: _jax,
+        OURS_JAX: _ours_jax,
         BLOCKED: lambda: _candidate(BLOCKED, _layer(ao.Dropout(RATIO, seed=0)), ways=_engine("blocked")),
         ANYOPTIM: lambda: _candidate(ANYOPTIM, _layer(ao.Dropout(RATIO, seed=0)), ways=_engine("compiled")),
         IN_PLACE: lambda: _candidate(IN_PLACE, _in_place(ao.Dropout(RATIO, seed=0)), ways=_engine("compiled")),
@@ -168,15 +171,31 @@ def _jax() -> Candidate:
     backward = jax.jit(lambda mask, dout: jax.numpy.where(mask, dout, 0))
     keys = [jax.random.key(0)]
 
-    def take(values: Arrays) -> list[Any]:
-        return [jax.block_until_ready(jax.numpy.asarray(a)) for a in values.values()]
-
     def turn(given: list[Any]) -> tuple[Any, Any]:
         x, dout = given
         keys[0], y, mask = forward(keys[0], x)
         return jax.block_until_ready((y, backward(mask, dout)))  # type: ignore[no-any-return]
 
-    return _candidate(JAX, turn, take=take)
+    return _candidate(JAX, turn, take=_jax_arrays)
+
+
+def _ours_jax() -> Candidate:
+    import jax
+
+    drop, calls = jax.jit(lambda x, call: ao.dropout(x, RATIO, 0, call)), itertools.count()
+
+    def turn(given: list[Any]) -> tuple[Any, Any]:
+        x, dout = given
+        call = next(calls)
+        return jax.block_until_ready((drop(x, call), drop(dout, call)))  # type: ignore[no-any-return]
+
+    return _candidate(OURS_JAX, turn, take=_jax_arrays)
+
+
+def _jax_arrays(values: Arrays) -> list[Any]:
+    import jax
+
+    return [jax.block_until_ready(jax.numpy.asarray(a)) for a in values.values()]
 
 
 def _copying_anew() -> Candidate:

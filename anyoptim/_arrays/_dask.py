@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import sys
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import numpy as np
 from anyoptim._arrays._library import Array, Library
 from anyoptim._arrays._numpy import by_parts
 from anyoptim._memory import Memory
+from anyoptim._quiet import quiet
 
 __all__ = ["Dask"]
 
@@ -35,6 +37,14 @@ class Dask(Library):
     def join_complex(self, real: Array, imag: Array, dtype: Any) -> Array:
         return sys.modules["dask.array"].map_blocks(functools.partial(by_parts, np), real, imag, dtype, dtype=dtype)
 
+    def fold(
+        self, step: Callable[..., tuple[Array, ...]], state: tuple[Array, ...], rows: Sequence[Sequence[int]]
+    ) -> tuple[Array, ...]:
+        # One task for each block, and not two hundred.
+        call, chunks = functools.partial(_folded, step, rows), ((len(state),), *state[0].chunks)
+        found = sys.modules["dask.array"].map_blocks(call, *state, dtype=state[0].dtype, new_axis=0, chunks=chunks)
+        return tuple(found[k] for k in range(len(state)))
+
     def aligned(self, x: Array, like: Array) -> Array:
         return x.rechunk(tuple((1,) if n == 1 else chunks for n, chunks in zip(x.shape, like.chunks, strict=True)))
 
@@ -44,3 +54,11 @@ class Dask(Library):
     def settle(self, arrays: list[Array]) -> list[Array]:
         # Without this every step would add its graph to the last one's, without end.
         return list(sys.modules["dask"].persist(*arrays))
+
+
+def _folded(step: Callable[..., tuple[Array, ...]], rows: Sequence[Sequence[int]], *state: Array) -> Array:
+    """`fold` of a block, the results one above the other."""
+    with quiet():  # in the thread that computes
+        for row in rows:
+            state = step(state, *(state[0].dtype.type(word) for word in row))
+    return np.stack(state)

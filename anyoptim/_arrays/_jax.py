@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import sys
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -72,6 +74,11 @@ class JAX(Library):
         device = self.device(like)
         return None if isinstance(device, frozenset) else device
 
+    def fold(
+        self, step: Callable[..., tuple[Array, ...]], state: tuple[Array, ...], rows: Sequence[Sequence[int]]
+    ) -> tuple[Array, ...]:
+        return _loop(step)(state, self.xp.asarray(np.array(rows), dtype=state[0].dtype))  # type: ignore[no-any-return]
+
     def aligned(self, x: Array, like: Array) -> Array:
         if self.traced(x) or self.traced(like) or not like.committed or x.sharding == like.sharding:
             return x
@@ -84,3 +91,23 @@ class JAX(Library):
 
     def join_complex(self, real: Array, imag: Array, dtype: Any) -> Array:
         return loaded().lax.complex(real, imag)
+
+
+@functools.cache
+def _loop(step: Callable[..., tuple[Array, ...]]) -> Callable[..., Any]:
+    """`fold` as a loop of XLA's, whose states have a place in memory.
+
+    Without it XLA would do all steps anew wherever a part of the result is used: under `jax.jit` a mask of a million
+    elements took 147 ms, and takes 4.
+    """
+    jax = loaded()
+
+    def loop(state: tuple[Array, ...], rows: Array) -> tuple[Array, ...]:
+        def one(state: tuple[Array, ...], row: Array) -> tuple[tuple[Array, ...], None]:
+            return step(state, *(row[k] for k in range(row.shape[0]))), None
+
+        found: tuple[Array, ...] = jax.lax.scan(one, state, rows, unroll=2)[0]
+        return found
+
+    whole: Callable[..., Any] = jax.jit(loop)
+    return whole

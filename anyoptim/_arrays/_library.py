@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
@@ -121,6 +121,15 @@ class Library:
     def scalar(self, value: Any, dtype: Any, like: Array) -> Array:
         """A 0-d array that can meet `like`."""
         return self.xp.asarray(value, dtype=dtype, device=self.placement(like))
+
+    def fold(
+        self, step: Callable[..., tuple[Array, ...]], state: tuple[Array, ...], rows: Sequence[Sequence[int]]
+    ) -> tuple[Array, ...]:
+        """`state = step(state, *row)` for each row of words, which the step is given as arrays of no dimension."""
+        first = state[0]
+        for row in rows:
+            state = step(state, *(self.scalar(word, first.dtype, first) for word in row))
+        return state
 
     def columns(self, table: np.ndarray[Any, Any], index: Array) -> list[Array]:
         """Of a table of words the rows with these numbers: an array like `index` for each column."""

@@ -5,6 +5,7 @@ Source: Salmon, Moraes, Dror and Shaw, Parallel random numbers: as easy as 1, 2,
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -14,7 +15,7 @@ import numpy as np
 from anyoptim._arrays import Array, Library, is_scalar, library
 from anyoptim._engines import _philox_blocked
 from anyoptim._engines.masking import near
-from anyoptim._philox import CHOICES, GROUP, HALF, MASK, keys, rounds
+from anyoptim._philox import CHOICES, GROUP, HALF, MASK, bumped, keys
 from anyoptim._quiet import quiet
 from anyoptim._scalars import count, integer
 from anyoptim.random._place import Offset, Rows, place
@@ -33,12 +34,8 @@ def philox4x32(counter: Sequence[Array], key: tuple[int, int]) -> tuple[Array, .
         Four arrays of random words, like those of the counter.
     """
     arrays = library(counter[0])
-    product = _multiply_int64 if arrays.wide_integers else _multiply_uint32
-    first = counter[0]
-    # The keys as arrays: JAX refuses a Python integer of 32 bits beside uint32.
-    own = [(arrays.scalar(k0, first.dtype, first), arrays.scalar(k1, first.dtype, first)) for k0, k1 in keys(key)]
     with quiet():  # the products of int64 wrap, as they should
-        return rounds(counter, own, product)
+        return arrays.fold(_ROUND_INT64 if arrays.wide_integers else _ROUND_UINT32, tuple(counter), keys(key))
 
 
 def bits(
@@ -202,3 +199,7 @@ def _multiply_uint32(x: Array, m: Any) -> tuple[Array, Array]:
     low, cross0, cross1 = x0 * m0, x0 * m1, x1 * m0
     middle = (low >> 16) + (cross0 & 0xFFFF) + (cross1 & 0xFFFF)
     return x1 * m1 + (cross0 >> 16) + (cross1 >> 16) + (middle >> 16), (middle << 16) | (low & 0xFFFF)
+
+
+_ROUND_INT64 = functools.partial(bumped, product=_multiply_int64)
+_ROUND_UINT32 = functools.partial(bumped, product=_multiply_uint32)
