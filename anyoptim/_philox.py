@@ -1,24 +1,24 @@
-"""The numbers of Philox4x32-10 and its round, for all who draw words; `anyoptim.random` says which word is whose."""
+"""The numbers of Philox4x32-10 and its round, for all who draw; `anyoptim.random` says which draw is whose."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from typing import Any
 
-__all__ = ["CHOICES", "GROUP", "HALF", "INCREMENTS", "MASK", "MULTIPLIERS", "ROUNDS", "bumped", "keys", "rounds"]
+__all__ = ["CHOICES", "GROUP", "INCREMENTS", "MASK", "MULTIPLIERS", "ROUNDS", "TURN", "bumped", "keys", "rounds"]
 
 GROUP = 4
 """Words of a counter."""
 
-HALF = 16
-"""Bits of half a word."""
+TURN = 16
+"""Bits of half a word, by which it is turned to exchange its halves."""
 
 CHOICES = 8
-"""Words of a counter that choices are made with: those four, then the four with their halves exchanged.
+"""Choices of a counter, 32 bits each: its four words, then these with their halves exchanged.
 
-A choice compares a word with a limit, which the upper half alone decides but for one word in 65536: the lower half has
-a second choice in it, for half of the arithmetic. Each is as likely as the limit says, to 2**-32, since every word has
-one that it comes from; `anyoptim.random.bernoulli` says what two of a word have to do with each other.
+A choice is compared with a limit, and all but one in 65536 are decided by their upper half; so the lower half of a word
+is good for another, at no more arithmetic. It is below a limit as often as the word, since exchanging halves gives
+every word once. `anyoptim.random.bernoulli` says what the two have to do with each other.
 """
 
 ROUNDS = 10

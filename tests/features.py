@@ -181,7 +181,7 @@ FEATURES: Mapping[str, tuple[Feature, ...]] = {
     ),
     "Dropout": (
         Feature("of elements", "Dropout", "nn.Dropout", "", "layers.Dropout"),
-        Feature("of what shares a word", "Dropout(noise_shape)", "", "", "layers.Dropout(noise_shape)"),
+        Feature("of what shares a draw", "Dropout(noise_shape)", "", "", "layers.Dropout(noise_shape)"),
         Feature(
             "of channels", "SpatialDropout", "nn.Dropout1d, nn.Dropout2d, nn.Dropout3d", "", "layers.SpatialDropout2D"
         ),

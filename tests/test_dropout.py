@@ -27,7 +27,7 @@ def _input(dtype: str = "float32", shape: tuple[int, ...] = (5, 7)) -> np.ndarra
 
 @pytest.mark.parametrize("ratio", RATIOS)
 def test_the_mask_of_key_and_call_is_the_definition(lib: Library, ratio: float) -> None:
-    """On every library: kept where the word is at least ratio * 2**32, words from Python's own integers."""
+    """On every library: kept where the choice is at least ratio * 2**32, choices from Python's own integers."""
     x = lib.array(np.ones((3, 7)))
     expected = [[float(choice(7 * i + j, 99, 4) >= ratio * 2**32) for j in range(7)] for i in range(3)]
     assert lib.tonumpy(ao.dropout(x, ratio, 99, 4)).tolist() == expected
@@ -313,3 +313,19 @@ def test_dask_stays_lazy_and_keeps_its_chunks(need: Callable[[str], Library]) ->
     y = ao.Dropout(0.5, seed=1).forward(x)
     assert y.chunks == x.chunks
     assert same_bits(y.compute(), ao.Dropout(0.5, seed=1).forward(np.ones((30, 7))))
+
+
+def test_a_foreign_byte_order_stays() -> None:
+    """In whatever way it is computed."""
+    x = np.arange(4, dtype=">f4")
+    for y in (ao.dropout(x, 0.5, 1), ao.dropout(x, 0.5, 1, inverted=True), ao.zoneout(x, x, 0.5, 1)):
+        assert y.dtype == x.dtype
+
+
+def test_a_traced_call_of_another_library(need: Callable[[str], Library]) -> None:
+    """It is named."""
+    need("jax")
+    import jax
+
+    with pytest.raises(TypeError, match="call is traced by jax, but like is an array of numpy"):
+        jax.jit(lambda call: ao.dropout(np.ones(3), 0.5, 1, call))(2)

@@ -56,7 +56,7 @@ def test_uniform_numbers_are_below_one(monkeypatch: pytest.MonkeyPatch, lib: Lib
 
 
 def test_bernoulli_is_true_below_the_threshold(lib: Library) -> None:
-    """At 0 never, at 1 always, between where the word is small."""
+    """At 0 never, at 1 always, between where the choice is small."""
     like = lib.array([0.0])
     for p in (0.0, 2**-32, 0.3, 0.5, 1 - 2**-32, 1.0):
         drawn = bernoulli(p, (4, 5), 6, 7, 8, like=like)

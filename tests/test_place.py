@@ -101,6 +101,7 @@ BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"offset": (0, [-1, 3]), "within": (4, 4)}, ValueError, r"offset\[1\] goes from -1 to 3"),
     ({"offset": (0, [1]), "within": (4, 4)}, ValueError, r"offset\[1\] has shape \(1,\); wanted \(2,\)"),
     ({"offset": (0, [0.0, 1.0]), "within": (4, 4)}, TypeError, r"offset\[1\] is \[0.0, 1.0\]; wanted integers"),
+    ({"offset": (0, 0), "within": (1, 4)}, ValueError, r"within\[0\] is 1 for 2 elements; wanted no fewer"),
     ({"offset": (0, 0), "within": (2**32, 2**31)}, ValueError, r"within is .*; wanted fewer than 2\*\*63 elements"),
     ({"offset": (0, 0), "within": (4, 4.0)}, TypeError, r"within\[1\] is 4.0; wanted an integer"),
 ]

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from anyoptim.random import bits, philox4x32
+from anyoptim._engines import _pool, masking
+from anyoptim.random import bernoulli, bits, normal, philox4x32, uniform
 from tests.libraries import Library
 
 # From the file kat_vectors of Random123, the authors' own implementation: philox4x32 with 10 rounds.
@@ -64,6 +65,30 @@ def test_known_answers(lib: Library, known: tuple[str, str, str]) -> None:
     if lib.name != "dask":  # A NumPy scalar's product warns where it wraps; in Dask's threads nobody can turn that off.
         alone = philox4x32([lib.asarray(np.array(c, name)) for c in counter], (key[0], key[1]))
         assert [int(lib.tonumpy(a)) for a in alone] == expected
+
+
+@pytest.mark.parametrize("n", [45_055, 45_057, 3 * 45_056 + 5, 500_000])
+@pytest.mark.parametrize("offset", [0, 3, 2**34 - 50_001])
+def test_blocks_are_the_whole(n: int, offset: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """NumPy's words come in blocks of counters, which threads may share: as all at once, and as Python's integers."""
+    monkeypatch.setattr(_pool, "threads", lambda: 2)
+    near, drawn = np.empty(0), {}
+    for only in (None, "portable"):
+        monkeypatch.setattr(masking, "only", only)
+        drawn[only] = bits((n,), 5, 6, offset, like=near), bernoulli(0.3, (n,), 5, 6, 2 * offset, like=near)
+    for ours, whole in zip(drawn[None], drawn["portable"], strict=True):
+        assert (ours == whole).all()
+    for i in (0, 1, n // 2, n - 2, n - 1):
+        assert int(drawn[None][0][i]) == word(offset + i, 5, 6)
+        assert bool(drawn[None][1][i]) == (choice(2 * offset + i, 5, 6) < round(0.3 * 2**32))
+
+
+def test_truth_values_of_shards_beyond_32_bits_of_counters(lib: Library) -> None:
+    """Where the low word of the counter rolls over, within a row and between rows."""
+    like, whole = lib.array([0.0]), (3, 2**34 + 3)
+    found = lib.tonumpy(bernoulli(0.5, (3, 9), 1, 2, (0, 2**34 - 6), within=whole, like=like))
+    expected = [[choice(r * whole[1] + 2**34 - 6 + k, 1, 2) < 2**31 for k in range(9)] for r in range(3)]
+    assert found.tolist() == expected
 
 
 SHAPES = st.lists(st.integers(0, 5), max_size=3).map(tuple)
@@ -171,9 +196,11 @@ def test_bad_arguments(arguments: dict[str, Any], error: type[Exception], says: 
         (3, np.empty(0), "shape is 3; wanted a tuple"),
         ((3,), 1.0, "like is 1.0; wanted an array"),
         ((3,), None, "like is None; wanted an array"),
+        ((3,), [1.0], r"like is \[1.0\]; wanted an array"),
     ],
 )
 def test_what_is_no_shape_or_array_is_refused(shape: Any, like: Any, says: str) -> None:
     """By name, for all that draw."""
-    with pytest.raises((TypeError, ValueError), match=says):
-        bits(shape, 0, like=like)
+    for draw in (bits, uniform, normal):
+        with pytest.raises((TypeError, ValueError), match=says):
+            draw(shape, 0, like=like)

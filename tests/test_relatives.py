@@ -56,7 +56,7 @@ def test_the_table_has_every_layer() -> None:
 
 @pytest.mark.parametrize("dtype", HALF + REAL + COMPLEX)
 def test_bits(lib: Library, variant: Variant, dtype: str) -> None:
-    """Forward, backward and rest are NumPy's own arithmetic with words of Python's own integers, to the last bit.
+    """Forward, backward and rest are NumPy's own arithmetic with choices of Python's own integers, to the last bit.
 
     Half precision is computed in float32 and rounded once.
     """

@@ -544,3 +544,51 @@ def test_gradients_without_memory(torch: Any) -> None:
     before = params["w"].clone()
     optimizer.update(params, {"w": torch.ones(1000)})
     assert torch.equal(params["w"], before - 0.01 * torch.ones(1000))
+
+
+DRAWS: dict[str, Callable[[Any], Any]] = {
+    "dropout": lambda x: ao.dropout(x, 0.5, 1, 2),
+    "alpha_dropout": lambda x: ao.alpha_dropout(x, 0.5, 1, 2),
+    "gaussian_dropout": lambda x: ao.gaussian_dropout(x, 0.5, 1, 2),
+    "zoneout": lambda x: ao.zoneout(x, 2 * x, 0.5, 1, 2),
+    "noise_shape": lambda x: ao.dropout(x, 0.5, 1, 2, noise_shape=(1,)),
+    "uniform": lambda x: x + ao.random.uniform(x.shape, 1, 2, like=x),
+}
+
+
+@pytest.mark.parametrize("draw", DRAWS)
+def test_draws_lie_where_the_input_does(torch: Any, draw: str) -> None:
+    """Wherever torch puts new tensors; and the input's memory can be resized afterwards, which NumPy's views forbid."""
+    x = torch.ones(6, requires_grad=True)
+    expected = DRAWS[draw](x)
+    with torch.device("meta"):
+        found = DRAWS[draw](x)
+    assert found.device == x.device
+    assert torch.equal(found, expected)
+    like = torch.ones(6)
+    for number in (ao.random.bits, ao.random.uniform, ao.random.normal):
+        number((6,), 1, 2, like=like)
+    like.resize_(20)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:torch")  # Dynamo's, of built-ins that it does not follow
+@pytest.mark.parametrize("follow", [False, True])
+@pytest.mark.parametrize("draw", DRAWS)
+def test_draws_under_torch_compile(torch: Any, draw: str, follow: bool) -> None:
+    """Words are drawn outside of the graph: with the bits that they have everywhere."""
+    x = torch.ones(6, requires_grad=follow)
+    torch.compiler.reset()
+    assert torch.equal(torch.compile(DRAWS[draw], backend="aot_eager")(x), DRAWS[draw](x))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")  # of torch.jit.trace itself
+@pytest.mark.filterwarnings("ignore:Converting a tensor")  # of shapes, which are the trace's own
+@pytest.mark.parametrize("draw", DRAWS)
+def test_draws_of_traced_functions(torch: Any, draw: str) -> None:
+    """What NumPy writes is not in the trace of another x, so that it is asked for nothing there."""
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    x, other = torch.ones(6), 3 * torch.ones(6)
+    expected = DRAWS[draw](other)
+    assert torch.equal(torch.jit.trace(DRAWS[draw], x, check_trace=False)(other), expected)
+    assert torch.equal(make_fx(DRAWS[draw])(x)(other), expected)

@@ -17,9 +17,9 @@ from anyoptim._arrays._dask import Dask
 from anyoptim._arrays._jax import JAX
 from anyoptim._arrays._library import COMPUTE, Array, Library, Marks, host_memory, name_of
 from anyoptim._arrays._numpy import NumPy
-from anyoptim._arrays._torch import Torch
+from anyoptim._arrays._torch import Torch, apart
 
-__all__ = ["COMPUTE", "Array", "Library", "Marks", "host_memory", "is_scalar", "library", "traced", "tracing"]
+__all__ = ["COMPUTE", "Array", "Library", "Marks", "apart", "host_memory", "is_scalar", "library", "traced", "tracing"]
 
 _KINDS: dict[str, type[Library]] = {"numpy": NumPy, "cupy": CuPy, "torch": Torch, "jax": JAX, "dask": Dask}
 

@@ -146,6 +146,10 @@ class Library:
         """The same of any floating dtype of native byte order; of bfloat16, which NumPy lacks, its bits as uint16."""
         return None
 
+    def near(self, like: Array) -> bool:
+        """Whether arrays like this one lie where NumPy can make them, and nobody but its functions is asked to."""
+        return False
+
     def to_host(self, x: Array) -> np.ndarray[Any, Any]:
         """The values of `x`, for NumPy to read."""
         try:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import numpy as np
 from anyoptim._arrays._library import Array, Library, Marks
 from anyoptim._memory import Memory
 
-__all__ = ["Torch", "tensor"]
+__all__ = ["Torch", "apart", "tensor"]
 
 
 class Torch(Library):
@@ -40,17 +41,24 @@ class Torch(Library):
 
     def bits(self, x: Array) -> np.ndarray[Any, Any] | None:
         torch = sys.modules["torch"]
-        if type(x) not in {torch.Tensor, torch.nn.Parameter} or x.device.type != "cpu" or x.is_conj() or x.is_neg():
+        if not self.near(x) or x.is_conj() or x.is_neg():
             return None
         try:
-            if not x.data_ptr() and x.numel():
-                return None  # under torch.func.functionalize, where NumPy's view is one of nothing
             if x.dtype is torch.bfloat16:
                 return np.asarray(x.detach().view(torch.int16)).view(np.uint16)
             view: np.ndarray[Any, Any] = x.detach().numpy()
         except (RuntimeError, TypeError):  # under torch.func; a dtype that NumPy lacks
             return None
         return view if view.dtype.kind in "fc" else None
+
+    def near(self, like: Array) -> bool:
+        torch = sys.modules["torch"]
+        if type(like) not in {torch.Tensor, torch.nn.Parameter} or like.device.type != "cpu" or _recorded():
+            return False
+        try:
+            return bool(like.data_ptr()) or not like.numel()  # under torch.func.functionalize there is nothing
+        except RuntimeError:  # under torch.func
+            return False
 
     def to_host(self, x: Array) -> np.ndarray[Any, Any]:
         return np.asarray(x.detach().cpu())
@@ -149,6 +157,31 @@ class Torch(Library):
 
     def join_complex(self, real: Array, imag: Array, dtype: Any) -> Array:
         return sys.modules["torch"].complex(real, imag)
+
+
+def _recorded() -> bool:
+    """Whether torch is writing operations down, or hands them to somebody, who would not see what NumPy does.
+
+    As under `torch.compile`, `torch.jit.trace`, `make_fx` and fake tensors.
+    """
+    torch = sys.modules["torch"]
+    return bool(torch.compiler.is_compiling() or torch.jit.is_tracing() or torch._C._len_torch_dispatch_stack())
+
+
+def apart(call: Callable[..., Any]) -> Callable[..., Any]:
+    """The same call; within what `torch.compile` compiles, a break of its graph.
+
+    Products of integers wrap around here, which C++ leaves undefined: what Inductor compiles may give other words.
+    """
+
+    @functools.wraps(call)
+    def outside(*args: Any, **kwargs: Any) -> Any:
+        torch = sys.modules.get("torch")
+        if torch is not None and torch.compiler.is_compiling():
+            return torch.compiler.disable(call)(*args, **kwargs)
+        return call(*args, **kwargs)
+
+    return outside
 
 
 def tensor(value: Any) -> Any:

@@ -140,7 +140,7 @@ def scaled(arrays: Library, x: Array, scale: float, mask: Array | None = None) -
     a = arrays.load(x) if is_scalar(x) else x
     with quiet():
         if mask is not None and scale == 1:
-            y = a * xp.astype(mask, a.dtype)
+            y = xp.astype(a * xp.astype(mask, a.dtype), a.dtype, copy=False)  # which may not be of native byte order
         else:
             wide = widened(arrays, a)
             factor = scale if mask is None else xp.astype(mask, wide.dtype) * scale

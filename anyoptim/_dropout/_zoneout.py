@@ -51,7 +51,8 @@ def zoneout(
     arrays, a = _pair(h_prev, h_new)
     mask = _kept(arrays, a, valid(RATIO, ratio), Place(key, call, offset, within), noise_shape)
     before, after = (arrays.load(h) if is_scalar(h) else h for h in (h_prev, h_new))
-    return arrays.rebound(h_new, arrays.array(arrays.xp.where(mask, after, before)))
+    chosen = arrays.xp.astype(arrays.array(arrays.xp.where(mask, after, before)), a.dtype, copy=False)
+    return arrays.rebound(h_new, chosen)
 
 
 def zoneout_gradient(

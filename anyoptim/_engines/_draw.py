@@ -20,7 +20,7 @@ class Draw(NamedTuple):
 
     @property
     def last(self) -> int:
-        """The last choice that drops, for whom 2**32 is no word; at a threshold of 0 nothing may be dropped."""
+        """The last choice that drops, where 2**32 is no number; at a threshold of 0 nothing may be dropped."""
         return max(self.threshold - 1, 0)
 
     @property

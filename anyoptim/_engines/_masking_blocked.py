@@ -14,7 +14,8 @@ from anyoptim._arrays import COMPUTE
 from anyoptim._engines import _philox_blocked, _pool
 from anyoptim._engines._draw import Draw
 from anyoptim._engines._leaf import NDArray
-from anyoptim._philox import CHOICES, MASK
+from anyoptim._engines._philox_blocked import Buffers
+from anyoptim._philox import CHOICES, GROUP, MASK
 from anyoptim._quiet import quiet
 
 __all__ = ["masked"]
@@ -28,16 +29,17 @@ def masked(dtype: str, x: NDArray, y: NDArray, of: Draw) -> None:
 
 
 def _share(dtype: str, x: NDArray, y: NDArray, of: Draw, most: int, k: int, workers: int) -> None:
-    with quiet():
+    with quiet(), _philox_blocked.buffers() as own:
         for (a, b), offset in itertools.islice(_blocks([x, y], of.offset, most), k, None, workers):
-            _block(dtype, a, b, of, offset)
+            _block(dtype, a, b, own, of, offset)
 
 
 def _most(dtype: str) -> int:
     """Elements at a time, for whose words and factors the buffers have room."""
     each = sum(kind.itemsize for kind in _kinds(dtype))
     # The last counter is for a run that doesn't begin with the first choice of one.
-    return min(CHOICES * (_philox_blocked.COUNTERS - 1), _philox_blocked.BUFFERS.words.nbytes // each)
+    counters = _philox_blocked.COUNTERS
+    return min(CHOICES * (counters - 1), GROUP * counters * 8 // each)
 
 
 def _blocks(arrays: list[NDArray], offset: int, most: int) -> Iterator[tuple[list[NDArray], int]]:
@@ -57,10 +59,10 @@ def _blocks(arrays: list[NDArray], offset: int, most: int) -> Iterator[tuple[lis
             yield from _blocks([a[i] for a in arrays], offset + i * each, most)
 
 
-def _block(dtype: str, x: NDArray, y: NDArray, of: Draw, offset: int) -> None:
-    factor, *wide = _rooms(dtype, x.shape)
+def _block(dtype: str, x: NDArray, y: NDArray, own: Buffers, of: Draw, offset: int) -> None:
+    factor, *wide = _rooms(dtype, x.shape, own)
     if 0 < of.threshold <= MASK:
-        np.copyto(factor, _philox_blocked.kept(of, offset, x.size).reshape(x.shape))
+        np.copyto(factor, _philox_blocked.kept(own, of, offset, x.size).reshape(x.shape))
         if of.scale != 1:
             np.multiply(factor, factor.dtype.type(of.scale), out=factor)
     else:
@@ -83,12 +85,12 @@ def _kinds(dtype: str) -> list[np.dtype[Any]]:
     return [wide] if COMPUTE[dtype] == dtype else [wide, wide]
 
 
-def _rooms(dtype: str, shape: tuple[int, ...]) -> list[NDArray]:
+def _rooms(dtype: str, shape: tuple[int, ...], own: Buffers) -> list[NDArray]:
     """Arrays for these, in the buffers where the words were."""
     n, begin, found = math.prod(shape), 0, []
     for kind in _kinds(dtype):
         end = begin + n * kind.itemsize
-        found.append(_philox_blocked.BUFFERS.words.reshape(-1).view(np.uint8)[begin:end].view(kind).reshape(shape))
+        found.append(own.words.reshape(-1).view(np.uint8)[begin:end].view(kind).reshape(shape))
         begin = end
     return found
 

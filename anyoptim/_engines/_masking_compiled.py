@@ -6,7 +6,7 @@ import functools
 import itertools
 import math
 import struct
-import threading
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -37,8 +37,8 @@ def refusal(x: NDArray) -> str | None:
     return None
 
 
-class _Own(threading.local):
-    """For each thread the array of parameters."""
+class _Table:
+    """The array of parameters."""
 
     def __init__(self) -> None:
         self.array = np.zeros(len(PARAMETERS), np.uint64)
@@ -46,7 +46,15 @@ class _Own(threading.local):
         self.put = functools.partial(struct.Struct("8Q2d2Q").pack_into, memoryview(self.array.data).cast("B"), 0)
 
 
-_OWN = _Own()
+_free: deque[_Table] = deque()
+
+
+def _table() -> _Table:
+    """One that nobody else has, no other thread and no handler of a signal, until it is back among the free ones."""
+    try:
+        return _free.pop()
+    except IndexError:
+        return _Table()
 
 
 SMALL = 1 << 16
@@ -65,13 +73,14 @@ def quick(x: Any, threshold: int, scale: float, key: int, call: int) -> NDArray 
     flags, n = x.flags, x.size
     if drop is None or not flags.c_contiguous or not flags.aligned or not 0 < n <= SMALL:
         return None
-    y, own = np.empty_like(x), _OWN
+    y, own = np.empty_like(x), _table()
     last, dropped = (threshold - 1, 0.0) if threshold else (0, scale)
     try:
         own.put(id(x), id(y), 1, n, 0, key, call, last, scale, dropped, 0, 0)
     except struct.error:  # a key or a call that is no 64-bit integer
         return None
     drop(own.array, 0, -(-n // CHOICES))
+    _free.append(own)
     return y
 
 
@@ -81,13 +90,14 @@ def masked(dtype: str, x: NDArray, y: NDArray, draw: Draw) -> None:
     objects = _headers.reliable() and type(x) is type(y) is np.ndarray
     where = (id(x), id(y), 1) if objects else (_address(x), _address(y), 0)
     numbers = draw.offset, draw.key, draw.call, draw.last, draw.scale, draw.dropped
-    n = x.size
+    n, own = x.size, _table()
     if x.flags.c_contiguous and y.flags.c_contiguous and dtype in FLAT:
         drop = _load("flat", dtype, place)
         if objects and place == "y" and x.dtype is y.dtype is _PLAIN.get(dtype):
             _QUICK[id(x.dtype)] = drop
-        _OWN.put(*where, n, *numbers, 0, 0)
-        _run(drop, (_OWN.array,), -(-(draw.offset % CHOICES + n) // CHOICES), n)
+        own.put(*where, n, *numbers, 0, 0)
+        _run(drop, (own.array,), -(-(draw.offset % CHOICES + n) // CHOICES), n)
+        _free.append(own)
         return
     axes = _axes(x, y)
     (rows, *steps), (columns, *_) = axes[-2:]
@@ -95,8 +105,9 @@ def masked(dtype: str, x: NDArray, y: NDArray, draw: Draw) -> None:
     tall = min(rows, ROWS, max(1, BLOCK // wide))
     blocks = math.prod(length for length, *_ in axes[:-2]) * -(-rows // tall) * -(-columns // wide)
     drop, table = _load("strided", dtype, place), np.array(axes, np.int64)
-    _OWN.put(*where, n, *numbers, tall, wide)
-    _run(drop, (_OWN.array, table), blocks, n)
+    own.put(*where, n, *numbers, tall, wide)
+    _run(drop, (own.array, table), blocks, n)
+    _free.append(own)
 
 
 def _run(call: Callable[..., None], tables: tuple[NDArray, ...], total: int, n: int) -> None:
@@ -111,14 +122,14 @@ def _run(call: Callable[..., None], tables: tuple[NDArray, ...], total: int, n: 
 
 
 def _axes(x: NDArray, y: NDArray) -> list[tuple[int, ...]]:
-    """At least two, each with its length and the steps of x, of y and of the words, joined where they go on alike."""
-    word = 1
+    """At least two, each with its length and the steps of x, of y and of the choices, joined where they go on alike."""
+    choice = 1
     found: list[tuple[int, ...]] = []
     for length, *steps in reversed(list(zip(x.shape, x.strides, y.strides, strict=True))):
         if length == 1:
             continue
-        axis = length, *(step // x.itemsize for step in steps), word
-        word *= length
+        axis = length, *(step // x.itemsize for step in steps), choice
+        choice *= length
         inner = found[0] if found else None
         if inner is not None and axis[1:] == tuple(inner[0] * step for step in inner[1:]):
             found[0] = length * inner[0], *inner[1:]

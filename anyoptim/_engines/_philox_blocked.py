@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import linecache
-import threading
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -15,9 +16,9 @@ from anyoptim._engines._draw import Draw
 from anyoptim._engines._leaf import NDArray
 from anyoptim._philox import CHOICES, GROUP, MASK, MULTIPLIERS, keys
 from anyoptim._quiet import quiet
-from anyoptim._render.philox_ufuncs import CALLED, TURN, chosen, drawn
+from anyoptim._render.philox_ufuncs import CALLED, EXCHANGE, chosen, drawn
 
-__all__ = ["BUFFERS", "COUNTERS", "kept", "words", "workers"]
+__all__ = ["COUNTERS", "Buffers", "buffers", "kept", "words", "workers"]
 
 COUNTERS = 11 << 10
 """Counters at a time: with half as many the calls cost half as much time again, and with more two threads' buffers
@@ -32,15 +33,26 @@ THREADED = 8
 _WORD = np.dtype(np.uint64)
 
 
-class _Buffers(threading.local):
-    """For each thread its own, kept."""
+class Buffers:
+    """What a draw needs beside its result."""
 
     def __init__(self) -> None:
         self.words = np.empty((GROUP, COUNTERS), _WORD)
         self.kept = np.empty((COUNTERS, CHOICES), bool)
 
 
-BUFFERS = _Buffers()
+_free: deque[Buffers] = deque()
+
+
+@contextlib.contextmanager
+def buffers() -> Iterator[Buffers]:
+    """Some that nobody else has: no other thread, and no handler of a signal that comes in between."""
+    try:
+        own = _free.pop()
+    except IndexError:
+        own = Buffers()
+    yield own
+    _free.append(own)
 
 
 def workers(blocks: int) -> int:
@@ -48,12 +60,12 @@ def workers(blocks: int) -> int:
     return min(THREADS, _pool.threads()) if blocks >= THREADED else 1
 
 
-def kept(of: Draw, offset: int, n: int) -> NDArray:
-    """Which of so many elements to keep, the first of which has this choice, in memory of this thread."""
+def kept(own: Buffers, of: Draw, offset: int, n: int) -> NDArray:
+    """Which of so many elements to keep, the first of which has this choice, in one of the buffers."""
     first, skip = divmod(offset, CHOICES)
     some = -(-(skip + n) // CHOICES)
-    _into(BUFFERS.kept[:some], _called(chosen), of.key, of.call, first, _number(of.last << 32 | MASK))
-    return BUFFERS.kept.reshape(-1)[skip : skip + n]
+    _into(own.kept[:some], own, _called(chosen), of.key, of.call, first, _number(of.last << 32 | MASK))
+    return own.kept.reshape(-1)[skip : skip + n]
 
 
 def words(group: int, n: int, key: int, call: int, offset: int) -> NDArray:
@@ -64,23 +76,25 @@ def words(group: int, n: int, key: int, call: int, offset: int) -> NDArray:
     draw, number = _called(drawn, group), workers(len(blocks))
 
     def share(k: int) -> None:
-        with quiet():
+        with quiet(), buffers() as own:
             for part, begin in blocks[k::number]:
-                _into(part, draw, key, call, begin, None)
+                _into(part, own, draw, key, call, begin, None)
 
     _pool.spread(share, [(k,) for k in range(number)])
     return found.reshape(-1)[skip : skip + n]
 
 
-def _into(found: NDArray, draw: Callable[..., None], key: int, call: int, first: int, last: NDArray | None) -> None:
+def _into(
+    found: NDArray, own: Buffers, draw: Callable[..., None], key: int, call: int, first: int, last: NDArray | None
+) -> None:
     """A row for each counter from the first on: no more than there are buffers for."""
     begin = 0
     while begin < len(found):
         c1, c0 = divmod(first + begin, 1 << 32)
         end = min(len(found), begin + (1 << 32) - c0)  # where that word is the same
         common = c1, call & MASK, call >> 32
-        buffers = BUFFERS.words[:, : end - begin]
-        draw(_first(COUNTERS)[: end - begin], _number(c0), *common, *_keys(key), last, found[begin:end].T, *buffers)
+        words = own.words[:, : end - begin]
+        draw(_first(COUNTERS)[: end - begin], _number(c0), *common, *_keys(key), last, found[begin:end].T, *words)
         begin = end
 
 
@@ -103,7 +117,7 @@ def _called(write: Callable[..., str], *arguments: Any) -> Callable[..., None]:
     """The function that has this text."""
     text = write(*arguments)
     namespace = {name: getattr(np, name) for name in CALLED}
-    namespace |= {"half": _number(32), "turn": _number(TURN), "above": _above}
+    namespace |= {"half": _number(32), "turn": _number(EXCHANGE), "above": _above}
     namespace |= {f"m{k}": _number(m) for k, m in enumerate(MULTIPLIERS)}
     file = f"<anyoptim blocked Philox, {write.__name__}>"
     # So that tracebacks and debuggers show the lines.

@@ -6,7 +6,7 @@ for: `anyoptim.random` says which.
 
 from __future__ import annotations
 
-from anyoptim._philox import CHOICES, GROUP, HALF, keys
+from anyoptim._philox import CHOICES, GROUP, TURN, keys
 from anyoptim._render._elements import ELEMENTS
 from anyoptim._render._rounds import rounds_text
 from anyoptim._render.cuda import THREADS, Kernel
@@ -31,25 +31,25 @@ dropout(const Element *x, Element *y, unsigned long long n, unsigned long long o
     const long long first = (long long)({choices} * counter - offset);
     if (first >= (long long)n)
         return;
-    unsigned word[{choices}] = {(unsigned)counter, (unsigned)(counter >> 32), (unsigned)call, (unsigned)(call >> 32)};
-    philox(word, (unsigned)key, (unsigned)(key >> 32));
+    unsigned choice[{choices}] = {(unsigned)counter, (unsigned)(counter >> 32), (unsigned)call, (unsigned)(call >> 32)};
+    philox(choice, (unsigned)key, (unsigned)(key >> 32));
     #pragma unroll
     for (int k = 0; k < {group}; ++k)
-        word[{group} + k] = word[k] << {half} | word[k] >> {half};
+        choice[{group} + k] = choice[k] << {turn} | choice[k] >> {turn};
     const real scale = real(*(const double *)&scale_bits);
     const bool whole = first >= 0 && first + {choices} <= (long long)n;
     if (whole && ((unsigned long long)(x + first) | (unsigned long long)(y + first)) % alignof(Vector) == 0) {
         Vector v = *(const Vector *)(x + first);
         #pragma unroll
         for (int k = 0; k < {choices}; ++k)
-            v.at[k] = narrow(wide(v.at[k]) * (word[k] >= threshold ? scale : real(0)));
+            v.at[k] = narrow(wide(v.at[k]) * (choice[k] >= threshold ? scale : real(0)));
         *(Vector *)(y + first) = v;
         return;
     }
     #pragma unroll
     for (int k = 0; k < {choices}; ++k)
         if (first + k >= 0 && first + k < (long long)n)
-            y[first + k] = narrow(wide(x[first + k]) * (word[k] >= threshold ? scale : real(0)));
+            y[first + k] = narrow(wide(x[first + k]) * (choice[k] >= threshold ? scale : real(0)));
 }
 """
 
@@ -57,7 +57,7 @@ dropout(const Element *x, Element *y, unsigned long long n, unsigned long long o
 def dropout(dtype: str) -> Kernel:
     """The kernel for elements of one dtype; half precision is scaled in float32."""
     text = _KERNEL
-    for name, number in (("group", GROUP), ("choices", CHOICES), ("half", HALF), ("threads", THREADS)):
+    for name, number in (("group", GROUP), ("choices", CHOICES), ("turn", TURN), ("threads", THREADS)):
         text = text.replace(f"{{{name}}}", str(number))
     text = text.replace("{rounds}", "\n    ".join(_rounds()))
     return Kernel("dropout", ELEMENTS[dtype].text + "\n" + text)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from anyoptim._philox import CHOICES, GROUP, HALF, MASK, keys
+from anyoptim._philox import CHOICES, GROUP, MASK, TURN, keys
 from anyoptim._render._rounds import rounds_text
 from anyoptim._render._text import filled
 
@@ -24,8 +24,8 @@ The addresses of x and y, or the ids of these arrays, and which of both; the num
 and columns `strided` takes at a time.
 """
 
-_AXES = ("LENGTH", "X_STEP", "Y_STEP", "WORD_STEP")
-"""What stands in a row of the axes: in elements, and in words."""
+_AXES = ("LENGTH", "X_STEP", "Y_STEP", "CHOICE_STEP")
+"""What stands in a row of the axes: in elements, and in choices."""
 
 BLOCK, ROWS = 1024, 256
 """The most elements, and the most rows, that `strided` takes at a time."""
@@ -56,13 +56,13 @@ _COMPLEX = (  # as the product with a complex number that has no imaginary part
     "{y0} = _re * _f - _im * _zero",
     "{y1} = _re * _zero + _im * _f",
 )
-_HALF = "{{y}} = {0}_of({0}_wide({{x}}) * {{f}})"
+_TURN = "{{y}} = {0}_of({0}_wide({{x}}) * {{f}})"
 
 _KINDS = {
     "float32": _Kind("float32", "float32", 4, ("{y} = {x} * {f}",)),
     "float64": _Kind("float64", "float64", 8, ("{y} = {x} * {f}",)),
     **{
-        name: _Kind("uint16", "float32", 2, (_HALF.format(name),), (f"{name}_of", f"{name}_wide"))
+        name: _Kind("uint16", "float32", 2, (_TURN.format(name),), (f"{name}_of", f"{name}_wide"))
         for name in ("float16", "bfloat16")
     },
     "complex64": _Kind("float32", "float32", 8, _COMPLEX),
@@ -90,7 +90,7 @@ def philox(c0, c1, c2, c3, k0, k1):
 
 @njit(forceinline=True, error_model="numpy")
 def turned(w):
-    return (w << uint64({half}) | w >> uint64({half})) & uint64({mask})
+    return (w << uint64({turn}) | w >> uint64({turn})) & uint64({mask})
 
 
 """
@@ -140,10 +140,10 @@ def {name}(_of, _begin, _end):
 _STRIDED = """\
 def {name}(_of, _axes, _begin, _end):
     {begin}
-    _words, _at = empty({room}, uint32), empty({most}, int64)
+    _choices, _at = empty({room}, uint32), empty({most}, int64)
     _rows, _columns = _axes[-2, LENGTH], _axes[-1, LENGTH]
-    _x_row, _y_row, _word_row = _axes[-2, X_STEP], _axes[-2, Y_STEP], _axes[-2, WORD_STEP]
-    _x_column, _y_column, _word_column = _axes[-1, X_STEP], _axes[-1, Y_STEP], _axes[-1, WORD_STEP]
+    _x_row, _y_row, _choice_row = _axes[-2, X_STEP], _axes[-2, Y_STEP], _axes[-2, CHOICE_STEP]
+    _x_column, _y_column, _choice_column = _axes[-1, X_STEP], _axes[-1, Y_STEP], _axes[-1, CHOICE_STEP]
     _tall, _wide = int64(_of[TALL]), int64(_of[WIDE])
     _down, _across = (_rows + _tall - 1) // _tall, (_columns + _wide - 1) // _wide
     for _block in range(_begin, _end):
@@ -152,24 +152,25 @@ def {name}(_of, _axes, _begin, _end):
         _high, _long = min(_tall, _rows - _i0), min(_wide, _columns - _j0)
         _x_at = _i0 * _x_row + _j0 * _x_column
         _y_at = _i0 * _y_row + _j0 * _y_column
-        _word = _i0 * _word_row + _j0 * _word_column
+        _choice = _i0 * _choice_row + _j0 * _choice_column
         _rest = _block // (_down * _across)
         for _d in range(len(_axes) - 3, -1, -1):
             _k = _rest % _axes[_d, LENGTH]
             _rest //= _axes[_d, LENGTH]
             _x_at += _k * _axes[_d, X_STEP]
             _y_at += _k * _axes[_d, Y_STEP]
-            _word += _k * _axes[_d, WORD_STEP]
+            _choice += _k * _axes[_d, CHOICE_STEP]
         # Choices of one row, of all rows where they follow each other, or one row's for all.
-        _run = _long if _word_column else 1
+        _run = _long if _choice_column else 1
         _draws, _step = _high, 0
-        if _word_row == _run or _word_row == 0 or _high == 1:
-            _draws, _step = 1, _word_row
-            _run = _run + (_high - 1) * _word_row
+        if _choice_row == _run or _choice_row == 0 or _high == 1:
+            _draws, _step = 1, _choice_row
+            _run = _run + (_high - 1) * _choice_row
         for _d in range(_draws):
-            _number = _of[OFFSET] + uint64(_word + _d * _word_row)
-            _first, _base = _number // uint64({group}), _d * ((_run + {group} - 1) // {group} * {group} + {group})
-            _skip = int64(_number % uint64({group}))
+            # The offset in counters and the rest, since their sum may be more than 64 bits hold.
+            _number = _choice + _d * _choice_row + int64(_of[OFFSET] % uint64({group}))
+            _first = _of[OFFSET] // uint64({group}) + uint64(_number // {group})
+            _skip, _base = _number % {group}, _d * ((_run + {group} - 1) // {group} * {group} + {group})
             for _i in range((_skip + _run + {group} - 1) // {group}):
                 _c = _first + uint64(_i)
                 {first} = philox(_c & low, _c >> half, _c2, _c3, _k0, _k1)
@@ -183,12 +184,12 @@ def {name}(_of, _axes, _begin, _end):
             for _i in range(_high):
                 _x = carray(pointer(_from, {size} * (_x_at + _i * _x_row)), _long * {parts}, {stored})
                 _y = carray(pointer(_to, {size} * (_y_at + _i * _y_row)), _long * {parts}, {stored})
-                if _word_column:
-                    _w = _words[_at[_i] : _at[_i] + _long]
+                if _choice_column:
+                    _w = _choices[_at[_i] : _at[_i] + _long]
                     for _j in range(_long):
                         {along}
                 else:
-                    _w = _words[_at[_i]]
+                    _w = _choices[_at[_i]]
                     for _j in range(_long):
                         {shared}
         else:
@@ -228,22 +229,22 @@ def strided(dtype: str, place: str) -> Drops:
         _STRIDED,
         kind,
         "void(uint64[::1], int64[:, ::1], int64, int64)",
-        fill=[f"_words[_base + {CHOICES} * _i + {k}] = uint32(_w{k})" for k in range(CHOICES)],
+        fill=[f"_choices[_base + {CHOICES} * _i + {k}] = uint32(_w{k})" for k in range(CHOICES)],
         along=_lines(kind, place, ["_j", "_j"], "_w[_j]"),
         shared=_lines(kind, place, ["_j", "_j"], "_w"),
         # By numbers without a sign, which wrap around as addresses do: Numba would count negative ones from the end.
-        any=_lines(kind, place, [steps["x"], steps[place]], "_words[_at[_i] + _j * _word_column]", "uint64({})"),
+        any=_lines(kind, place, [steps["x"], steps[place]], "_choices[_at[_i] + _j * _choice_column]", "uint64({})"),
     )
 
 
-def _lines(kind: _Kind, place: str, elements: Sequence[str], word: str, index: str = "{}") -> list[str]:
+def _lines(kind: _Kind, place: str, elements: Sequence[str], choice: str, index: str = "{}") -> list[str]:
     """From element to element, kept where the choice is above the last that drops."""
     names = {}
     for name, array, element in (("x", "_x", elements[0]), ("y", f"_{place}", elements[1])):
         names[name] = f"{array}[{index.format(element)}]"
         for part in (0, 1):
             names[f"{name}{part}"] = f"{array}[{index.format(f'2 * ({element}) + {part}')}]"
-    return [line.format(f=f"(_kept if {word} > _last else _dropped)", **names) for line in kind.lines]
+    return [line.format(f=f"(_kept if {choice} > _last else _dropped)", **names) for line in kind.lines]
 
 
 def _module(name: str, template: str, kind: _Kind, signature: str, **lines: list[str]) -> Drops:
@@ -251,7 +252,7 @@ def _module(name: str, template: str, kind: _Kind, signature: str, **lines: list
         "name": name,
         "mask": f"{MASK:#x}",
         "group": str(CHOICES),
-        "half": str(HALF),
+        "turn": str(TURN),
         "first": ", ".join(f"_w{k}" for k in range(GROUP)),
         "size": str(kind.size),
         "parts": "2" if kind.lines is _COMPLEX else "1",

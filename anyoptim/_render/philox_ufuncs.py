@@ -26,15 +26,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from anyoptim._philox import CHOICES, GROUP, HALF, MASK, MULTIPLIERS, ROUNDS, rounds
+from anyoptim._philox import CHOICES, GROUP, MASK, MULTIPLIERS, ROUNDS, TURN, rounds
 
-__all__ = ["CALLED", "TURN", "chosen", "drawn"]
+__all__ = ["CALLED", "EXCHANGE", "chosen", "drawn"]
 
 CALLED = ("add", "bitwise_xor", "greater", "left_shift", "multiply", "right_shift")
-"""The universal functions it calls; beside them `half` is 32, `m0` and `m1` are the multipliers and `turn` is `TURN`,
-as arrays, and `above(word)` is one with a word in its upper half."""
+"""The universal functions it calls. Beside them there are arrays: `half` is 32, `m0` and `m1` are the multipliers,
+`turn` is `EXCHANGE`, and `above(word)` has a word in its upper half."""
 
-TURN = 1 << (32 + HALF) | 1 << HALF
+EXCHANGE = 1 << (32 + TURN) | 1 << TURN
 
 
 class _Common:

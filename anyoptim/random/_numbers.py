@@ -1,4 +1,4 @@
-"""Numbers made of words, one of each: the same on every library, since integers are all they are made with."""
+"""Numbers made of words, one of each, and truth values of choices: the same on every library, made of integers."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from anyoptim._arrays import COMPUTE, Array, Library, library, traced
+from anyoptim._arrays import COMPUTE, Array, Library, apart, library, traced
 from anyoptim._engines.masking import near
 from anyoptim._hyperparameters import share
-from anyoptim.random._philox import bits, choices
+from anyoptim.random._philox import bits, choices, of
 from anyoptim.random._place import Offset
 from anyoptim.random._quantile import upper
 
@@ -92,9 +92,11 @@ def bernoulli(
     Raises like `bits`; TypeError and ValueError for a p that is no number from 0 to 1.
     """
     limit = threshold("p", p)
-    return below(choices(shape, key, call, offset, within, like), limit)
+    words = choices(shape, key, call, offset, within, like)
+    return library(words).array(below(words, limit))
 
 
+@apart
 def normal(
     shape: Sequence[int],
     key: int,
@@ -164,7 +166,7 @@ def below(words: Array, limit: int) -> Array:
 
 
 def _floating(like: Array) -> tuple[Library, str]:
-    arrays = library(like)
+    arrays = of("like", like)
     name = arrays.dtype(like)
     if name not in COMPUTE or name.startswith("complex"):
         raise TypeError(f"like has dtype {name}; wanted a real floating one")

@@ -12,15 +12,15 @@ from typing import Any
 
 import numpy as np
 
-from anyoptim._arrays import Array, Library, is_scalar, library
+from anyoptim._arrays import Array, Library, apart, is_scalar, library
 from anyoptim._engines import _philox_blocked
 from anyoptim._engines.masking import near
-from anyoptim._philox import CHOICES, GROUP, HALF, MASK, bumped, keys
+from anyoptim._philox import CHOICES, GROUP, MASK, TURN, bumped, keys
 from anyoptim._quiet import quiet
 from anyoptim._scalars import count, integer
 from anyoptim.random._place import Offset, Rows, place
 
-__all__ = ["bits", "choices", "multiply", "philox4x32"]
+__all__ = ["bits", "choices", "multiply", "of", "philox4x32"]
 
 
 def philox4x32(counter: Sequence[Array], key: tuple[int, int]) -> tuple[Array, ...]:
@@ -78,6 +78,7 @@ def choices(
     return _words(CHOICES, shape, key, call, offset, within, like)
 
 
+@apart
 def _words(
     group: int, shape: Sequence[int], key: int, call: Any, offset: Offset, within: Sequence[int] | None, like: Array
 ) -> Array:
@@ -86,20 +87,32 @@ def _words(
     if not isinstance(shape, Sequence):
         raise TypeError(f"shape is {shape!r}; wanted a tuple of integers")
     shape = tuple(integer(f"shape[{k}]", n) for k, n in enumerate(shape))
-    if is_scalar(like) or like is None:
-        raise TypeError(f"like is {like!r}; wanted an array")
-    where = place(shape, offset, within)
-    arrays = library(like)
+    arrays, where = of("like", like), place(shape, offset, within)
+    if not isinstance(call, int) and library(call) is not arrays:
+        raise TypeError(
+            f"call is traced by {library(call).name}, but like is an array of {arrays.name}; wanted one library"
+        )
     xp = arrays.xp
     halves = key & MASK, key >> 32
     if isinstance(where, Rows):
         return xp.reshape(_rows(arrays, group, where, halves, call, like), shape)
     n, skip = math.prod(shape), where % group
     if isinstance(call, int) and near(arrays, like):
-        return xp.reshape(xp.asarray(_philox_blocked.words(group, n, key, call, where)), shape)
+        words = _philox_blocked.words(group, n, key, call, where)
+        return xp.reshape(xp.asarray(words, device=arrays.placement(like)), shape)
     low, high = _following(arrays, where // group, max(1, -(-(skip + n) // group)), like)
     words = _drawn(arrays, group, (low, high, *_calls(arrays, call, low)), halves)
     return xp.reshape(xp.reshape(words, (-1,))[skip : skip + n], shape)
+
+
+def of(name: str, like: Array) -> Library:
+    """The library of an array. Raises TypeError with the name for what is none."""
+    try:
+        if not is_scalar(like):
+            return library(like)
+    except TypeError:
+        pass
+    raise TypeError(f"{name} is {like!r}; wanted an array")
 
 
 def _drawn(arrays: Library, group: int, counter: Sequence[Array], key: tuple[int, int]) -> Array:
@@ -112,8 +125,8 @@ def _drawn(arrays: Library, group: int, counter: Sequence[Array], key: tuple[int
 
 def _turned(arrays: Library, word: Array) -> Array:
     """With its halves exchanged."""
-    upper = word << HALF
-    return ((upper & MASK) if arrays.wide_integers else upper) | (word >> HALF)
+    upper = word << TURN
+    return ((upper & MASK) if arrays.wide_integers else upper) | (word >> TURN)
 
 
 def _following(arrays: Library, first: int, blocks: int, like: Array) -> tuple[Array, Array]:
@@ -123,7 +136,7 @@ def _following(arrays: Library, first: int, blocks: int, like: Array) -> tuple[A
         index = xp.arange(blocks, dtype=xp.int64, device=arrays.placement(like)) + first
         return index & MASK, index >> 32
     if blocks >= 1 << 32:
-        raise ValueError(f"more than {blocks} counters at once; wanted fewer than 2**32 on {arrays.name}")
+        raise ValueError(f"shape takes {blocks} counters; wanted fewer than 2**32 at once on {arrays.name}")
     begin = arrays.scalar(first & MASK, xp.uint32, like)
     low = xp.arange(blocks, dtype=xp.uint32, device=arrays.placement(like)) + begin
     return low, xp.astype(low < begin, xp.uint32) + arrays.scalar(first >> 32, xp.uint32, like)

@@ -87,6 +87,8 @@ def _indices(
             found.append(index.astype(np.uint64))
         else:
             first = integer(name, entry)
+            if n > m:
+                raise ValueError(f"within[{k}] is {m} for {n} elements; wanted no fewer")
             if first + n > m:
                 raise ValueError(f"{name} is {first} for {n} elements of {m}; wanted at most {m - n}")
             found.append(np.arange(n, dtype=np.uint64) + np.uint64(first))
