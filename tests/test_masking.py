@@ -135,7 +135,7 @@ def test_every_half(engine: Callable[[], int], dtype: str) -> None:
         for ratio in (0.0, 0.1, 0.9):
             expected = _portable(x, ratio, 1, inverted=True)
             assert same_bits(ao.dropout(x, ratio, 1, inverted=True), expected)
-    assert engine() == 4
+    assert engine() == 3
 
 
 @pytest.mark.parametrize("layout", ["C", "F", "rolled"])
@@ -280,8 +280,7 @@ def test_no_mask(engine: Callable[[], int], monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(_pool, "threads", lambda: 8)
     x = np.ones(1 << 24, np.float32)
     layer = ao.Dropout(0.5, seed=1)
-    for out in (None, x[:100]):
-        layer.forward(x[:100], out=out)  # what is compiled once
+    layer.forward(x, out=x)  # which imports and compiles what there is to
     monkeypatch.setattr(_philox_blocked, "_free", deque())  # anew in every thread
     _philox_blocked._first.cache_clear()
     tracemalloc.start()
@@ -292,8 +291,8 @@ def test_no_mask(engine: Callable[[], int], monkeypatch: pytest.MonkeyPatch) -> 
     finally:
         tracemalloc.stop()
     assert peak <= MIB
-    assert 0.49 < x.mean() < 0.51
-    assert engine() == 4
+    assert 0.24 < x.mean() < 0.26
+    assert engine() == 3
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

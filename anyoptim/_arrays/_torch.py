@@ -67,7 +67,7 @@ class Torch(Library):
         torch = sys.modules["torch"]
         if type(x) not in {torch.Tensor, torch.nn.Parameter} or x.device.type != "cuda" or x.is_conj() or x.is_neg():
             return None
-        if torch.version.cuda is None:  # AMD's devices have that name, too
+        if torch.version.cuda is None or _recorded():  # AMD's devices have that name, too
             return None
         try:
             return int(x.device.index) if x.data_ptr() or not x.numel() else None
