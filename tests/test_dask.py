@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import anyoptim as ao
+from anyoptim.random import philox4x32
 from tests.libraries import Library
 
 MADE: dict[str, Callable[[], ao.Optimizer]] = {
@@ -80,3 +81,12 @@ def test_graphs_of_steps_grow_until_they_are_persisted(need: Callable[[str], Lib
     assert sizes[4] < sizes[1]
     assert state.step == 6
     assert type(state) is ao.State
+
+
+def test_counters_of_different_chunks(need: Callable[[str], Library]) -> None:
+    """Of one shape is enough."""
+    need("dask")
+    import dask.array as da
+
+    words = philox4x32([da.arange(10, chunks=n, dtype=np.int64) for n in (10, 3, 5, 10)], (1, 2))
+    assert [np.asarray(w).tolist() for w in words] == [w.tolist() for w in philox4x32([np.arange(10)] * 4, (1, 2))]

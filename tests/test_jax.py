@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import anyoptim as ao
+from anyoptim.random import philox4x32
 from tests.chains import CHAINS
 from tests.libraries import COMPOSED, DISCOVERED, WHOLE, Library
 
@@ -258,3 +259,26 @@ def test_steps_one_by_one_and_compiled_ones_in_turn(need: Callable[[str], Librar
         alone.update(params, {k: g[i] for k, g in grads.items()})
     for k, a in params.items():
         np.testing.assert_allclose(p[k], a, rtol=2e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("kind", ["Auto", "Explicit"])
+def test_draws_that_differ_by_device(need: Callable[[str], Library], kind: str) -> None:
+    """Under `shard_map` each shard may name a call of its own; counters may lie in different ways."""
+    need("jax")
+    import jax
+    from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+    mesh = jax.make_mesh((2,), ("i",), axis_types=(getattr(AxisType, kind),))
+    apart, together = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ("i", ""))
+
+    def draw(x: Any) -> Any:
+        return ao.dropout(x, 0.5, 5, jax.lax.axis_index("i"))
+
+    mapped = jax.shard_map(draw, mesh=mesh, in_specs=PartitionSpec("i"), out_specs=PartitionSpec("i"))
+    expected = [ao.dropout(np.ones(8, np.float32), 0.5, 5, call) for call in range(2)]
+    assert (
+        np.asarray(jax.jit(mapped)(jax.device_put(jax.numpy.ones(16), apart))).tolist() == np.ravel(expected).tolist()
+    )
+    index = np.arange(16)
+    words = philox4x32([jax.device_put(index.astype(np.uint32), at) for at in (apart, *[together] * 3)], (1, 2))
+    assert [np.asarray(w).tolist() for w in words] == [w.tolist() for w in philox4x32([index] * 4, (1, 2))]

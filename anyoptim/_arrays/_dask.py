@@ -41,8 +41,9 @@ class Dask(Library):
         self, step: Callable[..., tuple[Array, ...]], state: tuple[Array, ...], rows: Sequence[Sequence[int]]
     ) -> tuple[Array, ...]:
         # One task for each block, and not two hundred.
-        call, chunks = functools.partial(_folded, step, rows), ((len(state),), *state[0].chunks)
-        found = sys.modules["dask.array"].map_blocks(call, *state, dtype=state[0].dtype, new_axis=0, chunks=chunks)
+        first, parts = state[0], [part.rechunk(state[0].chunks) for part in state]
+        call, chunks = functools.partial(_folded, step, rows), ((len(state),), *first.chunks)
+        found = sys.modules["dask.array"].map_blocks(call, *parts, dtype=first.dtype, new_axis=0, chunks=chunks)
         return tuple(found[k] for k in range(len(state)))
 
     def aligned(self, x: Array, like: Array) -> Array:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import operator
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -102,11 +103,16 @@ def _loop(step: Callable[..., tuple[Array, ...]]) -> Callable[..., Any]:
     """
     jax = loaded()
 
+    def alike(state: tuple[Array, ...]) -> tuple[Array, ...]:
+        """The same, each lying where all do together, which no step may change."""
+        nothing = functools.reduce(operator.or_, (part & 0 for part in state))
+        return tuple(part | nothing for part in state)
+
     def loop(state: tuple[Array, ...], rows: Array) -> tuple[Array, ...]:
         def one(state: tuple[Array, ...], row: Array) -> tuple[tuple[Array, ...], None]:
             return step(state, *(row[k] for k in range(row.shape[0]))), None
 
-        found: tuple[Array, ...] = jax.lax.scan(one, state, rows, unroll=2)[0]
+        found: tuple[Array, ...] = jax.lax.scan(one, alike(state), rows, unroll=2)[0]
         return found
 
     whole: Callable[..., Any] = jax.jit(loop)

@@ -125,7 +125,10 @@ class Library:
     def fold(
         self, step: Callable[..., tuple[Array, ...]], state: tuple[Array, ...], rows: Sequence[Sequence[int]]
     ) -> tuple[Array, ...]:
-        """`state = step(state, *row)` for each row of words, which the step is given as arrays of no dimension."""
+        """`state = step(state, *row)` for each row of words, which the step is given as arrays of no dimension.
+
+        All parts of the state are integers of one shape.
+        """
         first = state[0]
         for row in rows:
             state = step(state, *(self.scalar(word, first.dtype, first) for word in row))

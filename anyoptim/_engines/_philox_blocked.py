@@ -46,17 +46,22 @@ _free: deque[Buffers] = deque()
 
 @contextlib.contextmanager
 def buffers() -> Iterator[Buffers]:
-    """Some that nobody else has: no other thread, and no handler of a signal that comes in between."""
+    """Some that nobody else has: no other thread, and no handler of a signal that comes in between.
+
+    Afterwards a few stay for the next draws.
+    """
     try:
         own = _free.pop()
     except IndexError:
         own = Buffers()
     yield own
-    _free.append(own)
+    if len(_free) < THREADS:
+        _free.append(own)
 
 
 def workers(blocks: int) -> int:
     """How many threads share them."""
+    _first(COUNTERS)  # which they have in common: before they make it, each for itself
     return min(THREADS, _pool.threads()) if blocks >= THREADED else 1
 
 

@@ -56,13 +56,13 @@ _COMPLEX = (  # as the product with a complex number that has no imaginary part
     "{y0} = _re * _f - _im * _zero",
     "{y1} = _re * _zero + _im * _f",
 )
-_TURN = "{{y}} = {0}_of({0}_wide({{x}}) * {{f}})"
+_HALF = "{{y}} = {0}_of({0}_wide({{x}}) * {{f}})"
 
 _KINDS = {
     "float32": _Kind("float32", "float32", 4, ("{y} = {x} * {f}",)),
     "float64": _Kind("float64", "float64", 8, ("{y} = {x} * {f}",)),
     **{
-        name: _Kind("uint16", "float32", 2, (_TURN.format(name),), (f"{name}_of", f"{name}_wide"))
+        name: _Kind("uint16", "float32", 2, (_HALF.format(name),), (f"{name}_of", f"{name}_wide"))
         for name in ("float16", "bfloat16")
     },
     "complex64": _Kind("float32", "float32", 8, _COMPLEX),

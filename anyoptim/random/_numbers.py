@@ -114,8 +114,9 @@ def normal(
 
     with z(q) the number that a standard normal one exceeds with probability q, to 1.4e-8, in multiples of 2**-29. It
     is found with integers alone: the same on every library and under `jax.jit`, in float32 that of float64,
-    rounded. There are 2**32 of them, none longer than 6.34, and of the longest few with gaps between: the last
-    three have lengths 6.34, 6.17 and 6.09. Where tails beyond one in 2**26, or more than 32 bits matter, they won't do.
+    rounded. Each of the 2**32 words gives one, none longer than 6.34, and the longest few with gaps between: the
+    last three have lengths 6.34, 6.17 and 6.09; near 0 several words give the same. Where tails beyond one in
+    2**26, or more than 32 bits matter, they won't do.
 
     Args:
         shape: of the result.

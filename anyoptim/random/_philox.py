@@ -23,6 +23,7 @@ from anyoptim.random._place import Offset, Rows, place
 __all__ = ["bits", "choices", "multiply", "of", "philox4x32"]
 
 
+@apart
 def philox4x32(counter: Sequence[Array], key: tuple[int, int]) -> tuple[Array, ...]:
     """Ten rounds of Philox on counters of four words, element by element.
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import wraps
 from inspect import Parameter, Signature, signature
-from typing import Any
+from typing import Any, ParamSpec, TypedDict, get_type_hints
 
 from anyoptim._chain import chain
 from anyoptim._hyperparameters import Hyper
@@ -16,7 +16,7 @@ from anyoptim.compat._counts import CountedSchedule, FromOne, Product
 from anyoptim.compat.keras._variants import Overwritten, StartedAverage
 from anyoptim.stages import Accumulate, ClipGlobalNorm, ClipNorm, ClipValue, Scale, WeightDecay
 
-__all__ = ["PLAIN", "Called", "General", "constructor", "times"]
+__all__ = ["Called", "General", "Options", "constructor", "times"]
 
 
 @dataclass(frozen=True)
@@ -104,27 +104,43 @@ class General:
         return [StartedAverage(self.ema_momentum)]
 
 
-PLAIN = General()
-"""Keras's defaults."""
+class Options(TypedDict, total=False):
+    """The same, for those who check types."""
+
+    clipnorm: float | None
+    clipvalue: float | None
+    global_clipnorm: float | None
+    use_ema: bool
+    ema_momentum: float
+    ema_overwrite_frequency: int | None
+    loss_scale_factor: float | None
+    gradient_accumulation_steps: int | None
+    name: str | None
 
 
-def constructor(make: Callable[..., Optimizer]) -> Callable[..., Optimizer]:
-    """The same function with the arguments of Keras's base class where its `general` stands, which is made of them."""
-    own = list(signature(make, eval_str=True).parameters.values())
-    place = [parameter.name for parameter in own].index("general")
+P = ParamSpec("P")
+
+
+def constructor(make: Callable[P, Optimizer]) -> Callable[P, Optimizer]:
+    """The same function with Keras's order of arguments: those of its base class come before the keyword-only ones."""
+    types = get_type_hints(General)
     base = [
-        Parameter(of.name, Parameter.POSITIONAL_OR_KEYWORD, default=of.default, annotation=of.type)
+        Parameter(of.name, Parameter.POSITIONAL_OR_KEYWORD, default=of.default, annotation=types[of.name])
         for of in fields(General)
     ]
-    whole = Signature([*own[:place], *base, *own[place + 1 :]], return_annotation=Optimizer)
+    own = [of for of in signature(make, eval_str=True).parameters.values() if of.kind is not Parameter.VAR_KEYWORD]
+    place = [of.kind for of in own].count(Parameter.POSITIONAL_OR_KEYWORD)
+    after = [of.replace(kind=Parameter.POSITIONAL_OR_KEYWORD) for of in own[place:]]
+    whole = Signature([*own[:place], *base, *after], return_annotation=Optimizer)
 
     @wraps(make)
-    def made(*args: Any, **kwargs: Any) -> Optimizer:
+    def made(*args: P.args, **kwargs: P.kwargs) -> Optimizer:
         try:
             given = whole.bind(*args, **kwargs).arguments
         except TypeError as error:
             raise TypeError(f"{make.__name__} of Keras: {error}") from None
-        return make(general=General(**{of.name: given.pop(of.name) for of in base if of.name in given}), **given)
+        return make(**given)  # type: ignore[call-arg] # all of them by name
 
     made.__signature__ = whole  # type: ignore[attr-defined] # that `inspect` shows
+    made.__annotations__ = {of.name: of.annotation for of in whole.parameters.values()} | {"return": Optimizer}
     return made

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Unpack
 
 from anyoptim import optimizers as methods
 from anyoptim._chain import chain, partition
@@ -13,7 +13,7 @@ from anyoptim._hyperparameters import Hyper
 from anyoptim._optimizer import Optimizer
 from anyoptim._scalars import where
 from anyoptim.compat._counts import Product
-from anyoptim.compat.keras._general import PLAIN, General, constructor, times
+from anyoptim.compat.keras._general import General, Options, constructor, times
 from anyoptim.compat.keras._variants import EvenScheduleFreeAdamW, LateAdafactor, NesterovSumMuon, SumMuon
 from anyoptim.stages import Scale, Trace, TrustRatio, WeightDecay
 
@@ -74,9 +74,10 @@ def SGD(
     momentum: float = 0.0,
     nesterov: bool = False,
     weight_decay: float | None = None,
-    general: General = PLAIN,
+    **options: Unpack[Options],
 ) -> Optimizer:
     """`SGD`, `Momentum` or `Nesterov`."""
+    general = General(**options)
     lr = general.rate(learning_rate)
     loss = _loss(lr, weight_decay)
     if not momentum:
@@ -92,9 +93,10 @@ def RMSprop(
     epsilon: float = 1e-7,
     centered: bool = False,
     weight_decay: float | None = None,
-    general: General = PLAIN,
+    **options: Unpack[Options],
 ) -> Optimizer:
     """`RMSProp` or `CenteredRMSProp` with its eps inside the root; with momentum a `Trace` of the steps after."""
+    general = General(**options)
     lr = general.rate(learning_rate)
     method = methods.CenteredRMSProp if centered else methods.RMSProp
     trace = Trace(momentum) if momentum > 0 else None
@@ -109,9 +111,10 @@ def Adam(
     epsilon: float = 1e-7,
     amsgrad: bool = False,
     weight_decay: float | None = None,
-    general: General = PLAIN,
+    **options: Unpack[Options],
 ) -> Optimizer:
     """`Adam`, `AMSGrad`, or with a decay `AdamW`."""
+    general = General(**options)
     return _adam(general, learning_rate, beta_1, beta_2, epsilon, amsgrad, weight_decay)
 
 
@@ -123,9 +126,10 @@ def AdamW(
     beta_2: float = 0.999,
     epsilon: float = 1e-7,
     amsgrad: bool = False,
-    general: General = PLAIN,
+    **options: Unpack[Options],
 ) -> Optimizer:
     """`AdamW`, or `AMSGrad` with a decay."""
+    general = General(**options)
     if weight_decay is None:
         raise ValueError("weight_decay is None; wanted a number")
     return _adam(general, learning_rate, beta_1, beta_2, epsilon, amsgrad, weight_decay)
@@ -137,9 +141,10 @@ def Adadelta(
     rho: float = 0.95,
     epsilon: float = 1e-7,
     weight_decay: float | None = None,
-    general: General = PLAIN,
+    **options: Unpack[Options],
 ) -> Optimizer:
     """`AdaDelta`."""
+    general = General(**options)
     lr = general.rate(learning_rate)
     return general.around(methods.AdaDelta(lr, rho, epsilon), loss=_loss(lr, weight_decay))
 
@@ -150,9 +155,10 @@ def Adagrad(
     initial_accumulator_value: float = 0.1,
     epsilon: float = 1e-7,
     weight_decay: float | None = None,
-    general: General = PLAIN,
+    **options: Unpack[Options],
 ) -> Optimizer:
     """`AdaGrad` with its eps inside the root."""
+    general = General(**options)
     lr = general.rate(learning_rate)
     method = methods.AdaGrad(lr, 0.0, initial=initial_accumulator_value, eps_root=epsilon)
     return general.around(method, loss=_loss(lr, weight_decay))
@@ -165,9 +171,10 @@ def Adamax(
     beta_2: float = 0.999,
     epsilon: float = 1e-7,
     weight_decay: float | None = None,
-    general: General = PLAIN,
+    **options: Unpack[Options],
 ) -> Optimizer:
     """`Adamax`."""
+    general = General(**options)
     lr = general.rate(learning_rate)
     return general.around(methods.Adamax(lr, beta_1, beta_2, epsilon), loss=_loss(lr, weight_decay))
 
@@ -181,9 +188,10 @@ def Adafactor(
     clip_threshold: float = 1.0,
     relative_step: bool = True,
     weight_decay: float | None = None,
-    general: General = PLAIN,
+    **options: Unpack[Options],
 ) -> Optimizer:
     """`Adafactor`. Keras bounds its steps by 1/sqrt(t) with and without `relative_step`."""
+    general = General(**options)
     lr = general.rate(learning_rate)
     own: dict[str, Any] = {
         "lr": lr,
@@ -204,9 +212,10 @@ def Nadam(
     beta_2: float = 0.999,
     epsilon: float = 1e-7,
     weight_decay: float | None = None,
-    general: General = PLAIN,
+    **options: Unpack[Options],
 ) -> Optimizer:
     """`NAdam` with Keras's momentum_decay of 1."""
+    general = General(**options)
     lr = general.rate(learning_rate)
     method = methods.NAdam(lr, beta_1, beta_2, epsilon, momentum_decay=1.0)
     return general.around(method, loss=_loss(lr, weight_decay))
@@ -218,9 +227,10 @@ def Lion(
     beta_1: float = 0.9,
     beta_2: float = 0.99,
     weight_decay: float | None = None,
-    general: General = PLAIN,
+    **options: Unpack[Options],
 ) -> Optimizer:
     """`Lion`."""
+    general = General(**options)
     lr = general.rate(learning_rate)
     return general.around(methods.Lion(lr, beta_1, beta_2, 0.0 if weight_decay is None else weight_decay))
 
@@ -232,9 +242,10 @@ def Lamb(
     beta_2: float = 0.999,
     epsilon: float = 1e-7,
     weight_decay: float | None = None,
-    general: General = PLAIN,
+    **options: Unpack[Options],
 ) -> Optimizer:
     """`Adam`, `TrustRatio` and `Scale`: `LAMB` with a decay that the ratio does not scale, but takes note of."""
+    general = General(**options)
     lr = general.rate(learning_rate)
     loss = _loss(lr, weight_decay)
     return general.around(
@@ -253,7 +264,7 @@ def Muon(
     adam_weight_decay: float | None = 0.004,
     epsilon: float = 1e-7,
     weight_decay: float | None = 0.004,
-    general: General = PLAIN,
+    *,
     exclude_layers: Sequence[str] | None = None,
     exclude_embeddings: bool = True,
     muon_a: float = 3.4445,
@@ -264,11 +275,13 @@ def Muon(
     ns_steps: int = 5,
     nesterov: bool = True,
     rms_rate: float | None = 0.2,
+    **options: Unpack[Options],
 ) -> Optimizer:
     """A `partition`: matrices to Keras's Muon, by sums of gradients, others to `Adam`, both with decays.
 
     `exclude_layers` and `exclude_embeddings` are about the paths of parameters, keys joined by dots.
     """
+    general = General(**options)
     lr = general.rate(learning_rate)
     direction = (NesterovSumMuon if nesterov else SumMuon)(
         lr, momentum, 0.0 if rms_rate is None else rms_rate, ns_steps, muon_a, muon_b, muon_c
@@ -303,9 +316,10 @@ def ScheduleFreeAdamW(
     epsilon: float = 1e-8,
     warmup_steps: int = 0,
     weight_decay: float | None = None,
-    general: General = PLAIN,
+    **options: Unpack[Options],
 ) -> Optimizer:
     """`ScheduleFreeAdamW` whose average weighs all steps alike."""
+    general = General(**options)
     lr = general.rate(learning_rate)
     warmed = times(lr, _Warmup(warmup_steps)) if warmup_steps > 0 else lr
     loss = None if weight_decay is None else Product(times(lr, weight_decay), _Old())
