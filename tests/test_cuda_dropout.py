@@ -15,6 +15,7 @@ import anyoptim as ao
 from anyoptim._render import ELEMENTS, dropout
 from tests import shim
 from tests.libraries import Library, numpy_dtype, same_bits
+from tests.test_random import choice
 
 DTYPES = sorted(ELEMENTS)
 
@@ -53,6 +54,16 @@ def test_bits(dtype: str, n: int, start: int, ratio: float, key: int, call: int,
     assert same_bits(shim.tonumpy(y), np.asarray(ao.dropout(x[start:], ratio, key, call, offset, inverted=inverted)))
     assert len(shim.machine().launches) - launches == (n > 0)
     assert same_bits(shim.tonumpy(there), before)
+
+
+@pytest.mark.parametrize("n", [8, 7])
+def test_all_bits_of_a_choice_count(n: int) -> None:
+    """Of each of the eight of a counter, used whole or not: at its own value it stays, and is dropped at the next."""
+    x = shim.asarray(np.ones(n, np.float32))
+    for i in range(n):
+        own = choice(i, 5, 6)
+        kept = [float(shim.tonumpy(ao.dropout(x, limit / 2**32, 5, 6))[i]) for limit in (own, own + 1)]
+        assert kept == [1, 0]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

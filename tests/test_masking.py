@@ -19,6 +19,7 @@ import anyoptim as ao
 from anyoptim._arrays import COMPUTE, library
 from anyoptim._engines import _headers, _masking_blocked, _masking_compiled, _philox_blocked, _pool, compiled, masking
 from tests.libraries import COMPLEX, HALF, REAL, Library, numpy_dtype, same_bits
+from tests.test_random import choice
 
 ENGINES = ["compiled", "blocked"]
 DTYPES = HALF + REAL + COMPLEX
@@ -177,6 +178,16 @@ def test_shards_equal_the_whole(engine: Callable[[], int]) -> None:
     for cut in (1, 2, 7, 1999, 2000, 2001, 4998):
         parts = [ao.dropout(a, 0.4, 8, 3, 2**35 - 2000 + at, inverted=True) for a, at in ((x[:cut], 0), (x[cut:], cut))]
         assert same_bits(np.concatenate(parts), whole)
+
+
+@pytest.mark.parametrize("layout", ["C", "F"])
+def test_all_bits_of_a_choice_count(engine: Callable[[], int], layout: str) -> None:
+    """Of each of the eight of a counter: at its own value it stays, and is dropped at the next."""
+    x = LAYOUTS[layout](np.ones((4, 2), np.float32))
+    for i in range(8):
+        own = choice(i, 5, 6)
+        kept = [np.asarray(ao.dropout(x, limit / 2**32, 5, 6)).reshape(-1)[i] != 0 for limit in (own, own + 1)]
+        assert kept == [True, False]
 
 
 def test_draws_go_on_beyond_64_bits(engine: Callable[[], int]) -> None:

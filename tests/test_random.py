@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from anyoptim._engines import _pool, masking
 from anyoptim.random import bernoulli, bits, normal, philox4x32, uniform
+from anyoptim.random._philox import choices
 from tests.libraries import Library
 
 # From the file kat_vectors of Random123, the authors' own implementation: philox4x32 with 10 rounds.
@@ -81,6 +82,13 @@ def test_blocks_are_the_whole(n: int, offset: int, monkeypatch: pytest.MonkeyPat
     for i in (0, 1, n // 2, n - 2, n - 1):
         assert int(drawn[None][0][i]) == word(offset + i, 5, 6)
         assert bool(drawn[None][1][i]) == (choice(2 * offset + i, 5, 6) < round(0.3 * 2**32))
+
+
+def test_choices(lib: Library) -> None:
+    """All of their bits, from any one on."""
+    for offset in (0, 3, 2**64 - 5):
+        drawn = lib.tonumpy(choices((19,), 1, 2, offset, None, lib.array([0.0])))
+        assert [int(c) for c in drawn] == [choice(offset + i, 1, 2) for i in range(19)]
 
 
 def test_truth_values_of_shards_beyond_32_bits_of_counters(lib: Library) -> None:
