@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from anyoptim.random import bernoulli, bits, normal, spawn, uniform
-from anyoptim.random._philox import choices
+from tests import stream
 
 N = 1 << 20
 LIKE = np.zeros(0)
@@ -24,19 +24,33 @@ STREAMS: dict[str, Callable[[int], Any]] = {
     "calls": lambda n: np.concatenate([bits((4,), 12345, call, like=LIKE) for call in range(n // 4)]),
     "keys": lambda n: np.concatenate([bits((4,), key, 0, like=LIKE) for key in range(n // 4)]),
     "spawned keys": lambda n: np.concatenate([bits((4,), spawn(7, i), 0, like=LIKE) for i in range(n // 4)]),
-    "choices": lambda n: (of := choices((2 * n,), 12345, 0, 0, None, LIKE) >> 16)[::2] << 16 | of[1::2],
+    "choices": lambda n: stream.STREAMS["choices"](0)[:n],
     "columns": lambda n: bits((n, 1), 12345, 1, (0, 3), within=(n, 64), like=LIKE)[:, 0],
 }
 """Words of one draw, and of the halves that choices are made with; and the first four of each of many draws: next to
 each other in call, key or row."""
 
-LENGTH = {"elements": N, "choices": N, "columns": N}
+LENGTH = {"elements": N, "choices": 2 * stream.BLOCK, "columns": N}
 """The others take a Python call for every four words."""
 
 
 @pytest.fixture(params=list(STREAMS), scope="module")
 def words(request: pytest.FixtureRequest) -> Any:
     return STREAMS[request.param](LENGTH.get(request.param, 1 << 14))
+
+
+@pytest.mark.parametrize("name", ["elements", "calls", "keys"])
+def test_a_battery_reads_these(name: str) -> None:
+    """What `tests.stream` writes for one, from its second block on too, which it makes in a way of its own."""
+    for at in (0, stream.BLOCK):
+        drawn = stream.STREAMS[name](at)
+        assert drawn.size == 4 * stream.BLOCK
+        if name == "elements":
+            assert (drawn == bits((4 * stream.BLOCK,), 12345, 0, 4 * at, like=LIKE)).all()
+        for k in (0, 1, stream.BLOCK - 1):
+            key, call = (at + k, 0) if name == "keys" else (12345, at + k)
+            if name != "elements":
+                assert (drawn[4 * k : 4 * k + 4] == bits((4,), key, call, like=LIKE)).all()
 
 
 def _chi_square(counts: Any, expected: Any) -> Any:

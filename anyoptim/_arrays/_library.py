@@ -150,7 +150,7 @@ class Library:
         return None
 
     def near(self, like: Array) -> bool:
-        """Whether arrays like this one lie where NumPy can make them, and nobody but its functions is asked to."""
+        """Whether new arrays like this one may be made by NumPy: they lie on the host, and nobody follows how."""
         return False
 
     def to_host(self, x: Array) -> np.ndarray[Any, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 
@@ -13,6 +13,9 @@ from anyoptim._arrays._library import Array, Library, Marks
 from anyoptim._memory import Memory
 
 __all__ = ["Torch", "apart", "tensor"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class Torch(Library):
@@ -168,17 +171,17 @@ def _recorded() -> bool:
     return bool(torch.compiler.is_compiling() or torch.jit.is_tracing() or torch._C._len_torch_dispatch_stack())
 
 
-def apart(call: Callable[..., Any]) -> Callable[..., Any]:
+def apart(call: Callable[P, R]) -> Callable[P, R]:
     """The same call; within what `torch.compile` compiles, a break of its graph.
 
     Products of integers wrap around here, which C++ leaves undefined: what Inductor compiles may give other words.
     """
 
     @functools.wraps(call)
-    def outside(*args: Any, **kwargs: Any) -> Any:
+    def outside(*args: P.args, **kwargs: P.kwargs) -> R:
         torch = sys.modules.get("torch")
         if torch is not None and torch.compiler.is_compiling():
-            return torch.compiler.disable(call)(*args, **kwargs)
+            return torch.compiler.disable(call)(*args, **kwargs)  # type: ignore[no-any-return]
         return call(*args, **kwargs)
 
     return outside

@@ -21,8 +21,8 @@ from anyoptim._render.philox_ufuncs import CALLED, EXCHANGE, chosen, drawn
 __all__ = ["COUNTERS", "Buffers", "buffers", "kept", "words", "workers"]
 
 COUNTERS = 11 << 10
-"""Counters at a time: with half as many the calls cost half as much time again, and with more two threads' buffers
-would be larger than a MiB."""
+"""Counters at a time: with half as many two threads take twice as long, and with more their buffers would be larger
+than a MiB."""
 
 THREADS = 2
 """The most that share the work, since each has buffers of half a MiB; and more would wait for each other's calls."""

@@ -92,8 +92,8 @@ def bernoulli(
     Raises like `bits`; TypeError and ValueError for a p that is no number from 0 to 1.
     """
     limit = threshold("p", p)
-    words = choices(shape, key, call, offset, within, like)
-    return library(words).array(below(words, limit))
+    drawn = choices(shape, key, call, offset, within, like)
+    return library(drawn).array(below(drawn, limit))
 
 
 @apart

@@ -75,7 +75,7 @@ def bits(
 def choices(
     shape: Sequence[int], key: int, call: Any, offset: Offset, within: Sequence[int] | None, like: Array
 ) -> Array:
-    """The words that choices are made with, two of each word of `bits`: for the rest as that."""
+    """Choices, as `bernoulli` says which: two of each word of `bits`, and for the rest as that."""
     return _words(CHOICES, shape, key, call, offset, within, like)
 
 
@@ -83,7 +83,7 @@ def choices(
 def _words(
     group: int, shape: Sequence[int], key: int, call: Any, offset: Offset, within: Sequence[int] | None, like: Array
 ) -> Array:
-    """So many words of each counter."""
+    """So many words of each counter: the words themselves, or its choices."""
     key, call = integer("key", key), count("call", call)
     if not isinstance(shape, Sequence):
         raise TypeError(f"shape is {shape!r}; wanted a tuple of integers")

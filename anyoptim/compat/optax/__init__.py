@@ -10,11 +10,8 @@ is two reals, where optax has one modulus; learning rates and decays are at leas
 """
 
 from anyoptim.compat.optax import contrib
-from anyoptim.compat.optax._methods import (
+from anyoptim.compat.optax._adams import (
     adabelief,
-    adadelta,
-    adafactor,
-    adagrad,
     adam,
     adamax,
     adamaxw,
@@ -22,17 +19,22 @@ from anyoptim.compat.optax._methods import (
     adan,
     amsgrad,
     lamb,
-    lars,
-    lion,
     nadam,
     nadamw,
     radam,
+    yogi,
+)
+from anyoptim.compat.optax._methods import (
+    adadelta,
+    adafactor,
+    adagrad,
+    lars,
+    lion,
     rmsprop,
     rprop,
     sgd,
     sign_sgd,
     signum,
-    yogi,
 )
 from anyoptim.compat.optax._schedules import (
     constant_schedule,

@@ -13,7 +13,7 @@ __all__ = ["PeakScheduleFreeAdamW", "PeakScheduleFreeSGD"]
 _PEAK = {"weigh": nonnegative, "exponent": number}
 
 
-def _weighed(weight: Any, highest: Any, weigh: Any, exponent: Any) -> dict[str, Any]:
+def _weighed(step: Any, *, weight: Any, highest: Any, weigh: Any, exponent: Any, **_: Any) -> dict[str, Any]:
     """The largest rate so far, the sum of its powers, and the share of the newest."""
     highest = where(weigh > highest, weigh, highest)
     new = power(highest, exponent)
@@ -49,11 +49,7 @@ class PeakScheduleFreeSGD(ScheduleFreeSGD):
             engine=engine, lr=lr, beta=beta, weight_decay=weight_decay, weigh=weigh, exponent=exponent
         )
 
-    @staticmethod
-    def advance(  # type: ignore[override] # it has numbers and hyperparameters more
-        step: Any, *, weight: Any, highest: Any, weigh: Any, exponent: Any, **_: Any
-    ) -> dict[str, Any]:
-        return _weighed(weight, highest, weigh, exponent)
+    advance = staticmethod(_weighed)  # type: ignore[assignment] # it has numbers and hyperparameters more
 
     @staticmethod
     def coefficients(  # type: ignore[override] # likewise
@@ -96,11 +92,7 @@ class PeakScheduleFreeAdamW(ScheduleFreeAdamW):
             exponent=exponent,
         )
 
-    @staticmethod
-    def advance(  # type: ignore[override] # it has numbers and hyperparameters more
-        step: Any, *, weight: Any, highest: Any, weigh: Any, exponent: Any, **_: Any
-    ) -> dict[str, Any]:
-        return _weighed(weight, highest, weigh, exponent)
+    advance = staticmethod(_weighed)  # type: ignore[assignment] # it has numbers and hyperparameters more
 
     @staticmethod
     def coefficients(  # type: ignore[override] # likewise

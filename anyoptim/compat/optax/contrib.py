@@ -11,8 +11,8 @@ from anyoptim._optimizer import Optimizer
 from anyoptim._scalars import whole
 from anyoptim._stage import Stage
 from anyoptim.compat._counts import OfNext, rate
+from anyoptim.compat.optax._adams import adamw
 from anyoptim.compat.optax._masks import accumulator, masked
-from anyoptim.compat.optax._methods import adamw
 from anyoptim.compat.optax._schedule_free import PeakScheduleFreeAdamW, PeakScheduleFreeSGD
 from anyoptim.compat.optax._schedules import warmup_constant_schedule
 from anyoptim.compat.optax._whole import AdaptiveMuon, AdaptiveNesterovMuon, NesterovMuon, PlainMuon

@@ -1,0 +1,28 @@
+"""Decays as optax's optimizers have them: with a mask, and beside the step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from anyoptim._chain import chain
+from anyoptim._optimizer import Optimizer
+from anyoptim._stage import Stage
+from anyoptim.compat._counts import rate
+from anyoptim.compat.optax._masks import masked
+from anyoptim.stages import Scale, WeightDecay
+
+__all__ = ["decay", "decoupled"]
+
+
+def decay(name: str, weight_decay: Any, mask: Any) -> tuple[Stage, ...]:
+    """The decay as a stage, or nothing where there is none."""
+    if not callable(weight_decay) and not isinstance(weight_decay, bool) and weight_decay == 0:
+        masked(name, mask)
+        return ()
+    return (WeightDecay(rate(weight_decay), where=masked(name, mask)),)
+
+
+def decoupled(method: Any, learning_rate: Any, weight_decay: Any, mask: Any) -> Optimizer:
+    """A method of `lr`, alone or with a decay beside it."""
+    beside = decay("mask", weight_decay, mask)
+    return chain(method(1.0), *beside, Scale(rate(learning_rate))) if beside else method(rate(learning_rate))
