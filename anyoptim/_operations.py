@@ -32,6 +32,14 @@ class Operations:
         """The smallest normal number of the dtype of `a`: what is smaller, and not 0, is subnormal."""
         raise NotImplementedError
 
+    def largest(self, a: Any) -> Any:
+        """The largest finite number of the dtype of `a`."""
+        raise NotImplementedError
+
+    def bound(self, a: Any, limit: Any) -> Any:
+        """`a`, but no further from 0 than `limit`, a coefficient above 0. A NaN stays one."""
+        return self.where(a < -limit, -limit, self.where(a > limit, limit, a))
+
     def sign(self, a: Any) -> Any:
         """1, -1, or `a` itself where it is a zero or NaN."""
         return self.where(a > 0, 1.0, self.where(a < 0, -1.0, a))
@@ -47,5 +55,5 @@ class Operations:
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(
             f"a rule has no {name!r}; it may use + - * /, comparisons, sqrt, abs, sign, minimum, maximum, "
-            "where and smallest_normal"
+            "where, bound, largest and smallest_normal"
         )

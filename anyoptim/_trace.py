@@ -28,7 +28,7 @@ __all__ = [
 
 LOGICAL = frozenset({"less", "less_equal", "greater", "greater_equal", "equal", "not_equal", "and", "or", "not"})
 """The operations whose results are true or false; the others are add, subtract, multiply, divide, negative, sqrt,
-abs and where."""
+abs, where and bound, which takes both its limits."""
 
 _HOST: Mapping[str, Callable[..., Any]] = {
     "add": operator.add,
@@ -39,6 +39,7 @@ _HOST: Mapping[str, Callable[..., Any]] = {
     "sqrt": math.sqrt,
     "abs": abs,
     "where": lambda condition, a, b: a if condition else b,
+    "bound": lambda a, low, high: low if a < low else high if a > high else a,
     "less": operator.lt,
     "less_equal": operator.le,
     "greater": operator.gt,
@@ -48,6 +49,13 @@ _HOST: Mapping[str, Callable[..., Any]] = {
     "and": lambda a, b: bool(a) and bool(b),
     "or": lambda a, b: bool(a) or bool(b),
 }
+
+
+_OF_DTYPE: Mapping[str, Callable[[Any], float]] = {
+    "smallest_normal": lambda finfo: float(finfo.smallest_normal),
+    "largest": lambda finfo: float(finfo.max),
+}
+"""What depends on the compute dtype alone."""
 
 
 class Scalar(NamedTuple):
@@ -122,8 +130,8 @@ def evaluate(scalar: Scalar, row: Row, dtype: Any) -> float | bool:
         return float(row[part][name])
     if scalar.op == "number":
         return float.fromhex(scalar.arguments[0])
-    if scalar.op == "smallest_normal":
-        return float(np.finfo(dtype).smallest_normal)
+    if scalar.op in _OF_DTYPE:
+        return _OF_DTYPE[scalar.op](np.finfo(dtype))
     result: float | bool = _HOST[scalar.op](*(evaluate(a, row, dtype) for a in scalar.arguments))
     return result
 
@@ -311,6 +319,12 @@ class _Recording(Operations):
 
     def smallest_normal(self, a: Any) -> Any:
         return Symbol(self._tape, Scalar("smallest_normal", ()))
+
+    def largest(self, a: Any) -> Any:
+        return Symbol(self._tape, Scalar("largest", ()))
+
+    def bound(self, a: Any, limit: Any) -> Any:
+        return self._of("bound", a, -limit, limit)
 
     def _of(self, op: str, *operands: Any) -> Any:
         return _operation(self._tape, op, *operands)

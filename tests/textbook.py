@@ -141,29 +141,35 @@ class HeavyBallNesterov(HeavyBall):
 
 
 class RMSProp:
-    centered = False
-
     def __init__(self, lr: float = 0.01, rho: float = 0.99, eps: float = 1e-7, eps_root: float = 0.0) -> None:
         self.lr = lr
         self.rho = rho
         self.eps = eps
         self.eps_root = eps_root
         self.h: Arrays | None = None
-        self.m: Arrays | None = None
 
     def update(self, params: Arrays, grads: Arrays) -> None:
-        if self.h is None or self.m is None:
+        if self.h is None:
             self.h = {key: np.zeros_like(value) for key, value in params.items()}
-            self.m = {key: np.zeros_like(value) for key, value in params.items()}
         for key in params:
-            self.h[key] = self.rho * self.h[key] + (1 - self.rho) * (grads[key] * grads[key])
-            self.m[key] = self.rho * self.m[key] + (1 - self.rho) * grads[key]
-            square = self.h[key] - self.m[key] * self.m[key] if self.centered else self.h[key]
-            params[key] -= self.lr * grads[key] / (np.sqrt(square + self.eps_root) + self.eps)
+            self.h[key] = self.rho * self.h[key] + (1 - self.rho) * grads[key] * grads[key]
+            params[key] -= self.lr * grads[key] / (np.sqrt(self.h[key] + self.eps_root) + self.eps)
 
 
 class CenteredRMSProp(RMSProp):
-    centered = True
+    """By the variance, which is never the difference of two means."""
+
+    m: Arrays
+
+    def update(self, params: Arrays, grads: Arrays) -> None:
+        if self.h is None:
+            self.h = {key: np.zeros_like(value) for key, value in params.items()}
+            self.m = {key: np.zeros_like(value) for key, value in params.items()}
+        for key in params:
+            d = grads[key] - self.m[key]
+            self.h[key] = self.rho * (self.h[key] + (1 - self.rho) * d * d)
+            self.m[key] = self.rho * self.m[key] + (1 - self.rho) * grads[key]
+            params[key] -= self.lr * grads[key] / (np.sqrt(self.h[key] + self.eps_root) + self.eps)
 
 
 class AdaDelta:
@@ -179,9 +185,9 @@ class AdaDelta:
             self.h = {key: np.zeros_like(value) for key, value in params.items()}
             self.s = {key: np.zeros_like(value) for key, value in params.items()}
         for key in params:
-            self.h[key] = self.rho * self.h[key] + (1 - self.rho) * (grads[key] * grads[key])
+            self.h[key] = self.rho * self.h[key] + (1 - self.rho) * grads[key] * grads[key]
             d = np.sqrt(self.s[key] + self.eps) / np.sqrt(self.h[key] + self.eps) * grads[key]
-            self.s[key] = self.rho * self.s[key] + (1 - self.rho) * (d * d)
+            self.s[key] = self.rho * self.s[key] + (1 - self.rho) * d * d
             params[key] -= self.lr * d
 
 

@@ -39,7 +39,7 @@ _OPERATIONS: Mapping[str, Callable[..., Any]] = {
 }
 
 _MELTS: Mapping[str, frozenset[str]] = {
-    "multiply": frozenset(_OPERATIONS) - {"multiply", "divide"} | {"where"},
+    "multiply": frozenset(_OPERATIONS) - {"multiply", "divide"} | {"where", "bound"},
     "sqrt": frozenset({"multiply", "divide"}),
     "divide": frozenset({"divide"}),
 }
@@ -237,7 +237,7 @@ def _run(xp: Any, graph: Graph, arrays: Sequence[Array], numbers: Array) -> list
             condition, a, b = given
             # One of the host is a number here.
             given = [condition if isinstance(node.arguments[0], int) else condition != 0, a, b]
-        result = {**_OPERATIONS, "sqrt": xp.sqrt, "where": xp.where}[node.op](*given)
+        result = {**_OPERATIONS, "sqrt": xp.sqrt, "where": xp.where, "bound": xp.clip}[node.op](*given)
         if into.get(len(found), frozenset()) & _MELTS.get(node.op, frozenset()):
             result = result + zero
         found.append(result)

@@ -44,6 +44,9 @@ class _Eager(Operations):
     def smallest_normal(self, a: Any) -> float:
         return float(self._library.xp.finfo(self._like.dtype).smallest_normal)
 
+    def largest(self, a: Any) -> float:
+        return float(self._library.xp.finfo(self._like.dtype).max)
+
     def _array(self, a: Any) -> Array:
         return self._library.scalar(a, self._like.dtype, self._like) if isinstance(a, int | float) else a
 

@@ -282,6 +282,8 @@ class _Writer:
         if node.op == "where":
             condition = f"{a[0]} != 0" if isinstance(node.arguments[0], Scalar) else a[0]
             return f"{condition} ? {a[1]} : {a[2]}"
+        if node.op == "bound":
+            return f"{a[0]} < {a[1]} ? {a[1]} : {a[0]} > {a[2]} ? {a[2]} : {a[0]}"
         if node.op in INFIX:
             return f"{a[0]} {INFIX[node.op]} {a[1]}"
         return (_PREFIX | _CALLS[self.real])[node.op].format(a[0])

@@ -96,6 +96,8 @@ class _Blocked:
             else:
                 self.lines += [f"copyto({out}, {b})", f"copyto({out}, {a}, where={condition})"]
             self.release(i, node)
+        elif node.op == "bound":
+            self.lines.append(f"{arguments[0]}.clip({', '.join([*arguments[1:], out])})")
         else:
             self.lines.append(f"{_UFUNC.get(node.op, node.op)}({', '.join([*arguments, out])})")
         self.place[self.first + i] = out

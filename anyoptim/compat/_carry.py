@@ -11,8 +11,9 @@ from anyoptim import _checks as checks
 from anyoptim._arrays import COMPUTE, Array, library
 from anyoptim._optimizer import Optimizer
 from anyoptim._tree import Tree
+from anyoptim.optimizers import CenteredRMSProp
 
-__all__ = ["Remembered", "Slot", "by_path", "host", "load", "remembered", "wanted"]
+__all__ = ["Remembered", "Slot", "by_path", "central", "host", "load", "raw", "remembered", "wanted"]
 
 Slot = tuple[int, str]
 """Of which stage, and its name."""
@@ -44,12 +45,31 @@ def remembered(optimizer: Optimizer) -> Remembered:
     nested = isinstance(state.slots, tuple)
     slots = state.slots if nested else (state.slots,)
     numbers = state.numbers if nested else (state.numbers,)
+    found = {(k, name): by_path(name, slots[k][name]) for k, stage in enumerate(stages) for name in stage.slots}
+    for k in _centered(optimizer):
+        found[k, "s"] = {path: raw(s, found[k, "m"][path]) for path, s in found[k, "s"].items()}
     return Remembered(
         int(state.step),
         {path: int(t) for path, t in by_path("t", state.t).items()},
         [dict(of) for of in numbers] or [{}] * len(stages),
-        {(k, name): by_path(name, slots[k][name]) for k, stage in enumerate(stages) for name in stage.slots},
+        found,
     )
+
+
+def _centered(optimizer: Optimizer) -> list[int]:
+    """The stages that keep a variance, where frameworks keep a mean square."""
+    return [k for k, stage in enumerate(optimizer.stages) if isinstance(stage, CenteredRMSProp)]
+
+
+def raw(variance: Array, mean: Array) -> Array:
+    """The mean square."""
+    return variance + mean * mean
+
+
+def central(square: Array, mean: Array) -> Array:
+    """The variance, which rounding does not take below 0."""
+    found = square - mean * mean
+    return found * (found > 0)
 
 
 def wanted(optimizer: Optimizer, params: Any) -> dict[Slot, dict[str, tuple[int, ...]]]:
@@ -88,4 +108,7 @@ def load(
             name: {path: np.asarray(a, dtype=dtypes[path]) for path, a in slots[k, name].items()}
             for name in stage["slots"]
         }
+    for k in _centered(optimizer):
+        of = state["stages"][k]["slots"]
+        of["s"] = {path: central(h, of["m"][path]) for path, h in of["s"].items()}
     optimizer.load_state_dict(state, params)

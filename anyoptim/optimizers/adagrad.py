@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 from anyoptim._arrays import Array
 from anyoptim._hyperparameters import Hyper, fraction, nonnegative
 from anyoptim._optimizer import Optimizer
+from anyoptim.optimizers._means import mean, mean_square, squarable
 from anyoptim.optimizers._roots import inside, root
 
 __all__ = ["AdaDelta", "AdaGrad", "CenteredRMSProp", "RMSProp"]
@@ -20,8 +21,9 @@ class AdaGrad(Optimizer):
         h <- h + g*g
         p <- p - lr*g / (sqrt(h + eps_root) + eps),    with lr / (1 + (t-1)*lr_decay) for lr
 
-    h starts at `initial`, and eps stands outside the root. Keras and optax start h at 0.1, and have their eps of 1e-7
-    inside the root: `AdaGrad(lr, 0.0, initial=0.1, eps_root=1e-7)`. Torch has an eps of 1e-10.
+    h starts at `initial`, and eps stands outside the root. A g whose square would overflow counts as the largest number
+    whose square does not, and h is at most the largest finite number. Keras and optax start h at 0.1, and have their
+    eps of 1e-7 inside the root: `AdaGrad(lr, 0.0, initial=0.1, eps_root=1e-7)`. Torch has an eps of 1e-10.
 
     Args:
         lr: learning rate, finite and at least 0; a number or a schedule of the step number.
@@ -69,7 +71,8 @@ class AdaGrad(Optimizer):
     def rule(
         xp: Any, p: Array, x: Array, h: Array, *, lr: float, eps: float, eps_root: float | None = None
     ) -> tuple[Array, ...]:
-        h = h + x * x
+        x = squarable(xp, x)
+        h = xp.bound(h + x * x, xp.largest(h))
         return lr * x / (root(xp, h, eps_root) + eps), h
 
 
@@ -116,7 +119,8 @@ class RMSProp(Optimizer):
     def rule(
         xp: Any, p: Array, x: Array, h: Array, *, lr: float, rho: float, new: float, eps: float, eps_root: Any = None
     ) -> tuple[Array, ...]:
-        h = rho * h + new * (x * x)
+        x = squarable(xp, x, 1 / xp.sqrt(new))
+        h = mean_square(xp, h, x, a=new, b=rho)
         return lr * x / (root(xp, h, eps_root) + eps), h
 
 
@@ -125,40 +129,49 @@ class CenteredRMSProp(RMSProp):
 
     ::
 
-        h <- rho*h + (1-rho)*g*g
+        s <- rho*(s + (1-rho)*(g-m)*(g-m))
         m <- rho*m + (1-rho)*g
-        p <- p - lr*g / (sqrt(h - m*m + eps_root) + eps)
+        p <- p - lr*g / (sqrt(s + eps_root) + eps)
+
+    s is the variance: the mean square of the gradients less the square of their mean, `h - m*m` in the paper, in torch,
+    optax and Keras. That difference of rounded numbers falls below 0 where gradients hardly change, and has no root;
+    the variance has a recursion of its own, in which nothing is subtracted but m from g.
 
     Args:
         lr: learning rate, finite and at least 0; a number or a schedule of the step number.
         rho: the share of the means that is kept, in [0, 1); likewise.
         eps: keeps the division finite, finite and at least 0; likewise.
-        eps_root: the same inside the root, which rounding may leave just below 0 without it.
+        eps_root: the same inside the root.
         engine: the machine that runs the rule; None chooses.
 
     Source: Graves, Generating sequences with recurrent neural networks, 2013, equations 38 to 41, where momentum and
     an eps inside the root are added.
     """
 
-    slots = ("h", "m")
+    slots = ("s", "m")
 
     @staticmethod
     def rule(  # type: ignore[override] # it has a slot more
         xp: Any,
         p: Array,
         x: Array,
-        h: Array,
+        s: Array,
         m: Array,
         *,
         lr: float,
-        rho: float,
-        new: float,
         eps: float,
         eps_root: float | None = None,
+        **means: float,
     ) -> tuple[Array, ...]:
-        h = rho * h + new * (x * x)
-        m = rho * m + new * x
-        return lr * x / (root(xp, h - m * m, eps_root) + eps), h, m
+        x, s, m = CenteredRMSProp.means(xp, x, s, m, **means)
+        return lr * x / (root(xp, s, eps_root) + eps), s, m
+
+    @staticmethod
+    def means(xp: Any, x: Array, s: Array, m: Array, *, rho: float, new: float) -> tuple[Array, Array, Array]:
+        """What of x can be squared, the new variance, the new mean."""
+        x = squarable(xp, x, 0.5 / xp.sqrt(new))
+        d = x - m
+        return x, rho * xp.bound(s + (new * d) * d, xp.largest(s)), mean(m, x, a=new, b=rho)
 
 
 class AdaDelta(Optimizer):
@@ -194,7 +207,8 @@ class AdaDelta(Optimizer):
     def rule(
         xp: Any, p: Array, x: Array, h: Array, s: Array, *, lr: float, rho: float, new: float, eps: float
     ) -> tuple[Array, ...]:
-        h = rho * h + new * (x * x)
+        x = squarable(xp, x, 1 / xp.sqrt(new))
+        h = mean_square(xp, h, x, a=new, b=rho)
         d = xp.sqrt(s + eps) / xp.sqrt(h + eps) * x
-        s = rho * s + new * (d * d)
+        s = mean_square(xp, s, d, a=new, b=rho)
         return lr * d, h, s

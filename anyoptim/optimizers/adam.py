@@ -8,7 +8,8 @@ from anyoptim._arrays import Array
 from anyoptim._hyperparameters import Hyper, fraction, nonnegative
 from anyoptim._optimizer import Optimizer
 from anyoptim._scalars import one_minus_power, sqrt
-from anyoptim.optimizers._optional import decayed, decoupled
+from anyoptim.optimizers._means import moments, squarable
+from anyoptim.optimizers._optional import decayed, decoupled, unless_zero
 from anyoptim.optimizers._roots import inside, root
 
 __all__ = ["AMSGrad", "Adam", "AdamW", "CorrectedAMSGrad"]
@@ -28,6 +29,11 @@ class Adam(Optimizer):
     paper's algorithm 1, torch and optax add theirs to the root of the corrected one: `Adam(eps=0.0,
     eps_corrected=1e-8)`. With all three of them the divisor is `sqrt(v + c*eps_root) + eps + sqrt(c)*eps_corrected`
     with `c = 1 - beta2**t`.
+
+    A g whose square would overflow counts as the largest number whose square does not, in m and in v, so that the step
+    after it is no longer than others. With `eps_corrected` or `eps_root` the means are computed as torch and optax do,
+    `beta1*m + (1-beta1)*g` and `beta2*v + ((1-beta2)*g)*g`; and so they are in float32 where a beta is below 1/2,
+    because the form above would lose the new g beside a large m.
 
     Args:
         lr: learning rate, finite and at least 0; a number or a schedule of the step number.
@@ -77,6 +83,7 @@ class Adam(Optimizer):
             "lr_t": lr * corrected / one_minus_power(beta1, t),
             "a1": 1 - beta1,
             "a2": 1 - beta2,
+            **_kept(beta1, beta2, table=not unless_zero(eps_corrected=eps_corrected, eps_root=eps_root)),
             "eps": eps + corrected * eps_corrected,
             **inside(eps_root, c2),
         }
@@ -90,14 +97,35 @@ class Adam(Optimizer):
         v: Array,
         *,
         lr_t: float,
-        a1: float,
-        a2: float,
         eps: float,
         eps_root: Any = None,
+        **means: Any,
     ) -> tuple[Array, ...]:
-        m = m + a1 * (x - m)
-        v = v + a2 * (x * x - v)
+        m, v = _means(xp, x, m, v, **means)
         return lr_t * m / (root(xp, v, eps_root) + eps), m, v
+
+
+def _kept(beta1: Any, beta2: Any, *, table: bool) -> dict[str, Any]:
+    """The betas, where `_means` needs them, and whether float64 does without."""
+    if table and not any(isinstance(beta, float) and beta < 0.5 for beta in (beta1, beta2)):
+        return {}
+    return {"b1": beta1, "b2": beta2, "table": table}
+
+
+def _means(
+    xp: Any, x: Array, m: Array, v: Array, *, a1: float, a2: float, b1: Any = None, b2: Any = None, table: bool = True
+) -> tuple[Array, Array]:
+    """The new m and v, in the form that the class says."""
+    if not table:
+        return moments(xp, x, m, v, a1=a1, b1=b1, a2=a2, b2=b2)[1:]
+    g = squarable(xp, x)
+    new = m + a1 * (g - m), v + a2 * (g * g - v)
+    if b1 is None:
+        return new
+    double = xp.largest(x) > 1e300
+    weighted = moments(xp, x, m, v, a1=a1, b1=b1, a2=a2, b2=b2)[1:]
+    m, v = (xp.where(double, *both) for both in zip(new, weighted, strict=True))
+    return m, v
 
 
 class AdamW(Optimizer):
@@ -241,14 +269,12 @@ class AMSGrad(Adam):
         u: Array,
         *,
         lr_t: float,
-        a1: float,
-        a2: float,
         eps: float,
         eps_root: Any = None,
         decay: Any = None,
+        **means: Any,
     ) -> tuple[Array, ...]:
-        m = m + a1 * (x - m)
-        v = v + a2 * (x * x - v)
+        m, v = _means(xp, x, m, v, **means)
         u = xp.maximum(u, v)
         return decayed(p, lr_t * m / (root(xp, u, eps_root) + eps), decay), m, v, u
 
@@ -258,8 +284,8 @@ class CorrectedAMSGrad(Optimizer):
 
     ::
 
-        m <- m + (1-beta1)*(g - m)
-        v <- v + (1-beta2)*(g*g - v)
+        m <- beta1*m + (1-beta1)*g
+        v <- beta2*v + (1-beta2)*g*g
         u <- max(u, v / (1 - beta2**t))
         p <- p - lr * m/(1 - beta1**t) / (sqrt(u + eps_root) + eps)
 
@@ -300,7 +326,9 @@ class CorrectedAMSGrad(Optimizer):
         return {
             "lr_t": lr / one_minus_power(beta1, t),
             "a1": 1 - beta1,
+            "b1": beta1,
             "a2": 1 - beta2,
+            "b2": beta2,
             "correction": 1 / one_minus_power(beta2, t),
             "eps": eps,
             **inside(eps_root),
@@ -316,13 +344,11 @@ class CorrectedAMSGrad(Optimizer):
         u: Array,
         *,
         lr_t: float,
-        a1: float,
-        a2: float,
         correction: float,
         eps: float,
         eps_root: Any = None,
+        **means: float,
     ) -> tuple[Array, ...]:
-        m = m + a1 * (x - m)
-        v = v + a2 * (x * x - v)
-        u = xp.maximum(u, correction * v)
+        _, m, v = moments(xp, x, m, v, **means)
+        u = xp.maximum(u, xp.bound(correction * v, xp.largest(v)))
         return lr_t * m / (root(xp, u, eps_root) + eps), m, v, u

@@ -8,6 +8,7 @@ from anyoptim._arrays import Array
 from anyoptim._hyperparameters import Hyper, fraction, nonnegative
 from anyoptim._optimizer import Optimizer
 from anyoptim._scalars import one_minus_power
+from anyoptim.optimizers._means import mean
 
 __all__ = ["Adamax"]
 
@@ -17,7 +18,7 @@ class Adamax(Optimizer):
 
     ::
 
-        m <- m + (1-beta1)*(g - m)
+        m <- beta1*m + (1-beta1)*g
         u <- max(beta2*u, |g| + eps_max)
         p <- p - lr/(1 - beta1**t) * m / (u + eps)
 
@@ -61,6 +62,7 @@ class Adamax(Optimizer):
         return {
             "lr_t": lr / one_minus_power(beta1, t),
             "a1": 1 - beta1,
+            "b1": beta1,
             "beta2": beta2,
             "eps": eps,
             "eps_max": eps_max,
@@ -76,10 +78,11 @@ class Adamax(Optimizer):
         *,
         lr_t: float,
         a1: float,
+        b1: float,
         beta2: float,
         eps: float,
         eps_max: float,
     ) -> tuple[Array, ...]:
-        m = m + a1 * (x - m)
+        m = mean(m, x, a=a1, b=b1)
         u = xp.maximum(beta2 * u, xp.abs(x) + eps_max)
         return lr_t * m / (u + eps), m, u

@@ -8,6 +8,7 @@ from anyoptim._arrays import Array
 from anyoptim._hyperparameters import Hyper, fraction, nonnegative
 from anyoptim._optimizer import Optimizer
 from anyoptim._scalars import one_minus_power, sqrt, where
+from anyoptim.optimizers._means import mean, mean_square, squarable
 from anyoptim.optimizers._roots import inside, root
 
 __all__ = ["Adan"]
@@ -19,9 +20,9 @@ class Adan(Optimizer):
     ::
 
         d = g - h                                        d = 0 at the first step
-        m <- m + (1-beta1)*(g - m)
-        v <- v + (1-beta2)*(d - v)
-        n <- n + (1-beta3)*((g + beta2*d)*(g + beta2*d) - n)
+        m <- beta1*m + (1-beta1)*g
+        v <- beta2*v + (1-beta2)*d
+        n <- beta3*n + (1-beta3)*(g + beta2*d)*(g + beta2*d)
         h <- g
         step = (m/(1 - beta1**t) + beta2*v/(1 - beta2**t)) / (sqrt(n/(1 - beta3**t) + eps_root) + eps)
         p <- (p - lr*step) / (1 + lr*weight_decay)
@@ -97,7 +98,9 @@ class Adan(Optimizer):
             "a1": 1 - beta1,
             "a2": 1 - beta2,
             "a3": 1 - beta3,
+            "beta1": beta1,
             "beta2": beta2,
+            "beta3": beta3,
             "later": where(t == 1, 0.0, 1.0),
             "eps": corrected * eps,
             "decay": lr * weight_decay,
@@ -120,17 +123,19 @@ class Adan(Optimizer):
         a1: float,
         a2: float,
         a3: float,
+        beta1: float,
         beta2: float,
+        beta3: float,
         later: float,
         eps: float,
         decay: float,
         shrink: float,
         eps_root: Any = None,
     ) -> tuple[Array, ...]:
+        x = squarable(xp, x, 0.25 / xp.sqrt(a3))
         d = later * (x - h)
-        m = m + a1 * (x - m)
-        v = v + a2 * (d - v)
-        ahead = x + beta2 * d
-        n = n + a3 * (ahead * ahead - n)
+        m = mean(m, x, a=a1, b=beta1)
+        v = mean(v, d, a=a2, b=beta2)
+        n = mean_square(xp, n, x + beta2 * d, a=a3, b=beta3)
         step = (lr_m * m + lr_v * v) / (root(xp, n, eps_root) + eps)
         return shrink * (step + decay * p), m, v, n, x

@@ -8,6 +8,7 @@ from anyoptim._arrays import Array
 from anyoptim._hyperparameters import Hyper, fraction, nonnegative
 from anyoptim._optimizer import Optimizer
 from anyoptim._scalars import one_minus_power, sqrt
+from anyoptim.optimizers._means import mean, mean_square, squarable
 
 __all__ = ["AdaBelief", "CorrectedYogi", "Yogi"]
 
@@ -17,8 +18,8 @@ class AdaBelief(Optimizer):
 
     ::
 
-        m <- m + (1-beta1)*(g - m)
-        s <- s + (1-beta2)*((g-m)*(g-m) - s) + eps_root
+        m <- beta1*m + (1-beta1)*g
+        s <- beta2*s + (1-beta2)*(g-m)*(g-m) + eps_root
         p <- p - lr * m/(1 - beta1**t) / (sqrt(s/(1 - beta2**t)) + eps)
 
     eps_root is added to s at every step and stays there, so that it adds up to `eps_root/(1-beta2)`. In the paper both
@@ -63,7 +64,9 @@ class AdaBelief(Optimizer):
         return {
             "lr_t": lr * corrected / one_minus_power(beta1, t),
             "a1": 1 - beta1,
+            "b1": beta1,
             "a2": 1 - beta2,
+            "b2": beta2,
             "eps": corrected * eps,
             "eps_root": eps_root,
         }
@@ -78,13 +81,15 @@ class AdaBelief(Optimizer):
         *,
         lr_t: float,
         a1: float,
+        b1: float,
         a2: float,
+        b2: float,
         eps: float,
         eps_root: float,
     ) -> tuple[Array, ...]:
-        m = m + a1 * (x - m)
-        d = x - m
-        s = s + a2 * (d * d - s) + eps_root
+        x = squarable(xp, x, 0.5 / xp.sqrt(a2))
+        m = mean(m, x, a=a1, b=b1)
+        s = mean_square(xp, s, x - m, a=a2, b=b2) + eps_root
         return lr_t * m / (xp.sqrt(s) + eps), m, s
 
 
@@ -93,7 +98,7 @@ class Yogi(Optimizer):
 
     ::
 
-        m <- m + (1-beta1)*(g - m)
+        m <- beta1*m + (1-beta1)*g
         v <- v - (1-beta2)*sign(v - g*g)*g*g
         p <- p - lr*m / (sqrt(v) + eps)
 
@@ -138,13 +143,14 @@ class Yogi(Optimizer):
 
     @staticmethod
     def coefficients(t: Any, *, lr: float, beta1: float, beta2: float, eps: float) -> dict[str, Any]:
-        return {"lr_t": lr, "a1": 1 - beta1, "a2": 1 - beta2, "eps": eps}
+        return {"lr_t": lr, "a1": 1 - beta1, "b1": beta1, "a2": 1 - beta2, "eps": eps}
 
     @staticmethod
     def rule(
-        xp: Any, p: Array, x: Array, m: Array, v: Array, *, lr_t: float, a1: float, a2: float, eps: float
+        xp: Any, p: Array, x: Array, m: Array, v: Array, *, lr_t: float, a1: float, b1: float, a2: float, eps: float
     ) -> tuple[Array, ...]:
-        m = m + a1 * (x - m)
+        x = squarable(xp, x, 0.5)  # v may be larger than the square that it moves towards
+        m = mean(m, x, a=a1, b=b1)
         square = x * x
         v = v - a2 * (xp.sign(v - square) * square)
         return lr_t * m / (xp.sqrt(v) + eps), m, v
@@ -155,7 +161,7 @@ class CorrectedYogi(Yogi):
 
     ::
 
-        m <- m + (1-beta1)*(g - m)
+        m <- beta1*m + (1-beta1)*g
         v <- v - (1-beta2)*sign(v - g*g)*g*g
         p <- p - lr * m/(1 - beta1**t) / (sqrt(v/(1 - beta2**t)) + eps)
 
@@ -176,4 +182,4 @@ class CorrectedYogi(Yogi):
     def coefficients(t: Any, *, lr: float, beta1: float, beta2: float, eps: float) -> dict[str, Any]:
         corrected = sqrt(one_minus_power(beta2, t))
         lr_t = lr * corrected / one_minus_power(beta1, t)
-        return {"lr_t": lr_t, "a1": 1 - beta1, "a2": 1 - beta2, "eps": corrected * eps}
+        return {"lr_t": lr_t, "a1": 1 - beta1, "b1": beta1, "a2": 1 - beta2, "eps": corrected * eps}

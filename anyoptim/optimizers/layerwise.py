@@ -10,6 +10,7 @@ from anyoptim._optimizer import Optimizer
 from anyoptim._recipe import Recipe
 from anyoptim._scalars import one_minus_power, sqrt, trust_ratio, where
 from anyoptim._stage import Stage
+from anyoptim.optimizers._means import moments
 
 __all__ = ["LAMB", "LARS"]
 
@@ -91,14 +92,14 @@ class _Direction(Optimizer):
     def coefficients(t: Any, *, beta1: Any, beta2: Any, eps: Any, weight_decay: Any) -> dict[str, Any]:
         root = sqrt(one_minus_power(beta2, t))
         scale = root / one_minus_power(beta1, t)
-        return {"scale": scale, "a1": 1 - beta1, "a2": 1 - beta2, "eps": eps * root, "decay": weight_decay}
+        means = {"a1": 1 - beta1, "b1": beta1, "a2": 1 - beta2, "b2": beta2}
+        return {"scale": scale, **means, "eps": eps * root, "decay": weight_decay}
 
     @staticmethod
     def rule(
-        xp: Any, p: Array, x: Array, m: Array, v: Array, *, scale: float, a1: float, a2: float, eps: float, decay: float
+        xp: Any, p: Array, x: Array, m: Array, v: Array, *, scale: float, eps: float, decay: float, **means: float
     ) -> tuple[Array, ...]:
-        m = m + a1 * (x - m)
-        v = v + a2 * (x * x - v)
+        _, m, v = moments(xp, x, m, v, **means)
         return scale * m / (xp.sqrt(v) + eps) + decay * p, m, v
 
 
@@ -122,8 +123,8 @@ class LAMB(Recipe):
 
     ::
 
-        m <- m + (1-beta1)*(g - m)
-        v <- v + (1-beta2)*(g*g - v)
+        m <- beta1*m + (1-beta1)*g
+        v <- beta2*v + (1-beta2)*g*g
         r = m / (1-beta1**t) / (sqrt(v / (1-beta2**t)) + eps) + weight_decay*p
         ratio = min(|p|, upper) / |r|      where both are above 0; else 1
         p <- p - lr*ratio*r

@@ -9,10 +9,11 @@ from anyoptim._arrays import Array, library
 from anyoptim._hyperparameters import Domain, Hyper, fraction, nonnegative, number, positive, share
 from anyoptim._optimizer import Optimizer
 from anyoptim._scalars import power, where
+from anyoptim.optimizers._means import mean
 from anyoptim.optimizers._optional import decayed, decoupled, unless_zero
 from anyoptim.stages.layers import is_complex
 
-__all__ = ["Adafactor", "Muon", "Shampoo"]
+__all__ = ["Adafactor", "Muon", "Shampoo", "unit"]
 
 _whole = Domain(lambda x: x >= 1 and x % 1 == 0, "a whole number and at least 1")
 
@@ -23,7 +24,38 @@ def _matrix(xp: Any, a: Array) -> Array:
 
 
 def _at_least(xp: Any, a: Array, least: Any) -> Array:
-    return a if least is None else xp.where(a < least, xp.full_like(a, least), a)
+    return a if least is None else xp.where(a < least, xp.zeros_like(a) + least, a)
+
+
+def _bound(xp: Any, a: Array, limit: float) -> Array:
+    """`a`, but no further from 0 than `limit`."""
+    high = xp.full_like(a, limit)
+    return xp.where(a > high, high, xp.where(a < -high, -high, a))
+
+
+def _squarable(xp: Any, a: Array) -> Array:
+    """`a`, or where the sum of so many squares might overflow the largest number of which it doesn't."""
+    return _bound(xp, a, math.sqrt(float(xp.finfo(a.dtype).max) / (2 * math.prod(a.shape))))
+
+
+def _scaled(xp: Any, a: Array) -> tuple[Array, Array]:
+    """`a` by its largest magnitude, and this: so that no square of it over- or underflows."""
+    largest = xp.max(xp.abs(a))
+    largest = xp.where(largest > 0, largest, xp.ones_like(largest))
+    return a / largest, largest
+
+
+def _rms(xp: Any, a: Array) -> Array:
+    """The root of the mean square."""
+    a, largest = _scaled(xp, a)
+    return xp.sqrt(xp.mean(a * a)) * largest
+
+
+def unit(xp: Any, a: Array, eps: float, least: Any = None) -> Array:
+    """`a / (|a| + eps)`, where |a| is the root of the sum of its squares, and at least `least`."""
+    a, largest = _scaled(xp, a)
+    norm = xp.sqrt(xp.sum(a * a))
+    return a / (_at_least(xp, norm, None if least is None else least / largest) + eps / largest)
 
 
 def _no_matrix(name: str, p: Array) -> str | None:
@@ -142,18 +174,19 @@ class Adafactor(Optimizer):
     ) -> tuple[Array, ...]:
         if 0 in p.shape:
             return x, row, column, v
+        x = _squarable(xp, x)
         squares = x * x + eps
         if x.ndim < 2:
-            v = v + new * (squares - v)
+            v = mean(v, squares, a=new, b=1 - new)
             root = xp.sqrt(v)
         else:
-            row = row + new * (xp.mean(squares, axis=-1) - row)
-            column = column + new * (xp.mean(squares, axis=-2) - column)
+            row = mean(row, xp.mean(squares, axis=-1), a=new, b=1 - new)
+            column = mean(column, xp.mean(squares, axis=-2), a=new, b=1 - new)
             of_row = xp.sqrt(row / _at_least(xp, xp.mean(row, axis=-1, keepdims=True), least))
             root = xp.expand_dims(of_row, axis=-1) * xp.expand_dims(xp.sqrt(column), axis=-2)
         u = x / _at_least(xp, root, least)
-        excess = xp.sqrt(xp.mean(u * u)) / clip
-        scale = xp.sqrt(xp.mean(p * p))
+        excess = _rms(xp, u) / clip
+        scale = _rms(xp, p)
         u = u / xp.where(excess > 1, excess, xp.ones_like(excess))
         step = rate * xp.where(scale > floor, scale, xp.full_like(scale, floor)) * u
         return decayed(p, step, decay), row, column, v
@@ -267,12 +300,12 @@ class Muon(Optimizer):
         least: Any = None,
         rms: Any = None,
     ) -> tuple[Array, ...]:
-        m = momentum * m + (1 - momentum) * x
+        m = mean(m, x, a=1 - momentum, b=momentum)
         n = ahead * (1 - momentum)
         u = _matrix(xp, n * x + (1 - n) * m)
         rows, columns = u.shape
         wide = xp.matrix_transpose(u) if rows > columns else u
-        wide = wide / (_at_least(xp, xp.sqrt(xp.sum(wide * wide)), least) + eps)
+        wide = unit(xp, wide, eps, least)
         for _ in range(int(steps)):
             square = wide @ xp.matrix_transpose(wide)
             wide = a * wide + (b * square + c * (square @ square)) @ wide
@@ -324,9 +357,10 @@ class Shampoo(Optimizer):
 
     @staticmethod
     def rule(xp: Any, p: Array, x: Array, L: Array, R: Array, *, lr: float, eps: float) -> tuple[Array, ...]:
-        g = _matrix(xp, x)
+        g = _squarable(xp, _matrix(xp, x))
         turned = xp.matrix_transpose(g)
-        L, R = L + g @ turned, R + turned @ g
+        largest = float(xp.finfo(p.dtype).max)
+        L, R = _bound(xp, L + g @ turned, largest), _bound(xp, R + turned @ g, largest)
         return lr * xp.reshape(_root(xp, L, eps) @ g @ _root(xp, R, eps), p.shape), L, R
 
 

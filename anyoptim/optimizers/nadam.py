@@ -9,6 +9,7 @@ from anyoptim._arrays import Array
 from anyoptim._hyperparameters import Domain, Hyper, fraction, nonnegative
 from anyoptim._optimizer import Optimizer
 from anyoptim._scalars import expm1, log, one_minus_power, sqrt
+from anyoptim.optimizers._means import moments
 from anyoptim.optimizers._optional import decayed, decoupled
 from anyoptim.optimizers._roots import inside, root
 
@@ -23,8 +24,8 @@ class NAdam(Optimizer):
     ::
 
         mu_t = beta1 * (1 - warmup * 0.96**(t*momentum_decay))
-        m <- m + (1-beta1)*(g - m)
-        v <- v + (1-beta2)*(g*g - v)
+        m <- beta1*m + (1-beta1)*g
+        v <- beta2*v + (1-beta2)*g*g
         n = mu_(t+1) * m / (1 - mu_1*...*mu_(t+1)) + (1-mu_t) * g / (1 - mu_1*...*mu_t)
         p <- p - lr*n / (sqrt(v/(1 - beta2**t) + eps_root) + eps) - lr*weight_decay*p
 
@@ -109,7 +110,9 @@ class NAdam(Optimizer):
             "lr_m": lr * corrected * ahead / (1 - ahead + ahead * left),
             "lr_g": lr * corrected * (1 - mu) / left,
             "a1": 1 - beta1,
+            "b1": beta1,
             "a2": 1 - beta2,
+            "b2": beta2,
             "eps": corrected * eps,
             **inside(eps_root, c2),
             **decoupled(lr, weight_decay),
@@ -125,14 +128,12 @@ class NAdam(Optimizer):
         *,
         lr_m: float,
         lr_g: float,
-        a1: float,
-        a2: float,
         eps: float,
         eps_root: Any = None,
         decay: Any = None,
+        **means: float,
     ) -> tuple[Array, ...]:
-        m = m + a1 * (x - m)
-        v = v + a2 * (x * x - v)
+        x, m, v = moments(xp, x, m, v, **means)
         return decayed(p, (lr_m * m + lr_g * x) / (root(xp, v, eps_root) + eps), decay), m, v
 
 

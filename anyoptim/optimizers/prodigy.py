@@ -8,17 +8,18 @@ from anyoptim._arrays import Array
 from anyoptim._hyperparameters import Hyper, fraction, nonnegative, positive
 from anyoptim._optimizer import Optimizer
 from anyoptim._scalars import sqrt, where
+from anyoptim.optimizers._means import mean_square, squarable
 
 __all__ = ["Prodigy"]
 
 
 def _with(xp: Any, p: Array, x: Array, m: Array, v: Array, s: Array, start: Array) -> Array:
-    d = x * (start - p)
+    d = squarable(xp, x) * (start - p)
     return xp.sqrt(xp.where(d > 0, d, 0.0))
 
 
 def _against(xp: Any, p: Array, x: Array, m: Array, v: Array, s: Array, start: Array) -> Array:
-    d = x * (p - start)
+    d = squarable(xp, x) * (p - start)
     return xp.sqrt(xp.where(d > 0, d, 0.0))
 
 
@@ -147,7 +148,8 @@ class Prodigy(Optimizer):
         eps: float,
         decay: float,
     ) -> tuple[Array, ...]:
+        x = squarable(xp, x)
         m = b1 * m + n1 * x
-        v = b2 * v + n2 * (x * x)
+        v = mean_square(xp, v, x, a=n2, b=b2)
         s = kept * s + ns * x
         return rate * (m / (xp.sqrt(v) + eps) + decay * p), m, v, s, start

@@ -8,6 +8,7 @@ from anyoptim._arrays import Array
 from anyoptim._hyperparameters import Hyper, fraction, nonnegative
 from anyoptim._optimizer import Optimizer
 from anyoptim._scalars import log, one_minus_power, sqrt, where
+from anyoptim.optimizers._means import moments
 from anyoptim.optimizers._optional import decayed, decoupled
 from anyoptim.optimizers._roots import inside, root
 
@@ -19,8 +20,8 @@ class RAdam(Optimizer):
 
     ::
 
-        m <- m + (1-beta1)*(g - m)
-        v <- v + (1-beta2)*(g*g - v)
+        m <- beta1*m + (1-beta1)*g
+        v <- beta2*v + (1-beta2)*g*g
         rho_inf = 2/(1-beta2) - 1
         rho = rho_inf - 2*t*beta2**t / (1 - beta2**t)
         r = sqrt((rho-4) * (rho-2) * rho_inf / ((rho_inf-4) * (rho_inf-2) * rho))
@@ -108,7 +109,9 @@ class RAdam(Optimizer):
         return {
             "lr_t": lr * where(enough, r * corrected, 1.0) / one_minus_power(beta1, t),
             "a1": 1 - beta1,
+            "b1": beta1,
             "a2": 1 - beta2,
+            "b2": beta2,
             "trust": where(enough, 1.0, 0.0),
             "eps": where(enough, eps + corrected * eps_corrected, 1.0),
             **inside(eps_root, c2),
@@ -124,15 +127,13 @@ class RAdam(Optimizer):
         v: Array,
         *,
         lr_t: float,
-        a1: float,
-        a2: float,
         trust: float,
         eps: float,
         eps_root: Any = None,
         decay: Any = None,
+        **means: float,
     ) -> tuple[Array, ...]:
-        m = m + a1 * (x - m)
-        v = v + a2 * (x * x - v)
+        _, m, v = moments(xp, x, m, v, **means)
         return decayed(p, lr_t * m / (trust * root(xp, v, eps_root) + eps), decay), m, v
 
 

@@ -8,6 +8,7 @@ from anyoptim._arrays import Array
 from anyoptim._hyperparameters import Domain, Hyper, fraction, nonnegative
 from anyoptim._optimizer import Optimizer
 from anyoptim._scalars import one_minus_power, sqrt, where
+from anyoptim.optimizers._means import mean_square, squarable
 
 __all__ = ["ScheduleFreeAdamW", "ScheduleFreeSGD"]
 
@@ -74,7 +75,7 @@ class ScheduleFreeAdamW(Optimizer):
 
     ::
 
-        v <- v + (1-beta2)*(g*g - v)
+        v <- beta2*v + (1-beta2)*g*g
         lr_t = lr*sqrt(1-beta2**t)
         z <- z - lr_t*(g / (sqrt(v) + eps) + weight_decay*y)
         w <- w + lr_t*lr_t;  c = lr_t*lr_t / w
@@ -132,6 +133,7 @@ class ScheduleFreeAdamW(Optimizer):
         return {
             "rate": lr * sqrt(one_minus_power(beta2, t)),
             "a2": 1 - beta2,
+            "b2": beta2,
             "eps": eps,
             "share": share,
             "along": 1 - beta * (1 - share),
@@ -148,12 +150,14 @@ class ScheduleFreeAdamW(Optimizer):
         *,
         rate: float,
         a2: float,
+        b2: float,
         eps: float,
         share: float,
         along: float,
         decay: float,
     ) -> tuple[Array, ...]:
-        v = v + a2 * (x * x - v)
+        x = squarable(xp, x, 1 / xp.sqrt(a2))
+        v = mean_square(xp, v, x, a=a2, b=b2)
         d = rate * (x / (xp.sqrt(v) + eps) + decay * p)
         return share * (p - z) + along * d, z - d, v
 

@@ -28,7 +28,7 @@ KEPT: Mapping[str, Mapping[str, str]] = {
     "Momentum": {"v": "momentum"},
     "Nesterov": {"v": "momentum"},
     "RMSProp": {"h": "velocity"},
-    "CenteredRMSProp": {"h": "velocity", "m": "average_gradient"},
+    "CenteredRMSProp": {"s": "velocity", "m": "average_gradient"},
     "Trace": {"b": "momentum"},
     "AdaDelta": {"h": "accumulated_grad", "s": "accumulated_delta_var"},
     "AdaGrad": {"h": "accumulator"},

@@ -11,6 +11,7 @@ from anyoptim._optimizer import Optimizer
 from anyoptim._scalars import one_minus_power, remainder, sqrt, where, whole
 from anyoptim._stage import ParameterStage
 from anyoptim.optimizers import Adafactor, ScheduleFreeAdamW
+from anyoptim.optimizers.matrices import unit
 from anyoptim.stages.layers import is_complex
 
 __all__ = ["EvenScheduleFreeAdamW", "LateAdafactor", "NesterovSumMuon", "Overwritten", "StartedAverage", "SumMuon"]
@@ -170,7 +171,7 @@ class SumMuon(Optimizer):
         u = of_m * m + of_g * x
         rows, columns = u.shape
         u = xp.matrix_transpose(u) if rows > columns else u
-        u = u / (xp.sqrt(xp.sum(u * u)) + 1e-7)
+        u = unit(xp, u, 1e-7)
         for _ in range(int(steps)):
             square = u @ xp.matrix_transpose(u)
             u = a * u + (b * square + c * (square @ square)) @ u
@@ -206,6 +207,7 @@ class EvenScheduleFreeAdamW(ScheduleFreeAdamW):
         return {
             "rate": lr * corrected,
             "a2": 1 - beta2,
+            "b2": beta2,
             "eps": eps * corrected,
             "share": 1 / t,
             "along": 1 - beta * (1 - 1 / t),

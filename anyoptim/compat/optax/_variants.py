@@ -9,6 +9,7 @@ from anyoptim._hyperparameters import Hyper, nonnegative
 from anyoptim._optimizer import Optimizer
 from anyoptim._scalars import one_minus_power, sqrt
 from anyoptim.optimizers import AdaBelief, AdaGrad, Adan, CenteredRMSProp, CorrectedYogi, RAdam, RMSProp, Rprop
+from anyoptim.optimizers._means import mean, mean_square, moments, squarable
 from anyoptim.optimizers._roots import inside, root
 
 __all__ = [
@@ -51,8 +52,8 @@ class EndedAdaGrad(AdaGrad):
     def rule(
         xp: Any, p: Array, x: Array, h: Array, *, lr: float, eps: float, eps_root: float | None = None
     ) -> tuple[Array, ...]:
-        h = h + x * x
-        return xp.where(h > 0.0, lr * x / (root(xp, h, eps_root) + eps), 0.0), h
+        step, h = AdaGrad.rule(xp, p, x, h, lr=lr, eps=eps, eps_root=eps_root)
+        return xp.where(h > 0.0, step, 0.0), h
 
 
 class OtherAdan(Adan):
@@ -103,13 +104,15 @@ class NesterovAdaBelief(AdaBelief):
         lr_m: float,
         lr_g: float,
         a1: float,
+        b1: float,
         a2: float,
+        b2: float,
         eps: float,
         eps_root: float,
     ) -> tuple[Array, ...]:
-        m = m + a1 * (x - m)
-        d = x - m
-        s = s + a2 * (d * d - s) + eps_root
+        x = squarable(xp, x, 0.5 / xp.sqrt(a2))
+        m = mean(m, x, a=a1, b=b1)
+        s = mean_square(xp, s, x - m, a=a2, b=b2) + eps_root
         return (lr_m * m + lr_g * x) / (xp.sqrt(s) + eps), m, s
 
 
@@ -131,14 +134,12 @@ class NesterovRAdam(RAdam):
         *,
         lr_m: float,
         lr_g: float,
-        a1: float,
-        a2: float,
         trust: float,
         eps: float,
         eps_root: Any = None,
+        **means: float,
     ) -> tuple[Array, ...]:
-        m = m + a1 * (x - m)
-        v = v + a2 * (x * x - v)
+        x, m, v = moments(xp, x, m, v, **means)
         return (lr_m * m + lr_g * x) / (trust * root(xp, v, eps_root) + eps), m, v
 
 
@@ -151,7 +152,7 @@ class StartedYogi(CorrectedYogi):
 
 
 class _Started(RMSProp):
-    """RMSProp whose h starts at `initial`."""
+    """RMSProp whose mean square starts at `initial`."""
 
     def __init__(
         self,
@@ -168,12 +169,12 @@ class _Started(RMSProp):
 
     @property
     def initial(self) -> float:
-        """What h starts at: a constant."""
+        """What the mean square starts at: a constant."""
         return self._initial
 
     def init_slots(self, xp: Any, p: Array) -> tuple[Array, ...]:
         """`initial` everywhere, and zeros."""
-        return tuple(xp.full_like(p, self._initial) if name == "h" else xp.zeros_like(p) for name in self.slots)
+        return tuple(xp.zeros_like(p) if name == "m" else xp.full_like(p, self._initial) for name in self.slots)
 
 
 class StartedRMSProp(_Started):
@@ -196,7 +197,7 @@ class CorrectedRMSProp(_Started):
 
 
 class StartedCenteredRMSProp(_Started, CenteredRMSProp):
-    """Centered RMSProp whose h starts at `initial`."""
+    """Centered RMSProp whose mean square, and so its variance, starts at `initial`."""
 
 
 class CorrectedCenteredRMSProp(_Started, CenteredRMSProp):
@@ -204,31 +205,32 @@ class CorrectedCenteredRMSProp(_Started, CenteredRMSProp):
 
     ::
 
-        p <- p - lr*g / (sqrt(h/c - m*m/(c*c) + eps_root) + eps),    c = 1 - rho**t
+        p <- p - lr*g / (sqrt(h/c - m*m/(c*c) + eps_root) + eps),    c = 1 - rho**t,  h = s + m*m
     """
 
     @staticmethod
     def coefficients(t: Any, *, rho: Any, **more: Any) -> dict[str, Any]:
-        return {**CorrectedRMSProp.coefficients(t, rho=rho, **more), "again": 1 / one_minus_power(rho, t)}
+        c = one_minus_power(rho, t)
+        return {**CorrectedRMSProp.coefficients(t, rho=rho, **more), "less": (1 - c) / c}
 
     @staticmethod
     def rule(  # type: ignore[override] # it has a coefficient more
         xp: Any,
         p: Array,
         x: Array,
-        h: Array,
+        s: Array,
         m: Array,
         *,
         lr: float,
-        rho: float,
-        new: float,
         eps: float,
-        again: float,
+        less: float,
         eps_root: float | None = None,
+        **means: float,
     ) -> tuple[Array, ...]:
-        h = rho * h + new * (x * x)
-        m = rho * m + new * x
-        return lr * x / (root(xp, h - again * (m * m), eps_root) + eps), h, m
+        x, s, m = CenteredRMSProp.means(xp, x, s, m, **means)
+        # A variance, but that a difference is rounded.
+        variance = xp.maximum(s - less * (m * m), 0.0)
+        return lr * x / (root(xp, variance, eps_root) + eps), s, m
 
 
 class LateRprop(Optimizer):

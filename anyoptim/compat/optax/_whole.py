@@ -13,6 +13,8 @@ from anyoptim._hyperparameters import Domain, Hyper, fraction, nonnegative, posi
 from anyoptim._optimizer import Optimizer
 from anyoptim._scalars import one_minus_power, power, ratio_up_to_one, where
 from anyoptim._stage import Stage
+from anyoptim.optimizers._means import mean
+from anyoptim.optimizers.matrices import unit
 from anyoptim.stages.layers import is_complex
 
 __all__ = [
@@ -159,11 +161,11 @@ class FactoredRMS(Optimizer):
     ) -> tuple[Array, ...]:
         squares = x * x + eps
         if tuple(v.shape) == tuple(x.shape):
-            v = v + new * (squares - v)
+            v = mean(v, squares, a=new, b=1 - new)
             return x / xp.sqrt(v), row, column, v
         d1, d0 = _longest(tuple(x.shape))
-        row = row + new * (xp.mean(squares, axis=d0) - row)
-        column = column + new * (xp.mean(squares, axis=d1) - column)
+        row = mean(row, xp.mean(squares, axis=d0), a=new, b=1 - new)
+        column = mean(column, xp.mean(squares, axis=d1), a=new, b=1 - new)
         of_row = xp.sqrt(row / xp.mean(row, axis=d1 - (d1 > d0), keepdims=True))
         of_column = xp.sqrt(column)
         return x / (xp.expand_dims(of_row, axis=d0) * xp.expand_dims(of_column, axis=d1)), row, column, v
@@ -253,7 +255,7 @@ class PlainMuon(Optimizer):
 def _orthogonal(xp: Any, u: Array, eps: float, polynomials: dict[str, float]) -> Array:
     rows, columns = u.shape
     u = xp.matrix_transpose(u) if rows > columns else u
-    u = u / (xp.sqrt(xp.sum(u * u)) + eps)
+    u = unit(xp, u, eps)
     for i in range(len(polynomials) // 3):
         a, b, c = (polynomials[f"{name}{i}"] for name in "abc")
         square = u @ xp.matrix_transpose(u)

@@ -175,10 +175,10 @@ FORMS: Mapping[type[Any], tuple[Form, ...]] = {
         Form(
             "RMSprop",
             {**_RMSPROP, "centered": True},
-            {"square_avg": "h", "grad_avg": "m", "momentum_buffer": "Trace.b"},
+            {"square_avg": "s", "grad_avg": "m", "momentum_buffer": "Trace.b"},
             rate="Scale.factor",
         ),
-        Form("RMSprop", {**_RMSPROP, **_LR, "centered": True}, {"square_avg": "h", "grad_avg": "m"}),
+        Form("RMSprop", {**_RMSPROP, **_LR, "centered": True}, {"square_avg": "s", "grad_avg": "m"}),
     ),
     optimizers.AdaDelta: (
         Form(

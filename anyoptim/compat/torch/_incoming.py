@@ -12,6 +12,7 @@ from anyoptim._arrays import library
 from anyoptim._groups import groups
 from anyoptim._optimizer import Optimizer
 from anyoptim._tree import Tree, listed
+from anyoptim.compat._carry import central
 from anyoptim.compat._shared import Rated, zero
 from anyoptim.compat.torch import _methods
 from anyoptim.compat.torch._forms import CODECS, FORMS, Codec, Form, Named, form_of, place
@@ -266,6 +267,10 @@ def _take(
             slots[path] = _wide(CODECS.get(their, Codec()).ours(own[their]))
         elif 0 not in slots[path].shape:
             raise ValueError(f"the state of {path!r} has no {their}; it has {', '.join(own)}")
+    if "grad_avg" in form.state:
+        k, _ = place(optimizer, "s") or (0, "")
+        of = stages[k]["slots"]
+        of["s"][path] = central(of["s"][path], of["m"][path])
 
 
 def _wide(value: Any) -> Any:

@@ -10,6 +10,7 @@ from anyoptim._arrays import library
 from anyoptim._arrays._torch import tensor
 from anyoptim._optimizer import Optimizer
 from anyoptim._select import shown
+from anyoptim.compat._carry import raw
 from anyoptim.compat._shared import zero
 from anyoptim.compat.torch import _methods
 from anyoptim.compat.torch._forms import CODECS, Codec, Form, Named, Option, form_of, place
@@ -166,6 +167,8 @@ def _packed(
         for their, key in form.state.items()
         if (found := place(optimizer, key)) is not None
     }
+    if "grad_avg" in slots:
+        slots["square_avg"] = raw(slots["square_avg"], slots["grad_avg"])
     there = any(0 not in slot.shape for slot in slots.values())
     arrays = {
         their: CODECS.get(their, Codec()).theirs(slot)
