@@ -89,7 +89,8 @@ class Optimizer(Remembering):
                 # A step like the last one: the same arrays, all in one row.
                 n = memory.alike + 1
                 flat = memory.flat
-                if bound.take(params, grads, self._pipeline.row(flat.step + n, flat.t[0] + n)):
+                row = self._pipeline.row(flat.step + n, flat.t[0] + n)
+                if row is not None and bound.take(params, grads, row):
                     memory.alike = n
                     return params
             elif self._quick(bound, memory, params, grads):

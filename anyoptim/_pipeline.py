@@ -13,7 +13,7 @@ from anyoptim._program import Row
 from anyoptim._stage import Stage
 from anyoptim._state import Flat
 from anyoptim._track import Track
-from anyoptim._turn import Live, Turn, Turning
+from anyoptim._turn import FLOAT32, Live, Turn, Turning
 
 __all__ = ["Pipeline"]
 
@@ -52,15 +52,22 @@ class Pipeline:
         ]
         return Flat(0, [None if p is None else 0 for p in ps], slots, tuple(dict(s.numbers) for s in self.stages))
 
-    def row(self, step: int, t: int) -> Row:
-        """The coefficients of all parameters, where no stage measures anything or has overrides for some."""
-        stages = self.stages
-        return tuple(
-            [
-                {} if e is None else stages[e.stage]._coefficients(t, stages[e.stage]._values(step, {}))
-                for e in self.track.order
-            ]
-        )
+    def row(self, step: int, t: int) -> Row | None:
+        """The coefficients of all parameters, where no stage measures anything or has overrides for some.
+
+        None where a learning rate is larger than some dtypes can hold.
+        """
+        row: list[Mapping[str, Any]] = []
+        for entry in self.track.order:
+            if entry is None:
+                row.append({})
+                continue
+            stage = self.stages[entry.stage]
+            values = stage._values(step, {})
+            if values.get("lr", 0.0) > FLOAT32.largest:
+                return None
+            row.append(stage._coefficients(t, values))
+        return tuple(row)
 
     def turn(
         self,

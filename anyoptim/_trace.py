@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
@@ -16,10 +17,13 @@ __all__ = [
     "LOGICAL",
     "Graph",
     "Node",
+    "Range",
     "Scalar",
     "Symbol",
+    "constant",
     "evaluate",
     "operation",
+    "range_of",
     "symbol",
     "trace",
     "trace_measure",
@@ -95,8 +99,9 @@ class Graph(NamedTuple):
 
     @property
     def scalars(self) -> tuple[Scalar, ...]:
-        """The host expressions that enter the nodes, each once."""
-        return tuple(dict.fromkeys(a for node in self.nodes for a in node.arguments if isinstance(a, Scalar)))
+        """The host expressions that enter the nodes, each once: last those that are the same at every step."""
+        found = dict.fromkeys(a for node in self.nodes for a in node.arguments if isinstance(a, Scalar))
+        return tuple(sorted(found, key=constant))
 
 
 def trace(program: Program, options: Options) -> Graph:
@@ -118,21 +123,56 @@ def trace_measure(program: Program, k: int, options: Options) -> Graph:
     return tape.graph(tape.call(lambda xp, row: (program.measured(k, xp, p, x, slots, row),), options))
 
 
-def values(scalars: Sequence[Scalar], row: Row, dtype: Any) -> list[float]:
-    """The values of host expressions at one step."""
-    return [row[s.arguments[0]][s.arguments[1]] if s.op == "given" else float(evaluate(s, row, dtype)) for s in scalars]
+def constant(scalar: Scalar) -> bool:
+    """Whether it depends on no coefficient, but at most on the dtype."""
+    if scalar.op in {"given", "device"}:
+        return False
+    return all(constant(a) for a in scalar.arguments if isinstance(a, Scalar))
 
 
-def evaluate(scalar: Scalar, row: Row, dtype: Any) -> float | bool:
-    """The value of a host expression at one step, in Python's own float64."""
+class Range(NamedTuple):
+    """The magnitudes that a dtype can hold, beside 0 and infinity."""
+
+    least: float
+    largest: float
+
+    def holds(self, c: float) -> bool:
+        """Whether it becomes neither 0 nor infinite in this dtype, unless it is."""
+        return self.least <= c <= self.largest or -self.largest <= c <= -self.least or not c or c - c != 0
+
+    def fitted(self, c: float) -> float:
+        """`c`, or the nearest number of its sign that the dtype holds and that is neither 0 nor infinite."""
+        return c if self.holds(c) else math.copysign(min(max(abs(c), self.least), self.largest), c)
+
+
+@functools.cache
+def range_of(dtype: Any, *, normal: bool = False) -> Range:
+    """That of a compute dtype; of its normal numbers, where subnormal ones are flushed to 0."""
+    finfo = np.finfo(dtype)
+    # Python's own numbers have the range of float64.
+    subnormal = 0.0 if finfo.bits == 64 else math.ldexp(1.0, int(finfo.minexp - finfo.nmant))
+    return Range(float(finfo.smallest_normal) if normal else subnormal, float(finfo.max))
+
+
+def values(scalars: Sequence[Scalar], row: Row, dtype: Any, within: Range | None = None) -> list[float]:
+    """The values of host expressions at one step: a coefficient is fitted to the dtype, or `within` another range."""
+    fitted = (within or range_of(dtype)).fitted
+    return [
+        fitted(row[s.arguments[0]][s.arguments[1]]) if s.op == "given" else float(evaluate(s, row, dtype, within))
+        for s in scalars
+    ]
+
+
+def evaluate(scalar: Scalar, row: Row, dtype: Any, within: Range | None = None) -> float | bool:
+    """The value of a host expression at one step, in Python's own float64, of fitted coefficients."""
     if scalar.op == "given":
         part, name = scalar.arguments
-        return float(row[part][name])
+        return (within or range_of(dtype)).fitted(float(row[part][name]))
     if scalar.op == "number":
         return float.fromhex(scalar.arguments[0])
     if scalar.op in _OF_DTYPE:
         return _OF_DTYPE[scalar.op](np.finfo(dtype))
-    result: float | bool = _HOST[scalar.op](*(evaluate(a, row, dtype) for a in scalar.arguments))
+    result: float | bool = _HOST[scalar.op](*(evaluate(a, row, dtype, within) for a in scalar.arguments))
     return result
 
 

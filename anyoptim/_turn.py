@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
+from anyoptim._arrays import COMPUTE, library
 from anyoptim._division import Division
 from anyoptim._engines import Crew, Rows
 from anyoptim._hyperparameters import Hyper
@@ -13,10 +14,10 @@ from anyoptim._program import Row
 from anyoptim._scalars import finite, where
 from anyoptim._stage import Gate, Stage
 from anyoptim._state import Flat
-from anyoptim._trace import LOGICAL, Symbol
+from anyoptim._trace import LOGICAL, Symbol, range_of
 from anyoptim._track import Entry
 
-__all__ = ["Live", "Turn", "Turning"]
+__all__ = ["FLOAT32", "Live", "Turn", "Turning"]
 
 
 class Live(Protocol):
@@ -54,6 +55,9 @@ class _Key(NamedTuple):
     """Which it is, for rows of its own; else -1."""
 
 
+FLOAT32 = range_of("float32")
+
+
 class Turning:
     """A step that is found out about."""
 
@@ -80,10 +84,30 @@ class Turning:
         self._distinct: list[Row] = [() for _ in self._keys]
         self._rows = Rows(self._distinct, which)
         self._values = [self._values_of(own) for own in division.overrides]
+        self._check_rates()
+        if not isinstance(self._step, int):
+            # Under `jax.jit` they meet 0-d arrays, in whose dtype a small eps would become 0.
+            fitted = range_of(library(self._step).widest_float(), normal=True).fitted
+            self._values = [
+                [{name: fitted(v) if type(v) is float else v for name, v in own.items()} for own in of]
+                for of in self._values
+            ]
         self._numbers, self._kept = list(flat.numbers), list(flat.numbers)
         self._taken: Any = True
         self._refusal: tuple[int, int] | None = None
         self._measures = Measures(crew, gathered, self._rows, self._tracks)
+
+    def _check_rates(self) -> None:
+        """Raise ValueError for a learning rate that the arithmetic of one of the parameters can't hold."""
+        rates = [rate for of in self._values for own in of if type(rate := own.get("lr")) is float]
+        if rates and max(rates) > FLOAT32.largest:
+            dtypes = [leaf.library.dtype(leaf.p) for leaf in self._crew.leaves]
+            narrow = [dtype for dtype in dtypes if COMPUTE[dtype] in {"float32", "complex64"}]
+            if narrow:
+                raise ValueError(
+                    f"lr is {max(rates)}; wanted at most {FLOAT32.largest:.8g}, the largest number of float32, "
+                    f"in which {narrow[0]} parameters are updated"
+                )
 
     def passed(self, k: int) -> bool:
         """Find out what stage `k` needs; False if it calls the step off."""

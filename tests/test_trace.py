@@ -212,7 +212,8 @@ def test_no_method_copies_or_takes_many_temporaries(method: type[Any]) -> None:
     graph = _trace(method.rule, method.slots, method.coefficients(1, **hyper))
     source = blocked(graph)
     choices = [node.arguments[0] for node in graph.nodes if node.op == "where"]
-    bounded = [len(graph.inputs) + i for i, node in enumerate(graph.nodes) if node[:1] == ("bound",) and node[1][0] == 1]
+    nodes = enumerate(graph.nodes, len(graph.inputs))
+    bounded = [i for i, node in nodes if node.op == "bound" and node.arguments[0] == 1]
     kept = sum(output in {1, *bounded} for output in graph.outputs)
     # A choice by a coefficient is one copy, one by elements two or three, and what is kept as it came one.
     by_elements = sum(not isinstance(of, Scalar) for of in choices)

@@ -19,6 +19,8 @@ __all__ = ["CuPy"]
 class CuPy(Library):
     """CuPy."""
 
+    flushes = True
+
     def cuda(self, x: Array) -> int | None:
         return int(x.device.id)
 

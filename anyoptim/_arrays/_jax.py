@@ -26,6 +26,7 @@ class JAX(Library):
 
     wide_integers = False
     tracing = True
+    flushes = True
     frozen = True
 
     def widest_float(self) -> Any:

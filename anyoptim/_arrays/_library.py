@@ -47,6 +47,9 @@ class Library:
     tracing = False
     """Whether its arrays may stand for values that are not known yet."""
 
+    flushes = False
+    """Whether results that are subnormal become 0."""
+
     frozen = False
     """Whether its arrays never change, so that one that was met before is as it was."""
 

@@ -15,7 +15,7 @@ from anyoptim._arrays import Array, Library
 from anyoptim._memory import Memory
 from anyoptim._program import Program, Row
 from anyoptim._reduction import norm
-from anyoptim._trace import Scalar, values
+from anyoptim._trace import Scalar, constant, range_of, values
 
 __all__ = ["Again", "Commit", "Leaf", "NDArray", "Plan", "Result", "Rows", "Written", "host", "norm_of"]
 
@@ -81,17 +81,24 @@ class Again:
     ) -> None:
         self.run = run
         """Takes the step of a plan, with its gathered gradients. It holds no plan, which would hold itself alive."""
+        scalars = [s for s in scalars if not constant(s)]  # the first of the table; the rest stays
         self._kinds = [[float] * len(part) for part in row]
         self._numbers = _reader(scalars, dtype)  # that of the arithmetic, which the table need not have
-        self._put = _writer(table)
+        within = range_of(dtype)
+        self._least, self._largest, self._holds = within.least, within.largest, within.holds
+        self._put = _writer(table[: len(scalars)])
 
     def set(self, row: Row) -> bool:
-        """Put the numbers of another row in place, if they are numbers and have the same names."""
+        """Put the numbers of another row in place, if they are numbers of this dtype and have the same names."""
         if [[*map(type, part.values())] for part in row] != self._kinds:
             return False
         try:
             numbers = self._numbers(row)
         except KeyError:
+            return False
+        # The quick question first, which nearly always has the answer.
+        inside = numbers and self._least <= min(numbers) and max(numbers) <= self._largest
+        if not inside and not all(map(self._holds, numbers)):
             return False
         self._put(*numbers)
         return True

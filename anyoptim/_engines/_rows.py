@@ -9,7 +9,7 @@ import numpy as np
 
 from anyoptim._engines._leaf import NDArray
 from anyoptim._program import Row
-from anyoptim._trace import Scalar, Symbol, evaluate
+from anyoptim._trace import Scalar, Symbol, evaluate, range_of
 
 __all__ = ["Table", "table"]
 
@@ -46,7 +46,7 @@ def _resolved(scalar: Scalar, row: Row, dtype: Any) -> float | Scalar:
     if scalar.op == "given":
         part, name = scalar.arguments
         value = row[part][name]
-        return value.scalar if isinstance(value, Symbol) else float(value)
+        return value.scalar if isinstance(value, Symbol) else range_of(dtype).fitted(float(value))
     arguments = [_resolved(a, row, dtype) if isinstance(a, Scalar) else a for a in scalar.arguments]
     if any(isinstance(a, Scalar) for a in arguments):
         return Scalar(scalar.op, tuple(a if isinstance(a, Scalar) else _number(a) for a in arguments))

@@ -16,7 +16,7 @@ from anyoptim._engines._leaf import Commit, Leaf, NDArray, Plan, Result, Rows
 from anyoptim._program import Options, Program, options
 from anyoptim._quiet import quiet
 from anyoptim._reduction import BLOCK, block_sums, power_of_two
-from anyoptim._trace import Graph, trace, trace_measure, values
+from anyoptim._trace import Graph, range_of, trace, trace_measure, values
 
 __all__ = ["Jax", "missing", "refusal"]
 
@@ -122,10 +122,11 @@ class Jax(Plan):
         They are arrays by themselves: XLA compiles what leaves of one shape do only once, whichever rows they have.
         """
         found = []
+        within = range_of(self._dtype, normal=True)  # the rest is flushed to 0
         for row in rows.distinct:
             with quiet():
                 scalars = _graph(self.program, k, options(row)).scalars
-                found.append(np.array([-0.0, *values(scalars, row, self._dtype)], self._dtype))
+                found.append(np.array([-0.0, *values(scalars, row, self._dtype, within)], self._dtype))
         table = np.zeros((len(found), max(map(len, found))), self._dtype)
         for to, numbers in zip(table, found, strict=True):
             to[: len(numbers)] = numbers

@@ -13,6 +13,7 @@ from anyoptim._operations import Operations
 from anyoptim._program import Program, Row
 from anyoptim._quiet import quiet
 from anyoptim._reduction import block_sums
+from anyoptim._trace import range_of
 
 __all__ = ["Lazy", "Portable", "start"]
 
@@ -147,19 +148,23 @@ def _reals(leaf: Leaf, x: Array) -> list[_Reals]:
     return found
 
 
-def _row(library: Library, row: Row, dtype: Any) -> Row:
-    # A traced coefficient may be wider than the compute dtype, and would widen everything.
-    return tuple(
-        {k: c if isinstance(c, float | bool | str) else library.xp.astype(c, dtype) for k, c in part.items()}
-        for part in row
-    )
+def _row(library: Library, row: Row, like: Array) -> Row:
+    within = range_of(library.dtype(like), normal=library.flushes)
+
+    def fitted(c: Any) -> Any:
+        if type(c) is float:
+            return within.fitted(c)
+        # A traced coefficient may be wider than the compute dtype, and would widen everything.
+        return c if isinstance(c, float | bool | str) else library.xp.astype(c, like.dtype)
+
+    return tuple({k: fitted(c) for k, c in part.items()} for part in row)
 
 
 def _result(program: Program, leaf: Leaf, x: Array, row: Row) -> Result:
     library, xp = leaf.library, leaf.library.xp
     parts = []
     for p, g, slots in _reals(leaf, x):
-        new = program.moved(_Eager(library, p), p, g, slots, _row(library, row, p.dtype))
+        new = program.moved(_Eager(library, p), p, g, slots, _row(library, row, p))
         shapes = [tuple(a.shape) for a in (p, *slots)]
         parts.append(_kept(program.name, new, shapes, library, (p, g)))
     if len(parts) == 1:
@@ -177,7 +182,7 @@ def _squares(measured: Callable[..., Any], leaf: Leaf, x: Array, row: Row) -> Ar
         return xp.zeros(0, dtype=wide, device=library.placement(leaf.p))
     parts = []
     for p, g, slots in _reals(leaf, x):
-        a = library.array(measured(_Eager(library, p), p, g, slots, _row(library, row, p.dtype)))
+        a = library.array(measured(_Eager(library, p), p, g, slots, _row(library, row, p)))
         a = xp.astype(a, wide, copy=False)
         parts.append(xp.reshape(a * a, (-1,)))
     # Of a complex array the parts of an element follow each other.

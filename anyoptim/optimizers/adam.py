@@ -9,7 +9,7 @@ from anyoptim._hyperparameters import Hyper, fraction, nonnegative
 from anyoptim._optimizer import Optimizer
 from anyoptim._scalars import one_minus_power, sqrt
 from anyoptim.optimizers._means import moments, squarable
-from anyoptim.optimizers._optional import decayed, decoupled, unless_zero
+from anyoptim.optimizers._optional import decayed, decoupled
 from anyoptim.optimizers._roots import inside, root
 
 __all__ = ["AMSGrad", "Adam", "AdamW", "CorrectedAMSGrad"]
@@ -79,14 +79,16 @@ class Adam(Optimizer):
     ) -> dict[str, Any]:
         c2 = one_minus_power(beta2, t)
         corrected = sqrt(c2)
-        return {
+        found = {
             "lr_t": lr * corrected / one_minus_power(beta1, t),
             "a1": 1 - beta1,
             "a2": 1 - beta2,
-            **_kept(beta1, beta2, table=not unless_zero(eps_corrected=eps_corrected, eps_root=eps_root)),
             "eps": eps + corrected * eps_corrected,
-            **inside(eps_root, c2),
         }
+        table = type(eps_corrected) is type(eps_root) is float and not eps_corrected and not eps_root
+        if table and not _small(beta1) and not _small(beta2):
+            return found
+        return {**found, "b1": beta1, "b2": beta2, "table": table, **inside(eps_root, c2)}
 
     @staticmethod
     def rule(
@@ -105,11 +107,9 @@ class Adam(Optimizer):
         return lr_t * m / (root(xp, v, eps_root) + eps), m, v
 
 
-def _kept(beta1: Any, beta2: Any, *, table: bool) -> dict[str, Any]:
-    """The betas, where `_means` needs them, and whether float64 does without."""
-    if table and not any(isinstance(beta, float) and beta < 0.5 for beta in (beta1, beta2)):
-        return {}
-    return {"b1": beta1, "b2": beta2, "table": table}
+def _small(beta: Any) -> bool:
+    """Whether a beta is known to be below 1/2."""
+    return isinstance(beta, float) and beta < 0.5
 
 
 def _means(

@@ -13,7 +13,7 @@ from anyoptim.optimizers._means import mean
 from anyoptim.optimizers._optional import decayed, decoupled, unless_zero
 from anyoptim.stages.layers import is_complex
 
-__all__ = ["Adafactor", "Muon", "Shampoo", "unit"]
+__all__ = ["Adafactor", "Muon", "Shampoo", "at_least", "summable", "unit"]
 
 _whole = Domain(lambda x: x >= 1 and x % 1 == 0, "a whole number and at least 1")
 
@@ -23,7 +23,8 @@ def _matrix(xp: Any, a: Array) -> Array:
     return xp.reshape(a, (a.shape[0], -1)) if 0 not in a.shape else a
 
 
-def _at_least(xp: Any, a: Array, least: Any) -> Array:
+def at_least(xp: Any, a: Array, least: Any) -> Array:
+    """`a`, but no less than `least`, if there is one."""
     return a if least is None else xp.where(a < least, xp.zeros_like(a) + least, a)
 
 
@@ -33,7 +34,7 @@ def _bound(xp: Any, a: Array, limit: float) -> Array:
     return xp.where(a > high, high, xp.where(a < -high, -high, a))
 
 
-def _squarable(xp: Any, a: Array) -> Array:
+def summable(xp: Any, a: Array) -> Array:
     """`a`, or where the sum of so many squares might overflow the largest number of which it doesn't."""
     return _bound(xp, a, math.sqrt(float(xp.finfo(a.dtype).max) / (2 * math.prod(a.shape))))
 
@@ -55,7 +56,7 @@ def unit(xp: Any, a: Array, eps: float, least: Any = None) -> Array:
     """`a / (|a| + eps)`, where |a| is the root of the sum of its squares, and at least `least`."""
     a, largest = _scaled(xp, a)
     norm = xp.sqrt(xp.sum(a * a))
-    return a / (_at_least(xp, norm, None if least is None else least / largest) + eps / largest)
+    return a / (at_least(xp, norm, None if least is None else least / largest) + eps / largest)
 
 
 def _no_matrix(name: str, p: Array) -> str | None:
@@ -174,7 +175,7 @@ class Adafactor(Optimizer):
     ) -> tuple[Array, ...]:
         if 0 in p.shape:
             return x, row, column, v
-        x = _squarable(xp, x)
+        x = summable(xp, x)
         squares = x * x + eps
         if x.ndim < 2:
             v = mean(v, squares, a=new, b=1 - new)
@@ -182,9 +183,11 @@ class Adafactor(Optimizer):
         else:
             row = mean(row, xp.mean(squares, axis=-1), a=new, b=1 - new)
             column = mean(column, xp.mean(squares, axis=-2), a=new, b=1 - new)
-            of_row = xp.sqrt(row / _at_least(xp, xp.mean(row, axis=-1, keepdims=True), least))
+            of_row = xp.sqrt(row / at_least(xp, xp.mean(row, axis=-1, keepdims=True), least))
             root = xp.expand_dims(of_row, axis=-1) * xp.expand_dims(xp.sqrt(column), axis=-2)
-        u = x / _at_least(xp, root, least)
+        # Of a small gradient beside a huge one the root may underflow.
+        root = at_least(xp, root, float(xp.finfo(p.dtype).smallest_normal))
+        u = x / at_least(xp, root, least)
         excess = _rms(xp, u) / clip
         scale = _rms(xp, p)
         u = u / xp.where(excess > 1, excess, xp.ones_like(excess))
@@ -357,7 +360,7 @@ class Shampoo(Optimizer):
 
     @staticmethod
     def rule(xp: Any, p: Array, x: Array, L: Array, R: Array, *, lr: float, eps: float) -> tuple[Array, ...]:
-        g = _squarable(xp, _matrix(xp, x))
+        g = summable(xp, _matrix(xp, x))
         turned = xp.matrix_transpose(g)
         largest = float(xp.finfo(p.dtype).max)
         L, R = _bound(xp, L + g @ turned, largest), _bound(xp, R + turned @ g, largest)

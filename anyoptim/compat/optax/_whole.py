@@ -14,7 +14,7 @@ from anyoptim._optimizer import Optimizer
 from anyoptim._scalars import one_minus_power, power, ratio_up_to_one, where
 from anyoptim._stage import Stage
 from anyoptim.optimizers._means import mean
-from anyoptim.optimizers.matrices import unit
+from anyoptim.optimizers.matrices import at_least, summable, unit
 from anyoptim.stages.layers import is_complex
 
 __all__ = [
@@ -159,6 +159,7 @@ class FactoredRMS(Optimizer):
     def rule(
         xp: Any, p: Array, x: Array, row: Array, column: Array, v: Array, *, new: float, eps: float
     ) -> tuple[Array, ...]:
+        x = summable(xp, x)
         squares = x * x + eps
         if tuple(v.shape) == tuple(x.shape):
             v = mean(v, squares, a=new, b=1 - new)
@@ -168,7 +169,8 @@ class FactoredRMS(Optimizer):
         column = mean(column, xp.mean(squares, axis=d1), a=new, b=1 - new)
         of_row = xp.sqrt(row / xp.mean(row, axis=d1 - (d1 > d0), keepdims=True))
         of_column = xp.sqrt(column)
-        return x / (xp.expand_dims(of_row, axis=d0) * xp.expand_dims(of_column, axis=d1)), row, column, v
+        root = xp.expand_dims(of_row, axis=d0) * xp.expand_dims(of_column, axis=d1)
+        return x / at_least(xp, root, float(xp.finfo(p.dtype).smallest_normal)), row, column, v
 
 
 def _longest(shape: tuple[int, ...]) -> tuple[int, int]:

@@ -1,0 +1,310 @@
+"""Huge and vanishing gradients, betas near 0 and coefficients beyond a dtype: finite, right, and the same bits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import anyoptim as ao
+from tests import textbook
+from tests.libraries import DISCOVERED, ENGINES, Library, same_bits
+
+f = np.float32
+SHAPE = (3, 4)  # a matrix, which all methods take
+
+ELEMENTWISE = [name for name, method in DISCOVERED.items() if not method.whole]
+
+UNSTABLE = {
+    "Shampoo": "the inverse roots of a matrix whose eigenvalues are 1e30 apart are beyond float32",
+    "Prodigy": "its learning rate is a quotient of sums that it feeds back",
+}
+"""Where rounding is amplified by more than a number of operations, and why."""
+
+
+def gradients(seed: int, steps: int, least: int, most: int) -> list[Any]:
+    """Of float32, of any size between these powers of ten, or about 1 with spikes of these sizes."""
+    rng = np.random.default_rng(seed)
+    found = []
+    for _ in range(steps):
+        spread = rng.uniform(least, most, SHAPE) if seed % 2 else rng.choice([0, 0, 0, least, most], SHAPE)
+        found.append((rng.normal(size=SHAPE) * 10.0**spread).astype(f))
+    return found
+
+
+def start(seed: int) -> Any:
+    return np.random.default_rng([seed, 1]).normal(size=SHAPE).astype(f)
+
+
+def arrays(optimizer: ao.Optimizer) -> list[Any]:
+    """All slots."""
+    state = optimizer.state_dict()
+    return [slot for stage in state["stages"] for of in stage["slots"].values() for slot in of.values()]
+
+
+@pytest.mark.parametrize("name", DISCOVERED)
+@settings(max_examples=20)
+@given(seed=st.integers(0, 1 << 32))
+def test_every_method_stays_finite(name: str, seed: int) -> None:
+    """Parameters and slots in float32, whatever gradients between 1e-30 and 1e30 come; on two engines the same bits."""
+    engines = ("portable", "blocked") if name in ELEMENTWISE else ("portable",)
+    runs = {engine: ({"w": start(seed)}, DISCOVERED[name](engine=engine)) for engine in engines}
+    for g in gradients(seed, 30, -30, 30):
+        for params, optimizer in runs.values():
+            optimizer.update(params, {"w": g})
+            assert np.isfinite(params["w"]).all()
+            assert all(np.isfinite(slot).all() for slot in arrays(optimizer))
+    (expected, by), *others = runs.values()
+    for params, optimizer in others:
+        assert same_bits(params["w"], expected["w"])
+        assert all(same_bits(a, b) for a, b in zip(arrays(optimizer), arrays(by), strict=True))
+
+
+@pytest.mark.parametrize("name", sorted({*DISCOVERED} - {*UNSTABLE}))
+@settings(max_examples=20)
+@given(seed=st.integers(0, 1 << 32))
+def test_every_method_follows_float64(name: str, seed: int) -> None:
+    """Where float32 can hold all squares, it is as far from float64 as 30 steps of a few roundings take it.
+
+    Each step has some ten operations of half an ulp of what moves; signs of differences that nearly cancel cost more.
+    """
+    narrow, wide = {"w": start(seed)}, {"w": start(seed).astype(float)}
+    optimizers = [DISCOVERED[name](engine="portable") for _ in range(2)]
+    way = 1 + abs(wide["w"])
+    for g in gradients(seed, 30, -15, 15):
+        before = wide["w"].copy()
+        optimizers[0].update(narrow, {"w": g})
+        optimizers[1].update(wide, {"w": g.astype(float)})
+        way += abs(wide["w"] - before)
+    assert (abs(narrow["w"] - wide["w"]) / way).max() < 100 * 2.0**-24
+
+
+@pytest.mark.parametrize("name", ["Adam", "AdaGrad"])
+@pytest.mark.parametrize("engine", ENGINES)
+@settings(max_examples=20)
+@given(seed=st.integers(0, 1 << 32), beta1=st.floats(0, 0.999), beta2=st.floats(0, 0.999))
+def test_bits_of_the_table(name: str, engine: str, seed: int, beta1: float, beta2: float) -> None:
+    """On float64, up to the largest numbers whose squares are finite, and at every beta."""
+    rng = np.random.default_rng(seed)
+    betas = {"beta1": beta1, "beta2": beta2} if name == "Adam" else {}
+    ours, theirs = {"w": rng.normal(size=8)}, {}
+    theirs["w"] = ours["w"].copy()
+    optimizer, book = DISCOVERED[name](**betas, engine=engine), textbook.METHODS[name](**betas)
+    # The largest square, or half of the largest sum of squares.
+    root = np.sqrt(np.finfo(float).max) * (1.0 if name == "Adam" else 0.7)
+    for g in [*(rng.normal(size=8) * 10.0 ** rng.uniform(-150, 150, 8) for _ in range(10)), np.full(8, root)]:
+        optimizer.update(ours, {"w": g})
+        book.update(theirs, {"w": g})
+        assert same_bits(ours["w"], theirs["w"])
+
+
+def trained(optimizer: ao.Optimizer, gradients: Any, dtype: Any = f, array: Callable[[Any], Any] = np.array) -> Any:
+    params = {"w": array(np.zeros(1, dtype))}
+    for g in gradients:
+        optimizer.update(params, {"w": array(np.array([g], dtype))})
+    return params["w"]
+
+
+MOMENTS = ("Adam", "AdamW", "AMSGrad", "CorrectedAMSGrad", "NAdam", "RAdam", "AdaBelief", "LAMB", "Adan")
+
+
+@pytest.mark.parametrize("engine", [*ENGINES, "jax"])
+def test_adam_goes_on_after_a_spike(need: Callable[[str], Library], engine: str) -> None:
+    """Gradients 1, 1e20, 1: the steps of float64, where 1e40 is a number."""
+    array = need("jax").asarray if engine == "jax" else np.array
+    expected = trained(ao.Adam(), [1, 1e20, 1], float)
+    assert -0.0024 < expected[0] < -0.0023
+    np.testing.assert_allclose(trained(ao.Adam(engine=engine), [1, 1e20, 1], array=array), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [f, float])
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_beta_of_0_keeps_nothing(engine: str, dtype: Any) -> None:
+    """Adam(beta1=0, beta2=0) after a gradient of 1 and one of 1e-5: 1e-5/(1e-5 + 1e-7)."""
+    optimizer = ao.Adam(lr=1.0, beta1=0.0, beta2=0.0, engine=engine)
+    step = trained(ao.Adam(lr=1.0, beta1=0.0, beta2=0.0, engine=engine), [1], dtype) - trained(
+        optimizer, [1, 1e-5], dtype
+    )
+    np.testing.assert_allclose(step, 1e-5 / (1e-5 + 1e-7), rtol=1e-6)
+
+
+PEERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "Adam": ("Adam", {}),
+    "AdamW": ("AdamW", {}),
+    "Adam, no betas": ("Adam", {"lr": 1.0, "betas": (0.0, 0.0)}),
+    "Adam, AMSGrad": ("Adam", {"amsgrad": True}),
+    "NAdam": ("NAdam", {}),
+    "RAdam": ("RAdam", {}),
+    "RMSprop": ("RMSprop", {}),
+    "Adadelta": ("Adadelta", {}),
+    "Adamax": ("Adamax", {}),
+}
+"""Classes of torch.optim."""
+
+
+@pytest.mark.parametrize("which", PEERS)
+@pytest.mark.parametrize("spiked", [[1, 1e20, 1], [1, 1e-5, 1e-9, 1]])
+def test_forms_of_torch(need: Callable[[str], Library], which: str, spiked: list[float]) -> None:
+    """What torch.optim makes of spikes in float64, in float64 and in float32."""
+    need("torch")
+    import torch
+
+    name, options = PEERS[which]
+    p = torch.zeros(1, dtype=torch.float64, requires_grad=True)
+    theirs = getattr(torch.optim, name)([p], **options)
+    for g in spiked:
+        p.grad = torch.tensor([g], dtype=torch.float64)
+        theirs.step()
+    for dtype, rtol in ((float, 1e-8 if name == "NAdam" else 1e-12), (f, 1e-6)):  # it keeps its product in float32
+        ours = trained(getattr(ao.compat.torch, name)(**options), spiked, dtype)
+        np.testing.assert_allclose(ours, p.detach().numpy(), rtol=rtol)
+
+
+def test_form_of_optax(need: Callable[[str], Library]) -> None:
+    """optax's own float32 ends the run, its v being infinite; ours has the steps of float64."""
+    need("jax")
+    expected = trained(ao.compat.optax.adam(1e-3), [1, 1e20, 1], float)
+    np.testing.assert_allclose(trained(ao.compat.optax.adam(1e-3), [1, 1e20, 1]), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("noise", [0.0, 1e-3])
+def test_a_variance_is_at_least_0(engine: str, noise: float) -> None:
+    """CenteredRMSProp with a gradient that hardly changes: finite, and the steps of float64 with exact differences."""
+    rng = np.random.default_rng(5)
+    grads = (0.1 * (1 + noise * rng.normal(size=(3000, 50)))).astype(f)
+    p, optimizer = {"w": np.zeros(50, f)}, ao.CenteredRMSProp(lr=1e-3, engine=engine)
+    expected, h, m = np.zeros(50), np.zeros(50, np.longdouble), np.zeros(50, np.longdouble)
+    for g in grads:
+        optimizer.update(p, {"w": g})
+        h, m = h + 0.01 * (np.longdouble(1) * g * g - h), m + 0.01 * (g - m)
+        expected -= 1e-3 * g / (np.sqrt(np.maximum(np.float64(h - m * m), 0)) + 1e-7)
+    assert np.isfinite(p["w"]).all()
+    # Of the constant one no difference of extended precision has a variance after some 2,000 steps.
+    if noise:
+        np.testing.assert_allclose(p["w"], expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("how", ["torch", "optax", "corrected", "keras"])
+def test_centered_forms_of_frameworks(need: Callable[[str], Library], how: str) -> None:
+    """A thousand gradients that hardly change, where the framework's own differences stay finite in float64."""
+    need("torch"), need("jax")
+    import jax
+    import optax
+    import torch
+
+    rng = np.random.default_rng(6)
+    grads = 0.1 * (1 + 0.01 * rng.normal(size=(1000, 20)))
+    p: dict[str, Any] = {"w": np.zeros(20)}
+    if how == "torch":
+        q = torch.zeros(20, dtype=torch.float64, requires_grad=True)
+        theirs: Any = torch.optim.RMSprop([q], lr=1e-3, centered=True)
+        ours: Any = ao.compat.torch.RMSprop(lr=1e-3, centered=True)
+        for g in grads:
+            q.grad = torch.tensor(g)
+            theirs.step()
+            ours.update(p, {"w": g})
+        expected = q.detach().numpy()
+    elif how == "keras":
+        ours, expected = ao.compat.keras.RMSprop(1e-3, centered=True), np.zeros(20)
+        h, m = np.zeros(20), np.zeros(20)
+        for g in grads:  # Keras computes in float32
+            h, m = 0.9 * h + 0.1 * g * g, 0.9 * m + 0.1 * g
+            expected -= 1e-3 * g / np.sqrt(h - m * m + 1e-7)
+            ours.update(p, {"w": g})
+    else:
+        with jax.enable_x64(True):
+            tx = optax.rmsprop(1e-3, centered=True, bias_correction=how == "corrected")
+            ours = ao.compat.optax.rmsprop(1e-3, centered=True, bias_correction=how == "corrected")
+            q = jax.numpy.zeros(20)
+            state = tx.init(q)
+            for g in grads[:200]:
+                u, state = tx.update(jax.numpy.asarray(g), state, q)
+                q = q + u
+                ours.update(p, {"w": g})
+            expected = np.asarray(q)
+    np.testing.assert_allclose(p["w"], expected, rtol=1e-8)
+
+
+# Coefficients -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("engine", [*ENGINES, "jax"])
+def test_an_eps_too_small_for_the_dtype(need: Callable[[str], Library], engine: str) -> None:
+    """1e-50 becomes the least number, not 0: a gradient of 0 makes no 0/0. So do subnormal ones where these flush."""
+    array = need("jax").asarray if engine == "jax" else np.array
+    for eps in (1e-50, 1e-40):
+        assert trained(ao.Adam(eps=eps, engine=engine), [0, 0], array=array) == 0
+
+
+def test_an_eps_too_small_under_jit(need: Callable[[str], Library]) -> None:
+    """The same where coefficients are traced float32 numbers."""
+    need("jax")
+    import jax
+
+    optimizer = ao.Adam(eps=1e-50)
+    params = {"w": jax.numpy.ones(1)}
+    params, _ = jax.jit(optimizer.step)(params, {"w": jax.numpy.zeros(1)}, optimizer.init(params))
+    assert params["w"] == 1
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize(
+    "make", [ao.SGD, ao.Adam, ao.LAMB, lambda lr, engine: ao.chain(ao.ClipGlobalNorm(1.0), ao.SGD(lr), engine=engine)]
+)
+def test_a_rate_too_large_for_the_dtype(engine: str, make: Any) -> None:
+    """1e39 is refused by name where arithmetic is in float32: at the first step, in mid-training, from a schedule."""
+    refused = pytest.raises(ValueError, match=r"^lr is 1e\+39; wanted at most 3\.4028235e\+38, the largest number")
+    for dtype in (f, np.float16):
+        p = {"w": np.ones(3, dtype)}
+        with refused:
+            make(lr=1e39, engine=engine).update(p, {"w": np.ones(3, dtype)})
+        assert (p["w"] == 1).all()
+    optimizer = make(lr=lambda t: 1e39 if t == 3 else 0.0, engine=engine)
+    for _ in range(2):
+        optimizer.update(p, {"w": np.ones(3, np.float16)})
+    with refused:
+        optimizer.update(p, {"w": np.ones(3, np.float16)})
+    assert (p["w"] == 1).all()
+    q = {"w": np.zeros(3)}
+    make(lr=1e39, engine=engine).update(q, {"w": np.ones(3)})
+    assert np.isfinite(q["w"]).all()
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_what_a_measure_gives_saturates(engine: str) -> None:
+    """A trust ratio of 1e39 is float32's largest number: its step is finite, in float64 exact."""
+    p, q = {"w": np.full(1, 1.0, f)}, {"w": np.full(1, 1.0)}
+    for params in (p, q):
+        optimizer = ao.chain(ao.TrustRatio(share=1e9), ao.SGD(1.0), engine=engine)
+        optimizer.update(params, {"w": np.full(1, 1e-30, params["w"].dtype)})
+    np.testing.assert_allclose(p["w"], 1 - np.finfo(f).max * 1e-30, rtol=1e-6)
+    np.testing.assert_allclose(q["w"], 1 - 1e9, rtol=1e-12)
+
+
+def test_rules_can_bound() -> None:
+    """`xp.bound` and `xp.largest` for rules of one's own: the same bits on each engine; NaN stays, infinities don't."""
+
+    class Bounded(ao.Optimizer):
+        hyperparameters = {"limit": ao.nonnegative}
+
+        def __init__(self, limit: float, *, engine: str | None = None) -> None:
+            super().__init__(engine=engine, limit=limit)
+
+        @staticmethod
+        def rule(xp: Any, p: Any, x: Any, *, limit: float) -> Any:
+            return xp.bound(x, limit) + xp.bound(x, 0.5 * xp.largest(x))
+
+    x = np.array([0.0, -0.0, 1.0, -3.0, np.inf, -np.inf, np.nan, 1e-45], f)
+    found = []
+    for engine in ENGINES:
+        p = {"w": np.zeros(8, f)}
+        Bounded(2.0, engine=engine).update(p, {"w": x})
+        found.append(p["w"])
+    half = f(0.5 * float(np.finfo(f).max))
+    expected = -np.array([0, 0, 2, -5, half, -half, np.nan, 2 * f(1e-45)], f) + f(0)
+    assert all(same_bits(a, expected) for a in found)
