@@ -29,6 +29,8 @@ def _named(xp: Any) -> Library:
     return _KINDS.get(name_of(xp), Library)(xp)
 
 
+_NUMBERS = int | float | complex | np.generic
+
 _BY_TYPE: dict[type, Library] = {}
 
 
@@ -36,7 +38,8 @@ def library(x: Any) -> Library:
     """The library of `x`, an array or a Python number. Raises TypeError for anything else."""
     found = _BY_TYPE.get(type(x))
     if found is None:
-        xp = compat.array_namespace(np.empty(0) if isinstance(x, int | float | complex | np.generic) else x)
+        # NumPy's own namespace is complete; its wrapper imports all of NumPy, from f2py to the tests' tools.
+        xp = np if isinstance(x, np.ndarray | _NUMBERS) else compat.array_namespace(x)
         found = _BY_TYPE[type(x)] = _named(xp)
     return found
 
@@ -52,9 +55,6 @@ def traced(x: Any) -> bool:
 def tracing(name: str) -> bool:
     """Whether the library of this name has arrays that may stand for values that are not known yet."""
     return _KINDS.get(name, Library).tracing
-
-
-_NUMBERS = int | float | complex | np.generic
 
 
 def is_scalar(x: Any) -> bool:
