@@ -36,7 +36,7 @@ def folder() -> str | None:
 
 def _make(path: str) -> None:
     """Make a folder, with those that it lies in, for its owner alone whatever the umask lets others do."""
-    if not os.path.isdir(path):
+    if not os.path.isdir(path) and path != os.path.dirname(path):
         _make(os.path.dirname(path))
         with suppress(FileExistsError):
             os.mkdir(path, 0o700)
