@@ -10,7 +10,6 @@ import json
 import linecache
 import os
 import pickle
-import pwd
 import shutil
 import stat
 import subprocess
@@ -356,6 +355,8 @@ def test_a_user_without_a_home(
 
 def test_a_user_whom_the_system_does_not_know(tmp_path: Path, expected: str) -> None:
     """By another number, in truth."""
+    import pwd  # not on Windows
+
     number = 12345
     if os.geteuid() or number in {user.pw_uid for user in pwd.getpwall()}:
         pytest.skip("only the superuser can become a user without an entry in the list of users")
