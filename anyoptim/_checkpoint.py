@@ -6,17 +6,16 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
 from anyoptim import _checks as checks
+from anyoptim._files import opened, regular, replacing
 from anyoptim._optimizer import Optimizer
 from anyoptim._quiet import quiet
-from anyoptim._tensors import DTYPES, Tensor, stored
+from anyoptim._tensors import Tensor, stored
 from anyoptim._tree import Tree, listed
 
 __all__ = ["Checkpoint", "load", "save"]
@@ -28,6 +27,9 @@ _ENTRY, _CHECK = "anyoptim", "sha256"
 """Of the file's metadata: a JSON text of `_FIELDS`, and the checksum of it and of all tensors."""
 
 _FIELDS = ("version", "params", "optimizer", "dropout", "extra")
+
+LARGEST = 100_000_000
+"""Bytes of a header: safetensors reads no larger ones."""
 
 
 class Checkpoint(NamedTuple):
@@ -57,8 +59,8 @@ def save(
         layer.load_state_dict(checkpoint.dropout)
 
     The file is written beside an old one, synced, and then takes its place, so that there is the old one or the new one
-    whatever happens meanwhile. (A process that is killed may leave a hidden temporary file behind.) A checksum of all
-    that it holds goes with it.
+    whatever happens meanwhile. A checksum of all that it holds goes with it. What a killed process left behind, as
+    `.anyoptim-*.tmp`, is removed by the next save to that folder (from that machine; on Windows it stays).
 
     Args:
         path: of the file; `.safetensors` is the usual suffix.
@@ -71,7 +73,7 @@ def save(
     install 'anyoptim[checkpoint]'`), OSError if the file can't be written or is no regular one, RuntimeError if another
     thread changes arrays meanwhile: the old one is then as it was.
     """
-    safetensors = _package()
+    _package()  # who saves shall be able to load
     tensors: dict[str, Tensor] = {}
     document = {
         "version": VERSION,
@@ -81,20 +83,23 @@ def save(
         "extra": _plain("extra", extra, tensors),
     }
     text = json.dumps(document)
-    specs = {
-        name: safetensors.TensorSpec(
-            dtype=DTYPES[t.dtype], shape=t.shape, data_ptr=t.data.ctypes.data, data_len=t.data.nbytes
-        )
-        for name, t in tensors.items()
-    }
     digest = _digest(text, tensors)
-    with _replaced(Path(os.path.realpath(path))) as beside:
-        try:
-            safetensors.serialize_file(specs, beside, metadata={_ENTRY: text, _CHECK: digest})
-        except safetensors.SafetensorError as error:
-            raise OSError(f"{beside} can't be written: {error}") from error
+    target = os.path.realpath(path)
+    old = os.stat(target) if os.path.exists(target) else None
+    if old is not None:
+        regular(path, old)
+    with replacing(target) as file:
+        if old is not None:
+            os.chmod(file.name, stat.S_IMODE(old.st_mode))
+        _write(file, {_ENTRY: text, _CHECK: digest}, tensors)
         if _digest(text, tensors) != digest:  # some are views of the caller's memory
             raise RuntimeError(f"arrays changed while they were saved to {path}; wanted a save between updates")
+    if hasattr(os, "O_DIRECTORY"):  # not on Windows: the new name, too, shall survive a loss of power
+        folder = os.open(os.path.dirname(target), os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
 
 
 def load(path: str | os.PathLike[str], like: Any = None) -> Checkpoint:
@@ -107,8 +112,9 @@ def load(path: str | os.PathLike[str], like: Any = None) -> Checkpoint:
             ones: `model.load_state_dict(checkpoint.params)` puts them into a module.
 
     Raises ValueError for a file that is no such checkpoint, whole and as it was written, or with all paths and shapes
-    in which the parameters differ from `like`; ImportError without safetensors; OSError if it can't be read. No
-    more memory is asked for than some times the size of the file, and nothing in it is run.
+    in which the parameters differ from `like`; ImportError without safetensors; OSError if it can't be read, or is no
+    regular file but a pipe or a device. No more memory is asked for than some times the size of the file, and nothing
+    in it is run.
     """
     found, tensors = _read(path)
     try:
@@ -139,7 +145,7 @@ def _of_parameters(params: Any, tensors: dict[str, Tensor]) -> dict[str, Any]:
     for i, (path, leaf) in enumerate(zip(tree.paths, tree.leaves, strict=True)):
         if leaf is not None:
             checks.admit(tree.name(i), leaf)
-        found[path] = None if leaf is None else _put(str(tree.name(i)), f"params/{path}", leaf, tensors)
+        found[_escaped(path)] = None if leaf is None else _put(str(tree.name(i)), f"params/{path}", leaf, tensors)
     return found
 
 
@@ -173,16 +179,17 @@ def _plain(root: str, value: Any, tensors: dict[str, Tensor]) -> Any:
 
 def _json(name: str, root: str, value: Any, tensors: dict[str, Tensor]) -> Any:
     if value is None or type(value) in {bool, int, float, str}:
+        if type(value) is str and not _comes_back(value):
+            raise ValueError(f"{name} is {value!r}; wanted text without surrogates")
         return value
     if isinstance(value, Mapping):
         odd = [key for key in value if not isinstance(key, str)]
         if odd:
             raise TypeError(f"{name} has the key {odd[0]!r}; wanted strings as keys")
-        # A key of the user's own that looks like ours gets one more sign.
-        return {
-            f"${key}" if key.startswith("$") else key: _json(f"{name}[{key!r}]", f"{root}/{key}", of, tensors)
-            for key, of in value.items()
-        }
+        odd = [key for key in value if not _comes_back(key)]
+        if odd:
+            raise ValueError(f"{name} has the key {odd[0]!r}; wanted text without surrogates")
+        return {_escaped(key): _json(f"{name}[{key!r}]", f"{root}/{key}", of, tensors) for key, of in value.items()}
     if isinstance(value, list | tuple):
         return [_json(f"{name}[{i}]", f"{root}/{i}", of, tensors) for i, of in enumerate(value)]
     if isinstance(value, np.bool_ | np.integer | np.floating):
@@ -190,64 +197,84 @@ def _json(name: str, root: str, value: Any, tensors: dict[str, Tensor]) -> Any:
     return _put(name, root, value, tensors)
 
 
+def _escaped(key: str) -> str:
+    """A key of the user's own, which gets one more sign if it looks like one of ours."""
+    return f"${key}" if key.startswith("$") else key
+
+
+def _comes_back(text: str) -> bool:
+    """Whether JSON gives back this text, which makes one character of two surrogates."""
+    return text.isascii() or json.loads(json.dumps(text)) == text
+
+
 def _put(name: str, key: str, value: Any, tensors: dict[str, Tensor]) -> dict[str, Any]:
     """Put an array aside; what stands for it."""
+    try:
+        key.encode()
+    except UnicodeEncodeError:
+        raise ValueError(
+            f"{name} has a surrogate in its key; wanted text, which names the tensor in the file"
+        ) from None
     while key in tensors:
         key += "'"  # a key of the user's has a slash
     tensors[key], is_complex = stored(name, value)
     return {"$tensor": key, "$complex": is_complex}
 
 
-def _object(value: Any, tensors: Mapping[str, Tensor]) -> Any:
-    """What `_json` made JSON of."""
+def _object(value: Any, tensors: dict[str, Tensor]) -> Any:
+    """What `_json` made JSON of. A tensor can be named once: arrays of it without end would take all memory."""
     if isinstance(value, list):
         return [_object(of, tensors) for of in value]
     if not isinstance(value, dict):
         return value
     if "$tensor" in value:
-        return tensors[value["$tensor"]].array(value["$complex"])
+        return tensors.pop(value["$tensor"]).array(value["$complex"])
     return {key.removeprefix("$"): _object(of, tensors) for key, of in value.items()}
 
 
 def _digest(text: str, tensors: Mapping[str, Tensor]) -> str:
     """The checksum of everything."""
     whole = hashlib.sha256(text.encode())
-    for name, (dtype, shape, data) in sorted(tensors.items()):
-        whole.update(json.dumps([name, dtype, shape]).encode())
-        whole.update(data.reshape(-1).view(np.uint8).data)
+    for name, tensor in sorted(tensors.items()):
+        whole.update(json.dumps([name, tensor.dtype, tensor.shape]).encode())
+        whole.update(tensor.content)
     return whole.hexdigest()
 
 
-@contextmanager
-def _replaced(target: Path) -> Iterator[Path]:
-    """A file beside another, which takes its place in the end; or, if something fails, nothing."""
-    if target.exists() and not target.is_file():
-        raise OSError(f"{target} is no regular file; wanted the path of one")
-    beside = target.with_name(f".{target.name}.{os.urandom(4).hex()}.tmp")
-    try:
-        beside.touch()
-        mode = stat.S_IMODE((target if target.exists() else beside).stat().st_mode)
-        yield beside
-        beside.chmod(mode)  # safetensors writes for its user alone
-        with beside.open("rb+") as file:
-            os.fsync(file.fileno())
-        beside.replace(target)
-    except BaseException:
-        with suppress(OSError):
-            beside.unlink()
-        raise
-    if hasattr(os, "O_DIRECTORY"):  # not on Windows: the new name, too, shall survive a loss of power
-        folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+def _write(file: BinaryIO, metadata: dict[str, str], tensors: Mapping[str, Tensor]) -> None:
+    """A safetensors file, down to the disk.
+
+    Not by the package, which writes to a temporary file of its own: what a kill leaves of it could not be told from
+    another's that is still being written.
+    """
+    header: dict[str, Any] = {"__metadata__": metadata}
+    # The widest first, so that each begins at a multiple of its elements' size.
+    ordered = sorted(tensors.items(), key=lambda item: -item[1].data.itemsize)
+    begin = 0
+    for name, tensor in ordered:
+        end = begin + tensor.data.nbytes
+        header[name] = {"dtype": tensor.dtype, "shape": tensor.shape, "data_offsets": [begin, end]}
+        begin = end
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    if len(text) > LARGEST:
+        raise ValueError(f"all but the arrays takes {len(text)} bytes; wanted {LARGEST} at most, which readers allow")
+    file.write(len(text).to_bytes(8, "little") + text)
+    for _, tensor in ordered:
+        file.write(tensor.content)
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def _read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The document and the tensors of a file. Raises ValueError for one that is not as `save` wrote it."""
     safetensors = _package()
-    content = Path(path).read_bytes()
+    with opened(path) as file:
+        size, length = os.fstat(file.fileno()).st_size, int.from_bytes(file.read(8), "little")
+        if not 0 < length <= size - 8:
+            raise ValueError(f"{path} is no safetensors file, or a part of one: its size is {size}")
+        file.seek(0)
+        content = file.read(size)
     try:
         parts = safetensors.deserialize(content)
     except (safetensors.SafetensorError, ValueError) as error:

@@ -262,12 +262,14 @@ def _told(schedule: Any, seen: tuple[Any, ...] = ()) -> Iterator[Any]:
 
 def _by_name(of: groups | Selection | None) -> dict[str, Any]:
     """Groups by their patterns; a function, which has no lasting name, by its place."""
-    return {
-        selector if isinstance(selector, str) else "..." if selector is ... else f"<function {n}>": (
-            of[selector] if isinstance(of, groups) else None
-        )
-        for n, selector in enumerate(of or ())
-    }
+    patterns = {selector for selector in of or () if isinstance(selector, str)}
+    found: dict[str, Any] = {}
+    for n, selector in enumerate(of or ()):
+        name = selector if isinstance(selector, str) else "..." if selector is ... else f"<function {n}>"
+        while selector not in patterns and name in patterns:
+            name += "'"  # a pattern reads like this one's name
+        found[name] = of[selector] if isinstance(of, groups) else None
+    return found
 
 
 def _slot(own: _Saved | None, name: str, path: str, of: str, p: Parameter, fresh: Array, left: list[str]) -> Array:

@@ -37,10 +37,17 @@ class Tensor(NamedTuple):
     data: np.ndarray[Any, Any]
     """The elements in C order, the low byte of each first: any array of these bytes."""
 
+    @property
+    def content(self) -> memoryview:
+        """The bytes."""
+        return self.data.reshape(-1).view(np.uint8).data
+
     def array(self, is_complex: bool) -> np.ndarray[Any, Any]:
         """As a NumPy array, bfloat16 as float32. Raises ValueError or KeyError for what can't be one."""
         if self.dtype == "BF16":
-            values = np.asarray(self._elements("<u2").astype(np.uint32) << 16).view(np.float32)
+            wide = np.asarray(self._elements("<u2").astype(np.uint32))
+            wide <<= 16
+            values = wide.view(np.float32)
         else:
             values = self._elements(np.dtype(DTYPES[self.dtype]).newbyteorder("<"))
         if not is_complex:

@@ -65,6 +65,7 @@ def main(folder: Path, kills: int) -> None:
     _save(path, 0)
     span = 3 * (time.perf_counter() - began)
     n = met = 0
+    left: set[Path] = set()
     for _ in range(kills):
         child = os.fork()
         if not child:
@@ -74,10 +75,9 @@ def main(folder: Path, kills: int) -> None:
         time.sleep(moments.uniform(0, span))
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
-        left = [file for file in folder.iterdir() if file != path]
-        met += bool(left)
-        for file in left:
-            file.unlink()
+        before, left = left, {*folder.iterdir()} - {path}
+        met += bool(left - before)
+        assert len(left) <= 1, "what earlier kills left is still there"
         found = _whole(path)
         assert found >= n, "an old state came back"
         n = found

@@ -55,7 +55,6 @@ def nvrtc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """The module that compiles for devices, with an empty cache folder. Like a library: missing or required."""
     try:
         found = importlib.import_module("anyoptim._engines._nvrtc")
-        importlib.import_module("platformdirs")
         found.version()
     except (ImportError, RuntimeError) as why:
         if "cuda-shim" in libraries.REQUIRED:

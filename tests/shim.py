@@ -18,11 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import platformdirs
 
 from anyoptim import _arrays
 from anyoptim._arrays._numpy import NumPy
-from anyoptim._engines import cuda
+from anyoptim._engines import _cache, cuda
 from anyoptim._memory import Memory
 
 NUMBER = 4711
@@ -31,7 +30,7 @@ NUMBER = 4711
 COMMAND = ("g++", "-O2", "-std=c++17", "-ffp-contract=off", "-fno-strict-aliasing", "-fPIC", "-shared", "-w")
 
 
-CACHE = Path(platformdirs.user_cache_dir("anyoptim", appauthor=False)) / "shim"
+CACHE = Path(_cache.folder() or tempfile.gettempdir()) / "shim"
 """What g++ made is kept here for the other processes of a run, and for the next run."""
 
 

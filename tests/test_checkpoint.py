@@ -5,10 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import socket
 import subprocess
 import sys
 import tracemalloc
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,9 @@ from hypothesis.extra import numpy as hnp
 from safetensors.numpy import save_file
 
 import anyoptim as ao
+from anyoptim import _checkpoint, _tensors
+from anyoptim._files import replacing
+from anyoptim._tree import Tree
 from tests.libraries import Library, numpy_dtype, same_bits
 
 DTYPES = ("float16", "bfloat16", "float32", "float64", "complex64", "complex128")
@@ -154,6 +160,70 @@ def test_any_array_comes_back(a: Any, order: str, tmp_path: Path) -> None:
         assert same_bits(found, wanted.astype(wanted.dtype.newbyteorder("=")))
 
 
+KEY = (
+    st.text(max_size=5)
+    | st.text("$.a/'\\é\U0001f600\0", max_size=3)
+    | st.sampled_from(["$tensor", "$$tensor", "$complex", "__metadata__"])
+)
+"""Such as mean something in the file, and any other."""
+
+NEST: Any = st.recursive(
+    st.integers(0, 9), lambda of: st.dictionaries(KEY, of, max_size=3) | st.lists(of, max_size=2), max_leaves=5
+)
+
+
+def _filled(nest: Any, of: Callable[[int], Any]) -> Any:
+    """The nest with something else for each of its numbers."""
+    if isinstance(nest, dict):
+        return {key: _filled(inner, of) for key, inner in nest.items()}
+    return [_filled(inner, of) for inner in nest] if isinstance(nest, list) else of(nest)
+
+
+@given(nest=st.dictionaries(KEY, NEST, min_size=1, max_size=3))
+def test_any_keys_come_back(nest: Any, tmp_path: Path) -> None:
+    """Of parameters, of what an optimizer keeps for them, of layers and of anything else, by `save` or `state_dict`."""
+    params = _filled(nest, lambda n: None if n == 9 else np.full(2, float(n)))
+    optimizer, other = ao.Momentum(), ao.Momentum()
+    try:
+        optimizer.update(params, params)
+    except ValueError as error:  # two paths alike
+        assert "have the same path" in str(error)  # noqa: PT017 - others are none of this test's
+        return
+    layers = {key: ao.Dropout(seed=n) for n, key in enumerate(nest)}
+    ao.save(tmp_path / "run", params=params, optimizer=optimizer, dropout=layers, extra=[nest, params])
+    found, plain = ao.load(tmp_path / "run", like=params), ao.load(tmp_path / "run").params
+    assert found.optimizer is not None
+    assert repr(found.params) == repr(params)
+    assert repr(found.extra) == repr([nest, params])
+    assert list(plain) == Tree("params", params).paths
+    assert repr(list(plain.values())) == repr(Tree("params", params).leaves)
+    assert list(found.dropout) == list(layers)
+    assert [found.dropout[key]["key"] for key in nest] == [layer.state_dict()["key"] for layer in layers.values()]
+    for state in (found.optimizer, optimizer.state_dict()):
+        assert repr(state) == repr(optimizer.state_dict())
+        assert other.load_state_dict(state, params) == []
+        assert repr(other.state_dict()) == repr(optimizer.state_dict())
+
+
+SURROGATES: dict[str, tuple[dict[str, Any], str]] = {
+    "a key": ({"extra": {"a": {"\ud83d\ude00": 1}}}, r"extra\['a'\] has the key '\\ud83d\\ude00'; wanted text"),
+    "a text": ({"extra": ["\ud83d\ude00"]}, r"extra\[0\] is '\\ud83d\\ude00'; wanted text"),
+    "an array's key": ({"extra": {"\ud800": np.ones(1)}}, r"extra\['\\ud800'\] has a surrogate in its key"),
+    "a parameter's key": ({"params": {"\ud800": np.ones(1)}}, r"params\['\\ud800'\] has a surrogate in its key"),
+}
+
+
+@pytest.mark.parametrize("what", SURROGATES)
+def test_surrogates_that_would_not_come_back_are_refused_by_name(what: str, tmp_path: Path) -> None:
+    """Two become one character, and no tensor's name has any; those of a file name in a text come back."""
+    given, message = SURROGATES[what]
+    with pytest.raises(ValueError, match=message):
+        ao.save(tmp_path / "run", **given)
+    assert not os.listdir(tmp_path)
+    ao.save(tmp_path / "run", extra={"a\udcff": "\udcff"})
+    assert ao.load(tmp_path / "run").extra == {"a\udcff": "\udcff"}
+
+
 class _Loop:
     """What a checkpoint can't hold."""
 
@@ -194,9 +264,9 @@ def test_a_save_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pyte
     def fail(*_: Any, **__: Any) -> None:
         raise OSError("no space left")
 
-    for owner, name in ((os, "fsync"), (Path, "replace"), (safetensors, "serialize_file")):
+    for name in ("fsync", "replace", "chmod"):
         with monkeypatch.context() as patch:
-            patch.setattr(owner, name, fail)
+            patch.setattr(os, name, fail)
             with pytest.raises(OSError, match="no space left"):
                 ao.save(path, extra=2)
         assert ao.load(path).extra == 1
@@ -217,7 +287,7 @@ def test_the_new_file_is_on_the_disk_before_it_is_the_file(tmp_path: Path, monke
         return told
 
     monkeypatch.setattr(os, "fsync", seen("sync", os.fsync))
-    monkeypatch.setattr(Path, "replace", seen("rename", Path.replace))
+    monkeypatch.setattr(os, "replace", seen("rename", os.replace))
     ao.save(tmp_path / "run", extra=1)
     assert calls == ["sync", "rename", "sync"]
 
@@ -241,13 +311,13 @@ def test_arrays_that_change_meanwhile_are_noticed(tmp_path: Path, monkeypatch: p
     """Another thread that trains on spoils nothing: the old file stays."""
     params, path = {"W": np.ones(5)}, tmp_path / "run"
     ao.save(path, params=params)
-    write = safetensors.serialize_file
+    sync = os.fsync
 
-    def meanwhile(*of: Any, **more: Any) -> None:
+    def meanwhile(number: int) -> None:
         params["W"] += 1
-        write(*of, **more)
+        sync(number)
 
-    monkeypatch.setattr(safetensors, "serialize_file", meanwhile)
+    monkeypatch.setattr(os, "fsync", meanwhile)
     with pytest.raises(RuntimeError, match="arrays changed while they were saved"):
         ao.save(path, params=params)
     found = ao.load(path, like=params).params
@@ -275,12 +345,69 @@ def test_a_link_stays_a_link(tmp_path: Path) -> None:
     assert (tmp_path / "there" / "real").stat().st_mode & 0o777 == 0o666 & ~umask
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="kills are tested where processes fork")
+@pytest.mark.parametrize("length", [1, 255])
+def test_names_of_any_length(length: int, tmp_path: Path) -> None:
+    """What a folder can hold, it can hold while it is written, too."""
+    for n in range(2):
+        ao.save(tmp_path / ("n" * length), extra=n)
+    assert ao.load(tmp_path / ("n" * length)).extra == 1
+    assert os.listdir(tmp_path) == ["n" * length]
+
+
+def test_headers_that_can_not_be_read_again_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before the old file is replaced. The limit is safetensors' own."""
+    monkeypatch.setattr(_checkpoint, "LARGEST", 400)
+    ao.save(tmp_path / "run", extra=1)
+    with pytest.raises(ValueError, match=r"all but the arrays takes .* bytes; wanted 400 at most"):
+        ao.save(tmp_path / "run", extra="a" * 400)
+    assert ao.load(tmp_path / "run").extra == 1
+    assert os.listdir(tmp_path) == ["run"]
+
+
+kills = pytest.mark.skipif(not hasattr(os, "fork"), reason="kills are tested where processes fork and files are locked")
+
+
+@kills
 def test_a_killed_save_leaves_a_whole_file(tmp_path: Path) -> None:
-    """200 kills at random moments: after each there is a whole state to load, and never an older one than before."""
+    """200 kills at random moments: after each there is a whole state to load, and never an older one than before.
+
+    What they leave beside it is the last one's alone, and the next save removes it.
+    """
     command = [sys.executable, "-m", "tests.checkpoint_kills", str(tmp_path), "200"]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     assert int(done.stdout) >= 20  # else the kills came where nothing was being written
+    ao.save(tmp_path / "other", extra=1)
+    assert sorted(os.listdir(tmp_path)) == ["other", "run.safetensors"]
+
+
+@kills
+def test_what_a_living_process_writes_is_left_alone(tmp_path: Path) -> None:
+    """Nor files that are none of ours, whatever they are called."""
+    begun, left = tmp_path / "begun", [".anyoptim-.tmp", ".anyoptim-12345678-1.tmp", ".tmp", "anyoptim-1.tmp"]
+    for name in left:
+        (tmp_path / name).write_text("")
+    with replacing(begun) as file:
+        file.write(b"first")
+        command = [sys.executable, "-c", "import sys, anyoptim; anyoptim.save(sys.argv[1], extra=1)"]
+        subprocess.run([*command, tmp_path / "run"], check=True)
+        ao.save(tmp_path / "run", extra=2)
+        assert len(os.listdir(tmp_path)) == len(left) + 2
+    assert begun.read_bytes() == b"first"
+    assert {*os.listdir(tmp_path)} == {*left, "begun", "run"}
+
+
+def test_saves_beside_each_other_take_nothing_from_each_other(tmp_path: Path) -> None:
+    """Each removes what it can lock, and a file can be found before it is locked: threads that save all the time."""
+
+    def work(k: int) -> None:
+        for n in range(100):
+            with replacing(tmp_path / f"run{k % 2}") as file:
+                file.write(bytes([n]))
+
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(work, range(8)))
+    assert sorted(os.listdir(tmp_path)) == ["run0", "run1"]
+    assert {(tmp_path / f"run{k}").read_bytes() for k in range(2)} == {bytes([99])}
 
 
 def test_damaged_files_are_refused(file: Path, tmp_path: Path) -> None:
@@ -326,6 +453,31 @@ def test_the_checksum_is_of_shapes_and_dtypes_too(was: bytes, now: bytes, file: 
         ao.load(tmp_path / "run")
 
 
+NO_FILES: dict[str, Callable[[Path], Any]] = {
+    "a pipe": lambda path: os.mkfifo(path),  # noqa: PLW0108 - which is looked for on Windows in vain
+    "a folder": Path.mkdir,
+    "a device": lambda path: path.symlink_to("/dev/zero"),
+    "a terminal": lambda path: path.symlink_to("/dev/tty"),
+    "a socket": lambda path: socket.socket(socket.AF_UNIX).bind(str(path)),
+}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no such files")
+@pytest.mark.parametrize("what", NO_FILES)
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
+def test_what_is_no_file_is_refused_at_once(what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By name, without waiting for anybody, and without opening it; nor is it read if it took a file's place."""
+    monkeypatch.chdir(tmp_path)  # a socket's path is short
+    NO_FILES[what](Path("run"))
+    for use in (ao.load, lambda path: ao.save(path, extra=1)):
+        with pytest.raises(OSError, match="run is no regular file; wanted the path of one"):
+            use("run")
+    found, regular = os.stat, os.stat(__file__)
+    monkeypatch.setattr(os, "stat", lambda path, **more: regular if path == "run" else found(path, **more))
+    with pytest.raises(OSError, match="run"):
+        ao.load("run")
+
+
 @given(content=st.binary(max_size=300))
 def test_foreign_files_are_refused(content: bytes, tmp_path: Path) -> None:
     """Any bytes, with and without a length before them that promises a header."""
@@ -337,15 +489,100 @@ def test_foreign_files_are_refused(content: bytes, tmp_path: Path) -> None:
 
 def _forged(path: Path, change: Callable[[dict[str, Any]], Any], tensors: dict[str, Any] | None = None) -> None:
     """A file whose checksum is right, and whose document is not."""
-    from anyoptim import _checkpoint
-    from anyoptim._tensors import stored
-
     document = {"version": 1, "params": None, "optimizer": None, "dropout": None, "extra": None}
     text = change(document)
     text = json.dumps(document) if text is None else text
     arrays = {"t": np.zeros((2, 3))} if tensors is None else tensors
-    digest = _checkpoint._digest(text, {name: stored(name, a)[0] for name, a in arrays.items()})
+    digest = _checkpoint._digest(text, {name: _tensors.stored(name, a)[0] for name, a in arrays.items()})
     save_file(arrays, path, metadata={"anyoptim": text, "sha256": digest})
+
+
+def _peak(path: Path) -> int:
+    """The most memory that a load takes, which is refused with the file's name or not at all."""
+    tracemalloc.start()
+    try:
+        ao.load(path)
+    except ValueError as error:
+        assert str(path) in str(error)  # noqa: PT017 - whether it is refused is not what is asked
+    finally:
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    return peak
+
+
+NAMES = st.sampled_from("tuv")
+NUMBERS = st.sampled_from([-1, 0, 1, 2, 3, 12, 2**31, 2**62, 2**64, 1.5, "2", None])
+OFFSETS = st.sampled_from([0, 2, 4, 8, 12, 2**31, 2**63, 2**64])
+CHANGES: Any = {
+    "dtype": st.sampled_from([*_tensors.DTYPES, "F4", "C64", ""]),
+    "shape": st.lists(NUMBERS, max_size=4),
+    "data_offsets": st.lists(OFFSETS, min_size=2, max_size=2) | st.lists(OFFSETS),
+}
+
+
+@st.composite
+def contents(draw: st.DrawFn) -> tuple[dict[str, Any], bytes]:
+    """What the header of a safetensors file says of tensors, and their bytes: half of them as they should be."""
+    header: dict[str, Any] = {}
+    end = 0
+    for name in draw(st.lists(NAMES, unique=True)):
+        n = draw(st.integers(0, 4))
+        header[name] = {"dtype": "BF16", "shape": [2, n], "data_offsets": [end, end + 4 * n]}
+        end += 4 * n
+    if draw(st.booleans()) and header:
+        header[draw(NAMES)] = {**header[min(header)], **draw(st.fixed_dictionaries({}, optional=CHANGES))}
+        end += draw(st.sampled_from([0, 0, -1, 1, 100]))
+    return header, bytes(max(0, end))
+
+
+REFERENCES: Any = st.recursive(
+    st.builds(lambda name, c: {"$tensor": name, "$complex": c}, NAMES | st.none() | st.integers(), st.booleans()),
+    lambda of: st.lists(of) | st.dictionaries(st.text(max_size=2), of),
+    max_leaves=10,
+)
+"""Of documents: which tensors are said to be where."""
+
+
+@given(content=contents(), extra=REFERENCES, times=st.sampled_from([1, 1000]), length=st.none() | st.none() | OFFSETS)
+def test_memory_is_asked_for_by_the_size_of_the_file(
+    content: tuple[dict[str, Any], bytes], extra: Any, times: int, length: int | None, tmp_path: Path
+) -> None:
+    """Whatever a file says is in it, with the right checksum where there can be one."""
+    header, data = content
+    text = json.dumps({"version": 1, "params": None, "optimizer": None, "dropout": None, "extra": [extra] * times})
+
+    def write(digest: str) -> bytes:
+        told = json.dumps({"__metadata__": {"anyoptim": text, "sha256": digest}, **header}).encode()
+        size = len(told) if length is None else length % 2**64
+        (tmp_path / "run").write_bytes(size.to_bytes(8, "little") + told + data)
+        return (tmp_path / "run").read_bytes()
+
+    with suppress(safetensors.SafetensorError, ValueError):
+        found = {
+            name: _tensors.Tensor(of["dtype"], tuple(of["shape"]), np.frombuffer(of["data"], np.uint8))
+            for name, of in safetensors.deserialize(write("0" * 64))  # type: ignore[no-untyped-call]
+        }
+        write(_checkpoint._digest(text, found))
+    assert _peak(tmp_path / "run") < 100_000 + 64 * (tmp_path / "run").stat().st_size
+
+
+def test_a_tensor_that_is_named_ten_thousand_times(tmp_path: Path) -> None:
+    """Is made into one array at most, bfloat16 into twice as many bytes."""
+    ml_dtypes = pytest.importorskip("ml_dtypes", reason="has NumPy's bfloat16")
+    one = {"$tensor": "t", "$complex": False}
+    for extra in (one, [one] * 10_000):
+        _forged(tmp_path / "run", _put(extra=extra), {"t": np.zeros(700_000, ml_dtypes.bfloat16)})
+        assert _peak(tmp_path / "run") < 4 * (tmp_path / "run").stat().st_size
+
+
+def test_a_long_file_of_something_else_is_not_read(tmp_path: Path) -> None:
+    """What a safetensors file begins with is looked at first: of a terabyte of zeros, and of a zip file."""
+    with open(tmp_path / "run", "wb") as file:
+        file.truncate(2**40)
+    assert _peak(tmp_path / "run") < 10**6
+    with open(tmp_path / "run", "r+b") as file:
+        file.write(b"PK\3\4" * 10)
+    assert _peak(tmp_path / "run") < 10**6
 
 
 def _put(**entries: Any) -> Callable[[dict[str, Any]], None]:
@@ -362,6 +599,10 @@ HOSTILE: dict[str, Callable[[dict[str, Any]], Any]] = {
     "a tensor that is not there": _put(extra={"$tensor": "u", "$complex": False}),
     "a tensor by a list": _put(extra={"$tensor": ["t"], "$complex": False}),
     "half a tensor": _put(extra={"$tensor": "t"}),
+    "a tensor twice": _put(extra=[{"$tensor": "t", "$complex": False}] * 2),
+    "a tensor of two": _put(
+        params={"W": {"$tensor": "t", "$complex": False}}, extra={"$tensor": "t", "$complex": False}
+    ),
     "complex of threes": _put(extra={"$tensor": "t", "$complex": True}),
     "numbers as parameters": _put(params={"W": 3}),
     "a list of parameters": _put(params=[1]),

@@ -312,7 +312,7 @@ def test_sources_need_no_numba() -> None:
     """And no parameters."""
     code = """
 import sys
-sys.modules["numba"] = sys.modules["platformdirs"] = None
+sys.modules["numba"] = None
 import anyoptim as ao
 for engine in ("compiled", "blocked"):
     assert "lr_t" in ao.chain(ao.ClipGlobalNorm(1.0), ao.Adam()).kernel_source(engine, "float64")

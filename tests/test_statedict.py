@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -330,3 +330,23 @@ def test_functions_stand_by_their_place() -> None:
     assert optimizer.state_dict()["groups"] == {"<function 0>": {"lr": 0.5}, "...": {}}
     other = make()
     assert other.load_state_dict(optimizer.state_dict(), params) == []
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_patterns_that_read_like_the_names_of_other_selectors(order: int) -> None:
+    """Each group is saved and gets its own values back: none takes another's name."""
+    params = {"...": np.ones(1), "<function 1>": np.ones(1), "W": np.ones(1), "b": np.ones(1)}
+
+    def make(rates: Sequence[float]) -> ao.chain:
+        selectors = ("...", lambda path, p: path == "W", "<function 1>", ...)
+        of = {selector: {"lr": lr} for selector, lr in zip(selectors, rates, strict=True)}
+        return ao.chain(ao.SGD(), ao.groups(dict(list(of.items())[::order])))
+
+    optimizer, other = make([0.5, 0.25, 0.125, 0.0625]), make([0.0] * 4)
+    optimizer.update(params, params)
+    assert other.load_state_dict(optimizer.state_dict(), params) == []
+    found, wanted = dict(other.groups or {}), dict(optimizer.groups or {})
+    assert [of["lr"] for of in found.values()] == [of["lr"] for of in wanted.values()] != []
+    parts = ao.partition({"...": ao.SGD(), "W": ao.SGD(), "<*": None, ...: ao.SGD()})
+    parts.update(params, params)
+    assert len({stage["constants"]["for"] for stage in parts.state_dict()["stages"]}) == 3

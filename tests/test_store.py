@@ -1,26 +1,32 @@
-"""Kernels as files: written once, found again by other processes, and of no consequence where they can't be kept."""
+"""Kernels as files: made once, found again by other processes, and of no consequence where they can't be kept."""
 
 from __future__ import annotations
 
+import ast
+import compileall
 import hashlib
 import inspect
 import json
 import linecache
 import os
+import pickle
 import shutil
 import stat
 import subprocess
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import anyoptim as ao
-from anyoptim._engines import _kernels, _store, compiled
+from anyoptim._engines import _cache, _kernels, _masking_compiled, _store
 from anyoptim._program import options
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="sets the cache folder by XDG_CACHE_HOME")
@@ -29,33 +35,40 @@ PROBE = """
 import hashlib, json, sys
 import numpy as np
 import anyoptim as ao
+from anyoptim import _engines
 from anyoptim._engines import _store
 made, anew = [], _store.compiled
-def compiled(call, signature):
-    made.append(anew(call, signature))
+def compiled(name, text, signature):
+    made.append(anew(name, text, signature))
     return made[-1]
 _store.compiled = compiled
+_engines.WORTHWHILE = 0
 rng = np.random.default_rng(0)
 p = rng.normal(size=500).astype(np.float32)
-optimizer = ao.Momentum(lr=0.1, engine="compiled")
+optimizer = ao.Momentum(lr=0.1)
 for _ in range(5):
     optimizer.update(p, rng.normal(size=500).astype(np.float32))
+(share,) = optimizer.explain(p, p)
 print(json.dumps({
     "bits": hashlib.sha256(p.tobytes()).hexdigest(),
+    "engine": [share.engine, share.reason],
     "functions": len(made),
+    "file": ao.__file__,
     "hits": sum(sum(m.stats.cache_hits.values()) for m in made),
-    "files": [m.py_func.__code__.co_filename for m in made],
 }))
 """
+"""What a user runs, to whom compiling is worth it from the first element on, in a process of its own."""
+
+HOMELESS = "import pwd\ndef absent(_):\n    raise KeyError\npwd.getpwuid = absent\n" + PROBE
+"""The same by a user whom the system doesn't know."""
 
 
-def _start(cache: Path | str, home: Path) -> subprocess.Popen[str]:
-    unset = ("NUMBA_", "XDG_")
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(unset)}
-    environment |= {"XDG_CACHE_HOME": str(cache), "HOME": str(home)}
+def _start(code: str = PROBE, **environment: str | Path) -> subprocess.Popen[str]:
+    known = {k: v for k, v in os.environ.items() if not k.startswith(("NUMBA_", "XDG_", "HOME"))}
+    known["PYTHONPATH"] = str(Path(ao.__file__).parents[1])
     return subprocess.Popen(
-        [sys.executable, "-W", "error::RuntimeWarning", "-c", PROBE],
-        env=environment,
+        [sys.executable, "-P", "-W", "error::RuntimeWarning", "-c", code],
+        env=known | {key: str(value) for key, value in environment.items()},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -67,7 +80,13 @@ def _finish(process: subprocess.Popen[str]) -> dict[str, Any]:
     assert process.returncode == 0, err
     assert not err
     found: dict[str, Any] = json.loads(out)
+    assert found["engine"] == ["compiled", None]
+    assert found["functions"] >= 2
     return found
+
+
+def _run(code: str = PROBE, **environment: str | Path) -> dict[str, Any]:
+    return _finish(_start(code, **environment))
 
 
 @pytest.fixture(scope="module")
@@ -85,15 +104,14 @@ def expected() -> str:
 def warm(tmp_path_factory: pytest.TempPathFactory, expected: str) -> Path:
     """A cache that one process has filled."""
     cache = tmp_path_factory.mktemp("warm")
-    found = _finish(_start(cache, cache))
+    found = _run(XDG_CACHE_HOME=cache)
     assert (found["bits"], found["hits"]) == (expected, 0)
-    assert found["functions"] >= 2
     return cache
 
 
 @pytest.fixture
 def cache(warm: Path, tmp_path: Path) -> Path:
-    """A copy of it, with the same times of change, which Numba compares."""
+    """A copy of it."""
     return Path(shutil.copytree(warm, tmp_path / "cache"))
 
 
@@ -106,56 +124,37 @@ def _kept(cache: Path) -> dict[str, tuple[int, str]]:
     }
 
 
-def test_kernels_lie_in_the_users_cache_named_by_content(warm: Path) -> None:
-    """The text of each is that of its name, valid Python; its machine code lies beside it; nothing else is left."""
-    folder = warm / "anyoptim" / "kernels"
-    texts = sorted(folder.glob("*.py"))
-    assert "Momentum_rule" in {path.name.rpartition("_")[0] for path in texts}
-    for path in texts:
-        text = path.read_text()
-        assert path.stem.rpartition("_")[2] == hashlib.sha256(text.encode()).hexdigest()[:16]
-        compile(text, str(path), "exec")
-        assert list((folder / "__pycache__").glob(f"{path.stem}.*.nbi"))
-        assert list((folder / "__pycache__").glob(f"{path.stem}.*.nbc"))
-    assert all(name.endswith((".py", ".nbi", ".nbc")) and "/." not in name for name in _kept(warm))
-    assert [p.name for p in folder.iterdir() if p.suffix != ".py"] == ["__pycache__"]
+def _with_digest(name: str, content: bytes) -> bytes:
+    return hashlib.sha256(name.encode() + b"\0" + content).digest() + content
 
 
-def test_a_second_process_compiles_nothing(cache: Path, warm: Path, expected: str) -> None:
+def test_kernels_lie_in_the_users_cache_with_their_digests(warm: Path) -> None:
+    """Nothing else does, and nobody else may write or read there."""
+    folder = warm / "anyoptim"
+    assert os.listdir(warm) == ["anyoptim"]
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert len(list(folder.iterdir())) >= 2
+    for path in folder.iterdir():
+        assert path.suffix == ".kernel"
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        assert path.read_bytes() == _with_digest(path.name, path.read_bytes()[32:])
+
+
+def test_a_second_process_compiles_nothing(warm: Path, expected: str) -> None:
     """It loads everything, from the files as they are."""
     before = _kept(warm)
-    found = _finish(_start(warm, warm))
+    found = _run(XDG_CACHE_HOME=warm)
     assert found["bits"] == expected
     assert found["hits"] == found["functions"]
     assert _kept(warm) == before
-    assert all(file.startswith(str(warm)) for file in found["files"])
 
 
-def _no_folder(cache: Path) -> None:
-    shutil.rmtree(cache)
-    cache.write_text("")
+# What lies there is not trusted ------------------------------------------------------------------------------------
 
 
-def _kernels_are_a_file(cache: Path) -> None:
-    shutil.rmtree(cache / "anyoptim" / "kernels")
-    (cache / "anyoptim" / "kernels").write_text("")
-
-
-def _machine_code_is_a_file(cache: Path) -> None:
-    folder = cache / "anyoptim" / "kernels" / "__pycache__"
-    shutil.rmtree(folder)
-    folder.write_text("")
-
-
-def _texts_are_folders(cache: Path) -> None:
-    for path in (cache / "anyoptim" / "kernels").glob("*.py"):
-        path.unlink()
-        path.mkdir()
-
-
-def _each(pattern: str, change: Callable[[Path], object]) -> Callable[[Path], None]:
-    def spoil(cache: Path) -> None:
-        paths = list((cache / "anyoptim" / "kernels").rglob(pattern))
+def _each(change: Callable[[Path], object]) -> Callable[[Path], None]:
+    def spoil(folder: Path) -> None:
+        paths = list(folder.iterdir())
         assert paths
         for path in paths:
             change(path)
@@ -163,129 +162,337 @@ def _each(pattern: str, change: Callable[[Path], object]) -> Callable[[Path], No
     return spoil
 
 
-def _cut(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+def _a_file(folder: Path) -> None:
+    shutil.rmtree(folder)
+    folder.write_text("")
 
 
-def _in_place(path: Path, content: bytes) -> None:
-    """With the size and the time of change that Numba knows."""
-    stat = path.stat()
-    path.write_bytes(content[: stat.st_size].ljust(stat.st_size, b"\n"))
-    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+def _folders(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def _a_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def _each_others(folder: Path) -> None:
+    contents = [path.read_bytes() for path in sorted(folder.iterdir())]
+    for path, content in zip(sorted(folder.iterdir()), [*contents[1:], contents[0]], strict=True):
+        path.write_bytes(content)
+
+
+class _Bomb:
+    """What makes a folder when it is unpickled."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, (str(self.folder),)
+
+
+def _unsigned(path: Path) -> None:
+    path.write_bytes(bytes(32) + pickle.dumps(_Bomb(path.parents[2] / "exploded")))
+
+
+def _signed(path: Path) -> None:
+    path.write_bytes(_with_digest(path.name, pickle.dumps(_Bomb(path.parents[2] / "exploded"))))
+
+
+def _writable(mode: int) -> Callable[[Path], None]:
+    def spoil(folder: Path) -> None:
+        _each(_signed)(folder)
+        folder.chmod(mode)
+
+    return spoil
+
+
+def _a_link(folder: Path) -> None:
+    _each(_signed)(folder)
+    folder.rename(folder.with_name("elsewhere"))
+    folder.symlink_to("elsewhere")
+
+
+def _anothers(folder: Path) -> None:
+    if os.geteuid():
+        pytest.skip("only the superuser can give files away")
+    _each(_signed)(folder)
+    os.chown(folder, 12345, 12345)
+
+
+def _writable_files(path: Path) -> None:
+    _signed(path)
+    path.chmod(0o666)
 
 
 SPOILT: dict[str, Callable[[Path], None]] = {
-    "a file for the cache": _no_folder,
-    "a file for the kernels": _kernels_are_a_file,
-    "a file for the machine code": _machine_code_is_a_file,
-    "folders for the texts": _texts_are_folders,
-    "another's text": _each("*.py", lambda path: path.write_text("raise SystemExit(7)\n")),
-    "another's text of the same size": _each("*.py", lambda path: _in_place(path, b"raise SystemExit(7)\n")),
-    "bytes that are no text": _each("*.py", lambda path: path.write_bytes(b"\xff\xfe\x00")),
-    "empty texts": _each("*.py", lambda path: path.write_bytes(b"")),
-    "no texts": _each("*.py", Path.unlink),
-    "half an index": _each("*.nbi", _cut),
-    "an index of anything": _each("*.nbi", lambda path: path.write_bytes(b"\x80\x04anything")),
-    "an empty index": _each("*.nbi", lambda path: path.write_bytes(b"")),
-    "half of the code": _each("*.nbc", _cut),
-    "no code": _each("*.nbc", Path.unlink),
-    "empty code": _each("*.nbc", lambda path: path.write_bytes(b"")),
+    "a file for the folder": _a_file,
+    "folders for the files": _each(_folders),
+    "a bit": _each(_a_bit),
+    "each other's content": _each_others,
+    "pickles without a digest": _each(_unsigned),
+    "a folder that the group can write to": _writable(0o770),
+    "a folder that all can write to": _writable(0o777),
+    "files that all can write to": _each(_writable_files),
+    "a link": _a_link,
+    "another's folder": _anothers,
 }
 
 
 @pytest.mark.parametrize("name", SPOILT)
 def test_a_spoilt_cache_costs_time_and_nothing_else(name: str, cache: Path, expected: str, tmp_path: Path) -> None:
     """Whatever lies there, the result is the same, and nothing that lies there is run."""
-    SPOILT[name](cache)
-    assert _finish(_start(cache, tmp_path))["bits"] == expected
+    SPOILT[name](cache / "anyoptim")
+    found = _run(XDG_CACHE_HOME=cache)
+    assert (found["bits"], found["hits"]) == (expected, 0)
+    assert not (tmp_path / "exploded").exists()
+    assert not (cache / "exploded").exists()
 
 
-def test_a_folder_that_can_not_be_made(tmp_path: Path, expected: str) -> None:
-    """Not even the superuser can make one here."""
-    found = _finish(_start("/proc/anyoptim", tmp_path))
-    assert found["bits"] == expected
-    assert all(file.startswith("<anyoptim ") for file in found["files"])
-
-
-def test_a_folder_that_can_not_be_written_to(tmp_path: Path, expected: str) -> None:
-    """A home that is read-only."""
-    if os.geteuid() == 0:
-        pytest.skip("the superuser writes anywhere")
-    (tmp_path / "cache").mkdir()
-    (tmp_path / "cache").chmod(stat.S_IRUSR | stat.S_IXUSR)
-    found = _finish(_start(tmp_path / "cache", tmp_path / "cache"))
-    assert found["bits"] == expected
-    assert not list((tmp_path / "cache").iterdir())
-
-
-@pytest.mark.parametrize("number", [2, 4])
-def test_processes_that_start_at_once_on_an_empty_cache(number: int, tmp_path: Path, expected: str) -> None:
-    """None sees half of another's file, all end with the same bits, and the next compiles nothing."""
-    processes = [_start(tmp_path, tmp_path) for _ in range(number)]
-    assert [_finish(process)["bits"] for process in processes] == [expected] * number
-    found = _finish(_start(tmp_path, tmp_path))
-    assert found["bits"] == expected
-    assert not [name for name in _kept(tmp_path) if name.endswith(".tmp")]
-    assert not [name for name in _kept(tmp_path) if Path(name).name.startswith(".")]
+def test_a_pickle_with_its_digest_in_a_private_folder_is_read(cache: Path) -> None:
+    """So that those above are refused for where they lie: who can write there can do all that the user can."""
+    _each(_signed)(cache / "anyoptim")
+    process = _start(XDG_CACHE_HOME=cache)
+    process.communicate(timeout=300)
+    assert (cache.parent / "exploded").exists()
 
 
 @pytest.fixture
 def private(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache for this test, in this process."""
-    pytest.importorskip("platformdirs", reason="comes with Numba in the extra `fast`")
+    """The folder of a cache for this test, in this process."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    return tmp_path
+    return tmp_path / "anyoptim"
 
 
-FAILS = "def fails(x):\n    y = x\n    return y / 0  # this line\n"
+SIMPLE = "one", "def one(x):\n    return x + 1\n", "int64(int64)"
 
 
-@pytest.mark.parametrize("kept", [True, False])
-def test_tracebacks_and_debuggers_see_the_text(kept: bool, private: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the text is a file, and where it can't be one."""
-    if not kept:
-        monkeypatch.setenv("XDG_CACHE_HOME", "/proc/anyoptim")
-    call = _store.function("fails", FAILS)
+def _hits(call: Any) -> int:
+    return sum(call.stats.cache_hits.values())
+
+
+@given(data=st.data())
+def test_any_damage_is_noticed(data: st.DataObject, private: Path) -> None:
+    """Bits flipped, bytes cut off, put in and taken away: the file is as none."""
+    content = data.draw(st.binary(min_size=1, max_size=100))
+    _cache.keep("name", content)
+    held = (private / "name").read_bytes()
+    assert _cache.read("name") == content
+    place, more = data.draw(st.integers(0, len(held) - 1)), data.draw(st.binary(min_size=1, max_size=40))
+    flipped = held[:place] + bytes([held[place] ^ 1 << data.draw(st.integers(0, 7))]) + held[place + 1 :]
+    for damaged in (flipped, held[:place], held[:place] + more + held[place:], held + more, held[place + 1 :], more):
+        (private / "name").write_bytes(damaged)
+        assert _cache.read("name") is None
+
+
+def test_flipped_bits_of_machine_code_are_never_loaded(private: Path) -> None:
+    """A thousand of them, by what Numba calls; and then the function is made anew and kept again."""
+    need_numba()
+    assert [_hits(_store.compiled(*SIMPLE)) for _ in range(2)] == [0, 1]
+    (path,) = private.iterdir()
+    held, rng, call = path.read_bytes(), np.random.default_rng(0), _store.compiled(*SIMPLE)
+    for _ in range(1000):
+        damaged = bytearray(held)
+        damaged[rng.integers(len(held))] ^= 1 << int(rng.integers(8))
+        path.write_bytes(damaged)
+        assert call._cache.load_overload(None, call.targetctx) is None  # type: ignore[attr-defined]
+    again = _store.compiled(*SIMPLE)
+    assert (again(1), _hits(again)) == (2, 0)
+    assert path.read_bytes() == _with_digest(path.name, path.read_bytes()[32:])
+    assert _hits(_store.compiled(*SIMPLE)) == 1
+
+
+def need_numba() -> None:
+    pytest.importorskip("numba", reason="the compiled engine needs it")
+
+
+def test_the_umask_opens_nothing(tmp_path: Path, expected: str) -> None:
+    """Neither the folder, nor those that had to be made for it, nor the files; and they are read again."""
+    code = "import os\nos.umask(0)\n" + PROBE
+    for hits in (False, True):
+        found = _run(code, HOME=tmp_path / "home")
+        assert found["bits"] == expected
+        assert (found["hits"] == found["functions"]) == hits
+    for path in [tmp_path / "home", *(tmp_path / "home").rglob("*")]:
+        assert not stat.S_IMODE(path.stat().st_mode) & 0o077, path
+
+
+# Compiling is never a reason to stop ---------------------------------------------------------------------------------
+
+
+def test_a_folder_that_can_not_be_made(expected: str) -> None:
+    """Not even the superuser can make one here."""
+    for _ in range(2):
+        found = _run(XDG_CACHE_HOME="/proc/anyoptim")
+        assert (found["bits"], found["hits"]) == (expected, 0)
+
+
+def test_a_folder_that_can_not_be_written_to(cache: Path, tmp_path: Path, expected: str) -> None:
+    """A home that is read-only: what is there is read."""
+    if os.geteuid() == 0:
+        pytest.skip("the superuser writes anywhere")
+    (tmp_path / "empty").mkdir(mode=stat.S_IRUSR | stat.S_IXUSR)
+    assert _run(XDG_CACHE_HOME=tmp_path / "empty")["bits"] == expected
+    assert not list((tmp_path / "empty").iterdir())
+    (cache / "anyoptim").chmod(stat.S_IRUSR | stat.S_IXUSR)
+    found = _run(XDG_CACHE_HOME=cache)
+    assert (found["bits"], found["hits"]) == (expected, found["functions"])
+
+
+@pytest.mark.parametrize("unset", [{}, {"XDG_CACHE_HOME": "cache"}])
+def test_a_user_without_a_home(
+    unset: Mapping[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, expected: str
+) -> None:
+    """In a container, say: nothing is kept, least of all where the process happens to be."""
+    monkeypatch.chdir(tmp_path)
+    found = _run(HOMELESS, **unset)
+    assert (found["bits"], found["hits"]) == (expected, 0)
+    assert not os.listdir(tmp_path)
+
+
+def test_a_user_whom_the_system_does_not_know(tmp_path: Path, expected: str) -> None:
+    """By another number, in truth."""
+    import pwd  # not on Windows
+
+    number = 12345
+    if os.geteuid() or number in {user.pw_uid for user in pwd.getpwall()}:
+        pytest.skip("only the superuser can become a user without an entry in the list of users")
+    # By then all is imported: this Python may be the superuser's own.
+    first = PROBE.replace("Momentum", "SGD").replace("print", "str")
+    found = _run(
+        f"{first}import os\n_store.compiled = anew\nos.setgid({number})\nos.setuid({number})\n"
+        f"_engines.compiled._apart.cache_clear()\n_engines.compiled.broken.cache_clear()\n{PROBE}"
+    )
+    assert (found["bits"], found["hits"]) == (expected, 0)
+
+
+def test_relative_folders_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there is a home, that is taken instead, as the XDG specification has it."""
+    monkeypatch.setenv("XDG_CACHE_HOME", "cache")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert _cache.folder() == str(tmp_path / ".cache" / "anyoptim")
+    monkeypatch.setenv("HOME", "home")
+    assert _cache.folder() is None
+
+
+FOLDERS = {
+    "darwin": ({"HOME": "{}"}, "Library/Caches/anyoptim"),
+    "win32": ({"LOCALAPPDATA": "{}"}, "anyoptim"),
+    "win32 without a profile": ({}, None),
+}
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_folders_of_other_systems(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where each keeps the caches of a user."""
+    environment, wanted = FOLDERS[name]
+    for variable in ("XDG_CACHE_HOME", "HOME", "LOCALAPPDATA"):
+        monkeypatch.delenv(variable, raising=False)
+    for variable, value in environment.items():
+        monkeypatch.setenv(variable, value.format(tmp_path))
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "platform", name.split(maxsplit=1)[0])
+        found = _cache.folder()
+    assert found == (None if wanted is None else str(tmp_path / wanted))
+
+
+def _package(folder: Path) -> Path:
+    """A copy of the package, as an installation's, and not the one that is tested."""
+    shutil.copytree(Path(ao.__file__).parent, folder / "anyoptim", ignore=shutil.ignore_patterns("__pycache__"))
+    return folder
+
+
+def test_a_package_without_its_texts(tmp_path: Path, expected: str) -> None:
+    """Of byte code alone: it compiles, keeps what it compiled, and finds it again."""
+    package = _package(tmp_path / "package")
+    assert compileall.compile_dir(package, quiet=1, legacy=True)
+    for path in package.rglob("*.py"):
+        path.unlink()
+    for hits in (False, True):
+        found = _run(PYTHONPATH=package, XDG_CACHE_HOME=tmp_path / "cache", PYTHONDONTWRITEBYTECODE="1")
+        assert found["bits"] == expected
+        assert found["file"].startswith(str(package))
+        assert (found["hits"] == found["functions"]) == hits
+
+
+def test_the_machine_code_depends_on_the_functions_it_calls(
+    tmp_path: Path, warm: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Constants and functions of our own are in it: with other texts of these it is another's."""
+    package = _package(tmp_path / "package")
+    with open(package / "anyoptim" / "_engines" / "_headers.py", "a") as file:
+        file.write("# changed\n")
+    assert _run(PYTHONPATH=package, XDG_CACHE_HOME=warm)["hits"] == 0
+    found = _run(PYTHONPATH=package, XDG_CACHE_HOME=warm)
+    assert found["hits"] == found["functions"]
+    read = SourceFileLoader.get_data
+    digests = {_store._own.__wrapped__()}
+    for name in _store.OWN:
+        monkeypatch.setattr(
+            SourceFileLoader, "get_data", lambda self, path, n=name: read(self, path) + b"#" * (Path(path).stem == n)
+        )
+        digests.add(_store._own.__wrapped__())
+    assert len(digests) == 1 + len(_store.OWN)
+    assert None not in digests
+
+
+def test_no_module_that_kernels_name_is_forgotten_there() -> None:
+    """Nor one that such a module names."""
+    texts = [ao.chain(ao.ClipGlobalNorm(1.0), ao.Adam()).kernel_source("compiled")]
+    texts += [_masking_compiled.source(*of).text for of in (("flat", "float32", "y"), ("strided", "bfloat16", "x"))]
+    texts += [Path(_store.__file__).with_name(f"{name}.py").read_text() for name in _store.OWN]
+    froms = [node for text in texts for node in ast.walk(ast.parse(text)) if isinstance(node, ast.ImportFrom)]
+    named = {node.module for node in froms if node.module and node.module.startswith("anyoptim")}
+    assert named == {f"anyoptim._engines.{name}" for name in _store.OWN}
+
+
+def test_where_our_own_functions_can_not_be_read_nothing_is_kept(
+    private: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A loader may give no data: the function is compiled all the same."""
+    need_numba()
+    monkeypatch.setattr(_store, "_own", lambda: None)
+    call = _store.compiled(*SIMPLE)
+    assert (call(1), _hits(call)) == (2, 0)
+    assert not private.exists()
+
+
+def test_another_numba_inside_keeps_nothing(private: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is not public there may go."""
+    need_numba()
+    from numba.core import compiler
+
+    _store.compiled(*SIMPLE)
+    for name in ("_reduce", "_rebuild"):
+        with monkeypatch.context() as patch:
+            patch.delattr(compiler.CompileResult, name)
+            assert _store.compiled(*SIMPLE)(1) == 2
+
+
+def test_processes_that_start_at_once_on_an_empty_cache(tmp_path: Path, expected: str) -> None:
+    """None sees half of another's file, all end with the same bits, and the next compiles nothing."""
+    processes = [_start(XDG_CACHE_HOME=tmp_path) for _ in range(3)]
+    assert [_finish(process)["bits"] for process in processes] == [expected] * 3
+    found = _run(XDG_CACHE_HOME=tmp_path)
+    assert (found["bits"], found["hits"]) == (expected, found["functions"])
+    assert all(name.endswith(".kernel") for name in _kept(tmp_path))
+
+
+# Generated code can be seen ------------------------------------------------------------------------------------------
+
+
+def test_tracebacks_and_debuggers_see_the_text() -> None:
+    """Which is no file."""
+    text = "def fails(x):\n    y = x\n    return y / 0  # this line\n"
+    call = _store.function("fails", text)
     linecache.checkcache()
-    assert inspect.getsource(call) == FAILS
+    assert inspect.getsource(call) == text
     with pytest.raises(ZeroDivisionError) as caught:
         call(1)
     assert "return y / 0  # this line" in "".join(traceback.format_tb(caught.tb))
-    assert call.__code__.co_filename.startswith(str(private)) == kept
-
-
-def test_the_text_of_the_name_is_run_and_not_the_files(private: Path) -> None:
-    """What another put there is replaced; what is right is left alone, down to its time of change."""
-    file = Path(_store.function("one", "def one():\n    return 1\n").__code__.co_filename)
-    os.utime(file, ns=(1, 1))
-    assert _store.function("one", "def one():\n    return 1\n")() == 1
-    assert file.stat().st_mtime_ns == 1
-    file.write_text("def one():\n    return 2\n")
-    assert _store.function("one", "def one():\n    return 1\n")() == 1
-    assert file.read_text() == "def one():\n    return 1\n"
-    other = _store.function("one", "def one():\n    return 3\n")
-    assert other() == 3
-    assert other.__code__.co_filename != str(file)
-
-
-def test_the_machine_code_depends_on_the_functions_it_calls(private: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Constants of `_headers` and functions of `_jitted` are in it: other texts of these give it another name."""
-    pytest.importorskip("numba", reason="the compiled engine needs it")
-    from anyoptim._engines import _headers, _jitted
-
-    original = inspect.getsource
-    stamps = set()
-    try:
-        for changed in (None, _headers, _jitted):
-            monkeypatch.setattr(
-                inspect, "getsource", lambda m, c=changed: original(m) + ("# changed\n" if m is c else "")
-            )
-            compiled._stamp.cache_clear()
-            stamps.add(compiled._stamp())
-    finally:
-        monkeypatch.undo()
-        compiled._stamp.cache_clear()
-    assert len(stamps) == 3
 
 
 def test_sources_of_the_blocked_engine_are_shown(method: type[Any]) -> None:

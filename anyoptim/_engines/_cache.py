@@ -1,49 +1,75 @@
-"""Files in the user's cache folder, named by their content or by what it was made from.
+"""Files in the user's cache folder with what compilers made, named by what it was made from.
 
-What this needs is imported by those who compile, not by all who import anyoptim.
+What is read there is run. Each file begins with a digest of its name and of the rest: one that was damaged, or that has
+another's name, is as none. That is no protection from whoever can write there, for anybody can make a digest. So the
+folder is made for its owner alone, and is not used if it belongs to another or others can write to it. On Windows
+permissions are of another kind: there it lies in the user's profile, which others can't write to.
 """
 
 from __future__ import annotations
 
 import os
+import stat
+import sys
+from contextlib import suppress
 
-__all__ = ["kept", "read"]
+from anyoptim._files import opened, replacing
+
+__all__ = ["folder", "keep", "read"]
 
 
-def _path(name: str) -> str:
-    import platformdirs  # noqa: PLC0415 - comes with the extras of the engines that compile
+def folder() -> str | None:
+    """The folder, made if it wasn't there; None where there is no home, no right to make it, or no privacy."""
+    base = os.environ.get("LOCALAPPDATA" if sys.platform == "win32" else "XDG_CACHE_HOME", "")
+    if not os.path.isabs(base) and sys.platform != "win32":
+        base = os.path.expanduser("~/Library/Caches" if sys.platform == "darwin" else "~/.cache")
+    path = os.path.join(base, "anyoptim")
+    if not os.path.isabs(path):  # without a home it would be wherever the process is
+        return None
+    try:
+        _make(path)
+        found = os.lstat(path)
+    except OSError:
+        return None
+    return path if stat.S_ISDIR(found.st_mode) and _private(found) else None
 
-    return os.path.join(platformdirs.user_cache_dir("anyoptim", appauthor=False), "kernels", name)
+
+def _make(path: str) -> None:
+    """Make a folder, with those that it lies in, for its owner alone whatever the umask lets others do."""
+    if not os.path.isdir(path) and path != os.path.dirname(path):
+        _make(os.path.dirname(path))
+        with suppress(FileExistsError):
+            os.mkdir(path, 0o700)
+
+
+def _private(found: os.stat_result) -> bool:
+    """Whether nobody but this user can write there."""
+    return sys.platform == "win32" or (found.st_uid == os.geteuid() and not found.st_mode & 0o022)
 
 
 def read(name: str) -> bytes | None:
-    """What the file holds, if there is one that can be read."""
+    """What is kept under this name, as it was; or None."""
+    path = folder()
+    if path is None:
+        return None
     try:
-        with open(_path(name), "rb") as file:
-            return file.read()
+        with opened(os.path.join(path, name)) as file:
+            held = file.read() if _private(os.fstat(file.fileno())) else b""
     except OSError:
         return None
+    content = held[32:]
+    return content if held[:32] == _digest(name, content) else None
 
 
-def kept(name: str, content: bytes) -> str | None:
-    """The path of the file with this content, or None where there can be none: no folder, no right, no space."""
-    import tempfile  # noqa: PLC0415
+def keep(name: str, content: bytes) -> None:
+    """Keep it, if that can be."""
+    path = folder()
+    if path is not None:
+        with suppress(OSError), replacing(os.path.join(path, name), 0o600) as file:
+            file.write(_digest(name, content) + content)
 
-    path = _path(name)
-    if read(name) == content:
-        return path  # left alone: Numba takes a newer file for another
-    folder = os.path.dirname(path)
-    try:
-        os.makedirs(folder, exist_ok=True)
-        # By way of another name, so that nobody ever sees half of it.
-        handle, temporary = tempfile.mkstemp(dir=folder, prefix=f".{name}_")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(content)
-            os.replace(temporary, path)
-        except BaseException:
-            os.unlink(temporary)
-            raise
-    except OSError:
-        return None
-    return path
+
+def _digest(name: str, content: bytes) -> bytes:
+    import hashlib  # noqa: PLC0415 - for those who compile
+
+    return hashlib.sha256(name.encode() + b"\0" + content).digest()

@@ -147,12 +147,9 @@ def _address(a: NDArray) -> int:
 def _load(kind: str, dtype: str, place: str) -> Callable[..., None]:
     """The machine code."""
     text = source(kind, dtype, place)
-    return _store.compiled(_store.function(text.name, text.text), text.signature)
+    return _store.compiled(text.name, text.text, text.signature)
 
 
 def source(kind: str, dtype: str, place: str) -> Drops:
     """The text of a loop, `flat` or `strided`."""
-    from anyoptim._engines import _bits, _jitted  # noqa: PLC0415 - import Numba
-
-    text = {"flat": flat, "strided": strided}[kind](dtype, place)
-    return text._replace(text=_store.stamped(text.text, _bits, _jitted, _headers))
+    return {"flat": flat, "strided": strided}[kind](dtype, place)

@@ -1,59 +1,109 @@
-"""Generated code as files in the user's cache folder, compiled once per machine."""
+"""Generated code, compiled by Numba: once per machine, where there is a cache folder, and in this process otherwise."""
 
 from __future__ import annotations
 
-import contextlib
+import functools
+import importlib.util
 import linecache
-import os
+import sys
 from collections.abc import Callable
+from contextlib import suppress
 from sys import modules
 from types import ModuleType
 from typing import Any
 
 from anyoptim._engines import _cache
 
-__all__ = ["compiled", "function", "stamped"]
+__all__ = ["compiled", "function"]
 
+# Without the check for zero divisors, which stops SIMD, and without `fastmath`, which rounds differently.
+OPTIONS = {"nogil": True, "error_model": "numpy"}
 
-def stamped(text: str, *modules: ModuleType) -> str:
-    """With a first line that changes when these modules change, whose functions are compiled into what calls them."""
-    import hashlib  # noqa: PLC0415 - for those who compile
-    import inspect  # noqa: PLC0415
-
-    stamp = hashlib.sha256("".join(map(inspect.getsource, modules)).encode()).hexdigest()[:16]
-    return f"# Made by anyoptim; with its own functions as of {stamp}.\n{text}"
+OWN = ("_bits", "_headers", "_jitted")
+"""The modules whose functions and constants become part of the machine code of what calls them."""
 
 
 def function(name: str, text: str) -> Callable[..., Any]:
-    """The function of this name in the module that the text is.
-
-    The text goes to a file named by its content, for Numba to keep the machine code beside, and for debuggers and
-    tracebacks. Where that can't be written, all is as it would be otherwise, but for this process alone.
-    """
-    import hashlib  # noqa: PLC0415 - for those who compile
-
-    stem = f"{name}_{hashlib.sha256(text.encode()).hexdigest()[:16]}"
-    path = _cache.kept(f"{stem}.py", text.encode())
-    module = ModuleType(f"anyoptim_{stem}")
-    module.__file__ = f"<anyoptim {stem}>" if path is None else path
-    if path is None:
-        linecache.cache[module.__file__] = (len(text), None, text.splitlines(keepends=True), module.__file__)
-    modules[module.__name__] = module  # where Numba looks for it when it loads what it kept
-    exec(compile(text, module.__file__, "exec"), vars(module))  # noqa: S102 - our text, not what stood in the file
+    """The function of this name in the module that the text is, which debuggers and tracebacks can show."""
+    stem = f"{name} {_digest(text)[:16]}"
+    file = f"<anyoptim {stem}>"
+    linecache.cache[file] = (len(text), None, text.splitlines(keepends=True), file)
+    module = ModuleType(f"anyoptim {stem}")
+    modules[module.__name__] = module  # where Numba looks for it when it loads what was kept
+    exec(compile(text, file, "exec"), vars(module))  # noqa: S102 - our text
     found: Callable[..., Any] = vars(module)[name]
     return found
 
 
-def compiled(call: Callable[..., Any], signature: str) -> Callable[..., Any]:
-    """The function as machine code, from where Numba keeps it, if it does."""
+def compiled(name: str, text: str, signature: str) -> Callable[..., Any]:
+    """The function of this name in the text as machine code, from the cache folder if it is there."""
     from numba import njit  # noqa: PLC0415 - a second that only those pay who come here
 
-    # Without the check for zero divisors, which stops SIMD, and without `fastmath`, which rounds differently.
-    options: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
-    if os.path.exists(call.__code__.co_filename):
-        # What may go wrong with a folder: it is full, read-only, on a network, or another's broken file is in it.
-        with contextlib.suppress(Exception):
-            kept: Callable[..., Any] = njit(signature, cache=True, **options)(call)
-            return kept
-    anew: Callable[..., Any] = njit(signature, **options)(call)
-    return anew
+    call = function(name, text)
+    made: Any = njit(**OPTIONS)(call)
+    own = _own()
+    if own is not None:
+        made._cache = _Kept(own, text, signature)
+    made.compile(signature)
+    made.disable_compile()
+    found: Callable[..., Any] = made
+    return found
+
+
+class _Kept:
+    """The cache that Numba asks before it compiles a function, and tells afterwards: one file.
+
+    Numba's own unpickles what lies in its folder and runs it, whoever put it there and whatever became of it. The calls
+    here are no public ones: where a version of Numba has others, nothing is kept.
+    """
+
+    cache_path = None
+
+    def __init__(self, *of: str) -> None:
+        self._of = of
+
+    def _name(self, context: Any) -> str:
+        """By all that machine code depends on: the texts, this Python and Numba, the processor."""
+        import numba  # noqa: PLC0415
+
+        versions = sys.implementation.cache_tag, getattr(sys, "abiflags", ""), numba.__version__
+        return f"{_digest(repr((self._of, OPTIONS, versions, context.codegen().magic_tuple())))}.kernel"
+
+    def load_overload(self, signature: Any, context: Any) -> Any:
+        """What Numba made, or None."""
+        import pickle  # noqa: PLC0415
+
+        from numba.core.compiler import CompileResult  # noqa: PLC0415
+
+        with suppress(Exception):
+            context.refresh()
+            held = _cache.read(self._name(context))
+            if held is not None:
+                return CompileResult._rebuild(context, *pickle.loads(held))  # noqa: S301 - as it was written
+        return None
+
+    def save_overload(self, signature: Any, made: Any) -> None:
+        """Keep what Numba made, unless addresses of this process are part of it."""
+        from numba.core.serialize import dumps  # noqa: PLC0415
+
+        with suppress(Exception):
+            if not made.library.has_dynamic_globals and not made.lifted:
+                _cache.keep(self._name(made.target_context), dumps(made._reduce()))
+
+
+@functools.cache
+def _own() -> str | None:
+    """The digest of those modules' texts, or of their byte code where there is no more; None if neither is found."""
+    with suppress(Exception):
+        specs: list[Any] = [importlib.util.find_spec(f"anyoptim._engines.{name}") for name in OWN]
+        return _digest(*[spec.loader.get_data(spec.origin) for spec in specs])
+    return None
+
+
+def _digest(*of: str | bytes) -> str:
+    import hashlib  # noqa: PLC0415 - for those who compile
+
+    whole = hashlib.sha256()
+    for part in of:
+        whole.update(part.encode() if isinstance(part, str) else part)
+    return whole.hexdigest()

@@ -36,18 +36,23 @@ PIECES = 4
 @functools.cache
 def missing() -> str | None:
     """Why there is no compiling, as far as can be told without importing anything; or None."""
-    absent = [name for name in ("numba", "platformdirs") if importlib.util.find_spec(name) is None]
-    return f"{' and '.join(absent)} can't be found (pip install 'anyoptim[fast]')" if absent else None
+    return None if importlib.util.find_spec("numba") else "numba can't be found (pip install 'anyoptim[fast]')"
 
 
 @functools.cache
 def broken() -> str | None:
-    """The same, having imported what there is: a Numba may be too old for the NumPy beside it."""
+    """The same, having tried it: a Numba may be too old for the NumPy beside it, or have no right to make code."""
     try:
         jitted = importlib.import_module("anyoptim._engines._jitted")
     except Exception as error:
         return missing() or f"Numba can't be imported: {error}"
-    return None if hasattr(jitted.alike, "py_func") else "Numba is switched off (NUMBA_DISABLE_JIT)"
+    if not hasattr(jitted.alike, "py_func"):
+        return "Numba is switched off (NUMBA_DISABLE_JIT)"
+    try:
+        _apart()
+    except Exception as error:
+        return f"Numba can't compile: {error}"
+    return None
 
 
 def refusal(program: Program, leaf: Leaf, x: Array) -> str | None:
@@ -244,35 +249,16 @@ def _apart() -> Callable[..., bool]:
 
 
 def _own(name: str, arguments: str, signature: str) -> Callable[..., bool]:
-    """A function of `_jitted`, kept like a kernel: beside its own file it would outlive a change of `_headers`."""
+    """A function of `_jitted`, kept like a kernel."""
     text = f"from anyoptim._engines import _jitted\n\n\ndef {name}({arguments}):\n"
-    return _store.compiled(
-        _store.function(name, _stamped(f"{text}    return _jitted.{name}({arguments})\n")), signature
-    )
+    return _store.compiled(name, f"{text}    return _jitted.{name}({arguments})\n", signature)
 
 
 @functools.lru_cache(maxsize=256)
 def load(program: Program, k: int | None, static: Options, dtype: str) -> _Kernel:
     """The machine code of the step, or of what part `k` measures."""
     text = _source(program, k, static, dtype)
-    return _Kernel(_store.compiled(_store.function(text.name, _stamped(text.text)), text.signature), text.scalars)
-
-
-@functools.cache
-def _stamp() -> str:
-    import hashlib  # noqa: PLC0415 - for those who compile
-    import inspect  # noqa: PLC0415
-
-    from anyoptim._engines import _jitted  # noqa: PLC0415 - imports Numba
-
-    # What stands in `_headers` are constants in the machine code.
-    texts = [inspect.getsource(module) for module in (_jitted, _headers)]
-    return hashlib.sha256("".join(texts).encode()).hexdigest()[:16]
-
-
-def _stamped(text: str) -> str:
-    """With a first line that changes when the functions change that are compiled into the kernel."""
-    return f"# Made by anyoptim; with its own functions as of {_stamp()}.\n{text}"
+    return _Kernel(_store.compiled(text.name, text.text, text.signature), text.scalars)
 
 
 def source(program: Program, k: int | None, row: Row, dtype: str) -> str:

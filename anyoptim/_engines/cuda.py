@@ -36,8 +36,7 @@ HALVING = 1024
 @functools.cache
 def missing() -> str | None:
     """What can't be found of the packages that the engine needs, without importing any; or None."""
-    absent = [name for name in ("cuda.bindings", "platformdirs") if not _found(name)]
-    return f"{' and '.join(absent)} can't be found (pip install 'anyoptim[cuda13]')" if absent else None
+    return None if _found("cuda.bindings") else "cuda.bindings can't be found (pip install 'anyoptim[cuda13]')"
 
 
 def _found(name: str) -> bool:
