@@ -60,7 +60,7 @@ class Remembering(Pure):
 
         ::
 
-            {"version": 1, "step": 2, "t": {"W": 2, "b": 2},
+            {"version": 1, "step": 2, "t": {"W": 2, "b": 2}, "pending": {},
              "stages": [{"name": "Momentum", "constants": {}, "hyperparameters": {"lr": 0.01, "momentum": 0.9},
                          "numbers": {}, "slots": {"v": {"W": array, "b": array}}}],
              "groups": {}}

@@ -80,7 +80,7 @@ def test_a_step_that_is_called_off_never_was(place: tuple[Library, str | None]) 
     optimizer, alone = _skipping(engine), _skipping(engine)
     params, twin, pure = (_arrays(lib, _tree(PARAMS)) for _ in range(3))
     state = optimizer.init(pure)
-    skipped = 0
+    skipped = consecutive = 0
     for what in (*BAD, "good", *BAD, "good"):
         values, offender = BAD.get(what, (GOOD, ""))
         grads = _arrays(lib, _tree(values))
@@ -91,19 +91,21 @@ def test_a_step_that_is_called_off_never_was(place: tuple[Library, str | None]) 
         assert new is params
         pure, state = optimizer.step(pure, grads, state)
         if offender:
-            skipped += 1
+            skipped, consecutive = skipped + 1, consecutive + 1
             assert _offender(optimizer, 0) == offender
             assert _alike(given, _values(lib, grads))
             if skipped > 1:
                 assert _alike(before, _values(lib, (params, optimizer.state and optimizer.state[:3])))
         else:
+            consecutive = 0
             alone.update(twin, grads)
             assert _same(lib, params, twin)
             assert alone.state is not None
             assert optimizer.state is not None
             assert _same(lib, optimizer.state[:3], alone.state[:3])
         assert optimizer.state is not None
-        assert optimizer.state.numbers == ({"skipped": float(skipped)}, {}, {}, {})
+        counted = {"skipped": float(skipped), "consecutive": float(consecutive)}
+        assert optimizer.state.numbers == (counted, {}, {}, {})
         assert _same(lib, (params, optimizer.state), (pure, state))
 
 
@@ -129,7 +131,7 @@ def test_squares_that_are_too_large_are_none_that_are_not_finite(engine: str) ->
     optimizer.update(p, np.full(3, 1e300))
     assert p.tolist() == [-1e300] * 3
     assert optimizer.state is not None
-    assert optimizer.state.numbers == ({"skipped": 0.0}, {})
+    assert optimizer.state.numbers == ({"skipped": 0.0, "consecutive": 0.0}, {})
     assert _offender(optimizer, 0) is None
 
 
@@ -159,7 +161,7 @@ def test_resting_parameters_are_not_looked_at() -> None:
     optimizer.update(params, {**grads, "b": np.array([1.0]), "c": None})
     assert [a[0] for a in params.values()] == [0.0, -1.0, -1.0]
     assert optimizer.state is not None
-    assert optimizer.state.numbers == ({}, {"skipped": 1.0}, {})
+    assert optimizer.state.numbers == ({}, {"skipped": 1.0, "consecutive": 0.0}, {})
     assert optimizer.state.t == {"a": 0, "b": 2, "c": 1}
 
 
@@ -192,7 +194,7 @@ def test_optax_apply_if_finite(need: Callable[[str], Library]) -> None:
     for k in params:
         np.testing.assert_allclose(params[k], theirs[k], rtol=1e-12, atol=1e-12)
     assert optimizer.state is not None
-    assert optimizer.state.numbers[0] == {"skipped": 5.0}
+    assert optimizer.state.numbers[0] == {"skipped": 5.0, "consecutive": 0.0}
 
 
 @pytest.mark.parametrize("options", [{}, {"growth": 4.0, "backoff": 0.25, "interval": 3, "initial": 1024.0}])
@@ -359,7 +361,7 @@ def test_optax_multi_steps(need: Callable[[str], Library]) -> None:
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_parameters_without_some_gradients(engine: str) -> None:
-    """What is None adds nothing; one that is None at a k-th update rests, and what it gathered waits."""
+    """What is None counts as 0, whenever it is; who has no gradient in a whole window rests, and so may all."""
     optimizer = ao.chain(ao.Accumulate(2), ao.SGD(1.0), engine=engine)
     w = np.zeros(1)
     params = {"a": np.zeros(1), "b": np.zeros(1), "in": w, "out": w, "x": 0.0}
@@ -372,18 +374,27 @@ def test_parameters_without_some_gradients(engine: str) -> None:
         return [float(np.asarray(v).ravel()[0]) for v in params.values()]
 
     assert update(one(2.0), one(4.0), one(6.0)) == [0.0] * 5
-    assert update(one(2.0), None, one(2.0)) == [-2.0, 0.0, -4.0, -4.0, -1.0]
-    assert update(None, one(8.0), None) == [-2.0, 0.0, -4.0, -4.0, -1.0]
-    assert update(one(6.0), one(2.0), one(2.0)) == [-5.0, -7.0, -5.0, -5.0, -2.0]
+    assert update(one(2.0), None, one(2.0)) == [-2.0, -2.0, -4.0, -4.0, -1.0]
+    assert update(None, one(8.0), None) == [-2.0, -2.0, -4.0, -4.0, -1.0]
     assert optimizer.state is not None
-    assert optimizer.state.t == {"a": 2, "b": 1, "in": 2, "out": 2, "x": 2}
+    assert optimizer.state.pending == {"a": 0, "b": 1, "in": 0, "out": 0, "x": 1}
+    assert update(one(6.0), one(2.0), one(2.0)) == [-5.0, -7.0, -5.0, -5.0, -2.0]
+    assert update(one(2.0), None, one(1.0)) == [-5.0, -7.0, -5.0, -5.0, -2.0]
+    assert optimizer.state.pending == {"a": 1, "b": 0, "in": 1, "out": 1, "x": 1}
+    assert update(None, None, one(1.0)) == [-6.0, -7.0, -6.0, -6.0, -3.0]
+    assert optimizer.state.t == {"a": 3, "b": 2, "in": 3, "out": 3, "x": 3}
     optimizer.update(params, {"a": one(1.0), "b": None, "in": None, "out": None, "x": None})
-    assert optimizer.state.step == 2
-    optimizer.update(params, dict.fromkeys(params))  # a step in which nobody takes part
-    assert optimizer.state.step == 3
+    optimizer.update(params, dict.fromkeys(params))
+    assert [float(np.asarray(v).ravel()[0]) for v in params.values()] == [-6.5, -7.0, -6.0, -6.0, -3.0]
+    assert (optimizer.state.step, optimizer.state.t["a"]) == (4, 4)
+    optimizer.update(params, dict.fromkeys(params))
+    assert optimizer.state.numbers[0]["gathered"] == 1.0
+    before = deepcopy((params, optimizer.state[:3]))
+    optimizer.update(params, dict.fromkeys(params))  # a window with nothing in it
+    assert _equal((params, optimizer.state[:3]), before)
     assert optimizer.state.numbers[0] == {"gathered": 0.0, "share": 0.5}
-    assert update(one(1.0), one(0.0), one(0.0)) == [-5.0, -7.0, -5.0, -5.0, -2.0]
-    assert update(one(0.0), one(0.0), one(0.0)) == [-6.0, -7.0, -5.0, -5.0, -3.0]
+    assert update(one(1.0), one(0.0), one(0.0)) == [-6.5, -7.0, -6.0, -6.0, -3.0]
+    assert update(one(0.0), one(0.0), one(0.0)) == [-7.0, -7.0, -6.0, -6.0, -4.0]
 
 
 def test_containers(lib: Library) -> None:
@@ -494,7 +505,7 @@ def test_what_is_not_finite_is_gathered_once(place: tuple[Library, str | None], 
     assert alone.state is not None
     assert _same(lib, optimizer.state[:3], alone.state[:3])
     assert _same(lib, (p, optimizer.state), (pure, state))
-    assert optimizer.state.numbers[1] == {"skipped": 1.0}
+    assert optimizer.state.numbers[1] == {"skipped": 1.0, "consecutive": 0.0}
     assert _offender(optimizer, 1) == "b"
 
 
@@ -558,7 +569,7 @@ def test_what_is_refused_gathers_nothing(engine: str | None, name: str, when: st
         optimizer.update(params, grads)
     assert _equal((params, optimizer.state), before)
     optimizer.stages[0].every = lambda t: 0.5
-    with pytest.raises(ValueError, match=r"every, from its schedule at step 2, is 0.5; wanted at least 1"):
+    with pytest.raises(ValueError, match=r"every, from its schedule at step 2, is 0.5; wanted a whole number"):
         optimizer.update(params, good)
     assert _equal((params, optimizer.state), before)
 
@@ -582,13 +593,26 @@ def test_a_rule_that_fails_leaves_all_as_it_was() -> None:
 
 
 WRONG: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
-    "every 0": (lambda: ao.Accumulate(0), ValueError, "every is 0.0; wanted at least 1"),
+    "every 0": (lambda: ao.Accumulate(0), ValueError, "every is 0.0; wanted a whole number, at least 1"),
+    "every 2.5": (lambda: ao.Accumulate(2.5), ValueError, "every is 2.5; wanted a whole number, at least 1"),
+    "every inf": (lambda: ao.Accumulate(INF), ValueError, "every is inf; wanted a whole number, at least 1"),
     "every None": (lambda: ao.Accumulate(None), TypeError, "every is None; wanted a real number"),  # type: ignore[arg-type]
     "growth": (lambda: ao.LossScale(growth=0.5), ValueError, "growth is 0.5; wanted finite and at least 1"),
     "backoff": (lambda: ao.LossScale(backoff=0.0), ValueError, "backoff is 0.0; wanted above 0 and at most 1"),
     "interval": (lambda: ao.LossScale(interval=0), ValueError, "interval is 0.0; wanted at least 1"),
     "initial": (lambda: ao.LossScale(initial=INF), ValueError, "initial is inf; wanted above 0 and finite"),
     "initial 0": (lambda: ao.LossScale(initial=0), ValueError, "initial is 0.0; wanted above 0 and finite"),
+    "min_scale": (lambda: ao.LossScale(min_scale=0), ValueError, r"min_scale is 0.0; wanted finite and at least 2\*\*"),
+    "half a skip": (
+        lambda: ao.LossScale(max_consecutive_skips=0.5),
+        ValueError,
+        "max_consecutive_skips is 0.5; wanted a whole number, at least 0, or infinity",
+    ),
+    "no skip": (
+        lambda: ao.SkipNonFinite(max_consecutive_skips=-1),
+        ValueError,
+        "max_consecutive_skips is -1.0; wanted a whole number, at least 0, or infinity",
+    ),
     "not first": (
         lambda: ao.chain(ao.ClipValue(1.0), ao.Accumulate(2), ao.SGD()),
         ValueError,
@@ -616,11 +640,21 @@ STATES: dict[str, tuple[Callable[[Any], Any], type[Exception], str]] = {
         ValueError,
         r"state.numbers\[0\] is \{.*'scale'.*\}; wanted a dict with \['gathered', 'share'\] for Accumulate\(every=2\)",
     ),
-    "no dict": (lambda n: (n[0], None, *n[2:]), ValueError, r"state.numbers\[1\] is None; wanted a dict with \['good'"),
+    "no dict": (lambda n: (n[0], None, *n[2:]), ValueError, r"state.numbers\[1\] is None; wanted a dict with \['cons"),
     "NaN": (
         lambda n: (n[0], {**n[1], "scale": NAN}, *n[2:]),
         ValueError,
-        r"state.numbers\[1\]\['scale'\] is nan; wanted a number and not NaN",
+        r"state.numbers\[1\]\['scale'\] is nan; wanted above 0 and finite",
+    ),
+    "no scale": (
+        lambda n: (n[0], {**n[1], "scale": 0.0}, *n[2:]),
+        ValueError,
+        r"state.numbers\[1\]\['scale'\] is 0.0; wanted above 0 and finite",
+    ),
+    "half an update": (
+        lambda n: ({**n[0], "gathered": 0.5}, *n[1:]),
+        ValueError,
+        r"state.numbers\[0\]\['gathered'\] is 0.5; wanted a whole number, at least 0",
     ),
     "a string": (
         lambda n: ({**n[0], "gathered": "1"}, *n[1:]),
@@ -873,7 +907,7 @@ def test_gates_of_ones_own(engine: str) -> None:
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_numbers_of_ones_own(engine: str) -> None:
-    """With totals, beside the sum written out; where nobody moves, a step all the same; a number that is missing."""
+    """With totals, beside the sum written out; where nobody moves, no step; a number that is missing."""
     optimizer, p = ao.chain(Summed(), ao.SGD(1.0), engine=engine), {"a": np.zeros(2), "b": np.zeros(1)}
     total, wanted = 0.0, np.zeros(2)
     for v in (1.0, 3.0, 0.5):
