@@ -279,6 +279,211 @@ def test_schedules_of_a_scale() -> None:
     assert found == [2.0, 8.0, 4.0, 32.0, 32.0, 32.0 * 2.0**5]
 
 
+def test_a_scale_that_is_set(place: tuple[Library, str | None]) -> None:
+    """Before the first update and between two: that of the next loss, exactly undone, and adapted from there on."""
+    lib, engine = place
+    optimizer = ao.chain(ao.LossScale(interval=2), ao.SGD(1.0), engine=engine)
+    w: Any = lib.array([0.0])
+    optimizer.loss_scale = 8.0
+    scales = []
+    for i, g in enumerate((1.0, 1.0, 1.0, NAN, 1.0, 1.0)):
+        if i == 3:
+            optimizer.loss_scale = 3  # after a good step, which was one of the old scale
+        scales.append(optimizer.loss_scale)
+        w = optimizer.update(w, lib.array([g * optimizer.loss_scale]))
+    scales.append(optimizer.loss_scale)
+    assert scales == [8.0, 8.0, 16.0, 3.0, 1.5, 1.5, 3.0]
+    assert lib.tonumpy(w)[0] == pytest.approx(-5.0)
+    optimizer.loss_scale = np.float32(4.0)
+    assert type(optimizer.loss_scale) is float
+    assert optimizer.state is not None
+    assert optimizer.state.numbers[0]["good"] == 0.0
+
+
+def test_a_first_scale_that_is_set_travels() -> None:
+    """To `init`, and in what is saved of it and shown."""
+    optimizer, p = ao.chain(ao.LossScale(), ao.SGD()), np.zeros(1)
+    optimizer.loss_scale = 8.0
+    assert optimizer.init(p).numbers[0]["scale"] == 8.0
+    assert "initial=8.0" in repr(optimizer)
+    assert deepcopy(optimizer).loss_scale == 8.0
+    other = ao.chain(ao.LossScale(initial=8.0), ao.SGD())
+    assert other.load_state_dict(optimizer.state_dict(), p) == []
+    with pytest.raises(ValueError, match=r"\['initial'\] is 8.0, not 65536.0"):
+        ao.chain(ao.LossScale(), ao.SGD()).load_state_dict(optimizer.state_dict(), p)
+
+
+def _after(optimizer: Any, *grads: float) -> Any:
+    for g in grads:
+        optimizer.update(np.zeros(1), np.array([g]))
+    return optimizer
+
+
+SCALES: dict[str, tuple[Callable[[], Any], Any, type[Exception], str]] = {
+    "0": (lambda: ao.chain(ao.LossScale(), ao.SGD()), 0.0, ValueError, "is 0.0; wanted above 0 and finite"),
+    "0 later": (
+        lambda: _after(ao.chain(ao.LossScale(), ao.SGD()), 1.0),
+        0.0,
+        ValueError,
+        "loss_scale is 0.0; wanted above 0 and finite",
+    ),
+    "infinite": (lambda: _after(ao.chain(ao.LossScale(), ao.SGD()), 1.0), INF, ValueError, "loss_scale is inf"),
+    "a text": (lambda: _after(ao.chain(ao.LossScale(), ao.SGD()), 1.0), "8", TypeError, "loss_scale is '8'"),
+    "of nobody": (
+        ao.SGD,
+        8.0,
+        ValueError,
+        r"loss_scale is that of 0 stages of SGD\(lr=0.01\); wanted one ao.LossScale",
+    ),
+    "of two": (
+        lambda: ao.chain(ao.LossScale(), ao.LossScale(), ao.SGD()),
+        8.0,
+        ValueError,
+        "loss_scale is that of 2 stages",
+    ),
+    "within a window": (
+        lambda: _after(ao.chain(ao.Accumulate(3), ao.LossScale(initial=4.0), ao.SGD()), 1.0, 1.0),
+        8.0,
+        RuntimeError,
+        r"Accumulate\(every=3\) has gathered gradients of 2 updates, of losses times 4; wanted .*flush",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SCALES)
+def test_scales_that_can_not_be_set(name: str) -> None:
+    """By name, with nothing changed."""
+    make, scale, error, match = SCALES[name]
+    optimizer = make()
+    before = deepcopy((optimizer.state, optimizer.loss_scale))
+    with pytest.raises(error, match=match):
+        optimizer.loss_scale = scale
+    assert _equal((optimizer.state, optimizer.loss_scale), before)
+
+
+def test_a_scale_between_windows() -> None:
+    """After a step, a flush, or an update without any gradient, which has no scale."""
+    optimizer, p = ao.chain(ao.Accumulate(2), ao.LossScale(initial=4.0), ao.SGD(1.0)), {"w": np.zeros(1)}
+
+    def update(g: float | None) -> None:
+        optimizer.update(p, {"w": None if g is None else np.array([g])})
+
+    update(4.0)
+    update(4.0)
+    optimizer.loss_scale = 8.0
+    update(8.0)
+    optimizer.flush(p)
+    optimizer.loss_scale = 16.0
+    update(None)
+    optimizer.loss_scale = 32.0
+    update(64.0)
+    assert p["w"].tolist() == [-3.0]
+
+
+def test_under_jit_the_scale_is_a_number_of_the_state(need: Callable[[str], Library]) -> None:
+    """Setting it there would freeze it."""
+    lib = need("jax")
+    import jax
+
+    optimizer = ao.chain(ao.LossScale(), ao.SGD())
+
+    def set_to(scale: Any) -> Any:
+        optimizer.loss_scale = scale
+        return scale
+
+    with pytest.raises(TypeError, match="loss_scale is traced"):
+        jax.jit(set_to)(lib.array(8.0))
+    assert optimizer.loss_scale == 65536.0
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_the_least_scale(engine: str) -> None:
+    """It shrinks to it and stays; it is live, and one that was set below it stays where it is."""
+    scaler = ao.LossScale(initial=16.0, min_scale=4.0)
+    optimizer, p = ao.chain(scaler, ao.SGD(), engine=engine), np.zeros(1)
+
+    def skipped() -> float:
+        optimizer.update(p, np.array([NAN]))
+        return optimizer.loss_scale
+
+    assert [skipped() for _ in range(3)] == [8.0, 4.0, 4.0]
+    scaler.min_scale = 3.0
+    assert [skipped() for _ in range(2)] == [3.0, 3.0]
+    optimizer.loss_scale = 0.5
+    assert skipped() == 0.5
+    assert p.tolist() == [0.0]
+
+
+GATES: dict[str, Callable[..., Any]] = {"LossScale": ao.LossScale, "SkipNonFinite": ao.SkipNonFinite}
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # Dask computes both outcomes, in threads of its own
+@pytest.mark.parametrize("name", GATES)
+def test_too_many_skips(name: str, place: tuple[Library, str | None]) -> None:
+    """More than so many in a row raise, with nothing moved; who catches it may go on, and good steps begin anew."""
+    lib, engine = place
+    optimizer = ao.chain(GATES[name](max_consecutive_skips=2), ao.Momentum(1.0), engine=engine)
+    params = {"a": lib.array([1.0]), "b": lib.array([2.0])}
+    good, bad = ({"a": lib.array([1.0]), "b": lib.array([v])} for v in (1.0, NAN))
+    for grads in (good, bad, bad, good, bad, bad):
+        optimizer.update(params, grads)
+    before, pure = _values(lib, (params, optimizer.state[:3])), optimizer.state  # type: ignore[index]
+    for _ in range(2):
+        match = rf"what {name}\(.*max_consecutive_skips=2\) is given for params\['b'\] is not finite, at more updates"
+        with pytest.raises(FloatingPointError, match=match):
+            optimizer.update(params, bad)
+        if not lib.slow:
+            with pytest.raises(FloatingPointError, match=match):
+                optimizer.step(params, bad, pure)
+        assert optimizer.state is not None
+        assert _alike(before, _values(lib, (params, optimizer.state[:3])))
+        assert optimizer.state.numbers[0]["consecutive"] == 0.0
+        for _ in range(2):
+            optimizer.update(params, bad)
+    assert optimizer.state.numbers[0]["skipped"] == 10.0
+    assert _offender(optimizer, 0) == "b"
+    optimizer.update(params, good)
+    assert optimizer.state is not None
+    assert (optimizer.state.step, optimizer.state.numbers[0]["consecutive"]) == (3, 0.0)
+
+
+def test_too_many_skips_of_windows() -> None:
+    """The window that can't be saved is dropped, even where no skip is allowed; and the limit is live."""
+    gate = ao.SkipNonFinite(max_consecutive_skips=0)
+    optimizer, p = ao.chain(ao.Accumulate(2), ao.LossScale(), gate, ao.SGD(1.0)), np.zeros(1)
+    optimizer.loss_scale = 1.0
+    optimizer.stages[1].max_consecutive_skips = 0  # type: ignore[attr-defined]
+    optimizer.update(p, np.array([NAN]))
+    with pytest.raises(FloatingPointError, match=r"what LossScale\(.*max_consecutive_skips=0\) is given for params is"):
+        optimizer.update(p, np.array([1.0]))
+    assert optimizer.loss_scale == 0.5
+    optimizer.update(p, np.array([0.5]))
+    optimizer.update(p, np.array([0.5]))
+    assert p.tolist() == [-1.0]
+    optimizer.stages[1].max_consecutive_skips = 3  # type: ignore[attr-defined]
+    for _ in range(6):
+        optimizer.update(p, np.array([NAN]))
+    optimizer.update(p, np.array([NAN]))
+    with pytest.raises(FloatingPointError):
+        optimizer.flush(p)
+
+
+def test_too_many_skips_under_jit(need: Callable[[str], Library]) -> None:
+    """Can't raise; a number of the state says how many there were, and a step without jit raises."""
+    lib = need("jax")
+    import jax
+
+    optimizer, p = ao.chain(ao.LossScale(max_consecutive_skips=1), ao.SGD(1.0)), {"w": lib.array([1.0])}
+    state, bad = optimizer.init(p), {"w": lib.array([INF])}
+    for i in range(1, 5):
+        p, state = jax.jit(optimizer.step)(p, bad, state)
+        assert float(state.numbers[0]["consecutive"]) == i
+    with pytest.raises(FloatingPointError):
+        optimizer.step(p, bad, state)
+    p, state = optimizer.step(p, {"w": lib.array([32768.0 / 8])}, state)
+    assert p["w"].tolist() == [0.0]
+
+
 # Gathering -------------------------------------------------------------------------------------------------------
 
 
