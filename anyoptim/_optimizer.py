@@ -57,13 +57,14 @@ class Optimizer(Remembering):
     """
 
     def update(self, params: Any, grads: Any) -> Any:
-        """Take one step with `params`, in place, and return `params`. Without any gradient it is none.
+        """Take one step with `params`, in place, and return `params`.
 
         `params` is a dict, list, tuple, any nest of them, or a bare array; `grads` has the same keys and shapes.
         Arrays are written in place where they are writable and replaced in their container where they are
         not (JAX, Dask, read-only NumPy, Python floats). A bare array that can't be written comes back as
         another: `w = optimizer.update(w, g)`. A gradient that is None leaves its parameter, its slots and its
-        step count alone. An array under two names is one parameter, takes one gradient and moves once.
+        step count alone; where all are None, no step is taken, and nothing counts or adapts. An array under two names
+        is one parameter, takes one gradient and moves once.
 
         Dtypes: real or complex floating. Arithmetic and slots have at least float32; a gradient of another
         real dtype is cast. A complex parameter is two reals, its gradient dL/dRe + i*dL/dIm, as torch gives

@@ -61,8 +61,9 @@ class Pure(Stage):
     def step(self, params: Any, grads: Any, state: State) -> tuple[Any, State]:
         """The pure form of `update`: new parameters and a new state, and nothing written.
 
-        Works under `jax.jit` and on lazy arrays, in containers of any kind. Raises like `update`. Gives plain arrays,
-        without a graph for torch's autograd, for subclasses such as `nn.Parameter`.
+        Works under `jax.jit` and on lazy arrays, in containers of any kind. Raises like `update`; but where arrays are
+        traced or lazy, not for too many skips in a row (`max_consecutive_skips`): the state has their number. Gives
+        plain arrays, without a graph for torch's autograd, for subclasses such as `nn.Parameter`.
 
         Under `jax.jit` hyperparameters are read once, when the function is compiled, so that what shall change must
         be a schedule, or an argument (`lambda p, g, s, lr: Adam(lr=lr).step(p, g, s)`); and one array under two

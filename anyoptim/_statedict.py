@@ -25,7 +25,7 @@ __all__ = ["Restored", "restored", "written"]
 VERSION = 1
 """Of the format."""
 
-_FIELDS = ("version", "step", "t", "pending", "stages", "groups")
+_FIELDS = ("version", "step", "t", "stages", "groups", "pending")
 _OF_STAGE = ("name", "constants", "hyperparameters", "numbers", "slots")
 
 
@@ -46,7 +46,6 @@ def written(
         "version": VERSION,
         "step": integer("state.step", flat.step),
         "t": _by_path("state.t", paths, flat.t),
-        "pending": _by_path("state.pending", paths, flat.pending or [None] * len(paths)),
         "stages": [
             {
                 "name": type(stage).__name__,
@@ -63,6 +62,7 @@ def written(
             name: None if own is None else {key: _shown(value) for key, value in own.items()}
             for name, own in _by_name(layout.groups).items()
         },
+        **({"pending": _by_path("state.pending", paths, flat.pending)} if flat.pending else {}),
     }
 
 
@@ -113,7 +113,7 @@ def restored(
 
     Raises TypeError or ValueError for what no optimizer wrote. What another one wrote is what is left.
     """
-    given = _with("state", state, _FIELDS)
+    given = _with("state", {"pending": {}, **_mapping("state", state)}, _FIELDS)
     if given["version"] != VERSION:
         raise ValueError(f"state['version'] is {given['version']!r}; wanted {VERSION}, which this anyoptim reads")
     step = integer("state['step']", given["step"])
@@ -157,7 +157,9 @@ def restored(
     paths = {path for p, path in zip(ps, tree.paths, strict=True) if p is not None}
     seen = dict.fromkeys([*counts, *(path for own in saved if own for of in own.slots.values() for path in of)])
     left += [f"it has {path!r}, for which there is no parameter" for path in seen if path not in paths]
-    pending = fresh.pending if saved[0] is None else _pending(fresh.pending, waiting, tree, owner, left)
+    pending = fresh.pending
+    if numbers[0].get("gathered"):
+        pending = _pending(pending, waiting, tree, owner, left)
     return Restored(Flat(step, t, slots, tuple(numbers), pending), settings, left)
 
 

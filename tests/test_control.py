@@ -294,7 +294,7 @@ def test_a_scale_that_is_set(place: tuple[Library, str | None]) -> None:
     scales.append(optimizer.loss_scale)
     assert scales == [8.0, 8.0, 16.0, 3.0, 1.5, 1.5, 3.0]
     assert lib.tonumpy(w)[0] == pytest.approx(-5.0)
-    optimizer.loss_scale = np.float32(4.0)
+    optimizer.loss_scale = np.float32(4.0)  # type: ignore[assignment] # a number all the same
     assert type(optimizer.loss_scale) is float
     assert optimizer.state is not None
     assert optimizer.state.numbers[0]["good"] == 0.0
@@ -427,7 +427,8 @@ def test_too_many_skips(name: str, place: tuple[Library, str | None]) -> None:
     good, bad = ({"a": lib.array([1.0]), "b": lib.array([v])} for v in (1.0, NAN))
     for grads in (good, bad, bad, good, bad, bad):
         optimizer.update(params, grads)
-    before, pure = _values(lib, (params, optimizer.state[:3])), optimizer.state  # type: ignore[index]
+    assert optimizer.state is not None
+    before, pure = _values(lib, (params, optimizer.state[:3])), optimizer.state
     for _ in range(2):
         match = rf"what {name}\(.*max_consecutive_skips=2\) is given for params\['b'\] is not finite, at more updates"
         with pytest.raises(FloatingPointError, match=match):
@@ -440,6 +441,7 @@ def test_too_many_skips(name: str, place: tuple[Library, str | None]) -> None:
         assert optimizer.state.numbers[0]["consecutive"] == 0.0
         for _ in range(2):
             optimizer.update(params, bad)
+    assert optimizer.state is not None
     assert optimizer.state.numbers[0]["skipped"] == 10.0
     assert _offender(optimizer, 0) == "b"
     optimizer.update(params, good)
@@ -452,7 +454,7 @@ def test_too_many_skips_of_windows() -> None:
     gate = ao.SkipNonFinite(max_consecutive_skips=0)
     optimizer, p = ao.chain(ao.Accumulate(2), ao.LossScale(), gate, ao.SGD(1.0)), np.zeros(1)
     optimizer.loss_scale = 1.0
-    optimizer.stages[1].max_consecutive_skips = 0  # type: ignore[attr-defined]
+    optimizer.stages[1].max_consecutive_skips = 0
     optimizer.update(p, np.array([NAN]))
     with pytest.raises(FloatingPointError, match=r"what LossScale\(.*max_consecutive_skips=0\) is given for params is"):
         optimizer.update(p, np.array([1.0]))
@@ -460,7 +462,7 @@ def test_too_many_skips_of_windows() -> None:
     optimizer.update(p, np.array([0.5]))
     optimizer.update(p, np.array([0.5]))
     assert p.tolist() == [-1.0]
-    optimizer.stages[1].max_consecutive_skips = 3  # type: ignore[attr-defined]
+    optimizer.stages[1].max_consecutive_skips = 3
     for _ in range(6):
         optimizer.update(p, np.array([NAN]))
     optimizer.update(p, np.array([NAN]))
