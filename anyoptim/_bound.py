@@ -34,7 +34,7 @@ class Bound:
         self._stepped = False
         """Whether the crew has taken a step. One that has not may have slots that are not the optimizer's yet."""
         self._moving: list[int] = []
-        self._without: list[int] = []
+        self.without: list[int] = []
         """Those that rest because they have no gradient."""
 
     @cached_property
@@ -61,7 +61,7 @@ class Bound:
         if xs is None:
             return None
         if len(self._moving) < len(xs):
-            if any(xs[i] is not None for i in self._without):
+            if any(xs[i] is not None for i in self.without):
                 return None
             xs = [xs[i] for i in self._moving]
         gathered = crew.quick(xs)
@@ -128,7 +128,7 @@ class Bound:
             programs = [self.division.track(i).program for i in moving]
             crew = self._crew = Crew(engine, programs, leaves, some)
             self._moving = moving
-            self._without = [i for i, x in enumerate(xs) if x is None and i not in self.division.resting]
+            self.without = [i for i, x in enumerate(xs) if x is None and i not in self.division.resting]
         return crew, moving
 
     def _renewed(self, crew: Crew, moving: list[int], slots: Sequence[tuple[Array, ...] | None]) -> Crew | None:

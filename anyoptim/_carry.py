@@ -31,7 +31,8 @@ def carried(flat: Flat, of: Sequence[Parameter | None] | Memory, before: Flat | 
     numbers = tuple(
         {name: _number(n, old[name]) for name, n in new.items()} for new, old in zip(flat.numbers, olds, strict=True)
     )
-    return Flat(_count(flat.step), [None if n is None else _count(n) for n in flat.t], flat.slots, numbers)
+    t, pending = ([None if n is None else _count(n) for n in of] for of in (flat.t, flat.pending))
+    return Flat(_count(flat.step), t, flat.slots, numbers, pending)
 
 
 def begun(flat: Flat, ps: Sequence[Parameter | None]) -> Flat:
@@ -45,10 +46,8 @@ def begun(flat: Flat, ps: Sequence[Parameter | None]) -> Flat:
     if found is None:
         return flat
     of, place = found
-    some = [i for i, n in enumerate(flat.t) if n is not None]
-    step, t, numbers = of.put((flat.step, [flat.t[i] for i in some], flat.numbers), place)
-    counts = dict(zip(some, t, strict=True))
-    return Flat(step, [counts.get(i) for i in range(len(flat.t))], flat.slots, numbers)
+    step, t, numbers, pending = of.put((flat.step, flat.t, flat.numbers, flat.pending), place)
+    return Flat(step, t, flat.slots, numbers, pending)
 
 
 def _count(n: Any) -> Any:

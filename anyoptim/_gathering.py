@@ -1,8 +1,12 @@
-"""Updates that are no step and only gather gradients: `total <- total + g`, by the engines of any step."""
+"""Windows of updates of which one is a step: the others gather gradients, `total <- total + g`, by any step's engines.
+
+Who has gathered something takes part in the step, whether or not it has a gradient then; how many gradients it has
+gathered is counted beside the totals, whose values are nobody's to look at.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from anyoptim._arrays import Array
@@ -11,9 +15,11 @@ from anyoptim._engines import ENGINES, Crew, Leaf, Rows
 from anyoptim._engines._leaf import Plan
 from anyoptim._program import MOVE, Part, Program, on_value
 from anyoptim._quiet import quiet
-from anyoptim._state import Flat
+from anyoptim._scalars import where
+from anyoptim._stage import Stage
+from anyoptim._state import Flat, nothing
 
-__all__ = ["cleared", "gathered"]
+__all__ = ["cleared", "ended", "gathered", "joined", "taking"]
 
 
 def _added(xp: Any, p: Array, x: Array) -> Array:
@@ -51,10 +57,51 @@ def gathered(
     both = zip(leaves, results, strict=True)
     kept = [result.p if leaf.destination is None else leaf.p for leaf, result in both]  # the plan of a step has it
     totals = dict(zip(moving, kept, strict=True))
+    pending = [n if n is None or o not in totals else n + 1 for n, o in zip(flat.pending, owner, strict=True)]
+    return _counted(flat, 1)._replace(slots=_with(totals, flat, owner), pending=pending)
+
+
+def joined(flat: Flat) -> Flat:
+    """The state that makes a step of what is gathered: without the last gradients, which are in the totals, counted.
+
+    A step with no gradients, in their place, then divides by the right number.
+    """
+    n = flat.numbers[0]["gathered"]
+    return _counted(flat, where(n < 1, 0, -1))
+
+
+def _counted(flat: Flat, more: Any) -> Flat:
     first, *others = flat.numbers
-    return flat._replace(
-        slots=_with(totals, flat, owner), numbers=({**first, "gathered": first["gathered"] + 1}, *others)
-    )
+    return flat._replace(numbers=({**first, "gathered": first["gathered"] + more}, *others))
+
+
+def taking(
+    ps: Sequence[Parameter | None],
+    xs: Sequence[Array | None],
+    flat: Flat,
+    owner: Sequence[int],
+    resting: Collection[int],
+) -> tuple[list[Array | None], dict[int, Any]]:
+    """The gradients of a step, 0 for those that have none now but have gathered some, and of whom that isn't known.
+
+    Of these, under a tracing transformation, whether they have.
+    """
+    found, unsure = list(xs), {}
+    for i, p in enumerate(ps):
+        if p is not None and xs[i] is None and owner[i] == i and i not in resting:
+            has = flat.pending[i] > 0
+            if has is not False:
+                with p.library.at(p.array):
+                    found[i] = p.library.aligned(p.library.xp.zeros_like(p.array), p.array)
+                if has is not True:
+                    unsure[i] = has
+    return found, unsure
+
+
+def ended(stage: Stage, flat: Flat) -> Flat:
+    """The state after a window in which nobody gathered anything, which makes no step."""
+    first, *others = flat.numbers
+    return flat._replace(numbers=(stage._advanced(flat.step + 1, first, {}), *others))
 
 
 def cleared(
@@ -71,7 +118,7 @@ def cleared(
                 if write and p.library.writable(total):
                     p.library.write(total, zeros[i])
                     zeros[i] = total
-    return flat._replace(slots=_with(zeros, flat, owner))
+    return flat._replace(slots=_with(zeros, flat, owner), pending=nothing(flat))
 
 
 def _with(totals: Mapping[int, Array], flat: Flat, owner: Sequence[int]) -> list[tuple[Array, ...] | None]:

@@ -66,7 +66,8 @@ class groups(Mapping[Any, Any]):  # noqa: N801 - it is called like a function
 
     def check(self, selector: Selector, stages: Sequence[Stage], unique: bool) -> None:
         """Raise ValueError or TypeError for a name that no stage has, or several if it shall be unique; a bad value."""
-        for key, value in (self._of[selector] or {}).items():
+        group = self._of[selector] or _Group({})
+        for key, value in group.items():
             found = having(key, stages)
             if not found or (unique and len(found) > 1):
                 raise _unclear(selector, key, found, stages)
@@ -76,8 +77,8 @@ class groups(Mapping[Any, Any]):  # noqa: N801 - it is called like a function
                     raise ValueError(
                         f"groups has {key!r} for {shown(selector)}, but {stages[k]!r} decides for all together"
                     )
-                if not callable(value):
-                    stages[k].hyperparameters[name].value(f"{key} of {shown(selector)}", value)
+                group.settle(key, f"{key} of {shown(selector)}", type(stages[k]), name)
+            group.checked(key, value)
 
     def own(self, selector: Selector, stages: Sequence[Stage], of: Sequence[int]) -> list[Mapping[str, Hyper]]:
         """For each of the stages the hyperparameters that are the group's own. `of` are those that its parameters have.
@@ -113,6 +114,17 @@ class _Group(MutableMapping[str, Any]):
         for name, value in given.items():
             scheduled(name, value)
         self._values = dict(given)
+        self._settled: dict[str, list[tuple[str, type[Stage], str]]] = {name: [] for name in given}
+
+    def settle(self, key: str, at: str, of: type[Stage], name: str) -> None:
+        """Take note of what a value is for: how errors call it, and whose hyperparameter it is."""
+        self._settled[key].append((at, of, name))
+
+    def checked(self, key: str, value: Any) -> None:
+        """Raise TypeError or ValueError for what is neither a schedule nor a value of the hyperparameter."""
+        scheduled(key, value)
+        for at, of, name in () if callable(value) else self._settled[key]:
+            of.hyperparameters[name].value(at, value)
 
     def __getitem__(self, name: str) -> Any:
         return self._values[name]
@@ -120,7 +132,7 @@ class _Group(MutableMapping[str, Any]):
     def __setitem__(self, name: str, value: Any) -> None:
         if name not in self._values:
             raise KeyError(f"the group has {sorted(self)}; wanted {name!r} there from the beginning")
-        scheduled(name, value)
+        self.checked(name, value)
         told(self, name, value)
         self._values[name] = value
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from anyoptim._engines import Crew, Rows
 from anyoptim._program import Row, options
+from anyoptim._scalars import where
 from anyoptim._trace import Graph, Symbol, trace_measure
 from anyoptim._track import Entry, Track
 
@@ -30,9 +31,12 @@ def distinct(track: Track, row: Row) -> dict[int, Graph]:
 class Measures:
     """The measures of one step."""
 
-    def __init__(self, crew: Crew, gathered: Sequence[Any], rows: Rows, tracks: Sequence[Track]) -> None:
-        """`rows` grow with the step; `tracks` has the track of each."""
+    def __init__(
+        self, crew: Crew, gathered: Sequence[Any], rows: Rows, tracks: Sequence[Track], parts: Mapping[int, Any]
+    ) -> None:
+        """`rows` grow with the step; `tracks` has the track of each; `parts`, of some leaves, whether they count."""
         self._crew, self._gathered, self._rows, self._tracks = crew, gathered, rows, tracks
+        self._parts = parts
         self._several = sum(len(track.program.measures) for track in {id(t): t for t in tracks}.values()) > 1
         self._sums: dict[Any, dict[int, Any]] = {}
         self._norms: dict[Any, Any] = {}
@@ -63,7 +67,9 @@ class Measures:
 
     def _of(self, key: Any) -> dict[int, Any]:
         if key not in self._sums:
-            self._sums[key] = self._crew.squares(self._places[key], self._gathered, self._rows)
+            sums = self._crew.squares(self._places[key], self._gathered, self._rows)
+            sums |= {j: where(part, sums[j], 0.0) for j, part in self._parts.items() if j in sums}
+            self._sums[key] = sums
         return self._sums[key]
 
     def _key(self, entry: Entry) -> Any:

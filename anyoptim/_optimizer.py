@@ -11,14 +11,14 @@ from anyoptim._arrays import Array, traced
 from anyoptim._bound import Bound
 from anyoptim._engines import Crew
 from anyoptim._explain import Explanation
-from anyoptim._gathering import cleared, gathered
+from anyoptim._gathering import cleared, ended, gathered, joined, taking
 from anyoptim._program import Row, floats
 from anyoptim._quiet import quiet
 from anyoptim._recorder import Recorder, recordable
 from anyoptim._remembering import Remembering
-from anyoptim._state import Flat, Memory, stepped
+from anyoptim._state import Flat, Memory, nothing, stepped
 from anyoptim._tree import Tree
-from anyoptim._turn import Turn
+from anyoptim._turn import Turn, given_up
 
 __all__ = ["Optimizer"]
 
@@ -63,7 +63,8 @@ class Optimizer(Remembering):
         Arrays are written in place where they are writable and replaced in their container where they are
         not (JAX, Dask, read-only NumPy, Python floats). A bare array that can't be written comes back as
         another: `w = optimizer.update(w, g)`. A gradient that is None leaves its parameter, its slots and its
-        step count alone. An array under two names is one parameter, takes one gradient and moves once.
+        step count alone; where all are None, no step is taken, and nothing counts or adapts. An array under two names
+        is one parameter, takes one gradient and moves once.
 
         Dtypes: real or complex floating. Arithmetic and slots have at least float32; a gradient of another
         real dtype is cast. A complex parameter is two reals, its gradient dL/dRe + i*dL/dIm, as torch gives
@@ -71,7 +72,8 @@ class Optimizer(Remembering):
 
         Raises ValueError (keys, shapes, devices, memory, hyperparameters) or TypeError (types, libraries,
         dtypes; also arrays that are traced, as under `jax.jit`) with the key, before anything is written. An optimizer
-        belongs to one thread at a time.
+        belongs to one thread at a time. Raises FloatingPointError where a gate has skipped more steps in a row than its
+        `max_consecutive_skips`: that update is skipped like the others, and who catches it may go on.
 
         On a CUDA device the step goes to the library's current stream, and nothing waits for it, but for stages that
         look at norms or at each parameter on the host: gates (`LossScale`, `SkipNonFinite`), `Metrics`, `ClipNorm`,
@@ -99,6 +101,8 @@ class Optimizer(Remembering):
 
     def _quick(self, bound: Bound, memory: Memory, params: Any, grads: Any) -> bool:
         """Take the step without checks, if they would only repeat themselves; else do nothing."""
+        if self._gathers and any(memory.flat.pending[i] for i in bound.without):
+            return False
         quick = bound.quick(params, grads, memory.flat.slots)
         if quick is None:
             return False
@@ -110,22 +114,41 @@ class Optimizer(Remembering):
             results = crew.prepare(given, turn.rows)()
         self._note(bound.paths, turn)
         slots = memory.flat.slots if crew.lasting else bound.placed(params, results, memory.flat.slots)
-        memory.flat = Flat(memory.flat.step + 1, turn.t, slots, turn.numbers)
+        memory.flat = Flat(memory.flat.step + 1, turn.t, slots, turn.numbers, nothing(memory.flat))
         return True
 
     def _update(self, tree: Tree, grads: Any) -> Any:
         """The same with all checks."""
-        first = self._memory is None
         if self._recorder is not None and not self._recorder.capturing():
             self._caught_up()
         bound, memory = self._recall(tree)
-        ps, owner = bound.ps, bound.owner
-        xs = bound.division.moving(checks.gradients(tree, ps, owner, grads))
+        xs = bound.division.moving(checks.gradients(tree, bound.ps, bound.owner, grads))
         if self._gathers and not self._due(memory.flat):
-            return self._remain(tree, bound, memory, gathered(self.engine, ps, xs, memory.flat, owner))
-        crew, moving = bound.crew(self.engine, xs, memory.flat.slots)
+            return self._remain(tree, bound, memory, gathered(self.engine, bound.ps, xs, memory.flat, bound.owner))
+        return self._step(tree, bound, memory, memory.flat, xs)
+
+    def flush(self, params: Any) -> Any:
+        """Take the step of the gradients that `Accumulate` has gathered so far, before their number is complete.
+
+        As at the end of the data: with their mean, of as many as they are. Where nothing is gathered, and without
+        an `Accumulate`, nothing happens. Returns `params` and raises, like `update`.
+        """
+        if self._memory is None or not self._gathers or not self._memory.flat.numbers[0]["gathered"]:
+            return params
+        tree = Tree("params", params)
+        bound, memory = self._recall(tree)
+        return self._step(tree, bound, memory, joined(memory.flat), [None] * len(bound.ps))
+
+    def _step(self, tree: Tree, bound: Bound, memory: Memory, flat: Flat, xs: Sequence[Array | None]) -> Any:
+        """Take the step that comes after `flat`, with gradients that passed all checks."""
+        first, ps, owner = self._memory is None, bound.ps, bound.owner
+        if self._gathers:
+            xs, _ = taking(ps, xs, flat, owner, bound.division.resting)
+        if not any(x is not None for x in xs):
+            return self._remain(tree, bound, memory, ended(self.stages[0], flat)) if self._gathers else tree.container
+        crew, moving = bound.crew(self.engine, xs, flat.slots)
         if crew.capturing():
-            self._record(tree, bound, memory.flat, crew, moving, xs, first)
+            self._record(tree, bound, flat, crew, moving, xs, first)
             return tree.container
         if self._recorder is not None:
             recordable(tree, crew, moving, first=False)
@@ -133,14 +156,16 @@ class Optimizer(Remembering):
         _known(tree, crew, moving, xs)
         with quiet():
             given = crew.gather([xs[i] for i in moving])
-            turn = self._pipeline.turn(crew, given, memory.flat, moving, bound.division)
+            turn = self._pipeline.turn(crew, given, flat, moving, bound.division)
             for k, row in enumerate(turn.rows.distinct):
                 if _traced(row):
                     raise _frozen(tree, moving[list(turn.rows.which).index(k)])
             if turn.taken is not True:
                 self._note(bound.paths, turn)
-                flat = memory.flat._replace(numbers=turn.kept)
-                return self._remain(tree, bound, memory, cleared(ps, moving, flat, owner) if self._gathers else flat)
+                flat = flat._replace(numbers=turn.kept)
+                self._remain(tree, bound, memory, cleared(ps, moving, flat, owner) if self._gathers else flat)
+                given_up(self.stages, turn, tree)
+                return tree.container
             commit = crew.prepare(given, turn.rows)
             self._note(bound.paths, turn)
             # What could fail has not.
@@ -152,7 +177,7 @@ class Optimizer(Remembering):
             if p is not None and not p.writable and owner[i] in results:
                 placed[i] = p.library.rebound(p.given, results[owner[i]].p)
                 tree.replace(i, placed[i])
-        flat = stepped(memory.flat, turn.t, turn.numbers, results, owner)
+        flat = stepped(flat, turn.t, turn.numbers, results, owner)
         self._memory = Memory(memory.spec, memory.signature, flat, memory.names)
         # Else it would keep those alive that were replaced.
         self._bound = bound if bound.rebound(placed) else None
@@ -192,6 +217,33 @@ class Optimizer(Remembering):
         both = zip(self.stages, kept, strict=True)
         return math.prod((stage.scaling(**own) for stage, own in both if stage.scaling is not None), start=1.0)
 
+    @loss_scale.setter
+    def loss_scale(self, scale: float) -> None:
+        """Multiply the next loss by another, which the `LossScale` of the chain takes up and adapts from then on.
+
+        Raises ValueError for one that is not above 0 and finite, or where no stage, or several, have one; RuntimeError
+        where `Accumulate` has gathered gradients, which are of the loss times the old one.
+        """
+        found = [k for k, stage in enumerate(self.stages) if stage.rescaled is not None]
+        if len(found) != 1:
+            raise ValueError(f"loss_scale is that of {len(found)} stages of {self!r}; wanted one ao.LossScale()")
+        (k,), memory = found, self._memory
+        stage: Any = self.stages[k]
+        if traced(scale):
+            raise TypeError("loss_scale is traced; wanted a number: in the pure form it is one of the state's")
+        if memory is None:
+            stage.initial = scale
+            return
+        n = memory.flat.numbers[0]["gathered"] if any(memory.flat.pending) else 0
+        if n:
+            raise RuntimeError(
+                f"loss_scale is set where {self.stages[0]!r} has gathered gradients of {n:g} updates, of losses times "
+                f"{self.loss_scale:g}; wanted it set after the step of these, or after optimizer.flush(params)"
+            )
+        numbers = list(memory.flat.numbers)
+        numbers[k] = stage.rescaled(stage.ranges["scale"].value("loss_scale", scale), **numbers[k])
+        memory.flat = memory.flat._replace(numbers=tuple(numbers))
+
     @property
     def last_metrics(self) -> Mapping[str, Mapping[str, Any]]:
         """What each `Metrics` saw at the last step: by its name and the path of a parameter.
@@ -212,6 +264,8 @@ class Optimizer(Remembering):
         tree = Tree("params", params)
         bound, memory = self._recall(tree)
         xs = bound.division.moving(checks.gradients(tree, bound.ps, bound.owner, grads))
+        if self._gathers:
+            xs, _ = taking(bound.ps, xs, memory.flat, bound.owner, bound.division.resting)
         moving = [i for i, x in enumerate(xs) if x is not None]
         leaves = [bound.leaf(i, memory.flat.slots[i]) for i in moving]
         names = [tree.path(i) for i in moving]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from anyoptim._checks import Parameter
@@ -50,7 +51,9 @@ class Pipeline:
             )
             for i, p in enumerate(ps)
         ]
-        return Flat(0, [None if p is None else 0 for p in ps], slots, tuple(dict(s.numbers) for s in self.stages))
+        none = [None if p is None else 0 for p in ps]
+        pending = list(none) if self.stages[0].due is not None else ()
+        return Flat(0, none, slots, tuple(dict(s.numbers) for s in self.stages), pending)
 
     def row(self, step: int, t: int) -> Row | None:
         """The coefficients of all parameters, where no stage measures anything or has overrides for some.
@@ -78,13 +81,15 @@ class Pipeline:
         division: Division,
         live: Live | None = None,
         watching: bool = True,
+        unsure: Mapping[int, Any] = MappingProxyType({}),
     ) -> Turn:
         """What this step needs to know: above all, the coefficients of each parameter that moves.
 
         `live` has other values of counts and hyperparameters: those that stand on a device. `watching` is whether
-        stages may look at what is only for a report.
+        stages may look at what is only for a report. `unsure` says of some parameters, by traced bools, whether they
+        move at all.
         """
-        turning = Turning(self.stages, crew, gathered, flat, moving, division, live, watching)
+        turning = Turning(self.stages, crew, gathered, flat, moving, division, live, watching, unsure)
         for k in range(len(self.stages)):
             if not turning.passed(k):
                 break

@@ -3,25 +3,36 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from anyoptim import _checks as checks
 from anyoptim._arrays import Array
 from anyoptim._carry import begun, carried
 from anyoptim._checks import Parameter
 from anyoptim._division import Division, Layout
-from anyoptim._engines import LAZY, Crew, Leaf, ready, source
-from anyoptim._gathering import cleared, gathered
+from anyoptim._engines import LAZY, Crew, Leaf, Result, ready, source
+from anyoptim._gathering import cleared, ended, gathered, joined, taking
 from anyoptim._measures import distinct
 from anyoptim._pipeline import Pipeline
 from anyoptim._quiet import quiet
+from anyoptim._scalars import where
 from anyoptim._stage import Stage
 from anyoptim._state import Flat, State, chosen, pack, stepped, unpack
 from anyoptim._tree import Tree
+from anyoptim._turn import given_up
 
 __all__ = ["Pure"]
+
+
+class _Found(NamedTuple):
+    """What was found out about parameters."""
+
+    tree: Tree
+    ps: list[Parameter | None]
+    owner: list[int]
+    division: Division
 
 
 class Pure(Stage):
@@ -43,17 +54,16 @@ class Pure(Stage):
 
     def init(self, params: Any) -> State:
         """The state before the first `step`: no steps taken, slots as the method starts them."""
-        tree = Tree("params", params)
-        ps = checks.parameters(tree)
-        division = self._divided(tree, ps, checks.owners(ps))
+        tree, ps, _, division = self._found(params)
         flat = begun(self._pipeline.start(ps, division), ps)
         return pack(self.stages, self._nested, tree.spec, flat, division.names)
 
     def step(self, params: Any, grads: Any, state: State) -> tuple[Any, State]:
         """The pure form of `update`: new parameters and a new state, and nothing written.
 
-        Works under `jax.jit` and on lazy arrays, in containers of any kind. Raises like `update`. Gives plain arrays,
-        without a graph for torch's autograd, for subclasses such as `nn.Parameter`.
+        Works under `jax.jit` and on lazy arrays, in containers of any kind. Raises like `update`; but where arrays are
+        traced or lazy, not for too many skips in a row (`max_consecutive_skips`): the state has their number. Gives
+        plain arrays, without a graph for torch's autograd, for subclasses such as `nn.Parameter`.
 
         Under `jax.jit` hyperparameters are read once, when the function is compiled, so that what shall change must
         be a schedule, or an argument (`lambda p, g, s, lr: Adam(lr=lr).step(p, g, s)`); and one array under two
@@ -63,18 +73,50 @@ class Pure(Stage):
         On Dask nothing is computed, and the arrays carry the graph of all steps before: `dask.persist(params, state)`
         ends it.
         """
-        tree = Tree("params", params)
-        ps = checks.parameters(tree)
-        owner = checks.owners(ps)
-        division = self._divided(tree, ps, owner)
+        found = self._found(params)
+        tree, ps, owner, division = found
         xs = division.moving(checks.gradients(tree, ps, owner, grads))
         flat = unpack(self.stages, self._nested, tree, ps, state, division)
         due = self._due(flat)
-        if due is not True:
-            waiting = gathered(self.engine, ps, xs, flat, owner, LAZY, write=False)
-            if due is False:
-                waiting = carried(waiting, ps, flat)
-                return tree.build(tree.leaves), pack(self.stages, self._nested, tree.spec, waiting, division.names)
+        waiting = flat if due is True else gathered(self.engine, ps, xs, flat, owner, LAZY, write=False)
+        return self._stepped(found, flat, xs, due, waiting)
+
+    def flush_step(self, params: Any, state: State) -> tuple[Any, State]:
+        """The pure form of `flush`: new parameters and a new state, with the step of what is gathered so far.
+
+        Works under `jax.jit`, as `step` does, and there computes a step even where nothing is gathered and none is
+        taken.
+        """
+        found = self._found(params)
+        tree, ps, _, division = found
+        flat = unpack(self.stages, self._nested, tree, ps, state, division)
+        due = self._gathers and flat.numbers[0]["gathered"] > 0
+        return self._stepped(found, flat if due is False else joined(flat), [None] * len(ps), due, flat)
+
+    def _stepped(
+        self, found: _Found, flat: Flat, xs: Sequence[Array | None], due: Any, waiting: Flat
+    ) -> tuple[Any, State]:
+        """The step that comes after `flat`, if it is due, and else no step but the state in which it is waited for."""
+        tree, ps, owner, division = found
+        new, after = tree.leaves, waiting
+        if due is not False:
+            unsure: dict[int, Any] = {}
+            if self._gathers:
+                xs, unsure = taking(ps, xs, flat, owner, division.resting)
+            if any(x is not None for x in xs):
+                new, after = self._computed(found, flat, xs, unsure)
+            elif self._gathers:
+                after = ended(self.stages[0], flat)
+            if not isinstance(due, bool):
+                new, after = chosen(due, (new, after), (tree.leaves, waiting))
+        after = carried(after, ps, waiting)
+        return tree.build(new), pack(self.stages, self._nested, tree.spec, after, division.names)
+
+    def _computed(
+        self, found: _Found, flat: Flat, xs: Sequence[Array | None], unsure: Mapping[int, Any]
+    ) -> tuple[list[Any], Flat]:
+        """The leaves and the state after the step, or as they are where a gate calls it off."""
+        tree, ps, owner, division = found
         moving = [i for i, x in enumerate(xs) if x is not None]
         some = [xs[i] for i in moving]
         programs = [division.track(i).program for i in moving]
@@ -83,8 +125,13 @@ class Pure(Stage):
             raise RuntimeError("step is being captured in a CUDA graph, whose replays would repeat it; wanted update")
         with quiet():
             given = crew.gather(some)
-            turn = self._pipeline.turn(crew, given, flat, moving, division, watching=False)
+            turn = self._pipeline.turn(crew, given, flat, moving, division, watching=False, unsure=unsure)
             results = {} if turn.taken is False else dict(zip(moving, crew.prepare(given, turn.rows)(), strict=True))
+        given_up(self.stages, turn, tree)
+        for i, has in unsure.items() if results else ():
+            leaf = crew.leaves[moving.index(i)]
+            p, *slots = (where(has, a, b) for a, b in zip(_arrays(results[i]), _arrays(leaf), strict=True))
+            results[i], turn.t[i] = Result(p, tuple(slots)), where(has, turn.t[i], flat.t[i])
         new = [
             leaf if p is None or owner[i] not in results else p.library.rebound(leaf, results[owner[i]].p)
             for i, (leaf, p) in enumerate(zip(tree.leaves, ps, strict=True))
@@ -95,10 +142,7 @@ class Pure(Stage):
         after = skipped if turn.taken is False else stepped(flat, turn.t, turn.numbers, results, owner)
         if not isinstance(turn.taken, bool):
             new, after = chosen(turn.taken, (new, after), (tree.leaves, skipped))
-        if not isinstance(due, bool):
-            new, after = chosen(due, (new, after), (tree.leaves, waiting))
-        after = carried(after, ps, flat)
-        return tree.build(new), pack(self.stages, self._nested, tree.spec, after, division.names)
+        return new, after
 
     def compile(self, params: Any) -> None:
         """Compile at once what runs parameters like these: the `cuda` engine those on a device, `compiled` the others.
@@ -111,9 +155,7 @@ class Pure(Stage):
         Raises ImportError where a package is missing: Numba (`pip install 'anyoptim[fast]'`), or cuda-bindings
         (`anyoptim[cuda13]` or `anyoptim[cuda12]`).
         """
-        tree = Tree("params", params)
-        ps = checks.parameters(tree)
-        division = self._divided(tree, ps, checks.owners(ps))
+        _, ps, _, division = self._found(params)
         kinds = {
             (division.track(i), p.dtype, p.library.cuda(p.array))
             for i, p in enumerate(ps)
@@ -149,6 +191,12 @@ class Pure(Stage):
         """Which parameters the stages are for."""
         return Layout([None], None, None)
 
+    def _found(self, params: Any) -> _Found:
+        tree = Tree("params", params)
+        ps = checks.parameters(tree)
+        owner = checks.owners(ps)
+        return _Found(tree, ps, owner, self._divided(tree, ps, owner))
+
     def _divided(self, tree: Tree, ps: Sequence[Parameter | None], owner: Sequence[int]) -> Division:
         return Division(self.stages, self._layout, self._pipeline.tracks, tree, ps, owner)
 
@@ -165,3 +213,7 @@ class Pure(Stage):
             return Leaf(library, p.array, slots)
         copy = library.copied(p.array)
         return Leaf(library, copy, tuple(map(library.copied, slots)), copy)
+
+
+def _arrays(of: Leaf | Result) -> tuple[Array, ...]:
+    return of.p, *of.slots

@@ -97,7 +97,7 @@ class Recorder:
         t = list(flat.t)
         for i in self._counting:
             t[i] += new
-        return Flat(flat.step + new, t, flat.slots, flat.numbers)
+        return flat._replace(step=flat.step + new, t=t)
 
     def count(self, n: int) -> Any:
         """What stands for a parameter's count of steps, `n` in the step after which recording began."""

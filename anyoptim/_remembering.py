@@ -67,7 +67,8 @@ class Remembering(Pure):
 
         A path is a parameter's keys, joined by dots: `encoder.0.W`; empty for a bare array. The arrays are copies, in
         the parameters' library. A method by itself is one stage. A schedule stands as its text and, of a `Plateau`,
-        what it was told; what is a function (a `where`, a schedule) is the program's to make again.
+        what it was told; what is a function (a `where`, a schedule) is the program's to make again. With an
+        `Accumulate`, "pending" is how many gradients are gathered of each parameter.
 
         Raises ValueError if two parameters have one path; TypeError under `jax.jit`.
         """

@@ -63,6 +63,9 @@ class Stage:
     numbers: ClassVar[Mapping[str, float]] = {}
     """The numbers that are kept for all parameters together, and what they start as. `advance` gives the new ones."""
 
+    ranges: ClassVar[Mapping[str, Domain]] = {}
+    """What each of these may be in a state that is restored; any number, where it says nothing."""
+
     advance: ClassVar[Callable[..., Mapping[str, Any]]] = staticmethod(lambda _, **__: {})
     """`advance(step, **numbers, **hyperparameters)`: the numbers of this step, before its coefficients, which get them.
 
@@ -115,6 +118,9 @@ class Stage:
 
     scaling: ClassVar[Callable[..., Any] | None] = None
     """`scaling(**numbers)`: by what losses are to be multiplied, where the stage undoes it."""
+
+    rescaled: ClassVar[Callable[..., Mapping[str, Any]] | None] = None
+    """`rescaled(scale, **numbers)`: the numbers with which losses are to be multiplied by another."""
 
     due: ClassVar[Callable[..., Any] | None] = None
     """`due(**numbers, **hyperparameters)`, of the first stage of a chain: whether an update is a step."""
@@ -270,6 +276,13 @@ class Gate(Stage):
 
     offender: str | None = None
     """The path of the first parameter for which `update` last called a step off."""
+
+    def exhausted(self, step: Any, numbers: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Whether the step that was just called off, with these numbers after it, is one too many: then an error.
+
+        If so, the numbers to go on with for those who catch it; else None.
+        """
+        return None
 
     @property
     def _parts(self) -> dict[str, Part]:

@@ -16,7 +16,7 @@ from anyoptim._scalars import count
 from anyoptim._stage import Stage
 from anyoptim._tree import Tree
 
-__all__ = ["Flat", "Memory", "State", "flattened", "pack", "signature", "stepped", "unpack"]
+__all__ = ["Flat", "Memory", "State", "chosen", "flattened", "nothing", "pack", "signature", "stepped", "unpack"]
 
 
 class State(NamedTuple):
@@ -34,6 +34,9 @@ class State(NamedTuple):
     """
     numbers: Any = ()
     """The numbers that are kept for all parameters together, by name; of a chain a tuple of these; () for none."""
+    pending: Any = ()
+    """For each parameter how many gradients its total has gathered since the last step, in a container like `params`;
+    () where no stage gathers any."""
 
 
 class Flat(NamedTuple):
@@ -44,6 +47,7 @@ class Flat(NamedTuple):
     slots: list[tuple[Array, ...] | None]
     numbers: tuple[Mapping[str, Any], ...]
     """Of each stage."""
+    pending: Sequence[Any] = ()
 
 
 @dataclass
@@ -62,8 +66,8 @@ class Memory:
     def catch_up(self) -> Flat:
         """What is remembered, with all steps counted."""
         if self.alike:
-            step, t, slots, numbers = self.flat
-            self.flat = Flat(step + self.alike, [n + self.alike for n in t], slots, numbers)
+            step, t = self.flat.step + self.alike, [n + self.alike for n in self.flat.t]
+            self.flat = self.flat._replace(step=step, t=t)
             self.alike = 0
         return self.flat
 
@@ -89,7 +93,8 @@ class Memory:
                         f"{tree.name(i)} is on device {p.library.device(p.array)} but its slot {name!r} is on "
                         f"{p.library.device(s)}; wanted a new optimizer after a move"
                     )
-        return Memory(tree.spec, now, Flat(self.flat.step, t, slots, self.flat.numbers), division.names)
+        pending = [self.flat.pending[i] for i in order] if self.flat.pending else ()
+        return Memory(tree.spec, now, self.flat._replace(t=t, slots=slots, pending=pending), division.names)
 
 
 def pack(
@@ -105,7 +110,8 @@ def pack(
     numbers: Any = ()
     if any(flat.numbers):
         numbers = tuple(map(dict, flat.numbers)) if nested else dict(flat.numbers[0])
-    return State(flat.step, build(flat.t), tuple(slots) if nested else slots[0], numbers)
+    pending = build(flat.pending) if _gathers(stages) else ()
+    return State(flat.step, build(flat.t), tuple(slots) if nested else slots[0], numbers, pending)
 
 
 def unpack(
@@ -122,8 +128,8 @@ def unpack(
     given = state.slots if nested else (state.slots,)
     if not isinstance(given, tuple | list) or len(given) != len(stages):
         raise ValueError(f"state.slots is not a tuple of {len(stages)}, one for each stage of {list(stages)}")
-    counts = tree.match("state.t", state.t)
-    t = [None if p is None else count(str(tree.name(i, "state.t")), counts[i]) for i, p in enumerate(ps)]
+    counted = {"state.t": state.t, **({"state.pending": state.pending} if _gathers(stages) else {})}
+    t, *pending = (_counts(tree, ps, root, counts) for root, counts in counted.items())
     columns: dict[tuple[int, str], tuple[str, list[Any]]] = {}
     for k, (stage, slots) in enumerate(zip(stages, given, strict=True)):
         root = f"state.slots[{k}]" if nested else "state.slots"
@@ -143,7 +149,16 @@ def unpack(
             shape = dict(zip(stages[k].slots, stages[k].slot_shapes(tuple(p.array.shape)), strict=True))[name]
             own.append(checks.slot(tree.name(i, at), column[i], tree.name(i), p, shape))
         slots_of.append(tuple(own))
-    return Flat(count("state.step", state.step), t, slots_of, _numbers(stages, nested, state.numbers))
+    return Flat(count("state.step", state.step), t, slots_of, _numbers(stages, nested, state.numbers), *pending)
+
+
+def _gathers(stages: Sequence[Stage]) -> bool:
+    return stages[0].due is not None
+
+
+def _counts(tree: Tree, ps: Sequence[Parameter | None], root: str, counts: Any) -> list[Any]:
+    found = tree.match(root, counts)
+    return [None if p is None else count(str(tree.name(i, root)), found[i]) for i, p in enumerate(ps)]
 
 
 def flattened(
@@ -163,7 +178,8 @@ def flattened(
     }
     names = [[key for key, column in columns.items() if column[i] is not None] for i in range(len(tree.leaves))]
     slots: list[tuple[Array, ...] | None] = [tuple(columns[key][i] for key in own) for i, own in enumerate(names)]
-    flat = Flat(state.step, tree.leaves, slots, _numbers(stages, nested, state.numbers))
+    pending = tree.match("state.pending", state.pending) if _gathers(stages) else ()
+    flat = Flat(state.step, tree.leaves, slots, _numbers(stages, nested, state.numbers), pending)
     return tree.spec, flat, names
 
 
@@ -178,7 +194,7 @@ def _numbers(stages: Sequence[Stage], nested: bool, numbers: Any) -> tuple[Mappi
         root = f"state.numbers[{k}]" if nested else "state.numbers"
         if not isinstance(own, Mapping) or set(own) != set(stage.numbers):
             raise ValueError(f"{root} is {own!r}; wanted a dict with {sorted(stage.numbers)} for {stage!r}")
-        found.append({name: number.value(f"{root}[{name!r}]", own[name]) for name in stage.numbers})
+        found.append({name: stage.ranges.get(name, number).value(f"{root}[{name!r}]", own[name]) for name in own})
     return tuple(found)
 
 
@@ -191,7 +207,12 @@ def stepped(
 ) -> Flat:
     """The counts and slots of all leaves, those of a tied one being its owner's."""
     slots = [results[o].slots if o in results else flat.slots[o] for o in owner]
-    return Flat(flat.step + 1, [t[o] for o in owner], slots, numbers)
+    return Flat(flat.step + 1, [t[o] for o in owner], slots, numbers, nothing(flat))
+
+
+def nothing(flat: Flat) -> Sequence[Any]:
+    """That nothing is gathered for any parameter."""
+    return [None if n is None else 0 for n in flat.pending]
 
 
 def chosen(taken: Array, new: tuple[list[Any], Flat], old: tuple[list[Any], Flat]) -> tuple[list[Any], Flat]:
@@ -213,8 +234,8 @@ def chosen(taken: Array, new: tuple[list[Any], Flat], old: tuple[list[Any], Flat
         {name: either(own[name], was[name]) for name in own}
         for own, was in zip(flat.numbers, before.numbers, strict=True)
     )
-    step = either(flat.step, before.step)
-    return list(map(either, leaves, leaves_before)), Flat(step, t, slots, numbers)
+    step, pending = either(flat.step, before.step), list(map(either, flat.pending, before.pending))
+    return list(map(either, leaves, leaves_before)), Flat(step, t, slots, numbers, pending)
 
 
 def signature(ps: Sequence[Parameter | None], owner: Sequence[int]) -> list[tuple[Any, ...] | None]:

@@ -25,7 +25,7 @@ __all__ = ["Restored", "restored", "written"]
 VERSION = 1
 """Of the format."""
 
-_FIELDS = ("version", "step", "t", "stages", "groups")
+_FIELDS = ("version", "step", "t", "stages", "groups", "pending")
 _OF_STAGE = ("name", "constants", "hyperparameters", "numbers", "slots")
 
 
@@ -45,7 +45,7 @@ def written(
     return {
         "version": VERSION,
         "step": integer("state.step", flat.step),
-        "t": {path: integer("state.t", t) for path, t in zip(paths, flat.t, strict=True) if t is not None},
+        "t": _by_path("state.t", paths, flat.t),
         "stages": [
             {
                 "name": type(stage).__name__,
@@ -62,7 +62,12 @@ def written(
             name: None if own is None else {key: _shown(value) for key, value in own.items()}
             for name, own in _by_name(layout.groups).items()
         },
+        **({"pending": _by_path("state.pending", paths, flat.pending)} if flat.pending else {}),
     }
+
+
+def _by_path(root: str, paths: Sequence[str], counts: Sequence[Any]) -> dict[str, int]:
+    return {path: integer(root, n) for path, n in zip(paths, counts, strict=True) if n is not None}
 
 
 def _constants(stages: Sequence[Stage], layout: Layout) -> list[dict[str, Any]]:
@@ -108,11 +113,14 @@ def restored(
 
     Raises TypeError or ValueError for what no optimizer wrote. What another one wrote is what is left.
     """
-    given = _with("state", state, _FIELDS)
+    given = _with("state", {"pending": {}, **_mapping("state", state)}, _FIELDS)
     if given["version"] != VERSION:
         raise ValueError(f"state['version'] is {given['version']!r}; wanted {VERSION}, which this anyoptim reads")
     step = integer("state['step']", given["step"])
-    counts = {path: integer(f"state['t'][{path!r}]", t) for path, t in _mapping("state['t']", given["t"]).items()}
+    counts, waiting = (
+        {path: integer(f"state[{of!r}][{path!r}]", n) for path, n in _mapping(f"state[{of!r}]", given[of]).items()}
+        for of in ("t", "pending")
+    )
     if not isinstance(given["stages"], list | tuple):
         raise TypeError(f"state['stages'] is a {type(given['stages']).__qualname__}; wanted a list")
     left: list[str] = []
@@ -124,7 +132,11 @@ def restored(
         if own is not None:
             _same(f"{own.root}['constants']", own.constants, constants, left)
             settings += _settings(own, stage, left)
-            numbers[k] |= {name: own.numbers[name] for name in numbers[k] if name in own.numbers}
+            numbers[k] |= {
+                name: stage.ranges.get(name, number).value(f"{own.root}['numbers'][{name!r}]", own.numbers[name])
+                for name in numbers[k]
+                if name in own.numbers
+            }
     settings += _of_groups(_mapping("state['groups']", given["groups"]), layout.groups, stages, left)
     if not step and not counts:
         return Restored(None, settings, left)
@@ -145,7 +157,23 @@ def restored(
     paths = {path for p, path in zip(ps, tree.paths, strict=True) if p is not None}
     seen = dict.fromkeys([*counts, *(path for own in saved if own for of in own.slots.values() for path in of)])
     left += [f"it has {path!r}, for which there is no parameter" for path in seen if path not in paths]
-    return Restored(Flat(step, t, slots, tuple(numbers)), settings, left)
+    pending = fresh.pending
+    if numbers[0].get("gathered"):
+        pending = _pending(pending, waiting, tree, owner, left)
+    return Restored(Flat(step, t, slots, tuple(numbers), pending), settings, left)
+
+
+def _pending(
+    fresh: Sequence[Any], waiting: Mapping[str, int], tree: Tree, owner: Sequence[int], left: list[str]
+) -> Sequence[Any]:
+    """How many gradients were gathered of each parameter, where some are."""
+    known = [None if n is None else waiting.get(tree.paths[o]) for n, o in zip(fresh, owner[: len(fresh)], strict=True)]
+    left += [
+        f"state['pending'] has none of {tree.name(i)}"
+        for i, (n, k) in enumerate(zip(fresh, known, strict=True))
+        if n is not None and k is None
+    ]
+    return [k or n for n, k in zip(fresh, known, strict=True)]
 
 
 def _alike(counts: Mapping[str, int], saved: Sequence[_Saved | None], path: str, other: str) -> bool:

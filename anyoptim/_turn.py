@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping, Sequence
+from functools import reduce
 from typing import Any, NamedTuple, Protocol
 
 from anyoptim._arrays import COMPUTE, library
@@ -16,8 +18,9 @@ from anyoptim._stage import Gate, Stage
 from anyoptim._state import Flat
 from anyoptim._trace import LOGICAL, Symbol, range_of
 from anyoptim._track import Entry
+from anyoptim._tree import Tree
 
-__all__ = ["FLOAT32", "Live", "Turn", "Turning"]
+__all__ = ["FLOAT32", "Live", "Turn", "Turning", "given_up"]
 
 
 class Live(Protocol):
@@ -42,6 +45,8 @@ class Turn(NamedTuple):
     """Whether it is taken: a bool, or one that is not known yet."""
     refusal: tuple[int, int] | None
     """If not: which stage called it off, and for which leaf."""
+    exhausted: bool
+    """Whether that was one time too many."""
     watched: Mapping[int, tuple[list[int], Mapping[str, list[Any]]]]
     """For each stage that watches, which leaves it saw, and what of each."""
 
@@ -71,6 +76,7 @@ class Turning:
         division: Division,
         live: Live | None,
         watching: bool,
+        unsure: Mapping[int, Any],
     ) -> None:
         self._stages, self._crew, self._moving, self._live = stages, crew, moving, live
         self._watching = watching
@@ -93,9 +99,12 @@ class Turning:
                 for of in self._values
             ]
         self._numbers, self._kept = list(flat.numbers), list(flat.numbers)
-        self._taken: Any = True
+        # It takes one who takes part, and no gate is asked without.
+        self._taken: Any = True if len(unsure) < len(moving) else reduce(operator.or_, unsure.values())
         self._refusal: tuple[int, int] | None = None
-        self._measures = Measures(crew, gathered, self._rows, self._tracks)
+        self._exhausted = False
+        parts = {j: unsure[i] for j, i in enumerate(moving) if i in unsure}
+        self._measures = Measures(crew, gathered, self._rows, self._tracks, parts)
 
     def _check_rates(self) -> None:
         """Raise ValueError for a learning rate that the arithmetic of one of the parameters can't hold."""
@@ -146,7 +155,8 @@ class Turning:
         both = zip(self._distinct, self._tracks, strict=True)
         full = [row + ({},) * (len(track.order) - len(row)) for row, track in both]
         numbers, kept = tuple(self._numbers), tuple(self._kept)
-        return Turn(Rows(full, self._rows.which), self._t, numbers, kept, self._taken, self._refusal, self._watched)
+        rows = Rows(full, self._rows.which)
+        return Turn(rows, self._t, numbers, kept, self._taken, self._refusal, self._exhausted, self._watched)
 
     def _watch(self, k: int) -> None:
         measures = self._measures
@@ -166,6 +176,9 @@ class Turning:
             self._refusal = next(((k, self._moving[j]) for j, n in enumerate(counts) if n), None)
             allowed = self._refusal is None  # squares can be too large for float64
         old, new = self._numbers[k], gate._advanced(self._step, self._numbers[k], {"allowed": allowed})
+        anew = gate.exhausted(self._step, new) if allowed is False else None
+        if anew is not None:
+            self._exhausted, new = True, anew
         self._numbers[k] = new
         # A gate behind another that called the step off was not asked.
         self._kept[k] = new if self._taken is True else {n: where(self._taken, new[n], old[n]) for n in new}
@@ -191,6 +204,16 @@ class Turning:
         if self._live is not None:
             found = [self._live.values(k, v, own) for k, (v, own) in enumerate(zip(found, overrides, strict=True))]
         return found
+
+
+def given_up(stages: Sequence[Stage], turn: Turn, tree: Tree) -> None:
+    """Raise FloatingPointError for a step that was called off when too many before it had been."""
+    if turn.taken is False and turn.exhausted and turn.refusal is not None:
+        k, i = turn.refusal
+        raise FloatingPointError(
+            f"what {stages[k]!r} is given for {tree.name(i)} is not finite, at more updates in a row than it skips; "
+            "wanted finite gradients (a smaller learning rate, or loss scale), or a larger max_consecutive_skips"
+        )
 
 
 def _keys(counts: Sequence[Any], moving: Sequence[int], division: Division) -> tuple[list[_Key], list[int]]:

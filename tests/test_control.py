@@ -80,7 +80,7 @@ def test_a_step_that_is_called_off_never_was(place: tuple[Library, str | None]) 
     optimizer, alone = _skipping(engine), _skipping(engine)
     params, twin, pure = (_arrays(lib, _tree(PARAMS)) for _ in range(3))
     state = optimizer.init(pure)
-    skipped = 0
+    skipped = consecutive = 0
     for what in (*BAD, "good", *BAD, "good"):
         values, offender = BAD.get(what, (GOOD, ""))
         grads = _arrays(lib, _tree(values))
@@ -91,19 +91,21 @@ def test_a_step_that_is_called_off_never_was(place: tuple[Library, str | None]) 
         assert new is params
         pure, state = optimizer.step(pure, grads, state)
         if offender:
-            skipped += 1
+            skipped, consecutive = skipped + 1, consecutive + 1
             assert _offender(optimizer, 0) == offender
             assert _alike(given, _values(lib, grads))
             if skipped > 1:
                 assert _alike(before, _values(lib, (params, optimizer.state and optimizer.state[:3])))
         else:
+            consecutive = 0
             alone.update(twin, grads)
             assert _same(lib, params, twin)
             assert alone.state is not None
             assert optimizer.state is not None
             assert _same(lib, optimizer.state[:3], alone.state[:3])
         assert optimizer.state is not None
-        assert optimizer.state.numbers == ({"skipped": float(skipped)}, {}, {}, {})
+        counted = {"skipped": float(skipped), "consecutive": float(consecutive)}
+        assert optimizer.state.numbers == (counted, {}, {}, {})
         assert _same(lib, (params, optimizer.state), (pure, state))
 
 
@@ -129,7 +131,7 @@ def test_squares_that_are_too_large_are_none_that_are_not_finite(engine: str) ->
     optimizer.update(p, np.full(3, 1e300))
     assert p.tolist() == [-1e300] * 3
     assert optimizer.state is not None
-    assert optimizer.state.numbers == ({"skipped": 0.0}, {})
+    assert optimizer.state.numbers == ({"skipped": 0.0, "consecutive": 0.0}, {})
     assert _offender(optimizer, 0) is None
 
 
@@ -159,7 +161,7 @@ def test_resting_parameters_are_not_looked_at() -> None:
     optimizer.update(params, {**grads, "b": np.array([1.0]), "c": None})
     assert [a[0] for a in params.values()] == [0.0, -1.0, -1.0]
     assert optimizer.state is not None
-    assert optimizer.state.numbers == ({}, {"skipped": 1.0}, {})
+    assert optimizer.state.numbers == ({}, {"skipped": 1.0, "consecutive": 0.0}, {})
     assert optimizer.state.t == {"a": 0, "b": 2, "c": 1}
 
 
@@ -192,7 +194,7 @@ def test_optax_apply_if_finite(need: Callable[[str], Library]) -> None:
     for k in params:
         np.testing.assert_allclose(params[k], theirs[k], rtol=1e-12, atol=1e-12)
     assert optimizer.state is not None
-    assert optimizer.state.numbers[0] == {"skipped": 5.0}
+    assert optimizer.state.numbers[0] == {"skipped": 5.0, "consecutive": 0.0}
 
 
 @pytest.mark.parametrize("options", [{}, {"growth": 4.0, "backoff": 0.25, "interval": 3, "initial": 1024.0}])
@@ -277,6 +279,213 @@ def test_schedules_of_a_scale() -> None:
     assert found == [2.0, 8.0, 4.0, 32.0, 32.0, 32.0 * 2.0**5]
 
 
+def test_a_scale_that_is_set(place: tuple[Library, str | None]) -> None:
+    """Before the first update and between two: that of the next loss, exactly undone, and adapted from there on."""
+    lib, engine = place
+    optimizer = ao.chain(ao.LossScale(interval=2), ao.SGD(1.0), engine=engine)
+    w: Any = lib.array([0.0])
+    optimizer.loss_scale = 8.0
+    scales = []
+    for i, g in enumerate((1.0, 1.0, 1.0, NAN, 1.0, 1.0)):
+        if i == 3:
+            optimizer.loss_scale = 3  # after a good step, which was one of the old scale
+        scales.append(optimizer.loss_scale)
+        w = optimizer.update(w, lib.array([g * optimizer.loss_scale]))
+    scales.append(optimizer.loss_scale)
+    assert scales == [8.0, 8.0, 16.0, 3.0, 1.5, 1.5, 3.0]
+    assert lib.tonumpy(w)[0] == pytest.approx(-5.0)
+    optimizer.loss_scale = np.float32(4.0)  # type: ignore[assignment] # a number all the same
+    assert type(optimizer.loss_scale) is float
+    assert optimizer.state is not None
+    assert optimizer.state.numbers[0]["good"] == 0.0
+
+
+def test_a_first_scale_that_is_set_travels() -> None:
+    """To `init`, and in what is saved of it and shown."""
+    optimizer, p = ao.chain(ao.LossScale(), ao.SGD()), np.zeros(1)
+    optimizer.loss_scale = 8.0
+    assert optimizer.init(p).numbers[0]["scale"] == 8.0
+    assert "initial=8.0" in repr(optimizer)
+    assert deepcopy(optimizer).loss_scale == 8.0
+    other = ao.chain(ao.LossScale(initial=8.0), ao.SGD())
+    assert other.load_state_dict(optimizer.state_dict(), p) == []
+    with pytest.raises(ValueError, match=r"\['initial'\] is 8.0, not 65536.0"):
+        ao.chain(ao.LossScale(), ao.SGD()).load_state_dict(optimizer.state_dict(), p)
+
+
+def _after(optimizer: Any, *grads: float) -> Any:
+    for g in grads:
+        optimizer.update(np.zeros(1), np.array([g]))
+    return optimizer
+
+
+SCALES: dict[str, tuple[Callable[[], Any], Any, type[Exception], str]] = {
+    "0": (lambda: ao.chain(ao.LossScale(), ao.SGD()), 0.0, ValueError, "is 0.0; wanted above 0 and finite"),
+    "0 later": (
+        lambda: _after(ao.chain(ao.LossScale(), ao.SGD()), 1.0),
+        0.0,
+        ValueError,
+        "loss_scale is 0.0; wanted above 0 and finite",
+    ),
+    "infinite": (lambda: _after(ao.chain(ao.LossScale(), ao.SGD()), 1.0), INF, ValueError, "loss_scale is inf"),
+    "a text": (lambda: _after(ao.chain(ao.LossScale(), ao.SGD()), 1.0), "8", TypeError, "loss_scale is '8'"),
+    "of nobody": (
+        ao.SGD,
+        8.0,
+        ValueError,
+        r"loss_scale is that of 0 stages of SGD\(lr=0.01\); wanted one ao.LossScale",
+    ),
+    "of two": (
+        lambda: ao.chain(ao.LossScale(), ao.LossScale(), ao.SGD()),
+        8.0,
+        ValueError,
+        "loss_scale is that of 2 stages",
+    ),
+    "within a window": (
+        lambda: _after(ao.chain(ao.Accumulate(3), ao.LossScale(initial=4.0), ao.SGD()), 1.0, 1.0),
+        8.0,
+        RuntimeError,
+        r"Accumulate\(every=3\) has gathered gradients of 2 updates, of losses times 4; wanted .*flush",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SCALES)
+def test_scales_that_can_not_be_set(name: str) -> None:
+    """By name, with nothing changed."""
+    make, scale, error, match = SCALES[name]
+    optimizer = make()
+    before = deepcopy((optimizer.state, optimizer.loss_scale))
+    with pytest.raises(error, match=match):
+        optimizer.loss_scale = scale
+    assert _equal((optimizer.state, optimizer.loss_scale), before)
+
+
+def test_a_scale_between_windows() -> None:
+    """After a step, a flush, or an update without any gradient, which has no scale."""
+    optimizer, p = ao.chain(ao.Accumulate(2), ao.LossScale(initial=4.0), ao.SGD(1.0)), {"w": np.zeros(1)}
+
+    def update(g: float | None) -> None:
+        optimizer.update(p, {"w": None if g is None else np.array([g])})
+
+    update(4.0)
+    update(4.0)
+    optimizer.loss_scale = 8.0
+    update(8.0)
+    optimizer.flush(p)
+    optimizer.loss_scale = 16.0
+    update(None)
+    optimizer.loss_scale = 32.0
+    update(64.0)
+    assert p["w"].tolist() == [-3.0]
+
+
+def test_under_jit_the_scale_is_a_number_of_the_state(need: Callable[[str], Library]) -> None:
+    """Setting it there would freeze it."""
+    lib = need("jax")
+    import jax
+
+    optimizer = ao.chain(ao.LossScale(), ao.SGD())
+
+    def set_to(scale: Any) -> Any:
+        optimizer.loss_scale = scale
+        return scale
+
+    with pytest.raises(TypeError, match="loss_scale is traced"):
+        jax.jit(set_to)(lib.array(8.0))
+    assert optimizer.loss_scale == 65536.0
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_the_least_scale(engine: str) -> None:
+    """It shrinks to it and stays; it is live, and one that was set below it stays where it is."""
+    scaler = ao.LossScale(initial=16.0, min_scale=4.0)
+    optimizer, p = ao.chain(scaler, ao.SGD(), engine=engine), np.zeros(1)
+
+    def skipped() -> float:
+        optimizer.update(p, np.array([NAN]))
+        return optimizer.loss_scale
+
+    assert [skipped() for _ in range(3)] == [8.0, 4.0, 4.0]
+    scaler.min_scale = 3.0
+    assert [skipped() for _ in range(2)] == [3.0, 3.0]
+    optimizer.loss_scale = 0.5
+    assert skipped() == 0.5
+    assert p.tolist() == [0.0]
+
+
+GATES: dict[str, Callable[..., Any]] = {"LossScale": ao.LossScale, "SkipNonFinite": ao.SkipNonFinite}
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # Dask computes both outcomes, in threads of its own
+@pytest.mark.parametrize("name", GATES)
+def test_too_many_skips(name: str, place: tuple[Library, str | None]) -> None:
+    """More than so many in a row raise, with nothing moved; who catches it may go on, and good steps begin anew."""
+    lib, engine = place
+    optimizer = ao.chain(GATES[name](max_consecutive_skips=2), ao.Momentum(1.0), engine=engine)
+    params = {"a": lib.array([1.0]), "b": lib.array([2.0])}
+    good, bad = ({"a": lib.array([1.0]), "b": lib.array([v])} for v in (1.0, NAN))
+    for grads in (good, bad, bad, good, bad, bad):
+        optimizer.update(params, grads)
+    assert optimizer.state is not None
+    before, pure = _values(lib, (params, optimizer.state[:3])), optimizer.state
+    for _ in range(2):
+        match = rf"what {name}\(.*max_consecutive_skips=2\) is given for params\['b'\] is not finite, at more updates"
+        with pytest.raises(FloatingPointError, match=match):
+            optimizer.update(params, bad)
+        if not lib.slow:
+            with pytest.raises(FloatingPointError, match=match):
+                optimizer.step(params, bad, pure)
+        assert optimizer.state is not None
+        assert _alike(before, _values(lib, (params, optimizer.state[:3])))
+        assert optimizer.state.numbers[0]["consecutive"] == 0.0
+        for _ in range(2):
+            optimizer.update(params, bad)
+    assert optimizer.state is not None
+    assert optimizer.state.numbers[0]["skipped"] == 10.0
+    assert _offender(optimizer, 0) == "b"
+    optimizer.update(params, good)
+    assert optimizer.state is not None
+    assert (optimizer.state.step, optimizer.state.numbers[0]["consecutive"]) == (3, 0.0)
+
+
+def test_too_many_skips_of_windows() -> None:
+    """The window that can't be saved is dropped, even where no skip is allowed; and the limit is live."""
+    gate = ao.SkipNonFinite(max_consecutive_skips=0)
+    optimizer, p = ao.chain(ao.Accumulate(2), ao.LossScale(), gate, ao.SGD(1.0)), np.zeros(1)
+    optimizer.loss_scale = 1.0
+    optimizer.stages[1].max_consecutive_skips = 0
+    optimizer.update(p, np.array([NAN]))
+    with pytest.raises(FloatingPointError, match=r"what LossScale\(.*max_consecutive_skips=0\) is given for params is"):
+        optimizer.update(p, np.array([1.0]))
+    assert optimizer.loss_scale == 0.5
+    optimizer.update(p, np.array([0.5]))
+    optimizer.update(p, np.array([0.5]))
+    assert p.tolist() == [-1.0]
+    optimizer.stages[1].max_consecutive_skips = 3
+    for _ in range(6):
+        optimizer.update(p, np.array([NAN]))
+    optimizer.update(p, np.array([NAN]))
+    with pytest.raises(FloatingPointError):
+        optimizer.flush(p)
+
+
+def test_too_many_skips_under_jit(need: Callable[[str], Library]) -> None:
+    """Can't raise; a number of the state says how many there were, and a step without jit raises."""
+    lib = need("jax")
+    import jax
+
+    optimizer, p = ao.chain(ao.LossScale(max_consecutive_skips=1), ao.SGD(1.0)), {"w": lib.array([1.0])}
+    state, bad = optimizer.init(p), {"w": lib.array([INF])}
+    for i in range(1, 5):
+        p, state = jax.jit(optimizer.step)(p, bad, state)
+        assert float(state.numbers[0]["consecutive"]) == i
+    with pytest.raises(FloatingPointError):
+        optimizer.step(p, bad, state)
+    p, state = optimizer.step(p, {"w": lib.array([32768.0 / 8])}, state)
+    assert p["w"].tolist() == [0.0]
+
+
 # Gathering -------------------------------------------------------------------------------------------------------
 
 
@@ -359,7 +568,7 @@ def test_optax_multi_steps(need: Callable[[str], Library]) -> None:
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_parameters_without_some_gradients(engine: str) -> None:
-    """What is None adds nothing; one that is None at a k-th update rests, and what it gathered waits."""
+    """What is None counts as 0, whenever it is; who has no gradient in a whole window rests, and so may all."""
     optimizer = ao.chain(ao.Accumulate(2), ao.SGD(1.0), engine=engine)
     w = np.zeros(1)
     params = {"a": np.zeros(1), "b": np.zeros(1), "in": w, "out": w, "x": 0.0}
@@ -372,18 +581,27 @@ def test_parameters_without_some_gradients(engine: str) -> None:
         return [float(np.asarray(v).ravel()[0]) for v in params.values()]
 
     assert update(one(2.0), one(4.0), one(6.0)) == [0.0] * 5
-    assert update(one(2.0), None, one(2.0)) == [-2.0, 0.0, -4.0, -4.0, -1.0]
-    assert update(None, one(8.0), None) == [-2.0, 0.0, -4.0, -4.0, -1.0]
-    assert update(one(6.0), one(2.0), one(2.0)) == [-5.0, -7.0, -5.0, -5.0, -2.0]
+    assert update(one(2.0), None, one(2.0)) == [-2.0, -2.0, -4.0, -4.0, -1.0]
+    assert update(None, one(8.0), None) == [-2.0, -2.0, -4.0, -4.0, -1.0]
     assert optimizer.state is not None
-    assert optimizer.state.t == {"a": 2, "b": 1, "in": 2, "out": 2, "x": 2}
+    assert optimizer.state.pending == {"a": 0, "b": 1, "in": 0, "out": 0, "x": 1}
+    assert update(one(6.0), one(2.0), one(2.0)) == [-5.0, -7.0, -5.0, -5.0, -2.0]
+    assert update(one(2.0), None, one(1.0)) == [-5.0, -7.0, -5.0, -5.0, -2.0]
+    assert optimizer.state.pending == {"a": 1, "b": 0, "in": 1, "out": 1, "x": 1}
+    assert update(None, None, one(1.0)) == [-6.0, -7.0, -6.0, -6.0, -3.0]
+    assert optimizer.state.t == {"a": 3, "b": 2, "in": 3, "out": 3, "x": 3}
     optimizer.update(params, {"a": one(1.0), "b": None, "in": None, "out": None, "x": None})
-    assert optimizer.state.step == 2
-    optimizer.update(params, dict.fromkeys(params))  # a step in which nobody takes part
-    assert optimizer.state.step == 3
+    optimizer.update(params, dict.fromkeys(params))
+    assert [float(np.asarray(v).ravel()[0]) for v in params.values()] == [-6.5, -7.0, -6.0, -6.0, -3.0]
+    assert (optimizer.state.step, optimizer.state.t["a"]) == (4, 4)
+    optimizer.update(params, dict.fromkeys(params))
+    assert optimizer.state.numbers[0]["gathered"] == 1.0
+    before = deepcopy((params, optimizer.state[:3]))
+    optimizer.update(params, dict.fromkeys(params))  # a window with nothing in it
+    assert _equal((params, optimizer.state[:3]), before)
     assert optimizer.state.numbers[0] == {"gathered": 0.0, "share": 0.5}
-    assert update(one(1.0), one(0.0), one(0.0)) == [-5.0, -7.0, -5.0, -5.0, -2.0]
-    assert update(one(0.0), one(0.0), one(0.0)) == [-6.0, -7.0, -5.0, -5.0, -3.0]
+    assert update(one(1.0), one(0.0), one(0.0)) == [-6.5, -7.0, -6.0, -6.0, -3.0]
+    assert update(one(0.0), one(0.0), one(0.0)) == [-7.0, -7.0, -6.0, -6.0, -4.0]
 
 
 def test_containers(lib: Library) -> None:
@@ -494,7 +712,7 @@ def test_what_is_not_finite_is_gathered_once(place: tuple[Library, str | None], 
     assert alone.state is not None
     assert _same(lib, optimizer.state[:3], alone.state[:3])
     assert _same(lib, (p, optimizer.state), (pure, state))
-    assert optimizer.state.numbers[1] == {"skipped": 1.0}
+    assert optimizer.state.numbers[1] == {"skipped": 1.0, "consecutive": 0.0}
     assert _offender(optimizer, 1) == "b"
 
 
@@ -558,7 +776,7 @@ def test_what_is_refused_gathers_nothing(engine: str | None, name: str, when: st
         optimizer.update(params, grads)
     assert _equal((params, optimizer.state), before)
     optimizer.stages[0].every = lambda t: 0.5
-    with pytest.raises(ValueError, match=r"every, from its schedule at step 2, is 0.5; wanted at least 1"):
+    with pytest.raises(ValueError, match=r"every, from its schedule at step 2, is 0.5; wanted a whole number"):
         optimizer.update(params, good)
     assert _equal((params, optimizer.state), before)
 
@@ -582,13 +800,26 @@ def test_a_rule_that_fails_leaves_all_as_it_was() -> None:
 
 
 WRONG: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
-    "every 0": (lambda: ao.Accumulate(0), ValueError, "every is 0.0; wanted at least 1"),
+    "every 0": (lambda: ao.Accumulate(0), ValueError, "every is 0.0; wanted a whole number, at least 1"),
+    "every 2.5": (lambda: ao.Accumulate(2.5), ValueError, "every is 2.5; wanted a whole number, at least 1"),
+    "every inf": (lambda: ao.Accumulate(INF), ValueError, "every is inf; wanted a whole number, at least 1"),
     "every None": (lambda: ao.Accumulate(None), TypeError, "every is None; wanted a real number"),  # type: ignore[arg-type]
     "growth": (lambda: ao.LossScale(growth=0.5), ValueError, "growth is 0.5; wanted finite and at least 1"),
     "backoff": (lambda: ao.LossScale(backoff=0.0), ValueError, "backoff is 0.0; wanted above 0 and at most 1"),
     "interval": (lambda: ao.LossScale(interval=0), ValueError, "interval is 0.0; wanted at least 1"),
     "initial": (lambda: ao.LossScale(initial=INF), ValueError, "initial is inf; wanted above 0 and finite"),
     "initial 0": (lambda: ao.LossScale(initial=0), ValueError, "initial is 0.0; wanted above 0 and finite"),
+    "min_scale": (lambda: ao.LossScale(min_scale=0), ValueError, r"min_scale is 0.0; wanted finite and at least 2\*\*"),
+    "half a skip": (
+        lambda: ao.LossScale(max_consecutive_skips=0.5),
+        ValueError,
+        "max_consecutive_skips is 0.5; wanted a whole number, at least 0, or infinity",
+    ),
+    "no skip": (
+        lambda: ao.SkipNonFinite(max_consecutive_skips=-1),
+        ValueError,
+        "max_consecutive_skips is -1.0; wanted a whole number, at least 0, or infinity",
+    ),
     "not first": (
         lambda: ao.chain(ao.ClipValue(1.0), ao.Accumulate(2), ao.SGD()),
         ValueError,
@@ -616,11 +847,21 @@ STATES: dict[str, tuple[Callable[[Any], Any], type[Exception], str]] = {
         ValueError,
         r"state.numbers\[0\] is \{.*'scale'.*\}; wanted a dict with \['gathered', 'share'\] for Accumulate\(every=2\)",
     ),
-    "no dict": (lambda n: (n[0], None, *n[2:]), ValueError, r"state.numbers\[1\] is None; wanted a dict with \['good'"),
+    "no dict": (lambda n: (n[0], None, *n[2:]), ValueError, r"state.numbers\[1\] is None; wanted a dict with \['cons"),
     "NaN": (
         lambda n: (n[0], {**n[1], "scale": NAN}, *n[2:]),
         ValueError,
-        r"state.numbers\[1\]\['scale'\] is nan; wanted a number and not NaN",
+        r"state.numbers\[1\]\['scale'\] is nan; wanted above 0 and finite",
+    ),
+    "no scale": (
+        lambda n: (n[0], {**n[1], "scale": 0.0}, *n[2:]),
+        ValueError,
+        r"state.numbers\[1\]\['scale'\] is 0.0; wanted above 0 and finite",
+    ),
+    "half an update": (
+        lambda n: ({**n[0], "gathered": 0.5}, *n[1:]),
+        ValueError,
+        r"state.numbers\[0\]\['gathered'\] is 0.5; wanted a whole number, at least 0",
     ),
     "a string": (
         lambda n: ({**n[0], "gathered": "1"}, *n[1:]),
@@ -873,7 +1114,7 @@ def test_gates_of_ones_own(engine: str) -> None:
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_numbers_of_ones_own(engine: str) -> None:
-    """With totals, beside the sum written out; where nobody moves, a step all the same; a number that is missing."""
+    """With totals, beside the sum written out; where nobody moves, no step; a number that is missing."""
     optimizer, p = ao.chain(Summed(), ao.SGD(1.0), engine=engine), {"a": np.zeros(2), "b": np.zeros(1)}
     total, wanted = 0.0, np.zeros(2)
     for v in (1.0, 3.0, 0.5):

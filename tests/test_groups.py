@@ -210,17 +210,36 @@ def test_values_are_live() -> None:
     optimizer.groups["a"].update(lr=np.float64(16.0))
     assert moved() == [16.0, 4.0]
     for wrong, error, match in (
-        (-1.0, ValueError, "lr is -1.0; wanted finite and at least 0"),
-        (lambda t: math.nan, ValueError, "lr, from its schedule at step 7, is nan"),
-        ("fast", TypeError, "lr is 'fast'; wanted a real number"),
+        (-1.0, ValueError, "lr of 'a' is -1.0; wanted finite and at least 0"),
+        (math.inf, ValueError, "lr of 'a' is inf; wanted finite and at least 0"),
+        ("fast", TypeError, "lr of 'a' is 'fast'; wanted a real number"),
     ):
-        optimizer.groups["a"]["lr"] = wrong
-        before = {k: a.copy() for k, a in params.items()}
         with pytest.raises(error, match=match):
-            optimizer.update(params, ones)
-        assert agree(params, before)
+            optimizer.groups["a"]["lr"] = wrong
+        assert optimizer.groups["a"]["lr"] == 16.0
+    optimizer.groups["a"]["lr"] = lambda t: math.nan
+    before = {k: a.copy() for k, a in params.items()}
+    with pytest.raises(ValueError, match="lr, from its schedule at step 7, is nan"):
+        optimizer.update(params, ones)
+    assert agree(params, before)
     assert optimizer.state is not None
     assert optimizer.state.step == 6
+
+
+@pytest.mark.parametrize("copied", [copy, deepcopy, lambda o: pickle.loads(pickle.dumps(o))])  # noqa: S301
+def test_values_that_are_set_are_checked(copied: Any) -> None:
+    """In a copy, too; for each stage that has the name, in a partition; by nobody while there is no chain."""
+    groups = ao.groups({"a": {"lr": 2.0}, ...: {"decay": 0.5}})
+    groups["a"]["lr"] = -1.0
+    with pytest.raises(ValueError, match=r"lr of 'a' is -1.0; wanted finite and at least 0"):
+        ao.chain(ao.SGD(), ao.WeightDecay(0.1), groups)
+    groups["a"]["lr"] = 3.0
+    optimizer = copied(ao.chain(ao.WeightDecay(0.1), ao.partition({"a": ao.SGD(), "b": ao.Adam()}), groups))
+    with pytest.raises(ValueError, match=r"decay of \.\.\. is -0.5; wanted finite and at least 0"):
+        optimizer.groups[...]["decay"] = -0.5
+    with pytest.raises(ValueError, match=r"lr of 'a' is -2.0; wanted finite and at least 0"):
+        optimizer.groups["a"].update(lr=-2.0)
+    assert (optimizer.groups["a"]["lr"], optimizer.groups[...]["decay"]) == (3.0, 0.5)
 
 
 def test_names_are_settled_with_the_chain() -> None:

@@ -102,6 +102,8 @@ def load(
     dtypes = {tree.path(i): COMPUTE[p.dtype] for i, p in enumerate(ps) if p is not None}
     state = optimizer.state_dict()
     state["step"], state["t"] = step, dict.fromkeys(dtypes, step)
+    if "gathered" in (first := numbers.get(0, {})):
+        state["pending"] = dict.fromkeys(dtypes, int(first["gathered"]))
     for k, stage in enumerate(state["stages"]):
         stage["numbers"] |= numbers.get(k, {})
         stage["slots"] = {

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
-from anyoptim._arrays import Array
+from anyoptim._arrays import Array, traced
 from anyoptim._hyperparameters import Domain, Hyper
 from anyoptim._scalars import where
 from anyoptim._stage import Gate, Stage
@@ -14,31 +15,63 @@ __all__ = ["Accumulate", "LossScale", "SkipNonFinite"]
 
 _factor = Domain(lambda x: 1 <= x < math.inf, "finite and at least 1")
 _share = Domain(lambda x: 0 < x <= 1, "above 0 and at most 1")
-_count = Domain(lambda x: x >= 1, "at least 1")
+_least = Domain(lambda x: x >= 1, "at least 1")
+_scale = Domain(lambda x: 0 < x < math.inf, "above 0 and finite")
+_smallest = Domain(lambda x: 2.0**-126 <= x < math.inf, "finite and at least 2**-126")
+_every = Domain(lambda x: x >= 1 and x % 1 == 0, "a whole number, at least 1")
+_count = Domain(lambda x: x >= 0 and x % 1 == 0, "a whole number, at least 0")
+_most = Domain(lambda x: x == math.inf or (x >= 0 and x % 1 == 0), "a whole number, at least 0, or infinity")
 
 
-class SkipNonFinite(Gate):
+class _Skipping(Gate):
+    """A gate that counts what it skips, and may have skipped too much."""
+
+    ranges = {"skipped": _count, "consecutive": _count}
+
+    def exhausted(self, step: Any, numbers: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Too much is more than `max_consecutive_skips` in a row, which are counted anew after an error."""
+        past = numbers["consecutive"] > self._values(step, {})["max_consecutive_skips"]
+        return {**numbers, "consecutive": 0.0} if not traced(past) and past else None
+
+
+def _skips(skipped: Any, consecutive: Any, allowed: Any) -> dict[str, Any]:
+    """How many steps were skipped, and how many of these since the last one that was taken."""
+    return {"skipped": skipped + where(allowed, 0.0, 1.0), "consecutive": where(allowed, 0.0, consecutive + 1)}
+
+
+class SkipNonFinite(_Skipping):
     """Take no step where a gradient has a NaN or an infinity.
 
     Parameters, slots and step counts then stay as they are: schedules, momenta and averages know nothing of it. How
-    often that was is a number of the state, `optimizer.state.numbers[k]["skipped"]`, and `optimizer.stages[k].offender`
-    is the path of the first parameter for which `update` last did so.
+    often that was is a number of the state, `optimizer.state.numbers[k]["skipped"]`, and since the last step
+    `["consecutive"]`; `optimizer.stages[k].offender` is the path of the first parameter for which `update` last did so.
 
     It looks at the 2-norm of what it is given, which it shares with a `ClipGlobalNorm` right behind it. Under `jax.jit`
     and on lazy arrays both outcomes are computed and one is chosen; there, a step is skipped, too, where squares are
     too large for float64, or for float32 in JAX without x64. On a CUDA device, the host waits for the norm.
 
+    Args:
+        max_consecutive_skips: after how many skips in a row `update`, and `step`, raise FloatingPointError at the next
+            one; a number or a schedule. It is skipped all the same, and counting begins anew. Under `jax.jit` and on
+            lazy arrays `step` can't raise: there, look at the state's number `consecutive`.
+
     Source: the practice of mixed-precision training, as in optax's `apply_if_finite` and torch's `GradScaler`.
     """
 
-    numbers = {"skipped": 0.0}
+    hyperparameters = {"max_consecutive_skips": _most}
+    numbers = {"skipped": 0.0, "consecutive": 0.0}
+
+    def __init__(self, *, max_consecutive_skips: Hyper = math.inf) -> None:
+        super().__init__(max_consecutive_skips=max_consecutive_skips)
 
     @staticmethod
-    def advance(step: Any, *, skipped: Any, allowed: Any) -> dict[str, Any]:
-        return {"skipped": skipped + where(allowed, 0.0, 1.0)}
+    def advance(
+        step: Any, *, skipped: Any, consecutive: Any, allowed: Any, max_consecutive_skips: Any
+    ) -> dict[str, Any]:
+        return _skips(skipped, consecutive, allowed)
 
     @staticmethod
-    def coefficients(t: Any, *, skipped: Any) -> dict[str, Any]:
+    def coefficients(t: Any, **_: Any) -> dict[str, Any]:
         return {}
 
     @staticmethod
@@ -46,7 +79,7 @@ class SkipNonFinite(Gate):
         return x
 
 
-class LossScale(Gate):
+class LossScale(_Skipping):
     """Undo the scaling of a loss, which keeps small gradients from vanishing in float16, and adapt the scale.
 
     ::
@@ -60,38 +93,67 @@ class LossScale(Gate):
         scale <- scale * backoff     and no step, where x is not finite everywhere, as by `SkipNonFinite`
 
     Scales that are powers of two round nothing. The scale and the number of good steps are numbers of the state: in the
-    pure form it is `state.numbers[0]["scale"]`. It grows to no more than 2**127 and shrinks to no less than 2**-126,
-    which float32 can hold.
+    pure form it is `state.numbers[0]["scale"]`. It grows to no more than 2**127, which float32 can hold, and shrinks to
+    no less than `min_scale`. `optimizer.loss_scale = 8.0` sets it, between steps: gradients that `Accumulate` has
+    gathered are of losses with the old one.
 
     Args:
         growth: finite and at least 1; a number or a schedule.
         backoff: above 0 and at most 1; likewise.
         interval: at least 1; likewise.
         initial: the first scale, above 0 and finite.
+        min_scale: finite and at least 2**-126; a number or a schedule.
+        max_consecutive_skips: that of `SkipNonFinite`. A scale that shrinks without end is a sign of gradients that are
+            not finite whatever it is.
 
     Source: Micikevicius et al., Mixed precision training, 2018, section 3.2; torch's `GradScaler`, whose defaults these
     are.
     """
 
-    hyperparameters = {"growth": _factor, "backoff": _share, "interval": _count}
+    hyperparameters = {
+        "growth": _factor,
+        "backoff": _share,
+        "interval": _least,
+        "min_scale": _smallest,
+        "max_consecutive_skips": _most,
+    }
+    ranges = {"scale": _scale, "good": _count, **_Skipping.ranges}
 
     def __init__(
-        self, growth: Hyper = 2.0, backoff: Hyper = 0.5, interval: Hyper = 2000.0, *, initial: float = 65536.0
+        self,
+        growth: Hyper = 2.0,
+        backoff: Hyper = 0.5,
+        interval: Hyper = 2000.0,
+        *,
+        initial: float = 65536.0,
+        min_scale: Hyper = 2.0**-126,
+        max_consecutive_skips: Hyper = math.inf,
     ) -> None:
-        super().__init__(growth=growth, backoff=backoff, interval=interval)
-        self._initial: float = Domain(lambda x: 0 < x < math.inf, "above 0 and finite").value("initial", initial)
+        super().__init__(
+            growth=growth,
+            backoff=backoff,
+            interval=interval,
+            min_scale=min_scale,
+            max_consecutive_skips=max_consecutive_skips,
+        )
+        self.initial = initial
 
     @property
     def initial(self) -> float:
-        """The first scale: a constant."""
+        """The first scale."""
         return self._initial
+
+    @initial.setter
+    def initial(self, scale: float) -> None:
+        self._initial: float = _scale.value("initial", scale)
 
     @property
     def numbers(self) -> dict[str, float]:  # type: ignore[override] # it starts where the user says
-        """The scale of the next loss; for how many steps it has lasted; how many were skipped."""
-        return {"scale": self._initial, "good": 0.0, "skipped": 0.0}
+        """The scale of the next loss; for how many steps it has lasted; how many were skipped, and in a row."""
+        return {"scale": self._initial, "good": 0.0, "skipped": 0.0, "consecutive": 0.0}
 
     scaling = staticmethod(lambda *, scale, **_: scale)
+    rescaled = staticmethod(lambda to, **numbers: {**numbers, "scale": to, "good": 0.0})
 
     @staticmethod
     def coefficients(t: Any, *, scale: Any, **_: Any) -> dict[str, Any]:
@@ -103,15 +165,28 @@ class LossScale(Gate):
 
     @staticmethod
     def advance(
-        step: Any, *, scale: Any, good: Any, skipped: Any, growth: Any, backoff: Any, interval: Any, allowed: Any
+        step: Any,
+        *,
+        scale: Any,
+        good: Any,
+        skipped: Any,
+        consecutive: Any,
+        growth: Any,
+        backoff: Any,
+        interval: Any,
+        min_scale: Any,
+        allowed: Any,
+        max_consecutive_skips: Any,
     ) -> dict[str, Any]:
         grown = good + 1 >= interval
         longer, shorter = scale * growth, scale * backoff
-        longer, shorter = where(longer <= 2.0**127, longer, scale), where(shorter >= 2.0**-126, shorter, scale)
+        longer = where(longer <= 2.0**127, longer, scale)
+        least = where(scale < min_scale, scale, min_scale)  # one that is set lower stays
+        shorter = where(shorter >= least, shorter, least)
         return {
             "scale": where(allowed, where(grown, longer, scale), shorter),
             "good": where(allowed, where(grown, 0.0, good + 1), 0.0),
-            "skipped": skipped + where(allowed, 0.0, 1.0),
+            **_skips(skipped, consecutive, allowed),
         }
 
 
@@ -123,16 +198,23 @@ class Accumulate(Stage):
         total <- total + g                        at each update but the k-th: nothing else is done
         x <- (total + g) / k; total <- 0          at the k-th: the chain goes on with x
 
-    It is the first of a chain. Schedules, step counts and all other stages know only of the steps. A parameter whose
-    gradient is None at a k-th update rests, and what it has gathered waits for its next step.
+    It is the first of a chain. Schedules, step counts and all other stages know only of the steps. A gradient that is
+    None counts as 0, in an update of which all are None, too. Who had a gradient at any of the k updates takes part in
+    the step; who had none at all rests, and where that is everybody, there is no step. `optimizer.flush(params)` takes
+    the step of what is gathered before k is reached, with the mean of as many as there were; the pure form is
+    `params, state = optimizer.flush_step(params, state)`.
+
+    How many updates were gathered is a number of the state, `state.numbers[0]["gathered"]`, and how many gradients of
+    each parameter its `state.pending`.
 
     Args:
-        every: k, at least 1; a number or a schedule of the step number.
+        every: k, a whole number, at least 1; or a schedule of the step number.
     """
 
-    hyperparameters = {"every": _count}
+    hyperparameters = {"every": _every}
     slots = ("total",)
     numbers = {"gathered": 0.0, "share": 1.0}
+    ranges = {"gathered": _count, "share": _share}
 
     def __init__(self, every: Hyper) -> None:
         super().__init__(every=every)

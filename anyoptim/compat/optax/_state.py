@@ -74,7 +74,9 @@ KEPT: Mapping[str, tuple[Kept, ...]] = {
     "PeakScheduleFreeAdamW": (_FREE, Kept("ScaleByRmsWithCountState", {"nu": "v"}, "count")),
     "Accumulate": (replace(_STEPS, factor=lambda state: float(state.mini_step)),),  # a mean there, a sum here
     "Summed": (_STEPS,),
-    "SkipNonFinite": (Kept("ApplyIfFiniteState", {}, numbers={"total_notfinite": "skipped"}),),
+    "SkipNonFinite": (
+        Kept("ApplyIfFiniteState", {}, numbers={"total_notfinite": "skipped", "notfinite_count": "consecutive"}),
+    ),
 }
 """By the names of stages, what optax keeps of them, in the order in which its states are met."""
 
