@@ -27,7 +27,7 @@ LETTERS = {
     "AdaGrad": "lr eps h",
     "ASGD": "eta lambd mu average",
     "RMSProp": "lr rho new eps h",
-    "CenteredRMSProp": "lr rho new eps h m",
+    "CenteredRMSProp": "lr rho new eps s m",
     "AdaDelta": "lr rho new eps h s",
     "Adam": "lr_t a1 a2 eps m v",
     "Lion": "lr beta1 a1 beta2 a2 m",
@@ -37,11 +37,11 @@ LETTERS = {
     "AMSGrad": "lr_t a1 a2 eps m v u",
     "CorrectedAMSGrad": "lr_t a1 a2 correction eps m v u",
     "Adamax": "lr_t a1 beta2 eps eps_max m u",
-    "NAdam": "lr_m lr_g a1 a2 eps m v",
+    "NAdam": "lr_m lr_g a1 b1 a2 b2 eps m v",
     "RAdam": "lr_t a1 a2 trust eps m v",
-    "AdaBelief": "lr_t a1 a2 eps eps_root m s",
+    "AdaBelief": "lr_t a1 b1 a2 b2 eps eps_root m s",
     **dict.fromkeys(("Yogi", "CorrectedYogi"), "lr_t a1 a2 eps m v"),
-    "Adan": "lr_m lr_v a1 a2 a3 beta2 later eps decay shrink m v n h",
+    "Adan": "lr_m lr_v a1 a2 a3 b1 b2 b3 ahead later eps decay shrink m v n h",
 }
 
 

@@ -98,9 +98,10 @@ class Adan(Optimizer):
             "a1": 1 - beta1,
             "a2": 1 - beta2,
             "a3": 1 - beta3,
-            "beta1": beta1,
-            "beta2": beta2,
-            "beta3": beta3,
+            "b1": beta1,
+            "b2": beta2,
+            "b3": beta3,
+            "ahead": beta2,
             "later": where(t == 1, 0.0, 1.0),
             "eps": corrected * eps,
             "decay": lr * weight_decay,
@@ -123,9 +124,10 @@ class Adan(Optimizer):
         a1: float,
         a2: float,
         a3: float,
-        beta1: float,
-        beta2: float,
-        beta3: float,
+        b1: float,
+        b2: float,
+        b3: float,
+        ahead: float,
         later: float,
         eps: float,
         decay: float,
@@ -134,8 +136,8 @@ class Adan(Optimizer):
     ) -> tuple[Array, ...]:
         x = squarable(xp, x, 0.25 / xp.sqrt(a3))
         d = later * (x - h)
-        m = mean(m, x, a=a1, b=beta1)
-        v = mean(v, d, a=a2, b=beta2)
-        n = mean_square(xp, n, x + beta2 * d, a=a3, b=beta3)
+        m = mean(m, x, a=a1, b=b1)
+        v = mean(v, d, a=a2, b=b2)
+        n = mean_square(xp, n, x + ahead * d, a=a3, b=b3)
         step = (lr_m * m + lr_v * v) / (root(xp, n, eps_root) + eps)
         return shrink * (step + decay * p), m, v, n, x

@@ -70,7 +70,7 @@ class OtherAdan(Adan):
         return {
             **Adan.coefficients(t, lr=lr, beta2=beta2, beta3=beta3, **adan),
             "lr_v": lr * sqrt(one_minus_power(beta3, t)) * (1 - beta2) / one_minus_power(beta2, t),
-            "beta2": 1 - beta2,
+            "ahead": 1 - beta2,
         }
 
 
