@@ -80,14 +80,17 @@ class Intruder:
             for _ in range(3):  # which are planned and compiled
                 run.step()
         self.calls = [*(run.step for run in self.runs.values()), *(lambda n=n: self.draw(n) for n in DRAWS)]
-        self.times = 0
+        self.times, self.busy = 0, False
 
     def draw(self, name: str) -> None:
         self.drawn[name] = [*self.drawn[name][-3:], DRAWS[name]()]
 
     def __call__(self) -> None:
-        self.times += 1
-        self.calls[self.times % len(self.calls)]()
+        if not self.busy:  # the next signal comes to it, too
+            self.busy = True
+            self.times += 1
+            self.calls[self.times % len(self.calls)]()
+            self.busy = False
 
     def check(self) -> None:
         assert self.times
