@@ -20,7 +20,7 @@ _LEAVES: set[type] = {type(None), int, float, complex}
 
 
 def flattened(container: Any) -> tuple[list[Any], optree.PyTreeSpec]:
-    """The leaves, None being one, and the structure."""
+    """The leaves, None being one, and the structure. Raises RecursionError for a container within itself."""
     leaves, spec = optree.tree_flatten(container, none_is_leaf=True, namespace=_SPACE)
     while "jax" in sys.modules and not _LEAVES.issuperset(map(type, leaves)) and _registered(leaves):
         leaves, spec = optree.tree_flatten(container, none_is_leaf=True, namespace=_SPACE)
