@@ -171,6 +171,35 @@ def test_parameters_and_gradients(make: Callable[[], ao.Optimizer]) -> None:
             assert said is None or "grads" in said
 
 
+PARTS: dict[str, Callable[[Any], dict[str, Any]]] = {
+    "coefficients": lambda value: {"coefficients": staticmethod(lambda t, lr: value)},
+    "a coefficient": lambda value: {"coefficients": staticmethod(lambda t, lr: {"lr": value})},
+    "advance": lambda value: {
+        "numbers": {"n": 0.0},
+        "advance": staticmethod(lambda step, lr, n: value),
+        "coefficients": staticmethod(lambda t, lr, n: {"lr": lr}),
+    },
+    "overrides": lambda value: {"overrides": lambda self, path, p: value},
+}
+"""Of a method, which gives a value."""
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("part", PARTS)
+def test_what_a_method_gives(part: str, engine: str) -> None:
+    """For its coefficients, its numbers and its overrides: an error names the method, and nothing is written."""
+    refused = 0
+    for value in _odd():
+        rule = staticmethod(lambda xp, p, x, *, lr: lr * x)
+        own = {"hyperparameters": {"lr": ao.nonnegative}, "rule": rule, **PARTS[part](value)}
+        method, params = type("Method", (ao.Optimizer,), own), _params()
+        said = _refusal(lambda: method(lr=0.5, engine=engine).update(params, _params()))  # noqa: B023
+        refused += said is not None
+        assert said is None or "Method" in said or "<lambda>" in said, (value, said)
+        assert said is None or params["a"].tolist() == X.tolist()
+    assert refused > 20
+
+
 @pytest.mark.parametrize("name", ["engine", "dtype"])
 def test_names(name: str) -> None:
     """Of engines and dtypes, whatever has no truth or no hash."""
