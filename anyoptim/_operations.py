@@ -6,13 +6,6 @@ from typing import Any
 
 __all__ = ["ALLOWED", "Operations"]
 
-ALLOWED = (
-    "a rule is of one element and has + - * /, comparisons, & | ~ on their results, sqrt, abs, sign, minimum, maximum, "
-    "where and smallest_normal; wanted x*x for x**2, measure, totals or norms for what is of all elements, and "
-    "whole = True for a rule of whole arrays"
-)
-"""What rules may do, for those that do something else."""
-
 
 class Operations:
     """The namespace `xp` that a rule is given. An engine says what `sqrt`, `abs` and `where` are.
@@ -53,3 +46,11 @@ class Operations:
 
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(f"it uses xp.{name}")
+
+
+ALLOWED = (
+    "a rule is of one element and has + - * /, comparisons, & | ~ on their results, and of xp "
+    f"{', '.join(name for name in vars(Operations) if not name.startswith('_'))}; wanted x*x for x**2, measure, totals "
+    "or norms for what is of all elements, and whole = True for a rule of whole arrays"
+)
+"""What rules may do, for those that do something else."""
