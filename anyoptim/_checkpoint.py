@@ -160,10 +160,13 @@ def _of_optimizer(optimizer: Any) -> Any:
 def _of_layers(of: Any, root: str = "dropout") -> Any:
     if of is None:
         return None
-    if isinstance(of, Mapping):
-        return {key: _of_layers(layer, f"{root}[{key!r}]") for key, layer in of.items()}
-    if isinstance(of, list | tuple):
-        return [_of_layers(layer, f"{root}[{i}]") for i, layer in enumerate(of)]
+    try:
+        if isinstance(of, Mapping):
+            return {key: _of_layers(layer, f"{root}[{key!r}]") for key, layer in of.items()}
+        if isinstance(of, list | tuple):
+            return [_of_layers(layer, f"{root}[{i}]") for i, layer in enumerate(of)]
+    except RecursionError:
+        raise ValueError("dropout is nested too deeply, or contains itself") from None
     if not hasattr(of, "state_dict"):
         raise TypeError(f"{root} is a {type(of).__qualname__}; wanted a layer with a state_dict, dicts or lists")
     return of.state_dict()

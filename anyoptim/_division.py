@@ -81,7 +81,7 @@ class Division:
             found: tuple[Mapping[str, Hyper], ...] = ()
             if asks:
                 found = tuple(
-                    dict(stage.overrides(tree.path(i), p.array)) if ask and k in track.of else {}
+                    _overridden(stage, tree.path(i), p.array) if ask and k in track.of else {}
                     for k, (stage, ask) in enumerate(zip(stages, asked, strict=True))
                 )
             group = None if i in self.resting else grouped[i]
@@ -107,6 +107,14 @@ class Division:
     def track(self, i: int) -> Track:
         """The stages that a parameter goes through."""
         return self.tracks[self.of[i]]
+
+
+def _overridden(stage: Stage, path: str, p: Array) -> Mapping[str, Hyper]:
+    """The stage's own hyperparameters for one parameter. Raises TypeError for what are none."""
+    found = stage.overrides(path, p)
+    if not isinstance(found, Mapping):
+        raise TypeError(f"overrides of {stage!r} gave {found!r} for {path!r}; wanted a dict of hyperparameters")
+    return dict(found)
 
 
 def _given(

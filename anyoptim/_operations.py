@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["Operations"]
+__all__ = ["ALLOWED", "Operations"]
 
 
 class Operations:
@@ -53,7 +53,12 @@ class Operations:
         return self.where((a > b) | (a != a), a, b)
 
     def __getattr__(self, name: str) -> Any:
-        raise AttributeError(
-            f"a rule has no {name!r}; it may use + - * /, comparisons, sqrt, abs, sign, minimum, maximum, "
-            "where, bound, largest and smallest_normal"
-        )
+        raise AttributeError(f"it uses xp.{name}")
+
+
+ALLOWED = (
+    "a rule is of one element and has + - * /, comparisons, & | ~ on their results, and of xp "
+    f"{', '.join(name for name in vars(Operations) if not name.startswith('_'))}; wanted x*x for x**2, measure, totals "
+    "or norms for what is of all elements, and whole = True for a rule of whole arrays"
+)
+"""What rules may do, for those that do something else."""

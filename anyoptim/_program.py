@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 
+from anyoptim._operations import ALLOWED
+
 __all__ = [
     "MOVE",
+    "MisuseError",
     "Options",
     "Part",
     "Program",
     "Row",
     "Rule",
+    "RuleError",
     "floats",
     "on_gradient",
     "on_nothing",
@@ -20,6 +25,7 @@ __all__ = [
     "on_slots",
     "on_value",
     "options",
+    "wrong",
 ]
 
 Rule = Callable[..., Any]
@@ -36,6 +42,14 @@ Flow = tuple[Any, Any, list[Any], Any]
 """The parameter, the value that started as its gradient, the slots of the parts so far, and the gradient itself."""
 
 Act = Callable[..., Flow]
+
+
+class RuleError(TypeError):
+    """What is wrong with a rule, which it names."""
+
+
+class MisuseError(TypeError):
+    """What a rule does to values that record it, and what is wanted instead."""
 
 
 class Part(NamedTuple):
@@ -91,14 +105,24 @@ class Program(NamedTuple):
         act, n = part.seen or (part.act, len(part.slots))
         begin = sum(len(before.slots) for before in self.parts[:k])
         given = (p, x, g) if act is on_gradient else (p, x)
-        return part.measure(xp, *given, *slots[begin : begin + n])
+        try:
+            return part.measure(xp, *given, *slots[begin : begin + n])
+        except (AttributeError, TypeError) as error:
+            raise wrong(part.measure.__qualname__, error) from error
 
     def _run(self, stop: int, xp: Any, p: Any, x: Any, slots: Sequence[Any], row: Row) -> Flow:
         rest = iter(slots)
         flow: Flow = (p, x, [], x)
         for part, coefficients in zip(self.parts[:stop], row, strict=False):
             own = tuple(islice(rest, len(part.slots)))
-            flow = part.act(part.rule, xp.arrays if part.whole else xp, flow, own, coefficients)
+            try:
+                flow = part.act(part.rule, xp.arrays if part.whole else xp, flow, own, coefficients)
+            except (AttributeError, TypeError) as error:
+                if part.act in _GIVEN and not isinstance(error, RuleError):
+                    _called(part, coefficients)
+                    if not part.whole:
+                        raise wrong(part.rule.__qualname__, error) from error
+                raise
             if part.whole:
                 _shaped(part.rule, flow[:2], p)
         return flow
@@ -157,8 +181,33 @@ def on_nothing(rule: Rule, xp: Any, flow: Flow, own: Sequence[Any], row: Mapping
 def _given(rule: Rule, out: Any, wanted: int) -> tuple[Any, ...]:
     results = out if isinstance(out, tuple) else (out,)
     if len(results) != wanted:
-        raise TypeError(f"{rule.__qualname__} gave {len(results)} arrays; wanted a tuple of {wanted}")
+        raise RuleError(f"{rule.__qualname__} gave {len(results)} arrays; wanted a tuple of {wanted}")
     return results
+
+
+def wrong(rule: str, error: Exception) -> RuleError:
+    """What is wrong with a rule, or several, that did this."""
+    more = "" if isinstance(error, MisuseError) else f"; {ALLOWED}"
+    return RuleError(f"the rule {rule} does what no kernel can: {error}{more}")
+
+
+def _called(part: Part, coefficients: Mapping[str, Any]) -> None:
+    """Raise RuleError, with the names of both, if the rule has other arguments than it is called with."""
+    rule, given = part.rule.__qualname__, (*_GIVEN[part.act], *part.slots)
+    arguments = inspect.signature(part.rule).parameters.values()
+    first = [a.name for a in arguments if a.kind in {a.POSITIONAL_ONLY, a.POSITIONAL_OR_KEYWORD}][: len(given)]
+    if len(first) < len(given) and not any(a.kind is a.VAR_POSITIONAL for a in arguments):
+        raise RuleError(f"{rule} takes {', '.join(first)}; wanted {', '.join(given)}")
+    others = {a.name: a for a in arguments if a.name not in first and a.kind is not a.VAR_POSITIONAL}
+    missing = [n for n, a in others.items() if a.default is a.empty and a.kind is not a.VAR_KEYWORD]
+    missing = [n for n in missing if n not in coefficients]
+    unexpected = [n for n in coefficients if n not in others]
+    if missing or (unexpected and not any(a.kind is a.VAR_KEYWORD for a in arguments)):
+        each = [(missing, "missing"), (unexpected, "unexpected")]
+        raise RuleError(
+            f"{rule} takes {', '.join(others) or 'nothing'} beside {', '.join(first)}, but its coefficients are "
+            f"{', '.join(coefficients) or 'none'}: {', '.join(f'{n!r} is {how}' for of, how in each for n in of)}"
+        )
 
 
 def _shaped(rule: Rule, given: Sequence[Any], p: Any) -> None:
@@ -169,6 +218,15 @@ def _shaped(rule: Rule, given: Sequence[Any], p: Any) -> None:
                 f"{rule.__qualname__} gave a {type(a).__name__} of shape {tuple(a.shape)} and dtype {a.dtype}; "
                 f"wanted the shape {tuple(p.shape)} of its parameter"
             )
+
+
+_GIVEN: Mapping[Act, tuple[str, ...]] = {
+    on_value: ("xp", "p", "x"),
+    on_gradient: ("xp", "p", "x", "g"),
+    on_parameter: ("xp", "p"),
+    on_slots: ("xp", "s"),
+}
+"""What a rule is called with by position, before its slots."""
 
 
 def _move(rule: Rule, xp: Any, flow: Flow, own: Sequence[Any], row: Mapping[str, Any]) -> Flow:

@@ -169,9 +169,9 @@ class Pure(Stage):
 
         `dtype` is that of the arithmetic, `float32` or `float64`. Needs no compiler, no device and no parameters.
         """
-        if engine not in {"cuda", "compiled", "blocked"}:
+        if not isinstance(engine, str) or engine not in {"cuda", "compiled", "blocked"}:
             raise ValueError(f"engine is {engine!r}; wanted 'cuda', 'compiled' or 'blocked', whose code is generated")
-        if dtype not in {"float32", "float64"}:
+        if not isinstance(dtype, str) or dtype not in {"float32", "float64"}:
             raise ValueError(f"dtype is {dtype!r}; wanted 'float32' or 'float64'")
         tracks = self._pipeline.tracks.values()
         whole = [track.program.whole for track in tracks if track.program.whole is not None]

@@ -82,12 +82,27 @@ def shown(*selectors: Selector | None) -> str:
 
 
 def _matcher(pattern: str) -> Callable[[str, Array], bool]:
-    keys = [
-        r"(?:[^.]*\.)*" if key == "**" else re.escape(key).replace(r"\*", "[^.]*").replace(r"\?", "[^.]") + r"\."
-        for key in pattern.split(".")
-    ]
-    matches = re.compile("".join(keys)).fullmatch
+    runs = [""]
+    for key in pattern.split("."):
+        if key == "**":
+            runs.append("")
+        else:
+            pieces = [re.escape(piece).replace(r"\?", "[^.]") for piece in key.split("*")]
+            runs[-1] += _starred(pieces, "[^.]") + r"\."
+    matches = re.compile(_starred(runs, r"(?:[^.]*\.)")).fullmatch
     return lambda path, _: matches(f"{path}." if path else "") is not None
+
+
+def _starred(pieces: Sequence[str], any_: str) -> str:
+    """The pieces in a row, with as many of these as may be between two.
+
+    Each piece has one length, so that where it fits first is best for all that follow, and no other place is tried:
+    trying all takes time that grows with the power of their number.
+    """
+    first, *others = pieces
+    if not others:
+        return first
+    return first + "".join(f"(?>{any_}*?{piece})" for piece in others[:-1]) + f"{any_}*{others[-1]}"
 
 
 class Own(Mapping[str, Any]):

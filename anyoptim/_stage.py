@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
@@ -223,9 +224,10 @@ class Stage:
     def _advanced(self, step: Any, numbers: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
         """The numbers of this step."""
         found = self.advance(step, **numbers, **self._values(step, {}), **found)
-        if set(found) != set(numbers):
-            raise TypeError(f"advance of {self!r} gave {sorted(found)}; wanted {sorted(numbers)}")
-        return {name: _number(found[name]) for name in numbers}
+        if not isinstance(found, Mapping) or set(found) != set(numbers):
+            names = [*found] if isinstance(found, Mapping) else repr(found)
+            raise TypeError(f"advance of {self!r} gave {names}; wanted {sorted(numbers)}")
+        return {name: _number(f"advance of {self!r}", name, found[name]) for name in numbers}
 
     def _values(self, step: Any, given: Mapping[str, Hyper]) -> dict[str, Any]:
         """The hyperparameters at this step, schedules called; those that are given instead of the stage's own."""
@@ -255,7 +257,12 @@ class Stage:
             if any(isinstance(v, Symbol) for v in (t, *values.values())):
                 raise TypeError(f"coefficients of {self!r} can't be computed on a device: {error}") from error
             raise
-        return found if floats(found) else {k: _number(c) for k, c in found.items()}
+        try:
+            if floats(found):
+                return found
+        except (AttributeError, RuntimeError, TypeError):  # of other types
+            raise TypeError(f"coefficients of {self!r} gave {found!r}; wanted a dict of numbers by name") from None
+        return {name: _number(f"coefficients of {self!r}", name, c) for name, c in found.items()}
 
 
 class GradientStage(Stage):
@@ -306,11 +313,20 @@ class SlotStage(Stage):
     _act = staticmethod(on_slots)
 
 
-def _number(c: Any) -> Any:
+def _number(of: str, name: str, c: Any) -> Any:
     # A NumPy float64 scalar would turn float32 arrays into float64. A bool or a string is a static option of the rule.
     if isinstance(c, bool | np.bool_ | str):
         return c if isinstance(c, str) else bool(c)
-    return float(c) if is_scalar(c) else c
+    try:
+        if is_scalar(c):
+            return float(c)
+    except (OverflowError, TypeError):
+        pass
+    else:
+        one = hasattr(c, "dtype") and math.prod(c.shape) == 1
+        if isinstance(c, Symbol) or (one and (not isinstance(c, np.ndarray) or c.dtype.kind in "biuf")):
+            return c
+    raise TypeError(f"{of} gave {c!r} for {name!r}; wanted a real number, a bool or a string")
 
 
 def itself(xp: Any, p: Array, x: Array) -> Array:

@@ -130,14 +130,7 @@ def unpack(
         raise ValueError(f"state.slots is not a tuple of {len(stages)}, one for each stage of {list(stages)}")
     counted = {"state.t": state.t, **({"state.pending": state.pending} if _gathers(stages) else {})}
     t, *pending = (_counts(tree, ps, root, counts) for root, counts in counted.items())
-    columns: dict[tuple[int, str], tuple[str, list[Any]]] = {}
-    for k, (stage, slots) in enumerate(zip(stages, given, strict=True)):
-        root = f"state.slots[{k}]" if nested else "state.slots"
-        if not isinstance(slots, Mapping):
-            raise TypeError(f"{root} is a {type(slots).__qualname__}; wanted a dict with {sorted(stage.slots)}")
-        if set(slots) != set(stage.slots):
-            raise ValueError(f"{root} has {sorted(slots)}; wanted {sorted(stage.slots)} for {stage!r}")
-        columns.update({(k, name): (at := f"{root}[{name!r}]", tree.match(at, slots[name])) for name in stage.slots})
+    columns = _columns(stages, nested, tree, given)
     slots_of: list[tuple[Array, ...] | None] = []
     for i, p in enumerate(ps):
         if p is None:
@@ -161,23 +154,40 @@ def _counts(tree: Tree, ps: Sequence[Parameter | None], root: str, counts: Any) 
     return [None if p is None else count(str(tree.name(i, root)), found[i]) for i, p in enumerate(ps)]
 
 
+def _columns(
+    stages: Sequence[Stage], nested: bool, tree: Tree, given: Sequence[Any]
+) -> dict[tuple[int, str], tuple[str, list[Any]]]:
+    """Each slot, by the number of its stage and its name: how it is reached, and its leaves."""
+    columns = {}
+    for k, (stage, slots) in enumerate(zip(stages, given, strict=True)):
+        root = f"state.slots[{k}]" if nested else "state.slots"
+        if not isinstance(slots, Mapping):
+            raise TypeError(f"{root} is a {type(slots).__qualname__}; wanted a dict with {sorted(stage.slots)}")
+        if set(slots) != set(stage.slots):
+            raise ValueError(f"{root} has {[*slots]}; wanted {sorted(stage.slots)} for {stage!r}")
+        columns.update({(k, name): (at := f"{root}[{name!r}]", tree.match(at, slots[name])) for name in stage.slots})
+    return columns
+
+
 def flattened(
     stages: Sequence[Stage], nested: bool, state: Any
 ) -> tuple[Any, Flat, Sequence[Sequence[tuple[int, str]]]]:
-    """The structure of a state, the state as lists, and of each parameter its slots: of which stage, their names."""
+    """The structure of a state, the state as lists, and of each parameter its slots: of which stage, their names.
+
+    Raises ValueError or TypeError if it is none for these stages.
+    """
     if not isinstance(state, State):
         raise TypeError(f"state is a {type(state).__qualname__}; wanted the State that init(params) gives")
     given = state.slots if nested else (state.slots,)
     if not isinstance(given, tuple | list) or len(given) != len(stages):
         raise ValueError(f"state.slots is not a tuple of {len(stages)}, one for each stage of {list(stages)}")
     tree = Tree("state.t", state.t)
-    columns = {
-        (k, name): tree.match(f"state.slots of {name!r}", given[k][name])
-        for k, stage in enumerate(stages)
-        for name in stage.slots
-    }
-    names = [[key for key, column in columns.items() if column[i] is not None] for i in range(len(tree.leaves))]
-    slots: list[tuple[Array, ...] | None] = [tuple(columns[key][i] for key in own) for i, own in enumerate(names)]
+    columns = _columns(stages, nested, tree, given)
+    names = [[key for key, (_, column) in columns.items() if column[i] is not None] for i in range(len(tree.leaves))]
+    slots: list[tuple[Array, ...] | None] = []
+    for i, own in enumerate(names):
+        places = [(tree.name(i, at), column[i]) for at, column in (columns[key] for key in own)]
+        slots.append(tuple(checks.admit(name, slot, "an array")[1] for name, slot in places))
     pending = tree.match("state.pending", state.pending) if _gathers(stages) else ()
     flat = Flat(state.step, tree.leaves, slots, _numbers(stages, nested, state.numbers), pending)
     return tree.spec, flat, names

@@ -114,7 +114,7 @@ def restored(
     Raises TypeError or ValueError for what no optimizer wrote. What another one wrote is what is left.
     """
     given = _with("state", {"pending": {}, **_mapping("state", state)}, _FIELDS)
-    if given["version"] != VERSION:
+    if not _equal(given["version"], VERSION):
         raise ValueError(f"state['version'] is {given['version']!r}; wanted {VERSION}, which this anyoptim reads")
     step = integer("state['step']", given["step"])
     counts, waiting = (
@@ -333,8 +333,16 @@ def _same(root: str, given: Mapping[str, Any], present: Mapping[str, Any], left:
     left += [
         f"{root}[{name!r}] is {given[name]!r}, not {value!r}"
         for name, value in present.items()
-        if name in given and given[name] != value
+        if name in given and not _equal(given[name], value)
     ]
+
+
+def _equal(a: Any, b: Any) -> bool:
+    """Whether they are; an array, of which that is no question, equals nothing."""
+    try:
+        return bool(a == b)
+    except (ValueError, RuntimeError):
+        return False
 
 
 def _keys(root: str, given: Any, present: Any, left: list[str]) -> None:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from anyoptim._operations import Operations
-from anyoptim._program import Options, Program, Row
+from anyoptim._program import MisuseError, Options, Program, Row, RuleError, wrong
 
 __all__ = [
     "LOGICAL",
@@ -198,11 +198,13 @@ class _Tape:
         )
         try:
             results = program(_Recording(self), row)
-        except TypeError as error:
-            raise TypeError(f"the rule {self.name} does what no kernel can: {error}") from error
+        except RuleError:
+            raise
+        except (AttributeError, TypeError) as error:
+            raise wrong(self.name, error) from error
         for a in results:
             if not isinstance(a, _Array) or self.is_mask(a.number):
-                raise TypeError(
+                raise RuleError(
                     f"{self.name} gave a {type(a).__name__}; wanted an array of numbers made of p, x and its slots"
                 )
         return [a.number for a in results]
@@ -215,7 +217,7 @@ class _Tape:
             arrays if op in {"and", "or", "not"} else [op == "where" and arrays[0], *[False] * len(masks)][: len(masks)]
         )
         if masks != wanted:
-            raise TypeError(
+            raise MisuseError(
                 f"its {op!r} mixes truth values and numbers; wanted x > 0 to enter xp.where, & , | and ~ only"
             )
         if node not in self.numbers:
@@ -232,11 +234,11 @@ class _Tape:
             return a.number if isinstance(a, _Array) else a.scalar
         if isinstance(a, int | float):
             return Scalar("number", (float(a).hex(),))  # -0.0 and 0.0 are two numbers
-        raise TypeError(f"it uses {a!r}; wanted its own arrays, its coefficients and Python numbers")
+        raise MisuseError(f"it uses {a!r}; wanted its own arrays, its coefficients and Python numbers")
 
     @staticmethod
     def branch() -> TypeError:
-        return TypeError(
+        return MisuseError(
             "it branches on a value that is known only when it runs; wanted xp.where(...), "
             "or a coefficient that is a bool or a string, which is a static option"
         )
@@ -311,8 +313,19 @@ class _Value:
 
     __float__ = __int__ = __index__ = __bool__
 
+    def __pow__(self, other: Any) -> Any:
+        raise MisuseError("it uses **; wanted x*x for x**2, xp.sqrt, or a coefficient that is the power of others")
+
+    __rpow__ = __pow__
+
+    def __getitem__(self, key: Any) -> Any:
+        raise MisuseError(f"it takes [{key!r}] of an array; wanted a rule of one element, or whole = True")
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(name if name.startswith("__") else f"it uses .{name}")
+
     def __iadd__(self, other: Any) -> Any:
-        raise TypeError("it writes to what it was given; wanted m = m + x, and not m += x")
+        raise MisuseError("it writes to what it was given; wanted m = m + x, and not m += x")
 
     __isub__ = __imul__ = __itruediv__ = __iadd__
 
@@ -338,7 +351,7 @@ def _operation(tape: _Tape, op: str, *operands: Any) -> Any:
     if any(isinstance(a, _Array) for a in operands):
         return tape.record(op, *operands)
     if op == "not":  # Python's ~True is -2, and true
-        raise TypeError("it uses ~ on coefficients alone; wanted the opposite comparison")
+        raise MisuseError("it uses ~ on coefficients alone; wanted the opposite comparison")
     return Symbol(tape, Scalar(op, tuple(tape.argument(a) for a in operands)))
 
 

@@ -49,7 +49,12 @@ class Tree:
         self.root = root
         self.container = container
         self.leaves: list[Any]
-        self.leaves, self.spec = flattened(container)
+        try:
+            self.leaves, self.spec = flattened(container)
+        except RecursionError:
+            raise ValueError(
+                f"{root} contains itself, or is nested deeper than {optree.MAX_RECURSION_DEPTH} levels; wanted less"
+            ) from None
 
     def name(self, i: int, root: str | None = None) -> Name:
         """How a user would write leaf `i`, here or at the same place of another container."""
@@ -173,7 +178,10 @@ class Form:
                 return self._get(container)
             except LookupError:
                 return None
-        leaves, spec = flattened(container)
+        try:
+            leaves, spec = flattened(container)
+        except RecursionError:  # of one within itself
+            return None
         return leaves if spec == self._spec else None
 
 

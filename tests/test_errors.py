@@ -456,11 +456,9 @@ def test_a_rule_that_goes_wrong_is_named() -> None:
 
     p = np.ones(3)
     g = np.ones(3)
-    with pytest.raises(AttributeError, match=r"a rule has no 'tanh'; it may use .*sqrt"):
+    with pytest.raises(TypeError, match=r"the rule .*Tanh.rule does what no kernel can: it uses xp.tanh; .*has .*sqrt"):
         Tanh().update(p, g)
-    with pytest.raises(TypeError, match=r"Sum.rule gave a ndarray of shape \(3, 3\) .*; wanted the shape \(3,\)"):
-        Sum(engine="portable").update(p, g)
-    with pytest.raises(TypeError, match=r"the rule .*Sum.rule does what no kernel can: .*not subscriptable"):
+    with pytest.raises(TypeError, match=r"the rule .*Sum.rule does what no kernel can: it takes \[.*\] of an array"):
         Sum().update(p, g)
     with pytest.raises(TypeError, match=r"Slotless.rule gave 1 arrays; wanted a tuple of 2"):
         Slotless().update(p, g)
@@ -468,7 +466,7 @@ def test_a_rule_that_goes_wrong_is_named() -> None:
         InPlace().update(p, g)
     optimizer = InPlace(engine="portable")
     state = optimizer.init(p)
-    with pytest.raises(ValueError, match="read-only"):
+    with pytest.raises(TypeError, match="it writes to what it was given"):
         optimizer.step(p, g, state)
     assert p.tolist() == g.tolist() == [1, 1, 1]
     assert state.slots["m"].tolist() == [0, 0, 0]

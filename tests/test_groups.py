@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import pickle
+import subprocess
+import sys
 from collections.abc import Callable
 from copy import copy, deepcopy
 from typing import Any
@@ -59,6 +61,27 @@ def test_patterns(keys: list[str], pattern: list[str]) -> None:
     else:
         with pytest.raises(ValueError, match="for which there is no parameter among"):
             optimizer.init(params)
+
+
+_MANY_STARS = """
+from anyoptim._select import Selection
+for pattern, path in (
+    ("*a" * 12 + "b", "a" * 60),
+    ("*a" * 40 + "b", "a" * 2000),
+    ("**.a." * 12 + "b", ".".join("a" * 60)),
+    ("**.*a*a*a." * 12 + "b", ".".join(["aaaaaaa"] * 60)),
+    ("**." * 30 + "b", ".".join("a" * 400)),
+):
+    assert Selection("groups", [pattern, ...]).taker(path) is ..., pattern
+    path += ".b" if "." in path else "b"
+    assert Selection("groups", [pattern, ...]).taker(path) == pattern, pattern
+"""
+
+
+def test_many_stars() -> None:
+    """A pattern of many stars that takes nothing says so, where one that tries all places would go on for years."""
+    run = subprocess.run([sys.executable, "-c", _MANY_STARS], check=False, capture_output=True, text=True, timeout=120)
+    assert run.returncode == 0, run.stderr
 
 
 PATTERNS: dict[str, list[str]] = {

@@ -94,7 +94,8 @@ def test_jit_compiles_once_and_agrees(method: type[ao.Optimizer], need: Callable
     class Counted(method):  # type: ignore[misc, valid-type]
         @staticmethod
         def rule(*args: Any, **coefficients: Any) -> Any:
-            traces.append(coefficients)
+            if hasattr(args[1], "shape"):  # and not what records the rule, to see that any engine could run it
+                traces.append(coefficients)
             return method.rule(*args, **coefficients)
 
     optimizer, eager = Counted(lr=0.1), method(lr=0.1)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import anyoptim as ao
-from tests.libraries import Library, same_bits
+from tests.libraries import ENGINES, Library, same_bits
 
 NAN, INF = np.nan, np.inf
 EDGES = [0.0, -0.0, 1.0, -1.0, 1e-45, -1e-45, INF, -INF, NAN, 3e38]
@@ -84,7 +84,8 @@ def test_what_is_done_to_coefficients_alone_is_float64(lib: Library) -> None:
         @staticmethod
         def rule(xp: Any, p: Any, x: Any, *, lr: float, decay: float, doubled: bool) -> Any:
             factor = xp.maximum(xp.sqrt(lr), decay) * xp.sign(-lr) * xp.minimum(lr, 1.0) * xp.abs(-0.1)
-            seen.append((factor, doubled))
+            if isinstance(factor, float):  # and not what stands for one in a trace
+                seen.append((factor, doubled))
             return (2.0 if doubled else 1.0) * factor * x
 
     p = Scaled(lr=0.3, decay=0.1, engine="portable").update({"p": lib.array([1.0])}, {"p": lib.array([1.0])})["p"]
@@ -187,14 +188,14 @@ def test_a_result_of_another_dtype_is_refused(lib: Library) -> None:
 
     class Wide(ao.Optimizer):
         slots = ("s",)
+        whole = True
 
         @staticmethod
         def rule(xp: Any, p: Any, x: Any, s: Any) -> Any:
-            namespace = xp._library.xp
-            return x, namespace.astype(x, namespace.float64)
+            return x, xp.astype(x, xp.float64)
 
     with pytest.raises(TypeError, match=r"Wide.rule gave .*dtype .*float64; wanted .*float32"):
-        Wide(engine="portable").update({"w": lib.array([1.0])}, {"w": lib.array([0.5])})
+        Wide().update({"w": lib.array([1.0])}, {"w": lib.array([0.5])})
 
 
 def test_a_slot_is_never_the_callers_array(lib: Library) -> None:
@@ -214,3 +215,127 @@ def test_a_slot_is_never_the_callers_array(lib: Library) -> None:
     g[...] = lib.array([100.0])
     optimizer.update(p, g)
     assert lib.tonumpy(p).tolist() == [0.5]
+
+
+class Misdeeds:
+    """What a rule of one element may not do."""
+
+    @staticmethod
+    def sum(xp: Any, p: Any, x: Any, *, lr: Any) -> Any:
+        return lr * x.sum()
+
+    @staticmethod
+    def mean(xp: Any, p: Any, x: Any, *, lr: Any) -> Any:
+        return x - x.mean()
+
+    @staticmethod
+    def item(xp: Any, p: Any, x: Any, *, lr: Any) -> Any:
+        return lr * x[0]
+
+    @staticmethod
+    def shape(xp: Any, p: Any, x: Any, *, lr: Any) -> Any:
+        return x / x.shape[0]
+
+    @staticmethod
+    def transposed(xp: Any, p: Any, x: Any, *, lr: Any) -> Any:
+        return lr * x.T
+
+    @staticmethod
+    def numpy(xp: Any, p: Any, x: Any, *, lr: Any) -> Any:
+        return np.exp(x)
+
+    @staticmethod
+    def namespace(xp: Any, p: Any, x: Any, *, lr: Any) -> Any:
+        return xp.exp(x)
+
+    @staticmethod
+    def number(xp: Any, p: Any, x: Any, *, lr: Any) -> Any:
+        return float(x) * lr
+
+    @staticmethod
+    def square(xp: Any, p: Any, x: Any, *, lr: Any) -> Any:
+        return x**2
+
+    @staticmethod
+    def power(xp: Any, p: Any, x: Any, *, lr: Any) -> Any:
+        return lr**0.5 * x
+
+    @staticmethod
+    def floor(xp: Any, p: Any, x: Any, *, lr: Any) -> Any:
+        return x // 2
+
+    @staticmethod
+    def length(xp: Any, p: Any, x: Any, *, lr: Any) -> Any:
+        return len(x) * x
+
+    @staticmethod
+    def branch(xp: Any, p: Any, x: Any, *, lr: Any) -> Any:
+        return x if lr > 0 else -x
+
+    @staticmethod
+    def inside(xp: Any, p: Any, x: Any, *, lr: Any) -> Any:
+        x += 1
+        return x
+
+    @staticmethod
+    def misspelt(xp: Any, p: Any, x: Any, *, lr_t: Any) -> Any:
+        return lr_t * x
+
+    @staticmethod
+    def lacking(xp: Any, p: Any, x: Any) -> Any:
+        return x
+
+    @staticmethod
+    def more(xp: Any, p: Any, x: Any, lr: Any, decay: Any) -> Any:
+        return lr * x + decay * p
+
+    @staticmethod
+    def fewer(xp: Any, x: Any, *, lr: Any) -> Any:
+        return lr * x
+
+
+INSTEAD = (
+    "a rule is of one element .*; wanted .* measure, totals or norms .* and whole = True for a rule of whole arrays"
+)
+SAYS = {
+    "sum": rf"it uses \.sum; {INSTEAD}",
+    "mean": rf"it uses \.mean; {INSTEAD}",
+    "item": r"it takes \[0\] of an array; wanted a rule of one element",
+    "shape": rf"it uses \.shape; {INSTEAD}",
+    "transposed": rf"it uses \.T; {INSTEAD}",
+    "numpy": rf"ufuncs.*; {INSTEAD}",
+    "namespace": rf"it uses xp\.exp; {INSTEAD}",
+    "number": r"it branches on a value that is known only when it runs",
+    "square": r"it uses \*\*; wanted x\*x for x\*\*2",
+    "power": r"it uses \*\*; .* or a coefficient that is the power of others",
+    "floor": rf"//.*; {INSTEAD}",
+    "length": rf"len.*; {INSTEAD}",
+    "branch": r"it branches on a value .*; wanted xp.where",
+    "inside": r"it writes to what it was given; wanted m = m \+ x",
+    "misspelt": r"takes lr_t beside xp, p, x, but its coefficients are lr: 'lr_t' is missing, 'lr' is unexpected",
+    "lacking": r"takes nothing beside xp, p, x, but its coefficients are lr: 'lr' is unexpected",
+    "more": r"takes lr, decay beside xp, p, x, but its coefficients are lr: 'decay' is missing",
+    "fewer": r"takes xp, x; wanted xp, p, x",
+}
+
+
+@pytest.mark.parametrize("name", SAYS)
+def test_what_a_rule_may_not_do_is_said_by_every_engine(lib: Library, name: str) -> None:
+    """In the same words, which name the rule, wherever it would run; and nothing is written."""
+
+    class Bad(ao.Optimizer):
+        hyperparameters = {"lr": ao.nonnegative}
+        rule = staticmethod(getattr(Misdeeds, name))
+
+    engines = ENGINES if lib.name == "numpy" else (None, "portable")
+    said = set()
+    for engine in engines:
+        params = {"w": lib.array([[1.0, 2.0], [3.0, 4.0]])}
+        for chained in (False, True):
+            bad = Bad(lr=0.5, engine=None if chained else engine)
+            optimizer = ao.chain(ao.ClipGlobalNorm(1.0), bad, ao.EMA(), engine=engine) if chained else bad
+            with pytest.raises(TypeError, match=rf"\bMisdeeds\.{name}\b.*{SAYS[name]}") as raised:
+                optimizer.update(params, {"w": lib.array([[1.0, 1.0], [1.0, 1.0]])})
+            said.add(str(raised.value))
+        assert lib.tonumpy(params["w"]).tolist() == [[1.0, 2.0], [3.0, 4.0]]
+    assert len(said) == 1

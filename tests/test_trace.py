@@ -157,7 +157,7 @@ SAYS = {
     "branch_on_array": "it branches on a value that is known only when it runs; wanted xp.where",
     "branch_on_coefficient": "it branches on a value",
     "foreign_array": "it uses array",
-    "power": "unsupported operand",
+    "power": r"it uses \*\*; wanted x\*x",
     "too_many": "gave 2 arrays; wanted a tuple of 1",
     "sum_of_masks": "'add' mixes truth values and numbers",
     "mask_by_number": "'and' mixes truth values and numbers",

@@ -6,6 +6,7 @@ Their classes are registered with JAX, which is asked where it is loaded, and wi
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from typing import Any
 
 import optree
@@ -20,7 +21,7 @@ _LEAVES: set[type] = {type(None), int, float, complex}
 
 
 def flattened(container: Any) -> tuple[list[Any], optree.PyTreeSpec]:
-    """The leaves, None being one, and the structure."""
+    """The leaves, None being one, and the structure. Raises RecursionError for a container within itself."""
     leaves, spec = optree.tree_flatten(container, none_is_leaf=True, namespace=_SPACE)
     while "jax" in sys.modules and not _LEAVES.issuperset(map(type, leaves)) and _registered(leaves):
         leaves, spec = optree.tree_flatten(container, none_is_leaf=True, namespace=_SPACE)
@@ -74,7 +75,8 @@ def _registered(leaves: list[Any]) -> bool:
         if not tree.all_leaves([leaf]):
             attributes = any(isinstance(path[0], tree.GetAttrKey) for path, _ in _pairs(leaf)[0])
             entry = _Attribute if attributes else Foreign
-            optree.register_pytree_node(kind, _apart, _together, path_entry_type=entry, namespace=_SPACE)
+            with suppress(ValueError):  # another thread was first
+                optree.register_pytree_node(kind, _apart, _together, path_entry_type=entry, namespace=_SPACE)
             found = True
         elif hasattr(kind, "__array__") or hasattr(kind, "__dlpack__"):
             _LEAVES.add(kind)  # another class may still be registered

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -63,6 +64,8 @@ class Noise(NamedTuple):
         if not isinstance(noise_shape, Sequence):
             raise TypeError(f"noise_shape is {noise_shape!r}; wanted 1 or None or its length for each axis")
         entries = tuple(noise_shape)
+        if not all(m is None or is_scalar(m) for m in entries):
+            raise TypeError(f"noise_shape is {noise_shape!r}; wanted 1 or None or its length for each axis")
         if len(entries) != len(shape) or any(m not in {None, 1, n} for n, m in zip(shape, entries, strict=True)):
             raise ValueError(
                 f"noise_shape is {entries} for an x of shape {shape}; wanted 1 or None or its length for each axis"
@@ -84,8 +87,15 @@ class Noise(NamedTuple):
 
 
 def by_channel(ndim: int, axis: int) -> tuple[int | None, ...]:
-    """The noise shape of what is drawn for each sample, along the first axis, and channel. Raises ValueError."""
-    channel = axis + ndim if axis < 0 else axis
+    """The noise shape of what is drawn for each sample, along the first axis, and channel.
+
+    Raises TypeError and ValueError.
+    """
+    try:
+        channel = operator.index(axis)
+    except TypeError:
+        raise TypeError(f"axis is {axis!r}; wanted an integer") from None
+    channel += ndim if channel < 0 else 0
     if not 0 < channel < ndim:
         raise ValueError(f"axis is {axis} for an x of {ndim} axes; wanted that of the channels, after the samples'")
     return tuple(None if k in {0, channel} else 1 for k in range(ndim))

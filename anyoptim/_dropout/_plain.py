@@ -70,7 +70,10 @@ def dropout(
 
 
 def _scale(ratio: float, inverted: bool) -> float:
-    return 1 / (1 - ratio) if inverted and ratio < 1 else 1.0
+    try:
+        return 1 / (1 - ratio) if inverted and ratio < 1 else 1.0
+    except (ValueError, RuntimeError):  # of an array
+        raise TypeError(f"inverted is {inverted!r}; wanted True or False") from None
 
 
 class Dropout(Sampled):

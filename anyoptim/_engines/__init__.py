@@ -81,7 +81,7 @@ def known(name: Any) -> None:
 
     And ImportError for one whose packages are missing.
     """
-    if name is not None and name not in tuple(ENGINES):
+    if name is not None and not (isinstance(name, str) and name in ENGINES):
         raise ValueError(f"engine is {name!r}; wanted one of {', '.join(map(repr, ENGINES))}, or None")
     if name == "compiled" and (compiled.missing() or compiled.broken()):
         raise ImportError(f"engine is 'compiled', but {compiled.missing() or compiled.broken()}")

@@ -6,7 +6,6 @@ Nothing here waits: what is not over yet stays where it is, and other memory is 
 from __future__ import annotations
 
 import functools
-import threading
 from collections import defaultdict, deque
 from typing import Any, NamedTuple, Protocol
 
@@ -69,7 +68,6 @@ class Buffers:
     def __init__(self, machine: Machine) -> None:
         self._machine = machine
         self._events: list[Any] = []
-        self._taking = threading.Lock()  # giving needs none, and may happen whenever a plan is dropped
         self._device: defaultdict[int, deque[_Free]] = defaultdict(deque)
         self._pinned: defaultdict[int, deque[_Pinned]] = defaultdict(deque)
 
@@ -104,13 +102,15 @@ class Buffers:
 
     def _over(self, free: deque[Any]) -> Any:
         """One that the device is done with, if it is the one that waited longest; else None."""
-        with self._taking:
-            if not free:
-                return None
-            if self._machine.over(free[0].event.handle):
-                return free.popleft()
-            free.rotate(-1)  # its stream may have stopped, and those of others not
+        # No lock: a plan that is dropped in between gives, and what a handler of a signal does there takes.
+        try:
+            found = free.popleft()
+        except IndexError:
             return None
+        if self._machine.over(found.event.handle):
+            return found
+        free.append(found)  # its stream may have stopped, and those of others not
+        return None
 
     def give_pinned(self, found: _Pinned) -> None:
         """Have it back when its event is over."""

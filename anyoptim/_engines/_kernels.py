@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from anyoptim._engines._leaf import NDArray
-from anyoptim._engines._scratch import scratch
+from anyoptim._engines._scratch import Scratch
 from anyoptim._program import Options, Program
 from anyoptim._render import UFUNCS, Source, blocked, blocked_measure
 from anyoptim._trace import Scalar, trace, trace_measure
@@ -34,10 +34,10 @@ class Work(NamedTuple):
     numbers: Sequence[NDArray]
     """Views of the elements of the table."""
 
-    def arguments(self, *arrays: NDArray) -> list[NDArray]:
+    def arguments(self, own: Scratch, *arrays: NDArray) -> list[NDArray]:
         """What the kernel is called with for one block of p, x and the slots, all of it in the compute dtype."""
         kernel = self.kernel
-        return [*arrays, *self.numbers, *scratch(self.dtype, kernel.temporaries, kernel.masks, arrays[0].shape)]
+        return [*arrays, *self.numbers, *own.arrays(self.dtype, kernel.temporaries, kernel.masks, arrays[0].shape)]
 
 
 def text(program: Program, k: int | None, static: Options) -> Source:

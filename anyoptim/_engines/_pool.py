@@ -6,6 +6,7 @@ import contextlib
 import os
 import struct
 import sys
+import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -26,9 +27,18 @@ def spread(call: Callable[..., object], pieces: Sequence[tuple[Any, ...]]) -> No
 
     All pieces are done when it returns or raises.
     """
-    if len(pieces) == 1:
-        call(*pieces[0])
+    if len(pieces) == 1 or _SHARING.now:
+        for piece in pieces:
+            call(*piece)
         return
+    try:
+        _SHARING.now = True
+        _share(call, pieces)
+    finally:
+        _SHARING.now = False
+
+
+def _share(call: Callable[..., object], pieces: Sequence[tuple[Any, ...]]) -> None:
     mode = _flushing()
     queue = deque(pieces)
 
@@ -79,6 +89,23 @@ def _flushing() -> tuple[bool, bool]:
 _SUBNORMAL = struct.unpack("d", (1).to_bytes(8, sys.byteorder))
 
 
+class _Sharing(threading.local):
+    """Whether this thread shares out a step now, or takes part in another's.
+
+    A step that a finalizer or the handler of a signal takes meanwhile is not shared: it would wait for locks and
+    threads that wait for what it came in between.
+    """
+
+    now = False
+
+
+_SHARING = _Sharing()
+
+
+def _helps() -> None:
+    _SHARING.now = True
+
+
 _POOLS: list[ThreadPoolExecutor] = []
 
 
@@ -87,7 +114,7 @@ def _pool() -> ThreadPoolExecutor:
     if not _POOLS:
         from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 - when there are threads
 
-        _POOLS.append(ThreadPoolExecutor(max(threads() - 1, 1), "anyoptim"))
+        _POOLS.append(ThreadPoolExecutor(max(threads() - 1, 1), "anyoptim", _helps))
     return _POOLS[0]
 
 

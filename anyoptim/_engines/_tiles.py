@@ -60,15 +60,15 @@ class _Stretch(NamedTuple):
 
 def add_up(stretches: Tile) -> None:
     """Stretches one below the other, each from the beginning of a row of 1024 on, in whatever thread."""
-    with quiet():
+    with quiet(), scratch() as own:
         rows = sum(stretch.blocks for stretch in stretches)
-        (wide,) = scratch(np.dtype(np.float64), 1, 0, (rows * BLOCK,), "squares")
+        (wide,) = own.arrays(np.dtype(np.float64), 1, 0, (rows * BLOCK,), "squares")
         at = 0
         for work, arrays, begin, end, _ in stretches:
             parts = _reals(arrays[0])
             flat = [_flat(a, begin // parts, end // parts, work.dtype) for a in arrays]
             stop = at + end - begin
-            wide[at:stop] = work.kernel.call(*work.arguments(*flat))
+            wide[at:stop] = work.kernel.call(*work.arguments(own, *flat))
             at = -(-stop // BLOCK) * BLOCK
             wide[stop:at] = 0
         np.multiply(wide, wide, out=wide)

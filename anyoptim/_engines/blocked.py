@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -13,7 +12,7 @@ from anyoptim._engines import _pool
 from anyoptim._engines._kernels import Work, kernel, text
 from anyoptim._engines._leaf import Again, Commit, Leaf, NDArray, Plan, Result, Rows, Written, host
 from anyoptim._engines._packs import packs
-from anyoptim._engines._scratch import scratch
+from anyoptim._engines._scratch import Scratch, give, retake, scratch
 from anyoptim._engines._tiles import add_up, tiles
 from anyoptim._memory import near
 from anyoptim._program import Program, Row, floats, options
@@ -125,7 +124,8 @@ class Blocked(Plan):
             work = works[pack.leaves[0]]
             if all(works[i] is work for i in pack.leaves):
                 pack.load(gathered)
-                work.kernel.call(*work.arguments(pack.p, pack.x, *pack.slots))
+                with scratch() as own:
+                    work.kernel.call(*work.arguments(own, pack.p, pack.x, *pack.slots))
                 pack.store()
             else:  # they have several rows of coefficients
                 alone = [*alone, *pack.leaves]
@@ -133,27 +133,38 @@ class Blocked(Plan):
 
     def _again(self, work: Work) -> Callable[[Blocked, Sequence[NDArray]], None]:
         """The same for one row and such gradients as `quick` lets pass, with everything laid ready."""
-        thread = threading.get_ident()  # whose scratch it is
-        call = work.kernel.call
-        packed = [(pack, work.arguments(pack.p, pack.x, *pack.slots)) for pack in self.packs]
+        call, packs = work.kernel.call, self.packs
         whole, rest = [], []
         for i in self.alone:
             p, *slots = self.arrays[i]
             if p.dtype is work.dtype and p.size <= BLOCK:
-                whole.append((i, p, work.arguments(p, p, *slots)[2:]))
+                whole.append((i, p, slots))
             else:
                 rest.append(i)
 
+        def laid(own: Scratch) -> tuple[Scratch, list[Any], list[Any]]:
+            packed = [(pack, work.arguments(own, pack.p, pack.x, *pack.slots)) for pack in packs]
+            return own, packed, [(i, p, work.arguments(own, p, p, *slots)[2:]) for i, p, slots in whole]
+
+        with scratch() as first:
+            ready = laid(first)
+
         def run(plan: Blocked, gathered: Sequence[NDArray]) -> None:
-            if threading.get_ident() != thread:
-                plan._run([work] * len(gathered), gathered)
-                return
-            for pack, arguments in packed:
-                pack.load(gathered)
-                call(*arguments)
-                pack.store()
-            for i, p, arguments in whole:
-                call(p, gathered[i], *arguments)
+            nonlocal ready
+            try:
+                retake(ready[0])
+            except ValueError:
+                ready = laid(scratch())
+            own, packed, alone = ready
+            try:  # not by `with`, which costs two calls
+                for pack, arguments in packed:
+                    pack.load(gathered)
+                    call(*arguments)
+                    pack.store()
+                for i, p, arguments in alone:
+                    call(p, gathered[i], *arguments)
+            finally:
+                give(own)
             if rest:
                 _spread(_block, [(work, *block) for i in rest for block in _blocks(plan.arrays[i], gathered[i])])
 
@@ -203,13 +214,13 @@ def _spread(call: Callable[..., None], pieces: Sequence[tuple[Any, ...]]) -> Non
 
 def _block(work: Work, p: NDArray, x: NDArray, slots: Arrays) -> None:
     """One block, in whatever thread. Half precision is widened and rounded again; a gradient of another dtype cast."""
-    with quiet():
+    with quiet(), scratch() as own:
         wide_p, wide_x = p, x
         if p.dtype != work.dtype or x.dtype != work.dtype:
-            wide_p, wide_x = scratch(work.dtype, 2, 0, p.shape, "cast")
+            wide_p, wide_x = own.arrays(work.dtype, 2, 0, p.shape, "cast")
             np.copyto(wide_p, p, casting="same_kind")
             np.copyto(wide_x, x, casting="same_kind")
-        work.kernel.call(*work.arguments(wide_p, wide_x, *slots))
+        work.kernel.call(*work.arguments(own, wide_p, wide_x, *slots))
         if wide_p is not p:
             np.copyto(p, wide_p, casting="same_kind")
 

@@ -10,10 +10,10 @@ from typing import Any
 from anyoptim._arrays import COMPUTE, Array, Library
 from anyoptim._engines._leaf import Commit, Leaf, Plan, Result, Rows
 from anyoptim._operations import Operations
-from anyoptim._program import Program, Row
+from anyoptim._program import MOVE, Options, Program, Row, options
 from anyoptim._quiet import quiet
 from anyoptim._reduction import block_sums
-from anyoptim._trace import range_of
+from anyoptim._trace import range_of, trace, trace_measure
 
 __all__ = ["Lazy", "Portable", "start"]
 
@@ -52,6 +52,21 @@ class _Eager(Operations):
         return self._library.scalar(a, self._like.dtype, self._like) if isinstance(a, int | float) else a
 
 
+def _same(program: Program, k: int | None, rows: Rows) -> None:
+    """Raise TypeError for rules that no other engine runs, though these arrays might do what they ask for."""
+    if program.whole is None and MOVE in program.parts:  # or it is no step
+        for static in {options(row) for row in rows.distinct}:
+            _traced(program, k, static)
+
+
+@functools.lru_cache(maxsize=256)
+def _traced(program: Program, k: int | None, static: Options) -> None:
+    if k is None:
+        trace(program, static)
+    else:
+        trace_measure(program, k, static)
+
+
 class Portable(Plan):
     """Takes every leaf."""
 
@@ -61,6 +76,7 @@ class Portable(Plan):
         return self.leaves[0].library.settle(list(xs)) if lazy else xs
 
     def squares(self, k: int, gathered: Sequence[Array], rows: Rows) -> list[Array]:
+        _same(self.program, k, rows)
         sums = []
         for i, (leaf, x) in enumerate(zip(self.leaves, gathered, strict=True)):
             with leaf.library.at(leaf.p):
@@ -68,6 +84,7 @@ class Portable(Plan):
         return sums
 
     def prepare(self, gathered: Sequence[Array], rows: Rows) -> Commit:
+        _same(self.program, None, rows)
         results = self._settled(self._computed(gathered, rows))
 
         def commit() -> list[Result]:

@@ -18,7 +18,7 @@ from anyoptim._engines.masking import near
 from anyoptim._philox import CHOICES, GROUP, MASK, TURN, bumped, keys
 from anyoptim._quiet import quiet
 from anyoptim._scalars import count, integer
-from anyoptim.random._place import Offset, Rows, place
+from anyoptim.random._place import Offset, Rows, place, sizes
 
 __all__ = ["bits", "choices", "multiply", "of", "philox4x32"]
 
@@ -67,7 +67,7 @@ def bits(
 
     Raises:
         TypeError: a key, call or offset that is no integer (and no array of one integer).
-        ValueError: one that is out of its range.
+        ValueError: one that is out of its range, and a shape that no array has.
     """
     return _words(GROUP, shape, key, call, offset, within, like)
 
@@ -87,7 +87,9 @@ def _words(
     key, call = integer("key", key), count("call", call)
     if not isinstance(shape, Sequence):
         raise TypeError(f"shape is {shape!r}; wanted a tuple of integers")
-    shape = tuple(integer(f"shape[{k}]", n) for k, n in enumerate(shape))
+    shape = sizes("shape", shape)
+    if math.prod(n or 1 for n in shape) >= 1 << 60:  # of 8 bytes
+        raise ValueError(f"shape is {shape}; wanted one of fewer than 2**60 elements")
     arrays, where = of("like", like), place(shape, offset, within)
     if not isinstance(call, int) and library(call) is not arrays:
         raise TypeError(

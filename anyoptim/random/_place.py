@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from anyoptim._scalars import integer
 
-__all__ = ["Offset", "Rows", "place"]
+__all__ = ["Offset", "Rows", "place", "sizes"]
 
 Offset = int | Sequence[int | Sequence[int]]
 """A number of elements; or, for each axis, the index of the first element or the indices of all."""
@@ -42,7 +42,7 @@ def place(shape: tuple[int, ...], offset: Offset, within: Sequence[int] | None) 
         if isinstance(offset, Sequence | np.ndarray) and not isinstance(offset, str):
             raise TypeError(f"offset is {offset!r}; wanted a number of elements, or the shape of the whole as within=")
         return integer("offset", offset)
-    whole = tuple(integer(f"within[{k}]", n) for k, n in enumerate(within))
+    whole = sizes("within", within)
     if math.prod(whole) >= 1 << 63:
         raise ValueError(f"within is {whole}; wanted fewer than 2**63 elements")
     indices = _indices(shape, offset, whole)
@@ -61,6 +61,18 @@ def place(shape: tuple[int, ...], offset: Offset, within: Sequence[int] | None) 
         else:
             starts.append(index * np.uint64(stride))
     return Rows(first, starts, math.prod(shape[axis:])) if starts else first
+
+
+def sizes(name: str, shape: Iterable[int]) -> tuple[int, ...]:
+    """A shape as Python's integers. Raises TypeError and ValueError with its name."""
+    try:
+        entries = tuple(shape)
+    except TypeError:
+        raise TypeError(f"{name} is {shape!r}; wanted a tuple of integers") from None
+    for k, n in enumerate(entries):
+        if isinstance(n, bool):
+            raise TypeError(f"{name}[{k}] is {n}; wanted an integer")
+    return tuple(integer(f"{name}[{k}]", n) for k, n in enumerate(entries))
 
 
 def _consecutive(index: np.ndarray[tuple[int], np.dtype[np.uint64]]) -> bool:
