@@ -87,6 +87,10 @@ class JAX(Library):
             return x
         return loaded().device_put(x, like.sharding)
 
+    def divided(self, x: Array) -> bool:
+        # Of a traced one this is known where the axes of its mesh are explicit.
+        return not (x.aval if self.traced(x) else x).sharding.is_fully_replicated
+
     def memory(self, x: Array) -> Memory | None:
         return None
 

@@ -252,6 +252,10 @@ class Library:
         """`x` divided into pieces as `like` is, of its shape, or of one that has 1 where all of it share an element."""
         return x
 
+    def divided(self, x: Array) -> bool:
+        """Whether the elements of `x`, which is one array to the library, are known to lie on several devices."""
+        return False
+
     def settle(self, arrays: list[Array]) -> list[Array]:
         """The same arrays with nothing left to compute."""
         return arrays

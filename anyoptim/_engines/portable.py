@@ -12,7 +12,7 @@ from anyoptim._engines._leaf import Commit, Leaf, Plan, Result, Rows
 from anyoptim._operations import Operations
 from anyoptim._program import Program, Row
 from anyoptim._quiet import quiet
-from anyoptim._reduction import block_sums
+from anyoptim._reduction import sums
 
 __all__ = ["Lazy", "Portable", "start"]
 
@@ -57,11 +57,11 @@ class Portable(Plan):
         return self.leaves[0].library.settle(list(xs)) if lazy else xs
 
     def squares(self, k: int, gathered: Sequence[Array], rows: Rows) -> list[Array]:
-        sums = []
+        found = []
         for i, (leaf, x) in enumerate(zip(self.leaves, gathered, strict=True)):
             with leaf.library.at(leaf.p):
-                sums.append(self._known(_squares(functools.partial(self.program.measured, k), leaf, x, rows.of(i))))
-        return sums
+                found.append(self._known(_squares(functools.partial(self.program.measured, k), leaf, x, rows.of(i))))
+        return found
 
     def prepare(self, gathered: Sequence[Array], rows: Rows) -> Commit:
         results = self._settled(self._computed(gathered, rows))
@@ -176,9 +176,8 @@ def _squares(measured: Callable[..., Any], leaf: Leaf, x: Array, row: Row) -> Ar
     for p, g, slots in _reals(leaf, x):
         a = library.array(measured(_Eager(library, p), p, g, slots, _row(library, row, p.dtype)))
         a = xp.astype(a, wide, copy=False)
-        parts.append(xp.reshape(a * a, (-1,)))
-    # Of a complex array the parts of an element follow each other.
-    return block_sums(xp, parts[0] if len(parts) == 1 else xp.reshape(xp.stack(parts, axis=-1), (-1,)))
+        parts.append(a * a)
+    return sums(xp, parts, library.divided(leaf.p))
 
 
 def _kept(
