@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["BLOCK", "block_sums", "halved", "norm", "power_of_two", "sums"]
+__all__ = ["BLOCK", "block_sums", "halved", "norm", "power_of_two", "sums", "total"]
 
 BLOCK = 1024
 
@@ -54,14 +54,16 @@ def sums(xp: Any, squares: Sequence[Any], divided: bool = False) -> Any:
     return block_sums(xp, flat[0] if len(flat) == 1 else xp.reshape(xp.stack(flat, axis=-1), (-1,)))
 
 
+def total(xp: Any, whole: Any) -> Any:
+    """The sum of a vector of block sums."""
+    n = whole.shape[0]
+    return halved(_filled(xp, whole, power_of_two(n) - n)) if n else 0.0
+
+
 def norm(xp: Any, sums: Sequence[Any]) -> Any:
     """The 2-norm from the block sums of all arrays: a float of NumPy vectors, a 0-d array of others."""
-    whole = xp.concat(list(sums)) if sums else np.zeros(0)
-    n = whole.shape[0]
-    if not n:
-        return 0.0
-    total = halved(_filled(xp, whole, power_of_two(n) - n))
-    return math.sqrt(total) if isinstance(total, np.ndarray | np.floating) else xp.sqrt(total)
+    found = total(xp, xp.concat(list(sums)) if sums else np.zeros(0))
+    return math.sqrt(found) if isinstance(found, float | np.floating | np.ndarray) else xp.sqrt(found)
 
 
 def _filled(xp: Any, v: Any, n: int) -> Any:

@@ -32,6 +32,8 @@ class JAX(Library):
         return self.xp.float64 if loaded().config.jax_enable_x64 else self.xp.float32
 
     def to_host(self, x: Array) -> np.ndarray[Any, Any]:
+        if self.shared(x) and not x.is_fully_replicated:
+            x = _gathered(self.replicated(x))(x)
         return np.asarray(x)
 
     def writable(self, x: Array) -> bool:
@@ -91,11 +93,31 @@ class JAX(Library):
         # Of a traced one this is known where the axes of its mesh are explicit.
         return not (x.aval if self.traced(x) else x).sharding.is_fully_replicated
 
+    def shared(self, x: Array) -> bool:
+        return not (self.traced(x) or x.is_fully_addressable)
+
+    def first(self, x: Array) -> bool:
+        return bool(loaded().process_index() == min(device.process_index for device in x.sharding.device_set))
+
+    def agreed(self, holds: bool, x: Array) -> bool:
+        jax = loaded()
+        # One device of each process.
+        mesh = jax.sharding.Mesh(np.array([*{d.process_index: d for d in x.sharding.device_set}.values()]), ("all",))
+        each = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("all"))
+        told = jax.make_array_from_callback((mesh.size,), each, lambda _: np.array([holds]))
+        return bool(self.xp.all(told))
+
     def memory(self, x: Array) -> Memory | None:
         return None
 
     def join_complex(self, real: Array, imag: Array, dtype: Any) -> Array:
         return loaded().lax.complex(real, imag)
+
+
+@functools.cache
+def _gathered(place: Any) -> Callable[[Array], Array]:
+    """What makes an array one that lies there, whole."""
+    return loaded().jit(lambda a: a, out_shardings=place)  # type: ignore[no-any-return]
 
 
 @functools.cache

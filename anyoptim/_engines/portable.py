@@ -177,7 +177,7 @@ def _squares(measured: Callable[..., Any], leaf: Leaf, x: Array, row: Row) -> Ar
         a = library.array(measured(_Eager(library, p), p, g, slots, _row(library, row, p.dtype)))
         a = xp.astype(a, wide, copy=False)
         parts.append(a * a)
-    return sums(xp, parts, library.divided(leaf.p))
+    return sums(xp, list(map(library.local, parts)), library.divided(leaf.p))
 
 
 def _kept(
