@@ -14,7 +14,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from anyoptim import _checks as checks
+from anyoptim._arrays import library
 from anyoptim._optimizer import Optimizer
+from anyoptim._processes import by_one
 from anyoptim._quiet import quiet
 from anyoptim._tensors import DTYPES, Tensor, stored
 from anyoptim._tree import Tree, listed
@@ -60,6 +62,10 @@ def save(
     whatever happens meanwhile. (A process that is killed may leave a hidden temporary file behind.) A checksum of all
     that it holds goes with it.
 
+    Where several processes share an array (a JAX mesh over them, torch's DTensors), each of them calls this with the same
+    arguments. All get the whole arrays together, one after the other, and keep them in memory; the first of the
+    processes writes the file, and the others return when it has. Each of them can load it, where it sees it.
+
     Args:
         path: of the file; `.safetensors` is the usual suffix.
         params: parameters as `update` takes them, of any library, on any device: the tensors `params/<path>`.
@@ -71,8 +77,8 @@ def save(
     install 'anyoptim[checkpoint]'`), OSError if the file can't be written or is no regular one, RuntimeError if another
     thread changes arrays meanwhile: the old one is then as it was.
     """
-    safetensors = _package()
-    tensors: dict[str, Tensor] = {}
+    _package()
+    tensors = _Tensors()
     document = {
         "version": VERSION,
         "params": None if params is None else _of_parameters(params, tensors),
@@ -80,7 +86,13 @@ def save(
         "dropout": _plain("dropout", _of_layers(dropout), tensors),
         "extra": _plain("extra", extra, tensors),
     }
-    text = json.dumps(document)
+    with by_one(tensors.shared, f"{path} was not written") as here:
+        if here:
+            _write(path, json.dumps(document), tensors)
+
+
+def _write(path: str | os.PathLike[str], text: str, tensors: Mapping[str, Tensor]) -> None:
+    safetensors = _package()
     specs = {
         name: safetensors.TensorSpec(
             dtype=DTYPES[t.dtype], shape=t.shape, data_ptr=t.data.ctypes.data, data_len=t.data.nbytes
@@ -125,6 +137,14 @@ def load(path: str | os.PathLike[str], like: Any = None) -> Checkpoint:
     return Checkpoint(params, document["optimizer"], document["dropout"], document["extra"])
 
 
+class _Tensors(dict[str, Tensor]):
+    """The tensors of a file, and which of the arrays that they were made of other processes have parts of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shared: list[Any] = []
+
+
 def _package() -> Any:
     try:
         import safetensors  # noqa: PLC0415 - of an extra
@@ -133,7 +153,7 @@ def _package() -> Any:
     return safetensors
 
 
-def _of_parameters(params: Any, tensors: dict[str, Tensor]) -> dict[str, Any]:
+def _of_parameters(params: Any, tensors: _Tensors) -> dict[str, Any]:
     tree = Tree("params", params)
     found = {}
     for i, (path, leaf) in enumerate(zip(tree.paths, tree.leaves, strict=True)):
@@ -163,7 +183,7 @@ def _of_layers(of: Any, root: str = "dropout") -> Any:
     return of.state_dict()
 
 
-def _plain(root: str, value: Any, tensors: dict[str, Tensor]) -> Any:
+def _plain(root: str, value: Any, tensors: _Tensors) -> Any:
     """As JSON has it, arrays put aside."""
     try:
         return _json(root, root, value, tensors)
@@ -171,7 +191,7 @@ def _plain(root: str, value: Any, tensors: dict[str, Tensor]) -> Any:
         raise ValueError(f"{root} is nested too deeply, or contains itself") from None
 
 
-def _json(name: str, root: str, value: Any, tensors: dict[str, Tensor]) -> Any:
+def _json(name: str, root: str, value: Any, tensors: _Tensors) -> Any:
     if value is None or type(value) in {bool, int, float, str}:
         return value
     if isinstance(value, Mapping):
@@ -190,11 +210,13 @@ def _json(name: str, root: str, value: Any, tensors: dict[str, Tensor]) -> Any:
     return _put(name, root, value, tensors)
 
 
-def _put(name: str, key: str, value: Any, tensors: dict[str, Tensor]) -> dict[str, Any]:
+def _put(name: str, key: str, value: Any, tensors: _Tensors) -> dict[str, Any]:
     """Put an array aside; what stands for it."""
     while key in tensors:
         key += "'"  # a key of the user's has a slash
     tensors[key], is_complex = stored(name, value)
+    if library(value).shared(value):
+        tensors.shared.append(value)
     return {"$tensor": key, "$complex": is_complex}
 
 

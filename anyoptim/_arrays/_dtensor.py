@@ -29,7 +29,8 @@ def _local(x: Array) -> Array:
     """The part of `x` that this process has, in the same memory; a plain tensor is all of it."""
     if not is_dtensor(x):
         return x
-    local = x.detach().to_local()
+    with sys.modules["torch"].no_grad():  # where this is the local tensor itself, at no cost
+        local = x.to_local()
     return local.wait() if hasattr(local, "wait") else local  # what is still on its way
 
 
@@ -87,14 +88,17 @@ class DTensors(Torch):
         return like.device
 
     def scalar(self, value: Any, dtype: Any, like: Array) -> Array:
-        new = super().scalar(value, dtype, like)
-        return self._placed(new, like, like.placements[:0]) if is_dtensor(like) else new
+        return self.beside(super().scalar(value, dtype, like), like)
+
+    def beside(self, x: Array, like: Array) -> Array:
+        whole = sys.modules["torch.distributed.tensor"].Replicate()
+        return _placed(x, like, [whole] * like.device_mesh.ndim) if is_dtensor(like) and not is_dtensor(x) else x
 
     def aligned(self, x: Array, like: Array) -> Array:
         if not is_dtensor(like):
             return x
         if not is_dtensor(x):
-            return self._placed(x, like, like.placements)
+            return _placed(x, like, like.placements)
         return x if x.placements == like.placements else x.redistribute(like.device_mesh, like.placements)
 
     def shared(self, x: Array) -> bool:
@@ -123,12 +127,10 @@ class DTensors(Torch):
                 found[i] = number
         return found
 
-    def _placed(self, x: Array, like: Array, placements: Sequence[Any]) -> Array:
-        """A plain tensor that all processes have, as one that lies where `like` does; it is whole along other axes."""
-        tensors = sys.modules["torch.distributed.tensor"]
-        mesh = like.device_mesh
-        whole = [tensors.Replicate()] * (mesh.ndim - len(placements))
-        return tensors.distribute_tensor(x, mesh, [*placements, *whole], src_data_rank=None)
+def _placed(x: Array, like: Array, placements: Sequence[Any]) -> Array:
+    """A plain tensor that all processes have, as one on the mesh of `like`."""
+    distribute = sys.modules["torch.distributed.tensor"].distribute_tensor
+    return distribute(x, like.device_mesh, placements, src_data_rank=None)
 
 
 def _counts(x: Array) -> bool:

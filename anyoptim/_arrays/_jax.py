@@ -101,8 +101,9 @@ class JAX(Library):
 
     def agreed(self, holds: bool, x: Array) -> bool:
         jax = loaded()
-        # One device of each process.
-        mesh = jax.sharding.Mesh(np.array([*{d.process_index: d for d in x.sharding.device_set}.values()]), ("all",))
+        # One device of each process, the same ones to all.
+        devices = sorted(x.sharding.device_set, key=operator.attrgetter("id"))
+        mesh = jax.sharding.Mesh(np.array([*{device.process_index: device for device in devices}.values()]), ("all",))
         each = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("all"))
         told = jax.make_array_from_callback((mesh.size,), each, lambda _: np.array([holds]))
         return bool(self.xp.all(told))

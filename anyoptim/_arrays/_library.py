@@ -263,6 +263,10 @@ class Library:
         """Whether the elements of `x`, which is one array to the library, are known to lie on several devices."""
         return False
 
+    def beside(self, x: Array, like: Array) -> Array:
+        """An array that is the same in all processes as one that can meet `like`, of whatever shape."""
+        return x
+
     def local(self, x: Array) -> Array:
         """The part of `x` that this process has."""
         return x

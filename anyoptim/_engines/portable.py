@@ -79,7 +79,11 @@ class Portable(Plan):
         results = []
         for i, (leaf, x) in enumerate(zip(self.leaves, xs, strict=True)):
             with leaf.library.at(leaf.p):
-                results.append(_result(self.program, leaf, x, rows.of(i)))
+                result = _result(self.program, leaf, x, rows.of(i))
+                if self.program.whole is not None:  # its operations may have left them in other pieces
+                    of = leaf.library.aligned
+                    result = Result(of(result.p, leaf.p), tuple(map(of, result.slots, leaf.slots)))
+                results.append(result)
         return results
 
     def _settled(self, results: list[Result]) -> list[Result]:
@@ -120,7 +124,8 @@ def start(
         return tuple(library.join_complex(re, im, getattr(xp, name)) for re, im in zip(real, imag, strict=True))
     wide = library.guarded(xp.astype(p, getattr(xp, name), copy=False))
     with quiet(), library.at(p):
-        return _kept(init.__qualname__, init(xp, wide), shapes(tuple(p.shape)), library, (wide,))
+        kept = _kept(init.__qualname__, init(xp, wide), shapes(tuple(p.shape)), library, (wide,))
+        return tuple(library.beside(a, p) for a in kept)
 
 
 _Reals = tuple[Array, Array, tuple[Array, ...]]
