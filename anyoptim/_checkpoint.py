@@ -62,9 +62,9 @@ def save(
     whatever happens meanwhile. (A process that is killed may leave a hidden temporary file behind.) A checksum of all
     that it holds goes with it.
 
-    Where several processes share an array (a JAX mesh over them, torch's DTensors), each of them calls this with the same
-    arguments. All get the whole arrays together, one after the other, and keep them in memory; the first of the
-    processes writes the file, and the others return when it has. Each of them can load it, where it sees it.
+    Where several processes share an array (a JAX mesh over them, torch's DTensors), each of them calls this with the
+    same arguments. All get the whole arrays together, in their own memory; the first of the processes writes the file,
+    and the others return when it has. Each of them can load it, where it sees it.
 
     Args:
         path: of the file; `.safetensors` is the usual suffix.

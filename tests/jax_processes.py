@@ -78,6 +78,7 @@ def check(mesh: Any, name: str, folder: Path) -> None:
     path = folder / f"{name}.safetensors"
     ao.save(path, params=params, optimizer=optimizer.state_dict(state) if name == "clip" else optimizer)
     saved = ao.load(path, like=params)
+    assert saved.optimizer is not None
     compare(saved.params)
     other = MADE[name]()
     other.load_state_dict(saved.optimizer, saved.params)

@@ -29,7 +29,7 @@ STAGES: dict[str, Callable[[], ao.Optimizer]] = {
         keras.schedules.ExponentialDecay(0.1, 100, 0.5, True), gradient_accumulation_steps=4
     ),
 }
-MADE = {**DISCOVERED, **STAGES}
+MADE: dict[str, Callable[[], ao.Optimizer]] = {**DISCOVERED, **STAGES}
 
 
 def _moved_on(state: Any, n: int) -> Any:
@@ -76,7 +76,9 @@ SCHEDULES: dict[str, tuple[Callable[[], ao.Optimizer], float]] = {
         0.05 + 0.05 * 2.0**-30,
     ),
     "Keras's, by updates": (
-        lambda: keras.SGD(keras.schedules.ExponentialDecay(0.1, 2**30 + 2**12, 0.5, True), gradient_accumulation_steps=4),
+        lambda: keras.SGD(
+            keras.schedules.ExponentialDecay(0.1, 2**30 + 2**12, 0.5, True), gradient_accumulation_steps=4
+        ),
         0.05,
     ),
 }

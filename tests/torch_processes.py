@@ -44,9 +44,7 @@ def drawn(rng: np.random.Generator, name: str) -> dict[str, Any]:
 
 
 def put(mesh: Any, arrays: dict[str, Any]) -> dict[str, Any]:
-    return {
-        k: distribute_tensor(torch.tensor(a), mesh, [PLACEMENTS[k]], src_data_rank=None) for k, a in arrays.items()
-    }
+    return {k: distribute_tensor(torch.tensor(a), mesh, [PLACEMENTS[k]], src_data_rank=None) for k, a in arrays.items()}
 
 
 def check(mesh: Any, name: str, engine: str | None, folder: Path) -> None:
@@ -90,6 +88,7 @@ def check(mesh: Any, name: str, engine: str | None, folder: Path) -> None:
     path = folder / f"{name}.safetensors"
     ao.save(path, params=params, optimizer=optimizer, extra={"number": dist.get_rank()})
     saved = ao.load(path, like=params)
+    assert saved.optimizer is not None
     assert saved.extra == {"number": 0}
     compare(saved.params)
     one, two = MADE[name](), MADE[name]()
@@ -138,11 +137,11 @@ def check_autograd(mesh: Any) -> None:
         with pytest.raises(RuntimeError, match="modified by an inplace operation"):
             loss.backward()
     half = {"W": distribute_tensor(torch.ones(4, 2, dtype=torch.bfloat16), mesh, [Shard(0)])}
-    optimizer = ao.Adam(lr=0.5)
-    optimizer.update(half, {"W": half["W"].clone()})
+    adam = ao.Adam(lr=0.5)
+    adam.update(half, {"W": half["W"].clone()})
     assert half["W"].to_local().tolist() == [[0.5] * 2] * 2
-    assert optimizer.state is not None
-    assert optimizer.state.slots["m"]["W"].dtype == torch.float32
+    assert adam.state is not None
+    assert adam.state.slots["m"]["W"].dtype == torch.float32
 
 
 def check_both_axes() -> None:
@@ -153,6 +152,19 @@ def check_both_axes() -> None:
         optimizer = ao.chain(ao.Metrics(), ao.SGD())
         optimizer.update(p, {"W": p["W"].clone()})
         assert optimizer.last_metrics["gradient"]["W"].norm == pytest.approx(140**0.5, rel=1e-7)
+
+
+def check_dropout(mesh: Any) -> None:
+    """The mask of the elements, in whichever process they are."""
+    x = drawn(np.random.default_rng(1), "Dropout")
+    for k, a in put(mesh, x).items():
+        ours, theirs = ao.Dropout(0.5, seed=1), ao.Dropout(0.5, seed=1)
+        for found, wanted in (
+            (ours.forward(a, True), theirs.forward(x[k], True)),
+            (ours.backward(a), theirs.backward(x[k])),
+        ):
+            assert found.placements == a.placements
+            assert same_bits(found.full_tensor().numpy(), wanted)
 
 
 def check_module() -> None:
@@ -193,6 +205,7 @@ def main(number: int, port: str, folder: Path) -> None:
     check_errors(mesh, folder)
     check_autograd(mesh)
     check_both_axes()
+    check_dropout(mesh)
     check_module()
     dist.destroy_process_group()
 

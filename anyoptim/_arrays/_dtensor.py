@@ -127,6 +127,7 @@ class DTensors(Torch):
                 found[i] = number
         return found
 
+
 def _placed(x: Array, like: Array, placements: Sequence[Any]) -> Array:
     """A plain tensor that all processes have, as one on the mesh of `like`."""
     distribute = sys.modules["torch.distributed.tensor"].distribute_tensor

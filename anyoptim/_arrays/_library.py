@@ -255,6 +255,13 @@ class Library:
         """The complex array with these two parts; the standard has no constructor that keeps -0 and inf."""
         return self.xp.astype(real, dtype) + self.xp.astype(imag, dtype) * 1j
 
+    def freely(self, call: Callable[..., Any], like: Any, *given: Any) -> Any:
+        """`call(*given)`, which does with arrays what it likes, however they are divided into pieces.
+
+        `like` are arrays that lie where its results are to lie, in containers like theirs.
+        """
+        return call(*given)
+
     def aligned(self, x: Array, like: Array) -> Array:
         """`x` divided into pieces as `like` is, of its shape, or of one that has 1 where all of it share an element."""
         return x

@@ -79,11 +79,8 @@ class Portable(Plan):
         results = []
         for i, (leaf, x) in enumerate(zip(self.leaves, xs, strict=True)):
             with leaf.library.at(leaf.p):
-                result = _result(self.program, leaf, x, rows.of(i))
-                if self.program.whole is not None:  # its operations may have left them in other pieces
-                    of = leaf.library.aligned
-                    result = Result(of(result.p, leaf.p), tuple(map(of, result.slots, leaf.slots)))
-                results.append(result)
+                call = _result if self.program.whole is None else _whole
+                results.append(call(self.program, leaf, x, rows.of(i)))
         return results
 
     def _settled(self, results: list[Result]) -> list[Result]:
@@ -170,6 +167,17 @@ def _result(program: Program, leaf: Leaf, x: Array, row: Row) -> Result:
     compute = getattr(xp, COMPUTE[library.dtype(leaf.p)])
     moved, *kept = (library.join_complex(re, im, compute) for re, im in zip(*parts, strict=True))
     return Result(xp.astype(moved, leaf.p.dtype, copy=False), tuple(kept))  # of another byte order
+
+
+def _whole(program: Program, leaf: Leaf, x: Array, row: Row) -> Result:
+    """The same of a rule of whole arrays, whose operations may leave its results in other pieces."""
+    library, like = leaf.library, Result(leaf.p, leaf.slots)
+
+    def call(p: Array, slots: tuple[Array, ...], x: Array, row: Row) -> Result:
+        return _result(program, Leaf(library, p, slots), x, row)
+
+    found = library.freely(call, like, leaf.p, leaf.slots, x, row)
+    return Result(library.aligned(found.p, leaf.p), tuple(map(library.aligned, found.slots, leaf.slots)))
 
 
 def _squares(measured: Callable[..., Any], leaf: Leaf, x: Array, row: Row) -> Array:
