@@ -12,8 +12,10 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from anyoptim import _checks as checks
+from anyoptim._arrays import library
 from anyoptim._files import opened, regular, replacing
 from anyoptim._optimizer import Optimizer
+from anyoptim._processes import by_one
 from anyoptim._quiet import quiet
 from anyoptim._tensors import Tensor, stored
 from anyoptim._tree import Tree, listed
@@ -62,6 +64,10 @@ def save(
     whatever happens meanwhile. A checksum of all that it holds goes with it. What a killed process left behind, as
     `.anyoptim-*.tmp`, is removed by the next save to that folder (from that machine; on Windows it stays).
 
+    Where several processes share an array (a JAX mesh over them, torch's DTensors), each of them calls this with the
+    same arguments. All get the whole arrays together, in their own memory; the first of the processes writes the file,
+    and the others return when it has. Each of them can load it, where it sees it.
+
     Args:
         path: of the file; `.safetensors` is the usual suffix.
         params: parameters as `update` takes them, of any library, on any device: the tensors `params/<path>`.
@@ -74,7 +80,7 @@ def save(
     thread changes arrays meanwhile: the old one is then as it was.
     """
     _package()  # who saves shall be able to load
-    tensors: dict[str, Tensor] = {}
+    tensors = _Tensors()
     document = {
         "version": VERSION,
         "params": None if params is None else _of_parameters(params, tensors),
@@ -82,7 +88,13 @@ def save(
         "dropout": _plain("dropout", _of_layers(dropout), tensors),
         "extra": _plain("extra", extra, tensors),
     }
-    text = json.dumps(document)
+    with by_one(tensors.shared, f"{path} was not written") as here:
+        if here:
+            _replace(path, json.dumps(document), tensors)
+
+
+def _replace(path: str | os.PathLike[str], text: str, tensors: Mapping[str, Tensor]) -> None:
+    """Write the file, whole or not at all."""
     digest = _digest(text, tensors)
     target = os.path.realpath(path)
     old = os.stat(target) if os.path.exists(target) else None
@@ -131,6 +143,14 @@ def load(path: str | os.PathLike[str], like: Any = None) -> Checkpoint:
     return Checkpoint(params, document["optimizer"], document["dropout"], document["extra"])
 
 
+class _Tensors(dict[str, Tensor]):
+    """The tensors of a file, and which of the arrays that they were made of other processes have parts of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shared: list[Any] = []
+
+
 def _package() -> Any:
     try:
         import safetensors  # noqa: PLC0415 - of an extra
@@ -139,7 +159,7 @@ def _package() -> Any:
     return safetensors
 
 
-def _of_parameters(params: Any, tensors: dict[str, Tensor]) -> dict[str, Any]:
+def _of_parameters(params: Any, tensors: _Tensors) -> dict[str, Any]:
     tree = Tree("params", params)
     found = {}
     for i, (path, leaf) in enumerate(zip(tree.paths, tree.leaves, strict=True)):
@@ -172,7 +192,7 @@ def _of_layers(of: Any, root: str = "dropout") -> Any:
     return of.state_dict()
 
 
-def _plain(root: str, value: Any, tensors: dict[str, Tensor]) -> Any:
+def _plain(root: str, value: Any, tensors: _Tensors) -> Any:
     """As JSON has it, arrays put aside."""
     try:
         return _json(root, root, value, tensors)
@@ -180,7 +200,7 @@ def _plain(root: str, value: Any, tensors: dict[str, Tensor]) -> Any:
         raise ValueError(f"{root} is nested too deeply, or contains itself") from None
 
 
-def _json(name: str, root: str, value: Any, tensors: dict[str, Tensor]) -> Any:
+def _json(name: str, root: str, value: Any, tensors: _Tensors) -> Any:
     if value is None or type(value) in {bool, int, float, str}:
         if type(value) is str and not _comes_back(value):
             raise ValueError(f"{name} is {value!r}; wanted text without surrogates")
@@ -210,7 +230,7 @@ def _comes_back(text: str) -> bool:
     return text.isascii() or json.loads(json.dumps(text)) == text
 
 
-def _put(name: str, key: str, value: Any, tensors: dict[str, Tensor]) -> dict[str, Any]:
+def _put(name: str, key: str, value: Any, tensors: _Tensors) -> dict[str, Any]:
     """Put an array aside; what stands for it."""
     try:
         key.encode()
@@ -221,6 +241,8 @@ def _put(name: str, key: str, value: Any, tensors: dict[str, Tensor]) -> dict[st
     while key in tensors:
         key += "'"  # a key of the user's has a slash
     tensors[key], is_complex = stored(name, value)
+    if library(value).shared(value):
+        tensors.shared.append(value)
     return {"$tensor": key, "$complex": is_complex}
 
 

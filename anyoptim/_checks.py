@@ -67,6 +67,9 @@ def parameters(tree: Tree) -> list[Parameter | None]:
             found.append(None)
             continue
         lib, array, dtype = admit(tree.name(i), p)
+        why = lib.unmovable(array)
+        if why is not None:
+            raise TypeError(f"{tree.name(i)} {why}")
         memory = lib.memory(p)
         if memory is not None and 0 in memory.shape:
             memory = None

@@ -15,7 +15,7 @@ from anyoptim._engines import ENGINES, Crew, Leaf, Rows
 from anyoptim._engines._leaf import Plan
 from anyoptim._program import MOVE, Part, Program, on_value
 from anyoptim._quiet import quiet
-from anyoptim._scalars import where
+from anyoptim._scalars import following, where
 from anyoptim._stage import Stage
 from anyoptim._state import Flat, nothing
 
@@ -57,7 +57,7 @@ def gathered(
     both = zip(leaves, results, strict=True)
     kept = [result.p if leaf.destination is None else leaf.p for leaf, result in both]  # the plan of a step has it
     totals = dict(zip(moving, kept, strict=True))
-    pending = [n if n is None or o not in totals else n + 1 for n, o in zip(flat.pending, owner, strict=True)]
+    pending = [n if n is None or o not in totals else following(n) for n, o in zip(flat.pending, owner, strict=True)]
     return _counted(flat, 1)._replace(slots=_with(totals, flat, owner), pending=pending)
 
 
@@ -101,7 +101,7 @@ def taking(
 def ended(stage: Stage, flat: Flat) -> Flat:
     """The state after a window in which nobody gathered anything, which makes no step."""
     first, *others = flat.numbers
-    return flat._replace(numbers=(stage._advanced(flat.step + 1, first, {}), *others))
+    return flat._replace(numbers=(stage._advanced(following(flat.step), first, {}), *others))
 
 
 def cleared(

@@ -17,7 +17,7 @@ from anyoptim._gathering import cleared, ended, gathered, joined, taking
 from anyoptim._measures import distinct
 from anyoptim._pipeline import Pipeline
 from anyoptim._quiet import quiet
-from anyoptim._scalars import where
+from anyoptim._scalars import following, where
 from anyoptim._stage import Stage
 from anyoptim._state import Flat, State, chosen, pack, stepped, unpack
 from anyoptim._tree import Tree
@@ -203,7 +203,7 @@ class Pure(Stage):
     def _due(self, flat: Flat) -> Any:
         """Whether the update at hand is a step, and not one that only gathers gradients."""
         first = self.stages[0]
-        return first.due is None or first.due(**flat.numbers[0], **first._values(flat.step + 1, {}))
+        return first.due is None or first.due(**flat.numbers[0], **first._values(following(flat.step), {}))
 
     def _copied(self, p: Parameter | None, slots: tuple[Array, ...] | None) -> Leaf:
         """A leaf of its own, for an engine that writes; where only the portable one would take it, as it is."""

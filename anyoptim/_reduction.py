@@ -5,7 +5,8 @@ with zeros; each block is halved until one number is left, its second half added
 arrays, one after the other and filled up with zeros to a power of two, are halved in the same way. A complex
 array is one of reals: real part, imaginary part, real part and so on.
 
-Every addition is one of elements, which all libraries round alike, where each has a `sum` of its own.
+Every addition is one of elements, which all libraries round alike, where each has a `sum` of its own. An array whose
+elements lie on several devices is no vector to be cut: there, it is this `sum`, and one block.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["BLOCK", "block_sums", "halved", "norm", "power_of_two"]
+__all__ = ["BLOCK", "block_sums", "halved", "norm", "power_of_two", "sums", "total"]
 
 BLOCK = 1024
 
@@ -41,14 +42,28 @@ def block_sums(xp: Any, squares: Any) -> Any:
     return halved(xp.reshape(_filled(xp, squares, -n % width), (-1, width)))
 
 
+def sums(xp: Any, squares: Sequence[Any], divided: bool = False) -> Any:
+    """The block sums of an array's squares; of a complex one's, of the parts that are given, real and imaginary.
+
+    `divided` is whether the elements lie on several devices.
+    """
+    if divided:
+        return xp.reshape(sum(map(xp.sum, squares)), (1,))
+    flat = [xp.reshape(a, (-1,)) for a in squares]
+    # Of a complex array the parts of an element follow each other.
+    return block_sums(xp, flat[0] if len(flat) == 1 else xp.reshape(xp.stack(flat, axis=-1), (-1,)))
+
+
+def total(xp: Any, whole: Any) -> Any:
+    """The sum of a vector of block sums."""
+    n = whole.shape[0]
+    return halved(_filled(xp, whole, power_of_two(n) - n)) if n else 0.0
+
+
 def norm(xp: Any, sums: Sequence[Any]) -> Any:
     """The 2-norm from the block sums of all arrays: a float of NumPy vectors, a 0-d array of others."""
-    whole = xp.concat(list(sums)) if sums else np.zeros(0)
-    n = whole.shape[0]
-    if not n:
-        return 0.0
-    total = halved(_filled(xp, whole, power_of_two(n) - n))
-    return math.sqrt(total) if isinstance(total, np.ndarray | np.floating) else xp.sqrt(total)
+    found = total(xp, xp.concat(list(sums)) if sums else np.zeros(0))
+    return math.sqrt(found) if isinstance(found, float | np.floating | np.ndarray) else xp.sqrt(found)
 
 
 def _filled(xp: Any, v: Any, n: int) -> Any:

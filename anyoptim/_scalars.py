@@ -20,6 +20,7 @@ __all__ = [
     "expm1",
     "finite",
     "floating",
+    "following",
     "integer",
     "largest",
     "log",
@@ -29,6 +30,7 @@ __all__ = [
     "remainder",
     "signed",
     "sqrt",
+    "times",
     "trust_ratio",
     "where",
     "whole",
@@ -98,6 +100,26 @@ def floating(n: Any) -> Any:
 def largest(n: Any) -> int:
     """No less than the integer `n`: itself, or the most that the dtype of a 0-d array holds."""
     return n if isinstance(n, int) else int(compat.array_namespace(n).iinfo(n.dtype).max)
+
+
+def following(n: Any) -> Any:
+    """The count after `n`: one more. A 0-d array's last number stays, where the next would begin again below 0.
+
+    What is below 0 has passed it: JAX without x64 makes such numbers of a host's count from 2**31 on.
+    """
+    if isinstance(n, int | Symbol):
+        return n + 1
+    return _saturated(n, (n >= 0) & (n < largest(n)), n + 1)
+
+
+def times(n: Any, k: int) -> Any:
+    """`n*k` of a count that is at least 0, in the same way, for k at least 1."""
+    return n * k if isinstance(n, int) else _saturated(n, n <= largest(n) // k, n * k)
+
+
+def _saturated(n: Any, fits: Any, result: Any) -> Any:
+    xp = compat.array_namespace(n)
+    return xp.where(fits, result, xp.full_like(n, largest(n)))
 
 
 def power(base: Any, x: Any) -> Any:

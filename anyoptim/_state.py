@@ -12,7 +12,7 @@ from anyoptim._checks import Parameter
 from anyoptim._division import Division
 from anyoptim._engines import Result
 from anyoptim._hyperparameters import number
-from anyoptim._scalars import count
+from anyoptim._scalars import count, following
 from anyoptim._stage import Stage
 from anyoptim._tree import Tree
 
@@ -23,7 +23,10 @@ class State(NamedTuple):
     """What an optimizer remembers between steps, as plain containers: any tree library can walk it."""
 
     step: Any
-    """The number of steps taken. Schedules are called with the number of the step at hand, one more."""
+    """The number of steps taken. Schedules are called with the number of the step at hand, one more.
+
+    Where `jax.jit` traces it, it has 32 bits without x64, as `t` has, and stays at 2**31 - 1.
+    """
     t: Any
     """For each parameter the number of steps that it took part in, in a container like `params`."""
     slots: Any
@@ -217,7 +220,7 @@ def stepped(
 ) -> Flat:
     """The counts and slots of all leaves, those of a tied one being its owner's."""
     slots = [results[o].slots if o in results else flat.slots[o] for o in owner]
-    return Flat(flat.step + 1, [t[o] for o in owner], slots, numbers, nothing(flat))
+    return Flat(following(flat.step), [t[o] for o in owner], slots, numbers, nothing(flat))
 
 
 def nothing(flat: Flat) -> Sequence[Any]:

@@ -13,7 +13,7 @@ from anyoptim._engines import Crew, Rows
 from anyoptim._hyperparameters import Hyper
 from anyoptim._measures import Measures
 from anyoptim._program import Row
-from anyoptim._scalars import finite, where
+from anyoptim._scalars import finite, following, where
 from anyoptim._stage import Gate, Stage
 from anyoptim._state import Flat
 from anyoptim._trace import LOGICAL, Symbol, range_of
@@ -81,10 +81,11 @@ class Turning:
         self._stages, self._crew, self._moving, self._live = stages, crew, moving, live
         self._watching = watching
         self._watched: dict[int, tuple[list[int], dict[str, list[Any]]]] = {}
-        self._step = flat.step + 1
+        self._step = following(flat.step)
         self._t = list(flat.t)
         for i in moving:
-            self._t[i] = self._t[i] + 1
+            n = self._t[i]
+            self._t[i] = n + 1 if type(n) is int else following(n)  # there may be thousands
         self._keys, which = _keys([self._t[i] for i in moving], moving, division)
         self._tracks = [division.tracks[key.group] for key in self._keys]
         self._distinct: list[Row] = [() for _ in self._keys]

@@ -14,6 +14,7 @@ import numpy as np
 
 from anyoptim._arrays._cupy import CuPy
 from anyoptim._arrays._dask import Dask
+from anyoptim._arrays._dtensor import DTensors, is_dtensor
 from anyoptim._arrays._jax import JAX
 from anyoptim._arrays._library import COMPUTE, Array, Library, Marks, host_memory, name_of
 from anyoptim._arrays._numpy import NumPy
@@ -25,8 +26,8 @@ _KINDS: dict[str, type[Library]] = {"numpy": NumPy, "cupy": CuPy, "torch": Torch
 
 
 @functools.cache
-def _named(xp: Any) -> Library:
-    return _KINDS.get(name_of(xp), Library)(xp)
+def _named(xp: Any, apart: bool) -> Library:
+    return (DTensors if apart else _KINDS.get(name_of(xp), Library))(xp)
 
 
 _NUMBERS = int | float | complex | np.generic
@@ -40,7 +41,7 @@ def library(x: Any) -> Library:
     if found is None:
         # NumPy's own namespace is complete; its wrapper imports all of NumPy, from f2py to the tests' tools.
         xp = np if isinstance(x, np.ndarray | _NUMBERS) else compat.array_namespace(x)
-        found = _BY_TYPE[type(x)] = _named(xp)
+        found = _BY_TYPE[type(x)] = _named(xp, is_dtensor(x))
     return found
 
 

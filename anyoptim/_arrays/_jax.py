@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import operator
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -33,6 +33,8 @@ class JAX(Library):
         return self.xp.float64 if loaded().config.jax_enable_x64 else self.xp.float32
 
     def to_host(self, x: Array) -> np.ndarray[Any, Any]:
+        if self.shared(x) and not x.is_fully_replicated:
+            x = _gathered(self.replicated(x))(x)
         return np.asarray(x)
 
     def writable(self, x: Array) -> bool:
@@ -88,11 +90,62 @@ class JAX(Library):
             return x
         return loaded().device_put(x, like.sharding)
 
+    def freely(self, call: Callable[..., Any], like: Any, *given: Any) -> Any:
+        # Where axes of a mesh are explicit, a product of matrices would have to say where its result lies.
+        jax = loaded()
+        leaves, tree = jax.tree.flatten(given)
+        arrays = {i: x for i, x in enumerate(leaves) if isinstance(x, jax.Array)}
+        found = [x for x in arrays.values() if _explicit(x)]
+        if not found:
+            return call(*given)
+        # What lies nowhere in particular is whole everywhere.
+        whole = jax.sharding.NamedSharding(found[0].aval.sharding.mesh, jax.sharding.PartitionSpec())
+        if not self.traced(found[0]):
+            place = self.replicated(found[0])
+            arrays = {i: x if _explicit(x) else jax.device_put(x, place) for i, x in arrays.items()}
+
+        def within(arrays: Mapping[int, Array]) -> Any:
+            return call(*tree.unflatten([arrays.get(i, x) for i, x in enumerate(leaves)]))
+
+        where = jax.tree.map(lambda x: x.aval.sharding if _explicit(x) else whole, like)
+        return jax.sharding.auto_axes(within, out_sharding=where)(arrays)
+
+    def divided(self, x: Array) -> bool:
+        # Of a traced one this is known where the axes of its mesh are explicit.
+        return not (x.aval if self.traced(x) else x).sharding.is_fully_replicated
+
+    def shared(self, x: Array) -> bool:
+        return not (self.traced(x) or x.is_fully_addressable)
+
+    def first(self, x: Array) -> bool:
+        return bool(loaded().process_index() == min(device.process_index for device in x.sharding.device_set))
+
+    def agreed(self, holds: bool, x: Array) -> bool:
+        jax = loaded()
+        # One device of each process, the same ones to all.
+        devices = sorted(x.sharding.device_set, key=operator.attrgetter("id"))
+        mesh = jax.sharding.Mesh(np.array([*{device.process_index: device for device in devices}.values()]), ("all",))
+        each = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("all"))
+        told = jax.make_array_from_callback((mesh.size,), each, lambda _: np.array([holds]))
+        return bool(self.xp.all(told))
+
     def memory(self, x: Array) -> Memory | None:
         return None
 
     def join_complex(self, real: Array, imag: Array, dtype: Any) -> Array:
         return loaded().lax.complex(real, imag)
+
+
+def _explicit(x: Array) -> bool:
+    """Whether the axes of the mesh that an array lies on, or some of them, are part of its type."""
+    mesh = getattr(x.aval.sharding, "mesh", None)
+    return loaded().sharding.AxisType.Explicit in getattr(mesh, "axis_types", ())
+
+
+@functools.cache
+def _gathered(place: Any) -> Callable[[Array], Array]:
+    """What makes an array one that lies there, whole."""
+    return loaded().jit(lambda a: a, out_shardings=place)  # type: ignore[no-any-return]
 
 
 @functools.cache

@@ -56,6 +56,9 @@ class Library:
     lazy = False
     """Whether results wait, as a growing graph, for somebody to ask for them."""
 
+    apart = False
+    """Whether each process sees its own part of an array alone, so that sums have to be added up."""
+
     def __init__(self, xp: Any) -> None:
         self.xp = xp
         self.name = name_of(xp)
@@ -70,6 +73,10 @@ class Library:
 
     def refusal(self, x: Array) -> str | None:
         """Why an array that looks like any other can't be taken, or None."""
+        return None
+
+    def unmovable(self, p: Array) -> str | None:
+        """Why an array can't be a parameter that can be a gradient, or None."""
         return None
 
     def load(self, x: Array) -> Array:
@@ -251,9 +258,47 @@ class Library:
         """The complex array with these two parts; the standard has no constructor that keeps -0 and inf."""
         return self.xp.astype(real, dtype) + self.xp.astype(imag, dtype) * 1j
 
+    def freely(self, call: Callable[..., Any], like: Any, *given: Any) -> Any:
+        """`call(*given)`, which does with arrays what it likes, however they are divided into pieces.
+
+        `like` are arrays that lie where its results are to lie, in containers like theirs.
+        """
+        return call(*given)
+
     def aligned(self, x: Array, like: Array) -> Array:
         """`x` divided into pieces as `like` is, of its shape, or of one that has 1 where all of it share an element."""
         return x
+
+    def divided(self, x: Array) -> bool:
+        """Whether the elements of `x`, which is one array to the library, are known to lie on several devices."""
+        return False
+
+    def beside(self, x: Array, like: Array) -> Array:
+        """An array that is the same in all processes as one that can meet `like`, of whatever shape."""
+        return x
+
+    def local(self, x: Array) -> Array:
+        """The part of `x` that this process has."""
+        return x
+
+    def shared(self, x: Array) -> bool:
+        """Whether other processes have parts of `x`, too, so that all have to ask for the whole: by `to_host`."""
+        return False
+
+    def first(self, x: Array) -> bool:
+        """Whether this is the first of the processes that share `x`."""
+        return True
+
+    def agreed(self, holds: bool, x: Array) -> bool:
+        """Whether it holds in all processes that share `x`, which all ask."""
+        return holds
+
+    def total(self, numbers: Sequence[float], of: Sequence[Array]) -> list[float]:
+        """For each of these arrays the sum of the numbers that all processes that share it give.
+
+        Of those that have the same elements one counts, the first among them.
+        """
+        return [*numbers]
 
     def settle(self, arrays: list[Array]) -> list[Array]:
         """The same arrays with nothing left to compute."""

@@ -21,6 +21,7 @@ from anyoptim._engines._leaf import Commit, Leaf, Plan, Result, Rows, Written, n
 from anyoptim._engines.portable import Lazy, start
 from anyoptim._engines.recorded import Cells, Recorded
 from anyoptim._program import Program, Row, options
+from anyoptim._reduction import total
 
 __all__ = [
     "ENGINES",
@@ -203,6 +204,8 @@ class Crew:
         written = Written([a for w in each for a in w.here], [m for w in each for m in w.there])
         for team in self.teams:
             team.plan.keep_off(written)
+        # Those of whose parameters each process has but a part: its sums are a part of theirs.
+        self.apart = list(dict.fromkeys(leaf.library for leaf in leaves if leaf.library.apart))
         self.lasting = all(team.plan.lasting for team in self.teams)
         self.renewable = all(team.plan.lasting or team.plan.renewable for team in self.teams)
         # What a step adds to the work of those that wait to be compiled.
@@ -235,7 +238,7 @@ class Crew:
     @property
     def afar(self) -> bool:
         """Whether norms are computed on one device, and may stay there."""
-        return len(self.teams) == 1 and bool(self.devices) and self.choices[0].engine == "cuda"
+        return len(self.teams) == 1 and bool(self.devices) and self.choices[0].engine == "cuda" and not self.apart
 
     def capturing(self) -> bool:
         """Whether what the leaves' libraries do now is recorded in a CUDA graph."""
@@ -290,13 +293,17 @@ class Crew:
         return plan.known(places[id(plan.program)])
 
     def squares(self, places: Mapping[int, int], gathered: Sequence[Any], rows: Rows) -> dict[int, Any]:
-        """The block sums of the leaves whose programs have that part."""
+        """The block sums of the leaves whose programs have that part: of all of each leaf, wherever its parts are."""
         sums: dict[int, Any] = {}
         for team, found in zip(self.teams, gathered, strict=True):
             k = places.get(id(team.plan.program))
             if k is not None:
                 own = rows.some(team.of).before(k)
                 sums.update(zip(team.of, team.plan.squares(k, found, own), strict=True))
+        for library in self.apart:
+            of = [i for i in sorted(sums) if self.leaves[i].library is library]
+            found = library.total([float(total(np, sums[i])) for i in of], [self.leaves[i].p for i in of])
+            sums.update({i: np.array([number]) for i, number in zip(of, found, strict=True)})
         return sums
 
     def norm_of(self, sums: Mapping[int, Any]) -> Any:

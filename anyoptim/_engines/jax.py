@@ -15,7 +15,7 @@ from anyoptim._arrays._jax import loaded
 from anyoptim._engines._leaf import Commit, Leaf, NDArray, Plan, Result, Rows
 from anyoptim._program import Options, Program, options
 from anyoptim._quiet import quiet
-from anyoptim._reduction import BLOCK, block_sums, power_of_two
+from anyoptim._reduction import BLOCK, power_of_two, sums
 from anyoptim._trace import Graph, range_of, trace, trace_measure, values
 
 __all__ = ["Jax", "missing", "refusal"]
@@ -72,10 +72,11 @@ class Jax(Plan):
         super().__init__(program, leaves)
         library = leaves[0].library
         self._dtype = np.dtype(np.dtype(COMPUTE[library.dtype(leaves[0].p)]).char.lower())
+        self._place = library.replicated(leaves[0].p)
         # XLA would divide results of several devices as it likes.
         several = leaves[0].p.sharding.num_devices > 1
-        self._divided = tuple(leaf.p.sharding for leaf in leaves) if several else None
-        self._place = library.replicated(leaves[0].p)
+        self._shardings = tuple(leaf.p.sharding for leaf in leaves) if several else None
+        self._divided = tuple(library.divided(leaf.p) for leaf in leaves)
         self._own: Sequence[tuple[Array, ...]] = [(None,) * program.slots for _ in leaves]
         """The slots of the last step: nobody else's. Others may be under other names, too."""
 
@@ -90,17 +91,19 @@ class Jax(Plan):
         return xs
 
     def squares(self, k: int, gathered: Sequence[Array], rows: Rows) -> list[NDArray]:
-        call = _measured(self.leaves[0].library, self.program, k, *_kinds(rows))
+        whole = None if self._shardings is None else self._place
+        call = _measured(self.leaves[0].library, self.program, k, *_kinds(rows), self._divided, whole)
         static = {options(row) for row in rows.distinct}
         # To hand them over costs time; p and x are the inputs 0 and 1.
         reads = any(i >= 2 for each in static for i in _graph(self.program, k, each).read)
         slots = [leaf.slots if reads else () for leaf in self.leaves]
         ps = [leaf.p for leaf in self.leaves]
-        sums = np.asarray(call(slots, self._numbers(k, rows), ps, gathered))
-        return np.split(sums, np.cumsum([_blocks(p) for p in ps])[:-1])
+        found = np.asarray(call(slots, self._numbers(k, rows), ps, gathered))
+        blocks = [1 if apart else _blocks(p) for p, apart in zip(ps, self._divided, strict=True)]
+        return np.split(found, np.cumsum(blocks)[:-1])
 
     def prepare(self, gathered: Sequence[Array], rows: Rows) -> Commit:
-        call = _step(self.leaves[0].library, self.program, *_kinds(rows), self._divided)
+        call = _step(self.leaves[0].library, self.program, *_kinds(rows), self._shardings)
         numbers, ps = self._numbers(None, rows), [leaf.p for leaf in self.leaves]
         slots = [
             leaf.slots if all(map(operator.is_, leaf.slots, own)) else _owned(leaf)
@@ -169,7 +172,7 @@ def _step(
     program: Program,
     kinds: Sequence[Options],
     which: Sequence[int],
-    divided: Sequence[Any] | None,
+    shardings: Sequence[Any] | None,
 ) -> Callable[..., Any]:
     """The step of all leaves as one function: of slots, numbers, parameters and gradients."""
     lax = loaded().lax
@@ -180,37 +183,42 @@ def _step(
         for i, (p, x, own, numbers) in enumerate(zip(ps, xs, slots, rows, strict=True)):
             parts = _parts(library, graphs[which[i] if which else 0], (p, x, *own), numbers)
             moved, *kept = parts[0] if len(parts) == 1 else map(lax.complex, *parts)
-            new = (*kept, library.xp.astype(moved, p.dtype))
-            if divided is not None:
-                new = tuple(lax.with_sharding_constraint(a, divided[i]) for a in new)
-            found.append(new)
+            found.append((*kept, library.xp.astype(moved, p.dtype)))
         # The slots first, each to the buffer that it comes from.
         return [new[:-1] for new in found], [new[-1] for new in found]
 
-    return loaded().jit(step, donate_argnums=0)  # type: ignore[no-any-return]
+    where = None if shardings is None else (list(shardings),) * 2
+    return loaded().jit(step, donate_argnums=0, out_shardings=where)  # type: ignore[no-any-return]
 
 
 @functools.lru_cache(maxsize=64)
 def _measured(
-    library: Library, program: Program, k: int, kinds: Sequence[Options], which: Sequence[int]
+    library: Library,
+    program: Program,
+    k: int,
+    kinds: Sequence[Options],
+    which: Sequence[int],
+    divided: Sequence[bool],
+    whole: Any,
 ) -> Callable[..., Any]:
-    """The block sums of the squares of what part `k` measures, those of all leaves in one vector."""
+    """The block sums of the squares of what part `k` measures, those of all leaves in one vector.
+
+    `divided` is for which the elements lie on several devices, and `whole` where all of these have the vector.
+    """
     xp = library.xp
     graphs = [_graph(program, k, static) for static in kinds]
 
     def measured(slots: Any, rows: Any, ps: Any, xs: Any) -> Any:
         wide = library.widest_float()
-        sums = []
+        found = []
         for i, (p, x, own, numbers) in enumerate(zip(ps, xs, slots, rows, strict=True)):
             parts = _parts(library, graphs[which[i] if which else 0], (p, x, *own), numbers)
             zero = xp.astype(numbers[0], wide)
-            flat = [xp.reshape(a * a + zero, (-1,)) for a in (xp.astype(a, wide) for (a,) in parts)]
-            # Of a complex array the parts of an element follow each other.
-            squares = flat[0] if len(flat) == 1 else xp.reshape(xp.stack(flat, axis=-1), (-1,))
-            sums.append(block_sums(xp, squares) if squares.size else squares)
-        return xp.concat(sums)
+            squares = [a * a + zero for a in (xp.astype(a, wide) for (a,) in parts)]
+            found.append(sums(xp, squares, divided[i]) if p.size or divided[i] else xp.reshape(squares[0], (-1,)))
+        return xp.concat(found)
 
-    return loaded().jit(measured)  # type: ignore[no-any-return]
+    return loaded().jit(measured, out_shardings=whole)  # type: ignore[no-any-return]
 
 
 def _parts(library: Library, graph: Graph, arrays: Sequence[Array], numbers: Array) -> list[list[Array]]:

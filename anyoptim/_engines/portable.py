@@ -12,7 +12,7 @@ from anyoptim._engines._leaf import Commit, Leaf, Plan, Result, Rows
 from anyoptim._operations import Operations
 from anyoptim._program import MOVE, Options, Program, Row, options
 from anyoptim._quiet import quiet
-from anyoptim._reduction import block_sums
+from anyoptim._reduction import sums
 from anyoptim._trace import range_of, trace, trace_measure
 
 __all__ = ["Lazy", "Portable", "start"]
@@ -77,11 +77,11 @@ class Portable(Plan):
 
     def squares(self, k: int, gathered: Sequence[Array], rows: Rows) -> list[Array]:
         _same(self.program, k, rows)
-        sums = []
+        found = []
         for i, (leaf, x) in enumerate(zip(self.leaves, gathered, strict=True)):
             with leaf.library.at(leaf.p):
-                sums.append(self._known(_squares(functools.partial(self.program.measured, k), leaf, x, rows.of(i))))
-        return sums
+                found.append(self._known(_squares(functools.partial(self.program.measured, k), leaf, x, rows.of(i))))
+        return found
 
     def prepare(self, gathered: Sequence[Array], rows: Rows) -> Commit:
         _same(self.program, None, rows)
@@ -100,7 +100,8 @@ class Portable(Plan):
         results = []
         for i, (leaf, x) in enumerate(zip(self.leaves, xs, strict=True)):
             with leaf.library.at(leaf.p):
-                results.append(_result(self.program, leaf, x, rows.of(i)))
+                call = _result if self.program.whole is None else _whole
+                results.append(call(self.program, leaf, x, rows.of(i)))
         return results
 
     def _settled(self, results: list[Result]) -> list[Result]:
@@ -141,7 +142,8 @@ def start(
         return tuple(library.join_complex(re, im, getattr(xp, name)) for re, im in zip(real, imag, strict=True))
     wide = library.guarded(xp.astype(p, getattr(xp, name), copy=False))
     with quiet(), library.at(p):
-        return _kept(init.__qualname__, init(xp, wide), shapes(tuple(p.shape)), library, (wide,))
+        kept = _kept(init.__qualname__, init(xp, wide), shapes(tuple(p.shape)), library, (wide,))
+        return tuple(library.beside(a, p) for a in kept)
 
 
 _Reals = tuple[Array, Array, tuple[Array, ...]]
@@ -192,6 +194,17 @@ def _result(program: Program, leaf: Leaf, x: Array, row: Row) -> Result:
     return Result(xp.astype(moved, leaf.p.dtype, copy=False), tuple(kept))  # of another byte order
 
 
+def _whole(program: Program, leaf: Leaf, x: Array, row: Row) -> Result:
+    """The same of a rule of whole arrays, whose operations may leave its results in other pieces."""
+    library, like = leaf.library, Result(leaf.p, leaf.slots)
+
+    def call(p: Array, slots: tuple[Array, ...], x: Array, row: Row) -> Result:
+        return _result(program, Leaf(library, p, slots), x, row)
+
+    found = library.freely(call, like, leaf.p, leaf.slots, x, row)
+    return Result(library.aligned(found.p, leaf.p), tuple(map(library.aligned, found.slots, leaf.slots)))
+
+
 def _squares(measured: Callable[..., Any], leaf: Leaf, x: Array, row: Row) -> Array:
     library, xp = leaf.library, leaf.library.xp
     wide = library.widest_float()
@@ -201,9 +214,8 @@ def _squares(measured: Callable[..., Any], leaf: Leaf, x: Array, row: Row) -> Ar
     for p, g, slots in _reals(leaf, x):
         a = library.array(measured(_Eager(library, p), p, g, slots, _row(library, row, p)))
         a = xp.astype(a, wide, copy=False)
-        parts.append(xp.reshape(a * a, (-1,)))
-    # Of a complex array the parts of an element follow each other.
-    return block_sums(xp, parts[0] if len(parts) == 1 else xp.reshape(xp.stack(parts, axis=-1), (-1,)))
+        parts.append(a * a)
+    return sums(xp, list(map(library.local, parts)), library.divided(leaf.p))
 
 
 def _kept(

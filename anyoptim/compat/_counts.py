@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from anyoptim._hyperparameters import Hyper
-from anyoptim._scalars import count, signed
+from anyoptim._scalars import count, signed, times
 from anyoptim.schedules._schedule import Schedule
 
 __all__ = ["CountedSchedule", "FromOne", "OfNext", "Product", "rate"]
@@ -35,7 +35,7 @@ class FromOne:
 
     def __call__(self, t: Any) -> Any:
         """The value at step t."""
-        return self.schedule(self.every * t - 1)
+        return self.schedule(times(t, self.every) - 1)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,8 @@ __all__ = ["SGLD"]
 
 _word = Domain(lambda x: 0 <= x < 2**32 and x == int(x), "a whole number, at least 0 and below 2**32")
 
+HALF = 1 << 16
+
 
 class SGLD(Optimizer):
     """Gradient descent with noise, whose parameters in the end are samples: stochastic gradient Langevin dynamics.
@@ -63,9 +65,14 @@ class SGLD(Optimizer):
 
     @staticmethod
     def coefficients(t: Any, *, lr: Any, temperature: Any, seed: Any, stream: Any) -> dict[str, Any]:
-        return {"lr": lr, "size": sqrt(2 * lr * temperature), "seed": seed, "stream": stream, "call": t}
+        # In halves, which the arithmetic of float32 holds exactly.
+        size, halves = sqrt(2 * lr * temperature), {"low": t % HALF, "high": t // HALF}
+        return {"lr": lr, "size": size, "seed": seed, "stream": stream, **halves}
 
     @staticmethod
-    def rule(xp: Any, p: Array, x: Array, *, lr: float, size: float, seed: float, stream: float, call: Any) -> Array:
-        call = int(call) if isinstance(call, int | float) else xp.astype(call, xp.uint32)
+    def rule(
+        xp: Any, p: Array, x: Array, *, lr: float, size: float, seed: float, stream: float, low: Any, high: Any
+    ) -> Array:
+        low, high = (int(n) if isinstance(n, float) else xp.astype(n, xp.uint32) for n in (low, high))
+        call = low + high * HALF
         return lr * x - size * random.normal(p.shape, (int(seed) << 32) + int(stream), call, like=p)

@@ -8,7 +8,7 @@ from typing import Any
 from anyoptim._arrays import Array
 from anyoptim._hyperparameters import Domain, Hyper, fraction, nonnegative
 from anyoptim._optimizer import Optimizer
-from anyoptim._scalars import expm1, log, one_minus_power, sqrt
+from anyoptim._scalars import expm1, following, log, one_minus_power, sqrt
 from anyoptim.optimizers._means import moments
 from anyoptim.optimizers._optional import decayed, decoupled
 from anyoptim.optimizers._roots import inside, root
@@ -102,7 +102,7 @@ class NAdam(Optimizer):
     ) -> dict[str, Any]:
         rate = _LOG * momentum_decay
         mu = beta1 * (1 - warmup * (1 + expm1(-rate * t)))
-        ahead = beta1 * (1 - warmup * (1 + expm1(-rate * (t + 1))))
+        ahead = beta1 * (1 - warmup * (1 + expm1(-rate * following(t))))
         left = _one_minus_product(beta1, warmup, rate, t)
         c2 = one_minus_power(beta2, t)
         corrected = sqrt(c2)

@@ -120,8 +120,8 @@ class PolynomialDecay(CountedSchedule):
 
     def _value(self, n: Any) -> Any:
         if self.cycle:
-            cycles = (n + self.decay_steps - 1) // self.decay_steps
-            x = floating(n) / (self.decay_steps * where(n > 0, cycles, 1))
+            cycles = -(-n // self.decay_steps)
+            x = floating(n) / (self.decay_steps * floating(where(n > 0, cycles, 1)))
         else:
             x = floating(where(n < self.decay_steps, n, self.decay_steps)) / self.decay_steps
         gap = self.initial_learning_rate - self.end_learning_rate

@@ -7,7 +7,7 @@ from typing import Any
 from anyoptim._arrays import Array
 from anyoptim._hyperparameters import Hyper, nonnegative
 from anyoptim._optimizer import Optimizer
-from anyoptim._scalars import one_minus_power, sqrt
+from anyoptim._scalars import following, one_minus_power, sqrt
 from anyoptim.optimizers import AdaBelief, AdaGrad, Adan, CenteredRMSProp, CorrectedYogi, RAdam, RMSProp, Rprop
 from anyoptim.optimizers._means import mean, mean_square, moments, squarable
 from anyoptim.optimizers._roots import inside, root
@@ -76,7 +76,7 @@ class OtherAdan(Adan):
 
 def _ahead(lr_t: Any, beta1: Any, t: Any) -> dict[str, Any]:
     """The share of m, corrected for the next step, and of the gradient, for this one."""
-    later = beta1 * one_minus_power(beta1, t) / one_minus_power(beta1, t + 1)
+    later = beta1 * one_minus_power(beta1, t) / one_minus_power(beta1, following(t))
     return {"lr_m": lr_t * later, "lr_g": lr_t * (1 - beta1)}
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from anyoptim._arrays import Array
 from anyoptim._hyperparameters import Domain, Hyper, fraction, nonnegative, positive
 from anyoptim._optimizer import Optimizer
-from anyoptim._scalars import one_minus_power, power, ratio_up_to_one, where
+from anyoptim._scalars import following, one_minus_power, power, ratio_up_to_one, where
 from anyoptim._stage import Stage
 from anyoptim.optimizers._means import mean
 from anyoptim.optimizers.matrices import at_least, summable, unit
@@ -275,7 +275,7 @@ class NesterovMuon(PlainMuon):
 
     @staticmethod
     def lead(t: Any, beta: Any) -> dict[str, Any]:
-        return {"of_m": beta / one_minus_power(beta, t + 1), "of_g": (1 - beta) / one_minus_power(beta, t)}
+        return {"of_m": beta / one_minus_power(beta, following(t)), "of_g": (1 - beta) / one_minus_power(beta, t)}
 
 
 class AdaptiveMuon(PlainMuon):

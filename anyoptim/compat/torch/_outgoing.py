@@ -178,6 +178,6 @@ def _packed(
     method = {key: value for key, value in values.items() if "." not in key}
     numbers = {"step": t, **form.derived(t, **method)} if form.counts else {}
     return {key: tensor(value) for key, value in numbers.items()} | {
-        key: tensor(value if library(value).name == "torch" else library(value).to_host(value))
+        key: tensor(value if library(value).name.startswith("torch") else library(value).to_host(value))
         for key, value in arrays.items()
     }

@@ -1,0 +1,30 @@
+"""What is done by one of several processes for all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from anyoptim._arrays import Array, library
+
+__all__ = ["by_one"]
+
+
+@contextmanager
+def by_one(arrays: Sequence[Array], what: str) -> Iterator[bool]:
+    """Whether this process is to do it: the first of those that share the arrays, while the others wait for it.
+
+    All of them end together. Where the first fails, it raises its own error, and the others OSError with `what`.
+    """
+    x = next((x for x in arrays if library(x).shared(x)), None)
+    if x is None:
+        yield True
+        return
+    done = False
+    try:
+        yield library(x).first(x)
+        done = True
+    finally:
+        all_done = library(x).agreed(done, x)
+    if not all_done:
+        raise OSError(f"{what} by the first of the processes that share the arrays, whose error says why")

@@ -1,0 +1,111 @@
+"""One of two JAX processes with two devices each: updates, norms and checkpoints of arrays that both share."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=2"
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+import anyoptim as ao
+
+P = PartitionSpec
+MADE: dict[str, Callable[[], ao.Optimizer]] = {
+    "Adam": lambda: ao.Adam(lr=0.1),
+    "clip": lambda: ao.chain(ao.ClipGlobalNorm(0.5), ao.Adam(lr=0.1), ao.EMA(0.9)),
+    "LAMB": lambda: ao.LAMB(lr=0.1),
+    "gates": lambda: ao.chain(ao.Accumulate(2), ao.LossScale(initial=2.0), ao.SkipNonFinite(), ao.Adam(lr=0.1)),
+    "metrics": lambda: ao.chain(ao.Metrics(), ao.SGD(lr=0.1)),
+}
+SHAPES = {"W": (8, 12), "V": (4, 8), "b": (8,), "s": ()}
+SPECS = {"W": P(None, "x"), "V": P("x", "y"), "b": P(("x", "y")), "s": P()}
+
+
+def check(mesh: Any, name: str, folder: Path) -> None:
+    """Each process ends with NumPy's numbers in its parts, and goes on from a checkpoint as it would have."""
+
+    def put(arrays: dict[str, Any]) -> dict[str, Any]:
+        return {
+            k: jax.make_array_from_callback(a.shape, NamedSharding(mesh, SPECS[k]), lambda i, a=a: a[i])
+            for k, a in arrays.items()
+        }
+
+    def draw() -> dict[str, Any]:
+        return {k: rng.normal(size=shape).astype(np.float32) for k, shape in SHAPES.items()}
+
+    rng = np.random.default_rng(1)
+    first, grads = draw(), [draw() for _ in range(4)]
+    if name == "gates":
+        grads[3]["W"][7, 11] = np.nan  # the last process has it
+    whole, alone = {k: a.copy() for k, a in first.items()}, MADE[name]()
+    for g in grads:
+        alone.update(whole, g)
+    assert alone.state is not None
+
+    def compare(found: dict[str, Any]) -> None:
+        for k, a in found.items():
+            assert a.sharding.is_equivalent_to(NamedSharding(mesh, SPECS[k]), a.ndim), k
+            for shard in a.addressable_shards:
+                np.testing.assert_allclose(shard.data, whole[k][shard.index], rtol=2e-5, atol=2e-5, err_msg=k)
+
+    optimizer, params = MADE[name](), put(first)
+    for g in grads:
+        optimizer.update(params, put(g))
+    compare(params)
+    assert optimizer.state is not None
+    for slots in optimizer.state.slots if isinstance(optimizer.state.slots, tuple) else (optimizer.state.slots,):
+        for of in slots.values():
+            assert all(of[k].sharding.is_equivalent_to(params[k].sharding, params[k].ndim) for k in of)
+    for k, metric in alone.last_metrics.get("gradient", {}).items():
+        np.testing.assert_allclose(optimizer.last_metrics["gradient"][k], metric, rtol=1e-6)
+    assert [s.offender for s in optimizer.stages if isinstance(s, ao.SkipNonFinite)] == [
+        s.offender for s in alone.stages if isinstance(s, ao.SkipNonFinite)
+    ]
+    if name in {"clip", "gates"}:
+        for step in (jax.jit(optimizer.step), *([optimizer.step] if name == "clip" else [])):
+            p, state = put(first), optimizer.init(put(first))
+            for g in grads:
+                p, state = step(p, put(g), state)
+            compare(p)
+    path = folder / f"{name}.safetensors"
+    ao.save(path, params=params, optimizer=optimizer.state_dict(state) if name == "clip" else optimizer)
+    saved = ao.load(path, like=params)
+    assert saved.optimizer is not None
+    compare(saved.params)
+    other = MADE[name]()
+    other.load_state_dict(saved.optimizer, saved.params)
+    for g in grads[:2]:
+        optimizer.update(params, put(g))
+        other.update(saved.params, put(g))
+    for k, a in params.items():
+        for ours, theirs in zip(a.addressable_shards, saved.params[k].addressable_shards, strict=True):
+            np.testing.assert_allclose(ours.data, theirs.data, rtol=1e-5 if name == "clip" else 0, err_msg=k)
+
+
+def main(number: int, port: str, folder: Path) -> None:
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    jax.distributed.initialize(f"127.0.0.1:{port}", 2, number)
+    for kind in (AxisType.Explicit, AxisType.Auto):
+        mesh = jax.make_mesh((2, 2), ("x", "y"), axis_types=(kind, kind))
+        for name in MADE if kind is AxisType.Explicit else ("LAMB",):
+            check(mesh, name, folder)
+    x = jax.make_array_from_callback((4,), NamedSharding(mesh, P("x")), lambda i: np.ones(4, np.float32)[i])
+    # A file that one can't write is one that both have not written.
+    with pytest.raises(OSError, match="No such file" if number == 0 else "not written by the first of the processes"):
+        ao.save(folder / "none" / "x.safetensors", params={"x": x})
+    # What is no other's is each one's own to save.
+    ao.save(folder / f"own{number}.safetensors", params={"x": np.full(2, float(number))})
+    assert ao.load(folder / f"own{number}.safetensors").params["x"].tolist() == [number] * 2
+    jax.distributed.shutdown()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), sys.argv[2], Path(sys.argv[3]))

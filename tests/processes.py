@@ -1,0 +1,49 @@
+"""Two processes that run one module of the tests, each with its number: for what arrays do that several share."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+LIMIT, LATER = 200.0, 5.0
+"""Seconds for both, and for one of them after the other has failed: it may wait for that one for ever."""
+
+
+def run(module: str, folder: Path) -> None:
+    """`python -m tests.<module> <number> <port> <folder>`, twice. Raises AssertionError with what a failed one says."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"} | {"OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", f"tests.{module}"]
+    files = [(folder / f"{i}.txt").open("w+") for i in range(2)]
+    both = [
+        subprocess.Popen(
+            [*command, str(i), str(port), str(folder)],
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            cwd=Path(__file__).parent.parent,
+        )
+        for i, file in enumerate(files)
+    ]
+    end = time.monotonic() + LIMIT
+    try:
+        while None in (codes := [one.poll() for one in both]) and time.monotonic() < end:
+            if any(codes):
+                end = min(end, time.monotonic() + LATER)
+            time.sleep(0.05)
+    finally:
+        for one in both:
+            one.kill()
+            one.wait()
+    said = ""
+    for file in files:
+        file.seek(0)
+        said += f"\n--- {file.name}\n{file.read()[-6000:]}"
+        file.close()
+    assert codes == [0, 0], f"{codes}{said}"

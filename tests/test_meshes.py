@@ -1,0 +1,135 @@
+"""JAX arrays that lie on several devices: meshes of both kinds of axes, and two processes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import anyoptim as ao
+from tests import processes
+from tests.libraries import Library
+
+MADE: dict[str, Callable[[], ao.Optimizer]] = {
+    "SGD": lambda: ao.SGD(lr=0.1),
+    "Adam": lambda: ao.Adam(lr=0.1),
+    "clip, Adam, EMA": lambda: ao.chain(ao.ClipGlobalNorm(0.5), ao.Adam(lr=0.1), ao.EMA(0.9)),
+    "LAMB": lambda: ao.LAMB(lr=0.1),
+    "gates": lambda: ao.chain(ao.Accumulate(2), ao.SkipNonFinite(), ao.Adam(lr=0.1)),
+    "metrics": lambda: ao.chain(ao.Metrics(), ao.Adam(lr=0.1)),
+    "Adafactor": lambda: ao.Adafactor(lr=0.1),
+    "Prodigy": ao.Prodigy,
+    "Muon": lambda: ao.Muon(lr=0.1),
+    "Shampoo": lambda: ao.Shampoo(lr=0.1),
+}
+MATRICES = {"Adafactor", "Muon", "Shampoo"}
+SHAPES: dict[str, tuple[int, ...]] = {"rows": (8, 6), "columns": (3, 4, 8), "whole": (5, 3)}
+KINDS = ["Explicit", "Auto"]
+
+
+def _placed(kind: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """What puts arrays on a mesh of such axes: by their first one, by their last one, and whole."""
+    import jax
+    from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+    mesh = jax.make_mesh((2,), ("d",), axis_types=(getattr(AxisType, kind),))
+
+    def place(k: str, a: Any) -> Any:
+        axes = {"rows": ("d",), "columns": (*[None] * (a.ndim - 1), "d"), "whole": ()}[k]
+        return jax.device_put(a.copy(), NamedSharding(mesh, PartitionSpec(*axes)))
+
+    return lambda arrays: {k: place(k, a) for k, a in arrays.items()}
+
+
+# Muon and Shampoo one operation after the other are dozens of programs, for which two cores may lack threads.
+@pytest.mark.parametrize(
+    ("name", "form"),
+    [(n, f) for n in MADE for f in (["jit"] if n in {"Muon", "Shampoo"} else ["update", "step", "jit"])],
+)
+@pytest.mark.parametrize("kind", KINDS)
+def test_steps_on_a_mesh(name: str, kind: str, form: str, need: Callable[[str], Library]) -> None:
+    """Norms over all shards, to round-off; parameters and slots stay where they are."""
+    need("jax")
+    import jax
+
+    rng, put = np.random.default_rng(2), _placed(kind)
+    ours, theirs = MADE[name](), MADE[name]()
+
+    def draw() -> dict[str, Any]:
+        return {k: rng.normal(size=shape).astype(np.float32) for k, shape in SHAPES.items()}
+
+    params = draw()
+    if name in MATRICES:
+        params["columns"] = params["columns"][0]
+    p = put(params)
+    step, state = (jax.jit(ours.step) if form == "jit" else ours.step), ours.init(p)
+    for i in range(4):
+        g = {k: a.reshape(-1)[: params[k].size].reshape(params[k].shape) for k, a in draw().items()}
+        if i == 2 and name == "gates":
+            g["columns"][0, 0, 7] = np.nan
+        theirs.update(params, g)
+        if form == "update":
+            ours.update(p, put(g))
+            assert ours.state is not None
+            state = ours.state
+        else:
+            p, state = step(p, put(g), state)
+    where = put(params)
+    for k, a in params.items():
+        np.testing.assert_allclose(p[k], a, rtol=2e-5, atol=2e-5)
+        assert p[k].sharding.is_equivalent_to(where[k].sharding, a.ndim), k
+    for slots in state.slots if isinstance(state.slots, tuple) else (state.slots,):
+        for of in slots.values():
+            for k, s in of.items():
+                assert s.shape != p[k].shape or s.sharding.is_equivalent_to(where[k].sharding, s.ndim), k
+    if form == "update":
+        for k, metric in theirs.last_metrics.get("gradient", {}).items():
+            np.testing.assert_allclose(ours.last_metrics["gradient"][k], metric, rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_norm_of_many(kind: str, need: Callable[[str], Library]) -> None:
+    """As near to the right one as a float32 sum of so many can be that does not add them one by one."""
+    need("jax")
+    import jax
+
+    put = _placed(kind)
+    x = {"rows": np.full((1 << 20, 2), 0.1, np.float32)}
+    wanted = math.sqrt(x["rows"].size) * float(np.float32(0.1))
+    optimizer = ao.chain(ao.Metrics(), ao.SGD())
+    optimizer.update(put(x), put(x))
+    assert optimizer.last_metrics["gradient"]["rows"].norm == pytest.approx(wanted, rel=1e-6)
+    clipped = ao.chain(ao.ClipGlobalNorm(1.0), ao.SGD(lr=1.0))
+    p = put({"rows": x["rows"] * 0})
+    moved, _ = jax.jit(clipped.step)(p, put(x), clipped.init(p))
+    np.testing.assert_allclose(moved["rows"], -0.1 / wanted, rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_dropout_on_a_mesh(kind: str, need: Callable[[str], Library]) -> None:
+    """The mask of the elements, wherever they lie, and where they lie."""
+    need("jax")
+    import jax
+
+    rng, put = np.random.default_rng(2), _placed(kind)
+    arrays = {k: rng.normal(size=shape).astype(np.float32) for k, shape in SHAPES.items()}
+    for k, x in put(arrays).items():
+        layer, twin = ao.Dropout(0.5, seed=1), ao.Dropout(0.5, seed=1)
+        for found, wanted in (
+            (layer.forward(x, True), twin.forward(arrays[k], True)),
+            (layer.backward(x), twin.backward(arrays[k])),
+            (layer.forward(x, False), twin.forward(arrays[k], False)),
+            (jax.jit(lambda x: ao.dropout(x, 0.5, 1))(x), ao.dropout(arrays[k], 0.5, 1)),
+        ):
+            assert np.asarray(found).tolist() == wanted.tolist()
+            assert found.sharding.is_equivalent_to(x.sharding, x.ndim)
+
+
+def test_two_processes(tmp_path: Path, need: Callable[[str], Library]) -> None:
+    """Clipping, LAMB, gates, metrics, and checkpoints, which the first writes, of arrays that both have parts of."""
+    need("jax")
+    processes.run("jax_processes", tmp_path)

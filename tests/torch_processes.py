@@ -1,0 +1,214 @@
+"""One of two torch processes: updates, norms, errors and checkpoints of DTensors, and modules under FSDP2."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
+
+import anyoptim as ao
+from tests.libraries import same_bits
+
+MADE: dict[str, Callable[[], ao.Optimizer]] = {
+    "SGD": lambda: ao.SGD(lr=0.1),
+    "Adam": lambda: ao.Adam(lr=0.1),
+    "clip": lambda: ao.chain(ao.ClipGlobalNorm(0.5), ao.Adam(lr=0.1), ao.EMA(0.9)),
+    "LAMB": lambda: ao.LAMB(lr=0.1),
+    "gates": lambda: ao.chain(ao.Accumulate(2), ao.LossScale(initial=2.0), ao.SkipNonFinite(), ao.Adam(lr=0.1)),
+    "metrics": lambda: ao.chain(ao.Metrics(), ao.SGD(lr=0.1)),
+    "Adafactor": lambda: ao.Adafactor(lr=0.1),
+    "Shampoo": lambda: ao.Shampoo(lr=0.1),
+    "Muon": lambda: ao.Muon(lr=0.1),
+    "SGLD": lambda: ao.SGLD(lr=0.1),
+}
+WHOLE = {"Adafactor", "Shampoo", "Muon", "SGLD"}
+ENGINES = {"Adam": ("compiled", "blocked", "portable"), "clip": ("compiled", "portable"), "LAMB": ("compiled",)}
+SHAPES = {"W": (8, 6), "V": (4, 8), "one": (1, 3), "b": (7,), "s": (), "T": (4, 3, 2)}
+"""The second process has nothing of `one`."""
+PLACEMENTS = {"W": Shard(0), "V": Shard(1), "one": Shard(0), "b": Shard(0), "s": Replicate(), "T": Replicate()}
+
+
+def drawn(rng: np.random.Generator, name: str) -> dict[str, Any]:
+    keys = ("W", "V") if name in WHOLE else SHAPES
+    return {k: np.asarray(rng.normal(size=SHAPES[k]), np.float32) for k in keys}
+
+
+def put(mesh: Any, arrays: dict[str, Any]) -> dict[str, Any]:
+    return {k: distribute_tensor(torch.tensor(a), mesh, [PLACEMENTS[k]], src_data_rank=None) for k, a in arrays.items()}
+
+
+def check(mesh: Any, name: str, engine: str | None, folder: Path) -> None:
+    """The numbers of NumPy on whole arrays; of elementwise methods without norms, its bits."""
+    rng = np.random.default_rng(1)
+    first, grads = drawn(rng, name), [drawn(rng, name) for _ in range(6)]
+    if name == "gates":
+        grads[3]["V"][0, 7] = np.nan  # which the second process has
+    whole, alone = {k: a.copy() for k, a in first.items()}, MADE[name]()
+    for g in grads:
+        alone.update(whole, g)
+    assert alone.state is not None
+
+    def compare(found: dict[str, Any]) -> None:
+        for k, a in found.items():
+            assert a.placements == (PLACEMENTS[k],)
+            values = a.full_tensor().numpy()
+            np.testing.assert_allclose(values, whole[k], rtol=2e-5, atol=2e-5, err_msg=f"{name} {k}")
+            assert name not in {"SGD", "Adam"} or engine == "portable" or same_bits(values, whole[k])
+
+    optimizer, params = MADE[name](), put(mesh, first)
+    optimizer.engine = engine
+    begins = {k: a.to_local().data_ptr() for k, a in params.items()}
+    for g in grads:
+        optimizer.update(params, put(mesh, g))
+    compare(params)
+    assert begins == {k: a.to_local().data_ptr() for k, a in params.items()}
+    if engine is not None:
+        assert {share.engine for share in optimizer.explain(params, put(mesh, grads[0]))} == {engine}
+    for k, metric in alone.last_metrics.get("gradient", {}).items():
+        np.testing.assert_allclose(optimizer.last_metrics["gradient"][k], metric, rtol=1e-6)
+    assert [s.offender for s in optimizer.stages if isinstance(s, ao.SkipNonFinite)] == [
+        s.offender for s in alone.stages if isinstance(s, ao.SkipNonFinite)
+    ]
+    p, state = put(mesh, first), optimizer.init(put(mesh, first))
+    for g in grads:
+        p, state = optimizer.step(p, put(mesh, g), state)
+    compare(p)
+    if engine is not None:
+        return
+    path = folder / f"{name}.safetensors"
+    ao.save(path, params=params, optimizer=optimizer, extra={"number": dist.get_rank()})
+    saved = ao.load(path, like=params)
+    assert saved.optimizer is not None
+    assert saved.extra == {"number": 0}
+    compare(saved.params)
+    one, two = MADE[name](), MADE[name]()
+    one.load_state_dict(saved.optimizer, saved.params)
+    two.load_state_dict(optimizer.state_dict(), params)
+    clones = {k: a.clone() for k, a in params.items()}
+    for each, of in ((one, saved.params), (two, clones), (optimizer, params)):
+        each.update(of, put(mesh, grads[0]))
+    for k, a in params.items():
+        assert torch.equal(a.to_local(), saved.params[k].to_local()), (name, k)
+        assert torch.equal(a.to_local(), clones[k].to_local()), (name, k)
+
+
+def check_errors(mesh: Any, folder: Path) -> None:
+    """Named, and nothing moved; what can be made to fit, is."""
+    params = put(mesh, {"W": np.ones((8, 6), np.float32)})
+    plain = torch.ones(8, 6)
+    optimizer = ao.SGD(lr=1.0)
+    with pytest.raises(TypeError, match=r"grads\['W'\] is a torch array but params\['W'\] is a torch DTensor array"):
+        optimizer.update(params, {"W": plain})
+    with pytest.raises(TypeError, match=r"grads\['W'\] is a torch DTensor array but params\['W'\] is a torch array"):
+        optimizer.update({"W": plain}, params)
+    summed = DTensor.from_local(torch.ones(8, 6), mesh, [Partial()])
+    with pytest.raises(TypeError, match=r"params\['W'\] has the placements \(Partial\(sum\),\); wanted Shard or Repl"):
+        optimizer.update({"W": summed}, params)
+    with pytest.raises(ValueError, match=r"params\['W'\] has shape \(8, 6\) but grads\['W'\] has shape \(8, 5\)"):
+        optimizer.update(params, {"W": distribute_tensor(torch.ones(8, 5), mesh, [Shard(0)])})
+    assert params["W"].to_local().tolist() == [[1.0] * 6] * 4
+    # A gradient whose parts are to be added up, as those of tensor parallelism may be, or which lies in other pieces.
+    optimizer.update(params, {"W": summed})
+    optimizer.update(params, {"W": distribute_tensor(torch.ones(8, 6), mesh, [Shard(1)])})
+    assert params["W"].to_local().tolist() == [[1.0 - 2 - 1] * 6] * 4
+    with pytest.raises(OSError, match="No such file" if dist.get_rank() == 0 else "not written by the first of the pr"):
+        ao.save(folder / "none" / "x.safetensors", params=params)
+    other = init_device_mesh("cpu", (2, 1))
+    with pytest.raises(ValueError, match=r"params\['W'\] is on device DeviceMesh.* but grads\['W'\] is on device Dev"):
+        optimizer.update(params, {"W": distribute_tensor(torch.ones(8, 6), other, [Shard(0), Replicate()])})
+
+
+def check_autograd(mesh: Any) -> None:
+    """A pending backward notices that what it needs was written to, whichever engine did it; bfloat16 moves, too."""
+    for engine in ("compiled", "blocked", "portable"):
+        p = {"W": distribute_tensor(torch.ones(4, 2), mesh, [Shard(0)]).requires_grad_()}
+        loss, optimizer = (p["W"] * p["W"]).sum(), ao.SGD(lr=0.5, engine=engine)
+        optimizer.update(p, {"W": p["W"].detach().clone()})
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            loss.backward()
+    half = {"W": distribute_tensor(torch.ones(4, 2, dtype=torch.bfloat16), mesh, [Shard(0)])}
+    adam = ao.Adam(lr=0.5)
+    adam.update(half, {"W": half["W"].clone()})
+    assert half["W"].to_local().tolist() == [[0.5] * 2] * 2
+    assert adam.state is not None
+    assert adam.state.slots["m"]["W"].dtype == torch.float32
+
+
+def check_both_axes() -> None:
+    """On a mesh of two axes, along one of which all is replicated, nothing counts twice."""
+    mesh = init_device_mesh("cpu", (1, 2))
+    for placements in ([Replicate(), Shard(0)], [Shard(0), Replicate()], [Shard(0), Shard(1)]):
+        p = {"W": distribute_tensor(torch.arange(8.0).reshape(2, 4), mesh, placements)}
+        optimizer = ao.chain(ao.Metrics(), ao.SGD())
+        optimizer.update(p, {"W": p["W"].clone()})
+        assert optimizer.last_metrics["gradient"]["W"].norm == pytest.approx(140**0.5, rel=1e-7)
+
+
+def check_dropout(mesh: Any) -> None:
+    """The mask of the elements, in whichever process they are."""
+    x = drawn(np.random.default_rng(1), "Dropout")
+    for k, a in put(mesh, x).items():
+        ours, theirs = ao.Dropout(0.5, seed=1), ao.Dropout(0.5, seed=1)
+        for found, wanted in (
+            (ours.forward(a, True), theirs.forward(x[k], True)),
+            (ours.backward(a), theirs.backward(x[k])),
+        ):
+            assert found.placements == a.placements
+            assert same_bits(found.full_tensor().numpy(), wanted)
+
+
+def check_module() -> None:
+    """A module under FSDP2 trains as one process does on both halves of each batch."""
+    rank = dist.get_rank()
+
+    def module() -> Any:
+        torch.manual_seed(3)
+        return torch.nn.Sequential(torch.nn.Linear(5, 7), torch.nn.Tanh(), torch.nn.Linear(7, 1))
+
+    ours, theirs = module(), module()
+    fully_shard(ours[0])
+    fully_shard(ours)
+    make = MADE["clip"]
+    divided, single = make(), make()
+    params, whole = dict(ours.named_parameters()), dict(theirs.named_parameters())
+    divided.compile(params)
+    for _ in range(4):
+        x = torch.randn(6, 5)
+        for network, batch in ((ours, x[3 * rank : 3 * rank + 3]), (theirs, x)):
+            network.zero_grad()
+            (network(batch) ** 2).mean().backward()
+        divided.update(params, {k: p.grad for k, p in ours.named_parameters()})
+        single.update(whole, {k: p.grad for k, p in theirs.named_parameters()})
+    assert [s.engine for s in divided.explain(params, {k: p.grad for k, p in params.items()})] == ["compiled"]
+    for k, p in whole.items():
+        np.testing.assert_allclose(params[k].full_tensor().detach(), p.detach(), rtol=1e-4, atol=1e-5, err_msg=k)
+
+
+def main(number: int, port: str, folder: Path) -> None:
+    warnings.simplefilter("error")
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=number, world_size=2)
+    mesh = init_device_mesh("cpu", (2,))
+    for name in MADE:
+        for engine in (None, *ENGINES.get(name, ())):
+            check(mesh, name, engine, folder)
+    check_errors(mesh, folder)
+    check_autograd(mesh)
+    check_both_axes()
+    check_dropout(mesh)
+    check_module()
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), sys.argv[2], Path(sys.argv[3]))
