@@ -115,17 +115,20 @@ def values(scalars: Sequence[Scalar], row: Row, dtype: Any) -> list[float]:
     return [row[s.arguments[0]][s.arguments[1]] if s.op == "given" else float(evaluate(s, row, dtype)) for s in scalars]
 
 
-def evaluate(scalar: Scalar, row: Row, dtype: Any) -> float | bool:
-    """The value of a host expression at one step, in Python's own float64."""
+def evaluate(scalar: Scalar, row: Row, dtype: Any) -> Any:
+    """The value of a host expression at one step, in Python's own float64; a symbol, where it is of symbols."""
     if scalar.op == "given":
         part, name = scalar.arguments
-        return float(row[part][name])
+        value = row[part][name]
+        return value if isinstance(value, Symbol) else float(value)
     if scalar.op == "number":
         return float.fromhex(scalar.arguments[0])
     if scalar.op == "smallest_normal":
         return float(np.finfo(dtype).smallest_normal)
-    result: float | bool = _HOST[scalar.op](*(evaluate(a, row, dtype) for a in scalar.arguments))
-    return result
+    arguments = [evaluate(a, row, dtype) for a in scalar.arguments]
+    if any(isinstance(a, Symbol) for a in arguments):
+        return operation(scalar.op, *(a if isinstance(a, Symbol) else float(a) for a in arguments))
+    return _HOST[scalar.op](*arguments)
 
 
 class _Tape:

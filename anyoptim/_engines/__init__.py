@@ -109,7 +109,7 @@ def ready(program: Program, row: Row, dtype: str, number: int | None) -> None:
 def source(engine: str, program: Program, row: Row, dtype: str, measures: Sequence[int]) -> str:
     """The text of what an engine runs: a pass for each of these measures, then the step."""
     if engine == "cuda":
-        return "\n".join(cuda.source(program, k, row[:k], dtype) for k in (*measures, None))
+        return cuda.source(program, row, dtype, measures)
     if engine == "compiled":
         return "\n\n".join(compiled.source(program, k, row[:k], dtype) for k in (*measures, None))
     return "\n\n".join(blocked.source(program, k, row[:k]) for k in (*measures, None))

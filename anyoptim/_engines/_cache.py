@@ -7,13 +7,18 @@ from __future__ import annotations
 
 import os
 
-__all__ = ["kept", "read"]
+__all__ = ["folder", "kept", "read"]
+
+
+def folder(name: str) -> str:
+    """The folder of this name in the user's cache."""
+    import platformdirs  # noqa: PLC0415 - comes with the extras of the engines that compile
+
+    return os.path.join(platformdirs.user_cache_dir("anyoptim", appauthor=False), name)
 
 
 def _path(name: str) -> str:
-    import platformdirs  # noqa: PLC0415 - comes with the extras of the engines that compile
-
-    return os.path.join(platformdirs.user_cache_dir("anyoptim", appauthor=False), "kernels", name)
+    return os.path.join(folder("kernels"), name)
 
 
 def read(name: str) -> bytes | None:
@@ -32,11 +37,11 @@ def kept(name: str, content: bytes) -> str | None:
     path = _path(name)
     if read(name) == content:
         return path  # left alone: Numba takes a newer file for another
-    folder = os.path.dirname(path)
+    parent = os.path.dirname(path)
     try:
-        os.makedirs(folder, exist_ok=True)
+        os.makedirs(parent, exist_ok=True)
         # By way of another name, so that nobody ever sees half of it.
-        handle, temporary = tempfile.mkstemp(dir=folder, prefix=f".{name}_")
+        handle, temporary = tempfile.mkstemp(dir=parent, prefix=f".{name}_")
         try:
             with os.fdopen(handle, "wb") as file:
                 file.write(content)

@@ -1,4 +1,4 @@
-"""Kernels on a device, and what they are given: tables, chunk maps, rows of coefficients."""
+"""Kernels on a device, the words that they are given, and memory for these."""
 
 from __future__ import annotations
 
@@ -9,36 +9,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from anyoptim._arrays import Array
-from anyoptim._engines._buffers import Machine, Upload, buffers
+from anyoptim._engines._device import Device
 from anyoptim._engines._leaf import NDArray
-from anyoptim._program import Options, Program
-from anyoptim._reduction import BLOCK
-from anyoptim._render import CHUNK, REDUCTION, THREADS, Kernel, coefficients, kernel, kernel_measure
+from anyoptim._program import Options, Program, Row
+from anyoptim._render import THREADS, Expressions, Kernel, coefficients, kernel, kernel_measure, rows_of
 from anyoptim._trace import Scalar, trace, trace_measure
 
-__all__ = ["CHUNKS", "Call", "Gathered", "Loaded", "Owned", "Pass", "chunk_map", "load", "reduction", "text"]
-
-CHUNKS = np.dtype([("begin", np.int64), ("leaf", np.int32), ("count", np.int32)])
-
-
-def chunk_map(lengths: Sequence[int]) -> tuple[NDArray, list[int]]:
-    """For each chunk its first element, leaf and length; and the first block of the reduction in each leaf."""
-    lengths_, firsts = np.array(lengths, np.int64), np.zeros(len(lengths) + 1, np.int64)
-    counts = -(-lengths_ // CHUNK)
-    chunks = np.zeros(int(counts.sum()), CHUNKS)
-    chunks["leaf"] = np.repeat(np.arange(len(lengths_)), counts)
-    ends = np.cumsum(counts)
-    chunks["begin"] = (np.arange(len(chunks)) - np.repeat(ends - counts, counts)) * CHUNK
-    chunks["count"] = np.minimum(CHUNK, np.repeat(lengths_, counts) - chunks["begin"])
-    np.cumsum(-(-lengths_ // BLOCK), out=firsts[1:])
-    return chunks, firsts.tolist()
-
-
-class Loaded(NamedTuple):
-    """A kernel on a device."""
-
-    function: Any
-    scalars: tuple[Scalar, ...]
+__all__ = ["Gathered", "Owned", "Pass", "Upload", "load", "text"]
 
 
 def text(program: Program, k: int | None, static: Options, dtype: str) -> Kernel:
@@ -49,22 +26,18 @@ def text(program: Program, k: int | None, static: Options, dtype: str) -> Kernel
 
 
 @functools.lru_cache(maxsize=256)
-def load(machine: Machine, program: Program, k: int | None, static: Options, dtype: str) -> Loaded:
-    """The machine code of the step, or of what part `k` measures."""
+def load(
+    device: Device, program: Program, k: int | None, static: Options, dtype: str
+) -> tuple[Any, tuple[Scalar, ...]]:
+    """The same as a kernel of the device, and what stands in a row of its coefficients."""
     found = text(program, k, static, dtype)
-    return Loaded(machine.load(found.name, found.text), found.scalars)
-
-
-@functools.cache
-def reduction(machine: Machine, name: str) -> Any:
-    """One of the kernels that are no rule's."""
-    return machine.load(name, REDUCTION)
+    return device.kernel(found.name, found.text), found.scalars
 
 
 @functools.lru_cache(maxsize=256)
-def _coefficients(machine: Machine, expressions: tuple[tuple[int, Scalar], ...]) -> Any:
+def _coefficients(device: Device, expressions: Expressions) -> Any:
     found = coefficients(expressions)
-    return machine.load(found.name, found.text)
+    return device.kernel(found.name, found.text)
 
 
 class Gathered(NamedTuple):
@@ -75,67 +48,81 @@ class Gathered(NamedTuple):
     """What may be nobody else's any more."""
 
 
-class Call(NamedTuple):
-    """A kernel and what it is given at one step."""
+class Upload:
+    """Words that stand on a device, sent there anew where they have changed."""
 
-    kernel: Loaded
-    members: tuple[bool, ...] | None
-    """Which leaves it is for; None for all."""
-    words: NDArray
-    """For each leaf the address of its gradient and the number of its row; the rows; what expressions are of."""
-    leaves: int
-    expressions: tuple[tuple[int, Scalar], ...]
-    """What of the rows the device has to compute."""
-    numbers: int
-    """How many there are in all rows."""
+    def __init__(self, device: Device, words: int) -> None:
+        self._device = device
+        self._sent: NDArray | None = None
+        # In few sizes, so that what comes back finds a taker.
+        self.buffer = device.allocate(-(-max(8 * words, 1) // 4096) * 4096)
+        self.address = int(self.buffer.handle)
+
+    def send(self, words: NDArray, stream: Any) -> None:
+        """Have the device see these words, uint64, in the order of a stream."""
+        if self._sent is None or not np.array_equal(words, self._sent):
+            self._device.send(self.buffer, words, stream)
+            self._sent = words.copy()
+
+    def once(self, words: NDArray, stream: Any) -> None:
+        """The same for words that never change."""
+        if self._sent is None:
+            self.send(words, stream)
 
 
 class Owned:
     """Memory of a device that goes back when its owner is gone and the device is done."""
 
-    def __init__(self, machine: Machine, kind: type[Upload] = Upload) -> None:
-        self._machine, self._kind = machine, kind
-        self._uploads: list[Upload] = []
-        self.event = buffers(machine).event()
+    def __init__(self, device: Device) -> None:
+        self.device, self.event = device, device.event()
+        self._buffers: list[Any] = []
 
     def upload(self, words: int) -> Upload:
         """Room for so many words."""
-        self._uploads.append(self._kind(self._machine, words))
-        return self._uploads[-1]
+        made = Upload(self.device, words)
+        self._buffers.append(made.buffer)
+        return made
 
     def give(self) -> None:
-        """Give all back, for when the event is over."""
-        while self._uploads:
-            self._uploads.pop().give(self.event)
+        """Give all back, for when the event is done."""
+        self.device.drop(self.event, self._buffers)
 
 
 class Pass:
-    """A kernel over the chunks of some leaves, step after step: what it needs is made ready before anything is run."""
+    """A kernel over the chunks of some leaves, step after step: `set` makes ready whatever `run` needs."""
 
-    def __init__(self, machine: Machine, owned: Owned, chunks: NDArray) -> None:
-        self._machine, self._owned = machine, owned
-        self._chunks = chunks.view(np.uint64)
-        self._blocks = len(chunks)
-        self._map = owned.upload(self._chunks.size)
-        self._step = owned.upload(0)
+    def __init__(self, owned: Owned, loaded: tuple[Any, tuple[Scalar, ...]], chunks: NDArray) -> None:
+        self._owned, (self._kernel, self.scalars) = owned, loaded
+        self._chunks, self._blocks = chunks.view(np.uint64), len(chunks)
+        self._map, self._step = owned.upload(self._chunks.size), owned.upload(0)
 
-    def ready(self, call: Call) -> None:
-        """Make what a call needs: its place on the device, and the kernel for its expressions."""
-        if self._step.bytes < call.words.nbytes:
-            self._step = self._owned.upload(call.words.size)
-        if call.expressions:
-            _coefficients(self._machine, call.expressions)
+    def set(self, addresses: NDArray, which: Sequence[int], rows: Sequence[Row | None], dtype: Any) -> None:
+        """For each leaf the address of its gradient and the number of its row; the rows."""
+        numbers, expressions = rows_of(self.scalars, rows, dtype)
+        self._leaves, self._numbers = len(addresses), len(rows) * len(self.scalars)
+        self._words = np.empty(2 * self._leaves + numbers.size, np.uint64)
+        self.numbers = self._words[2 * self._leaves :].view(np.float64)
+        self.numbers[...], self._words[1 : 2 * self._leaves : 2] = numbers, which
+        self.move(addresses)
+        if self._step.buffer.size < self._words.nbytes:
+            self._step = self._owned.upload(self._words.size)
+        self._computed = _coefficients(self._owned.device, expressions) if expressions else None
 
-    def run(self, call: Call, stream: int, table: int, numbers: int, *more: int) -> None:
-        """Launch it, after what it needs: `table` and `numbers` are addresses on the device."""
+    def move(self, addresses: NDArray) -> None:
+        """Take gradients from elsewhere."""
+        self._words[0 : 2 * self._leaves : 2] = addresses
+
+    def run(self, stream: Any, sending: Any, leaves: int, known: int, *more: int) -> None:
+        """Launch it, after what it needs: `leaves` and `known` are where the table and what only the device knows are.
+
+        Words are sent in the order of a stream of their own.
+        """
         if not self._blocks:
             return
-        step = self._step
-        self._map.once(self._chunks, stream)
-        step.send(call.words, stream)
-        rows = step.address + 16 * call.leaves
-        if call.expressions:
-            function = _coefficients(self._machine, call.expressions)
-            self._machine.launch(function, 1, 1, stream, (rows, rows + 8 * call.numbers, numbers))
-        arguments = (table, self._map.address, step.address, rows, *more)
-        self._machine.launch(call.kernel.function, self._blocks, THREADS, stream, arguments)
+        launch, step = self._owned.device.launch, self._step
+        self._map.once(self._chunks, sending)
+        step.send(self._words, sending)
+        rows = step.address + 16 * self._leaves
+        if self._computed is not None:
+            launch(stream, self._computed, 1, 1, rows, rows + 8 * self._numbers, known)
+        launch(stream, self._kernel, self._blocks, THREADS, leaves, self._map.address, step.address, rows, *more)
