@@ -125,7 +125,8 @@ class Pure(Stage):
     def kernel_source(self, engine: str = "compiled", dtype: str = "float32") -> str:
         """The code that `cuda`, `compiled` or `blocked` makes from the rules: a pass for each measure, then the step.
 
-        `dtype` is that of the arithmetic, `float32` or `float64`. Needs no compiler, no device and no parameters.
+        `dtype` is that of the arithmetic, `float32` or `float64`. That of `cuda` is one text, which NVRTC, nvcc and
+        `cupy.RawModule` compile. Needs no compiler, no device and no parameters.
         """
         if engine not in {"cuda", "compiled", "blocked"}:
             raise ValueError(f"engine is {engine!r}; wanted 'cuda', 'compiled' or 'blocked', whose code is generated")
@@ -136,8 +137,7 @@ class Pure(Stage):
         if whole:
             raise ValueError(f"{whole[0]} works on whole arrays: {engine!r} makes no code of it")
         rows = [(track, self._pipeline.sample(track)) for track in tracks]
-        texts = [source(engine, track.program, row, dtype, [*distinct(track, row)]) for track, row in rows]
-        return "\n\n".join(dict.fromkeys(texts))
+        return source(engine, [(track.program, row, [*distinct(track, row)]) for track, row in rows], dtype)
 
     @cached_property
     def _pipeline(self) -> Pipeline:

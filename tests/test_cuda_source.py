@@ -91,6 +91,30 @@ def test_nvrtc_compiles_the_reduction(nvrtc: Any) -> None:
     _only(nvrtc.ptx(REDUCTION, 90), {*_MOVED, "add.rn.f64", "sqrt.rn.f64", "cvt.rn.f64.s64"})
 
 
+SOURCES: dict[str, Callable[[], ao.Optimizer]] = {
+    **OPTIMIZERS,
+    "two of a name": lambda: ao.partition(
+        {"W": ao.chain(_named(["m"], ["lr"])(lr=1.0), ao.EMA()), "b": _named(["n"], ["lr"])(lr=1.0), ...: ao.Adam()}
+    ),
+    "three of another name": lambda: ao.partition(
+        {k: _named([slot], ["lr"])(lr=1.0) for k, slot in zip("abc", "mnn", strict=True)}
+    ),
+    "two measures of a name": lambda: ao.chain(ao.ClipGlobalNorm(1.0), ao.ClipGlobalNorm(2.0), ao.SGD()),
+}
+
+
+@pytest.mark.parametrize("dtype", libraries.REAL)
+@pytest.mark.parametrize("name", SOURCES)
+def test_the_source_is_one_text_that_compiles(name: str, dtype: str, nvrtc: Any) -> None:
+    """As it stands: each kernel by a name of its own, and what makes a norm of what is measured."""
+    text = SOURCES[name]().kernel_source("cuda", dtype)
+    made = nvrtc.code(text, 90)
+    names = re.findall(r"__global__ void(?: __launch_bounds__\(\d+\))?\s+(\w+)\(", text)
+    assert len({*names}) == len(names) >= 1
+    assert all(of.encode() in made for of in names)
+    assert ("root" in names) == any(of.endswith("_measure") for of in names)
+
+
 _MOVED = {f"{op}.f{bits}" for op in ("ld", "st", "mov", "neg", "abs", "selp", "setp") for bits in (32, 64)}
 _INFIX = {
     "add": ("add", "sub"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,11 +18,11 @@ from anyoptim._trace import Scalar, trace, trace_measure
 __all__ = ["Gathered", "Owned", "Pass", "Upload", "load", "text"]
 
 
-def text(program: Program, k: int | None, static: Options, dtype: str) -> Kernel:
-    """The CUDA C of the step, or of what part `k` measures."""
+def text(program: Program, k: int | None, static: Options, dtype: str, taken: Collection[str] = ()) -> Kernel:
+    """The CUDA C of the step, or of what part `k` measures, by a name that is none of those taken."""
     if k is None:
-        return kernel(trace(program, static), dtype)
-    return kernel_measure(trace_measure(program, k, static), dtype)
+        return kernel(trace(program, static), dtype, taken)
+    return kernel_measure(trace_measure(program, k, static), dtype, taken)
 
 
 @functools.lru_cache(maxsize=256)

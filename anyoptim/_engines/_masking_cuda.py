@@ -30,13 +30,14 @@ def masked(library: Library, x: Array, number: int, draw: Draw, out: Array | Non
         flat = xp.reshape(library.load(x), (-1,))  # in logical order: a copy where it isn't the memory's
         y = library.load(out) if straight else xp.empty_like(flat)
     if n:
-        device, threads = cuda.device(number), -(-(draw.offset % CHOICES + n) // CHOICES)
+        device, kernel = cuda.device(number), _kernel(dtype)
+        threads = -(-(draw.offset % CHOICES + n) // CHOICES)
         memories: list[Any] = [library.memory(a) for a in (flat, y)]  # of what lies on a device, and has elements
         numbers = (n, draw.offset, draw.key, draw.call, draw.threshold, np.float64(draw.scale).view(np.uint64))
         with device.scope():
             device.launch(
                 device.stream(library.stream(number)),
-                device.kernel(*_kernel(dtype)[:2]),
+                device.kernel(kernel.name, kernel.text),
                 -(-threads // THREADS),
                 THREADS,
                 *(np.uint64(a) for a in (*(m.address for m in memories), *numbers)),

@@ -20,7 +20,7 @@ from anyoptim._engines._leaf import Again, Commit, Leaf, NDArray, Plan, Result, 
 from anyoptim._memory import ANY, merged, order
 from anyoptim._program import Program, Row, floats, options
 from anyoptim._reduction import power_of_two
-from anyoptim._render import ELEMENTS, REDUCTION, chunk_map
+from anyoptim._render import ELEMENTS, REDUCTION, Kernel, chunk_map
 from anyoptim._trace import symbol
 
 __all__ = ["Cuda", "broken", "device", "element", "missing", "ready", "refusal", "source"]
@@ -263,6 +263,12 @@ def _taken(one: Pass, plan: Cuda, gathered: Gathered) -> bool:
     return True
 
 
-def source(program: Program, row: Row, dtype: str, measures: Sequence[int]) -> str:
-    """The text of the step, and of what these parts measure before it."""
-    return "\n".join(text(program, k, options(row[:k]), dtype).text for k in (*measures, None))
+def source(passes: Sequence[tuple[Program, int | None, Row]], dtype: str) -> str:
+    """One text of steps, and of what parts measure: types once, each kernel once and by a name of its own."""
+    distinct = {text(program, k, options(row), dtype): (program, k, options(row)) for program, k, row in passes}
+    found: dict[str, Kernel] = {}
+    for program, k, static in distinct.values():
+        one = text(program, k, static, dtype, found)
+        found[one.name] = one
+    norms = [REDUCTION] if any(k is not None for _, k, _ in passes) else []
+    return "\n".join([one.types, *(one.body for one in found.values()), *norms])
