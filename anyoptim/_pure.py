@@ -108,7 +108,7 @@ class Pure(Stage):
         in a small problem. A new method takes a second or two, once on a machine: the machine code is kept in
         the user's cache folder. Parameters that the engine can't take are passed over; `explain` names them.
 
-        Raises ImportError where a package is missing: Numba (`pip install 'anyoptim[fast]'`), or cuda-bindings
+        Raises ImportError where a package is missing: Numba (`pip install 'anyoptim[fast]'`), or cuda.core
         (`anyoptim[cuda13]` or `anyoptim[cuda12]`).
         """
         tree = Tree("params", params)
