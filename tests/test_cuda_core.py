@@ -149,7 +149,7 @@ def compiled(core: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Coun
     """A compiler with an empty folder."""
     pytest.importorskip("platformdirs")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    return Counted(core, importlib.import_module("anyoptim._engines._programs").programs)
+    return Counted(core, _device.programs)
 
 
 def _files(folder: Path) -> list[Path]:

@@ -18,7 +18,7 @@ import anyoptim as ao
 from anyoptim import _reduction
 from anyoptim._engines import _launches, cuda
 from anyoptim._program import Row, options
-from anyoptim._render import CHUNK, ELEMENTS, REDUCTION, Kernel, chunk_map, coefficients, rows_of
+from anyoptim._render import CHUNK, ELEMENTS, REDUCTION, Kernel, chunk_map, coefficients, kernel_of, rows_of
 from anyoptim._trace import LOGICAL, Graph, Scalar, Symbol, evaluate, symbol, trace, trace_measure
 from tests import libraries, shim
 from tests.chains import CHAINS, agree
@@ -54,7 +54,7 @@ def _passes(optimizer: ao.Optimizer, dtype: str) -> Iterator[tuple[Kernel, Graph
     for k in (*program.measures, None):
         for static in dict.fromkeys(options(_row(optimizer, t, 0.5)[:k]) for t in STEPS):
             graph = trace(program, static) if k is None else trace_measure(program, k, static)
-            yield _launches.text(program, k, static, dtype), graph, k is not None
+            yield kernel_of(program, k, static, dtype), graph, k is not None
 
 
 def _coefficients(optimizer: ao.Optimizer, dtype: str) -> list[Kernel]:

@@ -21,6 +21,7 @@ from anyoptim._engines._leaf import Commit, Leaf, Plan, Result, Rows, Written, n
 from anyoptim._engines.portable import Lazy, start
 from anyoptim._engines.recorded import Cells, Recorded
 from anyoptim._program import Program, Row, options
+from anyoptim._render import source_of
 
 __all__ = [
     "ENGINES",
@@ -110,7 +111,7 @@ def source(engine: str, programs: Sequence[tuple[Program, Row, Sequence[int]]], 
     """The text of what an engine runs: for each program, with its row, a pass for each measure, then the step."""
     passes = [(program, k, row[:k]) for program, row, measures in programs for k in (*measures, None)]
     if engine == "cuda":
-        return cuda.source(passes, dtype)
+        return source_of(passes, dtype)
     if engine == "compiled":
         texts = [compiled.source(program, k, row, dtype) for program, k, row in passes]
     else:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from typing import Any
 
@@ -16,8 +15,6 @@ from anyoptim._render import ELEMENTS, THREADS, dropout
 
 __all__ = ["masked"]
 
-_kernel = functools.cache(dropout)
-
 
 def masked(library: Library, x: Array, number: int, draw: Draw, out: Array | None) -> Array | None:
     """The result on this device, in `out` if that is given; None for what no kernel takes."""
@@ -30,7 +27,7 @@ def masked(library: Library, x: Array, number: int, draw: Draw, out: Array | Non
         flat = xp.reshape(library.load(x), (-1,))  # in logical order: a copy where it isn't the memory's
         y = library.load(out) if straight else xp.empty_like(flat)
     if n:
-        device, kernel = cuda.device(number), _kernel(dtype)
+        device, kernel = cuda.device(number), dropout(dtype)
         threads = -(-(draw.offset % CHOICES + n) // CHOICES)
         memories: list[Any] = [library.memory(a) for a in (flat, y)]  # of what lies on a device, and has elements
         numbers = (n, draw.offset, draw.key, draw.call, draw.threshold, np.float64(draw.scale).view(np.uint64))

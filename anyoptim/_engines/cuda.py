@@ -15,20 +15,18 @@ import numpy as np
 
 from anyoptim._arrays import Array
 from anyoptim._engines._device import device
-from anyoptim._engines._launches import Gathered, Owned, Pass, load, text
+from anyoptim._engines._launches import Gathered, Owned, Pass
 from anyoptim._engines._leaf import Again, Commit, Leaf, NDArray, Plan, Result, Rows, Written
-from anyoptim._memory import ANY, merged, order
+from anyoptim._memory import ANY, Memory, merged, order
 from anyoptim._program import Program, Row, floats, options
 from anyoptim._reduction import power_of_two
-from anyoptim._render import ELEMENTS, REDUCTION, Kernel, chunk_map
+from anyoptim._render import ELEMENTS, REDUCTION, chunk_map, kernel_of
 from anyoptim._trace import symbol
 
-__all__ = ["Cuda", "broken", "device", "element", "missing", "ready", "refusal", "source"]
+__all__ = ["Cuda", "broken", "device", "element", "missing", "ready", "refusal"]
 
 HALVERS, HALVING = 32, 1024
 """Blocks of threads that share the first halvings of a long reduction, and threads in each."""
-
-_END = np.uint64(2**64 - 1)
 
 
 @functools.cache
@@ -54,10 +52,10 @@ def broken() -> str | None:
 
 def ready(program: Program, row: Row, dtype: str, number: int) -> None:
     """Compile for arrays of one dtype on the device of this number."""
-    there = device(number)
+    there, found = device(number), [kernel_of(program, k, options(row[:k]), dtype) for k in (*program.measures, None)]
     with there.scope():
-        for k in (*program.measures, None):
-            load(there, program, k, options(row[:k]), dtype)
+        for kernel in found:
+            there.kernel(kernel.name, kernel.text)
         for name in ("halve", "root") if program.measures else ():
             there.kernel(name, REDUCTION)
 
@@ -96,37 +94,33 @@ class Cuda(Plan):
         number = library.cuda(leaves[0].p)
         assert number is not None  # noqa: S101 - it was not refused
         self.number, self.device = number, device(number)
-        self.stream: Any = None
-        """The library's current one when a step begins."""
+        self.stream: Any = None  # the library's current one when a step begins
         self.destinations: list[Array] = [leaf.destination for leaf in leaves]
         self.results = [Result(leaf.p, leaf.slots) for leaf in leaves]
         dtype = library.dtype(leaves[0].p)
         self.element = element(dtype)
-        """The dtype of parameters and gradients: of their parts, where they are complex."""
-        self.dtype = np.dtype(ELEMENTS[self.element].real)
-        """That of the arithmetic and the slots."""
+        self.dtype = np.dtype(ELEMENTS[self.element].real)  # of the arithmetic and the slots
         memories = [[library.memory(a) for a in (leaf.p, *leaf.slots)] for leaf in leaves]
+        # How long each gradient is.
         self.bytes = np.array([math.prod(m.shape) * m.itemsize if m else 0 for m, *_ in memories], np.uint64)
-        """How long each gradient is."""
         self.memories = [m for of in memories for m in of if m is not None]
         self.marks = library.marks(self.destinations)
         parts = 1 if self.element == dtype else 2
         self.chunks, self.blocks = chunk_map([math.prod(leaf.p.shape) * parts for leaf in leaves])
         rows = zip(self.blocks, memories, strict=False)  # there is one more: where the last one ends
-        words = [(first, *(0 if m is None else m.address for m in of)) for first, of in rows]
-        self.leaf_words = np.array(words, np.uint64).reshape(-1)
+        self.leaf_words = np.array([word for first, of in rows for word in (first, *map(_address, of))], np.uint64)
         self.passes: dict[Any, Pass] = {}
         with self.device.scope():
             self.owned = Owned(self.device)
-            weakref.finalize(self, self.owned.give).atexit = False
-            self.table = self.owned.upload(self.leaf_words.size)
-            self.numbers = self.owned.upload(len(program.parts)).address
-            """Where on the device stands what it alone knows: for each part of the program its norm."""
+            weakref.finalize(self, self.device.dropped.append, (self.owned.event, self.owned.buffers)).atexit = False
+            self.table, self.sent = self.owned.room(self.leaf_words.size), False
+            # Where on the device stands what it alone knows: for each part of the program its norm.
+            self.numbers = int(self.owned.room(len(program.parts)).handle)
 
     @functools.cached_property
     def sums(self) -> int:
         """Where the block sums of a measure stand."""
-        return self.owned.upload(self.blocks[-1]).address
+        return int(self.owned.room(self.blocks[-1]).handle)
 
     @property
     def written(self) -> Written:
@@ -134,15 +128,13 @@ class Cuda(Plan):
 
     def keep_off(self, written: Written) -> None:
         mine = [m for m in written.there if self.memories and m.space == self.memories[0].space]
-        begins, ends = merged(mine)
-        # Behind all others, so that there always is a next one.
-        self.forbidden = np.array([[*begins, _END], [*ends, _END]], np.uint64)
+        # One more, behind all others, so that there always is a next one.
+        self.forbidden = np.array([[*stretch, 2**64 - 1] for stretch in merged(mine)], np.uint64)
 
     def _apart(self, addresses: NDArray) -> NDArray:
         """Of each gradient, whether it shares no memory with what is written."""
         begins, ends = self.forbidden
-        found: NDArray = addresses + self.bytes <= begins[np.searchsorted(ends, addresses, side="right")]
-        return found
+        return np.asarray(addresses + self.bytes <= begins[np.searchsorted(ends, addresses, side="right")])
 
     def quick(self, xs: Sequence[Array]) -> Gathered | None:
         self.stream = self.device.stream(self.library.stream(self.number))
@@ -157,22 +149,19 @@ class Cuda(Plan):
     def gather(self, xs: Sequence[Array]) -> Gathered:
         self.stream = self.device.stream(self.library.stream(self.number))
         kept = [self.library.load(x) for x in xs]
-        addresses = np.array(list(map(self._address, kept)), np.uint64)
+        addresses = np.array([_address(self.library.memory(x)) for x in kept], np.uint64)
         for i in np.flatnonzero(~self._apart(addresses)):
             kept[i] = self.library.copied(kept[i])
-            addresses[i] = self._address(kept[i])
+            addresses[i] = _address(self.library.memory(kept[i]))
         return Gathered(addresses, kept)
 
-    def _address(self, x: Array) -> int:
-        memory = self.library.memory(x)
-        return 0 if memory is None else memory.address
-
     def norm(self, k: int, gathered: Gathered, rows: Rows) -> Any:
-        n, half, all_ = self.blocks[-1], power_of_two(self.blocks[-1]) // 2, HALVERS * HALVING
+        n = self.blocks[-1]
         if not n:
             return 0.0
+        self._measure(k, gathered, rows)
+        half, all_ = power_of_two(n) // 2, HALVERS * HALVING
         with self.device.scope():
-            self._measure(k, gathered, rows)
             if half > all_:
                 self._reduce("halve", HALVERS, HALVING, self.sums, n, half, all_)
                 n, half = all_, all_ // 2
@@ -183,25 +172,20 @@ class Cuda(Plan):
 
     def known(self, k: int) -> float:
         """What `norm` gave for part `k`, on the host. Waits for the device."""
-        return float(self._fetched(self.numbers + 8 * k, 1)[0])
+        with self.device.scope():
+            return float(self.device.fetched(self.numbers + 8 * k, 1, self.stream)[0])
 
     def squares(self, k: int, gathered: Gathered, rows: Rows) -> list[NDArray]:
         # For several devices at once: their sums meet on the host.
+        self._measure(k, gathered, rows)
         with self.device.scope():
-            self._measure(k, gathered, rows)
-            self._launched()
-        sums = self._fetched(self.sums, self.blocks[-1])
+            sums = self.device.fetched(self.sums, self.blocks[-1], self.stream)
         return [sums[a:b] for a, b in itertools.pairwise(self.blocks)]
 
-    def _fetched(self, address: int, n: int) -> NDArray:
-        found = np.zeros(n)
-        if n:
-            with self.device.scope():
-                self.device.fetch(found, address, self.stream)
-        return found
-
     def _measure(self, k: int, gathered: Gathered, rows: Rows) -> None:
-        self._run(self._passes(k, gathered, rows), self.sums)
+        with self.device.scope():
+            passes, sums = self._passes(k, gathered, rows), self.sums
+        self._run(passes, sums)
 
     def _reduce(self, name: str, blocks: int, threads: int, *arguments: int) -> None:
         self.device.launch(self.stream, self.device.kernel(name, REDUCTION), blocks, threads, *arguments)
@@ -216,9 +200,7 @@ class Cuda(Plan):
             self.again = Again(rows.distinct[0], one.scalars, self.dtype, one.numbers[: len(one.scalars)], run)
 
         def commit() -> Sequence[Result]:
-            with self.device.scope():
-                self._run(passes)
-                self._launched()
+            self._run(passes)
             self.touch()
             return self.results
 
@@ -242,7 +224,7 @@ class Cuda(Plan):
             one = self.passes.get((k, key, members))
             if one is None:
                 own = ... if members is None else np.array(members)[self.chunks["leaf"]]
-                kernel = load(self.device, self.program, k, key, self.element)
+                kernel = kernel_of(self.program, k, key, self.element)
                 one = self.passes[k, key, members] = Pass(self.owned, kernel, self.chunks[own])
             own_rows = [row if of == key else None for row, of in zip(rows.distinct, static, strict=True)]
             one.set(gathered.addresses, rows.which, own_rows, self.dtype)
@@ -250,25 +232,20 @@ class Cuda(Plan):
         return found
 
     def _run(self, passes: Sequence[Pass], *more: int) -> None:
-        self.table.once(self.leaf_words, self.sending)
-        for one in passes:
-            one.run(self.stream, self.sending, self.table.address, self.numbers, *more)
+        with self.device.scope():
+            if not self.sent:
+                self.device.send(self.table, self.leaf_words, self.sending)
+                self.sent = True
+            for one in passes:
+                one.run(self.stream, self.sending, int(self.table.handle), self.numbers, *more)
+            self._launched()
+
+
+def _address(memory: Memory | None) -> int:
+    return 0 if memory is None else memory.address
 
 
 def _taken(one: Pass, plan: Cuda, gathered: Gathered) -> bool:
-    one.move(gathered.addresses)
-    with plan.device.scope():
-        plan._run([one])
-        plan._launched()
+    one.addresses[...] = gathered.addresses
+    plan._run([one])
     return True
-
-
-def source(passes: Sequence[tuple[Program, int | None, Row]], dtype: str) -> str:
-    """One text of steps, and of what parts measure: types once, each kernel once and by a name of its own."""
-    distinct = {text(program, k, options(row), dtype): (program, k, options(row)) for program, k, row in passes}
-    found: dict[str, Kernel] = {}
-    for program, k, static in distinct.values():
-        one = text(program, k, static, dtype, found)
-        found[one.name] = one
-    norms = [REDUCTION] if any(k is not None for _, k, _ in passes) else []
-    return "\n".join([one.types, *(one.body for one in found.values()), *norms])

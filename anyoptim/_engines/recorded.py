@@ -9,7 +9,7 @@ import numpy as np
 
 from anyoptim._arrays import Library
 from anyoptim._engines import cuda
-from anyoptim._engines._launches import Gathered, Upload
+from anyoptim._engines._launches import Gathered
 from anyoptim._engines._leaf import Leaf, NDArray, Rows
 from anyoptim._program import Program
 from anyoptim._render import REDUCTION
@@ -25,11 +25,11 @@ class Cells:
         self.library, self.number, self.device = library, number, cuda.device(number)
         self._count, self._first = norms, norms + 1
         with self.device.scope():
-            self._cells = Upload(self.device, self._first + len(values))
-            self._cells.send(np.array([0.0] * self._first + [*values]).view(np.uint64), self.device.aside)
+            cells = self.device.allocate(self._first + len(values))
+            self.device.send(cells, np.array([0.0] * self._first + [*values]).view(np.uint64), self.device.aside)
             self.device.aside.sync()
-        self.address = self._cells.address
-        _FOR_EVER.append(self._cells)
+        self.address = int(cells.handle)
+        _FOR_EVER.append(cells)
 
     @property
     def count(self) -> Symbol:
@@ -47,21 +47,19 @@ class Cells:
     def set(self, i: int, value: float) -> None:
         """Have replays from now on, on the library's current stream, read another value."""
         with self.device.scope():
-            cell = self.device.view(self.address + 8 * (self._first + i), 8)
+            cell = self.device.core.Buffer.from_handle(self.address + 8 * (self._first + i), 8)
             self.device.send(cell, np.array([value]).view(np.uint64), self._stream)
 
     def tick(self, by: int) -> None:
         """Count so many steps; while a graph is being recorded, at each of its replays."""
         with self.device.scope():
-            kernel = self.device.kernel("tick", REDUCTION)
-            self.device.launch(self._stream, kernel, 1, 1, self.address + 8 * self._count, by)
+            count, kernel = self.address + 8 * self._count, self.device.kernel("tick", REDUCTION)
+            self.device.launch(self._stream, kernel, 1, 1, count, by)
 
     def counted(self) -> int:
         """How many steps were counted. Waits for the device."""
-        found = np.zeros(1)
         with self.device.scope():
-            self.device.fetch(found, self.address + 8 * self._count, self._stream)
-        return int(found[0])
+            return int(self.device.fetched(self.address + 8 * self._count, 1, self._stream)[0])
 
 
 _FOR_EVER: list[Any] = []
@@ -76,12 +74,10 @@ class Recorded(cuda.Cuda):
     def __init__(self, cells: Cells, program: Program, leaves: Sequence[Leaf]) -> None:
         super().__init__(program, leaves)
         self.numbers = cells.address
-        self._gathered: list[Any] = []
-        _FOR_EVER.append(self)
 
     def gather(self, xs: Sequence[Any]) -> Gathered:
         found = super().gather(xs)
-        self._gathered.append((xs, found))
+        _FOR_EVER.append((self, xs, found))
         return found
 
     def squares(self, k: int, gathered: Gathered, rows: Rows) -> list[NDArray]:

@@ -22,6 +22,7 @@ proven on machines without a device.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
@@ -310,7 +311,8 @@ def _unused(name: str, taken: list[str]) -> str:
     return name
 
 
-def coefficients(places: Sequence[tuple[int, Scalar]]) -> Kernel:
+@functools.lru_cache(maxsize=256)
+def coefficients(places: tuple[tuple[int, Scalar], ...]) -> Kernel:
     """What is known on the device alone: these places of the rows of coefficients, in float64, by one thread.
 
     An expression's `number` is the place of a number that the host sends behind the rows, and its `device` that of one

@@ -19,7 +19,7 @@ from benchmarks.report import table
 
 __all__ = ["PARTS", "main"]
 
-OUT, WIDTH = ROOT / "benchmarks" / "gpu_results.json", 140
+OUT = ROOT / "benchmarks" / "gpu_results.json"
 
 PARTS: Mapping[str, Part] = {
     "bits": Part("a thousand steps of every method and chain give NumPy's bits", runs.bits, 190, alone=False),
@@ -64,9 +64,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:  # of the import of cuda.core, the loader, or the driver
         print(f"no NVIDIA GPU can be used here: {error}", file=sys.stderr)
         return 2
-    parts = {name: part for name, part in PARTS.items() if name in options.parts}
+    parts = {name: PARTS[name] for name in PARTS if name in options.parts}
     results = runner.run(parts, there, options.out, lambda line: print(line, flush=True))
-    console = Console(width=WIDTH)
+    console = Console(width=140)
     for sheet in goals.sheets(results):
         console.print(table(sheet))
     return 0 if all(goal.met for goal in goals.goals(results)) else 1

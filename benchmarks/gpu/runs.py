@@ -19,8 +19,7 @@ from tests.libraries import METHODS
 
 __all__ = ["LONG_RUNS", "SHAPES", "SUBJECTS", "Rows", "bits", "graphs", "replayed", "steps", "streamed", "streams"]
 
-Row = Callable[[], dict[str, Any]]
-Rows = Iterator[tuple[str, Row]]
+Rows = Iterator[tuple[str, Callable[[], dict[str, Any]]]]
 Make = Callable[[], Any]
 
 SHAPES: Shapes = {"scalar": (), "odd": (1003,), "unaligned": (4999,), "matrix": (37, 53), "none": (0, 3)}
