@@ -326,8 +326,7 @@ def _good() -> dict[str, Any]:
     equal = {"equal": True, "elements": 0, "ulp": 0.0, "where": [], "device_bytes_grown": 0, "host_bytes_grown": 4096}
     others = {steps.COPY: 1.0, FUSED: 3.0, steps.FIVE: 4.0, steps.DROPOUT: 1.1}
     ratios = {**dict.fromkeys(steps.OURS.values(), 1.0), **others}
-    timings = {who: {"median": ms} for who, ms in ratios.items()}
-    timed = {"timings": timings, "ratios": ratios, "steps": 2, "left_out": {}}
+    timed = {"timings": {k: {"median": v} for k, v in ratios.items()}, "ratios": ratios, "steps": 2, "left_out": {}}
     called = {"behind": [90.0] * 3, "idle": [95.0] * 3, "engines": {"cuda": 161}}
     rows: dict[str, dict[str, Any]] = {
         **{part: {"a": equal} for part in ("bits", "graphs", "streams")},
@@ -362,7 +361,8 @@ BELOW: dict[str, tuple[str, str, tuple[str, ...], Any]] = {
 def test_each_goal_can_be_missed(what: str) -> None:
     """By a result just below, and then it is the only kind that is."""
     part, row, (*keys, last), value = BELOW[what]
-    assert not _missed(results := _good())
+    results = _good()
+    assert not _missed(results)
     functools.reduce(dict.__getitem__, keys, results["parts"][part]["rows"][row])[last] = value
     assert {row in goal.name or goal.name == part or part == "host" for goal in _missed(results)} == {True}
 

@@ -36,7 +36,7 @@ def missing() -> str | None:
         found = importlib.util.find_spec("cuda.core")
     except ModuleNotFoundError:  # of `cuda`, in which it would be
         found = None
-    return None if found else "cuda.core can't be found; with it, one launch would update all (anyoptim[cuda13])"
+    return None if found else "cuda.core can't be found (pip install 'anyoptim[cuda13]': then one launch updates all)"
 
 
 @functools.cache
