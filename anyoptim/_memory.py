@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-__all__ = ["Memory", "merged", "near", "overlaps_itself", "shared"]
+__all__ = ["ANY", "Memory", "merged", "near", "order", "overlaps_itself", "shared"]
 
 
 class Memory(NamedTuple):
@@ -19,6 +19,23 @@ class Memory(NamedTuple):
     shape: tuple[int, ...]
     strides: tuple[int, ...]
     itemsize: int
+
+
+ANY = ()
+"""The order of what has one element, or none."""
+
+
+def order(m: Memory | None) -> tuple[int, ...] | None:
+    """The axes, from the longest steps to the shortest; None if there are gaps between elements."""
+    if m is None or 0 in m.shape:
+        return ANY
+    steps = sorted((-stride, axis) for axis, (n, stride) in enumerate(zip(m.shape, m.strides, strict=True)) if n > 1)
+    expected = m.itemsize
+    for stride, axis in reversed(steps):
+        if -stride != expected:
+            return None
+        expected *= m.shape[axis]
+    return tuple(axis for _, axis in steps)
 
 
 def shared(memories: Sequence[Memory]) -> tuple[int, int] | None:

@@ -152,7 +152,7 @@ class Pure(Stage):
         in a small problem. A new method takes a second or two, once on a machine: the machine code is kept in
         the user's cache folder. Parameters that the engine can't take are passed over; `explain` names them.
 
-        Raises ImportError where a package is missing: Numba (`pip install 'anyoptim[fast]'`), or cuda-bindings
+        Raises ImportError where a package is missing: Numba (`pip install 'anyoptim[fast]'`), or cuda.core
         (`anyoptim[cuda13]` or `anyoptim[cuda12]`).
         """
         _, ps, _, division = self._found(params)
@@ -167,7 +167,8 @@ class Pure(Stage):
     def kernel_source(self, engine: str = "compiled", dtype: str = "float32") -> str:
         """The code that `cuda`, `compiled` or `blocked` makes from the rules: a pass for each measure, then the step.
 
-        `dtype` is that of the arithmetic, `float32` or `float64`. Needs no compiler, no device and no parameters.
+        `dtype` is that of the arithmetic, `float32` or `float64`. That of `cuda` is one text, which NVRTC, nvcc and
+        `cupy.RawModule` compile. Needs no compiler, no device and no parameters.
         """
         if not isinstance(engine, str) or engine not in {"cuda", "compiled", "blocked"}:
             raise ValueError(f"engine is {engine!r}; wanted 'cuda', 'compiled' or 'blocked', whose code is generated")
@@ -178,8 +179,7 @@ class Pure(Stage):
         if whole:
             raise ValueError(f"{whole[0]} works on whole arrays: {engine!r} makes no code of it")
         rows = [(track, self._pipeline.sample(track)) for track in tracks]
-        texts = [source(engine, track.program, row, dtype, [*distinct(track, row)]) for track, row in rows]
-        return "\n\n".join(dict.fromkeys(texts))
+        return source(engine, [(track.program, row, [*distinct(track, row)]) for track, row in rows], dtype)
 
     @cached_property
     def _pipeline(self) -> Pipeline:

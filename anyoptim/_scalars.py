@@ -109,17 +109,21 @@ def following(n: Any) -> Any:
     """
     if isinstance(n, int | Symbol):
         return n + 1
-    return _saturated(n, (n >= 0) & (n < largest(n)), n + 1)
+    return _saturated(n, (n >= 0) & (n < _top(n)), n + 1)
 
 
 def times(n: Any, k: int) -> Any:
     """`n*k` of a count that is at least 0, in the same way, for k at least 1."""
-    return n * k if isinstance(n, int) else _saturated(n, n <= largest(n) // k, n * k)
+    return n * k if isinstance(n, int) else _saturated(n, n <= _top(n) // k, n * k)
+
+
+def _top(n: Any) -> Any:
+    """Its last number: of an unsigned dtype, it is none of the library's default integers."""
+    return compat.array_namespace(n).full_like(n, largest(n))
 
 
 def _saturated(n: Any, fits: Any, result: Any) -> Any:
-    xp = compat.array_namespace(n)
-    return xp.where(fits, result, xp.full_like(n, largest(n)))
+    return compat.array_namespace(n).where(fits, result, _top(n))
 
 
 def power(base: Any, x: Any) -> Any:

@@ -43,6 +43,7 @@ _HOST: Mapping[str, Callable[..., Any]] = {
     "sqrt": math.sqrt,
     "abs": abs,
     "where": lambda condition, a, b: a if condition else b,
+    "fitted": lambda c, *within: Range(*within).fitted(c),
     "bound": lambda a, low, high: low if a < low else high if a > high else a,
     "less": operator.lt,
     "less_equal": operator.le,
@@ -163,17 +164,25 @@ def values(scalars: Sequence[Scalar], row: Row, dtype: Any, within: Range | None
     ]
 
 
-def evaluate(scalar: Scalar, row: Row, dtype: Any, within: Range | None = None) -> float | bool:
-    """The value of a host expression at one step, in Python's own float64, of fitted coefficients."""
+def evaluate(scalar: Scalar, row: Row, dtype: Any, within: Range | None = None) -> Any:
+    """The value of a host expression at one step, in Python's own float64, of fitted coefficients.
+
+    A symbol, where it is of symbols.
+    """
     if scalar.op == "given":
         part, name = scalar.arguments
-        return (within or range_of(dtype)).fitted(float(row[part][name]))
+        value, within = row[part][name], within or range_of(dtype)
+        if not isinstance(value, Symbol):
+            return within.fitted(float(value))
+        return operation("fitted", value, *within) if within.least else value  # of float64 all fit
     if scalar.op == "number":
         return float.fromhex(scalar.arguments[0])
     if scalar.op in _OF_DTYPE:
         return _OF_DTYPE[scalar.op](np.finfo(dtype))
-    result: float | bool = _HOST[scalar.op](*(evaluate(a, row, dtype, within) for a in scalar.arguments))
-    return result
+    arguments = [evaluate(a, row, dtype, within) for a in scalar.arguments]
+    if any(isinstance(a, Symbol) for a in arguments):
+        return operation(scalar.op, *(a if isinstance(a, Symbol) else float(a) for a in arguments))
+    return _HOST[scalar.op](*arguments)
 
 
 class _Tape:

@@ -1,7 +1,7 @@
 """A CUDA device that is none: kernels compiled by g++, memory of the host, and streams whose work waits.
 
-The text of the kernels, the tables and all of the engine but the driver's calls are the same as on a device. Arithmetic
-is C++'s on the host, without contraction, which rounds each operation as CUDA's does with the engine's options.
+It stands in for cuda.core: the text of the kernels, the tables and all else of the engine are as on one. Arithmetic is
+that of C++ on the host, without contraction, which rounds each operation as CUDA does with the options of the engine.
 """
 
 from __future__ import annotations
@@ -13,15 +13,19 @@ import re
 import shutil
 import subprocess
 import tempfile
+import weakref
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from anyoptim import _arrays
 from anyoptim._arrays._numpy import NumPy
 from anyoptim._engines import _cache, cuda
+from anyoptim._engines._device import Device
 from anyoptim._memory import Memory
 
 NUMBER = 4711
@@ -79,39 +83,125 @@ def call(name: str, text: str, blocks: int, threads: int, arguments: Any) -> Non
     found.run(kernel, ctypes.c_uint(blocks), ctypes.c_uint(threads), values, len(arguments), waits)
 
 
-class Event:
-    """Over when what was recorded last is done."""
+class Buffer(NamedTuple):
+    """Memory somewhere."""
 
-    def __init__(self) -> None:
-        self.pending = 0
+    machine: Machine
+    handle: int
+    size: int
+    memory: Any = None
+    """What keeps it alive."""
+
+    def copy_from(self, src: Buffer, *, stream: Stream) -> None:
+        assert self.size == src.size  # or else cuda.core refuses
+        self.machine.asked("copy_from")
+        self.machine.do(functools.partial(ctypes.memmove, self.handle, src.handle, src.size), stream)
+
+
+class Event:
+    """Done when what was recorded last is."""
+
+    def __init__(self, machine: Machine) -> None:
+        self._machine, self.pending = machine, 0
+
+    @property
+    def is_done(self) -> bool:
+        self._machine.asked("is_done")
+        return not self.pending
 
     def ended(self) -> None:
         self.pending -= 1
 
 
+class Stream(NamedTuple):
+    """By its number."""
+
+    machine: Machine
+    handle: int
+
+    def record(self, event: Event) -> None:
+        assert self.machine.captured is None or self.handle == ASIDE, "an event of a capture can't be asked"
+        self.machine.asked("record")
+        event.pending += 1
+        self.machine.do(event.ended, self)
+
+    def sync(self) -> None:
+        if self.handle != ASIDE:
+            assert self.machine.captured is None, "a wait for the device while it is captured"
+            self.machine.asked("wait")
+            self.machine.finish()
+
+
+class Program(NamedTuple):
+    """A text, and what it is compiled to."""
+
+    machine: Machine
+    text: str
+
+    def compile(self, target_type: str, *, cache: Any = None) -> Program:
+        self.machine.asked("compile")
+        library_of(self.text)
+        return self
+
+    def get_kernel(self, name: str) -> tuple[str, str]:
+        self.machine.loaded.append(name)
+        return name, self.text
+
+
+ASIDE, CONTEXT = 77, 4096
+"""The stream that is the engine's own, whose work is done at once; and the device's context."""
+
+
 class Machine:
-    """The device. Its work waits until `finish`, unless it is `eager`."""
+    """A device as cuda.core and the driver show it. Its work waits until `finish`, unless it is `eager`."""
 
     def __init__(self, eager: bool = True) -> None:
         self.eager = eager
         self.waiting: list[Callable[[], object]] = []
         self.launches: list[tuple[str, int]] = []
         """The kernels by name, and their blocks."""
+        self.loaded: list[str] = []
+        """The kernels that were compiled, by name."""
+        self.counts: Counter[str] = Counter()
+        """What was asked of cuda.core, and how often."""
+        self.live: dict[int, int] = {}
+        """The bytes at each address that was allocated, until it's freed."""
         self.stream = 7
         self.captured: list[Callable[[], object]] | None = None
         """What a graph records, if there is one."""
-        self._memory: list[Any] = []
+        self.current, self.mode = 0, "global"
+        core = SimpleNamespace(
+            Device=lambda number: self,
+            Stream=SimpleNamespace(from_handle=functools.partial(Stream, self)),
+            LEGACY_DEFAULT_STREAM=Stream(self, 0),
+            Buffer=SimpleNamespace(from_handle=functools.partial(Buffer, self)),
+            LegacyPinnedMemoryResource=lambda: SimpleNamespace(
+                allocate=functools.partial(self.allocate, what="pinned")
+            ),
+            LaunchConfig=lambda grid, block: (grid, block),
+            ProgramOptions=lambda **options: options,
+            Program=lambda code, code_type, options: Program(self, code),
+            launch=self._launch,
+        )
+        self.memory_resource, self.context = self, SimpleNamespace(handle=CONTEXT)
+        self.device = Device(NUMBER, core, self, [90], lambda: lambda folder: None)
 
-    def __enter__(self) -> None: ...
-    def __exit__(self, *_: object) -> None: ...
+    def asked(self, what: str) -> None:
+        """Each call has to be in the device's scope."""
+        assert (self.current, self.mode) == (CONTEXT, "relaxed"), what
+        self.counts[what] += 1
 
     def finish(self) -> None:
         """Do all that waits."""
         while self.waiting:
             self.waiting.pop(0)()
 
-    def _do(self, work: Callable[[], object], stream: int) -> None:
-        assert stream == self.stream
+    def do(self, work: Callable[[], object], stream: Stream) -> None:
+        """At once, or when its turn comes."""
+        if stream.handle == ASIDE:
+            work()
+            return
+        assert stream == (self, self.stream)
         if self.captured is not None:
             self.captured.append(work)
             return
@@ -119,46 +209,44 @@ class Machine:
         if self.eager:
             self.finish()
 
-    def load(self, name: str, text: str) -> tuple[str, str]:
-        library_of(text)
-        return name, text
+    def _launch(self, *arguments: Any) -> None:
+        self.launch(*arguments)  # which a test may replace
 
-    def launch(self, function: tuple[str, str], blocks: int, threads: int, stream: int, arguments: Any) -> None:
-        assert blocks > 0
-        self.launches.append((function[0], blocks))
-        self._do(functools.partial(call, *function, blocks, threads, tuple(arguments)), stream)
+    def launch(self, stream: Stream, config: tuple[int, int], kernel: tuple[str, str], *arguments: Any) -> None:
+        self.asked("launch")
+        assert config[0] > 0
+        self.launches.append((kernel[0], config[0]))
+        self.do(functools.partial(call, *kernel, *config, arguments), stream)
 
-    def allocate(self, n: int) -> int:
+    def allocate(self, n: int, *, stream: Stream | None = None, what: str = "allocate") -> Buffer:
+        self.asked(what)
         memory = np.full(n // 8 + 2, 0xAB_AD_CA_FE_DE_AD_BE_EF, np.uint64)  # nothing that anyone could use
-        self._memory.append(memory)
-        return int(memory.ctypes.data + 15) // 16 * 16
+        address = int(memory.ctypes.data + 15) // 16 * 16
+        self.live[address] = n
+        weakref.finalize(memory, self.live.pop, address).atexit = False
+        return Buffer(self, address, n, memory)
 
-    def pinned(self, n: int) -> tuple[int, np.ndarray[Any, Any]]:
-        words = np.zeros(n // 8, np.uint64)
-        self._memory.append(words)
-        return words.ctypes.data, words
+    def create_event(self) -> Event:
+        self.asked("create_event")
+        return Event(self)
 
-    def send(self, to: int, pinned: int, n: int, stream: int) -> None:
-        self._do(functools.partial(ctypes.memmove, to, pinned, n), stream)
+    def create_stream(self) -> Stream:
+        return Stream(self, ASIDE)
 
-    def fetch(self, array: np.ndarray[Any, Any], address: int, stream: int) -> None:
-        assert self.captured is None, "a wait for the device while it is captured"
-        self.finish()
-        ctypes.memmove(array.ctypes.data, address, array.nbytes)
+    def set_current(self) -> None:
+        self.current = CONTEXT
 
-    def event(self) -> Event:
-        return Event()
+    arch, CUstreamCaptureMode = "90", SimpleNamespace(CU_STREAM_CAPTURE_MODE_RELAXED="relaxed")
 
-    def record(self, event: Event, stream: int) -> None:
-        assert self.captured is None, "an event of a capture can't be asked"
-        event.pending += 1
-        self._do(event.ended, stream)
+    def cuCtxGetCurrent(self) -> tuple[int, int]:  # noqa: N802
+        return 0, self.current
 
-    def over(self, event: Event) -> bool:
-        return not event.pending
+    def cuCtxSetCurrent(self, context: int) -> None:  # noqa: N802
+        self.current = context
 
-    def place(self, to: int, words: np.ndarray[Any, Any]) -> None:
-        ctypes.memmove(to, words.ctypes.data, words.nbytes)
+    def cuThreadExchangeStreamCaptureMode(self, mode: str) -> tuple[int, str]:  # noqa: N802
+        before, self.mode = self.mode, mode
+        return 0, before
 
 
 class Array(np.ndarray[Any, Any]):
@@ -244,7 +332,7 @@ class Library(NumPy):
 
 
 _machine = Machine()
-_real = cuda.device
+_real, real_missing = cuda.device, cuda.missing
 
 
 def machine() -> Machine:
@@ -254,7 +342,7 @@ def machine() -> Machine:
 
 def device(number: int) -> Any:
     """This one, or the driver's of another number: a machine may have real ones besides."""
-    return _machine if number == NUMBER else _real(number)
+    return _machine.device if number == NUMBER else _real(number)
 
 
 def install(new: Machine | None = None) -> Machine:
@@ -262,8 +350,12 @@ def install(new: Machine | None = None) -> Machine:
     global _machine  # noqa: PLW0603 - there is one
     _machine = new or _machine
     _arrays._BY_TYPE[Array] = Library(_Namespace(_arrays.library(np.empty(0)).xp))
-    cuda.device = device
+    vars(cuda).update(device=device, missing=_nothing, broken=_nothing)  # whatever is installed
     return _machine
+
+
+def _nothing() -> None:
+    """What is missing."""
 
 
 def missing() -> str | None:

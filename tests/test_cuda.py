@@ -15,7 +15,7 @@ import pytest
 
 import anyoptim as ao
 from anyoptim import _checks
-from anyoptim._engines import Crew, _buffers, cuda
+from anyoptim._engines import Crew
 from anyoptim._render import CHUNK
 from anyoptim._state import State
 from tests import shim
@@ -44,7 +44,6 @@ SHAPES: dict[str, tuple[int, ...]] = {"W": (7, 9), "b": (1023,), "n.b": (1025,),
 def machine(need: Callable[[str], Library], monkeypatch: pytest.MonkeyPatch) -> Iterator[shim.Machine]:
     """A device, which is none, of this test's own."""
     need("cuda-shim")
-    monkeypatch.setattr(cuda, "missing", lambda: None)
     # As for libraries of devices: NumPy's arrays are not theirs.
     monkeypatch.setattr(shim.Library, "plain", lambda self, x, p: False)
     yield shim.install(shim.Machine())
@@ -154,8 +153,6 @@ _ALIGNED = """
 from tests import shim
 shim.COMMAND = (*shim.COMMAND, "-fsanitize=alignment", "-fsanitize-undefined-trap-on-error")
 from tests import test_cuda as t
-from anyoptim._engines import cuda
-cuda.missing = lambda: None
 shim.install()
 for dtype in ("float16", "float32", "float64"):
     for offsets in [(0, 0), (1, 0), (0, 1), (1, 1), (2, 2)]:
@@ -287,22 +284,8 @@ def test_static_options_of_some_parameters_that_change(machine: shim.Machine) ->
     assert sum(kernel.endswith("_rule") for kernel, _ in machine.launches) == 2 + 1 + 2 * 2 + 3
 
 
-def test_tables_have_room(machine: shim.Machine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is sent fits where it is sent to, while one row becomes forty."""
-    sizes: dict[int, int] = {}
-    allocate, send = machine.allocate, machine.send
-
-    def allocated(n: int) -> int:
-        address = allocate(n)
-        sizes[address] = n
-        return address
-
-    def sent(to: int, pinned: int, n: int, stream: int) -> None:
-        assert n <= sizes[to]
-        send(to, pinned, n, stream)
-
-    monkeypatch.setattr(machine, "allocate", allocated)
-    monkeypatch.setattr(machine, "send", sent)
+def test_tables_have_room(machine: shim.Machine) -> None:
+    """While one row becomes forty."""
     rng = np.random.default_rng(58)
     shapes: Shapes = {str(k): (3,) for k in range(40)}
     params = drawn(rng, "float32", shapes)
@@ -459,58 +442,42 @@ def test_another_engine_in_mid_training() -> None:
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_compile_does_all_at_once(name: str, machine: shim.Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compile_does_all_at_once(name: str, machine: shim.Machine) -> None:
     """After it a first step compiles nothing of the rules."""
     rng = np.random.default_rng(50)
     p, optimizer = there(drawn(rng, "float32", SHAPES)), OPTIMIZERS[name](None)
     optimizer.compile(p)
-    loaded: list[str] = []
-    real = machine.load
-
-    def load(name: str, text: str) -> Any:
-        loaded.append(name)
-        return real(name, text)
-
-    monkeypatch.setattr(machine, "load", load)
+    machine.loaded.clear()
     optimizer.update(p, there(drawn(rng, "float32", SHAPES)))
-    assert {*loaded} <= {"halve", "root", "coefficients"}
+    assert {*machine.loaded} <= {"coefficients"}
 
 
 # Streams -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", QUICK)
-def test_fifty_steps_that_wait(name: str, lazy: shim.Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fifty_steps_that_wait(name: str, lazy: shim.Machine) -> None:
     """Nothing that the device still reads is written again, and nobody waits for it."""
     rng = np.random.default_rng(51)
     steps = [drawn(rng, "float32", SHAPES) for _ in range(50)]
-    monkeypatch.setattr(lazy, "fetch", lambda *_: pytest.fail("a wait for the device"))
     start = drawn(rng, "float32", SHAPES)
     expected = run(OPTIMIZERS[name]("portable"), {k: a.copy() for k, a in start.items()}, steps)
     p, gs, optimizer = there(start), [there(g) for g in steps], OPTIMIZERS[name](None)
     run(optimizer, p, gs)
     assert agree({k: np.array(a) for k, a in p.items()}, start), "nothing is done yet"
+    assert not lazy.counts["wait"]
     assert agree(back((p, optimizer.state.slots)), expected)  # type: ignore[union-attr]
 
 
-def _counted(machine: shim.Machine, monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
-    counts: Counter[str] = Counter()
-    for what in ("allocate", "pinned", "event"):
-        real = getattr(machine, what)
-
-        def counting(*arguments: Any, what: str = what, real: Any = real) -> Any:
-            counts[what] += 1
-            return real(*arguments)
-
-        monkeypatch.setattr(machine, what, counting)
-    return counts
+def _made(machine: shim.Machine) -> list[int]:
+    """How much was asked for so far that is not to grow, and what of it is in use."""
+    return [*(machine.counts[what] for what in ("allocate", "pinned", "create_event")), len(machine.live)]
 
 
 @pytest.mark.parametrize("every", [1, 7])
 @pytest.mark.parametrize("name", QUICK)
 def test_memory_does_not_grow(name: str, every: int, lazy: shim.Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     """1,000 steps, with the device done from time to time: after the first few nothing is allocated."""
-    counts = _counted(lazy, monkeypatch)
     p = there({"W": np.ones((2, 3)), "b": np.ones(3)})
     gs = [there({"W": np.ones((2, 3)), "b": np.ones(3)}) for _ in range(10)]
     optimizer, early = OPTIMIZERS[name](None), None
@@ -520,14 +487,12 @@ def test_memory_does_not_grow(name: str, every: int, lazy: shim.Machine, monkeyp
         if k % every == 0:
             lazy.finish()
         if k == 4 * every + 20:
-            early = counts.copy()
-    assert counts == early
+            early = _made(lazy)
+    assert _made(lazy) == early
 
 
-def test_what_a_dropped_plan_had_is_used_again_when_the_device_is_done(
-    lazy: shim.Machine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    counts = _counted(lazy, monkeypatch)
+def test_what_a_dropped_plan_had_is_free_when_the_device_is_done(lazy: shim.Machine) -> None:
+    """Then, and not before; and pinned memory is used again."""
     kept = []
 
     def train() -> None:
@@ -537,17 +502,16 @@ def test_what_a_dropped_plan_had_is_used_again_when_the_device_is_done(
             optimizer.update(p, g)
             kept.append((p, g, optimizer.state))
 
-    train()
-    one = counts.copy()
-    train()  # while the first one's steps wait
-    assert counts["allocate"] == 2 * one["allocate"]
-    assert counts["pinned"] == 2 * one["pinned"]
-    two = counts.copy()
+    for _ in range(3):  # while the steps before it wait
+        train()
+    allocated, pinned, _, live = _made(lazy)
+    assert live == allocated + pinned
     lazy.finish()
     for _ in range(10):
         train()
         lazy.finish()
-    assert counts - two == {"event": counts["event"] - two["event"]}
+    assert len(lazy.live) < live
+    assert lazy.counts["pinned"] == pinned
     assert len({p.tobytes() for p, *_ in kept}) == 1
 
 
@@ -559,69 +523,59 @@ def test_what_a_plan_has_is_its_own_until_its_last_step_is_done(name: str, lazy:
     for g in kept:
         optimizer.update(p, g)
         crew = optimizer._bound._crew  # type: ignore[union-attr]
-        event = crew.teams[0].plan.owned.event.handle  # type: ignore[union-attr]
+        event = crew.teams[0].plan.owned.event  # type: ignore[union-attr]
         while len(lazy.waiting) > 1:
-            assert not lazy.over(event)
+            assert event.pending
             lazy.waiting.pop(0)()
         lazy.finish()
-        assert lazy.over(event)
+        assert not event.pending
 
 
-def test_parameters_that_change_give_memory_back(lazy: shim.Machine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each new array needs a new plan, and the old one's memory is enough for it."""
-    counts = _counted(lazy, monkeypatch)
-    optimizer, p = ao.Adam(lr=0.1), {"a": shim.asarray(np.ones(5))}
-    early = None
+@pytest.mark.parametrize("pure", [False, True])
+def test_parameters_that_change_give_memory_back(pure: bool, lazy: shim.Machine) -> None:
+    """Each new array needs a new plan, in place of the old one."""
+    optimizer, early = ao.Adam(lr=0.1), 0
+    p: Any = {"a": shim.asarray(np.ones(5))}
+    state = optimizer.init(p)
     for k in range(50):
-        p["a"] = shim.asarray(p["a"])
-        optimizer.update(p, {"a": shim.asarray(np.ones(5))})
+        g = {"a": shim.asarray(np.ones(5))}
+        if pure:
+            p, state = optimizer.step(p, g, state)
+        else:
+            p["a"] = shim.asarray(p["a"])
+            optimizer.update(p, g)
         lazy.finish()
-        early = counts["allocate"] if k == 5 else early
-    assert counts["allocate"] == early
+        early = len(lazy.live) if k == 5 else early
+    assert len(lazy.live) == early
+    assert lazy.counts["pinned"] < 10
 
 
-def test_the_pure_form_makes_no_more_events(machine: shim.Machine, monkeypatch: pytest.MonkeyPatch) -> None:
-    counts = _counted(machine, monkeypatch)
-    optimizer, params = ao.Adam(), shim.asarray(np.ones(5))
-    state, early = optimizer.init(params), None
-    for k in range(100):
-        params, state = optimizer.step(params, shim.asarray(np.ones(5)), state)
-        early = counts.copy() if k == 10 else early
-    assert counts == early
+def test_memory_waits_for_its_event(lazy: shim.Machine) -> None:
+    """That of the device for the one that it came with, pinned memory for its own; one that waits holds up none."""
+    device, stream = lazy.device, lazy.device.stream(lazy.stream)
+    with device.scope():
+        events, buffers = [lazy.create_event() for _ in range(3)], [[device.allocate(512)] for _ in range(4)]
+        addresses = [of[0].handle for of in buffers]
+        stream.record(events[0])
+        for event, of in zip(events, buffers, strict=False):
+            device.dropped.append((event, of[:]))
+            of.clear()
+        for _ in range(3):
+            assert addresses[0] in lazy.live
+            device.allocate(8)
+        assert [a in lazy.live for a in addresses] == [True, False, False, True]
+        for _ in range(3):
+            device.send(buffers[3][0], np.arange(5, dtype=np.uint64), stream)
+        assert lazy.counts["pinned"] == 3
+        lazy.finish()
+        device.send(buffers[3][0], np.arange(5, dtype=np.uint64), stream)
+        device.allocate(8)
+    assert lazy.counts["pinned"] == 3
+    assert addresses[0] not in lazy.live
 
 
-def test_buffers_wait_for_their_events(lazy: shim.Machine) -> None:
-    """Device memory by the event that it came back with, pinned memory by its own; by size, rounded up."""
-    free = _buffers.buffers(lazy)
-    event = free.event()
-    assert _buffers.buffers(lazy) is free
-    free.record(event, lazy.stream)
-    first = free.take(300)
-    free.give(first, 300, event)
-    assert free.take(300) != first
-    found = free.pinned(300)
-    assert found.words.nbytes >= 300
-    free.record(found.event, lazy.stream)
-    free.give_pinned(found)
-    assert free.pinned(300).address != found.address
-    lazy.finish()
-    assert free.take(5000) != first
-    assert free.take(512) == first
-    assert free.take(512) != first
-    assert free.pinned(511) is found
-    assert free.pinned(511) is not found
-
-
-def test_a_step_that_fails_behind_its_measure(lazy: shim.Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_that_fails_behind_its_measure(lazy: shim.Machine) -> None:
     """What the measure reads and writes is nobody else's until it is done, on whatever stream."""
-    taken = []
-    real = lazy.launch
-
-    def launch(function: Any, blocks: int, threads: int, stream: int, arguments: Any) -> None:
-        taken.extend(arguments)
-        real(function, blocks, threads, stream, arguments)
-
-    monkeypatch.setattr(lazy, "launch", launch)
 
     class Failing(ao.SGD):
         @staticmethod
@@ -633,10 +587,31 @@ def test_a_step_that_fails_behind_its_measure(lazy: shim.Machine, monkeypatch: p
     with pytest.raises(ValueError, match="no coefficients"):
         optimizer.update(p, g)
     del optimizer
-    assert taken
     assert lazy.waiting
-    again = [_buffers.buffers(lazy).take(8) for _ in range(20)]
-    assert not {*again} & {*taken}
+    before = {**lazy.live}
+    with lazy.device.scope():
+        lazy.device.allocate(8)
+        assert before.items() <= lazy.live.items()
+        lazy.finish()
+        lazy.device.allocate(8)
+    assert len(lazy.live) < len(before)
+
+
+def test_the_current_device_is_another_s_again(machine: shim.Machine) -> None:
+    """And the mode of capture: after steps, good ones or not, and where no device was current."""
+    p, optimizer = shim.asarray(np.ones(5)), ao.chain(ao.ClipGlobalNorm(1.0), ao.Adam())
+    for before in (0, 17, shim.CONTEXT):
+        machine.current = before
+        for _ in range(3):
+            optimizer.update(p, shim.asarray(np.ones(5)))
+        ao.dropout(p, 0.5, 3)
+        assert (machine.current, machine.mode) == (before, "global")
+    machine.current, launch = 17, machine.launch
+    machine.launch = lambda *_: 1 / 0  # type: ignore[method-assign, assignment]
+    with pytest.raises(ZeroDivisionError):
+        optimizer.update(p, shim.asarray(np.ones(5)))
+    machine.launch = launch  # type: ignore[method-assign]
+    assert (machine.current, machine.mode) == (17, "global")
 
 
 # Steps like the last one -------------------------------------------------------------------------------------------
@@ -803,7 +778,7 @@ def test_importing_it_imports_no_driver() -> None:
     """And neither do steps on this machine's arrays."""
     text = (
         "import sys, numpy as np, anyoptim as ao; ao.SGD().update(np.ones(2), np.ones(2)); "
-        "print(sorted({'cuda', 'cuda.bindings'} & {*sys.modules}))"
+        "print(sorted({'cuda', 'cuda.core', 'cuda.bindings'} & {*sys.modules}))"
     )
     found = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, check=True, env={**os.environ})
     assert found.stdout == "[]\n"

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 import anyoptim as ao
-from anyoptim._engines import _launches, cuda
+from anyoptim._engines import cuda
 from anyoptim._memory import Memory
-from anyoptim._render import CHUNK
+from anyoptim._render import CHUNK, chunk_map
 from tests import shim
 from tests.libraries import Library, same_bits
 
@@ -42,7 +42,7 @@ def other(need: Callable[[str], Library], monkeypatch: pytest.MonkeyPatch) -> An
     monkeypatch.setattr(shim.Library, "cuda", number)
     monkeypatch.setattr(shim.Library, "device", lambda self, x: f"cuda:{number(self, x)}")
     monkeypatch.setattr(shim.Library, "memory", of)
-    monkeypatch.setattr(cuda, "device", {shim.NUMBER: first, OTHER: second}.__getitem__)
+    monkeypatch.setattr(cuda, "device", {shim.NUMBER: first.device, OTHER: second.device}.__getitem__)
     return second, place
 
 
@@ -84,7 +84,7 @@ def test_a_gradient_on_another_device_is_refused(other: Any) -> None:
 def test_chunks_of_more_elements_than_32_bits_count() -> None:
     """Where an element is takes 64 bits; how many are in a chunk does not."""
     n = 2**33 + 5
-    chunks, firsts = _launches.chunk_map([7, n])
+    chunks, firsts = chunk_map([7, n])
     assert chunks["begin"][-1] == (n - 1) // CHUNK * CHUNK > 2**32
     assert chunks["count"][1:].sum(dtype=np.int64) == n
     assert firsts == [0, 1, 1 + -(-n // 1024)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import itertools
 import math
 import re
@@ -17,10 +16,9 @@ from hypothesis import strategies as st
 
 import anyoptim as ao
 from anyoptim import _reduction
-from anyoptim._engines import _launches, _rows, cuda
-from anyoptim._engines._buffers import Upload
+from anyoptim._engines import _launches, cuda
 from anyoptim._program import Row, options
-from anyoptim._render import CHUNK, ELEMENTS, REDUCTION, Kernel, coefficients
+from anyoptim._render import CHUNK, ELEMENTS, REDUCTION, Kernel, chunk_map, coefficients, kernel_of, rows_of
 from anyoptim._trace import LOGICAL, Graph, Scalar, Symbol, evaluate, symbol, trace, trace_measure
 from tests import libraries, shim
 from tests.chains import CHAINS, agree
@@ -37,10 +35,9 @@ STEPS = (1, 2, 1000)
 
 
 @pytest.fixture
-def machine(need: Callable[[str], Library], monkeypatch: pytest.MonkeyPatch) -> Iterator[shim.Machine]:
+def machine(need: Callable[[str], Library]) -> Iterator[shim.Machine]:
     """A device, which is none, of this test's own."""
     need("cuda-shim")
-    monkeypatch.setattr(cuda, "missing", lambda: None)
     yield shim.install(shim.Machine())
     shim.install(shim.Machine())
 
@@ -57,7 +54,7 @@ def _passes(optimizer: ao.Optimizer, dtype: str) -> Iterator[tuple[Kernel, Graph
     for k in (*program.measures, None):
         for static in dict.fromkeys(options(_row(optimizer, t, 0.5)[:k]) for t in STEPS):
             graph = trace(program, static) if k is None else trace_measure(program, k, static)
-            yield _launches.text(program, k, static, dtype), graph, k is not None
+            yield kernel_of(program, k, static, dtype), graph, k is not None
 
 
 def _coefficients(optimizer: ao.Optimizer, dtype: str) -> list[Kernel]:
@@ -66,7 +63,7 @@ def _coefficients(optimizer: ao.Optimizer, dtype: str) -> list[Kernel]:
     for kernel, _, _ in _passes(optimizer, dtype):
         for t in STEPS:
             row = _row(optimizer, t, symbol(0))
-            expressions = _rows.table(kernel.scalars, [row], dtype).expressions
+            _, expressions = rows_of(kernel.scalars, [row], dtype)
             found += [coefficients(expressions)] if expressions else []
     return list(dict.fromkeys(found))
 
@@ -92,6 +89,30 @@ def test_nvrtc_compiles_the_reduction(nvrtc: Any) -> None:
         made = nvrtc.code(REDUCTION, architecture)
         assert all(name in made for name in (b"halve", b"root"))
     _only(nvrtc.ptx(REDUCTION, 90), {*_MOVED, "add.rn.f64", "sqrt.rn.f64", "cvt.rn.f64.s64"})
+
+
+SOURCES: dict[str, Callable[[], ao.Optimizer]] = {
+    **OPTIMIZERS,
+    "two of a name": lambda: ao.partition(
+        {"W": ao.chain(_named(["m"], ["lr"])(lr=1.0), ao.EMA()), "b": _named(["n"], ["lr"])(lr=1.0), ...: ao.Adam()}
+    ),
+    "three of another name": lambda: ao.partition(
+        {k: _named([slot], ["lr"])(lr=1.0) for k, slot in zip("abc", "mnn", strict=True)}
+    ),
+    "two measures of a name": lambda: ao.chain(ao.ClipGlobalNorm(1.0), ao.ClipGlobalNorm(2.0), ao.SGD()),
+}
+
+
+@pytest.mark.parametrize("dtype", libraries.REAL)
+@pytest.mark.parametrize("name", SOURCES)
+def test_the_source_is_one_text_that_compiles(name: str, dtype: str, nvrtc: Any) -> None:
+    """As it stands: each kernel by a name of its own, and what makes a norm of what is measured."""
+    text = SOURCES[name]().kernel_source("cuda", dtype)
+    made = nvrtc.code(text, 90)
+    names = re.findall(r"__global__ void(?: __launch_bounds__\(\d+\))?\s+(\w+)\(", text)
+    assert len({*names}) == len(names) >= 1
+    assert all(of.encode() in made for of in names)
+    assert ("root" in names) == any(of.endswith("_measure") for of in names)
 
 
 _MOVED = {f"{op}.f{bits}" for op in ("ld", "st", "mov", "neg", "abs", "selp", "setp") for bits in (32, 64)}
@@ -267,7 +288,7 @@ LENGTHS = st.integers(0, 3 * CHUNK) | st.sampled_from([m + d for m in (1024, CHU
 @given(st.lists(LENGTHS, min_size=1, max_size=40))
 def test_chunk_map(lengths: list[int]) -> None:
     """Every element of every leaf once, in order, in chunks as long as may be; and blocks of the reduction counted."""
-    chunks, firsts = _launches.chunk_map(lengths)
+    chunks, firsts = chunk_map(lengths)
     expected = [(b, i, min(CHUNK, n - b)) for i, n in enumerate(lengths) for b in range(0, n, CHUNK)]
     assert chunks.tolist() == expected
     assert chunks.dtype.itemsize == 16  # as the kernel's
@@ -275,7 +296,7 @@ def test_chunk_map(lengths: list[int]) -> None:
 
 
 def test_chunk_map_of_more_elements_than_an_int_counts() -> None:
-    chunks, firsts = _launches.chunk_map([2**31 + 5, 3])
+    chunks, firsts = chunk_map([2**31 + 5, 3])
     assert chunks[-2].tolist() == (2**31, 0, 5)
     assert chunks[-1].tolist() == (0, 1, 3)
     assert firsts[-1] == 2**21 + 2
@@ -345,9 +366,9 @@ def test_rows_of_coefficients(
         kept.append(scalar)
         wanted.append(values)
     given_rows = [None, *map(tuple, rows)]
-    numbers, expressions = _rows.table(kept, given_rows, dtype)
-    again = _rows.table(kept, given_rows, dtype)
-    assert (again.expressions, again.numbers.tobytes()) == (expressions, numbers.tobytes())
+    numbers, expressions = rows_of(kept, given_rows, dtype)
+    again = rows_of(kept, given_rows, dtype)
+    assert (again[1], again[0].tobytes()) == (expressions, numbers.tobytes())
     computed = numbers.copy()
     width, known = len(kept), np.array(device)
     if expressions:
@@ -375,15 +396,15 @@ def test_rows_with_other_numbers_have_the_same_kernel(one: list[float], two: lis
     """Or else each step would compile its own."""
     scalars = [Scalar("given", (0, "a"))]
     rows = [({"a": max_norm / (symbol(0) + more) * more},) for max_norm, more in (one, two)]
-    first, second = (_rows.table(scalars, [row], "float32") for row in rows)
-    assert first.expressions == second.expressions
+    first, second = (rows_of(scalars, [row], "float32") for row in rows)
+    assert first[1] == second[1]
 
 
 def test_what_is_compared_is_a_number(machine: shim.Machine) -> None:
     """As it is for Python: 1 / 2 is 0.5."""
     norm = symbol(0)
     share = (norm > 1) / ((norm > 2) + (norm > 3))
-    numbers, expressions = _rows.table([Scalar("given", (0, "a"))], [({"a": share},)], "float32")
+    numbers, expressions = rows_of([Scalar("given", (0, "a"))], [({"a": share},)], "float32")
     at, known = numbers.ctypes.data, np.array([5.0])
     shim.call("coefficients", coefficients(expressions).text, 1, 1, (at, at + 8, known.ctypes.data))
     assert numbers[0] == 0.5
@@ -395,13 +416,13 @@ def test_what_is_compared_is_a_number(machine: shim.Machine) -> None:
 def _norm(machine: shim.Machine, sums: np.ndarray[Any, Any], monkeypatch: pytest.MonkeyPatch) -> float:
     """What the engine's launches make of these block sums."""
     plan: Any = object.__new__(cuda.Cuda)
-    plan.owned = _launches.Owned(machine)
-    plan.machine, plan.stream, plan.blocks = machine, machine.stream, [0, len(sums)]
-    plan.numbers, plan.__dict__["sums"] = Upload(machine, 3).address, Upload(machine, len(sums))
-    ctypes.memmove(plan.sums.address, sums.ctypes.data, sums.nbytes)
+    plan.device, plan.blocks, known, own = machine.device, [0, len(sums)], np.zeros(3), sums.copy()
+    plan.stream, plan.numbers, plan.__dict__["sums"] = plan.device.stream(7), known.ctypes.data, own.ctypes.data
+    with plan.device.scope():
+        plan.owned = _launches.Owned(plan.device)
     monkeypatch.setattr(cuda.Cuda, "_measure", lambda *_: None)
     assert plan.norm(2, None, None).scalar == Scalar("device", (2,))
-    return ctypes.c_double.from_address(plan.numbers + 16).value
+    return float(known[2])
 
 
 @pytest.mark.parametrize(("blocks", "threads"), [(1, 32), (2, 16), (4, 4), (32, 1)])

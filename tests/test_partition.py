@@ -347,8 +347,12 @@ def test_sources_and_explanations() -> None:
     for engine in ("compiled", "blocked", "cuda"):
         text = optimizer.kernel_source(engine)
         assert text.count("lr_t") == ao.Adam().kernel_source(engine).count("lr_t")
-        parts = [ao.Adam().kernel_source(engine), ao.SGD().kernel_source(engine)]
-        assert text == "\n\n".join(parts)
+        adam, sgd = ao.Adam().kernel_source(engine), ao.SGD().kernel_source(engine)
+        if engine == "cuda":  # the types are defined once
+            assert text.startswith(adam)
+            assert sgd.endswith(text.removeprefix(adam + "\n"))
+        else:
+            assert text == f"{adam}\n\n{sgd}"
     params = {k: np.ones(10, np.float32) for k in "Wbc"}
     shares = optimizer.explain(params, params)
     assert sum(share.bytes for share in shares) == 10 * (4 * (2 + 1 + 4) + 2 * 4 * 3)

@@ -10,14 +10,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pytest
 
 import anyoptim as ao
 from anyoptim._engines import _pool, _tiles, blocked, masking
-from anyoptim._engines._buffers import Buffers, Event
 from tests.libraries import ENGINES, same_bits
 
 MAKERS: dict[str, Callable[[str], ao.Optimizer]] = {
@@ -273,26 +272,3 @@ def test_finalizers(engine: str) -> None:
         alone.step()
     assert run.same(alone)
     intruder.check()
-
-
-def test_memory_of_a_device_that_is_asked_for_while_it_is_asked_for() -> None:
-    """Two takers have two pieces, and nobody waits for a lock that is his own."""
-
-    class Device:
-        taken: ClassVar[list[int]] = []
-
-        def over(self, _: Any) -> bool:
-            if not self.taken:
-                self.taken.append(-1)
-                self.taken[0] = memory.take(1000)
-            return True
-
-        def allocate(self, n: int) -> int:
-            return n
-
-    device: Any = Device()
-    memory = Buffers(device)
-    for address in (1, 2):
-        memory.give(address, 1000, Event(None, []))
-    _ends(lambda: Device.taken.append(memory.take(1000)))
-    assert sorted(Device.taken) == [1, 2]

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from anyoptim._engines import _rows
-from anyoptim._render import coefficients
+from anyoptim._render import coefficients, rows_of
 from anyoptim._scalars import power, remainder, whole
 from anyoptim._trace import Scalar, Symbol, symbol
 from tests import shim
@@ -24,7 +23,7 @@ def _numbers_of(values: list[Symbol], device: list[float]) -> tuple[list[float],
     """What the device makes of these, and the kernel's text."""
     shim.install(shim.Machine())
     scalars = [Scalar("given", (0, str(k))) for k in range(len(values))]
-    numbers, expressions = _rows.table(scalars, [({str(k): v for k, v in enumerate(values)},)], "float64")
+    numbers, expressions = rows_of(scalars, [({str(k): v for k, v in enumerate(values)},)], "float64")
     known, text = np.array(device), coefficients(expressions).text
     at = numbers.ctypes.data
     shim.call("coefficients", text, 1, 1, (at, at + 8 * len(values), known.ctypes.data))

@@ -22,6 +22,7 @@ from anyoptim._engines.portable import Lazy, start
 from anyoptim._engines.recorded import Cells, Recorded
 from anyoptim._program import Program, Row, options
 from anyoptim._reduction import total
+from anyoptim._render import source_of
 
 __all__ = [
     "ENGINES",
@@ -107,13 +108,16 @@ def ready(program: Program, row: Row, dtype: str, number: int | None) -> None:
         _worked[program, _real(dtype)].elements = WORTHWHILE
 
 
-def source(engine: str, program: Program, row: Row, dtype: str, measures: Sequence[int]) -> str:
-    """The text of what an engine runs: a pass for each of these measures, then the step."""
+def source(engine: str, programs: Sequence[tuple[Program, Row, Sequence[int]]], dtype: str) -> str:
+    """The text of what an engine runs: for each program, with its row, a pass for each measure, then the step."""
+    passes = [(program, k, row[:k]) for program, row, measures in programs for k in (*measures, None)]
     if engine == "cuda":
-        return "\n".join(cuda.source(program, k, row[:k], dtype) for k in (*measures, None))
+        return source_of(passes, dtype)
     if engine == "compiled":
-        return "\n\n".join(compiled.source(program, k, row[:k], dtype) for k in (*measures, None))
-    return "\n\n".join(blocked.source(program, k, row[:k]) for k in (*measures, None))
+        texts = [compiled.source(program, k, row, dtype) for program, k, row in passes]
+    else:
+        texts = [blocked.source(program, k, row) for program, k, row in passes]
+    return "\n\n".join(dict.fromkeys(texts))
 
 
 class Choice(NamedTuple):

@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import functools
 import math
-import struct
 from typing import Any
+
+import numpy as np
 
 from anyoptim._arrays import Array, Library
 from anyoptim._engines import cuda
-from anyoptim._engines._buffers import Machine
 from anyoptim._engines._draw import Draw
 from anyoptim._philox import CHOICES
 from anyoptim._render import ELEMENTS, THREADS, dropout
 
 __all__ = ["masked"]
-
-
-@functools.cache
-def _kernel(machine: Machine, dtype: str) -> Any:
-    found = dropout(dtype)
-    return machine.load(found.name, found.text)
 
 
 def masked(library: Library, x: Array, number: int, draw: Draw, out: Array | None) -> Array | None:
@@ -34,17 +27,18 @@ def masked(library: Library, x: Array, number: int, draw: Draw, out: Array | Non
         flat = xp.reshape(library.load(x), (-1,))  # in logical order: a copy where it isn't the memory's
         y = library.load(out) if straight else xp.empty_like(flat)
     if n:
-        machine = cuda.device(number)
-        groups = -(-(draw.offset % CHOICES + n) // CHOICES)
-        (bits,) = struct.unpack("Q", struct.pack("d", draw.scale))
-        places = [_address(library, a) for a in (flat, y)]
-        machine.launch(
-            _kernel(machine, dtype),
-            -(-groups // THREADS),
-            THREADS,
-            library.stream(number),
-            (*places, n, draw.offset, draw.key, draw.call, draw.threshold, bits),
-        )
+        device, kernel = cuda.device(number), dropout(dtype)
+        threads = -(-(draw.offset % CHOICES + n) // CHOICES)
+        memories: list[Any] = [library.memory(a) for a in (flat, y)]  # of what lies on a device, and has elements
+        numbers = (n, draw.offset, draw.key, draw.call, draw.threshold, np.float64(draw.scale).view(np.uint64))
+        with device.scope():
+            device.launch(
+                device.stream(library.stream(number)),
+                device.kernel(kernel.name, kernel.text),
+                -(-threads // THREADS),
+                THREADS,
+                *(np.uint64(a) for a in (*(m.address for m in memories), *numbers)),
+            )
     if out is None:
         return xp.reshape(y, tuple(x.shape))
     if straight:
@@ -52,9 +46,3 @@ def masked(library: Library, x: Array, number: int, draw: Draw, out: Array | Non
     else:
         library.write(out, xp.reshape(y, tuple(x.shape)))
     return out
-
-
-def _address(library: Library, a: Array) -> int:
-    memory = library.memory(a)
-    assert memory is not None  # noqa: S101 - it lies on a device, and has elements
-    return memory.address

@@ -22,8 +22,9 @@ proven on machines without a device.
 
 from __future__ import annotations
 
+import functools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from anyoptim._reduction import BLOCK
@@ -61,26 +62,35 @@ class Kernel(NamedTuple):
     """A module as text, with one kernel."""
 
     name: str
-    text: str
+    body: str
     scalars: tuple[Scalar, ...] = ()
     """What stands in a row of coefficients."""
+    types: str = ""
+    """What the body takes for granted: the same for all kernels of a dtype."""
+
+    @property
+    def text(self) -> str:
+        """All of it."""
+        return f"{self.types}\n{self.body}" if self.types else self.body
 
 
-def kernel(graph: Graph, dtype: str) -> Kernel:
-    """The step: p and the slots are read and written, x is read, all in place."""
-    return _Writer(graph, dtype, "rule").step()
+def kernel(graph: Graph, dtype: str, taken: Collection[str] = ()) -> Kernel:
+    """The step: p and the slots are read and written, x is read, all in place. Its name is none of those taken."""
+    return _Writer(graph, dtype, "rule", taken).step()
 
 
-def kernel_measure(graph: Graph, dtype: str) -> Kernel:
+def kernel_measure(graph: Graph, dtype: str, taken: Collection[str] = ()) -> Kernel:
     """The block sums of squares of what is measured; all arrays are read."""
-    return _Writer(graph, dtype, "measure").measure()
+    return _Writer(graph, dtype, "measure", taken).measure()
 
 
-_HEAD = """\
+_TYPES = """\
 {types}
 struct alignas(16) Vector {{ real at[{width}]; }};
 struct Chunk {{ long long begin; int leaf, count; }};
+"""
 
+_RULE = """\
 __device__ __forceinline__ {returns} {name}_of({formals})
 {{
     {body}
@@ -167,10 +177,10 @@ extern "C" __global__ void tick(double *count, long long by) { *count += by; }
 
 
 class _Writer:
-    def __init__(self, graph: Graph, dtype: str, what: str) -> None:
+    def __init__(self, graph: Graph, dtype: str, what: str, taken_names: Collection[str]) -> None:
         self.graph = graph
         self.dtype, self.real = dtype, ELEMENTS[dtype].real
-        self.name = _ascii(function_name(graph, what))
+        self.name = _unused(function_name(graph, what), [*taken_names])
         self.first = len(graph.inputs)
         taken = [self.name, f"{self.name}_of"]
         names = [_unused(name, taken) for name in (*input_names(graph), *scalar_names(graph).values())]
@@ -241,9 +251,8 @@ class _Writer:
         formals = [self.parameter(i, i in moved) for i in opened]
         loads = [f"const real {self.inputs[i]} = wide({self.formal(i)});" for i in opened if self.cast(i)]
         text = filled(
-            _HEAD + _KERNEL + template,
+            _RULE + _KERNEL + template,
             name=self.name,
-            types=self.types().splitlines(),
             width=str(self.width),
             threads=str(THREADS),
             block=str(BLOCK),
@@ -257,13 +266,14 @@ class _Writer:
             arrays=[array(i) for i in opened],
             **pieces,
         )
-        return Kernel(self.name, text, self.graph.scalars)
+        types = filled(_TYPES, types=self.types(), width=str(self.width))
+        return Kernel(self.name, text, self.graph.scalars, types)
 
-    def types(self) -> str:
+    def types(self) -> list[str]:
         if self.dtype == self.real:
-            return f"typedef {_REAL[self.real]} real;"
+            return [f"typedef {_REAL[self.real]} real;"]
         elements = f"struct alignas({self.width} * sizeof(Element)) Elements {{ Element at[{self.width}]; }};"
-        return f"{ELEMENTS[self.dtype].text}\n{elements}"
+        return [*ELEMENTS[self.dtype].text.splitlines(), "", elements]
 
     def body(self) -> list[str]:
         kinds = {i: "bool" for i, node in enumerate(self.graph.nodes) if node.op in LOGICAL}
@@ -303,7 +313,8 @@ def _unused(name: str, taken: list[str]) -> str:
     return name
 
 
-def coefficients(places: Sequence[tuple[int, Scalar]]) -> Kernel:
+@functools.lru_cache(maxsize=256)
+def coefficients(places: tuple[tuple[int, Scalar], ...]) -> Kernel:
     """What is known on the device alone: these places of the rows of coefficients, in float64, by one thread.
 
     An expression's `number` is the place of a number that the host sends behind the rows, and its `device` that of one
@@ -314,6 +325,13 @@ def coefficients(places: Sequence[tuple[int, Scalar]]) -> Kernel:
 
 
 _COEFFICIENTS = """\
+// c, or the nearest number of its sign that is neither too small nor too large for a dtype, unless it's 0 or infinite.
+__device__ double fitted(double c, double least, double largest)
+{{
+    const double size = fabs(c);
+    return c == 0 || c - c != 0 ? c : copysign(size < least ? least : size > largest ? largest : size, c);
+}}
+
 extern "C" __global__ void coefficients(double *rows, const double *numbers, const double *device)
 {{
     {lines}
@@ -338,6 +356,7 @@ _OF_NUMBERS = {
     **_PREFIX,
     **_CALLS["float64"],
     "where": "({}) != 0 ? {} : {}",
+    "fitted": "fitted({}, {}, {})",
     "one_minus_power": "1.0 - pow({}, {})",
     "power": "pow({}, {})",
     "remainder": "fmod({}, {})",

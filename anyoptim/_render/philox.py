@@ -6,6 +6,8 @@ for: `anyoptim.random` says which.
 
 from __future__ import annotations
 
+import functools
+
 from anyoptim._philox import CHOICES, GROUP, TURN, keys
 from anyoptim._render._elements import ELEMENTS
 from anyoptim._render._rounds import rounds_text
@@ -54,6 +56,7 @@ dropout(const Element *x, Element *y, unsigned long long n, unsigned long long o
 """
 
 
+@functools.cache
 def dropout(dtype: str) -> Kernel:
     """The kernel for elements of one dtype; half precision is scaled in float32."""
     text = _KERNEL

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from anyoptim._arrays import Array
 from anyoptim._hyperparameters import Hyper, fraction, nonnegative
 from anyoptim._optimizer import Optimizer
-from anyoptim._scalars import one_minus_power, sqrt
+from anyoptim._scalars import one_minus_power, sqrt, where
 from anyoptim.optimizers._means import moments, squarable
 from anyoptim.optimizers._optional import decayed, decoupled
 from anyoptim.optimizers._roots import inside, root
@@ -85,10 +85,11 @@ class Adam(Optimizer):
             "a2": 1 - beta2,
             "eps": eps + corrected * eps_corrected,
         }
-        table = type(eps_corrected) is type(eps_root) is float and not eps_corrected and not eps_root
-        if table and not _small(beta1) and not _small(beta2):
+        known = type(eps_corrected) is type(eps_root) is type(beta1) is type(beta2) is float
+        if known and not eps_corrected and not eps_root and beta1 >= 0.5 and beta2 >= 0.5:
             return found
-        return {**found, "b1": beta1, "b2": beta2, "table": table, **inside(eps_root, c2)}
+        form = _FRAMEWORKS if known and (eps_corrected or eps_root) else _form(beta1, beta2, eps_corrected, eps_root)
+        return {**found, "b1": beta1, "b2": beta2, "form": form, **inside(eps_root, c2)}
 
     @staticmethod
     def rule(
@@ -107,24 +108,28 @@ class Adam(Optimizer):
         return lr_t * m / (root(xp, v, eps_root) + eps), m, v
 
 
-def _small(beta: Any) -> bool:
-    """Whether a beta is known to be below 1/2."""
-    return isinstance(beta, float) and beta < 0.5
+_FRAMEWORKS = "weighted"
+
+
+def _form(beta1: Any, beta2: Any, eps_corrected: Any, eps_root: Any) -> Any:
+    """In which dtypes the means have the form of the docstring: 2.0 for all, 1.0 for float64 alone, 0.0 for none."""
+    plain = (eps_corrected == 0) & (eps_root == 0)
+    return where(plain, where((beta1 < 0.5) | (beta2 < 0.5), 1.0, 2.0), 0.0)
 
 
 def _means(
-    xp: Any, x: Array, m: Array, v: Array, *, a1: float, a2: float, b1: Any = None, b2: Any = None, table: bool = True
+    xp: Any, x: Array, m: Array, v: Array, *, a1: float, a2: float, b1: Any = None, b2: Any = None, form: Any = 2.0
 ) -> tuple[Array, Array]:
     """The new m and v, in the form that the class says."""
-    if not table:
+    if isinstance(form, str):
         return moments(xp, x, m, v, a1=a1, b1=b1, a2=a2, b2=b2)[1:]
     g = squarable(xp, x)
     new = m + a1 * (g - m), v + a2 * (g * g - v)
     if b1 is None:
         return new
-    double = xp.largest(x) > 1e300
     weighted = moments(xp, x, m, v, a1=a1, b1=b1, a2=a2, b2=b2)[1:]
-    m, v = (xp.where(double, *both) for both in zip(new, weighted, strict=True))
+    here = form > xp.where(xp.largest(x) > 1e300, 0.5, 1.5)
+    m, v = (xp.where(here, *both) for both in zip(new, weighted, strict=True))
     return m, v
 
 

@@ -43,11 +43,11 @@ class EMA(ParameterStage):
 
     @staticmethod
     def coefficients(t: Any, *, decay: float) -> dict[str, Any]:
-        return {"new": 1 - decay, **_kept(decay)}
+        return {"new": 1 - decay}
 
     @staticmethod
-    def rule(xp: Any, p: Array, average: Array, *, new: float, kept: Any = None) -> tuple[Array, ...]:
-        return p, _towards(average, p, new, kept)
+    def rule(xp: Any, p: Array, average: Array, *, new: float) -> tuple[Array, ...]:
+        return p, average + new * (p - average)
 
 
 class SWA(ParameterStage):
@@ -143,19 +143,9 @@ class Lookahead(ParameterStage):
 
     def coefficients(self, t: Any, *, share: float) -> dict[str, Any]:
         """The share, and 1 for a step at which the parameter goes back, else 0."""
-        return {"share": share, "back": where(remainder(t, self._every) == 0, 1.0, 0.0), **_kept(1 - share)}
+        return {"share": share, "back": where(remainder(t, self._every) == 0, 1.0, 0.0)}
 
     @staticmethod
-    def rule(xp: Any, p: Array, slow: Array, *, share: float, back: float, kept: Any = None) -> tuple[Array, ...]:
-        short = _towards(slow, p, share, kept)
+    def rule(xp: Any, p: Array, slow: Array, *, share: float, back: float) -> tuple[Array, ...]:
+        short = slow + share * (p - slow)
         return xp.where(back > 0.0, short, p), xp.where(back > 0.0, short, slow)
-
-
-def _kept(share: Any) -> dict[str, Any]:
-    """What is left of the old value, where that is known to be less than half."""
-    return {"kept": share} if isinstance(share, float) and share < 0.5 else {}
-
-
-def _towards(old: Array, new: Array, share: float, kept: Any) -> Array:
-    """`old + share*(new - old)`, in which a small `new` would be lost where little of `old` is kept."""
-    return old + share * (new - old) if kept is None else kept * old + share * new

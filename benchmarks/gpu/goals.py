@@ -1,35 +1,33 @@
-"""What was asked for, and whether the results have it."""
+"""Results as tables for the terminal; the last one has what was asked for, and whether they have it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from benchmarks.gpu.bits import DTYPES, SUBJECTS
-from benchmarks.gpu.host import MODEL
-from benchmarks.gpu.masks import DIRECTIONS, TORCH
-from benchmarks.gpu.masks import SIZES as DROPOUT_SIZES
-from benchmarks.gpu.steps import COPY, FIVE, FUSED, OURS, SIZES
-from benchmarks.gpu.streams import OPTIMIZERS
-from benchmarks.gpu.watch import BUSY, IDLE
+from rich.markup import escape
 
-__all__ = ["Goal", "goals", "last_line", "ratio"]
+from benchmarks.gpu.steps import COPY, DIRECTIONS, DROPOUT, FIVE, MASKS, MODEL, OURS, SIZES
+from benchmarks.names import FUSED
+from benchmarks.report import Sheet
 
-Rows = Mapping[str, Mapping[str, Any]]
+__all__ = ["Goal", "goals", "sheets"]
 
-MISSING = "not measured"
+Row = Mapping[str, Any]
+MISSING: Row = {"error": "not measured"}
 
-RIVALS: list[tuple[str, str, float]] = [
-    ("GPT-2", COPY, 0.9),
-    ("GPT-2", FUSED, 1.0),
-    ("ResNet-50", FUSED, 1.5),
-    ("1000 arrays of 1000", FUSED, 3.0),
+MICROSECONDS, BYTES = 100.0, 64 << 20
+"""A call with 161 gradients, and what the memory of a long run's process may grow by."""
+RATIOS: list[tuple[str, str, str, float]] = [
+    ("steps", "Adam, GPT-2", COPY, 0.9),
+    ("steps", "Adam, GPT-2", FUSED, 1.0),
+    ("steps", "Adam, ResNet-50", FUSED, 1.5),
+    ("steps", "Adam, 1000 arrays of 1000", FUSED, 3.0),
+    *(("steps", f"Adam, {size}", FIVE, 4.0) for size in SIZES),
+    *(("dropout", f"{way}, {n}M", COPY, 0.85) for way in DIRECTIONS for n in MASKS),
+    *(("dropout", f"{way}, {n}M", DROPOUT, 1.0) for way in DIRECTIONS for n in MASKS),
 ]
-"""Of Adam: on which shapes, against whom, and how many times as fast."""
-
-AGAINST_FIVE, MICROSECONDS = 5.0, 150.0
-AGAINST_COPY, AGAINST_TORCH = 0.85, 1.0
-"""Of Dropout."""
+"""In which part and row, against whom, and how many times as fast."""
 
 
 class Goal(NamedTuple):
@@ -43,130 +41,104 @@ class Goal(NamedTuple):
 
 def goals(results: Mapping[str, Any]) -> list[Goal]:
     """Those of the parts that were run."""
-    return [goal for name, part in results["parts"].items() if name in _OF for goal in _OF[name](part["rows"])]
+    parts = {name: part["rows"] for name, part in results["parts"].items()}
+    return [*_ratios(parts), *_right(parts), *_host(parts)]
 
 
-def ratio(row: Mapping[str, Any] | None, ours: str, theirs: str, state: str) -> float | None:
-    """The median of their times on the device over ours: above 1 means that we are faster."""
-    candidates = (row or {}).get("candidates", {})
-    if ours not in candidates or theirs not in candidates:
-        return None
-    mine, other = (candidates[who][state]["device_ms"][1] for who in (ours, theirs))
-    return float(other / mine)
+def _ratios(parts: Mapping[str, Any]) -> Iterator[Goal]:
+    for part, name, rival, least in RATIOS:
+        for ours in OURS.values() if part in parts else ():
+            row = parts[part].get(name, MISSING)
+            found, ratio = _failed(row), 0.0
+            if not found:
+                out = [f"{who}: {why}" for who, why in row["left_out"].items() if who in {ours, rival}]
+                found = "; ".join(out)
+            if not found:
+                ratio = row["timings"][rival]["median"] / row["timings"][ours]["median"]
+                found = f"{ratio:.3g}"
+            yield Goal(f"{name}: {ours} against {rival}", f">= {least:g}", found, ratio >= least)
 
 
-def last_line(error: str) -> str:
+def _right(parts: Mapping[str, Any]) -> Iterator[Goal]:
+    for part, (wanted, wrong) in _WRONG.items():
+        if part in parts:
+            rows = parts[part] or {"": MISSING}
+            each = {name: _failed(row) or wrong(row) for name, row in rows.items()}
+            shown = "; ".join(f"{name}: {said}" for name, said in each.items() if said)
+            yield Goal(part, wanted, shown or f"in all {len(rows)}", not shown)
+
+
+def _host(parts: Mapping[str, Any]) -> Iterator[Goal]:
+    for ours in OURS.values() if "host" in parts else ():
+        row = parts["host"].get(f"Adam, {MODEL}: {ours}", MISSING)
+        why, name = _failed(row), f"a call with {MODEL}'s gradients: {ours}"
+        worst = MICROSECONDS if why else max(row[state][1] for state in ("behind", "idle"))
+        yield Goal(name, f"< {MICROSECONDS:g} us", why or f"{worst:.3g} us", worst < MICROSECONDS)
+
+
+def _failed(row: Row) -> str:
     """Of a traceback what was raised."""
-    return (error.strip().splitlines() or [""])[-1]
+    return str((row["error"].strip().splitlines() or ["?"])[-1]) if "error" in row else ""
 
 
-def _bits(rows: Rows) -> Iterator[Goal]:
-    for subject in SUBJECTS:
-        names = [f"{dtype}, {library}" for dtype in DTYPES for library in OURS]
-        found = {name: _equality(rows.get(f"{subject}, {name}")) for name in names}
-        yield _equal(f"bits of {subject}", found)
+def _bits(row: Row) -> str:
+    if not row["equal"]:
+        return f"{row['elements']} elements off, at most {row['ulp']:.3g} ulp ({', '.join(row['where'][:3])})"
+    grown = max(row.get(f"{where}_bytes_grown", 0) for where in ("device", "host"))
+    return f"{grown >> 20} MiB more" if grown > BYTES else ""
 
 
-def _equal(name: str, found: Mapping[str, str]) -> Goal:
-    """Of each case what is wrong, or nothing."""
-    who = {how: [case for case, what in found.items() if what == how] for how in found.values() if how}
-    off = [how if len(cases) == len(found) else f"{'; '.join(cases)}: {how}" for how, cases in who.items()]
-    return Goal(name, "NumPy's", "; ".join(off) or f"NumPy's in all {len(found)}", not off)
+def _tests(row: Row) -> str:
+    failed = "".join(f"\n{test[-60:]}: {why[:60]}" for test, why in row.get("failed", [])[:12])
+    numbers = ", ".join(f"{row.get(kind, '?')} {kind}" for kind in ("tests", "failures", "errors"))
+    return "" if row["code"] == 0 else f"{numbers}{'' if row['in_time'] else ', ended before its end'}{failed}"
 
 
-def _equality(row: Mapping[str, Any] | None) -> str:
-    """What is wrong, or nothing."""
-    if row is None:
-        return MISSING
-    if "error" in row:
-        return last_line(row["error"])
-    if row["equal"]:
-        return ""
-    where = f" after step {row['after']}" if "after" in row else ""
-    return f"{row['elements']} elements, at most {row['ulp']:.3g} ulp{where} ({', '.join(row['where'][:3])})"
+def _sanitizer(row: Row) -> str:
+    return "" if "missing" in row or row["code"] == 0 else f"ended with {row['code']}: {row['tail'][-200:]}"
 
 
-def _steps(rows: Rows) -> Iterator[Goal]:
-    for size, rival, least in RIVALS:
-        for ours in OURS.values():
-            yield _faster(f"Adam, {size}: {ours} against {rival}", rows.get(f"Adam, {size}"), ours, rival, least)
-    for size in SIZES:
-        ours = OURS["cupy"]
-        yield _faster(f"Adam, {size}: {ours} against {FIVE}", rows.get(f"Adam, {size}"), ours, FIVE, AGAINST_FIVE)
-    yield _right("every timed step does the work", rows)
-
-
-def _faster(name: str, row: Mapping[str, Any] | None, ours: str, theirs: str, least: float) -> Goal:
-    """By the time on a device with something to do before; what it is on an idle one stands beside it."""
-    busy, idle = (ratio(row, ours, theirs, state) for state in (BUSY, IDLE))
-    wanted = f">= {least:g}"
-    if busy is None or idle is None:
-        return Goal(name, wanted, _why(row, ours, theirs), met=False)
-    return Goal(name, wanted, f"{busy:.3g} ({idle:.3g} from idle)", busy >= least)
-
-
-def _why(row: Mapping[str, Any] | None, *who: str) -> str:
-    """Why there is no figure."""
-    if row is None:
-        return MISSING
-    if "error" in row:
-        return last_line(row["error"])
-    left_out = row.get("left_out", {})
-    return "; ".join(f"{name}: {left_out[name]}" for name in who if name in left_out) or MISSING
-
-
-def _right(name: str, rows: Rows) -> Goal:
-    wrong = [
-        f"{case}: {who} by {result['deviation']:.3g}"
-        for case, row in rows.items()
-        for who, result in row.get("candidates", {}).items()
-        if not result["deviation"] <= row["tolerance"]
-    ]
-    timed = sum(len(row.get("candidates", {})) for row in rows.values())
-    return Goal(name, "within tolerance", "; ".join(wrong) or f"{timed} of {timed}", bool(timed) and not wrong)
-
-
-def _host(rows: Rows) -> Iterator[Goal]:
-    for ours in OURS.values():
-        row = rows.get(f"Adam, {MODEL}: {ours}")
-        name, wanted = f"a call with {MODEL}'s parameters: {ours}", f"< {MICROSECONDS:g} us"
-        if row is None or "error" in row:
-            yield Goal(name, wanted, _why(row), met=False)
-            continue
-        behind, idle = (row[state][1] for state in ("behind", "idle"))
-        yield Goal(name, wanted, f"{behind:.3g} us ({idle:.3g} from idle)", max(behind, idle) < MICROSECONDS)
-
-
-def _dropout(rows: Rows) -> Iterator[Goal]:
-    for direction in DIRECTIONS:
-        for ours in OURS.values():
-            for rival, least in ((COPY, AGAINST_COPY), (TORCH, AGAINST_TORCH)):
-                yield _slowest(f"Dropout {direction}: {ours} against {rival}", rows, direction, ours, rival, least)
-    yield _right("every timed Dropout does the work", rows)
-
-
-def _slowest(name: str, rows: Rows, direction: str, ours: str, rival: str, least: float) -> Goal:
-    """The worst of the sizes."""
-    each = {size: rows.get(f"{direction}, {size}") for size in DROPOUT_SIZES}
-    found = [_faster(name, row, ours, rival, least) for row in each.values()]
-    ratios = {size: ratio(row, ours, rival, BUSY) for size, row in each.items()}
-    numbers = [f"{number:.3g} at {size}" for size, number in ratios.items() if number is not None]
-    gone = next((goal.found for goal, number in zip(found, ratios.values(), strict=True) if number is None), None)
-    shown = ", ".join([*numbers, *([gone] if gone else [])])
-    return Goal(name, f">= {least:g}", shown, all(goal.met for goal in found))
-
-
-def _streams(rows: Rows) -> Iterator[Goal]:
-    for optimizer in OPTIMIZERS:
-        found = {library: _equality(rows.get(f"{optimizer}, {library}")) for library in OURS}
-        yield _equal(f"bits on two streams: {optimizer}", found)
-
-
-_OF: Mapping[str, Callable[[Rows], Iterator[Goal]]] = {
-    "bits": _bits,
-    "steps": _steps,
-    "host": _host,
-    "dropout": _dropout,
-    "streams": _streams,
+_WRONG: Mapping[str, tuple[str, Callable[[Row], str]]] = {
+    "bits": ("NumPy's bits", _bits),
+    "graphs": ("the bits of calls", _bits),
+    "streams": ("NumPy's bits, no growth", _bits),
+    "tests": ("no failure", _tests),
+    "sanitizer": ("clean, if there is one", _sanitizer),
 }
-"""By the name of the part."""
+"""By the name of a part: what is wanted of its rows, and what is wrong with one, or nothing."""
+
+
+def sheets(results: Mapping[str, Any]) -> list[Sheet]:
+    """One for each part that has something to show."""
+    parts = {name: part["rows"] for name, part in results["parts"].items()}
+    errors = [[name, _failed(part)] for name, part in results["parts"].items() if part["error"]]
+    calls = {name: row for name, row in parts.get("host", {}).items() if "error" not in row}
+    host = [[name, row["behind"][1], row["idle"][1], str(row["engines"])] for name, row in calls.items()]
+    last = [[goal.name, goal.wanted, goal.found, "met" if goal.met else "MISSED"] for goal in goals(results)]
+    note = (
+        "Medians of turns of some steps each, until the device has done them. torch is handed its gradients within a "
+        "turn; optax waits for each step."
+    )
+    behind = "Behind: without ever waiting for the device. Engines: how many arrays each takes."
+    found = [
+        Sheet(["ms a step", "who", "median", "of the copy"], [*_times(parts)], note),
+        Sheet(["us a call on the host", "behind", "from idle", "engines"], host, behind),
+        Sheet(["part", "how it ended"], errors, ""),
+        Sheet(["goal", "wanted", "found", ""], last, _caption(results)),
+    ]
+    # In square brackets are parameters of tests, and not how to print.
+    escaped = [[[escape(c) if isinstance(c, str) else c for c in row] for row in sheet.rows] for sheet in found]
+    return [sheet._replace(rows=rows) for sheet, rows in zip(found, escaped, strict=True) if rows]
+
+
+def _times(parts: Mapping[str, Any]) -> Iterator[list[str | float]]:
+    for part in ("steps", "dropout"):
+        for name, row in parts.get(part, {}).items():
+            for who, timing in row.get("timings", {}).items():
+                yield [name, who, timing["median"] / row["steps"], row["ratios"][who]]
+
+
+def _caption(results: Mapping[str, Any]) -> str:
+    """The machine, the versions and the date."""
+    told = ", ".join(f"{k} {v}" for k, v in results["machine"].items() if v != "missing")
+    return f"{told}; {results['date']}, {results.get('seconds', 0):.0f} s."

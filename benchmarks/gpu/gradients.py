@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,14 +13,12 @@ from benchmarks.gpu.rigs import Rig
 from benchmarks.harness import Arrays
 from benchmarks.problem import Shapes
 
-__all__ = ["Difference", "Gradients", "compared", "difference", "everything", "parameters", "trained"]
+__all__ = ["Gradients", "compared", "everything", "parameters", "trained"]
 
 SLACK = 4096
 """From how many places in a pool a gradient may begin: from most of them it is not aligned."""
-
 QUIET = 2.0**-12
 """How much smaller the gradients of every other pool are, so that a norm is now above its limit and now below."""
-
 UNALIGNED = "unaligned"
 """The parameter that begins at the second element of its memory."""
 
@@ -28,15 +26,16 @@ UNALIGNED = "unaligned"
 class Gradients:
     """Gradients for some steps: views of a few pools, with zeros of both signs, subnormals and all magnitudes."""
 
-    def __init__(self, shapes: Shapes, dtype: str, steps: int, seed: int = 0) -> None:
-        rng = np.random.default_rng(seed)
+    def __init__(self, shapes: Shapes, dtype: str, steps: int) -> None:
+        rng = np.random.default_rng(0)
         self.shapes, self.dtype, self.steps = shapes, np.dtype(dtype), steps
         self.sizes = {k: math.prod(shape) for k, shape in shapes.items()}
         self.start = {k: np.asarray(rng.standard_normal(shape), self.dtype) for k, shape in shapes.items()}
         loud = _pool(rng, max(self.sizes.values()) + SLACK, self.dtype)
-        self.pools = [loud, loud * self.dtype.type(QUIET), _strange(rng, loud)]
-        self.places = rng.integers(SLACK, size=(steps, len(shapes)))
-        self.which = rng.integers(2, size=steps)
+        strange = np.where(rng.random(len(loud)) < 0.03, rng.choice([np.inf, -np.inf, np.nan], len(loud)), loud)
+        self.pools = [loud, loud * self.dtype.type(QUIET), strange.astype(dtype)]
+        self.places = rng.integers(SLACK, size=(steps + 1, len(shapes)))
+        self.which = [*rng.integers(2, size=steps).tolist(), 2]
 
     def on(self, rig: Rig) -> Callable[[int], dict[str, Any]]:
         """Of the number of a step, from 0, its gradients: copies, but views of the pool at every other step.
@@ -47,10 +46,8 @@ class Gradients:
         rig.wait()
 
         def at(step: int) -> dict[str, Any]:
-            last = step == self.steps
-            pool, places = pools[2 if last else self.which[step]], self.places[0 if last else step]
-            given = {}
-            for (k, shape), i in zip(self.shapes.items(), places.tolist(), strict=True):
+            pool, given = pools[self.which[step]], {}
+            for (k, shape), i in zip(self.shapes.items(), self.places[step].tolist(), strict=True):
                 view = pool[i : i + self.sizes[k]].reshape(shape)
                 given[k] = view if step % 2 else rig.copy(view)
             return given
@@ -60,24 +57,13 @@ class Gradients:
 
 def _pool(rng: np.random.Generator, n: int, dtype: np.dtype[Any]) -> NDArray[Any]:
     """Normal values, a tenth of them of any magnitude down to where squares are subnormal or vanish."""
-    info = np.finfo(dtype)
-    values = rng.standard_normal(n)
-    wide = rng.random(n) < 0.1
-    values[wide] *= 2.0 ** rng.integers(info.minexp * 6 // 10, 4, int(wide.sum()))
+    info, kind = np.finfo(dtype), rng.random(n)
+    values = rng.standard_normal(n) * np.where(kind < 0.1, 2.0 ** rng.integers(info.minexp * 6 // 10, 4, n), 1)
     pool = values.astype(dtype)
-    few = rng.random(n) < 0.01
+    few, zero = kind > 0.99, (kind > 0.97) & (kind < 0.99)
     pool[few] = info.smallest_subnormal * rng.integers(-500, 500, int(few.sum())).astype(dtype)
-    zero = rng.random(n) < 0.02
     pool[zero] = np.copysign(dtype.type(0), pool[zero])
     return pool
-
-
-def _strange(rng: np.random.Generator, pool: NDArray[Any]) -> NDArray[Any]:
-    """The same with an infinity or a NaN here and there."""
-    strange = pool.copy()
-    for value in (np.inf, -np.inf, np.nan):
-        strange[rng.random(len(pool)) < 0.01] = value
-    return strange
 
 
 def parameters(rig: Rig, start: Arrays) -> dict[str, Any]:
@@ -88,9 +74,7 @@ def parameters(rig: Rig, start: Arrays) -> dict[str, Any]:
     }
 
 
-def trained(
-    rig: Rig, optimizer: Any, gradients: Gradients, checks: Sequence[int]
-) -> Iterator[tuple[int, dict[str, NDArray[Any]]]]:
+def trained(rig: Rig, optimizer: Any, gradients: Gradients, checks: Sequence[int]) -> Iterator[tuple[int, Arrays]]:
     """Take all steps; after those of these numbers, what has become of everything."""
     params, at = parameters(rig, gradients.start), gradients.on(rig)
     for step in range(max(checks)):
@@ -99,7 +83,7 @@ def trained(
             yield step + 1, everything(rig, params, optimizer)
 
 
-def everything(rig: Rig, params: Mapping[str, Any], optimizer: Any) -> dict[str, NDArray[Any]]:
+def everything(rig: Rig, params: Mapping[str, Any], optimizer: Any) -> Arrays:
     """Parameters and slots, by names such as `p.W` and `m.W`, or `2.average.W` in a chain."""
     slots = optimizer.state.slots
     stages = enumerate(slots) if isinstance(slots, tuple) else [("", slots)]
@@ -107,41 +91,26 @@ def everything(rig: Rig, params: Mapping[str, Any], optimizer: Any) -> dict[str,
     return {f"{slot}.{k}": rig.numpy(a) for slot, of in {"p": params, **named}.items() for k, a in of.items()}
 
 
-class Difference(NamedTuple):
-    """How two sets of arrays differ."""
+def compared(ours: Arrays, wanted: Arrays) -> dict[str, Any]:
+    """How many elements differ in their bits, NaN beside NaN apart, by how many ulp at most, and in which arrays.
 
-    elements: int
-    """How many differ, NaN beside NaN apart."""
-    ulp: float
-    """The largest distance in units of the last place; infinite between a number and a NaN."""
-    where: list[str]
-    """In which arrays."""
-
-
-def compared(ours: Mapping[str, NDArray[Any]], wanted: Mapping[str, NDArray[Any]]) -> Difference:
-    """How arrays of equal names differ. Raises ValueError where these or shapes or dtypes do."""
+    Between a number and a NaN the distance is infinite. Raises ValueError where names, shapes or dtypes differ.
+    """
     kinds = [{k: (a.shape, a.dtype) for k, a in of.items()} for of in (ours, wanted)]
     if kinds[0] != kinds[1]:
         raise ValueError(f"other arrays than wanted: {kinds[0]} for {kinds[1]}")
-    each = {k: difference(a, wanted[k]) for k, a in ours.items()}
-    return Difference(
-        sum(n for n, _ in each.values()),
-        max((ulp for _, ulp in each.values()), default=0.0),
-        [k for k, (n, _) in each.items() if n],
-    )
+    each = {k: _distances(a.reshape(-1), wanted[k].reshape(-1)) for k, a in ours.items()}
+    off = {k: distances for k, distances in each.items() if distances.size}
+    ulp = max((float(np.max(distances)) for distances in off.values()), default=0.0)
+    return {"equal": not off, "elements": sum(d.size for d in off.values()), "ulp": ulp, "where": list(off)}
 
 
-def difference(a: NDArray[Any], b: NDArray[Any]) -> tuple[int, float]:
-    """How many elements of two arrays of real floats differ in their bits, and by how many ulp at most."""
+def _distances(a: NDArray[Any], b: NDArray[Any]) -> NDArray[Any]:
+    """Of the elements whose bits differ, in units of the last place: 0 between the two zeros."""
     integers = np.dtype(f"i{a.itemsize}")
-    nans = np.isnan(a) & np.isnan(b)
-    bits = [np.ascontiguousarray(x).reshape(-1).view(integers) for x in (a, b)]
-    differ = (bits[0] != bits[1]) & ~nans.reshape(-1)
-    if not differ.any():
-        return 0, 0.0
-    x, y = (of[differ] for of in bits)
-    # As integers that count the floats in order: 0 for both zeros. In long double, which holds all of them.
+    one_nan, x, y = np.isnan(a) | np.isnan(b), a.view(integers), b.view(integers)
+    differ = (x != y) & ~(np.isnan(a) & np.isnan(b))
+    # As integers that count the floats in order, in long double, which holds all of them.
     lowest = np.iinfo(integers).min
-    places = [np.where(i < 0, lowest - i, i).astype(np.longdouble) for i in (x, y)]
-    one_nan = np.isnan(a).reshape(-1)[differ] | np.isnan(b).reshape(-1)[differ]
-    return int(differ.sum()), float(np.max(np.where(one_nan, np.inf, np.abs(places[0] - places[1]))))
+    places = [np.where(i < 0, lowest - i, i).astype(np.longdouble) for i in (x[differ], y[differ])]
+    return np.where(one_nan[differ], np.inf, np.abs(places[0] - places[1]))

@@ -11,56 +11,51 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from benchmarks.gpu.parts import PARTS, Part, Row
+from benchmarks.gpu.runs import Rows
 from benchmarks.machine import ROOT
 
-__all__ = ["Child", "attempt", "groups", "run", "save", "work"]
+__all__ = ["Child", "Part", "run", "work"]
 
-LIMIT = 465.0
-"""Seconds for everything."""
-
-LEAST = 5.0
-"""Seconds with which it is not worth starting a part."""
-
-TRACEBACK, LOG = 4000, 4000
-"""Characters that are kept."""
+LIMIT, KEPT = 465.0, 4000
+"""Seconds for everything, and characters of a traceback or of what was printed."""
 
 Results = dict[str, Any]
 
 
+class Part(NamedTuple):
+    """Rows of results, each made when it is called for."""
+
+    title: str
+    rows: Callable[[], Rows]
+    seconds: float
+    """After which it is ended."""
+    alone: bool = True
+    """Whether it measures times or memory, so that no other may run meanwhile."""
+
+
 def save(path: Path, results: Results) -> None:
     """Write results, by way of another file, so that nobody finds half of them."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.new")
     temporary.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     temporary.replace(path)
 
 
-def attempt(row: Row) -> dict[str, Any]:
-    """What a row finds, or the end of the traceback."""
-    try:
-        return row()
-    except Exception:
-        return {"error": traceback.format_exc()[-TRACEBACK:]}
-
-
 def work(part: Part, out: Path) -> None:
-    """Run a part here. What it has found is written after every row."""
-    found: Results = {"rows": {}, "error": None}
-    began = time.monotonic()
-    try:
-        for name, row in part.rows():
-            start = time.monotonic()
-            result = attempt(row)
-            found["rows"][name] = {**result, "seconds": round(time.monotonic() - start, 2)}
-            save(out, found)
-    except Exception:
-        found["error"] = traceback.format_exc()[-TRACEBACK:]
-    save(out, {**found, "seconds": round(time.monotonic() - began, 2)})
+    """Run a part here. What it has found is written after every row; of one that fails, the traceback."""
+    found: Results = {}
+    save(out, found)
+    for name, row in part.rows():
+        start = time.monotonic()
+        try:
+            found[name] = row()
+        except Exception:
+            found[name] = {"error": traceback.format_exc()[-KEPT:]}
+        found[name]["seconds"] = round(time.monotonic() - start, 2)
+        save(out, found)
 
 
 def command(name: str, out: Path) -> list[str]:
@@ -73,12 +68,12 @@ class Child:
 
     def __init__(self, name: str, seconds: float, folder: Path) -> None:
         self.out, self.log = folder / f"{name}.json", folder / f"{name}.log"
-        self.seconds = seconds
         self.deadline = time.monotonic() + seconds
+        # JAX would take most of the device's memory at once. A session of its own: what it starts ends with it.
+        environment = {**os.environ, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
         with self.log.open("wb") as log:
-            # A session of its own: what it starts in turn ends with it.
             self.process = subprocess.Popen(
-                command(name, self.out), cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+                command(name, self.out), cwd=ROOT, env=environment, stdout=log, stderr=log, start_new_session=True
             )
 
     def end(self) -> None:
@@ -89,61 +84,35 @@ class Child:
 
     def finish(self) -> Results:
         """What it has found when it is done, or when its time is over."""
-        error = None
         try:
             code = self.process.wait(max(0.0, self.deadline - time.monotonic()))
-            if code:
-                error = f"the process ended with {code}"
+            error = f"the process ended with {code}" if code else ""
         except subprocess.TimeoutExpired:
-            error = f"ended after {self.seconds:.0f} seconds"
+            error = "its time was over"
             self.end()
-        found: Results = {"rows": {}, "error": None}
-        if self.out.exists():
-            found = json.loads(self.out.read_text(encoding="utf-8"))
-        said = self.log.read_text(encoding="utf-8", errors="replace")[-LOG:]
-        return {**found, "error": error or found["error"], "log": said}
+        rows = json.loads(self.out.read_text(encoding="utf-8")) if self.out.exists() else {}
+        return {"rows": rows, "error": error, "log": self.log.read_text(encoding="utf-8", errors="replace")[-KEPT:]}
 
 
-def groups(parts: Mapping[str, Part]) -> list[list[str]]:
-    """The names of those that run at the same time."""
-    together = [name for name, part in parts.items() if part.beside_others]
-    return [*([together] if together else []), *([name] for name, part in parts.items() if not part.beside_others)]
-
-
-def run(
-    names: Sequence[str],
-    machine: Mapping[str, Any],
-    out: Path,
-    say: Callable[[str], object],
-    parts: Mapping[str, Part] = PARTS,
-    start: Callable[[str, float, Path], Any] = Child,
-) -> Results:
-    """Run the parts of these names. The results are written after every one."""
+def run(parts: Mapping[str, Part], machine: Mapping[str, Any], out: Path, say: Callable[[str], object]) -> Results:
+    """Run these parts, first together those that may. The results are written after every one."""
     began = time.monotonic()
     today = datetime.datetime.now(tz=datetime.UTC).date().isoformat()
     results: Results = {"date": today, "machine": dict(machine), "parts": {}}
+    beside = [name for name, part in parts.items() if not part.alone]
     with tempfile.TemporaryDirectory() as folder:
-        for group in groups({name: part for name, part in parts.items() if name in names}):
+        for group in (beside, *([name] for name, part in parts.items() if part.alone)):
             left = LIMIT - (time.monotonic() - began)
-            started = {
-                name: start(name, min(parts[name].seconds, left), Path(folder)) for name in group if left > LEAST
-            }
+            started = {name: Child(name, min(parts[name].seconds, left), Path(folder)) for name in group}
             try:
-                for name in group:
-                    none: Results = {"rows": {}, "error": "no time was left", "log": ""}
-                    found = started[name].finish() if name in started else none
-                    results["parts"][name] = found
+                for name, child in started.items():
+                    found = results["parts"][name] = child.finish()
                     results["seconds"] = round(time.monotonic() - began, 1)
                     save(out, results)
-                    say(_line(name, found, results["seconds"]))
+                    failed = sum("error" in row for row in found["rows"].values())
+                    rows = f"{len(found['rows'])} rows, {failed} of them failed {found['error']}"
+                    say(f"{results['seconds']:6.1f} s  {name}: {rows}")
             finally:
                 for child in started.values():
                     child.end()
     return results
-
-
-def _line(name: str, found: Results, seconds: float) -> str:
-    wrong = [row for row, result in found["rows"].items() if "error" in result]
-    errors = f"; failed: {', '.join(wrong)}" if wrong else ""
-    error = f"; {found['error'].strip().splitlines()[-1]}" if found["error"] else ""
-    return f"{seconds:6.1f} s  {name}: {len(found['rows'])} rows{errors}{error}"

@@ -1,159 +1,95 @@
-"""A step on a device, by anyoptim, by torch, by hand in CuPy, and the time to copy as many bytes."""
+"""Steps and Dropout on a device, by anyoptim and others, beside a copy of as many bytes; and their cost to the host."""
 
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks import torch_peers
-from benchmarks.gpu.rigs import Copy, Rig, present
-from benchmarks.gpu.watch import candidate, measured, rehearsed
-from benchmarks.harness import Arrays, Candidate, Case
-from benchmarks.methods import CHAIN, CHAINS, DECAY, MAX_NORM, METHODS, NUMBERS
-from benchmarks.names import TORCH
+import anyoptim as ao
+from benchmarks import optax_peer, torch_peers
+from benchmarks.gpu.rigs import BLOCK, Rig, present
+from benchmarks.gpu.runs import Rows
+from benchmarks.harness import Arrays, Candidate, Case, Contest, measure, play
+from benchmarks.methods import CHAIN, CHAINS, DECAY, MAX_NORM, METHODS
+from benchmarks.names import FUSED, OPTAX
 from benchmarks.own import averages
 from benchmarks.problem import PARAMETERS, Drawn, Problem, Shapes
 from benchmarks.reference import Reference
 from benchmarks.updates import TOLERANCES
 
-__all__ = [
-    "COPY",
-    "FIVE",
-    "FOREACH",
-    "FUSED",
-    "OURS",
-    "SIZES",
-    "FiveLines",
-    "Table",
-    "case",
-    "contest",
-    "steps",
-    "unable",
-]
+__all__ = ["COPY", "DIRECTIONS", "DROPOUT", "FIVE", "MASKS", "MODEL", "OURS", "SIZES", "host", "masks", "steps"]
 
-_, FOREACH, FUSED = TORCH
-FIVE, COPY = "five lines, CuPy", "copy"
+FIVE, COPY, DROPOUT = "five lines, CuPy", "copy", "torch's dropout"
 OURS: Mapping[str, str] = {"cupy": "anyoptim, CuPy", "torch-cuda": "anyoptim, torch"}
 """By library."""
 
-SIZES = ("GPT-2", "ResNet-50", "1000 arrays of 1000", "one array of 16M")
-TIMED = ("Adam", CHAIN)
-SECONDS = 6.0
+
+class Tiled(Problem):
+    """One long array of equal rows: what is drawn, sent and compared is one of them."""
+
+    def __init__(self, rows: int) -> None:
+        super().__init__({"w": (BLOCK,)})
+        self.row, self.rows = Problem({"w": (BLOCK,)}), rows
+        self.size = rows * BLOCK
+
+    def start(self) -> Arrays:
+        return self._tiled(self.row.start())
+
+    def draw(self, rng: np.random.Generator) -> Drawn:
+        drawn = self.row.draw(rng)
+        return Drawn(self._tiled(drawn.arrays), drawn.norm * self.rows**0.5)
+
+    def sample(self, arrays: Mapping[str, NDArray[Any]]) -> Arrays:
+        return self.row.sample({k: a.reshape(-1, BLOCK)[-1] for k, a in arrays.items()})
+
+    def _tiled(self, arrays: Arrays) -> Arrays:
+        return {k: np.broadcast_to(a, (self.rows, BLOCK)) for k, a in arrays.items()}
+
+
+SIZES: Mapping[str, Callable[[], Problem]] = {
+    **{name: partial(Problem, PARAMETERS[name]) for name in ("GPT-2", "ResNet-50", "1000 arrays of 1000")},
+    **{f"one array of {n}M": partial(Tiled, n) for n in (16, 64, 256, 1024)},
+}
+SMALL = Problem({"W": (3, 4), "b": (4,), "long": (5000,)})
+"""What each candidate has to do first, by itself: one that can't is left out."""
+MODEL = "ResNet-50"
+"""The list with 161 parameters."""
+TIMED, MASKS, DIRECTIONS = ("Adam", CHAIN), (16, 64, 256), ("forward", "backward")
+SECONDS = 5.0
 """For each case."""
 
-SMALL: Shapes = {"W": (3, 4), "b": (4,), "long": (5000,)}
-"""What each candidate has to do first, by itself: one that can't is left out."""
+Build = Callable[[], Candidate]
+Make = Callable[[Sequence[str]], Case]
 
 
-class FiveLines:
-    """Adam by hand, with the functions of any library that has NumPy's."""
-
-    def __init__(self, xp: Any, lr: float, beta1: float, beta2: float, eps: float) -> None:
-        self.xp, self.lr, self.beta1, self.beta2, self.eps = xp, lr, beta1, beta2, eps
-        self.t = 0
-        self.m: dict[str, Any] = {}
-        self.v: dict[str, Any] = {}
-
-    def update(self, params: dict[str, Any], grads: dict[str, Any]) -> None:
-        if not self.m:
-            self.m, self.v = ({k: self.xp.zeros_like(p) for k, p in params.items()} for _ in range(2))
-        self.t += 1
-        lr_t = self.lr * (1 - self.beta2**self.t) ** 0.5 / (1 - self.beta1**self.t)
-        for k in params:
-            self.m[k] += (1 - self.beta1) * (grads[k] - self.m[k])
-            self.v[k] += (1 - self.beta2) * (grads[k] * grads[k] - self.v[k])
-            params[k] -= lr_t * self.m[k] / (self.xp.sqrt(self.v[k]) + self.eps)
+def together(elements: int) -> int:
+    """How many steps a turn has, so that the host is ahead of the device in all but the first."""
+    return min(8, max(1, (1 << 29) // elements))
 
 
-@dataclass
-class Table:
-    """A rig, with the gradients of a round copied there from pools that are there already."""
+def candidate(
+    name: str, rig: Rig, step: Callable[[Any], object], off: Callable[[], float], take: Callable[[Any], Any]
+) -> Candidate:
+    """Of the harness: a turn is some steps one after another, until the device has done them."""
 
-    rig: Rig
-    pools: list[tuple[NDArray[Any], Any]] = field(default_factory=list)
-    """The last two, here and there."""
+    def turn(given: Sequence[Any]) -> None:
+        for one in given:
+            step(one)
+        rig.wait()
 
-    def fresh(self, drawn: Drawn) -> dict[str, Any]:
-        """The gradients in new arrays."""
-        return {k: self._copy(a) for k, a in drawn.arrays.items()}
+    def taken(drawn: Sequence[Any]) -> list[Any]:
+        found = [take(one) for one in drawn]
+        rig.wait()
+        return found
 
-    def _copy(self, view: NDArray[Any]) -> Any:
-        pool = view.base
-        assert isinstance(pool, np.ndarray)  # noqa: S101 - `Drawn.arrays` are views
-        begin = (_address(view) - _address(pool)) // view.itemsize
-        return self.rig.copy(self._there(pool)[begin : begin + view.size]).reshape(view.shape)
-
-    def _there(self, pool: NDArray[Any]) -> Any:
-        for here, there in self.pools:
-            if here is pool:
-                return there
-        self.pools = [*self.pools[-1:], (pool, self.rig.array(pool))]
-        return self.pools[-1][1]
-
-
-def _address(a: NDArray[Any]) -> int:
-    address: int = a.__array_interface__["data"][0]
-    return address
-
-
-def _numpy(rig: Rig, arrays: Mapping[str, Any]) -> Arrays:
-    return {k: rig.numpy(a) for k, a in arrays.items()}
-
-
-def _ours(library: str, tables: Mapping[str, Table], method: str, problem: Problem, reference: Reference) -> Candidate:
-    """anyoptim."""
-    table = tables[library]
-    params, optimizer = table.rig.parameters(problem.start()), METHODS[method].ours()
-
-    def off() -> float:
-        return reference.deviation(*(_numpy(table.rig, of) for of in (params, averages(method, optimizer))))
-
-    return candidate(OURS[library], table.rig, partial(optimizer.update, params), off, table.fresh)
-
-
-def _torch(name: str, tables: Mapping[str, Table], method: str, problem: Problem, reference: Reference) -> Candidate:
-    """torch's optimizer; in the chain after torch's clipping, and before averaging by its foreach function."""
-    import torch
-
-    table = tables["torch-cuda"]
-    params = table.rig.parameters(problem.start())
-    average = {k: p.detach().clone() for k, p in params.items()} if method in CHAINS else {}
-    tensors, averages = list(params.values()), list(average.values())
-    optimizer = torch_peers.optimizer(method, tensors, **torch_peers.IMPLEMENTATIONS[name])
-
-    def take(drawn: Drawn) -> list[Any]:
-        grads = list(table.fresh(drawn).values())
-        for p, g in zip(tensors, grads, strict=True):
-            p.grad = g
-        return grads
-
-    @torch.no_grad()  # type: ignore[untyped-decorator]
-    def chained(_: object) -> None:
-        torch.nn.utils.clip_grad_norm_(tensors, MAX_NORM, foreach=True)
-        optimizer.step()
-        torch._foreach_lerp_(averages, tensors, 1 - DECAY)
-
-    def off() -> float:
-        return reference.deviation(*(_numpy(table.rig, of) for of in (params, average)))
-
-    return candidate(name, table.rig, chained if method in CHAINS else lambda _: optimizer.step(), off, take)
-
-
-def _five(tables: Mapping[str, Table], method: str, problem: Problem, reference: Reference) -> Candidate:
-    """The five lines; there are none for the chain."""
-    table = tables["cupy"]
-    params, by_hand = table.rig.parameters(problem.start()), FiveLines(table.rig.xp, **NUMBERS[method])
-
-    def off() -> float:
-        return reference.deviation(_numpy(table.rig, params), {})
-
-    return candidate(FIVE, table.rig, partial(by_hand.update, params), off, table.fresh)
+    return Candidate(name, turn, off, taken)
 
 
 def traffic(method: str, problem: Problem) -> int:
@@ -162,65 +98,202 @@ def traffic(method: str, problem: Problem) -> int:
     return words * problem.size * problem.dtype.itemsize
 
 
-def _copying(tables: Mapping[str, Table], method: str, problem: Problem, _: Reference) -> Candidate:
-    """The limit: half of the bytes read, and written elsewhere."""
-    rig = next(iter(tables.values())).rig
-    copy = Copy(rig, traffic(method, problem) // 2)
-    return candidate(COPY, rig, lambda _: copy(), copy.wrong)
+def copying(rigs: Mapping[str, Rig], n: int) -> Candidate:
+    """The limit: half of about so many bytes read, and written elsewhere."""
+    rig = next(iter(rigs.values()))
+    block: Any = rig.array(np.random.default_rng(0).standard_normal(BLOCK, dtype=np.float32))
+    source, target = (rig.rows(a, max(n // (8 * BLOCK), 1)) for a in (block, block - block))
+
+    def off() -> float:
+        """How many of the last elements did not arrive."""
+        return float(np.sum(rig.numpy(source[-1]) != rig.numpy(target[-1])))
+
+    return candidate(COPY, rig, lambda _: rig.assign(target, source), off, lambda _: None)
 
 
-Builder = Callable[[Mapping[str, Table], str, Problem, Reference], Candidate]
+def _steps(method: str, rigs: Mapping[str, Rig], problem: Problem, who: Sequence[str]) -> Case:
+    """The candidates of these names for steps of a method."""
+    reference, n, chained = Reference(method, problem), together(problem.size), method in CHAINS
+
+    def step_of(name: str, rig: Rig, params: Any, step: Callable[[Any], object], mean: Callable[[], Any]) -> Candidate:
+        def off() -> float:
+            return reference.deviation(*({k: rig.numpy(a) for k, a in of.items()} for of in (params, mean())))
+
+        return candidate(name, rig, step, off, lambda drawn: rig.arrays(drawn.arrays))
+
+    def ours(library: str) -> Candidate:
+        rig, optimizer = rigs[library], METHODS[method].ours()
+        params = rig.parameters(problem.start())
+        mean = partial(averages, method, optimizer)
+        return step_of(OURS[library], rig, params, partial(optimizer.update, params), mean)
+
+    def fused() -> Candidate:
+        """torch's optimizer; in the chain after torch's clipping, and before averaging by its foreach function."""
+        rig = rigs["torch-cuda"]
+        torch, params = rig.xp, rig.parameters(problem.start())
+        tensors, average = list(params.values()), {k: p.detach().clone() for k, p in params.items()} if chained else {}
+        optimizer = torch_peers.optimizer(method, tensors, fused=True)
+
+        def step(grads: Mapping[str, Any]) -> None:
+            for p, g in zip(tensors, grads.values(), strict=True):
+                p.grad = g
+            if chained:
+                torch.nn.utils.clip_grad_norm_(tensors, MAX_NORM, foreach=True)
+            optimizer.step()
+            if chained:
+                torch._foreach_lerp_(list(average.values()), [p.detach() for p in tensors], 1 - DECAY)
+
+        return step_of(FUSED, rig, params, step, lambda: average)
+
+    def five() -> Candidate:
+        """NumPy's functions hand CuPy's arrays on to CuPy."""
+        params = rigs["cupy"].parameters(problem.start())
+        return step_of(FIVE, rigs["cupy"], params, partial(METHODS[method].by_hand().update, params), dict)
+
+    def optax() -> Candidate:
+        """As on the CPU: each step until it is done."""
+        import jax
+
+        if jax.default_backend() != "gpu":
+            raise RuntimeError("JAX sees no GPU")
+        made = optax_peer.candidate(OPTAX, method, problem, reference)
+        return candidate(OPTAX, Rig(), made.turn, made.deviation, made.take)
+
+    build: dict[str, Build] = {name: partial(ours, library) for library, name in OURS.items()}
+    build |= {FUSED: fused, FIVE: five, OPTAX: optax, COPY: partial(copying, rigs, traffic(method, problem))}
+
+    def follow(drawn: Sequence[Drawn]) -> None:
+        for one in drawn:
+            reference.follow(one)
+
+    def draw(rng: np.random.Generator) -> list[Drawn]:
+        return [problem.draw(rng) for _ in range(n)]
+
+    return Case([build[name]() for name in who], draw, TOLERANCES["float32"], follow, settle=0)
 
 
-def builders(method: str) -> dict[str, Builder]:
-    """Who takes part, by name."""
-    return {
-        **{name: partial(_ours, library) for library, name in OURS.items()},
-        **{name: partial(_torch, name) for name in (FUSED, FOREACH)},
-        **({} if method in CHAINS else {FIVE: _five}),
-        COPY: _copying,
-    }
+def _masks(direction: str, rigs: Mapping[str, Rig], n: int, who: Sequence[str]) -> Case:
+    """The candidates of these names for Dropout, of half of the elements, forward or backward."""
+    forward, rows = direction == "forward", max(n // BLOCK, 1)
+    block = 1 + np.random.default_rng(0).random(BLOCK, dtype=np.float32)  # away from 0
 
+    def ours(library: str) -> Candidate:
+        rig, layer = rigs[library], ao.Dropout(0.5, inverted=True, seed=7)
+        start, last = rig.rows(rig.array(block), rows), list[Any]()
+        layer.forward(start)
 
-def case(method: str, problem: Problem, tables: Mapping[str, Table], names: Sequence[str]) -> Case:
-    """The candidates of these names, and their reference."""
-    reference, build = Reference(method, problem), builders(method)
-    candidates = [build[name](tables, method, problem, reference) for name in names]
-    return Case(candidates, problem.draw, TOLERANCES[problem.dtype.name], reference.follow, settle=0)
+        def step(x: Any) -> None:
+            last[:] = x, (layer.forward if forward else layer.backward)(x)
 
+        def off() -> float:
+            """How many elements of the first and last rows are not what NumPy makes of them."""
+            wrong, call = 0, layer.calls - 1
+            for i in (0, rows - 1):
+                x, y = (rig.numpy(a[i]) for a in last)
+                wrong += int(np.count_nonzero(y != ao.dropout(x, 0.5, 7, call, i * BLOCK, inverted=True)))
+            return float(wrong)
 
-def unable(method: str, tables: Mapping[str, Table]) -> dict[str, str]:
-    """Of each candidate what went wrong when it did the work by itself on small arrays: nothing, mostly."""
-    return rehearsed(builders(method), lambda name: case(method, Problem(SMALL), tables, [name]))
+        return candidate(OURS[library], rig, step, off, lambda _: rig.copy(start))
+
+    def theirs() -> Candidate:
+        rig = rigs["torch-cuda"]
+        torch, start, last = rig.xp, rig.rows(rig.array(block), rows), list[Any]()
+
+        def take(_: object) -> Any:
+            x = rig.copy(start).requires_grad_()
+            return (x,) if forward else (x, torch.nn.functional.dropout(x, 0.5, True), rig.copy(start))
+
+        def step(given: Any) -> None:
+            x, *more = given
+            y = torch.nn.functional.dropout(x, 0.5, True) if forward else torch.autograd.grad(more[0], x, more[1])[0]
+            last[:] = (x if forward else more[1]), y
+
+        def off() -> float:
+            """How many are neither 0 nor scaled; all, where another share than about half is kept."""
+            x, y = (rig.numpy(a[-1]) for a in last)
+            return float(np.sum((y != 0) & (y != 2 * x))) if abs(np.mean(y != 0) - 0.5) < 0.02 else float(BLOCK)
+
+        return candidate(DROPOUT, rig, step, off, take)
+
+    build: dict[str, Build] = {name: partial(ours, library) for library, name in OURS.items()}
+    build |= {DROPOUT: theirs, COPY: partial(copying, rigs, 8 * n)}
+    return Case([build[name]() for name in who], lambda _: [None] * together(n), tolerance=0, settle=0)
 
 
 def contest(
-    method: str, problem: Problem, tables: Mapping[str, Table], wrong: Mapping[str, str], seconds: float = SECONDS
+    name: str, rigs: Mapping[str, Rig], who: Sequence[str], small: Make, whole: Make, n: int, seconds: float = SECONDS
 ) -> dict[str, Any]:
-    """The candidates with which nothing was wrong, timed in turns, and the reasons of the others."""
-    played = case(method, problem, tables, [name for name, why in wrong.items() if not why])
-    try:
-        timings = measured(played, seconds)
-    finally:
-        del played
+    """Those who did the work on small arrays by themselves, timed at all of it; and the reasons of the others."""
+    left_out = {}
+    for one in who:
+        try:
+            case = small([one])
+            play(case, 2, np.random.default_rng(0))
+            off = case.candidates[0].deviation()
+            if not off <= case.tolerance:
+                left_out[one] = f"off the reference by {off:.3g}"
+        except Exception as error:
+            left_out[one] = f"{type(error).__name__}: {error}"
+
+    def build(seated: Sequence[str]) -> Case:
         gc.collect()
-        for table in tables.values():
-            table.rig.free()
-    return {
-        "arrays": len(problem.shapes),
-        "elements": problem.size,
-        "bytes": traffic(method, problem),
-        "tolerance": TOLERANCES[problem.dtype.name],
-        "candidates": dict(timings),
-        "left_out": {name: why for name, why in wrong.items() if why},
-    }
+        for rig in rigs.values():
+            rig.free()
+        return whole(seated)
+
+    able = Contest([one for one in who if one not in left_out], build, together=n <= 1 << 27)
+    return {**asdict(measure(name, able, COPY, seconds)), "steps": together(n), "left_out": left_out}
 
 
-def steps() -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
-    """A row for each method and list of shapes."""
-    tables = {name: Table(rig) for name, rig in present().items()}
-    wrong = {method: unable(method, tables) for method in TIMED}
-    for size in SIZES:
-        problem = Problem(PARAMETERS[size])
+def steps() -> Rows:
+    """A row for each method and size: the chain on models alone, optax where what it copies from the host is short."""
+    rigs = present()
+    for size, make in SIZES.items():
+        for method in TIMED[: 1 if "one array" in size else 2]:
+            problem, name = make(), f"{method}, {size}"
+            peers = [FUSED, *([] if method in CHAINS else [FIVE]), *([OPTAX] if problem.size < 1 << 28 else [])]
+            small, whole = (partial(_steps, method, rigs, of) for of in (SMALL, problem))
+            yield name, partial(contest, name, rigs, [*OURS.values(), *peers, COPY], small, whole, problem.size)
+
+
+def masks() -> Rows:
+    """A row for each direction and size of Dropout."""
+    rigs = present()
+    for millions in MASKS:
+        for direction in DIRECTIONS:
+            name, n = f"{direction}, {millions}M", millions * BLOCK
+            small, whole = (partial(_masks, direction, rigs, of) for of in (BLOCK, n))
+            yield name, partial(contest, name, rigs, [*OURS.values(), DROPOUT, COPY], small, whole, n)
+
+
+def host() -> Rows:
+    """A row for Adam and the chain, two lists of shapes and each library."""
+    for library, rig in present().items():
         for method in TIMED:
-            yield f"{method}, {size}", partial(contest, method, problem, tables, wrong[method])
+            for size in (MODEL, "1000 arrays of 1000"):
+                yield f"{method}, {size}: {OURS[library]}", partial(costs, method, PARAMETERS[size], rig)
+
+
+def costs(method: str, shapes: Shapes, rig: Rig, calls: int = 140) -> dict[str, Any]:
+    """Quartiles of the microseconds that a call takes, with new gradients each time, and which engines it is for.
+
+    One call after another without ever waiting for the device, and then with waiting before each call.
+    """
+    optimizer, start = METHODS[method].ours(), {k: np.ones(shape, np.float32) for k, shape in shapes.items()}
+    params, ones = rig.parameters(start), rig.arrays(start)
+    found: dict[str, Any] = {}
+    for state, before in {"behind": lambda: None, "idle": rig.wait}.items():
+        times = []
+        gc.collect()
+        gc.disable()
+        for _ in range(calls):
+            grads = {k: rig.copy(g) for k, g in ones.items()}
+            before()
+            began = time.perf_counter_ns()
+            optimizer.update(params, grads)
+            times.append((time.perf_counter_ns() - began) / 1e3)
+        gc.enable()
+        rig.wait()
+        found[state] = np.percentile(times[calls // 7 :], (25, 50, 75)).tolist()
+    found["engines"] = {share.engine: len(share.parameters) for share in optimizer.explain(params, grads)}
+    return found
