@@ -21,8 +21,9 @@ class ClipGlobalNorm(Stage):
         x <- x * min(max_norm / norm, 1)
 
     The norm is that of the parameters that move at this step, in float64, with its additions in one order, so that its
-    bits are the same on all engines (JAX without x64 adds in float32). Complex elements count with both parts. An
-    infinite norm makes every finite element 0; a NaN changes nothing but what it is in.
+    bits are the same on all engines (JAX without x64 adds in float32; arrays in pieces, on several devices or in
+    several processes, are added piece by piece). Complex elements count with both parts. An infinite norm makes every
+    finite element 0; a NaN changes nothing but what it is in.
 
     Args:
         max_norm: the length that is allowed, above 0 (infinite for none); a number or a schedule.
