@@ -9,7 +9,6 @@ import contextlib
 import ctypes
 import functools
 import hashlib
-import os
 from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -67,7 +66,7 @@ class Device:
         kind = "cubin" if self._target.startswith("sm_") else "ptx"
         folder = _cache.folder()
         try:
-            made = program.compile(kind, cache=folder and self._programs()(os.path.join(folder, "programs")))
+            made = program.compile(kind, cache=folder and self._programs()(f"{folder}/programs"))
         except OSError:  # there is no room in it
             made = program.compile(kind)
         return made.get_kernel(name)
