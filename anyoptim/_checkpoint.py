@@ -101,11 +101,11 @@ def _replace(path: str | os.PathLike[str], text: str, tensors: Mapping[str, Tens
     if old is not None:
         regular(path, old)
     with replacing(target) as file:
-        if old is not None:
-            os.chmod(file.name, stat.S_IMODE(old.st_mode))
         _write(file, {_ENTRY: text, _CHECK: digest}, tensors)
         if _digest(text, tensors) != digest:  # some are views of the caller's memory
             raise RuntimeError(f"arrays changed while they were saved to {path}; wanted a save between updates")
+        if old is not None:  # not before: what a kill leaves of one that can't be written to would stay
+            os.chmod(file.name, stat.S_IMODE(old.st_mode))
     if hasattr(os, "O_DIRECTORY"):  # not on Windows: the new name, too, shall survive a loss of power
         folder = os.open(os.path.dirname(target), os.O_RDONLY | os.O_DIRECTORY)
         try:

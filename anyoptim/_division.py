@@ -41,6 +41,7 @@ class Division:
         ps: Sequence[Parameter | None],
         owner: Sequence[int],
     ) -> None:
+        self._spec = tree.spec
         lanes = [None] * len(ps) if layout.partition is None else layout.partition.of(tree, ps)
         grouped = [None] * len(ps) if layout.groups is None else layout.groups.selection.of(tree, ps)
         asked = [type(stage).overrides is not Stage.overrides for stage in stages]
@@ -103,6 +104,10 @@ class Division:
     def moving(self, xs: list[Array | None]) -> list[Array | None]:
         """The gradients, without those of parameters that are frozen."""
         return [None if i in self.resting else x for i, x in enumerate(xs)] if self.resting else xs
+
+    def path(self, i: int) -> str:
+        """The keys of a parameter, joined by dots."""
+        return ".".join(map(str, self._spec.paths()[i]))
 
     def track(self, i: int) -> Track:
         """The stages that a parameter goes through."""

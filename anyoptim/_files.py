@@ -79,7 +79,10 @@ def _beside(folder: str, mode: int) -> BinaryIO:
 
 
 def _sweep(folder: str) -> None:
-    """Remove what dead processes left: those files that can be locked."""
+    """Remove what dead processes left: those files that can be locked.
+
+    Two machines of one name that share a folder, but not its locks, would take each other's.
+    """
     for name in os.listdir(folder):
         first, *marks = name.removesuffix(".tmp").split("-")
         # Some network file systems keep the locks of each machine from the others.

@@ -114,11 +114,11 @@ class _Group(MutableMapping[str, Any]):
         for name, value in given.items():
             scheduled(name, value)
         self._values = dict(given)
-        self._settled: dict[str, list[tuple[str, type[Stage], str]]] = {name: [] for name in given}
+        self._settled: dict[str, dict[tuple[str, type[Stage], str], None]] = {name: {} for name in given}
 
     def settle(self, key: str, at: str, of: type[Stage], name: str) -> None:
         """Take note of what a value is for: how errors call it, and whose hyperparameter it is."""
-        self._settled[key].append((at, of, name))
+        self._settled[key][at, of, name] = None
 
     def checked(self, key: str, value: Any) -> None:
         """Raise TypeError or ValueError for what is neither a schedule nor a value of the hyperparameter."""

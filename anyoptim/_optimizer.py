@@ -232,6 +232,7 @@ class Optimizer(Remembering):
         stage: Any = self.stages[k]
         if traced(scale):
             raise TypeError("loss_scale is traced; wanted a number: in the pure form it is one of the state's")
+        scale = stage.ranges["scale"].value("loss_scale", scale)
         if memory is None:
             stage.initial = scale
             return
@@ -242,7 +243,7 @@ class Optimizer(Remembering):
                 f"{self.loss_scale:g}; wanted it set after the step of these, or after optimizer.flush(params)"
             )
         numbers = list(memory.flat.numbers)
-        numbers[k] = stage.rescaled(stage.ranges["scale"].value("loss_scale", scale), **numbers[k])
+        numbers[k] = stage.rescaled(scale, **numbers[k])
         memory.flat = memory.flat._replace(numbers=tuple(numbers))
 
     @property

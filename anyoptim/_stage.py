@@ -227,7 +227,7 @@ class Stage:
         if not isinstance(found, Mapping) or set(found) != set(numbers):
             names = [*found] if isinstance(found, Mapping) else repr(found)
             raise TypeError(f"advance of {self!r} gave {names}; wanted {sorted(numbers)}")
-        return {name: _number(f"advance of {self!r}", name, found[name]) for name in numbers}
+        return {name: self._number("advance", name, found[name]) for name in numbers}
 
     def _values(self, step: Any, given: Mapping[str, Hyper]) -> dict[str, Any]:
         """The hyperparameters at this step, schedules called; those that are given instead of the stage's own."""
@@ -262,7 +262,23 @@ class Stage:
                 return found
         except (AttributeError, RuntimeError, TypeError):  # of other types
             raise TypeError(f"coefficients of {self!r} gave {found!r}; wanted a dict of numbers by name") from None
-        return {name: _number(f"coefficients of {self!r}", name, c) for name, c in found.items()}
+        return {name: self._number("coefficients", name, c) for name, c in found.items()}
+
+    def _number(self, of: str, name: str, c: Any) -> Any:
+        # A NumPy float64 scalar would turn float32 arrays into float64. A bool or a string is a static option.
+        if isinstance(c, bool | np.bool_ | str):
+            return c if isinstance(c, str) else bool(c)
+        if isinstance(c, Symbol):
+            return c
+        if hasattr(c, "dtype") and not is_scalar(c):
+            if math.prod(c.shape) == 1 and (not isinstance(c, np.ndarray) or c.dtype.kind in "biuf"):
+                return c
+        else:
+            try:
+                return float(c)
+            except (OverflowError, TypeError, ValueError):
+                pass
+        raise TypeError(f"{of} of {self!r} gave {c!r} for {name!r}; wanted a real number, a bool or a string")
 
 
 class GradientStage(Stage):
@@ -311,22 +327,6 @@ class SlotStage(Stage):
     """A stage that acts on the slots of all stages before it: `rule(xp, s, **coefficients)` gives the new s."""
 
     _act = staticmethod(on_slots)
-
-
-def _number(of: str, name: str, c: Any) -> Any:
-    # A NumPy float64 scalar would turn float32 arrays into float64. A bool or a string is a static option of the rule.
-    if isinstance(c, bool | np.bool_ | str):
-        return c if isinstance(c, str) else bool(c)
-    try:
-        if is_scalar(c):
-            return float(c)
-    except (OverflowError, TypeError):
-        pass
-    else:
-        one = hasattr(c, "dtype") and math.prod(c.shape) == 1
-        if isinstance(c, Symbol) or (one and (not isinstance(c, np.ndarray) or c.dtype.kind in "biuf")):
-            return c
-    raise TypeError(f"{of} gave {c!r} for {name!r}; wanted a real number, a bool or a string")
 
 
 def itself(xp: Any, p: Array, x: Array) -> Array:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import functools
 import math
 import operator
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
@@ -19,15 +19,14 @@ __all__ = [
     "Node",
     "Range",
     "Scalar",
+    "Scalars",
     "Symbol",
-    "constant",
     "evaluate",
     "operation",
     "range_of",
     "symbol",
     "trace",
     "trace_measure",
-    "values",
 ]
 
 LOGICAL = frozenset({"less", "less_equal", "greater", "greater_equal", "equal", "not_equal", "and", "or", "not"})
@@ -57,8 +56,8 @@ _HOST: Mapping[str, Callable[..., Any]] = {
 
 
 _OF_DTYPE: Mapping[str, Callable[[Any], float]] = {
-    "smallest_normal": lambda finfo: float(finfo.smallest_normal),
-    "largest": lambda finfo: float(finfo.max),
+    "smallest_normal": functools.cache(lambda dtype: float(np.finfo(dtype).smallest_normal)),
+    "largest": functools.cache(lambda dtype: float(np.finfo(dtype).max)),
 }
 """What depends on the compute dtype alone."""
 
@@ -99,10 +98,9 @@ class Graph(NamedTuple):
         return [i for i in range(len(self.inputs)) if i in used]
 
     @property
-    def scalars(self) -> tuple[Scalar, ...]:
-        """The host expressions that enter the nodes, each once: last those that are the same at every step."""
-        found = dict.fromkeys(a for node in self.nodes for a in node.arguments if isinstance(a, Scalar))
-        return tuple(sorted(found, key=constant))
+    def scalars(self) -> Scalars:
+        """The host expressions that enter the nodes, each once."""
+        return Scalars(a for node in self.nodes for a in node.arguments if isinstance(a, Scalar))
 
 
 def trace(program: Program, options: Options) -> Graph:
@@ -124,11 +122,11 @@ def trace_measure(program: Program, k: int, options: Options) -> Graph:
     return tape.graph(tape.call(lambda xp, row: (program.measured(k, xp, p, x, slots, row),), options))
 
 
-def constant(scalar: Scalar) -> bool:
-    """Whether it depends on no coefficient, but at most on the dtype."""
-    if scalar.op in {"given", "device"}:
-        return False
-    return all(constant(a) for a in scalar.arguments if isinstance(a, Scalar))
+def _coefficients(scalar: Scalar) -> list[Scalar]:
+    """Those that a host expression is made of; a constant depends on none, but at most on the dtype."""
+    if scalar.op == "given":
+        return [scalar]
+    return [c for a in scalar.arguments if isinstance(a, Scalar) for c in _coefficients(a)]
 
 
 class Range(NamedTuple):
@@ -155,13 +153,38 @@ def range_of(dtype: Any, *, normal: bool = False) -> Range:
     return Range(float(finfo.smallest_normal) if normal else subnormal, float(finfo.max))
 
 
-def values(scalars: Sequence[Scalar], row: Row, dtype: Any, within: Range | None = None) -> list[float]:
-    """The values of host expressions at one step: a coefficient is fitted to the dtype, or `within` another range."""
-    fitted = (within or range_of(dtype)).fitted
-    return [
-        fitted(row[s.arguments[0]][s.arguments[1]]) if s.op == "given" else float(evaluate(s, row, dtype, within))
-        for s in scalars
-    ]
+class Scalars(tuple[Scalar, ...]):
+    """Host expressions, each once: first the coefficients, then what is made of some of them, then constants.
+
+    What is made of coefficients is remembered until one of these is another, since they seldom are.
+    """
+
+    def __new__(cls, found: Iterable[Scalar]) -> Self:
+        """Put them in order."""
+        return super().__new__(cls, sorted(dict.fromkeys(found), key=lambda s: (s.op != "given", not _coefficients(s))))
+
+    def __init__(self, _: Iterable[Scalar]) -> None:
+        self.given = [s.arguments for s in self if s.op == "given"]
+        """Of each coefficient the part and the name."""
+        self._of = [s.arguments for s in {c: None for s in self[len(self.given) :] for c in _coefficients(s)}]
+        self.derived = bool(self._of)
+        """Whether any are made of coefficients."""
+        self._last: dict[Any, tuple[list[Any], list[float]]] = {}
+
+    def values(self, row: Row, dtype: Any, within: Range | None = None) -> list[float]:
+        """Their values at one step: a coefficient is fitted to the dtype, or `within` another range."""
+        fitted = (within or range_of(dtype)).fitted
+        found = [fitted(row[k][name]) for k, name in self.given]
+        return [*found, *self.made(row, dtype, within)] if len(found) < len(self) else found
+
+    def made(self, row: Row, dtype: Any, within: Range | None = None) -> list[float]:
+        """The values of those that are no coefficients."""
+        now = [row[k][name] for k, name in self._of]
+        before, found = self._last.get((dtype, within), (None, []))
+        if now != before:
+            found = [float(evaluate(s, row, dtype, within)) for s in self[len(self.given) :]]
+            self._last[dtype, within] = now, found
+        return found
 
 
 def evaluate(scalar: Scalar, row: Row, dtype: Any, within: Range | None = None) -> Any:
@@ -178,9 +201,9 @@ def evaluate(scalar: Scalar, row: Row, dtype: Any, within: Range | None = None) 
     if scalar.op == "number":
         return float.fromhex(scalar.arguments[0])
     if scalar.op in _OF_DTYPE:
-        return _OF_DTYPE[scalar.op](np.finfo(dtype))
+        return _OF_DTYPE[scalar.op](dtype)
     arguments = [evaluate(a, row, dtype, within) for a in scalar.arguments]
-    if any(isinstance(a, Symbol) for a in arguments):
+    if Symbol in map(type, arguments):
         return operation(scalar.op, *(a if isinstance(a, Symbol) else float(a) for a in arguments))
     return _HOST[scalar.op](*arguments)
 

@@ -91,7 +91,7 @@ class Turning:
         self._distinct: list[Row] = [() for _ in self._keys]
         self._rows = Rows(self._distinct, which)
         self._values = [self._values_of(own) for own in division.overrides]
-        self._check_rates()
+        self._check_rates(division)
         if not isinstance(self._step, int):
             # Under `jax.jit` they meet 0-d arrays, in whose dtype a small eps would become 0.
             fitted = range_of(library(self._step).widest_float(), normal=True).fitted
@@ -107,17 +107,18 @@ class Turning:
         parts = {j: unsure[i] for j, i in enumerate(moving) if i in unsure}
         self._measures = Measures(crew, gathered, self._rows, self._tracks, parts)
 
-    def _check_rates(self) -> None:
-        """Raise ValueError for a learning rate that the arithmetic of one of the parameters can't hold."""
-        rates = [rate for of in self._values for own in of if type(rate := own.get("lr")) is float]
-        if rates and max(rates) > FLOAT32.largest:
-            dtypes = [leaf.library.dtype(leaf.p) for leaf in self._crew.leaves]
-            narrow = [dtype for dtype in dtypes if COMPUTE[dtype] in {"float32", "complex64"}]
-            if narrow:
-                raise ValueError(
-                    f"lr is {max(rates)}; wanted at most {FLOAT32.largest:.8g}, the largest number of float32, "
-                    f"in which {narrow[0]} parameters are updated"
-                )
+    def _check_rates(self, division: Division) -> None:
+        """Raise ValueError for a learning rate that the arithmetic of its parameter can't hold."""
+        for r, (key, track) in enumerate(zip(self._keys, self._tracks, strict=True)):
+            rates = [rate for k in track.of if type(rate := self._values[key.group][k].get("lr")) is float]
+            if rates and max(rates) > FLOAT32.largest:
+                for j, leaf in enumerate(self._crew.leaves):
+                    dtype = leaf.library.dtype(leaf.p)
+                    if self._rows.which[j] == r and COMPUTE[dtype] in {"float32", "complex64"}:
+                        raise ValueError(
+                            f"lr is {max(rates)}; wanted at most {FLOAT32.largest:.8g}, the largest number of float32, "
+                            f"in which params at {division.path(self._moving[j])!r}, of dtype {dtype}, are updated"
+                        )
 
     def passed(self, k: int) -> bool:
         """Find out what stage `k` needs; False if it calls the step off."""

@@ -19,7 +19,7 @@ from anyoptim import _reduction
 from anyoptim._engines import _launches, cuda
 from anyoptim._program import Row, options
 from anyoptim._render import CHUNK, ELEMENTS, REDUCTION, Kernel, chunk_map, coefficients, kernel_of, rows_of
-from anyoptim._trace import LOGICAL, Graph, Scalar, Symbol, evaluate, symbol, trace, trace_measure
+from anyoptim._trace import LOGICAL, Graph, Range, Scalar, Symbol, evaluate, range_of, symbol, trace, trace_measure
 from tests import libraries, shim
 from tests.chains import CHAINS, agree
 from tests.libraries import METHODS, Library, same_bits
@@ -185,7 +185,8 @@ def test_what_the_device_computes_is_rounded_as_on_the_host(name: str, nvrtc: An
     assert bool(kernels) == any(stage.measure is not None or stage.norms for stage in optimizer.stages)
     for kernel in kernels:
         rounded = {f"{op}.rn.f64" for op in ("add", "sub", "mul", "div", "sqrt")}
-        _only(nvrtc.ptx(kernel.text, 90), {f"{op}.f64" for op in ("ld", "st", "mov", "selp", "setp", "neg")} | rounded)
+        exact = {f"{op}.f64" for op in ("ld", "st", "mov", "selp", "setp", "neg", "abs", "copysign")}
+        _only(nvrtc.ptx(kernel.text, 90), exact | rounded)
 
 
 def test_the_graphs_of_all_optimizers_have_all_operations() -> None:
@@ -337,14 +338,16 @@ VALUES = FLOATS | _scalars(_NUMBER | _DEVICE).filter(_known_there).map(lambda s:
 ROWS = st.lists(st.fixed_dictionaries(dict.fromkeys("ab", VALUES)), min_size=2, max_size=2)
 
 
-def _put(s: Scalar, row: Any, device: list[float]) -> Scalar:
-    """With the numbers in place of what is given and what the device knows."""
+def _put(s: Scalar, row: Any, device: list[float], within: Range) -> Scalar:
+    """With the numbers in place of what is given, as far as the dtype can hold it, and what the device knows."""
     if s.op == "device":
         return Scalar("number", (device[s.arguments[0]].hex(),))
     if s.op == "given":
         value = row[s.arguments[0]][s.arguments[1]]
-        return _put(value.scalar, row, device) if isinstance(value, Symbol) else Scalar("number", (value.hex(),))
-    return Scalar(s.op, tuple(_put(a, row, device) if isinstance(a, Scalar) else a for a in s.arguments))
+        found = _put(value.scalar, row, device, within) if isinstance(value, Symbol) else None
+        number = value if found is None else float(evaluate(found, (), "float64"))
+        return Scalar("number", (within.fitted(number).hex(),))
+    return Scalar(s.op, tuple(_put(a, row, device, within) if isinstance(a, Scalar) else a for a in s.arguments))
 
 
 DEVICE = st.lists(FLOATS, min_size=3, max_size=3)
@@ -360,7 +363,7 @@ def test_rows_of_coefficients(
     kept, wanted = [], []
     for scalar in scalars:
         try:
-            values = [float(evaluate(_put(scalar, row, device), (), dtype)) for row in rows]
+            values = [float(evaluate(_put(scalar, row, device, range_of(dtype)), (), dtype)) for row in rows]
         except (ZeroDivisionError, ValueError):  # which refuse the step, where the host computes it
             continue
         kept.append(scalar)

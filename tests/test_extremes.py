@@ -230,6 +230,35 @@ def test_centered_forms_of_frameworks(need: Callable[[str], Library], how: str) 
     np.testing.assert_allclose(p["w"], expected, rtol=1e-8)
 
 
+@pytest.mark.parametrize("dtype", ["complex64", "complex128"])
+def test_a_centered_form_of_complex_parameters(need: Callable[[str], Library], dtype: str) -> None:
+    """Two reals each: from torch in the middle, and back to it, as torch goes on."""
+    need("torch")
+    import torch
+
+    rng = np.random.default_rng(7)
+    grads = [torch.tensor((rng.normal(size=(5, 2)) @ [1, 1j]).astype(dtype)) for _ in range(20)]
+    ours, theirs, back = (torch.zeros(5, dtype=getattr(torch, dtype)) for _ in range(3))
+    their, again = (torch.optim.RMSprop([p.requires_grad_()], lr=0.01, centered=True) for p in (theirs, back))
+
+    def go(optimizer: Any, p: Any, some: Any) -> None:
+        for g in some:
+            p.grad = g.clone()
+            optimizer.step()
+
+    go(their, theirs, grads[:5])
+    ours.copy_(theirs.detach())
+    optimizer = ao.compat.torch.from_torch(their.state_dict(), ["p"], {"p": ours})
+    for g in grads[5:10]:
+        optimizer.update({"p": ours}, {"p": g})
+    with torch.no_grad():
+        back.copy_(ours)
+    again.load_state_dict(ao.compat.torch.to_torch(optimizer, ["p"]))
+    go(their, theirs, grads[5:])
+    go(again, back, grads[10:])
+    torch.testing.assert_close(back, theirs, rtol=1e-4 if dtype == "complex64" else 1e-10, atol=0)
+
+
 # Coefficients -------------------------------------------------------------------------------------------------------
 
 
@@ -273,6 +302,22 @@ def test_a_rate_too_large_for_the_dtype(engine: str, make: Any) -> None:
     q = {"w": np.zeros(3)}
     make(lr=1e39, engine=engine).update(q, {"w": np.ones(3)})
     assert np.isfinite(q["w"]).all()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: ao.chain(ao.groups({"a": {"lr": 1e39}, "b": {}}), ao.SGD(0.1)),
+        lambda: ao.partition({"a": ao.SGD(1e39), "b": ao.SGD(0.1)}),
+    ],
+)
+def test_a_rate_is_asked_of_its_own_parameters(make: Callable[[], ao.Optimizer]) -> None:
+    """1e39 for a parameter of float64 beside one of float32; the error names the one that can't have it."""
+    for _ in range(2):
+        params = make().update({"a": np.ones(2), "b": np.ones(2, f)}, {"a": np.full(2, 1e-39), "b": np.ones(2, f)})
+        np.testing.assert_allclose(params["a"], 0, atol=1e-12)
+    with pytest.raises(ValueError, match="in which params at 'a', of dtype float32, are updated"):
+        make().update({"a": np.ones(2, f), "b": np.ones(2, f)}, {"a": np.ones(2, f), "b": np.ones(2, f)})
 
 
 @pytest.mark.parametrize("engine", ENGINES)

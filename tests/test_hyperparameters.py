@@ -34,7 +34,10 @@ def test_a_changed_attribute_takes_effect_at_the_next_step(name: str) -> None:
 
 
 def test_any_hyperparameter_may_be_a_schedule(method: type[Any]) -> None:
-    """A schedule is called once a step with the step number, from 1, and gives what its values would give."""
+    """A schedule is called with the step number, from 1, and gives what its values would give.
+
+    Once a step, but for one at which it makes another kernel of the rule, as a beta that falls below 1/2 does.
+    """
     rng = np.random.default_rng(11)
     for name in method.hyperparameters:
         calls: list[int] = []
@@ -50,7 +53,8 @@ def test_any_hyperparameter_may_be_a_schedule(method: type[Any]) -> None:
             scheduled.update(one, g)
             setattr(stepped, name, allowed(method, name, 0.5 / t))
             stepped.update(two, g)
-        assert calls == list(range(1, 8))
+        assert list(dict.fromkeys(calls)) == list(range(1, 8))
+        assert len(calls) <= 8
         assert getattr(scheduled, name) is schedule
         assert all(same_bits(one[k], two[k]) for k in one)
 

@@ -111,8 +111,11 @@ class JAX(Library):
         return jax.sharding.auto_axes(within, out_sharding=where)(arrays)
 
     def divided(self, x: Array) -> bool:
-        # Of a traced one this is known where the axes of its mesh are explicit.
-        return not (x.aval if self.traced(x) else x).sharding.is_fully_replicated
+        # Where the axes of its mesh are automatic, XLA cuts and adds a vector as if it lay in one place.
+        sharding = (x.aval if self.traced(x) else x).sharding
+        explicit = loaded().sharding.AxisType.Explicit
+        axes = getattr(getattr(sharding, "mesh", None), "axis_types", ())
+        return explicit in axes and not sharding.is_fully_replicated
 
     def shared(self, x: Array) -> bool:
         return not (self.traced(x) or x.is_fully_addressable)

@@ -13,14 +13,14 @@ from anyoptim._engines._leaf import NDArray
 from anyoptim._engines._scratch import Scratch
 from anyoptim._program import Options, Program
 from anyoptim._render import UFUNCS, Source, blocked, blocked_measure
-from anyoptim._trace import Scalar, trace, trace_measure
+from anyoptim._trace import Scalars, trace, trace_measure
 
 __all__ = ["Kernel", "Work", "kernel", "text"]
 
 
 class Kernel(NamedTuple):
     call: Callable[..., Any]
-    scalars: tuple[Scalar, ...]
+    scalars: Scalars
     temporaries: int
     masks: int
 

@@ -15,7 +15,7 @@ from anyoptim._arrays import Array, Library
 from anyoptim._memory import Memory
 from anyoptim._program import Program, Row
 from anyoptim._reduction import norm
-from anyoptim._trace import Scalar, constant, range_of, values
+from anyoptim._trace import Scalars, range_of
 
 __all__ = ["Again", "Commit", "Leaf", "NDArray", "Plan", "Result", "Rows", "Written", "host", "norm_of"]
 
@@ -74,19 +74,18 @@ class Again:
     def __init__(
         self,
         row: Row,
-        scalars: Sequence[Scalar],
+        scalars: Scalars,
         dtype: np.dtype[Any],
         table: NDArray,
         run: Callable[[Any, Any], object],
     ) -> None:
         self.run = run
         """Takes the step of a plan, with its gathered gradients. It holds no plan, which would hold itself alive."""
-        scalars = [s for s in scalars if not constant(s)]  # the first of the table; the rest stays
         self._kinds = [[float] * len(part) for part in row]
         self._numbers = _reader(scalars, dtype)  # that of the arithmetic, which the table need not have
         within = range_of(dtype)
         self._least, self._largest, self._holds = within.least, within.largest, within.holds
-        self._put = _writer(table[: len(scalars)])
+        self._put = _writer(table if scalars.derived else table[: len(scalars.given)])  # constants stay as they are
 
     def set(self, row: Row) -> bool:
         """Put the numbers of another row in place, if they are numbers of this dtype and have the same names."""
@@ -104,14 +103,15 @@ class Again:
         return True
 
 
-def _reader(scalars: Sequence[Scalar], dtype: np.dtype[Any]) -> Callable[[Row], Sequence[float]]:
-    """What gives the values of these in a row."""
-    given = [s.arguments for s in scalars]
-    if any(s.op != "given" for s in scalars):
-        return lambda row: values(scalars, row, dtype)
+def _reader(scalars: Scalars, dtype: np.dtype[Any]) -> Callable[[Row], Sequence[float]]:
+    """What gives the values of these in a row, without constants where these are all but coefficients."""
+    given, made = scalars.given, scalars.made
     if len(given) > 1 and len({k for k, _ in given}) == 1:  # nearly always: those of one method
         (k, _), take = given[0], itemgetter(*(name for _, name in given))
-        return lambda row: take(row[k])  # a tuple, of more than one
+        # A tuple, of more than one.
+        return (lambda row: (*take(row[k]), *made(row, dtype))) if scalars.derived else lambda row: take(row[k])
+    if scalars.derived:
+        return lambda row: [*(row[k][name] for k, name in given), *made(row, dtype)]
     return lambda row: [row[k][name] for k, name in given]
 
 

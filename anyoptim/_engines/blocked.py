@@ -17,7 +17,6 @@ from anyoptim._engines._tiles import add_up, tiles
 from anyoptim._memory import near
 from anyoptim._program import Program, Row, floats, options
 from anyoptim._quiet import quiet, quietly
-from anyoptim._trace import values
 
 __all__ = ["Blocked", "refusal", "source"]
 
@@ -186,7 +185,7 @@ class Blocked(Plan):
             table = np.empty(len(made.scalars), dtype)
             # As arrays of no dimension, which NumPy takes in half the time of a Python or NumPy number.
             work = self.works[key] = Work(made, dtype, table, [table[j, ...] for j in range(len(table))])
-        work.table[...] = values(work.kernel.scalars, row, dtype)
+        work.table[...] = work.kernel.scalars.values(row, dtype)
         return work
 
 

@@ -19,7 +19,7 @@ from anyoptim._memory import merged
 from anyoptim._program import Options, Program, Row, floats, options
 from anyoptim._reduction import BLOCK as SUM
 from anyoptim._render import Loop, loop, loop_measure
-from anyoptim._trace import Scalar, trace, trace_measure, values
+from anyoptim._trace import Scalars, trace, trace_measure
 
 __all__ = ["Compiled", "broken", "load", "missing", "refusal", "source"]
 
@@ -210,14 +210,14 @@ class Compiled(Plan):
             coefficients = np.zeros((len(static), len(kernel.scalars)))
             for i, row in enumerate(rows.distinct):
                 if static[i] == key:  # the others stand there for the numbering, and are not read
-                    coefficients[i] = values(kernel.scalars, row, self.dtype)
+                    coefficients[i] = kernel.scalars.values(row, self.dtype)
             calls.append(_Call(kernel, coefficients, (self.table, chunks, which, coefficients), pieces))
         return calls
 
 
 class _Kernel(NamedTuple):
     call: Callable[..., bool]
-    scalars: Sequence[Scalar]
+    scalars: Scalars
 
 
 class _Call(NamedTuple):

@@ -16,7 +16,7 @@ from anyoptim._engines._leaf import Commit, Leaf, NDArray, Plan, Result, Rows
 from anyoptim._program import Options, Program, options
 from anyoptim._quiet import quiet
 from anyoptim._reduction import BLOCK, power_of_two, sums
-from anyoptim._trace import Graph, range_of, trace, trace_measure, values
+from anyoptim._trace import Graph, range_of, trace, trace_measure
 
 __all__ = ["Jax", "missing", "refusal"]
 
@@ -129,7 +129,7 @@ class Jax(Plan):
         for row in rows.distinct:
             with quiet():
                 scalars = _graph(self.program, k, options(row)).scalars
-                found.append(np.array([-0.0, *values(scalars, row, self._dtype, within)], self._dtype))
+                found.append(np.array([-0.0, *scalars.values(row, self._dtype, within)], self._dtype))
         table = np.zeros((len(found), max(map(len, found))), self._dtype)
         for to, numbers in zip(table, found, strict=True):
             to[: len(numbers)] = numbers

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from anyoptim._arrays import COMPUTE, Array, Library
 from anyoptim._engines._leaf import Commit, Leaf, Plan, Result, Rows
 from anyoptim._operations import Operations
-from anyoptim._program import MOVE, Options, Program, Row, options
+from anyoptim._program import MOVE, Program, Row, options
 from anyoptim._quiet import quiet
 from anyoptim._reduction import sums
 from anyoptim._trace import range_of, trace, trace_measure
@@ -52,19 +53,16 @@ class _Eager(Operations):
         return self._library.scalar(a, self._like.dtype, self._like) if isinstance(a, int | float) else a
 
 
-def _same(program: Program, k: int | None, rows: Rows) -> None:
-    """Raise TypeError for rules that no other engine runs, though these arrays might do what they ask for."""
-    if program.whole is None and MOVE in program.parts:  # or it is no step
-        for static in {options(row) for row in rows.distinct}:
-            _traced(program, k, static)
-
-
-@functools.lru_cache(maxsize=256)
-def _traced(program: Program, k: int | None, static: Options) -> None:
-    if k is None:
-        trace(program, static)
-    else:
-        trace_measure(program, k, static)
+@contextmanager
+def _explained(program: Program, k: int | None, rows: Rows) -> Iterator[None]:
+    """What is wrong with a rule that fails, in the words of the engines that trace it."""
+    try:
+        yield
+    except Exception:
+        if program.whole is None and MOVE in program.parts:  # or it is no step
+            for static in {options(row) for row in rows.distinct}:
+                trace(program, static) if k is None else trace_measure(program, k, static)
+        raise
 
 
 class Portable(Plan):
@@ -76,16 +74,16 @@ class Portable(Plan):
         return self.leaves[0].library.settle(list(xs)) if lazy else xs
 
     def squares(self, k: int, gathered: Sequence[Array], rows: Rows) -> list[Array]:
-        _same(self.program, k, rows)
         found = []
         for i, (leaf, x) in enumerate(zip(self.leaves, gathered, strict=True)):
-            with leaf.library.at(leaf.p):
+            with leaf.library.at(leaf.p), _explained(self.program, k, rows):
                 found.append(self._known(_squares(functools.partial(self.program.measured, k), leaf, x, rows.of(i))))
         return found
 
     def prepare(self, gathered: Sequence[Array], rows: Rows) -> Commit:
-        _same(self.program, None, rows)
-        results = self._settled(self._computed(gathered, rows))
+        with _explained(self.program, None, rows):
+            computed = self._computed(gathered, rows)
+        results = self._settled(computed)
 
         def commit() -> list[Result]:
             for leaf, result in zip(self.leaves, results, strict=True):

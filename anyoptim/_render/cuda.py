@@ -30,7 +30,7 @@ from typing import NamedTuple
 from anyoptim._reduction import BLOCK
 from anyoptim._render._elements import ELEMENTS
 from anyoptim._render._text import INFIX, filled, function_name, input_names, scalar_names
-from anyoptim._trace import LOGICAL, Graph, Node, Scalar
+from anyoptim._trace import LOGICAL, Graph, Node, Scalar, Scalars
 
 __all__ = ["CHUNK", "REDUCTION", "THREADS", "Kernel", "coefficients", "kernel", "kernel_measure"]
 
@@ -63,7 +63,7 @@ class Kernel(NamedTuple):
 
     name: str
     body: str
-    scalars: tuple[Scalar, ...] = ()
+    scalars: Scalars = Scalars(())
     """What stands in a row of coefficients."""
     types: str = ""
     """What the body takes for granted: the same for all kernels of a dtype."""

@@ -32,7 +32,7 @@ from typing import NamedTuple
 
 from anyoptim._reduction import BLOCK
 from anyoptim._render._text import INFIX, filled, function_name, input_names, scalar_names
-from anyoptim._trace import Graph, Node, Scalar
+from anyoptim._trace import Graph, Node, Scalar, Scalars
 
 __all__ = ["Loop", "loop", "loop_measure"]
 
@@ -47,7 +47,7 @@ class Loop(NamedTuple):
     name: str
     text: str
     signature: str
-    scalars: tuple[Scalar, ...]
+    scalars: Scalars
     """What stands in a row of coefficients."""
 
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from anyoptim._render._text import function_name, input_names, scalar_names
-from anyoptim._trace import LOGICAL, Graph, Node, Scalar
+from anyoptim._trace import LOGICAL, Graph, Node, Scalar, Scalars
 
 __all__ = ["UFUNCS", "Source", "blocked", "blocked_measure"]
 
@@ -35,7 +35,7 @@ class Source(NamedTuple):
 
     name: str
     text: str
-    scalars: tuple[Scalar, ...]
+    scalars: Scalars
     temporaries: int
     """How many scratch arrays of the compute dtype it takes after its scalars."""
     masks: int

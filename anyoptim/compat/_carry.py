@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -62,14 +62,20 @@ def _centered(optimizer: Optimizer) -> list[int]:
 
 
 def raw(variance: Array, mean: Array) -> Array:
-    """The mean square."""
-    return variance + mean * mean
+    """The mean square; of a complex parameter, which is two reals, that of each."""
+    return _by_parts(lambda s, m: s + m * m, variance, mean)
 
 
 def central(square: Array, mean: Array) -> Array:
-    """The variance, which rounding does not take below 0."""
-    found = square - mean * mean
-    return found * (found > 0)
+    """The variance, likewise, which rounding does not take below 0."""
+    return _by_parts(lambda h, m: (h - m * m) * (h > m * m), square, mean)
+
+
+def _by_parts(call: Callable[[Array, Array], Array], a: Array, b: Array) -> Array:
+    here, xp = library(a), library(a).xp
+    if not here.dtype(a).startswith("complex"):
+        return call(a, b)
+    return here.join_complex(call(xp.real(a), xp.real(b)), call(xp.imag(a), xp.imag(b)), a.dtype)
 
 
 def wanted(optimizer: Optimizer, params: Any) -> dict[Slot, dict[str, tuple[int, ...]]]:

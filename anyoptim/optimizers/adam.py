@@ -30,10 +30,11 @@ class Adam(Optimizer):
     eps_corrected=1e-8)`. With all three of them the divisor is `sqrt(v + c*eps_root) + eps + sqrt(c)*eps_corrected`
     with `c = 1 - beta2**t`.
 
-    A g whose square would overflow counts as the largest number whose square does not, in m and in v, so that the step
-    after it is no longer than others. With `eps_corrected` or `eps_root` the means are computed as torch and optax do,
-    `beta1*m + (1-beta1)*g` and `beta2*v + ((1-beta2)*g)*g`; and so they are in float32 where a beta is below 1/2,
-    because the form above would lose the new g beside a large m.
+    A g whose square would overflow, an infinite one too, counts as the largest number whose square does not, in m and
+    in v, so that the step after it is no longer than others; `SkipNonFinite` in front sees it as it is. With
+    `eps_corrected` or `eps_root` the means are computed as torch and optax do, `beta1*m + (1-beta1)*g` and
+    `beta2*v + ((1-beta2)*g)*g`; and so they are in float32 where a beta is below 1/2, because the form above would lose
+    the new g beside a large m.
 
     Args:
         lr: learning rate, finite and at least 0; a number or a schedule of the step number.
@@ -88,8 +89,12 @@ class Adam(Optimizer):
         known = type(eps_corrected) is type(eps_root) is type(beta1) is type(beta2) is float
         if known and not eps_corrected and not eps_root and beta1 >= 0.5 and beta2 >= 0.5:
             return found
-        form = _FRAMEWORKS if known and (eps_corrected or eps_root) else _form(beta1, beta2, eps_corrected, eps_root)
-        return {**found, "b1": beta1, "b2": beta2, "form": form, **inside(eps_root, c2)}
+        found |= {"b1": beta1, "b2": beta2, **inside(eps_root, c2)}
+        return (
+            found
+            if known and (eps_corrected or eps_root)
+            else {**found, "form": _form(beta1, beta2, eps_corrected, eps_root)}
+        )
 
     @staticmethod
     def rule(
@@ -108,9 +113,6 @@ class Adam(Optimizer):
         return lr_t * m / (root(xp, v, eps_root) + eps), m, v
 
 
-_FRAMEWORKS = "weighted"
-
-
 def _form(beta1: Any, beta2: Any, eps_corrected: Any, eps_root: Any) -> Any:
     """In which dtypes the means have the form of the docstring: 2.0 for all, 1.0 for float64 alone, 0.0 for none."""
     plain = (eps_corrected == 0) & (eps_root == 0)
@@ -118,18 +120,19 @@ def _form(beta1: Any, beta2: Any, eps_corrected: Any, eps_root: Any) -> Any:
 
 
 def _means(
-    xp: Any, x: Array, m: Array, v: Array, *, a1: float, a2: float, b1: Any = None, b2: Any = None, form: Any = 2.0
+    xp: Any, x: Array, m: Array, v: Array, *, a1: float, a2: float, b1: Any = None, b2: Any = None, form: Any = None
 ) -> tuple[Array, Array]:
-    """The new m and v, in the form that the class says."""
-    if isinstance(form, str):
-        return moments(xp, x, m, v, a1=a1, b1=b1, a2=a2, b2=b2)[1:]
+    """The new m and v: without betas in the form of the docstring, without a `form` weighted, with both as it says."""
     g = squarable(xp, x)
-    new = m + a1 * (g - m), v + a2 * (g * g - v)
+    table = m + a1 * (g - m), v + a2 * (g * g - v)
     if b1 is None:
-        return new
+        return table
     weighted = moments(xp, x, m, v, a1=a1, b1=b1, a2=a2, b2=b2)[1:]
-    here = form > xp.where(xp.largest(x) > 1e300, 0.5, 1.5)
-    m, v = (xp.where(here, *both) for both in zip(new, weighted, strict=True))
+    if form is None:
+        return weighted
+    float64 = xp.largest(x) > 1e300
+    here = form > xp.where(float64, 0.5, 1.5)
+    m, v = (xp.where(here, *both) for both in zip(table, weighted, strict=True))
     return m, v
 
 
