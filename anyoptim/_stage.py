@@ -140,6 +140,8 @@ class Stage:
                 f"{type(self).__name__} was given {', '.join(hyperparameters) or 'no hyperparameters'}; "
                 f"wanted {', '.join(self.hyperparameters) or 'none'}"
             )
+        if len({*self.slots}) < len(self.slots):
+            raise TypeError(f"{type(self).__name__} has the slots {self.slots}; wanted each name once")
         if getattr(getattr(self, "rule", None), "__self__", None) is self:
             raise TypeError(f"{type(self).__name__}.rule reads self; wanted a staticmethod, of its arguments alone")
         for name, value in hyperparameters.items():

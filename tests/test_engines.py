@@ -328,6 +328,20 @@ def test_a_rule_that_reads_its_optimizer_is_refused() -> None:
         Bound(lr=1.0)
 
 
+def test_slots_of_one_name_are_refused() -> None:
+    """One of them would be lost in a checkpoint."""
+
+    class Twice(ao.Optimizer):
+        slots = ("m", "m")
+
+        @staticmethod
+        def rule(xp: Any, p: Any, x: Any, m: Any, n: Any) -> Any:
+            return x, m, n
+
+    with pytest.raises(TypeError, match=r"Twice has the slots \('m', 'm'\); wanted each name once"):
+        Twice()
+
+
 @pytest.mark.parametrize("engine", list(ENGINES))
 def test_coefficients_beyond_float32_warn_nobody(engine: str) -> None:
     """They are the largest number there, without a word."""

@@ -185,8 +185,8 @@ def test_source_of_adam() -> None:
     hyper = {"lr": 1.0, "beta1": 0.9, "beta2": 0.9, "eps": 0.1, "eps_corrected": 0.0, "eps_root": 0.0}
     source = blocked(_trace(ao.Adam.rule, ("m", "v"), ao.Adam.coefficients(1, **hyper)))
     assert source.text.splitlines() == [
-        "def Adam_rule(p, x, m, v, s0, s1, a1, a2, lr_t, eps, t0, t1):",
-        "    x.clip(s0, s1, t0)",
+        "def Adam_rule(p, x, m, v, a1, a2, lr_t, eps, s4, s5, t0, t1):",
+        "    x.clip(s4, s5, t0)",
         "    subtract(t0, m, t1)",
         "    multiply(a1, t1, t1)",
         "    add(m, t1, m)",

@@ -12,7 +12,7 @@ __all__ = ["mean", "mean_square", "moments", "squarable"]
 def squarable(xp: Any, x: Array, share: float = 1.0) -> Array:
     """`x`, but no further from 0 than `share` times the largest number whose square is finite.
 
-    Both means of a method take this x, so that the step after a huge gradient is no longer than others.
+    All means of a method take this x: were its square alone bounded, the step would be as huge as the gradient.
     """
     return xp.bound(x, share * xp.sqrt(xp.largest(x)))
 

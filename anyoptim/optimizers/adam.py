@@ -31,7 +31,7 @@ class Adam(Optimizer):
     with `c = 1 - beta2**t`.
 
     A g whose square would overflow, an infinite one too, counts as the largest number whose square does not, in m and
-    in v, so that the step after it is no longer than others; `SkipNonFinite` in front sees it as it is. With
+    in v alike, so that training goes on; `SkipNonFinite` in front sees it as it is. With
     `eps_corrected` or `eps_root` the means are computed as torch and optax do, `beta1*m + (1-beta1)*g` and
     `beta2*v + ((1-beta2)*g)*g`; and so they are in float32 where a beta is below 1/2, because the form above would lose
     the new g beside a large m.
