@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import anyoptim as ao
 from tests import textbook
-from tests.libraries import DISCOVERED, ENGINES, Library, same_bits
+from tests.libraries import DISCOVERED, ENGINES, METHODS, Library, same_bits
 
 f = np.float32
 SHAPE = (3, 4)  # a matrix, which all methods take
@@ -62,6 +62,22 @@ def test_every_method_stays_finite(name: str, seed: int) -> None:
     for params, optimizer in others:
         assert same_bits(params["w"], expected["w"])
         assert all(same_bits(a, b) for a, b in zip(arrays(optimizer), arrays(by), strict=True))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_stays_finite_on_jax(need: Callable[[str], Library], name: str) -> None:
+    """As XLA compiles it, without x64; and near NumPy's run, but for what XLA flushes to 0."""
+    array = need("jax").asarray
+    ours, theirs = {"w": start(3)}, {"w": array(start(3))}
+    optimizers, way = [DISCOVERED[name]() for _ in range(2)], 1 + abs(start(3))
+    for g in [*gradients(2, 6, -30, 30), *gradients(3, 6, -30, 30)]:
+        before = ours["w"].copy()
+        optimizers[0].update(ours, {"w": g})
+        optimizers[1].update(theirs, {"w": array(g)})
+        way += abs(ours["w"] - before)
+        assert np.isfinite(np.asarray(theirs["w"])).all()
+        assert all(np.isfinite(np.asarray(slot)).all() for slot in arrays(optimizers[1]))
+    assert (abs(np.asarray(theirs["w"]) - ours["w"]) / way).max() < 100 * 2.0**-24
 
 
 @pytest.mark.parametrize("name", sorted({*DISCOVERED} - {*UNSTABLE}))
