@@ -9,8 +9,6 @@ import math
 import operator
 from typing import Any
 
-import array_api_compat as compat
-
 from anyoptim._arrays import library, traced
 from anyoptim._trace import Symbol, operation
 
@@ -37,16 +35,21 @@ __all__ = [
 ]
 
 
+def _namespace(*of: Any) -> Any:
+    """That of the first which is an array."""
+    return library(next(x for x in of if not isinstance(x, int | float))).xp
+
+
 def sqrt(x: Any) -> Any:
     """The square root of a Python number, a 0-d array or a symbol."""
     if isinstance(x, Symbol):
         return operation("sqrt", x)
-    return math.sqrt(x) if isinstance(x, int | float) else compat.array_namespace(x).sqrt(x)
+    return math.sqrt(x) if isinstance(x, int | float) else _namespace(x).sqrt(x)
 
 
 def cos(x: Any) -> Any:
     """The cosine of a Python number or a 0-d array."""
-    return math.cos(x) if isinstance(x, int | float) else compat.array_namespace(x).cos(x)
+    return math.cos(x) if isinstance(x, int | float) else _namespace(x).cos(x)
 
 
 def log(x: Any) -> Any:
@@ -55,7 +58,7 @@ def log(x: Any) -> Any:
         return operation("log", x)
     if isinstance(x, int | float):
         return math.log(x) if x else -math.inf
-    return compat.array_namespace(x).log(x)
+    return _namespace(x).log(x)
 
 
 def expm1(x: Any) -> Any:
@@ -63,7 +66,7 @@ def expm1(x: Any) -> Any:
     if isinstance(x, Symbol):
         return operation("expm1", x)
     if not isinstance(x, int | float):
-        return compat.array_namespace(x).expm1(x)
+        return _namespace(x).expm1(x)
     try:
         return math.expm1(x)
     except OverflowError:
@@ -76,30 +79,30 @@ def where(condition: Any, a: Any, b: Any) -> Any:
         return a if condition else b
     if isinstance(condition, Symbol):
         return operation("where", condition, a, b)
-    return compat.array_namespace(condition).where(condition, a, b)
+    return _namespace(condition).where(condition, a, b)
 
 
 def finite(x: Any) -> Any:
     """Whether a Python number is neither infinite nor NaN: a bool; of a 0-d array another."""
-    return math.isfinite(x) if isinstance(x, int | float) else compat.array_namespace(x).isfinite(x)
+    return math.isfinite(x) if isinstance(x, int | float) else _namespace(x).isfinite(x)
 
 
 def signed(n: Any) -> Any:
     """An integer as a signed one that meets Python's: itself, or a 0-d array of its library's default integers."""
     if isinstance(n, int):
         return n
-    xp = compat.array_namespace(n)
+    xp = _namespace(n)
     return xp.astype(n, xp.asarray(0).dtype)
 
 
 def floating(n: Any) -> Any:
     """An integer as a float: a Python one, or a 0-d array of the widest dtype that its library has."""
-    return float(n) if isinstance(n, int | float) else compat.array_namespace(n).astype(n, library(n).widest_float())
+    return float(n) if isinstance(n, int | float) else _namespace(n).astype(n, library(n).widest_float())
 
 
 def largest(n: Any) -> int:
     """No less than the integer `n`: itself, or the most that the dtype of a 0-d array holds."""
-    return n if isinstance(n, int) else int(compat.array_namespace(n).iinfo(n.dtype).max)
+    return n if isinstance(n, int) else int(_namespace(n).iinfo(n.dtype).max)
 
 
 def following(n: Any) -> Any:
@@ -119,11 +122,11 @@ def times(n: Any, k: int) -> Any:
 
 def _top(n: Any) -> Any:
     """Its last number: of an unsigned dtype, it is none of the library's default integers."""
-    return compat.array_namespace(n).full_like(n, largest(n))
+    return _namespace(n).full_like(n, largest(n))
 
 
 def _saturated(n: Any, fits: Any, result: Any) -> Any:
-    return compat.array_namespace(n).where(fits, result, _top(n))
+    return _namespace(n).where(fits, result, _top(n))
 
 
 def power(base: Any, x: Any) -> Any:
@@ -134,7 +137,7 @@ def power(base: Any, x: Any) -> Any:
     if isinstance(base, Symbol) or isinstance(x, Symbol):
         return operation("power", base, x)
     if not (isinstance(base, int | float) and isinstance(x, int | float)):
-        xp = compat.array_namespace(base, x)
+        xp = _namespace(base, x)
         return xp.exp(floating(x) * (math.log(base) if isinstance(base, int | float) else xp.log(floating(base))))
     try:
         return float(base) ** x
@@ -153,7 +156,7 @@ def ratio_up_to_one(a: Any, b: Any) -> Any:
         return a / b if a < b else 1.0
     if isinstance(a, Symbol) or isinstance(b, Symbol):
         return operation("where", operation("less", a, b), a / b, 1.0)
-    xp = compat.array_namespace(a, b)
+    xp = _namespace(a, b)
     return xp.where(a < b, a / b, xp.ones_like(a / b))
 
 
@@ -199,6 +202,6 @@ def count(name: str, value: Any) -> Any:
     """`value` as such an integer; a traced one, of which only the dtype and the shape are known, as it is."""
     if not traced(value):
         return integer(name, value)
-    if value.ndim or not compat.array_namespace(value).isdtype(value.dtype, "integral"):
+    if value.ndim or not _namespace(value).isdtype(value.dtype, "integral"):
         raise TypeError(f"{name} is an array of shape {value.shape} and dtype {value.dtype}; wanted one integer")
     return value

@@ -1,7 +1,7 @@
 """Array libraries: the only place that tells them apart.
 
 `Library` says what anyoptim asks of an array library; a subclass overrides what its library does in its own way.
-Nothing is imported here but NumPy and array-api-compat: a library is met when one of its arrays arrives.
+Nothing is imported here but NumPy: a library, and array-api-compat, is met when one of its arrays arrives.
 """
 
 from __future__ import annotations
@@ -9,16 +9,14 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-import array_api_compat as compat
 import numpy as np
 
 from anyoptim._arrays._cupy import CuPy
 from anyoptim._arrays._dask import Dask
-from anyoptim._arrays._dtensor import DTensors, is_dtensor
 from anyoptim._arrays._jax import JAX
 from anyoptim._arrays._library import COMPUTE, Array, Library, Marks, host_memory, name_of
 from anyoptim._arrays._numpy import NumPy
-from anyoptim._arrays._torch import Torch, apart
+from anyoptim._arrays._torch import Torch, apart, is_dtensor
 
 __all__ = ["COMPUTE", "Array", "Library", "Marks", "apart", "host_memory", "is_scalar", "library", "traced", "tracing"]
 
@@ -27,7 +25,11 @@ _KINDS: dict[str, type[Library]] = {"numpy": NumPy, "cupy": CuPy, "torch": Torch
 
 @functools.cache
 def _named(xp: Any, apart: bool) -> Library:
-    return (DTensors if apart else _KINDS.get(name_of(xp), Library))(xp)
+    if apart:
+        from anyoptim._arrays._dtensor import DTensors  # noqa: PLC0415 - for those who have them
+
+        return DTensors(xp)
+    return _KINDS.get(name_of(xp), Library)(xp)
 
 
 _NUMBERS = int | float | complex | np.generic
@@ -40,7 +42,12 @@ def library(x: Any) -> Library:
     found = _BY_TYPE.get(type(x))
     if found is None:
         # NumPy's own namespace is complete; its wrapper imports all of NumPy, from f2py to the tests' tools.
-        xp = np if isinstance(x, np.ndarray | _NUMBERS) else compat.array_namespace(x)
+        if isinstance(x, np.ndarray | _NUMBERS):
+            xp: Any = np
+        else:
+            import array_api_compat  # noqa: PLC0415 - for those who have other arrays
+
+            xp = array_api_compat.array_namespace(x)
         found = _BY_TYPE[type(x)] = _named(xp, is_dtensor(x))
     return found
 

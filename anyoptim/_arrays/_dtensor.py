@@ -13,16 +13,10 @@ from typing import Any
 import numpy as np
 
 from anyoptim._arrays._library import Array
-from anyoptim._arrays._torch import Torch
+from anyoptim._arrays._torch import Torch, is_dtensor
 from anyoptim._memory import Memory
 
-__all__ = ["DTensors", "is_dtensor"]
-
-
-def is_dtensor(x: Any) -> bool:
-    """Whether `x` is one; where none was made, their module is not loaded."""
-    module = sys.modules.get("torch.distributed.tensor")
-    return module is not None and isinstance(x, module.DTensor)
+__all__ = ["DTensors"]
 
 
 def _local(x: Array) -> Array:

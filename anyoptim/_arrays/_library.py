@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
-import array_api_compat as compat
 import numpy as np
 
 from anyoptim._memory import Memory
@@ -110,7 +109,9 @@ class Library:
 
     def device(self, x: Array) -> Any:
         """The device of `x`, or None where the question has no answer."""
-        return compat.device(x)
+        from array_api_compat import device  # noqa: PLC0415 - for those who have other arrays than NumPy's
+
+        return device(x)
 
     def placement(self, like: Array) -> Any:
         """What to give a creation function as `device`, for an array that is to meet `like`."""
@@ -168,7 +169,9 @@ class Library:
         try:
             return np.from_dlpack(x)
         except (TypeError, ValueError, RuntimeError, BufferError):  # it lies elsewhere
-            return np.from_dlpack(compat.to_device(x, "cpu"))
+            from array_api_compat import to_device  # noqa: PLC0415
+
+            return np.from_dlpack(to_device(x, "cpu"))
 
     def from_host(self, values: np.ndarray[Any, Any], like: Array) -> Array:
         """These values, of any floating dtype, as an array of the dtype of `like`, and where that is."""

@@ -12,7 +12,7 @@ import numpy as np
 from anyoptim._arrays._library import Array, Library, Marks
 from anyoptim._memory import Memory
 
-__all__ = ["Torch", "apart", "tensor"]
+__all__ = ["Torch", "apart", "is_dtensor", "tensor"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -169,6 +169,12 @@ def _recorded() -> bool:
     """
     torch = sys.modules["torch"]
     return bool(torch.compiler.is_compiling() or torch.jit.is_tracing() or torch._C._len_torch_dispatch_stack())
+
+
+def is_dtensor(x: Any) -> bool:
+    """Whether `x` is one; where none was made, their module is not loaded."""
+    module = sys.modules.get("torch.distributed.tensor")
+    return module is not None and isinstance(x, module.DTensor)
 
 
 def apart(call: Callable[P, R]) -> Callable[P, R]:

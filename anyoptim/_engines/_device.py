@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
-import hashlib
 from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -148,7 +147,9 @@ class _Scope:
 @functools.cache
 def programs() -> Any:
     """NVIDIA's cache of machine code, in the user's cache folder."""
-    from cuda.core.utils import FileStreamProgramCache  # noqa: PLC0415 - for those who have a device
+    import hashlib  # noqa: PLC0415 - for those who have a device
+
+    from cuda.core.utils import FileStreamProgramCache  # noqa: PLC0415
 
     class Programs(FileStreamProgramCache):  # type: ignore[misc]
         """What is kept begins with its digest, so that a file that was damaged is made anew."""
@@ -160,8 +161,7 @@ def programs() -> Any:
             return kept[32:]
 
         def __setitem__(self, key: object, value: Any) -> None:
-            code = bytes(value.code)
-            super().__setitem__(key, hashlib.sha256(code).digest() + code)
+            super().__setitem__(key, hashlib.sha256(code := bytes(value.code)).digest() + code)
 
     return Programs
 
