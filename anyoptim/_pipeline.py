@@ -67,7 +67,8 @@ class Pipeline:
                 continue
             stage = self.stages[entry.stage]
             values = stage._values(step, {})
-            if values.get("lr", 0.0) > FLOAT32.largest:
+            rate = values.get("lr")
+            if type(rate) is float and rate > FLOAT32.largest:
                 return None
             row.append(stage._coefficients(t, values))
         return tuple(row)

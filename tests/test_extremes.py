@@ -320,6 +320,25 @@ def test_a_rate_too_large_for_the_dtype(engine: str, make: Any) -> None:
     assert np.isfinite(q["w"]).all()
 
 
+def test_a_traced_rate_is_refused_in_mid_training(need: Callable[[str], Library]) -> None:
+    """In words of ours, also where steps are taken without all checks: whether it is too large nobody knows."""
+    need("jax")
+    import jax
+
+    params, optimizer = {"w": np.ones(2, f)}, ao.SGD(0.5, engine="blocked")
+
+    def update(rate: Any) -> Any:
+        optimizer.lr = rate
+        optimizer.update(params, {"w": np.ones(2, f)})
+        return rate
+
+    for _ in range(3):
+        optimizer.update(params, {"w": np.ones(2, f)})
+    with pytest.raises(TypeError, match="what the optimizer remembers would be frozen"):
+        jax.jit(update)(0.5)
+    assert params["w"].tolist() == [-0.5, -0.5]
+
+
 @pytest.mark.parametrize(
     "make",
     [
