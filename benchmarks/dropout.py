@@ -17,7 +17,7 @@ from benchmarks import torch_peers
 from benchmarks.harness import Arrays, Candidate, Case, Contest, copies, deviation, measure
 from benchmarks.names import ANYOPTIM, BASELINE, BLOCKED, LIMIT
 from benchmarks.report import Sheet
-from tests import textbook
+from tests.reference import textbook
 
 __all__ = ["SIZES", "dropout"]
 

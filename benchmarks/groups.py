@@ -16,7 +16,7 @@ from benchmarks.problem import PARAMETERS, Drawn, Problem, Shapes
 from benchmarks.reference import Reference
 from benchmarks.report import Sheet
 from benchmarks.updates import SHARE, TOLERANCES
-from tests import textbook
+from tests.reference import textbook
 
 __all__ = ["GROUPS", "SIZES", "groups"]
 

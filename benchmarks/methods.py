@@ -11,7 +11,7 @@ import numpy as np
 
 import anyoptim as ao
 from benchmarks.harness import Arrays
-from tests import textbook
+from tests.reference import textbook
 
 __all__ = [
     "CHAIN",

@@ -1,4 +1,4 @@
-"""Propose a method's row for tests/problems.py, or write docs/problems.md: what each reaches on three problems."""
+"""Propose a row for tests/reference/problems.py, or write docs/problems.md: what each reaches on three problems."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.progress import track
 
 from benchmarks.machine import ROOT
-from tests.libraries import DISCOVERED
-from tests.problems import PROBLEMS, REACHED, TOLERANCE, Problem, Run, excess, make
+from tests.reference.problems import PROBLEMS, REACHED, TOLERANCE, Problem, Run, excess, make
+from tests.support.libraries import DISCOVERED
 
 __all__ = ["DOCUMENT", "document", "row", "search"]
 
@@ -66,7 +66,7 @@ def _steady(name: str, problem: Problem, trial: Trial) -> bool:
 
 
 def row(name: str, runs: tuple[Run, ...]) -> str:
-    """The line for tests/problems.py."""
+    """The line for tests/reference/problems.py."""
     calls = (
         f"run({', '.join([f'{of.loss:.3g}', *(f'{k}={value!r}' for k, value in of.hyper.items())])})" for of in runs
     )
@@ -83,11 +83,11 @@ def document() -> str:
     table = "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
     return f"""# What the methods reach
 
-The loss above the least there is, on three small problems in float64 (tests/problems.py), and the hyperparameters that
-are not the defaults. Every learning rate is one of 1, 2 or 5 times a power of ten, constant or, where that at least
-halves the loss, falling to 0 along a cosine ("falling"): the one that reaches least, of those for which gradients that
-are off by {MOVED:g} lead to the same loss. So the table compares methods at their best learning rate, on problems
-without noise, and says little about networks.
+The loss above the least there is, on three small problems in float64 (tests/reference/problems.py), and the
+hyperparameters that are not the defaults. Every learning rate is one of 1, 2 or 5 times a power of ten, constant or,
+where that at least halves the loss, falling to 0 along a cosine ("falling"): the one that reaches least, of those for
+which gradients that are off by {MOVED:g} lead to the same loss. So the table compares methods at their best learning
+rate, on problems without noise, and says little about networks.
 
 The tests run every row again, and allow {TOLERANCE:.0%} of the loss.
 

@@ -18,8 +18,8 @@ os.environ.setdefault("KERAS_BACKEND", "jax")
 import anyoptim as ao
 from anyoptim import _engines
 from anyoptim._engines import _masking_compiled, masking
-from tests import libraries
-from tests.libraries import Library, MissingError
+from tests.support import libraries
+from tests.support.libraries import Library, MissingError
 
 # Time limits of single examples fail on a busy machine; the fixtures below have no state for examples to share.
 settings.register_profile(
@@ -53,7 +53,7 @@ def need() -> Callable[[str], Library]:
 def nvrtc() -> Any:
     """The module that compiles for devices. Like a library: missing or required."""
     try:
-        return importlib.import_module("tests.nvrtc")
+        return importlib.import_module("tests.support.nvrtc")
     except ImportError as why:
         if "cuda-shim" in libraries.REQUIRED:
             pytest.fail(f"ANYOPTIM_REQUIRE lists cuda-shim: {why}")

@@ -1,4 +1,4 @@
-"""Quantiles of the normal distribution: made by tests/quantiles.py, which says how, in decimals."""
+"""Quantiles of the normal distribution: made by tests/reference/quantiles.py, which says how."""
 
 __all__ = ["DEGREE", "PARTS", "TEXT"]
 

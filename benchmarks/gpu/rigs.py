@@ -23,7 +23,7 @@ class Rig:
     """An array library. This one is NumPy: the reference, with nothing to wait for."""
 
     name = "numpy"
-    """As `tests.libraries` has it."""
+    """As `tests.support.libraries` has it."""
     xp: Any = np
 
     def array(self, values: NDArray[Any]) -> Any:

@@ -14,8 +14,8 @@ from benchmarks.gpu.gradients import Gradients, compared, everything, parameters
 from benchmarks.gpu.rigs import Rig, present
 from benchmarks.harness import Arrays
 from benchmarks.problem import Shapes
-from tests.chains import CHAINS
-from tests.libraries import METHODS
+from tests.support.chains import CHAINS
+from tests.support.libraries import METHODS
 
 __all__ = ["LONG_RUNS", "SHAPES", "SUBJECTS", "Rows", "bits", "graphs", "replayed", "steps", "streamed", "streams"]
 

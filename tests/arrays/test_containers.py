@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes
 
 import anyoptim as ao
-from tests.libraries import PAIRS, Library, same_bits
+from tests.support.libraries import PAIRS, Library, same_bits
 
 
 class Pair(NamedTuple):

@@ -10,7 +10,7 @@ import pytest
 
 import anyoptim as ao
 from anyoptim.random import philox4x32
-from tests.libraries import Library
+from tests.support.libraries import Library
 
 MADE: dict[str, Callable[[], ao.Optimizer]] = {
     "Adam": ao.Adam,

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests import processes
-from tests.libraries import Library
+from tests.support import processes
+from tests.support.libraries import Library
 
 
 def test_two_processes(tmp_path: Path, need: Callable[[str], Library]) -> None:

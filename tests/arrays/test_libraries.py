@@ -12,7 +12,7 @@ import pytest
 
 import anyoptim as ao
 from anyoptim._engines import masking
-from tests.libraries import COMPLEX, HALF, PAIRS, REAL, Library, numpy_dtype, same_bits
+from tests.support.libraries import COMPLEX, HALF, PAIRS, REAL, Library, numpy_dtype, same_bits
 
 STEPS = 6
 """Each begins anew, from NumPy's own state: so each is a sample of its own."""

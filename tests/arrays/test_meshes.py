@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 import anyoptim as ao
-from tests import processes
-from tests.libraries import Library
+from tests.support import processes
+from tests.support.libraries import Library
 
 MADE: dict[str, Callable[[], ao.Optimizer]] = {
     "SGD": lambda: ao.SGD(lr=0.1),

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import anyoptim as ao
-from tests.libraries import ENGINES, Library, same_bits
+from tests.support.libraries import ENGINES, Library, same_bits
 
 
 @pytest.fixture(autouse=True)

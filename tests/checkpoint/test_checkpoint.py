@@ -27,7 +27,7 @@ import anyoptim as ao
 from anyoptim import _checkpoint, _tensors
 from anyoptim._files import replacing
 from anyoptim._tree import Tree
-from tests.libraries import Library, numpy_dtype, same_bits
+from tests.support.libraries import Library, numpy_dtype, same_bits
 
 DTYPES = ("float16", "bfloat16", "float32", "float64", "complex64", "complex128")
 
@@ -373,7 +373,7 @@ def test_a_killed_save_leaves_a_whole_file(tmp_path: Path) -> None:
 
     What they leave beside it is the last one's alone, and the next save removes it.
     """
-    command = [sys.executable, "-m", "tests.checkpoint_kills", str(tmp_path), "200"]
+    command = [sys.executable, "-m", "tests.support.checkpoint_kills", str(tmp_path), "200"]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     assert int(done.stdout) >= 20  # else the kills came where nothing was being written
     ao.save(tmp_path / "other", extra=1)

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 import anyoptim as ao
-from tests.libraries import Library
-from tests.test_compat_optax import Draw, Options, either, flag, powers, uniform
+from tests.compat.test_optax import Draw, Options, either, flag, powers, uniform
+from tests.support.libraries import Library
 
 STEPS, HALF_WAY = 200, 100
 

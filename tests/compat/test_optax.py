@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import anyoptim as ao
-from tests.libraries import Library
+from tests.support.libraries import Library
 
 STEPS, HALF_WAY = 200, 100
 Options = dict[str, Any]

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import anyoptim as ao
-from tests.libraries import Library
+from tests.support.libraries import Library
 
 COUNTS = 300
 

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 import anyoptim as ao
-from tests.compat_torch import FREE, OPTIONS, Beside, drawn, random, shapes
-from tests.libraries import Library
+from tests.support.compat_torch import FREE, OPTIONS, Beside, drawn, random, shapes
+from tests.support.libraries import Library
 
 STEPS = 200
 DRAWS = range(6)

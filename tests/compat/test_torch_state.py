@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import anyoptim as ao
-from tests.compat_torch import OPTIONS, Beside, drawn, random, shapes
-from tests.libraries import Library
+from tests.support.compat_torch import OPTIONS, Beside, drawn, random, shapes
+from tests.support.libraries import Library
 
 HALF = 100
 DRAWS = range(3)

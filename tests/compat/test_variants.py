@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import anyoptim as ao
-from tests.libraries import Library, same_bits
+from tests.support.libraries import Library, same_bits
 
 optax, keras = ao.compat.optax, ao.compat.keras
 MASK = {"w": True, "b": False}

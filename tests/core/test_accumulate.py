@@ -13,9 +13,9 @@ import optree
 import pytest
 
 import anyoptim as ao
-from tests import shim
-from tests.chains import agree, flat
-from tests.libraries import ENGINES, Library
+from tests.support import shim
+from tests.support.chains import agree, flat
+from tests.support.libraries import ENGINES, Library
 
 NAN = float("nan")
 

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 import anyoptim as ao
 from anyoptim._engines import _tiles, blocked, compiled, portable
-from tests.chains import CHAINS, KINDS, PLAIN, Smoothed, agree, plain, problem, run
-from tests.libraries import COMPOSED, ENGINES, Library, allowed, same_bits
+from tests.support.chains import CHAINS, KINDS, PLAIN, Smoothed, agree, plain, problem, run
+from tests.support.libraries import COMPOSED, ENGINES, Library, allowed, same_bits
 
 
 class Seen(ao.Stage):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import anyoptim as ao
-from tests.libraries import allowed
+from tests.support.libraries import allowed
 
 CONSTANTS: dict[str, tuple[Callable[[], ao.Stage], dict[str, Any], str]] = {
     "AdaGrad": (

@@ -10,7 +10,7 @@ import pytest
 
 import anyoptim as ao
 from anyoptim._scalars import following, times
-from tests.libraries import DISCOVERED, WHOLE, Library
+from tests.support.libraries import DISCOVERED, WHOLE, Library
 
 LAST = 2**31 - 1
 optax, keras = ao.compat.optax, ao.compat.keras

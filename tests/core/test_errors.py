@@ -12,7 +12,7 @@ import optree
 import pytest
 
 import anyoptim as ao
-from tests.libraries import PAIRS, Library, same_bits
+from tests.support.libraries import PAIRS, Library, same_bits
 
 
 class Case(NamedTuple):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import anyoptim as ao
-from tests.libraries import Library, same_bits
+from tests.support.libraries import Library, same_bits
 
 
 def _step(lib: Library, optimizer: ao.Optimizer, params: Any, steps: int = 7) -> Any:

@@ -18,7 +18,7 @@ import pytest
 import anyoptim as ao
 from anyoptim import _engines
 from anyoptim._engines import compiled
-from tests.libraries import METHODS, Library, same_bits
+from tests.support.libraries import METHODS, Library, same_bits
 
 LETTERS = {
     "SGD": "lr",

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import anyoptim as ao
-from tests import textbook
-from tests.libraries import DISCOVERED, ENGINES, METHODS, Library, same_bits
+from tests.reference import textbook
+from tests.support.libraries import DISCOVERED, ENGINES, METHODS, Library, same_bits
 
 f = np.float32
 SHAPE = (3, 4)  # a matrix, which all methods take

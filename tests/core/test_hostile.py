@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import anyoptim as ao
-from tests.libraries import ENGINES
+from tests.support.libraries import ENGINES
 
 X = np.ones((2, 3))
 

@@ -10,8 +10,8 @@ import pytest
 
 import anyoptim as ao
 from anyoptim.random import philox4x32
-from tests.chains import CHAINS
-from tests.libraries import COMPOSED, DISCOVERED, WHOLE, Library
+from tests.support.chains import CHAINS
+from tests.support.libraries import COMPOSED, DISCOVERED, WHOLE, Library
 
 MADE: dict[str, Callable[[], ao.Optimizer]] = {
     **{name: method for name, method in DISCOVERED.items() if name not in COMPOSED},

@@ -12,9 +12,9 @@ import pytest
 
 import anyoptim as ao
 from anyoptim._engines import blocked, compiled
-from tests import shim
-from tests.chains import agree, problem
-from tests.libraries import ENGINES, Library, same_bits
+from tests.support import shim
+from tests.support.chains import agree, problem
+from tests.support.libraries import ENGINES, Library, same_bits
 
 Lanes = dict[Any, Callable[[], ao.Optimizer] | None]
 

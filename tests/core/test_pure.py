@@ -10,7 +10,7 @@ import optree
 import pytest
 
 import anyoptim as ao
-from tests.libraries import Library, same_bits
+from tests.support.libraries import Library, same_bits
 
 
 def _problem(lib: Library) -> tuple[dict[str, Any], list[dict[str, Any]]]:

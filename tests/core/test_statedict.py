@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import anyoptim as ao
-from tests.libraries import Library, same_bits
+from tests.support.libraries import Library, same_bits
 
 
 def _params() -> dict[str, Any]:

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import anyoptim as ao
-from tests.chains import CHAINS, agree, problem, run
-from tests.libraries import DISCOVERED, Library
+from tests.support.chains import CHAINS, agree, problem, run
+from tests.support.libraries import DISCOVERED, Library
 
 Make = Callable[[str | None], ao.Optimizer]
 

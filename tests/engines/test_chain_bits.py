@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 import anyoptim as ao
 from anyoptim._engines import _pool
-from tests.chains import CHAINS, KINDS, ROOTLESS, Make, agree, flat, matrices, problem, run
-from tests.libraries import ENGINES, Library, same_bits
-from tests.test_engines import LAYOUTS, _hostile
+from tests.engines.test_engines import LAYOUTS, _hostile
+from tests.support.chains import CHAINS, KINDS, ROOTLESS, Make, agree, flat, matrices, problem, run
+from tests.support.libraries import ENGINES, Library, same_bits
 
 OTHERS = [name for name in ENGINES if name != "portable"]
 DTYPES = ["float16", "float32", "float64", "complex64", "complex128"]

@@ -22,7 +22,7 @@ import anyoptim as ao
 from anyoptim import _engines
 from anyoptim._engines import _headers, _pool, _tiles, blocked, compiled
 from anyoptim._reduction import BLOCK as SUM
-from tests.libraries import ENGINES, Library, same_bits
+from tests.support.libraries import ENGINES, Library, same_bits
 
 OTHERS = [name for name in ENGINES if name != "portable"]
 SHAPES: dict[str, tuple[int, ...]] = {"w": (4, 6), "b": (3,), "s": ()}

@@ -22,8 +22,8 @@ from anyoptim import _engines
 from anyoptim._engines import blocked
 from anyoptim._memory import Memory, near
 from anyoptim._render import loops
-from tests.chains import agree, run
-from tests.libraries import ENGINES, Library, same_bits
+from tests.support.chains import agree, run
+from tests.support.libraries import ENGINES, Library, same_bits
 
 OTHERS = [name for name in ENGINES if name != "portable"]
 DTYPES = ["float16", "float32", "float64", "complex64", "complex128"]

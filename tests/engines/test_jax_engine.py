@@ -13,8 +13,8 @@ import optree
 import pytest
 
 import anyoptim as ao
-from tests.chains import CHAINS, problem
-from tests.libraries import DISCOVERED, METHODS, WHOLE, Library, same_bits
+from tests.support.chains import CHAINS, problem
+from tests.support.libraries import DISCOVERED, METHODS, WHOLE, Library, same_bits
 
 CHAINED = [name for name in CHAINS if name not in DISCOVERED]
 DTYPES = ("float32", "float16", "bfloat16", "complex64", "float64", "complex128")

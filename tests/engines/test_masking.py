@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 import anyoptim as ao
 from anyoptim._arrays import COMPUTE, library
 from anyoptim._engines import _headers, _masking_blocked, _masking_compiled, _philox_blocked, _pool, compiled, masking
-from tests.libraries import COMPLEX, HALF, REAL, Library, numpy_dtype, same_bits
-from tests.test_random import choice
+from tests.random.test_random import choice
+from tests.support.libraries import COMPLEX, HALF, REAL, Library, numpy_dtype, same_bits
 
 ENGINES = ["compiled", "blocked"]
 DTYPES = HALF + REAL + COMPLEX

@@ -17,7 +17,7 @@ import pytest
 
 import anyoptim as ao
 from anyoptim._engines import _pool, _tiles, blocked, masking
-from tests.libraries import ENGINES, same_bits
+from tests.support.libraries import ENGINES, same_bits
 
 MAKERS: dict[str, Callable[[str], ao.Optimizer]] = {
     "plain": lambda engine: ao.Adam(engine=engine),

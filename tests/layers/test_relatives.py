@@ -13,8 +13,8 @@ import pytest
 
 import anyoptim as ao
 from anyoptim.random import spawn
-from tests.libraries import COMPLEX, HALF, REAL, Library, numpy_dtype, same_bits
-from tests.relatives import DISCOVERED, VARIANTS, Variant
+from tests.support.libraries import COMPLEX, HALF, REAL, Library, numpy_dtype, same_bits
+from tests.support.relatives import DISCOVERED, VARIANTS, Variant
 
 SHAPE = (4, 5, 3)
 KINDS = ("Dropout, noise_shape", "AlphaDropout", "GaussianDropout, noise_shape", "Zoneout")

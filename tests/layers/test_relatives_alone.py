@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import anyoptim as ao
-from tests.libraries import Library, same_bits
-from tests.relatives import ALPHA
+from tests.support.libraries import Library, same_bits
+from tests.support.relatives import ALPHA
 
 
 def test_one_mask_for_a_sequence() -> None:
@@ -181,7 +181,7 @@ def test_samples_average_to_the_rest() -> None:
 def test_capture_refuses_named_calls_too(need: Callable[[str], Library], monkeypatch: pytest.MonkeyPatch) -> None:
     """A graph's replays would draw the same mask for ever."""
     need("cuda-shim")
-    from tests import shim
+    from tests.support import shim
 
     monkeypatch.setattr(shim.Library, "capturing", lambda self, number: True)
     x = shim.asarray(np.ones(3))
@@ -202,7 +202,7 @@ def test_capture_refuses_named_calls_too(need: Callable[[str], Library], monkeyp
 def test_shards_that_are_runs_take_the_kernel(need: Callable[[str], Library]) -> None:
     """Whatever way their place is said; others, and shared masks, the long way."""
     need("cuda-shim")
-    from tests import shim
+    from tests.support import shim
 
     x = np.arange(60, dtype=np.float32).reshape(4, 5, 3)
     for index, offset, launches in (

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes
 
 import anyoptim as ao
-from tests import textbook
-from tests.libraries import METHODS, same_bits
+from tests.reference import textbook
+from tests.support.libraries import METHODS, same_bits
 
 STEPS = 100
 

@@ -18,8 +18,8 @@ from hypothesis.extra.numpy import array_shapes
 
 import anyoptim as ao
 from anyoptim.optimizers import nadam, radam
-from tests import papers, papers_signs, textbook
-from tests.libraries import METHODS, Library, same_bits
+from tests.reference import papers, papers_signs, textbook
+from tests.support.libraries import METHODS, Library, same_bits
 
 STEPS = 200
 

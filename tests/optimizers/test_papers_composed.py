@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 import anyoptim as ao
 from anyoptim import random
-from tests import papers_composed as papers
-from tests.libraries import COMPOSED, WHOLE, Library, same_bits
+from tests.reference import papers_composed as papers
+from tests.support.libraries import COMPOSED, WHOLE, Library, same_bits
 
 STEPS = 200
 BOTH: dict[str, Any] = {**COMPOSED, **WHOLE}

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import anyoptim as ao
-from tests import papers_signs
-from tests.libraries import METHODS
+from tests.reference import papers_signs
+from tests.support.libraries import METHODS
 
 STEPS = 200
 CLOSE = 1e-12

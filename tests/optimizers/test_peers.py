@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import anyoptim as ao
-from tests.libraries import Library
+from tests.support.libraries import Library
 
 STEPS = 200
 """Some 5,000 roundings: equal to 1e-12."""

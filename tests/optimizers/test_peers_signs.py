@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import anyoptim as ao
-from tests.chains import problem
-from tests.libraries import Library
+from tests.support.chains import problem
+from tests.support.libraries import Library
 
 STEPS = 200
 

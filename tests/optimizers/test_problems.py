@@ -11,8 +11,8 @@ import pytest
 
 import anyoptim as ao
 from benchmarks import problems
-from tests.libraries import DISCOVERED
-from tests.problems import PROBLEMS, REACHED, SLOW, TOLERANCE, Run, excess, make
+from tests.reference.problems import PROBLEMS, REACHED, SLOW, TOLERANCE, Run, excess, make
+from tests.support.libraries import DISCOVERED
 
 FAR = 0.05
 """The share of the loss at the start that may be left."""
@@ -24,7 +24,7 @@ BETTER = 2 / 3
 def _rows(name: str) -> dict[str, Run]:
     if name not in REACHED:
         pytest.fail(
-            f"{name} documents no losses; wanted a row in REACHED in tests/problems.py, which "
+            f"{name} documents no losses; wanted a row in REACHED in tests/reference/problems.py, which "
             f"`python -m benchmarks.problems --search {name}` proposes, and docs/problems.md made anew"
         )
     return dict(zip(PROBLEMS, REACHED[name], strict=True))

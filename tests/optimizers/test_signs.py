@@ -12,9 +12,9 @@ import pytest
 import anyoptim as ao
 from anyoptim._program import MOVE, Part, Program, on_value, options
 from anyoptim._trace import Symbol, symbol, trace
-from tests import textbook
-from tests.chains import agree, problem, run
-from tests.libraries import ENGINES, Library, same_bits
+from tests.reference import textbook
+from tests.support.chains import agree, problem, run
+from tests.support.libraries import ENGINES, Library, same_bits
 
 INF, NAN = math.inf, math.nan
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import anyoptim as ao
-from tests import textbook
-from tests.libraries import METHODS, same_bits
+from tests.reference import textbook
+from tests.support.libraries import METHODS, same_bits
 
 
 def _lr(name: str) -> float:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import anyoptim as ao
-from tests.libraries import HALF, REAL, WHOLE, Library, numpy_dtype, same_bits
+from tests.support.libraries import HALF, REAL, WHOLE, Library, numpy_dtype, same_bits
 
 SHAPES: dict[str, tuple[int, ...]] = {"W": (3, 5), "tall": (6, 2), "cube": (2, 3, 2)}
 OTHERS: dict[str, tuple[int, ...]] = {"b": (4,), "s": (), "none": (0,), "empty": (3, 0)}
@@ -70,7 +70,7 @@ def test_equals_numpy(lib: Library, name: str, dtype: str) -> None:
     if _lacks(lib, name):
         pytest.skip("test_refusals has it")
     if lib.slow and name == "SGLD" and dtype != "float32":
-        pytest.skip(f"a draw takes seconds on {lib.name}, and tests/test_numbers.py has each dtype")
+        pytest.skip(f"a draw takes seconds on {lib.name}, and tests/random/test_numbers.py has each dtype")
     rng = np.random.default_rng(50)
     theirs = _drawn(rng, name, dtype)
     reference = _make(name)

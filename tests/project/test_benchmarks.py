@@ -39,7 +39,7 @@ from benchmarks.machine import PEERS, machine
 from benchmarks.methods import CHAIN, DECAY, EPS, MAX_NORM, METHODS, ClippedAveragedAdam
 from benchmarks.names import ANYOPTIM, BASELINE, BLOCKED, LIMIT, OPTAX, TORCH
 from benchmarks.problem import MODELS, PARAMETERS, Problem, Shapes
-from tests import textbook
+from tests.reference import textbook
 
 SMALL: Shapes = {"W": (3, 4), "b": (4,), "long": (5000,)}
 

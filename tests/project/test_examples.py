@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 
 import anyoptim as ao
-from tests import textbook
-from tests.libraries import Library
+from tests.reference import textbook
+from tests.support.libraries import Library
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 def _example(name: str) -> ModuleType:

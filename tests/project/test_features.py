@@ -15,8 +15,8 @@ import pytest
 
 import anyoptim as ao
 from benchmarks.report import between_markers
-from tests.features import CHECKED, FEATURES, NOT_HERE, PEERS, README, names, text
-from tests.libraries import DISCOVERED, Library
+from tests.support.features import CHECKED, FEATURES, NOT_HERE, PEERS, README, names, text
+from tests.support.libraries import DISCOVERED, Library
 
 NAME = re.compile(r"([\w.]+)(?:\((\w+(?:, \w+)*)\))?")
 
@@ -70,7 +70,7 @@ def test_everything_of_ours_is_there_and_in_the_table() -> None:
         _resolve(ao, name)
     assert len(set(rows)) == len(rows)
     forgotten = set(_exported()) - {_split(name)[0] for name in rows}
-    assert not forgotten, f"wanted rows in FEATURES in tests/features.py: {forgotten}"
+    assert not forgotten, f"wanted rows in FEATURES in tests/support/features.py: {forgotten}"
 
 
 @pytest.mark.parametrize("peer", PEERS)
@@ -137,7 +137,7 @@ def test_nothing_of_theirs_is_forgotten(peer: str, need: Callable[[str], Library
 
 
 def test_the_readme_has_the_table() -> None:
-    """As `python -m tests.features` writes it."""
+    """As `python -m tests.support.features` writes it."""
     readme = README.read_text(encoding="utf-8")
     assert between_markers(readme, text(), "features") == readme
 

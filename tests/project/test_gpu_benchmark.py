@@ -30,8 +30,8 @@ from benchmarks.machine import ROOT
 from benchmarks.methods import CHAIN
 from benchmarks.names import FUSED, OPTAX
 from benchmarks.problem import Problem, Shapes
-from tests import shim
-from tests.libraries import Library
+from tests.support import shim
+from tests.support.libraries import Library
 
 SMALL: Shapes = {"scalar": (), "unaligned": (99,), "matrix": (3, 5)}
 

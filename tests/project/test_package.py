@@ -7,7 +7,7 @@ import sys
 import zipfile
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 CHECK = """
 import numpy as np, anyoptim as ao, importlib.metadata as metadata, pathlib, sys

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.libraries import COMPLEX, HALF, REAL, Library
+from tests.support.libraries import COMPLEX, HALF, REAL, Library
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```python\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
 COMMANDS = re.findall(r"^```sh\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
@@ -52,7 +52,7 @@ def _table() -> dict[str, list[str]]:
 
 def test_the_table_has_every_library() -> None:
     """No row is forgotten and none invented."""
-    from tests.libraries import LOADERS
+    from tests.support.libraries import LOADERS
 
     assert list(_table()) == list(ROWS)
     assert sorted(name for names in ROWS.values() for name in names) == sorted({*LOADERS} - {"cuda-shim"})

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 import anyoptim as ao
 from anyoptim.random import bernoulli, bits, normal, spawn, uniform
-from tests import quantiles
-from tests.libraries import Library, numpy_dtype, same_bits
-from tests.test_random import BAD, MASK, U64, choice, philox, word
+from tests.random.test_random import BAD, MASK, U64, choice, philox, word
+from tests.reference import quantiles
+from tests.support.libraries import Library, numpy_dtype, same_bits
 
 DTYPES = ["float64", "float32", "bfloat16", "float16"]
 DIGITS = {"float64": 32, "float32": 24, "bfloat16": 8, "float16": 11}

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anyoptim.random import bernoulli, bits, normal, uniform
-from tests.libraries import Library, same_bits
-from tests.test_random import word
+from tests.random.test_random import word
+from tests.support.libraries import Library, same_bits
 
 
 @st.composite

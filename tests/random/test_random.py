@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from anyoptim._engines import _pool, masking
 from anyoptim.random import bernoulli, bits, normal, philox4x32, uniform
 from anyoptim.random._philox import choices
-from tests.libraries import Library
+from tests.support.libraries import Library
 
 # From the file kat_vectors of Random123, the authors' own implementation: philox4x32 with 10 rounds.
 KNOWN = [

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from anyoptim.random import bernoulli, bits, normal, spawn, uniform
-from tests import stream
+from tests.support import stream
 
 N = 1 << 20
 LIKE = np.zeros(0)
@@ -41,7 +41,7 @@ def words(request: pytest.FixtureRequest) -> Any:
 
 @pytest.mark.parametrize("name", ["elements", "calls", "keys"])
 def test_a_battery_reads_these(name: str) -> None:
-    """What `tests.stream` writes for one, from its second block on too, which it makes in a way of its own."""
+    """What `tests.support.stream` writes for one, from its second block on too, which it makes in a way of its own."""
     for at in (0, stream.BLOCK):
         drawn = stream.STREAMS[name](at)
         assert drawn.size == 4 * stream.BLOCK

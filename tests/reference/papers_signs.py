@@ -1,6 +1,7 @@
 """Methods and stages as their papers' pseudocode has them, in plain float64, element by element where it says so.
 
-In the form of tests/textbook.py, but for the order of operations, which is the papers'. Nothing of anyoptim's is in it.
+In the form of tests/reference/textbook.py, but for the order of operations, which is the papers'. Nothing of
+anyoptim's is in it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Three problems, and the loss that each method documents to reach on them: a row here for every method.
 
 `python -m benchmarks.problems --search NAME` proposes the row of a method, `python -m benchmarks.problems` writes
-docs/problems.md from these rows, and tests/test_problems.py runs all of them.
+docs/problems.md from these rows, and tests/optimizers/test_problems.py runs all of them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import anyoptim as ao
-from tests.libraries import DISCOVERED
+from tests.support.libraries import DISCOVERED
 
 __all__ = ["PROBLEMS", "REACHED", "SLOW", "TOLERANCE", "Problem", "Run", "excess", "make", "run"]
 

@@ -1,6 +1,6 @@
 """The table of `anyoptim.random.normal`, in decimals: a cubic for each 16th of each octave of probabilities.
 
-    python -m tests.quantiles > anyoptim/random/_table.py
+    python -m tests.reference.quantiles > anyoptim/random/_table.py
 
 Each goes through four quantiles at Chebyshev's nodes, which are good to 40 digits, and is rounded to words.
 """
@@ -14,7 +14,7 @@ from statistics import NormalDist
 PARTS, DEGREE, UNIT = 4, 3, 29
 NODES = [Decimal(round(2**40 * (0.5 - 0.5 * math.cos(math.pi * (2 * i + 1) / 8)))) / 2**40 for i in range(4)]
 PI = Decimal("3.14159265358979323846264338327950288419716939937510582")
-HEADER = '''"""Quantiles of the normal distribution: made by tests/quantiles.py, which says how, in decimals."""
+HEADER = '''"""Quantiles of the normal distribution: made by tests/reference/quantiles.py, which says how."""
 
 __all__ = ["DEGREE", "PARTS", "TEXT"]
 

@@ -31,7 +31,7 @@ from anyoptim.schedules import (
     warmup,
     warmup_cosine,
 )
-from tests.libraries import Library
+from tests.support.libraries import Library
 
 STEPS = 300
 LR = 0.3

@@ -38,7 +38,7 @@ from anyoptim.schedules import (
     warmup,
     warmup_cosine,
 )
-from tests.libraries import Library, same_bits
+from tests.support.libraries import Library, same_bits
 
 EXAMPLES: dict[str, Callable[[], list[Any]]] = {
     "Constant": lambda: [Constant(0.1), Constant(0.2)],

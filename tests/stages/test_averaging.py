@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import anyoptim as ao
-from tests.chains import agree, flat, problem, run
-from tests.libraries import ENGINES, Library, same_bits
+from tests.support.chains import agree, flat, problem, run
+from tests.support.libraries import ENGINES, Library, same_bits
 
 SPECIAL = [0.0, -0.0, 1.0, np.inf, -np.inf, np.nan, 1e-45, 3e38]
 

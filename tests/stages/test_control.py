@@ -15,10 +15,10 @@ import pytest
 import anyoptim as ao
 from anyoptim._engines import blocked, compiled
 from anyoptim._stage import Gate
-from tests import shim
-from tests.chains import agree, problem
-from tests.libraries import ENGINES, Library, numpy_dtype, same_bits
-from tests.test_errors import _equal
+from tests.core.test_errors import _equal
+from tests.support import shim
+from tests.support.chains import agree, problem
+from tests.support.libraries import ENGINES, Library, numpy_dtype, same_bits
 
 NAN, INF = math.nan, math.inf
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 import anyoptim as ao
-from tests.chains import agree
-from tests.libraries import Library, same_bits
+from tests.support.chains import agree
+from tests.support.libraries import Library, same_bits
 
 Array = np.ndarray[Any, Any]
 

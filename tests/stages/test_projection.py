@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 import anyoptim as ao
-from tests import shim
-from tests.chains import agree, problem, run
-from tests.libraries import ENGINES, Library, same_bits
+from tests.support import shim
+from tests.support.chains import agree, problem, run
+from tests.support.libraries import ENGINES, Library, same_bits
 
 INF, NAN = math.inf, math.nan
 

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 import anyoptim as ao
 from anyoptim._engines import blocked, compiled, portable
-from tests.chains import agree, problem
-from tests.libraries import ENGINES, Library
+from tests.support.chains import agree, problem
+from tests.support.libraries import ENGINES, Library
 
 Arrays = dict[str, Any]
 

@@ -1,4 +1,4 @@
-"""Dieharder's tests of the streams: `python -m tests.battery` writes docs/randomness.md.
+"""Dieharder's tests of the streams: `python -m tests.support.battery` writes docs/randomness.md.
 
 It takes a quarter of an hour, and the program `dieharder`, which Debian's package of that name has.
 """
@@ -11,13 +11,13 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tests.stream import STREAMS
+from tests.support.stream import STREAMS
 
 TESTS = (0, 1, 2, 3, 4, 8, 9, 10, 11, 12, 13, 15, 16, 17, 100, 101, 102, 202, 204, 205, 206, 207, 208, 209)
 """All that its authors call reliable, but three that take longer than all others: 200, 203, and 201, which besides
 fails their own Mersenne Twister, if it is not told a dimension."""
 
-PAGE = Path(__file__).parents[1] / "docs" / "randomness.md"
+PAGE = Path(__file__).parents[2] / "docs" / "randomness.md"
 
 HEAD = """\
 # Randomness
@@ -26,7 +26,7 @@ What [dieharder](https://webhome.phy.duke.edu/~rgb/General/dieharder.php) {versi
 `anyoptim.random`: {tests} tests of it on each of four streams. "elements" are the words of one draw, "choices" the
 halves of words that truth values and masks are made with, "calls" and "keys" the first four words of each call and of
 each key, from 0 on. Of p-values that are as they should be one in 100 is below 0.005 or above 0.995 and is called
-weak, and two in a million are called failures. Made by `python -m tests.battery`.
+weak, and two in a million are called failures. Made by `python -m tests.support.battery`.
 
 | stream | p-values | weak | failed | least | greatest |
 |---|---|---|---|---|---|
@@ -35,7 +35,7 @@ weak, and two in a million are called failures. Made by `python -m tests.battery
 
 def _values(stream: str, test: int) -> list[tuple[str, float, str]]:
     """Name, p-value and assessment of each result."""
-    with subprocess.Popen([sys.executable, "-m", "tests.stream", stream], stdout=subprocess.PIPE) as words:
+    with subprocess.Popen([sys.executable, "-m", "tests.support.stream", stream], stdout=subprocess.PIPE) as words:
         battery = ["dieharder", "-g", "200", "-d", str(test)]
         found = subprocess.run(battery, stdin=words.stdout, stdout=subprocess.PIPE, text=True, check=True).stdout
         words.kill()

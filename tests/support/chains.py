@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 import anyoptim as ao
-from tests import papers_composed
-from tests.libraries import COMPOSED, same_bits
+from tests.reference import papers_composed
+from tests.support.libraries import COMPOSED, same_bits
 
 Array = np.ndarray[Any, Any]
 Arrays = dict[str, Array]

@@ -1,6 +1,7 @@
-"""Saves that are killed at random moments, each followed by a load: run by tests/test_checkpoint.py.
+"""Saves that are killed at random moments, each followed by a load: run by tests/checkpoint/test_checkpoint.py.
 
-By itself, because it forks: `python -m tests.checkpoint_kills FOLDER KILLS` prints how many of the kills met a save.
+By itself, because it forks: `python -m tests.support.checkpoint_kills FOLDER KILLS` prints how many of the kills met a
+save.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What there is here, in torch, in optax and in Keras: the table in the README, which this module writes.
 
-`python -m tests.features` puts it between its markers; tests/test_features.py looks up every name.
+`python -m tests.support.features` puts it between its markers; tests/project/test_features.py looks up every name.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from benchmarks.report import between_markers
 
 __all__ = ["CHECKED", "FEATURES", "NOT_HERE", "PEERS", "README", "Absence", "Feature", "names", "text"]
 
-README = Path(__file__).parent.parent / "README.md"
+README = Path(__file__).parents[2] / "README.md"
 
 PEERS = ("torch", "optax", "keras")
 
@@ -333,7 +333,7 @@ def text() -> str:
         f"{table}\n\n"
         "A name says that there is such a thing, not that it is the same to the last sign: the docstrings here tell "
         f"where definitions differ. Not here, of the optimizers and schedules that the others have: {absent}. "
-        f"Made by `python -m tests.features` and looked up by the tests, in {versions}."
+        f"Made by `python -m tests.support.features` and looked up by the tests, in {versions}."
     )
 
 

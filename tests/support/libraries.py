@@ -129,7 +129,7 @@ def _cupy() -> Library:
 
 
 def _shim() -> Library:
-    from tests import shim
+    from tests.support import shim
 
     if shim.missing():
         raise MissingError(f"kernels can't be run on the host: {shim.missing()}")
@@ -175,14 +175,14 @@ DISCOVERED: dict[str, type[ao.Optimizer]] = {
 }
 
 WHOLE = {name: method for name, method in DISCOVERED.items() if method.whole}
-"""Of whole arrays: tests/test_whole.py has their table."""
+"""Of whole arrays: tests/optimizers/test_whole.py has their table."""
 
 COMPOSED = {
     name: method
     for name, method in DISCOVERED.items()
     if issubclass(method, ao.chain) or method.norms or method.totals or method.numbers
 }
-"""Those that measure, or keep numbers: tests/chains.py has them among the chains."""
+"""Those that measure, or keep numbers: tests/support/chains.py has them among the chains."""
 
 METHODS = {name: method for name, method in DISCOVERED.items() if name not in {*WHOLE, *COMPOSED}}
 """Of elements by themselves."""

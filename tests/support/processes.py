@@ -27,7 +27,7 @@ def run(module: str, folder: Path) -> None:
             stdout=file,
             stderr=subprocess.STDOUT,
             env=environment,
-            cwd=Path(__file__).parent.parent,
+            cwd=Path(__file__).parents[2],
         )
         for i, file in enumerate(files)
     ]

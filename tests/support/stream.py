@@ -1,4 +1,4 @@
-"""Words without end, for batteries that read them from a pipe: `python -m tests.stream keys | dieharder -g 200 -a`.
+"""Words without end, for batteries that read them: `python -m tests.support.stream keys | dieharder -g 200 -a`.
 
 "elements" are those of one draw, "choices" the halves that choices are made with, "calls" and "keys" the first four
 words of each call, and of each key.

@@ -17,7 +17,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
 
 import anyoptim as ao
-from tests.libraries import same_bits
+from tests.support.libraries import same_bits
 
 MADE: dict[str, Callable[[], ao.Optimizer]] = {
     "SGD": lambda: ao.SGD(lr=0.1),

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import anyoptim as ao
-from tests.libraries import ENGINES, Library, same_bits
+from tests.support.libraries import ENGINES, Library, same_bits
 
 NAN, INF = np.nan, np.inf
 EDGES = [0.0, -0.0, 1.0, -1.0, 1e-45, -1e-45, INF, -INF, NAN, 3e38]

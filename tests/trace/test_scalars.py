@@ -12,8 +12,8 @@ import pytest
 from anyoptim._render import coefficients, rows_of
 from anyoptim._scalars import power, remainder, whole
 from anyoptim._trace import Scalar, Symbol, symbol
-from tests import shim
-from tests.libraries import Library
+from tests.support import shim
+from tests.support.libraries import Library
 
 PAIRS = [(2.0, 3.0), (0.5, 0.0), (1.0, 7.0), (1.0003, 0.75), (1e-3, 2.5), (7.0, -1.5), (4.0, 0.5)]
 COUNTS = [(0, 1), (1, 1), (1, 5), (5, 5), (6, 5), (24, 5), (1_000_000, 7), (2**31 - 1, 1000)]

@@ -12,7 +12,7 @@ import anyoptim as ao
 from anyoptim._program import MOVE, Part, Program, on_value, options
 from anyoptim._render import blocked
 from anyoptim._trace import Graph, Node, Scalar, evaluate, trace
-from tests.libraries import METHODS
+from tests.support.libraries import METHODS
 
 
 def _given(name: str) -> Scalar:

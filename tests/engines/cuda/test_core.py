@@ -17,8 +17,8 @@ import pytest
 import anyoptim as ao
 from anyoptim import _engines
 from anyoptim._engines import _cache, _device, cuda
-from tests import shim
-from tests.libraries import Library
+from tests.support import shim
+from tests.support.libraries import Library
 
 TEXT = 'extern "C" __global__ void nothing(double *v) { *v += 1.0; }\n'
 

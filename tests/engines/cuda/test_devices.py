@@ -12,8 +12,8 @@ import anyoptim as ao
 from anyoptim._engines import cuda
 from anyoptim._memory import Memory
 from anyoptim._render import CHUNK, chunk_map
-from tests import shim
-from tests.libraries import Library, same_bits
+from tests.support import shim
+from tests.support.libraries import Library, same_bits
 
 OTHER = 99
 

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 import anyoptim as ao
 from anyoptim._render import ELEMENTS, dropout
-from tests import shim
-from tests.libraries import Library, numpy_dtype, same_bits
-from tests.test_random import choice
+from tests.random.test_random import choice
+from tests.support import shim
+from tests.support.libraries import Library, numpy_dtype, same_bits
 
 DTYPES = sorted(ELEMENTS)
 

@@ -18,10 +18,10 @@ from anyoptim import _checks
 from anyoptim._engines import Crew
 from anyoptim._render import CHUNK
 from anyoptim._state import State
-from tests import shim
-from tests.chains import CHAINS, agree, matrices, run
-from tests.libraries import COMPLEX, HALF, METHODS, REAL, Library, numpy_dtype, same_bits
-from tests.test_engines import _hostile
+from tests.engines.test_engines import _hostile
+from tests.support import shim
+from tests.support.chains import CHAINS, agree, matrices, run
+from tests.support.libraries import COMPLEX, HALF, METHODS, REAL, Library, numpy_dtype, same_bits
 
 Arrays = dict[str, Any]
 Make = Callable[[str | None], ao.Optimizer]
@@ -150,9 +150,9 @@ def test_bits_around_chunks_and_at_any_address(name: str, dtype: str, offsets: t
 
 
 _ALIGNED = """
-from tests import shim
+from tests.support import shim
 shim.COMMAND = (*shim.COMMAND, "-fsanitize=alignment", "-fsanitize-undefined-trap-on-error")
-from tests import test_cuda as t
+from tests.engines.cuda import test_engine as t
 shim.install()
 for dtype in ("float16", "float32", "float64"):
     for offsets in [(0, 0), (1, 0), (0, 1), (1, 1), (2, 2)]:

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 import anyoptim as ao
-from tests import shim
-from tests.chains import CHAINS
-from tests.libraries import COMPOSED, METHODS, Library, allowed, same_bits
+from tests.support import shim
+from tests.support.chains import CHAINS
+from tests.support.libraries import COMPOSED, METHODS, Library, allowed, same_bits
 
 MAKE: dict[str, Callable[..., Any]] = {
     **METHODS,

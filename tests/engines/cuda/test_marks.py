@@ -11,7 +11,7 @@ import pytest
 
 from anyoptim._arrays import library
 from anyoptim._memory import Memory
-from tests.libraries import REQUIRED, Library
+from tests.support.libraries import REQUIRED, Library
 
 
 @pytest.fixture

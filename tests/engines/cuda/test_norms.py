@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import anyoptim as ao
-from tests import shim
-from tests.libraries import Library, same_bits
+from tests.support import shim
+from tests.support.libraries import Library, same_bits
 
 PLAIN: dict[str, Callable[[float], Any]] = {
     "min": lambda norm: {"scale": min(1.0, 0.5 / norm)},

@@ -20,9 +20,9 @@ from anyoptim._engines import _launches, cuda
 from anyoptim._program import Row, options
 from anyoptim._render import CHUNK, ELEMENTS, REDUCTION, Kernel, chunk_map, coefficients, kernel_of, rows_of
 from anyoptim._trace import LOGICAL, Graph, Range, Scalar, Symbol, evaluate, range_of, symbol, trace, trace_measure
-from tests import libraries, shim
-from tests.chains import CHAINS, agree
-from tests.libraries import METHODS, Library, same_bits
+from tests.support import libraries, shim
+from tests.support.chains import CHAINS, agree
+from tests.support.libraries import METHODS, Library, same_bits
 
 OPTIMIZERS: dict[str, Callable[[], ao.Optimizer]] = {
     **{name: lambda method=method: method() for name, method in METHODS.items()},  # type: ignore[misc]
