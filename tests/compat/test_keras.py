@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 import anyoptim as ao
-from tests.compat.test_optax import Draw, Options, either, flag, powers, uniform
 from tests.support.libraries import Library
+from tests.support.options import Draw, Options, flag, one_of, powers, uniform
 
 STEPS, HALF_WAY = 200, 100
 
@@ -34,9 +34,9 @@ def _schedule(rng: np.random.Generator) -> Any:
 
 LR, BETA, EPS = _schedule, uniform(0.5, 0.99), powers(-8, -2)
 GENERAL: dict[str, Draw] = {
-    "clip": either(None, "clipnorm", "clipvalue", "global_clipnorm"),
-    "loss_scale_factor": either(None, 128.0, 3.0),
-    "name": either(None, "mine"),
+    "clip": one_of(None, "clipnorm", "clipvalue", "global_clipnorm"),
+    "loss_scale_factor": one_of(None, 128.0, 3.0),
+    "name": one_of(None, "mine"),
 }
 """Of those that go together: which clip. The decay, the average and the accumulation take turns."""
 
@@ -60,9 +60,9 @@ class Row(NamedTuple):
 
 
 METHODS: dict[str, Row] = {
-    "SGD": Row({"learning_rate": LR, "momentum": either(0.0, 0.9), "nesterov": flag}),
+    "SGD": Row({"learning_rate": LR, "momentum": one_of(0.0, 0.9), "nesterov": flag}),
     "RMSprop": Row(
-        {"learning_rate": LR, "rho": BETA, "momentum": either(0.0, 0.8), "epsilon": powers(-4, -2), "centered": flag},
+        {"learning_rate": LR, "rho": BETA, "momentum": one_of(0.0, 0.8), "epsilon": powers(-4, -2), "centered": flag},
         bound=1e-9,  # centered, a difference of two means that are nearly the same
         ulps=2e3,
     ),
@@ -75,7 +75,7 @@ METHODS: dict[str, Row] = {
         {
             "learning_rate": LR,
             "beta_2_decay": uniform(-1.0, -0.5),
-            "epsilon_1": either(1e-30, 1e-6),
+            "epsilon_1": one_of(1e-30, 1e-6),
             "epsilon_2": powers(-4, -1),
             "clip_threshold": uniform(0.5, 2),
             "relative_step": flag,
@@ -90,24 +90,24 @@ METHODS: dict[str, Row] = {
             "learning_rate": LR,
             "adam_beta_1": BETA,
             "adam_beta_2": BETA,
-            "adam_weight_decay": either(None, 0.01),
+            "adam_weight_decay": one_of(None, 0.01),
             "epsilon": EPS,
-            "exclude_layers": either(None, ["tall"]),
+            "exclude_layers": one_of(None, ["tall"]),
             "exclude_embeddings": flag,
             "muon_a": uniform(3, 3.5),
             "muon_b": uniform(-4.8, -4),
             "muon_c": uniform(1.8, 2.1),
             "adam_lr_ratio": uniform(0.5, 2),
             "momentum": uniform(0.5, 0.95),
-            "ns_steps": either(3, 5),
+            "ns_steps": one_of(3, 5),
             "nesterov": flag,
-            "rms_rate": either(None, 0.2),
+            "rms_rate": one_of(None, 0.2),
         },
         bound=1e-5,  # Keras takes the norm in float32, which the polynomials multiply
         ulps=500.0,
     ),
     "ScheduleFreeAdamW": Row(
-        {**ADAM, "beta_1": uniform(0.3, 0.95), "warmup_steps": either(0, 10)},
+        {**ADAM, "beta_1": uniform(0.3, 0.95), "warmup_steps": one_of(0, 10)},
         bound=2e-11,  # x is solved for at each step, which divides by beta_1
     ),
 }

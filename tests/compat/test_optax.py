@@ -15,32 +15,15 @@ import pytest
 
 import anyoptim as ao
 from tests.support.libraries import Library
+from tests.support.options import Draw, Options, flag, one_of, powers, uniform
 
 STEPS, HALF_WAY = 200, 100
-Options = dict[str, Any]
-Draw = Callable[[np.random.Generator], Any]
 
 SHAPES: tuple[dict[str, Any], ...] = (
     {"w": (4, 3), "b": (5,), "s": ()},
     {"layer": {"w": (2, 6), "b": (1,)}, "more": [(3, 2, 4), (7,)]},
 )
 """Of the parameters: containers of shapes."""
-
-
-def uniform(low: float, high: float) -> Draw:
-    return lambda rng: float(rng.uniform(low, high))
-
-
-def powers(low: float, high: float) -> Draw:
-    return lambda rng: float(10 ** rng.uniform(low, high))
-
-
-def either(*values: Any) -> Draw:
-    return lambda rng: values[rng.integers(len(values))]
-
-
-def flag(rng: np.random.Generator) -> bool:
-    return bool(rng.integers(2))
 
 
 class Counting:
@@ -68,8 +51,8 @@ def mask(rng: np.random.Generator) -> str | None:
     return [None, "tree", "all", "none"][rng.integers(4)]
 
 
-LR, BETA, EPS, ROOT, DECAY = rates(-3, -1), uniform(0.5, 0.99), powers(-8, -2), either(0.0, 1e-3), rates(-3, -1)
-DTYPE = either(None, "float64")
+LR, BETA, EPS, ROOT, DECAY = rates(-3, -1), uniform(0.5, 0.99), powers(-8, -2), one_of(0.0, 1e-3), rates(-3, -1)
+DTYPE = one_of(None, "float64")
 ADAM: dict[str, Draw] = {"learning_rate": LR, "b1": BETA, "b2": BETA, "eps": EPS}
 
 
@@ -85,7 +68,7 @@ class Row(NamedTuple):
 
 
 METHODS: dict[str, Row] = {
-    "sgd": Row({"learning_rate": LR, "momentum": either(None, 0.9), "nesterov": flag, "accumulator_dtype": DTYPE}),
+    "sgd": Row({"learning_rate": LR, "momentum": one_of(None, 0.9), "nesterov": flag, "accumulator_dtype": DTYPE}),
     "adam": Row({**ADAM, "eps_root": ROOT, "mu_dtype": DTYPE, "nesterov": flag}),
     "adamw": Row({**ADAM, "eps_root": ROOT, "mu_dtype": DTYPE, "weight_decay": DECAY, "mask": mask, "nesterov": flag}),
     "nadam": Row({**ADAM, "eps_root": ROOT, "mu_dtype": DTYPE, "nesterov": flag}),
@@ -98,11 +81,11 @@ METHODS: dict[str, Row] = {
     "adabelief": Row({**ADAM, "eps_root": powers(-8, -4), "nesterov": flag}),
     "adan": Row({**ADAM, "b3": BETA, "eps_root": ROOT, "weight_decay": DECAY, "mask": mask}),
     "adagrad": Row(
-        {"learning_rate": LR, "initial_accumulator_value": either(0.0, 0.1), "eps": either(0.0, 1e-7, 1e-3)}
+        {"learning_rate": LR, "initial_accumulator_value": one_of(0.0, 0.1), "eps": one_of(0.0, 1e-7, 1e-3)}
     ),
     "adadelta": Row(
         {
-            "learning_rate": either(None, 0.5, Counting(0.5, 0.01)),
+            "learning_rate": one_of(None, 0.5, Counting(0.5, 0.01)),
             "rho": BETA,
             "eps": EPS,
             "weight_decay": rates(-4, -2),
@@ -114,10 +97,10 @@ METHODS: dict[str, Row] = {
             "learning_rate": LR,
             "decay": BETA,
             "eps": powers(-6, -2),
-            "initial_scale": either(0.0, 0.5),
+            "initial_scale": one_of(0.0, 0.5),
             "eps_in_sqrt": flag,
             "centered": flag,
-            "momentum": either(None, 0.8),
+            "momentum": one_of(None, 0.8),
             "nesterov": flag,
             "bias_correction": flag,
         },
@@ -135,9 +118,9 @@ METHODS: dict[str, Row] = {
             "weight_decay": DECAY,
             "weight_decay_mask": mask,
             "trust_coefficient": powers(-3, 0),
-            "eps": either(0.0, 1e-3),
+            "eps": one_of(0.0, 1e-3),
             "trust_ratio_mask": mask,
-            "momentum": either(0.0, 0.9),
+            "momentum": one_of(0.0, 0.9),
             "nesterov": flag,
         }
     ),
@@ -154,16 +137,16 @@ METHODS: dict[str, Row] = {
     ),
     "adafactor": Row(
         {
-            "learning_rate": either(None, 0.01, Counting(0.1, 0.1)),
-            "min_dim_size_to_factor": either(1, 2, 3, 128),
+            "learning_rate": one_of(None, 0.01, Counting(0.1, 0.1)),
+            "min_dim_size_to_factor": one_of(1, 2, 3, 128),
             "decay_rate": uniform(0.5, 1.0),
-            "decay_offset": either(0),
+            "decay_offset": one_of(0),
             "multiply_by_parameter_scale": flag,
-            "clipping_threshold": either(None, 0.5, 2.0),
-            "momentum": either(None, 0.9),
-            "dtype_momentum": either("float64"),
-            "weight_decay_rate": either(None, 1e-3, Counting(1e-3, 0.1)),
-            "eps": either(1e-30, 1e-6),
+            "clipping_threshold": one_of(None, 0.5, 2.0),
+            "momentum": one_of(None, 0.9),
+            "dtype_momentum": one_of("float64"),
+            "weight_decay_rate": one_of(None, 1e-3, Counting(1e-3, 0.1)),
+            "eps": one_of(1e-30, 1e-6),
             "factored": flag,
             "weight_decay_mask": mask,
         },
@@ -172,33 +155,33 @@ METHODS: dict[str, Row] = {
     "contrib.muon": Row(
         {
             "learning_rate": LR,
-            "ns_coeffs": either((3.4445, -4.775, 2.0315), "standard", "dion", ((3.0, -4.0, 2.0), (2.0, -1.5, 0.5))),
-            "ns_steps": either(5, 6),
+            "ns_coeffs": one_of((3.4445, -4.775, 2.0315), "standard", "dion", ((3.0, -4.0, 2.0), (2.0, -1.5, 0.5))),
+            "ns_steps": one_of(5, 6),
             "beta": BETA,
             "eps": EPS,
-            "weight_decay": either(0.0, 0.01),
+            "weight_decay": one_of(0.0, 0.01),
             "weight_decay_mask": mask,
             "mu_dtype": DTYPE,
             "nesterov": flag,
             "adaptive": flag,
-            "preconditioning": either("frobenius"),
+            "preconditioning": one_of("frobenius"),
             "adam_b1": BETA,
             "adam_b2": BETA,
             "adam_eps_root": ROOT,
-            "adam_weight_decay": either(0.0, 0.01),
-            "adam_learning_rate": either(None, 0.01, Counting(0.01, 0.1)),
-            "muon_weight_dimension_numbers": either(None),
-            "consistent_rms": either(None, 0.2),
+            "adam_weight_decay": one_of(0.0, 0.01),
+            "adam_learning_rate": one_of(None, 0.01, Counting(0.01, 0.1)),
+            "muon_weight_dimension_numbers": one_of(None),
+            "consistent_rms": one_of(None, 0.2),
         },
         bound=lambda _: 1e-10,  # products of matrices, each of five times three, added in another order
     ),
     "contrib.schedule_free_sgd": Row(
         {
             "learning_rate": powers(-2, 0),
-            "warmup_steps": either(None, 10),
+            "warmup_steps": one_of(None, 10),
             "b1": uniform(0.3, 0.95),
-            "weight_decay": either(None, 0.01),
-            "weight_lr_power": either(0.5, 1.0, 2.0),
+            "weight_decay": one_of(None, 0.01),
+            "weight_lr_power": one_of(0.5, 1.0, 2.0),
             "state_dtype": DTYPE,
         },
         bound=lambda o: 1e-6 if o["warmup_steps"] else 1e-11,  # optax's warmup is float32; and x is solved for anew
@@ -206,12 +189,12 @@ METHODS: dict[str, Row] = {
     "contrib.schedule_free_adamw": Row(
         {
             "learning_rate": powers(-3, -1),
-            "warmup_steps": either(None, 10),
+            "warmup_steps": one_of(None, 10),
             "b1": uniform(0.3, 0.95),
             "b2": BETA,
             "eps": EPS,
-            "weight_decay": either(0.0, 0.01),
-            "weight_lr_power": either(0.5, 1.0, 2.0),
+            "weight_decay": one_of(0.0, 0.01),
+            "weight_lr_power": one_of(0.5, 1.0, 2.0),
             "state_dtype": DTYPE,
         },
         bound=lambda o: 1e-6 if o["warmup_steps"] else 1e-11,

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from anyoptim.compat.torch import lr_scheduler as ours
-from tests.support.compat_torch import both, flag, one_of, or_zero, powers, uniform
 from tests.support.libraries import Library
+from tests.support.options import both, flag, one_of, or_zero, powers, uniform
 
 STEPS = 300
 DRAWS = range(6)

@@ -13,6 +13,7 @@ import pytest
 
 import anyoptim as ao
 from tests.support.libraries import PAIRS, Library, same_bits
+from tests.support.states import equal_states
 
 
 class Case(NamedTuple):
@@ -78,18 +79,7 @@ def _refused(optimizer: ao.Optimizer, params: Any, grads: Any, case: Case, tonum
     assert all(a is b for a, b in zip(leaves, after, strict=True))
     for p, value in zip(leaves, values, strict=True):
         assert same_bits(tonumpy(p), value)
-    assert _equal(optimizer.state, state, tonumpy)
-
-
-def _equal(a: Any, b: Any, tonumpy: Callable[[Any], Any] = np.asarray) -> bool:
-    """Whether two states, or None and None, have the same structure and values."""
-
-    def value(x: Any) -> Any:
-        return tonumpy(x) if hasattr(x, "shape") else np.asarray(x)
-
-    same = optree.tree_structure(a) == optree.tree_structure(b)
-    leaves = zip(optree.tree_leaves(a), optree.tree_leaves(b), strict=True)
-    return same and all(same_bits(value(x), value(y)) for x, y in leaves)
+    assert equal_states(optimizer.state, state, tonumpy)
 
 
 @pytest.mark.parametrize("name", ANYWHERE)
@@ -321,7 +311,7 @@ def test_parameters_that_changed_between_steps(name: str, method: type[ao.Optimi
     with pytest.raises(ValueError, match=says):
         optimizer.update(changed, optree.tree_map(lambda p: p, changed))
     assert all(same_bits(a, b) for a, b in zip(optree.tree_leaves(changed), values, strict=True))
-    assert _equal(optimizer.state, state)
+    assert equal_states(optimizer.state, state)
 
 
 BAD_VALUES: dict[str, list[Any]] = {
@@ -352,7 +342,7 @@ def test_bad_hyperparameters(method: type[ao.Optimizer]) -> None:
             with pytest.raises((TypeError, ValueError), match=f"^{name}, from its schedule at step 2, is .*wanted"):
                 optimizer.update(p, np.ones(2))
             assert same_bits(p, before)
-            assert _equal(optimizer.state, state)
+            assert equal_states(optimizer.state, state)
 
 
 def test_a_schedule_that_fails_leaves_everything() -> None:
@@ -368,7 +358,7 @@ def test_a_schedule_that_fails_leaves_everything() -> None:
     with pytest.raises(LookupError, match="no rate for this step"):
         optimizer.update(p, np.ones(2))
     assert same_bits(p, before)
-    assert _equal(optimizer.state, state)
+    assert equal_states(optimizer.state, state)
 
 
 def test_unknown_engine() -> None:

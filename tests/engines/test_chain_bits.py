@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 import anyoptim as ao
 from anyoptim._engines import _pool
-from tests.engines.test_engines import LAYOUTS, _hostile
 from tests.support.chains import CHAINS, KINDS, ROOTLESS, Make, agree, flat, matrices, problem, run
+from tests.support.layouts import LAYOUTS, hostile
 from tests.support.libraries import ENGINES, Library, same_bits
 
 OTHERS = [name for name in ENGINES if name != "portable"]
@@ -35,7 +35,7 @@ def _same(make: Make, params: dict[str, Any], grads: list[Any], order: Callable[
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", CHAINS)
-def test_bits_on_hostile_values(name: str, dtype: str) -> None:
+def test_bits_onhostile_values(name: str, dtype: str) -> None:
     """300 steps from ordinary values to subnormal and huge gradients; and from hostile values, which a norm spreads."""
     rng = np.random.default_rng(30)
 
@@ -44,14 +44,14 @@ def test_bits_on_hostile_values(name: str, dtype: str) -> None:
             parts = {k: np.asarray(rng.normal(size=s) + 1j * rng.normal(size=s)) * scale for k, s in SHAPES.items()}
             return {k: np.asarray(a if "complex" in dtype else a.real, dtype) for k, a in parts.items()}
 
-    def hostile(share: float) -> dict[str, Any]:
+    def some_hostile(share: float) -> dict[str, Any]:
         calm = draw(1.0)
-        found = {k: _hostile(rng, s, dtype) for k, s in SHAPES.items()}
+        found = {k: hostile(rng, s, dtype) for k, s in SHAPES.items()}
         return {k: np.where(rng.random(s) < share, found[k], calm[k]) for k, s in SHAPES.items()}
 
     low, high = (-7, 3) if dtype == "float16" else (-44, 30)
     _same(CHAINS[name], draw(1.0), [draw(10.0 ** rng.uniform(low, high)) for _ in range(300)])
-    _same(CHAINS[name], hostile(1.0), [hostile(1.0) for _ in range(5)])
+    _same(CHAINS[name], some_hostile(1.0), [some_hostile(1.0) for _ in range(5)])
     # A single NaN and no infinity: the norm is NaN, and under a clipping all other elements go on.
     params, grads = draw(1.0), [draw(1.0) for _ in range(5)]
     grads[2]["W"][0, 0] = np.nan

@@ -23,25 +23,13 @@ from anyoptim._engines import blocked
 from anyoptim._memory import Memory, near
 from anyoptim._render import loops
 from tests.support.chains import agree, run
+from tests.support.layouts import LAYOUTS, hostile
 from tests.support.libraries import ENGINES, Library, same_bits
 
 OTHERS = [name for name in ENGINES if name != "portable"]
 DTYPES = ["float16", "float32", "float64", "complex64", "complex128"]
 COMPILED = {"float32", "float64", "complex64", "complex128"}
 STEPS = 1000
-
-
-def _hostile(rng: np.random.Generator, shape: tuple[int, ...], dtype: str) -> np.ndarray[Any, Any]:
-    """Zeros of both signs, subnormals, infinities, NaN, and magnitudes from 1e-38 to 1e38."""
-    kind = np.dtype(dtype)
-    real = np.dtype(kind.char.lower()) if kind.kind == "c" else kind
-    tiny = np.finfo(real).smallest_subnormal
-    special = np.array([0.0, -0.0, tiny, -tiny * 9, np.inf, -np.inf, np.nan, 1.0, -1.0], real)
-    size = int(np.prod(shape)) * (2 if kind.kind == "c" else 1)
-    with np.errstate(all="ignore"):
-        values = (rng.normal(size=size) * 10.0 ** rng.uniform(-38, 38, size=size)).astype(real)
-    values = np.where(rng.random(size) < 0.3, rng.choice(special, size=size), values)
-    return values.view(kind).reshape(shape)
 
 
 def _run(engine: str, method: type[Any], p: Any, gs: list[Any], **hyper: Any) -> tuple[Any, list[Any]]:
@@ -58,7 +46,7 @@ def _agree(one: tuple[Any, list[Any]], two: tuple[Any, list[Any]]) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_bits_over_many_steps_on_hostile_values(method: type[Any], dtype: str) -> None:
+def test_bits_over_many_steps_onhostile_values(method: type[Any], dtype: str) -> None:
     """1,000 steps from ordinary values, with hostile gradients from time to time; and steps on hostile values."""
     rng = np.random.default_rng(20)
     p = (rng.normal(size=(7, 9)) + 0j).astype(dtype) if "complex" in dtype else rng.normal(size=(7, 9)).astype(dtype)
@@ -66,7 +54,7 @@ def test_bits_over_many_steps_on_hostile_values(method: type[Any], dtype: str) -
         gs = [(rng.normal(size=(7, 9)) * 10.0 ** rng.integers(-8, 3)).astype(dtype) for _ in range(STEPS)]
     for start, grads in (
         (p, gs),
-        (_hostile(rng, (7, 9), dtype), [_hostile(rng, (7, 9), dtype) for _ in range(20)]),
+        (hostile(rng, (7, 9), dtype), [hostile(rng, (7, 9), dtype) for _ in range(20)]),
     ):
         expected = _run("portable", method, start.copy(), grads)
         for engine in OTHERS:
@@ -89,16 +77,6 @@ def test_bits_of_big_endian_arrays(engine: str, method: type[Any], dtype: str) -
             optimizer.update({"p": q}, {"p": g})
         results.append((q.astype(native), [slot["p"] for slot in optimizer.state.slots.values()]))
     _agree(*results)
-
-
-LAYOUTS: dict[str, Callable[[Any], Any]] = {
-    "C": np.ascontiguousarray,
-    "Fortran": np.asfortranarray,
-    "reversed": lambda a: a[::-1].copy()[::-1],
-    "strided": lambda a: np.repeat(a, 2, axis=-1)[..., ::2],
-    "transposed": lambda a: np.ascontiguousarray(a.T).T,
-    "big-endian": lambda a: a.astype(a.dtype.newbyteorder(">")),
-}
 
 
 @settings(max_examples=40)
@@ -412,7 +390,7 @@ def test_every_operation(engine: str) -> None:
 
     rng = np.random.default_rng(22)
     for dtype in ("float32", "float64"):
-        p, gs = _hostile(rng, (50,), dtype), [_hostile(rng, (50,), dtype) for _ in range(8)]
+        p, gs = hostile(rng, (50,), dtype), [hostile(rng, (50,), dtype) for _ in range(8)]
         _agree(_run("portable", All, p.copy(), gs, lr=0.3), _run(engine, All, p.copy(), gs, lr=0.3))
 
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 import anyoptim as ao
 from anyoptim._arrays import COMPUTE, library
 from anyoptim._engines import _headers, _masking_blocked, _masking_compiled, _philox_blocked, _pool, compiled, masking
-from tests.random.test_random import choice
+from tests.reference.philox import choice
 from tests.support.libraries import COMPLEX, HALF, REAL, Library, numpy_dtype, same_bits
 
 ENGINES = ["compiled", "blocked"]

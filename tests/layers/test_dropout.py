@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes
 
 import anyoptim as ao
-from tests.random.test_random import choice
+from tests.reference.philox import choice
 from tests.support.libraries import COMPLEX, HALF, REAL, Library, numpy_dtype, same_bits
 
 RATIOS = [0.0, 0.1, 0.5, 0.9, 1.0]

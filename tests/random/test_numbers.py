@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 
 import anyoptim as ao
 from anyoptim.random import bernoulli, bits, normal, spawn, uniform
-from tests.random.test_random import BAD, MASK, U64, choice, philox, word
 from tests.reference import quantiles
+from tests.reference.philox import MASK, choice, philox, word
+from tests.support.counters import BAD, U64
 from tests.support.libraries import Library, numpy_dtype, same_bits
 
 DTYPES = ["float64", "float32", "bfloat16", "float16"]

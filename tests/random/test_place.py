@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anyoptim.random import bernoulli, bits, normal, uniform
-from tests.random.test_random import word
+from tests.reference.philox import word
 from tests.support.libraries import Library, same_bits
 
 

@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from anyoptim._engines import _pool, masking
 from anyoptim.random import bernoulli, bits, normal, philox4x32, uniform
 from anyoptim.random._philox import choices
+from tests.reference.philox import choice, philox, word
+from tests.support.counters import BAD, U64
 from tests.support.libraries import Library
 
 # From the file kat_vectors of Random123, the authors' own implementation: philox4x32 with 10 rounds.
@@ -21,36 +23,10 @@ KNOWN = [
     ("ffffffff ffffffff ffffffff ffffffff", "ffffffff ffffffff", "408f276d 41c83b0e a20bc7c6 6d5451fd"),
     ("243f6a88 85a308d3 13198a2e 03707344", "a4093822 299f31d0", "d16cfe09 94fdcceb 5001e420 24126ea1"),
 ]
-MASK = 0xFFFFFFFF
-U64 = st.integers(0, 2**64 - 1)
 
 
 def _hex(text: str) -> list[int]:
     return [int(word, 16) for word in text.split()]
-
-
-def philox(counter: list[int], key: list[int]) -> list[int]:
-    """Philox4x32-10 in Python's own integers, from equation and constants of the paper (section 3.3)."""
-    (c0, c1, c2, c3), (k0, k1) = counter, key
-    for _ in range(10):
-        a, b = 0xD2511F53 * c0, 0xCD9E8D57 * c2
-        c0, c1, c2, c3 = (b >> 32) ^ c1 ^ k0, b & MASK, (a >> 32) ^ c3 ^ k1, a & MASK
-        k0, k1 = (k0 + 0x9E3779B9) & MASK, (k1 + 0xBB67AE85) & MASK
-    return [c0, c1, c2, c3]
-
-
-def word(i: int, key: int, call: int) -> int:
-    return _counted(i // 4, key, call)[i % 4]
-
-
-def choice(i: int, key: int, call: int) -> int:
-    """As `bernoulli` says."""
-    found = _counted(i // 8, key, call)[i % 4]
-    return found if i % 8 < 4 else (found & 0xFFFF) << 16 | found >> 16
-
-
-def _counted(block: int, key: int, call: int) -> list[int]:
-    return philox([block & MASK, block >> 32, call & MASK, call >> 32], [key & MASK, key >> 32])
 
 
 @pytest.mark.parametrize("known", KNOWN, ids=["zeros", "ones", "pi"])
@@ -177,16 +153,6 @@ def test_traced_calls_are_integers(need: Callable[[str], Library]) -> None:
     for value in (lib.array(1.5), lib.asarray(np.arange(2))):
         with pytest.raises(TypeError, match=r"call is an array of shape .* wanted one integer"):
             jax.jit(lambda call: bits((2,), 0, call, like=lib.array([0.0])))(value)
-
-
-BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
-    ({"key": -1}, ValueError, r"key is -1; wanted at least 0 and below 2\*\*64"),
-    ({"key": 2**64}, ValueError, "key is 18446744073709551616"),
-    ({"key": 1.0}, TypeError, "key is 1.0; wanted an integer"),
-    ({"key": 0, "call": -1}, ValueError, "call is -1"),
-    ({"key": 0, "call": 0.5}, TypeError, "call is 0.5; wanted an integer"),
-    ({"key": 0, "offset": 2**64}, ValueError, "offset is 18446744073709551616"),
-]
 
 
 @pytest.mark.parametrize(("arguments", "error", "says"), BAD)

@@ -15,10 +15,10 @@ import pytest
 import anyoptim as ao
 from anyoptim._engines import blocked, compiled
 from anyoptim._stage import Gate
-from tests.core.test_errors import _equal
 from tests.support import shim
 from tests.support.chains import agree, problem
 from tests.support.libraries import ENGINES, Library, numpy_dtype, same_bits
+from tests.support.states import equal_states
 
 NAN, INF = math.nan, math.inf
 
@@ -358,7 +358,7 @@ def test_scales_that_can_not_be_set(name: str) -> None:
     before = deepcopy((optimizer.state, optimizer.loss_scale))
     with pytest.raises(error, match=match):
         optimizer.loss_scale = scale
-    assert _equal((optimizer.state, optimizer.loss_scale), before)
+    assert equal_states((optimizer.state, optimizer.loss_scale), before)
 
 
 def test_a_scale_between_windows() -> None:
@@ -598,7 +598,7 @@ def test_parameters_without_some_gradients(engine: str) -> None:
     assert optimizer.state.numbers[0]["gathered"] == 1.0
     before = deepcopy((params, optimizer.state[:3]))
     optimizer.update(params, dict.fromkeys(params))  # a window with nothing in it
-    assert _equal((params, optimizer.state[:3]), before)
+    assert equal_states((params, optimizer.state[:3]), before)
     assert optimizer.state.numbers[0] == {"gathered": 0.0, "share": 0.5}
     assert update(one(1.0), one(0.0), one(0.0)) == [-6.5, -7.0, -6.0, -6.0, -3.0]
     assert update(one(0.0), one(0.0), one(0.0)) == [-7.0, -7.0, -6.0, -6.0, -4.0]
@@ -750,7 +750,7 @@ def test_copies_in_the_middle(engine: str | None, copied: Callable[[Any], Any]) 
     for g in grads[9:]:
         other.update(twin, g)
     assert agree(params, twin)
-    assert _equal(optimizer.state, other.state)
+    assert equal_states(optimizer.state, other.state)
 
 
 REFUSED: dict[str, tuple[Any, Any, str]] = {
@@ -774,11 +774,11 @@ def test_what_is_refused_gathers_nothing(engine: str | None, name: str, when: st
     before = deepcopy((params, optimizer.state))
     with pytest.raises(error, match=match):
         optimizer.update(params, grads)
-    assert _equal((params, optimizer.state), before)
+    assert equal_states((params, optimizer.state), before)
     optimizer.stages[0].every = lambda t: 0.5
     with pytest.raises(ValueError, match=r"every, from its schedule at step 2, is 0.5; wanted a whole number"):
         optimizer.update(params, good)
-    assert _equal((params, optimizer.state), before)
+    assert equal_states((params, optimizer.state), before)
 
 
 def test_a_rule_that_fails_leaves_all_as_it_was() -> None:
@@ -794,7 +794,7 @@ def test_a_rule_that_fails_leaves_all_as_it_was() -> None:
     before = deepcopy((p, optimizer.state))
     with pytest.raises(TypeError, match=r"Fails.* gave 3 arrays; wanted a tuple of 2"):
         optimizer.update(p, np.ones(2))
-    assert _equal((p, optimizer.state), before)
+    assert equal_states((p, optimizer.state), before)
     assert optimizer.last_metrics == {"gradient": {}}
     assert optimizer.loss_scale == 65536.0
 
@@ -881,7 +881,7 @@ def test_wrong_states(name: str) -> None:
         optimizer.step(p, np.ones(2), state._replace(numbers=change(state.numbers)))
     assert p.tolist() == [1.0, 1.0]
     restored = state._replace(numbers=[{k: np.float64(v) for k, v in n.items()} for n in state.numbers])
-    assert _equal(optimizer.step(p, np.ones(2), restored), optimizer.step(p, np.ones(2), state))
+    assert equal_states(optimizer.step(p, np.ones(2), restored), optimizer.step(p, np.ones(2), state))
 
 
 def test_a_state_without_numbers_has_none() -> None:

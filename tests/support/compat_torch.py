@@ -2,38 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-Draw = Callable[[Any], Any]
-
-
-def uniform(low: float, high: float) -> Draw:
-    return lambda rng: float(rng.uniform(low, high))
-
-
-def or_zero(low: float, high: float) -> Draw:
-    return lambda rng: float(rng.uniform(low, high)) if rng.random() < 0.6 else 0.0
-
-
-def powers(low: float, high: float) -> Draw:
-    """Of 10."""
-    return lambda rng: float(10 ** rng.uniform(low, high))
-
-
-def flag(rng: Any) -> bool:
-    return bool(rng.random() < 0.5)
-
-
-def both(first: Draw, second: Draw) -> Draw:
-    return lambda rng: (first(rng), second(rng))
-
-
-def one_of(*values: Any) -> Draw:
-    return lambda rng: values[rng.integers(len(values))]
-
+from tests.support.options import Draw, both, flag, one_of, or_zero, powers, uniform
 
 # A mean that forgets more slowly than the squares it is divided by would multiply its round-off by what they forget.
 BETAS = both(uniform(0.5, 0.9), uniform(0.91, 0.9999))

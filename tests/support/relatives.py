@@ -12,7 +12,7 @@ import numpy as np
 import anyoptim as ao
 from anyoptim._dropout import Layer
 from anyoptim.random import normal
-from tests.random.test_random import choice
+from tests.reference.philox import choice
 
 ALPHA = 1.0507009873554804934193349852946 * 1.6732632423543772848170429916717
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import anyoptim as ao
 from anyoptim._render import ELEMENTS, dropout
-from tests.random.test_random import choice
+from tests.reference.philox import choice
 from tests.support import shim
 from tests.support.libraries import Library, numpy_dtype, same_bits
 

@@ -18,9 +18,9 @@ from anyoptim import _checks
 from anyoptim._engines import Crew
 from anyoptim._render import CHUNK
 from anyoptim._state import State
-from tests.engines.test_engines import _hostile
 from tests.support import shim
 from tests.support.chains import CHAINS, agree, matrices, run
+from tests.support.layouts import hostile
 from tests.support.libraries import COMPLEX, HALF, METHODS, REAL, Library, numpy_dtype, same_bits
 
 Arrays = dict[str, Any]
@@ -96,11 +96,11 @@ def drawn(rng: np.random.Generator, dtype: str, shapes: Shapes, scale: float = 1
         return {k: np.asarray(a if "complex" in dtype else a.real).astype(numpy_dtype(dtype)) for k, a in parts.items()}
 
 
-def hostile(rng: np.random.Generator, dtype: str) -> Arrays:
+def hostile_tree(rng: np.random.Generator, dtype: str) -> Arrays:
     """Zeros of both signs, subnormals, infinities, NaN, and magnitudes from 1e-38 to 1e38."""
     of = "float32" if dtype == "bfloat16" else dtype
     with np.errstate(all="ignore"):
-        return {k: _hostile(rng, s, of).astype(numpy_dtype(dtype)) for k, s in SHAPES.items()}
+        return {k: hostile(rng, s, of).astype(numpy_dtype(dtype)) for k, s in SHAPES.items()}
 
 
 def same(make: Make, params: Any, grads: list[Any], offsets: tuple[int, int] = (0, 0)) -> ao.Optimizer:
@@ -130,7 +130,7 @@ def test_bits(name: str, dtype: str, machine: shim.Machine) -> None:
     together = MEASURES[name] - EACH[name]
     wanted = {"measure": count * MEASURES[name], "halve": count * together, "root": count * together}
     assert kinds == {"rule": count, **{kind: n for kind, n in wanted.items() if n}}
-    start, *steps = [hostile(rng, dtype) for _ in range(6)]
+    start, *steps = [hostile_tree(rng, dtype) for _ in range(6)]
     same(OPTIMIZERS[name], start, steps)
     (share,) = optimizer.explain(there(start), there(start))
     assert (share.engine, share.reason) == ("cuda", None)
