@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -16,9 +15,7 @@ os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=2")
 os.environ.setdefault("KERAS_BACKEND", "jax")
 
 import anyoptim as ao
-from anyoptim import _engines
-from anyoptim._engines import _masking_compiled, masking
-from tests.support import libraries
+from tests.support import engines, libraries
 from tests.support.libraries import Library, MissingError
 
 # Time limits of single examples fail on a busy machine; the fixtures below have no state for examples to share.
@@ -93,7 +90,4 @@ def method(request: pytest.FixtureRequest) -> type[ao.Optimizer]:
 @pytest.fixture(autouse=True)
 def nothing_worked(monkeypatch: pytest.MonkeyPatch) -> None:
     """What one test compiles, or works towards, is not the next one's default engine."""
-    monkeypatch.setattr(_engines, "_worked", defaultdict(_engines._Work))
-    monkeypatch.setattr(masking, "_drawn", Counter())
-    monkeypatch.setattr(masking, "only", None)
-    monkeypatch.setattr(_masking_compiled, "_QUICK", {})
+    engines.forget(monkeypatch)

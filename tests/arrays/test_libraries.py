@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import anyoptim as ao
-from anyoptim._engines import masking
+from tests.support.engines import dropout_on
 from tests.support.libraries import COMPLEX, HALF, PAIRS, REAL, Library, numpy_dtype, same_bits
 
 STEPS = 6
@@ -133,7 +133,7 @@ def test_nothing_goes_through_numpy(lib: Library, method: type[ao.Optimizer], mo
         if inspect.getattr_static(kind, name, None) is not None:
             monkeypatch.setattr(kind, name, barred)
     # Torch's memory on the CPU is NumPy's as well, and the faster engines write to it there.
-    monkeypatch.setattr(masking, "only", "portable")
+    dropout_on("portable", monkeypatch)
     layer, optimizer = ao.Dropout(0.3), method(engine="portable")
     for _ in range(2):
         optimizer.update(params, {k: layer.forward(g) for k, g in grads.items()})

@@ -26,7 +26,7 @@ from safetensors.numpy import save_file
 import anyoptim as ao
 from anyoptim import _checkpoint, _tensors
 from anyoptim._files import replacing
-from anyoptim._tree import Tree
+from tests.support.internals import Tree
 from tests.support.libraries import Library, numpy_dtype, same_bits
 
 DTYPES = ("float16", "bfloat16", "float32", "float64", "complex64", "complex128")

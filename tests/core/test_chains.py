@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import anyoptim as ao
-from anyoptim._engines import _tiles, blocked, compiled, portable
 from tests.support.chains import CHAINS, KINDS, PLAIN, Smoothed, agree, plain, problem, run
+from tests.support.engines import Watch, blocks_of
 from tests.support.libraries import COMPOSED, ENGINES, Library, allowed, same_bits
 
 
@@ -206,8 +206,7 @@ def test_the_norm_is_independent_of_blocks_layouts_and_engines(dtype: str, monke
         lambda a: a.astype(a.dtype.newbyteorder(">")),
     ]
     for block in (1024, 3 * 1024, 1 << 16):
-        monkeypatch.setattr(_tiles, "TILE", block)
-        monkeypatch.setattr(compiled, "CHUNK", block)
+        blocks_of(block, monkeypatch)
         for engine in ENGINES:
             for order in orders:
                 given = [[order(x) for x in xs] for xs in pairs]
@@ -247,24 +246,11 @@ PASSES: dict[int, Callable[[str], ao.Optimizer]] = {
 @pytest.mark.parametrize("engine", ENGINES)
 def test_one_pass_for_each_measure(engine: str, measures: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each measure is one pass over the elements, and the step is one more, whatever the number of stages."""
-    passes = []
-    if engine == "portable":
-        for name in ("_squares", "_result"):
-            run_one = getattr(portable, name)
-            monkeypatch.setattr(portable, name, lambda *a, r=run_one, n=name: passes.append(n) or r(*a))  # type: ignore[func-returns-value]
-    else:
-        module, name = (blocked, "kernel") if engine == "blocked" else (compiled, "load")
-        made = getattr(module, name)
-
-        def counted(program: Any, k: int | None, *rest: Any) -> Any:
-            kernel = made(program, k, *rest)
-            return kernel._replace(call=lambda *a: passes.append(k) or kernel.call(*a))  # type: ignore[func-returns-value]
-
-        monkeypatch.setattr(module, name, counted)
+    watch = Watch(engine, monkeypatch)
     optimizer, p = PASSES[measures](engine), np.ones(5000)
     for step in range(1, 5):
         optimizer.update(p, np.ones(5000))
-        assert len(passes) == step * (measures + 1)
+        assert len(watch.passes) == step * (measures + 1)
 
 
 @pytest.mark.parametrize("engine", ENGINES)

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 import anyoptim as ao
-from anyoptim._scalars import following, times
 from tests.support.libraries import DISCOVERED, WHOLE, Library
 
 LAST = 2**31 - 1
@@ -99,22 +98,6 @@ def test_schedules_do_not_begin_again(name: str, need: Callable[[str], Library])
         q, state = step(p, g, state)
         assert float(q["w"][0]) == 0 or float(q["w"][0]) == pytest.approx(-rate, rel=1e-6)
     assert int(state.step) >= LAST - 1
-
-
-def test_counts_of_other_dtypes(need: Callable[[str], Library]) -> None:
-    """A count saturates where its own dtype ends; Python's have no end."""
-    lib = need("jax-x64")
-    import jax.numpy as jnp
-
-    with lib.context():
-        for dtype in ("int8", "int32", "uint32", "int64"):
-            most = int(jnp.iinfo(dtype).max)
-            for n, then in ((0, 1), (most - 1, most), (most, most)):
-                assert int(following(jnp.asarray(n, dtype))) == then
-            for n, then in ((0, 0), (most // 3, most // 3 * 3), (most // 3 + 1, most), (most, most)):
-                assert int(times(jnp.asarray(n, dtype), 3)) == then
-            assert following(jnp.asarray(n, dtype)).dtype == times(jnp.asarray(n, dtype), 3).dtype == dtype
-    assert (following(2**63 - 1), times(2**63 - 1, 3)) == (2**63, 3 * (2**63 - 1))
 
 
 def test_noise_differs_from_step_to_step(need: Callable[[str], Library]) -> None:

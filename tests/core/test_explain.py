@@ -6,7 +6,6 @@ import ast
 import importlib.util
 import subprocess
 import sys
-from collections import defaultdict
 from collections.abc import Callable
 from copy import deepcopy
 from typing import Any
@@ -16,8 +15,7 @@ import optree
 import pytest
 
 import anyoptim as ao
-from anyoptim import _engines
-from anyoptim._engines import compiled
+from tests.support.engines import LATER, forget, look_again
 from tests.support.libraries import METHODS, Library, same_bits
 
 LETTERS = {
@@ -48,7 +46,7 @@ LETTERS = {
 @pytest.fixture(autouse=True)
 def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
     """As in a process that has not updated anything yet."""
-    monkeypatch.setattr(_engines, "_worked", defaultdict(_engines._Work))
+    forget(monkeypatch)
 
 
 def _locked(a: Any) -> Any:
@@ -146,7 +144,7 @@ def test_reasons_of_a_choice(engine: str | None) -> None:
     """A chosen engine is its own reason; without a choice it is that not enough has been updated."""
     (share,) = ao.SGD(engine=engine).explain(np.ones(3), np.ones(3))
     assert share.engine == (engine or "blocked")
-    assert share.reason == (f"engine={engine!r}" if engine else _engines.LATER)
+    assert share.reason == (f"engine={engine!r}" if engine else LATER)
     assert share.parameters == ("",)
     assert share.bytes == 3 * 24
 
@@ -176,7 +174,7 @@ def test_a_tied_parameter_is_one() -> None:
 
 def test_without_numba(monkeypatch: pytest.MonkeyPatch) -> None:
     """The reason says what to install; `engine` and `compile` raise it."""
-    monkeypatch.setattr(compiled, "missing", compiled.missing.__wrapped__)  # not what it found before
+    look_again(monkeypatch)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     params = _mixed()
     found = _rows(ao.Adam().explain(params, params))

@@ -16,9 +16,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import anyoptim as ao
-from anyoptim._engines import blocked, compiled
 from tests.support import shim
 from tests.support.chains import agree, problem
+from tests.support.engines import Watch
 from tests.support.libraries import ENGINES, Library, same_bits
 
 
@@ -471,23 +471,14 @@ def test_copies_go_on_alone(copied: Callable[[Any], Any]) -> None:
 @pytest.mark.parametrize("engine", ["blocked", "compiled"])
 def test_values_that_move_compile_nothing(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """One kernel for all groups, whatever their values."""
-    module, name = (blocked, "kernel") if engine == "blocked" else (compiled, "load")
-    made, kernels = getattr(module, name), []
-
-    def counted(program: Any, k: int | None, *rest: Any) -> Any:
-        kernel = made(program, k, *rest)
-        if kernel not in kernels:
-            kernels.append(kernel)
-        return kernel
-
-    monkeypatch.setattr(module, name, counted)
+    watch = Watch(engine, monkeypatch)
     given = ao.groups({"W": {"lr": 0.5}, "b": {"lr": lambda t: 0.1 / t, "beta1": 0.5}, ...: {"eps": 1e-3}})
     optimizer = ao.chain(ao.ClipGlobalNorm(1.0), ao.Adam(), given, engine=engine)
     params, grads = problem("float32", steps=6)
     for i, g in enumerate(grads):
         optimizer.update(params, g)
         given["W"]["lr"] = 0.25 / (i + 1)
-    assert len(kernels) == 2  # the norm, and the step
+    assert len(watch.kernels) == 2  # the norm, and the step
 
 
 def test_under_jit(need: Callable[[str], Library]) -> None:

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 import anyoptim as ao
-from anyoptim._engines import blocked, compiled
 from tests.support import shim
 from tests.support.chains import agree, problem
+from tests.support.engines import Watch
 from tests.support.libraries import ENGINES, Library, same_bits
 
 Lanes = dict[Any, Callable[[], ao.Optimizer] | None]
@@ -372,23 +372,15 @@ def test_sources_and_explanations() -> None:
 @pytest.mark.parametrize("engine", ["blocked", "compiled"])
 def test_one_pass_for_each_method(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """And one more of each for a common norm; methods of one class and chain run by one kernel."""
-    module, name = (blocked, "kernel") if engine == "blocked" else (compiled, "load")
-    made, passes, kernels = getattr(module, name), [], set()
-
-    def counted(program: Any, k: int | None, *rest: Any) -> Any:
-        kernel = made(program, k, *rest)
-        kernels.add(id(kernel))
-        return kernel._replace(call=lambda *a: passes.append(k) or kernel.call(*a))  # type: ignore[func-returns-value]
-
-    monkeypatch.setattr(module, name, counted)
+    watch = Watch(engine, monkeypatch)
     optimizer = ao.chain(
         ao.ClipGlobalNorm(1.0), ao.partition({"a": ao.SGD(), "b": ao.SGD(0.5), "c": ao.Adam()}), engine=engine
     )
     params = {k: np.ones(5000) for k in "abc"}
     for step in range(1, 4):
         optimizer.update(params, params and {k: np.ones(5000) for k in "abc"})
-        assert len(passes) == step * 6
-    assert len(kernels) == 4
+        assert len(watch.passes) == step * 6
+    assert len(watch.kernels) == 4
 
 
 def test_under_jit(need: Callable[[str], Library]) -> None:

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 import anyoptim as ao
 from anyoptim import _engines
 from anyoptim._engines import _headers, _pool, _tiles, blocked, compiled
-from anyoptim._reduction import BLOCK as SUM
+from tests.support.internals import reduction
 from tests.support.libraries import ENGINES, Library, same_bits
 
 OTHERS = [name for name in ENGINES if name != "portable"]
@@ -489,10 +489,10 @@ def small_pieces(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(_pool, "threads", lambda: 4)
     monkeypatch.setattr(_pool, "_POOLS", pools := [])  # type: ignore[var-annotated]
     monkeypatch.setattr(compiled, "PIECE", 64)
-    monkeypatch.setattr(compiled, "CHUNK", SUM)
+    monkeypatch.setattr(compiled, "CHUNK", reduction.BLOCK)
     monkeypatch.setattr(blocked, "THREADED", 2)
-    monkeypatch.setattr(blocked, "BLOCK", SUM)
-    monkeypatch.setattr(_tiles, "TILE", SUM)
+    monkeypatch.setattr(blocked, "BLOCK", reduction.BLOCK)
+    monkeypatch.setattr(_tiles, "TILE", reduction.BLOCK)
     yield
     for pool in pools:
         pool.shutdown()
@@ -500,7 +500,7 @@ def small_pieces(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def _large(dtype: str = "float32") -> dict[str, Any]:
     rng = np.random.default_rng(4)
-    shapes = [(3, SUM + 5), (SUM - 1,), (7,), (2 * SUM,)]
+    shapes = [(3, reduction.BLOCK + 5), (reduction.BLOCK - 1,), (7,), (2 * reduction.BLOCK,)]
     return {f"p{k}": rng.normal(size=shape).astype(dtype) for k, shape in enumerate(shapes)}
 
 
@@ -562,10 +562,10 @@ def test_a_thread_that_flushes_subnormals_works_alone(
     import torch
 
     def run(make: Callable[..., Any]) -> Any:
-        params = {"p": np.full(8 * SUM, 5e-39, np.float32)}
+        params = {"p": np.full(8 * reduction.BLOCK, 5e-39, np.float32)}
         optimizer = make(engine=engine, lr=0.25)
         for _ in range(3):
-            optimizer.update(params, {"p": np.full(8 * SUM, 4e-39, np.float32)})
+            optimizer.update(params, {"p": np.full(8 * reduction.BLOCK, 4e-39, np.float32)})
         return params["p"]
 
     usual = run(ao.SGD)  # and the pool is there, in the usual mode

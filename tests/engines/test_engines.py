@@ -20,9 +20,9 @@ from hypothesis.extra.numpy import array_shapes
 import anyoptim as ao
 from anyoptim import _engines
 from anyoptim._engines import blocked
-from anyoptim._memory import Memory, near
 from anyoptim._render import loops
 from tests.support.chains import agree, run
+from tests.support.internals import Memory, near
 from tests.support.layouts import LAYOUTS, hostile
 from tests.support.libraries import ENGINES, Library, same_bits
 

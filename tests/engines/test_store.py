@@ -27,7 +27,7 @@ from hypothesis import strategies as st
 
 import anyoptim as ao
 from anyoptim._engines import _cache, _kernels, _masking_compiled, _store
-from anyoptim._program import options
+from tests.support.internals import options
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="sets the cache folder by XDG_CACHE_HOME")
 

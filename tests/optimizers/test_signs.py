@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 
 import anyoptim as ao
-from anyoptim._program import MOVE, Part, Program, on_value, options
-from anyoptim._trace import Symbol, symbol, trace
 from tests.reference import textbook
 from tests.support.chains import agree, problem, run
+from tests.support.internals import MOVE, Part, Program, Symbol, on_value, options, symbol, trace
 from tests.support.libraries import ENGINES, Library, same_bits
 
 INF, NAN = math.inf, math.nan

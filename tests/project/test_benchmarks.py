@@ -17,7 +17,6 @@ import PIL.Image
 import pytest
 
 import anyoptim as ao
-from anyoptim._engines import masking
 from benchmarks import (
     __main__,
     alone,
@@ -40,6 +39,7 @@ from benchmarks.methods import CHAIN, DECAY, EPS, MAX_NORM, METHODS, ClippedAver
 from benchmarks.names import ANYOPTIM, BASELINE, BLOCKED, LIMIT, OPTAX, TORCH
 from benchmarks.problem import MODELS, PARAMETERS, Problem, Shapes
 from tests.reference import textbook
+from tests.support.engines import dropout_engine
 
 SMALL: Shapes = {"W": (3, 4), "b": (4,), "long": (5000,)}
 
@@ -268,7 +268,7 @@ def test_dropout_beside_everybody_elses() -> None:
     assert times["anyoptim against five lines"] == times[BASELINE] / times[ANYOPTIM]
     assert times["of copies"] == times[ANYOPTIM] / times[LIMIT]
     assert times["without Numba against five lines"] == times[BASELINE] / times[BLOCKED]
-    assert masking.only is None
+    assert dropout_engine() is None
 
 
 @pytest.mark.parametrize("who", [ANYOPTIM, BASELINE, LIMIT])

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from anyoptim._engines import _pool, masking
 from anyoptim.random import bernoulli, bits, normal, philox4x32, uniform
 from anyoptim.random._philox import choices
 from tests.reference.philox import choice, philox, word
 from tests.support.counters import BAD, U64
+from tests.support.engines import dropout_on, two_threads
 from tests.support.libraries import Library
 
 # From the file kat_vectors of Random123, the authors' own implementation: philox4x32 with 10 rounds.
@@ -48,10 +48,10 @@ def test_known_answers(lib: Library, known: tuple[str, str, str]) -> None:
 @pytest.mark.parametrize("offset", [0, 3, 2**34 - 50_001])
 def test_blocks_are_the_whole(n: int, offset: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """NumPy's words come in blocks of counters, which threads may share: as all at once, and as Python's integers."""
-    monkeypatch.setattr(_pool, "threads", lambda: 2)
+    two_threads(monkeypatch)
     near, drawn = np.empty(0), {}
     for only in (None, "portable"):
-        monkeypatch.setattr(masking, "only", only)
+        dropout_on(only, monkeypatch)
         drawn[only] = bits((n,), 5, 6, offset, like=near), bernoulli(0.3, (n,), 5, 6, 2 * offset, like=near)
     for ours, whole in zip(drawn[None], drawn["portable"], strict=True):
         assert (ours == whole).all()

@@ -13,10 +13,9 @@ import optree
 import pytest
 
 import anyoptim as ao
-from anyoptim._engines import blocked, compiled
-from anyoptim._stage import Gate
 from tests.support import shim
 from tests.support.chains import agree, problem
+from tests.support.engines import Watch
 from tests.support.libraries import ENGINES, Library, numpy_dtype, same_bits
 from tests.support.states import equal_states
 
@@ -1029,26 +1028,18 @@ def test_lazy_steps(need: Callable[[str], Library]) -> None:
 @pytest.mark.parametrize("engine", ["blocked", "compiled"])
 def test_scales_that_move_compile_nothing(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A norm, a sum and a step are all kernels there are, and a count where a step is called off."""
-    module, name = (blocked, "kernel") if engine == "blocked" else (compiled, "load")
-    made, kernels = getattr(module, name), list[Any]()
-
-    def counted(program: Any, k: int | None, *rest: Any) -> Any:
-        kernel = made(program, k, *rest)
-        kernels.extend([kernel] if not any(kernel is other for other in kernels) else [])
-        return kernel
-
-    monkeypatch.setattr(module, name, counted)
+    watch = Watch(engine, monkeypatch)
     params, grads = problem("float32", steps=20)
     optimizer = ao.chain(
         ao.Accumulate(2), ao.LossScale(interval=1), ao.ClipGlobalNorm(1.0), ao.Momentum(), engine=engine
     )
     for g in grads[:16]:
         optimizer.update(params, g)
-    assert len(kernels) == 3
+    assert len(watch.kernels) == 3
     grads[16]["b"][0] = NAN
     for g in grads[16:]:
         optimizer.update(params, g)
-    assert len(kernels) == 4
+    assert len(watch.kernels) == 4
     assert optimizer.loss_scale == 65536.0 * 2**8
 
 
@@ -1081,13 +1072,13 @@ def test_not_in_a_cuda_graph(need: Callable[[str], Library]) -> None:
 # Gates of one's own ------------------------------------------------------------------------------------------------
 
 
-class Closed(Gate):
+class Closed(ao.Gate):
     """A gate with no numbers, that divides."""
 
     rule = staticmethod(lambda xp, p, x: 1.0 / x)
 
 
-class Halves(Gate):
+class Halves(ao.Gate):
     """Divides by ever more each time that a step is called off."""
 
     numbers = {"by": 1.0}

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import anyoptim as ao
-from anyoptim._engines import blocked, compiled, portable
 from tests.support.chains import agree, problem
+from tests.support.engines import Watch
 from tests.support.libraries import ENGINES, Library
 
 Arrays = dict[str, Any]
@@ -347,25 +347,12 @@ PASSES: dict[str, tuple[Callable[[str], ao.Optimizer], int]] = {
 @pytest.mark.parametrize("name", PASSES)
 def test_one_pass_for_each_measure(name: str, engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is measured twice is one pass over the elements; the step is one more."""
-    passes = []
-    if engine == "portable":
-        for one in ("_squares", "_result"):
-            run_one = getattr(portable, one)
-            monkeypatch.setattr(portable, one, lambda *a, r=run_one, n=one: passes.append(n) or r(*a))  # type: ignore[func-returns-value]
-    else:
-        module, load = (blocked, "kernel") if engine == "blocked" else (compiled, "load")
-        made = getattr(module, load)
-
-        def counted(program: Any, k: int | None, *rest: Any) -> Any:
-            kernel = made(program, k, *rest)
-            return kernel._replace(call=lambda *a: passes.append(k) or kernel.call(*a))  # type: ignore[func-returns-value]
-
-        monkeypatch.setattr(module, load, counted)
+    watch = Watch(engine, monkeypatch)
     make, measures = PASSES[name]
     optimizer, p = make(engine), np.ones(5000)
     for step in range(1, 4):
         optimizer.update(p, np.ones(5000))
-        assert len(passes) == step * (measures + 1)
+        assert len(watch.passes) == step * (measures + 1)
 
 
 def test_under_jit(need: Callable[[str], Library]) -> None:

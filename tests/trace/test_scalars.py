@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from anyoptim._render import coefficients, rows_of
-from anyoptim._scalars import power, remainder, whole
+from anyoptim._scalars import following, power, remainder, times, whole
 from anyoptim._trace import Scalar, Symbol, symbol
 from tests.support import shim
 from tests.support.libraries import Library
@@ -94,3 +94,19 @@ def test_whole_numbers() -> None:
     ]:
         with pytest.raises(error, match=says):
             whole("every", value)
+
+
+def test_counts_of_other_dtypes(need: Callable[[str], Library]) -> None:
+    """A count saturates where its own dtype ends; Python's have no end."""
+    lib = need("jax-x64")
+    import jax.numpy as jnp
+
+    with lib.context():
+        for dtype in ("int8", "int32", "uint32", "int64"):
+            most = int(jnp.iinfo(dtype).max)
+            for n, then in ((0, 1), (most - 1, most), (most, most)):
+                assert int(following(jnp.asarray(n, dtype))) == then
+            for n, then in ((0, 0), (most // 3, most // 3 * 3), (most // 3 + 1, most), (most, most)):
+                assert int(times(jnp.asarray(n, dtype), 3)) == then
+            assert following(jnp.asarray(n, dtype)).dtype == times(jnp.asarray(n, dtype), 3).dtype == dtype
+    assert (following(2**63 - 1), times(2**63 - 1, 3)) == (2**63, 3 * (2**63 - 1))

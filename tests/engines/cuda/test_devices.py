@@ -10,9 +10,9 @@ import pytest
 
 import anyoptim as ao
 from anyoptim._engines import cuda
-from anyoptim._memory import Memory
 from anyoptim._render import CHUNK, chunk_map
 from tests.support import shim
+from tests.support.internals import Memory
 from tests.support.libraries import Library, same_bits
 
 OTHER = 99

@@ -124,7 +124,7 @@ def test_torch_says_what_it_follows(need: Callable[[str], Library]) -> None:
     need("torch")
     import torch
 
-    from anyoptim._arrays import library
+    from tests.support.internals import library
 
     x = torch.ones(3, requires_grad=True)
     assert library(x).followed(x)

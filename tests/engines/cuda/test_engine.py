@@ -14,12 +14,11 @@ import optree
 import pytest
 
 import anyoptim as ao
-from anyoptim import _checks
 from anyoptim._engines import Crew
 from anyoptim._render import CHUNK
-from anyoptim._state import State
 from tests.support import shim
 from tests.support.chains import CHAINS, agree, matrices, run
+from tests.support.internals import checks
 from tests.support.layouts import hostile
 from tests.support.libraries import COMPLEX, HALF, METHODS, REAL, Library, numpy_dtype, same_bits
 
@@ -316,7 +315,7 @@ def test_tied_parameters(name: str, tie: str) -> None:
     assert agree(*found)
 
 
-INSIDE: dict[str, Callable[[State | None, Any], Any]] = {
+INSIDE: dict[str, Callable[[ao.State | None, Any], Any]] = {
     "itself": lambda state, base: base[:40],
     "the other": lambda state, base: base[60:100],
     "before and in it": lambda state, base: base[41:81],
@@ -619,7 +618,7 @@ def test_the_current_device_is_another_s_again(machine: shim.Machine) -> None:
 
 def _checked(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     counts: Counter[str] = Counter()
-    for of, what in ((_checks, "gradients"), (_checks, "parameters"), (Crew, "__init__")):
+    for of, what in ((checks, "gradients"), (checks, "parameters"), (Crew, "__init__")):
         real = getattr(of, what)
 
         def counting(*arguments: Any, what: str = what, real: Any = real) -> Any:

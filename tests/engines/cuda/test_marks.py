@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from anyoptim._arrays import library
-from anyoptim._memory import Memory
+from tests.support.internals import Memory, library
 from tests.support.libraries import REQUIRED, Library
 
 

@@ -15,13 +15,25 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import anyoptim as ao
-from anyoptim import _reduction
 from anyoptim._engines import _launches, cuda
-from anyoptim._program import Row, options
 from anyoptim._render import CHUNK, ELEMENTS, REDUCTION, Kernel, chunk_map, coefficients, kernel_of, rows_of
-from anyoptim._trace import LOGICAL, Graph, Range, Scalar, Symbol, evaluate, range_of, symbol, trace, trace_measure
 from tests.support import libraries, shim
 from tests.support.chains import CHAINS, agree
+from tests.support.internals import (
+    LOGICAL,
+    Graph,
+    Range,
+    Row,
+    Scalar,
+    Symbol,
+    evaluate,
+    options,
+    range_of,
+    reduction,
+    symbol,
+    trace,
+    trace_measure,
+)
 from tests.support.libraries import METHODS, Library, same_bits
 
 OPTIMIZERS: dict[str, Callable[[], ao.Optimizer]] = {
@@ -293,7 +305,7 @@ def test_chunk_map(lengths: list[int]) -> None:
     expected = [(b, i, min(CHUNK, n - b)) for i, n in enumerate(lengths) for b in range(0, n, CHUNK)]
     assert chunks.tolist() == expected
     assert chunks.dtype.itemsize == 16  # as the kernel's
-    assert firsts == [sum(math.ceil(m / _reduction.BLOCK) for m in lengths[:i]) for i in range(len(lengths) + 1)]
+    assert firsts == [sum(math.ceil(m / reduction.BLOCK) for m in lengths[:i]) for i in range(len(lengths) + 1)]
 
 
 def test_chunk_map_of_more_elements_than_an_int_counts() -> None:
@@ -438,7 +450,7 @@ def test_the_reduction_of_any_length(
     rng = np.random.default_rng(0)
     for n in range(1, 5001 if blocks == 2 else 500):
         sums = np.exp(rng.normal(scale=9, size=n))
-        assert _norm(machine, sums, monkeypatch) == _reduction.norm(np, [sums]), n
+        assert _norm(machine, sums, monkeypatch) == reduction.norm(np, [sums]), n
 
 
 def test_the_reduction_as_it_is_launched(machine: shim.Machine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -448,9 +460,9 @@ def test_the_reduction_as_it_is_launched(machine: shim.Machine, monkeypatch: pyt
     for n in (*lengths, 32 * 1024 * 2 + 12345):
         machine.launches.clear()
         sums = np.exp(rng.normal(scale=9, size=n))
-        assert _norm(machine, sums, monkeypatch) == _reduction.norm(np, [sums]), n
-        stages = [("halve", 32)] if _reduction.power_of_two(n) > 1 << 16 else []
+        assert _norm(machine, sums, monkeypatch) == reduction.norm(np, [sums]), n
+        stages = [("halve", 32)] if reduction.power_of_two(n) > 1 << 16 else []
         assert machine.launches == [*stages, ("halve", 1), ("root", 1)]
     for odd in (0.0, math.inf, math.nan):
         sums = np.array([1.0, odd, 2.0]) if odd else np.zeros(3)
-        assert same_bits(_norm(machine, sums, monkeypatch), _reduction.norm(np, [sums]))
+        assert same_bits(_norm(machine, sums, monkeypatch), reduction.norm(np, [sums]))

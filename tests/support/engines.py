@@ -1,0 +1,78 @@
+"""The engines as tests of other rooms need them: as in a new process, with small blocks, and watched."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from typing import Any
+
+import pytest
+
+from anyoptim import _engines
+from anyoptim._engines import _masking_compiled, _pool, _tiles, blocked, compiled, masking, portable
+
+LATER = _engines.LATER
+"""The reason why what the compiled engine would take is not yet worth compiling."""
+
+
+def forget(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a process that has not updated or drawn anything yet."""
+    monkeypatch.setattr(_engines, "_worked", defaultdict(_engines._Work))
+    monkeypatch.setattr(masking, "_drawn", Counter())
+    monkeypatch.setattr(masking, "only", None)
+    monkeypatch.setattr(_masking_compiled, "_QUICK", {})
+
+
+def look_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the compiled engine say what is missing now, not what it found before."""
+    monkeypatch.setattr(compiled, "missing", compiled.missing.__wrapped__)
+
+
+def dropout_on(engine: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dropout and the numbers of `random` on this engine alone, or on the best again."""
+    monkeypatch.setattr(masking, "only", engine)
+
+
+def dropout_engine() -> str | None:
+    """The only one for Dropout; None where the best is taken."""
+    return masking.only
+
+
+def two_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On any machine."""
+    monkeypatch.setattr(_pool, "threads", lambda: 2)
+
+
+def blocks_of(elements: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is worked on at a time, by the blocked engine and by the compiled one."""
+    monkeypatch.setattr(_tiles, "TILE", elements)
+    monkeypatch.setattr(compiled, "CHUNK", elements)
+
+
+class Watch:
+    """What an engine does from now on: each pass over the elements, and the different kernels it ran."""
+
+    def __init__(self, engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.passes: list[Any] = []
+        self.kernels: list[Any] = []
+        if engine == "portable":
+            for name in ("_squares", "_result"):
+                monkeypatch.setattr(portable, name, self._passing(name, getattr(portable, name)))
+            return
+        module: Any
+        module, name = (blocked, "kernel") if engine == "blocked" else (compiled, "load")
+        made = getattr(module, name)
+
+        def watched(program: Any, k: int | None, *rest: Any) -> Any:
+            kernel = made(program, k, *rest)
+            if not any(kernel is other for other in self.kernels):
+                self.kernels.append(kernel)
+            return kernel._replace(call=self._passing(k, kernel.call))
+
+        monkeypatch.setattr(module, name, watched)
+
+    def _passing(self, what: Any, run: Any) -> Any:
+        def passing(*arguments: Any) -> Any:
+            self.passes.append(what)
+            return run(*arguments)
+
+        return passing
