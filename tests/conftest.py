@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Callable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=2")
 os.environ.setdefault("KERAS_BACKEND", "jax")
 
 import anyoptim as ao
-from tests.support import engines, libraries
+from tests.support import covering, engines, libraries
 from tests.support.libraries import Library, MissingError
 
 # Time limits of single examples fail on a busy machine; the fixtures below have no state for examples to share.
@@ -25,25 +26,62 @@ settings.register_profile(
 settings.load_profile("anyoptim")
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     unknown = libraries.REQUIRED - libraries.REQUIRABLE
     if unknown:
         raise pytest.UsageError(f"ANYOPTIM_REQUIRE names {sorted(unknown)}; wanted some of {libraries.REQUIRABLE}")
+    config.addinivalue_line("markers", "covering(strength): how many values of different factors are to meet, not 2")
+    config.addinivalue_line("markers", "product: a case beyond those in which they do")
+    config.addinivalue_line("markers", "omit(reason, test): leave out the cases of which `test` is true")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the cases that there are not, and mark those that need not run each time."""
+    tests, omitted = defaultdict[str, list[Any]](list), list[pytest.Item]()
+    for item in items:
+        found = getattr(item, "callspec", None)
+        if found is not None:
+            (omitted if _omitted(item, found.params) else tests[item.nodeid.partition("[")[0]]).append(item)
+    config.hook.pytest_deselected(items=omitted)
+    out = set(omitted)
+    items[:] = [item for item in items if item not in out]
+    if not any("[" in argument for argument in config.args):  # one that is asked for by its name runs
+        for cases in tests.values():
+            mark = cases[0].get_closest_marker("covering")
+            chosen = covering.covering([covering.case(item.callspec) for item in cases], *(mark.args if mark else ()))
+            for item in (item for i, item in enumerate(cases) if i not in chosen):
+                item.add_marker("product")
+
+
+def _omitted(item: pytest.Item, params: Mapping[str, Any]) -> bool:
+    """Whether the library has no such dtype, or the test has no such case."""
+    library, dtype = params.get("lib", params.get("library")), params.get("dtype")
+    lacking = isinstance(library, str) and isinstance(dtype, str) and dtype not in libraries.dtypes(library)
+    return lacking or any(mark.args[1](**params) for mark in item.iter_markers("omit"))
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip where the library of a case is missing: here, so that the report has one line for each library."""
+    params = item.callspec.params if hasattr(item, "callspec") else {}
+    for name in (params.get("lib"), *params.get("place", ())[:1]):
+        if name is not None:
+            _row(name)
+
+
+def _row(name: str) -> Library:
+    try:
+        return libraries.load(name)
+    except MissingError as why:
+        if name in libraries.REQUIRED:
+            pytest.fail(f"ANYOPTIM_REQUIRE lists {name}: {why}")
+        pytest.skip(str(why))
 
 
 @pytest.fixture
 def need() -> Callable[[str], Library]:
     """`need("torch")`: that row of the table. Missing, the test is skipped with the reason; required, it fails."""
-
-    def load(name: str) -> Library:
-        try:
-            return libraries.load(name)
-        except MissingError as why:
-            if name in libraries.REQUIRED:
-                pytest.fail(f"ANYOPTIM_REQUIRE lists {name}: {why}")
-            pytest.skip(str(why))
-
-    return load
+    return _row
 
 
 @pytest.fixture

@@ -65,8 +65,6 @@ def _lacks(lib: Library, name: str) -> bool:
 @pytest.mark.parametrize("name", WHOLE)
 def test_equals_numpy(lib: Library, name: str, dtype: str) -> None:
     """`update` and `step` from NumPy's own parameters and state, each of five steps; shapes and dtypes are NumPy's."""
-    if dtype not in lib.dtypes:
-        pytest.skip(f"{lib.name} has no {dtype}")
     if _lacks(lib, name):
         pytest.skip("test_refusals has it")
     if lib.slow and name == "SGLD" and dtype != "float32":

@@ -37,8 +37,6 @@ def _flat(lib: Library, drawn: Any, like: Any, shape: tuple[int, ...]) -> Any:
 @pytest.mark.parametrize("case", CASES)
 def test_uniform_numbers_are_words_cut_off(lib: Library, dtype: str, case: Any) -> None:
     """Exactly, of any shape, key, call and offset, in the library and dtype of `like`."""
-    if dtype not in lib.dtypes:
-        pytest.skip(f"{lib.name} has no {dtype}")
     like, d = lib.array([0.0], dtype), DIGITS[dtype]
     (shape, key, call, offset) = case
     flat = _flat(lib, uniform(shape, key, call, offset, like=like), like, shape)
@@ -95,8 +93,6 @@ ERROR = 1.4e-8
 @pytest.mark.parametrize("case", CASES)
 def test_normals_are_quantiles_of_words(lib: Library, dtype: str, case: Any) -> None:
     """Beside the standard library's quantiles; on every library NumPy's bits; short dtypes are long ones, rounded."""
-    if dtype not in lib.dtypes:
-        pytest.skip(f"{lib.name} has no {dtype}")
     like = lib.array([0.0], dtype)
     (shape, key, call, offset) = case
     flat = _flat(lib, normal(shape, key, call, offset, like=like), like, shape)

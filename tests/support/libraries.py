@@ -17,6 +17,18 @@ HALF = ("float16", "bfloat16")
 REAL = ("float32", "float64")
 COMPLEX = ("complex64", "complex128")
 
+DTYPES = {
+    "strict": REAL + COMPLEX,
+    "jax": (*HALF, "float32", "complex64"),
+    "cupy": ("float16", *REAL, *COMPLEX),
+}
+"""Of the libraries that don't have all of them, those that they have."""
+
+
+def dtypes(name: str) -> tuple[str, ...]:
+    """Those that a library has, without importing it."""
+    return DTYPES.get(name, HALF + REAL + COMPLEX)
+
 
 @dataclass(frozen=True)
 class Library:
@@ -25,7 +37,6 @@ class Library:
     name: str
     asarray: Callable[[Any], Any]
     tonumpy: Callable[[Any], np.ndarray[Any, Any]]
-    dtypes: tuple[str, ...] = HALF + REAL + COMPLEX
     writable: bool = True
     exact: bool = True
     """Whether its arithmetic is NumPy's to the last bit."""
@@ -34,6 +45,10 @@ class Library:
     context: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext
     slow: bool = False
     """Whether each operation takes milliseconds, however small its arrays are."""
+
+    @property
+    def dtypes(self) -> tuple[str, ...]:
+        return dtypes(self.name)
 
     def steps(self, n: int) -> int:
         """How many to take where n would be good, and a few will do."""
@@ -62,7 +77,7 @@ def _numpy() -> Library:
 def _strict() -> Library:
     import array_api_strict as strict
 
-    return Library("strict", lambda a: strict.asarray(a.copy()), np.from_dlpack, dtypes=REAL + COMPLEX)
+    return Library("strict", lambda a: strict.asarray(a.copy()), np.from_dlpack)
 
 
 def _torch(device: str = "cpu") -> Library:
@@ -90,8 +105,7 @@ def _jax() -> Library:
     import jax.numpy as jnp
 
     # Not exact: XLA flushes subnormals to zero on the CPU.
-    dtypes = (*HALF, "float32", "complex64")
-    return Library("jax", jnp.array, np.asarray, dtypes=dtypes, writable=False, exact=False)
+    return Library("jax", jnp.array, np.asarray, writable=False, exact=False)
 
 
 def _jax_x64() -> Library:
@@ -125,7 +139,7 @@ def _cupy() -> Library:
     except cupy.cuda.runtime.CUDARuntimeError as error:
         raise MissingError(f"cupy sees no CUDA device: {error}") from None
     # Not exact: CuPy compiles its elementwise kernels to flush float32 subnormals.
-    return Library("cupy", cupy.asarray, cupy.asnumpy, dtypes=("float16", *REAL, *COMPLEX), exact=False)
+    return Library("cupy", cupy.asarray, cupy.asnumpy, exact=False)
 
 
 def _shim() -> Library:
