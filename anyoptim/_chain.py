@@ -11,7 +11,7 @@ from anyoptim._optimizer import Optimizer
 from anyoptim._select import Selection, shown
 from anyoptim._stage import ParameterStage, SlotStage, Stage
 
-__all__ = ["chain", "partition"]
+__all__ = ["Recipe", "chain", "partition"]
 
 
 class chain(Optimizer):  # noqa: N801 - it is called like a function
@@ -198,3 +198,24 @@ def _checked(flat: Sequence[Stage]) -> None:
     for i, stage in enumerate(flat):
         if isinstance(stage, SlotStage) and not any(before.slots for before in flat[:i]):
             raise ValueError(f"{stage!r} has no slots before it; wanted it after the stages that have some")
+
+
+class Recipe(chain):
+    """A method made of several stages, whose hyperparameters are its own: each that of the stage that has its name."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name in type(self).hyperparameters:
+            return getattr(self._having(name), name)
+        raise AttributeError(f"{type(self).__name__} has no {name!r}")
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in type(self).hyperparameters:
+            setattr(self._having(name), name, value)
+        else:
+            super().__setattr__(name, value)
+
+    def _having(self, name: str) -> Any:
+        return next(stage for stage in self._stages if name in stage.hyperparameters)
+
+    def __repr__(self) -> str:
+        return super(chain, self).__repr__()

@@ -76,7 +76,7 @@ class Pure(Stage):
         found = self._found(params)
         tree, ps, owner, division = found
         xs = division.moving(checks.gradients(tree, ps, owner, grads))
-        flat = unpack(self.stages, self._nested, tree, ps, state, division)
+        flat = unpack(self.stages, self._nested, tree, ps, state, division.names)
         due = self._due(flat)
         waiting = flat if due is True else gathered(self.engine, ps, xs, flat, owner, LAZY, write=False)
         return self._stepped(found, flat, xs, due, waiting)
@@ -89,7 +89,7 @@ class Pure(Stage):
         """
         found = self._found(params)
         tree, ps, _, division = found
-        flat = unpack(self.stages, self._nested, tree, ps, state, division)
+        flat = unpack(self.stages, self._nested, tree, ps, state, division.names)
         due = self._gathers and flat.numbers[0]["gathered"] > 0
         return self._stepped(found, flat if due is False else joined(flat), [None] * len(ps), due, flat)
 

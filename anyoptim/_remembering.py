@@ -123,7 +123,7 @@ class Remembering(Pure):
         else:
             ps = checks.parameters(tree)
             division = self._divided(tree, ps, checks.owners(ps))
-            flat = unpack(self.stages, self._nested, tree, ps, state, division)
+            flat = unpack(self.stages, self._nested, tree, ps, state, division.names)
         return tree.build(evaluated(self.stages, ps, division, flat))
 
     def _written(self, kept: Callable[[Array], Array], state: State | None = None) -> dict[str, Any]:
@@ -157,7 +157,7 @@ class Remembering(Pure):
         now = signature(ps, owner)
         if last is None:
             return bound, Memory(tree.spec, now, self._pipeline.start(ps, division), division.names)
-        return bound, last.met(tree, ps, now, division)
+        return bound, last.met(tree, ps, now, division.names)
 
     def _caught_up(self) -> Flat | None:
         """What is remembered, with all steps counted, those that were replayed too."""

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 from anyoptim import _checks as checks
 from anyoptim._arrays import Array, library
 from anyoptim._checks import Parameter
-from anyoptim._division import Division
 from anyoptim._engines import Result
 from anyoptim._hyperparameters import number
 from anyoptim._scalars import count, following
@@ -53,6 +52,10 @@ class Flat(NamedTuple):
     pending: Sequence[Any] = ()
 
 
+Names = Sequence[Sequence[tuple[int, str]]]
+"""Of each parameter its slots: of which stage, their names."""
+
+
 @dataclass
 class Memory:
     """What `update` keeps."""
@@ -61,8 +64,7 @@ class Memory:
     signature: list[tuple[Any, ...] | None]
     """What may not change of each parameter."""
     flat: Flat
-    names: Sequence[Sequence[tuple[int, str]]]
-    """Of each parameter its slots: of which stage, their names."""
+    names: Names
     alike: int = 0
     """How many steps `flat` is behind, which all parameters took."""
 
@@ -75,7 +77,7 @@ class Memory:
         return self.flat
 
     def met(
-        self, tree: Tree, ps: Sequence[Parameter | None], now: list[tuple[Any, ...] | None], division: Division
+        self, tree: Tree, ps: Sequence[Parameter | None], now: list[tuple[Any, ...] | None], names: Names
     ) -> Memory:
         """The same of parameters that are met again, of this signature, in the order of theirs.
 
@@ -90,19 +92,17 @@ class Memory:
                     "wanted a new optimizer"
                 )
         for i, (p, slots_of) in enumerate(zip(ps, slots, strict=True)):
-            for (_, name), s in zip(division.track(i).names, slots_of or (), strict=slots_of is not None):
+            for (_, name), s in zip(names[i], slots_of or (), strict=slots_of is not None):
                 if p is not None and not checks.together(p, s):
                     raise ValueError(
                         f"{tree.name(i)} is on device {p.library.device(p.array)} but its slot {name!r} is on "
                         f"{p.library.device(s)}; wanted a new optimizer after a move"
                     )
         pending = [self.flat.pending[i] for i in order] if self.flat.pending else ()
-        return Memory(tree.spec, now, self.flat._replace(t=t, slots=slots, pending=pending), division.names)
+        return Memory(tree.spec, now, self.flat._replace(t=t, slots=slots, pending=pending), names)
 
 
-def pack(
-    stages: Sequence[Stage], nested: bool, spec: Any, flat: Flat, names: Sequence[Sequence[tuple[int, str]]]
-) -> State:
+def pack(stages: Sequence[Stage], nested: bool, spec: Any, flat: Flat, names: Names) -> State:
     """The lists as a state; the slots are nested by stage or, of a single one, not."""
     build = spec.unflatten
     columns = {(k, name): [None] * len(flat.slots) for k, stage in enumerate(stages) for name in stage.slots}
@@ -123,7 +123,7 @@ def unpack(
     tree: Tree,
     ps: Sequence[Parameter | None],
     state: State,
-    division: Division,
+    names: Names,
 ) -> Flat:
     """The state as lists. Raises ValueError or TypeError if it is none for these stages and parameters."""
     if not isinstance(state, State):
@@ -140,7 +140,7 @@ def unpack(
             slots_of.append(None)
             continue
         own = []
-        for k, name in division.track(i).names:
+        for k, name in names[i]:
             at, column = columns[k, name]
             shape = dict(zip(stages[k].slots, stages[k].slot_shapes(tuple(p.array.shape)), strict=True))[name]
             own.append(checks.slot(tree.name(i, at), column[i], tree.name(i), p, shape))
@@ -172,9 +172,7 @@ def _columns(
     return columns
 
 
-def flattened(
-    stages: Sequence[Stage], nested: bool, state: Any
-) -> tuple[Any, Flat, Sequence[Sequence[tuple[int, str]]]]:
+def flattened(stages: Sequence[Stage], nested: bool, state: Any) -> tuple[Any, Flat, Names]:
     """The structure of a state, the state as lists, and of each parameter its slots: of which stage, their names.
 
     Raises ValueError or TypeError if it is none for these stages.

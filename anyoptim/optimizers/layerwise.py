@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from anyoptim._arrays import Array
+from anyoptim._chain import Recipe
 from anyoptim._hyperparameters import Hyper, fraction, nonnegative, positive
 from anyoptim._optimizer import Optimizer
-from anyoptim._recipe import Recipe
 from anyoptim._scalars import one_minus_power, sqrt, trust_ratio, where
 from anyoptim._stage import Stage
 from anyoptim.optimizers._means import moments
