@@ -8,8 +8,9 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
+import weakref
 from collections import defaultdict, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ import numpy as np
 from anyoptim._engines import _cache
 from anyoptim._engines._leaf import NDArray
 
-__all__ = ["OPTIONS", "Device", "device", "programs", "target"]
+__all__ = ["OPTIONS", "Device", "Owned", "device", "programs", "target"]
 
 OPTIONS = {"fma": False, "ftz": False, "prec_div": True, "prec_sqrt": True, "std": "c++17"}
 """Every operation rounded as it is written: none contracted, none approximate, no subnormal flushed to zero."""
@@ -42,12 +43,13 @@ class Device:
     def __init__(self, number: int, core: Any, driver: Any, known: Sequence[int], programs: Callable[[], Any]) -> None:
         self.core, self.driver, self._programs = core, driver, programs
         self.core_device, self.context = core.Device(number), -1
-        # An event and buffers, to be freed when it's done. Not by finalizers, which run at any time: they only append.
-        self.dropped: deque[tuple[Any, Sequence[Any]]] = deque()
-        self._pinned: defaultdict[int, deque[tuple[Any, NDArray, Any]]] = defaultdict(deque)
+        self._relaxed = driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_RELAXED
+        # Each with its event: buffers to be freed when it's done, pinned memory by its size to be used again.
+        self.dropped: deque[tuple[Any, Any]] = deque()
+        self._pinned: defaultdict[int, deque[tuple[Any, Any]]] = defaultdict(deque)
         with self.scope():
             self.context = int(self.core_device.context.handle)
-            self.aside = self.core_device.create_stream()  # for what goes on beside all streams of others
+            self.aside = self.core_device.create_stream()  # beside all streams of others, and always waited for
             self._target = target(int(self.core_device.arch), known)
         # To make one takes cuda.core up to half as long as a step takes.
         self._config = functools.lru_cache(256)(lambda grid, block: core.LaunchConfig(grid=grid, block=block))
@@ -55,20 +57,31 @@ class Device:
         self.stream = functools.lru_cache(64)(lambda handle: of(handle) if handle else default)
         self.kernel = functools.cache(self._kernel)  # and never unloaded: a graph may have it
 
-    def scope(self) -> _Scope:
-        """Within it the device is the current one, and what a capture on anybody's stream forbids is allowed."""
-        return _Scope(self)
+    @contextlib.contextmanager
+    def scope(self) -> Iterator[None]:
+        """Within it the device is the current one, and what a capture on anybody's stream forbids is allowed.
+
+        These calls of the driver are ours: cuda.core makes a context current, but does not put back what was before,
+        another or none; and it knows no modes of capture.
+        """
+        driver = self.driver
+        before = _told(*driver.cuCtxGetCurrent())
+        other = int(before) != self.context
+        mode = _told(*driver.cuThreadExchangeStreamCaptureMode(self._relaxed))
+        try:
+            if other:
+                self.core_device.set_current()
+            yield
+        finally:
+            if other:
+                driver.cuCtxSetCurrent(before)
+            driver.cuThreadExchangeStreamCaptureMode(mode)
 
     def _kernel(self, name: str, text: str) -> Any:
         """The kernel of this name in CUDA C."""
         program = self.core.Program(text, "c++", self.core.ProgramOptions(arch=self._target, **OPTIONS))
         kind = "cubin" if self._target.startswith("sm_") else "ptx"
-        folder = _cache.folder()
-        try:
-            made = program.compile(kind, cache=folder and self._programs()(f"{folder}/programs"))
-        except OSError:  # there is no room in it
-            made = program.compile(kind)
-        return made.get_kernel(name)
+        return program.compile(kind, cache=self._programs()).get_kernel(name)
 
     def launch(self, stream: Any, kernel: Any, blocks: int, threads: int, *arguments: Any) -> None:
         """Run a kernel, whose parameters all have eight bytes, in the order of a stream."""
@@ -76,36 +89,37 @@ class Device:
 
     def allocate(self, words: int) -> Any:
         """Room for so many words on the device, which any stream may use at once."""
-        with contextlib.suppress(IndexError):
-            while True:
-                event, buffers = self.dropped.popleft()
-                if not event.is_done:
-                    self.dropped.append((event, buffers))  # its stream may have stopped, and those of others not
-                    break
+        while _done(self.dropped):
+            pass  # and so freed
         # In few sizes, so that what comes back finds a taker.
         found = self.core_device.memory_resource.allocate(-(-max(words, 1) // 512) * 4096, stream=self.aside)
         self.aside.sync()  # which has nothing else to do
         return found
 
     def send(self, to: Any, words: NDArray, stream: Any) -> None:
-        """Copy words, uint64, to the beginning of a buffer, in the order of a stream.
+        """Copy words, uint64, to the beginning of a buffer, in the order of a stream; `aside` they are there at once.
 
         From pinned memory, which is used again when its event is done: that of cuda.core which is in the order of
         streams is handed out while the device may still read it.
         """
-        ready = self._pinned[to.size]
-        try:
-            pinned, there, event = ready.popleft()
-            if not event.is_done:
-                ready.append((pinned, there, event))
-                raise IndexError
-        except IndexError:
-            pinned, event = self.core.LegacyPinnedMemoryResource().allocate(to.size), self.core_device.create_event()
+        found = _done(self._pinned[to.size])
+        if found is None:
+            pinned = self.core.LegacyPinnedMemoryResource().allocate(to.size)
             there = np.ctypeslib.as_array((ctypes.c_uint64 * (to.size // 8)).from_address(int(pinned.handle)))
+            found = self.core_device.create_event(), (pinned, there)
+        event, (pinned, there) = found
         there[: len(words)] = words
         to.copy_from(pinned, stream=stream)
         stream.record(event)
-        ready.append((pinned, there, event))
+        self._pinned[to.size].append(found)
+        if stream is self.aside:
+            stream.sync()
+
+    def put(self, words: NDArray) -> Any:
+        """A buffer that begins with these words, uint64, which any stream may use at once."""
+        found = self.allocate(len(words))
+        self.send(found, words, self.aside)
+        return found
 
     def fetched(self, address: int, n: int, stream: Any) -> NDArray:
         """So many float64 numbers from the device, when the stream has come so far. Waits for that."""
@@ -117,53 +131,51 @@ class Device:
         return found
 
 
-class _Scope:
-    """What `scope` says.
+class Owned:
+    """Memory of a device that goes back when its owner is gone and the device is done."""
 
-    These calls of the driver are ours: cuda.core makes a context current, but does not put back what was before,
-    another or none; and it knows no modes of capture.
-    """
+    def __init__(self, device: Device) -> None:
+        self.device, self.event = device, device.core_device.create_event()
+        self._buffers: list[Any] = []
+        # A finalizer runs at any time: it only appends.
+        weakref.finalize(self, device.dropped.append, (self.event, self._buffers)).atexit = False
 
-    def __init__(self, of: Device) -> None:
-        self._of, self._driver = of, of.driver
-
-    def __enter__(self) -> None:
-        relaxed = self._driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_RELAXED
-        self._mode = _told(*self._driver.cuThreadExchangeStreamCaptureMode(relaxed))
-        try:
-            self._before = _told(*self._driver.cuCtxGetCurrent())
-            if int(self._before) != self._of.context:
-                self._of.core_device.set_current()
-        except BaseException:
-            self._driver.cuThreadExchangeStreamCaptureMode(self._mode)
-            raise
-
-    def __exit__(self, *_: object) -> None:
-        if int(self._before) != self._of.context:
-            self._driver.cuCtxSetCurrent(self._before)
-        self._driver.cuThreadExchangeStreamCaptureMode(self._mode)
+    def kept(self, buffer: Any) -> int:
+        """The address of a buffer, which is the owner's from now on."""
+        self._buffers.append(buffer)
+        return int(buffer.handle)
 
 
 @functools.cache
 def programs() -> Any:
-    """NVIDIA's cache of machine code, in the user's cache folder."""
-    import hashlib  # noqa: PLC0415 - for those who have a device
+    """NVIDIA's cache of machine code, as files of ours in the user's cache folder."""
+    from cuda.core.utils import ProgramCacheResource  # noqa: PLC0415 - for those who have a device
 
-    from cuda.core.utils import FileStreamProgramCache  # noqa: PLC0415
+    class Programs(ProgramCacheResource):  # type: ignore[misc]
+        __delitem__ = __len__ = clear = None  # which compiling doesn't ask for
 
-    class Programs(FileStreamProgramCache):  # type: ignore[misc]
-        """What is kept begins with its digest, so that a file that was damaged is made anew."""
-
-        def __getitem__(self, key: object) -> bytes:
-            kept: bytes = super().__getitem__(key)
-            if hashlib.sha256(kept[32:]).digest() != kept[:32]:
+        def __getitem__(self, key: bytes) -> bytes:
+            kept = _cache.read(f"{key.hex()}.program")
+            if kept is None:
                 raise KeyError(key)
-            return kept[32:]
+            return kept
 
-        def __setitem__(self, key: object, value: Any) -> None:
-            super().__setitem__(key, hashlib.sha256(code := bytes(value.code)).digest() + code)
+        def __setitem__(self, key: bytes, made: Any) -> None:
+            _cache.keep(f"{key.hex()}.program", bytes(made.code))
 
-    return Programs
+    return Programs()
+
+
+def _done(queue: deque[tuple[Any, Any]]) -> tuple[Any, Any] | None:
+    """What is first, if its event is done. Else it goes to the end: its stream may have stopped, and others not."""
+    try:
+        first = queue.popleft()
+    except IndexError:
+        return None
+    if first[0].is_done:
+        return first
+    queue.append(first)
+    return None
 
 
 def _told(status: Any, *found: Any) -> Any:

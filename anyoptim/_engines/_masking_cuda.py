@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 
@@ -29,16 +28,11 @@ def masked(library: Library, x: Array, number: int, draw: Draw, out: Array | Non
     if n:
         device, kernel = cuda.device(number), dropout(dtype)
         threads = -(-(draw.offset % CHOICES + n) // CHOICES)
-        memories: list[Any] = [library.memory(a) for a in (flat, y)]  # of what lies on a device, and has elements
+        addresses = [m.address for m in map(library.memory, (flat, y)) if m]  # of both, for they have elements
         numbers = (n, draw.offset, draw.key, draw.call, draw.threshold, np.float64(draw.scale).view(np.uint64))
         with device.scope():
-            device.launch(
-                device.stream(library.stream(number)),
-                device.kernel(kernel.name, kernel.text),
-                -(-threads // THREADS),
-                THREADS,
-                *(np.uint64(a) for a in (*(m.address for m in memories), *numbers)),
-            )
+            stream, found = device.stream(library.stream(number)), device.kernel(kernel.name, kernel.text)
+            device.launch(stream, found, -(-threads // THREADS), THREADS, *map(np.uint64, (*addresses, *numbers)))
     if out is None:
         return xp.reshape(y, tuple(x.shape))
     if straight:

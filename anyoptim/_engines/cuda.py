@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 import functools
-import importlib
 import importlib.util
 import itertools
 import math
-import weakref
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from anyoptim._arrays import Array
-from anyoptim._engines._device import device
-from anyoptim._engines._launches import Gathered, Owned, Pass
+from anyoptim._engines._device import Owned, device
 from anyoptim._engines._leaf import Again, Commit, Leaf, NDArray, Plan, Result, Rows, Written
 from anyoptim._memory import ANY, Memory, merged, order
 from anyoptim._program import Program, Row, floats, options
 from anyoptim._reduction import power_of_two
-from anyoptim._render import ELEMENTS, REDUCTION, chunk_map, kernel_of
+from anyoptim._render import ELEMENTS, REDUCTION, THREADS, Kernel, chunk_map, coefficients, kernel_of, rows_of
 from anyoptim._trace import symbol
 
-__all__ = ["Cuda", "broken", "device", "element", "missing", "ready", "refusal"]
+__all__ = ["Cuda", "Gathered", "broken", "device", "element", "missing", "ready", "refusal"]
 
 HALVERS, HALVING = 32, 1024
 """Blocks of threads that share the first halvings of a long reduction, and threads in each."""
@@ -83,6 +80,53 @@ def refusal(program: Program, leaf: Leaf, x: Array) -> str | None:
     return None
 
 
+class Gathered(NamedTuple):
+    """Gradients."""
+
+    addresses: NDArray
+    kept: Sequence[Array]  # what may be nobody else's any more
+
+
+class Pass:
+    """A kernel over the chunks of some leaves, step after step: `set` makes ready whatever `run` needs."""
+
+    def __init__(self, owned: Owned, kernel: Kernel, chunks: NDArray) -> None:
+        self._owned, self._device, self.scalars = owned, owned.device, kernel.scalars
+        self._kernel = self._device.kernel(kernel.name, kernel.text)
+        self._blocks, self._chunks = len(chunks), owned.kept(self._device.put(chunks.view(np.uint64)))
+        self._step: Any = None
+
+    def set(self, addresses: NDArray, which: Sequence[int], rows: Sequence[Row | None], dtype: Any) -> None:
+        """For each leaf the address of its gradient and the number of its row; the rows."""
+        numbers, expressions = rows_of(self.scalars, rows, dtype)
+        n = 2 * len(addresses)
+        self._words = np.empty(n + numbers.size, np.uint64)
+        self.addresses, self.numbers = self._words[:n:2], self._words[n:].view(np.float64)
+        self.addresses[...], self._words[1:n:2], self.numbers[...] = addresses, which, numbers
+        if self._step is None or self._step.size < self._words.nbytes:
+            self._step = self._device.allocate(self._words.size)
+            self._at = self._owned.kept(self._step)
+        self._rows = self._at + 8 * n
+        self._behind = self._rows + 8 * len(rows) * len(self.scalars)
+        found = coefficients(expressions) if expressions else None
+        self._computed = found and self._device.kernel(found.name, found.text)
+
+    def run(self, plan: Cuda, *more: int) -> None:
+        """Launch it for its plan, after what it needs."""
+        if not self._blocks:
+            return
+        launch, stream, rows = self._device.launch, plan.stream, self._rows
+        self._device.send(self._step, self._words, plan.sending)
+        if self._computed is not None:
+            launch(stream, self._computed, 1, 1, rows, self._behind, plan.numbers)
+        launch(stream, self._kernel, self._blocks, THREADS, plan.table, self._chunks, self._at, rows, *more)
+
+    def again(self, plan: Cuda, gathered: Gathered) -> None:
+        """What was set but for the addresses, with the numbers that stand in its place now."""
+        self.addresses[...] = gathered.addresses
+        plan.run([self])
+
+
 class Cuda(Plan):
     """Takes contiguous arrays of one dtype and one library that lie on one device."""
 
@@ -95,6 +139,7 @@ class Cuda(Plan):
         assert number is not None  # noqa: S101 - it was not refused
         self.number, self.device = number, device(number)
         self.stream: Any = None  # the library's current one when a step begins
+        self.sending: Any = None  # that in whose order words are sent
         self.destinations: list[Array] = [leaf.destination for leaf in leaves]
         self.results = [Result(leaf.p, leaf.slots) for leaf in leaves]
         dtype = library.dtype(leaves[0].p)
@@ -108,19 +153,16 @@ class Cuda(Plan):
         parts = 1 if self.element == dtype else 2
         self.chunks, self.blocks = chunk_map([math.prod(leaf.p.shape) * parts for leaf in leaves])
         rows = zip(self.blocks, memories, strict=False)  # there is one more: where the last one ends
-        self.leaf_words = np.array([word for first, of in rows for word in (first, *map(_address, of))], np.uint64)
+        table = [word for first, of in rows for word in (first, *map(_address, of))]
         self.passes: dict[Any, Pass] = {}
         with self.device.scope():
             self.owned = Owned(self.device)
-            weakref.finalize(self, self.device.dropped.append, (self.owned.event, self.owned.buffers)).atexit = False
-            self.table, self.sent = self.owned.room(self.leaf_words.size), False
-            # Where on the device stands what it alone knows: for each part of the program its norm.
-            self.numbers = int(self.owned.room(len(program.parts)).handle)
-
-    @functools.cached_property
-    def sums(self) -> int:
-        """Where the block sums of a measure stand."""
-        return int(self.owned.room(self.blocks[-1]).handle)
+            # What it alone knows stands behind the table: for each part of the program its norm.
+            words = np.array([*table, *[0] * len(program.parts)], np.uint64)
+            self.table = self.owned.kept(self.device.put(words))
+            self.numbers = self.table + 8 * len(table)
+            if program.measures:  # where the block sums of one stand
+                self.sums = self.owned.kept(self.device.allocate(self.blocks[-1]))
 
     @property
     def written(self) -> Written:
@@ -129,15 +171,15 @@ class Cuda(Plan):
     def keep_off(self, written: Written) -> None:
         mine = [m for m in written.there if self.memories and m.space == self.memories[0].space]
         # One more, behind all others, so that there always is a next one.
-        self.forbidden = np.array([[*stretch, 2**64 - 1] for stretch in merged(mine)], np.uint64)
+        self.forbidden = [np.array([*stretch, 2**64 - 1], np.uint64) for stretch in merged(mine)]
 
     def _apart(self, addresses: NDArray) -> NDArray:
         """Of each gradient, whether it shares no memory with what is written."""
         begins, ends = self.forbidden
-        return np.asarray(addresses + self.bytes <= begins[np.searchsorted(ends, addresses, side="right")])
+        return np.asarray(addresses + self.bytes <= begins[ends.searchsorted(addresses, side="right")])
 
     def quick(self, xs: Sequence[Array]) -> Gathered | None:
-        self.stream = self.device.stream(self.library.stream(self.number))
+        self.stream = self.sending = self.device.stream(self.library.stream(self.number))
         if not self.library.stayed(self.destinations, self.marks) or self.library.capturing(self.number):
             return None
         found = self.library.addresses(xs, self.marks)
@@ -147,7 +189,7 @@ class Cuda(Plan):
         return Gathered(addresses, ()) if self._apart(addresses).all() else None
 
     def gather(self, xs: Sequence[Array]) -> Gathered:
-        self.stream = self.device.stream(self.library.stream(self.number))
+        self.stream = self.sending = self.device.stream(self.library.stream(self.number))
         kept = [self.library.load(x) for x in xs]
         addresses = np.array([_address(self.library.memory(x)) for x in kept], np.uint64)
         for i in np.flatnonzero(~self._apart(addresses)):
@@ -159,15 +201,15 @@ class Cuda(Plan):
         n = self.blocks[-1]
         if not n:
             return 0.0
-        self._measure(k, gathered, rows)
         half, all_ = power_of_two(n) // 2, HALVERS * HALVING
         with self.device.scope():
+            self.run(self._passes(k, gathered, rows), self.sums)
             if half > all_:
                 self._reduce("halve", HALVERS, HALVING, self.sums, n, half, all_)
                 n, half = all_, all_ // 2
             self._reduce("halve", 1, HALVING, self.sums, n, half, 1)
             self._reduce("root", 1, 1, self.sums, self.numbers + 8 * k)
-            self._launched()
+            self.sending.record(self.owned.event)
         return symbol(k)
 
     def known(self, k: int) -> float:
@@ -177,15 +219,10 @@ class Cuda(Plan):
 
     def squares(self, k: int, gathered: Gathered, rows: Rows) -> list[NDArray]:
         # For several devices at once: their sums meet on the host.
-        self._measure(k, gathered, rows)
         with self.device.scope():
+            self.run(self._passes(k, gathered, rows), self.sums)
             sums = self.device.fetched(self.sums, self.blocks[-1], self.stream)
         return [sums[a:b] for a, b in itertools.pairwise(self.blocks)]
-
-    def _measure(self, k: int, gathered: Gathered, rows: Rows) -> None:
-        with self.device.scope():
-            passes, sums = self._passes(k, gathered, rows), self.sums
-        self._run(passes, sums)
 
     def _reduce(self, name: str, blocks: int, threads: int, *arguments: int) -> None:
         self.device.launch(self.stream, self.device.kernel(name, REDUCTION), blocks, threads, *arguments)
@@ -196,24 +233,14 @@ class Cuda(Plan):
             passes = self._passes(None, gathered, rows)
         if len(rows.distinct) == 1 and all(map(floats, rows.distinct[0])):
             (one,) = passes
-            run = functools.partial(_taken, one)
-            self.again = Again(rows.distinct[0], one.scalars, self.dtype, one.numbers[: len(one.scalars)], run)
+            self.again = Again(rows.distinct[0], one.scalars, self.dtype, one.numbers[: len(one.scalars)], one.again)
 
         def commit() -> Sequence[Result]:
-            self._run(passes)
+            self.run(passes)
             self.touch()
             return self.results
 
         return commit
-
-    @property
-    def sending(self) -> Any:
-        """The stream that words are sent in."""
-        return self.stream
-
-    def _launched(self) -> None:
-        """Take note of when the device will be done with what is owned."""
-        self.stream.record(self.owned.event)
 
     def _passes(self, k: int | None, gathered: Gathered, rows: Rows) -> list[Pass]:
         """What to run, one kernel for each set of static options, with what it is given."""
@@ -231,21 +258,13 @@ class Cuda(Plan):
             found.append(one)
         return found
 
-    def _run(self, passes: Sequence[Pass], *more: int) -> None:
+    def run(self, passes: Sequence[Pass], *more: int) -> None:
+        """Launch what is set."""
         with self.device.scope():
-            if not self.sent:
-                self.device.send(self.table, self.leaf_words, self.sending)
-                self.sent = True
             for one in passes:
-                one.run(self.stream, self.sending, int(self.table.handle), self.numbers, *more)
-            self._launched()
+                one.run(self, *more)
+            self.sending.record(self.owned.event)  # then the device will be done with what is owned
 
 
 def _address(memory: Memory | None) -> int:
     return 0 if memory is None else memory.address
-
-
-def _taken(one: Pass, plan: Cuda, gathered: Gathered) -> bool:
-    one.addresses[...] = gathered.addresses
-    plan._run([one])
-    return True

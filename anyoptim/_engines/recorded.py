@@ -9,7 +9,6 @@ import numpy as np
 
 from anyoptim._arrays import Library
 from anyoptim._engines import cuda
-from anyoptim._engines._launches import Gathered
 from anyoptim._engines._leaf import Leaf, NDArray, Rows
 from anyoptim._program import Program
 from anyoptim._render import REDUCTION
@@ -25,9 +24,7 @@ class Cells:
         self.library, self.number, self.device = library, number, cuda.device(number)
         self._count, self._first = norms, norms + 1
         with self.device.scope():
-            cells = self.device.allocate(self._first + len(values))
-            self.device.send(cells, np.array([0.0] * self._first + [*values]).view(np.uint64), self.device.aside)
-            self.device.aside.sync()
+            cells = self.device.put(np.array([0.0] * self._first + [*values]).view(np.uint64))
         self.address = int(cells.handle)
         _FOR_EVER.append(cells)
 
@@ -75,21 +72,15 @@ class Recorded(cuda.Cuda):
         super().__init__(program, leaves)
         self.numbers = cells.address
 
-    def gather(self, xs: Sequence[Any]) -> Gathered:
+    def gather(self, xs: Sequence[Any]) -> cuda.Gathered:
         found = super().gather(xs)
+        # Words are there at once, and events are not the recording's, which can't be asked for: nothing is given back.
+        self.sending = self.device.aside
         _FOR_EVER.append((self, xs, found))
         return found
 
-    def squares(self, k: int, gathered: Gathered, rows: Rows) -> list[NDArray]:
+    def squares(self, k: int, gathered: cuda.Gathered, rows: Rows) -> list[NDArray]:
         raise RuntimeError(
             "a norm over several dtypes or devices meets on the host, and can't be captured in a CUDA graph; "
             "wanted parameters of one dtype on one device"
         )
-
-    @property
-    def sending(self) -> Any:
-        return self.device.aside
-
-    def _launched(self) -> None:
-        # Words are there at once. Events of a recording can't be asked for, and nothing is given back.
-        self.device.aside.sync()

@@ -25,15 +25,13 @@ rows, so that rows with other numbers have equal expressions, and the same kerne
 
 def chunk_map(lengths: Sequence[int]) -> tuple[np.ndarray[Any, Any], list[int]]:
     """For each chunk its first element, leaf and length; and the first block of the reduction in each leaf."""
-    lengths_, firsts = np.array(lengths, np.int64), np.zeros(len(lengths) + 1, np.int64)
-    counts = -(-lengths_ // CHUNK)
-    chunks = np.zeros(int(counts.sum()), CHUNKS)
-    chunks["leaf"] = np.repeat(np.arange(len(lengths_)), counts)
-    ends = np.cumsum(counts)
-    chunks["begin"] = (np.arange(len(chunks)) - np.repeat(ends - counts, counts)) * CHUNK
-    chunks["count"] = np.minimum(CHUNK, np.repeat(lengths_, counts) - chunks["begin"])
-    np.cumsum(-(-lengths_ // BLOCK), out=firsts[1:])
-    return chunks, firsts.tolist()
+    each = np.array(lengths, np.int64)
+    counts = -(-each // CHUNK)
+    leaf = np.repeat(np.arange(len(each)), counts)
+    chunks = np.empty(len(leaf), CHUNKS)
+    chunks["leaf"], chunks["begin"] = leaf, CHUNK * (np.arange(len(leaf)) - (counts.cumsum() - counts)[leaf])
+    chunks["count"] = np.minimum(CHUNK, each[leaf] - chunks["begin"])
+    return chunks, [0, *np.cumsum(-(-each // BLOCK)).tolist()]
 
 
 def rows_of(
@@ -43,15 +41,14 @@ def rows_of(
 
     Where the device is to put the value of an expression there is a 0.
     """
-    numbers = [0.0] * (len(scalars) * len(rows))
-    behind: list[float] = []
+    numbers, behind = list[float](), list[float]()
     expressions = []
-    for place, (row, scalar) in enumerate(itertools.product(rows, scalars)):
+    for row, scalar in itertools.product(rows, scalars):
         value = 0.0 if row is None else evaluate(scalar, row, dtype)
         if isinstance(value, Symbol):
-            expressions.append((place, _numbered(value.scalar, behind)))
-        else:
-            numbers[place] = value
+            expressions.append((len(numbers), _numbered(value.scalar, behind)))
+            value = 0.0
+        numbers.append(value)
     return np.array([*numbers, *behind], np.float64), tuple(expressions)
 
 
@@ -60,6 +57,4 @@ def _numbered(scalar: Scalar, behind: list[float]) -> Scalar:
     if scalar.op == "number":
         behind.append(float.fromhex(scalar.arguments[0]))
         return Scalar("number", (len(behind) - 1,))
-    if scalar.op == "device":
-        return scalar
-    return Scalar(scalar.op, tuple(_numbered(a, behind) for a in scalar.arguments))
+    return Scalar(scalar.op, tuple(_numbered(a, behind) if isinstance(a, Scalar) else a for a in scalar.arguments))

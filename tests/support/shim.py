@@ -184,7 +184,7 @@ class Machine:
             launch=self._launch,
         )
         self.memory_resource, self.context = self, SimpleNamespace(handle=CONTEXT)
-        self.device = Device(NUMBER, core, self, [90], lambda: lambda folder: None)
+        self.device = Device(NUMBER, core, self, [90], lambda: None)
 
     def asked(self, what: str) -> None:
         """Each call has to be in the device's scope."""

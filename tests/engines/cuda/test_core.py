@@ -6,6 +6,7 @@ import contextlib
 import importlib
 import importlib.util
 import inspect
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -186,6 +187,27 @@ def test_a_damaged_file_is_made_anew(damage: str, compiled: Counted, tmp_path: P
     path.write_bytes(DAMAGES[damage](held))
     assert compiled() == first
     assert path.read_bytes() == held
+
+
+def test_a_file_under_the_name_of_another_kernel_is_made_anew(compiled: Counted, tmp_path: Path) -> None:
+    """Whole as it is."""
+    first = compiled()
+    (path,) = _files(tmp_path)
+    held = path.read_bytes()
+    other = compiled(TEXT.replace("1.0", "2.0"))
+    (of_other,) = {*_files(tmp_path)} - {path}
+    path.write_bytes(of_other.read_bytes())
+    assert compiled() == first != other
+    assert path.read_bytes() == held
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has other permissions, and the folder is the user's own")
+def test_a_file_that_others_can_write_to_is_made_anew(compiled: Counted, tmp_path: Path) -> None:
+    first = compiled()
+    (path,) = _files(tmp_path)
+    path.chmod(0o622)
+    assert compiled() == first
+    assert path.stat().st_mode & 0o777 == 0o600
 
 
 def test_a_folder_that_can_t_be_written_to(compiled: Counted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

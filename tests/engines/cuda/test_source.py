@@ -15,7 +15,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import anyoptim as ao
-from anyoptim._engines import _launches, cuda
+from anyoptim._engines import _device, cuda
 from anyoptim._render import CHUNK, ELEMENTS, REDUCTION, Kernel, chunk_map, coefficients, kernel_of, rows_of
 from tests.support import libraries, shim
 from tests.support.chains import CHAINS, agree
@@ -432,10 +432,11 @@ def _norm(machine: shim.Machine, sums: np.ndarray[Any, Any], monkeypatch: pytest
     """What the engine's launches make of these block sums."""
     plan: Any = object.__new__(cuda.Cuda)
     plan.device, plan.blocks, known, own = machine.device, [0, len(sums)], np.zeros(3), sums.copy()
-    plan.stream, plan.numbers, plan.__dict__["sums"] = plan.device.stream(7), known.ctypes.data, own.ctypes.data
+    plan.stream = plan.sending = plan.device.stream(7)
+    plan.numbers, plan.sums = known.ctypes.data, own.ctypes.data
     with plan.device.scope():
-        plan.owned = _launches.Owned(plan.device)
-    monkeypatch.setattr(cuda.Cuda, "_measure", lambda *_: None)
+        plan.owned = _device.Owned(plan.device)
+    monkeypatch.setattr(cuda.Cuda, "_passes", lambda *_: [])
     assert plan.norm(2, None, None).scalar == Scalar("device", (2,))
     return float(known[2])
 
