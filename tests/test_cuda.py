@@ -16,7 +16,7 @@ import pytest
 import anyoptim as ao
 from anyoptim import _checks
 from anyoptim._engines import Crew
-from anyoptim._render import CHUNK
+from anyoptim._render.cuda import CHUNK
 from anyoptim._state import State
 from tests import shim
 from tests.chains import CHAINS, agree, matrices, run

@@ -11,7 +11,8 @@ import pytest
 import anyoptim as ao
 from anyoptim._engines import cuda
 from anyoptim._memory import Memory
-from anyoptim._render import CHUNK, chunk_map
+from anyoptim._render._tables import chunk_map
+from anyoptim._render.cuda import CHUNK
 from tests import shim
 from tests.libraries import Library, same_bits
 

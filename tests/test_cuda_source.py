@@ -18,7 +18,10 @@ import anyoptim as ao
 from anyoptim import _reduction
 from anyoptim._engines import _launches, cuda
 from anyoptim._program import Row, options
-from anyoptim._render import CHUNK, ELEMENTS, REDUCTION, Kernel, chunk_map, coefficients, kernel_of, rows_of
+from anyoptim._render._elements import ELEMENTS
+from anyoptim._render._programs import kernel_of
+from anyoptim._render._tables import chunk_map, rows_of
+from anyoptim._render.cuda import CHUNK, REDUCTION, Kernel, coefficients
 from anyoptim._trace import LOGICAL, Graph, Range, Scalar, Symbol, evaluate, range_of, symbol, trace, trace_measure
 from tests import libraries, shim
 from tests.chains import CHAINS, agree

@@ -11,7 +11,8 @@ from anyoptim._arrays import Array
 from anyoptim._engines._device import Device
 from anyoptim._engines._leaf import NDArray
 from anyoptim._program import Row
-from anyoptim._render import THREADS, Kernel, coefficients, rows_of
+from anyoptim._render._tables import rows_of
+from anyoptim._render.cuda import THREADS, Kernel, coefficients
 
 __all__ = ["Gathered", "Owned", "Pass"]
 

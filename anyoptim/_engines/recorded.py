@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,9 +11,9 @@ import numpy as np
 from anyoptim._arrays import Library
 from anyoptim._engines import cuda
 from anyoptim._engines._launches import Gathered
-from anyoptim._engines._leaf import Leaf, NDArray, Rows
+from anyoptim._engines._leaf import Leaf, NDArray, Plan, Rows
 from anyoptim._program import Program
-from anyoptim._render import REDUCTION
+from anyoptim._render.cuda import REDUCTION
 from anyoptim._trace import Symbol, symbol
 
 __all__ = ["Cells", "Recorded"]
@@ -30,6 +31,11 @@ class Cells:
             self.device.aside.sync()
         self.address = int(cells.handle)
         _FOR_EVER.append(cells)
+
+    @property
+    def engines(self) -> Mapping[str, Callable[..., Plan]]:
+        """Those whose steps can be recorded in a CUDA graph."""
+        return {"cuda": partial(Recorded, self)}
 
     @property
     def count(self) -> Symbol:
