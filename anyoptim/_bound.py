@@ -12,7 +12,7 @@ from anyoptim._checks import Parameter
 from anyoptim._division import Division
 from anyoptim._engines import Crew, Leaf, Result
 from anyoptim._program import Row
-from anyoptim._tree import Form, Tree
+from anyoptim._tree import Tree, reader
 
 __all__ = ["Bound"]
 
@@ -22,7 +22,7 @@ class Bound:
 
     def __init__(self, tree: Tree, ps: list[Parameter | None], owner: list[int], division: Division) -> None:
         self.ps, self.owner, self.division = ps, owner, division
-        self._form = Form(tree)
+        self._leaves = reader(tree)
         self._spec = tree.spec
         self._given = [p and p.given for p in ps]
         self._tied = any(o != i for i, o in enumerate(owner))
@@ -54,10 +54,10 @@ class Bound:
             return None
         if not crew.lasting and (slots is not self._slots or self._spec.is_leaf()):
             return None  # those of other hands, or of a bare array, which has no container to take the new one
-        leaves = self._form.leaves(params)
+        leaves = self._leaves(params)
         if leaves is None or not all(map(operator.is_, leaves, self._given)):
             return None
-        xs = self._form.leaves(grads)
+        xs = self._leaves(grads)
         if xs is None:
             return None
         if len(self._moving) < len(xs):
@@ -72,10 +72,10 @@ class Bound:
 
         Else, or if there is any doubt about it, nothing is done.
         """
-        leaves = self._form.leaves(params)
+        leaves = self._leaves(params)
         if leaves is None or not all(map(operator.is_, leaves, self._given)):
             return False
-        xs = self._form.leaves(grads)
+        xs = self._leaves(grads)
         return xs is not None and self._crew is not None and self._crew.take(xs, row)
 
     def settle(self, one_row: bool, simple: bool, slots: Sequence[tuple[Array, ...] | None]) -> None:

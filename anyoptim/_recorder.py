@@ -8,7 +8,7 @@ from typing import Any
 
 from anyoptim._arrays import Array
 from anyoptim._bound import Bound
-from anyoptim._engines import Cells, Crew, recording
+from anyoptim._engines import Crew
 from anyoptim._hyperparameters import Hyper
 from anyoptim._pipeline import Pipeline
 from anyoptim._stage import Stage, watch
@@ -34,6 +34,8 @@ class Recorder:
         self._names = [(k, name) for k, stage in enumerate(stages) for name in stage.hyperparameters]
         values = [_known(stages[k], name, getattr(stages[k], name)) for k, name in self._names]
         ((self._library, self._number),) = crew.devices
+        from anyoptim._engines.recorded import Cells  # noqa: PLC0415 - for those who have a device
+
         self._cells = Cells(self._library, self._number, len(crew.programs[0].parts), values)
 
     def watch(self, groups: Mapping[Any, Any]) -> None:
@@ -57,7 +59,7 @@ class Recorder:
                 _known(stage, name, value)
         some = [xs[i] for i in self._moving]
         leaves = [bound.leaf(i, flat.slots[i]) for i in self._moving]
-        recorded = Crew(crew.engine, crew.programs, leaves, some, recording(self._cells))
+        recorded = Crew(crew.engine, crew.programs, leaves, some, self._cells.engines)
         gathered = recorded.gather(some)
         self._cells.tick(1)
         try:

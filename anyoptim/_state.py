@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from anyoptim import _checks as checks
@@ -56,17 +55,15 @@ Names = Sequence[Sequence[tuple[int, str]]]
 """Of each parameter its slots: of which stage, their names."""
 
 
-@dataclass
 class Memory:
     """What `update` keeps."""
 
-    spec: Any
-    signature: list[tuple[Any, ...] | None]
-    """What may not change of each parameter."""
-    flat: Flat
-    names: Names
-    alike: int = 0
-    """How many steps `flat` is behind, which all parameters took."""
+    def __init__(self, spec: Any, signature: list[tuple[Any, ...] | None], flat: Flat, names: Names) -> None:
+        self.spec, self.flat, self.names = spec, flat, names
+        self.signature = signature
+        """What may not change of each parameter."""
+        self.alike = 0
+        """How many steps `flat` is behind, which all parameters took."""
 
     def catch_up(self) -> Flat:
         """What is remembered, with all steps counted."""

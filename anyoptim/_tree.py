@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import operator
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property, lru_cache
 from typing import Any
 
-import optree
+from anyoptim._arrays._plain import Foreign, Plain, Spec, flattened
 
-from anyoptim._arrays._trees import Foreign, flattened
-
-__all__ = ["Form", "Name", "Tree", "listed", "paths"]
+__all__ = ["Name", "Tree", "listed", "paths", "reader"]
 
 _MUTABLE = (dict, OrderedDict, defaultdict, list, deque)
 _SHOWN = 5
@@ -25,16 +22,22 @@ class Name:
         self._tree, self._i, self._root = tree, i, root
 
     def __str__(self) -> str:
-        return str(self._tree.accessors[self._i].codify(self._root))
+        return _spelled(self._tree.accessors[self._i], self._root)
+
+
+def _spelled(accessor: Sequence[Any], root: str) -> str:
+    for entry in accessor:
+        root = entry.codify(root)
+    return root
 
 
 @lru_cache(maxsize=64)
-def _accessors(spec: optree.PyTreeSpec) -> list[optree.PyTreeAccessor]:
+def _accessors(spec: Spec) -> Sequence[Sequence[Any]]:
     return spec.accessors()
 
 
 @lru_cache(maxsize=64)
-def _holders(spec: optree.PyTreeSpec) -> list[tuple[Sequence[Any], Any] | None]:
+def _holders(spec: Spec) -> list[tuple[Sequence[Any], Any] | None]:
     """The way to the container of each leaf, and where in it the leaf is; None for a bare array."""
     return [(tuple(accessor[:-1]), accessor[-1].entry) if len(accessor) else None for accessor in _accessors(spec)]
 
@@ -51,10 +54,8 @@ class Tree:
         self.leaves: list[Any]
         try:
             self.leaves, self.spec = flattened(container)
-        except RecursionError:
-            raise ValueError(
-                f"{root} contains itself, or is nested deeper than {optree.MAX_RECURSION_DEPTH} levels; wanted less"
-            ) from None
+        except RecursionError as error:
+            raise ValueError(f"{root} contains itself, or is nested deeper than {error} levels; wanted less") from None
 
     def name(self, i: int, root: str | None = None) -> Name:
         """How a user would write leaf `i`, here or at the same place of another container."""
@@ -62,7 +63,7 @@ class Tree:
 
     def path(self, i: int) -> str:
         """The keys of leaf `i`, joined by dots."""
-        return ".".join(map(str, self.accessors[i].path))
+        return ".".join(str(entry.entry) for entry in self.accessors[i])
 
     @cached_property
     def paths(self) -> list[str]:
@@ -70,8 +71,8 @@ class Tree:
         return paths(self.spec, self.root)
 
     @cached_property
-    def accessors(self) -> list[optree.PyTreeAccessor]:
-        """How each leaf is reached."""
+    def accessors(self) -> Sequence[Sequence[Any]]:
+        """How each leaf is reached, step by step: each gives the child of a container, has its key and spells it."""
         return _accessors(self.spec)
 
     @cached_property
@@ -80,7 +81,7 @@ class Tree:
 
     def build(self, leaves: Iterable[Any]) -> Any:
         """A new container of this structure with these leaves."""
-        return optree.tree_unflatten(self.spec, leaves)
+        return self.spec.unflatten(leaves)
 
     def match(self, root: str, container: Any, hint: str = "") -> list[Any]:
         """The leaves of another container in the order of this one's, matched by key.
@@ -93,17 +94,18 @@ class Tree:
         other = Tree(root, container)
         if other.spec == self.spec:
             return other.leaves
-        found = dict(zip(other.spec.paths(), other.leaves, strict=True))
+        theirs = other.spec.paths()
+        found = dict(zip(theirs, other.leaves, strict=True))
         absent = {path for path, leaf in found.items() if leaf is None}
         matched, missing, used = [], [], set()
         for path, accessor in zip(self.spec.paths(), self.accessors, strict=True):
             cover = path if path in found else next((path[:n] for n in range(len(path)) if path[:n] in absent), None)
             if cover is None:
-                missing.append(accessor.codify(root))
+                missing.append(_spelled(accessor, root))
             else:
                 used.add(cover)
                 matched.append(found[cover])
-        unexpected = [a.codify(root) for a in other.accessors if a.path not in used]
+        unexpected = [_spelled(a, root) for path, a in zip(theirs, other.accessors, strict=True) if path not in used]
         if missing or unexpected:
             says = []
             if missing:
@@ -113,14 +115,14 @@ class Tree:
             raise ValueError("; ".join(says))
         return matched
 
-    def order(self, before: optree.PyTreeSpec) -> list[int]:
+    def order(self, before: Spec) -> list[int]:
         """For each leaf its place among the leaves of an earlier structure. Raises ValueError if keys came or went."""
         if before == self.spec:
             return list(range(len(self.leaves)))
         places = {path: i for i, path in enumerate(before.paths())}
-        paths = self.spec.paths()
-        gained = [a.codify(self.root) for a in self.accessors if a.path not in places]
-        lost = [a.codify(self.root) for a in _accessors(before) if a.path not in set(paths)]
+        paths = {path: i for i, path in enumerate(self.spec.paths())}
+        gained = [_spelled(self.accessors[i], self.root) for path, i in paths.items() if path not in places]
+        lost = [_spelled(_accessors(before)[i], self.root) for path, i in places.items() if path not in paths]
         if gained or lost:
             changes = [f"{listed(names)} {how}" for names, how in ((gained, "came"), (lost, "went")) if names]
             raise ValueError(
@@ -130,18 +132,18 @@ class Tree:
 
     def place(self, i: int) -> tuple[int, Any]:
         """The container that holds leaf `i`, by identity, and where in it."""
-        accessor = self.accessors[i]
-        return (id(accessor[:-1](self.container)), accessor[-1].entry) if len(accessor) else (0, None)
+        holder = self._places[i]
+        return (0, None) if holder is None else (id(self._at(holder[0])), holder[1])
 
     def fixed(self, i: int) -> str | None:
         """The type of the container that keeps leaf `i` from being replaced by another, or None."""
-        accessor = self.accessors[i]
-        if not len(accessor):
+        holder = self._places[i]
+        if holder is None:
             return None  # a bare array: the caller takes what is returned
-        for entry in accessor:
+        for entry in self.accessors[i]:
             if isinstance(entry, Foreign):
                 return str(entry.type.__name__)  # what is below it may be a copy of what it holds
-        parent = accessor[:-1](self.container)
+        parent = self._at(holder[0])
         return None if isinstance(parent, _MUTABLE) else type(parent).__name__
 
     def replace(self, i: int, leaf: Any) -> None:
@@ -151,47 +153,38 @@ class Tree:
             self.container = leaf
         else:
             way, entry = holder
-            parent = self.container
-            for into in way:
-                parent = into(parent)
-            parent[entry] = leaf
+            self._at(way)[entry] = leaf
+
+    def _at(self, way: Sequence[Any]) -> Any:
+        found = self.container
+        for into in way:
+            found = into(found)
+        return found
 
 
-class Form:
-    """How to take the leaves quickly out of containers that look like one met before."""
+def reader(tree: Tree) -> Callable[[Any], Sequence[Any] | None]:
+    """What takes the leaves quickly out of containers that look like one met before, and gives None for others."""
+    spec = tree.spec
+    if isinstance(spec, Plain):
+        return spec.reader()
 
-    def __init__(self, tree: Tree) -> None:
-        self._spec = tree.spec
-        self._type = type(tree.container)
-        self._n = len(tree.leaves)
-        keys = [path[0] for path in tree.spec.paths() if len(path) == 1]
-        self._get: Callable[[Any], Sequence[Any]] | None = None
-        if keys and len(keys) == self._n and self._type in {dict, list, tuple}:
-            # In the order of the leaves, whatever the order of a dict.
-            (key, *others) = keys
-            self._get = operator.itemgetter(*keys) if others else lambda container: (container[key],)
-
-    def leaves(self, container: Any) -> Sequence[Any] | None:
-        """What stands where the leaves were; None where the container is another."""
-        if self._get is not None and type(container) is self._type and len(container) == self._n:
-            try:
-                return self._get(container)
-            except LookupError:
-                return None
+    def leaves(container: Any) -> Sequence[Any] | None:
         try:
-            leaves, spec = flattened(container)
+            found, form = flattened(container)
         except RecursionError:  # of one within itself
             return None
-        return leaves if spec == self._spec else None
+        return found if form == spec else None
+
+    return leaves
 
 
-def paths(spec: optree.PyTreeSpec, root: str = "params") -> list[str]:
+def paths(spec: Spec, root: str = "params") -> list[str]:
     """The keys of each leaf, joined by dots. Raises ValueError if two leaves have the same."""
     first: dict[str, int] = {}
     for i, keys in enumerate(spec.paths()):
         path = ".".join(map(str, keys))
         if path in first:
-            a, b = (_accessors(spec)[k].codify(root) for k in (first[path], i))
+            a, b = (_spelled(_accessors(spec)[k], root) for k in (first[path], i))
             raise ValueError(f"{a} and {b} have the same path, {path!r}; wanted keys without dots")
         first[path] = i
     return list(first)

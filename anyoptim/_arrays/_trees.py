@@ -1,6 +1,7 @@
-"""Containers taken apart: Python's own, and those that JAX alone knows, such as the modules of Flax and Equinox.
+"""Containers of all other kinds: those that optree knows, and those that JAX alone knows.
 
-Their classes are registered with JAX, which is asked where it is loaded, and with optree when one is first met.
+The latter, such as the modules of Flax and Equinox, are registered with JAX, which is asked where it is loaded, and
+with optree when one is first met.
 """
 
 from __future__ import annotations
@@ -11,24 +12,51 @@ from typing import Any
 
 import optree
 
-__all__ = ["Foreign", "flattened"]
+from anyoptim._arrays._plain import LEAVES, Foreign
+
+__all__ = ["all_leaves", "flattened"]
 
 _SPACE = "anyoptim"
 """Where optree keeps what is registered here: nobody else sees it."""
 
-_LEAVES: set[type] = {type(None), int, float, complex}
-"""The types that are known to be no containers."""
-
 
 def flattened(container: Any) -> tuple[list[Any], optree.PyTreeSpec]:
-    """The leaves, None being one, and the structure. Raises RecursionError for a container within itself."""
-    leaves, spec = optree.tree_flatten(container, none_is_leaf=True, namespace=_SPACE)
-    while "jax" in sys.modules and not _LEAVES.issuperset(map(type, leaves)) and _registered(leaves):
-        leaves, spec = optree.tree_flatten(container, none_is_leaf=True, namespace=_SPACE)
-    return leaves, spec
+    """The leaves, None being one, and the structure. Raises RecursionError, with how many levels there may be."""
+    while True:
+        try:
+            leaves, spec = optree.tree_flatten(container, none_is_leaf=True, namespace=_SPACE)
+        except RecursionError:
+            raise RecursionError(optree.MAX_RECURSION_DEPTH) from None
+        if all_leaves(leaves):
+            return leaves, spec
 
 
-class Foreign(optree.PyTreeEntry):
+def all_leaves(leaves: list[Any]) -> bool:
+    """Whether none of these is a container, to JAX either; what it alone knows will be one to optree from now on."""
+    others = {type(leaf): leaf for leaf in leaves if type(leaf) not in LEAVES}
+    if not optree.all_leaves(others.values(), none_is_leaf=True, namespace=_SPACE):
+        return False
+    tree = sys.modules["jax"].tree_util if "jax" in sys.modules else None
+    found = True
+    for kind, leaf in others.items():
+        if tree is not None and not tree.all_leaves([leaf]):
+            _register(kind, leaf)
+            found = False
+        elif hasattr(kind, "__array__") or hasattr(kind, "__dlpack__"):
+            LEAVES.add(kind)  # another class may still be registered
+    return found
+
+
+def _register(kind: type, x: Any) -> None:
+    """Tell optree how JAX takes containers of this type apart."""
+    attributes = any(isinstance(path[0], sys.modules["jax"].tree_util.GetAttrKey) for path, _ in _pairs(x)[0])
+    with suppress(ValueError):  # another thread was first
+        optree.register_pytree_node(
+            kind, _apart, _together, path_entry_type=_Attribute if attributes else _Key, namespace=_SPACE
+        )
+
+
+class _Key(Foreign, optree.PyTreeEntry):
     """The way from a container that JAX alone knows to one of its children."""
 
     __slots__ = ()
@@ -41,7 +69,7 @@ class Foreign(optree.PyTreeEntry):
         return f"{node}[{self.entry!r}]"
 
 
-class _Attribute(Foreign):
+class _Attribute(_Key):
     __slots__ = ()
 
     def codify(self, node: str = "") -> str:
@@ -65,22 +93,6 @@ class _Form:
 
     def __deepcopy__(self, memo: Any) -> _Form:
         return self
-
-
-def _registered(leaves: list[Any]) -> bool:
-    """Register the types of these that JAX knows as containers, if there are any."""
-    tree = sys.modules["jax"].tree_util
-    found = False
-    for kind, leaf in {type(leaf): leaf for leaf in leaves if type(leaf) not in _LEAVES}.items():
-        if not tree.all_leaves([leaf]):
-            attributes = any(isinstance(path[0], tree.GetAttrKey) for path, _ in _pairs(leaf)[0])
-            entry = _Attribute if attributes else Foreign
-            with suppress(ValueError):  # another thread was first
-                optree.register_pytree_node(kind, _apart, _together, path_entry_type=entry, namespace=_SPACE)
-            found = True
-        elif hasattr(kind, "__array__") or hasattr(kind, "__dlpack__"):
-            _LEAVES.add(kind)  # another class may still be registered
-    return found
 
 
 def _pairs(x: Any) -> Any:

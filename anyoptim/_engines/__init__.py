@@ -10,24 +10,21 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from importlib import import_module
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from anyoptim._arrays import COMPUTE, Array
-from anyoptim._engines import blocked, compiled, cuda, jax, portable
+from anyoptim._engines import blocked, compiled, portable
 from anyoptim._engines._leaf import Commit, Leaf, Plan, Result, Rows, Written, norm_of
 from anyoptim._engines.portable import Lazy, start
-from anyoptim._engines.recorded import Cells, Recorded
 from anyoptim._program import Program, Row, options
 from anyoptim._reduction import total
-from anyoptim._render import source_of
 
 __all__ = [
     "ENGINES",
     "LAZY",
-    "Cells",
     "Choice",
     "Commit",
     "Crew",
@@ -37,27 +34,27 @@ __all__ = [
     "choices",
     "known",
     "ready",
-    "recording",
     "source",
     "start",
 ]
 
-ENGINES: Mapping[str, type[Plan]] = {
-    "cuda": cuda.Cuda,
+
+def _later(name: str) -> Any:
+    """The module of an engine that is imported when its arrays arrive, or somebody asks for it."""
+    return import_module(f"anyoptim._engines.{name}")
+
+
+ENGINES: Mapping[str, Callable[..., Plan]] = {
+    "cuda": lambda *given: _later("cuda").Cuda(*given),
     "compiled": compiled.Compiled,
     "blocked": blocked.Blocked,
-    "jax": jax.Jax,
+    "jax": lambda *given: _later("jax").Jax(*given),
     "portable": portable.Portable,
 }
 """From the fastest to the one that takes all."""
 
-LAZY: Mapping[str, type[Plan]] = {**ENGINES, "jax": Lazy, "portable": Lazy}
+LAZY: Mapping[str, Callable[..., Plan]] = {**ENGINES, "jax": Lazy, "portable": Lazy}
 """The same, where what is lazy shall stay so, and no array of the state is used up."""
-
-
-def recording(cells: Cells) -> Mapping[str, Callable[..., Plan]]:
-    """Those whose steps can be recorded in a CUDA graph."""
-    return {"cuda": partial(Recorded, cells)}
 
 
 WORTHWHILE = 1_000_000_000
@@ -87,10 +84,8 @@ def known(name: Any) -> None:
         raise ValueError(f"engine is {name!r}; wanted one of {', '.join(map(repr, ENGINES))}, or None")
     if name == "compiled" and (compiled.missing() or compiled.broken()):
         raise ImportError(f"engine is 'compiled', but {compiled.missing() or compiled.broken()}")
-    if name == "cuda" and cuda.missing():
-        raise ImportError(f"engine is 'cuda', but {cuda.missing()}")
-    if name == "jax" and jax.missing():
-        raise ImportError(f"engine is 'jax', but {jax.missing()}")
+    if name in {"cuda", "jax"} and (why := _later(name).missing()):
+        raise ImportError(f"engine is {name!r}, but {why}")
 
 
 def ready(program: Program, row: Row, dtype: str, number: int | None) -> None:
@@ -101,7 +96,7 @@ def ready(program: Program, row: Row, dtype: str, number: int | None) -> None:
     """
     known("compiled" if number is None else "cuda")
     if number is not None:
-        cuda.ready(program, row, cuda.element(dtype), number)
+        _later("cuda").ready(program, row, dtype, number)
     elif COMPUTE[dtype] == dtype:
         for k in (*program.measures, None):
             compiled.load(program, k, options(row[:k]), _real(dtype))
@@ -112,6 +107,8 @@ def source(engine: str, programs: Sequence[tuple[Program, Row, Sequence[int]]], 
     """The text of what an engine runs: for each program, with its row, a pass for each measure, then the step."""
     passes = [(program, k, row[:k]) for program, row, measures in programs for k in (*measures, None)]
     if engine == "cuda":
+        from anyoptim._render._programs import source_of  # noqa: PLC0415 - as `_later` does
+
         return source_of(passes, dtype)
     if engine == "compiled":
         texts = [compiled.source(program, k, row, dtype) for program, k, row in passes]
@@ -138,10 +135,11 @@ def _choose(name: str | None, program: Program, leaf: Leaf, x: Array) -> Choice:
     if program.whole is not None:
         return Choice("portable", f"{program.whole} works on whole arrays")
     if leaf.library.cuda(leaf.p) is not None:
+        cuda = _later("cuda")
         why = (asked if name != "cuda" else None) or cuda.missing() or cuda.refusal(program, leaf, x) or cuda.broken()
         return Choice("cuda" if why is None else "portable", why)
     if leaf.library.tracing:
-        why = asked if name == "portable" else jax.refusal(leaf, x)
+        why = asked if name == "portable" else _later("jax").refusal(leaf, x)
         return Choice("jax" if why is None else "portable", why)
     why = asked if name in {"jax", "portable"} else blocked.refusal(leaf, x)
     name = None if name == "cuda" else name

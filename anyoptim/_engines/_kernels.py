@@ -12,7 +12,7 @@ import numpy as np
 from anyoptim._engines._leaf import NDArray
 from anyoptim._engines._scratch import Scratch
 from anyoptim._program import Options, Program
-from anyoptim._render import UFUNCS, Source, blocked, blocked_measure
+from anyoptim._render.ufuncs import UFUNCS, Source, blocked, blocked_measure
 from anyoptim._trace import Scalars, trace, trace_measure
 
 __all__ = ["Kernel", "Work", "kernel", "text"]

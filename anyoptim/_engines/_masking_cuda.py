@@ -10,7 +10,9 @@ from anyoptim._arrays import Array, Library
 from anyoptim._engines import cuda
 from anyoptim._engines._draw import Draw
 from anyoptim._philox import CHOICES
-from anyoptim._render import ELEMENTS, THREADS, dropout
+from anyoptim._render._elements import ELEMENTS
+from anyoptim._render.cuda import THREADS
+from anyoptim._render.philox import dropout
 
 __all__ = ["masked"]
 

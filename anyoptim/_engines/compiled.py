@@ -18,7 +18,7 @@ from anyoptim._engines._leaf import Again, Commit, Leaf, NDArray, Plan, Result, 
 from anyoptim._memory import merged
 from anyoptim._program import Options, Program, Row, floats, options
 from anyoptim._reduction import BLOCK as SUM
-from anyoptim._render import Loop, loop, loop_measure
+from anyoptim._render.loops import Loop, loop, loop_measure
 from anyoptim._trace import Scalars, trace, trace_measure
 
 __all__ = ["Compiled", "broken", "load", "missing", "refusal", "source"]

@@ -17,10 +17,13 @@ from anyoptim._engines._leaf import Again, Commit, Leaf, NDArray, Plan, Result, 
 from anyoptim._memory import ANY, Memory, merged, order
 from anyoptim._program import Program, Row, floats, options
 from anyoptim._reduction import power_of_two
-from anyoptim._render import ELEMENTS, REDUCTION, THREADS, Kernel, chunk_map, coefficients, kernel_of, rows_of
+from anyoptim._render._elements import ELEMENTS
+from anyoptim._render._programs import kernel_of
+from anyoptim._render._tables import chunk_map, rows_of
+from anyoptim._render.cuda import REDUCTION, THREADS, Kernel, coefficients
 from anyoptim._trace import symbol
 
-__all__ = ["Cuda", "Gathered", "broken", "device", "element", "missing", "ready", "refusal"]
+__all__ = ["Cuda", "Gathered", "broken", "device", "missing", "ready", "refusal"]
 
 HALVERS, HALVING = 32, 1024
 """Blocks of threads that share the first halvings of a long reduction, and threads in each."""
@@ -49,7 +52,8 @@ def broken() -> str | None:
 
 def ready(program: Program, row: Row, dtype: str, number: int) -> None:
     """Compile for arrays of one dtype on the device of this number."""
-    there, found = device(number), [kernel_of(program, k, options(row[:k]), dtype) for k in (*program.measures, None)]
+    there, parts = device(number), (*program.measures, None)
+    found = [kernel_of(program, k, options(row[:k]), element(dtype)) for k in parts]
     with there.scope():
         for kernel in found:
             there.kernel(kernel.name, kernel.text)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from anyoptim._arrays import Array, Library
-from anyoptim._engines import _masking_blocked, _masking_compiled, _masking_cuda, compiled
+from anyoptim._engines import _masking_blocked, _masking_compiled, compiled
 from anyoptim._engines._draw import Draw
 from anyoptim._engines._leaf import NDArray
 
@@ -47,6 +47,8 @@ def masked(
     draw = Draw(threshold, scale, key, call, offset)
     number = library.cuda(x)
     if number is not None:
+        from anyoptim._engines import _masking_cuda  # noqa: PLC0415 - for those who have a device
+
         return _masking_cuda.masked(library, x, number, draw, out)
     a = None if only == "portable" else library.bits(x)
     if a is None:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from anyoptim._arrays import Library
 from anyoptim._engines import cuda
-from anyoptim._engines._leaf import Leaf, NDArray, Rows
+from anyoptim._engines._leaf import Leaf, NDArray, Plan, Rows
 from anyoptim._program import Program
-from anyoptim._render import REDUCTION
+from anyoptim._render.cuda import REDUCTION
 from anyoptim._trace import Symbol, symbol
 
 __all__ = ["Cells", "Recorded"]
@@ -27,6 +28,11 @@ class Cells:
             cells = self.device.put(np.array([0.0] * self._first + [*values]).view(np.uint64))
         self.address = int(cells.handle)
         _FOR_EVER.append(cells)
+
+    @property
+    def engines(self) -> Mapping[str, Callable[..., Plan]]:
+        """Those whose steps can be recorded in a CUDA graph."""
+        return {"cuda": partial(Recorded, self)}
 
     @property
     def count(self) -> Symbol:

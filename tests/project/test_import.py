@@ -1,4 +1,4 @@
-"""Importing anyoptim brings no array library along and takes no time to speak of."""
+"""Importing anyoptim brings no array library along, and little time goes by before the first step."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ import anyoptim as ao
 
 # Of the processor, so that it doesn't count what else runs on the machine.
 PROBE = """
-import sys, time
+import time
 begin = time.process_time()
 import numpy
 start = time.process_time()
 import anyoptim
+anyoptim.Adam().update({"W": numpy.ones((3, 4)), "b": numpy.ones(4)}, {"W": numpy.ones((3, 4)), "b": numpy.ones(4)})
+anyoptim.Dropout().forward(numpy.ones((3, 4)))
 end = time.process_time()
-import json
-print(json.dumps([(end - start) / (start - begin), sorted({m.partition(".")[0] for m in sys.modules})]))
+print((end - start) / (start - begin))
 """
 
 
@@ -37,8 +38,8 @@ def _fresh(code: str) -> Any:
 
 def test_import_brings_no_library() -> None:
     """A fresh process that imports anyoptim has none of the optional libraries loaded."""
-    _, modules = _fresh(PROBE)
-    assert not {"torch", "jax", "cupy", "dask", "numba", "cuda", "safetensors", "matplotlib"} & set(modules)
+    modules = set(_fresh("import anyoptim, json, sys; print(json.dumps(sorted(sys.modules)))"))
+    assert not {"torch", "jax", "cupy", "dask", "numba", "cuda", "safetensors", "matplotlib"} & modules
 
 
 def test_conventions_are_imported_where_they_are_asked_for() -> None:
@@ -59,13 +60,13 @@ print(json.dumps([first, second, sorted(sys.modules)]))
     assert not {"torch", "keras", "optax", "jax"} & third
 
 
-def test_import_takes_less_than_three_quarters_of_numpys() -> None:
-    """Some 50 ms where NumPy's takes 75: a share, since the machine may be slow. The least of five processes."""
-    assert min(_fresh(PROBE)[0] for _ in range(5)) < 0.75
+def test_starting_takes_less_than_six_tenths_of_importing_numpy() -> None:
+    """To import, to take a first step and to drop out first: a share, since machines differ; the least of five."""
+    assert min(_fresh(PROBE) for _ in range(5)) < 0.6
 
 
 def test_first_update_brings_no_library() -> None:
-    """NumPy arrays and floats are met by NumPy alone."""
+    """NumPy arrays and floats are met by NumPy alone, plain containers without optree."""
     code = """
 import json, sys
 import numpy, anyoptim
@@ -73,7 +74,7 @@ anyoptim.Adam().update({"w": numpy.ones(3), "x": 1.0}, {"w": numpy.ones(3), "x":
 anyoptim.Dropout().forward(numpy.ones(3))
 print(json.dumps(sorted({m.partition(".")[0] for m in sys.modules})))
 """
-    assert not {"torch", "jax", "cupy", "dask", "numba"} & set(_fresh(code))
+    assert not {"torch", "jax", "cupy", "dask", "numba", "optree", "array_api_compat"} & set(_fresh(code))
 
 
 MODULES = ["anyoptim", *(m.name for m in pkgutil.walk_packages(ao.__path__, "anyoptim."))]

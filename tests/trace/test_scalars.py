@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from anyoptim._render import coefficients, rows_of
+from anyoptim._render._tables import rows_of
+from anyoptim._render.cuda import coefficients
 from anyoptim._scalars import following, power, remainder, times, whole
 from anyoptim._trace import Scalar, Symbol, symbol
 from tests.support import shim

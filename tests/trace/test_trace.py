@@ -10,7 +10,7 @@ import pytest
 
 import anyoptim as ao
 from anyoptim._program import MOVE, Part, Program, on_value, options
-from anyoptim._render import blocked
+from anyoptim._render.ufuncs import blocked
 from anyoptim._trace import Graph, Node, Scalar, evaluate, trace
 from tests.support.libraries import METHODS
 

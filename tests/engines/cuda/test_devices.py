@@ -10,7 +10,8 @@ import pytest
 
 import anyoptim as ao
 from anyoptim._engines import cuda
-from anyoptim._render import CHUNK, chunk_map
+from anyoptim._render._tables import chunk_map
+from anyoptim._render.cuda import CHUNK
 from tests.support import shim
 from tests.support.internals import Memory
 from tests.support.libraries import Library, same_bits

@@ -16,7 +16,10 @@ from hypothesis import strategies as st
 
 import anyoptim as ao
 from anyoptim._engines import _device, cuda
-from anyoptim._render import CHUNK, ELEMENTS, REDUCTION, Kernel, chunk_map, coefficients, kernel_of, rows_of
+from anyoptim._render._elements import ELEMENTS
+from anyoptim._render._programs import kernel_of
+from anyoptim._render._tables import chunk_map, rows_of
+from anyoptim._render.cuda import CHUNK, REDUCTION, Kernel, coefficients
 from tests.support import libraries, shim
 from tests.support.chains import CHAINS, agree
 from tests.support.internals import (
