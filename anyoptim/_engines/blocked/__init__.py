@@ -1,0 +1,3 @@
+"""NumPy calls over blocks that stay in the cache, in place."""
+
+__all__: list[str] = []

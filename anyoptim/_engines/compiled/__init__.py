@@ -1,0 +1,3 @@
+"""One Numba loop over all parameters."""
+
+__all__: list[str] = []

@@ -1,0 +1,3 @@
+"""One launch for all parameters of a device and dtype."""
+
+__all__: list[str] = []

@@ -1,0 +1,5 @@
+"""Checkpoints: parameters, optimizers and generators in one file, whole or not at all."""
+
+from anyoptim.checkpoint._checkpoint import Checkpoint, load, save
+
+__all__ = ["Checkpoint", "load", "save"]
