@@ -3,8 +3,14 @@
 from typing import TYPE_CHECKING, Any
 
 from anyoptim import random
-from anyoptim._chain import chain, partition
-from anyoptim._dropout import (
+from anyoptim._core._chain import chain, partition
+from anyoptim._core._explain import Explanation, Share
+from anyoptim._core._groups import groups
+from anyoptim._core._optimizer import Optimizer
+from anyoptim._core._stage import Gate, GradientStage, ParameterStage, SlotStage, Stage
+from anyoptim._core._state import State
+from anyoptim._trace._hyperparameters import Domain, fraction, nonnegative
+from anyoptim.layers import (
     AlphaDropout,
     DropConnect,
     Dropout,
@@ -24,12 +30,6 @@ from anyoptim._dropout import (
     zoneout,
     zoneout_gradient,
 )
-from anyoptim._explain import Explanation, Share
-from anyoptim._groups import groups
-from anyoptim._hyperparameters import Domain, fraction, nonnegative
-from anyoptim._optimizer import Optimizer
-from anyoptim._stage import Gate, GradientStage, ParameterStage, SlotStage, Stage
-from anyoptim._state import State
 from anyoptim.optimizers import (
     ASGD,
     LAMB,
@@ -94,7 +94,7 @@ from anyoptim.stages import (
 
 if TYPE_CHECKING:
     from anyoptim import compat, schedules
-    from anyoptim._checkpoint import Checkpoint, load, save
+    from anyoptim.checkpoint import Checkpoint, load, save
 
 __all__ = [
     "ASGD",
@@ -200,8 +200,8 @@ def __getattr__(name: str) -> Any:
     # Imported where they are asked for: importing anyoptim has a limit in time.
     import importlib  # noqa: PLC0415
 
-    if name in {"compat", "schedules"}:
+    if name in {"checkpoint", "compat", "schedules"}:
         return importlib.import_module(f"anyoptim.{name}")
     if name in {"Checkpoint", "load", "save"}:
-        return getattr(importlib.import_module("anyoptim._checkpoint"), name)
+        return getattr(importlib.import_module("anyoptim.checkpoint"), name)
     raise AttributeError(f"module 'anyoptim' has no attribute {name!r}")

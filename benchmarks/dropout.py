@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 import anyoptim as ao
-from anyoptim._engines import masking
+from anyoptim.random import _engines as masking
 from benchmarks import torch_peers
 from benchmarks.harness import Arrays, Candidate, Case, Contest, copies, deviation, measure
 from benchmarks.names import ANYOPTIM, BASELINE, BLOCKED, LIMIT

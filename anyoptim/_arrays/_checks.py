@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from anyoptim._arrays import COMPUTE, Array, Library, is_scalar, library
-from anyoptim._memory import Memory, overlaps_itself, shared
-from anyoptim._quiet import quiet
-from anyoptim._tree import Name, Tree
+from anyoptim._arrays._memory import Memory, overlaps_itself, shared
+from anyoptim._arrays._quiet import quiet
+from anyoptim._arrays._tree import Name, Tree
 
 __all__ = [
     "Parameter",

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from anyoptim._arrays._library import Array, Library, Marks
+from anyoptim._arrays._memory import Memory
 from anyoptim._arrays._numpy import by_parts
-from anyoptim._memory import Memory
 
 __all__ = ["CuPy"]
 

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from anyoptim._arrays._library import Array, Library
+from anyoptim._arrays._memory import Memory
 from anyoptim._arrays._numpy import by_parts
-from anyoptim._memory import Memory
-from anyoptim._quiet import quiet
+from anyoptim._arrays._quiet import quiet
 
 __all__ = ["Dask"]
 

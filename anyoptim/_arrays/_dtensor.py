@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from anyoptim._arrays._library import Array
+from anyoptim._arrays._memory import Memory
 from anyoptim._arrays._torch import Torch, is_dtensor
-from anyoptim._memory import Memory
 
 __all__ = ["DTensors"]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from anyoptim._arrays import Array, Library, is_scalar, library
-from anyoptim._memory import overlaps_itself, shared
+from anyoptim._arrays._memory import overlaps_itself, shared
 
 __all__ = ["destination", "written"]
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from anyoptim._arrays._library import Array, Library
-from anyoptim._memory import Memory
+from anyoptim._arrays._memory import Memory
 
 __all__ = ["JAX", "loaded"]
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from anyoptim._memory import Memory
+from anyoptim._arrays._memory import Memory
 
 __all__ = ["COMPUTE", "Array", "Library", "Marks", "host_memory", "name_of"]
 

@@ -28,23 +28,14 @@ Form: TypeAlias = Any
 """Of a leaf None; of a container its type, its keys in the order of the leaves, and the forms of its children."""
 
 
-def flattened(container: Any) -> tuple[list[Any], Spec]:
-    """The leaves, None being one, and the structure.
-
-    Raises RecursionError, with how many levels there may be, for a container that has more, or is within itself.
-    """
+def flattened(container: Any) -> tuple[list[Any], Plain] | None:
+    """The leaves, None being one, and the structure; None for what is deeper, or has keys without an order."""
     leaves: list[Any] = []
     orders: list[tuple[Any, ...]] = []
-    form, plain = None, True
     try:
         form = _form(container, leaves, orders, LEVELS)
-    except (RecursionError, TypeError):  # it is deeper, or has keys without an order
-        plain = False
-    if not (plain and LEAVES.issuperset(map(type, leaves))):
-        from anyoptim._arrays import _trees  # noqa: PLC0415 - importing optree takes a sixth of the time that NumPy does
-
-        if not (plain and _trees.all_leaves(leaves)):
-            return _trees.flattened(container)
+    except (RecursionError, TypeError):
+        return None
     return leaves, Plain(form, orders)
 
 

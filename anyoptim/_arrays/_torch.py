@@ -10,7 +10,7 @@ from typing import Any, ParamSpec, TypeVar
 import numpy as np
 
 from anyoptim._arrays._library import Array, Library, Marks
-from anyoptim._memory import Memory
+from anyoptim._arrays._memory import Memory
 
 __all__ = ["Torch", "apart", "is_dtensor", "tensor"]
 

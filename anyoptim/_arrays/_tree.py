@@ -7,12 +7,27 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property, lru_cache
 from typing import Any
 
-from anyoptim._arrays._plain import Foreign, Plain, Spec, flattened
+from anyoptim._arrays import _plain
+from anyoptim._arrays._plain import LEAVES, Foreign, Plain, Spec
 
 __all__ = ["Name", "Tree", "listed", "paths", "reader"]
 
 _MUTABLE = (dict, OrderedDict, defaultdict, list, deque)
 _SHOWN = 5
+
+
+def _flattened(container: Any) -> tuple[list[Any], Spec]:
+    """The leaves, None being one, and the structure.
+
+    Raises RecursionError, with how many levels there may be, for a container that has more, or is within itself.
+    """
+    found = _plain.flattened(container)
+    if found is None or not LEAVES.issuperset(map(type, found[0])):
+        from anyoptim._arrays import _trees  # noqa: PLC0415 - importing optree takes a sixth of the time that NumPy does
+
+        if found is None or not _trees.all_leaves(found[0]):
+            return _trees.flattened(container)
+    return found
 
 
 class Name:
@@ -53,7 +68,7 @@ class Tree:
         self.container = container
         self.leaves: list[Any]
         try:
-            self.leaves, self.spec = flattened(container)
+            self.leaves, self.spec = _flattened(container)
         except RecursionError as error:
             raise ValueError(f"{root} contains itself, or is nested deeper than {error} levels; wanted less") from None
 
@@ -170,7 +185,7 @@ def reader(tree: Tree) -> Callable[[Any], Sequence[Any] | None]:
 
     def leaves(container: Any) -> Sequence[Any] | None:
         try:
-            found, form = flattened(container)
+            found, form = _flattened(container)
         except RecursionError:  # of one within itself
             return None
         return found if form == spec else None

@@ -8,11 +8,11 @@ from functools import cached_property
 from typing import Any
 
 from anyoptim._arrays import Array
-from anyoptim._checks import Parameter
-from anyoptim._division import Division
+from anyoptim._arrays._checks import Parameter
+from anyoptim._arrays._tree import Tree, reader
+from anyoptim._core._division import Division
 from anyoptim._engines import Crew, Leaf, Result
-from anyoptim._program import Row
-from anyoptim._tree import Tree, reader
+from anyoptim._trace._program import Row
 
 __all__ = ["Bound"]
 

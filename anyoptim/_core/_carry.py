@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from anyoptim._arrays import library, traced, tracing
-from anyoptim._checks import Parameter
-from anyoptim._state import Flat, Memory
+from anyoptim._arrays._checks import Parameter
+from anyoptim._core._state import Flat, Memory
 
 __all__ = ["begun", "carried"]
 

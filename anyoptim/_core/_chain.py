@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from anyoptim._division import Layout
-from anyoptim._groups import groups
-from anyoptim._optimizer import Optimizer
-from anyoptim._select import Selection, shown
-from anyoptim._stage import ParameterStage, SlotStage, Stage
+from anyoptim._core._division import Layout
+from anyoptim._core._groups import groups
+from anyoptim._core._optimizer import Optimizer
+from anyoptim._core._select import Selection, shown
+from anyoptim._core._stage import ParameterStage, SlotStage, Stage
 
 __all__ = ["Recipe", "chain", "partition"]
 

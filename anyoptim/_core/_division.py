@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from anyoptim._arrays import Array
-from anyoptim._checks import Parameter
-from anyoptim._groups import groups
-from anyoptim._hyperparameters import Hyper
-from anyoptim._select import Selection, shown
-from anyoptim._stage import Stage
-from anyoptim._track import Track
-from anyoptim._tree import Tree
+from anyoptim._arrays._checks import Parameter
+from anyoptim._arrays._tree import Tree
+from anyoptim._core._groups import groups
+from anyoptim._core._select import Selection, shown
+from anyoptim._core._stage import Stage
+from anyoptim._core._track import Track
+from anyoptim._trace._hyperparameters import Hyper
 
 __all__ = ["Division", "Layout"]
 

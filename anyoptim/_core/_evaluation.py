@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from anyoptim._checks import Parameter
-from anyoptim._division import Division
+from anyoptim._arrays._checks import Parameter
+from anyoptim._arrays._quiet import quiet
+from anyoptim._core._division import Division
+from anyoptim._core._stage import Stage
+from anyoptim._core._state import Flat
 from anyoptim._engines import LAZY, Crew, Leaf, Rows
-from anyoptim._program import Flow, Part, Program, Rule
-from anyoptim._quiet import quiet
-from anyoptim._scalars import where
-from anyoptim._stage import Stage
-from anyoptim._state import Flat
+from anyoptim._trace._program import Flow, Part, Program, Rule
+from anyoptim._trace._scalars import where
 
 __all__ = ["evaluated"]
 

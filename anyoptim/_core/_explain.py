@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Self
 
 from anyoptim._arrays import COMPUTE, Array
 from anyoptim._engines import Leaf, choices
-from anyoptim._program import Program
+from anyoptim._trace._program import Program
 
 __all__ = ["Explanation", "Share"]
 

@@ -10,14 +10,14 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from anyoptim._arrays import Array
-from anyoptim._checks import Parameter
+from anyoptim._arrays._checks import Parameter
+from anyoptim._arrays._quiet import quiet
+from anyoptim._core._stage import Stage
+from anyoptim._core._state import Flat, nothing
 from anyoptim._engines import ENGINES, Crew, Leaf, Rows
-from anyoptim._engines._leaf import Plan
-from anyoptim._program import MOVE, Part, Program, on_value
-from anyoptim._quiet import quiet
-from anyoptim._scalars import following, where
-from anyoptim._stage import Stage
-from anyoptim._state import Flat, nothing
+from anyoptim._engines._base import Plan
+from anyoptim._trace._program import MOVE, Part, Program, on_value
+from anyoptim._trace._scalars import following, where
 
 __all__ = ["cleared", "ended", "gathered", "joined", "taking"]
 

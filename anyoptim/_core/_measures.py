@@ -6,11 +6,11 @@ import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from anyoptim._core._track import Entry, Track
 from anyoptim._engines import Crew, Rows
-from anyoptim._program import Row, options
-from anyoptim._scalars import where
-from anyoptim._trace import Graph, Symbol, trace_measure
-from anyoptim._track import Entry, Track
+from anyoptim._trace._graph import Graph, Symbol, trace_measure
+from anyoptim._trace._program import Row, options
+from anyoptim._trace._scalars import where
 
 __all__ = ["Measures", "distinct"]
 

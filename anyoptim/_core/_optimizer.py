@@ -6,19 +6,19 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from anyoptim import _checks as checks
 from anyoptim._arrays import Array, traced
-from anyoptim._bound import Bound
+from anyoptim._arrays import _checks as checks
+from anyoptim._arrays._quiet import quiet
+from anyoptim._arrays._tree import Tree
+from anyoptim._core._bound import Bound
+from anyoptim._core._explain import Explanation
+from anyoptim._core._gathering import cleared, ended, gathered, joined, taking
+from anyoptim._core._recorder import Recorder, recordable
+from anyoptim._core._remembering import Remembering
+from anyoptim._core._state import Flat, Memory, nothing, stepped
+from anyoptim._core._turn import Turn, given_up
 from anyoptim._engines import Crew
-from anyoptim._explain import Explanation
-from anyoptim._gathering import cleared, ended, gathered, joined, taking
-from anyoptim._program import Row, floats
-from anyoptim._quiet import quiet
-from anyoptim._recorder import Recorder, recordable
-from anyoptim._remembering import Remembering
-from anyoptim._state import Flat, Memory, nothing, stepped
-from anyoptim._tree import Tree
-from anyoptim._turn import Turn, given_up
+from anyoptim._trace._program import Row, floats
 
 __all__ = ["Optimizer"]
 

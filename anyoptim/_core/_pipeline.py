@@ -6,15 +6,15 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from anyoptim._checks import Parameter
-from anyoptim._division import Division, Layout
+from anyoptim._arrays._checks import Parameter
+from anyoptim._core._division import Division, Layout
+from anyoptim._core._measures import distinct
+from anyoptim._core._stage import Stage
+from anyoptim._core._state import Flat
+from anyoptim._core._track import Track
+from anyoptim._core._turn import FLOAT32, Live, Turn, Turning
 from anyoptim._engines import Crew, start
-from anyoptim._measures import distinct
-from anyoptim._program import Row
-from anyoptim._stage import Stage
-from anyoptim._state import Flat
-from anyoptim._track import Track
-from anyoptim._turn import FLOAT32, Live, Turn, Turning
+from anyoptim._trace._program import Row
 
 __all__ = ["Pipeline"]
 

@@ -7,21 +7,21 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, ClassVar, NamedTuple
 
-from anyoptim import _checks as checks
 from anyoptim._arrays import Array
-from anyoptim._carry import begun, carried
-from anyoptim._checks import Parameter
-from anyoptim._division import Division, Layout
+from anyoptim._arrays import _checks as checks
+from anyoptim._arrays._checks import Parameter
+from anyoptim._arrays._quiet import quiet
+from anyoptim._arrays._tree import Tree
+from anyoptim._core._carry import begun, carried
+from anyoptim._core._division import Division, Layout
+from anyoptim._core._gathering import cleared, ended, gathered, joined, taking
+from anyoptim._core._measures import distinct
+from anyoptim._core._pipeline import Pipeline
+from anyoptim._core._stage import Stage
+from anyoptim._core._state import Flat, State, chosen, pack, stepped, unpack
+from anyoptim._core._turn import given_up
 from anyoptim._engines import LAZY, Crew, Leaf, Result, ready, source
-from anyoptim._gathering import cleared, ended, gathered, joined, taking
-from anyoptim._measures import distinct
-from anyoptim._pipeline import Pipeline
-from anyoptim._quiet import quiet
-from anyoptim._scalars import following, where
-from anyoptim._stage import Stage
-from anyoptim._state import Flat, State, chosen, pack, stepped, unpack
-from anyoptim._tree import Tree
-from anyoptim._turn import given_up
+from anyoptim._trace._scalars import following, where
 
 __all__ = ["Pure"]
 

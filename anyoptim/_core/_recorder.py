@@ -7,13 +7,13 @@ from functools import partial
 from typing import Any
 
 from anyoptim._arrays import Array
-from anyoptim._bound import Bound
+from anyoptim._arrays._tree import Tree
+from anyoptim._core._bound import Bound
+from anyoptim._core._pipeline import Pipeline
+from anyoptim._core._stage import Stage, watch
+from anyoptim._core._state import Flat
 from anyoptim._engines import Crew
-from anyoptim._hyperparameters import Hyper
-from anyoptim._pipeline import Pipeline
-from anyoptim._stage import Stage, watch
-from anyoptim._state import Flat
-from anyoptim._tree import Tree
+from anyoptim._trace._hyperparameters import Hyper
 
 __all__ = ["Recorder", "recordable"]
 
@@ -34,7 +34,7 @@ class Recorder:
         self._names = [(k, name) for k, stage in enumerate(stages) for name in stage.hyperparameters]
         values = [_known(stages[k], name, getattr(stages[k], name)) for k, name in self._names]
         ((self._library, self._number),) = crew.devices
-        from anyoptim._engines.recorded import Cells  # noqa: PLC0415 - for those who have a device
+        from anyoptim._engines.cuda._recorded import Cells  # noqa: PLC0415 - for those who have a device
 
         self._cells = Cells(self._library, self._number, len(crew.programs[0].parts), values)
 

@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from anyoptim import _checks as checks
 from anyoptim._arrays import Array, library
-from anyoptim._bound import Bound
-from anyoptim._carry import carried
+from anyoptim._arrays import _checks as checks
+from anyoptim._arrays._tree import Tree, listed, paths
+from anyoptim._core._bound import Bound
+from anyoptim._core._carry import carried
+from anyoptim._core._evaluation import evaluated
+from anyoptim._core._pure import Pure
+from anyoptim._core._recorder import Recorder
+from anyoptim._core._state import Flat, Memory, State, flattened, pack, signature, unpack
+from anyoptim._core._statedict import restored, written
 from anyoptim._engines import known
-from anyoptim._evaluation import evaluated
-from anyoptim._pure import Pure
-from anyoptim._recorder import Recorder
-from anyoptim._state import Flat, Memory, State, flattened, pack, signature, unpack
-from anyoptim._statedict import restored, written
-from anyoptim._tree import Tree, listed, paths
 
 __all__ = ["Remembering"]
 

@@ -8,8 +8,8 @@ from types import EllipsisType
 from typing import Any
 
 from anyoptim._arrays import Array
-from anyoptim._checks import Parameter
-from anyoptim._tree import Tree, listed
+from anyoptim._arrays._checks import Parameter
+from anyoptim._arrays._tree import Tree, listed
 
 __all__ = ["Own", "Selection", "Selector", "shown"]
 

@@ -12,10 +12,10 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from anyoptim._arrays import Array, is_scalar, library
-from anyoptim._hyperparameters import Domain, Hyper, scheduled
-from anyoptim._program import Part, floats, on_gradient, on_nothing, on_parameter, on_slots, on_value
-from anyoptim._quiet import quiet
-from anyoptim._trace import Symbol
+from anyoptim._arrays._quiet import quiet
+from anyoptim._trace._graph import Symbol
+from anyoptim._trace._hyperparameters import Domain, Hyper, scheduled
+from anyoptim._trace._program import Part, floats, on_gradient, on_nothing, on_parameter, on_slots, on_value
 
 __all__ = ["Gate", "GradientStage", "ParameterStage", "SlotStage", "Stage", "counted", "itself", "told", "watch"]
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from anyoptim import _checks as checks
 from anyoptim._arrays import Array, library
-from anyoptim._checks import Parameter
+from anyoptim._arrays import _checks as checks
+from anyoptim._arrays._checks import Parameter
+from anyoptim._arrays._tree import Tree
+from anyoptim._core._stage import Stage
 from anyoptim._engines import Result
-from anyoptim._hyperparameters import number
-from anyoptim._scalars import count, following
-from anyoptim._stage import Stage
-from anyoptim._tree import Tree
+from anyoptim._trace._hyperparameters import number
+from anyoptim._trace._scalars import count, following
 
 __all__ = ["Flat", "Memory", "State", "chosen", "flattened", "nothing", "pack", "signature", "stepped", "unpack"]
 

@@ -9,16 +9,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from anyoptim._arrays import COMPUTE, Array, Library, traced
-from anyoptim._checks import Parameter, admit
-from anyoptim._division import Division, Layout
-from anyoptim._groups import groups, having
-from anyoptim._hyperparameters import Hyper, number
-from anyoptim._quiet import quiet
-from anyoptim._scalars import integer
-from anyoptim._select import Selection
-from anyoptim._stage import Stage
-from anyoptim._state import Flat
-from anyoptim._tree import Tree
+from anyoptim._arrays._checks import Parameter, admit
+from anyoptim._arrays._quiet import quiet
+from anyoptim._arrays._tree import Tree
+from anyoptim._core._division import Division, Layout
+from anyoptim._core._groups import groups, having
+from anyoptim._core._select import Selection
+from anyoptim._core._stage import Stage
+from anyoptim._core._state import Flat
+from anyoptim._trace._hyperparameters import Hyper, number
+from anyoptim._trace._scalars import integer
 
 __all__ = ["Restored", "restored", "written"]
 

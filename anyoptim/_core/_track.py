@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from anyoptim._program import MOVE, Program, Row
-from anyoptim._stage import ParameterStage, Stage
+from anyoptim._core._stage import ParameterStage, Stage
+from anyoptim._trace._program import MOVE, Program, Row
 
 __all__ = ["Entry", "Track"]
 

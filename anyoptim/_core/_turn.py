@@ -8,17 +8,17 @@ from functools import reduce
 from typing import Any, NamedTuple, Protocol
 
 from anyoptim._arrays import COMPUTE, library
-from anyoptim._division import Division
+from anyoptim._arrays._tree import Tree
+from anyoptim._core._division import Division
+from anyoptim._core._measures import Measures
+from anyoptim._core._stage import Gate, Stage
+from anyoptim._core._state import Flat
+from anyoptim._core._track import Entry
 from anyoptim._engines import Crew, Rows
-from anyoptim._hyperparameters import Hyper
-from anyoptim._measures import Measures
-from anyoptim._program import Row
-from anyoptim._scalars import finite, following, where
-from anyoptim._stage import Gate, Stage
-from anyoptim._state import Flat
-from anyoptim._trace import LOGICAL, Symbol, range_of
-from anyoptim._track import Entry
-from anyoptim._tree import Tree
+from anyoptim._trace._graph import LOGICAL, Symbol, range_of
+from anyoptim._trace._hyperparameters import Hyper
+from anyoptim._trace._program import Row
+from anyoptim._trace._scalars import finite, following, where
 
 __all__ = ["FLOAT32", "Live", "Turn", "Turning", "given_up"]
 

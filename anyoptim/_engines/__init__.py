@@ -16,11 +16,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from anyoptim._arrays import COMPUTE, Array
-from anyoptim._engines import blocked, compiled, portable
-from anyoptim._engines._leaf import Commit, Leaf, Plan, Result, Rows, Written, norm_of
-from anyoptim._engines.portable import Lazy, start
-from anyoptim._program import Program, Row, options
-from anyoptim._reduction import total
+from anyoptim._engines import _portable as portable
+from anyoptim._engines._base import Commit, Leaf, Plan, Result, Rows, Written, norm_of
+from anyoptim._engines._portable import Lazy, start
+from anyoptim._engines.blocked import _engine as blocked
+from anyoptim._engines.compiled import _engine as compiled
+from anyoptim._trace._program import Program, Row, options
+from anyoptim._trace._reduction import total
 
 __all__ = [
     "ENGINES",
@@ -41,7 +43,7 @@ __all__ = [
 
 def _later(name: str) -> Any:
     """The module of an engine that is imported when its arrays arrive, or somebody asks for it."""
-    return import_module(f"anyoptim._engines.{name}")
+    return import_module({"cuda": "anyoptim._engines.cuda._engine", "jax": "anyoptim._engines._jax"}[name])
 
 
 ENGINES: Mapping[str, Callable[..., Plan]] = {
@@ -107,7 +109,7 @@ def source(engine: str, programs: Sequence[tuple[Program, Row, Sequence[int]]], 
     """The text of what an engine runs: for each program, with its row, a pass for each measure, then the step."""
     passes = [(program, k, row[:k]) for program, row, measures in programs for k in (*measures, None)]
     if engine == "cuda":
-        from anyoptim._render._programs import source_of  # noqa: PLC0415 - as `_later` does
+        from anyoptim._engines.cuda._programs import source_of  # noqa: PLC0415 - as `_later` does
 
         return source_of(passes, dtype)
     if engine == "compiled":

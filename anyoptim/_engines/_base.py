@@ -12,10 +12,10 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from anyoptim._arrays import Array, Library
-from anyoptim._memory import Memory
-from anyoptim._program import Program, Row
-from anyoptim._reduction import norm
-from anyoptim._trace import Scalars, range_of
+from anyoptim._arrays._memory import Memory
+from anyoptim._trace._graph import Scalars, range_of
+from anyoptim._trace._program import Program, Row
+from anyoptim._trace._reduction import norm
 
 __all__ = ["Again", "Commit", "Leaf", "NDArray", "Plan", "Result", "Rows", "Written", "host", "norm_of"]
 
@@ -193,7 +193,7 @@ class Plan(ABC):
     def squares(self, k: int, gathered: Any, rows: Rows) -> list[Array]:
         """For each leaf the sums of squares, block by block, of what part `k` of the program measures.
 
-        As `anyoptim._reduction` says: a NumPy vector, or a traced one. The rows need not go further than part `k`.
+        As `_trace/_reduction.py` says: a NumPy vector, or a traced one. The rows need not go further than part `k`.
         """
 
     def norm(self, k: int, gathered: Any, rows: Rows) -> Any:

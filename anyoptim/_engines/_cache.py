@@ -13,7 +13,7 @@ import stat
 import sys
 from contextlib import suppress
 
-from anyoptim._files import opened, replacing
+from anyoptim._arrays._files import opened, replacing
 
 __all__ = ["folder", "keep", "read"]
 

@@ -12,11 +12,11 @@ import numpy as np
 
 from anyoptim._arrays import COMPUTE, Array, Library
 from anyoptim._arrays._jax import loaded
-from anyoptim._engines._leaf import Commit, Leaf, NDArray, Plan, Result, Rows
-from anyoptim._program import Options, Program, options
-from anyoptim._quiet import quiet
-from anyoptim._reduction import BLOCK, power_of_two, sums
-from anyoptim._trace import Graph, range_of, trace, trace_measure
+from anyoptim._arrays._quiet import quiet
+from anyoptim._engines._base import Commit, Leaf, NDArray, Plan, Result, Rows
+from anyoptim._trace._graph import Graph, range_of, trace, trace_measure
+from anyoptim._trace._program import Options, Program, options
+from anyoptim._trace._reduction import BLOCK, power_of_two, sums
 
 __all__ = ["Jax", "missing", "refusal"]
 

@@ -9,12 +9,12 @@ from contextlib import contextmanager
 from typing import Any
 
 from anyoptim._arrays import COMPUTE, Array, Library
-from anyoptim._engines._leaf import Commit, Leaf, Plan, Result, Rows
-from anyoptim._operations import Operations
-from anyoptim._program import MOVE, Program, Row, options
-from anyoptim._quiet import quiet
-from anyoptim._reduction import sums
-from anyoptim._trace import range_of, trace, trace_measure
+from anyoptim._arrays._quiet import quiet
+from anyoptim._engines._base import Commit, Leaf, Plan, Result, Rows
+from anyoptim._trace._graph import range_of, trace, trace_measure
+from anyoptim._trace._operations import Operations
+from anyoptim._trace._program import MOVE, Program, Row, options
+from anyoptim._trace._reduction import sums
 
 __all__ = ["Lazy", "Portable", "start"]
 

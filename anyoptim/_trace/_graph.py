@@ -10,8 +10,8 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from anyoptim._operations import Operations
-from anyoptim._program import MisuseError, Options, Program, Row, RuleError, wrong
+from anyoptim._trace._operations import Operations
+from anyoptim._trace._program import MisuseError, Options, Program, Row, RuleError, wrong
 
 __all__ = [
     "LOGICAL",

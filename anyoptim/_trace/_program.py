@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 
-from anyoptim._operations import ALLOWED
+from anyoptim._trace._operations import ALLOWED
 
 __all__ = [
     "MOVE",

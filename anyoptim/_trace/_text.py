@@ -8,7 +8,7 @@ import re
 
 import numpy as np
 
-from anyoptim._trace import Graph, Scalar
+from anyoptim._trace._graph import Graph, Scalar
 
 __all__ = ["INFIX", "filled", "function_name", "input_names", "scalar_names"]
 

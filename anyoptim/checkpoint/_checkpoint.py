@@ -11,14 +11,14 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from anyoptim import _checks as checks
+from anyoptim._arrays import _checks as checks
 from anyoptim._arrays import library
-from anyoptim._files import opened, regular, replacing
-from anyoptim._optimizer import Optimizer
-from anyoptim._processes import by_one
-from anyoptim._quiet import quiet
-from anyoptim._tensors import Tensor, stored
-from anyoptim._tree import Tree, listed
+from anyoptim._arrays._files import opened, regular, replacing
+from anyoptim._arrays._processes import by_one
+from anyoptim._arrays._quiet import quiet
+from anyoptim._arrays._tree import Tree, listed
+from anyoptim._core._optimizer import Optimizer
+from anyoptim.checkpoint._tensors import Tensor, stored
 
 __all__ = ["Checkpoint", "load", "save"]
 

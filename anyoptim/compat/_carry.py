@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from anyoptim import _checks as checks
 from anyoptim._arrays import COMPUTE, Array, library
-from anyoptim._optimizer import Optimizer
-from anyoptim._tree import Tree
+from anyoptim._arrays import _checks as checks
+from anyoptim._arrays._tree import Tree
+from anyoptim._core._optimizer import Optimizer
 from anyoptim.optimizers import CenteredRMSProp
 
 __all__ = ["Remembered", "Slot", "by_path", "central", "host", "load", "raw", "remembered", "wanted"]

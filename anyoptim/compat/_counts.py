@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from anyoptim._hyperparameters import Hyper
-from anyoptim._scalars import count, signed, times
+from anyoptim._trace._hyperparameters import Hyper
+from anyoptim._trace._scalars import count, signed, times
 from anyoptim.schedules._schedule import Schedule
 
 __all__ = ["CountedSchedule", "FromOne", "OfNext", "Product", "rate"]

@@ -1,17 +1,17 @@
 """Dropout and its relatives: pure functions of key and call, and layers that count their calls."""
 
-from anyoptim._dropout._alpha import (
+from anyoptim.layers._alpha import (
     AlphaDropout,
     FeatureAlphaDropout,
     alpha_dropout,
     alpha_dropout_gradient,
     feature_alpha_dropout,
 )
-from anyoptim._dropout._gaussian import GaussianDropout, gaussian_dropout
-from anyoptim._dropout._layer import Layer
-from anyoptim._dropout._plain import DropConnect, Dropout, VariationalDropout, dropout
-from anyoptim._dropout._shared import DropPath, SpatialDropout, drop_path, spatial_dropout
-from anyoptim._dropout._zoneout import Zoneout, zoneout, zoneout_gradient
+from anyoptim.layers._gaussian import GaussianDropout, gaussian_dropout
+from anyoptim.layers._layer import Layer
+from anyoptim.layers._plain import DropConnect, Dropout, VariationalDropout, dropout
+from anyoptim.layers._shared import DropPath, SpatialDropout, drop_path, spatial_dropout
+from anyoptim.layers._zoneout import Zoneout, zoneout, zoneout_gradient
 
 __all__ = [
     "AlphaDropout",

@@ -7,22 +7,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from anyoptim._arrays import Array, is_scalar
-from anyoptim._checks import admit
-from anyoptim._dropout._layer import Sampled
-from anyoptim._dropout._masks import (
-    INPUT,
-    RATIO,
-    Noise,
-    NoiseShape,
-    Place,
-    by_channel,
-    kept,
-    product,
-    valid,
-    widened,
-)
-from anyoptim._into import destination, written
-from anyoptim._quiet import quiet
+from anyoptim._arrays._checks import admit
+from anyoptim._arrays._into import destination, written
+from anyoptim._arrays._quiet import quiet
+from anyoptim.layers._layer import Sampled
+from anyoptim.layers._masks import INPUT, RATIO, Noise, NoiseShape, Place, by_channel, kept, product, valid, widened
 from anyoptim.random._place import Offset
 
 __all__ = ["AlphaDropout", "FeatureAlphaDropout", "alpha_dropout", "alpha_dropout_gradient", "feature_alpha_dropout"]

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from anyoptim._arrays import COMPUTE, Array, is_scalar
-from anyoptim._checks import admit
-from anyoptim._dropout._layer import Sampled
-from anyoptim._dropout._masks import BELOW_ONE, INPUT, Noise, NoiseShape, Place, valid, widened
-from anyoptim._into import destination, written
-from anyoptim._quiet import quiet
+from anyoptim._arrays._checks import admit
+from anyoptim._arrays._into import destination, written
+from anyoptim._arrays._quiet import quiet
+from anyoptim.layers._layer import Sampled
+from anyoptim.layers._masks import BELOW_ONE, INPUT, Noise, NoiseShape, Place, valid, widened
 from anyoptim.random import normal
 from anyoptim.random._place import Offset
 

@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from anyoptim._arrays import Array, Library, is_scalar, library
-from anyoptim._checks import admit
-from anyoptim._dropout._masks import INPUT, RATIO, Noise, NoiseShape, Place, kept
-from anyoptim._hyperparameters import Domain
-from anyoptim._into import destination, written
-from anyoptim._scalars import integer
+from anyoptim._arrays._checks import admit
+from anyoptim._arrays._into import destination, written
+from anyoptim._trace._hyperparameters import Domain
+from anyoptim._trace._scalars import integer
+from anyoptim.layers._masks import INPUT, RATIO, Noise, NoiseShape, Place, kept
 from anyoptim.random import spawn
 
 __all__ = ["Draw", "Layer", "Sampled"]

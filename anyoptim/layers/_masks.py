@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from anyoptim._arrays import COMPUTE, Array, Library, is_scalar, traced
-from anyoptim._engines.masking import masked
-from anyoptim._hyperparameters import Domain
-from anyoptim._into import destination, written
-from anyoptim._quiet import quiet
-from anyoptim._scalars import count, integer
+from anyoptim._arrays._into import destination, written
+from anyoptim._arrays._quiet import quiet
+from anyoptim._trace._hyperparameters import Domain
+from anyoptim._trace._scalars import count, integer
 from anyoptim.random import bernoulli
+from anyoptim.random._engines import masked
 from anyoptim.random._place import Offset, Rows, place
 
 __all__ = [

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from anyoptim._arrays import Array, Library
-from anyoptim._checks import admit
-from anyoptim._dropout._layer import Draw, Sampled
-from anyoptim._dropout._masks import INPUT, RATIO, NoiseShape, Place, product, scaled, valid
-from anyoptim._engines.masking import quick
+from anyoptim._arrays._checks import admit
+from anyoptim.layers._layer import Draw, Sampled
+from anyoptim.layers._masks import INPUT, RATIO, NoiseShape, Place, product, scaled, valid
+from anyoptim.random._engines import quick
 from anyoptim.random._place import Offset
 
 __all__ = ["DropConnect", "Dropout", "VariationalDropout", "dropout"]

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from anyoptim._arrays import Array
-from anyoptim._checks import admit
-from anyoptim._dropout._masks import INPUT, NoiseShape, by_channel, by_sample
-from anyoptim._dropout._plain import Dropout, dropout
+from anyoptim._arrays._checks import admit
+from anyoptim.layers._masks import INPUT, NoiseShape, by_channel, by_sample
+from anyoptim.layers._plain import Dropout, dropout
 from anyoptim.random._place import Offset
 
 __all__ = ["DropPath", "SpatialDropout", "drop_path", "spatial_dropout"]

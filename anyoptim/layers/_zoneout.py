@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from anyoptim._arrays import Array, Library, is_scalar
-from anyoptim._checks import admit
-from anyoptim._dropout._layer import Layer
-from anyoptim._dropout._masks import INPUT, RATIO, Noise, NoiseShape, Place, kept, valid, widened
-from anyoptim._quiet import quiet
+from anyoptim._arrays._checks import admit
+from anyoptim._arrays._quiet import quiet
+from anyoptim.layers._layer import Layer
+from anyoptim.layers._masks import INPUT, RATIO, Noise, NoiseShape, Place, kept, valid, widened
 from anyoptim.random._place import Offset
 
 __all__ = ["Zoneout", "zoneout", "zoneout_gradient"]

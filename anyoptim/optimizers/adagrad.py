@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from anyoptim._arrays import Array
-from anyoptim._hyperparameters import Hyper, fraction, nonnegative
-from anyoptim._optimizer import Optimizer
+from anyoptim._core._optimizer import Optimizer
+from anyoptim._trace._hyperparameters import Hyper, fraction, nonnegative
 from anyoptim.optimizers._means import mean, mean_square, squarable
 from anyoptim.optimizers._roots import inside, root
 

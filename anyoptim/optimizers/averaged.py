@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from anyoptim._arrays import Array
-from anyoptim._hyperparameters import Hyper, nonnegative
-from anyoptim._optimizer import Optimizer
-from anyoptim._scalars import power, where
+from anyoptim._core._optimizer import Optimizer
+from anyoptim._trace._hyperparameters import Hyper, nonnegative
+from anyoptim._trace._scalars import power, where
 
 __all__ = ["ASGD"]
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from anyoptim import random
 from anyoptim._arrays import Array
-from anyoptim._hyperparameters import Domain, Hyper, nonnegative
-from anyoptim._optimizer import Optimizer
-from anyoptim._scalars import sqrt
+from anyoptim._core._optimizer import Optimizer
+from anyoptim._trace._hyperparameters import Domain, Hyper, nonnegative
+from anyoptim._trace._scalars import sqrt
 from anyoptim.stages.layers import is_complex
 
 __all__ = ["SGLD"]

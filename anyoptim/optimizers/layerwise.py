@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from anyoptim._arrays import Array
-from anyoptim._chain import Recipe
-from anyoptim._hyperparameters import Hyper, fraction, nonnegative, positive
-from anyoptim._optimizer import Optimizer
-from anyoptim._scalars import one_minus_power, sqrt, trust_ratio, where
-from anyoptim._stage import Stage
+from anyoptim._core._chain import Recipe
+from anyoptim._core._optimizer import Optimizer
+from anyoptim._core._stage import Stage
+from anyoptim._trace._hyperparameters import Hyper, fraction, nonnegative, positive
+from anyoptim._trace._scalars import one_minus_power, sqrt, trust_ratio, where
 from anyoptim.optimizers._means import moments
 
 __all__ = ["LAMB", "LARS"]

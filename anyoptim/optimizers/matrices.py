@@ -6,9 +6,9 @@ import math
 from typing import Any
 
 from anyoptim._arrays import Array, library
-from anyoptim._hyperparameters import Domain, Hyper, fraction, nonnegative, number, positive, share
-from anyoptim._optimizer import Optimizer
-from anyoptim._scalars import power, where
+from anyoptim._core._optimizer import Optimizer
+from anyoptim._trace._hyperparameters import Domain, Hyper, fraction, nonnegative, number, positive, share
+from anyoptim._trace._scalars import power, where
 from anyoptim.optimizers._means import mean
 from anyoptim.optimizers._optional import decayed, decoupled, unless_zero
 from anyoptim.stages.layers import is_complex

@@ -6,9 +6,9 @@ import math
 from typing import Any
 
 from anyoptim._arrays import Array
-from anyoptim._hyperparameters import Domain, Hyper, fraction, nonnegative
-from anyoptim._optimizer import Optimizer
-from anyoptim._scalars import expm1, following, log, one_minus_power, sqrt
+from anyoptim._core._optimizer import Optimizer
+from anyoptim._trace._hyperparameters import Domain, Hyper, fraction, nonnegative
+from anyoptim._trace._scalars import expm1, following, log, one_minus_power, sqrt
 from anyoptim.optimizers._means import moments
 from anyoptim.optimizers._optional import decayed, decoupled
 from anyoptim.optimizers._roots import inside, root

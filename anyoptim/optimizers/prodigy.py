@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from anyoptim._arrays import Array
-from anyoptim._hyperparameters import Hyper, fraction, nonnegative, positive
-from anyoptim._optimizer import Optimizer
-from anyoptim._scalars import sqrt, where
+from anyoptim._core._optimizer import Optimizer
+from anyoptim._trace._hyperparameters import Hyper, fraction, nonnegative, positive
+from anyoptim._trace._scalars import sqrt, where
 from anyoptim.optimizers._means import mean_square, squarable
 
 __all__ = ["Prodigy"]

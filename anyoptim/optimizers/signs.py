@@ -6,8 +6,8 @@ import math
 from typing import Any
 
 from anyoptim._arrays import Array
-from anyoptim._hyperparameters import Domain, Hyper, fraction, nonnegative
-from anyoptim._optimizer import Optimizer
+from anyoptim._core._optimizer import Optimizer
+from anyoptim._trace._hyperparameters import Domain, Hyper, fraction, nonnegative
 from anyoptim.optimizers._optional import decayed, decoupled
 
 __all__ = ["Lion", "Rprop", "Signum"]

@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 
 from anyoptim._arrays import COMPUTE
-from anyoptim._engines import _philox_blocked, _pool
-from anyoptim._engines._draw import Draw
-from anyoptim._engines._leaf import NDArray
-from anyoptim._engines._philox_blocked import Buffers
-from anyoptim._philox import CHOICES, GROUP, MASK
-from anyoptim._quiet import quiet
+from anyoptim._arrays._quiet import quiet
+from anyoptim._engines import _pool
+from anyoptim._engines._base import NDArray
+from anyoptim.random import _blocked_words as _philox_blocked
+from anyoptim.random._blocked_words import Buffers
+from anyoptim.random._draw import Draw
+from anyoptim.random._rounds import CHOICES, GROUP, MASK
 
 __all__ = ["masked"]
 

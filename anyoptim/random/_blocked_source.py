@@ -26,7 +26,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from anyoptim._philox import CHOICES, GROUP, MASK, MULTIPLIERS, ROUNDS, TURN, rounds
+from anyoptim.random._rounds import CHOICES, GROUP, MASK, MULTIPLIERS, ROUNDS, TURN, rounds
 
 __all__ = ["CALLED", "EXCHANGE", "chosen", "drawn"]
 

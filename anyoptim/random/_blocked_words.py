@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
+from anyoptim._arrays._quiet import quiet
 from anyoptim._engines import _pool
-from anyoptim._engines._draw import Draw
-from anyoptim._engines._leaf import NDArray
-from anyoptim._philox import CHOICES, GROUP, MASK, MULTIPLIERS, keys
-from anyoptim._quiet import quiet
-from anyoptim._render.philox_ufuncs import CALLED, EXCHANGE, chosen, drawn
+from anyoptim._engines._base import NDArray
+from anyoptim.random._blocked_source import CALLED, EXCHANGE, chosen, drawn
+from anyoptim.random._draw import Draw
+from anyoptim.random._rounds import CHOICES, GROUP, MASK, MULTIPLIERS, keys
 
 __all__ = ["COUNTERS", "Buffers", "buffers", "kept", "words", "workers"]
 

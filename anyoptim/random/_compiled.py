@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from anyoptim._engines import _headers, _pool, _store
-from anyoptim._engines._draw import Draw
-from anyoptim._engines._leaf import NDArray
-from anyoptim._philox import CHOICES
-from anyoptim._render.philox_loops import BLOCK, FLAT, PARAMETERS, ROWS, Drops, flat, strided
+from anyoptim._engines import _pool
+from anyoptim._engines._base import NDArray
+from anyoptim._engines.compiled import _headers, _store
+from anyoptim.random._compiled_source import BLOCK, FLAT, PARAMETERS, ROWS, Drops, flat, strided
+from anyoptim.random._draw import Draw
+from anyoptim.random._rounds import CHOICES
 
 __all__ = ["masked", "quick", "refusal", "source"]
 

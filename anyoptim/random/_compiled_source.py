@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from anyoptim._philox import CHOICES, GROUP, MASK, TURN, keys
-from anyoptim._render._rounds import rounds_text
-from anyoptim._render._text import filled
+from anyoptim._trace._text import filled
+from anyoptim.random._rounds import CHOICES, GROUP, MASK, TURN, keys
+from anyoptim.random._rounds_source import rounds_text
 
 __all__ = ["BLOCK", "FLAT", "PARAMETERS", "ROWS", "Drops", "flat", "strided"]
 
@@ -75,9 +75,9 @@ FLAT = tuple(name for name, kind in _KINDS.items() if kind.lines is not _COMPLEX
 _MODULE = """\
 from numba import carray, njit
 from numpy import empty, {types}
-from anyoptim._engines._bits import {calls}
-from anyoptim._engines._headers import DATA
-from anyoptim._engines._jitted import pointer, word
+from anyoptim._engines.compiled._bits import {calls}
+from anyoptim._engines.compiled._headers import DATA
+from anyoptim._engines.compiled._jitted import pointer, word
 
 {columns}
 

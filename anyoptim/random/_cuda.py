@@ -7,12 +7,12 @@ import math
 import numpy as np
 
 from anyoptim._arrays import Array, Library
-from anyoptim._engines import cuda
-from anyoptim._engines._draw import Draw
-from anyoptim._philox import CHOICES
-from anyoptim._render._elements import ELEMENTS
-from anyoptim._render.cuda import THREADS
-from anyoptim._render.philox import dropout
+from anyoptim._engines.cuda import _engine as cuda
+from anyoptim._engines.cuda._elements import ELEMENTS
+from anyoptim._engines.cuda._source import THREADS
+from anyoptim.random._cuda_source import dropout
+from anyoptim.random._draw import Draw
+from anyoptim.random._rounds import CHOICES
 
 __all__ = ["masked"]
 

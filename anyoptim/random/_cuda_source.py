@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import functools
 
-from anyoptim._philox import CHOICES, GROUP, TURN, keys
-from anyoptim._render._elements import ELEMENTS
-from anyoptim._render._rounds import rounds_text
-from anyoptim._render.cuda import THREADS, Kernel
+from anyoptim._engines.cuda._elements import ELEMENTS
+from anyoptim._engines.cuda._source import THREADS, Kernel
+from anyoptim.random._rounds import CHOICES, GROUP, TURN, keys
+from anyoptim.random._rounds_source import rounds_text
 
 __all__ = ["dropout"]
 

@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 
 from anyoptim._arrays import Array, Library
-from anyoptim._engines import _masking_blocked, _masking_compiled, compiled
-from anyoptim._engines._draw import Draw
-from anyoptim._engines._leaf import NDArray
+from anyoptim._engines._base import NDArray
+from anyoptim._engines.compiled import _engine as compiled
+from anyoptim.random import _blocked as _masking_blocked
+from anyoptim.random import _compiled as _masking_compiled
+from anyoptim.random._draw import Draw
 
 __all__ = ["masked", "near", "quick"]
 
@@ -47,7 +49,7 @@ def masked(
     draw = Draw(threshold, scale, key, call, offset)
     number = library.cuda(x)
     if number is not None:
-        from anyoptim._engines import _masking_cuda  # noqa: PLC0415 - for those who have a device
+        from anyoptim.random import _cuda as _masking_cuda  # noqa: PLC0415 - for those who have a device
 
         return _masking_cuda.masked(library, x, number, draw, out)
     a = None if only == "portable" else library.bits(x)

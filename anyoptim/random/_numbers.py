@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from anyoptim._arrays import COMPUTE, Array, Library, apart, library, traced
-from anyoptim._engines.masking import near
-from anyoptim._hyperparameters import share
+from anyoptim._trace._hyperparameters import share
+from anyoptim.random._engines import near
 from anyoptim.random._philox import bits, choices, of
 from anyoptim.random._place import Offset
 from anyoptim.random._quantile import upper

@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 
 from anyoptim._arrays import Array, Library, apart, is_scalar, library
-from anyoptim._engines import _philox_blocked
-from anyoptim._engines.masking import near
-from anyoptim._philox import CHOICES, GROUP, MASK, TURN, bumped, keys
-from anyoptim._quiet import quiet
-from anyoptim._scalars import count, integer
+from anyoptim._arrays._quiet import quiet
+from anyoptim._trace._scalars import count, integer
+from anyoptim.random import _blocked_words as _philox_blocked
+from anyoptim.random._engines import near
 from anyoptim.random._place import Offset, Rows, place, sizes
+from anyoptim.random._rounds import CHOICES, GROUP, MASK, TURN, bumped, keys
 
 __all__ = ["bits", "choices", "multiply", "of", "philox4x32"]
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from anyoptim._scalars import integer
+from anyoptim._trace._scalars import integer
 
 __all__ = ["Offset", "Rows", "place", "sizes"]
 

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from anyoptim._arrays import Array, Library
-from anyoptim._philox import MASK
-from anyoptim._quiet import quiet
+from anyoptim._arrays._quiet import quiet
 from anyoptim.random._philox import multiply
+from anyoptim.random._rounds import MASK
 from anyoptim.random._table import DEGREE, PARTS, TEXT
 
 __all__ = ["upper"]

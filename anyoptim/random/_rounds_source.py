@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from anyoptim._philox import rounds
+from anyoptim.random._rounds import rounds
 
 __all__ = ["rounds_text"]
 

@@ -6,7 +6,7 @@ import functools
 
 import numpy as np
 
-from anyoptim._scalars import integer
+from anyoptim._trace._scalars import integer
 from anyoptim.random._philox import bits
 
 __all__ = ["spawn"]

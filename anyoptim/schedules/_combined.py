@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from anyoptim._hyperparameters import Hyper, scheduled
-from anyoptim._scalars import where
+from anyoptim._trace._hyperparameters import Hyper, scheduled
+from anyoptim._trace._scalars import where
 from anyoptim.schedules._decay import Constant, Cosine
 from anyoptim.schedules._schedule import Schedule, choice, finite, increasing, whole
 from anyoptim.schedules._shapes import EASES, after, between, progress, through

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from anyoptim._scalars import floating, largest, power, where
+from anyoptim._trace._scalars import floating, largest, power, where
 from anyoptim.schedules._schedule import Schedule, choice, finite, share, whole
 from anyoptim.schedules._shapes import EASES, between, cosine, progress, through
 

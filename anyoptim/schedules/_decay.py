@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from anyoptim._scalars import floating, power, sqrt, where
+from anyoptim._trace._scalars import floating, power, sqrt, where
 from anyoptim.schedules._schedule import Schedule, finite, increasing, positive, whole
 from anyoptim.schedules._shapes import between, cosine, left, progress
 

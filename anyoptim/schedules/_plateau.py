@@ -8,7 +8,7 @@ from copy import deepcopy
 from typing import Any, ClassVar, Self
 
 from anyoptim._arrays import traced
-from anyoptim._hyperparameters import Domain, Hyper, nonnegative
+from anyoptim._trace._hyperparameters import Domain, Hyper, nonnegative
 from anyoptim.schedules._combined import as_schedule, value_of
 from anyoptim.schedules._schedule import Schedule, choice, whole
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from anyoptim._hyperparameters import Hyper
+from anyoptim._trace._hyperparameters import Hyper
 from anyoptim.schedules._combined import as_schedule
 from anyoptim.schedules._schedule import whole
 

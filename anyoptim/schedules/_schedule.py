@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from itertools import pairwise
 from typing import Any, ClassVar
 
-from anyoptim._hyperparameters import Domain
-from anyoptim._scalars import count, signed, whole
+from anyoptim._trace._hyperparameters import Domain
+from anyoptim._trace._scalars import count, signed, whole
 
 __all__ = ["Schedule", "choice", "finite", "increasing", "positive", "share", "whole"]
 

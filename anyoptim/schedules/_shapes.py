@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from anyoptim._scalars import cos, floating, sqrt, where
+from anyoptim._trace._scalars import cos, floating, sqrt, where
 
 __all__ = ["EASES", "after", "between", "cosine", "left", "progress", "through"]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from anyoptim._arrays import Array
-from anyoptim._hyperparameters import Hyper, fraction, share
-from anyoptim._scalars import remainder, where, whole
-from anyoptim._stage import ParameterStage
+from anyoptim._core._stage import ParameterStage
+from anyoptim._trace._hyperparameters import Hyper, fraction, share
+from anyoptim._trace._scalars import remainder, where, whole
 
 __all__ = ["EMA", "SWA", "Lookahead"]
 

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from anyoptim._arrays import Array, traced
-from anyoptim._hyperparameters import Domain, Hyper
-from anyoptim._scalars import where
-from anyoptim._stage import Gate, Stage
+from anyoptim._core._stage import Gate, Stage
+from anyoptim._trace._hyperparameters import Domain, Hyper
+from anyoptim._trace._scalars import where
 
 __all__ = ["Accumulate", "LossScale", "SkipNonFinite"]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from anyoptim._arrays import Array
-from anyoptim._hyperparameters import Hyper, positive
-from anyoptim._stage import ParameterStage, Stage
+from anyoptim._core._stage import ParameterStage, Stage
+from anyoptim._trace._hyperparameters import Hyper, positive
 
 __all__ = ["AdaptiveClip", "Centralize", "UnitNorm", "is_complex"]
 

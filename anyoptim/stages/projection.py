@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from anyoptim._arrays import Array
-from anyoptim._hyperparameters import Hyper, number
-from anyoptim._stage import ParameterStage
+from anyoptim._core._stage import ParameterStage
+from anyoptim._trace._hyperparameters import Hyper, number
 
 __all__ = ["Box", "NonNegative"]
 

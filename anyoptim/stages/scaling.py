@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from anyoptim._arrays import Array
-from anyoptim._hyperparameters import Hyper, nonnegative, positive
-from anyoptim._scalars import ratio_up_to_one, trust_ratio, where
-from anyoptim._stage import GradientStage, Stage
+from anyoptim._core._stage import GradientStage, Stage
+from anyoptim._trace._hyperparameters import Hyper, nonnegative, positive
+from anyoptim._trace._scalars import ratio_up_to_one, trust_ratio, where
 
 __all__ = ["Cautious", "ClipNorm", "TrustRatio"]
 

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from anyoptim._arrays import Array
-from anyoptim._hyperparameters import Hyper, fraction, nonnegative, number
-from anyoptim._stage import Stage
+from anyoptim._core._stage import Stage
+from anyoptim._trace._hyperparameters import Hyper, fraction, nonnegative, number
 
 __all__ = ["Maximize", "Scale", "Trace", "WeightDecay"]
 

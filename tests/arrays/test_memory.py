@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anyoptim._arrays import library
-from anyoptim._memory import Memory, near, overlaps_itself, shared
+from anyoptim._arrays._memory import Memory, near, overlaps_itself, shared
 
 N = 48
 

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from anyoptim._arrays._plain import LEVELS, Plain
-from anyoptim._tree import Tree, reader
+from anyoptim._arrays._tree import Tree, reader
 
 
 class Pair(NamedTuple):

@@ -24,9 +24,8 @@ from hypothesis.extra import numpy as hnp
 from safetensors.numpy import save_file
 
 import anyoptim as ao
-from anyoptim import _checkpoint, _tensors
-from anyoptim._files import replacing
-from tests.support.internals import Tree
+from anyoptim.checkpoint import _checkpoint, _tensors
+from tests.support.internals import Tree, replacing
 from tests.support.libraries import Library, numpy_dtype, same_bits
 
 DTYPES = ("float16", "bfloat16", "float32", "float64", "complex64", "complex128")

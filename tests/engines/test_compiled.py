@@ -20,7 +20,11 @@ from hypothesis import strategies as st
 
 import anyoptim as ao
 from anyoptim import _engines
-from anyoptim._engines import _headers, _pool, _tiles, blocked, compiled
+from anyoptim._engines import _pool
+from anyoptim._engines.blocked import _engine as blocked
+from anyoptim._engines.blocked import _tiles
+from anyoptim._engines.compiled import _engine as compiled
+from anyoptim._engines.compiled import _headers
 from tests.support.internals import reduction
 from tests.support.libraries import ENGINES, Library, same_bits
 
@@ -650,7 +654,9 @@ import os, sys, warnings
 import numpy as np
 warnings.simplefilter("ignore", DeprecationWarning)  # Python's, for a fork beside threads
 import anyoptim as ao
-from anyoptim._engines import _pool, blocked, compiled
+from anyoptim._engines import _pool
+from anyoptim._engines.blocked import _engine as blocked
+from anyoptim._engines.compiled import _engine as compiled
 _pool.threads = lambda: 3
 compiled.PIECE = 64; compiled.CHUNK = 4096; blocked.THREADED = 2; blocked.BLOCK = 4096
 def run(optimizer, p, times):
@@ -687,7 +693,8 @@ _LATE = """
 import threading, time
 import numpy as np
 import anyoptim as ao
-from anyoptim._engines import _pool, compiled
+from anyoptim._engines import _pool
+from anyoptim._engines.compiled import _engine as compiled
 _pool.threads = lambda: 2
 compiled.PIECE = 1 << 16
 def work(engine):
@@ -893,5 +900,5 @@ def test_expressions_of_the_dtype_at_a_repeated_step() -> None:
 
 def test_modules_of_the_engine_import_no_compiler() -> None:
     """`_jitted` alone does."""
-    for name in ("compiled", "_store", "_pool", "_headers"):
+    for name in ("compiled._engine", "compiled._store", "_pool", "compiled._headers"):
         assert "numba" not in vars(importlib.import_module(f"anyoptim._engines.{name}"))

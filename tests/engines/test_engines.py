@@ -19,8 +19,8 @@ from hypothesis.extra.numpy import array_shapes
 
 import anyoptim as ao
 from anyoptim import _engines
-from anyoptim._engines import blocked
-from anyoptim._render import loops
+from anyoptim._engines.blocked import _engine as blocked
+from anyoptim._engines.compiled import _source as loops
 from tests.support.chains import agree, run
 from tests.support.internals import Memory, near
 from tests.support.layouts import LAYOUTS, hostile

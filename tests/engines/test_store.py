@@ -26,8 +26,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import anyoptim as ao
-from anyoptim._engines import _cache, _kernels, _masking_compiled, _store
-from tests.support.internals import options
+from anyoptim._engines import _cache
+from anyoptim._engines.blocked import _kernels
+from anyoptim._engines.compiled import _store
+from tests.support.internals import dropout_compiled, options
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="sets the cache folder by XDG_CACHE_HOME")
 
@@ -36,7 +38,7 @@ import hashlib, json, sys
 import numpy as np
 import anyoptim as ao
 from anyoptim import _engines
-from anyoptim._engines import _store
+from anyoptim._engines.compiled import _store
 made, anew = [], _store.compiled
 def compiled(name, text, signature):
     made.append(anew(name, text, signature))
@@ -364,8 +366,8 @@ def test_a_user_whom_the_system_does_not_know(tmp_path: Path, expected: str) -> 
     first = PROBE.replace("Momentum", "SGD").replace("print", "str")
     change = f"os.setgid({number})\nos.setuid({number})\ndel os.environ['XDG_CACHE_HOME']\n"
     found = _run(
-        f"{first}import os\n_store.compiled = anew\n{change}"
-        f"_engines.compiled._apart.cache_clear()\n_engines.compiled.broken.cache_clear()\n{PROBE}",
+        f"{first}import os\nfrom anyoptim._engines.compiled import _engine\n_store.compiled = anew\n{change}"
+        f"_engine._apart.cache_clear()\n_engine.broken.cache_clear()\n{PROBE}",
         XDG_CACHE_HOME=tmp_path,
     )
     assert (found["bits"], found["hits"]) == (expected, 0)
@@ -425,7 +427,7 @@ def test_the_machine_code_depends_on_the_functions_it_calls(
 ) -> None:
     """Constants and functions of our own are in it: with other texts of these it is another's."""
     package = _package(tmp_path / "package")
-    with open(package / "anyoptim" / "_engines" / "_headers.py", "a") as file:
+    with open(package / "anyoptim" / "_engines" / "compiled" / "_headers.py", "a") as file:
         file.write("# changed\n")
     assert _run(PYTHONPATH=package, XDG_CACHE_HOME=warm)["hits"] == 0
     found = _run(PYTHONPATH=package, XDG_CACHE_HOME=warm)
@@ -444,11 +446,11 @@ def test_the_machine_code_depends_on_the_functions_it_calls(
 def test_no_module_that_kernels_name_is_forgotten_there() -> None:
     """Nor one that such a module names."""
     texts = [ao.chain(ao.ClipGlobalNorm(1.0), ao.Adam()).kernel_source("compiled")]
-    texts += [_masking_compiled.source(*of).text for of in (("flat", "float32", "y"), ("strided", "bfloat16", "x"))]
+    texts += [dropout_compiled.source(*of).text for of in (("flat", "float32", "y"), ("strided", "bfloat16", "x"))]
     texts += [Path(_store.__file__).with_name(f"{name}.py").read_text() for name in _store.OWN]
     froms = [node for text in texts for node in ast.walk(ast.parse(text)) if isinstance(node, ast.ImportFrom)]
     named = {node.module for node in froms if node.module and node.module.startswith("anyoptim")}
-    assert named == {f"anyoptim._engines.{name}" for name in _store.OWN}
+    assert named == {f"anyoptim._engines.compiled.{name}" for name in _store.OWN}
 
 
 def test_where_our_own_functions_can_not_be_read_nothing_is_kept(

@@ -263,6 +263,6 @@ def test_gaussian_dropout_is_kerass(need: Callable[[str], Library]) -> None:
 def test_alpha_is_selus() -> None:
     """Minus what SELU gives for minus infinity, with its published constants."""
     assert ao.alpha_dropout(np.zeros(1), 0.5, 0).shape == (1,)
-    from anyoptim._dropout import _alpha
+    from anyoptim.layers import _alpha
 
     assert _alpha._ALPHA == ALPHA

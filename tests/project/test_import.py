@@ -88,21 +88,3 @@ def test_every_module_says_what_it_offers(name: str) -> None:
     for public in module.__all__:
         value = getattr(module, public)
         assert value.__doc__ or not isinstance(value, type | FunctionType), public
-
-
-def test_imports_go_one_way() -> None:
-    """Engines know no optimizer and no container; only `_arrays` tells libraries apart."""
-    import ast
-    from pathlib import Path
-
-    root = Path(ao.__file__).parent
-    for path in root.rglob("*.py"):
-        names = {
-            node.module or "" for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)
-        }
-        if path.parent.name == "_engines":
-            assert not names & {"anyoptim._optimizer", "anyoptim.optimizers", "anyoptim._tree", "anyoptim._checks"}
-        if path.parent.name != "_arrays":
-            text = path.read_text()
-            assert not any(f"import {lib}" in text for lib in ("torch", "jax", "cupy", "dask"))
-            assert "sys.modules" not in text

@@ -10,18 +10,6 @@ import pytest
 
 TESTS = Path(__file__).parents[1]
 
-INSIDES = {
-    "arrays": "_arrays _checks _memory _tree",
-    "trace": "_program _reduction _render _scalars _trace",
-    "engines": "_engines _render",
-    "core": "_select",
-    "layers": "_dropout",
-    "checkpoint": "_checkpoint _files _tensors",
-    "compat": "compat.optax._schedules",
-    "random": "_philox random._philox",
-}
-"""The private modules of the package that a folder's tests may import. All of `support` may import any."""
-
 FILES = {str(path.relative_to(TESTS)): path for path in sorted(TESTS.rglob("*.py"))}
 
 
@@ -44,12 +32,16 @@ def _imported(text: str) -> set[str]:
 
 @pytest.mark.parametrize("name", FILES)
 def test_what_a_file_imports(name: str) -> None:
-    """Of the tests only what stands in `support` and `reference`; of the package what is public, or of its room."""
+    """Of the tests only what stands in `support` and `reference`; of the package what is public, or of its room.
+
+    All of `support` may import anything.
+    """
     imported = _imported(FILES[name].read_text(encoding="utf-8"))
     ours = {module for module in imported if module.startswith("tests.")}
     itself = f"tests.{name.removesuffix('.py').replace('/', '.')}"
     assert {m for m in ours if not m.startswith(("tests.support", "tests.reference", itself))} == set()
     if not name.startswith("support/"):
-        own = tuple(f"anyoptim.{inside}" for inside in INSIDES.get(name.split("/", maxsplit=1)[0], "").split())
+        room = name.split("/", maxsplit=1)[0]
+        own = (f"anyoptim._{room}", f"anyoptim.{room}")
         private = {m for m in imported if m.startswith("anyoptim.") and re.search(r"\._(?!_)", m)}
         assert {m for m in private if not any(f"{m}.".startswith(f"{one}.") for one in own)} == set()

@@ -8,7 +8,13 @@ from typing import Any
 import pytest
 
 from anyoptim import _engines
-from anyoptim._engines import _masking_compiled, _pool, _tiles, blocked, compiled, masking, portable
+from anyoptim._engines import _pool
+from anyoptim._engines import _portable as portable
+from anyoptim._engines.blocked import _engine as blocked
+from anyoptim._engines.blocked import _tiles
+from anyoptim._engines.compiled import _engine as compiled
+from anyoptim.random import _compiled as _masking_compiled
+from anyoptim.random import _engines as masking
 
 LATER = _engines.LATER
 """The reason why what the compiled engine would take is not yet worth compiling."""

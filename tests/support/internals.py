@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from anyoptim import _checks as checks
-from anyoptim import _reduction as reduction
 from anyoptim._arrays import COMPUTE, library
-from anyoptim._memory import Memory, near
-from anyoptim._program import MOVE, Part, Program, Row, on_value, options
-from anyoptim._trace import (
+from anyoptim._arrays import _checks as checks
+from anyoptim._arrays._files import replacing
+from anyoptim._arrays._memory import Memory, near
+from anyoptim._arrays._tree import Tree
+from anyoptim._engines import _pool as pool
+from anyoptim._engines.blocked._source import blocked
+from anyoptim._engines.compiled import _engine as compiled
+from anyoptim._engines.compiled import _headers as headers
+from anyoptim._engines.cuda._elements import ELEMENTS
+from anyoptim._engines.cuda._source import coefficients
+from anyoptim._engines.cuda._tables import rows_of
+from anyoptim._trace import _reduction as reduction
+from anyoptim._trace._graph import (
     LOGICAL,
     Graph,
     Range,
@@ -19,10 +27,13 @@ from anyoptim._trace import (
     trace,
     trace_measure,
 )
-from anyoptim._tree import Tree
+from anyoptim._trace._program import MOVE, Part, Program, Row, on_value, options
+from anyoptim.random import _compiled as dropout_compiled
+from anyoptim.random import _engines as dropout
 
 __all__ = [
     "COMPUTE",
+    "ELEMENTS",
     "LOGICAL",
     "MOVE",
     "Graph",
@@ -34,14 +45,23 @@ __all__ = [
     "Scalar",
     "Symbol",
     "Tree",
+    "blocked",
     "checks",
+    "coefficients",
+    "compiled",
+    "dropout",
+    "dropout_compiled",
     "evaluate",
+    "headers",
     "library",
     "near",
     "on_value",
     "options",
+    "pool",
     "range_of",
     "reduction",
+    "replacing",
+    "rows_of",
     "symbol",
     "trace",
     "trace_measure",

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 import anyoptim as ao
-from anyoptim._dropout import Layer
+from anyoptim.layers import Layer
 from anyoptim.random import normal
 from tests.reference.philox import choice
 

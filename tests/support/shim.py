@@ -23,10 +23,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from anyoptim import _arrays
+from anyoptim._arrays._memory import Memory
 from anyoptim._arrays._numpy import NumPy
-from anyoptim._engines import _cache, cuda
-from anyoptim._engines._device import Device
-from anyoptim._memory import Memory
+from anyoptim._engines import _cache
+from anyoptim._engines.cuda import _engine as cuda
+from anyoptim._engines.cuda._device import Device
 
 NUMBER = 4711
 """Of the device, as the array library counts."""

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from anyoptim._philox import MASK, keys, rounds
 from anyoptim.random import bits, philox4x32
 from anyoptim.random._philox import choices
+from anyoptim.random._rounds import MASK, keys, rounds
 
 BLOCK = 1 << 18
 NEAR, NONE = np.empty(0), np.zeros(BLOCK, np.int64)

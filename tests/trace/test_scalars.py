@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from anyoptim._render._tables import rows_of
-from anyoptim._render.cuda import coefficients
-from anyoptim._scalars import following, power, remainder, times, whole
-from anyoptim._trace import Scalar, Symbol, symbol
+from anyoptim._trace._graph import Scalar, Symbol, symbol
+from anyoptim._trace._scalars import following, power, remainder, times, whole
 from tests.support import shim
+from tests.support.internals import coefficients, rows_of
 from tests.support.libraries import Library
 
 PAIRS = [(2.0, 3.0), (0.5, 0.0), (1.0, 7.0), (1.0003, 0.75), (1e-3, 2.5), (7.0, -1.5), (4.0, 0.5)]

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 import anyoptim as ao
-from anyoptim._program import MOVE, Part, Program, on_value, options
-from anyoptim._render.ufuncs import blocked
-from anyoptim._trace import Graph, Node, Scalar, evaluate, trace
+from anyoptim._trace._graph import Graph, Node, Scalar, evaluate, trace
+from anyoptim._trace._program import MOVE, Part, Program, on_value, options
+from tests.support.internals import blocked
 from tests.support.libraries import METHODS
 
 

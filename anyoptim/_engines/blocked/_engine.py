@@ -8,15 +8,15 @@ from typing import Any
 import numpy as np
 
 from anyoptim._arrays import COMPUTE, Array, host_memory
+from anyoptim._arrays._memory import near
+from anyoptim._arrays._quiet import quiet, quietly
 from anyoptim._engines import _pool
-from anyoptim._engines._kernels import Work, kernel, text
-from anyoptim._engines._leaf import Again, Commit, Leaf, NDArray, Plan, Result, Rows, Written, host
-from anyoptim._engines._packs import packs
-from anyoptim._engines._scratch import Scratch, give, retake, scratch
-from anyoptim._engines._tiles import add_up, tiles
-from anyoptim._memory import near
-from anyoptim._program import Program, Row, floats, options
-from anyoptim._quiet import quiet, quietly
+from anyoptim._engines._base import Again, Commit, Leaf, NDArray, Plan, Result, Rows, Written, host
+from anyoptim._engines.blocked._kernels import Work, kernel, text
+from anyoptim._engines.blocked._packs import packs
+from anyoptim._engines.blocked._scratch import Scratch, give, retake, scratch
+from anyoptim._engines.blocked._tiles import add_up, tiles
+from anyoptim._trace._program import Program, Row, floats, options
 
 __all__ = ["Blocked", "refusal", "source"]
 

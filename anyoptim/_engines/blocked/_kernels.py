@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from anyoptim._engines._leaf import NDArray
-from anyoptim._engines._scratch import Scratch
-from anyoptim._program import Options, Program
-from anyoptim._render.ufuncs import UFUNCS, Source, blocked, blocked_measure
-from anyoptim._trace import Scalars, trace, trace_measure
+from anyoptim._engines._base import NDArray
+from anyoptim._engines.blocked._scratch import Scratch
+from anyoptim._engines.blocked._source import UFUNCS, Source, blocked, blocked_measure
+from anyoptim._trace._graph import Scalars, trace, trace_measure
+from anyoptim._trace._program import Options, Program
 
 __all__ = ["Kernel", "Work", "kernel", "text"]
 

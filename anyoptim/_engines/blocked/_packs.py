@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from anyoptim._engines._leaf import Leaf, NDArray
+from anyoptim._engines._base import Leaf, NDArray
 
 __all__ = ["Pack", "packs"]
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from anyoptim._arrays import host_memory
-from anyoptim._engines._leaf import NDArray
+from anyoptim._engines._base import NDArray
 
 __all__ = ["MOST", "Scratch", "give", "retake", "scratch"]
 

@@ -15,8 +15,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from anyoptim._render._text import function_name, input_names, scalar_names
-from anyoptim._trace import LOGICAL, Graph, Node, Scalar, Scalars
+from anyoptim._trace._graph import LOGICAL, Graph, Node, Scalar, Scalars
+from anyoptim._trace._text import function_name, input_names, scalar_names
 
 __all__ = ["UFUNCS", "Source", "blocked", "blocked_measure"]
 

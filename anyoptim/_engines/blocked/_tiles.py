@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from anyoptim._engines._kernels import Work
-from anyoptim._engines._leaf import NDArray
-from anyoptim._engines._scratch import scratch
-from anyoptim._quiet import quiet
-from anyoptim._reduction import BLOCK
+from anyoptim._arrays._quiet import quiet
+from anyoptim._engines._base import NDArray
+from anyoptim._engines.blocked._kernels import Work
+from anyoptim._engines.blocked._scratch import scratch
+from anyoptim._trace._reduction import BLOCK
 
 __all__ = ["add_up", "tiles"]
 

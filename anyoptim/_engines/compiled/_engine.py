@@ -12,14 +12,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from anyoptim._arrays import COMPUTE, Array, host_memory
-from anyoptim._engines import _headers, _pool, _store
-from anyoptim._engines._headers import BYTES, FIRST, MIRROR, ORDER, PARAMETER
-from anyoptim._engines._leaf import Again, Commit, Leaf, NDArray, Plan, Result, Rows, Written, host
-from anyoptim._memory import merged
-from anyoptim._program import Options, Program, Row, floats, options
-from anyoptim._reduction import BLOCK as SUM
-from anyoptim._render.loops import Loop, loop, loop_measure
-from anyoptim._trace import Scalars, trace, trace_measure
+from anyoptim._arrays._memory import merged
+from anyoptim._engines import _pool
+from anyoptim._engines._base import Again, Commit, Leaf, NDArray, Plan, Result, Rows, Written, host
+from anyoptim._engines.compiled import _headers, _store
+from anyoptim._engines.compiled._headers import BYTES, FIRST, MIRROR, ORDER, PARAMETER
+from anyoptim._engines.compiled._source import Loop, loop, loop_measure
+from anyoptim._trace._graph import Scalars, trace, trace_measure
+from anyoptim._trace._program import Options, Program, Row, floats, options
+from anyoptim._trace._reduction import BLOCK as SUM
 
 __all__ = ["Compiled", "broken", "load", "missing", "refusal", "source"]
 
@@ -43,7 +44,7 @@ def missing() -> str | None:
 def broken() -> str | None:
     """The same, having tried it: a Numba may be too old for the NumPy beside it, or have no right to make code."""
     try:
-        jitted = importlib.import_module("anyoptim._engines._jitted")
+        jitted = importlib.import_module("anyoptim._engines.compiled._jitted")
     except Exception as error:
         return missing() or f"Numba can't be imported: {error}"
     if not hasattr(jitted.alike, "py_func"):
@@ -250,7 +251,7 @@ def _apart() -> Callable[..., bool]:
 
 def _own(name: str, arguments: str, signature: str) -> Callable[..., bool]:
     """A function of `_jitted`, kept like a kernel."""
-    text = f"from anyoptim._engines import _jitted\n\n\ndef {name}({arguments}):\n"
+    text = f"from anyoptim._engines.compiled import _jitted\n\n\ndef {name}({arguments}):\n"
     return _store.compiled(name, f"{text}    return _jitted.{name}({arguments})\n", signature)
 
 

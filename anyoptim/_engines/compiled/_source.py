@@ -30,9 +30,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from anyoptim._reduction import BLOCK
-from anyoptim._render._text import INFIX, filled, function_name, input_names, scalar_names
-from anyoptim._trace import Graph, Node, Scalar, Scalars
+from anyoptim._trace._graph import Graph, Node, Scalar, Scalars
+from anyoptim._trace._reduction import BLOCK
+from anyoptim._trace._text import INFIX, filled, function_name, input_names, scalar_names
 
 __all__ = ["Loop", "loop", "loop_measure"]
 
@@ -77,8 +77,8 @@ _HEAD = """\
 from math import sqrt
 from numba import carray
 from numpy import empty, {types}
-from anyoptim._engines._headers import FIRST
-from anyoptim._engines._jitted import {calls}
+from anyoptim._engines.compiled._headers import FIRST
+from anyoptim._engines.compiled._jitted import {calls}
 
 
 """

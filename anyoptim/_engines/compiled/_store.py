@@ -95,7 +95,7 @@ class _Kept:
 def _own() -> str | None:
     """The digest of those modules' texts, or of their byte code where there is no more; None if neither is found."""
     with suppress(Exception):
-        specs: list[Any] = [importlib.util.find_spec(f"anyoptim._engines.{name}") for name in OWN]
+        specs: list[Any] = [importlib.util.find_spec(f"anyoptim._engines.compiled.{name}") for name in OWN]
         return _digest(*[spec.loader.get_data(spec.origin) for spec in specs])
     return None
 

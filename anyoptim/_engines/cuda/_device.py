@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from anyoptim._engines import _cache
-from anyoptim._engines._leaf import NDArray
+from anyoptim._engines._base import NDArray
 
 __all__ = ["OPTIONS", "Device", "Owned", "device", "programs", "target"]
 

@@ -12,16 +12,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from anyoptim._arrays import Array
-from anyoptim._engines._device import Owned, device
-from anyoptim._engines._leaf import Again, Commit, Leaf, NDArray, Plan, Result, Rows, Written
-from anyoptim._memory import ANY, Memory, merged, order
-from anyoptim._program import Program, Row, floats, options
-from anyoptim._reduction import power_of_two
-from anyoptim._render._elements import ELEMENTS
-from anyoptim._render._programs import kernel_of
-from anyoptim._render._tables import chunk_map, rows_of
-from anyoptim._render.cuda import REDUCTION, THREADS, Kernel, coefficients
-from anyoptim._trace import symbol
+from anyoptim._arrays._memory import ANY, Memory, merged, order
+from anyoptim._engines._base import Again, Commit, Leaf, NDArray, Plan, Result, Rows, Written
+from anyoptim._engines.cuda._device import Owned, device
+from anyoptim._engines.cuda._elements import ELEMENTS
+from anyoptim._engines.cuda._programs import kernel_of
+from anyoptim._engines.cuda._source import REDUCTION, THREADS, Kernel, coefficients
+from anyoptim._engines.cuda._tables import chunk_map, rows_of
+from anyoptim._trace._graph import symbol
+from anyoptim._trace._program import Program, Row, floats, options
+from anyoptim._trace._reduction import power_of_two
 
 __all__ = ["Cuda", "Gathered", "broken", "device", "missing", "ready", "refusal"]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 
-from anyoptim._program import Options, Program, Row, options
-from anyoptim._render.cuda import REDUCTION, Kernel, kernel, kernel_measure
-from anyoptim._trace import trace, trace_measure
+from anyoptim._engines.cuda._source import REDUCTION, Kernel, kernel, kernel_measure
+from anyoptim._trace._graph import trace, trace_measure
+from anyoptim._trace._program import Options, Program, Row, options
 
 __all__ = ["kernel_of", "source_of"]
 

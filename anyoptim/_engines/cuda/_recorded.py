@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from anyoptim._arrays import Library
-from anyoptim._engines import cuda
-from anyoptim._engines._leaf import Leaf, NDArray, Plan, Rows
-from anyoptim._program import Program
-from anyoptim._render.cuda import REDUCTION
-from anyoptim._trace import Symbol, symbol
+from anyoptim._engines._base import Leaf, NDArray, Plan, Rows
+from anyoptim._engines.cuda import _engine as cuda
+from anyoptim._engines.cuda._source import REDUCTION
+from anyoptim._trace._graph import Symbol, symbol
+from anyoptim._trace._program import Program
 
 __all__ = ["Cells", "Recorded"]
 

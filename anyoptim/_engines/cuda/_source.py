@@ -27,10 +27,10 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
-from anyoptim._reduction import BLOCK
-from anyoptim._render._elements import ELEMENTS
-from anyoptim._render._text import INFIX, filled, function_name, input_names, scalar_names
-from anyoptim._trace import LOGICAL, Graph, Node, Scalar, Scalars
+from anyoptim._engines.cuda._elements import ELEMENTS
+from anyoptim._trace._graph import LOGICAL, Graph, Node, Scalar, Scalars
+from anyoptim._trace._reduction import BLOCK
+from anyoptim._trace._text import INFIX, filled, function_name, input_names, scalar_names
 
 __all__ = ["CHUNK", "REDUCTION", "THREADS", "Kernel", "coefficients", "kernel", "kernel_measure"]
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from anyoptim._program import Row
-from anyoptim._reduction import BLOCK
-from anyoptim._render.cuda import CHUNK
-from anyoptim._trace import Scalar, Symbol, evaluate
+from anyoptim._engines.cuda._source import CHUNK
+from anyoptim._trace._graph import Scalar, Symbol, evaluate
+from anyoptim._trace._program import Row
+from anyoptim._trace._reduction import BLOCK
 
 __all__ = ["CHUNKS", "Expressions", "chunk_map", "rows_of"]
 

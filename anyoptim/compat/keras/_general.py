@@ -8,10 +8,10 @@ from functools import wraps
 from inspect import Parameter, Signature, signature
 from typing import Any, ParamSpec, TypedDict, get_type_hints
 
-from anyoptim._chain import chain
-from anyoptim._hyperparameters import Hyper
-from anyoptim._optimizer import Optimizer
-from anyoptim._stage import Stage
+from anyoptim._core._chain import chain
+from anyoptim._core._optimizer import Optimizer
+from anyoptim._core._stage import Stage
+from anyoptim._trace._hyperparameters import Hyper
 from anyoptim.compat._counts import CountedSchedule, FromOne, Product
 from anyoptim.compat.keras._variants import Overwritten, StartedAverage
 from anyoptim.stages import Accumulate, ClipGlobalNorm, ClipNorm, ClipValue, Scale, WeightDecay

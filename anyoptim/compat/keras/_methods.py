@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any, Unpack
 
 from anyoptim import optimizers as methods
-from anyoptim._chain import chain, partition
-from anyoptim._hyperparameters import Hyper
-from anyoptim._optimizer import Optimizer
-from anyoptim._scalars import where
+from anyoptim._core._chain import chain, partition
+from anyoptim._core._optimizer import Optimizer
+from anyoptim._trace._hyperparameters import Hyper
+from anyoptim._trace._scalars import where
 from anyoptim.compat._counts import Product
 from anyoptim.compat.keras._general import General, Options, constructor, times
 from anyoptim.compat.keras._variants import EvenScheduleFreeAdamW, LateAdafactor, NesterovSumMuon, SumMuon

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from anyoptim._optimizer import Optimizer
+from anyoptim._core._optimizer import Optimizer
 from anyoptim.compat._carry import Remembered, Slot, host, load, remembered, wanted
 from anyoptim.stages import Accumulate, Scale
 

@@ -6,10 +6,10 @@ import math
 from typing import Any
 
 from anyoptim._arrays import Array
-from anyoptim._hyperparameters import Domain, Hyper, fraction, nonnegative, number, share
-from anyoptim._optimizer import Optimizer
-from anyoptim._scalars import one_minus_power, remainder, sqrt, where, whole
-from anyoptim._stage import ParameterStage
+from anyoptim._core._optimizer import Optimizer
+from anyoptim._core._stage import ParameterStage
+from anyoptim._trace._hyperparameters import Domain, Hyper, fraction, nonnegative, number, share
+from anyoptim._trace._scalars import one_minus_power, remainder, sqrt, where, whole
 from anyoptim.optimizers import Adafactor, ScheduleFreeAdamW
 from anyoptim.optimizers.matrices import unit
 from anyoptim.stages.layers import is_complex

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from anyoptim._scalars import cos, floating, power, where
+from anyoptim._trace._scalars import cos, floating, power, where
 from anyoptim.compat._counts import CountedSchedule
 from anyoptim.schedules._schedule import finite, positive
 from anyoptim.schedules._schedule import whole as integer

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from anyoptim._chain import chain
-from anyoptim._hyperparameters import Hyper
-from anyoptim._optimizer import Optimizer
-from anyoptim._scalars import one_minus_power, sqrt
+from anyoptim._core._chain import chain
+from anyoptim._core._optimizer import Optimizer
+from anyoptim._trace._hyperparameters import Hyper
+from anyoptim._trace._scalars import one_minus_power, sqrt
 from anyoptim.compat._counts import Product, rate
 from anyoptim.compat.optax._decay import decay, decoupled
 from anyoptim.compat.optax._masks import accumulator

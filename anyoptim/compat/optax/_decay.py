@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from anyoptim._chain import chain
-from anyoptim._optimizer import Optimizer
-from anyoptim._stage import Stage
+from anyoptim._core._chain import chain
+from anyoptim._core._optimizer import Optimizer
+from anyoptim._core._stage import Stage
 from anyoptim.compat._counts import rate
 from anyoptim.compat.optax._masks import masked
 from anyoptim.stages import Scale, WeightDecay

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from anyoptim._tree import Tree
+from anyoptim._arrays._tree import Tree
 
 __all__ = ["Mask", "accumulator", "masked"]
 

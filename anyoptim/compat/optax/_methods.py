@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from anyoptim._chain import chain
-from anyoptim._hyperparameters import Hyper
-from anyoptim._optimizer import Optimizer
-from anyoptim._stage import Stage
+from anyoptim._core._chain import chain
+from anyoptim._core._optimizer import Optimizer
+from anyoptim._core._stage import Stage
+from anyoptim._trace._hyperparameters import Hyper
 from anyoptim.compat._counts import rate
 from anyoptim.compat.optax._decay import decay, decoupled
 from anyoptim.compat.optax._masks import accumulator, masked

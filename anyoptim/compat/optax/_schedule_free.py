@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from anyoptim._hyperparameters import Hyper, nonnegative, number
-from anyoptim._scalars import one_minus_power, power, sqrt, where
+from anyoptim._trace._hyperparameters import Hyper, nonnegative, number
+from anyoptim._trace._scalars import one_minus_power, power, sqrt, where
 from anyoptim.optimizers import ScheduleFreeAdamW, ScheduleFreeSGD
 
 __all__ = ["PeakScheduleFreeAdamW", "PeakScheduleFreeSGD"]

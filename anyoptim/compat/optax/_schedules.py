@@ -7,7 +7,7 @@ from itertools import accumulate
 from operator import mul
 from typing import Any
 
-from anyoptim._scalars import floating, power, where
+from anyoptim._trace._scalars import floating, power, where
 from anyoptim.compat._counts import CountedSchedule
 from anyoptim.schedules._schedule import choice, finite, share, whole
 from anyoptim.schedules._shapes import after, cosine, left, through

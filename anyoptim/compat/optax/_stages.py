@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from anyoptim._arrays import Array
-from anyoptim._hyperparameters import Domain, Hyper
-from anyoptim._scalars import where
+from anyoptim._trace._hyperparameters import Domain, Hyper
+from anyoptim._trace._scalars import where
 from anyoptim.stages import Accumulate, Trace, TrustRatio
 
 __all__ = ["MaskedTrustRatio", "NesterovStepTrace", "NesterovTrace", "StepTrace", "Summed"]

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from anyoptim._arrays import library
-from anyoptim._optimizer import Optimizer
-from anyoptim._tree import Tree
+from anyoptim._arrays._tree import Tree
+from anyoptim._core._optimizer import Optimizer
 from anyoptim.compat._carry import Remembered, Slot, by_path, host, load, remembered, wanted
 
 __all__ = ["from_optax", "to_optax"]

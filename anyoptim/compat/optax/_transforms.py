@@ -6,10 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 from anyoptim._arrays import Array
-from anyoptim._chain import chain as chained
-from anyoptim._hyperparameters import Hyper, positive
-from anyoptim._optimizer import Optimizer
-from anyoptim._stage import Stage
+from anyoptim._core._chain import chain as chained
+from anyoptim._core._optimizer import Optimizer
+from anyoptim._core._stage import Stage
+from anyoptim._trace._hyperparameters import Hyper, positive
 from anyoptim.compat._counts import Product, rate
 from anyoptim.compat.optax._masks import accumulator, masked
 from anyoptim.compat.optax._stages import NesterovStepTrace, NesterovTrace, StepTrace, Summed

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from anyoptim._arrays import Array
-from anyoptim._hyperparameters import Hyper, nonnegative
-from anyoptim._optimizer import Optimizer
-from anyoptim._scalars import following, one_minus_power, sqrt
+from anyoptim._core._optimizer import Optimizer
+from anyoptim._trace._hyperparameters import Hyper, nonnegative
+from anyoptim._trace._scalars import following, one_minus_power, sqrt
 from anyoptim.optimizers import AdaBelief, AdaGrad, Adan, CenteredRMSProp, CorrectedYogi, RAdam, RMSProp, Rprop
 from anyoptim.optimizers._means import mean, mean_square, moments, squarable
 from anyoptim.optimizers._roots import inside, root

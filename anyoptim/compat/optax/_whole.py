@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from anyoptim._arrays import Array
-from anyoptim._hyperparameters import Domain, Hyper, fraction, nonnegative, positive
-from anyoptim._optimizer import Optimizer
-from anyoptim._scalars import following, one_minus_power, power, ratio_up_to_one, where
-from anyoptim._stage import Stage
+from anyoptim._core._optimizer import Optimizer
+from anyoptim._core._stage import Stage
+from anyoptim._trace._hyperparameters import Domain, Hyper, fraction, nonnegative, positive
+from anyoptim._trace._scalars import following, one_minus_power, power, ratio_up_to_one, where
 from anyoptim.optimizers._means import mean
 from anyoptim.optimizers.matrices import at_least, summable, unit
 from anyoptim.stages.layers import is_complex

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from anyoptim._chain import chain, partition
-from anyoptim._hyperparameters import Hyper
-from anyoptim._optimizer import Optimizer
-from anyoptim._scalars import whole
-from anyoptim._stage import Stage
+from anyoptim._core._chain import chain, partition
+from anyoptim._core._optimizer import Optimizer
+from anyoptim._core._stage import Stage
+from anyoptim._trace._hyperparameters import Hyper
+from anyoptim._trace._scalars import whole
 from anyoptim.compat._counts import OfNext, rate
 from anyoptim.compat.optax._adams import adamw
 from anyoptim.compat.optax._masks import accumulator, masked

@@ -10,7 +10,7 @@ import numpy as np
 
 from anyoptim import optimizers
 from anyoptim._arrays import Array, library
-from anyoptim._optimizer import Optimizer
+from anyoptim._core._optimizer import Optimizer
 from anyoptim.compat.torch._methods import DtypeAdafactor
 
 __all__ = ["CODECS", "FORMS", "Codec", "Form", "Named", "Option", "form_of", "place"]

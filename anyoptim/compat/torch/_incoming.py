@@ -9,9 +9,9 @@ from inspect import signature
 from typing import Any
 
 from anyoptim._arrays import library
-from anyoptim._groups import groups
-from anyoptim._optimizer import Optimizer
-from anyoptim._tree import Tree, listed
+from anyoptim._arrays._tree import Tree, listed
+from anyoptim._core._groups import groups
+from anyoptim._core._optimizer import Optimizer
 from anyoptim.compat._carry import central
 from anyoptim.compat._shared import Rated, zero
 from anyoptim.compat.torch import _methods

@@ -8,9 +8,9 @@ from typing import Any
 
 from anyoptim import optimizers
 from anyoptim._arrays import Array, library
-from anyoptim._hyperparameters import Domain, Hyper, fraction, nonnegative, number, positive
-from anyoptim._optimizer import Optimizer
-from anyoptim._scalars import where
+from anyoptim._core._optimizer import Optimizer
+from anyoptim._trace._hyperparameters import Domain, Hyper, fraction, nonnegative, number, positive
+from anyoptim._trace._scalars import where
 from anyoptim.compat._shared import composed, given, refused, zero
 from anyoptim.schedules._combined import as_schedule, value_of
 from anyoptim.schedules._schedule import Schedule

@@ -8,8 +8,8 @@ from typing import Any
 
 from anyoptim._arrays import library
 from anyoptim._arrays._torch import tensor
-from anyoptim._optimizer import Optimizer
-from anyoptim._select import shown
+from anyoptim._core._optimizer import Optimizer
+from anyoptim._core._select import shown
 from anyoptim.compat._carry import raw
 from anyoptim.compat._shared import zero
 from anyoptim.compat.torch import _methods

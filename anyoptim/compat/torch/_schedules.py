@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from anyoptim._hyperparameters import Hyper
-from anyoptim._scalars import cos, floating, where
+from anyoptim._trace._hyperparameters import Hyper
+from anyoptim._trace._scalars import cos, floating, where
 from anyoptim.schedules import Plateau
 from anyoptim.schedules._combined import as_schedule, value_of
 from anyoptim.schedules._schedule import Schedule, finite, whole

@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from anyoptim._hyperparameters import Domain
+from anyoptim._trace._hyperparameters import Domain
 from anyoptim.compat.torch._schedules import (
     Epochs,
     Factors,

@@ -17,7 +17,9 @@ import pytest
 
 import anyoptim as ao
 from anyoptim import _engines
-from anyoptim._engines import _cache, _device, cuda
+from anyoptim._engines import _cache
+from anyoptim._engines.cuda import _device
+from anyoptim._engines.cuda import _engine as cuda
 from tests.support import shim
 from tests.support.libraries import Library
 

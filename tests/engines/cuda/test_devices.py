@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 import anyoptim as ao
-from anyoptim._engines import cuda
-from anyoptim._render._tables import chunk_map
-from anyoptim._render.cuda import CHUNK
+from anyoptim._engines.cuda import _engine as cuda
+from anyoptim._engines.cuda._source import CHUNK
+from anyoptim._engines.cuda._tables import chunk_map
 from tests.support import shim
 from tests.support.internals import Memory
 from tests.support.libraries import Library, same_bits

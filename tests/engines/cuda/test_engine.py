@@ -15,7 +15,7 @@ import pytest
 
 import anyoptim as ao
 from anyoptim._engines import Crew
-from anyoptim._render.cuda import CHUNK
+from anyoptim._engines.cuda._source import CHUNK
 from tests.support import shim
 from tests.support.chains import CHAINS, agree, matrices, run
 from tests.support.internals import checks

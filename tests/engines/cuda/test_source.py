@@ -15,11 +15,12 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import anyoptim as ao
-from anyoptim._engines import _device, cuda
-from anyoptim._render._elements import ELEMENTS
-from anyoptim._render._programs import kernel_of
-from anyoptim._render._tables import chunk_map, rows_of
-from anyoptim._render.cuda import CHUNK, REDUCTION, Kernel, coefficients
+from anyoptim._engines.cuda import _device
+from anyoptim._engines.cuda import _engine as cuda
+from anyoptim._engines.cuda._elements import ELEMENTS
+from anyoptim._engines.cuda._programs import kernel_of
+from anyoptim._engines.cuda._source import CHUNK, REDUCTION, Kernel, coefficients
+from anyoptim._engines.cuda._tables import chunk_map, rows_of
 from tests.support import libraries, shim
 from tests.support.chains import CHAINS, agree
 from tests.support.internals import (

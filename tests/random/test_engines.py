@@ -16,9 +16,14 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import anyoptim as ao
-from anyoptim._engines import _headers, _masking_blocked, _masking_compiled, _philox_blocked, _pool, compiled, masking
+from anyoptim.random import _blocked as _masking_blocked
+from anyoptim.random import _blocked_words as _philox_blocked
+from anyoptim.random import _compiled as _masking_compiled
+from anyoptim.random import _engines as masking
 from tests.reference.philox import choice
-from tests.support.internals import COMPUTE, library
+from tests.support.internals import COMPUTE, compiled, library
+from tests.support.internals import headers as _headers
+from tests.support.internals import pool as _pool
 from tests.support.libraries import COMPLEX, HALF, REAL, Library, numpy_dtype, same_bits
 
 ENGINES = ["compiled", "blocked"]
@@ -244,7 +249,7 @@ def test_quick(monkeypatch: pytest.MonkeyPatch) -> None:
         seen.append(y is not None)
         return y
 
-    monkeypatch.setattr("anyoptim._dropout._plain.quick", watched)
+    monkeypatch.setattr("anyoptim.layers._plain.quick", watched)
     for dtype in ("float16", *REAL):
         for ratio in (0.0, 0.3, 1.0):
             layer, other = (ao.Dropout(ratio, inverted=True, seed=2**64 - 1) for _ in range(2))

@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import anyoptim as ao
-from anyoptim._render._elements import ELEMENTS
-from anyoptim._render.philox import dropout
+from anyoptim.random._cuda_source import dropout
 from tests.reference.philox import choice
 from tests.support import shim
+from tests.support.internals import ELEMENTS
 from tests.support.libraries import Library, numpy_dtype, same_bits
 
 DTYPES = sorted(ELEMENTS)

@@ -1,0 +1,100 @@
+"""The package's rooms, which are what stands directly in it: few, and imports go one way."""
+
+from __future__ import annotations
+
+import ast
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+import anyoptim as ao
+
+ROOT = Path(ao.__file__).parent
+MODULES = {
+    ".".join(path.relative_to(ROOT.parent).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in sorted(ROOT.rglob("*.py"))
+}
+FLOORS = 9
+"""The longest way down from a room, within the package or within a room."""
+
+
+def _imported(name: str) -> Iterator[str]:
+    """The modules of ours that a module imports, wherever in it, but for type checkers alone."""
+    tree = ast.parse(MODULES[name].read_text(encoding="utf-8"))
+    ifs = [node for node in ast.walk(tree) if isinstance(node, ast.If)]
+    typing = {id(n) for node in ifs if ast.unparse(node.test) == "TYPE_CHECKING" for n in ast.walk(node)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module is not None and id(node) not in typing:
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                found = inner if inner in MODULES else node.module
+                if found in MODULES and found != name:
+                    yield found
+
+
+IMPORTS = {name: set(_imported(name)) for name in MODULES}
+
+
+def rooms(of: str) -> Mapping[str, set[str]]:
+    """What stands directly in a package, and for each what it imports of the others. Its own face is `__init__`."""
+
+    def room(name: str) -> str:
+        return name.removeprefix(of).removeprefix(".").partition(".")[0] or "__init__"
+
+    inside = [name for name in MODULES if name == of or name.startswith(f"{of}.")]
+    found: defaultdict[str, set[str]] = defaultdict(set)
+    for name in inside:
+        found[room(name)] |= {room(other) for other in IMPORTS[name] if other in inside} - {room(name)}
+    return found
+
+
+def floors(arrows: Mapping[str, set[str]]) -> dict[str, int]:
+    """How far up each room is. Raises CycleError where imports go in a circle."""
+    found: dict[str, int] = {}
+    for room in TopologicalSorter(arrows).static_order():
+        found[room] = 1 + max((found[other] for other in arrows[room]), default=0)
+    return found
+
+
+PACKAGES = [name for name, path in MODULES.items() if path.name == "__init__.py"]
+
+
+@pytest.mark.parametrize("name", PACKAGES)
+def test_imports_go_one_way(name: str) -> None:
+    """Between rooms, and between what stands in a room: no circle, and few floors."""
+    assert max(floors(rooms(name)).values()) <= FLOORS
+
+
+def test_few_rooms_and_arrows() -> None:
+    arrows = rooms("anyoptim")
+    assert len(arrows) <= 16
+    assert sum(map(len, arrows.values())) <= 60
+    assert {room for room in arrows if (ROOT / f"{room}.py").exists()} == {"__init__"}
+
+
+def test_no_room_is_too_large() -> None:
+    """But compat, which is as large as what it is compatible with."""
+    lines: defaultdict[str, int] = defaultdict(int)
+    for path in MODULES.values():
+        lines[path.relative_to(ROOT).parts[0]] += len(path.read_text(encoding="utf-8").splitlines())
+    assert {room: n for room, n in lines.items() if n > 4000 and room != "compat"} == {}
+
+
+def test_what_knows_what() -> None:
+    """Each room only those below it: what is above all has no say in how a rule is traced."""
+    order = ["_arrays", "_trace", "_engines", "schedules", "_core", "random", "stages", "layers", "optimizers"]
+    order += ["checkpoint", "compat", "__init__"]
+    arrows = rooms("anyoptim")
+    assert {*order} == {*arrows}
+    assert {(a, b) for a, others in arrows.items() for b in others if order.index(a) < order.index(b)} == set()
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_only_arrays_tells_libraries_apart(name: str) -> None:
+    text = MODULES[name].read_text(encoding="utf-8")
+    if not name.startswith("anyoptim._arrays"):
+        assert not any(f"import {library}" in text for library in ("torch", "jax", "cupy", "dask"))
+        assert "sys.modules" not in text
