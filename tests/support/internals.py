@@ -12,8 +12,8 @@ from anyoptim._engines.blocked._source import blocked
 from anyoptim._engines.compiled import _engine as compiled
 from anyoptim._engines.compiled import _headers as headers
 from anyoptim._engines.cuda._elements import ELEMENTS
+from anyoptim._engines.cuda._engine import rows_of
 from anyoptim._engines.cuda._source import coefficients
-from anyoptim._engines.cuda._tables import rows_of
 from anyoptim._trace import _reduction as reduction
 from anyoptim._trace._graph import (
     LOGICAL,

@@ -10,8 +10,8 @@ import pytest
 
 import anyoptim as ao
 from anyoptim._engines.cuda import _engine as cuda
+from anyoptim._engines.cuda._engine import chunk_map
 from anyoptim._engines.cuda._source import CHUNK
-from anyoptim._engines.cuda._tables import chunk_map
 from tests.support import shim
 from tests.support.internals import Memory
 from tests.support.libraries import Library, same_bits

@@ -18,9 +18,9 @@ import anyoptim as ao
 from anyoptim._engines.cuda import _device
 from anyoptim._engines.cuda import _engine as cuda
 from anyoptim._engines.cuda._elements import ELEMENTS
+from anyoptim._engines.cuda._engine import chunk_map, rows_of
 from anyoptim._engines.cuda._programs import kernel_of
 from anyoptim._engines.cuda._source import CHUNK, REDUCTION, Kernel, coefficients
-from anyoptim._engines.cuda._tables import chunk_map, rows_of
 from tests.support import libraries, shim
 from tests.support.chains import CHAINS, agree
 from tests.support.internals import (
