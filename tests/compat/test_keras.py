@@ -17,6 +17,7 @@ import pytest
 import anyoptim as ao
 from tests.support.libraries import Library
 from tests.support.options import Draw, Options, flag, one_of, powers, uniform
+from tests.support.peers import Keras
 
 STEPS, HALF_WAY = 200, 100
 
@@ -141,32 +142,6 @@ def _options(row: Row, k: int, rng: np.random.Generator, keras: Any) -> Options:
     return made
 
 
-class Theirs:
-    """Keras under `jax.jit`, its variables handed over and back."""
-
-    def __init__(self, keras: Any, name: str, options: Options, params: dict[str, Any], dtype: str) -> None:
-        import jax
-
-        self.names = list(params)
-        self.variables = [keras.Variable(a.copy(), dtype=dtype, name=k) for k, a in params.items()]
-        self.optimizer = getattr(keras.optimizers, name)(**options)
-        self.optimizer.build(self.variables)
-        self._step = jax.jit(self.optimizer.stateless_apply)
-
-    def step(self, grads: dict[str, Any]) -> None:
-        import jax
-
-        values = [v.value for v in self.variables]
-        own = [v.value for v in self.optimizer.variables]
-        new, kept = self._step(own, [jax.numpy.array(grads[k]) for k in self.names], values)
-        for v, a in zip([*self.variables, *self.optimizer.variables], [*new, *kept], strict=True):
-            v.assign(a)
-
-    @property
-    def params(self) -> dict[str, Any]:
-        return {k: np.array(v.value) for k, v in zip(self.names, self.variables, strict=True)}
-
-
 def _apart(ours: dict[str, Any], theirs: dict[str, Any]) -> float:
     """The largest difference, relative to the largest parameter."""
     assert all(np.isfinite(a).all() for a in [*ours.values(), *theirs.values()])
@@ -211,22 +186,22 @@ def test_200_updates_of_float64(name: str, k: int, keras: Any, need: Callable[[s
         keras.config.set_floatx("float64")
         options = _options(row, k, rng, keras)
         params = _drawn(rng, shapes, "float64")
-        theirs = Theirs(keras, name, options, params, "float64")
+        theirs = Keras(lambda: getattr(keras.optimizers, name)(**options), params)
         made = getattr(ao.compat.keras, name)
         optimizer, ours = made(**options), {key: a.copy() for key, a in params.items()}
-        taken: Any = None
-        for n in range(STEPS):
-            if n == HALF_WAY:
-                taken, went = made(**options), theirs.params
-                ao.compat.keras.from_keras(theirs.optimizer, taken, went)
-                back = Theirs(keras, name, options, ours, "float64")
-                ao.compat.keras.to_keras(optimizer, back.optimizer)
-            grads = _drawn(rng, shapes, "float64")
-            theirs.step(grads)
+        first, second = ([_drawn(rng, shapes, "float64") for _ in range(HALF_WAY)] for _ in range(2))
+        theirs.steps(first)
+        for grads in first:
             optimizer.update(ours, grads)
-            if taken is not None:
-                taken.update(went, grads)
-                back.step(grads)
+        taken, went = made(**options), theirs.params
+        ao.compat.keras.from_keras(theirs.optimizer, taken, went)
+        back = theirs.elsewhere(ours)
+        ao.compat.keras.to_keras(optimizer, back.optimizer)
+        theirs.steps(second)
+        back.steps(second)
+        for grads in second:
+            optimizer.update(ours, grads)
+            taken.update(went, grads)
         assert _apart(ours, theirs.params) <= row.bound, options
         assert _apart(went, theirs.params) <= row.bound, options
         assert _apart(back.params, theirs.params) <= row.bound, options
@@ -244,12 +219,12 @@ def test_float32(name: str, k: int, keras: Any) -> None:
     keras.config.set_floatx("float32")
     options = _options(row, k, rng, keras)
     params = _drawn(rng, shapes, "float32")
-    theirs = Theirs(keras, name, options, params, "float32")
+    theirs = Keras(lambda: getattr(keras.optimizers, name)(**options), params)
     optimizer, ours = getattr(ao.compat.keras, name)(**options), {key: a.copy() for key, a in params.items()}
-    for _ in range(steps):
-        grads = _drawn(rng, shapes, "float32")
-        theirs.step(grads)
-        optimizer.update(ours, grads)
+    grads = [_drawn(rng, shapes, "float32") for _ in range(steps)]
+    theirs.steps(grads)
+    for each in grads:
+        optimizer.update(ours, each)
     assert _apart(ours, theirs.params) <= row.ulps * steps * 2**-23, options
 
 
