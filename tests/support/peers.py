@@ -1,54 +1,14 @@
-"""Peers that compute with JAX: many of their steps in one loop, which XLA compiles in a fraction of the usual time.
-
-A peer takes a few hundred steps of a few numbers each. Step by step that is the time of dispatches and transfers, and
-in a loop that of XLA's compiler, which is told here not to optimise what runs for milliseconds. What is compiled of
-our own is compiled as users compile it.
-"""
+"""Peers that compute with JAX: many of their steps in one loop, not each with its dispatches and transfers."""
 
 from __future__ import annotations
 
 import copy
-import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-QUICK: Mapping[str, Any] = {
-    "xla_backend_optimization_level": 0,
-    "xla_cpu_use_fusion_emitters": False,  # which make a module of LLVM of each fusion
-    "xla_cpu_parallel_codegen_split_count": 1,
-}
-
-
-@functools.cache
-def _quick() -> dict[str, Any]:
-    """Those that this XLA has; another may have others."""
-    import jax
-
-    def known(name: str) -> bool:
-        try:
-            jax.jit(lambda: 0, compiler_options={name: QUICK[name]})()
-        except jax.errors.JaxRuntimeError:
-            return False
-        return True
-
-    return {name: value for name, value in QUICK.items() if known(name)}
-
-
-def jit(function: Callable[..., Any]) -> Any:
-    """`jax.jit` of what a peer does."""
-    import jax
-
-    return jax.jit(function, compiler_options=_quick())
-
-
-def loop(step: Callable[[Any, Any], Any]) -> Callable[[Any, Sequence[Any]], Any]:
-    """What `carry = step(carry, each)` makes of a carry over a list of trees; compiled once for all of a length."""
-    import jax
-
-    scanned = jit(lambda carry, each: jax.lax.scan(lambda *of: (step(*of), None), carry, each)[0])
-    return lambda carry, each: scanned(carry, jax.tree.map(lambda *leaves: np.stack(leaves), *each))
+from tests.support.xla import loop
 
 
 class Optax:
