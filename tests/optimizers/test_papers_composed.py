@@ -16,6 +16,7 @@ import anyoptim as ao
 from anyoptim import random
 from tests.reference import papers_composed as papers
 from tests.support.libraries import COMPOSED, WHOLE, Library, same_bits
+from tests.support.peers import Optax
 
 STEPS = 200
 BOTH: dict[str, Any] = {**COMPOSED, **WHOLE}
@@ -283,25 +284,20 @@ def test_equals_optax(name: str, need: Callable[[str], Library]) -> None:
     theirs_of, ours_of = OPTAX[name]
     optax = pytest.importorskip("optax", reason="optax is not installed")
     with jax_x64.context():
-        import jax
-
-        transform, optimizer = theirs_of(optax), ours_of()
-        rng = np.random.default_rng(2)
+        optimizer, rng = ours_of(), np.random.default_rng(2)
         start = {"w": rng.normal(size=(3, 4)), "b": rng.normal(size=5)}
         ours: Any = {k: a.copy() for k, a in start.items()}
-        theirs: Any = {k: jax_x64.asarray(a) for k, a in start.items()}
-        state, step = transform.init(theirs), jax.jit(transform.update)
-        for _ in range(STEPS):
-            g = {k: rng.normal(size=a.shape) + 0.1 * a for k, a in start.items()}
-            updates, state = step({k: jax_x64.asarray(a) for k, a in g.items()}, state, theirs)
-            theirs = optax.apply_updates(theirs, updates)
+        theirs = Optax(theirs_of(optax), start)
+        grads = [{k: rng.normal(size=a.shape) + 0.1 * a for k, a in start.items()} for _ in range(STEPS)]
+        theirs.steps(grads)
+        for g in grads:
             optimizer.update(ours, g)
         tolerance = {"Prodigy": 1e-10, "Adafactor": 2e-6}.get(name, 1e-12)
         for k, a in ours.items():
             assert not np.allclose(a, start[k], rtol=0.01)
-            np.testing.assert_allclose(a, jax_x64.tonumpy(theirs[k]), rtol=tolerance, atol=tolerance)
+            np.testing.assert_allclose(a, jax_x64.tonumpy(theirs.params[k]), rtol=tolerance, atol=tolerance)
         if name.startswith("ScheduleFree"):
-            expected = optax.contrib.schedule_free_eval_params(state, theirs)
+            expected = optax.contrib.schedule_free_eval_params(theirs.state, theirs.params)
             for k, a in optimizer.eval_params(ours).items():
                 np.testing.assert_allclose(a, jax_x64.tonumpy(expected[k]), rtol=tolerance, atol=tolerance)
 
