@@ -21,7 +21,7 @@ from anyoptim.optimizers import nadam, radam
 from tests.reference import papers, papers_signs, textbook
 from tests.support.libraries import METHODS, Library, same_bits
 
-STEPS = 200
+STEPS = 100
 
 # A mean that forgets more slowly than the squares it is divided by would multiply its round-off by what they forget.
 VALUES = {
@@ -79,7 +79,7 @@ def _together(ours: Any, theirs: Any, p: Any, rng: Any, change: Callable[[], Non
 @given(data=st.data())
 @pytest.mark.parametrize("name", papers.METHODS)
 def test_equals_the_paper(name: str, data: st.DataObject) -> None:
-    """Random shapes and hyperparameters, 200 steps."""
+    """Random shapes and hyperparameters, 100 steps."""
     hyper = {k: data.draw((VALUES | OWN.get(name, {}))[k], label=k) for k in _names(METHODS[name])}
     shapes = data.draw(st.lists(array_shapes(min_dims=0, max_dims=2, min_side=0, max_side=5), min_size=1, max_size=2))
     rng = np.random.default_rng(data.draw(st.integers(0, 2**32), label="seed"))
