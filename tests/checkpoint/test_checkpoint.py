@@ -369,7 +369,7 @@ kills = pytest.mark.skipif(not hasattr(os, "fork"), reason="kills are tested whe
 
 @kills
 def test_a_killed_save_leaves_a_whole_file(tmp_path: Path) -> None:
-    """80 kills at random moments, one in ten at least amid a save: after each there is a whole state to load, and never an older one than before.
+    """80 kills at random moments, one in ten amid a save: then there is a whole state, and none older than before.
 
     What they leave beside it is the last one's alone, and the next save removes it.
     """
