@@ -20,7 +20,9 @@ def test_no_row_is_of_another_method() -> None:
 @pytest.mark.parametrize("name", DISCOVERED)
 def test_the_first_steps_are_those_of_its_paper(name: str) -> None:
     """With the hyperparameters of its row and else the defaults, in float64: to 1e-12 of the largest element."""
-    hyper = {"lr" if key == "cosine" else key: value for key, value in wanted(name).reached[0].hyper.items()}
+    hyper: dict[str, Any] = {
+        "lr" if key == "cosine" else key: value for key, value in wanted(name).reached[0].hyper.items()
+    }
     assert name in TRANSCRIBED, f"{name} has no transcription; wanted one in METHODS in tests/reference/papers.py"
     optimizer, rng = DISCOVERED[name](**hyper), np.random.default_rng(0)
     given: dict[str, Any] = {
