@@ -29,7 +29,7 @@ class Row(NamedTuple):
     optax: str = ""
     keras: str = ""
     letters: str = ""
-    """Of its equation: coefficients and slots, which its source has, too. Not where it sees whole arrays or measures."""
+    """Of its equation: coefficients and slots, which its source has, too. Without source where it sees whole arrays."""
     slow: str = ""
     """Why it need not be better than SGD on any of the problems."""
 
