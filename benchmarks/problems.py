@@ -1,4 +1,4 @@
-"""Propose a row for tests/reference/problems.py, or write docs/problems.md: what each reaches on three problems."""
+"""Propose a row of tests/reference/methods.py, or write docs/problems.md: what methods reach on three problems."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from rich.console import Console
 from rich.progress import track
 
 from benchmarks.machine import ROOT
-from tests.reference.problems import PROBLEMS, REACHED, TOLERANCE, Problem, Run, excess, make
+from tests.reference.methods import METHODS
+from tests.reference.problems import PROBLEMS, TOLERANCE, Problem, Run, excess, make
 from tests.support.libraries import DISCOVERED
 
 __all__ = ["DOCUMENT", "document", "row", "search"]
@@ -65,12 +66,12 @@ def _steady(name: str, problem: Problem, trial: Trial) -> bool:
     return abs(again - trial.loss) <= TOLERANCE / 10 * trial.loss
 
 
-def row(name: str, runs: tuple[Run, ...]) -> str:
-    """The line for tests/reference/problems.py."""
+def row(runs: tuple[Run, ...]) -> str:
+    """The line for a row of tests/reference/methods.py."""
     calls = (
         f"run({', '.join([f'{of.loss:.3g}', *(f'{k}={value!r}' for k, value in of.hyper.items())])})" for of in runs
     )
-    return f'    "{name}": ({", ".join(calls)}),'
+    return f"reached=({', '.join(calls)}),"
 
 
 def document() -> str:
@@ -79,7 +80,7 @@ def document() -> str:
     headings = ["", *(f"{problem.title}: {problem.steps:,} steps" for problem in problems)]
     starts = ["*at the start*", *(f"{problem.loss(problem.start()):.3g}" for problem in problems)]
     lines = [headings, ["---"] * len(headings), starts]
-    lines += [[f"`{name}`", *map(_cell, runs)] for name, runs in sorted(REACHED.items())]
+    lines += [[f"`{name}`", *map(_cell, of.reached)] for name, of in sorted(METHODS.items())]
     table = "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
     return f"""# What the methods reach
 
@@ -126,7 +127,7 @@ def main() -> None:
         for name, problem in track(wanted, description="search", console=console, disable=not wanted)
     }
     for name in options.search:
-        print(row(name, tuple(found[name, problem] for problem in PROBLEMS)))
+        print(f"{name}: {row(tuple(found[name, problem] for problem in PROBLEMS))}")
     if not options.search:
         DOCUMENT.write_text(document(), encoding="utf-8")
         console.print(f"written: {DOCUMENT.relative_to(ROOT)}")

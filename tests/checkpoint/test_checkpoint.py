@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 import safetensors
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from safetensors.numpy import save_file
@@ -134,6 +134,7 @@ def _equal(a: Any, b: Any) -> bool:
     return type(a) is type(b) and a == b
 
 
+@settings(max_examples=60)
 @given(extra=PLAIN)
 def test_anything_plain_comes_back(extra: Any, tmp_path: Path) -> None:
     """Any nest of plain values, whatever its keys are called."""
@@ -176,6 +177,7 @@ def _filled(nest: Any, of: Callable[[int], Any]) -> Any:
     return [_filled(inner, of) for inner in nest] if isinstance(nest, list) else of(nest)
 
 
+@settings(max_examples=60)
 @given(nest=st.dictionaries(KEY, NEST, min_size=1, max_size=3))
 def test_any_keys_come_back(nest: Any, tmp_path: Path) -> None:
     """Of parameters, of what an optimizer keeps for them, of layers and of anything else, by `save` or `state_dict`."""
@@ -366,13 +368,13 @@ kills = pytest.mark.skipif(not hasattr(os, "fork"), reason="kills are tested whe
 
 @kills
 def test_a_killed_save_leaves_a_whole_file(tmp_path: Path) -> None:
-    """200 kills at random moments: after each there is a whole state to load, and never an older one than before.
+    """80 kills at random moments, one in ten amid a save: then there is a whole state, and none older than before.
 
     What they leave beside it is the last one's alone, and the next save removes it.
     """
-    command = [sys.executable, "-m", "tests.support.checkpoint_kills", str(tmp_path), "200"]
+    command = [sys.executable, "-m", "tests.support.checkpoint_kills", str(tmp_path), "80"]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
-    assert int(done.stdout) >= 20  # else the kills came where nothing was being written
+    assert int(done.stdout) >= 8  # else the kills came where nothing was being written
     ao.save(tmp_path / "other", extra=1)
     assert sorted(os.listdir(tmp_path)) == ["other", "run.safetensors"]
 
@@ -408,12 +410,12 @@ def test_saves_beside_each_other_take_nothing_from_each_other(tmp_path: Path) ->
 
 
 def test_damaged_files_are_refused(file: Path, tmp_path: Path) -> None:
-    """10,000 of them, with bits flipped, bytes cut off, put in, moved: each is refused, or loads what was saved."""
+    """2,000, 400 each with bits flipped, bytes cut off, put in, moved: each is refused, or loads what was saved."""
     wanted, content = ao.load(file), file.read_bytes()
     rng = np.random.default_rng(0)
     path = tmp_path / "run"
     refused = same = 0
-    for case in range(10_000):
+    for case in range(2_000):
         damaged = bytearray(content)
         place = int(rng.integers(len(damaged)))
         match case % 5:
@@ -435,8 +437,8 @@ def test_damaged_files_are_refused(file: Path, tmp_path: Path) -> None:
         else:
             assert repr(found) == repr(wanted), case
             same += 1
-    assert refused + same == 10_000  # each names the file
-    assert same < 100
+    assert refused + same == 2_000  # each names the file
+    assert same < 20
 
 
 @pytest.mark.parametrize(("was", "now"), [(b'"shape":[3,4]', b'"shape":[4,3]'), (b'"dtype":"F64"', b'"dtype":"I64"')])

@@ -1,7 +1,8 @@
 """compat.optax beside optax itself: signatures, trajectories under options drawn at random, and states carried over.
 
-In float64 each of 200 steps rounds some twenty times to 2**-53 on either side, and both sides keep what they rounded:
-200 * 20 * 2 * 2**-53 is 1e-12 of the largest number on the way. What differs in more than order is at the entries.
+In float64 each of 100 steps rounds some twenty times to 2**-53 on either side, and both sides keep what they rounded:
+100 * 20 * 2 * 2**-53 is below 1e-12 of the largest number on the way. What differs in more than order is at the
+entries. So many steps are past all warmups.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ import pytest
 import anyoptim as ao
 from tests.support.libraries import Library
 from tests.support.options import Draw, Options, flag, one_of, powers, uniform
+from tests.support.peers import Optax
 
-STEPS, HALF_WAY = 200, 100
+HALF_WAY = 50
 
 SHAPES: tuple[dict[str, Any], ...] = (
     {"w": (4, 3), "b": (5,), "s": ()},
@@ -279,26 +281,6 @@ def _options(row: Row, rng: np.random.Generator, shapes: Any, dtype: str) -> Opt
     return made
 
 
-class Theirs:
-    """Optax, under `jax.jit`, with float64 or float32 parameters."""
-
-    def __init__(self, optax: Any, transform: Any, params: Any) -> None:
-        import jax
-
-        def step(params: Any, grads: Any, state: Any) -> Any:
-            updates, state = transform.update(grads, state, params)
-            return optax.apply_updates(params, updates), state
-
-        self.transform, self._step = transform, jax.jit(step)
-        self.params = _map(jax.numpy.array, params)  # copies, which ours can not be
-        self.state = transform.init(self.params)
-
-    def step(self, grads: Any) -> None:
-        import jax
-
-        self.params, self.state = self._step(self.params, _map(jax.numpy.asarray, grads), self.state)
-
-
 def _leaves(tree: Any) -> Iterator[np.ndarray[Any, Any]]:
     if isinstance(tree, dict | list):
         for v in (tree[k] for k in sorted(tree)) if isinstance(tree, dict) else tree:
@@ -351,29 +333,28 @@ def test_signatures_are_optaxs(name: str, optax: Any) -> None:
 
 
 @pytest.mark.parametrize(("name", "k"), _cases())
-def test_200_steps_of_float64(name: str, k: int, optax: Any, need: Callable[[str], Library]) -> None:
+def test_steps_of_float64(name: str, k: int, optax: Any, need: Callable[[str], Library]) -> None:
     """Beside optax, and over to us in the middle, and over to optax: one trajectory, to round-off."""
     row, rng = METHODS[name], _rng(name, k)
     shapes = SHAPES[k % len(SHAPES)]
     options = _options(row, rng, shapes, "float64")
     with need("jax-x64").context():
         params = _arrays(rng, shapes, "float64")
-        theirs = Theirs(optax, _resolved(optax, name)(**options), params)
+        theirs = Optax(_resolved(optax, name)(**options), params)
         made = _resolved(ao.compat.optax, name)
         optimizer, ours = made(**options), _map(np.array, params)
-        taken: Any = None
-        for n in range(STEPS):
-            if n == HALF_WAY:
-                taken, went = made(**options), _map(np.array, theirs.params)
-                ao.compat.optax.from_optax(theirs.state, taken, went, step=n)
-                back = Theirs(optax, theirs.transform, ours)
-                back.state = ao.compat.optax.to_optax(optimizer, back.state)
-            grads = _arrays(rng, shapes, "float64")
-            theirs.step(grads)
+        first, second = ([_arrays(rng, shapes, "float64") for _ in range(HALF_WAY)] for _ in range(2))
+        theirs.steps(first)
+        for grads in first:
             optimizer.update(ours, grads)
-            if taken is not None:
-                taken.update(went, grads)
-                back.step(grads)
+        taken, went = made(**options), _map(np.array, theirs.params)
+        ao.compat.optax.from_optax(theirs.state, taken, went, step=HALF_WAY)
+        back = theirs.elsewhere(ours, ao.compat.optax.to_optax(optimizer, theirs.transform.init(theirs.params)))
+        theirs.steps(second)
+        back.steps(second)
+        for grads in second:
+            optimizer.update(ours, grads)
+            taken.update(went, grads)
         assert _apart(ours, theirs.params) <= row.bound(options), options
         assert _apart(went, theirs.params) <= row.bound(options), options
         assert _apart(back.params, theirs.params) <= row.bound(options), options
@@ -387,12 +368,12 @@ def test_float32(name: str, k: int, optax: Any, need: Callable[[str], Library]) 
     options = _options(row, rng, shapes, "float32")
     with need("jax").context():
         params = _arrays(rng, shapes, "float32")
-        theirs = Theirs(optax, _resolved(optax, name)(**options), params)
+        theirs = Optax(_resolved(optax, name)(**options), params)
         optimizer, ours = _resolved(ao.compat.optax, name)(**options), _map(np.array, params)
-        for _ in range(steps):
-            grads = _arrays(rng, shapes, "float32")
-            theirs.step(grads)
-            optimizer.update(ours, grads)
+        grads = [_arrays(rng, shapes, "float32") for _ in range(steps)]
+        theirs.steps(grads)
+        for each in grads:
+            optimizer.update(ours, each)
         assert _apart(ours, theirs.params) <= row.ulps(options) * steps * 2**-23, options
 
 
@@ -407,29 +388,30 @@ def test_signatures_of_transformations(name: str, optax: Any) -> None:
 
 @pytest.mark.parametrize("name", CHAINS)
 def test_chains(name: str, optax: Any, need: Callable[[str], Library]) -> None:
-    """60 updates beside optax, one in ten not finite where that is skipped, and over to us and to optax after 32."""
+    """64 updates beside optax, one in ten not finite where that is skipped; over to us and to optax after 32 of them.
+
+    Which is amid the updates of a step where three are gathered.
+    """
     rng, shapes = _rng(name, 0), SHAPES[1]
     with need("jax-x64").context():
         params = _arrays(rng, shapes, "float64")
         make = CHAINS[name]
-        theirs, optimizer, ours = Theirs(optax, make(optax), params), make(ao.compat.optax), _map(np.array, params)
-        taken: Any = None
-        for n in range(60):
-            if n == 32:
-                taken, went = make(ao.compat.optax), _map(np.array, theirs.params)
-                ao.compat.optax.from_optax(
-                    theirs.state, taken, went, step=None if "Multi" in name else n - 3 * ("if" in name)
-                )
-                back = Theirs(optax, theirs.transform, ours)
-                back.state = ao.compat.optax.to_optax(optimizer, back.state)
-            grads = _arrays(rng, shapes, "float64")
-            if "if_finite" in name and n % 10 == 9:
-                grads["layer"]["w"][0, 0] = np.nan
-            theirs.step(grads)
-            optimizer.update(ours, grads)
-            if taken is not None:
-                taken.update(went, grads)
-                back.step(grads)
+        theirs, optimizer, ours = Optax(make(optax), params), make(ao.compat.optax), _map(np.array, params)
+        grads = [_arrays(rng, shapes, "float64") for _ in range(64)]
+        if "if_finite" in name:
+            for each in grads[9::10]:
+                each["layer"]["w"][0, 0] = np.nan
+        theirs.steps(grads[:32])
+        for each in grads[:32]:
+            optimizer.update(ours, each)
+        taken, went = make(ao.compat.optax), _map(np.array, theirs.params)
+        ao.compat.optax.from_optax(theirs.state, taken, went, step=None if "Multi" in name else 32 - 3 * ("if" in name))
+        back = theirs.elsewhere(ours, ao.compat.optax.to_optax(optimizer, theirs.transform.init(theirs.params)))
+        theirs.steps(grads[32:])
+        back.steps(grads[32:])
+        for each in grads[32:]:
+            optimizer.update(ours, each)
+            taken.update(went, each)
         for one in (ours, went, back.params):
             assert _apart(one, theirs.params) <= 1e-12
 
@@ -442,17 +424,16 @@ def test_lookahead(optax: Any, need: Callable[[str], Library]) -> None:
         transform = optax.lookahead(optax.adam(0.1), 4, 0.3)
         import jax
 
-        both = optax.LookaheadParams.init_synced(_map(jax.numpy.array, params))
-        state, optimizer = transform.init(both), ao.compat.optax.lookahead(ao.compat.optax.adam(0.1), 4, 0.3)
-        for _ in range(30):
-            grads = _arrays(rng, shapes, "float64")
-            updates, state = transform.update(_map(jax.numpy.array, grads), state, both)
-            both = optax.apply_updates(both, updates)
-            optimizer.update(params, grads)
-        assert _apart(params, both.fast) <= 1e-12
-        assert _apart(optimizer.eval_params(params), both.slow) <= 1e-12
+        theirs = Optax(transform, optax.LookaheadParams.init_synced(_map(jax.numpy.array, params)))
+        optimizer = ao.compat.optax.lookahead(ao.compat.optax.adam(0.1), 4, 0.3)
+        grads = [_arrays(rng, shapes, "float64") for _ in range(30)]
+        theirs.steps(grads)
+        for each in grads:
+            optimizer.update(params, each)
+        assert _apart(params, theirs.params.fast) <= 1e-12
+        assert _apart(optimizer.eval_params(params), theirs.params.slow) <= 1e-12
         with pytest.raises(ValueError, match=r"Lookahead.* has no place in a state of optax"):
-            ao.compat.optax.to_optax(optimizer, state)
+            ao.compat.optax.to_optax(optimizer, theirs.state)
 
 
 REFUSED: dict[str, tuple[Callable[[Any], Any], str]] = {

@@ -14,6 +14,7 @@ import pytest
 
 import anyoptim as ao
 from tests.support.libraries import Library
+from tests.support.xla import quick
 
 COUNTS = 300
 
@@ -146,7 +147,7 @@ def test_optax(name: str, need: Callable[[str], Library]) -> None:
         for options, bound in OPTAX[name]:
             expected = jax.vmap(theirs(**options))(jax.numpy.arange(COUNTS, dtype="int32"))
             _near([ours(**options)(n) for n in range(COUNTS)], np.broadcast_to(expected, COUNTS), bound, options)
-            traced = jax.jit(ours(**options))
+            traced = quick(ours(**options))
             _near(
                 [float(traced(n)) for n in range(0, COUNTS, 7)],
                 [ours(**options)(n) for n in range(0, COUNTS, 7)],
@@ -169,10 +170,10 @@ def test_keras(name: str, need: Callable[[str], Library], tmp_path: Path, monkey
         keras.config.set_floatx("float64")
         try:
             for options in KERAS[name]:
-                schedule, own = theirs(**options), ours(**options)
+                schedule, own = quick(theirs(**options)), ours(**options)
                 counts = range(0, COUNTS, 1 if name == "PiecewiseConstantDecay" else 10)
                 bound = 1e-6 if "Cosine" in name else 1e-14  # Keras has its cosines in float32
-                _near([own(n) for n in counts], [float(schedule(n)) for n in counts], bound, options)
+                _near([own(n) for n in counts], [float(schedule(np.int32(n))) for n in counts], bound, options)
                 assert pickle.loads(pickle.dumps(own)) == own  # noqa: S301 - it is our own
         finally:
             keras.config.set_floatx(before)

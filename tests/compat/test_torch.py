@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 
 import anyoptim as ao
-from tests.support.compat_torch import FREE, OPTIONS, Beside, drawn, random, shapes
+from tests.support.compat_torch import FREE, OPTIONS, Beside, drawn, flat, random, shapes
 from tests.support.libraries import Library
 
-STEPS = 200
+STEPS = 100
+"""Past all that begins late: ASGD's mean, RAdam's rectified steps."""
 DRAWS = range(6)
 
 
@@ -69,33 +70,33 @@ def _together(
     A step of some 20 operations, on means that carry the round-off of up to 1/(1-beta) steps before, is off by some
     1e-13 of what it would be if nothing in it cancelled: that is of the order of the steps around it.
     """
-    way = {key: np.abs(a) for key, a in p.items()}
+    way = np.abs(flat(p))
     for t in range(steps):
         between(t)
         of = {key: a.shape for key, a in p.items()}
         g = random(rng, of, p["p0"].dtype.name, 10.0 ** rng.integers(-1, 2))
         if resting and t % 7 == 3:
             g["p1"] = None
-        before = theirs.values
+        before = flat(theirs.values)
         ours.update(p, g)
         theirs.update(g)
-        for key, q in theirs.values.items():
-            way[key] = np.maximum(way[key] + np.abs(q - before[key]), np.abs(q))
-            assert np.all(np.isfinite(q))
-            np.testing.assert_array_less(np.abs(p[key] - q), 1e-12 * way[key] + 1e-300, err_msg=f"{key}, step {t}")
+        q = flat(theirs.values)
+        way = np.maximum(way + np.abs(q - before), np.abs(q))
+        assert np.isfinite(q).all()
+        assert (np.abs(flat(p) - q) < 1e-12 * way + 1e-300).all(), f"step {t}: {p}, wanted {theirs.values}"
     return way
 
 
 @pytest.mark.parametrize("draw", DRAWS)
 @pytest.mark.parametrize("name", OPTIONS)
 def test_equals_torch(name: str, draw: int, torch: Any) -> None:
-    """200 steps in float64 beside torch itself: random shapes, all options drawn at random, some gradients None."""
+    """100 steps in float64 beside torch itself: random shapes, all options drawn at random, some gradients None."""
     rng = np.random.default_rng([draw, *name.encode()])
     options = drawn(name, rng)
     p = random(rng, shapes(name, rng))
     theirs = Beside(torch, name, options, p)
     way = _together(_make(name, options), theirs, p, rng, STEPS)
-    assert all(np.all(w > 0) for w in way.values()), options
+    assert (way > 0).all(), options
 
 
 REAL = ("Adafactor", "Muon")
@@ -114,7 +115,7 @@ def test_complex_parameters(name: str, torch: Any) -> None:
 
 @pytest.mark.parametrize("name", OPTIONS)
 def test_float32(name: str, torch: Any) -> None:
-    """Each of 60 steps from torch's own parameters and state: to 2 ulp of the parameter and 4 of the longest step.
+    """Each of 30 steps from torch's own parameters and state: to 2 ulp of the parameter and 4 of the longest step.
 
     Torch rounds the parameter once for each term that it adds, of which there are up to three.
     A step is some 20 operations on numbers that are to be rounded to 24 bits, and what cancels in it is at most as long
@@ -127,7 +128,7 @@ def test_float32(name: str, torch: Any) -> None:
     theirs = Beside(torch, name, options, start)
     longest = {key: np.zeros(shape) for key, shape in of.items()}
     eps, few = np.finfo(np.float32).eps, 100 if name == "Muon" else 4
-    for t in range(60):
+    for t in range(30):
         p = theirs.values
         before = {key: a.copy() for key, a in p.items()}
         ours = ao.compat.torch.from_torch(theirs.optimizer.state_dict(), list(of), p) if t else _make(name, options)

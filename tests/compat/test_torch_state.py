@@ -13,7 +13,7 @@ import anyoptim as ao
 from tests.support.compat_torch import OPTIONS, Beside, drawn, random, shapes
 from tests.support.libraries import Library
 
-HALF = 100
+HALF = 50
 DRAWS = range(3)
 
 
@@ -71,9 +71,9 @@ def _close(found: Any, expected: Any, way: Any) -> None:
 @pytest.mark.parametrize("draw", DRAWS)
 @pytest.mark.parametrize("name", OPTIONS)
 def test_from_torch_and_on(name: str, draw: int, torch: Any) -> None:
-    """100 steps of torch, the state carried over, 100 steps here: as 200 steps of torch, to 1e-12 of the way.
+    """50 steps of torch, the state carried over, 50 steps here: as 100 steps of torch, to 1e-12 of the way.
 
-    The bound is that of test_compat_torch.py. One parameter has its first gradient just before the half.
+    The bound is that of test_torch.py. One parameter has its first gradient just before the half.
     """
     rng = np.random.default_rng([draw, *name.encode()])
     options, of = drawn(name, rng), shapes(name, rng)
@@ -91,7 +91,7 @@ def test_from_torch_and_on(name: str, draw: int, torch: Any) -> None:
 @pytest.mark.parametrize("draw", DRAWS)
 @pytest.mark.parametrize("name", OPTIONS)
 def test_to_torch_and_on(name: str, draw: int, torch: Any) -> None:
-    """100 steps here, the state carried over, 100 steps of torch: as 200 steps of torch, to 1e-12 of the way."""
+    """50 steps here, the state carried over, 50 steps of torch: as 100 steps of torch, to 1e-12 of the way."""
     rng = np.random.default_rng([draw, *name.encode()])
     options, of = drawn(name, rng), shapes(name, rng)
     start, grads = random(rng, of), _gradients(of, rng)

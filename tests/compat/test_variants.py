@@ -12,6 +12,7 @@ import pytest
 
 import anyoptim as ao
 from tests.support.libraries import Library, same_bits
+from tests.support.xla import quick
 
 optax, keras = ao.compat.optax, ao.compat.keras
 MASK = {"w": True, "b": False}
@@ -86,8 +87,6 @@ def test_under_jit(name: str, need: Callable[[str], Library]) -> None:
     lib = need("jax-x64")
     make = {**VARIANTS, **WHOLE}[name]
     with lib.context():
-        import jax
-
         rng, optimizer = np.random.default_rng(5), make()
         params = {k: lib.asarray(a) for k, a in _drawn(rng).items()}
         state, traces = optimizer.init(params), []
@@ -96,7 +95,7 @@ def test_under_jit(name: str, need: Callable[[str], Library]) -> None:
             traces.append(1)
             return optimizer.step(params, grads, state)
 
-        step = jax.jit(counted)
+        step = quick(counted)
         for _ in range(8):
             params, state = step(params, {k: lib.asarray(a) for k, a in _drawn(rng).items()}, state)
         assert len(traces) <= 2  # of the first state, whose counts are Python's

@@ -15,32 +15,9 @@ import optree
 import pytest
 
 import anyoptim as ao
+from tests.reference.methods import wanted
 from tests.support.engines import LATER, forget, look_again
-from tests.support.libraries import METHODS, Library, same_bits
-
-LETTERS = {
-    "SGD": "lr",
-    **dict.fromkeys(("Momentum", "Nesterov", "TextbookNesterov"), "lr momentum v"),
-    **dict.fromkeys(("HeavyBall", "HeavyBallNesterov"), "lr momentum new b"),
-    "AdaGrad": "lr eps h",
-    "ASGD": "eta lambd mu average",
-    "RMSProp": "lr rho new eps h",
-    "CenteredRMSProp": "lr rho new eps s m",
-    "AdaDelta": "lr rho new eps h s",
-    "Adam": "lr_t a1 a2 eps m v",
-    "Lion": "lr beta1 a1 beta2 a2 m",
-    "Rprop": "lr eta_minus eta_plus step_min step_max d s",
-    "Signum": "lr momentum new m",
-    "AdamW": "lr_t a1 a2 eps decay m v",
-    "AMSGrad": "lr_t a1 a2 eps m v u",
-    "CorrectedAMSGrad": "lr_t a1 a2 correction eps m v u",
-    "Adamax": "lr_t a1 beta2 eps eps_max m u",
-    "NAdam": "lr_m lr_g a1 b1 a2 b2 eps m v",
-    "RAdam": "lr_t a1 a2 trust eps m v",
-    "AdaBelief": "lr_t a1 b1 a2 b2 eps eps_root m s",
-    **dict.fromkeys(("Yogi", "CorrectedYogi"), "lr_t a1 a2 eps m v"),
-    "Adan": "lr_m lr_v a1 a2 a3 b1 b2 b3 ahead later eps decay shrink m v n h",
-}
+from tests.support.libraries import Library, same_bits
 
 
 @pytest.fixture(autouse=True)
@@ -271,9 +248,10 @@ def _names(text: str) -> set[str]:
 @pytest.mark.parametrize("engine", ["compiled", "blocked"])
 def test_sources_of_every_method(engine: str, dtype: str, method: type[Any]) -> None:
     """Python in the letters of the equation, without a float literal, which would have a dtype of its own."""
-    assert set(LETTERS) == set(METHODS)
+    letters = wanted(method.__name__).letters.split()
+    assert letters
     text = method().kernel_source(engine, dtype)
-    assert {*LETTERS[method.__name__].split(), "p", "x"} <= _names(text)
+    assert {*letters, "p", "x"} <= _names(text)
     assert [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.FunctionDef)]
     literals = [node.value for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Constant)]
     assert not [value for value in literals if isinstance(value, float)]

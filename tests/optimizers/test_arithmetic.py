@@ -17,7 +17,7 @@ import anyoptim as ao
 from tests.reference import textbook
 from tests.support.libraries import METHODS, same_bits
 
-STEPS = 100
+STEPS = 40
 
 UNIT = st.floats(0, 1, exclude_max=True, allow_subnormal=False)
 VALUES = {
@@ -38,7 +38,7 @@ VALUES = {
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize("name", textbook.METHODS)
 def test_equals_the_table_to_the_last_bit(name: str, dtype: str, data: st.DataObject) -> None:
-    """Random shapes and hyperparameters, 100 steps: equal bits, and the arrays stay the same objects.
+    """Random shapes and hyperparameters, 40 steps: equal bits, and the arrays stay the same objects.
 
     In float32 the table's Adam loses gradients beside a large mean where a beta is below 1/2: there it is another form.
     """

@@ -49,7 +49,7 @@ def _close(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
 
 
 def test_each_has_its_hyperparameters() -> None:
-    assert {*HYPER} == {*papers_signs.METHODS}
+    assert {*HYPER} == {*papers_signs.METHODS}, "wanted HYPER of this module for each"
 
 
 @pytest.mark.parametrize(("name", "k"), [(name, k) for name, of in HYPER.items() for k in range(len(of))])

@@ -12,6 +12,7 @@ import pytest
 
 import anyoptim as ao
 from tests.support.libraries import Library
+from tests.support.peers import Keras, Optax
 
 STEPS = 200
 """Some 5,000 roundings: equal to 1e-12."""
@@ -196,21 +197,17 @@ def test_equals_optax(name: str, need: Callable[[str], Library]) -> None:
     """Optax under `jax.jit`, run beside ours on NumPy arrays."""
     jax_x64 = need("jax-x64")
     optax = pytest.importorskip("optax", reason="optax is not installed")
-    import jax
 
     make, peer_of = OPTAX[name]
-    transform = peer_of(optax)
     with jax_x64.context():
         rng = np.random.default_rng(2)
         ours = {"w": rng.normal(size=(3, 4))}
-        theirs = {"w": jax_x64.asarray(ours["w"].copy())}
-        state, optimizer, update = transform.init(theirs), make(), jax.jit(transform.update)
-        for _ in range(STEPS):
-            g = rng.normal(size=(3, 4))
-            updates, state = update({"w": jax_x64.asarray(g)}, state, theirs)
-            theirs = optax.apply_updates(theirs, updates)
-            optimizer.update(ours, {"w": g})
-        np.testing.assert_allclose(ours["w"], jax_x64.tonumpy(theirs["w"]), rtol=1e-12, atol=1e-12)
+        peer, optimizer = Optax(peer_of(optax), ours), make()
+        grads = [{"w": rng.normal(size=(3, 4))} for _ in range(STEPS)]
+        peer.steps(grads)
+        for g in grads:
+            optimizer.update(ours, g)
+        np.testing.assert_allclose(ours["w"], jax_x64.tonumpy(peer.params["w"]), rtol=1e-12, atol=1e-12)
 
 
 # Keras's RMSprop and Adagrad have their eps inside the root.
@@ -273,11 +270,10 @@ def test_equals_keras(name: str, keras: Any) -> None:
     """Keras, run beside ours on NumPy arrays."""
     make, peer_of = KERAS[name]
     rng = np.random.default_rng(2)
-    p = rng.normal(size=(3, 4))
-    variable = keras.Variable(p.copy(), dtype="float64")
-    peer, optimizer = peer_of(keras.optimizers), make()
-    for _ in range(STEPS):
-        g = rng.normal(size=p.shape)
-        peer.apply([g], [variable])
+    p = {"w": rng.normal(size=(3, 4))}
+    peer, optimizer = Keras(lambda: peer_of(keras.optimizers), p), make()
+    grads = [{"w": rng.normal(size=(3, 4))} for _ in range(STEPS)]
+    peer.steps(grads)
+    for g in grads:
         optimizer.update(p, g)
-    np.testing.assert_allclose(p, np.asarray(variable.value), rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(p["w"], peer.params["w"], rtol=1e-12, atol=1e-12)

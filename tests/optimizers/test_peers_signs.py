@@ -11,6 +11,8 @@ import pytest
 import anyoptim as ao
 from tests.support.chains import problem
 from tests.support.libraries import Library
+from tests.support.peers import Optax
+from tests.support.xla import loop
 
 STEPS = 200
 
@@ -159,16 +161,13 @@ def test_optax(name: str, need: Callable[[str], Library]) -> None:
     theirs, ours = OPTAX[name]
     params, grads = problem(steps=STEPS)
     with lib.context():
-        their, transform = {k: lib.asarray(a) for k, a in params.items()}, theirs(optax)
-        state = transform.init(their)
-        for g in grads:
-            updates, state = transform.update({k: lib.asarray(a) for k, a in g.items()}, state, their)
-            their = optax.apply_updates(their, updates)
+        peer = Optax(theirs(optax), params)
+        peer.steps(grads)
     optimizer = ours()
     for g in grads:
         optimizer.update(params, g)
     for k, a in params.items():
-        np.testing.assert_allclose(a, their[k], rtol=1e-12, atol=1e-12)
+        np.testing.assert_allclose(a, peer.params[k], rtol=1e-12, atol=1e-12)
 
 
 def test_optax_rprop(need: Callable[[str], Library]) -> None:
@@ -178,18 +177,24 @@ def test_optax_rprop(need: Callable[[str], Library]) -> None:
     params, grads = problem(steps=STEPS)
     optimizer = ao.Rprop(1.0, 0.25, 3.0, 0.05, 0.5, initial=0.2)
     transform = optax.rprop(0.2, eta_minus=0.25, eta_plus=3.0, min_step_size=0.05, max_step_size=0.5)
+
+    def step(carry: Any, grads: Any) -> Any:
+        their, state = carry
+        _, state = transform.update(grads, state, their)
+        return {k: p - state[0].prev_updates[k] for k, p in their.items()}, state
+
     with lib.context():
-        their = {k: lib.asarray(a) for k, a in params.items()}
-        state = transform.init(their)
+        start = {k: lib.asarray(a) for k, a in params.items()}
+        one = loop(step)
+        carry = start, transform.init(start)
         for g in grads:
-            _, state = transform.update({k: lib.asarray(a) for k, a in g.items()}, state, their)
-            their = {k: p - state[0].prev_updates[k] for k, p in their.items()}
+            carry = one(carry, [g])
             optimizer.update(params, g)
             assert optimizer.state is not None
             for k, a in optimizer.state.slots["s"].items():
-                np.testing.assert_allclose(a, state[0].step_sizes[k], rtol=1e-12)
+                np.testing.assert_allclose(a, carry[1][0].step_sizes[k], rtol=1e-12)
     for k, a in params.items():
-        np.testing.assert_allclose(a, their[k], rtol=1e-12, atol=1e-12)
+        np.testing.assert_allclose(a, carry[0][k], rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize(("every", "share"), [(5, 0.5), (1, 0.25), (7, 1.0), (3, 0.0)])
@@ -199,19 +204,16 @@ def test_optax_lookahead(every: int, share: float, need: Callable[[str], Library
     lib = need("jax-x64")
     params, grads = problem(steps=STEPS)
     with lib.context():
-        pair = optax.LookaheadParams.init_synced({k: lib.asarray(a) for k, a in params.items()})
-        transform = optax.lookahead(optax.adam(0.1, eps=0.0), every, share)
-        state = transform.init(pair)
-        for g in grads:
-            updates, state = transform.update({k: lib.asarray(a) for k, a in g.items()}, state, pair)
-            pair = optax.apply_updates(pair, updates)
+        start = optax.LookaheadParams.init_synced({k: lib.asarray(a) for k, a in params.items()})
+        peer = Optax(optax.lookahead(optax.adam(0.1, eps=0.0), every, share), start)
+        peer.steps(grads)
     optimizer = ao.chain(ao.Adam(0.1, eps=0.0), ao.Lookahead(every, share))
     for g in grads:
         optimizer.update(params, g)
     assert optimizer.state is not None
     for k, a in params.items():
-        np.testing.assert_allclose(a, pair.fast[k], rtol=1e-12, atol=1e-12)
-        np.testing.assert_allclose(optimizer.state.slots[1]["slow"][k], pair.slow[k], rtol=1e-12, atol=1e-12)
+        np.testing.assert_allclose(a, peer.params.fast[k], rtol=1e-12, atol=1e-12)
+        np.testing.assert_allclose(optimizer.state.slots[1]["slow"][k], peer.params.slow[k], rtol=1e-12, atol=1e-12)
 
 
 def test_optax_projections(need: Callable[[str], Library]) -> None:
@@ -229,9 +231,8 @@ def test_optax_projections(need: Callable[[str], Library]) -> None:
         params, grads = problem(steps=STEPS)
         optimizer = ao.chain(ao.SGD(0.1), ours())
         with lib.context():
-            their = {k: lib.asarray(a) for k, a in params.items()}
-            for g in grads:
-                their = theirs({k: p - 0.1 * g[k] for k, p in their.items()})
+            start = {k: lib.asarray(a) for k, a in params.items()}
+            their = loop(lambda p, g, theirs=theirs: theirs({k: a - 0.1 * g[k] for k, a in p.items()}))(start, grads)  # type: ignore[misc]
         for g in grads:
             optimizer.update(params, g)
         for k, a in params.items():

@@ -11,7 +11,8 @@ import pytest
 
 import anyoptim as ao
 from benchmarks import problems
-from tests.reference.problems import PROBLEMS, REACHED, SLOW, TOLERANCE, Run, excess, make
+from tests.reference.methods import METHODS, wanted
+from tests.reference.problems import PROBLEMS, TOLERANCE, Run, excess, make
 from tests.support.libraries import DISCOVERED
 
 FAR = 0.05
@@ -22,17 +23,7 @@ BETTER = 2 / 3
 
 
 def _rows(name: str) -> dict[str, Run]:
-    if name not in REACHED:
-        pytest.fail(
-            f"{name} documents no losses; wanted a row in REACHED in tests/reference/problems.py, which "
-            f"`python -m benchmarks.problems --search {name}` proposes, and docs/problems.md made anew"
-        )
-    return dict(zip(PROBLEMS, REACHED[name], strict=True))
-
-
-def test_no_row_is_of_another_method() -> None:
-    assert set(REACHED) <= set(DISCOVERED)
-    assert set(SLOW) <= set(DISCOVERED)
+    return dict(zip(PROBLEMS, wanted(name).reached, strict=True))
 
 
 @pytest.mark.parametrize("problem", PROBLEMS)
@@ -48,8 +39,8 @@ def test_reaches_the_documented_loss(name: str, problem: str) -> None:
 @pytest.mark.parametrize("name", DISCOVERED)
 def test_is_better_than_sgd_somewhere(name: str) -> None:
     """Or says why not."""
-    ratios = [mine.loss / sgd.loss for mine, sgd in zip(_rows(name).values(), REACHED["SGD"], strict=True)]
-    assert (min(ratios) > BETTER) == (name in SLOW), ratios
+    ratios = [mine.loss / sgd.loss for mine, sgd in zip(_rows(name).values(), METHODS["SGD"].reached, strict=True)]
+    assert (min(ratios) > BETTER) == bool(METHODS[name].slow), ratios
 
 
 def _longer(optimizer: ao.Optimizer, before: Any, params: Any) -> ao.Optimizer:
@@ -107,16 +98,18 @@ def test_gradients_are_those_of_the_losses(problem: str) -> None:
 
 def test_the_page_is_made_of_the_rows() -> None:
     """docs/problems.md is what `python -m benchmarks.problems` writes."""
-    assert problems.DOCUMENT.read_text(encoding="utf-8") == problems.document()
+    made = problems.document()
+    assert problems.DOCUMENT.read_text(encoding="utf-8") == made, "wanted `python -m benchmarks.problems`"
 
 
 def test_the_search_proposes_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
     """The best of the learning rates, those left out that lead elsewhere from a start beside the start."""
     monkeypatch.setattr(problems, "RATES", (0.0005, 0.001, 0.002, 0.01))
     found = problems.search("SGD", PROBLEMS["rosenbrock"](), {})
-    assert found == REACHED["SGD"][1]
-    assert problems.row("SGD", REACHED["SGD"]) == '    "SGD": ({}),'.format(
-        ", ".join(f"run({of.loss:.3g}, lr={of.hyper['lr']})" for of in REACHED["SGD"])
+    documented = METHODS["SGD"].reached
+    assert found == documented[1]
+    assert problems.row(documented) == "reached=({}),".format(
+        ", ".join(f"run({of.loss:.3g}, lr={of.hyper['lr']})" for of in documented)
     )
     monkeypatch.setattr(problems, "RATES", (1.0,))
     with pytest.raises(ValueError, match="SGD reaches nothing on Rosenbrock"):

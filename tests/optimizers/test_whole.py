@@ -13,10 +13,13 @@ import pytest
 
 import anyoptim as ao
 from tests.support.libraries import HALF, REAL, WHOLE, Library, numpy_dtype, same_bits
+from tests.support.xla import quick
 
 SHAPES: dict[str, tuple[int, ...]] = {"W": (3, 5), "tall": (6, 2), "cube": (2, 3, 2)}
 OTHERS: dict[str, tuple[int, ...]] = {"b": (4,), "s": (), "none": (0,), "empty": (3, 0)}
 MATRICES = {"Muon", "Shampoo"}
+FEW = {"SGLD": ("W", "s", "empty"), "Adafactor": ("W", "cube", "b", "s", "empty")}
+"""One of each kind, where JAX compiles each operation for each shape."""
 COMPUTE = {"float16": "float32", "bfloat16": "float32"}
 MAKE: dict[str, Callable[..., ao.Optimizer]] = {
     # Eigenvalues are known to a share of the largest, so that a small eps would be lost in float32.
@@ -37,8 +40,9 @@ def _shapes(name: str) -> dict[str, tuple[int, ...]]:
     return SHAPES if name in MATRICES else {**SHAPES, **OTHERS}
 
 
-def _drawn(rng: np.random.Generator, name: str, dtype: str) -> dict[str, Any]:
-    return {k: np.asarray(rng.normal(size=s)).astype(numpy_dtype(dtype)) for k, s in _shapes(name).items()}
+def _drawn(rng: np.random.Generator, name: str, dtype: str, shapes: Any = None) -> dict[str, Any]:
+    of = {**SHAPES, **OTHERS}
+    return {k: np.asarray(rng.normal(size=of[k])).astype(numpy_dtype(dtype)) for k in shapes or _shapes(name)}
 
 
 def _near(a: Any, b: Any, dtype: str, what: str) -> None:
@@ -57,20 +61,17 @@ def test_whole_methods_are_known() -> None:
     assert set(WHOLE) == {"Adafactor", "Muon", "Shampoo", "SGLD"}
 
 
-def _lacks(lib: Library, name: str) -> bool:
-    return name == "Shampoo" and lib.name == "dask"
-
-
+@pytest.mark.omit("test_shampoo_is_refused_on_dask", lambda lib, name, **_: (lib, name) == ("dask", "Shampoo"))
+@pytest.mark.omit(
+    "a draw takes seconds, and tests/random/test_numbers.py has each dtype",
+    lambda lib, name, dtype: (lib, name) == ("dask", "SGLD") and dtype != "float32",
+)
 @pytest.mark.parametrize("dtype", HALF + REAL)
 @pytest.mark.parametrize("name", WHOLE)
 def test_equals_numpy(lib: Library, name: str, dtype: str) -> None:
     """`update` and `step` from NumPy's own parameters and state, each of five steps; shapes and dtypes are NumPy's."""
-    if _lacks(lib, name):
-        pytest.skip("test_refusals has it")
-    if lib.slow and name == "SGLD" and dtype != "float32":
-        pytest.skip(f"a draw takes seconds on {lib.name}, and tests/random/test_numbers.py has each dtype")
     rng = np.random.default_rng(50)
-    theirs = _drawn(rng, name, dtype)
+    theirs = _drawn(rng, name, dtype, FEW.get(name))
     reference = _make(name)
     state = reference.init(theirs)
     optimizer = _make(name)
@@ -78,7 +79,7 @@ def test_equals_numpy(lib: Library, name: str, dtype: str) -> None:
     kept = dict(ours)
     steps = 2 if lib.name == "dask" or name == "SGLD" else 5  # whose draws take long
     for step in range(steps):
-        g = _drawn(rng, name, dtype)
+        g = _drawn(rng, name, dtype, FEW.get(name))
         before = {k: lib.asarray(a) for k, a in theirs.items()}
         slots = {slot: {k: lib.asarray(a) for k, a in of.items()} for slot, of in state.slots.items()}
         given = {k: lib.asarray(a) for k, a in g.items()}
@@ -109,11 +110,9 @@ def test_under_jit(name: str, dtype: str, need: Callable[[str], Library]) -> Non
     """
     lib = need("jax-x64" if dtype == "float64" else "jax")
     with lib.context():
-        import jax
-
         rng = np.random.default_rng(51)
         optimizer = _make(name, lr=0.4)
-        theirs = _drawn(rng, name, dtype)
+        theirs = _drawn(rng, name, dtype, FEW.get(name))
         state = optimizer.init(theirs)
         ours = {k: lib.asarray(a) for k, a in theirs.items()}
         traces: list[int] = []
@@ -122,9 +121,9 @@ def test_under_jit(name: str, dtype: str, need: Callable[[str], Library]) -> Non
             traces.append(1)
             return optimizer.step(*given)
 
-        other, step = optimizer.init(ours), jax.jit(traced)
+        other, step = optimizer.init(ours), quick(traced)
         for _ in range(8):
-            g = _drawn(rng, name, dtype)
+            g = _drawn(rng, name, dtype, FEW.get(name))
             theirs, state = optimizer.step(theirs, g, state)
             ours, other = step(ours, {k: lib.asarray(a) for k, a in g.items()}, other)
         assert len(traces) == 1
@@ -366,8 +365,9 @@ def test_zeros_make_no_nan(library: str, need: Callable[[str], Library]) -> None
     """Gradients of zeros, from the first step on: eps keeps all divisions finite, in float32 too."""
     lib = need(library)
     for name in WHOLE:
-        p = {k: lib.array(np.ones(s)) for k, s in _shapes(name).items()}
+        shapes = {k: {**SHAPES, **OTHERS}[k] for k in FEW.get(name, _shapes(name))}
+        p = {k: lib.array(np.ones(s)) for k, s in shapes.items()}
         optimizer = _make(name)
         for _ in range(2):
-            optimizer.update(p, {k: lib.array(np.zeros(s)) for k, s in _shapes(name).items()})
+            optimizer.update(p, {k: lib.array(np.zeros(s)) for k, s in shapes.items()})
         assert all(np.isfinite(lib.tonumpy(a)).all() for a in p.values()), name

@@ -1,7 +1,7 @@
-"""Three problems, and the loss that each method documents to reach on them: a row here for every method.
+"""Three problems, on which each method documents in its row of tests/reference/methods.py which loss it reaches.
 
-`python -m benchmarks.problems --search NAME` proposes the row of a method, `python -m benchmarks.problems` writes
-docs/problems.md from these rows, and tests/optimizers/test_problems.py runs all of them.
+`python -m benchmarks.problems --search NAME` proposes what a row says, `python -m benchmarks.problems` writes
+docs/problems.md from the rows, and tests/optimizers/test_problems.py runs all of them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 import anyoptim as ao
 from tests.support.libraries import DISCOVERED
 
-__all__ = ["PROBLEMS", "REACHED", "SLOW", "TOLERANCE", "Problem", "Run", "excess", "make", "run"]
+__all__ = ["PROBLEMS", "TOLERANCE", "Problem", "Run", "excess", "make", "run"]
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 
@@ -124,59 +124,6 @@ PROBLEMS: Mapping[str, Callable[[], Problem]] = {
     "rosenbrock": functools.cache(_rosenbrock),
     "logistic": functools.cache(_logistic),
 }
-
-REACHED: Mapping[str, tuple[Run, Run, Run]] = {
-    "SGD": (run(0.00163, lr=1.0), run(0.0707, lr=0.002), run(0.000223, lr=10.0)),
-    "Momentum": (run(1.03e-08, lr=2.0), run(1.77e-08, lr=0.002), run(0.000168, lr=2.0)),
-    "Nesterov": (run(3.15e-06, lr=1.0), run(3.44e-05, lr=0.001), run(1.65e-05, lr=5.0)),
-    "TextbookNesterov": (run(6.47e-05, lr=0.5), run(0.00328, lr=0.0005), run(3.96e-06, lr=5.0)),
-    "HeavyBall": (run(1.03e-08, lr=2.0), run(1.77e-08, lr=0.002), run(0.000168, lr=2.0)),
-    "HeavyBallNesterov": (run(3.15e-06, lr=1.0), run(3.44e-05, lr=0.001), run(1.65e-05, lr=5.0)),
-    "AdaGrad": (run(0.000465, lr=1.0), run(0.0346, lr=2.0), run(0.00129, lr=1.0)),
-    "RMSProp": (run(0.000918, cosine=0.1), run(0.0626, lr=0.005), run(0.000944, lr=0.1)),
-    "CenteredRMSProp": (run(0.000919, cosine=0.1), run(0.0294, cosine=0.02), run(0.000941, lr=0.1)),
-    "AdaDelta": (run(0.00374, lr=5.0), run(0.028, cosine=5.0), run(0.00124, lr=20.0)),
-    "Adam": (run(1.96e-08, lr=1.0), run(2.26e-13, lr=0.5), run(0.000118, lr=2.0)),
-    "AdamW": (run(7.26e-05, lr=0.5), run(0.00633, lr=0.1), run(0.000223, lr=5.0)),
-    "AMSGrad": (run(2.95e-08, lr=1.0), run(5.4e-10, lr=0.5), run(0.000122, lr=2.0)),
-    "CorrectedAMSGrad": (run(0.000171, lr=1.0), run(0.00368, lr=1.0), run(0.00091, lr=10.0)),
-    "Adamax": (run(0.000196, lr=1.0), run(0.00155, lr=1.0), run(0.000965, lr=10.0)),
-    "NAdam": (run(4.1e-05, cosine=50.0), run(0.0497, cosine=0.05), run(6.98e-05, lr=0.5)),
-    "RAdam": (run(1.19e-06, lr=2.0), run(0.454, lr=0.005), run(0.000221, lr=2.0)),
-    "AdaBelief": (run(1.48e-08, lr=0.5), run(3.55e-13, lr=0.5), run(0.000236, lr=2.0)),
-    "Yogi": (run(2.05e-08, lr=0.5), run(4.18e-06, lr=0.2), run(0.000227, lr=0.5)),
-    "CorrectedYogi": (run(2.63e-08, lr=1.0), run(6.66e-10, lr=0.5), run(0.00015, lr=1.0)),
-    "Adan": (run(1.12e-05, lr=2.0), run(1.45e-07, cosine=0.05), run(0.00825, lr=5.0)),
-    "Prodigy": (run(1.29e-09, lr=2.0), run(5.89e-08, lr=0.2), run(4.06e-05, lr=2.0)),
-    "LAMB": (run(4.94e-06, cosine=0.1), run(0.907, lr=0.02), run(0.000104, cosine=0.2)),
-    "LARS": (
-        run(1.23e-07, cosine=0.1, trust=0.1),
-        run(0.0248, lr=0.05, trust=0.1),
-        run(7.45e-06, cosine=0.1, trust=0.1),
-    ),
-    "SGLD": (
-        run(0.00163, lr=1.0, temperature=0.0),
-        run(0.0707, lr=0.002, temperature=0.0),
-        run(0.000223, lr=10.0, temperature=0.0),
-    ),
-    "Lion": (run(0.000308, cosine=0.1), run(1.81e-05, cosine=0.02), run(0.00527, cosine=0.5)),
-    "Signum": (run(8.09e-06, cosine=0.1), run(0.000147, cosine=0.01), run(0.000475, lr=0.02)),
-    "Rprop": (run(1.34e-05, lr=0.5), run(0.00248, lr=0.0002), run(8.41e-07, lr=1.0)),
-    "ASGD": (run(0.000762, lr=2.0), run(0.0707, lr=0.002), run(0.000195, lr=10.0)),
-    "ScheduleFreeSGD": (run(2.03e-05, lr=10.0), run(0.00156, lr=0.005), run(0.00365, lr=50.0)),
-    "ScheduleFreeAdamW": (run(9.38e-06, lr=5.0), run(6.2e-06, lr=2.0), run(3.09e-05, lr=1.0)),
-    "Adafactor": (run(0.00149, lr=0.2), run(0.442, cosine=0.2), run(0.0091, lr=1.0)),
-    "Muon": (run(8.88e-06, cosine=0.05), run(2.79e-08, cosine=0.02), run(0.000658, cosine=2.0)),
-    "Shampoo": (run(9.92e-06, lr=5.0), run(0.0703, lr=0.5), run(0.000115, lr=5.0)),
-}
-"""By method, what it reaches on the three problems, in their order."""
-
-SLOW: Mapping[str, str] = {
-    "SGD": "it is what the others are compared with",
-    "SGLD": "without noise, as here, it is SGD",
-    "Adafactor": "it has no momentum, and steps that are relative to the parameter, which here begins at 0",
-}
-"""The methods that need not be better than SGD on any of these, and why."""
 
 
 def make(name: str, hyper: Mapping[str, float], steps: int) -> ao.Optimizer:

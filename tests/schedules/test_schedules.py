@@ -38,6 +38,7 @@ from anyoptim.schedules import (
     warmup_cosine,
 )
 from tests.support.libraries import Library, same_bits
+from tests.support.xla import quick
 
 EXAMPLES: dict[str, Callable[[], list[Any]]] = {
     "Constant": lambda: [Constant(0.1), Constant(0.2)],
@@ -123,6 +124,7 @@ def test_values_are_python_floats_at_every_step(schedule: Any) -> None:
     assert values == [schedule(t) for t in STEPS]  # it remembers nothing
 
 
+@pytest.mark.covering(1)  # a schedule is asked for the step that the library's array holds
 def test_integers_of_other_kinds_are_steps(schedule: Any, lib: Library) -> None:
     """NumPy's scalars and known 0-d arrays of any library give the host's floats."""
     for t in (1, 12, 99):
@@ -186,8 +188,8 @@ def test_under_jit_the_values_are_the_hosts(schedule: Any, x64: bool, need: Call
 
     with jax.enable_x64(x64):
         steps = jnp.asarray(STEPS)
-        traced = np.asarray(jax.jit(jax.vmap(lambda t: jnp.asarray(schedule(t))))(steps))
-        unsigned = np.asarray(jax.jit(jax.vmap(lambda t: jnp.asarray(schedule(t))))(steps.astype(jnp.uint32)))
+        both = jax.jit(jax.vmap(lambda t: (jnp.asarray(schedule(t)), jnp.asarray(schedule(t.astype(jnp.uint32))))))
+        traced, unsigned = map(np.asarray, both(steps))
     host = np.array([schedule(t) for t in STEPS])
     assert traced.dtype == (np.float64 if x64 else np.float32)
     eps = 2.0 ** (-53 if x64 else -24)
@@ -227,6 +229,7 @@ def test_schedules_of_adam_are_live(build: Callable[[], Any]) -> None:
     assert same_bits(one, two)
 
 
+@pytest.mark.covering(1)  # the values of each with both dtypes are tested above
 @pytest.mark.parametrize("x64", [False, True])
 def test_schedules_of_adam_under_jit(build: Callable[[], Any], x64: bool, need: Callable[[str], Library]) -> None:
     """Compiled once, the pure form follows the schedule, and keeps float32; `update` is the reference."""
@@ -243,7 +246,7 @@ def test_schedules_of_adam_under_jit(build: Callable[[], Any], x64: bool, need: 
             compiled += 1
             return optimizer.step(p, g, state)
 
-        jitted = jax.jit(step)
+        jitted = quick(step)
 
         p, w = jnp.ones(3, jnp.float32), np.ones(3, np.float32)
         state = optimizer.init(p)

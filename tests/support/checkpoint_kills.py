@@ -17,7 +17,7 @@ import numpy as np
 
 import anyoptim as ao
 
-ELEMENTS = 200_000
+ELEMENTS = 100_000
 
 
 def _save(path: Path, n: int) -> None:

@@ -79,7 +79,7 @@ OPTIONS: dict[str, dict[str, Draw]] = {
         "lr": RATE,
         "lambd": powers(-4, -1),
         "alpha": uniform(0.5, 1),
-        "t0": uniform(0, 150),
+        "t0": uniform(0, 75),
         "weight_decay": DECAY,
         "maximize": flag,
     },
@@ -150,3 +150,8 @@ def random(rng: Any, of: dict[str, tuple[int, ...]], dtype: str = "float64", sca
         both = random(rng, of, scale=scale), random(rng, of, scale=scale)
         return {key: np.asarray(both[0][key] + 1j * both[1][key], dtype) for key in of}
     return {key: np.asarray(scale * rng.normal(size=shape), dtype) for key, shape in of.items()}
+
+
+def flat(arrays: dict[str, Any]) -> Any:
+    """All elements, to compare them at once."""
+    return np.concatenate([np.ravel(a) for a in arrays.values()])

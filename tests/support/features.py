@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks.report import between_markers
+from tests.reference.methods import METHODS
 
 __all__ = ["CHECKED", "FEATURES", "NOT_HERE", "PEERS", "README", "Absence", "Feature", "names", "text"]
 
@@ -41,54 +42,7 @@ class Absence(NamedTuple):
 
 
 FEATURES: Mapping[str, tuple[Feature, ...]] = {
-    "Methods": (
-        Feature("gradient descent", "SGD", "optim.SGD", "sgd", "optimizers.SGD"),
-        Feature("momentum, lr inside", "Momentum", "", "", "optimizers.SGD(momentum)"),
-        Feature("momentum, lr outside", "HeavyBall", "optim.SGD(momentum, dampening)", "sgd(momentum)"),
-        Feature("Nesterov, lr inside", "Nesterov", "", "", "optimizers.SGD(nesterov)"),
-        Feature("Nesterov, lr outside", "HeavyBallNesterov", "optim.SGD(nesterov)", "sgd(nesterov)"),
-        Feature("Nesterov, a textbook's", "TextbookNesterov"),
-        Feature("AdaGrad", "AdaGrad", "optim.Adagrad", "adagrad", "optimizers.Adagrad"),
-        Feature("RMSProp", "RMSProp", "optim.RMSprop", "rmsprop", "optimizers.RMSprop"),
-        Feature(
-            "RMSProp, centered",
-            "CenteredRMSProp",
-            "optim.RMSprop(centered)",
-            "rmsprop(centered)",
-            "optimizers.RMSprop(centered)",
-        ),
-        Feature("AdaDelta", "AdaDelta", "optim.Adadelta", "adadelta", "optimizers.Adadelta"),
-        Feature("Adam", "Adam", "optim.Adam", "adam", "optimizers.Adam"),
-        Feature("Adam, the largest v", "AMSGrad", "optim.Adam(amsgrad)", "", "optimizers.Adam(amsgrad)"),
-        Feature("Adam, the largest corrected v", "CorrectedAMSGrad", "", "amsgrad"),
-        Feature("Adam, decoupled decay", "AdamW", "optim.AdamW", "adamw", "optimizers.AdamW"),
-        Feature("Adam, largest gradients", "Adamax", "optim.Adamax", "adamax, adamaxw", "optimizers.Adamax"),
-        Feature("Adam, Nesterov", "NAdam", "optim.NAdam", "nadam, nadamw", "optimizers.Nadam"),
-        Feature("Adam, rectified", "RAdam", "optim.RAdam", "radam"),
-        Feature("AdaBelief", "AdaBelief", "", "adabelief"),
-        Feature("Yogi", "Yogi"),
-        Feature("Yogi, corrected", "CorrectedYogi", "", "yogi"),
-        Feature("Adan", "Adan", "", "adan"),
-        Feature("Lion", "Lion", "", "lion", "optimizers.Lion"),
-        Feature("signs, with momentum", "Signum", "", "signum, sign_sgd"),
-        Feature("Rprop", "Rprop", "optim.Rprop", "rprop"),
-        Feature("averaged SGD", "ASGD", "optim.ASGD"),
-        Feature("LARS", "LARS", "", "lars"),
-        Feature("LAMB", "LAMB", "", "lamb", "optimizers.Lamb"),
-        Feature("Adafactor", "Adafactor", "optim.Adafactor", "adafactor", "optimizers.Adafactor"),
-        Feature("Muon", "Muon", "optim.Muon", "contrib.muon", "optimizers.Muon"),
-        Feature("Shampoo", "Shampoo"),
-        Feature("SGD, schedule-free", "ScheduleFreeSGD", "", "contrib.schedule_free_sgd, contrib.schedule_free"),
-        Feature(
-            "AdamW, schedule-free",
-            "ScheduleFreeAdamW",
-            "",
-            "contrib.schedule_free_adamw",
-            "optimizers.ScheduleFreeAdamW",
-        ),
-        Feature("Prodigy", "Prodigy", "", "contrib.prodigy"),
-        Feature("Langevin noise", "SGLD", "", "noisy_sgd, add_noise"),
-    ),
+    "Methods": tuple(Feature(row.what, name, row.torch, row.optax, row.keras) for name, row in METHODS.items()),
     "Around a method": (
         Feature("stages in a chain", "chain", "", "chain"),
         Feature("a stage of one's own", "Stage", "", "GradientTransformation"),

@@ -1,0 +1,50 @@
+"""Compiling with XLA in a fraction of the usual time, for tests that run what they compile for milliseconds.
+
+XLA makes fast code of a peer, of a function of NumPy's kind, or of our own pure form, and takes most of a test's time
+for it. Here it is told not to. That is for what is compared to a tolerance, or counted: where bits or the accuracy of
+what users get are tested, the tests use `jax.jit`.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+QUICK: Mapping[str, Any] = {
+    "xla_backend_optimization_level": 0,
+    "xla_cpu_use_fusion_emitters": False,  # which make a module of LLVM of each fusion
+    "xla_cpu_parallel_codegen_split_count": 1,
+}
+
+
+@functools.cache
+def _known() -> dict[str, Any]:
+    """Those that this XLA has; another may have others."""
+    import jax
+
+    def known(name: str) -> bool:
+        try:
+            jax.jit(lambda: 0, compiler_options={name: QUICK[name]})()
+        except jax.errors.JaxRuntimeError:
+            return False
+        return True
+
+    return {name: value for name, value in QUICK.items() if known(name)}
+
+
+def quick(function: Callable[..., Any]) -> Any:
+    """`jax.jit`, for less time to compile and more to run."""
+    import jax
+
+    return jax.jit(function, compiler_options=_known())
+
+
+def loop(step: Callable[[Any, Any], Any]) -> Callable[[Any, Sequence[Any]], Any]:
+    """What `carry = step(carry, each)` makes of a carry over a list of trees; compiled once for all of a length."""
+    import jax
+
+    scanned = quick(lambda carry, each: jax.lax.scan(lambda *of: (step(*of), None), carry, each)[0])
+    return lambda carry, each: scanned(carry, jax.tree.map(lambda *leaves: np.stack(leaves), *each))
