@@ -46,7 +46,7 @@ def _agree(one: tuple[Any, list[Any]], two: tuple[Any, list[Any]]) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_bits_over_many_steps_onhostile_values(method: type[Any], dtype: str) -> None:
+def test_bits_over_many_steps_on_hostile_values(method: type[Any], dtype: str) -> None:
     """1,000 steps from ordinary values, with hostile gradients from time to time; and steps on hostile values."""
     rng = np.random.default_rng(20)
     p = (rng.normal(size=(7, 9)) + 0j).astype(dtype) if "complex" in dtype else rng.normal(size=(7, 9)).astype(dtype)
