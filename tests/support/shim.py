@@ -31,8 +31,8 @@ from anyoptim._memory import Memory
 NUMBER = 4711
 """Of the device, as the array library counts."""
 
-COMMAND = ("g++", "-O2", "-std=c++17", "-ffp-contract=off", "-fno-strict-aliasing", "-fPIC", "-shared", "-w")
-
+_EXACT = ("-ffp-contract=off", "-fno-strict-aliasing", "-U_FORTIFY_SOURCE")  # which allows no jumps between stacks
+COMMAND = ("g++", "-O2", "-std=c++17", *_EXACT, "-fPIC", "-shared", "-w")
 
 CACHE = Path(_cache.folder() or tempfile.gettempdir()) / "shim"
 """What g++ made is kept here for the other processes of a run, and for the next run."""
