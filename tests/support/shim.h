@@ -1,10 +1,16 @@
 // What CUDA C has beside C++, for one thread after another on a host.
 
-#include <cmath>
-#include <cstdint>
-#include <cstdlib>
 #include <setjmp.h>
+#include <stdint.h>
 #include <ucontext.h>
+
+// Not from <cmath> and <cstdlib>, which take longer to read than a kernel to compile.
+extern "C" {
+double sqrt(double), fabs(double), copysign(double, double), pow(double, double), fmod(double, double);
+float sqrtf(float), fabsf(float);
+void *malloc(size_t);
+void abort();
+}
 
 #define __global__
 #define __device__
