@@ -39,7 +39,7 @@ def _same(make: Make, params: dict[str, Any], grads: list[Any], order: Callable[
 def test_bits_on_hostile_values(name: str, dtype: str) -> None:
     """Gradients that grow from subnormal to huge, then come as they will; and hostile values, which a norm spreads.
 
-    Fifty steps are far past the last at which a chain does something else than before, and slots have had all magnitudes.
+    Fifty steps are far past the last at which a chain does something new, and slots have had all magnitudes.
     """
     rng = np.random.default_rng(30)
 

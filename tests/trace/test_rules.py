@@ -337,6 +337,7 @@ ARRAYS_DO = {
 """What a library's own arrays may well do, and mean, in a rule that is only run on them."""
 
 
+@pytest.mark.covering(1)  # with NumPy each, on all engines; no library's arrays are asked before the rule is traced
 @pytest.mark.parametrize("name", SAYS)
 def test_what_a_rule_may_not_do_is_said_by_every_engine(lib: Library, name: str) -> None:
     """In the same words, which name the rule, wherever it would run; and nothing is written.
