@@ -39,7 +39,7 @@ def _same(make: Make, params: dict[str, Any], grads: list[Any], order: Callable[
 def test_bits_on_hostile_values(name: str, dtype: str) -> None:
     """Gradients that grow from subnormal to huge, then come as they will; and hostile values, which a norm spreads.
 
-    Fifty steps are far past the last at which a chain does something new, and slots have had all magnitudes.
+    Thirty steps are far past the last at which a chain does something new, and slots have had all magnitudes.
     """
     rng = np.random.default_rng(30)
 
@@ -54,7 +54,7 @@ def test_bits_on_hostile_values(name: str, dtype: str) -> None:
         return {k: np.where(rng.random(s) < share, found[k], calm[k]) for k, s in SHAPES.items()}
 
     low, high = (-7, 3) if dtype == "float16" else (-44, 30)
-    powers = [*np.linspace(low, high, 30), *rng.uniform(low, high, 20)]
+    powers = [*np.linspace(low, high, 20), *rng.uniform(low, high, 10)]
     _same(CHAINS[name], draw(1.0), [draw(10.0**power) for power in powers])
     _same(CHAINS[name], some_hostile(1.0), [some_hostile(1.0) for _ in range(5)])
     # A single NaN and no infinity: the norm is NaN, and under a clipping all other elements go on.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import subprocess
@@ -396,7 +397,8 @@ def test_anything_after_anything(
             elif kind == "p":
                 run.kept.append(params["w"])
                 if isinstance(params["w"], np.ndarray) and params["w"].flags.owndata:
-                    CHANGES[name](params["w"]) if params["w"].shape == (4, 6) else None
+                    with contextlib.suppress(ValueError):  # what no array in another order can become
+                        CHANGES[name](params["w"]) if params["w"].shape == (4, 6) else None
                 run.good(params, 2)
                 if params["w"].shape != (4, 6) or params["w"].dtype != np.float64:
                     params["w"] = np.full((4, 6), 2.0)

@@ -7,6 +7,7 @@
 // Not from <cmath> and <cstdlib>, which take longer to read than a kernel to compile.
 extern "C" {
 double sqrt(double), fabs(double), copysign(double, double), pow(double, double), fmod(double, double);
+double log(double), expm1(double);
 float sqrtf(float), fabsf(float);
 void *malloc(size_t);
 void abort();
