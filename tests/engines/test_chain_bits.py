@@ -122,7 +122,8 @@ def _beside_numpy(lib: Library, chain: Make, dtype: str, engine: str | None) -> 
     theirs = [{k: lib.asarray(a) for k, a in g.items()} for g in grads]
     p, slots = run(chain(engine), {k: lib.asarray(a) for k, a in params.items()}, theirs)
     expected = run(chain("portable"), params, grads)
-    assert agree(_computed((p, slots)) if lib.name == "dask" else optree.tree_map(lib.tonumpy, (p, slots)), expected)
+    found: Any = p, slots
+    assert agree(_computed(found) if lib.name == "dask" else optree.tree_map(lib.tonumpy, found), expected)
 
 
 def _computed(tree: Any) -> Any:

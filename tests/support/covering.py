@@ -23,8 +23,7 @@ def case(callspec: Any) -> Case:
     """
     plain = (str, int, type, type(None))
     return {
-        name: (type(value), value if isinstance(value, plain) else id(value))
-        for name, value in callspec.params.items()
+        name: (type(value), value if isinstance(value, plain) else id(value)) for name, value in callspec.params.items()
     }
 
 
