@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import optree
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -35,8 +36,11 @@ def _same(make: Make, params: dict[str, Any], grads: list[Any], order: Callable[
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", CHAINS)
-def test_bits_onhostile_values(name: str, dtype: str) -> None:
-    """300 steps from ordinary values to subnormal and huge gradients; and from hostile values, which a norm spreads."""
+def test_bits_on_hostile_values(name: str, dtype: str) -> None:
+    """Gradients that grow from subnormal to huge, then come as they will; and hostile values, which a norm spreads.
+
+    Thirty steps are far past the last at which a chain does something new, and slots have had all magnitudes.
+    """
     rng = np.random.default_rng(30)
 
     def draw(scale: float) -> dict[str, Any]:
@@ -50,7 +54,8 @@ def test_bits_onhostile_values(name: str, dtype: str) -> None:
         return {k: np.where(rng.random(s) < share, found[k], calm[k]) for k, s in SHAPES.items()}
 
     low, high = (-7, 3) if dtype == "float16" else (-44, 30)
-    _same(CHAINS[name], draw(1.0), [draw(10.0 ** rng.uniform(low, high)) for _ in range(300)])
+    powers = [*np.linspace(low, high, 20), *rng.uniform(low, high, 10)]
+    _same(CHAINS[name], draw(1.0), [draw(10.0**power) for power in powers])
     _same(CHAINS[name], some_hostile(1.0), [some_hostile(1.0) for _ in range(5)])
     # A single NaN and no infinity: the norm is NaN, and under a clipping all other elements go on.
     params, grads = draw(1.0), [draw(1.0) for _ in range(5)]
@@ -117,21 +122,32 @@ def _beside_numpy(lib: Library, chain: Make, dtype: str, engine: str | None) -> 
     theirs = [{k: lib.asarray(a) for k, a in g.items()} for g in grads]
     p, slots = run(chain(engine), {k: lib.asarray(a) for k, a in params.items()}, theirs)
     expected = run(chain("portable"), params, grads)
-    seen = [{name: {k: lib.tonumpy(a) for k, a in slot.items()} for name, slot in of.items()} for of in slots]
-    assert agree(({k: lib.tonumpy(a) for k, a in p.items()}, seen), expected)
+    found: Any = p, slots
+    assert agree(_computed(found) if lib.name == "dask" else optree.tree_map(lib.tonumpy, found), expected)
 
 
+def _computed(tree: Any) -> Any:
+    """Dask's arrays, all at once: they have most of their graphs in common."""
+    import dask
+
+    (found,) = dask.compute(tree)
+    return found
+
+
+@pytest.mark.omit(
+    "torch's square root of an array, of float64 too, is 1 ulp off now and then",
+    lambda name, library, dtype: library == "torch" and name not in ROOTLESS,
+)
+@pytest.mark.omit(
+    "Dask is slow, and computes with NumPy itself",
+    lambda name, library, dtype: library == "dask" and dtype in {"float64", "complex64"},
+)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("library", ["strict", "torch", "dask"])
 @pytest.mark.parametrize("name", CHAINS)
 def test_bits_of_libraries(name: str, library: str, dtype: str, need: Callable[[str], Library]) -> None:
     """The portable engine gives NumPy's bits on array-api-strict, torch CPU and Dask; torch has roots of its own."""
-    lib = need(library)
-    if library == "torch" and name not in ROOTLESS:
-        pytest.skip("torch's square root of an array, of float64 too, is 1 ulp off now and then")
-    if lib.slow and dtype not in {"float16", "float32", "complex128"}:
-        pytest.skip(f"{library} is slow, and computes with NumPy itself")
-    _beside_numpy(lib, CHAINS[name], dtype, "portable")
+    _beside_numpy(need(library), CHAINS[name], dtype, "portable")
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -148,6 +164,7 @@ def test_bits_of_torch_in_place(name: str, engine: str | None, dtype: str, need:
     _beside_numpy(lib, CHAINS[name], dtype, engine)
 
 
+@pytest.mark.omit("they'd be the same", lambda chunks, shape: chunks == 2 and max(shape, default=0) < 2)
 @pytest.mark.parametrize("chunks", [1, 2, -1])
 @pytest.mark.parametrize("shape", [(), (0,), (3, 0), (5, 7), (2, 3, 4), (1500,)])
 def test_any_dask_array(chunks: int, shape: tuple[int, ...], need: Callable[[str], Library]) -> None:
@@ -162,9 +179,7 @@ def test_any_dask_array(chunks: int, shape: tuple[int, ...], need: Callable[[str
     p, slots = run(
         make(None), {"w": da.from_array(params["w"], chunks=chunks)}, [{"w": da.from_array(x, chunks=chunks)}]
     )
-    seen = [{name: {k: a.compute() for k, a in slot.items()} for name, slot in of.items()} for of in slots]
-    expected, slots = run(make("portable"), params, [{"w": x}])
-    assert agree((p["w"].compute(), seen), (expected["w"], slots))
+    assert agree(_computed((p, slots)), run(make("portable"), params, [{"w": x}]))
 
 
 class Sign(ao.Stage):
@@ -252,9 +267,15 @@ def test_stages_of_ones_own_by_hand(name: str, engine: str) -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", OWN)
 def test_bits_of_stages_of_ones_own(name: str, dtype: str) -> None:
-    """And the same bits on all engines, alone and all together."""
+    """And the same bits on all engines."""
     params, grads = problem(dtype, steps=7)
     _same(OWN[name][0], params, grads)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_bits_of_stages_of_ones_own_together(dtype: str) -> None:
+    """All of them in one chain, with some of the package's between them."""
+    params, grads = problem(dtype, steps=7)
     _same(
         lambda e: ao.chain(
             *(Normalized(eps=1e-9), Sign(), ao.ClipGlobalNorm(1.0), _lion(), Normalized(eps=1.0)),
@@ -348,11 +369,11 @@ def test_flush_leaves_the_step_and_later_slots_alone(dtype: str) -> None:
 @pytest.mark.parametrize("engine", ENGINES)
 def test_gradients_of_zero_for_long(engine: str, dtype: str) -> None:
     """After so many that m would have left all normal numbers it is exactly 0; without the stage it would be stuck."""
-    rng, steps = np.random.default_rng(33), 4000 if dtype in {"float64", "complex128"} else 600  # 0.8**600 is 1e-58
+    rng, steps = np.random.default_rng(33), 1100 if dtype in {"float64", "complex128"} else 160  # halved each time
     first, zero = rng.normal(size=40).astype(dtype), np.zeros(40, dtype)
     ends = []
     for flush in ([], [ao.FlushSubnormals()]):
-        optimizer = ao.chain(ao.Adam(beta1=0.8), *flush, engine=engine)
+        optimizer = ao.chain(ao.Adam(beta1=0.5), *flush, engine=engine)
         p = np.ones(40, dtype)
         optimizer.update(p, first)
         for _ in range(steps):

@@ -29,7 +29,8 @@ from tests.support.libraries import ENGINES, Library, same_bits
 OTHERS = [name for name in ENGINES if name != "portable"]
 DTYPES = ["float16", "float32", "float64", "complex64", "complex128"]
 COMPILED = {"float32", "float64", "complex64", "complex128"}
-STEPS = 1000
+STEPS = 60
+"""Far past the last at which a rule becomes another, as RAdam's does at its sixth."""
 
 
 def _run(engine: str, method: type[Any], p: Any, gs: list[Any], **hyper: Any) -> tuple[Any, list[Any]]:
@@ -46,8 +47,8 @@ def _agree(one: tuple[Any, list[Any]], two: tuple[Any, list[Any]]) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_bits_over_many_steps_onhostile_values(method: type[Any], dtype: str) -> None:
-    """1,000 steps from ordinary values, with hostile gradients from time to time; and steps on hostile values."""
+def test_bits_over_many_steps_on_hostile_values(method: type[Any], dtype: str) -> None:
+    """Steps from ordinary values, with gradients of any magnitude; and steps on hostile values."""
     rng = np.random.default_rng(20)
     p = (rng.normal(size=(7, 9)) + 0j).astype(dtype) if "complex" in dtype else rng.normal(size=(7, 9)).astype(dtype)
     with np.errstate(all="ignore"):
@@ -79,7 +80,7 @@ def test_bits_of_big_endian_arrays(engine: str, method: type[Any], dtype: str) -
     _agree(*results)
 
 
-@settings(max_examples=40)
+@settings(max_examples=15)  # for each of fifty cases, which differ
 @given(
     shape=array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=6),
     layouts=st.tuples(*[st.sampled_from(list(LAYOUTS))] * 2),

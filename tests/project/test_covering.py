@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.support.covering import covering, meetings
+from tests.support.covering import case, covering, meetings
 
 FACTORS = st.dictionaries(st.sampled_from("abcd"), st.lists(st.integers(0, 5), min_size=1, max_size=4, unique=True))
 
@@ -33,3 +33,16 @@ def test_a_product_of_three_takes_as_many_as_the_two_longest() -> None:
     assert 225 <= len(covering(cases)) <= 250
     assert len(covering(cases, 1)) == 25
     assert covering(cases, 3) == set(range(1350))
+
+
+SEEN: dict[tuple[int, int], Any] = {}
+
+
+@pytest.mark.parametrize("one", [(0, 1), (1, 0)])
+@pytest.mark.parametrize("other", [[0], [1]])
+def test_a_value_of_any_type_is_itself(one: tuple[int, int], other: list[int], request: pytest.FixtureRequest) -> None:
+    """In every case in which it stands, and no other is."""
+    found = case(request.node.callspec)
+    SEEN[one[0], other[0]] = found
+    for (a, b), before in SEEN.items():
+        assert (found["one"] == before["one"], found["other"] == before["other"]) == (a == one[0], b == other[0])

@@ -17,11 +17,13 @@ Case = Mapping[str, Hashable]
 
 
 def case(callspec: Any) -> Case:
-    """The values of a test's parameters, as pytest has them; for what can't be told from others, its place."""
+    """The values of a test's parameters, as pytest has them; those that don't say what they are, by their identity.
+
+    All cases of a test have the same objects. (pytest's own indices of them are of the cases, not of the values.)
+    """
     plain = (str, int, type, type(None))
     return {
-        name: (type(value), value) if isinstance(value, plain) else callspec.indices[name]
-        for name, value in callspec.params.items()
+        name: (type(value), value if isinstance(value, plain) else id(value)) for name, value in callspec.params.items()
     }
 
 

@@ -218,5 +218,6 @@ def same_bits(a: Any, b: Any) -> bool:
     a, b = np.asarray(a), np.asarray(b)
     if a.shape != b.shape or a.dtype != b.dtype:
         return False
-    nan = a != a
-    return bool(np.array_equal(nan, b != b) and a[~nan].tobytes() == b[~nan].tobytes())
+    with np.errstate(invalid="ignore"):  # of a signalling NaN
+        nan, other = a != a, b != b
+    return bool(np.array_equal(nan, other) and a[~nan].tobytes() == b[~nan].tobytes())

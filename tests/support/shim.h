@@ -1,9 +1,17 @@
 // What CUDA C has beside C++, for one thread after another on a host.
 
-#include <cmath>
-#include <cstdint>
-#include <cstdlib>
+#include <setjmp.h>
+#include <stdint.h>
 #include <ucontext.h>
+
+// Not from <cmath> and <cstdlib>, which take longer to read than a kernel to compile.
+extern "C" {
+double sqrt(double), fabs(double), copysign(double, double), pow(double, double), fmod(double, double);
+double log(double), expm1(double);
+float sqrtf(float), fabsf(float);
+void *malloc(size_t);
+void abort();
+}
 
 #define __global__
 #define __device__
@@ -14,16 +22,18 @@
 struct Index { unsigned x; };
 static Index blockIdx, threadIdx, blockDim, gridDim;
 
-// Threads of a block that wait for each other are fibers, each of which runs until it waits.
-static ucontext_t _scheduler, _fibers[1024];
-static bool _done[1024];
+// Threads of a block that wait for each other are fibers, each of which runs until it waits. They change by jumps, which
+// unlike swapcontext don't ask the system for anything.
+static jmp_buf _scheduler, _fibers[1024];
+static bool _begun[1024], _done[1024];
 static double _lanes[1024];
 static void (*_body)();
 
 static void _wait()
 {
     const unsigned me = threadIdx.x;
-    swapcontext(&_fibers[me], &_scheduler);
+    if (!_setjmp(_fibers[me]))
+        _longjmp(_scheduler, 1);
     threadIdx.x = me;
 }
 
@@ -41,10 +51,28 @@ static inline double __shfl_down_sync(unsigned, double value, int by)
 
 static void _fiber()
 {
-    const unsigned me = threadIdx.x;
-    _body();
-    _done[me] = true;
-    threadIdx.x = me;
+    for (const unsigned me = threadIdx.x;; _wait()) {
+        _body();
+        _done[me] = true;
+        threadIdx.x = me;
+    }
+}
+
+static __attribute__((noinline)) void _resume(unsigned i)
+{
+    threadIdx.x = i;
+    if (_setjmp(_scheduler))
+        return;
+    if (_begun[i])
+        _longjmp(_fibers[i], 1);
+    _begun[i] = true;
+    const size_t stack = 1 << 16;
+    ucontext_t own;
+    getcontext(&own);
+    own.uc_stack.ss_sp = malloc(stack);
+    own.uc_stack.ss_size = stack;
+    makecontext(&own, _fiber, 0);
+    setcontext(&own);
 }
 
 static uint64_t *_arguments;
@@ -71,10 +99,6 @@ static void _call()
 
 extern "C" void run(void *kernel, unsigned blocks, unsigned threads, uint64_t *arguments, int count, int waits)
 {
-    const size_t stack = 1 << 16;
-    static char *stacks = nullptr;
-    if (waits && !stacks)
-        stacks = (char *)malloc(1024 * stack);
     _kernel = kernel, _arguments = arguments, _count = count, _body = _call;
     blockDim.x = threads, gridDim.x = blocks;
     for (blockIdx.x = 0; blockIdx.x < blocks; ++blockIdx.x) {
@@ -83,21 +107,14 @@ extern "C" void run(void *kernel, unsigned blocks, unsigned threads, uint64_t *a
                 _call();
             continue;
         }
-        for (unsigned i = 0; i < threads; ++i) {
-            getcontext(&_fibers[i]);
-            _fibers[i].uc_stack.ss_sp = stacks + i * stack;
-            _fibers[i].uc_stack.ss_size = stack;
-            _fibers[i].uc_link = &_scheduler;
+        for (unsigned i = 0; i < threads; ++i)
             _done[i] = false;
-            makecontext(&_fibers[i], _fiber, 0);
-        }
         for (bool some = true; some;) {
             some = false;
             for (unsigned i = 0; i < threads; ++i)
                 if (!_done[i]) {
                     some = true;
-                    threadIdx.x = i;
-                    swapcontext(&_scheduler, &_fibers[i]);
+                    _resume(i);
                 }
         }
     }

@@ -68,18 +68,19 @@ def test_powers_and_remainders_that_are_traced(name: str, need: Callable[[str], 
 
     with lib.context():
         close = 2e-6 if name == "jax" else 1e-14
-        for a, x in PAIRS:
-            found = [
-                jax.jit(lambda a, x=x: power(a, x))(a),
-                jax.jit(lambda x, a=a: power(a, x))(x),
-                jax.jit(power)(a, x),
-            ]
+        bases, exponents = (list(of) for of in zip(*PAIRS, strict=True))
+
+        def powers(traced: list[Any], traced_too: list[Any]) -> list[Any]:
+            both = zip(bases, exponents, traced, traced_too, strict=True)
+            return [[power(a, x), power(b, y), power(a, y)] for b, x, a, y in both]
+
+        for found, (a, x) in zip(jax.jit(powers)(bases, exponents), PAIRS, strict=True):
             np.testing.assert_allclose(found, [a**x] * 3, rtol=close)
         assert float(jax.jit(lambda n: power(2, n))(3)) == pytest.approx(8, rel=close)
         assert float(jax.jit(lambda n: power(n, 3))(2)) == pytest.approx(8, rel=close)
         for kind in (np.int32, np.uint32):
-            for n, k in COUNTS:
-                assert int(jax.jit(lambda n, k=k: remainder(n, k))(kind(n))) == n % k
+            remainders = jax.jit(lambda ns: [remainder(n, k) for n, (_, k) in zip(ns, COUNTS, strict=True)])
+            assert list(map(int, remainders([kind(n) for n, _ in COUNTS]))) == [n % k for n, k in COUNTS]
 
 
 def test_whole_numbers() -> None:
@@ -99,14 +100,15 @@ def test_whole_numbers() -> None:
 def test_counts_of_other_dtypes(need: Callable[[str], Library]) -> None:
     """A count saturates where its own dtype ends; Python's have no end."""
     lib = need("jax-x64")
+    import jax
     import jax.numpy as jnp
 
+    counted = jax.jit(lambda n: (following(n), times(n, 3)))
     with lib.context():
         for dtype in ("int8", "int32", "uint32", "int64"):
             most = int(jnp.iinfo(dtype).max)
-            for n, then in ((0, 1), (most - 1, most), (most, most)):
-                assert int(following(jnp.asarray(n, dtype))) == then
-            for n, then in ((0, 0), (most // 3, most // 3 * 3), (most // 3 + 1, most), (most, most)):
-                assert int(times(jnp.asarray(n, dtype), 3)) == then
-            assert following(jnp.asarray(n, dtype)).dtype == times(jnp.asarray(n, dtype), 3).dtype == dtype
+            for n in (0, most // 3, most // 3 + 1, most - 1, most):
+                found = counted(jnp.asarray(n, dtype))
+                assert list(map(int, found)) == [min(n + 1, most), min(3 * n, most)]
+                assert {a.dtype.name for a in found} == {dtype}
     assert (following(2**63 - 1), times(2**63 - 1, 3)) == (2**63, 3 * (2**63 - 1))
