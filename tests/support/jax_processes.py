@@ -19,10 +19,9 @@ import anyoptim as ao
 
 P = PartitionSpec
 MADE: dict[str, Callable[[], ao.Optimizer]] = {
-    "Adam": lambda: ao.Adam(lr=0.1),
     "clip": lambda: ao.chain(ao.ClipGlobalNorm(0.5), ao.Adam(lr=0.1), ao.EMA(0.9)),
     "LAMB": lambda: ao.LAMB(lr=0.1),
-    "gates": lambda: ao.chain(ao.Accumulate(2), ao.LossScale(initial=2.0), ao.SkipNonFinite(), ao.Adam(lr=0.1)),
+    "gates": lambda: ao.chain(ao.Accumulate(2), ao.LossScale(initial=2.0), ao.SkipNonFinite(), ao.Momentum(lr=0.1)),
     "metrics": lambda: ao.chain(ao.Metrics(), ao.SGD(lr=0.1)),
 }
 SHAPES = {"W": (8, 12), "V": (4, 8), "b": (8,), "s": ()}

@@ -45,14 +45,16 @@ class Library:
     context: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext
     slow: bool = False
     """Whether each operation takes milliseconds, however small its arrays are."""
+    compiles: bool = False
+    """Whether each operation takes tens of milliseconds for the first array of a shape and dtype."""
 
     @property
     def dtypes(self) -> tuple[str, ...]:
         return dtypes(self.name)
 
     def steps(self, n: int) -> int:
-        """How many to take where n would be good, and a few will do."""
-        return min(n, 4) if self.slow else n
+        """How many to take where n would be good, and a first and a later one will do."""
+        return min(n, 2) if self.slow else n
 
     def array(self, values: Any, dtype: str = "float32") -> Any:
         return self.asarray(np.array(values, dtype=numpy_dtype(dtype)))
@@ -105,7 +107,7 @@ def _jax() -> Library:
     import jax.numpy as jnp
 
     # Not exact: XLA flushes subnormals to zero on the CPU.
-    return Library("jax", jnp.array, np.asarray, writable=False, exact=False)
+    return Library("jax", jnp.array, np.asarray, writable=False, exact=False, compiles=True)
 
 
 def _jax_x64() -> Library:
@@ -118,6 +120,7 @@ def _jax_x64() -> Library:
         np.asarray,
         writable=False,
         exact=False,
+        compiles=True,
         context=lambda: jax.enable_x64(True),
     )
 
@@ -162,6 +165,9 @@ LOADERS: dict[str, Callable[[], Library]] = {
     "torch-cuda": lambda: _torch("cuda"),
     "cuda-shim": _shim,
 }
+
+DEVICES = {"cupy", "torch-cuda"}
+"""Those that need one."""
 
 REQUIRABLE = {*LOADERS, "cupy-host"}
 """The rows, and CuPy without a device, for what can be tested of it there."""
