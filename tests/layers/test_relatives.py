@@ -53,7 +53,7 @@ def test_the_table_has_every_layer() -> None:
     assert {name.partition(",")[0] for name in VARIANTS} == set(DISCOVERED)
 
 
-@pytest.mark.omit("it has no such dtype", lambda variant, dtype, **_: not VARIANTS[variant].complex and dtype in COMPLEX)
+@pytest.mark.omit("it isn't complex", lambda variant, dtype, **_: dtype in COMPLEX and not VARIANTS[variant].complex)
 @pytest.mark.omit(
     "a few will do",
     lambda lib, variant, dtype, **_: dtype not in FEW.get(lib, (dtype,)) and variant not in FIRST,
@@ -157,9 +157,9 @@ def test_shards_equal_the_whole(lib: Library, variant: Variant) -> None:
 
     whole = both(np.s_[:])
     for index, where in (
-        (np.s_[:1], {"offset": 0}),
-        (np.s_[1:3], {"offset": 15}),
         (np.s_[3:], {"offset": 45}),
+        (np.s_[1:3], {"offset": 15}),
+        (np.s_[:1], {"offset": 0}),
         (np.s_[1:3], {"offset": (1, 0, 0), "within": SHAPE}),
         (np.s_[:, 2:4], {"offset": (0, 2, 0), "within": SHAPE}),
         (np.s_[:, :, 1:2], {"offset": (0, 0, 1), "within": SHAPE}),

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.support.covering import covering, meetings
+from tests.support.covering import case, covering, meetings
 
 FACTORS = st.dictionaries(st.sampled_from("abcd"), st.lists(st.integers(0, 5), min_size=1, max_size=4, unique=True))
 
@@ -33,3 +34,12 @@ def test_a_product_of_three_takes_as_many_as_the_two_longest() -> None:
     assert 225 <= len(covering(cases)) <= 250
     assert len(covering(cases, 1)) == 25
     assert covering(cases, 3) == set(range(1350))
+
+
+def test_what_pytest_numbers_anew_is_the_same_value() -> None:
+    """Functions, tuples and floats, which pytest counts on for each value of a fixture before them."""
+    value, index = (len, (1, 2), 0.5), itertools.count()
+    a, b = (case(SimpleNamespace(params={"lib": k, "of": value}, indices={"of": next(index)})) for k in "ab")
+    assert a["of"] == b["of"]
+    assert a["lib"] != b["lib"]
+    assert a["of"] != case(SimpleNamespace(params={"of": (len, (1, 2), 0.5 + 1)}))["of"]

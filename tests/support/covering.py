@@ -17,11 +17,13 @@ Case = Mapping[str, Hashable]
 
 
 def case(callspec: Any) -> Case:
-    """The values of a test's parameters, as pytest has them; for what can't be told from others, its place."""
+    """The values of a test's parameters, as pytest has them; for what can't be told from others, which object it is.
+
+    Not its index: pytest may count on from one value of another parameter to the next.
+    """
     plain = (str, int, type, type(None))
     return {
-        name: (type(value), value) if isinstance(value, plain) else callspec.indices[name]
-        for name, value in callspec.params.items()
+        name: (type(value), value) if isinstance(value, plain) else id(value) for name, value in callspec.params.items()
     }
 
 

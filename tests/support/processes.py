@@ -14,7 +14,10 @@ LIMIT, LATER = 200.0, 5.0
 
 
 def run(module: str, folder: Path) -> None:
-    """`python -m tests.support.<module> <number> <port> <folder>`, twice. Raises AssertionError with what a failed one says."""
+    """`python -m tests.support.<module> <number> <port> <folder>`, twice.
+
+    Raises AssertionError with what a failed one says.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
