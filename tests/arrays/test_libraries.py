@@ -77,6 +77,7 @@ def test_equals_numpy_step_by_step(lib: Library, method: type[ao.Optimizer], dty
             {k: lib.asarray(g) for k, g in grads.items()},
             ao.State(state.step, state.t, slots),
         )
+        ours, ours_after = lib.computed((ours, ours_after))
         expected, state = optimizer.step(expected, grads, state)
         for key in expected:
             ours_key = lib.tonumpy(ours[key])

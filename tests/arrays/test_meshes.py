@@ -46,7 +46,7 @@ def _placed(kind: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
 
 # Muon and Shampoo one operation after the other are dozens of programs, for which two cores may lack threads.
 @pytest.mark.omit("too many programs", lambda name, form, **_: name in {"Muon", "Shampoo"} and form != "jit")
-@pytest.mark.omit("the operations of update", lambda name, form, **_: name not in {"Adam", "LAMB"} and form == "step")
+@pytest.mark.omit("the operations of update", lambda name, form, **_: name != "Adam" and form == "step")
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("form", ["jit", "update", "step"])
 @pytest.mark.parametrize("name", MADE)
@@ -116,7 +116,7 @@ def test_dropout_on_a_mesh(kind: str, need: Callable[[str], Library]) -> None:
 
     rng, put = np.random.default_rng(2), _placed(kind)
     arrays = {k: rng.normal(size=shape).astype(np.float32) for k, shape in SHAPES.items()}
-    for k, x in put(arrays).items():
+    for k, x in put({k: arrays[k] for k in ("rows", "columns")}).items():
         layer, twin = ao.Dropout(0.5, seed=1), ao.Dropout(0.5, seed=1)
         for found, wanted in (
             (layer.forward(x, True), twin.forward(arrays[k], True)),

@@ -94,7 +94,7 @@ def main(number: int, port: str, folder: Path) -> None:
     jax.distributed.initialize(f"127.0.0.1:{port}", 2, number)
     for kind in (AxisType.Explicit, AxisType.Auto):
         mesh = jax.make_mesh((2, 2), ("x", "y"), axis_types=(kind, kind))
-        for name in MADE if kind is AxisType.Explicit else ("LAMB",):
+        for name in MADE if kind is AxisType.Explicit else ("metrics",):
             check(mesh, name, folder)
     x = jax.make_array_from_callback((4,), NamedSharding(mesh, P("x")), lambda i: np.ones(4, np.float32)[i])
     # A file that one can't write is one that both have not written.

@@ -42,6 +42,8 @@ class Library:
     """Whether its arithmetic is NumPy's to the last bit."""
     reached: tuple[str, ...] = ()
     """The dtypes whose arrays NumPy reads and writes where they lie, so that an update has NumPy's bits anyway."""
+    computed: Callable[[Any], Any] = lambda nest: nest
+    """A nest of arrays of a library that waits, all computed at once."""
     context: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext
     slow: bool = False
     """Whether each operation takes milliseconds, however small its arrays are."""
@@ -126,12 +128,16 @@ def _jax_x64() -> Library:
 
 
 def _dask() -> Library:
+    import dask
     import dask.array as da
 
     def asarray(a: np.ndarray[Any, Any]) -> Any:
         return da.from_array(np.array(a), chunks=tuple(max(1, (n + 1) // 2) for n in a.shape))
 
-    return Library("dask", asarray, lambda a: np.asarray(a.compute()), writable=False, slow=True)
+    def computed(nest: Any) -> Any:
+        return dask.persist(nest)[0]
+
+    return Library("dask", asarray, lambda a: np.asarray(a.compute()), writable=False, slow=True, computed=computed)
 
 
 def _cupy() -> Library:
