@@ -187,7 +187,9 @@ def _elsewhere(name: str) -> Callable[[Any], Any]:
 
 
 @pytest.mark.covering(1)
-@pytest.mark.parametrize("of", [(name, dtype) for name in ("strict", "jax") for dtype in ("float32", "complex64")])
+@pytest.mark.parametrize(
+    "of", [(name, dtype) for name in ("strict", "jax") for dtype in ("float32", "complex64")], ids="-".join
+)
 def test_everything_stays_on_its_device(
     of: tuple[str, str], method: type[ao.Optimizer], need: Callable[[str], Library]
 ) -> None:
