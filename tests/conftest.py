@@ -14,6 +14,8 @@ from hypothesis import HealthCheck, settings
 # Two devices on one CPU, so that tests can mix them. Read when JAX is first imported.
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=2")
 os.environ.setdefault("KERAS_BACKEND", "jax")
+# Each core has a process of these tests, and torch's threads would wait for each other in vain. Read by torch, too.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import anyoptim as ao
 from tests.support import covering, engines, libraries
@@ -49,9 +51,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if not any("[" in argument for argument in config.args):  # one that is asked for by its name runs
         for cases in tests.values():
             mark = cases[0].get_closest_marker("covering")
-            chosen = covering.covering([covering.case(item.callspec) for item in cases], *(mark.args if mark else ()))
-            for item in (item for i, item in enumerate(cases) if i not in chosen):
-                item.add_marker("product")
+            # What needs a device covers nothing where there is none.
+            for needs in (False, True):
+                group = [item for item in cases if bool(libraries.DEVICES & set(_libraries(item))) is needs]
+                chosen = covering.covering([covering.case(i.callspec) for i in group], *(mark.args if mark else ()))
+                for item in (item for i, item in enumerate(group) if i not in chosen):
+                    item.add_marker("product")
 
 
 def _omitted(item: pytest.Item, params: Mapping[str, Any]) -> bool:
@@ -63,10 +68,14 @@ def _omitted(item: pytest.Item, params: Mapping[str, Any]) -> bool:
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip where the library of a case is missing: here, so that the report has one line for each library."""
+    for name in _libraries(item):
+        _row(name)
+
+
+def _libraries(item: pytest.Item) -> list[str]:
+    """Those of a case: one, or none."""
     params = item.callspec.params if hasattr(item, "callspec") else {}
-    for name in (params.get("lib"), *params.get("place", ())[:1]):
-        if name is not None:
-            _row(name)
+    return [name for name in (params.get("lib"), *params.get("place", ())[:1]) if name is not None]
 
 
 def _row(name: str) -> Library:

@@ -47,9 +47,9 @@ def test_graphs_of_updates_do_not_grow(name: str, need: Callable[[str], Library]
     values = {"w": rng.normal(size=(4, 3)).astype(np.float32)}
     params = {k: da.from_array(a, chunks=2) for k, a in values.items()}
     optimizer, ours = MADE[name](), MADE[name]()
-    for i in range(50):
+    for i in range(13):  # past every window, of 2, 3 and 4 steps, and the first again: what grows has grown by then
         g = rng.normal(size=(4, 3)).astype(np.float32)
-        if i == 20 and "gates" in name:
+        if i == 5 and "gates" in name:
             g[0, 0] = np.nan
         optimizer.update(params, {"w": da.from_array(g, chunks=4) * 1.0 + 0.0 * params["w"]})
         ours.update(values, {"w": g})

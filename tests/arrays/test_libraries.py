@@ -1,4 +1,8 @@
-"""Every method on every library and dtype: its own arrays back, and the numbers of NumPy."""
+"""Every method on every library and dtype: its own arrays back, and the numbers of NumPy.
+
+A method does the same operations wherever its arrays are: that it does so on every library and in every dtype,
+`test_equals_numpy_step_by_step` proves. The other tests are of libraries and of methods, and have each of both once.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +16,11 @@ import pytest
 
 import anyoptim as ao
 from tests.support.engines import dropout_on
-from tests.support.libraries import COMPLEX, HALF, PAIRS, REAL, Library, numpy_dtype, same_bits
+from tests.support.libraries import COMPLEX, HALF, PAIRS, REAL, Library, dtypes, numpy_dtype, same_bits
 
 STEPS = 6
 """Each begins anew, from NumPy's own state: so each is a sample of its own."""
-SHAPES = {"W": (3, 4), "b": (4,), "scale": (), "none": (0, 2)}
+SHAPES = {"W": (3, 4), "scale": (), "none": (0, 2)}
 COMPUTE = {"float16": "float32", "bfloat16": "float32"}
 
 
@@ -73,6 +77,7 @@ def test_equals_numpy_step_by_step(lib: Library, method: type[ao.Optimizer], dty
             {k: lib.asarray(g) for k, g in grads.items()},
             ao.State(state.step, state.t, slots),
         )
+        ours, ours_after = lib.computed((ours, ours_after))
         expected, state = optimizer.step(expected, grads, state)
         for key in expected:
             ours_key = lib.tonumpy(ours[key])
@@ -112,10 +117,10 @@ def test_gives_each_library_its_own_arrays_back(lib: Library, method: type[ao.Op
         assert str(s.dtype).rpartition(".")[2] == COMPUTE.get(dtype, dtype)
 
 
+@pytest.mark.covering(1)
+@pytest.mark.omit("these compute with NumPy itself", lambda lib, **_: lib in {"numpy", "dask"})
 def test_nothing_goes_through_numpy(lib: Library, method: type[ao.Optimizer], monkeypatch: pytest.MonkeyPatch) -> None:
     """With every way out to NumPy barred, an array that isn't NumPy's is updated all the same."""
-    if lib.name in {"numpy", "dask"}:
-        pytest.skip(f"{lib.name} computes with NumPy itself")
     rng = np.random.default_rng(5)
     params, grads = ({k: lib.asarray(a) for k, a in _random(rng, "float32").items()} for _ in range(2))
 
@@ -135,10 +140,10 @@ def test_nothing_goes_through_numpy(lib: Library, method: type[ao.Optimizer], mo
         optimizer.update(params, {k: layer.forward(g) for k, g in grads.items()})
 
 
+@pytest.mark.covering(1)
+@pytest.mark.omit("it has no half-precision floats", lambda lib, **_: not set(HALF) & set(dtypes(lib)))
 def test_half_precision_computes_in_float32(lib: Library, method: type[ao.Optimizer]) -> None:
     """A step of a half-precision parameter is the float32 step, rounded once: what NumPy gives for the widened run."""
-    if not set(HALF) & set(lib.dtypes):
-        pytest.skip(f"{lib.name} has no half-precision floats")
     rng = np.random.default_rng(6)
     for dtype in set(HALF) & set(lib.dtypes):
         narrow = rng.normal(size=(50,)).astype(numpy_dtype(dtype))
@@ -153,10 +158,9 @@ def test_half_precision_computes_in_float32(lib: Library, method: type[ao.Optimi
         assert different.sum() <= (0 if lib.exact else 1)
 
 
+@pytest.mark.covering(1)
 def test_complex_is_two_reals(lib: Library, method: type[ao.Optimizer]) -> None:
     """A complex64 run equals the float32 run of its real and imaginary parts laid side by side."""
-    if "complex64" not in lib.dtypes:
-        pytest.skip(f"{lib.name} has no complex64")
     rng = np.random.default_rng(7)
     z = _random(rng, "complex64")["W"]
     pair = {"real": lib.asarray(z.real.copy()), "imag": lib.asarray(z.imag.copy())}
@@ -182,12 +186,18 @@ def _elsewhere(name: str) -> Callable[[Any], Any]:
     return lambda a: jax.device_put(a, jax.devices()[1])
 
 
-@pytest.mark.parametrize("name", ["strict", "jax"])
-@pytest.mark.parametrize("dtype", ["float32", "complex64"])
+@pytest.mark.covering(1)
+@pytest.mark.parametrize(
+    "of", [(name, dtype) for name in ("strict", "jax") for dtype in ("float32", "complex64")], ids="-".join
+)
 def test_everything_stays_on_its_device(
-    name: str, dtype: str, method: type[ao.Optimizer], need: Callable[[str], Library]
+    of: tuple[str, str], method: type[ao.Optimizer], need: Callable[[str], Library]
 ) -> None:
-    """On a device that is not the default: parameters, slots, Dropout, and operations with coefficients."""
+    """On a device that is not the default: parameters, slots, Dropout, and operations with coefficients.
+
+    Most methods with strict, which lets no operation have arrays of two devices.
+    """
+    name, dtype = of
     need(name)
     put = _elsewhere(name)
     params = {k: put(a) for k, a in _random(np.random.default_rng(18), dtype).items()}
@@ -207,10 +217,10 @@ def test_everything_stays_on_its_device(
     assert device != compat.device(need(name).array([1.0]))
 
 
+@pytest.mark.covering(1)
+@pytest.mark.omit("it has no float16", lambda lib, **_: "float16" not in dtypes(lib))
 def test_a_scalar_gradient_keeps_the_compute_dtype(lib: Library, method: type[ao.Optimizer]) -> None:
     """A Python float that float16 would round to zero reaches a float16 parameter's float32 slots."""
-    if "float16" not in lib.dtypes:
-        pytest.skip(f"{lib.name} has no float16")
     params = {"x": lib.array(1.0, "float16")}
     optimizer = method()
     optimizer.update(params, {"x": 1e-8})

@@ -21,6 +21,8 @@ KINDS = ("Dropout, noise_shape", "AlphaDropout", "GaussianDropout, noise_shape",
 """All there are of functions and shapes of noise, where each test takes seconds."""
 
 FEW = {"dask": ("float32",), "jax": ("float32", "bfloat16"), "jax-x64": ("float64",)}
+"""The dtypes on libraries where each takes a second; all of them for the two first of the table."""
+FIRST = list(VARIANTS)[:2]
 
 
 @pytest.fixture(params=list(VARIANTS))
@@ -29,12 +31,9 @@ def variant(request: pytest.FixtureRequest) -> Variant:
     return VARIANTS[request.param]
 
 
-@pytest.fixture
-def kind(variant: Variant, lib: Library) -> Variant:
-    """Each row; on slow libraries one of each kind."""
-    if lib.name in FEW and not any(variant is VARIANTS[name] for name in KINDS):
-        pytest.skip("one of each kind will do where it takes seconds")
-    return variant
+kinds = pytest.mark.omit(
+    "one of each kind will do where it takes seconds", lambda lib, variant, **_: lib in FEW and variant not in KINDS
+)
 
 
 def _values(seed: int, dtype: str = "float64", shape: tuple[int, ...] = SHAPE) -> Any:
@@ -54,16 +53,17 @@ def test_the_table_has_every_layer() -> None:
     assert {name.partition(",")[0] for name in VARIANTS} == set(DISCOVERED)
 
 
+@pytest.mark.omit("it isn't complex", lambda variant, dtype, **_: dtype in COMPLEX and not VARIANTS[variant].complex)
+@pytest.mark.omit(
+    "a few will do",
+    lambda lib, variant, dtype, **_: dtype not in FEW.get(lib, (dtype,)) and variant not in FIRST,
+)
 @pytest.mark.parametrize("dtype", HALF + REAL + COMPLEX)
 def test_bits(lib: Library, variant: Variant, dtype: str) -> None:
     """Forward, backward and rest are NumPy's own arithmetic with choices of Python's own integers, to the last bit.
 
     Half precision is computed in float32 and rounded once.
     """
-    if dtype not in lib.dtypes or (dtype in COMPLEX and not variant.complex):
-        pytest.skip(f"{lib.name} or the layer has no {dtype}")
-    if dtype not in FEW.get(lib.name, (dtype,)):
-        pytest.skip("a few dtypes will do where each takes a second")
     ratio, xs, dout = 0.3, _inputs(variant, dtype), _values(9, dtype)
     layer, given, there = variant.make(ratio, 7), [lib.asarray(x) for x in xs], lib.asarray(dout)
     found = [layer.forward(*given), *_tuple(layer.backward(there)), layer.forward(*given, False)]
@@ -89,10 +89,12 @@ def test_bits(lib: Library, variant: Variant, dtype: str) -> None:
         assert same_bits(mask + 0 * one, variant.forward(one, drawn, ratio))
 
 
-def test_a_layer_is_its_function(lib: Library, kind: Variant) -> None:
+@kinds
+@pytest.mark.covering(1)  # each layer on each library: test_bits
+def test_a_layer_is_its_function(lib: Library, variant: Variant) -> None:
     """Of key and call: counted, or named; a named draw leaves all alone, and so does a sample, of another key."""
-    xs, dout = [lib.asarray(x) for x in _inputs(kind, "float32")], lib.asarray(_values(9, "float32"))
-    layer = kind.make(0.4, 11)
+    xs, dout = [lib.asarray(x) for x in _inputs(variant, "float32")], lib.asarray(_values(9, "float32"))
+    layer = variant.make(0.4, 11)
 
     def bits(found: Any) -> list[Any]:
         return [lib.tonumpy(a).tolist() for a in _tuple(found)]
@@ -101,11 +103,11 @@ def test_a_layer_is_its_function(lib: Library, kind: Variant) -> None:
     before = layer.state_dict(), layer.mask
     for call in (0, 2**40):
         named = bits(layer.forward(*xs, call=call)) + bits(layer.backward(dout, call=call))
-        assert named == bits(kind.function(*xs, 0.4, 11, call)) + bits(kind.gradient(dout, 0.4, 11, call))
-        assert bits(layer.sample(*xs, call)) == bits(kind.function(*xs, 0.4, spawn(11, 0), call))
+        assert named == bits(variant.function(*xs, 0.4, 11, call)) + bits(variant.gradient(dout, 0.4, 11, call))
+        assert bits(layer.sample(*xs, call)) == bits(variant.function(*xs, 0.4, spawn(11, 0), call))
     assert layer.state_dict() == before[0]
     assert lib.tonumpy(layer.mask).tolist() == lib.tonumpy(before[1]).tolist()
-    assert bits(layer.backward(dout)) == bits(kind.gradient(dout, 0.4, 11, 0))
+    assert bits(layer.backward(dout)) == bits(variant.gradient(dout, 0.4, 11, 0))
 
 
 def test_gradients_are_finite_differences(variant: Variant) -> None:
@@ -140,29 +142,31 @@ def test_moments_are_the_theorys(variant: Variant, ratio: float) -> None:
         assert abs(rest[0] - mean) < 1e-15
 
 
-def test_shards_equal_the_whole(lib: Library, kind: Variant) -> None:
+@kinds
+@pytest.mark.covering(1)  # each layer on each library: test_bits; any part on each library: random/test_place.py
+def test_shards_equal_the_whole(lib: Library, variant: Variant) -> None:
     """Along any axis, by blocks, steps and permutations; along the first also by a number of elements."""
-    xs, dout = _inputs(kind, "float32"), _values(9, "float32")
+    xs, dout = _inputs(variant, "float32"), _values(9, "float32")
     place = (0.4, 8, 3)
 
     def both(index: Any, **where: Any) -> list[Any]:
         parts = [lib.asarray(np.ascontiguousarray(x[index])) for x in xs]
         d = lib.asarray(np.ascontiguousarray(dout[index]))
-        found = [kind.function(*parts, *place, **where), *_tuple(kind.gradient(d, *place, **where))]
+        found = [variant.function(*parts, *place, **where), *_tuple(variant.gradient(d, *place, **where))]
         return [lib.tonumpy(a) for a in found]
 
     whole = both(np.s_[:])
     for index, where in (
-        (np.s_[:1], {"offset": 0}),
-        (np.s_[1:3], {"offset": 15}),
         (np.s_[3:], {"offset": 45}),
+        (np.s_[1:3], {"offset": 15}),
+        (np.s_[:1], {"offset": 0}),
         (np.s_[1:3], {"offset": (1, 0, 0), "within": SHAPE}),
         (np.s_[:, 2:4], {"offset": (0, 2, 0), "within": SHAPE}),
         (np.s_[:, :, 1:2], {"offset": (0, 0, 1), "within": SHAPE}),
         (np.s_[1::2, 3:, 1:], {"offset": (range(1, 4, 2), 3, 1), "within": SHAPE}),
         (np.s_[[2, 0, 3]], {"offset": ([2, 0, 3], 0, 0), "within": SHAPE}),
-        (np.ix_([3, 1], [0, 4], [2, 0, 1]), {"offset": ([3, 1], [0, 4], [2, 0, 1]), "within": SHAPE}),
-    )[:: 4 if lib.name in FEW else 1]:
+        (np.ix_([3], [4, 0, 2, 1, 3], [2, 0, 1]), {"offset": ([3], [4, 0, 2, 1, 3], [2, 0, 1]), "within": SHAPE}),
+    )[:: 8 if lib.name in FEW else 1]:
         for part, all_ in zip(both(index, **where), whole, strict=True):
             assert same_bits(part, np.ascontiguousarray(all_[index]))
 
@@ -200,11 +204,12 @@ def test_steps_through_time(variant: Variant) -> None:
 
 
 def test_a_named_call_may_be_traced(need: Callable[[str], Library], variant: Variant) -> None:
-    """Under `jax.jit`, with x traced as well: compiled once, for all calls. XLA contracts products and sums."""
+    """Under `jax.jit`: compiled once, for all calls, to NumPy's numbers. XLA contracts products and sums."""
     lib = need("jax")
     import jax
 
-    xs, c = [lib.asarray(x) for x in _inputs(variant, "float32")], lib.asarray(_values(9, "float32"))
+    arrays, gradient = _inputs(variant, "float32"), _values(9, "float32")
+    xs, c = [lib.asarray(x) for x in arrays], lib.asarray(gradient)
     layer = variant.make(0.5, 5)
     traces: list[int] = []
 
@@ -216,15 +221,15 @@ def test_a_named_call_may_be_traced(need: Callable[[str], Library], variant: Var
     for call in range(3):
         y, d, s = compiled(call)
         for a, b in (
-            (y, layer.forward(*xs, call=call)),
-            (s, layer.sample(*xs, call)),
-            *zip(_tuple(d), _tuple(layer.backward(c, call=call)), strict=True),
+            (y, layer.forward(*arrays, call=call)),
+            (s, layer.sample(*arrays, call)),
+            *zip(_tuple(d), _tuple(layer.backward(gradient, call=call)), strict=True),
         ):
             np.testing.assert_allclose(a, b, rtol=3e-7, atol=3e-7)
     assert len(traces) == 1
     with pytest.raises(TypeError, match=rf"is traced.*wanted call=.*anyoptim.{layer.pure}\("):
         jax.jit(layer.forward)(*xs)
-    layer.forward(*xs)
+    layer.forward(*arrays)
     with pytest.raises(TypeError, match="dout is traced"):
         jax.jit(layer.backward)(c)
     assert layer.calls == (0 if isinstance(layer, ao.VariationalDropout) else 1)
@@ -242,7 +247,7 @@ def test_autograd_goes_through(need: Callable[[str], Library], variant: Variant)
     expected = _tuple(layer.backward(c, call=2))
     tensors = [torch.tensor(x, requires_grad=True) for x in xs]
     (layer.forward(*tensors, call=2) * torch.tensor(c)).sum().backward()
-    theirs = jax.grad(lambda *a: (layer.forward(*a, call=2) * c).sum(), tuple(range(len(xs))))(*xs)
+    theirs = jax.jit(jax.grad(lambda *a: (layer.forward(*a, call=2) * c).sum(), tuple(range(len(xs)))))(*xs)
     for tensor, there, e in zip(tensors, theirs, expected, strict=True):
         assert tensor.grad is not None
         np.testing.assert_allclose(tensor.grad.numpy(), e, rtol=3e-7, atol=1e-7)

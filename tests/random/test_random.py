@@ -78,15 +78,22 @@ def test_truth_values_of_shards_beyond_32_bits_of_counters(lib: Library) -> None
 SHAPES = st.lists(st.integers(0, 5), max_size=3).map(tuple)
 
 
-@settings(max_examples=30)
-@given(shape=SHAPES, key=U64, call=U64, offset=st.integers(0, 2**64 - 1000))
-def test_words_are_counted_by_element(lib: Library, shape: tuple[int, ...], key: int, call: int, offset: int) -> None:
-    """Element i of any shape is word offset + i of the definition, in Python's integers."""
-    drawn = bits(shape, key, call, offset, like=lib.array([0.0]))
-    assert type(drawn) is type(lib.array([0.0]))
-    assert tuple(drawn.shape) == shape
-    flat = lib.tonumpy(drawn).ravel()
-    assert [int(w) for w in flat] == [word(offset + i, key, call) for i in range(flat.size)]
+def test_words_are_counted_by_element(lib: Library) -> None:
+    """Element i of any shape is word offset + i of the definition, in Python's integers.
+
+    Where each shape is compiled, of one shape, which others meet in the other tests.
+    """
+
+    @settings(max_examples=30)
+    @given(shape=st.just((3, 7)) if lib.compiles else SHAPES, key=U64, call=U64, offset=st.integers(0, 2**64 - 1000))
+    def check(shape: tuple[int, ...], key: int, call: int, offset: int) -> None:
+        drawn = bits(shape, key, call, offset, like=lib.array([0.0]))
+        assert type(drawn) is type(lib.array([0.0]))
+        assert tuple(drawn.shape) == shape
+        flat = lib.tonumpy(drawn).ravel()
+        assert [int(w) for w in flat] == [word(offset + i, key, call) for i in range(flat.size)]
+
+    check()
 
 
 @pytest.mark.parametrize("offset", [2**32 * 4 - 6, 2**33 * 4 - 1, 2**64 - 1])
@@ -100,9 +107,8 @@ def test_a_shard_is_a_part_of_the_whole(lib: Library) -> None:
     """Drawn in pieces with offsets, the words are those of one draw."""
     like = lib.array([0.0])
     whole = lib.tonumpy(bits((50,), 5, 6, like=like))
-    for cut in (1, 7, 48):
-        parts = [bits((cut,), 5, 6, like=like), bits((50 - cut,), 5, 6, cut, like=like)]
-        assert np.concatenate([lib.tonumpy(p) for p in parts]).tolist() == whole.tolist()
+    for at in (0, 1, 7, 30):
+        assert lib.tonumpy(bits((20,), 5, 6, at, like=like)).tolist() == whole[at : at + 20].tolist()
 
 
 def test_a_traced_call_under_jit(need: Callable[[str], Library]) -> None:

@@ -42,17 +42,21 @@ class Library:
     """Whether its arithmetic is NumPy's to the last bit."""
     reached: tuple[str, ...] = ()
     """The dtypes whose arrays NumPy reads and writes where they lie, so that an update has NumPy's bits anyway."""
+    computed: Callable[[Any], Any] = lambda nest: nest
+    """A nest of arrays of a library that waits, all computed at once."""
     context: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext
     slow: bool = False
     """Whether each operation takes milliseconds, however small its arrays are."""
+    compiles: bool = False
+    """Whether each operation takes tens of milliseconds for the first array of a shape and dtype."""
 
     @property
     def dtypes(self) -> tuple[str, ...]:
         return dtypes(self.name)
 
     def steps(self, n: int) -> int:
-        """How many to take where n would be good, and a few will do."""
-        return min(n, 4) if self.slow else n
+        """How many to take where n would be good, and a first and a later one will do."""
+        return min(n, 2) if self.slow else n
 
     def array(self, values: Any, dtype: str = "float32") -> Any:
         return self.asarray(np.array(values, dtype=numpy_dtype(dtype)))
@@ -105,7 +109,7 @@ def _jax() -> Library:
     import jax.numpy as jnp
 
     # Not exact: XLA flushes subnormals to zero on the CPU.
-    return Library("jax", jnp.array, np.asarray, writable=False, exact=False)
+    return Library("jax", jnp.array, np.asarray, writable=False, exact=False, compiles=True)
 
 
 def _jax_x64() -> Library:
@@ -118,17 +122,22 @@ def _jax_x64() -> Library:
         np.asarray,
         writable=False,
         exact=False,
+        compiles=True,
         context=lambda: jax.enable_x64(True),
     )
 
 
 def _dask() -> Library:
+    import dask
     import dask.array as da
 
     def asarray(a: np.ndarray[Any, Any]) -> Any:
         return da.from_array(np.array(a), chunks=tuple(max(1, (n + 1) // 2) for n in a.shape))
 
-    return Library("dask", asarray, lambda a: np.asarray(a.compute()), writable=False, slow=True)
+    def computed(nest: Any) -> Any:
+        return dask.persist(nest)[0]
+
+    return Library("dask", asarray, lambda a: np.asarray(a.compute()), writable=False, slow=True, computed=computed)
 
 
 def _cupy() -> Library:
@@ -162,6 +171,9 @@ LOADERS: dict[str, Callable[[], Library]] = {
     "torch-cuda": lambda: _torch("cuda"),
     "cuda-shim": _shim,
 }
+
+DEVICES = {"cupy", "torch-cuda"}
+"""Those that need one."""
 
 REQUIRABLE = {*LOADERS, "cupy-host"}
 """The rows, and CuPy without a device, for what can be tested of it there."""

@@ -14,12 +14,15 @@ LIMIT, LATER = 200.0, 5.0
 
 
 def run(module: str, folder: Path) -> None:
-    """`python -m tests.<module> <number> <port> <folder>`, twice. Raises AssertionError with what a failed one says."""
+    """`python -m tests.support.<module> <number> <port> <folder>`, twice.
+
+    Raises AssertionError with what a failed one says.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"} | {"OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", f"tests.{module}"]
+    command = [sys.executable, "-m", f"tests.support.{module}"]
     files = [(folder / f"{i}.txt").open("w+") for i in range(2)]
     both = [
         subprocess.Popen(
