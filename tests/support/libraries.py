@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import optree
 
 import anyoptim as ao
 from anyoptim import _engines
@@ -45,6 +46,8 @@ class Library:
     context: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext
     slow: bool = False
     """Whether each operation takes milliseconds, however small its arrays are."""
+    together: Callable[[list[Any]], Sequence[Any]] = list
+    """Computes lazy arrays, and what several of them need once."""
 
     @property
     def dtypes(self) -> tuple[str, ...]:
@@ -56,6 +59,12 @@ class Library:
 
     def array(self, values: Any, dtype: str = "float32") -> Any:
         return self.asarray(np.array(values, dtype=numpy_dtype(dtype)))
+
+    def values(self, tree: Any) -> Any:
+        """Copies as NumPy's arrays of all that a tree has, and of its numbers."""
+        leaves, structure = optree.tree_flatten(tree)
+        found = [np.array(a if isinstance(a, int | float) else self.tonumpy(a)) for a in self.together(leaves)]
+        return optree.tree_unflatten(structure, found)
 
 
 class MissingError(Exception):
@@ -123,12 +132,13 @@ def _jax_x64() -> Library:
 
 
 def _dask() -> Library:
+    import dask
     import dask.array as da
 
     def asarray(a: np.ndarray[Any, Any]) -> Any:
         return da.from_array(np.array(a), chunks=tuple(max(1, (n + 1) // 2) for n in a.shape))
 
-    return Library("dask", asarray, lambda a: np.asarray(a.compute()), writable=False, slow=True)
+    return Library("dask", asarray, np.asarray, writable=False, slow=True, together=lambda a: dask.compute(*a))
 
 
 def _cupy() -> Library:
