@@ -14,6 +14,8 @@ from hypothesis import HealthCheck, settings
 # Two devices on one CPU, so that tests can mix them. Read when JAX is first imported.
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=2")
 os.environ.setdefault("KERAS_BACKEND", "jax")
+# The processes of `-n auto` share the cores: the threads that each of them would have for a product wait for others.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import anyoptim as ao
 from tests.support import covering, engines, libraries
@@ -56,7 +58,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def _omitted(item: pytest.Item, params: Mapping[str, Any]) -> bool:
     """Whether the library has no such dtype, or the test has no such case."""
-    library, dtype = params.get("lib", params.get("library")), params.get("dtype")
+    library, dtype = params.get("lib", params.get("library", params.get("place", (None,))[0])), params.get("dtype")
     lacking = isinstance(library, str) and isinstance(dtype, str) and dtype not in libraries.dtypes(library)
     return lacking or any(mark.args[1](**params) for mark in item.iter_markers("omit"))
 
