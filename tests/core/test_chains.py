@@ -104,14 +104,16 @@ def test_optax(name: str, need: Callable[[str], Library]) -> None:
     """50 steps agree with optax in float64, to 1e-12 as above; eps is 0, because it stands elsewhere there."""
     optax = pytest.importorskip("optax")
     lib = need("jax-x64")
+    import jax
+
     theirs, ours = OPTAX[name]
     params, grads = problem()
     with lib.context():
         their = {k: lib.asarray(a) for k, a in params.items()}
         average, transform = their, theirs(optax)
-        state = transform.init(their)
+        state, update = transform.init(their), jax.jit(transform.update)
         for g in grads:
-            updates, state = transform.update({k: lib.asarray(a) for k, a in g.items()}, state, their)
+            updates, state = update({k: lib.asarray(a) for k, a in g.items()}, state, their)
             their = optax.apply_updates(their, updates)
             average = optax.incremental_update(their, average, 0.1)
     params, slots = run(ours(), params, grads)
