@@ -494,7 +494,10 @@ def _gathering(engine: str | None = None, *more: Any, every: Any = 4) -> ao.chai
 )
 @pytest.mark.parametrize("dtype", ["float32", "float16", "complex64"])
 def test_gathered_gradients_are_their_mean(place: tuple[Library, str | None], dtype: str) -> None:
-    """The bits of steps with the mean, added in turn in the compute dtype; between them nothing moves."""
+    """The bits of steps with the mean, added in turn in the compute dtype; between them nothing moves.
+
+    And the pure form writes to no state that it was given.
+    """
     lib, engine = place
     start, more = problem(dtype, lib.steps(8))
     params, *grads = ({k: of[k] for k in ("W", "s")} for of in (start, *more))
@@ -506,7 +509,7 @@ def test_gathered_gradients_are_their_mean(place: tuple[Library, str | None], dt
     sums = {k: np.zeros(a.shape, wide) for k, a in params.items()}
     for i, g in enumerate(grads, 1):
         given = {k: lib.asarray(a) for k, a in g.items()}
-        before = lib.values(p)
+        first, (before, held) = state, lib.values((p, state))
         p = optimizer.update(p, given)
         pure, state = optimizer.step(pure, given, state)
         sums = {k: sums[k] + g[k].astype(wide) for k in g}
@@ -514,8 +517,10 @@ def test_gathered_gradients_are_their_mean(place: tuple[Library, str | None], dt
         if i % 4 == 0:
             mean = {k: lib.asarray(np.asarray(a * sums[k].real.dtype.type(0.25))) for k, a in sums.items()}
             q = means.update(q, mean)
-        (new, of), stepped, others = lib.values(((p, optimizer.state), (pure, state), (q, means.state)))
+        trees = (p, optimizer.state), (pure, state), (q, means.state), first
+        (new, of), stepped, others, same = lib.values(trees)
         assert _alike((new, of), stepped)
+        assert _alike(held, same)
         if i % 4:
             assert _alike(before, new)
             assert optimizer.state[:2] == (i // 4, dict.fromkeys(params, i // 4))

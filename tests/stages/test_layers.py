@@ -56,7 +56,9 @@ SHAPES: dict[str, tuple[int, ...]] = {
 def _problem(lib: Library, dtype: str, seed: int = 0) -> tuple[Any, Any, Any, Any]:
     """Parameters and gradients, and the values that they have."""
     rng = np.random.default_rng(seed)
-    params = {k: lib.array(rng.normal(size=s), dtype) for k, s in SHAPES.items()}
+    start = {k: np.asarray(rng.normal(size=s)) for k, s in SHAPES.items()}
+    start["W"][0] = 0  # no share of which moves anything
+    params = {k: lib.array(a, dtype) for k, a in start.items()}
     grads = {k: lib.array(rng.normal(size=s) * 10.0 ** rng.integers(-3, 2), dtype) for k, s in SHAPES.items()}
     p, g = ({k: np.asarray(lib.tonumpy(a)).astype(float) for k, a in tree.items()} for tree in (params, grads))
     return params, grads, p, g
