@@ -155,14 +155,15 @@ def test_an_ensemble_under_vmap(name: str, need: Callable[[str], Library]) -> No
     optimizer = MADE[name]()
     state = jax.vmap(optimizer.init)(stacked)
     kinds = jax.tree.map(jax.typeof, (stacked, state))
-    step = jax.jit(jax.vmap(optimizer.step))
+    step, eager = jax.jit(jax.vmap(optimizer.step)), None
     for i in range(8):
         g = {k: lib.asarray(np.stack([gs[k][i] for _, gs in members])) for k in stacked}
-        eager = jax.vmap(optimizer.step)(stacked, g, state) if i == 7 else None
+        # The tracers of vmap are the same without jit: a method and a chain with numbers and a gate show it.
+        if i == 7 and name in {"Adam", "gates, clip, EMA"}:
+            eager = jax.vmap(optimizer.step)(stacked, g, state)
         stacked, state = step(stacked, g, state)
         assert jax.tree.map(jax.typeof, (stacked, state)) == kinds
     assert step._cache_size() == 1
-    assert eager is not None
     for j, (params, grads) in enumerate(members):
         alone = MADE[name]()
         for i in range(8):
@@ -171,7 +172,8 @@ def test_an_ensemble_under_vmap(name: str, need: Callable[[str], Library]) -> No
         assert int(state.step[j]) == alone.state.step
         for k, a in params.items():
             np.testing.assert_allclose(stacked[k][j], a, rtol=2e-5, atol=2e-5)
-            np.testing.assert_allclose(eager[0][k][j], a, rtol=2e-5, atol=2e-5)
+            if eager is not None:
+                np.testing.assert_allclose(eager[0][k][j], a, rtol=2e-5, atol=2e-5)
 
 
 def test_learning_rates_under_vmap(need: Callable[[str], Library]) -> None:
