@@ -61,7 +61,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def _omitted(item: pytest.Item, params: Mapping[str, Any]) -> bool:
     """Whether the library has no such dtype, or the test has no such case."""
-    library, dtype = params.get("lib", params.get("library")), params.get("dtype")
+    library, dtype = params.get("lib", params.get("library", params.get("place", (None,))[0])), params.get("dtype")
     lacking = isinstance(library, str) and isinstance(dtype, str) and dtype not in libraries.dtypes(library)
     return lacking or any(mark.args[1](**params) for mark in item.iter_markers("omit"))
 

@@ -32,13 +32,14 @@ CHAINS: dict[str, Callable[[], list[Any]]] = {
         ao.Momentum(0.1),
     ],
     "each by itself": lambda: [ao.LAMB(0.1)],
-    "groups": lambda: [ao.Momentum(0.1), ao.groups({"c": None, "d": {"lr": 0.5}, ...: {}})],
+    "groups": lambda: [ao.Momentum(0.1), ao.groups({"c": None, "b": {"lr": 0.5}, ...: {}})],
     "a partition": lambda: [
-        ao.partition({"a": ao.Adam(0.1), "b": None, ...: ao.chain(ao.SkipNonFinite(), ao.SGD(0.1))})
+        ao.partition({"a": ao.Adam(0.1), "c": None, ...: ao.chain(ao.SkipNonFinite(), ao.SGD(0.1))})
     ],
 }
 
-SHAPES = {"a": (2, 3), "b": (3,), "c": (), "d": (1,)}
+SHAPES = {"a": (2, 3), "b": (2, 3), "c": ()}
+"""Few: JAX compiles each operation for each shape, and each step for each parameter."""
 
 Windows = list[list[dict[str, Any]]]
 
@@ -47,14 +48,14 @@ def _windows(name: str, n: int) -> tuple[dict[str, Any], Windows]:
     """Parameters, and windows of gradients: of up to three updates, of which some have few gradients, or none."""
     rng = np.random.default_rng(5)
 
-    def draw(given: str = "abcd") -> dict[str, Any]:
+    def draw(given: str = "abc") -> dict[str, Any]:
         return {k: np.asarray(rng.normal(size=s), np.float32) if k in given else None for k, s in SHAPES.items()}
 
-    which = [["abcd", "ac", ""], ["ac", "abcd"], ["", "", ""], ["ac", "", ""]]
-    which += [[str(of) for of in rng.choice(["abcd", "ac", ""], 3 if i % 2 else 2)] for i in range(4, n)]
+    which = [["abc", "ac", ""], ["ac", "abc"], ["", "", ""], ["ac", "", ""]]
+    which += [[str(of) for of in rng.choice(["abc", "ac", ""], 3 if i % 2 else 2)] for i in range(4, n)]
     windows = [[draw(given) for given in window] for window in which]
     if name in {"gates", "a partition"}:
-        windows[0][0]["d"] = np.asarray([NAN], np.float32)
+        windows[0][0]["b"][1, 2] = NAN
         windows[1][1]["c"] = np.asarray(NAN, np.float32)
         windows.append([draw("ac")])
     return draw(), windows
@@ -76,26 +77,25 @@ def _given(lib: Library, grads: dict[str, Any], scale: float = 1.0) -> dict[str,
     return {k: None if g is None else lib.asarray(np.asarray(g * np.float32(scale))) for k, g in grads.items()}
 
 
-def _host(lib: Library, tree: Any) -> Any:
-    return optree.tree_map(lambda a: np.asarray(a if isinstance(a, int | float) else lib.tonumpy(a)), tree)
-
-
 def _pair(name: str, engine: str | None = None) -> tuple[ao.chain, ao.chain]:
     return ao.chain(ao.Accumulate(3), *CHAINS[name](), engine=engine), ao.chain(*CHAINS[name](), engine=engine)
 
 
-def _state(lib: Library, state: Any, gathering: bool) -> Any:
+def _state(state: Any, gathering: bool) -> Any:
     """What a chain has, with an `Accumulate` before it or without."""
     first = int(gathering)
-    return _host(lib, (state.step, state.t, state.slots[first:], state.numbers and state.numbers[first:]))
+    return state.step, state.t, state.slots[first:], state.numbers and state.numbers[first:]
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # Dask computes both outcomes, in threads of its own
 @pytest.mark.parametrize("name", CHAINS)
+@pytest.mark.omit("x64 widens nothing but numbers", lambda place, name: place[0] == "jax-x64" and name != "gates")
 def test_a_window_is_a_step_with_the_mean(place: tuple[Library, str | None], name: str) -> None:
     """Bit for bit, in the pure form, too: of whoever had a gradient; of nobody none; of what is not finite none."""
     lib, engine = place
     params, windows = _windows(name, 4 if lib.slow or "jax" in lib.name else 10)
+    if lib.slow:  # its graph grows with each
+        del windows[1]
     optimizer, means = _pair(name, engine)
     p, q = _given(lib, params), _given(lib, params)
     pure, state = p, optimizer.init(p)
@@ -110,27 +110,28 @@ def test_a_window_is_a_step_with_the_mean(place: tuple[Library, str | None], nam
         optimizer.flush(p)
         pure, state = optimizer.flush_step(pure, state)
         means.update(q, _given(lib, _mean(window, scale)))
-        assert agree(_host(lib, p), _host(lib, q))
         assert optimizer.state is not None
-        assert agree(_host(lib, (p, optimizer.state)), _host(lib, (pure, state)))
         assert means.state is not None
-        assert agree(_state(lib, optimizer.state, True), _state(lib, means.state, False))
+        ours, theirs = _state(optimizer.state, True), _state(means.state, False)
+        one, two, others = lib.values(((p, optimizer.state, ours), (pure, state, ours), (q, theirs)))
+        assert agree(one, two)
+        assert agree((one[0], one[2]), others)
         assert {float(n) for n in optree.tree_leaves(optimizer.state.pending)} == {0.0}
-        assert not any(a.any() for a in flat(_host(lib, optimizer.state.slots[0]["total"])))
+        assert not any(a.any() for a in flat(one[1].slots[0]["total"]))
     assert optimizer.state is not None
     assert 0 < optimizer.state.step < len(windows)
 
 
-@pytest.mark.parametrize("name", CHAINS)
-@pytest.mark.parametrize("library", ["jax", "jax-x64"])
+# With x64 only the width of counts and numbers is another: a chain that has both shows it.
+@pytest.mark.parametrize(("library", "name"), [*(("jax", name) for name in CHAINS), ("jax-x64", "gates")])
 def test_under_jit(name: str, library: str, need: Callable[[str], Library]) -> None:
-    """Compiled once for each choice of gradients, whatever was gathered; counts and numbers are those of `update`."""
-    lib = need(library)
+    """Compiled once for each choice of gradients, whatever was gathered; counts and numbers are those of NumPy's."""
+    lib, numpy = need(library), need("numpy")
     import jax
 
     with lib.context():
-        params, windows = _windows(name, 6)
-        optimizer, _ = _pair(name)
+        q, windows = _windows(name, 6)
+        optimizer, host = _pair(name)[0], _pair(name)[0]
         traced: set[Any] = set()
 
         def step(p: Any, g: Any, state: Any) -> Any:
@@ -140,24 +141,23 @@ def test_under_jit(name: str, library: str, need: Callable[[str], Library]) -> N
             return optimizer.step(p, g, state)
 
         step, flush = jax.jit(step), jax.jit(optimizer.flush_step)
-        p = _given(lib, params)
-        q, state = dict(p), jax.tree.map(jax.numpy.asarray, optimizer.init(p))
+        p = _given(lib, q)
+        state = jax.tree.map(jax.numpy.asarray, optimizer.init(p))
         for window in windows:
             for grads in window:
-                given = _given(lib, grads, optimizer.loss_scale)
-                optimizer.update(q, given)
-                p, state = step(p, given, state)
-                _close(lib, p, q, state, optimizer.state)
-            optimizer.flush(q)
+                p, state = step(p, _given(lib, grads, host.loss_scale), state)
+                host.update(q, _given(numpy, grads, host.loss_scale))
+                _close(lib, p, q, state, host.state)
+            host.flush(q)
             p, state = flush(p, state)
-            _close(lib, p, q, state, optimizer.state)
+            _close(lib, p, q, state, host.state)
 
 
 def _close(lib: Library, p: Any, q: Any, state: Any, other: Any) -> None:
-    counts = [_host(lib, (of.step, of.t, of.pending, of.numbers)) for of in (state, other)]
+    counts = (lib.values((of.step, of.t, of.pending, of.numbers)) for of in (state, other))
     for a, b in zip(*map(optree.tree_leaves, counts), strict=True):  # jit sorts keys
         np.testing.assert_allclose(a, b, rtol=1e-6)
-    arrays = [optree.tree_leaves(_host(lib, of)) for of in ((p, state.slots), (q, other.slots))]
+    arrays = [optree.tree_leaves(lib.values(of)) for of in ((p, state.slots), (q, other.slots))]
     for a, b in zip(*arrays, strict=True):
         assert a.dtype == b.dtype
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
@@ -490,18 +490,18 @@ def test_an_update_without_gradients_is_no_step(place: tuple[Library, str | None
     assert optimizer.state is None
     pure, state = dict(params), optimizer.init(params)
     pure, state = optimizer.step(pure, nothing, state)
-    assert agree(_host(lib, state), _host(lib, optimizer.init(params)))
+    assert agree(lib.values(state), lib.values(optimizer.init(params)))
     if lib.writable:
         pure = {k: lib.asarray(np.array(lib.tonumpy(a))) for k, a in params.items()}
     grads = {**nothing, "a": lib.array([0.5, 0.5])}
     optimizer.update(params, grads)
     pure, state = optimizer.step(pure, grads, state)
-    before = _host(lib, (params, optimizer.state))
+    before = lib.values((params, optimizer.state))
     for given in (nothing, _none(params)):
         optimizer.update(params, given)
         pure, state = optimizer.step(pure, given, state)
-    assert agree(_host(lib, (params, optimizer.state)), before)
-    assert agree(_host(lib, (pure, state)), before)
+    assert agree(lib.values((params, optimizer.state)), before)
+    assert agree(lib.values((pure, state)), before)
     assert {*map(int, asked)} == {1}
     assert optimizer.loss_scale == 4.0
 
@@ -517,7 +517,7 @@ def test_nor_under_jit(need: Callable[[str], Library]) -> None:
     params, state = jax.jit(optimizer.step)(params, {"w": lib.array([1.0])}, state)
     for _ in range(2):
         p, after = jax.jit(optimizer.step)(params, {"w": None}, state)
-        assert agree(_host(lib, (p, after)), _host(lib, (params, state)))
+        assert agree(lib.values((p, after)), lib.values((params, state)))
         assert [a.dtype for a in jax.tree.leaves(after)] == [a.dtype for a in jax.tree.leaves(state)]
         params, state = jax.jit(optimizer.step)(params, {"w": lib.array([1.0])}, state)
 

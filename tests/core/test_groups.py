@@ -161,6 +161,7 @@ def _alone(selector: Any, engine: str | None) -> ao.Optimizer:
     return ao.chain(adam, decay, ao.EMA(0.5), engine=engine)
 
 
+@pytest.mark.omit("x64 widens no group", lambda place: place[0] == "jax-x64")
 def test_five_groups_have_the_bits_of_five_optimizers(place: tuple[Library, str | None]) -> None:
     """On every library; numbers and schedules, and in the pure form, too."""
     lib, engine = place
@@ -181,14 +182,12 @@ def test_five_groups_have_the_bits_of_five_optimizers(place: tuple[Library, str 
         params = optimizer.update(params, grads)
         pure, state = optimizer.step(pure, grads, state)
         twins = [one.update(p, g) for one, p, g in zip(alone, twins, keep, strict=True)]
-    found = [lib.tonumpy(a) for a in _leaves(params)]
-    assert agree(found, [lib.tonumpy(a) for a in twins])
-    assert agree(found, [lib.tonumpy(a) for a in _leaves(pure)])
     assert optimizer.state is not None
-    for key in ("m", "v"):
-        slots = [lib.tonumpy(a) for a in _leaves(optimizer.state.slots[0][key])]
-        theirs = [lib.tonumpy(one.state.slots[0][key]) for one in alone]  # type: ignore[union-attr]
-        assert agree(slots, theirs)
+    slots = [_leaves(optimizer.state.slots[0][key]) for key in ("m", "v")]
+    theirs = [[one.state.slots[0][key] for one in alone] for key in ("m", "v")]  # type: ignore[union-attr]
+    found, others, stepped = lib.values(((_leaves(params), slots), (twins, theirs), _leaves(pure)))
+    assert agree(found, others)
+    assert agree(found[0], stepped)
 
 
 @pytest.mark.parametrize("engine", ENGINES)

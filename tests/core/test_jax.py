@@ -32,14 +32,21 @@ MADE: dict[str, Callable[[], ao.Optimizer]] = {
 """Every method, and chains of all kinds of stages."""
 
 
-def _problem(name: str, n: int, seed: int = 5) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Parameters, and n gradients of each in a row, one of which has a NaN where that is looked for."""
+def _problem(name: str, n: int, seed: int = 5, few: bool = True) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Parameters, and n gradients of each in a row, one of which has a NaN where that is looked for.
+
+    Two of them, for what takes a matrix and a number has nothing else to compile, unless others are told apart.
+    """
     rng = np.random.default_rng(seed)
-    shapes = {"W": (4, 3), "V": (3, 2), **({} if name in WHOLE else {"b": (3,), "s": ()})}
+    shapes: dict[str, tuple[int, ...]] = {"W": (4, 3), "V": (3, 2)}
+    if name not in WHOLE:
+        shapes |= {"b": (3,), "s": ()}
+        if few:
+            shapes = {k: shapes[k] for k in ("WVs" if name in {"groups", "partition"} else "Ws")}
     params = {k: np.asarray(rng.normal(size=shape), np.float32) for k, shape in shapes.items()}
     grads = {k: np.asarray(rng.normal(size=(n, *shape)), np.float32) for k, shape in shapes.items()}
     if "gates" in name:
-        grads["V"][7 % n, 0, 0] = np.nan
+        grads["W"][7 % n, 0, 0] = np.nan
     return params, grads
 
 
@@ -57,8 +64,11 @@ def _scanned(optimizer: ao.Optimizer) -> tuple[Any, list[int]]:
     return jax.jit(lambda p, s, gs: jax.lax.scan(body, (p, s), gs)), traces
 
 
-# With x64 only the width of counts and numbers is another: each third shows it.
-@pytest.mark.parametrize(("name", "x64"), [*((name, False) for name in MADE), *((name, True) for name in [*MADE][::3])])
+WIDE = ["Adam", *(name for name, make in MADE.items() if any(stage.numbers for stage in make().stages))]
+"""With x64 only the width of counts and numbers is another: those that have such, and one that has counts alone."""
+
+
+@pytest.mark.parametrize(("name", "x64"), [*((name, False) for name in MADE), *((name, True) for name in WIDE)])
 def test_a_scan_over_a_thousand_steps_compiles_once(name: str, x64: bool, need: Callable[[str], Library]) -> None:
     """What `init` gives has the types of what `step` gives, to the last number: a second scan goes on from it as it is.
 
@@ -140,19 +150,20 @@ def test_an_ensemble_under_vmap(name: str, need: Callable[[str], Library]) -> No
 
     members = [_problem(name, 8, seed) for seed in range(3)]
     if "gates" in name:
-        members[1][1]["V"][7, 0, 0] = members[2][1]["W"][3, 0, 0] = np.inf
+        members[1][1]["s"][7] = members[2][1]["W"][3, 0, 0] = np.inf
     stacked = {k: lib.asarray(np.stack([p[k] for p, _ in members])) for k in members[0][0]}
     optimizer = MADE[name]()
     state = jax.vmap(optimizer.init)(stacked)
     kinds = jax.tree.map(jax.typeof, (stacked, state))
-    step = jax.jit(jax.vmap(optimizer.step))
+    step, eager = jax.jit(jax.vmap(optimizer.step)), None
     for i in range(8):
         g = {k: lib.asarray(np.stack([gs[k][i] for _, gs in members])) for k in stacked}
-        eager = jax.vmap(optimizer.step)(stacked, g, state) if i == 7 else None
+        # The tracers of vmap are the same without jit: a method and a chain with numbers and a gate show it.
+        if i == 7 and name in {"Adam", "gates, clip, EMA"}:
+            eager = jax.vmap(optimizer.step)(stacked, g, state)
         stacked, state = step(stacked, g, state)
         assert jax.tree.map(jax.typeof, (stacked, state)) == kinds
     assert step._cache_size() == 1
-    assert eager is not None
     for j, (params, grads) in enumerate(members):
         alone = MADE[name]()
         for i in range(8):
@@ -161,7 +172,8 @@ def test_an_ensemble_under_vmap(name: str, need: Callable[[str], Library]) -> No
         assert int(state.step[j]) == alone.state.step
         for k, a in params.items():
             np.testing.assert_allclose(stacked[k][j], a, rtol=2e-5, atol=2e-5)
-            np.testing.assert_allclose(eager[0][k][j], a, rtol=2e-5, atol=2e-5)
+            if eager is not None:
+                np.testing.assert_allclose(eager[0][k][j], a, rtol=2e-5, atol=2e-5)
 
 
 def test_learning_rates_under_vmap(need: Callable[[str], Library]) -> None:
@@ -177,9 +189,10 @@ def test_learning_rates_under_vmap(need: Callable[[str], Library]) -> None:
         return ao.chain(ao.ClipGlobalNorm(1.0), ao.Adam(lr=lr, beta1=0.5)).step(p, g, s)
 
     first = ao.chain(ao.ClipGlobalNorm(1.0), ao.Adam()).init(p)
-    ps, states = jax.vmap(step, in_axes=(0, None, None, None))(rates, p, {k: g[0] for k, g in gs.items()}, first)
+    one, others = (jax.jit(jax.vmap(step, in_axes=(0, of, None, of))) for of in (None, 0))
+    ps, states = one(rates, p, {k: g[0] for k, g in gs.items()}, first)
     for i in range(1, 5):
-        ps, states = jax.vmap(step, in_axes=(0, 0, None, 0))(rates, ps, {k: g[i] for k, g in gs.items()}, states)
+        ps, states = others(rates, ps, {k: g[i] for k, g in gs.items()}, states)
     for j, lr in enumerate(rates):
         ours = {k: a.copy() for k, a in params.items()}
         alone = ao.chain(ao.ClipGlobalNorm(1.0), ao.Adam(lr=float(lr), beta1=0.5))
@@ -201,7 +214,7 @@ def test_divided_arrays_stay_divided(name: str, need: Callable[[str], Library]) 
     mesh = Mesh(np.array(jax.devices()[:2]), ("d",))
     rows, whole = NamedSharding(mesh, PartitionSpec("d")), NamedSharding(mesh, PartitionSpec())
     wheres = {"W": rows, "V": NamedSharding(mesh, PartitionSpec(None, "d")), "b": whole, "s": whole}
-    params, grads = _problem(name, 6)
+    params, grads = _problem(name, 6, few=False)
 
     def put(arrays: Any) -> Any:
         # Copies: it may look at the memory of NumPy, which is written to below.

@@ -49,6 +49,14 @@ def _case(turns: dict[str, Any], tolerance: float = 0.0) -> Case:
     return Case(candidates, lambda rng: {"g": rng.normal(size=3)}, tolerance)
 
 
+@pytest.fixture(autouse=True)
+def unsettled(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """No time passes before a turn: the seconds that would have."""
+    waits: list[float] = []
+    monkeypatch.setattr(harness, "_wait", waits.append)
+    return waits
+
+
 def test_turns_interleave_and_arrays_are_fresh() -> None:
     """Each candidate has one turn a round, in changing order, on equal values in arrays of its own."""
     seen: list[tuple[str, Arrays]] = []
@@ -62,13 +70,14 @@ def test_turns_interleave_and_arrays_are_fresh() -> None:
     assert not np.array_equal(rounds[0][0][1]["g"], rounds[1][0][1]["g"])
 
 
-def test_only_the_turn_is_timed() -> None:
+def test_only_the_turn_is_timed(unsettled: list[float]) -> None:
     """By a clock that ticks once a reading: each turn costs the ticks read inside it, plus one; taking costs none."""
     clock = partial(next, itertools.count())
     case = _case({"slow": lambda _: [clock() for _ in range(9)], "fast": lambda _: None})
     taking = [replace(c, take=lambda _: clock(), ways={"": clock}) for c in case.candidates]
     times = harness.play(replace(case, candidates=taking), 5, np.random.default_rng(0), clock)
     assert times == {"slow": {"": [10] * 5}, "fast": {"": [1] * 5}}
+    assert unsettled == [harness.SETTLE] * 10
 
 
 @pytest.mark.parametrize("together", [True, False])
@@ -279,6 +288,7 @@ def test_wrong_masks_are_no_results(who: str, monkeypatch: pytest.MonkeyPatch) -
         monkeypatch.setattr(np, "copyto", lambda *_: None)
     else:
         monkeypatch.setattr(layer, "backward", lambda self, dout, out=None: dout)
+    monkeypatch.setattr(dropout, "NAMES", sorted({BASELINE, who}))
     with pytest.raises(harness.WrongResultError, match=f"are .*{who}"):
         dropout.dropout(0.01, {"small": (40, 30)})
 

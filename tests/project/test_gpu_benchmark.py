@@ -90,7 +90,7 @@ def test_a_part_that_crashes_or_hangs_takes_nothing_along(tmp_path: Path, monkey
         return [sys.executable, "-c", f"{save}\n{CHILDREN[name]}"]
 
     monkeypatch.setattr(runner, "command", command)
-    children = {name: Part("", lambda: iter(()), 3.0, alone=name == "good") for name in CHILDREN}
+    children = {name: Part("", lambda: iter(()), 2.0, alone=name == "good") for name in CHILDREN}
     said: list[str] = []
     results = runner.run(children, {"gpu": "none"}, tmp_path / "results.json", said.append)
     assert json.loads((tmp_path / "results.json").read_text()) == results
@@ -304,7 +304,7 @@ def test_tests_are_run_and_failures_listed(tmp_path: Path) -> None:
     assert "1 failures, 1 errors" in goals._tests(found)
     assert any(name.endswith("test_some::test_cuda_bad") for name, _ in found["failed"])
     (tmp_path / "test_slow.py").write_text("import time\ndef test_cuda(): time.sleep(60)")
-    assert "ended before its end" in goals._tests(suite.pytest("cuda", 6, "numpy", str(tmp_path / "test_slow.py")))
+    assert "ended before its end" in goals._tests(suite.pytest("cuda", 2, "numpy", str(tmp_path / "test_slow.py")))
 
 
 def test_the_sanitizer_runs_a_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

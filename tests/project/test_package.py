@@ -31,9 +31,10 @@ def test_the_wheel_works_in_a_fresh_environment(tmp_path: Path) -> None:
     assert any(name.endswith("licenses/LICENSE") for name in names)
 
     environment = tmp_path / "environment"
-    subprocess.run([sys.executable, "-m", "venv", str(environment)], check=True)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(environment)], check=True)
     python = environment / ("Scripts" if sys.platform == "win32" else "bin") / "python"
-    install = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", str(wheel)]
+    pip = [sys.executable, "-m", "pip", "--python", str(python), "--quiet", "--disable-pip-version-check"]
+    install = [*pip, "install", str(wheel)]
     subprocess.run(install, check=True, capture_output=True)
-    used = subprocess.run([str(python), "-c", CHECK], check=True, capture_output=True, text=True, cwd=tmp_path)
+    used = subprocess.run([str(python), "-I", "-c", CHECK], check=True, capture_output=True, text=True, cwd=tmp_path)
     assert used.stdout.split(maxsplit=1)[1].strip() == "[0.5, 0.5, 0.5]"

@@ -56,12 +56,18 @@ SHAPES: dict[str, tuple[int, ...]] = {
 def _problem(lib: Library, dtype: str, seed: int = 0) -> tuple[Any, Any, Any, Any]:
     """Parameters and gradients, and the values that they have."""
     rng = np.random.default_rng(seed)
-    params = {k: lib.array(rng.normal(size=s), dtype) for k, s in SHAPES.items()}
+    start = {k: np.asarray(rng.normal(size=s)) for k, s in SHAPES.items()}
+    start["W"][0] = 0  # no share of which moves anything
+    params = {k: lib.array(a, dtype) for k, a in start.items()}
     grads = {k: lib.array(rng.normal(size=s) * 10.0 ** rng.integers(-3, 2), dtype) for k, s in SHAPES.items()}
     p, g = ({k: np.asarray(lib.tonumpy(a)).astype(float) for k, a in tree.items()} for tree in (params, grads))
     return params, grads, p, g
 
 
+WIDE = pytest.mark.omit("its other dtypes are jax's", lambda lib, dtype, **_: lib == "jax-x64" and dtype != "float64")
+
+
+@WIDE
 @pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "bfloat16"])
 @pytest.mark.parametrize("name", STAGES)
 def test_equations(lib: Library, name: str, dtype: str) -> None:
@@ -70,16 +76,15 @@ def test_equations(lib: Library, name: str, dtype: str) -> None:
     params, grads, p, g = _problem(lib, dtype)
     optimizer = ao.chain(make(), ao.SGD(0.5))
     pure, _ = optimizer.step(params, grads, optimizer.init(params))
-    pure = {k: np.array(lib.tonumpy(a)) for k, a in pure.items()}
-    new = optimizer.update(params, grads)
+    pure, new = lib.values((pure, optimizer.update(params, grads)))
     rtol = {"float64": 1e-13, "float16": 2e-3, "bfloat16": 2e-2}.get(dtype, 1e-5)
     for k in SHAPES:
-        found = np.asarray(lib.tonumpy(new[k]))
-        assert same_bits(found, pure[k])
+        assert same_bits(new[k], pure[k])
         wanted = p[k] - 0.5 * plain(p[k], g[k])
-        np.testing.assert_allclose(found.astype(float), wanted, rtol=rtol, atol=rtol)
+        np.testing.assert_allclose(new[k].astype(float), wanted, rtol=rtol, atol=rtol)
 
 
+@WIDE
 @pytest.mark.parametrize("dtype", ["float32", "float64", "float16"])
 def test_unit_norm(lib: Library, dtype: str) -> None:
     """Rows have length 1 after each step, towards where it led; those of zeros stay; numbers are refused."""
@@ -88,16 +93,14 @@ def test_unit_norm(lib: Library, dtype: str) -> None:
     params["zero"] = grads["zero"] = lib.array(np.zeros((2, 3)), dtype)
     p["zero"] = g["zero"] = np.zeros((2, 3))
     optimizer = ao.chain(ao.Centralize(), ao.SGD(0.5), ao.UnitNorm())
-    new = optimizer.update(params, grads)
+    new = lib.values(optimizer.update(params, grads))
     for k in params:
         moved = p[k] - 0.5 * _centered(p[k], g[k])
         rows = moved.reshape(1, -1) if moved.ndim == 1 else moved.reshape(len(moved), int(np.prod(moved.shape[1:])))
         lengths = np.sqrt((rows * rows).sum(axis=1, keepdims=True))
         wanted = (rows / np.where(lengths > 0, lengths, 1.0)).reshape(moved.shape)
         tolerance = 2e-3 if dtype == "float16" else 1e-5
-        np.testing.assert_allclose(
-            np.asarray(lib.tonumpy(new[k])).astype(float), wanted, rtol=tolerance, atol=tolerance
-        )
+        np.testing.assert_allclose(new[k].astype(float), wanted, rtol=tolerance, atol=tolerance)
     with pytest.raises(ValueError, match=r"params\['s'\] is a number; UnitNorm wants vectors or rows"):
         optimizer.update({**params, "s": lib.array(1.0, dtype)}, {**grads, "s": lib.array(1.0, dtype)})
 
@@ -145,6 +148,8 @@ def test_optax(need: Callable[[str], Library]) -> None:
     """optax's centralize; and its adaptive_grad_clip, whose units of a matrix are columns."""
     optax = pytest.importorskip("optax")
     lib = need("jax-x64")
+    import jax
+
     rng = np.random.default_rng(3)
     shapes = {"W": (4, 6), "V": (5, 3)}
     params = {k: rng.normal(size=s) for k, s in shapes.items()}
@@ -157,15 +162,16 @@ def test_optax(need: Callable[[str], Library]) -> None:
         turned = {"center": lambda a: a, "clip": lambda a: a.T}
         theirs = {name: {k: lib.asarray(turned[name](a)) for k, a in params.items()} for name in peers}
         states = {name: peer.init(theirs[name]) for name, peer in peers.items()}
+        updates = {name: jax.jit(peer.update) for name, peer in peers.items()}
         optimizers = {
             "center": ao.chain(ao.Centralize(), ao.SGD(0.1)),
             "clip": ao.chain(ao.AdaptiveClip(0.1), ao.SGD(0.1)),
         }
         for _ in range(20):
             g = {k: rng.normal(size=s) for k, s in shapes.items()}
-            for name, peer in peers.items():
+            for name, update in updates.items():
                 given = {k: lib.asarray(turned[name](a)) for k, a in g.items()}
-                moved, states[name] = peer.update(given, states[name], theirs[name])
+                moved, states[name] = update(given, states[name], theirs[name])
                 theirs[name] = optax.apply_updates(theirs[name], moved)
                 optimizers[name].update(ours[name], g)
         for name, tree in theirs.items():
@@ -190,7 +196,7 @@ def test_who_runs_it() -> None:
 
 @pytest.mark.parametrize("name", ["jax", "jax-x64"])
 def test_under_jit(name: str, need: Callable[[str], Library]) -> None:
-    """Traced once, with a schedule; agrees with the eager run."""
+    """Traced once, with a schedule; agrees with NumPy's run."""
     lib = need(name)
     import jax
 
@@ -207,11 +213,11 @@ def test_under_jit(name: str, need: Callable[[str], Library]) -> None:
 
         step = jax.jit(counted)
         p: Any = {"W": lib.array(np.arange(6.0).reshape(2, 3)), "b": lib.array([1.0, 2.0])}
-        q, state = dict(p), optimizer.init(p)
+        q, state = lib.values(p), optimizer.init(p)
         for i in range(4):
             g = {"W": lib.array(np.arange(6.0).reshape(2, 3) - i), "b": lib.array([1.0, -2.0])}
             p, state = step(p, g, state)
-            q = eager.update(q, g)
+            q = eager.update(q, lib.values(g))
         assert len(traces) == 1
         for k in p:
             np.testing.assert_allclose(p[k], q[k], rtol=1e-5, atol=1e-5)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import optree
 
 import anyoptim as ao
 from anyoptim import _engines
@@ -60,6 +61,12 @@ class Library:
 
     def array(self, values: Any, dtype: str = "float32") -> Any:
         return self.asarray(np.array(values, dtype=numpy_dtype(dtype)))
+
+    def values(self, tree: Any) -> Any:
+        """Copies as NumPy's arrays of all that a tree has, and of its numbers."""
+        leaves, structure = optree.tree_flatten(tree)
+        found = [np.array(a if isinstance(a, int | float) else self.tonumpy(a)) for a in self.computed(leaves)]
+        return optree.tree_unflatten(structure, found)
 
 
 class MissingError(Exception):
