@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -42,27 +42,27 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Leave out the cases that there are not, and mark those that need not run each time."""
     tests, omitted = defaultdict[str, list[Any]](list), list[pytest.Item]()
     for item in items:
-        found = getattr(item, "callspec", None)
-        if found is not None:
-            (omitted if _omitted(item, found.params) else tests[item.nodeid.partition("[")[0]]).append(item)
+        if hasattr(item, "callspec"):
+            (omitted if _omitted(item) else tests[item.nodeid.partition("[")[0]]).append(item)
     config.hook.pytest_deselected(items=omitted)
     out = set(omitted)
     items[:] = [item for item in items if item not in out]
     if not any("[" in argument for argument in config.args):  # one that is asked for by its name runs
         for cases in tests.values():
             mark = cases[0].get_closest_marker("covering")
-            # What needs a device covers nothing where there is none.
-            for needs in (False, True):
-                group = [item for item in cases if bool(libraries.DEVICES & set(_libraries(item))) is needs]
+            # What may be skipped covers nothing for the others.
+            for absent in (False, True):
+                group = [item for item in cases if any(map(libraries.absent, _libraries(item))) is absent]
                 chosen = covering.covering([covering.case(i.callspec) for i in group], *(mark.args if mark else ()))
                 for item in (item for i, item in enumerate(group) if i not in chosen):
                     item.add_marker("product")
 
 
-def _omitted(item: pytest.Item, params: Mapping[str, Any]) -> bool:
+def _omitted(item: Any) -> bool:
     """Whether the library has no such dtype, or the test has no such case."""
-    library, dtype = params.get("lib", params.get("library", params.get("place", (None,))[0])), params.get("dtype")
-    lacking = isinstance(library, str) and isinstance(dtype, str) and dtype not in libraries.dtypes(library)
+    params = item.callspec.params
+    dtype = params.get("dtype")
+    lacking = isinstance(dtype, str) and any(dtype not in libraries.dtypes(name) for name in _libraries(item))
     return lacking or any(mark.args[1](**params) for mark in item.iter_markers("omit"))
 
 
@@ -72,10 +72,10 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         _row(name)
 
 
-def _libraries(item: pytest.Item) -> list[str]:
+def _libraries(item: Any) -> list[str]:
     """Those of a case: one, or none."""
     params = item.callspec.params if hasattr(item, "callspec") else {}
-    return [name for name in (params.get("lib"), *params.get("place", ())[:1]) if name is not None]
+    return [name for name in (params.get("lib"), params.get("library"), *params.get("place", ())[:1]) if name]
 
 
 def _row(name: str) -> Library:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import importlib.util
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -179,8 +181,15 @@ LOADERS: dict[str, Callable[[], Library]] = {
     "cuda-shim": _shim,
 }
 
-DEVICES = {"cupy", "torch-cuda"}
-"""Those that need one."""
+PACKAGES = {"strict": "array_api_strict", "jax-x64": "jax", "cuda-shim": "numpy"}
+"""Of the libraries that are called otherwise than their packages."""
+
+
+@functools.cache
+def absent(name: str) -> bool:
+    """Whether a library needs a device, or its package is not installed: found out without importing it."""
+    return name in {"cupy", "torch-cuda"} or importlib.util.find_spec(PACKAGES.get(name, name)) is None
+
 
 REQUIRABLE = {*LOADERS, "cupy-host"}
 """The rows, and CuPy without a device, for what can be tested of it there."""
