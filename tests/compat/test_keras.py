@@ -218,6 +218,7 @@ def test_updates_of_float64(name: str, k: int, keras: Any, need: Callable[[str],
             assert _apart(optimizer.eval_params(ours), expected) <= row.bound
 
 
+@pytest.mark.covering(1)  # what each option does is compared in float64
 @pytest.mark.parametrize(("name", "k"), _cases(2))
 def test_float32(name: str, k: int, keras: Any) -> None:
     """Some ulps of the largest parameter a step, on average: XLA adds and multiplies in one rounding, NumPy in two.

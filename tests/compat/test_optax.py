@@ -360,6 +360,7 @@ def test_steps_of_float64(name: str, k: int, optax: Any, need: Callable[[str], L
         assert _apart(back.params, theirs.params) <= row.bound(options), options
 
 
+@pytest.mark.covering(1)  # what each option does is compared in float64
 @pytest.mark.parametrize(("name", "k"), _cases())
 def test_float32(name: str, k: int, optax: Any, need: Callable[[str], Library]) -> None:
     """Some ulps of the largest parameter a step, on average: XLA adds and multiplies in one rounding, NumPy in two."""
