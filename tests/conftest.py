@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 from collections import defaultdict
@@ -56,6 +57,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                 chosen = covering.covering([covering.case(i.callspec) for i in group], *(mark.args if mark else ()))
                 for item in (item for i, item in enumerate(group) if i not in chosen):
                     item.add_marker("product")
+
+
+def pytest_collection_finish() -> None:
+    """Let no collection of garbage look at the libraries and cases again, of which none is: JAX makes much garbage."""
+    gc.collect()
+    gc.freeze()
 
 
 def _omitted(item: Any) -> bool:

@@ -557,6 +557,8 @@ DRAWS: dict[str, Callable[[Any], Any]] = {
     "noise_shape": lambda x: ao.dropout(x, 0.5, 1, 2, noise_shape=(1,)),
     "uniform": lambda x: x + ao.random.uniform(x.shape, 1, 2, like=x),
 }
+FIRST = {"dropout", "uniform"}
+"""A layer, and a number: the others draw as one of these does, and compiling takes seconds."""
 
 
 @pytest.mark.parametrize("draw", DRAWS)
@@ -577,7 +579,7 @@ def test_draws_lie_where_the_input_does(torch: Any, draw: str) -> None:
 @pytest.mark.filterwarnings("ignore::UserWarning:torch")  # Dynamo's, of built-ins that it does not follow
 @pytest.mark.covering(1)  # what is compiled of a draw is the same for a tensor that requires a gradient
 @pytest.mark.parametrize("follow", [False, True])
-@pytest.mark.parametrize("draw", DRAWS)
+@pytest.mark.parametrize("draw", [pytest.param(d, marks=[pytest.mark.product] * (d not in FIRST)) for d in DRAWS])
 def test_draws_under_torch_compile(torch: Any, draw: str, follow: bool) -> None:
     """Words are drawn outside of the graph: with the bits that they have everywhere."""
     x = torch.ones(6, requires_grad=follow)

@@ -9,7 +9,7 @@ marked `product`; `-m product` runs them.
 from __future__ import annotations
 
 import itertools
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -35,18 +35,21 @@ def meetings(case: Case, strength: int) -> Iterator[Hashable]:
 def covering(cases: Sequence[Case], strength: int = 2) -> set[int]:
     """The places of some cases in which all meet that do in any.
 
-    Each time the one with the most meetings that are new, the first of several.
+    Each time the one with the most meetings that are new; of several the one whose values were chosen least often, so
+    that a short factor is spread over a long one.
     """
     left = [set(meetings(case, strength)) for case in cases]
     where: dict[Hashable, list[int]] = defaultdict(list)
     for i, found in enumerate(left):
         for meeting in found:
             where[meeting].append(i)
-    new = {i: len(found) for i, found in enumerate(left)}
+    new, used = {i: len(found) for i, found in enumerate(left)}, Counter[Hashable]()
     chosen = set()
     while where:
-        best = max(new, key=new.__getitem__)
+        most = max(new.values())
+        best = min((i for i in new if new[i] == most), key=lambda i: sum(used[value] for value in cases[i].items()))
         chosen.add(best)
+        used.update(cases[best].items())
         for meeting in left[best]:
             for i in where.pop(meeting, ()):
                 new[i] -= 1
