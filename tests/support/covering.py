@@ -9,7 +9,7 @@ marked `product`; `-m product` runs them.
 from __future__ import annotations
 
 import itertools
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -35,21 +35,18 @@ def meetings(case: Case, strength: int) -> Iterator[Hashable]:
 def covering(cases: Sequence[Case], strength: int = 2) -> set[int]:
     """The places of some cases in which all meet that do in any.
 
-    Each time the one with the most meetings that are new; of several the one whose values were chosen least often, so
-    that a short factor is spread over a long one.
+    Each time the one with the most meetings that are new, and of several the first: what a test names first is quick.
     """
     left = [set(meetings(case, strength)) for case in cases]
     where: dict[Hashable, list[int]] = defaultdict(list)
     for i, found in enumerate(left):
         for meeting in found:
             where[meeting].append(i)
-    new, used = {i: len(found) for i, found in enumerate(left)}, Counter[Hashable]()
+    new = {i: len(found) for i, found in enumerate(left)}
     chosen = set()
     while where:
-        most = max(new.values())
-        best = min((i for i in new if new[i] == most), key=lambda i: sum(used[value] for value in cases[i].items()))
+        best = max(new, key=new.__getitem__)
         chosen.add(best)
-        used.update(cases[best].items())
         for meeting in left[best]:
             for i in where.pop(meeting, ()):
                 new[i] -= 1
