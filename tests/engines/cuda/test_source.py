@@ -83,6 +83,7 @@ def _coefficients(optimizer: ao.Optimizer, dtype: str) -> list[Kernel]:
     return list(dict.fromkeys(found))
 
 
+@pytest.mark.covering(1)  # what a dtype and a rule have in common is compiled below
 @pytest.mark.parametrize("dtype", ELEMENTS)
 @pytest.mark.parametrize("name", SWEPT)
 def test_nvrtc_compiles_it_for_every_generation(name: str, dtype: str, nvrtc: Any) -> None:
