@@ -48,12 +48,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     config.hook.pytest_deselected(items=omitted)
     out = set(omitted)
     items[:] = [item for item in items if item not in out]
-    if not any("[" in argument for argument in config.args):  # one that is asked for by its name runs
+    if any("[" in argument for argument in config.args):  # one that is asked for by its name runs
+        for item in items:
+            item.own_markers = [mark for mark in item.own_markers if mark.name != "product"]
+    else:
         for cases in tests.values():
             mark = cases[0].get_closest_marker("covering")
             # What may be skipped covers nothing for the others.
             for absent in (False, True):
                 group = [item for item in cases if any(map(libraries.absent, _libraries(item))) is absent]
+                group = [item for item in group if item.get_closest_marker("product") is None]
                 chosen = covering.covering([covering.case(i.callspec) for i in group], *(mark.args if mark else ()))
                 for item in (item for i, item in enumerate(group) if i not in chosen):
                     item.add_marker("product")

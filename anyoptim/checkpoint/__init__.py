@@ -1,4 +1,4 @@
-"""Checkpoints: parameters, optimizers and generators in one file, whole or not at all."""
+"""Checkpoints: parameters, optimizers and layers in one file, whole or not at all."""
 
 from anyoptim.checkpoint._checkpoint import Checkpoint, load, save
 

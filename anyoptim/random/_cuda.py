@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -30,11 +31,12 @@ def masked(library: Library, x: Array, number: int, draw: Draw, out: Array | Non
     if n:
         device, kernel = cuda.device(number), dropout(dtype)
         threads = -(-(draw.offset % CHOICES + n) // CHOICES)
-        addresses = [m.address for m in map(library.memory, (flat, y)) if m]  # of both, for they have elements
+        memories: list[Any] = [library.memory(flat), library.memory(y)]  # none is None, for they have elements
         numbers = (n, draw.offset, draw.key, draw.call, draw.threshold, np.float64(draw.scale).view(np.uint64))
+        words = map(np.uint64, (*(m.address for m in memories), *numbers))
         with device.scope():
             stream, found = device.stream(library.stream(number)), device.kernel(kernel.name, kernel.text)
-            device.launch(stream, found, -(-threads // THREADS), THREADS, *map(np.uint64, (*addresses, *numbers)))
+            device.launch(stream, found, -(-threads // THREADS), THREADS, *words)
     if out is None:
         return xp.reshape(y, tuple(x.shape))
     if straight:

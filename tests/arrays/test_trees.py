@@ -102,11 +102,20 @@ def test_the_same_leaves_paths_and_names_as_optree(container: Any) -> None:
         assert tree.place(i) == ((id(accessor[:-1](container)), accessor[-1].entry) if accessor else (0, None))
 
 
+def _turned(x: Any) -> Any:
+    """The same with other leaves, and the keys of dicts in another order."""
+    if type(x) is dict:
+        return {key: _turned(x[key]) for key in reversed(x)}
+    return type(x)(map(_turned, x)) if type(x) in {list, tuple} else 7 if isinstance(x, int | float) else x
+
+
 @given(one=PLAIN | TREES, two=PLAIN | TREES)
 def test_structures_are_equal_where_optrees_are(one: Any, two: Any) -> None:
     """And equal ones have one hash; a copy, and one that was pickled, is equal."""
-    a, b = (Tree("params", x).spec for x in (one, two))
+    a, b, c = (Tree("params", x).spec for x in (one, two, _turned(one)))
     assert (a == b) == (_optrees(one)[1] == _optrees(two)[1])
+    assert (a == c) == (_optrees(one)[1] == _optrees(_turned(one))[1])
+    assert a != c or hash(a) == hash(c)
     assert a != b or hash(a) == hash(b)
     if isinstance(a, Plain):
         assert a == deepcopy(a) == pickle.loads(pickle.dumps(a))  # noqa: S301 - our own

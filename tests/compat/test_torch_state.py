@@ -73,7 +73,7 @@ def _close(found: Any, expected: Any, way: Any) -> None:
 def test_from_torch_and_on(name: str, draw: int, torch: Any) -> None:
     """50 steps of torch, the state carried over, 50 steps here: as 100 steps of torch, to 1e-12 of the way.
 
-    The bound is that of test_torch.py. One parameter has its first gradient just before the half.
+    The bound is that of compat/test_torch.py. One parameter has its first gradient just before the half.
     """
     rng = np.random.default_rng([draw, *name.encode()])
     options, of = drawn(name, rng), shapes(name, rng)

@@ -10,7 +10,7 @@ import optree
 import pytest
 
 import anyoptim as ao
-from tests.support.libraries import PAIRS, Library, same_bits
+from tests.support.libraries import Library, same_bits
 
 
 def _problem(lib: Library) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -26,7 +26,7 @@ def _values(lib: Library, tree: Any) -> list[Any]:
     return optree.tree_leaves(lib.values(tree))
 
 
-@pytest.mark.parametrize(("lib", "method"), PAIRS, indirect=True)
+@pytest.mark.covering(1)  # method and library meet in arrays/test_libraries.py, whose steps are pure ones
 def test_step_equals_update_and_writes_nothing(lib: Library, method: type[ao.Optimizer]) -> None:
     """The same numbers and the same state, out of arguments that stay as they were."""
     params, grads = _problem(lib)

@@ -114,7 +114,7 @@ def test_a_stopover_changes_no_bit(name: str, need: Callable[[str], Library], tm
         assert third.loss_scale == through.loss_scale
 
 
-@pytest.mark.covering(1)  # a file is of NumPy's arrays, whoever made them; test_chain_bits.py has chains on libraries
+@pytest.mark.covering(1)  # a file is of NumPy's arrays, whoever made them; engines/test_chain_bits.py has chains
 @pytest.mark.parametrize("name", ["Adam", "LAMB", "six stages"])
 def test_a_stopover_elsewhere_comes_close(name: str, lib: Library, tmp_path: Path) -> None:
     """The same with the libraries that have bits of their own: as close as a run there comes."""

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import importlib.util
 import os
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -181,13 +182,15 @@ LOADERS: dict[str, Callable[[], Library]] = {
     "cuda-shim": _shim,
 }
 
-PACKAGES = {"strict": "array_api_strict", "jax-x64": "jax", "cuda-shim": "numpy"}
+PACKAGES = {"strict": "array_api_strict", "jax-x64": "jax"}
 """Of the libraries that are called otherwise than their packages."""
 
 
 @functools.cache
 def absent(name: str) -> bool:
     """Whether a library needs a device, or its package is not installed: found out without importing it."""
+    if name == "cuda-shim":
+        return shutil.which("g++") is None
     return name in {"cupy", "torch-cuda"} or importlib.util.find_spec(PACKAGES.get(name, name)) is None
 
 

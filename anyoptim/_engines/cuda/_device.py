@@ -1,6 +1,6 @@
 """A CUDA device, by NVIDIA's cuda.core: kernels, memory and copies. It's imported when an array on a device arrives.
 
-Ours is when memory may be used again: nothing here waits for the device but `fetched`.
+Ours is when memory may be used again. Nothing here waits for what others have the device do but `fetched`.
 """
 
 from __future__ import annotations
