@@ -53,6 +53,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.own_markers = [mark for mark in item.own_markers if mark.name != "product"]
     else:
         for cases in tests.values():
+            for item in filter(_repeats, cases):
+                item.add_marker("product")
             mark = cases[0].get_closest_marker("covering")
             # What may be skipped covers nothing for the others.
             for absent in (False, True):
@@ -75,6 +77,12 @@ def _omitted(item: Any) -> bool:
     dtype = params.get("dtype")
     lacking = isinstance(dtype, str) and any(dtype not in libraries.dtypes(name) for name in _libraries(item))
     return lacking or any(mark.args[1](**params) for mark in item.iter_markers("omit"))
+
+
+def _repeats(item: Any) -> bool:
+    """Whether the library is another in all but some dtypes, and this case is of none of these."""
+    dtype = item.callspec.params.get("dtype")
+    return any(dtype not in libraries.OWN[name] for name in _libraries(item) if name in libraries.OWN)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

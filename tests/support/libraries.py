@@ -186,6 +186,10 @@ PACKAGES = {"strict": "array_api_strict", "jax-x64": "jax"}
 """Of the libraries that are called otherwise than their packages."""
 
 
+OWN = {"jax-x64": ("float64", "complex128")}
+"""Of a library that is another one with more dtypes, these: all its other cases run among the products."""
+
+
 @functools.cache
 def absent(name: str) -> bool:
     """Whether a library needs a device, or its package is not installed: found out without importing it."""
