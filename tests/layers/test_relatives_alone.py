@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +13,17 @@ import pytest
 import anyoptim as ao
 from tests.support.libraries import Library, same_bits
 from tests.support.relatives import ALPHA
+
+FUNCTIONS = [f for f in vars(ao).values() if inspect.isfunction(f) and "key" in inspect.signature(f).parameters]
+
+
+@pytest.mark.parametrize("function", FUNCTIONS, ids=lambda f: f.__name__)
+def test_the_first_call_of_a_key_from_its_beginning_on(function: Callable[..., Any]) -> None:
+    """Is what a function gives that is told neither `call` nor `offset`."""
+    arrays = [np.ones((3, 8)), np.zeros((3, 8))][: 1 + ("h_new" in inspect.signature(function).parameters)]
+    found, said = (np.array(function(*arrays, 0.5, 7, *more)) for more in ((), (0, 0)))
+    assert same_bits(found, said)
+    assert not any(same_bits(found, np.array(function(*arrays, 0.5, 7, *more))) for more in ((1, 0), (0, 8)))
 
 
 def test_one_mask_for_a_sequence() -> None:
