@@ -23,7 +23,7 @@ def _flattened(container: Any) -> tuple[list[Any], Spec]:
     """
     found = _plain.flattened(container)
     if found is None or not LEAVES.issuperset(map(type, found[0])):
-        from anyoptim._arrays import _trees  # noqa: PLC0415 - importing optree takes a sixth of the time that NumPy does
+        from anyoptim._arrays import _trees  # noqa: PLC0415 - for those who have others: importing optree takes time
 
         if found is None or not _trees.all_leaves(found[0]):
             return _trees.flattened(container)
