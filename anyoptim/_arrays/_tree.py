@@ -23,10 +23,10 @@ def _flattened(container: Any) -> tuple[list[Any], Spec]:
     """
     found = _plain.flattened(container)
     if found is None or not LEAVES.issuperset(map(type, found[0])):
-        from anyoptim._arrays import _trees  # noqa: PLC0415 - for those who have others: importing optree takes time
+        from anyoptim._arrays import _optree  # noqa: PLC0415 - for those who have others: importing optree takes time
 
-        if found is None or not _trees.all_leaves(found[0]):
-            return _trees.flattened(container)
+        if found is None or not _optree.all_leaves(found[0]):
+            return _optree.flattened(container)
     return found
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from anyoptim._core._division import Layout
 from anyoptim._core._groups import groups
 from anyoptim._core._optimizer import Optimizer
-from anyoptim._core._select import Selection, shown
+from anyoptim._core._param_groups import Layout
+from anyoptim._core._selection import Selection, shown
 from anyoptim._core._stage import ParameterStage, SlotStage, Stage
 
 __all__ = ["Recipe", "chain", "partition"]

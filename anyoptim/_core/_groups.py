@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from typing import Any
 
-from anyoptim._core._select import Own, Selection, Selector, shown
+from anyoptim._core._selection import Own, Selection, Selector, shown
 from anyoptim._core._stage import Gate, Stage, told
 from anyoptim._trace._hyperparameters import Hyper, scheduled
 

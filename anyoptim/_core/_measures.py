@@ -6,7 +6,7 @@ import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from anyoptim._core._track import Entry, Track
+from anyoptim._core._stage_program import Entry, Track
 from anyoptim._engines import Crew, Rows
 from anyoptim._trace._graph import Graph, Symbol, trace_measure
 from anyoptim._trace._program import Row, options

@@ -10,13 +10,13 @@ from anyoptim._arrays import Array, traced
 from anyoptim._arrays import _checks as checks
 from anyoptim._arrays._quiet import quiet
 from anyoptim._arrays._tree import Tree
-from anyoptim._core._bound import Bound
+from anyoptim._core._accumulate import cleared, ended, gathered, joined, taking
+from anyoptim._core._coefficients import Turn, given_up
 from anyoptim._core._explain import Explanation
-from anyoptim._core._gathering import cleared, ended, gathered, joined, taking
+from anyoptim._core._plan import Bound
 from anyoptim._core._recorder import Recorder, recordable
 from anyoptim._core._remembering import Remembering
 from anyoptim._core._state import Flat, Memory, nothing, stepped
-from anyoptim._core._turn import Turn, given_up
 from anyoptim._engines import Crew
 from anyoptim._trace._program import Row, floats
 

@@ -7,12 +7,12 @@ from types import MappingProxyType
 from typing import Any
 
 from anyoptim._arrays._checks import Parameter
-from anyoptim._core._division import Division, Layout
+from anyoptim._core._coefficients import FLOAT32, Live, Turn, Turning
 from anyoptim._core._measures import distinct
+from anyoptim._core._param_groups import Division, Layout
 from anyoptim._core._stage import Stage
+from anyoptim._core._stage_program import Track
 from anyoptim._core._state import Flat
-from anyoptim._core._track import Track
-from anyoptim._core._turn import FLOAT32, Live, Turn, Turning
 from anyoptim._engines import Crew, start
 from anyoptim._trace._program import Row
 

@@ -12,14 +12,14 @@ from anyoptim._arrays import _checks as checks
 from anyoptim._arrays._checks import Parameter
 from anyoptim._arrays._quiet import quiet
 from anyoptim._arrays._tree import Tree
-from anyoptim._core._carry import begun, carried
-from anyoptim._core._division import Division, Layout
-from anyoptim._core._gathering import cleared, ended, gathered, joined, taking
+from anyoptim._core._accumulate import cleared, ended, gathered, joined, taking
+from anyoptim._core._coefficients import given_up
+from anyoptim._core._jit_state import begun, carried
 from anyoptim._core._measures import distinct
+from anyoptim._core._param_groups import Division, Layout
 from anyoptim._core._pipeline import Pipeline
 from anyoptim._core._stage import Stage
 from anyoptim._core._state import Flat, State, chosen, pack, stepped, unpack
-from anyoptim._core._turn import given_up
 from anyoptim._engines import LAZY, Crew, Leaf, Result, ready, source
 from anyoptim._trace._scalars import following, where
 

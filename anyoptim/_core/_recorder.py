@@ -8,8 +8,8 @@ from typing import Any
 
 from anyoptim._arrays import Array
 from anyoptim._arrays._tree import Tree
-from anyoptim._core._bound import Bound
 from anyoptim._core._pipeline import Pipeline
+from anyoptim._core._plan import Bound
 from anyoptim._core._stage import Stage, watch
 from anyoptim._core._state import Flat
 from anyoptim._engines import Crew

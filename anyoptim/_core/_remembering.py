@@ -8,9 +8,9 @@ from typing import Any
 from anyoptim._arrays import Array, library
 from anyoptim._arrays import _checks as checks
 from anyoptim._arrays._tree import Tree, listed, paths
-from anyoptim._core._bound import Bound
-from anyoptim._core._carry import carried
-from anyoptim._core._evaluation import evaluated
+from anyoptim._core._evaluate import evaluated
+from anyoptim._core._jit_state import carried
+from anyoptim._core._plan import Bound
 from anyoptim._core._pure import Pure
 from anyoptim._core._recorder import Recorder
 from anyoptim._core._state import Flat, Memory, State, flattened, pack, signature, unpack

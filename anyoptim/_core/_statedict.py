@@ -12,9 +12,9 @@ from anyoptim._arrays import COMPUTE, Array, Library, traced
 from anyoptim._arrays._checks import Parameter, admit
 from anyoptim._arrays._quiet import quiet
 from anyoptim._arrays._tree import Tree
-from anyoptim._core._division import Division, Layout
 from anyoptim._core._groups import groups, having
-from anyoptim._core._select import Selection
+from anyoptim._core._param_groups import Division, Layout
+from anyoptim._core._selection import Selection
 from anyoptim._core._stage import Stage
 from anyoptim._core._state import Flat
 from anyoptim._trace._hyperparameters import Hyper, number

@@ -8,7 +8,7 @@ from typing import Any
 
 from anyoptim._arrays import COMPUTE, Array, is_scalar
 from anyoptim._arrays._checks import admit
-from anyoptim._arrays._into import destination, written
+from anyoptim._arrays._out import destination, written
 from anyoptim._arrays._quiet import quiet
 from anyoptim.layers._layer import Sampled
 from anyoptim.layers._masks import BELOW_ONE, INPUT, Noise, NoiseShape, Place, valid, widened

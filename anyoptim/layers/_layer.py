@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from anyoptim._arrays import Array, Library, is_scalar, library
 from anyoptim._arrays._checks import admit
-from anyoptim._arrays._into import destination, written
+from anyoptim._arrays._out import destination, written
 from anyoptim._trace._hyperparameters import Domain
 from anyoptim._trace._scalars import integer
 from anyoptim.layers._masks import INPUT, RATIO, Noise, NoiseShape, Place, kept

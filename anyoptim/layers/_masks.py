@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from anyoptim._arrays import COMPUTE, Array, Library, is_scalar, traced
-from anyoptim._arrays._into import destination, written
+from anyoptim._arrays._out import destination, written
 from anyoptim._arrays._quiet import quiet
 from anyoptim._trace._hyperparameters import Domain
 from anyoptim._trace._scalars import count, integer

@@ -12,11 +12,11 @@ import numpy as np
 
 from anyoptim._arrays import COMPUTE
 from anyoptim._arrays._quiet import quiet
-from anyoptim._engines import _pool
+from anyoptim._engines import _threads
 from anyoptim._engines._base import NDArray
 from anyoptim.random import _blocked_words as _philox_blocked
 from anyoptim.random._blocked_words import Buffers
-from anyoptim.random._draw import Draw
+from anyoptim.random._mask_spec import Draw
 from anyoptim.random._rounds import CHOICES, GROUP, MASK
 
 __all__ = ["masked"]
@@ -26,7 +26,7 @@ def masked(dtype: str, x: NDArray, y: NDArray, of: Draw) -> None:
     """Write to y, which may be x; bfloat16 is given as its bits."""
     most = _most(dtype)
     workers = _philox_blocked.workers(x.size // most)
-    _pool.spread(functools.partial(_share, dtype, x, y, of, most), [(k, workers) for k in range(workers)])
+    _threads.spread(functools.partial(_share, dtype, x, y, of, most), [(k, workers) for k in range(workers)])
 
 
 def _share(dtype: str, x: NDArray, y: NDArray, of: Draw, most: int, k: int, workers: int) -> None:

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from anyoptim._arrays._quiet import quiet
-from anyoptim._engines import _pool
+from anyoptim._engines import _threads
 from anyoptim._engines._base import NDArray
 from anyoptim.random._blocked_source import CALLED, EXCHANGE, chosen, drawn
-from anyoptim.random._draw import Draw
+from anyoptim.random._mask_spec import Draw
 from anyoptim.random._rounds import CHOICES, GROUP, MASK, MULTIPLIERS, keys
 
 __all__ = ["COUNTERS", "Buffers", "buffers", "kept", "words", "workers"]
@@ -62,7 +62,7 @@ def buffers() -> Iterator[Buffers]:
 def workers(blocks: int) -> int:
     """How many threads share them."""
     _first(COUNTERS)  # which they have in common: before they make it, each for itself
-    return min(THREADS, _pool.threads()) if blocks >= THREADED else 1
+    return min(THREADS, _threads.threads()) if blocks >= THREADED else 1
 
 
 def kept(own: Buffers, of: Draw, offset: int, n: int) -> NDArray:
@@ -85,7 +85,7 @@ def words(group: int, n: int, key: int, call: int, offset: int) -> NDArray:
             for part, begin in blocks[k::number]:
                 _into(part, own, draw, key, call, begin, None)
 
-    _pool.spread(share, [(k,) for k in range(number)])
+    _threads.spread(share, [(k,) for k in range(number)])
     return found.reshape(-1)[skip : skip + n]
 
 

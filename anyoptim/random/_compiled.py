@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from anyoptim._engines import _pool
+from anyoptim._engines import _threads
 from anyoptim._engines._base import NDArray
-from anyoptim._engines.compiled import _headers, _store
+from anyoptim._engines.compiled import _array_headers, _kernel_cache
 from anyoptim.random._compiled_source import BLOCK, FLAT, PARAMETERS, ROWS, Drops, flat, strided
-from anyoptim.random._draw import Draw
+from anyoptim.random._mask_spec import Draw
 from anyoptim.random._rounds import CHOICES
 
 __all__ = ["masked", "quick", "refusal", "source"]
@@ -88,7 +88,7 @@ def quick(x: Any, threshold: int, scale: float, key: int, call: int) -> NDArray 
 def masked(dtype: str, x: NDArray, y: NDArray, draw: Draw) -> None:
     """Write to y, which may be x; bfloat16 is given as its bits."""
     place = "x" if y is x else "y"
-    objects = _headers.reliable() and type(x) is type(y) is np.ndarray
+    objects = _array_headers.reliable() and type(x) is type(y) is np.ndarray
     where = (id(x), id(y), 1) if objects else (_address(x), _address(y), 0)
     numbers = draw.offset, draw.key, draw.call, draw.last, draw.scale, draw.dropped
     n, own = x.size, _table()
@@ -114,12 +114,12 @@ def masked(dtype: str, x: NDArray, y: NDArray, draw: Draw) -> None:
 def _run(call: Callable[..., None], tables: tuple[NDArray, ...], total: int, n: int) -> None:
     """The call for all of so many parts, of n elements in all, by several threads if there are enough."""
     number = n // PIECE
-    if number < 2 or (threads := _pool.threads()) < 2:
+    if number < 2 or (threads := _threads.threads()) < 2:
         call(*tables, 0, total)
         return
     number = min(number, threads * PIECES, total)
     cuts = [total * i // number for i in range(number + 1)]
-    _pool.spread(functools.partial(call, *tables), list(itertools.pairwise(cuts)))
+    _threads.spread(functools.partial(call, *tables), list(itertools.pairwise(cuts)))
 
 
 def _axes(x: NDArray, y: NDArray) -> list[tuple[int, ...]]:
@@ -148,7 +148,7 @@ def _address(a: NDArray) -> int:
 def _load(kind: str, dtype: str, place: str) -> Callable[..., None]:
     """The machine code."""
     text = source(kind, dtype, place)
-    return _store.compiled(text.name, text.text, text.signature)
+    return _kernel_cache.compiled(text.name, text.text, text.signature)
 
 
 def source(kind: str, dtype: str, place: str) -> Drops:

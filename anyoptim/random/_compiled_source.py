@@ -76,8 +76,8 @@ _MODULE = """\
 from numba import carray, njit
 from numpy import empty, {types}
 from anyoptim._engines.compiled._bits import {calls}
-from anyoptim._engines.compiled._headers import DATA
-from anyoptim._engines.compiled._jitted import pointer, word
+from anyoptim._engines.compiled._array_headers import DATA
+from anyoptim._engines.compiled._intrinsics import pointer, word
 
 {columns}
 

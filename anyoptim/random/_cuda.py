@@ -12,7 +12,7 @@ from anyoptim._engines.cuda import _engine as cuda
 from anyoptim._engines.cuda._elements import ELEMENTS
 from anyoptim._engines.cuda._source import THREADS
 from anyoptim.random._cuda_source import dropout
-from anyoptim.random._draw import Draw
+from anyoptim.random._mask_spec import Draw
 from anyoptim.random._rounds import CHOICES
 
 __all__ = ["masked"]

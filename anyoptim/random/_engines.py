@@ -12,7 +12,7 @@ from anyoptim._engines._base import NDArray
 from anyoptim._engines.compiled import _engine as compiled
 from anyoptim.random import _blocked as _masking_blocked
 from anyoptim.random import _compiled as _masking_compiled
-from anyoptim.random._draw import Draw
+from anyoptim.random._mask_spec import Draw
 
 __all__ = ["masked", "near", "quick"]
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import anyoptim as ao
-from anyoptim._engines import _pool
+from anyoptim._engines import _threads
 from tests.support.chains import CHAINS, KINDS, ROOTLESS, Make, agree, flat, matrices, problem, run
 from tests.support.layouts import LAYOUTS, hostile
 from tests.support.libraries import ENGINES, Library, same_bits
@@ -107,10 +107,10 @@ def test_bits_in_threads(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
         spread.append(len(pieces))
         original(call, pieces)
 
-    original = _pool.spread
-    monkeypatch.setattr(_pool, "spread", counted)
+    original = _threads.spread
+    monkeypatch.setattr(_threads, "spread", counted)
     for threads in (1, 2, 5):
-        monkeypatch.setattr(_pool, "threads", lambda n=threads: n)
+        monkeypatch.setattr(_threads, "threads", lambda n=threads: n)
         for engine in OTHERS:
             spread.clear()
             assert agree(run(make(engine), _copied(params), grads * 2), expected)

@@ -21,11 +21,11 @@ from hypothesis import strategies as st
 
 import anyoptim as ao
 from anyoptim import _engines
-from anyoptim._engines import _pool
+from anyoptim._engines import _threads
 from anyoptim._engines.blocked import _engine as blocked
 from anyoptim._engines.blocked import _tiles
+from anyoptim._engines.compiled import _array_headers
 from anyoptim._engines.compiled import _engine as compiled
-from anyoptim._engines.compiled import _headers
 from tests.support.internals import reduction
 from tests.support.libraries import ENGINES, Library, same_bits
 
@@ -85,9 +85,9 @@ def _same(play: Callable[[_Run], None], engine: str | None, make: Callable[..., 
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """How the compiled engine looks at arrays: through their headers, or as where these can't be relied on."""
     if request.param == "Python":
-        monkeypatch.setattr(_headers, "reliable", lambda: False)
+        monkeypatch.setattr(_array_headers, "reliable", lambda: False)
     else:
-        assert _headers.reliable()
+        assert _array_headers.reliable()
     return str(request.param)
 
 
@@ -492,8 +492,8 @@ def test_one_optimizer_in_several_threads_in_turn(engine: str, way: str) -> None
 @pytest.fixture
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Four threads, that share out arrays of a few thousand elements, too."""
-    monkeypatch.setattr(_pool, "threads", lambda: 4)
-    monkeypatch.setattr(_pool, "_POOLS", pools := [])  # type: ignore[var-annotated]
+    monkeypatch.setattr(_threads, "threads", lambda: 4)
+    monkeypatch.setattr(_threads, "_POOLS", pools := [])  # type: ignore[var-annotated]
     monkeypatch.setattr(compiled, "PIECE", 64)
     monkeypatch.setattr(compiled, "CHUNK", reduction.BLOCK)
     monkeypatch.setattr(blocked, "THREADED", 2)
@@ -580,7 +580,7 @@ def test_a_thread_that_flushes_subnormals_works_alone(
         pytest.skip("this processor can't flush subnormals")
     try:
         many = run(ao.SGD)
-        monkeypatch.setattr(_pool, "threads", lambda: 1)
+        monkeypatch.setattr(_threads, "threads", lambda: 1)
         alone = run(ao.SGD)
     finally:
         torch.set_flush_denormal(False)
@@ -591,8 +591,8 @@ def test_a_thread_that_flushes_subnormals_works_alone(
 
 _FLUSH = """
 import ctypes, struct, sys, threading
-from anyoptim._engines import _pool
-_pool.threads = lambda: 3
+from anyoptim._engines import _threads
+_threads.threads = lambda: 3
 libm = ctypes.CDLL("libm.so.6")
 state = (ctypes.c_uint8 * 64)()
 def mode(bits):
@@ -600,18 +600,18 @@ def mode(bits):
     word = int.from_bytes(bytes(state[28:32]), "little") & ~0x8040 | bits
     state[28:32] = list(word.to_bytes(4, "little"))
     libm.fesetenv(state)
-_pool.spread(lambda k: None, [(k,) for k in range(9)])
+_threads.spread(lambda k: None, [(k,) for k in range(9)])
 seen = []
 for bits in (0, 0x8000, 0x40, 0x8040):
     mode(bits)
-    seen.append(_pool._flushing())
+    seen.append(_threads._flushing())
     here = threading.get_ident()
     threads = []
     def call(k):
         import time
         threads.append(threading.get_ident())
         time.sleep(0.01)
-    _pool.spread(call, [(k,) for k in range(9)])
+    _threads.spread(call, [(k,) for k in range(9)])
     mode(0)
     assert len(threads) == 9
     assert (set(threads) == {here}) == (bits != 0), bits
@@ -647,7 +647,7 @@ def test_an_exception_in_a_worker_reaches_the_caller(error: type[Exception], sma
             done.append(k)
 
         with pytest.raises(error, match="made up"):
-            _pool.spread(call, [(k,) for k in range(12)])
+            _threads.spread(call, [(k,) for k in range(12)])
         assert set(done) == set(range(12)) - {bad}
 
 
@@ -656,10 +656,10 @@ import os, sys, warnings
 import numpy as np
 warnings.simplefilter("ignore", DeprecationWarning)  # Python's, for a fork beside threads
 import anyoptim as ao
-from anyoptim._engines import _pool
+from anyoptim._engines import _threads
 from anyoptim._engines.blocked import _engine as blocked
 from anyoptim._engines.compiled import _engine as compiled
-_pool.threads = lambda: 3
+_threads.threads = lambda: 3
 compiled.PIECE = 64; compiled.CHUNK = 4096; blocked.THREADED = 2; blocked.BLOCK = 4096
 def run(optimizer, p, times):
     for k in range(times):
@@ -695,9 +695,9 @@ _LATE = """
 import threading, time
 import numpy as np
 import anyoptim as ao
-from anyoptim._engines import _pool
+from anyoptim._engines import _threads
 from anyoptim._engines.compiled import _engine as compiled
-_pool.threads = lambda: 2
+_threads.threads = lambda: 2
 compiled.PIECE = 1 << 16
 def work(engine):
     p, optimizer = np.ones(1 << 20), ao.SGD(lr=0.5, engine=engine)
@@ -884,8 +884,8 @@ def test_headers_are_read_right() -> None:
     """Where CPython is as usual, they can be relied on: nothing else would show that they no longer are."""
     if sys.implementation.name != "cpython" or not getattr(sys, "_is_gil_enabled", lambda: True)():
         pytest.skip("another layout of objects")
-    _headers.reliable.cache_clear()
-    assert _headers.reliable()
+    _array_headers.reliable.cache_clear()
+    assert _array_headers.reliable()
 
 
 def test_expressions_of_the_dtype_at_a_repeated_step() -> None:
@@ -901,6 +901,6 @@ def test_expressions_of_the_dtype_at_a_repeated_step() -> None:
 
 
 def test_modules_of_the_engine_import_no_compiler() -> None:
-    """`_jitted` alone does."""
-    for name in ("compiled._engine", "compiled._store", "_pool", "compiled._headers"):
+    """`_intrinsics` alone does."""
+    for name in ("compiled._engine", "compiled._kernel_cache", "_threads", "compiled._array_headers"):
         assert "numba" not in vars(importlib.import_module(f"anyoptim._engines.{name}"))

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import anyoptim as ao
-from anyoptim._engines import _pool
+from anyoptim._engines import _threads
 from anyoptim._engines.blocked import _engine as blocked
 from anyoptim._engines.blocked import _tiles
 from tests.support.internals import dropout as masking
@@ -170,8 +170,8 @@ def test_an_update_in_the_middle_of_a_draw(engine: str, draw: str, monkeypatch: 
 @pytest.fixture
 def threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Two, that share out steps of a few thousand elements, too."""
-    monkeypatch.setattr(_pool, "threads", lambda: 2)
-    monkeypatch.setattr(_pool, "_POOLS", pools := [])  # type: ignore[var-annotated]
+    monkeypatch.setattr(_threads, "threads", lambda: 2)
+    monkeypatch.setattr(_threads, "_POOLS", pools := [])  # type: ignore[var-annotated]
     monkeypatch.setattr(blocked, "THREADED", 2)
     monkeypatch.setattr(blocked, "BLOCK", 1 << 12)
     monkeypatch.setattr(_tiles, "TILE", 1 << 12)
@@ -206,7 +206,7 @@ def test_a_step_that_several_threads_share(threads: None) -> None:
         alone.step()
         run.step()
     alone.step()
-    pool = ("_pool.py", "concurrent", "threading.py")
+    pool = ("_threads.py", "concurrent", "threading.py")
     _ends(lambda: Anywhere(intruder, *pool).during(run.step))
     assert run.same(alone)
     intruder.check()
@@ -218,9 +218,9 @@ def test_a_finalizer_in_a_helping_thread(threads: None) -> None:
 
     def outer(i: int) -> None:
         time.sleep(0.01)  # so that both threads take some
-        _pool.spread(lambda j: done.append((i, j)), [(j,) for j in range(8)])
+        _threads.spread(lambda j: done.append((i, j)), [(j,) for j in range(8)])
 
-    _ends(lambda: _pool.spread(outer, [(i,) for i in range(8)]))
+    _ends(lambda: _threads.spread(outer, [(i,) for i in range(8)]))
     assert sorted(done) == [(i, j) for i in range(8) for j in range(8)]
 
 

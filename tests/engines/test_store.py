@@ -26,9 +26,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import anyoptim as ao
-from anyoptim._engines import _cache
+from anyoptim._engines import _disk_cache
 from anyoptim._engines.blocked import _kernels
-from anyoptim._engines.compiled import _store
+from anyoptim._engines.compiled import _kernel_cache
 from tests.support.internals import dropout_compiled, options
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="sets the cache folder by XDG_CACHE_HOME")
@@ -38,12 +38,12 @@ import hashlib, json, sys
 import numpy as np
 import anyoptim as ao
 from anyoptim import _engines
-from anyoptim._engines.compiled import _store
-made, anew = [], _store.compiled
+from anyoptim._engines.compiled import _kernel_cache
+made, anew = [], _kernel_cache.compiled
 def compiled(name, text, signature):
     made.append(anew(name, text, signature))
     return made[-1]
-_store.compiled = compiled
+_kernel_cache.compiled = compiled
 _engines.WORTHWHILE = 0
 rng = np.random.default_rng(0)
 p = rng.normal(size=500).astype(np.float32)
@@ -126,7 +126,7 @@ def _hits(call: Any) -> int:
 def _found() -> int:
     """Two functions, which are right wherever they come from: how many came from the cache of this process."""
     need_numba()
-    one, two = _store.compiled(*ONE), _store.compiled(*TWO)
+    one, two = _kernel_cache.compiled(*ONE), _kernel_cache.compiled(*TWO)
     assert (one(1), two(1)) == (2, 3)
     return _hits(one) + _hits(two)
 
@@ -292,31 +292,31 @@ def test_a_pickle_with_its_digest_in_a_private_folder_is_read(private: Path) -> 
 def test_any_damage_is_noticed(data: st.DataObject, private: Path) -> None:
     """Bits flipped, bytes cut off, put in and taken away: the file is as none."""
     content = data.draw(st.binary(min_size=1, max_size=100))
-    _cache.keep("name", content)
+    _disk_cache.keep("name", content)
     held = (private / "name").read_bytes()
-    assert _cache.read("name") == content
+    assert _disk_cache.read("name") == content
     place, more = data.draw(st.integers(0, len(held) - 1)), data.draw(st.binary(min_size=1, max_size=40))
     flipped = held[:place] + bytes([held[place] ^ 1 << data.draw(st.integers(0, 7))]) + held[place + 1 :]
     for damaged in (flipped, held[:place], held[:place] + more + held[place:], held + more, held[place + 1 :], more):
         (private / "name").write_bytes(damaged)
-        assert _cache.read("name") is None
+        assert _disk_cache.read("name") is None
 
 
 def test_flipped_bits_of_machine_code_are_never_loaded(private: Path) -> None:
     """A thousand of them, by what Numba calls; and then the function is made anew and kept again."""
     need_numba()
-    assert [_hits(_store.compiled(*ONE)) for _ in range(2)] == [0, 1]
+    assert [_hits(_kernel_cache.compiled(*ONE)) for _ in range(2)] == [0, 1]
     (path,) = private.iterdir()
-    held, rng, call = path.read_bytes(), np.random.default_rng(0), _store.compiled(*ONE)
+    held, rng, call = path.read_bytes(), np.random.default_rng(0), _kernel_cache.compiled(*ONE)
     for _ in range(1000):
         damaged = bytearray(held)
         damaged[rng.integers(len(held))] ^= 1 << int(rng.integers(8))
         path.write_bytes(damaged)
         assert call._cache.load_overload(None, call.targetctx) is None  # type: ignore[attr-defined]
-    again = _store.compiled(*ONE)
+    again = _kernel_cache.compiled(*ONE)
     assert (again(1), _hits(again)) == (2, 0)
     assert path.read_bytes() == _with_digest(path.name, path.read_bytes()[32:])
-    assert _hits(_store.compiled(*ONE)) == 1
+    assert _hits(_kernel_cache.compiled(*ONE)) == 1
 
 
 def test_the_umask_opens_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -396,9 +396,9 @@ def test_relative_folders_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     """Where there is a home, that is taken instead, as the XDG specification has it."""
     monkeypatch.setenv("XDG_CACHE_HOME", "cache")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert _cache.folder() == str(tmp_path / ".cache" / "anyoptim")
+    assert _disk_cache.folder() == str(tmp_path / ".cache" / "anyoptim")
     monkeypatch.setenv("HOME", "home")
-    assert _cache.folder() is None
+    assert _disk_cache.folder() is None
 
 
 FOLDERS = {
@@ -418,7 +418,7 @@ def test_folders_of_other_systems(name: str, tmp_path: Path, monkeypatch: pytest
         monkeypatch.setenv(variable, value.format(tmp_path))
     with monkeypatch.context() as patch:
         patch.setattr(sys, "platform", name.split(maxsplit=1)[0])
-        found = _cache.folder()
+        found = _disk_cache.folder()
     assert found == (None if wanted is None else str(tmp_path / wanted))
 
 
@@ -446,19 +446,19 @@ def test_the_machine_code_depends_on_the_functions_it_calls(
 ) -> None:
     """Constants and functions of our own are in it: with other texts of these it is another's."""
     package = _package(tmp_path / "package")
-    with open(package / "anyoptim" / "_engines" / "compiled" / "_headers.py", "a") as file:
+    with open(package / "anyoptim" / "_engines" / "compiled" / "_array_headers.py", "a") as file:
         file.write("# changed\n")
     assert _run(PYTHONPATH=package, XDG_CACHE_HOME=warm)["hits"] == 0
     found = _run(PYTHONPATH=package, XDG_CACHE_HOME=warm)
     assert found["hits"] == found["functions"]
     read = SourceFileLoader.get_data
-    digests = {_store._own.__wrapped__()}
-    for name in _store.OWN:
+    digests = {_kernel_cache._own.__wrapped__()}
+    for name in _kernel_cache.OWN:
         monkeypatch.setattr(
             SourceFileLoader, "get_data", lambda self, path, n=name: read(self, path) + b"#" * (Path(path).stem == n)
         )
-        digests.add(_store._own.__wrapped__())
-    assert len(digests) == 1 + len(_store.OWN)
+        digests.add(_kernel_cache._own.__wrapped__())
+    assert len(digests) == 1 + len(_kernel_cache.OWN)
     assert None not in digests
 
 
@@ -466,10 +466,10 @@ def test_no_module_that_kernels_name_is_forgotten_there() -> None:
     """Nor one that such a module names."""
     texts = [ao.chain(ao.ClipGlobalNorm(1.0), ao.Adam()).kernel_source("compiled")]
     texts += [dropout_compiled.source(*of).text for of in (("flat", "float32", "y"), ("strided", "bfloat16", "x"))]
-    texts += [Path(_store.__file__).with_name(f"{name}.py").read_text() for name in _store.OWN]
+    texts += [Path(_kernel_cache.__file__).with_name(f"{name}.py").read_text() for name in _kernel_cache.OWN]
     froms = [node for text in texts for node in ast.walk(ast.parse(text)) if isinstance(node, ast.ImportFrom)]
     named = {node.module for node in froms if node.module and node.module.startswith("anyoptim")}
-    assert named == {f"anyoptim._engines.compiled.{name}" for name in _store.OWN}
+    assert named == {f"anyoptim._engines.compiled.{name}" for name in _kernel_cache.OWN}
 
 
 def test_where_our_own_functions_can_not_be_read_nothing_is_kept(
@@ -477,8 +477,8 @@ def test_where_our_own_functions_can_not_be_read_nothing_is_kept(
 ) -> None:
     """A loader may give no data: the function is compiled all the same."""
     need_numba()
-    monkeypatch.setattr(_store, "_own", lambda: None)
-    call = _store.compiled(*ONE)
+    monkeypatch.setattr(_kernel_cache, "_own", lambda: None)
+    call = _kernel_cache.compiled(*ONE)
     assert (call(1), _hits(call)) == (2, 0)
     assert not private.exists()
 
@@ -488,11 +488,11 @@ def test_another_numba_inside_keeps_nothing(private: Path, monkeypatch: pytest.M
     need_numba()
     from numba.core import compiler
 
-    _store.compiled(*ONE)
+    _kernel_cache.compiled(*ONE)
     for name in ("_reduce", "_rebuild"):
         with monkeypatch.context() as patch:
             patch.delattr(compiler.CompileResult, name)
-            assert _store.compiled(*ONE)(1) == 2
+            assert _kernel_cache.compiled(*ONE)(1) == 2
 
 
 def test_processes_that_start_at_once_on_an_empty_cache(tmp_path: Path, expected: str) -> None:
@@ -510,7 +510,7 @@ def test_processes_that_start_at_once_on_an_empty_cache(tmp_path: Path, expected
 def test_tracebacks_and_debuggers_see_the_text() -> None:
     """Which is no file."""
     text = "def fails(x):\n    y = x\n    return y / 0  # this line\n"
-    call = _store.function("fails", text)
+    call = _kernel_cache.function("fails", text)
     linecache.checkcache()
     assert inspect.getsource(call) == text
     with pytest.raises(ZeroDivisionError) as caught:

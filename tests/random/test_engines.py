@@ -22,8 +22,8 @@ from anyoptim.random import _compiled as _masking_compiled
 from anyoptim.random import _engines as masking
 from tests.reference.philox import choice
 from tests.support.internals import COMPUTE, compiled, library
-from tests.support.internals import headers as _headers
-from tests.support.internals import pool as _pool
+from tests.support.internals import headers as _array_headers
+from tests.support.internals import threads as _threads
 from tests.support.libraries import COMPLEX, HALF, REAL, Library, numpy_dtype, same_bits
 
 ENGINES = ["compiled", "blocked"]
@@ -148,14 +148,14 @@ def test_every_half(engine: Callable[[], int], dtype: str) -> None:
 def test_threads_share_it_out(engine: Callable[[], int], layout: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the bits of one thread; each does something."""
     seen: list[int] = []
-    original = _pool.spread
-    monkeypatch.setattr(_pool, "threads", lambda: 3)
+    original = _threads.spread
+    monkeypatch.setattr(_threads, "threads", lambda: 3)
 
     def counted(call: Callable[..., object], pieces: Any) -> None:
         seen.append(len(pieces))
         original(call, pieces)
 
-    monkeypatch.setattr(_pool, "spread", counted)
+    monkeypatch.setattr(_threads, "spread", counted)
     monkeypatch.setattr(_masking_compiled, "PIECE", 1 << 10)
     monkeypatch.setattr(_philox_blocked, "COUNTERS", 1 << 8)
     monkeypatch.setattr(_philox_blocked, "_free", deque())
@@ -171,7 +171,7 @@ def test_without_headers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where NumPy's objects are not as they are taken to be, by addresses."""
     pytest.importorskip("numba", reason="the compiled engine needs it")
     monkeypatch.setattr(masking, "WORTHWHILE", 0)
-    monkeypatch.setattr(_headers, "reliable", lambda: False)
+    monkeypatch.setattr(_array_headers, "reliable", lambda: False)
     for x in (_values((100,), "float32"), _values((10, 10), "float32")[:, ::2]):
         assert same_bits(np.ascontiguousarray(ao.dropout(x, 0.5, 1)), np.ascontiguousarray(_portable(x, 0.5, 1)))
 
@@ -293,7 +293,7 @@ def test_quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_no_mask(engine: Callable[[], int], monkeypatch: pytest.MonkeyPatch) -> None:
     """At most a MiB beside 64 MiB of x, which is written to, by as many threads as there are on a large machine."""
-    monkeypatch.setattr(_pool, "threads", lambda: 8)
+    monkeypatch.setattr(_threads, "threads", lambda: 8)
     x = np.ones(1 << 24, np.float32)
     layer = ao.Dropout(0.5, seed=1)
     layer.forward(x, out=x)  # which imports and compiles what there is to

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from anyoptim import _engines
-from anyoptim._engines import _pool
 from anyoptim._engines import _portable as portable
+from anyoptim._engines import _threads
 from anyoptim._engines.blocked import _engine as blocked
 from anyoptim._engines.blocked import _tiles
 from anyoptim._engines.compiled import _engine as compiled
@@ -45,7 +45,7 @@ def dropout_engine() -> str | None:
 
 def two_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     """On any machine."""
-    monkeypatch.setattr(_pool, "threads", lambda: 2)
+    monkeypatch.setattr(_threads, "threads", lambda: 2)
 
 
 def blocks_of(elements: int, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,10 +7,10 @@ from anyoptim._arrays import _checks as checks
 from anyoptim._arrays._files import replacing
 from anyoptim._arrays._memory import Memory, near
 from anyoptim._arrays._tree import Tree
-from anyoptim._engines import _pool as pool
+from anyoptim._engines import _threads as threads
 from anyoptim._engines.blocked._source import blocked
+from anyoptim._engines.compiled import _array_headers as headers
 from anyoptim._engines.compiled import _engine as compiled
-from anyoptim._engines.compiled import _headers as headers
 from anyoptim._engines.cuda._elements import ELEMENTS
 from anyoptim._engines.cuda._engine import rows_of
 from anyoptim._engines.cuda._source import coefficients
@@ -57,12 +57,12 @@ __all__ = [
     "near",
     "on_value",
     "options",
-    "pool",
     "range_of",
     "reduction",
     "replacing",
     "rows_of",
     "symbol",
+    "threads",
     "trace",
     "trace_measure",
 ]

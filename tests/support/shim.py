@@ -25,7 +25,7 @@ import numpy as np
 from anyoptim import _arrays
 from anyoptim._arrays._memory import Memory
 from anyoptim._arrays._numpy import NumPy
-from anyoptim._engines import _cache
+from anyoptim._engines import _disk_cache
 from anyoptim._engines.cuda import _engine as cuda
 from anyoptim._engines.cuda._device import Device
 
@@ -37,7 +37,7 @@ COMMAND = ("g++", "-O1", "-std=c++17", "-ffp-contract=off", "-fno-strict-aliasin
 LINKED = ("-fPIC", "-shared", "-nostdlib", "-lm", "-lc", "-lgcc")
 """Without all that kernels don't need: most of g++'s time goes by before it compiles and after."""
 
-CACHE = Path(_cache.folder() or tempfile.gettempdir()) / "shim"
+CACHE = Path(_disk_cache.folder() or tempfile.gettempdir()) / "shim"
 """What g++ made is kept here for the other processes of a run, and for the next run."""
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from anyoptim._arrays import COMPUTE, Array, host_memory
 from anyoptim._arrays._memory import near
 from anyoptim._arrays._quiet import quiet, quietly
-from anyoptim._engines import _pool
+from anyoptim._engines import _threads
 from anyoptim._engines._base import Again, Commit, Leaf, NDArray, Plan, Result, Rows, Written, host
 from anyoptim._engines.blocked._kernels import Work, kernel, text
 from anyoptim._engines.blocked._packs import packs
@@ -208,7 +208,7 @@ def _spread(call: Callable[..., None], pieces: Sequence[tuple[Any, ...]]) -> Non
         for piece in pieces:
             call(*piece)
     else:
-        _pool.spread(call, pieces)
+        _threads.spread(call, pieces)
 
 
 def _block(work: Work, p: NDArray, x: NDArray, slots: Arrays) -> None:

@@ -13,10 +13,10 @@ import numpy as np
 
 from anyoptim._arrays import COMPUTE, Array, host_memory
 from anyoptim._arrays._memory import merged
-from anyoptim._engines import _pool
+from anyoptim._engines import _threads
 from anyoptim._engines._base import Again, Commit, Leaf, NDArray, Plan, Result, Rows, Written, host
-from anyoptim._engines.compiled import _headers, _store
-from anyoptim._engines.compiled._headers import BYTES, FIRST, MIRROR, ORDER, PARAMETER
+from anyoptim._engines.compiled import _array_headers, _kernel_cache
+from anyoptim._engines.compiled._array_headers import BYTES, FIRST, MIRROR, ORDER, PARAMETER
 from anyoptim._engines.compiled._source import Loop, loop, loop_measure
 from anyoptim._trace._graph import Scalars, trace, trace_measure
 from anyoptim._trace._program import Options, Program, Row, floats, options
@@ -44,7 +44,7 @@ def missing() -> str | None:
 def broken() -> str | None:
     """The same, having tried it: a Numba may be too old for the NumPy beside it, or have no right to make code."""
     try:
-        jitted = importlib.import_module("anyoptim._engines.compiled._jitted")
+        jitted = importlib.import_module("anyoptim._engines.compiled._intrinsics")
     except Exception as error:
         return missing() or f"Numba can't be imported: {error}"
     if not hasattr(jitted.alike, "py_func"):
@@ -104,7 +104,7 @@ class Compiled(Plan):
         self.table = table = np.zeros((len(leaves), FIRST + 2 + program.slots), np.uint64)
         table[:, PARAMETER], table[:, MIRROR] = _ids(self.destinations), _ids(self.mirrors)
         # C order where an array has both: a gradient that has one of them then has that.
-        table[:, ORDER] = [_headers.C if "C" in _orders(of) else _headers.F for of in self.hosts]
+        table[:, ORDER] = [_array_headers.C if "C" in _orders(of) else _array_headers.F for of in self.hosts]
         table[:, BYTES] = [n * self.dtype.itemsize for n in lengths]
         for i, (p, *slots) in enumerate(self.hosts):
             table[i, FIRST] = _address(p)
@@ -114,7 +114,7 @@ class Compiled(Plan):
         self.first_row = np.zeros(len(leaves), np.int64)
         self.ids = np.zeros(len(leaves), np.uint64)
         self.put_ids = functools.partial(Struct(f"{len(leaves)}Q").pack_into, memoryview(self.ids.data).cast("B"), 0)
-        self.by_header = _headers.reliable() and all(
+        self.by_header = _array_headers.reliable() and all(
             type(d) is np.ndarray and type(m) is np.ndarray
             for d, m in zip(self.destinations, self.mirrors, strict=True)
         )
@@ -134,7 +134,7 @@ class Compiled(Plan):
         leaves = zip(self.destinations, self.memories, self.dtypes, self.table[:, ORDER], xs, strict=True)
         for i, (d, memory, dtype, order, x) in enumerate(leaves):
             same = d.dtype is dtype and self.library.still(d, memory) and self.library.plain(x, d)
-            same = same and order == _headers.C
+            same = same and order == _array_headers.C
             address = self.library.address(x) if same else None
             if address is None:
                 return None
@@ -168,7 +168,7 @@ class Compiled(Plan):
     def squares(self, k: int, gathered: Sequence[Any], rows: Rows) -> list[NDArray]:
         sums = np.empty(self.blocks[-1])
         for kernel, _, tables, pieces in self._calls(k, rows):
-            _pool.spread(functools.partial(kernel.call, *tables, sums), pieces)
+            _threads.spread(functools.partial(kernel.call, *tables, sums), pieces)
         return [sums[a:b] for a, b in itertools.pairwise(self.blocks)]
 
     def prepare(self, gathered: Sequence[Any], rows: Rows) -> Commit:
@@ -194,7 +194,7 @@ class Compiled(Plan):
             return kernel.call(grads, self.forbidden, *tables, *pieces[0])
         if not kernel.call(grads, self.forbidden, *tables, 0, 0):
             return False
-        _pool.spread(functools.partial(kernel.call, _NONE, self.forbidden, *tables), pieces)
+        _threads.spread(functools.partial(kernel.call, _NONE, self.forbidden, *tables), pieces)
         return True
 
     def _calls(self, k: int | None, rows: Rows) -> list[_Call]:
@@ -250,16 +250,16 @@ def _apart() -> Callable[..., bool]:
 
 
 def _own(name: str, arguments: str, signature: str) -> Callable[..., bool]:
-    """A function of `_jitted`, kept like a kernel."""
-    text = f"from anyoptim._engines.compiled import _jitted\n\n\ndef {name}({arguments}):\n"
-    return _store.compiled(name, f"{text}    return _jitted.{name}({arguments})\n", signature)
+    """A function of `_intrinsics`, kept like a kernel."""
+    text = f"from anyoptim._engines.compiled import _intrinsics\n\n\ndef {name}({arguments}):\n"
+    return _kernel_cache.compiled(name, f"{text}    return _intrinsics.{name}({arguments})\n", signature)
 
 
 @functools.lru_cache(maxsize=256)
 def load(program: Program, k: int | None, static: Options, dtype: str) -> _Kernel:
     """The machine code of the step, or of what part `k` measures."""
     text = _source(program, k, static, dtype)
-    return _Kernel(_store.compiled(text.name, text.text, text.signature), text.scalars)
+    return _Kernel(_kernel_cache.compiled(text.name, text.text, text.signature), text.scalars)
 
 
 def source(program: Program, k: int | None, row: Row, dtype: str) -> str:
@@ -294,7 +294,7 @@ def _pieces(chunks: NDArray) -> list[tuple[int, int]]:
     """Runs of chunks for threads to take: a few for each, of about as many elements."""
     ends = np.cumsum(chunks[:, 2])
     total = int(ends[-1]) if len(ends) else 0
-    number = min(total // PIECE, _pool.threads() * PIECES) if _pool.threads() > 1 else 1
+    number = min(total // PIECE, _threads.threads() * PIECES) if _threads.threads() > 1 else 1
     if number < 2:
         return [(0, len(chunks))]
     cuts = np.searchsorted(ends, np.arange(1, number) * (total / number)) + 1

@@ -77,8 +77,8 @@ _HEAD = """\
 from math import sqrt
 from numba import carray
 from numpy import empty, {types}
-from anyoptim._engines.compiled._headers import FIRST
-from anyoptim._engines.compiled._jitted import {calls}
+from anyoptim._engines.compiled._array_headers import FIRST
+from anyoptim._engines.compiled._intrinsics import {calls}
 
 
 """

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from anyoptim._engines import _cache
+from anyoptim._engines import _disk_cache
 from anyoptim._engines._base import NDArray
 
 __all__ = ["OPTIONS", "Device", "Owned", "device", "programs", "target"]
@@ -155,13 +155,13 @@ def programs() -> Any:
         __delitem__ = __len__ = clear = None  # which compiling doesn't ask for
 
         def __getitem__(self, key: bytes) -> bytes:
-            kept = _cache.read(f"{key.hex()}.program")
+            kept = _disk_cache.read(f"{key.hex()}.program")
             if kept is None:
                 raise KeyError(key)
             return kept
 
         def __setitem__(self, key: bytes, made: Any) -> None:
-            _cache.keep(f"{key.hex()}.program", bytes(made.code))
+            _disk_cache.keep(f"{key.hex()}.program", bytes(made.code))
 
     return Programs()
 

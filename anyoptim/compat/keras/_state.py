@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from anyoptim._core._optimizer import Optimizer
-from anyoptim.compat._carry import Remembered, Slot, host, load, remembered, wanted
+from anyoptim.compat._transfer import Remembered, Slot, host, load, remembered, wanted
 from anyoptim.stages import Accumulate, Scale
 
 __all__ = ["from_keras", "to_keras"]

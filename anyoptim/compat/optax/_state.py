@@ -11,7 +11,7 @@ import numpy as np
 from anyoptim._arrays import library
 from anyoptim._arrays._tree import Tree
 from anyoptim._core._optimizer import Optimizer
-from anyoptim.compat._carry import Remembered, Slot, by_path, host, load, remembered, wanted
+from anyoptim.compat._transfer import Remembered, Slot, by_path, host, load, remembered, wanted
 
 __all__ = ["from_optax", "to_optax"]
 

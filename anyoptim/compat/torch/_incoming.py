@@ -12,8 +12,8 @@ from anyoptim._arrays import library
 from anyoptim._arrays._tree import Tree, listed
 from anyoptim._core._groups import groups
 from anyoptim._core._optimizer import Optimizer
-from anyoptim.compat._carry import central
 from anyoptim.compat._shared import Rated, zero
+from anyoptim.compat._transfer import central
 from anyoptim.compat.torch import _methods
 from anyoptim.compat.torch._forms import CODECS, FORMS, Codec, Form, Named, form_of, place
 

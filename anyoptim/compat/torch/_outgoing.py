@@ -9,9 +9,9 @@ from typing import Any
 from anyoptim._arrays import library
 from anyoptim._arrays._torch import tensor
 from anyoptim._core._optimizer import Optimizer
-from anyoptim._core._select import shown
-from anyoptim.compat._carry import raw
+from anyoptim._core._selection import shown
 from anyoptim.compat._shared import zero
+from anyoptim.compat._transfer import raw
 from anyoptim.compat.torch import _methods
 from anyoptim.compat.torch._forms import CODECS, Codec, Form, Named, Option, form_of, place
 from anyoptim.compat.torch._incoming import flattened, matched, options_of

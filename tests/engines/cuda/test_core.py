@@ -17,7 +17,7 @@ import pytest
 
 import anyoptim as ao
 from anyoptim import _engines
-from anyoptim._engines import _cache
+from anyoptim._engines import _disk_cache
 from anyoptim._engines.cuda import _device
 from anyoptim._engines.cuda import _engine as cuda
 from tests.support import shim
@@ -225,7 +225,7 @@ def test_a_folder_that_can_t_be_written_to(compiled: Counted, tmp_path: Path, mo
 
     monkeypatch.setattr("os.replace", full)
     assert compiled() == first
-    monkeypatch.setattr(_cache, "folder", lambda: None)
+    monkeypatch.setattr(_disk_cache, "folder", lambda: None)
     assert compiled() == first
     assert [path.name for path in _files(tmp_path)] == ["file"]
 

@@ -9,11 +9,11 @@ from typing import Any, NamedTuple, Protocol
 
 from anyoptim._arrays import COMPUTE, library
 from anyoptim._arrays._tree import Tree
-from anyoptim._core._division import Division
 from anyoptim._core._measures import Measures
+from anyoptim._core._param_groups import Division
 from anyoptim._core._stage import Gate, Stage
+from anyoptim._core._stage_program import Entry
 from anyoptim._core._state import Flat
-from anyoptim._core._track import Entry
 from anyoptim._engines import Crew, Rows
 from anyoptim._trace._graph import LOGICAL, Symbol, range_of
 from anyoptim._trace._hyperparameters import Hyper

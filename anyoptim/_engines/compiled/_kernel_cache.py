@@ -12,14 +12,14 @@ from sys import modules
 from types import ModuleType
 from typing import Any
 
-from anyoptim._engines import _cache
+from anyoptim._engines import _disk_cache
 
 __all__ = ["compiled", "function"]
 
 # Without the check for zero divisors, which stops SIMD, and without `fastmath`, which rounds differently.
 OPTIONS = {"nogil": True, "error_model": "numpy"}
 
-OWN = ("_bits", "_headers", "_jitted")
+OWN = ("_bits", "_array_headers", "_intrinsics")
 """The modules whose functions and constants become part of the machine code of what calls them."""
 
 
@@ -77,7 +77,7 @@ class _Kept:
 
         with suppress(Exception):
             context.refresh()
-            held = _cache.read(self._name(context))
+            held = _disk_cache.read(self._name(context))
             if held is not None:
                 return CompileResult._rebuild(context, *pickle.loads(held))  # noqa: S301 - as it was written
         return None
@@ -88,7 +88,7 @@ class _Kept:
 
         with suppress(Exception):
             if not made.library.has_dynamic_globals and not made.lifted:
-                _cache.keep(self._name(made.target_context), dumps(made._reduce()))
+                _disk_cache.keep(self._name(made.target_context), dumps(made._reduce()))
 
 
 @functools.cache

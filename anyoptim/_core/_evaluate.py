@@ -7,7 +7,7 @@ from typing import Any
 
 from anyoptim._arrays._checks import Parameter
 from anyoptim._arrays._quiet import quiet
-from anyoptim._core._division import Division
+from anyoptim._core._param_groups import Division
 from anyoptim._core._stage import Stage
 from anyoptim._core._state import Flat
 from anyoptim._engines import LAZY, Crew, Leaf, Rows

@@ -10,9 +10,9 @@ from anyoptim._arrays import Array
 from anyoptim._arrays._checks import Parameter
 from anyoptim._arrays._tree import Tree
 from anyoptim._core._groups import groups
-from anyoptim._core._select import Selection, shown
+from anyoptim._core._selection import Selection, shown
 from anyoptim._core._stage import Stage
-from anyoptim._core._track import Track
+from anyoptim._core._stage_program import Track
 from anyoptim._trace._hyperparameters import Hyper
 
 __all__ = ["Division", "Layout"]

@@ -10,7 +10,7 @@ from typing import Any
 from anyoptim._arrays import Array
 from anyoptim._arrays._checks import Parameter
 from anyoptim._arrays._tree import Tree, reader
-from anyoptim._core._division import Division
+from anyoptim._core._param_groups import Division
 from anyoptim._engines import Crew, Leaf, Result
 from anyoptim._trace._program import Row
 
