@@ -14,18 +14,29 @@ import numpy as np
 from anyoptim._arrays._cupy import CuPy
 from anyoptim._arrays._dask import Dask
 from anyoptim._arrays._jax import JAX
-from anyoptim._arrays._library import COMPUTE, Array, Library, Marks, host_memory, name_of
+from anyoptim._arrays._library import COMPUTE, Array, Fingerprint, Library, host_memory, name_of
 from anyoptim._arrays._numpy import NumPy
-from anyoptim._arrays._torch import Torch, apart, is_dtensor
+from anyoptim._arrays._torch import Torch, is_dtensor, uncompiled
 
-__all__ = ["COMPUTE", "Array", "Library", "Marks", "apart", "host_memory", "is_scalar", "library", "traced", "tracing"]
+__all__ = [
+    "COMPUTE",
+    "Array",
+    "Fingerprint",
+    "Library",
+    "host_memory",
+    "is_scalar",
+    "library",
+    "traced",
+    "tracing",
+    "uncompiled",
+]
 
 _KINDS: dict[str, type[Library]] = {"numpy": NumPy, "cupy": CuPy, "torch": Torch, "jax": JAX, "dask": Dask}
 
 
 @functools.cache
-def _named(xp: Any, apart: bool) -> Library:
-    if apart:
+def _named(xp: Any, dtensor: bool) -> Library:
+    if dtensor:
         from anyoptim._arrays._dtensor import DTensors  # noqa: PLC0415 - for those who have them
 
         return DTensors(xp)

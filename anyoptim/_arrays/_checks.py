@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from anyoptim._arrays import COMPUTE, Array, Library, is_scalar, library
-from anyoptim._arrays._memory import Memory, overlaps_itself, shared
+from anyoptim._arrays._memory import MemoryLayout, overlaps_itself, shared
 from anyoptim._arrays._quiet import quiet
 from anyoptim._arrays._tree import Name, Tree
 
@@ -36,7 +36,7 @@ class Parameter(NamedTuple):
     """The same elements as an array to compute with."""
     dtype: str
     writable: bool
-    memory: Memory | None
+    memory: MemoryLayout | None
     """Where it lies: None for nothing, and where the library does not tell."""
 
 
@@ -155,7 +155,7 @@ def gradients(tree: Tree, ps: Sequence[Parameter | None], owner: Sequence[int], 
             continue
         if p is None:
             raise ValueError(f"{tree.name(i, 'grads')} is given, but {tree.name(i)} is None")
-        array = g if p.library.plain(g, p.array) else _gradient(tree.name(i, "grads"), g, tree.name(i), p)
+        array = g if p.library.is_plain_gradient(g, p.array) else _gradient(tree.name(i, "grads"), g, tree.name(i), p)
         o = owner[i]
         if o in source and not _same(given[source[o]], g):
             a, b = source[o], i

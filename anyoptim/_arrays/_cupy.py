@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from anyoptim._arrays._library import Array, Library, Marks
-from anyoptim._arrays._memory import Memory
+from anyoptim._arrays._library import Array, Fingerprint, Library
+from anyoptim._arrays._memory import MemoryLayout
 from anyoptim._arrays._numpy import by_parts
 
 __all__ = ["CuPy"]
@@ -30,15 +30,15 @@ class CuPy(Library):
     def capturing(self, number: int) -> bool:
         return bool(sys.modules["cupy"].cuda.get_current_stream(number).is_capturing())
 
-    def marks(self, ps: Sequence[Array]) -> Marks:
+    def fingerprint(self, ps: Sequence[Array]) -> Fingerprint:
         strides = None if all(p.flags.c_contiguous for p in ps) else [p.strides for p in ps]
         begins, devices = [p.data.ptr for p in ps], [p.data.device_id for p in ps]
-        return Marks(begins, [p.dtype for p in ps], [p.shape for p in ps], strides, devices)
+        return Fingerprint(begins, [p.dtype for p in ps], [p.shape for p in ps], strides, devices)
 
-    def stayed(self, ps: Sequence[Array], marks: Marks) -> bool:
+    def unchanged_all(self, ps: Sequence[Array], marks: Fingerprint) -> bool:
         return [p.data.ptr for p in ps] == marks.begins  # they never move, nor change but in shape
 
-    def addresses(self, xs: Sequence[Array], marks: Marks) -> list[int] | None:
+    def addresses(self, xs: Sequence[Array], marks: Fingerprint) -> list[int] | None:
         if {*map(type, xs)} != {sys.modules["cupy"].ndarray} or [x.shape for x in xs] != marks.shapes:
             return None
         if [x.dtype for x in xs] != marks.dtypes:
@@ -70,8 +70,8 @@ class CuPy(Library):
     def writable(self, x: Array) -> bool:
         return True
 
-    def memory(self, x: Array) -> Memory | None:
-        return Memory(f"cuda:{x.device.id}", x.data.ptr, x.shape, x.strides, x.itemsize) if x.data.ptr else None
+    def memory(self, x: Array) -> MemoryLayout | None:
+        return MemoryLayout(f"cuda:{x.device.id}", x.data.ptr, x.shape, x.strides, x.itemsize) if x.data.ptr else None
 
     def join_complex(self, real: Array, imag: Array, dtype: Any) -> Array:
         return by_parts(self.xp, real, imag, dtype)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from anyoptim._arrays._library import Array, Library
-from anyoptim._arrays._memory import Memory
+from anyoptim._arrays._memory import MemoryLayout
 from anyoptim._arrays._numpy import by_parts
 from anyoptim._arrays._quiet import quiet
 
@@ -31,7 +31,7 @@ class Dask(Library):
         # A Dask array can be assigned to, but the graphs that others built from it would not see it.
         return False
 
-    def memory(self, x: Array) -> Memory | None:
+    def memory(self, x: Array) -> MemoryLayout | None:
         return None
 
     def join_complex(self, real: Array, imag: Array, dtype: Any) -> Array:
@@ -52,7 +52,7 @@ class Dask(Library):
     def to_host(self, x: Array) -> np.ndarray[Any, Any]:
         return np.asarray(x)
 
-    def settle(self, arrays: list[Array]) -> list[Array]:
+    def materialize(self, arrays: list[Array]) -> list[Array]:
         # Without this every step would add its graph to the last one's, without end.
         return list(sys.modules["dask"].persist(*arrays))
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from anyoptim._arrays._library import Array
-from anyoptim._arrays._memory import Memory
+from anyoptim._arrays._memory import MemoryLayout
 from anyoptim._arrays._torch import Torch, is_dtensor
 
 __all__ = ["DTensors"]
@@ -31,7 +31,7 @@ def _local(x: Array) -> Array:
 class DTensors(Torch):
     """Torch's DTensors, and plain tensors that have to do with them."""
 
-    apart = True
+    distributed = True
 
     def __init__(self, xp: Any) -> None:
         super().__init__(xp)
@@ -45,15 +45,15 @@ class DTensors(Torch):
     def local(self, x: Array) -> Array:
         return _local(x)
 
-    def host(self, x: Array) -> np.ndarray[Any, Any] | None:
+    def numpy_view(self, x: Array) -> np.ndarray[Any, Any] | None:
         local = _local(x)
         return None if local.dtype is sys.modules["torch"].bfloat16 else super().bits(local)
 
     def bits(self, x: Array) -> np.ndarray[Any, Any] | None:
         return None  # whoever asks wants all of x
 
-    def near(self, like: Array) -> bool:
-        return super().near(_local(like))
+    def shares_numpy(self, like: Array) -> bool:
+        return super().shares_numpy(_local(like))
 
     def to_host(self, x: Array) -> np.ndarray[Any, Any]:
         return super().to_host(x.detach().full_tensor() if is_dtensor(x) else x)
@@ -64,16 +64,20 @@ class DTensors(Torch):
     def cuda(self, x: Array) -> int | None:
         return None
 
-    def memory(self, x: Array) -> Memory | None:
+    def memory(self, x: Array) -> MemoryLayout | None:
         return super().memory(_local(x))
 
     def address(self, x: Array) -> int | None:
         return super().address(_local(x))
 
-    def plain(self, x: Array, p: Array) -> bool:
+    def is_plain_gradient(self, x: Array, p: Array) -> bool:
         if type(x) is not type(p) or x.requires_grad or x.dtype is not p.dtype or x.shape != p.shape:
             return False
-        return x.placements == p.placements and x.device_mesh == p.device_mesh and super().plain(_local(x), _local(p))
+        return (
+            x.placements == p.placements
+            and x.device_mesh == p.device_mesh
+            and super().is_plain_gradient(_local(x), _local(p))
+        )
 
     def device(self, x: Array) -> Any:
         return x.device_mesh if is_dtensor(x) else x.device

@@ -99,7 +99,7 @@ def _sweep(folder: str) -> None:
 
 @functools.cache
 def _machine() -> tuple[str, ...]:
-    """Marks of this machine: its name, and when it was started, which is the same in all its containers."""
+    """Fingerprint of this machine: its name, and when it was started, which is the same in all its containers."""
     if sys.platform == "win32":
         return ()
     found = [os.uname().nodename.encode()]

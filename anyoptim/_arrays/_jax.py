@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from anyoptim._arrays._library import Array, Library
-from anyoptim._arrays._memory import Memory
+from anyoptim._arrays._memory import MemoryLayout
 
 __all__ = ["JAX", "loaded"]
 
@@ -50,10 +50,10 @@ class JAX(Library):
         devices = x.devices()
         return x.device if len(devices) == 1 else frozenset(devices)
 
-    def still(self, x: Array, memory: Memory | None) -> bool:
+    def unchanged(self, x: Array, memory: MemoryLayout | None) -> bool:
         return not bool(x.is_deleted())
 
-    def plain(self, x: Array, p: Array) -> bool:
+    def is_plain_gradient(self, x: Array, p: Array) -> bool:
         if type(x) is not type(p) or self.traced(p):
             return False
         return bool(x.dtype == p.dtype and x.shape == p.shape and x.sharding == p.sharding)
@@ -132,7 +132,7 @@ class JAX(Library):
         told = jax.make_array_from_callback((mesh.size,), each, lambda _: np.array([holds]))
         return bool(self.xp.all(told))
 
-    def memory(self, x: Array) -> Memory | None:
+    def memory(self, x: Array) -> MemoryLayout | None:
         return None
 
     def join_complex(self, real: Array, imag: Array, dtype: Any) -> Array:

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from anyoptim._arrays._memory import Memory
+from anyoptim._arrays._memory import MemoryLayout
 
-__all__ = ["COMPUTE", "Array", "Library", "Marks", "host_memory", "name_of"]
+__all__ = ["COMPUTE", "Array", "Fingerprint", "Library", "host_memory", "name_of"]
 
 Array = Any
 """An array of any library. The standard has no common base class to name here."""
@@ -26,7 +26,7 @@ COMPUTE = {
 """Which dtype a parameter's arithmetic and slots have: at least float32, and two reals for complex."""
 
 
-class Marks(NamedTuple):
+class Fingerprint(NamedTuple):
     """By what arrays on a CUDA device are known again: lists, which compare faster than arrays one by one."""
 
     begins: list[int]
@@ -55,7 +55,7 @@ class Library:
     lazy = False
     """Whether results wait, as a growing graph, for somebody to ask for them."""
 
-    apart = False
+    distributed = False
     """Whether each process sees its own part of an array alone, so that sums have to be added up."""
 
     def __init__(self, xp: Any) -> None:
@@ -152,7 +152,7 @@ class Library:
         rows = xp.take(table, xp.reshape(index, (-1,)), axis=0)
         return [xp.reshape(rows[:, k], index.shape) for k in range(rows.shape[1])]
 
-    def host(self, x: Array) -> np.ndarray[Any, Any] | None:
+    def numpy_view(self, x: Array) -> np.ndarray[Any, Any] | None:
         """NumPy's view of the memory of `x`, for its functions to read and write; None where there is none."""
         return None
 
@@ -160,7 +160,7 @@ class Library:
         """The same of any floating dtype of native byte order; of bfloat16, which NumPy lacks, its bits as uint16."""
         return None
 
-    def near(self, like: Array) -> bool:
+    def shares_numpy(self, like: Array) -> bool:
         """Whether new arrays like this one may be made by NumPy: they lie on the host, and nobody follows how."""
         return False
 
@@ -191,11 +191,11 @@ class Library:
         """The dtype to add in: float64, where the library has it."""
         return self.xp.float64
 
-    def still(self, x: Array, memory: Memory | None) -> bool:
+    def unchanged(self, x: Array, memory: MemoryLayout | None) -> bool:
         """Whether an array met before is writable and without doubt where it was: quicker than to ask anew."""
         return False
 
-    def plain(self, x: Array, p: Array) -> bool:
+    def is_plain_gradient(self, x: Array, p: Array) -> bool:
         """Whether `x` is without doubt a gradient for the loaded `p` as it stands: quicker than all checks."""
         return False
 
@@ -215,15 +215,15 @@ class Library:
         """Whether that stream only records what it is given, for a CUDA graph."""
         return False
 
-    def marks(self, ps: Sequence[Array]) -> Marks:
+    def fingerprint(self, ps: Sequence[Array]) -> Fingerprint:
         """What `stayed` and `addresses` compare with, of arrays on a CUDA device."""
-        return Marks([], [], [], None, [])
+        return Fingerprint([], [], [], None, [])
 
-    def stayed(self, ps: Sequence[Array], marks: Marks) -> bool:
+    def unchanged_all(self, ps: Sequence[Array], marks: Fingerprint) -> bool:
         """Whether these parameters, met before, are without doubt where and as they were: quicker than to ask anew."""
         return False
 
-    def addresses(self, xs: Sequence[Array], marks: Marks) -> list[int] | None:
+    def addresses(self, xs: Sequence[Array], marks: Fingerprint) -> list[int] | None:
         """Where gradients begin, if without doubt all are such as their parameters; else None."""
         return None
 
@@ -242,7 +242,7 @@ class Library:
     def touched(self, arrays: Sequence[Array]) -> None:
         """Take notice that `host` views of these were written to. Does not fail."""
 
-    def memory(self, x: Array) -> Memory | None:
+    def memory(self, x: Array) -> MemoryLayout | None:
         """Where `x` lies, or None where the library does not tell."""
         try:
             return host_memory(np.from_dlpack(x))
@@ -303,7 +303,7 @@ class Library:
         """
         return [*numbers]
 
-    def settle(self, arrays: list[Array]) -> list[Array]:
+    def materialize(self, arrays: list[Array]) -> list[Array]:
         """The same arrays with nothing left to compute."""
         return arrays
 
@@ -313,6 +313,6 @@ def name_of(xp: Any) -> str:
     return str(xp.__name__).removeprefix("array_api_compat.").partition(".")[0]
 
 
-def host_memory(x: np.ndarray[Any, Any]) -> Memory:
+def host_memory(x: np.ndarray[Any, Any]) -> MemoryLayout:
     """Where a NumPy array lies."""
-    return Memory("cpu", x.__array_interface__["data"][0], x.shape, x.strides, x.itemsize)
+    return MemoryLayout("cpu", x.__array_interface__["data"][0], x.shape, x.strides, x.itemsize)

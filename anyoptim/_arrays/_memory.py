@@ -1,4 +1,4 @@
-"""Memory layouts, and whether two of them have an element in common."""
+"""MemoryLayout layouts, and whether two of them have an element in common."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-__all__ = ["ANY", "Memory", "merged", "near", "order", "overlaps_itself", "shared"]
+__all__ = ["ANY", "MemoryLayout", "may_overlap", "merged", "order", "overlaps_itself", "shared"]
 
 
-class Memory(NamedTuple):
+class MemoryLayout(NamedTuple):
     """Where an array's elements lie: enough to tell whether two arrays share any."""
 
     space: str
@@ -25,7 +25,7 @@ ANY = ()
 """The order of what has one element, or none."""
 
 
-def order(m: Memory | None) -> tuple[int, ...] | None:
+def order(m: MemoryLayout | None) -> tuple[int, ...] | None:
     """The axes, from the longest steps to the shortest; None if there are gaps between elements."""
     if m is None or 0 in m.shape:
         return ANY
@@ -38,7 +38,7 @@ def order(m: Memory | None) -> tuple[int, ...] | None:
     return tuple(axis for _, axis in steps)
 
 
-def shared(memories: Sequence[Memory]) -> tuple[int, int] | None:
+def shared(memories: Sequence[MemoryLayout]) -> tuple[int, int] | None:
     """Two of these, none of them empty, that have an element in common; or None.
 
     Exact: the columns of one matrix interleave and share nothing. NumPy solves the equations
@@ -57,7 +57,7 @@ def shared(memories: Sequence[Memory]) -> tuple[int, int] | None:
     return None
 
 
-def near(memories: Sequence[Memory], others: Sequence[Memory]) -> list[bool]:
+def may_overlap(memories: Sequence[MemoryLayout], others: Sequence[MemoryLayout]) -> list[bool]:
     """For each memory whether it lies among the others, and may share some with them.
 
     By first and last byte alone: True too for what lies between the elements of another. All in one space.
@@ -70,7 +70,7 @@ def near(memories: Sequence[Memory], others: Sequence[Memory]) -> list[bool]:
     return found
 
 
-def merged(memories: Sequence[Memory]) -> tuple[list[int], list[int]]:
+def merged(memories: Sequence[MemoryLayout]) -> tuple[list[int], list[int]]:
     """The stretches of memory from the first byte to the last of each, joined where they meet: begins and ends."""
     begins: list[int] = []
     ends: list[int] = []
@@ -83,7 +83,7 @@ def merged(memories: Sequence[Memory]) -> tuple[list[int], list[int]]:
     return begins, ends
 
 
-def overlaps_itself(m: Memory) -> bool:
+def overlaps_itself(m: MemoryLayout) -> bool:
     """Whether two elements of one array lie in the same place, as after a broadcast.
 
     True too for layouts that no slicing, transposing or reshaping of an array gives.
@@ -96,13 +96,13 @@ def overlaps_itself(m: Memory) -> bool:
     return False
 
 
-def _bounds(m: Memory) -> tuple[int, int]:
+def _bounds(m: MemoryLayout) -> tuple[int, int]:
     reach = [step * (n - 1) for step, n in zip(m.strides, m.shape, strict=True)]
     return m.address + sum(min(r, 0) for r in reach), m.address + sum(max(r, 0) for r in reach) + m.itemsize
 
 
 class _Layout:
-    def __init__(self, m: Memory) -> None:
+    def __init__(self, m: MemoryLayout) -> None:
         self.__array_interface__ = {
             "version": 3,
             "data": (m.address, True),
@@ -112,5 +112,5 @@ class _Layout:
         }
 
 
-def _unread(m: Memory) -> np.ndarray[Any, Any]:
+def _unread(m: MemoryLayout) -> np.ndarray[Any, Any]:
     return np.asarray(_Layout(m))

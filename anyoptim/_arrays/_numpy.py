@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from anyoptim._arrays._library import Array, Library, host_memory
-from anyoptim._arrays._memory import Memory
+from anyoptim._arrays._memory import MemoryLayout
 
 __all__ = ["NumPy", "by_parts"]
 
@@ -49,7 +49,7 @@ class NumPy(Library):
     def device(self, x: Array) -> Any:
         return "cpu"
 
-    def host(self, x: Array) -> np.ndarray[Any, Any] | None:
+    def numpy_view(self, x: Array) -> np.ndarray[Any, Any] | None:
         # bfloat16 is a guest among NumPy's dtypes.
         return x if isinstance(x, np.ndarray) and x.dtype.kind in "fc" else None
 
@@ -59,7 +59,7 @@ class NumPy(Library):
         a = x if type(x) is np.ndarray else np.asarray(x)
         return a if a.dtype.kind in "fc" else a.view(np.uint16) if self.dtype(a) == "bfloat16" else None
 
-    def near(self, like: Array) -> bool:
+    def shares_numpy(self, like: Array) -> bool:
         return isinstance(like, np.ndarray)
 
     def to_host(self, x: Array) -> np.ndarray[Any, Any]:
@@ -68,17 +68,17 @@ class NumPy(Library):
     def copied(self, x: Array) -> Array:
         return x.copy(order="K")
 
-    def still(self, x: Array, memory: Memory | None) -> bool:
+    def unchanged(self, x: Array, memory: MemoryLayout | None) -> bool:
         # `resize`, there and back, moves the memory under an array that is otherwise as it was.
         return type(x) is np.ndarray and memory is not None and x.flags.writeable and host_memory(x) == memory
 
-    def plain(self, x: Array, p: Array) -> bool:
+    def is_plain_gradient(self, x: Array, p: Array) -> bool:
         return type(x) is np.ndarray and x.dtype is p.dtype and x.shape == p.shape
 
     def address(self, x: Array) -> int | None:
         return x.__array_interface__["data"][0] if x.flags.c_contiguous and x.flags.aligned else None
 
-    def memory(self, x: Array) -> Memory | None:
+    def memory(self, x: Array) -> MemoryLayout | None:
         return host_memory(x) if isinstance(x, np.ndarray) else None
 
     def join_complex(self, real: Array, imag: Array, dtype: Any) -> Array:

@@ -9,10 +9,10 @@ from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 
-from anyoptim._arrays._library import Array, Library, Marks
-from anyoptim._arrays._memory import Memory
+from anyoptim._arrays._library import Array, Fingerprint, Library
+from anyoptim._arrays._memory import MemoryLayout
 
-__all__ = ["Torch", "apart", "is_dtensor", "tensor"]
+__all__ = ["Torch", "is_dtensor", "tensor", "uncompiled"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -39,12 +39,12 @@ class Torch(Library):
         frozen = x.is_inference() and not sys.modules["torch"].is_inference_mode_enabled()
         return not (frozen or x.is_conj() or x.is_neg())
 
-    def host(self, x: Array) -> np.ndarray[Any, Any] | None:
+    def numpy_view(self, x: Array) -> np.ndarray[Any, Any] | None:
         return None if x.dtype is sys.modules["torch"].bfloat16 else self.bits(x)
 
     def bits(self, x: Array) -> np.ndarray[Any, Any] | None:
         torch = sys.modules["torch"]
-        if not self.near(x) or x.is_conj() or x.is_neg():
+        if not self.shares_numpy(x) or x.is_conj() or x.is_neg():
             return None
         try:
             if x.dtype is torch.bfloat16:
@@ -54,7 +54,7 @@ class Torch(Library):
             return None
         return view if view.dtype.kind in "fc" else None
 
-    def near(self, like: Array) -> bool:
+    def shares_numpy(self, like: Array) -> bool:
         torch = sys.modules["torch"]
         if type(like) not in {torch.Tensor, torch.nn.Parameter} or like.device.type != "cpu" or _recorded():
             return False
@@ -90,16 +90,16 @@ class Torch(Library):
         with sys.modules["torch"].cuda.device(number):
             return bool(sys.modules["torch"].cuda.is_current_stream_capturing())
 
-    def marks(self, ps: Sequence[Array]) -> Marks:
+    def fingerprint(self, ps: Sequence[Array]) -> Fingerprint:
         strides = None if all(p.is_contiguous() for p in ps) else [p.stride() for p in ps]
         begins, devices = [p.data_ptr() for p in ps], [p.get_device() for p in ps]
-        return Marks(begins, [p.dtype for p in ps], [tuple(p.shape) for p in ps], strides, devices)
+        return Fingerprint(begins, [p.dtype for p in ps], [tuple(p.shape) for p in ps], strides, devices)
 
-    def stayed(self, ps: Sequence[Array], marks: Marks) -> bool:
+    def unchanged_all(self, ps: Sequence[Array], marks: Fingerprint) -> bool:
         # An assignment to `p.data` can make any other tensor of it.
         return self._such(ps, marks) and [p.data_ptr() for p in ps] == marks.begins
 
-    def addresses(self, xs: Sequence[Array], marks: Marks) -> list[int] | None:
+    def addresses(self, xs: Sequence[Array], marks: Fingerprint) -> list[int] | None:
         if {*map(type, xs)} != {sys.modules["torch"].Tensor} or not self._such(xs, marks):
             return None
         try:
@@ -110,7 +110,7 @@ class Torch(Library):
         return found if [a == 0 for a in found] == [a == 0 for a in marks.begins] else None
 
     @staticmethod
-    def _such(xs: Sequence[Array], marks: Marks) -> bool:
+    def _such(xs: Sequence[Array], marks: Fingerprint) -> bool:
         if [x.shape for x in xs] != marks.shapes or [x.dtype for x in xs] != marks.dtypes:
             return False
         try:
@@ -123,10 +123,10 @@ class Torch(Library):
         plain = True not in [x.is_neg() or x.is_conj() for x in xs]
         return same and plain and [x.get_device() for x in xs] == marks.devices
 
-    def still(self, x: Array, memory: Memory | None) -> bool:
+    def unchanged(self, x: Array, memory: MemoryLayout | None) -> bool:
         return memory is not None and self.writable(x) and self.memory(x) == memory
 
-    def plain(self, x: Array, p: Array) -> bool:
+    def is_plain_gradient(self, x: Array, p: Array) -> bool:
         torch = sys.modules["torch"]
         same = type(x) is torch.Tensor and x.dtype is p.dtype and x.shape == p.shape and x.device == p.device
         return same and not x.requires_grad and str(x.layout) == "torch.strided"
@@ -147,7 +147,7 @@ class Torch(Library):
         # Inference tensors count no versions.
         sys.modules["torch"].autograd.graph.increment_version([x for x in arrays if not x.is_inference()])
 
-    def memory(self, x: Array) -> Memory | None:
+    def memory(self, x: Array) -> MemoryLayout | None:
         try:
             address = x.data_ptr()
         except RuntimeError:  # under torch.func a tensor stands for many
@@ -156,7 +156,7 @@ class Torch(Library):
             return None
         size = x.element_size()
         strides = tuple(step * size for step in x.stride())
-        return Memory(str(x.device), address, tuple(x.shape), strides, size)
+        return MemoryLayout(str(x.device), address, tuple(x.shape), strides, size)
 
     def join_complex(self, real: Array, imag: Array, dtype: Any) -> Array:
         return sys.modules["torch"].complex(real, imag)
@@ -177,7 +177,7 @@ def is_dtensor(x: Any) -> bool:
     return module is not None and isinstance(x, module.DTensor)
 
 
-def apart(call: Callable[P, R]) -> Callable[P, R]:
+def uncompiled(call: Callable[P, R]) -> Callable[P, R]:
     """The same call; within what `torch.compile` compiles, a break of its graph.
 
     Products of integers wrap around here, which C++ leaves undefined: what Inductor compiles may give other words.

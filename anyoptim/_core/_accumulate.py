@@ -13,13 +13,13 @@ from anyoptim._arrays import Array
 from anyoptim._arrays._checks import Parameter
 from anyoptim._arrays._quiet import quiet
 from anyoptim._core._stage import Stage
-from anyoptim._core._state import Flat, nothing
-from anyoptim._engines import ENGINES, Crew, Leaf, Rows
+from anyoptim._core._state import FlatState, nothing
+from anyoptim._engines import ENGINES, CoefficientTable, Dispatch, Leaf
 from anyoptim._engines._base import Plan
 from anyoptim._trace._program import MOVE, Part, Program, on_value
 from anyoptim._trace._scalars import following, where
 
-__all__ = ["cleared", "ended", "gathered", "joined", "taking"]
+__all__ = ["accumulated", "cleared", "ended", "joined", "taking"]
 
 
 def _added(xp: Any, p: Array, x: Array) -> Array:
@@ -30,16 +30,16 @@ _ADD = Program((Part(on_value, _added), MOVE))
 """A step whose parameter is the total."""
 
 
-def gathered(
+def accumulated(
     engine: str | None,
     ps: Sequence[Parameter | None],
     xs: Sequence[Array | None],
-    flat: Flat,
+    flat: FlatState,
     owner: Sequence[int],
     engines: Mapping[str, Callable[..., Plan]] = ENGINES,
     *,
     write: bool = True,
-) -> Flat:
+) -> FlatState:
     """The state with the gradients added to the totals, the first slot of each parameter: in place, if wanted."""
     leaves, some, moving = [], [], []
     for i, (p, x) in enumerate(zip(ps, xs, strict=True)):
@@ -49,11 +49,11 @@ def gathered(
             leaves.append(Leaf(p.library, total, (), total if p.library.writable(total) else None))
             some.append(x)
             moving.append(i)
-    crew = Crew(engine, [_ADD] * len(leaves), leaves, some, engines)
-    if crew.capturing():
+    dispatch = Dispatch(engine, [_ADD] * len(leaves), leaves, some, engines)
+    if dispatch.capturing():
         raise RuntimeError("gradients are accumulated by the host's count, and can't be captured in a CUDA graph")
     with quiet():
-        results = crew.prepare(crew.gather(some), Rows([({}, {})], [0] * len(leaves)))()
+        results = dispatch.prepare(dispatch.gather(some), CoefficientTable([({}, {})], [0] * len(leaves)))()
     both = zip(leaves, results, strict=True)
     kept = [result.p if leaf.destination is None else leaf.p for leaf, result in both]  # the plan of a step has it
     totals = dict(zip(moving, kept, strict=True))
@@ -61,24 +61,24 @@ def gathered(
     return _counted(flat, 1)._replace(slots=_with(totals, flat, owner), pending=pending)
 
 
-def joined(flat: Flat) -> Flat:
+def joined(flat: FlatState) -> FlatState:
     """The state that makes a step of what is gathered: without the last gradients, which are in the totals, counted.
 
     A step with no gradients, in their place, then divides by the right number.
     """
-    n = flat.numbers[0]["gathered"]
+    n = flat.scalars[0]["gathered"]
     return _counted(flat, where(n < 1, 0, -1))
 
 
-def _counted(flat: Flat, more: Any) -> Flat:
-    first, *others = flat.numbers
-    return flat._replace(numbers=({**first, "gathered": first["gathered"] + more}, *others))
+def _counted(flat: FlatState, more: Any) -> FlatState:
+    first, *others = flat.scalars
+    return flat._replace(scalars=({**first, "gathered": first["gathered"] + more}, *others))
 
 
 def taking(
     ps: Sequence[Parameter | None],
     xs: Sequence[Array | None],
-    flat: Flat,
+    flat: FlatState,
     owner: Sequence[int],
     resting: Collection[int],
 ) -> tuple[list[Array | None], dict[int, Any]]:
@@ -98,15 +98,15 @@ def taking(
     return found, unsure
 
 
-def ended(stage: Stage, flat: Flat) -> Flat:
+def ended(stage: Stage, flat: FlatState) -> FlatState:
     """The state after a window in which nobody gathered anything, which makes no step."""
-    first, *others = flat.numbers
-    return flat._replace(numbers=(stage._advanced(following(flat.step), first, {}), *others))
+    first, *others = flat.scalars
+    return flat._replace(scalars=(stage._updated_scalars(following(flat.step), first, {}), *others))
 
 
 def cleared(
-    ps: Sequence[Parameter | None], moving: Sequence[int], flat: Flat, owner: Sequence[int], *, write: bool = True
-) -> Flat:
+    ps: Sequence[Parameter | None], moving: Sequence[int], flat: FlatState, owner: Sequence[int], *, write: bool = True
+) -> FlatState:
     """The state with totals of 0 where a step was called off: what it was called off for may be in them."""
     zeros = {}
     for i in moving:
@@ -121,6 +121,6 @@ def cleared(
     return flat._replace(slots=_with(zeros, flat, owner), pending=nothing(flat))
 
 
-def _with(totals: Mapping[int, Array], flat: Flat, owner: Sequence[int]) -> list[tuple[Array, ...] | None]:
+def _with(totals: Mapping[int, Array], flat: FlatState, owner: Sequence[int]) -> list[tuple[Array, ...] | None]:
     slots = zip(owner, flat.slots, strict=True)
     return [of if of is None or o not in totals else (totals[o], *of[1:]) for o, of in slots]

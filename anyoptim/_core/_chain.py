@@ -7,7 +7,7 @@ from typing import Any
 
 from anyoptim._core._groups import groups
 from anyoptim._core._optimizer import Optimizer
-from anyoptim._core._param_groups import Layout
+from anyoptim._core._param_groups import GroupSpec
 from anyoptim._core._selection import Selection, shown
 from anyoptim._core._stage import ParameterStage, SlotStage, Stage
 
@@ -38,7 +38,7 @@ class chain(Optimizer):  # noqa: N801 - it is called like a function
     """
 
     _stages: tuple[Stage, ...]
-    _lanes: tuple[Any, ...]
+    _selectors: tuple[Any, ...]
     """For each stage the selector in the partition that has it, None for a stage of all parameters."""
     _partition: Selection | None = None
     _frozen: frozenset[Any] = frozenset()
@@ -48,7 +48,7 @@ class chain(Optimizer):  # noqa: N801 - it is called like a function
 
     def __init__(self, *stages: Stage | groups, engine: str | None = None) -> None:
         flat: list[Stage] = []
-        lanes: list[Any] = []
+        selectors: list[Any] = []
         for stage in stages:
             if isinstance(stage, groups):
                 if self._groups is not None:
@@ -63,23 +63,23 @@ class chain(Optimizer):  # noqa: N801 - it is called like a function
                 self._partition, self._frozen = stage._partition, stage._frozen
             own = _stages_of(stage)
             flat += own
-            lanes += stage._lanes if isinstance(stage, chain) else [None] * len(own)
-        self._compose(flat, lanes)
+            selectors += stage._selectors if isinstance(stage, chain) else [None] * len(own)
+        self._compose(flat, selectors)
         super().__init__(engine=engine, **{name: getattr(self, name) for name in self.hyperparameters})
 
-    def _compose(self, flat: Sequence[Stage], lanes: Sequence[Any]) -> None:
+    def _compose(self, flat: Sequence[Stage], selectors: Sequence[Any]) -> None:
         """Take these stages, if what each parameter goes through is in order."""
-        for lane in dict.fromkeys(lane for lane in lanes if lane is not None) or [None]:
-            _checked([stage for stage, of in zip(flat, lanes, strict=True) if of is None or of == lane])
-        for i, (stage, of) in enumerate(zip(flat, lanes, strict=True)):
-            if stage.due is not None and (i or of is not None):
+        for selector in dict.fromkeys(selector for selector in selectors if selector is not None) or [None]:
+            _checked([stage for stage, of in zip(flat, selectors, strict=True) if of is None or of == selector])
+        for i, (stage, of) in enumerate(zip(flat, selectors, strict=True)):
+            if stage.is_step is not None and (i or of is not None):
                 raise ValueError(f"{stage!r} says which updates are steps; wanted it first, before all methods")
-            if stage.watched and stage.name in [other.name for other in flat[:i] if other.watched]:
+            if stage.metrics and stage.name in [other.name for other in flat[:i] if other.metrics]:
                 raise ValueError(f"{stage!r} is the second of its name; wanted a name of its own in last_metrics")
         for selector in self._groups or ():
             self._groups.check(selector, flat, unique=self._partition is None)  # type: ignore[union-attr] # there are some
-        self._stages, self._lanes = tuple(flat), tuple(lanes)
-        self._gathers = flat[0].due is not None
+        self._stages, self._selectors = tuple(flat), tuple(selectors)
+        self._accumulates = flat[0].is_step is not None
 
     @property
     def stages(self) -> tuple[Stage, ...]:
@@ -92,23 +92,23 @@ class chain(Optimizer):  # noqa: N801 - it is called like a function
         return self._groups
 
     @property
-    def _layout(self) -> Layout:
-        return Layout(self._lanes, self._partition, self._groups, self._frozen)
+    def _group_spec(self) -> GroupSpec:
+        return GroupSpec(self._selectors, self._partition, self._groups, self._frozen)
 
     def __repr__(self) -> str:
-        texts = [repr(stage) for stage, lane in zip(self._stages, self._lanes, strict=True) if lane is None]
+        texts = [repr(stage) for stage, selector in zip(self._stages, self._selectors, strict=True) if selector is None]
         if self._partition is not None:
-            first = next(k for k, lane in enumerate(self._lanes) if lane is not None)
-            texts.insert(first, self._divided_text())
+            first = next(k for k, selector in enumerate(self._selectors) if selector is not None)
+            texts.insert(first, self._partition_text())
         if self._groups is not None:
             texts.append(repr(self._groups))
         return f"{type(self).__name__}({', '.join(texts)})"
 
-    def _divided_text(self) -> str:
+    def _partition_text(self) -> str:
         of: dict[Any, list[Stage]] = {selector: [] for selector in self._partition or ()}
-        for stage, lane in zip(self._stages, self._lanes, strict=True):
-            if lane is not None:
-                of[lane].append(stage)
+        for stage, selector in zip(self._stages, self._selectors, strict=True):
+            if selector is not None:
+                of[selector].append(stage)
         return f"partition({{{', '.join(f'{shown(k)}: {_text(stages)}' for k, stages in of.items())}}})"
 
 
@@ -143,7 +143,7 @@ class partition(chain):  # noqa: N801 - it is called like a function
         self._partition = Selection("partition", of)
         self._frozen = frozenset(selector for selector, method in of.items() if method is None)
         flat: list[Stage] = []
-        lanes: list[Any] = []
+        selectors: list[Any] = []
         for selector, method in of.items():
             if method is None:
                 continue
@@ -154,14 +154,14 @@ class partition(chain):  # noqa: N801 - it is called like a function
                 )
             own = _stages_of(method)
             flat += own
-            lanes += [selector] * len(own)
+            selectors += [selector] * len(own)
         if not flat:
             raise ValueError("partition has no method; wanted one, such as ao.Adam()")
-        self._compose(flat, lanes)
+        self._compose(flat, selectors)
         Optimizer.__init__(self, engine=engine)
 
     def __repr__(self) -> str:
-        return self._divided_text()
+        return self._partition_text()
 
 
 def _text(stages: Sequence[Stage]) -> str:

@@ -73,7 +73,7 @@ class groups(Mapping[Any, Any]):  # noqa: N801 - it is called like a function
                 raise _unclear(selector, key, found, stages)
             name = key.rpartition(".")[2]
             for k in found:
-                if isinstance(stages[k], Gate) or stages[k].due is not None:
+                if isinstance(stages[k], Gate) or stages[k].is_step is not None:
                     raise ValueError(
                         f"groups has {key!r} for {shown(selector)}, but {stages[k]!r} decides for all together"
                     )

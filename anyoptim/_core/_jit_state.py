@@ -13,29 +13,31 @@ import numpy as np
 
 from anyoptim._arrays import library, traced, tracing
 from anyoptim._arrays._checks import Parameter
-from anyoptim._core._state import Flat, Memory
+from anyoptim._core._state import FlatState, LiveState
 
 __all__ = ["begun", "carried"]
 
 
-def carried(flat: Flat, of: Sequence[Parameter | None] | Memory, before: Flat | None = None) -> Flat:
+def carried(flat: FlatState, of: Sequence[Parameter | None] | LiveState, before: FlatState | None = None) -> FlatState:
     """The state of some parameters, those of JAX's among them or not.
 
     If so, counts are int64 and numbers float64, half as wide to JAX without x64; where they are traced they
     have the dtype that they had before.
     """
-    names = (sign[0] for sign in of.signature if sign) if isinstance(of, Memory) else (p.library.name for p in of if p)
+    names = (
+        (sign[0] for sign in of.signature if sign) if isinstance(of, LiveState) else (p.library.name for p in of if p)
+    )
     if not any(map(tracing, names)):
         return flat
-    olds: Sequence[Mapping[str, Any]] = flat.numbers if before is None else before.numbers
-    numbers = tuple(
-        {name: _number(n, old[name]) for name, n in new.items()} for new, old in zip(flat.numbers, olds, strict=True)
+    olds: Sequence[Mapping[str, Any]] = flat.scalars if before is None else before.scalars
+    scalars = tuple(
+        {name: _number(n, old[name]) for name, n in new.items()} for new, old in zip(flat.scalars, olds, strict=True)
     )
     t, pending = ([None if n is None else _count(n) for n in of] for of in (flat.t, flat.pending))
-    return Flat(_count(flat.step), t, flat.slots, numbers, pending)
+    return FlatState(_count(flat.step), t, flat.slots, scalars, pending)
 
 
-def begun(flat: Flat, ps: Sequence[Parameter | None]) -> Flat:
+def begun(flat: FlatState, ps: Sequence[Parameter | None]) -> FlatState:
     """A first state in such a form: where parameters are bound to devices, its counts and numbers are on all of these.
 
     There they will be after a step, and `jax.jit` compiles anew for what comes from elsewhere.
@@ -46,8 +48,8 @@ def begun(flat: Flat, ps: Sequence[Parameter | None]) -> Flat:
     if found is None:
         return flat
     of, place = found
-    step, t, numbers, pending = of.put((flat.step, flat.t, flat.numbers, flat.pending), place)
-    return Flat(step, t, flat.slots, numbers, pending)
+    step, t, scalars, pending = of.put((flat.step, flat.t, flat.scalars, flat.pending), place)
+    return FlatState(step, t, flat.slots, scalars, pending)
 
 
 def _count(n: Any) -> Any:

@@ -6,10 +6,10 @@ import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from anyoptim._core._stage_program import Entry, Track
-from anyoptim._engines import Crew, Rows
+from anyoptim._core._stage_program import Entry, StageProgram
+from anyoptim._engines import CoefficientTable, Dispatch
 from anyoptim._trace._graph import Graph, Symbol, trace_measure
-from anyoptim._trace._program import Row, options
+from anyoptim._trace._program import Coefficients, options
 from anyoptim._trace._scalars import where
 
 __all__ = ["Measures", "distinct"]
@@ -17,14 +17,14 @@ __all__ = ["Measures", "distinct"]
 _graph = functools.lru_cache(maxsize=256)(trace_measure)
 
 
-def distinct(track: Track, row: Row) -> dict[int, Graph]:
+def distinct(branch: StageProgram, row: Coefficients) -> dict[int, Graph]:
     """The measures of a program whose coefficients are `row`, by their places, without those equal to one before.
 
     Of whole arrays there are no graphs, and none of these.
     """
     first: dict[Graph, int] = {}
-    for k in () if track.program.whole else track.program.measures:
-        first.setdefault(_graph(track.program, k, options(row[:k])), k)
+    for k in () if branch.program.array_rule else branch.program.measures:
+        first.setdefault(_graph(branch.program, k, options(row[:k])), k)
     return {k: graph for graph, k in first.items()}
 
 
@@ -32,12 +32,17 @@ class Measures:
     """The measures of one step."""
 
     def __init__(
-        self, crew: Crew, gathered: Sequence[Any], rows: Rows, tracks: Sequence[Track], parts: Mapping[int, Any]
+        self,
+        dispatch: Dispatch,
+        gathered: Sequence[Any],
+        rows: CoefficientTable,
+        branches: Sequence[StageProgram],
+        parts: Mapping[int, Any],
     ) -> None:
         """`rows` grow with the step; `tracks` has the track of each; `parts`, of some leaves, whether they count."""
-        self._crew, self._gathered, self._rows, self._tracks = crew, gathered, rows, tracks
+        self._dispatch, self._gathered, self._rows, self._branches = dispatch, gathered, rows, branches
         self._parts = parts
-        self._several = sum(len(track.program.measures) for track in {id(t): t for t in tracks}.values()) > 1
+        self._several = sum(len(branch.program.measures) for branch in {id(t): t for t in branches}.values()) > 1
         self._sums: dict[Any, dict[int, Any]] = {}
         self._norms: dict[Any, Any] = {}
         self._places: dict[Any, dict[int, int]] = {}
@@ -46,10 +51,10 @@ class Measures:
         """The 2-norm over all parameters: a float, a 0-d array, or a symbol; 0.0 where none moves."""
         key = self._key(entry)
         if key not in self._norms:
-            if self._crew.afar and self._places[key] and key not in self._sums:
-                self._norms[key] = self._crew.norm(self._places[key], self._gathered, self._rows)
+            if self._dispatch.afar and self._places[key] and key not in self._sums:
+                self._norms[key] = self._dispatch.norm(self._places[key], self._gathered, self._rows)
             else:
-                self._norms[key] = self._crew.norm_of(self._of(key))
+                self._norms[key] = self._dispatch.norm_of(self._of(key))
         return self._norms[key]
 
     def known(self, entry: Entry) -> Any:
@@ -57,28 +62,28 @@ class Measures:
         found = self.all(entry)
         if isinstance(found, Symbol):
             key = self._key(entry)
-            found = self._norms[key] = self._crew.known(self._places[key])
+            found = self._norms[key] = self._dispatch.known(self._places[key])
         return found
 
     def each(self, entry: Entry) -> list[Any]:
         """The 2-norm of each parameter that moves; 0.0 for those that the entry is not for."""
         sums = self._of(self._key(entry))
-        return [self._crew.norm_of({j: sums[j]}) if j in sums else 0.0 for j in range(len(self._crew.leaves))]
+        return [self._dispatch.norm_of({j: sums[j]}) if j in sums else 0.0 for j in range(len(self._dispatch.leaves))]
 
     def _of(self, key: Any) -> dict[int, Any]:
         if key not in self._sums:
-            sums = self._crew.squares(self._places[key], self._gathered, self._rows)
+            sums = self._dispatch.squares(self._places[key], self._gathered, self._rows)
             sums |= {j: where(part, sums[j], 0.0) for j, part in self._parts.items() if j in sums}
             self._sums[key] = sums
         return self._sums[key]
 
     def _key(self, entry: Entry) -> Any:
         """What is equal for equal measures of the same parameters: what they do to an element."""
-        both = zip(self._tracks, self._rows.distinct, strict=True)
-        having = [(track, row) for track, row in both if entry in track.places]
+        both = zip(self._branches, self._rows.distinct, strict=True)
+        having = [(branch, row) for branch, row in both if entry in branch.places]
         key: Any = entry
-        if self._several and not any(track.program.whole for track, _ in having):
-            kinds = dict.fromkeys((track, options(row[: track.places[entry]])) for track, row in having)
-            key = tuple((track, _graph(track.program, track.places[entry], of)) for track, of in kinds)
-        self._places.setdefault(key, {id(track.program): track.places[entry] for track, _ in having})
+        if self._several and not any(branch.program.array_rule for branch, _ in having):
+            kinds = dict.fromkeys((branch, options(row[: branch.places[entry]])) for branch, row in having)
+            key = tuple((branch, _graph(branch.program, branch.places[entry], of)) for branch, of in kinds)
+        self._places.setdefault(key, {id(branch.program): branch.places[entry] for branch, _ in having})
         return key

@@ -10,15 +10,15 @@ from anyoptim._arrays import Array, traced
 from anyoptim._arrays import _checks as checks
 from anyoptim._arrays._quiet import quiet
 from anyoptim._arrays._tree import Tree
-from anyoptim._core._accumulate import cleared, ended, gathered, joined, taking
-from anyoptim._core._coefficients import Turn, given_up
+from anyoptim._core._accumulate import accumulated, cleared, ended, joined, taking
+from anyoptim._core._coefficients import StepCoefficients, given_up
 from anyoptim._core._explain import Explanation
-from anyoptim._core._plan import Bound
+from anyoptim._core._plan import StepPlan
 from anyoptim._core._recorder import Recorder, recordable
 from anyoptim._core._remembering import Remembering
-from anyoptim._core._state import Flat, Memory, nothing, stepped
-from anyoptim._engines import Crew
-from anyoptim._trace._program import Row, floats
+from anyoptim._core._state import FlatState, LiveState, nothing, stepped
+from anyoptim._engines import Dispatch
+from anyoptim._trace._program import Coefficients, floats
 
 __all__ = ["Optimizer"]
 
@@ -89,47 +89,47 @@ class Optimizer(Remembering):
         can't take, several devices, other parameters than in the optimizer's other graphs. Steps that no graph takes
         wait for the device from then on, to know how many were replayed, and so does `state`.
         """
-        bound, memory = self._bound, self._memory
-        if bound and memory and self._recorder is None and (not self._gathers or self._due(memory.flat)):
-            if bound.alike:
+        plan, live = self._plan, self._live
+        if plan and live and self._recorder is None and (not self._accumulates or self._due(live.flat)):
+            if plan.alike:
                 # A step like the last one: the same arrays, all in one row.
-                n = memory.alike + 1
-                flat = memory.flat
+                n = live.alike + 1
+                flat = live.flat
                 row = self._pipeline.row(flat.step + n, flat.t[0] + n)
-                if row is not None and bound.take(params, grads, row):
-                    memory.alike = n
+                if row is not None and plan.replay(params, grads, row):
+                    live.alike = n
                     return params
-            elif self._quick(bound, memory, params, grads):
+            elif self._quick(plan, live, params, grads):
                 return params
         return self._update(Tree("params", params), grads)
 
-    def _quick(self, bound: Bound, memory: Memory, params: Any, grads: Any) -> bool:
+    def _quick(self, plan: StepPlan, live: LiveState, params: Any, grads: Any) -> bool:
         """Take the step without checks, if they would only repeat themselves; else do nothing."""
-        if self._gathers and any(memory.flat.pending[i] for i in bound.without):
+        if self._accumulates and any(live.flat.pending[i] for i in plan.without):
             return False
-        quick = bound.quick(params, grads, memory.flat.slots)
+        quick = plan.quick(params, grads, live.flat.slots)
         if quick is None:
             return False
-        crew, moving, given = quick
+        dispatch, moving, given = quick
         with quiet():
-            turn = self._pipeline.turn(crew, given, memory.flat, moving, bound.division)
-            if any(map(_traced, turn.rows.distinct)) or turn.taken is not True:
+            coefficients = self._pipeline.step_coefficients(dispatch, given, live.flat, moving, plan.param_groups)
+            if any(map(_traced, coefficients.rows.distinct)) or coefficients.taken is not True:
                 return False
-            results = crew.prepare(given, turn.rows)()
-        self._note(bound.paths, turn)
-        slots = memory.flat.slots if crew.lasting else bound.placed(params, results, memory.flat.slots)
-        memory.flat = Flat(memory.flat.step + 1, turn.t, slots, turn.numbers, nothing(memory.flat))
+            results = dispatch.prepare(given, coefficients.rows)()
+        self._note(plan.paths, coefficients)
+        slots = live.flat.slots if dispatch.lasting else plan.placed(params, results, live.flat.slots)
+        live.flat = FlatState(live.flat.step + 1, coefficients.t, slots, coefficients.scalars, nothing(live.flat))
         return True
 
     def _update(self, tree: Tree, grads: Any) -> Any:
         """The same with all checks."""
         if self._recorder is not None and not self._recorder.capturing():
             self._caught_up()
-        bound, memory = self._recall(tree)
-        xs = bound.division.moving(checks.gradients(tree, bound.ps, bound.owner, grads))
-        if self._gathers and not self._due(memory.flat):
-            return self._remain(tree, bound, memory, gathered(self.engine, bound.ps, xs, memory.flat, bound.owner))
-        return self._step(tree, bound, memory, memory.flat, xs)
+        plan, live = self._recall(tree)
+        xs = plan.param_groups.moving(checks.gradients(tree, plan.ps, plan.owner, grads))
+        if self._accumulates and not self._due(live.flat):
+            return self._remain(tree, plan, live, accumulated(self.engine, plan.ps, xs, live.flat, plan.owner))
+        return self._step(tree, plan, live, live.flat, xs)
 
     def flush(self, params: Any) -> Any:
         """Take the step of the gradients that `Accumulate` has gathered so far, before their number is complete.
@@ -137,41 +137,41 @@ class Optimizer(Remembering):
         As at the end of the data: with their mean, of as many as they are. Where nothing is gathered, and without
         an `Accumulate`, nothing happens. Returns `params` and raises, like `update`.
         """
-        if self._memory is None or not self._gathers or not self._memory.flat.numbers[0]["gathered"]:
+        if self._live is None or not self._accumulates or not self._live.flat.scalars[0]["gathered"]:
             return params
         tree = Tree("params", params)
-        bound, memory = self._recall(tree)
-        return self._step(tree, bound, memory, joined(memory.flat), [None] * len(bound.ps))
+        plan, live = self._recall(tree)
+        return self._step(tree, plan, live, joined(live.flat), [None] * len(plan.ps))
 
-    def _step(self, tree: Tree, bound: Bound, memory: Memory, flat: Flat, xs: Sequence[Array | None]) -> Any:
+    def _step(self, tree: Tree, plan: StepPlan, live: LiveState, flat: FlatState, xs: Sequence[Array | None]) -> Any:
         """Take the step that comes after `flat`, with gradients that passed all checks."""
-        first, ps, owner = self._memory is None, bound.ps, bound.owner
-        if self._gathers:
-            xs, _ = taking(ps, xs, flat, owner, bound.division.resting)
+        first, ps, owner = self._live is None, plan.ps, plan.owner
+        if self._accumulates:
+            xs, _ = taking(ps, xs, flat, owner, plan.param_groups.resting)
         if not any(x is not None for x in xs):
-            return self._remain(tree, bound, memory, ended(self.stages[0], flat)) if self._gathers else tree.container
-        crew, moving = bound.crew(self.engine, xs, flat.slots)
-        if crew.capturing():
-            self._record(tree, bound, flat, crew, moving, xs, first)
+            return self._remain(tree, plan, live, ended(self.stages[0], flat)) if self._accumulates else tree.container
+        dispatch, moving = plan.dispatch(self.engine, xs, flat.slots)
+        if dispatch.capturing():
+            self._record(tree, plan, flat, dispatch, moving, xs, first)
             return tree.container
         if self._recorder is not None:
-            recordable(tree, crew, moving, first=False)
+            recordable(tree, dispatch, moving, first=False)
             self._recorder.same(moving, tree)
-        _known(tree, crew, moving, xs)
+        _known(tree, dispatch, moving, xs)
         with quiet():
-            given = crew.gather([xs[i] for i in moving])
-            turn = self._pipeline.turn(crew, given, flat, moving, bound.division)
-            for k, row in enumerate(turn.rows.distinct):
+            given = dispatch.gather([xs[i] for i in moving])
+            coefficients = self._pipeline.step_coefficients(dispatch, given, flat, moving, plan.param_groups)
+            for k, row in enumerate(coefficients.rows.distinct):
                 if _traced(row):
-                    raise _frozen(tree, moving[list(turn.rows.which).index(k)])
-            if turn.taken is not True:
-                self._note(bound.paths, turn)
-                flat = flat._replace(numbers=turn.kept)
-                self._remain(tree, bound, memory, cleared(ps, moving, flat, owner) if self._gathers else flat)
-                given_up(self.stages, turn, tree)
+                    raise _frozen(tree, moving[list(coefficients.rows.row_of_leaf).index(k)])
+            if coefficients.taken is not True:
+                self._note(plan.paths, coefficients)
+                flat = flat._replace(scalars=coefficients.kept)
+                self._remain(tree, plan, live, cleared(ps, moving, flat, owner) if self._accumulates else flat)
+                given_up(self.stages, coefficients, tree)
                 return tree.container
-            commit = crew.prepare(given, turn.rows)
-            self._note(bound.paths, turn)
+            commit = dispatch.prepare(given, coefficients.rows)
+            self._note(plan.paths, coefficients)
             # What could fail has not.
             results = dict(zip(moving, commit(), strict=True))
         if self._recorder is not None:
@@ -181,45 +181,47 @@ class Optimizer(Remembering):
             if p is not None and not p.writable and owner[i] in results:
                 placed[i] = p.library.rebound(p.given, results[owner[i]].p)
                 tree.replace(i, placed[i])
-        flat = stepped(flat, turn.t, turn.numbers, results, owner)
-        self._memory = Memory(memory.spec, memory.signature, flat, memory.names)
+        flat = stepped(flat, coefficients.t, coefficients.scalars, results, owner)
+        self._live = LiveState(live.spec, live.signature, flat, live.names)
         # Else it would keep those alive that were replaced.
-        self._bound = bound if bound.rebound(placed) else None
-        bound.settle(len(turn.rows.distinct) == 1, self._pipeline.simple, flat.slots)
+        self._plan = plan if plan.rebound(placed) else None
+        plan.settle(len(coefficients.rows.distinct) == 1, self._pipeline.simple, flat.slots)
         return tree.container
 
-    def _remain(self, tree: Tree, bound: Bound, memory: Memory, flat: Flat) -> Any:
+    def _remain(self, tree: Tree, plan: StepPlan, live: LiveState, flat: FlatState) -> Any:
         """Remember this, the parameters being as they were."""
-        self._memory, self._bound = Memory(memory.spec, memory.signature, flat, memory.names), bound
+        self._live, self._plan = LiveState(live.spec, live.signature, flat, live.names), plan
         return tree.container
 
     def _record(
         self,
         tree: Tree,
-        bound: Bound,
-        flat: Flat,
-        crew: Crew,
+        plan: StepPlan,
+        flat: FlatState,
+        dispatch: Dispatch,
         moving: list[int],
         xs: Sequence[Array | None],
         first: bool,
     ) -> None:
         """Have the CUDA graph that is being captured take this step at each replay. Now, nothing is written."""
-        recordable(tree, crew, moving, first)
+        recordable(tree, dispatch, moving, first)
         with quiet():
             new = self._recorder is None
-            recorder = self._recorder or Recorder(self._pipeline, self.stages, flat, crew, moving, bound.owner)
+            recorder = self._recorder or Recorder(self._pipeline, self.stages, flat, dispatch, moving, plan.owner)
             recorder.same(moving, tree)
-            recorder.record(bound, flat, crew, xs)
+            recorder.record(plan, flat, dispatch, xs)
             if new:
                 self._recorder = recorder
-                recorder.watch(self._layout.groups or {})
+                recorder.watch(self._group_spec.groups or {})
 
     @property
     def loss_scale(self) -> float:
         """By what to multiply the loss before the gradients of the next update are taken: 1.0 without a `LossScale`."""
-        kept = [dict(stage.numbers) for stage in self.stages] if self._memory is None else self._memory.flat.numbers
+        kept = [dict(stage.scalars) for stage in self.stages] if self._live is None else self._live.flat.scalars
         both = zip(self.stages, kept, strict=True)
-        return math.prod((stage.scaling(**own) for stage, own in both if stage.scaling is not None), start=1.0)
+        return math.prod(
+            (stage.get_loss_scale(**own) for stage, own in both if stage.get_loss_scale is not None), start=1.0
+        )
 
     @loss_scale.setter
     def loss_scale(self, scale: float) -> None:
@@ -228,26 +230,26 @@ class Optimizer(Remembering):
         Raises ValueError for one that is not above 0 and finite, or where no stage, or several, have one; RuntimeError
         where `Accumulate` has gathered gradients, which are of the loss times the old one.
         """
-        found = [k for k, stage in enumerate(self.stages) if stage.rescaled is not None]
+        found = [k for k, stage in enumerate(self.stages) if stage.set_loss_scale is not None]
         if len(found) != 1:
             raise ValueError(f"loss_scale is that of {len(found)} stages of {self!r}; wanted one ao.LossScale()")
-        (k,), memory = found, self._memory
+        (k,), live = found, self._live
         stage: Any = self.stages[k]
         if traced(scale):
             raise TypeError("loss_scale is traced; wanted a number: in the pure form it is one of the state's")
         scale = stage.ranges["scale"].value("loss_scale", scale)
-        if memory is None:
+        if live is None:
             stage.initial = scale
             return
-        n = memory.flat.numbers[0]["gathered"] if any(memory.flat.pending) else 0
+        n = live.flat.scalars[0]["gathered"] if any(live.flat.pending) else 0
         if n:
             raise RuntimeError(
                 f"loss_scale is set where {self.stages[0]!r} has gathered gradients of {n:g} updates, of losses times "
                 f"{self.loss_scale:g}; wanted it set after the step of these, or after optimizer.flush(params)"
             )
-        numbers = list(memory.flat.numbers)
-        numbers[k] = stage.rescaled(scale, **numbers[k])
-        memory.flat = memory.flat._replace(numbers=tuple(numbers))
+        scalars = list(live.flat.scalars)
+        scalars[k] = stage.set_loss_scale(scale, **scalars[k])
+        live.flat = live.flat._replace(scalars=tuple(scalars))
 
     @property
     def last_metrics(self) -> Mapping[str, Mapping[str, Any]]:
@@ -255,7 +257,7 @@ class Optimizer(Remembering):
 
         Nothing of parameters that rested, and of none where a stage before it called the step off.
         """
-        return {stage.name: stage.last for stage in self.stages if stage.watched}
+        return {stage.name: stage.last for stage in self.stages if stage.metrics}
 
     def explain(self, params: Any, grads: Any) -> Explanation:
         """Which engine would run which of these parameters in `update`, the bytes to be moved, and why no faster one.
@@ -267,37 +269,40 @@ class Optimizer(Remembering):
             blocked            1      1000      0.028  it isn't contiguous (fc.bias)
         """
         tree = Tree("params", params)
-        bound, memory = self._recall(tree)
-        xs = bound.division.moving(checks.gradients(tree, bound.ps, bound.owner, grads))
-        if self._gathers:
-            xs, _ = taking(bound.ps, xs, memory.flat, bound.owner, bound.division.resting)
+        plan, live = self._recall(tree)
+        xs = plan.param_groups.moving(checks.gradients(tree, plan.ps, plan.owner, grads))
+        if self._accumulates:
+            xs, _ = taking(plan.ps, xs, live.flat, plan.owner, plan.param_groups.resting)
         moving = [i for i, x in enumerate(xs) if x is not None]
-        leaves = [bound.leaf(i, memory.flat.slots[i]) for i in moving]
+        leaves = [plan.leaf(i, live.flat.slots[i]) for i in moving]
         names = [tree.path(i) for i in moving]
-        tracks = [bound.division.track(i) for i in moving]
-        measured = {track: self._pipeline.measured(track) for track in dict.fromkeys(tracks)}
-        programs, measures = [track.program for track in tracks], [measured[track] for track in tracks]
+        branches = [plan.param_groups.branch(i) for i in moving]
+        measured = {branch: self._pipeline.measured(branch) for branch in dict.fromkeys(branches)}
+        programs, measures = (
+            [branch.program for branch in branches],
+            [measured[branch] for branch in branches],
+        )
         return Explanation.of(self.engine, programs, measures, names, leaves, [xs[i] for i in moving])
 
-    def _note(self, paths: Sequence[str], turn: Turn) -> None:
+    def _note(self, paths: Sequence[str], coefficients: StepCoefficients) -> None:
         """Hand the stages what they saw, and the name of the parameter for which one called the step off."""
         for k, stage in enumerate(self.stages):
-            if stage.watched:
-                leaves, found = turn.watched.get(k, ((), {name: [] for name in stage.watched}))
+            if stage.metrics:
+                leaves, found = coefficients.metrics.get(k, ((), {name: [] for name in stage.metrics}))
                 stage.note([paths[i] for i in leaves], found)
-        if turn.refusal is not None:
-            k, i = turn.refusal
+        if coefficients.refusal is not None:
+            k, i = coefficients.refusal
             self.stages[k].offender = paths[i]
 
 
-def _traced(row: Row) -> bool:
+def _traced(row: Coefficients) -> bool:
     """Whether a coefficient is not known yet."""
     return any(not floats(part) and any(map(traced, part.values())) for part in row)
 
 
-def _known(tree: Tree, crew: Crew, moving: Sequence[int], xs: Sequence[Array | None]) -> None:
+def _known(tree: Tree, dispatch: Dispatch, moving: Sequence[int], xs: Sequence[Array | None]) -> None:
     """Raise TypeError where something stands for values that are not known yet."""
-    for i, leaf in zip(moving, crew.leaves, strict=True):
+    for i, leaf in zip(moving, dispatch.leaves, strict=True):
         if leaf.library.tracing and any(map(traced, (leaf.p, xs[i], *leaf.slots))):
             raise _frozen(tree, i)
 

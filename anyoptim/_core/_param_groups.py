@@ -12,16 +12,16 @@ from anyoptim._arrays._tree import Tree
 from anyoptim._core._groups import groups
 from anyoptim._core._selection import Selection, shown
 from anyoptim._core._stage import Stage
-from anyoptim._core._stage_program import Track
+from anyoptim._core._stage_program import StageProgram
 from anyoptim._trace._hyperparameters import Hyper
 
-__all__ = ["Division", "Layout"]
+__all__ = ["GroupSpec", "ParamGroups"]
 
 
-class Layout(NamedTuple):
+class GroupSpec(NamedTuple):
     """What a chain says of the parameters that its stages are for."""
 
-    lanes: Sequence[Any]
+    selectors: Sequence[Any]
     """For each stage the selector in the partition that has it; None for a stage of all parameters."""
     partition: Selection | None
     groups: groups | None
@@ -29,24 +29,24 @@ class Layout(NamedTuple):
     """The selectors of the partition whose parameters rest."""
 
 
-class Division:
+class ParamGroups:
     """The parts of one `params`."""
 
     def __init__(
         self,
         stages: Sequence[Stage],
-        layout: Layout,
-        tracks: Mapping[Any, Track],
+        group_spec: GroupSpec,
+        branches: Mapping[Any, StageProgram],
         tree: Tree,
         ps: Sequence[Parameter | None],
         owner: Sequence[int],
     ) -> None:
         self._spec = tree.spec
-        lanes = [None] * len(ps) if layout.partition is None else layout.partition.of(tree, ps)
-        grouped = [None] * len(ps) if layout.groups is None else layout.groups.selection.of(tree, ps)
+        selectors = [None] * len(ps) if group_spec.partition is None else group_spec.partition.of(tree, ps)
+        grouped = [None] * len(ps) if group_spec.groups is None else group_spec.groups.selection.of(tree, ps)
         asked = [type(stage).overrides is not Stage.overrides for stage in stages]
         asks = any(asked)
-        self.tracks: list[Track] = []
+        self.branches: list[StageProgram] = []
         """For each group of parameters the stages that they go through."""
         self.overrides: list[tuple[Mapping[str, Hyper], ...]] = []
         """For each group what is given instead of each stage's own hyperparameters."""
@@ -54,9 +54,9 @@ class Division:
         """The group of each parameter."""
         self.resting = {
             i
-            for i, (lane, group) in enumerate(zip(lanes, grouped, strict=True))
-            if lane in layout.frozen
-            or (layout.groups is not None and group is not None and layout.groups[group] is None)
+            for i, (selector, group) in enumerate(zip(selectors, grouped, strict=True))
+            if selector in group_spec.frozen
+            or (group_spec.groups is not None and group is not None and group_spec.groups[group] is None)
         }
         """Those that are frozen."""
         refusing = [k for k, stage in enumerate(stages) if type(stage).refusal is not Stage.refusal]
@@ -66,7 +66,7 @@ class Division:
                 continue
             o = owner[i]
             if o != i:
-                for selected in (lanes, grouped):
+                for selected in (selectors, grouped):
                     if selected[o] != selected[i]:
                         raise ValueError(
                             f"{tree.name(o)} and {tree.name(i)} are one array, but they have "
@@ -74,32 +74,32 @@ class Division:
                         )
                 self.of[i] = self.of[o]
                 continue
-            track = tracks[lanes[i]]
+            branch = branches[selectors[i]]
             for k in refusing:
-                why = stages[k].refusal(p.array) if k in track.of and i not in self.resting else None
+                why = stages[k].refusal(p.array) if k in branch.of and i not in self.resting else None
                 if why is not None:
                     raise ValueError(f"{tree.name(i)} {why}")
             found: tuple[Mapping[str, Hyper], ...] = ()
             if asks:
                 found = tuple(
-                    _overridden(stage, tree.path(i), p.array) if ask and k in track.of else {}
+                    _overridden(stage, tree.path(i), p.array) if ask and k in branch.of else {}
                     for k, (stage, ask) in enumerate(zip(stages, asked, strict=True))
                 )
             group = None if i in self.resting else grouped[i]
-            kind = (lanes[i], group, found)
+            kind = (selectors[i], group, found)
             if kind not in kinds:
                 kinds.append(kind)
-                self.tracks.append(track)
-                self.overrides.append(_given(stages, layout, track, found, group))
+                self.branches.append(branch)
+                self.overrides.append(_given(stages, group_spec, branch, found, group))
             self.of[i] = kinds.index(kind)
         if not kinds:
-            self.tracks.append(next(iter(tracks.values())))
+            self.branches.append(next(iter(branches.values())))
             self.overrides.append(({},) * len(stages))
 
     @property
     def names(self) -> list[Sequence[tuple[int, str]]]:
         """Of each parameter its slots: of which stage, their names."""
-        return [self.track(i).names for i in range(len(self.of))]
+        return [self.branch(i).names for i in range(len(self.of))]
 
     def moving(self, xs: list[Array | None]) -> list[Array | None]:
         """The gradients, without those of parameters that are frozen."""
@@ -109,9 +109,9 @@ class Division:
         """The keys of a parameter, joined by dots."""
         return ".".join(map(str, self._spec.paths()[i]))
 
-    def track(self, i: int) -> Track:
+    def branch(self, i: int) -> StageProgram:
         """The stages that a parameter goes through."""
-        return self.tracks[self.of[i]]
+        return self.branches[self.of[i]]
 
 
 def _overridden(stage: Stage, path: str, p: Array) -> Mapping[str, Hyper]:
@@ -123,15 +123,19 @@ def _overridden(stage: Stage, path: str, p: Array) -> Mapping[str, Hyper]:
 
 
 def _given(
-    stages: Sequence[Stage], layout: Layout, track: Track, found: Sequence[Mapping[str, Hyper]], group: Any
+    stages: Sequence[Stage],
+    group_spec: GroupSpec,
+    branch: StageProgram,
+    found: Sequence[Mapping[str, Hyper]],
+    group: Any,
 ) -> tuple[Mapping[str, Hyper], ...]:
     """What a group, None for none, has for each stage: of `groups`, else of the stage's own `overrides`."""
     for stage, own in zip(stages, found, strict=False):
         if set(own) - set(stage.hyperparameters):
             raise ValueError(f"{stage!r} overrides {list(own)}; it has {list(stage.hyperparameters)}")
-    if layout.groups is None or group is None:
+    if group_spec.groups is None or group is None:
         return tuple(found) or ({},) * len(stages)
-    given = layout.groups.own(group, stages, track.of)
+    given = group_spec.groups.own(group, stages, branch.of)
     if not found:
         return tuple(given)
     return tuple(ChainMap(two, one) if one and two else two or one for one, two in zip(found, given, strict=True))  # type: ignore[arg-type] # it is only read

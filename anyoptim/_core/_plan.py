@@ -10,29 +10,29 @@ from typing import Any
 from anyoptim._arrays import Array
 from anyoptim._arrays._checks import Parameter
 from anyoptim._arrays._tree import Tree, reader
-from anyoptim._core._param_groups import Division
-from anyoptim._engines import Crew, Leaf, Result
-from anyoptim._trace._program import Row
+from anyoptim._core._param_groups import ParamGroups
+from anyoptim._engines import Dispatch, Leaf, Result
+from anyoptim._trace._program import Coefficients
 
-__all__ = ["Bound"]
+__all__ = ["StepPlan"]
 
 
-class Bound:
+class StepPlan:
     """Parameters that passed all checks, and the engines' plans for them."""
 
-    def __init__(self, tree: Tree, ps: list[Parameter | None], owner: list[int], division: Division) -> None:
-        self.ps, self.owner, self.division = ps, owner, division
+    def __init__(self, tree: Tree, ps: list[Parameter | None], owner: list[int], param_groups: ParamGroups) -> None:
+        self.ps, self.owner, self.param_groups = ps, owner, param_groups
         self._leaves = reader(tree)
         self._spec = tree.spec
         self._given = [p and p.given for p in ps]
         self._tied = any(o != i for i, o in enumerate(owner))
         self.alike = False
         """Whether `take` may be asked: all parameters move, by one row of coefficients that no measure goes into."""
-        self._crew: Crew | None = None
+        self._dispatch: Dispatch | None = None
         self._slots: Sequence[tuple[Array, ...] | None] = ()
         """Those that the last step left."""
         self._stepped = False
-        """Whether the crew has taken a step. One that has not may have slots that are not the optimizer's yet."""
+        """Whether the dispatch has taken a step. One that has not may have slots that are not the optimizer's yet."""
         self._moving: list[int] = []
         self.without: list[int] = []
         """Those that rest because they have no gradient."""
@@ -44,15 +44,15 @@ class Bound:
 
     def quick(
         self, params: Any, grads: Any, slots: Sequence[tuple[Array, ...] | None]
-    ) -> tuple[Crew, list[int], list[Any]] | None:
+    ) -> tuple[Dispatch, list[int], list[Any]] | None:
         """Who moves, which parameters these are, and their gathered gradients; None where there is any doubt.
 
         There is none if nothing has changed since the last update, and the gradients are such as they were then.
         """
-        crew = self._crew
-        if crew is None or not self._stepped or not crew.renewable or self._tied:
+        dispatch = self._dispatch
+        if dispatch is None or not self._stepped or not dispatch.renewable or self._tied:
             return None
-        if not crew.lasting and (slots is not self._slots or self._spec.is_leaf()):
+        if not dispatch.lasting and (slots is not self._slots or self._spec.is_leaf()):
             return None  # those of other hands, or of a bare array, which has no container to take the new one
         leaves = self._leaves(params)
         if leaves is None or not all(map(operator.is_, leaves, self._given)):
@@ -64,10 +64,10 @@ class Bound:
             if any(xs[i] is not None for i in self.without):
                 return None
             xs = [xs[i] for i in self._moving]
-        gathered = crew.quick(xs)
-        return None if gathered is None else (crew, self._moving, gathered)
+        gathered = dispatch.quick(xs)
+        return None if gathered is None else (dispatch, self._moving, gathered)
 
-    def take(self, params: Any, grads: Any, row: Row) -> bool:
+    def replay(self, params: Any, grads: Any, row: Coefficients) -> bool:
         """Take the step, if nothing has changed since the last, and the gradients are such as they were then.
 
         Else, or if there is any doubt about it, nothing is done.
@@ -76,28 +76,28 @@ class Bound:
         if leaves is None or not all(map(operator.is_, leaves, self._given)):
             return False
         xs = self._leaves(grads)
-        return xs is not None and self._crew is not None and self._crew.take(xs, row)
+        return xs is not None and self._dispatch is not None and self._dispatch.replay(xs, row)
 
     def settle(self, one_row: bool, simple: bool, slots: Sequence[tuple[Array, ...] | None]) -> None:
         """Find out, after a step with all checks, what the next one needs."""
         self._stepped = True
         self._slots = slots
-        if self._crew is not None and not self._crew.renewable:
-            self._crew = None  # it would keep the slots of before the step alive
-        crew = self._crew
-        if crew is not None and not crew.lasting:
-            crew.refresh()
+        if self._dispatch is not None and not self._dispatch.renewable:
+            self._dispatch = None  # it would keep the slots of before the step alive
+        dispatch = self._dispatch
+        if dispatch is not None and not dispatch.lasting:
+            dispatch.refresh()
         self.alike = (
-            crew is not None
-            and crew.lasting
+            dispatch is not None
+            and dispatch.lasting
             and one_row
             and simple
             and not self._tied
             and len(self._moving) == len(self.ps)
-            and len(crew.teams) == 1
-            and len(self.division.overrides) == 1
-            and not any(self.division.overrides[0])
-            and not crew.programs[0].measures
+            and len(dispatch.teams) == 1
+            and len(self.param_groups.overrides) == 1
+            and not any(self.param_groups.overrides[0])
+            and not dispatch.programs[0].measures
         )
 
     def still(self, leaves: Sequence[Any]) -> bool:
@@ -106,37 +106,39 @@ class Bound:
             if p is None:
                 if leaf is not None:
                     return False
-            elif leaf is not p.given or not p.library.still(leaf, p.memory) or p.library.dtype(leaf) != p.dtype:
+            elif leaf is not p.given or not p.library.unchanged(leaf, p.memory) or p.library.dtype(leaf) != p.dtype:
                 return False
         return True
 
-    def crew(
+    def dispatch(
         self,
         engine: str | None,
         xs: Sequence[Array | None],
         slots: Sequence[tuple[Array, ...] | None],
-    ) -> tuple[Crew, list[int]]:
+    ) -> tuple[Dispatch, list[int]]:
         """Who moves the parameters that have a gradient, and which these are."""
         moving = [i for i, x in enumerate(xs) if x is not None]
         some = [xs[i] for i in moving]
-        crew = self._crew if self._stepped else None
-        if crew is not None and not crew.lasting:
-            crew = self._renewed(crew, moving, slots)
-        if crew is None or moving != self._moving or not crew.suits(some):
-            self.alike = self._stepped = False  # until this crew has taken a step
+        dispatch = self._dispatch if self._stepped else None
+        if dispatch is not None and not dispatch.lasting:
+            dispatch = self._renewed(dispatch, moving, slots)
+        if dispatch is None or moving != self._moving or not dispatch.suits(some):
+            self.alike = self._stepped = False  # until this dispatch has taken a step
             leaves = [self.leaf(i, slots[i]) for i in moving]
-            programs = [self.division.track(i).program for i in moving]
-            crew = self._crew = Crew(engine, programs, leaves, some)
+            programs = [self.param_groups.branch(i).program for i in moving]
+            dispatch = self._dispatch = Dispatch(engine, programs, leaves, some)
             self._moving = moving
-            self.without = [i for i, x in enumerate(xs) if x is None and i not in self.division.resting]
-        return crew, moving
+            self.without = [i for i, x in enumerate(xs) if x is None and i not in self.param_groups.resting]
+        return dispatch, moving
 
-    def _renewed(self, crew: Crew, moving: list[int], slots: Sequence[tuple[Array, ...] | None]) -> Crew | None:
-        """The crew with the arrays of now, if it is one for these."""
-        if not crew.renewable or moving != self._moving:
+    def _renewed(
+        self, dispatch: Dispatch, moving: list[int], slots: Sequence[tuple[Array, ...] | None]
+    ) -> Dispatch | None:
+        """The dispatch with the arrays of now, if it is one for these."""
+        if not dispatch.renewable or moving != self._moving:
             return None
-        crew.renew([self.leaf(i, slots[i]) for i in moving])
-        return crew
+        dispatch.renew([self.leaf(i, slots[i]) for i in moving])
+        return dispatch
 
     def rebound(self, leaves: Sequence[Any]) -> bool:
         """Take the arrays that stand where those were that can't be written to, if that is all there is to know."""
@@ -160,8 +162,8 @@ class Bound:
                 tree = tree or Tree("params", params)
                 tree.replace(i, result.p)
                 self._put(i, p, result.p)
-        if self._crew is not None:
-            self._crew.refresh()
+        if self._dispatch is not None:
+            self._dispatch.refresh()
         return slots
 
     def _put(self, i: int, p: Parameter, leaf: Any) -> None:

@@ -12,15 +12,15 @@ from anyoptim._arrays import _checks as checks
 from anyoptim._arrays._checks import Parameter
 from anyoptim._arrays._quiet import quiet
 from anyoptim._arrays._tree import Tree
-from anyoptim._core._accumulate import cleared, ended, gathered, joined, taking
+from anyoptim._core._accumulate import accumulated, cleared, ended, joined, taking
 from anyoptim._core._coefficients import given_up
 from anyoptim._core._jit_state import begun, carried
 from anyoptim._core._measures import distinct
-from anyoptim._core._param_groups import Division, Layout
+from anyoptim._core._param_groups import GroupSpec, ParamGroups
 from anyoptim._core._pipeline import Pipeline
 from anyoptim._core._stage import Stage
-from anyoptim._core._state import Flat, State, chosen, pack, stepped, unpack
-from anyoptim._engines import LAZY, Crew, Leaf, Result, ready, source
+from anyoptim._core._state import FlatState, State, chosen, pack, stepped, unpack
+from anyoptim._engines import LAZY, Dispatch, Leaf, Result, ready, source
 from anyoptim._trace._scalars import following, where
 
 __all__ = ["Pure"]
@@ -32,7 +32,7 @@ class _Found(NamedTuple):
     tree: Tree
     ps: list[Parameter | None]
     owner: list[int]
-    division: Division
+    param_groups: ParamGroups
 
 
 class Pure(Stage):
@@ -44,7 +44,7 @@ class Pure(Stage):
     _nested: ClassVar[bool] = False
     """Whether the slots of a state are nested by stage."""
 
-    _gathers = False
+    _accumulates = False
     """Whether there are updates that are no step."""
 
     @property
@@ -54,9 +54,9 @@ class Pure(Stage):
 
     def init(self, params: Any) -> State:
         """The state before the first `step`: no steps taken, slots as the method starts them."""
-        tree, ps, _, division = self._found(params)
-        flat = begun(self._pipeline.start(ps, division), ps)
-        return pack(self.stages, self._nested, tree.spec, flat, division.names)
+        tree, ps, _, param_groups = self._found(params)
+        flat = begun(self._pipeline.start(ps, param_groups), ps)
+        return pack(self.stages, self._nested, tree.spec, flat, param_groups.names)
 
     def step(self, params: Any, grads: Any, state: State) -> tuple[Any, State]:
         """The pure form of `update`: new parameters and a new state, and nothing written.
@@ -74,12 +74,12 @@ class Pure(Stage):
         ends it.
         """
         found = self._found(params)
-        tree, ps, owner, division = found
-        xs = division.moving(checks.gradients(tree, ps, owner, grads))
-        flat = unpack(self.stages, self._nested, tree, ps, state, division.names)
-        due = self._due(flat)
-        waiting = flat if due is True else gathered(self.engine, ps, xs, flat, owner, LAZY, write=False)
-        return self._stepped(found, flat, xs, due, waiting)
+        tree, ps, owner, param_groups = found
+        xs = param_groups.moving(checks.gradients(tree, ps, owner, grads))
+        flat = unpack(self.stages, self._nested, tree, ps, state, param_groups.names)
+        is_step = self._due(flat)
+        waiting = flat if is_step is True else accumulated(self.engine, ps, xs, flat, owner, LAZY, write=False)
+        return self._stepped(found, flat, xs, is_step, waiting)
 
     def flush_step(self, params: Any, state: State) -> tuple[Any, State]:
         """The pure form of `flush`: new parameters and a new state, with the step of what is gathered so far.
@@ -88,60 +88,70 @@ class Pure(Stage):
         taken.
         """
         found = self._found(params)
-        tree, ps, _, division = found
-        flat = unpack(self.stages, self._nested, tree, ps, state, division.names)
-        due = self._gathers and flat.numbers[0]["gathered"] > 0
-        return self._stepped(found, flat if due is False else joined(flat), [None] * len(ps), due, flat)
+        tree, ps, _, param_groups = found
+        flat = unpack(self.stages, self._nested, tree, ps, state, param_groups.names)
+        is_step = self._accumulates and flat.scalars[0]["gathered"] > 0
+        return self._stepped(found, flat if is_step is False else joined(flat), [None] * len(ps), is_step, flat)
 
     def _stepped(
-        self, found: _Found, flat: Flat, xs: Sequence[Array | None], due: Any, waiting: Flat
+        self, found: _Found, flat: FlatState, xs: Sequence[Array | None], is_step: Any, waiting: FlatState
     ) -> tuple[Any, State]:
         """The step that comes after `flat`, if it is due, and else no step but the state in which it is waited for."""
-        tree, ps, owner, division = found
+        tree, ps, owner, param_groups = found
         new, after = tree.leaves, waiting
-        if due is not False:
+        if is_step is not False:
             unsure: dict[int, Any] = {}
-            if self._gathers:
-                xs, unsure = taking(ps, xs, flat, owner, division.resting)
+            if self._accumulates:
+                xs, unsure = taking(ps, xs, flat, owner, param_groups.resting)
             if any(x is not None for x in xs):
                 new, after = self._computed(found, flat, xs, unsure)
-            elif self._gathers:
+            elif self._accumulates:
                 after = ended(self.stages[0], flat)
-            if not isinstance(due, bool):
-                new, after = chosen(due, (new, after), (tree.leaves, waiting))
+            if not isinstance(is_step, bool):
+                new, after = chosen(is_step, (new, after), (tree.leaves, waiting))
         after = carried(after, ps, waiting)
-        return tree.build(new), pack(self.stages, self._nested, tree.spec, after, division.names)
+        return tree.build(new), pack(self.stages, self._nested, tree.spec, after, param_groups.names)
 
     def _computed(
-        self, found: _Found, flat: Flat, xs: Sequence[Array | None], unsure: Mapping[int, Any]
-    ) -> tuple[list[Any], Flat]:
+        self, found: _Found, flat: FlatState, xs: Sequence[Array | None], unsure: Mapping[int, Any]
+    ) -> tuple[list[Any], FlatState]:
         """The leaves and the state after the step, or as they are where a gate calls it off."""
-        tree, ps, owner, division = found
+        tree, ps, owner, param_groups = found
         moving = [i for i, x in enumerate(xs) if x is not None]
         some = [xs[i] for i in moving]
-        programs = [division.track(i).program for i in moving]
-        crew = Crew(self.engine, programs, [self._copied(ps[i], flat.slots[i]) for i in moving], some, LAZY)
-        if crew.capturing():
+        programs = [param_groups.branch(i).program for i in moving]
+        dispatch = Dispatch(self.engine, programs, [self._copied(ps[i], flat.slots[i]) for i in moving], some, LAZY)
+        if dispatch.capturing():
             raise RuntimeError("step is being captured in a CUDA graph, whose replays would repeat it; wanted update")
         with quiet():
-            given = crew.gather(some)
-            turn = self._pipeline.turn(crew, given, flat, moving, division, watching=False, unsure=unsure)
-            results = {} if turn.taken is False else dict(zip(moving, crew.prepare(given, turn.rows)(), strict=True))
-        given_up(self.stages, turn, tree)
+            given = dispatch.gather(some)
+            coefficients = self._pipeline.step_coefficients(
+                dispatch, given, flat, moving, param_groups, watching=False, unsure=unsure
+            )
+            results = (
+                {}
+                if coefficients.taken is False
+                else dict(zip(moving, dispatch.prepare(given, coefficients.rows)(), strict=True))
+            )
+        given_up(self.stages, coefficients, tree)
         for i, has in unsure.items() if results else ():
-            leaf = crew.leaves[moving.index(i)]
+            leaf = dispatch.leaves[moving.index(i)]
             p, *slots = (where(has, a, b) for a, b in zip(_arrays(results[i]), _arrays(leaf), strict=True))
-            results[i], turn.t[i] = Result(p, tuple(slots)), where(has, turn.t[i], flat.t[i])
+            results[i], coefficients.t[i] = Result(p, tuple(slots)), where(has, coefficients.t[i], flat.t[i])
         new = [
             leaf if p is None or owner[i] not in results else p.library.rebound(leaf, results[owner[i]].p)
             for i, (leaf, p) in enumerate(zip(tree.leaves, ps, strict=True))
         ]
-        skipped = flat._replace(numbers=turn.kept)
-        if self._gathers and turn.taken is not True:
+        skipped = flat._replace(scalars=coefficients.kept)
+        if self._accumulates and coefficients.taken is not True:
             skipped = cleared(ps, moving, skipped, owner, write=False)
-        after = skipped if turn.taken is False else stepped(flat, turn.t, turn.numbers, results, owner)
-        if not isinstance(turn.taken, bool):
-            new, after = chosen(turn.taken, (new, after), (tree.leaves, skipped))
+        after = (
+            skipped
+            if coefficients.taken is False
+            else stepped(flat, coefficients.t, coefficients.scalars, results, owner)
+        )
+        if not isinstance(coefficients.taken, bool):
+            new, after = chosen(coefficients.taken, (new, after), (tree.leaves, skipped))
         return new, after
 
     def compile(self, params: Any) -> None:
@@ -155,14 +165,14 @@ class Pure(Stage):
         Raises ImportError where a package is missing: Numba (`pip install 'anyoptim[fast]'`), or cuda.core
         (`anyoptim[cuda13]` or `anyoptim[cuda12]`).
         """
-        _, ps, _, division = self._found(params)
+        _, ps, _, param_groups = self._found(params)
         kinds = {
-            (division.track(i), p.dtype, p.library.cuda(p.array))
+            (param_groups.branch(i), p.dtype, p.library.cuda(p.array))
             for i, p in enumerate(ps)
-            if p is not None and division.track(i).program.whole is None
+            if p is not None and param_groups.branch(i).program.array_rule is None
         }
-        for track, dtype, number in kinds:
-            ready(track.program, self._pipeline.sample(track), dtype, number)
+        for branch, dtype, number in kinds:
+            ready(branch.program, self._pipeline.sample(branch), dtype, number)
 
     def kernel_source(self, engine: str = "compiled", dtype: str = "float32") -> str:
         """The code that `cuda`, `compiled` or `blocked` makes from the rules: a pass for each measure, then the step.
@@ -174,42 +184,46 @@ class Pure(Stage):
             raise ValueError(f"engine is {engine!r}; wanted 'cuda', 'compiled' or 'blocked', whose code is generated")
         if not isinstance(dtype, str) or dtype not in {"float32", "float64"}:
             raise ValueError(f"dtype is {dtype!r}; wanted 'float32' or 'float64'")
-        tracks = self._pipeline.tracks.values()
-        whole = [track.program.whole for track in tracks if track.program.whole is not None]
+        branches = self._pipeline.branches.values()
+        whole = [branch.program.array_rule for branch in branches if branch.program.array_rule is not None]
         if whole:
             raise ValueError(f"{whole[0]} works on whole arrays: {engine!r} makes no code of it")
-        rows = [(track, self._pipeline.sample(track)) for track in tracks]
-        return source(engine, [(track.program, row, [*distinct(track, row)]) for track, row in rows], dtype)
+        rows = [(branch, self._pipeline.sample(branch)) for branch in branches]
+        return source(
+            engine,
+            [(branch.program, row, [*distinct(branch, row)]) for branch, row in rows],
+            dtype,
+        )
 
     @cached_property
     def _pipeline(self) -> Pipeline:
         # Not `self`: a dropped optimizer, with its slots, would wait for the garbage collector.
-        return Pipeline([weakref.proxy(stage) if stage is self else stage for stage in self.stages], self._layout)
+        return Pipeline([weakref.proxy(stage) if stage is self else stage for stage in self.stages], self._group_spec)
 
     @property
-    def _layout(self) -> Layout:
+    def _group_spec(self) -> GroupSpec:
         """Which parameters the stages are for."""
-        return Layout([None], None, None)
+        return GroupSpec([None], None, None)
 
     def _found(self, params: Any) -> _Found:
         tree = Tree("params", params)
         ps = checks.parameters(tree)
         owner = checks.owners(ps)
-        return _Found(tree, ps, owner, self._divided(tree, ps, owner))
+        return _Found(tree, ps, owner, self._param_groups(tree, ps, owner))
 
-    def _divided(self, tree: Tree, ps: Sequence[Parameter | None], owner: Sequence[int]) -> Division:
-        return Division(self.stages, self._layout, self._pipeline.tracks, tree, ps, owner)
+    def _param_groups(self, tree: Tree, ps: Sequence[Parameter | None], owner: Sequence[int]) -> ParamGroups:
+        return ParamGroups(self.stages, self._group_spec, self._pipeline.branches, tree, ps, owner)
 
-    def _due(self, flat: Flat) -> Any:
+    def _due(self, flat: FlatState) -> Any:
         """Whether the update at hand is a step, and not one that only gathers gradients."""
         first = self.stages[0]
-        return first.due is None or first.due(**flat.numbers[0], **first._values(following(flat.step), {}))
+        return first.is_step is None or first.is_step(**flat.scalars[0], **first._values(following(flat.step), {}))
 
     def _copied(self, p: Parameter | None, slots: tuple[Array, ...] | None) -> Leaf:
         """A leaf of its own, for an engine that writes; where only the portable one would take it, as it is."""
         assert p is not None  # noqa: S101 - it has a gradient
         library, slots = p.library, slots or ()
-        if self.engine == "portable" or (library.host(p.array) is None and library.cuda(p.array) is None):
+        if self.engine == "portable" or (library.numpy_view(p.array) is None and library.cuda(p.array) is None):
             return Leaf(library, p.array, slots)
         copy = library.copied(p.array)
         return Leaf(library, copy, tuple(map(library.copied, slots)), copy)

@@ -9,10 +9,10 @@ from typing import Any
 from anyoptim._arrays import Array
 from anyoptim._arrays._tree import Tree
 from anyoptim._core._pipeline import Pipeline
-from anyoptim._core._plan import Bound
+from anyoptim._core._plan import StepPlan
 from anyoptim._core._stage import Stage, watch
-from anyoptim._core._state import Flat
-from anyoptim._engines import Crew
+from anyoptim._core._state import FlatState
+from anyoptim._engines import Dispatch
 from anyoptim._trace._hyperparameters import Hyper
 
 __all__ = ["Recorder", "recordable"]
@@ -26,17 +26,23 @@ class Recorder:
     """
 
     def __init__(
-        self, pipeline: Pipeline, stages: Sequence[Stage], flat: Flat, crew: Crew, moving: list[int], owner: list[int]
+        self,
+        pipeline: Pipeline,
+        stages: Sequence[Stage],
+        flat: FlatState,
+        dispatch: Dispatch,
+        moving: list[int],
+        owner: list[int],
     ) -> None:
         self._pipeline, self._stages, self._flat, self._moving = pipeline, stages, flat, moving
         self._counting = [i for i, o in enumerate(owner) if o in moving]
         self._counted = 0
         self._names = [(k, name) for k, stage in enumerate(stages) for name in stage.hyperparameters]
         values = [_known(stages[k], name, getattr(stages[k], name)) for k, name in self._names]
-        ((self._library, self._number),) = crew.devices
+        ((self._library, self._number),) = dispatch.devices
         from anyoptim._engines.cuda._recorded import Cells  # noqa: PLC0415 - for those who have a device
 
-        self._cells = Cells(self._library, self._number, len(crew.programs[0].parts), values)
+        self._cells = Cells(self._library, self._number, len(dispatch.programs[0].parts), values)
 
     def watch(self, groups: Mapping[Any, Any]) -> None:
         """Have replays read what hyperparameters are set to from now on; those of groups stay as they are."""
@@ -50,21 +56,23 @@ class Recorder:
         """Whether a graph is being captured now."""
         return self._library.capturing(self._number)
 
-    def record(self, bound: Bound, flat: Flat, crew: Crew, xs: Sequence[Array | None]) -> None:
+    def record(self, plan: StepPlan, flat: FlatState, dispatch: Dispatch, xs: Sequence[Array | None]) -> None:
         """Have the graph that is being captured take the step, each time that it is replayed."""
         for stage, own in (
-            (s, g) for group in bound.division.overrides for s, g in zip(self._stages, group, strict=True)
+            (s, g) for group in plan.param_groups.overrides for s, g in zip(self._stages, group, strict=True)
         ):
             for name, value in own.items():
                 _known(stage, name, value)
         some = [xs[i] for i in self._moving]
-        leaves = [bound.leaf(i, flat.slots[i]) for i in self._moving]
-        recorded = Crew(crew.engine, crew.programs, leaves, some, self._cells.engines)
+        leaves = [plan.leaf(i, flat.slots[i]) for i in self._moving]
+        recorded = Dispatch(dispatch.engine, dispatch.programs, leaves, some, self._cells.engines)
         gathered = recorded.gather(some)
         self._cells.tick(1)
         try:
-            turn = self._pipeline.turn(recorded, gathered, self._flat, self._moving, bound.division, self)
-            commit = recorded.prepare(gathered, turn.rows)
+            coefficients = self._pipeline.step_coefficients(
+                recorded, gathered, self._flat, self._moving, plan.param_groups, self
+            )
+            commit = recorded.prepare(gathered, coefficients.rows)
         except BaseException as error:
             self._cells.tick(-1)  # should the graph be finished nevertheless
             if isinstance(error, TypeError):
@@ -88,7 +96,7 @@ class Recorder:
         self._cells.tick(1)
         self._counted += 1
 
-    def catch_up(self, flat: Flat) -> Flat:
+    def catch_up(self, flat: FlatState) -> FlatState:
         """With the steps counted that were replayed. Waits for the device."""
         if self.capturing():
             raise RuntimeError(
@@ -136,20 +144,20 @@ def _known(stage: Stage, name: str, value: Any) -> float:
     return float(value)
 
 
-def recordable(tree: Tree, crew: Crew, moving: Sequence[int], first: bool) -> None:
+def recordable(tree: Tree, dispatch: Dispatch, moving: Sequence[int], first: bool) -> None:
     """Raise RuntimeError for a step whose replays would be wrong."""
     if first:
         raise RuntimeError(
             "the first update of these parameters is being captured in a CUDA graph, whose replays would start the "
             "optimizer's state anew; wanted an update before it"
         )
-    for i, choice in zip(moving, crew.choices, strict=True):
+    for i, choice in zip(moving, dispatch.choices, strict=True):
         if choice.engine != "cuda":
             raise RuntimeError(
                 f"{tree.name(i)} can't be updated in a CUDA graph, nor beside one that has the optimizer's state: "
                 f"{choice.engine} takes it, because {choice.reason}; wanted what the cuda engine takes"
             )
-    if len(set(map(id, crew.programs))) > 1:
+    if len(set(map(id, dispatch.programs))) > 1:
         raise RuntimeError("parameters with several methods can't be updated in one CUDA graph")
-    if len(crew.devices) > 1:
+    if len(dispatch.devices) > 1:
         raise RuntimeError("parameters on several devices can't be updated in one CUDA graph")

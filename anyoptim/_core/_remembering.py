@@ -10,10 +10,10 @@ from anyoptim._arrays import _checks as checks
 from anyoptim._arrays._tree import Tree, listed, paths
 from anyoptim._core._evaluate import evaluated
 from anyoptim._core._jit_state import carried
-from anyoptim._core._plan import Bound
+from anyoptim._core._plan import StepPlan
 from anyoptim._core._pure import Pure
 from anyoptim._core._recorder import Recorder
-from anyoptim._core._state import Flat, Memory, State, flattened, pack, signature, unpack
+from anyoptim._core._state import FlatState, LiveState, State, flattened, pack, signature, unpack
 from anyoptim._core._statedict import restored, written
 from anyoptim._engines import known
 
@@ -26,14 +26,14 @@ class Remembering(Pure):
     def __init__(self, *, engine: str | None = None, **hyperparameters: Any) -> None:
         super().__init__(**hyperparameters)
         self.engine = engine
-        self._memory: Memory | None = None
-        self._bound: Bound | None = None
+        self._live: LiveState | None = None
+        self._plan: StepPlan | None = None
         self._recorder: Recorder | None = None
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "engine":
             known(value)
-            object.__setattr__(self, "_bound", None)
+            object.__setattr__(self, "_plan", None)
             object.__setattr__(self, name, value)
         else:
             super().__setattr__(name, value)
@@ -41,7 +41,7 @@ class Remembering(Pure):
     def __getstate__(self) -> dict[str, Any]:
         # The parameters are the caller's to copy and to save, and the program is made of the stages.
         self._caught_up()
-        return {**{k: v for k, v in self.__dict__.items() if k != "_pipeline"}, "_bound": None, "_recorder": None}
+        return {**{k: v for k, v in self.__dict__.items() if k != "_pipeline"}, "_plan": None, "_recorder": None}
 
     @property
     def state(self) -> State | None:
@@ -50,10 +50,10 @@ class Remembering(Pure):
         Its arrays are the optimizer's own: to be read and not to be written to, and the next `update` may change them;
         those of JAX it deletes, for the new ones to have their memory.
         """
-        flat, memory = self._caught_up(), self._memory
-        if flat is None or memory is None:
+        flat, live = self._caught_up(), self._live
+        if flat is None or live is None:
             return None
-        return pack(self.stages, self._nested, memory.spec, carried(flat, memory), memory.names)
+        return pack(self.stages, self._nested, live.spec, carried(flat, live), live.names)
 
     def state_dict(self, state: State | None = None) -> dict[str, Any]:
         """What `update` remembers, or a state of the pure form, as plain dicts by the paths of the parameters.
@@ -62,7 +62,7 @@ class Remembering(Pure):
 
             {"version": 1, "step": 2, "t": {"W": 2, "b": 2},
              "stages": [{"name": "Momentum", "constants": {}, "hyperparameters": {"lr": 0.01, "momentum": 0.9},
-                         "numbers": {}, "slots": {"v": {"W": array, "b": array}}}],
+                         "scalars": {}, "slots": {"v": {"W": array, "b": array}}}],
              "groups": {}}
 
         A path is a parameter's keys, joined by dots: `encoder.0.W`; empty for a bare array. The arrays are copies, in
@@ -96,15 +96,15 @@ class Remembering(Pure):
         tree = Tree("params", params)
         ps = checks.parameters(tree)
         owner = checks.owners(ps)
-        division = self._divided(tree, ps, owner)
-        fresh = self._pipeline.start(ps, division)
-        found = restored(self.stages, self._layout, tree, ps, owner, division, fresh, state)
+        param_groups = self._param_groups(tree, ps, owner)
+        fresh = self._pipeline.start(ps, param_groups)
+        found = restored(self.stages, self._group_spec, tree, ps, owner, param_groups, fresh, state)
         if strict and found.left:
             raise ValueError(f"state is another one: {listed(found.left)}")
         for setting in found.settings:
             setting()
-        self._bound = None
-        self._memory = found.flat and Memory(tree.spec, signature(ps, owner), found.flat, division.names)
+        self._plan = None
+        self._live = found.flat and LiveState(tree.spec, signature(ps, owner), found.flat, param_groups.names)
         return found.left
 
     def eval_params(self, params: Any, state: State | None = None) -> Any:
@@ -118,52 +118,52 @@ class Remembering(Pure):
         tree = Tree("params", params)
         if state is None:
             self._caught_up()
-            bound, memory = self._recall(tree)
-            ps, division, flat = bound.ps, bound.division, memory.flat
+            plan, live = self._recall(tree)
+            ps, param_groups, flat = plan.ps, plan.param_groups, live.flat
         else:
             ps = checks.parameters(tree)
-            division = self._divided(tree, ps, checks.owners(ps))
-            flat = unpack(self.stages, self._nested, tree, ps, state, division.names)
-        return tree.build(evaluated(self.stages, ps, division, flat))
+            param_groups = self._param_groups(tree, ps, checks.owners(ps))
+            flat = unpack(self.stages, self._nested, tree, ps, state, param_groups.names)
+        return tree.build(evaluated(self.stages, ps, param_groups, flat))
 
     def _written(self, kept: Callable[[Array], Array], state: State | None = None) -> dict[str, Any]:
         """The state as plain dicts, of each slot what `kept` makes of it."""
         if state is not None:
             spec, flat, names = flattened(self.stages, self._nested, state)
-        elif self._memory is None:
-            kept_numbers = tuple(dict(stage.numbers) for stage in self.stages)
-            return written(self.stages, self._layout, [], [], Flat(0, [], [], kept_numbers), kept)
+        elif self._live is None:
+            first_scalars = tuple(dict(stage.scalars) for stage in self.stages)
+            return written(self.stages, self._group_spec, [], [], FlatState(0, [], [], first_scalars), kept)
         else:
             self._caught_up()
-            spec, flat, names = self._memory.spec, self._memory.flat, self._memory.names
-        return written(self.stages, self._layout, paths(spec), names, flat, kept)
+            spec, flat, names = self._live.spec, self._live.flat, self._live.names
+        return written(self.stages, self._group_spec, paths(spec), names, flat, kept)
 
-    def _recall(self, tree: Tree) -> tuple[Bound, Memory]:
+    def _recall(self, tree: Tree) -> tuple[StepPlan, LiveState]:
         """The parameters, checked, and what the last update left of them.
 
         Raises like `update`, if they can't be updated, or are not those of the first update.
         """
-        bound, last = self._bound, self._memory
+        plan, last = self._plan, self._live
         if last is not None:
             last.catch_up()
-        if bound is not None and last is not None and tree.spec == last.spec and bound.still(tree.leaves):
-            return bound, last
+        if plan is not None and last is not None and tree.spec == last.spec and plan.still(tree.leaves):
+            return plan, last
         ps = checks.parameters(tree)
         owner = checks.owners(ps)
         checks.rebindable(tree, ps, owner)
         checks.separate(tree, ps, owner)
-        division = self._divided(tree, ps, owner)
-        bound = Bound(tree, ps, owner, division)
+        param_groups = self._param_groups(tree, ps, owner)
+        plan = StepPlan(tree, ps, owner, param_groups)
         now = signature(ps, owner)
         if last is None:
-            return bound, Memory(tree.spec, now, self._pipeline.start(ps, division), division.names)
-        return bound, last.met(tree, ps, now, division.names)
+            return plan, LiveState(tree.spec, now, self._pipeline.start(ps, param_groups), param_groups.names)
+        return plan, last.met(tree, ps, now, param_groups.names)
 
-    def _caught_up(self) -> Flat | None:
+    def _caught_up(self) -> FlatState | None:
         """What is remembered, with all steps counted, those that were replayed too."""
-        if self._memory is None:
+        if self._live is None:
             return None
-        flat = self._memory.catch_up()
+        flat = self._live.catch_up()
         if self._recorder is not None:
-            flat = self._memory.flat = self._recorder.catch_up(flat)
+            flat = self._live.flat = self._recorder.catch_up(flat)
         return flat

@@ -61,14 +61,14 @@ class Stage:
     slots: ClassVar[tuple[str, ...]] = ()
     """The names of the arrays kept for each parameter."""
 
-    numbers: ClassVar[Mapping[str, float]] = {}
-    """The numbers that are kept for all parameters together, and what they start as. `advance` gives the new ones."""
+    scalars: ClassVar[Mapping[str, float]] = {}
+    """The numbers that are kept for all parameters together, by name, and the values that they start with."""
 
     ranges: ClassVar[Mapping[str, Domain]] = {}
     """What each of these may be in a state that is restored; any number, where it says nothing."""
 
-    advance: ClassVar[Callable[..., Mapping[str, Any]]] = staticmethod(lambda _, **__: {})
-    """`advance(step, **numbers, **hyperparameters)`: the numbers of this step, before its coefficients, which get them.
+    update_scalars: ClassVar[Callable[..., Mapping[str, Any]]] = staticmethod(lambda _, **__: {})
+    """`update_scalars(step, **scalars, **hyperparameters)`: the scalars of this step, which its coefficients then get.
 
     step counts all steps, from 1. With a `measure` or `totals` it is given these, too. The hyperparameters are the
     stage's own, whatever groups have.
@@ -78,7 +78,7 @@ class Stage:
     """`coefficients(t, **hyperparameters)`: what the rule needs beside arrays, in float64 on the host.
 
     t is the parameter's own count of steps, from 1; the hyperparameters are this step's values. As it stands
-    here, the coefficients are the hyperparameters. Beside these they get the stage's `numbers`, the `norm` of its
+    here, the coefficients are the hyperparameters. Beside these they get the stage's `scalars`, the `norm` of its
     `measure`, its `totals`, and its `norms` with the `size`.
     """
 
@@ -96,7 +96,10 @@ class Stage:
     """
 
     totals: ClassVar[Mapping[str, Callable[..., Any]]] = {}
-    """More such measures, by the names that `advance` and `coefficients` get them by. The device is waited for."""
+    """More such measures, by the names under which `update_scalars` and `coefficients` get them.
+
+    The device is waited for.
+    """
 
     norms: ClassVar[Mapping[str, Callable[..., Any]]] = {}
     """The same for each parameter by itself, for `coefficients` only: `{"length": lambda xp, p, x: x}`.
@@ -104,10 +107,10 @@ class Stage:
     And `size`, the number of its elements, of which a complex one is two. The device is waited for.
     """
 
-    watched: ClassVar[Mapping[str, Callable[..., Any]]] = {}
+    metrics: ClassVar[Mapping[str, Callable[..., Any]]] = {}
     """The same for a report of `update`, under the names `norm`, `parameter_norm` and `nonfinite`."""
 
-    whole: ClassVar[bool] = False
+    array_rule: ClassVar[bool] = False
     """Whether the rule is one of whole arrays, and not of one element by itself.
 
     Its `xp` is then the library's own array API namespace, p and x have the shape of the parameter and at least
@@ -117,14 +120,14 @@ class Stage:
     evaluate: ClassVar[Callable[..., Any] | None] = None
     """`evaluate(xp, p, *slots, **hyperparameters)`: the parameter that `eval_params` gives, for one element."""
 
-    scaling: ClassVar[Callable[..., Any] | None] = None
-    """`scaling(**numbers)`: by what losses are to be multiplied, where the stage undoes it."""
+    get_loss_scale: ClassVar[Callable[..., Any] | None] = None
+    """`get_loss_scale(**scalars)`: by what losses are to be multiplied, where the stage undoes it."""
 
-    rescaled: ClassVar[Callable[..., Mapping[str, Any]] | None] = None
-    """`rescaled(scale, **numbers)`: the numbers with which losses are to be multiplied by another."""
+    set_loss_scale: ClassVar[Callable[..., Mapping[str, Any]] | None] = None
+    """`set_loss_scale(scale, **scalars)`: the numbers with which losses are to be multiplied by another."""
 
-    due: ClassVar[Callable[..., Any] | None] = None
-    """`due(**numbers, **hyperparameters)`, of the first stage of a chain: whether an update is a step."""
+    is_step: ClassVar[Callable[..., Any] | None] = None
+    """`is_step(**scalars, **hyperparameters)`, of the first stage of a chain: whether an update is a step."""
 
     name: str = ""
     """Of what it has watched, in `last_metrics`."""
@@ -219,17 +222,17 @@ class Stage:
         """A part for each thing it measures, by name, and under no name what the stage does."""
         cls = type(self)
         seen = cls._act, len(self.slots)
-        measures = {**cls.totals, **cls.norms, **cls.watched}
+        measures = {**cls.totals, **cls.norms, **cls.metrics}
         parts = {name: Part(on_nothing, of, measure=of, seen=seen) for name, of in measures.items()}
-        return {**parts, "": Part(cls._act, self.rule, self.slots, cls.measure, whole=cls.whole)}
+        return {**parts, "": Part(cls._act, self.rule, self.slots, cls.measure, array_rule=cls.array_rule)}
 
-    def _advanced(self, step: Any, numbers: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
+    def _updated_scalars(self, step: Any, scalars: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
         """The numbers of this step."""
-        found = self.advance(step, **numbers, **self._values(step, {}), **found)
-        if not isinstance(found, Mapping) or set(found) != set(numbers):
+        found = self.update_scalars(step, **scalars, **self._values(step, {}), **found)
+        if not isinstance(found, Mapping) or set(found) != set(scalars):
             names = [*found] if isinstance(found, Mapping) else repr(found)
-            raise TypeError(f"advance of {self!r} gave {names}; wanted {sorted(numbers)}")
-        return {name: self._number("advance", name, found[name]) for name in numbers}
+            raise TypeError(f"update_scalars of {self!r} gave {names}; wanted {sorted(scalars)}")
+        return {name: self._number("update_scalars", name, found[name]) for name in scalars}
 
     def _values(self, step: Any, given: Mapping[str, Hyper]) -> dict[str, Any]:
         """The hyperparameters at this step, schedules called; those that are given instead of the stage's own."""
@@ -295,14 +298,14 @@ class GradientStage(Stage):
 class Gate(Stage):
     """A stage that calls a step off if what it makes of the gradient is not finite everywhere.
 
-    Parameters, slots and counts of all stages then stay as they are. Its coefficients get its `numbers` of before the
-    step; these advance in any case, and `advance` is given `allowed`: whether the step is taken.
+    Parameters, slots and counts of all stages then stay as they are. Its coefficients get its `scalars` of before the
+    step; these advance in any case, and `update_scalars` is given `allowed`: whether the step is taken.
     """
 
     offender: str | None = None
     """The path of the first parameter for which `update` last called a step off."""
 
-    def exhausted(self, step: Any, numbers: Mapping[str, Any]) -> dict[str, Any] | None:
+    def exhausted(self, step: Any, scalars: Mapping[str, Any]) -> dict[str, Any] | None:
         """Whether the step that was just called off, with these numbers after it, is one too many: then an error.
 
         If so, the numbers to go on with for those who catch it; else None.

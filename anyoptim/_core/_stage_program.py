@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from anyoptim._core._stage import ParameterStage, Stage
-from anyoptim._trace._program import MOVE, Program, Row
+from anyoptim._trace._program import MOVE, Coefficients, Program
 
-__all__ = ["Entry", "Track"]
+__all__ = ["Entry", "StageProgram"]
 
 
 class Entry(NamedTuple):
@@ -18,7 +18,7 @@ class Entry(NamedTuple):
     norm: str
 
 
-class Track:
+class StageProgram:
     """Some of the stages of an optimizer, in their order, and among them the step itself.
 
     It comes before the first stage that sees the parameter after it.
@@ -42,6 +42,6 @@ class Track:
         self.names = [(k, name) for k in of for name in stages[k].slots]
         """The slots in a row: of which stage, its name."""
 
-    def filled(self, row: Row, entry: Entry) -> Row:
+    def filled(self, row: Coefficients, entry: Entry) -> Coefficients:
         """The row so far up to an entry: what is no stage has no coefficients."""
         return row + ({},) * (self.places[entry] - len(row))

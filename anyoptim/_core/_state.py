@@ -14,7 +14,18 @@ from anyoptim._engines import Result
 from anyoptim._trace._hyperparameters import number
 from anyoptim._trace._scalars import count, following
 
-__all__ = ["Flat", "Memory", "State", "chosen", "flattened", "nothing", "pack", "signature", "stepped", "unpack"]
+__all__ = [
+    "FlatState",
+    "LiveState",
+    "State",
+    "chosen",
+    "flattened",
+    "nothing",
+    "pack",
+    "signature",
+    "stepped",
+    "unpack",
+]
 
 
 class State(NamedTuple):
@@ -33,20 +44,20 @@ class State(NamedTuple):
     Of a chain a tuple of these, one for each stage: `state.slots[1]["m"]["W1"]`. None stands for a parameter that does
     not go through the stage.
     """
-    numbers: Any = ()
+    scalars: Any = ()
     """The numbers that are kept for all parameters together, by name; of a chain a tuple of these; () for none."""
     pending: Any = ()
     """For each parameter how many gradients its total has gathered since the last step, in a container like `params`;
     () where no stage gathers any."""
 
 
-class Flat(NamedTuple):
+class FlatState(NamedTuple):
     """A `State` as lists over leaves; the slots of all stages in a row."""
 
     step: Any
     t: list[Any]
     slots: list[tuple[Array, ...] | None]
-    numbers: tuple[Mapping[str, Any], ...]
+    scalars: tuple[Mapping[str, Any], ...]
     """Of each stage."""
     pending: Sequence[Any] = ()
 
@@ -55,17 +66,17 @@ Names = Sequence[Sequence[tuple[int, str]]]
 """Of each parameter its slots: of which stage, their names."""
 
 
-class Memory:
+class LiveState:
     """What `update` keeps."""
 
-    def __init__(self, spec: Any, signature: list[tuple[Any, ...] | None], flat: Flat, names: Names) -> None:
+    def __init__(self, spec: Any, signature: list[tuple[Any, ...] | None], flat: FlatState, names: Names) -> None:
         self.spec, self.flat, self.names = spec, flat, names
         self.signature = signature
         """What may not change of each parameter."""
         self.alike = 0
         """How many steps `flat` is behind, which all parameters took."""
 
-    def catch_up(self) -> Flat:
+    def catch_up(self) -> FlatState:
         """What is remembered, with all steps counted."""
         if self.alike:
             step, t = self.flat.step + self.alike, [n + self.alike for n in self.flat.t]
@@ -75,7 +86,7 @@ class Memory:
 
     def met(
         self, tree: Tree, ps: Sequence[Parameter | None], now: list[tuple[Any, ...] | None], names: Names
-    ) -> Memory:
+    ) -> LiveState:
         """The same of parameters that are met again, of this signature, in the order of theirs.
 
         Raises ValueError if they are not those that this is remembered of.
@@ -96,10 +107,10 @@ class Memory:
                         f"{p.library.device(s)}; wanted a new optimizer after a move"
                     )
         pending = [self.flat.pending[i] for i in order] if self.flat.pending else ()
-        return Memory(tree.spec, now, self.flat._replace(t=t, slots=slots, pending=pending), names)
+        return LiveState(tree.spec, now, self.flat._replace(t=t, slots=slots, pending=pending), names)
 
 
-def pack(stages: Sequence[Stage], nested: bool, spec: Any, flat: Flat, names: Names) -> State:
+def pack(stages: Sequence[Stage], nested: bool, spec: Any, flat: FlatState, names: Names) -> State:
     """The lists as a state; the slots are nested by stage or, of a single one, not."""
     build = spec.unflatten
     columns = {(k, name): [None] * len(flat.slots) for k, stage in enumerate(stages) for name in stage.slots}
@@ -107,11 +118,11 @@ def pack(stages: Sequence[Stage], nested: bool, spec: Any, flat: Flat, names: Na
         for key, slot in zip(names[i], of or (), strict=of is not None):
             columns[key][i] = slot
     slots = [{name: build(columns[k, name]) for name in stage.slots} for k, stage in enumerate(stages)]
-    numbers: Any = ()
-    if any(flat.numbers):
-        numbers = tuple(map(dict, flat.numbers)) if nested else dict(flat.numbers[0])
-    pending = build(flat.pending) if _gathers(stages) else ()
-    return State(flat.step, build(flat.t), tuple(slots) if nested else slots[0], numbers, pending)
+    scalars: Any = ()
+    if any(flat.scalars):
+        scalars = tuple(map(dict, flat.scalars)) if nested else dict(flat.scalars[0])
+    pending = build(flat.pending) if _accumulates(stages) else ()
+    return State(flat.step, build(flat.t), tuple(slots) if nested else slots[0], scalars, pending)
 
 
 def unpack(
@@ -121,14 +132,14 @@ def unpack(
     ps: Sequence[Parameter | None],
     state: State,
     names: Names,
-) -> Flat:
+) -> FlatState:
     """The state as lists. Raises ValueError or TypeError if it is none for these stages and parameters."""
     if not isinstance(state, State):
         raise TypeError(f"state is a {type(state).__qualname__}; wanted the State that init(params) gives")
     given = state.slots if nested else (state.slots,)
     if not isinstance(given, tuple | list) or len(given) != len(stages):
         raise ValueError(f"state.slots is not a tuple of {len(stages)}, one for each stage of {list(stages)}")
-    counted = {"state.t": state.t, **({"state.pending": state.pending} if _gathers(stages) else {})}
+    counted = {"state.t": state.t, **({"state.pending": state.pending} if _accumulates(stages) else {})}
     t, *pending = (_counts(tree, ps, root, counts) for root, counts in counted.items())
     columns = _columns(stages, nested, tree, given)
     slots_of: list[tuple[Array, ...] | None] = []
@@ -142,11 +153,11 @@ def unpack(
             shape = dict(zip(stages[k].slots, stages[k].slot_shapes(tuple(p.array.shape)), strict=True))[name]
             own.append(checks.slot(tree.name(i, at), column[i], tree.name(i), p, shape))
         slots_of.append(tuple(own))
-    return Flat(count("state.step", state.step), t, slots_of, _numbers(stages, nested, state.numbers), *pending)
+    return FlatState(count("state.step", state.step), t, slots_of, _scalars(stages, nested, state.scalars), *pending)
 
 
-def _gathers(stages: Sequence[Stage]) -> bool:
-    return stages[0].due is not None
+def _accumulates(stages: Sequence[Stage]) -> bool:
+    return stages[0].is_step is not None
 
 
 def _counts(tree: Tree, ps: Sequence[Parameter | None], root: str, counts: Any) -> list[Any]:
@@ -169,7 +180,7 @@ def _columns(
     return columns
 
 
-def flattened(stages: Sequence[Stage], nested: bool, state: Any) -> tuple[Any, Flat, Names]:
+def flattened(stages: Sequence[Stage], nested: bool, state: Any) -> tuple[Any, FlatState, Names]:
     """The structure of a state, the state as lists, and of each parameter its slots: of which stage, their names.
 
     Raises ValueError or TypeError if it is none for these stages.
@@ -186,44 +197,46 @@ def flattened(stages: Sequence[Stage], nested: bool, state: Any) -> tuple[Any, F
     for i, own in enumerate(names):
         places = [(tree.name(i, at), column[i]) for at, column in (columns[key] for key in own)]
         slots.append(tuple(checks.admit(name, slot, "an array")[1] for name, slot in places))
-    pending = tree.match("state.pending", state.pending) if _gathers(stages) else ()
-    flat = Flat(state.step, tree.leaves, slots, _numbers(stages, nested, state.numbers), pending)
+    pending = tree.match("state.pending", state.pending) if _accumulates(stages) else ()
+    flat = FlatState(state.step, tree.leaves, slots, _scalars(stages, nested, state.scalars), pending)
     return tree.spec, flat, names
 
 
-def _numbers(stages: Sequence[Stage], nested: bool, numbers: Any) -> tuple[Mapping[str, Any], ...]:
-    if not any(stage.numbers for stage in stages):
+def _scalars(stages: Sequence[Stage], nested: bool, scalars: Any) -> tuple[Mapping[str, Any], ...]:
+    if not any(stage.scalars for stage in stages):
         return tuple({} for _ in stages)
-    given = numbers if nested else (numbers,)
+    given = scalars if nested else (scalars,)
     if not isinstance(given, tuple | list) or len(given) != len(stages):
-        raise ValueError(f"state.numbers is not a tuple of {len(stages)}, one for each stage of {list(stages)}")
+        raise ValueError(f"state.scalars is not a tuple of {len(stages)}, one for each stage of {list(stages)}")
     found = []
     for k, (stage, own) in enumerate(zip(stages, given, strict=True)):
-        root = f"state.numbers[{k}]" if nested else "state.numbers"
-        if not isinstance(own, Mapping) or set(own) != set(stage.numbers):
-            raise ValueError(f"{root} is {own!r}; wanted a dict with {sorted(stage.numbers)} for {stage!r}")
+        root = f"state.scalars[{k}]" if nested else "state.scalars"
+        if not isinstance(own, Mapping) or set(own) != set(stage.scalars):
+            raise ValueError(f"{root} is {own!r}; wanted a dict with {sorted(stage.scalars)} for {stage!r}")
         found.append({name: stage.ranges.get(name, number).value(f"{root}[{name!r}]", own[name]) for name in own})
     return tuple(found)
 
 
 def stepped(
-    flat: Flat,
+    flat: FlatState,
     t: Sequence[Any],
-    numbers: tuple[Mapping[str, Any], ...],
+    scalars: tuple[Mapping[str, Any], ...],
     results: Mapping[int, Result],
     owner: Sequence[int],
-) -> Flat:
+) -> FlatState:
     """The counts and slots of all leaves, those of a tied one being its owner's."""
     slots = [results[o].slots if o in results else flat.slots[o] for o in owner]
-    return Flat(following(flat.step), [t[o] for o in owner], slots, numbers, nothing(flat))
+    return FlatState(following(flat.step), [t[o] for o in owner], slots, scalars, nothing(flat))
 
 
-def nothing(flat: Flat) -> Sequence[Any]:
+def nothing(flat: FlatState) -> Sequence[Any]:
     """That nothing is gathered for any parameter."""
     return [None if n is None else 0 for n in flat.pending]
 
 
-def chosen(taken: Array, new: tuple[list[Any], Flat], old: tuple[list[Any], Flat]) -> tuple[list[Any], Flat]:
+def chosen(
+    taken: Array, new: tuple[list[Any], FlatState], old: tuple[list[Any], FlatState]
+) -> tuple[list[Any], FlatState]:
     """The new leaves and state where a step is taken, and the old ones where it is not."""
 
     def either(a: Any, b: Any) -> Any:
@@ -238,12 +251,12 @@ def chosen(taken: Array, new: tuple[list[Any], Flat], old: tuple[list[Any], Flat
         for of, was in zip(flat.slots, before.slots, strict=True)
     ]
     t = list(map(either, flat.t, before.t))
-    numbers = tuple(
+    scalars = tuple(
         {name: either(own[name], was[name]) for name in own}
-        for own, was in zip(flat.numbers, before.numbers, strict=True)
+        for own, was in zip(flat.scalars, before.scalars, strict=True)
     )
     step, pending = either(flat.step, before.step), list(map(either, flat.pending, before.pending))
-    return list(map(either, leaves, leaves_before)), Flat(step, t, slots, numbers, pending)
+    return list(map(either, leaves, leaves_before)), FlatState(step, t, slots, scalars, pending)
 
 
 def signature(ps: Sequence[Parameter | None], owner: Sequence[int]) -> list[tuple[Any, ...] | None]:

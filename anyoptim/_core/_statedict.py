@@ -13,10 +13,10 @@ from anyoptim._arrays._checks import Parameter, admit
 from anyoptim._arrays._quiet import quiet
 from anyoptim._arrays._tree import Tree
 from anyoptim._core._groups import groups, having
-from anyoptim._core._param_groups import Division, Layout
+from anyoptim._core._param_groups import GroupSpec, ParamGroups
 from anyoptim._core._selection import Selection
 from anyoptim._core._stage import Stage
-from anyoptim._core._state import Flat
+from anyoptim._core._state import FlatState
 from anyoptim._trace._hyperparameters import Hyper, number
 from anyoptim._trace._scalars import integer
 
@@ -26,15 +26,15 @@ VERSION = 1
 """Of the format."""
 
 _FIELDS = ("version", "step", "t", "stages", "groups", "pending")
-_OF_STAGE = ("name", "constants", "hyperparameters", "numbers", "slots")
+_OF_STAGE = ("name", "constants", "hyperparameters", "scalars", "slots")
 
 
 def written(
     stages: Sequence[Stage],
-    layout: Layout,
+    group_spec: GroupSpec,
     paths: Sequence[str],
     names: Sequence[Sequence[tuple[int, str]]],
-    flat: Flat,
+    flat: FlatState,
     kept: Callable[[Array], Array],
 ) -> dict[str, Any]:
     """The state, the hyperparameters and the constants; of each slot what `kept` makes of it."""
@@ -51,16 +51,16 @@ def written(
                 "name": type(stage).__name__,
                 "constants": constants,
                 "hyperparameters": {name: _shown(getattr(stage, name)) for name in stage.hyperparameters},
-                "numbers": {name: float(value) for name, value in numbers.items()},
+                "scalars": {name: float(value) for name, value in scalars.items()},
                 "slots": own,
             }
-            for stage, constants, numbers, own in zip(
-                stages, _constants(stages, layout), flat.numbers, slots, strict=True
+            for stage, constants, scalars, own in zip(
+                stages, _constants(stages, group_spec), flat.scalars, slots, strict=True
             )
         ],
         "groups": {
             name: None if own is None else {key: _shown(value) for key, value in own.items()}
-            for name, own in _by_name(layout.groups).items()
+            for name, own in _by_name(group_spec.groups).items()
         },
         **({"pending": _by_path("state.pending", paths, flat.pending)} if flat.pending else {}),
     }
@@ -70,17 +70,19 @@ def _by_path(root: str, paths: Sequence[str], counts: Sequence[Any]) -> dict[str
     return {path: integer(root, n) for path, n in zip(paths, counts, strict=True) if n is not None}
 
 
-def _constants(stages: Sequence[Stage], layout: Layout) -> list[dict[str, Any]]:
+def _constants(stages: Sequence[Stage], group_spec: GroupSpec) -> list[dict[str, Any]]:
     """What can't be changed of each stage, and in a partition for which parameters it is."""
-    names = dict(zip(layout.partition or (), _by_name(layout.partition), strict=True))
-    both = zip(stages, layout.lanes, strict=True)
-    return [stage.constants if lane is None else {**stage.constants, "for": names[lane]} for stage, lane in both]
+    names = dict(zip(group_spec.partition or (), _by_name(group_spec.partition), strict=True))
+    both = zip(stages, group_spec.selectors, strict=True)
+    return [
+        stage.constants if selector is None else {**stage.constants, "for": names[selector]} for stage, selector in both
+    ]
 
 
 class Restored(NamedTuple):
     """What a saved state says, all of it checked."""
 
-    flat: Flat | None
+    flat: FlatState | None
     """None for one of before the first update."""
     settings: list[Callable[[], None]]
     """What sets the hyperparameters."""
@@ -95,18 +97,18 @@ class _Saved(NamedTuple):
     name: str
     constants: Mapping[str, Any]
     hyperparameters: Mapping[str, Any]
-    numbers: Mapping[str, float]
+    scalars: Mapping[str, float]
     slots: Mapping[str, Mapping[str, Array]]
 
 
 def restored(
     stages: Sequence[Stage],
-    layout: Layout,
+    group_spec: GroupSpec,
     tree: Tree,
     ps: Sequence[Parameter | None],
     owner: Sequence[int],
-    division: Division,
-    fresh: Flat,
+    param_groups: ParamGroups,
+    fresh: FlatState,
     state: Any,
 ) -> Restored:
     """What `written` wrote, for these parameters: in their library, on their device, in the slots of `fresh`.
@@ -126,18 +128,18 @@ def restored(
     left: list[str] = []
     saved = _matched(stages, [_saved(f"state['stages'][{k}]", one) for k, one in enumerate(given["stages"])], left)
     settings: list[Callable[[], None]] = []
-    numbers = [dict(of) for of in fresh.numbers]
-    for k, (stage, constants) in enumerate(zip(stages, _constants(stages, layout), strict=True)):
+    scalars = [dict(of) for of in fresh.scalars]
+    for k, (stage, constants) in enumerate(zip(stages, _constants(stages, group_spec), strict=True)):
         own = saved[k]
         if own is not None:
             _same(f"{own.root}['constants']", own.constants, constants, left)
             settings += _settings(own, stage, left)
-            numbers[k] |= {
-                name: stage.ranges.get(name, number).value(f"{own.root}['numbers'][{name!r}]", own.numbers[name])
-                for name in numbers[k]
-                if name in own.numbers
+            scalars[k] |= {
+                name: stage.ranges.get(name, number).value(f"{own.root}['scalars'][{name!r}]", own.scalars[name])
+                for name in scalars[k]
+                if name in own.scalars
             }
-    settings += _of_groups(_mapping("state['groups']", given["groups"]), layout.groups, stages, left)
+    settings += _of_groups(_mapping("state['groups']", given["groups"]), group_spec.groups, stages, left)
     if not step and not counts:
         return Restored(None, settings, left)
     t, slots = list(fresh.t), list(fresh.slots)
@@ -152,15 +154,15 @@ def restored(
             left.append(f"{tree.name(i)} is not in it")
         else:
             t[i] = counts[path]
-            both = zip(division.track(i).names, fresh.slots[i] or (), strict=True)
+            both = zip(param_groups.branch(i).names, fresh.slots[i] or (), strict=True)
             slots[i] = tuple(_slot(saved[k], name, path, str(tree.name(i)), p, slot, left) for (k, name), slot in both)
     paths = {path for p, path in zip(ps, tree.paths, strict=True) if p is not None}
     seen = dict.fromkeys([*counts, *(path for own in saved if own for of in own.slots.values() for path in of)])
     left += [f"it has {path!r}, for which there is no parameter" for path in seen if path not in paths]
     pending = fresh.pending
-    if numbers[0].get("gathered"):
+    if scalars[0].get("gathered"):
         pending = _pending(pending, waiting, tree, owner, left)
-    return Restored(Flat(step, t, slots, tuple(numbers), pending), settings, left)
+    return Restored(FlatState(step, t, slots, tuple(scalars), pending), settings, left)
 
 
 def _pending(
@@ -196,9 +198,9 @@ def _saved(root: str, stage: Any) -> _Saved:
     if not isinstance(given["name"], str):
         raise TypeError(f"{root}['name'] is {given['name']!r}; wanted a string")
     parts = {of: _mapping(f"{root}[{of!r}]", given[of]) for of in _OF_STAGE[1:]}
-    numbers = {name: number.value(f"{root}['numbers'][{name!r}]", n) for name, n in parts["numbers"].items()}
+    scalars = {name: number.value(f"{root}['scalars'][{name!r}]", n) for name, n in parts["scalars"].items()}
     slots = {name: _mapping(f"{root}['slots'][{name!r}]", of) for name, of in parts["slots"].items()}
-    return _Saved(root, given["name"], parts["constants"], parts["hyperparameters"], numbers, slots)
+    return _Saved(root, given["name"], parts["constants"], parts["hyperparameters"], scalars, slots)
 
 
 def _matched(stages: Sequence[Stage], saved: list[_Saved], left: list[str]) -> list[_Saved | None]:
@@ -215,7 +217,7 @@ def _matched(stages: Sequence[Stage], saved: list[_Saved], left: list[str]) -> l
 
 def _settings(own: _Saved, stage: Stage, left: list[str]) -> list[Callable[[], None]]:
     """What sets the hyperparameters of a stage to those that were saved."""
-    for of, known in (("numbers", stage.numbers), ("slots", stage.slots), ("hyperparameters", stage.hyperparameters)):
+    for of, known in (("scalars", stage.scalars), ("slots", stage.slots), ("hyperparameters", stage.hyperparameters)):
         _keys(f"{own.root}[{of!r}]", getattr(own, of), known, left)
     found: list[Callable[[], None]] = []
     for name, value in own.hyperparameters.items():

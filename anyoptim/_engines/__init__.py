@@ -17,22 +17,22 @@ import numpy as np
 
 from anyoptim._arrays import COMPUTE, Array
 from anyoptim._engines import _portable as portable
-from anyoptim._engines._base import Commit, Leaf, Plan, Result, Rows, Written, norm_of
+from anyoptim._engines._base import CoefficientTable, Commit, Leaf, Plan, Result, Written, norm_of
 from anyoptim._engines._portable import Lazy, start
 from anyoptim._engines.blocked import _engine as blocked
 from anyoptim._engines.compiled import _engine as compiled
-from anyoptim._trace._program import Program, Row, options
+from anyoptim._trace._program import Coefficients, Program, options
 from anyoptim._trace._reduction import total
 
 __all__ = [
     "ENGINES",
     "LAZY",
     "Choice",
+    "CoefficientTable",
     "Commit",
-    "Crew",
+    "Dispatch",
     "Leaf",
     "Result",
-    "Rows",
     "choices",
     "known",
     "ready",
@@ -90,7 +90,7 @@ def known(name: Any) -> None:
         raise ImportError(f"engine is {name!r}, but {why}")
 
 
-def ready(program: Program, row: Row, dtype: str, number: int | None) -> None:
+def ready(program: Program, row: Coefficients, dtype: str, number: int | None) -> None:
     """Compile for arrays of one dtype what can be compiled, and use it from now on.
 
     `number` is that of a CUDA device; None stands for this machine's memory. Raises ImportError where packages are
@@ -105,7 +105,7 @@ def ready(program: Program, row: Row, dtype: str, number: int | None) -> None:
         _worked[program, _real(dtype)].elements = WORTHWHILE
 
 
-def source(engine: str, programs: Sequence[tuple[Program, Row, Sequence[int]]], dtype: str) -> str:
+def source(engine: str, programs: Sequence[tuple[Program, Coefficients, Sequence[int]]], dtype: str) -> str:
     """The text of what an engine runs: for each program, with its row, a pass for each measure, then the step."""
     passes = [(program, k, row[:k]) for program, row, measures in programs for k in (*measures, None)]
     if engine == "cuda":
@@ -134,8 +134,8 @@ def choices(name: str | None, programs: Sequence[Program], leaves: Sequence[Leaf
 def _choose(name: str | None, program: Program, leaf: Leaf, x: Array) -> Choice:
     """The engine of this name, or the fastest; where it can't take the leaf, the fastest after it that can."""
     asked = None if name is None else f"engine={name!r}"
-    if program.whole is not None:
-        return Choice("portable", f"{program.whole} works on whole arrays")
+    if program.array_rule is not None:
+        return Choice("portable", f"{program.array_rule} works on whole arrays")
     if leaf.library.cuda(leaf.p) is not None:
         cuda = _later("cuda")
         why = (asked if name != "cuda" else None) or cuda.missing() or cuda.refusal(program, leaf, x) or cuda.broken()
@@ -174,7 +174,7 @@ class _Team(NamedTuple):
     """Which leaves."""
 
 
-class Crew:
+class Dispatch:
     """The leaves of a step, divided among engines."""
 
     def __init__(
@@ -207,9 +207,9 @@ class Crew:
         each = [team.plan.written for team in self.teams]
         written = Written([a for w in each for a in w.here], [m for w in each for m in w.there])
         for team in self.teams:
-            team.plan.keep_off(written)
+            team.plan.avoid_aliasing(written)
         # Those of whose parameters each process has but a part: its sums are a part of theirs.
-        self.apart = list(dict.fromkeys(leaf.library for leaf in leaves if leaf.library.apart))
+        self.distributed = list(dict.fromkeys(leaf.library for leaf in leaves if leaf.library.distributed))
         self.lasting = all(team.plan.lasting for team in self.teams)
         self.renewable = all(team.plan.lasting or team.plan.renewable for team in self.teams)
         # What a step adds to the work of those that wait to be compiled.
@@ -242,7 +242,7 @@ class Crew:
     @property
     def afar(self) -> bool:
         """Whether norms are computed on one device, and may stay there."""
-        return len(self.teams) == 1 and bool(self.devices) and self.choices[0].engine == "cuda" and not self.apart
+        return len(self.teams) == 1 and bool(self.devices) and self.choices[0].engine == "cuda" and not self.distributed
 
     def capturing(self) -> bool:
         """Whether what the leaves' libraries do now is recorded in a CUDA graph."""
@@ -264,11 +264,11 @@ class Crew:
             gathered.append(found)
         return gathered
 
-    def take(self, xs: Sequence[Array], row: Row) -> bool:
+    def replay(self, xs: Sequence[Array], row: Coefficients) -> bool:
         """Take a step of one row, if there is one team and no doubt about its leaves and gradients; else do nothing."""
         if self.waiting and self._due():
             return False
-        if not self.teams[0].plan.take(xs, row):
+        if not self.teams[0].plan.replay(xs, row):
             return False
         self._count()
         return True
@@ -285,7 +285,7 @@ class Crew:
         """The gradients as each engine takes them."""
         return [team.plan.gather(_some(xs, team.of)) for team in self.teams]
 
-    def norm(self, places: Mapping[int, int], gathered: Sequence[Any], rows: Rows) -> Any:
+    def norm(self, places: Mapping[int, int], gathered: Sequence[Any], rows: CoefficientTable) -> Any:
         """The 2-norm of what a part measures: of which one, in the program of this id; where all are one team's."""
         plan = self.teams[0].plan
         k = places[id(plan.program)]
@@ -296,7 +296,7 @@ class Crew:
         plan = self.teams[0].plan
         return plan.known(places[id(plan.program)])
 
-    def squares(self, places: Mapping[int, int], gathered: Sequence[Any], rows: Rows) -> dict[int, Any]:
+    def squares(self, places: Mapping[int, int], gathered: Sequence[Any], rows: CoefficientTable) -> dict[int, Any]:
         """The block sums of the leaves whose programs have that part: of all of each leaf, wherever its parts are."""
         sums: dict[int, Any] = {}
         for team, found in zip(self.teams, gathered, strict=True):
@@ -304,7 +304,7 @@ class Crew:
             if k is not None:
                 own = rows.some(team.of).before(k)
                 sums.update(zip(team.of, team.plan.squares(k, found, own), strict=True))
-        for library in self.apart:
+        for library in self.distributed:
             of = [i for i in sorted(sums) if self.leaves[i].library is library]
             found = library.total([float(total(np, sums[i])) for i in of], [self.leaves[i].p for i in of])
             sums.update({i: np.array([number]) for i, number in zip(of, found, strict=True)})
@@ -315,7 +315,7 @@ class Crew:
         of = sorted(sums)
         return norm_of([sums[i] for i in of], [self.leaves[i] for i in of])
 
-    def prepare(self, gathered: Sequence[Any], rows: Rows) -> Commit:
+    def prepare(self, gathered: Sequence[Any], rows: CoefficientTable) -> Commit:
         """All of the step that may fail; the commit gives all results in the order of the leaves."""
         if len(self.teams) == 1 and not self.waiting:
             return self.teams[0].plan.prepare(gathered[0], rows)

@@ -12,12 +12,12 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from anyoptim._arrays import Array, Library
-from anyoptim._arrays._memory import Memory
+from anyoptim._arrays._memory import MemoryLayout
 from anyoptim._trace._graph import Scalars, range_of
-from anyoptim._trace._program import Program, Row
+from anyoptim._trace._program import Coefficients, Program
 from anyoptim._trace._reduction import norm
 
-__all__ = ["Again", "Commit", "Leaf", "NDArray", "Plan", "Result", "Rows", "Written", "host", "norm_of"]
+__all__ = ["CoefficientTable", "Commit", "Leaf", "NDArray", "Plan", "Replay", "Result", "Written", "norm_of", "viewed"]
 
 
 NDArray = np.ndarray[Any, Any]
@@ -34,27 +34,27 @@ class Leaf(NamedTuple):
     """The user's own object over the memory of `p`, where the new parameter is to be written to it."""
 
 
-class Rows(NamedTuple):
+class CoefficientTable(NamedTuple):
     """The coefficients of a step. Leaves may have rows of their own: of their own step count, group, and so on."""
 
-    distinct: Sequence[Row]
-    which: Sequence[int]
+    distinct: Sequence[Coefficients]
+    row_of_leaf: Sequence[int]
     """For each leaf the number of its row."""
 
-    def of(self, i: int) -> Row:
+    def of(self, i: int) -> Coefficients:
         """The row of one leaf."""
-        return self.distinct[self.which[i]]
+        return self.distinct[self.row_of_leaf[i]]
 
-    def before(self, k: int) -> Rows:
+    def before(self, k: int) -> CoefficientTable:
         """What of them is for the parts before part `k`: all that a measure there can depend on."""
-        return Rows([row[:k] for row in self.distinct], self.which)
+        return CoefficientTable([row[:k] for row in self.distinct], self.row_of_leaf)
 
-    def some(self, indices: Sequence[int]) -> Rows:
+    def some(self, indices: Sequence[int]) -> CoefficientTable:
         """Those of some of the leaves, without rows that are for none of these."""
-        if len(indices) == len(self.which):
+        if len(indices) == len(self.row_of_leaf):
             return self
-        used = {r: n for n, r in enumerate(dict.fromkeys(self.which[i] for i in indices))}
-        return Rows([self.distinct[r] for r in used], [used[self.which[i]] for i in indices])
+        used = {r: n for n, r in enumerate(dict.fromkeys(self.row_of_leaf[i] for i in indices))}
+        return CoefficientTable([self.distinct[r] for r in used], [used[self.row_of_leaf[i]] for i in indices])
 
 
 class Result(NamedTuple):
@@ -68,12 +68,12 @@ Commit = Callable[[], Sequence[Result]]
 """Writes what was prepared: each new parameter to its destination, if it has one. Does not fail."""
 
 
-class Again:
+class Replay:
     """A step of one row without static options, to be taken again with other numbers."""
 
     def __init__(
         self,
-        row: Row,
+        row: Coefficients,
         scalars: Scalars,
         dtype: np.dtype[Any],
         table: NDArray,
@@ -87,7 +87,7 @@ class Again:
         self._least, self._largest, self._holds = within.least, within.largest, within.holds
         self._put = _writer(table if scalars.derived else table[: len(scalars.given)])  # constants stay as they are
 
-    def set(self, row: Row) -> bool:
+    def set(self, row: Coefficients) -> bool:
         """Put the numbers of another row in place, if they are numbers of this dtype and have the same names."""
         if [[*map(type, part.values())] for part in row] != self._kinds:
             return False
@@ -103,7 +103,7 @@ class Again:
         return True
 
 
-def _reader(scalars: Scalars, dtype: np.dtype[Any]) -> Callable[[Row], Sequence[float]]:
+def _reader(scalars: Scalars, dtype: np.dtype[Any]) -> Callable[[Coefficients], Sequence[float]]:
     """What gives the values of these in a row, without constants where these are all but coefficients."""
     given, made = scalars.given, scalars.made
     if len(given) > 1 and len({k for k, _ in given}) == 1:  # nearly always: those of one method
@@ -131,7 +131,7 @@ class Written(NamedTuple):
 
     here: Sequence[NDArray] = ()
     """Of this machine's memory."""
-    there: Sequence[Memory] = ()
+    there: Sequence[MemoryLayout] = ()
     """Of devices' memory."""
 
 
@@ -144,13 +144,13 @@ class Plan(ABC):
     renewable: ClassVar[bool] = False
     """Whether `renew` makes it the plan of other arrays of the same kind."""
 
-    again: Again | None
+    last_step: Replay | None
     """The last step, if there is one to be taken again."""
 
     def __init__(self, program: Program, leaves: Sequence[Leaf]) -> None:
         self.program = program
         self.leaves = leaves
-        self.again: Again | None = None
+        self.last_step: Replay | None = None
         libraries = {leaf.library for leaf in leaves if type(leaf.library).touched is not Library.touched}
         self._touched = [(of, [leaf.destination for leaf in leaves if leaf.library is of]) for of in libraries]
 
@@ -163,7 +163,7 @@ class Plan(ABC):
         """Take these leaves from now on, which are such as those before."""
         raise NotImplementedError
 
-    def keep_off(self, written: Written) -> None:
+    def avoid_aliasing(self, written: Written) -> None:
         """Set aside, from now on, gradients that lie in any of these: what all engines of a step write."""
         self._forbidden = written.here
 
@@ -176,9 +176,9 @@ class Plan(ABC):
         """What `gather` gives, if the leaves and gradients are without doubt as they should be; else None."""
         return None
 
-    def take(self, xs: Sequence[Array], row: Row) -> bool:
+    def replay(self, xs: Sequence[Array], row: Coefficients) -> bool:
         """Take a step of one row like the last one that was prepared; nothing is done where there is any doubt."""
-        again, gathered = self.again, self.quick(xs)
+        again, gathered = self.last_step, self.quick(xs)
         if again is None or gathered is None or not again.set(row):
             return False
         again.run(self, gathered)
@@ -190,13 +190,13 @@ class Plan(ABC):
         """The gradients, which passed all checks, for `squares` and `prepare`; those set aside that would be lost."""
 
     @abstractmethod
-    def squares(self, k: int, gathered: Any, rows: Rows) -> list[Array]:
+    def squares(self, k: int, gathered: Any, rows: CoefficientTable) -> list[Array]:
         """For each leaf the sums of squares, block by block, of what part `k` of the program measures.
 
         As `_trace/_reduction.py` says: a NumPy vector, or a traced one. The rows need not go further than part `k`.
         """
 
-    def norm(self, k: int, gathered: Any, rows: Rows) -> Any:
+    def norm(self, k: int, gathered: Any, rows: CoefficientTable) -> Any:
         """The 2-norm of what part `k` of the program measures: a float, a 0-d array, or a symbol."""
         return norm_of(self.squares(k, gathered, rows), self.leaves)
 
@@ -205,7 +205,7 @@ class Plan(ABC):
         raise NotImplementedError
 
     @abstractmethod
-    def prepare(self, gathered: Any, rows: Rows) -> Commit:
+    def prepare(self, gathered: Any, rows: CoefficientTable) -> Commit:
         """All of the step that may fail, and nothing written."""
 
 
@@ -215,8 +215,8 @@ def norm_of(sums: Sequence[Array], leaves: Sequence[Leaf]) -> Any:
     return norm(np if on_host else leaves[0].library.xp, sums)
 
 
-def host(library: Library, x: Array) -> NDArray:
+def viewed(library: Library, x: Array) -> NDArray:
     """NumPy's view of an array that an engine did not refuse."""
-    found = library.host(x)
+    found = library.numpy_view(x)
     assert found is not None  # noqa: S101 - it was asked for then
     return found

@@ -13,7 +13,7 @@ import numpy as np
 from anyoptim._arrays import COMPUTE, Array, Library
 from anyoptim._arrays._jax import loaded
 from anyoptim._arrays._quiet import quiet
-from anyoptim._engines._base import Commit, Leaf, NDArray, Plan, Result, Rows
+from anyoptim._engines._base import CoefficientTable, Commit, Leaf, NDArray, Plan, Result
 from anyoptim._trace._graph import Graph, range_of, trace, trace_measure
 from anyoptim._trace._program import Options, Program, options
 from anyoptim._trace._reduction import BLOCK, power_of_two, sums
@@ -84,13 +84,13 @@ class Jax(Plan):
         self.leaves = leaves
 
     def quick(self, xs: Sequence[Array]) -> Sequence[Array] | None:
-        plain = self.leaves[0].library.plain
+        plain = self.leaves[0].library.is_plain_gradient
         return xs if all(plain(x, leaf.p) for x, leaf in zip(xs, self.leaves, strict=True)) else None
 
     def gather(self, xs: Sequence[Array]) -> Sequence[Array]:
         return xs
 
-    def squares(self, k: int, gathered: Sequence[Array], rows: Rows) -> list[NDArray]:
+    def squares(self, k: int, gathered: Sequence[Array], rows: CoefficientTable) -> list[NDArray]:
         whole = None if self._shardings is None else self._place
         call = _measured(self.leaves[0].library, self.program, k, *_kinds(rows), self._divided, whole)
         static = {options(row) for row in rows.distinct}
@@ -102,7 +102,7 @@ class Jax(Plan):
         blocks = [1 if apart else _blocks(p) for p, apart in zip(ps, self._divided, strict=True)]
         return np.split(found, np.cumsum(blocks)[:-1])
 
-    def prepare(self, gathered: Sequence[Array], rows: Rows) -> Commit:
+    def prepare(self, gathered: Sequence[Array], rows: CoefficientTable) -> Commit:
         call = _step(self.leaves[0].library, self.program, *_kinds(rows), self._shardings)
         numbers, ps = self._numbers(None, rows), [leaf.p for leaf in self.leaves]
         slots = [
@@ -119,7 +119,7 @@ class Jax(Plan):
 
         return commit
 
-    def _numbers(self, k: int | None, rows: Rows) -> list[Array]:
+    def _numbers(self, k: int | None, rows: CoefficientTable) -> list[Array]:
         """For each leaf -0.0, and the numbers that its graph takes.
 
         They are arrays by themselves: XLA compiles what leaves of one shape do only once, whichever rows they have.
@@ -134,7 +134,7 @@ class Jax(Plan):
         for to, numbers in zip(table, found, strict=True):
             to[: len(numbers)] = numbers
         arrays = _split()(table if self._place is None else self.leaves[0].library.put(table, self._place))
-        return [arrays[r] for r in rows.which]
+        return [arrays[r] for r in rows.row_of_leaf]
 
 
 def _owned(leaf: Leaf) -> tuple[Array, ...]:
@@ -148,11 +148,11 @@ def _blocks(p: Array) -> int:
     return -(-n // min(BLOCK, power_of_two(n))) if n else 0
 
 
-def _kinds(rows: Rows) -> tuple[tuple[Options, ...], tuple[int, ...]]:
+def _kinds(rows: CoefficientTable) -> tuple[tuple[Options, ...], tuple[int, ...]]:
     """The sets of static options, and which of these each leaf has; nothing where there is one."""
     own = [options(row) for row in rows.distinct]
     distinct = tuple(dict.fromkeys(own))
-    return distinct, () if len(distinct) == 1 else tuple(distinct.index(own[r]) for r in rows.which)
+    return distinct, () if len(distinct) == 1 else tuple(distinct.index(own[r]) for r in rows.row_of_leaf)
 
 
 @functools.cache
@@ -171,7 +171,7 @@ def _step(
     library: Library,
     program: Program,
     kinds: Sequence[Options],
-    which: Sequence[int],
+    row_of_leaf: Sequence[int],
     shardings: Sequence[Any] | None,
 ) -> Callable[..., Any]:
     """The step of all leaves as one function: of slots, numbers, parameters and gradients."""
@@ -181,7 +181,7 @@ def _step(
     def step(slots: Any, rows: Any, ps: Any, xs: Any) -> Any:
         found = []
         for i, (p, x, own, numbers) in enumerate(zip(ps, xs, slots, rows, strict=True)):
-            parts = _parts(library, graphs[which[i] if which else 0], (p, x, *own), numbers)
+            parts = _parts(library, graphs[row_of_leaf[i] if row_of_leaf else 0], (p, x, *own), numbers)
             moved, *kept = parts[0] if len(parts) == 1 else map(lax.complex, *parts)
             found.append((*kept, library.xp.astype(moved, p.dtype)))
         # The slots first, each to the buffer that it comes from.
@@ -197,7 +197,7 @@ def _measured(
     program: Program,
     k: int,
     kinds: Sequence[Options],
-    which: Sequence[int],
+    row_of_leaf: Sequence[int],
     divided: Sequence[bool],
     whole: Any,
 ) -> Callable[..., Any]:
@@ -212,7 +212,7 @@ def _measured(
         wide = library.widest_float()
         found = []
         for i, (p, x, own, numbers) in enumerate(zip(ps, xs, slots, rows, strict=True)):
-            parts = _parts(library, graphs[which[i] if which else 0], (p, x, *own), numbers)
+            parts = _parts(library, graphs[row_of_leaf[i] if row_of_leaf else 0], (p, x, *own), numbers)
             zero = xp.astype(numbers[0], wide)
             squares = [a * a + zero for a in (xp.astype(a, wide) for (a,) in parts)]
             found.append(sums(xp, squares, divided[i]) if p.size or divided[i] else xp.reshape(squares[0], (-1,)))

@@ -10,10 +10,10 @@ from typing import Any
 
 from anyoptim._arrays import COMPUTE, Array, Library
 from anyoptim._arrays._quiet import quiet
-from anyoptim._engines._base import Commit, Leaf, Plan, Result, Rows
+from anyoptim._engines._base import CoefficientTable, Commit, Leaf, Plan, Result
 from anyoptim._trace._graph import range_of, trace, trace_measure
 from anyoptim._trace._operations import Operations
-from anyoptim._trace._program import MOVE, Program, Row, options
+from anyoptim._trace._program import MOVE, Coefficients, Program, options
 from anyoptim._trace._reduction import sums
 
 __all__ = ["Lazy", "Portable", "start"]
@@ -54,12 +54,12 @@ class _Eager(Operations):
 
 
 @contextmanager
-def _explained(program: Program, k: int | None, rows: Rows) -> Iterator[None]:
+def _explained(program: Program, k: int | None, rows: CoefficientTable) -> Iterator[None]:
     """What is wrong with a rule that fails, in the words of the engines that trace it."""
     try:
         yield
     except Exception:
-        if program.whole is None and MOVE in program.parts:  # or it is no step
+        if program.array_rule is None and MOVE in program.parts:  # or it is no step
             for static in {options(row) for row in rows.distinct}:
                 trace(program, static) if k is None else trace_measure(program, k, static)
         raise
@@ -71,16 +71,16 @@ class Portable(Plan):
     def gather(self, xs: Sequence[Array]) -> Sequence[Array]:
         # What is lazy would be computed again for each measure.
         lazy = bool(self.program.measures) and self.leaves[0].library.lazy
-        return self.leaves[0].library.settle(list(xs)) if lazy else xs
+        return self.leaves[0].library.materialize(list(xs)) if lazy else xs
 
-    def squares(self, k: int, gathered: Sequence[Array], rows: Rows) -> list[Array]:
+    def squares(self, k: int, gathered: Sequence[Array], rows: CoefficientTable) -> list[Array]:
         found = []
         for i, (leaf, x) in enumerate(zip(self.leaves, gathered, strict=True)):
             with leaf.library.at(leaf.p), _explained(self.program, k, rows):
                 found.append(self._known(_squares(functools.partial(self.program.measured, k), leaf, x, rows.of(i))))
         return found
 
-    def prepare(self, gathered: Sequence[Array], rows: Rows) -> Commit:
+    def prepare(self, gathered: Sequence[Array], rows: CoefficientTable) -> Commit:
         with _explained(self.program, None, rows):
             computed = self._computed(gathered, rows)
         results = self._settled(computed)
@@ -94,17 +94,17 @@ class Portable(Plan):
 
         return commit
 
-    def _computed(self, xs: Sequence[Array], rows: Rows) -> list[Result]:
+    def _computed(self, xs: Sequence[Array], rows: CoefficientTable) -> list[Result]:
         results = []
         for i, (leaf, x) in enumerate(zip(self.leaves, xs, strict=True)):
             with leaf.library.at(leaf.p):
-                call = _result if self.program.whole is None else _whole
+                call = _result if self.program.array_rule is None else _whole
                 results.append(call(self.program, leaf, x, rows.of(i)))
         return results
 
     def _settled(self, results: list[Result]) -> list[Result]:
         """The same with nothing lazy in it."""
-        arrays = iter(self.leaves[0].library.settle([a for p, slots in results for a in (p, *slots)]))
+        arrays = iter(self.leaves[0].library.materialize([a for p, slots in results for a in (p, *slots)]))
         return [Result(next(arrays), tuple(next(arrays) for _ in slots)) for _, slots in results]
 
     def _known(self, sums: Array) -> Array:
@@ -165,7 +165,7 @@ def _reals(leaf: Leaf, x: Array) -> list[_Reals]:
     return found
 
 
-def _row(library: Library, row: Row, like: Array) -> Row:
+def _row(library: Library, row: Coefficients, like: Array) -> Coefficients:
     within = range_of(library.dtype(like), normal=library.flushes)
 
     def fitted(c: Any) -> Any:
@@ -177,7 +177,7 @@ def _row(library: Library, row: Row, like: Array) -> Row:
     return tuple({k: fitted(c) for k, c in part.items()} for part in row)
 
 
-def _result(program: Program, leaf: Leaf, x: Array, row: Row) -> Result:
+def _result(program: Program, leaf: Leaf, x: Array, row: Coefficients) -> Result:
     library, xp = leaf.library, leaf.library.xp
     parts = []
     for p, g, slots in _reals(leaf, x):
@@ -192,18 +192,18 @@ def _result(program: Program, leaf: Leaf, x: Array, row: Row) -> Result:
     return Result(xp.astype(moved, leaf.p.dtype, copy=False), tuple(kept))  # of another byte order
 
 
-def _whole(program: Program, leaf: Leaf, x: Array, row: Row) -> Result:
+def _whole(program: Program, leaf: Leaf, x: Array, row: Coefficients) -> Result:
     """The same of a rule of whole arrays, whose operations may leave its results in other pieces."""
     library, like = leaf.library, Result(leaf.p, leaf.slots)
 
-    def call(p: Array, slots: tuple[Array, ...], x: Array, row: Row) -> Result:
+    def call(p: Array, slots: tuple[Array, ...], x: Array, row: Coefficients) -> Result:
         return _result(program, Leaf(library, p, slots), x, row)
 
     found = library.freely(call, like, leaf.p, leaf.slots, x, row)
     return Result(library.aligned(found.p, leaf.p), tuple(map(library.aligned, found.slots, leaf.slots)))
 
 
-def _squares(measured: Callable[..., Any], leaf: Leaf, x: Array, row: Row) -> Array:
+def _squares(measured: Callable[..., Any], leaf: Leaf, x: Array, row: Coefficients) -> Array:
     library, xp = leaf.library, leaf.library.xp
     wide = library.widest_float()
     if 0 in leaf.p.shape:  # Dask can't reshape these where they have several chunks

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 
 from anyoptim._trace._operations import Operations
-from anyoptim._trace._program import MisuseError, Options, Program, Row, RuleError, wrong
+from anyoptim._trace._program import Coefficients, MisuseError, Options, Program, RuleError, wrong
 
 __all__ = [
     "LOGICAL",
@@ -171,13 +171,13 @@ class Scalars(tuple[Scalar, ...]):
         """Whether any are made of coefficients."""
         self._last: dict[Any, tuple[list[Any], list[float]]] = {}
 
-    def values(self, row: Row, dtype: Any, within: Range | None = None) -> list[float]:
+    def values(self, row: Coefficients, dtype: Any, within: Range | None = None) -> list[float]:
         """Their values at one step: a coefficient is fitted to the dtype, or `within` another range."""
         fitted = (within or range_of(dtype)).fitted
         found = [fitted(row[k][name]) for k, name in self.given]
         return [*found, *self.made(row, dtype, within)] if len(found) < len(self) else found
 
-    def made(self, row: Row, dtype: Any, within: Range | None = None) -> list[float]:
+    def made(self, row: Coefficients, dtype: Any, within: Range | None = None) -> list[float]:
         """The values of those that are no coefficients."""
         now = [row[k][name] for k, name in self._of]
         before, found = self._last.get((dtype, within), (None, []))
@@ -187,7 +187,7 @@ class Scalars(tuple[Scalar, ...]):
         return found
 
 
-def evaluate(scalar: Scalar, row: Row, dtype: Any, within: Range | None = None) -> Any:
+def evaluate(scalar: Scalar, row: Coefficients, dtype: Any, within: Range | None = None) -> Any:
     """The value of a host expression at one step, in Python's own float64, of fitted coefficients.
 
     A symbol, where it is of symbols.
@@ -219,7 +219,7 @@ class _Tape:
         self.numbers: dict[Node, int] = {}
         self.ops: list[str] = []
 
-    def call(self, program: Callable[[Any, Row], tuple[Any, ...]], options: Options) -> list[int]:
+    def call(self, program: Callable[[Any, Coefficients], tuple[Any, ...]], options: Options) -> list[int]:
         """Run the program on this tape, and return the numbers of what it gives."""
         row = tuple(
             {
@@ -351,7 +351,7 @@ class _Value:
     __rpow__ = __pow__
 
     def __getitem__(self, key: Any) -> Any:
-        raise MisuseError(f"it takes [{key!r}] of an array; wanted a rule of one element, or whole = True")
+        raise MisuseError(f"it takes [{key!r}] of an array; wanted a rule of one element, or array_rule = True")
 
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(name if name.startswith("__") else f"it uses .{name}")

@@ -11,11 +11,11 @@ from anyoptim._trace._operations import ALLOWED
 
 __all__ = [
     "MOVE",
+    "Coefficients",
     "MisuseError",
     "Options",
     "Part",
     "Program",
-    "Row",
     "Rule",
     "RuleError",
     "floats",
@@ -31,7 +31,7 @@ __all__ = [
 Rule = Callable[..., Any]
 """The equation of a stage: a function of a namespace, values and coefficients that gives new values."""
 
-Row = tuple[Mapping[str, Any], ...]
+Coefficients = tuple[Mapping[str, Any], ...]
 """The coefficients of one parameter at one step, for each part: floats, static options (a bool or a string), or
 0-d arrays under a tracing transformation such as `jax.jit`."""
 
@@ -63,7 +63,7 @@ class Part(NamedTuple):
     called with p, x, the gradient too where the rule is, and the slots."""
     seen: tuple[Act, int] | None = None
     """As which act the measure is called, and with how many slots that come next."""
-    whole: bool = False
+    array_rule: bool = False
     """Whether the rule is one of whole arrays, with the library's own namespace, and no element is by itself."""
 
 
@@ -88,16 +88,16 @@ class Program(NamedTuple):
         return tuple(k for k, part in enumerate(self.parts) if part.measure is not None)
 
     @property
-    def whole(self) -> str | None:
+    def array_rule(self) -> str | None:
         """The name of the first rule that works on whole arrays, which only `portable` can run; or None."""
-        return next((part.rule.__qualname__.removesuffix(".rule") for part in self.parts if part.whole), None)
+        return next((part.rule.__qualname__.removesuffix(".rule") for part in self.parts if part.array_rule), None)
 
-    def moved(self, xp: Any, p: Any, x: Any, slots: Sequence[Any], row: Row) -> tuple[Any, ...]:
+    def moved(self, xp: Any, p: Any, x: Any, slots: Sequence[Any], row: Coefficients) -> tuple[Any, ...]:
         """The new parameter and the new slots."""
         p, _, new, _ = self._run(len(self.parts), xp, p, x, slots, row)
         return (p, *new)
 
-    def measured(self, k: int, xp: Any, p: Any, x: Any, slots: Sequence[Any], row: Row) -> Any:
+    def measured(self, k: int, xp: Any, p: Any, x: Any, slots: Sequence[Any], row: Coefficients) -> Any:
         """What part `k` measures, after the parts before it. `row` need not go further than these."""
         p, x, _, g = self._run(k, xp, p, x, slots, row)
         part = self.parts[k]
@@ -110,25 +110,25 @@ class Program(NamedTuple):
         except (AttributeError, TypeError) as error:
             raise wrong(part.measure.__qualname__, error) from error
 
-    def _run(self, stop: int, xp: Any, p: Any, x: Any, slots: Sequence[Any], row: Row) -> Flow:
+    def _run(self, stop: int, xp: Any, p: Any, x: Any, slots: Sequence[Any], row: Coefficients) -> Flow:
         rest = iter(slots)
         flow: Flow = (p, x, [], x)
         for part, coefficients in zip(self.parts[:stop], row, strict=False):
             own = tuple(islice(rest, len(part.slots)))
             try:
-                flow = part.act(part.rule, xp.arrays if part.whole else xp, flow, own, coefficients)
+                flow = part.act(part.rule, xp.arrays if part.array_rule else xp, flow, own, coefficients)
             except (AttributeError, TypeError) as error:
                 if part.act in _GIVEN and not isinstance(error, RuleError):
                     _called(part, coefficients)
-                    if not part.whole:
+                    if not part.array_rule:
                         raise wrong(part.rule.__qualname__, error) from error
                 raise
-            if part.whole:
+            if part.array_rule:
                 _shaped(part.rule, flow[:2], p)
         return flow
 
 
-def options(row: Row) -> Options:
+def options(row: Coefficients) -> Options:
     """The names of the coefficients, and those that are bools or strings with their values."""
     return tuple([(tuple(part), () if floats(part) else _static(part)) if part else _NOTHING for part in row])
 

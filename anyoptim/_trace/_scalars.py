@@ -31,7 +31,7 @@ __all__ = [
     "times",
     "trust_ratio",
     "where",
-    "whole",
+    "whole_number",
 ]
 
 
@@ -190,7 +190,7 @@ def integer(name: str, value: Any) -> int:
     return number
 
 
-def whole(name: str, value: Any, least: int = 1) -> int:
+def whole_number(name: str, value: Any, least: int = 1) -> int:
     """`value` as an integer that is at least that. Raises TypeError or ValueError with its name."""
     number = integer(name, value)
     if number < least:

@@ -25,7 +25,7 @@ class Remembered(NamedTuple):
     step: int
     t: Mapping[str, int]
     """Of each parameter, by its path."""
-    numbers: Sequence[Mapping[str, float]]
+    scalars: Sequence[Mapping[str, float]]
     """Of each stage."""
     slots: Mapping[Slot, Mapping[str, Array]]
 
@@ -44,14 +44,14 @@ def remembered(optimizer: Optimizer) -> Remembered:
     stages = optimizer.stages
     nested = isinstance(state.slots, tuple)
     slots = state.slots if nested else (state.slots,)
-    numbers = state.numbers if nested else (state.numbers,)
+    scalars = state.scalars if nested else (state.scalars,)
     found = {(k, name): by_path(name, slots[k][name]) for k, stage in enumerate(stages) for name in stage.slots}
     for k in _centered(optimizer):
         found[k, "s"] = {path: raw(s, found[k, "m"][path]) for path, s in found[k, "s"].items()}
     return Remembered(
         int(state.step),
         {path: int(t) for path, t in by_path("t", state.t).items()},
-        [dict(of) for of in numbers] or [{}] * len(stages),
+        [dict(of) for of in scalars] or [{}] * len(stages),
         found,
     )
 
@@ -99,7 +99,7 @@ def load(
     optimizer: Optimizer,
     params: Any,
     step: int,
-    numbers: Mapping[int, Mapping[str, float]],
+    scalars: Mapping[int, Mapping[str, float]],
     slots: Mapping[Slot, Mapping[str, Any]],
 ) -> None:
     """Have the optimizer go on from here. Raises like `load_state_dict`, before anything is replaced."""
@@ -108,10 +108,10 @@ def load(
     dtypes = {tree.path(i): COMPUTE[p.dtype] for i, p in enumerate(ps) if p is not None}
     state = optimizer.state_dict()
     state["step"], state["t"] = step, dict.fromkeys(dtypes, step)
-    if "gathered" in (first := numbers.get(0, {})):
+    if "gathered" in (first := scalars.get(0, {})):
         state["pending"] = dict.fromkeys(dtypes, int(first["gathered"]))
     for k, stage in enumerate(state["stages"]):
-        stage["numbers"] |= numbers.get(k, {})
+        stage["scalars"] |= scalars.get(k, {})
         stage["slots"] = {
             name: {path: np.asarray(a, dtype=dtypes[path]) for path, a in slots[k, name].items()}
             for name in stage["slots"]

@@ -42,7 +42,7 @@ class SGLD(Optimizer):
     """
 
     hyperparameters = {"lr": nonnegative, "temperature": nonnegative, "seed": _word, "stream": _word}
-    whole = True
+    array_rule = True
 
     def __init__(
         self,

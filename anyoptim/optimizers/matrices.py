@@ -108,7 +108,7 @@ class Adafactor(Optimizer):
         "weight_decay": nonnegative,
     }
     slots = ("row", "column", "v")
-    whole = True
+    array_rule = True
 
     def __init__(
         self,
@@ -243,7 +243,7 @@ class Muon(Optimizer):
         "c": number,
     }
     slots = ("m",)
-    whole = True
+    array_rule = True
 
     def __init__(
         self,
@@ -341,7 +341,7 @@ class Shampoo(Optimizer):
 
     hyperparameters = {"lr": nonnegative, "eps": positive}
     slots = ("L", "R")
-    whole = True
+    array_rule = True
 
     def __init__(self, lr: Hyper = 0.1, eps: Hyper = 1e-4, *, engine: str | None = None) -> None:
         super().__init__(engine=engine, lr=lr, eps=eps)

@@ -66,7 +66,7 @@ class Prodigy(Optimizer):
         "growth": positive,
     }
     slots = ("m", "v", "s", "start")
-    numbers = {"d": 0.0, "r": 0.0}
+    scalars = {"d": 0.0, "r": 0.0}
     totals = {"along": _with, "back": _against, "root": _sum}
 
     def __init__(
@@ -90,7 +90,7 @@ class Prodigy(Optimizer):
         return xp.zeros_like(p), xp.zeros_like(p), xp.zeros_like(p), xp.asarray(p, copy=True)
 
     @staticmethod
-    def advance(
+    def update_scalars(
         step: Any,
         *,
         d: Any,

@@ -39,7 +39,7 @@ class ScheduleFreeSGD(Optimizer):
 
     hyperparameters = {"lr": nonnegative, "beta": _inside, "weight_decay": nonnegative}
     slots = ("z",)
-    numbers = {"weight": 0.0, "share": 1.0}
+    scalars = {"weight": 0.0, "share": 1.0}
 
     def __init__(
         self, lr: Hyper = 1.0, beta: Hyper = 0.9, weight_decay: Hyper = 0.0, *, engine: str | None = None
@@ -51,7 +51,7 @@ class ScheduleFreeSGD(Optimizer):
         return (xp.asarray(p, copy=True),)
 
     @staticmethod
-    def advance(step: Any, *, weight: Any, share: Any, lr: Any, beta: Any, weight_decay: Any) -> dict[str, Any]:
+    def update_scalars(step: Any, *, weight: Any, share: Any, lr: Any, beta: Any, weight_decay: Any) -> dict[str, Any]:
         return _weighed(weight, lr)
 
     @staticmethod
@@ -104,7 +104,7 @@ class ScheduleFreeAdamW(Optimizer):
         "weight_decay": nonnegative,
     }
     slots = ("z", "v")
-    numbers = {"weight": 0.0, "share": 1.0}
+    scalars = {"weight": 0.0, "share": 1.0}
 
     def __init__(
         self,
@@ -123,7 +123,7 @@ class ScheduleFreeAdamW(Optimizer):
         return xp.asarray(p, copy=True), xp.zeros_like(p)
 
     @staticmethod
-    def advance(step: Any, *, weight: Any, share: Any, lr: Any, beta2: Any, **_: Any) -> dict[str, Any]:
+    def update_scalars(step: Any, *, weight: Any, share: Any, lr: Any, beta2: Any, **_: Any) -> dict[str, Any]:
         return _weighed(weight, lr * sqrt(one_minus_power(beta2, step)))
 
     @staticmethod

@@ -32,7 +32,7 @@ _drawn: Counter[str] = Counter()
 
 def near(library: Library, like: Array) -> bool:
     """Whether NumPy's calls draw for such arrays."""
-    return only != "portable" and library.near(like)
+    return only != "portable" and library.shares_numpy(like)
 
 
 def masked(

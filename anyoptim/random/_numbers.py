@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from anyoptim._arrays import COMPUTE, Array, Library, apart, library, traced
+from anyoptim._arrays import COMPUTE, Array, Library, library, traced, uncompiled
 from anyoptim._trace._hyperparameters import share
 from anyoptim.random._engines import near
 from anyoptim.random._philox import bits, choices, of
@@ -96,7 +96,7 @@ def bernoulli(
     return library(drawn).array(below(drawn, limit))
 
 
-@apart
+@uncompiled
 def normal(
     shape: Sequence[int],
     key: int,

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from anyoptim._arrays import Array, Library, apart, is_scalar, library
+from anyoptim._arrays import Array, Library, is_scalar, library, uncompiled
 from anyoptim._arrays._quiet import quiet
 from anyoptim._trace._scalars import count, integer
 from anyoptim.random import _blocked_words as _philox_blocked
@@ -23,7 +23,7 @@ from anyoptim.random._rounds import CHOICES, GROUP, MASK, TURN, bumped, keys
 __all__ = ["bits", "choices", "multiply", "of", "philox4x32"]
 
 
-@apart
+@uncompiled
 def philox4x32(counter: Sequence[Array], key: tuple[int, int]) -> tuple[Array, ...]:
     """Ten rounds of Philox on counters of four words, element by element.
 
@@ -79,7 +79,7 @@ def choices(
     return _words(CHOICES, shape, key, call, offset, within, like)
 
 
-@apart
+@uncompiled
 def _words(
     group: int, shape: Sequence[int], key: int, call: Any, offset: Offset, within: Sequence[int] | None, like: Array
 ) -> Array:

@@ -8,7 +8,7 @@ from typing import Any
 from anyoptim._trace._hyperparameters import Hyper, scheduled
 from anyoptim._trace._scalars import where
 from anyoptim.schedules._decay import Constant, Cosine
-from anyoptim.schedules._schedule import Schedule, choice, finite, increasing, whole
+from anyoptim.schedules._schedule import Schedule, choice, finite, increasing, whole_number
 from anyoptim.schedules._shapes import EASES, after, between, progress, through
 
 __all__ = ["as_schedule", "join", "piecewise", "value_of", "warmup", "warmup_cosine"]
@@ -84,7 +84,7 @@ class warmup(Schedule):  # noqa: N801 - it is called like a function
     arguments = ("steps", "schedule", "start")
 
     def __init__(self, steps: int, schedule: Hyper, start: float = 0.0) -> None:
-        self.steps = whole("steps", steps, 0)
+        self.steps = whole_number("steps", steps, 0)
         self.schedule = as_schedule("schedule", schedule)
         self.start = finite.value("start", start)
 
@@ -111,7 +111,11 @@ def warmup_cosine(peak: float, steps: int, warmup_steps: int, start: float = 0.0
     Source: Goyal et al. and Loshchilov and Hutter, as in `warmup` and `Cosine`; optax's warmup_cosine_decay_schedule,
     with its decay_steps as steps.
     """
-    peak, all_steps, rising = finite.value("peak", peak), whole("steps", steps), whole("warmup_steps", warmup_steps, 0)
+    peak, all_steps, rising = (
+        finite.value("peak", peak),
+        whole_number("steps", steps),
+        whole_number("warmup_steps", warmup_steps, 0),
+    )
     if rising >= all_steps:
         raise ValueError(f"warmup_steps is {rising}; wanted less than steps, {all_steps}")
     return warmup(rising, Cosine(peak, all_steps - rising, end), start)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from anyoptim._trace._scalars import floating, largest, power, where
-from anyoptim.schedules._schedule import Schedule, choice, finite, share, whole
+from anyoptim.schedules._schedule import Schedule, choice, finite, share, whole_number
 from anyoptim.schedules._shapes import EASES, between, cosine, progress, through
 
 __all__ = ["CosineRestarts", "Cyclic", "OneCycle", "WarmupStableDecay"]
@@ -37,9 +37,9 @@ class CosineRestarts(Schedule):
 
     def __init__(self, start: float, steps: int, end: float = 0.0, growth: int = 1, decay: float = 1.0) -> None:
         self.start = finite.value("start", start)
-        self.steps = whole("steps", steps)
+        self.steps = whole_number("steps", steps)
         self.end = finite.value("end", end)
-        self.growth = whole("growth", growth)
+        self.growth = whole_number("growth", growth)
         self.decay = share.value("decay", decay)
 
     def _value(self, n: Any) -> Any:
@@ -95,8 +95,8 @@ class Cyclic(Schedule):
     ) -> None:
         self.low = finite.value("low", low)
         self.high = finite.value("high", high)
-        self.up = whole("up", up)
-        self.down = whole("down", self.up if down is None else down)
+        self.up = whole_number("up", up)
+        self.down = whole_number("down", self.up if down is None else down)
         self.mode = choice("mode", mode, _MODES)
         self.gamma = share.value("gamma", gamma)
 
@@ -145,9 +145,9 @@ class OneCycle(Schedule):
         ease: str = "cosine",
     ) -> None:
         self.peak = finite.value("peak", peak)
-        self.steps = whole("steps", steps, 2)
-        self.up = whole("up", max(1, 3 * self.steps // 10) if up is None else up)
-        self.down = None if down is None else whole("down", down)
+        self.steps = whole_number("steps", steps, 2)
+        self.up = whole_number("up", max(1, 3 * self.steps // 10) if up is None else up)
+        self.down = None if down is None else whole_number("down", down)
         self.start = finite.value("start", self.peak / 25 if start is None else start)
         self.end = finite.value("end", self.start / 10_000 if end is None else end)
         self.ease = choice("ease", ease, _SMOOTH)
@@ -196,9 +196,9 @@ class WarmupStableDecay(Schedule):
         ease: str = "linear",
     ) -> None:
         self.peak = finite.value("peak", peak)
-        self.warmup = whole("warmup", warmup, 0)
-        self.stable = whole("stable", stable, 0)
-        self.decay = whole("decay", decay, 0)
+        self.warmup = whole_number("warmup", warmup, 0)
+        self.stable = whole_number("stable", stable, 0)
+        self.decay = whole_number("decay", decay, 0)
         self.start = finite.value("start", start)
         self.end = finite.value("end", end)
         self.ease = choice("ease", ease, _SMOOTH)

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from anyoptim._trace._scalars import floating, power, sqrt, where
-from anyoptim.schedules._schedule import Schedule, finite, increasing, positive, whole
+from anyoptim.schedules._schedule import Schedule, finite, increasing, positive, whole_number
 from anyoptim.schedules._shapes import between, cosine, left, progress
 
 __all__ = ["Constant", "Cosine", "Exponential", "InverseSqrt", "Linear", "MultiStep", "Polynomial", "StepDecay"]
@@ -52,7 +52,7 @@ class StepDecay(Schedule):
 
     def __init__(self, start: float, steps: int, factor: float = 0.1) -> None:
         self.start = finite.value("start", start)
-        self.steps = whole("steps", steps)
+        self.steps = whole_number("steps", steps)
         self.factor = positive.value("factor", factor)
 
     def _value(self, n: Any) -> Any:
@@ -109,7 +109,7 @@ class Exponential(Schedule):
     def __init__(self, start: float, factor: float, steps: int = 1) -> None:
         self.start = finite.value("start", start)
         self.factor = positive.value("factor", factor)
-        self.steps = whole("steps", steps)
+        self.steps = whole_number("steps", steps)
 
     def _value(self, n: Any) -> Any:
         return self.start * power(self.factor, floating(n) / self.steps)
@@ -136,7 +136,7 @@ class Polynomial(Schedule):
 
     def __init__(self, start: float, steps: int, end: float = 0.0, power: float = 1.0) -> None:
         self.start = finite.value("start", start)
-        self.steps = whole("steps", steps)
+        self.steps = whole_number("steps", steps)
         self.end = finite.value("end", end)
         self.power = positive.value("power", power)
 
@@ -164,7 +164,7 @@ class Linear(Schedule):
 
     def __init__(self, start: float, steps: int, end: float = 0.0) -> None:
         self.start = finite.value("start", start)
-        self.steps = whole("steps", steps)
+        self.steps = whole_number("steps", steps)
         self.end = finite.value("end", end)
 
     def _value(self, n: Any) -> Any:
@@ -194,7 +194,7 @@ class Cosine(Schedule):
 
     def __init__(self, start: float, steps: int, end: float = 0.0) -> None:
         self.start = finite.value("start", start)
-        self.steps = whole("steps", steps)
+        self.steps = whole_number("steps", steps)
         self.end = finite.value("end", end)
 
     def _value(self, n: Any) -> Any:
@@ -223,7 +223,7 @@ class InverseSqrt(Schedule):
 
     def __init__(self, start: float, steps: int = 1) -> None:
         self.start = finite.value("start", start)
-        self.steps = whole("steps", steps)
+        self.steps = whole_number("steps", steps)
 
     def _value(self, n: Any) -> Any:
         return self.start / sqrt(1 + floating(n) / self.steps)

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Self
 from anyoptim._arrays import traced
 from anyoptim._trace._hyperparameters import Domain, Hyper, nonnegative
 from anyoptim.schedules._combined import as_schedule, value_of
-from anyoptim.schedules._schedule import Schedule, choice, whole
+from anyoptim.schedules._schedule import Schedule, choice, whole_number
 
 __all__ = ["Plateau"]
 
@@ -84,10 +84,10 @@ class Plateau(Schedule):
     ) -> None:
         self.schedule = as_schedule("schedule", schedule)
         self.factor = _BELOW_ONE.value("factor", factor)
-        self.patience = whole("patience", patience, 0)
+        self.patience = whole_number("patience", patience, 0)
         self.threshold = nonnegative.value("threshold", threshold)
         self.threshold_mode = choice("threshold_mode", threshold_mode, ("rel", "abs"))
-        self.cooldown = whole("cooldown", cooldown, 0)
+        self.cooldown = whole_number("cooldown", cooldown, 0)
         self.minimum = _TO_ONE.value("minimum", minimum)
         self.mode = choice("mode", mode, ("min", "max"))
         self.state = _checked(_NEW if state is None else state)
@@ -140,6 +140,6 @@ def _checked(state: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "multiplier": _TO_ONE.value("state['multiplier']", state["multiplier"]),
         "best": None if state["best"] is None else _number("state['best']", state["best"]),
-        "failures": whole("state['failures']", state["failures"], 0),
-        "resting": whole("state['resting']", state["resting"], 0),
+        "failures": whole_number("state['failures']", state["failures"], 0),
+        "resting": whole_number("state['resting']", state["resting"], 0),
     }

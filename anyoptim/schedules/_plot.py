@@ -7,7 +7,7 @@ from typing import Any
 
 from anyoptim._trace._hyperparameters import Hyper
 from anyoptim.schedules._combined import as_schedule
-from anyoptim.schedules._schedule import whole
+from anyoptim.schedules._schedule import whole_number
 
 __all__ = ["plot"]
 
@@ -27,7 +27,7 @@ def plot(*schedules: Hyper, steps: int, labels: Sequence[str] | None = None, ax:
     Raises TypeError or ValueError for other arguments, ImportError where matplotlib is not installed.
     """
     drawn = [as_schedule(f"schedules[{i}]", schedule) for i, schedule in enumerate(schedules)]
-    numbers = range(1, whole("steps", steps) + 1)
+    numbers = range(1, whole_number("steps", steps) + 1)
     names = [getattr(s, "__name__", None) or repr(s) for s in drawn] if labels is None else list(labels)
     if len(names) != len(drawn):
         raise ValueError(f"labels has {len(names)} for {len(drawn)} schedules; wanted one for each")

@@ -8,9 +8,9 @@ from itertools import pairwise
 from typing import Any, ClassVar
 
 from anyoptim._trace._hyperparameters import Domain
-from anyoptim._trace._scalars import count, signed, whole
+from anyoptim._trace._scalars import count, signed, whole_number
 
-__all__ = ["Schedule", "choice", "finite", "increasing", "positive", "share", "whole"]
+__all__ = ["Schedule", "choice", "finite", "increasing", "positive", "share", "whole_number"]
 
 
 class Schedule:
@@ -64,7 +64,7 @@ share = Domain(lambda x: 0 < x <= 1, "above 0 and at most 1")
 def increasing(name: str, values: Iterable[Any], least: int) -> tuple[int, ...]:
     """`values` as integers that are at least that, and increase. Raises TypeError or ValueError with their name."""
     try:
-        numbers = tuple(whole(f"{name}[{i}]", value, least) for i, value in enumerate(values))
+        numbers = tuple(whole_number(f"{name}[{i}]", value, least) for i, value in enumerate(values))
     except TypeError as error:
         if name in str(error):
             raise

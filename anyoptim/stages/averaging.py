@@ -7,7 +7,7 @@ from typing import Any
 from anyoptim._arrays import Array
 from anyoptim._core._stage import ParameterStage
 from anyoptim._trace._hyperparameters import Hyper, fraction, share
-from anyoptim._trace._scalars import remainder, where, whole
+from anyoptim._trace._scalars import remainder, where, whole_number
 
 __all__ = ["EMA", "SWA", "Lookahead"]
 
@@ -77,7 +77,7 @@ class SWA(ParameterStage):
 
     def __init__(self, start: int, every: int = 1) -> None:
         super().__init__()
-        self._start, self._every = whole("start", start, 0), whole("every", every)
+        self._start, self._every = whole_number("start", start, 0), whole_number("every", every)
 
     @property
     def start(self) -> int:
@@ -130,7 +130,7 @@ class Lookahead(ParameterStage):
 
     def __init__(self, every: int = 5, share: Hyper = 0.5) -> None:
         super().__init__(share=share)
-        self._every = whole("every", every)
+        self._every = whole_number("every", every)
 
     @property
     def every(self) -> int:

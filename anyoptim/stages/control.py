@@ -28,10 +28,10 @@ class _Skipping(Gate):
 
     ranges = {"skipped": _count, "consecutive": _count}
 
-    def exhausted(self, step: Any, numbers: Mapping[str, Any]) -> dict[str, Any] | None:
+    def exhausted(self, step: Any, scalars: Mapping[str, Any]) -> dict[str, Any] | None:
         """Too much is more than `max_consecutive_skips` in a row, which are counted anew after an error."""
-        past = numbers["consecutive"] > self._values(step, {})["max_consecutive_skips"]
-        return {**numbers, "consecutive": 0.0} if not traced(past) and past else None
+        past = scalars["consecutive"] > self._values(step, {})["max_consecutive_skips"]
+        return {**scalars, "consecutive": 0.0} if not traced(past) and past else None
 
 
 def _skips(skipped: Any, consecutive: Any, allowed: Any) -> dict[str, Any]:
@@ -43,7 +43,7 @@ class SkipNonFinite(_Skipping):
     """Take no step where a gradient has a NaN or an infinity.
 
     Parameters, slots and step counts then stay as they are: schedules, momenta and averages know nothing of it. How
-    often that was is a number of the state, `optimizer.state.numbers[k]["skipped"]`, and since the last step
+    often that was is a number of the state, `optimizer.state.scalars[k]["skipped"]`, and since the last step
     `["consecutive"]`; `optimizer.stages[k].offender` is the path of the first parameter for which `update` last did so.
 
     It looks at the 2-norm of what it is given, which it shares with a `ClipGlobalNorm` right behind it. Under `jax.jit`
@@ -59,13 +59,13 @@ class SkipNonFinite(_Skipping):
     """
 
     hyperparameters = {"max_consecutive_skips": _most}
-    numbers = {"skipped": 0.0, "consecutive": 0.0}
+    scalars = {"skipped": 0.0, "consecutive": 0.0}
 
     def __init__(self, *, max_consecutive_skips: Hyper = math.inf) -> None:
         super().__init__(max_consecutive_skips=max_consecutive_skips)
 
     @staticmethod
-    def advance(
+    def update_scalars(
         step: Any, *, skipped: Any, consecutive: Any, allowed: Any, max_consecutive_skips: Any
     ) -> dict[str, Any]:
         return _skips(skipped, consecutive, allowed)
@@ -93,7 +93,7 @@ class LossScale(_Skipping):
         scale <- scale * backoff     and no step, where x is not finite everywhere, as by `SkipNonFinite`
 
     Scales that are powers of two round nothing. The scale and the number of good steps are numbers of the state: in the
-    pure form it is `state.numbers[0]["scale"]`. It grows to no more than 2**127, which float32 can hold, and shrinks to
+    pure form it is `state.scalars[0]["scale"]`. It grows to no more than 2**127, which float32 can hold, and shrinks to
     no less than `min_scale`. `optimizer.loss_scale = 8.0` sets it, between steps: gradients that `Accumulate` has
     gathered are of losses with the old one.
 
@@ -148,12 +148,12 @@ class LossScale(_Skipping):
         self._initial: float = _scale.value("initial", scale)
 
     @property
-    def numbers(self) -> dict[str, float]:  # type: ignore[override] # it starts where the user says
+    def scalars(self) -> dict[str, float]:  # type: ignore[override] # it starts where the user says
         """The scale of the next loss; for how many steps it has lasted; how many were skipped, and in a row."""
         return {"scale": self._initial, "good": 0.0, "skipped": 0.0, "consecutive": 0.0}
 
-    scaling = staticmethod(lambda *, scale, **_: scale)
-    rescaled = staticmethod(lambda to, **numbers: {**numbers, "scale": to, "good": 0.0})
+    get_loss_scale = staticmethod(lambda *, scale, **_: scale)
+    set_loss_scale = staticmethod(lambda to, **scalars: {**scalars, "scale": to, "good": 0.0})
 
     @staticmethod
     def coefficients(t: Any, *, scale: Any, **_: Any) -> dict[str, Any]:
@@ -164,7 +164,7 @@ class LossScale(_Skipping):
         return x * inverse
 
     @staticmethod
-    def advance(
+    def update_scalars(
         step: Any,
         *,
         scale: Any,
@@ -204,7 +204,7 @@ class Accumulate(Stage):
     the step of what is gathered before k is reached, with the mean of as many as there were; the pure form is
     `params, state = optimizer.flush_step(params, state)`.
 
-    How many updates were gathered is a number of the state, `state.numbers[0]["gathered"]`, and how many gradients of
+    How many updates were gathered is a number of the state, `state.scalars[0]["gathered"]`, and how many gradients of
     each parameter its `state.pending`.
 
     Args:
@@ -213,19 +213,19 @@ class Accumulate(Stage):
 
     hyperparameters = {"every": _every}
     slots = ("total",)
-    numbers = {"gathered": 0.0, "share": 1.0}
+    scalars = {"gathered": 0.0, "share": 1.0}
     ranges = {"gathered": _count, "share": _share}
 
     def __init__(self, every: Hyper) -> None:
         super().__init__(every=every)
 
     @staticmethod
-    def due(*, gathered: Any, every: Any, **_: Any) -> Any:
+    def is_step(*, gathered: Any, every: Any, **_: Any) -> Any:
         """Whether the update at hand is a k-th one."""
         return gathered + 1 >= every
 
     @staticmethod
-    def advance(step: Any, *, gathered: Any, share: Any, every: Any) -> dict[str, Any]:
+    def update_scalars(step: Any, *, gathered: Any, share: Any, every: Any) -> dict[str, Any]:
         return {"gathered": 0.0, "share": 1 / (gathered + 1)}
 
     @staticmethod

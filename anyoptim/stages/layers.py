@@ -44,7 +44,7 @@ class AdaptiveClip(Stage):
     """
 
     hyperparameters = {"share": positive, "eps": positive}
-    whole = True
+    array_rule = True
 
     def __init__(self, share: Hyper = 0.01, eps: Hyper = 1e-3) -> None:
         super().__init__(share=share, eps=eps)
@@ -73,7 +73,7 @@ class Centralize(Stage):
     2020, equation 1.
     """
 
-    whole = True
+    array_rule = True
 
     @staticmethod
     def rule(xp: Any, p: Array, x: Array) -> Array:
@@ -91,7 +91,7 @@ class UnitNorm(ParameterStage):
     parameters are refused.
     """
 
-    whole = True
+    array_rule = True
 
     def refusal(self, p: Array) -> str | None:
         """Complex ones, and numbers."""

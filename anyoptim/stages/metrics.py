@@ -48,7 +48,7 @@ class Metrics(Stage):
         name: of these metrics in `optimizer.last_metrics`.
     """
 
-    watched = {"norm": itself, "parameter_norm": lambda xp, p, x: p, "nonfinite": counted}
+    metrics = {"norm": itself, "parameter_norm": lambda xp, p, x: p, "nonfinite": counted}
 
     def __init__(self, name: str = "gradient") -> None:
         super().__init__()

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anyoptim._arrays import library
-from anyoptim._arrays._memory import Memory, near, overlaps_itself, shared
+from anyoptim._arrays._memory import MemoryLayout, may_overlap, overlaps_itself, shared
 
 N = 48
 
@@ -32,7 +32,7 @@ def views(draw: st.DrawFn) -> np.ndarray[Any, Any]:
 BUFFER = np.zeros(N, np.float32)
 
 
-def _memory(a: np.ndarray[Any, Any]) -> Memory:
+def _memory(a: np.ndarray[Any, Any]) -> MemoryLayout:
     memory = library(a).memory(a)
     assert memory is not None
     return memory
@@ -61,11 +61,11 @@ def test_shared_equals_the_sets_of_elements(arrays: list[np.ndarray[Any, Any]]) 
 def test_near_equals_the_ranges_of_elements(
     arrays: list[np.ndarray[Any, Any]], others: list[np.ndarray[Any, Any]]
 ) -> None:
-    """A view is near others exactly if it reaches into the stretch from first to last element of one of them."""
+    """A view is may_overlap others exactly if it reaches into the stretch from first to last element of one of them."""
     arrays, others = ([a for a in group if a.size] for group in (arrays, others))
     ranges = [(min(t), max(t)) for t in map(_touched, others)]
     expected = [any(min(t) <= high and low <= max(t) for low, high in ranges) for t in map(_touched, arrays)]
-    assert near([_memory(a) for a in arrays], [_memory(a) for a in others]) == expected
+    assert may_overlap([_memory(a) for a in arrays], [_memory(a) for a in others]) == expected
 
 
 @given(a=views())
@@ -77,7 +77,7 @@ def test_no_view_overlaps_itself(a: np.ndarray[Any, Any]) -> None:
 @given(shape=st.lists(st.integers(1, 4), min_size=1, max_size=3), steps=st.lists(st.integers(-6, 6), min_size=3))
 def test_overlap_with_itself_is_never_missed(shape: list[int], steps: list[int]) -> None:
     """Of all strides there are, those that reach one place twice are found."""
-    memory = Memory("cpu", 0, tuple(shape), tuple(4 * s for s in steps[: len(shape)]), 4)
+    memory = MemoryLayout("cpu", 0, tuple(shape), tuple(4 * s for s in steps[: len(shape)]), 4)
     places = [sum(i * s for i, s in zip(index, steps, strict=False)) for index in np.ndindex(*shape)]
     if len(set(places)) < len(places):
         assert overlaps_itself(memory)
@@ -85,6 +85,6 @@ def test_overlap_with_itself_is_never_missed(shape: list[int], steps: list[int])
 
 def test_spaces_are_apart() -> None:
     """The same address on two devices is two places."""
-    here, there = (Memory(space, 4096, (8,), (4,), 4) for space in ("cuda:0", "cuda:1"))
+    here, there = (MemoryLayout(space, 4096, (8,), (4,), 4) for space in ("cuda:0", "cuda:1"))
     assert shared([here, there]) is None
     assert shared([here, there, here._replace(address=4096 + 28)]) == (0, 2)

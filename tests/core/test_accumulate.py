@@ -84,7 +84,7 @@ def _pair(name: str, engine: str | None = None) -> tuple[ao.chain, ao.chain]:
 def _state(state: Any, gathering: bool) -> Any:
     """What a chain has, with an `Accumulate` before it or without."""
     first = int(gathering)
-    return state.step, state.t, state.slots[first:], state.numbers and state.numbers[first:]
+    return state.step, state.t, state.slots[first:], state.scalars and state.scalars[first:]
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # Dask computes both outcomes, in threads of its own
@@ -155,7 +155,7 @@ def test_under_jit(name: str, library: str, need: Callable[[str], Library]) -> N
 
 
 def _close(lib: Library, p: Any, q: Any, state: Any, other: Any) -> None:
-    counts = (lib.values((of.step, of.t, of.pending, of.numbers)) for of in (state, other))
+    counts = (lib.values((of.step, of.t, of.pending, of.scalars)) for of in (state, other))
     for a, b in zip(*map(optree.tree_leaves, counts), strict=True):  # jit sorts keys
         np.testing.assert_allclose(a, b, rtol=1e-6)
     arrays = [optree.tree_leaves(lib.values(of)) for of in ((p, state.slots), (q, other.slots))]

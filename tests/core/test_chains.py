@@ -385,7 +385,7 @@ def test_step_equals_update(chain: str, engine: str | None, name: str, need: Cal
     one, two = ([*(lib.tonumpy(a) for a in p.values())] for p in (params, new))
     assert agree(one, two)
     assert optimizer.state is not None
-    assert optimizer.state.numbers == state.numbers
+    assert optimizer.state.scalars == state.scalars
     for a, b in zip(slots, _nested(state), strict=True):
         for slot in a:
             assert agree([lib.tonumpy(v) for v in a[slot].values()], [lib.tonumpy(v) for v in b[slot].values()])
@@ -416,7 +416,7 @@ def test_jit_compiles_once(chain: str, need: Callable[[str], Library]) -> None:
     state = optimizer.init(new)
     for g in grads:
         new, state = step(new, {k: lib.asarray(a) for k, a in g.items()}, state)
-    passes = 1 + len(optimizer._pipeline.track.program.measures)
+    passes = 1 + len(optimizer._pipeline.branch.program.measures)
     assert len(traced) == passes * len(params)
     expected, _ = run(CHAINS[chain](None), params, grads)
     for k in params:

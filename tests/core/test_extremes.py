@@ -19,7 +19,7 @@ f = np.float32
 SHAPE = (5, 12)  # a matrix, which all methods take; its elements differ, so that few of them show what many would
 FEW = settings(max_examples=3)  # with gradients of both kinds in each
 
-ELEMENTWISE = [name for name, method in DISCOVERED.items() if not method.whole]
+ELEMENTWISE = [name for name, method in DISCOVERED.items() if not method.array_rule]
 
 UNSTABLE = {
     "Shampoo": "the inverse roots of a matrix whose eigenvalues are 1e30 apart are beyond float32",

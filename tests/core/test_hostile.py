@@ -174,9 +174,9 @@ def test_parameters_and_gradients(make: Callable[[], ao.Optimizer]) -> None:
 PARTS: dict[str, Callable[[Any], dict[str, Any]]] = {
     "coefficients": lambda value: {"coefficients": staticmethod(lambda t, lr: value)},
     "a coefficient": lambda value: {"coefficients": staticmethod(lambda t, lr: {"lr": value})},
-    "advance": lambda value: {
-        "numbers": {"n": 0.0},
-        "advance": staticmethod(lambda step, lr, n: value),
+    "update_scalars": lambda value: {
+        "scalars": {"n": 0.0},
+        "update_scalars": staticmethod(lambda step, lr, n: value),
         "coefficients": staticmethod(lambda t, lr, n: {"lr": lr}),
     },
     "overrides": lambda value: {"overrides": lambda self, path, p: value},

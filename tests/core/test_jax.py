@@ -64,7 +64,7 @@ def _scanned(optimizer: ao.Optimizer) -> tuple[Any, list[int]]:
     return jax.jit(lambda p, s, gs: jax.lax.scan(body, (p, s), gs)), traces
 
 
-WIDE = ["Adam", *(name for name, make in MADE.items() if any(stage.numbers for stage in make().stages))]
+WIDE = ["Adam", *(name for name, make in MADE.items() if any(stage.scalars for stage in make().stages))]
 """With x64 only the width of counts and numbers is another: those that have such, and one that has counts alone."""
 
 
@@ -102,9 +102,9 @@ def test_a_scan_over_a_thousand_steps_compiles_once(name: str, x64: bool, need: 
 class Restarting(ao.Stage):
     """A number that is a constant from the first step on, and one that is a norm."""
 
-    numbers = {"constant": 1.0, "norm": 0.0}
+    scalars = {"constant": 1.0, "norm": 0.0}
     totals = {"length": staticmethod(lambda xp, p, x: x)}
-    advance = staticmethod(lambda step, *, constant, norm, length: {"constant": 0.0, "norm": length})
+    update_scalars = staticmethod(lambda step, *, constant, norm, length: {"constant": 0.0, "norm": length})
     coefficients = staticmethod(lambda t, *, constant, norm, length: {"scale": 1 / (1 + norm)})
     rule = staticmethod(lambda xp, p, x, *, scale: scale * x)
 
@@ -120,13 +120,13 @@ def test_numbers_keep_the_dtype_that_they_have(dtype: str, need: Callable[[str],
         optimizer = ao.chain(Restarting(), ao.LossScale(interval=2), ao.SGD())
         p = lib.array([1.0, 2.0])
         first = optimizer.init(p)
-        state = first._replace(numbers=jax.tree.map(lambda n: jnp.asarray(n, dtype), first.numbers))
+        state = first._replace(scalars=jax.tree.map(lambda n: jnp.asarray(n, dtype), first.scalars))
         _, after = jax.jit(optimizer.step)(p, p, state)
         assert jax.tree.map(jax.typeof, after) == jax.tree.map(jax.typeof, state)
         _, after = jax.jit(lambda p, g: optimizer.step(p, g, first))(p, p)
-        assert {(str(n.dtype), n.weak_type) for n in jax.tree.leaves(after.numbers)} == {("float64", False)}
+        assert {(str(n.dtype), n.weak_type) for n in jax.tree.leaves(after.scalars)} == {("float64", False)}
         _, eager = optimizer.step(p, p, state)
-        assert {type(n) for n in jax.tree.leaves(eager.numbers)} == {np.float64}
+        assert {type(n) for n in jax.tree.leaves(eager.scalars)} == {np.float64}
 
 
 VMAPPED = [
@@ -237,7 +237,7 @@ def test_divided_arrays_stay_divided(name: str, need: Callable[[str], Library]) 
         p, state = step(p, put({k: g[i] for k, g in grads.items()}), state)
         ours.update(params, {k: g[i] for k, g in grads.items()})
         assert all(a.sharding.is_equivalent_to(wheres[k], a.ndim) for k, a in p.items())
-        assert all(n.sharding.is_fully_replicated for n in jax.tree.leaves((state.step, state.t, state.numbers)))
+        assert all(n.sharding.is_fully_replicated for n in jax.tree.leaves((state.step, state.t, state.scalars)))
     assert len(traces) == 1
     for k, a in params.items():
         np.testing.assert_allclose(p[k], a, rtol=2e-5, atol=2e-5)

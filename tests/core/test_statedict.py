@@ -49,7 +49,7 @@ def test_it_says_what_is_promised() -> None:
     assert state["t"] == {"W": 2, "deep.0.b": 2}
     assert [stage["name"] for stage in state["stages"]] == ["WeightDecay", "LossScale", "Momentum", "SWA"]
     assert state["stages"][0]["hyperparameters"] == {"decay": 0.1}
-    assert state["stages"][1]["numbers"] == {"scale": 2.0, "good": 2.0, "skipped": 0.0, "consecutive": 0.0}
+    assert state["stages"][1]["scalars"] == {"scale": 2.0, "good": 2.0, "skipped": 0.0, "consecutive": 0.0}
     assert state["stages"][1]["constants"] == {"initial": 2.0}
     assert state["stages"][3]["constants"] == {"start": 1, "every": 1}
     assert set(state["stages"][2]["slots"]["v"]) == {"W", "deep.0.b"}
@@ -230,7 +230,7 @@ DIFFERENT: dict[str, tuple[Change, str]] = {
     "a stage less": (_without("stages", 0), "it is of the stages LossScale, Momentum, SWA, not"),
     "another constant": (_at("stages", 3, "constants", "every", to=2), r"\['constants'\]\['every'\] is 2, not 1"),
     "a constant more": (_at("stages", 2, "constants", "start", to=2), r"\['constants'\] has \['start'\], not \[\]"),
-    "a number less": (_without("stages", 1, "numbers", "good"), r"has \['consecutive', 'scale', 'skipped'\], not"),
+    "a number less": (_without("stages", 1, "scalars", "good"), r"has \['consecutive', 'scale', 'skipped'\], not"),
     "another hyperparameter": (_at("stages", 0, "hyperparameters", to={"share": 0.1}), "has .'share'., not .'decay'."),
     "a number for a schedule": (_at("stages", 2, "hyperparameters", "lr", to=0.1), r"\['lr'\] is 0.1, not"),
     "a schedule for a number": (
@@ -282,16 +282,16 @@ NONSENSE: dict[str, tuple[Change | Any, str]] = {
     "a slot of integers": (_at(*V, "W", to=np.ones((2, 3), int)), r"\['v'\]\['W'\] has dtype int64"),
     "slots that are none": (_at(*V, to=3), r"\['slots'\]\['v'\] is a int; wanted a dict"),
     "no scale of a loss": (
-        _at("stages", 1, "numbers", "scale", to=0),
-        r"state\['stages'\]\[1\]\['numbers'\]\['scale'\] is 0.0; wanted above 0 and finite",
+        _at("stages", 1, "scalars", "scale", to=0),
+        r"state\['stages'\]\[1\]\['scalars'\]\['scale'\] is 0.0; wanted above 0 and finite",
     ),
     "a scale that is infinite": (
-        _at("stages", 1, "numbers", "scale", to=math.inf),
+        _at("stages", 1, "scalars", "scale", to=math.inf),
         r"\['scale'\] is inf; wanted above 0",
     ),
-    "half a skip": (_at("stages", 1, "numbers", "skipped", to=0.5), r"\['skipped'\] is 0.5; wanted a whole number"),
+    "half a skip": (_at("stages", 1, "scalars", "skipped", to=0.5), r"\['skipped'\] is 0.5; wanted a whole number"),
     "a negative pending": (_at("pending", to={"W": -1}), r"state\['pending'\]\['W'\] is -1"),
-    "a number that is none": (_at("stages", 1, "numbers", "good", to="x"), r"\['numbers'\]\['good'\] is 'x'"),
+    "a number that is none": (_at("stages", 1, "scalars", "good", to="x"), r"\['scalars'\]\['good'\] is 'x'"),
     "a decay below 0": (_at("stages", 0, "hyperparameters", "decay", to=-1), r"\['decay'\] is -1"),
     "a text for a decay": (_at("stages", 0, "hyperparameters", "decay", to="x"), r"\['decay'\] is 'x'"),
     "a bad state of a schedule": (

@@ -82,7 +82,7 @@ def _run(lib: Library, optimizer: ao.Optimizer, params: Any, grads: list[Any]) -
 def test_a_stopover_changes_no_bit(name: str, need: Callable[[str], Library], tmp_path: Path) -> None:
     """From compiled NumPy to each of the others and back: parameters, slots, counts, numbers, hyperparameters."""
     make, numpy = EVERY[name], need("numpy")
-    whole = any(stage.whole for stage in make(None).stages)
+    whole = any(stage.array_rule for stage in make(None).stages)
     home = None if whole else "compiled"
     params, grads = problem("float32", steps=12)
 

@@ -763,8 +763,8 @@ def test_it_compiles_in_mid_training(
         for _ in range(9):
             run.good(params)
             engines.append(_engine_of(run.optimizer, params)[0])
-            crew = run.optimizer._bound._crew
-            ran.append(crew.choices[0].engine if crew else "portable")
+            dispatch = run.optimizer._plan._dispatch
+            ran.append(dispatch.choices[0].engine if dispatch else "portable")
 
     _same(play, None, make)
     assert engines[9:] == ["blocked"] * 4 + ["compiled"] * 5  # who would take the next step

@@ -22,7 +22,7 @@ from anyoptim import _engines
 from anyoptim._engines.blocked import _engine as blocked
 from anyoptim._engines.compiled import _source as loops
 from tests.support.chains import agree, run
-from tests.support.internals import Memory, near
+from tests.support.internals import MemoryLayout, may_overlap
 from tests.support.layouts import LAYOUTS, hostile
 from tests.support.libraries import ENGINES, Library, same_bits
 
@@ -165,10 +165,10 @@ def test_parameters_and_gradients_in_two_flat_buffers() -> None:
             return Counted(int(self) + other)
 
     n = 200
-    memories = [Memory("cpu", Counted(64 * i), (16,), (4,), 4) for i in range(2 * n)]
-    assert near(memories[n:], memories[:n]) == [False] * n
-    assert near(memories[:n], memories[n:]) == [False] * n
-    assert near(memories[n - 1 :], memories[:n]) == [True] + [False] * n
+    memories = [MemoryLayout("cpu", Counted(64 * i), (16,), (4,), 4) for i in range(2 * n)]
+    assert may_overlap(memories[n:], memories[:n]) == [False] * n
+    assert may_overlap(memories[:n], memories[n:]) == [False] * n
+    assert may_overlap(memories[n - 1 :], memories[:n]) == [True] + [False] * n
     assert asked <= 30 * n
 
     p, g = np.zeros(n * 8), np.ones(n * 8)
@@ -297,14 +297,14 @@ def test_slots_that_only_look_at_other_memory() -> None:
 def test_a_rule_that_reads_its_optimizer_is_refused() -> None:
     """What it read would be frozen when it is traced."""
 
-    class Bound(ao.Optimizer):
+    class StepPlan(ao.Optimizer):
         hyperparameters = {"lr": ao.nonnegative}
 
         def rule(self, xp: Any, p: Any, x: Any, *, lr: Any) -> Any:
             return lr * x
 
-    with pytest.raises(TypeError, match=r"Bound.rule reads self; wanted a staticmethod"):
-        Bound(lr=1.0)
+    with pytest.raises(TypeError, match=r"StepPlan.rule reads self; wanted a staticmethod"):
+        StepPlan(lr=1.0)
 
 
 def test_slots_of_one_name_are_refused() -> None:

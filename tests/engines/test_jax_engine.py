@@ -73,7 +73,7 @@ def test_the_bits_of_operations_one_by_one(name: str, need: Callable[[str], Libr
     assert [share.engine for share in two.explain(params, grads[0])] == ["portable"]
     assert all(map(same_bits, _values(params), _values(others)))
     assert all(map(same_bits, _values(one.state.slots), _values(two.state.slots)))
-    assert one.state.numbers == two.state.numbers
+    assert one.state.scalars == two.state.scalars
 
 
 @pytest.mark.covering(1)  # a dtype is cast before a rule, and a measure, whichever it is
@@ -294,8 +294,8 @@ def test_accumulated_gradients(need: Callable[[str], Library]) -> None:
     assert one.state is not None
     assert two.state is not None
     assert all(map(same_bits, _values((params, one.state.slots)), _values((others, two.state.slots))))
-    assert one.state.numbers == two.state.numbers
-    assert one.state.numbers[1]["skipped"] == 1
+    assert one.state.scalars == two.state.scalars
+    assert one.state.scalars[1]["skipped"] == 1
 
 
 def test_beside_other_libraries(need: Callable[[str], Library]) -> None:

@@ -385,7 +385,7 @@ def test_a_user_whom_the_system_does_not_know(tmp_path: Path, expected: str) -> 
     first = PROBE.replace("Momentum", "SGD").replace("print", "str")
     change = f"os.setgid({number})\nos.setuid({number})\ndel os.environ['XDG_CACHE_HOME']\n"
     found = _run(
-        f"{first}import os\nfrom anyoptim._engines.compiled import _engine\n_store.compiled = anew\n{change}"
+        f"{first}import os\nfrom anyoptim._engines.compiled import _engine\n_kernel_cache.compiled = anew\n{change}"
         f"_engine._apart.cache_clear()\n_engine.broken.cache_clear()\n{PROBE}",
         XDG_CACHE_HOME=tmp_path,
     )
@@ -522,7 +522,7 @@ def test_sources_of_the_blocked_engine_are_shown(method: type[Any]) -> None:
     """Its functions are no files; linecache has them."""
     optimizer = method(engine="blocked")
     optimizer.update(np.ones(3), np.ones(3))
-    track = optimizer._pipeline.track
+    track = optimizer._pipeline.branch
     kernel = _kernels.kernel(track.program, None, options(optimizer._pipeline.sample(track)))
     linecache.checkcache()
     assert inspect.getsource(kernel.call) in optimizer.kernel_source("blocked")

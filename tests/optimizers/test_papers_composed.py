@@ -153,8 +153,8 @@ def test_prodigy_finds_the_distance() -> None:
         optimizer.update(p, np.sign(p - 3.0))
         state = optimizer.state
         assert state is not None
-        assert state.numbers["d"] >= before
-        before = state.numbers["d"]
+        assert state.scalars["d"] >= before
+        before = state.scalars["d"]
     assert 0.1 < before < 10
     np.testing.assert_allclose(p, 3.0, atol=0.5)
 

@@ -98,7 +98,7 @@ def test_a_step_that_is_called_off_never_was(place: tuple[Library, str | None]) 
         before = p, of[:3]
         counted = {"skipped": float(skipped), "consecutive": float(consecutive)}
         assert optimizer.state is not None
-        assert optimizer.state.numbers == (counted, {}, {}, {})
+        assert optimizer.state.scalars == (counted, {}, {}, {})
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "complex64", "float64"])
@@ -121,7 +121,7 @@ def test_squares_that_are_too_large_are_none_that_are_not_finite(engine: str) ->
     optimizer.update(p, np.full(3, 1e300))
     assert p.tolist() == [-1e300] * 3
     assert optimizer.state is not None
-    assert optimizer.state.numbers == ({"skipped": 0.0, "consecutive": 0.0}, {})
+    assert optimizer.state.scalars == ({"skipped": 0.0, "consecutive": 0.0}, {})
     assert _offender(optimizer, 0) is None
 
 
@@ -151,7 +151,7 @@ def test_resting_parameters_are_not_looked_at() -> None:
     optimizer.update(params, {**grads, "b": np.array([1.0]), "c": None})
     assert [a[0] for a in params.values()] == [0.0, -1.0, -1.0]
     assert optimizer.state is not None
-    assert optimizer.state.numbers == ({}, {"skipped": 1.0, "consecutive": 0.0}, {})
+    assert optimizer.state.scalars == ({}, {"skipped": 1.0, "consecutive": 0.0}, {})
     assert optimizer.state.t == {"a": 0, "b": 2, "c": 1}
 
 
@@ -184,7 +184,7 @@ def test_optax_apply_if_finite(need: Callable[[str], Library]) -> None:
     for k in params:
         np.testing.assert_allclose(params[k], theirs[k], rtol=1e-12, atol=1e-12)
     assert optimizer.state is not None
-    assert optimizer.state.numbers[0] == {"skipped": 5.0, "consecutive": 0.0}
+    assert optimizer.state.scalars[0] == {"skipped": 5.0, "consecutive": 0.0}
 
 
 @pytest.mark.parametrize("options", [{}, {"growth": 4.0, "backoff": 0.25, "interval": 3, "initial": 1024.0}])
@@ -287,14 +287,14 @@ def test_a_scale_that_is_set(place: tuple[Library, str | None]) -> None:
     optimizer.loss_scale = np.float32(4.0)  # type: ignore[assignment] # a number all the same
     assert type(optimizer.loss_scale) is float
     assert optimizer.state is not None
-    assert optimizer.state.numbers[0]["good"] == 0.0
+    assert optimizer.state.scalars[0]["good"] == 0.0
 
 
 def test_a_first_scale_that_is_set_travels() -> None:
     """To `init`, and in what is saved of it and shown."""
     optimizer, p = ao.chain(ao.LossScale(), ao.SGD()), np.zeros(1)
     optimizer.loss_scale = 8.0
-    assert optimizer.init(p).numbers[0]["scale"] == 8.0
+    assert optimizer.init(p).scalars[0]["scale"] == 8.0
     assert "initial=8.0" in repr(optimizer)
     assert deepcopy(optimizer).loss_scale == 8.0
     other = ao.chain(ao.LossScale(initial=8.0), ao.SGD())
@@ -429,15 +429,15 @@ def test_too_many_skips(name: str, place: tuple[Library, str | None]) -> None:
                 optimizer.step(params, bad, pure)
         assert optimizer.state is not None
         assert _alike(before, lib.values((params, optimizer.state[:3])))
-        assert optimizer.state.numbers[0]["consecutive"] == 0.0
+        assert optimizer.state.scalars[0]["consecutive"] == 0.0
         for _ in range(2):
             optimizer.update(params, bad)
     assert optimizer.state is not None
-    assert optimizer.state.numbers[0]["skipped"] == 10.0
+    assert optimizer.state.scalars[0]["skipped"] == 10.0
     assert _offender(optimizer, 0) == "b"
     optimizer.update(params, good)
     assert optimizer.state is not None
-    assert (optimizer.state.step, optimizer.state.numbers[0]["consecutive"]) == (3, 0.0)
+    assert (optimizer.state.step, optimizer.state.scalars[0]["consecutive"]) == (3, 0.0)
 
 
 def test_too_many_skips_of_windows() -> None:
@@ -470,7 +470,7 @@ def test_too_many_skips_under_jit(need: Callable[[str], Library]) -> None:
     state, bad = optimizer.init(p), {"w": lib.array([INF])}
     for i in range(1, 5):
         p, state = jax.jit(optimizer.step)(p, bad, state)
-        assert float(state.numbers[0]["consecutive"]) == i
+        assert float(state.scalars[0]["consecutive"]) == i
     with pytest.raises(FloatingPointError):
         optimizer.step(p, bad, state)
     p, state = optimizer.step(p, {"w": lib.array([32768.0 / 8])}, state)
@@ -524,7 +524,7 @@ def test_gathered_gradients_are_their_mean(place: tuple[Library, str | None], dt
         if i % 4:
             assert _alike(before, new)
             assert optimizer.state[:2] == (i // 4, dict.fromkeys(params, i // 4))
-            assert optimizer.state.numbers[0]["gathered"] == i % 4
+            assert optimizer.state.scalars[0]["gathered"] == i % 4
             assert _alike(of.slots[0]["total"], sums)
         else:
             assert means.state is not None
@@ -595,11 +595,11 @@ def test_parameters_without_some_gradients(engine: str) -> None:
     assert [float(np.asarray(v).ravel()[0]) for v in params.values()] == [-6.5, -7.0, -6.0, -6.0, -3.0]
     assert (optimizer.state.step, optimizer.state.t["a"]) == (4, 4)
     optimizer.update(params, dict.fromkeys(params))
-    assert optimizer.state.numbers[0]["gathered"] == 1.0
+    assert optimizer.state.scalars[0]["gathered"] == 1.0
     before = deepcopy((params, optimizer.state[:3]))
     optimizer.update(params, dict.fromkeys(params))  # a window with nothing in it
     assert equal_states((params, optimizer.state[:3]), before)
-    assert optimizer.state.numbers[0] == {"gathered": 0.0, "share": 0.5}
+    assert optimizer.state.scalars[0] == {"gathered": 0.0, "share": 0.5}
     assert update(one(1.0), one(0.0), one(0.0)) == [-6.5, -7.0, -6.0, -6.0, -3.0]
     assert update(one(0.0), one(0.0), one(0.0)) == [-7.0, -7.0, -6.0, -6.0, -4.0]
 
@@ -713,7 +713,7 @@ def test_what_is_not_finite_is_gathered_once(place: tuple[Library, str | None], 
     assert alone.state is not None
     assert _same(lib, optimizer.state[:3], alone.state[:3])
     assert _same(lib, (p, optimizer.state), (pure, state))
-    assert optimizer.state.numbers[1] == {"skipped": 1.0, "consecutive": 0.0}
+    assert optimizer.state.scalars[1] == {"skipped": 1.0, "consecutive": 0.0}
     assert _offender(optimizer, 1) == "b"
 
 
@@ -841,33 +841,33 @@ def test_refusals(name: str) -> None:
 
 
 STATES: dict[str, tuple[Callable[[Any], Any], type[Exception], str]] = {
-    "none": (lambda n: (), ValueError, "state.numbers is not a tuple of 4, one for each stage of"),
-    "too few": (lambda n: n[:3], ValueError, "state.numbers is not a tuple of 4"),
+    "none": (lambda n: (), ValueError, "state.scalars is not a tuple of 4, one for each stage of"),
+    "too few": (lambda n: n[:3], ValueError, "state.scalars is not a tuple of 4"),
     "of another order": (
         lambda n: (n[1], n[0], *n[2:]),
         ValueError,
-        r"state.numbers\[0\] is \{.*'scale'.*\}; wanted a dict with \['gathered', 'share'\] for Accumulate\(every=2\)",
+        r"state.scalars\[0\] is \{.*'scale'.*\}; wanted a dict with \['gathered', 'share'\] for Accumulate\(every=2\)",
     ),
-    "no dict": (lambda n: (n[0], None, *n[2:]), ValueError, r"state.numbers\[1\] is None; wanted a dict with \['cons"),
+    "no dict": (lambda n: (n[0], None, *n[2:]), ValueError, r"state.scalars\[1\] is None; wanted a dict with \['cons"),
     "NaN": (
         lambda n: (n[0], {**n[1], "scale": NAN}, *n[2:]),
         ValueError,
-        r"state.numbers\[1\]\['scale'\] is nan; wanted above 0 and finite",
+        r"state.scalars\[1\]\['scale'\] is nan; wanted above 0 and finite",
     ),
     "no scale": (
         lambda n: (n[0], {**n[1], "scale": 0.0}, *n[2:]),
         ValueError,
-        r"state.numbers\[1\]\['scale'\] is 0.0; wanted above 0 and finite",
+        r"state.scalars\[1\]\['scale'\] is 0.0; wanted above 0 and finite",
     ),
     "half an update": (
         lambda n: ({**n[0], "gathered": 0.5}, *n[1:]),
         ValueError,
-        r"state.numbers\[0\]\['gathered'\] is 0.5; wanted a whole number, at least 0",
+        r"state.scalars\[0\]\['gathered'\] is 0.5; wanted a whole number, at least 0",
     ),
     "a string": (
         lambda n: ({**n[0], "gathered": "1"}, *n[1:]),
         TypeError,
-        r"state.numbers\[0\]\['gathered'\] is '1'; wanted a real number",
+        r"state.scalars\[0\]\['gathered'\] is '1'; wanted a real number",
     ),
 }
 
@@ -879,16 +879,16 @@ def test_wrong_states(name: str) -> None:
     optimizer, p = ao.chain(ao.Accumulate(2), ao.LossScale(), ao.SGD(), ao.EMA()), np.ones(2)
     state = optimizer.init(p)
     with pytest.raises(error, match=match):
-        optimizer.step(p, np.ones(2), state._replace(numbers=change(state.numbers)))
+        optimizer.step(p, np.ones(2), state._replace(scalars=change(state.scalars)))
     assert p.tolist() == [1.0, 1.0]
-    restored = state._replace(numbers=[{k: np.float64(v) for k, v in n.items()} for n in state.numbers])
+    restored = state._replace(scalars=[{k: np.float64(v) for k, v in n.items()} for n in state.scalars])
     assert equal_states(optimizer.step(p, np.ones(2), restored), optimizer.step(p, np.ones(2), state))
 
 
 def test_a_state_without_numbers_has_none() -> None:
     """As before there were any."""
-    assert ao.chain(ao.SGD(), ao.EMA()).init(np.ones(1)).numbers == ()
-    assert ao.Adam().init(np.ones(1)).numbers == ()
+    assert ao.chain(ao.SGD(), ao.EMA()).init(np.ones(1)).scalars == ()
+    assert ao.Adam().init(np.ones(1)).scalars == ()
 
 
 # Under transformations, and what it costs --------------------------------------------------------------------------
@@ -937,11 +937,11 @@ def test_under_jit(name: str, need: Callable[[str], Library]) -> None:
             p, state = step(p, g, state)
             eager.update(q, h)
             assert eager.state is not None
-            assert [{k: float(v) for k, v in n.items()} for n in state.numbers] == [*map(dict, eager.state.numbers)]
+            assert [{k: float(v) for k, v in n.items()} for n in state.scalars] == [*map(dict, eager.state.scalars)]
             assert int(state.step) == eager.state.step
             assert {k: int(v) for k, v in state.t.items()} == eager.state.t
         assert len(traces) == 1
-        assert state.numbers[1]["skipped"] == 3
+        assert state.scalars[1]["skipped"] == 3
         assert eager.state is not None
         for one, two in zip(
             *(optree.tree_leaves(lib.values(of)) for of in ((p, state.slots), (q, eager.state.slots))), strict=True
@@ -967,7 +967,7 @@ def test_in_a_scan(need: Callable[[str], Library]) -> None:
         eager.update(ours, g)
     for k in params:
         np.testing.assert_allclose(p[k], ours[k], rtol=1e-5, atol=1e-5)
-    assert float(state.numbers[1]["scale"]) == eager.loss_scale
+    assert float(state.scalars[1]["scale"]) == eager.loss_scale
 
 
 def test_numbers_of_a_step_that_jit_skips(need: Callable[[str], Library]) -> None:
@@ -988,18 +988,18 @@ def test_numbers_of_a_step_that_jit_skips(need: Callable[[str], Library]) -> Non
         q = eager.update(q, g)
         r, other = lazy.step(r, g, other)
     assert eager.state is not None
-    assert other.numbers == eager.state.numbers
-    assert [n.get("skipped") for n in other.numbers] == [None, 2.0, None, 0.0, None, None]
-    for one, two in zip(state.numbers, other.numbers, strict=True):
+    assert other.scalars == eager.state.scalars
+    assert [n.get("skipped") for n in other.scalars] == [None, 2.0, None, 0.0, None, None]
+    for one, two in zip(state.scalars, other.scalars, strict=True):
         assert {k: float(v) for k, v in one.items()} == pytest.approx(two)
 
 
 class Summed(ao.Stage):
     """Divides by one more than the sum of all norms so far."""
 
-    numbers = {"total": 0.0}
+    scalars = {"total": 0.0}
     totals = {"norm_of_x": staticmethod(lambda xp, p, x: x)}
-    advance = staticmethod(lambda step, *, total, norm_of_x: {"total": total + norm_of_x})
+    update_scalars = staticmethod(lambda step, *, total, norm_of_x: {"total": total + norm_of_x})
     coefficients = staticmethod(lambda t, *, total, norm_of_x: {"scale": 1 / (1 + total)})
     rule = staticmethod(lambda xp, p, x, *, scale: x * scale)
 
@@ -1024,7 +1024,7 @@ def test_lazy_steps(need: Callable[[str], Library]) -> None:
     assert plain.state is not None
     assert agree(new, q)
     assert agree(after.slots, plain.state.slots)
-    assert (int(after.step), float(after.numbers[0]["skipped"])) == (2, 1.0)
+    assert (int(after.step), float(after.scalars[0]["skipped"])) == (2, 1.0)
     assert {k: int(v) for k, v in after.t.items()} == plain.state.t
 
 
@@ -1084,12 +1084,12 @@ class Closed(ao.Gate):
 class Halves(ao.Gate):
     """Divides by ever more each time that a step is called off."""
 
-    numbers = {"by": 1.0}
+    scalars = {"by": 1.0}
     coefficients = staticmethod(lambda t, *, by: {"inverse": 1 / by})
     rule = staticmethod(lambda xp, p, x, *, inverse: x * inverse)
 
     @staticmethod
-    def advance(step: Any, *, by: Any, allowed: Any) -> dict[str, Any]:
+    def update_scalars(step: Any, *, by: Any, allowed: Any) -> dict[str, Any]:
         return {"by": by if allowed else by * 2}
 
 
@@ -1118,14 +1118,14 @@ def test_numbers_of_ones_own(engine: str) -> None:
     np.testing.assert_allclose(p["a"], wanted, rtol=1e-14)
     optimizer.update(p, {"a": None, "b": None})
     assert optimizer.state is not None
-    assert optimizer.state.numbers[0]["total"] == pytest.approx(total, rel=1e-15)
+    assert optimizer.state.scalars[0]["total"] == pytest.approx(total, rel=1e-15)
 
     class Lacks(ao.Stage):
-        numbers = {"a": 0.0, "b": 1.0}
-        advance = staticmethod(lambda step, *, a, b: {"a": a})
+        scalars = {"a": 0.0, "b": 1.0}
+        update_scalars = staticmethod(lambda step, *, a, b: {"a": a})
         rule = staticmethod(lambda xp, p, x: x)
 
-    with pytest.raises(TypeError, match=r"advance of Lacks\(\) gave \['a'\]; wanted \['a', 'b'\]"):
+    with pytest.raises(TypeError, match=r"update_scalars of Lacks\(\) gave \['a'\]; wanted \['a', 'b'\]"):
         ao.chain(Lacks(), ao.SGD()).update(np.zeros(1), np.zeros(1))
 
 
@@ -1133,8 +1133,8 @@ def test_numbers_are_floats_whatever_advance_gives() -> None:
     """A NumPy float64 scalar would turn float32 arrays into float64."""
 
     class Counts(ao.Stage):
-        numbers = {"n": 0}
-        advance = staticmethod(lambda step, *, n: {"n": np.float64(n + step)})
+        scalars = {"n": 0}
+        update_scalars = staticmethod(lambda step, *, n: {"n": np.float64(n + step)})
         coefficients = staticmethod(lambda t, *, n: {"n": n})
         rule = staticmethod(lambda xp, p, x, *, n: x * n)
 
@@ -1144,7 +1144,7 @@ def test_numbers_are_floats_whatever_advance_gives() -> None:
     assert p.dtype == np.float32
     assert p.tolist() == [-10.0] * 2
     assert optimizer.state is not None
-    assert type(optimizer.state.numbers[0]["n"]) is float
+    assert type(optimizer.state.scalars[0]["n"]) is float
 
 
 def test_half_precision_is_gathered_in_float32() -> None:

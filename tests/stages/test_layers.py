@@ -227,7 +227,7 @@ class Columns(ao.Stage):
     """A mean of squares for each column: a slot of another shape."""
 
     slots = ("v", "n")
-    whole = True
+    array_rule = True
 
     def slot_shapes(self, shape: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
         return (shape[1:], ())
@@ -282,7 +282,7 @@ def test_a_rule_that_gives_another_shape_is_refused() -> None:
     """By the names of the rules, before anything is written."""
 
     class Wrong(ao.Stage):
-        whole = True
+        array_rule = True
         rule = staticmethod(lambda xp, p, x: xp.sum(x, axis=0))
 
     p = np.ones((2, 3))

@@ -33,7 +33,7 @@ def _save(path: Path, n: int) -> None:
                     "name": "Momentum",
                     "constants": {},
                     "hyperparameters": {"lr": 0.01, "momentum": 0.9},
-                    "numbers": {},
+                    "scalars": {},
                     "slots": {"v": {"W": np.full(ELEMENTS, -float(n))}},
                 }
             ],

@@ -5,7 +5,7 @@ from __future__ import annotations
 from anyoptim._arrays import COMPUTE, library
 from anyoptim._arrays import _checks as checks
 from anyoptim._arrays._files import replacing
-from anyoptim._arrays._memory import Memory, near
+from anyoptim._arrays._memory import MemoryLayout, may_overlap
 from anyoptim._arrays._tree import Tree
 from anyoptim._engines import _threads as threads
 from anyoptim._engines.blocked._source import blocked
@@ -27,7 +27,7 @@ from anyoptim._trace._graph import (
     trace,
     trace_measure,
 )
-from anyoptim._trace._program import MOVE, Part, Program, Row, on_value, options
+from anyoptim._trace._program import MOVE, Coefficients, Part, Program, on_value, options
 from anyoptim.random import _compiled as dropout_compiled
 from anyoptim.random import _engines as dropout
 
@@ -36,12 +36,12 @@ __all__ = [
     "ELEMENTS",
     "LOGICAL",
     "MOVE",
+    "Coefficients",
     "Graph",
-    "Memory",
+    "MemoryLayout",
     "Part",
     "Program",
     "Range",
-    "Row",
     "Scalar",
     "Symbol",
     "Tree",
@@ -54,7 +54,7 @@ __all__ = [
     "evaluate",
     "headers",
     "library",
-    "near",
+    "may_overlap",
     "on_value",
     "options",
     "range_of",

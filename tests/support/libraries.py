@@ -223,13 +223,13 @@ DISCOVERED: dict[str, type[ao.Optimizer]] = {
     and value not in {ao.Optimizer, ao.chain, ao.partition}
 }
 
-WHOLE = {name: method for name, method in DISCOVERED.items() if method.whole}
+WHOLE = {name: method for name, method in DISCOVERED.items() if method.array_rule}
 """Of whole arrays: tests/optimizers/test_whole.py has their table."""
 
 COMPOSED = {
     name: method
     for name, method in DISCOVERED.items()
-    if issubclass(method, ao.chain) or method.norms or method.totals or method.numbers
+    if issubclass(method, ao.chain) or method.norms or method.totals or method.scalars
 }
 """Those that measure, or keep numbers: tests/support/chains.py has them among the chains."""
 

@@ -26,7 +26,7 @@ static Index blockIdx, threadIdx, blockDim, gridDim;
 // unlike swapcontext don't ask the system for anything.
 static jmp_buf _scheduler, _fibers[1024];
 static bool _begun[1024], _done[1024];
-static double _lanes[1024];
+static double _selectors[1024];
 static void (*_body)();
 
 static void _wait()
@@ -42,9 +42,9 @@ static inline void __syncthreads() { _wait(); }
 static inline double __shfl_down_sync(unsigned, double value, int by)
 {
     const unsigned me = threadIdx.x;
-    _lanes[me] = value;
+    _selectors[me] = value;
     _wait();
-    const double found = _lanes[me % 32 + by < 32 ? me + by : me];
+    const double found = _selectors[me % 32 + by < 32 ? me + by : me];
     _wait();
     return found;
 }

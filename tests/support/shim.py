@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from anyoptim import _arrays
-from anyoptim._arrays._memory import Memory
+from anyoptim._arrays._memory import MemoryLayout
 from anyoptim._arrays._numpy import NumPy
 from anyoptim._engines import _disk_cache
 from anyoptim._engines.cuda import _engine as cuda
@@ -79,7 +79,7 @@ def call(name: str, text: str, blocks: int, threads: int, arguments: Any) -> Non
 
 
 class Buffer(NamedTuple):
-    """Memory somewhere."""
+    """MemoryLayout somewhere."""
 
     machine: Machine
     handle: int
@@ -268,7 +268,7 @@ class _Namespace:
 class Library(NumPy):
     """The library of these."""
 
-    def host(self, x: Any) -> None:
+    def numpy_view(self, x: Any) -> None:
         return None
 
     def device(self, x: Any) -> Any:
@@ -283,7 +283,7 @@ class Library(NumPy):
     def array(self, result: Any) -> Any:
         return np.asarray(result).view(Array)
 
-    def plain(self, x: Any, p: Any) -> bool:
+    def is_plain_gradient(self, x: Any, p: Any) -> bool:
         return False
 
     def owned(self, result: Any) -> Any:
@@ -301,28 +301,28 @@ class Library(NumPy):
     def capturing(self, number: int) -> bool:
         return machine().captured is not None
 
-    def marks(self, ps: Any) -> _arrays.Marks:
+    def fingerprint(self, ps: Any) -> _arrays.Fingerprint:
         begins = [p.ctypes.data if p.size else 0 for p in ps]
         strides = [p.strides for p in ps]
-        return _arrays.Marks(begins, [p.dtype for p in ps], [p.shape for p in ps], strides, [NUMBER] * len(ps))
+        return _arrays.Fingerprint(begins, [p.dtype for p in ps], [p.shape for p in ps], strides, [NUMBER] * len(ps))
 
-    def stayed(self, ps: Any, marks: _arrays.Marks) -> bool:
-        return self.marks(ps) == marks and all(p.flags.writeable for p in ps)
+    def unchanged_all(self, ps: Any, marks: _arrays.Fingerprint) -> bool:
+        return self.fingerprint(ps) == marks and all(p.flags.writeable for p in ps)
 
-    def addresses(self, xs: Any, marks: _arrays.Marks) -> list[int] | None:
+    def addresses(self, xs: Any, marks: _arrays.Fingerprint) -> list[int] | None:
         if {*map(type, xs)} != {Array}:
             return None
-        found = self.marks(xs)
+        found = self.fingerprint(xs)
         return found.begins if found[1:] == marks[1:] else None
 
     def address(self, x: Any) -> int | None:
         return int(x.ctypes.data) if x.flags.c_contiguous else None
 
-    def memory(self, x: Any) -> Memory | None:
+    def memory(self, x: Any) -> MemoryLayout | None:
         found = _arrays.host_memory(x)._replace(space=f"cuda:{NUMBER}")
         return found if x.size else None
 
-    def still(self, x: Any, memory: Memory | None) -> bool:
+    def unchanged(self, x: Any, memory: MemoryLayout | None) -> bool:
         return memory is not None and x.flags.writeable and self.memory(x) == memory
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from anyoptim._trace._graph import Scalar, Symbol, symbol
-from anyoptim._trace._scalars import following, power, remainder, times, whole
+from anyoptim._trace._scalars import following, power, remainder, times, whole_number
 from tests.support import shim
 from tests.support.internals import coefficients, rows_of
 from tests.support.libraries import Library
@@ -85,8 +85,8 @@ def test_powers_and_remainders_that_are_traced(name: str, need: Callable[[str], 
 
 def test_whole_numbers() -> None:
     """Of any integer type, and no less than they may be."""
-    assert whole("every", np.int64(3)) == 3
-    assert whole("start", 0, 0) == 0
+    assert whole_number("every", np.int64(3)) == 3
+    assert whole_number("start", 0, 0) == 0
     for value, error, says in [
         (0, ValueError, "every is 0; wanted at least 1"),
         (-1, ValueError, "every is -1; wanted at least 0"),
@@ -94,7 +94,7 @@ def test_whole_numbers() -> None:
         (None, TypeError, "every is None; wanted an integer"),
     ]:
         with pytest.raises(error, match=says):
-            whole("every", value)
+            whole_number("every", value)
 
 
 def test_counts_of_other_dtypes(need: Callable[[str], Library]) -> None:

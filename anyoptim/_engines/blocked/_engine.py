@@ -8,15 +8,15 @@ from typing import Any
 import numpy as np
 
 from anyoptim._arrays import COMPUTE, Array, host_memory
-from anyoptim._arrays._memory import near
+from anyoptim._arrays._memory import may_overlap
 from anyoptim._arrays._quiet import quiet, quietly
 from anyoptim._engines import _threads
-from anyoptim._engines._base import Again, Commit, Leaf, NDArray, Plan, Result, Rows, Written, host
+from anyoptim._engines._base import CoefficientTable, Commit, Leaf, NDArray, Plan, Replay, Result, Written, viewed
 from anyoptim._engines.blocked._kernels import Work, kernel, text
 from anyoptim._engines.blocked._packs import packs
 from anyoptim._engines.blocked._scratch import Scratch, give, retake, scratch
 from anyoptim._engines.blocked._tiles import add_up, tiles
-from anyoptim._trace._program import Program, Row, floats, options
+from anyoptim._trace._program import Coefficients, Program, floats, options
 
 __all__ = ["Blocked", "refusal", "source"]
 
@@ -33,7 +33,7 @@ def refusal(leaf: Leaf, x: Array) -> str | None:
     """Why the engine can't take this leaf with such a gradient, or None."""
     if leaf.destination is None:
         return "it can't be written to"
-    if leaf.library.host(leaf.p) is None or leaf.library.host(x) is None:
+    if leaf.library.numpy_view(leaf.p) is None or leaf.library.numpy_view(x) is None:
         return f"NumPy can't read and write {leaf.library.name} arrays of dtype {leaf.library.dtype(leaf.p)}"
     return None
 
@@ -45,7 +45,7 @@ class Blocked(Plan):
 
     def __init__(self, program: Program, leaves: Sequence[Leaf]) -> None:
         super().__init__(program, leaves)
-        self.arrays = [[host(leaf.library, a) for a in (leaf.p, *leaf.slots)] for leaf in leaves]
+        self.arrays = [[viewed(leaf.library, a) for a in (leaf.p, *leaf.slots)] for leaf in leaves]
         # Of complex arrays: of their parts.
         self.dtypes = [np.dtype(np.dtype(COMPUTE[leaf.library.dtype(leaf.p)]).char.lower()) for leaf in leaves]
         self.kinds = list(dict.fromkeys(self.dtypes))
@@ -65,8 +65,8 @@ class Blocked(Plan):
         packed = [slot for pack in self.packs for slot in pack.slots]
         return Written([*(p for p, *_ in self.arrays), *(s for i in self.alone for s in self.arrays[i][1:]), *packed])
 
-    def keep_off(self, written: Written) -> None:
-        super().keep_off(written)
+    def avoid_aliasing(self, written: Written) -> None:
+        super().avoid_aliasing(written)
         self._forbidden_ids = {id(a) for a in written.here}
         # Arrays that own their memory are in nobody else's.
         owners = all(a.base is None for a in written.here)
@@ -91,24 +91,24 @@ class Blocked(Plan):
                 return None
         return xs if self._forbidden_ids.isdisjoint(map(id, xs)) else None
 
-    def take(self, xs: Sequence[Array], row: Row) -> bool:
-        return bool(quietly(super().take, xs, row))
+    def replay(self, xs: Sequence[Array], row: Coefficients) -> bool:
+        return bool(quietly(super().replay, xs, row))
 
     def gather(self, xs: Sequence[Array]) -> Sequence[NDArray]:
-        return _set_apart([host(leaf.library, x) for leaf, x in zip(self.leaves, xs, strict=True)], self._forbidden)
+        return _set_apart([viewed(leaf.library, x) for leaf, x in zip(self.leaves, xs, strict=True)], self._forbidden)
 
-    def squares(self, k: int, gathered: Sequence[NDArray], rows: Rows) -> list[NDArray]:
+    def squares(self, k: int, gathered: Sequence[NDArray], rows: CoefficientTable) -> list[NDArray]:
         leaves = zip(self._works(k, rows), self.arrays, gathered, strict=True)
         pieces, sums = tiles((work, (p, x, *slots)) for work, (p, *slots), x in leaves)
         _spread(add_up, [(piece,) for piece in pieces])
         return sums
 
-    def prepare(self, gathered: Sequence[NDArray], rows: Rows) -> Commit:
+    def prepare(self, gathered: Sequence[NDArray], rows: CoefficientTable) -> Commit:
         works = self._works(None, rows)
-        self.again = None
+        self.last_step = None
         if len(rows.distinct) == 1 and len({id(work) for work in works}) == 1 and all(map(floats, rows.distinct[0])):
             work = works[0]
-            self.again = Again(rows.distinct[0], work.kernel.scalars, work.dtype, work.table, self._again(work))
+            self.last_step = Replay(rows.distinct[0], work.kernel.scalars, work.dtype, work.table, self._again(work))
 
         def commit() -> Sequence[Result]:
             self._run(works, gathered)
@@ -169,14 +169,14 @@ class Blocked(Plan):
 
         return run
 
-    def _works(self, k: int | None, rows: Rows) -> list[Work]:
+    def _works(self, k: int | None, rows: CoefficientTable) -> list[Work]:
         """For each leaf the kernel and its numbers."""
         if len(rows.distinct) == 1 and len(self.kinds) == 1:
             return [self._work(k, 0, rows.distinct[0], self.kinds[0])] * len(self.leaves)
         works = {(i, d): self._work(k, i, row, d) for i, row in enumerate(rows.distinct) for d in self.kinds}
-        return [works[key] for key in zip(rows.which, self.dtypes, strict=True)]
+        return [works[key] for key in zip(rows.row_of_leaf, self.dtypes, strict=True)]
 
-    def _work(self, k: int | None, i: int, row: Row, dtype: np.dtype[Any]) -> Work:
+    def _work(self, k: int | None, i: int, row: Coefficients, dtype: np.dtype[Any]) -> Work:
         """What row `i` needs; made once, with other numbers at every step."""
         key = k, options(row), i, dtype
         work = self.works.get(key)
@@ -189,7 +189,7 @@ class Blocked(Plan):
         return work
 
 
-def source(program: Program, k: int | None, row: Row) -> str:
+def source(program: Program, k: int | None, row: Coefficients) -> str:
     """The text of the step, or of what part `k` measures."""
     return text(program, k, options(row)).text
 
@@ -198,7 +198,7 @@ def _set_apart(xs: Arrays, written: Arrays) -> Arrays:
     """The gradients, copied where another parameter's step might change them before they are read."""
     if all(a.base is None for a in (*written, *xs)) and not {*map(id, written)} & {*map(id, xs)}:
         return xs  # each owns its memory, so that none is in another's
-    there = iter(near([host_memory(x) for x in xs if x.size], [host_memory(a) for a in written if a.size]))
+    there = iter(may_overlap([host_memory(x) for x in xs if x.size], [host_memory(a) for a in written if a.size]))
     return [x.copy() if x.size and next(there) else x for x in xs]
 
 

@@ -14,12 +14,12 @@ import numpy as np
 from anyoptim._arrays import COMPUTE, Array, host_memory
 from anyoptim._arrays._memory import merged
 from anyoptim._engines import _threads
-from anyoptim._engines._base import Again, Commit, Leaf, NDArray, Plan, Result, Rows, Written, host
+from anyoptim._engines._base import CoefficientTable, Commit, Leaf, NDArray, Plan, Replay, Result, Written, viewed
 from anyoptim._engines.compiled import _array_headers, _kernel_cache
 from anyoptim._engines.compiled._array_headers import BYTES, FIRST, MIRROR, ORDER, PARAMETER
 from anyoptim._engines.compiled._source import Loop, loop, loop_measure
 from anyoptim._trace._graph import Scalars, trace, trace_measure
-from anyoptim._trace._program import Options, Program, Row, floats, options
+from anyoptim._trace._program import Coefficients, Options, Program, floats, options
 from anyoptim._trace._reduction import BLOCK as SUM
 
 __all__ = ["Compiled", "broken", "load", "missing", "refusal", "source"]
@@ -50,7 +50,7 @@ def broken() -> str | None:
     if not hasattr(jitted.alike, "py_func"):
         return "Numba is switched off (NUMBA_DISABLE_JIT)"
     try:
-        _apart()
+        _no_overlap()
     except Exception as error:
         return f"Numba can't compile: {error}"
     return None
@@ -58,7 +58,7 @@ def broken() -> str | None:
 
 def refusal(program: Program, leaf: Leaf, x: Array) -> str | None:
     """Why the engine can't take this leaf with such a gradient, which the blocked engine can take; or None."""
-    p, g, *slots = (host(leaf.library, a) for a in (leaf.p, x, *leaf.slots))
+    p, g, *slots = (viewed(leaf.library, a) for a in (leaf.p, x, *leaf.slots))
     if p.dtype.name != COMPUTE[p.dtype.name] or not p.dtype.isnative:
         return f"its dtype {p.dtype} is cast on load"
     if g.dtype != p.dtype:
@@ -92,7 +92,7 @@ class Compiled(Plan):
         super().__init__(program, leaves)
         self.library = leaves[0].library
         # Arrays of our own, on the same memory: whatever becomes of the user's, they stay as they are.
-        self.hosts = hosts = [[host(self.library, a).view() for a in (leaf.p, *leaf.slots)] for leaf in leaves]
+        self.hosts = hosts = [[viewed(self.library, a).view() for a in (leaf.p, *leaf.slots)] for leaf in leaves]
         self.dtype = np.dtype(hosts[0][0].dtype.char.lower())
         self.results = [Result(leaf.p, leaf.slots) for leaf in leaves]
         self.destinations: list[Array] = [leaf.destination for leaf in leaves]
@@ -123,8 +123,8 @@ class Compiled(Plan):
     def written(self) -> Written:
         return Written([a for of in self.hosts for a in of])
 
-    def keep_off(self, written: Written) -> None:
-        super().keep_off(written)
+    def avoid_aliasing(self, written: Written) -> None:
+        super().avoid_aliasing(written)
         stretches = merged([host_memory(a) for a in written.here if a.size])
         self.forbidden = np.array(stretches, np.uint64).T.copy()
 
@@ -133,16 +133,16 @@ class Compiled(Plan):
             return xs if _alike()(self.table, _ids(xs), self.forbidden) else None
         leaves = zip(self.destinations, self.memories, self.dtypes, self.table[:, ORDER], xs, strict=True)
         for i, (d, memory, dtype, order, x) in enumerate(leaves):
-            same = d.dtype is dtype and self.library.still(d, memory) and self.library.plain(x, d)
+            same = d.dtype is dtype and self.library.unchanged(d, memory) and self.library.is_plain_gradient(x, d)
             same = same and order == _array_headers.C
             address = self.library.address(x) if same else None
             if address is None:
                 return None
             self.table[i, FIRST + 1] = address
-        return xs if _apart()(self.table, self.forbidden) else None
+        return xs if _no_overlap()(self.table, self.forbidden) else None
 
-    def take(self, xs: Sequence[Array], row: Row) -> bool:
-        again, grads = self.again, _NONE
+    def replay(self, xs: Sequence[Array], row: Coefficients) -> bool:
+        again, grads = self.last_step, _NONE
         if again is None or not again.set(row):
             return False
         if self.by_header:
@@ -156,28 +156,28 @@ class Compiled(Plan):
         return True
 
     def gather(self, xs: Sequence[Array]) -> Sequence[NDArray]:
-        views = [host(self.library, x) for x in xs]
+        views = [viewed(self.library, x) for x in xs]
         self.table[:, FIRST + 1] = [_address(x) for x in views]
-        if not _apart()(self.table, self.forbidden):
+        if not _no_overlap()(self.table, self.forbidden):
             for i, x in enumerate(views):
-                if not _apart()(self.table[i : i + 1], self.forbidden):
+                if not _no_overlap()(self.table[i : i + 1], self.forbidden):
                     views[i] = x.copy(order="K")
                     self.table[i, FIRST + 1] = _address(views[i])
         return views
 
-    def squares(self, k: int, gathered: Sequence[Any], rows: Rows) -> list[NDArray]:
+    def squares(self, k: int, gathered: Sequence[Any], rows: CoefficientTable) -> list[NDArray]:
         sums = np.empty(self.blocks[-1])
         for kernel, _, tables, pieces in self._calls(k, rows):
             _threads.spread(functools.partial(kernel.call, *tables, sums), pieces)
         return [sums[a:b] for a, b in itertools.pairwise(self.blocks)]
 
-    def prepare(self, gathered: Sequence[Any], rows: Rows) -> Commit:
+    def prepare(self, gathered: Sequence[Any], rows: CoefficientTable) -> Commit:
         calls = self._calls(None, rows)
-        self.again = None
+        self.last_step = None
         if len(rows.distinct) == 1 and all(map(floats, rows.distinct[0])):
             (call,) = calls
             run = functools.partial(_taken, call)
-            self.again = Again(rows.distinct[0], call.kernel.scalars, self.dtype, call.coefficients[0], run)
+            self.last_step = Replay(rows.distinct[0], call.kernel.scalars, self.dtype, call.coefficients[0], run)
 
         def commit() -> Sequence[Result]:
             for call in calls:
@@ -197,10 +197,10 @@ class Compiled(Plan):
         _threads.spread(functools.partial(kernel.call, _NONE, self.forbidden, *tables), pieces)
         return True
 
-    def _calls(self, k: int | None, rows: Rows) -> list[_Call]:
+    def _calls(self, k: int | None, rows: CoefficientTable) -> list[_Call]:
         """The calls of the kernels, one for each set of static options, with their part of the tables."""
         static = [options(row) for row in rows.distinct]
-        which = np.array(rows.which, np.int64) if len(static) > 1 else self.first_row
+        which = np.array(rows.row_of_leaf, np.int64) if len(static) > 1 else self.first_row
         calls = []
         for key in dict.fromkeys(static):
             kernel = load(self.program, k, key, self.dtype.name)
@@ -244,9 +244,9 @@ def _alike() -> Callable[..., bool]:
 
 
 @functools.cache
-def _apart() -> Callable[..., bool]:
-    """`apart(leaves, written)`."""
-    return _own("apart", "leaves, written", "boolean(uint64[:, ::1], uint64[:, ::1])")
+def _no_overlap() -> Callable[..., bool]:
+    """`no_overlap(leaves, written)`."""
+    return _own("no_overlap", "leaves, written", "boolean(uint64[:, ::1], uint64[:, ::1])")
 
 
 def _own(name: str, arguments: str, signature: str) -> Callable[..., bool]:
@@ -262,7 +262,7 @@ def load(program: Program, k: int | None, static: Options, dtype: str) -> _Kerne
     return _Kernel(_kernel_cache.compiled(text.name, text.text, text.signature), text.scalars)
 
 
-def source(program: Program, k: int | None, row: Row, dtype: str) -> str:
+def source(program: Program, k: int | None, row: Coefficients, dtype: str) -> str:
     """The text of the step, or of what part `k` measures."""
     return _source(program, k, options(row), dtype).text
 

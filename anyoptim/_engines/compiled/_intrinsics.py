@@ -24,7 +24,7 @@ from anyoptim._engines.compiled._array_headers import (
     WRITEABLE,
 )
 
-__all__ = ["alike", "apart", "located", "pointer", "word"]
+__all__ = ["alike", "located", "no_overlap", "pointer", "word"]
 
 Addresses = Any
 
@@ -79,7 +79,7 @@ def located(leaves: Addresses, grads: Addresses) -> bool:
 
 
 @njit(nogil=True)  # type: ignore[untyped-decorator]
-def apart(leaves: Addresses, written: Addresses) -> bool:
+def no_overlap(leaves: Addresses, written: Addresses) -> bool:
     """Whether no gradient lies in memory that will be written to: stretches of it, begin and end, in order."""
     for i in range(len(leaves)):
         low = leaves[i, FIRST + 1]
@@ -99,4 +99,4 @@ def apart(leaves: Addresses, written: Addresses) -> bool:
 @njit(nogil=True)  # type: ignore[untyped-decorator]
 def alike(leaves: Addresses, grads: Addresses, written: Addresses) -> bool:
     """Whether a step can be taken like the last one, with these gradients."""
-    return bool(located(leaves, grads)) and bool(apart(leaves, written))
+    return bool(located(leaves, grads)) and bool(no_overlap(leaves, written))

@@ -132,7 +132,7 @@ class Device:
 
 
 class Owned:
-    """Memory of a device that goes back when its owner is gone and the device is done."""
+    """MemoryLayout of a device that goes back when its owner is gone and the device is done."""
 
     def __init__(self, device: Device) -> None:
         self.device, self.event = device, device.core_device.create_event()

@@ -12,14 +12,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from anyoptim._arrays import Array
-from anyoptim._arrays._memory import ANY, Memory, merged, order
-from anyoptim._engines._base import Again, Commit, Leaf, NDArray, Plan, Result, Rows, Written
+from anyoptim._arrays._memory import ANY, MemoryLayout, merged, order
+from anyoptim._engines._base import CoefficientTable, Commit, Leaf, NDArray, Plan, Replay, Result, Written
 from anyoptim._engines.cuda._device import Owned, device
 from anyoptim._engines.cuda._elements import ELEMENTS
 from anyoptim._engines.cuda._programs import kernel_of
 from anyoptim._engines.cuda._source import CHUNK, REDUCTION, THREADS, Kernel, coefficients
 from anyoptim._trace._graph import Scalar, Symbol, evaluate, symbol
-from anyoptim._trace._program import Program, Row, floats, options
+from anyoptim._trace._program import Coefficients, Program, floats, options
 from anyoptim._trace._reduction import BLOCK, power_of_two
 
 __all__ = ["Cuda", "Gathered", "broken", "chunk_map", "device", "missing", "ready", "refusal", "rows_of"]
@@ -56,7 +56,7 @@ def broken() -> str | None:
     return None
 
 
-def ready(program: Program, row: Row, dtype: str, number: int) -> None:
+def ready(program: Program, row: Coefficients, dtype: str, number: int) -> None:
     """Compile for arrays of one dtype on the device of this number."""
     there, parts = device(number), (*program.measures, None)
     found = [kernel_of(program, k, options(row[:k]), element(dtype)) for k in parts]
@@ -106,7 +106,7 @@ class Pass:
         self._blocks, self._chunks = len(chunks), owned.kept(self._device.put(chunks.view(np.uint64)))
         self._step: Any = None
 
-    def set(self, addresses: NDArray, which: Sequence[int], rows: Sequence[Row | None], dtype: Any) -> None:
+    def set(self, addresses: NDArray, which: Sequence[int], rows: Sequence[Coefficients | None], dtype: Any) -> None:
         """For each leaf the address of its gradient and the number of its row; the rows."""
         numbers, expressions = rows_of(self.scalars, rows, dtype)
         n = 2 * len(addresses)
@@ -159,7 +159,7 @@ class Cuda(Plan):
         # How long each gradient is.
         self.bytes = np.array([math.prod(m.shape) * m.itemsize if m else 0 for m, *_ in memories], np.uint64)
         self.memories = [m for of in memories for m in of if m is not None]
-        self.marks = library.marks(self.destinations)
+        self.fingerprint = library.fingerprint(self.destinations)
         parts = 1 if self.element == dtype else 2
         self.chunks, self.blocks = chunk_map([math.prod(leaf.p.shape) * parts for leaf in leaves])
         rows = zip(self.blocks, memories, strict=False)  # there is one more: where the last one ends
@@ -178,7 +178,7 @@ class Cuda(Plan):
     def written(self) -> Written:
         return Written(there=self.memories)
 
-    def keep_off(self, written: Written) -> None:
+    def avoid_aliasing(self, written: Written) -> None:
         mine = [m for m in written.there if self.memories and m.space == self.memories[0].space]
         # One more, behind all others, so that there always is a next one.
         self.forbidden = [np.array([*stretch, 2**64 - 1], np.uint64) for stretch in merged(mine)]
@@ -190,9 +190,9 @@ class Cuda(Plan):
 
     def quick(self, xs: Sequence[Array]) -> Gathered | None:
         self.stream = self.sending = self.device.stream(self.library.stream(self.number))
-        if not self.library.stayed(self.destinations, self.marks) or self.library.capturing(self.number):
+        if not self.library.unchanged_all(self.destinations, self.fingerprint) or self.library.capturing(self.number):
             return None
-        found = self.library.addresses(xs, self.marks)
+        found = self.library.addresses(xs, self.fingerprint)
         if found is None:
             return None
         addresses = np.array(found, np.uint64)
@@ -207,7 +207,7 @@ class Cuda(Plan):
             addresses[i] = _address(self.library.memory(kept[i]))
         return Gathered(addresses, kept)
 
-    def norm(self, k: int, gathered: Gathered, rows: Rows) -> Any:
+    def norm(self, k: int, gathered: Gathered, rows: CoefficientTable) -> Any:
         n = self.blocks[-1]
         if not n:
             return 0.0
@@ -227,7 +227,7 @@ class Cuda(Plan):
         with self.device.scope():
             return float(self.device.fetched(self.numbers + 8 * k, 1, self.stream)[0])
 
-    def squares(self, k: int, gathered: Gathered, rows: Rows) -> list[NDArray]:
+    def squares(self, k: int, gathered: Gathered, rows: CoefficientTable) -> list[NDArray]:
         # For several devices at once: their sums meet on the host.
         with self.device.scope():
             self.run(self._passes(k, gathered, rows), self.sums)
@@ -237,13 +237,15 @@ class Cuda(Plan):
     def _reduce(self, name: str, blocks: int, threads: int, *arguments: int) -> None:
         self.device.launch(self.stream, self.device.kernel(name, REDUCTION), blocks, threads, *arguments)
 
-    def prepare(self, gathered: Gathered, rows: Rows) -> Commit:
-        self.again = None
+    def prepare(self, gathered: Gathered, rows: CoefficientTable) -> Commit:
+        self.last_step = None
         with self.device.scope():
             passes = self._passes(None, gathered, rows)
         if len(rows.distinct) == 1 and all(map(floats, rows.distinct[0])):
             (one,) = passes
-            self.again = Again(rows.distinct[0], one.scalars, self.dtype, one.numbers[: len(one.scalars)], one.again)
+            self.last_step = Replay(
+                rows.distinct[0], one.scalars, self.dtype, one.numbers[: len(one.scalars)], one.again
+            )
 
         def commit() -> Sequence[Result]:
             self.run(passes)
@@ -252,19 +254,19 @@ class Cuda(Plan):
 
         return commit
 
-    def _passes(self, k: int | None, gathered: Gathered, rows: Rows) -> list[Pass]:
+    def _passes(self, k: int | None, gathered: Gathered, rows: CoefficientTable) -> list[Pass]:
         """What to run, one kernel for each set of static options, with what it is given."""
         static = [options(row) for row in rows.distinct]
         found = []
         for key in dict.fromkeys(static):
-            members = None if static.count(key) == len(static) else tuple(static[r] == key for r in rows.which)
+            members = None if static.count(key) == len(static) else tuple(static[r] == key for r in rows.row_of_leaf)
             one = self.passes.get((k, key, members))
             if one is None:
                 own = ... if members is None else np.array(members)[self.chunks["leaf"]]
                 kernel = kernel_of(self.program, k, key, self.element)
                 one = self.passes[k, key, members] = Pass(self.owned, kernel, self.chunks[own])
             own_rows = [row if of == key else None for row, of in zip(rows.distinct, static, strict=True)]
-            one.set(gathered.addresses, rows.which, own_rows, self.dtype)
+            one.set(gathered.addresses, rows.row_of_leaf, own_rows, self.dtype)
             found.append(one)
         return found
 
@@ -276,7 +278,7 @@ class Cuda(Plan):
             self.sending.record(self.owned.event)  # then the device will be done with what is owned
 
 
-def _address(memory: Memory | None) -> int:
+def _address(memory: MemoryLayout | None) -> int:
     return 0 if memory is None else memory.address
 
 
@@ -292,7 +294,7 @@ def chunk_map(lengths: Sequence[int]) -> tuple[np.ndarray[Any, Any], list[int]]:
 
 
 def rows_of(
-    scalars: Sequence[Scalar], rows: Sequence[Row | None], dtype: Any
+    scalars: Sequence[Scalar], rows: Sequence[Coefficients | None], dtype: Any
 ) -> tuple[np.ndarray[Any, Any], Expressions]:
     """The values of `scalars` in each row, one after another, zeros for None; then the numbers that expressions are of.
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from anyoptim._engines.cuda._source import REDUCTION, Kernel, kernel, kernel_measure
 from anyoptim._trace._graph import trace, trace_measure
-from anyoptim._trace._program import Options, Program, Row, options
+from anyoptim._trace._program import Coefficients, Options, Program, options
 
 __all__ = ["kernel_of", "source_of"]
 
@@ -20,7 +20,7 @@ def kernel_of(program: Program, k: int | None, static: Options, dtype: str, take
     return kernel_measure(trace_measure(program, k, static), dtype, taken)
 
 
-def source_of(passes: Sequence[tuple[Program, int | None, Row]], dtype: str) -> str:
+def source_of(passes: Sequence[tuple[Program, int | None, Coefficients]], dtype: str) -> str:
     """One text of steps, and of what parts measure: types once, each kernel once and by a name of its own."""
     distinct = {kernel_of(program, k, options(row), dtype): (program, k, options(row)) for program, k, row in passes}
     found: dict[str, Kernel] = {}

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from anyoptim._arrays import Library
-from anyoptim._engines._base import Leaf, NDArray, Plan, Rows
+from anyoptim._engines._base import CoefficientTable, Leaf, NDArray, Plan
 from anyoptim._engines.cuda import _engine as cuda
 from anyoptim._engines.cuda._source import REDUCTION
 from anyoptim._trace._graph import Symbol, symbol
@@ -85,7 +85,7 @@ class Recorded(cuda.Cuda):
         _FOR_EVER.append((self, xs, found))
         return found
 
-    def squares(self, k: int, gathered: cuda.Gathered, rows: Rows) -> list[NDArray]:
+    def squares(self, k: int, gathered: cuda.Gathered, rows: CoefficientTable) -> list[NDArray]:
         raise RuntimeError(
             "a norm over several dtypes or devices meets on the host, and can't be captured in a CUDA graph; "
             "wanted parameters of one dtype on one device"

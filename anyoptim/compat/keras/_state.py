@@ -179,7 +179,7 @@ def to_keras(optimizer: Optimizer, keras_optimizer: Any, names: Sequence[str] | 
                 raise ValueError(f"{variable.path} has shape {tuple(variable.shape)}; the optimizer has {a.shape}")
             assigned.append((variable, a))
     t = next(iter(ours.t.values()), ours.step)
-    gathered = int(ours.numbers[0].get("gathered", 0)) if match.every > 1 else 0
+    gathered = int(ours.scalars[0].get("gathered", 0)) if match.every > 1 else 0
     assigned.append((match.iteration, np.asarray(t * match.every + gathered)))
     product = getattr(keras_optimizer, "_u_product", None)
     if product is not None:

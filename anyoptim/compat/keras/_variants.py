@@ -9,7 +9,7 @@ from anyoptim._arrays import Array
 from anyoptim._core._optimizer import Optimizer
 from anyoptim._core._stage import ParameterStage
 from anyoptim._trace._hyperparameters import Domain, Hyper, fraction, nonnegative, number, share
-from anyoptim._trace._scalars import one_minus_power, remainder, sqrt, where, whole
+from anyoptim._trace._scalars import one_minus_power, remainder, sqrt, where, whole_number
 from anyoptim.optimizers import Adafactor, ScheduleFreeAdamW
 from anyoptim.optimizers.matrices import unit
 from anyoptim.stages.layers import is_complex
@@ -53,7 +53,7 @@ class Overwritten(StartedAverage):
 
     def __init__(self, decay: Hyper, every: int) -> None:
         super().__init__(decay)
-        self._every = whole("every", every)
+        self._every = whole_number("every", every)
 
     @property
     def every(self) -> int:
@@ -124,7 +124,7 @@ class SumMuon(Optimizer):
         "c": number,
     }
     slots = ("m",)
-    whole = True
+    array_rule = True
 
     def __init__(
         self,
@@ -196,8 +196,8 @@ class EvenScheduleFreeAdamW(ScheduleFreeAdamW):
         x <- (1-c)*x + c*z,    c = 1/t
     """
 
-    numbers = {}  # of which it has none
-    advance = staticmethod(lambda _, **__: {})  # type: ignore[assignment] # likewise
+    scalars = {}  # of which it has none
+    update_scalars = staticmethod(lambda _, **__: {})  # type: ignore[assignment] # likewise
 
     @staticmethod
     def coefficients(  # type: ignore[override] # it has no numbers

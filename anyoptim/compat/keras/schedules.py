@@ -9,7 +9,7 @@ from typing import Any
 from anyoptim._trace._scalars import cos, floating, power, where
 from anyoptim.compat._counts import CountedSchedule
 from anyoptim.schedules._schedule import finite, positive
-from anyoptim.schedules._schedule import whole as integer
+from anyoptim.schedules._schedule import whole_number as integer
 
 __all__ = [
     "CosineDecay",

@@ -33,7 +33,7 @@ class PeakScheduleFreeSGD(ScheduleFreeSGD):
     """
 
     hyperparameters = {**ScheduleFreeSGD.hyperparameters, **_PEAK}
-    numbers = {**ScheduleFreeSGD.numbers, "highest": 0.0}
+    scalars = {**ScheduleFreeSGD.scalars, "highest": 0.0}
 
     def __init__(
         self,
@@ -49,7 +49,7 @@ class PeakScheduleFreeSGD(ScheduleFreeSGD):
             engine=engine, lr=lr, beta=beta, weight_decay=weight_decay, weigh=weigh, exponent=exponent
         )
 
-    advance = staticmethod(_weighed)  # type: ignore[assignment] # it has numbers and hyperparameters more
+    update_scalars = staticmethod(_weighed)  # type: ignore[assignment] # it has numbers and hyperparameters more
 
     @staticmethod
     def coefficients(  # type: ignore[override] # likewise
@@ -67,7 +67,7 @@ class PeakScheduleFreeAdamW(ScheduleFreeAdamW):
     """
 
     hyperparameters = {**ScheduleFreeAdamW.hyperparameters, **_PEAK}
-    numbers = {**ScheduleFreeAdamW.numbers, "highest": 0.0}
+    scalars = {**ScheduleFreeAdamW.scalars, "highest": 0.0}
 
     def __init__(
         self,
@@ -92,7 +92,7 @@ class PeakScheduleFreeAdamW(ScheduleFreeAdamW):
             exponent=exponent,
         )
 
-    advance = staticmethod(_weighed)  # type: ignore[assignment] # it has numbers and hyperparameters more
+    update_scalars = staticmethod(_weighed)  # type: ignore[assignment] # it has numbers and hyperparameters more
 
     @staticmethod
     def coefficients(  # type: ignore[override] # likewise

@@ -9,7 +9,7 @@ from typing import Any
 
 from anyoptim._trace._scalars import floating, power, where
 from anyoptim.compat._counts import CountedSchedule
-from anyoptim.schedules._schedule import choice, finite, share, whole
+from anyoptim.schedules._schedule import choice, finite, share, whole_number
 from anyoptim.schedules._shapes import after, cosine, left, through
 
 __all__ = [
@@ -49,8 +49,8 @@ class _Polynomial(CountedSchedule):
         self.init_value = finite.value("init_value", init_value)
         self.end_value = finite.value("end_value", end_value)
         self.power = finite.value("power", power)
-        self.transition_steps = whole("transition_steps", transition_steps)
-        self.transition_begin = whole("transition_begin", transition_begin, 0)
+        self.transition_steps = whole_number("transition_steps", transition_steps)
+        self.transition_begin = whole_number("transition_begin", transition_begin, 0)
 
     def _value(self, n: Any) -> Any:
         x = left(after(n, self.transition_begin), self.transition_steps)
@@ -70,9 +70,9 @@ class _Exponential(CountedSchedule):
         end_value: float | None,
     ) -> None:
         self.init_value = finite.value("init_value", init_value)
-        self.transition_steps = whole("transition_steps", transition_steps)
+        self.transition_steps = whole_number("transition_steps", transition_steps)
         self.decay_rate = finite.value("decay_rate", decay_rate)
-        self.transition_begin = whole("transition_begin", transition_begin, 0)
+        self.transition_begin = whole_number("transition_begin", transition_begin, 0)
         self.staircase = bool(staircase)
         self.end_value = None if end_value is None else finite.value("end_value", end_value)
 
@@ -91,7 +91,7 @@ class _Cosine(CountedSchedule):
 
     def __init__(self, init_value: float, decay_steps: int, alpha: float, exponent: float) -> None:
         self.init_value = finite.value("init_value", init_value)
-        self.decay_steps = whole("decay_steps", decay_steps)
+        self.decay_steps = whole_number("decay_steps", decay_steps)
         self.alpha = finite.value("alpha", alpha)
         self.exponent = finite.value("exponent", exponent)
 
@@ -135,7 +135,7 @@ def _scales(boundaries_and_scales: Mapping[int, float] | None) -> tuple[tuple[in
         number = finite.value(f"boundaries_and_scales[{boundary!r}]", scale)
         if number < 0:
             raise ValueError(f"boundaries_and_scales[{boundary!r}] is {number}; wanted at least 0")
-        found.append((whole("a key of boundaries_and_scales", boundary, 0), number))
+        found.append((whole_number("a key of boundaries_and_scales", boundary, 0), number))
     return tuple(found)
 
 
@@ -144,7 +144,7 @@ class _Joined(CountedSchedule):
 
     def __init__(self, schedules: Sequence[Any], boundaries: Sequence[int]) -> None:
         self.schedules = tuple(schedules)
-        self.boundaries = tuple(whole(f"boundaries[{i}]", b, 0) for i, b in enumerate(boundaries))
+        self.boundaries = tuple(whole_number(f"boundaries[{i}]", b, 0) for i, b in enumerate(boundaries))
         for i, schedule in enumerate(self.schedules):
             if not callable(schedule):
                 raise TypeError(f"schedules[{i}] is {schedule!r}; wanted a function of the count of steps")
@@ -224,7 +224,7 @@ def linear_onecycle_schedule(
     final_div_factor: float = 1e4,
 ) -> CountedSchedule:
     """Up to the peak, back down, and further down, along lines."""
-    steps = whole("transition_steps", transition_steps)
+    steps = whole_number("transition_steps", transition_steps)
     scales = {int(pct_start * steps): div_factor, int(pct_final * steps): 1 / div_factor, steps: 1 / final_div_factor}
     return _Interpolated("linear", peak_value / div_factor, scales)
 
@@ -237,7 +237,7 @@ def cosine_onecycle_schedule(
     final_div_factor: float = 1e4,
 ) -> CountedSchedule:
     """Up to the peak, and far down, along half cosines."""
-    steps = whole("transition_steps", transition_steps)
+    steps = whole_number("transition_steps", transition_steps)
     scales = {int(pct_start * steps): div_factor, steps: 1 / (div_factor * final_div_factor)}
     return _Interpolated("cosine", peak_value / div_factor, scales)
 

@@ -27,7 +27,7 @@ class Kept:
     """The field that counts the steps."""
     first: int = 0
     """What it counts before the first."""
-    numbers: Mapping[str, str] = field(default_factory=dict)
+    scalars: Mapping[str, str] = field(default_factory=dict)
     """By the names of its fields those of the numbers here."""
     factor: Callable[[Any], float] = lambda _: 1.0
     """Of one of its states: by what its slots are multiplied here."""
@@ -43,7 +43,7 @@ _EMA = Kept("EmaState", {"ema": "m"}, "count")
 _MUON = Kept("MuonState", {"mu": "m"}, "count")
 _FREE = Kept("ScheduleFreeState", {"z": "z"}, "step_count", 1, {"weight_sum": "weight", "max_lr": "highest"})
 
-_STEPS = Kept("MultiStepsState", {"acc_grads": "total"}, "gradient_step", numbers={"mini_step": "gathered"})
+_STEPS = Kept("MultiStepsState", {"acc_grads": "total"}, "gradient_step", scalars={"mini_step": "gathered"})
 
 
 def _trace(slot: str, factor: float = 1.0) -> Kept:
@@ -75,7 +75,7 @@ KEPT: Mapping[str, tuple[Kept, ...]] = {
     "Accumulate": (replace(_STEPS, factor=lambda state: float(state.mini_step)),),  # a mean there, a sum here
     "Summed": (_STEPS,),
     "SkipNonFinite": (
-        Kept("ApplyIfFiniteState", {}, numbers={"total_notfinite": "skipped", "notfinite_count": "consecutive"}),
+        Kept("ApplyIfFiniteState", {}, scalars={"total_notfinite": "skipped", "notfinite_count": "consecutive"}),
     ),
 }
 """By the names of stages, what optax keeps of them, in the order in which its states are met."""
@@ -122,7 +122,7 @@ def _plan(optimizer: Optimizer) -> Iterator[tuple[int, Kept]]:
     """What optax keeps of each stage. Raises ValueError for one that keeps what optax does not."""
     for k, stage in enumerate(optimizer.stages):
         kept = KEPT.get(type(stage).__name__, ())
-        if not kept and (stage.slots or stage.numbers):
+        if not kept and (stage.slots or stage.scalars):
             raise ValueError(f"{stage!r} has no place in a state of optax")
         yield from ((k, one) for one in kept)
 
@@ -173,7 +173,7 @@ def from_optax(opt_state: Any, optimizer: Optimizer, params: Any, *, step: int |
     """
     shapes = wanted(optimizer, params)
     counts: dict[str, int] = {} if step is None else {"step": int(step)}
-    numbers: dict[int, dict[str, float]] = {}
+    scalars: dict[int, dict[str, float]] = {}
     slots: dict[Slot, dict[str, Any]] = {}
     for k, kept, state in _matched(optimizer, opt_state):
         if k is None or kept is None:
@@ -181,13 +181,13 @@ def from_optax(opt_state: Any, optimizer: Optimizer, params: Any, *, step: int |
             continue
         if kept.count is not None:
             counts[f"{kept.state}.{kept.count}"] = int(getattr(state, kept.count)) - kept.first
-        numbers.setdefault(k, {}).update({ours: float(getattr(state, theirs)) for theirs, ours in kept.numbers.items()})
+        scalars.setdefault(k, {}).update({ours: float(getattr(state, theirs)) for theirs, ours in kept.scalars.items()})
         for theirs, ours in kept.slots.items():
             given = by_path(theirs, getattr(state, theirs))
             slots[k, ours] = _taken(f"{kept.state}.{theirs}", given, shapes[k, ours], kept.factor(state))
     if len({*counts.values()}) > 1:
         raise ValueError(f"opt_state counts different steps: {counts}; wanted one count")
-    load(optimizer, params, next(iter(counts.values()), 0), numbers, slots)
+    load(optimizer, params, next(iter(counts.values()), 0), scalars, slots)
 
 
 def _taken(
@@ -226,10 +226,10 @@ def to_optax(optimizer: Optimizer, opt_state: Any) -> Any:
 def _given(ours: Remembered, t: int, k: int | None, kept: Kept | None, state: Any) -> Any:
     if k is None or kept is None:
         return state._replace(count=_like(np.asarray(ours.step), state.count))
-    numbers = {theirs: ours.numbers[k][own] for theirs, own in kept.numbers.items()}
+    scalars = {theirs: ours.scalars[k][own] for theirs, own in kept.scalars.items()}
     if kept.count is not None:
-        numbers[kept.count] = t + kept.first
-    state = state._replace(**{name: _like(np.asarray(n), getattr(state, name)) for name, n in numbers.items()})
+        scalars[kept.count] = t + kept.first
+    state = state._replace(**{name: _like(np.asarray(n), getattr(state, name)) for name, n in scalars.items()})
     factor = kept.factor(state)
     return state._replace(
         **{

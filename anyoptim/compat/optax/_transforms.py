@@ -65,7 +65,7 @@ class _UnitwiseClip(Stage):
     """
 
     hyperparameters = {"share": positive, "eps": positive}
-    whole = True
+    array_rule = True
 
     def __init__(self, share: Hyper, eps: Hyper) -> None:
         super().__init__(share=share, eps=eps)

@@ -128,7 +128,7 @@ class FactoredRMS(Optimizer):
 
     hyperparameters = {"decay": nonnegative, "offset": _integer, "eps": nonnegative}
     slots = ("row", "column", "v")
-    whole = True
+    array_rule = True
 
     def __init__(self, decay: Hyper, offset: Hyper, eps: Hyper, *, least: float, engine: str | None = None) -> None:
         super().__init__(engine=engine, decay=decay, offset=offset, eps=eps)
@@ -192,7 +192,7 @@ class PlainMuon(Optimizer):
 
     hyperparameters = {"beta": fraction, "eps": nonnegative}
     slots = ("m",)
-    whole = True
+    array_rule = True
 
     def __init__(
         self,

@@ -9,7 +9,7 @@ from anyoptim._core._chain import chain, partition
 from anyoptim._core._optimizer import Optimizer
 from anyoptim._core._stage import Stage
 from anyoptim._trace._hyperparameters import Hyper
-from anyoptim._trace._scalars import whole
+from anyoptim._trace._scalars import whole_number
 from anyoptim.compat._counts import OfNext, rate
 from anyoptim.compat.optax._adams import adamw
 from anyoptim.compat.optax._masks import accumulator, masked
@@ -102,7 +102,7 @@ def _polynomials(coeffs: Any, steps: int) -> list[tuple[float, float, float]]:
         if coeffs not in _PRESETS:
             raise ValueError(f"ns_coeffs is {coeffs!r}; wanted one of {', '.join(_PRESETS)}, or three numbers")
         coeffs = _PRESETS[coeffs]
-    steps = whole("ns_steps", steps)
+    steps = whole_number("ns_steps", steps)
     several: list[Any] = [tuple(map(float, abc)) if isinstance(abc, Sequence) else float(abc) for abc in coeffs]
     if all(isinstance(abc, float) for abc in several):
         several = [tuple(several)] * steps

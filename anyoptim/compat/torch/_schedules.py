@@ -11,7 +11,7 @@ from anyoptim._trace._hyperparameters import Hyper
 from anyoptim._trace._scalars import cos, floating, where
 from anyoptim.schedules import Plateau
 from anyoptim.schedules._combined import as_schedule, value_of
-from anyoptim.schedules._schedule import Schedule, finite, whole
+from anyoptim.schedules._schedule import Schedule, finite, whole_number
 from anyoptim.schedules._shapes import between, cosine
 
 __all__ = ["Epochs", "Factors", "Later", "Periodic", "Phases", "Products", "Reduced", "Scaled", "WithMomentum"]
@@ -29,7 +29,7 @@ class Epochs(Schedule):
 
     def __init__(self, schedule: Hyper, steps: int) -> None:
         self.schedule = as_schedule("schedule", schedule)
-        self.steps = whole("steps", steps)
+        self.steps = whole_number("steps", steps)
 
     def _value(self, n: Any) -> Any:
         return value_of("schedule", self.schedule, n // self.steps + 1)
@@ -42,7 +42,7 @@ class Later(Schedule):
 
     def __init__(self, schedule: Hyper, steps: int) -> None:
         self.schedule = as_schedule("schedule", schedule)
-        self.steps = whole("steps", steps, 0)
+        self.steps = whole_number("steps", steps, 0)
 
     def _value(self, n: Any) -> Any:
         return value_of("schedule", self.schedule, n + self.steps + 1)
@@ -82,7 +82,7 @@ class Periodic(Schedule):
 
     def __init__(self, start: float, steps: int, end: float) -> None:
         self.start = finite.value("start", start)
-        self.steps = whole("steps", steps)
+        self.steps = whole_number("steps", steps)
         self.end = finite.value("end", end)
 
     def _value(self, n: Any) -> Any:

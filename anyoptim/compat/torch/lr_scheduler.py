@@ -31,7 +31,7 @@ from anyoptim.compat.torch._schedules import (
     WithMomentum,
 )
 from anyoptim.schedules import CosineRestarts, Cyclic, Exponential, Linear, MultiStep, Polynomial, StepDecay, join
-from anyoptim.schedules._schedule import Schedule, choice, finite, positive, whole
+from anyoptim.schedules._schedule import Schedule, choice, finite, positive, whole_number
 
 __all__ = [
     "ChainedScheduler",
@@ -70,7 +70,7 @@ def MultiplicativeLR(lr: float, lr_lambda: Callable[[int], float], last_epoch: i
 
 def StepLR(lr: float, step_size: int, gamma: float = 0.1, last_epoch: int = -1) -> Schedule:  # noqa: N802
     """`StepDecay`."""
-    return _later(StepDecay(lr, whole("step_size", step_size), positive.value("gamma", gamma)), last_epoch)
+    return _later(StepDecay(lr, whole_number("step_size", step_size), positive.value("gamma", gamma)), last_epoch)
 
 
 def MultiStepLR(lr: float, milestones: Iterable[int], gamma: float = 0.1, last_epoch: int = -1) -> Schedule:  # noqa: N802
@@ -81,7 +81,7 @@ def MultiStepLR(lr: float, milestones: Iterable[int], gamma: float = 0.1, last_e
 def ConstantLR(lr: float, factor: float = 1.0 / 3, total_iters: int = 5, last_epoch: int = -1) -> Schedule:  # noqa: N802
     """lr*factor for `total_iters` steps, at least 1, and then lr."""
     low = finite.value("lr", lr) * _between.value("factor", factor)
-    return _later(join([low, lr], [whole("total_iters", total_iters)]), last_epoch)
+    return _later(join([low, lr], [whole_number("total_iters", total_iters)]), last_epoch)
 
 
 def LinearLR(  # noqa: N802
@@ -94,7 +94,7 @@ def LinearLR(  # noqa: N802
     """`Linear`, from lr*start_factor to lr*end_factor."""
     first, last = _between.value("start_factor", start_factor), _between.value("end_factor", end_factor)
     lr = finite.value("lr", lr)
-    return _later(Linear(lr * first, whole("total_iters", total_iters), lr * last), last_epoch)
+    return _later(Linear(lr * first, whole_number("total_iters", total_iters), lr * last), last_epoch)
 
 
 def ExponentialLR(lr: float, gamma: float, last_epoch: int = -1) -> Schedule:  # noqa: N802
@@ -104,19 +104,19 @@ def ExponentialLR(lr: float, gamma: float, last_epoch: int = -1) -> Schedule:  #
 
 def PolynomialLR(lr: float, total_iters: int = 5, power: float = 1.0, last_epoch: int = -1) -> Schedule:  # noqa: N802
     """`Polynomial`, down to 0."""
-    return _later(Polynomial(lr, whole("total_iters", total_iters), 0.0, power), last_epoch)
+    return _later(Polynomial(lr, whole_number("total_iters", total_iters), 0.0, power), last_epoch)
 
 
 def CosineAnnealingLR(lr: float, T_max: int, eta_min: float = 0.0, last_epoch: int = -1) -> Schedule:  # noqa: N802
     """Half a cosine down in T_max steps and, as torch has it, up again, for ever. `Cosine` stays below."""
-    return _later(Periodic(lr, whole("T_max", T_max), finite.value("eta_min", eta_min)), last_epoch)
+    return _later(Periodic(lr, whole_number("T_max", T_max), finite.value("eta_min", eta_min)), last_epoch)
 
 
 def CosineAnnealingWarmRestarts(  # noqa: N802
     lr: float, T_0: int, T_mult: int = 1, eta_min: float = 0.0, last_epoch: int = -1
 ) -> Schedule:
     """`CosineRestarts`."""
-    steps, growth = whole("T_0", T_0), whole("T_mult", T_mult)
+    steps, growth = whole_number("T_0", T_0), whole_number("T_mult", T_mult)
     return _later(CosineRestarts(lr, steps, finite.value("eta_min", eta_min), growth), last_epoch)
 
 
@@ -167,8 +167,8 @@ def CyclicLR(  # noqa: N802
             f"scale_fn={scale_fn!r} can't be had here; wanted a function of the step as the schedule"
         )
     choice("scale_mode", scale_mode, ("cycle", "iterations"))
-    up = whole("step_size_up", step_size_up)
-    down = up if step_size_down is None else whole("step_size_down", step_size_down)
+    up = whole_number("step_size_up", step_size_up)
+    down = up if step_size_down is None else whole_number("step_size_down", step_size_down)
     rate = Cyclic(base_lr, max_lr, up, down, mode, gamma)
     if not cycle_momentum:
         return _later(rate, last_epoch)
@@ -203,8 +203,8 @@ def OneCycleLR(  # noqa: N802
     if total_steps is None:
         if epochs is None or steps_per_epoch is None:
             raise ValueError("total_steps is None; wanted it, or epochs and steps_per_epoch")
-        total_steps = whole("epochs", epochs) * whole("steps_per_epoch", steps_per_epoch)
-    total, share = whole("total_steps", total_steps), _between.value("pct_start", pct_start)
+        total_steps = whole_number("epochs", epochs) * whole_number("steps_per_epoch", steps_per_epoch)
+    total, share = whole_number("total_steps", total_steps), _between.value("pct_start", pct_start)
     choice("anneal_strategy", anneal_strategy, ("cos", "linear"))
     top = finite.value("max_lr", max_lr)
     first = top / positive.value("div_factor", div_factor)
@@ -242,7 +242,7 @@ def ReduceLROnPlateau(  # noqa: N802
 
 
 def _later(schedule: Schedule, last_epoch: int) -> Schedule:
-    steps = whole("last_epoch + 1", last_epoch + 1, 0)
+    steps = whole_number("last_epoch + 1", last_epoch + 1, 0)
     return Later(schedule, steps) if steps else schedule
 
 

@@ -13,7 +13,7 @@ from anyoptim._engines.cuda import _engine as cuda
 from anyoptim._engines.cuda._engine import chunk_map
 from anyoptim._engines.cuda._source import CHUNK
 from tests.support import shim
-from tests.support.internals import Memory
+from tests.support.internals import MemoryLayout
 from tests.support.libraries import Library, same_bits
 
 OTHER = 99
@@ -36,7 +36,7 @@ def other(need: Callable[[str], Library], monkeypatch: pytest.MonkeyPatch) -> An
     def number(self: Any, x: Any) -> int:
         return OTHER if x.ctypes.data in there else shim.NUMBER
 
-    def of(self: Any, x: Any) -> Memory | None:
+    def of(self: Any, x: Any) -> MemoryLayout | None:
         found = memory(self, x)
         return found and found._replace(space=f"cuda:{number(self, x)}")
 

@@ -14,7 +14,7 @@ import optree
 import pytest
 
 import anyoptim as ao
-from anyoptim._engines import Crew
+from anyoptim._engines import Dispatch
 from anyoptim._engines.cuda._source import CHUNK
 from tests.support import shim
 from tests.support.chains import CHAINS, agree, matrices, run
@@ -31,7 +31,7 @@ OPTIMIZERS: dict[str, Make] = {
 }
 KINDS = [*{len(method.slots): name for name, method in reversed(METHODS.items())}.values(), *CHAINS]
 """For what the engine does alike for all rules: a method of each number of slots, and the chains."""
-MEASURES = {name: len(make(None)._pipeline.track.program.measures) for name, make in OPTIMIZERS.items()}
+MEASURES = {name: len(make(None)._pipeline.branch.program.measures) for name, make in OPTIMIZERS.items()}
 EACH = {name: sum(len(stage.norms) for stage in make(None).stages) for name, make in OPTIMIZERS.items()}
 """How many of these are of each parameter by itself, which the host makes of the sums of blocks."""
 QUICK = [name for name in KINDS if not any(stage.norms or stage.totals for stage in OPTIMIZERS[name](None).stages)]
@@ -46,7 +46,7 @@ def machine(need: Callable[[str], Library], monkeypatch: pytest.MonkeyPatch) -> 
     """A device, which is none, of this test's own."""
     need("cuda-shim")
     # As for libraries of devices: NumPy's arrays are not theirs.
-    monkeypatch.setattr(shim.Library, "plain", lambda self, x, p: False)
+    monkeypatch.setattr(shim.Library, "is_plain_gradient", lambda self, x, p: False)
     yield shim.install(shim.Machine())
     shim.install(shim.Machine())
 
@@ -535,8 +535,8 @@ def test_what_a_plan_has_is_its_own_until_its_last_step_is_done(name: str, lazy:
     kept = [{"W": shim.asarray(np.ones(5))} for _ in range(4)]
     for g in kept:
         optimizer.update(p, g)
-        crew = optimizer._bound._crew  # type: ignore[union-attr]
-        event = crew.teams[0].plan.owned.event  # type: ignore[union-attr]
+        dispatch = optimizer._plan._dispatch  # type: ignore[union-attr]
+        event = dispatch.teams[0].plan.owned.event  # type: ignore[union-attr]
         while len(lazy.waiting) > 1:
             assert event.pending
             lazy.waiting.pop(0)()
@@ -632,7 +632,7 @@ def test_the_current_device_is_another_s_again(machine: shim.Machine) -> None:
 
 def _checked(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     counts: Counter[str] = Counter()
-    for of, what in ((checks, "gradients"), (checks, "parameters"), (Crew, "__init__")):
+    for of, what in ((checks, "gradients"), (checks, "parameters"), (Dispatch, "__init__")):
         real = getattr(of, what)
 
         def counting(*arguments: Any, what: str = what, real: Any = real) -> Any:

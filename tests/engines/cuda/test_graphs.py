@@ -284,7 +284,7 @@ def test_a_step_by_another_engine_is_refused() -> None:
 def test_replays_are_counted_before_a_refusal(still: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """CuPy's arrays are checked anew at each such step, and remembered anew."""
     if not still:
-        monkeypatch.setattr(shim.Library, "still", lambda self, x, memory: False)
+        monkeypatch.setattr(shim.Library, "unchanged", lambda self, x, memory: False)
     twins = Twins("Adam")
     graph = twins.captured()
     for _ in range(5):

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.support.internals import Memory, library
+from tests.support.internals import MemoryLayout, library
 from tests.support.libraries import REQUIRED, Library
 
 
@@ -58,7 +58,7 @@ def test_gradients_that_are_not_as_their_parameters(what: str, torch: Any) -> No
     """One among others that are: then all are looked at closely."""
     p, plain = [torch.zeros(2, 3), torch.zeros(4)], [torch.ones(2, 3), torch.ones(4)]
     found = library(p[0])
-    marks = found.marks(p)
+    marks = found.fingerprint(p)
     assert found.addresses(plain, marks) == [g.data_ptr() for g in plain]
     assert found.addresses([TORCH[what](torch), plain[1]], marks) is None
 
@@ -81,20 +81,20 @@ def test_parameters_that_became_others(what: str, torch: Any) -> None:
     """In the same place or not."""
     p = torch.zeros(4, 4)
     found = library(p)
-    marks = found.marks([p])
-    assert found.stayed([p], marks)
+    marks = found.fingerprint([p])
+    assert found.unchanged_all([p], marks)
     p.add_(1)
-    assert found.stayed([p], marks)
+    assert found.unchanged_all([p], marks)
     MOVES[what](torch, p)
-    assert not found.stayed([p], marks)
+    assert not found.unchanged_all([p], marks)
 
 
 def test_channels_last(torch: Any) -> None:
     """Strides are compared where they aren't those of C order."""
     p, q = (torch.zeros(2, 3, 4, 5).to(memory_format=torch.channels_last) for _ in range(2))
     found = library(p)
-    marks = found.marks([p])
-    assert found.stayed([p], marks)
+    marks = found.fingerprint([p])
+    assert found.unchanged_all([p], marks)
     assert found.addresses([q], marks) == [q.data_ptr()]
     assert found.addresses([q.contiguous()], marks) is None
 
@@ -119,9 +119,9 @@ def test_gradients_of_cupy(what: str, cupy: Any) -> None:
     hosts = [np.zeros((2, 3), np.float32), np.zeros(4, np.float32)]
     p, plain = [_on_host(cupy, a) for a in hosts], [_on_host(cupy, a + 1) for a in hosts]
     found = library(p[0])
-    marks = found.marks(p)
-    assert found.stayed(p, marks)
-    assert not found.stayed(plain, marks)
+    marks = found.fingerprint(p)
+    assert found.unchanged_all(p, marks)
+    assert not found.unchanged_all(plain, marks)
     assert found.addresses(plain, marks) == [g.data.ptr for g in plain]
     assert found.addresses([CUPY[what](cupy), plain[1]], marks) is None
 
@@ -133,7 +133,7 @@ def test_where_cupys_arrays_lie(cupy: Any) -> None:
     assert found.name == "cupy"
     assert found.dtype(x) == "float32"
     assert found.cuda(x) == 1
-    assert found.memory(x) == Memory("cuda:1", host.ctypes.data, host.shape, host.strides, 4)
-    marks = found.marks([x])
+    assert found.memory(x) == MemoryLayout("cuda:1", host.ctypes.data, host.shape, host.strides, 4)
+    marks = found.fingerprint([x])
     assert found.addresses([_on_host(cupy, host + 0, 1)], marks) is not None
     assert found.addresses([_on_host(cupy, host.copy(), 1)], marks) is None

@@ -24,9 +24,9 @@ from tests.support import libraries, shim
 from tests.support.chains import CHAINS, agree
 from tests.support.internals import (
     LOGICAL,
+    Coefficients,
     Graph,
     Range,
-    Row,
     Scalar,
     Symbol,
     evaluate,
@@ -57,15 +57,15 @@ def machine(need: Callable[[str], Library]) -> Iterator[shim.Machine]:
     shim.install(shim.Machine())
 
 
-def _row(optimizer: ao.Optimizer, t: int, norm: Any) -> Row:
+def _row(optimizer: ao.Optimizer, t: int, norm: Any) -> Coefficients:
     """The coefficients of step `t`, with a norm that may be known on the device alone."""
     pipeline = optimizer._pipeline
-    return pipeline.sample(pipeline.track, t, norm)
+    return pipeline.sample(pipeline.branch, t, norm)
 
 
 def _passes(optimizer: ao.Optimizer, dtype: str) -> Iterator[tuple[Kernel, Graph, bool]]:
     """Each kernel of a rule, its graph and whether it measures."""
-    program = optimizer._pipeline.track.program
+    program = optimizer._pipeline.branch.program
     for k in (*program.measures, None):
         for static in dict.fromkeys(options(_row(optimizer, t, 0.5)[:k]) for t in STEPS):
             graph = trace(program, static) if k is None else trace_measure(program, k, static)
