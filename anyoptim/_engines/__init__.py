@@ -16,11 +16,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from anyoptim._arrays import COMPUTE, Array
-from anyoptim._engines import _portable as portable
 from anyoptim._engines._base import CoefficientTable, Commit, Leaf, Plan, Result, Written, norm_of
-from anyoptim._engines._portable import Lazy, start
-from anyoptim._engines.blocked import _engine as blocked
-from anyoptim._engines.compiled import _engine as compiled
+from anyoptim._engines.blocked import _plan as blocked
+from anyoptim._engines.compiled import _plan as compiled
+from anyoptim._engines.portable import _plan as portable
+from anyoptim._engines.portable._plan import Lazy, start
 from anyoptim._trace._program import Coefficients, Program, options
 from anyoptim._trace._reduction import total
 
@@ -43,7 +43,7 @@ __all__ = [
 
 def _later(name: str) -> Any:
     """The module of an engine that is imported when its arrays arrive, or somebody asks for it."""
-    return import_module({"cuda": "anyoptim._engines.cuda._engine", "jax": "anyoptim._engines._jax"}[name])
+    return import_module({"cuda": "anyoptim._engines.cuda._plan", "jax": "anyoptim._engines.jax._plan"}[name])
 
 
 ENGINES: Mapping[str, Callable[..., Plan]] = {

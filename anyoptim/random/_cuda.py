@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from anyoptim._arrays import Array, Library
-from anyoptim._engines.cuda import _engine as cuda
+from anyoptim._engines.cuda import _plan as cuda
 from anyoptim._engines.cuda._elements import ELEMENTS
 from anyoptim._engines.cuda._source import THREADS
 from anyoptim.random._cuda_source import dropout

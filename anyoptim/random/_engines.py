@@ -9,7 +9,7 @@ import numpy as np
 
 from anyoptim._arrays import Array, Library
 from anyoptim._engines._base import NDArray
-from anyoptim._engines.compiled import _engine as compiled
+from anyoptim._engines.compiled import _plan as compiled
 from anyoptim.random import _blocked as _masking_blocked
 from anyoptim.random import _compiled as _masking_compiled
 from anyoptim.random._mask_spec import Draw

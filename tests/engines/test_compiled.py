@@ -22,10 +22,10 @@ from hypothesis import strategies as st
 import anyoptim as ao
 from anyoptim import _engines
 from anyoptim._engines import _threads
-from anyoptim._engines.blocked import _engine as blocked
+from anyoptim._engines.blocked import _plan as blocked
 from anyoptim._engines.blocked import _tiles
 from anyoptim._engines.compiled import _array_headers
-from anyoptim._engines.compiled import _engine as compiled
+from anyoptim._engines.compiled import _plan as compiled
 from tests.support.internals import reduction
 from tests.support.libraries import ENGINES, Library, same_bits
 
@@ -657,8 +657,8 @@ import numpy as np
 warnings.simplefilter("ignore", DeprecationWarning)  # Python's, for a fork beside threads
 import anyoptim as ao
 from anyoptim._engines import _threads
-from anyoptim._engines.blocked import _engine as blocked
-from anyoptim._engines.compiled import _engine as compiled
+from anyoptim._engines.blocked import _plan as blocked
+from anyoptim._engines.compiled import _plan as compiled
 _threads.threads = lambda: 3
 compiled.PIECE = 64; compiled.CHUNK = 4096; blocked.THREADED = 2; blocked.BLOCK = 4096
 def run(optimizer, p, times):
@@ -696,7 +696,7 @@ import threading, time
 import numpy as np
 import anyoptim as ao
 from anyoptim._engines import _threads
-from anyoptim._engines.compiled import _engine as compiled
+from anyoptim._engines.compiled import _plan as compiled
 _threads.threads = lambda: 2
 compiled.PIECE = 1 << 16
 def work(engine):
@@ -902,5 +902,5 @@ def test_expressions_of_the_dtype_at_a_repeated_step() -> None:
 
 def test_modules_of_the_engine_import_no_compiler() -> None:
     """`_intrinsics` alone does."""
-    for name in ("compiled._engine", "compiled._kernel_cache", "_threads", "compiled._array_headers"):
+    for name in ("compiled._plan", "compiled._kernel_cache", "_threads", "compiled._array_headers"):
         assert "numba" not in vars(importlib.import_module(f"anyoptim._engines.{name}"))

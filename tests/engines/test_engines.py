@@ -19,7 +19,7 @@ from hypothesis.extra.numpy import array_shapes
 
 import anyoptim as ao
 from anyoptim import _engines
-from anyoptim._engines.blocked import _engine as blocked
+from anyoptim._engines.blocked import _plan as blocked
 from anyoptim._engines.compiled import _source as loops
 from tests.support.chains import agree, run
 from tests.support.internals import MemoryLayout, may_overlap

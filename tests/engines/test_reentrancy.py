@@ -17,7 +17,7 @@ import pytest
 
 import anyoptim as ao
 from anyoptim._engines import _threads
-from anyoptim._engines.blocked import _engine as blocked
+from anyoptim._engines.blocked import _plan as blocked
 from anyoptim._engines.blocked import _tiles
 from tests.support.internals import dropout as masking
 from tests.support.libraries import ENGINES, same_bits
@@ -139,7 +139,7 @@ def test_an_update_in_the_middle_of_another(engine: str, maker: str) -> None:
         alone.step()
     for _ in range(3):
         run.step()
-    Anywhere(intruder, WRITTEN, "_engine.py", "_quiet.py", "_scratch.py").during(run.step)
+    Anywhere(intruder, WRITTEN, "_plan.py", "_quiet.py", "_scratch.py").during(run.step)
     assert run.same(alone)
     intruder.check()
 

@@ -385,8 +385,8 @@ def test_a_user_whom_the_system_does_not_know(tmp_path: Path, expected: str) -> 
     first = PROBE.replace("Momentum", "SGD").replace("print", "str")
     change = f"os.setgid({number})\nos.setuid({number})\ndel os.environ['XDG_CACHE_HOME']\n"
     found = _run(
-        f"{first}import os\nfrom anyoptim._engines.compiled import _engine\n_kernel_cache.compiled = anew\n{change}"
-        f"_engine._no_overlap.cache_clear()\n_engine.broken.cache_clear()\n{PROBE}",
+        f"{first}import os\nfrom anyoptim._engines.compiled import _plan\n_kernel_cache.compiled = anew\n{change}"
+        f"_plan._no_overlap.cache_clear()\n_plan.broken.cache_clear()\n{PROBE}",
         XDG_CACHE_HOME=tmp_path,
     )
     assert (found["bits"], found["hits"]) == (expected, 0)

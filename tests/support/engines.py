@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from anyoptim import _engines
-from anyoptim._engines import _portable as portable
 from anyoptim._engines import _threads
-from anyoptim._engines.blocked import _engine as blocked
+from anyoptim._engines.blocked import _plan as blocked
 from anyoptim._engines.blocked import _tiles
-from anyoptim._engines.compiled import _engine as compiled
+from anyoptim._engines.compiled import _plan as compiled
+from anyoptim._engines.portable import _plan as portable
 from anyoptim.random import _compiled as _masking_compiled
 from anyoptim.random import _engines as masking
 

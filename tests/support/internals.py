@@ -10,9 +10,9 @@ from anyoptim._arrays._tree import Tree
 from anyoptim._engines import _threads as threads
 from anyoptim._engines.blocked._source import blocked
 from anyoptim._engines.compiled import _array_headers as headers
-from anyoptim._engines.compiled import _engine as compiled
+from anyoptim._engines.compiled import _plan as compiled
 from anyoptim._engines.cuda._elements import ELEMENTS
-from anyoptim._engines.cuda._engine import rows_of
+from anyoptim._engines.cuda._plan import rows_of
 from anyoptim._engines.cuda._source import coefficients
 from anyoptim._trace import _reduction as reduction
 from anyoptim._trace._graph import (

@@ -26,7 +26,7 @@ from anyoptim import _arrays
 from anyoptim._arrays._memory import MemoryLayout
 from anyoptim._arrays._numpy import NumPy
 from anyoptim._engines import _disk_cache
-from anyoptim._engines.cuda import _engine as cuda
+from anyoptim._engines.cuda import _plan as cuda
 from anyoptim._engines.cuda._device import Device
 
 NUMBER = 4711

@@ -19,7 +19,7 @@ import anyoptim as ao
 from anyoptim import _engines
 from anyoptim._engines import _disk_cache
 from anyoptim._engines.cuda import _device
-from anyoptim._engines.cuda import _engine as cuda
+from anyoptim._engines.cuda import _plan as cuda
 from tests.support import shim
 from tests.support.libraries import Library
 

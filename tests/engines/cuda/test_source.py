@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 import anyoptim as ao
 from anyoptim._engines.cuda import _device
-from anyoptim._engines.cuda import _engine as cuda
+from anyoptim._engines.cuda import _plan as cuda
 from anyoptim._engines.cuda._elements import ELEMENTS
-from anyoptim._engines.cuda._engine import chunk_map, rows_of
+from anyoptim._engines.cuda._plan import chunk_map, rows_of
 from anyoptim._engines.cuda._programs import kernel_of
 from anyoptim._engines.cuda._source import CHUNK, REDUCTION, Kernel, coefficients
 from tests.support import libraries, shim
