@@ -20,7 +20,7 @@ from anyoptim._core._param_groups import GroupSpec, ParamGroups
 from anyoptim._core._pipeline import Pipeline
 from anyoptim._core._stage import Stage
 from anyoptim._core._state import FlatState, State, chosen, pack, stepped, unpack
-from anyoptim._engines import LAZY, Dispatch, Leaf, Result, ready, source
+from anyoptim._engines import GENERATING, LAZY, Dispatch, Leaf, Result, precompile, source
 from anyoptim._trace._scalars import following, where
 
 __all__ = ["Pure"]
@@ -167,12 +167,12 @@ class Pure(Stage):
         """
         _, ps, _, param_groups = self._found(params)
         kinds = {
-            (param_groups.branch(i), p.dtype, p.library.cuda(p.array))
+            (param_groups.branch(i), p.dtype, p.library, p.library.cuda(p.array)): p.array
             for i, p in enumerate(ps)
             if p is not None and param_groups.branch(i).program.array_rule is None
         }
-        for branch, dtype, number in kinds:
-            ready(branch.program, self._pipeline.sample(branch), dtype, number)
+        for (branch, _, library, _), array in kinds.items():
+            precompile(branch.program, self._pipeline.sample(branch), library, array)
 
     def kernel_source(self, engine: str = "compiled", dtype: str = "float32") -> str:
         """The code that `cuda`, `compiled` or `blocked` makes from the rules: a pass for each measure, then the step.
@@ -180,8 +180,9 @@ class Pure(Stage):
         `dtype` is that of the arithmetic, `float32` or `float64`. That of `cuda` is one text, which NVRTC, nvcc and
         `cupy.RawModule` compile. Needs no compiler, no device and no parameters.
         """
-        if not isinstance(engine, str) or engine not in {"cuda", "compiled", "blocked"}:
-            raise ValueError(f"engine is {engine!r}; wanted 'cuda', 'compiled' or 'blocked', whose code is generated")
+        if not isinstance(engine, str) or engine not in GENERATING:
+            *others, last = map(repr, GENERATING)
+            raise ValueError(f"engine is {engine!r}; wanted {', '.join(others)} or {last}, whose code is generated")
         if not isinstance(dtype, str) or dtype not in {"float32", "float64"}:
             raise ValueError(f"dtype is {dtype!r}; wanted 'float32' or 'float64'")
         branches = self._pipeline.branches.values()

@@ -65,7 +65,7 @@ class Recorder:
                 _known(stage, name, value)
         some = [xs[i] for i in self._moving]
         leaves = [plan.leaf(i, flat.slots[i]) for i in self._moving]
-        recorded = Dispatch(dispatch.engine, dispatch.programs, leaves, some, self._cells.engines)
+        recorded = Dispatch(dispatch.engine, dispatch.programs, leaves, some, self._cells.plans)
         gathered = recorded.gather(some)
         self._cells.tick(1)
         try:

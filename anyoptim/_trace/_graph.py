@@ -15,6 +15,7 @@ from anyoptim._trace._program import Coefficients, MisuseError, Options, Program
 
 __all__ = [
     "LOGICAL",
+    "OPERATORS",
     "Graph",
     "Node",
     "Range",
@@ -33,23 +34,28 @@ LOGICAL = frozenset({"less", "less_equal", "greater", "greater_equal", "equal", 
 """The operations whose results are true or false; the others are add, subtract, multiply, divide, negative, sqrt,
 abs, where and bound, which takes both its limits."""
 
-_HOST: Mapping[str, Callable[..., Any]] = {
+OPERATORS: Mapping[str, Callable[..., Any]] = {
     "add": operator.add,
     "subtract": operator.sub,
     "multiply": operator.mul,
     "divide": operator.truediv,
     "negative": operator.neg,
-    "sqrt": math.sqrt,
     "abs": abs,
-    "where": lambda condition, a, b: a if condition else b,
-    "fitted": lambda c, *within: Range(*within).fitted(c),
-    "bound": lambda a, low, high: low if a < low else high if a > high else a,
     "less": operator.lt,
     "less_equal": operator.le,
     "greater": operator.gt,
     "greater_equal": operator.ge,
     "equal": operator.eq,
     "not_equal": operator.ne,
+}
+"""Those that are Python's operators, for numbers and for arrays."""
+
+_HOST: Mapping[str, Callable[..., Any]] = {
+    **OPERATORS,
+    "sqrt": math.sqrt,
+    "where": lambda condition, a, b: a if condition else b,
+    "fitted": lambda c, *within: Range(*within).fitted(c),
+    "bound": lambda a, low, high: low if a < low else high if a > high else a,
     "and": lambda a, b: bool(a) and bool(b),
     "or": lambda a, b: bool(a) or bool(b),
 }

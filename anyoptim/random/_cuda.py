@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from anyoptim._arrays import Array, Library
+from anyoptim._engines import ENGINES
 from anyoptim._engines.cuda import _plan as cuda
 from anyoptim._engines.cuda._elements import ELEMENTS
 from anyoptim._engines.cuda._source import THREADS
@@ -21,7 +22,7 @@ __all__ = ["masked"]
 def masked(library: Library, x: Array, number: int, draw: Draw, out: Array | None) -> Array | None:
     """The result on this device, in `out` if that is given; None for what no kernel takes."""
     dtype = library.dtype(x)
-    if dtype not in ELEMENTS or cuda.missing():
+    if dtype not in ELEMENTS or ENGINES["cuda"].missing():
         return None
     xp, n = library.xp, math.prod(x.shape)
     straight = out is not None and library.address(out) is not None

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from anyoptim._arrays import Array, Library
+from anyoptim._engines import ENGINES
 from anyoptim._engines._base import NDArray
-from anyoptim._engines.compiled import _plan as compiled
 from anyoptim.random import _blocked as _masking_blocked
 from anyoptim.random import _compiled as _masking_compiled
 from anyoptim.random._mask_spec import Draw
@@ -82,5 +82,5 @@ def _engine(dtype: str, x: NDArray, y: NDArray, draw: Draw) -> None:
 
 def _refusal(x: NDArray, y: NDArray) -> str | None:
     """Why compiled loops can't take these, or None."""
-    refusal = _masking_compiled.refusal
-    return compiled.missing() or compiled.broken() or refusal(x) or refusal(y)
+    engine, refusal = ENGINES["compiled"], _masking_compiled.refusal
+    return engine.missing() or engine.broken() or refusal(x) or refusal(y)

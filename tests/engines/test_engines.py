@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes
 
 import anyoptim as ao
-from anyoptim import _engines
 from anyoptim._engines.blocked import _plan as blocked
+from anyoptim._engines.compiled import _plan as compiled
 from anyoptim._engines.compiled import _source as loops
 from tests.support.chains import agree, run
 from tests.support.internals import MemoryLayout, may_overlap
@@ -521,7 +521,8 @@ def test_a_step_that_failed_leaves_nothing_behind(engine: str, monkeypatch: pyte
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(_engines.ENGINES[engine], "prepare", stopped)
+        plan = {"blocked": blocked.BlockedPlan, "compiled": compiled.CompiledPlan}[engine]
+        patch.setattr(plan, "prepare", stopped)
         with pytest.raises(KeyboardInterrupt):
             optimizer.update(p, {"a": None, "b": np.ones(2), "c": np.ones(2)})
     optimizer.update(p, {"a": np.full(2, 1.0), "b": np.full(2, 2.0), "c": np.full(2, 3.0)})

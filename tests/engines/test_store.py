@@ -37,14 +37,14 @@ PROBE = """
 import hashlib, json, sys
 import numpy as np
 import anyoptim as ao
-from anyoptim import _engines
+from anyoptim._engines import _warmup
 from anyoptim._engines.compiled import _kernel_cache
 made, anew = [], _kernel_cache.compiled
 def compiled(name, text, signature):
     made.append(anew(name, text, signature))
     return made[-1]
 _kernel_cache.compiled = compiled
-_engines.WORTHWHILE = 0
+_warmup.WORTHWHILE = 0
 rng = np.random.default_rng(0)
 p = rng.normal(size=500).astype(np.float32)
 optimizer = ao.Momentum(lr=0.1)
@@ -385,8 +385,8 @@ def test_a_user_whom_the_system_does_not_know(tmp_path: Path, expected: str) -> 
     first = PROBE.replace("Momentum", "SGD").replace("print", "str")
     change = f"os.setgid({number})\nos.setuid({number})\ndel os.environ['XDG_CACHE_HOME']\n"
     found = _run(
-        f"{first}import os\nfrom anyoptim._engines.compiled import _plan\n_kernel_cache.compiled = anew\n{change}"
-        f"_plan._no_overlap.cache_clear()\n_plan.broken.cache_clear()\n{PROBE}",
+        f"{first}import os\nfrom anyoptim._engines.compiled import _broken, _plan\n"
+        f"_kernel_cache.compiled = anew\n{change}_plan.no_overlap.cache_clear()\n_broken.cache_clear()\n{PROBE}",
         XDG_CACHE_HOME=tmp_path,
     )
     assert (found["bits"], found["hits"]) == (expected, 0)

@@ -21,7 +21,8 @@ from anyoptim.random import _blocked_words as _philox_blocked
 from anyoptim.random import _compiled as _masking_compiled
 from anyoptim.random import _engines as masking
 from tests.reference.philox import choice
-from tests.support.internals import COMPUTE, compiled, library
+from tests.support.internals import COMPUTE, library
+from tests.support.internals import ENGINES as ALL_ENGINES
 from tests.support.internals import headers as _array_headers
 from tests.support.internals import threads as _threads
 from tests.support.libraries import COMPLEX, HALF, REAL, Library, numpy_dtype, same_bits
@@ -340,7 +341,7 @@ def test_numba_comes_when_it_is_worthwhile(monkeypatch: pytest.MonkeyPatch) -> N
 def test_without_numba(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The other engine goes on."""
     monkeypatch.setattr(masking, "WORTHWHILE", 0)
-    monkeypatch.setattr(compiled, what, lambda: "there is none")
+    monkeypatch.setattr(ALL_ENGINES["compiled"], what, lambda: "there is none")
     monkeypatch.setattr(_masking_compiled, "masked", None)
     x = _values((100,), "float32")
     assert same_bits(ao.dropout(x, 0.5, 1), _portable(x, 0.5, 1))

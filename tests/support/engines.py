@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from anyoptim import _engines
-from anyoptim._engines import _threads
+from anyoptim._engines import _base, _threads, _warmup
 from anyoptim._engines.blocked import _plan as blocked
 from anyoptim._engines.blocked import _tiles
 from anyoptim._engines.compiled import _plan as compiled
@@ -16,21 +15,21 @@ from anyoptim._engines.portable import _plan as portable
 from anyoptim.random import _compiled as _masking_compiled
 from anyoptim.random import _engines as masking
 
-LATER = _engines.LATER
+LATER = _warmup.LATER
 """The reason why what the compiled engine would take is not yet worth compiling."""
 
 
 def forget(monkeypatch: pytest.MonkeyPatch) -> None:
     """As in a process that has not updated or drawn anything yet."""
-    monkeypatch.setattr(_engines, "_worked", defaultdict(_engines._Work))
+    monkeypatch.setattr(_warmup, "_worked", defaultdict(_warmup.Work))
     monkeypatch.setattr(masking, "_drawn", Counter())
     monkeypatch.setattr(masking, "only", None)
     monkeypatch.setattr(_masking_compiled, "_QUICK", {})
 
 
 def look_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have the compiled engine say what is missing now, not what it found before."""
-    monkeypatch.setattr(compiled, "missing", compiled.missing.__wrapped__)
+    """Have engines say what is missing now, not what they found before."""
+    monkeypatch.setattr(_base, "installed", _base.installed.__wrapped__)
 
 
 def dropout_on(engine: str | None, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,14 +7,14 @@ from anyoptim._arrays import _checks as checks
 from anyoptim._arrays._files import replacing
 from anyoptim._arrays._memory import MemoryLayout, may_overlap
 from anyoptim._arrays._tree import Tree
+from anyoptim._engines import ENGINES
 from anyoptim._engines import _threads as threads
 from anyoptim._engines.blocked._source import blocked
 from anyoptim._engines.compiled import _array_headers as headers
-from anyoptim._engines.compiled import _plan as compiled
 from anyoptim._engines.cuda._elements import ELEMENTS
-from anyoptim._engines.cuda._plan import rows_of
 from anyoptim._engines.cuda._source import coefficients
 from anyoptim._trace import _reduction as reduction
+from anyoptim._trace._coefficients import rows_of
 from anyoptim._trace._graph import (
     LOGICAL,
     Graph,
@@ -34,6 +34,7 @@ from anyoptim.random import _engines as dropout
 __all__ = [
     "COMPUTE",
     "ELEMENTS",
+    "ENGINES",
     "LOGICAL",
     "MOVE",
     "Coefficients",
@@ -48,7 +49,6 @@ __all__ = [
     "blocked",
     "checks",
     "coefficients",
-    "compiled",
     "dropout",
     "dropout_compiled",
     "evaluate",

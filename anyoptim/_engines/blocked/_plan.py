@@ -11,14 +11,16 @@ from anyoptim._arrays import COMPUTE, Array, host_memory
 from anyoptim._arrays._memory import may_overlap
 from anyoptim._arrays._quiet import quiet, quietly
 from anyoptim._engines import _threads
-from anyoptim._engines._base import CoefficientTable, Commit, Leaf, NDArray, Plan, Replay, Result, Written, viewed
-from anyoptim._engines.blocked._kernels import Work, kernel, text
+from anyoptim._engines._base import Commit, Leaf, NDArray, Plan, Result, Written, real
+from anyoptim._engines._host import host_view
+from anyoptim._engines.blocked._kernels import Work, kernel
 from anyoptim._engines.blocked._packs import packs
 from anyoptim._engines.blocked._scratch import Scratch, give, retake, scratch
 from anyoptim._engines.blocked._tiles import add_up, tiles
+from anyoptim._trace._coefficients import CoefficientTable, Replay
 from anyoptim._trace._program import Coefficients, Program, floats, options
 
-__all__ = ["Blocked", "refusal", "source"]
+__all__ = ["BlockedPlan"]
 
 BLOCK = 1 << 16
 """Elements at a time. Less, and the calls cost more than the arithmetic; more, and scratch falls out of the cache."""
@@ -29,25 +31,16 @@ THREADED = 32
 Arrays = Sequence[NDArray]
 
 
-def refusal(leaf: Leaf, x: Array) -> str | None:
-    """Why the engine can't take this leaf with such a gradient, or None."""
-    if leaf.destination is None:
-        return "it can't be written to"
-    if leaf.library.numpy_view(leaf.p) is None or leaf.library.numpy_view(x) is None:
-        return f"NumPy can't read and write {leaf.library.name} arrays of dtype {leaf.library.dtype(leaf.p)}"
-    return None
-
-
-class Blocked(Plan):
+class BlockedPlan(Plan):
     """Takes arrays that NumPy can read and write, where the parameter is to be written where it lies."""
 
     lasting = True
 
     def __init__(self, program: Program, leaves: Sequence[Leaf]) -> None:
         super().__init__(program, leaves)
-        self.arrays = [[viewed(leaf.library, a) for a in (leaf.p, *leaf.slots)] for leaf in leaves]
+        self.arrays = [[host_view(leaf.library, a) for a in (leaf.p, *leaf.slots)] for leaf in leaves]
         # Of complex arrays: of their parts.
-        self.dtypes = [np.dtype(np.dtype(COMPUTE[leaf.library.dtype(leaf.p)]).char.lower()) for leaf in leaves]
+        self.dtypes = [real(COMPUTE[leaf.library.dtype(leaf.p)]) for leaf in leaves]
         self.kinds = list(dict.fromkeys(self.dtypes))
         self.works: dict[Any, Work] = {}
         self.packs = packs(leaves, self.arrays, self.dtypes, BLOCK)
@@ -95,7 +88,8 @@ class Blocked(Plan):
         return bool(quietly(super().replay, xs, row))
 
     def gather(self, xs: Sequence[Array]) -> Sequence[NDArray]:
-        return _set_apart([viewed(leaf.library, x) for leaf, x in zip(self.leaves, xs, strict=True)], self._forbidden)
+        views = [host_view(leaf.library, x) for leaf, x in zip(self.leaves, xs, strict=True)]
+        return _set_apart(views, self._forbidden)
 
     def squares(self, k: int, gathered: Sequence[NDArray], rows: CoefficientTable) -> list[NDArray]:
         leaves = zip(self._works(k, rows), self.arrays, gathered, strict=True)
@@ -130,7 +124,7 @@ class Blocked(Plan):
                 alone = [*alone, *pack.leaves]
         _spread(_block, [(works[i], *block) for i in alone for block in _blocks(self.arrays[i], gathered[i])])
 
-    def _again(self, work: Work) -> Callable[[Blocked, Sequence[NDArray]], None]:
+    def _again(self, work: Work) -> Callable[[BlockedPlan, Sequence[NDArray]], None]:
         """The same for one row and such gradients as `quick` lets pass, with everything laid ready."""
         call, packs = work.kernel.call, self.packs
         whole, rest = [], []
@@ -148,7 +142,7 @@ class Blocked(Plan):
         with scratch() as first:
             ready = laid(first)
 
-        def run(plan: Blocked, gathered: Sequence[NDArray]) -> None:
+        def run(plan: BlockedPlan, gathered: Sequence[NDArray]) -> None:
             nonlocal ready
             try:
                 retake(ready[0])
@@ -187,11 +181,6 @@ class Blocked(Plan):
             work = self.works[key] = Work(made, dtype, table, [table[j, ...] for j in range(len(table))])
         work.table[...] = work.kernel.scalars.values(row, dtype)
         return work
-
-
-def source(program: Program, k: int | None, row: Coefficients) -> str:
-    """The text of the step, or of what part `k` measures."""
-    return text(program, k, options(row)).text
 
 
 def _set_apart(xs: Arrays, written: Arrays) -> Arrays:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib.util
 import itertools
 from collections.abc import Callable, Sequence
 from struct import Struct
@@ -11,18 +10,20 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from anyoptim._arrays import COMPUTE, Array, host_memory
+from anyoptim._arrays import Array, host_memory
 from anyoptim._arrays._memory import merged
 from anyoptim._engines import _threads
-from anyoptim._engines._base import CoefficientTable, Commit, Leaf, NDArray, Plan, Replay, Result, Written, viewed
+from anyoptim._engines._base import Commit, Leaf, NDArray, Plan, Result, Written, real
+from anyoptim._engines._host import host_view
 from anyoptim._engines.compiled import _array_headers, _kernel_cache
 from anyoptim._engines.compiled._array_headers import BYTES, FIRST, MIRROR, ORDER, PARAMETER
 from anyoptim._engines.compiled._source import Loop, loop, loop_measure
+from anyoptim._trace._coefficients import CoefficientTable, Replay
 from anyoptim._trace._graph import Scalars, trace, trace_measure
 from anyoptim._trace._program import Coefficients, Options, Program, floats, options
 from anyoptim._trace._reduction import BLOCK as SUM
 
-__all__ = ["Compiled", "broken", "load", "missing", "refusal", "source"]
+__all__ = ["CompiledPlan", "load", "memory_orders", "no_overlap", "text"]
 
 CHUNK = 1 << 16
 """Elements in a chunk; whole blocks of the reduction."""
@@ -34,46 +35,7 @@ PIECES = 4
 """Into how many pieces a thread's share is cut, so that a slow thread leaves some to the others."""
 
 
-@functools.cache
-def missing() -> str | None:
-    """Why there is no compiling, as far as can be told without importing anything; or None."""
-    return None if importlib.util.find_spec("numba") else "numba can't be found (pip install 'anyoptim[fast]')"
-
-
-@functools.cache
-def broken() -> str | None:
-    """The same, having tried it: a Numba may be too old for the NumPy beside it, or have no right to make code."""
-    try:
-        jitted = importlib.import_module("anyoptim._engines.compiled._intrinsics")
-    except Exception as error:
-        return missing() or f"Numba can't be imported: {error}"
-    if not hasattr(jitted.alike, "py_func"):
-        return "Numba is switched off (NUMBA_DISABLE_JIT)"
-    try:
-        _no_overlap()
-    except Exception as error:
-        return f"Numba can't compile: {error}"
-    return None
-
-
-def refusal(program: Program, leaf: Leaf, x: Array) -> str | None:
-    """Why the engine can't take this leaf with such a gradient, which the blocked engine can take; or None."""
-    p, g, *slots = (viewed(leaf.library, a) for a in (leaf.p, x, *leaf.slots))
-    if p.dtype.name != COMPUTE[p.dtype.name] or not p.dtype.isnative:
-        return f"its dtype {p.dtype} is cast on load"
-    if g.dtype != p.dtype:
-        return f"its gradient has another dtype, {g.dtype}"
-    orders = {*_orders([p, *slots])}
-    if program.measures:
-        orders &= {"C"}  # a measure goes by logical order
-    if not orders:
-        return "it isn't contiguous in C order" if program.measures else "it isn't contiguous"
-    if not orders & {*_orders([g])}:
-        return "its gradient isn't contiguous in the same order"
-    return None
-
-
-def _orders(arrays: Sequence[Any]) -> list[str]:
+def memory_orders(arrays: Sequence[Any]) -> list[str]:
     """The memory orders in which all of these are contiguous."""
     found = []
     if all(a.flags.c_contiguous and a.flags.aligned for a in arrays):
@@ -83,7 +45,7 @@ def _orders(arrays: Sequence[Any]) -> list[str]:
     return found
 
 
-class Compiled(Plan):
+class CompiledPlan(Plan):
     """Takes contiguous arrays of one dtype and one library that lie in this machine's memory."""
 
     lasting = True
@@ -92,8 +54,8 @@ class Compiled(Plan):
         super().__init__(program, leaves)
         self.library = leaves[0].library
         # Arrays of our own, on the same memory: whatever becomes of the user's, they stay as they are.
-        self.hosts = hosts = [[viewed(self.library, a).view() for a in (leaf.p, *leaf.slots)] for leaf in leaves]
-        self.dtype = np.dtype(hosts[0][0].dtype.char.lower())
+        self.hosts = hosts = [[host_view(self.library, a).view() for a in (leaf.p, *leaf.slots)] for leaf in leaves]
+        self.dtype = real(hosts[0][0].dtype)
         self.results = [Result(leaf.p, leaf.slots) for leaf in leaves]
         self.destinations: list[Array] = [leaf.destination for leaf in leaves]
         self.memories = [self.library.memory(d) for d in self.destinations]
@@ -104,7 +66,7 @@ class Compiled(Plan):
         self.table = table = np.zeros((len(leaves), FIRST + 2 + program.slots), np.uint64)
         table[:, PARAMETER], table[:, MIRROR] = _ids(self.destinations), _ids(self.mirrors)
         # C order where an array has both: a gradient that has one of them then has that.
-        table[:, ORDER] = [_array_headers.C if "C" in _orders(of) else _array_headers.F for of in self.hosts]
+        table[:, ORDER] = [_array_headers.C if "C" in memory_orders(of) else _array_headers.F for of in self.hosts]
         table[:, BYTES] = [n * self.dtype.itemsize for n in lengths]
         for i, (p, *slots) in enumerate(self.hosts):
             table[i, FIRST] = _address(p)
@@ -139,7 +101,7 @@ class Compiled(Plan):
             if address is None:
                 return None
             self.table[i, FIRST + 1] = address
-        return xs if _no_overlap()(self.table, self.forbidden) else None
+        return xs if no_overlap()(self.table, self.forbidden) else None
 
     def replay(self, xs: Sequence[Array], row: Coefficients) -> bool:
         again, grads = self.last_step, _NONE
@@ -156,11 +118,11 @@ class Compiled(Plan):
         return True
 
     def gather(self, xs: Sequence[Array]) -> Sequence[NDArray]:
-        views = [viewed(self.library, x) for x in xs]
+        views = [host_view(self.library, x) for x in xs]
         self.table[:, FIRST + 1] = [_address(x) for x in views]
-        if not _no_overlap()(self.table, self.forbidden):
+        if not no_overlap()(self.table, self.forbidden):
             for i, x in enumerate(views):
-                if not _no_overlap()(self.table[i : i + 1], self.forbidden):
+                if not no_overlap()(self.table[i : i + 1], self.forbidden):
                     views[i] = x.copy(order="K")
                     self.table[i, FIRST + 1] = _address(views[i])
         return views
@@ -230,7 +192,7 @@ class _Call(NamedTuple):
     pieces: Sequence[tuple[int, int]]
 
 
-def _taken(call: _Call, plan: Compiled, grads: NDArray) -> bool:
+def _taken(call: _Call, plan: CompiledPlan, grads: NDArray) -> bool:
     return plan._run(call, grads)
 
 
@@ -244,7 +206,7 @@ def _alike() -> Callable[..., bool]:
 
 
 @functools.cache
-def _no_overlap() -> Callable[..., bool]:
+def no_overlap() -> Callable[..., bool]:
     """`no_overlap(leaves, written)`."""
     return _own("no_overlap", "leaves, written", "boolean(uint64[:, ::1], uint64[:, ::1])")
 
@@ -258,16 +220,12 @@ def _own(name: str, arguments: str, signature: str) -> Callable[..., bool]:
 @functools.lru_cache(maxsize=256)
 def load(program: Program, k: int | None, static: Options, dtype: str) -> _Kernel:
     """The machine code of the step, or of what part `k` measures."""
-    text = _source(program, k, static, dtype)
-    return _Kernel(_kernel_cache.compiled(text.name, text.text, text.signature), text.scalars)
+    loop = text(program, k, static, dtype)
+    return _Kernel(_kernel_cache.compiled(loop.name, loop.text, loop.signature), loop.scalars)
 
 
-def source(program: Program, k: int | None, row: Coefficients, dtype: str) -> str:
-    """The text of the step, or of what part `k` measures."""
-    return _source(program, k, options(row), dtype).text
-
-
-def _source(program: Program, k: int | None, static: Options, dtype: str) -> Loop:
+def text(program: Program, k: int | None, static: Options, dtype: str) -> Loop:
+    """The step, or what part `k` measures."""
     return loop(trace(program, static), dtype) if k is None else loop_measure(trace_measure(program, k, static), dtype)
 
 

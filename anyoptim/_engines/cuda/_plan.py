@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import importlib.util
 import itertools
 import math
 from collections.abc import Sequence
@@ -12,51 +10,27 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from anyoptim._arrays import Array
-from anyoptim._arrays._memory import ANY, MemoryLayout, merged, order
-from anyoptim._engines._base import CoefficientTable, Commit, Leaf, NDArray, Plan, Replay, Result, Written
+from anyoptim._arrays._memory import MemoryLayout, merged
+from anyoptim._engines._base import Commit, Leaf, NDArray, Plan, Result, Written
 from anyoptim._engines.cuda._device import Owned, device
 from anyoptim._engines.cuda._elements import ELEMENTS
 from anyoptim._engines.cuda._programs import kernel_of
 from anyoptim._engines.cuda._source import CHUNK, REDUCTION, THREADS, Kernel, coefficients
-from anyoptim._trace._graph import Scalar, Symbol, evaluate, symbol
+from anyoptim._trace._coefficients import CoefficientTable, Replay, rows_of
+from anyoptim._trace._graph import symbol
 from anyoptim._trace._program import Coefficients, Program, floats, options
 from anyoptim._trace._reduction import BLOCK, power_of_two
 
-__all__ = ["Cuda", "Gathered", "broken", "chunk_map", "device", "missing", "ready", "refusal", "rows_of"]
+__all__ = ["CudaPlan", "Gathered", "chunk_map", "device", "precompile"]
 
 CHUNKS = np.dtype([("begin", np.int64), ("leaf", np.int32), ("count", np.int32)])
 """The kernels' `struct Chunk`."""
-
-Expressions = tuple[tuple[int, Scalar], ...]
-"""What is known on the device alone, by its place among the numbers. A `number` in it is the place of one behind the
-rows, so that rows with other numbers have equal expressions, and the same kernel."""
 
 HALVERS, HALVING = 32, 1024
 """Blocks of threads that share the first halvings of a long reduction, and threads in each."""
 
 
-@functools.cache
-def missing() -> str | None:
-    """What can't be found of the packages that the engine needs, without importing any; or None."""
-    try:
-        found = importlib.util.find_spec("cuda.core")
-    except ModuleNotFoundError:  # of `cuda`, in which it would be
-        found = None
-    return None if found else "cuda.core can't be found (pip install 'anyoptim[cuda13]': then one launch updates all)"
-
-
-@functools.cache
-def broken() -> str | None:
-    """The same, having loaded what there is."""
-    try:
-        importlib.import_module("cuda.core")
-        importlib.import_module("cuda.bindings.nvrtc").nvrtcVersion()
-    except Exception as error:
-        return f"kernels can't be compiled: {error}"
-    return None
-
-
-def ready(program: Program, row: Coefficients, dtype: str, number: int) -> None:
+def precompile(program: Program, row: Coefficients, dtype: str, number: int) -> None:
     """Compile for arrays of one dtype on the device of this number."""
     there, parts = device(number), (*program.measures, None)
     found = [kernel_of(program, k, options(row[:k]), element(dtype)) for k in parts]
@@ -70,24 +44,6 @@ def ready(program: Program, row: Coefficients, dtype: str, number: int) -> None:
 def element(dtype: str) -> str:
     """The dtype of what arrays of a dtype consist of: of the parts of complex numbers."""
     return {"complex64": "float32", "complex128": "float64"}.get(dtype, dtype)
-
-
-def refusal(program: Program, leaf: Leaf, x: Array) -> str | None:
-    """Why the engine can't take this leaf, which lies on a device, with such a gradient; or None."""
-    library, p = leaf.library, leaf.p
-    if leaf.destination is None:
-        return "it can't be written to"
-    if library.dtype(x) != library.dtype(p):
-        return f"its gradient has another dtype, {library.dtype(x)}"
-    if any(library.cuda(a) != library.cuda(p) for a in (x, *leaf.slots)):
-        return "its gradient can't be read where it lies"
-    own = {order(library.memory(a)) for a in (p, *leaf.slots)} - {ANY}
-    gaps = len(own) > 1 or None in own
-    if gaps or (program.measures and any(axes != tuple(sorted(axes or ())) for axes in own)):
-        return "it isn't contiguous" if gaps else "it isn't contiguous in C order"  # as a measure goes
-    if not own | {ANY} >= {order(library.memory(x))}:
-        return "its gradient isn't contiguous in the same order"
-    return None
 
 
 class Gathered(NamedTuple):
@@ -121,7 +77,7 @@ class Pass:
         found = coefficients(expressions) if expressions else None
         self._computed = found and self._device.kernel(found.name, found.text)
 
-    def run(self, plan: Cuda, *more: int) -> None:
+    def run(self, plan: CudaPlan, *more: int) -> None:
         """Launch it for its plan, after what it needs."""
         if not self._blocks:
             return
@@ -131,16 +87,17 @@ class Pass:
             launch(stream, self._computed, 1, 1, rows, self._behind, plan.numbers)
         launch(stream, self._kernel, self._blocks, THREADS, plan.table, self._chunks, self._at, rows, *more)
 
-    def again(self, plan: Cuda, gathered: Gathered) -> None:
+    def again(self, plan: CudaPlan, gathered: Gathered) -> None:
         """What was set but for the addresses, with the numbers that stand in its place now."""
         self.addresses[...] = gathered.addresses
         plan.run([self])
 
 
-class Cuda(Plan):
+class CudaPlan(Plan):
     """Takes contiguous arrays of one dtype and one library that lie on one device."""
 
     lasting = True
+    symbolic = True
 
     def __init__(self, program: Program, leaves: Sequence[Leaf]) -> None:
         super().__init__(program, leaves)
@@ -291,29 +248,3 @@ def chunk_map(lengths: Sequence[int]) -> tuple[np.ndarray[Any, Any], list[int]]:
     chunks["leaf"], chunks["begin"] = leaf, CHUNK * (np.arange(len(leaf)) - (counts.cumsum() - counts)[leaf])
     chunks["count"] = np.minimum(CHUNK, each[leaf] - chunks["begin"])
     return chunks, [0, *np.cumsum(-(-each // BLOCK)).tolist()]
-
-
-def rows_of(
-    scalars: Sequence[Scalar], rows: Sequence[Coefficients | None], dtype: Any
-) -> tuple[np.ndarray[Any, Any], Expressions]:
-    """The values of `scalars` in each row, one after another, zeros for None; then the numbers that expressions are of.
-
-    Where the device is to put the value of an expression there is a 0.
-    """
-    numbers, behind = list[float](), list[float]()
-    expressions = []
-    for row, scalar in itertools.product(rows, scalars):
-        value = 0.0 if row is None else evaluate(scalar, row, dtype)
-        if isinstance(value, Symbol):
-            expressions.append((len(numbers), _numbered(value.scalar, behind)))
-            value = 0.0
-        numbers.append(value)
-    return np.array([*numbers, *behind], np.float64), tuple(expressions)
-
-
-def _numbered(scalar: Scalar, behind: list[float]) -> Scalar:
-    """With the place of each number instead of its value."""
-    if scalar.op == "number":
-        behind.append(float.fromhex(scalar.arguments[0]))
-        return Scalar("number", (len(behind) - 1,))
-    return Scalar(scalar.op, tuple(_numbered(a, behind) if isinstance(a, Scalar) else a for a in scalar.arguments))

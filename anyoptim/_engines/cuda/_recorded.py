@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 
 from anyoptim._arrays import Library
-from anyoptim._engines._base import CoefficientTable, Leaf, NDArray, Plan
+from anyoptim._engines._base import Leaf, NDArray, Plan
 from anyoptim._engines.cuda import _plan as cuda
 from anyoptim._engines.cuda._source import REDUCTION
+from anyoptim._trace._coefficients import CoefficientTable
 from anyoptim._trace._graph import Symbol, symbol
 from anyoptim._trace._program import Program
 
-__all__ = ["Cells", "Recorded"]
+__all__ = ["Cells", "RecordedPlan"]
 
 
 class Cells:
@@ -30,9 +31,9 @@ class Cells:
         _FOR_EVER.append(cells)
 
     @property
-    def engines(self) -> Mapping[str, Callable[..., Plan]]:
-        """Those whose steps can be recorded in a CUDA graph."""
-        return {"cuda": partial(Recorded, self)}
+    def plans(self) -> Mapping[str, Callable[[Program, Sequence[Leaf]], Plan]]:
+        """What makes the plans of the only engine whose steps can be recorded in a CUDA graph."""
+        return {"cuda": partial(RecordedPlan, self)}
 
     @property
     def count(self) -> Symbol:
@@ -69,7 +70,7 @@ _FOR_EVER: list[Any] = []
 """Nobody tells when a graph is gone; what its replays write to, parameters and slots too, must not be another's."""
 
 
-class Recorded(cuda.Cuda):
+class RecordedPlan(cuda.CudaPlan):
     """The same as a part of a graph: everything is read where it was, and as it was, when that was recorded."""
 
     lasting = False

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib.util
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -13,26 +12,16 @@ import numpy as np
 from anyoptim._arrays import COMPUTE, Array, Library
 from anyoptim._arrays._jax import loaded
 from anyoptim._arrays._quiet import quiet
-from anyoptim._engines._base import CoefficientTable, Commit, Leaf, NDArray, Plan, Result
-from anyoptim._trace._graph import Graph, range_of, trace, trace_measure
+from anyoptim._engines._base import Commit, Leaf, NDArray, Plan, Result, real
+from anyoptim._trace._coefficients import CoefficientTable
+from anyoptim._trace._graph import OPERATORS, Graph, range_of, trace, trace_measure
 from anyoptim._trace._program import Options, Program, options
 from anyoptim._trace._reduction import BLOCK, power_of_two, sums
 
-__all__ = ["Jax", "missing", "refusal"]
+__all__ = ["JaxPlan"]
 
 _OPERATIONS: Mapping[str, Callable[..., Any]] = {
-    "add": operator.add,
-    "subtract": operator.sub,
-    "multiply": operator.mul,
-    "divide": operator.truediv,
-    "negative": operator.neg,
-    "abs": abs,
-    "less": operator.lt,
-    "less_equal": operator.le,
-    "greater": operator.gt,
-    "greater_equal": operator.ge,
-    "equal": operator.eq,
-    "not_equal": operator.ne,
+    **OPERATORS,
     "and": operator.and_,
     "or": operator.or_,
     "not": operator.invert,
@@ -47,19 +36,7 @@ _MELTS: Mapping[str, frozenset[str]] = {
 one operation, a quotient of a root a product with its inverse, two quotients one."""
 
 
-def missing() -> str | None:
-    """Why the engine can't be used here, or None."""
-    return None if importlib.util.find_spec("jax") else "JAX is not installed"
-
-
-def refusal(leaf: Leaf, x: Array) -> str | None:
-    """Why the engine can't take this leaf with such a gradient, or None."""
-    if not leaf.library.tracing:
-        return f"it is a {leaf.library.name} array"
-    return "it is traced" if any(map(leaf.library.traced, (leaf.p, x, *leaf.slots))) else None
-
-
-class Jax(Plan):
+class JaxPlan(Plan):
     """Takes JAX arrays whose values are known, of one place and one compute dtype.
 
     Coefficients are computed on the host in float64, as for every engine, and are an argument: nothing that changes
@@ -71,7 +48,7 @@ class Jax(Plan):
     def __init__(self, program: Program, leaves: Sequence[Leaf]) -> None:
         super().__init__(program, leaves)
         library = leaves[0].library
-        self._dtype = np.dtype(np.dtype(COMPUTE[library.dtype(leaves[0].p)]).char.lower())
+        self._dtype = real(COMPUTE[library.dtype(leaves[0].p)])
         self._place = library.replicated(leaves[0].p)
         # XLA would divide results of several devices as it likes.
         several = leaves[0].p.sharding.num_devices > 1

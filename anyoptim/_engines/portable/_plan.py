@@ -10,13 +10,14 @@ from typing import Any
 
 from anyoptim._arrays import COMPUTE, Array, Library
 from anyoptim._arrays._quiet import quiet
-from anyoptim._engines._base import CoefficientTable, Commit, Leaf, Plan, Result
+from anyoptim._engines._base import Commit, Leaf, Plan, Result
+from anyoptim._trace._coefficients import CoefficientTable
 from anyoptim._trace._graph import range_of, trace, trace_measure
 from anyoptim._trace._operations import Operations
 from anyoptim._trace._program import MOVE, Coefficients, Program, options
 from anyoptim._trace._reduction import sums
 
-__all__ = ["Lazy", "Portable", "start"]
+__all__ = ["LazyPlan", "PortablePlan", "start"]
 
 
 class _Eager(Operations):
@@ -65,7 +66,7 @@ def _explained(program: Program, k: int | None, rows: CoefficientTable) -> Itera
         raise
 
 
-class Portable(Plan):
+class PortablePlan(Plan):
     """Takes every leaf."""
 
     def gather(self, xs: Sequence[Array]) -> Sequence[Array]:
@@ -112,7 +113,7 @@ class Portable(Plan):
         return sums if library.traced(sums) else library.to_host(sums)
 
 
-class Lazy(Portable):
+class LazyPlan(PortablePlan):
     """The same with nothing computed: for the pure form, whose results wait until they are asked for."""
 
     def gather(self, xs: Sequence[Array]) -> Sequence[Array]:

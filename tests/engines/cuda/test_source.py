@@ -17,7 +17,7 @@ import anyoptim as ao
 from anyoptim._engines.cuda import _device
 from anyoptim._engines.cuda import _plan as cuda
 from anyoptim._engines.cuda._elements import ELEMENTS
-from anyoptim._engines.cuda._plan import chunk_map, rows_of
+from anyoptim._engines.cuda._plan import chunk_map
 from anyoptim._engines.cuda._programs import kernel_of
 from anyoptim._engines.cuda._source import CHUNK, REDUCTION, Kernel, coefficients
 from tests.support import libraries, shim
@@ -33,6 +33,7 @@ from tests.support.internals import (
     options,
     range_of,
     reduction,
+    rows_of,
     symbol,
     trace,
     trace_measure,
@@ -447,13 +448,13 @@ def test_what_is_compared_is_a_number(machine: shim.Machine) -> None:
 
 def _norm(machine: shim.Machine, sums: np.ndarray[Any, Any], monkeypatch: pytest.MonkeyPatch) -> float:
     """What the engine's launches make of these block sums."""
-    plan: Any = object.__new__(cuda.Cuda)
+    plan: Any = object.__new__(cuda.CudaPlan)
     plan.device, plan.blocks, known, own = machine.device, [0, len(sums)], np.zeros(3), sums.copy()
     plan.stream = plan.sending = plan.device.stream(7)
     plan.numbers, plan.sums = known.ctypes.data, own.ctypes.data
     with plan.device.scope():
         plan.owned = _device.Owned(plan.device)
-    monkeypatch.setattr(cuda.Cuda, "_passes", lambda *_: [])
+    monkeypatch.setattr(cuda.CudaPlan, "_passes", lambda *_: [])
     assert plan.norm(2, None, None).scalar == Scalar("device", (2,))
     return float(known[2])
 
