@@ -6,7 +6,7 @@ import functools
 import itertools
 from collections.abc import Callable, Sequence
 from struct import Struct
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -17,11 +17,13 @@ from anyoptim._engines._base import Commit, Leaf, NDArray, Plan, Result, Written
 from anyoptim._engines._host import host_view
 from anyoptim._engines.compiled import _array_headers, _kernel_cache
 from anyoptim._engines.compiled._array_headers import BYTES, FIRST, MIRROR, ORDER, PARAMETER
-from anyoptim._engines.compiled._source import Loop, loop, loop_measure
 from anyoptim._trace._coefficients import CoefficientTable, Replay
 from anyoptim._trace._graph import Scalars, trace, trace_measure
 from anyoptim._trace._program import Coefficients, Options, Program, floats, options
 from anyoptim._trace._reduction import BLOCK as SUM
+
+if TYPE_CHECKING:
+    from anyoptim._engines.compiled._source import Loop
 
 __all__ = ["CompiledPlan", "load", "memory_orders", "no_overlap", "text"]
 
@@ -226,6 +228,8 @@ def load(program: Program, k: int | None, static: Options, dtype: str) -> _Kerne
 
 def text(program: Program, k: int | None, static: Options, dtype: str) -> Loop:
     """The step, or what part `k` measures."""
+    from anyoptim._engines.compiled._source import loop, loop_measure  # noqa: PLC0415 - for those who compile
+
     return loop(trace(program, static), dtype) if k is None else loop_measure(trace_measure(program, k, static), dtype)
 
 
