@@ -8,11 +8,11 @@ from typing import Any
 
 from anyoptim._arrays import Array
 from anyoptim._arrays._tree import Tree
+from anyoptim._core._param_groups import ParamGroups
 from anyoptim._core._pipeline import Pipeline
-from anyoptim._core._plan import StepPlan
 from anyoptim._core._stage import Stage, watch
 from anyoptim._core._state import FlatState
-from anyoptim._engines import Dispatch
+from anyoptim._engines import Dispatch, Leaf
 from anyoptim._trace._hyperparameters import Hyper
 
 __all__ = ["Recorder", "check_recordable"]
@@ -51,21 +51,17 @@ class Recorder:
         """Whether a graph is being captured now."""
         return self._library.capturing(self._number)
 
-    def record(self, plan: StepPlan, flat: FlatState, dispatch: Dispatch, xs: Sequence[Array | None]) -> None:
+    def record(self, groups: ParamGroups, dispatch: Dispatch, leaves: Sequence[Leaf], xs: Sequence[Array]) -> None:
         """Have the graph that is being captured take the step, each time that it is replayed."""
-        for overrides in plan.groups.overrides:
+        for overrides in groups.overrides:
             for stage, own in zip(self._stages, overrides, strict=True):
                 for name, value in own.items():
                     _constant(stage, name, value)
-        some = [xs[i] for i in self._moving]
-        leaves = [plan.leaf(i, flat.slots[i]) for i in self._moving]
-        recorded = Dispatch(dispatch.engine, dispatch.programs, leaves, some, self._cells.engines)
-        gathered = recorded.gather(some)
+        recorded = Dispatch(dispatch.engine, dispatch.programs, leaves, xs, self._cells.engines)
+        gathered = recorded.gather(xs)
         self._cells.tick(1)
         try:
-            coefficients = self._pipeline.step_coefficients(
-                recorded, gathered, self._flat, self._moving, plan.groups, self
-            )
+            coefficients = self._pipeline.step_coefficients(recorded, gathered, self._flat, self._moving, groups, self)
             commit = recorded.prepare(gathered, coefficients.rows)
         except BaseException as error:
             self._cells.tick(-1)  # should the graph be finished nevertheless

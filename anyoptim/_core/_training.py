@@ -168,7 +168,8 @@ class Training:
         with quiet():
             recorder = self.recorder or Recorder(pipeline, flat, dispatch, moving, plan.owner)
             recorder.check_same(moving, tree)
-            recorder.record(plan, flat, dispatch, xs)
+            leaves = [plan.leaf(i, flat.slots[i]) for i in moving]
+            recorder.record(plan.groups, dispatch, leaves, [xs[i] for i in moving])
             if self.recorder is None:
                 self.recorder = recorder
                 recorder.watch()
