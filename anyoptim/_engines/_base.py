@@ -41,7 +41,7 @@ class Leaf(NamedTuple):
     slots: tuple[Array, ...]
     """In the compute dtype of `p`."""
     destination: Array | None = None
-    """The user's own object over the memory of `p`, where the new parameter is to be written to it."""
+    """The user's own array over the memory of `p`, where the new parameter is to be written; None if it isn't."""
 
 
 class Result(NamedTuple):
@@ -52,74 +52,74 @@ class Result(NamedTuple):
 
 
 Commit = Callable[[], Sequence[Result]]
-"""Writes what was prepared: each new parameter to its destination, if it has one. Does not fail."""
+"""A function that writes what was prepared: each new parameter to its destination, if it has one. It does not fail."""
 
 
 class Written(NamedTuple):
     """What the commit of an engine writes to while it may still read gradients."""
 
-    here: Sequence[NDArray] = ()
-    """Of this machine's memory."""
-    there: Sequence[MemoryLayout] = ()
-    """Of devices' memory."""
+    host: Sequence[NDArray] = ()
+    """Arrays in this machine's memory."""
+    device: Sequence[MemoryLayout] = ()
+    """Stretches of devices' memory."""
 
 
 class Plan(ABC):
-    """An engine's arrangements for some leaves, which hold for as long as these stay where they are."""
+    """What an engine has laid ready for some leaves, which holds for as long as these stay where they are."""
 
-    lasting: ClassVar[bool] = False
-    """Whether the leaves are the same after a step, written in place."""
+    in_place: ClassVar[bool] = False
+    """Whether a step writes its results to the leaves, which so are the same arrays afterwards."""
 
-    symbolic: ClassVar[bool] = False
-    """Whether `norm` gives a symbol, and the number stays on the device."""
+    rebindable: ClassVar[bool] = False
+    """Whether `rebind` makes it the plan of other arrays of the same kind."""
 
-    renewable: ClassVar[bool] = False
-    """Whether `renew` makes it the plan of other arrays of the same kind."""
+    symbolic_norms: ClassVar[bool] = False
+    """Whether `norm` gives a symbol, whose value stays on the device until `fetch_norm` is called."""
 
     last_step: Replay | None
-    """The last step, if there is one to be taken again."""
+    """The last step, if it can be replayed."""
 
     def __init__(self, program: Program, leaves: Sequence[Leaf]) -> None:
         self.program = program
         self.leaves = leaves
         self.last_step: Replay | None = None
         libraries = {leaf.library for leaf in leaves if type(leaf.library).touched is not Library.touched}
-        self._touched = [(of, [leaf.destination for leaf in leaves if leaf.library is of]) for of in libraries]
+        self._touched = [(one, [leaf.destination for leaf in leaves if leaf.library is one]) for one in libraries]
 
     @property
     def written(self) -> Written:
         """What the commit writes to while it may still read gradients."""
         return Written()
 
-    def renew(self, leaves: Sequence[Leaf]) -> None:
-        """Take these leaves from now on, which are such as those before."""
+    def rebind(self, leaves: Sequence[Leaf]) -> None:
+        """Take other leaves, of the same kind, in the place of those before."""
         raise NotImplementedError
 
     def avoid_aliasing(self, written: Written) -> None:
-        """Set aside, from now on, gradients that lie in any of these: what all engines of a step write."""
-        self._forbidden = written.here
+        """From now on, copy gradients that lie in memory which any engine of the step writes to."""
+        self._forbidden = written.host
 
     def touch(self) -> None:
-        """Tell the libraries that have to know that NumPy's views of their arrays were written to."""
+        """Tell the libraries that have to know it that NumPy's views of their arrays were written to."""
         for library, destinations in self._touched:
             library.touched(destinations)
 
-    def quick(self, xs: Sequence[Array]) -> Any:
-        """What `gather` gives, if the leaves and gradients are without doubt as they should be; else None."""
+    def regather(self, xs: Sequence[Array]) -> Any:
+        """What `gather` gives, if the leaves and gradients are without doubt such as they were; else None."""
         return None
 
     def replay(self, xs: Sequence[Array], row: Coefficients) -> bool:
-        """Take a step of one row like the last one that was prepared; nothing is done where there is any doubt."""
-        again, gathered = self.last_step, self.quick(xs)
-        if again is None or gathered is None or not again.set(row):
+        """Take the last step again, with another row; do nothing where anything is in doubt."""
+        last_step, gathered = self.last_step, self.regather(xs)
+        if last_step is None or gathered is None or not last_step.set(row):
             return False
-        again.run(self, gathered)
+        last_step.run(self, gathered)
         self.touch()
         return True
 
     @abstractmethod
     def gather(self, xs: Sequence[Array]) -> Any:
-        """The gradients, which passed all checks, for `squares` and `prepare`; those set aside that would be lost."""
+        """The gradients, which passed all checks, for `squares` and `prepare`: copies of those that would be lost."""
 
     @abstractmethod
     def squares(self, k: int, gathered: Any, rows: CoefficientTable) -> list[Array]:
@@ -132,17 +132,17 @@ class Plan(ABC):
         """The 2-norm of what part `k` of the program measures: a float, a 0-d array, or a symbol."""
         return norm_of(self.squares(k, gathered, rows), self.leaves)
 
-    def known(self, k: int) -> float:
-        """What `norm` gave for part `k`, where that was a symbol."""
+    def fetch_norm(self, k: int) -> float:
+        """The value of the symbol that `norm` gave for part `k`. Waits for the device."""
         raise NotImplementedError
 
     @abstractmethod
     def prepare(self, gathered: Any, rows: CoefficientTable) -> Commit:
-        """All of the step that may fail, and nothing written."""
+        """Do all of the step that may fail, and write nothing."""
 
 
 Pass = tuple[Program, int | None, Coefficients]
-"""A pass over all elements: what part `k` of a program measures, or, for None, the step; and a row for it."""
+"""A pass over all elements: a program, the number of a part that measures or None for the step, and a row for it."""
 
 
 class Engine(ABC):

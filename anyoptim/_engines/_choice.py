@@ -15,7 +15,18 @@ from anyoptim._engines.portable import Portable
 from anyoptim._engines.portable._plan import LazyPlan
 from anyoptim._trace._program import Coefficients, Program
 
-__all__ = ["ENGINES", "GENERATING", "LAZY", "PLANS", "Choice", "Plans", "choices", "known", "precompile", "source"]
+__all__ = [
+    "ENGINES",
+    "GENERATING",
+    "LAZY",
+    "PLANS",
+    "Choice",
+    "Plans",
+    "check_engine",
+    "choices",
+    "precompile",
+    "source",
+]
 
 ENGINES: Mapping[str, Engine] = {e.name: e for e in (Cuda(), Compiled(), Blocked(), Jax(), Portable())}
 """From the fastest to the one that takes all."""
@@ -65,7 +76,7 @@ def _choose(name: str | None, program: Program, leaf: Leaf, x: Array) -> Choice:
     return Choice(engine.name, reason)
 
 
-def known(name: Any) -> None:
+def check_engine(name: Any) -> None:
     """Raise ValueError, with the names there are, if no engine has this one; None leaves the choice to anyoptim.
 
     And ImportError for one whose packages are missing.
@@ -85,7 +96,7 @@ def precompile(program: Program, row: Coefficients, library: Library, p: Array) 
     missing.
     """
     engine = next(engine for engine in ENGINES.values() if engine.reaches(Leaf(library, p, ())))
-    known(engine.name)
+    check_engine(engine.name)
     engine.precompile(program, row, library, p)
 
 

@@ -19,10 +19,12 @@ from anyoptim._trace._reduction import total
 __all__ = ["Dispatch"]
 
 
-class _Team(NamedTuple):
+class Assignment(NamedTuple):
+    """Leaves that one plan of an engine takes."""
+
     plan: Plan
-    of: list[int]
-    """Which leaves."""
+    indices: list[int]
+    """The numbers of the leaves in the step."""
 
 
 class Dispatch:
@@ -40,51 +42,53 @@ class Dispatch:
         self.choices = choices(engine, programs, leaves, xs)
         numbers = ((leaf.library, leaf.library.cuda(leaf.p)) for leaf in leaves)
         self.devices = {(library, number) for library, number in numbers if number is not None}
-        """The CUDA devices on which leaves lie, by what they are numbered by."""
+        """The CUDA devices on which leaves lie, each by the library that numbers it and its number."""
         groups: dict[Any, list[int]] = {}
         for i, (leaf, choice) in enumerate(zip(leaves, self.choices, strict=True)):
             key = choice.engine, leaf.library, ENGINES[choice.engine].group(leaf, xs[i]), id(programs[i])
             groups.setdefault(key, []).append(i)
-        order = sorted(groups.items(), key=lambda item: ENGINES[item[0][0]].commit_order)
-        self.teams = [_Team(plans[name](programs[of[0]], [leaves[i] for i in of]), of) for (name, *_), of in order]
-        each = [team.plan.written for team in self.teams]
-        written = Written([a for w in each for a in w.here], [m for w in each for m in w.there])
-        for team in self.teams:
-            team.plan.avoid_aliasing(written)
-        # Those of whose parameters each process has but a part: its sums are a part of theirs.
+        self.assignments = [
+            Assignment(plans[name](programs[indices[0]], [leaves[i] for i in indices]), indices)
+            for (name, *_), indices in sorted(groups.items(), key=lambda item: ENGINES[item[0][0]].commit_order)
+        ]
+        each = [assignment.plan.written for assignment in self.assignments]
+        written = Written([a for w in each for a in w.host], [m for w in each for m in w.device])
+        for assignment in self.assignments:
+            assignment.plan.avoid_aliasing(written)
+        # A process that has parts of the parameters of a distributed library has parts of their sums.
         self.distributed = list(dict.fromkeys(leaf.library for leaf in leaves if leaf.library.distributed))
-        self.lasting = all(team.plan.lasting for team in self.teams)
-        self.renewable = all(team.plan.lasting or team.plan.renewable for team in self.teams)
+        self.in_place = all(plan.in_place for plan, _ in self.assignments)
+        self.rebindable = all(plan.in_place or plan.rebindable for plan, _ in self.assignments)
         self.waiting = Waiting()
         for program, leaf, choice in zip(programs, leaves, self.choices, strict=True):
             if choice.reason is LATER:
                 self.waiting.add(program, leaf)
 
-    def renew(self, leaves: Sequence[Leaf]) -> None:
-        """Go on with the arrays that leaves are now, those that last being what they were."""
+    def rebind(self, leaves: Sequence[Leaf]) -> None:
+        """Take other arrays as the leaves of the plans that do not write in place; the others' are the same."""
         self.leaves = leaves
-        for team in self.teams:
-            if not team.plan.lasting:
-                team.plan.renew(_some(leaves, team.of))
+        for plan, indices in self.assignments:
+            if not plan.in_place:
+                plan.rebind(_select(leaves, indices))
 
-    def refresh(self) -> None:
-        """Take notice of the arrays that a step left: those before it would be kept alive."""
-        if len(self.teams) == 1:
-            self.leaves = self.teams[0].plan.leaves
+    def collect_leaves(self) -> None:
+        """Take the leaves that the plans have after a step, and let go of the arrays before it."""
+        if len(self.assignments) == 1:
+            self.leaves = self.assignments[0].plan.leaves
         else:
-            found = {i: leaf for team in self.teams for i, leaf in zip(team.of, team.plan.leaves, strict=True)}
-            self.leaves = [found[i] for i in range(len(found))]
+            leaves = {i: leaf for plan, of in self.assignments for i, leaf in zip(of, plan.leaves, strict=True)}
+            self.leaves = [leaves[i] for i in range(len(leaves))]
 
     @property
     def sizes(self) -> list[int]:
         """How many elements each leaf has; a complex one counts as two."""
-        both = [2 if leaf.library.dtype(leaf.p).startswith("complex") else 1 for leaf in self.leaves]
-        return [math.prod(leaf.p.shape) * n for leaf, n in zip(self.leaves, both, strict=True)]
+        reals = [2 if leaf.library.dtype(leaf.p).startswith("complex") else 1 for leaf in self.leaves]
+        return [math.prod(leaf.p.shape) * n for leaf, n in zip(self.leaves, reals, strict=True)]
 
     @property
-    def afar(self) -> bool:
-        """Whether norms are computed on one device, and may stay there."""
-        return len(self.teams) == 1 and self.teams[0].plan.symbolic and not self.distributed
+    def symbolic_norms(self) -> bool:
+        """Whether `norm` gives symbols, because all leaves are one plan's and it leaves norms on its device."""
+        return len(self.assignments) == 1 and self.assignments[0].plan.symbolic_norms and not self.distributed
 
     def capturing(self) -> bool:
         """Whether what the leaves' libraries do now is recorded in a CUDA graph."""
@@ -94,79 +98,80 @@ class Dispatch:
         """Whether with these gradients the leaves would be divided in the same way."""
         return choices(self.engine, self.programs, self.leaves, xs) == self.choices
 
-    def quick(self, xs: Sequence[Array]) -> list[Any] | None:
-        """What `gather` gives, if the leaves and gradients are without doubt as they should be; else None."""
+    def regather(self, xs: Sequence[Array]) -> list[Any] | None:
+        """What `gather` gives, if the leaves and gradients are without doubt such as they were; else None."""
         if self.waiting and self.waiting.due():
             return None
         gathered = []
-        for team in self.teams:
-            found = team.plan.quick(_some(xs, team.of))
-            if found is None:
+        for plan, indices in self.assignments:
+            grads = plan.regather(_select(xs, indices))
+            if grads is None:
                 return None
-            gathered.append(found)
+            gathered.append(grads)
         return gathered
 
     def replay(self, xs: Sequence[Array], row: Coefficients) -> bool:
-        """Take a step of one row, if there is one team and no doubt about its leaves and gradients; else do nothing."""
+        """Take a step of one row, if one plan has all leaves and nothing about them is in doubt; else do nothing."""
         if self.waiting and self.waiting.due():
             return False
-        if not self.teams[0].plan.replay(xs, row):
+        if not self.assignments[0].plan.replay(xs, row):
             return False
         if self.waiting:
             self.waiting.count()
         return True
 
     def gather(self, xs: Sequence[Array]) -> list[Any]:
-        """The gradients as each engine takes them."""
-        return [team.plan.gather(_some(xs, team.of)) for team in self.teams]
+        """The gradients as each plan takes them."""
+        return [plan.gather(_select(xs, indices)) for plan, indices in self.assignments]
 
     def norm(self, places: Mapping[int, int], gathered: Sequence[Any], rows: CoefficientTable) -> Any:
-        """The 2-norm of what a part measures: of which one, in the program of this id; where all are one team's."""
-        plan = self.teams[0].plan
+        """The 2-norm of what a part measures, where one plan has all leaves: a symbol, if norms are symbolic.
+
+        `places` has the number of the part by the id of its program.
+        """
+        plan = self.assignments[0].plan
         k = places[id(plan.program)]
         return plan.norm(k, gathered[0], rows.before(k))
 
-    def known(self, places: Mapping[int, int]) -> float:
-        """That norm as a float, where it is a symbol."""
-        plan = self.teams[0].plan
-        return plan.known(places[id(plan.program)])
+    def fetch_norm(self, places: Mapping[int, int]) -> float:
+        """The value of the symbol that `norm` gave. Waits for the device."""
+        plan = self.assignments[0].plan
+        return plan.fetch_norm(places[id(plan.program)])
 
     def squares(self, places: Mapping[int, int], gathered: Sequence[Any], rows: CoefficientTable) -> dict[int, Any]:
         """The block sums of the leaves whose programs have that part: of all of each leaf, wherever its parts are."""
         sums: dict[int, Any] = {}
-        for team, found in zip(self.teams, gathered, strict=True):
-            k = places.get(id(team.plan.program))
+        for (plan, indices), grads in zip(self.assignments, gathered, strict=True):
+            k = places.get(id(plan.program))
             if k is not None:
-                own = rows.some(team.of).before(k)
-                sums.update(zip(team.of, team.plan.squares(k, found, own), strict=True))
+                sums.update(zip(indices, plan.squares(k, grads, rows.select(indices).before(k)), strict=True))
         for library in self.distributed:
-            of = [i for i in sorted(sums) if self.leaves[i].library is library]
-            found = library.total([float(total(np, sums[i])) for i in of], [self.leaves[i].p for i in of])
-            sums.update({i: np.array([number]) for i, number in zip(of, found, strict=True)})
+            indices = [i for i in sorted(sums) if self.leaves[i].library is library]
+            totals = library.total([float(total(np, sums[i])) for i in indices], [self.leaves[i].p for i in indices])
+            sums.update({i: np.array([number]) for i, number in zip(indices, totals, strict=True)})
         return sums
 
     def norm_of(self, sums: Mapping[int, Any]) -> Any:
         """The 2-norm of leaves, from their block sums."""
-        of = sorted(sums)
-        return norm_of([sums[i] for i in of], [self.leaves[i] for i in of])
+        indices = sorted(sums)
+        return norm_of([sums[i] for i in indices], [self.leaves[i] for i in indices])
 
     def prepare(self, gathered: Sequence[Any], rows: CoefficientTable) -> Commit:
         """All of the step that may fail; the commit gives all results in the order of the leaves."""
-        if len(self.teams) == 1 and not self.waiting:
-            return self.teams[0].plan.prepare(gathered[0], rows)
-        commits = [
-            team.plan.prepare(found, rows.some(team.of)) for team, found in zip(self.teams, gathered, strict=True)
-        ]
+        if len(self.assignments) == 1 and not self.waiting:
+            return self.assignments[0].plan.prepare(gathered[0], rows)
+        both = zip(self.assignments, gathered, strict=True)
+        commits = [plan.prepare(grads, rows.select(indices)) for (plan, indices), grads in both]
 
         def commit() -> Sequence[Result]:
             results: dict[int, Result] = {}
-            for team, each in zip(self.teams, commits, strict=True):
-                results.update(zip(team.of, each(), strict=True))
+            for assignment, each in zip(self.assignments, commits, strict=True):
+                results.update(zip(assignment.indices, each(), strict=True))
             self.waiting.count()
             return [results[i] for i in range(len(self.leaves))]
 
         return commit
 
 
-def _some(xs: Sequence[Array], of: Sequence[int]) -> Sequence[Array]:
-    return xs if len(of) == len(xs) else [xs[i] for i in of]
+def _select(arrays: Sequence[Any], indices: Sequence[int]) -> Sequence[Any]:
+    return arrays if len(indices) == len(arrays) else [arrays[i] for i in indices]

@@ -18,22 +18,22 @@ __all__ = ["CoefficientTable", "Expressions", "Replay", "rows_of"]
 
 
 class CoefficientTable(NamedTuple):
-    """The coefficients of a step. Leaves may have rows of their own: of their own step count, group, and so on."""
+    """The coefficients of a step. Leaves whose step counts or groups differ have different rows."""
 
     distinct: Sequence[Coefficients]
     row_of_leaf: Sequence[int]
-    """For each leaf the number of its row."""
+    """For each leaf the number of its row among the distinct ones."""
 
-    def of(self, i: int) -> Coefficients:
+    def row(self, i: int) -> Coefficients:
         """The row of one leaf."""
         return self.distinct[self.row_of_leaf[i]]
 
     def before(self, k: int) -> CoefficientTable:
-        """What of them is for the parts before part `k`: all that a measure there can depend on."""
+        """The table for the parts before part `k`, on which alone a measure there can depend."""
         return CoefficientTable([row[:k] for row in self.distinct], self.row_of_leaf)
 
-    def some(self, indices: Sequence[int]) -> CoefficientTable:
-        """Those of some of the leaves, without rows that are for none of these."""
+    def select(self, indices: Sequence[int]) -> CoefficientTable:
+        """The table for some of the leaves, without rows that are for none of these."""
         if len(indices) == len(self.row_of_leaf):
             return self
         used = {r: n for n, r in enumerate(dict.fromkeys(self.row_of_leaf[i] for i in indices))}
@@ -41,7 +41,7 @@ class CoefficientTable(NamedTuple):
 
 
 class Replay:
-    """A step of one row without static options, to be taken again with other numbers."""
+    """A step of one row without static options, which can be taken again with other numbers."""
 
     def __init__(
         self,
@@ -52,15 +52,15 @@ class Replay:
         run: Callable[[Any, Any], object],
     ) -> None:
         self.run = run
-        """Takes the step of a plan, with its gathered gradients. It holds no plan, which would hold itself alive."""
+        """Takes the step, given a plan and its gathered gradients. Holding the plan, it would keep that alive."""
         self._kinds = [[float] * len(part) for part in row]
-        self._numbers = _reader(scalars, dtype)  # that of the arithmetic, which the table need not have
+        self._numbers = _reader(scalars, dtype)  # the arithmetic's dtype, which the table need not have
         within = range_of(dtype)
         self._least, self._largest, self._holds = within.least, within.largest, within.holds
         self._put = _writer(table if scalars.derived else table[: len(scalars.given)])  # constants stay as they are
 
     def set(self, row: Coefficients) -> bool:
-        """Put the numbers of another row in place, if they are numbers of this dtype and have the same names."""
+        """Write the numbers of another row to the table, if the dtype holds them and they have the same names."""
         if [[*map(type, part.values())] for part in row] != self._kinds:
             return False
         try:
@@ -76,7 +76,7 @@ class Replay:
 
 
 def _reader(scalars: Scalars, dtype: np.dtype[Any]) -> Callable[[Coefficients], Sequence[float]]:
-    """What gives the values of these in a row, without constants where these are all but coefficients."""
+    """A function from a row to the values of these scalars, without constants where the rest are coefficients."""
     given, made = scalars.given, scalars.made
     if len(given) > 1 and len({k for k, _ in given}) == 1:  # nearly always: those of one method
         (k, _), take = given[0], itemgetter(*(name for _, name in given))
@@ -88,7 +88,7 @@ def _reader(scalars: Scalars, dtype: np.dtype[Any]) -> Callable[[Coefficients], 
 
 
 def _writer(table: np.ndarray[Any, Any]) -> Callable[..., None]:
-    """What puts numbers there. NumPy's own assignment takes twice as long for so few."""
+    """A function that writes numbers to a table. NumPy's own assignment takes twice as long for so few."""
     if table.dtype == np.float64 and table.flags.c_contiguous and table.size:
         return partial(Struct(f"{table.size}d").pack_into, memoryview(table.data).cast("B"), 0)
 

@@ -34,7 +34,7 @@ Arrays = Sequence[NDArray]
 class BlockedPlan(Plan):
     """Takes arrays that NumPy can read and write, where the parameter is to be written where it lies."""
 
-    lasting = True
+    in_place = True
 
     def __init__(self, program: Program, leaves: Sequence[Leaf]) -> None:
         super().__init__(program, leaves)
@@ -60,13 +60,13 @@ class BlockedPlan(Plan):
 
     def avoid_aliasing(self, written: Written) -> None:
         super().avoid_aliasing(written)
-        self._forbidden_ids = {id(a) for a in written.here}
+        self._forbidden_ids = {id(a) for a in written.host}
         # Arrays that own their memory are in nobody else's.
-        owners = all(a.base is None for a in written.here)
+        owners = all(a.base is None for a in written.host)
         same = all(leaf.destination is a[0] for leaf, a in zip(self.leaves, self.arrays, strict=True))
         self._simple = owners and same
 
-    def quick(self, xs: Sequence[Array]) -> Sequence[NDArray] | None:
+    def regather(self, xs: Sequence[Array]) -> Sequence[NDArray] | None:
         if not self._simple:
             return None
         array = np.ndarray
@@ -125,7 +125,7 @@ class BlockedPlan(Plan):
         _spread(_block, [(works[i], *block) for i in alone for block in _blocks(self.arrays[i], gathered[i])])
 
     def _again(self, work: Work) -> Callable[[BlockedPlan, Sequence[NDArray]], None]:
-        """The same for one row and such gradients as `quick` lets pass, with everything laid ready."""
+        """The same for one row and such gradients as `regather` lets pass, with everything laid ready."""
         call, packs = work.kernel.call, self.packs
         whole, rest = [], []
         for i in self.alone:

@@ -50,7 +50,7 @@ def memory_orders(arrays: Sequence[Any]) -> list[str]:
 class CompiledPlan(Plan):
     """Takes contiguous arrays of one dtype and one library that lie in this machine's memory."""
 
-    lasting = True
+    in_place = True
 
     def __init__(self, program: Program, leaves: Sequence[Leaf]) -> None:
         super().__init__(program, leaves)
@@ -89,10 +89,10 @@ class CompiledPlan(Plan):
 
     def avoid_aliasing(self, written: Written) -> None:
         super().avoid_aliasing(written)
-        stretches = merged([host_memory(a) for a in written.here if a.size])
+        stretches = merged([host_memory(a) for a in written.host if a.size])
         self.forbidden = np.array(stretches, np.uint64).T.copy()
 
-    def quick(self, xs: Sequence[Array]) -> Sequence[Array] | None:
+    def regather(self, xs: Sequence[Array]) -> Sequence[Array] | None:
         if self.by_header:
             return xs if _alike()(self.table, _ids(xs), self.forbidden) else None
         leaves = zip(self.destinations, self.memories, self.dtypes, self.table[:, ORDER], xs, strict=True)
@@ -112,7 +112,7 @@ class CompiledPlan(Plan):
         if self.by_header:
             self.put_ids(*map(id, xs))  # which the kernel looks at, so that there is one call in all
             grads = self.ids
-        elif self.quick(xs) is None:
+        elif self.regather(xs) is None:
             return False
         if not again.run(self, grads):
             return False

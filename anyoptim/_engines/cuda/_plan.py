@@ -96,8 +96,8 @@ class Pass:
 class CudaPlan(Plan):
     """Takes contiguous arrays of one dtype and one library that lie on one device."""
 
-    lasting = True
-    symbolic = True
+    in_place = True
+    symbolic_norms = True
 
     def __init__(self, program: Program, leaves: Sequence[Leaf]) -> None:
         super().__init__(program, leaves)
@@ -133,10 +133,10 @@ class CudaPlan(Plan):
 
     @property
     def written(self) -> Written:
-        return Written(there=self.memories)
+        return Written(device=self.memories)
 
     def avoid_aliasing(self, written: Written) -> None:
-        mine = [m for m in written.there if self.memories and m.space == self.memories[0].space]
+        mine = [m for m in written.device if self.memories and m.space == self.memories[0].space]
         # One more, behind all others, so that there always is a next one.
         self.forbidden = [np.array([*stretch, 2**64 - 1], np.uint64) for stretch in merged(mine)]
 
@@ -145,7 +145,7 @@ class CudaPlan(Plan):
         begins, ends = self.forbidden
         return np.asarray(addresses + self.bytes <= begins[ends.searchsorted(addresses, side="right")])
 
-    def quick(self, xs: Sequence[Array]) -> Gathered | None:
+    def regather(self, xs: Sequence[Array]) -> Gathered | None:
         self.stream = self.sending = self.device.stream(self.library.stream(self.number))
         if not self.library.unchanged_all(self.destinations, self.fingerprint) or self.library.capturing(self.number):
             return None
@@ -179,7 +179,7 @@ class CudaPlan(Plan):
             self.sending.record(self.owned.event)
         return symbol(k)
 
-    def known(self, k: int) -> float:
+    def fetch_norm(self, k: int) -> float:
         """What `norm` gave for part `k`, on the host. Waits for the device."""
         with self.device.scope():
             return float(self.device.fetched(self.numbers + 8 * k, 1, self.stream)[0])

@@ -73,7 +73,7 @@ _FOR_EVER: list[Any] = []
 class RecordedPlan(cuda.CudaPlan):
     """The same as a part of a graph: everything is read where it was, and as it was, when that was recorded."""
 
-    lasting = False
+    in_place = False
 
     def __init__(self, cells: Cells, program: Program, leaves: Sequence[Leaf]) -> None:
         super().__init__(program, leaves)

@@ -43,7 +43,7 @@ class JaxPlan(Plan):
     from step to step is compiled in. The parameters are the user's, who may have them under other names, and stay.
     """
 
-    renewable = True
+    rebindable = True
 
     def __init__(self, program: Program, leaves: Sequence[Leaf]) -> None:
         super().__init__(program, leaves)
@@ -57,10 +57,10 @@ class JaxPlan(Plan):
         self._own: Sequence[tuple[Array, ...]] = [(None,) * program.slots for _ in leaves]
         """The slots of the last step: nobody else's. Others may be under other names, too."""
 
-    def renew(self, leaves: Sequence[Leaf]) -> None:
+    def rebind(self, leaves: Sequence[Leaf]) -> None:
         self.leaves = leaves
 
-    def quick(self, xs: Sequence[Array]) -> Sequence[Array] | None:
+    def regather(self, xs: Sequence[Array]) -> Sequence[Array] | None:
         plain = self.leaves[0].library.is_plain_gradient
         return xs if all(plain(x, leaf.p) for x, leaf in zip(xs, self.leaves, strict=True)) else None
 

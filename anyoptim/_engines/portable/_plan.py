@@ -78,7 +78,7 @@ class PortablePlan(Plan):
         found = []
         for i, (leaf, x) in enumerate(zip(self.leaves, gathered, strict=True)):
             with leaf.library.at(leaf.p), _explained(self.program, k, rows):
-                found.append(self._known(_squares(functools.partial(self.program.measured, k), leaf, x, rows.of(i))))
+                found.append(self._known(_squares(functools.partial(self.program.measured, k), leaf, x, rows.row(i))))
         return found
 
     def prepare(self, gathered: Sequence[Array], rows: CoefficientTable) -> Commit:
@@ -100,7 +100,7 @@ class PortablePlan(Plan):
         for i, (leaf, x) in enumerate(zip(self.leaves, xs, strict=True)):
             with leaf.library.at(leaf.p):
                 call = _result if self.program.array_rule is None else _whole
-                results.append(call(self.program, leaf, x, rows.of(i)))
+                results.append(call(self.program, leaf, x, rows.row(i)))
         return results
 
     def _settled(self, results: list[Result]) -> list[Result]:

@@ -312,4 +312,4 @@ def test_without_cuda_core(
 def test_nothing_is_missing(forgetful: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: object())
     assert Cuda().missing() is None
-    _engines.known("cuda")
+    _engines.check_engine("cuda")
