@@ -27,7 +27,7 @@ from hypothesis import strategies as st
 
 import anyoptim as ao
 from anyoptim._engines import _disk_cache
-from anyoptim._engines.blocked import _kernels
+from anyoptim._engines.blocked import _functions
 from anyoptim._engines.compiled import _kernel_cache
 from tests.support.internals import dropout_compiled, options
 
@@ -523,6 +523,6 @@ def test_sources_of_the_blocked_engine_are_shown(method: type[Any]) -> None:
     optimizer = method(engine="blocked")
     optimizer.update(np.ones(3), np.ones(3))
     track = optimizer._pipeline.branch
-    kernel = _kernels.kernel(track.program, None, options(optimizer._pipeline.sample(track)))
+    function = _functions.block_function(track.program, None, options(optimizer._pipeline.sample(track)))
     linecache.checkcache()
-    assert inspect.getsource(kernel.call) in optimizer.kernel_source("blocked")
+    assert inspect.getsource(function.call) in optimizer.kernel_source("blocked")

@@ -64,7 +64,7 @@ class Watch:
                 monkeypatch.setattr(portable, name, self._passing(name, getattr(portable, name)))
             return
         module: Any
-        module, name = (blocked, "kernel") if engine == "blocked" else (compiled, "load")
+        module, name = (blocked, "block_function") if engine == "blocked" else (compiled, "load")
         made = getattr(module, name)
 
         def watched(program: Any, k: int | None, *rest: Any) -> Any:

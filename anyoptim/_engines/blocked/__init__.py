@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from anyoptim._engines._base import Leaf, Pass, Plan
 from anyoptim._engines._host import HostEngine
-from anyoptim._engines.blocked._kernels import text
+from anyoptim._engines.blocked._functions import text
 from anyoptim._engines.blocked._plan import BlockedPlan
 from anyoptim._trace._program import Program, options
 
@@ -14,7 +14,7 @@ __all__ = ["Blocked"]
 
 
 class Blocked(HostEngine):
-    """Takes all that NumPy can read and write, of any layout and dtype."""
+    """An engine for all that NumPy can read and write, of any layout and dtype."""
 
     name = "blocked"
     generates = True

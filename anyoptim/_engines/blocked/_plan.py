@@ -13,7 +13,7 @@ from anyoptim._arrays._quiet import quiet, quietly
 from anyoptim._engines import _threads
 from anyoptim._engines._base import Commit, Leaf, NDArray, Plan, Result, Written, real
 from anyoptim._engines._host import host_view
-from anyoptim._engines.blocked._kernels import Work, kernel
+from anyoptim._engines.blocked._functions import BoundFunction, block_function
 from anyoptim._engines.blocked._packs import packs
 from anyoptim._engines.blocked._scratch import Scratch, give, retake, scratch
 from anyoptim._engines.blocked._tiles import add_up, tiles
@@ -23,26 +23,26 @@ from anyoptim._trace._program import Coefficients, Program, floats, options
 __all__ = ["BlockedPlan"]
 
 BLOCK = 1 << 16
-"""Elements at a time. Less, and the calls cost more than the arithmetic; more, and scratch falls out of the cache."""
+"""The elements in a block. With fewer the calls cost more than the arithmetic, with more scratch leaves the cache."""
 
 THREADED = 32
-"""From how many blocks on threads share them out. Fewer, and waking them costs what they save."""
+"""The fewest blocks that threads share out. With fewer, waking the threads costs what they save."""
 
 Arrays = Sequence[NDArray]
 
 
 class BlockedPlan(Plan):
-    """Takes arrays that NumPy can read and write, where the parameter is to be written where it lies."""
+    """A plan for arrays that NumPy can read and write, where the parameter is to be written where it lies."""
 
     in_place = True
 
     def __init__(self, program: Program, leaves: Sequence[Leaf]) -> None:
         super().__init__(program, leaves)
         self.arrays = [[host_view(leaf.library, a) for a in (leaf.p, *leaf.slots)] for leaf in leaves]
-        # Of complex arrays: of their parts.
+        # The dtypes of the arithmetic: of complex arrays those of their parts.
         self.dtypes = [real(COMPUTE[leaf.library.dtype(leaf.p)]) for leaf in leaves]
         self.kinds = list(dict.fromkeys(self.dtypes))
-        self.works: dict[Any, Work] = {}
+        self.functions: dict[Any, BoundFunction] = {}
         self.packs = packs(leaves, self.arrays, self.dtypes, BLOCK)
         self.alone = [i for i, (p, *_) in enumerate(self.arrays) if p.size]
         slots = [leaf.slots for leaf in leaves]
@@ -50,8 +50,8 @@ class BlockedPlan(Plan):
             for i, views in zip(pack.leaves, pack.views, strict=True):
                 self.arrays[i][1:] = slots[i] = views
                 self.alone.remove(i)
-        self.results = [Result(leaf.p, of) for leaf, of in zip(leaves, slots, strict=True)]
-        self.seen = [(a[0], a[0].dtype, a[0].shape, a[0].strides) for a in self.arrays]
+        self.results = [Result(leaf.p, own) for leaf, own in zip(leaves, slots, strict=True)]
+        self.layouts = [(a[0], a[0].dtype, a[0].shape, a[0].strides) for a in self.arrays]
 
     @property
     def written(self) -> Written:
@@ -61,7 +61,7 @@ class BlockedPlan(Plan):
     def avoid_aliasing(self, written: Written) -> None:
         super().avoid_aliasing(written)
         self._forbidden_ids = {id(a) for a in written.host}
-        # Arrays that own their memory are in nobody else's.
+        # An array that owns its memory shares it with no other one that does.
         owners = all(a.base is None for a in written.host)
         same = all(leaf.destination is a[0] for leaf, a in zip(self.leaves, self.arrays, strict=True))
         self._simple = owners and same
@@ -70,7 +70,7 @@ class BlockedPlan(Plan):
         if not self._simple:
             return None
         array = np.ndarray
-        for (p, dtype, shape, strides), x in zip(self.seen, xs, strict=True):
+        for (p, dtype, shape, strides), x in zip(self.layouts, xs, strict=True):
             if (
                 type(x) is not array
                 or x.dtype is not dtype
@@ -92,52 +92,52 @@ class BlockedPlan(Plan):
         return _set_apart(views, self._forbidden)
 
     def squares(self, k: int, gathered: Sequence[NDArray], rows: CoefficientTable) -> list[NDArray]:
-        leaves = zip(self._works(k, rows), self.arrays, gathered, strict=True)
-        pieces, sums = tiles((work, (p, x, *slots)) for work, (p, *slots), x in leaves)
+        leaves = zip(self._functions(k, rows), self.arrays, gathered, strict=True)
+        pieces, sums = tiles((bound, (p, x, *slots)) for bound, (p, *slots), x in leaves)
         _spread(add_up, [(piece,) for piece in pieces])
         return sums
 
     def prepare(self, gathered: Sequence[NDArray], rows: CoefficientTable) -> Commit:
-        works = self._works(None, rows)
+        functions = self._functions(None, rows)
         self.last_step = None
-        if len(rows.distinct) == 1 and len({id(work) for work in works}) == 1 and all(map(floats, rows.distinct[0])):
-            work = works[0]
-            self.last_step = Replay(rows.distinct[0], work.kernel.scalars, work.dtype, work.table, self._again(work))
+        if len(rows.distinct) == 1 and len({*map(id, functions)}) == 1 and all(map(floats, rows.distinct[0])):
+            one, run = functions[0], self._replayed(functions[0])
+            self.last_step = Replay(rows.distinct[0], one.function.scalars, one.dtype, one.table, run)
 
         def commit() -> Sequence[Result]:
-            self._run(works, gathered)
+            self._run(functions, gathered)
             self.touch()
             return self.results
 
         return commit
 
-    def _run(self, works: Sequence[Work], gathered: Sequence[NDArray]) -> None:
+    def _run(self, functions: Sequence[BoundFunction], gathered: Sequence[NDArray]) -> None:
         alone = self.alone
         for pack in self.packs:
-            work = works[pack.leaves[0]]
-            if all(works[i] is work for i in pack.leaves):
+            bound = functions[pack.leaves[0]]
+            if all(functions[i] is bound for i in pack.leaves):
                 pack.load(gathered)
-                with scratch() as own:
-                    work.kernel.call(*work.arguments(own, pack.p, pack.x, *pack.slots))
+                with scratch() as temporary:
+                    bound.function.call(*bound.arguments(temporary, pack.p, pack.x, *pack.slots))
                 pack.store()
             else:  # they have several rows of coefficients
                 alone = [*alone, *pack.leaves]
-        _spread(_block, [(works[i], *block) for i in alone for block in _blocks(self.arrays[i], gathered[i])])
+        _spread(_block, [(functions[i], *block) for i in alone for block in _blocks(self.arrays[i], gathered[i])])
 
-    def _again(self, work: Work) -> Callable[[BlockedPlan, Sequence[NDArray]], None]:
-        """The same for one row and such gradients as `regather` lets pass, with everything laid ready."""
-        call, packs = work.kernel.call, self.packs
+    def _replayed(self, bound: BoundFunction) -> Callable[[BlockedPlan, Sequence[NDArray]], None]:
+        """What `_run` does for one row and such gradients as `regather` lets pass, with everything laid ready."""
+        call, packs = bound.function.call, self.packs
         whole, rest = [], []
         for i in self.alone:
             p, *slots = self.arrays[i]
-            if p.dtype is work.dtype and p.size <= BLOCK:
+            if p.dtype is bound.dtype and p.size <= BLOCK:
                 whole.append((i, p, slots))
             else:
                 rest.append(i)
 
-        def laid(own: Scratch) -> tuple[Scratch, list[Any], list[Any]]:
-            packed = [(pack, work.arguments(own, pack.p, pack.x, *pack.slots)) for pack in packs]
-            return own, packed, [(i, p, work.arguments(own, p, p, *slots)[2:]) for i, p, slots in whole]
+        def laid(temporary: Scratch) -> tuple[Scratch, list[Any], list[Any]]:
+            packed = [(pack, bound.arguments(temporary, pack.p, pack.x, *pack.slots)) for pack in packs]
+            return temporary, packed, [(i, p, bound.arguments(temporary, p, p, *slots)[2:]) for i, p, slots in whole]
 
         with scratch() as first:
             ready = laid(first)
@@ -148,7 +148,7 @@ class BlockedPlan(Plan):
                 retake(ready[0])
             except ValueError:
                 ready = laid(scratch())
-            own, packed, alone = ready
+            temporary, packed, alone = ready
             try:  # not by `with`, which costs two calls
                 for pack, arguments in packed:
                     pack.load(gathered)
@@ -157,30 +157,31 @@ class BlockedPlan(Plan):
                 for i, p, arguments in alone:
                     call(p, gathered[i], *arguments)
             finally:
-                give(own)
+                give(temporary)
             if rest:
-                _spread(_block, [(work, *block) for i in rest for block in _blocks(plan.arrays[i], gathered[i])])
+                _spread(_block, [(bound, *block) for i in rest for block in _blocks(plan.arrays[i], gathered[i])])
 
         return run
 
-    def _works(self, k: int | None, rows: CoefficientTable) -> list[Work]:
-        """For each leaf the kernel and its numbers."""
+    def _functions(self, k: int | None, rows: CoefficientTable) -> list[BoundFunction]:
+        """For each leaf the step, or what part `k` measures."""
         if len(rows.distinct) == 1 and len(self.kinds) == 1:
-            return [self._work(k, 0, rows.distinct[0], self.kinds[0])] * len(self.leaves)
-        works = {(i, d): self._work(k, i, row, d) for i, row in enumerate(rows.distinct) for d in self.kinds}
-        return [works[key] for key in zip(rows.row_of_leaf, self.dtypes, strict=True)]
+            return [self._function(k, 0, rows.distinct[0], self.kinds[0])] * len(self.leaves)
+        functions = {(i, d): self._function(k, i, row, d) for i, row in enumerate(rows.distinct) for d in self.kinds}
+        return [functions[key] for key in zip(rows.row_of_leaf, self.dtypes, strict=True)]
 
-    def _work(self, k: int | None, i: int, row: Coefficients, dtype: np.dtype[Any]) -> Work:
-        """What row `i` needs; made once, with other numbers at every step."""
+    def _function(self, k: int | None, i: int, row: Coefficients, dtype: np.dtype[Any]) -> BoundFunction:
+        """The function for row `i`, which is made once and given other numbers at every step."""
         key = k, options(row), i, dtype
-        work = self.works.get(key)
-        if work is None:
-            made = kernel(self.program, k, key[1])
-            table = np.empty(len(made.scalars), dtype)
+        bound = self.functions.get(key)
+        if bound is None:
+            function = block_function(self.program, k, key[1])
+            table = np.empty(len(function.scalars), dtype)
             # As arrays of no dimension, which NumPy takes in half the time of a Python or NumPy number.
-            work = self.works[key] = Work(made, dtype, table, [table[j, ...] for j in range(len(table))])
-        work.table[...] = work.kernel.scalars.values(row, dtype)
-        return work
+            numbers = [table[j, ...] for j in range(len(table))]
+            bound = self.functions[key] = BoundFunction(function, dtype, table, numbers)
+        bound.table[...] = bound.function.scalars.values(row, dtype)
+        return bound
 
 
 def _set_apart(xs: Arrays, written: Arrays) -> Arrays:
@@ -192,7 +193,7 @@ def _set_apart(xs: Arrays, written: Arrays) -> Arrays:
 
 
 def _spread(call: Callable[..., None], pieces: Sequence[tuple[Any, ...]]) -> None:
-    """The calls, by several threads if there are enough."""
+    """Make a call for each piece, by several threads if there are enough pieces."""
     if len(pieces) < THREADED:
         for piece in pieces:
             call(*piece)
@@ -200,25 +201,25 @@ def _spread(call: Callable[..., None], pieces: Sequence[tuple[Any, ...]]) -> Non
         _threads.spread(call, pieces)
 
 
-def _block(work: Work, p: NDArray, x: NDArray, slots: Arrays) -> None:
-    """One block, in whatever thread. Half precision is widened and rounded again; a gradient of another dtype cast."""
-    with quiet(), scratch() as own:
+def _block(bound: BoundFunction, p: NDArray, x: NDArray, slots: Arrays) -> None:
+    """Call a function on one block, in any thread. Half precision and gradients of another dtype are cast for it."""
+    with quiet(), scratch() as temporary:
         wide_p, wide_x = p, x
-        if p.dtype != work.dtype or x.dtype != work.dtype:
-            wide_p, wide_x = own.arrays(work.dtype, 2, 0, p.shape, "cast")
+        if p.dtype != bound.dtype or x.dtype != bound.dtype:
+            wide_p, wide_x = temporary.arrays(bound.dtype, 2, 0, p.shape, "cast")
             np.copyto(wide_p, p, casting="same_kind")
             np.copyto(wide_x, x, casting="same_kind")
-        work.kernel.call(*work.arguments(own, wide_p, wide_x, *slots))
+        bound.function.call(*bound.arguments(temporary, wide_p, wide_x, *slots))
         if wide_p is not p:
             np.copyto(p, wide_p, casting="same_kind")
 
 
-def _blocks(own: Arrays, x: NDArray) -> Iterator[tuple[NDArray, NDArray, Arrays]]:
-    """Cut a parameter and its slots into blocks, along its memory; a complex one, with its gradient, is two reals."""
-    p, *slots = own
+def _blocks(leaf: Arrays, x: NDArray) -> Iterator[tuple[NDArray, NDArray, Arrays]]:
+    """Blocks of a parameter with its slots, and of its gradient, along the memory; complex ones are two reals."""
+    p, *slots = leaf
     if p.dtype.kind == "c":
-        yield from _blocks([a.real for a in own], x.real)
-        yield from _blocks([a.imag for a in own], x.imag)
+        yield from _blocks([a.real for a in leaf], x.real)
+        yield from _blocks([a.imag for a in leaf], x.imag)
         return
     arrays = [p, x, *slots]
     if p.flags.f_contiguous and not p.flags.c_contiguous:

@@ -18,7 +18,7 @@ from typing import NamedTuple
 from anyoptim._trace._graph import LOGICAL, Graph, Node, Scalar, Scalars
 from anyoptim._trace._text import Writer
 
-__all__ = ["UFUNCS", "Source", "blocked", "blocked_measure"]
+__all__ = ["UFUNCS", "BlockSource", "blocked", "blocked_measure"]
 
 _UFUNC = {"abs": "absolute", "and": "logical_and", "or": "logical_or", "not": "logical_not"}
 
@@ -27,23 +27,23 @@ UFUNCS = (
     *("less", "less_equal", "greater", "greater_equal", "equal", "not_equal"),
     *("logical_and", "logical_or", "logical_not"),
 )
-"""What the text calls, by its name in NumPy."""
+"""The functions that the text calls, by their names in NumPy."""
 
 
-class Source(NamedTuple):
-    """A function as text, and what it is to be called with."""
+class BlockSource(NamedTuple):
+    """The text of a function, and what it takes beside arrays."""
 
     name: str
     text: str
     scalars: Scalars
     temporaries: int
-    """How many scratch arrays of the compute dtype it takes after its scalars."""
+    """The number of scratch arrays of the compute dtype, after the scalars."""
     masks: int
-    """And how many of booleans after those."""
+    """The number of scratch arrays of booleans, after those."""
 
 
-def blocked(graph: Graph) -> Source:
-    """One NumPy ufunc call for each node, into `out`: p and the slots hold the results, x is left alone.
+def blocked(graph: Graph) -> BlockSource:
+    """The step, with one ufunc call into `out` for each node: p and the slots hold the results, x is left alone.
 
     A result goes straight to its place where nobody needs the old value any more, else to scratch and there at the
     end. Scratch is taken from what is free, so that a rule needs few temporaries, all in the cache.
@@ -51,8 +51,8 @@ def blocked(graph: Graph) -> Source:
     return _BlockWriter(graph, "rule").source()
 
 
-def blocked_measure(graph: Graph) -> Source:
-    """The same for what is measured, which it returns, in scratch or one of its arguments; all of these are read."""
+def blocked_measure(graph: Graph) -> BlockSource:
+    """What is measured, which the function returns in scratch or in an argument; it changes none of its arrays."""
     return _BlockWriter(graph, "measure").source()
 
 
@@ -66,7 +66,7 @@ class _BlockWriter(Writer):
         self.made = {"t": 0, "k": 0}
         self.lines: list[str] = []
 
-    def source(self) -> Source:
+    def source(self) -> BlockSource:
         for i, node in enumerate(self.graph.nodes):
             self.emit(i, node)
         if self.homes:
@@ -76,7 +76,7 @@ class _BlockWriter(Writer):
         scratch = [f"{kind}{i}" for kind in ("t", "k") for i in range(self.made[kind])]
         arguments = ", ".join([*self.inputs, *self.scalars.values(), *scratch])
         text = "\n".join([f"def {self.name}({arguments}):", *(f"    {line}" for line in self.lines), ""])
-        return Source(self.name, text, self.graph.scalars, self.made["t"], self.made["k"])
+        return BlockSource(self.name, text, self.graph.scalars, self.made["t"], self.made["k"])
 
     def value(self, a: int | Scalar) -> str:
         return self.scalars[a] if isinstance(a, Scalar) else self.place[a]
