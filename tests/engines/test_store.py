@@ -452,12 +452,12 @@ def test_the_machine_code_depends_on_the_functions_it_calls(
     found = _run(PYTHONPATH=package, XDG_CACHE_HOME=warm)
     assert found["hits"] == found["functions"]
     read = SourceFileLoader.get_data
-    digests = {_kernel_cache._own.__wrapped__()}
+    digests = {_kernel_cache._intrinsics_digest.__wrapped__()}
     for name in _kernel_cache.OWN:
         monkeypatch.setattr(
             SourceFileLoader, "get_data", lambda self, path, n=name: read(self, path) + b"#" * (Path(path).stem == n)
         )
-        digests.add(_kernel_cache._own.__wrapped__())
+        digests.add(_kernel_cache._intrinsics_digest.__wrapped__())
     assert len(digests) == 1 + len(_kernel_cache.OWN)
     assert None not in digests
 
@@ -477,7 +477,7 @@ def test_where_our_own_functions_can_not_be_read_nothing_is_kept(
 ) -> None:
     """A loader may give no data: the function is compiled all the same."""
     need_numba()
-    monkeypatch.setattr(_kernel_cache, "_own", lambda: None)
+    monkeypatch.setattr(_kernel_cache, "_intrinsics_digest", lambda: None)
     call = _kernel_cache.compiled(*ONE)
     assert (call(1), _hits(call)) == (2, 0)
     assert not private.exists()

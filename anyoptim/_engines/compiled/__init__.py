@@ -17,14 +17,14 @@ __all__ = ["Compiled"]
 
 
 class Compiled(HostEngine):
-    """Takes contiguous arrays whose dtype is that of the arithmetic."""
+    """An engine for contiguous arrays whose dtype is that of the arithmetic."""
 
     name = "compiled"
     generates = True
     package, without = "numba", "numba can't be found (pip install 'anyoptim[fast]')"
 
     def broken(self) -> str | None:
-        """A Numba may be too old for the NumPy beside it, or have no right to make code."""
+        """Why Numba does not work: it may be too old for the NumPy beside it, or have no right to make code."""
         return _broken()
 
     def unavailable(self) -> str | None:

@@ -28,47 +28,48 @@ if TYPE_CHECKING:
 __all__ = ["CompiledPlan", "load", "memory_orders", "no_overlap", "text"]
 
 CHUNK = 1 << 16
-"""Elements in a chunk; whole blocks of the reduction."""
+"""The elements in a chunk, which are whole blocks of the reduction."""
 
 PIECE = 1 << 19
-"""The fewest elements that are worth a thread's while."""
+"""The fewest elements that a thread is woken for."""
 
 PIECES = 4
-"""Into how many pieces a thread's share is cut, so that a slow thread leaves some to the others."""
+"""The pieces that a thread's share is cut into, so that a slow thread leaves some to the others."""
 
 
 def memory_orders(arrays: Sequence[Any]) -> list[str]:
     """The memory orders in which all of these are contiguous."""
-    found = []
+    orders = []
     if all(a.flags.c_contiguous and a.flags.aligned for a in arrays):
-        found.append("C")
+        orders.append("C")
     if all(a.flags.f_contiguous and a.flags.aligned for a in arrays):
-        found.append("F")
-    return found
+        orders.append("F")
+    return orders
 
 
 class CompiledPlan(Plan):
-    """Takes contiguous arrays of one dtype and one library that lie in this machine's memory."""
+    """A plan for contiguous arrays of one dtype and one library that lie in this machine's memory."""
 
     in_place = True
 
     def __init__(self, program: Program, leaves: Sequence[Leaf]) -> None:
         super().__init__(program, leaves)
         self.library = leaves[0].library
-        # Arrays of our own, on the same memory: whatever becomes of the user's, they stay as they are.
+        # Arrays of our own over the same memory, which stay as they are whatever becomes of the user's.
         self.hosts = hosts = [[host_view(self.library, a).view() for a in (leaf.p, *leaf.slots)] for leaf in leaves]
         self.dtype = real(hosts[0][0].dtype)
         self.results = [Result(leaf.p, leaf.slots) for leaf in leaves]
         self.destinations: list[Array] = [leaf.destination for leaf in leaves]
         self.memories = [self.library.memory(d) for d in self.destinations]
         self.dtypes = [d.dtype for d in self.destinations]
-        self.mirrors = [of[0] for of in self.hosts]
+        self.mirrors = [arrays[0] for arrays in self.hosts]
         parts = 2 if hosts[0][0].dtype.kind == "c" else 1
-        lengths = [of[0].size * parts for of in hosts]
+        lengths = [arrays[0].size * parts for arrays in hosts]
         self.table = table = np.zeros((len(leaves), FIRST + 2 + program.slots), np.uint64)
         table[:, PARAMETER], table[:, MIRROR] = _ids(self.destinations), _ids(self.mirrors)
-        # C order where an array has both: a gradient that has one of them then has that.
-        table[:, ORDER] = [_array_headers.C if "C" in memory_orders(of) else _array_headers.F for of in self.hosts]
+        # C order where an array has both: then a gradient in either order is in C order, too.
+        c, f = _array_headers.C, _array_headers.F
+        table[:, ORDER] = [c if "C" in memory_orders(arrays) else f for arrays in self.hosts]
         table[:, BYTES] = [n * self.dtype.itemsize for n in lengths]
         for i, (p, *slots) in enumerate(self.hosts):
             table[i, FIRST] = _address(p)
@@ -85,7 +86,7 @@ class CompiledPlan(Plan):
 
     @property
     def written(self) -> Written:
-        return Written([a for of in self.hosts for a in of])
+        return Written([a for arrays in self.hosts for a in arrays])
 
     def avoid_aliasing(self, written: Written) -> None:
         super().avoid_aliasing(written)
@@ -106,15 +107,15 @@ class CompiledPlan(Plan):
         return xs if no_overlap()(self.table, self.forbidden) else None
 
     def replay(self, xs: Sequence[Array], row: Coefficients) -> bool:
-        again, grads = self.last_step, _NONE
-        if again is None or not again.set(row):
+        last_step, grads = self.last_step, _NONE
+        if last_step is None or not last_step.set(row):
             return False
         if self.by_header:
-            self.put_ids(*map(id, xs))  # which the kernel looks at, so that there is one call in all
+            self.put_ids(*map(id, xs))  # the loop looks at these arrays itself, so that there is one call in all
             grads = self.ids
         elif self.regather(xs) is None:
             return False
-        if not again.run(self, grads):
+        if not last_step.run(self, grads):
             return False
         self.touch()
         return True
@@ -131,8 +132,8 @@ class CompiledPlan(Plan):
 
     def squares(self, k: int, gathered: Sequence[Any], rows: CoefficientTable) -> list[NDArray]:
         sums = np.empty(self.blocks[-1])
-        for kernel, _, tables, pieces in self._calls(k, rows):
-            _threads.spread(functools.partial(kernel.call, *tables, sums), pieces)
+        for loop, _, tables, pieces in self._calls(k, rows):
+            _threads.spread(functools.partial(loop.call, *tables, sums), pieces)
         return [sums[a:b] for a, b in itertools.pairwise(self.blocks)]
 
     def prepare(self, gathered: Sequence[Any], rows: CoefficientTable) -> Commit:
@@ -140,8 +141,8 @@ class CompiledPlan(Plan):
         self.last_step = None
         if len(rows.distinct) == 1 and all(map(floats, rows.distinct[0])):
             (call,) = calls
-            run = functools.partial(_taken, call)
-            self.last_step = Replay(rows.distinct[0], call.kernel.scalars, self.dtype, call.coefficients[0], run)
+            run = functools.partial(_replayed, call)
+            self.last_step = Replay(rows.distinct[0], call.loop.scalars, self.dtype, call.coefficients[0], run)
 
         def commit() -> Sequence[Result]:
             for call in calls:
@@ -152,49 +153,51 @@ class CompiledPlan(Plan):
         return commit
 
     def _run(self, call: _Call, grads: NDArray) -> bool:
-        """Take the step, if there are no ids of gradients or these are as expected; and whether it was taken."""
-        kernel, _, tables, pieces = call
+        """Take the step and return True; or return False, if ids of gradients are given and one is not as expected."""
+        loop, _, tables, pieces = call
         if len(pieces) == 1:
-            return kernel.call(grads, self.forbidden, *tables, *pieces[0])
-        if not kernel.call(grads, self.forbidden, *tables, 0, 0):
+            return loop.call(grads, self.forbidden, *tables, *pieces[0])
+        if not loop.call(grads, self.forbidden, *tables, 0, 0):
             return False
-        _threads.spread(functools.partial(kernel.call, _NONE, self.forbidden, *tables), pieces)
+        _threads.spread(functools.partial(loop.call, _NONE, self.forbidden, *tables), pieces)
         return True
 
     def _calls(self, k: int | None, rows: CoefficientTable) -> list[_Call]:
-        """The calls of the kernels, one for each set of static options, with their part of the tables."""
+        """The calls of the loops, one for each set of static options, with their part of the tables."""
         static = [options(row) for row in rows.distinct]
         which = np.array(rows.row_of_leaf, np.int64) if len(static) > 1 else self.first_row
         calls = []
         for key in dict.fromkeys(static):
-            kernel = load(self.program, k, key, self.dtype.name)
+            loop = load(self.program, k, key, self.dtype.name)
             chunks, pieces = self.chunks, self.pieces
             if static.count(key) < len(static):
                 chunks = chunks[[static[which[leaf]] == key for leaf in chunks[:, 0]]]
                 pieces = _pieces(chunks)
-            coefficients = np.zeros((len(static), len(kernel.scalars)))
+            coefficients = np.zeros((len(static), len(loop.scalars)))
             for i, row in enumerate(rows.distinct):
-                if static[i] == key:  # the others stand there for the numbering, and are not read
-                    coefficients[i] = kernel.scalars.values(row, self.dtype)
-            calls.append(_Call(kernel, coefficients, (self.table, chunks, which, coefficients), pieces))
+                if static[i] == key:  # the other rows keep the numbering, and are not read
+                    coefficients[i] = loop.scalars.values(row, self.dtype)
+            calls.append(_Call(loop, coefficients, (self.table, chunks, which, coefficients), pieces))
         return calls
 
 
-class _Kernel(NamedTuple):
+class _NativeLoop(NamedTuple):
+    """A loop as machine code."""
+
     call: Callable[..., bool]
     scalars: Scalars
 
 
 class _Call(NamedTuple):
-    """A kernel and its arguments."""
+    """A loop and its arguments."""
 
-    kernel: _Kernel
+    loop: _NativeLoop
     coefficients: NDArray
     tables: tuple[NDArray, ...]
     pieces: Sequence[tuple[int, int]]
 
 
-def _taken(call: _Call, plan: CompiledPlan, grads: NDArray) -> bool:
+def _replayed(call: _Call, plan: CompiledPlan, grads: NDArray) -> bool:
     return plan._run(call, grads)
 
 
@@ -204,30 +207,30 @@ _NONE = np.zeros(0, np.uint64)
 @functools.cache
 def _alike() -> Callable[..., bool]:
     """`alike(leaves, grads, written)`."""
-    return _own("alike", "leaves, grads, written", "boolean(uint64[:, ::1], uint64[::1], uint64[:, ::1])")
+    return _intrinsic("alike", "leaves, grads, written", "boolean(uint64[:, ::1], uint64[::1], uint64[:, ::1])")
 
 
 @functools.cache
 def no_overlap() -> Callable[..., bool]:
     """`no_overlap(leaves, written)`."""
-    return _own("no_overlap", "leaves, written", "boolean(uint64[:, ::1], uint64[:, ::1])")
+    return _intrinsic("no_overlap", "leaves, written", "boolean(uint64[:, ::1], uint64[:, ::1])")
 
 
-def _own(name: str, arguments: str, signature: str) -> Callable[..., bool]:
-    """A function of `_intrinsics`, kept like a kernel."""
+def _intrinsic(name: str, arguments: str, signature: str) -> Callable[..., bool]:
+    """A function of `_intrinsics` as machine code, from the cache like a loop."""
     text = f"from anyoptim._engines.compiled import _intrinsics\n\n\ndef {name}({arguments}):\n"
     return _kernel_cache.compiled(name, f"{text}    return _intrinsics.{name}({arguments})\n", signature)
 
 
 @functools.lru_cache(maxsize=256)
-def load(program: Program, k: int | None, static: Options, dtype: str) -> _Kernel:
+def load(program: Program, k: int | None, static: Options, dtype: str) -> _NativeLoop:
     """The machine code of the step, or of what part `k` measures."""
     loop = text(program, k, static, dtype)
-    return _Kernel(_kernel_cache.compiled(loop.name, loop.text, loop.signature), loop.scalars)
+    return _NativeLoop(_kernel_cache.compiled(loop.name, loop.text, loop.signature), loop.scalars)
 
 
 def text(program: Program, k: int | None, static: Options, dtype: str) -> Loop:
-    """The step, or what part `k` measures."""
+    """The text of the step, or of what part `k` measures."""
     from anyoptim._engines.compiled._source import loop, loop_measure  # noqa: PLC0415 - for those who compile
 
     return loop(trace(program, static), dtype) if k is None else loop_measure(trace_measure(program, k, static), dtype)
@@ -243,7 +246,7 @@ def _address(a: NDArray) -> int:
 
 
 def _chunks(lengths: Sequence[int]) -> tuple[NDArray, list[int]]:
-    """For each chunk its leaf, its first element, its length and its first block; and the first block of each leaf."""
+    """A row for each chunk: leaf, first element, length, first block. And the first block of each leaf."""
     chunks = []
     blocks = [0]
     for leaf, n in enumerate(lengths):
@@ -253,7 +256,7 @@ def _chunks(lengths: Sequence[int]) -> tuple[NDArray, list[int]]:
 
 
 def _pieces(chunks: NDArray) -> list[tuple[int, int]]:
-    """Runs of chunks for threads to take: a few for each, of about as many elements."""
+    """Runs of chunks for threads to take: a few for each thread, of about as many elements each."""
     ends = np.cumsum(chunks[:, 2])
     total = int(ends[-1]) if len(ends) else 0
     number = min(total // PIECE, _threads.threads() * PIECES) if _threads.threads() > 1 else 1

@@ -40,13 +40,13 @@ _TABLES = "uint64[:, ::1], int64[:, ::1], int64[::1], float64[:, ::1]"
 
 
 class Loop(NamedTuple):
-    """A module as text, with one function."""
+    """The text of a module with one function."""
 
     name: str
     text: str
     signature: str
     scalars: Scalars
-    """What stands in a row of coefficients."""
+    """The scalars in a row of coefficients."""
 
 
 def loop(graph: Graph, dtype: str) -> Loop:
