@@ -5,13 +5,12 @@ prepares a step, which may fail, and gives back the commit, which writes and may
 several engines is taken whole or not at all.
 """
 
-from anyoptim._engines._base import Commit, Leaf, Result
+from anyoptim._engines._base import Leaf, Result
 from anyoptim._engines._choice import (
     ENGINES,
     GENERATING,
     LAZY,
     PLANS,
-    Choice,
     Plans,
     check_engine,
     choices,
@@ -27,9 +26,7 @@ __all__ = [
     "GENERATING",
     "LAZY",
     "PLANS",
-    "Choice",
     "CoefficientTable",
-    "Commit",
     "Dispatch",
     "Leaf",
     "Plans",

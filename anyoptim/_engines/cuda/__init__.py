@@ -15,7 +15,7 @@ __all__ = ["Cuda"]
 
 
 class Cuda(Engine):
-    """Takes contiguous arrays that lie on a device, where the parameter is to be written where it lies."""
+    """An engine for contiguous arrays on a device, where the parameter is to be written where it lies."""
 
     name = "cuda"
     generates = True
@@ -55,9 +55,7 @@ class Cuda(Engine):
     def precompile(self, program: Program, row: Coefficients, library: Library, p: Array) -> None:
         from anyoptim._engines.cuda._plan import precompile  # noqa: PLC0415 - for those who have a device
 
-        number = library.cuda(p)
-        assert number is not None  # noqa: S101 - the engine reaches it
-        precompile(program, row, library.dtype(p), number)
+        precompile(program, row, library.dtype(p), library.cuda(p))
 
     def source(self, passes: Sequence[Pass], dtype: str) -> str:
         from anyoptim._engines.cuda._programs import source_of  # noqa: PLC0415 - for those who look

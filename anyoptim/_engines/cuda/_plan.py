@@ -1,4 +1,4 @@
-"""The CUDA engine: the traced rules as CUDA C, one launch a step for all parameters of a device and dtype, in place."""
+"""The plans of the CUDA engine: traced rules as CUDA C, one launch a step for all parameters of a device and dtype."""
 
 from __future__ import annotations
 
@@ -24,77 +24,79 @@ from anyoptim._trace._reduction import BLOCK, power_of_two
 __all__ = ["CudaPlan", "Gathered", "chunk_map", "device", "precompile"]
 
 CHUNKS = np.dtype([("begin", np.int64), ("leaf", np.int32), ("count", np.int32)])
-"""The kernels' `struct Chunk`."""
+"""The dtype of the kernels' `struct Chunk`."""
 
 HALVERS, HALVING = 32, 1024
-"""Blocks of threads that share the first halvings of a long reduction, and threads in each."""
+"""The blocks of threads that share the first halvings of a long reduction, and the threads in each."""
 
 
-def precompile(program: Program, row: Coefficients, dtype: str, number: int) -> None:
-    """Compile for arrays of one dtype on the device of this number."""
-    there, parts = device(number), (*program.measures, None)
-    found = [kernel_of(program, k, options(row[:k]), element(dtype)) for k in parts]
-    with there.scope():
-        for kernel in found:
-            there.kernel(kernel.name, kernel.text)
+def precompile(program: Program, row: Coefficients, dtype: str, number: int | None) -> None:
+    """Compile the kernels of a program for arrays of one dtype on the device of this number."""
+    assert number is not None  # noqa: S101 - the engine reaches the array
+    compiler, parts = device(number), (*program.measures, None)
+    kernels = [kernel_of(program, k, options(row[:k]), element(dtype)) for k in parts]
+    with compiler.scope():
+        for kernel in kernels:
+            compiler.kernel(kernel.name, kernel.text)
         for name in ("halve", "root") if program.measures else ():
-            there.kernel(name, REDUCTION)
+            compiler.kernel(name, REDUCTION)
 
 
 def element(dtype: str) -> str:
-    """The dtype of what arrays of a dtype consist of: of the parts of complex numbers."""
+    """The dtype of the reals that arrays of a dtype consist of: for complex numbers that of their parts."""
     return {"complex64": "float32", "complex128": "float64"}.get(dtype, dtype)
 
 
 class Gathered(NamedTuple):
-    """Gradients."""
+    """The gradients of a step."""
 
     addresses: NDArray
-    kept: Sequence[Array]  # what may be nobody else's any more
+    kept: Sequence[Array]
+    """The arrays at these addresses, which may have no other owner."""
 
 
-class Pass:
-    """A kernel over the chunks of some leaves, step after step: `set` makes ready whatever `run` needs."""
+class Launch:
+    """The launch of a kernel over the chunks of some leaves, step after step: `set` lays ready all that `run` needs."""
 
-    def __init__(self, owned: Owned, kernel: Kernel, chunks: NDArray) -> None:
-        self._owned, self._device, self.scalars = owned, owned.device, kernel.scalars
+    def __init__(self, owned: Owned, kernel: Kernel, chunks: NDArray, dtype: Any) -> None:
+        self._owned, self._device, self.scalars, self._dtype = owned, owned.device, kernel.scalars, dtype
         self._kernel = self._device.kernel(kernel.name, kernel.text)
         self._blocks, self._chunks = len(chunks), owned.kept(self._device.put(chunks.view(np.uint64)))
         self._step: Any = None
 
-    def set(self, addresses: NDArray, which: Sequence[int], rows: Sequence[Coefficients | None], dtype: Any) -> None:
-        """For each leaf the address of its gradient and the number of its row; the rows."""
-        numbers, expressions = rows_of(self.scalars, rows, dtype)
+    def set(self, addresses: NDArray, row_of_leaf: Sequence[int], rows: Sequence[Coefficients | None]) -> None:
+        """Lay ready the address of each leaf's gradient, the number of its row, and the rows."""
+        numbers, expressions = rows_of(self.scalars, rows, self._dtype)
         n = 2 * len(addresses)
         self._words = np.empty(n + numbers.size, np.uint64)
         self.addresses, self.numbers = self._words[:n:2], self._words[n:].view(np.float64)
-        self.addresses[...], self._words[1:n:2], self.numbers[...] = addresses, which, numbers
+        self.addresses[...], self._words[1:n:2], self.numbers[...] = addresses, row_of_leaf, numbers
         if self._step is None or self._step.size < self._words.nbytes:
             self._step = self._device.allocate(self._words.size)
             self._at = self._owned.kept(self._step)
         self._rows = self._at + 8 * n
         self._behind = self._rows + 8 * len(rows) * len(self.scalars)
-        found = coefficients(expressions) if expressions else None
-        self._computed = found and self._device.kernel(found.name, found.text)
+        kernel = coefficients(expressions) if expressions else None
+        self._coefficients = kernel and self._device.kernel(kernel.name, kernel.text)
 
     def run(self, plan: CudaPlan, *more: int) -> None:
-        """Launch it for its plan, after what it needs."""
+        """Launch the kernel for its plan, after the one that computes coefficients, if there is one."""
         if not self._blocks:
             return
         launch, stream, rows = self._device.launch, plan.stream, self._rows
         self._device.send(self._step, self._words, plan.sending)
-        if self._computed is not None:
-            launch(stream, self._computed, 1, 1, rows, self._behind, plan.numbers)
+        if self._coefficients is not None:
+            launch(stream, self._coefficients, 1, 1, rows, self._behind, plan.numbers)
         launch(stream, self._kernel, self._blocks, THREADS, plan.table, self._chunks, self._at, rows, *more)
 
-    def again(self, plan: CudaPlan, gathered: Gathered) -> None:
-        """What was set but for the addresses, with the numbers that stand in its place now."""
+    def replay(self, plan: CudaPlan, gathered: Gathered) -> None:
+        """Launch the kernel for other gradients, with the numbers that the table has now."""
         self.addresses[...] = gathered.addresses
         plan.run([self])
 
 
 class CudaPlan(Plan):
-    """Takes contiguous arrays of one dtype and one library that lie on one device."""
+    """A plan for contiguous arrays of one dtype and one library that lie on one device."""
 
     in_place = True
     symbolic_norms = True
@@ -106,29 +108,29 @@ class CudaPlan(Plan):
         assert number is not None  # noqa: S101 - it was not refused
         self.number, self.device = number, device(number)
         self.stream: Any = None  # the library's current one when a step begins
-        self.sending: Any = None  # that in whose order words are sent
+        self.sending: Any = None  # the stream in whose order words are sent
         self.destinations: list[Array] = [leaf.destination for leaf in leaves]
         self.results = [Result(leaf.p, leaf.slots) for leaf in leaves]
         dtype = library.dtype(leaves[0].p)
         self.element = element(dtype)
-        self.dtype = np.dtype(ELEMENTS[self.element].real)  # of the arithmetic and the slots
+        self.dtype = np.dtype(ELEMENTS[self.element].real)  # that of the arithmetic and the slots
         memories = [[library.memory(a) for a in (leaf.p, *leaf.slots)] for leaf in leaves]
-        # How long each gradient is.
+        # The length of each gradient.
         self.bytes = np.array([math.prod(m.shape) * m.itemsize if m else 0 for m, *_ in memories], np.uint64)
-        self.memories = [m for of in memories for m in of if m is not None]
+        self.memories = [m for each in memories for m in each if m is not None]
         self.fingerprint = library.fingerprint(self.destinations)
         parts = 1 if self.element == dtype else 2
         self.chunks, self.blocks = chunk_map([math.prod(leaf.p.shape) * parts for leaf in leaves])
-        rows = zip(self.blocks, memories, strict=False)  # there is one more: where the last one ends
-        table = [word for first, of in rows for word in (first, *map(_address, of))]
-        self.passes: dict[Any, Pass] = {}
+        rows = zip(self.blocks, memories, strict=False)  # there is one block more: the end of the last leaf
+        table = [word for first, each in rows for word in (first, *map(_address, each))]
+        self.launches: dict[Any, Launch] = {}
         with self.device.scope():
             self.owned = Owned(self.device)
-            # What it alone knows stands behind the table: for each part of the program its norm.
+            # The norms, which the device alone knows, stand behind the table: one for each part of the program.
             words = np.array([*table, *[0] * len(program.parts)], np.uint64)
             self.table = self.owned.kept(self.device.put(words))
             self.numbers = self.table + 8 * len(table)
-            if program.measures:  # where the block sums of one stand
+            if program.measures:  # room for the block sums of one measure
                 self.sums = self.owned.kept(self.device.allocate(self.blocks[-1]))
 
     @property
@@ -136,12 +138,12 @@ class CudaPlan(Plan):
         return Written(device=self.memories)
 
     def avoid_aliasing(self, written: Written) -> None:
-        mine = [m for m in written.device if self.memories and m.space == self.memories[0].space]
-        # One more, behind all others, so that there always is a next one.
-        self.forbidden = [np.array([*stretch, 2**64 - 1], np.uint64) for stretch in merged(mine)]
+        same_space = [m for m in written.device if self.memories and m.space == self.memories[0].space]
+        # One stretch more, behind all others, so that each gradient has a stretch behind it.
+        self.forbidden = [np.array([*stretch, 2**64 - 1], np.uint64) for stretch in merged(same_space)]
 
-    def _apart(self, addresses: NDArray) -> NDArray:
-        """Of each gradient, whether it shares no memory with what is written."""
+    def _no_overlap(self, addresses: NDArray) -> NDArray:
+        """For each gradient, whether it shares no memory with what is written."""
         begins, ends = self.forbidden
         return np.asarray(addresses + self.bytes <= begins[ends.searchsorted(addresses, side="right")])
 
@@ -149,17 +151,17 @@ class CudaPlan(Plan):
         self.stream = self.sending = self.device.stream(self.library.stream(self.number))
         if not self.library.unchanged_all(self.destinations, self.fingerprint) or self.library.capturing(self.number):
             return None
-        found = self.library.addresses(xs, self.fingerprint)
-        if found is None:
+        begins = self.library.addresses(xs, self.fingerprint)
+        if begins is None:
             return None
-        addresses = np.array(found, np.uint64)
-        return Gathered(addresses, ()) if self._apart(addresses).all() else None
+        addresses = np.array(begins, np.uint64)
+        return Gathered(addresses, ()) if self._no_overlap(addresses).all() else None
 
     def gather(self, xs: Sequence[Array]) -> Gathered:
         self.stream = self.sending = self.device.stream(self.library.stream(self.number))
         kept = [self.library.load(x) for x in xs]
         addresses = np.array([_address(self.library.memory(x)) for x in kept], np.uint64)
-        for i in np.flatnonzero(~self._apart(addresses)):
+        for i in np.flatnonzero(~self._no_overlap(addresses)):
             kept[i] = self.library.copied(kept[i])
             addresses[i] = _address(self.library.memory(kept[i]))
         return Gathered(addresses, kept)
@@ -168,26 +170,25 @@ class CudaPlan(Plan):
         n = self.blocks[-1]
         if not n:
             return 0.0
-        half, all_ = power_of_two(n) // 2, HALVERS * HALVING
+        half, threads = power_of_two(n) // 2, HALVERS * HALVING
         with self.device.scope():
-            self.run(self._passes(k, gathered, rows), self.sums)
-            if half > all_:
-                self._reduce("halve", HALVERS, HALVING, self.sums, n, half, all_)
-                n, half = all_, all_ // 2
+            self.run(self._launches(k, gathered, rows), self.sums)
+            if half > threads:
+                self._reduce("halve", HALVERS, HALVING, self.sums, n, half, threads)
+                n, half = threads, threads // 2
             self._reduce("halve", 1, HALVING, self.sums, n, half, 1)
             self._reduce("root", 1, 1, self.sums, self.numbers + 8 * k)
             self.sending.record(self.owned.event)
         return symbol(k)
 
     def fetch_norm(self, k: int) -> float:
-        """What `norm` gave for part `k`, on the host. Waits for the device."""
         with self.device.scope():
             return float(self.device.fetched(self.numbers + 8 * k, 1, self.stream)[0])
 
     def squares(self, k: int, gathered: Gathered, rows: CoefficientTable) -> list[NDArray]:
-        # For several devices at once: their sums meet on the host.
+        # The sums of several devices meet on the host.
         with self.device.scope():
-            self.run(self._passes(k, gathered, rows), self.sums)
+            self.run(self._launches(k, gathered, rows), self.sums)
             sums = self.device.fetched(self.sums, self.blocks[-1], self.stream)
         return [sums[a:b] for a, b in itertools.pairwise(self.blocks)]
 
@@ -197,42 +198,42 @@ class CudaPlan(Plan):
     def prepare(self, gathered: Gathered, rows: CoefficientTable) -> Commit:
         self.last_step = None
         with self.device.scope():
-            passes = self._passes(None, gathered, rows)
+            launches = self._launches(None, gathered, rows)
         if len(rows.distinct) == 1 and all(map(floats, rows.distinct[0])):
-            (one,) = passes
+            (one,) = launches
             self.last_step = Replay(
-                rows.distinct[0], one.scalars, self.dtype, one.numbers[: len(one.scalars)], one.again
+                rows.distinct[0], one.scalars, self.dtype, one.numbers[: len(one.scalars)], one.replay
             )
 
         def commit() -> Sequence[Result]:
-            self.run(passes)
+            self.run(launches)
             self.touch()
             return self.results
 
         return commit
 
-    def _passes(self, k: int | None, gathered: Gathered, rows: CoefficientTable) -> list[Pass]:
-        """What to run, one kernel for each set of static options, with what it is given."""
+    def _launches(self, k: int | None, gathered: Gathered, rows: CoefficientTable) -> list[Launch]:
+        """The launches of a step, or of what part `k` measures: one for each set of static options."""
         static = [options(row) for row in rows.distinct]
-        found = []
+        launches = []
         for key in dict.fromkeys(static):
             members = None if static.count(key) == len(static) else tuple(static[r] == key for r in rows.row_of_leaf)
-            one = self.passes.get((k, key, members))
+            one = self.launches.get((k, key, members))
             if one is None:
-                own = ... if members is None else np.array(members)[self.chunks["leaf"]]
+                chunks = self.chunks if members is None else self.chunks[np.array(members)[self.chunks["leaf"]]]
                 kernel = kernel_of(self.program, k, key, self.element)
-                one = self.passes[k, key, members] = Pass(self.owned, kernel, self.chunks[own])
-            own_rows = [row if of == key else None for row, of in zip(rows.distinct, static, strict=True)]
-            one.set(gathered.addresses, rows.row_of_leaf, own_rows, self.dtype)
-            found.append(one)
-        return found
+                one = self.launches[k, key, members] = Launch(self.owned, kernel, chunks, self.dtype)
+            its_rows = [row if other == key else None for row, other in zip(rows.distinct, static, strict=True)]
+            one.set(gathered.addresses, rows.row_of_leaf, its_rows)
+            launches.append(one)
+        return launches
 
-    def run(self, passes: Sequence[Pass], *more: int) -> None:
-        """Launch what is set."""
+    def run(self, launches: Sequence[Launch], *more: int) -> None:
+        """Run launches that are set."""
         with self.device.scope():
-            for one in passes:
+            for one in launches:
                 one.run(self, *more)
-            self.sending.record(self.owned.event)  # then the device will be done with what is owned
+            self.sending.record(self.owned.event)  # after which the device is done with what is owned
 
 
 def _address(memory: MemoryLayout | None) -> int:
@@ -240,7 +241,7 @@ def _address(memory: MemoryLayout | None) -> int:
 
 
 def chunk_map(lengths: Sequence[int]) -> tuple[np.ndarray[Any, Any], list[int]]:
-    """For each chunk its first element, leaf and length; and the first block of the reduction in each leaf."""
+    """A row for each chunk: first element, leaf, length. And the first block of the reduction in each leaf."""
     each = np.array(lengths, np.int64)
     counts = -(-each // CHUNK)
     leaf = np.repeat(np.arange(len(each)), counts)

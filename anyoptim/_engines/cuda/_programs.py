@@ -14,18 +14,18 @@ __all__ = ["kernel_of", "source_of"]
 
 @functools.lru_cache(maxsize=256)
 def kernel_of(program: Program, k: int | None, static: Options, dtype: str, taken: tuple[str, ...] = ()) -> Kernel:
-    """The step, or what part `k` measures, by a name that is none of those taken."""
+    """The kernel of the step, or of what part `k` measures, by a name that is none of those taken."""
     if k is None:
         return kernel(trace(program, static), dtype, taken)
     return kernel_measure(trace_measure(program, k, static), dtype, taken)
 
 
 def source_of(passes: Sequence[tuple[Program, int | None, Coefficients]], dtype: str) -> str:
-    """One text of steps, and of what parts measure: types once, each kernel once and by a name of its own."""
+    """One text of all passes, in which the types stand once, and each kernel once and by a name of its own."""
     distinct = {kernel_of(program, k, options(row), dtype): (program, k, options(row)) for program, k, row in passes}
-    found: dict[str, Kernel] = {}
+    kernels: dict[str, Kernel] = {}
     for program, k, static in distinct.values():
-        one = kernel_of(program, k, static, dtype, tuple(found))
-        found[one.name] = one
+        one = kernel_of(program, k, static, dtype, tuple(kernels))
+        kernels[one.name] = one
     norms = [REDUCTION] if any(k is not None for _, k, _ in passes) else []
-    return "\n".join([one.types, *(one.body for one in found.values()), *norms])
+    return "\n".join([one.types, *(one.body for one in kernels.values()), *norms])

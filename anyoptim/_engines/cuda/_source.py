@@ -35,10 +35,10 @@ from anyoptim._trace._text import INFIX, Writer, filled
 __all__ = ["CHUNK", "REDUCTION", "THREADS", "Kernel", "coefficients", "kernel", "kernel_measure"]
 
 THREADS = 256
-"""In a block."""
+"""The threads in a block."""
 
 CHUNK = THREADS // 32 * BLOCK
-"""Elements in a chunk: for each warp a block of the reduction."""
+"""The elements in a chunk, which has a block of the reduction for each warp."""
 
 _REAL = {"float32": "float", "float64": "double"}
 _OPERATIONS = {
@@ -60,22 +60,22 @@ real Element Elements Vector Chunk wide narrow sqrtf fabsf fabs pow fmod blockId
 """
 
 _MEANS = frozenset(_WORDS.split())
-"""What a rule's names can't be in C, beside what they can't be in Python."""
+"""The words that mean something in C, and so can't be names of a rule, beside those of Python."""
 
 
 class Kernel(NamedTuple):
-    """A module as text, with one kernel."""
+    """The text of a module with one kernel."""
 
     name: str
     body: str
     scalars: Scalars = Scalars(())
-    """What stands in a row of coefficients."""
+    """The scalars in a row of coefficients."""
     types: str = ""
-    """What the body takes for granted: the same for all kernels of a dtype."""
+    """The types that the body uses, which are the same for all kernels of a dtype."""
 
     @property
     def text(self) -> str:
-        """All of it."""
+        """The whole module."""
         return f"{self.types}\n{self.body}" if self.types else self.body
 
 
@@ -85,7 +85,7 @@ def kernel(graph: Graph, dtype: str, taken: Collection[str] = ()) -> Kernel:
 
 
 def kernel_measure(graph: Graph, dtype: str, taken: Collection[str] = ()) -> Kernel:
-    """The block sums of squares of what is measured; all arrays are read."""
+    """The measure: block sums of the squares of what is measured; all arrays are read."""
     return _KernelWriter(graph, "measure", dtype, taken).measure()
 
 
@@ -221,7 +221,7 @@ class _KernelWriter(Writer):
         return self.module("real", body, read, set(), ", double *_sums", _MEASURE, {"elements": elements})
 
     def cast(self, i: int) -> bool:
-        """Whether an array holds other numbers than arithmetic is done in: p and x may, in half precision."""
+        """Whether an array's elements are not of the arithmetic's dtype: those of p and x, in half precision."""
         return i < 2 and self.dtype != self.real
 
     def formal(self, i: int) -> str:
@@ -287,12 +287,12 @@ class _KernelWriter(Writer):
 
 
 def _ascii(name: str) -> str:
-    """The name in letters that a C compiler takes: `uβ`'s is `u_3b2`."""
+    """The name in letters that a C compiler takes: `u_3b2` for `uβ`."""
     return re.sub(r"[^\x00-\x7f]", lambda letter: f"_{ord(letter[0]):x}", name)
 
 
 def _unused(name: str, taken: list[str]) -> str:
-    """The name, or one like it that means nothing else; taken from now on."""
+    """The name, or one like it that means nothing else. It counts as taken from now on."""
     name = _ascii(name)
     while name in _MEANS or name in taken:
         name += "_"
@@ -302,7 +302,7 @@ def _unused(name: str, taken: list[str]) -> str:
 
 @functools.lru_cache(maxsize=256)
 def coefficients(places: tuple[tuple[int, Scalar], ...]) -> Kernel:
-    """What is known on the device alone: these places of the rows of coefficients, in float64, by one thread.
+    """The kernel that computes what the device alone knows, for these places of the rows, in float64, by one thread.
 
     An expression's `number` is the place of a number that the host sends behind the rows, and its `device` that of one
     which stands on the device: a norm, the number of replays of a captured step.

@@ -12,7 +12,7 @@ __all__ = ["Jax"]
 
 
 class Jax(Engine):
-    """Takes JAX arrays whose values are known."""
+    """An engine for JAX arrays whose values are known."""
 
     name = "jax"
     package, without = "jax", "JAX is not installed"

@@ -32,12 +32,12 @@ _MELTS: Mapping[str, frozenset[str]] = {
     "sqrt": frozenset({"multiply", "divide"}),
     "divide": frozenset({"divide"}),
 }
-"""What XLA makes something else of, with another rounding, where it goes into one of these: a product and a sum become
-one operation, a quotient of a root a product with its inverse, two quotients one."""
+"""The operations whose results XLA melts into one of these, with another rounding: a product and a sum become one
+operation, a quotient by a root becomes a product with its inverse, and two quotients become one."""
 
 
 class JaxPlan(Plan):
-    """Takes JAX arrays whose values are known, of one place and one compute dtype.
+    """A plan for JAX arrays whose values are known, of one place and one compute dtype.
 
     Coefficients are computed on the host in float64, as for every engine, and are an argument: nothing that changes
     from step to step is compiled in. The parameters are the user's, who may have them under other names, and stay.
@@ -55,7 +55,7 @@ class JaxPlan(Plan):
         self._shardings = tuple(leaf.p.sharding for leaf in leaves) if several else None
         self._divided = tuple(library.divided(leaf.p) for leaf in leaves)
         self._own: Sequence[tuple[Array, ...]] = [(None,) * program.slots for _ in leaves]
-        """The slots of the last step: nobody else's. Others may be under other names, too."""
+        """The slots of the last step, which nobody else has. All other slots may have other owners, too."""
 
     def rebind(self, leaves: Sequence[Leaf]) -> None:
         self.leaves = leaves
@@ -71,13 +71,13 @@ class JaxPlan(Plan):
         whole = None if self._shardings is None else self._place
         call = _measured(self.leaves[0].library, self.program, k, *_kinds(rows), self._divided, whole)
         static = {options(row) for row in rows.distinct}
-        # To hand them over costs time; p and x are the inputs 0 and 1.
+        # To hand slots over costs time; p and x are the inputs 0 and 1.
         reads = any(i >= 2 for each in static for i in _graph(self.program, k, each).read)
         slots = [leaf.slots if reads else () for leaf in self.leaves]
         ps = [leaf.p for leaf in self.leaves]
-        found = np.asarray(call(slots, self._numbers(k, rows), ps, gathered))
-        blocks = [1 if apart else _blocks(p) for p, apart in zip(ps, self._divided, strict=True)]
-        return np.split(found, np.cumsum(blocks)[:-1])
+        sums_of_all = np.asarray(call(slots, self._numbers(k, rows), ps, gathered))
+        blocks = [1 if divided else _blocks(p) for p, divided in zip(ps, self._divided, strict=True)]
+        return np.split(sums_of_all, np.cumsum(blocks)[:-1])
 
     def prepare(self, gathered: Sequence[Array], rows: CoefficientTable) -> Commit:
         call = _step(self.leaves[0].library, self.program, *_kinds(rows), self._shardings)
@@ -90,51 +90,51 @@ class JaxPlan(Plan):
         def commit() -> Sequence[Result]:
             self._own, moved = call(slots, numbers, ps, gathered)
             results = list(map(Result, moved, self._own))
-            # The old arrays would be kept alive.
+            # Else the old arrays would be kept alive.
             self.leaves = [Leaf(leaf.library, *result) for leaf, result in zip(self.leaves, results, strict=True)]
             return results
 
         return commit
 
     def _numbers(self, k: int | None, rows: CoefficientTable) -> list[Array]:
-        """For each leaf -0.0, and the numbers that its graph takes.
+        """For each leaf an array of -0.0 and the numbers that its graph takes.
 
-        They are arrays by themselves: XLA compiles what leaves of one shape do only once, whichever rows they have.
+        Each is an array by itself: so XLA compiles what leaves of one shape do only once, whichever rows they have.
         """
-        found = []
+        rows_of_numbers = []
         within = range_of(self._dtype, normal=True)  # the rest is flushed to 0
         for row in rows.distinct:
             with quiet():
                 scalars = _graph(self.program, k, options(row)).scalars
-                found.append(np.array([-0.0, *scalars.values(row, self._dtype, within)], self._dtype))
-        table = np.zeros((len(found), max(map(len, found))), self._dtype)
-        for to, numbers in zip(table, found, strict=True):
-            to[: len(numbers)] = numbers
+                rows_of_numbers.append(np.array([-0.0, *scalars.values(row, self._dtype, within)], self._dtype))
+        table = np.zeros((len(rows_of_numbers), max(map(len, rows_of_numbers))), self._dtype)
+        for table_row, numbers in zip(table, rows_of_numbers, strict=True):
+            table_row[: len(numbers)] = numbers
         arrays = _split()(table if self._place is None else self.leaves[0].library.put(table, self._place))
         return [arrays[r] for r in rows.row_of_leaf]
 
 
 def _owned(leaf: Leaf) -> tuple[Array, ...]:
-    """Slots that nobody else has."""
+    """Copies of the slots, which nobody else has."""
     return tuple(leaf.library.copied(leaf.library.aligned(s, leaf.p)) for s in leaf.slots)
 
 
 def _blocks(p: Array) -> int:
-    """How many block sums there are of a leaf."""
+    """The number of block sums of a leaf."""
     n = p.size * (2 if p.dtype.kind == "c" else 1)
     return -(-n // min(BLOCK, power_of_two(n))) if n else 0
 
 
 def _kinds(rows: CoefficientTable) -> tuple[tuple[Options, ...], tuple[int, ...]]:
-    """The sets of static options, and which of these each leaf has; nothing where there is one."""
-    own = [options(row) for row in rows.distinct]
-    distinct = tuple(dict.fromkeys(own))
-    return distinct, () if len(distinct) == 1 else tuple(distinct.index(own[r]) for r in rows.row_of_leaf)
+    """The sets of static options, and for each leaf the number of its set; no numbers where there is one set."""
+    static = [options(row) for row in rows.distinct]
+    distinct = tuple(dict.fromkeys(static))
+    return distinct, () if len(distinct) == 1 else tuple(distinct.index(static[r]) for r in rows.row_of_leaf)
 
 
 @functools.cache
 def _split() -> Callable[..., Any]:
-    """The rows of a table as arrays, in one call."""
+    """A function that gives the rows of a table as arrays."""
     return loaded().jit(list)  # type: ignore[no-any-return]
 
 
@@ -151,7 +151,7 @@ def _step(
     row_of_leaf: Sequence[int],
     shardings: Sequence[Any] | None,
 ) -> Callable[..., Any]:
-    """The step of all leaves as one function: of slots, numbers, parameters and gradients."""
+    """The step of all leaves as one function of slots, numbers, parameters and gradients."""
     lax = loaded().lax
     graphs = [_graph(program, None, static) for static in kinds]
 
@@ -178,7 +178,7 @@ def _measured(
     divided: Sequence[bool],
     whole: Any,
 ) -> Callable[..., Any]:
-    """The block sums of the squares of what part `k` measures, those of all leaves in one vector.
+    """The function that gives the block sums of the squares of what part `k` measures, of all leaves in one vector.
 
     `divided` is for which the elements lie on several devices, and `whole` where all of these have the vector.
     """
@@ -199,7 +199,7 @@ def _measured(
 
 
 def _parts(library: Library, graph: Graph, arrays: Sequence[Array], numbers: Array) -> list[list[Array]]:
-    """What a graph makes of p, x and the slots: of complex ones, of their real parts and of their imaginary ones."""
+    """The results of a graph for p, x and the slots: for complex ones those of the real and of the imaginary parts."""
     xp, p = library.xp, arrays[0]
     if xp.iscomplexobj(p):
         arrays = [xp.astype(a, p.dtype) for a in arrays]
@@ -208,7 +208,7 @@ def _parts(library: Library, graph: Graph, arrays: Sequence[Array], numbers: Arr
 
 
 def _run(xp: Any, graph: Graph, arrays: Sequence[Array], numbers: Array) -> list[Array]:
-    """Each node as it was written: -0.0, which changes no number, stands between those that would melt together."""
+    """Run each node as it was written: -0.0, which changes no number, separates those that would melt together."""
     zero, *rest = (numbers[j] for j in range(1 + len(graph.scalars)))
     scalars = dict(zip(graph.scalars, rest, strict=True))
     into: dict[int, set[str]] = {}  # for each array the operations that it is an operand of
@@ -216,15 +216,13 @@ def _run(xp: Any, graph: Graph, arrays: Sequence[Array], numbers: Array) -> list
         for a in node.arguments:
             if isinstance(a, int):
                 into.setdefault(a, set()).add(node.op)
-    found = [*arrays, *[None] * (len(graph.inputs) - len(arrays))]
+    values = [*arrays, *[None] * (len(graph.inputs) - len(arrays))]
     for node in graph.nodes:
-        given = [found[a] if isinstance(a, int) else scalars[a] for a in node.arguments]
-        if node.op == "where":
-            condition, a, b = given
-            # One of the host is a number here.
-            given = [condition if isinstance(node.arguments[0], int) else condition != 0, a, b]
-        result = {**_OPERATIONS, "sqrt": xp.sqrt, "where": xp.where, "bound": xp.clip}[node.op](*given)
-        if into.get(len(found), frozenset()) & _MELTS.get(node.op, frozenset()):
+        operands = [values[a] if isinstance(a, int) else scalars[a] for a in node.arguments]
+        if node.op == "where" and not isinstance(node.arguments[0], int):
+            operands[0] = operands[0] != 0  # a truth value of the host is a number here
+        result = {**_OPERATIONS, "sqrt": xp.sqrt, "where": xp.where, "bound": xp.clip}[node.op](*operands)
+        if into.get(len(values), frozenset()) & _MELTS.get(node.op, frozenset()):
             result = result + zero
-        found.append(result)
-    return [found[o] for o in graph.outputs]
+        values.append(result)
+    return [values[o] for o in graph.outputs]

@@ -12,7 +12,7 @@ __all__ = ["Portable"]
 
 
 class Portable(Engine):
-    """Takes every leaf."""
+    """An engine for every leaf."""
 
     name = "portable"
     array_rules = True

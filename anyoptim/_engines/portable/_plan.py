@@ -56,35 +56,35 @@ class _Eager(Operations):
 
 @contextmanager
 def _explained(program: Program, k: int | None, rows: CoefficientTable) -> Iterator[None]:
-    """What is wrong with a rule that fails, in the words of the engines that trace it."""
+    """Within it, a rule that fails is told what is wrong in the words of the engines that trace it."""
     try:
         yield
     except Exception:
-        if program.array_rule is None and MOVE in program.parts:  # or it is no step
+        if program.array_rule is None and MOVE in program.parts:  # without that it is no step
             for static in {options(row) for row in rows.distinct}:
                 trace(program, static) if k is None else trace_measure(program, k, static)
         raise
 
 
 class PortablePlan(Plan):
-    """Takes every leaf."""
+    """A plan for leaves of any kind."""
 
     def gather(self, xs: Sequence[Array]) -> Sequence[Array]:
-        # What is lazy would be computed again for each measure.
+        # Lazy gradients would be computed again for each measure.
         lazy = bool(self.program.measures) and self.leaves[0].library.lazy
         return self.leaves[0].library.materialize(list(xs)) if lazy else xs
 
     def squares(self, k: int, gathered: Sequence[Array], rows: CoefficientTable) -> list[Array]:
-        found = []
+        measured, sums_of_leaves = functools.partial(self.program.measured, k), []
         for i, (leaf, x) in enumerate(zip(self.leaves, gathered, strict=True)):
             with leaf.library.at(leaf.p), _explained(self.program, k, rows):
-                found.append(self._known(_squares(functools.partial(self.program.measured, k), leaf, x, rows.row(i))))
-        return found
+                sums_of_leaves.append(self._known(_squares(measured, leaf, x, rows.row(i))))
+        return sums_of_leaves
 
     def prepare(self, gathered: Sequence[Array], rows: CoefficientTable) -> Commit:
         with _explained(self.program, None, rows):
             computed = self._computed(gathered, rows)
-        results = self._settled(computed)
+        results = self._materialized(computed)
 
         def commit() -> list[Result]:
             for leaf, result in zip(self.leaves, results, strict=True):
@@ -103,8 +103,8 @@ class PortablePlan(Plan):
                 results.append(call(self.program, leaf, x, rows.row(i)))
         return results
 
-    def _settled(self, results: list[Result]) -> list[Result]:
-        """The same with nothing lazy in it."""
+    def _materialized(self, results: list[Result]) -> list[Result]:
+        """The results, with nothing left to compute."""
         arrays = iter(self.leaves[0].library.materialize([a for p, slots in results for a in (p, *slots)]))
         return [Result(next(arrays), tuple(next(arrays) for _ in slots)) for _, slots in results]
 
@@ -114,12 +114,12 @@ class PortablePlan(Plan):
 
 
 class LazyPlan(PortablePlan):
-    """The same with nothing computed: for the pure form, whose results wait until they are asked for."""
+    """A plan that computes nothing that is lazy: for the pure form, whose results wait until they are asked for."""
 
     def gather(self, xs: Sequence[Array]) -> Sequence[Array]:
         return xs
 
-    def _settled(self, results: list[Result]) -> list[Result]:
+    def _materialized(self, results: list[Result]) -> list[Result]:
         return results
 
     def _known(self, sums: Array) -> Array:
@@ -127,7 +127,7 @@ class LazyPlan(PortablePlan):
 
 
 Shapes = Callable[[tuple[int, ...]], Sequence[tuple[int, ...]]]
-"""The shapes of the slots of a parameter, given its own."""
+"""A function from the shape of a parameter to those of its slots."""
 
 
 def start(
@@ -149,7 +149,7 @@ _Reals = tuple[Array, Array, tuple[Array, ...]]
 
 
 def _reals(leaf: Leaf, x: Array) -> list[_Reals]:
-    """p, x and the slots as real arrays in the compute dtype: two of each where they are complex."""
+    """The real arrays, in the compute dtype, of p, x and the slots: two of each where they are complex."""
     library, p, slots, _ = leaf
     xp = library.xp
     if library.dtype(p).startswith("complex"):
@@ -158,12 +158,12 @@ def _reals(leaf: Leaf, x: Array) -> list[_Reals]:
     else:
         parts = [(p, x, slots)]
     guarded = library.guarded
-    found = []
+    reals = []
     for p, x, slots in parts:
         dtype = getattr(xp, COMPUTE[library.dtype(p)])
         wide_p, wide_x = (guarded(xp.astype(a, dtype, copy=False)) for a in (p, x))
-        found.append((wide_p, wide_x, tuple(map(guarded, slots))))
-    return found
+        reals.append((wide_p, wide_x, tuple(map(guarded, slots))))
+    return reals
 
 
 def _row(library: Library, row: Coefficients, like: Array) -> Coefficients:
@@ -194,14 +194,14 @@ def _result(program: Program, leaf: Leaf, x: Array, row: Coefficients) -> Result
 
 
 def _whole(program: Program, leaf: Leaf, x: Array, row: Coefficients) -> Result:
-    """The same of a rule of whole arrays, whose operations may leave its results in other pieces."""
+    """The result of a rule of whole arrays, whose operations may leave its results in other pieces."""
     library, like = leaf.library, Result(leaf.p, leaf.slots)
 
     def call(p: Array, slots: tuple[Array, ...], x: Array, row: Coefficients) -> Result:
         return _result(program, Leaf(library, p, slots), x, row)
 
-    found = library.freely(call, like, leaf.p, leaf.slots, x, row)
-    return Result(library.aligned(found.p, leaf.p), tuple(map(library.aligned, found.slots, leaf.slots)))
+    result = library.freely(call, like, leaf.p, leaf.slots, x, row)
+    return Result(library.aligned(result.p, leaf.p), tuple(map(library.aligned, result.slots, leaf.slots)))
 
 
 def _squares(measured: Callable[..., Any], leaf: Leaf, x: Array, row: Coefficients) -> Array:
@@ -218,10 +218,10 @@ def _squares(measured: Callable[..., Any], leaf: Leaf, x: Array, row: Coefficien
 
 
 def _kept(
-    source: str, results: Any, shapes: Sequence[tuple[int, ...]], library: Library, given: tuple[Array, ...]
+    source: str, results: Any, shapes: Sequence[tuple[int, ...]], library: Library, arguments: tuple[Array, ...]
 ) -> tuple[Array, ...]:
-    """What a user's function gave, as arrays of their own. Raises TypeError, naming it, for what can't be kept."""
-    like = given[0]
+    """The results of a user's function as arrays of their own. Raises TypeError, naming it, for what can't be kept."""
+    like = arguments[0]
     if not isinstance(results, tuple) or len(results) != len(shapes):
         kind = f"{len(results)} arrays" if isinstance(results, tuple) else f"a {type(results).__name__}"
         raise TypeError(f"{source} gave {kind}; wanted a tuple of {len(shapes)}")
@@ -234,7 +234,7 @@ def _kept(
                 f"wanted the shape {wanted} and the dtype {like.dtype} of its parameter"
             )
     # Each slot is an array of its own: not the user's parameter or gradient, and not another slot.
-    taken = {id(a) for a in given}
+    taken = {id(a) for a in arguments}
     kept = []
     for a in arrays:
         kept.append(library.xp.asarray(a, copy=True) if id(a) in taken else library.owned(a))

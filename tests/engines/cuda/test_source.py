@@ -454,7 +454,7 @@ def _norm(machine: shim.Machine, sums: np.ndarray[Any, Any], monkeypatch: pytest
     plan.numbers, plan.sums = known.ctypes.data, own.ctypes.data
     with plan.device.scope():
         plan.owned = _device.Owned(plan.device)
-    monkeypatch.setattr(cuda.CudaPlan, "_passes", lambda *_: [])
+    monkeypatch.setattr(cuda.CudaPlan, "_launches", lambda *_: [])
     assert plan.norm(2, None, None).scalar == Scalar("device", (2,))
     return float(known[2])
 
