@@ -386,7 +386,7 @@ def test_a_user_whom_the_system_does_not_know(tmp_path: Path, expected: str) -> 
     change = f"os.setgid({number})\nos.setuid({number})\ndel os.environ['XDG_CACHE_HOME']\n"
     found = _run(
         f"{first}import os\nfrom anyoptim._engines.compiled import _broken, _plan\n"
-        f"_kernel_cache.compiled = anew\n{change}_plan.no_overlap.cache_clear()\n_broken.cache_clear()\n{PROBE}",
+        f"_kernel_cache.compiled = anew\n{change}_plan.intrinsic.cache_clear()\n_broken.cache_clear()\n{PROBE}",
         XDG_CACHE_HOME=tmp_path,
     )
     assert (found["bits"], found["hits"]) == (expected, 0)

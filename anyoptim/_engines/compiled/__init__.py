@@ -74,7 +74,7 @@ def _broken() -> str | None:
     if not hasattr(intrinsics.alike, "py_func"):
         return "Numba is switched off (NUMBA_DISABLE_JIT)"
     try:
-        _plan.no_overlap()
+        _plan.intrinsic("no_overlap")
     except Exception as error:
         return f"Numba can't compile: {error}"
     return None

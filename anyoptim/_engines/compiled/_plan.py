@@ -25,7 +25,7 @@ from anyoptim._trace._reduction import BLOCK as SUM
 if TYPE_CHECKING:
     from anyoptim._engines.compiled._source import Loop
 
-__all__ = ["CompiledPlan", "load", "memory_orders", "no_overlap", "text"]
+__all__ = ["CompiledPlan", "intrinsic", "load", "memory_orders", "text"]
 
 CHUNK = 1 << 16
 """The elements in a chunk, which are whole blocks of the reduction."""
@@ -95,7 +95,7 @@ class CompiledPlan(Plan):
 
     def regather(self, xs: Sequence[Array]) -> Sequence[Array] | None:
         if self.by_header:
-            return xs if _alike()(self.table, _ids(xs), self.forbidden) else None
+            return xs if intrinsic("alike")(self.table, _ids(xs), self.forbidden) else None
         leaves = zip(self.destinations, self.memories, self.dtypes, self.table[:, ORDER], xs, strict=True)
         for i, (d, memory, dtype, order, x) in enumerate(leaves):
             same = d.dtype is dtype and self.library.unchanged(d, memory) and self.library.is_plain_gradient(x, d)
@@ -104,7 +104,7 @@ class CompiledPlan(Plan):
             if address is None:
                 return None
             self.table[i, FIRST + 1] = address
-        return xs if no_overlap()(self.table, self.forbidden) else None
+        return xs if intrinsic("no_overlap")(self.table, self.forbidden) else None
 
     def replay(self, xs: Sequence[Array], row: Coefficients) -> bool:
         last_step, grads = self.last_step, _NONE
@@ -123,9 +123,9 @@ class CompiledPlan(Plan):
     def gather(self, xs: Sequence[Array]) -> Sequence[NDArray]:
         views = [host_view(self.library, x) for x in xs]
         self.table[:, FIRST + 1] = [_address(x) for x in views]
-        if not no_overlap()(self.table, self.forbidden):
+        if not intrinsic("no_overlap")(self.table, self.forbidden):
             for i, x in enumerate(views):
-                if not no_overlap()(self.table[i : i + 1], self.forbidden):
+                if not intrinsic("no_overlap")(self.table[i : i + 1], self.forbidden):
                     views[i] = x.copy(order="K")
                     self.table[i, FIRST + 1] = _address(views[i])
         return views
@@ -205,19 +205,12 @@ _NONE = np.zeros(0, np.uint64)
 
 
 @functools.cache
-def _alike() -> Callable[..., bool]:
-    """`alike(leaves, grads, written)`."""
-    return _intrinsic("alike", "leaves, grads, written", "boolean(uint64[:, ::1], uint64[::1], uint64[:, ::1])")
-
-
-@functools.cache
-def no_overlap() -> Callable[..., bool]:
-    """`no_overlap(leaves, written)`."""
-    return _intrinsic("no_overlap", "leaves, written", "boolean(uint64[:, ::1], uint64[:, ::1])")
-
-
-def _intrinsic(name: str, arguments: str, signature: str) -> Callable[..., bool]:
+def intrinsic(name: str) -> Callable[..., bool]:
     """A function of `_intrinsics` as machine code, from the cache like a loop."""
+    arguments, signature = {
+        "alike": ("leaves, grads, written", "boolean(uint64[:, ::1], uint64[::1], uint64[:, ::1])"),
+        "no_overlap": ("leaves, written", "boolean(uint64[:, ::1], uint64[:, ::1])"),
+    }[name]
     text = f"from anyoptim._engines.compiled import _intrinsics\n\n\ndef {name}({arguments}):\n"
     return _kernel_cache.compiled(name, f"{text}    return _intrinsics.{name}({arguments})\n", signature)
 

@@ -58,7 +58,7 @@ class Cuda(Engine):
         precompile(program, row, library.dtype(p), library.cuda(p))
 
     def source(self, passes: Sequence[Pass], dtype: str) -> str:
-        from anyoptim._engines.cuda._programs import source_of  # noqa: PLC0415 - for those who look
+        from anyoptim._engines.cuda._plan import source_of  # noqa: PLC0415 - for those who look
 
         return source_of(passes, dtype)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Sequence
@@ -11,17 +12,16 @@ import numpy as np
 
 from anyoptim._arrays import Array
 from anyoptim._arrays._memory import MemoryLayout, merged
-from anyoptim._engines._base import Commit, Leaf, NDArray, Plan, Result, Written
+from anyoptim._engines._base import Commit, Leaf, NDArray, Pass, Plan, Result, Written
 from anyoptim._engines.cuda._device import Owned, device
 from anyoptim._engines.cuda._elements import ELEMENTS
-from anyoptim._engines.cuda._programs import kernel_of
-from anyoptim._engines.cuda._source import CHUNK, REDUCTION, THREADS, Kernel, coefficients
+from anyoptim._engines.cuda._source import CHUNK, REDUCTION, THREADS, Kernel, coefficients, kernel, kernel_measure
 from anyoptim._trace._coefficients import CoefficientTable, Replay, rows_of
-from anyoptim._trace._graph import symbol
-from anyoptim._trace._program import Coefficients, Program, floats, options
+from anyoptim._trace._graph import symbol, trace, trace_measure
+from anyoptim._trace._program import Coefficients, Options, Program, floats, options
 from anyoptim._trace._reduction import BLOCK, power_of_two
 
-__all__ = ["CudaPlan", "Gathered", "chunk_map", "device", "precompile"]
+__all__ = ["CudaPlan", "Gathered", "chunk_map", "device", "kernel_of", "precompile", "source_of"]
 
 CHUNKS = np.dtype([("begin", np.int64), ("leaf", np.int32), ("count", np.int32)])
 """The dtype of the kernels' `struct Chunk`."""
@@ -30,14 +30,33 @@ HALVERS, HALVING = 32, 1024
 """The blocks of threads that share the first halvings of a long reduction, and the threads in each."""
 
 
+@functools.lru_cache(maxsize=256)
+def kernel_of(program: Program, k: int | None, static: Options, dtype: str, taken: tuple[str, ...] = ()) -> Kernel:
+    """The kernel of the step, or of what part `k` measures, by a name that is none of those taken."""
+    if k is None:
+        return kernel(trace(program, static), dtype, taken)
+    return kernel_measure(trace_measure(program, k, static), dtype, taken)
+
+
+def source_of(passes: Sequence[Pass], dtype: str) -> str:
+    """One text of all passes, in which the types stand once, and each kernel once and by a name of its own."""
+    distinct = {kernel_of(program, k, options(row), dtype): (program, k, options(row)) for program, k, row in passes}
+    kernels: dict[str, Kernel] = {}
+    for program, k, static in distinct.values():
+        one = kernel_of(program, k, static, dtype, tuple(kernels))
+        kernels[one.name] = one
+    norms = [REDUCTION] if any(k is not None for _, k, _ in passes) else []
+    return "\n".join([one.types, *(one.body for one in kernels.values()), *norms])
+
+
 def precompile(program: Program, row: Coefficients, dtype: str, number: int | None) -> None:
     """Compile the kernels of a program for arrays of one dtype on the device of this number."""
     assert number is not None  # noqa: S101 - the engine reaches the array
     compiler, parts = device(number), (*program.measures, None)
     kernels = [kernel_of(program, k, options(row[:k]), element(dtype)) for k in parts]
     with compiler.scope():
-        for kernel in kernels:
-            compiler.kernel(kernel.name, kernel.text)
+        for one in kernels:
+            compiler.kernel(one.name, one.text)
         for name in ("halve", "root") if program.measures else ():
             compiler.kernel(name, REDUCTION)
 
@@ -76,8 +95,8 @@ class Launch:
             self._at = self._owned.kept(self._step)
         self._rows = self._at + 8 * n
         self._behind = self._rows + 8 * len(rows) * len(self.scalars)
-        kernel = coefficients(expressions) if expressions else None
-        self._coefficients = kernel and self._device.kernel(kernel.name, kernel.text)
+        before = coefficients(expressions) if expressions else None
+        self._coefficients = before and self._device.kernel(before.name, before.text)
 
     def run(self, plan: CudaPlan, *more: int) -> None:
         """Launch the kernel for its plan, after the one that computes coefficients, if there is one."""
@@ -221,8 +240,8 @@ class CudaPlan(Plan):
             one = self.launches.get((k, key, members))
             if one is None:
                 chunks = self.chunks if members is None else self.chunks[np.array(members)[self.chunks["leaf"]]]
-                kernel = kernel_of(self.program, k, key, self.element)
-                one = self.launches[k, key, members] = Launch(self.owned, kernel, chunks, self.dtype)
+                its_kernel = kernel_of(self.program, k, key, self.element)
+                one = self.launches[k, key, members] = Launch(self.owned, its_kernel, chunks, self.dtype)
             its_rows = [row if other == key else None for row, other in zip(rows.distinct, static, strict=True)]
             one.set(gathered.addresses, rows.row_of_leaf, its_rows)
             launches.append(one)

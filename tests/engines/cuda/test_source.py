@@ -17,8 +17,7 @@ import anyoptim as ao
 from anyoptim._engines.cuda import _device
 from anyoptim._engines.cuda import _plan as cuda
 from anyoptim._engines.cuda._elements import ELEMENTS
-from anyoptim._engines.cuda._plan import chunk_map
-from anyoptim._engines.cuda._programs import kernel_of
+from anyoptim._engines.cuda._plan import chunk_map, kernel_of
 from anyoptim._engines.cuda._source import CHUNK, REDUCTION, Kernel, coefficients
 from tests.support import libraries, shim
 from tests.support.chains import CHAINS, agree
