@@ -19,6 +19,7 @@ __all__ = ["CuPy"]
 class CuPy(Library):
     """CuPy."""
 
+    name = "cupy"
     flushes = True
 
     def cuda(self, x: Array) -> int | None:

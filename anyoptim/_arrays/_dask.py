@@ -20,6 +20,7 @@ __all__ = ["Dask"]
 class Dask(Library):
     """Dask."""
 
+    name = "dask"
     lazy = True
 
     def refusal(self, x: Array) -> str | None:

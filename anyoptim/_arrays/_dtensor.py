@@ -31,11 +31,12 @@ def _local(x: Array) -> Array:
 class DTensors(Torch):
     """Torch's DTensors, and plain tensors that have to do with them."""
 
+    name = "torch DTensor"
     distributed = True
 
-    def __init__(self, xp: Any) -> None:
-        super().__init__(xp)
-        self.name = "torch DTensor"
+    @classmethod
+    def namespace(cls, x: Any) -> Any:
+        return Torch.namespace(x) if is_dtensor(x) else None
 
     def unmovable(self, p: Array) -> str | None:
         if any(placement.is_partial() for placement in p.placements):

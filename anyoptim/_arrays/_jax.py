@@ -24,8 +24,10 @@ def loaded() -> Any:
 class JAX(Library):
     """JAX."""
 
+    name = "jax"
     wide_integers = False
-    tracing = True
+    compiled_by_xla = True
+    states_need_dtypes = True
     flushes = True
     frozen = True
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from anyoptim._arrays._memory import MemoryLayout
 
-__all__ = ["COMPUTE", "Array", "Fingerprint", "Library", "host_memory", "name_of"]
+__all__ = ["COMPUTE", "Array", "Fingerprint", "Library", "host_memory"]
 
 Array = Any
 """An array of any library. The standard has no common base class to name here."""
@@ -40,11 +40,17 @@ class Fingerprint(NamedTuple):
 class Library:
     """An array library, as far as the Array API standard describes it."""
 
+    name = ""
+    """The library as its users call it: `numpy`, `torch`, `jax`."""
+
     wide_integers = True
     """Whether 64-bit integers are at hand without a switch."""
 
-    tracing = False
-    """Whether its arrays may stand for values that are not known yet."""
+    compiled_by_xla = False
+    """Whether XLA compiles functions of its arrays, which for that are traced: they stand for values not yet known."""
+
+    states_need_dtypes = False
+    """Whether all that a state has must have a dtype, so that transformations of the library may carry it."""
 
     flushes = False
     """Whether results that are subnormal become 0."""
@@ -60,8 +66,16 @@ class Library:
 
     def __init__(self, xp: Any) -> None:
         self.xp = xp
-        self.name = name_of(xp)
+        self.name = self.name or _name_of(xp)
         self._dtypes: dict[Any, str] = {}
+
+    @classmethod
+    def namespace(cls, x: Any) -> Any:
+        """The namespace of `x` if it is an array of this library, else None. Raises TypeError for what is no array."""
+        import array_api_compat  # noqa: PLC0415 - for those who have other arrays than NumPy's
+
+        xp = array_api_compat.array_namespace(x)
+        return xp if cls.name in {"", _name_of(xp)} else None
 
     def dtype(self, x: Array) -> str:
         """The name of the dtype: `float32` for `torch.float32` and for a big-endian `>f4`."""
@@ -308,8 +322,7 @@ class Library:
         return arrays
 
 
-def name_of(xp: Any) -> str:
-    """The library as its users call it: `numpy`, `torch`, `jax`."""
+def _name_of(xp: Any) -> str:
     return str(xp.__name__).removeprefix("array_api_compat.").partition(".")[0]
 
 

@@ -9,11 +9,20 @@ import numpy as np
 from anyoptim._arrays._library import Array, Library, host_memory
 from anyoptim._arrays._memory import MemoryLayout
 
-__all__ = ["NumPy", "by_parts"]
+__all__ = ["NumPy", "by_parts", "is_scalar"]
+
+_NUMBERS = int | float | complex | np.generic
 
 
 class NumPy(Library):
     """NumPy, and plain Python numbers."""
+
+    name = "numpy"
+
+    @classmethod
+    def namespace(cls, x: Any) -> Any:
+        # NumPy's own is complete; array-api-compat's imports all of NumPy, from f2py to the tests' tools.
+        return np if isinstance(x, np.ndarray | _NUMBERS) else None
 
     def refusal(self, x: Array) -> str | None:
         if type(x) is not np.ndarray and isinstance(x, np.matrix | np.ma.MaskedArray):
@@ -90,3 +99,8 @@ def by_parts(xp: Any, real: Array, imag: Array, dtype: Any) -> Array:
     joined = xp.empty_like(real, dtype=dtype)
     joined.real, joined.imag = real, imag
     return joined
+
+
+def is_scalar(x: Any) -> bool:
+    """Whether `x` is a number of the host that belongs to no library: a Python number or a NumPy scalar."""
+    return isinstance(x, _NUMBERS)

@@ -21,6 +21,8 @@ R = TypeVar("R")
 class Torch(Library):
     """Torch."""
 
+    name = "torch"
+
     def refusal(self, x: Array) -> str | None:
         if str(x.layout) != "torch.strided":
             return f"has layout {x.layout}; wanted torch.strided (a dense tensor)"

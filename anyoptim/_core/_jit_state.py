@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from anyoptim._arrays import library, traced, tracing
+from anyoptim._arrays import library, named, traced
 from anyoptim._arrays._checks import Parameter
 from anyoptim._core._state import FlatState, LiveState
 
@@ -27,7 +27,7 @@ def carried(flat: FlatState, of: Sequence[Parameter | None] | LiveState, before:
     names = (
         (sign[0] for sign in of.signature if sign) if isinstance(of, LiveState) else (p.library.name for p in of if p)
     )
-    if not any(map(tracing, names)):
+    if not any(named(name).states_need_dtypes for name in names):
         return flat
     olds: Sequence[Mapping[str, Any]] = flat.scalars if before is None else before.scalars
     scalars = tuple(

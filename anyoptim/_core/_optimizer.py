@@ -303,7 +303,7 @@ def _traced(row: Coefficients) -> bool:
 def _known(tree: Tree, dispatch: Dispatch, moving: Sequence[int], xs: Sequence[Array | None]) -> None:
     """Raise TypeError where something stands for values that are not known yet."""
     for i, leaf in zip(moving, dispatch.leaves, strict=True):
-        if leaf.library.tracing and any(map(traced, (leaf.p, xs[i], *leaf.slots))):
+        if leaf.library.compiled_by_xla and any(map(traced, (leaf.p, xs[i], *leaf.slots))):
             raise _frozen(tree, i)
 
 

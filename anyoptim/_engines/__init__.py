@@ -140,7 +140,7 @@ def _choose(name: str | None, program: Program, leaf: Leaf, x: Array) -> Choice:
         cuda = _later("cuda")
         why = (asked if name != "cuda" else None) or cuda.missing() or cuda.refusal(program, leaf, x) or cuda.broken()
         return Choice("cuda" if why is None else "portable", why)
-    if leaf.library.tracing:
+    if leaf.library.compiled_by_xla:
         why = asked if name == "portable" else _later("jax").refusal(leaf, x)
         return Choice("jax" if why is None else "portable", why)
     why = asked if name in {"jax", "portable"} else blocked.refusal(leaf, x)

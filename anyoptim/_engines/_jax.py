@@ -54,7 +54,7 @@ def missing() -> str | None:
 
 def refusal(leaf: Leaf, x: Array) -> str | None:
     """Why the engine can't take this leaf with such a gradient, or None."""
-    if not leaf.library.tracing:
+    if not leaf.library.compiled_by_xla:
         return f"it is a {leaf.library.name} array"
     return "it is traced" if any(map(leaf.library.traced, (leaf.p, x, *leaf.slots))) else None
 

@@ -253,20 +253,24 @@ class Array(np.ndarray[Any, Any]):
 class _Namespace:
     """NumPy's, but what it creates lies there."""
 
-    __name__ = "shim"
-
-    def __init__(self, xp: Any) -> None:
-        self._xp = xp
-
     def __getattr__(self, name: str) -> Any:
-        found = getattr(self._xp, name)
+        found = getattr(np, name)
         if name not in {"arange", "asarray", "empty", "full", "ones", "zeros"}:
             return found
         return lambda *arguments, **options: np.asarray(found(*arguments, **options)).view(Array)
 
 
+_NAMESPACE = _Namespace()
+
+
 class Library(NumPy):
     """The library of these."""
+
+    name = "shim"
+
+    @classmethod
+    def namespace(cls, x: Any) -> Any:
+        return _NAMESPACE if isinstance(x, Array) else None
 
     def numpy_view(self, x: Any) -> None:
         return None
@@ -344,7 +348,7 @@ def install(new: Machine | None = None) -> Machine:
     """Let anyoptim meet such arrays, on this device or the one there is."""
     global _machine  # noqa: PLW0603 - there is one
     _machine = new or _machine
-    _arrays._BY_TYPE[Array] = Library(_Namespace(_arrays.library(np.empty(0)).xp))
+    _arrays.register(Library)
     vars(cuda).update(device=device, missing=_nothing, broken=_nothing)  # whatever is installed
     return _machine
 
