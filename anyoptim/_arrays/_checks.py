@@ -128,14 +128,14 @@ def rebindable(tree: Tree, ps: Sequence[Parameter | None], owner: Sequence[int])
     for i, p in enumerate(ps):
         if p is None or p.writable:
             continue
-        holder = tree.fixed(i)
+        holder = tree.fixed_by(i)
         if holder is not None:
             raise TypeError(
                 f"{tree.name(i)} can't be written to ({p.library.name}, {type(p.given).__name__}) "
                 f"and the {holder} that holds it can't be given another array; wanted a dict or list, "
                 "or the pure form: params, state = optimizer.step(params, grads, state)"
             )
-        other = first.setdefault(tree.place(i), i)
+        other = first.setdefault(tree.location(i), i)
         if owner[other] != owner[i]:
             raise ValueError(
                 f"{tree.name(other)} and {tree.name(i)} are one place in one container; wanted two containers"

@@ -9,7 +9,7 @@ from typing import Any
 
 from anyoptim._arrays import Array
 from anyoptim._arrays._checks import Parameter
-from anyoptim._arrays._tree import Tree, reader
+from anyoptim._arrays._tree import Tree, dotted_paths, reader
 from anyoptim._core._param_groups import ParamGroups
 from anyoptim._engines import Dispatch, Leaf, Result
 from anyoptim._trace._program import Coefficients
@@ -40,7 +40,7 @@ class StepPlan:
     @cached_property
     def paths(self) -> list[str]:
         """The keys of each parameter, joined by dots."""
-        return [".".join(map(str, path)) for path in self._spec.paths()]
+        return dotted_paths(self._spec)
 
     def quick(
         self, params: Any, grads: Any, slots: Sequence[tuple[Array, ...] | None]

@@ -7,7 +7,7 @@ from typing import Any
 
 from anyoptim._arrays import Array, library
 from anyoptim._arrays import _checks as checks
-from anyoptim._arrays._tree import Tree, listed, paths
+from anyoptim._arrays._tree import Tree, listed, unique_paths
 from anyoptim._core._evaluate import evaluated
 from anyoptim._core._jit_state import carried
 from anyoptim._core._plan import StepPlan
@@ -136,7 +136,7 @@ class Remembering(Pure):
         else:
             self._caught_up()
             spec, flat, names = self._live.spec, self._live.flat, self._live.names
-        return written(self.stages, self._group_spec, paths(spec), names, flat, kept)
+        return written(self.stages, self._group_spec, unique_paths(spec), names, flat, kept)
 
     def _recall(self, tree: Tree) -> tuple[StepPlan, LiveState]:
         """The parameters, checked, and what the last update left of them.

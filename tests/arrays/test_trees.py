@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anyoptim._arrays._plain import LEVELS, Plain
+from anyoptim._arrays._plain import LEVELS, PlainSpec
 from anyoptim._arrays._tree import Tree, reader
 
 
@@ -99,7 +99,7 @@ def test_the_same_leaves_paths_and_names_as_optree(container: Any) -> None:
     assert tree.spec.is_leaf() == spec.is_leaf()
     assert repr(tree.build(leaves)) == repr(spec.unflatten(leaves)) == repr(container)
     for i, accessor in enumerate(spec.accessors()):
-        assert tree.place(i) == ((id(accessor[:-1](container)), accessor[-1].entry) if accessor else (0, None))
+        assert tree.location(i) == ((id(accessor[:-1](container)), accessor[-1].entry) if accessor else (0, None))
 
 
 def _turned(x: Any) -> Any:
@@ -117,7 +117,7 @@ def test_structures_are_equal_where_optrees_are(one: Any, two: Any) -> None:
     assert (a == c) == (_optrees(one)[1] == _optrees(_turned(one))[1])
     assert a != c or hash(a) == hash(c)
     assert a != b or hash(a) == hash(b)
-    if isinstance(a, Plain):
+    if isinstance(a, PlainSpec):
         assert a == deepcopy(a) == pickle.loads(pickle.dumps(a))  # noqa: S301 - our own
         assert hash(a) == hash(deepcopy(a))
 
@@ -149,7 +149,7 @@ def test_depth(levels: int) -> None:
     assert _same(tree.leaves, [leaf])
     assert tree.spec.paths() == [(0,) * levels]
     assert reader(tree)(container) == [leaf]
-    assert isinstance(tree.spec, Plain) == (levels <= LEVELS)
+    assert isinstance(tree.spec, PlainSpec) == (levels <= LEVELS)
 
 
 def _within_itself(container: Any) -> Any:
