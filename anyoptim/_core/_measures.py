@@ -8,9 +8,10 @@ from typing import Any
 
 from anyoptim._core._stage_program import Entry, StageProgram
 from anyoptim._engines import CoefficientTable, Dispatch
-from anyoptim._trace._graph import Graph, Symbol, trace_measure
+from anyoptim._trace._graph import Graph, trace_measure
 from anyoptim._trace._program import Coefficients, options
 from anyoptim._trace._scalars import where
+from anyoptim._trace._symbols import Symbol
 
 __all__ = ["Measures", "distinct"]
 

@@ -13,9 +13,9 @@ import numpy as np
 
 from anyoptim._arrays import Array, is_scalar, library
 from anyoptim._arrays._quiet import quiet
-from anyoptim._trace._graph import Symbol
 from anyoptim._trace._hyperparameters import Domain, Hyper, scheduled
 from anyoptim._trace._program import Part, floats, on_gradient, on_nothing, on_parameter, on_slots, on_value
+from anyoptim._trace._symbols import Symbol
 
 __all__ = ["Gate", "GradientStage", "ParameterStage", "SlotStage", "Stage", "counted", "itself", "told", "watch"]
 

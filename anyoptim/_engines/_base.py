@@ -13,7 +13,7 @@ import numpy as np
 
 from anyoptim._arrays import Array, Library
 from anyoptim._arrays._memory import MemoryLayout
-from anyoptim._trace._graph import Scalars, range_of
+from anyoptim._trace._expressions import Scalars, range_of
 from anyoptim._trace._program import Coefficients, Program
 from anyoptim._trace._reduction import norm
 

@@ -14,7 +14,8 @@ from anyoptim._arrays import COMPUTE, Array, Library
 from anyoptim._arrays._jax import loaded
 from anyoptim._arrays._quiet import quiet
 from anyoptim._engines._base import CoefficientTable, Commit, Leaf, NDArray, Plan, Result
-from anyoptim._trace._graph import Graph, range_of, trace, trace_measure
+from anyoptim._trace._expressions import range_of
+from anyoptim._trace._graph import Graph, trace, trace_measure
 from anyoptim._trace._program import Options, Program, options
 from anyoptim._trace._reduction import BLOCK, power_of_two, sums
 

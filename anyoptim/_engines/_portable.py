@@ -11,7 +11,8 @@ from typing import Any
 from anyoptim._arrays import COMPUTE, Array, Library
 from anyoptim._arrays._quiet import quiet
 from anyoptim._engines._base import CoefficientTable, Commit, Leaf, Plan, Result
-from anyoptim._trace._graph import range_of, trace, trace_measure
+from anyoptim._trace._expressions import range_of
+from anyoptim._trace._graph import trace, trace_measure
 from anyoptim._trace._operations import Operations
 from anyoptim._trace._program import MOVE, Coefficients, Program, options
 from anyoptim._trace._reduction import sums

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["ALLOWED", "Operations"]
+__all__ = ["ALLOWED", "LOGICAL", "Operations"]
+
+LOGICAL = frozenset({"less", "less_equal", "greater", "greater_equal", "equal", "not_equal", "and", "or", "not"})
+"""The operations whose results are true or false; the others are add, subtract, multiply, divide, negative, sqrt,
+abs, where and bound, which takes both its limits."""
 
 
 class Operations:

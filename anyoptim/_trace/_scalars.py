@@ -10,7 +10,7 @@ import operator
 from typing import Any
 
 from anyoptim._arrays import library, traced
-from anyoptim._trace._graph import Symbol, operation
+from anyoptim._trace._symbols import Symbol, operation
 
 __all__ = [
     "cos",

@@ -8,7 +8,8 @@ import re
 
 import numpy as np
 
-from anyoptim._trace._graph import Graph, Scalar
+from anyoptim._trace._graph import Graph
+from anyoptim._trace._symbols import Scalar
 
 __all__ = ["INFIX", "filled", "function_name", "input_names", "scalar_names"]
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from anyoptim._trace._graph import Scalar, Symbol, symbol
 from anyoptim._trace._scalars import following, power, remainder, times, whole_number
+from anyoptim._trace._symbols import Scalar, Symbol, symbol
 from tests.support import shim
 from tests.support.internals import coefficients, rows_of
 from tests.support.libraries import Library

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 import anyoptim as ao
-from anyoptim._trace._graph import Graph, Node, Scalar, evaluate, trace
+from anyoptim._trace._expressions import evaluate
+from anyoptim._trace._graph import Graph, Node, trace
 from anyoptim._trace._program import MOVE, Part, Program, on_value, options
+from anyoptim._trace._symbols import Scalar
 from tests.support.internals import blocked
 from tests.support.libraries import METHODS
 

@@ -12,7 +12,8 @@ import numpy as np
 from anyoptim._engines._base import NDArray
 from anyoptim._engines.blocked._scratch import Scratch
 from anyoptim._engines.blocked._source import UFUNCS, Source, blocked, blocked_measure
-from anyoptim._trace._graph import Scalars, trace, trace_measure
+from anyoptim._trace._expressions import Scalars
+from anyoptim._trace._graph import trace, trace_measure
 from anyoptim._trace._program import Options, Program
 
 __all__ = ["Kernel", "Work", "kernel", "text"]

@@ -18,7 +18,8 @@ from anyoptim._engines._base import CoefficientTable, Commit, Leaf, NDArray, Pla
 from anyoptim._engines.compiled import _array_headers, _kernel_cache
 from anyoptim._engines.compiled._array_headers import BYTES, FIRST, MIRROR, ORDER, PARAMETER
 from anyoptim._engines.compiled._source import Loop, loop, loop_measure
-from anyoptim._trace._graph import Scalars, trace, trace_measure
+from anyoptim._trace._expressions import Scalars
+from anyoptim._trace._graph import trace, trace_measure
 from anyoptim._trace._program import Coefficients, Options, Program, floats, options
 from anyoptim._trace._reduction import BLOCK as SUM
 

@@ -18,9 +18,10 @@ from anyoptim._engines.cuda._device import Owned, device
 from anyoptim._engines.cuda._elements import ELEMENTS
 from anyoptim._engines.cuda._programs import kernel_of
 from anyoptim._engines.cuda._source import CHUNK, REDUCTION, THREADS, Kernel, coefficients
-from anyoptim._trace._graph import Scalar, Symbol, evaluate, symbol
+from anyoptim._trace._expressions import evaluate
 from anyoptim._trace._program import Coefficients, Program, floats, options
 from anyoptim._trace._reduction import BLOCK, power_of_two
+from anyoptim._trace._symbols import Scalar, Symbol, symbol
 
 __all__ = ["Cuda", "Gathered", "broken", "chunk_map", "device", "missing", "ready", "refusal", "rows_of"]
 
