@@ -85,7 +85,8 @@ class Replay:
         self._numbers = _reader(scalars, dtype)  # that of the arithmetic, which the table need not have
         within = range_of(dtype)
         self._least, self._largest, self._holds = within.least, within.largest, within.holds
-        self._put = _writer(table if scalars.derived else table[: len(scalars.given)])  # constants stay as they are
+        # Constants stay as they are.
+        self._put = _writer(table if scalars.derived else table[: len(scalars.coefficients)])
 
     def set(self, row: Coefficients) -> bool:
         """Put the numbers of another row in place, if they are numbers of this dtype and have the same names."""
@@ -105,7 +106,7 @@ class Replay:
 
 def _reader(scalars: Scalars, dtype: np.dtype[Any]) -> Callable[[Coefficients], Sequence[float]]:
     """What gives the values of these in a row, without constants where these are all but coefficients."""
-    given, made = scalars.given, scalars.made
+    given, made = scalars.coefficients, scalars.other_values
     if len(given) > 1 and len({k for k, _ in given}) == 1:  # nearly always: those of one method
         (k, _), take = given[0], itemgetter(*(name for _, name in given))
         # A tuple, of more than one.

@@ -1,4 +1,4 @@
-"""The values of host expressions at one step, in Python's own float64."""
+"""Host expressions at one step: their values, in Python's own float64, of coefficients that fit a dtype."""
 
 from __future__ import annotations
 
@@ -36,12 +36,11 @@ _HOST: Mapping[str, Callable[..., Any]] = {
     "or": lambda a, b: bool(a) or bool(b),
 }
 
-
 _OF_DTYPE: Mapping[str, Callable[[Any], float]] = {
     "smallest_normal": functools.cache(lambda dtype: float(np.finfo(dtype).smallest_normal)),
     "largest": functools.cache(lambda dtype: float(np.finfo(dtype).max)),
 }
-"""What depends on the compute dtype alone."""
+"""The operations without arguments, whose value depends on the compute dtype alone."""
 
 
 class Range(NamedTuple):
@@ -51,7 +50,7 @@ class Range(NamedTuple):
     largest: float
 
     def holds(self, c: float) -> bool:
-        """Whether it becomes neither 0 nor infinite in this dtype, unless it is."""
+        """Whether `c` becomes neither 0 nor infinite in this dtype, unless it is that already."""
         return self.least <= c <= self.largest or -self.largest <= c <= -self.least or not c or c - c != 0
 
     def fitted(self, c: float) -> float:
@@ -61,7 +60,7 @@ class Range(NamedTuple):
 
 @functools.cache
 def range_of(dtype: Any, *, normal: bool = False) -> Range:
-    """That of a compute dtype; of its normal numbers, where subnormal ones are flushed to 0."""
+    """The range of a compute dtype, or, where subnormal numbers are flushed to 0, of its normal numbers."""
     finfo = np.finfo(dtype)
     # Python's own numbers have the range of float64.
     subnormal = 0.0 if finfo.bits == 64 else math.ldexp(1.0, int(finfo.minexp - finfo.nmant))
@@ -71,40 +70,43 @@ def range_of(dtype: Any, *, normal: bool = False) -> Range:
 class Scalars(tuple[Scalar, ...]):
     """Host expressions, each once: first the coefficients, then what is made of some of them, then constants.
 
-    What is made of coefficients is remembered until one of these is another, since they seldom are.
+    The values of the others are remembered until a coefficient that they are made of changes, which is seldom.
     """
 
-    def __new__(cls, found: Iterable[Scalar]) -> Self:
+    def __new__(cls, scalars: Iterable[Scalar]) -> Self:
         """Put them in order."""
-        return super().__new__(cls, sorted(dict.fromkeys(found), key=lambda s: (s.op != "given", not _coefficients(s))))
+        order = sorted(dict.fromkeys(scalars), key=lambda s: (s.op != "coefficient", not _coefficients(s)))
+        return super().__new__(cls, order)
 
     def __init__(self, _: Iterable[Scalar]) -> None:
-        self.given = [s.arguments for s in self if s.op == "given"]
-        """Of each coefficient the part and the name."""
-        self._of = [s.arguments for s in {c: None for s in self[len(self.given) :] for c in _coefficients(s)}]
-        self.derived = bool(self._of)
+        self.coefficients = [s.arguments for s in self if s.op == "coefficient"]
+        """The part and the name of each coefficient."""
+        self._others = self[len(self.coefficients) :]
+        self._needed = [s.arguments for s in {c: None for s in self._others for c in _coefficients(s)}]
+        """The part and the name of each coefficient that others are made of."""
+        self.derived = bool(self._needed)
         """Whether any are made of coefficients."""
         self._last: dict[Any, tuple[list[Any], list[float]]] = {}
 
     def values(self, row: Coefficients, dtype: Any, within: Range | None = None) -> list[float]:
-        """Their values at one step: a coefficient is fitted to the dtype, or `within` another range."""
+        """The values of all at one step: a coefficient is fitted to the dtype, or `within` another range."""
         fitted = (within or range_of(dtype)).fitted
-        found = [fitted(row[k][name]) for k, name in self.given]
-        return [*found, *self.made(row, dtype, within)] if len(found) < len(self) else found
+        values = [fitted(row[k][name]) for k, name in self.coefficients]
+        return [*values, *self.other_values(row, dtype, within)] if self._others else values
 
-    def made(self, row: Coefficients, dtype: Any, within: Range | None = None) -> list[float]:
+    def other_values(self, row: Coefficients, dtype: Any, within: Range | None = None) -> list[float]:
         """The values of those that are no coefficients."""
-        now = [row[k][name] for k, name in self._of]
-        before, found = self._last.get((dtype, within), (None, []))
+        now = [row[k][name] for k, name in self._needed]
+        before, values = self._last.get((dtype, within), (None, []))
         if now != before:
-            found = [float(evaluate(s, row, dtype, within)) for s in self[len(self.given) :]]
-            self._last[dtype, within] = now, found
-        return found
+            values = [float(evaluate(s, row, dtype, within)) for s in self._others]
+            self._last[dtype, within] = now, values
+        return values
 
 
 def _coefficients(scalar: Scalar) -> list[Scalar]:
-    """Those that a host expression is made of; a constant depends on none, but at most on the dtype."""
-    if scalar.op == "given":
+    """The coefficients that a host expression is made of. A constant has none: it depends on the dtype at most."""
+    if scalar.op == "coefficient":
         return [scalar]
     return [c for a in scalar.arguments if isinstance(a, Scalar) for c in _coefficients(a)]
 
@@ -112,14 +114,14 @@ def _coefficients(scalar: Scalar) -> list[Scalar]:
 def evaluate(scalar: Scalar, row: Coefficients, dtype: Any, within: Range | None = None) -> Any:
     """The value of a host expression at one step, in Python's own float64, of fitted coefficients.
 
-    A symbol, where it is of symbols.
+    Where one of these is a symbol, the value is one.
     """
-    if scalar.op == "given":
+    if scalar.op == "coefficient":
         part, name = scalar.arguments
         value, within = row[part][name], within or range_of(dtype)
         if not isinstance(value, Symbol):
             return within.fitted(float(value))
-        return operation("fitted", value, *within) if within.least else value  # of float64 all fit
+        return operation("fitted", value, *within) if within.least else value  # all fit float64
     if scalar.op == "number":
         return float.fromhex(scalar.arguments[0])
     if scalar.op in _OF_DTYPE:

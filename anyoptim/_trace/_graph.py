@@ -21,16 +21,16 @@ class Node(NamedTuple):
 
 
 class Graph(NamedTuple):
-    """What a rule does to one element, each operation as it was written, once, and no other.
+    """What a rule does to one element: each operation as it was written, once, and no other.
 
-    Arrays are numbered: the inputs `p`, `x` and the slots, then the nodes in the order of the rule. Scalar with
-    scalar is never a node but one host expression, evaluated in float64; only its result is rounded to the
+    Arrays are numbered: the inputs `p`, `x` and the slots, then the nodes in the order of the rule. An operation on
+    scalars alone is never a node but a host expression, evaluated in float64; only its result is rounded to the
     compute dtype.
     """
 
     name: str
     inputs: tuple[str, ...]
-    """Names for a reader: two stages may both have a slot `m`."""
+    """The names of the inputs, for a reader: two stages may both have a slot `m`."""
     nodes: tuple[Node, ...]
     outputs: tuple[int, ...]
     """The new p, then the new slots; or what is measured."""
@@ -60,14 +60,14 @@ def trace(program: Program, options: Options) -> Graph:
 
 
 def trace_measure(program: Program, k: int, options: Options) -> Graph:
-    """The same up to what part `k` measures, which is the only output."""
+    """Run the program once up to what part `k` measures, which is the only output of the graph."""
     tape = _Tape(program)
     p, x, *slots = tape.inputs
     return tape.graph(tape.call(lambda xp, row: (program.measured(k, xp, p, x, slots, row),), options))
 
 
 class _Tape(ScalarTape):
-    """What a rule has done so far to arrays: equal operations on equal arguments are one."""
+    """The record of what a rule has done to arrays so far: equal operations on equal arguments are one."""
 
     def __init__(self, program: Program) -> None:
         self.name = program.name
@@ -78,13 +78,10 @@ class _Tape(ScalarTape):
         self.ops: list[str] = []
 
     def call(self, program: Callable[[Any, Coefficients], tuple[Any, ...]], options: Options) -> list[int]:
-        """Run the program on this tape, and return the numbers of what it gives."""
+        """Run the program on this tape, and return the numbers of the arrays that it gives."""
         row = tuple(
-            {
-                **{name: Symbol(self, Scalar("given", (k, name))) for name in names},
-                **dict(given),
-            }
-            for k, (names, given) in enumerate(options)
+            {**{name: Symbol(self, Scalar("coefficient", (k, name))) for name in names}, **dict(static)}
+            for k, (names, static) in enumerate(options)
         )
         try:
             results = program(_Recording(self), row)
@@ -127,7 +124,7 @@ class _Tape(ScalarTape):
         return number >= self.count and self.ops[number - self.count] in LOGICAL
 
     def graph(self, outputs: list[int]) -> Graph:
-        """The nodes that the outputs need, numbered anew."""
+        """The graph of these outputs, with no other nodes than they need, numbered anew."""
         nodes = list(self.numbers)
         needed = set(outputs)
         for i in reversed(range(len(nodes))):
@@ -151,7 +148,7 @@ class _Tape(ScalarTape):
 
 
 class _Array(Value):
-    """An element of an array."""
+    """A value that is an element of an array, by the number of the array."""
 
     def __init__(self, tape: _Tape, number: int) -> None:
         super().__init__(tape)

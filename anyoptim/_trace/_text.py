@@ -58,7 +58,7 @@ def scalar_names(graph: Graph) -> dict[Scalar, str]:
     taken = {*input_names(graph)}
     names: dict[Scalar, str] = {}
     for k, scalar in enumerate(graph.scalars):
-        given = scalar.arguments[1] if scalar.op == "given" else ""
+        given = scalar.arguments[1] if scalar.op == "coefficient" else ""
         names[scalar] = given if _free(given) and given not in taken else f"s{k}"
         taken.add(given)
     return names

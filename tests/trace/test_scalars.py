@@ -22,7 +22,7 @@ COUNTS = [(0, 1), (1, 1), (1, 5), (5, 5), (6, 5), (24, 5), (1_000_000, 7), (2**3
 def _numbers_of(values: list[Symbol], device: list[float]) -> tuple[list[float], str]:
     """What the device makes of these, and the kernel's text."""
     shim.install(shim.Machine())
-    scalars = [Scalar("given", (0, str(k))) for k in range(len(values))]
+    scalars = [Scalar("coefficient", (0, str(k))) for k in range(len(values))]
     numbers, expressions = rows_of(scalars, [({str(k): v for k, v in enumerate(values)},)], "float64")
     known, text = np.array(device), coefficients(expressions).text
     at = numbers.ctypes.data

@@ -18,7 +18,7 @@ from tests.support.libraries import METHODS
 
 
 def _given(name: str) -> Scalar:
-    return Scalar("given", (0, name))
+    return Scalar("coefficient", (0, name))
 
 
 def _trace(rule: Callable[..., Any], slots: tuple[str, ...], coefficients: dict[str, Any]) -> Graph:
