@@ -18,7 +18,7 @@ from anyoptim._core._recorder import Recorder, recordable
 from anyoptim._core._remembering import Remembering
 from anyoptim._core._state import FlatState, LiveState, nothing, stepped
 from anyoptim._engines import Dispatch
-from anyoptim._trace._program import Coefficients, floats
+from anyoptim._trace._program import Coefficients, all_floats
 
 __all__ = ["Optimizer"]
 
@@ -297,7 +297,7 @@ class Optimizer(Remembering):
 
 def _traced(row: Coefficients) -> bool:
     """Whether a coefficient is not known yet."""
-    return any(not floats(part) and any(map(traced, part.values())) for part in row)
+    return any(not all_floats(part) and any(map(traced, part.values())) for part in row)
 
 
 def _known(tree: Tree, dispatch: Dispatch, moving: Sequence[int], xs: Sequence[Array | None]) -> None:

@@ -21,7 +21,7 @@ from anyoptim._engines._base import CoefficientTable, Commit, Leaf, Plan, Result
 from anyoptim._engines._portable import Lazy, start
 from anyoptim._engines.blocked import _engine as blocked
 from anyoptim._engines.compiled import _engine as compiled
-from anyoptim._trace._program import Coefficients, Program, options
+from anyoptim._trace._program import Coefficients, Program, static_options
 from anyoptim._trace._reduction import total
 
 __all__ = [
@@ -101,7 +101,7 @@ def ready(program: Program, row: Coefficients, dtype: str, number: int | None) -
         _later("cuda").ready(program, row, dtype, number)
     elif COMPUTE[dtype] == dtype:
         for k in (*program.measures, None):
-            compiled.load(program, k, options(row[:k]), _real(dtype))
+            compiled.load(program, k, static_options(row[:k]), _real(dtype))
         _worked[program, _real(dtype)].elements = WORTHWHILE
 
 

@@ -14,7 +14,7 @@ from anyoptim._engines._base import CoefficientTable, Commit, Leaf, Plan, Result
 from anyoptim._trace._expressions import range_of
 from anyoptim._trace._graph import trace, trace_measure
 from anyoptim._trace._operations import Operations
-from anyoptim._trace._program import MOVE, Coefficients, Program, options
+from anyoptim._trace._program import MOVE, Coefficients, Program, static_options
 from anyoptim._trace._reduction import sums
 
 __all__ = ["Lazy", "Portable", "start"]
@@ -61,7 +61,7 @@ def _explained(program: Program, k: int | None, rows: CoefficientTable) -> Itera
         yield
     except Exception:
         if program.array_rule is None and MOVE in program.parts:  # or it is no step
-            for static in {options(row) for row in rows.distinct}:
+            for static in {static_options(row) for row in rows.distinct}:
                 trace(program, static) if k is None else trace_measure(program, k, static)
         raise
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from anyoptim._trace._expressions import Scalars
 from anyoptim._trace._operations import LOGICAL, Operations
-from anyoptim._trace._program import Coefficients, MisuseError, Options, Program, RuleError, wrong
+from anyoptim._trace._program import Coefficients, MisuseError, Program, RuleError, StaticOptions, rule_error
 from anyoptim._trace._symbols import Scalar, ScalarTape, Symbol, Value
 
 __all__ = ["Graph", "Node", "trace", "trace_measure"]
@@ -47,7 +47,7 @@ class Graph(NamedTuple):
         return Scalars(a for node in self.nodes for a in node.arguments if isinstance(a, Scalar))
 
 
-def trace(program: Program, options: Options) -> Graph:
+def trace(program: Program, static: StaticOptions) -> Graph:
     """Run the program once on values that record what is done to them: from p, x and the slots to their new values.
 
     A static option, a bool or a string, is handed to the rule as it is, and the rule may branch on it. Raises
@@ -56,14 +56,14 @@ def trace(program: Program, options: Options) -> Graph:
     """
     tape = _Tape(program)
     p, x, *slots = tape.inputs
-    return tape.graph(tape.call(lambda xp, row: program.moved(xp, p, x, slots, row), options))
+    return tape.graph(tape.call(lambda xp, row: program.moved(xp, p, x, slots, row), static))
 
 
-def trace_measure(program: Program, k: int, options: Options) -> Graph:
+def trace_measure(program: Program, k: int, static: StaticOptions) -> Graph:
     """Run the program once up to what part `k` measures, which is the only output of the graph."""
     tape = _Tape(program)
     p, x, *slots = tape.inputs
-    return tape.graph(tape.call(lambda xp, row: (program.measured(k, xp, p, x, slots, row),), options))
+    return tape.graph(tape.call(lambda xp, row: (program.measured(k, xp, p, x, slots, row),), static))
 
 
 class _Tape(ScalarTape):
@@ -77,18 +77,18 @@ class _Tape(ScalarTape):
         self.numbers: dict[Node, int] = {}
         self.ops: list[str] = []
 
-    def call(self, program: Callable[[Any, Coefficients], tuple[Any, ...]], options: Options) -> list[int]:
+    def call(self, program: Callable[[Any, Coefficients], tuple[Any, ...]], static: StaticOptions) -> list[int]:
         """Run the program on this tape, and return the numbers of the arrays that it gives."""
         row = tuple(
-            {**{name: Symbol(self, Scalar("coefficient", (k, name))) for name in names}, **dict(static)}
-            for k, (names, static) in enumerate(options)
+            {**{name: Symbol(self, Scalar("coefficient", (k, name))) for name in names}, **dict(fixed)}
+            for k, (names, fixed) in enumerate(static)
         )
         try:
             results = program(_Recording(self), row)
         except RuleError:
             raise
         except (AttributeError, TypeError) as error:
-            raise wrong(self.name, error) from error
+            raise rule_error(self.name, error) from error
         for a in results:
             if not isinstance(a, _Array) or self.is_mask(a.number):
                 raise RuleError(

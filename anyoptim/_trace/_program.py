@@ -13,19 +13,19 @@ __all__ = [
     "MOVE",
     "Coefficients",
     "MisuseError",
-    "Options",
     "Part",
     "Program",
     "Rule",
     "RuleError",
-    "floats",
+    "StaticOptions",
+    "all_floats",
     "on_gradient",
     "on_nothing",
     "on_parameter",
     "on_slots",
     "on_value",
-    "options",
-    "wrong",
+    "rule_error",
+    "static_options",
 ]
 
 Rule = Callable[..., Any]
@@ -35,7 +35,7 @@ Coefficients = tuple[Mapping[str, Any], ...]
 """The coefficients of one parameter at one step, for each part: floats, static options (a bool or a string), or
 0-d arrays under a tracing transformation such as `jax.jit`."""
 
-Options = tuple[tuple[tuple[str, ...], tuple[tuple[str, bool | str], ...]], ...]
+StaticOptions = tuple[tuple[tuple[str, ...], tuple[tuple[str, bool | str], ...]], ...]
 """What of a row is part of the kernel: for each part the names of all coefficients, and the static options."""
 
 Flow = tuple[Any, Any, list[Any], Any]
@@ -108,7 +108,7 @@ class Program(NamedTuple):
         try:
             return part.measure(xp, *given, *slots[begin : begin + n])
         except (AttributeError, TypeError) as error:
-            raise wrong(part.measure.__qualname__, error) from error
+            raise rule_error(part.measure.__qualname__, error) from error
 
     def _run(self, stop: int, xp: Any, p: Any, x: Any, slots: Sequence[Any], row: Coefficients) -> Flow:
         rest = iter(slots)
@@ -121,19 +121,19 @@ class Program(NamedTuple):
                 if part.act in _GIVEN and not isinstance(error, RuleError):
                     _called(part, coefficients)
                     if not part.array_rule:
-                        raise wrong(part.rule.__qualname__, error) from error
+                        raise rule_error(part.rule.__qualname__, error) from error
                 raise
             if part.array_rule:
                 _shaped(part.rule, flow[:2], p)
         return flow
 
 
-def options(row: Coefficients) -> Options:
+def static_options(row: Coefficients) -> StaticOptions:
     """The names of the coefficients, and those that are bools or strings with their values."""
-    return tuple([(tuple(part), () if floats(part) else _static(part)) if part else _NOTHING for part in row])
+    return tuple([(tuple(part), () if all_floats(part) else _static(part)) if part else _NOTHING for part in row])
 
 
-def floats(part: Mapping[str, Any]) -> bool:
+def all_floats(part: Mapping[str, Any]) -> bool:
     """Whether these are floats and nothing else, as they nearly always are."""
     return {*map(type, part.values())} <= _FLOAT
 
@@ -185,7 +185,7 @@ def _given(rule: Rule, out: Any, wanted: int) -> tuple[Any, ...]:
     return results
 
 
-def wrong(rule: str, error: Exception) -> RuleError:
+def rule_error(rule: str, error: Exception) -> RuleError:
     """What is wrong with a rule, or several, that did this."""
     more = "" if isinstance(error, MisuseError) else f"; {ALLOWED}"
     return RuleError(f"the rule {rule} does what no kernel can: {error}{more}")

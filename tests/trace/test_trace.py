@@ -11,7 +11,7 @@ import pytest
 import anyoptim as ao
 from anyoptim._trace._expressions import evaluate
 from anyoptim._trace._graph import Graph, Node, trace
-from anyoptim._trace._program import MOVE, Part, Program, on_value, options
+from anyoptim._trace._program import MOVE, Part, Program, on_value, static_options
 from anyoptim._trace._symbols import Scalar
 from tests.support.internals import blocked
 from tests.support.libraries import METHODS
@@ -22,7 +22,7 @@ def _given(name: str) -> Scalar:
 
 
 def _trace(rule: Callable[..., Any], slots: tuple[str, ...], coefficients: dict[str, Any]) -> Graph:
-    return trace(Program((Part(on_value, rule, slots), MOVE)), options((coefficients, {})))
+    return trace(Program((Part(on_value, rule, slots), MOVE)), static_options((coefficients, {})))
 
 
 def _number(value: float) -> Scalar:

@@ -19,7 +19,7 @@ from anyoptim._engines.cuda._elements import ELEMENTS
 from anyoptim._engines.cuda._programs import kernel_of
 from anyoptim._engines.cuda._source import CHUNK, REDUCTION, THREADS, Kernel, coefficients
 from anyoptim._trace._expressions import evaluate
-from anyoptim._trace._program import Coefficients, Program, floats, options
+from anyoptim._trace._program import Coefficients, Program, all_floats, static_options
 from anyoptim._trace._reduction import BLOCK, power_of_two
 from anyoptim._trace._symbols import Scalar, Symbol, symbol
 
@@ -60,7 +60,7 @@ def broken() -> str | None:
 def ready(program: Program, row: Coefficients, dtype: str, number: int) -> None:
     """Compile for arrays of one dtype on the device of this number."""
     there, parts = device(number), (*program.measures, None)
-    found = [kernel_of(program, k, options(row[:k]), element(dtype)) for k in parts]
+    found = [kernel_of(program, k, static_options(row[:k]), element(dtype)) for k in parts]
     with there.scope():
         for kernel in found:
             there.kernel(kernel.name, kernel.text)
@@ -242,7 +242,7 @@ class Cuda(Plan):
         self.last_step = None
         with self.device.scope():
             passes = self._passes(None, gathered, rows)
-        if len(rows.distinct) == 1 and all(map(floats, rows.distinct[0])):
+        if len(rows.distinct) == 1 and all(map(all_floats, rows.distinct[0])):
             (one,) = passes
             self.last_step = Replay(
                 rows.distinct[0], one.scalars, self.dtype, one.numbers[: len(one.scalars)], one.again
@@ -257,7 +257,7 @@ class Cuda(Plan):
 
     def _passes(self, k: int | None, gathered: Gathered, rows: CoefficientTable) -> list[Pass]:
         """What to run, one kernel for each set of static options, with what it is given."""
-        static = [options(row) for row in rows.distinct]
+        static = [static_options(row) for row in rows.distinct]
         found = []
         for key in dict.fromkeys(static):
             members = None if static.count(key) == len(static) else tuple(static[r] == key for r in rows.row_of_leaf)

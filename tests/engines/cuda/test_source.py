@@ -30,9 +30,9 @@ from tests.support.internals import (
     Scalar,
     Symbol,
     evaluate,
-    options,
     range_of,
     reduction,
+    static_options,
     symbol,
     trace,
     trace_measure,
@@ -67,7 +67,7 @@ def _passes(optimizer: ao.Optimizer, dtype: str) -> Iterator[tuple[Kernel, Graph
     """Each kernel of a rule, its graph and whether it measures."""
     program = optimizer._pipeline.branch.program
     for k in (*program.measures, None):
-        for static in dict.fromkeys(options(_row(optimizer, t, 0.5)[:k]) for t in STEPS):
+        for static in dict.fromkeys(static_options(_row(optimizer, t, 0.5)[:k]) for t in STEPS):
             graph = trace(program, static) if k is None else trace_measure(program, k, static)
             yield kernel_of(program, k, static, dtype), graph, k is not None
 
