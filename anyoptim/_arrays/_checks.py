@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from anyoptim._arrays import COMPUTE, Array, Library, is_scalar, library
-from anyoptim._arrays._memory import MemoryLayout, overlaps_itself, shared
+from anyoptim._arrays._memory import MemoryLayout, find_overlap, overlaps_itself
 from anyoptim._arrays._quiet import quiet
 from anyoptim._arrays._tree import Name, Tree
 
@@ -67,7 +67,7 @@ def parameters(tree: Tree) -> list[Parameter | None]:
             found.append(None)
             continue
         lib, array, dtype = admit(tree.name(i), p)
-        why = lib.unmovable(array)
+        why = lib.parameter_refusal(array)
         if why is not None:
             raise TypeError(f"{tree.name(i)} {why}")
         memory = lib.memory(p)
@@ -111,7 +111,7 @@ def separate(tree: Tree, ps: Sequence[Parameter | None], owner: Sequence[int]) -
             )
         indices.append(i)
         memories.append(p.memory)
-    pair = shared(memories)
+    pair = find_overlap(memories)
     if pair is not None:
         a, b = (tree.name(indices[k]) for k in pair)
         raise ValueError(
@@ -190,7 +190,7 @@ def _gradient(
             return p.library.scalar(x.item(), getattr(p.library.xp, COMPUTE[p.dtype]), p.array)
     if not together(p, x):
         raise ValueError(f"{p_name} is on device {p.library.device(p.array)} but {name} is on device {lib.device(x)}")
-    return p.library.aligned(x, p.array) if other is None else x
+    return p.library.sharded_like(x, p.array) if other is None else x
 
 
 def together(p: Parameter, x: Array) -> bool:

@@ -47,7 +47,7 @@ class Dask(Library):
         found = sys.modules["dask.array"].map_blocks(call, *parts, dtype=first.dtype, new_axis=0, chunks=chunks)
         return tuple(found[k] for k in range(len(state)))
 
-    def aligned(self, x: Array, like: Array) -> Array:
+    def sharded_like(self, x: Array, like: Array) -> Array:
         return x.rechunk(tuple((1,) if n == 1 else chunks for n, chunks in zip(x.shape, like.chunks, strict=True)))
 
     def to_host(self, x: Array) -> np.ndarray[Any, Any]:

@@ -38,7 +38,7 @@ class DTensors(Torch):
     def namespace(cls, x: Any) -> Any:
         return Torch.namespace(x) if is_dtensor(x) else None
 
-    def unmovable(self, p: Array) -> str | None:
+    def parameter_refusal(self, p: Array) -> str | None:
         if any(placement.is_partial() for placement in p.placements):
             return f"has the placements {p.placements}; wanted Shard or Replicate, and no sum that is still to be made"
         return None
@@ -48,19 +48,19 @@ class DTensors(Torch):
 
     def numpy_view(self, x: Array) -> np.ndarray[Any, Any] | None:
         local = _local(x)
-        return None if local.dtype is sys.modules["torch"].bfloat16 else super().bits(local)
+        return None if local.dtype is sys.modules["torch"].bfloat16 else super().numpy_bits(local)
 
-    def bits(self, x: Array) -> np.ndarray[Any, Any] | None:
+    def numpy_bits(self, x: Array) -> np.ndarray[Any, Any] | None:
         return None  # whoever asks wants all of x
 
-    def shares_numpy(self, like: Array) -> bool:
-        return super().shares_numpy(_local(like))
+    def numpy_can_create(self, like: Array) -> bool:
+        return super().numpy_can_create(_local(like))
 
     def to_host(self, x: Array) -> np.ndarray[Any, Any]:
         return super().to_host(x.detach().full_tensor() if is_dtensor(x) else x)
 
     def from_host(self, values: np.ndarray[Any, Any], like: Array) -> Array:
-        return self.aligned(super().from_host(values, like), like)
+        return self.sharded_like(super().from_host(values, like), like)
 
     def cuda(self, x: Array) -> int | None:
         return None
@@ -83,37 +83,37 @@ class DTensors(Torch):
     def device(self, x: Array) -> Any:
         return x.device_mesh if is_dtensor(x) else x.device
 
-    def placement(self, like: Array) -> Any:
+    def creation_device(self, like: Array) -> Any:
         return like.device
 
     def scalar(self, value: Any, dtype: Any, like: Array) -> Array:
-        return self.beside(super().scalar(value, dtype, like), like)
+        return self.replicated_like(super().scalar(value, dtype, like), like)
 
-    def beside(self, x: Array, like: Array) -> Array:
+    def replicated_like(self, x: Array, like: Array) -> Array:
         whole = sys.modules["torch.distributed.tensor"].Replicate()
         return _placed(x, like, [whole] * like.device_mesh.ndim) if is_dtensor(like) and not is_dtensor(x) else x
 
-    def aligned(self, x: Array, like: Array) -> Array:
+    def sharded_like(self, x: Array, like: Array) -> Array:
         if not is_dtensor(like):
             return x
         if not is_dtensor(x):
             return _placed(x, like, like.placements)
         return x if x.placements == like.placements else x.redistribute(like.device_mesh, like.placements)
 
-    def shared(self, x: Array) -> bool:
+    def spans_processes(self, x: Array) -> bool:
         return is_dtensor(x)
 
-    def first(self, x: Array) -> bool:
+    def is_first_process(self, x: Array) -> bool:
         return bool(sys.modules["torch"].distributed.get_rank() == int(x.device_mesh.mesh.min()))
 
-    def agreed(self, holds: bool, x: Array) -> bool:
+    def all_processes(self, holds: bool, x: Array) -> bool:
         torch = sys.modules["torch"]
         told = torch.tensor(float(holds), device=x.device_mesh.device_type)
         for group in x.device_mesh.get_all_groups():
             torch.distributed.all_reduce(told, torch.distributed.ReduceOp.MIN, group=group)
         return bool(told)
 
-    def total(self, numbers: Sequence[float], of: Sequence[Array]) -> list[float]:
+    def sum_over_processes(self, numbers: Sequence[float], of: Sequence[Array]) -> list[float]:
         torch = sys.modules["torch"]
         found = [*numbers]
         for mesh in dict.fromkeys(x.device_mesh for x in of):

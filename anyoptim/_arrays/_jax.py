@@ -28,15 +28,15 @@ class JAX(Library):
     wide_integers = False
     compiled_by_xla = True
     states_need_dtypes = True
-    flushes = True
-    frozen = True
+    flushes_subnormals = True
+    immutable = True
 
     def widest_float(self) -> Any:
         return self.xp.float64 if loaded().config.jax_enable_x64 else self.xp.float32
 
     def to_host(self, x: Array) -> np.ndarray[Any, Any]:
-        if self.shared(x) and not x.is_fully_replicated:
-            x = _gathered(self.replicated(x))(x)
+        if self.spans_processes(x) and not x.is_fully_replicated:
+            x = _gathered(self.replicated_sharding(x))(x)
         return np.asarray(x)
 
     def writable(self, x: Array) -> bool:
@@ -60,10 +60,10 @@ class JAX(Library):
             return False
         return bool(x.dtype == p.dtype and x.shape == p.shape and x.sharding == p.sharding)
 
-    def place(self, x: Array) -> Any:
+    def device_group(self, x: Array) -> Any:
         return getattr(x.sharding, "mesh", None) or self.device(x)
 
-    def replicated(self, x: Array) -> Any:
+    def replicated_sharding(self, x: Array) -> Any:
         if not x.committed:
             return None
         sharding = loaded().sharding
@@ -72,10 +72,10 @@ class JAX(Library):
             return sharding.NamedSharding(mesh, sharding.PartitionSpec())
         return x.sharding if x.sharding.num_devices == 1 else None
 
-    def put(self, numbers: Any, place: Any) -> Any:
+    def device_put(self, numbers: Any, place: Any) -> Any:
         return loaded().device_put(numbers, place)
 
-    def placement(self, like: Array) -> Any:
+    def creation_device(self, like: Array) -> Any:
         # Where `like` lies on several devices, uncommitted, so that it follows `like` there.
         device = self.device(like)
         return None if isinstance(device, frozenset) else device
@@ -85,14 +85,14 @@ class JAX(Library):
     ) -> tuple[Array, ...]:
         return _loop(step)(state, self.xp.asarray(np.array(rows), dtype=state[0].dtype))  # type: ignore[no-any-return]
 
-    def aligned(self, x: Array, like: Array) -> Array:
+    def sharded_like(self, x: Array, like: Array) -> Array:
         if self.traced(x) or self.traced(like) or not like.committed or x.sharding == like.sharding:
             return x
         if x.shape != like.shape:  # what lies nowhere in particular follows
             return x
         return loaded().device_put(x, like.sharding)
 
-    def freely(self, call: Callable[..., Any], like: Any, *given: Any) -> Any:
+    def auto_sharded(self, call: Callable[..., Any], like: Any, *given: Any) -> Any:
         # Where axes of a mesh are explicit, a product of matrices would have to say where its result lies.
         jax = loaded()
         leaves, tree = jax.tree.flatten(given)
@@ -103,7 +103,7 @@ class JAX(Library):
         # What lies nowhere in particular is whole everywhere.
         whole = jax.sharding.NamedSharding(found[0].aval.sharding.mesh, jax.sharding.PartitionSpec())
         if not self.traced(found[0]):
-            place = self.replicated(found[0])
+            place = self.replicated_sharding(found[0])
             arrays = {i: x if _explicit(x) else jax.device_put(x, place) for i, x in arrays.items()}
 
         def within(arrays: Mapping[int, Array]) -> Any:
@@ -112,20 +112,20 @@ class JAX(Library):
         where = jax.tree.map(lambda x: x.aval.sharding if _explicit(x) else whole, like)
         return jax.sharding.auto_axes(within, out_sharding=where)(arrays)
 
-    def divided(self, x: Array) -> bool:
+    def is_sharded(self, x: Array) -> bool:
         # Where the axes of its mesh are automatic, XLA cuts and adds a vector as if it lay in one place.
         sharding = (x.aval if self.traced(x) else x).sharding
         explicit = loaded().sharding.AxisType.Explicit
         axes = getattr(getattr(sharding, "mesh", None), "axis_types", ())
         return explicit in axes and not sharding.is_fully_replicated
 
-    def shared(self, x: Array) -> bool:
+    def spans_processes(self, x: Array) -> bool:
         return not (self.traced(x) or x.is_fully_addressable)
 
-    def first(self, x: Array) -> bool:
+    def is_first_process(self, x: Array) -> bool:
         return bool(loaded().process_index() == min(device.process_index for device in x.sharding.device_set))
 
-    def agreed(self, holds: bool, x: Array) -> bool:
+    def all_processes(self, holds: bool, x: Array) -> bool:
         jax = loaded()
         # One device of each process, the same ones to all.
         devices = sorted(x.sharding.device_set, key=operator.attrgetter("id"))

@@ -29,7 +29,7 @@ COMPUTE = {
 class Fingerprint(NamedTuple):
     """By what arrays on a CUDA device are known again: lists, which compare faster than arrays one by one."""
 
-    begins: list[int]
+    addresses: list[int]
     dtypes: list[Any]
     shapes: list[tuple[int, ...]]
     strides: list[tuple[int, ...]] | None
@@ -52,10 +52,10 @@ class Library:
     states_need_dtypes = False
     """Whether all that a state has must have a dtype, so that transformations of the library may carry it."""
 
-    flushes = False
+    flushes_subnormals = False
     """Whether results that are subnormal become 0."""
 
-    frozen = False
+    immutable = False
     """Whether its arrays never change, so that one that was met before is as it was."""
 
     lazy = False
@@ -88,7 +88,7 @@ class Library:
         """Why an array that looks like any other can't be taken, or None."""
         return None
 
-    def unmovable(self, p: Array) -> str | None:
+    def parameter_refusal(self, p: Array) -> str | None:
         """Why an array can't be a parameter that can be a gradient, or None."""
         return None
 
@@ -96,7 +96,7 @@ class Library:
         """The array to compute with: on the same memory, outside any automatic differentiation."""
         return x
 
-    def guarded(self, x: Array) -> Array:
+    def read_only(self, x: Array) -> Array:
         """The same array for a rule to read; where the library can, one that it can't write to."""
         return x
 
@@ -127,25 +127,25 @@ class Library:
 
         return device(x)
 
-    def placement(self, like: Array) -> Any:
+    def creation_device(self, like: Array) -> Any:
         """What to give a creation function as `device`, for an array that is to meet `like`."""
         return self.device(like)
 
-    def place(self, x: Array) -> Any:
+    def device_group(self, x: Array) -> Any:
         """What arrays have in common that one call may take."""
         return self.device(x)
 
-    def replicated(self, x: Array) -> Any:
+    def replicated_sharding(self, x: Array) -> Any:
         """Where to put an array that is to be whole wherever `x` is; None for where the library likes."""
         return None
 
-    def put(self, numbers: Any, place: Any) -> Any:
+    def device_put(self, numbers: Any, place: Any) -> Any:
         """NumPy's arrays and numbers, in containers, as arrays in a place that `replicated` gave."""
         raise NotImplementedError
 
     def scalar(self, value: Any, dtype: Any, like: Array) -> Array:
         """A 0-d array that can meet `like`."""
-        return self.xp.asarray(value, dtype=dtype, device=self.placement(like))
+        return self.xp.asarray(value, dtype=dtype, device=self.creation_device(like))
 
     def fold(
         self, step: Callable[..., tuple[Array, ...]], state: tuple[Array, ...], rows: Sequence[Sequence[int]]
@@ -159,10 +159,10 @@ class Library:
             state = step(state, *(self.scalar(word, first.dtype, first) for word in row))
         return state
 
-    def columns(self, table: np.ndarray[Any, Any], index: Array) -> list[Array]:
+    def gather_columns(self, table: np.ndarray[Any, Any], index: Array) -> list[Array]:
         """Of a table of words the rows with these numbers: an array like `index` for each column."""
         xp = self.xp
-        table = xp.asarray(table.astype(str(self.dtype(index))), device=self.placement(index))
+        table = xp.asarray(table.astype(str(self.dtype(index))), device=self.creation_device(index))
         rows = xp.take(table, xp.reshape(index, (-1,)), axis=0)
         return [xp.reshape(rows[:, k], index.shape) for k in range(rows.shape[1])]
 
@@ -170,11 +170,11 @@ class Library:
         """NumPy's view of the memory of `x`, for its functions to read and write; None where there is none."""
         return None
 
-    def bits(self, x: Array) -> np.ndarray[Any, Any] | None:
+    def numpy_bits(self, x: Array) -> np.ndarray[Any, Any] | None:
         """The same of any floating dtype of native byte order; of bfloat16, which NumPy lacks, its bits as uint16."""
         return None
 
-    def shares_numpy(self, like: Array) -> bool:
+    def numpy_can_create(self, like: Array) -> bool:
         """Whether new arrays like this one may be made by NumPy: they lie on the host, and nobody follows how."""
         return False
 
@@ -191,13 +191,13 @@ class Library:
         """These values, of any floating dtype, as an array of the dtype of `like`, and where that is."""
         name = self.dtype(like)
         wide = values.astype("float32" if name == "bfloat16" else name)  # NumPy may never have heard of bfloat16
-        return self.xp.astype(self.xp.asarray(wide, device=self.placement(like)), like.dtype, copy=False)
+        return self.xp.astype(self.xp.asarray(wide, device=self.creation_device(like)), like.dtype, copy=False)
 
-    def filled(self, slot: Array, values: np.ndarray[Any, Any]) -> Array:
+    def with_values(self, slot: Array, values: np.ndarray[Any, Any]) -> Array:
         """A slot with other values: the same one, where it can be written to."""
         new = self.from_host(values, slot)
         if not self.writable(slot):
-            return self.aligned(new, slot)
+            return self.sharded_like(new, slot)
         self.write(slot, new)
         return slot
 
@@ -233,19 +233,19 @@ class Library:
         """What `stayed` and `addresses` compare with, of arrays on a CUDA device."""
         return Fingerprint([], [], [], None, [])
 
-    def unchanged_all(self, ps: Sequence[Array], marks: Fingerprint) -> bool:
+    def unchanged_all(self, ps: Sequence[Array], fingerprint: Fingerprint) -> bool:
         """Whether these parameters, met before, are without doubt where and as they were: quicker than to ask anew."""
         return False
 
-    def addresses(self, xs: Sequence[Array], marks: Fingerprint) -> list[int] | None:
+    def addresses(self, xs: Sequence[Array], fingerprint: Fingerprint) -> list[int] | None:
         """Where gradients begin, if without doubt all are such as their parameters; else None."""
         return None
 
-    def at(self, x: Array) -> AbstractContextManager[Any]:
+    def on_device_of(self, x: Array) -> AbstractContextManager[Any]:
         """Within it, new arrays lie where `x` does."""
         return nullcontext()
 
-    def followed(self, x: Array) -> bool:
+    def tracked_by_autograd(self, x: Array) -> bool:
         """Whether automatic differentiation follows what becomes of `x`."""
         return False
 
@@ -253,7 +253,7 @@ class Library:
         """A copy in the same memory order."""
         return self.xp.asarray(x, copy=True)
 
-    def touched(self, arrays: Sequence[Array]) -> None:
+    def mark_written(self, arrays: Sequence[Array]) -> None:
         """Take notice that `host` views of these were written to. Does not fail."""
 
     def memory(self, x: Array) -> MemoryLayout | None:
@@ -267,7 +267,7 @@ class Library:
         """The result of an operation on arrays, as an array."""
         return result
 
-    def owned(self, result: Array) -> Array:
+    def unaliased(self, result: Array) -> Array:
         """An array with these values that an engine may write to, whatever the user writes to."""
         return result
 
@@ -275,22 +275,22 @@ class Library:
         """The complex array with these two parts; the standard has no constructor that keeps -0 and inf."""
         return self.xp.astype(real, dtype) + self.xp.astype(imag, dtype) * 1j
 
-    def freely(self, call: Callable[..., Any], like: Any, *given: Any) -> Any:
+    def auto_sharded(self, call: Callable[..., Any], like: Any, *given: Any) -> Any:
         """`call(*given)`, which does with arrays what it likes, however they are divided into pieces.
 
         `like` are arrays that lie where its results are to lie, in containers like theirs.
         """
         return call(*given)
 
-    def aligned(self, x: Array, like: Array) -> Array:
+    def sharded_like(self, x: Array, like: Array) -> Array:
         """`x` divided into pieces as `like` is, of its shape, or of one that has 1 where all of it share an element."""
         return x
 
-    def divided(self, x: Array) -> bool:
+    def is_sharded(self, x: Array) -> bool:
         """Whether the elements of `x`, which is one array to the library, are known to lie on several devices."""
         return False
 
-    def beside(self, x: Array, like: Array) -> Array:
+    def replicated_like(self, x: Array, like: Array) -> Array:
         """An array that is the same in all processes as one that can meet `like`, of whatever shape."""
         return x
 
@@ -298,19 +298,19 @@ class Library:
         """The part of `x` that this process has."""
         return x
 
-    def shared(self, x: Array) -> bool:
+    def spans_processes(self, x: Array) -> bool:
         """Whether other processes have parts of `x`, too, so that all have to ask for the whole: by `to_host`."""
         return False
 
-    def first(self, x: Array) -> bool:
+    def is_first_process(self, x: Array) -> bool:
         """Whether this is the first of the processes that share `x`."""
         return True
 
-    def agreed(self, holds: bool, x: Array) -> bool:
+    def all_processes(self, holds: bool, x: Array) -> bool:
         """Whether it holds in all processes that share `x`, which all ask."""
         return holds
 
-    def total(self, numbers: Sequence[float], of: Sequence[Array]) -> list[float]:
+    def sum_over_processes(self, numbers: Sequence[float], of: Sequence[Array]) -> list[float]:
         """For each of these arrays the sum of the numbers that all processes that share it give.
 
         Of those that have the same elements one counts, the first among them.

@@ -38,7 +38,7 @@ class NumPy(Library):
             return array
         return array[()] if isinstance(old, np.generic) else array.item()
 
-    def owned(self, result: Array) -> Array:
+    def unaliased(self, result: Array) -> Array:
         return result if result.base is None and result.flags.writeable else result.copy()
 
     def array(self, result: Array) -> Array:
@@ -50,7 +50,7 @@ class NumPy(Library):
     def writable(self, x: Array) -> bool:
         return isinstance(x, np.ndarray) and x.flags.writeable
 
-    def guarded(self, x: Array) -> Array:
+    def read_only(self, x: Array) -> Array:
         view = x.view()
         view.flags.writeable = False
         return view
@@ -62,13 +62,13 @@ class NumPy(Library):
         # bfloat16 is a guest among NumPy's dtypes.
         return x if isinstance(x, np.ndarray) and x.dtype.kind in "fc" else None
 
-    def bits(self, x: Array) -> np.ndarray[Any, Any] | None:
+    def numpy_bits(self, x: Array) -> np.ndarray[Any, Any] | None:
         if not isinstance(x, np.ndarray) or not x.dtype.isnative:
             return None
         a = x if type(x) is np.ndarray else np.asarray(x)
         return a if a.dtype.kind in "fc" else a.view(np.uint16) if self.dtype(a) == "bfloat16" else None
 
-    def shares_numpy(self, like: Array) -> bool:
+    def numpy_can_create(self, like: Array) -> bool:
         return isinstance(like, np.ndarray)
 
     def to_host(self, x: Array) -> np.ndarray[Any, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from anyoptim._arrays import Array, Library, is_scalar, library
-from anyoptim._arrays._memory import overlaps_itself, shared
+from anyoptim._arrays._memory import find_overlap, overlaps_itself
 
 __all__ = ["destination", "written"]
 
@@ -32,14 +32,14 @@ def destination(name: str, out: Array, x_name: str, x: Array) -> Array:
             kind = TypeError if what == "dtype" else ValueError
             raise kind(f"{name} has {what} {theirs} but {x_name} has {what} {ours}; wanted the same")
     _writable(name, arrays, out)
-    if arrays.followed(x):
+    if arrays.tracked_by_autograd(x):
         raise TypeError(f"{name} is given, but automatic differentiation follows {x_name}; wanted None: a new array")
     there, here = arrays.memory(out), arrays.memory(x)
     if there is None or here is None or 0 in there.shape:
         return out
     if there == here:
         return x
-    if shared([there, here]) is not None:
+    if find_overlap([there, here]) is not None:
         raise ValueError(f"{name} shares part of its memory with {x_name}; wanted {x_name} itself, or none of it")
     return out
 
@@ -50,7 +50,7 @@ def _writable(name: str, arrays: Library, out: Array) -> Array:
         raise TypeError(f"{name} {why}")
     if not arrays.writable(out):
         raise TypeError(f"{name} can't be written to ({arrays.name}, {type(out).__name__}); wanted None: a new array")
-    if arrays.followed(out):
+    if arrays.tracked_by_autograd(out):
         raise TypeError(f"{name} is followed by automatic differentiation, which can't see what is written to it")
     memory = arrays.memory(out)
     if memory is not None and 0 not in memory.shape and overlaps_itself(memory):

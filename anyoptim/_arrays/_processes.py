@@ -16,15 +16,15 @@ def by_one(arrays: Sequence[Array], what: str) -> Iterator[bool]:
 
     All of them end together. Where the first fails, it raises its own error, and the others OSError with `what`.
     """
-    x = next((x for x in arrays if library(x).shared(x)), None)
+    x = next((x for x in arrays if library(x).spans_processes(x)), None)
     if x is None:
         yield True
         return
     done = False
     try:
-        yield library(x).first(x)
+        yield library(x).is_first_process(x)
         done = True
     finally:
-        all_done = library(x).agreed(done, x)
+        all_done = library(x).all_processes(done, x)
     if not all_done:
         raise OSError(f"{what} by the first of the processes that share the arrays, whose error says why")

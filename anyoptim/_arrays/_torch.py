@@ -42,11 +42,11 @@ class Torch(Library):
         return not (frozen or x.is_conj() or x.is_neg())
 
     def numpy_view(self, x: Array) -> np.ndarray[Any, Any] | None:
-        return None if x.dtype is sys.modules["torch"].bfloat16 else self.bits(x)
+        return None if x.dtype is sys.modules["torch"].bfloat16 else self.numpy_bits(x)
 
-    def bits(self, x: Array) -> np.ndarray[Any, Any] | None:
+    def numpy_bits(self, x: Array) -> np.ndarray[Any, Any] | None:
         torch = sys.modules["torch"]
-        if not self.shares_numpy(x) or x.is_conj() or x.is_neg():
+        if not self.numpy_can_create(x) or x.is_conj() or x.is_neg():
             return None
         try:
             if x.dtype is torch.bfloat16:
@@ -56,7 +56,7 @@ class Torch(Library):
             return None
         return view if view.dtype.kind in "fc" else None
 
-    def shares_numpy(self, like: Array) -> bool:
+    def numpy_can_create(self, like: Array) -> bool:
         torch = sys.modules["torch"]
         if type(like) not in {torch.Tensor, torch.nn.Parameter} or like.device.type != "cpu" or _recorded():
             return False
@@ -79,7 +79,7 @@ class Torch(Library):
         except RuntimeError:  # under torch.func
             return None
 
-    def followed(self, x: Array) -> bool:
+    def tracked_by_autograd(self, x: Array) -> bool:
         torch = sys.modules["torch"]
         if x.requires_grad and torch.is_grad_enabled():
             return True
@@ -94,36 +94,36 @@ class Torch(Library):
 
     def fingerprint(self, ps: Sequence[Array]) -> Fingerprint:
         strides = None if all(p.is_contiguous() for p in ps) else [p.stride() for p in ps]
-        begins, devices = [p.data_ptr() for p in ps], [p.get_device() for p in ps]
-        return Fingerprint(begins, [p.dtype for p in ps], [tuple(p.shape) for p in ps], strides, devices)
+        addresses, devices = [p.data_ptr() for p in ps], [p.get_device() for p in ps]
+        return Fingerprint(addresses, [p.dtype for p in ps], [tuple(p.shape) for p in ps], strides, devices)
 
-    def unchanged_all(self, ps: Sequence[Array], marks: Fingerprint) -> bool:
+    def unchanged_all(self, ps: Sequence[Array], fingerprint: Fingerprint) -> bool:
         # An assignment to `p.data` can make any other tensor of it.
-        return self._such(ps, marks) and [p.data_ptr() for p in ps] == marks.begins
+        return self._such(ps, fingerprint) and [p.data_ptr() for p in ps] == fingerprint.addresses
 
-    def addresses(self, xs: Sequence[Array], marks: Fingerprint) -> list[int] | None:
-        if {*map(type, xs)} != {sys.modules["torch"].Tensor} or not self._such(xs, marks):
+    def addresses(self, xs: Sequence[Array], fingerprint: Fingerprint) -> list[int] | None:
+        if {*map(type, xs)} != {sys.modules["torch"].Tensor} or not self._such(xs, fingerprint):
             return None
         try:
             found = [x.data_ptr() for x in xs]
         except RuntimeError:  # under torch.func
             return None
         # Zero is where nothing is stored, which is right where nothing is to be.
-        return found if [a == 0 for a in found] == [a == 0 for a in marks.begins] else None
+        return found if [a == 0 for a in found] == [a == 0 for a in fingerprint.addresses] else None
 
     @staticmethod
-    def _such(xs: Sequence[Array], marks: Fingerprint) -> bool:
-        if [x.shape for x in xs] != marks.shapes or [x.dtype for x in xs] != marks.dtypes:
+    def _such(xs: Sequence[Array], fingerprint: Fingerprint) -> bool:
+        if [x.shape for x in xs] != fingerprint.shapes or [x.dtype for x in xs] != fingerprint.dtypes:
             return False
         try:
-            if marks.strides is None:
+            if fingerprint.strides is None:
                 same = False not in [x.is_contiguous() for x in xs]
             else:
-                same = [x.stride() for x in xs] == marks.strides
+                same = [x.stride() for x in xs] == fingerprint.strides
         except RuntimeError:  # sparse
             return False
         plain = True not in [x.is_neg() or x.is_conj() for x in xs]
-        return same and plain and [x.get_device() for x in xs] == marks.devices
+        return same and plain and [x.get_device() for x in xs] == fingerprint.devices
 
     def unchanged(self, x: Array, memory: MemoryLayout | None) -> bool:
         return memory is not None and self.writable(x) and self.memory(x) == memory
@@ -145,7 +145,7 @@ class Torch(Library):
     def copied(self, x: Array) -> Array:
         return x.detach().clone()
 
-    def touched(self, arrays: Sequence[Array]) -> None:
+    def mark_written(self, arrays: Sequence[Array]) -> None:
         # Inference tensors count no versions.
         sys.modules["torch"].autograd.graph.increment_version([x for x in arrays if not x.is_inference()])
 

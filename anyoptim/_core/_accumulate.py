@@ -91,8 +91,8 @@ def taking(
         if p is not None and xs[i] is None and owner[i] == i and i not in resting:
             has = flat.pending[i] > 0
             if has is not False:
-                with p.library.at(p.array):
-                    found[i] = p.library.aligned(p.library.xp.zeros_like(p.array), p.array)
+                with p.library.on_device_of(p.array):
+                    found[i] = p.library.sharded_like(p.library.xp.zeros_like(p.array), p.array)
                 if has is not True:
                     unsure[i] = has
     return found, unsure
@@ -113,7 +113,7 @@ def cleared(
         p = ps[i]
         if p is not None:
             total = (flat.slots[i] or ())[0]
-            with p.library.at(total):
+            with p.library.on_device_of(total):
                 zeros[i] = p.library.xp.zeros_like(total)
                 if write and p.library.writable(total):
                     p.library.write(total, zeros[i])

@@ -43,12 +43,12 @@ def begun(flat: FlatState, ps: Sequence[Parameter | None]) -> FlatState:
     There they will be after a step, and `jax.jit` compiles anew for what comes from elsewhere.
     """
     flat = carried(flat, ps)
-    places = ((p.library, p.library.replicated(p.array)) for p in ps if p and not traced(p.array))
+    places = ((p.library, p.library.replicated_sharding(p.array)) for p in ps if p and not traced(p.array))
     found = next(((of, place) for of, place in places if place is not None), None)
     if found is None:
         return flat
     of, place = found
-    step, t, scalars, pending = of.put((flat.step, flat.t, flat.scalars, flat.pending), place)
+    step, t, scalars, pending = of.device_put((flat.step, flat.t, flat.scalars, flat.pending), place)
     return FlatState(step, t, flat.slots, scalars, pending)
 
 

@@ -144,7 +144,7 @@ class StepPlan:
         """Take the arrays that stand where those were that can't be written to, if that is all there is to know."""
         for i, (leaf, p) in enumerate(zip(leaves, self.ps, strict=True)):
             if p is not None and not p.writable:
-                if not p.library.frozen:
+                if not p.library.immutable:
                     return False
                 self._put(i, p, leaf)
         return True

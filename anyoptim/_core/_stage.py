@@ -195,7 +195,9 @@ class Stage:
         A tuple of arrays of that dtype, and of the shapes of `slot_shapes`, one for each name in `slots`.
         """
         return tuple(
-            xp.zeros_like(p) if shape == p.shape else xp.zeros(shape, dtype=p.dtype, device=library(p).placement(p))
+            xp.zeros_like(p)
+            if shape == p.shape
+            else xp.zeros(shape, dtype=p.dtype, device=library(p).creation_device(p))
             for shape in self.slot_shapes(tuple(p.shape))
         )
 

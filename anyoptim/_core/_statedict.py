@@ -319,7 +319,7 @@ def _slot(own: _Saved | None, name: str, path: str, of: str, p: Parameter, fresh
         if dtype.startswith("complex") != wanted.startswith("complex"):
             return fresh
     with quiet():
-        return p.library.filled(fresh, found.to_host(array))
+        return p.library.with_values(fresh, found.to_host(array))
 
 
 def _known(own: _Saved, name: str, path: str) -> tuple[str, Library, Array, str]:

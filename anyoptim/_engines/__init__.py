@@ -197,7 +197,7 @@ class Dispatch:
             place = numbers[i][1] if choice.engine == "cuda" else None
             if choice.engine == "jax":
                 # One that is not bound to a place goes to that of its gradient.
-                place = leaf.library.place(leaf.p) or leaf.library.place(xs[i])
+                place = leaf.library.device_group(leaf.p) or leaf.library.device_group(xs[i])
                 dtype = _real(COMPUTE[leaf.library.dtype(leaf.p)])
             divided.setdefault((choice.engine, leaf.library, dtype, place, id(programs[i])), []).append(i)
         # The portable engine last: it has read all it needs when it has prepared, but a gradient of another may
@@ -306,7 +306,7 @@ class Dispatch:
                 sums.update(zip(team.of, team.plan.squares(k, found, own), strict=True))
         for library in self.distributed:
             of = [i for i in sorted(sums) if self.leaves[i].library is library]
-            found = library.total([float(total(np, sums[i])) for i in of], [self.leaves[i].p for i in of])
+            found = library.sum_over_processes([float(total(np, sums[i])) for i in of], [self.leaves[i].p for i in of])
             sums.update({i: np.array([number]) for i, number in zip(of, found, strict=True)})
         return sums
 

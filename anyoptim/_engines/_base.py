@@ -152,7 +152,7 @@ class Plan(ABC):
         self.program = program
         self.leaves = leaves
         self.last_step: Replay | None = None
-        libraries = {leaf.library for leaf in leaves if type(leaf.library).touched is not Library.touched}
+        libraries = {leaf.library for leaf in leaves if type(leaf.library).mark_written is not Library.mark_written}
         self._touched = [(of, [leaf.destination for leaf in leaves if leaf.library is of]) for of in libraries]
 
     @property
@@ -171,7 +171,7 @@ class Plan(ABC):
     def touch(self) -> None:
         """Tell the libraries that have to know that NumPy's views of their arrays were written to."""
         for library, destinations in self._touched:
-            library.touched(destinations)
+            library.mark_written(destinations)
 
     def quick(self, xs: Sequence[Array]) -> Any:
         """What `gather` gives, if the leaves and gradients are without doubt as they should be; else None."""

@@ -73,11 +73,11 @@ class Jax(Plan):
         super().__init__(program, leaves)
         library = leaves[0].library
         self._dtype = np.dtype(np.dtype(COMPUTE[library.dtype(leaves[0].p)]).char.lower())
-        self._place = library.replicated(leaves[0].p)
+        self._place = library.replicated_sharding(leaves[0].p)
         # XLA would divide results of several devices as it likes.
         several = leaves[0].p.sharding.num_devices > 1
         self._shardings = tuple(leaf.p.sharding for leaf in leaves) if several else None
-        self._divided = tuple(library.divided(leaf.p) for leaf in leaves)
+        self._divided = tuple(library.is_sharded(leaf.p) for leaf in leaves)
         self._own: Sequence[tuple[Array, ...]] = [(None,) * program.slots for _ in leaves]
         """The slots of the last step: nobody else's. Others may be under other names, too."""
 
@@ -134,13 +134,13 @@ class Jax(Plan):
         table = np.zeros((len(found), max(map(len, found))), self._dtype)
         for to, numbers in zip(table, found, strict=True):
             to[: len(numbers)] = numbers
-        arrays = _split()(table if self._place is None else self.leaves[0].library.put(table, self._place))
+        arrays = _split()(table if self._place is None else self.leaves[0].library.device_put(table, self._place))
         return [arrays[r] for r in rows.row_of_leaf]
 
 
 def _owned(leaf: Leaf) -> tuple[Array, ...]:
     """Slots that nobody else has."""
-    return tuple(leaf.library.copied(leaf.library.aligned(s, leaf.p)) for s in leaf.slots)
+    return tuple(leaf.library.copied(leaf.library.sharded_like(s, leaf.p)) for s in leaf.slots)
 
 
 def _blocks(p: Array) -> int:

@@ -69,7 +69,7 @@ def alpha_dropout(
     up = slope * _ALPHA * ratio
     down = up - slope * _ALPHA
     shape = tuple(a.shape)
-    mask = arrays.aligned(kept(Noise.of(shape, noise_shape, at), ratio, at, a), a)
+    mask = arrays.sharded_like(kept(Noise.of(shape, noise_shape, at), ratio, at, a), a)
     with quiet():
         wide = widened(arrays, arrays.load(x) if is_scalar(x) else x)
         shift = arrays.xp.where(mask, *(arrays.scalar(value, wide.dtype, a) for value in (up, down)))

@@ -60,7 +60,7 @@ def gaussian_dropout(
     factor = _factor(tuple(a.shape), a, at, valid(BELOW_ONE, ratio), noise_shape)
     with quiet():
         wide = widened(arrays, arrays.load(x) if is_scalar(x) else x)
-        y = wide * xp.astype(arrays.aligned(factor, a), wide.dtype, copy=False)
+        y = wide * xp.astype(arrays.sharded_like(factor, a), wide.dtype, copy=False)
         y = xp.astype(y, a.dtype, copy=False)
     return arrays.rebound(x, y) if out is None else written(arrays, out, y)
 
@@ -69,7 +69,7 @@ def _factor(shape: tuple[int, ...], like: Array, at: Place, ratio: float, noise_
     """What x is multiplied with, in the dtype that it is computed in, or its real one."""
     arrays, _, dtype = admit("x", like, INPUT)
     wide = COMPUTE[dtype]
-    real = arrays.xp.zeros((0,), dtype=getattr(arrays.xp, _REAL.get(wide, wide)), device=arrays.placement(like))
+    real = arrays.xp.zeros((0,), dtype=getattr(arrays.xp, _REAL.get(wide, wide)), device=arrays.creation_device(like))
     noise = Noise.of(shape, noise_shape, at)
     z = normal(noise.shape, at.key, at.call, noise.offset, within=noise.within, like=real)
     return 1 + math.sqrt(ratio / (1 - ratio)) * z

@@ -105,9 +105,9 @@ class Layer:
     def _like(self, arrays: Library, a: Array) -> Array:
         """An array of no elements, of the library and on the device of `a`."""
         last = self._last
-        if last is not None and library(last.like) is arrays and arrays.device(last.like) == arrays.placement(a):
+        if last is not None and library(last.like) is arrays and arrays.device(last.like) == arrays.creation_device(a):
             return last.like
-        return arrays.xp.zeros((0,), dtype=a.dtype, device=arrays.placement(a))
+        return arrays.xp.zeros((0,), dtype=a.dtype, device=arrays.creation_device(a))
 
     def _count(self) -> None:
         self.calls += 1

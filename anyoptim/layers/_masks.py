@@ -140,7 +140,7 @@ def product(
             fused = masked(arrays, x, round(ratio * 2**32), scale, numbers, into)
             if fused is not None:
                 return fused if out is None else out
-    y = scaled(arrays, x, scale, arrays.aligned(kept(noise, ratio, at, a), a))
+    y = scaled(arrays, x, scale, arrays.sharded_like(kept(noise, ratio, at, a), a))
     return y if out is None else written(arrays, out, y)
 
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anyoptim._arrays import library
-from anyoptim._arrays._memory import MemoryLayout, may_overlap, overlaps_itself, shared
+from anyoptim._arrays._memory import MemoryLayout, find_overlap, may_overlap, overlaps_itself
 
 N = 48
 
@@ -51,7 +51,7 @@ def test_shared_equals_the_sets_of_elements(arrays: list[np.ndarray[Any, Any]]) 
     """Two views share memory exactly if they touch a common element."""
     sets = [_touched(a) for a in arrays]
     pairs = {(i, j) for i in range(len(sets)) for j in range(i) if sets[i] & sets[j]}
-    found = shared([_memory(a) for a in arrays])
+    found = find_overlap([_memory(a) for a in arrays])
     assert (found is not None) == bool(pairs)
     assert found is None or (found[1], found[0]) in pairs
 
@@ -86,5 +86,5 @@ def test_overlap_with_itself_is_never_missed(shape: list[int], steps: list[int])
 def test_spaces_are_apart() -> None:
     """The same address on two devices is two places."""
     here, there = (MemoryLayout(space, 4096, (8,), (4,), 4) for space in ("cuda:0", "cuda:1"))
-    assert shared([here, there]) is None
-    assert shared([here, there, here._replace(address=4096 + 28)]) == (0, 2)
+    assert find_overlap([here, there]) is None
+    assert find_overlap([here, there, here._replace(address=4096 + 28)]) == (0, 2)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from anyoptim._arrays import COMPUTE, Array, host_memory
-from anyoptim._arrays._memory import merged
+from anyoptim._arrays._memory import merged_ranges
 from anyoptim._engines import _threads
 from anyoptim._engines._base import CoefficientTable, Commit, Leaf, NDArray, Plan, Replay, Result, Written, viewed
 from anyoptim._engines.compiled import _array_headers, _kernel_cache
@@ -126,7 +126,7 @@ class Compiled(Plan):
 
     def avoid_aliasing(self, written: Written) -> None:
         super().avoid_aliasing(written)
-        stretches = merged([host_memory(a) for a in written.here if a.size])
+        stretches = merged_ranges([host_memory(a) for a in written.here if a.size])
         self.forbidden = np.array(stretches, np.uint64).T.copy()
 
     def quick(self, xs: Sequence[Array]) -> Sequence[Array] | None:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from anyoptim._arrays import Array
-from anyoptim._arrays._memory import ANY, MemoryLayout, merged, order
+from anyoptim._arrays._memory import ANY_ORDER, MemoryLayout, axis_order, merged_ranges
 from anyoptim._engines._base import CoefficientTable, Commit, Leaf, NDArray, Plan, Replay, Result, Written
 from anyoptim._engines.cuda._device import Owned, device
 from anyoptim._engines.cuda._elements import ELEMENTS
@@ -82,11 +82,11 @@ def refusal(program: Program, leaf: Leaf, x: Array) -> str | None:
         return f"its gradient has another dtype, {library.dtype(x)}"
     if any(library.cuda(a) != library.cuda(p) for a in (x, *leaf.slots)):
         return "its gradient can't be read where it lies"
-    own = {order(library.memory(a)) for a in (p, *leaf.slots)} - {ANY}
+    own = {axis_order(library.memory(a)) for a in (p, *leaf.slots)} - {ANY_ORDER}
     gaps = len(own) > 1 or None in own
     if gaps or (program.measures and any(axes != tuple(sorted(axes or ())) for axes in own)):
         return "it isn't contiguous" if gaps else "it isn't contiguous in C order"  # as a measure goes
-    if not own | {ANY} >= {order(library.memory(x))}:
+    if not own | {ANY_ORDER} >= {axis_order(library.memory(x))}:
         return "its gradient isn't contiguous in the same order"
     return None
 
@@ -182,7 +182,7 @@ class Cuda(Plan):
     def avoid_aliasing(self, written: Written) -> None:
         mine = [m for m in written.there if self.memories and m.space == self.memories[0].space]
         # One more, behind all others, so that there always is a next one.
-        self.forbidden = [np.array([*stretch, 2**64 - 1], np.uint64) for stretch in merged(mine)]
+        self.forbidden = [np.array([*stretch, 2**64 - 1], np.uint64) for stretch in merged_ranges(mine)]
 
     def _apart(self, addresses: NDArray) -> NDArray:
         """Of each gradient, whether it shares no memory with what is written."""
