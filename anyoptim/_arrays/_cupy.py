@@ -37,7 +37,7 @@ class CuPy(Library):
         return Fingerprint(addresses, [p.dtype for p in ps], [p.shape for p in ps], strides, devices)
 
     def unchanged_all(self, ps: Sequence[Array], fingerprint: Fingerprint) -> bool:
-        return [p.data.ptr for p in ps] == fingerprint.addresses  # they never move, nor change but in shape
+        return [p.data.ptr for p in ps] == fingerprint.addresses  # their memory and dtype never change
 
     def addresses(self, xs: Sequence[Array], fingerprint: Fingerprint) -> list[int] | None:
         if {*map(type, xs)} != {sys.modules["cupy"].ndarray} or [x.shape for x in xs] != fingerprint.shapes:
@@ -58,7 +58,7 @@ class CuPy(Library):
         return int(x.data.ptr) if x.flags.c_contiguous else None
 
     def on_device_of(self, x: Array) -> AbstractContextManager[Any]:
-        context: AbstractContextManager[Any] = x.device  # else they would lie on the current device
+        context: AbstractContextManager[Any] = x.device  # CuPy puts new arrays on the current device
         return context
 
     def copied(self, x: Array) -> Array:

@@ -45,7 +45,7 @@ class NumPy(Library):
         return np.asarray(result)  # arithmetic on 0-d arrays gives scalars
 
     def write(self, p: Array, new: Array) -> None:
-        np.asarray(p)[...] = new  # past whatever a subclass makes of assignment
+        np.asarray(p)[...] = new  # a subclass may override assignment
 
     def writable(self, x: Array) -> bool:
         return isinstance(x, np.ndarray) and x.flags.writeable
@@ -59,7 +59,7 @@ class NumPy(Library):
         return "cpu"
 
     def numpy_view(self, x: Array) -> np.ndarray[Any, Any] | None:
-        # bfloat16 is a guest among NumPy's dtypes.
+        # bfloat16 is another package's dtype: its kind is "V".
         return x if isinstance(x, np.ndarray) and x.dtype.kind in "fc" else None
 
     def numpy_bits(self, x: Array) -> np.ndarray[Any, Any] | None:
@@ -95,7 +95,7 @@ class NumPy(Library):
 
 
 def by_parts(xp: Any, real: Array, imag: Array, dtype: Any) -> Array:
-    """The complex array with these two parts, whatever they are."""
+    """The complex array with these two parts, whatever their values are."""
     joined = xp.empty_like(real, dtype=dtype)
     joined.real, joined.imag = real, imag
     return joined

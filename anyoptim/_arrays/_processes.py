@@ -1,4 +1,4 @@
-"""What is done by one of several processes for all of them."""
+"""Work that one of several processes does for all of them."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ __all__ = ["by_one"]
 
 @contextmanager
 def by_one(arrays: Sequence[Array], what: str) -> Iterator[bool]:
-    """Whether this process is to do it: the first of those that share the arrays, while the others wait for it.
+    """A context that says whether this process does the work: the first of those that hold parts of the arrays.
 
-    All of them end together. Where the first fails, it raises its own error, and the others OSError with `what`.
+    The others wait at the end of the context. Where the first fails, it raises its own error, and the others OSError
+    with `what`.
     """
     x = next((x for x in arrays if library(x).spans_processes(x)), None)
     if x is None:

@@ -151,7 +151,7 @@ class Remembering(Pure):
         ps = checks.parameters(tree)
         owner = checks.owners(ps)
         checks.rebindable(tree, ps, owner)
-        checks.separate(tree, ps, owner)
+        checks.no_overlap(tree, ps, owner)
         param_groups = self._param_groups(tree, ps, owner)
         plan = StepPlan(tree, ps, owner, param_groups)
         now = signature(ps, owner)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from anyoptim._arrays import Array, Library, is_scalar, library
 from anyoptim._arrays._checks import admit
-from anyoptim._arrays._out import destination, written
+from anyoptim._arrays._out import copied_to, destination
 from anyoptim._trace._hyperparameters import Domain
 from anyoptim._trace._scalars import integer
 from anyoptim.layers._masks import INPUT, RATIO, Noise, NoiseShape, Place, kept
@@ -174,7 +174,7 @@ class Sampled(Layer):
             if out is not None:
                 destination("out", out, "x", x)
             y = self._rest(arrays, x)
-            return y if out is None else written(arrays, out, y)
+            return y if out is None else copied_to(arrays, out, y)
         if call is not None:
             return self._function(x, **self._named(arrays, x, a, "x", call), out=out)
         return self._counted(arrays, x, a, "x", lambda arguments: self._function(x, **arguments, out=out))
