@@ -1,7 +1,7 @@
-"""Torch's DTensors: tensors of which each process has a part, as FSDP2 makes of a module's parameters.
+"""Torch's DTensors: tensors of which each process holds a part, as FSDP2 makes them of a module's parameters.
 
-A DTensor is a local tensor and a statement of what of the whole it is: by a mesh of processes, and a placement for each
-of its axes. What is done element by element is done to the local tensor.
+A DTensor is a local tensor with a statement of which part of the whole it is: a mesh of processes, and a placement for
+each axis of the mesh. Operations on elements are done to the local tensor.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ __all__ = ["DTensors"]
 
 
 def _local(x: Array) -> Array:
-    """The part of `x` that this process has, in the same memory; a plain tensor is all of it."""
+    """The part of `x` that this process holds, in the same memory; a plain tensor as it is."""
     if not is_dtensor(x):
         return x
-    with sys.modules["torch"].no_grad():  # where this is the local tensor itself, at no cost
+    with sys.modules["torch"].no_grad():  # then this is the local tensor itself, at no cost
         local = x.to_local()
-    return local.wait() if hasattr(local, "wait") else local  # what is still on its way
+    return local.wait() if hasattr(local, "wait") else local  # for a collective operation that has not ended
 
 
 class DTensors(Torch):
-    """Torch's DTensors, and plain tensors that have to do with them."""
+    """Torch's DTensors, and the plain tensors that are combined with them."""
 
     name = "torch DTensor"
     distributed = True
@@ -90,8 +90,9 @@ class DTensors(Torch):
         return self.replicated_like(super().scalar(value, dtype, like), like)
 
     def replicated_like(self, x: Array, like: Array) -> Array:
-        whole = sys.modules["torch.distributed.tensor"].Replicate()
-        return _placed(x, like, [whole] * like.device_mesh.ndim) if is_dtensor(like) and not is_dtensor(x) else x
+        if is_dtensor(x) or not is_dtensor(like):
+            return x
+        return _placed(x, like, [sys.modules["torch.distributed.tensor"].Replicate()] * like.device_mesh.ndim)
 
     def sharded_like(self, x: Array, like: Array) -> Array:
         if not is_dtensor(like):
@@ -108,32 +109,32 @@ class DTensors(Torch):
 
     def all_processes(self, holds: bool, x: Array) -> bool:
         torch = sys.modules["torch"]
-        told = torch.tensor(float(holds), device=x.device_mesh.device_type)
+        all_hold = torch.tensor(float(holds), device=x.device_mesh.device_type)
         for group in x.device_mesh.get_all_groups():
-            torch.distributed.all_reduce(told, torch.distributed.ReduceOp.MIN, group=group)
-        return bool(told)
+            torch.distributed.all_reduce(all_hold, torch.distributed.ReduceOp.MIN, group=group)
+        return bool(all_hold)
 
-    def sum_over_processes(self, numbers: Sequence[float], of: Sequence[Array]) -> list[float]:
+    def sum_over_processes(self, numbers: Sequence[float], arrays: Sequence[Array]) -> list[float]:
         torch = sys.modules["torch"]
-        found = [*numbers]
-        for mesh in dict.fromkeys(x.device_mesh for x in of):
-            here = [i for i, x in enumerate(of) if x.device_mesh == mesh]
-            own = [numbers[i] if _counts(of[i]) else 0.0 for i in here]
-            sums = torch.tensor(own, dtype=torch.float64, device=mesh.device_type)
+        totals = [*numbers]
+        for mesh in dict.fromkeys(x.device_mesh for x in arrays):
+            on_mesh = [i for i, x in enumerate(arrays) if x.device_mesh == mesh]
+            addends = [numbers[i] if _counts(arrays[i]) else 0.0 for i in on_mesh]
+            sums = torch.tensor(addends, dtype=torch.float64, device=mesh.device_type)
             for group in mesh.get_all_groups():
                 torch.distributed.all_reduce(sums, group=group)
-            for i, number in zip(here, sums.tolist(), strict=True):
-                found[i] = number
-        return found
+            for i, number in zip(on_mesh, sums.tolist(), strict=True):
+                totals[i] = number
+        return totals
 
 
 def _placed(x: Array, like: Array, placements: Sequence[Any]) -> Array:
-    """A plain tensor that all processes have, as one on the mesh of `like`."""
+    """A plain tensor that all processes have, as a DTensor on the mesh of `like`."""
     distribute = sys.modules["torch.distributed.tensor"].distribute_tensor
     return distribute(x, like.device_mesh, placements, src_data_rank=None)
 
 
 def _counts(x: Array) -> bool:
-    """Whether this process is the one, of those that have the same elements, whose part counts."""
-    at = x.device_mesh.get_coordinate()
-    return all(i == 0 for i, placement in zip(at, x.placements, strict=True) if placement.is_replicate())
+    """Whether this process is the first of those that hold the same elements of `x`."""
+    coordinate = x.device_mesh.get_coordinate()
+    return all(i == 0 for i, placement in zip(coordinate, x.placements, strict=True) if placement.is_replicate())

@@ -32,14 +32,14 @@ class Torch(Library):
         return x.detach()
 
     def write(self, p: Array, new: Array) -> None:
-        # Through the parameter itself and not its detached twin, so that autograd notices the write.
+        # To the parameter itself and not to its detached view, so that autograd notices.
         with sys.modules["torch"].no_grad():
             p.copy_(new)
 
     def writable(self, x: Array) -> bool:
-        # A lazy conjugate or negation is another array in the same memory.
-        frozen = x.is_inference() and not sys.modules["torch"].is_inference_mode_enabled()
-        return not (frozen or x.is_conj() or x.is_neg())
+        # The memory of a lazy conjugate or negation holds other values.
+        read_only = x.is_inference() and not sys.modules["torch"].is_inference_mode_enabled()
+        return not (read_only or x.is_conj() or x.is_neg())
 
     def numpy_view(self, x: Array) -> np.ndarray[Any, Any] | None:
         return None if x.dtype is sys.modules["torch"].bfloat16 else self.numpy_bits(x)
@@ -58,10 +58,10 @@ class Torch(Library):
 
     def numpy_can_create(self, like: Array) -> bool:
         torch = sys.modules["torch"]
-        if type(like) not in {torch.Tensor, torch.nn.Parameter} or like.device.type != "cpu" or _recorded():
+        if type(like) not in {torch.Tensor, torch.nn.Parameter} or like.device.type != "cpu" or _is_recorded():
             return False
         try:
-            return bool(like.data_ptr()) or not like.numel()  # under torch.func.functionalize there is nothing
+            return bool(like.data_ptr()) or not like.numel()  # 0 under torch.func.functionalize
         except RuntimeError:  # under torch.func
             return False
 
@@ -72,7 +72,7 @@ class Torch(Library):
         torch = sys.modules["torch"]
         if type(x) not in {torch.Tensor, torch.nn.Parameter} or x.device.type != "cuda" or x.is_conj() or x.is_neg():
             return None
-        if torch.version.cuda is None or _recorded():  # AMD's devices have that name, too
+        if torch.version.cuda is None or _is_recorded():  # AMD's devices are called cuda, too
             return None
         try:
             return int(x.device.index) if x.data_ptr() or not x.numel() else None
@@ -98,21 +98,22 @@ class Torch(Library):
         return Fingerprint(addresses, [p.dtype for p in ps], [tuple(p.shape) for p in ps], strides, devices)
 
     def unchanged_all(self, ps: Sequence[Array], fingerprint: Fingerprint) -> bool:
-        # An assignment to `p.data` can make any other tensor of it.
-        return self._such(ps, fingerprint) and [p.data_ptr() for p in ps] == fingerprint.addresses
+        # An assignment to `p.data` can change the dtype and the shape of `p`, too.
+        return self._matches(ps, fingerprint) and [p.data_ptr() for p in ps] == fingerprint.addresses
 
     def addresses(self, xs: Sequence[Array], fingerprint: Fingerprint) -> list[int] | None:
-        if {*map(type, xs)} != {sys.modules["torch"].Tensor} or not self._such(xs, fingerprint):
+        if {*map(type, xs)} != {sys.modules["torch"].Tensor} or not self._matches(xs, fingerprint):
             return None
         try:
-            found = [x.data_ptr() for x in xs]
+            addresses = [x.data_ptr() for x in xs]
         except RuntimeError:  # under torch.func
             return None
-        # Zero is where nothing is stored, which is right where nothing is to be.
-        return found if [a == 0 for a in found] == [a == 0 for a in fingerprint.addresses] else None
+        # The address is 0 where nothing is stored, which has to be where the parameter has no elements.
+        return addresses if [a == 0 for a in addresses] == [a == 0 for a in fingerprint.addresses] else None
 
     @staticmethod
-    def _such(xs: Sequence[Array], fingerprint: Fingerprint) -> bool:
+    def _matches(xs: Sequence[Array], fingerprint: Fingerprint) -> bool:
+        """Whether tensors have this fingerprint, but for their addresses."""
         if [x.shape for x in xs] != fingerprint.shapes or [x.dtype for x in xs] != fingerprint.dtypes:
             return False
         try:
@@ -164,25 +165,25 @@ class Torch(Library):
         return sys.modules["torch"].complex(real, imag)
 
 
-def _recorded() -> bool:
-    """Whether torch is writing operations down, or hands them to somebody, who would not see what NumPy does.
+def _is_recorded() -> bool:
+    """Whether torch records operations or passes them to a mode, neither of which would see what NumPy does.
 
-    As under `torch.compile`, `torch.jit.trace`, `make_fx` and fake tensors.
+    This is so under `torch.compile`, `torch.jit.trace`, `make_fx` and fake tensors.
     """
     torch = sys.modules["torch"]
     return bool(torch.compiler.is_compiling() or torch.jit.is_tracing() or torch._C._len_torch_dispatch_stack())
 
 
 def is_dtensor(x: Any) -> bool:
-    """Whether `x` is one; where none was made, their module is not loaded."""
+    """Whether `x` is a DTensor. Their module is loaded where there are any."""
     module = sys.modules.get("torch.distributed.tensor")
     return module is not None and isinstance(x, module.DTensor)
 
 
 def uncompiled(call: Callable[P, R]) -> Callable[P, R]:
-    """The same call; within what `torch.compile` compiles, a break of its graph.
+    """The same function, which `torch.compile` leaves out of its graph.
 
-    Products of integers wrap around here, which C++ leaves undefined: what Inductor compiles may give other words.
+    Its products of integers wrap around, which C++ leaves undefined: compiled by Inductor they may give other words.
     """
 
     @functools.wraps(call)
@@ -196,13 +197,13 @@ def uncompiled(call: Callable[P, R]) -> Callable[P, R]:
 
 
 def tensor(value: Any) -> Any:
-    """A torch tensor of its own: of a tensor on its device, of NumPy's array on the CPU, of a number a count."""
-    import torch  # noqa: PLC0415 - it is asked for
+    """A copy as a torch tensor: of a tensor on its device, of a NumPy array on the CPU; of a number, as a count."""
+    import torch  # noqa: PLC0415 - the caller asks for a tensor
 
     if isinstance(value, torch.Tensor):
         return value.detach().clone()
     if isinstance(value, np.ndarray):
         return torch.from_numpy(value.copy())
-    # As torch's optimizers have theirs.
+    # Counts have the dtype that they have in torch's optimizers.
     wide = torch.get_default_dtype() == torch.float64
     return torch.tensor(float(value), dtype=torch.float64 if wide else torch.float32)

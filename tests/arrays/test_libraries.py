@@ -285,7 +285,7 @@ def test_complex_keeps_signed_zeros_and_infinities(need: Callable[[str], Library
 
 
 def test_a_library_from_outside_is_asked_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One that registers has its own arrays, also of a type that was met before, and no others."""
+    """A library that registers has its own arrays, also of a type that was met before, and no others."""
 
     class Marked(np.ndarray[Any, Any]):
         pass
@@ -311,7 +311,7 @@ def test_a_library_from_outside_is_asked_first(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_only_jax_is_known_to_be_compiled_by_xla() -> None:
-    """And to want dtypes in a state; a library of no known name is what the standard says of all."""
+    """JAX alone wants dtypes in a state, too; a library of no known name is taken as the standard describes it."""
     names = ("numpy", "torch", "torch DTensor", "cupy", "dask", "array_api_strict", "jax")
     assert [name for name in names if named(name).compiled_by_xla] == ["jax"]
     assert [name for name in names if named(name).states_need_dtypes] == ["jax"]

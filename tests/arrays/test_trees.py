@@ -25,7 +25,7 @@ class Pair(NamedTuple):
 
 
 class Registered:
-    """A container that optree was told of."""
+    """A container that is registered with optree."""
 
     def __init__(self, *children: Any) -> None:
         self.children = children
@@ -89,7 +89,7 @@ def _same(these: Any, those: Any) -> bool:
 
 @given(container=PLAIN | TREES)
 def test_the_same_leaves_paths_and_names_as_optree(container: Any) -> None:
-    """In the same order, whatever the keys; and what is built of the leaves is what was taken apart, in its order."""
+    """Leaves have optree's order, whatever the keys; a container built of them has its keys in their own order."""
     tree = Tree("params", container)
     leaves, spec = _optrees(container)
     assert _same(tree.leaves, leaves)
@@ -103,7 +103,7 @@ def test_the_same_leaves_paths_and_names_as_optree(container: Any) -> None:
 
 
 def _turned(x: Any) -> Any:
-    """The same with other leaves, and the keys of dicts in another order."""
+    """The container with other leaves, and the keys of dicts in another order."""
     if type(x) is dict:
         return {key: _turned(x[key]) for key in reversed(x)}
     return type(x)(map(_turned, x)) if type(x) in {list, tuple} else 7 if isinstance(x, int | float) else x
@@ -111,7 +111,7 @@ def _turned(x: Any) -> Any:
 
 @given(one=PLAIN | TREES, two=PLAIN | TREES)
 def test_structures_are_equal_where_optrees_are(one: Any, two: Any) -> None:
-    """And equal ones have one hash; a copy, and one that was pickled, is equal."""
+    """Structures are equal where optree's are, and have one hash then; copies and pickled ones are equal."""
     a, b, c = (Tree("params", x).spec for x in (one, two, _turned(one)))
     assert (a == b) == (_optrees(one)[1] == _optrees(two)[1])
     assert (a == c) == (_optrees(one)[1] == _optrees(_turned(one))[1])
@@ -124,7 +124,7 @@ def test_structures_are_equal_where_optrees_are(one: Any, two: Any) -> None:
 
 @given(one=PLAIN | TREES, two=PLAIN | TREES)
 def test_leaves_are_read_from_what_looks_like_the_first(one: Any, two: Any) -> None:
-    """Those of every container of the same structure; of others none, or what stands in the places of the leaves."""
+    """The reader gives the leaves of containers of one structure; of others None, or what stands in their places."""
     read = reader(Tree("params", one))
     _, spec = _optrees(one)
     shuffled = spec.unflatten([object() for _ in range(spec.num_leaves)])
@@ -162,7 +162,7 @@ def _within_itself(container: Any) -> Any:
 
 @pytest.mark.parametrize("container", [[], {}, deque(), OrderedDict(), [np.ones(1)]])
 def test_a_container_within_itself_is_refused(container: Any) -> None:
-    """With its name, and how many levels there may be."""
+    """A container in itself is refused with its name and the number of levels that there may be."""
     with pytest.raises(
         ValueError, match=rf"^x contains itself, or is nested deeper than {optree.MAX_RECURSION_DEPTH} "
     ):

@@ -99,7 +99,7 @@ LEAKED: list[Any] = []
 
 
 class Rules:
-    """What a rule may not do."""
+    """Each entry is something that a rule may not do."""
 
     @staticmethod
     def branch_on_array(xp: Any, p: Any, x: Any, *, lr: Any) -> Any:
