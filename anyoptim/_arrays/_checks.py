@@ -1,4 +1,4 @@
-"""What is checked of parameters, gradients and slots before anything is written."""
+"""Checks of parameters, gradients and slots, before anything is written."""
 
 from __future__ import annotations
 

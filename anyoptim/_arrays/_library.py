@@ -1,4 +1,4 @@
-"""What anyoptim asks of an array library, in terms of the Array API standard alone."""
+"""The questions that anyoptim asks of array libraries, with the answers that the Array API standard gives."""
 
 from __future__ import annotations
 
@@ -321,7 +321,7 @@ class Library:
         return [*numbers]
 
     def materialize(self, arrays: list[Array]) -> list[Array]:
-        """The same arrays, computed."""
+        """The arrays with all their elements computed."""
         return arrays
 
 
