@@ -90,8 +90,8 @@ def contributions(
         if p is not None and xs[i] is None and owner[i] == i and i not in resting:
             has_gathered = flat.pending[i] > 0
             if has_gathered is not False:
-                with p.library.at(p.array):
-                    gradients[i] = p.library.aligned(p.library.xp.zeros_like(p.array), p.array)
+                with p.library.on_device_of(p.array):
+                    gradients[i] = p.library.sharded_like(p.library.xp.zeros_like(p.array), p.array)
                 if has_gathered is not True:
                     unsure[i] = has_gathered
     return gradients, unsure
@@ -112,7 +112,7 @@ def cleared(
         p = ps[i]
         if p is not None:
             total = (flat.slots[i] or ())[0]
-            with p.library.at(total):
+            with p.library.on_device_of(total):
                 zeros[i] = p.library.xp.zeros_like(total)
                 if write and p.library.writable(total):
                     p.library.write(total, zeros[i])

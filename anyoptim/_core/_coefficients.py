@@ -15,10 +15,12 @@ from anyoptim._core._stage import Gate, Stage
 from anyoptim._core._stage_program import Entry
 from anyoptim._core._state import FlatState
 from anyoptim._engines import CoefficientTable, Dispatch
-from anyoptim._trace._graph import LOGICAL, Symbol, range_of
+from anyoptim._trace._expressions import range_of
 from anyoptim._trace._hyperparameters import Hyper
+from anyoptim._trace._operations import LOGICAL
 from anyoptim._trace._program import Coefficients
 from anyoptim._trace._scalars import finite, following, where
+from anyoptim._trace._symbols import Symbol
 
 __all__ = ["FLOAT32", "CoefficientBuilder", "DeviceValues", "StepCoefficients", "check_skips"]
 

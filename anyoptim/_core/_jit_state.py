@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from anyoptim._arrays import library, traced, tracing
+from anyoptim._arrays import library, named, traced
 from anyoptim._arrays._checks import Parameter
 from anyoptim._core._state import FlatState
 
@@ -25,7 +25,7 @@ def carried(flat: FlatState, libraries: Iterable[str], before: FlatState | None 
     Counts are then int64 and scalars float64, half as wide without x64; where they are traced, they have the dtype
     that they had before. `libraries` are the names of the libraries of the parameters.
     """
-    if not any(map(tracing, libraries)):
+    if not any(named(name).states_need_dtypes for name in {*libraries}):
         return flat
     olds: Sequence[Mapping[str, Any]] = flat.scalars if before is None else before.scalars
     scalars = tuple(
@@ -41,12 +41,12 @@ def carried_first(flat: FlatState, ps: Sequence[Parameter | None]) -> FlatState:
     They will lie there after a step, and `jax.jit` compiles anew for what comes from elsewhere.
     """
     flat = carried(flat, [p.library.name for p in ps if p])
-    places = ((p.library, p.library.replicated(p.array)) for p in ps if p and not traced(p.array))
+    places = ((p.library, p.library.replicated_sharding(p.array)) for p in ps if p and not traced(p.array))
     bound = next(((lib, place) for lib, place in places if place is not None), None)
     if bound is None:
         return flat
     lib, place = bound
-    step, t, scalars, pending = lib.put((flat.step, flat.t, flat.scalars, flat.pending), place)
+    step, t, scalars, pending = lib.device_put((flat.step, flat.t, flat.scalars, flat.pending), place)
     return FlatState(step, t, flat.slots, scalars, pending)
 
 

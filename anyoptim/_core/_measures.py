@@ -8,9 +8,10 @@ from typing import Any
 
 from anyoptim._core._stage_program import Entry, StageProgram
 from anyoptim._engines import CoefficientTable, Dispatch
-from anyoptim._trace._graph import Graph, Symbol, trace_measure
-from anyoptim._trace._program import Coefficients, options
+from anyoptim._trace._graph import Graph, trace_measure
+from anyoptim._trace._program import Coefficients, static_options
 from anyoptim._trace._scalars import where
+from anyoptim._trace._symbols import Symbol
 
 __all__ = ["Measures", "distinct"]
 
@@ -24,7 +25,7 @@ def distinct(branch: StageProgram, row: Coefficients) -> dict[int, Graph]:
     """
     first: dict[Graph, int] = {}
     for k in () if branch.program.array_rule else branch.program.measures:
-        first.setdefault(_graph(branch.program, k, options(row[:k])), k)
+        first.setdefault(_graph(branch.program, k, static_options(row[:k])), k)
     return {k: graph for graph, k in first.items()}
 
 
@@ -92,7 +93,7 @@ class Measures:
         measured = [(branch, row) for branch, row in both if entry in branch.places]
         key: Any = entry
         if self._several and not any(branch.program.array_rule for branch, _ in measured):
-            kinds = dict.fromkeys((branch, options(row[: branch.places[entry]])) for branch, row in measured)
+            kinds = dict.fromkeys((branch, static_options(row[: branch.places[entry]])) for branch, row in measured)
             key = tuple((branch, _graph(branch.program, branch.places[entry], static)) for branch, static in kinds)
         self._places.setdefault(key, {id(branch.program): branch.places[entry] for branch, _ in measured})
         return key

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from anyoptim._arrays import Array, library
 from anyoptim._arrays import _checks as checks
-from anyoptim._arrays._tree import Tree, listed, paths
+from anyoptim._arrays._tree import Tree, listed, unique_paths
 from anyoptim._core import _step
 from anyoptim._core._accumulate import contributions
 from anyoptim._core._compile import compile_for, kernel_source
@@ -338,4 +338,4 @@ class Optimizer(Stage):
         else:
             flat = FlatState(0, [], [], tuple(dict(stage.scalars) for stage in self.stages))
             return written(self.stages, self._group_spec, [], [], flat, kept)
-        return written(self.stages, self._group_spec, paths(spec), names, flat, kept)
+        return written(self.stages, self._group_spec, unique_paths(spec), names, flat, kept)

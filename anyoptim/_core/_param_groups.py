@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from anyoptim._arrays import Array
 from anyoptim._arrays._checks import Parameter
-from anyoptim._arrays._tree import Tree
+from anyoptim._arrays._tree import Tree, dotted_paths
 from anyoptim._core._groups import groups
 from anyoptim._core._selection import Selection, Selector, shown
 from anyoptim._core._stage import Stage
@@ -93,7 +93,7 @@ class ParamGroups:
 
     def path(self, i: int) -> str:
         """The keys of a parameter, joined by dots."""
-        return ".".join(map(str, self._spec.paths()[i]))
+        return dotted_paths(self._spec)[i]
 
     def branch(self, i: int) -> StageProgram:
         """The stages that a parameter goes through."""

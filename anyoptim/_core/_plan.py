@@ -9,7 +9,7 @@ from typing import Any
 
 from anyoptim._arrays import Array
 from anyoptim._arrays._checks import Parameter
-from anyoptim._arrays._tree import Tree, reader
+from anyoptim._arrays._tree import Tree, dotted_paths, reader
 from anyoptim._core._pipeline import Params
 from anyoptim._engines import Dispatch, Leaf, Result
 from anyoptim._trace._program import Coefficients
@@ -43,7 +43,7 @@ class StepPlan:
     @cached_property
     def paths(self) -> list[str]:
         """The keys of each parameter, joined by dots."""
-        return [".".join(map(str, path)) for path in self._spec.paths()]
+        return dotted_paths(self._spec)
 
     def replay(self, params: Any, grads: Any, row: Coefficients) -> bool:
         """Take a step like the last one, if arrays and gradients are without doubt as they were; else do nothing.
@@ -145,7 +145,7 @@ class StepPlan:
         """
         for i, (leaf, p) in enumerate(zip(leaves, self.ps, strict=True)):
             if p is not None and not p.writable:
-                if not p.library.frozen:
+                if not p.library.immutable:
                     return False
                 self._put(i, p, leaf)
         return True

@@ -245,7 +245,7 @@ def _slot(
         if dtype.startswith("complex") != wanted.startswith("complex"):
             return fresh
     with quiet():
-        return p.library.filled(fresh, lib.to_host(array))
+        return p.library.with_values(fresh, lib.to_host(array))
 
 
 def _saved_slot(saved: _SavedStage, name: str, path: str) -> tuple[str, Library, Array, str]:

@@ -110,7 +110,7 @@ class LiveState:
                 )
         for i, (p, slots_of) in enumerate(zip(ps, slots, strict=True)):
             for (_, name), s in zip(names[i], slots_of or (), strict=slots_of is not None):
-                if p is not None and not checks.together(p, s):
+                if p is not None and not checks.on_one_device(p, s):
                     raise ValueError(
                         f"{tree.name(i)} is on device {p.library.device(p.array)} but its slot {name!r} is on "
                         f"{p.library.device(s)}; wanted a new optimizer after a move"

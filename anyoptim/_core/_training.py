@@ -16,7 +16,7 @@ from anyoptim._core._plan import StepPlan
 from anyoptim._core._recorder import Recorder, check_recordable
 from anyoptim._core._state import FlatState, LiveState, signatures, stepped
 from anyoptim._engines import Dispatch
-from anyoptim._trace._program import Coefficients, floats
+from anyoptim._trace._program import Coefficients, all_floats
 
 __all__ = ["Training"]
 
@@ -187,7 +187,7 @@ class Training:
         ps = checks.parameters(tree)
         owner = checks.owners(ps)
         checks.rebindable(tree, ps, owner)
-        checks.separate(tree, ps, owner)
+        checks.no_overlap(tree, ps, owner)
         groups = pipeline.groups(tree, ps, owner)
         plan = StepPlan(Params(tree, ps, owner, groups))
         now = signatures(ps, owner)
@@ -221,13 +221,13 @@ class Training:
 
 def _traced(row: Coefficients) -> bool:
     """Whether the value of a coefficient is not known yet."""
-    return any(not floats(part) and any(map(traced, part.values())) for part in row)
+    return any(not all_floats(part) and any(map(traced, part.values())) for part in row)
 
 
 def _check_known(tree: Tree, dispatch: Dispatch, moving: Sequence[int], xs: Sequence[Array | None]) -> None:
     """Raise TypeError for arrays whose values are not known yet."""
     for i, leaf in zip(moving, dispatch.leaves, strict=True):
-        if leaf.library.tracing and any(map(traced, (leaf.p, xs[i], *leaf.slots))):
+        if leaf.library.compiled_by_xla and any(map(traced, (leaf.p, xs[i], *leaf.slots))):
             raise _frozen(tree, i)
 
 

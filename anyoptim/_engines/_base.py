@@ -19,12 +19,14 @@ from anyoptim._trace._reduction import norm
 __all__ = [
     "Commit",
     "Engine",
+    "HostEngine",
     "Leaf",
     "NDArray",
     "Pass",
     "Plan",
     "Result",
     "Written",
+    "host_view",
     "norm_of",
     "real",
 ]
@@ -83,7 +85,7 @@ class Plan(ABC):
         self.program = program
         self.leaves = leaves
         self.last_step: Replay | None = None
-        libraries = {leaf.library for leaf in leaves if type(leaf.library).touched is not Library.touched}
+        libraries = {leaf.library for leaf in leaves if type(leaf.library).mark_written is not Library.mark_written}
         self._touched = [(one, [leaf.destination for leaf in leaves if leaf.library is one]) for one in libraries]
 
     @property
@@ -102,7 +104,7 @@ class Plan(ABC):
     def touch(self) -> None:
         """Tell the libraries that have to know it that NumPy's views of their arrays were written to."""
         for library, destinations in self._touched:
-            library.touched(destinations)
+            library.mark_written(destinations)
 
     def regather(self, xs: Sequence[Array]) -> Any:
         """What `gather` gives, if the leaves and gradients are without doubt such as they were; else None."""
@@ -214,6 +216,27 @@ class Engine(ABC):
         raise NotImplementedError
 
 
+class HostEngine(Engine):
+    """An engine that takes what NumPy can read and write, where the parameter is to be written where it lies."""
+
+    def reaches(self, leaf: Leaf) -> bool:
+        """Whether no other engine has been made for such arrays."""
+        return leaf.library.cuda(leaf.p) is None and not leaf.library.compiled_by_xla
+
+    def refusal(self, program: Program, leaf: Leaf, x: Array) -> str | None:
+        if leaf.destination is None:
+            return "it can't be written to"
+        library = leaf.library
+        p, g = library.numpy_view(leaf.p), library.numpy_view(x)
+        if p is None or g is None:
+            return f"NumPy can't read and write {library.name} arrays of dtype {library.dtype(leaf.p)}"
+        return self.host_refusal(program, leaf, p, g)
+
+    def host_refusal(self, program: Program, leaf: Leaf, p: NDArray, g: NDArray) -> str | None:
+        """Why the engine can't take a leaf, of whose parameter and gradient these are the views; or None."""
+        return None
+
+
 @functools.cache
 def installed(package: str) -> bool:
     """Whether a package can be found. It is not imported."""
@@ -233,3 +256,10 @@ def norm_of(sums: Sequence[Array], leaves: Sequence[Leaf]) -> Any:
     """The 2-norm from the block sums of all leaves: on the host, where they are NumPy's."""
     on_host = all(isinstance(v, np.ndarray) for v in sums)
     return norm(np if on_host else leaves[0].library.xp, sums)
+
+
+def host_view(library: Library, x: Array) -> NDArray:
+    """NumPy's view of an array that an engine did not refuse."""
+    view = library.numpy_view(x)
+    assert view is not None  # noqa: S101 - it was asked for then
+    return view

@@ -147,7 +147,8 @@ class Dispatch:
                 sums.update(zip(indices, plan.squares(k, grads, rows.select(indices).before(k)), strict=True))
         for library in self.distributed:
             indices = [i for i in sorted(sums) if self.leaves[i].library is library]
-            totals = library.total([float(total(np, sums[i])) for i in indices], [self.leaves[i].p for i in indices])
+            parts, ps = [float(total(np, sums[i])) for i in indices], [self.leaves[i].p for i in indices]
+            totals = library.sum_over_processes(parts, ps)
             sums.update({i: np.array([number]) for i, number in zip(indices, totals, strict=True)})
         return sums
 

@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from anyoptim._trace._graph import Scalar, Scalars, Symbol, evaluate, range_of
+from anyoptim._trace._expressions import Scalars, evaluate, range_of
 from anyoptim._trace._program import Coefficients
+from anyoptim._trace._symbols import Scalar, Symbol
 
 __all__ = ["CoefficientTable", "Expressions", "Replay", "rows_of"]
 
@@ -57,7 +58,8 @@ class Replay:
         self._numbers = _reader(scalars, dtype)  # the arithmetic's dtype, which the table need not have
         within = range_of(dtype)
         self._least, self._largest, self._holds = within.least, within.largest, within.holds
-        self._put = _writer(table if scalars.derived else table[: len(scalars.given)])  # constants stay as they are
+        # Constants stay as they are.
+        self._put = _writer(table if scalars.derived else table[: len(scalars.coefficients)])
 
     def set(self, row: Coefficients) -> bool:
         """Write the numbers of another row to the table, if the dtype holds them and they have the same names."""
@@ -77,7 +79,7 @@ class Replay:
 
 def _reader(scalars: Scalars, dtype: np.dtype[Any]) -> Callable[[Coefficients], Sequence[float]]:
     """A function from a row to the values of these scalars, without constants where the rest are coefficients."""
-    given, made = scalars.given, scalars.made
+    given, made = scalars.coefficients, scalars.other_values
     if len(given) > 1 and len({k for k, _ in given}) == 1:  # nearly always: those of one method
         (k, _), take = given[0], itemgetter(*(name for _, name in given))
         # A tuple, of more than one.

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from anyoptim._engines._base import Leaf, Pass, Plan
-from anyoptim._engines._host import HostEngine
+from anyoptim._engines._base import HostEngine, Leaf, Pass, Plan
 from anyoptim._engines.blocked._functions import text
 from anyoptim._engines.blocked._plan import BlockedPlan
-from anyoptim._trace._program import Program, options
+from anyoptim._trace._program import Program, static_options
 
 __all__ = ["Blocked"]
 
@@ -23,4 +22,4 @@ class Blocked(HostEngine):
         return BlockedPlan(program, leaves)
 
     def source(self, passes: Sequence[Pass], dtype: str) -> str:
-        return "\n\n".join(dict.fromkeys(text(program, k, options(row)).text for program, k, row in passes))
+        return "\n\n".join(dict.fromkeys(text(program, k, static_options(row)).text for program, k, row in passes))

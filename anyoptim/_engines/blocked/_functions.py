@@ -12,8 +12,9 @@ import numpy as np
 from anyoptim._engines._base import NDArray
 from anyoptim._engines.blocked._scratch import Scratch
 from anyoptim._engines.blocked._source import UFUNCS, BlockSource, blocked, blocked_measure
-from anyoptim._trace._graph import Scalars, trace, trace_measure
-from anyoptim._trace._program import Options, Program
+from anyoptim._trace._expressions import Scalars
+from anyoptim._trace._graph import trace, trace_measure
+from anyoptim._trace._program import Program, StaticOptions
 
 __all__ = ["BlockFunction", "BoundFunction", "block_function", "text"]
 
@@ -42,13 +43,13 @@ class BoundFunction(NamedTuple):
         return [*arrays, *self.numbers, *scratch.arrays(self.dtype, temporaries, masks, arrays[0].shape)]
 
 
-def text(program: Program, k: int | None, static: Options) -> BlockSource:
+def text(program: Program, k: int | None, static: StaticOptions) -> BlockSource:
     """The text of the step, or of what part `k` measures."""
     return blocked(trace(program, static)) if k is None else blocked_measure(trace_measure(program, k, static))
 
 
 @functools.lru_cache(maxsize=256)
-def block_function(program: Program, k: int | None, static: Options) -> BlockFunction:
+def block_function(program: Program, k: int | None, static: StaticOptions) -> BlockFunction:
     """The step, or what part `k` measures: traced, written and compiled to Python once for each set of options."""
     source = text(program, k, static)
     namespace = {name: getattr(np, name) for name in UFUNCS}

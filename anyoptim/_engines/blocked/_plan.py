@@ -11,14 +11,13 @@ from anyoptim._arrays import COMPUTE, Array, host_memory
 from anyoptim._arrays._memory import may_overlap
 from anyoptim._arrays._quiet import quiet, quietly
 from anyoptim._engines import _threads
-from anyoptim._engines._base import Commit, Leaf, NDArray, Plan, Result, Written, real
-from anyoptim._engines._host import host_view
+from anyoptim._engines._base import Commit, Leaf, NDArray, Plan, Result, Written, host_view, real
 from anyoptim._engines.blocked._functions import BoundFunction, block_function
 from anyoptim._engines.blocked._packs import packs
 from anyoptim._engines.blocked._scratch import Scratch, give, retake, scratch
 from anyoptim._engines.blocked._tiles import add_up, tiles
 from anyoptim._trace._coefficients import CoefficientTable, Replay
-from anyoptim._trace._program import Coefficients, Program, floats, options
+from anyoptim._trace._program import Coefficients, Program, all_floats, static_options
 
 __all__ = ["BlockedPlan"]
 
@@ -100,7 +99,7 @@ class BlockedPlan(Plan):
     def prepare(self, gathered: Sequence[NDArray], rows: CoefficientTable) -> Commit:
         functions = self._functions(None, rows)
         self.last_step = None
-        if len(rows.distinct) == 1 and len({*map(id, functions)}) == 1 and all(map(floats, rows.distinct[0])):
+        if len(rows.distinct) == 1 and len({*map(id, functions)}) == 1 and all(map(all_floats, rows.distinct[0])):
             one, run = functions[0], self._replayed(functions[0])
             self.last_step = Replay(rows.distinct[0], one.function.scalars, one.dtype, one.table, run)
 
@@ -172,7 +171,7 @@ class BlockedPlan(Plan):
 
     def _function(self, k: int | None, i: int, row: Coefficients, dtype: np.dtype[Any]) -> BoundFunction:
         """The function for row `i`, which is made once and given other numbers at every step."""
-        key = k, options(row), i, dtype
+        key = k, static_options(row), i, dtype
         bound = self.functions.get(key)
         if bound is None:
             function = block_function(self.program, k, key[1])

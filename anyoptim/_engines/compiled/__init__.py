@@ -8,10 +8,9 @@ from collections.abc import Hashable, Sequence
 
 from anyoptim._arrays import COMPUTE, Array, Library
 from anyoptim._engines import _warmup
-from anyoptim._engines._base import Leaf, NDArray, Pass, Plan, real
-from anyoptim._engines._host import HostEngine, host_view
+from anyoptim._engines._base import HostEngine, Leaf, NDArray, Pass, Plan, host_view, real
 from anyoptim._engines.compiled import _plan
-from anyoptim._trace._program import Coefficients, Program, options
+from anyoptim._trace._program import Coefficients, Program, static_options
 
 __all__ = ["Compiled"]
 
@@ -57,11 +56,11 @@ class Compiled(HostEngine):
         dtype = library.dtype(p)
         if COMPUTE[dtype] == dtype:
             for k in (*program.measures, None):
-                _plan.load(program, k, options(row[:k]), real(dtype).name)
+                _plan.load(program, k, static_options(row[:k]), real(dtype).name)
             _warmup.warm(program, dtype)
 
     def source(self, passes: Sequence[Pass], dtype: str) -> str:
-        texts = [_plan.text(program, k, options(row), dtype).text for program, k, row in passes]
+        texts = [_plan.text(program, k, static_options(row), dtype).text for program, k, row in passes]
         return "\n\n".join(dict.fromkeys(texts))
 
 

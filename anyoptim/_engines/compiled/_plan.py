@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from anyoptim._arrays import Array, host_memory
-from anyoptim._arrays._memory import merged
+from anyoptim._arrays._memory import merged_ranges
 from anyoptim._engines import _threads
-from anyoptim._engines._base import Commit, Leaf, NDArray, Plan, Result, Written, real
-from anyoptim._engines._host import host_view
+from anyoptim._engines._base import Commit, Leaf, NDArray, Plan, Result, Written, host_view, real
 from anyoptim._engines.compiled import _array_headers, _kernel_cache
 from anyoptim._engines.compiled._array_headers import BYTES, FIRST, MIRROR, ORDER, PARAMETER
 from anyoptim._trace._coefficients import CoefficientTable, Replay
-from anyoptim._trace._graph import Scalars, trace, trace_measure
-from anyoptim._trace._program import Coefficients, Options, Program, floats, options
+from anyoptim._trace._expressions import Scalars
+from anyoptim._trace._graph import trace, trace_measure
+from anyoptim._trace._program import Coefficients, Program, StaticOptions, all_floats, static_options
 from anyoptim._trace._reduction import BLOCK as SUM
 
 if TYPE_CHECKING:
@@ -72,8 +72,8 @@ class CompiledPlan(Plan):
         table[:, ORDER] = [c if "C" in memory_orders(arrays) else f for arrays in self.hosts]
         table[:, BYTES] = [n * self.dtype.itemsize for n in lengths]
         for i, (p, *slots) in enumerate(self.hosts):
-            table[i, FIRST] = _address(p)
-            table[i, FIRST + 2 :] = [_address(s) for s in slots]
+            table[i, FIRST] = host_memory(p).address
+            table[i, FIRST + 2 :] = [host_memory(s).address for s in slots]
         self.chunks, self.blocks = _chunks(lengths)
         self.pieces = _pieces(self.chunks)
         self.first_row = np.zeros(len(leaves), np.int64)
@@ -90,7 +90,7 @@ class CompiledPlan(Plan):
 
     def avoid_aliasing(self, written: Written) -> None:
         super().avoid_aliasing(written)
-        stretches = merged([host_memory(a) for a in written.host if a.size])
+        stretches = merged_ranges([host_memory(a) for a in written.host if a.size])
         self.forbidden = np.array(stretches, np.uint64).T.copy()
 
     def regather(self, xs: Sequence[Array]) -> Sequence[Array] | None:
@@ -122,12 +122,12 @@ class CompiledPlan(Plan):
 
     def gather(self, xs: Sequence[Array]) -> Sequence[NDArray]:
         views = [host_view(self.library, x) for x in xs]
-        self.table[:, FIRST + 1] = [_address(x) for x in views]
+        self.table[:, FIRST + 1] = [host_memory(x).address for x in views]
         if not intrinsic("no_overlap")(self.table, self.forbidden):
             for i, x in enumerate(views):
                 if not intrinsic("no_overlap")(self.table[i : i + 1], self.forbidden):
                     views[i] = x.copy(order="K")
-                    self.table[i, FIRST + 1] = _address(views[i])
+                    self.table[i, FIRST + 1] = host_memory(views[i]).address
         return views
 
     def squares(self, k: int, gathered: Sequence[Any], rows: CoefficientTable) -> list[NDArray]:
@@ -139,7 +139,7 @@ class CompiledPlan(Plan):
     def prepare(self, gathered: Sequence[Any], rows: CoefficientTable) -> Commit:
         calls = self._calls(None, rows)
         self.last_step = None
-        if len(rows.distinct) == 1 and all(map(floats, rows.distinct[0])):
+        if len(rows.distinct) == 1 and all(map(all_floats, rows.distinct[0])):
             (call,) = calls
             run = functools.partial(_replayed, call)
             self.last_step = Replay(rows.distinct[0], call.loop.scalars, self.dtype, call.coefficients[0], run)
@@ -164,7 +164,7 @@ class CompiledPlan(Plan):
 
     def _calls(self, k: int | None, rows: CoefficientTable) -> list[_Call]:
         """The calls of the loops, one for each set of static options, with their part of the tables."""
-        static = [options(row) for row in rows.distinct]
+        static = [static_options(row) for row in rows.distinct]
         which = np.array(rows.row_of_leaf, np.int64) if len(static) > 1 else self.first_row
         calls = []
         for key in dict.fromkeys(static):
@@ -216,13 +216,13 @@ def intrinsic(name: str) -> Callable[..., bool]:
 
 
 @functools.lru_cache(maxsize=256)
-def load(program: Program, k: int | None, static: Options, dtype: str) -> _NativeLoop:
+def load(program: Program, k: int | None, static: StaticOptions, dtype: str) -> _NativeLoop:
     """The machine code of the step, or of what part `k` measures."""
     loop = text(program, k, static, dtype)
     return _NativeLoop(_kernel_cache.compiled(loop.name, loop.text, loop.signature), loop.scalars)
 
 
-def text(program: Program, k: int | None, static: Options, dtype: str) -> Loop:
+def text(program: Program, k: int | None, static: StaticOptions, dtype: str) -> Loop:
     """The text of the step, or of what part `k` measures."""
     from anyoptim._engines.compiled._source import loop, loop_measure  # noqa: PLC0415 - for those who compile
 
@@ -231,11 +231,6 @@ def text(program: Program, k: int | None, static: Options, dtype: str) -> Loop:
 
 def _ids(objects: Sequence[Any]) -> NDArray:
     return np.fromiter(map(id, objects), np.uint64, len(objects))
-
-
-def _address(a: NDArray) -> int:
-    address: int = a.__array_interface__["data"][0]
-    return address
 
 
 def _chunks(lengths: Sequence[int]) -> tuple[NDArray, list[int]]:

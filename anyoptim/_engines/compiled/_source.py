@@ -30,7 +30,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from anyoptim._trace._graph import Graph, Scalars
+from anyoptim._trace._expressions import Scalars
+from anyoptim._trace._graph import Graph
 from anyoptim._trace._reduction import BLOCK
 from anyoptim._trace._text import Writer, filled
 

@@ -7,7 +7,7 @@ import importlib
 from collections.abc import Hashable, Sequence
 
 from anyoptim._arrays import Array, Library
-from anyoptim._arrays._memory import ANY, order
+from anyoptim._arrays._memory import ANY_ORDER, axis_order
 from anyoptim._engines._base import Engine, Leaf, Pass, Plan
 from anyoptim._trace._program import Coefficients, Program
 
@@ -36,11 +36,11 @@ class Cuda(Engine):
             return f"its gradient has another dtype, {library.dtype(x)}"
         if any(library.cuda(a) != library.cuda(p) for a in (x, *leaf.slots)):
             return "its gradient can't be read where it lies"
-        orders = {order(library.memory(a)) for a in (p, *leaf.slots)} - {ANY}
+        orders = {axis_order(library.memory(a)) for a in (p, *leaf.slots)} - {ANY_ORDER}
         gaps = len(orders) > 1 or None in orders
         if gaps or (program.measures and any(axes != tuple(sorted(axes or ())) for axes in orders)):
             return "it isn't contiguous" if gaps else "it isn't contiguous in C order"  # as a measure goes
-        if not orders | {ANY} >= {order(library.memory(x))}:
+        if not orders | {ANY_ORDER} >= {axis_order(library.memory(x))}:
             return "its gradient isn't contiguous in the same order"
         return None
 

@@ -11,15 +11,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from anyoptim._arrays import Array
-from anyoptim._arrays._memory import MemoryLayout, merged
+from anyoptim._arrays._memory import MemoryLayout, merged_ranges
 from anyoptim._engines._base import Commit, Leaf, NDArray, Pass, Plan, Result, Written
 from anyoptim._engines.cuda._device import Owned, device
 from anyoptim._engines.cuda._elements import ELEMENTS
 from anyoptim._engines.cuda._source import CHUNK, REDUCTION, THREADS, Kernel, coefficients, kernel, kernel_measure
 from anyoptim._trace._coefficients import CoefficientTable, Replay, rows_of
-from anyoptim._trace._graph import symbol, trace, trace_measure
-from anyoptim._trace._program import Coefficients, Options, Program, floats, options
+from anyoptim._trace._graph import trace, trace_measure
+from anyoptim._trace._program import Coefficients, Program, StaticOptions, all_floats, static_options
 from anyoptim._trace._reduction import BLOCK, power_of_two
+from anyoptim._trace._symbols import symbol
 
 __all__ = ["CudaPlan", "Gathered", "chunk_map", "device", "kernel_of", "precompile", "source_of"]
 
@@ -31,7 +32,9 @@ HALVERS, HALVING = 32, 1024
 
 
 @functools.lru_cache(maxsize=256)
-def kernel_of(program: Program, k: int | None, static: Options, dtype: str, taken: tuple[str, ...] = ()) -> Kernel:
+def kernel_of(
+    program: Program, k: int | None, static: StaticOptions, dtype: str, taken: tuple[str, ...] = ()
+) -> Kernel:
     """The kernel of the step, or of what part `k` measures, by a name that is none of those taken."""
     if k is None:
         return kernel(trace(program, static), dtype, taken)
@@ -40,9 +43,9 @@ def kernel_of(program: Program, k: int | None, static: Options, dtype: str, take
 
 def source_of(passes: Sequence[Pass], dtype: str) -> str:
     """One text of all passes, in which the types stand once, and each kernel once and by a name of its own."""
-    distinct = {kernel_of(program, k, options(row), dtype): (program, k, options(row)) for program, k, row in passes}
+    keys = [(program, k, static_options(row)) for program, k, row in passes]
     kernels: dict[str, Kernel] = {}
-    for program, k, static in distinct.values():
+    for program, k, static in {kernel_of(*key, dtype): key for key in keys}.values():
         one = kernel_of(program, k, static, dtype, tuple(kernels))
         kernels[one.name] = one
     norms = [REDUCTION] if any(k is not None for _, k, _ in passes) else []
@@ -53,7 +56,7 @@ def precompile(program: Program, row: Coefficients, dtype: str, number: int | No
     """Compile the kernels of a program for arrays of one dtype on the device of this number."""
     assert number is not None  # noqa: S101 - the engine reaches the array
     compiler, parts = device(number), (*program.measures, None)
-    kernels = [kernel_of(program, k, options(row[:k]), element(dtype)) for k in parts]
+    kernels = [kernel_of(program, k, static_options(row[:k]), element(dtype)) for k in parts]
     with compiler.scope():
         for one in kernels:
             compiler.kernel(one.name, one.text)
@@ -159,7 +162,7 @@ class CudaPlan(Plan):
     def avoid_aliasing(self, written: Written) -> None:
         same_space = [m for m in written.device if self.memories and m.space == self.memories[0].space]
         # One stretch more, behind all others, so that each gradient has a stretch behind it.
-        self.forbidden = [np.array([*stretch, 2**64 - 1], np.uint64) for stretch in merged(same_space)]
+        self.forbidden = [np.array([*stretch, 2**64 - 1], np.uint64) for stretch in merged_ranges(same_space)]
 
     def _no_overlap(self, addresses: NDArray) -> NDArray:
         """For each gradient, whether it shares no memory with what is written."""
@@ -218,7 +221,7 @@ class CudaPlan(Plan):
         self.last_step = None
         with self.device.scope():
             launches = self._launches(None, gathered, rows)
-        if len(rows.distinct) == 1 and all(map(floats, rows.distinct[0])):
+        if len(rows.distinct) == 1 and all(map(all_floats, rows.distinct[0])):
             (one,) = launches
             self.last_step = Replay(
                 rows.distinct[0], one.scalars, self.dtype, one.numbers[: len(one.scalars)], one.replay
@@ -233,7 +236,7 @@ class CudaPlan(Plan):
 
     def _launches(self, k: int | None, gathered: Gathered, rows: CoefficientTable) -> list[Launch]:
         """The launches of a step, or of what part `k` measures: one for each set of static options."""
-        static = [options(row) for row in rows.distinct]
+        static = [static_options(row) for row in rows.distinct]
         launches = []
         for key in dict.fromkeys(static):
             members = None if static.count(key) == len(static) else tuple(static[r] == key for r in rows.row_of_leaf)

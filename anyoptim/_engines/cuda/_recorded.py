@@ -13,8 +13,8 @@ from anyoptim._engines._base import Leaf, NDArray, Plan
 from anyoptim._engines.cuda import _plan
 from anyoptim._engines.cuda._source import REDUCTION
 from anyoptim._trace._coefficients import CoefficientTable
-from anyoptim._trace._graph import Symbol, symbol
 from anyoptim._trace._program import Program
+from anyoptim._trace._symbols import Symbol, symbol
 
 __all__ = ["Cells", "RecordedPlan"]
 

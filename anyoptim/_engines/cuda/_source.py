@@ -28,8 +28,11 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from anyoptim._engines.cuda._elements import ELEMENTS
-from anyoptim._trace._graph import LOGICAL, Graph, Scalar, Scalars
+from anyoptim._trace._expressions import Scalars
+from anyoptim._trace._graph import Graph
+from anyoptim._trace._operations import LOGICAL
 from anyoptim._trace._reduction import BLOCK
+from anyoptim._trace._symbols import Scalar
 from anyoptim._trace._text import INFIX, Writer, filled
 
 __all__ = ["CHUNK", "REDUCTION", "THREADS", "Kernel", "coefficients", "kernel", "kernel_measure"]

@@ -19,7 +19,7 @@ class Jax(Engine):
     commit_order = -1  # it compiles when it runs, which may fail
 
     def reaches(self, leaf: Leaf) -> bool:
-        return leaf.library.tracing
+        return leaf.library.compiled_by_xla
 
     def refusal(self, program: Program, leaf: Leaf, x: Array) -> str | None:
         return "it is traced" if any(map(leaf.library.traced, (leaf.p, x, *leaf.slots))) else None
@@ -27,7 +27,7 @@ class Jax(Engine):
     def group(self, leaf: Leaf, x: Array) -> Hashable:
         library = leaf.library
         # A leaf that is not bound to a place goes to that of its gradient.
-        return real(COMPUTE[library.dtype(leaf.p)]), library.place(leaf.p) or library.place(x)
+        return real(COMPUTE[library.dtype(leaf.p)]), library.device_group(leaf.p) or library.device_group(x)
 
     def plan(self, program: Program, leaves: Sequence[Leaf]) -> Plan:
         from anyoptim._engines.jax._plan import JaxPlan  # noqa: PLC0415 - for those who have JAX

@@ -14,8 +14,10 @@ from anyoptim._arrays._jax import loaded
 from anyoptim._arrays._quiet import quiet
 from anyoptim._engines._base import Commit, Leaf, NDArray, Plan, Result, real
 from anyoptim._trace._coefficients import CoefficientTable
-from anyoptim._trace._graph import OPERATORS, Graph, range_of, trace, trace_measure
-from anyoptim._trace._program import Options, Program, options
+from anyoptim._trace._expressions import range_of
+from anyoptim._trace._graph import Graph, trace, trace_measure
+from anyoptim._trace._operations import OPERATORS
+from anyoptim._trace._program import Program, StaticOptions, static_options
 from anyoptim._trace._reduction import BLOCK, power_of_two, sums
 
 __all__ = ["JaxPlan"]
@@ -49,11 +51,11 @@ class JaxPlan(Plan):
         super().__init__(program, leaves)
         library = leaves[0].library
         self._dtype = real(COMPUTE[library.dtype(leaves[0].p)])
-        self._place = library.replicated(leaves[0].p)
+        self._place = library.replicated_sharding(leaves[0].p)
         # XLA would divide results of several devices as it likes.
         several = leaves[0].p.sharding.num_devices > 1
         self._shardings = tuple(leaf.p.sharding for leaf in leaves) if several else None
-        self._divided = tuple(library.divided(leaf.p) for leaf in leaves)
+        self._divided = tuple(library.is_sharded(leaf.p) for leaf in leaves)
         self._own: Sequence[tuple[Array, ...]] = [(None,) * program.slots for _ in leaves]
         """The slots of the last step, which nobody else has. All other slots may have other owners, too."""
 
@@ -70,7 +72,7 @@ class JaxPlan(Plan):
     def squares(self, k: int, gathered: Sequence[Array], rows: CoefficientTable) -> list[NDArray]:
         whole = None if self._shardings is None else self._place
         call = _measured(self.leaves[0].library, self.program, k, *_kinds(rows), self._divided, whole)
-        static = {options(row) for row in rows.distinct}
+        static = {static_options(row) for row in rows.distinct}
         # To hand slots over costs time; p and x are the inputs 0 and 1.
         reads = any(i >= 2 for each in static for i in _graph(self.program, k, each).read)
         slots = [leaf.slots if reads else () for leaf in self.leaves]
@@ -83,7 +85,7 @@ class JaxPlan(Plan):
         call = _step(self.leaves[0].library, self.program, *_kinds(rows), self._shardings)
         numbers, ps = self._numbers(None, rows), [leaf.p for leaf in self.leaves]
         slots = [
-            leaf.slots if all(map(operator.is_, leaf.slots, own)) else _owned(leaf)
+            leaf.slots if all(map(operator.is_, leaf.slots, own)) else _copied(leaf)
             for leaf, own in zip(self.leaves, self._own, strict=True)
         ]
 
@@ -105,18 +107,18 @@ class JaxPlan(Plan):
         within = range_of(self._dtype, normal=True)  # the rest is flushed to 0
         for row in rows.distinct:
             with quiet():
-                scalars = _graph(self.program, k, options(row)).scalars
+                scalars = _graph(self.program, k, static_options(row)).scalars
                 rows_of_numbers.append(np.array([-0.0, *scalars.values(row, self._dtype, within)], self._dtype))
         table = np.zeros((len(rows_of_numbers), max(map(len, rows_of_numbers))), self._dtype)
         for table_row, numbers in zip(table, rows_of_numbers, strict=True):
             table_row[: len(numbers)] = numbers
-        arrays = _split()(table if self._place is None else self.leaves[0].library.put(table, self._place))
+        arrays = _split()(table if self._place is None else self.leaves[0].library.device_put(table, self._place))
         return [arrays[r] for r in rows.row_of_leaf]
 
 
-def _owned(leaf: Leaf) -> tuple[Array, ...]:
+def _copied(leaf: Leaf) -> tuple[Array, ...]:
     """Copies of the slots, which nobody else has."""
-    return tuple(leaf.library.copied(leaf.library.aligned(s, leaf.p)) for s in leaf.slots)
+    return tuple(leaf.library.copied(leaf.library.sharded_like(s, leaf.p)) for s in leaf.slots)
 
 
 def _blocks(p: Array) -> int:
@@ -125,9 +127,9 @@ def _blocks(p: Array) -> int:
     return -(-n // min(BLOCK, power_of_two(n))) if n else 0
 
 
-def _kinds(rows: CoefficientTable) -> tuple[tuple[Options, ...], tuple[int, ...]]:
+def _kinds(rows: CoefficientTable) -> tuple[tuple[StaticOptions, ...], tuple[int, ...]]:
     """The sets of static options, and for each leaf the number of its set; no numbers where there is one set."""
-    static = [options(row) for row in rows.distinct]
+    static = [static_options(row) for row in rows.distinct]
     distinct = tuple(dict.fromkeys(static))
     return distinct, () if len(distinct) == 1 else tuple(distinct.index(static[r]) for r in rows.row_of_leaf)
 
@@ -139,7 +141,7 @@ def _split() -> Callable[..., Any]:
 
 
 @functools.lru_cache(maxsize=256)
-def _graph(program: Program, k: int | None, static: Options) -> Graph:
+def _graph(program: Program, k: int | None, static: StaticOptions) -> Graph:
     return trace(program, static) if k is None else trace_measure(program, k, static)
 
 
@@ -147,7 +149,7 @@ def _graph(program: Program, k: int | None, static: Options) -> Graph:
 def _step(
     library: Library,
     program: Program,
-    kinds: Sequence[Options],
+    kinds: Sequence[StaticOptions],
     row_of_leaf: Sequence[int],
     shardings: Sequence[Any] | None,
 ) -> Callable[..., Any]:
@@ -173,7 +175,7 @@ def _measured(
     library: Library,
     program: Program,
     k: int,
-    kinds: Sequence[Options],
+    kinds: Sequence[StaticOptions],
     row_of_leaf: Sequence[int],
     divided: Sequence[bool],
     whole: Any,
