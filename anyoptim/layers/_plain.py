@@ -1,15 +1,15 @@
-"""Dropout: the pure function and the layer."""
+"""Dropout: the pure function, the layer, and layers that only differ in what they are used for."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from anyoptim._arrays import Array, Library
 from anyoptim._arrays._checks import admit
-from anyoptim.layers._layer import Draw, Sampled
+from anyoptim.layers._layer import Draw, Draws, Layer, UnaryLayer, flag
 from anyoptim.layers._masks import INPUT, RATIO, NoiseShape, Place, product, scaled, valid
 from anyoptim.random._engines import quick
 from anyoptim.random._place import Offset
@@ -76,7 +76,7 @@ def _scale(ratio: float, inverted: bool) -> float:
         raise TypeError(f"inverted is {inverted!r}; wanted True or False") from None
 
 
-class Dropout(Sampled):
+class Dropout(UnaryLayer):
     """A layer that drops elements of its input in training.
 
     ::
@@ -114,6 +114,7 @@ class Dropout(Sampled):
     Source: as for `dropout`.
     """
 
+    arguments: ClassVar[tuple[str, ...]] = ("inverted", "noise_shape")
     _function = _gradient = staticmethod(dropout)
 
     def __init__(
@@ -128,26 +129,23 @@ class Dropout(Sampled):
         self.inverted = inverted
         self.noise_shape = noise_shape
 
-    def __repr__(self) -> str:
-        shape = "" if self.noise_shape is None else f", noise_shape={self.noise_shape!r}"
-        return f"{type(self).__name__}({self.dropout_ratio!r}, inverted={self.inverted!r}{shape}, seed={self.key})"
-
-    def _noise_shape(self, ndim: int) -> NoiseShape:
-        return self.noise_shape
+    def _kind(self) -> dict[str, Any]:
+        return {**super()._kind(), "inverted": flag("inverted", self.inverted)}
 
     def _quick_forward(self, x: Array) -> Array | None:
-        if self.noise_shape is not None or type(self)._noise_shape is not Dropout._noise_shape:
+        if type(self)._noise_shape is not Layer._noise_shape or self.noise_shape is not None:
             return None
-        call, ratio, inverted = self.calls, self._ratio, self.inverted
+        draws, ratio, inverted = self._draws, self._ratio, self.inverted
+        call = draws.calls
         y = _drawn(x, self.key, call, ratio, inverted)
         if y is not None:
             options = {"ratio": ratio, "noise_shape": None, "inverted": inverted}
-            self._last = Draw(call, options, x.shape, _NOTHING)
-            self._count()
+            draws.last = Draw(call, options, x.shape, _EMPTY)
+            self._count(draws)
         return y
 
     def _quick_backward(self, dout: Array) -> Array | None:
-        draw = self._last
+        draw = self._draws.last
         if draw is None or draw.options["noise_shape"] is not None or getattr(dout, "shape", None) != draw.shape:
             return None
         return _drawn(dout, self.key, draw.call, draw.options["ratio"], draw.options["inverted"])
@@ -155,16 +153,16 @@ class Dropout(Sampled):
     def _options(self, ndim: int) -> dict[str, Any]:
         return {**super()._options(ndim), "inverted": self.inverted}
 
-    def _rest(self, arrays: Library, x: Array) -> Array:
+    def _inference(self, arrays: Library, x: Array) -> Array:
         ratio = RATIO.value("dropout_ratio", self.dropout_ratio)
         return x if self.inverted else scaled(arrays, x, 1 - ratio)
 
 
-_NOTHING = np.empty(0)
+_EMPTY = np.empty(0)
 
 
 def _drawn(x: Array, key: int, call: int, ratio: float, inverted: bool) -> Array | None:
-    """`dropout` of what needs no checks; None for all else."""
+    """`dropout` of an array that needs no checks; None for any other."""
     return quick(x, round(ratio * 2**32), _scale(ratio, inverted), key, call) if type(ratio) is float else None
 
 
@@ -208,5 +206,5 @@ class VariationalDropout(Dropout):
         """Draw another mask from now on."""
         self.calls += 1
 
-    def _count(self) -> None:
-        """A sequence is counted where the next begins."""
+    def _count(self, draws: Draws) -> None:
+        """Count nothing: a sequence is counted where the next begins, in `new_sequence`."""

@@ -7,6 +7,7 @@ from typing import Any
 
 from anyoptim._arrays import Array
 from anyoptim._arrays._checks import admit
+from anyoptim.layers._layer import Layer
 from anyoptim.layers._masks import INPUT, NoiseShape, by_channel, by_sample
 from anyoptim.layers._plain import Dropout, dropout
 from anyoptim.random._place import Offset
@@ -70,18 +71,14 @@ class SpatialDropout(Dropout):
     """
 
     pure = "spatial_dropout"
+    arguments = ("axis", "inverted")
 
     def __init__(
         self, dropout_ratio: float = 0.5, *, axis: int = 1, inverted: bool = False, seed: int | None = None
     ) -> None:
-        super().__init__(dropout_ratio, inverted=inverted, seed=seed)
+        Layer.__init__(self, dropout_ratio, seed)  # Dropout's own would set a noise shape, too
         self.axis = axis
-
-    def __repr__(self) -> str:
-        return (
-            f"{type(self).__name__}({self.dropout_ratio!r}, axis={self.axis}, inverted={self.inverted!r}, "
-            f"seed={self.key})"
-        )
+        self.inverted = inverted
 
     def _noise_shape(self, ndim: int) -> NoiseShape:
         return by_channel(ndim, self.axis)
@@ -127,9 +124,11 @@ class DropPath(Dropout):
     """
 
     pure = "drop_path"
+    arguments = ("inverted",)
 
     def __init__(self, dropout_ratio: float = 0.5, *, inverted: bool = False, seed: int | None = None) -> None:
-        super().__init__(dropout_ratio, inverted=inverted, seed=seed)
+        Layer.__init__(self, dropout_ratio, seed)  # Dropout's own would set a noise shape, too
+        self.inverted = inverted
 
     def _noise_shape(self, ndim: int) -> NoiseShape:
         return by_sample(ndim)

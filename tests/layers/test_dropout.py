@@ -143,17 +143,23 @@ def test_bad_states_are_refused_whole() -> None:
     """A state that can't be loaded changes nothing."""
     layer = ao.Dropout(seed=5)
     layer.forward(np.ones(3))
-    for state, error in (
-        (None, ValueError),
-        ({"key": 1, "calls": 2}, ValueError),
-        ({"key": 1, "calls": 2, "dropout_ratio": 0.25, "x": 3}, ValueError),
-        ({"key": 1, "calls": -2, "dropout_ratio": 0.25}, ValueError),
-        ({"key": 1, "calls": "2", "dropout_ratio": 0.25}, TypeError),
-        ({"key": 1, "calls": 2, "dropout_ratio": 1.25}, ValueError),
+    before = {"layer": "Dropout", "inverted": False, "key": 5, "calls": 1, "dropout_ratio": 0.5}
+    good = {**before, "key": 1, "calls": 2, "dropout_ratio": 0.25}
+    for state, error, says in (
+        (None, ValueError, "state is None; wanted a dict with layer, inverted, key, calls, dropout_ratio"),
+        ({"key": 1, "calls": 2}, ValueError, "state is {.*wanted a dict with"),
+        ({**good, "x": 3}, ValueError, "state is {.*wanted a dict with"),
+        ({**good, "calls": -2}, ValueError, r"state\['calls'\] is -2"),
+        ({**good, "calls": "2"}, TypeError, r"state\['calls'\] is '2'"),
+        ({**good, "dropout_ratio": 1.25}, ValueError, r"state\['dropout_ratio'\] is 1.25"),
+        ({**good, "inverted": True}, ValueError, r"state\['inverted'\] is True; wanted False, as this layer has it"),
+        ({**good, "inverted": np.ones(2)}, ValueError, r"state\['inverted'\] is array"),
+        (ao.DropConnect().state_dict(), ValueError, r"state\['layer'\] is 'DropConnect'; wanted 'Dropout'"),
+        (ao.AlphaDropout().state_dict(), ValueError, r"state\['layer'\] is 'AlphaDropout'; wanted 'Dropout'"),
     ):
-        with pytest.raises(error, match="state"):
+        with pytest.raises(error, match=says):
             layer.load_state_dict(state)  # type: ignore[arg-type]
-        assert layer.state_dict() == {"key": 5, "calls": 1, "dropout_ratio": 0.5}
+        assert layer.state_dict() == before
         assert layer.mask is not None
 
 
@@ -173,6 +179,7 @@ def test_ratio_outside_its_range(ratio: Any) -> None:
 def test_bad_input() -> None:
     """What can't be dropped out of, named, and no call counted for it."""
     layer = ao.Dropout(seed=1)
+    before = layer.state_dict()
     assert layer.mask is None
     with pytest.raises(RuntimeError, match="backward came before the first forward"):
         layer.backward(np.ones(2))
@@ -185,7 +192,7 @@ def test_bad_input() -> None:
         for training in (True, False):
             with pytest.raises(TypeError, match=says):
                 layer.forward(x, training)
-    assert layer.state_dict() == {"key": 1, "calls": 0, "dropout_ratio": 0.5}
+    assert layer.state_dict() == before
     layer.forward(np.ones((2, 3)))
     with pytest.raises(ValueError, match=r"dout has shape \(3,\) but the last training forward's x had shape \(2, 3\)"):
         layer.backward(np.ones(3))

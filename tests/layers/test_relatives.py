@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import pickle
 from collections.abc import Callable
-from copy import deepcopy
+from copy import copy, deepcopy
 from typing import Any
 
 import numpy as np
@@ -178,10 +179,39 @@ def test_state_goes_on(variant: Variant) -> None:
         layer.forward(*xs)
     restored = variant.make(0.5, 1)
     restored.load_state_dict(layer.state_dict())
-    copies = [restored, deepcopy(layer), pickle.loads(pickle.dumps(layer))]  # noqa: S301
+    copies = [restored, copy(layer), deepcopy(layer), pickle.loads(pickle.dumps(layer))]  # noqa: S301
     expected = layer.forward(*xs)
     assert all(same_bits(other.forward(*xs), expected) for other in copies)
     assert same_bits(eval(repr(layer), dict(vars(ao))).forward(*xs, call=9), layer.forward(*xs, call=9))  # noqa: S307
+
+
+def test_attributes(variant: Variant) -> None:
+    """One that the layer has not is refused, with the names of those it has, which can all be set."""
+    layer = variant.make(0.5, 1)
+    names = ["dropout_ratio", *list(inspect.signature(type(layer)).parameters)[1:-1], "key", "calls"]
+    for wrong in {"ratio", "p", "seed", "axis", "inverted", "noise_shape"} - {*names}:
+        with pytest.raises(AttributeError) as caught:
+            setattr(layer, wrong, 0.5)
+        assert str(caught.value).startswith(f"{type(layer).__name__} has no {wrong!r}; its attributes are dropout")
+        assert {*str(caught.value).partition(" are ")[2].split(", ")} == {*names}
+    for name in names:
+        setattr(layer, name, getattr(layer, name))
+
+
+def test_training_is_a_bool(variant: Variant) -> None:
+    """Or 0 or 1, or NumPy's bool; what else is true or false by accident is refused, and counts nothing."""
+    layer, xs = variant.make(0.5, 3), _inputs(variant)
+    odd: tuple[Any, ...] = ("no", "", None, 2, 0.0, [], np.ones(1, bool))
+    for wrong in odd:
+        with pytest.raises(TypeError, match=r"training is .*; wanted True or False"):
+            layer.forward(*xs, training=wrong)
+    assert layer.calls == 0
+    for value in (True, 1, np.True_, np.int64(1)):
+        call = layer.calls
+        assert same_bits(layer.forward(*xs, training=value), variant.function(*xs, 0.5, 3, call))
+    rest, call = layer.forward(*xs, False), layer.calls
+    assert all(same_bits(layer.forward(*xs, value), rest) for value in (0, np.False_, np.int64(0)))
+    assert layer.calls == call
 
 
 def test_steps_through_time(variant: Variant) -> None:
