@@ -270,8 +270,10 @@ def test_a_save_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pyte
                 ao.save(path, extra=2)
         assert ao.load(path).extra == 1
         assert os.listdir(tmp_path) == ["run"]
-    with pytest.raises(OSError, match="nowhere"):
-        ao.save(tmp_path / "nowhere" / "run", extra=2)
+    for folder in (tmp_path / "nowhere", path / "in a file"):
+        with pytest.raises(FileNotFoundError) as caught:
+            ao.save(folder / "run", extra=2)
+        assert str(caught.value) == f"{folder / 'run'} can't be written: there is no folder {os.path.realpath(folder)}"
 
 
 def test_the_new_file_is_on_the_disk_before_it_is_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
