@@ -13,7 +13,7 @@ from anyoptim._arrays._tree import Tree, listed
 from anyoptim._core._groups import groups
 from anyoptim._core._optimizer import Optimizer
 from anyoptim.compat._shared import Rated, zero
-from anyoptim.compat._transfer import central
+from anyoptim.compat._transfer import variance
 from anyoptim.compat.torch import _methods
 from anyoptim.compat.torch._forms import CODECS, FORMS, Codec, Form, Named, form_of, place
 
@@ -269,8 +269,8 @@ def _take(
             raise ValueError(f"the state of {path!r} has no {their}; it has {', '.join(own)}")
     if "grad_avg" in form.state:
         k, _ = place(optimizer, "s") or (0, "")
-        of = stages[k]["slots"]
-        of["s"][path] = central(of["s"][path], of["m"][path])
+        slots = stages[k]["slots"]
+        slots["s"][path] = variance(slots["s"][path], slots["m"][path])
 
 
 def _wide(value: Any) -> Any:

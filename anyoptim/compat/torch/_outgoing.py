@@ -11,7 +11,7 @@ from anyoptim._arrays._torch import tensor
 from anyoptim._core._optimizer import Optimizer
 from anyoptim._core._selection import shown
 from anyoptim.compat._shared import zero
-from anyoptim.compat._transfer import raw
+from anyoptim.compat._transfer import mean_square
 from anyoptim.compat.torch import _methods
 from anyoptim.compat.torch._forms import CODECS, Codec, Form, Named, Option, form_of, place
 from anyoptim.compat.torch._incoming import flattened, matched, options_of
@@ -168,7 +168,7 @@ def _packed(
         if (found := place(optimizer, key)) is not None
     }
     if "grad_avg" in slots:
-        slots["square_avg"] = raw(slots["square_avg"], slots["grad_avg"])
+        slots["square_avg"] = mean_square(slots["square_avg"], slots["grad_avg"])
     there = any(0 not in slot.shape for slot in slots.values())
     arrays = {
         their: CODECS.get(their, Codec()).theirs(slot)
