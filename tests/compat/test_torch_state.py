@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 
 import anyoptim as ao
-from tests.support.compat_torch import OPTIONS, Beside, drawn, random, shapes
+from tests.support.compat_torch import OPTIONS, Beside, drawn, make, random, shapes
 from tests.support.libraries import Library
 
 HALF = 50
@@ -18,21 +18,10 @@ DRAWS = range(3)
 
 
 @pytest.fixture(autouse=True)
-def torch(need: Callable[[str], Library], monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """torch in float64: NAdam's product and ASGD's rates are of its default dtype. And its Muon without bfloat16."""
-    need("torch")
-    import torch
-
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    monkeypatch.setattr(torch.Tensor, "bfloat16", torch.Tensor.clone)
-    yield torch
-    torch.set_default_dtype(before)
-
-
-def _make(name: str, options: Any) -> ao.Optimizer:
-    make: Callable[..., ao.Optimizer] = getattr(ao.compat.torch, name)
-    return make(**options)
+def torch(torch_in_float64: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """torch in float64, its Muon too."""
+    monkeypatch.setattr(torch_in_float64.Tensor, "bfloat16", torch_in_float64.Tensor.clone)
+    return torch_in_float64
 
 
 def _gradients(of: Any, rng: Any) -> list[Any]:
@@ -58,7 +47,7 @@ def _run(theirs: Beside, grads: Sequence[Any]) -> list[Any]:
     found = []
     for g in grads:
         theirs.update(g)
-        found.append(theirs.values)
+        found.append(theirs.params)
     return found
 
 
@@ -80,12 +69,12 @@ def test_from_torch_and_on(name: str, draw: int, torch: Any) -> None:
     start, grads = random(rng, of), _gradients(of, rng)
     theirs = Beside(torch, name, options, start)
     values = _run(theirs, grads[:HALF])
-    p = {key: a.copy() for key, a in theirs.values.items()}
+    p = {key: a.copy() for key, a in theirs.params.items()}
     ours = ao.compat.torch.from_torch(theirs.optimizer.state_dict(), list(of), p)
     values += _run(theirs, grads[HALF:])
     for g in grads[HALF:]:
         ours.update(p, g)
-    _close(p, theirs.values, _way(start, values))
+    _close(p, theirs.params, _way(start, values))
 
 
 @pytest.mark.parametrize("draw", DRAWS)
@@ -97,13 +86,13 @@ def test_to_torch_and_on(name: str, draw: int, torch: Any) -> None:
     start, grads = random(rng, of), _gradients(of, rng)
     theirs = Beside(torch, name, options, start)
     values = _run(theirs, grads)
-    p, ours = {key: a.copy() for key, a in start.items()}, _make(name, options)
+    p, ours = {key: a.copy() for key, a in start.items()}, make(name, options)
     for g in grads[:HALF]:
         ours.update(p, g)
     after = Beside(torch, name, {}, p)  # its options come with the state
     after.optimizer.load_state_dict(ao.compat.torch.to_torch(ours, list(of)))
     _run(after, grads[HALF:])
-    _close(after.values, theirs.values, _way(start, values))
+    _close(after.params, theirs.params, _way(start, values))
 
 
 @pytest.mark.parametrize("draw", DRAWS)
@@ -117,7 +106,7 @@ def test_there_and_back(name: str, draw: int, torch: Any) -> None:
     _run(theirs, grads[:7])
     given = theirs.optimizer.state_dict()
     before = copy.deepcopy(given)
-    ours = ao.compat.torch.from_torch(given, list(of), theirs.values)
+    ours = ao.compat.torch.from_torch(given, list(of), theirs.params)
     back = ao.compat.torch.to_torch(ours, list(of))
     _same(given, before)  # which was only read
     # Torch's Adagrad has a state before the first step.
@@ -169,7 +158,7 @@ def test_groups(name: str, named: bool, torch: Any) -> None:
     names = [*keys[1:], keys[0]]
     theirs = Beside(torch, name, {"lr": 0.01}, start, groups)
     values = _run(theirs, grads[:HALF])
-    p = {key: a.copy() for key, a in theirs.values.items()}
+    p = {key: a.copy() for key, a in theirs.params.items()}
     ours: Any = ao.compat.torch.from_torch(theirs.optimizer.state_dict(), names, p)
     kept = {i: set(own) for i, own in theirs.optimizer.state_dict()["state"].items() if own}
     assert len(ours.groups) == 2
@@ -179,7 +168,7 @@ def test_groups(name: str, named: bool, torch: Any) -> None:
     if named:
         for g in grads[HALF:]:
             ours.update(p, g)
-        _close(p, theirs.values, way)
+        _close(p, theirs.params, way)
     else:
         after = Beside(torch, name, {}, p, [(own, {}) for own, _ in groups])
         back = ao.compat.torch.to_torch(ours, names)
@@ -188,7 +177,7 @@ def test_groups(name: str, named: bool, torch: Any) -> None:
         for group, (_, options) in zip(after.optimizer.param_groups, groups, strict=True):
             assert {**group, **options, "dampening": 0} == {**group, "dampening": 0}
         _run(after, grads[HALF:])
-        _close(after.values, theirs.values, way)
+        _close(after.params, theirs.params, way)
 
 
 def test_rates_of_groups_are_live(torch: Any) -> None:
@@ -293,8 +282,8 @@ def test_a_schedule_goes_on_in_torch(name: str, torch: Any) -> None:
         if t == 1 and name == "ASGD":  # which would take what it was made with for the first
             theirs = Beside(torch, name, {**options, "lr": schedule(1)}, start)
         theirs.update(g)
-        values.append(theirs.values)
-    ours = _make(name, {**options, "lr": schedule})
+        values.append(theirs.params)
+    ours = make(name, {**options, "lr": schedule})
     for g in grads[:15]:
         ours.update(p, g)
     after = Beside(torch, name, {}, p)
@@ -303,7 +292,7 @@ def test_a_schedule_goes_on_in_torch(name: str, torch: Any) -> None:
     for t, g in enumerate(grads[15:], 16):
         after.optimizer.param_groups[0]["lr"] = schedule(t)
         after.update(g)
-    _close(after.values, theirs.values, _way(start, values))
+    _close(after.params, theirs.params, _way(start, values))
 
 
 def test_what_was_rounded(torch: Any) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 
 import anyoptim as ao
 from tests.reference import papers_composed
-from tests.support.libraries import COMPOSED, same_bits
+from tests.support.libraries import COMPOSED, Library, same_bits
 
 Array = np.ndarray[Any, Any]
 Arrays = dict[str, Array]
@@ -38,6 +38,21 @@ class Shortened(ao.Stage):
     @staticmethod
     def rule(xp: Any, p: Any, x: Any, *, scale: Any, late: bool) -> Any:
         return x * scale if late else x * scale + 0.25 * x
+
+
+class Seen(ao.Stage):
+    """A stage that takes down the norm of what flows through it, in a list that its copies share."""
+
+    measure = staticmethod(lambda xp, p, x: x)
+    rule = staticmethod(lambda xp, p, x: x)
+
+    def __init__(self, norms: list[float]) -> None:
+        super().__init__()
+        self._note = norms.append
+
+    def coefficients(self, t: int, *, norm: float) -> dict[str, Any]:
+        self._note(float(norm))
+        return {}
 
 
 def matrices(path: str, p: Any) -> bool:
@@ -323,3 +338,22 @@ def run(optimizer: ao.Optimizer, params: Any, grads: list[Any]) -> tuple[Any, An
     assert optimizer.state is not None
     slots = optimizer.state.slots
     return params, slots if isinstance(slots, tuple) else (slots,)
+
+
+def jitted(optimizer: ao.Optimizer, lib: Library, params: Arrays, grads: list[Arrays]) -> dict[str, Any]:
+    """The parameters after a `step` for each of the gradients under `jax.jit`, which traces it once."""
+    import jax
+
+    traces = []
+
+    def counted(*arguments: Any) -> Any:
+        traces.append(1)
+        return optimizer.step(*arguments)
+
+    step = jax.jit(counted)
+    p: Any = {k: lib.asarray(a) for k, a in params.items()}
+    state = optimizer.init(p)
+    for g in grads:
+        p, state = step(p, {k: lib.asarray(a) for k, a in g.items()}, state)
+    assert len(traces) == 1
+    return p  # type: ignore[no-any-return]
