@@ -19,11 +19,7 @@ STEPS = 100
 DRAWS = range(6)
 
 
-@pytest.fixture(autouse=True)
-def torch(torch_in_float64: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """torch in float64, its Muon too."""
-    monkeypatch.setattr(torch_in_float64.Tensor, "bfloat16", torch_in_float64.Tensor.clone)
-    return torch_in_float64
+pytestmark = pytest.mark.usefixtures("torch")
 
 
 def test_all_are_there(torch: Any) -> None:

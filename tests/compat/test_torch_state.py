@@ -17,11 +17,7 @@ HALF = 50
 DRAWS = range(3)
 
 
-@pytest.fixture(autouse=True)
-def torch(torch_in_float64: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """torch in float64, its Muon too."""
-    monkeypatch.setattr(torch_in_float64.Tensor, "bfloat16", torch_in_float64.Tensor.clone)
-    return torch_in_float64
+pytestmark = pytest.mark.usefixtures("torch")
 
 
 def _gradients(of: Any, rng: Any) -> list[Any]:
@@ -33,6 +29,14 @@ def _gradients(of: Any, rng: Any) -> list[Any]:
             g["p1"] = None
         found.append(g)
     return found
+
+
+def _beginning(name: str, draw: int, torch: Any) -> tuple[Any, dict[str, Any], list[Any], Beside]:
+    """Drawn options, first parameters and the gradients of all steps, and torch before the first."""
+    rng = np.random.default_rng([draw, *name.encode()])
+    options, of = drawn(name, rng), shapes(name, rng)
+    start, grads = random(rng, of), _gradients(of, rng)
+    return options, start, grads, Beside(torch, name, options, start)
 
 
 def _way(start: Any, values: Sequence[Any]) -> Any:
@@ -64,13 +68,10 @@ def test_from_torch_and_on(name: str, draw: int, torch: Any) -> None:
 
     The bound is that of compat/test_torch.py. One parameter has its first gradient just before the half.
     """
-    rng = np.random.default_rng([draw, *name.encode()])
-    options, of = drawn(name, rng), shapes(name, rng)
-    start, grads = random(rng, of), _gradients(of, rng)
-    theirs = Beside(torch, name, options, start)
+    _, start, grads, theirs = _beginning(name, draw, torch)
     values = _run(theirs, grads[:HALF])
     p = {key: a.copy() for key, a in theirs.params.items()}
-    ours = ao.compat.torch.from_torch(theirs.optimizer.state_dict(), list(of), p)
+    ours = ao.compat.torch.from_torch(theirs.optimizer.state_dict(), list(start), p)
     values += _run(theirs, grads[HALF:])
     for g in grads[HALF:]:
         ours.update(p, g)
@@ -81,16 +82,13 @@ def test_from_torch_and_on(name: str, draw: int, torch: Any) -> None:
 @pytest.mark.parametrize("name", OPTIONS)
 def test_to_torch_and_on(name: str, draw: int, torch: Any) -> None:
     """50 steps here, the state carried over, 50 steps of torch: as 100 steps of torch, to 1e-12 of the way."""
-    rng = np.random.default_rng([draw, *name.encode()])
-    options, of = drawn(name, rng), shapes(name, rng)
-    start, grads = random(rng, of), _gradients(of, rng)
-    theirs = Beside(torch, name, options, start)
+    options, start, grads, theirs = _beginning(name, draw, torch)
     values = _run(theirs, grads)
     p, ours = {key: a.copy() for key, a in start.items()}, make(name, options)
     for g in grads[:HALF]:
         ours.update(p, g)
     after = Beside(torch, name, {}, p)  # its options come with the state
-    after.optimizer.load_state_dict(ao.compat.torch.to_torch(ours, list(of)))
+    after.optimizer.load_state_dict(ao.compat.torch.to_torch(ours, list(start)))
     _run(after, grads[HALF:])
     _close(after.params, theirs.params, _way(start, values))
 
@@ -99,15 +97,12 @@ def test_to_torch_and_on(name: str, draw: int, torch: Any) -> None:
 @pytest.mark.parametrize("name", OPTIONS)
 def test_there_and_back(name: str, draw: int, torch: Any) -> None:
     """What came from torch goes back as it was: options, names of states, their values and dtypes."""
-    rng = np.random.default_rng([draw, *name.encode()])
-    options, of = drawn(name, rng), shapes(name, rng)
-    start, grads = random(rng, of), _gradients(of, rng)
-    theirs = Beside(torch, name, options, start)
+    _, start, grads, theirs = _beginning(name, draw, torch)
     _run(theirs, grads[:7])
     given = theirs.optimizer.state_dict()
     before = copy.deepcopy(given)
-    ours = ao.compat.torch.from_torch(given, list(of), theirs.params)
-    back = ao.compat.torch.to_torch(ours, list(of))
+    ours = ao.compat.torch.from_torch(given, list(start), theirs.params)
+    back = ao.compat.torch.to_torch(ours, list(start))
     _same(given, before)  # which was only read
     # Torch's Adagrad has a state before the first step.
     assert set(back["state"]) == {i for i, own in given["state"].items() if name != "Adagrad" or own["step"]}

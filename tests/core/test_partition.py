@@ -12,7 +12,7 @@ import pytest
 
 import anyoptim as ao
 from tests.support import shim
-from tests.support.chains import Seen, agree, jitted, problem
+from tests.support.chains import Seen, agree, problem, step_under_jit
 from tests.support.engines import Watch
 from tests.support.libraries import ENGINES, Library, same_bits
 
@@ -381,13 +381,7 @@ def test_under_jit(need: Callable[[str], Library]) -> None:
         lanes = ao.partition({"W": ao.Adam(0.1), "b": ao.Momentum(0.1), "s": None})
         return ao.chain(ao.ClipGlobalNorm(0.5), lanes, ao.EMA(0.5))
 
-    params, grads = problem("float32", steps=10)
-    p = jitted(make(), need("jax"), params, grads)
-    eager = make()
-    for g in grads:
-        eager.update(params, g)
-    for k, a in params.items():
-        np.testing.assert_allclose(p[k], a, rtol=1e-5, atol=1e-5)
+    params, p = step_under_jit(make, need("jax"))
     assert float(p["s"]) == float(params["s"])
 
 
