@@ -1,4 +1,4 @@
-"""Schedules that go one way: steps, powers, half a cosine, and nowhere at all."""
+"""Schedules that go one way: in stairs, along powers and half a cosine, or nowhere at all."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["Constant", "Cosine", "Exponential", "InverseSqrt", "Linear", "MultiS
 
 
 class Constant(Schedule):
-    """The same value at every step: a plain number does as well, but for `join` and comparisons.
+    """A schedule with the same value at every step, for which a plain number does as well, but for comparisons.
 
     ::
 
