@@ -15,7 +15,7 @@ import anyoptim as ao
 from tests.support.compat_torch import FREE, OPTIONS, Beside, drawn, flat, make, random, shapes
 
 STEPS = 100
-"""Past all that begins late: ASGD's mean, RAdam's rectified steps."""
+"""More steps than what begins late needs: ASGD's mean, RAdam's rectified steps."""
 DRAWS = range(6)
 
 
@@ -84,12 +84,12 @@ def test_equals_torch(name: str, draw: int, torch: Any) -> None:
 
 
 REAL = ("Adafactor", "Muon")
-"""Those that take no complex parameters."""
+"""The constructors whose optimizers take no complex parameters."""
 
 
 @pytest.mark.parametrize("name", [name for name in OPTIONS if name not in REAL])
 def test_complex_parameters(name: str, torch: Any) -> None:
-    """As two reals each, like torch's."""
+    """Complex parameters are two reals each, as in torch."""
     rng = np.random.default_rng([9, *name.encode()])
     options = drawn(name, rng)
     p = random(rng, shapes(name, rng), "complex128")
@@ -211,7 +211,7 @@ def test_tensors_are_numbers(torch: Any) -> None:
 
 
 def test_they_are_optimizers_like_others() -> None:
-    """Part of a chain, copied, pickled, shown as what they are."""
+    """Our optimizers can be part of a chain, copied and pickled, and are shown as what they are."""
     adam: Any = ao.compat.torch.Adam(weight_decay=0.1, maximize=True)
     stages = "Maximize(), WeightDecay(decay=0.1), Adam(lr=0.001, beta1=0.9, beta2=0.999, eps=0.0, eps_corrected=1e-08)"
     assert repr(adam) == f"chain({stages})"

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("torch")
 
 
 def _gradients(of: Any, rng: Any) -> list[Any]:
-    """Of all steps; those of one parameter are None until shortly before the half, and sometimes later."""
+    """The gradients of all steps; one parameter's are None until shortly before the half, and sometimes later."""
     found = []
     for t in range(2 * HALF):
         g = random(rng, of, scale=10.0 ** rng.integers(-1, 2))
@@ -176,7 +176,7 @@ def test_groups(name: str, named: bool, torch: Any) -> None:
 
 
 def test_rates_of_groups_are_live(torch: Any) -> None:
-    """Each group's own, with a name for what it is."""
+    """Each group has its own rate, under a selector that names its parameters; the optimizer has none."""
     start = {"a": np.ones(2), "b": np.ones(3), "c": np.ones(())}
     theirs = Beside(torch, "AdamW", {}, start, [(["a"], {}), (["b", "c"], {"weight_decay": 0.5})])
     ours: Any = ao.compat.torch.from_torch(theirs.optimizer.state_dict(), ["a", "b", "c"], start)
@@ -265,7 +265,7 @@ def test_schedules_go_on(torch: Any) -> None:
 
 @pytest.mark.parametrize("name", ["Adam", "SGD", "RMSprop", "ASGD"])
 def test_a_schedule_goes_on_in_torch(name: str, torch: Any) -> None:
-    """As its value at the next step, and where torch has the rate of this one already (ASGD) that, too."""
+    """A schedule goes out as its value at the next step; for ASGD, torch's state has the rate of this one, too."""
     rng = np.random.default_rng([3, *name.encode()])
     options, start = drawn(name, rng), {"w": rng.normal(size=(2, 3))}
     schedule = ao.compat.torch.lr_scheduler.LinearLR(0.1, 0.1, 1.0, 40)
@@ -401,7 +401,7 @@ FROM: dict[str, Callable[[Any], tuple[Any, Any]]] = {
 
 @pytest.mark.parametrize("message", FROM)
 def test_what_does_not_fit_here(message: str, torch: Any) -> None:
-    """Refused with its name."""
+    """A state or names that do not fit are refused with what is wrong."""
     given, names = FROM[message](torch)
     params = {"w": np.ones((2, 3)), "b": np.ones(3)}
     with pytest.raises((TypeError, ValueError, NotImplementedError), match=message):
@@ -453,7 +453,7 @@ TO: dict[str, tuple[Callable[[], ao.Optimizer], Any]] = {
 
 @pytest.mark.parametrize("message", TO)
 def test_what_torch_has_no_place_for(message: str) -> None:
-    """Refused, and said why."""
+    """An optimizer or names that torch has no place for are refused, with the reason."""
     make, names = TO[message]
     optimizer, params = make(), {"w": np.ones((2, 3)), "b": np.ones(3)}
     optimizer.update(params, {"w": np.ones((2, 3)), "b": np.ones(3)})

@@ -36,7 +36,7 @@ def test_the_mask_of_key_and_call_is_the_definition(lib: Library, ratio: float) 
 @pytest.mark.covering(1)  # each ratio on each library: the definition, of which this is a consequence
 @pytest.mark.parametrize("ratio", RATIOS)
 def test_the_kept_share(lib: Library, ratio: float) -> None:
-    """Within four standard deviations of 1 - ratio for a fixed key; exactly all at 0 and none at 1."""
+    """It is within four standard deviations of 1 - ratio for a fixed key; at 0 all are kept, and at 1 none."""
     n = 40_000
     layer = ao.Dropout(ratio, seed=2026)
     share = float(lib.tonumpy(layer.forward(lib.array(np.ones(n)))).mean())
@@ -65,7 +65,7 @@ def test_layers_without_a_seed_differ_and_layers_of_one_seed_agree() -> None:
 
 
 def test_unseeded_keys_use_all_their_bits() -> None:
-    """Of 64 random bits each of the upper eight is set somewhere among 50 keys, but for a chance of 8 in 2**50."""
+    """Each of the upper eight of 64 random bits is set somewhere among 50 keys, but for a chance of 8 in 2**50."""
     keys = [ao.Dropout().key for _ in range(50)]
     assert all(any(key >> bit & 1 for key in keys) for bit in range(56, 64))
 
@@ -177,7 +177,7 @@ def test_ratio_outside_its_range(ratio: Any) -> None:
 
 
 def test_bad_input() -> None:
-    """What can't be dropped out of, named, and no call counted for it."""
+    """An input that can't be dropped out of is named, and no call is counted for it."""
     layer = ao.Dropout(seed=1)
     before = layer.state_dict()
     assert layer.mask is None
@@ -202,14 +202,14 @@ def test_bad_input() -> None:
 
 
 def test_a_float_is_an_input_too() -> None:
-    """As it is a parameter."""
+    """A Python float is taken by layers, as it is by optimizers."""
     y = ao.Dropout(0.0).forward(2.5)
     assert y == 2.5
     assert type(y) is float
 
 
 def test_infinities_and_ratio_one() -> None:
-    """Inverted at ratio 1 there is nothing to scale: zero, not 0*inf. Without a warning for infinite x."""
+    """Inverted dropout at ratio 1 has nothing to scale: it gives 0, not 0*inf, and an infinite x no warning."""
     assert ao.Dropout(1.0, inverted=True).forward(np.ones(5)).tolist() == [0] * 5
     y = ao.Dropout(0.5, seed=0).forward(np.full(50, np.inf))
     assert set(y[~np.isnan(y)].tolist()) == {np.inf}
@@ -245,7 +245,7 @@ def test_a_traced_ratio_is_refused(need: Callable[[str], Library]) -> None:
 
 
 def test_masks_lie_where_their_input_lay(need: Callable[[str], Library]) -> None:
-    """On the second of two devices, as forward and backward do."""
+    """The mask lies on the second of two devices, where forward and backward are."""
     need("jax")
     import jax
 
@@ -280,14 +280,14 @@ def test_dask_stays_lazy_and_keeps_its_chunks(need: Callable[[str], Library]) ->
 
 
 def test_a_foreign_byte_order_stays() -> None:
-    """In whatever way it is computed."""
+    """The output has the byte order of x, in whatever way it is computed."""
     x = np.arange(4, dtype=">f4")
     for y in (ao.dropout(x, 0.5, 1), ao.dropout(x, 0.5, 1, inverted=True), ao.zoneout(x, x, 0.5, 1)):
         assert y.dtype == x.dtype
 
 
 def test_a_traced_call_of_another_library(need: Callable[[str], Library]) -> None:
-    """It is named."""
+    """It is refused, with the names of both libraries."""
     need("jax")
     import jax
 

@@ -56,7 +56,7 @@ class Seen(ao.Stage):
 
 
 def matrices(path: str, p: Any) -> bool:
-    """What decays: all but biases."""
+    """Whether a parameter decays: all but biases do."""
     return not path.endswith("b")
 
 
@@ -67,7 +67,7 @@ HYPER: dict[str, dict[str, float]] = {
     "ScheduleFreeAdamW": {"lr": 0.1, "beta": 0.9, "beta2": 0.99, "eps": 1e-6, "weight_decay": 0.1},
     "Prodigy": {"lr": 0.5, "beta1": 0.9, "beta2": 0.99, "eps": 1e-6, "weight_decay": 0.1, "d0": 0.1, "growth": 1.0},
 }
-"""Of the methods that measure or keep numbers, each of which is a row below."""
+"""Hyperparameters of the methods that measure or keep scalars, each of which is a row below."""
 
 CHAINS: dict[str, Make] = {
     "clip, Adam, EMA": lambda e: ao.chain(ao.ClipGlobalNorm(0.5), ao.Adam(lr=0.1), ao.EMA(0.9), engine=e),
@@ -98,13 +98,13 @@ CHAINS: dict[str, Make] = {
     ),
     **{name: lambda e, name=name: COMPOSED[name](**HYPER[name], engine=e) for name in HYPER},  # type: ignore[misc]
 }
-"""By name: of the engine, a chain, or a method that does what only stages of chains did."""
+"""The chains, and methods that measure or keep scalars, each made for an engine."""
 
 KINDS = [name for name in CHAINS if name not in HYPER or name == "LAMB"]
-"""Those, and of the methods that measure one, for what they do alike."""
+"""All chains, and one of the methods that measure, for tests of what these do alike."""
 
 ROOTLESS = [name for name in CHAINS if not any(of in name for of in ("Adam", "RMSProp", "LAMB", "Prodigy"))]
-"""Those without a square root of an element, which torch takes a little differently."""
+"""The chains without a square root of an element, which torch rounds otherwise."""
 
 
 def _clip(max_norm: float) -> Any:
@@ -200,7 +200,7 @@ def _signum(lr: float) -> Any:
 
 
 def _paper(name: str) -> Any:
-    """What a transcription takes from the parameters, as a stage."""
+    """A transcription of a paper as a stage, whose output is what it takes from the parameters."""
     transcription = papers_composed.METHODS[name](**HYPER[name])
 
     def stage(p: Arrays, x: Arrays) -> Arrays:
@@ -255,7 +255,7 @@ def _lookahead(every: int, share: float) -> Any:
 
 
 def _swa(start: int, every: int, least: float, largest: float) -> Any:
-    """Cut off, then averaged: the mean of all that are in it, summed up anew."""
+    """Parameters that are cut off and then averaged: the mean of all that belong to it, summed up anew each time."""
     seen: list[Arrays] = []
 
     def after(t: int, p: Arrays, average: Arrays) -> tuple[Arrays, Arrays]:
@@ -288,11 +288,11 @@ PLAIN: dict[str, Callable[[], tuple[list[Any], Any]]] = {
     "Lion, NonNegative, SWA": lambda: ([_lion(0.1, 0.1)], _swa(0, 1, 0.0, math.inf)),
     **{name: lambda name=name: ([_paper(name)], _nothing) for name in HYPER},  # type: ignore[misc]
 }
-"""The same chains: what is done to the gradient, in turn, and after the step to the parameters and their average."""
+"""The same chains in NumPy: the functions of the gradient, in turn, and that of the parameters and their average."""
 
 
 def plain(name: str, params: Arrays, grads: list[Arrays]) -> tuple[Arrays, Arrays]:
-    """The parameters after these steps, and their averages."""
+    """The parameters after all steps, and their averages."""
     stages, after = PLAIN[name]()
     p = {k: a.copy() for k, a in params.items()}
     average = {k: a.copy() for k, a in params.items()}

@@ -1,4 +1,4 @@
-"""What torch.optim's constructors are given in the tests of its conventions: options to draw from, and torch beside."""
+"""Options to draw for torch.optim's constructors, and torch's optimizers to compare with."""
 
 from __future__ import annotations
 
@@ -105,14 +105,14 @@ OPTIONS: dict[str, dict[str, Draw]] = {
         "adjust_lr_fn": one_of(None, "original", "match_rms_adamw"),
     },
 }
-"""All options of each that have an effect; where lr*weight_decay and momentum let nothing grow without end."""
+"""All options of each constructor that have an effect; lr*weight_decay and momentum let nothing grow for ever."""
 
 FREE = {"foreach", "fused", "capturable"}
 """Options that change no result."""
 
 
 def drawn(name: str, rng: Any) -> dict[str, Any]:
-    """Options for a constructor, that torch takes."""
+    """Options for a constructor, drawn among those that torch accepts."""
     options = {option: draw(rng) for option, draw in OPTIONS[name].items()}
     if options.get("nesterov") and name == "SGD":
         options["momentum"] = options["momentum"] or 0.7
@@ -121,7 +121,7 @@ def drawn(name: str, rng: Any) -> dict[str, Any]:
 
 
 def shapes(name: str, rng: Any) -> dict[str, tuple[int, ...]]:
-    """Of some parameters: for Muon matrices."""
+    """The shapes of some parameters, all of them matrices for Muon."""
     dims = [2, 2, 2] if name == "Muon" else [2, 1, 0, int(rng.integers(1, 4))]
     return {f"p{i}": tuple(int(n) for n in rng.integers(1, 5, size=d)) for i, d in enumerate(dims)}
 
@@ -153,5 +153,5 @@ def random(rng: Any, of: dict[str, tuple[int, ...]], dtype: str = "float64", sca
 
 
 def flat(arrays: dict[str, Any]) -> Any:
-    """All elements, to compare them at once."""
+    """All elements in one array, to compare them at once."""
     return np.concatenate([np.ravel(a) for a in arrays.values()])

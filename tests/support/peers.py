@@ -22,7 +22,7 @@ class Torch:
         self._tensor = torch.tensor
 
     def update(self, grads: Mapping[str, Any]) -> None:
-        """One step."""
+        """Take one step."""
         for k, p in self.parameters.items():
             p.grad = None if grads[k] is None else self._tensor(grads[k])
         self.optimizer.step()
@@ -49,7 +49,7 @@ class Optax:
         self.state = transform.init(self.params)
 
     def steps(self, grads: Sequence[Any]) -> None:
-        """One for each of the gradients."""
+        """Take one step for each of the gradients."""
         self.params, self.state = self._loop((self.params, self.state), grads)
 
     def elsewhere(self, params: Any, state: Any) -> Optax:
@@ -90,7 +90,7 @@ class Keras:
         return other
 
     def steps(self, grads: Sequence[Mapping[str, Any]]) -> None:
-        """One for each of the gradients."""
+        """Take one step for each of the gradients."""
         both = [*self.optimizer.variables], [*self._named.values()]
         carry = tuple([v.value for v in of] for of in both)
         after = self._loop(carry, [[g[k] for k in self._named] for g in grads])

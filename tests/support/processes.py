@@ -16,11 +16,11 @@ import numpy as np
 import anyoptim as ao
 
 LIMIT, LATER = 200.0, 5.0
-"""Seconds for both, and for one of them after the other has failed: it may wait for that one for ever."""
+"""Seconds that both may take, and one of them after the other has failed, for which it may wait for ever."""
 
 
 def run(module: str, folder: Path) -> None:
-    """`python -m tests.support.<module> <number> <port> <folder>`, twice.
+    """Run `python -m tests.support.<module> <number> <port> <folder>` twice at once.
 
     Raises AssertionError with what a failed one says.
     """

@@ -49,7 +49,7 @@ def put(mesh: Any, arrays: dict[str, Any]) -> dict[str, Any]:
 
 
 def check(mesh: Any, name: str, engine: str | None, folder: Path) -> None:
-    """The numbers of NumPy on whole arrays; of elementwise methods without norms, its bits."""
+    """Parts end with NumPy's numbers on whole arrays; of elementwise methods without norms, with its bits."""
     rng = np.random.default_rng(1)
     first, grads = drawn(rng, name), [drawn(rng, name) for _ in range(6)]
     if name == "gates":
@@ -97,7 +97,7 @@ def check(mesh: Any, name: str, engine: str | None, folder: Path) -> None:
 
 
 def check_errors(mesh: Any, folder: Path) -> None:
-    """Named, and nothing moved; what can be made to fit, is."""
+    """Layouts that do not fit are refused by name, and nothing has moved; those that can be made to fit are."""
     params = put(mesh, {"W": np.ones((8, 6), np.float32)})
     plain = torch.ones(8, 6)
     optimizer = ao.SGD(lr=1.0)
