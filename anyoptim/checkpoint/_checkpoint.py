@@ -2,36 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import stat
 from collections.abc import Mapping
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from anyoptim._arrays import _checks as checks
-from anyoptim._arrays import library
-from anyoptim._arrays._files import opened, regular, replacing
 from anyoptim._arrays._processes import by_one
 from anyoptim._arrays._quiet import quiet
 from anyoptim._arrays._tree import Tree, listed
 from anyoptim._core._optimizer import Optimizer
-from anyoptim.checkpoint._tensors import Tensor, stored
+from anyoptim.checkpoint._document import Tensors, escaped, parsed, plain, put
+from anyoptim.checkpoint._file import FIELDS, VERSION, package, read, write
 
 __all__ = ["Checkpoint", "load", "save"]
-
-VERSION = 1
-"""The version of the format, which changes with what a file has, and under which names."""
-
-_ENTRY, _CHECK = "anyoptim", "sha256"
-"""Keys of the file's metadata: of a JSON text of `_FIELDS`, and of the checksum of that text and all tensors."""
-
-_FIELDS = ("version", "params", "optimizer", "dropout", "extra")
-
-LARGEST = 100_000_000
-"""The most bytes that a header may have: safetensors reads no larger one."""
 
 
 class Checkpoint(NamedTuple):
@@ -79,42 +65,18 @@ def save(
     install 'anyoptim[checkpoint]'`), OSError if the file can't be written or is no regular one, RuntimeError if another
     thread changes arrays meanwhile: the old one is then as it was.
     """
-    _package()  # needed by `load` alone, but whoever saves shall be able to load
-    tensors = _Tensors()
+    package()  # needed by `load` alone, but whoever saves shall be able to load
+    tensors = Tensors()
     document = {
         "version": VERSION,
         "params": None if params is None else _parameters(params, tensors),
-        "optimizer": _plain("optimizer", _optimizer_state(optimizer), tensors),
-        "dropout": _plain("dropout", _layer_states("dropout", dropout), tensors),
-        "extra": _plain("extra", extra, tensors),
+        "optimizer": plain("optimizer", _optimizer_state(optimizer), tensors),
+        "dropout": plain("dropout", _layer_states("dropout", dropout), tensors),
+        "extra": plain("extra", extra, tensors),
     }
     with by_one(tensors.shared, f"{path} was not written") as here:
         if here:
-            _replace(path, json.dumps(document), tensors)
-
-
-def _replace(path: str | os.PathLike[str], text: str, tensors: Mapping[str, Tensor]) -> None:
-    """Write the file, whole or not at all."""
-    target = os.path.realpath(path)
-    folder = os.path.dirname(target)
-    if not os.path.isdir(folder):
-        raise FileNotFoundError(f"{path} can't be written: there is no folder {folder}")
-    digest = _digest(text, tensors)
-    old = os.stat(target) if os.path.exists(target) else None
-    if old is not None:
-        regular(path, old)
-    with replacing(target) as file:
-        _write(file, {_ENTRY: text, _CHECK: digest}, tensors)
-        if _digest(text, tensors) != digest:  # some tensors are views of the caller's memory
-            raise RuntimeError(f"arrays changed while they were saved to {path}; wanted a save between updates")
-        if old is not None:  # not before: a file without the right to write to it could not be swept after a kill
-            os.chmod(file.name, stat.S_IMODE(old.st_mode))
-    if hasattr(os, "O_DIRECTORY"):  # not on Windows: the new name, too, shall survive a loss of power
-        number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(number)
-        finally:
-            os.close(number)
+            write(path, json.dumps(document), tensors)
 
 
 def load(path: str | os.PathLike[str], like: Any = None) -> Checkpoint:
@@ -131,9 +93,9 @@ def load(path: str | os.PathLike[str], like: Any = None) -> Checkpoint:
     regular file but a pipe or a device. No more memory is asked for than some times the size of the file, and nothing
     in it is run.
     """
-    stored_document, tensors = _read(path)
+    stored_document, tensors = read(path)
     try:
-        document = {name: _object(stored_document[name], tensors) for name in _FIELDS}
+        document = {name: parsed(stored_document[name], tensors) for name in FIELDS}
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} is no checkpoint of anyoptim: {error!r}") from error
     values, params = document["params"], None
@@ -146,30 +108,14 @@ def load(path: str | os.PathLike[str], like: Any = None) -> Checkpoint:
     return Checkpoint(params, document["optimizer"], document["dropout"], document["extra"])
 
 
-class _Tensors(dict[str, Tensor]):
-    """The tensors of a file by name, and the arrays among their sources that other processes have parts of."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.shared: list[Any] = []
-
-
-def _package() -> Any:
-    try:
-        import safetensors  # noqa: PLC0415 - it comes with an extra
-    except ImportError as error:
-        raise ImportError("checkpoints need the package safetensors: pip install 'anyoptim[checkpoint]'") from error
-    return safetensors
-
-
-def _parameters(params: Any, tensors: _Tensors) -> dict[str, Any]:
+def _parameters(params: Any, tensors: Tensors) -> dict[str, Any]:
     """The parameters by path, as they stand in the JSON text."""
     tree = Tree("params", params)
     by_path = {}
     for i, (path, leaf) in enumerate(zip(tree.paths, tree.leaves, strict=True)):
         if leaf is not None:
             checks.admit(tree.name(i), leaf)
-        by_path[_escaped(path)] = None if leaf is None else _put(str(tree.name(i)), f"params/{path}", leaf, tensors)
+        by_path[escaped(path)] = None if leaf is None else put(str(tree.name(i)), f"params/{path}", leaf, tensors)
     return by_path
 
 
@@ -196,140 +142,6 @@ def _layer_states(name: str, layers: Any) -> Any:
     if not hasattr(layers, "state_dict"):
         raise TypeError(f"{name} is a {type(layers).__qualname__}; wanted a layer with a state_dict, dicts or lists")
     return layers.state_dict()
-
-
-def _plain(root: str, value: Any, tensors: _Tensors) -> Any:
-    """A value of what JSON can say, its arrays put aside among the tensors."""
-    try:
-        return _json(root, root, value, tensors)
-    except RecursionError:
-        raise ValueError(f"{root} is nested too deeply, or contains itself") from None
-
-
-def _json(name: str, root: str, value: Any, tensors: _Tensors) -> Any:
-    if value is None or type(value) in {bool, int, float, str}:
-        if type(value) is str and not _comes_back(value):
-            raise ValueError(f"{name} is {value!r}; wanted text without surrogates")
-        return value
-    if isinstance(value, Mapping):
-        odd = [key for key in value if not isinstance(key, str)]
-        if odd:
-            raise TypeError(f"{name} has the key {odd[0]!r}; wanted strings as keys")
-        odd = [key for key in value if not _comes_back(key)]
-        if odd:
-            raise ValueError(f"{name} has the key {odd[0]!r}; wanted text without surrogates")
-        return {_escaped(key): _json(f"{name}[{key!r}]", f"{root}/{key}", item, tensors) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_json(f"{name}[{i}]", f"{root}/{i}", item, tensors) for i, item in enumerate(value)]
-    if isinstance(value, np.bool_ | np.integer | np.floating):
-        return _json(name, root, value.item(), tensors)
-    return _put(name, root, value, tensors)
-
-
-def _escaped(key: str) -> str:
-    """A key of the user's, which gets one more dollar sign if it begins with one, as our keys do."""
-    return f"${key}" if key.startswith("$") else key
-
-
-def _comes_back(text: str) -> bool:
-    """Whether JSON gives back this text: it makes one character of two surrogates."""
-    return text.isascii() or json.loads(json.dumps(text)) == text
-
-
-def _put(name: str, key: str, value: Any, tensors: _Tensors) -> dict[str, Any]:
-    """Put an array among the tensors, and return what stands for it in the JSON text."""
-    try:
-        key.encode()
-    except UnicodeEncodeError:
-        raise ValueError(
-            f"{name} has a surrogate in its key; wanted text, which names the tensor in the file"
-        ) from None
-    while key in tensors:
-        key += "'"  # two ways led to it, for a key of the user's has a slash
-    tensors[key], is_complex = stored(name, value)
-    if library(value).shared(value):
-        tensors.shared.append(value)
-    return {"$tensor": key, "$complex": is_complex}
-
-
-def _object(value: Any, tensors: dict[str, Tensor]) -> Any:
-    """The value that `_json` was given. A tensor can be named once: arrays of it without end would take all memory."""
-    if isinstance(value, list):
-        return [_object(item, tensors) for item in value]
-    if not isinstance(value, dict):
-        return value
-    if "$tensor" in value:
-        return tensors.pop(value["$tensor"]).array(value["$complex"])
-    return {key.removeprefix("$"): _object(item, tensors) for key, item in value.items()}
-
-
-def _digest(text: str, tensors: Mapping[str, Tensor]) -> str:
-    """The checksum of the JSON text and of all tensors."""
-    whole = hashlib.sha256(text.encode())
-    for name, tensor in sorted(tensors.items()):
-        whole.update(json.dumps([name, tensor.dtype, tensor.shape]).encode())
-        whole.update(tensor.content)
-    return whole.hexdigest()
-
-
-def _write(file: BinaryIO, metadata: dict[str, str], tensors: Mapping[str, Tensor]) -> None:
-    """Write a safetensors file, down to the disk.
-
-    The package is not used, because it writes to a temporary file of its own: one that a kill left could not be told
-    from one that another process is still writing.
-    """
-    header: dict[str, Any] = {"__metadata__": metadata}
-    # The tensors with the widest elements come first, so that each begins at a multiple of its elements' size.
-    ordered = sorted(tensors.items(), key=lambda item: -item[1].data.itemsize)
-    begin = 0
-    for name, tensor in ordered:
-        end = begin + tensor.data.nbytes
-        header[name] = {"dtype": tensor.dtype, "shape": tensor.shape, "data_offsets": [begin, end]}
-        begin = end
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    if len(text) > LARGEST:
-        raise ValueError(f"all but the arrays takes {len(text)} bytes; wanted {LARGEST} at most, which readers allow")
-    file.write(len(text).to_bytes(8, "little") + text)
-    for _, tensor in ordered:
-        file.write(tensor.content)
-    file.flush()
-    os.fsync(file.fileno())
-
-
-def _read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The document and the tensors of a file. Raises ValueError for one that is not as `save` wrote it."""
-    safetensors = _package()
-    with opened(path) as file:
-        size, length = os.fstat(file.fileno()).st_size, int.from_bytes(file.read(8), "little")
-        if not 0 < length <= size - 8:
-            raise ValueError(f"{path} is no safetensors file, or a part of one: its size is {size}")
-        file.seek(0)
-        content = file.read(size)
-    try:
-        parts = safetensors.deserialize(content)
-    except (safetensors.SafetensorError, ValueError) as error:
-        raise ValueError(f"{path} is no safetensors file, or a part of one: {error}") from error
-    # safetensors has checked the header, but does not show the metadata.
-    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-    metadata = header.get("__metadata__") or {}
-    if not {_ENTRY, _CHECK} <= set(metadata):
-        raise ValueError(f"{path} is a safetensors file, but no checkpoint of anyoptim")
-    try:
-        tensors = {
-            name: Tensor(part["dtype"], tuple(part["shape"]), np.frombuffer(part["data"], np.uint8))
-            for name, part in parts
-        }
-        if _digest(metadata[_ENTRY], tensors) != metadata[_CHECK]:
-            raise ValueError("its checksum is another: it was damaged, or changed")
-        document = json.loads(metadata[_ENTRY])
-        if not isinstance(document, dict) or set(document) != {*_FIELDS}:
-            raise ValueError(f"its metadata have no {', '.join(_FIELDS)}")
-        if document["version"] != VERSION:
-            raise ValueError(f"its version is {document['version']!r}; this anyoptim reads {VERSION}")
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} can't be read: {error}") from error
-    return document, tensors
 
 
 def _alike(path: Any, values: Mapping[str, Any], tree: Tree) -> Any:

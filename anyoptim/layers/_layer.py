@@ -133,7 +133,7 @@ class Layer:
         return self._mask(draw.shape, draw.like, Place(self.key, draw.call, 0, None), **draw.options)
 
     def _options(self, ndim: int) -> dict[str, Any]:
-        """What the function takes, for an x of so many axes."""
+        """The pure function's ratio and options for an input of so many axes."""
         return {"ratio": self.dropout_ratio, "noise_shape": self._noise_shape(ndim)}
 
     def _noise_shape(self, ndim: int) -> NoiseShape:
@@ -143,6 +143,7 @@ class Layer:
     def _mask(
         self, shape: tuple[int, ...], like: Array, at: Place, ratio: float, noise_shape: NoiseShape = None, **_: Any
     ) -> Array:
+        """The mask of a draw. Its options are taken as the pure function takes them."""
         return kept(Noise.of(shape, noise_shape, at), ratio, at, like)
 
     def _counted(
@@ -167,16 +168,16 @@ class Layer:
         """Count the draw of a forward."""
         draws.calls += 1
 
-    def _named(self, arrays: Library, x: Array, a: Array, name: str, call: Any) -> dict[str, Any]:
+    def _arguments(self, arrays: Library, x: Array, a: Array, name: str, call: Any) -> dict[str, Any]:
         """The arguments of the pure function for a call that the user names."""
         _refuse_capture(arrays, name, x)
         return {"key": self.key, "call": call, **self._options(a.ndim)}
 
-    def _again(self, dout: Array, call: Any) -> dict[str, Any]:
+    def _gradient_arguments(self, dout: Array, call: Any) -> dict[str, Any]:
         """The pure function's arguments in the forward whose gradient is wanted. Raises as `backward` says."""
         arrays, a, _ = admit("dout", dout, INPUT)
         if call is not None:
-            return self._named(arrays, dout, a, "dout", call)
+            return self._arguments(arrays, dout, a, "dout", call)
         draw = self._draws.last
         if draw is None:
             raise RuntimeError("backward came before the first forward(x, training=True); there is no mask yet")
@@ -188,7 +189,7 @@ class Layer:
 
     def _sample_arguments(self, arrays: Library, x: Array, a: Array, name: str, call: Any) -> dict[str, Any]:
         """The pure function's arguments for `sample`."""
-        return {**self._named(arrays, x, a, name, call), "key": spawn(self.key, 0)}
+        return {**self._arguments(arrays, x, a, name, call), "key": spawn(self.key, 0)}
 
     def _refuse_traced(self, arrays: Library, name: str, x: Array) -> None:
         """Raise TypeError for an array that the layer would count only while a function is traced."""
@@ -235,7 +236,7 @@ class UnaryLayer(Layer):
             y = self._inference(arrays, x)
             return y if out is None else written(arrays, out, y)
         if call is not None:
-            return self._function(x, **self._named(arrays, x, a, "x", call), out=out)
+            return self._function(x, **self._arguments(arrays, x, a, "x", call), out=out)
         return self._counted(arrays, x, a, "x", lambda arguments: self._function(x, **arguments, out=out))
 
     def backward(self, dout: Array, call: Any = None, *, out: Array | None = None) -> Array:
@@ -253,7 +254,7 @@ class UnaryLayer(Layer):
             dx = self._quick_backward(dout)
             if dx is not None:
                 return dx
-        arguments = self._again(dout, call)
+        arguments = self._gradient_arguments(dout, call)
         if out is not None:
             destination("out", out, "dout", dout)
         return self._gradient(dout, **arguments, out=out)

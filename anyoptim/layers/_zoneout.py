@@ -121,13 +121,13 @@ class Zoneout(Layer):
         if not flag("training", training):
             return _mean(arrays, h_prev, h_new, RATIO.value("dropout_ratio", self.dropout_ratio))
         if call is not None:
-            return zoneout(h_prev, h_new, **self._named(arrays, h_new, a, "h_new", call))
+            return zoneout(h_prev, h_new, **self._arguments(arrays, h_new, a, "h_new", call))
         self._refuse_traced(arrays, "h_prev", h_prev)
         return self._counted(arrays, h_new, a, "h_new", lambda arguments: zoneout(h_prev, h_new, **arguments))
 
     def backward(self, dout: Array, call: Any = None) -> tuple[Array, Array]:
         """The gradients of `h_prev` and `h_new`, given that of the state. For the rest as `Dropout.backward`."""
-        return zoneout_gradient(dout, **self._again(dout, call))
+        return zoneout_gradient(dout, **self._gradient_arguments(dout, call))
 
     def sample(self, h_prev: Array, h_new: Array, call: Any) -> Array:
         """The state as in training, drawn under another key: as `Dropout.sample`."""

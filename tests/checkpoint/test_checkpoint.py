@@ -24,7 +24,7 @@ from hypothesis.extra import numpy as hnp
 from safetensors.numpy import save_file
 
 import anyoptim as ao
-from anyoptim.checkpoint import _checkpoint, _tensors
+from anyoptim.checkpoint import _file, _tensors
 from tests.support.internals import Tree, replacing
 from tests.support.libraries import Library, numpy_dtype, same_bits
 
@@ -357,7 +357,7 @@ def test_names_of_any_length(length: int, tmp_path: Path) -> None:
 
 def test_headers_that_can_not_be_read_again_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A header too large is refused before the old file is replaced. The limit is safetensors' own."""
-    monkeypatch.setattr(_checkpoint, "LARGEST", 400)
+    monkeypatch.setattr(_file, "LARGEST", 400)
     ao.save(tmp_path / "run", extra=1)
     with pytest.raises(ValueError, match=r"all but the arrays takes .* bytes; wanted 400 at most"):
         ao.save(tmp_path / "run", extra="a" * 400)
@@ -494,7 +494,7 @@ def _forged(path: Path, change: Callable[[dict[str, Any]], Any], tensors: dict[s
     text = change(document)
     text = json.dumps(document) if text is None else text
     arrays = {"t": np.zeros((2, 3))} if tensors is None else tensors
-    digest = _checkpoint._digest(text, {name: _tensors.stored(name, a)[0] for name, a in arrays.items()})
+    digest = _file.digest(text, {name: _tensors.stored(name, a)[0] for name, a in arrays.items()})
     save_file(arrays, path, metadata={"anyoptim": text, "sha256": digest})
 
 
@@ -563,7 +563,7 @@ def test_memory_is_asked_for_by_the_size_of_the_file(
             name: _tensors.Tensor(of["dtype"], tuple(of["shape"]), np.frombuffer(of["data"], np.uint8))
             for name, of in safetensors.deserialize(write("0" * 64))  # type: ignore[no-untyped-call]
         }
-        write(_checkpoint._digest(text, found))
+        write(_file.digest(text, found))
     assert _peak(tmp_path / "run") < 100_000 + 64 * (tmp_path / "run").stat().st_size
 
 
