@@ -7,9 +7,9 @@ from typing import Any
 
 from anyoptim._arrays import Array
 from anyoptim._arrays._checks import admit
+from anyoptim.layers._dropout import Dropout, dropout
 from anyoptim.layers._layer import Layer
 from anyoptim.layers._masks import INPUT, NoiseShape, by_channel, by_sample
-from anyoptim.layers._plain import Dropout, dropout
 from anyoptim.random._place import Offset
 
 __all__ = ["DropPath", "SpatialDropout", "drop_path", "spatial_dropout"]
