@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-import pickle
 from collections.abc import Callable
-from copy import copy, deepcopy
 from fractions import Fraction
 from typing import Any
 
@@ -15,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import anyoptim as ao
-from tests.support.chains import CHAINS, KINDS, PLAIN, Seen, Smoothed, agree, plain, problem, run
+from tests.support.chains import CHAINS, COPIES, KINDS, PLAIN, Seen, Smoothed, agree, plain, problem, run
 from tests.support.engines import Watch, blocks_of
 from tests.support.libraries import COMPOSED, ENGINES, Library, allowed, same_bits
 
@@ -469,7 +467,7 @@ def test_wrong_states(slots: Callable[[Any], Any], match: str) -> None:
     assert agree(params, before)
 
 
-@pytest.mark.parametrize("copied", [copy, deepcopy, lambda o: pickle.loads(pickle.dumps(o))])  # noqa: S301
+@pytest.mark.parametrize("copied", COPIES)
 @pytest.mark.parametrize("chain", KINDS)
 @pytest.mark.parametrize("engine", [None, *ENGINES])
 def test_copies_go_on_alone(chain: str, engine: str | None, copied: Callable[[Any], Any]) -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Callable
-from copy import copy, deepcopy
 from typing import Any
 
 import numpy as np
@@ -12,7 +10,7 @@ import pytest
 
 import anyoptim as ao
 from tests.support import shim
-from tests.support.chains import Seen, agree, problem, step_under_jit
+from tests.support.chains import COPIES, Seen, agree, copied_halfway, problem, step_under_jit
 from tests.support.engines import Watch
 from tests.support.libraries import ENGINES, Library, same_bits
 
@@ -316,20 +314,11 @@ def test_wrong_states() -> None:
     assert after.slots[3]["v"]["W"] is None
 
 
-@pytest.mark.parametrize("copied", [copy, deepcopy, lambda o: pickle.loads(pickle.dumps(o))])  # noqa: S301
+@pytest.mark.parametrize("copied", COPIES)
 @pytest.mark.parametrize("engine", [None, "portable"])
 def test_copies_go_on_alone(engine: str | None, copied: Callable[[Any], Any]) -> None:
-    """In mid-training."""
-    params, grads = problem("float32", steps=6)
-    optimizer = _whole(engine)
-    for g in grads[:3]:
-        optimizer.update(params, g)
-    twin, other = {k: a.copy() for k, a in params.items()}, copied(optimizer)
-    assert repr(other) == repr(optimizer)
-    for g in grads[3:]:
-        optimizer.update(params, g)
-        other.update(twin, g)
-    assert agree(params, twin)
+    """A copy in mid-training gives the same bits."""
+    copied_halfway(_whole(engine), copied, *problem("float32", steps=6))
 
 
 def test_sources_and_explanations() -> None:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-import pickle
 from collections.abc import Callable
-from copy import copy, deepcopy
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ import pytest
 
 import anyoptim as ao
 from tests.support import shim
-from tests.support.chains import Seen, agree, problem
+from tests.support.chains import COPIES, Seen, agree, problem
 from tests.support.engines import Watch
 from tests.support.libraries import ENGINES, Library, numpy_dtype, same_bits
 from tests.support.peers import Optax
@@ -703,7 +702,7 @@ def test_what_failed_has_not_been_prepared() -> None:
     np.testing.assert_allclose(optimizer.state.slots["v"]["c"], [-2.71] * 2, rtol=1e-15)
 
 
-@pytest.mark.parametrize("copied", [copy, deepcopy, lambda o: pickle.loads(pickle.dumps(o))])  # noqa: S301
+@pytest.mark.parametrize("copied", COPIES)
 @pytest.mark.parametrize("engine", [None, *ENGINES])
 def test_copies_in_the_middle(engine: str | None, copied: Callable[[Any], Any]) -> None:
     """With a gradient gathered, a scale that has moved and a step skipped: they go on alone, to the same bits."""

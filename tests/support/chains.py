@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import pickle
 from collections.abc import Callable
+from copy import copy, deepcopy
 from typing import Any
 
 import numpy as np
@@ -338,6 +340,30 @@ def run(optimizer: ao.Optimizer, params: Any, grads: list[Any]) -> tuple[Any, An
     assert optimizer.state is not None
     slots = optimizer.state.slots
     return params, slots if isinstance(slots, tuple) else (slots,)
+
+
+COPIES: list[Callable[[Any], Any]] = [copy, deepcopy, lambda optimizer: pickle.loads(pickle.dumps(optimizer))]  # noqa: S301
+"""The ways to copy an optimizer."""
+
+
+def copied_halfway(
+    optimizer: ao.Optimizer, copied: Callable[[Any], Any], params: Arrays, grads: list[Arrays]
+) -> tuple[Any, Arrays]:
+    """A copy of an optimizer after half of the gradients, and its parameters after all of them.
+
+    The copy reads like the optimizer, and both go on alone to the same bits.
+    """
+    half = len(grads) // 2
+    for g in grads[:half]:
+        optimizer.update(params, g)
+    twin, other = {k: a.copy() for k, a in params.items()}, copied(optimizer)
+    assert repr(other) == repr(optimizer)
+    for g in grads[half:]:
+        optimizer.update(params, g)
+    for g in grads[half:]:
+        other.update(twin, g)
+    assert agree(params, twin)
+    return other, twin
 
 
 def step_under_jit(make: Callable[[], ao.Optimizer], lib: Library) -> tuple[Arrays, dict[str, Any]]:
