@@ -173,6 +173,6 @@ def _alike(path: Any, values: Mapping[str, Any], tree: Tree) -> Any:
             leaves.append(None if p is None else leaves[owner])
             continue
         with quiet():
-            new = p.library.aligned(p.library.from_host(values[name], p.array), p.array)
+            new = p.library.sharded_like(p.library.from_host(values[name], p.array), p.array)
         leaves.append(p.library.rebound(p.given, new))
     return tree.build(leaves)

@@ -72,7 +72,7 @@ def put(name: str, key: str, value: Any, tensors: Tensors) -> dict[str, Any]:
     while key in tensors:
         key += "'"  # two ways led to it, for a key of the user's has a slash
     tensors[key], is_complex = stored(name, value)
-    if library(value).shared(value):
+    if library(value).spans_processes(value):
         tensors.shared.append(value)
     return {"$tensor": key, "$complex": is_complex}
 

@@ -270,4 +270,4 @@ def _like(a: np.ndarray[Any, Any], leaf: Any) -> Any:
     if not hasattr(leaf, "dtype"):
         return type(leaf)(a)
     arrays = library(leaf)
-    return arrays.aligned(arrays.from_host(np.array(a), leaf), leaf)
+    return arrays.sharded_like(arrays.from_host(np.array(a), leaf), leaf)
