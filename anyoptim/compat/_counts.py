@@ -9,7 +9,7 @@ from anyoptim._trace._hyperparameters import Hyper
 from anyoptim._trace._scalars import count, signed, times
 from anyoptim.schedules._schedule import Schedule
 
-__all__ = ["CountedSchedule", "FromOne", "OfNext", "Product", "rate"]
+__all__ = ["CountedSchedule", "NextValue", "Product", "ZeroBased", "rate"]
 
 
 class CountedSchedule(Schedule):
@@ -24,7 +24,7 @@ class CountedSchedule(Schedule):
 
 
 @dataclass(frozen=True)
-class FromOne:
+class ZeroBased:
     """A schedule that counts from 0, to be called with a step number t, which counts from 1.
 
     It is called with `every*t - 1`: a framework that counts updates has counted so many before step t.
@@ -39,7 +39,7 @@ class FromOne:
 
 
 @dataclass(frozen=True)
-class OfNext:
+class NextValue:
     """A schedule that counts from 0, to be called with a step number t for the value of step t + 1."""
 
     schedule: Any
@@ -67,4 +67,4 @@ def _at(value: Any, t: Any) -> Any:
 
 def rate(value: Any) -> Hyper:
     """A number as it is; a schedule, which counts from 0, as one that counts from 1."""
-    return FromOne(value) if callable(value) else value
+    return ZeroBased(value) if callable(value) else value
