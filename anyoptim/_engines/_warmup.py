@@ -16,7 +16,7 @@ WORTHWHILE = 1_000_000_000
 Numba and compiling cost: two seconds. A plain rule that never costs more than twice the better choice."""
 
 CALLS = 4096
-"""To how many elements the blocked engine's calls for one leaf, however small, come in time."""
+"""The number of elements that take as long as the blocked engine's calls for one leaf, however small."""
 
 LATER = "compiled when enough elements have been updated (compile(params) does it at once)"
 """The reason why a leaf is not compiled yet."""

@@ -50,7 +50,7 @@ def upper(arrays: Library, words: Array) -> Array:
 
 
 def _normalized(xp: Any, n: Array) -> tuple[Array, Array]:
-    """Odd words, shifted up until the first bit is set, and by how many places."""
+    """Odd words, shifted up until the first bit is set, and the numbers of places they were shifted by."""
     if type(n) is np.ndarray:
         _, bits = np.frexp(n.astype(np.float64))  # which holds a word without rounding
         places = 32 - bits.astype(n.dtype)

@@ -12,8 +12,7 @@ from anyoptim._engines.blocked import _plan as blocked
 from anyoptim._engines.blocked import _tiles
 from anyoptim._engines.compiled import _plan as compiled
 from anyoptim._engines.portable import _plan as portable
-from anyoptim.random import _compiled as _masking_compiled
-from anyoptim.random import _engines as masking
+from anyoptim.random import _compiled, _dropout
 
 LATER = _warmup.LATER
 """The reason why what the compiled engine would take is not yet worth compiling."""
@@ -22,9 +21,9 @@ LATER = _warmup.LATER
 def forget(monkeypatch: pytest.MonkeyPatch) -> None:
     """As in a process that has not updated or drawn anything yet."""
     monkeypatch.setattr(_warmup, "_worked", defaultdict(_warmup.Work))
-    monkeypatch.setattr(masking, "_drawn", Counter())
-    monkeypatch.setattr(masking, "only", None)
-    monkeypatch.setattr(_masking_compiled, "_QUICK", {})
+    monkeypatch.setattr(_dropout, "_drawn", Counter())
+    monkeypatch.setattr(_dropout, "only", None)
+    monkeypatch.setattr(_compiled, "_LOADED", {})
 
 
 def look_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -34,12 +33,12 @@ def look_again(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def dropout_on(engine: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Dropout and the numbers of `random` on this engine alone, or on the best again."""
-    monkeypatch.setattr(masking, "only", engine)
+    monkeypatch.setattr(_dropout, "only", engine)
 
 
 def dropout_engine() -> str | None:
     """The only one for Dropout; None where the best is taken."""
-    return masking.only
+    return _dropout.only
 
 
 def two_threads(monkeypatch: pytest.MonkeyPatch) -> None:
