@@ -14,7 +14,7 @@ from anyoptim._arrays._checks import Parameter
 from anyoptim._arrays._quiet import quiet
 from anyoptim._core._stage import Stage
 from anyoptim._core._state import FlatState
-from anyoptim._engines import PLANS, CoefficientTable, Dispatch, Leaf, Plans
+from anyoptim._engines import CoefficientTable, Dispatch, Leaf, Plans
 from anyoptim._trace._program import MOVE, Part, Program, on_value
 from anyoptim._trace._scalars import following, where
 
@@ -35,7 +35,7 @@ def accumulated(
     xs: Sequence[Array | None],
     flat: FlatState,
     owner: Sequence[int],
-    plans: Plans = PLANS,
+    plans: Plans | None = None,
     *,
     write: bool = True,
 ) -> FlatState:

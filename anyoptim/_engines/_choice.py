@@ -19,7 +19,6 @@ __all__ = [
     "ENGINES",
     "GENERATING",
     "LAZY",
-    "PLANS",
     "Choice",
     "Plans",
     "check_engine",
@@ -32,12 +31,10 @@ ENGINES: Mapping[str, Engine] = {e.name: e for e in (Cuda(), Compiled(), Blocked
 """From the fastest to the one that takes all."""
 
 Plans = Mapping[str, Callable[[Program, Sequence[Leaf]], Plan]]
-"""What makes the plans of an engine, by its name."""
+"""Plans to take instead of those that engines of these names make."""
 
-PLANS: Plans = {name: engine.plan for name, engine in ENGINES.items()}
-
-LAZY: Plans = {**PLANS, "jax": LazyPlan, "portable": LazyPlan}
-"""The same, where what is lazy shall stay so, and no array of the state is used up."""
+LAZY: Plans = {"jax": LazyPlan, "portable": LazyPlan}
+"""Plans that leave lazy what is lazy, and use up no array of the state."""
 
 GENERATING = [name for name, engine in ENGINES.items() if engine.generates]
 """Those of whose rules `source` shows what is run."""

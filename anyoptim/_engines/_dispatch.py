@@ -10,7 +10,7 @@ import numpy as np
 
 from anyoptim._arrays import Array
 from anyoptim._engines._base import Commit, Leaf, Plan, Result, Written, norm_of
-from anyoptim._engines._choice import ENGINES, PLANS, Plans, choices
+from anyoptim._engines._choice import ENGINES, Plans, choices
 from anyoptim._engines._warmup import LATER, Waiting
 from anyoptim._trace._coefficients import CoefficientTable
 from anyoptim._trace._program import Coefficients, Program
@@ -36,7 +36,7 @@ class Dispatch:
         programs: Sequence[Program],
         leaves: Sequence[Leaf],
         xs: Sequence[Array],
-        plans: Plans = PLANS,
+        plans: Plans | None = None,
     ) -> None:
         self.engine, self.programs, self.leaves = engine, programs, leaves
         self.choices = choices(engine, programs, leaves, xs)
@@ -47,10 +47,10 @@ class Dispatch:
         for i, (leaf, choice) in enumerate(zip(leaves, self.choices, strict=True)):
             key = choice.engine, leaf.library, ENGINES[choice.engine].group(leaf, xs[i]), id(programs[i])
             groups.setdefault(key, []).append(i)
-        self.assignments = [
-            Assignment(plans[name](programs[indices[0]], [leaves[i] for i in indices]), indices)
-            for (name, *_), indices in sorted(groups.items(), key=lambda item: ENGINES[item[0][0]].commit_order)
-        ]
+        self.assignments = []
+        for (name, *_), indices in sorted(groups.items(), key=lambda item: ENGINES[item[0][0]].commit_order):
+            plan = (plans or {}).get(name, ENGINES[name].plan)
+            self.assignments.append(Assignment(plan(programs[indices[0]], [leaves[i] for i in indices]), indices))
         each = [assignment.plan.written for assignment in self.assignments]
         written = Written([a for w in each for a in w.host], [m for w in each for m in w.device])
         for assignment in self.assignments:

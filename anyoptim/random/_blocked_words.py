@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import linecache
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -14,6 +13,7 @@ import numpy as np
 from anyoptim._arrays._quiet import quiet
 from anyoptim._engines import _threads
 from anyoptim._engines._base import NDArray
+from anyoptim._trace._text import executed
 from anyoptim.random._blocked_source import CALLED, EXCHANGE, chosen, drawn
 from anyoptim.random._mask_spec import MaskSpec
 from anyoptim.random._rounds import CHOICES, GROUP, MASK, MULTIPLIERS, keys
@@ -124,11 +124,7 @@ def _function(write: Callable[..., str], *arguments: Any) -> Callable[..., None]
     namespace = {name: getattr(np, name) for name in CALLED}
     namespace |= {"half": _number(32), "turn": _number(EXCHANGE), "above": _above}
     namespace |= {f"m{k}": _number(m) for k, m in enumerate(MULTIPLIERS)}
-    file = f"<anyoptim blocked Philox, {write.__name__}>"
-    # So that tracebacks and debuggers show the lines.
-    linecache.cache[file] = (len(text), None, text.splitlines(keepends=True), file)
-    exec(compile(text, file, "exec"), namespace)  # noqa: S102 - text of our own
-    call: Callable[..., None] = namespace["draw"]
+    call: Callable[..., None] = executed(text, f"<anyoptim blocked Philox, {write.__name__}>", namespace)["draw"]
     return call
 
 

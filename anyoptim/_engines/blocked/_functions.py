@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import linecache
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -15,6 +14,7 @@ from anyoptim._engines.blocked._source import UFUNCS, BlockSource, blocked, bloc
 from anyoptim._trace._expressions import Scalars
 from anyoptim._trace._graph import trace, trace_measure
 from anyoptim._trace._program import Program, StaticOptions
+from anyoptim._trace._text import executed
 
 __all__ = ["BlockFunction", "BoundFunction", "block_function", "text"]
 
@@ -52,11 +52,8 @@ def text(program: Program, k: int | None, static: StaticOptions) -> BlockSource:
 def block_function(program: Program, k: int | None, static: StaticOptions) -> BlockFunction:
     """The step, or what part `k` measures: traced, written and compiled to Python once for each set of options."""
     source = text(program, k, static)
-    namespace = {name: getattr(np, name) for name in UFUNCS}
     file = f"<anyoptim blocked {source.name} {hash(source.text):x}>"
-    # So that tracebacks and debuggers show the lines.
-    linecache.cache[file] = (len(source.text), None, source.text.splitlines(keepends=True), file)
-    exec(compile(source.text, file, "exec"), namespace)  # noqa: S102 - text of our own, from names that were checked
+    namespace = executed(source.text, file, {name: getattr(np, name) for name in UFUNCS})
     function = BlockFunction(namespace[source.name], source.scalars, source.temporaries, source.masks)
     # On no elements, so that what NumPy refuses it refuses now, and not when half of the parameters have moved.
     none, mask = np.empty(0), np.empty(0, bool)

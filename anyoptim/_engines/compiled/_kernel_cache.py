@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import importlib.util
-import linecache
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -13,6 +12,7 @@ from types import ModuleType
 from typing import Any
 
 from anyoptim._engines import _disk_cache
+from anyoptim._trace._text import executed
 
 __all__ = ["compiled", "function"]
 
@@ -26,12 +26,9 @@ OWN = ("_bits", "_array_headers", "_intrinsics")
 def function(name: str, text: str) -> Callable[..., Any]:
     """The function of this name in a module with this text, which debuggers and tracebacks can show."""
     stem = f"{name} {_digest(text)[:16]}"
-    file = f"<anyoptim {stem}>"
-    linecache.cache[file] = (len(text), None, text.splitlines(keepends=True), file)
     module = ModuleType(f"anyoptim {stem}")
     modules[module.__name__] = module  # where Numba looks for it when it loads what was kept
-    exec(compile(text, file, "exec"), vars(module))  # noqa: S102 - our text
-    call: Callable[..., Any] = vars(module)[name]
+    call: Callable[..., Any] = executed(text, f"<anyoptim {stem}>", vars(module))[name]
     return call
 
 
