@@ -200,12 +200,12 @@ class Engine(ABC):
         return why or (None if chosen else self.premature(program, leaf)) or self.broken()
 
     def group(self, leaf: Leaf, x: Array) -> Hashable:
-        """What leaves of one library must have in common to go into one plan."""
+        """A key: leaves of one library and program for which it is equal go into one plan."""
         return None
 
     @abstractmethod
     def plan(self, program: Program, leaves: Sequence[Leaf]) -> Plan:
-        """The arrangements for some leaves, which all have the same group."""
+        """The plan for some leaves, which all have the same group."""
 
     def precompile(self, program: Program, row: Coefficients, library: Library, p: Array) -> None:
         """Compile at once what runs a program, with such a row, on arrays like this one."""

@@ -61,12 +61,12 @@ def _share(call: Callable[..., object], pieces: Sequence[tuple[Any, ...]]) -> No
     try:
         work()
     finally:
-        _ended(helpers)
+        _wait_for(helpers)
     for helper in helpers:
         helper.result()
 
 
-def _ended(helpers: Sequence[Future[None]]) -> None:
+def _wait_for(helpers: Sequence[Future[None]]) -> None:
     """Wait for all helpers, whatever comes: while one works, nobody may free what it reads and writes."""
     from concurrent.futures import wait  # noqa: PLC0415 - when there are threads
 

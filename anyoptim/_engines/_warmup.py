@@ -1,4 +1,4 @@
-"""When compiling pays: after as much work without it as it costs."""
+"""When compiling begins to pay: once as much work has been done without it as it costs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LATER = "compiled when enough elements have been updated (compile(params) does i
 
 
 class Work:
-    """How many elements of one dtype have been updated by one program that was not compiled."""
+    """The number of elements of one dtype that one program has updated without being compiled."""
 
     def __init__(self) -> None:
         self.elements = 0
@@ -37,27 +37,27 @@ def _work(program: Program, dtype: str) -> Work:
 
 
 def premature(program: Program, leaf: Leaf) -> str | None:
-    """Why it does not pay yet to compile a program for a leaf; or None."""
+    """Why it does not pay yet to compile a program for a leaf, or None."""
     return LATER if _work(program, leaf.library.dtype(leaf.p)).elements < WORTHWHILE else None
 
 
 def warm(program: Program, dtype: str) -> None:
-    """Have it pay from now on."""
+    """Let it count as worth its while, from now on, to compile a program for a dtype."""
     _work(program, dtype).elements = WORTHWHILE
 
 
 class Waiting(Counter[Work]):
-    """What a step adds to the work of the leaves that wait to be compiled."""
+    """The leaves of a step that wait to be compiled, as what each step adds to the work of their programs."""
 
     def add(self, program: Program, leaf: Leaf) -> None:
-        """Take up a leaf."""
+        """Count a leaf among those that wait."""
         self[_work(program, leaf.library.dtype(leaf.p))] += CALLS + math.prod(leaf.p.shape)
 
     def due(self) -> bool:
-        """Whether for any of them compiling pays by now."""
+        """Whether compiling pays by now for any of them."""
         return any(work.elements >= WORTHWHILE for work in self)
 
     def count(self) -> None:
-        """Count a step."""
+        """Count the work of a step."""
         for work, more in self.items():
             work.elements += more

@@ -79,14 +79,14 @@ class Replay:
 
 def _reader(scalars: Scalars, dtype: np.dtype[Any]) -> Callable[[Coefficients], Sequence[float]]:
     """A function from a row to the values of these scalars, without constants where the rest are coefficients."""
-    given, made = scalars.coefficients, scalars.other_values
-    if len(given) > 1 and len({k for k, _ in given}) == 1:  # nearly always: those of one method
-        (k, _), take = given[0], itemgetter(*(name for _, name in given))
+    names, others = scalars.coefficients, scalars.other_values
+    if len(names) > 1 and len({k for k, _ in names}) == 1:  # nearly always, those of one method
+        (k, _), take = names[0], itemgetter(*(name for _, name in names))
         # A tuple, of more than one.
-        return (lambda row: (*take(row[k]), *made(row, dtype))) if scalars.derived else lambda row: take(row[k])
+        return (lambda row: (*take(row[k]), *others(row, dtype))) if scalars.derived else lambda row: take(row[k])
     if scalars.derived:
-        return lambda row: [*(row[k][name] for k, name in given), *made(row, dtype)]
-    return lambda row: [row[k][name] for k, name in given]
+        return lambda row: [*(row[k][name] for k, name in names), *others(row, dtype)]
+    return lambda row: [row[k][name] for k, name in names]
 
 
 def _writer(table: np.ndarray[Any, Any]) -> Callable[..., None]:
@@ -101,8 +101,8 @@ def _writer(table: np.ndarray[Any, Any]) -> Callable[..., None]:
 
 
 Expressions = tuple[tuple[int, Scalar], ...]
-"""What is known on the device alone, by its place among the numbers. A `number` in it is the place of one behind the
-rows, so that rows with other numbers have equal expressions, and the same kernel."""
+"""Expressions whose values the device alone knows, by their places among the numbers. A `number` in one is the place of
+a number behind the rows, so that rows with other numbers have equal expressions, and the same kernel."""
 
 
 def rows_of(
@@ -124,7 +124,7 @@ def rows_of(
 
 
 def _numbered(scalar: Scalar, behind: list[float]) -> Scalar:
-    """With the place of each number instead of its value."""
+    """An expression with the place of each number, behind the rows, instead of its value."""
     if scalar.op == "number":
         behind.append(float.fromhex(scalar.arguments[0]))
         return Scalar("number", (len(behind) - 1,))

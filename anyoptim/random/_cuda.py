@@ -36,8 +36,8 @@ def dropout(library: Library, x: Array, number: int, spec: MaskSpec, out: Array 
         numbers = (n, spec.offset, spec.key, spec.call, spec.threshold, np.float64(spec.scale).view(np.uint64))
         words = map(np.uint64, (*(m.address for m in memories), *numbers))
         with device.scope():
-            stream, found = device.stream(library.stream(number)), device.kernel(kernel.name, kernel.text)
-            device.launch(stream, found, -(-threads // THREADS), THREADS, *words)
+            stream, code = device.stream(library.stream(number)), device.kernel(kernel.name, kernel.text)
+            device.launch(stream, code, -(-threads // THREADS), THREADS, *words)
     if out is None:
         return xp.reshape(y, tuple(x.shape))
     if straight:

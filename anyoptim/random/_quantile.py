@@ -43,10 +43,10 @@ def upper(arrays: Library, words: Array) -> Array:
         f = x << (PARTS + 1)
         if arrays.wide_integers:
             f = f & MASK
-        *cs, found = arrays.gather_columns(_table(), index)
+        *cs, z = arrays.gather_columns(_table(), index)
         for c in reversed(cs):
-            found = c - multiply(arrays, f, found)
-    return found
+            z = c - multiply(arrays, f, z)
+    return z
 
 
 def _normalized(xp: Any, n: Array) -> tuple[Array, Array]:

@@ -1,4 +1,4 @@
-"""The blocked engine: the traced rules as NumPy calls over blocks that stay in the cache, in place."""
+"""The plans of the blocked engine: the traced rules as NumPy calls over blocks that stay in the cache, in place."""
 
 from __future__ import annotations
 
@@ -186,7 +186,7 @@ class BlockedPlan(Plan):
 def _set_apart(xs: Arrays, written: Arrays) -> Arrays:
     """The gradients, copied where another parameter's step might change them before they are read."""
     if all(a.base is None for a in (*written, *xs)) and not {*map(id, written)} & {*map(id, xs)}:
-        return xs  # each owns its memory, so that none is in another's
+        return xs  # arrays that own their memory share it with no other that does
     there = iter(may_overlap([host_memory(x) for x in xs if x.size], [host_memory(a) for a in written if a.size]))
     return [x.copy() if x.size and next(there) else x for x in xs]
 

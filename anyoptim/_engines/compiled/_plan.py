@@ -1,4 +1,4 @@
-"""The compiled engine: the traced rules as one Numba loop over all parameters, in place."""
+"""The plans of the compiled engine: the traced rules as one Numba loop over all parameters, in place."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ def device(number: int) -> Device:
     from cuda import core  # noqa: PLC0415 - for those who have one
     from cuda.bindings import driver, nvrtc  # noqa: PLC0415
 
-    # What NVRTC knows cuda.core doesn't tell.
+    # Which architectures NVRTC knows, cuda.core doesn't tell.
     return Device(number, core, driver, _told(*nvrtc.nvrtcGetSupportedArchs()), programs)
 
 

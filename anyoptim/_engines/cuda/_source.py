@@ -193,7 +193,7 @@ class _KernelWriter(Writer):
         taken = [self.name, f"{self.name}_of"]
         self.inputs = [_unused(name, taken) for name in self.inputs]
         self.scalars = {scalar: _unused(name, taken) for scalar, name in self.scalars.items()}
-        # What begins with an underscore is the templates'.
+        # Names that begin with an underscore are the templates' own.
         self.pointers = [_unused(f"{name}_at", taken) for name in self.inputs]
         self.elements = [_unused(f"{name}_element", taken) for name in self.inputs]
         self.width = {"float32": 4, "float64": 2}[self.real]
@@ -201,7 +201,7 @@ class _KernelWriter(Writer):
     def step(self) -> Kernel:
         moved, first = self.moved, len(self.inputs)
         opened = sorted({*self.graph.read, *moved})
-        # All new values before the first is stored: a slot may become what another was.
+        # All new values are there before the first is stored, because a slot may become what another was.
         body = [f"const real _new{i} = {self.value(o)};" for i, o in moved.items() if o < first]
         for i, o in moved.items():
             value = f"_new{i}" if o < first else self.value(o)
@@ -336,7 +336,7 @@ def _double(s: Scalar) -> str:
 
 
 _DOUBLES = {
-    # Of truth values a double, too, as in Python, where True / 2 is 0.5.
+    # Truth values are doubles, too, as in Python, where True / 2 is 0.5.
     op: f"double({text})" if op in LOGICAL else f"({text})"
     for op, text in {
         **_OPERATIONS,

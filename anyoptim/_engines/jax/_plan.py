@@ -1,4 +1,4 @@
-"""The jax engine: the traced rules as one function of all leaves, which XLA compiles once; the slots are donated."""
+"""The plans of the jax engine: traced rules as one function of all leaves, compiled by XLA once, with slots donated."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class JaxPlan(Plan):
         library = leaves[0].library
         self._dtype = real(COMPUTE[library.dtype(leaves[0].p)])
         self._place = library.replicated_sharding(leaves[0].p)
-        # XLA would divide results of several devices as it likes.
+        # Without these, XLA would divide results of several devices as it likes.
         several = leaves[0].p.sharding.num_devices > 1
         self._shardings = tuple(leaf.p.sharding for leaf in leaves) if several else None
         self._divided = tuple(library.is_sharded(leaf.p) for leaf in leaves)
@@ -158,13 +158,13 @@ def _step(
     graphs = [_graph(program, None, static) for static in kinds]
 
     def step(slots: Any, rows: Any, ps: Any, xs: Any) -> Any:
-        found = []
+        results = []
         for i, (p, x, own, numbers) in enumerate(zip(ps, xs, slots, rows, strict=True)):
             parts = _parts(library, graphs[row_of_leaf[i] if row_of_leaf else 0], (p, x, *own), numbers)
             moved, *kept = parts[0] if len(parts) == 1 else map(lax.complex, *parts)
-            found.append((*kept, library.xp.astype(moved, p.dtype)))
-        # The slots first, each to the buffer that it comes from.
-        return [new[:-1] for new in found], [new[-1] for new in found]
+            results.append((*kept, library.xp.astype(moved, p.dtype)))
+        # The slots come first, so that each goes to the buffer it comes from.
+        return [new[:-1] for new in results], [new[-1] for new in results]
 
     where = None if shardings is None else (list(shardings),) * 2
     return loaded().jit(step, donate_argnums=0, out_shardings=where)  # type: ignore[no-any-return]
@@ -189,13 +189,13 @@ def _measured(
 
     def measured(slots: Any, rows: Any, ps: Any, xs: Any) -> Any:
         wide = library.widest_float()
-        found = []
+        blocks = []
         for i, (p, x, own, numbers) in enumerate(zip(ps, xs, slots, rows, strict=True)):
             parts = _parts(library, graphs[row_of_leaf[i] if row_of_leaf else 0], (p, x, *own), numbers)
             zero = xp.astype(numbers[0], wide)
             squares = [a * a + zero for a in (xp.astype(a, wide) for (a,) in parts)]
-            found.append(sums(xp, squares, divided[i]) if p.size or divided[i] else xp.reshape(squares[0], (-1,)))
-        return xp.concat(found)
+            blocks.append(sums(xp, squares, divided[i]) if p.size or divided[i] else xp.reshape(squares[0], (-1,)))
+        return xp.concat(blocks)
 
     return loaded().jit(measured, out_shardings=whole)  # type: ignore[no-any-return]
 

@@ -1,4 +1,4 @@
-"""The portable engine: the rules themselves, called on the arrays of any library. New arrays come out."""
+"""The plans of the portable engine: the rules themselves, called on arrays of any library, give new arrays."""
 
 from __future__ import annotations
 
@@ -187,7 +187,7 @@ def _result(program: Program, leaf: Leaf, x: Array, row: Coefficients) -> Result
         return Result(xp.astype(moved, leaf.p.dtype, copy=False), tuple(kept))
     compute = getattr(xp, COMPUTE[library.dtype(leaf.p)])
     moved, *kept = (library.join_complex(re, im, compute) for re, im in zip(*parts, strict=True))
-    return Result(xp.astype(moved, leaf.p.dtype, copy=False), tuple(kept))  # of another byte order
+    return Result(xp.astype(moved, leaf.p.dtype, copy=False), tuple(kept))  # the parameter may have another byte order
 
 
 def _whole(program: Program, leaf: Leaf, x: Array, row: Coefficients) -> Result:
