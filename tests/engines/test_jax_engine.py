@@ -15,6 +15,7 @@ import pytest
 
 import anyoptim as ao
 from tests.support.chains import CHAINS, problem
+from tests.support.internals import ENGINES
 from tests.support.libraries import DISCOVERED, METHODS, WHOLE, Library, same_bits
 
 CHAINED = [name for name in CHAINS if name not in DISCOVERED]
@@ -401,3 +402,11 @@ def test_devices_and_divided_arrays(need: Callable[[str], Library]) -> None:
                 assert where is None or a.devices() == {where}, k
         np.testing.assert_allclose(params[k], numpy[k], rtol=1e-5, atol=1e-6)
     assert {s.engine for s in ours.explain(params, g)} == {"jax"}
+
+
+def test_compile_passes_its_arrays_over(need: Callable[[str], Library], monkeypatch: pytest.MonkeyPatch) -> None:
+    """XLA compiles at the first step: no loop is compiled that could not take them, and Numba is not asked for."""
+    p = need("jax").asarray(np.ones(3, np.float32))
+    monkeypatch.setattr(ENGINES["compiled"], "precompile", None)
+    monkeypatch.setattr(ENGINES["compiled"], "missing", lambda: "there is none")
+    ao.SGD().compile({"w": p})
