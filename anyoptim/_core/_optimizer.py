@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import KW_ONLY
 from typing import Any
 
 from anyoptim._arrays import Array, traced
@@ -29,15 +30,9 @@ class Optimizer(Remembering):
     ::
 
         class Momentum(Optimizer):
-            hyperparameters = {"lr": nonnegative, "momentum": fraction}
+            lr: Nonnegative = 0.01
+            momentum: Fraction = 0.9
             slots = ("v",)
-
-            def __init__(self, lr=0.01, momentum=0.9, *, engine=None):
-                super().__init__(engine=engine, lr=lr, momentum=momentum)
-
-            @staticmethod
-            def coefficients(t, *, lr, momentum):
-                return {"lr": lr, "momentum": momentum}
 
             @staticmethod
             def rule(xp, p, x, v, *, lr, momentum):
@@ -55,6 +50,9 @@ class Optimizer(Remembering):
     The results are the same bits (but for torch's own square root, and subnormals that CuPy and XLA flush to 0, where
     `portable` uses these); `explain` says who does what.
     """
+
+    _: KW_ONLY
+    engine: str | None = None
 
     def update(self, params: Any, grads: Any) -> Any:
         """Take one step with `params`, in place, and return `params`.
@@ -239,7 +237,7 @@ class Optimizer(Remembering):
             raise TypeError("loss_scale is traced; wanted a number: in the pure form it is one of the state's")
         scale = stage.ranges["scale"].value("loss_scale", scale)
         if live is None:
-            stage.initial = scale
+            stage._initial = scale
             return
         n = live.flat.scalars[0]["gathered"] if any(live.flat.pending) else 0
         if n:
@@ -289,7 +287,7 @@ class Optimizer(Remembering):
         for k, stage in enumerate(self.stages):
             if stage.metrics:
                 leaves, found = coefficients.metrics.get(k, ((), {name: [] for name in stage.metrics}))
-                stage.note([paths[i] for i in leaves], found)
+                stage.record_metrics([paths[i] for i in leaves], found)
         if coefficients.refusal is not None:
             k, i = coefficients.refusal
             self.stages[k].offender = paths[i]

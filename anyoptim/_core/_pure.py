@@ -48,7 +48,7 @@ class Pure(Stage):
     """Whether there are updates that are no step."""
 
     @property
-    def stages(self) -> tuple[Stage, ...]:
+    def stages(self) -> tuple[Any, ...]:
         """What makes the step: the method, or all stages of a chain."""
         return (self,)
 

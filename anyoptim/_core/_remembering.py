@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from anyoptim._arrays import Array, library
 from anyoptim._arrays import _checks as checks
@@ -23,20 +23,21 @@ __all__ = ["Remembering"]
 class Remembering(Pure):
     """Stages with a state of their own."""
 
-    def __init__(self, *, engine: str | None = None, **hyperparameters: Any) -> None:
-        super().__init__(**hyperparameters)
-        self.engine = engine
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
         self._live: LiveState | None = None
         self._plan: StepPlan | None = None
         self._recorder: Recorder | None = None
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name == "engine":
-            known(value)
-            object.__setattr__(self, "_plan", None)
-            object.__setattr__(self, name, value)
-        else:
-            super().__setattr__(name, value)
+    if not TYPE_CHECKING:
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            if name == "engine":
+                known(value)
+                object.__setattr__(self, "_plan", None)
+                object.__setattr__(self, name, value)
+            else:
+                super().__setattr__(name, value)
 
     def __getstate__(self) -> dict[str, Any]:
         # The parameters are the caller's to copy and to save, and the program is made of the stages.

@@ -6,13 +6,14 @@ import math
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
-from inspect import signature
-from typing import Any, ClassVar, Self
+from inspect import Signature, signature
+from typing import TYPE_CHECKING, Any, ClassVar, Self, dataclass_transform
 
 import numpy as np
 
 from anyoptim._arrays import Array, is_scalar, library
 from anyoptim._arrays._quiet import quiet
+from anyoptim._trace._fields import Field, declared, names, passes_on, signature_of
 from anyoptim._trace._graph import Symbol
 from anyoptim._trace._hyperparameters import Domain, Hyper, scheduled
 from anyoptim._trace._program import Part, floats, on_gradient, on_nothing, on_parameter, on_slots, on_value
@@ -35,6 +36,7 @@ def told(of: Any, name: str, value: Any) -> None:
         tell(name, value)
 
 
+@dataclass_transform(eq_default=False)
 class Stage:
     """One stage of a chain, between the gradient and the step.
 
@@ -42,21 +44,27 @@ class Stage:
     its rule and, where it has them, its hyperparameters, slots and coefficients::
 
         class Signed(ao.Stage):
+            share: ao.Fraction = 0.5
+
             @staticmethod
-            def rule(xp, p, x):
-                return xp.sign(x)
+            def rule(xp, p, x, *, share):
+                return share * x + (1 - share) * xp.sign(x)
 
     `rule(xp, p, x, *slots, **coefficients)` gives the new x, or a tuple of it and the new slots, for one element. It
     computes new values and writes to nothing that it is given (`m = beta*m`, not `m *= beta`). An engine may
     call it once, with values that only record what is done to them, and run the record ever after: so it has no
     side effects, reads nothing but its arguments, and branches on nothing but coefficients that are bools or strings.
 
-    Hyperparameters are plain attributes, read at every step. Each is a number or a schedule, a function of the step
-    number, which counts from 1; it may be called more than once for a step, and remembers nothing.
+    The body of the class declares the arguments of its constructor as that of a dataclass does, with a default or
+    without, and those after `_: KW_ONLY` are given by keyword. `Annotated[ao.Hyper, ao.Domain(...)]`, for which
+    `ao.Nonnegative`, `ao.Fraction` and others are short, is a hyperparameter: a plain attribute, which is read at every
+    step. It is a number or a schedule, a function of the step number, which counts from 1; that may be called more than
+    once for a step, and remembers nothing. `Final[...]` is a constant, which can't be set again; `InitVar[...]` is only
+    handed to `__post_init__`, which is called last.
     """
 
     hyperparameters: ClassVar[Mapping[str, Domain]] = {}
-    """The attributes that are read at every step, and what each may be."""
+    """The attributes that are read at every step, and the domain of each: as they are declared."""
 
     slots: ClassVar[tuple[str, ...]] = ()
     """The names of the arrays kept for each parameter."""
@@ -130,42 +138,80 @@ class Stage:
     """`is_step(**scalars, **hyperparameters)`, of the first stage of a chain: whether an update is a step."""
 
     name: str = ""
-    """Of what it has watched, in `last_metrics`."""
+    """Under which name `last_metrics` has what the stage measures for it."""
 
     last: Mapping[str, Any] = {}
-    """What it has watched at the last update, by the paths of parameters."""
+    """What it measured for that at the last update, by the paths of parameters."""
+
+    offender: str | None = None
+    """The path of the first parameter for which `update` last called a step off: of a `Gate`."""
 
     _act: ClassVar[Callable[..., Any]] = staticmethod(on_value)
+    _fields: ClassVar[Mapping[str, Field]] = {}
+    _signature: ClassVar[Signature] = Signature()
 
-    def __init__(self, **hyperparameters: Any) -> None:
-        if set(hyperparameters) != set(self.hyperparameters):
-            raise TypeError(
-                f"{type(self).__name__} was given {', '.join(hyperparameters) or 'no hyperparameters'}; "
-                f"wanted {', '.join(self.hyperparameters) or 'none'}"
-            )
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        cls._fields = declared(cls)
+        cls._signature = signature_of(cls._fields)
+        cls.__signature__ = cls._signature if passes_on(cls) else None  # type: ignore[attr-defined] # that of `inspect`
+        cls.hyperparameters = {
+            name: field.check
+            for name, field in cls._fields.items()
+            if field.role == "hyperparameter" and isinstance(field.check, Domain)
+        }
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        cls = type(self)
+        values = self._arguments(args, options)
         if len({*self.slots}) < len(self.slots):
-            raise TypeError(f"{type(self).__name__} has the slots {self.slots}; wanted each name once")
+            raise TypeError(f"{cls.__name__} has the slots {self.slots}; wanted each name once")
         if getattr(getattr(self, "rule", None), "__self__", None) is self:
-            raise TypeError(f"{type(self).__name__}.rule reads self; wanted a staticmethod, of its arguments alone")
-        for name, value in hyperparameters.items():
-            setattr(self, name, value)
+            raise TypeError(f"{cls.__name__}.rule reads self; wanted a staticmethod, of its arguments alone")
+        last = []
+        for name, value in values.items():
+            _, role, check = self._fields[name]
+            if role == "constant":
+                vars(self)[f"_{name}"] = value if check is None else check.value(name, value)
+            elif role == "argument":
+                last.append(value)
+            else:
+                setattr(self, name, value)
+        self.__post_init__(*last)
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        domain = self.hyperparameters.get(name)
-        if domain is not None and not callable(value):
-            domain.value(name, value)
-        elif domain is not None:
-            scheduled(name, value)
-        elif domain is None and not name.startswith("_") and not hasattr(type(self), name):
-            # A misspelt hyperparameter would be ignored in silence.
-            raise AttributeError(
-                f"{type(self).__name__} has no {name!r}; "
-                f"its hyperparameters are {', '.join(self.hyperparameters) or 'none'}"
-            )
-        self.__dict__.pop("_fixed", None)
-        if domain is not None:
-            told(self, name, value)
-        super().__setattr__(name, value)
+    def _arguments(self, args: tuple[Any, ...], options: Mapping[str, Any]) -> dict[str, Any]:
+        """The values of all fields by name. Raises TypeError for other arguments than there are."""
+        try:
+            arguments = self._signature.bind(*args, **options)
+        except TypeError:
+            raise TypeError(
+                f"{type(self).__name__} was given {', '.join([*map(repr, args), *options]) or 'no hyperparameters'}; "
+                f"wanted {names(self._signature) or 'none'}"
+            ) from None
+        arguments.apply_defaults()
+        return arguments.arguments
+
+    def __post_init__(self, *arguments: Any) -> None:
+        """Make of what was given what else there is to make; `arguments` are those declared as `InitVar`."""
+
+    if not TYPE_CHECKING:  # it would hide misspelt names from those who check types
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            domain = self.hyperparameters.get(name)
+            if domain is not None and not callable(value):
+                domain.value(name, value)
+            elif domain is not None:
+                scheduled(name, value)
+            elif not (name.startswith("_") or name in self._fields or hasattr(type(self), name)):
+                # A misspelt hyperparameter would be ignored in silence.
+                raise AttributeError(
+                    f"{type(self).__name__} has no {name!r}; "
+                    f"its hyperparameters are {', '.join(self.hyperparameters) or 'none'}"
+                )
+            self.__dict__.pop("_fixed", None)
+            if domain is not None:
+                told(self, name, value)
+            super().__setattr__(name, value)
 
     def __copy__(self) -> Self:
         return deepcopy(self)  # two optimizers over the same slots would be one
@@ -175,7 +221,7 @@ class Stage:
         cls, arguments = type(self), signature(type(self)).parameters
         optional = {name: a.default for name, a in arguments.items() if a.kind is a.KEYWORD_ONLY}
         shown = []
-        for name in sorted({*self.hyperparameters, *self.constants}, key=[*arguments, *self.hyperparameters].index):
+        for name in sorted({*self.hyperparameters, *self.constants}, key=[*arguments, *self._fields].index):
             value = getattr(self, name)
             if not (name in optional and isinstance(value, int | float) and value == optional[name]):
                 shown.append(f"{name}={value!r}")
@@ -184,10 +230,7 @@ class Stage:
     @property
     def constants(self) -> dict[str, Any]:
         """What the constructor was given that can't be changed."""
-        names = [
-            name for name in signature(type(self)).parameters if isinstance(getattr(type(self), name, None), property)
-        ]
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name, field in self._fields.items() if field.role == "constant"}
 
     def init_slots(self, xp: Any, p: Array) -> tuple[Array, ...]:
         """The slots of one real parameter, given in its compute dtype: zeros, unless a method says otherwise.
@@ -214,8 +257,8 @@ class Stage:
         """
         return {}
 
-    def note(self, paths: Sequence[str], found: Mapping[str, Sequence[float]]) -> None:
-        """Keep what was watched of the parameters with these paths."""
+    def record_metrics(self, paths: Sequence[str], found: Mapping[str, Sequence[float]]) -> None:
+        """Keep what was measured of the parameters with these paths."""
 
     @property
     def _parts(self) -> dict[str, Part]:
@@ -301,9 +344,6 @@ class Gate(Stage):
     Parameters, slots and counts of all stages then stay as they are. Its coefficients get its `scalars` of before the
     step; these advance in any case, and `update_scalars` is given `allowed`: whether the step is taken.
     """
-
-    offender: str | None = None
-    """The path of the first parameter for which `update` last called a step off."""
 
     def exhausted(self, step: Any, scalars: Mapping[str, Any]) -> dict[str, Any] | None:
         """Whether the step that was just called off, with these numbers after it, is one too many: then an error.

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from dataclasses import KW_ONLY
+from typing import Annotated, Any, ClassVar, Final
 
 from anyoptim._arrays import Array
 from anyoptim._core._optimizer import Optimizer
-from anyoptim._trace._hyperparameters import Hyper, fraction, nonnegative
+from anyoptim._trace._hyperparameters import Fraction, Nonnegative, nonnegative
 from anyoptim.optimizers._means import mean, mean_square, squarable
 from anyoptim.optimizers._roots import inside, root
 
@@ -37,30 +38,17 @@ class AdaGrad(Optimizer):
     optimization, 2011, the diagonal form of figure 1, with eps outside the root.
     """
 
-    hyperparameters = {"lr": nonnegative, "eps": nonnegative, "eps_root": nonnegative, "lr_decay": nonnegative}
+    lr: Nonnegative = 0.01
+    eps: Nonnegative = 1e-7
+    _: KW_ONLY
+    initial: Final[Annotated[float, nonnegative]] = 0.0
+    eps_root: Nonnegative = 0.0
+    lr_decay: Nonnegative = 0.0
     slots = ("h",)
-
-    def __init__(
-        self,
-        lr: Hyper = 0.01,
-        eps: Hyper = 1e-7,
-        *,
-        initial: float = 0.0,
-        eps_root: Hyper = 0.0,
-        lr_decay: Hyper = 0.0,
-        engine: str | None = None,
-    ) -> None:
-        super().__init__(engine=engine, lr=lr, eps=eps, eps_root=eps_root, lr_decay=lr_decay)
-        self._initial: float = nonnegative.value("initial", initial)
-
-    @property
-    def initial(self) -> float:
-        """What h starts at: a constant."""
-        return self._initial
 
     def init_slots(self, xp: Any, p: Array) -> tuple[Array, ...]:
         """As many squares as `initial` says."""
-        return (xp.full_like(p, self._initial),)
+        return (xp.full_like(p, self.initial),)
 
     @staticmethod
     def coefficients(t: Any, *, lr: float, eps: float, eps_root: float, lr_decay: float) -> dict[str, Any]:
@@ -97,19 +85,12 @@ class RMSProp(Optimizer):
     Source: Tieleman and Hinton, lecture 6.5 of Neural networks for machine learning, 2012.
     """
 
-    hyperparameters = {"lr": nonnegative, "rho": fraction, "eps": nonnegative, "eps_root": nonnegative}
+    lr: Nonnegative = 0.01
+    rho: Fraction = 0.99
+    eps: Nonnegative = 1e-7
+    _: KW_ONLY
+    eps_root: Nonnegative = 0.0
     slots: ClassVar[tuple[str, ...]] = ("h",)
-
-    def __init__(
-        self,
-        lr: Hyper = 0.01,
-        rho: Hyper = 0.99,
-        eps: Hyper = 1e-7,
-        *,
-        eps_root: Hyper = 0.0,
-        engine: str | None = None,
-    ) -> None:
-        super().__init__(engine=engine, lr=lr, rho=rho, eps=eps, eps_root=eps_root)
 
     @staticmethod
     def coefficients(t: Any, *, lr: float, rho: float, eps: float, eps_root: float) -> dict[str, Any]:
@@ -193,11 +174,10 @@ class AdaDelta(Optimizer):
     Source: Zeiler, ADADELTA: an adaptive learning rate method, 2012, algorithm 1, which has no lr (1).
     """
 
-    hyperparameters = {"lr": nonnegative, "rho": fraction, "eps": nonnegative}
+    lr: Nonnegative = 1.0
+    rho: Fraction = 0.9
+    eps: Nonnegative = 1e-6
     slots = ("h", "s")
-
-    def __init__(self, lr: Hyper = 1.0, rho: Hyper = 0.9, eps: Hyper = 1e-6, *, engine: str | None = None) -> None:
-        super().__init__(engine=engine, lr=lr, rho=rho, eps=eps)
 
     @staticmethod
     def coefficients(t: Any, *, lr: float, rho: float, eps: float) -> dict[str, Any]:

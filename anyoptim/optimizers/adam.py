@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import KW_ONLY
 from typing import Any, ClassVar
 
 from anyoptim._arrays import Array
 from anyoptim._core._optimizer import Optimizer
-from anyoptim._trace._hyperparameters import Hyper, fraction, nonnegative
+from anyoptim._trace._hyperparameters import Fraction, Nonnegative
 from anyoptim._trace._scalars import one_minus_power, sqrt, where
 from anyoptim.optimizers._means import moments, squarable
 from anyoptim.optimizers._optional import decayed, decoupled
@@ -49,30 +50,14 @@ class Adam(Optimizer):
     at the end of section 2.
     """
 
-    hyperparameters = {
-        "lr": nonnegative,
-        "beta1": fraction,
-        "beta2": fraction,
-        "eps": nonnegative,
-        "eps_corrected": nonnegative,
-        "eps_root": nonnegative,
-    }
+    lr: Nonnegative = 0.001
+    beta1: Fraction = 0.9
+    beta2: Fraction = 0.999
+    eps: Nonnegative = 1e-7
+    _: KW_ONLY
+    eps_corrected: Nonnegative = 0.0
+    eps_root: Nonnegative = 0.0
     slots: ClassVar[tuple[str, ...]] = ("m", "v")
-
-    def __init__(
-        self,
-        lr: Hyper = 0.001,
-        beta1: Hyper = 0.9,
-        beta2: Hyper = 0.999,
-        eps: Hyper = 1e-7,
-        *,
-        eps_corrected: Hyper = 0.0,
-        eps_root: Hyper = 0.0,
-        engine: str | None = None,
-    ) -> None:
-        super().__init__(
-            engine=engine, lr=lr, beta1=beta1, beta2=beta2, eps=eps, eps_corrected=eps_corrected, eps_root=eps_root
-        )
 
     @staticmethod
     def coefficients(
@@ -163,39 +148,15 @@ class AdamW(Optimizer):
     Source: Loshchilov and Hutter, Decoupled weight decay regularization, 2019, algorithm 2.
     """
 
-    hyperparameters = {
-        "lr": nonnegative,
-        "beta1": fraction,
-        "beta2": fraction,
-        "eps": nonnegative,
-        "weight_decay": nonnegative,
-        "eps_corrected": nonnegative,
-        "eps_root": nonnegative,
-    }
+    lr: Nonnegative = 0.001
+    beta1: Fraction = 0.9
+    beta2: Fraction = 0.999
+    eps: Nonnegative = 1e-7
+    weight_decay: Nonnegative = 0.01
+    _: KW_ONLY
+    eps_corrected: Nonnegative = 0.0
+    eps_root: Nonnegative = 0.0
     slots = ("m", "v")
-
-    def __init__(
-        self,
-        lr: Hyper = 0.001,
-        beta1: Hyper = 0.9,
-        beta2: Hyper = 0.999,
-        eps: Hyper = 1e-7,
-        weight_decay: Hyper = 0.01,
-        *,
-        eps_corrected: Hyper = 0.0,
-        eps_root: Hyper = 0.0,
-        engine: str | None = None,
-    ) -> None:
-        super().__init__(
-            engine=engine,
-            lr=lr,
-            beta1=beta1,
-            beta2=beta2,
-            eps=eps,
-            weight_decay=weight_decay,
-            eps_corrected=eps_corrected,
-            eps_root=eps_root,
-        )
 
     @staticmethod
     def coefficients(t: Any, *, lr: float, weight_decay: float, **adam: float) -> dict[str, Any]:
@@ -236,32 +197,9 @@ class AMSGrad(Adam):
     Source: Reddi, Kale and Kumar, On the convergence of Adam and beyond, 2018, algorithm 2, with Adam's corrections.
     """
 
-    hyperparameters = {**Adam.hyperparameters, "weight_decay": nonnegative}
+    _: KW_ONLY
+    weight_decay: Nonnegative = 0.0
     slots = ("m", "v", "u")
-
-    def __init__(
-        self,
-        lr: Hyper = 0.001,
-        beta1: Hyper = 0.9,
-        beta2: Hyper = 0.999,
-        eps: Hyper = 1e-7,
-        *,
-        eps_corrected: Hyper = 0.0,
-        eps_root: Hyper = 0.0,
-        weight_decay: Hyper = 0.0,
-        engine: str | None = None,
-    ) -> None:
-        Optimizer.__init__(
-            self,
-            engine=engine,
-            lr=lr,
-            beta1=beta1,
-            beta2=beta2,
-            eps=eps,
-            eps_corrected=eps_corrected,
-            eps_root=eps_root,
-            weight_decay=weight_decay,
-        )
 
     @staticmethod
     def coefficients(t: Any, *, lr: float, weight_decay: float, **adam: float) -> dict[str, Any]:  # type: ignore[override] # it has one more
@@ -308,26 +246,13 @@ class CorrectedAMSGrad(Optimizer):
     Source: as for `AMSGrad`, with the corrections where `optax.amsgrad` has them.
     """
 
-    hyperparameters = {
-        "lr": nonnegative,
-        "beta1": fraction,
-        "beta2": fraction,
-        "eps": nonnegative,
-        "eps_root": nonnegative,
-    }
+    lr: Nonnegative = 0.001
+    beta1: Fraction = 0.9
+    beta2: Fraction = 0.999
+    eps: Nonnegative = 1e-7
+    _: KW_ONLY
+    eps_root: Nonnegative = 0.0
     slots = ("m", "v", "u")
-
-    def __init__(
-        self,
-        lr: Hyper = 0.001,
-        beta1: Hyper = 0.9,
-        beta2: Hyper = 0.999,
-        eps: Hyper = 1e-7,
-        *,
-        eps_root: Hyper = 0.0,
-        engine: str | None = None,
-    ) -> None:
-        super().__init__(engine=engine, lr=lr, beta1=beta1, beta2=beta2, eps=eps, eps_root=eps_root)
 
     @staticmethod
     def coefficients(t: Any, *, lr: float, beta1: float, beta2: float, eps: float, eps_root: float) -> dict[str, Any]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import KW_ONLY
 from typing import Any
 
 from anyoptim._arrays import Array
 from anyoptim._core._optimizer import Optimizer
-from anyoptim._trace._hyperparameters import Hyper, fraction, nonnegative
+from anyoptim._trace._hyperparameters import Fraction, Nonnegative
 from anyoptim._trace._scalars import one_minus_power
 from anyoptim.optimizers._means import mean
 
@@ -36,26 +37,13 @@ class Adamax(Optimizer):
     Source: Kingma and Ba, Adam: a method for stochastic optimization, 2015, algorithm 2, where lr is 0.002.
     """
 
-    hyperparameters = {
-        "lr": nonnegative,
-        "beta1": fraction,
-        "beta2": fraction,
-        "eps": nonnegative,
-        "eps_max": nonnegative,
-    }
+    lr: Nonnegative = 0.001
+    beta1: Fraction = 0.9
+    beta2: Fraction = 0.999
+    eps: Nonnegative = 1e-7
+    _: KW_ONLY
+    eps_max: Nonnegative = 0.0
     slots = ("m", "u")
-
-    def __init__(
-        self,
-        lr: Hyper = 0.001,
-        beta1: Hyper = 0.9,
-        beta2: Hyper = 0.999,
-        eps: Hyper = 1e-7,
-        *,
-        eps_max: Hyper = 0.0,
-        engine: str | None = None,
-    ) -> None:
-        super().__init__(engine=engine, lr=lr, beta1=beta1, beta2=beta2, eps=eps, eps_max=eps_max)
 
     @staticmethod
     def coefficients(t: Any, *, lr: float, beta1: float, beta2: float, eps: float, eps_max: float) -> dict[str, Any]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import KW_ONLY
 from typing import Any
 
 from anyoptim._arrays import Array
 from anyoptim._core._optimizer import Optimizer
-from anyoptim._trace._hyperparameters import Hyper, fraction, nonnegative
+from anyoptim._trace._hyperparameters import Fraction, Nonnegative
 from anyoptim._trace._scalars import one_minus_power, sqrt, where
 from anyoptim.optimizers._means import mean, mean_square, squarable
 from anyoptim.optimizers._roots import inside, root
@@ -44,39 +45,15 @@ class Adan(Optimizer):
     Source: Xie et al., Adan: adaptive Nesterov momentum algorithm for faster optimizing deep models, 2022, algorithm 1.
     """
 
-    hyperparameters = {
-        "lr": nonnegative,
-        "beta1": fraction,
-        "beta2": fraction,
-        "beta3": fraction,
-        "eps": nonnegative,
-        "weight_decay": nonnegative,
-        "eps_root": nonnegative,
-    }
+    lr: Nonnegative = 0.001
+    beta1: Fraction = 0.98
+    beta2: Fraction = 0.92
+    beta3: Fraction = 0.99
+    eps: Nonnegative = 1e-8
+    weight_decay: Nonnegative = 0.0
+    _: KW_ONLY
+    eps_root: Nonnegative = 0.0
     slots = ("m", "v", "n", "h")
-
-    def __init__(
-        self,
-        lr: Hyper = 0.001,
-        beta1: Hyper = 0.98,
-        beta2: Hyper = 0.92,
-        beta3: Hyper = 0.99,
-        eps: Hyper = 1e-8,
-        weight_decay: Hyper = 0.0,
-        *,
-        eps_root: Hyper = 0.0,
-        engine: str | None = None,
-    ) -> None:
-        super().__init__(
-            engine=engine,
-            lr=lr,
-            beta1=beta1,
-            beta2=beta2,
-            beta3=beta3,
-            eps=eps,
-            weight_decay=weight_decay,
-            eps_root=eps_root,
-        )
 
     @staticmethod
     def coefficients(

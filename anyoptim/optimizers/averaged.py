@@ -6,7 +6,7 @@ from typing import Any
 
 from anyoptim._arrays import Array
 from anyoptim._core._optimizer import Optimizer
-from anyoptim._trace._hyperparameters import Hyper, nonnegative
+from anyoptim._trace._hyperparameters import Nonnegative
 from anyoptim._trace._scalars import power, where
 
 __all__ = ["ASGD"]
@@ -36,20 +36,12 @@ class ASGD(Optimizer):
     optimal one pass large scale learning with averaged stochastic gradient descent, 2011.
     """
 
-    hyperparameters = {"lr": nonnegative, "lambd": nonnegative, "alpha": nonnegative, "t0": nonnegative}
+    lr: Nonnegative = 0.01
+    lambd: Nonnegative = 1e-4
+    alpha: Nonnegative = 0.75
+    t0: Nonnegative = 1e6
     slots = ("average",)
     evaluate = staticmethod(lambda xp, p, average, **_: average)
-
-    def __init__(
-        self,
-        lr: Hyper = 0.01,
-        lambd: Hyper = 1e-4,
-        alpha: Hyper = 0.75,
-        t0: Hyper = 1e6,
-        *,
-        engine: str | None = None,
-    ) -> None:
-        super().__init__(engine=engine, lr=lr, lambd=lambd, alpha=alpha, t0=t0)
 
     def init_slots(self, xp: Any, p: Array) -> tuple[Array, ...]:
         """The parameter as it is."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import KW_ONLY
+from typing import Annotated, Any, Final
 
 from anyoptim._arrays import Array
 from anyoptim._core._optimizer import Optimizer
-from anyoptim._trace._hyperparameters import Hyper, fraction, nonnegative
+from anyoptim._trace._hyperparameters import Fraction, Nonnegative, nonnegative
 from anyoptim._trace._scalars import one_minus_power, sqrt
 from anyoptim.optimizers._means import mean, mean_square, squarable
 
@@ -37,26 +38,12 @@ class AdaBelief(Optimizer):
     algorithm 2.
     """
 
-    hyperparameters = {
-        "lr": nonnegative,
-        "beta1": fraction,
-        "beta2": fraction,
-        "eps": nonnegative,
-        "eps_root": nonnegative,
-    }
+    lr: Nonnegative = 0.001
+    beta1: Fraction = 0.9
+    beta2: Fraction = 0.999
+    eps: Nonnegative = 1e-16
+    eps_root: Nonnegative = 1e-16
     slots = ("m", "s")
-
-    def __init__(
-        self,
-        lr: Hyper = 0.001,
-        beta1: Hyper = 0.9,
-        beta2: Hyper = 0.999,
-        eps: Hyper = 1e-16,
-        eps_root: Hyper = 1e-16,
-        *,
-        engine: str | None = None,
-    ) -> None:
-        super().__init__(engine=engine, lr=lr, beta1=beta1, beta2=beta2, eps=eps, eps_root=eps_root)
 
     @staticmethod
     def coefficients(t: Any, *, lr: float, beta1: float, beta2: float, eps: float, eps_root: float) -> dict[str, Any]:
@@ -116,30 +103,17 @@ class Yogi(Optimizer):
     Source: Zaheer et al., Adaptive methods for nonconvex optimization, 2018, algorithm 2.
     """
 
-    hyperparameters = {"lr": nonnegative, "beta1": fraction, "beta2": fraction, "eps": nonnegative}
+    lr: Nonnegative = 0.01
+    beta1: Fraction = 0.9
+    beta2: Fraction = 0.999
+    eps: Nonnegative = 1e-3
+    _: KW_ONLY
+    initial: Final[Annotated[float, nonnegative]] = 1e-6
     slots = ("m", "v")
-
-    def __init__(
-        self,
-        lr: Hyper = 0.01,
-        beta1: Hyper = 0.9,
-        beta2: Hyper = 0.999,
-        eps: Hyper = 1e-3,
-        *,
-        initial: float = 1e-6,
-        engine: str | None = None,
-    ) -> None:
-        super().__init__(engine=engine, lr=lr, beta1=beta1, beta2=beta2, eps=eps)
-        self._initial: float = nonnegative.value("initial", initial)
-
-    @property
-    def initial(self) -> float:
-        """V before the first step."""
-        return self._initial
 
     def init_slots(self, xp: Any, p: Array) -> tuple[Array, ...]:
         """Zeros, and `initial` everywhere."""
-        return xp.zeros_like(p), xp.full_like(p, self._initial)
+        return xp.zeros_like(p), xp.full_like(p, self.initial)
 
     @staticmethod
     def coefficients(t: Any, *, lr: float, beta1: float, beta2: float, eps: float) -> dict[str, Any]:

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import KW_ONLY
+from typing import Annotated, Any
 
 from anyoptim import random
 from anyoptim._arrays import Array
 from anyoptim._core._optimizer import Optimizer
-from anyoptim._trace._hyperparameters import Domain, Hyper, nonnegative
+from anyoptim._trace._hyperparameters import Domain, Hyper, Nonnegative
 from anyoptim._trace._scalars import sqrt
 from anyoptim.stages.layers import is_complex
 
 __all__ = ["SGLD"]
 
-_word = Domain(lambda x: 0 <= x < 2**32 and x == int(x), "a whole number, at least 0 and below 2**32")
+_Word = Annotated[Hyper, Domain(lambda x: 0 <= x < 2**32 and x == int(x), "a whole number, at least 0 and below 2**32")]
 
 HALF = 1 << 16
 
@@ -41,19 +42,12 @@ class SGLD(Optimizer):
     Source: Welling and Teh, Bayesian learning via stochastic gradient Langevin dynamics, 2011, equation 4.
     """
 
-    hyperparameters = {"lr": nonnegative, "temperature": nonnegative, "seed": _word, "stream": _word}
+    lr: Nonnegative = 0.01
+    temperature: Nonnegative = 1.0
+    _: KW_ONLY
+    seed: _Word = 0
+    stream: _Word = 0
     array_rule = True
-
-    def __init__(
-        self,
-        lr: Hyper = 0.01,
-        temperature: Hyper = 1.0,
-        *,
-        seed: Hyper = 0,
-        stream: Hyper = 0,
-        engine: str | None = None,
-    ) -> None:
-        super().__init__(engine=engine, lr=lr, temperature=temperature, seed=seed, stream=stream)
 
     def overrides(self, path: str, p: Array) -> Mapping[str, Hyper]:
         """A stream of noise for each parameter."""

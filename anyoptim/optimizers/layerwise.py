@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import KW_ONLY
 from typing import Any
 
 from anyoptim._arrays import Array
 from anyoptim._core._chain import Recipe
 from anyoptim._core._optimizer import Optimizer
 from anyoptim._core._stage import Stage
-from anyoptim._trace._hyperparameters import Hyper, fraction, nonnegative, positive
+from anyoptim._trace._hyperparameters import Fraction, Nonnegative, Positive
 from anyoptim._trace._scalars import one_minus_power, sqrt, trust_ratio, where
 from anyoptim.optimizers._means import moments
 
@@ -46,27 +47,13 @@ class LARS(Optimizer):
     Source: You, Gitman and Ginsburg, Large batch training of convolutional networks, 2017, algorithm 1.
     """
 
-    hyperparameters = {
-        "lr": nonnegative,
-        "momentum": fraction,
-        "weight_decay": nonnegative,
-        "trust": nonnegative,
-        "eps": nonnegative,
-    }
+    lr: Nonnegative = 0.1
+    momentum: Fraction = 0.9
+    weight_decay: Nonnegative = 0.0
+    trust: Nonnegative = 0.001
+    eps: Nonnegative = 0.0
     slots = ("v",)
     norms = {"of_p": _parameter, "of_g": _value}
-
-    def __init__(
-        self,
-        lr: Hyper = 0.1,
-        momentum: Hyper = 0.9,
-        weight_decay: Hyper = 0.0,
-        trust: Hyper = 0.001,
-        eps: Hyper = 0.0,
-        *,
-        engine: str | None = None,
-    ) -> None:
-        super().__init__(engine=engine, lr=lr, momentum=momentum, weight_decay=weight_decay, trust=trust, eps=eps)
 
     @staticmethod
     def coefficients(
@@ -85,7 +72,10 @@ class LARS(Optimizer):
 class _Direction(Optimizer):
     """The step of LAMB before its length is chosen."""
 
-    hyperparameters = {"beta1": fraction, "beta2": fraction, "eps": nonnegative, "weight_decay": nonnegative}
+    beta1: Fraction
+    beta2: Fraction
+    eps: Nonnegative
+    weight_decay: Nonnegative
     slots = ("m", "v")
 
     @staticmethod
@@ -106,7 +96,8 @@ class _Direction(Optimizer):
 class _Length(Stage):
     """The length of LAMB's step."""
 
-    hyperparameters = {"lr": nonnegative, "upper": positive}
+    lr: Nonnegative
+    upper: Positive
     norms = {"of_p": _parameter, "of_x": _value}
 
     @staticmethod
@@ -146,18 +137,12 @@ class LAMB(Recipe):
     Source: You et al., Large batch optimization for deep learning: training BERT in 76 minutes, 2020, algorithm 2.
     """
 
-    hyperparameters = {"lr": nonnegative, **_Direction.hyperparameters, "upper": positive}
+    lr: Nonnegative = 0.001
+    beta1: Fraction = 0.9
+    beta2: Fraction = 0.999
+    eps: Nonnegative = 1e-6
+    weight_decay: Nonnegative = 0.0
+    _: KW_ONLY
+    upper: Positive = float("inf")
 
-    def __init__(
-        self,
-        lr: Hyper = 0.001,
-        beta1: Hyper = 0.9,
-        beta2: Hyper = 0.999,
-        eps: Hyper = 1e-6,
-        weight_decay: Hyper = 0.0,
-        *,
-        upper: Hyper = float("inf"),
-        engine: str | None = None,
-    ) -> None:
-        direction = _Direction(beta1=beta1, beta2=beta2, eps=eps, weight_decay=weight_decay)
-        super().__init__(direction, _Length(lr=lr, upper=upper), engine=engine)
+    parts = (_Direction, _Length)

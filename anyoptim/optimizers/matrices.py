@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from dataclasses import KW_ONLY
+from typing import Annotated, Any
 
 from anyoptim._arrays import Array, library
 from anyoptim._core._optimizer import Optimizer
-from anyoptim._trace._hyperparameters import Domain, Hyper, fraction, nonnegative, number, positive, share
+from anyoptim._trace._hyperparameters import Domain, Fraction, Hyper, Nonnegative, Number, Positive, UnitInterval
 from anyoptim._trace._scalars import power, where
 from anyoptim.optimizers._means import mean
 from anyoptim.optimizers._optional import decayed, decoupled, unless_zero
 from anyoptim.stages.layers import is_complex
 
-__all__ = ["Adafactor", "Muon", "Shampoo", "at_least", "summable", "unit"]
+__all__ = ["Adafactor", "Muon", "Shampoo", "Whole", "at_least", "summable", "unit"]
 
-_whole = Domain(lambda x: x >= 1 and x % 1 == 0, "a whole number and at least 1")
+Whole = Annotated[Hyper, Domain(lambda x: x >= 1 and x % 1 == 0, "a whole number and at least 1")]
+"""A hyperparameter that counts something, of which there is at least one."""
 
 
 def _matrix(xp: Any, a: Array) -> Array:
@@ -98,40 +100,16 @@ class Adafactor(Optimizer):
     Source: Shazeer and Stern, Adafactor: adaptive learning rates with sublinear memory cost, 2018, algorithms 4 and 5.
     """
 
-    hyperparameters = {
-        "lr": nonnegative,
-        "decay": nonnegative,
-        "eps": nonnegative,
-        "floor": nonnegative,
-        "clip": positive,
-        "least": nonnegative,
-        "weight_decay": nonnegative,
-    }
+    lr: Nonnegative = 0.01
+    decay: Nonnegative = 0.8
+    eps: Nonnegative = 1e-30
+    floor: Nonnegative = 1e-3
+    clip: Positive = 1.0
+    _: KW_ONLY
+    least: Nonnegative = 0.0
+    weight_decay: Nonnegative = 0.0
     slots = ("row", "column", "v")
     array_rule = True
-
-    def __init__(
-        self,
-        lr: Hyper = 0.01,
-        decay: Hyper = 0.8,
-        eps: Hyper = 1e-30,
-        floor: Hyper = 1e-3,
-        clip: Hyper = 1.0,
-        *,
-        least: Hyper = 0.0,
-        weight_decay: Hyper = 0.0,
-        engine: str | None = None,
-    ) -> None:
-        super().__init__(
-            engine=engine,
-            lr=lr,
-            decay=decay,
-            eps=eps,
-            floor=floor,
-            clip=clip,
-            least=least,
-            weight_decay=weight_decay,
-        )
 
     def slot_shapes(self, shape: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
         """Rows and columns of matrices, elements of others."""
@@ -229,52 +207,20 @@ class Muon(Optimizer):
     et al., Muon is scalable for LLM training, 2025, equation 3.
     """
 
-    hyperparameters = {
-        "lr": nonnegative,
-        "momentum": fraction,
-        "weight_decay": nonnegative,
-        "steps": _whole,
-        "eps": nonnegative,
-        "least": nonnegative,
-        "ahead": share,
-        "rms": nonnegative,
-        "a": number,
-        "b": number,
-        "c": number,
-    }
+    lr: Nonnegative = 0.02
+    momentum: Fraction = 0.95
+    weight_decay: Nonnegative = 0.0
+    _: KW_ONLY
+    steps: Whole = 5
+    eps: Nonnegative = 1e-7
+    least: Nonnegative = 0.0
+    ahead: UnitInterval = 1.0
+    rms: Nonnegative = 0.0
+    a: Number = 3.4445
+    b: Number = -4.775
+    c: Number = 2.0315
     slots = ("m",)
     array_rule = True
-
-    def __init__(
-        self,
-        lr: Hyper = 0.02,
-        momentum: Hyper = 0.95,
-        weight_decay: Hyper = 0.0,
-        *,
-        steps: Hyper = 5,
-        eps: Hyper = 1e-7,
-        least: Hyper = 0.0,
-        ahead: Hyper = 1.0,
-        rms: Hyper = 0.0,
-        a: Hyper = 3.4445,
-        b: Hyper = -4.775,
-        c: Hyper = 2.0315,
-        engine: str | None = None,
-    ) -> None:
-        super().__init__(
-            engine=engine,
-            lr=lr,
-            momentum=momentum,
-            weight_decay=weight_decay,
-            steps=steps,
-            eps=eps,
-            least=least,
-            ahead=ahead,
-            rms=rms,
-            a=a,
-            b=b,
-            c=c,
-        )
 
     def refusal(self, p: Array) -> str | None:
         """All but real matrices."""
@@ -339,12 +285,10 @@ class Shampoo(Optimizer):
     eps is in the first L and R.
     """
 
-    hyperparameters = {"lr": nonnegative, "eps": positive}
+    lr: Nonnegative = 0.1
+    eps: Positive = 1e-4
     slots = ("L", "R")
     array_rule = True
-
-    def __init__(self, lr: Hyper = 0.1, eps: Hyper = 1e-4, *, engine: str | None = None) -> None:
-        super().__init__(engine=engine, lr=lr, eps=eps)
 
     def slot_shapes(self, shape: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
         """Square ones, of rows and of columns."""

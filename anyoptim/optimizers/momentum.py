@@ -6,7 +6,7 @@ from typing import Any
 
 from anyoptim._arrays import Array
 from anyoptim._core._optimizer import Optimizer
-from anyoptim._trace._hyperparameters import Hyper, fraction, nonnegative
+from anyoptim._trace._hyperparameters import Fraction, Nonnegative
 from anyoptim._trace._scalars import where
 
 __all__ = ["SGD", "HeavyBall", "HeavyBallNesterov", "Momentum", "Nesterov", "TextbookNesterov"]
@@ -26,10 +26,7 @@ class SGD(Optimizer):
     Source: Robbins and Monro, A stochastic approximation method, 1951, with a constant step.
     """
 
-    hyperparameters = {"lr": nonnegative}
-
-    def __init__(self, lr: Hyper = 0.01, *, engine: str | None = None) -> None:
-        super().__init__(engine=engine, lr=lr)
+    lr: Nonnegative = 0.01
 
     @staticmethod
     def rule(xp: Any, p: Array, x: Array, *, lr: float) -> Array:
@@ -56,11 +53,9 @@ class Momentum(Optimizer):
     in these letters Sutskever et al., On the importance of initialization and momentum, 2013, section 2.
     """
 
-    hyperparameters = {"lr": nonnegative, "momentum": fraction}
+    lr: Nonnegative = 0.01
+    momentum: Fraction = 0.9
     slots = ("v",)
-
-    def __init__(self, lr: Hyper = 0.01, momentum: Hyper = 0.9, *, engine: str | None = None) -> None:
-        super().__init__(engine=engine, lr=lr, momentum=momentum)
 
     @staticmethod
     def rule(xp: Any, p: Array, x: Array, v: Array, *, lr: float, momentum: float) -> tuple[Array, ...]:
@@ -136,13 +131,10 @@ class HeavyBall(Optimizer):
     Source: Polyak, Some methods of speeding up the convergence of iteration methods, 1964, equation 9.
     """
 
-    hyperparameters = {"lr": nonnegative, "momentum": fraction, "dampening": fraction}
+    lr: Nonnegative = 0.01
+    momentum: Fraction = 0.9
+    dampening: Fraction = 0.0
     slots = ("b",)
-
-    def __init__(
-        self, lr: Hyper = 0.01, momentum: Hyper = 0.9, dampening: Hyper = 0.0, *, engine: str | None = None
-    ) -> None:
-        super().__init__(engine=engine, lr=lr, momentum=momentum, dampening=dampening)
 
     @staticmethod
     def coefficients(t: Any, *, lr: float, momentum: float, dampening: float) -> dict[str, Any]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from dataclasses import KW_ONLY
+from typing import Annotated, Any
 
 from anyoptim._arrays import Array
 from anyoptim._core._optimizer import Optimizer
-from anyoptim._trace._hyperparameters import Domain, Hyper, fraction, nonnegative
+from anyoptim._trace._hyperparameters import Domain, Fraction, Hyper, Nonnegative
 from anyoptim._trace._scalars import expm1, following, log, one_minus_power, sqrt
 from anyoptim.optimizers._means import moments
 from anyoptim.optimizers._optional import decayed, decoupled
@@ -15,7 +16,7 @@ from anyoptim.optimizers._roots import inside, root
 
 __all__ = ["NAdam"]
 
-_half = Domain(lambda x: 0 <= x <= 0.5, "at least 0 and at most 0.5")
+_Half = Annotated[Hyper, Domain(lambda x: 0 <= x <= 0.5, "at least 0 and at most 0.5")]
 
 
 class NAdam(Optimizer):
@@ -50,42 +51,16 @@ class NAdam(Optimizer):
     Source: Dozat, Incorporating Nesterov momentum into Adam, 2016, algorithm 2; with a mean m like Adam's.
     """
 
-    hyperparameters = {
-        "lr": nonnegative,
-        "beta1": fraction,
-        "beta2": fraction,
-        "eps": nonnegative,
-        "warmup": _half,
-        "momentum_decay": nonnegative,
-        "eps_root": nonnegative,
-        "weight_decay": nonnegative,
-    }
+    lr: Nonnegative = 0.001
+    beta1: Fraction = 0.9
+    beta2: Fraction = 0.999
+    eps: Nonnegative = 1e-7
+    _: KW_ONLY
+    warmup: _Half = 0.5
+    momentum_decay: Nonnegative = 0.004
+    eps_root: Nonnegative = 0.0
+    weight_decay: Nonnegative = 0.0
     slots = ("m", "v")
-
-    def __init__(
-        self,
-        lr: Hyper = 0.001,
-        beta1: Hyper = 0.9,
-        beta2: Hyper = 0.999,
-        eps: Hyper = 1e-7,
-        *,
-        warmup: Hyper = 0.5,
-        momentum_decay: Hyper = 0.004,
-        eps_root: Hyper = 0.0,
-        weight_decay: Hyper = 0.0,
-        engine: str | None = None,
-    ) -> None:
-        super().__init__(
-            engine=engine,
-            lr=lr,
-            beta1=beta1,
-            beta2=beta2,
-            eps=eps,
-            warmup=warmup,
-            momentum_decay=momentum_decay,
-            eps_root=eps_root,
-            weight_decay=weight_decay,
-        )
 
     @staticmethod
     def coefficients(

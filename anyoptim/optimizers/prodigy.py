@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import KW_ONLY
 from typing import Any
 
 from anyoptim._arrays import Array
 from anyoptim._core._optimizer import Optimizer
-from anyoptim._trace._hyperparameters import Hyper, fraction, nonnegative, positive
+from anyoptim._trace._hyperparameters import Fraction, Nonnegative, Positive
 from anyoptim._trace._scalars import sqrt, where
 from anyoptim.optimizers._means import mean_square, squarable
 
@@ -56,34 +57,17 @@ class Prodigy(Optimizer):
     Source: Mishchenko and Defazio, Prodigy: an expeditiously adaptive parameter-free learner, 2024, algorithm 4.
     """
 
-    hyperparameters = {
-        "lr": nonnegative,
-        "beta1": fraction,
-        "beta2": fraction,
-        "eps": nonnegative,
-        "weight_decay": nonnegative,
-        "d0": positive,
-        "growth": positive,
-    }
+    lr: Nonnegative = 1.0
+    beta1: Fraction = 0.9
+    beta2: Fraction = 0.999
+    eps: Nonnegative = 1e-8
+    weight_decay: Nonnegative = 0.0
+    _: KW_ONLY
+    d0: Positive = 1e-6
+    growth: Positive = 1.0
     slots = ("m", "v", "s", "start")
     scalars = {"d": 0.0, "r": 0.0}
     totals = {"along": _with, "back": _against, "root": _sum}
-
-    def __init__(
-        self,
-        lr: Hyper = 1.0,
-        beta1: Hyper = 0.9,
-        beta2: Hyper = 0.999,
-        eps: Hyper = 1e-8,
-        weight_decay: Hyper = 0.0,
-        *,
-        d0: Hyper = 1e-6,
-        growth: Hyper = 1.0,
-        engine: str | None = None,
-    ) -> None:
-        super().__init__(
-            engine=engine, lr=lr, beta1=beta1, beta2=beta2, eps=eps, weight_decay=weight_decay, d0=d0, growth=growth
-        )
 
     def init_slots(self, xp: Any, p: Array) -> tuple[Array, ...]:
         """Zeros, and the parameter as it is."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import KW_ONLY
 from typing import Any
 
 from anyoptim._arrays import Array
 from anyoptim._core._optimizer import Optimizer
-from anyoptim._trace._hyperparameters import Hyper, fraction, nonnegative
+from anyoptim._trace._hyperparameters import Fraction, Nonnegative
 from anyoptim._trace._scalars import log, one_minus_power, sqrt, where
 from anyoptim.optimizers._means import moments
 from anyoptim.optimizers._optional import decayed, decoupled
@@ -49,42 +50,16 @@ class RAdam(Optimizer):
     Source: Liu et al., On the variance of the adaptive learning rate and beyond, 2020, algorithm 2.
     """
 
-    hyperparameters = {
-        "lr": nonnegative,
-        "beta1": fraction,
-        "beta2": fraction,
-        "eps": nonnegative,
-        "threshold": nonnegative,
-        "eps_corrected": nonnegative,
-        "eps_root": nonnegative,
-        "weight_decay": nonnegative,
-    }
+    lr: Nonnegative = 0.001
+    beta1: Fraction = 0.9
+    beta2: Fraction = 0.999
+    eps: Nonnegative = 1e-7
+    _: KW_ONLY
+    threshold: Nonnegative = 5.0
+    eps_corrected: Nonnegative = 0.0
+    eps_root: Nonnegative = 0.0
+    weight_decay: Nonnegative = 0.0
     slots = ("m", "v")
-
-    def __init__(
-        self,
-        lr: Hyper = 0.001,
-        beta1: Hyper = 0.9,
-        beta2: Hyper = 0.999,
-        eps: Hyper = 1e-7,
-        *,
-        threshold: Hyper = 5.0,
-        eps_corrected: Hyper = 0.0,
-        eps_root: Hyper = 0.0,
-        weight_decay: Hyper = 0.0,
-        engine: str | None = None,
-    ) -> None:
-        super().__init__(
-            engine=engine,
-            lr=lr,
-            beta1=beta1,
-            beta2=beta2,
-            eps=eps,
-            threshold=threshold,
-            eps_corrected=eps_corrected,
-            eps_root=eps_root,
-            weight_decay=weight_decay,
-        )
 
     @staticmethod
     def coefficients(

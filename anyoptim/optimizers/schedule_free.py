@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 from anyoptim._arrays import Array
 from anyoptim._core._optimizer import Optimizer
-from anyoptim._trace._hyperparameters import Domain, Hyper, fraction, nonnegative
+from anyoptim._trace._hyperparameters import Domain, Fraction, Hyper, Nonnegative
 from anyoptim._trace._scalars import one_minus_power, sqrt, where
 from anyoptim.optimizers._means import mean_square, squarable
 
 __all__ = ["ScheduleFreeAdamW", "ScheduleFreeSGD"]
 
-_inside = Domain(lambda x: 0 < x <= 1, "above 0 and at most 1")
+_Inside = Annotated[Hyper, Domain(lambda x: 0 < x <= 1, "above 0 and at most 1")]
 
 
 class ScheduleFreeSGD(Optimizer):
@@ -37,14 +37,11 @@ class ScheduleFreeSGD(Optimizer):
     Source: Defazio et al., The road less scheduled, 2024, equations 3 to 5, with weights by the square of lr.
     """
 
-    hyperparameters = {"lr": nonnegative, "beta": _inside, "weight_decay": nonnegative}
+    lr: Nonnegative = 1.0
+    beta: _Inside = 0.9
+    weight_decay: Nonnegative = 0.0
     slots = ("z",)
     scalars = {"weight": 0.0, "share": 1.0}
-
-    def __init__(
-        self, lr: Hyper = 1.0, beta: Hyper = 0.9, weight_decay: Hyper = 0.0, *, engine: str | None = None
-    ) -> None:
-        super().__init__(engine=engine, lr=lr, beta=beta, weight_decay=weight_decay)
 
     def init_slots(self, xp: Any, p: Array) -> tuple[Array, ...]:
         """The parameter as it is."""
@@ -96,27 +93,13 @@ class ScheduleFreeAdamW(Optimizer):
     Source: Defazio et al., The road less scheduled, 2024, algorithm 1.
     """
 
-    hyperparameters = {
-        "lr": nonnegative,
-        "beta": _inside,
-        "beta2": fraction,
-        "eps": nonnegative,
-        "weight_decay": nonnegative,
-    }
+    lr: Nonnegative = 0.0025
+    beta: _Inside = 0.9
+    beta2: Fraction = 0.999
+    eps: Nonnegative = 1e-8
+    weight_decay: Nonnegative = 0.0
     slots = ("z", "v")
     scalars = {"weight": 0.0, "share": 1.0}
-
-    def __init__(
-        self,
-        lr: Hyper = 0.0025,
-        beta: Hyper = 0.9,
-        beta2: Hyper = 0.999,
-        eps: Hyper = 1e-8,
-        weight_decay: Hyper = 0.0,
-        *,
-        engine: str | None = None,
-    ) -> None:
-        super().__init__(engine=engine, lr=lr, beta=beta, beta2=beta2, eps=eps, weight_decay=weight_decay)
 
     def init_slots(self, xp: Any, p: Array) -> tuple[Array, ...]:
         """The parameter as it is, and zeros."""

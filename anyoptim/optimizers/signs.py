@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from dataclasses import KW_ONLY
+from typing import Annotated, Any, Final
 
 from anyoptim._arrays import Array
 from anyoptim._core._optimizer import Optimizer
-from anyoptim._trace._hyperparameters import Domain, Hyper, fraction, nonnegative
+from anyoptim._trace._hyperparameters import Domain, Fraction, Hyper, Nonnegative, nonnegative
 from anyoptim.optimizers._optional import decayed, decoupled
 
-__all__ = ["Lion", "Rprop", "Signum"]
+__all__ = ["Growth", "Lion", "Rprop", "Signum"]
 
-_growth = Domain(lambda x: 1 <= x < math.inf, "finite and at least 1")
+Growth = Annotated[Hyper, Domain(lambda x: 1 <= x < math.inf, "finite and at least 1")]
+"""A hyperparameter that is finite and at least 1."""
 
 
 class Signum(Optimizer):
@@ -35,11 +37,9 @@ class Signum(Optimizer):
     is signSGD.
     """
 
-    hyperparameters = {"lr": nonnegative, "momentum": fraction}
+    lr: Nonnegative = 1e-4
+    momentum: Fraction = 0.9
     slots = ("m",)
-
-    def __init__(self, lr: Hyper = 1e-4, momentum: Hyper = 0.9, *, engine: str | None = None) -> None:
-        super().__init__(engine=engine, lr=lr, momentum=momentum)
 
     @staticmethod
     def coefficients(t: Any, *, lr: float, momentum: float) -> dict[str, Any]:
@@ -74,19 +74,11 @@ class Lion(Optimizer):
     Source: Chen et al., Symbolic discovery of optimization algorithms, 2023, algorithm 2.
     """
 
-    hyperparameters = {"lr": nonnegative, "beta1": fraction, "beta2": fraction, "weight_decay": nonnegative}
+    lr: Nonnegative = 1e-4
+    beta1: Fraction = 0.9
+    beta2: Fraction = 0.99
+    weight_decay: Nonnegative = 0.0
     slots = ("m",)
-
-    def __init__(
-        self,
-        lr: Hyper = 1e-4,
-        beta1: Hyper = 0.9,
-        beta2: Hyper = 0.99,
-        weight_decay: Hyper = 0.0,
-        *,
-        engine: str | None = None,
-    ) -> None:
-        super().__init__(engine=engine, lr=lr, beta1=beta1, beta2=beta2, weight_decay=weight_decay)
 
     @staticmethod
     def coefficients(t: Any, *, lr: float, beta1: float, beta2: float, weight_decay: Any) -> dict[str, Any]:
@@ -143,39 +135,18 @@ class Rprop(Optimizer):
     1993; in this form Igel and Hüsken, Empirical evaluation of the improved Rprop learning algorithms, 2003, iRprop-.
     """
 
-    hyperparameters = {
-        "lr": nonnegative,
-        "eta_minus": fraction,
-        "eta_plus": _growth,
-        "step_min": nonnegative,
-        "step_max": nonnegative,
-    }
+    lr: Nonnegative = 1.0
+    eta_minus: Fraction = 0.5
+    eta_plus: Growth = 1.2
+    step_min: Nonnegative = 1e-6
+    step_max: Nonnegative = 50.0
+    _: KW_ONLY
+    initial: Final[Annotated[float, nonnegative]] = 0.01
     slots = ("d", "s")
-
-    def __init__(
-        self,
-        lr: Hyper = 1.0,
-        eta_minus: Hyper = 0.5,
-        eta_plus: Hyper = 1.2,
-        step_min: Hyper = 1e-6,
-        step_max: Hyper = 50.0,
-        *,
-        initial: float = 0.01,
-        engine: str | None = None,
-    ) -> None:
-        super().__init__(
-            engine=engine, lr=lr, eta_minus=eta_minus, eta_plus=eta_plus, step_min=step_min, step_max=step_max
-        )
-        self._initial: float = nonnegative.value("initial", initial)
-
-    @property
-    def initial(self) -> float:
-        """What s starts as: a constant."""
-        return self._initial
 
     def init_slots(self, xp: Any, p: Array) -> tuple[Array, ...]:
         """No direction yet, and the first length."""
-        return xp.zeros_like(p), xp.full_like(p, self._initial)
+        return xp.zeros_like(p), xp.full_like(p, self.initial)
 
     @staticmethod
     def rule(

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any, Final
 
 from anyoptim._arrays import Array
 from anyoptim._core._stage import ParameterStage
-from anyoptim._trace._hyperparameters import Hyper, fraction, share
-from anyoptim._trace._scalars import remainder, where, whole_number
+from anyoptim._trace._hyperparameters import Count, Fraction, UnitInterval, WholeNumber
+from anyoptim._trace._scalars import remainder, where
 
 __all__ = ["EMA", "SWA", "Lookahead"]
 
@@ -29,13 +29,10 @@ class EMA(ParameterStage):
     Source: Polyak and Juditsky, Acceleration of stochastic approximation by averaging, 1992, with exponential weights.
     """
 
-    hyperparameters = {"decay": fraction}
+    decay: Fraction = 0.999
     slots = ("average",)
 
     evaluate = staticmethod(lambda xp, p, average, **_: average)
-
-    def __init__(self, decay: Hyper = 0.999) -> None:
-        super().__init__(decay=decay)
 
     def init_slots(self, xp: Any, p: Array) -> tuple[Array, ...]:
         """The parameter as it is."""
@@ -72,22 +69,11 @@ class SWA(ParameterStage):
     whose c is `every`; how its learning rate goes is a schedule's to say.
     """
 
+    start: Final[Annotated[int, WholeNumber(0)]]
+    every: Final[Count] = 1
+
     slots = ("average",)
     evaluate = staticmethod(lambda xp, p, average, **_: average)
-
-    def __init__(self, start: int, every: int = 1) -> None:
-        super().__init__()
-        self._start, self._every = whole_number("start", start, 0), whole_number("every", every)
-
-    @property
-    def start(self) -> int:
-        """The first step whose parameters are in the mean: a constant."""
-        return self._start
-
-    @property
-    def every(self) -> int:
-        """From there, the steps from one to the next: a constant."""
-        return self._every
 
     def init_slots(self, xp: Any, p: Array) -> tuple[Array, ...]:
         """The parameter as it is."""
@@ -95,8 +81,8 @@ class SWA(ParameterStage):
 
     def coefficients(self, t: Any) -> dict[str, Any]:
         """The share of p in the new average: 1 up to the start, 0 where it rests."""
-        late = where(t > self._start, t, self._start) - self._start
-        return {"new": where(remainder(late, self._every) == 0, 1 / (late / self._every + 1), 0.0)}
+        late = where(t > self.start, t, self.start) - self.start
+        return {"new": where(remainder(late, self.every) == 0, 1 / (late / self.every + 1), 0.0)}
 
     @staticmethod
     def rule(xp: Any, p: Array, average: Array, *, new: float) -> tuple[Array, ...]:
@@ -124,18 +110,10 @@ class Lookahead(ParameterStage):
     whose alpha `share`.
     """
 
-    hyperparameters = {"share": share}
+    every: Final[Count] = 5
+    share: UnitInterval = 0.5
     slots = ("slow",)
     evaluate = staticmethod(lambda xp, p, slow, **_: slow)
-
-    def __init__(self, every: int = 5, share: Hyper = 0.5) -> None:
-        super().__init__(share=share)
-        self._every = whole_number("every", every)
-
-    @property
-    def every(self) -> int:
-        """How many steps are tried out: a constant."""
-        return self._every
 
     def init_slots(self, xp: Any, p: Array) -> tuple[Array, ...]:
         """The parameter as it is."""
@@ -143,7 +121,7 @@ class Lookahead(ParameterStage):
 
     def coefficients(self, t: Any, *, share: float) -> dict[str, Any]:
         """The share, and 1 for a step at which the parameter goes back, else 0."""
-        return {"share": share, "back": where(remainder(t, self._every) == 0, 1.0, 0.0)}
+        return {"share": share, "back": where(remainder(t, self.every) == 0, 1.0, 0.0)}
 
     @staticmethod
     def rule(xp: Any, p: Array, slow: Array, *, share: float, back: float) -> tuple[Array, ...]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from anyoptim._arrays import Array
 from anyoptim._core._stage import Stage
-from anyoptim._trace._hyperparameters import Hyper, nonnegative, positive
+from anyoptim._trace._hyperparameters import Nonnegative, Positive
 from anyoptim._trace._scalars import ratio_up_to_one
 
 __all__ = ["ClipGlobalNorm", "ClipValue"]
@@ -31,10 +31,7 @@ class ClipGlobalNorm(Stage):
     Source: Pascanu, Mikolov and Bengio, On the difficulty of training recurrent neural networks, 2013, algorithm 1.
     """
 
-    hyperparameters = {"max_norm": positive}
-
-    def __init__(self, max_norm: Hyper) -> None:
-        super().__init__(max_norm=max_norm)
+    max_norm: Positive
 
     @staticmethod
     def measure(xp: Any, p: Array, x: Array) -> Array:
@@ -62,10 +59,7 @@ class ClipValue(Stage):
         limit: finite and at least 0; a number or a schedule.
     """
 
-    hyperparameters = {"limit": nonnegative}
-
-    def __init__(self, limit: Hyper) -> None:
-        super().__init__(limit=limit)
+    limit: Nonnegative
 
     @staticmethod
     def rule(xp: Any, p: Array, x: Array, *, limit: float) -> Array:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import KW_ONLY
+from typing import Annotated, Any, Final
 
 from anyoptim._arrays import Array, traced
 from anyoptim._core._stage import Gate, Stage
@@ -13,14 +14,16 @@ from anyoptim._trace._scalars import where
 
 __all__ = ["Accumulate", "LossScale", "SkipNonFinite"]
 
-_factor = Domain(lambda x: 1 <= x < math.inf, "finite and at least 1")
+_Factor = Annotated[Hyper, Domain(lambda x: 1 <= x < math.inf, "finite and at least 1")]
 _share = Domain(lambda x: 0 < x <= 1, "above 0 and at most 1")
-_least = Domain(lambda x: x >= 1, "at least 1")
+_Least = Annotated[Hyper, Domain(lambda x: x >= 1, "at least 1")]
 _scale = Domain(lambda x: 0 < x < math.inf, "above 0 and finite")
-_smallest = Domain(lambda x: 2.0**-126 <= x < math.inf, "finite and at least 2**-126")
-_every = Domain(lambda x: x >= 1 and x % 1 == 0, "a whole number, at least 1")
+_Smallest = Annotated[Hyper, Domain(lambda x: 2.0**-126 <= x < math.inf, "finite and at least 2**-126")]
+_Every = Annotated[Hyper, Domain(lambda x: x >= 1 and x % 1 == 0, "a whole number, at least 1")]
 _count = Domain(lambda x: x >= 0 and x % 1 == 0, "a whole number, at least 0")
-_most = Domain(lambda x: x == math.inf or (x >= 0 and x % 1 == 0), "a whole number, at least 0, or infinity")
+_Most = Annotated[
+    Hyper, Domain(lambda x: x == math.inf or (x >= 0 and x % 1 == 0), "a whole number, at least 0, or infinity")
+]
 
 
 class _Skipping(Gate):
@@ -58,11 +61,9 @@ class SkipNonFinite(_Skipping):
     Source: the practice of mixed-precision training, as in optax's `apply_if_finite` and torch's `GradScaler`.
     """
 
-    hyperparameters = {"max_consecutive_skips": _most}
+    _: KW_ONLY
+    max_consecutive_skips: _Most = math.inf
     scalars = {"skipped": 0.0, "consecutive": 0.0}
-
-    def __init__(self, *, max_consecutive_skips: Hyper = math.inf) -> None:
-        super().__init__(max_consecutive_skips=max_consecutive_skips)
 
     @staticmethod
     def update_scalars(
@@ -110,47 +111,19 @@ class LossScale(_Skipping):
     are.
     """
 
-    hyperparameters = {
-        "growth": _factor,
-        "backoff": _share,
-        "interval": _least,
-        "min_scale": _smallest,
-        "max_consecutive_skips": _most,
-    }
+    growth: _Factor = 2.0
+    backoff: Annotated[Hyper, _share] = 0.5
+    interval: _Least = 2000.0
+    _: KW_ONLY
+    initial: Final[Annotated[float, _scale]] = 65536.0
+    min_scale: _Smallest = 2.0**-126
+    max_consecutive_skips: _Most = math.inf
     ranges = {"scale": _scale, "good": _count, **_Skipping.ranges}
-
-    def __init__(
-        self,
-        growth: Hyper = 2.0,
-        backoff: Hyper = 0.5,
-        interval: Hyper = 2000.0,
-        *,
-        initial: float = 65536.0,
-        min_scale: Hyper = 2.0**-126,
-        max_consecutive_skips: Hyper = math.inf,
-    ) -> None:
-        super().__init__(
-            growth=growth,
-            backoff=backoff,
-            interval=interval,
-            min_scale=min_scale,
-            max_consecutive_skips=max_consecutive_skips,
-        )
-        self.initial = initial
-
-    @property
-    def initial(self) -> float:
-        """The first scale."""
-        return self._initial
-
-    @initial.setter
-    def initial(self, scale: float) -> None:
-        self._initial: float = _scale.value("initial", scale)
 
     @property
     def scalars(self) -> dict[str, float]:  # type: ignore[override] # it starts where the user says
         """The scale of the next loss; for how many steps it has lasted; how many were skipped, and in a row."""
-        return {"scale": self._initial, "good": 0.0, "skipped": 0.0, "consecutive": 0.0}
+        return {"scale": self.initial, "good": 0.0, "skipped": 0.0, "consecutive": 0.0}
 
     get_loss_scale = staticmethod(lambda *, scale, **_: scale)
     set_loss_scale = staticmethod(lambda to, **scalars: {**scalars, "scale": to, "good": 0.0})
@@ -211,13 +184,10 @@ class Accumulate(Stage):
         every: k, a whole number, at least 1; or a schedule of the step number.
     """
 
-    hyperparameters = {"every": _every}
+    every: _Every
     slots = ("total",)
     scalars = {"gathered": 0.0, "share": 1.0}
     ranges = {"gathered": _count, "share": _share}
-
-    def __init__(self, every: Hyper) -> None:
-        super().__init__(every=every)
 
     @staticmethod
     def is_step(*, gathered: Any, every: Any, **_: Any) -> Any:

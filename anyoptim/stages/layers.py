@@ -6,7 +6,7 @@ from typing import Any
 
 from anyoptim._arrays import Array
 from anyoptim._core._stage import ParameterStage, Stage
-from anyoptim._trace._hyperparameters import Hyper, positive
+from anyoptim._trace._hyperparameters import Positive
 
 __all__ = ["AdaptiveClip", "Centralize", "UnitNorm", "is_complex"]
 
@@ -43,11 +43,9 @@ class AdaptiveClip(Stage):
     equation 3.
     """
 
-    hyperparameters = {"share": positive, "eps": positive}
+    share: Positive = 0.01
+    eps: Positive = 1e-3
     array_rule = True
-
-    def __init__(self, share: Hyper = 0.01, eps: Hyper = 1e-3) -> None:
-        super().__init__(share=share, eps=eps)
 
     def refusal(self, p: Array) -> str | None:
         """Complex ones."""

@@ -48,19 +48,19 @@ class Metrics(Stage):
         name: of these metrics in `optimizer.last_metrics`.
     """
 
+    name: str = "gradient"
+
     metrics = {"norm": itself, "parameter_norm": lambda xp, p, x: p, "nonfinite": counted}
 
-    def __init__(self, name: str = "gradient") -> None:
-        super().__init__()
-        if not isinstance(name, str):
-            raise TypeError(f"name is {name!r}; wanted a string")
-        self.name = name
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str):
+            raise TypeError(f"name is {self.name!r}; wanted a string")
 
     @staticmethod
     def rule(xp: Any, p: Array, x: Array) -> Array:
         return x
 
-    def note(self, paths: Sequence[str], found: Mapping[str, Sequence[float]]) -> None:
+    def record_metrics(self, paths: Sequence[str], found: Mapping[str, Sequence[float]]) -> None:
         """Keep what was measured."""
         counts = [round(n * n) for n in found["nonfinite"]]  # of ones
         rows = zip(found["norm"], found["parameter_norm"], counts, strict=True)

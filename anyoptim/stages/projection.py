@@ -6,7 +6,7 @@ from typing import Any
 
 from anyoptim._arrays import Array
 from anyoptim._core._stage import ParameterStage
-from anyoptim._trace._hyperparameters import Hyper, number
+from anyoptim._trace._hyperparameters import Number
 
 __all__ = ["Box", "NonNegative"]
 
@@ -31,11 +31,11 @@ class Box(ParameterStage):
     Source: Goldstein, Convex programming in Hilbert space, 1964: gradient projection.
     """
 
-    hyperparameters = {"lo": number, "hi": number}
+    lo: Number
+    hi: Number
 
-    def __init__(self, lo: Hyper, hi: Hyper) -> None:
-        super().__init__(lo=lo, hi=hi)
-        _in_order(lo, hi)
+    def __post_init__(self) -> None:
+        _in_order(self.lo, self.hi)
 
     @staticmethod
     def coefficients(t: Any, *, lo: float, hi: float) -> dict[str, Any]:

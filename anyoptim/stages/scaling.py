@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import KW_ONLY
 from typing import Any
 
 from anyoptim._arrays import Array
 from anyoptim._core._stage import GradientStage, Stage
-from anyoptim._trace._hyperparameters import Hyper, nonnegative, positive
+from anyoptim._trace._hyperparameters import Nonnegative, Positive
 from anyoptim._trace._scalars import ratio_up_to_one, trust_ratio, where
 
 __all__ = ["Cautious", "ClipNorm", "TrustRatio"]
@@ -35,11 +36,8 @@ class ClipNorm(Stage):
         max_norm: the length that is allowed, above 0 (infinite for none); a number or a schedule.
     """
 
-    hyperparameters = {"max_norm": positive}
+    max_norm: Positive
     norms = {"length": _value}
-
-    def __init__(self, max_norm: Hyper) -> None:
-        super().__init__(max_norm=max_norm)
 
     @staticmethod
     def coefficients(t: Any, *, max_norm: float, length: Any, size: int) -> dict[str, Any]:
@@ -70,13 +68,12 @@ class TrustRatio(Stage):
     Large batch optimization for deep learning: training BERT in 76 minutes, 2020, section 3, whose phi is the bounds.
     """
 
-    hyperparameters = {"share": nonnegative, "eps": nonnegative, "lower": nonnegative, "upper": positive}
+    share: Nonnegative = 1.0
+    eps: Nonnegative = 0.0
+    _: KW_ONLY
+    lower: Nonnegative = 0.0
+    upper: Positive = float("inf")
     norms = {"of_p": _parameter, "of_x": _value}
-
-    def __init__(
-        self, share: Hyper = 1.0, eps: Hyper = 0.0, *, lower: Hyper = 0.0, upper: Hyper = float("inf")
-    ) -> None:
-        super().__init__(share=share, eps=eps, lower=lower, upper=upper)
 
     @staticmethod
     def coefficients(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import InitVar
 from typing import Any
 
 from anyoptim._arrays import Array
 from anyoptim._core._stage import Stage
-from anyoptim._trace._hyperparameters import Hyper, fraction, nonnegative, number
+from anyoptim._trace._hyperparameters import Fraction, Hyper, Nonnegative, Number
 
 __all__ = ["Maximize", "Scale", "Trace", "WeightDecay"]
 
@@ -39,10 +40,7 @@ class Scale(Stage):
         factor: any number but NaN; a number or a schedule.
     """
 
-    hyperparameters = {"factor": number}
-
-    def __init__(self, factor: Hyper) -> None:
-        super().__init__(factor=factor)
+    factor: Number
 
     @staticmethod
     def rule(xp: Any, p: Array, x: Array, *, factor: float) -> Array:
@@ -65,11 +63,8 @@ class Trace(Stage):
     Source: Polyak, Some methods of speeding up the convergence of iteration methods, 1964, equation 9.
     """
 
-    hyperparameters = {"momentum": fraction}
+    momentum: Fraction = 0.9
     slots = ("b",)
-
-    def __init__(self, momentum: Hyper = 0.9) -> None:
-        super().__init__(momentum=momentum)
 
     @staticmethod
     def rule(xp: Any, p: Array, x: Array, b: Array, *, momentum: float) -> tuple[Array, ...]:
@@ -96,10 +91,10 @@ class WeightDecay(Stage):
     Source: Loshchilov and Hutter, Decoupled weight decay regularization, 2019, algorithms 1 and 2.
     """
 
-    hyperparameters = {"decay": nonnegative}
+    decay: Nonnegative
+    where: InitVar[Callable[[str, Array], bool] | None] = None
 
-    def __init__(self, decay: Hyper, where: Callable[[str, Array], bool] | None = None) -> None:
-        super().__init__(decay=decay)
+    def __post_init__(self, where: Callable[[str, Array], bool] | None) -> None:
         if where is not None and not callable(where):
             raise TypeError(f"where is {where!r}; wanted a function of the path and the parameter, or None")
         self._where = where

@@ -498,10 +498,11 @@ def test_misspelt_hyperparameters(method: type[Any]) -> None:
         optimizer.learning_rate = 0.1
 
     class Own(ao.Optimizer):
-        hyperparameters = {"lr": ao.nonnegative, "beta": ao.fraction}
+        lr: ao.Nonnegative
+        beta: ao.Fraction
 
     with pytest.raises(TypeError, match="Own was given lr; wanted lr, beta"):
-        Own(lr=0.1)
+        Own(lr=0.1)  # type: ignore[call-arg]
 
 
 def test_a_container_under_two_names() -> None:

@@ -374,10 +374,7 @@ def test_rules_can_bound() -> None:
     """`xp.bound` and `xp.largest` for rules of one's own: the same bits on each engine; NaN stays, infinities don't."""
 
     class Bounded(ao.Optimizer):
-        hyperparameters = {"limit": ao.nonnegative}
-
-        def __init__(self, limit: float, *, engine: str | None = None) -> None:
-            super().__init__(engine=engine, limit=limit)
+        limit: ao.Nonnegative
 
         @staticmethod
         def rule(xp: Any, p: Any, x: Any, *, limit: float) -> Any:

@@ -187,7 +187,7 @@ class Sign(ao.Stage):
 
 
 class Box(ao.ParameterStage):
-    hyperparameters = {"size": ao.nonnegative}
+    size: ao.Nonnegative
     rule = staticmethod(lambda xp, p, *, size: xp.minimum(xp.maximum(p, -size), size))
 
 
@@ -214,14 +214,16 @@ class Lookahead(ao.ParameterStage):
 
 
 class Normalized(ao.Stage):
-    hyperparameters = {"eps": ao.nonnegative}
+    eps: ao.Nonnegative
     measure = staticmethod(lambda xp, p, x: x)
     coefficients = staticmethod(lambda t, *, eps, norm: {"scale": 1.0 / (norm + eps)})
     rule = staticmethod(lambda xp, p, x, *, scale: x * scale)
 
 
 class Lion(ao.Optimizer):
-    hyperparameters = {"lr": ao.nonnegative, "beta1": ao.fraction, "beta2": ao.fraction}
+    lr: ao.Nonnegative
+    beta1: ao.Fraction
+    beta2: ao.Fraction
     slots = ("m",)
 
     @staticmethod

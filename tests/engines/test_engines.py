@@ -267,7 +267,7 @@ def test_slots_that_only_look_at_other_memory() -> None:
     """A broadcast or reshaped start, and a slot passed through, become arrays that every engine can write to."""
 
     class Lazy(ao.Optimizer):
-        hyperparameters = {"lr": ao.nonnegative}
+        lr: ao.Nonnegative
         slots = ("s", "z")
 
         def init_slots(self, xp: Any, p: Any) -> tuple[Any, ...]:
@@ -298,7 +298,7 @@ def test_a_rule_that_reads_its_optimizer_is_refused() -> None:
     """What it read would be frozen when it is traced."""
 
     class StepPlan(ao.Optimizer):
-        hyperparameters = {"lr": ao.nonnegative}
+        lr: ao.Nonnegative
 
         def rule(self, xp: Any, p: Any, x: Any, *, lr: Any) -> Any:
             return lr * x
@@ -373,7 +373,7 @@ def test_every_operation(engine: str) -> None:
     """A rule of every operation there is, with slots that trade places and one that remembers the gradient."""
 
     class All(ao.Optimizer):
-        hyperparameters = {"lr": ao.nonnegative}
+        lr: ao.Nonnegative
         slots = ("a", "b", "g")
 
         @staticmethod
@@ -465,8 +465,7 @@ def test_a_rule_is_traced_once(engine: str) -> None:
     calls = []
 
     class Counted(ao.Optimizer):
-        lr: float
-        hyperparameters = {"lr": ao.nonnegative}
+        lr: ao.Nonnegative
 
         @staticmethod
         def coefficients(t: int, *, lr: float) -> dict[str, Any]:
@@ -478,7 +477,7 @@ def test_a_rule_is_traced_once(engine: str) -> None:
             return lr * x if late else x
 
     for shape in ((3,), (4, 5)):
-        optimizer = Counted(lr=0.1, engine=engine)
+        optimizer: Any = Counted(lr=0.1, engine=engine)
         for _ in range(6):
             optimizer.lr = optimizer.lr / 2
             optimizer.update({"a": np.ones(shape), "b": np.ones(2)}, {"a": np.ones(shape), "b": np.ones(2)})
@@ -533,7 +532,7 @@ def test_a_coefficient_that_becomes_an_option(engine: str) -> None:
     """One that no kernel read is a string at the third step, and the rule branches on it."""
 
     class Turns(ao.Optimizer):
-        hyperparameters = {"lr": ao.nonnegative}
+        lr: ao.Nonnegative
 
         @staticmethod
         def coefficients(t: int, *, lr: float) -> dict[str, Any]:

@@ -97,7 +97,7 @@ def test_every_dtype(name: str, dtype: str, need: Callable[[str], Library]) -> N
 class Halved(ao.Optimizer):
     """One operation after another that XLA would put together, and a static option that changes with the step."""
 
-    hyperparameters = {"lr": ao.nonnegative}
+    lr: ao.Nonnegative
     slots = ("a", "b", "same")
 
     @staticmethod

@@ -250,7 +250,7 @@ def test_torch_clip_grad_norm(need: Callable[[str], Library]) -> None:
 class Normed(ao.Stage):
     """Divides by the length of what flows through a slot, by that of p, and by the number of elements."""
 
-    hyperparameters = {"eps": ao.nonnegative}
+    eps: ao.Nonnegative
     slots = ("s",)
     norms = {
         "along": staticmethod(lambda xp, p, x, s: 0.5 * s + x),

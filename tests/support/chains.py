@@ -20,7 +20,7 @@ Make = Callable[[str | None], ao.Optimizer]
 class Smoothed(ao.Stage):
     """A running mean of what flows through, whose slot has the name of Momentum's."""
 
-    hyperparameters = {"share": ao.fraction}
+    share: ao.Fraction
     slots = ("v",)
 
     @staticmethod

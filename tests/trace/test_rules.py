@@ -75,7 +75,8 @@ def test_what_is_done_to_coefficients_alone_is_float64(lib: Library) -> None:
     seen: list[Any] = []
 
     class Scaled(ao.Optimizer):
-        hyperparameters = {"lr": ao.nonnegative, "decay": ao.nonnegative}
+        lr: ao.Nonnegative
+        decay: ao.Nonnegative
 
         @staticmethod
         def coefficients(t: int, *, lr: float, decay: float) -> dict[str, Any]:
@@ -100,7 +101,8 @@ def test_a_new_method_is_a_short_class(lib: Library) -> None:
     """Signum, in a few lines: it has every library, state and check with no further code."""
 
     class Signum(ao.Optimizer):
-        hyperparameters = {"lr": ao.nonnegative, "beta": ao.fraction}
+        lr: ao.Nonnegative
+        beta: ao.Fraction
         slots = ("m",)
 
         @staticmethod
@@ -140,7 +142,7 @@ def test_a_slot_does_not_start_as_the_callers_array(lib: Library) -> None:
     """`init_slots` may give the parameter itself, as an average does; the slot is a copy of it."""
 
     class Start(ao.Optimizer):
-        hyperparameters = {"lr": ao.nonnegative}
+        lr: ao.Nonnegative
         slots = ("start",)
 
         @classmethod
@@ -343,7 +345,7 @@ def test_what_a_rule_may_not_do_is_said_by_every_engine(lib: Library, name: str)
     """
 
     class Bad(ao.Optimizer):
-        hyperparameters = {"lr": ao.nonnegative}
+        lr: ao.Nonnegative
         rule = staticmethod(getattr(Misdeeds, name))
 
     engines = ENGINES if lib.name == "numpy" else (None, "portable")

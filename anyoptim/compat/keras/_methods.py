@@ -202,7 +202,7 @@ def Adafactor(
     }
     if weight_decay is None:
         return general.around(methods.Adafactor(**own))
-    return general.around(LateAdafactor(times(lr, weight_decay), **own))
+    return general.around(LateAdafactor(loss=times(lr, weight_decay), **own))
 
 
 @constructor

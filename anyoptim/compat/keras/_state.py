@@ -88,7 +88,7 @@ def _matched(optimizer: Optimizer, keras_optimizer: Any, slots: Mapping[Slot, Co
         raise ValueError(f"Keras has the variable {left[0].path!r}, for which {optimizer!r} has no stage")
     every = int(keras_optimizer.gradient_accumulation_steps or 1)
     first = optimizer.stages[0]
-    ours = first.every if isinstance(first, Accumulate) else 1  # type: ignore[attr-defined] # a hyperparameter
+    ours = first.every if isinstance(first, Accumulate) else 1
     if ours != every:
         raise ValueError(f"Keras takes a step every {every} updates, and {optimizer!r} every {ours}")
     return _Match(found, iteration, every)
@@ -112,7 +112,8 @@ def _scaled(optimizer: Optimizer, slot: Slot) -> float:
     k, name = slot
     behind = optimizer.stages[k + 1 : k + 2]
     if name == "total" and behind and isinstance(behind[0], Scale):
-        return 1 / float(behind[0].factor)  # type: ignore[attr-defined] # likewise
+        factor: Any = behind[0].factor
+        return 1 / float(factor)
     return 1.0
 
 

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from dataclasses import KW_ONLY
+from typing import Any, Final
 
 from anyoptim._arrays import Array
 from anyoptim._core._optimizer import Optimizer
 from anyoptim._core._stage import ParameterStage
-from anyoptim._trace._hyperparameters import Domain, Hyper, fraction, nonnegative, number, share
-from anyoptim._trace._scalars import one_minus_power, remainder, sqrt, where, whole_number
+from anyoptim._trace._hyperparameters import Count, Fraction, Nonnegative, Number, UnitInterval
+from anyoptim._trace._scalars import one_minus_power, remainder, sqrt, where
 from anyoptim.optimizers import Adafactor, ScheduleFreeAdamW
-from anyoptim.optimizers.matrices import unit
+from anyoptim.optimizers.matrices import Whole, unit
 from anyoptim.stages.layers import is_complex
 
 __all__ = ["EvenScheduleFreeAdamW", "LateAdafactor", "NesterovSumMuon", "Overwritten", "StartedAverage", "SumMuon"]
-
-_whole = Domain(lambda x: x >= 1 and x % 1 == 0, "a whole number and at least 1")
 
 
 class StartedAverage(ParameterStage):
@@ -28,12 +27,9 @@ class StartedAverage(ParameterStage):
         average <- average + (1-decay)*(p - average)        at others
     """
 
-    hyperparameters = {"decay": share}
+    decay: UnitInterval
     slots = ("average",)
     evaluate = staticmethod(lambda xp, p, average, **_: average)
-
-    def __init__(self, decay: Hyper) -> None:
-        super().__init__(decay=decay)
 
     def init_slots(self, xp: Any, p: Array) -> tuple[Array, ...]:
         """The parameter as it is."""
@@ -51,18 +47,11 @@ class StartedAverage(ParameterStage):
 class Overwritten(StartedAverage):
     """The same, and every so many steps the parameter becomes the average."""
 
-    def __init__(self, decay: Hyper, every: int) -> None:
-        super().__init__(decay)
-        self._every = whole_number("every", every)
-
-    @property
-    def every(self) -> int:
-        """How many steps: a constant."""
-        return self._every
+    every: Final[Count]
 
     def coefficients(self, t: Any, *, decay: Any) -> dict[str, Any]:
         """The same, and 1 for a step at which p becomes the average, else 0."""
-        back = where(remainder(t, self._every) == 0, 1.0, 0.0)
+        back = where(remainder(t, self.every) == 0, 1.0, 0.0)
         return {**super().coefficients(t, decay=decay), "back": back}
 
     @staticmethod
@@ -82,12 +71,8 @@ class LateAdafactor(Adafactor):
         p <- p - max(floor, rms(p)) * min(lr, 1/sqrt(t)) * u
     """
 
-    hyperparameters = {**Adafactor.hyperparameters, "loss": nonnegative}
-
-    def __init__(self, loss: Hyper, engine: str | None = None, **adafactor: Any) -> None:
-        own = Adafactor(**adafactor)
-        of = {name: getattr(own, name) for name in Adafactor.hyperparameters}
-        Optimizer.__init__(self, engine=engine, loss=loss, **of)
+    _: KW_ONLY
+    loss: Nonnegative
 
     @staticmethod
     def coefficients(t: Any, *, loss: Any, **adafactor: Any) -> dict[str, Any]:  # type: ignore[override] # it has one more
@@ -114,31 +99,15 @@ class SumMuon(Optimizer):
         p <- p - lr*rms*sqrt(max(rows, columns))*u        with an rms of 0: lr*u
     """
 
-    hyperparameters = {
-        "lr": nonnegative,
-        "momentum": fraction,
-        "rms": nonnegative,
-        "steps": _whole,
-        "a": number,
-        "b": number,
-        "c": number,
-    }
+    lr: Nonnegative
+    momentum: Fraction
+    rms: Nonnegative
+    steps: Whole
+    a: Number
+    b: Number
+    c: Number
     slots = ("m",)
     array_rule = True
-
-    def __init__(
-        self,
-        lr: Hyper,
-        momentum: Hyper,
-        rms: Hyper,
-        steps: Hyper,
-        a: Hyper,
-        b: Hyper,
-        c: Hyper,
-        *,
-        engine: str | None = None,
-    ) -> None:
-        super().__init__(engine=engine, lr=lr, momentum=momentum, rms=rms, steps=steps, a=a, b=b, c=c)
 
     def refusal(self, p: Array) -> str | None:
         """All but real matrices."""

@@ -139,7 +139,7 @@ def lars(
     ratio = TrustRatio(trust_coefficient, eps)
     return chain(
         *decay("weight_decay_mask", weight_decay, weight_decay_mask),
-        ratio if among is None else MaskedTrustRatio(trust_coefficient, eps, among),
+        ratio if among is None else MaskedTrustRatio(trust_coefficient, eps, among=among),
         (Nesterov if nesterov else Momentum)(rate(learning_rate), momentum),
     )
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import KW_ONLY
 from typing import Any
 
-from anyoptim._trace._hyperparameters import Hyper, nonnegative, number
+from anyoptim._trace._hyperparameters import Nonnegative, Number
 from anyoptim._trace._scalars import one_minus_power, power, sqrt, where
 from anyoptim.optimizers import ScheduleFreeAdamW, ScheduleFreeSGD
 
 __all__ = ["PeakScheduleFreeAdamW", "PeakScheduleFreeSGD"]
-
-_PEAK = {"weigh": nonnegative, "exponent": number}
 
 
 def _weighed(step: Any, *, weight: Any, highest: Any, weigh: Any, exponent: Any, **_: Any) -> dict[str, Any]:
@@ -32,22 +31,10 @@ class PeakScheduleFreeSGD(ScheduleFreeSGD):
     The rates for that are `weigh`, which is the next step's lr in optax.
     """
 
-    hyperparameters = {**ScheduleFreeSGD.hyperparameters, **_PEAK}
+    _: KW_ONLY
+    weigh: Nonnegative
+    exponent: Number
     scalars = {**ScheduleFreeSGD.scalars, "highest": 0.0}
-
-    def __init__(
-        self,
-        lr: Hyper,
-        beta: Hyper,
-        weight_decay: Hyper,
-        *,
-        weigh: Hyper,
-        exponent: Hyper,
-        engine: str | None = None,
-    ) -> None:
-        super(ScheduleFreeSGD, self).__init__(
-            engine=engine, lr=lr, beta=beta, weight_decay=weight_decay, weigh=weigh, exponent=exponent
-        )
 
     update_scalars = staticmethod(_weighed)  # type: ignore[assignment] # it has numbers and hyperparameters more
 
@@ -66,31 +53,10 @@ class PeakScheduleFreeAdamW(ScheduleFreeAdamW):
         z <- z - lr*(g / (sqrt(v/(1-beta2**t)) + eps) + weight_decay*y)
     """
 
-    hyperparameters = {**ScheduleFreeAdamW.hyperparameters, **_PEAK}
+    _: KW_ONLY
+    weigh: Nonnegative
+    exponent: Number
     scalars = {**ScheduleFreeAdamW.scalars, "highest": 0.0}
-
-    def __init__(
-        self,
-        lr: Hyper,
-        beta: Hyper,
-        beta2: Hyper,
-        eps: Hyper,
-        weight_decay: Hyper,
-        *,
-        weigh: Hyper,
-        exponent: Hyper,
-        engine: str | None = None,
-    ) -> None:
-        super(ScheduleFreeAdamW, self).__init__(
-            engine=engine,
-            lr=lr,
-            beta=beta,
-            beta2=beta2,
-            eps=eps,
-            weight_decay=weight_decay,
-            weigh=weigh,
-            exponent=exponent,
-        )
 
     update_scalars = staticmethod(_weighed)  # type: ignore[assignment] # it has numbers and hyperparameters more
 

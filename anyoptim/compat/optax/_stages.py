@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from dataclasses import KW_ONLY, InitVar
+from typing import Annotated, Any
 
 from anyoptim._arrays import Array
 from anyoptim._trace._hyperparameters import Domain, Hyper
@@ -12,7 +13,7 @@ from anyoptim.stages import Accumulate, Trace, TrustRatio
 
 __all__ = ["MaskedTrustRatio", "NesterovStepTrace", "NesterovTrace", "StepTrace", "Summed"]
 
-_switch = Domain(lambda x: x in {0.0, 1.0}, "0 or 1")
+_Switch = Annotated[Hyper, Domain(lambda x: x in {0.0, 1.0}, "0 or 1")]
 
 
 class NesterovTrace(Trace):
@@ -49,10 +50,11 @@ class NesterovStepTrace(NesterovTrace):
 class MaskedTrustRatio(TrustRatio):
     """A trust ratio for some of the parameters; 1 for others."""
 
-    hyperparameters = {**TrustRatio.hyperparameters, "on": _switch}
+    _: KW_ONLY
+    among: InitVar[Callable[[str, Array], bool]]
+    on: _Switch = 1.0
 
-    def __init__(self, share: Hyper, eps: Hyper, among: Callable[[str, Array], bool]) -> None:
-        super(TrustRatio, self).__init__(share=share, eps=eps, lower=0.0, upper=float("inf"), on=1.0)
+    def __post_init__(self, among: Callable[[str, Array], bool]) -> None:
         self._where = among
 
     def overrides(self, path: str, p: Array) -> Mapping[str, Hyper]:

@@ -9,7 +9,7 @@ from anyoptim._arrays import Array
 from anyoptim._core._chain import chain as chained
 from anyoptim._core._optimizer import Optimizer
 from anyoptim._core._stage import Stage
-from anyoptim._trace._hyperparameters import Hyper, positive
+from anyoptim._trace._hyperparameters import Hyper, Positive
 from anyoptim.compat._counts import Product, rate
 from anyoptim.compat.optax._masks import accumulator, masked
 from anyoptim.compat.optax._stages import NesterovStepTrace, NesterovTrace, StepTrace, Summed
@@ -64,11 +64,9 @@ class _UnitwiseClip(Stage):
         x <- x * share * max(|p|, eps) / max(|x|, 1e-6)      where |x| is not below share * max(|p|, eps)
     """
 
-    hyperparameters = {"share": positive, "eps": positive}
+    share: Positive
+    eps: Positive
     array_rule = True
-
-    def __init__(self, share: Hyper, eps: Hyper) -> None:
-        super().__init__(share=share, eps=eps)
 
     def refusal(self, p: Array) -> str | None:
         """Complex ones, and those of more than five axes."""
@@ -231,7 +229,7 @@ def chain(*args: Stage) -> Optimizer:
 
 
 def _negative(stage: Any) -> bool:
-    return isinstance(stage, Scale) and not callable(stage.factor) and stage.factor < 0  # type: ignore[attr-defined] # a hyperparameter
+    return isinstance(stage, Scale) and not callable(stage.factor) and stage.factor < 0
 
 
 def _method(stage: Any) -> Stage:
@@ -252,7 +250,7 @@ def _after(stage: Stage) -> Stage:
     if isinstance(stage, _Down):
         return Scale(_times(-1.0, stage))
     if type(stage) in {Trace, NesterovTrace}:
-        momentum: Any = stage.momentum  # type: ignore[attr-defined] # a hyperparameter
+        momentum: Any = vars(stage)["momentum"]
         return (NesterovStepTrace if isinstance(stage, NesterovTrace) else StepTrace)(momentum)
     return stage
 

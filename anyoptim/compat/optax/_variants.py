@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import KW_ONLY
+from typing import Annotated, Any, Final
 
 from anyoptim._arrays import Array
 from anyoptim._core._optimizer import Optimizer
-from anyoptim._trace._hyperparameters import Hyper, nonnegative
+from anyoptim._trace._hyperparameters import Fraction, Nonnegative, nonnegative
 from anyoptim._trace._scalars import following, one_minus_power, sqrt
-from anyoptim.optimizers import AdaBelief, AdaGrad, Adan, CenteredRMSProp, CorrectedYogi, RAdam, RMSProp, Rprop
+from anyoptim.optimizers import AdaBelief, AdaGrad, Adan, CenteredRMSProp, CorrectedYogi, RAdam, RMSProp
 from anyoptim.optimizers._means import mean, mean_square, moments, squarable
 from anyoptim.optimizers._roots import inside, root
+from anyoptim.optimizers.signs import Growth
 
 __all__ = [
     "CorrectedCenteredRMSProp",
@@ -35,10 +37,7 @@ class Sign(Optimizer):
         p <- p - lr*sign(g)
     """
 
-    hyperparameters = {"lr": nonnegative}
-
-    def __init__(self, lr: Hyper, *, engine: str | None = None) -> None:
-        super().__init__(engine=engine, lr=lr)
+    lr: Nonnegative
 
     @staticmethod
     def rule(xp: Any, p: Array, x: Array, *, lr: float) -> Array:
@@ -154,27 +153,12 @@ class StartedYogi(CorrectedYogi):
 class _Started(RMSProp):
     """RMSProp whose mean square starts at `initial`."""
 
-    def __init__(
-        self,
-        lr: Hyper,
-        rho: Hyper,
-        eps: Hyper,
-        *,
-        initial: float = 0.0,
-        eps_root: Hyper = 0.0,
-        engine: str | None = None,
-    ) -> None:
-        super().__init__(lr, rho, eps, eps_root=eps_root, engine=engine)
-        self._initial: float = nonnegative.value("initial", initial)
-
-    @property
-    def initial(self) -> float:
-        """What the mean square starts at: a constant."""
-        return self._initial
+    _: KW_ONLY
+    initial: Final[Annotated[float, nonnegative]] = 0.0
 
     def init_slots(self, xp: Any, p: Array) -> tuple[Array, ...]:
         """`initial` everywhere, and zeros."""
-        return tuple(xp.zeros_like(p) if name == "m" else xp.full_like(p, self._initial) for name in self.slots)
+        return tuple(xp.zeros_like(p) if name == "m" else xp.full_like(p, self.initial) for name in self.slots)
 
 
 class StartedRMSProp(_Started):
@@ -245,30 +229,17 @@ class LateRprop(Optimizer):
     s starts at `initial`.
     """
 
-    hyperparameters = {name: domain for name, domain in Rprop.hyperparameters.items() if name != "lr"}
+    eta_minus: Fraction
+    eta_plus: Growth
+    step_min: Nonnegative
+    step_max: Nonnegative
+    _: KW_ONLY
+    initial: Final[Annotated[float, nonnegative]]
     slots = ("s", "d")
-
-    def __init__(
-        self,
-        eta_minus: Hyper,
-        eta_plus: Hyper,
-        step_min: Hyper,
-        step_max: Hyper,
-        *,
-        initial: float,
-        engine: str | None = None,
-    ) -> None:
-        super().__init__(engine=engine, eta_minus=eta_minus, eta_plus=eta_plus, step_min=step_min, step_max=step_max)
-        self._initial: float = nonnegative.value("initial", initial)
-
-    @property
-    def initial(self) -> float:
-        """What s starts at: a constant."""
-        return self._initial
 
     def init_slots(self, xp: Any, p: Array) -> tuple[Array, ...]:
         """The first length, and no step."""
-        return xp.full_like(p, self._initial), xp.zeros_like(p)
+        return xp.full_like(p, self.initial), xp.zeros_like(p)
 
     @staticmethod
     def rule(

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import KW_ONLY
+from typing import Annotated, Any, Final
 
 import numpy as np
 
 from anyoptim._arrays import Array
 from anyoptim._core._optimizer import Optimizer
 from anyoptim._core._stage import Stage
-from anyoptim._trace._hyperparameters import Domain, Hyper, fraction, nonnegative, positive
+from anyoptim._trace._hyperparameters import Domain, Fraction, Hyper, Nonnegative, Positive
 from anyoptim._trace._scalars import following, one_minus_power, power, ratio_up_to_one, where
 from anyoptim.optimizers._means import mean
 from anyoptim.optimizers.matrices import at_least, summable, unit
@@ -29,7 +30,8 @@ __all__ = [
     "PlainMuon",
 ]
 
-_integer = Domain(lambda x: x == int(x), "a whole number")
+_Integer = Annotated[Hyper, Domain(lambda x: x == int(x), "a whole number")]
+_length = Domain(lambda x: x >= 0, "at least 0")
 
 
 class ClipBlockRMS(Stage):
@@ -40,11 +42,8 @@ class ClipBlockRMS(Stage):
         x <- x * min(threshold / rms(x), 1)
     """
 
-    hyperparameters = {"threshold": positive}
+    threshold: Positive
     norms = {"length": lambda xp, p, x: x}
-
-    def __init__(self, threshold: Hyper) -> None:
-        super().__init__(threshold=threshold)
 
     @staticmethod
     def coefficients(t: Any, *, threshold: Any, length: Any, size: int) -> dict[str, Any]:
@@ -63,11 +62,8 @@ class BlockRMS(Stage):
         x <- x * max(rms(p), floor)
     """
 
-    hyperparameters = {"floor": nonnegative}
+    floor: Nonnegative = 1e-3
     norms = {"of_p": lambda xp, p, x: p}
-
-    def __init__(self, floor: Hyper = 1e-3) -> None:
-        super().__init__(floor=floor)
 
     @staticmethod
     def coefficients(t: Any, *, floor: Any, of_p: Any, size: int) -> dict[str, Any]:
@@ -88,11 +84,8 @@ class Mean(Stage):
         x <- m
     """
 
-    hyperparameters = {"decay": fraction}
+    decay: Fraction
     slots = ("m",)
-
-    def __init__(self, decay: Hyper) -> None:
-        super().__init__(decay=decay)
 
     @staticmethod
     def coefficients(t: Any, *, decay: Any) -> dict[str, Any]:
@@ -126,22 +119,17 @@ class FactoredRMS(Optimizer):
     x = g / sqrt(v).
     """
 
-    hyperparameters = {"decay": nonnegative, "offset": _integer, "eps": nonnegative}
+    decay: Nonnegative
+    offset: _Integer
+    eps: Nonnegative
+    _: KW_ONLY
+    least: Final[Annotated[float, _length]]
     slots = ("row", "column", "v")
     array_rule = True
 
-    def __init__(self, decay: Hyper, offset: Hyper, eps: Hyper, *, least: float, engine: str | None = None) -> None:
-        super().__init__(engine=engine, decay=decay, offset=offset, eps=eps)
-        self._least: float = nonnegative.value("least", least) if least != math.inf else least
-
-    @property
-    def least(self) -> float:
-        """How long both axes have to be, infinite for no factors: a constant."""
-        return self._least
-
     def slot_shapes(self, shape: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
         """Rows and columns, or elements."""
-        if len(shape) < 2 or sorted(shape)[-2] < self._least or 0 in shape:
+        if len(shape) < 2 or sorted(shape)[-2] < self.least or 0 in shape:
             return (0,), (0,), shape
         d1, d0 = _longest(shape)
         return tuple(np.delete(shape, d0).tolist()), tuple(np.delete(shape, d1).tolist()), (0,)
@@ -190,32 +178,17 @@ class PlainMuon(Optimizer):
         x = u * sqrt(max(1, columns/rows)),    with rms: u * sqrt(max(rows, columns)) * rms
     """
 
-    hyperparameters = {"beta": fraction, "eps": nonnegative}
+    beta: Fraction
+    eps: Nonnegative
+    _: KW_ONLY
+    ns: Final[Sequence[Sequence[float]]]
+    rms: Final[float | None] = None
+
+    def __post_init__(self) -> None:
+        self._ns = [[float(a), float(b), float(c)] for a, b, c in self.ns]  # lists, as JSON has them
+
     slots = ("m",)
     array_rule = True
-
-    def __init__(
-        self,
-        beta: Hyper,
-        eps: Hyper,
-        *,
-        ns: Sequence[Sequence[float]],
-        rms: float | None = None,
-        engine: str | None = None,
-    ) -> None:
-        super().__init__(engine=engine, beta=beta, eps=eps)
-        self._ns = [[float(a), float(b), float(c)] for a, b, c in ns]  # lists, as JSON has them
-        self._rms = rms
-
-    @property
-    def ns(self) -> list[list[float]]:
-        """The coefficients of each polynomial: constants."""
-        return [[*abc] for abc in self._ns]
-
-    @property
-    def rms(self) -> float | None:
-        """The root mean square of the step, or None: a constant."""
-        return self._rms
 
     def refusal(self, p: Array) -> str | None:
         """All but real matrices."""
@@ -225,8 +198,8 @@ class PlainMuon(Optimizer):
 
     def coefficients(self, t: Any, *, beta: Any, eps: Any) -> dict[str, Any]:
         """Those of the mean and of the direction, and of each polynomial."""
-        polynomials = {f"{name}{i}": c for i, abc in enumerate(self._ns) for name, c in zip("abc", abc, strict=True)}
-        scale = {} if self._rms is None else {"rms": float(self._rms)}
+        polynomials = {f"{name}{i}": c for i, abc in enumerate(self.ns) for name, c in zip("abc", abc, strict=True)}
+        scale = {} if self.rms is None else {"rms": float(self.rms)}
         return {"beta": beta, "new": 1 - beta, **self.lead(t, beta), "eps": eps, **polynomials, **scale}
 
     @staticmethod

@@ -758,7 +758,7 @@ def test_where_decay_is_a_parameter_s_own(machine: shim.Machine) -> None:
 class Swap(ao.Optimizer):
     """Whose slots change places, and become what p and x were."""
 
-    hyperparameters = {"lr": ao.nonnegative}
+    lr: ao.Nonnegative
     slots = ("one", "two", "of_p", "of_x", "kept")
 
     @staticmethod
