@@ -22,7 +22,7 @@ from anyoptim._trace._scalars import following, where
 __all__ = ["accumulated", "cleared", "ended", "joined", "taking"]
 
 
-def _added(xp: Any, p: Array, x: Array) -> Array:
+def _added(xp: Any, p: Array, x: Array, c: Any) -> Array:
     return -x
 
 

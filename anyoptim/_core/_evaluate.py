@@ -11,16 +11,16 @@ from anyoptim._core._param_groups import ParamGroups
 from anyoptim._core._stage import Stage
 from anyoptim._core._state import FlatState
 from anyoptim._engines import LAZY, CoefficientTable, Dispatch, Leaf
-from anyoptim._trace._program import Flow, Part, Program, Rule
+from anyoptim._trace._program import Flow, Part, Program, Rule, Values
 from anyoptim._trace._scalars import where
 
 __all__ = ["evaluated"]
 
 
 def _look(rule: Rule, xp: Any, flow: Flow, own: Sequence[Any], row: Mapping[str, Any]) -> Flow:
-    """`p <- rule(xp, p, *slots)`, and the slots as they are."""
+    """`p <- rule(xp, p, *slots, hyper)`, and the slots as they are."""
     p, x, before, g = flow
-    return rule(xp, p, *own, **row), x, [*before, *own], g
+    return rule(xp, p, *own, Values(row)), x, [*before, *own], g
 
 
 def _pass(rule: Rule, xp: Any, flow: Flow, own: Sequence[Any], row: Mapping[str, Any]) -> Flow:

@@ -35,8 +35,8 @@ class Optimizer(Remembering):
             slots = ("v",)
 
             @staticmethod
-            def rule(xp, p, x, v, *, lr, momentum):
-                v = momentum * v - lr * x
+            def rule(xp, p, x, v, c):
+                v = c.momentum * v - c.lr * x
                 return -v, v  # the step, which the engine subtracts from p, and the new slots
 
     What these are, `Stage` says: a method is the stage that makes the step of the gradient, and an optimizer by itself.

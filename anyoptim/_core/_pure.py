@@ -21,6 +21,7 @@ from anyoptim._core._pipeline import Pipeline
 from anyoptim._core._stage import Stage
 from anyoptim._core._state import FlatState, State, chosen, pack, stepped, unpack
 from anyoptim._engines import LAZY, Dispatch, Leaf, Result, ready, source
+from anyoptim._trace._program import Values
 from anyoptim._trace._scalars import following, where
 
 __all__ = ["Pure"]
@@ -217,7 +218,9 @@ class Pure(Stage):
     def _due(self, flat: FlatState) -> Any:
         """Whether the update at hand is a step, and not one that only gathers gradients."""
         first = self.stages[0]
-        return first.is_step is None or first.is_step(**flat.scalars[0], **first._values(following(flat.step), {}))
+        if first.is_step is None:
+            return True
+        return first.is_step(Values({**flat.scalars[0], **first._values(following(flat.step), {})}))
 
     def _copied(self, p: Parameter | None, slots: tuple[Array, ...] | None) -> Leaf:
         """A leaf of its own, for an engine that writes; where only the portable one would take it, as it is."""

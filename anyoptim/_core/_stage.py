@@ -16,7 +16,7 @@ from anyoptim._arrays._quiet import quiet
 from anyoptim._trace._fields import Field, declared, names, passes_on, signature_of
 from anyoptim._trace._graph import Symbol
 from anyoptim._trace._hyperparameters import Domain, Hyper, scheduled
-from anyoptim._trace._program import Part, floats, on_gradient, on_nothing, on_parameter, on_slots, on_value
+from anyoptim._trace._program import Part, Values, floats, on_gradient, on_nothing, on_parameter, on_slots, on_value
 
 __all__ = ["Gate", "GradientStage", "ParameterStage", "SlotStage", "Stage", "counted", "itself", "told", "watch"]
 
@@ -47,13 +47,14 @@ class Stage:
             share: ao.Fraction = 0.5
 
             @staticmethod
-            def rule(xp, p, x, *, share):
-                return share * x + (1 - share) * xp.sign(x)
+            def rule(xp, p, x, c):
+                return c.share * x + (1 - c.share) * xp.sign(x)
 
-    `rule(xp, p, x, *slots, **coefficients)` gives the new x, or a tuple of it and the new slots, for one element. It
-    computes new values and writes to nothing that it is given (`m = beta*m`, not `m *= beta`). An engine may
-    call it once, with values that only record what is done to them, and run the record ever after: so it has no
-    side effects, reads nothing but its arguments, and branches on nothing but coefficients that are bools or strings.
+    `rule(xp, p, x, *slots, c)` gives the new x, or a tuple of it and the new slots, for one element; `c` has the
+    coefficients as attributes. It computes new values and writes to nothing that it is given (`m = c.beta*m`, not
+    `m *= c.beta`). An engine may call it once, with values that only record what is done to them, and run the record
+    ever after: so it has no side effects, reads nothing but its arguments, and branches on nothing but coefficients
+    that are bools or strings, or are there or not (`hasattr(c, "decay")`).
 
     The body of the class declares the arguments of its constructor as that of a dataclass does, with a default or
     without, and those after `_: KW_ONLY` are given by keyword. `Annotated[ao.Hyper, ao.Domain(...)]`, for which
@@ -75,23 +76,23 @@ class Stage:
     ranges: ClassVar[Mapping[str, Domain]] = {}
     """What each of these may be in a state that is restored; any number, where it says nothing."""
 
-    update_scalars: ClassVar[Callable[..., Mapping[str, Any]]] = staticmethod(lambda _, **__: {})
-    """`update_scalars(step, **scalars, **hyperparameters)`: the scalars of this step, which its coefficients then get.
+    update_scalars: ClassVar[Callable[..., Mapping[str, Any]]] = staticmethod(lambda step, hyper: {})
+    """`update_scalars(step, hyper)`: the scalars of this step, which its coefficients then get.
 
-    step counts all steps, from 1. With a `measure` or `totals` it is given these, too. The hyperparameters are the
-    stage's own, whatever groups have.
+    step counts all steps, from 1. `hyper` has the scalars of the step before and the hyperparameters of this one; with
+    a `measure` or `totals` these, too. The hyperparameters are the stage's own, whatever groups have.
     """
 
-    coefficients: ClassVar[Callable[..., dict[str, Any]]] = staticmethod(lambda _, **hyperparameters: hyperparameters)
-    """`coefficients(t, **hyperparameters)`: what the rule needs beside arrays, in float64 on the host.
+    coefficients: ClassVar[Callable[..., dict[str, Any]]] = staticmethod(lambda t, hyper: {**vars(hyper)})
+    """`coefficients(t, hyper)`: a dict of what the rule needs beside arrays, in float64 on the host.
 
-    t is the parameter's own count of steps, from 1; the hyperparameters are this step's values. As it stands
-    here, the coefficients are the hyperparameters. Beside these they get the stage's `scalars`, the `norm` of its
+    t is the parameter's own count of steps, from 1; `hyper` has the hyperparameters' values at this step. As it stands
+    here, the coefficients are the hyperparameters. Beside these `hyper` has the stage's `scalars`, the `norm` of its
     `measure`, its `totals`, and its `norms` with the `size`.
     """
 
     rule: Callable[..., Any]
-    """`rule(xp, p, x, *slots, **coefficients)`: the new x, or a tuple of it and the new slots, for one element."""
+    """`rule(xp, p, x, *slots, c)`: the new x, or a tuple of it and the new slots, for one element."""
 
     measure: ClassVar[Callable[..., Any] | None] = None
     """`measure(xp, p, x, *slots)`, where the stage needs to see all parameters first: `coefficients` gets `norm`.
@@ -126,7 +127,7 @@ class Stage:
     """
 
     evaluate: ClassVar[Callable[..., Any] | None] = None
-    """`evaluate(xp, p, *slots, **hyperparameters)`: the parameter that `eval_params` gives, for one element."""
+    """`evaluate(xp, p, *slots, hyper)`: the parameter that `eval_params` gives, for one element."""
 
     get_loss_scale: ClassVar[Callable[..., Any] | None] = None
     """`get_loss_scale(**scalars)`: by what losses are to be multiplied, where the stage undoes it."""
@@ -135,7 +136,7 @@ class Stage:
     """`set_loss_scale(scale, **scalars)`: the numbers with which losses are to be multiplied by another."""
 
     is_step: ClassVar[Callable[..., Any] | None] = None
-    """`is_step(**scalars, **hyperparameters)`, of the first stage of a chain: whether an update is a step."""
+    """`is_step(hyper)`, of the first stage of a chain: whether an update is a step."""
 
     name: str = ""
     """Under which name `last_metrics` has what the stage measures for it."""
@@ -271,11 +272,11 @@ class Stage:
 
     def _updated_scalars(self, step: Any, scalars: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
         """The numbers of this step."""
-        found = self.update_scalars(step, **scalars, **self._values(step, {}), **found)
-        if not isinstance(found, Mapping) or set(found) != set(scalars):
-            names = [*found] if isinstance(found, Mapping) else repr(found)
-            raise TypeError(f"update_scalars of {self!r} gave {names}; wanted {sorted(scalars)}")
-        return {name: self._number("update_scalars", name, found[name]) for name in scalars}
+        new = self.update_scalars(step, Values({**scalars, **self._values(step, {}), **found}))
+        if not isinstance(new, Mapping) or set(new) != set(scalars):
+            given = [*new] if isinstance(new, Mapping) else repr(new)
+            raise TypeError(f"update_scalars of {self!r} gave {given}; wanted {sorted(scalars)}")
+        return {name: self._number("update_scalars", name, new[name]) for name in scalars}
 
     def _values(self, step: Any, given: Mapping[str, Hyper]) -> dict[str, Any]:
         """The hyperparameters at this step, schedules called; those that are given instead of the stage's own."""
@@ -300,7 +301,11 @@ class Stage:
 
     def _coefficients(self, t: Any, values: Mapping[str, Any]) -> dict[str, Any]:
         try:
-            found = self.coefficients(t, **values)
+            found = self.coefficients(t, Values(values))
+        except AttributeError as error:
+            if isinstance(error.obj, Values):
+                raise TypeError(f"coefficients of {self!r} reads {error.name!r}, but is given {[*values]}") from error
+            raise
         except TypeError as error:
             if any(isinstance(v, Symbol) for v in (t, *values.values())):
                 raise TypeError(f"coefficients of {self!r} can't be computed on a device: {error}") from error
@@ -332,7 +337,7 @@ class Stage:
 class GradientStage(Stage):
     """A stage that is also shown the gradient with which the chain began.
 
-    `rule(xp, p, x, g, *slots, **coefficients)`; what it measures are functions of xp, p, x and g, too.
+    `rule(xp, p, x, g, *slots, c)`; what it measures are functions of xp, p, x and g, too.
     """
 
     _act = staticmethod(on_gradient)
@@ -362,14 +367,14 @@ class Gate(Stage):
 class ParameterStage(Stage):
     """A stage that sees the parameter after its step: averages, projections.
 
-    `rule(xp, p, *slots, **coefficients)` gives p, as it is or another, or a tuple of it and the new slots.
+    `rule(xp, p, *slots, c)` gives p, as it is or another, or a tuple of it and the new slots.
     """
 
     _act = staticmethod(on_parameter)
 
 
 class SlotStage(Stage):
-    """A stage that acts on the slots of all stages before it: `rule(xp, s, **coefficients)` gives the new s."""
+    """A stage that acts on the slots of all stages before it: `rule(xp, s, c)` gives the new s."""
 
     _act = staticmethod(on_slots)
 

@@ -18,6 +18,7 @@ __all__ = [
     "Program",
     "Rule",
     "RuleError",
+    "Values",
     "floats",
     "on_gradient",
     "on_nothing",
@@ -29,7 +30,7 @@ __all__ = [
 ]
 
 Rule = Callable[..., Any]
-"""The equation of a stage: a function of a namespace, values and coefficients that gives new values."""
+"""The equation of a stage: a function of a namespace, arrays and coefficients that gives new arrays."""
 
 Coefficients = tuple[Mapping[str, Any], ...]
 """The coefficients of one parameter at one step, for each part: floats, static options (a bool or a string), or
@@ -42,6 +43,19 @@ Flow = tuple[Any, Any, list[Any], Any]
 """The parameter, the value that started as its gradient, the slots of the parts so far, and the gradient itself."""
 
 Act = Callable[..., Flow]
+
+
+class Values:
+    """Values by name, as attributes: what a rule reads as `c.lr`."""
+
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        object.__setattr__(self, "__dict__", values if type(values) is dict else dict(values))
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise MisuseError(f"it writes to what it was given, in {name!r}")
+
+    def __repr__(self) -> str:
+        return f"Values({', '.join(f'{name}={value!r}' for name, value in vars(self).items())})"
 
 
 class RuleError(TypeError):
@@ -119,7 +133,7 @@ class Program(NamedTuple):
                 flow = part.act(part.rule, xp.arrays if part.array_rule else xp, flow, own, coefficients)
             except (AttributeError, TypeError) as error:
                 if part.act in _GIVEN and not isinstance(error, RuleError):
-                    _called(part, coefficients)
+                    _called(part, coefficients, error)
                     if not part.array_rule:
                         raise wrong(part.rule.__qualname__, error) from error
                 raise
@@ -147,30 +161,30 @@ def _static(part: Mapping[str, Any]) -> tuple[tuple[str, bool | str], ...]:
 
 
 def on_value(rule: Rule, xp: Any, flow: Flow, own: Sequence[Any], row: Mapping[str, Any]) -> Flow:
-    """`x, *slots <- rule(xp, p, x, *slots)`: from the gradient to the step."""
+    """`x, *slots <- rule(xp, p, x, *slots, c)`: from the gradient to the step."""
     p, x, before, g = flow
-    x, *new = _given(rule, rule(xp, p, x, *own, **row), 1 + len(own))
+    x, *new = _given(rule, rule(xp, p, x, *own, Values(row)), 1 + len(own))
     return p, x, [*before, *new], g
 
 
 def on_gradient(rule: Rule, xp: Any, flow: Flow, own: Sequence[Any], row: Mapping[str, Any]) -> Flow:
-    """`x, *slots <- rule(xp, p, x, g, *slots)`: the same with the gradient that the chain began with."""
+    """`x, *slots <- rule(xp, p, x, g, *slots, c)`: the same with the gradient that the chain began with."""
     p, x, before, g = flow
-    x, *new = _given(rule, rule(xp, p, x, g, *own, **row), 1 + len(own))
+    x, *new = _given(rule, rule(xp, p, x, g, *own, Values(row)), 1 + len(own))
     return p, x, [*before, *new], g
 
 
 def on_parameter(rule: Rule, xp: Any, flow: Flow, own: Sequence[Any], row: Mapping[str, Any]) -> Flow:
-    """`p, *slots <- rule(xp, p, *slots)`: with the parameter after its step."""
+    """`p, *slots <- rule(xp, p, *slots, c)`: with the parameter after its step."""
     p, x, before, g = flow
-    p, *new = _given(rule, rule(xp, p, *own, **row), 1 + len(own))
+    p, *new = _given(rule, rule(xp, p, *own, Values(row)), 1 + len(own))
     return p, x, [*before, *new], g
 
 
 def on_slots(rule: Rule, xp: Any, flow: Flow, own: Sequence[Any], row: Mapping[str, Any]) -> Flow:
-    """`s <- rule(xp, s)`, for every slot of the parts before."""
+    """`s <- rule(xp, s, c)`, for every slot of the parts before."""
     p, x, before, g = flow
-    return p, x, [_given(rule, rule(xp, s, **row), 1)[0] for s in before], g
+    return p, x, [_given(rule, rule(xp, s, Values(row)), 1)[0] for s in before], g
 
 
 def on_nothing(rule: Rule, xp: Any, flow: Flow, own: Sequence[Any], row: Mapping[str, Any]) -> Flow:
@@ -191,23 +205,18 @@ def wrong(rule: str, error: Exception) -> RuleError:
     return RuleError(f"the rule {rule} does what no kernel can: {error}{more}")
 
 
-def _called(part: Part, coefficients: Mapping[str, Any]) -> None:
-    """Raise RuleError, with the names of both, if the rule has other arguments than it is called with."""
-    rule, given = part.rule.__qualname__, (*_GIVEN[part.act], *part.slots)
-    arguments = inspect.signature(part.rule).parameters.values()
-    first = [a.name for a in arguments if a.kind in {a.POSITIONAL_ONLY, a.POSITIONAL_OR_KEYWORD}][: len(given)]
-    if len(first) < len(given) and not any(a.kind is a.VAR_POSITIONAL for a in arguments):
-        raise RuleError(f"{rule} takes {', '.join(first)}; wanted {', '.join(given)}")
-    others = {a.name: a for a in arguments if a.name not in first and a.kind is not a.VAR_POSITIONAL}
-    missing = [n for n, a in others.items() if a.default is a.empty and a.kind is not a.VAR_KEYWORD]
-    missing = [n for n in missing if n not in coefficients]
-    unexpected = [n for n in coefficients if n not in others]
-    if missing or (unexpected and not any(a.kind is a.VAR_KEYWORD for a in arguments)):
-        each = [(missing, "missing"), (unexpected, "unexpected")]
-        raise RuleError(
-            f"{rule} takes {', '.join(others) or 'nothing'} beside {', '.join(first)}, but its coefficients are "
-            f"{', '.join(coefficients) or 'none'}: {', '.join(f'{n!r} is {how}' for of, how in each for n in of)}"
-        )
+def _called(part: Part, coefficients: Mapping[str, Any], error: Exception) -> None:
+    """Raise RuleError if the rule takes other arguments, or reads other coefficients, than it is given."""
+    rule, given = part.rule.__qualname__, (*_GIVEN[part.act], *part.slots, "c")
+    arguments = list(inspect.signature(part.rule).parameters.values())
+    first = [a for a in arguments if a.kind in {a.POSITIONAL_ONLY, a.POSITIONAL_OR_KEYWORD}]
+    more = any(a.kind is a.VAR_POSITIONAL for a in arguments)
+    needed = [a for a in arguments if a.default is a.empty and a.kind not in {a.VAR_POSITIONAL, a.VAR_KEYWORD}]
+    if (len(first) < len(given) and not more) or len(needed) > len(given):
+        raise RuleError(f"{rule} takes {', '.join(a.name for a in arguments)}; wanted {', '.join(given)}") from error
+    if isinstance(error, AttributeError) and isinstance(error.obj, Values):
+        names = ", ".join(coefficients) or "none"
+        raise RuleError(f"{rule} reads {error.name!r}, but its coefficients are {names}") from error
 
 
 def _shaped(rule: Rule, given: Sequence[Any], p: Any) -> None:

@@ -8,8 +8,7 @@ from typing import Annotated, Any, ClassVar, Final
 from anyoptim._arrays import Array
 from anyoptim._core._optimizer import Optimizer
 from anyoptim._trace._hyperparameters import Fraction, Nonnegative, nonnegative
-from anyoptim.optimizers._means import mean, mean_square, squarable
-from anyoptim.optimizers._roots import inside, root
+from anyoptim.optimizers._terms import inside, mean, mean_square, root, squarable
 
 __all__ = ["AdaDelta", "AdaGrad", "CenteredRMSProp", "RMSProp"]
 
@@ -51,17 +50,19 @@ class AdaGrad(Optimizer):
         return (xp.full_like(p, self.initial),)
 
     @staticmethod
-    def coefficients(t: Any, *, lr: float, eps: float, eps_root: float, lr_decay: float) -> dict[str, Any]:
-        falls = not isinstance(lr_decay, float) or lr_decay
-        return {"lr": lr / (1 + (t - 1) * lr_decay) if falls else lr, "eps": eps, **inside(eps_root)}
+    def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
+        falls = not isinstance(hyper.lr_decay, float) or hyper.lr_decay
+        return {
+            "lr": hyper.lr / (1 + (t - 1) * hyper.lr_decay) if falls else hyper.lr,
+            "eps": hyper.eps,
+            **inside(hyper.eps_root),
+        }
 
     @staticmethod
-    def rule(
-        xp: Any, p: Array, x: Array, h: Array, *, lr: float, eps: float, eps_root: float | None = None
-    ) -> tuple[Array, ...]:
+    def rule(xp: Any, p: Array, x: Array, h: Array, c: Any) -> tuple[Array, ...]:
         x = squarable(xp, x)
         h = xp.bound(h + x * x, xp.largest(h))
-        return lr * x / (root(xp, h, eps_root) + eps), h
+        return c.lr * x / (root(xp, h, c) + c.eps), h
 
 
 class RMSProp(Optimizer):
@@ -93,16 +94,14 @@ class RMSProp(Optimizer):
     slots: ClassVar[tuple[str, ...]] = ("h",)
 
     @staticmethod
-    def coefficients(t: Any, *, lr: float, rho: float, eps: float, eps_root: float) -> dict[str, Any]:
-        return {"lr": lr, "rho": rho, "new": 1 - rho, "eps": eps, **inside(eps_root)}
+    def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
+        return {"lr": hyper.lr, "rho": hyper.rho, "new": 1 - hyper.rho, "eps": hyper.eps, **inside(hyper.eps_root)}
 
     @staticmethod
-    def rule(
-        xp: Any, p: Array, x: Array, h: Array, *, lr: float, rho: float, new: float, eps: float, eps_root: Any = None
-    ) -> tuple[Array, ...]:
-        x = squarable(xp, x, 1 / xp.sqrt(new))
-        h = mean_square(xp, h, x, a=new, b=rho)
-        return lr * x / (root(xp, h, eps_root) + eps), h
+    def rule(xp: Any, p: Array, x: Array, h: Array, c: Any) -> tuple[Array, ...]:
+        x = squarable(xp, x, 1 / xp.sqrt(c.new))
+        h = mean_square(xp, h, x, a=c.new, b=c.rho)
+        return c.lr * x / (root(xp, h, c) + c.eps), h
 
 
 class CenteredRMSProp(RMSProp):
@@ -133,26 +132,17 @@ class CenteredRMSProp(RMSProp):
 
     @staticmethod
     def rule(  # type: ignore[override] # it has a slot more
-        xp: Any,
-        p: Array,
-        x: Array,
-        s: Array,
-        m: Array,
-        *,
-        lr: float,
-        eps: float,
-        eps_root: float | None = None,
-        **means: float,
+        xp: Any, p: Array, x: Array, s: Array, m: Array, c: Any
     ) -> tuple[Array, ...]:
-        x, s, m = CenteredRMSProp.means(xp, x, s, m, **means)
-        return lr * x / (root(xp, s, eps_root) + eps), s, m
+        x, s, m = CenteredRMSProp.means(xp, x, s, m, c)
+        return c.lr * x / (root(xp, s, c) + c.eps), s, m
 
     @staticmethod
-    def means(xp: Any, x: Array, s: Array, m: Array, *, rho: float, new: float) -> tuple[Array, Array, Array]:
-        """What of x can be squared, the new variance, the new mean."""
-        x = squarable(xp, x, 0.5 / xp.sqrt(new))
+    def means(xp: Any, x: Array, s: Array, m: Array, c: Any) -> tuple[Array, Array, Array]:
+        """The part of x that can be squared, the new variance, the new mean."""
+        x = squarable(xp, x, 0.5 / xp.sqrt(c.new))
         d = x - m
-        return x, rho * xp.bound(s + (new * d) * d, xp.largest(s)), mean(m, x, a=new, b=rho)
+        return x, c.rho * xp.bound(s + (c.new * d) * d, xp.largest(s)), mean(m, x, a=c.new, b=c.rho)
 
 
 class AdaDelta(Optimizer):
@@ -180,15 +170,13 @@ class AdaDelta(Optimizer):
     slots = ("h", "s")
 
     @staticmethod
-    def coefficients(t: Any, *, lr: float, rho: float, eps: float) -> dict[str, Any]:
-        return {"lr": lr, "rho": rho, "new": 1 - rho, "eps": eps}
+    def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
+        return {"lr": hyper.lr, "rho": hyper.rho, "new": 1 - hyper.rho, "eps": hyper.eps}
 
     @staticmethod
-    def rule(
-        xp: Any, p: Array, x: Array, h: Array, s: Array, *, lr: float, rho: float, new: float, eps: float
-    ) -> tuple[Array, ...]:
-        x = squarable(xp, x, 1 / xp.sqrt(new))
-        h = mean_square(xp, h, x, a=new, b=rho)
-        d = xp.sqrt(s + eps) / xp.sqrt(h + eps) * x
-        s = mean_square(xp, s, d, a=new, b=rho)
-        return lr * d, h, s
+    def rule(xp: Any, p: Array, x: Array, h: Array, s: Array, c: Any) -> tuple[Array, ...]:
+        x = squarable(xp, x, 1 / xp.sqrt(c.new))
+        h = mean_square(xp, h, x, a=c.new, b=c.rho)
+        d = xp.sqrt(s + c.eps) / xp.sqrt(h + c.eps) * x
+        s = mean_square(xp, s, d, a=c.new, b=c.rho)
+        return c.lr * d, h, s

@@ -9,9 +9,7 @@ from anyoptim._arrays import Array
 from anyoptim._core._optimizer import Optimizer
 from anyoptim._trace._hyperparameters import Fraction, Nonnegative
 from anyoptim._trace._scalars import one_minus_power, sqrt, where
-from anyoptim.optimizers._means import moments, squarable
-from anyoptim.optimizers._optional import decayed, decoupled
-from anyoptim.optimizers._roots import inside, root
+from anyoptim.optimizers._terms import betas, decayed, decoupled, inside, moments, root, squarable
 
 __all__ = ["AMSGrad", "Adam", "AdamW", "CorrectedAMSGrad"]
 
@@ -60,63 +58,45 @@ class Adam(Optimizer):
     slots: ClassVar[tuple[str, ...]] = ("m", "v")
 
     @staticmethod
-    def coefficients(
-        t: Any, *, lr: float, beta1: float, beta2: float, eps: float, eps_corrected: float, eps_root: float
-    ) -> dict[str, Any]:
+    def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
+        beta1, beta2, eps_corrected, eps_root = hyper.beta1, hyper.beta2, hyper.eps_corrected, hyper.eps_root
         c2 = one_minus_power(beta2, t)
         corrected = sqrt(c2)
-        found = {
-            "lr_t": lr * corrected / one_minus_power(beta1, t),
+        table = {
+            "lr_t": hyper.lr * corrected / one_minus_power(beta1, t),
             "a1": 1 - beta1,
             "a2": 1 - beta2,
-            "eps": eps + corrected * eps_corrected,
+            "eps": hyper.eps + corrected * eps_corrected,
         }
         known = type(eps_corrected) is type(eps_root) is type(beta1) is type(beta2) is float
         if known and not eps_corrected and not eps_root and beta1 >= 0.5 and beta2 >= 0.5:
-            return found
-        found |= {"b1": beta1, "b2": beta2, **inside(eps_root, c2)}
-        return (
-            found
-            if known and (eps_corrected or eps_root)
-            else {**found, "form": _form(beta1, beta2, eps_corrected, eps_root)}
-        )
+            return table
+        weighted = table | {"b1": beta1, "b2": beta2, **inside(eps_root, c2)}
+        return weighted if known and (eps_corrected or eps_root) else {**weighted, "form": _form(hyper)}
 
     @staticmethod
-    def rule(
-        xp: Any,
-        p: Array,
-        x: Array,
-        m: Array,
-        v: Array,
-        *,
-        lr_t: float,
-        eps: float,
-        eps_root: Any = None,
-        **means: Any,
-    ) -> tuple[Array, ...]:
-        m, v = _means(xp, x, m, v, **means)
-        return lr_t * m / (root(xp, v, eps_root) + eps), m, v
+    def rule(xp: Any, p: Array, x: Array, m: Array, v: Array, c: Any) -> tuple[Array, ...]:
+        m, v = _means(xp, x, m, v, c)
+        return c.lr_t * m / (root(xp, v, c) + c.eps), m, v
 
 
-def _form(beta1: Any, beta2: Any, eps_corrected: Any, eps_root: Any) -> Any:
+def _form(hyper: Any) -> Any:
     """In which dtypes the means have the form of the docstring: 2.0 for all, 1.0 for float64 alone, 0.0 for none."""
-    plain = (eps_corrected == 0) & (eps_root == 0)
-    return where(plain, where((beta1 < 0.5) | (beta2 < 0.5), 1.0, 2.0), 0.0)
+    plain = (hyper.eps_corrected == 0) & (hyper.eps_root == 0)
+    return where(plain, where((hyper.beta1 < 0.5) | (hyper.beta2 < 0.5), 1.0, 2.0), 0.0)
 
 
-def _means(
-    xp: Any, x: Array, m: Array, v: Array, *, a1: float, a2: float, b1: Any = None, b2: Any = None, form: Any = None
-) -> tuple[Array, Array]:
+def _means(xp: Any, x: Array, m: Array, v: Array, c: Any) -> tuple[Array, Array]:
     """The new m and v: without betas in the form of the docstring, without a `form` weighted, with both as it says."""
     g = squarable(xp, x)
-    table = m + a1 * (g - m), v + a2 * (g * g - v)
-    if b1 is None:
+    table = m + c.a1 * (g - m), v + c.a2 * (g * g - v)
+    if not hasattr(c, "b1"):
         return table
-    weighted = moments(xp, x, m, v, a1=a1, b1=b1, a2=a2, b2=b2)[1:]
-    if form is None:
+    weighted = moments(xp, x, m, v, c)[1:]
+    if not hasattr(c, "form"):
         return weighted
     float64 = xp.largest(x) > 1e300
-    here = form > xp.where(float64, 0.5, 1.5)
+    here = c.form > xp.where(float64, 0.5, 1.5)
     m, v = (xp.where(here, *both) for both in zip(table, weighted, strict=True))
     return m, v
 
@@ -159,13 +139,13 @@ class AdamW(Optimizer):
     slots = ("m", "v")
 
     @staticmethod
-    def coefficients(t: Any, *, lr: float, weight_decay: float, **adam: float) -> dict[str, Any]:
-        return {**Adam.coefficients(t, lr=lr, **adam), "decay": lr * weight_decay}
+    def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
+        return {**Adam.coefficients(t, hyper), "decay": hyper.lr * hyper.weight_decay}
 
     @staticmethod
-    def rule(xp: Any, p: Array, x: Array, m: Array, v: Array, *, decay: float, **adam: float) -> tuple[Array, ...]:
-        step, m, v = Adam.rule(xp, p, x, m, v, **adam)
-        return step + decay * p, m, v
+    def rule(xp: Any, p: Array, x: Array, m: Array, v: Array, c: Any) -> tuple[Array, ...]:
+        step, m, v = Adam.rule(xp, p, x, m, v, c)
+        return step + c.decay * p, m, v
 
 
 class AMSGrad(Adam):
@@ -202,27 +182,16 @@ class AMSGrad(Adam):
     slots = ("m", "v", "u")
 
     @staticmethod
-    def coefficients(t: Any, *, lr: float, weight_decay: float, **adam: float) -> dict[str, Any]:  # type: ignore[override] # it has one more
-        return {**Adam.coefficients(t, lr=lr, **adam), **decoupled(lr, weight_decay)}
+    def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
+        return {**Adam.coefficients(t, hyper), **decoupled(hyper)}
 
     @staticmethod
     def rule(  # type: ignore[override] # it has a slot more
-        xp: Any,
-        p: Array,
-        x: Array,
-        m: Array,
-        v: Array,
-        u: Array,
-        *,
-        lr_t: float,
-        eps: float,
-        eps_root: Any = None,
-        decay: Any = None,
-        **means: Any,
+        xp: Any, p: Array, x: Array, m: Array, v: Array, u: Array, c: Any
     ) -> tuple[Array, ...]:
-        m, v = _means(xp, x, m, v, **means)
+        m, v = _means(xp, x, m, v, c)
         u = xp.maximum(u, v)
-        return decayed(p, lr_t * m / (root(xp, u, eps_root) + eps), decay), m, v, u
+        return decayed(p, c.lr_t * m / (root(xp, u, c) + c.eps), c), m, v, u
 
 
 class CorrectedAMSGrad(Optimizer):
@@ -255,33 +224,17 @@ class CorrectedAMSGrad(Optimizer):
     slots = ("m", "v", "u")
 
     @staticmethod
-    def coefficients(t: Any, *, lr: float, beta1: float, beta2: float, eps: float, eps_root: float) -> dict[str, Any]:
+    def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
         return {
-            "lr_t": lr / one_minus_power(beta1, t),
-            "a1": 1 - beta1,
-            "b1": beta1,
-            "a2": 1 - beta2,
-            "b2": beta2,
-            "correction": 1 / one_minus_power(beta2, t),
-            "eps": eps,
-            **inside(eps_root),
+            "lr_t": hyper.lr / one_minus_power(hyper.beta1, t),
+            **betas(hyper),
+            "correction": 1 / one_minus_power(hyper.beta2, t),
+            "eps": hyper.eps,
+            **inside(hyper.eps_root),
         }
 
     @staticmethod
-    def rule(
-        xp: Any,
-        p: Array,
-        x: Array,
-        m: Array,
-        v: Array,
-        u: Array,
-        *,
-        lr_t: float,
-        correction: float,
-        eps: float,
-        eps_root: Any = None,
-        **means: float,
-    ) -> tuple[Array, ...]:
-        _, m, v = moments(xp, x, m, v, **means)
-        u = xp.maximum(u, xp.bound(correction * v, xp.largest(v)))
-        return lr_t * m / (root(xp, u, eps_root) + eps), m, v, u
+    def rule(xp: Any, p: Array, x: Array, m: Array, v: Array, u: Array, c: Any) -> tuple[Array, ...]:
+        _, m, v = moments(xp, x, m, v, c)
+        u = xp.maximum(u, xp.bound(c.correction * v, xp.largest(v)))
+        return c.lr_t * m / (root(xp, u, c) + c.eps), m, v, u

@@ -9,7 +9,7 @@ from anyoptim._arrays import Array
 from anyoptim._core._optimizer import Optimizer
 from anyoptim._trace._hyperparameters import Fraction, Nonnegative
 from anyoptim._trace._scalars import one_minus_power
-from anyoptim.optimizers._means import mean
+from anyoptim.optimizers._terms import mean
 
 __all__ = ["Adamax"]
 
@@ -46,31 +46,18 @@ class Adamax(Optimizer):
     slots = ("m", "u")
 
     @staticmethod
-    def coefficients(t: Any, *, lr: float, beta1: float, beta2: float, eps: float, eps_max: float) -> dict[str, Any]:
+    def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
         return {
-            "lr_t": lr / one_minus_power(beta1, t),
-            "a1": 1 - beta1,
-            "b1": beta1,
-            "beta2": beta2,
-            "eps": eps,
-            "eps_max": eps_max,
+            "lr_t": hyper.lr / one_minus_power(hyper.beta1, t),
+            "a1": 1 - hyper.beta1,
+            "b1": hyper.beta1,
+            "beta2": hyper.beta2,
+            "eps": hyper.eps,
+            "eps_max": hyper.eps_max,
         }
 
     @staticmethod
-    def rule(
-        xp: Any,
-        p: Array,
-        x: Array,
-        m: Array,
-        u: Array,
-        *,
-        lr_t: float,
-        a1: float,
-        b1: float,
-        beta2: float,
-        eps: float,
-        eps_max: float,
-    ) -> tuple[Array, ...]:
-        m = mean(m, x, a=a1, b=b1)
-        u = xp.maximum(beta2 * u, xp.abs(x) + eps_max)
-        return lr_t * m / (u + eps), m, u
+    def rule(xp: Any, p: Array, x: Array, m: Array, u: Array, c: Any) -> tuple[Array, ...]:
+        m = mean(m, x, a=c.a1, b=c.b1)
+        u = xp.maximum(c.beta2 * u, xp.abs(x) + c.eps_max)
+        return c.lr_t * m / (u + c.eps), m, u

@@ -9,8 +9,7 @@ from anyoptim._arrays import Array
 from anyoptim._core._optimizer import Optimizer
 from anyoptim._trace._hyperparameters import Fraction, Nonnegative
 from anyoptim._trace._scalars import one_minus_power, sqrt, where
-from anyoptim.optimizers._means import mean, mean_square, squarable
-from anyoptim.optimizers._roots import inside, root
+from anyoptim.optimizers._terms import inside, mean, mean_square, root, squarable
 
 __all__ = ["Adan"]
 
@@ -56,65 +55,32 @@ class Adan(Optimizer):
     slots = ("m", "v", "n", "h")
 
     @staticmethod
-    def coefficients(
-        t: Any,
-        *,
-        lr: float,
-        beta1: float,
-        beta2: float,
-        beta3: float,
-        eps: float,
-        weight_decay: float,
-        eps_root: float,
-    ) -> dict[str, Any]:
-        c3 = one_minus_power(beta3, t)
+    def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
+        c3 = one_minus_power(hyper.beta3, t)
         corrected = sqrt(c3)
         return {
-            "lr_m": lr * corrected / one_minus_power(beta1, t),
-            "lr_v": lr * corrected * beta2 / one_minus_power(beta2, t),
-            "a1": 1 - beta1,
-            "a2": 1 - beta2,
-            "a3": 1 - beta3,
-            "b1": beta1,
-            "b2": beta2,
-            "b3": beta3,
-            "ahead": beta2,
+            "lr_m": hyper.lr * corrected / one_minus_power(hyper.beta1, t),
+            "lr_v": hyper.lr * corrected * hyper.beta2 / one_minus_power(hyper.beta2, t),
+            "a1": 1 - hyper.beta1,
+            "a2": 1 - hyper.beta2,
+            "a3": 1 - hyper.beta3,
+            "b1": hyper.beta1,
+            "b2": hyper.beta2,
+            "b3": hyper.beta3,
+            "ahead": hyper.beta2,
             "later": where(t == 1, 0.0, 1.0),
-            "eps": corrected * eps,
-            "decay": lr * weight_decay,
-            "shrink": 1 / (1 + lr * weight_decay),
-            **inside(eps_root, c3),
+            "eps": corrected * hyper.eps,
+            "decay": hyper.lr * hyper.weight_decay,
+            "shrink": 1 / (1 + hyper.lr * hyper.weight_decay),
+            **inside(hyper.eps_root, c3),
         }
 
     @staticmethod
-    def rule(
-        xp: Any,
-        p: Array,
-        x: Array,
-        m: Array,
-        v: Array,
-        n: Array,
-        h: Array,
-        *,
-        lr_m: float,
-        lr_v: float,
-        a1: float,
-        a2: float,
-        a3: float,
-        b1: float,
-        b2: float,
-        b3: float,
-        ahead: float,
-        later: float,
-        eps: float,
-        decay: float,
-        shrink: float,
-        eps_root: Any = None,
-    ) -> tuple[Array, ...]:
-        x = squarable(xp, x, 0.25 / xp.sqrt(a3))
-        d = later * (x - h)
-        m = mean(m, x, a=a1, b=b1)
-        v = mean(v, d, a=a2, b=b2)
-        n = mean_square(xp, n, x + ahead * d, a=a3, b=b3)
-        step = (lr_m * m + lr_v * v) / (root(xp, n, eps_root) + eps)
-        return shrink * (step + decay * p), m, v, n, x
+    def rule(xp: Any, p: Array, x: Array, m: Array, v: Array, n: Array, h: Array, c: Any) -> tuple[Array, ...]:
+        x = squarable(xp, x, 0.25 / xp.sqrt(c.a3))
+        d = c.later * (x - h)
+        m = mean(m, x, a=c.a1, b=c.b1)
+        v = mean(v, d, a=c.a2, b=c.b2)
+        n = mean_square(xp, n, x + c.ahead * d, a=c.a3, b=c.b3)
+        step = (c.lr_m * m + c.lr_v * v) / (root(xp, n, c) + c.eps)
+        return c.shrink * (step + c.decay * p), m, v, n, x

@@ -41,24 +41,24 @@ class ASGD(Optimizer):
     alpha: Nonnegative = 0.75
     t0: Nonnegative = 1e6
     slots = ("average",)
-    evaluate = staticmethod(lambda xp, p, average, **_: average)
+    evaluate = staticmethod(lambda xp, p, average, hyper: average)
 
     def init_slots(self, xp: Any, p: Array) -> tuple[Array, ...]:
         """The parameter as it is."""
         return (xp.asarray(p, copy=True),)
 
     @staticmethod
-    def coefficients(t: Any, *, lr: float, lambd: float, alpha: float, t0: float) -> dict[str, Any]:
-        late = t - 1 - t0
+    def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
+        late = t - 1 - hyper.t0
         return {
-            "eta": lr / power(1 + lambd * lr * (t - 1), alpha),
-            "lambd": lambd,
+            "eta": hyper.lr / power(1 + hyper.lambd * hyper.lr * (t - 1), hyper.alpha),
+            "lambd": hyper.lambd,
             "mu": 1 / where(late > 1, late, 1.0),
         }
 
     @staticmethod
-    def rule(xp: Any, p: Array, x: Array, average: Array, *, eta: float, lambd: float, mu: float) -> tuple[Array, ...]:
-        step = eta * (x + lambd * p)
+    def rule(xp: Any, p: Array, x: Array, average: Array, c: Any) -> tuple[Array, ...]:
+        step = c.eta * (x + c.lambd * p)
         moved = p - step
         # p itself, whatever it is, and not what rounding leaves of it.
-        return step, xp.where(mu < 1.0, average + mu * (moved - average), moved)
+        return step, xp.where(c.mu < 1.0, average + c.mu * (moved - average), moved)

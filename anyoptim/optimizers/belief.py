@@ -9,7 +9,7 @@ from anyoptim._arrays import Array
 from anyoptim._core._optimizer import Optimizer
 from anyoptim._trace._hyperparameters import Fraction, Nonnegative, nonnegative
 from anyoptim._trace._scalars import one_minus_power, sqrt
-from anyoptim.optimizers._means import mean, mean_square, squarable
+from anyoptim.optimizers._terms import betas, mean, mean_square, squarable
 
 __all__ = ["AdaBelief", "CorrectedYogi", "Yogi"]
 
@@ -46,38 +46,26 @@ class AdaBelief(Optimizer):
     slots = ("m", "s")
 
     @staticmethod
-    def coefficients(t: Any, *, lr: float, beta1: float, beta2: float, eps: float, eps_root: float) -> dict[str, Any]:
-        corrected = sqrt(one_minus_power(beta2, t))
+    def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
+        corrected = sqrt(one_minus_power(hyper.beta2, t))
         return {
-            "lr_t": lr * corrected / one_minus_power(beta1, t),
-            "a1": 1 - beta1,
-            "b1": beta1,
-            "a2": 1 - beta2,
-            "b2": beta2,
-            "eps": corrected * eps,
-            "eps_root": eps_root,
+            "lr_t": hyper.lr * corrected / one_minus_power(hyper.beta1, t),
+            **betas(hyper),
+            "eps": corrected * hyper.eps,
+            "eps_root": hyper.eps_root,
         }
 
     @staticmethod
-    def rule(
-        xp: Any,
-        p: Array,
-        x: Array,
-        m: Array,
-        s: Array,
-        *,
-        lr_t: float,
-        a1: float,
-        b1: float,
-        a2: float,
-        b2: float,
-        eps: float,
-        eps_root: float,
-    ) -> tuple[Array, ...]:
-        x = squarable(xp, x, 0.5 / xp.sqrt(a2))
-        m = mean(m, x, a=a1, b=b1)
-        s = mean_square(xp, s, x - m, a=a2, b=b2) + eps_root
-        return lr_t * m / (xp.sqrt(s) + eps), m, s
+    def rule(xp: Any, p: Array, x: Array, m: Array, s: Array, c: Any) -> tuple[Array, ...]:
+        _, m, s = AdaBelief.means(xp, x, m, s, c)
+        return c.lr_t * m / (xp.sqrt(s) + c.eps), m, s
+
+    @staticmethod
+    def means(xp: Any, x: Array, m: Array, s: Array, c: Any) -> tuple[Array, Array, Array]:
+        """The part of x that can be squared, the new mean and the new variance."""
+        x = squarable(xp, x, 0.5 / xp.sqrt(c.a2))
+        m = mean(m, x, a=c.a1, b=c.b1)
+        return x, m, mean_square(xp, s, x - m, a=c.a2, b=c.b2) + c.eps_root
 
 
 class Yogi(Optimizer):
@@ -116,18 +104,16 @@ class Yogi(Optimizer):
         return xp.zeros_like(p), xp.full_like(p, self.initial)
 
     @staticmethod
-    def coefficients(t: Any, *, lr: float, beta1: float, beta2: float, eps: float) -> dict[str, Any]:
-        return {"lr_t": lr, "a1": 1 - beta1, "b1": beta1, "a2": 1 - beta2, "eps": eps}
+    def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
+        return {"lr_t": hyper.lr, "a1": 1 - hyper.beta1, "b1": hyper.beta1, "a2": 1 - hyper.beta2, "eps": hyper.eps}
 
     @staticmethod
-    def rule(
-        xp: Any, p: Array, x: Array, m: Array, v: Array, *, lr_t: float, a1: float, b1: float, a2: float, eps: float
-    ) -> tuple[Array, ...]:
+    def rule(xp: Any, p: Array, x: Array, m: Array, v: Array, c: Any) -> tuple[Array, ...]:
         x = squarable(xp, x, 0.5)  # v may be larger than the square that it moves towards
-        m = mean(m, x, a=a1, b=b1)
+        m = mean(m, x, a=c.a1, b=c.b1)
         square = x * x
-        v = v - a2 * (xp.sign(v - square) * square)
-        return lr_t * m / (xp.sqrt(v) + eps), m, v
+        v = v - c.a2 * (xp.sign(v - square) * square)
+        return c.lr_t * m / (xp.sqrt(v) + c.eps), m, v
 
 
 class CorrectedYogi(Yogi):
@@ -153,7 +139,7 @@ class CorrectedYogi(Yogi):
     """
 
     @staticmethod
-    def coefficients(t: Any, *, lr: float, beta1: float, beta2: float, eps: float) -> dict[str, Any]:
-        corrected = sqrt(one_minus_power(beta2, t))
-        lr_t = lr * corrected / one_minus_power(beta1, t)
-        return {"lr_t": lr_t, "a1": 1 - beta1, "b1": beta1, "a2": 1 - beta2, "eps": corrected * eps}
+    def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
+        corrected = sqrt(one_minus_power(hyper.beta2, t))
+        lr_t = hyper.lr * corrected / one_minus_power(hyper.beta1, t)
+        return {**Yogi.coefficients(t, hyper), "lr_t": lr_t, "eps": corrected * hyper.eps}

@@ -58,15 +58,13 @@ class SGLD(Optimizer):
         return "is complex; SGLD wants real parameters" if is_complex(p) else None
 
     @staticmethod
-    def coefficients(t: Any, *, lr: Any, temperature: Any, seed: Any, stream: Any) -> dict[str, Any]:
+    def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
         # In halves, which the arithmetic of float32 holds exactly.
-        size, halves = sqrt(2 * lr * temperature), {"low": t % HALF, "high": t // HALF}
-        return {"lr": lr, "size": size, "seed": seed, "stream": stream, **halves}
+        size, halves = sqrt(2 * hyper.lr * hyper.temperature), {"low": t % HALF, "high": t // HALF}
+        return {"lr": hyper.lr, "size": size, "seed": hyper.seed, "stream": hyper.stream, **halves}
 
     @staticmethod
-    def rule(
-        xp: Any, p: Array, x: Array, *, lr: float, size: float, seed: float, stream: float, low: Any, high: Any
-    ) -> Array:
-        low, high = (int(n) if isinstance(n, float) else xp.astype(n, xp.uint32) for n in (low, high))
+    def rule(xp: Any, p: Array, x: Array, c: Any) -> Array:
+        low, high = (int(n) if isinstance(n, float) else xp.astype(n, xp.uint32) for n in (c.low, c.high))
         call = low + high * HALF
-        return lr * x - size * random.normal(p.shape, (int(seed) << 32) + int(stream), call, like=p)
+        return c.lr * x - c.size * random.normal(p.shape, (int(c.seed) << 32) + int(c.stream), call, like=p)

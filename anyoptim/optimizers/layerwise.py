@@ -11,7 +11,7 @@ from anyoptim._core._optimizer import Optimizer
 from anyoptim._core._stage import Stage
 from anyoptim._trace._hyperparameters import Fraction, Nonnegative, Positive
 from anyoptim._trace._scalars import one_minus_power, sqrt, trust_ratio, where
-from anyoptim.optimizers._means import moments
+from anyoptim.optimizers._terms import betas, moments
 
 __all__ = ["LAMB", "LARS"]
 
@@ -56,16 +56,14 @@ class LARS(Optimizer):
     norms = {"of_p": _parameter, "of_g": _value}
 
     @staticmethod
-    def coefficients(
-        t: Any, *, lr: Any, momentum: Any, weight_decay: Any, trust: Any, eps: Any, of_p: Any, of_g: Any, size: int
-    ) -> dict[str, Any]:
-        ratio = trust * trust_ratio(of_p, of_g + weight_decay * of_p, eps)
-        ratio = where((of_p > 0) & (of_g > 0), ratio, 1.0)
-        return {"rate": lr * ratio, "momentum": momentum, "decay": weight_decay}
+    def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
+        ratio = hyper.trust * trust_ratio(hyper.of_p, hyper.of_g + hyper.weight_decay * hyper.of_p, hyper.eps)
+        ratio = where((hyper.of_p > 0) & (hyper.of_g > 0), ratio, 1.0)
+        return {"rate": hyper.lr * ratio, "momentum": hyper.momentum, "decay": hyper.weight_decay}
 
     @staticmethod
-    def rule(xp: Any, p: Array, x: Array, v: Array, *, rate: float, momentum: float, decay: float) -> tuple[Array, ...]:
-        v = momentum * v + rate * (x + decay * p)
+    def rule(xp: Any, p: Array, x: Array, v: Array, c: Any) -> tuple[Array, ...]:
+        v = c.momentum * v + c.rate * (x + c.decay * p)
         return v, v
 
 
@@ -79,18 +77,15 @@ class _Direction(Optimizer):
     slots = ("m", "v")
 
     @staticmethod
-    def coefficients(t: Any, *, beta1: Any, beta2: Any, eps: Any, weight_decay: Any) -> dict[str, Any]:
-        root = sqrt(one_minus_power(beta2, t))
-        scale = root / one_minus_power(beta1, t)
-        means = {"a1": 1 - beta1, "b1": beta1, "a2": 1 - beta2, "b2": beta2}
-        return {"scale": scale, **means, "eps": eps * root, "decay": weight_decay}
+    def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
+        root = sqrt(one_minus_power(hyper.beta2, t))
+        scale = root / one_minus_power(hyper.beta1, t)
+        return {"scale": scale, **betas(hyper), "eps": hyper.eps * root, "decay": hyper.weight_decay}
 
     @staticmethod
-    def rule(
-        xp: Any, p: Array, x: Array, m: Array, v: Array, *, scale: float, eps: float, decay: float, **means: float
-    ) -> tuple[Array, ...]:
-        _, m, v = moments(xp, x, m, v, **means)
-        return scale * m / (xp.sqrt(v) + eps) + decay * p, m, v
+    def rule(xp: Any, p: Array, x: Array, m: Array, v: Array, c: Any) -> tuple[Array, ...]:
+        _, m, v = moments(xp, x, m, v, c)
+        return c.scale * m / (xp.sqrt(v) + c.eps) + c.decay * p, m, v
 
 
 class _Length(Stage):
@@ -101,12 +96,13 @@ class _Length(Stage):
     norms = {"of_p": _parameter, "of_x": _value}
 
     @staticmethod
-    def coefficients(t: Any, *, lr: Any, upper: Any, of_p: Any, of_x: Any, size: int) -> dict[str, Any]:
-        return {"rate": lr * trust_ratio(where(of_p > upper, upper, of_p), of_x, 0.0)}
+    def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
+        phi = where(hyper.of_p > hyper.upper, hyper.upper, hyper.of_p)
+        return {"rate": hyper.lr * trust_ratio(phi, hyper.of_x, 0.0)}
 
     @staticmethod
-    def rule(xp: Any, p: Array, x: Array, *, rate: float) -> Array:
-        return x * rate
+    def rule(xp: Any, p: Array, x: Array, c: Any) -> Array:
+        return x * c.rate
 
 
 class LAMB(Recipe):

@@ -10,8 +10,7 @@ from anyoptim._arrays import Array, library
 from anyoptim._core._optimizer import Optimizer
 from anyoptim._trace._hyperparameters import Domain, Fraction, Hyper, Nonnegative, Number, Positive, UnitInterval
 from anyoptim._trace._scalars import power, where
-from anyoptim.optimizers._means import mean
-from anyoptim.optimizers._optional import decayed, decoupled, unless_zero
+from anyoptim.optimizers._terms import decayed, decoupled, mean, unless_zero
 from anyoptim.stages.layers import is_complex
 
 __all__ = ["Adafactor", "Muon", "Shampoo", "Whole", "at_least", "summable", "unit"]
@@ -120,57 +119,40 @@ class Adafactor(Optimizer):
         return "is complex; Adafactor wants real parameters" if is_complex(p) else None
 
     @staticmethod
-    def coefficients(
-        t: Any, *, lr: Any, decay: Any, eps: Any, floor: Any, clip: Any, least: Any, weight_decay: Any
-    ) -> dict[str, Any]:
+    def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
         slowed = power(t, -0.5)
         return {
-            "rate": where(slowed < lr, slowed, lr),
-            "new": power(t, -decay),
-            "eps": eps,
-            "floor": floor,
-            "clip": clip,
-            **unless_zero(least=least),
-            **decoupled(lr, weight_decay),
+            "rate": where(slowed < hyper.lr, slowed, hyper.lr),
+            "new": power(t, -hyper.decay),
+            "eps": hyper.eps,
+            "floor": hyper.floor,
+            "clip": hyper.clip,
+            **unless_zero(least=hyper.least),
+            **decoupled(hyper),
         }
 
     @staticmethod
-    def rule(
-        xp: Any,
-        p: Array,
-        x: Array,
-        row: Array,
-        column: Array,
-        v: Array,
-        *,
-        rate: float,
-        new: float,
-        eps: float,
-        floor: float,
-        clip: float,
-        least: Any = None,
-        decay: Any = None,
-    ) -> tuple[Array, ...]:
+    def rule(xp: Any, p: Array, x: Array, row: Array, column: Array, v: Array, c: Any) -> tuple[Array, ...]:
         if 0 in p.shape:
             return x, row, column, v
-        x = summable(xp, x)
-        squares = x * x + eps
+        x, least = summable(xp, x), getattr(c, "least", None)
+        squares = x * x + c.eps
         if x.ndim < 2:
-            v = mean(v, squares, a=new, b=1 - new)
+            v = mean(v, squares, a=c.new, b=1 - c.new)
             root = xp.sqrt(v)
         else:
-            row = mean(row, xp.mean(squares, axis=-1), a=new, b=1 - new)
-            column = mean(column, xp.mean(squares, axis=-2), a=new, b=1 - new)
+            row = mean(row, xp.mean(squares, axis=-1), a=c.new, b=1 - c.new)
+            column = mean(column, xp.mean(squares, axis=-2), a=c.new, b=1 - c.new)
             of_row = xp.sqrt(row / at_least(xp, xp.mean(row, axis=-1, keepdims=True), least))
             root = xp.expand_dims(of_row, axis=-1) * xp.expand_dims(xp.sqrt(column), axis=-2)
         # Of a small gradient beside a huge one the root may underflow.
         root = at_least(xp, root, float(xp.finfo(p.dtype).smallest_normal))
         u = x / at_least(xp, root, least)
-        excess = _rms(xp, u) / clip
+        excess = _rms(xp, u) / c.clip
         scale = _rms(xp, p)
         u = u / xp.where(excess > 1, excess, xp.ones_like(excess))
-        step = rate * xp.where(scale > floor, scale, xp.full_like(scale, floor)) * u
-        return decayed(p, step, decay), row, column, v
+        step = c.rate * xp.where(scale > c.floor, scale, xp.full_like(scale, c.floor)) * u
+        return decayed(p, step, c), row, column, v
 
 
 class Muon(Optimizer):
@@ -227,40 +209,24 @@ class Muon(Optimizer):
         return _no_matrix("Muon", p)
 
     @staticmethod
-    def coefficients(t: Any, *, least: Any, rms: Any, **others: Any) -> dict[str, Any]:
-        return {**others, **unless_zero(least=least, rms=rms)}
+    def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
+        optional = {name: getattr(hyper, name) for name in ("least", "rms")}
+        return {name: value for name, value in vars(hyper).items() if name not in optional} | unless_zero(**optional)
 
     @staticmethod
-    def rule(
-        xp: Any,
-        p: Array,
-        x: Array,
-        m: Array,
-        *,
-        lr: float,
-        momentum: float,
-        weight_decay: float,
-        steps: float,
-        eps: float,
-        ahead: float,
-        a: float,
-        b: float,
-        c: float,
-        least: Any = None,
-        rms: Any = None,
-    ) -> tuple[Array, ...]:
-        m = mean(m, x, a=1 - momentum, b=momentum)
-        n = ahead * (1 - momentum)
+    def rule(xp: Any, p: Array, x: Array, m: Array, c: Any) -> tuple[Array, ...]:
+        m = mean(m, x, a=1 - c.momentum, b=c.momentum)
+        n = c.ahead * (1 - c.momentum)
         u = _matrix(xp, n * x + (1 - n) * m)
         rows, columns = u.shape
         wide = xp.matrix_transpose(u) if rows > columns else u
-        wide = unit(xp, wide, eps, least)
-        for _ in range(int(steps)):
+        wide = unit(xp, wide, c.eps, getattr(c, "least", None))
+        for _ in range(int(c.steps)):
             square = wide @ xp.matrix_transpose(wide)
-            wide = a * wide + (b * square + c * (square @ square)) @ wide
+            wide = c.a * wide + (c.b * square + c.c * (square @ square)) @ wide
         u = xp.matrix_transpose(wide) if rows > columns else wide
-        size = math.sqrt(max(1.0, rows / columns)) if rms is None else rms * math.sqrt(max(rows, columns))
-        return lr * size * xp.reshape(u, p.shape) + lr * weight_decay * p, m
+        size = c.rms * math.sqrt(max(rows, columns)) if hasattr(c, "rms") else math.sqrt(max(1.0, rows / columns))
+        return c.lr * size * xp.reshape(u, p.shape) + c.lr * c.weight_decay * p, m
 
 
 class Shampoo(Optimizer):
@@ -303,12 +269,12 @@ class Shampoo(Optimizer):
         return _no_matrix("Shampoo", p)
 
     @staticmethod
-    def rule(xp: Any, p: Array, x: Array, L: Array, R: Array, *, lr: float, eps: float) -> tuple[Array, ...]:
+    def rule(xp: Any, p: Array, x: Array, L: Array, R: Array, c: Any) -> tuple[Array, ...]:
         g = summable(xp, _matrix(xp, x))
         turned = xp.matrix_transpose(g)
         largest = float(xp.finfo(p.dtype).max)
         L, R = _bound(xp, L + g @ turned, largest), _bound(xp, R + turned @ g, largest)
-        return lr * xp.reshape(_root(xp, L, eps) @ g @ _root(xp, R, eps), p.shape), L, R
+        return c.lr * xp.reshape(_root(xp, L, c.eps) @ g @ _root(xp, R, c.eps), p.shape), L, R
 
 
 def _root(xp: Any, a: Array, eps: float) -> Array:

@@ -29,8 +29,8 @@ class SGD(Optimizer):
     lr: Nonnegative = 0.01
 
     @staticmethod
-    def rule(xp: Any, p: Array, x: Array, *, lr: float) -> Array:
-        return lr * x
+    def rule(xp: Any, p: Array, x: Array, c: Any) -> Array:
+        return c.lr * x
 
 
 class Momentum(Optimizer):
@@ -58,8 +58,8 @@ class Momentum(Optimizer):
     slots = ("v",)
 
     @staticmethod
-    def rule(xp: Any, p: Array, x: Array, v: Array, *, lr: float, momentum: float) -> tuple[Array, ...]:
-        v = momentum * v - lr * x
+    def rule(xp: Any, p: Array, x: Array, v: Array, c: Any) -> tuple[Array, ...]:
+        v = c.momentum * v - c.lr * x
         return -v, v
 
 
@@ -83,10 +83,10 @@ class Nesterov(Momentum):
     """
 
     @staticmethod
-    def rule(xp: Any, p: Array, x: Array, v: Array, *, lr: float, momentum: float) -> tuple[Array, ...]:
-        step = lr * x
-        v = momentum * v - step
-        return step - momentum * v, v
+    def rule(xp: Any, p: Array, x: Array, v: Array, c: Any) -> tuple[Array, ...]:
+        step = c.lr * x
+        v = c.momentum * v - step
+        return step - c.momentum * v, v
 
 
 class TextbookNesterov(Momentum):
@@ -109,9 +109,9 @@ class TextbookNesterov(Momentum):
     """
 
     @staticmethod
-    def rule(xp: Any, p: Array, x: Array, v: Array, *, lr: float, momentum: float) -> tuple[Array, ...]:
-        v = momentum * v - lr * x
-        return (1 + momentum) * lr * x - momentum * momentum * v, v
+    def rule(xp: Any, p: Array, x: Array, v: Array, c: Any) -> tuple[Array, ...]:
+        v = c.momentum * v - c.lr * x
+        return (1 + c.momentum) * c.lr * x - c.momentum * c.momentum * v, v
 
 
 class HeavyBall(Optimizer):
@@ -137,13 +137,13 @@ class HeavyBall(Optimizer):
     slots = ("b",)
 
     @staticmethod
-    def coefficients(t: Any, *, lr: float, momentum: float, dampening: float) -> dict[str, Any]:
-        return {"lr": lr, "momentum": momentum, "new": where(t == 1, 1.0, 1 - dampening)}
+    def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
+        return {"lr": hyper.lr, "momentum": hyper.momentum, "new": where(t == 1, 1.0, 1 - hyper.dampening)}
 
     @staticmethod
-    def rule(xp: Any, p: Array, x: Array, b: Array, *, lr: float, momentum: float, new: float) -> tuple[Array, ...]:
-        b = momentum * b + new * x
-        return lr * b, b
+    def rule(xp: Any, p: Array, x: Array, b: Array, c: Any) -> tuple[Array, ...]:
+        b = c.momentum * b + c.new * x
+        return c.lr * b, b
 
 
 class HeavyBallNesterov(HeavyBall):
@@ -166,6 +166,6 @@ class HeavyBallNesterov(HeavyBall):
     """
 
     @staticmethod
-    def rule(xp: Any, p: Array, x: Array, b: Array, *, lr: float, momentum: float, new: float) -> tuple[Array, ...]:
-        b = momentum * b + new * x
-        return lr * (x + momentum * b), b
+    def rule(xp: Any, p: Array, x: Array, b: Array, c: Any) -> tuple[Array, ...]:
+        b = c.momentum * b + c.new * x
+        return c.lr * (x + c.momentum * b), b

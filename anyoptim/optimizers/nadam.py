@@ -10,9 +10,7 @@ from anyoptim._arrays import Array
 from anyoptim._core._optimizer import Optimizer
 from anyoptim._trace._hyperparameters import Domain, Fraction, Hyper, Nonnegative
 from anyoptim._trace._scalars import expm1, following, log, one_minus_power, sqrt
-from anyoptim.optimizers._means import moments
-from anyoptim.optimizers._optional import decayed, decoupled
-from anyoptim.optimizers._roots import inside, root
+from anyoptim.optimizers._terms import betas, decayed, decoupled, inside, moments, root
 
 __all__ = ["NAdam"]
 
@@ -63,53 +61,26 @@ class NAdam(Optimizer):
     slots = ("m", "v")
 
     @staticmethod
-    def coefficients(
-        t: Any,
-        *,
-        lr: float,
-        beta1: float,
-        beta2: float,
-        eps: float,
-        warmup: float,
-        momentum_decay: float,
-        eps_root: float,
-        weight_decay: float,
-    ) -> dict[str, Any]:
-        rate = _LOG * momentum_decay
-        mu = beta1 * (1 - warmup * (1 + expm1(-rate * t)))
-        ahead = beta1 * (1 - warmup * (1 + expm1(-rate * following(t))))
-        left = _one_minus_product(beta1, warmup, rate, t)
-        c2 = one_minus_power(beta2, t)
+    def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
+        rate = _LOG * hyper.momentum_decay
+        mu = hyper.beta1 * (1 - hyper.warmup * (1 + expm1(-rate * t)))
+        ahead = hyper.beta1 * (1 - hyper.warmup * (1 + expm1(-rate * following(t))))
+        left = _one_minus_product(hyper.beta1, hyper.warmup, rate, t)
+        c2 = one_minus_power(hyper.beta2, t)
         corrected = sqrt(c2)
         return {
-            "lr_m": lr * corrected * ahead / (1 - ahead + ahead * left),
-            "lr_g": lr * corrected * (1 - mu) / left,
-            "a1": 1 - beta1,
-            "b1": beta1,
-            "a2": 1 - beta2,
-            "b2": beta2,
-            "eps": corrected * eps,
-            **inside(eps_root, c2),
-            **decoupled(lr, weight_decay),
+            "lr_m": hyper.lr * corrected * ahead / (1 - ahead + ahead * left),
+            "lr_g": hyper.lr * corrected * (1 - mu) / left,
+            **betas(hyper),
+            "eps": corrected * hyper.eps,
+            **inside(hyper.eps_root, c2),
+            **decoupled(hyper),
         }
 
     @staticmethod
-    def rule(
-        xp: Any,
-        p: Array,
-        x: Array,
-        m: Array,
-        v: Array,
-        *,
-        lr_m: float,
-        lr_g: float,
-        eps: float,
-        eps_root: Any = None,
-        decay: Any = None,
-        **means: float,
-    ) -> tuple[Array, ...]:
-        x, m, v = moments(xp, x, m, v, **means)
-        return decayed(p, (lr_m * m + lr_g * x) / (root(xp, v, eps_root) + eps), decay), m, v
+    def rule(xp: Any, p: Array, x: Array, m: Array, v: Array, c: Any) -> tuple[Array, ...]:
+        x, m, v = moments(xp, x, m, v, c)
+        return decayed(p, (c.lr_m * m + c.lr_g * x) / (root(xp, v, c) + c.eps), c), m, v
 
 
 _LOG = -math.log(0.96)

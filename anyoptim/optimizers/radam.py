@@ -9,9 +9,7 @@ from anyoptim._arrays import Array
 from anyoptim._core._optimizer import Optimizer
 from anyoptim._trace._hyperparameters import Fraction, Nonnegative
 from anyoptim._trace._scalars import log, one_minus_power, sqrt, where
-from anyoptim.optimizers._means import moments
-from anyoptim.optimizers._optional import decayed, decoupled
-from anyoptim.optimizers._roots import inside, root
+from anyoptim.optimizers._terms import betas, decayed, decoupled, inside, moments, root
 
 __all__ = ["RAdam"]
 
@@ -62,54 +60,27 @@ class RAdam(Optimizer):
     slots = ("m", "v")
 
     @staticmethod
-    def coefficients(
-        t: Any,
-        *,
-        lr: float,
-        beta1: float,
-        beta2: float,
-        eps: float,
-        threshold: float,
-        eps_corrected: float,
-        eps_root: float,
-        weight_decay: float,
-    ) -> dict[str, Any]:
-        c2 = one_minus_power(beta2, t)
+    def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
+        c2 = one_minus_power(hyper.beta2, t)
         corrected = sqrt(c2)
-        rho = 1 + _growth(beta2, t) - _growth(beta2, 1)
-        enough = (rho > threshold) & (rho > 4)
+        rho = 1 + _growth(hyper.beta2, t) - _growth(hyper.beta2, 1)
+        enough = (rho > hyper.threshold) & (rho > 4)
         # Of what is not asked for, there must be a root nevertheless.
-        rho, rho_inf = where(enough, rho, 5.0), where(enough, 2 / (1 - beta2) - 1, 5.0)
+        rho, rho_inf = where(enough, rho, 5.0), where(enough, 2 / (1 - hyper.beta2) - 1, 5.0)
         r = sqrt((rho - 4) * (rho - 2) * rho_inf / ((rho_inf - 4) * (rho_inf - 2) * rho))
         return {
-            "lr_t": lr * where(enough, r * corrected, 1.0) / one_minus_power(beta1, t),
-            "a1": 1 - beta1,
-            "b1": beta1,
-            "a2": 1 - beta2,
-            "b2": beta2,
+            "lr_t": hyper.lr * where(enough, r * corrected, 1.0) / one_minus_power(hyper.beta1, t),
+            **betas(hyper),
             "trust": where(enough, 1.0, 0.0),
-            "eps": where(enough, eps + corrected * eps_corrected, 1.0),
-            **inside(eps_root, c2),
-            **decoupled(lr, weight_decay),
+            "eps": where(enough, hyper.eps + corrected * hyper.eps_corrected, 1.0),
+            **inside(hyper.eps_root, c2),
+            **decoupled(hyper),
         }
 
     @staticmethod
-    def rule(
-        xp: Any,
-        p: Array,
-        x: Array,
-        m: Array,
-        v: Array,
-        *,
-        lr_t: float,
-        trust: float,
-        eps: float,
-        eps_root: Any = None,
-        decay: Any = None,
-        **means: float,
-    ) -> tuple[Array, ...]:
-        _, m, v = moments(xp, x, m, v, **means)
-        return decayed(p, lr_t * m / (trust * root(xp, v, eps_root) + eps), decay), m, v
+    def rule(xp: Any, p: Array, x: Array, m: Array, v: Array, c: Any) -> tuple[Array, ...]:
+        _, m, v = moments(xp, x, m, v, c)
+        return decayed(p, c.lr_t * m / (c.trust * root(xp, v, c) + c.eps), c), m, v
 
 
 def _growth(beta: Any, t: Any) -> Any:

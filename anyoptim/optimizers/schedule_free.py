@@ -8,7 +8,7 @@ from anyoptim._arrays import Array
 from anyoptim._core._optimizer import Optimizer
 from anyoptim._trace._hyperparameters import Domain, Fraction, Hyper, Nonnegative
 from anyoptim._trace._scalars import one_minus_power, sqrt, where
-from anyoptim.optimizers._means import mean_square, squarable
+from anyoptim.optimizers._terms import mean_square, squarable
 
 __all__ = ["ScheduleFreeAdamW", "ScheduleFreeSGD"]
 
@@ -48,23 +48,26 @@ class ScheduleFreeSGD(Optimizer):
         return (xp.asarray(p, copy=True),)
 
     @staticmethod
-    def update_scalars(step: Any, *, weight: Any, share: Any, lr: Any, beta: Any, weight_decay: Any) -> dict[str, Any]:
-        return _weighed(weight, lr)
+    def update_scalars(step: Any, hyper: Any) -> dict[str, Any]:
+        return _weighed(hyper.weight, hyper.lr)
 
     @staticmethod
-    def coefficients(t: Any, *, lr: Any, beta: Any, weight_decay: Any, weight: Any, share: Any) -> dict[str, Any]:
-        return {"rate": lr, "share": share, "along": 1 - beta * (1 - share), "decay": weight_decay}
+    def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
+        return {
+            "rate": hyper.lr,
+            "share": hyper.share,
+            "along": 1 - hyper.beta * (1 - hyper.share),
+            "decay": hyper.weight_decay,
+        }
 
     @staticmethod
-    def rule(
-        xp: Any, p: Array, x: Array, z: Array, *, rate: float, share: float, along: float, decay: float
-    ) -> tuple[Array, ...]:
-        d = rate * (x + decay * p)
-        return share * (p - z) + along * d, z - d
+    def rule(xp: Any, p: Array, x: Array, z: Array, c: Any) -> tuple[Array, ...]:
+        d = c.rate * (x + c.decay * p)
+        return c.share * (p - z) + c.along * d, z - d
 
     @staticmethod
-    def evaluate(xp: Any, p: Array, z: Array, *, beta: float, **_: float) -> Array:
-        return (p - (1 - beta) * z) / beta
+    def evaluate(xp: Any, p: Array, z: Array, hyper: Any) -> Array:
+        return (p - (1 - hyper.beta) * z) / hyper.beta
 
 
 class ScheduleFreeAdamW(Optimizer):
@@ -106,47 +109,31 @@ class ScheduleFreeAdamW(Optimizer):
         return xp.asarray(p, copy=True), xp.zeros_like(p)
 
     @staticmethod
-    def update_scalars(step: Any, *, weight: Any, share: Any, lr: Any, beta2: Any, **_: Any) -> dict[str, Any]:
-        return _weighed(weight, lr * sqrt(one_minus_power(beta2, step)))
+    def update_scalars(step: Any, hyper: Any) -> dict[str, Any]:
+        return _weighed(hyper.weight, hyper.lr * sqrt(one_minus_power(hyper.beta2, step)))
 
     @staticmethod
-    def coefficients(
-        t: Any, *, lr: Any, beta: Any, beta2: Any, eps: Any, weight_decay: Any, weight: Any, share: Any
-    ) -> dict[str, Any]:
+    def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
         return {
-            "rate": lr * sqrt(one_minus_power(beta2, t)),
-            "a2": 1 - beta2,
-            "b2": beta2,
-            "eps": eps,
-            "share": share,
-            "along": 1 - beta * (1 - share),
-            "decay": weight_decay,
+            "rate": hyper.lr * sqrt(one_minus_power(hyper.beta2, t)),
+            "a2": 1 - hyper.beta2,
+            "b2": hyper.beta2,
+            "eps": hyper.eps,
+            "share": hyper.share,
+            "along": 1 - hyper.beta * (1 - hyper.share),
+            "decay": hyper.weight_decay,
         }
 
     @staticmethod
-    def rule(
-        xp: Any,
-        p: Array,
-        x: Array,
-        z: Array,
-        v: Array,
-        *,
-        rate: float,
-        a2: float,
-        b2: float,
-        eps: float,
-        share: float,
-        along: float,
-        decay: float,
-    ) -> tuple[Array, ...]:
-        x = squarable(xp, x, 1 / xp.sqrt(a2))
-        v = mean_square(xp, v, x, a=a2, b=b2)
-        d = rate * (x / (xp.sqrt(v) + eps) + decay * p)
-        return share * (p - z) + along * d, z - d, v
+    def rule(xp: Any, p: Array, x: Array, z: Array, v: Array, c: Any) -> tuple[Array, ...]:
+        x = squarable(xp, x, 1 / xp.sqrt(c.a2))
+        v = mean_square(xp, v, x, a=c.a2, b=c.b2)
+        d = c.rate * (x / (xp.sqrt(v) + c.eps) + c.decay * p)
+        return c.share * (p - z) + c.along * d, z - d, v
 
     @staticmethod
-    def evaluate(xp: Any, p: Array, z: Array, v: Array, *, beta: float, **_: float) -> Array:
-        return (p - (1 - beta) * z) / beta
+    def evaluate(xp: Any, p: Array, z: Array, v: Array, hyper: Any) -> Array:
+        return (p - (1 - hyper.beta) * z) / hyper.beta
 
 
 def _weighed(weight: Any, rate: Any) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final
 from anyoptim._arrays import Array
 from anyoptim._core._optimizer import Optimizer
 from anyoptim._trace._hyperparameters import Domain, Fraction, Hyper, Nonnegative, nonnegative
-from anyoptim.optimizers._optional import decayed, decoupled
+from anyoptim.optimizers._terms import decayed, decoupled
 
 __all__ = ["Growth", "Lion", "Rprop", "Signum"]
 
@@ -42,13 +42,13 @@ class Signum(Optimizer):
     slots = ("m",)
 
     @staticmethod
-    def coefficients(t: Any, *, lr: float, momentum: float) -> dict[str, Any]:
-        return {"lr": lr, "momentum": momentum, "new": 1 - momentum}
+    def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
+        return {"lr": hyper.lr, "momentum": hyper.momentum, "new": 1 - hyper.momentum}
 
     @staticmethod
-    def rule(xp: Any, p: Array, x: Array, m: Array, *, lr: float, momentum: float, new: float) -> tuple[Array, ...]:
-        m = momentum * m + new * x
-        return lr * xp.sign(m), m
+    def rule(xp: Any, p: Array, x: Array, m: Array, c: Any) -> tuple[Array, ...]:
+        m = c.momentum * m + c.new * x
+        return c.lr * xp.sign(m), m
 
 
 class Lion(Optimizer):
@@ -81,27 +81,16 @@ class Lion(Optimizer):
     slots = ("m",)
 
     @staticmethod
-    def coefficients(t: Any, *, lr: float, beta1: float, beta2: float, weight_decay: Any) -> dict[str, Any]:
-        decay = decoupled(lr, weight_decay)
-        return {"lr": lr, "beta1": beta1, "a1": 1 - beta1, "beta2": beta2, "a2": 1 - beta2, **decay}
+    def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
+        beta1, beta2 = hyper.beta1, hyper.beta2
+        means = {"beta1": beta1, "a1": 1 - beta1, "beta2": beta2, "a2": 1 - beta2}
+        return {"lr": hyper.lr, **means, **decoupled(hyper)}
 
     @staticmethod
-    def rule(
-        xp: Any,
-        p: Array,
-        x: Array,
-        m: Array,
-        *,
-        lr: float,
-        beta1: float,
-        a1: float,
-        beta2: float,
-        a2: float,
-        decay: float | None = None,
-    ) -> tuple[Array, ...]:
-        step = lr * xp.sign(beta1 * m + a1 * x)
-        m = beta2 * m + a2 * x
-        return decayed(p, step, decay), m
+    def rule(xp: Any, p: Array, x: Array, m: Array, c: Any) -> tuple[Array, ...]:
+        step = c.lr * xp.sign(c.beta1 * m + c.a1 * x)
+        m = c.beta2 * m + c.a2 * x
+        return decayed(p, step, c), m
 
 
 class Rprop(Optimizer):
@@ -149,21 +138,9 @@ class Rprop(Optimizer):
         return xp.zeros_like(p), xp.full_like(p, self.initial)
 
     @staticmethod
-    def rule(
-        xp: Any,
-        p: Array,
-        x: Array,
-        d: Array,
-        s: Array,
-        *,
-        lr: float,
-        eta_minus: float,
-        eta_plus: float,
-        step_min: float,
-        step_max: float,
-    ) -> tuple[Array, ...]:
+    def rule(xp: Any, p: Array, x: Array, d: Array, s: Array, c: Any) -> tuple[Array, ...]:
         same = x * d  # a product of two gradients might underflow
-        s = s * xp.where(same > 0, eta_plus, xp.where(same < 0, eta_minus, 1.0))
-        s = xp.minimum(xp.maximum(s, step_min), step_max)
+        s = s * xp.where(same > 0, c.eta_plus, xp.where(same < 0, c.eta_minus, 1.0))
+        s = xp.minimum(xp.maximum(s, c.step_min), c.step_max)
         d = xp.where(same < 0, 0.0, xp.sign(x))
-        return lr * (s * d), d, s
+        return c.lr * (s * d), d, s

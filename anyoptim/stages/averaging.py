@@ -32,19 +32,19 @@ class EMA(ParameterStage):
     decay: Fraction = 0.999
     slots = ("average",)
 
-    evaluate = staticmethod(lambda xp, p, average, **_: average)
+    evaluate = staticmethod(lambda xp, p, average, hyper: average)
 
     def init_slots(self, xp: Any, p: Array) -> tuple[Array, ...]:
         """The parameter as it is."""
         return (xp.asarray(p, copy=True),)
 
     @staticmethod
-    def coefficients(t: Any, *, decay: float) -> dict[str, Any]:
-        return {"new": 1 - decay}
+    def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
+        return {"new": 1 - hyper.decay}
 
     @staticmethod
-    def rule(xp: Any, p: Array, average: Array, *, new: float) -> tuple[Array, ...]:
-        return p, average + new * (p - average)
+    def rule(xp: Any, p: Array, average: Array, c: Any) -> tuple[Array, ...]:
+        return p, average + c.new * (p - average)
 
 
 class SWA(ParameterStage):
@@ -73,22 +73,22 @@ class SWA(ParameterStage):
     every: Final[Count] = 1
 
     slots = ("average",)
-    evaluate = staticmethod(lambda xp, p, average, **_: average)
+    evaluate = staticmethod(lambda xp, p, average, hyper: average)
 
     def init_slots(self, xp: Any, p: Array) -> tuple[Array, ...]:
         """The parameter as it is."""
         return (xp.asarray(p, copy=True),)
 
-    def coefficients(self, t: Any) -> dict[str, Any]:
+    def coefficients(self, t: Any, hyper: Any) -> dict[str, Any]:
         """The share of p in the new average: 1 up to the start, 0 where it rests."""
         late = where(t > self.start, t, self.start) - self.start
         return {"new": where(remainder(late, self.every) == 0, 1 / (late / self.every + 1), 0.0)}
 
     @staticmethod
-    def rule(xp: Any, p: Array, average: Array, *, new: float) -> tuple[Array, ...]:
-        mean = average + new * (p - average)
+    def rule(xp: Any, p: Array, average: Array, c: Any) -> tuple[Array, ...]:
+        mean = average + c.new * (p - average)
         # The very bits of p or of the average: what is left of them by rounding, or of infinities, would not do.
-        return p, xp.where(new > 0.0, xp.where(new < 1.0, mean, p), average)
+        return p, xp.where(c.new > 0.0, xp.where(c.new < 1.0, mean, p), average)
 
 
 class Lookahead(ParameterStage):
@@ -113,17 +113,17 @@ class Lookahead(ParameterStage):
     every: Final[Count] = 5
     share: UnitInterval = 0.5
     slots = ("slow",)
-    evaluate = staticmethod(lambda xp, p, slow, **_: slow)
+    evaluate = staticmethod(lambda xp, p, slow, hyper: slow)
 
     def init_slots(self, xp: Any, p: Array) -> tuple[Array, ...]:
         """The parameter as it is."""
         return (xp.asarray(p, copy=True),)
 
-    def coefficients(self, t: Any, *, share: float) -> dict[str, Any]:
+    def coefficients(self, t: Any, hyper: Any) -> dict[str, Any]:
         """The share, and 1 for a step at which the parameter goes back, else 0."""
-        return {"share": share, "back": where(remainder(t, self.every) == 0, 1.0, 0.0)}
+        return {"share": hyper.share, "back": where(remainder(t, self.every) == 0, 1.0, 0.0)}
 
     @staticmethod
-    def rule(xp: Any, p: Array, slow: Array, *, share: float, back: float) -> tuple[Array, ...]:
-        short = slow + share * (p - slow)
-        return xp.where(back > 0.0, short, p), xp.where(back > 0.0, short, slow)
+    def rule(xp: Any, p: Array, slow: Array, c: Any) -> tuple[Array, ...]:
+        short = slow + c.share * (p - slow)
+        return xp.where(c.back > 0.0, short, p), xp.where(c.back > 0.0, short, slow)

@@ -38,12 +38,12 @@ class ClipGlobalNorm(Stage):
         return x
 
     @staticmethod
-    def coefficients(t: Any, *, max_norm: float, norm: Any) -> dict[str, Any]:
-        return {"scale": ratio_up_to_one(max_norm, norm)}
+    def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
+        return {"scale": ratio_up_to_one(hyper.max_norm, hyper.norm)}
 
     @staticmethod
-    def rule(xp: Any, p: Array, x: Array, *, scale: float) -> Array:
-        return x * scale
+    def rule(xp: Any, p: Array, x: Array, c: Any) -> Array:
+        return x * c.scale
 
 
 class ClipValue(Stage):
@@ -62,5 +62,5 @@ class ClipValue(Stage):
     limit: Nonnegative
 
     @staticmethod
-    def rule(xp: Any, p: Array, x: Array, *, limit: float) -> Array:
-        return xp.minimum(xp.maximum(x, -limit), limit)
+    def rule(xp: Any, p: Array, x: Array, c: Any) -> Array:
+        return xp.minimum(xp.maximum(x, -c.limit), c.limit)

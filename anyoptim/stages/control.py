@@ -37,9 +37,13 @@ class _Skipping(Gate):
         return {**scalars, "consecutive": 0.0} if not traced(past) and past else None
 
 
-def _skips(skipped: Any, consecutive: Any, allowed: Any) -> dict[str, Any]:
+def _skips(hyper: Any) -> dict[str, Any]:
     """How many steps were skipped, and how many of these since the last one that was taken."""
-    return {"skipped": skipped + where(allowed, 0.0, 1.0), "consecutive": where(allowed, 0.0, consecutive + 1)}
+    allowed = hyper.allowed
+    return {
+        "skipped": hyper.skipped + where(allowed, 0.0, 1.0),
+        "consecutive": where(allowed, 0.0, hyper.consecutive + 1),
+    }
 
 
 class SkipNonFinite(_Skipping):
@@ -66,17 +70,15 @@ class SkipNonFinite(_Skipping):
     scalars = {"skipped": 0.0, "consecutive": 0.0}
 
     @staticmethod
-    def update_scalars(
-        step: Any, *, skipped: Any, consecutive: Any, allowed: Any, max_consecutive_skips: Any
-    ) -> dict[str, Any]:
-        return _skips(skipped, consecutive, allowed)
+    def update_scalars(step: Any, hyper: Any) -> dict[str, Any]:
+        return _skips(hyper)
 
     @staticmethod
-    def coefficients(t: Any, **_: Any) -> dict[str, Any]:
+    def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
         return {}
 
     @staticmethod
-    def rule(xp: Any, p: Array, x: Array) -> Array:
+    def rule(xp: Any, p: Array, x: Array, c: Any) -> Array:
         return x
 
 
@@ -129,37 +131,25 @@ class LossScale(_Skipping):
     set_loss_scale = staticmethod(lambda to, **scalars: {**scalars, "scale": to, "good": 0.0})
 
     @staticmethod
-    def coefficients(t: Any, *, scale: Any, **_: Any) -> dict[str, Any]:
-        return {"inverse": 1 / scale}
+    def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
+        return {"inverse": 1 / hyper.scale}
 
     @staticmethod
-    def rule(xp: Any, p: Array, x: Array, *, inverse: float) -> Array:
-        return x * inverse
+    def rule(xp: Any, p: Array, x: Array, c: Any) -> Array:
+        return x * c.inverse
 
     @staticmethod
-    def update_scalars(
-        step: Any,
-        *,
-        scale: Any,
-        good: Any,
-        skipped: Any,
-        consecutive: Any,
-        growth: Any,
-        backoff: Any,
-        interval: Any,
-        min_scale: Any,
-        allowed: Any,
-        max_consecutive_skips: Any,
-    ) -> dict[str, Any]:
-        grown = good + 1 >= interval
-        longer, shorter = scale * growth, scale * backoff
+    def update_scalars(step: Any, hyper: Any) -> dict[str, Any]:
+        scale, allowed = hyper.scale, hyper.allowed
+        grown = hyper.good + 1 >= hyper.interval
+        longer, shorter = scale * hyper.growth, scale * hyper.backoff
         longer = where(longer <= 2.0**127, longer, scale)
-        least = where(scale < min_scale, scale, min_scale)  # one that is set lower stays
+        least = where(scale < hyper.min_scale, scale, hyper.min_scale)  # one that is set lower stays
         shorter = where(shorter >= least, shorter, least)
         return {
             "scale": where(allowed, where(grown, longer, scale), shorter),
-            "good": where(allowed, where(grown, 0.0, good + 1), 0.0),
-            **_skips(skipped, consecutive, allowed),
+            "good": where(allowed, where(grown, 0.0, hyper.good + 1), 0.0),
+            **_skips(hyper),
         }
 
 
@@ -190,18 +180,18 @@ class Accumulate(Stage):
     ranges = {"gathered": _count, "share": _share}
 
     @staticmethod
-    def is_step(*, gathered: Any, every: Any, **_: Any) -> Any:
+    def is_step(hyper: Any) -> Any:
         """Whether the update at hand is a k-th one."""
-        return gathered + 1 >= every
+        return hyper.gathered + 1 >= hyper.every
 
     @staticmethod
-    def update_scalars(step: Any, *, gathered: Any, share: Any, every: Any) -> dict[str, Any]:
-        return {"gathered": 0.0, "share": 1 / (gathered + 1)}
+    def update_scalars(step: Any, hyper: Any) -> dict[str, Any]:
+        return {"gathered": 0.0, "share": 1 / (hyper.gathered + 1)}
 
     @staticmethod
-    def coefficients(t: Any, *, share: Any, **_: Any) -> dict[str, Any]:
-        return {"share": share}
+    def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
+        return {"share": hyper.share}
 
     @staticmethod
-    def rule(xp: Any, p: Array, x: Array, total: Array, *, share: float) -> tuple[Array, ...]:
-        return (total + x) * share, xp.where(total == total, 0.0, 0.0)
+    def rule(xp: Any, p: Array, x: Array, total: Array, c: Any) -> tuple[Array, ...]:
+        return (total + x) * c.share, xp.where(total == total, 0.0, 0.0)

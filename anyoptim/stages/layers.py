@@ -52,9 +52,9 @@ class AdaptiveClip(Stage):
         return "is complex; AdaptiveClip wants real parameters" if is_complex(p) else None
 
     @staticmethod
-    def rule(xp: Any, p: Array, x: Array, *, share: float, eps: float) -> Array:
+    def rule(xp: Any, p: Array, x: Array, c: Any) -> Array:
         of_p, of_x = row_norms(xp, p), row_norms(xp, x)
-        longest = share * xp.maximum(of_p, xp.full_like(of_p, eps))
+        longest = c.share * xp.maximum(of_p, xp.full_like(of_p, c.eps))
         return xp.where(of_x > longest, x * (longest / xp.where(of_x > 0, of_x, longest)), x)
 
 
@@ -74,7 +74,7 @@ class Centralize(Stage):
     array_rule = True
 
     @staticmethod
-    def rule(xp: Any, p: Array, x: Array) -> Array:
+    def rule(xp: Any, p: Array, x: Array, c: Any) -> Array:
         return x if x.ndim < 2 or 0 in x.shape else x - xp.mean(x, axis=tuple(range(1, x.ndim)), keepdims=True)
 
 
@@ -98,6 +98,6 @@ class UnitNorm(ParameterStage):
         return None if p.ndim else "is a number; UnitNorm wants vectors or rows"
 
     @staticmethod
-    def rule(xp: Any, p: Array) -> Array:
+    def rule(xp: Any, p: Array, c: Any) -> Array:
         length = row_norms(xp, p) if p.ndim > 1 else xp.sqrt(xp.sum(p * p, keepdims=True))
         return p / xp.where(length > 0, length, length + 1)

@@ -57,7 +57,7 @@ class Metrics(Stage):
             raise TypeError(f"name is {self.name!r}; wanted a string")
 
     @staticmethod
-    def rule(xp: Any, p: Array, x: Array) -> Array:
+    def rule(xp: Any, p: Array, x: Array, c: Any) -> Array:
         return x
 
     def record_metrics(self, paths: Sequence[str], found: Mapping[str, Sequence[float]]) -> None:

@@ -38,13 +38,13 @@ class Box(ParameterStage):
         _in_order(self.lo, self.hi)
 
     @staticmethod
-    def coefficients(t: Any, *, lo: float, hi: float) -> dict[str, Any]:
-        _in_order(lo, hi)
-        return {"lo": lo, "hi": hi}
+    def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
+        _in_order(hyper.lo, hyper.hi)
+        return {"lo": hyper.lo, "hi": hyper.hi}
 
     @staticmethod
-    def rule(xp: Any, p: Array, *, lo: float, hi: float) -> Array:
-        return xp.minimum(xp.maximum(p, lo), hi)
+    def rule(xp: Any, p: Array, c: Any) -> Array:
+        return xp.minimum(xp.maximum(p, c.lo), c.hi)
 
 
 class NonNegative(ParameterStage):
@@ -60,7 +60,7 @@ class NonNegative(ParameterStage):
     """
 
     @staticmethod
-    def rule(xp: Any, p: Array) -> Array:
+    def rule(xp: Any, p: Array, c: Any) -> Array:
         return xp.maximum(p, 0.0)
 
 

@@ -40,12 +40,12 @@ class ClipNorm(Stage):
     norms = {"length": _value}
 
     @staticmethod
-    def coefficients(t: Any, *, max_norm: float, length: Any, size: int) -> dict[str, Any]:
-        return {"scale": ratio_up_to_one(max_norm, length)}
+    def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
+        return {"scale": ratio_up_to_one(hyper.max_norm, hyper.length)}
 
     @staticmethod
-    def rule(xp: Any, p: Array, x: Array, *, scale: float) -> Array:
-        return x * scale
+    def rule(xp: Any, p: Array, x: Array, c: Any) -> Array:
+        return x * c.scale
 
 
 class TrustRatio(Stage):
@@ -76,15 +76,14 @@ class TrustRatio(Stage):
     norms = {"of_p": _parameter, "of_x": _value}
 
     @staticmethod
-    def coefficients(
-        t: Any, *, share: float, eps: float, lower: float, upper: float, of_p: Any, of_x: Any, size: int
-    ) -> dict[str, Any]:
-        bounded = where(of_p < lower, lower, where(of_p > upper, upper, of_p))
-        return {"ratio": where((bounded > 0) & (of_x > 0), share * trust_ratio(bounded, of_x, eps), 1.0)}
+    def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
+        of_p, of_x = hyper.of_p, hyper.of_x
+        bounded = where(of_p < hyper.lower, hyper.lower, where(of_p > hyper.upper, hyper.upper, of_p))
+        return {"ratio": where((bounded > 0) & (of_x > 0), hyper.share * trust_ratio(bounded, of_x, hyper.eps), 1.0)}
 
     @staticmethod
-    def rule(xp: Any, p: Array, x: Array, *, ratio: float) -> Array:
-        return x * ratio
+    def rule(xp: Any, p: Array, x: Array, c: Any) -> Array:
+        return x * c.ratio
 
 
 class Cautious(GradientStage):
@@ -104,9 +103,10 @@ class Cautious(GradientStage):
     norms = {"root": lambda xp, p, x, g: xp.where(x * g > 0, 1.0, 0.0)}
 
     @staticmethod
-    def coefficients(t: Any, *, root: Any, size: int) -> dict[str, Any]:
-        return {"scale": size / (root * root + 1)}  # the count is the square of its root, to a rounding
+    def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
+        # The count is the square of its root, to a rounding.
+        return {"scale": hyper.size / (hyper.root * hyper.root + 1)}
 
     @staticmethod
-    def rule(xp: Any, p: Array, x: Array, g: Array, *, scale: float) -> Array:
-        return xp.where(x * g > 0, x * scale, 0.0)
+    def rule(xp: Any, p: Array, x: Array, g: Array, c: Any) -> Array:
+        return xp.where(x * g > 0, x * c.scale, 0.0)

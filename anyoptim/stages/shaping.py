@@ -25,7 +25,7 @@ class Maximize(Stage):
     """
 
     @staticmethod
-    def rule(xp: Any, p: Array, x: Array) -> Array:
+    def rule(xp: Any, p: Array, x: Array, c: Any) -> Array:
         return -x
 
 
@@ -43,8 +43,8 @@ class Scale(Stage):
     factor: Number
 
     @staticmethod
-    def rule(xp: Any, p: Array, x: Array, *, factor: float) -> Array:
-        return factor * x
+    def rule(xp: Any, p: Array, x: Array, c: Any) -> Array:
+        return c.factor * x
 
 
 class Trace(Stage):
@@ -67,8 +67,8 @@ class Trace(Stage):
     slots = ("b",)
 
     @staticmethod
-    def rule(xp: Any, p: Array, x: Array, b: Array, *, momentum: float) -> tuple[Array, ...]:
-        b = momentum * b + x
+    def rule(xp: Any, p: Array, x: Array, b: Array, c: Any) -> tuple[Array, ...]:
+        b = c.momentum * b + x
         return b, b
 
 
@@ -104,5 +104,5 @@ class WeightDecay(Stage):
         return {} if self._where is None or self._where(path, p) else {"decay": 0.0}
 
     @staticmethod
-    def rule(xp: Any, p: Array, x: Array, *, decay: float) -> Array:
-        return x + decay * p
+    def rule(xp: Any, p: Array, x: Array, c: Any) -> Array:
+        return x + c.decay * p

@@ -24,5 +24,5 @@ class FlushSubnormals(SlotStage):
     """
 
     @staticmethod
-    def rule(xp: Any, s: Array) -> Array:
+    def rule(xp: Any, s: Array, c: Any) -> Array:
         return xp.where(xp.abs(s) < xp.smallest_normal(s), 0.0, s)

@@ -205,8 +205,8 @@ def test_everything_stays_on_its_device(
 
     class Clipped(method):  # type: ignore[misc, valid-type]
         @staticmethod
-        def rule(xp: Any, p: Any, x: Any, *slots: Any, **coefficients: Any) -> Any:
-            return method.rule(xp, p, xp.minimum(xp.maximum(x, -1.0), 1.0), *slots, **coefficients)
+        def rule(xp: Any, p: Any, x: Any, *slots_and_c: Any) -> Any:
+            return method.rule(xp, p, xp.minimum(xp.maximum(x, -1.0), 1.0), *slots_and_c)
 
     optimizer, layer = Clipped(), ao.Dropout(inverted=True)
     for _ in range(2):

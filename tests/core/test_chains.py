@@ -25,14 +25,14 @@ class Seen(ao.Stage):
     """Takes down the norm of what flows through it."""
 
     measure = staticmethod(lambda xp, p, x: x)
-    rule = staticmethod(lambda xp, p, x: x)
+    rule = staticmethod(lambda xp, p, x, c: x)
 
     def __init__(self) -> None:
         super().__init__()
         self._norms: list[float] = []
 
-    def coefficients(self, t: int, *, norm: float) -> dict[str, Any]:
-        self._norms.append(norm)
+    def coefficients(self, t: int, hyper: Any) -> dict[str, Any]:
+        self._norms.append(hyper.norm)
         return {}
 
 
@@ -286,7 +286,7 @@ class Scaled(ao.Stage):
 
     factor: ao.Nonnegative
     own: ClassVar[Any] = {"b": {"factor": 3.0}, "c.0": {"factor": float}}
-    rule = staticmethod(lambda xp, p, x, *, factor: factor * x)
+    rule = staticmethod(lambda xp, p, x, c: c.factor * x)
 
     def overrides(self, path: str, p: Any) -> Any:
         return self.own.get(path, {})
@@ -405,7 +405,7 @@ def test_jit_compiles_once(chain: str, need: Callable[[str], Library]) -> None:
 
     class Counted(ao.Stage):
         @staticmethod
-        def rule(xp: Any, p: Any, x: Any) -> Any:
+        def rule(xp: Any, p: Any, x: Any, c: Any) -> Any:
             if hasattr(x, "shape"):  # not where equal measures are looked for
                 traced.append(x)
             return x

@@ -377,8 +377,8 @@ def test_rules_can_bound() -> None:
         limit: ao.Nonnegative
 
         @staticmethod
-        def rule(xp: Any, p: Any, x: Any, *, limit: float) -> Any:
-            return xp.bound(x, limit) + xp.bound(x, 0.5 * xp.largest(x))
+        def rule(xp: Any, p: Any, x: Any, c: Any) -> Any:
+            return xp.bound(x, c.limit) + xp.bound(x, 0.5 * xp.largest(x))
 
     x = np.array([0.0, -0.0, 1.0, -3.0, np.inf, -np.inf, np.nan, 1e-45], f)
     found = []

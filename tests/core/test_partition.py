@@ -106,11 +106,11 @@ def test_a_measure_of_one_method_is_of_its_parameters(engine: str) -> None:
 
     class Seen(ao.Stage):
         measure = staticmethod(lambda xp, p, x: x)
-        rule = staticmethod(lambda xp, p, x: x)
+        rule = staticmethod(lambda xp, p, x, c: x)
 
         @staticmethod
-        def coefficients(t: int, *, norm: float) -> dict[str, Any]:
-            norms.append(float(norm))
+        def coefficients(t: int, hyper: Any) -> dict[str, Any]:
+            norms.append(float(hyper.norm))
             return {}
 
     optimizer = ao.partition(

@@ -24,8 +24,8 @@ class Smoothed(ao.Stage):
     slots = ("v",)
 
     @staticmethod
-    def rule(xp: Any, p: Any, x: Any, v: Any, *, share: Any) -> tuple[Any, ...]:
-        v = v + share * (x - v)
+    def rule(xp: Any, p: Any, x: Any, v: Any, c: Any) -> tuple[Any, ...]:
+        v = v + c.share * (x - v)
         return v, v
 
 
@@ -33,11 +33,11 @@ class Shortened(ao.Stage):
     """A stage whose measure is no plain x, and which comes to rest."""
 
     measure = staticmethod(lambda xp, p, x: x * xp.sign(p) + 0.5 * p)
-    coefficients = staticmethod(lambda t, *, norm: {"scale": 1 / (1 + norm), "late": t > 3})
+    coefficients = staticmethod(lambda t, hyper: {"scale": 1 / (1 + hyper.norm), "late": t > 3})
 
     @staticmethod
-    def rule(xp: Any, p: Any, x: Any, *, scale: Any, late: bool) -> Any:
-        return x * scale if late else x * scale + 0.25 * x
+    def rule(xp: Any, p: Any, x: Any, c: Any) -> Any:
+        return x * c.scale if c.late else x * c.scale + 0.25 * x
 
 
 def matrices(path: str, p: Any) -> bool:

@@ -15,10 +15,17 @@ from anyoptim.optimizers import Adafactor, ScheduleFreeAdamW
 from anyoptim.optimizers.matrices import Whole, unit
 from anyoptim.stages.layers import is_complex
 
-__all__ = ["EvenScheduleFreeAdamW", "LateAdafactor", "NesterovSumMuon", "Overwritten", "StartedAverage", "SumMuon"]
+__all__ = [
+    "KerasAdafactor",
+    "KerasEMA",
+    "KerasMuon",
+    "KerasNesterovMuon",
+    "KerasOverwritingEMA",
+    "KerasScheduleFreeAdamW",
+]
 
 
-class StartedAverage(ParameterStage):
+class KerasEMA(ParameterStage):
     """An exponential moving average of the parameters after their steps, which starts with the first of these.
 
     ::
@@ -29,40 +36,38 @@ class StartedAverage(ParameterStage):
 
     decay: UnitInterval
     slots = ("average",)
-    evaluate = staticmethod(lambda xp, p, average, **_: average)
+    evaluate = staticmethod(lambda xp, p, average, hyper: average)
 
     def init_slots(self, xp: Any, p: Array) -> tuple[Array, ...]:
         """The parameter as it is."""
         return (xp.asarray(p, copy=True),)
 
-    def coefficients(self, t: Any, *, decay: Any) -> dict[str, Any]:
+    def coefficients(self, t: Any, hyper: Any) -> dict[str, Any]:
         """The share of p in the new average."""
-        return {"new": where(t == 1, 1.0, 1 - decay)}
+        return {"new": where(t == 1, 1.0, 1 - hyper.decay)}
 
     @staticmethod
-    def rule(xp: Any, p: Array, average: Array, *, new: float) -> tuple[Array, ...]:
-        return p, xp.where(new < 1.0, average + new * (p - average), p)
+    def rule(xp: Any, p: Array, average: Array, c: Any) -> tuple[Array, ...]:
+        return p, xp.where(c.new < 1.0, average + c.new * (p - average), p)
 
 
-class Overwritten(StartedAverage):
+class KerasOverwritingEMA(KerasEMA):
     """The same, and every so many steps the parameter becomes the average."""
 
     every: Final[Count]
 
-    def coefficients(self, t: Any, *, decay: Any) -> dict[str, Any]:
+    def coefficients(self, t: Any, hyper: Any) -> dict[str, Any]:
         """The same, and 1 for a step at which p becomes the average, else 0."""
         back = where(remainder(t, self.every) == 0, 1.0, 0.0)
-        return {**super().coefficients(t, decay=decay), "back": back}
+        return {**super().coefficients(t, hyper), "back": back}
 
     @staticmethod
-    def rule(  # type: ignore[override] # it has a coefficient more
-        xp: Any, p: Array, average: Array, *, new: float, back: float
-    ) -> tuple[Array, ...]:
-        average = xp.where(new < 1.0, average + new * (p - average), p)
-        return xp.where(back > 0.0, average, p), average
+    def rule(xp: Any, p: Array, average: Array, c: Any) -> tuple[Array, ...]:
+        average = xp.where(c.new < 1.0, average + c.new * (p - average), p)
+        return xp.where(c.back > 0.0, average, p), average
 
 
-class LateAdafactor(Adafactor):
+class KerasAdafactor(Adafactor):
     """Adafactor that sees the parameter after its decay.
 
     ::
@@ -75,20 +80,18 @@ class LateAdafactor(Adafactor):
     loss: Nonnegative
 
     @staticmethod
-    def coefficients(t: Any, *, loss: Any, **adafactor: Any) -> dict[str, Any]:  # type: ignore[override] # it has one more
-        return {**Adafactor.coefficients(t, **adafactor), "loss": loss}
+    def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
+        return {**Adafactor.coefficients(t, hyper), "loss": hyper.loss}
 
     @staticmethod
-    def rule(  # type: ignore[override] # it has a coefficient more
-        xp: Any, p: Array, x: Array, row: Array, column: Array, v: Array, *, loss: float, **adafactor: float
-    ) -> tuple[Array, ...]:
+    def rule(xp: Any, p: Array, x: Array, row: Array, column: Array, v: Array, c: Any) -> tuple[Array, ...]:
         if 0 in p.shape:
             return x, row, column, v
-        step, *slots = Adafactor.rule(xp, p - loss * p, x, row, column, v, **adafactor)
-        return (step + loss * p, *slots)
+        step, *slots = Adafactor.rule(xp, p - c.loss * p, x, row, column, v, c)
+        return (step + c.loss * p, *slots)
 
 
-class SumMuon(Optimizer):
+class KerasMuon(Optimizer):
     """Muon by a sum of gradients, with steps of one size for all shapes.
 
     ::
@@ -116,47 +119,32 @@ class SumMuon(Optimizer):
         return None if p.ndim == 2 and 0 not in p.shape else f"has shape {tuple(p.shape)}; Muon wants matrices"
 
     @staticmethod
-    def coefficients(t: Any, *, momentum: Any, **others: Any) -> dict[str, Any]:
-        return {"momentum": momentum, "of_m": 1.0, "of_g": 0.0, **others}
+    def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
+        return {"momentum": hyper.momentum, "of_m": 1.0, "of_g": 0.0, **vars(hyper)}
 
     @staticmethod
-    def rule(
-        xp: Any,
-        p: Array,
-        x: Array,
-        m: Array,
-        *,
-        lr: float,
-        momentum: float,
-        of_m: float,
-        of_g: float,
-        rms: float,
-        steps: float,
-        a: float,
-        b: float,
-        c: float,
-    ) -> tuple[Array, ...]:
-        m = momentum * m + x
-        u = of_m * m + of_g * x
+    def rule(xp: Any, p: Array, x: Array, m: Array, c: Any) -> tuple[Array, ...]:
+        m = c.momentum * m + x
+        u = c.of_m * m + c.of_g * x
         rows, columns = u.shape
         u = xp.matrix_transpose(u) if rows > columns else u
         u = unit(xp, u, 1e-7)
-        for _ in range(int(steps)):
+        for _ in range(int(c.steps)):
             square = u @ xp.matrix_transpose(u)
-            u = a * u + (b * square + c * (square @ square)) @ u
+            u = c.a * u + (c.b * square + c.c * (square @ square)) @ u
         u = xp.matrix_transpose(u) if rows > columns else u
-        return lr * (rms * math.sqrt(max(rows, columns)) if rms else 1.0) * u, m
+        return c.lr * (c.rms * math.sqrt(max(rows, columns)) if c.rms else 1.0) * u, m
 
 
-class NesterovSumMuon(SumMuon):
+class KerasNesterovMuon(KerasMuon):
     """The same with `u = g + momentum*m`."""
 
     @staticmethod
-    def coefficients(t: Any, *, momentum: Any, **others: Any) -> dict[str, Any]:
-        return {"momentum": momentum, "of_m": momentum, "of_g": 1.0, **others}
+    def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
+        return {"momentum": hyper.momentum, "of_m": hyper.momentum, "of_g": 1.0, **vars(hyper)}
 
 
-class EvenScheduleFreeAdamW(ScheduleFreeAdamW):
+class KerasScheduleFreeAdamW(ScheduleFreeAdamW):
     """Schedule-free AdamW whose average weighs all steps alike, and whose eps is at the root of the corrected v.
 
     ::
@@ -166,19 +154,20 @@ class EvenScheduleFreeAdamW(ScheduleFreeAdamW):
     """
 
     scalars = {}  # of which it has none
-    update_scalars = staticmethod(lambda _, **__: {})  # type: ignore[assignment] # likewise
 
     @staticmethod
-    def coefficients(  # type: ignore[override] # it has no numbers
-        t: Any, *, lr: Any, beta: Any, beta2: Any, eps: Any, weight_decay: Any
-    ) -> dict[str, Any]:
-        corrected = sqrt(one_minus_power(beta2, t))
+    def update_scalars(step: Any, hyper: Any) -> dict[str, Any]:
+        return {}
+
+    @staticmethod
+    def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
+        corrected = sqrt(one_minus_power(hyper.beta2, t))
         return {
-            "rate": lr * corrected,
-            "a2": 1 - beta2,
-            "b2": beta2,
-            "eps": eps * corrected,
+            "rate": hyper.lr * corrected,
+            "a2": 1 - hyper.beta2,
+            "b2": hyper.beta2,
+            "eps": hyper.eps * corrected,
             "share": 1 / t,
-            "along": 1 - beta * (1 - 1 / t),
-            "decay": weight_decay,
+            "along": 1 - hyper.beta * (1 - 1 / t),
+            "decay": hyper.weight_decay,
         }

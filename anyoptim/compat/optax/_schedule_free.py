@@ -9,19 +9,19 @@ from anyoptim._trace._hyperparameters import Nonnegative, Number
 from anyoptim._trace._scalars import one_minus_power, power, sqrt, where
 from anyoptim.optimizers import ScheduleFreeAdamW, ScheduleFreeSGD
 
-__all__ = ["PeakScheduleFreeAdamW", "PeakScheduleFreeSGD"]
+__all__ = ["OptaxScheduleFreeAdamW", "OptaxScheduleFreeSGD"]
 
 
-def _weighed(step: Any, *, weight: Any, highest: Any, weigh: Any, exponent: Any, **_: Any) -> dict[str, Any]:
+def _weighed(step: Any, hyper: Any) -> dict[str, Any]:
     """The largest rate so far, the sum of its powers, and the share of the newest."""
-    highest = where(weigh > highest, weigh, highest)
-    new = power(highest, exponent)
-    weight = weight + new
+    highest = where(hyper.weigh > hyper.highest, hyper.weigh, hyper.highest)
+    new = power(highest, hyper.exponent)
+    weight = hyper.weight + new
     there = weight > 0
     return {"weight": weight, "share": where(there, new / where(there, weight, 1.0), 0.0), "highest": highest}
 
 
-class PeakScheduleFreeSGD(ScheduleFreeSGD):
+class OptaxScheduleFreeSGD(ScheduleFreeSGD):
     """Schedule-free SGD whose average is weighed by a power of the largest rate so far, as optax's.
 
     ::
@@ -36,16 +36,10 @@ class PeakScheduleFreeSGD(ScheduleFreeSGD):
     exponent: Number
     scalars = {**ScheduleFreeSGD.scalars, "highest": 0.0}
 
-    update_scalars = staticmethod(_weighed)  # type: ignore[assignment] # it has numbers and hyperparameters more
-
-    @staticmethod
-    def coefficients(  # type: ignore[override] # likewise
-        t: Any, *, highest: Any, weigh: Any, exponent: Any, **own: Any
-    ) -> dict[str, Any]:
-        return ScheduleFreeSGD.coefficients(t, **own)
+    update_scalars = staticmethod(_weighed)
 
 
-class PeakScheduleFreeAdamW(ScheduleFreeAdamW):
+class OptaxScheduleFreeAdamW(ScheduleFreeAdamW):
     """Schedule-free AdamW with such weights, a decay that no correction scales, and eps at the root of the corrected v.
 
     ::
@@ -58,13 +52,10 @@ class PeakScheduleFreeAdamW(ScheduleFreeAdamW):
     exponent: Number
     scalars = {**ScheduleFreeAdamW.scalars, "highest": 0.0}
 
-    update_scalars = staticmethod(_weighed)  # type: ignore[assignment] # it has numbers and hyperparameters more
+    update_scalars = staticmethod(_weighed)
 
     @staticmethod
-    def coefficients(  # type: ignore[override] # likewise
-        t: Any, *, beta2: Any, eps: Any, weight_decay: Any, highest: Any, weigh: Any, exponent: Any, **own: Any
-    ) -> dict[str, Any]:
-        corrected = sqrt(one_minus_power(beta2, t))
-        return ScheduleFreeAdamW.coefficients(
-            t, beta2=beta2, eps=eps * corrected, weight_decay=weight_decay / corrected, **own
-        )
+    def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
+        corrected = sqrt(one_minus_power(hyper.beta2, t))
+        own = {"eps": hyper.eps * corrected, "decay": hyper.weight_decay / corrected}
+        return ScheduleFreeAdamW.coefficients(t, hyper) | own

@@ -11,7 +11,7 @@ from anyoptim._trace._hyperparameters import Domain, Hyper
 from anyoptim._trace._scalars import where
 from anyoptim.stages import Accumulate, Trace, TrustRatio
 
-__all__ = ["MaskedTrustRatio", "NesterovStepTrace", "NesterovTrace", "StepTrace", "Summed"]
+__all__ = ["MaskedTrustRatio", "NesterovStepTrace", "NesterovTrace", "StepTrace", "SumAccumulate"]
 
 _Switch = Annotated[Hyper, Domain(lambda x: x in {0.0, 1.0}, "0 or 1")]
 
@@ -26,16 +26,16 @@ class NesterovTrace(Trace):
     """
 
     @staticmethod
-    def rule(xp: Any, p: Array, x: Array, b: Array, *, momentum: float) -> tuple[Array, ...]:
-        b = momentum * b + x
-        return momentum * b + x, b
+    def rule(xp: Any, p: Array, x: Array, b: Array, c: Any) -> tuple[Array, ...]:
+        b = c.momentum * b + x
+        return c.momentum * b + x, b
 
 
-class Summed(Accumulate):
+class SumAccumulate(Accumulate):
     """Accumulation with the sum of the gradients instead of their mean."""
 
     @staticmethod
-    def coefficients(t: Any, **_: Any) -> dict[str, Any]:
+    def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
         return {"share": 1.0}
 
 
@@ -62,5 +62,5 @@ class MaskedTrustRatio(TrustRatio):
         return {} if self._where(path, p) else {"on": 0.0}
 
     @staticmethod
-    def coefficients(t: Any, *, on: Any, **ratio: Any) -> dict[str, Any]:  # type: ignore[override] # it has one more
-        return {"ratio": where(on > 0, TrustRatio.coefficients(t, **ratio)["ratio"], 1.0)}
+    def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
+        return {"ratio": where(hyper.on > 0, TrustRatio.coefficients(t, hyper)["ratio"], 1.0)}

@@ -12,7 +12,7 @@ from anyoptim._core._stage import Stage
 from anyoptim._trace._hyperparameters import Hyper, Positive
 from anyoptim.compat._counts import Product, rate
 from anyoptim.compat.optax._masks import accumulator, masked
-from anyoptim.compat.optax._stages import NesterovStepTrace, NesterovTrace, StepTrace, Summed
+from anyoptim.compat.optax._stages import NesterovStepTrace, NesterovTrace, StepTrace, SumAccumulate
 from anyoptim.compat.optax._whole import BlockRMS, ClipBlockRMS, CorrectedMean, Mean
 from anyoptim.optimizers import SGD
 from anyoptim.stages import (
@@ -75,9 +75,9 @@ class _UnitwiseClip(Stage):
         return None if p.ndim <= 5 else f"has {p.ndim} axes; adaptive_grad_clip wants at most 5"
 
     @staticmethod
-    def rule(xp: Any, p: Array, x: Array, *, share: float, eps: float) -> Array:
+    def rule(xp: Any, p: Array, x: Array, c: Any) -> Array:
         of_p, of_x = _lengths(xp, p), _lengths(xp, x)
-        longest = share * xp.where(of_p > eps, of_p, xp.full_like(of_p, eps))
+        longest = c.share * xp.where(of_p > c.eps, of_p, xp.full_like(of_p, c.eps))
         divisor = xp.where(of_x > 1e-6, of_x, xp.full_like(of_x, 1e-6))
         return xp.where(of_x < longest, x, x * (longest / divisor))
 
@@ -193,7 +193,7 @@ def MultiSteps(
     accumulator("accumulator_dtype", accumulator_dtype)
     if should_skip_update_fn is not None:
         raise ValueError(f"should_skip_update_fn is {should_skip_update_fn!r}; wanted None, or apply_if_finite")
-    return chained((Accumulate if use_grad_mean else Summed)(rate(every_k_schedule)), opt)
+    return chained((Accumulate if use_grad_mean else SumAccumulate)(rate(every_k_schedule)), opt)
 
 
 def lookahead(

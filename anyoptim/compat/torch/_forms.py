@@ -11,7 +11,7 @@ import numpy as np
 from anyoptim import optimizers
 from anyoptim._arrays import Array, library
 from anyoptim._core._optimizer import Optimizer
-from anyoptim.compat.torch._methods import DtypeAdafactor
+from anyoptim.compat.torch._methods import TorchAdafactor
 
 __all__ = ["CODECS", "FORMS", "Codec", "Form", "Named", "Option", "form_of", "place"]
 
@@ -216,7 +216,7 @@ FORMS: Mapping[type[Any], tuple[Form, ...]] = {
         )
         for kind, eps in (
             (optimizers.Adafactor, Option(("least", "floor"))),
-            (DtypeAdafactor, Option(("floor",), lambda floor: (None, floor))),
+            (TorchAdafactor, Option(("floor",), lambda floor: (None, floor))),
         )
     },
     optimizers.Muon: (
