@@ -83,7 +83,7 @@ class Stage:
     a `measure` or `totals` these, too. The hyperparameters are the stage's own, whatever groups have.
     """
 
-    coefficients: ClassVar[Callable[..., dict[str, Any]]] = staticmethod(lambda t, hyper: {**vars(hyper)})
+    coefficients: ClassVar[Callable[..., dict[str, Any]]] = staticmethod(lambda t, hyper: vars(hyper))
     """`coefficients(t, hyper)`: a dict of what the rule needs beside arrays, in float64 on the host.
 
     t is the parameter's own count of steps, from 1; `hyper` has the hyperparameters' values at this step. As it stands
@@ -296,12 +296,14 @@ class Stage:
             else:
                 values[name] = domain.value(name, value)
         if not given and not any(callable(own[name]) for name in values):
-            own["_fixed"] = values  # until an attribute is set
+            own["_fixed"], own["_hyper"] = values, Values(values)  # until an attribute is set
         return values
 
     def _coefficients(self, t: Any, values: Mapping[str, Any]) -> dict[str, Any]:
+        own = self.__dict__
+        hyper = own["_hyper"] if values is own.get("_fixed") else Values(values)
         try:
-            found = self.coefficients(t, Values(values))
+            found = self.coefficients(t, hyper)
         except AttributeError as error:
             if isinstance(error.obj, Values):
                 raise TypeError(f"coefficients of {self!r} reads {error.name!r}, but is given {[*values]}") from error

@@ -45,11 +45,14 @@ Flow = tuple[Any, Any, list[Any], Any]
 Act = Callable[..., Flow]
 
 
+_set = object.__setattr__
+
+
 class Values:
     """Values by name, as attributes: what a rule reads as `c.lr`."""
 
     def __init__(self, values: Mapping[str, Any]) -> None:
-        object.__setattr__(self, "__dict__", values if type(values) is dict else dict(values))
+        _set(self, "__dict__", values)
 
     def __setattr__(self, name: str, value: Any) -> None:
         raise MisuseError(f"it writes to what it was given, in {name!r}")
