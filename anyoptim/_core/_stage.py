@@ -83,7 +83,7 @@ class Stage:
     a `measure` or `totals` these, too. The hyperparameters are the stage's own, whatever groups have.
     """
 
-    coefficients: ClassVar[Callable[..., dict[str, Any]]] = staticmethod(lambda t, hyper: vars(hyper))
+    coefficients: ClassVar[Callable[..., dict[str, Any]]] = staticmethod(lambda t, hyper: hyper.__dict__)
     """`coefficients(t, hyper)`: a dict of what the rule needs beside arrays, in float64 on the host.
 
     t is the parameter's own count of steps, from 1; `hyper` has the hyperparameters' values at this step. As it stands

@@ -56,7 +56,7 @@ def unless_zero(**hyperparameters: Any) -> dict[str, Any]:
 
 def inside(eps_root: Any, correction: Any = 1.0) -> dict[str, Any]:
     """The coefficient of `root`: `eps_root` in units of an uncorrected v, whose corrected one is v/correction."""
-    return {"eps_root": eps_root * correction} if unless_zero(eps_root=eps_root) else {}
+    return {} if isinstance(eps_root, float) and not eps_root else {"eps_root": eps_root * correction}
 
 
 def root(xp: Any, v: Array, c: Any) -> Array:
@@ -66,7 +66,8 @@ def root(xp: Any, v: Array, c: Any) -> Array:
 
 def decoupled(hyper: Any) -> dict[str, Any]:
     """The coefficient of `decayed`, for weight decay that the gradients don't scale."""
-    return {"decay": hyper.lr * hyper.weight_decay} if unless_zero(weight_decay=hyper.weight_decay) else {}
+    decay = hyper.weight_decay
+    return {} if isinstance(decay, float) and not decay else {"decay": hyper.lr * decay}
 
 
 def decayed(p: Array, step: Array, c: Any) -> Array:

@@ -26,12 +26,11 @@ class AdaGrad(Optimizer):
     eps of 1e-7 inside the root: `AdaGrad(lr, 0.0, initial=0.1, eps_root=1e-7)`. Torch has an eps of 1e-10.
 
     Args:
-        lr: learning rate, finite and at least 0; a number or a schedule of the step number.
-        eps: keeps the division finite, finite and at least 0; likewise.
+        lr: learning rate, finite and at least 0.
+        eps: keeps the division finite, finite and at least 0.
         eps_root: the same inside the root.
-        lr_decay: lets lr fall, as torch's, finite and at least 0; likewise.
+        lr_decay: lets lr fall, as torch's, finite and at least 0.
         initial: what h starts at, finite and at least 0; a number, which stays as it is.
-        engine: the machine that runs the rule; None chooses.
 
     Source: Duchi, Hazan and Singer, Adaptive subgradient methods for online learning and stochastic
     optimization, 2011, the diagonal form of figure 1, with eps outside the root.
@@ -77,11 +76,10 @@ class RMSProp(Optimizer):
     Keras's and optax's, `chain(RMSProp(1.0), Trace(), Scale(lr))` torch's.
 
     Args:
-        lr: learning rate, finite and at least 0; a number or a schedule of the step number.
-        rho: the share of the mean that is kept, in [0, 1); likewise.
-        eps: keeps the division finite, finite and at least 0; likewise.
+        lr: learning rate, finite and at least 0.
+        rho: the share of the mean that is kept, in [0, 1).
+        eps: keeps the division finite, finite and at least 0.
         eps_root: the same inside the root.
-        engine: the machine that runs the rule; None chooses.
 
     Source: Tieleman and Hinton, lecture 6.5 of Neural networks for machine learning, 2012.
     """
@@ -117,12 +115,7 @@ class CenteredRMSProp(RMSProp):
     optax and Keras. That difference of rounded numbers falls below 0 where gradients hardly change, and has no root;
     the variance has a recursion of its own, in which nothing is subtracted but m from g.
 
-    Args:
-        lr: learning rate, finite and at least 0; a number or a schedule of the step number.
-        rho: the share of the means that is kept, in [0, 1); likewise.
-        eps: keeps the division finite, finite and at least 0; likewise.
-        eps_root: the same inside the root.
-        engine: the machine that runs the rule; None chooses.
+    Its hyperparameters are those of `RMSProp`.
 
     Source: Graves, Generating sequences with recurrent neural networks, 2013, equations 38 to 41, where momentum and
     an eps inside the root are added.
@@ -156,10 +149,9 @@ class AdaDelta(Optimizer):
         p <- p - lr*d
 
     Args:
-        lr: a factor to the paper's step, finite and at least 0; a number or a schedule of the step number.
-        rho: the share of the means that is kept, in [0, 1); likewise.
-        eps: starts the motion and keeps the division finite, finite and at least 0; likewise.
-        engine: the machine that runs the rule; None chooses.
+        lr: a factor to the paper's step, finite and at least 0.
+        rho: the share of the means that is kept, in [0, 1).
+        eps: starts the motion and keeps the division finite, finite and at least 0.
 
     Source: Zeiler, ADADELTA: an adaptive learning rate method, 2012, algorithm 1, which has no lr (1).
     """

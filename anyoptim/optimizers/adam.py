@@ -36,13 +36,11 @@ class Adam(Optimizer):
     the new g beside a large m.
 
     Args:
-        lr: learning rate, finite and at least 0; a number or a schedule of the step number.
-        beta1: decay of m, in [0, 1); likewise.
-        beta2: decay of v, in [0, 1); likewise.
-        eps: keeps the division finite, finite and at least 0; likewise.
+        lr: learning rate, finite and at least 0.
+        beta1, beta2: decay of m and of v, in [0, 1).
+        eps: keeps the division finite, finite and at least 0.
         eps_corrected: the same, added to the root of the corrected v.
         eps_root: the same inside this root, as optax has it.
-        engine: the machine that runs the rule; None chooses.
 
     Source: Kingma and Ba, Adam: a method for stochastic optimization, 2015, the more efficient form
     at the end of section 2.
@@ -101,7 +99,7 @@ def _means(xp: Any, x: Array, m: Array, v: Array, c: Any) -> tuple[Array, Array]
     return m, v
 
 
-class AdamW(Optimizer):
+class AdamW(Adam):
     """Adam, and beside its step a share of the parameter: weight decay that the gradients don't scale.
 
     ::
@@ -116,27 +114,12 @@ class AdamW(Optimizer):
     which torch's is, `Adam` says. torch's weight_decay is 0.01 as here, optax's 0.0001, Keras's 0.004.
 
     Args:
-        lr: learning rate, finite and at least 0; a number or a schedule of the step number.
-        beta1: decay of m, in [0, 1); likewise.
-        beta2: decay of v, in [0, 1); likewise.
-        eps: keeps the division finite, finite and at least 0; likewise.
-        weight_decay: the share, in units of lr, finite and at least 0; likewise.
-        eps_corrected: another eps, added to the root of the corrected v.
-        eps_root: the same inside this root, as optax has it.
-        engine: the machine that runs the rule; None chooses.
+        weight_decay: the share, in units of lr, finite and at least 0. The other hyperparameters are those of `Adam`.
 
     Source: Loshchilov and Hutter, Decoupled weight decay regularization, 2019, algorithm 2.
     """
 
-    lr: Nonnegative = 0.001
-    beta1: Fraction = 0.9
-    beta2: Fraction = 0.999
-    eps: Nonnegative = 1e-7
     weight_decay: Nonnegative = 0.01
-    _: KW_ONLY
-    eps_corrected: Nonnegative = 0.0
-    eps_root: Nonnegative = 0.0
-    slots = ("m", "v")
 
     @staticmethod
     def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
@@ -165,14 +148,7 @@ class AMSGrad(Adam):
     The decay, which is that of `AdamW`, is another paper's.
 
     Args:
-        lr: learning rate, finite and at least 0; a number or a schedule of the step number.
-        beta1: decay of m, in [0, 1); likewise.
-        beta2: decay of v, in [0, 1); likewise.
-        eps: keeps the division finite, finite and at least 0; likewise.
-        eps_corrected: the same, added to the root of the corrected u.
-        eps_root: the same inside this root.
-        weight_decay: decoupled, in units of lr, finite and at least 0; likewise.
-        engine: the machine that runs the rule; None chooses.
+        weight_decay: decoupled, in units of lr, finite and at least 0. The others are those of `Adam`, with u for v.
 
     Source: Reddi, Kale and Kumar, On the convergence of Adam and beyond, 2018, algorithm 2, with Adam's corrections.
     """
@@ -205,12 +181,10 @@ class CorrectedAMSGrad(Optimizer):
         p <- p - lr * m/(1 - beta1**t) / (sqrt(u + eps_root) + eps)
 
     Args:
-        lr: learning rate, finite and at least 0; a number or a schedule of the step number.
-        beta1: decay of m, in [0, 1); likewise.
-        beta2: decay of v, in [0, 1); likewise.
-        eps: keeps the division finite, finite and at least 0; likewise.
+        lr: learning rate, finite and at least 0.
+        beta1, beta2: decay of m and of v, in [0, 1).
+        eps: keeps the division finite, finite and at least 0.
         eps_root: the same inside the root.
-        engine: the machine that runs the rule; None chooses.
 
     Source: as for `AMSGrad`, with the corrections where `optax.amsgrad` has them.
     """

@@ -27,12 +27,10 @@ class Adamax(Optimizer):
     as here; torch and optax add theirs inside it, where it doesn't fade: `Adamax(eps=0.0, eps_max=1e-8)`.
 
     Args:
-        lr: learning rate, finite and at least 0; a number or a schedule of the step number.
-        beta1: decay of m, in [0, 1); likewise.
-        beta2: decay of u, in [0, 1); likewise.
-        eps: keeps the division finite, finite and at least 0; likewise.
+        lr: learning rate, finite and at least 0.
+        beta1, beta2: decay of m and of u, in [0, 1).
+        eps: keeps the division finite, finite and at least 0.
         eps_max: the same inside the maximum.
-        engine: the machine that runs the rule; None chooses.
 
     Source: Kingma and Ba, Adam: a method for stochastic optimization, 2015, algorithm 2, where lr is 0.002.
     """
@@ -47,14 +45,9 @@ class Adamax(Optimizer):
 
     @staticmethod
     def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
-        return {
-            "lr_t": hyper.lr / one_minus_power(hyper.beta1, t),
-            "a1": 1 - hyper.beta1,
-            "b1": hyper.beta1,
-            "beta2": hyper.beta2,
-            "eps": hyper.eps,
-            "eps_max": hyper.eps_max,
-        }
+        lr_t = hyper.lr / one_minus_power(hyper.beta1, t)
+        means = {"a1": 1 - hyper.beta1, "b1": hyper.beta1, "beta2": hyper.beta2}
+        return {"lr_t": lr_t, **means, "eps": hyper.eps, "eps_max": hyper.eps_max}
 
     @staticmethod
     def rule(xp: Any, p: Array, x: Array, m: Array, u: Array, c: Any) -> tuple[Array, ...]:

@@ -32,14 +32,13 @@ class Adan(Optimizer):
     optax multiplies d and v by 1-beta2 instead of beta2, and has an eps_root of 1e-8.
 
     Args:
-        lr: learning rate, finite and at least 0; a number or a schedule of the step number.
-        beta1: decay of m, in [0, 1); likewise.
-        beta2: decay of v, in [0, 1), and how far the look is ahead; likewise.
-        beta3: decay of n, in [0, 1); likewise.
-        eps: keeps the division finite, finite and at least 0; likewise.
-        weight_decay: how much p shrinks, in units of lr, finite and at least 0; likewise.
+        lr: learning rate, finite and at least 0.
+        beta1: decay of m, in [0, 1).
+        beta2: decay of v, in [0, 1), and how far the look is ahead.
+        beta3: decay of n, in [0, 1).
+        eps: keeps the division finite, finite and at least 0.
+        weight_decay: how much p shrinks, in units of lr, finite and at least 0.
         eps_root: another eps inside the root.
-        engine: the machine that runs the rule; None chooses.
 
     Source: Xie et al., Adan: adaptive Nesterov momentum algorithm for faster optimizing deep models, 2022, algorithm 1.
     """
@@ -56,22 +55,23 @@ class Adan(Optimizer):
 
     @staticmethod
     def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
-        c3 = one_minus_power(hyper.beta3, t)
-        corrected = sqrt(c3)
+        beta1, beta2, beta3 = hyper.beta1, hyper.beta2, hyper.beta3
+        c3 = one_minus_power(beta3, t)
+        corrected, decay = sqrt(c3), hyper.lr * hyper.weight_decay
         return {
-            "lr_m": hyper.lr * corrected / one_minus_power(hyper.beta1, t),
-            "lr_v": hyper.lr * corrected * hyper.beta2 / one_minus_power(hyper.beta2, t),
-            "a1": 1 - hyper.beta1,
-            "a2": 1 - hyper.beta2,
-            "a3": 1 - hyper.beta3,
-            "b1": hyper.beta1,
-            "b2": hyper.beta2,
-            "b3": hyper.beta3,
-            "ahead": hyper.beta2,
+            "lr_m": hyper.lr * corrected / one_minus_power(beta1, t),
+            "lr_v": hyper.lr * corrected * beta2 / one_minus_power(beta2, t),
+            "a1": 1 - beta1,
+            "a2": 1 - beta2,
+            "a3": 1 - beta3,
+            "b1": beta1,
+            "b2": beta2,
+            "b3": beta3,
+            "ahead": beta2,
             "later": where(t == 1, 0.0, 1.0),
             "eps": corrected * hyper.eps,
-            "decay": hyper.lr * hyper.weight_decay,
-            "shrink": 1 / (1 + hyper.lr * hyper.weight_decay),
+            "decay": decay,
+            "shrink": 1 / (1 + decay),
             **inside(hyper.eps_root, c3),
         }
 

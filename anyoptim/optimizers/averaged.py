@@ -26,11 +26,10 @@ class ASGD(Optimizer):
     stages come after it, `chain(ASGD(), ..., SWA(t0 + 2))` has that of p as it is in the end.
 
     Args:
-        lr: learning rate, finite and at least 0; a number or a schedule of the step number.
-        lambd: decay of p, which also lets eta fall, finite and at least 0; likewise.
-        alpha: the power with which eta falls, finite and at least 0; likewise.
-        t0: the step after which p is averaged, finite and at least 0; likewise.
-        engine: the machine that runs the rule; None chooses.
+        lr: learning rate, finite and at least 0.
+        lambd: decay of p, which also lets eta fall, finite and at least 0.
+        alpha: the power with which eta falls, finite and at least 0.
+        t0: the step after which p is averaged, finite and at least 0.
 
     Source: Polyak and Juditsky, Acceleration of stochastic approximation by averaging, 1992; for eta Xu, Towards
     optimal one pass large scale learning with averaged stochastic gradient descent, 2011.
@@ -50,11 +49,8 @@ class ASGD(Optimizer):
     @staticmethod
     def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
         late = t - 1 - hyper.t0
-        return {
-            "eta": hyper.lr / power(1 + hyper.lambd * hyper.lr * (t - 1), hyper.alpha),
-            "lambd": hyper.lambd,
-            "mu": 1 / where(late > 1, late, 1.0),
-        }
+        eta = hyper.lr / power(1 + hyper.lambd * hyper.lr * (t - 1), hyper.alpha)
+        return {"eta": eta, "lambd": hyper.lambd, "mu": 1 / where(late > 1, late, 1.0)}
 
     @staticmethod
     def rule(xp: Any, p: Array, x: Array, average: Array, c: Any) -> tuple[Array, ...]:

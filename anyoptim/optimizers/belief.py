@@ -27,12 +27,10 @@ class AdaBelief(Optimizer):
     eps are one number; optax has both, with the defaults of here.
 
     Args:
-        lr: learning rate, finite and at least 0; a number or a schedule of the step number.
-        beta1: decay of m, in [0, 1); likewise.
-        beta2: decay of s, in [0, 1); likewise.
-        eps: keeps the division finite, added to the root of the corrected s; finite and at least 0; likewise.
-        eps_root: keeps s above 0, finite and at least 0; likewise.
-        engine: the machine that runs the rule; None chooses.
+        lr: learning rate, finite and at least 0.
+        beta1, beta2: decay of m and of s, in [0, 1).
+        eps: keeps the division finite, added to the root of the corrected s; finite and at least 0.
+        eps_root: keeps s above 0, finite and at least 0.
 
     Source: Zhuang et al., AdaBelief optimizer: adapting stepsizes by the belief in observed gradients, 2020,
     algorithm 2.
@@ -81,12 +79,11 @@ class Yogi(Optimizer):
     m at `initial`, too: `CorrectedYogi` with another start of m.
 
     Args:
-        lr: learning rate, finite and at least 0; a number or a schedule of the step number.
-        beta1: decay of m, in [0, 1); likewise.
-        beta2: 1 less the share of a squared gradient by which v moves, in [0, 1); likewise.
-        eps: keeps the division finite and steps short, finite and at least 0; likewise.
+        lr: learning rate, finite and at least 0.
+        beta1: decay of m, in [0, 1).
+        beta2: 1 less the share of a squared gradient by which v moves, in [0, 1).
+        eps: keeps the division finite and steps short, finite and at least 0.
         initial: v before the first step, finite and at least 0; it can't be changed later.
-        engine: the machine that runs the rule; None chooses.
 
     Source: Zaheer et al., Adaptive methods for nonconvex optimization, 2018, algorithm 2.
     """
@@ -127,13 +124,7 @@ class CorrectedYogi(Yogi):
 
     optax starts m at `initial` as well, which is forgotten as m forgets; here m starts at 0.
 
-    Args:
-        lr: learning rate, finite and at least 0; a number or a schedule of the step number.
-        beta1: decay of m, in [0, 1); likewise.
-        beta2: 1 less the share of a squared gradient by which v moves, in [0, 1); likewise.
-        eps: keeps the division finite and steps short, finite and at least 0; likewise.
-        initial: v before the first step, finite and at least 0; it can't be changed later.
-        engine: the machine that runs the rule; None chooses.
+    Its hyperparameters are those of `Yogi`.
 
     Source: as for `Yogi`.
     """

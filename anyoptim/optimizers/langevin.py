@@ -33,11 +33,10 @@ class SGLD(Optimizer):
     the element, and on nothing else. It works on whole arrays (`portable`). Complex parameters are refused.
 
     Args:
-        lr: half of the paper's step size, finite and at least 0; a number or a schedule of the step number.
-        temperature: of the noise, finite and at least 0; likewise.
-        seed: of the noise, a whole number, at least 0 and below 2**32; likewise.
+        lr: half of the paper's step size, finite and at least 0.
+        temperature: of the noise, finite and at least 0.
+        seed: of the noise, a whole number, at least 0 and below 2**32.
         stream: the same, for one parameter among others: what it is here, `overrides` replaces by a hash of the path.
-        engine: the machine that runs the rule; None chooses.
 
     Source: Welling and Teh, Bayesian learning via stochastic gradient Langevin dynamics, 2011, equation 4.
     """

@@ -37,12 +37,11 @@ class LARS(Optimizer):
     Biases and scales are usually spared: `partition` gives them to `Momentum`.
 
     Args:
-        lr: learning rate, finite and at least 0; a number or a schedule of the step number.
-        momentum: the share of the last step that is kept, in [0, 1); likewise.
-        weight_decay: of the loss, finite and at least 0; likewise.
-        trust: finite and at least 0; likewise.
-        eps: keeps the division finite, finite and at least 0; likewise.
-        engine: the machine that runs the rule; None chooses.
+        lr: learning rate, finite and at least 0.
+        momentum: the share of the last step that is kept, in [0, 1).
+        weight_decay: of the loss, finite and at least 0.
+        trust: finite and at least 0.
+        eps: keeps the division finite, finite and at least 0.
 
     Source: You, Gitman and Ginsburg, Large batch training of convolutional networks, 2017, algorithm 1.
     """
@@ -122,13 +121,11 @@ class LAMB(Recipe):
     It is a chain of two stages, the direction and its length, and its state is nested like a chain's.
 
     Args:
-        lr: learning rate, finite and at least 0; a number or a schedule of the step number.
-        beta1: decay of m, in [0, 1); likewise.
-        beta2: decay of v, in [0, 1); likewise.
-        eps: keeps the division finite, finite and at least 0; likewise.
-        weight_decay: of the parameter, finite and at least 0; likewise.
-        upper: of |p| in the ratio (the paper's phi), above 0, infinite for none; likewise.
-        engine: the machine that runs the rule; None chooses.
+        lr: learning rate, finite and at least 0.
+        beta1, beta2: decay of m and of v, in [0, 1).
+        eps: keeps the division finite, finite and at least 0.
+        weight_decay: of the parameter, finite and at least 0.
+        upper: of |p| in the ratio (the paper's phi), above 0, infinite for none.
 
     Source: You et al., Large batch optimization for deep learning: training BERT in 76 minutes, 2020, algorithm 2.
     """

@@ -87,14 +87,13 @@ class Adafactor(Optimizer):
     which g is divided, are at least that. Complex parameters are refused.
 
     Args:
-        lr: the largest relative step, finite and at least 0; a number or a schedule of the step number.
-        decay: how fast the mean forgets, finite and at least 0; likewise.
-        eps: keeps the division finite, finite and at least 0; likewise.
-        floor: the least rms of a parameter, so that zeros move, finite and at least 0; likewise.
-        clip: the largest rms of u, above 0, infinite for none; likewise.
-        least: the least divisor of g, finite and at least 0; likewise.
-        weight_decay: decoupled, in units of lr, finite and at least 0; likewise.
-        engine: the machine that runs the rule; None chooses.
+        lr: the largest relative step, finite and at least 0.
+        decay: how fast the mean forgets, finite and at least 0.
+        eps: keeps the division finite, finite and at least 0.
+        floor: the least rms of a parameter, so that zeros move, finite and at least 0.
+        clip: the largest rms of u, above 0, infinite for none.
+        least: the least divisor of g, finite and at least 0.
+        weight_decay: decoupled, in units of lr, finite and at least 0.
 
     Source: Shazeer and Stern, Adafactor: adaptive learning rates with sublinear memory cost, 2018, algorithms 4 and 5.
     """
@@ -172,18 +171,15 @@ class Muon(Optimizer):
     the shape, `lr*rms*sqrt(max(rows, columns))*u` with an rms of 0.2, like AdamW's: `Muon(rms=0.2)`.
 
     Args:
-        lr: learning rate, finite and at least 0; a number or a schedule of the step number.
-        momentum: the share of the mean that is kept, in [0, 1); likewise.
-        weight_decay: decoupled, finite and at least 0; likewise.
-        steps: how often the polynomial is applied, at least 1; likewise.
-        eps: keeps the division by |u| finite, finite and at least 0; likewise.
+        lr: learning rate, finite and at least 0.
+        momentum: the share of the mean that is kept, in [0, 1).
+        weight_decay: decoupled, finite and at least 0.
+        steps: how often the polynomial is applied, at least 1.
+        eps: keeps the division by |u| finite, finite and at least 0.
         least: the same as a lower bound of |u|.
-        ahead: 1 to look ahead as Nesterov's momentum does, 0 not to, in [0, 1]; likewise.
-        rms: the root mean square of u in the step, finite and at least 0, which is for none; likewise.
-        a: of the polynomial, any number but NaN; likewise.
-        b: likewise.
-        c: likewise.
-        engine: the machine that runs the rule; None chooses.
+        ahead: 1 to look ahead as Nesterov's momentum does, 0 not to, in [0, 1].
+        rms: the root mean square of u in the step, finite and at least 0, which is for none.
+        a, b, c: of the polynomial, any numbers but NaN.
 
     Source: Jordan et al., Muon: an optimizer for hidden layers in neural networks, 2024, algorithm 2; the decay of Liu
     et al., Muon is scalable for LLM training, 2025, equation 3.
@@ -243,9 +239,8 @@ class Shampoo(Optimizer):
     library has, and whose time grows with the third power of rows and columns.
 
     Args:
-        lr: learning rate, finite and at least 0; a number or a schedule of the step number.
-        eps: times the identity, above 0; likewise.
-        engine: the machine that runs the rule; None chooses.
+        lr: learning rate, finite and at least 0.
+        eps: times the identity, above 0.
 
     Source: Gupta, Koren and Singer, Shampoo: preconditioned stochastic tensor optimization, 2018, algorithm 1, where
     eps is in the first L and R.

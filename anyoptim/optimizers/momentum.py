@@ -20,8 +20,7 @@ class SGD(Optimizer):
         p <- p - lr*g
 
     Args:
-        lr: learning rate, finite and at least 0; a number or a schedule of the step number.
-        engine: the machine that runs the rule; None chooses.
+        lr: learning rate, finite and at least 0.
 
     Source: Robbins and Monro, A stochastic approximation method, 1951, with a constant step.
     """
@@ -45,9 +44,8 @@ class Momentum(Optimizer):
     torch keeps it outside.
 
     Args:
-        lr: learning rate, finite and at least 0; a number or a schedule of the step number.
-        momentum: the share of the last step that is kept, in [0, 1); likewise.
-        engine: the machine that runs the rule; None chooses.
+        lr: learning rate, finite and at least 0.
+        momentum: the share of the last step that is kept, in [0, 1).
 
     Source: Polyak, Some methods of speeding up the convergence of iteration methods, 1964, equation 9;
     in these letters Sutskever et al., On the importance of initialization and momentum, 2013, section 2.
@@ -73,10 +71,7 @@ class Nesterov(Momentum):
 
     The parameters are those after the look ahead, as in Keras; torch's form is `HeavyBallNesterov`.
 
-    Args:
-        lr: learning rate, finite and at least 0; a number or a schedule of the step number.
-        momentum: the share of the last step that is kept, in [0, 1); likewise.
-        engine: the machine that runs the rule; None chooses.
+    Its hyperparameters are those of `Momentum`.
 
     Source: Sutskever et al., On the importance of initialization and momentum, 2013, equations 3 and 4, in the
     variables of Bengio, Boulanger-Lewandowski and Pascanu, Advances in optimizing recurrent networks, 2013, equation 7.
@@ -100,10 +95,7 @@ class TextbookNesterov(Momentum):
     With the v of before the step this would be `Nesterov`; with the new one, as here, the step is longer by
     `momentum*momentum*lr*g` and momentum by a factor of momentum smaller.
 
-    Args:
-        lr: learning rate, finite and at least 0; a number or a schedule of the step number.
-        momentum: the share of the last step that is kept, in [0, 1); likewise.
-        engine: the machine that runs the rule; None chooses.
+    Its hyperparameters are those of `Momentum`.
 
     Source: Saito, Deep Learning from Scratch, 2016, its common/optimizer.py; Chainer's NesterovAG.
     """
@@ -123,10 +115,9 @@ class HeavyBall(Optimizer):
         p <- p - lr*b
 
     Args:
-        lr: learning rate, finite and at least 0; a number or a schedule of the step number.
-        momentum: the share of the sum of gradients that is kept, in [0, 1); likewise.
-        dampening: the share of each gradient but the first that is left out, in [0, 1); likewise.
-        engine: the machine that runs the rule; None chooses.
+        lr: learning rate, finite and at least 0.
+        momentum: the share of the sum of gradients that is kept, in [0, 1).
+        dampening: the share of each gradient but the first that is left out, in [0, 1).
 
     Source: Polyak, Some methods of speeding up the convergence of iteration methods, 1964, equation 9.
     """
@@ -156,11 +147,7 @@ class HeavyBallNesterov(HeavyBall):
 
     At a constant lr, without dampening, these are the parameters of `Nesterov`.
 
-    Args:
-        lr: learning rate, finite and at least 0; a number or a schedule of the step number.
-        momentum: the share of the sum of gradients that is kept, in [0, 1); likewise.
-        dampening: the share of each gradient but the first that is left out, in [0, 1); likewise.
-        engine: the machine that runs the rule; None chooses.
+    Its hyperparameters are those of `HeavyBall`.
 
     Source: as for `Nesterov`.
     """

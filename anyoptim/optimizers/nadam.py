@@ -36,15 +36,13 @@ class NAdam(Optimizer):
     nothing but the count of steps is remembered of them.
 
     Args:
-        lr: learning rate, finite and at least 0; a number or a schedule of the step number.
-        beta1: decay of m, in [0, 1); likewise.
-        beta2: decay of v, in [0, 1); likewise.
-        eps: keeps the division finite, finite and at least 0; likewise.
-        warmup: the share of the momentum that is missing before the first step, in [0, 0.5]; likewise.
-        momentum_decay: how fast it comes, finite and at least 0; likewise.
+        lr: learning rate, finite and at least 0.
+        beta1, beta2: decay of m and of v, in [0, 1).
+        eps: keeps the division finite, finite and at least 0.
+        warmup: the share of the momentum that is missing before the first step, in [0, 0.5].
+        momentum_decay: how fast it comes, finite and at least 0.
         eps_root: another eps inside the root, as optax has it.
-        weight_decay: decoupled, in units of lr, finite and at least 0; likewise.
-        engine: the machine that runs the rule; None chooses.
+        weight_decay: decoupled, in units of lr, finite and at least 0.
 
     Source: Dozat, Incorporating Nesterov momentum into Adam, 2016, algorithm 2; with a mean m like Adam's.
     """

@@ -45,14 +45,13 @@ class Prodigy(Optimizer):
     code, which also can correct for the start of m and v, as optax's does.
 
     Args:
-        lr: times the estimate, finite and at least 0; a number or a schedule of the step number.
-        beta1: decay of m, in [0, 1); likewise.
-        beta2: decay of v, and by its root of r and s, in [0, 1); likewise.
-        eps: keeps the division finite, finite and at least 0; likewise.
-        weight_decay: of the parameter, finite and at least 0; likewise.
-        d0: the first estimate, far too small, above 0; likewise.
-        growth: times the estimate, above 0; likewise.
-        engine: the machine that runs the rule; None chooses.
+        lr: times the estimate, finite and at least 0.
+        beta1: decay of m, in [0, 1).
+        beta2: decay of v, and by its root of r and s, in [0, 1).
+        eps: keeps the division finite, finite and at least 0.
+        weight_decay: of the parameter, finite and at least 0.
+        d0: the first estimate, far too small, above 0.
+        growth: times the estimate, above 0.
 
     Source: Mishchenko and Defazio, Prodigy: an expeditiously adaptive parameter-free learner, 2024, algorithm 4.
     """

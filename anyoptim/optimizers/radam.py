@@ -35,15 +35,13 @@ class RAdam(Optimizer):
     eps_corrected=1e-8)`. With all three of them the divisor is as in `Adam`.
 
     Args:
-        lr: learning rate, finite and at least 0; a number or a schedule of the step number.
-        beta1: decay of m, in [0, 1); likewise.
-        beta2: decay of v, in [0, 1); likewise.
-        eps: keeps the division finite, finite and at least 0; likewise.
-        threshold: what rho must be above, finite and at least 0; below 4, where r has no root, it is 4; likewise.
+        lr: learning rate, finite and at least 0.
+        beta1, beta2: decay of m and of v, in [0, 1).
+        eps: keeps the division finite, finite and at least 0.
+        threshold: what rho must be above, finite and at least 0; below 4, where r has no root, it is 4.
         eps_corrected: another eps, added to the root of the corrected v.
         eps_root: the same inside this root, as optax has it.
-        weight_decay: decoupled, in units of lr, finite and at least 0; likewise.
-        engine: the machine that runs the rule; None chooses.
+        weight_decay: decoupled, in units of lr, finite and at least 0.
 
     Source: Liu et al., On the variance of the adaptive learning rate and beyond, 2020, algorithm 2.
     """

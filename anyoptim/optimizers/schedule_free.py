@@ -29,10 +29,9 @@ class ScheduleFreeSGD(Optimizer):
     not kept but solved for. w is a number of the state: a schedule of lr, such as a warmup, weighs the average.
 
     Args:
-        lr: learning rate, finite and at least 0; a number or a schedule of the step number.
-        beta: how far y is from z to x, above 0 and at most 1; likewise.
-        weight_decay: at y, finite and at least 0; likewise.
-        engine: the machine that runs the rule; None chooses.
+        lr: learning rate, finite and at least 0.
+        beta: how far y is from z to x, above 0 and at most 1.
+        weight_decay: at y, finite and at least 0.
 
     Source: Defazio et al., The road less scheduled, 2024, equations 3 to 5, with weights by the square of lr.
     """
@@ -53,12 +52,8 @@ class ScheduleFreeSGD(Optimizer):
 
     @staticmethod
     def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
-        return {
-            "rate": hyper.lr,
-            "share": hyper.share,
-            "along": 1 - hyper.beta * (1 - hyper.share),
-            "decay": hyper.weight_decay,
-        }
+        along = 1 - hyper.beta * (1 - hyper.share)
+        return {"rate": hyper.lr, "share": hyper.share, "along": along, "decay": hyper.weight_decay}
 
     @staticmethod
     def rule(xp: Any, p: Array, x: Array, z: Array, c: Any) -> tuple[Array, ...]:
@@ -86,12 +81,11 @@ class ScheduleFreeAdamW(Optimizer):
     not kept but solved for. w is a number of the state, summed over all steps, whatever parameters took part.
 
     Args:
-        lr: learning rate, finite and at least 0; a number or a schedule of the step number, such as a warmup.
-        beta: how far y is from z to x, above 0 and at most 1; likewise.
-        beta2: decay of v, in [0, 1); likewise.
-        eps: added to the root of the uncorrected v, finite and at least 0; likewise.
-        weight_decay: at y, finite and at least 0; likewise.
-        engine: the machine that runs the rule; None chooses.
+        lr: learning rate, finite and at least 0. A schedule may be a warmup.
+        beta: how far y is from z to x, above 0 and at most 1.
+        beta2: decay of v, in [0, 1).
+        eps: added to the root of the uncorrected v, finite and at least 0.
+        weight_decay: at y, finite and at least 0.
 
     Source: Defazio et al., The road less scheduled, 2024, algorithm 1.
     """

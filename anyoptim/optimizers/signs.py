@@ -29,9 +29,8 @@ class Signum(Optimizer):
     `chain(Signum(lr), WeightDecay(lr*decay))`.
 
     Args:
-        lr: learning rate, finite and at least 0; a number or a schedule of the step number.
-        momentum: the share of m that is kept, in [0, 1); likewise.
-        engine: the machine that runs the rule; None chooses.
+        lr: learning rate, finite and at least 0.
+        momentum: the share of m that is kept, in [0, 1).
 
     Source: Bernstein et al., signSGD: compressed optimisation for non-convex problems, 2018, algorithm 2; algorithm 1
     is signSGD.
@@ -65,11 +64,10 @@ class Lion(Optimizer):
     and in Keras.
 
     Args:
-        lr: learning rate, finite and at least 0; a number or a schedule of the step number.
-        beta1: the share of m in the step's direction, in [0, 1); likewise.
-        beta2: the share of m that is kept, in [0, 1); likewise.
-        weight_decay: finite and at least 0; likewise.
-        engine: the machine that runs the rule; None chooses.
+        lr: learning rate, finite and at least 0.
+        beta1: the share of m in the step's direction, in [0, 1).
+        beta2: the share of m that is kept, in [0, 1).
+        weight_decay: finite and at least 0.
 
     Source: Chen et al., Symbolic discovery of optimization algorithms, 2023, algorithm 2.
     """
@@ -112,13 +110,12 @@ class Rprop(Optimizer):
     scheduled like any other. Where a product of two gradients underflows they see no sign, and here there is one.
 
     Args:
-        lr: a factor to the steps, finite and at least 0; a number or a schedule of the step number.
-        eta_minus: what shortens a step, in [0, 1); likewise.
-        eta_plus: what lengthens it, finite and at least 1; likewise.
-        step_min: the shortest step, finite and at least 0; likewise.
+        lr: a factor to the steps, finite and at least 0.
+        eta_minus: what shortens a step, in [0, 1).
+        eta_plus: what lengthens it, finite and at least 1.
+        step_min: the shortest step, finite and at least 0.
         step_max: the longest, likewise; of the two it prevails.
         initial: the first step, finite and at least 0; a number, which stays as it is.
-        engine: the machine that runs the rule; None chooses.
 
     Source: Riedmiller and Braun, A direct adaptive method for faster backpropagation learning: the RPROP algorithm,
     1993; in this form Igel and Hüsken, Empirical evaluation of the improved Rprop learning algorithms, 2003, iRprop-.

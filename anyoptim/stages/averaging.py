@@ -24,7 +24,7 @@ class EMA(ParameterStage):
     `params`, and in at least float32.
 
     Args:
-        decay: the share of the last average that is kept, in [0, 1); a number or a schedule.
+        decay: the share of the last average that is kept, in [0, 1).
 
     Source: Polyak and Juditsky, Acceleration of stochastic approximation by averaging, 1992, with exponential weights.
     """
@@ -104,7 +104,7 @@ class Lookahead(ParameterStage):
 
     Args:
         every: how many steps are tried out, an integer, at least 1; it stays as it is.
-        share: how much of the way is kept, in [0, 1]; a number or a schedule.
+        share: how much of the way is kept, in [0, 1].
 
     Source: Zhang et al., Lookahead optimizer: k steps forward, 1 step back, 2019, algorithm 1, whose k is `every`, and
     whose alpha `share`.

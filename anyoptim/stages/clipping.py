@@ -26,7 +26,7 @@ class ClipGlobalNorm(Stage):
     finite element 0; a NaN changes nothing but what it is in.
 
     Args:
-        max_norm: the length that is allowed, above 0 (infinite for none); a number or a schedule.
+        max_norm: the length that is allowed, above 0 (infinite for none).
 
     Source: Pascanu, Mikolov and Bengio, On the difficulty of training recurrent neural networks, 2013, algorithm 1.
     """
@@ -56,7 +56,7 @@ class ClipValue(Stage):
     A NaN stays. Complex elements are cut in both parts.
 
     Args:
-        limit: finite and at least 0; a number or a schedule.
+        limit: finite and at least 0.
     """
 
     limit: Nonnegative

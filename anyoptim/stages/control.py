@@ -59,7 +59,7 @@ class SkipNonFinite(_Skipping):
 
     Args:
         max_consecutive_skips: after how many skips in a row `update`, and `step`, raise FloatingPointError at the next
-            one; a number or a schedule. It is skipped all the same, and counting begins anew. Under `jax.jit` and on
+            one. It is skipped all the same, and counting begins anew. Under `jax.jit` and on
             lazy arrays `step` can't raise: there, look at the state's number `consecutive`.
 
     Source: the practice of mixed-precision training, as in optax's `apply_if_finite` and torch's `GradScaler`.
@@ -101,11 +101,11 @@ class LossScale(_Skipping):
     gathered are of losses with the old one.
 
     Args:
-        growth: finite and at least 1; a number or a schedule.
-        backoff: above 0 and at most 1; likewise.
-        interval: at least 1; likewise.
+        growth: finite and at least 1.
+        backoff: above 0 and at most 1.
+        interval: at least 1.
         initial: the first scale, above 0 and finite.
-        min_scale: finite and at least 2**-126; a number or a schedule.
+        min_scale: finite and at least 2**-126.
         max_consecutive_skips: that of `SkipNonFinite`. A scale that shrinks without end is a sign of gradients that are
             not finite whatever it is.
 

@@ -36,8 +36,8 @@ class AdaptiveClip(Stage):
     `adaptive_grad_clip` takes a vector as one row.
 
     Args:
-        share: of the parameter's row, above 0; a number or a schedule.
-        eps: what |p| is at least, so that zeros can move, above 0; likewise.
+        share: of the parameter's row, above 0.
+        eps: what |p| is at least, so that zeros can move, above 0.
 
     Source: Brock, De, Smith and Simonyan, High-performance large-scale image recognition without normalization, 2021,
     equation 3.

@@ -22,8 +22,8 @@ class Box(ParameterStage):
     bounds are rounded to the dtype of the arithmetic and, with p, to that of the parameter.
 
     Args:
-        lo: the least, any number but NaN (-inf for none); a number or a schedule.
-        hi: the largest, at least lo (inf for none); likewise.
+        lo: the least, any number but NaN (-inf for none).
+        hi: the largest, at least lo (inf for none).
 
     Raises ValueError for lo above hi, when it is made and at every step; where replays of a CUDA graph read them, hi
     prevails.

@@ -33,7 +33,7 @@ class ClipNorm(Stage):
     `ClipGlobalNorm` takes all parameters together. An infinite length makes every finite element 0.
 
     Args:
-        max_norm: the length that is allowed, above 0 (infinite for none); a number or a schedule.
+        max_norm: the length that is allowed, above 0 (infinite for none).
     """
 
     max_norm: Positive
@@ -59,10 +59,10 @@ class TrustRatio(Stage):
     Before a method this is LARS's scaling (`LARS` is the whole method), after it LAMB's.
 
     Args:
-        share: of the parameter's length, finite and at least 0; a number or a schedule.
-        eps: added to the length of x, finite and at least 0; likewise.
-        lower: what |p| is at least, finite and at least 0; likewise.
-        upper: what |p| is at most, above 0, infinite for no bound; likewise.
+        share: of the parameter's length, finite and at least 0.
+        eps: added to the length of x, finite and at least 0.
+        lower: what |p| is at least, finite and at least 0.
+        upper: what |p| is at most, above 0, infinite for no bound.
 
     Source: You, Gitman and Ginsburg, Large batch training of convolutional networks, 2017, equation 6; You et al.,
     Large batch optimization for deep learning: training BERT in 76 minutes, 2020, section 3, whose phi is the bounds.

@@ -37,7 +37,7 @@ class Scale(Stage):
         x <- factor*x
 
     Args:
-        factor: any number but NaN; a number or a schedule.
+        factor: any number but NaN.
     """
 
     factor: Number
@@ -58,7 +58,7 @@ class Trace(Stage):
     `chain(SGD(lr), Trace(0.9))` is `Momentum(lr, 0.9)`, `chain(Trace(0.9), SGD(lr))` is `HeavyBall(lr, 0.9)`.
 
     Args:
-        momentum: the share of the sum that is kept, in [0, 1); a number or a schedule.
+        momentum: the share of the sum that is kept, in [0, 1).
 
     Source: Polyak, Some methods of speeding up the convergence of iteration methods, 1964, equation 9.
     """
@@ -84,7 +84,7 @@ class WeightDecay(Stage):
     `lr*weight_decay` is the decay here.
 
     Args:
-        decay: finite and at least 0; a number or a schedule.
+        decay: finite and at least 0.
         where: which parameters decay, `where(path, p)`, whenever it is asked; None for all. `path` is their
             keys, joined by dots: `lambda path, p: p.ndim > 1` spares biases, as `not path.endswith("bias")` does.
 
