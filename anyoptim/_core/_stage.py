@@ -1,4 +1,4 @@
-"""Stages: what an equation needs to become part of an optimizer. Nothing numeric."""
+"""Stages: the classes that declare an equation, with its hyperparameters, slots and coefficients."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ __all__ = ["Gate", "GradientStage", "ParameterStage", "SlotStage", "Stage", "cou
 
 
 _WATCHED: weakref.WeakKeyDictionary[Any, list[Callable[[str, Any], None]]] = weakref.WeakKeyDictionary()
-"""Whom to tell of new values of hyperparameters, before they are set. No part of a stage: a copy has nobody."""
+"""Who is to be told before a hyperparameter is set. It is no part of the stage, so that copies begin without."""
 
 
 def watch(of: Any, tell: Callable[[str, Any], None]) -> None:
-    """Have `tell(name, value)` called before a hyperparameter of a stage, or a group, is set; it may refuse."""
+    """Have `tell(name, value)` called before a hyperparameter of a stage or a group is set, which it may refuse."""
     _WATCHED.setdefault(of, []).append(tell)
 
 
 def told(of: Any, name: str, value: Any) -> None:
-    """Tell those who watch."""
+    """Tell those who watch a stage or a group that a hyperparameter is about to be set."""
     for tell in _WATCHED.get(of, ()):
         tell(name, value)
 
@@ -74,7 +74,7 @@ class Stage:
     """The numbers that are kept for all parameters together, by name, and the values that they start with."""
 
     ranges: ClassVar[Mapping[str, Domain]] = {}
-    """What each of these may be in a state that is restored; any number, where it says nothing."""
+    """The domains of scalars in a state that is restored; any number, where there is none."""
 
     update_scalars: ClassVar[Callable[..., Mapping[str, Any]]] = staticmethod(lambda step, hyper: {})
     """`update_scalars(step, hyper)`: the scalars of this step, which its coefficients then get.
@@ -105,19 +105,19 @@ class Stage:
     """
 
     totals: ClassVar[Mapping[str, Callable[..., Any]]] = {}
-    """More such measures, by the names under which `update_scalars` and `coefficients` get them.
+    """More measures of all parameters, by the names under which `update_scalars` and `coefficients` get them.
 
     The device is waited for.
     """
 
     norms: ClassVar[Mapping[str, Callable[..., Any]]] = {}
-    """The same for each parameter by itself, for `coefficients` only: `{"length": lambda xp, p, x: x}`.
+    """Measures of each parameter by itself, for `coefficients` only: `{"length": lambda xp, p, x: x}`.
 
     And `size`, the number of its elements, of which a complex one is two. The device is waited for.
     """
 
     metrics: ClassVar[Mapping[str, Callable[..., Any]]] = {}
-    """The same for a report of `update`, under the names `norm`, `parameter_norm` and `nonfinite`."""
+    """Measures of each parameter for the report of `update`: `norm`, `parameter_norm` and `nonfinite`."""
 
     array_rule: ClassVar[bool] = False
     """Whether the rule is one of whole arrays, and not of one element by itself.
@@ -193,7 +193,12 @@ class Stage:
         return arguments.arguments
 
     def __post_init__(self, *arguments: Any) -> None:
-        """Make of what was given what else there is to make; `arguments` are those declared as `InitVar`."""
+        """Check or prepare more, after all fields are set. `arguments` are those declared as `InitVar`."""
+
+    def _has(self, name: str) -> bool:
+        """Whether there is such an attribute, to be set or to be refused as a constant."""
+        field = self._fields.get(name)
+        return hasattr(type(self), name) if field is None else field.role != "argument"
 
     if not TYPE_CHECKING:  # it would hide misspelt names from those who check types
 
@@ -203,7 +208,7 @@ class Stage:
                 domain.value(name, value)
             elif domain is not None:
                 scheduled(name, value)
-            elif not (name.startswith("_") or name in self._fields or hasattr(type(self), name)):
+            elif not (name.startswith("_") or self._has(name)):
                 # A misspelt hyperparameter would be ignored in silence.
                 raise AttributeError(
                     f"{type(self).__name__} has no {name!r}; "
@@ -218,7 +223,7 @@ class Stage:
         return deepcopy(self)  # two optimizers over the same slots would be one
 
     def __repr__(self) -> str:
-        """What makes the same again: hyperparameters and constants, of those by keyword only what is no default."""
+        """The call that makes the stage again, of keyword-only arguments with those that are not at their defaults."""
         cls, arguments = type(self), signature(type(self)).parameters
         optional = {name: a.default for name, a in arguments.items() if a.kind is a.KEYWORD_ONLY}
         shown = []
@@ -230,7 +235,7 @@ class Stage:
 
     @property
     def constants(self) -> dict[str, Any]:
-        """What the constructor was given that can't be changed."""
+        """The arguments of the constructor that can't be changed later."""
         return {name: getattr(self, name) for name, field in self._fields.items() if field.role == "constant"}
 
     def init_slots(self, xp: Any, p: Array) -> tuple[Array, ...]:
@@ -263,7 +268,7 @@ class Stage:
 
     @property
     def _parts(self) -> dict[str, Part]:
-        """A part for each thing it measures, by name, and under no name what the stage does."""
+        """The parts of the stage's program: one for each measure, by its name, and without a name that of its rule."""
         cls = type(self)
         seen = cls._act, len(self.slots)
         measures = {**cls.totals, **cls.norms, **cls.metrics}
@@ -271,7 +276,7 @@ class Stage:
         return {**parts, "": Part(cls._act, self.rule, self.slots, cls.measure, array_rule=cls.array_rule)}
 
     def _updated_scalars(self, step: Any, scalars: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
-        """The numbers of this step."""
+        """The scalars of this step."""
         new = self.update_scalars(step, Values({**scalars, **self._values(step, {}), **found}))
         if not isinstance(new, Mapping) or set(new) != set(scalars):
             given = [*new] if isinstance(new, Mapping) else repr(new)
@@ -279,7 +284,7 @@ class Stage:
         return {name: self._number("update_scalars", name, new[name]) for name in scalars}
 
     def _values(self, step: Any, given: Mapping[str, Hyper]) -> dict[str, Any]:
-        """The hyperparameters at this step, schedules called; those that are given instead of the stage's own."""
+        """The values of the hyperparameters at this step, schedules called; `given` replace the stage's own."""
         own = self.__dict__
         if not given and "_fixed" in own:
             fixed: dict[str, Any] = own["_fixed"]
@@ -382,7 +387,7 @@ class SlotStage(Stage):
 
 
 def itself(xp: Any, p: Array, x: Array) -> Array:
-    """What flows through, to be measured."""
+    """The value that flows through, for its norm."""
     return x
 
 

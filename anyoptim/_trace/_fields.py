@@ -34,7 +34,13 @@ def declared(cls: type[Any]) -> Mapping[str, Field]:
     given by keyword.
     """
     cls._declared = own = dict[str, Field]()
-    annotations = {name: of for name, of in get_annotations(cls).items() if name == "_" or not name.startswith("_")}
+    inherited = [item for base in cls.__mro__[1:] for item in get_annotations(base).items()]
+    skipped = {name for name, of in inherited if "ClassVar" in str(of)}  # also where they are annotated again
+    annotations = {
+        name: of
+        for name, of in get_annotations(cls).items()
+        if name == "_" or not (name.startswith("_") or name in skipped)
+    }
     # They are evaluated in a class of nothing else, whose attributes hide no names of the module.
     body = type(cls.__name__, (), {"__annotations__": annotations, "__module__": cls.__module__})
     kind: Any = Parameter.POSITIONAL_OR_KEYWORD

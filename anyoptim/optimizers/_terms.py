@@ -1,4 +1,4 @@
-"""Terms that methods share: running means that a huge value does not spoil, nor a small beta; roots; decay."""
+"""Terms that methods share: running means that neither a huge value nor a small beta spoils; roots; decay."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def moments(xp: Any, x: Array, m: Array, v: Array, c: Any) -> tuple[Array, Array
 
 
 def unless_zero(**hyperparameters: Any) -> dict[str, Any]:
-    """Those that are not known to be 0: without them, kernels have no term for them."""
+    """The hyperparameters that are not known to be 0: for the others, the kernel has no term."""
     return {name: value for name, value in hyperparameters.items() if not isinstance(value, float) or value}
 
 

@@ -45,7 +45,7 @@ class AdaGrad(Optimizer):
     slots = ("h",)
 
     def init_slots(self, xp: Any, p: Array) -> tuple[Array, ...]:
-        """As many squares as `initial` says."""
+        """Start h with `initial`."""
         return (xp.full_like(p, self.initial),)
 
     @staticmethod

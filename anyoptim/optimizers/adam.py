@@ -1,4 +1,4 @@
-"""Adam, the same with decoupled weight decay, and with a denominator that never shrinks."""
+"""Adam; Adam with decoupled weight decay; and Adam with a denominator that never shrinks."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def _form(hyper: Any) -> Any:
 
 
 def _means(xp: Any, x: Array, m: Array, v: Array, c: Any) -> tuple[Array, Array]:
-    """The new m and v: without betas in the form of the docstring, without a `form` weighted, with both as it says."""
+    """The new m and v: without betas in the form of the docstring, without a `form` weighted, else as `form` says."""
     g = squarable(xp, x)
     table = m + c.a1 * (g - m), v + c.a2 * (g * g - v)
     if not hasattr(c, "b1"):

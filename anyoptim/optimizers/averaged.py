@@ -43,7 +43,7 @@ class ASGD(Optimizer):
     evaluate = staticmethod(lambda xp, p, average, hyper: average)
 
     def init_slots(self, xp: Any, p: Array) -> tuple[Array, ...]:
-        """The parameter as it is."""
+        """Start the slot as a copy of the parameter."""
         return (xp.asarray(p, copy=True),)
 
     @staticmethod

@@ -97,7 +97,7 @@ class Yogi(Optimizer):
     slots = ("m", "v")
 
     def init_slots(self, xp: Any, p: Array) -> tuple[Array, ...]:
-        """Zeros, and `initial` everywhere."""
+        """Start m with zeros, and v with `initial`."""
         return xp.zeros_like(p), xp.full_like(p, self.initial)
 
     @staticmethod

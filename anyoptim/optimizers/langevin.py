@@ -49,11 +49,11 @@ class SGLD(Optimizer):
     array_rule = True
 
     def overrides(self, path: str, p: Array) -> Mapping[str, Hyper]:
-        """A stream of noise for each parameter."""
+        """Give each parameter a stream of noise of its own."""
         return {"stream": zlib.crc32(path.encode())}
 
     def refusal(self, p: Array) -> str | None:
-        """Complex ones, whose two parts would have the same noise."""
+        """Refuse complex parameters, whose two parts would have the same noise."""
         return "is complex; SGLD wants real parameters" if is_complex(p) else None
 
     @staticmethod

@@ -20,7 +20,7 @@ Whole = Annotated[Hyper, Domain(lambda x: x >= 1 and x % 1 == 0, "a whole number
 
 
 def _matrix(xp: Any, a: Array) -> Array:
-    """As a matrix: the first axis, and all others as one."""
+    """`a` as a matrix: its first axis, and all others as one."""
     return xp.reshape(a, (a.shape[0], -1)) if 0 not in a.shape else a
 
 
@@ -36,19 +36,19 @@ def _bound(xp: Any, a: Array, limit: float) -> Array:
 
 
 def summable(xp: Any, a: Array) -> Array:
-    """`a`, or where the sum of so many squares might overflow the largest number of which it doesn't."""
+    """`a`, with elements cut off at the largest number with which the sum of their squares can't overflow."""
     return _bound(xp, a, math.sqrt(float(xp.finfo(a.dtype).max) / (2 * math.prod(a.shape))))
 
 
 def _scaled(xp: Any, a: Array) -> tuple[Array, Array]:
-    """`a` by its largest magnitude, and this: so that no square of it over- or underflows."""
+    """`a` divided by its largest magnitude, so that no square over- or underflows, and that magnitude."""
     largest = xp.max(xp.abs(a))
     largest = xp.where(largest > 0, largest, xp.ones_like(largest))
     return a / largest, largest
 
 
 def _rms(xp: Any, a: Array) -> Array:
-    """The root of the mean square."""
+    """The root mean square of `a`."""
     a, largest = _scaled(xp, a)
     return xp.sqrt(xp.mean(a * a)) * largest
 
@@ -110,11 +110,11 @@ class Adafactor(Optimizer):
     array_rule = True
 
     def slot_shapes(self, shape: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
-        """Rows and columns of matrices, elements of others."""
+        """Give a matrix a number for each row and each column, and others one for each element."""
         return ((0,), (0,), shape) if len(shape) < 2 else (shape[:-1], (*shape[:-2], shape[-1]), (0,))
 
     def refusal(self, p: Array) -> str | None:
-        """Complex ones."""
+        """Refuse complex parameters."""
         return "is complex; Adafactor wants real parameters" if is_complex(p) else None
 
     @staticmethod
@@ -201,7 +201,7 @@ class Muon(Optimizer):
     array_rule = True
 
     def refusal(self, p: Array) -> str | None:
-        """All but real matrices."""
+        """Refuse all parameters but real matrices."""
         return _no_matrix("Muon", p)
 
     @staticmethod
@@ -252,12 +252,12 @@ class Shampoo(Optimizer):
     array_rule = True
 
     def slot_shapes(self, shape: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
-        """Square ones, of rows and of columns."""
+        """Give a square matrix to the rows, and another to the columns."""
         rows, columns = shape[0], math.prod(shape[1:])
         return (rows, rows), (columns, columns)
 
     def refusal(self, p: Array) -> str | None:
-        """All but real matrices, and libraries without eigenvalues."""
+        """Refuse all parameters but real matrices, and libraries without eigenvalues."""
         here = library(p)
         if not hasattr(getattr(here.xp, "linalg", None), "eigh"):
             return f"is a {here.name} array, and {here.name} has no linalg.eigh, which Shampoo wants"

@@ -69,7 +69,7 @@ class Prodigy(Optimizer):
     totals = {"along": _with, "back": _against, "root": _sum}
 
     def init_slots(self, xp: Any, p: Array) -> tuple[Array, ...]:
-        """Zeros, and the parameter as it is."""
+        """Start all slots with zeros but `start`, which is a copy of the parameter."""
         return xp.zeros_like(p), xp.zeros_like(p), xp.zeros_like(p), xp.asarray(p, copy=True)
 
     @staticmethod

@@ -43,7 +43,7 @@ class ScheduleFreeSGD(Optimizer):
     scalars = {"weight": 0.0, "share": 1.0}
 
     def init_slots(self, xp: Any, p: Array) -> tuple[Array, ...]:
-        """The parameter as it is."""
+        """Start the slot as a copy of the parameter."""
         return (xp.asarray(p, copy=True),)
 
     @staticmethod
@@ -99,7 +99,7 @@ class ScheduleFreeAdamW(Optimizer):
     scalars = {"weight": 0.0, "share": 1.0}
 
     def init_slots(self, xp: Any, p: Array) -> tuple[Array, ...]:
-        """The parameter as it is, and zeros."""
+        """Start z as a copy of the parameter, and v with zeros."""
         return xp.asarray(p, copy=True), xp.zeros_like(p)
 
     @staticmethod

@@ -131,7 +131,7 @@ class Rprop(Optimizer):
     slots = ("d", "s")
 
     def init_slots(self, xp: Any, p: Array) -> tuple[Array, ...]:
-        """No direction yet, and the first length."""
+        """Start without a direction, and with the first length."""
         return xp.zeros_like(p), xp.full_like(p, self.initial)
 
     @staticmethod

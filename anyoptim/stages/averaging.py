@@ -35,7 +35,7 @@ class EMA(ParameterStage):
     evaluate = staticmethod(lambda xp, p, average, hyper: average)
 
     def init_slots(self, xp: Any, p: Array) -> tuple[Array, ...]:
-        """The parameter as it is."""
+        """Start the slot as a copy of the parameter."""
         return (xp.asarray(p, copy=True),)
 
     @staticmethod
@@ -76,7 +76,7 @@ class SWA(ParameterStage):
     evaluate = staticmethod(lambda xp, p, average, hyper: average)
 
     def init_slots(self, xp: Any, p: Array) -> tuple[Array, ...]:
-        """The parameter as it is."""
+        """Start the slot as a copy of the parameter."""
         return (xp.asarray(p, copy=True),)
 
     def coefficients(self, t: Any, hyper: Any) -> dict[str, Any]:
@@ -116,7 +116,7 @@ class Lookahead(ParameterStage):
     evaluate = staticmethod(lambda xp, p, slow, hyper: slow)
 
     def init_slots(self, xp: Any, p: Array) -> tuple[Array, ...]:
-        """The parameter as it is."""
+        """Start the slot as a copy of the parameter."""
         return (xp.asarray(p, copy=True),)
 
     def coefficients(self, t: Any, hyper: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Stages that shorten."""
+"""Stages that clip gradients."""
 
 from __future__ import annotations
 

@@ -27,12 +27,12 @@ _Most = Annotated[
 
 
 class _Skipping(Gate):
-    """A gate that counts what it skips, and may have skipped too much."""
+    """A gate that counts the steps that it skips, and gives up after too many in a row."""
 
     ranges = {"skipped": _count, "consecutive": _count}
 
     def exhausted(self, step: Any, scalars: Mapping[str, Any]) -> dict[str, Any] | None:
-        """Too much is more than `max_consecutive_skips` in a row, which are counted anew after an error."""
+        """Give up after more than `max_consecutive_skips` skips in a row, which are counted anew after an error."""
         past = scalars["consecutive"] > self._values(step, {})["max_consecutive_skips"]
         return {**scalars, "consecutive": 0.0} if not traced(past) and past else None
 

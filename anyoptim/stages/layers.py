@@ -48,7 +48,7 @@ class AdaptiveClip(Stage):
     array_rule = True
 
     def refusal(self, p: Array) -> str | None:
-        """Complex ones."""
+        """Refuse complex parameters."""
         return "is complex; AdaptiveClip wants real parameters" if is_complex(p) else None
 
     @staticmethod
@@ -92,7 +92,7 @@ class UnitNorm(ParameterStage):
     array_rule = True
 
     def refusal(self, p: Array) -> str | None:
-        """Complex ones, and numbers."""
+        """Refuse complex parameters, and single numbers."""
         if is_complex(p):
             return "is complex; UnitNorm wants real parameters"
         return None if p.ndim else "is a number; UnitNorm wants vectors or rows"

@@ -1,4 +1,4 @@
-"""What can be learned of each parameter while it is updated."""
+"""Metrics: what a step measures of each parameter."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["Metric", "Metrics"]
 
 
 class Metric(NamedTuple):
-    """What was measured of one parameter."""
+    """What a step measured of one parameter."""
 
     norm: float
     """The 2-norm of what flows through the stage: of the gradient, or of the step."""
@@ -61,7 +61,7 @@ class Metrics(Stage):
         return x
 
     def record_metrics(self, paths: Sequence[str], found: Mapping[str, Sequence[float]]) -> None:
-        """Keep what was measured."""
+        """Keep what was measured of the parameters with these paths."""
         counts = [round(n * n) for n in found["nonfinite"]]  # of ones
         rows = zip(found["norm"], found["parameter_norm"], counts, strict=True)
         self.last = {path: Metric(float(a), float(b), n) for path, (a, b, n) in zip(paths, rows, strict=True)}

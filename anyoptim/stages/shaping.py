@@ -100,7 +100,7 @@ class WeightDecay(Stage):
         self._where = where
 
     def overrides(self, path: str, p: Array) -> Mapping[str, Hyper]:
-        """No decay for parameters that `where` leaves out."""
+        """Take the decay from parameters that `where` leaves out."""
         return {} if self._where is None or self._where(path, p) else {"decay": 0.0}
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""What keeps slots away from numbers that are slow."""
+"""A stage that keeps slots free of subnormal numbers, with which processors are slow."""
 
 from __future__ import annotations
 

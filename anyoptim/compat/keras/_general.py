@@ -105,7 +105,7 @@ class General:
 
 
 class Options(TypedDict, total=False):
-    """The same, for those who check types."""
+    """The arguments of `General`, for type checkers."""
 
     clipnorm: float | None
     clipvalue: float | None

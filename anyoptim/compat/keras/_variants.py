@@ -1,4 +1,4 @@
-"""What Keras computes otherwise than the methods and stages here: other starts, weights and sums of the same rules."""
+"""Methods and stages that Keras computes in another way than ours: other starts, weights and sums of the same rules."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class KerasEMA(ParameterStage):
     evaluate = staticmethod(lambda xp, p, average, hyper: average)
 
     def init_slots(self, xp: Any, p: Array) -> tuple[Array, ...]:
-        """The parameter as it is."""
+        """Start the slot as a copy of the parameter."""
         return (xp.asarray(p, copy=True),)
 
     def coefficients(self, t: Any, hyper: Any) -> dict[str, Any]:
@@ -52,12 +52,12 @@ class KerasEMA(ParameterStage):
 
 
 class KerasOverwritingEMA(KerasEMA):
-    """The same, and every so many steps the parameter becomes the average."""
+    """An average from the first step on, which the parameter becomes every so many steps."""
 
     every: Final[Count]
 
     def coefficients(self, t: Any, hyper: Any) -> dict[str, Any]:
-        """The same, and 1 for a step at which p becomes the average, else 0."""
+        """The share of p in the new average, and 1 for a step at which p becomes the average, else 0."""
         back = where(remainder(t, self.every) == 0, 1.0, 0.0)
         return {**super().coefficients(t, hyper), "back": back}
 
@@ -113,7 +113,7 @@ class KerasMuon(Optimizer):
     array_rule = True
 
     def refusal(self, p: Array) -> str | None:
-        """All but real matrices."""
+        """Refuse all parameters but real matrices."""
         if is_complex(p):
             return "is complex; Muon wants real matrices"
         return None if p.ndim == 2 and 0 not in p.shape else f"has shape {tuple(p.shape)}; Muon wants matrices"
@@ -137,7 +137,7 @@ class KerasMuon(Optimizer):
 
 
 class KerasNesterovMuon(KerasMuon):
-    """The same with `u = g + momentum*m`."""
+    """Keras's Muon with `u = g + momentum*m`."""
 
     @staticmethod
     def coefficients(t: Any, hyper: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What optax computes otherwise than the stages here: a look ahead, a sum, the other sign, a mask."""
+"""Stages that optax computes in another way than ours: a look ahead, a sum, the other sign, a mask."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class StepTrace(Trace):
 
 
 class NesterovStepTrace(NesterovTrace):
-    """A trace of steps that looks ahead, likewise."""
+    """A trace of steps that looks ahead, which optax keeps with the other sign, too."""
 
 
 class MaskedTrustRatio(TrustRatio):
@@ -58,7 +58,7 @@ class MaskedTrustRatio(TrustRatio):
         self._where = among
 
     def overrides(self, path: str, p: Array) -> Mapping[str, Hyper]:
-        """Off for parameters that are left out."""
+        """Switch the ratio off for parameters that are left out."""
         return {} if self._where(path, p) else {"on": 0.0}
 
     @staticmethod

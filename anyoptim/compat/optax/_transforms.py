@@ -69,7 +69,7 @@ class _UnitwiseClip(Stage):
     array_rule = True
 
     def refusal(self, p: Array) -> str | None:
-        """Complex ones, and those of more than five axes."""
+        """Refuse complex parameters, and those of more than five axes."""
         if is_complex(p):
             return "is complex; adaptive_grad_clip wants real parameters"
         return None if p.ndim <= 5 else f"has {p.ndim} axes; adaptive_grad_clip wants at most 5"
@@ -163,7 +163,7 @@ def scale_by_trust_ratio(min_norm: float = 0.0, trust_coefficient: float = 1.0, 
 
 
 def scale_by_param_block_rms(min_scale: float = 1e-3) -> Stage:
-    """By the root mean square of each parameter."""
+    """`BlockRMS`: multiply by the root mean square of each parameter."""
     return BlockRMS(min_scale)
 
 
@@ -240,7 +240,7 @@ def _method(stage: Any) -> Stage:
 
 
 def _after(stage: Stage) -> Stage:
-    """The same for steps, which are to be subtracted."""
+    """The stage that does the same to steps, which are subtracted here."""
     if isinstance(stage, WeightDecay):
         raise ValueError(
             f"{stage!r} comes after the direction has turned, where parameters would grow by it; wanted it before"

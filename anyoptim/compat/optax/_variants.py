@@ -1,4 +1,4 @@
-"""What optax computes otherwise than the methods here: other starts, corrections and factors of the same rules."""
+"""Methods that optax computes in another way than ours: other starts, corrections and factors of the same rules."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ class OptaxYogi(CorrectedYogi):
     """Yogi whose m starts at `initial`, too."""
 
     def init_slots(self, xp: Any, p: Array) -> tuple[Array, ...]:
-        """`initial` everywhere."""
+        """Start both means with `initial`."""
         return xp.full_like(p, self.initial), xp.full_like(p, self.initial)
 
 
@@ -121,7 +121,7 @@ class _OptaxStart(RMSProp):
     initial: Final[Annotated[float, nonnegative]] = 0.0
 
     def init_slots(self, xp: Any, p: Array) -> tuple[Array, ...]:
-        """`initial` everywhere, and zeros."""
+        """Start the mean square with `initial`, and the mean with zeros."""
         return tuple(xp.zeros_like(p) if name == "m" else xp.full_like(p, self.initial) for name in self.slots)
 
 
@@ -130,7 +130,7 @@ class OptaxRMSProp(_OptaxStart):
 
 
 class CorrectedRMSProp(_OptaxStart):
-    """The same with Adam's correction of h.
+    """RMSProp with Adam's correction of h.
 
     ::
 
@@ -150,7 +150,7 @@ class OptaxCenteredRMSProp(_OptaxStart, CenteredRMSProp):
 
 
 class CorrectedCenteredRMSProp(_OptaxStart, CenteredRMSProp):
-    """The same with Adam's correction of both means.
+    """Centered RMSProp with Adam's correction of both means.
 
     ::
 
@@ -193,7 +193,7 @@ class OptaxRprop(Optimizer):
     slots = ("s", "d")
 
     def init_slots(self, xp: Any, p: Array) -> tuple[Array, ...]:
-        """The first length, and no step."""
+        """Start with the first length, and without a step."""
         return xp.full_like(p, self.initial), xp.zeros_like(p)
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""What optax computes with whole arrays: Adafactor's second moment, Muon's direction, means and lengths of blocks."""
+"""Optax's stages of whole arrays: Adafactor's second moment, Muon's direction, means and lengths of blocks."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ class Mean(Stage):
 
 
 class CorrectedMean(Mean):
-    """The same, corrected for its start at 0: `x <- m / (1 - decay**t)`."""
+    """A running mean that is corrected for its start at 0: `x <- m / (1 - decay**t)`."""
 
     @staticmethod
     def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
@@ -129,14 +129,14 @@ class FactoredRMS(Optimizer):
     array_rule = True
 
     def slot_shapes(self, shape: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
-        """Rows and columns, or elements."""
+        """Give a number to each row and each column, or to each element."""
         if len(shape) < 2 or sorted(shape)[-2] < self.least or 0 in shape:
             return (0,), (0,), shape
         d1, d0 = _longest(shape)
         return tuple(np.delete(shape, d0).tolist()), tuple(np.delete(shape, d1).tolist()), (0,)
 
     def refusal(self, p: Array) -> str | None:
-        """Complex ones."""
+        """Refuse complex parameters."""
         return "is complex; adafactor wants real parameters" if is_complex(p) else None
 
     @staticmethod
@@ -189,13 +189,13 @@ class OptaxMuon(Optimizer):
         self._ns = [[float(a), float(b), float(c)] for a, b, c in self.ns]  # lists, as JSON has them
 
     def refusal(self, p: Array) -> str | None:
-        """All but real matrices."""
+        """Refuse all parameters but real matrices."""
         if is_complex(p):
             return "is complex; muon wants real matrices"
         return None if p.ndim == 2 and 0 not in p.shape else f"has shape {tuple(p.shape)}; muon wants matrices"
 
     def coefficients(self, t: Any, hyper: Any) -> dict[str, Any]:
-        """Those of the mean and of the direction, and of each polynomial."""
+        """The coefficients of the mean, of the direction and of each polynomial."""
         mean = {"beta": hyper.beta, "new": 1 - hyper.beta, **self.lead(t, hyper.beta), "eps": hyper.eps}
         polynomials = {f"{name}{i}": c for i, abc in enumerate(self.ns) for name, c in zip("abc", abc, strict=True)}
         return {**mean, **polynomials, **({} if self.rms is None else {"rms": float(self.rms)})}
@@ -230,7 +230,7 @@ def _shape_scale(shape: tuple[int, int], c: Any) -> float:
 
 
 class OptaxNesterovMuon(OptaxMuon):
-    """The same with `u = beta*m/(1 - beta**(t+1)) + (1-beta)*g/(1 - beta**t)`."""
+    """Muon that looks ahead: `u = beta*m/(1 - beta**(t+1)) + (1-beta)*g/(1 - beta**t)`."""
 
     @staticmethod
     def lead(t: Any, beta: Any) -> dict[str, Any]:
@@ -238,7 +238,7 @@ class OptaxNesterovMuon(OptaxMuon):
 
 
 class OptaxAdaptiveMuon(OptaxMuon):
-    """The same with the direction times its product with the mean."""
+    """Muon whose direction is multiplied by its product with the mean."""
 
     @staticmethod
     def rule(xp: Any, p: Array, x: Array, m: Array, c: Any) -> tuple[Array, ...]:
@@ -247,6 +247,6 @@ class OptaxAdaptiveMuon(OptaxMuon):
 
 
 class OptaxAdaptiveNesterovMuon(OptaxAdaptiveMuon):
-    """Both."""
+    """Muon that looks ahead, and whose direction is multiplied by its product with the mean."""
 
     lead = staticmethod(OptaxNesterovMuon.lead)

@@ -97,7 +97,7 @@ def muon(
 
 
 def _polynomials(coeffs: Any, steps: int) -> list[tuple[float, float, float]]:
-    """As many as there are steps; of a list of several the last ones."""
+    """A polynomial for each step: of a longer list the last ones."""
     if isinstance(coeffs, str):
         if coeffs not in _PRESETS:
             raise ValueError(f"ns_coeffs is {coeffs!r}; wanted one of {', '.join(_PRESETS)}, or three numbers")

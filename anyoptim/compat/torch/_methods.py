@@ -366,7 +366,7 @@ class TorchAdafactor(optimizers.Adafactor):
     """Adafactor whose `least` is the eps of the parameter's dtype, where no group has another."""
 
     def overrides(self, path: str, p: Array) -> Mapping[str, Hyper]:
-        """That eps."""
+        """Give each parameter the eps of its dtype."""
         return {"least": float(library(p).xp.finfo(p.dtype).eps)}
 
 
