@@ -39,7 +39,8 @@ class Optimizer(Remembering):
                 v = c.momentum * v - c.lr * x
                 return -v, v  # the step, which the engine subtracts from p, and the new slots
 
-    What these are, `Stage` says: a method is the stage that makes the step of the gradient, and an optimizer by itself.
+    Each hyperparameter is a number, or a schedule: a function of the step number, which counts from 1. What else there
+    is to declare, `Stage` says: a method is the stage that makes the step of the gradient, and an optimizer by itself.
 
     `engine` names the machine that runs the rule: `cuda` (one launch for all parameters of a device and dtype: CuPy
     arrays and torch CUDA tensors, contiguous), `compiled` (one Numba loop over all parameters: NumPy arrays and torch

@@ -9,10 +9,21 @@ from anyoptim._core._stage import ParameterStage
 from anyoptim._trace._hyperparameters import Count, Fraction, UnitInterval, WholeNumber
 from anyoptim._trace._scalars import remainder, where
 
-__all__ = ["EMA", "SWA", "Lookahead"]
+__all__ = ["EMA", "SWA", "Averaging", "Lookahead"]
 
 
-class EMA(ParameterStage):
+class Averaging(ParameterStage):
+    """A stage whose slot `average` starts as the parameter, and is what `eval_params` gives."""
+
+    slots = ("average",)
+    evaluate = staticmethod(lambda xp, p, average, hyper: average)
+
+    def init_slots(self, xp: Any, p: Array) -> tuple[Array, ...]:
+        """Start the slot as a copy of the parameter."""
+        return (xp.asarray(p, copy=True),)
+
+
+class EMA(Averaging):
     """An exponential moving average of the parameters after their steps, to evaluate with.
 
     ::
@@ -30,13 +41,6 @@ class EMA(ParameterStage):
     """
 
     decay: Fraction = 0.999
-    slots = ("average",)
-
-    evaluate = staticmethod(lambda xp, p, average, hyper: average)
-
-    def init_slots(self, xp: Any, p: Array) -> tuple[Array, ...]:
-        """Start the slot as a copy of the parameter."""
-        return (xp.asarray(p, copy=True),)
 
     @staticmethod
     def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
@@ -47,7 +51,7 @@ class EMA(ParameterStage):
         return p, average + c.new * (p - average)
 
 
-class SWA(ParameterStage):
+class SWA(Averaging):
     """Stochastic weight averaging: the mean of the parameters after some of their steps, all with the same weight.
 
     ::
@@ -71,13 +75,6 @@ class SWA(ParameterStage):
 
     start: Final[Annotated[int, WholeNumber(0)]]
     every: Final[Count] = 1
-
-    slots = ("average",)
-    evaluate = staticmethod(lambda xp, p, average, hyper: average)
-
-    def init_slots(self, xp: Any, p: Array) -> tuple[Array, ...]:
-        """Start the slot as a copy of the parameter."""
-        return (xp.asarray(p, copy=True),)
 
     def coefficients(self, t: Any, hyper: Any) -> dict[str, Any]:
         """The share of p in the new average: 1 up to the start, 0 where it rests."""

@@ -8,11 +8,11 @@ from typing import Any, Final
 
 from anyoptim._arrays import Array
 from anyoptim._core._optimizer import Optimizer
-from anyoptim._core._stage import ParameterStage
 from anyoptim._trace._hyperparameters import Count, Fraction, Nonnegative, Number, UnitInterval
 from anyoptim._trace._scalars import one_minus_power, remainder, sqrt, where
 from anyoptim.optimizers import Adafactor, ScheduleFreeAdamW
 from anyoptim.optimizers.matrices import Whole, unit
+from anyoptim.stages.averaging import Averaging
 from anyoptim.stages.layers import is_complex
 
 __all__ = [
@@ -25,7 +25,7 @@ __all__ = [
 ]
 
 
-class KerasEMA(ParameterStage):
+class KerasEMA(Averaging):
     """An exponential moving average of the parameters after their steps, which starts with the first of these.
 
     ::
@@ -35,12 +35,6 @@ class KerasEMA(ParameterStage):
     """
 
     decay: UnitInterval
-    slots = ("average",)
-    evaluate = staticmethod(lambda xp, p, average, hyper: average)
-
-    def init_slots(self, xp: Any, p: Array) -> tuple[Array, ...]:
-        """Start the slot as a copy of the parameter."""
-        return (xp.asarray(p, copy=True),)
 
     def coefficients(self, t: Any, hyper: Any) -> dict[str, Any]:
         """The share of p in the new average."""
