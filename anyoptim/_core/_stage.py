@@ -6,14 +6,14 @@ import math
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
-from inspect import Signature, signature
+from inspect import signature
 from typing import TYPE_CHECKING, Any, ClassVar, Self, dataclass_transform
 
 import numpy as np
 
 from anyoptim._arrays import Array, is_scalar, library
 from anyoptim._arrays._quiet import quiet
-from anyoptim._trace._fields import Field, declared, names, passes_on, signature_of
+from anyoptim._trace._fields import ClassSignature, Field, declared, names, signature_of
 from anyoptim._trace._graph import Symbol
 from anyoptim._trace._hyperparameters import Domain, Hyper, scheduled
 from anyoptim._trace._program import Part, Values, floats, on_gradient, on_nothing, on_parameter, on_slots, on_value
@@ -149,13 +149,11 @@ class Stage:
 
     _act: ClassVar[Callable[..., Any]] = staticmethod(on_value)
     _fields: ClassVar[Mapping[str, Field]] = {}
-    _signature: ClassVar[Signature] = Signature()
+    __signature__ = ClassSignature()
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         cls._fields = declared(cls)
-        cls._signature = signature_of(cls._fields)
-        cls.__signature__ = cls._signature if passes_on(cls) else None  # type: ignore[attr-defined] # that of `inspect`
         cls.hyperparameters = {
             name: field.check
             for name, field in cls._fields.items()
@@ -182,12 +180,13 @@ class Stage:
 
     def _arguments(self, args: tuple[Any, ...], options: Mapping[str, Any]) -> dict[str, Any]:
         """The values of all fields by name. Raises TypeError for other arguments than there are."""
+        fields = signature_of(self._fields)
         try:
-            arguments = self._signature.bind(*args, **options)
+            arguments = fields.bind(*args, **options)
         except TypeError:
             raise TypeError(
                 f"{type(self).__name__} was given {', '.join([*map(repr, args), *options]) or 'no hyperparameters'}; "
-                f"wanted {names(self._signature) or 'none'}"
+                f"wanted {names(fields) or 'none'}"
             ) from None
         arguments.apply_defaults()
         return arguments.arguments

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, InitVar
 from inspect import Parameter, Signature, get_annotations, signature
+from itertools import pairwise
 from operator import attrgetter
 from typing import Annotated, Any, ClassVar, Final, Literal, NamedTuple, get_args, get_origin
 
 from anyoptim._trace._hyperparameters import Check, Domain
 
-__all__ = ["Field", "declared", "names", "passes_on", "signature_of"]
+__all__ = ["ClassSignature", "Field", "declared", "names", "signature_of"]
 
 Role = Literal["hyperparameter", "constant", "attribute", "argument"]
 
@@ -34,20 +35,14 @@ def declared(cls: type[Any]) -> Mapping[str, Field]:
     given by keyword.
     """
     cls._declared = own = dict[str, Field]()
-    inherited = [item for base in cls.__mro__[1:] for item in get_annotations(base).items()]
-    skipped = {name for name, of in inherited if "ClassVar" in str(of)}  # also where they are annotated again
-    annotations = {
-        name: of
-        for name, of in get_annotations(cls).items()
-        if name == "_" or not (name.startswith("_") or name in skipped)
-    }
+    annotations = {name: of for name, of in get_annotations(cls).items() if name == "_" or not name.startswith("_")}
     # They are evaluated in a class of nothing else, whose attributes hide no names of the module.
     body = type(cls.__name__, (), {"__annotations__": annotations, "__module__": cls.__module__})
     kind: Any = Parameter.POSITIONAL_OR_KEYWORD
     for name, hint in get_annotations(body, eval_str=True).items():
         if hint is KW_ONLY:
             kind = Parameter.KEYWORD_ONLY
-        elif ClassVar not in {hint, get_origin(hint)}:
+        elif hint is not ClassVar and get_origin(hint) is not ClassVar:
             role, check = _read(hint)
             default = vars(cls).get(name, Parameter.empty)
             own[name] = Field(Parameter(name, kind, default=default, annotation=annotations[name]), role, check)
@@ -59,14 +54,21 @@ def declared(cls: type[Any]) -> Mapping[str, Field]:
     fields = dict[str, Field]()
     for base in reversed(cls.__mro__):
         fields |= vars(base).get("_declared", {})
+    positional = [of for of, _, _ in fields.values() if of.kind is of.POSITIONAL_OR_KEYWORD]
+    for before, of in pairwise(positional):
+        if of.default is of.empty is not before.default:
+            raise TypeError(
+                f"{cls.__name__} has {of.name!r} without a default behind {before.name!r}, which has one; wanted a "
+                "default, or _: KW_ONLY before it"
+            )
     return fields
 
 
 def _read(hint: Any) -> tuple[Role, Check | None]:
     if isinstance(hint, InitVar):
         return "argument", None
-    final = get_origin(hint) is Final
-    value = get_args(hint)[0] if final else hint
+    final = hint is Final or get_origin(hint) is Final
+    value = (*get_args(hint), Any)[0] if final else hint
     checks = [of for of in get_args(value) if isinstance(of, Check)] if get_origin(value) is Annotated else []
     check = checks[0] if checks else None
     return "constant" if final else "hyperparameter" if isinstance(check, Domain) else "attribute", check
@@ -84,8 +86,13 @@ def names(signature: Signature) -> str:
     return str(Signature(bare))[1:-1]
 
 
-def passes_on(cls: type[Any]) -> bool:
-    """Whether its constructor takes whatever there is, to hand it to those of its bases."""
-    constructor = next(vars(base)["__init__"] for base in cls.__mro__ if "__init__" in vars(base))
-    kinds = [of.kind for of in signature(constructor).parameters.values()]
-    return kinds[1:] == [Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD]
+class ClassSignature:
+    """What `inspect.signature` is told of a class: the signature of its fields, found when it is asked for.
+
+    Nothing, where a constructor in between has a signature of its own, and does not hand on whatever it is given.
+    """
+
+    def __get__(self, stage: Any, cls: Any) -> Signature | None:
+        constructor = next(vars(base)["__init__"] for base in cls.__mro__ if "__init__" in vars(base))
+        kinds = [of.kind for of in signature(constructor).parameters.values()][1:]
+        return signature_of(cls._fields) if kinds == [Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD] else None
