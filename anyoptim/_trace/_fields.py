@@ -42,7 +42,7 @@ def declared(cls: type[Any]) -> Mapping[str, Field]:
     for name, hint in get_annotations(body, eval_str=True).items():
         if hint is KW_ONLY:
             kind = Parameter.KEYWORD_ONLY
-        elif hint is not ClassVar and get_origin(hint) is not ClassVar:
+        elif ClassVar not in (hint, get_origin(hint)):
             role, check = _read(hint)
             default = vars(cls).get(name, Parameter.empty)
             own[name] = Field(Parameter(name, kind, default=default, annotation=annotations[name]), role, check)
