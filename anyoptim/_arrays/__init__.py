@@ -9,14 +9,13 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-import numpy as np
-
 from anyoptim._arrays._cupy import CuPy
 from anyoptim._arrays._dask import Dask
+from anyoptim._arrays._dtensor import DTensors
 from anyoptim._arrays._jax import JAX
-from anyoptim._arrays._library import COMPUTE, Array, Fingerprint, Library, host_memory, name_of
-from anyoptim._arrays._numpy import NumPy
-from anyoptim._arrays._torch import Torch, is_dtensor, uncompiled
+from anyoptim._arrays._library import COMPUTE, Array, Fingerprint, Library, host_memory
+from anyoptim._arrays._numpy import NumPy, is_scalar
+from anyoptim._arrays._torch import Torch, uncompiled
 
 __all__ = [
     "COMPUTE",
@@ -26,41 +25,43 @@ __all__ = [
     "host_memory",
     "is_scalar",
     "library",
+    "named",
+    "register",
     "traced",
-    "tracing",
     "uncompiled",
 ]
 
-_KINDS: dict[str, type[Library]] = {"numpy": NumPy, "cupy": CuPy, "torch": Torch, "jax": JAX, "dask": Dask}
-
-
-@functools.cache
-def _named(xp: Any, dtensor: bool) -> Library:
-    if dtensor:
-        from anyoptim._arrays._dtensor import DTensors  # noqa: PLC0415 - for those who have them
-
-        return DTensors(xp)
-    return _KINDS.get(name_of(xp), Library)(xp)
-
-
-_NUMBERS = int | float | complex | np.generic
+_LIBRARIES = [NumPy, DTensors, Torch, CuPy, JAX, Dask, Library]
+"""In the order in which they are asked whether an array is theirs; the last one takes what the standard describes."""
 
 _BY_TYPE: dict[type, Library] = {}
+"""The library of each type of array that was met."""
+
+
+def register(kind: type[Library]) -> None:
+    """Add a library to the table, to be asked before the others."""
+    if kind not in _LIBRARIES:
+        _LIBRARIES.insert(0, kind)
+        _BY_TYPE.clear()
 
 
 def library(x: Any) -> Library:
     """The library of `x`, an array or a Python number. Raises TypeError for anything else."""
-    found = _BY_TYPE.get(type(x))
-    if found is None:
-        # NumPy's own namespace is complete; its wrapper imports all of NumPy, from f2py to the tests' tools.
-        if isinstance(x, np.ndarray | _NUMBERS):
-            xp: Any = np
-        else:
-            import array_api_compat  # noqa: PLC0415 - for those who have other arrays
+    known = _BY_TYPE.get(type(x))
+    if known is None:
+        kind, xp = next((kind, xp) for kind in _LIBRARIES if (xp := kind.namespace(x)) is not None)
+        known = _BY_TYPE[type(x)] = _instance(kind, xp)
+    return known
 
-            xp = array_api_compat.array_namespace(x)
-        found = _BY_TYPE[type(x)] = _named(xp, is_dtensor(x))
-    return found
+
+@functools.cache
+def _instance(kind: type[Library], xp: Any) -> Library:
+    return kind(xp)
+
+
+def named(name: str) -> type[Library]:
+    """The library of this name; for one that is not known by name, what the Array API standard says of all."""
+    return next((kind for kind in _LIBRARIES if kind.name == name), Library)
 
 
 def traced(x: Any) -> bool:
@@ -69,13 +70,3 @@ def traced(x: Any) -> bool:
         return library(x).traced(x)
     except TypeError:
         return False
-
-
-def tracing(name: str) -> bool:
-    """Whether the library of this name has arrays that may stand for values that are not known yet."""
-    return _KINDS.get(name, Library).tracing
-
-
-def is_scalar(x: Any) -> bool:
-    """Whether `x` is a number of the host that belongs to no library: a Python number or a NumPy scalar."""
-    return isinstance(x, _NUMBERS)

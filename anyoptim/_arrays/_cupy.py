@@ -19,7 +19,8 @@ __all__ = ["CuPy"]
 class CuPy(Library):
     """CuPy."""
 
-    flushes = True
+    name = "cupy"
+    flushes_subnormals = True
 
     def cuda(self, x: Array) -> int | None:
         return int(x.device.id)
@@ -32,36 +33,36 @@ class CuPy(Library):
 
     def fingerprint(self, ps: Sequence[Array]) -> Fingerprint:
         strides = None if all(p.flags.c_contiguous for p in ps) else [p.strides for p in ps]
-        begins, devices = [p.data.ptr for p in ps], [p.data.device_id for p in ps]
-        return Fingerprint(begins, [p.dtype for p in ps], [p.shape for p in ps], strides, devices)
+        addresses, devices = [p.data.ptr for p in ps], [p.data.device_id for p in ps]
+        return Fingerprint(addresses, [p.dtype for p in ps], [p.shape for p in ps], strides, devices)
 
-    def unchanged_all(self, ps: Sequence[Array], marks: Fingerprint) -> bool:
-        return [p.data.ptr for p in ps] == marks.begins  # they never move, nor change but in shape
+    def unchanged_all(self, ps: Sequence[Array], fingerprint: Fingerprint) -> bool:
+        return [p.data.ptr for p in ps] == fingerprint.addresses  # their memory and dtype never change
 
-    def addresses(self, xs: Sequence[Array], marks: Fingerprint) -> list[int] | None:
-        if {*map(type, xs)} != {sys.modules["cupy"].ndarray} or [x.shape for x in xs] != marks.shapes:
+    def addresses(self, xs: Sequence[Array], fingerprint: Fingerprint) -> list[int] | None:
+        if {*map(type, xs)} != {sys.modules["cupy"].ndarray} or [x.shape for x in xs] != fingerprint.shapes:
             return None
-        if [x.dtype for x in xs] != marks.dtypes:
+        if [x.dtype for x in xs] != fingerprint.dtypes:
             return None
         # `flags.c_contiguous` would take ten times as long.
         if (
             False in [x._c_contiguous for x in xs]
-            if marks.strides is None
-            else [x.strides for x in xs] != marks.strides
+            if fingerprint.strides is None
+            else [x.strides for x in xs] != fingerprint.strides
         ):
             return None
         memory = [x.data for x in xs]
-        return [m.ptr for m in memory] if [m.device_id for m in memory] == marks.devices else None
+        return [m.ptr for m in memory] if [m.device_id for m in memory] == fingerprint.devices else None
 
     def address(self, x: Array) -> int | None:
         return int(x.data.ptr) if x.flags.c_contiguous else None
 
-    def at(self, x: Array) -> AbstractContextManager[Any]:
-        context: AbstractContextManager[Any] = x.device  # else they would lie on the current device
+    def on_device_of(self, x: Array) -> AbstractContextManager[Any]:
+        context: AbstractContextManager[Any] = x.device  # CuPy puts new arrays on the current device
         return context
 
     def copied(self, x: Array) -> Array:
-        with self.at(x):
+        with self.on_device_of(x):
             return x.copy(order="K")
 
     def to_host(self, x: Array) -> np.ndarray[Any, Any]:

@@ -20,6 +20,7 @@ __all__ = ["Dask"]
 class Dask(Library):
     """Dask."""
 
+    name = "dask"
     lazy = True
 
     def refusal(self, x: Array) -> str | None:
@@ -28,7 +29,7 @@ class Dask(Library):
         return None
 
     def writable(self, x: Array) -> bool:
-        # A Dask array can be assigned to, but the graphs that others built from it would not see it.
+        # A Dask array can be assigned to, but graphs that were built from it before would not see it.
         return False
 
     def memory(self, x: Array) -> MemoryLayout | None:
@@ -40,25 +41,25 @@ class Dask(Library):
     def fold(
         self, step: Callable[..., tuple[Array, ...]], state: tuple[Array, ...], rows: Sequence[Sequence[int]]
     ) -> tuple[Array, ...]:
-        # One task for each block, and not two hundred.
+        # Without this there would be two hundred tasks for each block, instead of one.
         first, parts = state[0], [part.rechunk(state[0].chunks) for part in state]
         call, chunks = functools.partial(_folded, step, rows), ((len(state),), *first.chunks)
-        found = sys.modules["dask.array"].map_blocks(call, *parts, dtype=first.dtype, new_axis=0, chunks=chunks)
-        return tuple(found[k] for k in range(len(state)))
+        stacked = sys.modules["dask.array"].map_blocks(call, *parts, dtype=first.dtype, new_axis=0, chunks=chunks)
+        return tuple(stacked[k] for k in range(len(state)))
 
-    def aligned(self, x: Array, like: Array) -> Array:
+    def sharded_like(self, x: Array, like: Array) -> Array:
         return x.rechunk(tuple((1,) if n == 1 else chunks for n, chunks in zip(x.shape, like.chunks, strict=True)))
 
     def to_host(self, x: Array) -> np.ndarray[Any, Any]:
         return np.asarray(x)
 
     def materialize(self, arrays: list[Array]) -> list[Array]:
-        # Without this every step would add its graph to the last one's, without end.
+        # Without this the graph would grow with every step, without end.
         return list(sys.modules["dask"].persist(*arrays))
 
 
 def _folded(step: Callable[..., tuple[Array, ...]], rows: Sequence[Sequence[int]], *state: Array) -> Array:
-    """`fold` of a block, the results one above the other."""
+    """The parts of the state after `fold` over one block, stacked."""
     with quiet():  # in the thread that computes
         for row in rows:
             state = step(state, *(state[0].dtype.type(word) for word in row))

@@ -1,7 +1,7 @@
-"""Torch's DTensors: tensors of which each process has a part, as FSDP2 makes of a module's parameters.
+"""Torch's DTensors: tensors of which each process holds a part, as FSDP2 makes them of a module's parameters.
 
-A DTensor is a local tensor and a statement of what of the whole it is: by a mesh of processes, and a placement for each
-of its axes. What is done element by element is done to the local tensor.
+A DTensor is a local tensor with a statement of which part of the whole it is: a mesh of processes, and a placement for
+each axis of the mesh. Operations on elements are done to the local tensor.
 """
 
 from __future__ import annotations
@@ -20,24 +20,25 @@ __all__ = ["DTensors"]
 
 
 def _local(x: Array) -> Array:
-    """The part of `x` that this process has, in the same memory; a plain tensor is all of it."""
+    """The part of `x` that this process holds, in the same memory; a plain tensor as it is."""
     if not is_dtensor(x):
         return x
-    with sys.modules["torch"].no_grad():  # where this is the local tensor itself, at no cost
+    with sys.modules["torch"].no_grad():  # then this is the local tensor itself, at no cost
         local = x.to_local()
-    return local.wait() if hasattr(local, "wait") else local  # what is still on its way
+    return local.wait() if hasattr(local, "wait") else local  # for a collective operation that has not ended
 
 
 class DTensors(Torch):
-    """Torch's DTensors, and plain tensors that have to do with them."""
+    """Torch's DTensors, and the plain tensors that are combined with them."""
 
+    name = "torch DTensor"
     distributed = True
 
-    def __init__(self, xp: Any) -> None:
-        super().__init__(xp)
-        self.name = "torch DTensor"
+    @classmethod
+    def namespace(cls, x: Any) -> Any:
+        return Torch.namespace(x) if is_dtensor(x) else None
 
-    def unmovable(self, p: Array) -> str | None:
+    def parameter_refusal(self, p: Array) -> str | None:
         if any(placement.is_partial() for placement in p.placements):
             return f"has the placements {p.placements}; wanted Shard or Replicate, and no sum that is still to be made"
         return None
@@ -47,19 +48,19 @@ class DTensors(Torch):
 
     def numpy_view(self, x: Array) -> np.ndarray[Any, Any] | None:
         local = _local(x)
-        return None if local.dtype is sys.modules["torch"].bfloat16 else super().bits(local)
+        return None if local.dtype is sys.modules["torch"].bfloat16 else super().numpy_bits(local)
 
-    def bits(self, x: Array) -> np.ndarray[Any, Any] | None:
+    def numpy_bits(self, x: Array) -> np.ndarray[Any, Any] | None:
         return None  # whoever asks wants all of x
 
-    def shares_numpy(self, like: Array) -> bool:
-        return super().shares_numpy(_local(like))
+    def numpy_can_create(self, like: Array) -> bool:
+        return super().numpy_can_create(_local(like))
 
     def to_host(self, x: Array) -> np.ndarray[Any, Any]:
         return super().to_host(x.detach().full_tensor() if is_dtensor(x) else x)
 
     def from_host(self, values: np.ndarray[Any, Any], like: Array) -> Array:
-        return self.aligned(super().from_host(values, like), like)
+        return self.sharded_like(super().from_host(values, like), like)
 
     def cuda(self, x: Array) -> int | None:
         return None
@@ -82,57 +83,58 @@ class DTensors(Torch):
     def device(self, x: Array) -> Any:
         return x.device_mesh if is_dtensor(x) else x.device
 
-    def placement(self, like: Array) -> Any:
+    def creation_device(self, like: Array) -> Any:
         return like.device
 
     def scalar(self, value: Any, dtype: Any, like: Array) -> Array:
-        return self.beside(super().scalar(value, dtype, like), like)
+        return self.replicated_like(super().scalar(value, dtype, like), like)
 
-    def beside(self, x: Array, like: Array) -> Array:
-        whole = sys.modules["torch.distributed.tensor"].Replicate()
-        return _placed(x, like, [whole] * like.device_mesh.ndim) if is_dtensor(like) and not is_dtensor(x) else x
+    def replicated_like(self, x: Array, like: Array) -> Array:
+        if is_dtensor(x) or not is_dtensor(like):
+            return x
+        return _placed(x, like, [sys.modules["torch.distributed.tensor"].Replicate()] * like.device_mesh.ndim)
 
-    def aligned(self, x: Array, like: Array) -> Array:
+    def sharded_like(self, x: Array, like: Array) -> Array:
         if not is_dtensor(like):
             return x
         if not is_dtensor(x):
             return _placed(x, like, like.placements)
         return x if x.placements == like.placements else x.redistribute(like.device_mesh, like.placements)
 
-    def shared(self, x: Array) -> bool:
+    def spans_processes(self, x: Array) -> bool:
         return is_dtensor(x)
 
-    def first(self, x: Array) -> bool:
+    def is_first_process(self, x: Array) -> bool:
         return bool(sys.modules["torch"].distributed.get_rank() == int(x.device_mesh.mesh.min()))
 
-    def agreed(self, holds: bool, x: Array) -> bool:
+    def all_processes(self, holds: bool, x: Array) -> bool:
         torch = sys.modules["torch"]
-        told = torch.tensor(float(holds), device=x.device_mesh.device_type)
+        all_hold = torch.tensor(float(holds), device=x.device_mesh.device_type)
         for group in x.device_mesh.get_all_groups():
-            torch.distributed.all_reduce(told, torch.distributed.ReduceOp.MIN, group=group)
-        return bool(told)
+            torch.distributed.all_reduce(all_hold, torch.distributed.ReduceOp.MIN, group=group)
+        return bool(all_hold)
 
-    def total(self, numbers: Sequence[float], of: Sequence[Array]) -> list[float]:
+    def sum_over_processes(self, numbers: Sequence[float], arrays: Sequence[Array]) -> list[float]:
         torch = sys.modules["torch"]
-        found = [*numbers]
-        for mesh in dict.fromkeys(x.device_mesh for x in of):
-            here = [i for i, x in enumerate(of) if x.device_mesh == mesh]
-            own = [numbers[i] if _counts(of[i]) else 0.0 for i in here]
-            sums = torch.tensor(own, dtype=torch.float64, device=mesh.device_type)
+        totals = [*numbers]
+        for mesh in dict.fromkeys(x.device_mesh for x in arrays):
+            on_mesh = [i for i, x in enumerate(arrays) if x.device_mesh == mesh]
+            addends = [numbers[i] if _counts(arrays[i]) else 0.0 for i in on_mesh]
+            sums = torch.tensor(addends, dtype=torch.float64, device=mesh.device_type)
             for group in mesh.get_all_groups():
                 torch.distributed.all_reduce(sums, group=group)
-            for i, number in zip(here, sums.tolist(), strict=True):
-                found[i] = number
-        return found
+            for i, number in zip(on_mesh, sums.tolist(), strict=True):
+                totals[i] = number
+        return totals
 
 
 def _placed(x: Array, like: Array, placements: Sequence[Any]) -> Array:
-    """A plain tensor that all processes have, as one on the mesh of `like`."""
+    """A plain tensor that all processes have, as a DTensor on the mesh of `like`."""
     distribute = sys.modules["torch.distributed.tensor"].distribute_tensor
     return distribute(x, like.device_mesh, placements, src_data_rank=None)
 
 
 def _counts(x: Array) -> bool:
-    """Whether this process is the one, of those that have the same elements, whose part counts."""
-    at = x.device_mesh.get_coordinate()
-    return all(i == 0 for i, placement in zip(at, x.placements, strict=True) if placement.is_replicate())
+    """Whether this process is the first of those that hold the same elements of `x`."""
+    coordinate = x.device_mesh.get_coordinate()
+    return all(i == 0 for i, placement in zip(coordinate, x.placements, strict=True) if placement.is_replicate())

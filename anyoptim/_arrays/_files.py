@@ -17,17 +17,17 @@ if sys.platform != "win32":
 __all__ = ["opened", "regular", "replacing"]
 
 
-def regular(path: str | os.PathLike[str], found: os.stat_result) -> None:
+def regular(path: str | os.PathLike[str], status: os.stat_result) -> None:
     """Raise OSError for a folder, a pipe, a socket or a device."""
-    if not stat.S_ISREG(found.st_mode):
+    if not stat.S_ISREG(status.st_mode):
         raise OSError(f"{path} is no regular file; wanted the path of one")
 
 
 def opened(path: str | os.PathLike[str]) -> BinaryIO:
-    """A regular file, to be read.
+    """A regular file, open for reading.
 
-    A pipe would be waited for, a device may have no end, and opening one may do something: what lies there is looked at
-    before it is opened, and again afterwards, for it may be another by then.
+    Opening a pipe would wait, a device may have no end, and opening one may have effects: so the path is checked before
+    it is opened, and the open file afterwards, for it may be another one by then.
     """
     regular(path, os.stat(path))
     file = open(path, "rb", opener=_without_waiting)  # noqa: SIM115 - the caller closes it
@@ -45,21 +45,21 @@ def _without_waiting(path: str, flags: int) -> int:
 
 @contextmanager
 def replacing(target: str | os.PathLike[str], mode: int = 0o666) -> Iterator[BinaryIO]:
-    """A new file, which takes the place of another in the end; if anything fails, the old one stays and no new one.
+    """A context with a new file, which takes the place of `target` in the end; if anything fails, the old file stays.
 
-    Until then it lies beside the other under a short name, locked. A process that is killed leaves it there, and its
-    lock goes: the next process of this machine that replaces a file in this folder removes it. Not so on Windows, which
-    has no such locks.
+    Until then the new file is locked and has a short name in the same folder. A process that is killed leaves it there
+    without its lock, and the next process of this machine that replaces a file in this folder removes it. On Windows,
+    which has no such locks, it stays.
     """
     folder = os.path.dirname(os.path.abspath(target))
     with suppress(OSError):
         _sweep(folder)
-    file = _beside(folder, mode)
+    file = _temporary(folder, mode)
     try:
         with file:
             yield file
             if sys.platform == "win32":
-                file.close()  # where no open file can be renamed; elsewhere it is locked until it has its name
+                file.close()  # Windows renames no open file; elsewhere it stays locked until it has its name
             os.replace(file.name, target)
     except BaseException:
         with suppress(OSError):
@@ -67,8 +67,8 @@ def replacing(target: str | os.PathLike[str], mode: int = 0o666) -> Iterator[Bin
         raise
 
 
-def _beside(folder: str, mode: int) -> BinaryIO:
-    """A new file under a name that no other has or had, locked if that can be."""
+def _temporary(folder: str, mode: int) -> BinaryIO:
+    """A new file under a name that no other has or had, locked where that is possible."""
     while True:
         path = os.path.join(folder, f".anyoptim-{'-'.join(_machine())}-{os.urandom(8).hex()}.tmp")
         file = open(path, "xb", opener=functools.partial(os.open, mode=mode))  # noqa: SIM115 - the caller closes it
@@ -79,14 +79,14 @@ def _beside(folder: str, mode: int) -> BinaryIO:
 
 
 def _sweep(folder: str) -> None:
-    """Remove what dead processes left: those files that can be locked.
+    """Remove the temporary files of dead processes, which are those that can be locked.
 
-    Two machines of one name that share a folder, but not its locks, would take each other's.
+    Two machines of one name that share a folder, but not its locks, would remove each other's.
     """
     for name in os.listdir(folder):
-        first, *marks = name.removesuffix(".tmp").split("-")
-        # Some network file systems keep the locks of each machine from the others.
-        if first == ".anyoptim" and not {*_machine()}.isdisjoint(marks):
+        first, *parts = name.removesuffix(".tmp").split("-")
+        # Some network file systems hide the locks of one machine from the others.
+        if first == ".anyoptim" and not {*_machine()}.isdisjoint(parts):
             path = os.path.join(folder, name)
             with suppress(OSError):
                 number = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW)
@@ -99,17 +99,17 @@ def _sweep(folder: str) -> None:
 
 @functools.cache
 def _machine() -> tuple[str, ...]:
-    """Fingerprint of this machine: its name, and when it was started, which is the same in all its containers."""
+    """What a machine is known by: its name, and when it was started, which is the same in all its containers."""
     if sys.platform == "win32":
         return ()
-    found = [os.uname().nodename.encode()]
+    marks = [os.uname().nodename.encode()]
     with suppress(OSError), open("/proc/sys/kernel/random/boot_id", "rb") as file:
-        found.append(file.read())
-    return tuple(f"{zlib.crc32(mark):08x}" for mark in found)
+        marks.append(file.read())
+    return tuple(f"{zlib.crc32(mark):08x}" for mark in marks)
 
 
 def _locked(number: int) -> bool | None:
-    """Lock an open file, until it is closed: False if another has locked it, None where that can't be."""
+    """Lock an open file until it is closed: False if another process has locked it, None where files have no locks."""
     if sys.platform == "win32":
         return None
     try:

@@ -17,24 +17,26 @@ __all__ = ["JAX", "loaded"]
 
 
 def loaded() -> Any:
-    """JAX itself, which is loaded where one of its arrays is."""
+    """The package `jax`, which is loaded where there are arrays of it."""
     return sys.modules["jax"]
 
 
 class JAX(Library):
     """JAX."""
 
+    name = "jax"
     wide_integers = False
-    tracing = True
-    flushes = True
-    frozen = True
+    compiled_by_xla = True
+    states_need_dtypes = True
+    flushes_subnormals = True
+    immutable = True
 
     def widest_float(self) -> Any:
         return self.xp.float64 if loaded().config.jax_enable_x64 else self.xp.float32
 
     def to_host(self, x: Array) -> np.ndarray[Any, Any]:
-        if self.shared(x) and not x.is_fully_replicated:
-            x = _gathered(self.replicated(x))(x)
+        if self.spans_processes(x) and not x.is_fully_replicated:
+            x = _resharded(self.replicated_sharding(x))(x)
         return np.asarray(x)
 
     def writable(self, x: Array) -> bool:
@@ -44,7 +46,7 @@ class JAX(Library):
         return isinstance(x, loaded().core.Tracer)
 
     def device(self, x: Array) -> Any:
-        # An uncommitted array goes wherever JAX finds the others; a sharded one lies on several devices.
+        # JAX moves an uncommitted array to the device of the others; a sharded one lies on several devices.
         if self.traced(x) or not x.committed:
             return None
         devices = x.devices()
@@ -58,10 +60,10 @@ class JAX(Library):
             return False
         return bool(x.dtype == p.dtype and x.shape == p.shape and x.sharding == p.sharding)
 
-    def place(self, x: Array) -> Any:
+    def device_group(self, x: Array) -> Any:
         return getattr(x.sharding, "mesh", None) or self.device(x)
 
-    def replicated(self, x: Array) -> Any:
+    def replicated_sharding(self, x: Array) -> Any:
         if not x.committed:
             return None
         sharding = loaded().sharding
@@ -70,11 +72,11 @@ class JAX(Library):
             return sharding.NamedSharding(mesh, sharding.PartitionSpec())
         return x.sharding if x.sharding.num_devices == 1 else None
 
-    def put(self, numbers: Any, place: Any) -> Any:
-        return loaded().device_put(numbers, place)
+    def device_put(self, values: Any, sharding: Any) -> Any:
+        return loaded().device_put(values, sharding)
 
-    def placement(self, like: Array) -> Any:
-        # Where `like` lies on several devices, uncommitted, so that it follows `like` there.
+    def creation_device(self, like: Array) -> Any:
+        # Where `like` lies on several devices, the new array stays uncommitted, so that JAX moves it there.
         device = self.device(like)
         return None if isinstance(device, frozenset) else device
 
@@ -83,54 +85,54 @@ class JAX(Library):
     ) -> tuple[Array, ...]:
         return _loop(step)(state, self.xp.asarray(np.array(rows), dtype=state[0].dtype))  # type: ignore[no-any-return]
 
-    def aligned(self, x: Array, like: Array) -> Array:
+    def sharded_like(self, x: Array, like: Array) -> Array:
         if self.traced(x) or self.traced(like) or not like.committed or x.sharding == like.sharding:
             return x
-        if x.shape != like.shape:  # what lies nowhere in particular follows
+        if x.shape != like.shape:  # an uncommitted array, which JAX moves
             return x
         return loaded().device_put(x, like.sharding)
 
-    def freely(self, call: Callable[..., Any], like: Any, *given: Any) -> Any:
-        # Where axes of a mesh are explicit, a product of matrices would have to say where its result lies.
+    def auto_sharded(self, call: Callable[..., Any], like: Any, *arguments: Any) -> Any:
+        # Where axes of a mesh are explicit, a product of matrices would have to say how its result is sharded.
         jax = loaded()
-        leaves, tree = jax.tree.flatten(given)
+        leaves, treedef = jax.tree.flatten(arguments)
         arrays = {i: x for i, x in enumerate(leaves) if isinstance(x, jax.Array)}
-        found = [x for x in arrays.values() if _explicit(x)]
-        if not found:
-            return call(*given)
-        # What lies nowhere in particular is whole everywhere.
-        whole = jax.sharding.NamedSharding(found[0].aval.sharding.mesh, jax.sharding.PartitionSpec())
-        if not self.traced(found[0]):
-            place = self.replicated(found[0])
-            arrays = {i: x if _explicit(x) else jax.device_put(x, place) for i, x in arrays.items()}
+        explicit = next((x for x in arrays.values() if _explicit(x)), None)
+        if explicit is None:
+            return call(*arguments)
+        # Arrays that are on no mesh are replicated on this one.
+        replicated = jax.sharding.NamedSharding(explicit.aval.sharding.mesh, jax.sharding.PartitionSpec())
+        if not self.traced(explicit):
+            sharding = self.replicated_sharding(explicit)
+            arrays = {i: x if _explicit(x) else jax.device_put(x, sharding) for i, x in arrays.items()}
 
-        def within(arrays: Mapping[int, Array]) -> Any:
-            return call(*tree.unflatten([arrays.get(i, x) for i, x in enumerate(leaves)]))
+        def on_arrays(arrays: Mapping[int, Array]) -> Any:
+            return call(*treedef.unflatten([arrays.get(i, x) for i, x in enumerate(leaves)]))
 
-        where = jax.tree.map(lambda x: x.aval.sharding if _explicit(x) else whole, like)
-        return jax.sharding.auto_axes(within, out_sharding=where)(arrays)
+        out_sharding = jax.tree.map(lambda x: x.aval.sharding if _explicit(x) else replicated, like)
+        return jax.sharding.auto_axes(on_arrays, out_sharding=out_sharding)(arrays)
 
-    def divided(self, x: Array) -> bool:
-        # Where the axes of its mesh are automatic, XLA cuts and adds a vector as if it lay in one place.
+    def is_sharded(self, x: Array) -> bool:
+        # Where the axes of its mesh are automatic, XLA cuts and adds a vector as if it lay on one device.
         sharding = (x.aval if self.traced(x) else x).sharding
         explicit = loaded().sharding.AxisType.Explicit
         axes = getattr(getattr(sharding, "mesh", None), "axis_types", ())
         return explicit in axes and not sharding.is_fully_replicated
 
-    def shared(self, x: Array) -> bool:
+    def spans_processes(self, x: Array) -> bool:
         return not (self.traced(x) or x.is_fully_addressable)
 
-    def first(self, x: Array) -> bool:
+    def is_first_process(self, x: Array) -> bool:
         return bool(loaded().process_index() == min(device.process_index for device in x.sharding.device_set))
 
-    def agreed(self, holds: bool, x: Array) -> bool:
+    def all_processes(self, holds: bool, x: Array) -> bool:
         jax = loaded()
         # One device of each process, the same ones to all.
         devices = sorted(x.sharding.device_set, key=operator.attrgetter("id"))
         mesh = jax.sharding.Mesh(np.array([*{device.process_index: device for device in devices}.values()]), ("all",))
-        each = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("all"))
-        told = jax.make_array_from_callback((mesh.size,), each, lambda _: np.array([holds]))
-        return bool(self.xp.all(told))
+        sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("all"))
+        answers = jax.make_array_from_callback((mesh.size,), sharding, lambda _: np.array([holds]))
+        return bool(self.xp.all(answers))
 
     def memory(self, x: Array) -> MemoryLayout | None:
         return None
@@ -140,36 +142,36 @@ class JAX(Library):
 
 
 def _explicit(x: Array) -> bool:
-    """Whether the axes of the mesh that an array lies on, or some of them, are part of its type."""
+    """Whether an array lies on a mesh with explicit axes, which are part of the array's type."""
     mesh = getattr(x.aval.sharding, "mesh", None)
     return loaded().sharding.AxisType.Explicit in getattr(mesh, "axis_types", ())
 
 
 @functools.cache
-def _gathered(place: Any) -> Callable[[Array], Array]:
-    """What makes an array one that lies there, whole."""
-    return loaded().jit(lambda a: a, out_shardings=place)  # type: ignore[no-any-return]
+def _resharded(sharding: Any) -> Callable[[Array], Array]:
+    """The function that gives an array another sharding."""
+    return loaded().jit(lambda a: a, out_shardings=sharding)  # type: ignore[no-any-return]
 
 
 @functools.cache
 def _loop(step: Callable[..., tuple[Array, ...]]) -> Callable[..., Any]:
-    """`fold` as a loop of XLA's, whose states have a place in memory.
+    """`fold` as a loop of XLA's, whose states are stored in memory.
 
-    Without it XLA would do all steps anew wherever a part of the result is used.
+    Without a loop XLA would repeat all steps wherever a part of the result is used.
     """
     jax = loaded()
 
     def alike(state: tuple[Array, ...]) -> tuple[Array, ...]:
-        """The same, each lying where all do together, which no step may change."""
-        nothing = functools.reduce(operator.or_, (part & 0 for part in state))
-        return tuple(part | nothing for part in state)
+        """The parts with one sharding, as the loop wants them: each is combined with zeros made of all."""
+        zeros = functools.reduce(operator.or_, (part & 0 for part in state))
+        return tuple(part | zeros for part in state)
 
     def loop(state: tuple[Array, ...], rows: Array) -> tuple[Array, ...]:
         def one(state: tuple[Array, ...], row: Array) -> tuple[tuple[Array, ...], None]:
             return step(state, *(row[k] for k in range(row.shape[0]))), None
 
-        found: tuple[Array, ...] = jax.lax.scan(one, alike(state), rows, unroll=2)[0]
-        return found
+        final: tuple[Array, ...] = jax.lax.scan(one, alike(state), rows, unroll=2)[0]
+        return final
 
-    whole: Callable[..., Any] = jax.jit(loop)
-    return whole
+    compiled: Callable[..., Any] = jax.jit(loop)
+    return compiled

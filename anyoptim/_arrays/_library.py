@@ -1,4 +1,4 @@
-"""What anyoptim asks of an array library, in terms of the Array API standard alone."""
+"""The questions that anyoptim asks of array libraries, with the answers that the Array API standard gives."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from anyoptim._arrays._memory import MemoryLayout
 
-__all__ = ["COMPUTE", "Array", "Fingerprint", "Library", "host_memory", "name_of"]
+__all__ = ["COMPUTE", "Array", "Fingerprint", "Library", "host_memory"]
 
 Array = Any
 """An array of any library. The standard has no common base class to name here."""
@@ -23,45 +23,62 @@ COMPUTE = {
     "complex64": "complex64",
     "complex128": "complex128",
 }
-"""Which dtype a parameter's arithmetic and slots have: at least float32, and two reals for complex."""
+"""The dtype in which parameters of each dtype are computed, and their slots kept: at least float32."""
 
 
 class Fingerprint(NamedTuple):
-    """By what arrays on a CUDA device are known again: lists, which compare faster than arrays one by one."""
+    """What tells arrays on a CUDA device from others, as lists, which compare faster than arrays one by one."""
 
-    begins: list[int]
+    addresses: list[int]
     dtypes: list[Any]
     shapes: list[tuple[int, ...]]
     strides: list[tuple[int, ...]] | None
-    """None where all are in C order, which is quicker to ask."""
+    """None where all arrays are in C order, which is quicker to ask."""
     devices: list[int]
 
 
 class Library:
-    """An array library, as far as the Array API standard describes it."""
+    """An array library, as far as the Array API standard describes it.
+
+    A subclass overrides what its library does in another way.
+    """
+
+    name = ""
+    """The library as its users call it: `numpy`, `torch`, `jax`."""
 
     wide_integers = True
-    """Whether 64-bit integers are at hand without a switch."""
+    """Whether 64-bit integers are there without being switched on."""
 
-    tracing = False
-    """Whether its arrays may stand for values that are not known yet."""
+    compiled_by_xla = False
+    """Whether XLA compiles functions of its arrays. To that end they are traced: values are not known yet."""
 
-    flushes = False
-    """Whether results that are subnormal become 0."""
+    states_need_dtypes = False
+    """Whether every number in a state needs a dtype, since the library's transformations carry states along."""
 
-    frozen = False
-    """Whether its arrays never change, so that one that was met before is as it was."""
+    flushes_subnormals = False
+    """Whether subnormal results become 0."""
+
+    immutable = False
+    """Whether no array can change, so that one that was checked before needs no second check."""
 
     lazy = False
-    """Whether results wait, as a growing graph, for somebody to ask for them."""
+    """Whether results are computed only when somebody asks for them, and are a growing graph until then."""
 
     distributed = False
-    """Whether each process sees its own part of an array alone, so that sums have to be added up."""
+    """Whether each process sees only its own part of an array, so that the sums of all have to be added up."""
 
     def __init__(self, xp: Any) -> None:
         self.xp = xp
-        self.name = name_of(xp)
+        self.name = self.name or _name_of(xp)
         self._dtypes: dict[Any, str] = {}
+
+    @classmethod
+    def namespace(cls, x: Any) -> Any:
+        """The namespace of `x` if it is an array of this library, else None. Raises TypeError for what is no array."""
+        import array_api_compat  # noqa: PLC0415 - for those who have other arrays than NumPy's
+
+        xp = array_api_compat.array_namespace(x)
+        return xp if cls.name in {"", _name_of(xp)} else None
 
     def dtype(self, x: Array) -> str:
         """The name of the dtype: `float32` for `torch.float32` and for a big-endian `>f4`."""
@@ -71,23 +88,23 @@ class Library:
         return name
 
     def refusal(self, x: Array) -> str | None:
-        """Why an array that looks like any other can't be taken, or None."""
+        """Why an array of the library can't be used at all, or None."""
         return None
 
-    def unmovable(self, p: Array) -> str | None:
-        """Why an array can't be a parameter that can be a gradient, or None."""
+    def parameter_refusal(self, p: Array) -> str | None:
+        """Why an array, which may be a gradient, can't be a parameter, or None."""
         return None
 
     def load(self, x: Array) -> Array:
-        """The array to compute with: on the same memory, outside any automatic differentiation."""
+        """The array to compute with: one on the same memory, outside automatic differentiation."""
         return x
 
-    def guarded(self, x: Array) -> Array:
-        """The same array for a rule to read; where the library can, one that it can't write to."""
+    def read_only(self, x: Array) -> Array:
+        """A view of the array for a rule to read, which can't be written to where the library has such views."""
         return x
 
     def rebound(self, old: Array, new: Array) -> Array:
-        """What stands in a container for `new` where `old` stood."""
+        """`new` as what the user gets in place of `old`: a Python number, say, for a Python number."""
         return new
 
     def write(self, p: Array, new: Array) -> None:
@@ -113,59 +130,59 @@ class Library:
 
         return device(x)
 
-    def placement(self, like: Array) -> Any:
-        """What to give a creation function as `device`, for an array that is to meet `like`."""
+    def creation_device(self, like: Array) -> Any:
+        """The `device` argument of creation functions, for an array that is to be combined with `like`."""
         return self.device(like)
 
-    def place(self, x: Array) -> Any:
-        """What arrays have in common that one call may take."""
+    def device_group(self, x: Array) -> Any:
+        """The device or mesh of devices that all array arguments of one compiled call must have in common."""
         return self.device(x)
 
-    def replicated(self, x: Array) -> Any:
-        """Where to put an array that is to be whole wherever `x` is; None for where the library likes."""
+    def replicated_sharding(self, x: Array) -> Any:
+        """The sharding of an array that is replicated on all devices of `x`; None to leave it to the library."""
         return None
 
-    def put(self, numbers: Any, place: Any) -> Any:
-        """NumPy's arrays and numbers, in containers, as arrays in a place that `replicated` gave."""
+    def device_put(self, values: Any, sharding: Any) -> Any:
+        """NumPy's arrays and numbers, in containers, as arrays with a sharding that `replicated_sharding` gave."""
         raise NotImplementedError
 
     def scalar(self, value: Any, dtype: Any, like: Array) -> Array:
-        """A 0-d array that can meet `like`."""
-        return self.xp.asarray(value, dtype=dtype, device=self.placement(like))
+        """A 0-d array that can be combined with `like`."""
+        return self.xp.asarray(value, dtype=dtype, device=self.creation_device(like))
 
     def fold(
         self, step: Callable[..., tuple[Array, ...]], state: tuple[Array, ...], rows: Sequence[Sequence[int]]
     ) -> tuple[Array, ...]:
-        """`state = step(state, *row)` for each row of words, which the step is given as arrays of no dimension.
+        """The state after `state = step(*state, *row)` for each row of words, which are passed as 0-d arrays.
 
-        All parts of the state are integers of one shape.
+        All parts of the state are arrays of integers, of one shape.
         """
         first = state[0]
         for row in rows:
             state = step(state, *(self.scalar(word, first.dtype, first) for word in row))
         return state
 
-    def columns(self, table: np.ndarray[Any, Any], index: Array) -> list[Array]:
-        """Of a table of words the rows with these numbers: an array like `index` for each column."""
+    def gather_columns(self, table: np.ndarray[Any, Any], index: Array) -> list[Array]:
+        """The rows of a table of words with these numbers: for each column an array of the shape of `index`."""
         xp = self.xp
-        table = xp.asarray(table.astype(str(self.dtype(index))), device=self.placement(index))
+        table = xp.asarray(table.astype(str(self.dtype(index))), device=self.creation_device(index))
         rows = xp.take(table, xp.reshape(index, (-1,)), axis=0)
         return [xp.reshape(rows[:, k], index.shape) for k in range(rows.shape[1])]
 
     def numpy_view(self, x: Array) -> np.ndarray[Any, Any] | None:
-        """NumPy's view of the memory of `x`, for its functions to read and write; None where there is none."""
+        """A NumPy array on the memory of `x`, to be read and written; None where there can be none."""
         return None
 
-    def bits(self, x: Array) -> np.ndarray[Any, Any] | None:
-        """The same of any floating dtype of native byte order; of bfloat16, which NumPy lacks, its bits as uint16."""
+    def numpy_bits(self, x: Array) -> np.ndarray[Any, Any] | None:
+        """A NumPy array on the memory of `x`, in native byte order; bfloat16, which NumPy lacks, as uint16."""
         return None
 
-    def shares_numpy(self, like: Array) -> bool:
-        """Whether new arrays like this one may be made by NumPy: they lie on the host, and nobody follows how."""
+    def numpy_can_create(self, like: Array) -> bool:
+        """Whether NumPy may make new arrays like this one: they lie on the host, and no operation is recorded."""
         return False
 
     def to_host(self, x: Array) -> np.ndarray[Any, Any]:
-        """The values of `x`, for NumPy to read."""
+        """The values of `x` as a NumPy array, to be read only."""
         try:
             return np.from_dlpack(x)
         except (TypeError, ValueError, RuntimeError, BufferError):  # it lies elsewhere
@@ -174,76 +191,76 @@ class Library:
             return np.from_dlpack(to_device(x, "cpu"))
 
     def from_host(self, values: np.ndarray[Any, Any], like: Array) -> Array:
-        """These values, of any floating dtype, as an array of the dtype of `like`, and where that is."""
+        """These values, of any floating dtype, as an array of the dtype of `like` and on its device."""
         name = self.dtype(like)
         wide = values.astype("float32" if name == "bfloat16" else name)  # NumPy may never have heard of bfloat16
-        return self.xp.astype(self.xp.asarray(wide, device=self.placement(like)), like.dtype, copy=False)
+        return self.xp.astype(self.xp.asarray(wide, device=self.creation_device(like)), like.dtype, copy=False)
 
-    def filled(self, slot: Array, values: np.ndarray[Any, Any]) -> Array:
-        """A slot with other values: the same one, where it can be written to."""
+    def with_values(self, slot: Array, values: np.ndarray[Any, Any]) -> Array:
+        """A slot with these values: the same array, where it can be written to, else a new one."""
         new = self.from_host(values, slot)
         if not self.writable(slot):
-            return self.aligned(new, slot)
+            return self.sharded_like(new, slot)
         self.write(slot, new)
         return slot
 
     def widest_float(self) -> Any:
-        """The dtype to add in: float64, where the library has it."""
+        """The dtype in which sums are computed: float64 where the library has it."""
         return self.xp.float64
 
     def unchanged(self, x: Array, memory: MemoryLayout | None) -> bool:
-        """Whether an array met before is writable and without doubt where it was: quicker than to ask anew."""
+        """Whether an array that was checked before is certainly writable and where it was: quicker than a check."""
         return False
 
     def is_plain_gradient(self, x: Array, p: Array) -> bool:
-        """Whether `x` is without doubt a gradient for the loaded `p` as it stands: quicker than all checks."""
+        """Whether `x` is certainly a gradient for the loaded `p` that needs no conversion: quicker than all checks."""
         return False
 
     def address(self, x: Array) -> int | None:
-        """Where the elements of `x`, which is `plain`, begin, if they are contiguous in C order; else None."""
+        """The address of the elements of `x`, a plain gradient, if they are contiguous in C order; else None."""
         return None
 
     def cuda(self, x: Array) -> int | None:
-        """The number of the CUDA device whose kernels may read and write `x` where it lies; None where none may."""
+        """The number of the CUDA device whose kernels may read and write the memory of `x`; None if there is none."""
         return None
 
     def stream(self, number: int) -> int:
-        """The stream of this device that the library's own work goes to now."""
+        """The handle of the stream of this device on which the library now does its own work."""
         raise NotImplementedError
 
     def capturing(self, number: int) -> bool:
-        """Whether that stream only records what it is given, for a CUDA graph."""
+        """Whether that stream only records its work, for a CUDA graph."""
         return False
 
     def fingerprint(self, ps: Sequence[Array]) -> Fingerprint:
-        """What `stayed` and `addresses` compare with, of arrays on a CUDA device."""
+        """The fingerprint of arrays on a CUDA device, for `unchanged_all` and `addresses`."""
         return Fingerprint([], [], [], None, [])
 
-    def unchanged_all(self, ps: Sequence[Array], marks: Fingerprint) -> bool:
-        """Whether these parameters, met before, are without doubt where and as they were: quicker than to ask anew."""
+    def unchanged_all(self, ps: Sequence[Array], fingerprint: Fingerprint) -> bool:
+        """Whether these parameters certainly still have the fingerprint that they had: quicker than a check."""
         return False
 
-    def addresses(self, xs: Sequence[Array], marks: Fingerprint) -> list[int] | None:
-        """Where gradients begin, if without doubt all are such as their parameters; else None."""
+    def addresses(self, xs: Sequence[Array], fingerprint: Fingerprint) -> list[int] | None:
+        """The addresses of gradients, if all certainly fit parameters of this fingerprint; else None."""
         return None
 
-    def at(self, x: Array) -> AbstractContextManager[Any]:
-        """Within it, new arrays lie where `x` does."""
+    def on_device_of(self, x: Array) -> AbstractContextManager[Any]:
+        """A context in which new arrays lie on the device of `x`."""
         return nullcontext()
 
-    def followed(self, x: Array) -> bool:
-        """Whether automatic differentiation follows what becomes of `x`."""
+    def tracked_by_autograd(self, x: Array) -> bool:
+        """Whether automatic differentiation records what is done to `x`."""
         return False
 
     def copied(self, x: Array) -> Array:
         """A copy in the same memory order."""
         return self.xp.asarray(x, copy=True)
 
-    def touched(self, arrays: Sequence[Array]) -> None:
-        """Take notice that `host` views of these were written to. Does not fail."""
+    def mark_written(self, arrays: Sequence[Array]) -> None:
+        """Note that these arrays were written to through views of NumPy's. It does not fail."""
 
     def memory(self, x: Array) -> MemoryLayout | None:
-        """Where `x` lies, or None where the library does not tell."""
+        """The layout of `x` in memory, or None where the library does not tell it."""
         try:
             return host_memory(np.from_dlpack(x))
         except (AttributeError, TypeError, ValueError, RuntimeError, BufferError):
@@ -253,66 +270,65 @@ class Library:
         """The result of an operation on arrays, as an array."""
         return result
 
-    def owned(self, result: Array) -> Array:
-        """An array with these values that an engine may write to, whatever the user writes to."""
+    def unaliased(self, result: Array) -> Array:
+        """An array with these values that shares its memory with no array that a user may hold."""
         return result
 
     def join_complex(self, real: Array, imag: Array, dtype: Any) -> Array:
         """The complex array with these two parts; the standard has no constructor that keeps -0 and inf."""
         return self.xp.astype(real, dtype) + self.xp.astype(imag, dtype) * 1j
 
-    def freely(self, call: Callable[..., Any], like: Any, *given: Any) -> Any:
-        """`call(*given)`, which does with arrays what it likes, however they are divided into pieces.
+    def auto_sharded(self, call: Callable[..., Any], like: Any, *arguments: Any) -> Any:
+        """`call(*arguments)`, in which no operation has to say how its result is sharded.
 
-        `like` are arrays that lie where its results are to lie, in containers like theirs.
+        The results are sharded like the arrays of `like`, a container of the same structure.
         """
-        return call(*given)
+        return call(*arguments)
 
-    def aligned(self, x: Array, like: Array) -> Array:
-        """`x` divided into pieces as `like` is, of its shape, or of one that has 1 where all of it share an element."""
+    def sharded_like(self, x: Array, like: Array) -> Array:
+        """`x` divided among devices, or into chunks, as `like` is, whose shape it has but where its length is 1."""
         return x
 
-    def divided(self, x: Array) -> bool:
-        """Whether the elements of `x`, which is one array to the library, are known to lie on several devices."""
+    def is_sharded(self, x: Array) -> bool:
+        """Whether the elements of `x` are known to be divided among several devices."""
         return False
 
-    def beside(self, x: Array, like: Array) -> Array:
-        """An array that is the same in all processes as one that can meet `like`, of whatever shape."""
+    def replicated_like(self, x: Array, like: Array) -> Array:
+        """`x`, the same array in all processes, as one of any shape that can be combined with `like`."""
         return x
 
     def local(self, x: Array) -> Array:
-        """The part of `x` that this process has."""
+        """The part of `x` that this process holds."""
         return x
 
-    def shared(self, x: Array) -> bool:
-        """Whether other processes have parts of `x`, too, so that all have to ask for the whole: by `to_host`."""
+    def spans_processes(self, x: Array) -> bool:
+        """Whether other processes hold parts of `x`, too. Then `to_host` has to be called in all of them."""
         return False
 
-    def first(self, x: Array) -> bool:
-        """Whether this is the first of the processes that share `x`."""
+    def is_first_process(self, x: Array) -> bool:
+        """Whether this is the first of the processes that hold parts of `x`."""
         return True
 
-    def agreed(self, holds: bool, x: Array) -> bool:
-        """Whether it holds in all processes that share `x`, which all ask."""
+    def all_processes(self, holds: bool, x: Array) -> bool:
+        """Whether a condition holds in all processes that hold parts of `x`, which all have to ask."""
         return holds
 
-    def total(self, numbers: Sequence[float], of: Sequence[Array]) -> list[float]:
-        """For each of these arrays the sum of the numbers that all processes that share it give.
+    def sum_over_processes(self, numbers: Sequence[float], arrays: Sequence[Array]) -> list[float]:
+        """For each array the sum of the numbers that the processes which hold parts of it have for it.
 
-        Of those that have the same elements one counts, the first among them.
+        Where several processes hold the same elements, only the number of the first of them is added.
         """
         return [*numbers]
 
     def materialize(self, arrays: list[Array]) -> list[Array]:
-        """The same arrays with nothing left to compute."""
+        """The arrays with all their elements computed."""
         return arrays
 
 
-def name_of(xp: Any) -> str:
-    """The library as its users call it: `numpy`, `torch`, `jax`."""
+def _name_of(xp: Any) -> str:
     return str(xp.__name__).removeprefix("array_api_compat.").partition(".")[0]
 
 
 def host_memory(x: np.ndarray[Any, Any]) -> MemoryLayout:
-    """Where a NumPy array lies."""
+    """The layout of a NumPy array in memory."""
     return MemoryLayout("cpu", x.__array_interface__["data"][0], x.shape, x.strides, x.itemsize)

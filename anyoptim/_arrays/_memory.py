@@ -1,4 +1,4 @@
-"""MemoryLayout layouts, and whether two of them have an element in common."""
+"""Memory layouts, and whether two of them have an element in common."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-__all__ = ["ANY", "MemoryLayout", "may_overlap", "merged", "order", "overlaps_itself", "shared"]
+__all__ = ["ANY_ORDER", "MemoryLayout", "axis_order", "find_overlap", "may_overlap", "merged_ranges", "overlaps_itself"]
 
 
 class MemoryLayout(NamedTuple):
@@ -21,96 +21,103 @@ class MemoryLayout(NamedTuple):
     itemsize: int
 
 
-ANY = ()
-"""The order of what has one element, or none."""
+ANY_ORDER = ()
+"""The axis order of an array of one element, or none."""
 
 
-def order(m: MemoryLayout | None) -> tuple[int, ...] | None:
-    """The axes, from the longest steps to the shortest; None if there are gaps between elements."""
-    if m is None or 0 in m.shape:
-        return ANY
-    steps = sorted((-stride, axis) for axis, (n, stride) in enumerate(zip(m.shape, m.strides, strict=True)) if n > 1)
-    expected = m.itemsize
-    for stride, axis in reversed(steps):
+def axis_order(layout: MemoryLayout | None) -> tuple[int, ...] | None:
+    """The axes, from the longest stride to the shortest; None if there are gaps between elements."""
+    if layout is None or 0 in layout.shape:
+        return ANY_ORDER
+    axes = enumerate(zip(layout.shape, layout.strides, strict=True))
+    ordered = sorted((-stride, axis) for axis, (n, stride) in axes if n > 1)
+    expected = layout.itemsize
+    for stride, axis in reversed(ordered):
         if -stride != expected:
             return None
-        expected *= m.shape[axis]
-    return tuple(axis for _, axis in steps)
+        expected *= layout.shape[axis]
+    return tuple(axis for _, axis in ordered)
 
 
-def shared(memories: Sequence[MemoryLayout]) -> tuple[int, int] | None:
-    """Two of these, none of them empty, that have an element in common; or None.
+def find_overlap(layouts: Sequence[MemoryLayout]) -> tuple[int, int] | None:
+    """The numbers of two of these layouts, none of them empty, that have an element in common; or None.
 
-    Exact: the columns of one matrix interleave and share nothing. NumPy solves the equations
+    The answer is exact: the columns of one matrix interleave and share nothing. NumPy solves the equations
     from addresses and strides alone; nothing is read, so memory of any device can be asked about.
     """
-    bounds = sorted((m.space, *_bounds(m), i) for i, m in enumerate(memories))
-    open_: list[tuple[int, int]] = []
-    space = ""
-    for here, low, high, i in bounds:
-        open_ = [(end, j) for end, j in open_ if end > low] if here == space else []
-        space = here
-        for _, j in open_:
-            if np.shares_memory(_unread(memories[i]), _unread(memories[j])):
+    ranges = sorted((layout.space, *_byte_range(layout), i) for i, layout in enumerate(layouts))
+    open_ranges: list[tuple[int, int]] = []
+    last_space = ""
+    for space, low, high, i in ranges:
+        open_ranges = [(end, j) for end, j in open_ranges if end > low] if space == last_space else []
+        last_space = space
+        for _, j in open_ranges:
+            if np.shares_memory(_stand_in(layouts[i]), _stand_in(layouts[j])):
                 return min(i, j), max(i, j)
-        open_.append((high, i))
+        open_ranges.append((high, i))
     return None
 
 
-def may_overlap(memories: Sequence[MemoryLayout], others: Sequence[MemoryLayout]) -> list[bool]:
-    """For each memory whether it lies among the others, and may share some with them.
+def may_overlap(layouts: Sequence[MemoryLayout], others: Sequence[MemoryLayout]) -> list[bool]:
+    """For each layout whether its range of bytes meets that of one of the others. All are in one space.
 
-    By first and last byte alone: True too for what lies between the elements of another. All in one space.
+    Two ranges may meet though no element is shared: an array may lie between the elements of another.
     """
-    begins, ends = merged(others)
-    found = []
-    for low, high in map(_bounds, memories):
-        i = bisect_right(ends, low)  # the first stretch that ends after this begins
-        found.append(i < len(begins) and begins[i] < high)
-    return found
+    starts, ends = merged_ranges(others)
+    meets = []
+    for low, high in map(_byte_range, layouts):
+        i = bisect_right(ends, low)  # the first range that ends after this one starts
+        meets.append(i < len(starts) and starts[i] < high)
+    return meets
 
 
-def merged(memories: Sequence[MemoryLayout]) -> tuple[list[int], list[int]]:
-    """The stretches of memory from the first byte to the last of each, joined where they meet: begins and ends."""
-    begins: list[int] = []
+def merged_ranges(layouts: Sequence[MemoryLayout]) -> tuple[list[int], list[int]]:
+    """The ranges of bytes that the layouts span, joined where they meet, in order: all starts, and all ends."""
+    starts: list[int] = []
     ends: list[int] = []
-    for low, high in sorted(map(_bounds, memories)):
+    for low, high in sorted(map(_byte_range, layouts)):
         if ends and low <= ends[-1]:
             ends[-1] = max(ends[-1], high)
         else:
-            begins.append(low)
+            starts.append(low)
             ends.append(high)
-    return begins, ends
+    return starts, ends
 
 
-def overlaps_itself(m: MemoryLayout) -> bool:
+def overlaps_itself(layout: MemoryLayout) -> bool:
     """Whether two elements of one array lie in the same place, as after a broadcast.
 
     True too for layouts that no slicing, transposing or reshaping of an array gives.
     """
-    extent = m.itemsize
-    for step, n in sorted((abs(step), n) for step, n in zip(m.strides, m.shape, strict=True) if n > 1):
-        if step < extent:
+    extent = layout.itemsize
+    strides = ((abs(stride), n) for stride, n in zip(layout.strides, layout.shape, strict=True) if n > 1)
+    for stride, n in sorted(strides):
+        if stride < extent:
             return True
-        extent += step * (n - 1)
+        extent += stride * (n - 1)
     return False
 
 
-def _bounds(m: MemoryLayout) -> tuple[int, int]:
-    reach = [step * (n - 1) for step, n in zip(m.strides, m.shape, strict=True)]
-    return m.address + sum(min(r, 0) for r in reach), m.address + sum(max(r, 0) for r in reach) + m.itemsize
+def _byte_range(layout: MemoryLayout) -> tuple[int, int]:
+    """The address of the first byte, and that after the last one."""
+    reach = [stride * (n - 1) for stride, n in zip(layout.strides, layout.shape, strict=True)]
+    low, high = sum(min(r, 0) for r in reach), sum(max(r, 0) for r in reach)
+    return layout.address + low, layout.address + high + layout.itemsize
 
 
-class _Layout:
-    def __init__(self, m: MemoryLayout) -> None:
+class _ArrayInterface:
+    """An object that NumPy takes for an array of this layout."""
+
+    def __init__(self, layout: MemoryLayout) -> None:
         self.__array_interface__ = {
             "version": 3,
-            "data": (m.address, True),
-            "shape": m.shape,
-            "strides": m.strides,
-            "typestr": f"|V{m.itemsize}",
+            "data": (layout.address, True),
+            "shape": layout.shape,
+            "strides": layout.strides,
+            "typestr": f"|V{layout.itemsize}",
         }
 
 
-def _unread(m: MemoryLayout) -> np.ndarray[Any, Any]:
-    return np.asarray(_Layout(m))
+def _stand_in(layout: MemoryLayout) -> np.ndarray[Any, Any]:
+    """An array of this layout, which must not be read."""
+    return np.asarray(_ArrayInterface(layout))

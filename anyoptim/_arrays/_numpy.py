@@ -9,11 +9,20 @@ import numpy as np
 from anyoptim._arrays._library import Array, Library, host_memory
 from anyoptim._arrays._memory import MemoryLayout
 
-__all__ = ["NumPy", "by_parts"]
+__all__ = ["NumPy", "by_parts", "is_scalar"]
+
+_NUMBERS = int | float | complex | np.generic
 
 
 class NumPy(Library):
     """NumPy, and plain Python numbers."""
+
+    name = "numpy"
+
+    @classmethod
+    def namespace(cls, x: Any) -> Any:
+        # NumPy's own is complete; array-api-compat's imports all of NumPy, from f2py to the tests' tools.
+        return np if isinstance(x, np.ndarray | _NUMBERS) else None
 
     def refusal(self, x: Array) -> str | None:
         if type(x) is not np.ndarray and isinstance(x, np.matrix | np.ma.MaskedArray):
@@ -29,19 +38,19 @@ class NumPy(Library):
             return array
         return array[()] if isinstance(old, np.generic) else array.item()
 
-    def owned(self, result: Array) -> Array:
+    def unaliased(self, result: Array) -> Array:
         return result if result.base is None and result.flags.writeable else result.copy()
 
     def array(self, result: Array) -> Array:
         return np.asarray(result)  # arithmetic on 0-d arrays gives scalars
 
     def write(self, p: Array, new: Array) -> None:
-        np.asarray(p)[...] = new  # past whatever a subclass makes of assignment
+        np.asarray(p)[...] = new  # a subclass may override assignment
 
     def writable(self, x: Array) -> bool:
         return isinstance(x, np.ndarray) and x.flags.writeable
 
-    def guarded(self, x: Array) -> Array:
+    def read_only(self, x: Array) -> Array:
         view = x.view()
         view.flags.writeable = False
         return view
@@ -50,16 +59,16 @@ class NumPy(Library):
         return "cpu"
 
     def numpy_view(self, x: Array) -> np.ndarray[Any, Any] | None:
-        # bfloat16 is a guest among NumPy's dtypes.
+        # bfloat16 is another package's dtype: its kind is "V".
         return x if isinstance(x, np.ndarray) and x.dtype.kind in "fc" else None
 
-    def bits(self, x: Array) -> np.ndarray[Any, Any] | None:
+    def numpy_bits(self, x: Array) -> np.ndarray[Any, Any] | None:
         if not isinstance(x, np.ndarray) or not x.dtype.isnative:
             return None
         a = x if type(x) is np.ndarray else np.asarray(x)
         return a if a.dtype.kind in "fc" else a.view(np.uint16) if self.dtype(a) == "bfloat16" else None
 
-    def shares_numpy(self, like: Array) -> bool:
+    def numpy_can_create(self, like: Array) -> bool:
         return isinstance(like, np.ndarray)
 
     def to_host(self, x: Array) -> np.ndarray[Any, Any]:
@@ -86,7 +95,12 @@ class NumPy(Library):
 
 
 def by_parts(xp: Any, real: Array, imag: Array, dtype: Any) -> Array:
-    """The complex array with these two parts, whatever they are."""
+    """The complex array with these two parts, whatever their values are."""
     joined = xp.empty_like(real, dtype=dtype)
     joined.real, joined.imag = real, imag
     return joined
+
+
+def is_scalar(x: Any) -> bool:
+    """Whether `x` is a number of the host that belongs to no library: a Python number or a NumPy scalar."""
+    return isinstance(x, _NUMBERS)

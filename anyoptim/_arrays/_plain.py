@@ -1,50 +1,45 @@
-"""Dicts, lists and tuples taken apart as optree takes them, which is imported where others come, or unknown leaves."""
+"""Dicts, lists and tuples taken apart as optree takes them apart, which takes long to import."""
 
 from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
-if TYPE_CHECKING:
-    import optree
+__all__ = ["LEAF_TYPES", "OpaqueEntry", "PlainSpec", "flatten_plain"]
 
-__all__ = ["LEAVES", "Foreign", "Plain", "Spec", "flattened"]
-
-LEAVES: set[type] = {type(None), bool, int, float, complex, np.ndarray}
+LEAF_TYPES: set[type] = {type(None), bool, int, float, complex, np.ndarray}
 """The types that are known to be no containers."""
 
 LEVELS = 64
 """How deep containers are followed here; optree goes on where Python's own stack would end."""
 
-_KINDS = {dict, list, tuple}
+_CONTAINERS = {dict, list, tuple}
 
-Spec: TypeAlias = "Plain | optree.PyTreeSpec"
-"""What is left of a container without its leaves."""
-
-Form: TypeAlias = Any
-"""Of a leaf None; of a container its type, its keys in the order of the leaves, and the forms of its children."""
+Structure: TypeAlias = Any
+"""None for a leaf; for a container its type, its keys in the order of the leaves, and the children's structures."""
 
 
-def flattened(container: Any) -> tuple[list[Any], Plain] | None:
+def flatten_plain(container: Any) -> tuple[list[Any], PlainSpec] | None:
     """The leaves, None being one, and the structure; None for what is deeper, or has keys without an order."""
     leaves: list[Any] = []
-    orders: list[tuple[Any, ...]] = []
+    key_orders: list[tuple[Any, ...]] = []
     try:
-        form = _form(container, leaves, orders, LEVELS)
+        structure = _flatten(container, leaves, key_orders, LEVELS)
     except (RecursionError, TypeError):
         return None
-    return leaves, Plain(form, orders)
+    return leaves, PlainSpec(structure, key_orders)
 
 
-def _form(x: Any, leaves: list[Any], orders: list[tuple[Any, ...]], levels: int) -> Form:
+def _flatten(x: Any, leaves: list[Any], key_orders: list[tuple[Any, ...]], levels: int) -> Structure:
+    """The structure of `x`, whose leaves and orders of keys are appended to the lists."""
     kind = type(x)
     keys: Sequence[Any]
     if kind is dict:
         keys = tuple(sorted(x))
-        orders.append(tuple(x))
+        key_orders.append(tuple(x))
         children = [x[key] for key in keys]
     elif kind is list or kind is tuple:
         keys, children = range(len(x)), x
@@ -53,75 +48,75 @@ def _form(x: Any, leaves: list[Any], orders: list[tuple[Any, ...]], levels: int)
         return None
     if not levels:
         raise RecursionError
-    if _KINDS.isdisjoint(map(type, children)):  # all at once, as most are
+    if _CONTAINERS.isdisjoint(map(type, children)):  # all at once, as most children are leaves
         leaves += children
         return kind, keys, (None,) * len(children)
-    return kind, keys, tuple([_form(child, leaves, orders, levels - 1) for child in children])
+    return kind, keys, tuple([_flatten(child, leaves, key_orders, levels - 1) for child in children])
 
 
-class Plain:
-    """The structure of a container of these alone, with what optree's `PyTreeSpec` has that is asked of it here."""
+class PlainSpec:
+    """The structure of plain containers, with those methods of optree's `PyTreeSpec` that are used here."""
 
-    __slots__ = ("_form", "_orders")
+    __slots__ = ("_key_orders", "_structure")
 
-    def __init__(self, form: Form, orders: Sequence[tuple[Any, ...]]) -> None:
-        self._form = form
-        self._orders = orders
-        """The keys of each dict as they stood in it: for those who build another, and no part of the structure."""
+    def __init__(self, structure: Structure, key_orders: Sequence[tuple[Any, ...]]) -> None:
+        self._structure = structure
+        self._key_orders = key_orders
+        """The keys of each dict in the order of the dict, for `unflatten`. Structures are equal whatever these are."""
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Plain) and bool(self._form == other._form)
+        return isinstance(other, PlainSpec) and bool(self._structure == other._structure)
 
     def __hash__(self) -> int:
-        return hash(self._form)
+        return hash(self._structure)
 
     def is_leaf(self) -> bool:
-        """Whether it is that of no container."""
-        return self._form is None
+        """Whether this is the structure of a leaf alone, in no container."""
+        return self._structure is None
 
     def paths(self) -> list[tuple[Any, ...]]:
         """For each leaf the keys that lead to it."""
-        return _paths(self._form)
+        return _paths(self._structure)
 
-    def accessors(self) -> list[tuple[Item, ...]]:
-        """The same as steps that can be taken."""
-        return [tuple(map(Item, path)) for path in self.paths()]
+    def accessors(self) -> list[tuple[PlainEntry, ...]]:
+        """For each leaf the entries that lead to it, one below the other."""
+        return [tuple(map(PlainEntry, path)) for path in self.paths()]
 
     def unflatten(self, leaves: Iterable[Any]) -> Any:
         """A container of this structure with these leaves."""
-        return _built(self._form, iter(leaves), iter(self._orders))
+        return _unflatten(self._structure, iter(leaves), iter(self._key_orders))
 
     def reader(self) -> Callable[[Any], Sequence[Any] | None]:
-        """What takes the leaves out of containers of this structure, and is quick; it gives None for others.
+        """A quick function that gives the leaves of containers of this structure, and None for other containers.
 
-        What stands in the place of a leaf is not looked at.
+        It does not look at what stands in the place of a leaf, which may be a container, too.
         """
-        return _reader(self._form)
+        return _reader(self._structure)
 
 
-def _paths(form: Form) -> list[tuple[Any, ...]]:
-    if form is None:
+def _paths(structure: Structure) -> list[tuple[Any, ...]]:
+    if structure is None:
         return [()]
-    _, keys, children = form
+    _, keys, children = structure
     return [(key, *rest) for key, child in zip(keys, children, strict=True) for rest in _paths(child)]
 
 
-def _built(form: Form, leaves: Iterator[Any], orders: Iterator[tuple[Any, ...]]) -> Any:
-    if form is None:
+def _unflatten(structure: Structure, leaves: Iterator[Any], key_orders: Iterator[tuple[Any, ...]]) -> Any:
+    if structure is None:
         return next(leaves)
-    kind, keys, children = form
+    kind, keys, children = structure
     if kind is not dict:
-        return kind([_built(child, leaves, orders) for child in children])
-    found = dict.fromkeys(next(orders))
+        return kind([_unflatten(child, leaves, key_orders) for child in children])
+    container = dict.fromkeys(next(key_orders))
     for key, child in zip(keys, children, strict=True):
-        found[key] = _built(child, leaves, orders)
-    return found
+        container[key] = _unflatten(child, leaves, key_orders)
+    return container
 
 
-def _reader(form: Form) -> Callable[[Any], Sequence[Any] | None]:
-    if form is None:
+def _reader(structure: Structure) -> Callable[[Any], Sequence[Any] | None]:
+    if structure is None:
         return lambda leaf: (leaf,)
-    kind, keys, children = form
+    kind, keys, children = structure
     n = len(keys)
     get = operator.itemgetter(*keys) if n > 1 else lambda container: tuple([container[key] for key in keys])
 
@@ -138,22 +133,22 @@ def _reader(form: Form) -> Callable[[Any], Sequence[Any] | None]:
     readers = [child and _reader(child) for child in children]
 
     def nested(container: Any) -> Sequence[Any] | None:
-        found = flat(container)
-        if found is None:
+        values = flat(container)
+        if values is None:
             return None
         leaves: list[Any] = []
-        for read, child in zip(readers, found, strict=True):
-            own = (child,) if read is None else read(child)
-            if own is None:
+        for read, value in zip(readers, values, strict=True):
+            below = (value,) if read is None else read(value)
+            if below is None:
                 return None
-            leaves += own
+            leaves += below
         return leaves
 
     return nested
 
 
-class Item:
-    """The way from a container to one of its children."""
+class PlainEntry:
+    """The step from a container to the child with one key, with the interface of optree's `PyTreeEntry`."""
 
     __slots__ = ("entry",)
 
@@ -164,14 +159,14 @@ class Item:
         return container[self.entry]
 
     def codify(self, node: str) -> str:
-        """How a user would write it, after how the container is written."""
+        """The child as a user would write it, where the container is written `node`."""
         return f"{node}[{self.entry!r}]"
 
 
-class Foreign:
-    """Such a way where the container may give but copies of its children: one that JAX alone knows."""
+class OpaqueEntry:
+    """The mark of entries whose containers may hand out copies of their children, so that none can be replaced."""
 
     __slots__ = ()
 
     type: type[Any]
-    """That of the container."""
+    """The type of the container."""

@@ -1,4 +1,4 @@
-"""What is done by one of several processes for all of them."""
+"""Work that one of several processes does for all of them."""
 
 from __future__ import annotations
 
@@ -12,19 +12,20 @@ __all__ = ["by_one"]
 
 @contextmanager
 def by_one(arrays: Sequence[Array], what: str) -> Iterator[bool]:
-    """Whether this process is to do it: the first of those that share the arrays, while the others wait for it.
+    """A context that says whether this process does the work: the first of those that hold parts of the arrays.
 
-    All of them end together. Where the first fails, it raises its own error, and the others OSError with `what`.
+    The others wait at the end of the context. Where the first fails, it raises its own error, and the others OSError
+    with `what`.
     """
-    x = next((x for x in arrays if library(x).shared(x)), None)
+    x = next((x for x in arrays if library(x).spans_processes(x)), None)
     if x is None:
         yield True
         return
     done = False
     try:
-        yield library(x).first(x)
+        yield library(x).is_first_process(x)
         done = True
     finally:
-        all_done = library(x).agreed(done, x)
+        all_done = library(x).all_processes(done, x)
     if not all_done:
         raise OSError(f"{what} by the first of the processes that share the arrays, whose error says why")

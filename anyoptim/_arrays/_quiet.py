@@ -1,4 +1,4 @@
-"""NumPy's floating-point state: whatever the user chose, a step neither warns nor raises."""
+"""NumPy's error state in a step, which neither warns nor raises, whatever the user chose."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["quiet", "quietly"]
 
 
 def quiet() -> np.errstate:
-    """A context in which NumPy's floating-point state, whatever the user chose, neither warns nor raises."""
+    """A context in which NumPy neither warns of floating-point errors nor raises them, whatever the user chose."""
     return np.errstate(all="ignore")
 
 
@@ -21,9 +21,9 @@ _free: deque[contextvars.Context] = deque()
 
 
 def quietly(call: Callable[..., Any], *arguments: Any) -> Any:
-    """What the call gives in such a context: the same at a tenth of the price, for calls that look at no other."""
+    """What the call gives in such a context: at a tenth of the cost, for calls that read no context variables."""
     try:
-        context = _free.pop()  # nobody else's: one that is entered can't be entered again
+        context = _free.pop()  # a context that is entered can't be entered again, by another thread, say
     except IndexError:
         context = contextvars.Context()
         context.run(np.seterr, all="ignore")

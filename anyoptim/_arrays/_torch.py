@@ -21,6 +21,8 @@ R = TypeVar("R")
 class Torch(Library):
     """Torch."""
 
+    name = "torch"
+
     def refusal(self, x: Array) -> str | None:
         if str(x.layout) != "torch.strided":
             return f"has layout {x.layout}; wanted torch.strided (a dense tensor)"
@@ -30,21 +32,21 @@ class Torch(Library):
         return x.detach()
 
     def write(self, p: Array, new: Array) -> None:
-        # Through the parameter itself and not its detached twin, so that autograd notices the write.
+        # To the parameter itself and not to its detached view, so that autograd notices.
         with sys.modules["torch"].no_grad():
             p.copy_(new)
 
     def writable(self, x: Array) -> bool:
-        # A lazy conjugate or negation is another array in the same memory.
-        frozen = x.is_inference() and not sys.modules["torch"].is_inference_mode_enabled()
-        return not (frozen or x.is_conj() or x.is_neg())
+        # The memory of a lazy conjugate or negation holds other values.
+        read_only = x.is_inference() and not sys.modules["torch"].is_inference_mode_enabled()
+        return not (read_only or x.is_conj() or x.is_neg())
 
     def numpy_view(self, x: Array) -> np.ndarray[Any, Any] | None:
-        return None if x.dtype is sys.modules["torch"].bfloat16 else self.bits(x)
+        return None if x.dtype is sys.modules["torch"].bfloat16 else self.numpy_bits(x)
 
-    def bits(self, x: Array) -> np.ndarray[Any, Any] | None:
+    def numpy_bits(self, x: Array) -> np.ndarray[Any, Any] | None:
         torch = sys.modules["torch"]
-        if not self.shares_numpy(x) or x.is_conj() or x.is_neg():
+        if not self.numpy_can_create(x) or x.is_conj() or x.is_neg():
             return None
         try:
             if x.dtype is torch.bfloat16:
@@ -54,12 +56,12 @@ class Torch(Library):
             return None
         return view if view.dtype.kind in "fc" else None
 
-    def shares_numpy(self, like: Array) -> bool:
+    def numpy_can_create(self, like: Array) -> bool:
         torch = sys.modules["torch"]
-        if type(like) not in {torch.Tensor, torch.nn.Parameter} or like.device.type != "cpu" or _recorded():
+        if type(like) not in {torch.Tensor, torch.nn.Parameter} or like.device.type != "cpu" or _is_recorded():
             return False
         try:
-            return bool(like.data_ptr()) or not like.numel()  # under torch.func.functionalize there is nothing
+            return bool(like.data_ptr()) or not like.numel()  # 0 under torch.func.functionalize
         except RuntimeError:  # under torch.func
             return False
 
@@ -70,14 +72,14 @@ class Torch(Library):
         torch = sys.modules["torch"]
         if type(x) not in {torch.Tensor, torch.nn.Parameter} or x.device.type != "cuda" or x.is_conj() or x.is_neg():
             return None
-        if torch.version.cuda is None or _recorded():  # AMD's devices have that name, too
+        if torch.version.cuda is None or _is_recorded():  # AMD's devices are called cuda, too
             return None
         try:
             return int(x.device.index) if x.data_ptr() or not x.numel() else None
         except RuntimeError:  # under torch.func
             return None
 
-    def followed(self, x: Array) -> bool:
+    def tracked_by_autograd(self, x: Array) -> bool:
         torch = sys.modules["torch"]
         if x.requires_grad and torch.is_grad_enabled():
             return True
@@ -92,36 +94,37 @@ class Torch(Library):
 
     def fingerprint(self, ps: Sequence[Array]) -> Fingerprint:
         strides = None if all(p.is_contiguous() for p in ps) else [p.stride() for p in ps]
-        begins, devices = [p.data_ptr() for p in ps], [p.get_device() for p in ps]
-        return Fingerprint(begins, [p.dtype for p in ps], [tuple(p.shape) for p in ps], strides, devices)
+        addresses, devices = [p.data_ptr() for p in ps], [p.get_device() for p in ps]
+        return Fingerprint(addresses, [p.dtype for p in ps], [tuple(p.shape) for p in ps], strides, devices)
 
-    def unchanged_all(self, ps: Sequence[Array], marks: Fingerprint) -> bool:
-        # An assignment to `p.data` can make any other tensor of it.
-        return self._such(ps, marks) and [p.data_ptr() for p in ps] == marks.begins
+    def unchanged_all(self, ps: Sequence[Array], fingerprint: Fingerprint) -> bool:
+        # An assignment to `p.data` can change the dtype and the shape of `p`, too.
+        return self._matches(ps, fingerprint) and [p.data_ptr() for p in ps] == fingerprint.addresses
 
-    def addresses(self, xs: Sequence[Array], marks: Fingerprint) -> list[int] | None:
-        if {*map(type, xs)} != {sys.modules["torch"].Tensor} or not self._such(xs, marks):
+    def addresses(self, xs: Sequence[Array], fingerprint: Fingerprint) -> list[int] | None:
+        if {*map(type, xs)} != {sys.modules["torch"].Tensor} or not self._matches(xs, fingerprint):
             return None
         try:
-            found = [x.data_ptr() for x in xs]
+            addresses = [x.data_ptr() for x in xs]
         except RuntimeError:  # under torch.func
             return None
-        # Zero is where nothing is stored, which is right where nothing is to be.
-        return found if [a == 0 for a in found] == [a == 0 for a in marks.begins] else None
+        # The address is 0 where nothing is stored, which has to be where the parameter has no elements.
+        return addresses if [a == 0 for a in addresses] == [a == 0 for a in fingerprint.addresses] else None
 
     @staticmethod
-    def _such(xs: Sequence[Array], marks: Fingerprint) -> bool:
-        if [x.shape for x in xs] != marks.shapes or [x.dtype for x in xs] != marks.dtypes:
+    def _matches(xs: Sequence[Array], fingerprint: Fingerprint) -> bool:
+        """Whether tensors have this fingerprint, but for their addresses."""
+        if [x.shape for x in xs] != fingerprint.shapes or [x.dtype for x in xs] != fingerprint.dtypes:
             return False
         try:
-            if marks.strides is None:
+            if fingerprint.strides is None:
                 same = False not in [x.is_contiguous() for x in xs]
             else:
-                same = [x.stride() for x in xs] == marks.strides
+                same = [x.stride() for x in xs] == fingerprint.strides
         except RuntimeError:  # sparse
             return False
         plain = True not in [x.is_neg() or x.is_conj() for x in xs]
-        return same and plain and [x.get_device() for x in xs] == marks.devices
+        return same and plain and [x.get_device() for x in xs] == fingerprint.devices
 
     def unchanged(self, x: Array, memory: MemoryLayout | None) -> bool:
         return memory is not None and self.writable(x) and self.memory(x) == memory
@@ -143,7 +146,7 @@ class Torch(Library):
     def copied(self, x: Array) -> Array:
         return x.detach().clone()
 
-    def touched(self, arrays: Sequence[Array]) -> None:
+    def mark_written(self, arrays: Sequence[Array]) -> None:
         # Inference tensors count no versions.
         sys.modules["torch"].autograd.graph.increment_version([x for x in arrays if not x.is_inference()])
 
@@ -162,25 +165,25 @@ class Torch(Library):
         return sys.modules["torch"].complex(real, imag)
 
 
-def _recorded() -> bool:
-    """Whether torch is writing operations down, or hands them to somebody, who would not see what NumPy does.
+def _is_recorded() -> bool:
+    """Whether torch records operations or passes them to a mode, neither of which would see what NumPy does.
 
-    As under `torch.compile`, `torch.jit.trace`, `make_fx` and fake tensors.
+    This is so under `torch.compile`, `torch.jit.trace`, `make_fx` and fake tensors.
     """
     torch = sys.modules["torch"]
     return bool(torch.compiler.is_compiling() or torch.jit.is_tracing() or torch._C._len_torch_dispatch_stack())
 
 
 def is_dtensor(x: Any) -> bool:
-    """Whether `x` is one; where none was made, their module is not loaded."""
+    """Whether `x` is a DTensor. Their module is loaded where there are any."""
     module = sys.modules.get("torch.distributed.tensor")
     return module is not None and isinstance(x, module.DTensor)
 
 
 def uncompiled(call: Callable[P, R]) -> Callable[P, R]:
-    """The same call; within what `torch.compile` compiles, a break of its graph.
+    """The same function, which `torch.compile` leaves out of its graph.
 
-    Products of integers wrap around here, which C++ leaves undefined: what Inductor compiles may give other words.
+    Its products of integers wrap around, which C++ leaves undefined: compiled by Inductor they may give other words.
     """
 
     @functools.wraps(call)
@@ -194,13 +197,13 @@ def uncompiled(call: Callable[P, R]) -> Callable[P, R]:
 
 
 def tensor(value: Any) -> Any:
-    """A torch tensor of its own: of a tensor on its device, of NumPy's array on the CPU, of a number a count."""
-    import torch  # noqa: PLC0415 - it is asked for
+    """A copy as a torch tensor: of a tensor on its device, of a NumPy array on the CPU; of a number, as a count."""
+    import torch  # noqa: PLC0415 - the caller asks for a tensor
 
     if isinstance(value, torch.Tensor):
         return value.detach().clone()
     if isinstance(value, np.ndarray):
         return torch.from_numpy(value.copy())
-    # As torch's optimizers have theirs.
+    # Counts have the dtype that they have in torch's optimizers.
     wide = torch.get_default_dtype() == torch.float64
     return torch.tensor(float(value), dtype=torch.float64 if wide else torch.float32)

@@ -5,33 +5,39 @@ from __future__ import annotations
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property, lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from anyoptim._arrays import _plain
-from anyoptim._arrays._plain import LEAVES, Foreign, Plain, Spec
+from anyoptim._arrays._plain import LEAF_TYPES, OpaqueEntry, PlainSpec, flatten_plain
 
-__all__ = ["Name", "Tree", "listed", "paths", "reader"]
+if TYPE_CHECKING:
+    import optree
+
+__all__ = ["Name", "Tree", "dotted_paths", "listed", "reader", "unique_paths"]
+
+Spec: TypeAlias = "PlainSpec | optree.PyTreeSpec"
+"""The structure of a container: what is left of it without its leaves."""
 
 _MUTABLE = (dict, OrderedDict, defaultdict, list, deque)
 _SHOWN = 5
 
 
-def _flattened(container: Any) -> tuple[list[Any], Spec]:
+def _flatten(container: Any) -> tuple[list[Any], Spec]:
     """The leaves, None being one, and the structure.
 
     Raises RecursionError, with how many levels there may be, for a container that has more, or is within itself.
     """
-    found = _plain.flattened(container)
-    if found is None or not LEAVES.issuperset(map(type, found[0])):
-        from anyoptim._arrays import _optree  # noqa: PLC0415 - for those who have others: importing optree takes time
+    plain = flatten_plain(container)
+    if plain is None or not LEAF_TYPES.issuperset(map(type, plain[0])):
+        # Importing optree takes time, which nobody spends who has nothing but plain containers of known leaves.
+        from anyoptim._arrays._optree import all_leaves, flatten_any  # noqa: PLC0415
 
-        if found is None or not _optree.all_leaves(found[0]):
-            return _optree.flattened(container)
-    return found
+        if plain is None or not all_leaves(plain[0]):
+            return flatten_any(container)
+    return plain
 
 
 class Name:
-    """The name of a leaf, `params['W1']` or `params[0]['b']`, spelled out only when it is printed."""
+    """The name of a leaf, `params['W1']` or `params[0]['b']`, which is composed only when it is printed."""
 
     def __init__(self, tree: Tree, i: int, root: str) -> None:
         self._tree, self._i, self._root = tree, i, root
@@ -52,15 +58,15 @@ def _accessors(spec: Spec) -> Sequence[Sequence[Any]]:
 
 
 @lru_cache(maxsize=64)
-def _holders(spec: Spec) -> list[tuple[Sequence[Any], Any] | None]:
-    """The way to the container of each leaf, and where in it the leaf is; None for a bare array."""
+def _parents(spec: Spec) -> list[tuple[Sequence[Any], Any] | None]:
+    """For each leaf the accessor of the container that holds it, and its key there; None for a bare array."""
     return [(tuple(accessor[:-1]), accessor[-1].entry) if len(accessor) else None for accessor in _accessors(spec)]
 
 
 class Tree:
-    """A container (dict, list, tuple, nested, or a bare array; what JAX knows), as a list of leaves with names.
+    """A container as a list of leaves with names: a nest of dicts, lists, tuples and what else optree or JAX knows.
 
-    `None` is a leaf: it says that there is nothing at this place.
+    A bare array is a container of itself. `None` is a leaf: it says that there is nothing at this place.
     """
 
     def __init__(self, root: str, container: Any) -> None:
@@ -68,31 +74,35 @@ class Tree:
         self.container = container
         self.leaves: list[Any]
         try:
-            self.leaves, self.spec = _flattened(container)
+            self.leaves, self.spec = _flatten(container)
         except RecursionError as error:
             raise ValueError(f"{root} contains itself, or is nested deeper than {error} levels; wanted less") from None
 
     def name(self, i: int, root: str | None = None) -> Name:
-        """How a user would write leaf `i`, here or at the same place of another container."""
+        """Leaf `i` as a user would write it, in this container or, under its name `root`, in another."""
         return Name(self, i, root or self.root)
 
     def path(self, i: int) -> str:
         """The keys of leaf `i`, joined by dots."""
-        return ".".join(str(entry.entry) for entry in self.accessors[i])
+        return self._dotted[i]
+
+    @cached_property
+    def _dotted(self) -> list[str]:
+        return dotted_paths(self.spec)
 
     @cached_property
     def paths(self) -> list[str]:
-        """Those of all leaves. Raises ValueError if two leaves have the same."""
-        return paths(self.spec, self.root)
+        """The keys of each leaf, joined by dots. Raises ValueError if two leaves have the same."""
+        return unique_paths(self.spec, self.root)
 
     @cached_property
     def accessors(self) -> Sequence[Sequence[Any]]:
-        """How each leaf is reached, step by step: each gives the child of a container, has its key and spells it."""
+        """For each leaf the entries that lead to it, one below the other."""
         return _accessors(self.spec)
 
     @cached_property
-    def _places(self) -> list[tuple[Sequence[Any], Any] | None]:
-        return _holders(self.spec)
+    def _parents(self) -> list[tuple[Sequence[Any], Any] | None]:
+        return _parents(self.spec)
 
     def build(self, leaves: Iterable[Any]) -> Any:
         """A new container of this structure with these leaves."""
@@ -110,16 +120,16 @@ class Tree:
         if other.spec == self.spec:
             return other.leaves
         theirs = other.spec.paths()
-        found = dict(zip(theirs, other.leaves, strict=True))
-        absent = {path for path, leaf in found.items() if leaf is None}
+        leaf_at = dict(zip(theirs, other.leaves, strict=True))
+        absent = {path for path, leaf in leaf_at.items() if leaf is None}
         matched, missing, used = [], [], set()
         for path, accessor in zip(self.spec.paths(), self.accessors, strict=True):
-            cover = path if path in found else next((path[:n] for n in range(len(path)) if path[:n] in absent), None)
+            cover = path if path in leaf_at else next((path[:n] for n in range(len(path)) if path[:n] in absent), None)
             if cover is None:
                 missing.append(_spelled(accessor, root))
             else:
                 used.add(cover)
-                matched.append(found[cover])
+                matched.append(leaf_at[cover])
         unexpected = [_spelled(a, root) for path, a in zip(theirs, other.accessors, strict=True) if path not in used]
         if missing or unexpected:
             says = []
@@ -131,73 +141,78 @@ class Tree:
         return matched
 
     def order(self, before: Spec) -> list[int]:
-        """For each leaf its place among the leaves of an earlier structure. Raises ValueError if keys came or went."""
+        """For each leaf its number among the leaves of an earlier structure. Raises ValueError if keys came or went."""
         if before == self.spec:
             return list(range(len(self.leaves)))
-        places = {path: i for i, path in enumerate(before.paths())}
+        numbers = {path: i for i, path in enumerate(before.paths())}
         paths = {path: i for i, path in enumerate(self.spec.paths())}
-        gained = [_spelled(self.accessors[i], self.root) for path, i in paths.items() if path not in places]
-        lost = [_spelled(_accessors(before)[i], self.root) for path, i in places.items() if path not in paths]
+        gained = [_spelled(self.accessors[i], self.root) for path, i in paths.items() if path not in numbers]
+        lost = [_spelled(_accessors(before)[i], self.root) for path, i in numbers.items() if path not in paths]
         if gained or lost:
             changes = [f"{listed(names)} {how}" for names, how in ((gained, "came"), (lost, "went")) if names]
             raise ValueError(
                 f"{self.root} changed since the first update: {', '.join(changes)}; wanted a new optimizer"
             )
-        return [places[path] for path in paths]
+        return [numbers[path] for path in paths]
 
-    def place(self, i: int) -> tuple[int, Any]:
-        """The container that holds leaf `i`, by identity, and where in it."""
-        holder = self._places[i]
-        return (0, None) if holder is None else (id(self._at(holder[0])), holder[1])
+    def location(self, i: int) -> tuple[int, Any]:
+        """The identity of the container that directly holds leaf `i`, and the key of the leaf there."""
+        parent = self._parents[i]
+        return (0, None) if parent is None else (id(self._follow(parent[0])), parent[1])
 
-    def fixed(self, i: int) -> str | None:
+    def fixed_by(self, i: int) -> str | None:
         """The type of the container that keeps leaf `i` from being replaced by another, or None."""
-        holder = self._places[i]
-        if holder is None:
+        parent = self._parents[i]
+        if parent is None:
             return None  # a bare array: the caller takes what is returned
         for entry in self.accessors[i]:
-            if isinstance(entry, Foreign):
-                return str(entry.type.__name__)  # what is below it may be a copy of what it holds
-        parent = self._at(holder[0])
-        return None if isinstance(parent, _MUTABLE) else type(parent).__name__
+            if isinstance(entry, OpaqueEntry):
+                return str(entry.type.__name__)
+        container = self._follow(parent[0])
+        return None if isinstance(container, _MUTABLE) else type(container).__name__
 
     def replace(self, i: int, leaf: Any) -> None:
-        """Put another leaf in place `i` of the container itself."""
-        holder = self._places[i]
-        if holder is None:
+        """Put another leaf in the place of leaf `i`, in the container itself."""
+        parent = self._parents[i]
+        if parent is None:
             self.container = leaf
         else:
-            way, entry = holder
-            self._at(way)[entry] = leaf
+            accessor, key = parent
+            self._follow(accessor)[key] = leaf
 
-    def _at(self, way: Sequence[Any]) -> Any:
-        found = self.container
-        for into in way:
-            found = into(found)
-        return found
+    def _follow(self, accessor: Sequence[Any]) -> Any:
+        """What the entries, one below the other, lead to."""
+        node = self.container
+        for entry in accessor:
+            node = entry(node)
+        return node
 
 
 def reader(tree: Tree) -> Callable[[Any], Sequence[Any] | None]:
-    """What takes the leaves quickly out of containers that look like one met before, and gives None for others."""
+    """A quick function that gives the leaves of containers of the same structure, and None for other containers."""
     spec = tree.spec
-    if isinstance(spec, Plain):
+    if isinstance(spec, PlainSpec):
         return spec.reader()
 
-    def leaves(container: Any) -> Sequence[Any] | None:
+    def read(container: Any) -> Sequence[Any] | None:
         try:
-            found, form = _flattened(container)
+            leaves, structure = _flatten(container)
         except RecursionError:  # of one within itself
             return None
-        return found if form == spec else None
+        return leaves if structure == spec else None
 
-    return leaves
+    return read
 
 
-def paths(spec: Spec, root: str = "params") -> list[str]:
+def dotted_paths(spec: Spec) -> list[str]:
+    """The keys of each leaf, joined by dots."""
+    return [".".join(map(str, keys)) for keys in spec.paths()]
+
+
+def unique_paths(spec: Spec, root: str = "params") -> list[str]:
     """The keys of each leaf, joined by dots. Raises ValueError if two leaves have the same."""
     first: dict[str, int] = {}
-    for i, keys in enumerate(spec.paths()):
-        path = ".".join(map(str, keys))
+    for i, path in enumerate(dotted_paths(spec)):
         if path in first:
             a, b = (_spelled(_accessors(spec)[k], root) for k in (first[path], i))
             raise ValueError(f"{a} and {b} have the same path, {path!r}; wanted keys without dots")
@@ -206,6 +221,6 @@ def paths(spec: Spec, root: str = "params") -> list[str]:
 
 
 def listed(names: Sequence[str]) -> str:
-    """The first few of these, and how many more there are."""
+    """The first few of these names, and how many more there are."""
     more = len(names) - _SHOWN
     return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")

@@ -1,7 +1,7 @@
-"""Windows of updates of which one is a step: the others gather gradients, `total <- total + g`, by any step's engines.
+"""Windows of several updates of which one is a step: the others gather gradients, `total <- total + g`.
 
-Who has gathered something takes part in the step, whether or not it has a gradient then; how many gradients it has
-gathered is counted beside the totals, whose values are nobody's to look at.
+The engines of a step do that, too. A parameter that has gathered something takes part in the step, whether or not it
+has a gradient then; how many gradients it has gathered is counted beside its total, whose values are not looked at.
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ from anyoptim._arrays import Array
 from anyoptim._arrays._checks import Parameter
 from anyoptim._arrays._quiet import quiet
 from anyoptim._core._stage import Stage
-from anyoptim._core._state import FlatState, nothing
+from anyoptim._core._state import FlatState
 from anyoptim._engines import ENGINES, CoefficientTable, Dispatch, Leaf
 from anyoptim._engines._base import Plan
 from anyoptim._trace._program import MOVE, Part, Program, on_value
 from anyoptim._trace._scalars import following, where
 
-__all__ = ["accumulated", "cleared", "ended", "joined", "taking"]
+__all__ = ["accumulated", "cleared", "closed_empty", "contributions", "joined"]
 
 
-def _added(xp: Any, p: Array, x: Array, c: Any) -> Array:
+def _negative(xp: Any, p: Array, x: Array, c: Any) -> Array:
     return -x
 
 
-_ADD = Program((Part(on_value, _added), MOVE))
-"""A step whose parameter is the total."""
+_ADD = Program((Part(on_value, _negative), MOVE))
+"""A step whose parameter is the total, and which subtracts the negative gradient from it."""
 
 
 def accumulated(
@@ -40,7 +40,7 @@ def accumulated(
     *,
     write: bool = True,
 ) -> FlatState:
-    """The state with the gradients added to the totals, the first slot of each parameter: in place, if wanted."""
+    """The state with the gradients added to the totals, which are each parameter's first slot: in place if `write`."""
     leaves, some, moving = [], [], []
     for i, (p, x) in enumerate(zip(ps, xs, strict=True)):
         if p is not None and x is not None:
@@ -55,16 +55,16 @@ def accumulated(
     with quiet():
         results = dispatch.prepare(dispatch.gather(some), CoefficientTable([({}, {})], [0] * len(leaves)))()
     both = zip(leaves, results, strict=True)
-    kept = [result.p if leaf.destination is None else leaf.p for leaf, result in both]  # the plan of a step has it
-    totals = dict(zip(moving, kept, strict=True))
+    arrays = [result.p if leaf.destination is None else leaf.p for leaf, result in both]  # the plan of a step has it
+    totals = dict(zip(moving, arrays, strict=True))
     pending = [n if n is None or o not in totals else following(n) for n, o in zip(flat.pending, owner, strict=True)]
-    return _counted(flat, 1)._replace(slots=_with(totals, flat, owner), pending=pending)
+    return _counted(flat, 1)._replace(slots=_with_totals(totals, flat, owner), pending=pending)
 
 
 def joined(flat: FlatState) -> FlatState:
-    """The state that makes a step of what is gathered: without the last gradients, which are in the totals, counted.
+    """The state before a step of what is gathered alone: its last gradients are in the totals and counted already.
 
-    A step with no gradients, in their place, then divides by the right number.
+    Such a step takes the place of the update that gathered last, and so divides by the right number.
     """
     n = flat.scalars[0]["gathered"]
     return _counted(flat, where(n < 1, 0, -1))
@@ -75,31 +75,31 @@ def _counted(flat: FlatState, more: Any) -> FlatState:
     return flat._replace(scalars=({**first, "gathered": first["gathered"] + more}, *others))
 
 
-def taking(
+def contributions(
     ps: Sequence[Parameter | None],
     xs: Sequence[Array | None],
     flat: FlatState,
     owner: Sequence[int],
     resting: Collection[int],
 ) -> tuple[list[Array | None], dict[int, Any]]:
-    """The gradients of a step, 0 for those that have none now but have gathered some, and of whom that isn't known.
+    """The gradients of a step, and for some parameters a traced bool that says whether they contribute to it at all.
 
-    Of these, under a tracing transformation, whether they have.
+    A parameter that has no gradient now but has gathered some gets a gradient of 0.
     """
-    found, unsure = list(xs), {}
+    gradients, unsure = list(xs), {}
     for i, p in enumerate(ps):
         if p is not None and xs[i] is None and owner[i] == i and i not in resting:
-            has = flat.pending[i] > 0
-            if has is not False:
-                with p.library.at(p.array):
-                    found[i] = p.library.aligned(p.library.xp.zeros_like(p.array), p.array)
-                if has is not True:
-                    unsure[i] = has
-    return found, unsure
+            has_gathered = flat.pending[i] > 0
+            if has_gathered is not False:
+                with p.library.on_device_of(p.array):
+                    gradients[i] = p.library.sharded_like(p.library.xp.zeros_like(p.array), p.array)
+                if has_gathered is not True:
+                    unsure[i] = has_gathered
+    return gradients, unsure
 
 
-def ended(stage: Stage, flat: FlatState) -> FlatState:
-    """The state after a window in which nobody gathered anything, which makes no step."""
+def closed_empty(stage: Stage, flat: FlatState) -> FlatState:
+    """The state after a window in which no parameter gathered anything, which makes no step."""
     first, *others = flat.scalars
     return flat._replace(scalars=(stage._updated_scalars(following(flat.step), first, {}), *others))
 
@@ -107,20 +107,21 @@ def ended(stage: Stage, flat: FlatState) -> FlatState:
 def cleared(
     ps: Sequence[Parameter | None], moving: Sequence[int], flat: FlatState, owner: Sequence[int], *, write: bool = True
 ) -> FlatState:
-    """The state with totals of 0 where a step was called off: what it was called off for may be in them."""
+    """The state with totals of 0, after a step was called off: what was not finite may be in the totals."""
     zeros = {}
     for i in moving:
         p = ps[i]
         if p is not None:
             total = (flat.slots[i] or ())[0]
-            with p.library.at(total):
+            with p.library.on_device_of(total):
                 zeros[i] = p.library.xp.zeros_like(total)
                 if write and p.library.writable(total):
                     p.library.write(total, zeros[i])
                     zeros[i] = total
-    return flat._replace(slots=_with(zeros, flat, owner), pending=nothing(flat))
+    return flat._replace(slots=_with_totals(zeros, flat, owner), pending=flat.nothing_pending())
 
 
-def _with(totals: Mapping[int, Array], flat: FlatState, owner: Sequence[int]) -> list[tuple[Array, ...] | None]:
-    slots = zip(owner, flat.slots, strict=True)
-    return [of if of is None or o not in totals else (totals[o], *of[1:]) for o, of in slots]
+def _with_totals(totals: Mapping[int, Array], flat: FlatState, owner: Sequence[int]) -> list[tuple[Array, ...] | None]:
+    """The slots of all leaves, with these totals as the first slot of their owners."""
+    both = zip(owner, flat.slots, strict=True)
+    return [slots if slots is None or o not in totals else (totals[o], *slots[1:]) for o, slots in both]

@@ -68,18 +68,17 @@ class chain(Optimizer):  # noqa: N801 - it is called like a function
         super().__init__(engine=engine)
 
     def _compose(self, flat: Sequence[Stage], selectors: Sequence[Any]) -> None:
-        """Take these stages, if what each parameter goes through is in order."""
+        """Take these stages. Raises ValueError unless the stages of every parameter stand in a right order."""
         for selector in dict.fromkeys(selector for selector in selectors if selector is not None) or [None]:
-            _checked([stage for stage, of in zip(flat, selectors, strict=True) if of is None or of == selector])
-        for i, (stage, of) in enumerate(zip(flat, selectors, strict=True)):
-            if stage.is_step is not None and (i or of is not None):
+            _check_order([stage for stage, own in zip(flat, selectors, strict=True) if own is None or own == selector])
+        for i, (stage, own) in enumerate(zip(flat, selectors, strict=True)):
+            if stage.is_step is not None and (i or own is not None):
                 raise ValueError(f"{stage!r} says which updates are steps; wanted it first, before all methods")
             if stage.metrics and stage.name in [other.name for other in flat[:i] if other.metrics]:
                 raise ValueError(f"{stage!r} is the second of its name; wanted a name of its own in last_metrics")
         for selector in self._groups or ():
             self._groups.check(selector, flat, unique=self._partition is None)  # type: ignore[union-attr] # there are some
         self._stages, self._selectors = tuple(flat), tuple(selectors)
-        self._accumulates = flat[0].is_step is not None
 
     @property
     def stages(self) -> tuple[Any, ...]:
@@ -105,11 +104,11 @@ class chain(Optimizer):  # noqa: N801 - it is called like a function
         return f"{type(self).__name__}({', '.join(texts)})"
 
     def _partition_text(self) -> str:
-        of: dict[Any, list[Stage]] = {selector: [] for selector in self._partition or ()}
+        stages_of: dict[Any, list[Stage]] = {selector: [] for selector in self._partition or ()}
         for stage, selector in zip(self._stages, self._selectors, strict=True):
             if selector is not None:
-                of[selector].append(stage)
-        return f"partition({{{', '.join(f'{shown(k)}: {_text(stages)}' for k, stages in of.items())}}})"
+                stages_of[selector].append(stage)
+        return f"partition({{{', '.join(f'{shown(k)}: {_text(stages)}' for k, stages in stages_of.items())}}})"
 
 
 class partition(chain):  # noqa: N801 - it is called like a function
@@ -171,7 +170,7 @@ def _text(stages: Sequence[Stage]) -> str:
 
 
 def _stages_of(stage: Stage) -> Sequence[Stage]:
-    """The stages of what may be an optimizer. Raises ValueError for one in use."""
+    """The stages of an optimizer, or a stage by itself. Raises ValueError for an optimizer in use."""
     if not isinstance(stage, Optimizer):
         return [stage]
     if stage.engine is not None:
@@ -183,7 +182,7 @@ def _stages_of(stage: Stage) -> Sequence[Stage]:
     return stage.stages
 
 
-def _checked(flat: Sequence[Stage]) -> None:
+def _check_order(flat: Sequence[Stage]) -> None:
     """Raise ValueError unless these make a step, in this order."""
     methods = [i for i, stage in enumerate(flat) if isinstance(stage, Optimizer)]
     if len(methods) != 1:
@@ -220,7 +219,7 @@ class Recipe(Optimizer):
 
     @property
     def _group_spec(self) -> GroupSpec:
-        return GroupSpec([None] * len(self._stages), None, None)
+        return GroupSpec([None] * len(self._stages))
 
     if not TYPE_CHECKING:
 

@@ -1,4 +1,4 @@
-"""What a step needs to know before it is taken, found out stage by stage."""
+"""The coefficients of a step, which are computed on the host, stage by stage, before anything is written."""
 
 from __future__ import annotations
 
@@ -15,16 +15,18 @@ from anyoptim._core._stage import Gate, Stage
 from anyoptim._core._stage_program import Entry
 from anyoptim._core._state import FlatState
 from anyoptim._engines import CoefficientTable, Dispatch
-from anyoptim._trace._graph import LOGICAL, Symbol, range_of
+from anyoptim._trace._expressions import range_of
 from anyoptim._trace._hyperparameters import Hyper
+from anyoptim._trace._operations import LOGICAL
 from anyoptim._trace._program import Coefficients
 from anyoptim._trace._scalars import finite, following, where
+from anyoptim._trace._symbols import Symbol
 
-__all__ = ["FLOAT32", "CoefficientBuilder", "Live", "StepCoefficients", "given_up"]
+__all__ = ["FLOAT32", "CoefficientBuilder", "DeviceValues", "StepCoefficients", "check_skips"]
 
 
-class Live(Protocol):
-    """What stands for counts and hyperparameters whose values are on a device."""
+class DeviceValues(Protocol):
+    """Stand-ins for step counts and hyperparameters whose values are on a device."""
 
     def count(self, n: int) -> Any: ...
     def values(self, k: int, values: Mapping[str, Any], own: Mapping[str, Hyper]) -> dict[str, Any]: ...
@@ -34,37 +36,41 @@ class StepCoefficients(NamedTuple):
     """What is known of a step before it is taken."""
 
     rows: CoefficientTable
-    """The coefficients, for each parameter that moves."""
+    """The coefficients of each parameter that moves."""
     t: list[Any]
-    """The step counts after it."""
+    """The step count of each parameter after the step."""
     scalars: tuple[Mapping[str, Any], ...]
-    """Those of each stage after it, if it is taken."""
+    """The scalars of each stage after the step, if it is taken."""
     kept: tuple[Mapping[str, Any], ...]
-    """And if it is not: those of gates up to the one that called it off are new, and the count of gradients."""
+    """The scalars of each stage if the step is called off: new for the gates up to the one that did it, and for the
+    count of gathered gradients."""
     taken: Any
-    """Whether it is taken: a bool, or one that is not known yet."""
+    """Whether the step is taken: a bool, or a traced one."""
     refusal: tuple[int, int] | None
-    """If not: which stage called it off, and for which leaf."""
+    """Which stage called the step off, and the parameter for which it did."""
     exhausted: bool
-    """Whether that was one time too many."""
+    """Whether more steps in a row were called off than the gate allows."""
     metrics: Mapping[int, tuple[list[int], Mapping[str, list[Any]]]]
-    """For each stage that watches, which leaves it saw, and what of each."""
+    """For each stage that reports, the parameters that it saw and what it measured of each."""
 
 
 class _Key(NamedTuple):
-    """What parameters with one row of coefficients have in common."""
+    """What parameters with the same coefficients have in common."""
 
     t: Any
     group: int
     leaf: int
-    """Which it is, for rows of its own; else -1."""
+    """The place of a leaf that has a row of coefficients to itself; otherwise -1."""
 
 
 FLOAT32 = range_of("float32")
 
 
 class CoefficientBuilder:
-    """A step that is found out about."""
+    """Computes the coefficients of one step.
+
+    One stage comes after the other, since a stage may measure what those before it make of the gradient.
+    """
 
     def __init__(
         self,
@@ -73,106 +79,107 @@ class CoefficientBuilder:
         gathered: Sequence[Any],
         flat: FlatState,
         moving: Sequence[int],
-        param_groups: ParamGroups,
-        live: Live | None,
-        watching: bool,
+        groups: ParamGroups,
+        device_values: DeviceValues | None,
+        with_metrics: bool,
         unsure: Mapping[int, Any],
     ) -> None:
-        self._stages, self._dispatch, self._moving, self._live = stages, dispatch, moving, live
-        self._watching = watching
-        self._watched: dict[int, tuple[list[int], dict[str, list[Any]]]] = {}
+        self._stages, self._dispatch, self._moving, self._device_values = stages, dispatch, moving, device_values
+        self._with_metrics = with_metrics
+        self._metrics: dict[int, tuple[list[int], dict[str, list[Any]]]] = {}
         self._step = following(flat.step)
         self._t = list(flat.t)
         for i in moving:
             n = self._t[i]
             self._t[i] = n + 1 if type(n) is int else following(n)  # there may be thousands
-        self._keys, which = _keys([self._t[i] for i in moving], moving, param_groups)
-        self._branches = [param_groups.branches[key.group] for key in self._keys]
+        self._keys, row_of_leaf = _keys([self._t[i] for i in moving], moving, groups)
+        self._branches = [groups.branches[key.group] for key in self._keys]
         self._distinct: list[Coefficients] = [() for _ in self._keys]
-        self._rows = CoefficientTable(self._distinct, which)
-        self._values = [self._values_of(own) for own in param_groups.overrides]
-        self._check_rates(param_groups)
+        self._rows = CoefficientTable(self._distinct, row_of_leaf)
+        self._values = [self._values_of(overrides) for overrides in groups.overrides]
+        self._check_rates(groups)
         if not isinstance(self._step, int):
             # Under `jax.jit` they meet 0-d arrays, in whose dtype a small eps would become 0.
             fitted = range_of(library(self._step).widest_float(), normal=True).fitted
             self._values = [
-                [{name: fitted(v) if type(v) is float else v for name, v in own.items()} for own in of]
-                for of in self._values
+                [{name: fitted(v) if type(v) is float else v for name, v in values.items()} for values in of_group]
+                for of_group in self._values
             ]
         self._scalars, self._kept = list(flat.scalars), list(flat.scalars)
-        # It takes one who takes part, and no gate is asked without.
+        # A step needs a parameter that moves, and no gate is asked without one.
         self._taken: Any = True if len(unsure) < len(moving) else reduce(operator.or_, unsure.values())
         self._refusal: tuple[int, int] | None = None
         self._exhausted = False
         parts = {j: unsure[i] for j, i in enumerate(moving) if i in unsure}
         self._measures = Measures(dispatch, gathered, self._rows, self._branches, parts)
 
-    def _check_rates(self, param_groups: ParamGroups) -> None:
+    def _check_rates(self, groups: ParamGroups) -> None:
         """Raise ValueError for a learning rate that the arithmetic of its parameter can't hold."""
         for r, (key, branch) in enumerate(zip(self._keys, self._branches, strict=True)):
-            rates = [rate for k in branch.of if type(rate := self._values[key.group][k].get("lr")) is float]
+            rates = [rate for k in branch.stages if type(rate := self._values[key.group][k].get("lr")) is float]
             if rates and max(rates) > FLOAT32.largest:
                 for j, leaf in enumerate(self._dispatch.leaves):
                     dtype = leaf.library.dtype(leaf.p)
                     if self._rows.row_of_leaf[j] == r and COMPUTE[dtype] in {"float32", "complex64"}:
                         raise ValueError(
                             f"lr is {max(rates)}; wanted at most {FLOAT32.largest:.8g}, the largest number of float32, "
-                            f"in which params at {param_groups.path(self._moving[j])!r}, of dtype {dtype}, are updated"
+                            f"in which params at {groups.path(self._moving[j])!r}, of dtype {dtype}, are updated"
                         )
 
-    def passed(self, k: int) -> bool:
-        """Find out what stage `k` needs; False if it calls the step off."""
-        stage, rows, here = self._stages[k], self._distinct, Entry(k, "")
-        having = [r for r, branch in enumerate(self._branches) if k in branch.of]
-        for r in having:
-            rows[r] = self._branches[r].filled(rows[r], here)
-        if self._live is not None and (
+    def add_stage(self, k: int) -> bool:
+        """Compute the coefficients of stage `k`. Returns False if the stage calls the step off."""
+        stage, entry = self._stages[k], Entry(k, "")
+        own_rows = [r for r, branch in enumerate(self._branches) if k in branch.stages]
+        for r in own_rows:
+            self._distinct[r] = self._branches[r].filled(self._distinct[r], entry)
+        if self._device_values is not None and (
             isinstance(stage, Gate) or stage.scalars or stage.norms or stage.totals or stage.metrics
         ):
-            raise TypeError(f"{stage.__repr__()} needs the host at every step")  # of a weak proxy, what it is of
-        if stage.metrics and self._watching:
-            self._watch(k)
-        found: dict[str, Any] = {}
-        each: dict[str, Any] = {}
+            raise TypeError(f"{stage!r} needs the host at every step")
+        if stage.metrics and self._with_metrics:
+            self._measure_metrics(k)
+        shared: dict[str, Any] = {}
+        of_leaves: dict[str, list[Any]] = {}
         if not isinstance(stage, Gate):
-            each = {name: self._measures.each(Entry(k, name)) for name in stage.norms}
-            found = {name: self._measures.known(Entry(k, name)) for name in stage.totals}
+            of_leaves = {name: self._measures.each(Entry(k, name)) for name in stage.norms}
+            shared = {name: self._measures.known(Entry(k, name)) for name in stage.totals}
             if stage.measure is not None:
-                found["norm"] = self._measures.all(here)
+                shared["norm"] = self._measures.all(entry)
             if stage.scalars:
-                self._scalars[k] = stage._updated_scalars(self._step, self._scalars[k], found)
+                self._scalars[k] = stage._updated_scalars(self._step, self._scalars[k], shared)
                 if stage.is_step is not None:
                     self._kept[k] = self._scalars[k]
-        found.update(self._scalars[k])
-        for r in having:
-            leaf = self._keys[r].leaf
-            own = {**found, **{name: of[leaf] for name, of in each.items()}} if each else found
-            if each:
-                own["size"] = self._dispatch.sizes[leaf]
-            rows[r] += (self._coefficients(k, self._keys[r], own),)
-        return not isinstance(stage, Gate) or self._opened(k, stage, having)
+        shared.update(self._scalars[k])
+        for r in own_rows:
+            more, leaf = shared, self._keys[r].leaf
+            if of_leaves:
+                norms = {name: values[leaf] for name, values in of_leaves.items()}
+                more = {**shared, **norms, "size": self._dispatch.sizes[leaf]}
+            self._distinct[r] += (self._coefficients(k, self._keys[r], more),)
+        return not isinstance(stage, Gate) or self._allows(k, stage, own_rows)
 
     def result(self) -> StepCoefficients:
-        """What was found out."""
+        """All that the stages added."""
         both = zip(self._distinct, self._branches, strict=True)
         full = [row + ({},) * (len(branch.order) - len(row)) for row, branch in both]
-        scalars, kept = tuple(self._scalars), tuple(self._kept)
         rows = CoefficientTable(full, self._rows.row_of_leaf)
+        scalars, kept = tuple(self._scalars), tuple(self._kept)
         return StepCoefficients(
-            rows, self._t, scalars, kept, self._taken, self._refusal, self._exhausted, self._watched
+            rows, self._t, scalars, kept, self._taken, self._refusal, self._exhausted, self._metrics
         )
 
-    def _watch(self, k: int) -> None:
+    def _measure_metrics(self, k: int) -> None:
         measures = self._measures
-        found = {name: measures.each(Entry(k, name)) for name in ("norm", "parameter_norm")}
-        clean = all(map(finite, found["norm"]))
-        found["nonfinite"] = [0.0] * len(found["norm"]) if clean else measures.each(Entry(k, "nonfinite"))
-        seen = [j for j, r in enumerate(self._rows.row_of_leaf) if k in self._branches[r].of]
-        self._watched[k] = [self._moving[j] for j in seen], {name: [of[j] for j in seen] for name, of in found.items()}
+        metrics = {name: measures.each(Entry(k, name)) for name in ("norm", "parameter_norm")}
+        clean = all(map(finite, metrics["norm"]))
+        metrics["nonfinite"] = [0.0] * len(metrics["norm"]) if clean else measures.each(Entry(k, "nonfinite"))
+        seen = [j for j, r in enumerate(self._rows.row_of_leaf) if k in self._branches[r].stages]
+        of_seen = {name: [values[j] for j in seen] for name, values in metrics.items()}
+        self._metrics[k] = [self._moving[j] for j in seen], of_seen
 
-    def _opened(self, k: int, gate: Gate, having: Sequence[int]) -> bool:
-        """Whether the step may go on."""
-        for r in having:
+    def _allows(self, k: int, gate: Gate, own_rows: Sequence[int]) -> bool:
+        """Whether a gate lets the step be taken, as far as that is known; notes what it decides."""
+        for r in own_rows:
             self._distinct[r] = self._branches[r].filled(self._distinct[r], Entry(k, "nonfinite"))
         allowed = finite(self._measures.known(Entry(k, "norm")))
         if allowed is False:
@@ -180,38 +187,42 @@ class CoefficientBuilder:
             self._refusal = next(((k, self._moving[j]) for j, n in enumerate(counts) if n), None)
             allowed = self._refusal is None  # squares can be too large for float64
         old, new = self._scalars[k], gate._updated_scalars(self._step, self._scalars[k], {"allowed": allowed})
-        anew = gate.exhausted(self._step, new) if allowed is False else None
-        if anew is not None:
-            self._exhausted, new = True, anew
+        restarted = gate.exhausted(self._step, new) if allowed is False else None
+        if restarted is not None:
+            self._exhausted, new = True, restarted
         self._scalars[k] = new
-        # A gate behind another that called the step off was not asked.
+        # A gate behind another one that called the step off was not asked.
         self._kept[k] = new if self._taken is True else {n: where(self._taken, new[n], old[n]) for n in new}
         self._taken = allowed if self._taken is True else self._taken & allowed
         return allowed is not False
 
     def _coefficients(self, k: int, key: _Key, more: Mapping[str, Any]) -> Mapping[str, Any]:
-        stage, given = self._stages[k], self._values[key.group][k]
+        stage, values = self._stages[k], self._values[key.group][k]
         if more:
-            given = {**given, **more}
-        count = key.t.t if isinstance(key.t, _Unknown) else key.t if self._live is None else self._live.count(key.t)
-        if self._live is None and isinstance(more.get("norm"), Symbol):
-            found = _on_device(stage, count, given)
-            if found is not None:
-                return found
-            # Its equation needs to see it: the device is waited for.
-            given = {**given, "norm": self._measures.known(Entry(k, ""))}
-        return stage._coefficients(count, given)
+            values = {**values, **more}
+        count = key.t.t if isinstance(key.t, _TracedCount) else key.t
+        if self._device_values is not None:
+            count = self._device_values.count(key.t)
+        elif isinstance(more.get("norm"), Symbol):
+            coefficients = _on_device(stage, count, values)
+            if coefficients is not None:
+                return coefficients
+            # The stage's equation needs the value itself: the device is waited for.
+            values = {**values, "norm": self._measures.known(Entry(k, ""))}
+        return stage._coefficients(count, values)
 
     def _values_of(self, overrides: Sequence[Mapping[str, Hyper]]) -> list[dict[str, Any]]:
         """The hyperparameters of each stage at this step."""
-        found = [stage._values(self._step, own) for stage, own in zip(self._stages, overrides, strict=True)]
-        if self._live is not None:
-            found = [self._live.values(k, v, own) for k, (v, own) in enumerate(zip(found, overrides, strict=True))]
-        return found
+        both = zip(self._stages, overrides, strict=True)
+        values = [stage._values(self._step, own) for stage, own in both]
+        if self._device_values is not None:
+            each = zip(values, overrides, strict=True)
+            values = [self._device_values.values(k, of_stage, own) for k, (of_stage, own) in enumerate(each)]
+        return values
 
 
-def given_up(stages: Sequence[Stage], coefficients: StepCoefficients, tree: Tree) -> None:
-    """Raise FloatingPointError for a step that was called off when too many before it had been."""
+def check_skips(stages: Sequence[Stage], coefficients: StepCoefficients, tree: Tree) -> None:
+    """Raise FloatingPointError for a step that was called off after as many others as its gate allows in a row."""
     if coefficients.taken is False and coefficients.exhausted and coefficients.refusal is not None:
         k, i = coefficients.refusal
         raise FloatingPointError(
@@ -220,33 +231,32 @@ def given_up(stages: Sequence[Stage], coefficients: StepCoefficients, tree: Tree
         )
 
 
-def _keys(counts: Sequence[Any], moving: Sequence[int], param_groups: ParamGroups) -> tuple[list[_Key], list[int]]:
-    """The kinds of parameters that move, and for each of these the number of its kind."""
-    one = len(param_groups.overrides) == 1 and not param_groups.branches[0].each
+def _keys(counts: Sequence[Any], moving: Sequence[int], groups: ParamGroups) -> tuple[list[_Key], list[int]]:
+    """The distinct keys of the parameters that move, and for each parameter the place of its key."""
+    one = len(groups.overrides) == 1 and not groups.branches[0].own_rows
     if counts and one and type(counts[0]) is int and counts.count(counts[0]) == len(counts):
-        return [_Key(counts[0], 0, -1)], [0] * len(counts)  # nearly always: all in one row
+        return [_Key(counts[0], 0, -1)], [0] * len(counts)  # nearly always: all parameters share one row
     keys = []
     for j, (n, i) in enumerate(zip(counts, moving, strict=True)):
-        group = param_groups.of[i]
-        keys.append(
-            _Key(n if isinstance(n, int) else _Unknown(n), group, j if param_groups.branches[group].each else -1)
-        )
-    scalars = {key: r for r, key in enumerate(dict.fromkeys(keys))}
-    return list(scalars), [scalars[key] for key in keys]
+        group = groups.group_of[i]
+        count = n if isinstance(n, int) else _TracedCount(n)
+        keys.append(_Key(count, group, j if groups.branches[group].own_rows else -1))
+    places = {key: r for r, key in enumerate(dict.fromkeys(keys))}
+    return list(places), [places[key] for key in keys]
 
 
-def _on_device(stage: Stage, count: Any, given: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """The coefficients with a norm that stays on the device, if they are no more than arithmetic; else None."""
+def _on_device(stage: Stage, count: Any, values: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The coefficients with a norm that stays on the device, if they are no more than arithmetic; otherwise None."""
     try:
-        found = stage._coefficients(count, given)
+        coefficients = stage._coefficients(count, values)
     except TypeError:
         return None
     # A comparison would be a static option of the kernel.
-    truths = [c for c in found.values() if isinstance(c, Symbol) and c.scalar.op in LOGICAL]
-    return None if truths else found
+    truths = [c for c in coefficients.values() if isinstance(c, Symbol) and c.scalar.op in LOGICAL]
+    return None if truths else coefficients
 
 
-class _Unknown:
+class _TracedCount:
     """A step count under `jax.jit`, which equals no other."""
 
     def __init__(self, t: Any) -> None:

@@ -1,4 +1,4 @@
-"""The parameters to evaluate with."""
+"""The parameters to evaluate with, where stages keep others than those that are trained: averages, say."""
 
 from __future__ import annotations
 
@@ -17,33 +17,34 @@ from anyoptim._trace._scalars import where
 __all__ = ["evaluated"]
 
 
-def _look(rule: Rule, xp: Any, flow: Flow, own: Sequence[Any], row: Mapping[str, Any]) -> Flow:
-    """`p <- rule(xp, p, *slots, hyper)`, and the slots as they are."""
+def _evaluate(rule: Rule, xp: Any, flow: Flow, slots: Sequence[Any], row: Mapping[str, Any]) -> Flow:
+    """`p <- rule(xp, p, *slots, hyper)`; the slots stay as they are."""
     p, x, before, g = flow
-    return rule(xp, p, *own, Values(row)), x, [*before, *own], g
+    return rule(xp, p, *slots, Values(row)), x, [*before, *slots], g
 
 
-def _pass(rule: Rule, xp: Any, flow: Flow, own: Sequence[Any], row: Mapping[str, Any]) -> Flow:
+def _pass(rule: Rule, xp: Any, flow: Flow, slots: Sequence[Any], row: Mapping[str, Any]) -> Flow:
+    """Everything stays as it is."""
     p, x, before, g = flow
-    return p, x, [*before, *own], g
+    return p, x, [*before, *slots], g
 
 
 def evaluated(
-    stages: Sequence[Stage], ps: Sequence[Parameter | None], param_groups: ParamGroups, flat: FlatState
+    stages: Sequence[Stage], ps: Sequence[Parameter | None], groups: ParamGroups, flat: FlatState
 ) -> list[Any]:
-    """For each leaf what its stages give to evaluate with, as arrays of the user's library: new ones."""
-    found: list[Any] = []
+    """For each leaf a new array of the user's library: what its stages make of it to evaluate with."""
+    leaves: list[Any] = []
     step = where(flat.step < 1, 1, flat.step)  # schedules count from 1
     for i, p in enumerate(ps):
         if p is None:
-            found.append(None)
+            leaves.append(None)
             continue
         parts, row = [], []
-        overrides = param_groups.overrides[param_groups.of[i]]
-        for k in param_groups.branch(i).of:
+        overrides = groups.overrides[groups.group_of[i]]
+        for k in groups.branch(i).stages:
             stage = stages[k]
             rule = stage.evaluate
-            parts.append(Part(_pass if rule is None else _look, rule or _pass, stage.slots))
+            parts.append(Part(_pass if rule is None else _evaluate, rule or _pass, stage.slots))
             row.append({} if rule is None else stage._values(step, overrides[k]))
         array = p.library.copied(p.array)
         slots = flat.slots[i] or ()
@@ -51,5 +52,5 @@ def evaluated(
         with quiet():
             (result,) = dispatch.prepare(dispatch.gather([array]), CoefficientTable([tuple(row)], [0]))()
         new = p.library.copied(result.p) if any(result.p is s for s in slots) else result.p
-        found.append(p.library.rebound(p.given, p.library.materialize([new])[0]))
-    return found
+        leaves.append(p.library.rebound(p.given, p.library.materialize([new])[0]))
+    return leaves

@@ -1,11 +1,11 @@
-"""Hyperparameters for some of the parameters."""
+"""Hyperparameters that differ between groups of parameters."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from typing import Any
 
-from anyoptim._core._selection import Own, Selection, Selector, shown
+from anyoptim._core._selection import Selection, Selector, shown
 from anyoptim._core._stage import Gate, Stage, told
 from anyoptim._trace._hyperparameters import Hyper, scheduled
 
@@ -13,7 +13,7 @@ __all__ = ["groups"]
 
 
 class groups(Mapping[Any, Any]):  # noqa: N801 - it is called like a function
-    """Hyperparameters that are others for some parameters: by patterns of their paths.
+    """Hyperparameters for some parameters that differ from those of all others, by patterns of their paths.
 
     ::
 
@@ -31,8 +31,8 @@ class groups(Mapping[Any, Any]):  # noqa: N801 - it is called like a function
     several stages of the chain have is preceded by that of the stage's class: `WeightDecay.decay`. None instead of
     values freezes the parameters: they rest, whatever their gradient.
 
-    It stands anywhere in a chain, which keeps it as `optimizer.groups`. The parameters of all groups go through one
-    pass, with a row of coefficients for each group.
+    `groups` stands anywhere in a chain, which keeps it as `optimizer.groups`. The parameters of all groups go through
+    one pass, with a row of coefficients for each group.
 
     Args:
         of: for each pattern the hyperparameters, or None.
@@ -45,86 +45,87 @@ class groups(Mapping[Any, Any]):  # noqa: N801 - it is called like a function
         if not isinstance(of, Mapping):
             raise TypeError(f"groups was given {of!r}; wanted a dict of patterns and their hyperparameters")
         self.selection = Selection("groups", of)
-        for selector, given in of.items():
-            if given is not None and not (isinstance(given, Mapping) and all(isinstance(name, str) for name in given)):
+        for selector, values in of.items():
+            named = isinstance(values, Mapping) and all(isinstance(name, str) for name in values)
+            if values is not None and not named:
                 raise TypeError(
-                    f"groups has {given!r} for {shown(selector)}; wanted a dict of hyperparameters, or None"
+                    f"groups has {values!r} for {shown(selector)}; wanted a dict of hyperparameters, or None"
                 )
-        self._of = {selector: None if given is None else _Group(given) for selector, given in of.items()}
+        self._values = {selector: None if values is None else _Group(values) for selector, values in of.items()}
 
     def __getitem__(self, selector: Any) -> Any:
-        return self._of[selector]
+        return self._values[selector]
 
     def __iter__(self) -> Iterator[Any]:
-        return iter(self._of)
+        return iter(self._values)
 
     def __len__(self) -> int:
-        return len(self._of)
+        return len(self._values)
 
     def __repr__(self) -> str:
-        return f"groups({{{', '.join(f'{shown(s)}: {given!r}' for s, given in self._of.items())}}})"
+        return f"groups({{{', '.join(f'{shown(s)}: {values!r}' for s, values in self._values.items())}}})"
 
     def check(self, selector: Selector, stages: Sequence[Stage], unique: bool) -> None:
-        """Raise ValueError or TypeError for a name that no stage has, or several if it shall be unique; a bad value."""
-        group = self._of[selector] or _Group({})
+        """Raise ValueError or TypeError for a bad value, and for a name that no stage has, or if `unique` several."""
+        group = self._values[selector] or _Group({})
         for key, value in group.items():
-            found = having(key, stages)
-            if not found or (unique and len(found) > 1):
-                raise _unclear(selector, key, found, stages)
+            places = having(key, stages)
+            if not places or (unique and len(places) > 1):
+                raise _unclear(selector, key, places, stages)
             name = key.rpartition(".")[2]
-            for k in found:
+            for k in places:
                 if isinstance(stages[k], Gate) or stages[k].is_step is not None:
                     raise ValueError(
                         f"groups has {key!r} for {shown(selector)}, but {stages[k]!r} decides for all together"
                     )
-                group.settle(key, f"{key} of {shown(selector)}", type(stages[k]), name)
+                group.use(key, f"{key} of {shown(selector)}", type(stages[k]), name)
             group.checked(key, value)
 
-    def own(self, selector: Selector, stages: Sequence[Stage], of: Sequence[int]) -> list[Mapping[str, Hyper]]:
-        """For each of the stages the hyperparameters that are the group's own. `of` are those that its parameters have.
+    def own(self, selector: Selector, stages: Sequence[Stage], branch: Sequence[int]) -> list[Mapping[str, Hyper]]:
+        """For each stage the hyperparameters that the group gives it; `branch` are the stages of its parameters.
 
-        Raises ValueError for a name that none of these has, or several.
+        Raises ValueError for a name that none of these stages has, or several.
         """
-        given: Mapping[str, Hyper] = self._of[selector] or {}
-        names: list[dict[str, str]] = [{} for _ in stages]
-        for key in given:
-            found = [k for k in having(key, stages) if k in of]
-            if len(found) != 1:
-                raise _unclear(selector, key, found, [stages[k] for k in of])
-            names[found[0]][key.rpartition(".")[2]] = key
-        return [Own(given, own) if own else {} for own in names]
+        group: Mapping[str, Hyper] = self._values[selector] or {}
+        keys_of: list[dict[str, str]] = [{} for _ in stages]
+        for key in group:
+            places = [k for k in having(key, stages) if k in branch]
+            if len(places) != 1:
+                raise _unclear(selector, key, places, [stages[k] for k in branch])
+            keys_of[places[0]][key.rpartition(".")[2]] = key
+        return [_OfOneStage(group, keys) if keys else {} for keys in keys_of]
 
 
 def having(key: str, stages: Sequence[Stage]) -> list[int]:
-    """Which of the stages have a hyperparameter of this name."""
+    """The places of the stages that have a hyperparameter of this name."""
     kind, _, name = key.rpartition(".")
     return [k for k, stage in enumerate(stages) if name in stage.hyperparameters and kind in {"", type(stage).__name__}]
 
 
-def _unclear(selector: Selector, key: str, found: Sequence[int], stages: Sequence[Stage]) -> ValueError:
+def _unclear(selector: Selector, key: str, places: Sequence[int], stages: Sequence[Stage]) -> ValueError:
     known = [f"{type(stage).__name__}.{name}" for stage in stages for name in stage.hyperparameters]
-    has = f"{len(found)} stages have" if found else "no stage has"
+    has = f"{len(places)} stages have" if places else "no stage has"
     return ValueError(f"groups has {key!r} for {shown(selector)}, which {has}; wanted one of {', '.join(known)}")
 
 
 class _Group(MutableMapping[str, Any]):
-    """The hyperparameters of a group, whose names were settled with the chain."""
+    """The hyperparameters of one group; its names are fixed when the chain is made."""
 
-    def __init__(self, given: Mapping[str, Hyper]) -> None:
-        for name, value in given.items():
+    def __init__(self, values: Mapping[str, Hyper]) -> None:
+        for name, value in values.items():
             scheduled(name, value)
-        self._values = dict(given)
-        self._settled: dict[str, dict[tuple[str, type[Stage], str], None]] = {name: {} for name in given}
+        self._values = dict(values)
+        self._uses: dict[str, dict[tuple[str, type[Stage], str], None]] = {name: {} for name in values}
 
-    def settle(self, key: str, at: str, of: type[Stage], name: str) -> None:
-        """Take note of what a value is for: how errors call it, and whose hyperparameter it is."""
-        self._settled[key][at, of, name] = None
+    def use(self, key: str, label: str, kind: type[Stage], name: str) -> None:
+        """Note which hyperparameter of which class of stages a value is for, and what errors call it."""
+        self._uses[key][label, kind, name] = None
 
     def checked(self, key: str, value: Any) -> None:
         """Raise TypeError or ValueError for what is neither a schedule nor a value of the hyperparameter."""
         scheduled(key, value)
-        for at, of, name in () if callable(value) else self._settled[key]:
-            of.hyperparameters[name].value(at, value)
+        for label, kind, name in () if callable(value) else self._uses[key]:
+            kind.hyperparameters[name].value(label, value)
 
     def __getitem__(self, name: str) -> Any:
         return self._values[name]
@@ -147,6 +148,25 @@ class _Group(MutableMapping[str, Any]):
 
     def __repr__(self) -> str:
         return repr(self._values)
+
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
+
+
+class _OfOneStage(Mapping[str, Any]):
+    """The hyperparameters that a group has for one stage, read anew at each step; equal to itself alone."""
+
+    def __init__(self, group: Mapping[str, Any], keys: Mapping[str, str]) -> None:
+        self._group, self._keys = group, keys
+
+    def __getitem__(self, name: str) -> Any:
+        return self._group[self._keys[name]]
+
+    def __iter__(self) -> Any:
+        return iter(self._keys)
+
+    def __len__(self) -> int:
+        return len(self._keys)
 
     __eq__ = object.__eq__
     __hash__ = object.__hash__

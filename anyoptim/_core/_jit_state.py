@@ -1,54 +1,52 @@
-"""States of JAX arrays: counts and numbers of one dtype, so that a state comes out of `step` as it went in.
+"""States of JAX arrays: counts and scalars of one dtype, so that a state comes out of `step` as it went in.
 
-`jax.lax.scan` wants this of what it carries, and `jax.jit` traces anew what is of another dtype. Python numbers have
-none to JAX. NumPy's have, and are numbers of the host all the same: nothing waits for a device, and none is rounded.
+`jax.lax.scan` wants this of what it carries, and `jax.jit` traces anew what is of another dtype. JAX gives Python's
+numbers no lasting dtype. NumPy's scalars have one, and are on the host all the same: nothing waits for a device, and
+nothing is rounded.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from anyoptim._arrays import library, traced, tracing
+from anyoptim._arrays import library, named, traced
 from anyoptim._arrays._checks import Parameter
-from anyoptim._core._state import FlatState, LiveState
+from anyoptim._core._state import FlatState
 
-__all__ = ["begun", "carried"]
+__all__ = ["carried", "carried_first"]
 
 
-def carried(flat: FlatState, of: Sequence[Parameter | None] | LiveState, before: FlatState | None = None) -> FlatState:
-    """The state of some parameters, those of JAX's among them or not.
+def carried(flat: FlatState, libraries: Iterable[str], before: FlatState | None = None) -> FlatState:
+    """The state in the form that JAX can carry, if any parameter is of JAX; otherwise as it is.
 
-    If so, counts are int64 and numbers float64, half as wide to JAX without x64; where they are traced they
-    have the dtype that they had before.
+    Counts are then int64 and scalars float64, half as wide without x64; where they are traced, they have the dtype
+    that they had before. `libraries` are the names of the libraries of the parameters.
     """
-    names = (
-        (sign[0] for sign in of.signature if sign) if isinstance(of, LiveState) else (p.library.name for p in of if p)
-    )
-    if not any(map(tracing, names)):
+    if not any(named(name).states_need_dtypes for name in {*libraries}):
         return flat
     olds: Sequence[Mapping[str, Any]] = flat.scalars if before is None else before.scalars
     scalars = tuple(
-        {name: _number(n, old[name]) for name, n in new.items()} for new, old in zip(flat.scalars, olds, strict=True)
+        {name: _scalar(n, old[name]) for name, n in new.items()} for new, old in zip(flat.scalars, olds, strict=True)
     )
-    t, pending = ([None if n is None else _count(n) for n in of] for of in (flat.t, flat.pending))
+    t, pending = ([None if n is None else _count(n) for n in counts] for counts in (flat.t, flat.pending))
     return FlatState(_count(flat.step), t, flat.slots, scalars, pending)
 
 
-def begun(flat: FlatState, ps: Sequence[Parameter | None]) -> FlatState:
-    """A first state in such a form: where parameters are bound to devices, its counts and numbers are on all of these.
+def carried_first(flat: FlatState, ps: Sequence[Parameter | None]) -> FlatState:
+    """A first state in that form; where parameters are bound to devices, its counts and scalars lie on all of these.
 
-    There they will be after a step, and `jax.jit` compiles anew for what comes from elsewhere.
+    They will lie there after a step, and `jax.jit` compiles anew for what comes from elsewhere.
     """
-    flat = carried(flat, ps)
-    places = ((p.library, p.library.replicated(p.array)) for p in ps if p and not traced(p.array))
-    found = next(((of, place) for of, place in places if place is not None), None)
-    if found is None:
+    flat = carried(flat, [p.library.name for p in ps if p])
+    places = ((p.library, p.library.replicated_sharding(p.array)) for p in ps if p and not traced(p.array))
+    bound = next(((lib, place) for lib, place in places if place is not None), None)
+    if bound is None:
         return flat
-    of, place = found
-    step, t, scalars, pending = of.put((flat.step, flat.t, flat.scalars, flat.pending), place)
+    lib, place = bound
+    step, t, scalars, pending = lib.device_put((flat.step, flat.t, flat.scalars, flat.pending), place)
     return FlatState(step, t, flat.slots, scalars, pending)
 
 
@@ -56,7 +54,7 @@ def _count(n: Any) -> Any:
     return np.int64(n) if isinstance(n, int) else n
 
 
-def _number(n: Any, old: Any) -> Any:
+def _scalar(n: Any, old: Any) -> Any:
     if traced(old):
         return library(old).xp.asarray(n, dtype=old.dtype)
     if traced(n):

@@ -1,30 +1,36 @@
-"""Optimizer: update, and what it remembers. Nothing numeric."""
+"""Optimizers: what a user calls. The work is done by the functions and classes beside it."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+import weakref
+from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from anyoptim._arrays import Array, traced
+from anyoptim._arrays import Array, library
 from anyoptim._arrays import _checks as checks
-from anyoptim._arrays._quiet import quiet
-from anyoptim._arrays._tree import Tree
-from anyoptim._core._accumulate import accumulated, cleared, ended, joined, taking
-from anyoptim._core._coefficients import StepCoefficients, given_up
+from anyoptim._arrays._tree import Tree, listed, unique_paths
+from anyoptim._core import _step
+from anyoptim._core._accumulate import contributions
+from anyoptim._core._compile import compile_for, kernel_source
+from anyoptim._core._evaluate import evaluated
 from anyoptim._core._explain import Explanation
-from anyoptim._core._plan import StepPlan
-from anyoptim._core._recorder import Recorder, recordable
-from anyoptim._core._remembering import Remembering
-from anyoptim._core._state import FlatState, LiveState, nothing, stepped
-from anyoptim._engines import Dispatch
-from anyoptim._trace._program import Coefficients, floats
+from anyoptim._core._jit_state import carried
+from anyoptim._core._loss_scale import loss_scale, scaler, with_loss_scale
+from anyoptim._core._param_groups import GroupSpec
+from anyoptim._core._pipeline import Pipeline
+from anyoptim._core._restore import restored
+from anyoptim._core._stage import Stage
+from anyoptim._core._state import FlatState, LiveState, State, flattened, signatures
+from anyoptim._core._statedict import written
+from anyoptim._core._training import Training
+from anyoptim._engines import known
 
 __all__ = ["Optimizer"]
 
 
-class Optimizer(Remembering):
+class Optimizer(Stage):
     """The base of all methods: a subclass gives its slots, its coefficients and its rule.
 
     ::
@@ -54,6 +60,32 @@ class Optimizer(Remembering):
 
     _: KW_ONLY
     engine: str | None = None
+    """The engine by name; None leaves the choice to anyoptim."""
+
+    _nested: ClassVar[bool] = False
+    """Whether the slots and scalars of a state are nested by stage."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        self._training = Training()
+        super().__init__(*args, **options)
+
+    if not TYPE_CHECKING:
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            if name == "engine":
+                known(value)
+                self._training.plan = None
+                object.__setattr__(self, name, value)
+            else:
+                super().__setattr__(name, value)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_pipeline"}  # it is made of the stages
+
+    @property
+    def stages(self) -> tuple[Any, ...]:
+        """What makes the step: the method, or all stages of a chain."""
+        return (self,)
 
     def update(self, params: Any, grads: Any) -> Any:
         """Take one step with `params`, in place, and return `params`.
@@ -88,47 +120,7 @@ class Optimizer(Remembering):
         can't take, several devices, other parameters than in the optimizer's other graphs. Steps that no graph takes
         wait for the device from then on, to know how many were replayed, and so does `state`.
         """
-        plan, live = self._plan, self._live
-        if plan and live and self._recorder is None and (not self._accumulates or self._due(live.flat)):
-            if plan.alike:
-                # A step like the last one: the same arrays, all in one row.
-                n = live.alike + 1
-                flat = live.flat
-                row = self._pipeline.row(flat.step + n, flat.t[0] + n)
-                if row is not None and plan.replay(params, grads, row):
-                    live.alike = n
-                    return params
-            elif self._quick(plan, live, params, grads):
-                return params
-        return self._update(Tree("params", params), grads)
-
-    def _quick(self, plan: StepPlan, live: LiveState, params: Any, grads: Any) -> bool:
-        """Take the step without checks, if they would only repeat themselves; else do nothing."""
-        if self._accumulates and any(live.flat.pending[i] for i in plan.without):
-            return False
-        quick = plan.quick(params, grads, live.flat.slots)
-        if quick is None:
-            return False
-        dispatch, moving, given = quick
-        with quiet():
-            coefficients = self._pipeline.step_coefficients(dispatch, given, live.flat, moving, plan.param_groups)
-            if any(map(_traced, coefficients.rows.distinct)) or coefficients.taken is not True:
-                return False
-            results = dispatch.prepare(given, coefficients.rows)()
-        self._note(plan.paths, coefficients)
-        slots = live.flat.slots if dispatch.lasting else plan.placed(params, results, live.flat.slots)
-        live.flat = FlatState(live.flat.step + 1, coefficients.t, slots, coefficients.scalars, nothing(live.flat))
-        return True
-
-    def _update(self, tree: Tree, grads: Any) -> Any:
-        """The same with all checks."""
-        if self._recorder is not None and not self._recorder.capturing():
-            self._caught_up()
-        plan, live = self._recall(tree)
-        xs = plan.param_groups.moving(checks.gradients(tree, plan.ps, plan.owner, grads))
-        if self._accumulates and not self._due(live.flat):
-            return self._remain(tree, plan, live, accumulated(self.engine, plan.ps, xs, live.flat, plan.owner))
-        return self._step(tree, plan, live, live.flat, xs)
+        return self._training.update(self._pipeline, self.engine, params, grads)
 
     def flush(self, params: Any) -> Any:
         """Take the step of the gradients that `Accumulate` has gathered so far, before their number is complete.
@@ -136,91 +128,121 @@ class Optimizer(Remembering):
         As at the end of the data: with their mean, of as many as they are. Where nothing is gathered, and without
         an `Accumulate`, nothing happens. Returns `params` and raises, like `update`.
         """
-        if self._live is None or not self._accumulates or not self._live.flat.scalars[0]["gathered"]:
-            return params
-        tree = Tree("params", params)
-        plan, live = self._recall(tree)
-        return self._step(tree, plan, live, joined(live.flat), [None] * len(plan.ps))
+        return self._training.flush(self._pipeline, self.engine, params)
 
-    def _step(self, tree: Tree, plan: StepPlan, live: LiveState, flat: FlatState, xs: Sequence[Array | None]) -> Any:
-        """Take the step that comes after `flat`, with gradients that passed all checks."""
-        first, ps, owner = self._live is None, plan.ps, plan.owner
-        if self._accumulates:
-            xs, _ = taking(ps, xs, flat, owner, plan.param_groups.resting)
-        if not any(x is not None for x in xs):
-            return self._remain(tree, plan, live, ended(self.stages[0], flat)) if self._accumulates else tree.container
-        dispatch, moving = plan.dispatch(self.engine, xs, flat.slots)
-        if dispatch.capturing():
-            self._record(tree, plan, flat, dispatch, moving, xs, first)
-            return tree.container
-        if self._recorder is not None:
-            recordable(tree, dispatch, moving, first=False)
-            self._recorder.same(moving, tree)
-        _known(tree, dispatch, moving, xs)
-        with quiet():
-            given = dispatch.gather([xs[i] for i in moving])
-            coefficients = self._pipeline.step_coefficients(dispatch, given, flat, moving, plan.param_groups)
-            for k, row in enumerate(coefficients.rows.distinct):
-                if _traced(row):
-                    raise _frozen(tree, moving[list(coefficients.rows.row_of_leaf).index(k)])
-            if coefficients.taken is not True:
-                self._note(plan.paths, coefficients)
-                flat = flat._replace(scalars=coefficients.kept)
-                self._remain(tree, plan, live, cleared(ps, moving, flat, owner) if self._accumulates else flat)
-                given_up(self.stages, coefficients, tree)
-                return tree.container
-            commit = dispatch.prepare(given, coefficients.rows)
-            self._note(plan.paths, coefficients)
-            # What could fail has not.
-            results = dict(zip(moving, commit(), strict=True))
-        if self._recorder is not None:
-            self._recorder.step()
-        placed = list(tree.leaves)
-        for i, p in enumerate(ps):
-            if p is not None and not p.writable and owner[i] in results:
-                placed[i] = p.library.rebound(p.given, results[owner[i]].p)
-                tree.replace(i, placed[i])
-        flat = stepped(flat, coefficients.t, coefficients.scalars, results, owner)
-        self._live = LiveState(live.spec, live.signature, flat, live.names)
-        # Else it would keep those alive that were replaced.
-        self._plan = plan if plan.rebound(placed) else None
-        plan.settle(len(coefficients.rows.distinct) == 1, self._pipeline.simple, flat.slots)
-        return tree.container
+    def init(self, params: Any) -> State:
+        """The state before the first `step`: no steps taken, slots as the method starts them."""
+        return _step.first_state(self._pipeline, params)
 
-    def _remain(self, tree: Tree, plan: StepPlan, live: LiveState, flat: FlatState) -> Any:
-        """Remember this, the parameters being as they were."""
-        self._live, self._plan = LiveState(live.spec, live.signature, flat, live.names), plan
-        return tree.container
+    def step(self, params: Any, grads: Any, state: State) -> tuple[Any, State]:
+        """The pure form of `update`: new parameters and a new state, and nothing written.
 
-    def _record(
-        self,
-        tree: Tree,
-        plan: StepPlan,
-        flat: FlatState,
-        dispatch: Dispatch,
-        moving: list[int],
-        xs: Sequence[Array | None],
-        first: bool,
-    ) -> None:
-        """Have the CUDA graph that is being captured take this step at each replay. Now, nothing is written."""
-        recordable(tree, dispatch, moving, first)
-        with quiet():
-            new = self._recorder is None
-            recorder = self._recorder or Recorder(self._pipeline, self.stages, flat, dispatch, moving, plan.owner)
-            recorder.same(moving, tree)
-            recorder.record(plan, flat, dispatch, xs)
-            if new:
-                self._recorder = recorder
-                recorder.watch(self._group_spec.groups or {})
+        Works under `jax.jit` and on lazy arrays, in containers of any kind. Raises like `update`; but where arrays are
+        traced or lazy, not for too many skips in a row (`max_consecutive_skips`): the state has their number. Gives
+        plain arrays, without a graph for torch's autograd, for subclasses such as `nn.Parameter`.
+
+        Under `jax.jit` hyperparameters are read once, when the function is compiled, so that what shall change must
+        be a schedule, or an argument (`lambda p, g, s, lr: Adam(lr=lr).step(p, g, s)`); and one array under two
+        names is two parameters there, because JAX hands it over twice. A state that `init` gives for JAX arrays can be
+        carried by `jax.lax.scan`, and by `jax.vmap` after `jax.vmap(optimizer.init)`.
+
+        On Dask nothing is computed, and the arrays carry the graph of all steps before: `dask.persist(params, state)`
+        ends it.
+        """
+        return _step.step(self._pipeline, self.engine, params, grads, state)
+
+    def flush_step(self, params: Any, state: State) -> tuple[Any, State]:
+        """The pure form of `flush`: new parameters and a new state, with the step of what is gathered so far.
+
+        Works under `jax.jit`, as `step` does, and there computes a step even where nothing is gathered and none is
+        taken.
+        """
+        return _step.flush_step(self._pipeline, self.engine, params, state)
+
+    @property
+    def state(self) -> State | None:
+        """What `update` remembers, in the form that `init` gives and `step` takes; None before the first update.
+
+        Its arrays are the optimizer's own: to be read and not to be written to, and the next `update` may change them;
+        those of JAX it deletes, for the new ones to have their memory.
+        """
+        live = self._training.caught_up()
+        if live is None:
+            return None
+        flat = carried(live.flat, [signature[0] for signature in live.signatures if signature])
+        return self._pipeline.pack(live.spec, flat, live.names)
+
+    def state_dict(self, state: State | None = None) -> dict[str, Any]:
+        """What `update` remembers, or a state of the pure form, as plain dicts by the paths of the parameters.
+
+        ::
+
+            {"version": 1, "step": 2, "t": {"W": 2, "b": 2},
+             "stages": [{"name": "Momentum", "constants": {}, "hyperparameters": {"lr": 0.01, "momentum": 0.9},
+                         "scalars": {}, "slots": {"v": {"W": array, "b": array}}}],
+             "groups": {}}
+
+        A path is a parameter's keys, joined by dots: `encoder.0.W`; empty for a bare array. The arrays are copies, in
+        the parameters' library. A method by itself is one stage. A schedule stands as its text and, of a `Plateau`,
+        what it was told; what is a function (a `where`, a schedule) is the program's to make again. With an
+        `Accumulate`, "pending" is how many gradients are gathered of each parameter.
+
+        Raises ValueError if two parameters have one path; TypeError under `jax.jit`.
+        """
+        return self._written(lambda slot: library(slot).copied(slot), state)
+
+    def load_state_dict(self, state: Mapping[str, Any], params: Any, *, strict: bool = True) -> list[str]:
+        """Go on from where `state_dict` was taken, with parameters of any library, on any device.
+
+        Slots are converted to the library, device and memory order of `params`, whose values, which are the caller's to
+        restore, are not looked at. Hyperparameters that are numbers are set; a schedule remains the one that is there.
+
+        Args:
+            state: of an optimizer of the same stages, made in the same way, for parameters of the same paths.
+            params: the parameters to go on with.
+            strict: whether to refuse what differs: stages and constants, paths, shapes, dtypes. Otherwise that is left
+                as it is in a new optimizer, only dtypes are converted, and a text for each is returned.
+
+        Raises ValueError, with all that differs, or TypeError for what is no such state, before anything is changed;
+        RuntimeError if updates were captured in a CUDA graph, which would not see the new slots.
+        """
+        if self._training.recorder is not None:
+            raise RuntimeError(
+                "updates were captured in a CUDA graph, which would go on with what was; wanted a new optimizer"
+            )
+        checked = self._pipeline.checked(params)
+        tree, ps, owner, groups = checked
+        fresh = self._pipeline.start(ps, groups)
+        saved = restored(self.stages, self._pipeline.group_spec, checked, fresh, state)
+        if strict and saved.differences:
+            raise ValueError(f"state is another one: {listed(saved.differences)}")
+        for setting in saved.settings:
+            setting()
+        self._training.plan = None
+        self._training.state = saved.flat and LiveState(tree.spec, signatures(ps, owner), saved.flat, groups.names)
+        return saved.differences
+
+    def eval_params(self, params: Any, state: State | None = None) -> Any:
+        """The parameters to evaluate with, where a stage keeps others: new arrays, in a container like `params`.
+
+        Such are averages: of the state of the last `update`, or of another, of the pure form. Raises ValueError where
+        no stage has other parameters to evaluate with than those that are trained.
+        """
+        if not any(stage.evaluate for stage in self.stages):
+            raise ValueError(f"{self!r} has no stage that averages, such as ao.EMA(); its parameters are as they are")
+        if state is None:
+            self._training.caught_up()
+            tree = Tree("params", params)
+            plan, live = self._training.recall(self._pipeline, tree)
+            return tree.build(evaluated(self.stages, plan.ps, plan.groups, live.flat))
+        checked = self._pipeline.checked(params)
+        flat = self._pipeline.unpack(checked, state)
+        return checked.tree.build(evaluated(self.stages, checked.ps, checked.groups, flat))
 
     @property
     def loss_scale(self) -> float:
         """By what to multiply the loss before the gradients of the next update are taken: 1.0 without a `LossScale`."""
-        kept = [dict(stage.scalars) for stage in self.stages] if self._live is None else self._live.flat.scalars
-        both = zip(self.stages, kept, strict=True)
-        return math.prod(
-            (stage.get_loss_scale(**own) for stage, own in both if stage.get_loss_scale is not None), start=1.0
-        )
+        return loss_scale(self.stages, self._training.scalars(self._pipeline))
 
     @loss_scale.setter
     def loss_scale(self, scale: float) -> None:
@@ -229,26 +251,12 @@ class Optimizer(Remembering):
         Raises ValueError for one that is not above 0 and finite, or where no stage, or several, have one; RuntimeError
         where `Accumulate` has gathered gradients, which are of the loss times the old one.
         """
-        found = [k for k, stage in enumerate(self.stages) if stage.set_loss_scale is not None]
-        if len(found) != 1:
-            raise ValueError(f"loss_scale is that of {len(found)} stages of {self!r}; wanted one ao.LossScale()")
-        (k,), live = found, self._live
-        stage: Any = self.stages[k]
-        if traced(scale):
-            raise TypeError("loss_scale is traced; wanted a number: in the pure form it is one of the state's")
-        scale = stage.ranges["scale"].value("loss_scale", scale)
+        k, scale = scaler(self, self.stages, scale)
+        live = self._training.state
         if live is None:
-            stage._initial = scale
-            return
-        n = live.flat.scalars[0]["gathered"] if any(live.flat.pending) else 0
-        if n:
-            raise RuntimeError(
-                f"loss_scale is set where {self.stages[0]!r} has gathered gradients of {n:g} updates, of losses times "
-                f"{self.loss_scale:g}; wanted it set after the step of these, or after optimizer.flush(params)"
-            )
-        scalars = list(live.flat.scalars)
-        scalars[k] = stage.set_loss_scale(scale, **scalars[k])
-        live.flat = live.flat._replace(scalars=tuple(scalars))
+            self.stages[k]._initial = scale
+        else:
+            live.flat = with_loss_scale(self.stages, live.flat, k, scale)
 
     @property
     def last_metrics(self) -> Mapping[str, Mapping[str, Any]]:
@@ -268,46 +276,63 @@ class Optimizer(Remembering):
             blocked            1      1000      0.028  it isn't contiguous (fc.bias)
         """
         tree = Tree("params", params)
-        plan, live = self._recall(tree)
-        xs = plan.param_groups.moving(checks.gradients(tree, plan.ps, plan.owner, grads))
-        if self._accumulates:
-            xs, _ = taking(plan.ps, xs, live.flat, plan.owner, plan.param_groups.resting)
+        plan, live = self._training.recall(self._pipeline, tree)
+        groups = plan.groups
+        xs = groups.without_frozen(checks.gradients(tree, plan.ps, plan.owner, grads))
+        if self._pipeline.accumulates:
+            xs, _ = contributions(plan.ps, xs, live.flat, plan.owner, groups.resting)
         moving = [i for i, x in enumerate(xs) if x is not None]
         leaves = [plan.leaf(i, live.flat.slots[i]) for i in moving]
-        names = [tree.path(i) for i in moving]
-        branches = [plan.param_groups.branch(i) for i in moving]
+        branches = [groups.branch(i) for i in moving]
         measured = {branch: self._pipeline.measured(branch) for branch in dict.fromkeys(branches)}
-        programs, measures = (
+        return Explanation.of(
+            self.engine,
             [branch.program for branch in branches],
             [measured[branch] for branch in branches],
+            [tree.path(i) for i in moving],
+            leaves,
+            [xs[i] for i in moving],
         )
-        return Explanation.of(self.engine, programs, measures, names, leaves, [xs[i] for i in moving])
 
-    def _note(self, paths: Sequence[str], coefficients: StepCoefficients) -> None:
-        """Hand the stages what they saw, and the name of the parameter for which one called the step off."""
-        for k, stage in enumerate(self.stages):
-            if stage.metrics:
-                leaves, found = coefficients.metrics.get(k, ((), {name: [] for name in stage.metrics}))
-                stage.record_metrics([paths[i] for i in leaves], found)
-        if coefficients.refusal is not None:
-            k, i = coefficients.refusal
-            self.stages[k].offender = paths[i]
+    def compile(self, params: Any) -> None:
+        """Compile at once what runs parameters like these: the `cuda` engine those on a device, `compiled` the others.
 
+        And from the next step on use it, where `engine` leaves the choice.
+        Without this, it happens when about 1e9 elements have been updated: what it costs would be more than it saves
+        in a small problem. A new method takes a second or two, once on a machine: the machine code is kept in
+        the user's cache folder. Parameters that the engine can't take are passed over; `explain` names them.
 
-def _traced(row: Coefficients) -> bool:
-    """Whether a coefficient is not known yet."""
-    return any(not floats(part) and any(map(traced, part.values())) for part in row)
+        Raises ImportError where a package is missing: Numba (`pip install 'anyoptim[fast]'`), or cuda.core
+        (`anyoptim[cuda13]` or `anyoptim[cuda12]`).
+        """
+        compile_for(self._pipeline, self._pipeline.checked(params))
 
+    def kernel_source(self, engine: str = "compiled", dtype: str = "float32") -> str:
+        """The code that `cuda`, `compiled` or `blocked` makes from the rules: a pass for each measure, then the step.
 
-def _known(tree: Tree, dispatch: Dispatch, moving: Sequence[int], xs: Sequence[Array | None]) -> None:
-    """Raise TypeError where something stands for values that are not known yet."""
-    for i, leaf in zip(moving, dispatch.leaves, strict=True):
-        if leaf.library.tracing and any(map(traced, (leaf.p, xs[i], *leaf.slots))):
-            raise _frozen(tree, i)
+        `dtype` is that of the arithmetic, `float32` or `float64`. That of `cuda` is one text, which NVRTC, nvcc and
+        `cupy.RawModule` compile. Needs no compiler, no device and no parameters.
+        """
+        return kernel_source(self._pipeline, engine, dtype)
 
+    @cached_property
+    def _pipeline(self) -> Pipeline:
+        this = weakref.ref(self)
+        return Pipeline(lambda: this().stages, self._group_spec, self._nested)  # type: ignore[union-attr] # it is asked by its owner
 
-def _frozen(tree: Tree, i: int) -> TypeError:
-    return TypeError(
-        f"the update of {tree.name(i)} is traced, and what the optimizer remembers would be frozen into the "
-        "transformed function; wanted the pure form: params, state = optimizer.step(params, grads, state)"
-    )
+    @property
+    def _group_spec(self) -> GroupSpec:
+        """Which parameters the stages are for."""
+        return GroupSpec([None])
+
+    def _written(self, kept: Callable[[Array], Array], state: State | None = None) -> dict[str, Any]:
+        """The state as plain dicts, with what `kept` makes of each slot."""
+        live = None if state is not None else self._training.caught_up()
+        if state is not None:
+            spec, flat, names = flattened(self.stages, self._nested, state)
+        elif live is not None:
+            spec, flat, names = live.spec, live.flat, live.names
+        else:
+            flat = FlatState(0, [], [], tuple(dict(stage.scalars) for stage in self.stages))
+            return written(self.stages, self._group_spec, [], [], flat, kept)
+        return written(self.stages, self._group_spec, unique_paths(spec), names, flat, kept)

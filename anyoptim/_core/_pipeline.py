@@ -1,73 +1,131 @@
-"""Stages in a row: the programs that engines run, and their coefficients at each step."""
+"""The stages of an optimizer in a row: the programs that engines run, their state and their coefficients."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
+from anyoptim._arrays import _checks as checks
 from anyoptim._arrays._checks import Parameter
-from anyoptim._core._coefficients import FLOAT32, CoefficientBuilder, Live, StepCoefficients
+from anyoptim._arrays._tree import Tree
+from anyoptim._core import _state
+from anyoptim._core._coefficients import FLOAT32, CoefficientBuilder, DeviceValues, StepCoefficients
 from anyoptim._core._measures import distinct
 from anyoptim._core._param_groups import GroupSpec, ParamGroups
 from anyoptim._core._stage import Stage
 from anyoptim._core._stage_program import StageProgram
-from anyoptim._core._state import FlatState
+from anyoptim._core._state import FlatState, SlotNames, State
 from anyoptim._engines import Dispatch, start
-from anyoptim._trace._program import Coefficients
+from anyoptim._trace._program import Coefficients, Values
+from anyoptim._trace._scalars import following
 
-__all__ = ["Pipeline"]
+__all__ = ["Params", "Pipeline"]
+
+
+class Params(NamedTuple):
+    """Parameters that passed their checks, as lists over leaves."""
+
+    tree: Tree
+    ps: list[Parameter | None]
+    owner: list[int]
+    """For each leaf the first leaf with the same array: itself, unless the array is there under several keys."""
+    groups: ParamGroups
 
 
 class Pipeline:
-    """The stages of an optimizer."""
+    """The stages of an optimizer, in the order in which a gradient goes through them."""
 
-    def __init__(self, stages: Sequence[Stage], group_spec: GroupSpec) -> None:
-        self.stages = stages
+    def __init__(self, get_stages: Callable[[], Sequence[Stage]], group_spec: GroupSpec, nested: bool) -> None:
+        """Make the programs of some stages.
+
+        Args:
+            get_stages: gives the stages. They are not kept, for a method used alone is its own stage and keeps this
+                pipeline: in such a circle, a dropped optimizer and its slots would wait for the garbage collector.
+            group_spec: which parameters each stage is for.
+            nested: whether the slots and scalars of a state are nested by stage.
+        """
+        self._get_stages, self.group_spec, self.nested = get_stages, group_spec, nested
+        stages = self.stages
         selectors = dict.fromkeys([*group_spec.selectors, *group_spec.frozen])
         self.branches: Mapping[Any, StageProgram] = {
             selector: StageProgram(
-                stages, tuple(k for k, of in enumerate(group_spec.selectors) if of is None or of == selector)
+                stages, tuple(k for k, own in enumerate(group_spec.selectors) if own is None or own == selector)
             )
             for selector in selectors
             if selector is not None or group_spec.partition is None
         }
-        """By the selectors of a partition; where there is none, by None."""
+        """The program of each branch of a partition, by its selector; without a partition the only one, by None."""
         self.simple = not any(stage.scalars or stage.norms or stage.totals for stage in stages)
-        """Whether `row` says all, where there are no groups and nothing is measured."""
+        """Whether the hyperparameters alone decide the coefficients, unless there are groups or measures."""
+        self.accumulates = stages[0].is_step is not None
+        """Whether some updates only gather gradients and are no step."""
+
+    @property
+    def stages(self) -> Sequence[Stage]:
+        """The stages, in order."""
+        return self._get_stages()
 
     @property
     def branch(self) -> StageProgram:
-        """The only one, or the first."""
+        """The program of the only branch, or of the first one."""
         return next(iter(self.branches.values()))
 
-    def start(self, ps: Sequence[Parameter | None], param_groups: ParamGroups) -> FlatState:
-        """No steps taken, slots as the stages start them."""
+    def checked(self, params: Any) -> Params:
+        """The parameters, and which stages and hyperparameters each of them has. Raises for what can't be updated."""
+        tree = Tree("params", params)
+        ps = checks.parameters(tree)
+        owner = checks.owners(ps)
+        return Params(tree, ps, owner, self.groups(tree, ps, owner))
+
+    def groups(self, tree: Tree, ps: Sequence[Parameter | None], owner: Sequence[int]) -> ParamGroups:
+        """The groups that parameters fall into."""
+        return ParamGroups(self.stages, self.group_spec, self.branches, tree, ps, owner)
+
+    def start(self, ps: Sequence[Parameter | None], groups: ParamGroups) -> FlatState:
+        """The state before the first step: counts of zero, and slots as the stages start them."""
+        stages = self.stages
         slots = [
             None
             if p is None
             else tuple(
                 slot
-                for k in param_groups.branch(i).of
-                for slot in start(self.stages[k].init_slots, self.stages[k].slot_shapes, p.library, p.array)
+                for k in groups.branch(i).stages
+                for slot in start(stages[k].init_slots, stages[k].slot_shapes, p.library, p.array)
             )
             for i, p in enumerate(ps)
         ]
         none = [None if p is None else 0 for p in ps]
-        pending = list(none) if self.stages[0].is_step is not None else ()
-        return FlatState(0, none, slots, tuple(dict(s.scalars) for s in self.stages), pending)
+        scalars = tuple(dict(stage.scalars) for stage in stages)
+        return FlatState(0, none, slots, scalars, list(none) if self.accumulates else ())
+
+    def pack(self, spec: Any, flat: FlatState, names: SlotNames) -> State:
+        """Lists over leaves as the containers that a user sees."""
+        return _state.pack(self.stages, self.nested, spec, flat, names)
+
+    def unpack(self, params: Params, state: State) -> FlatState:
+        """A state as lists over the leaves of `params`. Raises ValueError or TypeError if it does not fit them."""
+        return _state.unpack(self.stages, self.nested, params.tree, params.ps, state, params.groups.names)
+
+    def is_step(self, flat: FlatState) -> Any:
+        """Whether the update after this state is a step: a bool, or a traced one. Others only gather gradients."""
+        if not self.accumulates:
+            return True
+        first: Any = self.stages[0]
+        return first.is_step(Values({**flat.scalars[0], **first._values(following(flat.step), {})}))
 
     def row(self, step: int, t: int) -> Coefficients | None:
         """The coefficients of all parameters, where no stage measures anything or has overrides for some.
 
-        None where a learning rate is larger than some dtypes can hold.
+        None for a learning rate that is larger than some dtypes can hold.
         """
+        stages = self.stages
         row: list[Mapping[str, Any]] = []
         for entry in self.branch.order:
             if entry is None:
                 row.append({})
                 continue
-            stage = self.stages[entry.stage]
+            stage = stages[entry.stage]
             values = stage._values(step, {})
             rate = values.get("lr")
             if type(rate) is float and rate > FLOAT32.largest:
@@ -81,39 +139,47 @@ class Pipeline:
         gathered: Sequence[Any],
         flat: FlatState,
         moving: Sequence[int],
-        param_groups: ParamGroups,
-        live: Live | None = None,
-        watching: bool = True,
+        groups: ParamGroups,
+        device_values: DeviceValues | None = None,
+        with_metrics: bool = True,
         unsure: Mapping[int, Any] = MappingProxyType({}),
     ) -> StepCoefficients:
-        """What this step needs to know: above all, the coefficients of each parameter that moves.
+        """Everything that the step after `flat` needs to know: above all the coefficients of each moving parameter.
 
-        `live` has other values of counts and hyperparameters: those that stand on a device. `watching` is whether
-        stages may look at what is only for a report. `unsure` says of some parameters, by traced bools, whether they
-        move at all.
+        Args:
+            dispatch: the engines and the leaves that move.
+            gathered: the gradients, as the engines take them.
+            flat: the state before the step.
+            moving: which of the parameters move.
+            groups: the groups of all parameters.
+            device_values: stand-ins for counts and hyperparameters whose values are on a device.
+            with_metrics: whether stages may measure what is only for a report.
+            unsure: for some of the moving parameters a traced bool that says whether it moves after all.
         """
+        stages = self.stages
         builder = CoefficientBuilder(
-            self.stages, dispatch, gathered, flat, moving, param_groups, live, watching, unsure
+            stages, dispatch, gathered, flat, moving, groups, device_values, with_metrics, unsure
         )
-        for k in range(len(self.stages)):
-            if not builder.passed(k):
+        for k in range(len(stages)):
+            if not builder.add_stage(k):
                 break
         return builder.result()
 
     def measured(self, branch: StageProgram) -> list[list[int]]:
-        """What the measures of a track read that every step takes, each once: the numbers of the arrays."""
+        """For each measure that every step of a branch takes the arrays that it reads, as places among its inputs."""
         graphs = distinct(branch, self.sample(branch)).items()
         entries = [(branch.order[k], graph) for k, graph in graphs]
-        return [graph.read for entry, graph in entries if entry is None or entry.norm != "nonfinite"]
+        return [graph.read for entry, graph in entries if entry is None or entry.measure != "nonfinite"]
 
     def sample(self, branch: StageProgram, t: int = 1, norm: Any = 1.0) -> Coefficients:
-        """The coefficients of step `t` if all that is measured were `norm`: for their names and static options."""
+        """The coefficients of step `t` if every measure were `norm`, for their names and static options."""
+        stages = self.stages
         row: list[dict[str, Any]] = []
         for entry in branch.order:
-            stage = None if entry is None or entry.norm else self.stages[entry.stage]
-            if stage is None:
+            if entry is None or entry.measure:
                 row.append({})
                 continue
+            stage = stages[entry.stage]
             more: dict[str, Any] = {**stage.scalars, **dict.fromkeys(stage.totals, norm)}
             more |= {} if stage.measure is None else {"norm": norm}
             more |= {**dict.fromkeys(stage.norms, norm), "size": 1} if stage.norms else {}

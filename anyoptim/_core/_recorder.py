@@ -8,70 +8,60 @@ from typing import Any
 
 from anyoptim._arrays import Array
 from anyoptim._arrays._tree import Tree
+from anyoptim._core._param_groups import ParamGroups
 from anyoptim._core._pipeline import Pipeline
-from anyoptim._core._plan import StepPlan
 from anyoptim._core._stage import Stage, watch
 from anyoptim._core._state import FlatState
-from anyoptim._engines import Dispatch
+from anyoptim._engines import Dispatch, Leaf
 from anyoptim._trace._hyperparameters import Hyper
 
-__all__ = ["Recorder", "recordable"]
+__all__ = ["Recorder", "check_recordable"]
 
 
 class Recorder:
     """What all graphs that captured updates of one optimizer have in common.
 
-    A parameter's count of steps is what it was when the first graph was captured, and the device's count of steps since
-    then more: so all the same parameters move at each of them.
+    A parameter's count of steps is its count when the first graph was captured, and the steps that the device has
+    counted since then. So the same parameters move at each of these steps.
     """
 
     def __init__(
-        self,
-        pipeline: Pipeline,
-        stages: Sequence[Stage],
-        flat: FlatState,
-        dispatch: Dispatch,
-        moving: list[int],
-        owner: list[int],
+        self, pipeline: Pipeline, flat: FlatState, dispatch: Dispatch, moving: list[int], owner: list[int]
     ) -> None:
-        self._pipeline, self._stages, self._flat, self._moving = pipeline, stages, flat, moving
+        self._pipeline, self._flat, self._moving = pipeline, flat, moving
         self._counting = [i for i, o in enumerate(owner) if o in moving]
         self._counted = 0
+        self._stages = stages = pipeline.stages
         self._names = [(k, name) for k, stage in enumerate(stages) for name in stage.hyperparameters]
-        values = [_known(stages[k], name, getattr(stages[k], name)) for k, name in self._names]
+        values = [_constant(stages[k], name, getattr(stages[k], name)) for k, name in self._names]
         ((self._library, self._number),) = dispatch.devices
         from anyoptim._engines.cuda._recorded import Cells  # noqa: PLC0415 - for those who have a device
 
         self._cells = Cells(self._library, self._number, len(dispatch.programs[0].parts), values)
 
-    def watch(self, groups: Mapping[Any, Any]) -> None:
-        """Have replays read what hyperparameters are set to from now on; those of groups stay as they are."""
+    def watch(self) -> None:
+        """From now on, have replays read what hyperparameters are set to, and refuse to set those of groups."""
         for k, stage in enumerate(self._stages):
-            watch(stage, partial(self._set, stage, k))
-        for group in groups.values():
+            watch(stage, partial(self._set, k))
+        for group in (self._pipeline.group_spec.groups or {}).values():
             if group is not None:
-                watch(group, _fixed)
+                watch(group, _refuse)
 
     def capturing(self) -> bool:
         """Whether a graph is being captured now."""
         return self._library.capturing(self._number)
 
-    def record(self, plan: StepPlan, flat: FlatState, dispatch: Dispatch, xs: Sequence[Array | None]) -> None:
+    def record(self, groups: ParamGroups, dispatch: Dispatch, leaves: Sequence[Leaf], xs: Sequence[Array]) -> None:
         """Have the graph that is being captured take the step, each time that it is replayed."""
-        for stage, own in (
-            (s, g) for group in plan.param_groups.overrides for s, g in zip(self._stages, group, strict=True)
-        ):
-            for name, value in own.items():
-                _known(stage, name, value)
-        some = [xs[i] for i in self._moving]
-        leaves = [plan.leaf(i, flat.slots[i]) for i in self._moving]
-        recorded = Dispatch(dispatch.engine, dispatch.programs, leaves, some, self._cells.engines)
-        gathered = recorded.gather(some)
+        for overrides in groups.overrides:
+            for stage, own in zip(self._stages, overrides, strict=True):
+                for name, value in own.items():
+                    _constant(stage, name, value)
+        recorded = Dispatch(dispatch.engine, dispatch.programs, leaves, xs, self._cells.engines)
+        gathered = recorded.gather(xs)
         self._cells.tick(1)
         try:
-            coefficients = self._pipeline.step_coefficients(
-                recorded, gathered, self._flat, self._moving, plan.param_groups, self
-            )
+            coefficients = self._pipeline.step_coefficients(recorded, gathered, self._flat, self._moving, groups, self)
             commit = recorded.prepare(gathered, coefficients.rows)
         except BaseException as error:
             self._cells.tick(-1)  # should the graph be finished nevertheless
@@ -82,8 +72,8 @@ class Recorder:
             raise
         commit()
 
-    def same(self, moving: Sequence[int], tree: Tree) -> None:
-        """Raise ValueError, unless these are the parameters that move in all graphs."""
+    def check_same(self, moving: Sequence[int], tree: Tree) -> None:
+        """Raise ValueError unless these are the parameters that move in all graphs."""
         other = sorted({*moving} ^ {*self._moving})
         if other:
             raise ValueError(
@@ -91,13 +81,13 @@ class Recorder:
                 "update was captured in a CUDA graph, whose replays count the steps of all; wanted the same parameters"
             )
 
-    def step(self) -> None:
+    def count_step(self) -> None:
         """Count a step that no graph took."""
         self._cells.tick(1)
         self._counted += 1
 
     def catch_up(self, flat: FlatState) -> FlatState:
-        """With the steps counted that were replayed. Waits for the device."""
+        """The state with the steps counted that were replayed. Waits for the device."""
         if self.capturing():
             raise RuntimeError(
                 "the optimizer's state is asked for while a CUDA graph is being captured; wanted before or after"
@@ -110,32 +100,34 @@ class Recorder:
         return flat._replace(step=flat.step + new, t=t)
 
     def count(self, n: int) -> Any:
-        """What stands for a parameter's count of steps, `n` in the step after which recording began."""
+        """The stand-in for a parameter's count of steps, `n` in the step after which recording began."""
         return self._cells.count + float(n - 1)
 
     def values(self, k: int, values: Mapping[str, Any], own: Mapping[str, Hyper]) -> dict[str, Any]:
-        """What stands for the hyperparameters of a stage; those that are a group's own stay as they are."""
+        """The stand-ins for the hyperparameters of a stage; those that are a group's own stay as they are."""
         return {
             name: value if name in own else self._cells.value(self._names.index((k, name)))
             for name, value in values.items()
         }
 
-    def _set(self, stage: Stage, k: int, name: str, value: Any) -> None:
+    def _set(self, k: int, name: str, value: Any) -> None:
+        stage = self._stages[k]
         if self.capturing():
             raise RuntimeError(
                 f"{name} of {stage!r} is being set while a CUDA graph is captured; wanted before or after: replays "
                 "read it as it was last set"
             )
-        self._cells.set(self._names.index((k, name)), _known(stage, name, value))
+        self._cells.set(self._names.index((k, name)), _constant(stage, name, value))
 
 
-def _fixed(name: str, _: Any) -> None:
+def _refuse(name: str, _: Any) -> None:
     raise RuntimeError(
         f"{name} of a group is part of a CUDA graph, whose replays would go on with the old value; wanted it set before"
     )
 
 
-def _known(stage: Stage, name: str, value: Any) -> float:
+def _constant(stage: Stage, name: str, value: Any) -> float:
+    """The hyperparameter as a number. Raises ValueError for a schedule."""
     if callable(value):
         raise ValueError(
             f"{name} of {stage!r} is a schedule, which replays of a CUDA graph can't call; wanted a number, "
@@ -144,7 +136,7 @@ def _known(stage: Stage, name: str, value: Any) -> float:
     return float(value)
 
 
-def recordable(tree: Tree, dispatch: Dispatch, moving: Sequence[int], first: bool) -> None:
+def check_recordable(tree: Tree, dispatch: Dispatch, moving: Sequence[int], *, first: bool) -> None:
     """Raise RuntimeError for a step whose replays would be wrong."""
     if first:
         raise RuntimeError(

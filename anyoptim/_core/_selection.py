@@ -1,9 +1,9 @@
-"""Which parameters something is for: by patterns of their paths, or by functions."""
+"""Patterns of paths, and functions, that select parameters."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import EllipsisType
 from typing import Any
 
@@ -11,7 +11,7 @@ from anyoptim._arrays import Array
 from anyoptim._arrays._checks import Parameter
 from anyoptim._arrays._tree import Tree, listed
 
-__all__ = ["Own", "Selection", "Selector", "shown"]
+__all__ = ["Selection", "Selector", "shown"]
 
 Selector = str | Callable[[str, Array], bool] | EllipsisType
 """A pattern of paths, `where(path, p)`, or `...` for all that nothing else is for.
@@ -22,7 +22,7 @@ one character of it, and `**` for any number of whole keys, none too: `**.bias`,
 
 
 class Selection:
-    """Selectors, each parameter's being the one that takes it."""
+    """Several selectors, of which each parameter has exactly one: the one that takes it."""
 
     def __init__(self, owner: str, selectors: Iterable[Any]) -> None:
         self._owner = owner
@@ -46,7 +46,7 @@ class Selection:
         return iter(self._selectors)
 
     def __reduce__(self) -> Any:
-        return Selection, (self._owner, [*self._selectors])  # the matchers are no module's own
+        return Selection, (self._owner, [*self._selectors])  # the matchers are closures, which can't be pickled
 
     def taker(self, path: str) -> Selector | None:
         """The selector of a parameter known by its path alone: the first that takes it, or `...` if it is there.
@@ -55,29 +55,29 @@ class Selection:
         """
         return next((s for s, takes in self._selectors.items() if takes(path, None)), ... if ... in self else None)
 
-    def of(self, tree: Tree, ps: Sequence[Parameter | None]) -> list[Selector | None]:
+    def assign(self, tree: Tree, ps: Sequence[Parameter | None]) -> list[Selector | None]:
         """The selector of each parameter. Raises ValueError, with paths, where there is none or more than one."""
-        found: list[list[Selector]] = []
+        takers_of: list[list[Selector]] = []
         for i, p in enumerate(ps):
             path = tree.path(i)
             takers = [] if p is None else [s for s, takes in self._selectors.items() if takes(path, p.array)]
-            found.append(takers or ([...] if ... in self._selectors else []))
+            takers_of.append(takers or ([...] if ... in self._selectors else []))
         names = [str(tree.name(i)) for i in range(len(ps))]
-        lost = [name for name, p, takers in zip(names, ps, found, strict=True) if p is not None and not takers]
+        lost = [name for name, p, takers in zip(names, ps, takers_of, strict=True) if p is not None and not takers]
         if lost:
             raise ValueError(f"{self._owner} has nothing for {listed(lost)}; wanted a pattern, or ... for all others")
-        twice = [f"{name} ({shown(*takers)})" for name, takers in zip(names, found, strict=True) if len(takers) > 1]
+        twice = [f"{name} ({shown(*takers)})" for name, takers in zip(names, takers_of, strict=True) if len(takers) > 1]
         if twice:
             raise ValueError(f"{self._owner} has more than one pattern for {listed(twice)}; wanted one for each")
-        used = {s for p, takers in zip(ps, found, strict=True) if p is not None for s in takers}
+        used = {s for p, takers in zip(ps, takers_of, strict=True) if p is not None for s in takers}
         idle = [s for s in self._selectors if s not in used and s is not ...]
         if idle:
             raise ValueError(f"{self._owner} has {shown(*idle)}, for which there is no parameter among {listed(names)}")
-        return [takers[0] if p is not None else None for p, takers in zip(ps, found, strict=True)]
+        return [takers[0] if p is not None else None for p, takers in zip(ps, takers_of, strict=True)]
 
 
 def shown(*selectors: Selector | None) -> str:
-    """As a user would write them."""
+    """Selectors as a user would write them."""
     return ", ".join("..." if s is ... else repr(s) for s in selectors)
 
 
@@ -94,7 +94,7 @@ def _matcher(pattern: str) -> Callable[[str, Array], bool]:
 
 
 def _starred(pieces: Sequence[str], any_: str) -> str:
-    """The pieces in a row, with as many of these as may be between two.
+    """A regular expression: the pieces in a row, and between two of them any number of what `any_` matches.
 
     Each piece has one length, so that where it fits first is best for all that follow, and no other place is tried:
     trying all takes time that grows with the power of their number.
@@ -103,22 +103,3 @@ def _starred(pieces: Sequence[str], any_: str) -> str:
     if not others:
         return first
     return first + "".join(f"(?>{any_}*?{piece})" for piece in others[:-1]) + f"{any_}*{others[-1]}"
-
-
-class Own(Mapping[str, Any]):
-    """Hyperparameters of one stage that a group has, read anew each time: never equal to those of another group."""
-
-    def __init__(self, given: Mapping[str, Any], names: Mapping[str, str]) -> None:
-        self._given, self._names = given, names
-
-    def __getitem__(self, name: str) -> Any:
-        return self._given[self._names[name]]
-
-    def __iter__(self) -> Any:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
-
-    __eq__ = object.__eq__
-    __hash__ = object.__hash__

@@ -14,9 +14,9 @@ import numpy as np
 from anyoptim._arrays import Array, is_scalar, library
 from anyoptim._arrays._quiet import quiet
 from anyoptim._trace._fields import ClassSignature, Field, declared, names, signature_of
-from anyoptim._trace._graph import Symbol
 from anyoptim._trace._hyperparameters import Domain, Hyper, scheduled
-from anyoptim._trace._program import Part, Values, floats, on_gradient, on_nothing, on_parameter, on_slots, on_value
+from anyoptim._trace._program import Part, Values, all_floats, on_gradient, on_nothing, on_parameter, on_slots, on_value
+from anyoptim._trace._symbols import Symbol
 
 __all__ = ["Gate", "GradientStage", "ParameterStage", "SlotStage", "Stage", "counted", "itself", "told", "watch"]
 
@@ -243,7 +243,9 @@ class Stage:
         A tuple of arrays of that dtype, and of the shapes of `slot_shapes`, one for each name in `slots`.
         """
         return tuple(
-            xp.zeros_like(p) if shape == p.shape else xp.zeros(shape, dtype=p.dtype, device=library(p).placement(p))
+            xp.zeros_like(p)
+            if shape == p.shape
+            else xp.zeros(shape, dtype=p.dtype, device=library(p).creation_device(p))
             for shape in self.slot_shapes(tuple(p.shape))
         )
 
@@ -317,7 +319,7 @@ class Stage:
                 raise TypeError(f"coefficients of {self!r} can't be computed on a device: {error}") from error
             raise
         try:
-            if floats(found):
+            if all_floats(found):
                 return found
         except (AttributeError, RuntimeError, TypeError):  # of other types
             raise TypeError(f"coefficients of {self!r} gave {found!r}; wanted a dict of numbers by name") from None

@@ -1,4 +1,4 @@
-"""Tracks: the stages that a parameter goes through, as one program."""
+"""The stages that a parameter goes through, as one program."""
 
 from __future__ import annotations
 
@@ -12,36 +12,37 @@ __all__ = ["Entry", "StageProgram"]
 
 
 class Entry(NamedTuple):
-    """A part of a program: one of the norms of a stage, or under no name the stage itself."""
+    """What a part of a program is for: a stage itself, or one of the things that a stage measures."""
 
     stage: int
-    norm: str
+    measure: str
+    """The name of what is measured; empty for the stage itself."""
 
 
 class StageProgram:
     """Some of the stages of an optimizer, in their order, and among them the step itself.
 
-    It comes before the first stage that sees the parameter after it.
+    The step comes before the first stage that sees the parameter after it.
     """
 
-    def __init__(self, stages: Sequence[Stage], of: tuple[int, ...]) -> None:
-        self.of = of
-        """Which of the stages."""
-        parts = {k: stages[k]._parts for k in of}
-        at = next((k for k in of if isinstance(stages[k], ParameterStage)), None)
+    def __init__(self, all_stages: Sequence[Stage], stages: tuple[int, ...]) -> None:
+        self.stages = stages
+        """The places of the stages among all stages of the optimizer."""
+        parts = {k: all_stages[k]._parts for k in stages}
+        after_step = next((k for k in stages if isinstance(all_stages[k], ParameterStage)), None)
         order: list[Entry | None] = []
-        for k in of:
-            order += [None] * (k == at) + [Entry(k, name) for name in parts[k]]
-        self.order = order if at is not None else [*order, None]
-        """The parts of the program; the step is None."""
-        self.program = Program(tuple(MOVE if e is None else parts[e.stage][e.norm] for e in self.order))
+        for k in stages:
+            order += [None] * (k == after_step) + [Entry(k, name) for name in parts[k]]
+        self.order = order if after_step is not None else [*order, None]
+        """What each part of the program is for; None stands for the step."""
+        self.program = Program(tuple(MOVE if e is None else parts[e.stage][e.measure] for e in self.order))
         self.places: Mapping[Entry, int] = {e: i for i, e in enumerate(self.order) if e is not None}
-        """Where in the program an entry stands."""
-        self.each = any(stages[k].norms for k in of)
-        """Whether parameters have rows of their own, for norms of their own."""
-        self.names = [(k, name) for k in of for name in stages[k].slots]
-        """The slots in a row: of which stage, its name."""
+        """The place of each entry in the program."""
+        self.own_rows = any(all_stages[k].norms for k in stages)
+        """Whether each parameter has coefficients of its own, because they depend on its own norms."""
+        self.names = [(k, name) for k in stages for name in all_stages[k].slots]
+        """The slots of a parameter in a row: the place of the stage, and the slot's name."""
 
     def filled(self, row: Coefficients, entry: Entry) -> Coefficients:
-        """The row so far up to an entry: what is no stage has no coefficients."""
+        """The coefficients so far, up to an entry: parts that are no stage have none."""
         return row + ({},) * (self.places[entry] - len(row))

@@ -21,7 +21,7 @@ from anyoptim._engines._base import CoefficientTable, Commit, Leaf, Plan, Result
 from anyoptim._engines._portable import Lazy, start
 from anyoptim._engines.blocked import _engine as blocked
 from anyoptim._engines.compiled import _engine as compiled
-from anyoptim._trace._program import Coefficients, Program, options
+from anyoptim._trace._program import Coefficients, Program, static_options
 from anyoptim._trace._reduction import total
 
 __all__ = [
@@ -101,7 +101,7 @@ def ready(program: Program, row: Coefficients, dtype: str, number: int | None) -
         _later("cuda").ready(program, row, dtype, number)
     elif COMPUTE[dtype] == dtype:
         for k in (*program.measures, None):
-            compiled.load(program, k, options(row[:k]), _real(dtype))
+            compiled.load(program, k, static_options(row[:k]), _real(dtype))
         _worked[program, _real(dtype)].elements = WORTHWHILE
 
 
@@ -140,7 +140,7 @@ def _choose(name: str | None, program: Program, leaf: Leaf, x: Array) -> Choice:
         cuda = _later("cuda")
         why = (asked if name != "cuda" else None) or cuda.missing() or cuda.refusal(program, leaf, x) or cuda.broken()
         return Choice("cuda" if why is None else "portable", why)
-    if leaf.library.tracing:
+    if leaf.library.compiled_by_xla:
         why = asked if name == "portable" else _later("jax").refusal(leaf, x)
         return Choice("jax" if why is None else "portable", why)
     why = asked if name in {"jax", "portable"} else blocked.refusal(leaf, x)
@@ -197,7 +197,7 @@ class Dispatch:
             place = numbers[i][1] if choice.engine == "cuda" else None
             if choice.engine == "jax":
                 # One that is not bound to a place goes to that of its gradient.
-                place = leaf.library.place(leaf.p) or leaf.library.place(xs[i])
+                place = leaf.library.device_group(leaf.p) or leaf.library.device_group(xs[i])
                 dtype = _real(COMPUTE[leaf.library.dtype(leaf.p)])
             divided.setdefault((choice.engine, leaf.library, dtype, place, id(programs[i])), []).append(i)
         # The portable engine last: it has read all it needs when it has prepared, but a gradient of another may
@@ -306,7 +306,7 @@ class Dispatch:
                 sums.update(zip(team.of, team.plan.squares(k, found, own), strict=True))
         for library in self.distributed:
             of = [i for i in sorted(sums) if self.leaves[i].library is library]
-            found = library.total([float(total(np, sums[i])) for i in of], [self.leaves[i].p for i in of])
+            found = library.sum_over_processes([float(total(np, sums[i])) for i in of], [self.leaves[i].p for i in of])
             sums.update({i: np.array([number]) for i, number in zip(of, found, strict=True)})
         return sums
 

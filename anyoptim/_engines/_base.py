@@ -13,7 +13,7 @@ import numpy as np
 
 from anyoptim._arrays import Array, Library
 from anyoptim._arrays._memory import MemoryLayout
-from anyoptim._trace._graph import Scalars, range_of
+from anyoptim._trace._expressions import Scalars, range_of
 from anyoptim._trace._program import Coefficients, Program
 from anyoptim._trace._reduction import norm
 
@@ -85,7 +85,8 @@ class Replay:
         self._numbers = _reader(scalars, dtype)  # that of the arithmetic, which the table need not have
         within = range_of(dtype)
         self._least, self._largest, self._holds = within.least, within.largest, within.holds
-        self._put = _writer(table if scalars.derived else table[: len(scalars.given)])  # constants stay as they are
+        # Constants stay as they are.
+        self._put = _writer(table if scalars.derived else table[: len(scalars.coefficients)])
 
     def set(self, row: Coefficients) -> bool:
         """Put the numbers of another row in place, if they are numbers of this dtype and have the same names."""
@@ -105,7 +106,7 @@ class Replay:
 
 def _reader(scalars: Scalars, dtype: np.dtype[Any]) -> Callable[[Coefficients], Sequence[float]]:
     """What gives the values of these in a row, without constants where these are all but coefficients."""
-    given, made = scalars.given, scalars.made
+    given, made = scalars.coefficients, scalars.other_values
     if len(given) > 1 and len({k for k, _ in given}) == 1:  # nearly always: those of one method
         (k, _), take = given[0], itemgetter(*(name for _, name in given))
         # A tuple, of more than one.
@@ -151,7 +152,7 @@ class Plan(ABC):
         self.program = program
         self.leaves = leaves
         self.last_step: Replay | None = None
-        libraries = {leaf.library for leaf in leaves if type(leaf.library).touched is not Library.touched}
+        libraries = {leaf.library for leaf in leaves if type(leaf.library).mark_written is not Library.mark_written}
         self._touched = [(of, [leaf.destination for leaf in leaves if leaf.library is of]) for of in libraries]
 
     @property
@@ -170,7 +171,7 @@ class Plan(ABC):
     def touch(self) -> None:
         """Tell the libraries that have to know that NumPy's views of their arrays were written to."""
         for library, destinations in self._touched:
-            library.touched(destinations)
+            library.mark_written(destinations)
 
     def quick(self, xs: Sequence[Array]) -> Any:
         """What `gather` gives, if the leaves and gradients are without doubt as they should be; else None."""

@@ -14,8 +14,9 @@ from anyoptim._arrays import COMPUTE, Array, Library
 from anyoptim._arrays._jax import loaded
 from anyoptim._arrays._quiet import quiet
 from anyoptim._engines._base import CoefficientTable, Commit, Leaf, NDArray, Plan, Result
-from anyoptim._trace._graph import Graph, range_of, trace, trace_measure
-from anyoptim._trace._program import Options, Program, options
+from anyoptim._trace._expressions import range_of
+from anyoptim._trace._graph import Graph, trace, trace_measure
+from anyoptim._trace._program import Program, StaticOptions, static_options
 from anyoptim._trace._reduction import BLOCK, power_of_two, sums
 
 __all__ = ["Jax", "missing", "refusal"]
@@ -54,7 +55,7 @@ def missing() -> str | None:
 
 def refusal(leaf: Leaf, x: Array) -> str | None:
     """Why the engine can't take this leaf with such a gradient, or None."""
-    if not leaf.library.tracing:
+    if not leaf.library.compiled_by_xla:
         return f"it is a {leaf.library.name} array"
     return "it is traced" if any(map(leaf.library.traced, (leaf.p, x, *leaf.slots))) else None
 
@@ -72,11 +73,11 @@ class Jax(Plan):
         super().__init__(program, leaves)
         library = leaves[0].library
         self._dtype = np.dtype(np.dtype(COMPUTE[library.dtype(leaves[0].p)]).char.lower())
-        self._place = library.replicated(leaves[0].p)
+        self._place = library.replicated_sharding(leaves[0].p)
         # XLA would divide results of several devices as it likes.
         several = leaves[0].p.sharding.num_devices > 1
         self._shardings = tuple(leaf.p.sharding for leaf in leaves) if several else None
-        self._divided = tuple(library.divided(leaf.p) for leaf in leaves)
+        self._divided = tuple(library.is_sharded(leaf.p) for leaf in leaves)
         self._own: Sequence[tuple[Array, ...]] = [(None,) * program.slots for _ in leaves]
         """The slots of the last step: nobody else's. Others may be under other names, too."""
 
@@ -93,7 +94,7 @@ class Jax(Plan):
     def squares(self, k: int, gathered: Sequence[Array], rows: CoefficientTable) -> list[NDArray]:
         whole = None if self._shardings is None else self._place
         call = _measured(self.leaves[0].library, self.program, k, *_kinds(rows), self._divided, whole)
-        static = {options(row) for row in rows.distinct}
+        static = {static_options(row) for row in rows.distinct}
         # To hand them over costs time; p and x are the inputs 0 and 1.
         reads = any(i >= 2 for each in static for i in _graph(self.program, k, each).read)
         slots = [leaf.slots if reads else () for leaf in self.leaves]
@@ -128,18 +129,18 @@ class Jax(Plan):
         within = range_of(self._dtype, normal=True)  # the rest is flushed to 0
         for row in rows.distinct:
             with quiet():
-                scalars = _graph(self.program, k, options(row)).scalars
+                scalars = _graph(self.program, k, static_options(row)).scalars
                 found.append(np.array([-0.0, *scalars.values(row, self._dtype, within)], self._dtype))
         table = np.zeros((len(found), max(map(len, found))), self._dtype)
         for to, numbers in zip(table, found, strict=True):
             to[: len(numbers)] = numbers
-        arrays = _split()(table if self._place is None else self.leaves[0].library.put(table, self._place))
+        arrays = _split()(table if self._place is None else self.leaves[0].library.device_put(table, self._place))
         return [arrays[r] for r in rows.row_of_leaf]
 
 
 def _owned(leaf: Leaf) -> tuple[Array, ...]:
     """Slots that nobody else has."""
-    return tuple(leaf.library.copied(leaf.library.aligned(s, leaf.p)) for s in leaf.slots)
+    return tuple(leaf.library.copied(leaf.library.sharded_like(s, leaf.p)) for s in leaf.slots)
 
 
 def _blocks(p: Array) -> int:
@@ -148,9 +149,9 @@ def _blocks(p: Array) -> int:
     return -(-n // min(BLOCK, power_of_two(n))) if n else 0
 
 
-def _kinds(rows: CoefficientTable) -> tuple[tuple[Options, ...], tuple[int, ...]]:
+def _kinds(rows: CoefficientTable) -> tuple[tuple[StaticOptions, ...], tuple[int, ...]]:
     """The sets of static options, and which of these each leaf has; nothing where there is one."""
-    own = [options(row) for row in rows.distinct]
+    own = [static_options(row) for row in rows.distinct]
     distinct = tuple(dict.fromkeys(own))
     return distinct, () if len(distinct) == 1 else tuple(distinct.index(own[r]) for r in rows.row_of_leaf)
 
@@ -162,7 +163,7 @@ def _split() -> Callable[..., Any]:
 
 
 @functools.lru_cache(maxsize=256)
-def _graph(program: Program, k: int | None, static: Options) -> Graph:
+def _graph(program: Program, k: int | None, static: StaticOptions) -> Graph:
     return trace(program, static) if k is None else trace_measure(program, k, static)
 
 
@@ -170,7 +171,7 @@ def _graph(program: Program, k: int | None, static: Options) -> Graph:
 def _step(
     library: Library,
     program: Program,
-    kinds: Sequence[Options],
+    kinds: Sequence[StaticOptions],
     row_of_leaf: Sequence[int],
     shardings: Sequence[Any] | None,
 ) -> Callable[..., Any]:
@@ -196,7 +197,7 @@ def _measured(
     library: Library,
     program: Program,
     k: int,
-    kinds: Sequence[Options],
+    kinds: Sequence[StaticOptions],
     row_of_leaf: Sequence[int],
     divided: Sequence[bool],
     whole: Any,

@@ -11,9 +11,10 @@ from typing import Any
 from anyoptim._arrays import COMPUTE, Array, Library
 from anyoptim._arrays._quiet import quiet
 from anyoptim._engines._base import CoefficientTable, Commit, Leaf, Plan, Result
-from anyoptim._trace._graph import range_of, trace, trace_measure
+from anyoptim._trace._expressions import range_of
+from anyoptim._trace._graph import trace, trace_measure
 from anyoptim._trace._operations import Operations
-from anyoptim._trace._program import MOVE, Coefficients, Program, options
+from anyoptim._trace._program import MOVE, Coefficients, Program, static_options
 from anyoptim._trace._reduction import sums
 
 __all__ = ["Lazy", "Portable", "start"]
@@ -60,7 +61,7 @@ def _explained(program: Program, k: int | None, rows: CoefficientTable) -> Itera
         yield
     except Exception:
         if program.array_rule is None and MOVE in program.parts:  # or it is no step
-            for static in {options(row) for row in rows.distinct}:
+            for static in {static_options(row) for row in rows.distinct}:
                 trace(program, static) if k is None else trace_measure(program, k, static)
         raise
 
@@ -76,7 +77,7 @@ class Portable(Plan):
     def squares(self, k: int, gathered: Sequence[Array], rows: CoefficientTable) -> list[Array]:
         found = []
         for i, (leaf, x) in enumerate(zip(self.leaves, gathered, strict=True)):
-            with leaf.library.at(leaf.p), _explained(self.program, k, rows):
+            with leaf.library.on_device_of(leaf.p), _explained(self.program, k, rows):
                 found.append(self._known(_squares(functools.partial(self.program.measured, k), leaf, x, rows.of(i))))
         return found
 
@@ -88,7 +89,7 @@ class Portable(Plan):
         def commit() -> list[Result]:
             for leaf, result in zip(self.leaves, results, strict=True):
                 if leaf.destination is not None:
-                    with leaf.library.at(leaf.p):
+                    with leaf.library.on_device_of(leaf.p):
                         leaf.library.write(leaf.destination, result.p)
             return results
 
@@ -97,7 +98,7 @@ class Portable(Plan):
     def _computed(self, xs: Sequence[Array], rows: CoefficientTable) -> list[Result]:
         results = []
         for i, (leaf, x) in enumerate(zip(self.leaves, xs, strict=True)):
-            with leaf.library.at(leaf.p):
+            with leaf.library.on_device_of(leaf.p):
                 call = _result if self.program.array_rule is None else _whole
                 results.append(call(self.program, leaf, x, rows.of(i)))
         return results
@@ -138,10 +139,10 @@ def start(
     if name.startswith("complex"):
         real, imag = (start(init, shapes, library, part(p)) for part in (xp.real, xp.imag))
         return tuple(library.join_complex(re, im, getattr(xp, name)) for re, im in zip(real, imag, strict=True))
-    wide = library.guarded(xp.astype(p, getattr(xp, name), copy=False))
-    with quiet(), library.at(p):
+    wide = library.read_only(xp.astype(p, getattr(xp, name), copy=False))
+    with quiet(), library.on_device_of(p):
         kept = _kept(init.__qualname__, init(xp, wide), shapes(tuple(p.shape)), library, (wide,))
-        return tuple(library.beside(a, p) for a in kept)
+        return tuple(library.replicated_like(a, p) for a in kept)
 
 
 _Reals = tuple[Array, Array, tuple[Array, ...]]
@@ -156,17 +157,17 @@ def _reals(leaf: Leaf, x: Array) -> list[_Reals]:
         parts = [(part(p), part(x), tuple(part(s) for s in slots)) for part in (xp.real, xp.imag)]
     else:
         parts = [(p, x, slots)]
-    guarded = library.guarded
+    read_only = library.read_only
     found = []
     for p, x, slots in parts:
         dtype = getattr(xp, COMPUTE[library.dtype(p)])
-        wide_p, wide_x = (guarded(xp.astype(a, dtype, copy=False)) for a in (p, x))
-        found.append((wide_p, wide_x, tuple(map(guarded, slots))))
+        wide_p, wide_x = (read_only(xp.astype(a, dtype, copy=False)) for a in (p, x))
+        found.append((wide_p, wide_x, tuple(map(read_only, slots))))
     return found
 
 
 def _row(library: Library, row: Coefficients, like: Array) -> Coefficients:
-    within = range_of(library.dtype(like), normal=library.flushes)
+    within = range_of(library.dtype(like), normal=library.flushes_subnormals)
 
     def fitted(c: Any) -> Any:
         if type(c) is float:
@@ -199,21 +200,21 @@ def _whole(program: Program, leaf: Leaf, x: Array, row: Coefficients) -> Result:
     def call(p: Array, slots: tuple[Array, ...], x: Array, row: Coefficients) -> Result:
         return _result(program, Leaf(library, p, slots), x, row)
 
-    found = library.freely(call, like, leaf.p, leaf.slots, x, row)
-    return Result(library.aligned(found.p, leaf.p), tuple(map(library.aligned, found.slots, leaf.slots)))
+    found = library.auto_sharded(call, like, leaf.p, leaf.slots, x, row)
+    return Result(library.sharded_like(found.p, leaf.p), tuple(map(library.sharded_like, found.slots, leaf.slots)))
 
 
 def _squares(measured: Callable[..., Any], leaf: Leaf, x: Array, row: Coefficients) -> Array:
     library, xp = leaf.library, leaf.library.xp
     wide = library.widest_float()
     if 0 in leaf.p.shape:  # Dask can't reshape these where they have several chunks
-        return xp.zeros(0, dtype=wide, device=library.placement(leaf.p))
+        return xp.zeros(0, dtype=wide, device=library.creation_device(leaf.p))
     parts = []
     for p, g, slots in _reals(leaf, x):
         a = library.array(measured(_Eager(library, p), p, g, slots, _row(library, row, p)))
         a = xp.astype(a, wide, copy=False)
         parts.append(a * a)
-    return sums(xp, list(map(library.local, parts)), library.divided(leaf.p))
+    return sums(xp, list(map(library.local, parts)), library.is_sharded(leaf.p))
 
 
 def _kept(
@@ -236,6 +237,6 @@ def _kept(
     taken = {id(a) for a in given}
     kept = []
     for a in arrays:
-        kept.append(library.xp.asarray(a, copy=True) if id(a) in taken else library.owned(a))
+        kept.append(library.xp.asarray(a, copy=True) if id(a) in taken else library.unaliased(a))
         taken.add(id(a))
     return tuple(kept)

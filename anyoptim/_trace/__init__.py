@@ -1,3 +1,3 @@
-"""Rules as graphs, and what programs, scalars and reductions are made of; and source text of them."""
+"""Rules as programs and graphs, scalars and their domains, the reduction, and names in source text."""
 
 __all__: list[str] = []

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["ALLOWED", "Operations"]
+__all__ = ["ALLOWED", "LOGICAL", "Operations"]
+
+LOGICAL = frozenset({"less", "less_equal", "greater", "greater_equal", "equal", "not_equal", "and", "or", "not"})
+"""The operations whose results are true or false; the others are add, subtract, multiply, divide, negative, sqrt,
+abs, where and bound, which takes both its limits."""
 
 
 class Operations:
     """The namespace `xp` that a rule is given. An engine says what `sqrt`, `abs` and `where` are.
 
-    Beside these a rule has the operators `+ - * /`, unary minus, comparisons and `& | ~` on their results. What is
-    done to coefficients alone is done in float64.
+    Beside these a rule has the operators `+ - * /`, unary minus, comparisons and `& | ~` on their results. Operations
+    on coefficients alone are done in float64.
     `sign`, `minimum` and `maximum` are comparisons, because libraries disagree on signed zeros and NaN:
     `sign(-0.0)` is `-0.0`, a NaN in the first operand wins, and of two zeros the second.
     """
@@ -61,4 +65,4 @@ ALLOWED = (
     f"{', '.join(name for name in vars(Operations) if not name.startswith('_'))}; wanted x*x for x**2, measure, totals "
     "or norms for what is of all elements, and array_rule = True for a rule of whole arrays"
 )
-"""What rules may do, for those that do something else."""
+"""What rules may do, as the messages of errors say it."""

@@ -13,36 +13,37 @@ __all__ = [
     "MOVE",
     "Coefficients",
     "MisuseError",
-    "Options",
     "Part",
     "Program",
     "Rule",
     "RuleError",
+    "StaticOptions",
     "Values",
-    "floats",
+    "all_floats",
     "on_gradient",
     "on_nothing",
     "on_parameter",
     "on_slots",
     "on_value",
-    "options",
-    "wrong",
+    "rule_error",
+    "static_options",
 ]
 
 Rule = Callable[..., Any]
 """The equation of a stage: a function of a namespace, arrays and coefficients that gives new arrays."""
 
 Coefficients = tuple[Mapping[str, Any], ...]
-"""The coefficients of one parameter at one step, for each part: floats, static options (a bool or a string), or
-0-d arrays under a tracing transformation such as `jax.jit`."""
+"""The coefficients of one parameter at one step, for each part by name: floats, static options (a bool or a string),
+or 0-d arrays under a tracing transformation such as `jax.jit`."""
 
-Options = tuple[tuple[tuple[str, ...], tuple[tuple[str, bool | str], ...]], ...]
-"""What of a row is part of the kernel: for each part the names of all coefficients, and the static options."""
+StaticOptions = tuple[tuple[tuple[str, ...], tuple[tuple[str, bool | str], ...]], ...]
+"""What of the coefficients is compiled into a kernel: for each part the names of all, and the static options."""
 
 Flow = tuple[Any, Any, list[Any], Any]
 """The parameter, the value that started as its gradient, the slots of the parts so far, and the gradient itself."""
 
 Act = Callable[..., Flow]
+"""A way to apply a rule: `on_value`, `on_gradient`, `on_parameter`, `on_slots` or `on_nothing`."""
 
 
 _set = object.__setattr__
@@ -62,26 +63,26 @@ class Values:
 
 
 class RuleError(TypeError):
-    """What is wrong with a rule, which it names."""
+    """A rule can't be run as it is written; the message names it."""
 
 
 class MisuseError(TypeError):
-    """What a rule does to values that record it, and what is wanted instead."""
+    """A rule does something that can't be recorded; the message says what, and what is wanted instead."""
 
 
 class Part(NamedTuple):
-    """What one stage does: its rule, and on what it acts."""
+    """What one stage does in a step: its rule, and what the rule is applied to."""
 
     act: Act
     rule: Rule
     slots: tuple[str, ...] = ()
     measure: Rule | None = None
-    """What the part wants to know before it: the 2-norm of this over all elements, of all parameters or of each. It is
-    called with p, x, the gradient too where the rule is, and the slots."""
+    """A function whose 2-norm over all elements, of all parameters or of each, has to be known before the rule runs.
+    It is called with p, x, the gradient where the rule is, and the slots."""
     seen: tuple[Act, int] | None = None
-    """As which act the measure is called, and with how many slots that come next."""
+    """The act as which the measure is called, and the number of slots that it is given; None for those of the rule."""
     array_rule: bool = False
-    """Whether the rule is one of whole arrays, with the library's own namespace, and no element is by itself."""
+    """Whether the rule is given whole arrays and the library's own namespace, instead of one element."""
 
 
 class Program(NamedTuple):
@@ -91,17 +92,17 @@ class Program(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The rules by name."""
+        """The names of the rules."""
         return ", ".join(part.rule.__qualname__ for part in self.parts if part.act not in {_move, on_nothing})
 
     @property
     def slots(self) -> int:
-        """How many slots all parts have."""
+        """The number of slots of all parts."""
         return sum(len(part.slots) for part in self.parts)
 
     @property
     def measures(self) -> tuple[int, ...]:
-        """The parts that want to know something beforehand: each is a pass over all elements."""
+        """The numbers of the parts that have a measure. Each measure is a pass over all elements."""
         return tuple(k for k, part in enumerate(self.parts) if part.measure is not None)
 
     @property
@@ -121,37 +122,37 @@ class Program(NamedTuple):
         assert part.measure is not None  # noqa: S101 - k is one of `measures`
         act, n = part.seen or (part.act, len(part.slots))
         begin = sum(len(before.slots) for before in self.parts[:k])
-        given = (p, x, g) if act is on_gradient else (p, x)
+        values = (p, x, g) if act is on_gradient else (p, x)
         try:
-            return part.measure(xp, *given, *slots[begin : begin + n])
+            return part.measure(xp, *values, *slots[begin : begin + n])
         except (AttributeError, TypeError) as error:
-            raise wrong(part.measure.__qualname__, error) from error
+            raise rule_error(part.measure.__qualname__, error) from error
 
     def _run(self, stop: int, xp: Any, p: Any, x: Any, slots: Sequence[Any], row: Coefficients) -> Flow:
         rest = iter(slots)
         flow: Flow = (p, x, [], x)
         for part, coefficients in zip(self.parts[:stop], row, strict=False):
-            own = tuple(islice(rest, len(part.slots)))
+            own_slots = tuple(islice(rest, len(part.slots)))
             try:
-                flow = part.act(part.rule, xp.arrays if part.array_rule else xp, flow, own, coefficients)
+                flow = part.act(part.rule, xp.arrays if part.array_rule else xp, flow, own_slots, coefficients)
             except (AttributeError, TypeError) as error:
-                if part.act in _GIVEN and not isinstance(error, RuleError):
-                    _called(part, coefficients, error)
+                if part.act in _ARGUMENTS and not isinstance(error, RuleError):
+                    _check_arguments(part, coefficients, error)
                     if not part.array_rule:
-                        raise wrong(part.rule.__qualname__, error) from error
+                        raise rule_error(part.rule.__qualname__, error) from error
                 raise
             if part.array_rule:
-                _shaped(part.rule, flow[:2], p)
+                _check_shapes(part.rule, flow[:2], p)
         return flow
 
 
-def options(row: Coefficients) -> Options:
-    """The names of the coefficients, and those that are bools or strings with their values."""
-    return tuple([(tuple(part), () if floats(part) else _static(part)) if part else _NOTHING for part in row])
+def static_options(row: Coefficients) -> StaticOptions:
+    """For each part the names of all coefficients, and the values of those that are bools or strings."""
+    return tuple([(tuple(part), () if all_floats(part) else _static(part)) if part else _NOTHING for part in row])
 
 
-def floats(part: Mapping[str, Any]) -> bool:
-    """Whether these are floats and nothing else, as they nearly always are."""
+def all_floats(part: Mapping[str, Any]) -> bool:
+    """Whether these coefficients are floats, as they nearly always are, and nothing else."""
     return {*map(type, part.values())} <= _FLOAT
 
 
@@ -163,68 +164,71 @@ def _static(part: Mapping[str, Any]) -> tuple[tuple[str, bool | str], ...]:
     return tuple((k, c) for k, c in part.items() if isinstance(c, bool | str))
 
 
-def on_value(rule: Rule, xp: Any, flow: Flow, own: Sequence[Any], row: Mapping[str, Any]) -> Flow:
+def on_value(rule: Rule, xp: Any, flow: Flow, slots: Sequence[Any], coefficients: Mapping[str, Any]) -> Flow:
     """`x, *slots <- rule(xp, p, x, *slots, c)`: from the gradient to the step."""
     p, x, before, g = flow
-    x, *new = _given(rule, rule(xp, p, x, *own, Values(row)), 1 + len(own))
+    x, *new = _results(rule, rule(xp, p, x, *slots, Values(coefficients)), 1 + len(slots))
     return p, x, [*before, *new], g
 
 
-def on_gradient(rule: Rule, xp: Any, flow: Flow, own: Sequence[Any], row: Mapping[str, Any]) -> Flow:
-    """`x, *slots <- rule(xp, p, x, g, *slots, c)`: the same with the gradient that the chain began with."""
+def on_gradient(rule: Rule, xp: Any, flow: Flow, slots: Sequence[Any], coefficients: Mapping[str, Any]) -> Flow:
+    """`x, *slots <- rule(xp, p, x, g, *slots, c)`: to the step, from the gradient that the chain began with as well."""
     p, x, before, g = flow
-    x, *new = _given(rule, rule(xp, p, x, g, *own, Values(row)), 1 + len(own))
+    x, *new = _results(rule, rule(xp, p, x, g, *slots, Values(coefficients)), 1 + len(slots))
     return p, x, [*before, *new], g
 
 
-def on_parameter(rule: Rule, xp: Any, flow: Flow, own: Sequence[Any], row: Mapping[str, Any]) -> Flow:
-    """`p, *slots <- rule(xp, p, *slots, c)`: with the parameter after its step."""
+def on_parameter(rule: Rule, xp: Any, flow: Flow, slots: Sequence[Any], coefficients: Mapping[str, Any]) -> Flow:
+    """`p, *slots <- rule(xp, p, *slots, c)`: to another parameter, after the step."""
     p, x, before, g = flow
-    p, *new = _given(rule, rule(xp, p, *own, Values(row)), 1 + len(own))
+    p, *new = _results(rule, rule(xp, p, *slots, Values(coefficients)), 1 + len(slots))
     return p, x, [*before, *new], g
 
 
-def on_slots(rule: Rule, xp: Any, flow: Flow, own: Sequence[Any], row: Mapping[str, Any]) -> Flow:
-    """`s <- rule(xp, s, c)`, for every slot of the parts before."""
+def on_slots(rule: Rule, xp: Any, flow: Flow, slots: Sequence[Any], coefficients: Mapping[str, Any]) -> Flow:
+    """`s <- rule(xp, s, c)`, for every slot of the parts before this one."""
     p, x, before, g = flow
-    return p, x, [_given(rule, rule(xp, s, Values(row)), 1)[0] for s in before], g
+    return p, x, [_results(rule, rule(xp, s, Values(coefficients)), 1)[0] for s in before], g
 
 
-def on_nothing(rule: Rule, xp: Any, flow: Flow, own: Sequence[Any], row: Mapping[str, Any]) -> Flow:
-    """A part that is there to be measured at."""
+def on_nothing(rule: Rule, xp: Any, flow: Flow, slots: Sequence[Any], coefficients: Mapping[str, Any]) -> Flow:
+    """Nothing changes: the part has a measure alone."""
     return flow
 
 
-def _given(rule: Rule, out: Any, wanted: int) -> tuple[Any, ...]:
+def _results(rule: Rule, out: Any, wanted: int) -> tuple[Any, ...]:
+    """What a rule gave, as a tuple. Raises RuleError unless it has the wanted length."""
     results = out if isinstance(out, tuple) else (out,)
     if len(results) != wanted:
         raise RuleError(f"{rule.__qualname__} gave {len(results)} arrays; wanted a tuple of {wanted}")
     return results
 
 
-def wrong(rule: str, error: Exception) -> RuleError:
-    """What is wrong with a rule, or several, that did this."""
+def rule_error(rule: str, error: Exception) -> RuleError:
+    """The error to raise where the rule, or rules, of this name raised `error`."""
     more = "" if isinstance(error, MisuseError) else f"; {ALLOWED}"
     return RuleError(f"the rule {rule} does what no kernel can: {error}{more}")
 
 
-def _called(part: Part, coefficients: Mapping[str, Any], error: Exception) -> None:
+def _check_arguments(part: Part, coefficients: Mapping[str, Any], error: Exception) -> None:
     """Raise RuleError if the rule takes other arguments, or reads other coefficients, than it is given."""
-    rule, given = part.rule.__qualname__, (*_GIVEN[part.act], *part.slots, "c")
+    rule, positional = part.rule.__qualname__, (*_ARGUMENTS[part.act], *part.slots, "c")
     arguments = list(inspect.signature(part.rule).parameters.values())
     first = [a for a in arguments if a.kind in {a.POSITIONAL_ONLY, a.POSITIONAL_OR_KEYWORD}]
     more = any(a.kind is a.VAR_POSITIONAL for a in arguments)
     needed = [a for a in arguments if a.default is a.empty and a.kind not in {a.VAR_POSITIONAL, a.VAR_KEYWORD}]
-    if (len(first) < len(given) and not more) or len(needed) > len(given):
-        raise RuleError(f"{rule} takes {', '.join(a.name for a in arguments)}; wanted {', '.join(given)}") from error
+    if (len(first) < len(positional) and not more) or len(needed) > len(positional):
+        raise RuleError(
+            f"{rule} takes {', '.join(a.name for a in arguments)}; wanted {', '.join(positional)}"
+        ) from error
     if isinstance(error, AttributeError) and isinstance(error.obj, Values):
         names = ", ".join(coefficients) or "none"
         raise RuleError(f"{rule} reads {error.name!r}, but its coefficients are {names}") from error
 
 
-def _shaped(rule: Rule, given: Sequence[Any], p: Any) -> None:
+def _check_shapes(rule: Rule, results: Sequence[Any], p: Any) -> None:
     """Raise TypeError unless a rule of whole arrays gave the shape of the parameter: others would be broadcast."""
-    for a in given:
+    for a in results:
         if tuple(a.shape) != tuple(p.shape):
             raise TypeError(
                 f"{rule.__qualname__} gave a {type(a).__name__} of shape {tuple(a.shape)} and dtype {a.dtype}; "
@@ -232,19 +236,19 @@ def _shaped(rule: Rule, given: Sequence[Any], p: Any) -> None:
             )
 
 
-_GIVEN: Mapping[Act, tuple[str, ...]] = {
+_ARGUMENTS: Mapping[Act, tuple[str, ...]] = {
     on_value: ("xp", "p", "x"),
     on_gradient: ("xp", "p", "x", "g"),
     on_parameter: ("xp", "p"),
     on_slots: ("xp", "s"),
 }
-"""What a rule is called with by position, before its slots."""
+"""The arguments of a rule by position, before its slots."""
 
 
-def _move(rule: Rule, xp: Any, flow: Flow, own: Sequence[Any], row: Mapping[str, Any]) -> Flow:
+def _move(rule: Rule, xp: Any, flow: Flow, slots: Sequence[Any], coefficients: Mapping[str, Any]) -> Flow:
     p, x, before, g = flow
     return rule(xp, p, x), x, before, g
 
 
 MOVE = Part(_move, lambda xp, p, x: p - x)
-"""The step itself, which is nobody's rule."""
+"""The step itself, which is no stage's rule."""

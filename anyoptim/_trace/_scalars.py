@@ -1,6 +1,6 @@
-"""Numbers of the host: counts, and functions for coefficients.
+"""Functions of scalars, for counts and coefficients.
 
-They may be 0-d arrays, under `jax.jit` traced ones, or symbols, of what is known on a device alone.
+A scalar is a Python number, a 0-d array, which `jax.jit` may trace, or a symbol of what only a device knows.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import operator
 from typing import Any
 
 from anyoptim._arrays import library, traced
-from anyoptim._trace._graph import Symbol, operation
+from anyoptim._trace._symbols import Symbol, operation
 
 __all__ = [
     "cos",
@@ -35,9 +35,9 @@ __all__ = [
 ]
 
 
-def _namespace(*of: Any) -> Any:
-    """That of the first which is an array."""
-    return library(next(x for x in of if not isinstance(x, int | float))).xp
+def _namespace(*scalars: Any) -> Any:
+    """The namespace of the first of these that is an array."""
+    return library(next(x for x in scalars if not isinstance(x, int | float))).xp
 
 
 def sqrt(x: Any) -> Any:
@@ -53,7 +53,7 @@ def cos(x: Any) -> Any:
 
 
 def log(x: Any) -> Any:
-    """The natural logarithm of a Python number, a 0-d array or a symbol: of 0, minus infinity."""
+    """The natural logarithm of a Python number, a 0-d array or a symbol; minus infinity for 0."""
     if isinstance(x, Symbol):
         return operation("log", x)
     if isinstance(x, int | float):
@@ -83,7 +83,7 @@ def where(condition: Any, a: Any, b: Any) -> Any:
 
 
 def finite(x: Any) -> Any:
-    """Whether a Python number is neither infinite nor NaN: a bool; of a 0-d array another."""
+    """Whether a scalar is neither infinite nor NaN: a bool for a Python number, a 0-d array for a 0-d array."""
     return math.isfinite(x) if isinstance(x, int | float) else _namespace(x).isfinite(x)
 
 
@@ -101,14 +101,14 @@ def floating(n: Any) -> Any:
 
 
 def largest(n: Any) -> int:
-    """No less than the integer `n`: itself, or the most that the dtype of a 0-d array holds."""
+    """An upper bound of the integer `n`: itself, or the largest number that the dtype of a 0-d array holds."""
     return n if isinstance(n, int) else int(_namespace(n).iinfo(n.dtype).max)
 
 
 def following(n: Any) -> Any:
-    """The count after `n`: one more. A 0-d array's last number stays, where the next would begin again below 0.
+    """`n + 1` for a count. The largest number of a 0-d array's dtype stays, where adding 1 would wrap around.
 
-    What is below 0 has passed it: JAX without x64 makes such numbers of a host's count from 2**31 on.
+    A number below 0 has wrapped around: JAX without x64 makes such numbers of a host's count from 2**31 on.
     """
     if isinstance(n, int | Symbol):
         return n + 1
@@ -116,12 +116,12 @@ def following(n: Any) -> Any:
 
 
 def times(n: Any, k: int) -> Any:
-    """`n*k` of a count that is at least 0, in the same way, for k at least 1."""
+    """`n*k` for a count n of at least 0 and an integer k of at least 1; the largest number, where it would wrap."""
     return n * k if isinstance(n, int) else _saturated(n, n <= _top(n) // k, n * k)
 
 
 def _top(n: Any) -> Any:
-    """Its last number: of an unsigned dtype, it is none of the library's default integers."""
+    """The largest number of the dtype of `n`. That of an unsigned dtype need not fit the library's default integers."""
     return _namespace(n).full_like(n, largest(n))
 
 
@@ -146,12 +146,12 @@ def power(base: Any, x: Any) -> Any:
 
 
 def remainder(n: Any, k: int) -> Any:
-    """`n % k` for integers, n at least 0 and k above it: n is a Python integer, a 0-d array or a symbol."""
+    """`n % k` for an integer n of at least 0, a Python integer, a 0-d array or a symbol, and an integer k above 0."""
     return operation("remainder", n, k) if isinstance(n, Symbol) else n % k
 
 
 def ratio_up_to_one(a: Any, b: Any) -> Any:
-    """`a/b` where that is less than 1, else 1.0: of Python numbers, 0-d arrays or symbols, above 0; b may be NaN."""
+    """`a/b` where that is less than 1, else 1.0, for scalars above 0; b may be NaN."""
     if isinstance(a, int | float) and isinstance(b, int | float):
         return a / b if a < b else 1.0
     if isinstance(a, Symbol) or isinstance(b, Symbol):
@@ -162,8 +162,8 @@ def ratio_up_to_one(a: Any, b: Any) -> Any:
 
 def trust_ratio(a: Any, b: Any, eps: Any) -> Any:
     """`a / (b + eps)` where a and b are above 0, else 1.0."""
-    there = b > 0
-    return where((a > 0) & there, a / where(there, b + eps, 1.0), 1.0)
+    positive = b > 0
+    return where((a > 0) & positive, a / where(positive, b + eps, 1.0), 1.0)
 
 
 def one_minus_power(beta: Any, t: Any) -> Any:
@@ -191,7 +191,7 @@ def integer(name: str, value: Any) -> int:
 
 
 def whole_number(name: str, value: Any, least: int = 1) -> int:
-    """`value` as an integer that is at least that. Raises TypeError or ValueError with its name."""
+    """`value` as an integer that is at least `least`. Raises TypeError or ValueError with its name."""
     number = integer(name, value)
     if number < least:
         raise ValueError(f"{name} is {number}; wanted at least {least}")
@@ -199,7 +199,7 @@ def whole_number(name: str, value: Any, least: int = 1) -> int:
 
 
 def count(name: str, value: Any) -> Any:
-    """`value` as such an integer; a traced one, of which only the dtype and the shape are known, as it is."""
+    """`value` as a 64-bit unsigned integer; a traced one, of which only dtype and shape can be checked, as it is."""
     if not traced(value):
         return integer(name, value)
     if value.ndim or not _namespace(value).isdtype(value.dtype, "integral"):

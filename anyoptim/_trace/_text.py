@@ -8,7 +8,8 @@ import re
 
 import numpy as np
 
-from anyoptim._trace._graph import Graph, Scalar
+from anyoptim._trace._graph import Graph
+from anyoptim._trace._symbols import Scalar
 
 __all__ = ["INFIX", "filled", "function_name", "input_names", "scalar_names"]
 
@@ -57,7 +58,7 @@ def scalar_names(graph: Graph) -> dict[Scalar, str]:
     taken = {*input_names(graph)}
     names: dict[Scalar, str] = {}
     for k, scalar in enumerate(graph.scalars):
-        given = scalar.arguments[1] if scalar.op == "given" else ""
+        given = scalar.arguments[1] if scalar.op == "coefficient" else ""
         names[scalar] = given if _free(given) and given not in taken else f"s{k}"
         taken.add(given)
     return names

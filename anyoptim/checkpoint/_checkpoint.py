@@ -241,7 +241,7 @@ def _put(name: str, key: str, value: Any, tensors: _Tensors) -> dict[str, Any]:
     while key in tensors:
         key += "'"  # a key of the user's has a slash
     tensors[key], is_complex = stored(name, value)
-    if library(value).shared(value):
+    if library(value).spans_processes(value):
         tensors.shared.append(value)
     return {"$tensor": key, "$complex": is_complex}
 
@@ -352,6 +352,6 @@ def _alike(path: Any, values: Mapping[str, Any], tree: Tree) -> Any:
             leaves.append(None if p is None else leaves[owner])
             continue
         with quiet():
-            new = p.library.aligned(p.library.from_host(values[name], p.array), p.array)
+            new = p.library.sharded_like(p.library.from_host(values[name], p.array), p.array)
         leaves.append(p.library.rebound(p.given, new))
     return tree.build(leaves)

@@ -8,7 +8,7 @@ from typing import Any
 
 from anyoptim._arrays import Array, is_scalar
 from anyoptim._arrays._checks import admit
-from anyoptim._arrays._out import destination, written
+from anyoptim._arrays._out import copied_to, destination
 from anyoptim._arrays._quiet import quiet
 from anyoptim.layers._layer import Sampled
 from anyoptim.layers._masks import INPUT, RATIO, Noise, NoiseShape, Place, by_channel, kept, product, valid, widened
@@ -69,13 +69,13 @@ def alpha_dropout(
     up = slope * _ALPHA * ratio
     down = up - slope * _ALPHA
     shape = tuple(a.shape)
-    mask = arrays.aligned(kept(Noise.of(shape, noise_shape, at), ratio, at, a), a)
+    mask = arrays.sharded_like(kept(Noise.of(shape, noise_shape, at), ratio, at, a), a)
     with quiet():
         wide = widened(arrays, arrays.load(x) if is_scalar(x) else x)
         shift = arrays.xp.where(mask, *(arrays.scalar(value, wide.dtype, a) for value in (up, down)))
         y = wide * (arrays.xp.astype(mask, wide.dtype) * slope) + shift
         y = arrays.xp.astype(y, a.dtype, copy=False)
-    return arrays.rebound(x, y) if out is None else written(arrays, out, y)
+    return arrays.rebound(x, y) if out is None else copied_to(arrays, out, y)
 
 
 def alpha_dropout_gradient(

@@ -8,7 +8,7 @@ from typing import Any
 
 from anyoptim._arrays import COMPUTE, Array, is_scalar
 from anyoptim._arrays._checks import admit
-from anyoptim._arrays._out import destination, written
+from anyoptim._arrays._out import copied_to, destination
 from anyoptim._arrays._quiet import quiet
 from anyoptim.layers._layer import Sampled
 from anyoptim.layers._masks import BELOW_ONE, INPUT, Noise, NoiseShape, Place, valid, widened
@@ -60,16 +60,16 @@ def gaussian_dropout(
     factor = _factor(tuple(a.shape), a, at, valid(BELOW_ONE, ratio), noise_shape)
     with quiet():
         wide = widened(arrays, arrays.load(x) if is_scalar(x) else x)
-        y = wide * xp.astype(arrays.aligned(factor, a), wide.dtype, copy=False)
+        y = wide * xp.astype(arrays.sharded_like(factor, a), wide.dtype, copy=False)
         y = xp.astype(y, a.dtype, copy=False)
-    return arrays.rebound(x, y) if out is None else written(arrays, out, y)
+    return arrays.rebound(x, y) if out is None else copied_to(arrays, out, y)
 
 
 def _factor(shape: tuple[int, ...], like: Array, at: Place, ratio: float, noise_shape: NoiseShape) -> Array:
     """What x is multiplied with, in the dtype that it is computed in, or its real one."""
     arrays, _, dtype = admit("x", like, INPUT)
     wide = COMPUTE[dtype]
-    real = arrays.xp.zeros((0,), dtype=getattr(arrays.xp, _REAL.get(wide, wide)), device=arrays.placement(like))
+    real = arrays.xp.zeros((0,), dtype=getattr(arrays.xp, _REAL.get(wide, wide)), device=arrays.creation_device(like))
     noise = Noise.of(shape, noise_shape, at)
     z = normal(noise.shape, at.key, at.call, noise.offset, within=noise.within, like=real)
     return 1 + math.sqrt(ratio / (1 - ratio)) * z

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from anyoptim._arrays import Array, Library, is_scalar, library
 from anyoptim._arrays._checks import admit
-from anyoptim._arrays._out import destination, written
+from anyoptim._arrays._out import copied_to, destination
 from anyoptim._trace._hyperparameters import Domain
 from anyoptim._trace._scalars import integer
 from anyoptim.layers._masks import INPUT, RATIO, Noise, NoiseShape, Place, kept
@@ -105,9 +105,9 @@ class Layer:
     def _like(self, arrays: Library, a: Array) -> Array:
         """An array of no elements, of the library and on the device of `a`."""
         last = self._last
-        if last is not None and library(last.like) is arrays and arrays.device(last.like) == arrays.placement(a):
+        if last is not None and library(last.like) is arrays and arrays.device(last.like) == arrays.creation_device(a):
             return last.like
-        return arrays.xp.zeros((0,), dtype=a.dtype, device=arrays.placement(a))
+        return arrays.xp.zeros((0,), dtype=a.dtype, device=arrays.creation_device(a))
 
     def _count(self) -> None:
         self.calls += 1
@@ -174,7 +174,7 @@ class Sampled(Layer):
             if out is not None:
                 destination("out", out, "x", x)
             y = self._rest(arrays, x)
-            return y if out is None else written(arrays, out, y)
+            return y if out is None else copied_to(arrays, out, y)
         if call is not None:
             return self._function(x, **self._named(arrays, x, a, "x", call), out=out)
         return self._counted(arrays, x, a, "x", lambda arguments: self._function(x, **arguments, out=out))

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from anyoptim._arrays import COMPUTE, Array, Library, is_scalar, traced
-from anyoptim._arrays._out import destination, written
+from anyoptim._arrays._out import copied_to, destination
 from anyoptim._arrays._quiet import quiet
 from anyoptim._trace._hyperparameters import Domain
 from anyoptim._trace._scalars import count, integer
@@ -140,8 +140,8 @@ def product(
             fused = masked(arrays, x, round(ratio * 2**32), scale, numbers, into)
             if fused is not None:
                 return fused if out is None else out
-    y = scaled(arrays, x, scale, arrays.aligned(kept(noise, ratio, at, a), a))
-    return y if out is None else written(arrays, out, y)
+    y = scaled(arrays, x, scale, arrays.sharded_like(kept(noise, ratio, at, a), a))
+    return y if out is None else copied_to(arrays, out, y)
 
 
 def scaled(arrays: Library, x: Array, scale: float, mask: Array | None = None) -> Array:

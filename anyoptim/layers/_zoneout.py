@@ -164,7 +164,7 @@ def _pair(h_prev: Array, h_new: Array) -> tuple[Library, Array]:
 
 
 def _kept(arrays: Library, a: Array, ratio: float, at: Place, noise_shape: NoiseShape) -> Array:
-    return arrays.aligned(kept(Noise.of(tuple(a.shape), noise_shape, at), ratio, at, a), a)
+    return arrays.sharded_like(kept(Noise.of(tuple(a.shape), noise_shape, at), ratio, at, a), a)
 
 
 def _mean(arrays: Library, h_prev: Array, h_new: Array, ratio: float) -> Array:

@@ -25,7 +25,7 @@ def masked(library: Library, x: Array, number: int, draw: Draw, out: Array | Non
         return None
     xp, n = library.xp, math.prod(x.shape)
     straight = out is not None and library.address(out) is not None
-    with library.at(x):
+    with library.on_device_of(x):
         flat = xp.reshape(library.load(x), (-1,))  # in logical order: a copy where it isn't the memory's
         y = library.load(out) if straight else xp.empty_like(flat)
     if n:
@@ -40,7 +40,7 @@ def masked(library: Library, x: Array, number: int, draw: Draw, out: Array | Non
     if out is None:
         return xp.reshape(y, tuple(x.shape))
     if straight:
-        library.touched([out])
+        library.mark_written([out])
     else:
         library.write(out, xp.reshape(y, tuple(x.shape)))
     return out

@@ -32,7 +32,7 @@ _drawn: Counter[str] = Counter()
 
 def near(library: Library, like: Array) -> bool:
     """Whether NumPy's calls draw for such arrays."""
-    return only != "portable" and library.shares_numpy(like)
+    return only != "portable" and library.numpy_can_create(like)
 
 
 def masked(
@@ -44,7 +44,7 @@ def masked(
     itself, or an array of its library, device, shape and dtype that shares no memory with it.
     """
     key, call, offset = place
-    if not isinstance(call, int) or library.followed(x):
+    if not isinstance(call, int) or library.tracked_by_autograd(x):
         return None
     draw = Draw(threshold, scale, key, call, offset)
     number = library.cuda(x)
@@ -52,17 +52,17 @@ def masked(
         from anyoptim.random import _cuda as _masking_cuda  # noqa: PLC0415 - for those who have a device
 
         return _masking_cuda.masked(library, x, number, draw, out)
-    a = None if only == "portable" else library.bits(x)
+    a = None if only == "portable" else library.numpy_bits(x)
     if a is None:
         return None
     y = (np.empty_like(a) if a is x else library.xp.empty_like(library.load(x))) if out is None else out
-    b = a if y is x else library.bits(y)
+    b = a if y is x else library.numpy_bits(y)
     if b is None:
         return None
     if a.size:
         _engine(library.dtype(x), a, b, draw)
     if out is not None:
-        library.touched([out])
+        library.mark_written([out])
     return y
 
 

@@ -102,7 +102,7 @@ def _words(
     n, skip = math.prod(shape), where % group
     if isinstance(call, int) and near(arrays, like):
         words = _philox_blocked.words(group, n, key, call, where)
-        return xp.reshape(xp.asarray(words, device=arrays.placement(like)), shape)
+        return xp.reshape(xp.asarray(words, device=arrays.creation_device(like)), shape)
     low, high = _following(arrays, where // group, max(1, -(-(skip + n) // group)), like)
     words = _drawn(arrays, group, (low, high, *_calls(arrays, call, low)), halves)
     return xp.reshape(xp.reshape(words, (-1,))[skip : skip + n], shape)
@@ -136,12 +136,12 @@ def _following(arrays: Library, first: int, blocks: int, like: Array) -> tuple[A
     """The block numbers first, first + 1, ... as two arrays of words."""
     xp = arrays.xp
     if arrays.wide_integers:
-        index = xp.arange(blocks, dtype=xp.int64, device=arrays.placement(like)) + first
+        index = xp.arange(blocks, dtype=xp.int64, device=arrays.creation_device(like)) + first
         return index & MASK, index >> 32
     if blocks >= 1 << 32:
         raise ValueError(f"shape takes {blocks} counters; wanted fewer than 2**32 at once on {arrays.name}")
     begin = arrays.scalar(first & MASK, xp.uint32, like)
-    low = xp.arange(blocks, dtype=xp.uint32, device=arrays.placement(like)) + begin
+    low = xp.arange(blocks, dtype=xp.uint32, device=arrays.creation_device(like)) + begin
     return low, xp.astype(low < begin, xp.uint32) + arrays.scalar(first >> 32, xp.uint32, like)
 
 
@@ -165,7 +165,7 @@ def _rows(arrays: Library, group: int, rows: Rows, key: tuple[int, int], call: A
     xp, by = arrays.xp, group.bit_length() - 1
     skips = {int(skip) for skip in rows.skips(group)}
     blocks = -(-(max(skips) + rows.length) // group)
-    here, following = arrays.placement(like), (1,) * len(rows.starts)
+    here, following = arrays.creation_device(like), (1,) * len(rows.starts)
     if arrays.wide_integers:
         begin = xp.asarray(rows.first, dtype=xp.int64, device=here)
         for k, starts in enumerate(rows.starts):

@@ -43,7 +43,7 @@ def upper(arrays: Library, words: Array) -> Array:
         f = x << (PARTS + 1)
         if arrays.wide_integers:
             f = f & MASK
-        *cs, found = arrays.columns(_table(), index)
+        *cs, found = arrays.gather_columns(_table(), index)
         for c in reversed(cs):
             found = c - multiply(arrays, f, found)
     return found

@@ -127,7 +127,7 @@ def test_read_only_arrays_are_rebound(method: type[ao.Optimizer]) -> None:
 
 
 def test_read_only_array_inside_array_api_strict(need: Callable[[str], Library]) -> None:
-    """Writability is asked of the array itself where a library does not tell."""
+    """Where a library does not tell whether an array can be written to, the array itself is asked."""
     need("strict")
     import array_api_strict as strict
 
@@ -192,7 +192,7 @@ def test_layouts_are_matched_element_by_element(
 
 
 def test_columns_of_one_matrix_are_separate_parameters() -> None:
-    """They interleave in memory, share no element, and are all updated."""
+    """The columns of a matrix interleave in memory, share no element, and are all updated."""
     m = np.ones((4, 6))
     params = {"left": m[:, :3], "right": m[:, 3:]}
     ao.SGD(lr=1.0).update(params, {"left": np.full((4, 3), 1.0), "right": np.full((4, 3), 2.0)})
@@ -259,14 +259,14 @@ def test_keys_are_matched_whatever_their_order() -> None:
 
 
 def test_a_tuple_of_gradients_for_a_list_of_parameters() -> None:
-    """Sequences of different kinds match by position."""
+    """Gradients in a sequence of another kind are matched by position."""
     params = [np.ones(1), np.ones(2)]
     ao.SGD(lr=1.0).update(params, (np.ones(1), np.ones(2)))
     assert [p.tolist() for p in params] == [[0], [0, 0]]
 
 
 def test_a_tuple_of_writable_arrays() -> None:
-    """Nothing needs to be rebound, so a tuple will do."""
+    """A tuple will do for arrays that are written in place: nothing needs to be rebound."""
     params = (np.ones(1), Pair(np.ones(2), np.ones(3)))
     ao.SGD(lr=1.0).update(params, params)
     assert params[0].tolist() == [0]
@@ -327,7 +327,7 @@ def test_a_dask_computation_that_fails_leaves_everything(need: Callable[[str], L
 
 
 def test_a_read_only_broadcast_is_rebound() -> None:
-    """Nobody writes to its one element."""
+    """A parameter that is broadcast from one element is not written to."""
     params = {"w": np.broadcast_to(np.float64(1), 3)}
     ao.SGD(lr=1.0).update(params, {"w": np.arange(3.0)})
     assert params["w"].tolist() == [1, 0, -1]

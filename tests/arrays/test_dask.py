@@ -26,7 +26,7 @@ MADE: dict[str, Callable[[], ao.Optimizer]] = {
 
 
 def _graphs(arrays: list[Any]) -> list[tuple[int, int]]:
-    """The keys and layers of each graph."""
+    """The number of keys and of layers of each array's graph."""
     return [(len(dict(a.dask)), len(a.dask.layers)) for a in arrays]
 
 
@@ -39,7 +39,7 @@ def _arrays(optimizer: ao.Optimizer, params: Any) -> list[Any]:
 
 @pytest.mark.parametrize("name", MADE)
 def test_graphs_of_updates_do_not_grow(name: str, need: Callable[[str], Library]) -> None:
-    """Parameters, slots, averages and totals are a key for each chunk, in one layer, after any update."""
+    """After any update parameters, slots, averages and totals have a graph of one layer, with a key for each chunk."""
     need("dask")
     import dask.array as da
 
@@ -84,7 +84,7 @@ def test_graphs_of_steps_grow_until_they_are_persisted(need: Callable[[str], Lib
 
 
 def test_counters_of_different_chunks(need: Callable[[str], Library]) -> None:
-    """Of one shape is enough."""
+    """Counters of one shape may have different chunks."""
     need("dask")
     import dask.array as da
 

@@ -1,4 +1,4 @@
-"""Torch's DTensors: arrays of which each of two processes has a part."""
+"""Torch's DTensors: arrays of which each of two processes holds a part."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.support.libraries import Library
 
 
 def test_two_processes(tmp_path: Path, need: Callable[[str], Library]) -> None:
-    """Every kind of method on even and uneven parts, errors, checkpoints, FSDP2's modules."""
+    """Two processes run every kind of method on even and uneven parts, errors, checkpoints and FSDP2's modules."""
     need("torch")
     from torch import distributed
 

@@ -18,7 +18,7 @@ from tests.support.libraries import Library
 
 @dataclass
 class Linear:
-    """As a module of Equinox: fields by name, one of them static, and arrays that may be missing."""
+    """A container like a module of Equinox: fields by name, one of them static, and arrays that may be missing."""
 
     weight: Any
     bias: Any
@@ -26,21 +26,21 @@ class Linear:
 
 
 class Frozen:
-    """As Flax's FrozenDict: children by key."""
+    """A container like Flax's FrozenDict: children by key."""
 
     def __init__(self, **of: Any) -> None:
         self.of = of
 
 
 class Numbered:
-    """Children by number, and made only when they are asked for."""
+    """A container whose children have numbers, and are made only when they are asked for."""
 
     def __init__(self, *of: Any) -> None:
         self.of = of
 
 
 class Never:
-    """Registered with nobody."""
+    """A class that is registered with neither JAX nor optree."""
 
 
 @pytest.fixture(autouse=True)
@@ -80,7 +80,7 @@ PATHS = ["weight.inner.W", "weight.other.weight", "bias.0.0.b", "bias.0.1.b", "b
 
 
 def test_the_pure_form(need: Callable[[str], Library]) -> None:
-    """Modules in, modules out, under `jax.jit` too; the state is of such modules, and the numbers those of dicts."""
+    """`step` takes and gives modules, under `jax.jit` too; a state consists of modules; numbers are those of dicts."""
     lib = need("jax")
     import jax
 
@@ -107,7 +107,7 @@ def test_the_pure_form(need: Callable[[str], Library]) -> None:
 
 
 def test_paths_and_names(need: Callable[[str], Library]) -> None:
-    """For patterns, for `where`, in explanations and in errors: a field is an attribute, all else an item."""
+    """Patterns, `where`, explanations and errors name a field as an attribute, and all else as an item."""
     lib = need("jax")
     rng = np.random.default_rng(3)
     model, grads = _model(lib.array, rng), _model(lib.array, rng)
@@ -137,7 +137,7 @@ def test_paths_and_names(need: Callable[[str], Library]) -> None:
 
 
 def test_update_refuses_what_it_cannot_rebind(need: Callable[[str], Library]) -> None:
-    """An array of JAX in a module, and in what it holds, too; what can be written to is."""
+    """An array of JAX in a module, however deep, is refused, for it can't be replaced; writable arrays are updated."""
     lib = need("jax")
     rng = np.random.default_rng(3)
     model, grads = _model(lib.array, rng), _model(lib.array, rng)
@@ -158,7 +158,7 @@ def test_update_refuses_what_it_cannot_rebind(need: Callable[[str], Library]) ->
 
 
 def test_nothing_imports_jax() -> None:
-    """Where it is not loaded, nobody asks it; loaded later, it is asked."""
+    """JAX is asked for containers only where it is loaded, and from then on."""
     code = """
 import sys
 import anyoptim as ao

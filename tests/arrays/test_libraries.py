@@ -15,6 +15,9 @@ import numpy as np
 import pytest
 
 import anyoptim as ao
+from anyoptim import _arrays
+from anyoptim._arrays import library, named, register
+from anyoptim._arrays._numpy import NumPy
 from tests.support.engines import dropout_on
 from tests.support.libraries import COMPLEX, HALF, PAIRS, REAL, Library, dtypes, numpy_dtype, same_bits
 
@@ -279,3 +282,36 @@ def test_complex_keeps_signed_zeros_and_infinities(need: Callable[[str], Library
         z = lib.tonumpy(p["z"])
         assert z[0] == complex(0, -np.inf), name
         assert z[1] == complex(-np.inf, 0), name
+
+
+def test_a_library_from_outside_is_asked_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A library that registers has its own arrays, also of a type that was met before, and no others."""
+
+    class Marked(np.ndarray[Any, Any]):
+        pass
+
+    class Outside(NumPy):
+        name = "outside"
+
+        @classmethod
+        def namespace(cls, x: Any) -> Any:
+            return np if isinstance(x, Marked) else None
+
+    monkeypatch.setattr(_arrays, "_LIBRARIES", [*_arrays._LIBRARIES])
+    monkeypatch.setattr(_arrays, "_BY_TYPE", {})
+    x = np.zeros(2).view(Marked)
+    assert library(x).name == "numpy"
+    register(Outside)
+    register(Outside)
+    assert _arrays._LIBRARIES.count(Outside) == 1
+    assert library(x).name == "outside"
+    assert library(x) is library(x[:1])
+    assert library(np.zeros(2)).name == "numpy"
+    assert named("outside") is Outside
+
+
+def test_only_jax_is_known_to_be_compiled_by_xla() -> None:
+    """JAX alone wants dtypes in a state, too; a library of no known name is taken as the standard describes it."""
+    names = ("numpy", "torch", "torch DTensor", "cupy", "dask", "array_api_strict", "jax")
+    assert [name for name in names if named(name).compiled_by_xla] == ["jax"]
+    assert [name for name in names if named(name).states_need_dtypes] == ["jax"]

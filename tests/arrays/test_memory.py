@@ -1,4 +1,4 @@
-"""Overlap is decided exactly: against the sets of bytes that views really touch."""
+"""Whether views overlap is decided exactly: it is compared with the sets of elements that they touch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anyoptim._arrays import library
-from anyoptim._arrays._memory import MemoryLayout, may_overlap, overlaps_itself, shared
+from anyoptim._arrays._memory import MemoryLayout, find_overlap, may_overlap, overlaps_itself
 
 N = 48
 
@@ -39,7 +39,7 @@ def _memory(a: np.ndarray[Any, Any]) -> MemoryLayout:
 
 
 def _touched(a: np.ndarray[Any, Any]) -> set[int]:
-    """Which elements of the buffer a view touches, by writing to it."""
+    """The elements of the buffer that a view touches, found out by writing to it."""
     BUFFER[:] = 0
     a[...] = 1
     return set(np.flatnonzero(BUFFER).tolist())
@@ -51,7 +51,7 @@ def test_shared_equals_the_sets_of_elements(arrays: list[np.ndarray[Any, Any]]) 
     """Two views share memory exactly if they touch a common element."""
     sets = [_touched(a) for a in arrays]
     pairs = {(i, j) for i in range(len(sets)) for j in range(i) if sets[i] & sets[j]}
-    found = shared([_memory(a) for a in arrays])
+    found = find_overlap([_memory(a) for a in arrays])
     assert (found is not None) == bool(pairs)
     assert found is None or (found[1], found[0]) in pairs
 
@@ -61,7 +61,7 @@ def test_shared_equals_the_sets_of_elements(arrays: list[np.ndarray[Any, Any]]) 
 def test_near_equals_the_ranges_of_elements(
     arrays: list[np.ndarray[Any, Any]], others: list[np.ndarray[Any, Any]]
 ) -> None:
-    """A view is may_overlap others exactly if it reaches into the stretch from first to last element of one of them."""
+    """A view may overlap others exactly if it meets the range from the first to the last element of one of them."""
     arrays, others = ([a for a in group if a.size] for group in (arrays, others))
     ranges = [(min(t), max(t)) for t in map(_touched, others)]
     expected = [any(min(t) <= high and low <= max(t) for low, high in ranges) for t in map(_touched, arrays)]
@@ -76,7 +76,7 @@ def test_no_view_overlaps_itself(a: np.ndarray[Any, Any]) -> None:
 
 @given(shape=st.lists(st.integers(1, 4), min_size=1, max_size=3), steps=st.lists(st.integers(-6, 6), min_size=3))
 def test_overlap_with_itself_is_never_missed(shape: list[int], steps: list[int]) -> None:
-    """Of all strides there are, those that reach one place twice are found."""
+    """Of any strides those are found that reach one place twice."""
     memory = MemoryLayout("cpu", 0, tuple(shape), tuple(4 * s for s in steps[: len(shape)]), 4)
     places = [sum(i * s for i, s in zip(index, steps, strict=False)) for index in np.ndindex(*shape)]
     if len(set(places)) < len(places):
@@ -84,7 +84,7 @@ def test_overlap_with_itself_is_never_missed(shape: list[int], steps: list[int])
 
 
 def test_spaces_are_apart() -> None:
-    """The same address on two devices is two places."""
+    """One address on two devices is two places."""
     here, there = (MemoryLayout(space, 4096, (8,), (4,), 4) for space in ("cuda:0", "cuda:1"))
-    assert shared([here, there]) is None
-    assert shared([here, there, here._replace(address=4096 + 28)]) == (0, 2)
+    assert find_overlap([here, there]) is None
+    assert find_overlap([here, there, here._replace(address=4096 + 28)]) == (0, 2)

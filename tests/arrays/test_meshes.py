@@ -31,7 +31,7 @@ KINDS = ["Explicit", "Auto"]
 
 
 def _placed(kind: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    """What puts arrays on a mesh of such axes: by their first one, by their last one, and whole."""
+    """A function that puts arrays on a mesh of such axes: cut along the first axis, along the last one, and whole."""
     import jax
     from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
@@ -53,7 +53,7 @@ def _placed(kind: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
 @pytest.mark.parametrize("form", ["jit", "update", "step"])
 @pytest.mark.parametrize("name", MADE)
 def test_steps_on_a_mesh(name: str, kind: str, form: str, need: Callable[[str], Library]) -> None:
-    """Norms over all shards, to round-off; parameters and slots stay where they are."""
+    """Norms are those of all shards, to round-off; parameters and slots keep their sharding."""
     need("jax")
     import jax
 
@@ -94,7 +94,7 @@ def test_steps_on_a_mesh(name: str, kind: str, form: str, need: Callable[[str], 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_norm_of_many(kind: str, need: Callable[[str], Library]) -> None:
-    """As near to the right one as a float32 sum of so many can be that does not add them one by one."""
+    """The norm is as near to the right one as a pairwise float32 sum of so many elements can be."""
     need("jax")
     import jax
 
@@ -112,7 +112,7 @@ def test_a_norm_of_many(kind: str, need: Callable[[str], Library]) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_dropout_on_a_mesh(kind: str, need: Callable[[str], Library]) -> None:
-    """The mask of the elements, wherever they lie, and where they lie."""
+    """A mask has the same elements however the input is sharded, and its sharding."""
     need("jax")
     import jax
 
@@ -131,6 +131,6 @@ def test_dropout_on_a_mesh(kind: str, need: Callable[[str], Library]) -> None:
 
 
 def test_two_processes(tmp_path: Path, need: Callable[[str], Library]) -> None:
-    """Clipping, LAMB, gates, metrics, and checkpoints, which the first writes, of arrays that both have parts of."""
+    """Two processes with parts of the same arrays clip, run LAMB, gates and metrics; the first writes checkpoints."""
     need("jax")
     processes.run("jax_processes", tmp_path)

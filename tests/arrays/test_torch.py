@@ -44,7 +44,7 @@ def test_a_module_trains(torch: Any, method: type[Any]) -> None:
 
 
 def test_a_pending_backward_notices_the_write(torch: Any) -> None:
-    """As for torch's own in-place operations: a graph that saved the old values refuses to run."""
+    """A graph that saved the old values refuses to run, as after torch's own in-place operations."""
     w = torch.ones(3, requires_grad=True)
     loss = (w * w).sum()
     ao.SGD().update({"w": w}, {"w": torch.ones(3)})
@@ -65,7 +65,7 @@ def test_gradients_that_require_gradients(torch: Any) -> None:
 
 
 def test_parameters_without_a_gradient_rest(torch: Any) -> None:
-    """A `.grad` of None, as for a frozen layer."""
+    """A `.grad` of None, as a frozen layer has it, skips the parameter."""
     model = torch.nn.Linear(2, 1)
     model.bias.requires_grad_(False)
     before = model.bias.clone()
@@ -76,7 +76,7 @@ def test_parameters_without_a_gradient_rest(torch: Any) -> None:
 
 
 def test_strided_and_channels_last_tensors(torch: Any, method: type[ao.Optimizer]) -> None:
-    """Any memory format, met element by element, and kept."""
+    """Tensors of any memory format are matched element by element, and keep their format."""
     p = torch.randn(2, 3, 4, 5).to(memory_format=torch.channels_last)
     g = torch.randn(2, 3, 4, 5)
     plain = p.clone(memory_format=torch.contiguous_format)
@@ -94,7 +94,7 @@ def test_memory_shared_with_numpy_is_seen(torch: Any) -> None:
 
 
 def test_inference_tensors_are_rebound(torch: Any) -> None:
-    """Outside inference mode nothing writes to them: replaced in a dict, refused in a tuple, before anything moves."""
+    """Outside inference mode its tensors are not written to: they are replaced in a dict, and refused in a tuple."""
     a = torch.ones(2)
     with torch.inference_mode():
         b = torch.ones(2)
@@ -111,7 +111,7 @@ def test_inference_tensors_are_rebound(torch: Any) -> None:
 
 
 def test_a_lazy_conjugate_is_not_the_same_array(torch: Any) -> None:
-    """It lies in the same memory but has other values: refused beside it, and right as a gradient."""
+    """A lazy conjugate lies in the same memory but has other values: refused beside it, and right as a gradient."""
     w = torch.tensor([1 + 1j])
     with pytest.raises(ValueError, match="share part of their memory"):
         ao.SGD().update({"a": w, "b": w.conj()}, {"a": None, "b": w.clone()})
@@ -120,7 +120,7 @@ def test_a_lazy_conjugate_is_not_the_same_array(torch: Any) -> None:
 
 
 def test_vmap_over_the_pure_form(torch: Any) -> None:
-    """Under `torch.func` a tensor has no memory to ask about."""
+    """`step` works under `torch.func`, where a tensor has no memory to ask about."""
     optimizer = ao.Adam(lr=0.5)
     w = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
     moved = torch.func.vmap(lambda p: optimizer.step(p, p, optimizer.init(p))[0])(w)
@@ -129,13 +129,13 @@ def test_vmap_over_the_pure_form(torch: Any) -> None:
 
 
 def test_meta_tensors_are_separate(torch: Any) -> None:
-    """Nothing of them is stored, so nothing is shared."""
+    """Meta tensors have no memory, so they share none."""
     params = {k: torch.ones(2, device="meta") for k in "ab"}
     ao.SGD().update(params, {k: torch.ones(2, device="meta") for k in "ab"})
 
 
 def test_an_expanded_tensor_is_refused(torch: Any) -> None:
-    """Its elements lie in one place."""
+    """An expanded tensor is refused: its elements lie in one place."""
     with pytest.raises(ValueError, match=r"params\['w'\] overlaps itself"):
         ao.SGD().update({"w": torch.ones(1).expand(4)}, {"w": torch.ones(4)})
 
@@ -176,7 +176,7 @@ def test_bits_are_those_of_numpy(torch: Any, method: type[Any], dtype: str) -> N
 
 
 def test_bfloat16_is_portable(torch: Any) -> None:
-    """NumPy knows no such dtype."""
+    """bfloat16 tensors run on portable: NumPy knows no such dtype."""
     p = torch.ones(3, dtype=torch.bfloat16)
     for engine in ENGINES:
         optimizer = ao.Adam(engine=engine)
@@ -186,7 +186,7 @@ def test_bfloat16_is_portable(torch: Any) -> None:
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_versions_are_counted(torch: Any, engine: str) -> None:
-    """One for each parameter and update, at the first step and at later ones; a parameter that rests has none."""
+    """Each update adds one to the version of each parameter, at the first step and later, but to none that rests."""
     params = {"w": torch.nn.Parameter(torch.ones(3)), "v": torch.ones(2), "rests": torch.ones(1)}
     optimizer = ao.Momentum(engine=engine)
     for k in range(1, 6):
@@ -201,7 +201,7 @@ def test_versions_are_counted(torch: Any, engine: str) -> None:
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("before", [0, 4])
 def test_a_pending_backward_notices_every_engine(torch: Any, engine: str, before: int) -> None:
-    """In torch's own words, at the first step and at later ones."""
+    """The error is torch's own, at the first step and later."""
     params = {"w": torch.nn.Parameter(torch.ones(3))}
     optimizer = ao.SGD(engine=engine)
     for _ in range(before):
@@ -214,7 +214,7 @@ def test_a_pending_backward_notices_every_engine(torch: Any, engine: str, before
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_gradients_with_a_graph_at_later_steps(torch: Any, engine: str) -> None:
-    """They leave none in slots, parameters, or what the optimizer keeps."""
+    """Gradients with a graph leave none in slots, parameters, or what the optimizer keeps."""
     params = {"w": torch.nn.Parameter(torch.full((3,), 2.0))}
     optimizer = ao.Adam(lr=0.1, engine=engine)
     for _ in range(4):
@@ -261,7 +261,7 @@ GRADIENTS: dict[str, Callable[[Any, Any], Any]] = {
 
 
 def _twins(torch: Any, play: Callable[[Any, Callable[[Any, Any], None]], None], engine: str) -> None:
-    """What happens with the engine happens with portable: the same bits and errors."""
+    """Run a play on the engine and on portable, which must have the same bits and errors."""
     seen: list[list[Any]] = []
     for name in ("portable", engine):
         optimizer = ao.Momentum(lr=0.1, engine=name)
@@ -287,7 +287,7 @@ def _twins(torch: Any, play: Callable[[Any, Callable[[Any, Any], None]], None], 
 @pytest.mark.parametrize("name", GRADIENTS)
 @pytest.mark.parametrize("engine", ["compiled", "blocked"])
 def test_another_gradient_after_good_ones(torch: Any, engine: str, name: str) -> None:
-    """Taken or refused like by portable, with its words."""
+    """After good steps another gradient is taken or refused as portable does it, with its words."""
 
     def play(torch: Any, step: Callable[[Any, Any], None]) -> None:
         params = {"w": torch.nn.Parameter(torch.arange(16.0).reshape(4, 4)), "v": torch.ones(3)}
@@ -320,7 +320,7 @@ CHANGES: dict[str, Callable[[Any, Any], object]] = {
 @pytest.mark.parametrize("name", CHANGES)
 @pytest.mark.parametrize("engine", ["compiled", "blocked"])
 def test_a_tensor_that_changed_under_the_same_object(torch: Any, engine: str, name: str) -> None:
-    """Its new memory, shape, strides and dtype count."""
+    """After an assignment to `.data` the new memory, shape, strides and dtype count."""
 
     def play(torch: Any, step: Callable[[Any, Any], None]) -> None:
         w = torch.arange(16.0).reshape(4, 4).clone()
@@ -338,7 +338,7 @@ def test_a_tensor_that_changed_under_the_same_object(torch: Any, engine: str, na
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_a_tensor_that_grew_and_shrank(torch: Any, engine: str) -> None:
-    """Its memory would have moved: torch refuses, once NumPy has seen the tensor, and else the step goes there."""
+    """A resize is refused by torch once NumPy has seen the tensor; else the step goes to the new memory."""
     w = torch.full((4, 4), 9.0)
     optimizer = ao.SGD(lr=1.0, engine=engine)
     for _ in range(3):
@@ -355,7 +355,7 @@ def test_a_tensor_that_grew_and_shrank(torch: Any, engine: str) -> None:
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_a_dtype_of_the_same_width_under_the_same_object(torch: Any, engine: str) -> None:
-    """Neither address, shape nor strides tell float64 from complex64."""
+    """Neither address, shape nor strides tell float64 from complex64: the dtype is compared, too."""
     w = torch.arange(4.0, dtype=torch.float64)
     optimizer = ao.SGD(lr=1.0, engine=engine)
     for _ in range(3):
@@ -370,7 +370,7 @@ def test_a_dtype_of_the_same_width_under_the_same_object(torch: Any, engine: str
 
 @pytest.mark.parametrize("engine", ["compiled", "blocked"])
 def test_views_of_one_flat_buffer(torch: Any, engine: str) -> None:
-    """As frameworks lay parameters and gradients; and gradients in the parameters' buffer, shifted."""
+    """Parameters may lie in one buffer, as frameworks lay them, and gradients in another or, shifted, in the same."""
 
     def play(torch: Any, step: Callable[[Any, Any], None]) -> None:
         p, g = torch.arange(30.0), torch.arange(30.0) / 7
@@ -404,7 +404,7 @@ def test_memory_formats(torch: Any, engine: str) -> None:
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_inference_mode(torch: Any, engine: str) -> None:
-    """Inside it everything is written in place; what was made there is replaced outside."""
+    """In inference mode tensors are written in place; those that were made there are replaced outside."""
     outer = torch.ones(3)
     with torch.inference_mode():
         inner = torch.ones(3)
@@ -446,7 +446,7 @@ def test_steps_inside_a_transformed_function(torch: Any, engine: str, transform:
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("transform", ["grad", "vmap"])
 def test_gradients_of_a_transformed_function(torch: Any, engine: str, transform: str) -> None:
-    """They would be frozen into parameters outside: torch refuses, after good steps too, and nothing moves."""
+    """Traced gradients would be frozen into parameters outside: torch refuses, after good steps too; nothing moves."""
     params, optimizer = {"w": torch.ones(3)}, ao.SGD(lr=1.0, engine=engine)
     for _ in range(3):
         optimizer.update(params, {"w": torch.ones(3)})
@@ -466,7 +466,7 @@ def test_gradients_of_a_transformed_function(torch: Any, engine: str, transform:
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_subclasses_are_portable(torch: Any, engine: str) -> None:
-    """What their operations do is theirs to say."""
+    """Subclasses of tensors are left to portable: what their operations do is theirs to say."""
 
     class Own(torch.Tensor):  # type: ignore[misc]
         pass
@@ -487,7 +487,7 @@ def test_subclasses_are_portable(torch: Any, engine: str) -> None:
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_lazy_conjugates_and_negations_as_parameters(torch: Any, engine: str) -> None:
-    """They are replaced, not written to through what they lie over."""
+    """Lazy conjugates and negations are replaced, and the memory below them is not written to."""
     base = torch.tensor([1 + 2j, 3 + 4j])
     params = {"c": base.conj(), "n": base.clone().conj().imag}
     optimizer = ao.SGD(lr=1.0, engine=engine)
@@ -500,7 +500,7 @@ def test_lazy_conjugates_and_negations_as_parameters(torch: Any, engine: str) ->
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_sparse_gradients_are_refused(torch: Any, engine: str) -> None:
-    """Also those of an embedding after good steps; nothing moves."""
+    """Sparse gradients, as of an embedding, are refused, after good steps too, and nothing moves."""
     model = torch.nn.Embedding(4, 3, sparse=True)
     params, optimizer = dict(model.named_parameters()), ao.Adam(engine=engine)
     for _ in range(3):
@@ -533,7 +533,7 @@ def test_modules_train_alike_on_every_engine(torch: Any, engine: str) -> None:
 
 
 def test_gradients_without_memory(torch: Any) -> None:
-    """Under `functionalize` a tensor has elements and no memory: never read at address 0."""
+    """Under `functionalize` a tensor has elements and no memory, and address 0 is never read."""
     params, optimizer = {"w": torch.zeros(1000)}, ao.SGD(engine="compiled")
     for _ in range(3):
         optimizer.update(params, {"w": torch.ones(1000)})
@@ -563,7 +563,7 @@ FIRST = {"dropout", "uniform"}
 
 @pytest.mark.parametrize("draw", DRAWS)
 def test_draws_lie_where_the_input_does(torch: Any, draw: str) -> None:
-    """Wherever torch puts new tensors; and the input's memory can be resized afterwards, which NumPy's views forbid."""
+    """The result lies where torch puts new tensors, and the input can be resized afterwards: no NumPy view is left."""
     x = torch.ones(6, requires_grad=True)
     expected = DRAWS[draw](x)
     with torch.device("meta"):
@@ -581,7 +581,7 @@ def test_draws_lie_where_the_input_does(torch: Any, draw: str) -> None:
 @pytest.mark.parametrize("follow", [False, True])
 @pytest.mark.parametrize("draw", [pytest.param(d, marks=[pytest.mark.product] * (d not in FIRST)) for d in DRAWS])
 def test_draws_under_torch_compile(torch: Any, draw: str, follow: bool) -> None:
-    """Words are drawn outside of the graph: with the bits that they have everywhere."""
+    """Words are drawn outside of the graph, with the bits that they have everywhere."""
     x = torch.ones(6, requires_grad=follow)
     torch.compiler.reset()
     assert torch.equal(torch.compile(DRAWS[draw], backend="aot_eager")(x), DRAWS[draw](x))
@@ -591,7 +591,7 @@ def test_draws_under_torch_compile(torch: Any, draw: str, follow: bool) -> None:
 @pytest.mark.filterwarnings("ignore:Converting a tensor")  # of shapes, which are the trace's own
 @pytest.mark.parametrize("draw", DRAWS)
 def test_draws_of_traced_functions(torch: Any, draw: str) -> None:
-    """What NumPy writes is not in the trace of another x, so that it is asked for nothing there."""
+    """A traced function draws for another x, too: NumPy, whose work is in no trace, is not used there."""
     from torch.fx.experimental.proxy_tensor import make_fx
 
     x, other = torch.ones(6), 3 * torch.ones(6)

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anyoptim._arrays._plain import LEVELS, Plain
+from anyoptim._arrays._plain import LEVELS, PlainSpec
 from anyoptim._arrays._tree import Tree, reader
 
 
@@ -25,7 +25,7 @@ class Pair(NamedTuple):
 
 
 class Registered:
-    """A container that optree was told of."""
+    """A container that is registered with optree."""
 
     def __init__(self, *children: Any) -> None:
         self.children = children
@@ -89,7 +89,7 @@ def _same(these: Any, those: Any) -> bool:
 
 @given(container=PLAIN | TREES)
 def test_the_same_leaves_paths_and_names_as_optree(container: Any) -> None:
-    """In the same order, whatever the keys; and what is built of the leaves is what was taken apart, in its order."""
+    """Leaves have optree's order, whatever the keys; a container built of them has its keys in their own order."""
     tree = Tree("params", container)
     leaves, spec = _optrees(container)
     assert _same(tree.leaves, leaves)
@@ -99,11 +99,11 @@ def test_the_same_leaves_paths_and_names_as_optree(container: Any) -> None:
     assert tree.spec.is_leaf() == spec.is_leaf()
     assert repr(tree.build(leaves)) == repr(spec.unflatten(leaves)) == repr(container)
     for i, accessor in enumerate(spec.accessors()):
-        assert tree.place(i) == ((id(accessor[:-1](container)), accessor[-1].entry) if accessor else (0, None))
+        assert tree.location(i) == ((id(accessor[:-1](container)), accessor[-1].entry) if accessor else (0, None))
 
 
 def _turned(x: Any) -> Any:
-    """The same with other leaves, and the keys of dicts in another order."""
+    """The container with other leaves, and the keys of dicts in another order."""
     if type(x) is dict:
         return {key: _turned(x[key]) for key in reversed(x)}
     return type(x)(map(_turned, x)) if type(x) in {list, tuple} else 7 if isinstance(x, int | float) else x
@@ -111,20 +111,20 @@ def _turned(x: Any) -> Any:
 
 @given(one=PLAIN | TREES, two=PLAIN | TREES)
 def test_structures_are_equal_where_optrees_are(one: Any, two: Any) -> None:
-    """And equal ones have one hash; a copy, and one that was pickled, is equal."""
+    """Structures are equal where optree's are, and have one hash then; copies and pickled ones are equal."""
     a, b, c = (Tree("params", x).spec for x in (one, two, _turned(one)))
     assert (a == b) == (_optrees(one)[1] == _optrees(two)[1])
     assert (a == c) == (_optrees(one)[1] == _optrees(_turned(one))[1])
     assert a != c or hash(a) == hash(c)
     assert a != b or hash(a) == hash(b)
-    if isinstance(a, Plain):
+    if isinstance(a, PlainSpec):
         assert a == deepcopy(a) == pickle.loads(pickle.dumps(a))  # noqa: S301 - our own
         assert hash(a) == hash(deepcopy(a))
 
 
 @given(one=PLAIN | TREES, two=PLAIN | TREES)
 def test_leaves_are_read_from_what_looks_like_the_first(one: Any, two: Any) -> None:
-    """Those of every container of the same structure; of others none, or what stands in the places of the leaves."""
+    """The reader gives the leaves of containers of one structure; of others None, or what stands in their places."""
     read = reader(Tree("params", one))
     _, spec = _optrees(one)
     shuffled = spec.unflatten([object() for _ in range(spec.num_leaves)])
@@ -149,7 +149,7 @@ def test_depth(levels: int) -> None:
     assert _same(tree.leaves, [leaf])
     assert tree.spec.paths() == [(0,) * levels]
     assert reader(tree)(container) == [leaf]
-    assert isinstance(tree.spec, Plain) == (levels <= LEVELS)
+    assert isinstance(tree.spec, PlainSpec) == (levels <= LEVELS)
 
 
 def _within_itself(container: Any) -> Any:
@@ -162,7 +162,7 @@ def _within_itself(container: Any) -> Any:
 
 @pytest.mark.parametrize("container", [[], {}, deque(), OrderedDict(), [np.ones(1)]])
 def test_a_container_within_itself_is_refused(container: Any) -> None:
-    """With its name, and how many levels there may be."""
+    """A container in itself is refused with its name and the number of levels that there may be."""
     with pytest.raises(
         ValueError, match=rf"^x contains itself, or is nested deeper than {optree.MAX_RECURSION_DEPTH} "
     ):

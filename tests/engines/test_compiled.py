@@ -763,7 +763,7 @@ def test_it_compiles_in_mid_training(
         for _ in range(9):
             run.good(params)
             engines.append(_engine_of(run.optimizer, params)[0])
-            dispatch = run.optimizer._plan._dispatch
+            dispatch = run.optimizer._training.plan._dispatch
             ran.append(dispatch.choices[0].engine if dispatch else "portable")
 
     _same(play, None, make)

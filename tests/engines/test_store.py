@@ -29,7 +29,7 @@ import anyoptim as ao
 from anyoptim._engines import _disk_cache
 from anyoptim._engines.blocked import _kernels
 from anyoptim._engines.compiled import _kernel_cache
-from tests.support.internals import dropout_compiled, options
+from tests.support.internals import dropout_compiled, static_options
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="sets the cache folder by XDG_CACHE_HOME")
 
@@ -523,6 +523,6 @@ def test_sources_of_the_blocked_engine_are_shown(method: type[Any]) -> None:
     optimizer = method(engine="blocked")
     optimizer.update(np.ones(3), np.ones(3))
     track = optimizer._pipeline.branch
-    kernel = _kernels.kernel(track.program, None, options(optimizer._pipeline.sample(track)))
+    kernel = _kernels.kernel(track.program, None, static_options(optimizer._pipeline.sample(track)))
     linecache.checkcache()
     assert inspect.getsource(kernel.call) in optimizer.kernel_source("blocked")

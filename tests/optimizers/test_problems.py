@@ -56,7 +56,7 @@ def _forgetful(optimizer: ao.Optimizer, before: Any, params: Any) -> ao.Optimize
 def fresh(optimizer: ao.Optimizer) -> ao.Optimizer:
     """The same without what it remembers."""
     copy = deepcopy(optimizer)
-    copy._live = None
+    copy._training.state = None
     return copy
 
 

@@ -12,7 +12,7 @@ import pytest
 import anyoptim as ao
 from tests.reference import textbook
 from tests.support.chains import agree, problem, run
-from tests.support.internals import MOVE, Part, Program, Symbol, on_value, options, symbol, trace
+from tests.support.internals import MOVE, Part, Program, Symbol, on_value, static_options, symbol, trace
 from tests.support.libraries import ENGINES, Library, same_bits
 
 INF, NAN = math.inf, math.nan
@@ -168,7 +168,7 @@ def test_adagrads_options_cost_nothing_where_they_are_not_used() -> None:
         return c.lr * x / (xp.sqrt(h) + c.eps), h
 
     def graph(rule: Any, row: dict[str, float]) -> Any:
-        return trace(Program((Part(on_value, rule, ("h",)), MOVE)), options((row, {})))._replace(name="")
+        return trace(Program((Part(on_value, rule, ("h",)), MOVE)), static_options((row, {})))._replace(name="")
 
     def row(t: Any = 7, **given: Any) -> Any:
         optimizer = ao.AdaGrad(**given)

@@ -114,7 +114,7 @@ def test_what_the_kernel_does_not_take_goes_the_long_way(dtype: str) -> None:
 
 def test_where_autograd_follows(monkeypatch: pytest.MonkeyPatch) -> None:
     """It would not see what a kernel does."""
-    monkeypatch.setattr(shim.Library, "followed", lambda self, x: True)
+    monkeypatch.setattr(shim.Library, "tracked_by_autograd", lambda self, x: True)
     launches = len(shim.machine().launches)
     x = np.arange(9, dtype=np.float32)
     assert same_bits(shim.tonumpy(ao.dropout(shim.asarray(x), 0.5, 3)), ao.dropout(x, 0.5, 3))
@@ -128,10 +128,10 @@ def test_torch_says_what_it_follows(need: Callable[[str], Library]) -> None:
     from tests.support.internals import library
 
     x = torch.ones(3, requires_grad=True)
-    assert library(x).followed(x)
-    assert not library(x).followed(torch.ones(3))
+    assert library(x).tracked_by_autograd(x)
+    assert not library(x).tracked_by_autograd(torch.ones(3))
     with torch.no_grad():
-        assert not library(x).followed(x)
+        assert not library(x).tracked_by_autograd(x)
     ao.dropout(x, 0.5, 1).sum().backward()
     assert np.array_equal(x.grad, ao.dropout(np.ones(3), 0.5, 1))
 

@@ -527,7 +527,7 @@ def test_bits_are_the_memory(lib: Library) -> None:
     """What engines write to where they can."""
     for dtype in lib.dtypes:
         x = lib.array([[1.0, 2.0], [3.0, 4.0]], dtype)
-        view = library(x).bits(x)
+        view = library(x).numpy_bits(x)
         if view is None:
             assert lib.name not in {"numpy", "torch"}
             continue

@@ -15,19 +15,11 @@ from anyoptim._engines.cuda._elements import ELEMENTS
 from anyoptim._engines.cuda._engine import rows_of
 from anyoptim._engines.cuda._source import coefficients
 from anyoptim._trace import _reduction as reduction
-from anyoptim._trace._graph import (
-    LOGICAL,
-    Graph,
-    Range,
-    Scalar,
-    Symbol,
-    evaluate,
-    range_of,
-    symbol,
-    trace,
-    trace_measure,
-)
-from anyoptim._trace._program import MOVE, Coefficients, Part, Program, on_value, options
+from anyoptim._trace._expressions import Range, evaluate, range_of
+from anyoptim._trace._graph import Graph, trace, trace_measure
+from anyoptim._trace._operations import LOGICAL
+from anyoptim._trace._program import MOVE, Coefficients, Part, Program, on_value, static_options
+from anyoptim._trace._symbols import Scalar, Symbol, symbol
 from anyoptim.random import _compiled as dropout_compiled
 from anyoptim.random import _engines as dropout
 
@@ -56,11 +48,11 @@ __all__ = [
     "library",
     "may_overlap",
     "on_value",
-    "options",
     "range_of",
     "reduction",
     "replacing",
     "rows_of",
+    "static_options",
     "symbol",
     "threads",
     "trace",

@@ -253,20 +253,24 @@ class Array(np.ndarray[Any, Any]):
 class _Namespace:
     """NumPy's, but what it creates lies there."""
 
-    __name__ = "shim"
-
-    def __init__(self, xp: Any) -> None:
-        self._xp = xp
-
     def __getattr__(self, name: str) -> Any:
-        found = getattr(self._xp, name)
+        found = getattr(np, name)
         if name not in {"arange", "asarray", "empty", "full", "ones", "zeros"}:
             return found
         return lambda *arguments, **options: np.asarray(found(*arguments, **options)).view(Array)
 
 
+_NAMESPACE = _Namespace()
+
+
 class Library(NumPy):
     """The library of these."""
+
+    name = "shim"
+
+    @classmethod
+    def namespace(cls, x: Any) -> Any:
+        return _NAMESPACE if isinstance(x, Array) else None
 
     def numpy_view(self, x: Any) -> None:
         return None
@@ -274,7 +278,7 @@ class Library(NumPy):
     def device(self, x: Any) -> Any:
         return f"cuda:{NUMBER}"
 
-    def placement(self, like: Any) -> Any:
+    def creation_device(self, like: Any) -> Any:
         return None
 
     def load(self, x: Any) -> Any:
@@ -286,7 +290,7 @@ class Library(NumPy):
     def is_plain_gradient(self, x: Any, p: Any) -> bool:
         return False
 
-    def owned(self, result: Any) -> Any:
+    def unaliased(self, result: Any) -> Any:
         return result if result.base is None else result.copy(order="K")
 
     def rebound(self, old: Any, new: Any) -> Any:
@@ -302,18 +306,18 @@ class Library(NumPy):
         return machine().captured is not None
 
     def fingerprint(self, ps: Any) -> _arrays.Fingerprint:
-        begins = [p.ctypes.data if p.size else 0 for p in ps]
+        addresses = [p.ctypes.data if p.size else 0 for p in ps]
         strides = [p.strides for p in ps]
-        return _arrays.Fingerprint(begins, [p.dtype for p in ps], [p.shape for p in ps], strides, [NUMBER] * len(ps))
+        return _arrays.Fingerprint(addresses, [p.dtype for p in ps], [p.shape for p in ps], strides, [NUMBER] * len(ps))
 
-    def unchanged_all(self, ps: Any, marks: _arrays.Fingerprint) -> bool:
-        return self.fingerprint(ps) == marks and all(p.flags.writeable for p in ps)
+    def unchanged_all(self, ps: Any, fingerprint: _arrays.Fingerprint) -> bool:
+        return self.fingerprint(ps) == fingerprint and all(p.flags.writeable for p in ps)
 
-    def addresses(self, xs: Any, marks: _arrays.Fingerprint) -> list[int] | None:
+    def addresses(self, xs: Any, fingerprint: _arrays.Fingerprint) -> list[int] | None:
         if {*map(type, xs)} != {Array}:
             return None
         found = self.fingerprint(xs)
-        return found.begins if found[1:] == marks[1:] else None
+        return found.addresses if found[1:] == fingerprint[1:] else None
 
     def address(self, x: Any) -> int | None:
         return int(x.ctypes.data) if x.flags.c_contiguous else None
@@ -344,7 +348,7 @@ def install(new: Machine | None = None) -> Machine:
     """Let anyoptim meet such arrays, on this device or the one there is."""
     global _machine  # noqa: PLW0603 - there is one
     _machine = new or _machine
-    _arrays._BY_TYPE[Array] = Library(_Namespace(_arrays.library(np.empty(0)).xp))
+    _arrays.register(Library)
     vars(cuda).update(device=device, missing=_nothing, broken=_nothing)  # whatever is installed
     return _machine
 

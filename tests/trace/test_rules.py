@@ -17,7 +17,7 @@ EDGES = [0.0, -0.0, 1.0, -1.0, 1e-45, -1e-45, INF, -INF, NAN, 3e38]
 
 
 def _evaluate(lib: Library, cases: dict[str, Callable[[Any, Any, Any], Any]], p: Any, x: Any) -> dict[str, Any]:
-    """Each on every element, by the engine that the library has by default: of a rule that has them as slots."""
+    """The value of each case for every element, by the engine that the library has by default."""
 
     class Probe(ao.Optimizer):
         slots = tuple(cases)
@@ -71,7 +71,7 @@ def test_operations_on_the_edges(lib: Library) -> None:
 
 
 def test_what_is_done_to_coefficients_alone_is_float64(lib: Library) -> None:
-    """Operations on numbers give Python's floats, and only the result meets the array, rounded once."""
+    """Operations on coefficients give Python's floats, and only the result, rounded once, meets an array."""
     seen: list[Any] = []
 
     class Scaled(ao.Optimizer):
@@ -162,7 +162,7 @@ def test_a_slot_does_not_start_as_the_callers_array(lib: Library) -> None:
 
 
 def test_every_slot_is_an_array_of_its_own(lib: Library) -> None:
-    """Whatever a rule gives twice, or gives of what it was given."""
+    """A slot shares no memory with another array, though the rule gives one twice, or one that it was given."""
 
     class Twice(ao.Optimizer):
         slots = ("a", "b", "c")
@@ -220,7 +220,7 @@ def test_a_slot_is_never_the_callers_array(lib: Library) -> None:
 
 
 class Misdeeds:
-    """What a rule of one element may not do."""
+    """Each entry is something that a rule of one element may not do."""
 
     @staticmethod
     def sum(xp: Any, p: Any, x: Any, c: Any) -> Any:
@@ -339,7 +339,7 @@ ARRAYS_DO = {
     "branch",
     "inside",
 }
-"""What a library's own arrays may well do, and mean, in a rule that is only run on them."""
+"""Each entry is something that a library's own arrays can do in a rule that is only run on them."""
 
 
 @pytest.mark.covering(1)  # with NumPy each, on all engines; no library's arrays are asked before the rule is traced

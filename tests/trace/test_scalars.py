@@ -1,4 +1,4 @@
-"""Functions for coefficients: on numbers of the host, on traced ones, and on a device."""
+"""Functions of scalars: on the host, traced, and on a device."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from anyoptim._trace._graph import Scalar, Symbol, symbol
 from anyoptim._trace._scalars import following, power, remainder, times, whole_number
+from anyoptim._trace._symbols import Scalar, Symbol, symbol
 from tests.support import shim
 from tests.support.internals import coefficients, rows_of
 from tests.support.libraries import Library
@@ -20,9 +20,9 @@ COUNTS = [(0, 1), (1, 1), (1, 5), (5, 5), (6, 5), (24, 5), (1_000_000, 7), (2**3
 
 
 def _numbers_of(values: list[Symbol], device: list[float]) -> tuple[list[float], str]:
-    """What the device makes of these, and the kernel's text."""
+    """The values of expressions on a device, and the text of the kernel."""
     shim.install(shim.Machine())
-    scalars = [Scalar("given", (0, str(k))) for k in range(len(values))]
+    scalars = [Scalar("coefficient", (0, str(k))) for k in range(len(values))]
     numbers, expressions = rows_of(scalars, [({str(k): v for k, v in enumerate(values)},)], "float64")
     known, text = np.array(device), coefficients(expressions).text
     at = numbers.ctypes.data
@@ -31,7 +31,7 @@ def _numbers_of(values: list[Symbol], device: list[float]) -> tuple[list[float],
 
 
 def test_powers_of_the_host_are_pythons() -> None:
-    """In float64, and infinite where they are too large."""
+    """Powers of Python numbers are Python's, and infinite where they are too large."""
     assert [power(a, x) for a, x in PAIRS] == [a**x for a, x in PAIRS]
     assert power(2, 3) == 8.0
     assert type(power(2, 3)) is float
@@ -43,7 +43,7 @@ def test_remainders_of_the_host_are_pythons() -> None:
 
 
 def test_powers_and_remainders_on_a_device(need: Callable[[str], Library]) -> None:
-    """What is raised, or what it is raised to, or both may be known there alone; remainders are exact."""
+    """Base, exponent or both may be known on a device alone; remainders are exact."""
     need("cuda-shim")
     cell = symbol
     for a, x in PAIRS:
@@ -62,7 +62,7 @@ def test_nvrtc_compiles_powers_and_remainders(nvrtc: Any, need: Callable[[str], 
 
 @pytest.mark.parametrize("name", ["jax", "jax-x64"])
 def test_powers_and_remainders_that_are_traced(name: str, need: Callable[[str], Library]) -> None:
-    """Under `jax.jit` the base, the exponent or both are unknown; to some roundings of the widest float there."""
+    """With base, exponent or both traced by `jax.jit` a power is right to some roundings of the widest float there."""
     lib = need(name)
     import jax
 
@@ -84,7 +84,7 @@ def test_powers_and_remainders_that_are_traced(name: str, need: Callable[[str], 
 
 
 def test_whole_numbers() -> None:
-    """Of any integer type, and no less than they may be."""
+    """A whole number may be of any integer type, and has a least value."""
     assert whole_number("every", np.int64(3)) == 3
     assert whole_number("start", 0, 0) == 0
     for value, error, says in [

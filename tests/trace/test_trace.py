@@ -9,18 +9,20 @@ import numpy as np
 import pytest
 
 import anyoptim as ao
-from anyoptim._trace._graph import Graph, Node, Scalar, evaluate, trace
-from anyoptim._trace._program import MOVE, Part, Program, Values, on_value, options
+from anyoptim._trace._expressions import evaluate
+from anyoptim._trace._graph import Graph, Node, trace
+from anyoptim._trace._program import MOVE, Part, Program, Values, on_value, static_options
+from anyoptim._trace._symbols import Scalar
 from tests.support.internals import blocked
 from tests.support.libraries import METHODS
 
 
 def _given(name: str) -> Scalar:
-    return Scalar("given", (0, name))
+    return Scalar("coefficient", (0, name))
 
 
 def _trace(rule: Callable[..., Any], slots: tuple[str, ...], coefficients: dict[str, Any]) -> Graph:
-    return trace(Program((Part(on_value, rule, slots), MOVE)), options((coefficients, {})))
+    return trace(Program((Part(on_value, rule, slots), MOVE)), static_options((coefficients, {})))
 
 
 def _number(value: float) -> Scalar:
@@ -97,7 +99,7 @@ LEAKED: list[Any] = []
 
 
 class Rules:
-    """What a rule may not do."""
+    """Each entry is something that a rule may not do."""
 
     @staticmethod
     def branch_on_array(xp: Any, p: Any, x: Any, c: Any) -> Any:

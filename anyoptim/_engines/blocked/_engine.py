@@ -16,7 +16,7 @@ from anyoptim._engines.blocked._kernels import Work, kernel, text
 from anyoptim._engines.blocked._packs import packs
 from anyoptim._engines.blocked._scratch import Scratch, give, retake, scratch
 from anyoptim._engines.blocked._tiles import add_up, tiles
-from anyoptim._trace._program import Coefficients, Program, floats, options
+from anyoptim._trace._program import Coefficients, Program, all_floats, static_options
 
 __all__ = ["Blocked", "refusal", "source"]
 
@@ -106,7 +106,11 @@ class Blocked(Plan):
     def prepare(self, gathered: Sequence[NDArray], rows: CoefficientTable) -> Commit:
         works = self._works(None, rows)
         self.last_step = None
-        if len(rows.distinct) == 1 and len({id(work) for work in works}) == 1 and all(map(floats, rows.distinct[0])):
+        if (
+            len(rows.distinct) == 1
+            and len({id(work) for work in works}) == 1
+            and all(map(all_floats, rows.distinct[0]))
+        ):
             work = works[0]
             self.last_step = Replay(rows.distinct[0], work.kernel.scalars, work.dtype, work.table, self._again(work))
 
@@ -178,7 +182,7 @@ class Blocked(Plan):
 
     def _work(self, k: int | None, i: int, row: Coefficients, dtype: np.dtype[Any]) -> Work:
         """What row `i` needs; made once, with other numbers at every step."""
-        key = k, options(row), i, dtype
+        key = k, static_options(row), i, dtype
         work = self.works.get(key)
         if work is None:
             made = kernel(self.program, k, key[1])
@@ -191,7 +195,7 @@ class Blocked(Plan):
 
 def source(program: Program, k: int | None, row: Coefficients) -> str:
     """The text of the step, or of what part `k` measures."""
-    return text(program, k, options(row)).text
+    return text(program, k, static_options(row)).text
 
 
 def _set_apart(xs: Arrays, written: Arrays) -> Arrays:

@@ -12,8 +12,9 @@ import numpy as np
 from anyoptim._engines._base import NDArray
 from anyoptim._engines.blocked._scratch import Scratch
 from anyoptim._engines.blocked._source import UFUNCS, Source, blocked, blocked_measure
-from anyoptim._trace._graph import Scalars, trace, trace_measure
-from anyoptim._trace._program import Options, Program
+from anyoptim._trace._expressions import Scalars
+from anyoptim._trace._graph import trace, trace_measure
+from anyoptim._trace._program import Program, StaticOptions
 
 __all__ = ["Kernel", "Work", "kernel", "text"]
 
@@ -40,13 +41,13 @@ class Work(NamedTuple):
         return [*arrays, *self.numbers, *own.arrays(self.dtype, kernel.temporaries, kernel.masks, arrays[0].shape)]
 
 
-def text(program: Program, k: int | None, static: Options) -> Source:
+def text(program: Program, k: int | None, static: StaticOptions) -> Source:
     """The step, or what part `k` measures."""
     return blocked(trace(program, static)) if k is None else blocked_measure(trace_measure(program, k, static))
 
 
 @functools.lru_cache(maxsize=256)
-def kernel(program: Program, k: int | None, static: Options) -> Kernel:
+def kernel(program: Program, k: int | None, static: StaticOptions) -> Kernel:
     """The rules, traced, written and compiled to Python: once for each set of static options."""
     source = text(program, k, static)
     namespace = {name: getattr(np, name) for name in UFUNCS}

@@ -15,7 +15,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from anyoptim._trace._graph import LOGICAL, Graph, Node, Scalar, Scalars
+from anyoptim._trace._expressions import Scalars
+from anyoptim._trace._graph import Graph, Node
+from anyoptim._trace._operations import LOGICAL
+from anyoptim._trace._symbols import Scalar
 from anyoptim._trace._text import function_name, input_names, scalar_names
 
 __all__ = ["UFUNCS", "Source", "blocked", "blocked_measure"]

@@ -12,14 +12,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from anyoptim._arrays import COMPUTE, Array, host_memory
-from anyoptim._arrays._memory import merged
+from anyoptim._arrays._memory import merged_ranges
 from anyoptim._engines import _threads
 from anyoptim._engines._base import CoefficientTable, Commit, Leaf, NDArray, Plan, Replay, Result, Written, viewed
 from anyoptim._engines.compiled import _array_headers, _kernel_cache
 from anyoptim._engines.compiled._array_headers import BYTES, FIRST, MIRROR, ORDER, PARAMETER
 from anyoptim._engines.compiled._source import Loop, loop, loop_measure
-from anyoptim._trace._graph import Scalars, trace, trace_measure
-from anyoptim._trace._program import Coefficients, Options, Program, floats, options
+from anyoptim._trace._expressions import Scalars
+from anyoptim._trace._graph import trace, trace_measure
+from anyoptim._trace._program import Coefficients, Program, StaticOptions, all_floats, static_options
 from anyoptim._trace._reduction import BLOCK as SUM
 
 __all__ = ["Compiled", "broken", "load", "missing", "refusal", "source"]
@@ -125,7 +126,7 @@ class Compiled(Plan):
 
     def avoid_aliasing(self, written: Written) -> None:
         super().avoid_aliasing(written)
-        stretches = merged([host_memory(a) for a in written.here if a.size])
+        stretches = merged_ranges([host_memory(a) for a in written.here if a.size])
         self.forbidden = np.array(stretches, np.uint64).T.copy()
 
     def quick(self, xs: Sequence[Array]) -> Sequence[Array] | None:
@@ -174,7 +175,7 @@ class Compiled(Plan):
     def prepare(self, gathered: Sequence[Any], rows: CoefficientTable) -> Commit:
         calls = self._calls(None, rows)
         self.last_step = None
-        if len(rows.distinct) == 1 and all(map(floats, rows.distinct[0])):
+        if len(rows.distinct) == 1 and all(map(all_floats, rows.distinct[0])):
             (call,) = calls
             run = functools.partial(_taken, call)
             self.last_step = Replay(rows.distinct[0], call.kernel.scalars, self.dtype, call.coefficients[0], run)
@@ -199,7 +200,7 @@ class Compiled(Plan):
 
     def _calls(self, k: int | None, rows: CoefficientTable) -> list[_Call]:
         """The calls of the kernels, one for each set of static options, with their part of the tables."""
-        static = [options(row) for row in rows.distinct]
+        static = [static_options(row) for row in rows.distinct]
         which = np.array(rows.row_of_leaf, np.int64) if len(static) > 1 else self.first_row
         calls = []
         for key in dict.fromkeys(static):
@@ -256,7 +257,7 @@ def _own(name: str, arguments: str, signature: str) -> Callable[..., bool]:
 
 
 @functools.lru_cache(maxsize=256)
-def load(program: Program, k: int | None, static: Options, dtype: str) -> _Kernel:
+def load(program: Program, k: int | None, static: StaticOptions, dtype: str) -> _Kernel:
     """The machine code of the step, or of what part `k` measures."""
     text = _source(program, k, static, dtype)
     return _Kernel(_kernel_cache.compiled(text.name, text.text, text.signature), text.scalars)
@@ -264,10 +265,10 @@ def load(program: Program, k: int | None, static: Options, dtype: str) -> _Kerne
 
 def source(program: Program, k: int | None, row: Coefficients, dtype: str) -> str:
     """The text of the step, or of what part `k` measures."""
-    return _source(program, k, options(row), dtype).text
+    return _source(program, k, static_options(row), dtype).text
 
 
-def _source(program: Program, k: int | None, static: Options, dtype: str) -> Loop:
+def _source(program: Program, k: int | None, static: StaticOptions, dtype: str) -> Loop:
     return loop(trace(program, static), dtype) if k is None else loop_measure(trace_measure(program, k, static), dtype)
 
 

@@ -30,8 +30,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from anyoptim._trace._graph import Graph, Node, Scalar, Scalars
+from anyoptim._trace._expressions import Scalars
+from anyoptim._trace._graph import Graph, Node
 from anyoptim._trace._reduction import BLOCK
+from anyoptim._trace._symbols import Scalar
 from anyoptim._trace._text import INFIX, filled, function_name, input_names, scalar_names
 
 __all__ = ["Loop", "loop", "loop_measure"]

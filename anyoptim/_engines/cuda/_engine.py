@@ -12,15 +12,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from anyoptim._arrays import Array
-from anyoptim._arrays._memory import ANY, MemoryLayout, merged, order
+from anyoptim._arrays._memory import ANY_ORDER, MemoryLayout, axis_order, merged_ranges
 from anyoptim._engines._base import CoefficientTable, Commit, Leaf, NDArray, Plan, Replay, Result, Written
 from anyoptim._engines.cuda._device import Owned, device
 from anyoptim._engines.cuda._elements import ELEMENTS
 from anyoptim._engines.cuda._programs import kernel_of
 from anyoptim._engines.cuda._source import CHUNK, REDUCTION, THREADS, Kernel, coefficients
-from anyoptim._trace._graph import Scalar, Symbol, evaluate, symbol
-from anyoptim._trace._program import Coefficients, Program, floats, options
+from anyoptim._trace._expressions import evaluate
+from anyoptim._trace._program import Coefficients, Program, all_floats, static_options
 from anyoptim._trace._reduction import BLOCK, power_of_two
+from anyoptim._trace._symbols import Scalar, Symbol, symbol
 
 __all__ = ["Cuda", "Gathered", "broken", "chunk_map", "device", "missing", "ready", "refusal", "rows_of"]
 
@@ -59,7 +60,7 @@ def broken() -> str | None:
 def ready(program: Program, row: Coefficients, dtype: str, number: int) -> None:
     """Compile for arrays of one dtype on the device of this number."""
     there, parts = device(number), (*program.measures, None)
-    found = [kernel_of(program, k, options(row[:k]), element(dtype)) for k in parts]
+    found = [kernel_of(program, k, static_options(row[:k]), element(dtype)) for k in parts]
     with there.scope():
         for kernel in found:
             there.kernel(kernel.name, kernel.text)
@@ -81,11 +82,11 @@ def refusal(program: Program, leaf: Leaf, x: Array) -> str | None:
         return f"its gradient has another dtype, {library.dtype(x)}"
     if any(library.cuda(a) != library.cuda(p) for a in (x, *leaf.slots)):
         return "its gradient can't be read where it lies"
-    own = {order(library.memory(a)) for a in (p, *leaf.slots)} - {ANY}
+    own = {axis_order(library.memory(a)) for a in (p, *leaf.slots)} - {ANY_ORDER}
     gaps = len(own) > 1 or None in own
     if gaps or (program.measures and any(axes != tuple(sorted(axes or ())) for axes in own)):
         return "it isn't contiguous" if gaps else "it isn't contiguous in C order"  # as a measure goes
-    if not own | {ANY} >= {order(library.memory(x))}:
+    if not own | {ANY_ORDER} >= {axis_order(library.memory(x))}:
         return "its gradient isn't contiguous in the same order"
     return None
 
@@ -181,7 +182,7 @@ class Cuda(Plan):
     def avoid_aliasing(self, written: Written) -> None:
         mine = [m for m in written.there if self.memories and m.space == self.memories[0].space]
         # One more, behind all others, so that there always is a next one.
-        self.forbidden = [np.array([*stretch, 2**64 - 1], np.uint64) for stretch in merged(mine)]
+        self.forbidden = [np.array([*stretch, 2**64 - 1], np.uint64) for stretch in merged_ranges(mine)]
 
     def _apart(self, addresses: NDArray) -> NDArray:
         """Of each gradient, whether it shares no memory with what is written."""
@@ -241,7 +242,7 @@ class Cuda(Plan):
         self.last_step = None
         with self.device.scope():
             passes = self._passes(None, gathered, rows)
-        if len(rows.distinct) == 1 and all(map(floats, rows.distinct[0])):
+        if len(rows.distinct) == 1 and all(map(all_floats, rows.distinct[0])):
             (one,) = passes
             self.last_step = Replay(
                 rows.distinct[0], one.scalars, self.dtype, one.numbers[: len(one.scalars)], one.again
@@ -256,7 +257,7 @@ class Cuda(Plan):
 
     def _passes(self, k: int | None, gathered: Gathered, rows: CoefficientTable) -> list[Pass]:
         """What to run, one kernel for each set of static options, with what it is given."""
-        static = [options(row) for row in rows.distinct]
+        static = [static_options(row) for row in rows.distinct]
         found = []
         for key in dict.fromkeys(static):
             members = None if static.count(key) == len(static) else tuple(static[r] == key for r in rows.row_of_leaf)

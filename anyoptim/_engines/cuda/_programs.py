@@ -7,13 +7,15 @@ from collections.abc import Sequence
 
 from anyoptim._engines.cuda._source import REDUCTION, Kernel, kernel, kernel_measure
 from anyoptim._trace._graph import trace, trace_measure
-from anyoptim._trace._program import Coefficients, Options, Program, options
+from anyoptim._trace._program import Coefficients, Program, StaticOptions, static_options
 
 __all__ = ["kernel_of", "source_of"]
 
 
 @functools.lru_cache(maxsize=256)
-def kernel_of(program: Program, k: int | None, static: Options, dtype: str, taken: tuple[str, ...] = ()) -> Kernel:
+def kernel_of(
+    program: Program, k: int | None, static: StaticOptions, dtype: str, taken: tuple[str, ...] = ()
+) -> Kernel:
     """The step, or what part `k` measures, by a name that is none of those taken."""
     if k is None:
         return kernel(trace(program, static), dtype, taken)
@@ -22,7 +24,10 @@ def kernel_of(program: Program, k: int | None, static: Options, dtype: str, take
 
 def source_of(passes: Sequence[tuple[Program, int | None, Coefficients]], dtype: str) -> str:
     """One text of steps, and of what parts measure: types once, each kernel once and by a name of its own."""
-    distinct = {kernel_of(program, k, options(row), dtype): (program, k, options(row)) for program, k, row in passes}
+    distinct = {
+        kernel_of(program, k, static_options(row), dtype): (program, k, static_options(row))
+        for program, k, row in passes
+    }
     found: dict[str, Kernel] = {}
     for program, k, static in distinct.values():
         one = kernel_of(program, k, static, dtype, tuple(found))

@@ -12,8 +12,8 @@ from anyoptim._arrays import Library
 from anyoptim._engines._base import CoefficientTable, Leaf, NDArray, Plan
 from anyoptim._engines.cuda import _engine as cuda
 from anyoptim._engines.cuda._source import REDUCTION
-from anyoptim._trace._graph import Symbol, symbol
 from anyoptim._trace._program import Program
+from anyoptim._trace._symbols import Symbol, symbol
 
 __all__ = ["Cells", "Recorded"]
 

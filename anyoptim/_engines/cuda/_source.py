@@ -28,8 +28,11 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from anyoptim._engines.cuda._elements import ELEMENTS
-from anyoptim._trace._graph import LOGICAL, Graph, Node, Scalar, Scalars
+from anyoptim._trace._expressions import Scalars
+from anyoptim._trace._graph import Graph, Node
+from anyoptim._trace._operations import LOGICAL
 from anyoptim._trace._reduction import BLOCK
+from anyoptim._trace._symbols import Scalar
 from anyoptim._trace._text import INFIX, filled, function_name, input_names, scalar_names
 
 __all__ = ["CHUNK", "REDUCTION", "THREADS", "Kernel", "coefficients", "kernel", "kernel_measure"]

@@ -262,4 +262,4 @@ def _like(a: np.ndarray[Any, Any], leaf: Any) -> Any:
     if not hasattr(leaf, "dtype"):
         return type(leaf)(a)
     to = library(leaf)
-    return to.aligned(to.from_host(np.array(a), leaf), leaf)
+    return to.sharded_like(to.from_host(np.array(a), leaf), leaf)

@@ -535,7 +535,7 @@ def test_what_a_plan_has_is_its_own_until_its_last_step_is_done(name: str, lazy:
     kept = [{"W": shim.asarray(np.ones(5))} for _ in range(4)]
     for g in kept:
         optimizer.update(p, g)
-        dispatch = optimizer._plan._dispatch  # type: ignore[union-attr]
+        dispatch = optimizer._training.plan._dispatch  # type: ignore[union-attr]
         event = dispatch.teams[0].plan.owned.event  # type: ignore[union-attr]
         while len(lazy.waiting) > 1:
             assert event.pending

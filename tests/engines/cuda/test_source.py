@@ -30,9 +30,9 @@ from tests.support.internals import (
     Scalar,
     Symbol,
     evaluate,
-    options,
     range_of,
     reduction,
+    static_options,
     symbol,
     trace,
     trace_measure,
@@ -67,7 +67,7 @@ def _passes(optimizer: ao.Optimizer, dtype: str) -> Iterator[tuple[Kernel, Graph
     """Each kernel of a rule, its graph and whether it measures."""
     program = optimizer._pipeline.branch.program
     for k in (*program.measures, None):
-        for static in dict.fromkeys(options(_row(optimizer, t, 0.5)[:k]) for t in STEPS):
+        for static in dict.fromkeys(static_options(_row(optimizer, t, 0.5)[:k]) for t in STEPS):
             graph = trace(program, static) if k is None else trace_measure(program, k, static)
             yield kernel_of(program, k, static, dtype), graph, k is not None
 
@@ -354,7 +354,7 @@ def _scalars(leaf: st.SearchStrategy[Scalar]) -> st.SearchStrategy[Scalar]:
 
 
 _NUMBER = FLOATS.map(lambda value: Scalar("number", (value.hex(),)))
-_GIVEN = st.tuples(st.integers(0, 1), st.sampled_from("ab")).map(lambda at: Scalar("given", at))
+_GIVEN = st.tuples(st.integers(0, 1), st.sampled_from("ab")).map(lambda at: Scalar("coefficient", at))
 _DEVICE = st.integers(0, 2).map(lambda k: Scalar("device", (k,)))
 EXPRESSIONS = _scalars(_NUMBER | _GIVEN | st.just(Scalar("smallest_normal", ())))
 
@@ -371,7 +371,7 @@ def _put(s: Scalar, row: Any, device: list[float], within: Range) -> Scalar:
     """With the numbers in place of what is given, as far as the dtype can hold it, and what the device knows."""
     if s.op == "device":
         return Scalar("number", (device[s.arguments[0]].hex(),))
-    if s.op == "given":
+    if s.op == "coefficient":
         value = row[s.arguments[0]][s.arguments[1]]
         found = _put(value.scalar, row, device, within) if isinstance(value, Symbol) else None
         number = value if found is None else float(evaluate(found, (), "float64"))
@@ -416,7 +416,7 @@ def test_rows_of_coefficients(
 
 
 def _unknown(s: Scalar, row: Any) -> bool:
-    if s.op == "given":
+    if s.op == "coefficient":
         value = row[s.arguments[0]][s.arguments[1]]
         return isinstance(value, Symbol) and _known_there(value.scalar)
     return any(isinstance(a, Scalar) and _unknown(a, row) for a in s.arguments)
@@ -426,7 +426,7 @@ def _unknown(s: Scalar, row: Any) -> bool:
 @example([1.0, 2.0], [3.0, 4.0])
 def test_rows_with_other_numbers_have_the_same_kernel(one: list[float], two: list[float]) -> None:
     """Or else each step would compile its own."""
-    scalars = [Scalar("given", (0, "a"))]
+    scalars = [Scalar("coefficient", (0, "a"))]
     rows = [({"a": max_norm / (symbol(0) + more) * more},) for max_norm, more in (one, two)]
     first, second = (rows_of(scalars, [row], "float32") for row in rows)
     assert first[1] == second[1]
@@ -436,7 +436,7 @@ def test_what_is_compared_is_a_number(machine: shim.Machine) -> None:
     """As it is for Python: 1 / 2 is 0.5."""
     norm = symbol(0)
     share = (norm > 1) / ((norm > 2) + (norm > 3))
-    numbers, expressions = rows_of([Scalar("given", (0, "a"))], [({"a": share},)], "float32")
+    numbers, expressions = rows_of([Scalar("coefficient", (0, "a"))], [({"a": share},)], "float32")
     at, known = numbers.ctypes.data, np.array([5.0])
     shim.call("coefficients", coefficients(expressions).text, 1, 1, (at, at + 8, known.ctypes.data))
     assert numbers[0] == 0.5

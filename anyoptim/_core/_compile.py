@@ -1,0 +1,34 @@
+"""Compiling ahead of the first steps, and the text of what is compiled."""
+
+from __future__ import annotations
+
+from anyoptim._core._measures import distinct
+from anyoptim._core._pipeline import Params, Pipeline
+from anyoptim._engines import ready, source
+
+__all__ = ["compile_for", "kernel_source"]
+
+
+def compile_for(pipeline: Pipeline, params: Params) -> None:
+    """Compile what runs these parameters. Parameters that no engine compiles for are passed over."""
+    kinds = {
+        (params.groups.branch(i), p.dtype, p.library.cuda(p.array))
+        for i, p in enumerate(params.ps)
+        if p is not None and params.groups.branch(i).program.array_rule is None
+    }
+    for branch, dtype, number in kinds:
+        ready(branch.program, pipeline.sample(branch), dtype, number)
+
+
+def kernel_source(pipeline: Pipeline, engine: str, dtype: str) -> str:
+    """The code that an engine makes from the rules. Raises ValueError where it makes none."""
+    if not isinstance(engine, str) or engine not in {"cuda", "compiled", "blocked"}:
+        raise ValueError(f"engine is {engine!r}; wanted 'cuda', 'compiled' or 'blocked', whose code is generated")
+    if not isinstance(dtype, str) or dtype not in {"float32", "float64"}:
+        raise ValueError(f"dtype is {dtype!r}; wanted 'float32' or 'float64'")
+    branches = pipeline.branches.values()
+    array_rules = [branch.program.array_rule for branch in branches if branch.program.array_rule is not None]
+    if array_rules:
+        raise ValueError(f"{array_rules[0]} works on whole arrays: {engine!r} makes no code of it")
+    rows = [(branch, pipeline.sample(branch)) for branch in branches]
+    return source(engine, [(branch.program, row, [*distinct(branch, row)]) for branch, row in rows], dtype)

@@ -1,0 +1,131 @@
+"""The pure form of a step: of parameters, gradients and a state, new ones, with nothing written or remembered."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from anyoptim._arrays import Array
+from anyoptim._arrays import _checks as checks
+from anyoptim._arrays._checks import Parameter
+from anyoptim._arrays._quiet import quiet
+from anyoptim._core._accumulate import accumulated, cleared, closed_empty, contributions, joined
+from anyoptim._core._coefficients import check_skips
+from anyoptim._core._jit_state import carried, carried_first
+from anyoptim._core._pipeline import Params, Pipeline
+from anyoptim._core._state import FlatState, State, chosen, stepped
+from anyoptim._engines import LAZY, Dispatch, Leaf, Result
+from anyoptim._trace._scalars import where
+
+__all__ = ["first_state", "flush_step", "step"]
+
+
+def first_state(pipeline: Pipeline, params: Any) -> State:
+    """The state before the first step."""
+    checked = pipeline.checked(params)
+    flat = carried_first(pipeline.start(checked.ps, checked.groups), checked.ps)
+    return pipeline.pack(checked.tree.spec, flat, checked.groups.names)
+
+
+def step(pipeline: Pipeline, engine: str | None, params: Any, grads: Any, state: State) -> tuple[Any, State]:
+    """The parameters and the state after an update with these gradients."""
+    checked = pipeline.checked(params)
+    tree, ps, owner, groups = checked
+    xs = groups.without_frozen(checks.gradients(tree, ps, owner, grads))
+    flat = pipeline.unpack(checked, state)
+    is_step = pipeline.is_step(flat)
+    waiting = flat if is_step is True else accumulated(engine, ps, xs, flat, owner, LAZY, write=False)
+    return _stepped_if(is_step, pipeline, engine, checked, flat, xs, waiting)
+
+
+def flush_step(pipeline: Pipeline, engine: str | None, params: Any, state: State) -> tuple[Any, State]:
+    """The parameters and the state after a step of what is gathered so far, if anything is."""
+    checked = pipeline.checked(params)
+    flat = pipeline.unpack(checked, state)
+    is_step = pipeline.accumulates and flat.scalars[0]["gathered"] > 0
+    before = flat if is_step is False else joined(flat)
+    return _stepped_if(is_step, pipeline, engine, checked, before, [None] * len(checked.ps), flat)
+
+
+def _stepped_if(
+    is_step: Any,
+    pipeline: Pipeline,
+    engine: str | None,
+    params: Params,
+    flat: FlatState,
+    xs: Sequence[Array | None],
+    waiting: FlatState,
+) -> tuple[Any, State]:
+    """The result of the step after `flat` where `is_step`; otherwise the parameters as they are and `waiting`."""
+    tree, ps, owner, groups = params
+    leaves, after = tree.leaves, waiting
+    if is_step is not False:
+        unsure: dict[int, Any] = {}
+        if pipeline.accumulates:
+            xs, unsure = contributions(ps, xs, flat, owner, groups.resting)
+        if any(x is not None for x in xs):
+            leaves, after = _computed(pipeline, engine, params, flat, xs, unsure)
+        elif pipeline.accumulates:
+            after = closed_empty(pipeline.stages[0], flat)
+        if not isinstance(is_step, bool):
+            leaves, after = chosen(is_step, (leaves, after), (tree.leaves, waiting))
+    after = carried(after, [p.library.name for p in ps if p], waiting)
+    return tree.build(leaves), pipeline.pack(tree.spec, after, groups.names)
+
+
+def _computed(
+    pipeline: Pipeline,
+    engine: str | None,
+    params: Params,
+    flat: FlatState,
+    xs: Sequence[Array | None],
+    unsure: Mapping[int, Any],
+) -> tuple[list[Any], FlatState]:
+    """The leaves and the state after a step, or as they are where a gate calls it off."""
+    tree, ps, owner, groups = params
+    moving = [i for i, x in enumerate(xs) if x is not None]
+    some = [xs[i] for i in moving]
+    programs = [groups.branch(i).program for i in moving]
+    dispatch = Dispatch(engine, programs, [_copied(engine, ps[i], flat.slots[i]) for i in moving], some, LAZY)
+    if dispatch.capturing():
+        raise RuntimeError("step is being captured in a CUDA graph, whose replays would repeat it; wanted update")
+    with quiet():
+        gathered = dispatch.gather(some)
+        coefficients = pipeline.step_coefficients(
+            dispatch, gathered, flat, moving, groups, with_metrics=False, unsure=unsure
+        )
+        results: dict[int, Result] = {}
+        if coefficients.taken is not False:
+            results = dict(zip(moving, dispatch.prepare(gathered, coefficients.rows)(), strict=True))
+    check_skips(pipeline.stages, coefficients, tree)
+    for i, moves in unsure.items() if results else ():
+        leaf = dispatch.leaves[moving.index(i)]
+        p, *slots = (where(moves, a, b) for a, b in zip(_arrays(results[i]), _arrays(leaf), strict=True))
+        results[i], coefficients.t[i] = Result(p, tuple(slots)), where(moves, coefficients.t[i], flat.t[i])
+    leaves = [
+        leaf if p is None or owner[i] not in results else p.library.rebound(leaf, results[owner[i]].p)
+        for i, (leaf, p) in enumerate(zip(tree.leaves, ps, strict=True))
+    ]
+    skipped = flat._replace(scalars=coefficients.kept)
+    if pipeline.accumulates and coefficients.taken is not True:
+        skipped = cleared(ps, moving, skipped, owner, write=False)
+    if coefficients.taken is False:
+        return leaves, skipped
+    after = stepped(flat, coefficients.t, coefficients.scalars, results, owner)
+    if coefficients.taken is True:
+        return leaves, after
+    return chosen(coefficients.taken, (leaves, after), (tree.leaves, skipped))
+
+
+def _copied(engine: str | None, p: Parameter | None, slots: tuple[Array, ...] | None) -> Leaf:
+    """A copy of a parameter, for engines that write in place; the parameter itself, where `portable` will take it."""
+    assert p is not None  # noqa: S101 - it has a gradient
+    library, slots = p.library, slots or ()
+    if engine == "portable" or (library.numpy_view(p.array) is None and library.cuda(p.array) is None):
+        return Leaf(library, p.array, slots)
+    copy = library.copied(p.array)
+    return Leaf(library, copy, tuple(map(library.copied, slots)), copy)
+
+
+def _arrays(values: Leaf | Result) -> tuple[Array, ...]:
+    return values.p, *values.slots

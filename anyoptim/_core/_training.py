@@ -1,0 +1,238 @@
+"""What an optimizer remembers between updates, and how it takes the next step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from anyoptim._arrays import Array, traced
+from anyoptim._arrays import _checks as checks
+from anyoptim._arrays._quiet import quiet
+from anyoptim._arrays._tree import Tree
+from anyoptim._core._accumulate import accumulated, cleared, closed_empty, contributions, joined
+from anyoptim._core._coefficients import StepCoefficients, check_skips
+from anyoptim._core._pipeline import Params, Pipeline
+from anyoptim._core._plan import StepPlan
+from anyoptim._core._recorder import Recorder, check_recordable
+from anyoptim._core._state import FlatState, LiveState, signatures, stepped
+from anyoptim._engines import Dispatch
+from anyoptim._trace._program import Coefficients, all_floats
+
+__all__ = ["Training"]
+
+
+class Training:
+    """The state of one optimizer, the plan of its next step, and the CUDA graphs that captured some."""
+
+    def __init__(self) -> None:
+        self.state: LiveState | None = None
+        """None before the first update."""
+        self.plan: StepPlan | None = None
+        self.recorder: Recorder | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        # The parameters are the caller's to copy and to save.
+        self.caught_up()
+        return {"state": self.state, "plan": None, "recorder": None}
+
+    def update(self, pipeline: Pipeline, engine: str | None, params: Any, grads: Any) -> Any:
+        """Take one step, or gather one gradient. Returns `params`."""
+        plan, state = self.plan, self.state
+        if plan and state and self.recorder is None:
+            if plan.uniform:
+                n = state.behind + 1
+                flat = state.flat
+                row = pipeline.row(flat.step + n, flat.t[0] + n)
+                if row is not None and plan.replay(params, grads, row):
+                    state.behind = n
+                    return params
+            elif pipeline.is_step(state.flat) and self._again(pipeline, plan, state, params, grads):
+                return params
+        return self._update(pipeline, engine, Tree("params", params), grads)
+
+    def _again(self, pipeline: Pipeline, plan: StepPlan, state: LiveState, params: Any, grads: Any) -> bool:
+        """Take the step without the checks that would only repeat themselves; do nothing where there is any doubt.
+
+        Returns whether the step was taken.
+        """
+        flat = state.flat
+        if pipeline.accumulates and any(flat.pending[i] for i in plan.without_gradient):
+            return False
+        again = plan.gather_again(params, grads, flat.slots)
+        if again is None:
+            return False
+        dispatch, moving, gathered = again
+        with quiet():
+            coefficients = pipeline.step_coefficients(dispatch, gathered, flat, moving, plan.groups)
+            if any(map(_traced, coefficients.rows.distinct)) or coefficients.taken is not True:
+                return False
+            results = dispatch.prepare(gathered, coefficients.rows)()
+        self._report(pipeline, plan.paths, coefficients)
+        slots = flat.slots if dispatch.lasting else plan.placed(params, results, flat.slots)
+        state.flat = FlatState(flat.step + 1, coefficients.t, slots, coefficients.scalars, flat.nothing_pending())
+        return True
+
+    def _update(self, pipeline: Pipeline, engine: str | None, tree: Tree, grads: Any) -> Any:
+        """Take one step, or gather one gradient, with every check."""
+        if self.recorder is not None and not self.recorder.capturing():
+            self.caught_up()
+        plan, state = self.recall(pipeline, tree)
+        xs = plan.groups.without_frozen(checks.gradients(tree, plan.ps, plan.owner, grads))
+        if not pipeline.is_step(state.flat):
+            flat = accumulated(engine, plan.ps, xs, state.flat, plan.owner)
+            return self._remember(tree, plan, state.after(flat))
+        return self._step(pipeline, engine, tree, plan, state, state.flat, xs)
+
+    def flush(self, pipeline: Pipeline, engine: str | None, params: Any) -> Any:
+        """Take the step of what is gathered so far, if anything is. Returns `params`."""
+        if self.state is None or not pipeline.accumulates or not self.state.flat.scalars[0]["gathered"]:
+            return params
+        tree = Tree("params", params)
+        plan, state = self.recall(pipeline, tree)
+        return self._step(pipeline, engine, tree, plan, state, joined(state.flat), [None] * len(plan.ps))
+
+    def _step(
+        self,
+        pipeline: Pipeline,
+        engine: str | None,
+        tree: Tree,
+        plan: StepPlan,
+        state: LiveState,
+        flat: FlatState,
+        xs: Sequence[Array | None],
+    ) -> Any:
+        """Take the step that comes after `flat`, with gradients that passed all checks. Returns the container."""
+        ps, owner = plan.ps, plan.owner
+        if pipeline.accumulates:
+            xs, _ = contributions(ps, xs, flat, owner, plan.groups.resting)
+        if not any(x is not None for x in xs):
+            if not pipeline.accumulates:
+                return tree.container
+            return self._remember(tree, plan, state.after(closed_empty(pipeline.stages[0], flat)))
+        dispatch, moving = plan.dispatch(engine, xs, flat.slots)
+        if dispatch.capturing():
+            self._record(pipeline, tree, plan, flat, dispatch, moving, xs)
+            return tree.container
+        if self.recorder is not None:
+            check_recordable(tree, dispatch, moving, first=False)
+            self.recorder.check_same(moving, tree)
+        _check_known(tree, dispatch, moving, xs)
+        with quiet():
+            gathered = dispatch.gather([xs[i] for i in moving])
+            coefficients = pipeline.step_coefficients(dispatch, gathered, flat, moving, plan.groups)
+            for k, row in enumerate(coefficients.rows.distinct):
+                if _traced(row):
+                    raise _frozen(tree, moving[list(coefficients.rows.row_of_leaf).index(k)])
+            if coefficients.taken is not True:
+                self._report(pipeline, plan.paths, coefficients)
+                flat = flat._replace(scalars=coefficients.kept)
+                flat = cleared(ps, moving, flat, owner) if pipeline.accumulates else flat
+                self._remember(tree, plan, state.after(flat))
+                check_skips(pipeline.stages, coefficients, tree)
+                return tree.container
+            commit = dispatch.prepare(gathered, coefficients.rows)
+            self._report(pipeline, plan.paths, coefficients)
+            # Nothing has failed, and nothing will: write.
+            results = dict(zip(moving, commit(), strict=True))
+        if self.recorder is not None:
+            self.recorder.count_step()
+        leaves = list(tree.leaves)
+        for i, p in enumerate(ps):
+            if p is not None and not p.writable and owner[i] in results:
+                leaves[i] = p.library.rebound(p.given, results[owner[i]].p)
+                tree.replace(i, leaves[i])
+        flat = stepped(flat, coefficients.t, coefficients.scalars, results, owner)
+        self.state = state.after(flat)
+        # A plan that was not rebound would keep arrays alive that were replaced.
+        self.plan = plan if plan.rebound(leaves) else None
+        plan.stepped(len(coefficients.rows.distinct) == 1, pipeline.simple, flat.slots)
+        return tree.container
+
+    def _remember(self, tree: Tree, plan: StepPlan, state: LiveState) -> Any:
+        """Remember a state after an update that changed no parameter. Returns the container."""
+        self.state, self.plan = state, plan
+        return tree.container
+
+    def _record(
+        self,
+        pipeline: Pipeline,
+        tree: Tree,
+        plan: StepPlan,
+        flat: FlatState,
+        dispatch: Dispatch,
+        moving: list[int],
+        xs: Sequence[Array | None],
+    ) -> None:
+        """Have the CUDA graph that is being captured take this step at each replay. Now, nothing is written."""
+        check_recordable(tree, dispatch, moving, first=self.state is None)
+        with quiet():
+            recorder = self.recorder or Recorder(pipeline, flat, dispatch, moving, plan.owner)
+            recorder.check_same(moving, tree)
+            leaves = [plan.leaf(i, flat.slots[i]) for i in moving]
+            recorder.record(plan.groups, dispatch, leaves, [xs[i] for i in moving])
+            if self.recorder is None:
+                self.recorder = recorder
+                recorder.watch()
+
+    def recall(self, pipeline: Pipeline, tree: Tree) -> tuple[StepPlan, LiveState]:
+        """The parameters, checked, and what the last update left of them.
+
+        Raises like `update`, if they can't be updated, or are not those of the first update.
+        """
+        plan, state = self.plan, self.state
+        if state is not None:
+            state.catch_up()
+        if plan is not None and state is not None and tree.spec == state.spec and plan.unchanged(tree.leaves):
+            return plan, state
+        ps = checks.parameters(tree)
+        owner = checks.owners(ps)
+        checks.rebindable(tree, ps, owner)
+        checks.no_overlap(tree, ps, owner)
+        groups = pipeline.groups(tree, ps, owner)
+        plan = StepPlan(Params(tree, ps, owner, groups))
+        now = signatures(ps, owner)
+        if state is None:
+            return plan, LiveState(tree.spec, now, pipeline.start(ps, groups), groups.names)
+        return plan, state.matched(tree, ps, now, groups.names)
+
+    def caught_up(self) -> LiveState | None:
+        """The state with all steps counted, also those that CUDA graphs replayed; None before the first update."""
+        if self.state is not None:
+            flat = self.state.catch_up()
+            if self.recorder is not None:
+                self.state.flat = self.recorder.catch_up(flat)
+        return self.state
+
+    def scalars(self, pipeline: Pipeline) -> Sequence[Mapping[str, Any]]:
+        """The scalars of each stage, before the first update those that they start with."""
+        return [dict(stage.scalars) for stage in pipeline.stages] if self.state is None else self.state.flat.scalars
+
+    def _report(self, pipeline: Pipeline, paths: Sequence[str], coefficients: StepCoefficients) -> None:
+        """Hand the stages what they measured for a report, and the parameter for which one called the step off."""
+        stages: Sequence[Any] = pipeline.stages
+        for k, stage in enumerate(stages):
+            if stage.metrics:
+                leaves, values = coefficients.metrics.get(k, ((), {name: [] for name in stage.metrics}))
+                stage.record_metrics([paths[i] for i in leaves], values)
+        if coefficients.refusal is not None:
+            k, i = coefficients.refusal
+            stages[k].offender = paths[i]
+
+
+def _traced(row: Coefficients) -> bool:
+    """Whether the value of a coefficient is not known yet."""
+    return any(not all_floats(part) and any(map(traced, part.values())) for part in row)
+
+
+def _check_known(tree: Tree, dispatch: Dispatch, moving: Sequence[int], xs: Sequence[Array | None]) -> None:
+    """Raise TypeError for arrays whose values are not known yet."""
+    for i, leaf in zip(moving, dispatch.leaves, strict=True):
+        if leaf.library.compiled_by_xla and any(map(traced, (leaf.p, xs[i], *leaf.slots))):
+            raise _frozen(tree, i)
+
+
+def _frozen(tree: Tree, i: int) -> TypeError:
+    return TypeError(
+        f"the update of {tree.name(i)} is traced, and what the optimizer remembers would be frozen into the "
+        "transformed function; wanted the pure form: params, state = optimizer.step(params, grads, state)"
+    )
