@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Mapping
-from dataclasses import KW_ONLY
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -26,6 +25,7 @@ from anyoptim._core._state import FlatState, LiveState, State, flattened, signat
 from anyoptim._core._statedict import written
 from anyoptim._core._training import Training
 from anyoptim._engines import known
+from anyoptim._trace._hyperparameters import KW_ONLY
 
 __all__ = ["Optimizer"]
 

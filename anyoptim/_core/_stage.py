@@ -169,7 +169,7 @@ class Stage:
             raise TypeError(f"{cls.__name__}.rule reads self; wanted a staticmethod, of its arguments alone")
         last = []
         for name, value in values.items():
-            _, role, check = self._fields[name]
+            role, check, *_ = self._fields[name]
             if role == "constant":
                 vars(self)[f"_{name}"] = value if check is None else check.value(name, value)
             elif role == "argument":

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import KW_ONLY, InitVar
+from collections.abc import Iterator, Mapping
+from importlib import import_module
 from inspect import Parameter, Signature, get_annotations, signature
 from itertools import pairwise
 from operator import attrgetter
-from typing import Annotated, Any, ClassVar, Final, Literal, NamedTuple, get_args, get_origin
+from typing import Any, ClassVar, Final, Literal, NamedTuple
 
 from anyoptim._trace._hyperparameters import Check, Domain
 
@@ -19,33 +19,33 @@ Role = Literal["hyperparameter", "constant", "attribute", "argument"]
 class Field(NamedTuple):
     """One argument of a constructor."""
 
-    parameter: Parameter
     role: Role
     """A hyperparameter is read at every step, a constant can't be set again, an attribute is kept as it comes, and an
     argument is only handed to `__post_init__`."""
     check: Check | None
     """What says which values it may have."""
+    default: Any
+    """`Parameter.empty` for none."""
+    annotation: Any
+    keyword: bool
+    """Whether it is given by keyword only."""
 
 
 def declared(cls: type[Any]) -> Mapping[str, Field]:
     """The fields of a class, those of its bases first. Makes properties of the constants in its body.
 
     As `dataclasses` reads a body, but that only public names are fields: `Annotated[Hyper, domain]` is a
-    hyperparameter, `Final` a constant, `InitVar` an argument, `ClassVar` no field, and what follows a `KW_ONLY` is
+    hyperparameter, `Final` a constant, `InitVar` an argument, `ClassVar` no field, and what follows a `_: KW_ONLY` is
     given by keyword.
     """
     cls._declared = own = dict[str, Field]()
-    annotations = {name: of for name, of in get_annotations(cls).items() if name == "_" or not name.startswith("_")}
-    # They are evaluated in a class of nothing else, whose attributes hide no names of the module.
-    body = type(cls.__name__, (), {"__annotations__": annotations, "__module__": cls.__module__})
-    kind: Any = Parameter.POSITIONAL_OR_KEYWORD
-    for name, hint in get_annotations(body, eval_str=True).items():
-        if hint is KW_ONLY:
-            kind = Parameter.KEYWORD_ONLY
-        elif ClassVar not in (hint, get_origin(hint)):
+    keyword = False
+    for name, annotation, hint in _evaluated(cls):
+        if name == "_":
+            keyword = True
+        elif _origin(hint) is not ClassVar:
             role, check = _read(hint)
-            default = vars(cls).get(name, Parameter.empty)
-            own[name] = Field(Parameter(name, kind, default=default, annotation=annotations[name]), role, check)
+            own[name] = Field(role, check, vars(cls).get(name, Parameter.empty), annotation, keyword)
             if role == "constant":
                 setattr(cls, name, property(attrgetter(f"_{name}")))
                 vars(cls)[name].__set_name__(cls, name)
@@ -54,30 +54,49 @@ def declared(cls: type[Any]) -> Mapping[str, Field]:
     fields = dict[str, Field]()
     for base in reversed(cls.__mro__):
         fields |= vars(base).get("_declared", {})
-    positional = [of for of, _, _ in fields.values() if of.kind is of.POSITIONAL_OR_KEYWORD]
-    for before, of in pairwise(positional):
-        if of.default is of.empty is not before.default:
+    positional = [(name, field.default) for name, field in fields.items() if not field.keyword]
+    for (before, default), (late, none) in pairwise(positional):
+        if none is Parameter.empty is not default:
             raise TypeError(
-                f"{cls.__name__} has {of.name!r} without a default behind {before.name!r}, which has one; wanted a "
-                "default, or _: KW_ONLY before it"
+                f"{cls.__name__} has {late!r} without a default behind {before!r}, which has one; wanted a default, or "
+                "_: KW_ONLY before it"
             )
     return fields
 
 
+def _evaluated(cls: type[Any]) -> Iterator[tuple[str, Any, Any]]:
+    """The annotations of the public names in the body of a class, and of `_`: as they stand, and what they mean."""
+    annotations = {name: of for name, of in get_annotations(cls).items() if name == "_" or not name.startswith("_")}
+    module = vars(import_module(cls.__module__)) if any(isinstance(of, str) for of in annotations.values()) else {}
+    for name, of in annotations.items():
+        if name == "_" or not isinstance(of, str):
+            yield name, of, of
+        else:  # as `inspect.get_annotations` does, but that names of the class hide none of the module
+            yield name, of, module[of] if of in module else eval(of, module)  # noqa: S307
+
+
 def _read(hint: Any) -> tuple[Role, Check | None]:
-    if isinstance(hint, InitVar):
+    if type(hint).__name__ == "InitVar":  # of `dataclasses`, which takes time to import
         return "argument", None
-    final = hint is Final or get_origin(hint) is Final
-    value = (*get_args(hint), Any)[0] if final else hint
-    checks = [of for of in get_args(value) if isinstance(of, Check)] if get_origin(value) is Annotated else []
-    check = checks[0] if checks else None
+    final = _origin(hint) is Final
+    value = hint.__args__[0] if final and hint is not Final else hint
+    check = next((of for of in getattr(value, "__metadata__", ()) if isinstance(of, Check)), None)
     return "constant" if final else "hyperparameter" if isinstance(check, Domain) else "attribute", check
+
+
+def _origin(hint: Any) -> Any:
+    """What a hint is made of, as `typing.get_origin` says, which takes longer."""
+    return getattr(hint, "__origin__", hint)
 
 
 def signature_of(fields: Mapping[str, Field]) -> Signature:
     """The signature of a constructor that takes these: the engine of an optimizer, which all have, is the last."""
-    parameters = [field.parameter for field in fields.values()]
-    return Signature(sorted(parameters, key=lambda of: (of.kind, of.name == "engine")))
+    kinds = Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY
+    found = [
+        Parameter(name, kinds[field.keyword], default=field.default, annotation=field.annotation)
+        for name, field in sorted(fields.items(), key=lambda item: (item[1].keyword, item[0] == "engine"))
+    ]
+    return Signature(found)
 
 
 def names(signature: Signature) -> str:

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 from anyoptim._arrays import traced
 from anyoptim._trace._scalars import whole_number
 
+if TYPE_CHECKING:
+    from dataclasses import KW_ONLY
+else:
+    KW_ONLY = None  # dataclasses takes time to import, and what follows a `_` is known by that name
+
 __all__ = [
+    "KW_ONLY",
     "Check",
     "Count",
     "Domain",
@@ -84,10 +90,11 @@ Number = Annotated[Hyper, number]
 """A hyperparameter that is any number but NaN."""
 
 
-class WholeNumber(NamedTuple):
+class WholeNumber:
     """The integers from one on, which a constant may be."""
 
-    least: int
+    def __init__(self, least: int) -> None:
+        self.least = least
 
     def value(self, name: str, value: Any) -> int:
         """`value` as an integer. Raises TypeError or ValueError with its name."""

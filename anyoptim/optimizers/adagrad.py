@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import KW_ONLY
 from typing import Annotated, Any, ClassVar, Final
 
 from anyoptim._arrays import Array
 from anyoptim._core._optimizer import Optimizer
-from anyoptim._trace._hyperparameters import Fraction, Nonnegative, nonnegative
+from anyoptim._trace._hyperparameters import KW_ONLY, Fraction, Nonnegative, nonnegative
 from anyoptim.optimizers._terms import inside, mean, mean_square, root, squarable
 
 __all__ = ["AdaDelta", "AdaGrad", "CenteredRMSProp", "RMSProp"]

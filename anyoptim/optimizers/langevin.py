@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping
-from dataclasses import KW_ONLY
 from typing import Annotated, Any
 
 from anyoptim import random
 from anyoptim._arrays import Array
 from anyoptim._core._optimizer import Optimizer
-from anyoptim._trace._hyperparameters import Domain, Hyper, Nonnegative
+from anyoptim._trace._hyperparameters import KW_ONLY, Domain, Hyper, Nonnegative
 from anyoptim._trace._scalars import sqrt
 from anyoptim.stages.layers import is_complex
 

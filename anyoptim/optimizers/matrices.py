@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import math
-from dataclasses import KW_ONLY
 from typing import Annotated, Any
 
 from anyoptim._arrays import Array, library
 from anyoptim._core._optimizer import Optimizer
-from anyoptim._trace._hyperparameters import Domain, Fraction, Hyper, Nonnegative, Number, Positive, UnitInterval
+from anyoptim._trace._hyperparameters import (
+    KW_ONLY,
+    Domain,
+    Fraction,
+    Hyper,
+    Nonnegative,
+    Number,
+    Positive,
+    UnitInterval,
+)
 from anyoptim._trace._scalars import power, where
 from anyoptim.optimizers._terms import decayed, decoupled, mean, unless_zero
 from anyoptim.stages.layers import is_complex

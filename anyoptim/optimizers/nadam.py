@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import KW_ONLY
 from typing import Annotated, Any
 
 from anyoptim._arrays import Array
 from anyoptim._core._optimizer import Optimizer
-from anyoptim._trace._hyperparameters import Domain, Fraction, Hyper, Nonnegative
+from anyoptim._trace._hyperparameters import KW_ONLY, Domain, Fraction, Hyper, Nonnegative
 from anyoptim._trace._scalars import expm1, following, log, one_minus_power, sqrt
 from anyoptim.optimizers._terms import betas, decayed, decoupled, inside, moments, root
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import KW_ONLY
 from typing import Annotated, Any, Final
 
 from anyoptim._arrays import Array
 from anyoptim._core._optimizer import Optimizer
-from anyoptim._trace._hyperparameters import Domain, Fraction, Hyper, Nonnegative, nonnegative
+from anyoptim._trace._hyperparameters import KW_ONLY, Domain, Fraction, Hyper, Nonnegative, nonnegative
 from anyoptim.optimizers._terms import decayed, decoupled
 
 __all__ = ["Growth", "Lion", "Rprop", "Signum"]

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import KW_ONLY
 from typing import Annotated, Any, Final
 
 from anyoptim._arrays import Array, traced
 from anyoptim._core._stage import Gate, Stage
-from anyoptim._trace._hyperparameters import Domain, Hyper
+from anyoptim._trace._hyperparameters import KW_ONLY, Domain, Hyper
 from anyoptim._trace._scalars import where
 
 __all__ = ["Accumulate", "LossScale", "SkipNonFinite"]

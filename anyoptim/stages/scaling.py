@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import KW_ONLY
 from typing import Any
 
 from anyoptim._arrays import Array
 from anyoptim._core._stage import GradientStage, Stage
-from anyoptim._trace._hyperparameters import Nonnegative, Positive
+from anyoptim._trace._hyperparameters import KW_ONLY, Nonnegative, Positive
 from anyoptim._trace._scalars import ratio_up_to_one, trust_ratio, where
 
 __all__ = ["Cautious", "ClipNorm", "TrustRatio"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import InitVar
 from typing import Any
 
 from anyoptim._arrays import Array
@@ -92,16 +91,15 @@ class WeightDecay(Stage):
     """
 
     decay: Nonnegative
-    where: InitVar[Callable[[str, Array], bool] | None] = None
+    where: Callable[[str, Array], bool] | None = None
 
-    def __post_init__(self, where: Callable[[str, Array], bool] | None) -> None:
-        if where is not None and not callable(where):
-            raise TypeError(f"where is {where!r}; wanted a function of the path and the parameter, or None")
-        self._where = where
+    def __post_init__(self) -> None:
+        if self.where is not None and not callable(self.where):
+            raise TypeError(f"where is {self.where!r}; wanted a function of the path and the parameter, or None")
 
     def overrides(self, path: str, p: Array) -> Mapping[str, Hyper]:
         """Take the decay from parameters that `where` leaves out."""
-        return {} if self._where is None or self._where(path, p) else {"decay": 0.0}
+        return {} if self.where is None or self.where(path, p) else {"decay": 0.0}
 
     @staticmethod
     def rule(xp: Any, p: Array, x: Array, c: Any) -> Array:
