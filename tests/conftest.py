@@ -113,6 +113,18 @@ def need() -> Callable[[str], Library]:
 
 
 @pytest.fixture
+def torch_in_float64(need: Callable[[str], Library]) -> Iterator[Any]:
+    """torch with float64 as its default dtype, which NAdam's product and ASGD's rates have whatever the parameters'."""
+    need("torch")
+    import torch
+
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    yield torch
+    torch.set_default_dtype(before)
+
+
+@pytest.fixture
 def nvrtc() -> Any:
     """The module that compiles for devices. Like a library: missing or required."""
     try:

@@ -25,17 +25,17 @@ DTYPES = {
     "U64": "uint64",
     "BOOL": "bool",
 }
-"""What safetensors calls dtypes, and what NumPy does."""
+"""Safetensors' names of the dtypes, and NumPy's."""
 
 
 class Tensor(NamedTuple):
     """An array as a file has it."""
 
     dtype: str
-    """By safetensors' name."""
+    """Safetensors' name of it."""
     shape: tuple[int, ...]
     data: np.ndarray[Any, Any]
-    """The elements in C order, the low byte of each first: any array of these bytes."""
+    """The elements in C order, the low byte of each first: any array of these bytes will do."""
 
     @property
     def content(self) -> memoryview:
@@ -43,7 +43,7 @@ class Tensor(NamedTuple):
         return self.data.reshape(-1).view(np.uint8).data
 
     def array(self, is_complex: bool) -> np.ndarray[Any, Any]:
-        """As a NumPy array, bfloat16 as float32. Raises ValueError or KeyError for what can't be one."""
+        """The tensor as a NumPy array, float32 for bfloat16. Raises ValueError or KeyError where that can't be."""
         if self.dtype == "BF16":
             wide = np.asarray(self._elements("<u2").astype(np.uint32))
             wide <<= 16
@@ -84,7 +84,7 @@ def stored(name: str, x: Any) -> tuple[Tensor, bool]:
     is_complex = dtype.startswith("complex")
     if is_complex:
         host = host.reshape(-1).view(host.real.dtype).reshape(*host.shape, 2)
-    of = next((ours for ours, numpys in DTYPES.items() if numpys == host.dtype.name), None)
-    if of is None:
+    their_dtype = next((theirs for theirs, numpys in DTYPES.items() if numpys == host.dtype.name), None)
+    if their_dtype is None:
         raise TypeError(f"{name} has dtype {dtype}; wanted one of {', '.join(DTYPES.values())}, or complex")
-    return Tensor(of, host.shape, host.astype(host.dtype.newbyteorder("<"), copy=False)), is_complex
+    return Tensor(their_dtype, host.shape, host.astype(host.dtype.newbyteorder("<"), copy=False)), is_complex

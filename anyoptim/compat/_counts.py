@@ -1,4 +1,4 @@
-"""Schedules that count from 0, as optax and Keras call theirs, among those here, which count from 1."""
+"""Schedules that count steps from 0, as those of optax and Keras do, for optimizers, which count from 1."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from anyoptim._trace._hyperparameters import Hyper
 from anyoptim._trace._scalars import count, signed, times
 from anyoptim.schedules._schedule import Schedule
 
-__all__ = ["CountedSchedule", "FromOne", "OfNext", "Product", "rate"]
+__all__ = ["CountedSchedule", "NextValue", "Product", "ZeroBased", "rate"]
 
 
 class CountedSchedule(Schedule):
-    """A schedule that is called with the number of steps taken so far: the first step's is 0."""
+    """A schedule that is called with the number of steps taken so far, which is 0 at the first step."""
 
     from_zero = True
-    """Which other schedules and hyperparameters refuse."""
+    """A mark by which hyperparameters and schedules that count from 1 refuse this one."""
 
     def __call__(self, step: Any) -> Any:
-        """The value after so many steps: a Python float, or where `step` is a traced array another."""
+        """The value after so many steps: a Python float, or a traced array where `step` is one."""
         return self._value(signed(count("count", step)))
 
 
 @dataclass(frozen=True)
-class FromOne:
-    """A schedule of the count of steps so far, as one of the step number.
+class ZeroBased:
+    """A schedule that counts from 0, to be called with a step number t, which counts from 1.
 
     It is called with `every*t - 1`: a framework that counts updates has counted so many before step t.
     """
@@ -39,8 +39,8 @@ class FromOne:
 
 
 @dataclass(frozen=True)
-class OfNext:
-    """A schedule of the count of steps so far, as one that gives at each step what is the next one's."""
+class NextValue:
+    """A schedule that counts from 0, to be called with a step number t for the value of step t + 1."""
 
     schedule: Any
 
@@ -51,7 +51,7 @@ class OfNext:
 
 @dataclass(frozen=True)
 class Product:
-    """A schedule that is the product of two hyperparameters, either or both of them schedules of the step number."""
+    """The product of two hyperparameters, of which at least one is a schedule of the step number."""
 
     a: Any
     b: Any
@@ -67,4 +67,4 @@ def _at(value: Any, t: Any) -> Any:
 
 def rate(value: Any) -> Hyper:
     """A number as it is; a schedule, which counts from 0, as one that counts from 1."""
-    return FromOne(value) if callable(value) else value
+    return ZeroBased(value) if callable(value) else value

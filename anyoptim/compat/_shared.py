@@ -1,4 +1,4 @@
-"""What the conventions of several frameworks share."""
+"""Chains with a learning rate, and checks of arguments, for the constructors of all frameworks."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ __all__ = ["Rated", "composed", "given", "refused", "zero"]
 
 
 class Rated(chain):
-    """A chain whose `lr` is that of one of its stages: to be read, and set in mid-training.
+    """A chain whose `lr` is a hyperparameter of one of its stages, to be read and set in mid-training.
 
-    Where groups have one of their own, each has: AttributeError.
+    Raises AttributeError where there are groups, because each of them has its own.
     """
 
     def __init__(self, *stages: Stage | groups, of: Stage, name: str = "lr") -> None:
@@ -44,22 +44,22 @@ class Rated(chain):
 
 
 def composed(*stages: Stage | None, of: Stage, name: str = "lr") -> Optimizer:
-    """The stages that are there as an optimizer with an `lr`, which is `name` of one of them: a method, or a chain."""
-    there = [stage for stage in stages if stage is not None]
-    (only, *others) = there
-    return only if isinstance(only, Optimizer) and not others else Rated(*there, of=of, name=name)
+    """The stages, without None, as an optimizer: a method alone, or a chain whose `lr` is `name` of the stage `of`."""
+    present = [stage for stage in stages if stage is not None]
+    first, *others = present
+    return first if isinstance(first, Optimizer) and not others else Rated(*present, of=of, name=name)
 
 
 def given(domain: Domain, **values: Any) -> list[Any]:
-    """These hyperparameters as floats, if they are in the domain, and schedules as they are.
+    """The hyperparameters as floats, and schedules as they are.
 
-    Raises TypeError or ValueError with the name that the user knows them by.
+    Raises TypeError or ValueError for a value outside the domain, with the name that the user knows it by.
     """
     return [value if callable(value) else domain.value(name, value) for name, value in values.items()]
 
 
 def zero(value: Any) -> bool:
-    """Whether a hyperparameter is known to be 0, for good."""
+    """Whether a hyperparameter is the number 0, and no schedule that might become another."""
     return isinstance(value, int | float) and not value
 
 

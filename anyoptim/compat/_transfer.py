@@ -1,4 +1,4 @@
-"""What an optimizer remembers, taken out by the paths of parameters and put in from elsewhere, all or nothing."""
+"""The state of an optimizer by the paths of parameters: read from one, and loaded into one, all or nothing."""
 
 from __future__ import annotations
 
@@ -13,94 +13,114 @@ from anyoptim._arrays._tree import Tree
 from anyoptim._core._optimizer import Optimizer
 from anyoptim.optimizers import CenteredRMSProp
 
-__all__ = ["Remembered", "Slot", "by_path", "central", "host", "load", "raw", "remembered", "wanted"]
+__all__ = [
+    "SlotKey",
+    "StateByPath",
+    "leaves_by_path",
+    "load_state",
+    "mean_square",
+    "slot_shapes",
+    "state_by_path",
+    "to_numpy",
+    "variance",
+]
 
-Slot = tuple[int, str]
-"""Of which stage, and its name."""
+SlotKey = tuple[int, str]
+"""The index of a stage, and the name of one of its slots."""
 
 
-class Remembered(NamedTuple):
-    """The state of an optimizer."""
+class StateByPath(NamedTuple):
+    """The state of an optimizer; of what each parameter has one, by its path."""
 
     step: int
     t: Mapping[str, int]
-    """Of each parameter, by its path."""
+    """The number of steps that each parameter has taken."""
     scalars: Sequence[Mapping[str, float]]
-    """Of each stage."""
-    slots: Mapping[Slot, Mapping[str, Array]]
+    """The scalars of each stage."""
+    slots: Mapping[SlotKey, Mapping[str, Array]]
+
+    def count(self, framework: str) -> int:
+        """The number of steps that every parameter has taken. Raises ValueError where that is not one number."""
+        if len({*self.t.values()}) > 1:
+            raise ValueError(
+                f"the parameters have taken different numbers of steps, {dict(self.t)}; {framework} has one count"
+            )
+        return next(iter(self.t.values()), self.step)
 
 
-def by_path(name: str, container: Any) -> dict[str, Any]:
+def leaves_by_path(name: str, container: Any) -> dict[str, Any]:
     """The leaves of a container by their paths, None left out."""
     tree = Tree(name, container)
     return {tree.path(i): leaf for i, leaf in enumerate(tree.leaves) if leaf is not None}
 
 
-def remembered(optimizer: Optimizer) -> Remembered:
-    """What `update` left. Raises ValueError before the first one."""
+def state_by_path(optimizer: Optimizer) -> StateByPath:
+    """The state that the last `update` left. Raises ValueError before the first one."""
     state = optimizer.state
     if state is None:
         raise ValueError(f"{optimizer!r} has taken no step; wanted one that has a state")
-    stages = optimizer.stages
-    nested = isinstance(state.slots, tuple)
-    slots = state.slots if nested else (state.slots,)
-    scalars = state.scalars if nested else (state.scalars,)
-    found = {(k, name): by_path(name, slots[k][name]) for k, stage in enumerate(stages) for name in stage.slots}
+    scalars = state.scalars if isinstance(state.slots, tuple) else (state.scalars,)
+    slots = _slots_by_path(optimizer, state)
     for k in _centered(optimizer):
-        found[k, "s"] = {path: raw(s, found[k, "m"][path]) for path, s in found[k, "s"].items()}
-    return Remembered(
+        slots[k, "s"] = {path: mean_square(s, slots[k, "m"][path]) for path, s in slots[k, "s"].items()}
+    return StateByPath(
         int(state.step),
-        {path: int(t) for path, t in by_path("t", state.t).items()},
-        [dict(of) for of in scalars] or [{}] * len(stages),
-        found,
+        {path: int(t) for path, t in leaves_by_path("t", state.t).items()},
+        [dict(numbers) for numbers in scalars] or [{}] * len(optimizer.stages),
+        slots,
     )
 
 
-def _centered(optimizer: Optimizer) -> list[int]:
-    """The stages that keep a variance, where frameworks keep a mean square."""
-    return [k for k, stage in enumerate(optimizer.stages) if isinstance(stage, CenteredRMSProp)]
+def slot_shapes(optimizer: Optimizer, params: Any) -> dict[SlotKey, dict[str, tuple[int, ...]]]:
+    """The shapes of the slots that these parameters have, by path. Raises like `update`."""
+    slots = _slots_by_path(optimizer, optimizer.init(params))
+    return {key: {path: tuple(slot.shape) for path, slot in leaves.items()} for key, leaves in slots.items()}
 
 
-def raw(variance: Array, mean: Array) -> Array:
-    """The mean square; of a complex parameter, which is two reals, that of each."""
-    return _by_parts(lambda s, m: s + m * m, variance, mean)
-
-
-def central(square: Array, mean: Array) -> Array:
-    """The variance, likewise, which rounding does not take below 0."""
-    return _by_parts(lambda h, m: (h - m * m) * (h > m * m), square, mean)
-
-
-def _by_parts(call: Callable[[Array, Array], Array], a: Array, b: Array) -> Array:
-    here, xp = library(a), library(a).xp
-    if not here.dtype(a).startswith("complex"):
-        return call(a, b)
-    return here.join_complex(call(xp.real(a), xp.real(b)), call(xp.imag(a), xp.imag(b)), a.dtype)
-
-
-def wanted(optimizer: Optimizer, params: Any) -> dict[Slot, dict[str, tuple[int, ...]]]:
-    """The slots that these parameters have, by path their shapes. Raises like `update`."""
-    slots = optimizer.init(params).slots
-    of = slots if isinstance(slots, tuple) else (slots,)
+def _slots_by_path(optimizer: Optimizer, state: Any) -> dict[SlotKey, dict[str, Array]]:
+    slots = state.slots if isinstance(state.slots, tuple) else (state.slots,)
     return {
-        (k, name): {path: tuple(slot.shape) for path, slot in by_path(name, of[k][name]).items()}
+        (k, name): leaves_by_path(name, slots[k][name])
         for k, stage in enumerate(optimizer.stages)
         for name in stage.slots
     }
 
 
-def host(x: Any) -> np.ndarray[Any, Any]:
+def _centered(optimizer: Optimizer) -> list[int]:
+    """The indices of the stages that keep a variance, where frameworks keep a mean square."""
+    return [k for k, stage in enumerate(optimizer.stages) if isinstance(stage, CenteredRMSProp)]
+
+
+def mean_square(s: Array, m: Array) -> Array:
+    """The mean square, given the variance and the mean; a complex parameter is two reals."""
+    return _of_reals(lambda s, m: s + m * m, s, m)
+
+
+def variance(h: Array, m: Array) -> Array:
+    """The variance, given the mean square and the mean: at least 0, whatever rounding does."""
+    return _of_reals(lambda h, m: (h - m * m) * (h > m * m), h, m)
+
+
+def _of_reals(function: Callable[[Array, Array], Array], a: Array, b: Array) -> Array:
+    """A function of two real arrays, applied to the real and the imaginary parts of complex ones."""
+    arrays, xp = library(a), library(a).xp
+    if not arrays.dtype(a).startswith("complex"):
+        return function(a, b)
+    return arrays.join_complex(function(xp.real(a), xp.real(b)), function(xp.imag(a), xp.imag(b)), a.dtype)
+
+
+def to_numpy(x: Any) -> np.ndarray[Any, Any]:
     """The values as a NumPy array of float32 or wider."""
     a = np.asarray(x) if isinstance(x, np.ndarray | float | int) else library(x).to_host(x)
     return a if a.dtype.kind in "fc" and a.dtype.itemsize > 2 else a.astype(np.float32)
 
 
-def load(
+def load_state(
     optimizer: Optimizer,
     params: Any,
     step: int,
     scalars: Mapping[int, Mapping[str, float]],
-    slots: Mapping[Slot, Mapping[str, Any]],
+    slots: Mapping[SlotKey, Mapping[str, Any]],
 ) -> None:
     """Have the optimizer go on from here. Raises like `load_state_dict`, before anything is replaced."""
     tree = Tree("params", params)
@@ -117,6 +137,6 @@ def load(
             for name in stage["slots"]
         }
     for k in _centered(optimizer):
-        of = state["stages"][k]["slots"]
-        of["s"] = {path: central(h, of["m"][path]) for path, h in of["s"].items()}
+        kept = state["stages"][k]["slots"]
+        kept["s"] = {path: variance(h, kept["m"][path]) for path, h in kept["s"].items()}
     optimizer.load_state_dict(state, params)

@@ -7,10 +7,18 @@ from anyoptim.layers._alpha import (
     alpha_dropout_gradient,
     feature_alpha_dropout,
 )
+from anyoptim.layers._dropout import (
+    DropConnect,
+    Dropout,
+    DropPath,
+    SpatialDropout,
+    VariationalDropout,
+    drop_path,
+    dropout,
+    spatial_dropout,
+)
 from anyoptim.layers._gaussian import GaussianDropout, gaussian_dropout
 from anyoptim.layers._layer import Layer
-from anyoptim.layers._plain import DropConnect, Dropout, VariationalDropout, dropout
-from anyoptim.layers._shared import DropPath, SpatialDropout, drop_path, spatial_dropout
 from anyoptim.layers._zoneout import Zoneout, zoneout, zoneout_gradient
 
 __all__ = [

@@ -10,7 +10,7 @@ from anyoptim._arrays import Array, is_scalar
 from anyoptim._arrays._checks import admit
 from anyoptim._arrays._out import copied_to, destination
 from anyoptim._arrays._quiet import quiet
-from anyoptim.layers._layer import Sampled
+from anyoptim.layers._layer import UnaryLayer
 from anyoptim.layers._masks import INPUT, RATIO, Noise, NoiseShape, Place, by_channel, kept, product, valid, widened
 from anyoptim.random._place import Offset
 
@@ -95,7 +95,7 @@ def alpha_dropout_gradient(
     return product(arrays, dout, ratio, _slope(ratio), Place(key, call, offset, within), noise_shape, out)
 
 
-class AlphaDropout(Sampled):
+class AlphaDropout(UnaryLayer):
     """A layer that sets elements to SELU's smallest value in training, and keeps mean 0 and variance 1.
 
     ::
@@ -120,13 +120,6 @@ class AlphaDropout(Sampled):
         super().__init__(dropout_ratio, seed)
         self.noise_shape = noise_shape
 
-    def __repr__(self) -> str:
-        shape = "" if self.noise_shape is None else f", noise_shape={self.noise_shape!r}"
-        return f"AlphaDropout({self.dropout_ratio!r}{shape}, seed={self.key})"
-
-    def _noise_shape(self, ndim: int) -> NoiseShape:
-        return self.noise_shape
-
 
 def feature_alpha_dropout(
     x: Array,
@@ -150,7 +143,7 @@ def feature_alpha_dropout(
     return alpha_dropout(x, ratio, key, call, offset, within=within, noise_shape=shape)
 
 
-class FeatureAlphaDropout(Sampled):
+class FeatureAlphaDropout(UnaryLayer):
     """Alpha dropout of whole channels.
 
     ::
@@ -168,15 +161,13 @@ class FeatureAlphaDropout(Sampled):
     """
 
     pure = "feature_alpha_dropout"
+    arguments = ("axis",)
     _function = staticmethod(alpha_dropout)
     _gradient = staticmethod(alpha_dropout_gradient)
 
     def __init__(self, dropout_ratio: float = 0.5, *, axis: int = 1, seed: int | None = None) -> None:
         super().__init__(dropout_ratio, seed)
         self.axis = axis
-
-    def __repr__(self) -> str:
-        return f"FeatureAlphaDropout({self.dropout_ratio!r}, axis={self.axis}, seed={self.key})"
 
     def _noise_shape(self, ndim: int) -> NoiseShape:
         return by_channel(ndim, self.axis)

@@ -10,7 +10,7 @@ from anyoptim._arrays import COMPUTE, Array, is_scalar
 from anyoptim._arrays._checks import admit
 from anyoptim._arrays._out import copied_to, destination
 from anyoptim._arrays._quiet import quiet
-from anyoptim.layers._layer import Sampled
+from anyoptim.layers._layer import UnaryLayer
 from anyoptim.layers._masks import BELOW_ONE, INPUT, Noise, NoiseShape, Place, valid, widened
 from anyoptim.random import normal
 from anyoptim.random._place import Offset
@@ -66,7 +66,7 @@ def gaussian_dropout(
 
 
 def _factor(shape: tuple[int, ...], like: Array, at: Place, ratio: float, noise_shape: NoiseShape) -> Array:
-    """What x is multiplied with, in the dtype that it is computed in, or its real one."""
+    """The factors of x, in the dtype that x is computed in; of a complex one, in that of its parts."""
     arrays, _, dtype = admit("x", like, INPUT)
     wide = COMPUTE[dtype]
     real = arrays.xp.zeros((0,), dtype=getattr(arrays.xp, _REAL.get(wide, wide)), device=arrays.creation_device(like))
@@ -75,7 +75,7 @@ def _factor(shape: tuple[int, ...], like: Array, at: Place, ratio: float, noise_
     return 1 + math.sqrt(ratio / (1 - ratio)) * z
 
 
-class GaussianDropout(Sampled):
+class GaussianDropout(UnaryLayer):
     """A layer that multiplies its input by normal numbers around 1 in training.
 
     ::
@@ -101,16 +101,9 @@ class GaussianDropout(Sampled):
         super().__init__(dropout_ratio, seed)
         self.noise_shape = noise_shape
 
-    def __repr__(self) -> str:
-        shape = "" if self.noise_shape is None else f", noise_shape={self.noise_shape!r}"
-        return f"GaussianDropout({self.dropout_ratio!r}{shape}, seed={self.key})"
-
-    def _noise_shape(self, ndim: int) -> NoiseShape:
-        return self.noise_shape
-
     @property
     def mask(self) -> Array | None:
-        """What the last counted forward multiplied its input with; None before it. For the rest as `Dropout.mask`."""
+        """The factors of the last counted forward, one for each element; None before it. See also `Dropout.mask`."""
         return super().mask
 
     def _mask(

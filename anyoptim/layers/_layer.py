@@ -1,10 +1,13 @@
-"""What layers that draw have in common: a key, a count of calls, and the last draw."""
+"""What all layers that draw random numbers share: a key, a count of their calls, and the last draw."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from copy import deepcopy
+from typing import Any, ClassVar, NamedTuple, Self
+
+import numpy as np
 
 from anyoptim._arrays import Array, Library, is_scalar, library
 from anyoptim._arrays._checks import admit
@@ -14,33 +17,72 @@ from anyoptim._trace._scalars import integer
 from anyoptim.layers._masks import INPUT, RATIO, Noise, NoiseShape, Place, kept
 from anyoptim.random import spawn
 
-__all__ = ["Draw", "Layer", "Sampled"]
+__all__ = ["Draw", "Draws", "Layer", "UnaryLayer", "flag"]
 
 
 class Draw(NamedTuple):
-    """What it takes to draw again."""
+    """A counted forward, as far as its random numbers go: enough to draw them again."""
 
     call: int
     options: Mapping[str, Any]
+    """The ratio and the other keyword arguments that the pure function was called with."""
     shape: tuple[int, ...]
+    """The shape of the input."""
     like: Array
+    """An array without elements, of the input's library and on its device."""
+
+
+class Draws:
+    """The counted forwards of a layer: how many there were, and the last."""
+
+    # An object of its own, because assignments to a layer are checked, which a small array's forward would notice.
+    __slots__ = ("calls", "last")
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self.last: Draw | None = None
 
 
 class Layer:
-    """A layer that draws.
-
-    Of its own it has `options`, what the functions take beside an array and a place.
-    """
+    """A layer that draws random numbers for its input, others in each training forward."""
 
     domain: Domain = RATIO
+    """The ratios that this class allows."""
     pure = "dropout"
-    """The name of the function, for those who need it."""
+    """The name of the pure function in `anyoptim`, for messages."""
+    arguments: ClassVar[tuple[str, ...]] = ("noise_shape",)
+    """The constructor's arguments between the ratio and the seed, which are attributes of these names."""
+    noise_shape: NoiseShape
 
     def __init__(self, dropout_ratio: float, seed: int | None) -> None:
         self.dropout_ratio = dropout_ratio
         self.key = integer("seed", int.from_bytes(os.urandom(8)) if seed is None else seed)
-        self.calls = 0
-        self._last: Draw | None = None
+        self._draws = Draws()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        attributes = ("dropout_ratio", *self.arguments, "key", "calls")
+        if not name.startswith("_") and name not in attributes and not hasattr(type(self), name):
+            # A misspelt attribute would be ignored in silence.
+            raise AttributeError(f"{type(self).__name__} has no {name!r}; its attributes are {', '.join(attributes)}")
+        super().__setattr__(name, value)
+
+    def __repr__(self) -> str:
+        """The call that makes a layer like this one; an argument that is None is left out."""
+        values = [(name, getattr(self, name)) for name in self.arguments]
+        shown = "".join(f", {name}={value!r}" for name, value in values if value is not None)
+        return f"{type(self).__name__}({self.dropout_ratio!r}{shown}, seed={self.key})"
+
+    def __copy__(self) -> Self:
+        return deepcopy(self)  # two layers with one count would draw each other's masks
+
+    @property
+    def calls(self) -> int:
+        """The number of counted forwards, which is the call of the next one."""
+        return self._draws.calls
+
+    @calls.setter
+    def calls(self, value: int) -> None:
+        self._draws.calls = value
 
     @property
     def dropout_ratio(self) -> float:
@@ -53,99 +95,115 @@ class Layer:
         self._ratio = value
 
     def state_dict(self) -> dict[str, Any]:
-        """The layer's place in its stream, its key and the number of calls made, and its ratio."""
-        return {"key": self.key, "calls": self.calls, "dropout_ratio": self.dropout_ratio}
+        """The layer's place in its stream, which is its key and the number of calls made; its ratio, and its kind."""
+        return {**self._kind(), "key": self.key, "calls": self.calls, "dropout_ratio": self.dropout_ratio}
+
+    def _kind(self) -> dict[str, Any]:
+        """The part of the state that must be that of the layer it is loaded into."""
+        return {"layer": type(self).__name__}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where `state_dict` was taken, of a layer that was made in the same way: the next mask is the next mask.
 
-        Raises TypeError and ValueError for what is no such state.
+        Raises TypeError and ValueError for what is no such state, and for the state of another kind of layer: of
+        another class, or with another `inverted`.
         """
-        if not isinstance(state, Mapping) or set(state) != {"key", "calls", "dropout_ratio"}:
-            raise ValueError(f"state is {state!r}; wanted a dict with calls, dropout_ratio and key")
+        ours = self.state_dict()
+        if not isinstance(state, Mapping):
+            raise ValueError(f"state is {state!r}; wanted a dict with {', '.join(ours)}")
+        for name, value in self._kind().items():
+            if name in state and repr(state[name]) != repr(value):
+                raise ValueError(f"state[{name!r}] is {state[name]!r}; wanted {value!r}, as this layer has it")
+        if set(state) != set(ours):
+            raise ValueError(f"state is {state!r}; wanted a dict with {', '.join(ours)}")
         key, calls = integer("state['key']", state["key"]), integer("state['calls']", state["calls"])
         ratio = self.domain.value("state['dropout_ratio']", state["dropout_ratio"])
-        self.key, self.calls, self.dropout_ratio, self._last = key, calls, ratio, None
+        self.key, self.calls, self.dropout_ratio, self._draws.last = key, calls, ratio, None
 
     @property
     def mask(self) -> Array | None:
-        """True where the last counted forward kept an element; None before it.
+        """True where the last counted forward kept an element; None before the first.
 
-        Of the shape that was drawn, which has 1 for what shares it; of the library of its x and on its device (on
-        one, where x lay on several).
+        The mask has the shape that was drawn, which is 1 along axes that share a choice. It is an array of the library
+        of that forward's x, on its device (on one of them, where x lay on several).
         """
-        draw = self._last
+        draw = self._draws.last
         if draw is None:
             return None
         return self._mask(draw.shape, draw.like, Place(self.key, draw.call, 0, None), **draw.options)
 
     def _options(self, ndim: int) -> dict[str, Any]:
-        """What the function takes, for an x of so many axes."""
+        """The pure function's ratio and options for an input of so many axes."""
         return {"ratio": self.dropout_ratio, "noise_shape": self._noise_shape(ndim)}
 
     def _noise_shape(self, ndim: int) -> NoiseShape:
-        return None
+        """The noise shape for an input of so many axes."""
+        return self.noise_shape
 
     def _mask(
         self, shape: tuple[int, ...], like: Array, at: Place, ratio: float, noise_shape: NoiseShape = None, **_: Any
     ) -> Array:
+        """The mask of a draw. Its options are taken as the pure function takes them."""
         return kept(Noise.of(shape, noise_shape, at), ratio, at, like)
 
     def _counted(
         self, arrays: Library, x: Array, a: Array, name: str, forward: Callable[[dict[str, Any]], Array]
     ) -> Array:
-        """What a function of key, call and options gives for the next call: which is then the last."""
-        self._known(arrays, name, x)
+        """The output of a forward that takes the next call, which is remembered and counted once it has succeeded."""
+        self._refuse_traced(arrays, name, x)
         draw = Draw(self.calls, self._options(a.ndim), tuple(a.shape), self._like(arrays, a))
         y = forward({"key": self.key, "call": draw.call, **draw.options})
-        self._last = draw
-        self._count()
+        self._draws.last = draw
+        self._count(self._draws)
         return y
 
     def _like(self, arrays: Library, a: Array) -> Array:
-        """An array of no elements, of the library and on the device of `a`."""
-        last = self._last
+        """An array without elements, of the library of `a` and on its device."""
+        last = self._draws.last
         if last is not None and library(last.like) is arrays and arrays.device(last.like) == arrays.creation_device(a):
             return last.like
         return arrays.xp.zeros((0,), dtype=a.dtype, device=arrays.creation_device(a))
 
-    def _count(self) -> None:
-        self.calls += 1
+    def _count(self, draws: Draws) -> None:
+        """Count the draw of a forward."""
+        draws.calls += 1
 
-    def _named(self, arrays: Library, x: Array, a: Array, name: str, call: Any) -> dict[str, Any]:
-        """The arguments for a call that the user names."""
-        _recorded(arrays, name, x)
+    def _arguments(self, arrays: Library, x: Array, a: Array, name: str, call: Any) -> dict[str, Any]:
+        """The arguments of the pure function for a call that the user names."""
+        _refuse_capture(arrays, name, x)
         return {"key": self.key, "call": call, **self._options(a.ndim)}
 
-    def _again(self, dout: Array, call: Any) -> dict[str, Any]:
-        """The arguments of the forward that this is the gradient for. Raises as `backward` says."""
+    def _gradient_arguments(self, dout: Array, call: Any) -> dict[str, Any]:
+        """The pure function's arguments in the forward whose gradient is wanted. Raises as `backward` says."""
         arrays, a, _ = admit("dout", dout, INPUT)
         if call is not None:
-            return self._named(arrays, dout, a, "dout", call)
-        draw = self._last
+            return self._arguments(arrays, dout, a, "dout", call)
+        draw = self._draws.last
         if draw is None:
             raise RuntimeError("backward came before the first forward(x, training=True); there is no mask yet")
-        self._known(arrays, "dout", dout)
+        self._refuse_traced(arrays, "dout", dout)
         shape = tuple(a.shape)
         if shape != draw.shape:
             raise ValueError(f"dout has shape {shape} but the last training forward's x had shape {draw.shape}")
         return {"key": self.key, "call": draw.call, **draw.options}
 
-    def _sampled(self, arrays: Library, x: Array, a: Array, name: str, call: Any) -> dict[str, Any]:
-        return {**self._named(arrays, x, a, name, call), "key": spawn(self.key, 0)}
+    def _sample_arguments(self, arrays: Library, x: Array, a: Array, name: str, call: Any) -> dict[str, Any]:
+        """The pure function's arguments for `sample`."""
+        return {**self._arguments(arrays, x, a, name, call), "key": spawn(self.key, 0)}
 
-    def _known(self, arrays: Library, name: str, x: Array) -> None:
+    def _refuse_traced(self, arrays: Library, name: str, x: Array) -> None:
+        """Raise TypeError for an array that the layer would count only while a function is traced."""
         if arrays.traced(x):
             raise TypeError(
                 f"{name} is traced, and the layer's count of calls would be frozen into the transformed function, the "
                 "same mask for ever; wanted call=, the number of the draw, which may be traced, or the pure form: "
                 f"anyoptim.{self.pure}(x, ratio, key, call)"
             )
-        _recorded(arrays, name, x)
+        _refuse_capture(arrays, name, x)
 
 
-class Sampled(Layer):
-    """A layer of one input, of a function and one for its gradient."""
+class UnaryLayer(Layer):
+    """A layer with one input, made of a pure function and of that function's gradient."""
 
     _function: Callable[..., Array]
     _gradient: Callable[..., Array]
@@ -156,15 +214,17 @@ class Sampled(Layer):
         Args:
             x: any shape; the result has its library, device, shape and dtype, and x is not written to, unless it is
                 `out`.
-            training: otherwise nothing is drawn.
+            training: True or False; if it is False, nothing is drawn.
             call: the draw, 0 <= call < 2**64, or a 0-d integer array, which `jax.jit` may trace. Without one it is
                 the next of the layer, which counts it. With one the layer is a function: it counts and remembers
                 nothing, and `backward` wants the same call.
             out: where to write the result: x itself, or an array like it that shares no memory with it.
 
         Raises TypeError for an x that is no real or complex floating array, or that is traced (as under
-        `jax.jit`) in training without a call: the count would be frozen.
+        `jax.jit`) in training without a call: the count would be frozen; and for a `training` that is no bool.
         """
+        if training is not True:
+            training = flag("training", training)
         if training and call is None and out is None:
             y = self._quick_forward(x)
             if y is not None:
@@ -173,10 +233,10 @@ class Sampled(Layer):
         if not training:
             if out is not None:
                 destination("out", out, "x", x)
-            y = self._rest(arrays, x)
+            y = self._inference(arrays, x)
             return y if out is None else copied_to(arrays, out, y)
         if call is not None:
-            return self._function(x, **self._named(arrays, x, a, "x", call), out=out)
+            return self._function(x, **self._arguments(arrays, x, a, "x", call), out=out)
         return self._counted(arrays, x, a, "x", lambda arguments: self._function(x, **arguments, out=out))
 
     def backward(self, dout: Array, call: Any = None, *, out: Array | None = None) -> Array:
@@ -194,7 +254,7 @@ class Sampled(Layer):
             dx = self._quick_backward(dout)
             if dx is not None:
                 return dx
-        arguments = self._again(dout, call)
+        arguments = self._gradient_arguments(dout, call)
         if out is not None:
             destination("out", out, "dout", dout)
         return self._gradient(dout, **arguments, out=out)
@@ -212,20 +272,30 @@ class Sampled(Layer):
         Source: Gal and Ghahramani, Dropout as a Bayesian approximation, 2016, section 3.
         """
         arrays, a, _ = admit("x", x, INPUT)
-        return self._function(x, **self._sampled(arrays, x, a, "x", call))
+        return self._function(x, **self._sample_arguments(arrays, x, a, "x", call))
 
-    def _rest(self, arrays: Library, x: Array) -> Array:
+    def _inference(self, arrays: Library, x: Array) -> Array:
+        """The output outside training."""
         return x
 
     def _quick_forward(self, x: Array) -> Array | None:
-        """The counted forward of what needs no checks; None for all else."""
+        """The counted forward of an array that needs no checks; None for any other."""
         return None
 
     def _quick_backward(self, dout: Array) -> Array | None:
+        """The gradient for an array that needs no checks; None for any other."""
         return None
 
 
-def _recorded(arrays: Library, name: str, x: Array) -> None:
+def flag(name: str, value: Any) -> bool:
+    """A bool, NumPy's too, or 0 or 1. Raises TypeError for anything else."""
+    if not isinstance(value, bool | np.bool_) and not (isinstance(value, int | np.integer) and value in {0, 1}):
+        raise TypeError(f"{name} is {value!r}; wanted True or False")
+    return bool(value)
+
+
+def _refuse_capture(arrays: Library, name: str, x: Array) -> None:
+    """Raise RuntimeError for an array in whose stream a CUDA graph is being captured."""
     number = arrays.cuda(x) if not is_scalar(x) else None
     if number is not None and arrays.capturing(number):
         raise RuntimeError(

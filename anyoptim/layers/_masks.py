@@ -1,4 +1,4 @@
-"""What is drawn for an array: masks of its shape, or shared along some axes, and products with them."""
+"""Masks for an array, of its shape or shared along some axes, and products with them."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ BELOW_ONE = Domain(lambda ratio: 0 <= ratio < 1, "at least 0 and below 1")
 INPUT = "an array or a float"
 
 NoiseShape = Sequence[int | None] | None
-"""For each axis 1, if its elements share what is drawn, or None or their number, if each has its own."""
+"""For each axis 1, if its elements share a random number, or None or their number, if each has one of its own."""
 
 
 class Place(NamedTuple):
-    """Which draw it is, and which part of it."""
+    """The place of an array's random numbers in the stream: the draw, and the part of it."""
 
     key: int
     call: Any
@@ -50,7 +50,7 @@ class Place(NamedTuple):
 
 
 class Noise(NamedTuple):
-    """What is drawn for an array: numbers of this shape, from there."""
+    """The random numbers to draw for an array: their shape, and where they lie within the draw."""
 
     shape: tuple[int, ...]
     offset: Offset
@@ -58,7 +58,10 @@ class Noise(NamedTuple):
 
     @classmethod
     def of(cls, shape: tuple[int, ...], noise_shape: NoiseShape, at: Place) -> Noise:
-        """Raises ValueError for a noise shape that does not fit, and a part that begins within what is shared."""
+        """The numbers to draw for an array of this shape at this place.
+
+        Raises ValueError for a noise shape that does not fit, and for a part that begins within a shared number.
+        """
         if noise_shape is None:
             return cls(shape, at.offset, at.within)
         if not isinstance(noise_shape, Sequence):
@@ -70,24 +73,24 @@ class Noise(NamedTuple):
             raise ValueError(
                 f"noise_shape is {entries} for an x of shape {shape}; wanted 1 or None or its length for each axis"
             )
-        own = [m != 1 for m in entries]
-        drawn = tuple(n if k else 1 for n, k in zip(shape, own, strict=True))
+        separate = [m != 1 for m in entries]
+        drawn = tuple(n if k else 1 for n, k in zip(shape, separate, strict=True))
         if at.within is not None:
             place(shape, at.offset, at.within)  # raises
             assert not isinstance(at.offset, int)  # noqa: S101 - or it would have
-            offset = tuple(first if k else 0 for first, k in zip(at.offset, own, strict=True))
-            return cls(drawn, offset, tuple(m if k else 1 for m, k in zip(at.within, own, strict=True)))
+            offset = tuple(first if k else 0 for first, k in zip(at.offset, separate, strict=True))
+            return cls(drawn, offset, tuple(m if k else 1 for m, k in zip(at.within, separate, strict=True)))
         begin, row = integer("offset", at.offset), math.prod(shape[1:])
         if row and begin % row:
             raise ValueError(
                 f"offset is {begin}; wanted a multiple of {row}, the elements of x[0], or the shape of the whole as "
                 "within=, where noise is shared"
             )
-        return cls(drawn, begin // row * math.prod(drawn[1:]) if own[:1] == [True] and row else 0, None)
+        return cls(drawn, begin // row * math.prod(drawn[1:]) if separate[:1] == [True] and row else 0, None)
 
 
 def by_channel(ndim: int, axis: int) -> tuple[int | None, ...]:
-    """The noise shape of what is drawn for each sample, along the first axis, and channel.
+    """The noise shape with one number for each sample, along the first axis, and channel.
 
     Raises TypeError and ValueError.
     """
@@ -102,12 +105,12 @@ def by_channel(ndim: int, axis: int) -> tuple[int | None, ...]:
 
 
 def by_sample(ndim: int) -> tuple[int | None, ...]:
-    """The noise shape of what is drawn for each sample, along the first axis."""
+    """The noise shape with one number for each sample, along the first axis."""
     return tuple(1 if k else None for k in range(ndim))
 
 
 def valid(domain: Domain, ratio: Any) -> float:
-    """The ratio, a number of the host. Raises TypeError or ValueError."""
+    """The ratio as a Python float. Raises TypeError or ValueError."""
     if traced(ratio):
         raise TypeError("ratio is traced; wanted a number that is known when the function is compiled")
     number: float = domain.value("ratio", ratio)
@@ -128,8 +131,8 @@ def product(
     noise_shape: NoiseShape,
     out: Array | None = None,
 ) -> Array:
-    """`x*scale` where an element is kept, else `x*0`: in one pass, where an engine has one for it."""
-    into = None if out is None else destination("out", out, "x", x)
+    """`x*scale` where an element is kept, else `x*0`; in one pass, where an engine can."""
+    target = None if out is None else destination("out", out, "x", x)
     a = arrays.load(x) if is_scalar(x) else x
     shape = tuple(a.shape)
     noise = Noise.of(shape, noise_shape, at)
@@ -137,7 +140,7 @@ def product(
         begin = place(shape, noise.offset, noise.within)
         if not isinstance(begin, Rows):
             numbers = integer("key", at.key), count("call", at.call), begin
-            fused = masked(arrays, x, round(ratio * 2**32), scale, numbers, into)
+            fused = masked(arrays, x, round(ratio * 2**32), scale, numbers, target)
             if fused is not None:
                 return fused if out is None else out
     y = scaled(arrays, x, scale, arrays.sharded_like(kept(noise, ratio, at, a), a))
@@ -159,5 +162,5 @@ def scaled(arrays: Library, x: Array, scale: float, mask: Array | None = None) -
 
 
 def widened(arrays: Library, a: Array) -> Array:
-    """The array in the dtype that it is computed in."""
+    """The array in the dtype of its arithmetic."""
     return arrays.xp.astype(a, getattr(arrays.xp, COMPUTE[arrays.dtype(a)]), copy=False)

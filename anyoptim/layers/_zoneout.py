@@ -8,7 +8,7 @@ from typing import Any
 from anyoptim._arrays import Array, Library, is_scalar
 from anyoptim._arrays._checks import admit
 from anyoptim._arrays._quiet import quiet
-from anyoptim.layers._layer import Layer
+from anyoptim.layers._layer import Layer, flag
 from anyoptim.layers._masks import INPUT, RATIO, Noise, NoiseShape, Place, kept, valid, widened
 from anyoptim.random._place import Offset
 
@@ -72,9 +72,9 @@ def zoneout_gradient(
     """
     arrays, a, _ = admit("dout", dout, INPUT)
     mask = _kept(arrays, a, valid(RATIO, ratio), Place(key, call, offset, within), noise_shape)
-    given = arrays.load(dout) if is_scalar(dout) else dout
-    nothing = arrays.xp.zeros_like(given)
-    pairs = (nothing, given), (given, nothing)
+    gradient = arrays.load(dout) if is_scalar(dout) else dout
+    zeros = arrays.xp.zeros_like(gradient)
+    pairs = (zeros, gradient), (gradient, zeros)
     before, after = (arrays.rebound(dout, arrays.array(arrays.xp.where(mask, *pair))) for pair in pairs)
     return before, after
 
@@ -106,49 +106,42 @@ class Zoneout(Layer):
         super().__init__(dropout_ratio, seed)
         self.noise_shape = noise_shape
 
-    def __repr__(self) -> str:
-        shape = "" if self.noise_shape is None else f", noise_shape={self.noise_shape!r}"
-        return f"Zoneout({self.dropout_ratio!r}{shape}, seed={self.key})"
-
-    def _noise_shape(self, ndim: int) -> NoiseShape:
-        return self.noise_shape
-
     def forward(self, h_prev: Array, h_new: Array, training: bool = True, call: Any = None) -> Array:
         """The state: drawn in training, what is expected of it otherwise.
 
         Args:
             h_prev: the state before.
             h_new: the state after, of the same library, shape and dtype; the result is like it.
-            training: otherwise nothing is drawn.
+            training: True or False; if it is False, nothing is drawn.
             call: as for `Dropout.forward`.
 
         Raises like `Dropout.forward`, and where the two are no pair.
         """
         arrays, a = _pair(h_prev, h_new)
-        if not training:
+        if not flag("training", training):
             return _mean(arrays, h_prev, h_new, RATIO.value("dropout_ratio", self.dropout_ratio))
         if call is not None:
-            return zoneout(h_prev, h_new, **self._named(arrays, h_new, a, "h_new", call))
-        self._known(arrays, "h_prev", h_prev)
+            return zoneout(h_prev, h_new, **self._arguments(arrays, h_new, a, "h_new", call))
+        self._refuse_traced(arrays, "h_prev", h_prev)
         return self._counted(arrays, h_new, a, "h_new", lambda arguments: zoneout(h_prev, h_new, **arguments))
 
     def backward(self, dout: Array, call: Any = None) -> tuple[Array, Array]:
         """The gradients of `h_prev` and `h_new`, given that of the state. For the rest as `Dropout.backward`."""
-        return zoneout_gradient(dout, **self._again(dout, call))
+        return zoneout_gradient(dout, **self._gradient_arguments(dout, call))
 
     def sample(self, h_prev: Array, h_new: Array, call: Any) -> Array:
         """The state as in training, drawn under another key: as `Dropout.sample`."""
         arrays, a = _pair(h_prev, h_new)
-        return zoneout(h_prev, h_new, **self._sampled(arrays, h_new, a, "h_new", call))
+        return zoneout(h_prev, h_new, **self._sample_arguments(arrays, h_new, a, "h_new", call))
 
     @property
     def mask(self) -> Array | None:
-        """True where the last counted forward took the new element; None before it. For the rest as `Dropout.mask`."""
+        """True where the last counted forward took the new element; None before it. See also `Dropout.mask`."""
         return super().mask
 
 
 def _pair(h_prev: Array, h_new: Array) -> tuple[Library, Array]:
-    """The library of both, and the new one as an array. Raises TypeError and ValueError."""
+    """The library of both states, and the new one as an array. Raises TypeError and ValueError."""
     other, b, before = admit("h_prev", h_prev, INPUT)
     arrays, a, after = admit("h_new", h_new, INPUT)
     if other is not arrays or is_scalar(h_prev) != is_scalar(h_new):

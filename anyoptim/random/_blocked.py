@@ -16,23 +16,23 @@ from anyoptim._engines import _threads
 from anyoptim._engines._base import NDArray
 from anyoptim.random import _blocked_words as _philox_blocked
 from anyoptim.random._blocked_words import Buffers
-from anyoptim.random._mask_spec import Draw
+from anyoptim.random._mask_spec import MaskSpec
 from anyoptim.random._rounds import CHOICES, GROUP, MASK
 
 __all__ = ["masked"]
 
 
-def masked(dtype: str, x: NDArray, y: NDArray, of: Draw) -> None:
+def masked(dtype: str, x: NDArray, y: NDArray, spec: MaskSpec) -> None:
     """Write to y, which may be x; bfloat16 is given as its bits."""
     most = _most(dtype)
     workers = _philox_blocked.workers(x.size // most)
-    _threads.spread(functools.partial(_share, dtype, x, y, of, most), [(k, workers) for k in range(workers)])
+    _threads.spread(functools.partial(_share, dtype, x, y, spec, most), [(k, workers) for k in range(workers)])
 
 
-def _share(dtype: str, x: NDArray, y: NDArray, of: Draw, most: int, k: int, workers: int) -> None:
+def _share(dtype: str, x: NDArray, y: NDArray, spec: MaskSpec, most: int, k: int, workers: int) -> None:
     with quiet(), _philox_blocked.buffers() as own:
-        for (a, b), offset in itertools.islice(_blocks([x, y], of.offset, most), k, None, workers):
-            _block(dtype, a, b, own, of, offset)
+        for (a, b), offset in itertools.islice(_blocks([x, y], spec.offset, most), k, None, workers):
+            _block(dtype, a, b, own, spec, offset)
 
 
 def _most(dtype: str) -> int:
@@ -60,14 +60,14 @@ def _blocks(arrays: list[NDArray], offset: int, most: int) -> Iterator[tuple[lis
             yield from _blocks([a[i] for a in arrays], offset + i * each, most)
 
 
-def _block(dtype: str, x: NDArray, y: NDArray, own: Buffers, of: Draw, offset: int) -> None:
+def _block(dtype: str, x: NDArray, y: NDArray, own: Buffers, spec: MaskSpec, offset: int) -> None:
     factor, *wide = _rooms(dtype, x.shape, own)
-    if 0 < of.threshold <= MASK:
-        np.copyto(factor, _philox_blocked.kept(own, of, offset, x.size).reshape(x.shape))
-        if of.scale != 1:
-            np.multiply(factor, factor.dtype.type(of.scale), out=factor)
+    if 0 < spec.threshold <= MASK:
+        np.copyto(factor, _philox_blocked.kept(own, spec, offset, x.size).reshape(x.shape))
+        if spec.scale != 1:
+            np.multiply(factor, factor.dtype.type(spec.scale), out=factor)
     else:
-        factor.fill(0 if of.threshold else of.scale)
+        factor.fill(0 if spec.threshold else spec.scale)
     if not wide:
         np.multiply(x, factor, out=y)
         return

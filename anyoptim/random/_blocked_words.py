@@ -15,7 +15,7 @@ from anyoptim._arrays._quiet import quiet
 from anyoptim._engines import _threads
 from anyoptim._engines._base import NDArray
 from anyoptim.random._blocked_source import CALLED, EXCHANGE, chosen, drawn
-from anyoptim.random._mask_spec import Draw
+from anyoptim.random._mask_spec import MaskSpec
 from anyoptim.random._rounds import CHOICES, GROUP, MASK, MULTIPLIERS, keys
 
 __all__ = ["COUNTERS", "Buffers", "buffers", "kept", "words", "workers"]
@@ -65,11 +65,11 @@ def workers(blocks: int) -> int:
     return min(THREADS, _threads.threads()) if blocks >= THREADED else 1
 
 
-def kept(own: Buffers, of: Draw, offset: int, n: int) -> NDArray:
+def kept(own: Buffers, spec: MaskSpec, offset: int, n: int) -> NDArray:
     """Which of so many elements to keep, the first of which has this choice, in one of the buffers."""
     first, skip = divmod(offset, CHOICES)
     some = -(-(skip + n) // CHOICES)
-    _into(own.kept[:some], own, _called(chosen), of.key, of.call, first, _number(of.last << 32 | MASK))
+    _into(own.kept[:some], own, _called(chosen), spec.key, spec.call, first, _number(spec.last << 32 | MASK))
     return own.kept.reshape(-1)[skip : skip + n]
 
 

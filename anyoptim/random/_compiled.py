@@ -16,7 +16,7 @@ from anyoptim._engines import _threads
 from anyoptim._engines._base import NDArray
 from anyoptim._engines.compiled import _array_headers, _kernel_cache
 from anyoptim.random._compiled_source import BLOCK, FLAT, PARAMETERS, ROWS, Drops, flat, strided
-from anyoptim.random._mask_spec import Draw
+from anyoptim.random._mask_spec import MaskSpec
 from anyoptim.random._rounds import CHOICES
 
 __all__ = ["masked", "quick", "refusal", "source"]
@@ -85,19 +85,19 @@ def quick(x: Any, threshold: int, scale: float, key: int, call: int) -> NDArray 
     return y
 
 
-def masked(dtype: str, x: NDArray, y: NDArray, draw: Draw) -> None:
+def masked(dtype: str, x: NDArray, y: NDArray, spec: MaskSpec) -> None:
     """Write to y, which may be x; bfloat16 is given as its bits."""
     place = "x" if y is x else "y"
     objects = _array_headers.reliable() and type(x) is type(y) is np.ndarray
     where = (id(x), id(y), 1) if objects else (_address(x), _address(y), 0)
-    numbers = draw.offset, draw.key, draw.call, draw.last, draw.scale, draw.dropped
+    numbers = spec.offset, spec.key, spec.call, spec.last, spec.scale, spec.dropped
     n, own = x.size, _table()
     if x.flags.c_contiguous and y.flags.c_contiguous and dtype in FLAT:
         drop = _load("flat", dtype, place)
         if objects and place == "y" and x.dtype is y.dtype is _PLAIN.get(dtype):
             _QUICK[id(x.dtype)] = drop
         own.put(*where, n, *numbers, 0, 0)
-        _run(drop, (own.array,), -(-(draw.offset % CHOICES + n) // CHOICES), n)
+        _run(drop, (own.array,), -(-(spec.offset % CHOICES + n) // CHOICES), n)
         _free.append(own)
         return
     axes = _axes(x, y)

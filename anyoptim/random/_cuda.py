@@ -12,13 +12,13 @@ from anyoptim._engines.cuda import _engine as cuda
 from anyoptim._engines.cuda._elements import ELEMENTS
 from anyoptim._engines.cuda._source import THREADS
 from anyoptim.random._cuda_source import dropout
-from anyoptim.random._mask_spec import Draw
+from anyoptim.random._mask_spec import MaskSpec
 from anyoptim.random._rounds import CHOICES
 
 __all__ = ["masked"]
 
 
-def masked(library: Library, x: Array, number: int, draw: Draw, out: Array | None) -> Array | None:
+def masked(library: Library, x: Array, number: int, spec: MaskSpec, out: Array | None) -> Array | None:
     """The result on this device, in `out` if that is given; None for what no kernel takes."""
     dtype = library.dtype(x)
     if dtype not in ELEMENTS or cuda.missing():
@@ -30,9 +30,9 @@ def masked(library: Library, x: Array, number: int, draw: Draw, out: Array | Non
         y = library.load(out) if straight else xp.empty_like(flat)
     if n:
         device, kernel = cuda.device(number), dropout(dtype)
-        threads = -(-(draw.offset % CHOICES + n) // CHOICES)
+        threads = -(-(spec.offset % CHOICES + n) // CHOICES)
         memories: list[Any] = [library.memory(flat), library.memory(y)]  # none is None, for they have elements
-        numbers = (n, draw.offset, draw.key, draw.call, draw.threshold, np.float64(draw.scale).view(np.uint64))
+        numbers = (n, spec.offset, spec.key, spec.call, spec.threshold, np.float64(spec.scale).view(np.uint64))
         words = map(np.uint64, (*(m.address for m in memories), *numbers))
         with device.scope():
             stream, found = device.stream(library.stream(number)), device.kernel(kernel.name, kernel.text)

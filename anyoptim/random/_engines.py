@@ -12,7 +12,7 @@ from anyoptim._engines._base import NDArray
 from anyoptim._engines.compiled import _engine as compiled
 from anyoptim.random import _blocked as _masking_blocked
 from anyoptim.random import _compiled as _masking_compiled
-from anyoptim.random._mask_spec import Draw
+from anyoptim.random._mask_spec import MaskSpec
 
 __all__ = ["masked", "near", "quick"]
 
@@ -46,12 +46,12 @@ def masked(
     key, call, offset = place
     if not isinstance(call, int) or library.tracked_by_autograd(x):
         return None
-    draw = Draw(threshold, scale, key, call, offset)
+    spec = MaskSpec(threshold, scale, key, call, offset)
     number = library.cuda(x)
     if number is not None:
         from anyoptim.random import _cuda as _masking_cuda  # noqa: PLC0415 - for those who have a device
 
-        return _masking_cuda.masked(library, x, number, draw, out)
+        return _masking_cuda.masked(library, x, number, spec, out)
     a = None if only == "portable" else library.numpy_bits(x)
     if a is None:
         return None
@@ -60,7 +60,7 @@ def masked(
     if b is None:
         return None
     if a.size:
-        _engine(library.dtype(x), a, b, draw)
+        _engine(library.dtype(x), a, b, spec)
     if out is not None:
         library.mark_written([out])
     return y
@@ -71,13 +71,13 @@ def quick(x: Any, threshold: int, scale: float, key: int, call: int) -> NDArray 
     return None if only in {"blocked", "portable"} else _masking_compiled.quick(x, threshold, scale, key, call)
 
 
-def _engine(dtype: str, x: NDArray, y: NDArray, draw: Draw) -> None:
+def _engine(dtype: str, x: NDArray, y: NDArray, spec: MaskSpec) -> None:
     soon = only == "blocked" or (only is None and _drawn[dtype] < WORTHWHILE)
     if soon or _refusal(x, y) is not None:
-        _masking_blocked.masked(dtype, x, y, draw)
+        _masking_blocked.masked(dtype, x, y, spec)
         _drawn[dtype] += CALLS + x.size
     else:
-        _masking_compiled.masked(dtype, x, y, draw)
+        _masking_compiled.masked(dtype, x, y, spec)
 
 
 def _refusal(x: NDArray, y: NDArray) -> str | None:

@@ -1,4 +1,4 @@
-"""Schedules made of others, and of points."""
+"""Schedules that are made of other schedules, and of points."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ __all__ = ["as_schedule", "join", "piecewise", "value_of", "warmup", "warmup_cos
 
 
 def as_schedule(name: str, value: Any) -> Any:
-    """A schedule as it is, a number as a constant one. Raises TypeError or ValueError with its name."""
+    """A schedule as it is, or a number as a constant schedule. Raises TypeError or ValueError with its name."""
     scheduled(name, value)
     return value if callable(value) else Constant(finite.value(name, value))
 
 
 def value_of(name: str, schedule: Any, step: Any) -> Any:
-    """What a schedule gives at a step, as a Python float unless it is traced. Raises TypeError or ValueError."""
+    """The value of a schedule at a step, a Python float unless it is traced. Raises TypeError or ValueError."""
     return finite.value(f"{name} at its step {step}", schedule(step))
 
 
@@ -66,7 +66,7 @@ class join(Schedule):  # noqa: N801 - it is called like a function
 
 
 class warmup(Schedule):  # noqa: N801 - it is called like a function
-    """A line up to where a schedule begins, and then the schedule, which counts its own steps, from 1.
+    """A line to where a schedule begins, and then that schedule, which counts its own steps, from 1.
 
     ::
 
@@ -89,13 +89,13 @@ class warmup(Schedule):  # noqa: N801 - it is called like a function
         self.start = finite.value("start", start)
 
     def _value(self, n: Any) -> Any:
-        # While n < steps this is the schedule's step 1; then it counts, and the line is at its end.
+        # While n < steps the target is the value of the schedule's step 1; later the line is at its end.
         target = value_of("schedule", self.schedule, after(n, self.steps) + 1)
         return between(self.start, target, progress(n, self.steps))
 
 
 def warmup_cosine(peak: float, steps: int, warmup_steps: int, start: float = 0.0, end: float = 0.0) -> warmup:
-    """Up along a line, down along half a cosine, and then constant.
+    """A schedule up along a line, down along half a cosine, and then constant.
 
     ::
 
@@ -122,7 +122,7 @@ def warmup_cosine(peak: float, steps: int, warmup_steps: int, start: float = 0.0
 
 
 class piecewise(Schedule):  # noqa: N801 - it is called like a function
-    """Through points: constant from each to the next, or interpolated between them.
+    """A schedule through points: constant from each to the next, or interpolated between them.
 
     ::
 

@@ -1,4 +1,4 @@
-"""Schedules that rise and fall: cycles, restarts, and those with phases."""
+"""Schedules that rise and fall, in cycles or in phases."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _SMOOTH = tuple(ease for ease in EASES if ease != "constant")
 
 
 class CosineRestarts(Schedule):
-    """Half a cosine down, and again from the top, in cycles that may get longer and lower.
+    """A schedule down along half a cosine, and again from the top, in cycles that may get longer and lower.
 
     ::
 
@@ -47,12 +47,12 @@ class CosineRestarts(Schedule):
         return between(self.start * power(self.decay, i), self.end, cosine(floating(m) / length))
 
     def _cycle(self, n: Any) -> tuple[Any, Any, Any]:
-        """The number of the cycle, the steps that have passed of it, its length as a float."""
+        """The number of the cycle, the steps of it that have passed, and its length as a float."""
         if self.growth == 1:
             return n // self.steps, n % self.steps, float(self.steps)
         i, m, length = 0, n, float(self.steps)
         later, begin, steps = 1, self.steps, self.steps * self.growth
-        while begin <= largest(n):  # of traced steps any may come: 31 cycles at most, where they have 32 bits
+        while begin <= largest(n):  # any step may come where it is traced: 31 cycles at most, where it has 32 bits
             begun = n >= begin
             i, m, length = where(begun, later, i), where(begun, n - begin, m), where(begun, float(steps), length)
             later, begin, steps = later + 1, begin + steps, steps * self.growth
@@ -60,7 +60,7 @@ class CosineRestarts(Schedule):
 
 
 class Cyclic(Schedule):
-    """Up and down along lines, over and over.
+    """A schedule up and down along lines, over and over.
 
     ::
 
@@ -108,7 +108,7 @@ class Cyclic(Schedule):
 
 
 class OneCycle(Schedule):
-    """Up to a peak, down again, and far below: once, and then constant.
+    """A schedule up to a peak, down again, and far below, once, and then constant.
 
     ::
 

@@ -1,9 +1,9 @@
-"""Schedules that go one way: steps, powers, half a cosine, and nowhere at all."""
+"""Schedules that go one way: in stairs, along powers and half a cosine, or nowhere at all."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, ClassVar
 
 from anyoptim._trace._scalars import floating, power, sqrt, where
 from anyoptim.schedules._schedule import Schedule, finite, increasing, positive, whole_number
@@ -13,7 +13,7 @@ __all__ = ["Constant", "Cosine", "Exponential", "InverseSqrt", "Linear", "MultiS
 
 
 class Constant(Schedule):
-    """The same value at every step: a plain number does as well, but for `join` and comparisons.
+    """A schedule with the same value at every step, for which a plain number does as well, but for comparisons.
 
     ::
 
@@ -33,7 +33,7 @@ class Constant(Schedule):
 
 
 class StepDecay(Schedule):
-    """A staircase: multiplied by a factor whenever so many steps have passed.
+    """A staircase, multiplied by a factor whenever so many steps have passed.
 
     ::
 
@@ -88,7 +88,7 @@ class MultiStep(Schedule):
 
 
 class Exponential(Schedule):
-    """Multiplied by a factor in every so many steps, and evenly in between.
+    """A schedule that is multiplied by a factor in every so many steps, and evenly in between.
 
     ::
 
@@ -115,8 +115,19 @@ class Exponential(Schedule):
         return self.start * power(self.factor, floating(n) / self.steps)
 
 
-class Polynomial(Schedule):
-    """From one value to another along a power of the steps that are left, and then constant.
+class _Descent(Schedule):
+    """A schedule from one value to another in so many steps."""
+
+    arguments: ClassVar[tuple[str, ...]] = ("start", "steps", "end")
+
+    def __init__(self, start: float, steps: int, end: float = 0.0) -> None:
+        self.start = finite.value("start", start)
+        self.steps = whole_number("steps", steps)
+        self.end = finite.value("end", end)
+
+
+class Polynomial(_Descent):
+    """A schedule from one value to another, along a power of the steps that are left, and then constant.
 
     ::
 
@@ -135,17 +146,15 @@ class Polynomial(Schedule):
     arguments = ("start", "steps", "end", "power")
 
     def __init__(self, start: float, steps: int, end: float = 0.0, power: float = 1.0) -> None:
-        self.start = finite.value("start", start)
-        self.steps = whole_number("steps", steps)
-        self.end = finite.value("end", end)
+        super().__init__(start, steps, end)
         self.power = positive.value("power", power)
 
     def _value(self, n: Any) -> Any:
         return between(self.end, self.start, left(n, self.steps) ** self.power)
 
 
-class Linear(Schedule):
-    """From one value to another along a line, and then constant.
+class Linear(_Descent):
+    """A schedule from one value to another along a line, and then constant.
 
     ::
 
@@ -160,19 +169,12 @@ class Linear(Schedule):
     Source: torch's LinearLR, optax's linear_schedule.
     """
 
-    arguments = ("start", "steps", "end")
-
-    def __init__(self, start: float, steps: int, end: float = 0.0) -> None:
-        self.start = finite.value("start", start)
-        self.steps = whole_number("steps", steps)
-        self.end = finite.value("end", end)
-
     def _value(self, n: Any) -> Any:
         return between(self.start, self.end, progress(n, self.steps))
 
 
-class Cosine(Schedule):
-    """From one value to another along half a period of a cosine, and then constant.
+class Cosine(_Descent):
+    """A schedule from one value to another along half a period of a cosine, and then constant.
 
     ::
 
@@ -190,19 +192,12 @@ class Cosine(Schedule):
     without restarts.
     """
 
-    arguments = ("start", "steps", "end")
-
-    def __init__(self, start: float, steps: int, end: float = 0.0) -> None:
-        self.start = finite.value("start", start)
-        self.steps = whole_number("steps", steps)
-        self.end = finite.value("end", end)
-
     def _value(self, n: Any) -> Any:
         return between(self.start, self.end, cosine(progress(n, self.steps)))
 
 
 class InverseSqrt(Schedule):
-    """Falls with the root of the steps, and for ever.
+    """A schedule that falls with the root of the number of steps, for ever.
 
     ::
 

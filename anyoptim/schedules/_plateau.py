@@ -1,4 +1,4 @@
-"""The schedule that listens: lower after each time that a loss has stopped falling."""
+"""The schedule that is told losses, and is reduced after each time that they have stopped falling."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _NEW = {"multiplier": 1.0, "best": None, "failures": 0, "resting": 0}
 
 
 class Plateau(Schedule):
-    """A schedule times a multiplier, which is reduced whenever what it is told has not improved for a while.
+    """A schedule times a multiplier, which is reduced whenever the values it is told have not improved for a while.
 
     ::
 
@@ -125,7 +125,7 @@ class Plateau(Schedule):
         return gain > margin
 
     def __copy__(self) -> Self:
-        return deepcopy(self)  # two schedules over the same state would be told as one
+        return deepcopy(self)  # two schedules with one state would be told as one
 
 
 def _number(name: str, value: Any) -> float:

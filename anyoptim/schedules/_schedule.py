@@ -1,4 +1,4 @@
-"""What all schedules share: they are immutable values, called with the step; and the checks of their arguments."""
+"""The base of all schedules, which are immutable values called with the step, and the checks of their arguments."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ __all__ = ["Schedule", "choice", "finite", "increasing", "positive", "share", "w
 class Schedule:
     """A function of the step number that is a value: its arguments never change.
 
-    No dataclass: building twenty of these would take half the time that importing anyoptim may take.
+    It is no dataclass: building twenty of these would take half the time that importing anyoptim may take.
     """
 
     arguments: ClassVar[tuple[str, ...]] = ()
-    """The names of the attributes, which are those of the arguments."""
+    """The names of the constructor's arguments, which are attributes of these names."""
 
     def __call__(self, step: int) -> float:
         """The value at a step, which counts from 1.

@@ -1,4 +1,4 @@
-"""From one value to another: written once, for integers of the host and for traced 0-d arrays."""
+"""The ways from one value to another, for step counts that are Python integers or traced 0-d arrays."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ __all__ = ["EASES", "after", "between", "cosine", "left", "progress", "through"]
 
 
 def after(n: Any, begin: int) -> Any:
-    """How many of n steps came after the first `begin`."""
+    """The number of those of n steps that came after the first `begin`."""
     return where(n >= begin, n - begin, 0)
 
 
 def left(n: Any, steps: int) -> Any:
-    """The share of `steps` steps that n steps have left: from 1.0 to 0.0."""
+    """The share of `steps` steps that is left after n of them: from 1.0 to 0.0."""
     return floating(where(n < steps, steps - n, 0)) / steps
 
 
 def progress(n: Any, steps: int, begin: int = 0) -> Any:
-    """The share of `steps` steps, after the first `begin`, that n steps have covered: from 0.0 to 1.0."""
-    # XLA multiplies by the reciprocal instead, and could miss the 1.
+    """The share of `steps` steps, which begin after the first `begin`, that n steps cover: from 0.0 to 1.0."""
+    # The 1 is said, because XLA multiplies by the reciprocal instead of dividing, and could miss it.
     return where(n < begin + steps, floating(after(n, begin)) / max(steps, 1), 1.0)
 
 
 def between(a: Any, b: Any, x: Any) -> Any:
-    """The point at x between a and b. Exactly a at 0, b at 1, and for no x in between of another sign than both."""
+    """The point at x between a and b: exactly a at 0, b at 1, and for no x in between of another sign than both."""
     return a * (1 - x) + b * x
 
 
 def cosine(x: Any) -> Any:
-    """From 0 to 1 along half a period of a cosine: slowly, fast, slowly."""
+    """The way from 0 to 1 along half a period of a cosine: slowly, fast, slowly."""
     return (1 - cos(math.pi * x)) / 2
 
 
@@ -50,7 +50,7 @@ def through(n: Any, points: Sequence[tuple[int, float]], ease: str) -> Any:
     """The value after n steps on the way through points (steps, value); the first before them, the last after."""
     (begin, value), *others = points
     for end, target in others:
-        # Not begun, this leaves the value as it is; done, it gives the target: both exactly.
+        # A part that has not begun leaves the value as it is, and one that is over gives its target, both exactly.
         value = between(value, target, EASES[ease](progress(n, end - begin, begin)))
         begin = end
     return value

@@ -24,7 +24,7 @@ from hypothesis.extra import numpy as hnp
 from safetensors.numpy import save_file
 
 import anyoptim as ao
-from anyoptim.checkpoint import _checkpoint, _tensors
+from anyoptim.checkpoint import _file, _tensors
 from tests.support.internals import Tree, replacing
 from tests.support.libraries import Library, numpy_dtype, same_bits
 
@@ -57,7 +57,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_parameters_come_back(lib: Library, dtype: str, tmp_path: Path) -> None:
-    """Bit for bit, of each dtype that a library has, with what is special about numbers; in its own containers."""
+    """They have the same bits, for each dtype that a library has and special values, in the user's containers."""
     values = np.array([[0.0, -0.0, 1.5], [np.inf, np.nan, -3e-4]]).astype(numpy_dtype(dtype))
     params = {"W": lib.asarray(values), "deep": [{"0-d": lib.asarray(values[0, 2])}, (lib.asarray(values[:0]), None)]}
     ao.save(tmp_path / "run", params=params)
@@ -137,7 +137,7 @@ def _equal(a: Any, b: Any) -> bool:
 @settings(max_examples=60)
 @given(extra=PLAIN)
 def test_anything_plain_comes_back(extra: Any, tmp_path: Path) -> None:
-    """Any nest of plain values, whatever its keys are called."""
+    """Any nest of plain values comes back, whatever its keys are called."""
     ao.save(tmp_path / "run", extra=extra)
     assert _equal(ao.load(tmp_path / "run").extra, extra)
 
@@ -150,7 +150,7 @@ def test_anything_plain_comes_back(extra: Any, tmp_path: Path) -> None:
     order=st.sampled_from("CF"),
 )
 def test_any_array_comes_back(a: Any, order: str, tmp_path: Path) -> None:
-    """Of any dtype, shape, memory and byte order."""
+    """An array comes back, of any dtype, shape, memory order and byte order."""
     a = np.asarray(a, order=order)  # type: ignore[call-overload]
     ao.save(tmp_path / "run", extra=[a, {"a/b": a[..., None], "a": {"b": a}}])
     one, more = ao.load(tmp_path / "run").extra
@@ -163,7 +163,7 @@ KEY = (
     | st.text("$.a/'\\é\U0001f600\0", max_size=3)
     | st.sampled_from(["$tensor", "$$tensor", "$complex", "__metadata__"])
 )
-"""Such as mean something in the file, and any other."""
+"""Keys that mean something in the file, and any others."""
 
 NEST: Any = st.recursive(
     st.integers(0, 9), lambda of: st.dictionaries(KEY, of, max_size=3) | st.lists(of, max_size=2), max_leaves=5
@@ -180,7 +180,7 @@ def _filled(nest: Any, of: Callable[[int], Any]) -> Any:
 @settings(max_examples=60)
 @given(nest=st.dictionaries(KEY, NEST, min_size=1, max_size=3))
 def test_any_keys_come_back(nest: Any, tmp_path: Path) -> None:
-    """Of parameters, of what an optimizer keeps for them, of layers and of anything else, by `save` or `state_dict`."""
+    """Keys of parameters, of an optimizer's state, of layers and of others come back, by `save` or `state_dict`."""
     params = _filled(nest, lambda n: None if n == 9 else np.full(2, float(n)))
     optimizer, other = ao.Momentum(), ao.Momentum()
     try:
@@ -224,7 +224,7 @@ def test_surrogates_that_would_not_come_back_are_refused_by_name(what: str, tmp_
 
 
 class _Loop:
-    """What a checkpoint can't hold."""
+    """Values that a checkpoint can't hold."""
 
 
 CYCLE: list[Any] = []
@@ -246,7 +246,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
 
 @pytest.mark.parametrize("what", REFUSED)
 def test_what_cannot_be_saved_is_refused_by_name(what: str, tmp_path: Path) -> None:
-    """And the file that was there stays as it was, with nothing beside it."""
+    """The file that was there stays as it was, with nothing beside it."""
     given, message = REFUSED[what]
     (tmp_path / "run").write_text("old")
     with pytest.raises((TypeError, ValueError), match=message):
@@ -256,7 +256,7 @@ def test_what_cannot_be_saved_is_refused_by_name(what: str, tmp_path: Path) -> N
 
 
 def test_a_save_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whichever part of writing fails; what was begun is taken away."""
+    """The old file stays whichever part of writing fails, and the new one is taken away."""
     path = tmp_path / "run"
     ao.save(path, extra=1)
 
@@ -270,12 +270,14 @@ def test_a_save_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pyte
                 ao.save(path, extra=2)
         assert ao.load(path).extra == 1
         assert os.listdir(tmp_path) == ["run"]
-    with pytest.raises(OSError, match="nowhere"):
-        ao.save(tmp_path / "nowhere" / "run", extra=2)
+    for folder in (tmp_path / "nowhere", path / "in a file"):
+        with pytest.raises(FileNotFoundError) as caught:
+            ao.save(folder / "run", extra=2)
+        assert str(caught.value) == f"{folder / 'run'} can't be written: there is no folder {os.path.realpath(folder)}"
 
 
 def test_the_new_file_is_on_the_disk_before_it_is_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Synced, renamed, and the folder synced: in this order."""
+    """The file is synced, then renamed, and then the folder is synced."""
     calls: list[str] = []
 
     def seen(what: str, call: Callable[..., Any]) -> Callable[..., Any]:
@@ -325,7 +327,7 @@ def test_arrays_that_change_meanwhile_are_noticed(tmp_path: Path, monkeypatch: p
 
 
 def test_numbers_of_numpy_come_back_as_numbers(tmp_path: Path) -> None:
-    """Whatever their kind."""
+    """A NumPy scalar of any kind comes back as a Python number or bool."""
     ao.save(tmp_path / "run", extra=[np.float64(0.5), np.float32(0.25), np.int8(-3), np.True_])
     found = ao.load(tmp_path / "run").extra
     assert found == [0.5, 0.25, -3, True]
@@ -354,8 +356,8 @@ def test_names_of_any_length(length: int, tmp_path: Path) -> None:
 
 
 def test_headers_that_can_not_be_read_again_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Before the old file is replaced. The limit is safetensors' own."""
-    monkeypatch.setattr(_checkpoint, "LARGEST", 400)
+    """A header too large is refused before the old file is replaced. The limit is safetensors' own."""
+    monkeypatch.setattr(_file, "LARGEST", 400)
     ao.save(tmp_path / "run", extra=1)
     with pytest.raises(ValueError, match=r"all but the arrays takes .* bytes; wanted 400 at most"):
         ao.save(tmp_path / "run", extra="a" * 400)
@@ -381,7 +383,7 @@ def test_a_killed_save_leaves_a_whole_file(tmp_path: Path) -> None:
 
 @kills
 def test_what_a_living_process_writes_is_left_alone(tmp_path: Path) -> None:
-    """Nor files that are none of ours, whatever they are called."""
+    """A file that is still being written stays, and so does one of another's, whatever it is called."""
     begun, left = tmp_path / "begun", [".anyoptim-.tmp", ".anyoptim-12345678-1.tmp", ".tmp", "anyoptim-1.tmp"]
     for name in left:
         (tmp_path / name).write_text("")
@@ -492,7 +494,7 @@ def _forged(path: Path, change: Callable[[dict[str, Any]], Any], tensors: dict[s
     text = change(document)
     text = json.dumps(document) if text is None else text
     arrays = {"t": np.zeros((2, 3))} if tensors is None else tensors
-    digest = _checkpoint._digest(text, {name: _tensors.stored(name, a)[0] for name, a in arrays.items()})
+    digest = _file.digest(text, {name: _tensors.stored(name, a)[0] for name, a in arrays.items()})
     save_file(arrays, path, metadata={"anyoptim": text, "sha256": digest})
 
 
@@ -539,7 +541,7 @@ REFERENCES: Any = st.recursive(
     lambda of: st.lists(of) | st.dictionaries(st.text(max_size=2), of),
     max_leaves=10,
 )
-"""Of documents: which tensors are said to be where."""
+"""Documents that name tensors in several places."""
 
 
 @given(content=contents(), extra=REFERENCES, times=st.sampled_from([1, 1000]), length=st.none() | st.none() | OFFSETS)
@@ -561,12 +563,12 @@ def test_memory_is_asked_for_by_the_size_of_the_file(
             name: _tensors.Tensor(of["dtype"], tuple(of["shape"]), np.frombuffer(of["data"], np.uint8))
             for name, of in safetensors.deserialize(write("0" * 64))  # type: ignore[no-untyped-call]
         }
-        write(_checkpoint._digest(text, found))
+        write(_file.digest(text, found))
     assert _peak(tmp_path / "run") < 100_000 + 64 * (tmp_path / "run").stat().st_size
 
 
 def test_a_tensor_that_is_named_ten_thousand_times(tmp_path: Path) -> None:
-    """Is made into one array at most, bfloat16 into twice as many bytes."""
+    """A tensor is made into one array at most, and bfloat16 into twice as many bytes."""
     ml_dtypes = pytest.importorskip("ml_dtypes", reason="has NumPy's bfloat16")
     one = {"$tensor": "t", "$complex": False}
     for extra in (one, [one] * 10_000):
@@ -610,14 +612,14 @@ HOSTILE: dict[str, Callable[[dict[str, Any]], Any]] = {
 
 @pytest.mark.parametrize("what", HOSTILE)
 def test_forged_files_are_refused(what: str, tmp_path: Path) -> None:
-    """With the right checksum, too, in words that name the file."""
+    """A forged file is refused even with the right checksum, in words that name it."""
     _forged(tmp_path / "run", HOSTILE[what])
     with pytest.raises(ValueError, match="run"):
         ao.load(tmp_path / "run")
 
 
 def test_a_forged_file_of_nothing_is_read(tmp_path: Path) -> None:
-    """So that the ones above are refused for what they say."""
+    """An empty document is read, so that those above are refused for what they say."""
     _forged(tmp_path / "run", lambda document: None)
     assert ao.load(tmp_path / "run") == (None, None, None, None)
 
@@ -639,7 +641,7 @@ def test_others_files_are_refused(tmp_path: Path) -> None:
 
 
 def test_other_parameters_are_named(file: Path) -> None:
-    """All that differs from `like`."""
+    """The error names all that differs from `like`."""
     with pytest.raises(ValueError, match="has other parameters") as told:
         ao.load(file, like={"W": np.ones((4, 3), np.float32), "b": [np.ones(3, complex), 0.5], "new": 1.0})
     assert "like['W'] is of shape (4, 3), in the file of shape (3, 4)" in str(told.value)
@@ -660,7 +662,7 @@ def test_tied_parameters_stay_tied(tmp_path: Path) -> None:
 
 
 def test_what_is_missing_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """The package, by the extra that brings it; parameters that were not saved."""
+    """The error names the extra that brings the package, and says where no parameters were saved."""
     ao.save(tmp_path / "run", extra=hashlib.sha256(b"").hexdigest())
     with pytest.raises(ValueError, match="has no parameters; wanted like=None"):
         ao.load(tmp_path / "run", like={"W": 1.0})

@@ -42,7 +42,7 @@ GENERAL: dict[str, Draw] = {
     "loss_scale_factor": one_of(None, 128.0, 3.0),
     "name": one_of(None, "mine"),
 }
-"""Of those that go together: which clip. The decay, the average and the accumulation take turns."""
+"""The options of clipping, of which one goes at a time. Decay, average and accumulation take turns."""
 
 TURNS: tuple[Options, ...] = (
     {"weight_decay": 0.1, "use_ema": True, "ema_momentum": 0.7},
@@ -133,7 +133,7 @@ def keras(need: Callable[[str], Library], tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def _options(row: Row, k: int, rng: np.random.Generator) -> Options:
-    """One draw of all options."""
+    """A draw of all options."""
     drawn = {name: draw(rng) for name, draw in {**GENERAL, **row.options}.items()}
     made = {**TURNS[k % len(TURNS)], **drawn}
     clip = made.pop("clip")
@@ -143,7 +143,7 @@ def _options(row: Row, k: int, rng: np.random.Generator) -> Options:
 
 
 def _scheduled(options: Options, schedules: Any) -> Options:
-    """With the schedule, if it was drawn, of Keras or of ours."""
+    """The options with the schedule, if one was drawn, as Keras's or as ours."""
     lr = options["learning_rate"]
     return {**options, "learning_rate": schedules.InverseTimeDecay(lr[1], 10, 0.3) if isinstance(lr, tuple) else lr}
 
@@ -168,7 +168,7 @@ def _drawn(rng: np.random.Generator, shapes: dict[str, tuple[int, ...]], dtype: 
 
 
 def test_every_optimizer_of_both_has_a_row() -> None:
-    """What compat.keras exports, but schedules and the carrying of states."""
+    """The table has all that compat.keras exports, but schedules and the carrying of states."""
     assert {*ao.compat.keras.__all__} - {"schedules", "from_keras", "to_keras"} == {*METHODS}
 
 
@@ -252,14 +252,14 @@ REFUSED: dict[str, tuple[Callable[[Any], Any], str]] = {
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_refused_by_name(name: str) -> None:
-    """What can't be met."""
+    """Options that can't be met are refused by name."""
     make, says = REFUSED[name]
     with pytest.raises((ValueError, TypeError), match=says):
         make(ao.compat.keras)
 
 
 def test_a_function_without_arguments_is_asked_at_each_step(keras: Any) -> None:
-    """Beside Keras, eagerly: the learning rate of now."""
+    """A learning rate without arguments is asked at each step, as Keras asks it."""
     keras.config.set_floatx("float32")
     now = [0.5]
     variable, p = keras.Variable(np.ones(2, np.float32)), np.ones(2, np.float32)
@@ -341,7 +341,7 @@ def test_names_lists_and_a_model(keras: Any) -> None:
 
 
 def test_accumulations_of_other_lengths(keras: Any) -> None:
-    """Would be steps of other updates."""
+    """A state is refused where a step takes another number of updates."""
     keras.config.set_floatx("float32")
     theirs = keras.optimizers.SGD(gradient_accumulation_steps=3)
     theirs.build([keras.Variable(np.ones(2, np.float32), name="w")])

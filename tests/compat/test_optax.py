@@ -25,7 +25,7 @@ SHAPES: tuple[dict[str, Any], ...] = (
     {"w": (4, 3), "b": (5,), "s": ()},
     {"layer": {"w": (2, 6), "b": (1,)}, "more": [(3, 2, 4), (7,)]},
 )
-"""Of the parameters: containers of shapes."""
+"""The shapes of the parameters, in containers."""
 
 
 class Counting:
@@ -49,7 +49,7 @@ def rates(low: float, high: float) -> Draw:
 
 
 def mask(rng: np.random.Generator) -> str | None:
-    """Which mask: made when the parameters are known."""
+    """A mask, made when the parameters are known."""
     return [None, "tree", "all", "none"][rng.integers(4)]
 
 
@@ -265,7 +265,7 @@ def _arrays(rng: np.random.Generator, shapes: Any, dtype: str) -> Any:
 
 
 def _options(row: Row, rng: np.random.Generator, shapes: Any, dtype: str) -> Options:
-    """One draw of all options, masks made for these parameters."""
+    """A draw of all options, with masks made for these parameters."""
     made = {name: draw(rng) for name, draw in row.options.items()}
     for name, value in made.items():
         if name.endswith("mask"):
@@ -306,7 +306,7 @@ def _rng(name: str, k: int) -> np.random.Generator:
 
 
 def test_every_optimizer_of_both_has_a_row() -> None:
-    """What compat.optax exports, but schedules, transformations and the carrying of states."""
+    """The table has all that compat.optax exports, but schedules, transformations and the carrying of states."""
     from anyoptim.compat import optax as compat
 
     here = {
@@ -464,14 +464,14 @@ REFUSED: dict[str, tuple[Callable[[Any], Any], str]] = {
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_refused_by_name(name: str) -> None:
-    """What can't be met."""
+    """Options that can't be met are refused by name."""
     make, says = REFUSED[name]
     with pytest.raises((ValueError, TypeError), match=says):
         make(ao.compat.optax)
 
 
 def test_masks_by_prefix_and_what_they_forget() -> None:
-    """A bool for all below it; a parameter that no bool is for."""
+    """A mask may have one bool for all below it; a parameter without one is named."""
     params: Any = {"a": {"w": np.ones(2), "b": np.ones(2)}, "c": np.ones(2)}
     grads = _map(np.zeros_like, params)
     ao.compat.optax.adamw(0.1, weight_decay=0.5, mask={"a": True, "c": False}).update(params, grads)

@@ -126,7 +126,7 @@ KERAS: dict[str, list[dict[str, Any]]] = {
 
 
 def test_all_have_a_row() -> None:
-    """What both modules export."""
+    """The tables have all that both modules export."""
     from anyoptim.compat.keras import schedules
     from anyoptim.compat.optax import _schedules
 
@@ -136,7 +136,7 @@ def test_all_have_a_row() -> None:
 
 @pytest.mark.parametrize("name", OPTAX)
 def test_optax(name: str, need: Callable[[str], Library]) -> None:
-    """Signatures, and the values of 300 counts: relative to the largest."""
+    """Signatures are optax's, and so are the values of 300 counts, relative to the largest."""
     lib = need("jax-x64")
     optax = pytest.importorskip("optax", reason="optax is not installed")
     import jax
@@ -157,7 +157,7 @@ def test_optax(name: str, need: Callable[[str], Library]) -> None:
 
 @pytest.mark.parametrize("name", KERAS)
 def test_keras(name: str, need: Callable[[str], Library], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same, in float64."""
+    """Signatures are Keras's, and so are the values in float64."""
     lib = need("jax-x64")
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
     keras = pytest.importorskip("keras", reason="keras is not installed")

@@ -5,37 +5,21 @@ from __future__ import annotations
 import copy
 import inspect
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 
 import anyoptim as ao
-from tests.support.compat_torch import FREE, OPTIONS, Beside, drawn, flat, random, shapes
-from tests.support.libraries import Library
+from tests.support.compat_torch import FREE, OPTIONS, Beside, drawn, flat, make, random, shapes
 
 STEPS = 100
-"""Past all that begins late: ASGD's mean, RAdam's rectified steps."""
+"""More steps than what begins late needs: ASGD's mean, RAdam's rectified steps."""
 DRAWS = range(6)
 
 
-@pytest.fixture(autouse=True)
-def torch(need: Callable[[str], Library], monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """torch in float64: NAdam's product and ASGD's rates are of its default dtype. And its Muon without bfloat16."""
-    need("torch")
-    import torch
-
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    monkeypatch.setattr(torch.Tensor, "bfloat16", torch.Tensor.clone)
-    yield torch
-    torch.set_default_dtype(before)
-
-
-def _make(name: str, options: Any) -> ao.Optimizer:
-    make: Callable[..., ao.Optimizer] = getattr(ao.compat.torch, name)
-    return make(**options)
+pytestmark = pytest.mark.usefixtures("torch")
 
 
 def test_all_are_there(torch: Any) -> None:
@@ -77,13 +61,13 @@ def _together(
         g = random(rng, of, p["p0"].dtype.name, 10.0 ** rng.integers(-1, 2))
         if resting and t % 7 == 3:
             g["p1"] = None
-        before = flat(theirs.values)
+        before = flat(theirs.params)
         ours.update(p, g)
         theirs.update(g)
-        q = flat(theirs.values)
+        q = flat(theirs.params)
         way = np.maximum(way + np.abs(q - before), np.abs(q))
         assert np.isfinite(q).all()
-        assert (np.abs(flat(p) - q) < 1e-12 * way + 1e-300).all(), f"step {t}: {p}, wanted {theirs.values}"
+        assert (np.abs(flat(p) - q) < 1e-12 * way + 1e-300).all(), f"step {t}: {p}, wanted {theirs.params}"
     return way
 
 
@@ -95,22 +79,22 @@ def test_equals_torch(name: str, draw: int, torch: Any) -> None:
     options = drawn(name, rng)
     p = random(rng, shapes(name, rng))
     theirs = Beside(torch, name, options, p)
-    way = _together(_make(name, options), theirs, p, rng, STEPS)
+    way = _together(make(name, options), theirs, p, rng, STEPS)
     assert (way > 0).all(), options
 
 
 REAL = ("Adafactor", "Muon")
-"""Those that take no complex parameters."""
+"""The constructors whose optimizers take no complex parameters."""
 
 
 @pytest.mark.parametrize("name", [name for name in OPTIONS if name not in REAL])
 def test_complex_parameters(name: str, torch: Any) -> None:
-    """As two reals each, like torch's."""
+    """Complex parameters are two reals each, as in torch."""
     rng = np.random.default_rng([9, *name.encode()])
     options = drawn(name, rng)
     p = random(rng, shapes(name, rng), "complex128")
     theirs = Beside(torch, name, options, p)
-    _together(_make(name, options), theirs, p, rng, 40)
+    _together(make(name, options), theirs, p, rng, 40)
 
 
 @pytest.mark.parametrize("name", OPTIONS)
@@ -129,13 +113,13 @@ def test_float32(name: str, torch: Any) -> None:
     longest = {key: np.zeros(shape) for key, shape in of.items()}
     eps, few = np.finfo(np.float32).eps, 100 if name == "Muon" else 4
     for t in range(30):
-        p = theirs.values
+        p = theirs.params
         before = {key: a.copy() for key, a in p.items()}
-        ours = ao.compat.torch.from_torch(theirs.optimizer.state_dict(), list(of), p) if t else _make(name, options)
+        ours = ao.compat.torch.from_torch(theirs.optimizer.state_dict(), list(of), p) if t else make(name, options)
         g = random(rng, of, "float32")
         ours.update(p, g)
         theirs.update(g)
-        for key, q in theirs.values.items():
+        for key, q in theirs.params.items():
             assert p[key].dtype == np.float32
             longest[key] = np.maximum(longest[key], np.max(np.abs(q - before[key]), initial=0))
             bound = eps * (2 * np.abs(q) + few * longest[key])
@@ -157,7 +141,7 @@ def test_schedules(name: str, torch: Any) -> None:
             scheduler.step()
 
     # What a parameter of ASGD rests, its rate is late in torch.
-    _together(_make(name, {**options, "lr": schedule}), theirs, p, rng, 60, between, resting=name != "ASGD")
+    _together(make(name, {**options, "lr": schedule}), theirs, p, rng, 60, between, resting=name != "ASGD")
 
 
 @pytest.mark.parametrize("name", [name for name in OPTIONS if name not in {"Rprop", "ASGD"}])
@@ -167,7 +151,7 @@ def test_lr_is_set_in_training(name: str, torch: Any) -> None:
         rng = np.random.default_rng([draw, *name.encode()])
         options = drawn(name, rng)
         p = random(rng, shapes(name, rng))
-        theirs, ours = Beside(torch, name, options, p), _make(name, options)
+        theirs, ours = Beside(torch, name, options, p), make(name, options)
         assert ours.lr == options["lr"]  # type: ignore[attr-defined]
 
         def between(t: int, theirs: Any = theirs, ours: Any = ours) -> None:
@@ -214,7 +198,7 @@ def test_bad_options(message: str) -> None:
     """Refused by the names that torch has for them."""
     name, options = BAD[message]
     with pytest.raises((TypeError, ValueError), match=message):
-        _make(name, options)
+        make(name, options)
 
 
 def test_tensors_are_numbers(torch: Any) -> None:
@@ -227,7 +211,7 @@ def test_tensors_are_numbers(torch: Any) -> None:
 
 
 def test_they_are_optimizers_like_others() -> None:
-    """Part of a chain, copied, pickled, shown as what they are."""
+    """Our optimizers can be part of a chain, copied and pickled, and are shown as what they are."""
     adam: Any = ao.compat.torch.Adam(weight_decay=0.1, maximize=True)
     stages = "Maximize(), WeightDecay(decay=0.1), Adam(lr=0.001, beta1=0.9, beta2=0.999, eps=0.0, eps_corrected=1e-08)"
     assert repr(adam) == f"chain({stages})"
@@ -246,11 +230,11 @@ def test_next_to_nothing(name: str, torch: Any) -> None:
     rng = np.random.default_rng([*name.encode()])
     options = {**drawn(name, rng), **({"eps": (None, 1e-3)} if name == "Adafactor" else {})}
     p = random(rng, shapes(name, rng))
-    theirs, ours = Beside(torch, name, options, p), _make(name, options)
+    theirs, ours = Beside(torch, name, options, p), make(name, options)
     for scale in (0.0, 0.0, 1e-20, 1e-20, 1e-17, 0.0):
         g = random(rng, {key: a.shape for key, a in p.items()}, scale=scale)
         ours.update(p, g)
         theirs.update(g)
-        for key, q in theirs.values.items():
+        for key, q in theirs.params.items():
             assert np.all(np.isfinite(q))
             np.testing.assert_allclose(p[key], q, rtol=1e-12, atol=1e-15)

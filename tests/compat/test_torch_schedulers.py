@@ -70,7 +70,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 NO_RATE = {"SequentialLR", "CyclicLR", "OneCycleLR"}
-"""Those that set the learning rate, whatever the optimizer's was, or have schedulers that know."""
+"""Schedulers that set the learning rate, whatever the optimizer's was, or that have schedulers which know it."""
 
 
 @pytest.fixture
@@ -185,7 +185,7 @@ def test_in_sequence_and_together(theirs: Any) -> None:
 
 
 def test_once_in_an_epoch(theirs: Any) -> None:
-    """Where torch steps its scheduler at the end of each epoch."""
+    """`Epochs` is what torch does where its scheduler is stepped at the end of each epoch."""
     optimizer = _optimizer(0.3)
     scheduler = theirs.StepLR(optimizer, 2, 0.5)
     schedule = ours.Epochs(ours.StepLR(0.3, 2, 0.5), 7)

@@ -3,40 +3,25 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 
 import anyoptim as ao
-from tests.support.compat_torch import OPTIONS, Beside, drawn, random, shapes
+from tests.support.compat_torch import OPTIONS, Beside, drawn, make, random, shapes
 from tests.support.libraries import Library
 
 HALF = 50
 DRAWS = range(3)
 
 
-@pytest.fixture(autouse=True)
-def torch(need: Callable[[str], Library], monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """torch in float64: NAdam's product and ASGD's rates are of its default dtype. And its Muon without bfloat16."""
-    need("torch")
-    import torch
-
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    monkeypatch.setattr(torch.Tensor, "bfloat16", torch.Tensor.clone)
-    yield torch
-    torch.set_default_dtype(before)
-
-
-def _make(name: str, options: Any) -> ao.Optimizer:
-    make: Callable[..., ao.Optimizer] = getattr(ao.compat.torch, name)
-    return make(**options)
+pytestmark = pytest.mark.usefixtures("torch")
 
 
 def _gradients(of: Any, rng: Any) -> list[Any]:
-    """Of all steps; those of one parameter are None until shortly before the half, and sometimes later."""
+    """The gradients of all steps; one parameter's are None until shortly before the half, and sometimes later."""
     found = []
     for t in range(2 * HALF):
         g = random(rng, of, scale=10.0 ** rng.integers(-1, 2))
@@ -44,6 +29,14 @@ def _gradients(of: Any, rng: Any) -> list[Any]:
             g["p1"] = None
         found.append(g)
     return found
+
+
+def _beginning(name: str, draw: int, torch: Any) -> tuple[Any, dict[str, Any], list[Any], Beside]:
+    """Drawn options, first parameters and the gradients of all steps, and torch before the first."""
+    rng = np.random.default_rng([draw, *name.encode()])
+    options, of = drawn(name, rng), shapes(name, rng)
+    start, grads = random(rng, of), _gradients(of, rng)
+    return options, start, grads, Beside(torch, name, options, start)
 
 
 def _way(start: Any, values: Sequence[Any]) -> Any:
@@ -58,7 +51,7 @@ def _run(theirs: Beside, grads: Sequence[Any]) -> list[Any]:
     found = []
     for g in grads:
         theirs.update(g)
-        found.append(theirs.values)
+        found.append(theirs.params)
     return found
 
 
@@ -75,50 +68,41 @@ def test_from_torch_and_on(name: str, draw: int, torch: Any) -> None:
 
     The bound is that of compat/test_torch.py. One parameter has its first gradient just before the half.
     """
-    rng = np.random.default_rng([draw, *name.encode()])
-    options, of = drawn(name, rng), shapes(name, rng)
-    start, grads = random(rng, of), _gradients(of, rng)
-    theirs = Beside(torch, name, options, start)
+    _, start, grads, theirs = _beginning(name, draw, torch)
     values = _run(theirs, grads[:HALF])
-    p = {key: a.copy() for key, a in theirs.values.items()}
-    ours = ao.compat.torch.from_torch(theirs.optimizer.state_dict(), list(of), p)
+    p = {key: a.copy() for key, a in theirs.params.items()}
+    ours = ao.compat.torch.from_torch(theirs.optimizer.state_dict(), list(start), p)
     values += _run(theirs, grads[HALF:])
     for g in grads[HALF:]:
         ours.update(p, g)
-    _close(p, theirs.values, _way(start, values))
+    _close(p, theirs.params, _way(start, values))
 
 
 @pytest.mark.parametrize("draw", DRAWS)
 @pytest.mark.parametrize("name", OPTIONS)
 def test_to_torch_and_on(name: str, draw: int, torch: Any) -> None:
     """50 steps here, the state carried over, 50 steps of torch: as 100 steps of torch, to 1e-12 of the way."""
-    rng = np.random.default_rng([draw, *name.encode()])
-    options, of = drawn(name, rng), shapes(name, rng)
-    start, grads = random(rng, of), _gradients(of, rng)
-    theirs = Beside(torch, name, options, start)
+    options, start, grads, theirs = _beginning(name, draw, torch)
     values = _run(theirs, grads)
-    p, ours = {key: a.copy() for key, a in start.items()}, _make(name, options)
+    p, ours = {key: a.copy() for key, a in start.items()}, make(name, options)
     for g in grads[:HALF]:
         ours.update(p, g)
     after = Beside(torch, name, {}, p)  # its options come with the state
-    after.optimizer.load_state_dict(ao.compat.torch.to_torch(ours, list(of)))
+    after.optimizer.load_state_dict(ao.compat.torch.to_torch(ours, list(start)))
     _run(after, grads[HALF:])
-    _close(after.values, theirs.values, _way(start, values))
+    _close(after.params, theirs.params, _way(start, values))
 
 
 @pytest.mark.parametrize("draw", DRAWS)
 @pytest.mark.parametrize("name", OPTIONS)
 def test_there_and_back(name: str, draw: int, torch: Any) -> None:
     """What came from torch goes back as it was: options, names of states, their values and dtypes."""
-    rng = np.random.default_rng([draw, *name.encode()])
-    options, of = drawn(name, rng), shapes(name, rng)
-    start, grads = random(rng, of), _gradients(of, rng)
-    theirs = Beside(torch, name, options, start)
+    _, start, grads, theirs = _beginning(name, draw, torch)
     _run(theirs, grads[:7])
     given = theirs.optimizer.state_dict()
     before = copy.deepcopy(given)
-    ours = ao.compat.torch.from_torch(given, list(of), theirs.values)
-    back = ao.compat.torch.to_torch(ours, list(of))
+    ours = ao.compat.torch.from_torch(given, list(start), theirs.params)
+    back = ao.compat.torch.to_torch(ours, list(start))
     _same(given, before)  # which was only read
     # Torch's Adagrad has a state before the first step.
     assert set(back["state"]) == {i for i, own in given["state"].items() if name != "Adagrad" or own["step"]}
@@ -169,7 +153,7 @@ def test_groups(name: str, named: bool, torch: Any) -> None:
     names = [*keys[1:], keys[0]]
     theirs = Beside(torch, name, {"lr": 0.01}, start, groups)
     values = _run(theirs, grads[:HALF])
-    p = {key: a.copy() for key, a in theirs.values.items()}
+    p = {key: a.copy() for key, a in theirs.params.items()}
     ours: Any = ao.compat.torch.from_torch(theirs.optimizer.state_dict(), names, p)
     kept = {i: set(own) for i, own in theirs.optimizer.state_dict()["state"].items() if own}
     assert len(ours.groups) == 2
@@ -179,7 +163,7 @@ def test_groups(name: str, named: bool, torch: Any) -> None:
     if named:
         for g in grads[HALF:]:
             ours.update(p, g)
-        _close(p, theirs.values, way)
+        _close(p, theirs.params, way)
     else:
         after = Beside(torch, name, {}, p, [(own, {}) for own, _ in groups])
         back = ao.compat.torch.to_torch(ours, names)
@@ -188,11 +172,11 @@ def test_groups(name: str, named: bool, torch: Any) -> None:
         for group, (_, options) in zip(after.optimizer.param_groups, groups, strict=True):
             assert {**group, **options, "dampening": 0} == {**group, "dampening": 0}
         _run(after, grads[HALF:])
-        _close(after.values, theirs.values, way)
+        _close(after.params, theirs.params, way)
 
 
 def test_rates_of_groups_are_live(torch: Any) -> None:
-    """Each group's own, with a name for what it is."""
+    """Each group has its own rate, under a selector that names its parameters; the optimizer has none."""
     start = {"a": np.ones(2), "b": np.ones(3), "c": np.ones(())}
     theirs = Beside(torch, "AdamW", {}, start, [(["a"], {}), (["b", "c"], {"weight_decay": 0.5})])
     ours: Any = ao.compat.torch.from_torch(theirs.optimizer.state_dict(), ["a", "b", "c"], start)
@@ -281,7 +265,7 @@ def test_schedules_go_on(torch: Any) -> None:
 
 @pytest.mark.parametrize("name", ["Adam", "SGD", "RMSprop", "ASGD"])
 def test_a_schedule_goes_on_in_torch(name: str, torch: Any) -> None:
-    """As its value at the next step, and where torch has the rate of this one already (ASGD) that, too."""
+    """A schedule goes out as its value at the next step; for ASGD, torch's state has the rate of this one, too."""
     rng = np.random.default_rng([3, *name.encode()])
     options, start = drawn(name, rng), {"w": rng.normal(size=(2, 3))}
     schedule = ao.compat.torch.lr_scheduler.LinearLR(0.1, 0.1, 1.0, 40)
@@ -293,8 +277,8 @@ def test_a_schedule_goes_on_in_torch(name: str, torch: Any) -> None:
         if t == 1 and name == "ASGD":  # which would take what it was made with for the first
             theirs = Beside(torch, name, {**options, "lr": schedule(1)}, start)
         theirs.update(g)
-        values.append(theirs.values)
-    ours = _make(name, {**options, "lr": schedule})
+        values.append(theirs.params)
+    ours = make(name, {**options, "lr": schedule})
     for g in grads[:15]:
         ours.update(p, g)
     after = Beside(torch, name, {}, p)
@@ -303,7 +287,7 @@ def test_a_schedule_goes_on_in_torch(name: str, torch: Any) -> None:
     for t, g in enumerate(grads[15:], 16):
         after.optimizer.param_groups[0]["lr"] = schedule(t)
         after.update(g)
-    _close(after.values, theirs.values, _way(start, values))
+    _close(after.params, theirs.params, _way(start, values))
 
 
 def test_what_was_rounded(torch: Any) -> None:
@@ -417,7 +401,7 @@ FROM: dict[str, Callable[[Any], tuple[Any, Any]]] = {
 
 @pytest.mark.parametrize("message", FROM)
 def test_what_does_not_fit_here(message: str, torch: Any) -> None:
-    """Refused with its name."""
+    """A state or names that do not fit are refused with what is wrong."""
     given, names = FROM[message](torch)
     params = {"w": np.ones((2, 3)), "b": np.ones(3)}
     with pytest.raises((TypeError, ValueError, NotImplementedError), match=message):
@@ -469,7 +453,7 @@ TO: dict[str, tuple[Callable[[], ao.Optimizer], Any]] = {
 
 @pytest.mark.parametrize("message", TO)
 def test_what_torch_has_no_place_for(message: str) -> None:
-    """Refused, and said why."""
+    """An optimizer or names that torch has no place for are refused, with the reason."""
     make, names = TO[message]
     optimizer, params = make(), {"w": np.ones((2, 3)), "b": np.ones(3)}
     optimizer.update(params, {"w": np.ones((2, 3)), "b": np.ones(3)})

@@ -1,4 +1,4 @@
-"""What compat adds of its own: on the engines of the host, under `jax.jit`, in CUDA source, pickles and checkpoints."""
+"""The methods that compat adds, on the host's engines, under `jax.jit`, in CUDA source, pickles and checkpoints."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def _run(make: Callable[[], ao.Optimizer], engine: str | None, dtype: str) -> di
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_engines_have_the_same_bits(name: str) -> None:
-    """Eight steps of float32 by `portable`, `blocked` and `compiled`."""
+    """Eight steps of float32 have the same bits by `portable`, `blocked` and `compiled`."""
     reference = _run(VARIANTS[name], "portable", "float32")
     for engine in ("blocked", "compiled"):
         if engine == "compiled":
@@ -77,7 +77,7 @@ def test_engines_have_the_same_bits(name: str) -> None:
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_cuda_source(name: str) -> None:
-    """There is one, without a call of a function that rounds otherwise on a device."""
+    """Each has CUDA source, which calls no function that rounds otherwise on a device."""
     source = VARIANTS[name]().kernel_source("cuda")
     assert "__global__" in source
     assert not {"pow(", "exp(", "fma("} & {word for word in ("pow(", "exp(", "fma(") if word in source}

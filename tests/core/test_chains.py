@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-import pickle
 from collections.abc import Callable
-from copy import copy, deepcopy
 from fractions import Fraction
 from functools import partial
 from typing import Any, ClassVar
@@ -16,32 +14,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import anyoptim as ao
-from tests.support.chains import CHAINS, KINDS, PLAIN, Smoothed, agree, plain, problem, run
+from tests.support.chains import CHAINS, COPIES, KINDS, PLAIN, Seen, Smoothed, agree, plain, problem, run
 from tests.support.engines import Watch, blocks_of
 from tests.support.libraries import COMPOSED, ENGINES, Library, allowed, same_bits
 
 
-class Seen(ao.Stage):
-    """Takes down the norm of what flows through it."""
-
-    measure = staticmethod(lambda xp, p, x: x)
-    rule = staticmethod(lambda xp, p, x, c: x)
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._norms: list[float] = []
-
-    def coefficients(self, t: int, hyper: Any) -> dict[str, Any]:
-        self._norms.append(hyper.norm)
-        return {}
-
-
 def _norm(xs: Any, engine: str | None = "portable", params: Any = None) -> float:
-    seen = Seen()
+    norms: list[float] = []
     params = [np.zeros_like(x) for x in xs] if params is None else params
-    ao.chain(seen, ao.SGD(), engine=engine).update(params, xs)
-    assert len({*seen._norms}) <= 1
-    return seen._norms[0]
+    ao.chain(Seen(norms), ao.SGD(), engine=engine).update(params, xs)
+    assert len({*norms}) <= 1
+    return norms[0]
 
 
 def _nested(state: ao.State) -> Any:
@@ -485,7 +468,7 @@ def test_wrong_states(slots: Callable[[Any], Any], match: str) -> None:
     assert agree(params, before)
 
 
-@pytest.mark.parametrize("copied", [copy, deepcopy, lambda o: pickle.loads(pickle.dumps(o))])  # noqa: S301
+@pytest.mark.parametrize("copied", COPIES)
 @pytest.mark.parametrize("chain", KINDS)
 @pytest.mark.parametrize("engine", [None, *ENGINES])
 def test_copies_go_on_alone(chain: str, engine: str | None, copied: Callable[[Any], Any]) -> None:

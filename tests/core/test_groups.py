@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-import pickle
 import subprocess
 import sys
 from collections.abc import Callable
-from copy import copy, deepcopy
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from hypothesis import strategies as st
 
 import anyoptim as ao
 from tests.support import shim
-from tests.support.chains import agree, problem
+from tests.support.chains import COPIES, agree, copied_halfway, problem
 from tests.support.engines import Watch
 from tests.support.libraries import ENGINES, Library, same_bits
 
@@ -248,7 +247,7 @@ def test_values_are_live() -> None:
     assert optimizer.state.step == 6
 
 
-@pytest.mark.parametrize("copied", [copy, deepcopy, lambda o: pickle.loads(pickle.dumps(o))])  # noqa: S301
+@pytest.mark.parametrize("copied", COPIES)
 def test_values_that_are_set_are_checked(copied: Any) -> None:
     """In a copy, too; for each stage that has the name, in a partition; by nobody while there is no chain."""
     groups = ao.groups({"a": {"lr": 2.0}, ...: {"decay": 0.5}})
@@ -445,20 +444,13 @@ def test_tied_arrays_have_one_group() -> None:
     assert (w[0], params["b"][0]) == (-2.0, -1.0)
 
 
-@pytest.mark.parametrize("copied", [copy, deepcopy, lambda o: pickle.loads(pickle.dumps(o))])  # noqa: S301
+@pytest.mark.parametrize("copied", COPIES)
 def test_copies_go_on_alone(copied: Callable[[Any], Any]) -> None:
-    """In mid-training; their groups' values are theirs."""
+    """A copy in mid-training gives the same bits, and the values of its groups are its own."""
     make = ao.groups({"b": {"lr": 0.5}, ...: {}, "s": None})
     optimizer = ao.chain(ao.Adam(lr=0.1), ao.EMA(0.5), make)
     params, grads = problem("float32", steps=6)
-    for g in grads[:3]:
-        optimizer.update(params, g)
-    twin, other = {k: a.copy() for k, a in params.items()}, copied(optimizer)
-    assert repr(other) == repr(optimizer)
-    for g in grads[3:5]:
-        optimizer.update(params, g)
-        other.update(twin, g)
-    assert agree(params, twin)
+    other, twin = copied_halfway(optimizer, copied, params, grads[:5])
     other.groups["b"]["lr"] = 0.25
     assert make["b"]["lr"] == 0.5
     optimizer.update(params, grads[5])

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Callable
-from copy import copy, deepcopy
 from typing import Any
 
 import numpy as np
@@ -12,7 +10,7 @@ import pytest
 
 import anyoptim as ao
 from tests.support import shim
-from tests.support.chains import agree, problem
+from tests.support.chains import COPIES, Seen, agree, copied_halfway, problem, step_under_jit
 from tests.support.engines import Watch
 from tests.support.libraries import ENGINES, Library, same_bits
 
@@ -104,17 +102,8 @@ def test_a_measure_of_one_method_is_of_its_parameters(engine: str) -> None:
     """A global norm in one lane sees none of the others; where none of its parameters moves, it is 0."""
     norms: list[float] = []
 
-    class Seen(ao.Stage):
-        measure = staticmethod(lambda xp, p, x: x)
-        rule = staticmethod(lambda xp, p, x, c: x)
-
-        @staticmethod
-        def coefficients(t: int, hyper: Any) -> dict[str, Any]:
-            norms.append(float(hyper.norm))
-            return {}
-
     optimizer = ao.partition(
-        {"a.*": ao.chain(Seen(), ao.SGD(1.0)), ...: ao.chain(ao.ClipGlobalNorm(1.0), ao.SGD(1.0))}, engine=engine
+        {"a.*": ao.chain(Seen(norms), ao.SGD(1.0)), ...: ao.chain(ao.ClipGlobalNorm(1.0), ao.SGD(1.0))}, engine=engine
     )
     params: Any = {"a": [np.zeros(2), np.zeros(2)], "b": np.zeros(1), "c": np.zeros(1)}
     grads: Any = {"a": [np.array([3.0, 0.0]), np.array([0.0, 4.0])], "b": np.array([3.0]), "c": np.array([4.0])}
@@ -325,20 +314,11 @@ def test_wrong_states() -> None:
     assert after.slots[3]["v"]["W"] is None
 
 
-@pytest.mark.parametrize("copied", [copy, deepcopy, lambda o: pickle.loads(pickle.dumps(o))])  # noqa: S301
+@pytest.mark.parametrize("copied", COPIES)
 @pytest.mark.parametrize("engine", [None, "portable"])
 def test_copies_go_on_alone(engine: str | None, copied: Callable[[Any], Any]) -> None:
-    """In mid-training."""
-    params, grads = problem("float32", steps=6)
-    optimizer = _whole(engine)
-    for g in grads[:3]:
-        optimizer.update(params, g)
-    twin, other = {k: a.copy() for k, a in params.items()}, copied(optimizer)
-    assert repr(other) == repr(optimizer)
-    for g in grads[3:]:
-        optimizer.update(params, g)
-        other.update(twin, g)
-    assert agree(params, twin)
+    """A copy in mid-training gives the same bits."""
+    copied_halfway(_whole(engine), copied, *problem("float32", steps=6))
 
 
 def test_sources_and_explanations() -> None:
@@ -385,31 +365,12 @@ def test_one_pass_for_each_method(engine: str, monkeypatch: pytest.MonkeyPatch) 
 
 def test_under_jit(need: Callable[[str], Library]) -> None:
     """Traced once, with the frozen and a common norm; agrees with NumPy to 1e-5, as XLA contracts."""
-    lib = need("jax")
-    import jax
-
-    traces = []
 
     def make() -> ao.chain:
         lanes = ao.partition({"W": ao.Adam(0.1), "b": ao.Momentum(0.1), "s": None})
         return ao.chain(ao.ClipGlobalNorm(0.5), lanes, ao.EMA(0.5))
 
-    optimizer, eager = make(), make()
-
-    def step(*given: Any) -> Any:
-        traces.append(1)
-        return optimizer.step(*given)
-
-    step = jax.jit(step)
-    params, grads = problem("float32", steps=10)
-    p: Any = {k: lib.asarray(a) for k, a in params.items()}
-    state = optimizer.init(p)
-    for g in grads:
-        p, state = step(p, {k: lib.asarray(a) for k, a in g.items()}, state)
-        eager.update(params, g)
-    assert len(traces) == 1
-    for k, a in params.items():
-        np.testing.assert_allclose(p[k], a, rtol=1e-5, atol=1e-5)
+    params, p = step_under_jit(make, need("jax"))
     assert float(p["s"]) == float(params["s"])
 
 

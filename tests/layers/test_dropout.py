@@ -36,7 +36,7 @@ def test_the_mask_of_key_and_call_is_the_definition(lib: Library, ratio: float) 
 @pytest.mark.covering(1)  # each ratio on each library: the definition, of which this is a consequence
 @pytest.mark.parametrize("ratio", RATIOS)
 def test_the_kept_share(lib: Library, ratio: float) -> None:
-    """Within four standard deviations of 1 - ratio for a fixed key; exactly all at 0 and none at 1."""
+    """It is within four standard deviations of 1 - ratio for a fixed key; at 0 all are kept, and at 1 none."""
     n = 40_000
     layer = ao.Dropout(ratio, seed=2026)
     share = float(lib.tonumpy(layer.forward(lib.array(np.ones(n)))).mean())
@@ -65,7 +65,7 @@ def test_layers_without_a_seed_differ_and_layers_of_one_seed_agree() -> None:
 
 
 def test_unseeded_keys_use_all_their_bits() -> None:
-    """Of 64 random bits each of the upper eight is set somewhere among 50 keys, but for a chance of 8 in 2**50."""
+    """Each of the upper eight of 64 random bits is set somewhere among 50 keys, but for a chance of 8 in 2**50."""
     keys = [ao.Dropout().key for _ in range(50)]
     assert all(any(key >> bit & 1 for key in keys) for bit in range(56, 64))
 
@@ -143,17 +143,23 @@ def test_bad_states_are_refused_whole() -> None:
     """A state that can't be loaded changes nothing."""
     layer = ao.Dropout(seed=5)
     layer.forward(np.ones(3))
-    for state, error in (
-        (None, ValueError),
-        ({"key": 1, "calls": 2}, ValueError),
-        ({"key": 1, "calls": 2, "dropout_ratio": 0.25, "x": 3}, ValueError),
-        ({"key": 1, "calls": -2, "dropout_ratio": 0.25}, ValueError),
-        ({"key": 1, "calls": "2", "dropout_ratio": 0.25}, TypeError),
-        ({"key": 1, "calls": 2, "dropout_ratio": 1.25}, ValueError),
+    before = {"layer": "Dropout", "inverted": False, "key": 5, "calls": 1, "dropout_ratio": 0.5}
+    good = {**before, "key": 1, "calls": 2, "dropout_ratio": 0.25}
+    for state, error, says in (
+        (None, ValueError, "state is None; wanted a dict with layer, inverted, key, calls, dropout_ratio"),
+        ({"key": 1, "calls": 2}, ValueError, "state is {.*wanted a dict with"),
+        ({**good, "x": 3}, ValueError, "state is {.*wanted a dict with"),
+        ({**good, "calls": -2}, ValueError, r"state\['calls'\] is -2"),
+        ({**good, "calls": "2"}, TypeError, r"state\['calls'\] is '2'"),
+        ({**good, "dropout_ratio": 1.25}, ValueError, r"state\['dropout_ratio'\] is 1.25"),
+        ({**good, "inverted": True}, ValueError, r"state\['inverted'\] is True; wanted False, as this layer has it"),
+        ({**good, "inverted": np.ones(2)}, ValueError, r"state\['inverted'\] is array"),
+        (ao.DropConnect().state_dict(), ValueError, r"state\['layer'\] is 'DropConnect'; wanted 'Dropout'"),
+        (ao.AlphaDropout().state_dict(), ValueError, r"state\['layer'\] is 'AlphaDropout'; wanted 'Dropout'"),
     ):
-        with pytest.raises(error, match="state"):
+        with pytest.raises(error, match=says):
             layer.load_state_dict(state)  # type: ignore[arg-type]
-        assert layer.state_dict() == {"key": 5, "calls": 1, "dropout_ratio": 0.5}
+        assert layer.state_dict() == before
         assert layer.mask is not None
 
 
@@ -171,8 +177,9 @@ def test_ratio_outside_its_range(ratio: Any) -> None:
 
 
 def test_bad_input() -> None:
-    """What can't be dropped out of, named, and no call counted for it."""
+    """An input that can't be dropped out of is named, and no call is counted for it."""
     layer = ao.Dropout(seed=1)
+    before = layer.state_dict()
     assert layer.mask is None
     with pytest.raises(RuntimeError, match="backward came before the first forward"):
         layer.backward(np.ones(2))
@@ -185,7 +192,7 @@ def test_bad_input() -> None:
         for training in (True, False):
             with pytest.raises(TypeError, match=says):
                 layer.forward(x, training)
-    assert layer.state_dict() == {"key": 1, "calls": 0, "dropout_ratio": 0.5}
+    assert layer.state_dict() == before
     layer.forward(np.ones((2, 3)))
     with pytest.raises(ValueError, match=r"dout has shape \(3,\) but the last training forward's x had shape \(2, 3\)"):
         layer.backward(np.ones(3))
@@ -195,14 +202,14 @@ def test_bad_input() -> None:
 
 
 def test_a_float_is_an_input_too() -> None:
-    """As it is a parameter."""
+    """A Python float is taken by layers, as it is by optimizers."""
     y = ao.Dropout(0.0).forward(2.5)
     assert y == 2.5
     assert type(y) is float
 
 
 def test_infinities_and_ratio_one() -> None:
-    """Inverted at ratio 1 there is nothing to scale: zero, not 0*inf. Without a warning for infinite x."""
+    """Inverted dropout at ratio 1 has nothing to scale: it gives 0, not 0*inf, and an infinite x no warning."""
     assert ao.Dropout(1.0, inverted=True).forward(np.ones(5)).tolist() == [0] * 5
     y = ao.Dropout(0.5, seed=0).forward(np.full(50, np.inf))
     assert set(y[~np.isnan(y)].tolist()) == {np.inf}
@@ -238,7 +245,7 @@ def test_a_traced_ratio_is_refused(need: Callable[[str], Library]) -> None:
 
 
 def test_masks_lie_where_their_input_lay(need: Callable[[str], Library]) -> None:
-    """On the second of two devices, as forward and backward do."""
+    """The mask lies on the second of two devices, where forward and backward are."""
     need("jax")
     import jax
 
@@ -273,14 +280,14 @@ def test_dask_stays_lazy_and_keeps_its_chunks(need: Callable[[str], Library]) ->
 
 
 def test_a_foreign_byte_order_stays() -> None:
-    """In whatever way it is computed."""
+    """The output has the byte order of x, in whatever way it is computed."""
     x = np.arange(4, dtype=">f4")
     for y in (ao.dropout(x, 0.5, 1), ao.dropout(x, 0.5, 1, inverted=True), ao.zoneout(x, x, 0.5, 1)):
         assert y.dtype == x.dtype
 
 
 def test_a_traced_call_of_another_library(need: Callable[[str], Library]) -> None:
-    """It is named."""
+    """It is refused, with the names of both libraries."""
     need("jax")
     import jax
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import pickle
 from collections.abc import Callable
-from copy import deepcopy
+from copy import copy, deepcopy
 from typing import Any
 
 import numpy as np
@@ -18,10 +19,10 @@ from tests.support.relatives import DISCOVERED, VARIANTS, Variant
 
 SHAPE = (4, 5, 3)
 KINDS = ("Dropout, noise_shape", "AlphaDropout", "GaussianDropout, noise_shape", "Zoneout")
-"""All there are of functions and shapes of noise, where each test takes seconds."""
+"""One variant of each function and kind of noise shape, where each test takes seconds."""
 
 FEW = {"dask": ("float32",), "jax": ("float32", "bfloat16"), "jax-x64": ("float64",)}
-"""The dtypes on libraries where each takes a second; all of them for the two first of the table."""
+"""The dtypes to test on libraries where each takes a second; the two first variants have all of them."""
 FIRST = list(VARIANTS)[:2]
 
 
@@ -92,7 +93,7 @@ def test_bits(lib: Library, variant: Variant, dtype: str) -> None:
 @kinds
 @pytest.mark.covering(1)  # each layer on each library: test_bits
 def test_a_layer_is_its_function(lib: Library, variant: Variant) -> None:
-    """Of key and call: counted, or named; a named draw leaves all alone, and so does a sample, of another key."""
+    """A counted or named draw is the function's of key and call; a named one, or a sample, leaves the layer alone."""
     xs, dout = [lib.asarray(x) for x in _inputs(variant, "float32")], lib.asarray(_values(9, "float32"))
     layer = variant.make(0.4, 11)
 
@@ -111,7 +112,7 @@ def test_a_layer_is_its_function(lib: Library, variant: Variant) -> None:
 
 
 def test_gradients_are_finite_differences(variant: Variant) -> None:
-    """Under a fixed mask, in float64. All are of first degree: differences are off by roundings alone, 1e-16 / 1e-4."""
+    """Under a fixed mask all are of first degree, so that differences are off by roundings alone, 1e-16 / 1e-4."""
     layer, xs, c, h = variant.make(0.4, 3), _inputs(variant), _values(9), 1e-4
     gradients = _tuple(layer.backward(c, call=5))
     for k, gradient in enumerate(gradients):
@@ -128,7 +129,7 @@ def test_gradients_are_finite_differences(variant: Variant) -> None:
 
 @pytest.mark.parametrize("ratio", [0.1, 0.5, 0.8])
 def test_moments_are_the_theorys(variant: Variant, ratio: float) -> None:
-    """Mean and variance of what comes out, over 2**16 independent draws, within four standard errors."""
+    """The mean and variance of the output, over 2**16 independent draws, within four standard errors."""
     n = 1 << 16
     shape = (n, 1, 3)
     values = [1.5, -0.7][: variant.inputs]
@@ -145,7 +146,7 @@ def test_moments_are_the_theorys(variant: Variant, ratio: float) -> None:
 @kinds
 @pytest.mark.covering(1)  # each layer on each library: test_bits; any part on each library: random/test_place.py
 def test_shards_equal_the_whole(lib: Library, variant: Variant) -> None:
-    """Along any axis, by blocks, steps and permutations; along the first also by a number of elements."""
+    """A part lies along any axis, by blocks, steps and permutations, and along the first by a number of elements."""
     xs, dout = _inputs(variant, "float32"), _values(9, "float32")
     place = (0.4, 8, 3)
 
@@ -178,10 +179,39 @@ def test_state_goes_on(variant: Variant) -> None:
         layer.forward(*xs)
     restored = variant.make(0.5, 1)
     restored.load_state_dict(layer.state_dict())
-    copies = [restored, deepcopy(layer), pickle.loads(pickle.dumps(layer))]  # noqa: S301
+    copies = [restored, copy(layer), deepcopy(layer), pickle.loads(pickle.dumps(layer))]  # noqa: S301
     expected = layer.forward(*xs)
     assert all(same_bits(other.forward(*xs), expected) for other in copies)
     assert same_bits(eval(repr(layer), dict(vars(ao))).forward(*xs, call=9), layer.forward(*xs, call=9))  # noqa: S307
+
+
+def test_attributes(variant: Variant) -> None:
+    """An attribute that a layer has not is refused, with the names of those it has, which can all be set."""
+    layer = variant.make(0.5, 1)
+    names = ["dropout_ratio", *list(inspect.signature(type(layer)).parameters)[1:-1], "key", "calls"]
+    for wrong in {"ratio", "p", "seed", "axis", "inverted", "noise_shape"} - {*names}:
+        with pytest.raises(AttributeError) as caught:
+            setattr(layer, wrong, 0.5)
+        assert str(caught.value).startswith(f"{type(layer).__name__} has no {wrong!r}; its attributes are dropout")
+        assert {*str(caught.value).partition(" are ")[2].split(", ")} == {*names}
+    for name in names:
+        setattr(layer, name, getattr(layer, name))
+
+
+def test_training_is_a_bool(variant: Variant) -> None:
+    """It may be 0 or 1, or NumPy's bool; anything else, though true or false, is refused, and counts nothing."""
+    layer, xs = variant.make(0.5, 3), _inputs(variant)
+    odd: tuple[Any, ...] = ("no", "", None, 2, 0.0, [], np.ones(1, bool))
+    for wrong in odd:
+        with pytest.raises(TypeError, match=r"training is .*; wanted True or False"):
+            layer.forward(*xs, training=wrong)
+    assert layer.calls == 0
+    for value in (True, 1, np.True_, np.int64(1)):
+        call = layer.calls
+        assert same_bits(layer.forward(*xs, training=value), variant.function(*xs, 0.5, 3, call))
+    rest, call = layer.forward(*xs, False), layer.calls
+    assert all(same_bits(layer.forward(*xs, value), rest) for value in (0, np.False_, np.int64(0)))
+    assert layer.calls == call
 
 
 def test_steps_through_time(variant: Variant) -> None:
@@ -255,7 +285,7 @@ def test_autograd_goes_through(need: Callable[[str], Library], variant: Variant)
 
 
 def test_dask_stays_lazy(need: Callable[[str], Library], variant: Variant) -> None:
-    """Nothing is computed, and chunks stay."""
+    """A forward of Dask arrays computes nothing, and keeps chunks."""
     lib = need("dask")
     import dask
 

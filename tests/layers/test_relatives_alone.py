@@ -1,4 +1,4 @@
-"""What each relative of Dropout has of its own; and peers, where they compute the same."""
+"""The properties of single relatives of Dropout, and peers that compute the same."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FUNCTIONS = [f for f in vars(ao).values() if inspect.isfunction(f) and "key" in 
 
 @pytest.mark.parametrize("function", FUNCTIONS, ids=lambda f: f.__name__)
 def test_the_first_call_of_a_key_from_its_beginning_on(function: Callable[..., Any]) -> None:
-    """Is what a function gives that is told neither `call` nor `offset`."""
+    """A function that is told neither `call` nor `offset` gives the first call from its beginning."""
     arrays = [np.ones((3, 8)), np.zeros((3, 8))][: 1 + ("h_new" in inspect.signature(function).parameters)]
     found, said = (np.array(function(*arrays, 0.5, 7, *more)) for more in ((), (0, 0)))
     assert same_bits(found, said)
@@ -27,7 +27,7 @@ def test_the_first_call_of_a_key_from_its_beginning_on(function: Callable[..., A
 
 
 def test_one_mask_for_a_sequence() -> None:
-    """Until the next begins; backwards of its steps, in any order, have it too; resumed within one, it goes on."""
+    """All steps of a sequence have one mask, backwards in any order too, and so has a layer resumed within one."""
     layer, x = ao.VariationalDropout(0.5, seed=3), np.ones((4, 16))
     sequences = []
     for _ in range(3):
@@ -45,7 +45,7 @@ def test_one_mask_for_a_sequence() -> None:
 
 
 def test_all_steps_at_once() -> None:
-    """`noise_shape` with 1 for time: what step by step `VariationalDropout` gives."""
+    """A `noise_shape` with 1 for time gives what `VariationalDropout` gives step by step."""
     x = np.random.default_rng(0).normal(size=(5, 4, 16))
     whole = ao.Dropout(0.5, noise_shape=(1, None, None), seed=3).forward(x)
     layer = ao.VariationalDropout(0.5, seed=3)
@@ -118,9 +118,11 @@ def test_refusals(make: Callable[[], Any], error: type[Exception], says: str) ->
 
 def test_a_refused_forward_counts_nothing() -> None:
     layer = ao.SpatialDropout(seed=1)
+    before = layer.state_dict()
     with pytest.raises(ValueError, match="axis"):
         layer.forward(np.ones(3))
-    assert layer.state_dict() == {"key": 1, "calls": 0, "dropout_ratio": 0.5}
+    assert layer.state_dict() == before
+    assert layer.calls == 0
 
 
 def test_infinities_and_ends() -> None:
@@ -148,7 +150,7 @@ def test_floats_are_inputs_too() -> None:
 
 
 def test_alpha_dropout_keeps_mean_and_variance() -> None:
-    """Of standard normal numbers, for any ratio: within four standard errors, from the fourth moment of what came."""
+    """Mean 0 and variance 1 stay for any ratio, within four standard errors, by the fourth moment of the output."""
     n = 1 << 18
     x = ao.random.normal((n,), 1, 1, like=np.zeros(0))
     for ratio in (0.05, 0.3, 0.6, 0.9):
@@ -168,7 +170,7 @@ def test_noise_of_other_elements_is_independent() -> None:
 
 
 def test_samples_leave_training_alone(lib: Library) -> None:
-    """As many as are asked for, between a forward and its backward; each call its own, and the same twice."""
+    """Samples between a forward and its backward change nothing; each call has its own, and the same one twice."""
     layer, other = ao.Dropout(0.5, seed=1), ao.Dropout(0.5, seed=1)
     x = lib.array(np.ones(64))
     n = 2 if lib.slow else 6
@@ -184,7 +186,7 @@ def test_samples_leave_training_alone(lib: Library) -> None:
 
 
 def test_samples_average_to_the_rest() -> None:
-    """Over calls, within four standard errors in each of the 50 elements, which four in 63,000 miss by chance."""
+    """Each of 50 elements is within four standard errors of the mean, which four in 63,000 miss by chance."""
     layer, x, n = ao.Dropout(0.3, seed=1), np.linspace(1, 2, 50), 4000
     mean = np.mean([layer.sample(x, call) for call in range(n)], axis=0)
     assert (np.abs(mean - layer.forward(x, False)) < 4 * x * math.sqrt(0.3 * 0.7 / n)).all()
@@ -212,7 +214,7 @@ def test_capture_refuses_named_calls_too(need: Callable[[str], Library], monkeyp
 
 
 def test_shards_that_are_runs_take_the_kernel(need: Callable[[str], Library]) -> None:
-    """Whatever way their place is said; others, and shared masks, the long way."""
+    """One pass takes them whatever way their place is said; other parts, and shared masks, go the long way."""
     need("cuda-shim")
     from tests.support import shim
 

@@ -12,7 +12,7 @@ import pytest
 
 import anyoptim as ao
 from tests.support.libraries import Library
-from tests.support.peers import Keras, Optax
+from tests.support.peers import Keras, Optax, Torch
 
 STEPS = 200
 """Some 5,000 roundings: equal to 1e-12."""
@@ -88,33 +88,19 @@ TORCH: dict[str, tuple[Ours, Callable[[Any, Any], Any]]] = {
 }
 
 
-@pytest.fixture
-def torch(need: Callable[[str], Library]) -> Iterator[Any]:
-    """torch with float64 as its default, which its NAdam has the product of its momenta in."""
-    need("torch")
-    torch = pytest.importorskip("torch")
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    yield torch
-    torch.set_default_dtype(before)
-
-
 @pytest.mark.parametrize("name", TORCH)
-def test_equals_torch(name: str, torch: Any) -> None:
+def test_equals_torch(name: str, torch_in_float64: Any) -> None:
     """torch.optim, run beside ours on NumPy arrays."""
     make, peer_of = TORCH[name]
     rng = np.random.default_rng(2)
-    ours = {"w": rng.normal(size=(3, 4)), "b": rng.normal(size=())}
-    theirs = [torch.nn.Parameter(torch.tensor(a)) for a in ours.values()]
-    peer, optimizer = peer_of(torch.optim, theirs), make()
+    params = {"w": rng.normal(size=(3, 4)), "b": np.asarray(rng.normal(size=()))}
+    peer, optimizer = Torch(lambda ps: peer_of(torch_in_float64.optim, [*ps.values()]), params), make()
     for _ in range(STEPS):
-        g = {k: np.asarray(rng.normal(size=a.shape)) for k, a in ours.items()}
-        for p, x in zip(theirs, g.values(), strict=True):
-            p.grad = torch.tensor(x)
-        peer.step()
-        optimizer.update(ours, g)
-    for p, a in zip(theirs, ours.values(), strict=True):
-        np.testing.assert_allclose(a, p.detach().numpy(), rtol=1e-12, atol=1e-12)
+        g = {k: np.asarray(rng.normal(size=a.shape)) for k, a in params.items()}
+        peer.update(g)
+        optimizer.update(params, g)
+    for k, a in peer.params.items():
+        np.testing.assert_allclose(params[k], a, rtol=1e-12, atol=1e-12)
 
 
 def _yogi_from_0(optax: Any) -> Any:

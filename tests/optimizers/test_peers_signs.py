@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ import pytest
 import anyoptim as ao
 from tests.support.chains import problem
 from tests.support.libraries import Library
-from tests.support.peers import Optax
+from tests.support.peers import Optax, Torch
 from tests.support.xla import loop
 
 STEPS = 200
@@ -50,58 +50,45 @@ TORCH: dict[str, tuple[Callable[[Any, Any], Any], Callable[[], ao.Optimizer]]] =
 }
 
 
-@pytest.fixture
-def torch(need: Callable[[str], Library]) -> Iterator[Any]:
-    """With float64 for what ASGD keeps of its own, which is float32 otherwise."""
-    need("torch")
-    import torch
-
-    old = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    yield torch
-    torch.set_default_dtype(old)
-
-
 @pytest.mark.parametrize("name", TORCH)
-def test_torch(name: str, torch: Any) -> None:
+def test_torch(name: str, torch_in_float64: Any) -> None:
     """200 steps in float64: equal to 1e-12, some 5,000 roundings; ASGD's average, too."""
     theirs, ours = TORCH[name]
-    params, grads = problem(steps=STEPS)
-    their = {k: torch.nn.Parameter(torch.tensor(a)) for k, a in params.items()}
-    peer, optimizer = theirs(torch.optim, their.values()), ours()
+    peer, optimizer = _beside_torch(lambda ps: theirs(torch_in_float64.optim, ps.values()), ours())
+    if "ASGD" in name:
+        assert optimizer.state is not None
+        slots: Any = optimizer.state.slots
+        for k, average in (slots[-1] if isinstance(slots, tuple) else slots)["average"].items():
+            theirs_of = peer.optimizer.state[peer.parameters[k]]["ax"].numpy()
+            np.testing.assert_allclose(average, theirs_of, rtol=1e-12, atol=1e-12)
+
+
+def _beside_torch(
+    theirs: Callable[[dict[str, Any]], Any], optimizer: ao.Optimizer, dtype: str = "float64", steps: int = STEPS
+) -> tuple[Torch, ao.Optimizer]:
+    """Both, after so many steps, which have taken the parameters to the same place."""
+    params, grads = problem(dtype, steps=steps)
+    peer = Torch(theirs, params)
     for g in grads:
-        for k, p in their.items():
-            p.grad = torch.tensor(g[k])
-        peer.step()
+        peer.update(g)
         optimizer.update(params, g)
-    for k, p in their.items():
-        np.testing.assert_allclose(params[k], p.detach().numpy(), rtol=1e-12, atol=1e-12)
-        if "ASGD" in name:
-            assert optimizer.state is not None
-            slots: Any = optimizer.state.slots
-            average = (slots[-1] if isinstance(slots, tuple) else slots)["average"][k]
-            np.testing.assert_allclose(average, peer.state[p]["ax"].numpy(), rtol=1e-12, atol=1e-12)
+    for k, a in peer.params.items():
+        np.testing.assert_allclose(params[k], a, rtol=1e-12, atol=1e-12)
+    return peer, optimizer
 
 
 @pytest.mark.parametrize("options", [{}, {"t0": 10.0, "lr": 0.1, "lambd": 0.5}])
-def test_torch_rprop_and_asgd_of_complex_parameters(options: dict[str, Any], torch: Any) -> None:
+def test_torch_rprop_and_asgd_of_complex_parameters(options: dict[str, Any], torch_in_float64: Any) -> None:
     """Two reals here and there."""
-    params, grads = problem("complex128", steps=50)
-    their = {k: torch.nn.Parameter(torch.tensor(a)) for k, a in params.items()}
-    peer = torch.optim.ASGD(their.values(), **options) if options else torch.optim.Rprop(their.values())
-    optimizer: ao.Optimizer = ao.ASGD(**options) if options else ao.Rprop()
-    for g in grads:
-        for k, p in their.items():
-            p.grad = torch.tensor(g[k])
-        peer.step()
-        optimizer.update(params, g)
-    for k, p in their.items():
-        np.testing.assert_allclose(params[k], p.detach().numpy(), rtol=1e-12, atol=1e-12)
+    optim = torch_in_float64.optim
+    peer = (lambda ps: optim.ASGD(ps.values(), **options)) if options else (lambda ps: optim.Rprop(ps.values()))
+    _beside_torch(peer, ao.ASGD(**options) if options else ao.Rprop(), "complex128", 50)
 
 
 @pytest.mark.parametrize(("start", "every"), [(1, 1), (40, 1), (17, 5), (200, 1), (201, 3)])
-def test_torch_swa(start: int, every: int, torch: Any) -> None:
+def test_torch_swa(start: int, every: int, torch_in_float64: Any) -> None:
     """AveragedModel, given the model at the same steps: its mean; before the first of them, the parameters."""
+    torch = torch_in_float64
     params, grads = problem(steps=STEPS)
     model = torch.nn.ParameterDict({k: torch.nn.Parameter(torch.tensor(a)) for k, a in params.items()})
     averaged = torch.optim.swa_utils.AveragedModel(model)
@@ -119,8 +106,9 @@ def test_torch_swa(start: int, every: int, torch: Any) -> None:
             np.testing.assert_allclose(a, seen[k].detach().numpy(), rtol=1e-12, atol=1e-12)
 
 
-def test_torch_ema(torch: Any) -> None:
+def test_torch_ema(torch_in_float64: Any) -> None:
     """AveragedModel with an exponential mean starts as the model is when it is first told: before the first step."""
+    torch = torch_in_float64
     params, grads = problem(steps=STEPS)
     model = torch.nn.ParameterDict({k: torch.nn.Parameter(torch.tensor(a)) for k, a in params.items()})
     averaged = torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.9))

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-import pickle
 from collections.abc import Callable
-from copy import copy, deepcopy
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
 import pytest
 
 import anyoptim as ao
+from tests.support.chains import COPIES, copied_halfway
 from tests.support.libraries import HALF, REAL, WHOLE, Library, numpy_dtype, same_bits
 from tests.support.xla import quick
 
@@ -200,7 +200,7 @@ def test_shampoo_is_refused_on_dask(need: Callable[[str], Library]) -> None:
     assert optimizer.state is None
 
 
-@pytest.mark.parametrize("copied", [copy, deepcopy, lambda o: pickle.loads(pickle.dumps(o))])  # noqa: S301
+@pytest.mark.parametrize("copied", COPIES)
 @pytest.mark.parametrize("name", WHOLE)
 def test_copies_go_on_alone(name: str, copied: Callable[[Any], Any]) -> None:
     """A copy in mid-training, a pickled one too, gives the same bits, and shares nothing."""
@@ -208,15 +208,7 @@ def test_copies_go_on_alone(name: str, copied: Callable[[Any], Any]) -> None:
     params = _drawn(rng, name, "float32")
     grads = [_drawn(rng, name, "float32") for _ in range(8)]
     optimizer = _make(name)
-    for g in grads[:4]:
-        optimizer.update(params, g)
-    twin, other = {k: a.copy() for k, a in params.items()}, copied(optimizer)
-    assert repr(other) == repr(optimizer)
-    for g in grads[4:]:
-        optimizer.update(params, g)
-    for g in grads[4:]:
-        other.update(twin, g)
-    assert all(same_bits(a, twin[k]) for k, a in params.items())
+    other, _ = copied_halfway(optimizer, copied, params, grads)
     other.lr = 0.375
     assert optimizer.lr != 0.375
 

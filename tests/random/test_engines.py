@@ -249,7 +249,7 @@ def test_quick(monkeypatch: pytest.MonkeyPatch) -> None:
         seen.append(y is not None)
         return y
 
-    monkeypatch.setattr("anyoptim.layers._plain.quick", watched)
+    monkeypatch.setattr("anyoptim.layers._dropout.quick", watched)
     for dtype in ("float16", *REAL):
         for ratio in (0.0, 0.3, 1.0):
             layer, other = (ao.Dropout(ratio, inverted=True, seed=2**64 - 1) for _ in range(2))

@@ -1,4 +1,4 @@
-"""One row for each method: what a new one needs before the tests are content with it.
+"""One row for each method, which a new method needs before the tests are content with it.
 
 Beside its row here a method needs a transcription of its paper which has nothing of anyoptim's: in METHODS in papers.py
 or, with values to take in the test of the same name, in papers_signs.py, papers_composed.py or textbook.py. A method
@@ -18,18 +18,18 @@ __all__ = ["METHODS", "TRANSCRIBED", "Row", "wanted"]
 
 
 class Row(NamedTuple):
-    """What the tests know of a method, and what it documents."""
+    """The facts that the tests know of a method, and the losses that it documents."""
 
     what: str
-    """In a few words, for the README."""
+    """The method in a few words, for the README."""
     reached: tuple[Run, Run, Run]
-    """On the problems of tests/reference/problems.py, in their order: `python -m benchmarks.problems --search NAME`."""
+    """The losses on the problems of tests/reference/problems.py: `python -m benchmarks.problems --search NAME`."""
     torch: str = ""
-    """What the peers call it, as in tests/support/features.py."""
+    """The names that the peers have for it, as in tests/support/features.py."""
     optax: str = ""
     keras: str = ""
     letters: str = ""
-    """Of its equation: coefficients and slots, which its source has, too. Without source where it sees whole arrays."""
+    """The coefficients and slots of its equation, which its source has, too; none where it sees whole arrays."""
     slow: str = ""
     """Why it need not be better than SGD on any of the problems."""
 
@@ -269,7 +269,7 @@ METHODS: Mapping[str, Row] = {
         slow="without noise, as here, it is SGD",
     ),
 }
-"""In the README's order."""
+"""The rows, in the README's order."""
 
 TRANSCRIBED: Mapping[str, Any] = {
     **textbook.METHODS,
@@ -277,10 +277,10 @@ TRANSCRIBED: Mapping[str, Any] = {
     **papers.METHODS,
     **papers_composed.METHODS,
 }
-"""By method, what its paper says, or else a textbook: a class of the hyperparameters with an `update`."""
+"""The transcription of each method's paper, or else of a textbook: a class of the hyperparameters with an `update`."""
 
 
 def wanted(name: str) -> Row:
-    """Its row, or an error that says where it would be."""
+    """The row of a method, or an error that says where it would be."""
     assert name in METHODS, f"{name} has no row; wanted one in METHODS in tests/reference/methods.py"
     return METHODS[name]

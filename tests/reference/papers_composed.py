@@ -63,7 +63,7 @@ class LAMB:
 
 
 class _ScheduleFree:
-    """What both have: x, y and z each kept, as the paper writes them."""
+    """The base of both: x, y and z are each kept, as the paper writes them."""
 
     def __init__(self, beta: float) -> None:
         self.beta = beta

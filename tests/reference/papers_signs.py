@@ -170,4 +170,4 @@ class Projected:
 METHODS: dict[str, Any] = {method.__name__: method for method in (AdaGrad, ASGD, Lion, Rprop, Signum)}
 
 STAGES: dict[str, Any] = {stage.__name__: stage for stage in (SWA, Lookahead, Projected)}
-"""Over gradient descent."""
+"""Stages that these papers state over gradient descent."""

@@ -20,7 +20,7 @@ def word(i: int, key: int, call: int) -> int:
 
 
 def choice(i: int, key: int, call: int) -> int:
-    """As `bernoulli` says."""
+    """The choice that `bernoulli` compares with its threshold."""
     found = _counted(i // 8, key, call)[i % 4]
     return found if i % 8 < 4 else (found & 0xFFFF) << 16 | found >> 16
 

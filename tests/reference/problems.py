@@ -24,24 +24,24 @@ TOLERANCE = 0.01
 
 
 class Problem(NamedTuple):
-    """What is to be minimised, from where, in how many steps."""
+    """A loss to be minimised, with its first parameters and the number of steps."""
 
     title: str
     steps: int
     start: Callable[[], Arrays]
     """The parameters before the first step, in new arrays of float64."""
     loss: Callable[[Arrays], float]
-    """Above the least there is."""
+    """The loss above the least there is."""
     gradient: Callable[[Arrays], Arrays]
 
 
 class Run(NamedTuple):
-    """What a method documents on one problem."""
+    """The loss that a method documents on one problem, and how it is reached."""
 
     loss: float
-    """Above the least there is, after the problem's steps."""
+    """The loss above the least there is, after the problem's steps."""
     hyper: Mapping[str, float]
-    """All that is not the default; `cosine` is an lr that falls to 0 over the problem's steps."""
+    """The hyperparameters that are not the default; `cosine` is an lr that falls to 0 over the problem's steps."""
 
 
 def run(loss: float, **hyper: float) -> Run:
@@ -105,7 +105,7 @@ def _logistic() -> Problem:
         return {"w": (l2 * w - wrong @ Z / n)[:, None], "b": np.array([[-(wrong @ s) / n]])}
 
     def least() -> float:
-        # By Newton's method, whose steps here get shorter than rounding after ten.
+        # The steps of Newton's method get shorter than rounding here after ten.
         x = np.zeros(features + 1)
         both, decay = np.column_stack([Z, s]), np.diag([l2] * features + [0.0])
         for _ in range(20):

@@ -42,7 +42,7 @@ def upper(z: Decimal) -> Decimal:
 
 
 def quantile(q: Decimal) -> Decimal:
-    """What is exceeded with probability q: Newton's method, from 15 digits on to 30, and to 40 of 50."""
+    """The number that is exceeded with probability q: Newton's method, from 15 digits on to 30, and to 40 of 50."""
     z = Decimal(-NormalDist().inv_cdf(float(q)))
     for _ in range(2):
         z += (upper(z) - q) * (2 * PI).sqrt() * (z * z / 2).exp()

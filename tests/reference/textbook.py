@@ -157,7 +157,7 @@ class RMSProp:
 
 
 class CenteredRMSProp(RMSProp):
-    """By the variance, which is never the difference of two means."""
+    """The variance is kept, which is never the difference of two means."""
 
     m: Arrays
 

@@ -108,7 +108,7 @@ def test_beside_torch(name: str, need: Callable[[str], Library]) -> None:
 
 
 def test_momentum_beside_torchs_one_cycle(need: Callable[[str], Library]) -> None:
-    """Upside down, with the same class, for a hyperparameter that is no learning rate."""
+    """The momentum goes down and up, by the class that takes learning rates up and down."""
     need("torch")
     import torch
 

@@ -116,7 +116,7 @@ def test_every_public_schedule_has_examples() -> None:
 
 
 def test_values_are_python_floats_at_every_step(schedule: Any) -> None:
-    """And stay finite far beyond the end; a NumPy float64 would turn float32 arrays into float64."""
+    """Values are Python floats, finite far beyond the end; NumPy's float64 would turn float32 arrays into float64."""
     values = [schedule(t) for t in STEPS]
     assert all(type(v) is float for v in values)
     growing = isinstance(schedule, Exponential) and schedule.factor > 1
@@ -158,7 +158,7 @@ def test_equality_is_of_class_and_arguments() -> None:
 
 
 def test_pickles_and_copies_are_equal(schedule: Any) -> None:
-    """All pickle protocols that Python 3.11 writes by default and after, and both copies."""
+    """Copies and pickles, of the protocols that Python 3.11 writes by default and later, equal the schedule."""
     copies = [pickle.loads(pickle.dumps(schedule, protocol)) for protocol in range(2, pickle.HIGHEST_PROTOCOL + 1)]  # noqa: S301 - ours
     for other in (*copies, copy.deepcopy(schedule), copy.copy(schedule)):
         assert other == schedule
@@ -166,7 +166,7 @@ def test_pickles_and_copies_are_equal(schedule: Any) -> None:
 
 
 def test_arguments_never_change(schedule: Any) -> None:
-    """Nor can others be added by misspelling one."""
+    """No attribute changes, and none can be added by misspelling one."""
     before = repr(schedule)
     for name in (*schedule.arguments, "misspelt"):
         with pytest.raises(AttributeError, match="can't be changed"):
@@ -263,12 +263,12 @@ def test_schedules_of_adam_under_jit(build: Callable[[], Any], x64: bool, need: 
 VALUE = st.floats(0, 1e3)
 LENGTH = st.integers(1, 10_000)
 SMALL = 4 * 2.0**-52
-"""Three roundings of values, with room for the one of the cosine."""
+"""Three roundings of values, with room for that of the cosine."""
 
 
 @given(start=VALUE, end=VALUE, steps=LENGTH, t=st.integers(1, 20_000), p=st.floats(0.1, 5))
 def test_ways_between_two_values_stay_between_them(start: float, end: float, steps: int, t: int, p: float) -> None:
-    """They begin and end exactly, never leave the interval by more than rounding, and never turn back."""
+    """Schedules begin and end exactly, never leave the interval by more than rounding, and never turn back."""
     low, high = min(start, end), max(start, end)
     ways: list[Any] = [Linear(start, steps, end), Cosine(start, steps, end), Polynomial(start, steps, end, p)]
     ways += [piecewise({0: start, steps: end}, ease) for ease in ("linear", "cosine", "sqrt", "constant")]
@@ -284,7 +284,7 @@ def test_ways_between_two_values_stay_between_them(start: float, end: float, ste
 
 @given(start=st.floats(1e-3, 1e3), factor=st.floats(0.01, 1), steps=LENGTH, t=st.integers(1, 100_000))
 def test_decays_fall_for_ever_and_never_below_zero(start: float, factor: float, steps: int, t: int) -> None:
-    """Exactly the start at step 1; then each at most the one before."""
+    """The value at step 1 is exactly the start, and each later one at most the one before."""
     for decay in (StepDecay(start, steps, factor), Exponential(start, factor, steps), InverseSqrt(start, steps)):
         assert decay(1) == start
         assert 0 <= decay(t + 1) <= decay(t) <= start
@@ -304,7 +304,7 @@ def test_decays_fall_for_ever_and_never_below_zero(start: float, factor: float, 
 def test_cycles_stay_in_their_interval(
     low: float, high: float, up: int, down: int, t: int, growth: int, decay: float
 ) -> None:
-    """Cycles and restarts, wherever in them; and each restart begins at the top."""
+    """Cycles repeat, wherever in them, and each restart begins at the top."""
     bottom, top = min(low, high) - SMALL * 1e3, max(low, high) + SMALL * 1e3
     for mode in ("triangular", "triangular2", "exp_range"):
         cyclic = Cyclic(low, high, up, down, mode, 0.999)
@@ -351,7 +351,7 @@ def test_joined_schedules_count_their_own_steps_and_are_asked_for_no_others() ->
 
 
 def test_what_others_schedules_give_becomes_a_float() -> None:
-    """NumPy scalars and 0-d arrays, of schedules that somebody wrote; NaN is refused with its place."""
+    """A schedule that somebody wrote may give NumPy scalars and 0-d arrays; NaN is refused with its place."""
     kinds: list[Callable[[int], Any]] = [np.float64, np.array, lambda t: 3]
     for kind in kinds:
         for wrapped in (join([kind], []), warmup(1, kind), Plateau(kind)):
@@ -361,7 +361,7 @@ def test_what_others_schedules_give_becomes_a_float() -> None:
 
 
 def test_powers_that_are_too_large_are_infinite_and_refused_by_the_optimizer() -> None:
-    """With the hyperparameter and the step, not an OverflowError from nowhere."""
+    """The refusal names the hyperparameter and the step, and is no OverflowError from nowhere."""
     optimizer = ao.SGD(lr=Exponential(1.0, 1e300))
     p = optimizer.update(optimizer.update(1.0, 0.0), 0.0)
     with pytest.raises(ValueError, match=r"lr, from its schedule at step 3, is inf; wanted finite and at least 0"):
@@ -435,7 +435,7 @@ BAD: list[tuple[Callable[[], Any], type[Exception], str]] = [
 def test_errors_name_the_argument_what_came_and_what_was_wanted(
     call: Callable[[], Any], kind: type[Exception], text: str
 ) -> None:
-    """Before anything is built."""
+    """Arguments are refused by name before anything is built."""
     with pytest.raises(kind) as caught:
         call()
     assert text in str(caught.value)
@@ -479,7 +479,7 @@ def test_plateau_continues_from_its_state() -> None:
 
 
 def test_copies_of_a_plateau_are_told_on_their_own() -> None:
-    """Both kinds of copies, and the one in a copy of an optimizer."""
+    """Both kinds of copies are told on their own, and so is the one in a copy of an optimizer."""
     plateau = told(Plateau(0.5, 0.5, patience=0), 1.0)
     optimizer: Any = ao.SGD(lr=plateau)
     others: list[Any] = [copy.copy(plateau), copy.deepcopy(plateau), copy.copy(optimizer).lr]
@@ -511,7 +511,7 @@ def pyplot() -> Any:
 
 
 def test_plot_draws_the_values(pyplot: Any, schedule: Any) -> None:
-    """One line for each, of the values at steps 1 to `steps`, labelled with what it is; and a new figure."""
+    """Each schedule is a line of its values at steps 1 to `steps`, with its name as the label, in a new figure."""
     other = math.sqrt
     ax = schedules.plot(schedule, 0.5, other, steps=30)
     lines = ax.get_lines()
@@ -534,7 +534,7 @@ def test_plot_draws_into_axes(pyplot: Any, tmp_path: Any) -> None:
 
 
 def test_plot_without_matplotlib_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As where it is not installed."""
+    """The error says how to install matplotlib."""
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(ImportError, match=r"plot needs matplotlib, .* pip install matplotlib"):
         schedules.plot(0.1, steps=3)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-import pickle
 from collections.abc import Callable
-from copy import copy, deepcopy
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
@@ -14,9 +13,10 @@ import pytest
 
 import anyoptim as ao
 from tests.support import shim
-from tests.support.chains import agree, problem
+from tests.support.chains import COPIES, Seen, agree, problem
 from tests.support.engines import Watch
 from tests.support.libraries import ENGINES, Library, numpy_dtype, same_bits
+from tests.support.peers import Optax
 from tests.support.states import equal_states
 
 NAN, INF = math.nan, math.inf
@@ -158,31 +158,19 @@ def test_resting_parameters_are_not_looked_at() -> None:
 def test_optax_apply_if_finite(need: Callable[[str], Library]) -> None:
     """optax's, around its adam behind a clipping, over 60 steps of which some are none: equal to 1e-12."""
     optax = pytest.importorskip("optax")
-    lib = need("jax-x64")
-    import jax
-
     params, grads = problem(steps=60)
     for i in (0, 7, 8, 9, 33):
         grads[i]["b"][i % 7] = NAN if i % 2 else INF
-    with lib.context():
+    with need("jax-x64").context():
         inner = optax.chain(optax.clip_by_global_norm(0.5), optax.adam(0.1, eps=0.0))
-        peer = optax.apply_if_finite(inner, max_consecutive_errors=10)
-        theirs = {k: lib.asarray(a) for k, a in params.items()}
-        state = peer.init(theirs)
-
-        def step(g: Any, state: Any, p: Any) -> Any:
-            moved, state = peer.update(g, state, p)
-            return optax.apply_updates(p, moved), state
-
-        jitted = jax.jit(step)
-        for g in grads:
-            theirs, state = jitted({k: lib.asarray(a) for k, a in g.items()}, state, theirs)
-        assert int(state.total_notfinite) == 5
+        peer = Optax(optax.apply_if_finite(inner, max_consecutive_errors=10), params)
+        peer.steps(grads)
+        assert int(peer.state.total_notfinite) == 5
     optimizer = ao.chain(ao.SkipNonFinite(), ao.ClipGlobalNorm(0.5), ao.Adam(0.1, eps=0.0))
     for g in grads:
         optimizer.update(params, g)
     for k in params:
-        np.testing.assert_allclose(params[k], theirs[k], rtol=1e-12, atol=1e-12)
+        np.testing.assert_allclose(params[k], peer.params[k], rtol=1e-12, atol=1e-12)
     assert optimizer.state is not None
     assert optimizer.state.scalars[0] == {"skipped": 5.0, "consecutive": 0.0}
 
@@ -536,23 +524,12 @@ def test_gathered_gradients_are_their_mean(place: tuple[Library, str | None], dt
 def test_optax_multi_steps(need: Callable[[str], Library]) -> None:
     """optax's, around its adam behind a clipping, over 60 gradients: equal to 1e-12."""
     optax = pytest.importorskip("optax")
-    lib = need("jax-x64")
-    import jax
-
     params, grads = problem(steps=60)
-    with lib.context():
+    with need("jax-x64").context():
         inner = optax.chain(optax.clip_by_global_norm(0.5), optax.adam(0.1, eps=0.0))
-        peer = optax.MultiSteps(inner, every_k_schedule=lambda step: 3 + step % 2, accumulator_dtype="float64")
-        theirs = {k: lib.asarray(a) for k, a in params.items()}
-        state = peer.init(theirs)
-
-        def step(g: Any, state: Any, p: Any) -> Any:
-            moved, state = peer.update(g, state, p)
-            return optax.apply_updates(p, moved), state
-
-        jitted = jax.jit(step)
-        for g in grads:
-            theirs, state = jitted({k: lib.asarray(a) for k, a in g.items()}, state, theirs)
+        every_k = {"every_k_schedule": lambda step: 3 + step % 2, "accumulator_dtype": "float64"}
+        peer = Optax(optax.MultiSteps(inner, **every_k), params)
+        peer.steps(grads)
 
     def every(t: Any) -> Any:
         return 3 + (t - 1) % 2
@@ -561,9 +538,9 @@ def test_optax_multi_steps(need: Callable[[str], Library]) -> None:
     for g in grads:
         optimizer.update(params, g)
     for k in params:
-        np.testing.assert_allclose(params[k], theirs[k], rtol=1e-12, atol=1e-12)
+        np.testing.assert_allclose(params[k], peer.params[k], rtol=1e-12, atol=1e-12)
     assert optimizer.state is not None
-    assert optimizer.state.step == int(state.gradient_step)
+    assert optimizer.state.step == int(peer.state.gradient_step)
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -666,19 +643,10 @@ def test_updates_that_gather_are_no_steps() -> None:
     asked: list[int] = []
     seen: list[float] = []
 
-    class Seen(ao.Stage):
-        measure = staticmethod(lambda xp, p, x: x)
-        rule = staticmethod(lambda xp, p, x, c: x)
-
-        @staticmethod
-        def coefficients(t: int, hyper: Any) -> dict[str, Any]:
-            seen.append(hyper.norm)
-            return {}
-
     optimizer = ao.chain(
         ao.Accumulate(2),
         ao.LossScale(interval=2, initial=1.0),
-        Seen(),
+        Seen(seen),
         ao.SGD(lambda t: asked.append(t) or 1.0),  # type: ignore[func-returns-value]
     )
     p = np.zeros(1)
@@ -734,7 +702,7 @@ def test_what_failed_has_not_been_prepared() -> None:
     np.testing.assert_allclose(optimizer.state.slots["v"]["c"], [-2.71] * 2, rtol=1e-15)
 
 
-@pytest.mark.parametrize("copied", [copy, deepcopy, lambda o: pickle.loads(pickle.dumps(o))])  # noqa: S301
+@pytest.mark.parametrize("copied", COPIES)
 @pytest.mark.parametrize("engine", [None, *ENGINES])
 def test_copies_in_the_middle(engine: str | None, copied: Callable[[Any], Any]) -> None:
     """With a gradient gathered, a scale that has moved and a step skipped: they go on alone, to the same bits."""

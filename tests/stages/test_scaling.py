@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import anyoptim as ao
-from tests.support.chains import agree, problem
+from tests.support.chains import agree, problem, step_under_jit
 from tests.support.engines import Watch
 from tests.support.libraries import ENGINES, Library
 
@@ -359,30 +359,13 @@ def test_one_pass_for_each_measure(name: str, engine: str, monkeypatch: pytest.M
 
 def test_under_jit(need: Callable[[str], Library]) -> None:
     """Traced once; agrees with NumPy to 1e-5."""
-    lib = need("jax")
-    import jax
 
     def make() -> Any:
         return ao.chain(
             ao.ClipNorm(0.5), ao.Momentum(0.1), ao.TrustRatio(0.1, 1e-3, lower=0.1, upper=2.0), ao.Cautious()
         )
 
-    optimizer, eager, traces = make(), make(), []
-
-    def counted(*given: Any) -> Any:
-        traces.append(1)
-        return optimizer.step(*given)
-
-    step = jax.jit(counted)
-    params, grads = problem("float32", steps=10)
-    p: Any = {k: lib.asarray(a) for k, a in params.items()}
-    state = optimizer.init(p)
-    for g in grads:
-        p, state = step(p, {k: lib.asarray(a) for k, a in g.items()}, state)
-        eager.update(params, g)
-    assert len(traces) == 1
-    for k, a in params.items():
-        np.testing.assert_allclose(p[k], a, rtol=1e-5, atol=1e-5)
+    step_under_jit(make, need("jax"))
 
 
 WRONG: dict[str, tuple[Callable[[], Any], str]] = {

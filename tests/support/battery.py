@@ -14,8 +14,8 @@ from pathlib import Path
 from tests.support.stream import STREAMS
 
 TESTS = (0, 1, 2, 3, 4, 8, 9, 10, 11, 12, 13, 15, 16, 17, 100, 101, 102, 202, 204, 205, 206, 207, 208, 209)
-"""All that its authors call reliable, but three that take longer than all others: 200, 203, and 201, which besides
-fails their own Mersenne Twister, if it is not told a dimension."""
+"""The tests that its authors call reliable, but three that take longer than all others: 200, 203, and 201, which
+besides fails their own Mersenne Twister, if it is not told a dimension."""
 
 PAGE = Path(__file__).parents[2] / "docs" / "randomness.md"
 
@@ -34,7 +34,7 @@ weak, and two in a million are called failures. Made by `python -m tests.support
 
 
 def _values(stream: str, test: int) -> list[tuple[str, float, str]]:
-    """Name, p-value and assessment of each result."""
+    """The name, p-value and assessment of each result."""
     with subprocess.Popen([sys.executable, "-m", "tests.support.stream", stream], stdout=subprocess.PIPE) as words:
         battery = ["dieharder", "-g", "200", "-d", str(test)]
         found = subprocess.run(battery, stdin=words.stdout, stdout=subprocess.PIPE, text=True, check=True).stdout

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+import pickle
 from collections.abc import Callable
+from copy import copy, deepcopy
 from typing import Any
 
 import numpy as np
 
 import anyoptim as ao
 from tests.reference import papers_composed
-from tests.support.libraries import COMPOSED, same_bits
+from tests.support.libraries import COMPOSED, Library, same_bits
 
 Array = np.ndarray[Any, Any]
 Arrays = dict[str, Array]
@@ -40,8 +42,23 @@ class Shortened(ao.Stage):
         return x * c.scale if c.late else x * c.scale + 0.25 * x
 
 
+class Seen(ao.Stage):
+    """A stage that takes down the norm of what flows through it, in a list that its copies share."""
+
+    measure = staticmethod(lambda xp, p, x: x)
+    rule = staticmethod(lambda xp, p, x, c: x)
+
+    def __init__(self, norms: list[float]) -> None:
+        super().__init__()
+        self._note = norms.append
+
+    def coefficients(self, t: int, hyper: Any) -> dict[str, Any]:
+        self._note(float(hyper.norm))
+        return {}
+
+
 def matrices(path: str, p: Any) -> bool:
-    """What decays: all but biases."""
+    """Whether a parameter decays: all but biases do."""
     return not path.endswith("b")
 
 
@@ -52,7 +69,7 @@ HYPER: dict[str, dict[str, float]] = {
     "ScheduleFreeAdamW": {"lr": 0.1, "beta": 0.9, "beta2": 0.99, "eps": 1e-6, "weight_decay": 0.1},
     "Prodigy": {"lr": 0.5, "beta1": 0.9, "beta2": 0.99, "eps": 1e-6, "weight_decay": 0.1, "d0": 0.1, "growth": 1.0},
 }
-"""Of the methods that measure or keep numbers, each of which is a row below."""
+"""Hyperparameters of the methods that measure or keep scalars, each of which is a row below."""
 
 CHAINS: dict[str, Make] = {
     "clip, Adam, EMA": lambda e: ao.chain(ao.ClipGlobalNorm(0.5), ao.Adam(lr=0.1), ao.EMA(0.9), engine=e),
@@ -83,13 +100,13 @@ CHAINS: dict[str, Make] = {
     ),
     **{name: lambda e, name=name: COMPOSED[name](**HYPER[name], engine=e) for name in HYPER},  # type: ignore[misc]
 }
-"""By name: of the engine, a chain, or a method that does what only stages of chains did."""
+"""The chains, and methods that measure or keep scalars, each made for an engine."""
 
 KINDS = [name for name in CHAINS if name not in HYPER or name == "LAMB"]
-"""Those, and of the methods that measure one, for what they do alike."""
+"""All chains, and one of the methods that measure, for tests of what these do alike."""
 
 ROOTLESS = [name for name in CHAINS if not any(of in name for of in ("Adam", "RMSProp", "LAMB", "Prodigy"))]
-"""Those without a square root of an element, which torch takes a little differently."""
+"""The chains without a square root of an element, which torch rounds otherwise."""
 
 
 def _clip(max_norm: float) -> Any:
@@ -185,7 +202,7 @@ def _signum(lr: float) -> Any:
 
 
 def _paper(name: str) -> Any:
-    """What a transcription takes from the parameters, as a stage."""
+    """A transcription of a paper as a stage, whose output is what it takes from the parameters."""
     transcription = papers_composed.METHODS[name](**HYPER[name])
 
     def stage(p: Arrays, x: Arrays) -> Arrays:
@@ -240,7 +257,7 @@ def _lookahead(every: int, share: float) -> Any:
 
 
 def _swa(start: int, every: int, least: float, largest: float) -> Any:
-    """Cut off, then averaged: the mean of all that are in it, summed up anew."""
+    """Parameters that are cut off and then averaged: the mean of all that belong to it, summed up anew each time."""
     seen: list[Arrays] = []
 
     def after(t: int, p: Arrays, average: Arrays) -> tuple[Arrays, Arrays]:
@@ -273,11 +290,11 @@ PLAIN: dict[str, Callable[[], tuple[list[Any], Any]]] = {
     "Lion, NonNegative, SWA": lambda: ([_lion(0.1, 0.1)], _swa(0, 1, 0.0, math.inf)),
     **{name: lambda name=name: ([_paper(name)], _nothing) for name in HYPER},  # type: ignore[misc]
 }
-"""The same chains: what is done to the gradient, in turn, and after the step to the parameters and their average."""
+"""The same chains in NumPy: the functions of the gradient, in turn, and that of the parameters and their average."""
 
 
 def plain(name: str, params: Arrays, grads: list[Arrays]) -> tuple[Arrays, Arrays]:
-    """The parameters after these steps, and their averages."""
+    """The parameters after all steps, and their averages."""
     stages, after = PLAIN[name]()
     p = {k: a.copy() for k, a in params.items()}
     average = {k: a.copy() for k, a in params.items()}
@@ -323,3 +340,55 @@ def run(optimizer: ao.Optimizer, params: Any, grads: list[Any]) -> tuple[Any, An
     assert optimizer.state is not None
     slots = optimizer.state.slots
     return params, slots if isinstance(slots, tuple) else (slots,)
+
+
+COPIES: list[Callable[[Any], Any]] = [copy, deepcopy, lambda optimizer: pickle.loads(pickle.dumps(optimizer))]  # noqa: S301
+"""The ways to copy an optimizer."""
+
+
+def copied_halfway(
+    optimizer: ao.Optimizer, copied: Callable[[Any], Any], params: Arrays, grads: list[Arrays]
+) -> tuple[Any, Arrays]:
+    """A copy of an optimizer after half of the gradients, and its parameters after all of them.
+
+    The copy reads like the optimizer, and both go on alone to the same bits.
+    """
+    half = len(grads) // 2
+    for g in grads[:half]:
+        optimizer.update(params, g)
+    twin, other = {k: a.copy() for k, a in params.items()}, copied(optimizer)
+    assert repr(other) == repr(optimizer)
+    for g in grads[half:]:
+        optimizer.update(params, g)
+    for g in grads[half:]:
+        other.update(twin, g)
+    assert agree(params, twin)
+    return other, twin
+
+
+def step_under_jit(make: Callable[[], ao.Optimizer], lib: Library) -> tuple[Arrays, dict[str, Any]]:
+    """The parameters after ten updates of NumPy arrays, and after ten steps under `jax.jit`.
+
+    The step is traced once, and gives what the update gives to 1e-5, as XLA contracts products and sums.
+    """
+    import jax
+
+    optimizer, eager = make(), make()
+    params, grads = problem("float32", steps=10)
+
+    traces = []
+
+    def counted(*arguments: Any) -> Any:
+        traces.append(1)
+        return optimizer.step(*arguments)
+
+    step = jax.jit(counted)
+    p: Any = {k: lib.asarray(a) for k, a in params.items()}
+    state = optimizer.init(p)
+    for g in grads:
+        p, state = step(p, {k: lib.asarray(a) for k, a in g.items()}, state)
+        eager.update(params, g)
+    assert len(traces) == 1
+    for k, a in params.items():
+        np.testing.assert_allclose(p[k], a, rtol=1e-5, atol=1e-5)
+    return params, p

@@ -1,7 +1,7 @@
 """Saves that are killed at random moments, each followed by a load: run by tests/checkpoint/test_checkpoint.py.
 
-By itself, because it forks: `python -m tests.support.checkpoint_kills FOLDER KILLS` prints how many of the kills met a
-save.
+It runs by itself, because it forks: `python -m tests.support.checkpoint_kills FOLDER KILLS` prints how many of the
+kills met a save.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def _whole(path: Path) -> int:
 
 
 def main(folder: Path, kills: int) -> None:
-    """Kill so often, and look at what is there after each kill."""
+    """Kill a process so often, and look at the file after each kill."""
     path, moments = folder / "run.safetensors", random.Random(0)  # noqa: S311
     _save(path, 0)
     began = time.perf_counter()

@@ -1,12 +1,15 @@
-"""What torch.optim's constructors are given in the tests of its conventions: options to draw from, and torch beside."""
+"""Options to draw for torch.optim's constructors, and torch's optimizers to compare with."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
+import anyoptim as ao
 from tests.support.options import Draw, both, flag, one_of, or_zero, powers, uniform
+from tests.support.peers import Torch
 
 # A mean that forgets more slowly than the squares it is divided by would multiply its round-off by what they forget.
 BETAS = both(uniform(0.5, 0.9), uniform(0.91, 0.9999))
@@ -102,14 +105,14 @@ OPTIONS: dict[str, dict[str, Draw]] = {
         "adjust_lr_fn": one_of(None, "original", "match_rms_adamw"),
     },
 }
-"""All options of each that have an effect; where lr*weight_decay and momentum let nothing grow without end."""
+"""All options of each constructor that have an effect; lr*weight_decay and momentum let nothing grow for ever."""
 
 FREE = {"foreach", "fused", "capturable"}
 """Options that change no result."""
 
 
 def drawn(name: str, rng: Any) -> dict[str, Any]:
-    """Options for a constructor, that torch takes."""
+    """Options for a constructor, drawn among those that torch accepts."""
     options = {option: draw(rng) for option, draw in OPTIONS[name].items()}
     if options.get("nesterov") and name == "SGD":
         options["momentum"] = options["momentum"] or 0.7
@@ -118,31 +121,28 @@ def drawn(name: str, rng: Any) -> dict[str, Any]:
 
 
 def shapes(name: str, rng: Any) -> dict[str, tuple[int, ...]]:
-    """Of some parameters: for Muon matrices."""
+    """The shapes of some parameters, all of them matrices for Muon."""
     dims = [2, 2, 2] if name == "Muon" else [2, 1, 0, int(rng.integers(1, 4))]
     return {f"p{i}": tuple(int(n) for n in rng.integers(1, 5, size=d)) for i, d in enumerate(dims)}
 
 
-class Beside:
-    """torch.optim on the same parameters, given as NumPy arrays and handed back as such."""
+def make(name: str, options: Any) -> ao.Optimizer:
+    """Our optimizer of torch's name."""
+    constructor: Callable[..., ao.Optimizer] = getattr(ao.compat.torch, name)
+    return constructor(**options)
+
+
+class Beside(Torch):
+    """torch's optimizer of a name, on the same parameters."""
 
     def __init__(self, torch: Any, name: str, options: Any, start: dict[str, Any], groups: Any = None) -> None:
-        self.parameters = {key: torch.nn.Parameter(torch.tensor(a)) for key, a in start.items()}
-        params: Any = self.parameters.values()
-        if groups is not None:
-            params = [{"params": [self.parameters[key] for key in keys], **own} for keys, own in groups]
-        self.optimizer = getattr(torch.optim, name)(params, **options)
-        self._tensor = torch.tensor
+        def make(parameters: dict[str, Any]) -> Any:
+            params: Any = parameters.values()
+            if groups is not None:
+                params = [{"params": [parameters[key] for key in keys], **group} for keys, group in groups]
+            return getattr(torch.optim, name)(params, **options)
 
-    def update(self, grads: dict[str, Any]) -> None:
-        for key, p in self.parameters.items():
-            g = grads[key]
-            p.grad = None if g is None else self._tensor(g)
-        self.optimizer.step()
-
-    @property
-    def values(self) -> dict[str, Any]:
-        return {key: p.detach().numpy().copy() for key, p in self.parameters.items()}
+        super().__init__(make, start)
 
 
 def random(rng: Any, of: dict[str, tuple[int, ...]], dtype: str = "float64", scale: float = 1.0) -> dict[str, Any]:
@@ -153,5 +153,5 @@ def random(rng: Any, of: dict[str, tuple[int, ...]], dtype: str = "float64", sca
 
 
 def flat(arrays: dict[str, Any]) -> Any:
-    """All elements, to compare them at once."""
+    """All elements in one array, to compare them at once."""
     return np.concatenate([np.ravel(a) for a in arrays.values()])

@@ -1,4 +1,4 @@
-"""Keys, calls and offsets of counted randomness: any that there are, and some that are none."""
+"""Keys, calls and offsets of counted random numbers, valid ones and others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which cases of a test run each time: enough that each two values of its factors meet in one of them.
+"""The cases of a test that run each time: so many that each two values of its factors meet in one of them.
 
 A test over methods, libraries and dtypes has as many cases as their product. A fault that takes one value, or two that
 meet, is found by far fewer: by a covering array of strength 2, here made greedily. Where a test's factors have nothing
@@ -28,12 +28,12 @@ def case(callspec: Any) -> Case:
 
 
 def meetings(case: Case, strength: int) -> Iterator[Hashable]:
-    """Each so many values of different factors that meet in a case; all of them if it has fewer factors."""
+    """All sets of so many values of different factors that meet in a case; one set of all, if it has fewer factors."""
     return itertools.combinations(sorted(case.items(), key=lambda item: item[0]), min(strength, len(case)))
 
 
 def covering(cases: Sequence[Case], strength: int = 2) -> set[int]:
-    """The places of some cases in which all meet that do in any.
+    """The indices of some cases in which all sets of values meet that meet in any case.
 
     Each time the one with the most meetings that are new, and of several the first: what a test names first is quick.
     """

@@ -1,4 +1,4 @@
-"""What there is here, in torch, in optax and in Keras: the table in the README, which this module writes.
+"""The README's table of features, here and in torch, optax and Keras, which this module writes.
 
 `python -m tests.support.features` puts it between its markers; tests/project/test_features.py looks up every name.
 """
@@ -19,11 +19,11 @@ README = Path(__file__).parents[2] / "README.md"
 PEERS = ("torch", "optax", "keras")
 
 CHECKED = {"torch": "2.13", "optax": "0.2.8", "keras": "3.15"}
-"""The versions that the names were looked up in."""
+"""The versions in which the names were looked up."""
 
 
 class Feature(NamedTuple):
-    """One row: names that begin after the library's, with the argument that brings it in parentheses."""
+    """One row: names without that of the library, with the argument that has the feature in parentheses."""
 
     what: str
     anyoptim: str
@@ -33,7 +33,7 @@ class Feature(NamedTuple):
 
 
 class Absence(NamedTuple):
-    """What peers have and anyoptim has not, and why."""
+    """Features that peers have and anyoptim has not, and why."""
 
     why: str
     torch: str = ""

@@ -26,11 +26,11 @@ DTYPES = {
     "jax": (*HALF, "float32", "complex64"),
     "cupy": ("float16", *REAL, *COMPLEX),
 }
-"""Of the libraries that don't have all of them, those that they have."""
+"""The dtypes of libraries that do not have all of them."""
 
 
 def dtypes(name: str) -> tuple[str, ...]:
-    """Those that a library has, without importing it."""
+    """The dtypes that a library has, found out without importing it."""
     return DTYPES.get(name, HALF + REAL + COMPLEX)
 
 
@@ -47,7 +47,7 @@ class Library:
     reached: tuple[str, ...] = ()
     """The dtypes whose arrays NumPy reads and writes where they lie, so that an update has NumPy's bits anyway."""
     computed: Callable[[Any], Any] = lambda nest: nest
-    """A nest of arrays of a library that waits, all computed at once."""
+    """A function that computes a nest of arrays at once, for a library that computes late."""
     context: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext
     slow: bool = False
     """Whether each operation takes milliseconds, however small its arrays are."""
@@ -59,14 +59,14 @@ class Library:
         return dtypes(self.name)
 
     def steps(self, n: int) -> int:
-        """How many to take where n would be good, and a first and a later one will do."""
+        """The number of steps to take where n would be good, and a first and a later one will do."""
         return min(n, 2) if self.slow else n
 
     def array(self, values: Any, dtype: str = "float32") -> Any:
         return self.asarray(np.array(values, dtype=numpy_dtype(dtype)))
 
     def values(self, tree: Any) -> Any:
-        """Copies as NumPy's arrays of all that a tree has, and of its numbers."""
+        """A tree of copies, as NumPy arrays, of all arrays and numbers in a tree."""
         leaves, structure = optree.tree_flatten(tree)
         found = [np.array(a if isinstance(a, int | float) else self.tonumpy(a)) for a in self.computed(leaves)]
         return optree.tree_unflatten(structure, found)
@@ -183,11 +183,11 @@ LOADERS: dict[str, Callable[[], Library]] = {
 }
 
 PACKAGES = {"strict": "array_api_strict", "jax-x64": "jax"}
-"""Of the libraries that are called otherwise than their packages."""
+"""The packages of libraries that have another name."""
 
 
 OWN = {"jax-x64": ("float64", "complex128")}
-"""Of a library that is another one with more dtypes, these: all its other cases run among the products."""
+"""The dtypes that a row has beyond the row it extends: its other cases run only where all products do."""
 
 
 @functools.cache
@@ -199,7 +199,7 @@ def absent(name: str) -> bool:
 
 
 REQUIRABLE = {*LOADERS, "cupy-host"}
-"""The rows, and CuPy without a device, for what can be tested of it there."""
+"""The rows, and CuPy without a device, for tests that need none."""
 
 REQUIRED = frozenset(filter(None, os.environ.get("ANYOPTIM_REQUIRE", "").split(",")))
 
@@ -213,7 +213,7 @@ def load(name: str) -> Library:
 
 
 ENGINES = tuple(name for name in _engines.ENGINES if name not in {"cuda", "jax"})
-"""For NumPy's arrays; those for others are tested by their libraries."""
+"""The engines for NumPy's arrays; those for other libraries are tested with these."""
 
 DISCOVERED: dict[str, type[ao.Optimizer]] = {
     name: value
@@ -224,17 +224,17 @@ DISCOVERED: dict[str, type[ao.Optimizer]] = {
 }
 
 WHOLE = {name: method for name, method in DISCOVERED.items() if method.array_rule}
-"""Of whole arrays: tests/optimizers/test_whole.py has their table."""
+"""The methods of whole arrays, whose table is in tests/optimizers/test_whole.py."""
 
 COMPOSED = {
     name: method
     for name, method in DISCOVERED.items()
     if method.stages is not ao.Optimizer.stages or method.norms or method.totals or method.scalars
 }
-"""Those that measure, or keep numbers: tests/support/chains.py has them among the chains."""
+"""The methods that measure or keep scalars, which tests/support/chains.py has among the chains."""
 
 METHODS: dict[str, type[Any]] = {name: method for name, method in DISCOVERED.items() if name not in {*WHOLE, *COMPOSED}}
-"""Of elements by themselves."""
+"""The methods whose elements do not depend on each other."""
 
 
 def allowed(stage: Any, name: str, value: float) -> float:
@@ -245,7 +245,7 @@ def allowed(stage: Any, name: str, value: float) -> float:
 PAIRS = [("numpy", name) for name in METHODS] + [
     (lib, name) for lib in LOADERS if lib != "numpy" for name in ("SGD", "Adam")
 ]
-"""Of `lib` and `method`, for what no method does otherwise than others: each with NumPy, two with each library."""
+"""Pairs of `lib` and `method`, for tests of what all methods do alike: each with NumPy, and two with each library."""
 
 
 def same_bits(a: Any, b: Any) -> bool:
@@ -253,6 +253,6 @@ def same_bits(a: Any, b: Any) -> bool:
     a, b = np.asarray(a), np.asarray(b)
     if a.shape != b.shape or a.dtype != b.dtype:
         return False
-    with np.errstate(invalid="ignore"):  # of a signalling NaN
+    with np.errstate(invalid="ignore"):  # a signalling NaN
         nan, other = a != a, b != b
     return bool(np.array_equal(nan, other) and a[~nan].tobytes() == b[~nan].tobytes())

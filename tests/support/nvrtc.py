@@ -1,4 +1,4 @@
-"""What NVRTC makes of CUDA C without a device: machine code by cuda.core, and PTX, which that makes at devices only."""
+"""CUDA C compiled by NVRTC without a device: to machine code by cuda.core, and to PTX, for which that needs one."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from anyoptim._engines.cuda._device import OPTIONS
 
 
 def code(text: str, architecture: int) -> bytes:
-    """Machine code, made as the engine makes it."""
+    """The machine code, compiled as the engine compiles it."""
     program = Program(text, "c++", ProgramOptions(arch=f"sm_{architecture}", **OPTIONS))
     return bytes(program.compile("cubin").code)
 
 
 def ptx(text: str, architecture: int) -> str:
-    """The PTX, with the same options."""
+    """The PTX, compiled with the same options."""
     options = ProgramOptions(arch=f"compute_{architecture}", **OPTIONS).as_bytes("nvrtc")
     (program,) = _call("nvrtcCreateProgram", text.encode(), b"anyoptim.cu", 0, None, None)
     _call("nvrtcCompileProgram", program, len(options), options)

@@ -18,7 +18,7 @@ def or_zero(low: float, high: float) -> Draw:
 
 
 def powers(low: float, high: float) -> Draw:
-    """Of 10."""
+    """10 to a power between these."""
     return lambda rng: float(10 ** rng.uniform(low, high))
 
 

@@ -1,4 +1,4 @@
-"""Peers that compute with JAX: many of their steps in one loop, not each with its dispatches and transfers."""
+"""Peers to compare with; those that compute with JAX take many steps in one loop, without dispatches and transfers."""
 
 from __future__ import annotations
 
@@ -9,6 +9,27 @@ from typing import Any
 import numpy as np
 
 from tests.support.xla import loop
+
+
+class Torch:
+    """An optimizer of torch, with parameters of its own, which are given and handed back as NumPy arrays."""
+
+    def __init__(self, make: Callable[[dict[str, Any]], Any], params: Mapping[str, Any]) -> None:
+        import torch
+
+        self.parameters: dict[str, Any] = {k: torch.nn.Parameter(torch.tensor(a)) for k, a in params.items()}
+        self.optimizer = make(self.parameters)
+        self._tensor = torch.tensor
+
+    def update(self, grads: Mapping[str, Any]) -> None:
+        """Take one step."""
+        for k, p in self.parameters.items():
+            p.grad = None if grads[k] is None else self._tensor(grads[k])
+        self.optimizer.step()
+
+    @property
+    def params(self) -> dict[str, Any]:
+        return {k: p.detach().numpy().copy() for k, p in self.parameters.items()}
 
 
 class Optax:
@@ -28,7 +49,7 @@ class Optax:
         self.state = transform.init(self.params)
 
     def steps(self, grads: Sequence[Any]) -> None:
-        """One for each of the gradients."""
+        """Take one step for each of the gradients."""
         self.params, self.state = self._loop((self.params, self.state), grads)
 
     def elsewhere(self, params: Any, state: Any) -> Optax:
@@ -69,7 +90,7 @@ class Keras:
         return other
 
     def steps(self, grads: Sequence[Mapping[str, Any]]) -> None:
-        """One for each of the gradients."""
+        """Take one step for each of the gradients."""
         both = [*self.optimizer.variables], [*self._named.values()]
         carry = tuple([v.value for v in of] for of in both)
         after = self._loop(carry, [[g[k] for k in self._named] for g in grads])

@@ -1,4 +1,4 @@
-"""Two processes that run one module of the tests, each with its number: for what arrays do that several share."""
+"""Two processes that run one module of the tests, each with its number, and one that they are compared with."""
 
 from __future__ import annotations
 
@@ -7,14 +7,20 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import anyoptim as ao
 
 LIMIT, LATER = 200.0, 5.0
-"""Seconds for both, and for one of them after the other has failed: it may wait for that one for ever."""
+"""Seconds that both may take, and one of them after the other has failed, for which it may wait for ever."""
 
 
 def run(module: str, folder: Path) -> None:
-    """`python -m tests.support.<module> <number> <port> <folder>`, twice.
+    """Run `python -m tests.support.<module> <number> <port> <folder>` twice at once.
 
     Raises AssertionError with what a failed one says.
     """
@@ -50,3 +56,22 @@ def run(module: str, folder: Path) -> None:
         said += f"\n--- {file.name}\n{file.read()[-6000:]}"
         file.close()
     assert codes == [0, 0], f"{codes}{said}"
+
+
+def alone(
+    optimizer: ao.Optimizer, start: Mapping[str, Any], grads: Sequence[Mapping[str, Any]]
+) -> tuple[dict[str, Any], ao.Optimizer]:
+    """The parameters and the optimizer after these steps on whole NumPy arrays."""
+    params = {k: a.copy() for k, a in start.items()}
+    for g in grads:
+        optimizer.update(params, g)
+    assert optimizer.state is not None
+    return params, optimizer
+
+
+def reports_equal(one: ao.Optimizer, other: ao.Optimizer) -> None:
+    """Assert that both report the same metrics of the last gradients, and skipped for the same parameters."""
+    for k, metric in other.last_metrics.get("gradient", {}).items():
+        np.testing.assert_allclose(one.last_metrics["gradient"][k], metric, rtol=1e-6)
+    first, second = ([s.offender for s in o.stages if isinstance(s, ao.SkipNonFinite)] for o in (one, other))
+    assert first == second

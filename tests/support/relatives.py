@@ -20,7 +20,7 @@ DISCOVERED = {name: value for name, value in vars(ao).items() if isinstance(valu
 
 
 def _kept(shape: tuple[int, ...], ratio: float, key: int, call: int) -> Any:
-    """From Python's own integers."""
+    """The mask, True where an element is kept, from Python's own integers."""
     choices = [choice(i, key, call) for i in range(math.prod(shape))]
     return np.array([c >= ratio * 2**32 for c in choices], bool).reshape(shape)
 
@@ -51,23 +51,23 @@ class Variant:
 
     make: Callable[[float, int], Any]
     function: Callable[..., Any]
-    """The pure one, of inputs, ratio and place."""
+    """The pure function of inputs, ratio and place."""
     gradient: Callable[..., Any]
     noise: Callable[[tuple[int, ...]], tuple[int, ...]]
-    """The shape of what is drawn."""
+    """The shape of the random numbers that are drawn for an input of a shape."""
     forward: Callable[..., Any]
-    """The equation in the dtype of its inputs: of the inputs, what is drawn (`drawn`) and the ratio."""
+    """The equation in the dtype of its inputs: a function of the inputs, the random numbers (`drawn`) and the ratio."""
     backward: Callable[..., Any]
     rest: Callable[..., Any]
     moments: Callable[..., tuple[float, float, float]]
-    """Mean, variance and fourth central moment of an output of these inputs."""
+    """The mean, variance and fourth central moment of an output of these inputs."""
     drawn: Callable[..., Any] = _kept
     inputs: int = 1
     complex: bool = True
 
 
 def _two(kept: float, dropped: float, ratio: float) -> tuple[float, float, float]:
-    """Of what is one of two numbers."""
+    """The moments of a variable that is one of two numbers."""
     mean = (1 - ratio) * kept + ratio * dropped
     variance, fourth = ((1 - ratio) * (kept - mean) ** k + ratio * (dropped - mean) ** k for k in (2, 4))
     return mean, variance, fourth

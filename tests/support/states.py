@@ -1,4 +1,4 @@
-"""States compared, whatever library their arrays are of."""
+"""A comparison of states, whatever library their arrays are of."""
 
 from __future__ import annotations
 

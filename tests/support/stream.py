@@ -1,4 +1,4 @@
-"""Words without end, for batteries that read them: `python -m tests.support.stream keys | dieharder -g 200 -a`.
+"""An endless stream of words, for batteries that read one: `python -m tests.support.stream keys | dieharder -g 200 -a`.
 
 "elements" are those of one draw, "choices" the halves that choices are made with, "calls" and "keys" the first four
 words of each call, and of each key.
@@ -35,7 +35,7 @@ def _calls(at: int) -> Any:
 
 
 def _keys(at: int) -> Any:
-    """Of arrays of keys, for which the integers of NumPy without a sign do."""
+    """The first four words of each of an array of keys, which NumPy's unsigned integers can be."""
     own: Any = np.arange(at, at + BLOCK, dtype=np.uint64), np.uint64(0)
     return _four(rounds([NONE.view(np.uint64)] * 4, keys(own), _product))
 

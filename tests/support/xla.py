@@ -15,14 +15,14 @@ import numpy as np
 
 QUICK: Mapping[str, Any] = {
     "xla_backend_optimization_level": 0,
-    "xla_cpu_use_fusion_emitters": False,  # which make a module of LLVM of each fusion
+    "xla_cpu_use_fusion_emitters": False,  # they would make a module of LLVM of each fusion
     "xla_cpu_parallel_codegen_split_count": 1,
 }
 
 
 @functools.cache
 def _known() -> dict[str, Any]:
-    """Those that this XLA has; another may have others."""
+    """The options that this XLA has; another may have others."""
     import jax
 
     def known(name: str) -> bool:
@@ -43,7 +43,7 @@ def quick(function: Callable[..., Any]) -> Any:
 
 
 def loop(step: Callable[[Any, Any], Any]) -> Callable[[Any, Sequence[Any]], Any]:
-    """What `carry = step(carry, each)` makes of a carry over a list of trees; compiled once for all of a length."""
+    """A loop of `carry = step(carry, each)` over a list of trees, compiled once for all lists of a length."""
     import jax
 
     scanned = quick(lambda carry, each: jax.lax.scan(lambda *of: (step(*of), None), carry, each)[0])

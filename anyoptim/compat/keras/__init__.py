@@ -11,39 +11,9 @@ Keras multiplies with the learning rate at each step is multiplied when the opti
 `Lion`): a rate that shall change later is a schedule; who sets the method's `lr` sets the decay, too.
 """
 
-from anyoptim.compat.keras import schedules
-from anyoptim.compat.keras._methods import (
-    SGD,
-    Adadelta,
-    Adafactor,
-    Adagrad,
-    Adam,
-    Adamax,
-    AdamW,
-    Lamb,
-    Lion,
-    Muon,
-    Nadam,
-    RMSprop,
-    ScheduleFreeAdamW,
-)
+from anyoptim.compat.keras import _methods, schedules
+from anyoptim.compat.keras._methods import *  # noqa: F403
 from anyoptim.compat.keras._state import from_keras, to_keras
 
-__all__ = [
-    "SGD",
-    "Adadelta",
-    "Adafactor",
-    "Adagrad",
-    "Adam",
-    "AdamW",
-    "Adamax",
-    "Lamb",
-    "Lion",
-    "Muon",
-    "Nadam",
-    "RMSprop",
-    "ScheduleFreeAdamW",
-    "from_keras",
-    "schedules",
-    "to_keras",
-]
+__all__ = ["from_keras", "schedules", "to_keras"]
+__all__ += _methods.__all__

@@ -12,7 +12,7 @@ from anyoptim._core._chain import chain
 from anyoptim._core._optimizer import Optimizer
 from anyoptim._core._stage import Stage
 from anyoptim._trace._hyperparameters import Hyper
-from anyoptim.compat._counts import CountedSchedule, FromOne, Product
+from anyoptim.compat._counts import CountedSchedule, Product, ZeroBased
 from anyoptim.compat.keras._variants import KerasEMA, KerasOverwritingEMA
 from anyoptim.stages import Accumulate, ClipGlobalNorm, ClipNorm, ClipValue, Scale, WeightDecay
 
@@ -68,7 +68,7 @@ class General:
         """The learning rate: a number, a schedule of the count of updates, or a function without arguments."""
         kinds = {kind.__name__ for kind in type(learning_rate).__mro__}
         if isinstance(learning_rate, CountedSchedule) or "LearningRateSchedule" in kinds:
-            return FromOne(learning_rate, self.gradient_accumulation_steps or 1)
+            return ZeroBased(learning_rate, self.gradient_accumulation_steps or 1)
         return Called(learning_rate) if callable(learning_rate) else learning_rate
 
     def around(self, *stages: Stage | None, loss: Any = None) -> Optimizer:

@@ -22,6 +22,7 @@ __all__ = [
 
 
 def _passed(n: Any, steps: float, staircase: bool) -> Any:
+    """The number of periods of so many steps in n steps, with their fractions or without."""
     return n // steps if staircase else floating(n) / steps
 
 
@@ -72,7 +73,7 @@ class InverseTimeDecay(CountedSchedule):
 
 
 class PiecewiseConstantDecay(CountedSchedule):
-    """One of `values`: the first up to the first of `boundaries`, which is counted in, the last after the last."""
+    """One of `values`: the first up to and with the first of `boundaries`, and the last after the last of them."""
 
     arguments = ("boundaries", "values", "name")
 
@@ -129,9 +130,9 @@ class PolynomialDecay(CountedSchedule):
 
 
 class CosineDecay(CountedSchedule):
-    """Half a cosine from the first rate to `alpha` times it; before it, with a `warmup_target`, a line up to that.
+    """A schedule along half a cosine from the first rate to `alpha` times it, or from a target that a line leads to.
 
-    The cosine takes `decay_steps` after the `warmup_steps`, and then starts from the target.
+    With a `warmup_target` the line takes `warmup_steps`, and the cosine `decay_steps` after these.
     """
 
     arguments = ("initial_learning_rate", "decay_steps", "alpha", "name", "warmup_target", "warmup_steps")
@@ -165,7 +166,7 @@ class CosineDecay(CountedSchedule):
 
 
 class CosineDecayRestarts(CountedSchedule):
-    """Half a cosine down, and again, each cycle `t_mul` times as long and `m_mul` times as high as the one before."""
+    """Cycles along half a cosine, each `t_mul` times as long and `m_mul` times as high as the one before."""
 
     arguments = ("initial_learning_rate", "first_decay_steps", "t_mul", "m_mul", "alpha", "name")
 
@@ -188,14 +189,13 @@ class CosineDecayRestarts(CountedSchedule):
             raise ValueError(f"t_mul is {self.t_mul}; wanted at least 1")
 
     def _value(self, n: Any) -> Any:
-        # Cycle by cycle, and not by logarithms, which round a restart to the step before or after.
+        # The cycles are counted, because logarithms would round a restart to the step before or after.
         begin, length, height = 0.0, self.first_decay_steps, 1.0
         x, factor = floating(n) / length, height
         if self.t_mul == 1:
             cycle = n // length
-            x, factor = floating(n) / length - cycle, power(self.m_mul, cycle)
-            return self._at(x, factor)
-        while begin + length < _FOREVER:
+            return self._at(floating(n) / length - cycle, power(self.m_mul, cycle))
+        while begin + length < _LAST_STEP:
             begin, length, height = begin + length, length * self.t_mul, height * self.m_mul
             later = n >= begin
             x, factor = where(later, (floating(n) - begin) / length, x), where(later, height, factor)
@@ -204,8 +204,9 @@ class CosineDecayRestarts(CountedSchedule):
         return self._at(x, factor)
 
     def _at(self, x: Any, factor: Any) -> Any:
+        """The value at the share x of a cycle of this height."""
         cosine = 0.5 * factor * (1 + cos(math.pi * x))
         return self.initial_learning_rate * ((1 - self.alpha) * cosine + self.alpha)
 
 
-_FOREVER = 2.0**31
+_LAST_STEP = 2.0**31

@@ -1,4 +1,4 @@
-"""Optax's schedules: its names and parameters, called with the count of steps so far, from 0."""
+"""Optax's schedules, with its names and parameters: they are called with the count of steps so far, from 0."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 from anyoptim._trace._scalars import floating, power, where
 from anyoptim.compat._counts import CountedSchedule
+from anyoptim.schedules import Constant
 from anyoptim.schedules._schedule import choice, finite, share, whole_number
 from anyoptim.schedules._shapes import after, cosine, left, through
 
@@ -30,14 +31,8 @@ __all__ = [
 ]
 
 
-class _Constant(CountedSchedule):
-    arguments = ("value",)
-
-    def __init__(self, value: float) -> None:
-        self.value = finite.value("value", value)
-
-    def _value(self, n: Any) -> Any:
-        return self.value
+class _Constant(CountedSchedule, Constant):
+    pass
 
 
 class _Polynomial(CountedSchedule):
@@ -130,13 +125,14 @@ class _Interpolated(CountedSchedule):
 
 
 def _scales(boundaries_and_scales: Mapping[int, float] | None) -> tuple[tuple[int, float], ...]:
-    found = []
+    """The boundaries in their order with their scales. Raises TypeError or ValueError."""
+    pairs = []
     for boundary, scale in sorted((boundaries_and_scales or {}).items()):
         number = finite.value(f"boundaries_and_scales[{boundary!r}]", scale)
         if number < 0:
             raise ValueError(f"boundaries_and_scales[{boundary!r}] is {number}; wanted at least 0")
-        found.append((whole_number("a key of boundaries_and_scales", boundary, 0), number))
-    return tuple(found)
+        pairs.append((whole_number("a key of boundaries_and_scales", boundary, 0), number))
+    return tuple(pairs)
 
 
 class _Joined(CountedSchedule):
@@ -175,7 +171,7 @@ def polynomial_schedule(
 def linear_schedule(
     init_value: float, end_value: float, transition_steps: int, transition_begin: int = 0
 ) -> CountedSchedule:
-    """The same with a power of 1."""
+    """A line from `init_value` to `end_value`: `polynomial_schedule` with a power of 1."""
     return polynomial_schedule(init_value, end_value, 1, transition_steps, transition_begin)
 
 
@@ -197,8 +193,8 @@ def exponential_decay(
     """`init_value * decay_rate**(n / transition_steps)`, down to `end_value`, or up to it if it grows."""
     if transition_steps <= 0 or decay_rate == 0:
         return _Constant(init_value)
-    share_or_more = decay_rate if decay_rate > 1 else share.value("decay_rate", decay_rate)
-    return _Exponential(init_value, transition_steps, share_or_more, max(transition_begin, 0), staircase, end_value)
+    factor = decay_rate if decay_rate > 1 else share.value("decay_rate", decay_rate)
+    return _Exponential(init_value, transition_steps, factor, max(transition_begin, 0), staircase, end_value)
 
 
 def cosine_decay_schedule(
@@ -278,9 +274,9 @@ def warmup_exponential_decay_schedule(
 
 def sgdr_schedule(cosine_kwargs: Iterable[Mapping[str, Any]]) -> CountedSchedule:
     """One `warmup_cosine_decay_schedule` after the other."""
-    given = list(cosine_kwargs)
-    boundaries = list(accumulate(kwargs["decay_steps"] for kwargs in given))
-    return join_schedules([warmup_cosine_decay_schedule(**kwargs) for kwargs in given], boundaries[:-1])
+    cycles = list(cosine_kwargs)
+    boundaries = list(accumulate(kwargs["decay_steps"] for kwargs in cycles))
+    return join_schedules([warmup_cosine_decay_schedule(**kwargs) for kwargs in cycles], boundaries[:-1])
 
 
 def join_schedules(schedules: Sequence[Any], boundaries: Sequence[int]) -> CountedSchedule:

@@ -1,4 +1,4 @@
-"""The state of optax's transformations, in the middle of training: into an optimizer here, and out of one."""
+"""Optax's state in the middle of training, loaded into an optimizer here and made from one."""
 
 from __future__ import annotations
 
@@ -11,26 +11,35 @@ import numpy as np
 from anyoptim._arrays import library
 from anyoptim._arrays._tree import Tree
 from anyoptim._core._optimizer import Optimizer
-from anyoptim.compat._transfer import Remembered, Slot, by_path, host, load, remembered, wanted
+from anyoptim.compat._transfer import (
+    SlotKey,
+    StateByPath,
+    leaves_by_path,
+    load_state,
+    slot_shapes,
+    state_by_path,
+    to_numpy,
+)
 
 __all__ = ["from_optax", "to_optax"]
 
 
 @dataclass(frozen=True)
 class Kept:
-    """What one of optax's states has of what a stage keeps."""
+    """One of optax's states, and where its fields stand in a stage here."""
 
     state: str
+    """The name of its class."""
     slots: Mapping[str, str]
-    """By the names of its fields those of the slots here."""
+    """The names of our slots by those of its fields."""
     count: str | None = None
     """The field that counts the steps."""
     first: int = 0
-    """What it counts before the first."""
+    """The value of that field before the first step."""
     scalars: Mapping[str, str] = field(default_factory=dict)
-    """By the names of its fields those of the numbers here."""
+    """The names of our scalars by those of its fields."""
     factor: Callable[[Any], float] = lambda _: 1.0
-    """Of one of its states: by what its slots are multiplied here."""
+    """The factor of our slots over its fields, given such a state."""
 
 
 _ADAM = Kept("ScaleByAdamState", {"mu": "m", "nu": "v"}, "count")
@@ -78,10 +87,10 @@ KEPT: Mapping[str, tuple[Kept, ...]] = {
         Kept("ApplyIfFiniteState", {}, scalars={"total_notfinite": "skipped", "notfinite_count": "consecutive"}),
     ),
 }
-"""By the names of stages, what optax keeps of them, in the order in which its states are met."""
+"""Optax's states for each class of stages, in the order in which they are met."""
 
 COUNTS = {"ScaleByScheduleState", "WeightDecaySchedule"}
-"""States that only count the steps."""
+"""The states that only count the steps."""
 
 WITHIN = {
     "MaskedState": "inner_state",
@@ -90,10 +99,10 @@ WITHIN = {
     "MultiStepsState": "inner_opt_state",
     "ApplyIfFiniteState": "inner_state",
 }
-"""The field with the states inside another."""
+"""The field with the inner states, by the name of the outer one's class."""
 
 ORDER = ("muon", "adam")
-"""Of the parts of optax's Muon, which `jax.jit` sorts."""
+"""The order of the parts of optax's Muon, which `jax.jit` sorts by name."""
 
 
 def _name(state: Any) -> str:
@@ -101,7 +110,7 @@ def _name(state: Any) -> str:
 
 
 def _rebuilt(state: Any, make: Callable[[Any], Any]) -> Any:
-    """The state with each of those that keep something replaced by what `make` makes of it, from the outside in."""
+    """The state with each part that keeps something replaced by `make` of it, from the outside in."""
     name = _name(state)
     if name in WITHIN:
         if name not in {"MaskedState", "PartitionState"}:
@@ -119,7 +128,7 @@ def _rebuilt(state: Any, make: Callable[[Any], Any]) -> Any:
 
 
 def _plan(optimizer: Optimizer) -> Iterator[tuple[int, Kept]]:
-    """What optax keeps of each stage. Raises ValueError for one that keeps what optax does not."""
+    """The states that optax has for each stage. Raises ValueError for a stage that optax has none for."""
     for k, stage in enumerate(optimizer.stages):
         kept = KEPT.get(type(stage).__name__, ())
         if not kept and (stage.slots or stage.scalars):
@@ -131,11 +140,11 @@ _Match = tuple[int | None, Kept | None, Any]
 
 
 def _matched(optimizer: Optimizer, opt_state: Any) -> list[_Match]:
-    """Each state of optax that keeps something, with the stage that it is of; None for those that only count."""
+    """Each of optax's states that keeps something, with the index of its stage; None for those that only count."""
     expected = [*_plan(optimizer)]
     matched: list[_Match] = []
 
-    def met(state: Any) -> Any:
+    def match(state: Any) -> Any:
         if _name(state) in COUNTS:
             matched.append((None, None, state))
             return state
@@ -147,7 +156,7 @@ def _matched(optimizer: Optimizer, opt_state: Any) -> list[_Match]:
         matched.append((k, kept, state))
         return state
 
-    _rebuilt(opt_state, met)
+    _rebuilt(opt_state, match)
     for k, kept in expected:
         raise ValueError(f"opt_state has no {kept.state}; wanted one, of {optimizer.stages[k]!r}")
     return matched
@@ -171,10 +180,10 @@ def from_optax(opt_state: Any, optimizer: Optimizer, params: Any, *, step: int |
 
     Raises TypeError and ValueError for states of other stages, parameters or shapes, before anything is replaced.
     """
-    shapes = wanted(optimizer, params)
+    shapes = slot_shapes(optimizer, params)
     counts: dict[str, int] = {} if step is None else {"step": int(step)}
     scalars: dict[int, dict[str, float]] = {}
-    slots: dict[Slot, dict[str, Any]] = {}
+    slots: dict[SlotKey, dict[str, Any]] = {}
     for k, kept, state in _matched(optimizer, opt_state):
         if k is None or kept is None:
             counts[f"{_name(state)}.count"] = int(state.count)
@@ -183,83 +192,82 @@ def from_optax(opt_state: Any, optimizer: Optimizer, params: Any, *, step: int |
             counts[f"{kept.state}.{kept.count}"] = int(getattr(state, kept.count)) - kept.first
         scalars.setdefault(k, {}).update({ours: float(getattr(state, theirs)) for theirs, ours in kept.scalars.items()})
         for theirs, ours in kept.slots.items():
-            given = by_path(theirs, getattr(state, theirs))
-            slots[k, ours] = _taken(f"{kept.state}.{theirs}", given, shapes[k, ours], kept.factor(state))
+            leaves = leaves_by_path(theirs, getattr(state, theirs))
+            slots[k, ours] = _arrays(f"{kept.state}.{theirs}", leaves, shapes[k, ours], kept.factor(state))
     if len({*counts.values()}) > 1:
         raise ValueError(f"opt_state counts different steps: {counts}; wanted one count")
-    load(optimizer, params, next(iter(counts.values()), 0), scalars, slots)
+    load_state(optimizer, params, next(iter(counts.values()), 0), scalars, slots)
 
 
-def _taken(
-    name: str, given: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], factor: float
+def _arrays(
+    name: str, leaves: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], factor: float
 ) -> dict[str, np.ndarray[Any, Any]]:
-    """The arrays for slots of these shapes. Raises ValueError for what is missing, has no place, or another shape."""
-    found: dict[str, np.ndarray[Any, Any]] = {}
+    """The leaves as arrays for slots of these shapes. Raises ValueError for paths and shapes that differ."""
+    arrays: dict[str, np.ndarray[Any, Any]] = {}
     for path, shape in shapes.items():
-        if path not in given:
+        if path not in leaves:
             raise ValueError(f"{name} has nothing for params at {path!r}")
-        a = host(given[path])
+        a = to_numpy(leaves[path])
         if shape == (0,) != a.shape:
-            a = np.zeros(shape, a.dtype)  # what Adafactor does without has a shape of (1,) in optax
+            a = np.zeros(shape, a.dtype)  # a slot that Adafactor does without has the shape (1,) in optax
         if a.shape != shape:
             raise ValueError(f"{name} has shape {a.shape} for {path!r}; wanted {shape}")
-        found[path] = a if factor == 1 else factor * a
-    if unknown := [path for path in given if path not in shapes]:
+        arrays[path] = a if factor == 1 else factor * a
+    if unknown := [path for path in leaves if path not in shapes]:
         raise ValueError(f"{name} has {unknown[0]!r}, for which params has nothing")
-    return found
+    return arrays
 
 
 def to_optax(optimizer: Optimizer, opt_state: Any) -> Any:
-    """What an optimizer remembers as a state of optax: one like `opt_state`, such as `transform.init(params)` gives.
+    """The state of an optimizer as one of optax's: one like `opt_state`, such as `transform.init(params)` gives.
 
     Its arrays have the dtypes of those there, and lie where they do. Raises ValueError and TypeError for states of
     other stages, parameters or shapes.
     """
-    ours = remembered(optimizer)
-    if len({*ours.t.values()}) > 1:
-        raise ValueError(f"the parameters have taken different numbers of steps, {dict(ours.t)}; optax has one count")
-    t = next(iter(ours.t.values()), ours.step)
-    plan = iter(_matched(optimizer, opt_state))
-    return _rebuilt(opt_state, lambda _: _given(ours, t, *next(plan)))
+    ours = state_by_path(optimizer)
+    t = ours.count("optax")
+    matched = iter(_matched(optimizer, opt_state))
+    return _rebuilt(opt_state, lambda _: _with_ours(ours, t, *next(matched)))
 
 
-def _given(ours: Remembered, t: int, k: int | None, kept: Kept | None, state: Any) -> Any:
+def _with_ours(ours: StateByPath, t: int, k: int | None, kept: Kept | None, state: Any) -> Any:
+    """One of optax's states with our values in its fields."""
     if k is None or kept is None:
         return state._replace(count=_like(np.asarray(ours.step), state.count))
-    scalars = {theirs: ours.scalars[k][own] for theirs, own in kept.scalars.items()}
+    scalars = {theirs: ours.scalars[k][name] for theirs, name in kept.scalars.items()}
     if kept.count is not None:
         scalars[kept.count] = t + kept.first
     state = state._replace(**{name: _like(np.asarray(n), getattr(state, name)) for name, n in scalars.items()})
     factor = kept.factor(state)
     return state._replace(
         **{
-            theirs: _filled(f"{kept.state}.{theirs}", getattr(state, theirs), ours.slots[k, own], factor)
-            for theirs, own in kept.slots.items()
+            theirs: _filled(f"{kept.state}.{theirs}", getattr(state, theirs), ours.slots[k, name], factor)
+            for theirs, name in kept.slots.items()
         }
     )
 
 
 def _filled(name: str, container: Any, slots: Mapping[str, Any], factor: float) -> Any:
-    """The container with our slots in it."""
+    """The container with our slots as its leaves."""
     tree = Tree(name, container)
     paths = {tree.path(i): i for i, leaf in enumerate(tree.leaves) if leaf is not None}
     if {*paths} != {*slots}:
         odd = min({*paths} ^ {*slots})
         raise ValueError(f"{name} and the optimizer have different parameters: {odd!r} is of one of them alone")
-    made = list(tree.leaves)
+    leaves = list(tree.leaves)
     for path, i in paths.items():
-        a, shape = host(slots[path]), tuple(made[i].shape)
+        a, shape = to_numpy(slots[path]), tuple(leaves[i].shape)
         if a.shape == (0,) != shape:
             a = np.zeros(shape, a.dtype)
         if a.shape != shape:
             raise ValueError(f"{name} has shape {shape} for {path!r}; the optimizer has {a.shape}")
-        made[i] = _like(a / factor if factor else 0 * a, made[i])
-    return tree.build(made)
+        leaves[i] = _like(a / factor if factor else 0 * a, leaves[i])
+    return tree.build(leaves)
 
 
 def _like(a: np.ndarray[Any, Any], leaf: Any) -> Any:
-    """An array of the values of `a`, of the library and dtype of another and where it lies; a number as one."""
+    """The values of `a` as an array of the leaf's library, dtype and device; as a number, if the leaf is one."""
     if not hasattr(leaf, "dtype"):
         return type(leaf)(a)
-    to = library(leaf)
-    return to.sharded_like(to.from_host(np.array(a), leaf), leaf)
+    arrays = library(leaf)
+    return arrays.sharded_like(arrays.from_host(np.array(a), leaf), leaf)

@@ -10,7 +10,7 @@ from anyoptim._core._optimizer import Optimizer
 from anyoptim._core._stage import Stage
 from anyoptim._trace._hyperparameters import Hyper
 from anyoptim._trace._scalars import whole_number
-from anyoptim.compat._counts import OfNext, rate
+from anyoptim.compat._counts import NextValue, rate
 from anyoptim.compat.optax._adams import adamw
 from anyoptim.compat.optax._masks import accumulator, masked
 from anyoptim.compat.optax._schedule_free import OptaxScheduleFreeAdamW, OptaxScheduleFreeSGD
@@ -160,4 +160,4 @@ def _warmed(learning_rate: Any, warmup_steps: int | None) -> dict[str, Any]:
     if warmup_steps is None:
         return {"lr": learning_rate, "weigh": learning_rate}
     schedule = warmup_constant_schedule(0.0, learning_rate, warmup_steps)
-    return {"lr": rate(schedule), "weigh": OfNext(schedule)}
+    return {"lr": rate(schedule), "weigh": NextValue(schedule)}

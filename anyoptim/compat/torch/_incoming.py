@@ -1,4 +1,4 @@
-"""Training that goes on here from where torch stopped."""
+"""The state of torch's optimizers, from which training goes on here."""
 
 from __future__ import annotations
 
@@ -13,23 +13,24 @@ from anyoptim._arrays._tree import Tree, listed
 from anyoptim._core._groups import groups
 from anyoptim._core._optimizer import Optimizer
 from anyoptim.compat._shared import Rated, zero
-from anyoptim.compat._transfer import central
+from anyoptim.compat._transfer import variance
 from anyoptim.compat.torch import _methods
 from anyoptim.compat.torch._forms import CODECS, FORMS, Codec, Form, Named, form_of, place
 
 __all__ = ["flattened", "from_torch", "matched", "options_of"]
 
 _KEPT = {"params", "param_names", "initial_lr", "max_lr", "min_lr", "max_momentum", "base_momentum", "swa_lr"}
-"""What torch's optimizers and schedulers note in a group that is no option of the optimizer."""
+"""Keys of a group, noted by torch's optimizers and schedulers, that are no options of the optimizer."""
 
 _LATER = {"foreach", "maximize", "capturable", "differentiable", "fused", "decoupled_weight_decay"}
-"""Options that older versions of torch had not."""
+"""Options that older versions of torch do not have."""
 
 _STRUCTURAL = ("weight_decay", "momentum")
-"""Options that are a stage, or another method, where they are not 0."""
+"""Options that add a stage, or make another method, where they are not 0."""
 
 _ROUNDINGS = 100
-"""Of float32: how far what torch keeps may be from what its options say, but for products over all steps."""
+"""Roundings of float32 by which a number of torch's state may differ from what its options say, without those of
+products over all steps."""
 
 
 def from_torch(
@@ -63,19 +64,20 @@ def from_torch(
     Raises ValueError or TypeError, with the name of the parameter, for what does not fit, and NotImplementedError for
     what can't be had here, such as groups that differ in `amsgrad`.
     """
-    given = _groups(state_dict)
-    name = _recognised([set(group) for group in given], method)
-    options = [options_of(name, group) for group in given]
+    param_groups = _groups(state_dict)
+    name = _recognised([set(group) for group in param_groups], method)
+    options = [options_of(name, group) for group in param_groups]
     if name == "AdamW":
-        name, options = "Adam", [{**own, "decoupled_weight_decay": True} for own in options]
-    paths = _paths(names, given)
+        name, options = "Adam", [{**group, "decoupled_weight_decay": True} for group in options]
+    paths = _paths(names, param_groups)
     tree = Tree("params", params)
-    matched([path for own in paths for path in own], [tree.path(i) for i, p in enumerate(tree.leaves) if p is not None])
+    leaves = [tree.path(i) for i, p in enumerate(tree.leaves) if p is not None]
+    matched([path for group in paths for path in group], leaves)
     optimizer, form, values = _optimizer(name, options, paths)
     state = optimizer.state_dict(optimizer.init(params))
-    theirs = _states(state_dict["state"], given)
-    for n, (ids, own) in enumerate(zip((group["params"] for group in given), paths, strict=True)):
-        for i, path in zip(ids, own, strict=True):
+    theirs = _states(state_dict["state"], param_groups)
+    for n, group in enumerate(param_groups):
+        for i, path in zip(group["params"], paths[n], strict=True):
             t = state["t"][path] = _count(form, theirs.get(i), path, step)
             if i in theirs:
                 _take(form, optimizer, state["stages"], path, t, theirs[i], values[n], options[n])
@@ -87,24 +89,25 @@ def from_torch(
 
 
 def _groups(state_dict: Any) -> list[Mapping[str, Any]]:
+    """The parameter groups of a torch optimizer's state. Raises ValueError where there are none."""
     if not isinstance(state_dict, Mapping) or not {"state", "param_groups"} <= set(state_dict):
         raise ValueError(
             "state_dict has no state and param_groups; wanted what state_dict() of a torch optimizer gives"
         )
-    given = list(state_dict["param_groups"])
-    if not given:
+    param_groups = list(state_dict["param_groups"])
+    if not param_groups:
         raise ValueError("state_dict['param_groups'] is empty; wanted at least one group")
-    return given
+    return param_groups
 
 
-def _states(state: Mapping[Any, Any], given: Sequence[Mapping[str, Any]]) -> dict[Any, dict[str, Any]]:
-    """What torch keeps of each parameter of which it keeps anything."""
-    ids = {i for group in given for i in group["params"]}
+def _states(state: Mapping[Any, Any], param_groups: Sequence[Mapping[str, Any]]) -> dict[Any, dict[str, Any]]:
+    """Torch's state of each parameter that has one. Raises ValueError for one that is in no group."""
+    ids = {i for group in param_groups for i in group["params"]}
     strange = [repr(i) for i in state if i not in ids]
     if strange:
         raise ValueError(f"state_dict['state'] has {listed(strange)}, which no group has")
-    found = {i: {key: value for key, value in own.items() if value is not None} for i, own in state.items()}
-    return {i: own for i, own in found.items() if own}
+    present = {i: {key: value for key, value in entries.items() if value is not None} for i, entries in state.items()}
+    return {i: entries for i, entries in present.items() if entries}
 
 
 def _defaults(name: str) -> dict[str, Any]:
@@ -113,32 +116,31 @@ def _defaults(name: str) -> dict[str, Any]:
 
 def options_of(name: str, group: Mapping[str, Any]) -> dict[str, Any]:
     """All options of a torch class: those of a group, and the defaults of others."""
-    found = {key: value for key, value in group.items() if key not in _KEPT}
-    return {**_defaults(name), **found}
+    return {**_defaults(name), **{key: value for key, value in group.items() if key not in _KEPT}}
 
 
 def _recognised(groups: Sequence[set[str]], method: str | None) -> str:
-    """The class whose options these groups have."""
+    """The name of the torch class whose options these groups have. Raises ValueError where it isn't clear."""
     known = sorted({form.name for forms in FORMS.values() for form in forms} | {"AdamW"})
     keys = set().union(*groups) - _KEPT
     fitting = [name for name in known if keys <= set(_defaults(name)) and set(_defaults(name)) - keys <= _LATER]
     exact = [name for name in fitting if keys == set(_defaults(name))] or fitting
-    found = exact[0] if method is None and len(exact) == 1 else method
-    if found not in fitting:
+    name = exact[0] if method is None and len(exact) == 1 else method
+    if name not in fitting:
         has = f"the groups of state_dict have {', '.join(sorted(keys))}"
         which = " or ".join(fitting)
         raise ValueError(f"{has}, as {which}; wanted method=" if fitting else f"{has}, as none of {', '.join(known)}")
-    return found
+    return name
 
 
-def _paths(names: Sequence[Any] | None, given: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+def _paths(names: Sequence[Any] | None, param_groups: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     """The paths of the parameters of each group."""
     if names is None:
-        if not all("param_names" in group for group in given):
+        if not all("param_names" in group for group in param_groups):
             raise ValueError("names is None, and state_dict has no param_names; wanted the path of each parameter")
-        names = [name for group in given for name in group["param_names"]]
+        names = [name for group in param_groups for name in group["param_names"]]
     flat = flattened(names)
-    sizes = [len(group["params"]) for group in given]
+    sizes = [len(group["params"]) for group in param_groups]
     if len(flat) != sum(sizes):
         raise ValueError(f"names has {len(flat)}, and state_dict has {sum(sizes)} parameters; wanted one for each")
     rest = iter(flat)
@@ -146,10 +148,10 @@ def _paths(names: Sequence[Any] | None, given: Sequence[Mapping[str, Any]]) -> l
 
 
 def flattened(names: Sequence[Any]) -> list[str]:
-    """The names in lists or not."""
+    """The names in one list, of which some may be in lists. Raises TypeError for what is no name."""
     if isinstance(names, str):
         raise TypeError(f"names is {names!r}; wanted a list of paths")
-    flat = [name for own in names for name in (own if isinstance(own, list | tuple) else [own])]
+    flat = [name for entry in names for name in (entry if isinstance(entry, list | tuple) else [entry])]
     if not all(isinstance(name, str) for name in flat):
         raise TypeError(f"names is {names!r}; wanted paths, as strings")
     return flat
@@ -157,13 +159,13 @@ def flattened(names: Sequence[Any]) -> list[str]:
 
 def matched(names: Sequence[str], paths: Sequence[str]) -> None:
     """Raise ValueError unless names are these paths, each once."""
-    given, known = Counter(names), set(paths)
-    twice = [repr(name) for name, n in given.items() if n > 1]
-    missing = [repr(path) for path in paths if path not in given]
+    counts, known = Counter(names), set(paths)
+    twice = [repr(name) for name, n in counts.items() if n > 1]
+    missing = [repr(path) for path in paths if path not in counts]
     strange = [repr(name) for name in names if name not in known]
-    for found, what in ((twice, "twice"), (strange, "which is no parameter")):
-        if found:
-            raise ValueError(f"names has {listed(found)} {what}; wanted each of {listed([*map(repr, paths)])} once")
+    for wrong, what in ((twice, "twice"), (strange, "which is no parameter")):
+        if wrong:
+            raise ValueError(f"names has {listed(wrong)} {what}; wanted each of {listed([*map(repr, paths)])} once")
     if missing:
         raise ValueError(f"names has not {listed(missing)}; wanted each parameter once")
 
@@ -171,12 +173,12 @@ def matched(names: Sequence[str], paths: Sequence[str]) -> None:
 def _optimizer(
     name: str, options: Sequence[Mapping[str, Any]], paths: Sequence[Sequence[str]]
 ) -> tuple[Optimizer, Form, list[dict[str, Any]]]:
-    """What has these options; and for each group the hyperparameters."""
+    """The optimizer with these options, its form, and the hyperparameters of each group."""
     # A stage that one group needs, all have.
-    needed = [key for key in _STRUCTURAL if any(not zero(own.get(key, 0)) for own in options)]
-    made = [_made(name, own, needed) for own in options]
+    needed = [key for key in _STRUCTURAL if any(not zero(group.get(key, 0)) for group in options)]
+    made = [_made(name, group, needed) for group in options]
     (first, form), *others = made
-    kinds = [[(type(stage), stage.constants) for stage in one.stages] for one, _ in made]
+    kinds = [[(type(stage), stage.constants) for stage in optimizer.stages] for optimizer, _ in made]
     for n, _ in enumerate(others, 1):
         if kinds[n] != kinds[0]:
             differ = [key for key, value in options[0].items() if value != options[n][key]]
@@ -184,21 +186,21 @@ def _optimizer(
                 f"groups 0 and {n} of state_dict differ in {', '.join(differ)}, which makes other methods of them: "
                 "wanted an optimizer for each"
             )
-    values = [_values(one) for one, _ in made]
+    values = [_values(optimizer) for optimizer, _ in made]
     if not others:
         return first, form, values
-    differ = [key for key in values[0] if key == form.rate or any(own[key] != values[0][key] for own in values)]
-    of = {
-        own[0] if len(own) == 1 else Named(*own): {key: group[key] for key in differ}
-        for own, group in zip(paths, values, strict=True)
-        if own
+    differ = [key for key in values[0] if key == form.rate or any(group[key] != values[0][key] for group in values)]
+    selected = {
+        group[0] if len(group) == 1 else Named(*group): {key: hyper[key] for key in differ}
+        for group, hyper in zip(paths, values, strict=True)
+        if group
     }
     k, attribute = place(first, form.rate) or (0, "lr")
-    return Rated(*first.stages, groups(of), of=first.stages[k], name=attribute), form, values
+    return Rated(*first.stages, groups(selected), of=first.stages[k], name=attribute), form, values
 
 
 def _made(name: str, options: Mapping[str, Any], needed: Sequence[str]) -> tuple[Optimizer, Form]:
-    """One that has all stages that are needed."""
+    """The optimizer with the options of one group and with all stages that are needed, and its form."""
     make: Callable[..., Optimizer] = getattr(_methods, name)
     absent = [key for key in needed if zero(options[key])]
     # Without momentum torch dampens nothing.
@@ -213,7 +215,7 @@ def _made(name: str, options: Mapping[str, Any], needed: Sequence[str]) -> tuple
 
 
 def _values(optimizer: Optimizer) -> dict[str, Any]:
-    """The hyperparameters by the keys of the table."""
+    """The hyperparameters of an optimizer by the keys of `FORMS`."""
     return {
         name if isinstance(stage, Optimizer) else f"{type(stage).__name__}.{name}": getattr(stage, name)
         for stage in optimizer.stages
@@ -221,15 +223,15 @@ def _values(optimizer: Optimizer) -> dict[str, Any]:
     }
 
 
-def _count(form: Form, own: Mapping[str, Any] | None, path: str, step: int | None) -> int:
-    """How many steps the parameter took."""
-    if not form.counts and (own or not form.state):
-        return step or (1 if own else 0)
-    if own is None:
+def _count(form: Form, theirs: Mapping[str, Any] | None, path: str, step: int | None) -> int:
+    """The number of steps that a parameter took, given torch's state of it."""
+    if not form.counts and (theirs or not form.state):
+        return step or (1 if theirs else 0)
+    if theirs is None:
         return 0
-    if "step" not in own:
-        raise ValueError(f"the state of {path!r} has no step; it has {', '.join(own)}")
-    return int(float(own["step"]))
+    if "step" not in theirs:
+        raise ValueError(f"the state of {path!r} has no step; it has {', '.join(theirs)}")
+    return int(float(theirs["step"]))
 
 
 def _take(
@@ -238,42 +240,43 @@ def _take(
     stages: Sequence[Mapping[str, Any]],
     path: str,
     t: int,
-    own: Mapping[str, Any],
+    theirs: Mapping[str, Any],
     values: Mapping[str, Any],
     options: Mapping[str, Any],
 ) -> None:
-    """Put torch's state of a parameter in the places of the slots."""
-    idle = {"momentum_buffer"} if zero(options.get("momentum")) else set()  # which torch does not look at then
+    """Put torch's state of a parameter into the slots of ours."""
+    idle = {"momentum_buffer"} if zero(options.get("momentum")) else set()  # torch does not look at it then
     method = {key: value for key, value in values.items() if "." not in key}
     derived = form.derived(t, **method) if t else {}
-    strange = set(own) - set(form.state) - set(derived) - idle - ({"step"} if form.counts else set())
+    strange = set(theirs) - set(form.state) - set(derived) - idle - ({"step"} if form.counts else set())
     if strange:
         raise ValueError(f"the state of {path!r} has {', '.join(sorted(strange))}; wanted {', '.join(form.state)}")
     for key, value in derived.items():
-        near = (_ROUNDINGS + (t if form.multiplied else 0)) * 2.0**-23
-        if key in own and hasattr(own[key], "dtype"):  # it was loaded, which rounds it to the parameter's
-            near += float(library(own[key]).xp.finfo(own[key].dtype).eps)
-        if key not in own or not math.isclose(float(own[key]), value, rel_tol=near, abs_tol=2.0**-33):
+        tolerance = (_ROUNDINGS + (t if form.multiplied else 0)) * 2.0**-23
+        if key in theirs and hasattr(theirs[key], "dtype"):  # torch loaded it, and rounded it to the parameter's dtype
+            tolerance += float(library(theirs[key]).xp.finfo(theirs[key].dtype).eps)
+        if key not in theirs or not math.isclose(float(theirs[key]), value, rel_tol=tolerance, abs_tol=2.0**-33):
             raise ValueError(
-                f"the state of {path!r} has {key} {own.get(key)}; its group's options would have made {value}, so they "
-                "were others at the last step"
+                f"the state of {path!r} has {key} {theirs.get(key)}; its group's options would have made {value}, so "
+                "they were others at the last step"
             )
-    for their, key in form.state.items():
-        found = place(optimizer, key)
-        if found is None or their in idle:
+    for name, key in form.state.items():
+        at = place(optimizer, key)
+        if at is None or name in idle:
             continue
-        slots = stages[found[0]]["slots"][found[1]]
-        if their in own:
-            slots[path] = _wide(CODECS.get(their, Codec()).ours(own[their]))
-        elif 0 not in slots[path].shape:
-            raise ValueError(f"the state of {path!r} has no {their}; it has {', '.join(own)}")
+        k, slot = at
+        arrays = stages[k]["slots"][slot]
+        if name in theirs:
+            arrays[path] = _wide(CODECS.get(name, Codec()).ours(theirs[name]))
+        elif 0 not in arrays[path].shape:
+            raise ValueError(f"the state of {path!r} has no {name}; it has {', '.join(theirs)}")
     if "grad_avg" in form.state:
         k, _ = place(optimizer, "s") or (0, "")
-        of = stages[k]["slots"]
-        of["s"][path] = central(of["s"][path], of["m"][path])
+        slots = stages[k]["slots"]
+        slots["s"][path] = variance(slots["s"][path], slots["m"][path])
 
 
 def _wide(value: Any) -> Any:
-    """As slots are kept: at least float32."""
-    here = library(value)
-    return here.xp.astype(value, here.xp.float32) if here.dtype(value) in {"float16", "bfloat16"} else value
+    """The array in the dtype of slots, which is at least float32."""
+    arrays = library(value)
+    return arrays.xp.astype(value, arrays.xp.float32) if arrays.dtype(value) in {"float16", "bfloat16"} else value

@@ -1,4 +1,4 @@
-"""Training that goes on in torch from where it stopped here."""
+"""The state of optimizers here in torch's form, from which training goes on there."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from anyoptim._arrays._torch import tensor
 from anyoptim._core._optimizer import Optimizer
 from anyoptim._core._selection import shown
 from anyoptim.compat._shared import zero
-from anyoptim.compat._transfer import raw
+from anyoptim.compat._transfer import mean_square
 from anyoptim.compat.torch import _methods
 from anyoptim.compat.torch._forms import CODECS, Codec, Form, Named, Option, form_of, place
 from anyoptim.compat.torch._incoming import flattened, matched, options_of
@@ -44,14 +44,14 @@ def to_torch(optimizer: Optimizer, names: Sequence[Any]) -> dict[str, Any]:
     state = optimizer.state_dict()
     paths = _divided(optimizer, names)
     if state["t"]:
-        matched([path for own in paths for path in own], list(state["t"]))
+        matched([path for group in paths for path in group], list(state["t"]))
     packed: dict[int, dict[str, Any]] = {}
     param_groups: list[dict[str, Any]] = []
-    for own in paths:
-        form, options, values = _read(optimizer, own, state["step"] + 1)
-        first = sum(len(group["params"]) for group in param_groups)
-        ids = list(range(first, first + len(own)))
-        for i, path in zip(ids, own, strict=True):
+    for group in paths:
+        form, options, values = _read(optimizer, group, state["step"] + 1)
+        first = sum(len(other["params"]) for other in param_groups)
+        ids = list(range(first, first + len(group)))
+        for i, path in zip(ids, group, strict=True):
             t = state["t"].get(path, 0)
             kept = _packed(form, optimizer, state["stages"], path, t, options, values) if t else {}
             packed |= {i: kept} if kept else {}
@@ -60,28 +60,28 @@ def to_torch(optimizer: Optimizer, names: Sequence[Any]) -> dict[str, Any]:
 
 
 def _divided(optimizer: Optimizer, names: Sequence[Any]) -> list[list[str]]:
-    """The names of each group."""
+    """The names of each of torch's groups."""
     flat = flattened(names)
     if any(not isinstance(name, str) for name in names):
         if any(isinstance(name, str) for name in names):
             raise ValueError("names has some in lists and some not; wanted all in lists, one for each group, or none")
-        return [list(own) for own in names]
-    return [list(own) for _, own in groupby(flat, lambda path: _selector(optimizer, path))]
+        return [list(group) for group in names]
+    return [list(group) for _, group in groupby(flat, lambda path: _selector(optimizer, path))]
 
 
 def _selector(optimizer: Optimizer, path: str) -> Any:
-    """The one of the optimizer's groups that a parameter is in."""
-    found = getattr(optimizer, "groups", None)
-    if found is None:
+    """The selector of the optimizer's group that a parameter is in."""
+    groups = getattr(optimizer, "groups", None)
+    if groups is None:
         return None
-    for selector in found:
+    for selector in groups:
         if callable(selector) and not isinstance(selector, Named):
             raise ValueError(f"groups has the function {shown(selector)}, which is of parameters; wanted patterns")
-    return found.selection.taker(path)
+    return groups.selection.taker(path)
 
 
 def _read(optimizer: Optimizer, paths: Sequence[str], step: int) -> tuple[Form, dict[str, Any], dict[str, float]]:
-    """The form, torch's options and our hyperparameters of these parameters."""
+    """The form of the optimizer for these parameters, torch's options and our hyperparameters."""
     if getattr(optimizer, "_partition", None) is not None:
         raise ValueError(f"{optimizer!r} has several methods; wanted to_torch of an optimizer for each")
     selectors = {_selector(optimizer, path) for path in paths}
@@ -89,7 +89,7 @@ def _read(optimizer: Optimizer, paths: Sequence[str], step: int) -> tuple[Form, 
         raise ValueError(f"names has {', '.join(paths)} as one group; they are {shown(*selectors)} of the optimizer's")
     hypers = _effective(optimizer, next(iter(selectors), None))
     values: dict[str, Any] = {key: v(step) if callable(v) else float(v) for key, v in hypers.items()}
-    # Torch has the rate of the next step already, and its group that of the one after it.
+    # Torch's state has the rate of the next step already, and its group the rate of the step after that.
     theirs = {key: v.schedule(step) if isinstance(v, _methods.Lagged) else values[key] for key, v in hypers.items()}
     why: list[str] = []
     form = form_of(optimizer, lambda form: not _differs(form, optimizer, theirs, why))
@@ -102,51 +102,51 @@ def _read(optimizer: Optimizer, paths: Sequence[str], step: int) -> tuple[Form, 
 
 
 def _effective(optimizer: Optimizer, selector: Any) -> dict[str, Any]:
-    """The hyperparameters of a group, and the constants, by the keys of the table."""
-    found: dict[str, Any] = {}
+    """The hyperparameters of a group by the keys of `FORMS`."""
+    hypers: dict[str, Any] = {}
     for stage in optimizer.stages:
         kind = "" if isinstance(stage, Optimizer) else f"{type(stage).__name__}."
-        found |= {f"{kind}{name}": getattr(stage, name) for name in stage.hyperparameters}
+        hypers |= {f"{kind}{name}": getattr(stage, name) for name in stage.hyperparameters}
         if getattr(stage, "where", None) is not None:
             raise ValueError(f"{stage!r} goes by a function, which torch can't; wanted groups")
     if selector is None:
-        return found
-    given = optimizer.groups[selector]  # type: ignore[attr-defined] # it has some
-    if given is None:
+        return hypers
+    group = optimizer.groups[selector]  # type: ignore[attr-defined] # it has some
+    if group is None:
         raise ValueError(f"groups has {shown(selector)} frozen; wanted only parameters that torch's optimizer has")
     method = next(type(stage).__name__ for stage in optimizer.stages if isinstance(stage, Optimizer))
-    for key, value in given.items():
+    for key, value in group.items():
         plain = key.removeprefix(f"{method}.")
-        found[plain if plain in found else next(k for k in found if k.endswith(f".{key}"))] = value
-    return found
+        hypers[plain if plain in hypers else next(k for k in hypers if k.endswith(f".{key}"))] = value
+    return hypers
 
 
 def _options(form: Form, optimizer: Optimizer, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Torch's options; what a stage would say that isn't there is 0."""
+    """Torch's options; an option that a missing stage would have is 0."""
     method = next(stage for stage in optimizer.stages if isinstance(stage, Optimizer))
     known = {**values, "initial": getattr(method, "initial", 0.0)}
-    found = {
+    options = {
         key: option.made(*(known.get(of, 0.0) for of in option.of)) if isinstance(option, Option) else option
         for key, option in form.options.items()
     }
-    options = options_of(form.name, found)
+    options = options_of(form.name, options)
     if "maximize" in options:
         options["maximize"] = any(isinstance(stage, Maximize) for stage in optimizer.stages)
     return options
 
 
 def _differs(form: Form, optimizer: Optimizer, values: Mapping[str, Any], why: list[str]) -> bool:
-    """Whether what torch's options make is another method."""
+    """Whether torch's options make another method; the reasons are added to `why`."""
     options = _options(form, optimizer, values)
-    # With none, it would be another method for want of a stage.
-    of = form.options.get("momentum")
-    still = of is not None and zero(options["momentum"]) and place(optimizer, of.of[0]) is not None
+    # A momentum of 0 would make another method, without a stage that this one has.
+    momentum = form.options.get("momentum")
+    idle = momentum is not None and zero(options["momentum"]) and place(optimizer, momentum.of[0]) is not None
     make: Callable[..., Optimizer] = getattr(_methods, form.name)
-    again = make(**{**options, **({"momentum": 0.5} if still else {})})
+    again = make(**{**options, **({"momentum": 0.5} if idle else {})})
     method = next(stage for stage in again.stages if isinstance(stage, Optimizer))
     wanted = {name: getattr(method, name) for name in method.hyperparameters}
     # Without momentum torch dampens nothing.
-    wanted |= {"momentum": 0.0, **({"dampening": 0.0} if "dampening" in wanted else {})} if still else {}
+    wanted |= {"momentum": 0.0, **({"dampening": 0.0} if "dampening" in wanted else {})} if idle else {}
     differ = [name for name in method.hyperparameters if values[name] != wanted[name]]
     why += [f"its {name} is {values[name]}, where torch's {form.name} would have {wanted[name]}" for name in differ]
     return bool(differ)
@@ -163,17 +163,17 @@ def _packed(
 ) -> dict[str, Any]:
     """Torch's state of a parameter."""
     slots = {
-        their: stages[found[0]]["slots"][found[1]][path]
-        for their, key in form.state.items()
-        if (found := place(optimizer, key)) is not None
+        name: stages[at[0]]["slots"][at[1]][path]
+        for name, key in form.state.items()
+        if (at := place(optimizer, key)) is not None
     }
     if "grad_avg" in slots:
-        slots["square_avg"] = raw(slots["square_avg"], slots["grad_avg"])
-    there = any(0 not in slot.shape for slot in slots.values())
+        slots["square_avg"] = mean_square(slots["square_avg"], slots["grad_avg"])
+    has_elements = any(0 not in slot.shape for slot in slots.values())
     arrays = {
-        their: CODECS.get(their, Codec()).theirs(slot)
-        for their, slot in slots.items()
-        if not (there and 0 in slot.shape) and not (their == "momentum_buffer" and zero(options["momentum"]))
+        name: CODECS.get(name, Codec()).theirs(slot)
+        for name, slot in slots.items()
+        if not (has_elements and 0 in slot.shape) and not (name == "momentum_buffer" and zero(options["momentum"]))
     }
     method = {key: value for key, value in values.items() if "." not in key}
     numbers = {"step": t, **form.derived(t, **method)} if form.counts else {}

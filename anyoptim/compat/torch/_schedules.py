@@ -1,9 +1,9 @@
-"""What torch's schedulers do that no schedule here does."""
+"""Schedules that torch's schedulers need beside the public ones."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -36,7 +36,7 @@ class Epochs(Schedule):
 
 
 class Later(Schedule):
-    """A schedule as if so many steps had been taken before the first."""
+    """A schedule that begins as if so many steps had been taken before."""
 
     arguments = ("schedule", "steps")
 
@@ -49,7 +49,7 @@ class Later(Schedule):
 
 
 class Scaled(Schedule):
-    """A number times what a function gives for n, the steps before this one."""
+    """A learning rate times what a function gives for n, the number of steps before this one."""
 
     arguments = ("lr", "function")
 
@@ -62,21 +62,21 @@ class Scaled(Schedule):
 
 
 _PRODUCTS: WeakKeyDictionary[Any, list[float]] = WeakKeyDictionary()
-"""What a function has given so far, multiplied up."""
+"""For each function the products of its first values, as far as they were needed."""
 
 
 class Products(Scaled):
-    """A number times all that a function gives for 1, 2, ..., n, in this order."""
+    """A learning rate times all that a function gives for 1, 2, ..., n, in this order."""
 
     def _value(self, n: Any) -> Any:
-        known = _PRODUCTS.setdefault(self.function, [1.0])
-        while len(known) <= n:
-            known.append(known[-1] * self.function(len(known)))
-        return self.lr * known[n]
+        products = _PRODUCTS.setdefault(self.function, [1.0])
+        while len(products) <= n:
+            products.append(products[-1] * self.function(len(products)))
+        return self.lr * products[n]
 
 
 class Periodic(Schedule):
-    """Cosines down and up again, for ever: `end + (start - end)*(1 + cos(pi*n/steps))/2`."""
+    """A schedule that goes down and up again along cosines, for ever: `end + (start - end)*(1 + cos(pi*n/steps))/2`."""
 
     arguments = ("start", "steps", "end")
 
@@ -91,7 +91,7 @@ class Periodic(Schedule):
 
 
 class Phases(Schedule):
-    """From value to value, each reached after so many steps, which need not be whole; then constant."""
+    """A schedule from value to value, each reached after so many steps, which need not be whole; then constant."""
 
     arguments = ("start", "ends", "values", "ease")
 
@@ -113,7 +113,7 @@ class Phases(Schedule):
 
 
 class Factors(Schedule):
-    """A number times what each of some schedules, which begin there, has made of it."""
+    """A learning rate times the factors of some schedules, each of which begins at that rate."""
 
     arguments = ("lr", "schedules")
 
@@ -129,7 +129,7 @@ class Factors(Schedule):
 
 
 class WithMomentum(Schedule):
-    """A schedule of the learning rate; `momentum` is one that goes with it, for a momentum or a beta1."""
+    """A schedule of the learning rate with a second one, `momentum`, for the momentum or beta1 that goes with it."""
 
     arguments = ("schedule", "momentum")
 
@@ -146,20 +146,8 @@ class Reduced(Plateau):
 
     arguments = (*Plateau.arguments, "eps")
 
-    def __init__(
-        self,
-        schedule: Hyper,
-        factor: float = 0.1,
-        patience: int = 10,
-        threshold: float = 1e-4,
-        threshold_mode: str = "rel",
-        cooldown: int = 0,
-        minimum: float = 0.0,
-        mode: str = "min",
-        state: Mapping[str, Any] | None = None,
-        eps: float = 1e-8,
-    ) -> None:
-        super().__init__(schedule, factor, patience, threshold, threshold_mode, cooldown, minimum, mode, state)
+    def __init__(self, schedule: Hyper, *, eps: float, **options: Any) -> None:
+        super().__init__(schedule, **options)
         self.eps = finite.value("eps", eps)
 
     def step(self, metrics: float) -> None:

@@ -54,12 +54,12 @@ __all__ = [
 
 _between = Domain(lambda x: 0 <= x <= 1, "at least 0 and at most 1")
 
-# What multiplies the learning rate, whatever it is.
 _FACTORS = (StepDecay, MultiStep, Exponential, Linear, Polynomial, Products, join)
+"""Schedules that multiply the learning rate, whatever it is."""
 
 
 def LambdaLR(lr: float, lr_lambda: Callable[[int], float], last_epoch: int = -1) -> Schedule:  # noqa: N802 - torch's
-    """Lr times what `lr_lambda` gives for the steps before this one. A function for each group is refused."""
+    """Lr times what `lr_lambda` gives for the number of steps before this one. A function for each group is refused."""
     return _later(Scaled(lr, _one("lr_lambda", lr_lambda)), last_epoch)
 
 
@@ -238,18 +238,30 @@ def ReduceLROnPlateau(  # noqa: N802
     """`Plateau` with torch's eps, and its "rel". A min_lr for each group is refused; it is at most lr."""
     lr = positive.value("lr", lr)
     minimum = finite.value("min_lr", min_lr) / lr
-    return Reduced(lr, factor, patience, threshold, threshold_mode, cooldown, minimum, mode, eps=eps)
+    return Reduced(
+        lr,
+        factor=factor,
+        patience=patience,
+        threshold=threshold,
+        threshold_mode=threshold_mode,
+        cooldown=cooldown,
+        minimum=minimum,
+        mode=mode,
+        eps=eps,
+    )
 
 
 def _later(schedule: Schedule, last_epoch: int) -> Schedule:
+    """The schedule from the step after `last_epoch` on."""
     steps = whole_number("last_epoch + 1", last_epoch + 1, 0)
     return Later(schedule, steps) if steps else schedule
 
 
 def _one(name: str, function: Any) -> Callable[[int], float]:
+    """The function. Raises TypeError for a list of them, and for anything else."""
     if not callable(function):
         raise TypeError(
             f"{name} is {function!r}; wanted one function; of several groups each takes a schedule of its own"
         )
-    found: Callable[[int], float] = function
-    return found
+    one: Callable[[int], float] = function
+    return one

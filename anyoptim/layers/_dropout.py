@@ -1,20 +1,29 @@
-"""Dropout: the pure function and the layer."""
+"""Dropout, of elements, whole channels and whole samples: the pure functions and the layers."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from anyoptim._arrays import Array, Library
 from anyoptim._arrays._checks import admit
-from anyoptim.layers._layer import Draw, Sampled
-from anyoptim.layers._masks import INPUT, RATIO, NoiseShape, Place, product, scaled, valid
+from anyoptim.layers._layer import Draw, Draws, Layer, UnaryLayer, flag
+from anyoptim.layers._masks import INPUT, RATIO, NoiseShape, Place, by_channel, by_sample, product, scaled, valid
 from anyoptim.random._engines import quick
 from anyoptim.random._place import Offset
 
-__all__ = ["DropConnect", "Dropout", "VariationalDropout", "dropout"]
+__all__ = [
+    "DropConnect",
+    "DropPath",
+    "Dropout",
+    "SpatialDropout",
+    "VariationalDropout",
+    "drop_path",
+    "dropout",
+    "spatial_dropout",
+]
 
 
 def dropout(
@@ -76,7 +85,7 @@ def _scale(ratio: float, inverted: bool) -> float:
         raise TypeError(f"inverted is {inverted!r}; wanted True or False") from None
 
 
-class Dropout(Sampled):
+class Dropout(UnaryLayer):
     """A layer that drops elements of its input in training.
 
     ::
@@ -114,6 +123,7 @@ class Dropout(Sampled):
     Source: as for `dropout`.
     """
 
+    arguments: ClassVar[tuple[str, ...]] = ("inverted", "noise_shape")
     _function = _gradient = staticmethod(dropout)
 
     def __init__(
@@ -128,26 +138,23 @@ class Dropout(Sampled):
         self.inverted = inverted
         self.noise_shape = noise_shape
 
-    def __repr__(self) -> str:
-        shape = "" if self.noise_shape is None else f", noise_shape={self.noise_shape!r}"
-        return f"{type(self).__name__}({self.dropout_ratio!r}, inverted={self.inverted!r}{shape}, seed={self.key})"
-
-    def _noise_shape(self, ndim: int) -> NoiseShape:
-        return self.noise_shape
+    def _kind(self) -> dict[str, Any]:
+        return {**super()._kind(), "inverted": flag("inverted", self.inverted)}
 
     def _quick_forward(self, x: Array) -> Array | None:
-        if self.noise_shape is not None or type(self)._noise_shape is not Dropout._noise_shape:
+        if type(self)._noise_shape is not Layer._noise_shape or self.noise_shape is not None:
             return None
-        call, ratio, inverted = self.calls, self._ratio, self.inverted
+        draws, ratio, inverted = self._draws, self._ratio, self.inverted
+        call = draws.calls
         y = _drawn(x, self.key, call, ratio, inverted)
         if y is not None:
             options = {"ratio": ratio, "noise_shape": None, "inverted": inverted}
-            self._last = Draw(call, options, x.shape, _NOTHING)
-            self._count()
+            draws.last = Draw(call, options, x.shape, _EMPTY)
+            self._count(draws)
         return y
 
     def _quick_backward(self, dout: Array) -> Array | None:
-        draw = self._last
+        draw = self._draws.last
         if draw is None or draw.options["noise_shape"] is not None or getattr(dout, "shape", None) != draw.shape:
             return None
         return _drawn(dout, self.key, draw.call, draw.options["ratio"], draw.options["inverted"])
@@ -155,16 +162,16 @@ class Dropout(Sampled):
     def _options(self, ndim: int) -> dict[str, Any]:
         return {**super()._options(ndim), "inverted": self.inverted}
 
-    def _rest(self, arrays: Library, x: Array) -> Array:
+    def _inference(self, arrays: Library, x: Array) -> Array:
         ratio = RATIO.value("dropout_ratio", self.dropout_ratio)
         return x if self.inverted else scaled(arrays, x, 1 - ratio)
 
 
-_NOTHING = np.empty(0)
+_EMPTY = np.empty(0)
 
 
 def _drawn(x: Array, key: int, call: int, ratio: float, inverted: bool) -> Array | None:
-    """`dropout` of what needs no checks; None for all else."""
+    """`dropout` of an array that needs no checks; None for any other."""
     return quick(x, round(ratio * 2**32), _scale(ratio, inverted), key, call) if type(ratio) is float else None
 
 
@@ -208,5 +215,124 @@ class VariationalDropout(Dropout):
         """Draw another mask from now on."""
         self.calls += 1
 
-    def _count(self) -> None:
-        """A sequence is counted where the next begins."""
+    def _count(self, draws: Draws) -> None:
+        """Count nothing: a sequence is counted where the next begins, in `new_sequence`."""
+
+
+def spatial_dropout(
+    x: Array,
+    ratio: float,
+    key: int,
+    call: Any = 0,
+    offset: Offset = 0,
+    *,
+    within: Sequence[int] | None = None,
+    axis: int = 1,
+    inverted: bool = False,
+) -> Array:
+    """Drop whole channels: `dropout` with one choice for each sample and channel, whatever other axes there are.
+
+    Args:
+        x: of at least two axes, of which the first is that of the samples.
+        ratio: as for `dropout`; so are key, call, offset, within and inverted. A shard along another axis than the
+            first is placed by `within`.
+        key: as there.
+        call: as there.
+        offset: as there.
+        within: as there.
+        axis: that of the channels: 1, or -1 where they come last.
+        inverted: as there.
+
+    The gradient of y is `spatial_dropout` of the gradient, with the same arguments.
+
+    Source: Tompson, Goroshin, Jain, LeCun and Bregler, Efficient object localization using convolutional networks,
+    2015, section 3.2.
+    """
+    _, a, _ = admit("x", x, INPUT)
+    shape = by_channel(a.ndim, axis)
+    return dropout(x, ratio, key, call, offset, within=within, noise_shape=shape, inverted=inverted)
+
+
+class SpatialDropout(Dropout):
+    """A layer that drops whole channels: torch's Dropout1d, 2d and 3d, and Keras's SpatialDropout, in any dimension.
+
+    ::
+
+        forward, training    y = x*mask                      with a mask of shape (samples, channels, 1, ...)
+        forward, otherwise   y = x*(1-dropout_ratio)
+        backward             dx = dout*mask
+
+    with `inverted=True` scaled as `Dropout` is; torch and Keras do that.
+
+    Args:
+        dropout_ratio: the share of channels to drop, 0 to 1. A plain attribute.
+        axis: that of the channels in x: 1, or -1 where they come last. The first is that of the samples; an x
+            without one has `Dropout(noise_shape=(None, 1, 1))`.
+        inverted: scale in training instead of otherwise.
+        seed: as for `Dropout`.
+
+    Source: as for `spatial_dropout`.
+    """
+
+    pure = "spatial_dropout"
+    arguments = ("axis", "inverted")
+
+    def __init__(
+        self, dropout_ratio: float = 0.5, *, axis: int = 1, inverted: bool = False, seed: int | None = None
+    ) -> None:
+        Layer.__init__(self, dropout_ratio, seed)  # Dropout's own would set a noise shape, too
+        self.axis = axis
+        self.inverted = inverted
+
+    def _noise_shape(self, ndim: int) -> NoiseShape:
+        return by_channel(ndim, self.axis)
+
+
+def drop_path(
+    x: Array,
+    ratio: float,
+    key: int,
+    call: Any = 0,
+    offset: Offset = 0,
+    *,
+    within: Sequence[int] | None = None,
+    inverted: bool = False,
+) -> Array:
+    """Drop whole samples: `dropout` with one choice for each element of the first axis.
+
+    Args: as for `dropout`. The gradient of y is `drop_path` of the gradient, with the same arguments.
+
+    Source: Huang, Sun, Liu, Sedra and Weinberger, Deep networks with stochastic depth, 2016, section 3.
+    """
+    _, a, _ = admit("x", x, INPUT)
+    return dropout(x, ratio, key, call, offset, within=within, noise_shape=by_sample(a.ndim), inverted=inverted)
+
+
+class DropPath(Dropout):
+    """A layer that drops whole samples, for the residual branch of a block: stochastic depth.
+
+    ::
+
+        y = x + layer.forward(branch(x))                     forward: f*mask, with a mask of shape (samples, 1, ...)
+        dbranch = layer.backward(dy)
+
+    Otherwise it is scaled by 1-dropout_ratio, the paper's survival probability; with `inverted=True`, as timm has it,
+    in training instead. The paper draws once for a batch: `Dropout(noise_shape=(1,)*x.ndim)`.
+
+    Args:
+        dropout_ratio: the share of samples to drop, 0 to 1. A plain attribute.
+        inverted: scale in training instead of otherwise.
+        seed: as for `Dropout`.
+
+    Source: as for `drop_path`.
+    """
+
+    pure = "drop_path"
+    arguments = ("inverted",)
+
+    def __init__(self, dropout_ratio: float = 0.5, *, inverted: bool = False, seed: int | None = None) -> None:
+        Layer.__init__(self, dropout_ratio, seed)  # Dropout's own would set a noise shape, too
+        self.inverted = inverted
+
+    def _noise_shape(self, ndim: int) -> NoiseShape:
+        return by_sample(ndim)
