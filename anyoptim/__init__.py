@@ -9,7 +9,17 @@ from anyoptim._core._groups import groups
 from anyoptim._core._optimizer import Optimizer
 from anyoptim._core._stage import Gate, GradientStage, ParameterStage, SlotStage, Stage
 from anyoptim._core._state import State
-from anyoptim._trace._hyperparameters import Domain, fraction, nonnegative
+from anyoptim._trace._hyperparameters import (
+    Domain,
+    Fraction,
+    Hyper,
+    Nonnegative,
+    Number,
+    Positive,
+    UnitInterval,
+    fraction,
+    nonnegative,
+)
 from anyoptim.layers import (
     AlphaDropout,
     DropConnect,
@@ -133,11 +143,13 @@ __all__ = [
     "Explanation",
     "FeatureAlphaDropout",
     "FlushSubnormals",
+    "Fraction",
     "Gate",
     "GaussianDropout",
     "GradientStage",
     "HeavyBall",
     "HeavyBallNesterov",
+    "Hyper",
     "Lion",
     "Lookahead",
     "LossScale",
@@ -149,8 +161,11 @@ __all__ = [
     "NAdam",
     "Nesterov",
     "NonNegative",
+    "Nonnegative",
+    "Number",
     "Optimizer",
     "ParameterStage",
+    "Positive",
     "Prodigy",
     "RAdam",
     "RMSProp",
@@ -169,6 +184,7 @@ __all__ = [
     "TextbookNesterov",
     "Trace",
     "TrustRatio",
+    "UnitInterval",
     "UnitNorm",
     "VariationalDropout",
     "WeightDecay",

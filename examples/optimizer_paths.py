@@ -21,7 +21,7 @@ import anyoptim as ao
 
 START = {"x": -7.0, "y": 2.0}
 STEPS = 30
-OPTIMIZERS: list[tuple[type[ao.Optimizer], float, str]] = [
+OPTIMIZERS: list[tuple[type[Any], float, str]] = [
     (ao.SGD, 0.95, "#0072b2"),
     (ao.Momentum, 0.1, "#c77700"),
     (ao.AdaGrad, 1.5, "#00825f"),

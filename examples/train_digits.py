@@ -34,7 +34,7 @@ Params = dict[str, Array]
 class Method(NamedTuple):
     """An optimizer, its learning rate here (all else is as anyoptim has it), and its colour in the picture."""
 
-    optimizer: type[ao.Optimizer]
+    optimizer: type[Any]
     lr: float
     color: str
 

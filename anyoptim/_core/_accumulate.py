@@ -21,7 +21,7 @@ from anyoptim._trace._scalars import following, where
 __all__ = ["accumulated", "cleared", "closed_empty", "contributions", "joined"]
 
 
-def _negative(xp: Any, p: Array, x: Array) -> Array:
+def _negative(xp: Any, p: Array, x: Array, c: Any) -> Array:
     return -x
 
 

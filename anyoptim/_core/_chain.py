@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from anyoptim._core._groups import groups
 from anyoptim._core._optimizer import Optimizer
@@ -65,7 +65,7 @@ class chain(Optimizer):  # noqa: N801 - it is called like a function
             flat += own
             selectors += stage._selectors if isinstance(stage, chain) else [None] * len(own)
         self._compose(flat, selectors)
-        super().__init__(engine=engine, **{name: getattr(self, name) for name in self.hyperparameters})
+        super().__init__(engine=engine)
 
     def _compose(self, flat: Sequence[Stage], selectors: Sequence[Any]) -> None:
         """Take these stages. Raises ValueError unless the stages of every parameter stand in a right order."""
@@ -81,7 +81,7 @@ class chain(Optimizer):  # noqa: N801 - it is called like a function
         self._stages, self._selectors = tuple(flat), tuple(selectors)
 
     @property
-    def stages(self) -> tuple[Stage, ...]:
+    def stages(self) -> tuple[Any, ...]:
         """The stages in order."""
         return self._stages
 
@@ -199,22 +199,40 @@ def _check_order(flat: Sequence[Stage]) -> None:
             raise ValueError(f"{stage!r} has no slots before it; wanted it after the stages that have some")
 
 
-class Recipe(chain):
+class Recipe(Optimizer):
     """A method made of several stages, whose hyperparameters are its own: each that of the stage that has its name."""
 
-    def __getattr__(self, name: str) -> Any:
-        if name in type(self).hyperparameters:
-            return getattr(self._having(name), name)
-        raise AttributeError(f"{type(self).__name__} has no {name!r}")
+    parts: ClassVar[tuple[type[Stage], ...]]
+    """The classes of its stages."""
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name in type(self).hyperparameters:
-            setattr(self._having(name), name, value)
-        else:
-            super().__setattr__(name, value)
+    _nested = True
 
-    def _having(self, name: str) -> Any:
+    def __init__(self, *args: Any, **options: Any) -> None:
+        values = self._arguments(args, options)
+        self._stages = tuple(part(**{name: values[name] for name in part.hyperparameters}) for part in self.parts)
+        super().__init__(*args, **options)
+
+    @property
+    def stages(self) -> tuple[Any, ...]:
+        """The stages in order."""
+        return self._stages
+
+    @property
+    def _group_spec(self) -> GroupSpec:
+        return GroupSpec([None] * len(self._stages))
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            if name in type(self).hyperparameters:
+                return getattr(self._having(name), name)
+            raise AttributeError(f"{type(self).__name__} has no {name!r}")
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            if name in type(self).hyperparameters:
+                setattr(self._having(name), name, value)
+            else:
+                super().__setattr__(name, value)
+
+    def _having(self, name: str) -> Stage:
         return next(stage for stage in self._stages if name in stage.hyperparameters)
-
-    def __repr__(self) -> str:
-        return super(chain, self).__repr__()

@@ -11,16 +11,16 @@ from anyoptim._core._param_groups import ParamGroups
 from anyoptim._core._stage import Stage
 from anyoptim._core._state import FlatState
 from anyoptim._engines import LAZY, CoefficientTable, Dispatch, Leaf
-from anyoptim._trace._program import Flow, Part, Program, Rule
+from anyoptim._trace._program import Flow, Part, Program, Rule, Values
 from anyoptim._trace._scalars import where
 
 __all__ = ["evaluated"]
 
 
 def _evaluate(rule: Rule, xp: Any, flow: Flow, slots: Sequence[Any], row: Mapping[str, Any]) -> Flow:
-    """`p <- rule(xp, p, *slots)`; the slots stay as they are."""
+    """`p <- rule(xp, p, *slots, hyper)`; the slots stay as they are."""
     p, x, before, g = flow
-    return rule(xp, p, *slots, **row), x, [*before, *slots], g
+    return rule(xp, p, *slots, Values(row)), x, [*before, *slots], g
 
 
 def _pass(rule: Rule, xp: Any, flow: Flow, slots: Sequence[Any], row: Mapping[str, Any]) -> Flow:

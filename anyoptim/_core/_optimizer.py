@@ -5,7 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Mapping
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from anyoptim._arrays import Array, library
 from anyoptim._arrays import _checks as checks
@@ -25,6 +25,7 @@ from anyoptim._core._state import FlatState, LiveState, State, flattened, signat
 from anyoptim._core._statedict import written
 from anyoptim._core._training import Training
 from anyoptim._engines import check_engine
+from anyoptim._trace._hyperparameters import KW_ONLY
 
 __all__ = ["Optimizer"]
 
@@ -35,22 +36,17 @@ class Optimizer(Stage):
     ::
 
         class Momentum(Optimizer):
-            hyperparameters = {"lr": nonnegative, "momentum": fraction}
+            lr: Nonnegative = 0.01
+            momentum: Fraction = 0.9
             slots = ("v",)
 
-            def __init__(self, lr=0.01, momentum=0.9, *, engine=None):
-                super().__init__(engine=engine, lr=lr, momentum=momentum)
-
             @staticmethod
-            def coefficients(t, *, lr, momentum):
-                return {"lr": lr, "momentum": momentum}
-
-            @staticmethod
-            def rule(xp, p, x, v, *, lr, momentum):
-                v = momentum * v - lr * x
+            def rule(xp, p, x, v, c):
+                v = c.momentum * v - c.lr * x
                 return -v, v  # the step, which the engine subtracts from p, and the new slots
 
-    `Stage` says what these are: a method is the stage that makes the step of the gradient, and an optimizer by itself.
+    Each hyperparameter is a number, or a schedule: a function of the step number, which counts from 1. What else there
+    is to declare, `Stage` says: a method is the stage that makes the step of the gradient, and an optimizer by itself.
 
     `engine` names the machine that runs the rule: `cuda` (one launch for all parameters of a device and dtype: CuPy
     arrays and torch CUDA tensors, contiguous), `compiled` (one Numba loop over all parameters: NumPy arrays and torch
@@ -62,30 +58,32 @@ class Optimizer(Stage):
     `portable` uses these); `explain` says who does what.
     """
 
-    engine: str | None
+    _: KW_ONLY
+    engine: str | None = None
     """The engine by name; None leaves the choice to anyoptim."""
 
     _nested: ClassVar[bool] = False
     """Whether the slots and scalars of a state are nested by stage."""
 
-    def __init__(self, *, engine: str | None = None, **hyperparameters: Any) -> None:
-        super().__init__(**hyperparameters)
+    def __init__(self, *args: Any, **options: Any) -> None:
         self._training = Training()
-        self.engine = engine
+        super().__init__(*args, **options)
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name == "engine":
-            check_engine(value)
-            self._training.plan = None
-            object.__setattr__(self, name, value)
-        else:
-            super().__setattr__(name, value)
+    if not TYPE_CHECKING:
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            if name == "engine":
+                check_engine(value)
+                self._training.plan = None
+                object.__setattr__(self, name, value)
+            else:
+                super().__setattr__(name, value)
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_pipeline"}  # it is made of the stages
 
     @property
-    def stages(self) -> tuple[Stage, ...]:
+    def stages(self) -> tuple[Any, ...]:
         """What makes the step: the method, or all stages of a chain."""
         return (self,)
 
@@ -256,8 +254,7 @@ class Optimizer(Stage):
         k, scale = scaler(self, self.stages, scale)
         live = self._training.state
         if live is None:
-            stage: Any = self.stages[k]
-            stage.initial = scale
+            self.stages[k]._initial = scale
         else:
             live.flat = with_loss_scale(self.stages, live.flat, k, scale)
 

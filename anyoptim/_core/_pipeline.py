@@ -17,7 +17,7 @@ from anyoptim._core._stage import Stage
 from anyoptim._core._stage_program import StageProgram
 from anyoptim._core._state import FlatState, SlotNames, State
 from anyoptim._engines import Dispatch, start
-from anyoptim._trace._program import Coefficients
+from anyoptim._trace._program import Coefficients, Values
 from anyoptim._trace._scalars import following
 
 __all__ = ["Params", "Pipeline"]
@@ -112,7 +112,7 @@ class Pipeline:
         if not self.accumulates:
             return True
         first: Any = self.stages[0]
-        return first.is_step(**flat.scalars[0], **first._values(following(flat.step), {}))
+        return first.is_step(Values({**flat.scalars[0], **first._values(following(flat.step), {})}))
 
     def row(self, step: int, t: int) -> Coefficients | None:
         """The coefficients of all parameters, where no stage measures anything or has overrides for some.

@@ -1,4 +1,4 @@
-"""Stages: what an equation needs to become part of an optimizer. Nothing numeric."""
+"""Stages: the classes that declare an equation, with its hyperparameters, slots and coefficients."""
 
 from __future__ import annotations
 
@@ -7,34 +7,36 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from inspect import signature
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self, dataclass_transform
 
 import numpy as np
 
 from anyoptim._arrays import Array, is_scalar, library
 from anyoptim._arrays._quiet import quiet
+from anyoptim._trace._fields import ClassSignature, Field, declared, names, signature_of
 from anyoptim._trace._hyperparameters import Domain, Hyper, scheduled
-from anyoptim._trace._program import Part, all_floats, on_gradient, on_nothing, on_parameter, on_slots, on_value
+from anyoptim._trace._program import Part, Values, all_floats, on_gradient, on_nothing, on_parameter, on_slots, on_value
 from anyoptim._trace._symbols import Symbol
 
 __all__ = ["Gate", "GradientStage", "ParameterStage", "SlotStage", "Stage", "counted", "itself", "told", "watch"]
 
 
 _WATCHED: weakref.WeakKeyDictionary[Any, list[Callable[[str, Any], None]]] = weakref.WeakKeyDictionary()
-"""Whom to tell of new values of hyperparameters, before they are set. No part of a stage: a copy has nobody."""
+"""Who is to be told before a hyperparameter is set. It is no part of the stage, so that copies begin without."""
 
 
 def watch(of: Any, tell: Callable[[str, Any], None]) -> None:
-    """Have `tell(name, value)` called before a hyperparameter of a stage, or a group, is set; it may refuse."""
+    """Have `tell(name, value)` called before a hyperparameter of a stage or a group is set, which it may refuse."""
     _WATCHED.setdefault(of, []).append(tell)
 
 
 def told(of: Any, name: str, value: Any) -> None:
-    """Tell those who watch."""
+    """Tell those who watch a stage or a group that a hyperparameter is about to be set."""
     for tell in _WATCHED.get(of, ()):
         tell(name, value)
 
 
+@dataclass_transform(eq_default=False)
 class Stage:
     """One stage of a chain, between the gradient and the step.
 
@@ -42,21 +44,28 @@ class Stage:
     its rule and, where it has them, its hyperparameters, slots and coefficients::
 
         class Signed(ao.Stage):
+            share: ao.Fraction = 0.5
+
             @staticmethod
-            def rule(xp, p, x):
-                return xp.sign(x)
+            def rule(xp, p, x, c):
+                return c.share * x + (1 - c.share) * xp.sign(x)
 
-    `rule(xp, p, x, *slots, **coefficients)` gives the new x, or a tuple of it and the new slots, for one element. It
-    computes new values and writes to nothing that it is given (`m = beta*m`, not `m *= beta`). An engine may
-    call it once, with values that only record what is done to them, and run the record ever after: so it has no
-    side effects, reads nothing but its arguments, and branches on nothing but coefficients that are bools or strings.
+    `rule(xp, p, x, *slots, c)` gives the new x, or a tuple of it and the new slots, for one element; `c` has the
+    coefficients as attributes. It computes new values and writes to nothing that it is given (`m = c.beta*m`, not
+    `m *= c.beta`). An engine may call it once, with values that only record what is done to them, and run the record
+    ever after: so it has no side effects, reads nothing but its arguments, and branches on nothing but coefficients
+    that are bools or strings, or are there or not (`hasattr(c, "decay")`).
 
-    Hyperparameters are plain attributes, read at every step. Each is a number or a schedule, a function of the step
-    number, which counts from 1; it may be called more than once for a step, and remembers nothing.
+    The body of the class declares the arguments of its constructor as that of a dataclass does, with a default or
+    without, and those after `_: KW_ONLY` are given by keyword. `Annotated[ao.Hyper, ao.Domain(...)]`, for which
+    `ao.Nonnegative`, `ao.Fraction` and others are short, is a hyperparameter: a plain attribute, which is read at every
+    step. It is a number or a schedule, a function of the step number, which counts from 1; that may be called more than
+    once for a step, and remembers nothing. `Final[...]` is a constant, which can't be set again; `InitVar[...]` is only
+    handed to `__post_init__`, which is called last.
     """
 
     hyperparameters: ClassVar[Mapping[str, Domain]] = {}
-    """The attributes that are read at every step, and what each may be."""
+    """The attributes that are read at every step, and the domain of each: as they are declared."""
 
     slots: ClassVar[tuple[str, ...]] = ()
     """The names of the arrays kept for each parameter."""
@@ -65,25 +74,25 @@ class Stage:
     """The numbers that are kept for all parameters together, by name, and the values that they start with."""
 
     ranges: ClassVar[Mapping[str, Domain]] = {}
-    """What each of these may be in a state that is restored; any number, where it says nothing."""
+    """The domains of scalars in a state that is restored; any number, where there is none."""
 
-    update_scalars: ClassVar[Callable[..., Mapping[str, Any]]] = staticmethod(lambda _, **__: {})
-    """`update_scalars(step, **scalars, **hyperparameters)`: the scalars of this step, which its coefficients then get.
+    update_scalars: ClassVar[Callable[..., Mapping[str, Any]]] = staticmethod(lambda step, hyper: {})
+    """`update_scalars(step, hyper)`: the scalars of this step, which its coefficients then get.
 
-    step counts all steps, from 1. With a `measure` or `totals` it is given these, too. The hyperparameters are the
-    stage's own, whatever groups have.
+    step counts all steps, from 1. `hyper` has the scalars of the step before and the hyperparameters of this one; with
+    a `measure` or `totals` these, too. The hyperparameters are the stage's own, whatever groups have.
     """
 
-    coefficients: ClassVar[Callable[..., dict[str, Any]]] = staticmethod(lambda _, **hyperparameters: hyperparameters)
-    """`coefficients(t, **hyperparameters)`: what the rule needs beside arrays, in float64 on the host.
+    coefficients: ClassVar[Callable[..., dict[str, Any]]] = staticmethod(lambda t, hyper: hyper.__dict__)
+    """`coefficients(t, hyper)`: a dict of what the rule needs beside arrays, in float64 on the host.
 
-    t is the parameter's own count of steps, from 1; the hyperparameters are this step's values. As it stands
-    here, the coefficients are the hyperparameters. Beside these they get the stage's `scalars`, the `norm` of its
+    t is the parameter's own count of steps, from 1; `hyper` has the hyperparameters' values at this step. As it stands
+    here, the coefficients are the hyperparameters. Beside these `hyper` has the stage's `scalars`, the `norm` of its
     `measure`, its `totals`, and its `norms` with the `size`.
     """
 
     rule: Callable[..., Any]
-    """`rule(xp, p, x, *slots, **coefficients)`: the new x, or a tuple of it and the new slots, for one element."""
+    """`rule(xp, p, x, *slots, c)`: the new x, or a tuple of it and the new slots, for one element."""
 
     measure: ClassVar[Callable[..., Any] | None] = None
     """`measure(xp, p, x, *slots)`, where the stage needs to see all parameters first: `coefficients` gets `norm`.
@@ -96,19 +105,19 @@ class Stage:
     """
 
     totals: ClassVar[Mapping[str, Callable[..., Any]]] = {}
-    """More such measures, by the names under which `update_scalars` and `coefficients` get them.
+    """More measures of all parameters, by the names under which `update_scalars` and `coefficients` get them.
 
     The device is waited for.
     """
 
     norms: ClassVar[Mapping[str, Callable[..., Any]]] = {}
-    """The same for each parameter by itself, for `coefficients` only: `{"length": lambda xp, p, x: x}`.
+    """Measures of each parameter by itself, for `coefficients` only: `{"length": lambda xp, p, x: x}`.
 
     And `size`, the number of its elements, of which a complex one is two. The device is waited for.
     """
 
     metrics: ClassVar[Mapping[str, Callable[..., Any]]] = {}
-    """The same for a report of `update`, under the names `norm`, `parameter_norm` and `nonfinite`."""
+    """Measures of each parameter for the report of `update`: `norm`, `parameter_norm` and `nonfinite`."""
 
     array_rule: ClassVar[bool] = False
     """Whether the rule is one of whole arrays, and not of one element by itself.
@@ -118,7 +127,7 @@ class Stage:
     """
 
     evaluate: ClassVar[Callable[..., Any] | None] = None
-    """`evaluate(xp, p, *slots, **hyperparameters)`: the parameter that `eval_params` gives, for one element."""
+    """`evaluate(xp, p, *slots, hyper)`: the parameter that `eval_params` gives, for one element."""
 
     get_loss_scale: ClassVar[Callable[..., Any] | None] = None
     """`get_loss_scale(**scalars)`: by what losses are to be multiplied, where the stage undoes it."""
@@ -127,55 +136,97 @@ class Stage:
     """`set_loss_scale(scale, **scalars)`: the numbers with which losses are to be multiplied by another."""
 
     is_step: ClassVar[Callable[..., Any] | None] = None
-    """`is_step(**scalars, **hyperparameters)`, of the first stage of a chain: whether an update is a step."""
+    """`is_step(hyper)`, of the first stage of a chain: whether an update is a step."""
 
     name: str = ""
-    """Of what it has watched, in `last_metrics`."""
+    """Under which name `last_metrics` has what the stage measures for it."""
 
     last: Mapping[str, Any] = {}
-    """What it has watched at the last update, by the paths of parameters."""
+    """What it measured for that at the last update, by the paths of parameters."""
+
+    offender: str | None = None
+    """The path of the first parameter for which `update` last called a step off: of a `Gate`."""
 
     _act: ClassVar[Callable[..., Any]] = staticmethod(on_value)
+    _fields: ClassVar[Mapping[str, Field]] = {}
+    __signature__ = ClassSignature()
 
-    def __init__(self, **hyperparameters: Any) -> None:
-        if set(hyperparameters) != set(self.hyperparameters):
-            raise TypeError(
-                f"{type(self).__name__} was given {', '.join(hyperparameters) or 'no hyperparameters'}; "
-                f"wanted {', '.join(self.hyperparameters) or 'none'}"
-            )
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        cls._fields = declared(cls)
+        cls.hyperparameters = {
+            name: field.check
+            for name, field in cls._fields.items()
+            if field.role == "hyperparameter" and isinstance(field.check, Domain)
+        }
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        cls = type(self)
+        values = self._arguments(args, options)
         if len({*self.slots}) < len(self.slots):
-            raise TypeError(f"{type(self).__name__} has the slots {self.slots}; wanted each name once")
+            raise TypeError(f"{cls.__name__} has the slots {self.slots}; wanted each name once")
         if getattr(getattr(self, "rule", None), "__self__", None) is self:
-            raise TypeError(f"{type(self).__name__}.rule reads self; wanted a staticmethod, of its arguments alone")
-        for name, value in hyperparameters.items():
-            setattr(self, name, value)
+            raise TypeError(f"{cls.__name__}.rule reads self; wanted a staticmethod, of its arguments alone")
+        last = []
+        for name, value in values.items():
+            role, check, *_ = self._fields[name]
+            if role == "constant":
+                vars(self)[f"_{name}"] = value if check is None else check.value(name, value)
+            elif role == "argument":
+                last.append(value)
+            else:
+                setattr(self, name, value)
+        self.__post_init__(*last)
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        domain = self.hyperparameters.get(name)
-        if domain is not None and not callable(value):
-            domain.value(name, value)
-        elif domain is not None:
-            scheduled(name, value)
-        elif domain is None and not name.startswith("_") and not hasattr(type(self), name):
-            # A misspelt hyperparameter would be ignored in silence.
-            raise AttributeError(
-                f"{type(self).__name__} has no {name!r}; "
-                f"its hyperparameters are {', '.join(self.hyperparameters) or 'none'}"
-            )
-        self.__dict__.pop("_fixed", None)
-        if domain is not None:
-            told(self, name, value)
-        super().__setattr__(name, value)
+    def _arguments(self, args: tuple[Any, ...], options: Mapping[str, Any]) -> dict[str, Any]:
+        """The values of all fields by name. Raises TypeError for other arguments than there are."""
+        fields = signature_of(self._fields)
+        try:
+            arguments = fields.bind(*args, **options)
+        except TypeError:
+            raise TypeError(
+                f"{type(self).__name__} was given {', '.join([*map(repr, args), *options]) or 'no hyperparameters'}; "
+                f"wanted {names(fields) or 'none'}"
+            ) from None
+        arguments.apply_defaults()
+        return arguments.arguments
+
+    def __post_init__(self, *arguments: Any) -> None:
+        """Check or prepare more, after all fields are set. `arguments` are those declared as `InitVar`."""
+
+    def _has(self, name: str) -> bool:
+        """Whether there is such an attribute, to be set or to be refused as a constant."""
+        field = self._fields.get(name)
+        return hasattr(type(self), name) if field is None else field.role != "argument"
+
+    if not TYPE_CHECKING:  # it would hide misspelt names from those who check types
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            domain = self.hyperparameters.get(name)
+            if domain is not None and not callable(value):
+                domain.value(name, value)
+            elif domain is not None:
+                scheduled(name, value)
+            elif not (name.startswith("_") or self._has(name)):
+                # A misspelt hyperparameter would be ignored in silence.
+                raise AttributeError(
+                    f"{type(self).__name__} has no {name!r}; "
+                    f"its hyperparameters are {', '.join(self.hyperparameters) or 'none'}"
+                )
+            self.__dict__.pop("_fixed", None)
+            if domain is not None:
+                told(self, name, value)
+            super().__setattr__(name, value)
 
     def __copy__(self) -> Self:
         return deepcopy(self)  # two optimizers over the same slots would be one
 
     def __repr__(self) -> str:
-        """What makes the same again: hyperparameters and constants, of those by keyword only what is no default."""
+        """The call that makes the stage again, of keyword-only arguments with those that are not at their defaults."""
         cls, arguments = type(self), signature(type(self)).parameters
         optional = {name: a.default for name, a in arguments.items() if a.kind is a.KEYWORD_ONLY}
         shown = []
-        for name in sorted({*self.hyperparameters, *self.constants}, key=[*arguments, *self.hyperparameters].index):
+        for name in sorted({*self.hyperparameters, *self.constants}, key=[*arguments, *self._fields].index):
             value = getattr(self, name)
             if not (name in optional and isinstance(value, int | float) and value == optional[name]):
                 shown.append(f"{name}={value!r}")
@@ -183,11 +234,8 @@ class Stage:
 
     @property
     def constants(self) -> dict[str, Any]:
-        """What the constructor was given that can't be changed."""
-        names = [
-            name for name in signature(type(self)).parameters if isinstance(getattr(type(self), name, None), property)
-        ]
-        return {name: getattr(self, name) for name in names}
+        """The arguments of the constructor that can't be changed later."""
+        return {name: getattr(self, name) for name, field in self._fields.items() if field.role == "constant"}
 
     def init_slots(self, xp: Any, p: Array) -> tuple[Array, ...]:
         """The slots of one real parameter, given in its compute dtype: zeros, unless a method says otherwise.
@@ -216,12 +264,12 @@ class Stage:
         """
         return {}
 
-    def note(self, paths: Sequence[str], found: Mapping[str, Sequence[float]]) -> None:
-        """Keep what was watched of the parameters with these paths."""
+    def record_metrics(self, paths: Sequence[str], found: Mapping[str, Sequence[float]]) -> None:
+        """Keep what was measured of the parameters with these paths."""
 
     @property
     def _parts(self) -> dict[str, Part]:
-        """A part for each thing it measures, by name, and under no name what the stage does."""
+        """The parts of the stage's program: one for each measure, by its name, and without a name that of its rule."""
         cls = type(self)
         seen = cls._act, len(self.slots)
         measures = {**cls.totals, **cls.norms, **cls.metrics}
@@ -229,15 +277,15 @@ class Stage:
         return {**parts, "": Part(cls._act, self.rule, self.slots, cls.measure, array_rule=cls.array_rule)}
 
     def _updated_scalars(self, step: Any, scalars: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
-        """The numbers of this step."""
-        found = self.update_scalars(step, **scalars, **self._values(step, {}), **found)
-        if not isinstance(found, Mapping) or set(found) != set(scalars):
-            names = [*found] if isinstance(found, Mapping) else repr(found)
-            raise TypeError(f"update_scalars of {self!r} gave {names}; wanted {sorted(scalars)}")
-        return {name: self._number("update_scalars", name, found[name]) for name in scalars}
+        """The scalars of this step."""
+        new = self.update_scalars(step, Values({**scalars, **self._values(step, {}), **found}))
+        if not isinstance(new, Mapping) or set(new) != set(scalars):
+            given = [*new] if isinstance(new, Mapping) else repr(new)
+            raise TypeError(f"update_scalars of {self!r} gave {given}; wanted {sorted(scalars)}")
+        return {name: self._number("update_scalars", name, new[name]) for name in scalars}
 
     def _values(self, step: Any, given: Mapping[str, Hyper]) -> dict[str, Any]:
-        """The hyperparameters at this step, schedules called; those that are given instead of the stage's own."""
+        """The values of the hyperparameters at this step, schedules called; `given` replace the stage's own."""
         own = self.__dict__
         if not given and "_fixed" in own:
             fixed: dict[str, Any] = own["_fixed"]
@@ -254,12 +302,18 @@ class Stage:
             else:
                 values[name] = domain.value(name, value)
         if not given and not any(callable(own[name]) for name in values):
-            own["_fixed"] = values  # until an attribute is set
+            own["_fixed"], own["_hyper"] = values, Values(values)  # until an attribute is set
         return values
 
     def _coefficients(self, t: Any, values: Mapping[str, Any]) -> dict[str, Any]:
+        own = self.__dict__
+        hyper = own["_hyper"] if values is own.get("_fixed") else Values(values)
         try:
-            found = self.coefficients(t, **values)
+            found = self.coefficients(t, hyper)
+        except AttributeError as error:
+            if isinstance(error.obj, Values):
+                raise TypeError(f"coefficients of {self!r} reads {error.name!r}, but is given {[*values]}") from error
+            raise
         except TypeError as error:
             if any(isinstance(v, Symbol) for v in (t, *values.values())):
                 raise TypeError(f"coefficients of {self!r} can't be computed on a device: {error}") from error
@@ -291,7 +345,7 @@ class Stage:
 class GradientStage(Stage):
     """A stage that is also shown the gradient with which the chain began.
 
-    `rule(xp, p, x, g, *slots, **coefficients)`; what it measures are functions of xp, p, x and g, too.
+    `rule(xp, p, x, g, *slots, c)`; what it measures are functions of xp, p, x and g, too.
     """
 
     _act = staticmethod(on_gradient)
@@ -303,9 +357,6 @@ class Gate(Stage):
     Parameters, slots and counts of all stages then stay as they are. Its coefficients get its `scalars` of before the
     step; these advance in any case, and `update_scalars` is given `allowed`: whether the step is taken.
     """
-
-    offender: str | None = None
-    """The path of the first parameter for which `update` last called a step off."""
 
     def exhausted(self, step: Any, scalars: Mapping[str, Any]) -> dict[str, Any] | None:
         """Whether the step that was just called off, with these numbers after it, is one too many: then an error.
@@ -324,20 +375,20 @@ class Gate(Stage):
 class ParameterStage(Stage):
     """A stage that sees the parameter after its step: averages, projections.
 
-    `rule(xp, p, *slots, **coefficients)` gives p, as it is or another, or a tuple of it and the new slots.
+    `rule(xp, p, *slots, c)` gives p, as it is or another, or a tuple of it and the new slots.
     """
 
     _act = staticmethod(on_parameter)
 
 
 class SlotStage(Stage):
-    """A stage that acts on the slots of all stages before it: `rule(xp, s, **coefficients)` gives the new s."""
+    """A stage that acts on the slots of all stages before it: `rule(xp, s, c)` gives the new s."""
 
     _act = staticmethod(on_slots)
 
 
 def itself(xp: Any, p: Array, x: Array) -> Array:
-    """What flows through, to be measured."""
+    """The value that flows through, for its norm."""
     return x
 
 

@@ -213,7 +213,7 @@ class Training:
         for k, stage in enumerate(stages):
             if stage.metrics:
                 leaves, values = coefficients.metrics.get(k, ((), {name: [] for name in stage.metrics}))
-                stage.note([paths[i] for i in leaves], values)
+                stage.record_metrics([paths[i] for i in leaves], values)
         if coefficients.refusal is not None:
             k, i = coefficients.refusal
             stages[k].offender = paths[i]

@@ -4,11 +4,35 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 from anyoptim._arrays import traced
+from anyoptim._trace._scalars import whole_number
 
-__all__ = ["Domain", "Hyper", "fraction", "nonnegative", "number", "positive", "scheduled", "share"]
+if TYPE_CHECKING:
+    from dataclasses import KW_ONLY
+else:
+    KW_ONLY = None  # dataclasses takes time to import, and what follows a `_` is known by that name
+
+__all__ = [
+    "KW_ONLY",
+    "Check",
+    "Count",
+    "Domain",
+    "Fraction",
+    "Hyper",
+    "Nonnegative",
+    "Number",
+    "Positive",
+    "UnitInterval",
+    "WholeNumber",
+    "fraction",
+    "nonnegative",
+    "number",
+    "positive",
+    "scheduled",
+    "share",
+]
 
 Hyper = float | Callable[[int], float]
 """A number, or a schedule: a callable of the step number, which counts from 1."""
@@ -49,3 +73,36 @@ fraction = Domain(lambda x: 0 <= x < 1, "at least 0 and below 1")
 positive = Domain(lambda x: x > 0, "above 0")
 share = Domain(lambda x: 0 <= x <= 1, "at least 0 and at most 1")
 number = Domain(lambda x: x == x, "a number and not NaN")
+
+Nonnegative = Annotated[Hyper, nonnegative]
+"""A hyperparameter that is finite and at least 0: what a stage declares as `lr: Nonnegative = 0.01`."""
+
+Fraction = Annotated[Hyper, fraction]
+"""A hyperparameter in [0, 1)."""
+
+Positive = Annotated[Hyper, positive]
+"""A hyperparameter above 0, which may be infinite."""
+
+UnitInterval = Annotated[Hyper, share]
+"""A hyperparameter in [0, 1]."""
+
+Number = Annotated[Hyper, number]
+"""A hyperparameter that is any number but NaN."""
+
+
+class WholeNumber:
+    """The integers from one on, which a constant may be."""
+
+    def __init__(self, least: int) -> None:
+        self.least = least
+
+    def value(self, name: str, value: Any) -> int:
+        """`value` as an integer. Raises TypeError or ValueError with its name."""
+        return whole_number(name, value, self.least)
+
+
+Count = Annotated[int, WholeNumber(1)]
+"""A constant that counts something, of which there is at least one: `every: Final[Count] = 5`."""
+
+Check = Domain | WholeNumber
+"""What says which values a field may have."""

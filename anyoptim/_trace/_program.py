@@ -18,6 +18,7 @@ __all__ = [
     "Rule",
     "RuleError",
     "StaticOptions",
+    "Values",
     "all_floats",
     "on_gradient",
     "on_nothing",
@@ -29,7 +30,7 @@ __all__ = [
 ]
 
 Rule = Callable[..., Any]
-"""The equation of a stage: a function of a namespace, values and coefficients that gives new values."""
+"""The equation of a stage: a function of a namespace, arrays and coefficients that gives new arrays."""
 
 Coefficients = tuple[Mapping[str, Any], ...]
 """The coefficients of one parameter at one step, for each part by name: floats, static options (a bool or a string),
@@ -43,6 +44,22 @@ Flow = tuple[Any, Any, list[Any], Any]
 
 Act = Callable[..., Flow]
 """A way to apply a rule: `on_value`, `on_gradient`, `on_parameter`, `on_slots` or `on_nothing`."""
+
+
+_set = object.__setattr__
+
+
+class Values:
+    """Values by name, as attributes: what a rule reads as `c.lr`."""
+
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        _set(self, "__dict__", values)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise MisuseError(f"it writes to what it was given, in {name!r}")
+
+    def __repr__(self) -> str:
+        return f"Values({', '.join(f'{name}={value!r}' for name, value in vars(self).items())})"
 
 
 class RuleError(TypeError):
@@ -120,7 +137,7 @@ class Program(NamedTuple):
                 flow = part.act(part.rule, xp.arrays if part.array_rule else xp, flow, own_slots, coefficients)
             except (AttributeError, TypeError) as error:
                 if part.act in _ARGUMENTS and not isinstance(error, RuleError):
-                    _check_arguments(part, coefficients)
+                    _check_arguments(part, coefficients, error)
                     if not part.array_rule:
                         raise rule_error(part.rule.__qualname__, error) from error
                 raise
@@ -148,30 +165,30 @@ def _static(part: Mapping[str, Any]) -> tuple[tuple[str, bool | str], ...]:
 
 
 def on_value(rule: Rule, xp: Any, flow: Flow, slots: Sequence[Any], coefficients: Mapping[str, Any]) -> Flow:
-    """`x, *slots <- rule(xp, p, x, *slots)`: from the gradient to the step."""
+    """`x, *slots <- rule(xp, p, x, *slots, c)`: from the gradient to the step."""
     p, x, before, g = flow
-    x, *new = _results(rule, rule(xp, p, x, *slots, **coefficients), 1 + len(slots))
+    x, *new = _results(rule, rule(xp, p, x, *slots, Values(coefficients)), 1 + len(slots))
     return p, x, [*before, *new], g
 
 
 def on_gradient(rule: Rule, xp: Any, flow: Flow, slots: Sequence[Any], coefficients: Mapping[str, Any]) -> Flow:
-    """`x, *slots <- rule(xp, p, x, g, *slots)`: to the step, from the gradient that the chain began with as well."""
+    """`x, *slots <- rule(xp, p, x, g, *slots, c)`: to the step, from the gradient that the chain began with as well."""
     p, x, before, g = flow
-    x, *new = _results(rule, rule(xp, p, x, g, *slots, **coefficients), 1 + len(slots))
+    x, *new = _results(rule, rule(xp, p, x, g, *slots, Values(coefficients)), 1 + len(slots))
     return p, x, [*before, *new], g
 
 
 def on_parameter(rule: Rule, xp: Any, flow: Flow, slots: Sequence[Any], coefficients: Mapping[str, Any]) -> Flow:
-    """`p, *slots <- rule(xp, p, *slots)`: to another parameter, after the step."""
+    """`p, *slots <- rule(xp, p, *slots, c)`: to another parameter, after the step."""
     p, x, before, g = flow
-    p, *new = _results(rule, rule(xp, p, *slots, **coefficients), 1 + len(slots))
+    p, *new = _results(rule, rule(xp, p, *slots, Values(coefficients)), 1 + len(slots))
     return p, x, [*before, *new], g
 
 
 def on_slots(rule: Rule, xp: Any, flow: Flow, slots: Sequence[Any], coefficients: Mapping[str, Any]) -> Flow:
-    """`s <- rule(xp, s)`, for every slot of the parts before this one."""
+    """`s <- rule(xp, s, c)`, for every slot of the parts before this one."""
     p, x, before, g = flow
-    return p, x, [_results(rule, rule(xp, s, **coefficients), 1)[0] for s in before], g
+    return p, x, [_results(rule, rule(xp, s, Values(coefficients)), 1)[0] for s in before], g
 
 
 def on_nothing(rule: Rule, xp: Any, flow: Flow, slots: Sequence[Any], coefficients: Mapping[str, Any]) -> Flow:
@@ -193,23 +210,20 @@ def rule_error(rule: str, error: Exception) -> RuleError:
     return RuleError(f"the rule {rule} does what no kernel can: {error}{more}")
 
 
-def _check_arguments(part: Part, coefficients: Mapping[str, Any]) -> None:
-    """Raise RuleError, with the names of both, if the rule has other arguments than it is called with."""
-    rule, positional = part.rule.__qualname__, (*_ARGUMENTS[part.act], *part.slots)
-    arguments = inspect.signature(part.rule).parameters.values()
-    first = [a.name for a in arguments if a.kind in {a.POSITIONAL_ONLY, a.POSITIONAL_OR_KEYWORD}][: len(positional)]
-    if len(first) < len(positional) and not any(a.kind is a.VAR_POSITIONAL for a in arguments):
-        raise RuleError(f"{rule} takes {', '.join(first)}; wanted {', '.join(positional)}")
-    others = {a.name: a for a in arguments if a.name not in first and a.kind is not a.VAR_POSITIONAL}
-    missing = [n for n, a in others.items() if a.default is a.empty and a.kind is not a.VAR_KEYWORD]
-    missing = [n for n in missing if n not in coefficients]
-    unexpected = [n for n in coefficients if n not in others]
-    if missing or (unexpected and not any(a.kind is a.VAR_KEYWORD for a in arguments)):
-        each = [(missing, "missing"), (unexpected, "unexpected")]
+def _check_arguments(part: Part, coefficients: Mapping[str, Any], error: Exception) -> None:
+    """Raise RuleError if the rule takes other arguments, or reads other coefficients, than it is given."""
+    rule, positional = part.rule.__qualname__, (*_ARGUMENTS[part.act], *part.slots, "c")
+    arguments = list(inspect.signature(part.rule).parameters.values())
+    first = [a for a in arguments if a.kind in {a.POSITIONAL_ONLY, a.POSITIONAL_OR_KEYWORD}]
+    more = any(a.kind is a.VAR_POSITIONAL for a in arguments)
+    needed = [a for a in arguments if a.default is a.empty and a.kind not in {a.VAR_POSITIONAL, a.VAR_KEYWORD}]
+    if (len(first) < len(positional) and not more) or len(needed) > len(positional):
         raise RuleError(
-            f"{rule} takes {', '.join(others) or 'nothing'} beside {', '.join(first)}, but its coefficients are "
-            f"{', '.join(coefficients) or 'none'}: {', '.join(f'{n!r} is {how}' for names, how in each for n in names)}"
-        )
+            f"{rule} takes {', '.join(a.name for a in arguments)}; wanted {', '.join(positional)}"
+        ) from error
+    if isinstance(error, AttributeError) and isinstance(error.obj, Values):
+        names = ", ".join(coefficients) or "none"
+        raise RuleError(f"{rule} reads {error.name!r}, but its coefficients are {names}") from error
 
 
 def _check_shapes(rule: Rule, results: Sequence[Any], p: Any) -> None:

@@ -37,7 +37,7 @@ class Rated(chain):
         if self.groups is not None:
             key = self._name if self._name == "lr" else f"{type(self.stages[self._of]).__name__}.{self._name}"
             raise AttributeError(f"the lr of each group is its own; wanted optimizer.groups[...][{key!r}]")
-        return self.stages[self._of]
+        return self._stages[self._of]
 
     def __repr__(self) -> str:
         return f"chain{super().__repr__().removeprefix(type(self).__name__)}"

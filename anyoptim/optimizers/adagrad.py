@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, Final
 
 from anyoptim._arrays import Array
 from anyoptim._core._optimizer import Optimizer
-from anyoptim._trace._hyperparameters import Hyper, fraction, nonnegative
-from anyoptim.optimizers._means import mean, mean_square, squarable
-from anyoptim.optimizers._roots import inside, root
+from anyoptim._trace._hyperparameters import KW_ONLY, Fraction, Nonnegative, nonnegative
+from anyoptim.optimizers._terms import inside, mean, mean_square, root, squarable
 
 __all__ = ["AdaDelta", "AdaGrad", "CenteredRMSProp", "RMSProp"]
 
@@ -26,54 +25,42 @@ class AdaGrad(Optimizer):
     eps of 1e-7 inside the root: `AdaGrad(lr, 0.0, initial=0.1, eps_root=1e-7)`. Torch has an eps of 1e-10.
 
     Args:
-        lr: learning rate, finite and at least 0; a number or a schedule of the step number.
-        eps: keeps the division finite, finite and at least 0; likewise.
+        lr: learning rate, finite and at least 0.
+        eps: keeps the division finite, finite and at least 0.
         eps_root: the same inside the root.
-        lr_decay: lets lr fall, as torch's, finite and at least 0; likewise.
+        lr_decay: lets lr fall, as torch's, finite and at least 0.
         initial: what h starts at, finite and at least 0; a number, which stays as it is.
-        engine: the machine that runs the rule; None chooses.
 
     Source: Duchi, Hazan and Singer, Adaptive subgradient methods for online learning and stochastic
     optimization, 2011, the diagonal form of figure 1, with eps outside the root.
     """
 
-    hyperparameters = {"lr": nonnegative, "eps": nonnegative, "eps_root": nonnegative, "lr_decay": nonnegative}
+    lr: Nonnegative = 0.01
+    eps: Nonnegative = 1e-7
+    _: KW_ONLY
+    initial: Final[Annotated[float, nonnegative]] = 0.0
+    eps_root: Nonnegative = 0.0
+    lr_decay: Nonnegative = 0.0
     slots = ("h",)
 
-    def __init__(
-        self,
-        lr: Hyper = 0.01,
-        eps: Hyper = 1e-7,
-        *,
-        initial: float = 0.0,
-        eps_root: Hyper = 0.0,
-        lr_decay: Hyper = 0.0,
-        engine: str | None = None,
-    ) -> None:
-        super().__init__(engine=engine, lr=lr, eps=eps, eps_root=eps_root, lr_decay=lr_decay)
-        self._initial: float = nonnegative.value("initial", initial)
-
-    @property
-    def initial(self) -> float:
-        """What h starts at: a constant."""
-        return self._initial
-
     def init_slots(self, xp: Any, p: Array) -> tuple[Array, ...]:
-        """As many squares as `initial` says."""
-        return (xp.full_like(p, self._initial),)
+        """Start h with `initial`."""
+        return (xp.full_like(p, self.initial),)
 
     @staticmethod
-    def coefficients(t: Any, *, lr: float, eps: float, eps_root: float, lr_decay: float) -> dict[str, Any]:
-        falls = not isinstance(lr_decay, float) or lr_decay
-        return {"lr": lr / (1 + (t - 1) * lr_decay) if falls else lr, "eps": eps, **inside(eps_root)}
+    def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
+        falls = not isinstance(hyper.lr_decay, float) or hyper.lr_decay
+        return {
+            "lr": hyper.lr / (1 + (t - 1) * hyper.lr_decay) if falls else hyper.lr,
+            "eps": hyper.eps,
+            **inside(hyper.eps_root),
+        }
 
     @staticmethod
-    def rule(
-        xp: Any, p: Array, x: Array, h: Array, *, lr: float, eps: float, eps_root: float | None = None
-    ) -> tuple[Array, ...]:
+    def rule(xp: Any, p: Array, x: Array, h: Array, c: Any) -> tuple[Array, ...]:
         x = squarable(xp, x)
         h = xp.bound(h + x * x, xp.largest(h))
-        return lr * x / (root(xp, h, eps_root) + eps), h
+        return c.lr * x / (root(xp, h, c) + c.eps), h
 
 
 class RMSProp(Optimizer):
@@ -88,40 +75,30 @@ class RMSProp(Optimizer):
     Keras's and optax's, `chain(RMSProp(1.0), Trace(), Scale(lr))` torch's.
 
     Args:
-        lr: learning rate, finite and at least 0; a number or a schedule of the step number.
-        rho: the share of the mean that is kept, in [0, 1); likewise.
-        eps: keeps the division finite, finite and at least 0; likewise.
+        lr: learning rate, finite and at least 0.
+        rho: the share of the mean that is kept, in [0, 1).
+        eps: keeps the division finite, finite and at least 0.
         eps_root: the same inside the root.
-        engine: the machine that runs the rule; None chooses.
 
     Source: Tieleman and Hinton, lecture 6.5 of Neural networks for machine learning, 2012.
     """
 
-    hyperparameters = {"lr": nonnegative, "rho": fraction, "eps": nonnegative, "eps_root": nonnegative}
+    lr: Nonnegative = 0.01
+    rho: Fraction = 0.99
+    eps: Nonnegative = 1e-7
+    _: KW_ONLY
+    eps_root: Nonnegative = 0.0
     slots: ClassVar[tuple[str, ...]] = ("h",)
 
-    def __init__(
-        self,
-        lr: Hyper = 0.01,
-        rho: Hyper = 0.99,
-        eps: Hyper = 1e-7,
-        *,
-        eps_root: Hyper = 0.0,
-        engine: str | None = None,
-    ) -> None:
-        super().__init__(engine=engine, lr=lr, rho=rho, eps=eps, eps_root=eps_root)
+    @staticmethod
+    def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
+        return {"lr": hyper.lr, "rho": hyper.rho, "new": 1 - hyper.rho, "eps": hyper.eps, **inside(hyper.eps_root)}
 
     @staticmethod
-    def coefficients(t: Any, *, lr: float, rho: float, eps: float, eps_root: float) -> dict[str, Any]:
-        return {"lr": lr, "rho": rho, "new": 1 - rho, "eps": eps, **inside(eps_root)}
-
-    @staticmethod
-    def rule(
-        xp: Any, p: Array, x: Array, h: Array, *, lr: float, rho: float, new: float, eps: float, eps_root: Any = None
-    ) -> tuple[Array, ...]:
-        x = squarable(xp, x, 1 / xp.sqrt(new))
-        h = mean_square(xp, h, x, a=new, b=rho)
-        return lr * x / (root(xp, h, eps_root) + eps), h
+    def rule(xp: Any, p: Array, x: Array, h: Array, c: Any) -> tuple[Array, ...]:
+        x = squarable(xp, x, 1 / xp.sqrt(c.new))
+        h = mean_square(xp, h, x, a=c.new, b=c.rho)
+        return c.lr * x / (root(xp, h, c) + c.eps), h
 
 
 class CenteredRMSProp(RMSProp):
@@ -137,12 +114,7 @@ class CenteredRMSProp(RMSProp):
     optax and Keras. That difference of rounded numbers falls below 0 where gradients hardly change, and has no root;
     the variance has a recursion of its own, in which nothing is subtracted but m from g.
 
-    Args:
-        lr: learning rate, finite and at least 0; a number or a schedule of the step number.
-        rho: the share of the means that is kept, in [0, 1); likewise.
-        eps: keeps the division finite, finite and at least 0; likewise.
-        eps_root: the same inside the root.
-        engine: the machine that runs the rule; None chooses.
+    Its hyperparameters are those of `RMSProp`.
 
     Source: Graves, Generating sequences with recurrent neural networks, 2013, equations 38 to 41, where momentum and
     an eps inside the root are added.
@@ -152,26 +124,17 @@ class CenteredRMSProp(RMSProp):
 
     @staticmethod
     def rule(  # type: ignore[override] # it has a slot more
-        xp: Any,
-        p: Array,
-        x: Array,
-        s: Array,
-        m: Array,
-        *,
-        lr: float,
-        eps: float,
-        eps_root: float | None = None,
-        **means: float,
+        xp: Any, p: Array, x: Array, s: Array, m: Array, c: Any
     ) -> tuple[Array, ...]:
-        x, s, m = CenteredRMSProp.means(xp, x, s, m, **means)
-        return lr * x / (root(xp, s, eps_root) + eps), s, m
+        x, s, m = CenteredRMSProp.means(xp, x, s, m, c)
+        return c.lr * x / (root(xp, s, c) + c.eps), s, m
 
     @staticmethod
-    def means(xp: Any, x: Array, s: Array, m: Array, *, rho: float, new: float) -> tuple[Array, Array, Array]:
-        """What of x can be squared, the new variance, the new mean."""
-        x = squarable(xp, x, 0.5 / xp.sqrt(new))
+    def means(xp: Any, x: Array, s: Array, m: Array, c: Any) -> tuple[Array, Array, Array]:
+        """The part of x that can be squared, the new variance, the new mean."""
+        x = squarable(xp, x, 0.5 / xp.sqrt(c.new))
         d = x - m
-        return x, rho * xp.bound(s + (new * d) * d, xp.largest(s)), mean(m, x, a=new, b=rho)
+        return x, c.rho * xp.bound(s + (c.new * d) * d, xp.largest(s)), mean(m, x, a=c.new, b=c.rho)
 
 
 class AdaDelta(Optimizer):
@@ -185,30 +148,26 @@ class AdaDelta(Optimizer):
         p <- p - lr*d
 
     Args:
-        lr: a factor to the paper's step, finite and at least 0; a number or a schedule of the step number.
-        rho: the share of the means that is kept, in [0, 1); likewise.
-        eps: starts the motion and keeps the division finite, finite and at least 0; likewise.
-        engine: the machine that runs the rule; None chooses.
+        lr: a factor to the paper's step, finite and at least 0.
+        rho: the share of the means that is kept, in [0, 1).
+        eps: starts the motion and keeps the division finite, finite and at least 0.
 
     Source: Zeiler, ADADELTA: an adaptive learning rate method, 2012, algorithm 1, which has no lr (1).
     """
 
-    hyperparameters = {"lr": nonnegative, "rho": fraction, "eps": nonnegative}
+    lr: Nonnegative = 1.0
+    rho: Fraction = 0.9
+    eps: Nonnegative = 1e-6
     slots = ("h", "s")
 
-    def __init__(self, lr: Hyper = 1.0, rho: Hyper = 0.9, eps: Hyper = 1e-6, *, engine: str | None = None) -> None:
-        super().__init__(engine=engine, lr=lr, rho=rho, eps=eps)
+    @staticmethod
+    def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
+        return {"lr": hyper.lr, "rho": hyper.rho, "new": 1 - hyper.rho, "eps": hyper.eps}
 
     @staticmethod
-    def coefficients(t: Any, *, lr: float, rho: float, eps: float) -> dict[str, Any]:
-        return {"lr": lr, "rho": rho, "new": 1 - rho, "eps": eps}
-
-    @staticmethod
-    def rule(
-        xp: Any, p: Array, x: Array, h: Array, s: Array, *, lr: float, rho: float, new: float, eps: float
-    ) -> tuple[Array, ...]:
-        x = squarable(xp, x, 1 / xp.sqrt(new))
-        h = mean_square(xp, h, x, a=new, b=rho)
-        d = xp.sqrt(s + eps) / xp.sqrt(h + eps) * x
-        s = mean_square(xp, s, d, a=new, b=rho)
-        return lr * d, h, s
+    def rule(xp: Any, p: Array, x: Array, h: Array, s: Array, c: Any) -> tuple[Array, ...]:
+        x = squarable(xp, x, 1 / xp.sqrt(c.new))
+        h = mean_square(xp, h, x, a=c.new, b=c.rho)
+        d = xp.sqrt(s + c.eps) / xp.sqrt(h + c.eps) * x
+        s = mean_square(xp, s, d, a=c.new, b=c.rho)
+        return c.lr * d, h, s

@@ -1,4 +1,4 @@
-"""Adam, the same with decoupled weight decay, and with a denominator that never shrinks."""
+"""Adam; Adam with decoupled weight decay; and Adam with a denominator that never shrinks."""
 
 from __future__ import annotations
 
@@ -6,11 +6,9 @@ from typing import Any, ClassVar
 
 from anyoptim._arrays import Array
 from anyoptim._core._optimizer import Optimizer
-from anyoptim._trace._hyperparameters import Hyper, fraction, nonnegative
+from anyoptim._trace._hyperparameters import KW_ONLY, Fraction, Nonnegative
 from anyoptim._trace._scalars import one_minus_power, sqrt, where
-from anyoptim.optimizers._means import moments, squarable
-from anyoptim.optimizers._optional import decayed, decoupled
-from anyoptim.optimizers._roots import inside, root
+from anyoptim.optimizers._terms import betas, decayed, decoupled, inside, moments, root, squarable
 
 __all__ = ["AMSGrad", "Adam", "AdamW", "CorrectedAMSGrad"]
 
@@ -37,106 +35,70 @@ class Adam(Optimizer):
     the new g beside a large m.
 
     Args:
-        lr: learning rate, finite and at least 0; a number or a schedule of the step number.
-        beta1: decay of m, in [0, 1); likewise.
-        beta2: decay of v, in [0, 1); likewise.
-        eps: keeps the division finite, finite and at least 0; likewise.
+        lr: learning rate, finite and at least 0.
+        beta1, beta2: decay of m and of v, in [0, 1).
+        eps: keeps the division finite, finite and at least 0.
         eps_corrected: the same, added to the root of the corrected v.
         eps_root: the same inside this root, as optax has it.
-        engine: the machine that runs the rule; None chooses.
 
     Source: Kingma and Ba, Adam: a method for stochastic optimization, 2015, the more efficient form
     at the end of section 2.
     """
 
-    hyperparameters = {
-        "lr": nonnegative,
-        "beta1": fraction,
-        "beta2": fraction,
-        "eps": nonnegative,
-        "eps_corrected": nonnegative,
-        "eps_root": nonnegative,
-    }
+    lr: Nonnegative = 0.001
+    beta1: Fraction = 0.9
+    beta2: Fraction = 0.999
+    eps: Nonnegative = 1e-7
+    _: KW_ONLY
+    eps_corrected: Nonnegative = 0.0
+    eps_root: Nonnegative = 0.0
     slots: ClassVar[tuple[str, ...]] = ("m", "v")
 
-    def __init__(
-        self,
-        lr: Hyper = 0.001,
-        beta1: Hyper = 0.9,
-        beta2: Hyper = 0.999,
-        eps: Hyper = 1e-7,
-        *,
-        eps_corrected: Hyper = 0.0,
-        eps_root: Hyper = 0.0,
-        engine: str | None = None,
-    ) -> None:
-        super().__init__(
-            engine=engine, lr=lr, beta1=beta1, beta2=beta2, eps=eps, eps_corrected=eps_corrected, eps_root=eps_root
-        )
-
     @staticmethod
-    def coefficients(
-        t: Any, *, lr: float, beta1: float, beta2: float, eps: float, eps_corrected: float, eps_root: float
-    ) -> dict[str, Any]:
+    def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
+        beta1, beta2, eps_corrected, eps_root = hyper.beta1, hyper.beta2, hyper.eps_corrected, hyper.eps_root
         c2 = one_minus_power(beta2, t)
         corrected = sqrt(c2)
-        found = {
-            "lr_t": lr * corrected / one_minus_power(beta1, t),
+        table = {
+            "lr_t": hyper.lr * corrected / one_minus_power(beta1, t),
             "a1": 1 - beta1,
             "a2": 1 - beta2,
-            "eps": eps + corrected * eps_corrected,
+            "eps": hyper.eps + corrected * eps_corrected,
         }
         known = type(eps_corrected) is type(eps_root) is type(beta1) is type(beta2) is float
         if known and not eps_corrected and not eps_root and beta1 >= 0.5 and beta2 >= 0.5:
-            return found
-        found |= {"b1": beta1, "b2": beta2, **inside(eps_root, c2)}
-        return (
-            found
-            if known and (eps_corrected or eps_root)
-            else {**found, "form": _form(beta1, beta2, eps_corrected, eps_root)}
-        )
+            return table
+        weighted = table | {"b1": beta1, "b2": beta2, **inside(eps_root, c2)}
+        return weighted if known and (eps_corrected or eps_root) else {**weighted, "form": _form(hyper)}
 
     @staticmethod
-    def rule(
-        xp: Any,
-        p: Array,
-        x: Array,
-        m: Array,
-        v: Array,
-        *,
-        lr_t: float,
-        eps: float,
-        eps_root: Any = None,
-        **means: Any,
-    ) -> tuple[Array, ...]:
-        m, v = _means(xp, x, m, v, **means)
-        return lr_t * m / (root(xp, v, eps_root) + eps), m, v
+    def rule(xp: Any, p: Array, x: Array, m: Array, v: Array, c: Any) -> tuple[Array, ...]:
+        m, v = _means(xp, x, m, v, c)
+        return c.lr_t * m / (root(xp, v, c) + c.eps), m, v
 
 
-def _form(beta1: Any, beta2: Any, eps_corrected: Any, eps_root: Any) -> Any:
+def _form(hyper: Any) -> Any:
     """In which dtypes the means have the form of the docstring: 2.0 for all, 1.0 for float64 alone, 0.0 for none."""
-    plain = (eps_corrected == 0) & (eps_root == 0)
-    return where(plain, where((beta1 < 0.5) | (beta2 < 0.5), 1.0, 2.0), 0.0)
+    plain = (hyper.eps_corrected == 0) & (hyper.eps_root == 0)
+    return where(plain, where((hyper.beta1 < 0.5) | (hyper.beta2 < 0.5), 1.0, 2.0), 0.0)
 
 
-def _means(
-    xp: Any, x: Array, m: Array, v: Array, *, a1: float, a2: float, b1: Any = None, b2: Any = None, form: Any = None
-) -> tuple[Array, Array]:
-    """The new m and v: without betas in the form of the docstring, without a `form` weighted, with both as it says."""
+def _means(xp: Any, x: Array, m: Array, v: Array, c: Any) -> tuple[Array, Array]:
+    """The new m and v: without betas in the form of the docstring, without a `form` weighted, else as `form` says."""
     g = squarable(xp, x)
-    table = m + a1 * (g - m), v + a2 * (g * g - v)
-    if b1 is None:
+    table = m + c.a1 * (g - m), v + c.a2 * (g * g - v)
+    if not hasattr(c, "b1"):
         return table
-    weighted = moments(xp, x, m, v, a1=a1, b1=b1, a2=a2, b2=b2)[1:]
-    if form is None:
+    weighted = moments(xp, x, m, v, c)[1:]
+    if not hasattr(c, "form"):
         return weighted
     float64 = xp.largest(x) > 1e300
-    here = form > xp.where(float64, 0.5, 1.5)
+    here = c.form > xp.where(float64, 0.5, 1.5)
     m, v = (xp.where(here, *both) for both in zip(table, weighted, strict=True))
     return m, v
 
 
-class AdamW(Optimizer):
+class AdamW(Adam):
     """Adam, and beside its step a share of the parameter: weight decay that the gradients don't scale.
 
     ::
@@ -151,60 +113,21 @@ class AdamW(Optimizer):
     which torch's is, `Adam` says. torch's weight_decay is 0.01 as here, optax's 0.0001, Keras's 0.004.
 
     Args:
-        lr: learning rate, finite and at least 0; a number or a schedule of the step number.
-        beta1: decay of m, in [0, 1); likewise.
-        beta2: decay of v, in [0, 1); likewise.
-        eps: keeps the division finite, finite and at least 0; likewise.
-        weight_decay: the share, in units of lr, finite and at least 0; likewise.
-        eps_corrected: another eps, added to the root of the corrected v.
-        eps_root: the same inside this root, as optax has it.
-        engine: the machine that runs the rule; None chooses.
+        weight_decay: the share, in units of lr, finite and at least 0. The other hyperparameters are those of `Adam`.
 
     Source: Loshchilov and Hutter, Decoupled weight decay regularization, 2019, algorithm 2.
     """
 
-    hyperparameters = {
-        "lr": nonnegative,
-        "beta1": fraction,
-        "beta2": fraction,
-        "eps": nonnegative,
-        "weight_decay": nonnegative,
-        "eps_corrected": nonnegative,
-        "eps_root": nonnegative,
-    }
-    slots = ("m", "v")
-
-    def __init__(
-        self,
-        lr: Hyper = 0.001,
-        beta1: Hyper = 0.9,
-        beta2: Hyper = 0.999,
-        eps: Hyper = 1e-7,
-        weight_decay: Hyper = 0.01,
-        *,
-        eps_corrected: Hyper = 0.0,
-        eps_root: Hyper = 0.0,
-        engine: str | None = None,
-    ) -> None:
-        super().__init__(
-            engine=engine,
-            lr=lr,
-            beta1=beta1,
-            beta2=beta2,
-            eps=eps,
-            weight_decay=weight_decay,
-            eps_corrected=eps_corrected,
-            eps_root=eps_root,
-        )
+    weight_decay: Nonnegative = 0.01
 
     @staticmethod
-    def coefficients(t: Any, *, lr: float, weight_decay: float, **adam: float) -> dict[str, Any]:
-        return {**Adam.coefficients(t, lr=lr, **adam), "decay": lr * weight_decay}
+    def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
+        return {**Adam.coefficients(t, hyper), "decay": hyper.lr * hyper.weight_decay}
 
     @staticmethod
-    def rule(xp: Any, p: Array, x: Array, m: Array, v: Array, *, decay: float, **adam: float) -> tuple[Array, ...]:
-        step, m, v = Adam.rule(xp, p, x, m, v, **adam)
-        return step + decay * p, m, v
+    def rule(xp: Any, p: Array, x: Array, m: Array, v: Array, c: Any) -> tuple[Array, ...]:
+        step, m, v = Adam.rule(xp, p, x, m, v, c)
+        return step + c.decay * p, m, v
 
 
 class AMSGrad(Adam):
@@ -224,67 +147,26 @@ class AMSGrad(Adam):
     The decay, which is that of `AdamW`, is another paper's.
 
     Args:
-        lr: learning rate, finite and at least 0; a number or a schedule of the step number.
-        beta1: decay of m, in [0, 1); likewise.
-        beta2: decay of v, in [0, 1); likewise.
-        eps: keeps the division finite, finite and at least 0; likewise.
-        eps_corrected: the same, added to the root of the corrected u.
-        eps_root: the same inside this root.
-        weight_decay: decoupled, in units of lr, finite and at least 0; likewise.
-        engine: the machine that runs the rule; None chooses.
+        weight_decay: decoupled, in units of lr, finite and at least 0. The others are those of `Adam`, with u for v.
 
     Source: Reddi, Kale and Kumar, On the convergence of Adam and beyond, 2018, algorithm 2, with Adam's corrections.
     """
 
-    hyperparameters = {**Adam.hyperparameters, "weight_decay": nonnegative}
+    _: KW_ONLY
+    weight_decay: Nonnegative = 0.0
     slots = ("m", "v", "u")
 
-    def __init__(
-        self,
-        lr: Hyper = 0.001,
-        beta1: Hyper = 0.9,
-        beta2: Hyper = 0.999,
-        eps: Hyper = 1e-7,
-        *,
-        eps_corrected: Hyper = 0.0,
-        eps_root: Hyper = 0.0,
-        weight_decay: Hyper = 0.0,
-        engine: str | None = None,
-    ) -> None:
-        Optimizer.__init__(
-            self,
-            engine=engine,
-            lr=lr,
-            beta1=beta1,
-            beta2=beta2,
-            eps=eps,
-            eps_corrected=eps_corrected,
-            eps_root=eps_root,
-            weight_decay=weight_decay,
-        )
-
     @staticmethod
-    def coefficients(t: Any, *, lr: float, weight_decay: float, **adam: float) -> dict[str, Any]:  # type: ignore[override] # it has one more
-        return {**Adam.coefficients(t, lr=lr, **adam), **decoupled(lr, weight_decay)}
+    def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
+        return {**Adam.coefficients(t, hyper), **decoupled(hyper)}
 
     @staticmethod
     def rule(  # type: ignore[override] # it has a slot more
-        xp: Any,
-        p: Array,
-        x: Array,
-        m: Array,
-        v: Array,
-        u: Array,
-        *,
-        lr_t: float,
-        eps: float,
-        eps_root: Any = None,
-        decay: Any = None,
-        **means: Any,
+        xp: Any, p: Array, x: Array, m: Array, v: Array, u: Array, c: Any
     ) -> tuple[Array, ...]:
-        m, v = _means(xp, x, m, v, **means)
+        m, v = _means(xp, x, m, v, c)
         u = xp.maximum(u, v)
-        return decayed(p, lr_t * m / (root(xp, u, eps_root) + eps), decay), m, v, u
+        return decayed(p, c.lr_t * m / (root(xp, u, c) + c.eps), c), m, v, u
 
 
 class CorrectedAMSGrad(Optimizer):
@@ -298,65 +180,34 @@ class CorrectedAMSGrad(Optimizer):
         p <- p - lr * m/(1 - beta1**t) / (sqrt(u + eps_root) + eps)
 
     Args:
-        lr: learning rate, finite and at least 0; a number or a schedule of the step number.
-        beta1: decay of m, in [0, 1); likewise.
-        beta2: decay of v, in [0, 1); likewise.
-        eps: keeps the division finite, finite and at least 0; likewise.
+        lr: learning rate, finite and at least 0.
+        beta1, beta2: decay of m and of v, in [0, 1).
+        eps: keeps the division finite, finite and at least 0.
         eps_root: the same inside the root.
-        engine: the machine that runs the rule; None chooses.
 
     Source: as for `AMSGrad`, with the corrections where `optax.amsgrad` has them.
     """
 
-    hyperparameters = {
-        "lr": nonnegative,
-        "beta1": fraction,
-        "beta2": fraction,
-        "eps": nonnegative,
-        "eps_root": nonnegative,
-    }
+    lr: Nonnegative = 0.001
+    beta1: Fraction = 0.9
+    beta2: Fraction = 0.999
+    eps: Nonnegative = 1e-7
+    _: KW_ONLY
+    eps_root: Nonnegative = 0.0
     slots = ("m", "v", "u")
 
-    def __init__(
-        self,
-        lr: Hyper = 0.001,
-        beta1: Hyper = 0.9,
-        beta2: Hyper = 0.999,
-        eps: Hyper = 1e-7,
-        *,
-        eps_root: Hyper = 0.0,
-        engine: str | None = None,
-    ) -> None:
-        super().__init__(engine=engine, lr=lr, beta1=beta1, beta2=beta2, eps=eps, eps_root=eps_root)
-
     @staticmethod
-    def coefficients(t: Any, *, lr: float, beta1: float, beta2: float, eps: float, eps_root: float) -> dict[str, Any]:
+    def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
         return {
-            "lr_t": lr / one_minus_power(beta1, t),
-            "a1": 1 - beta1,
-            "b1": beta1,
-            "a2": 1 - beta2,
-            "b2": beta2,
-            "correction": 1 / one_minus_power(beta2, t),
-            "eps": eps,
-            **inside(eps_root),
+            "lr_t": hyper.lr / one_minus_power(hyper.beta1, t),
+            **betas(hyper),
+            "correction": 1 / one_minus_power(hyper.beta2, t),
+            "eps": hyper.eps,
+            **inside(hyper.eps_root),
         }
 
     @staticmethod
-    def rule(
-        xp: Any,
-        p: Array,
-        x: Array,
-        m: Array,
-        v: Array,
-        u: Array,
-        *,
-        lr_t: float,
-        correction: float,
-        eps: float,
-        eps_root: Any = None,
-        **means: float,
-    ) -> tuple[Array, ...]:
-        _, m, v = moments(xp, x, m, v, **means)
-        u = xp.maximum(u, xp.bound(correction * v, xp.largest(v)))
-        return lr_t * m / (root(xp, u, eps_root) + eps), m, v, u
+    def rule(xp: Any, p: Array, x: Array, m: Array, v: Array, u: Array, c: Any) -> tuple[Array, ...]:
+        _, m, v = moments(xp, x, m, v, c)
+        u = xp.maximum(u, xp.bound(c.correction * v, xp.largest(v)))
+        return c.lr_t * m / (root(xp, u, c) + c.eps), m, v, u

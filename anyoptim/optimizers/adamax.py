@@ -6,9 +6,9 @@ from typing import Any
 
 from anyoptim._arrays import Array
 from anyoptim._core._optimizer import Optimizer
-from anyoptim._trace._hyperparameters import Hyper, fraction, nonnegative
+from anyoptim._trace._hyperparameters import KW_ONLY, Fraction, Nonnegative
 from anyoptim._trace._scalars import one_minus_power
-from anyoptim.optimizers._means import mean
+from anyoptim.optimizers._terms import mean
 
 __all__ = ["Adamax"]
 
@@ -26,63 +26,30 @@ class Adamax(Optimizer):
     as here; torch and optax add theirs inside it, where it doesn't fade: `Adamax(eps=0.0, eps_max=1e-8)`.
 
     Args:
-        lr: learning rate, finite and at least 0; a number or a schedule of the step number.
-        beta1: decay of m, in [0, 1); likewise.
-        beta2: decay of u, in [0, 1); likewise.
-        eps: keeps the division finite, finite and at least 0; likewise.
+        lr: learning rate, finite and at least 0.
+        beta1, beta2: decay of m and of u, in [0, 1).
+        eps: keeps the division finite, finite and at least 0.
         eps_max: the same inside the maximum.
-        engine: the machine that runs the rule; None chooses.
 
     Source: Kingma and Ba, Adam: a method for stochastic optimization, 2015, algorithm 2, where lr is 0.002.
     """
 
-    hyperparameters = {
-        "lr": nonnegative,
-        "beta1": fraction,
-        "beta2": fraction,
-        "eps": nonnegative,
-        "eps_max": nonnegative,
-    }
+    lr: Nonnegative = 0.001
+    beta1: Fraction = 0.9
+    beta2: Fraction = 0.999
+    eps: Nonnegative = 1e-7
+    _: KW_ONLY
+    eps_max: Nonnegative = 0.0
     slots = ("m", "u")
 
-    def __init__(
-        self,
-        lr: Hyper = 0.001,
-        beta1: Hyper = 0.9,
-        beta2: Hyper = 0.999,
-        eps: Hyper = 1e-7,
-        *,
-        eps_max: Hyper = 0.0,
-        engine: str | None = None,
-    ) -> None:
-        super().__init__(engine=engine, lr=lr, beta1=beta1, beta2=beta2, eps=eps, eps_max=eps_max)
+    @staticmethod
+    def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
+        lr_t = hyper.lr / one_minus_power(hyper.beta1, t)
+        means = {"a1": 1 - hyper.beta1, "b1": hyper.beta1, "beta2": hyper.beta2}
+        return {"lr_t": lr_t, **means, "eps": hyper.eps, "eps_max": hyper.eps_max}
 
     @staticmethod
-    def coefficients(t: Any, *, lr: float, beta1: float, beta2: float, eps: float, eps_max: float) -> dict[str, Any]:
-        return {
-            "lr_t": lr / one_minus_power(beta1, t),
-            "a1": 1 - beta1,
-            "b1": beta1,
-            "beta2": beta2,
-            "eps": eps,
-            "eps_max": eps_max,
-        }
-
-    @staticmethod
-    def rule(
-        xp: Any,
-        p: Array,
-        x: Array,
-        m: Array,
-        u: Array,
-        *,
-        lr_t: float,
-        a1: float,
-        b1: float,
-        beta2: float,
-        eps: float,
-        eps_max: float,
-    ) -> tuple[Array, ...]:
-        m = mean(m, x, a=a1, b=b1)
-        u = xp.maximum(beta2 * u, xp.abs(x) + eps_max)
-        return lr_t * m / (u + eps), m, u
+    def rule(xp: Any, p: Array, x: Array, m: Array, u: Array, c: Any) -> tuple[Array, ...]:
+        m = mean(m, x, a=c.a1, b=c.b1)
+        u = xp.maximum(c.beta2 * u, xp.abs(x) + c.eps_max)
+        return c.lr_t * m / (u + c.eps), m, u

@@ -6,10 +6,9 @@ from typing import Any
 
 from anyoptim._arrays import Array
 from anyoptim._core._optimizer import Optimizer
-from anyoptim._trace._hyperparameters import Hyper, fraction, nonnegative
+from anyoptim._trace._hyperparameters import KW_ONLY, Fraction, Nonnegative
 from anyoptim._trace._scalars import one_minus_power, sqrt, where
-from anyoptim.optimizers._means import mean, mean_square, squarable
-from anyoptim.optimizers._roots import inside, root
+from anyoptim.optimizers._terms import inside, mean, mean_square, root, squarable
 
 __all__ = ["Adan"]
 
@@ -32,69 +31,35 @@ class Adan(Optimizer):
     optax multiplies d and v by 1-beta2 instead of beta2, and has an eps_root of 1e-8.
 
     Args:
-        lr: learning rate, finite and at least 0; a number or a schedule of the step number.
-        beta1: decay of m, in [0, 1); likewise.
-        beta2: decay of v, in [0, 1), and how far the look is ahead; likewise.
-        beta3: decay of n, in [0, 1); likewise.
-        eps: keeps the division finite, finite and at least 0; likewise.
-        weight_decay: how much p shrinks, in units of lr, finite and at least 0; likewise.
+        lr: learning rate, finite and at least 0.
+        beta1: decay of m, in [0, 1).
+        beta2: decay of v, in [0, 1), and how far the look is ahead.
+        beta3: decay of n, in [0, 1).
+        eps: keeps the division finite, finite and at least 0.
+        weight_decay: how much p shrinks, in units of lr, finite and at least 0.
         eps_root: another eps inside the root.
-        engine: the machine that runs the rule; None chooses.
 
     Source: Xie et al., Adan: adaptive Nesterov momentum algorithm for faster optimizing deep models, 2022, algorithm 1.
     """
 
-    hyperparameters = {
-        "lr": nonnegative,
-        "beta1": fraction,
-        "beta2": fraction,
-        "beta3": fraction,
-        "eps": nonnegative,
-        "weight_decay": nonnegative,
-        "eps_root": nonnegative,
-    }
+    lr: Nonnegative = 0.001
+    beta1: Fraction = 0.98
+    beta2: Fraction = 0.92
+    beta3: Fraction = 0.99
+    eps: Nonnegative = 1e-8
+    weight_decay: Nonnegative = 0.0
+    _: KW_ONLY
+    eps_root: Nonnegative = 0.0
     slots = ("m", "v", "n", "h")
 
-    def __init__(
-        self,
-        lr: Hyper = 0.001,
-        beta1: Hyper = 0.98,
-        beta2: Hyper = 0.92,
-        beta3: Hyper = 0.99,
-        eps: Hyper = 1e-8,
-        weight_decay: Hyper = 0.0,
-        *,
-        eps_root: Hyper = 0.0,
-        engine: str | None = None,
-    ) -> None:
-        super().__init__(
-            engine=engine,
-            lr=lr,
-            beta1=beta1,
-            beta2=beta2,
-            beta3=beta3,
-            eps=eps,
-            weight_decay=weight_decay,
-            eps_root=eps_root,
-        )
-
     @staticmethod
-    def coefficients(
-        t: Any,
-        *,
-        lr: float,
-        beta1: float,
-        beta2: float,
-        beta3: float,
-        eps: float,
-        weight_decay: float,
-        eps_root: float,
-    ) -> dict[str, Any]:
+    def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
+        beta1, beta2, beta3 = hyper.beta1, hyper.beta2, hyper.beta3
         c3 = one_minus_power(beta3, t)
-        corrected = sqrt(c3)
+        corrected, decay = sqrt(c3), hyper.lr * hyper.weight_decay
         return {
-            "lr_m": lr * corrected / one_minus_power(beta1, t),
-            "lr_v": lr * corrected * beta2 / one_minus_power(beta2, t),
+            "lr_m": hyper.lr * corrected / one_minus_power(beta1, t),
+            "lr_v": hyper.lr * corrected * beta2 / one_minus_power(beta2, t),
             "a1": 1 - beta1,
             "a2": 1 - beta2,
             "a3": 1 - beta3,
@@ -103,41 +68,18 @@ class Adan(Optimizer):
             "b3": beta3,
             "ahead": beta2,
             "later": where(t == 1, 0.0, 1.0),
-            "eps": corrected * eps,
-            "decay": lr * weight_decay,
-            "shrink": 1 / (1 + lr * weight_decay),
-            **inside(eps_root, c3),
+            "eps": corrected * hyper.eps,
+            "decay": decay,
+            "shrink": 1 / (1 + decay),
+            **inside(hyper.eps_root, c3),
         }
 
     @staticmethod
-    def rule(
-        xp: Any,
-        p: Array,
-        x: Array,
-        m: Array,
-        v: Array,
-        n: Array,
-        h: Array,
-        *,
-        lr_m: float,
-        lr_v: float,
-        a1: float,
-        a2: float,
-        a3: float,
-        b1: float,
-        b2: float,
-        b3: float,
-        ahead: float,
-        later: float,
-        eps: float,
-        decay: float,
-        shrink: float,
-        eps_root: Any = None,
-    ) -> tuple[Array, ...]:
-        x = squarable(xp, x, 0.25 / xp.sqrt(a3))
-        d = later * (x - h)
-        m = mean(m, x, a=a1, b=b1)
-        v = mean(v, d, a=a2, b=b2)
-        n = mean_square(xp, n, x + ahead * d, a=a3, b=b3)
-        step = (lr_m * m + lr_v * v) / (root(xp, n, eps_root) + eps)
-        return shrink * (step + decay * p), m, v, n, x
+    def rule(xp: Any, p: Array, x: Array, m: Array, v: Array, n: Array, h: Array, c: Any) -> tuple[Array, ...]:
+        x = squarable(xp, x, 0.25 / xp.sqrt(c.a3))
+        d = c.later * (x - h)
+        m = mean(m, x, a=c.a1, b=c.b1)
+        v = mean(v, d, a=c.a2, b=c.b2)
+        n = mean_square(xp, n, x + c.ahead * d, a=c.a3, b=c.b3)
+        step = (c.lr_m * m + c.lr_v * v) / (root(xp, n, c) + c.eps)
+        return c.shrink * (step + c.decay * p), m, v, n, x

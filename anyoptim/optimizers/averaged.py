@@ -6,7 +6,7 @@ from typing import Any
 
 from anyoptim._arrays import Array
 from anyoptim._core._optimizer import Optimizer
-from anyoptim._trace._hyperparameters import Hyper, nonnegative
+from anyoptim._trace._hyperparameters import Nonnegative
 from anyoptim._trace._scalars import power, where
 
 __all__ = ["ASGD"]
@@ -26,47 +26,35 @@ class ASGD(Optimizer):
     stages come after it, `chain(ASGD(), ..., SWA(t0 + 2))` has that of p as it is in the end.
 
     Args:
-        lr: learning rate, finite and at least 0; a number or a schedule of the step number.
-        lambd: decay of p, which also lets eta fall, finite and at least 0; likewise.
-        alpha: the power with which eta falls, finite and at least 0; likewise.
-        t0: the step after which p is averaged, finite and at least 0; likewise.
-        engine: the machine that runs the rule; None chooses.
+        lr: learning rate, finite and at least 0.
+        lambd: decay of p, which also lets eta fall, finite and at least 0.
+        alpha: the power with which eta falls, finite and at least 0.
+        t0: the step after which p is averaged, finite and at least 0.
 
     Source: Polyak and Juditsky, Acceleration of stochastic approximation by averaging, 1992; for eta Xu, Towards
     optimal one pass large scale learning with averaged stochastic gradient descent, 2011.
     """
 
-    hyperparameters = {"lr": nonnegative, "lambd": nonnegative, "alpha": nonnegative, "t0": nonnegative}
+    lr: Nonnegative = 0.01
+    lambd: Nonnegative = 1e-4
+    alpha: Nonnegative = 0.75
+    t0: Nonnegative = 1e6
     slots = ("average",)
-    evaluate = staticmethod(lambda xp, p, average, **_: average)
-
-    def __init__(
-        self,
-        lr: Hyper = 0.01,
-        lambd: Hyper = 1e-4,
-        alpha: Hyper = 0.75,
-        t0: Hyper = 1e6,
-        *,
-        engine: str | None = None,
-    ) -> None:
-        super().__init__(engine=engine, lr=lr, lambd=lambd, alpha=alpha, t0=t0)
+    evaluate = staticmethod(lambda xp, p, average, hyper: average)
 
     def init_slots(self, xp: Any, p: Array) -> tuple[Array, ...]:
-        """The parameter as it is."""
+        """Start the slot as a copy of the parameter."""
         return (xp.asarray(p, copy=True),)
 
     @staticmethod
-    def coefficients(t: Any, *, lr: float, lambd: float, alpha: float, t0: float) -> dict[str, Any]:
-        late = t - 1 - t0
-        return {
-            "eta": lr / power(1 + lambd * lr * (t - 1), alpha),
-            "lambd": lambd,
-            "mu": 1 / where(late > 1, late, 1.0),
-        }
+    def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
+        late = t - 1 - hyper.t0
+        eta = hyper.lr / power(1 + hyper.lambd * hyper.lr * (t - 1), hyper.alpha)
+        return {"eta": eta, "lambd": hyper.lambd, "mu": 1 / where(late > 1, late, 1.0)}
 
     @staticmethod
-    def rule(xp: Any, p: Array, x: Array, average: Array, *, eta: float, lambd: float, mu: float) -> tuple[Array, ...]:
-        step = eta * (x + lambd * p)
+    def rule(xp: Any, p: Array, x: Array, average: Array, c: Any) -> tuple[Array, ...]:
+        step = c.eta * (x + c.lambd * p)
         moved = p - step
         # p itself, whatever it is, and not what rounding leaves of it.
-        return step, xp.where(mu < 1.0, average + mu * (moved - average), moved)
+        return step, xp.where(c.mu < 1.0, average + c.mu * (moved - average), moved)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any, Final
 
 from anyoptim._arrays import Array
 from anyoptim._core._optimizer import Optimizer
-from anyoptim._trace._hyperparameters import Hyper, fraction, nonnegative
+from anyoptim._trace._hyperparameters import KW_ONLY, Fraction, Nonnegative, nonnegative
 from anyoptim._trace._scalars import one_minus_power, sqrt
-from anyoptim.optimizers._means import mean, mean_square, squarable
+from anyoptim.optimizers._terms import betas, mean, mean_square, squarable
 
 __all__ = ["AdaBelief", "CorrectedYogi", "Yogi"]
 
@@ -26,71 +26,43 @@ class AdaBelief(Optimizer):
     eps are one number; optax has both, with the defaults of here.
 
     Args:
-        lr: learning rate, finite and at least 0; a number or a schedule of the step number.
-        beta1: decay of m, in [0, 1); likewise.
-        beta2: decay of s, in [0, 1); likewise.
-        eps: keeps the division finite, added to the root of the corrected s; finite and at least 0; likewise.
-        eps_root: keeps s above 0, finite and at least 0; likewise.
-        engine: the machine that runs the rule; None chooses.
+        lr: learning rate, finite and at least 0.
+        beta1, beta2: decay of m and of s, in [0, 1).
+        eps: keeps the division finite, added to the root of the corrected s; finite and at least 0.
+        eps_root: keeps s above 0, finite and at least 0.
 
     Source: Zhuang et al., AdaBelief optimizer: adapting stepsizes by the belief in observed gradients, 2020,
     algorithm 2.
     """
 
-    hyperparameters = {
-        "lr": nonnegative,
-        "beta1": fraction,
-        "beta2": fraction,
-        "eps": nonnegative,
-        "eps_root": nonnegative,
-    }
+    lr: Nonnegative = 0.001
+    beta1: Fraction = 0.9
+    beta2: Fraction = 0.999
+    eps: Nonnegative = 1e-16
+    eps_root: Nonnegative = 1e-16
     slots = ("m", "s")
 
-    def __init__(
-        self,
-        lr: Hyper = 0.001,
-        beta1: Hyper = 0.9,
-        beta2: Hyper = 0.999,
-        eps: Hyper = 1e-16,
-        eps_root: Hyper = 1e-16,
-        *,
-        engine: str | None = None,
-    ) -> None:
-        super().__init__(engine=engine, lr=lr, beta1=beta1, beta2=beta2, eps=eps, eps_root=eps_root)
-
     @staticmethod
-    def coefficients(t: Any, *, lr: float, beta1: float, beta2: float, eps: float, eps_root: float) -> dict[str, Any]:
-        corrected = sqrt(one_minus_power(beta2, t))
+    def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
+        corrected = sqrt(one_minus_power(hyper.beta2, t))
         return {
-            "lr_t": lr * corrected / one_minus_power(beta1, t),
-            "a1": 1 - beta1,
-            "b1": beta1,
-            "a2": 1 - beta2,
-            "b2": beta2,
-            "eps": corrected * eps,
-            "eps_root": eps_root,
+            "lr_t": hyper.lr * corrected / one_minus_power(hyper.beta1, t),
+            **betas(hyper),
+            "eps": corrected * hyper.eps,
+            "eps_root": hyper.eps_root,
         }
 
     @staticmethod
-    def rule(
-        xp: Any,
-        p: Array,
-        x: Array,
-        m: Array,
-        s: Array,
-        *,
-        lr_t: float,
-        a1: float,
-        b1: float,
-        a2: float,
-        b2: float,
-        eps: float,
-        eps_root: float,
-    ) -> tuple[Array, ...]:
-        x = squarable(xp, x, 0.5 / xp.sqrt(a2))
-        m = mean(m, x, a=a1, b=b1)
-        s = mean_square(xp, s, x - m, a=a2, b=b2) + eps_root
-        return lr_t * m / (xp.sqrt(s) + eps), m, s
+    def rule(xp: Any, p: Array, x: Array, m: Array, s: Array, c: Any) -> tuple[Array, ...]:
+        _, m, s = AdaBelief.means(xp, x, m, s, c)
+        return c.lr_t * m / (xp.sqrt(s) + c.eps), m, s
+
+    @staticmethod
+    def means(xp: Any, x: Array, m: Array, s: Array, c: Any) -> tuple[Array, Array, Array]:
+        """The part of x that can be squared, the new mean and the new variance."""
+        x = squarable(xp, x, 0.5 / xp.sqrt(c.a2))
+        m = mean(m, x, a=c.a1, b=c.b1)
+        return x, m, mean_square(xp, s, x - m, a=c.a2, b=c.b2) + c.eps_root
 
 
 class Yogi(Optimizer):
@@ -106,54 +78,38 @@ class Yogi(Optimizer):
     m at `initial`, too: `CorrectedYogi` with another start of m.
 
     Args:
-        lr: learning rate, finite and at least 0; a number or a schedule of the step number.
-        beta1: decay of m, in [0, 1); likewise.
-        beta2: 1 less the share of a squared gradient by which v moves, in [0, 1); likewise.
-        eps: keeps the division finite and steps short, finite and at least 0; likewise.
+        lr: learning rate, finite and at least 0.
+        beta1: decay of m, in [0, 1).
+        beta2: 1 less the share of a squared gradient by which v moves, in [0, 1).
+        eps: keeps the division finite and steps short, finite and at least 0.
         initial: v before the first step, finite and at least 0; it can't be changed later.
-        engine: the machine that runs the rule; None chooses.
 
     Source: Zaheer et al., Adaptive methods for nonconvex optimization, 2018, algorithm 2.
     """
 
-    hyperparameters = {"lr": nonnegative, "beta1": fraction, "beta2": fraction, "eps": nonnegative}
+    lr: Nonnegative = 0.01
+    beta1: Fraction = 0.9
+    beta2: Fraction = 0.999
+    eps: Nonnegative = 1e-3
+    _: KW_ONLY
+    initial: Final[Annotated[float, nonnegative]] = 1e-6
     slots = ("m", "v")
 
-    def __init__(
-        self,
-        lr: Hyper = 0.01,
-        beta1: Hyper = 0.9,
-        beta2: Hyper = 0.999,
-        eps: Hyper = 1e-3,
-        *,
-        initial: float = 1e-6,
-        engine: str | None = None,
-    ) -> None:
-        super().__init__(engine=engine, lr=lr, beta1=beta1, beta2=beta2, eps=eps)
-        self._initial: float = nonnegative.value("initial", initial)
-
-    @property
-    def initial(self) -> float:
-        """V before the first step."""
-        return self._initial
-
     def init_slots(self, xp: Any, p: Array) -> tuple[Array, ...]:
-        """Zeros, and `initial` everywhere."""
-        return xp.zeros_like(p), xp.full_like(p, self._initial)
+        """Start m with zeros, and v with `initial`."""
+        return xp.zeros_like(p), xp.full_like(p, self.initial)
 
     @staticmethod
-    def coefficients(t: Any, *, lr: float, beta1: float, beta2: float, eps: float) -> dict[str, Any]:
-        return {"lr_t": lr, "a1": 1 - beta1, "b1": beta1, "a2": 1 - beta2, "eps": eps}
+    def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
+        return {"lr_t": hyper.lr, "a1": 1 - hyper.beta1, "b1": hyper.beta1, "a2": 1 - hyper.beta2, "eps": hyper.eps}
 
     @staticmethod
-    def rule(
-        xp: Any, p: Array, x: Array, m: Array, v: Array, *, lr_t: float, a1: float, b1: float, a2: float, eps: float
-    ) -> tuple[Array, ...]:
+    def rule(xp: Any, p: Array, x: Array, m: Array, v: Array, c: Any) -> tuple[Array, ...]:
         x = squarable(xp, x, 0.5)  # v may be larger than the square that it moves towards
-        m = mean(m, x, a=a1, b=b1)
+        m = mean(m, x, a=c.a1, b=c.b1)
         square = x * x
-        v = v - a2 * (xp.sign(v - square) * square)
-        return lr_t * m / (xp.sqrt(v) + eps), m, v
+        v = v - c.a2 * (xp.sign(v - square) * square)
+        return c.lr_t * m / (xp.sqrt(v) + c.eps), m, v
 
 
 class CorrectedYogi(Yogi):
@@ -167,19 +123,13 @@ class CorrectedYogi(Yogi):
 
     optax starts m at `initial` as well, which is forgotten as m forgets; here m starts at 0.
 
-    Args:
-        lr: learning rate, finite and at least 0; a number or a schedule of the step number.
-        beta1: decay of m, in [0, 1); likewise.
-        beta2: 1 less the share of a squared gradient by which v moves, in [0, 1); likewise.
-        eps: keeps the division finite and steps short, finite and at least 0; likewise.
-        initial: v before the first step, finite and at least 0; it can't be changed later.
-        engine: the machine that runs the rule; None chooses.
+    Its hyperparameters are those of `Yogi`.
 
     Source: as for `Yogi`.
     """
 
     @staticmethod
-    def coefficients(t: Any, *, lr: float, beta1: float, beta2: float, eps: float) -> dict[str, Any]:
-        corrected = sqrt(one_minus_power(beta2, t))
-        lr_t = lr * corrected / one_minus_power(beta1, t)
-        return {"lr_t": lr_t, "a1": 1 - beta1, "b1": beta1, "a2": 1 - beta2, "eps": corrected * eps}
+    def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
+        corrected = sqrt(one_minus_power(hyper.beta2, t))
+        lr_t = hyper.lr * corrected / one_minus_power(hyper.beta1, t)
+        return {**Yogi.coefficients(t, hyper), "lr_t": lr_t, "eps": corrected * hyper.eps}

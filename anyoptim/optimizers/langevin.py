@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 from anyoptim import random
 from anyoptim._arrays import Array
 from anyoptim._core._optimizer import Optimizer
-from anyoptim._trace._hyperparameters import Domain, Hyper, nonnegative
+from anyoptim._trace._hyperparameters import KW_ONLY, Domain, Hyper, Nonnegative
 from anyoptim._trace._scalars import sqrt
 from anyoptim.stages.layers import is_complex
 
 __all__ = ["SGLD"]
 
-_word = Domain(lambda x: 0 <= x < 2**32 and x == int(x), "a whole number, at least 0 and below 2**32")
+_Word = Annotated[Hyper, Domain(lambda x: 0 <= x < 2**32 and x == int(x), "a whole number, at least 0 and below 2**32")]
 
 HALF = 1 << 16
 
@@ -32,47 +32,37 @@ class SGLD(Optimizer):
     the element, and on nothing else. It works on whole arrays (`portable`). Complex parameters are refused.
 
     Args:
-        lr: half of the paper's step size, finite and at least 0; a number or a schedule of the step number.
-        temperature: of the noise, finite and at least 0; likewise.
-        seed: of the noise, a whole number, at least 0 and below 2**32; likewise.
+        lr: half of the paper's step size, finite and at least 0.
+        temperature: of the noise, finite and at least 0.
+        seed: of the noise, a whole number, at least 0 and below 2**32.
         stream: the same, for one parameter among others: what it is here, `overrides` replaces by a hash of the path.
-        engine: the machine that runs the rule; None chooses.
 
     Source: Welling and Teh, Bayesian learning via stochastic gradient Langevin dynamics, 2011, equation 4.
     """
 
-    hyperparameters = {"lr": nonnegative, "temperature": nonnegative, "seed": _word, "stream": _word}
+    lr: Nonnegative = 0.01
+    temperature: Nonnegative = 1.0
+    _: KW_ONLY
+    seed: _Word = 0
+    stream: _Word = 0
     array_rule = True
 
-    def __init__(
-        self,
-        lr: Hyper = 0.01,
-        temperature: Hyper = 1.0,
-        *,
-        seed: Hyper = 0,
-        stream: Hyper = 0,
-        engine: str | None = None,
-    ) -> None:
-        super().__init__(engine=engine, lr=lr, temperature=temperature, seed=seed, stream=stream)
-
     def overrides(self, path: str, p: Array) -> Mapping[str, Hyper]:
-        """A stream of noise for each parameter."""
+        """Give each parameter a stream of noise of its own."""
         return {"stream": zlib.crc32(path.encode())}
 
     def refusal(self, p: Array) -> str | None:
-        """Complex ones, whose two parts would have the same noise."""
+        """Refuse complex parameters, whose two parts would have the same noise."""
         return "is complex; SGLD wants real parameters" if is_complex(p) else None
 
     @staticmethod
-    def coefficients(t: Any, *, lr: Any, temperature: Any, seed: Any, stream: Any) -> dict[str, Any]:
+    def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
         # In halves, which the arithmetic of float32 holds exactly.
-        size, halves = sqrt(2 * lr * temperature), {"low": t % HALF, "high": t // HALF}
-        return {"lr": lr, "size": size, "seed": seed, "stream": stream, **halves}
+        size, halves = sqrt(2 * hyper.lr * hyper.temperature), {"low": t % HALF, "high": t // HALF}
+        return {"lr": hyper.lr, "size": size, "seed": hyper.seed, "stream": hyper.stream, **halves}
 
     @staticmethod
-    def rule(
-        xp: Any, p: Array, x: Array, *, lr: float, size: float, seed: float, stream: float, low: Any, high: Any
-    ) -> Array:
-        low, high = (int(n) if isinstance(n, float) else xp.astype(n, xp.uint32) for n in (low, high))
+    def rule(xp: Any, p: Array, x: Array, c: Any) -> Array:
+        low, high = (int(n) if isinstance(n, float) else xp.astype(n, xp.uint32) for n in (c.low, c.high))
         call = low + high * HALF
-        return lr * x - size * random.normal(p.shape, (int(seed) << 32) + int(stream), call, like=p)
+        return c.lr * x - c.size * random.normal(p.shape, (int(c.seed) << 32) + int(c.stream), call, like=p)

@@ -8,9 +8,9 @@ from anyoptim._arrays import Array
 from anyoptim._core._chain import Recipe
 from anyoptim._core._optimizer import Optimizer
 from anyoptim._core._stage import Stage
-from anyoptim._trace._hyperparameters import Hyper, fraction, nonnegative, positive
+from anyoptim._trace._hyperparameters import KW_ONLY, Fraction, Nonnegative, Positive
 from anyoptim._trace._scalars import one_minus_power, sqrt, trust_ratio, where
-from anyoptim.optimizers._means import moments
+from anyoptim.optimizers._terms import betas, moments
 
 __all__ = ["LAMB", "LARS"]
 
@@ -36,86 +36,71 @@ class LARS(Optimizer):
     Biases and scales are usually spared: `partition` gives them to `Momentum`.
 
     Args:
-        lr: learning rate, finite and at least 0; a number or a schedule of the step number.
-        momentum: the share of the last step that is kept, in [0, 1); likewise.
-        weight_decay: of the loss, finite and at least 0; likewise.
-        trust: finite and at least 0; likewise.
-        eps: keeps the division finite, finite and at least 0; likewise.
-        engine: the machine that runs the rule; None chooses.
+        lr: learning rate, finite and at least 0.
+        momentum: the share of the last step that is kept, in [0, 1).
+        weight_decay: of the loss, finite and at least 0.
+        trust: finite and at least 0.
+        eps: keeps the division finite, finite and at least 0.
 
     Source: You, Gitman and Ginsburg, Large batch training of convolutional networks, 2017, algorithm 1.
     """
 
-    hyperparameters = {
-        "lr": nonnegative,
-        "momentum": fraction,
-        "weight_decay": nonnegative,
-        "trust": nonnegative,
-        "eps": nonnegative,
-    }
+    lr: Nonnegative = 0.1
+    momentum: Fraction = 0.9
+    weight_decay: Nonnegative = 0.0
+    trust: Nonnegative = 0.001
+    eps: Nonnegative = 0.0
     slots = ("v",)
     norms = {"of_p": _parameter, "of_g": _value}
 
-    def __init__(
-        self,
-        lr: Hyper = 0.1,
-        momentum: Hyper = 0.9,
-        weight_decay: Hyper = 0.0,
-        trust: Hyper = 0.001,
-        eps: Hyper = 0.0,
-        *,
-        engine: str | None = None,
-    ) -> None:
-        super().__init__(engine=engine, lr=lr, momentum=momentum, weight_decay=weight_decay, trust=trust, eps=eps)
+    @staticmethod
+    def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
+        ratio = hyper.trust * trust_ratio(hyper.of_p, hyper.of_g + hyper.weight_decay * hyper.of_p, hyper.eps)
+        ratio = where((hyper.of_p > 0) & (hyper.of_g > 0), ratio, 1.0)
+        return {"rate": hyper.lr * ratio, "momentum": hyper.momentum, "decay": hyper.weight_decay}
 
     @staticmethod
-    def coefficients(
-        t: Any, *, lr: Any, momentum: Any, weight_decay: Any, trust: Any, eps: Any, of_p: Any, of_g: Any, size: int
-    ) -> dict[str, Any]:
-        ratio = trust * trust_ratio(of_p, of_g + weight_decay * of_p, eps)
-        ratio = where((of_p > 0) & (of_g > 0), ratio, 1.0)
-        return {"rate": lr * ratio, "momentum": momentum, "decay": weight_decay}
-
-    @staticmethod
-    def rule(xp: Any, p: Array, x: Array, v: Array, *, rate: float, momentum: float, decay: float) -> tuple[Array, ...]:
-        v = momentum * v + rate * (x + decay * p)
+    def rule(xp: Any, p: Array, x: Array, v: Array, c: Any) -> tuple[Array, ...]:
+        v = c.momentum * v + c.rate * (x + c.decay * p)
         return v, v
 
 
 class _Direction(Optimizer):
     """The step of LAMB before its length is chosen."""
 
-    hyperparameters = {"beta1": fraction, "beta2": fraction, "eps": nonnegative, "weight_decay": nonnegative}
+    beta1: Fraction
+    beta2: Fraction
+    eps: Nonnegative
+    weight_decay: Nonnegative
     slots = ("m", "v")
 
     @staticmethod
-    def coefficients(t: Any, *, beta1: Any, beta2: Any, eps: Any, weight_decay: Any) -> dict[str, Any]:
-        root = sqrt(one_minus_power(beta2, t))
-        scale = root / one_minus_power(beta1, t)
-        means = {"a1": 1 - beta1, "b1": beta1, "a2": 1 - beta2, "b2": beta2}
-        return {"scale": scale, **means, "eps": eps * root, "decay": weight_decay}
+    def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
+        root = sqrt(one_minus_power(hyper.beta2, t))
+        scale = root / one_minus_power(hyper.beta1, t)
+        return {"scale": scale, **betas(hyper), "eps": hyper.eps * root, "decay": hyper.weight_decay}
 
     @staticmethod
-    def rule(
-        xp: Any, p: Array, x: Array, m: Array, v: Array, *, scale: float, eps: float, decay: float, **means: float
-    ) -> tuple[Array, ...]:
-        _, m, v = moments(xp, x, m, v, **means)
-        return scale * m / (xp.sqrt(v) + eps) + decay * p, m, v
+    def rule(xp: Any, p: Array, x: Array, m: Array, v: Array, c: Any) -> tuple[Array, ...]:
+        _, m, v = moments(xp, x, m, v, c)
+        return c.scale * m / (xp.sqrt(v) + c.eps) + c.decay * p, m, v
 
 
 class _Length(Stage):
     """The length of LAMB's step."""
 
-    hyperparameters = {"lr": nonnegative, "upper": positive}
+    lr: Nonnegative
+    upper: Positive
     norms = {"of_p": _parameter, "of_x": _value}
 
     @staticmethod
-    def coefficients(t: Any, *, lr: Any, upper: Any, of_p: Any, of_x: Any, size: int) -> dict[str, Any]:
-        return {"rate": lr * trust_ratio(where(of_p > upper, upper, of_p), of_x, 0.0)}
+    def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
+        phi = where(hyper.of_p > hyper.upper, hyper.upper, hyper.of_p)
+        return {"rate": hyper.lr * trust_ratio(phi, hyper.of_x, 0.0)}
 
     @staticmethod
-    def rule(xp: Any, p: Array, x: Array, *, rate: float) -> Array:
-        return x * rate
+    def rule(xp: Any, p: Array, x: Array, c: Any) -> Array:
+        return x * c.rate
 
 
 class LAMB(Recipe):
@@ -135,29 +120,21 @@ class LAMB(Recipe):
     It is a chain of two stages, the direction and its length, and its state is nested like a chain's.
 
     Args:
-        lr: learning rate, finite and at least 0; a number or a schedule of the step number.
-        beta1: decay of m, in [0, 1); likewise.
-        beta2: decay of v, in [0, 1); likewise.
-        eps: keeps the division finite, finite and at least 0; likewise.
-        weight_decay: of the parameter, finite and at least 0; likewise.
-        upper: of |p| in the ratio (the paper's phi), above 0, infinite for none; likewise.
-        engine: the machine that runs the rule; None chooses.
+        lr: learning rate, finite and at least 0.
+        beta1, beta2: decay of m and of v, in [0, 1).
+        eps: keeps the division finite, finite and at least 0.
+        weight_decay: of the parameter, finite and at least 0.
+        upper: of |p| in the ratio (the paper's phi), above 0, infinite for none.
 
     Source: You et al., Large batch optimization for deep learning: training BERT in 76 minutes, 2020, algorithm 2.
     """
 
-    hyperparameters = {"lr": nonnegative, **_Direction.hyperparameters, "upper": positive}
+    lr: Nonnegative = 0.001
+    beta1: Fraction = 0.9
+    beta2: Fraction = 0.999
+    eps: Nonnegative = 1e-6
+    weight_decay: Nonnegative = 0.0
+    _: KW_ONLY
+    upper: Positive = float("inf")
 
-    def __init__(
-        self,
-        lr: Hyper = 0.001,
-        beta1: Hyper = 0.9,
-        beta2: Hyper = 0.999,
-        eps: Hyper = 1e-6,
-        weight_decay: Hyper = 0.0,
-        *,
-        upper: Hyper = float("inf"),
-        engine: str | None = None,
-    ) -> None:
-        direction = _Direction(beta1=beta1, beta2=beta2, eps=eps, weight_decay=weight_decay)
-        super().__init__(direction, _Length(lr=lr, upper=upper), engine=engine)
+    parts = (_Direction, _Length)

@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Annotated, Any
 
 from anyoptim._arrays import Array, library
 from anyoptim._core._optimizer import Optimizer
-from anyoptim._trace._hyperparameters import Domain, Hyper, fraction, nonnegative, number, positive, share
+from anyoptim._trace._hyperparameters import (
+    KW_ONLY,
+    Domain,
+    Fraction,
+    Hyper,
+    Nonnegative,
+    Number,
+    Positive,
+    UnitInterval,
+)
 from anyoptim._trace._scalars import power, where
-from anyoptim.optimizers._means import mean
-from anyoptim.optimizers._optional import decayed, decoupled, unless_zero
+from anyoptim.optimizers._terms import decayed, decoupled, mean, unless_zero
 from anyoptim.stages.layers import is_complex
 
-__all__ = ["Adafactor", "Muon", "Shampoo", "at_least", "summable", "unit"]
+__all__ = ["Adafactor", "Muon", "Shampoo", "Whole", "at_least", "summable", "unit"]
 
-_whole = Domain(lambda x: x >= 1 and x % 1 == 0, "a whole number and at least 1")
+Whole = Annotated[Hyper, Domain(lambda x: x >= 1 and x % 1 == 0, "a whole number and at least 1")]
+"""A hyperparameter that counts something, of which there is at least one."""
 
 
 def _matrix(xp: Any, a: Array) -> Array:
-    """As a matrix: the first axis, and all others as one."""
+    """`a` as a matrix: its first axis, and all others as one."""
     return xp.reshape(a, (a.shape[0], -1)) if 0 not in a.shape else a
 
 
@@ -35,19 +44,19 @@ def _bound(xp: Any, a: Array, limit: float) -> Array:
 
 
 def summable(xp: Any, a: Array) -> Array:
-    """`a`, or where the sum of so many squares might overflow the largest number of which it doesn't."""
+    """`a`, with elements cut off at the largest number with which the sum of their squares can't overflow."""
     return _bound(xp, a, math.sqrt(float(xp.finfo(a.dtype).max) / (2 * math.prod(a.shape))))
 
 
 def _scaled(xp: Any, a: Array) -> tuple[Array, Array]:
-    """`a` by its largest magnitude, and this: so that no square of it over- or underflows."""
+    """`a` divided by its largest magnitude, so that no square over- or underflows, and that magnitude."""
     largest = xp.max(xp.abs(a))
     largest = xp.where(largest > 0, largest, xp.ones_like(largest))
     return a / largest, largest
 
 
 def _rms(xp: Any, a: Array) -> Array:
-    """The root of the mean square."""
+    """The root mean square of `a`."""
     a, largest = _scaled(xp, a)
     return xp.sqrt(xp.mean(a * a)) * largest
 
@@ -86,113 +95,71 @@ class Adafactor(Optimizer):
     which g is divided, are at least that. Complex parameters are refused.
 
     Args:
-        lr: the largest relative step, finite and at least 0; a number or a schedule of the step number.
-        decay: how fast the mean forgets, finite and at least 0; likewise.
-        eps: keeps the division finite, finite and at least 0; likewise.
-        floor: the least rms of a parameter, so that zeros move, finite and at least 0; likewise.
-        clip: the largest rms of u, above 0, infinite for none; likewise.
-        least: the least divisor of g, finite and at least 0; likewise.
-        weight_decay: decoupled, in units of lr, finite and at least 0; likewise.
-        engine: the machine that runs the rule; None chooses.
+        lr: the largest relative step, finite and at least 0.
+        decay: how fast the mean forgets, finite and at least 0.
+        eps: keeps the division finite, finite and at least 0.
+        floor: the least rms of a parameter, so that zeros move, finite and at least 0.
+        clip: the largest rms of u, above 0, infinite for none.
+        least: the least divisor of g, finite and at least 0.
+        weight_decay: decoupled, in units of lr, finite and at least 0.
 
     Source: Shazeer and Stern, Adafactor: adaptive learning rates with sublinear memory cost, 2018, algorithms 4 and 5.
     """
 
-    hyperparameters = {
-        "lr": nonnegative,
-        "decay": nonnegative,
-        "eps": nonnegative,
-        "floor": nonnegative,
-        "clip": positive,
-        "least": nonnegative,
-        "weight_decay": nonnegative,
-    }
+    lr: Nonnegative = 0.01
+    decay: Nonnegative = 0.8
+    eps: Nonnegative = 1e-30
+    floor: Nonnegative = 1e-3
+    clip: Positive = 1.0
+    _: KW_ONLY
+    least: Nonnegative = 0.0
+    weight_decay: Nonnegative = 0.0
     slots = ("row", "column", "v")
     array_rule = True
 
-    def __init__(
-        self,
-        lr: Hyper = 0.01,
-        decay: Hyper = 0.8,
-        eps: Hyper = 1e-30,
-        floor: Hyper = 1e-3,
-        clip: Hyper = 1.0,
-        *,
-        least: Hyper = 0.0,
-        weight_decay: Hyper = 0.0,
-        engine: str | None = None,
-    ) -> None:
-        super().__init__(
-            engine=engine,
-            lr=lr,
-            decay=decay,
-            eps=eps,
-            floor=floor,
-            clip=clip,
-            least=least,
-            weight_decay=weight_decay,
-        )
-
     def slot_shapes(self, shape: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
-        """Rows and columns of matrices, elements of others."""
+        """Give a matrix a number for each row and each column, and others one for each element."""
         return ((0,), (0,), shape) if len(shape) < 2 else (shape[:-1], (*shape[:-2], shape[-1]), (0,))
 
     def refusal(self, p: Array) -> str | None:
-        """Complex ones."""
+        """Refuse complex parameters."""
         return "is complex; Adafactor wants real parameters" if is_complex(p) else None
 
     @staticmethod
-    def coefficients(
-        t: Any, *, lr: Any, decay: Any, eps: Any, floor: Any, clip: Any, least: Any, weight_decay: Any
-    ) -> dict[str, Any]:
+    def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
         slowed = power(t, -0.5)
         return {
-            "rate": where(slowed < lr, slowed, lr),
-            "new": power(t, -decay),
-            "eps": eps,
-            "floor": floor,
-            "clip": clip,
-            **unless_zero(least=least),
-            **decoupled(lr, weight_decay),
+            "rate": where(slowed < hyper.lr, slowed, hyper.lr),
+            "new": power(t, -hyper.decay),
+            "eps": hyper.eps,
+            "floor": hyper.floor,
+            "clip": hyper.clip,
+            **unless_zero(least=hyper.least),
+            **decoupled(hyper),
         }
 
     @staticmethod
-    def rule(
-        xp: Any,
-        p: Array,
-        x: Array,
-        row: Array,
-        column: Array,
-        v: Array,
-        *,
-        rate: float,
-        new: float,
-        eps: float,
-        floor: float,
-        clip: float,
-        least: Any = None,
-        decay: Any = None,
-    ) -> tuple[Array, ...]:
+    def rule(xp: Any, p: Array, x: Array, row: Array, column: Array, v: Array, c: Any) -> tuple[Array, ...]:
         if 0 in p.shape:
             return x, row, column, v
-        x = summable(xp, x)
-        squares = x * x + eps
+        x, least = summable(xp, x), getattr(c, "least", None)
+        squares = x * x + c.eps
         if x.ndim < 2:
-            v = mean(v, squares, a=new, b=1 - new)
+            v = mean(v, squares, a=c.new, b=1 - c.new)
             root = xp.sqrt(v)
         else:
-            row = mean(row, xp.mean(squares, axis=-1), a=new, b=1 - new)
-            column = mean(column, xp.mean(squares, axis=-2), a=new, b=1 - new)
+            row = mean(row, xp.mean(squares, axis=-1), a=c.new, b=1 - c.new)
+            column = mean(column, xp.mean(squares, axis=-2), a=c.new, b=1 - c.new)
             of_row = xp.sqrt(row / at_least(xp, xp.mean(row, axis=-1, keepdims=True), least))
             root = xp.expand_dims(of_row, axis=-1) * xp.expand_dims(xp.sqrt(column), axis=-2)
         # Of a small gradient beside a huge one the root may underflow.
         root = at_least(xp, root, float(xp.finfo(p.dtype).smallest_normal))
         u = x / at_least(xp, root, least)
-        excess = _rms(xp, u) / clip
+        excess = _rms(xp, u) / c.clip
         scale = _rms(xp, p)
         u = u / xp.where(excess > 1, excess, xp.ones_like(excess))
-        step = rate * xp.where(scale > floor, scale, xp.full_like(scale, floor)) * u
-        return decayed(p, step, decay), row, column, v
+        step = c.rate * xp.where(scale > c.floor, scale, xp.full_like(scale, c.floor)) * u
+        return decayed(p, step, c), row, column, v
 
 
 class Muon(Optimizer):
@@ -212,109 +179,58 @@ class Muon(Optimizer):
     the shape, `lr*rms*sqrt(max(rows, columns))*u` with an rms of 0.2, like AdamW's: `Muon(rms=0.2)`.
 
     Args:
-        lr: learning rate, finite and at least 0; a number or a schedule of the step number.
-        momentum: the share of the mean that is kept, in [0, 1); likewise.
-        weight_decay: decoupled, finite and at least 0; likewise.
-        steps: how often the polynomial is applied, at least 1; likewise.
-        eps: keeps the division by |u| finite, finite and at least 0; likewise.
+        lr: learning rate, finite and at least 0.
+        momentum: the share of the mean that is kept, in [0, 1).
+        weight_decay: decoupled, finite and at least 0.
+        steps: how often the polynomial is applied, at least 1.
+        eps: keeps the division by |u| finite, finite and at least 0.
         least: the same as a lower bound of |u|.
-        ahead: 1 to look ahead as Nesterov's momentum does, 0 not to, in [0, 1]; likewise.
-        rms: the root mean square of u in the step, finite and at least 0, which is for none; likewise.
-        a: of the polynomial, any number but NaN; likewise.
-        b: likewise.
-        c: likewise.
-        engine: the machine that runs the rule; None chooses.
+        ahead: 1 to look ahead as Nesterov's momentum does, 0 not to, in [0, 1].
+        rms: the root mean square of u in the step, finite and at least 0, which is for none.
+        a, b, c: of the polynomial, any numbers but NaN.
 
     Source: Jordan et al., Muon: an optimizer for hidden layers in neural networks, 2024, algorithm 2; the decay of Liu
     et al., Muon is scalable for LLM training, 2025, equation 3.
     """
 
-    hyperparameters = {
-        "lr": nonnegative,
-        "momentum": fraction,
-        "weight_decay": nonnegative,
-        "steps": _whole,
-        "eps": nonnegative,
-        "least": nonnegative,
-        "ahead": share,
-        "rms": nonnegative,
-        "a": number,
-        "b": number,
-        "c": number,
-    }
+    lr: Nonnegative = 0.02
+    momentum: Fraction = 0.95
+    weight_decay: Nonnegative = 0.0
+    _: KW_ONLY
+    steps: Whole = 5
+    eps: Nonnegative = 1e-7
+    least: Nonnegative = 0.0
+    ahead: UnitInterval = 1.0
+    rms: Nonnegative = 0.0
+    a: Number = 3.4445
+    b: Number = -4.775
+    c: Number = 2.0315
     slots = ("m",)
     array_rule = True
 
-    def __init__(
-        self,
-        lr: Hyper = 0.02,
-        momentum: Hyper = 0.95,
-        weight_decay: Hyper = 0.0,
-        *,
-        steps: Hyper = 5,
-        eps: Hyper = 1e-7,
-        least: Hyper = 0.0,
-        ahead: Hyper = 1.0,
-        rms: Hyper = 0.0,
-        a: Hyper = 3.4445,
-        b: Hyper = -4.775,
-        c: Hyper = 2.0315,
-        engine: str | None = None,
-    ) -> None:
-        super().__init__(
-            engine=engine,
-            lr=lr,
-            momentum=momentum,
-            weight_decay=weight_decay,
-            steps=steps,
-            eps=eps,
-            least=least,
-            ahead=ahead,
-            rms=rms,
-            a=a,
-            b=b,
-            c=c,
-        )
-
     def refusal(self, p: Array) -> str | None:
-        """All but real matrices."""
+        """Refuse all parameters but real matrices."""
         return _no_matrix("Muon", p)
 
     @staticmethod
-    def coefficients(t: Any, *, least: Any, rms: Any, **others: Any) -> dict[str, Any]:
-        return {**others, **unless_zero(least=least, rms=rms)}
+    def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
+        optional = {name: getattr(hyper, name) for name in ("least", "rms")}
+        return {name: value for name, value in vars(hyper).items() if name not in optional} | unless_zero(**optional)
 
     @staticmethod
-    def rule(
-        xp: Any,
-        p: Array,
-        x: Array,
-        m: Array,
-        *,
-        lr: float,
-        momentum: float,
-        weight_decay: float,
-        steps: float,
-        eps: float,
-        ahead: float,
-        a: float,
-        b: float,
-        c: float,
-        least: Any = None,
-        rms: Any = None,
-    ) -> tuple[Array, ...]:
-        m = mean(m, x, a=1 - momentum, b=momentum)
-        n = ahead * (1 - momentum)
+    def rule(xp: Any, p: Array, x: Array, m: Array, c: Any) -> tuple[Array, ...]:
+        m = mean(m, x, a=1 - c.momentum, b=c.momentum)
+        n = c.ahead * (1 - c.momentum)
         u = _matrix(xp, n * x + (1 - n) * m)
         rows, columns = u.shape
         wide = xp.matrix_transpose(u) if rows > columns else u
-        wide = unit(xp, wide, eps, least)
-        for _ in range(int(steps)):
+        wide = unit(xp, wide, c.eps, getattr(c, "least", None))
+        for _ in range(int(c.steps)):
             square = wide @ xp.matrix_transpose(wide)
-            wide = a * wide + (b * square + c * (square @ square)) @ wide
+            wide = c.a * wide + (c.b * square + c.c * (square @ square)) @ wide
         u = xp.matrix_transpose(wide) if rows > columns else wide
-        size = math.sqrt(max(1.0, rows / columns)) if rms is None else rms * math.sqrt(max(rows, columns))
-        return lr * size * xp.reshape(u, p.shape) + lr * weight_decay * p, m
+        size = c.rms * math.sqrt(max(rows, columns)) if hasattr(c, "rms") else math.sqrt(max(1.0, rows / columns))
+        return c.lr * size * xp.reshape(u, p.shape) + c.lr * c.weight_decay * p, m
 
 
 class Shampoo(Optimizer):
@@ -331,40 +247,37 @@ class Shampoo(Optimizer):
     library has, and whose time grows with the third power of rows and columns.
 
     Args:
-        lr: learning rate, finite and at least 0; a number or a schedule of the step number.
-        eps: times the identity, above 0; likewise.
-        engine: the machine that runs the rule; None chooses.
+        lr: learning rate, finite and at least 0.
+        eps: times the identity, above 0.
 
     Source: Gupta, Koren and Singer, Shampoo: preconditioned stochastic tensor optimization, 2018, algorithm 1, where
     eps is in the first L and R.
     """
 
-    hyperparameters = {"lr": nonnegative, "eps": positive}
+    lr: Nonnegative = 0.1
+    eps: Positive = 1e-4
     slots = ("L", "R")
     array_rule = True
 
-    def __init__(self, lr: Hyper = 0.1, eps: Hyper = 1e-4, *, engine: str | None = None) -> None:
-        super().__init__(engine=engine, lr=lr, eps=eps)
-
     def slot_shapes(self, shape: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
-        """Square ones, of rows and of columns."""
+        """Give a square matrix to the rows, and another to the columns."""
         rows, columns = shape[0], math.prod(shape[1:])
         return (rows, rows), (columns, columns)
 
     def refusal(self, p: Array) -> str | None:
-        """All but real matrices, and libraries without eigenvalues."""
+        """Refuse all parameters but real matrices, and libraries without eigenvalues."""
         here = library(p)
         if not hasattr(getattr(here.xp, "linalg", None), "eigh"):
             return f"is a {here.name} array, and {here.name} has no linalg.eigh, which Shampoo wants"
         return _no_matrix("Shampoo", p)
 
     @staticmethod
-    def rule(xp: Any, p: Array, x: Array, L: Array, R: Array, *, lr: float, eps: float) -> tuple[Array, ...]:
+    def rule(xp: Any, p: Array, x: Array, L: Array, R: Array, c: Any) -> tuple[Array, ...]:
         g = summable(xp, _matrix(xp, x))
         turned = xp.matrix_transpose(g)
         largest = float(xp.finfo(p.dtype).max)
         L, R = _bound(xp, L + g @ turned, largest), _bound(xp, R + turned @ g, largest)
-        return lr * xp.reshape(_root(xp, L, eps) @ g @ _root(xp, R, eps), p.shape), L, R
+        return c.lr * xp.reshape(_root(xp, L, c.eps) @ g @ _root(xp, R, c.eps), p.shape), L, R
 
 
 def _root(xp: Any, a: Array, eps: float) -> Array:

@@ -6,7 +6,7 @@ from typing import Any
 
 from anyoptim._arrays import Array
 from anyoptim._core._optimizer import Optimizer
-from anyoptim._trace._hyperparameters import Hyper, fraction, nonnegative
+from anyoptim._trace._hyperparameters import Fraction, Nonnegative
 from anyoptim._trace._scalars import where
 
 __all__ = ["SGD", "HeavyBall", "HeavyBallNesterov", "Momentum", "Nesterov", "TextbookNesterov"]
@@ -20,20 +20,16 @@ class SGD(Optimizer):
         p <- p - lr*g
 
     Args:
-        lr: learning rate, finite and at least 0; a number or a schedule of the step number.
-        engine: the machine that runs the rule; None chooses.
+        lr: learning rate, finite and at least 0.
 
     Source: Robbins and Monro, A stochastic approximation method, 1951, with a constant step.
     """
 
-    hyperparameters = {"lr": nonnegative}
-
-    def __init__(self, lr: Hyper = 0.01, *, engine: str | None = None) -> None:
-        super().__init__(engine=engine, lr=lr)
+    lr: Nonnegative = 0.01
 
     @staticmethod
-    def rule(xp: Any, p: Array, x: Array, *, lr: float) -> Array:
-        return lr * x
+    def rule(xp: Any, p: Array, x: Array, c: Any) -> Array:
+        return c.lr * x
 
 
 class Momentum(Optimizer):
@@ -48,23 +44,20 @@ class Momentum(Optimizer):
     torch keeps it outside.
 
     Args:
-        lr: learning rate, finite and at least 0; a number or a schedule of the step number.
-        momentum: the share of the last step that is kept, in [0, 1); likewise.
-        engine: the machine that runs the rule; None chooses.
+        lr: learning rate, finite and at least 0.
+        momentum: the share of the last step that is kept, in [0, 1).
 
     Source: Polyak, Some methods of speeding up the convergence of iteration methods, 1964, equation 9;
     in these letters Sutskever et al., On the importance of initialization and momentum, 2013, section 2.
     """
 
-    hyperparameters = {"lr": nonnegative, "momentum": fraction}
+    lr: Nonnegative = 0.01
+    momentum: Fraction = 0.9
     slots = ("v",)
 
-    def __init__(self, lr: Hyper = 0.01, momentum: Hyper = 0.9, *, engine: str | None = None) -> None:
-        super().__init__(engine=engine, lr=lr, momentum=momentum)
-
     @staticmethod
-    def rule(xp: Any, p: Array, x: Array, v: Array, *, lr: float, momentum: float) -> tuple[Array, ...]:
-        v = momentum * v - lr * x
+    def rule(xp: Any, p: Array, x: Array, v: Array, c: Any) -> tuple[Array, ...]:
+        v = c.momentum * v - c.lr * x
         return -v, v
 
 
@@ -78,20 +71,17 @@ class Nesterov(Momentum):
 
     The parameters are those after the look ahead, as in Keras; torch's form is `HeavyBallNesterov`.
 
-    Args:
-        lr: learning rate, finite and at least 0; a number or a schedule of the step number.
-        momentum: the share of the last step that is kept, in [0, 1); likewise.
-        engine: the machine that runs the rule; None chooses.
+    Its hyperparameters are those of `Momentum`.
 
     Source: Sutskever et al., On the importance of initialization and momentum, 2013, equations 3 and 4, in the
     variables of Bengio, Boulanger-Lewandowski and Pascanu, Advances in optimizing recurrent networks, 2013, equation 7.
     """
 
     @staticmethod
-    def rule(xp: Any, p: Array, x: Array, v: Array, *, lr: float, momentum: float) -> tuple[Array, ...]:
-        step = lr * x
-        v = momentum * v - step
-        return step - momentum * v, v
+    def rule(xp: Any, p: Array, x: Array, v: Array, c: Any) -> tuple[Array, ...]:
+        step = c.lr * x
+        v = c.momentum * v - step
+        return step - c.momentum * v, v
 
 
 class TextbookNesterov(Momentum):
@@ -105,18 +95,15 @@ class TextbookNesterov(Momentum):
     With the v of before the step this would be `Nesterov`; with the new one, as here, the step is longer by
     `momentum*momentum*lr*g` and momentum by a factor of momentum smaller.
 
-    Args:
-        lr: learning rate, finite and at least 0; a number or a schedule of the step number.
-        momentum: the share of the last step that is kept, in [0, 1); likewise.
-        engine: the machine that runs the rule; None chooses.
+    Its hyperparameters are those of `Momentum`.
 
     Source: Saito, Deep Learning from Scratch, 2016, its common/optimizer.py; Chainer's NesterovAG.
     """
 
     @staticmethod
-    def rule(xp: Any, p: Array, x: Array, v: Array, *, lr: float, momentum: float) -> tuple[Array, ...]:
-        v = momentum * v - lr * x
-        return (1 + momentum) * lr * x - momentum * momentum * v, v
+    def rule(xp: Any, p: Array, x: Array, v: Array, c: Any) -> tuple[Array, ...]:
+        v = c.momentum * v - c.lr * x
+        return (1 + c.momentum) * c.lr * x - c.momentum * c.momentum * v, v
 
 
 class HeavyBall(Optimizer):
@@ -128,30 +115,26 @@ class HeavyBall(Optimizer):
         p <- p - lr*b
 
     Args:
-        lr: learning rate, finite and at least 0; a number or a schedule of the step number.
-        momentum: the share of the sum of gradients that is kept, in [0, 1); likewise.
-        dampening: the share of each gradient but the first that is left out, in [0, 1); likewise.
-        engine: the machine that runs the rule; None chooses.
+        lr: learning rate, finite and at least 0.
+        momentum: the share of the sum of gradients that is kept, in [0, 1).
+        dampening: the share of each gradient but the first that is left out, in [0, 1).
 
     Source: Polyak, Some methods of speeding up the convergence of iteration methods, 1964, equation 9.
     """
 
-    hyperparameters = {"lr": nonnegative, "momentum": fraction, "dampening": fraction}
+    lr: Nonnegative = 0.01
+    momentum: Fraction = 0.9
+    dampening: Fraction = 0.0
     slots = ("b",)
 
-    def __init__(
-        self, lr: Hyper = 0.01, momentum: Hyper = 0.9, dampening: Hyper = 0.0, *, engine: str | None = None
-    ) -> None:
-        super().__init__(engine=engine, lr=lr, momentum=momentum, dampening=dampening)
+    @staticmethod
+    def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
+        return {"lr": hyper.lr, "momentum": hyper.momentum, "new": where(t == 1, 1.0, 1 - hyper.dampening)}
 
     @staticmethod
-    def coefficients(t: Any, *, lr: float, momentum: float, dampening: float) -> dict[str, Any]:
-        return {"lr": lr, "momentum": momentum, "new": where(t == 1, 1.0, 1 - dampening)}
-
-    @staticmethod
-    def rule(xp: Any, p: Array, x: Array, b: Array, *, lr: float, momentum: float, new: float) -> tuple[Array, ...]:
-        b = momentum * b + new * x
-        return lr * b, b
+    def rule(xp: Any, p: Array, x: Array, b: Array, c: Any) -> tuple[Array, ...]:
+        b = c.momentum * b + c.new * x
+        return c.lr * b, b
 
 
 class HeavyBallNesterov(HeavyBall):
@@ -164,16 +147,12 @@ class HeavyBallNesterov(HeavyBall):
 
     At a constant lr, without dampening, these are the parameters of `Nesterov`.
 
-    Args:
-        lr: learning rate, finite and at least 0; a number or a schedule of the step number.
-        momentum: the share of the sum of gradients that is kept, in [0, 1); likewise.
-        dampening: the share of each gradient but the first that is left out, in [0, 1); likewise.
-        engine: the machine that runs the rule; None chooses.
+    Its hyperparameters are those of `HeavyBall`.
 
     Source: as for `Nesterov`.
     """
 
     @staticmethod
-    def rule(xp: Any, p: Array, x: Array, b: Array, *, lr: float, momentum: float, new: float) -> tuple[Array, ...]:
-        b = momentum * b + new * x
-        return lr * (x + momentum * b), b
+    def rule(xp: Any, p: Array, x: Array, b: Array, c: Any) -> tuple[Array, ...]:
+        b = c.momentum * b + c.new * x
+        return c.lr * (x + c.momentum * b), b

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Annotated, Any
 
 from anyoptim._arrays import Array
 from anyoptim._core._optimizer import Optimizer
-from anyoptim._trace._hyperparameters import Domain, Hyper, fraction, nonnegative
+from anyoptim._trace._hyperparameters import KW_ONLY, Domain, Fraction, Hyper, Nonnegative
 from anyoptim._trace._scalars import expm1, following, log, one_minus_power, sqrt
-from anyoptim.optimizers._means import moments
-from anyoptim.optimizers._optional import decayed, decoupled
-from anyoptim.optimizers._roots import inside, root
+from anyoptim.optimizers._terms import betas, decayed, decoupled, inside, moments, root
 
 __all__ = ["NAdam"]
 
-_half = Domain(lambda x: 0 <= x <= 0.5, "at least 0 and at most 0.5")
+_Half = Annotated[Hyper, Domain(lambda x: 0 <= x <= 0.5, "at least 0 and at most 0.5")]
 
 
 class NAdam(Optimizer):
@@ -37,104 +35,49 @@ class NAdam(Optimizer):
     nothing but the count of steps is remembered of them.
 
     Args:
-        lr: learning rate, finite and at least 0; a number or a schedule of the step number.
-        beta1: decay of m, in [0, 1); likewise.
-        beta2: decay of v, in [0, 1); likewise.
-        eps: keeps the division finite, finite and at least 0; likewise.
-        warmup: the share of the momentum that is missing before the first step, in [0, 0.5]; likewise.
-        momentum_decay: how fast it comes, finite and at least 0; likewise.
+        lr: learning rate, finite and at least 0.
+        beta1, beta2: decay of m and of v, in [0, 1).
+        eps: keeps the division finite, finite and at least 0.
+        warmup: the share of the momentum that is missing before the first step, in [0, 0.5].
+        momentum_decay: how fast it comes, finite and at least 0.
         eps_root: another eps inside the root, as optax has it.
-        weight_decay: decoupled, in units of lr, finite and at least 0; likewise.
-        engine: the machine that runs the rule; None chooses.
+        weight_decay: decoupled, in units of lr, finite and at least 0.
 
     Source: Dozat, Incorporating Nesterov momentum into Adam, 2016, algorithm 2; with a mean m like Adam's.
     """
 
-    hyperparameters = {
-        "lr": nonnegative,
-        "beta1": fraction,
-        "beta2": fraction,
-        "eps": nonnegative,
-        "warmup": _half,
-        "momentum_decay": nonnegative,
-        "eps_root": nonnegative,
-        "weight_decay": nonnegative,
-    }
+    lr: Nonnegative = 0.001
+    beta1: Fraction = 0.9
+    beta2: Fraction = 0.999
+    eps: Nonnegative = 1e-7
+    _: KW_ONLY
+    warmup: _Half = 0.5
+    momentum_decay: Nonnegative = 0.004
+    eps_root: Nonnegative = 0.0
+    weight_decay: Nonnegative = 0.0
     slots = ("m", "v")
 
-    def __init__(
-        self,
-        lr: Hyper = 0.001,
-        beta1: Hyper = 0.9,
-        beta2: Hyper = 0.999,
-        eps: Hyper = 1e-7,
-        *,
-        warmup: Hyper = 0.5,
-        momentum_decay: Hyper = 0.004,
-        eps_root: Hyper = 0.0,
-        weight_decay: Hyper = 0.0,
-        engine: str | None = None,
-    ) -> None:
-        super().__init__(
-            engine=engine,
-            lr=lr,
-            beta1=beta1,
-            beta2=beta2,
-            eps=eps,
-            warmup=warmup,
-            momentum_decay=momentum_decay,
-            eps_root=eps_root,
-            weight_decay=weight_decay,
-        )
-
     @staticmethod
-    def coefficients(
-        t: Any,
-        *,
-        lr: float,
-        beta1: float,
-        beta2: float,
-        eps: float,
-        warmup: float,
-        momentum_decay: float,
-        eps_root: float,
-        weight_decay: float,
-    ) -> dict[str, Any]:
-        rate = _LOG * momentum_decay
-        mu = beta1 * (1 - warmup * (1 + expm1(-rate * t)))
-        ahead = beta1 * (1 - warmup * (1 + expm1(-rate * following(t))))
-        left = _one_minus_product(beta1, warmup, rate, t)
-        c2 = one_minus_power(beta2, t)
+    def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
+        rate = _LOG * hyper.momentum_decay
+        mu = hyper.beta1 * (1 - hyper.warmup * (1 + expm1(-rate * t)))
+        ahead = hyper.beta1 * (1 - hyper.warmup * (1 + expm1(-rate * following(t))))
+        left = _one_minus_product(hyper.beta1, hyper.warmup, rate, t)
+        c2 = one_minus_power(hyper.beta2, t)
         corrected = sqrt(c2)
         return {
-            "lr_m": lr * corrected * ahead / (1 - ahead + ahead * left),
-            "lr_g": lr * corrected * (1 - mu) / left,
-            "a1": 1 - beta1,
-            "b1": beta1,
-            "a2": 1 - beta2,
-            "b2": beta2,
-            "eps": corrected * eps,
-            **inside(eps_root, c2),
-            **decoupled(lr, weight_decay),
+            "lr_m": hyper.lr * corrected * ahead / (1 - ahead + ahead * left),
+            "lr_g": hyper.lr * corrected * (1 - mu) / left,
+            **betas(hyper),
+            "eps": corrected * hyper.eps,
+            **inside(hyper.eps_root, c2),
+            **decoupled(hyper),
         }
 
     @staticmethod
-    def rule(
-        xp: Any,
-        p: Array,
-        x: Array,
-        m: Array,
-        v: Array,
-        *,
-        lr_m: float,
-        lr_g: float,
-        eps: float,
-        eps_root: Any = None,
-        decay: Any = None,
-        **means: float,
-    ) -> tuple[Array, ...]:
-        x, m, v = moments(xp, x, m, v, **means)
-        return decayed(p, (lr_m * m + lr_g * x) / (root(xp, v, eps_root) + eps), decay), m, v
+    def rule(xp: Any, p: Array, x: Array, m: Array, v: Array, c: Any) -> tuple[Array, ...]:
+        x, m, v = moments(xp, x, m, v, c)
+        return decayed(p, (c.lr_m * m + c.lr_g * x) / (root(xp, v, c) + c.eps), c), m, v
 
 
 _LOG = -math.log(0.96)

@@ -6,9 +6,9 @@ from typing import Any
 
 from anyoptim._arrays import Array
 from anyoptim._core._optimizer import Optimizer
-from anyoptim._trace._hyperparameters import Hyper, fraction, nonnegative, positive
+from anyoptim._trace._hyperparameters import KW_ONLY, Fraction, Nonnegative, Positive
 from anyoptim._trace._scalars import sqrt, where
-from anyoptim.optimizers._means import mean_square, squarable
+from anyoptim.optimizers._terms import mean_square, squarable
 
 __all__ = ["Prodigy"]
 
@@ -44,112 +44,61 @@ class Prodigy(Optimizer):
     code, which also can correct for the start of m and v, as optax's does.
 
     Args:
-        lr: times the estimate, finite and at least 0; a number or a schedule of the step number.
-        beta1: decay of m, in [0, 1); likewise.
-        beta2: decay of v, and by its root of r and s, in [0, 1); likewise.
-        eps: keeps the division finite, finite and at least 0; likewise.
-        weight_decay: of the parameter, finite and at least 0; likewise.
-        d0: the first estimate, far too small, above 0; likewise.
-        growth: times the estimate, above 0; likewise.
-        engine: the machine that runs the rule; None chooses.
+        lr: times the estimate, finite and at least 0.
+        beta1: decay of m, in [0, 1).
+        beta2: decay of v, and by its root of r and s, in [0, 1).
+        eps: keeps the division finite, finite and at least 0.
+        weight_decay: of the parameter, finite and at least 0.
+        d0: the first estimate, far too small, above 0.
+        growth: times the estimate, above 0.
 
     Source: Mishchenko and Defazio, Prodigy: an expeditiously adaptive parameter-free learner, 2024, algorithm 4.
     """
 
-    hyperparameters = {
-        "lr": nonnegative,
-        "beta1": fraction,
-        "beta2": fraction,
-        "eps": nonnegative,
-        "weight_decay": nonnegative,
-        "d0": positive,
-        "growth": positive,
-    }
+    lr: Nonnegative = 1.0
+    beta1: Fraction = 0.9
+    beta2: Fraction = 0.999
+    eps: Nonnegative = 1e-8
+    weight_decay: Nonnegative = 0.0
+    _: KW_ONLY
+    d0: Positive = 1e-6
+    growth: Positive = 1.0
     slots = ("m", "v", "s", "start")
     scalars = {"d": 0.0, "r": 0.0}
     totals = {"along": _with, "back": _against, "root": _sum}
 
-    def __init__(
-        self,
-        lr: Hyper = 1.0,
-        beta1: Hyper = 0.9,
-        beta2: Hyper = 0.999,
-        eps: Hyper = 1e-8,
-        weight_decay: Hyper = 0.0,
-        *,
-        d0: Hyper = 1e-6,
-        growth: Hyper = 1.0,
-        engine: str | None = None,
-    ) -> None:
-        super().__init__(
-            engine=engine, lr=lr, beta1=beta1, beta2=beta2, eps=eps, weight_decay=weight_decay, d0=d0, growth=growth
-        )
-
     def init_slots(self, xp: Any, p: Array) -> tuple[Array, ...]:
-        """Zeros, and the parameter as it is."""
+        """Start all slots with zeros but `start`, which is a copy of the parameter."""
         return xp.zeros_like(p), xp.zeros_like(p), xp.zeros_like(p), xp.asarray(p, copy=True)
 
     @staticmethod
-    def update_scalars(
-        step: Any,
-        *,
-        d: Any,
-        r: Any,
-        lr: Any,
-        beta2: Any,
-        d0: Any,
-        growth: Any,
-        along: Any,
-        back: Any,
-        root: Any,
-        **_: Any,
-    ) -> dict[str, Any]:
-        there = root > 0
-        estimate = where(there, growth * r / where(there, root * root, 1.0), 0.0)
-        d = where(d > d0, d, d0)
+    def update_scalars(step: Any, hyper: Any) -> dict[str, Any]:
+        there, root = hyper.root > 0, hyper.root
+        estimate = where(there, hyper.growth * hyper.r / where(there, root * root, 1.0), 0.0)
+        d = where(hyper.d > hyper.d0, hyper.d, hyper.d0)
         d = where(estimate > d, estimate, d)
-        kept = sqrt(beta2)
-        return {"d": d, "r": kept * r + (1 - kept) * lr * d * d * (along * along - back * back)}
+        kept, along, back = sqrt(hyper.beta2), hyper.along, hyper.back
+        return {"d": d, "r": kept * hyper.r + (1 - kept) * hyper.lr * d * d * (along * along - back * back)}
 
     @staticmethod
-    def coefficients(
-        t: Any, *, lr: Any, beta1: Any, beta2: Any, eps: Any, weight_decay: Any, d: Any, **_: Any
-    ) -> dict[str, Any]:
-        kept = sqrt(beta2)
+    def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
+        d, kept = hyper.d, sqrt(hyper.beta2)
         return {
-            "rate": lr * d,
-            "b1": beta1,
-            "n1": (1 - beta1) * d,
-            "b2": beta2,
-            "n2": (1 - beta2) * d * d,
+            "rate": hyper.lr * d,
+            "b1": hyper.beta1,
+            "n1": (1 - hyper.beta1) * d,
+            "b2": hyper.beta2,
+            "n2": (1 - hyper.beta2) * d * d,
             "kept": kept,
-            "ns": (1 - kept) * lr * d * d,
-            "eps": d * eps,
-            "decay": weight_decay,
+            "ns": (1 - kept) * hyper.lr * d * d,
+            "eps": d * hyper.eps,
+            "decay": hyper.weight_decay,
         }
 
     @staticmethod
-    def rule(
-        xp: Any,
-        p: Array,
-        x: Array,
-        m: Array,
-        v: Array,
-        s: Array,
-        start: Array,
-        *,
-        rate: float,
-        b1: float,
-        n1: float,
-        b2: float,
-        n2: float,
-        kept: float,
-        ns: float,
-        eps: float,
-        decay: float,
-    ) -> tuple[Array, ...]:
+    def rule(xp: Any, p: Array, x: Array, m: Array, v: Array, s: Array, start: Array, c: Any) -> tuple[Array, ...]:
         x = squarable(xp, x)
-        m = b1 * m + n1 * x
-        v = mean_square(xp, v, x, a=n2, b=b2)
-        s = kept * s + ns * x
-        return rate * (m / (xp.sqrt(v) + eps) + decay * p), m, v, s, start
+        m = c.b1 * m + c.n1 * x
+        v = mean_square(xp, v, x, a=c.n2, b=c.b2)
+        s = c.kept * s + c.ns * x
+        return c.rate * (m / (xp.sqrt(v) + c.eps) + c.decay * p), m, v, s, start

@@ -6,11 +6,9 @@ from typing import Any
 
 from anyoptim._arrays import Array
 from anyoptim._core._optimizer import Optimizer
-from anyoptim._trace._hyperparameters import Hyper, fraction, nonnegative
+from anyoptim._trace._hyperparameters import KW_ONLY, Fraction, Nonnegative
 from anyoptim._trace._scalars import log, one_minus_power, sqrt, where
-from anyoptim.optimizers._means import moments
-from anyoptim.optimizers._optional import decayed, decoupled
-from anyoptim.optimizers._roots import inside, root
+from anyoptim.optimizers._terms import betas, decayed, decoupled, inside, moments, root
 
 __all__ = ["RAdam"]
 
@@ -36,105 +34,50 @@ class RAdam(Optimizer):
     eps_corrected=1e-8)`. With all three of them the divisor is as in `Adam`.
 
     Args:
-        lr: learning rate, finite and at least 0; a number or a schedule of the step number.
-        beta1: decay of m, in [0, 1); likewise.
-        beta2: decay of v, in [0, 1); likewise.
-        eps: keeps the division finite, finite and at least 0; likewise.
-        threshold: what rho must be above, finite and at least 0; below 4, where r has no root, it is 4; likewise.
+        lr: learning rate, finite and at least 0.
+        beta1, beta2: decay of m and of v, in [0, 1).
+        eps: keeps the division finite, finite and at least 0.
+        threshold: what rho must be above, finite and at least 0; below 4, where r has no root, it is 4.
         eps_corrected: another eps, added to the root of the corrected v.
         eps_root: the same inside this root, as optax has it.
-        weight_decay: decoupled, in units of lr, finite and at least 0; likewise.
-        engine: the machine that runs the rule; None chooses.
+        weight_decay: decoupled, in units of lr, finite and at least 0.
 
     Source: Liu et al., On the variance of the adaptive learning rate and beyond, 2020, algorithm 2.
     """
 
-    hyperparameters = {
-        "lr": nonnegative,
-        "beta1": fraction,
-        "beta2": fraction,
-        "eps": nonnegative,
-        "threshold": nonnegative,
-        "eps_corrected": nonnegative,
-        "eps_root": nonnegative,
-        "weight_decay": nonnegative,
-    }
+    lr: Nonnegative = 0.001
+    beta1: Fraction = 0.9
+    beta2: Fraction = 0.999
+    eps: Nonnegative = 1e-7
+    _: KW_ONLY
+    threshold: Nonnegative = 5.0
+    eps_corrected: Nonnegative = 0.0
+    eps_root: Nonnegative = 0.0
+    weight_decay: Nonnegative = 0.0
     slots = ("m", "v")
 
-    def __init__(
-        self,
-        lr: Hyper = 0.001,
-        beta1: Hyper = 0.9,
-        beta2: Hyper = 0.999,
-        eps: Hyper = 1e-7,
-        *,
-        threshold: Hyper = 5.0,
-        eps_corrected: Hyper = 0.0,
-        eps_root: Hyper = 0.0,
-        weight_decay: Hyper = 0.0,
-        engine: str | None = None,
-    ) -> None:
-        super().__init__(
-            engine=engine,
-            lr=lr,
-            beta1=beta1,
-            beta2=beta2,
-            eps=eps,
-            threshold=threshold,
-            eps_corrected=eps_corrected,
-            eps_root=eps_root,
-            weight_decay=weight_decay,
-        )
-
     @staticmethod
-    def coefficients(
-        t: Any,
-        *,
-        lr: float,
-        beta1: float,
-        beta2: float,
-        eps: float,
-        threshold: float,
-        eps_corrected: float,
-        eps_root: float,
-        weight_decay: float,
-    ) -> dict[str, Any]:
-        c2 = one_minus_power(beta2, t)
+    def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
+        c2 = one_minus_power(hyper.beta2, t)
         corrected = sqrt(c2)
-        rho = 1 + _growth(beta2, t) - _growth(beta2, 1)
-        enough = (rho > threshold) & (rho > 4)
+        rho = 1 + _growth(hyper.beta2, t) - _growth(hyper.beta2, 1)
+        enough = (rho > hyper.threshold) & (rho > 4)
         # Of what is not asked for, there must be a root nevertheless.
-        rho, rho_inf = where(enough, rho, 5.0), where(enough, 2 / (1 - beta2) - 1, 5.0)
+        rho, rho_inf = where(enough, rho, 5.0), where(enough, 2 / (1 - hyper.beta2) - 1, 5.0)
         r = sqrt((rho - 4) * (rho - 2) * rho_inf / ((rho_inf - 4) * (rho_inf - 2) * rho))
         return {
-            "lr_t": lr * where(enough, r * corrected, 1.0) / one_minus_power(beta1, t),
-            "a1": 1 - beta1,
-            "b1": beta1,
-            "a2": 1 - beta2,
-            "b2": beta2,
+            "lr_t": hyper.lr * where(enough, r * corrected, 1.0) / one_minus_power(hyper.beta1, t),
+            **betas(hyper),
             "trust": where(enough, 1.0, 0.0),
-            "eps": where(enough, eps + corrected * eps_corrected, 1.0),
-            **inside(eps_root, c2),
-            **decoupled(lr, weight_decay),
+            "eps": where(enough, hyper.eps + corrected * hyper.eps_corrected, 1.0),
+            **inside(hyper.eps_root, c2),
+            **decoupled(hyper),
         }
 
     @staticmethod
-    def rule(
-        xp: Any,
-        p: Array,
-        x: Array,
-        m: Array,
-        v: Array,
-        *,
-        lr_t: float,
-        trust: float,
-        eps: float,
-        eps_root: Any = None,
-        decay: Any = None,
-        **means: float,
-    ) -> tuple[Array, ...]:
-        _, m, v = moments(xp, x, m, v, **means)
-        return decayed(p, lr_t * m / (trust * root(xp, v, eps_root) + eps), decay), m, v
+    def rule(xp: Any, p: Array, x: Array, m: Array, v: Array, c: Any) -> tuple[Array, ...]:
+        _, m, v = moments(xp, x, m, v, c)
+        return decayed(p, c.lr_t * m / (c.trust * root(xp, v, c) + c.eps), c), m, v
 
 
 def _growth(beta: Any, t: Any) -> Any:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 from anyoptim._arrays import Array
 from anyoptim._core._optimizer import Optimizer
-from anyoptim._trace._hyperparameters import Domain, Hyper, fraction, nonnegative
+from anyoptim._trace._hyperparameters import Domain, Fraction, Hyper, Nonnegative
 from anyoptim._trace._scalars import one_minus_power, sqrt, where
-from anyoptim.optimizers._means import mean_square, squarable
+from anyoptim.optimizers._terms import mean_square, squarable
 
 __all__ = ["ScheduleFreeAdamW", "ScheduleFreeSGD"]
 
-_inside = Domain(lambda x: 0 < x <= 1, "above 0 and at most 1")
+_Inside = Annotated[Hyper, Domain(lambda x: 0 < x <= 1, "above 0 and at most 1")]
 
 
 class ScheduleFreeSGD(Optimizer):
@@ -29,45 +29,40 @@ class ScheduleFreeSGD(Optimizer):
     not kept but solved for. w is a number of the state: a schedule of lr, such as a warmup, weighs the average.
 
     Args:
-        lr: learning rate, finite and at least 0; a number or a schedule of the step number.
-        beta: how far y is from z to x, above 0 and at most 1; likewise.
-        weight_decay: at y, finite and at least 0; likewise.
-        engine: the machine that runs the rule; None chooses.
+        lr: learning rate, finite and at least 0.
+        beta: how far y is from z to x, above 0 and at most 1.
+        weight_decay: at y, finite and at least 0.
 
     Source: Defazio et al., The road less scheduled, 2024, equations 3 to 5, with weights by the square of lr.
     """
 
-    hyperparameters = {"lr": nonnegative, "beta": _inside, "weight_decay": nonnegative}
+    lr: Nonnegative = 1.0
+    beta: _Inside = 0.9
+    weight_decay: Nonnegative = 0.0
     slots = ("z",)
     scalars = {"weight": 0.0, "share": 1.0}
 
-    def __init__(
-        self, lr: Hyper = 1.0, beta: Hyper = 0.9, weight_decay: Hyper = 0.0, *, engine: str | None = None
-    ) -> None:
-        super().__init__(engine=engine, lr=lr, beta=beta, weight_decay=weight_decay)
-
     def init_slots(self, xp: Any, p: Array) -> tuple[Array, ...]:
-        """The parameter as it is."""
+        """Start the slot as a copy of the parameter."""
         return (xp.asarray(p, copy=True),)
 
     @staticmethod
-    def update_scalars(step: Any, *, weight: Any, share: Any, lr: Any, beta: Any, weight_decay: Any) -> dict[str, Any]:
-        return _weighed(weight, lr)
+    def update_scalars(step: Any, hyper: Any) -> dict[str, Any]:
+        return _weighed(hyper.weight, hyper.lr)
 
     @staticmethod
-    def coefficients(t: Any, *, lr: Any, beta: Any, weight_decay: Any, weight: Any, share: Any) -> dict[str, Any]:
-        return {"rate": lr, "share": share, "along": 1 - beta * (1 - share), "decay": weight_decay}
+    def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
+        along = 1 - hyper.beta * (1 - hyper.share)
+        return {"rate": hyper.lr, "share": hyper.share, "along": along, "decay": hyper.weight_decay}
 
     @staticmethod
-    def rule(
-        xp: Any, p: Array, x: Array, z: Array, *, rate: float, share: float, along: float, decay: float
-    ) -> tuple[Array, ...]:
-        d = rate * (x + decay * p)
-        return share * (p - z) + along * d, z - d
+    def rule(xp: Any, p: Array, x: Array, z: Array, c: Any) -> tuple[Array, ...]:
+        d = c.rate * (x + c.decay * p)
+        return c.share * (p - z) + c.along * d, z - d
 
     @staticmethod
-    def evaluate(xp: Any, p: Array, z: Array, *, beta: float, **_: float) -> Array:
-        return (p - (1 - beta) * z) / beta
+    def evaluate(xp: Any, p: Array, z: Array, hyper: Any) -> Array:
+        return (p - (1 - hyper.beta) * z) / hyper.beta
 
 
 class ScheduleFreeAdamW(Optimizer):
@@ -86,84 +81,53 @@ class ScheduleFreeAdamW(Optimizer):
     not kept but solved for. w is a number of the state, summed over all steps, whatever parameters took part.
 
     Args:
-        lr: learning rate, finite and at least 0; a number or a schedule of the step number, such as a warmup.
-        beta: how far y is from z to x, above 0 and at most 1; likewise.
-        beta2: decay of v, in [0, 1); likewise.
-        eps: added to the root of the uncorrected v, finite and at least 0; likewise.
-        weight_decay: at y, finite and at least 0; likewise.
-        engine: the machine that runs the rule; None chooses.
+        lr: learning rate, finite and at least 0. A schedule may be a warmup.
+        beta: how far y is from z to x, above 0 and at most 1.
+        beta2: decay of v, in [0, 1).
+        eps: added to the root of the uncorrected v, finite and at least 0.
+        weight_decay: at y, finite and at least 0.
 
     Source: Defazio et al., The road less scheduled, 2024, algorithm 1.
     """
 
-    hyperparameters = {
-        "lr": nonnegative,
-        "beta": _inside,
-        "beta2": fraction,
-        "eps": nonnegative,
-        "weight_decay": nonnegative,
-    }
+    lr: Nonnegative = 0.0025
+    beta: _Inside = 0.9
+    beta2: Fraction = 0.999
+    eps: Nonnegative = 1e-8
+    weight_decay: Nonnegative = 0.0
     slots = ("z", "v")
     scalars = {"weight": 0.0, "share": 1.0}
 
-    def __init__(
-        self,
-        lr: Hyper = 0.0025,
-        beta: Hyper = 0.9,
-        beta2: Hyper = 0.999,
-        eps: Hyper = 1e-8,
-        weight_decay: Hyper = 0.0,
-        *,
-        engine: str | None = None,
-    ) -> None:
-        super().__init__(engine=engine, lr=lr, beta=beta, beta2=beta2, eps=eps, weight_decay=weight_decay)
-
     def init_slots(self, xp: Any, p: Array) -> tuple[Array, ...]:
-        """The parameter as it is, and zeros."""
+        """Start z as a copy of the parameter, and v with zeros."""
         return xp.asarray(p, copy=True), xp.zeros_like(p)
 
     @staticmethod
-    def update_scalars(step: Any, *, weight: Any, share: Any, lr: Any, beta2: Any, **_: Any) -> dict[str, Any]:
-        return _weighed(weight, lr * sqrt(one_minus_power(beta2, step)))
+    def update_scalars(step: Any, hyper: Any) -> dict[str, Any]:
+        return _weighed(hyper.weight, hyper.lr * sqrt(one_minus_power(hyper.beta2, step)))
 
     @staticmethod
-    def coefficients(
-        t: Any, *, lr: Any, beta: Any, beta2: Any, eps: Any, weight_decay: Any, weight: Any, share: Any
-    ) -> dict[str, Any]:
+    def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
         return {
-            "rate": lr * sqrt(one_minus_power(beta2, t)),
-            "a2": 1 - beta2,
-            "b2": beta2,
-            "eps": eps,
-            "share": share,
-            "along": 1 - beta * (1 - share),
-            "decay": weight_decay,
+            "rate": hyper.lr * sqrt(one_minus_power(hyper.beta2, t)),
+            "a2": 1 - hyper.beta2,
+            "b2": hyper.beta2,
+            "eps": hyper.eps,
+            "share": hyper.share,
+            "along": 1 - hyper.beta * (1 - hyper.share),
+            "decay": hyper.weight_decay,
         }
 
     @staticmethod
-    def rule(
-        xp: Any,
-        p: Array,
-        x: Array,
-        z: Array,
-        v: Array,
-        *,
-        rate: float,
-        a2: float,
-        b2: float,
-        eps: float,
-        share: float,
-        along: float,
-        decay: float,
-    ) -> tuple[Array, ...]:
-        x = squarable(xp, x, 1 / xp.sqrt(a2))
-        v = mean_square(xp, v, x, a=a2, b=b2)
-        d = rate * (x / (xp.sqrt(v) + eps) + decay * p)
-        return share * (p - z) + along * d, z - d, v
+    def rule(xp: Any, p: Array, x: Array, z: Array, v: Array, c: Any) -> tuple[Array, ...]:
+        x = squarable(xp, x, 1 / xp.sqrt(c.a2))
+        v = mean_square(xp, v, x, a=c.a2, b=c.b2)
+        d = c.rate * (x / (xp.sqrt(v) + c.eps) + c.decay * p)
+        return c.share * (p - z) + c.along * d, z - d, v
 
     @staticmethod
-    def evaluate(xp: Any, p: Array, z: Array, v: Array, *, beta: float, **_: float) -> Array:
-        return (p - (1 - beta) * z) / beta
+    def evaluate(xp: Any, p: Array, z: Array, v: Array, hyper: Any) -> Array:
+        return (p - (1 - hyper.beta) * z) / hyper.beta
 
 
 def _weighed(weight: Any, rate: Any) -> dict[str, Any]:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Annotated, Any, Final
 
 from anyoptim._arrays import Array
 from anyoptim._core._optimizer import Optimizer
-from anyoptim._trace._hyperparameters import Domain, Hyper, fraction, nonnegative
-from anyoptim.optimizers._optional import decayed, decoupled
+from anyoptim._trace._hyperparameters import KW_ONLY, Domain, Fraction, Hyper, Nonnegative, nonnegative
+from anyoptim.optimizers._terms import decayed, decoupled
 
-__all__ = ["Lion", "Rprop", "Signum"]
+__all__ = ["Growth", "Lion", "Rprop", "Signum"]
 
-_growth = Domain(lambda x: 1 <= x < math.inf, "finite and at least 1")
+Growth = Annotated[Hyper, Domain(lambda x: 1 <= x < math.inf, "finite and at least 1")]
+"""A hyperparameter that is finite and at least 1."""
 
 
 class Signum(Optimizer):
@@ -27,28 +28,25 @@ class Signum(Optimizer):
     `chain(Signum(lr), WeightDecay(lr*decay))`.
 
     Args:
-        lr: learning rate, finite and at least 0; a number or a schedule of the step number.
-        momentum: the share of m that is kept, in [0, 1); likewise.
-        engine: the machine that runs the rule; None chooses.
+        lr: learning rate, finite and at least 0.
+        momentum: the share of m that is kept, in [0, 1).
 
     Source: Bernstein et al., signSGD: compressed optimisation for non-convex problems, 2018, algorithm 2; algorithm 1
     is signSGD.
     """
 
-    hyperparameters = {"lr": nonnegative, "momentum": fraction}
+    lr: Nonnegative = 1e-4
+    momentum: Fraction = 0.9
     slots = ("m",)
 
-    def __init__(self, lr: Hyper = 1e-4, momentum: Hyper = 0.9, *, engine: str | None = None) -> None:
-        super().__init__(engine=engine, lr=lr, momentum=momentum)
+    @staticmethod
+    def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
+        return {"lr": hyper.lr, "momentum": hyper.momentum, "new": 1 - hyper.momentum}
 
     @staticmethod
-    def coefficients(t: Any, *, lr: float, momentum: float) -> dict[str, Any]:
-        return {"lr": lr, "momentum": momentum, "new": 1 - momentum}
-
-    @staticmethod
-    def rule(xp: Any, p: Array, x: Array, m: Array, *, lr: float, momentum: float, new: float) -> tuple[Array, ...]:
-        m = momentum * m + new * x
-        return lr * xp.sign(m), m
+    def rule(xp: Any, p: Array, x: Array, m: Array, c: Any) -> tuple[Array, ...]:
+        m = c.momentum * m + c.new * x
+        return c.lr * xp.sign(m), m
 
 
 class Lion(Optimizer):
@@ -65,51 +63,31 @@ class Lion(Optimizer):
     and in Keras.
 
     Args:
-        lr: learning rate, finite and at least 0; a number or a schedule of the step number.
-        beta1: the share of m in the step's direction, in [0, 1); likewise.
-        beta2: the share of m that is kept, in [0, 1); likewise.
-        weight_decay: finite and at least 0; likewise.
-        engine: the machine that runs the rule; None chooses.
+        lr: learning rate, finite and at least 0.
+        beta1: the share of m in the step's direction, in [0, 1).
+        beta2: the share of m that is kept, in [0, 1).
+        weight_decay: finite and at least 0.
 
     Source: Chen et al., Symbolic discovery of optimization algorithms, 2023, algorithm 2.
     """
 
-    hyperparameters = {"lr": nonnegative, "beta1": fraction, "beta2": fraction, "weight_decay": nonnegative}
+    lr: Nonnegative = 1e-4
+    beta1: Fraction = 0.9
+    beta2: Fraction = 0.99
+    weight_decay: Nonnegative = 0.0
     slots = ("m",)
 
-    def __init__(
-        self,
-        lr: Hyper = 1e-4,
-        beta1: Hyper = 0.9,
-        beta2: Hyper = 0.99,
-        weight_decay: Hyper = 0.0,
-        *,
-        engine: str | None = None,
-    ) -> None:
-        super().__init__(engine=engine, lr=lr, beta1=beta1, beta2=beta2, weight_decay=weight_decay)
+    @staticmethod
+    def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
+        beta1, beta2 = hyper.beta1, hyper.beta2
+        means = {"beta1": beta1, "a1": 1 - beta1, "beta2": beta2, "a2": 1 - beta2}
+        return {"lr": hyper.lr, **means, **decoupled(hyper)}
 
     @staticmethod
-    def coefficients(t: Any, *, lr: float, beta1: float, beta2: float, weight_decay: Any) -> dict[str, Any]:
-        decay = decoupled(lr, weight_decay)
-        return {"lr": lr, "beta1": beta1, "a1": 1 - beta1, "beta2": beta2, "a2": 1 - beta2, **decay}
-
-    @staticmethod
-    def rule(
-        xp: Any,
-        p: Array,
-        x: Array,
-        m: Array,
-        *,
-        lr: float,
-        beta1: float,
-        a1: float,
-        beta2: float,
-        a2: float,
-        decay: float | None = None,
-    ) -> tuple[Array, ...]:
-        step = lr * xp.sign(beta1 * m + a1 * x)
-        m = beta2 * m + a2 * x
-        return decayed(p, step, decay), m
+    def rule(xp: Any, p: Array, x: Array, m: Array, c: Any) -> tuple[Array, ...]:
+        step = c.lr * xp.sign(c.beta1 * m + c.a1 * x)
+        m = c.beta2 * m + c.a2 * x
+        return decayed(p, step, c), m
 
 
 class Rprop(Optimizer):
@@ -131,68 +109,34 @@ class Rprop(Optimizer):
     scheduled like any other. Where a product of two gradients underflows they see no sign, and here there is one.
 
     Args:
-        lr: a factor to the steps, finite and at least 0; a number or a schedule of the step number.
-        eta_minus: what shortens a step, in [0, 1); likewise.
-        eta_plus: what lengthens it, finite and at least 1; likewise.
-        step_min: the shortest step, finite and at least 0; likewise.
+        lr: a factor to the steps, finite and at least 0.
+        eta_minus: what shortens a step, in [0, 1).
+        eta_plus: what lengthens it, finite and at least 1.
+        step_min: the shortest step, finite and at least 0.
         step_max: the longest, likewise; of the two it prevails.
         initial: the first step, finite and at least 0; a number, which stays as it is.
-        engine: the machine that runs the rule; None chooses.
 
     Source: Riedmiller and Braun, A direct adaptive method for faster backpropagation learning: the RPROP algorithm,
     1993; in this form Igel and Hüsken, Empirical evaluation of the improved Rprop learning algorithms, 2003, iRprop-.
     """
 
-    hyperparameters = {
-        "lr": nonnegative,
-        "eta_minus": fraction,
-        "eta_plus": _growth,
-        "step_min": nonnegative,
-        "step_max": nonnegative,
-    }
+    lr: Nonnegative = 1.0
+    eta_minus: Fraction = 0.5
+    eta_plus: Growth = 1.2
+    step_min: Nonnegative = 1e-6
+    step_max: Nonnegative = 50.0
+    _: KW_ONLY
+    initial: Final[Annotated[float, nonnegative]] = 0.01
     slots = ("d", "s")
 
-    def __init__(
-        self,
-        lr: Hyper = 1.0,
-        eta_minus: Hyper = 0.5,
-        eta_plus: Hyper = 1.2,
-        step_min: Hyper = 1e-6,
-        step_max: Hyper = 50.0,
-        *,
-        initial: float = 0.01,
-        engine: str | None = None,
-    ) -> None:
-        super().__init__(
-            engine=engine, lr=lr, eta_minus=eta_minus, eta_plus=eta_plus, step_min=step_min, step_max=step_max
-        )
-        self._initial: float = nonnegative.value("initial", initial)
-
-    @property
-    def initial(self) -> float:
-        """What s starts as: a constant."""
-        return self._initial
-
     def init_slots(self, xp: Any, p: Array) -> tuple[Array, ...]:
-        """No direction yet, and the first length."""
-        return xp.zeros_like(p), xp.full_like(p, self._initial)
+        """Start without a direction, and with the first length."""
+        return xp.zeros_like(p), xp.full_like(p, self.initial)
 
     @staticmethod
-    def rule(
-        xp: Any,
-        p: Array,
-        x: Array,
-        d: Array,
-        s: Array,
-        *,
-        lr: float,
-        eta_minus: float,
-        eta_plus: float,
-        step_min: float,
-        step_max: float,
-    ) -> tuple[Array, ...]:
+    def rule(xp: Any, p: Array, x: Array, d: Array, s: Array, c: Any) -> tuple[Array, ...]:
         same = x * d  # a product of two gradients might underflow
-        s = s * xp.where(same > 0, eta_plus, xp.where(same < 0, eta_minus, 1.0))
-        s = xp.minimum(xp.maximum(s, step_min), step_max)
+        s = s * xp.where(same > 0, c.eta_plus, xp.where(same < 0, c.eta_minus, 1.0))
+        s = xp.minimum(xp.maximum(s, c.step_min), c.step_max)
         d = xp.where(same < 0, 0.0, xp.sign(x))
-        return lr * (s * d), d, s
+        return c.lr * (s * d), d, s

@@ -1,4 +1,4 @@
-"""What composes with a method: clipping, decay, averaging, projection, control."""
+"""Stages that compose with a method: clipping, decay, averaging, projection, control."""
 
 from anyoptim.stages.averaging import EMA, SWA, Lookahead
 from anyoptim.stages.clipping import ClipGlobalNorm, ClipValue

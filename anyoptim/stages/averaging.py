@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any, Final
 
 from anyoptim._arrays import Array
 from anyoptim._core._stage import ParameterStage
-from anyoptim._trace._hyperparameters import Hyper, fraction, share
-from anyoptim._trace._scalars import remainder, where, whole_number
+from anyoptim._trace._hyperparameters import Count, Fraction, UnitInterval, WholeNumber
+from anyoptim._trace._scalars import remainder, where
 
-__all__ = ["EMA", "SWA", "Lookahead"]
+__all__ = ["EMA", "SWA", "Averaging", "Lookahead"]
 
 
-class EMA(ParameterStage):
+class Averaging(ParameterStage):
+    """A stage whose slot `average` starts as the parameter, and is what `eval_params` gives."""
+
+    slots = ("average",)
+    evaluate = staticmethod(lambda xp, p, average, hyper: average)
+
+    def init_slots(self, xp: Any, p: Array) -> tuple[Array, ...]:
+        """Start the slot as a copy of the parameter."""
+        return (xp.asarray(p, copy=True),)
+
+
+class EMA(Averaging):
     """An exponential moving average of the parameters after their steps, to evaluate with.
 
     ::
@@ -24,33 +35,23 @@ class EMA(ParameterStage):
     `params`, and in at least float32.
 
     Args:
-        decay: the share of the last average that is kept, in [0, 1); a number or a schedule.
+        decay: the share of the last average that is kept, in [0, 1).
 
     Source: Polyak and Juditsky, Acceleration of stochastic approximation by averaging, 1992, with exponential weights.
     """
 
-    hyperparameters = {"decay": fraction}
-    slots = ("average",)
-
-    evaluate = staticmethod(lambda xp, p, average, **_: average)
-
-    def __init__(self, decay: Hyper = 0.999) -> None:
-        super().__init__(decay=decay)
-
-    def init_slots(self, xp: Any, p: Array) -> tuple[Array, ...]:
-        """The parameter as it is."""
-        return (xp.asarray(p, copy=True),)
+    decay: Fraction = 0.999
 
     @staticmethod
-    def coefficients(t: Any, *, decay: float) -> dict[str, Any]:
-        return {"new": 1 - decay}
+    def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
+        return {"new": 1 - hyper.decay}
 
     @staticmethod
-    def rule(xp: Any, p: Array, average: Array, *, new: float) -> tuple[Array, ...]:
-        return p, average + new * (p - average)
+    def rule(xp: Any, p: Array, average: Array, c: Any) -> tuple[Array, ...]:
+        return p, average + c.new * (p - average)
 
 
-class SWA(ParameterStage):
+class SWA(Averaging):
     """Stochastic weight averaging: the mean of the parameters after some of their steps, all with the same weight.
 
     ::
@@ -72,37 +73,19 @@ class SWA(ParameterStage):
     whose c is `every`; how its learning rate goes is a schedule's to say.
     """
 
-    slots = ("average",)
-    evaluate = staticmethod(lambda xp, p, average, **_: average)
+    start: Final[Annotated[int, WholeNumber(0)]]
+    every: Final[Count] = 1
 
-    def __init__(self, start: int, every: int = 1) -> None:
-        super().__init__()
-        self._start, self._every = whole_number("start", start, 0), whole_number("every", every)
-
-    @property
-    def start(self) -> int:
-        """The first step whose parameters are in the mean: a constant."""
-        return self._start
-
-    @property
-    def every(self) -> int:
-        """From there, the steps from one to the next: a constant."""
-        return self._every
-
-    def init_slots(self, xp: Any, p: Array) -> tuple[Array, ...]:
-        """The parameter as it is."""
-        return (xp.asarray(p, copy=True),)
-
-    def coefficients(self, t: Any) -> dict[str, Any]:
+    def coefficients(self, t: Any, hyper: Any) -> dict[str, Any]:
         """The share of p in the new average: 1 up to the start, 0 where it rests."""
-        late = where(t > self._start, t, self._start) - self._start
-        return {"new": where(remainder(late, self._every) == 0, 1 / (late / self._every + 1), 0.0)}
+        late = where(t > self.start, t, self.start) - self.start
+        return {"new": where(remainder(late, self.every) == 0, 1 / (late / self.every + 1), 0.0)}
 
     @staticmethod
-    def rule(xp: Any, p: Array, average: Array, *, new: float) -> tuple[Array, ...]:
-        mean = average + new * (p - average)
+    def rule(xp: Any, p: Array, average: Array, c: Any) -> tuple[Array, ...]:
+        mean = average + c.new * (p - average)
         # The very bits of p or of the average: what is left of them by rounding, or of infinities, would not do.
-        return p, xp.where(new > 0.0, xp.where(new < 1.0, mean, p), average)
+        return p, xp.where(c.new > 0.0, xp.where(c.new < 1.0, mean, p), average)
 
 
 class Lookahead(ParameterStage):
@@ -118,34 +101,26 @@ class Lookahead(ParameterStage):
 
     Args:
         every: how many steps are tried out, an integer, at least 1; it stays as it is.
-        share: how much of the way is kept, in [0, 1]; a number or a schedule.
+        share: how much of the way is kept, in [0, 1].
 
     Source: Zhang et al., Lookahead optimizer: k steps forward, 1 step back, 2019, algorithm 1, whose k is `every`, and
     whose alpha `share`.
     """
 
-    hyperparameters = {"share": share}
+    every: Final[Count] = 5
+    share: UnitInterval = 0.5
     slots = ("slow",)
-    evaluate = staticmethod(lambda xp, p, slow, **_: slow)
-
-    def __init__(self, every: int = 5, share: Hyper = 0.5) -> None:
-        super().__init__(share=share)
-        self._every = whole_number("every", every)
-
-    @property
-    def every(self) -> int:
-        """How many steps are tried out: a constant."""
-        return self._every
+    evaluate = staticmethod(lambda xp, p, slow, hyper: slow)
 
     def init_slots(self, xp: Any, p: Array) -> tuple[Array, ...]:
-        """The parameter as it is."""
+        """Start the slot as a copy of the parameter."""
         return (xp.asarray(p, copy=True),)
 
-    def coefficients(self, t: Any, *, share: float) -> dict[str, Any]:
+    def coefficients(self, t: Any, hyper: Any) -> dict[str, Any]:
         """The share, and 1 for a step at which the parameter goes back, else 0."""
-        return {"share": share, "back": where(remainder(t, self._every) == 0, 1.0, 0.0)}
+        return {"share": hyper.share, "back": where(remainder(t, self.every) == 0, 1.0, 0.0)}
 
     @staticmethod
-    def rule(xp: Any, p: Array, slow: Array, *, share: float, back: float) -> tuple[Array, ...]:
-        short = slow + share * (p - slow)
-        return xp.where(back > 0.0, short, p), xp.where(back > 0.0, short, slow)
+    def rule(xp: Any, p: Array, slow: Array, c: Any) -> tuple[Array, ...]:
+        short = slow + c.share * (p - slow)
+        return xp.where(c.back > 0.0, short, p), xp.where(c.back > 0.0, short, slow)

@@ -1,4 +1,4 @@
-"""Stages that shorten."""
+"""Stages that clip gradients."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 from anyoptim._arrays import Array
 from anyoptim._core._stage import Stage
-from anyoptim._trace._hyperparameters import Hyper, nonnegative, positive
+from anyoptim._trace._hyperparameters import Nonnegative, Positive
 from anyoptim._trace._scalars import ratio_up_to_one
 
 __all__ = ["ClipGlobalNorm", "ClipValue"]
@@ -26,27 +26,24 @@ class ClipGlobalNorm(Stage):
     finite element 0; a NaN changes nothing but what it is in.
 
     Args:
-        max_norm: the length that is allowed, above 0 (infinite for none); a number or a schedule.
+        max_norm: the length that is allowed, above 0 (infinite for none).
 
     Source: Pascanu, Mikolov and Bengio, On the difficulty of training recurrent neural networks, 2013, algorithm 1.
     """
 
-    hyperparameters = {"max_norm": positive}
-
-    def __init__(self, max_norm: Hyper) -> None:
-        super().__init__(max_norm=max_norm)
+    max_norm: Positive
 
     @staticmethod
     def measure(xp: Any, p: Array, x: Array) -> Array:
         return x
 
     @staticmethod
-    def coefficients(t: Any, *, max_norm: float, norm: Any) -> dict[str, Any]:
-        return {"scale": ratio_up_to_one(max_norm, norm)}
+    def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
+        return {"scale": ratio_up_to_one(hyper.max_norm, hyper.norm)}
 
     @staticmethod
-    def rule(xp: Any, p: Array, x: Array, *, scale: float) -> Array:
-        return x * scale
+    def rule(xp: Any, p: Array, x: Array, c: Any) -> Array:
+        return x * c.scale
 
 
 class ClipValue(Stage):
@@ -59,14 +56,11 @@ class ClipValue(Stage):
     A NaN stays. Complex elements are cut in both parts.
 
     Args:
-        limit: finite and at least 0; a number or a schedule.
+        limit: finite and at least 0.
     """
 
-    hyperparameters = {"limit": nonnegative}
-
-    def __init__(self, limit: Hyper) -> None:
-        super().__init__(limit=limit)
+    limit: Nonnegative
 
     @staticmethod
-    def rule(xp: Any, p: Array, x: Array, *, limit: float) -> Array:
-        return xp.minimum(xp.maximum(x, -limit), limit)
+    def rule(xp: Any, p: Array, x: Array, c: Any) -> Array:
+        return xp.minimum(xp.maximum(x, -c.limit), c.limit)

@@ -4,39 +4,45 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any, Final
 
 from anyoptim._arrays import Array, traced
 from anyoptim._core._stage import Gate, Stage
-from anyoptim._trace._hyperparameters import Domain, Hyper
+from anyoptim._trace._hyperparameters import KW_ONLY, Domain, Hyper
 from anyoptim._trace._scalars import where
 
 __all__ = ["Accumulate", "LossScale", "SkipNonFinite"]
 
-_factor = Domain(lambda x: 1 <= x < math.inf, "finite and at least 1")
+_Factor = Annotated[Hyper, Domain(lambda x: 1 <= x < math.inf, "finite and at least 1")]
 _share = Domain(lambda x: 0 < x <= 1, "above 0 and at most 1")
-_least = Domain(lambda x: x >= 1, "at least 1")
+_Least = Annotated[Hyper, Domain(lambda x: x >= 1, "at least 1")]
 _scale = Domain(lambda x: 0 < x < math.inf, "above 0 and finite")
-_smallest = Domain(lambda x: 2.0**-126 <= x < math.inf, "finite and at least 2**-126")
-_every = Domain(lambda x: x >= 1 and x % 1 == 0, "a whole number, at least 1")
+_Smallest = Annotated[Hyper, Domain(lambda x: 2.0**-126 <= x < math.inf, "finite and at least 2**-126")]
+_Every = Annotated[Hyper, Domain(lambda x: x >= 1 and x % 1 == 0, "a whole number, at least 1")]
 _count = Domain(lambda x: x >= 0 and x % 1 == 0, "a whole number, at least 0")
-_most = Domain(lambda x: x == math.inf or (x >= 0 and x % 1 == 0), "a whole number, at least 0, or infinity")
+_Most = Annotated[
+    Hyper, Domain(lambda x: x == math.inf or (x >= 0 and x % 1 == 0), "a whole number, at least 0, or infinity")
+]
 
 
 class _Skipping(Gate):
-    """A gate that counts what it skips, and may have skipped too much."""
+    """A gate that counts the steps that it skips, and gives up after too many in a row."""
 
     ranges = {"skipped": _count, "consecutive": _count}
 
     def exhausted(self, step: Any, scalars: Mapping[str, Any]) -> dict[str, Any] | None:
-        """Too much is more than `max_consecutive_skips` in a row, which are counted anew after an error."""
+        """Give up after more than `max_consecutive_skips` skips in a row, which are counted anew after an error."""
         past = scalars["consecutive"] > self._values(step, {})["max_consecutive_skips"]
         return {**scalars, "consecutive": 0.0} if not traced(past) and past else None
 
 
-def _skips(skipped: Any, consecutive: Any, allowed: Any) -> dict[str, Any]:
+def _skips(hyper: Any) -> dict[str, Any]:
     """How many steps were skipped, and how many of these since the last one that was taken."""
-    return {"skipped": skipped + where(allowed, 0.0, 1.0), "consecutive": where(allowed, 0.0, consecutive + 1)}
+    allowed = hyper.allowed
+    return {
+        "skipped": hyper.skipped + where(allowed, 0.0, 1.0),
+        "consecutive": where(allowed, 0.0, hyper.consecutive + 1),
+    }
 
 
 class SkipNonFinite(_Skipping):
@@ -52,30 +58,26 @@ class SkipNonFinite(_Skipping):
 
     Args:
         max_consecutive_skips: after how many skips in a row `update`, and `step`, raise FloatingPointError at the next
-            one; a number or a schedule. It is skipped all the same, and counting begins anew. Under `jax.jit` and on
+            one. It is skipped all the same, and counting begins anew. Under `jax.jit` and on
             lazy arrays `step` can't raise: there, look at the state's number `consecutive`.
 
     Source: the practice of mixed-precision training, as in optax's `apply_if_finite` and torch's `GradScaler`.
     """
 
-    hyperparameters = {"max_consecutive_skips": _most}
+    _: KW_ONLY
+    max_consecutive_skips: _Most = math.inf
     scalars = {"skipped": 0.0, "consecutive": 0.0}
 
-    def __init__(self, *, max_consecutive_skips: Hyper = math.inf) -> None:
-        super().__init__(max_consecutive_skips=max_consecutive_skips)
+    @staticmethod
+    def update_scalars(step: Any, hyper: Any) -> dict[str, Any]:
+        return _skips(hyper)
 
     @staticmethod
-    def update_scalars(
-        step: Any, *, skipped: Any, consecutive: Any, allowed: Any, max_consecutive_skips: Any
-    ) -> dict[str, Any]:
-        return _skips(skipped, consecutive, allowed)
-
-    @staticmethod
-    def coefficients(t: Any, **_: Any) -> dict[str, Any]:
+    def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
         return {}
 
     @staticmethod
-    def rule(xp: Any, p: Array, x: Array) -> Array:
+    def rule(xp: Any, p: Array, x: Array, c: Any) -> Array:
         return x
 
 
@@ -98,11 +100,11 @@ class LossScale(_Skipping):
     gathered are of losses with the old one.
 
     Args:
-        growth: finite and at least 1; a number or a schedule.
-        backoff: above 0 and at most 1; likewise.
-        interval: at least 1; likewise.
+        growth: finite and at least 1.
+        backoff: above 0 and at most 1.
+        interval: at least 1.
         initial: the first scale, above 0 and finite.
-        min_scale: finite and at least 2**-126; a number or a schedule.
+        min_scale: finite and at least 2**-126.
         max_consecutive_skips: that of `SkipNonFinite`. A scale that shrinks without end is a sign of gradients that are
             not finite whatever it is.
 
@@ -110,83 +112,43 @@ class LossScale(_Skipping):
     are.
     """
 
-    hyperparameters = {
-        "growth": _factor,
-        "backoff": _share,
-        "interval": _least,
-        "min_scale": _smallest,
-        "max_consecutive_skips": _most,
-    }
+    growth: _Factor = 2.0
+    backoff: Annotated[Hyper, _share] = 0.5
+    interval: _Least = 2000.0
+    _: KW_ONLY
+    initial: Final[Annotated[float, _scale]] = 65536.0
+    min_scale: _Smallest = 2.0**-126
+    max_consecutive_skips: _Most = math.inf
     ranges = {"scale": _scale, "good": _count, **_Skipping.ranges}
-
-    def __init__(
-        self,
-        growth: Hyper = 2.0,
-        backoff: Hyper = 0.5,
-        interval: Hyper = 2000.0,
-        *,
-        initial: float = 65536.0,
-        min_scale: Hyper = 2.0**-126,
-        max_consecutive_skips: Hyper = math.inf,
-    ) -> None:
-        super().__init__(
-            growth=growth,
-            backoff=backoff,
-            interval=interval,
-            min_scale=min_scale,
-            max_consecutive_skips=max_consecutive_skips,
-        )
-        self.initial = initial
-
-    @property
-    def initial(self) -> float:
-        """The first scale."""
-        return self._initial
-
-    @initial.setter
-    def initial(self, scale: float) -> None:
-        self._initial: float = _scale.value("initial", scale)
 
     @property
     def scalars(self) -> dict[str, float]:  # type: ignore[override] # it starts where the user says
         """The scale of the next loss; for how many steps it has lasted; how many were skipped, and in a row."""
-        return {"scale": self._initial, "good": 0.0, "skipped": 0.0, "consecutive": 0.0}
+        return {"scale": self.initial, "good": 0.0, "skipped": 0.0, "consecutive": 0.0}
 
     get_loss_scale = staticmethod(lambda *, scale, **_: scale)
     set_loss_scale = staticmethod(lambda to, **scalars: {**scalars, "scale": to, "good": 0.0})
 
     @staticmethod
-    def coefficients(t: Any, *, scale: Any, **_: Any) -> dict[str, Any]:
-        return {"inverse": 1 / scale}
+    def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
+        return {"inverse": 1 / hyper.scale}
 
     @staticmethod
-    def rule(xp: Any, p: Array, x: Array, *, inverse: float) -> Array:
-        return x * inverse
+    def rule(xp: Any, p: Array, x: Array, c: Any) -> Array:
+        return x * c.inverse
 
     @staticmethod
-    def update_scalars(
-        step: Any,
-        *,
-        scale: Any,
-        good: Any,
-        skipped: Any,
-        consecutive: Any,
-        growth: Any,
-        backoff: Any,
-        interval: Any,
-        min_scale: Any,
-        allowed: Any,
-        max_consecutive_skips: Any,
-    ) -> dict[str, Any]:
-        grown = good + 1 >= interval
-        longer, shorter = scale * growth, scale * backoff
+    def update_scalars(step: Any, hyper: Any) -> dict[str, Any]:
+        scale, allowed = hyper.scale, hyper.allowed
+        grown = hyper.good + 1 >= hyper.interval
+        longer, shorter = scale * hyper.growth, scale * hyper.backoff
         longer = where(longer <= 2.0**127, longer, scale)
-        least = where(scale < min_scale, scale, min_scale)  # one that is set lower stays
+        least = where(scale < hyper.min_scale, scale, hyper.min_scale)  # one that is set lower stays
         shorter = where(shorter >= least, shorter, least)
         return {
             "scale": where(allowed, where(grown, longer, scale), shorter),
-            "good": where(allowed, where(grown, 0.0, good + 1), 0.0),
-            **_skips(skipped, consecutive, allowed),
+            "good": where(allowed, where(grown, 0.0, hyper.good + 1), 0.0),
+            **_skips(hyper),
         }
 
 
@@ -211,27 +173,24 @@ class Accumulate(Stage):
         every: k, a whole number, at least 1; or a schedule of the step number.
     """
 
-    hyperparameters = {"every": _every}
+    every: _Every
     slots = ("total",)
     scalars = {"gathered": 0.0, "share": 1.0}
     ranges = {"gathered": _count, "share": _share}
 
-    def __init__(self, every: Hyper) -> None:
-        super().__init__(every=every)
-
     @staticmethod
-    def is_step(*, gathered: Any, every: Any, **_: Any) -> Any:
+    def is_step(hyper: Any) -> Any:
         """Whether the update at hand is a k-th one."""
-        return gathered + 1 >= every
+        return hyper.gathered + 1 >= hyper.every
 
     @staticmethod
-    def update_scalars(step: Any, *, gathered: Any, share: Any, every: Any) -> dict[str, Any]:
-        return {"gathered": 0.0, "share": 1 / (gathered + 1)}
+    def update_scalars(step: Any, hyper: Any) -> dict[str, Any]:
+        return {"gathered": 0.0, "share": 1 / (hyper.gathered + 1)}
 
     @staticmethod
-    def coefficients(t: Any, *, share: Any, **_: Any) -> dict[str, Any]:
-        return {"share": share}
+    def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
+        return {"share": hyper.share}
 
     @staticmethod
-    def rule(xp: Any, p: Array, x: Array, total: Array, *, share: float) -> tuple[Array, ...]:
-        return (total + x) * share, xp.where(total == total, 0.0, 0.0)
+    def rule(xp: Any, p: Array, x: Array, total: Array, c: Any) -> tuple[Array, ...]:
+        return (total + x) * c.share, xp.where(total == total, 0.0, 0.0)

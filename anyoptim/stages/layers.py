@@ -6,7 +6,7 @@ from typing import Any
 
 from anyoptim._arrays import Array
 from anyoptim._core._stage import ParameterStage, Stage
-from anyoptim._trace._hyperparameters import Hyper, positive
+from anyoptim._trace._hyperparameters import Positive
 
 __all__ = ["AdaptiveClip", "Centralize", "UnitNorm", "is_complex"]
 
@@ -36,27 +36,25 @@ class AdaptiveClip(Stage):
     `adaptive_grad_clip` takes a vector as one row.
 
     Args:
-        share: of the parameter's row, above 0; a number or a schedule.
-        eps: what |p| is at least, so that zeros can move, above 0; likewise.
+        share: of the parameter's row, above 0.
+        eps: what |p| is at least, so that zeros can move, above 0.
 
     Source: Brock, De, Smith and Simonyan, High-performance large-scale image recognition without normalization, 2021,
     equation 3.
     """
 
-    hyperparameters = {"share": positive, "eps": positive}
+    share: Positive = 0.01
+    eps: Positive = 1e-3
     array_rule = True
 
-    def __init__(self, share: Hyper = 0.01, eps: Hyper = 1e-3) -> None:
-        super().__init__(share=share, eps=eps)
-
     def refusal(self, p: Array) -> str | None:
-        """Complex ones."""
+        """Refuse complex parameters."""
         return "is complex; AdaptiveClip wants real parameters" if is_complex(p) else None
 
     @staticmethod
-    def rule(xp: Any, p: Array, x: Array, *, share: float, eps: float) -> Array:
+    def rule(xp: Any, p: Array, x: Array, c: Any) -> Array:
         of_p, of_x = row_norms(xp, p), row_norms(xp, x)
-        longest = share * xp.maximum(of_p, xp.full_like(of_p, eps))
+        longest = c.share * xp.maximum(of_p, xp.full_like(of_p, c.eps))
         return xp.where(of_x > longest, x * (longest / xp.where(of_x > 0, of_x, longest)), x)
 
 
@@ -76,7 +74,7 @@ class Centralize(Stage):
     array_rule = True
 
     @staticmethod
-    def rule(xp: Any, p: Array, x: Array) -> Array:
+    def rule(xp: Any, p: Array, x: Array, c: Any) -> Array:
         return x if x.ndim < 2 or 0 in x.shape else x - xp.mean(x, axis=tuple(range(1, x.ndim)), keepdims=True)
 
 
@@ -94,12 +92,12 @@ class UnitNorm(ParameterStage):
     array_rule = True
 
     def refusal(self, p: Array) -> str | None:
-        """Complex ones, and numbers."""
+        """Refuse complex parameters, and single numbers."""
         if is_complex(p):
             return "is complex; UnitNorm wants real parameters"
         return None if p.ndim else "is a number; UnitNorm wants vectors or rows"
 
     @staticmethod
-    def rule(xp: Any, p: Array) -> Array:
+    def rule(xp: Any, p: Array, c: Any) -> Array:
         length = row_norms(xp, p) if p.ndim > 1 else xp.sqrt(xp.sum(p * p, keepdims=True))
         return p / xp.where(length > 0, length, length + 1)

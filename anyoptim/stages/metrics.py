@@ -1,4 +1,4 @@
-"""What can be learned of each parameter while it is updated."""
+"""Metrics: what a step measures of each parameter."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["Metric", "Metrics"]
 
 
 class Metric(NamedTuple):
-    """What was measured of one parameter."""
+    """What a step measured of one parameter."""
 
     norm: float
     """The 2-norm of what flows through the stage: of the gradient, or of the step."""
@@ -48,20 +48,20 @@ class Metrics(Stage):
         name: of these metrics in `optimizer.last_metrics`.
     """
 
+    name: str = "gradient"
+
     metrics = {"norm": itself, "parameter_norm": lambda xp, p, x: p, "nonfinite": counted}
 
-    def __init__(self, name: str = "gradient") -> None:
-        super().__init__()
-        if not isinstance(name, str):
-            raise TypeError(f"name is {name!r}; wanted a string")
-        self.name = name
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str):
+            raise TypeError(f"name is {self.name!r}; wanted a string")
 
     @staticmethod
-    def rule(xp: Any, p: Array, x: Array) -> Array:
+    def rule(xp: Any, p: Array, x: Array, c: Any) -> Array:
         return x
 
-    def note(self, paths: Sequence[str], found: Mapping[str, Sequence[float]]) -> None:
-        """Keep what was measured."""
+    def record_metrics(self, paths: Sequence[str], found: Mapping[str, Sequence[float]]) -> None:
+        """Keep what was measured of the parameters with these paths."""
         counts = [round(n * n) for n in found["nonfinite"]]  # of ones
         rows = zip(found["norm"], found["parameter_norm"], counts, strict=True)
         self.last = {path: Metric(float(a), float(b), n) for path, (a, b, n) in zip(paths, rows, strict=True)}

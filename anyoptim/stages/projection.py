@@ -6,7 +6,7 @@ from typing import Any
 
 from anyoptim._arrays import Array
 from anyoptim._core._stage import ParameterStage
-from anyoptim._trace._hyperparameters import Hyper, number
+from anyoptim._trace._hyperparameters import Number
 
 __all__ = ["Box", "NonNegative"]
 
@@ -22,8 +22,8 @@ class Box(ParameterStage):
     bounds are rounded to the dtype of the arithmetic and, with p, to that of the parameter.
 
     Args:
-        lo: the least, any number but NaN (-inf for none); a number or a schedule.
-        hi: the largest, at least lo (inf for none); likewise.
+        lo: the least, any number but NaN (-inf for none).
+        hi: the largest, at least lo (inf for none).
 
     Raises ValueError for lo above hi, when it is made and at every step; where replays of a CUDA graph read them, hi
     prevails.
@@ -31,20 +31,20 @@ class Box(ParameterStage):
     Source: Goldstein, Convex programming in Hilbert space, 1964: gradient projection.
     """
 
-    hyperparameters = {"lo": number, "hi": number}
+    lo: Number
+    hi: Number
 
-    def __init__(self, lo: Hyper, hi: Hyper) -> None:
-        super().__init__(lo=lo, hi=hi)
-        _in_order(lo, hi)
-
-    @staticmethod
-    def coefficients(t: Any, *, lo: float, hi: float) -> dict[str, Any]:
-        _in_order(lo, hi)
-        return {"lo": lo, "hi": hi}
+    def __post_init__(self) -> None:
+        _in_order(self.lo, self.hi)
 
     @staticmethod
-    def rule(xp: Any, p: Array, *, lo: float, hi: float) -> Array:
-        return xp.minimum(xp.maximum(p, lo), hi)
+    def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
+        _in_order(hyper.lo, hyper.hi)
+        return {"lo": hyper.lo, "hi": hyper.hi}
+
+    @staticmethod
+    def rule(xp: Any, p: Array, c: Any) -> Array:
+        return xp.minimum(xp.maximum(p, c.lo), c.hi)
 
 
 class NonNegative(ParameterStage):
@@ -60,7 +60,7 @@ class NonNegative(ParameterStage):
     """
 
     @staticmethod
-    def rule(xp: Any, p: Array) -> Array:
+    def rule(xp: Any, p: Array, c: Any) -> Array:
         return xp.maximum(p, 0.0)
 
 

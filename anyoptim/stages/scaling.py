@@ -6,7 +6,7 @@ from typing import Any
 
 from anyoptim._arrays import Array
 from anyoptim._core._stage import GradientStage, Stage
-from anyoptim._trace._hyperparameters import Hyper, nonnegative, positive
+from anyoptim._trace._hyperparameters import KW_ONLY, Nonnegative, Positive
 from anyoptim._trace._scalars import ratio_up_to_one, trust_ratio, where
 
 __all__ = ["Cautious", "ClipNorm", "TrustRatio"]
@@ -32,22 +32,19 @@ class ClipNorm(Stage):
     `ClipGlobalNorm` takes all parameters together. An infinite length makes every finite element 0.
 
     Args:
-        max_norm: the length that is allowed, above 0 (infinite for none); a number or a schedule.
+        max_norm: the length that is allowed, above 0 (infinite for none).
     """
 
-    hyperparameters = {"max_norm": positive}
+    max_norm: Positive
     norms = {"length": _value}
 
-    def __init__(self, max_norm: Hyper) -> None:
-        super().__init__(max_norm=max_norm)
+    @staticmethod
+    def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
+        return {"scale": ratio_up_to_one(hyper.max_norm, hyper.length)}
 
     @staticmethod
-    def coefficients(t: Any, *, max_norm: float, length: Any, size: int) -> dict[str, Any]:
-        return {"scale": ratio_up_to_one(max_norm, length)}
-
-    @staticmethod
-    def rule(xp: Any, p: Array, x: Array, *, scale: float) -> Array:
-        return x * scale
+    def rule(xp: Any, p: Array, x: Array, c: Any) -> Array:
+        return x * c.scale
 
 
 class TrustRatio(Stage):
@@ -61,33 +58,31 @@ class TrustRatio(Stage):
     Before a method this is LARS's scaling (`LARS` is the whole method), after it LAMB's.
 
     Args:
-        share: of the parameter's length, finite and at least 0; a number or a schedule.
-        eps: added to the length of x, finite and at least 0; likewise.
-        lower: what |p| is at least, finite and at least 0; likewise.
-        upper: what |p| is at most, above 0, infinite for no bound; likewise.
+        share: of the parameter's length, finite and at least 0.
+        eps: added to the length of x, finite and at least 0.
+        lower: what |p| is at least, finite and at least 0.
+        upper: what |p| is at most, above 0, infinite for no bound.
 
     Source: You, Gitman and Ginsburg, Large batch training of convolutional networks, 2017, equation 6; You et al.,
     Large batch optimization for deep learning: training BERT in 76 minutes, 2020, section 3, whose phi is the bounds.
     """
 
-    hyperparameters = {"share": nonnegative, "eps": nonnegative, "lower": nonnegative, "upper": positive}
+    share: Nonnegative = 1.0
+    eps: Nonnegative = 0.0
+    _: KW_ONLY
+    lower: Nonnegative = 0.0
+    upper: Positive = float("inf")
     norms = {"of_p": _parameter, "of_x": _value}
 
-    def __init__(
-        self, share: Hyper = 1.0, eps: Hyper = 0.0, *, lower: Hyper = 0.0, upper: Hyper = float("inf")
-    ) -> None:
-        super().__init__(share=share, eps=eps, lower=lower, upper=upper)
+    @staticmethod
+    def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
+        of_p, of_x = hyper.of_p, hyper.of_x
+        bounded = where(of_p < hyper.lower, hyper.lower, where(of_p > hyper.upper, hyper.upper, of_p))
+        return {"ratio": where((bounded > 0) & (of_x > 0), hyper.share * trust_ratio(bounded, of_x, hyper.eps), 1.0)}
 
     @staticmethod
-    def coefficients(
-        t: Any, *, share: float, eps: float, lower: float, upper: float, of_p: Any, of_x: Any, size: int
-    ) -> dict[str, Any]:
-        bounded = where(of_p < lower, lower, where(of_p > upper, upper, of_p))
-        return {"ratio": where((bounded > 0) & (of_x > 0), share * trust_ratio(bounded, of_x, eps), 1.0)}
-
-    @staticmethod
-    def rule(xp: Any, p: Array, x: Array, *, ratio: float) -> Array:
-        return x * ratio
+    def rule(xp: Any, p: Array, x: Array, c: Any) -> Array:
+        return x * c.ratio
 
 
 class Cautious(GradientStage):
@@ -107,9 +102,10 @@ class Cautious(GradientStage):
     norms = {"root": lambda xp, p, x, g: xp.where(x * g > 0, 1.0, 0.0)}
 
     @staticmethod
-    def coefficients(t: Any, *, root: Any, size: int) -> dict[str, Any]:
-        return {"scale": size / (root * root + 1)}  # the count is the square of its root, to a rounding
+    def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
+        # The count is the square of its root, to a rounding.
+        return {"scale": hyper.size / (hyper.root * hyper.root + 1)}
 
     @staticmethod
-    def rule(xp: Any, p: Array, x: Array, g: Array, *, scale: float) -> Array:
-        return xp.where(x * g > 0, x * scale, 0.0)
+    def rule(xp: Any, p: Array, x: Array, g: Array, c: Any) -> Array:
+        return xp.where(x * g > 0, x * c.scale, 0.0)

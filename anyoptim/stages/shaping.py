@@ -7,7 +7,7 @@ from typing import Any
 
 from anyoptim._arrays import Array
 from anyoptim._core._stage import Stage
-from anyoptim._trace._hyperparameters import Hyper, fraction, nonnegative, number
+from anyoptim._trace._hyperparameters import Fraction, Hyper, Nonnegative, Number
 
 __all__ = ["Maximize", "Scale", "Trace", "WeightDecay"]
 
@@ -24,7 +24,7 @@ class Maximize(Stage):
     """
 
     @staticmethod
-    def rule(xp: Any, p: Array, x: Array) -> Array:
+    def rule(xp: Any, p: Array, x: Array, c: Any) -> Array:
         return -x
 
 
@@ -36,17 +36,14 @@ class Scale(Stage):
         x <- factor*x
 
     Args:
-        factor: any number but NaN; a number or a schedule.
+        factor: any number but NaN.
     """
 
-    hyperparameters = {"factor": number}
-
-    def __init__(self, factor: Hyper) -> None:
-        super().__init__(factor=factor)
+    factor: Number
 
     @staticmethod
-    def rule(xp: Any, p: Array, x: Array, *, factor: float) -> Array:
-        return factor * x
+    def rule(xp: Any, p: Array, x: Array, c: Any) -> Array:
+        return c.factor * x
 
 
 class Trace(Stage):
@@ -60,20 +57,17 @@ class Trace(Stage):
     `chain(SGD(lr), Trace(0.9))` is `Momentum(lr, 0.9)`, `chain(Trace(0.9), SGD(lr))` is `HeavyBall(lr, 0.9)`.
 
     Args:
-        momentum: the share of the sum that is kept, in [0, 1); a number or a schedule.
+        momentum: the share of the sum that is kept, in [0, 1).
 
     Source: Polyak, Some methods of speeding up the convergence of iteration methods, 1964, equation 9.
     """
 
-    hyperparameters = {"momentum": fraction}
+    momentum: Fraction = 0.9
     slots = ("b",)
 
-    def __init__(self, momentum: Hyper = 0.9) -> None:
-        super().__init__(momentum=momentum)
-
     @staticmethod
-    def rule(xp: Any, p: Array, x: Array, b: Array, *, momentum: float) -> tuple[Array, ...]:
-        b = momentum * b + x
+    def rule(xp: Any, p: Array, x: Array, b: Array, c: Any) -> tuple[Array, ...]:
+        b = c.momentum * b + x
         return b, b
 
 
@@ -89,25 +83,24 @@ class WeightDecay(Stage):
     `lr*weight_decay` is the decay here.
 
     Args:
-        decay: finite and at least 0; a number or a schedule.
+        decay: finite and at least 0.
         where: which parameters decay, `where(path, p)`, whenever it is asked; None for all. `path` is their
             keys, joined by dots: `lambda path, p: p.ndim > 1` spares biases, as `not path.endswith("bias")` does.
 
     Source: Loshchilov and Hutter, Decoupled weight decay regularization, 2019, algorithms 1 and 2.
     """
 
-    hyperparameters = {"decay": nonnegative}
+    decay: Nonnegative
+    where: Callable[[str, Array], bool] | None = None
 
-    def __init__(self, decay: Hyper, where: Callable[[str, Array], bool] | None = None) -> None:
-        super().__init__(decay=decay)
-        if where is not None and not callable(where):
-            raise TypeError(f"where is {where!r}; wanted a function of the path and the parameter, or None")
-        self._where = where
+    def __post_init__(self) -> None:
+        if self.where is not None and not callable(self.where):
+            raise TypeError(f"where is {self.where!r}; wanted a function of the path and the parameter, or None")
 
     def overrides(self, path: str, p: Array) -> Mapping[str, Hyper]:
-        """No decay for parameters that `where` leaves out."""
-        return {} if self._where is None or self._where(path, p) else {"decay": 0.0}
+        """Take the decay from parameters that `where` leaves out."""
+        return {} if self.where is None or self.where(path, p) else {"decay": 0.0}
 
     @staticmethod
-    def rule(xp: Any, p: Array, x: Array, *, decay: float) -> Array:
-        return x + decay * p
+    def rule(xp: Any, p: Array, x: Array, c: Any) -> Array:
+        return x + c.decay * p

@@ -1,4 +1,4 @@
-"""What keeps slots away from numbers that are slow."""
+"""A stage that keeps slots free of subnormal numbers, with which processors are slow."""
 
 from __future__ import annotations
 
@@ -24,5 +24,5 @@ class FlushSubnormals(SlotStage):
     """
 
     @staticmethod
-    def rule(xp: Any, s: Array) -> Array:
+    def rule(xp: Any, s: Array, c: Any) -> Array:
         return xp.where(xp.abs(s) < xp.smallest_normal(s), 0.0, s)

@@ -56,7 +56,7 @@ def _ulps(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any], scale: np.ndarray[An
 
 
 @pytest.mark.parametrize("dtype", HALF + REAL + COMPLEX)
-def test_equals_numpy_step_by_step(lib: Library, method: type[ao.Optimizer], dtype: str) -> None:
+def test_equals_numpy_step_by_step(lib: Library, method: type[Any], dtype: str) -> None:
     """From NumPy's own parameters and slots, each step: the same bits where the library's arithmetic is IEEE's.
 
     And where NumPy works on its arrays. Elsewhere at most 2 units in the last place of the larger of the parameter
@@ -145,7 +145,7 @@ def test_nothing_goes_through_numpy(lib: Library, method: type[ao.Optimizer], mo
 
 @pytest.mark.covering(1)
 @pytest.mark.omit("it has no half-precision floats", lambda lib, **_: not set(HALF) & set(dtypes(lib)))
-def test_half_precision_computes_in_float32(lib: Library, method: type[ao.Optimizer]) -> None:
+def test_half_precision_computes_in_float32(lib: Library, method: type[Any]) -> None:
     """A step of a half-precision parameter is the float32 step, rounded once: what NumPy gives for the widened run."""
     rng = np.random.default_rng(6)
     for dtype in set(HALF) & set(lib.dtypes):
@@ -162,7 +162,7 @@ def test_half_precision_computes_in_float32(lib: Library, method: type[ao.Optimi
 
 
 @pytest.mark.covering(1)
-def test_complex_is_two_reals(lib: Library, method: type[ao.Optimizer]) -> None:
+def test_complex_is_two_reals(lib: Library, method: type[Any]) -> None:
     """A complex64 run equals the float32 run of its real and imaginary parts laid side by side."""
     rng = np.random.default_rng(7)
     z = _random(rng, "complex64")["W"]
@@ -208,8 +208,8 @@ def test_everything_stays_on_its_device(
 
     class Clipped(method):  # type: ignore[misc, valid-type]
         @staticmethod
-        def rule(xp: Any, p: Any, x: Any, *slots: Any, **coefficients: Any) -> Any:
-            return method.rule(xp, p, xp.minimum(xp.maximum(x, -1.0), 1.0), *slots, **coefficients)
+        def rule(xp: Any, p: Any, x: Any, *slots_and_c: Any) -> Any:
+            return method.rule(xp, p, xp.minimum(xp.maximum(x, -1.0), 1.0), *slots_and_c)
 
     optimizer, layer = Clipped(), ao.Dropout(inverted=True)
     for _ in range(2):

@@ -21,7 +21,7 @@ def torch(need: Callable[[str], Library]) -> Any:
     return torch
 
 
-def test_a_module_trains(torch: Any, method: type[ao.Optimizer]) -> None:
+def test_a_module_trains(torch: Any, method: type[Any]) -> None:
     """`dict(model.named_parameters())` and their `.grad` are params and grads; the module sees its weights move."""
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.Tanh(), torch.nn.Linear(8, 1))

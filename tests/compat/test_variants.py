@@ -19,33 +19,35 @@ MASK = {"w": True, "b": False}
 
 VARIANTS: dict[str, Callable[[], ao.Optimizer]] = {
     "Sign": lambda: optax.sign_sgd(0.1),
-    "EndedAdaGrad": lambda: optax.adagrad(0.1, 0.0, 0.0),
-    "OtherAdan": lambda: optax.adan(0.1),
+    "OptaxAdaGrad": lambda: optax.adagrad(0.1, 0.0, 0.0),
+    "OptaxAdan": lambda: optax.adan(0.1),
     "NesterovAdaBelief": lambda: optax.adabelief(0.1, nesterov=True),
     "NesterovRAdam": lambda: optax.radam(0.1, b2=0.9, nesterov=True),
-    "StartedYogi": lambda: optax.yogi(0.1),
-    "StartedRMSProp": lambda: optax.rmsprop(0.1, initial_scale=0.5, momentum=0.9),
+    "OptaxYogi": lambda: optax.yogi(0.1),
+    "OptaxRMSProp": lambda: optax.rmsprop(0.1, initial_scale=0.5, momentum=0.9),
     "CorrectedRMSProp": lambda: optax.rmsprop(0.1, bias_correction=True, momentum=0.9, nesterov=True),
-    "StartedCenteredRMSProp": lambda: optax.rmsprop(0.1, eps=0.1, initial_scale=0.5, centered=True),
+    "OptaxCenteredRMSProp": lambda: optax.rmsprop(0.1, eps=0.1, initial_scale=0.5, centered=True),
     "CorrectedCenteredRMSProp": lambda: optax.rmsprop(0.1, eps=0.1, bias_correction=True, centered=True),
-    "LateRprop": lambda: optax.rprop(0.1),
+    "OptaxRprop": lambda: optax.rprop(0.1),
     "MaskedTrustRatio": lambda: optax.lars(0.1, 0.1, MASK, trust_ratio_mask=MASK, nesterov=True),
-    "PeakScheduleFreeSGD": lambda: optax.contrib.schedule_free_sgd(0.1, warmup_steps=3, weight_decay=0.1),
-    "PeakScheduleFreeAdamW": lambda: optax.contrib.schedule_free_adamw(0.1, warmup_steps=3, weight_decay=0.1),
+    "OptaxScheduleFreeSGD": lambda: optax.contrib.schedule_free_sgd(0.1, warmup_steps=3, weight_decay=0.1),
+    "OptaxScheduleFreeAdamW": lambda: optax.contrib.schedule_free_adamw(0.1, warmup_steps=3, weight_decay=0.1),
     "AMSGrad, corrected by schedules": lambda: optax.amsgrad(0.1, bias_correction_mu=False, bias_correction_nu=False),
-    "Summed": lambda: optax.MultiSteps(optax.adamw(0.1, mask=MASK), 2, use_grad_mean=False),
+    "SumAccumulate": lambda: optax.MultiSteps(optax.adamw(0.1, mask=MASK), 2, use_grad_mean=False),
     "Mean": lambda: optax.chain(optax.ema(0.5), optax.clip_by_block_rms(0.5), optax.scale_by_learning_rate(0.1)),
-    "StartedAverage": lambda: keras.Lamb(0.1, weight_decay=0.1, use_ema=True, ema_momentum=0.5),
-    "Overwritten": lambda: keras.SGD(keras.schedules.CosineDecay(0.1, 9), 0.9, use_ema=True, ema_overwrite_frequency=3),
-    "EvenScheduleFreeAdamW": lambda: keras.ScheduleFreeAdamW(0.1, warmup_steps=3, weight_decay=0.1),
+    "KerasEMA": lambda: keras.Lamb(0.1, weight_decay=0.1, use_ema=True, ema_momentum=0.5),
+    "KerasOverwritingEMA": lambda: keras.SGD(
+        keras.schedules.CosineDecay(0.1, 9), 0.9, use_ema=True, ema_overwrite_frequency=3
+    ),
+    "KerasScheduleFreeAdamW": lambda: keras.ScheduleFreeAdamW(0.1, warmup_steps=3, weight_decay=0.1),
 }
 WHOLE: dict[str, Callable[[], ao.Optimizer]] = {
     "FactoredRMS": lambda: optax.adafactor(0.1, 2, momentum=0.5, weight_decay_rate=0.01),
-    "NesterovMuon": lambda: optax.contrib.muon(0.1, ns_coeffs="dion"),
-    "AdaptiveNesterovMuon": lambda: optax.contrib.muon(0.1, adaptive=True, consistent_rms=0.2),
+    "OptaxNesterovMuon": lambda: optax.contrib.muon(0.1, ns_coeffs="dion"),
+    "OptaxAdaptiveNesterovMuon": lambda: optax.contrib.muon(0.1, adaptive=True, consistent_rms=0.2),
     "unitwise": lambda: optax.chain(optax.adaptive_grad_clip(0.1), optax.adam(0.1)),
-    "LateAdafactor": lambda: keras.Adafactor(0.1, weight_decay=0.1),
-    "NesterovSumMuon": lambda: keras.Muon(0.1, gradient_accumulation_steps=2),
+    "KerasAdafactor": lambda: keras.Adafactor(0.1, weight_decay=0.1),
+    "KerasNesterovMuon": lambda: keras.Muon(0.1, gradient_accumulation_steps=2),
 }
 
 

@@ -401,7 +401,7 @@ def test_keys_in_another_order() -> None:
 def test_what_fails_leaves_the_window(engine: str | None) -> None:
     """A schedule that is refused, at the k-th update and at a flush, before anything is counted or written."""
     optimizer, params = _begun(engine)
-    lr = optimizer.stages[2].lr  # type: ignore[attr-defined]
+    lr = optimizer.stages[2].lr
     before = deepcopy((params, optimizer.state))
     optimizer.stages[2].lr = lambda t: -1.0
     with pytest.raises(ValueError, match="lr, from its schedule at step 2, is -1"):

@@ -421,26 +421,26 @@ def test_a_rule_that_goes_wrong_is_named() -> None:
 
     class Tanh(ao.Optimizer):
         @staticmethod
-        def rule(xp: Any, p: Any, x: Any) -> Any:
+        def rule(xp: Any, p: Any, x: Any, c: Any) -> Any:
             return xp.tanh(x)
 
     class Sum(ao.Optimizer):
         @staticmethod
-        def rule(xp: Any, p: Any, x: Any) -> Any:
+        def rule(xp: Any, p: Any, x: Any, c: Any) -> Any:
             return x[:, None]
 
     class Slotless(ao.Optimizer):
         slots = ("v",)
 
         @staticmethod
-        def rule(xp: Any, p: Any, x: Any, v: Any) -> Any:
+        def rule(xp: Any, p: Any, x: Any, v: Any, c: Any) -> Any:
             return x
 
     class InPlace(ao.Optimizer):
         slots = ("m",)
 
         @staticmethod
-        def rule(xp: Any, p: Any, x: Any, m: Any) -> Any:
+        def rule(xp: Any, p: Any, x: Any, m: Any, c: Any) -> Any:
             m += x
             return m, m
 
@@ -498,10 +498,11 @@ def test_misspelt_hyperparameters(method: type[Any]) -> None:
         optimizer.learning_rate = 0.1
 
     class Own(ao.Optimizer):
-        hyperparameters = {"lr": ao.nonnegative, "beta": ao.fraction}
+        lr: ao.Nonnegative
+        beta: ao.Fraction
 
     with pytest.raises(TypeError, match="Own was given lr; wanted lr, beta"):
-        Own(lr=0.1)
+        Own(lr=0.1)  # type: ignore[call-arg]
 
 
 def test_a_container_under_two_names() -> None:

@@ -374,14 +374,11 @@ def test_rules_can_bound() -> None:
     """`xp.bound` and `xp.largest` for rules of one's own: the same bits on each engine; NaN stays, infinities don't."""
 
     class Bounded(ao.Optimizer):
-        hyperparameters = {"limit": ao.nonnegative}
-
-        def __init__(self, limit: float, *, engine: str | None = None) -> None:
-            super().__init__(engine=engine, limit=limit)
+        limit: ao.Nonnegative
 
         @staticmethod
-        def rule(xp: Any, p: Any, x: Any, *, limit: float) -> Any:
-            return xp.bound(x, limit) + xp.bound(x, 0.5 * xp.largest(x))
+        def rule(xp: Any, p: Any, x: Any, c: Any) -> Any:
+            return xp.bound(x, c.limit) + xp.bound(x, 0.5 * xp.largest(x))
 
     x = np.array([0.0, -0.0, 1.0, -3.0, np.inf, -np.inf, np.nan, 1e-45], f)
     found = []

@@ -172,12 +172,12 @@ def test_parameters_and_gradients(make: Callable[[], ao.Optimizer]) -> None:
 
 
 PARTS: dict[str, Callable[[Any], dict[str, Any]]] = {
-    "coefficients": lambda value: {"coefficients": staticmethod(lambda t, lr: value)},
-    "a coefficient": lambda value: {"coefficients": staticmethod(lambda t, lr: {"lr": value})},
+    "coefficients": lambda value: {"coefficients": staticmethod(lambda t, hyper: value)},
+    "a coefficient": lambda value: {"coefficients": staticmethod(lambda t, hyper: {"lr": value})},
     "update_scalars": lambda value: {
         "scalars": {"n": 0.0},
-        "update_scalars": staticmethod(lambda step, lr, n: value),
-        "coefficients": staticmethod(lambda t, lr, n: {"lr": lr}),
+        "update_scalars": staticmethod(lambda step, hyper: value),
+        "coefficients": staticmethod(lambda t, hyper: {"lr": hyper.lr}),
     },
     "overrides": lambda value: {"overrides": lambda self, path, p: value},
 }
@@ -190,8 +190,8 @@ def test_what_a_method_gives(part: str, engine: str) -> None:
     """For its coefficients, its numbers and its overrides: an error names the method, and nothing is written."""
     refused = 0
     for value in _odd():
-        rule = staticmethod(lambda xp, p, x, *, lr: lr * x)
-        own = {"hyperparameters": {"lr": ao.nonnegative}, "rule": rule, **PARTS[part](value)}
+        rule = staticmethod(lambda xp, p, x, c: c.lr * x)
+        own = {"__annotations__": {"lr": ao.Nonnegative}, "rule": rule, **PARTS[part](value)}
         method, params = type("Method", (ao.Optimizer,), own), _params()
         said = _refusal(lambda: method(lr=0.5, engine=engine).update(params, _params()))  # noqa: B023
         refused += said is not None

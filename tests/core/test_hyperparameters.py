@@ -71,9 +71,7 @@ def test_schedules_see_the_optimizers_step_and_rules_the_parameters_own() -> Non
 
 @pytest.mark.parametrize("kind", [np.float64, np.float32, np.array, int])
 @pytest.mark.parametrize(("lib", "method"), PAIRS, indirect=True)
-def test_numbers_of_numpy_leave_float32_alone(
-    lib: Library, method: type[ao.Optimizer], kind: Callable[[float], Any]
-) -> None:
+def test_numbers_of_numpy_leave_float32_alone(lib: Library, method: type[Any], kind: Callable[[float], Any]) -> None:
     """A NumPy float64 scalar, as `np.cos` in a schedule returns, would turn float32 arrays into float64."""
     for value in (kind(1), lambda t: kind(1)):
         optimizer = method(lr=value)
@@ -91,13 +89,13 @@ def test_a_number_of_another_library_is_a_number(lib: Library) -> None:
     assert p.tolist() == [0.5]
 
 
-def test_lr_zero_moves_nothing(method: type[ao.Optimizer]) -> None:
+def test_lr_zero_moves_nothing(method: type[Any]) -> None:
     """The bounds of the domains belong to them."""
     p = method(lr=0.0).update(np.arange(3.0), np.ones(3))
     assert p.tolist() == [0, 1, 2]
 
 
-def test_repr_shows_schedules_and_values(method: type[ao.Optimizer]) -> None:
+def test_repr_shows_schedules_and_values(method: type[Any]) -> None:
     """`repr` shows what the next step would use."""
     optimizer = method()
     optimizer.lr = 0.25

@@ -104,9 +104,9 @@ class Restarting(ao.Stage):
 
     scalars = {"constant": 1.0, "norm": 0.0}
     totals = {"length": staticmethod(lambda xp, p, x: x)}
-    update_scalars = staticmethod(lambda step, *, constant, norm, length: {"constant": 0.0, "norm": length})
-    coefficients = staticmethod(lambda t, *, constant, norm, length: {"scale": 1 / (1 + norm)})
-    rule = staticmethod(lambda xp, p, x, *, scale: scale * x)
+    update_scalars = staticmethod(lambda step, hyper: {"constant": 0.0, "norm": hyper.length})
+    coefficients = staticmethod(lambda t, hyper: {"scale": 1 / (1 + hyper.norm)})
+    rule = staticmethod(lambda xp, p, x, c: c.scale * x)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

@@ -74,18 +74,18 @@ def test_before_the_first_update_there_are_hyperparameters(lib: Library) -> None
     optimizer.update(params, {"W": lib.array([1.0])})
     optimizer.load_state_dict(ao.Adam(lr=0.5).state_dict(), params)
     assert optimizer.state is None
-    assert optimizer.lr == 0.5  # type: ignore[attr-defined]
+    assert optimizer.lr == 0.5
 
 
 def test_schedules_keep_what_they_were_told() -> None:
     """A plateau within a warmup goes on counting; the schedules themselves are the new optimizer's."""
     optimizer, params = _trained()
-    plateau = optimizer.stages[2].lr.schedule  # type: ignore[attr-defined]
+    plateau = optimizer.stages[2].lr.schedule
     for loss in (1.0, 2.0, 3.0):
         plateau.tell(loss)
     other = _make()
     other.load_state_dict(optimizer.state_dict(), params)
-    told = other.stages[2].lr.schedule  # type: ignore[attr-defined]
+    told = other.stages[2].lr.schedule
     assert told is not plateau
     assert told.state == plateau.state
     assert told.state["multiplier"] < 1

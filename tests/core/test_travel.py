@@ -58,7 +58,7 @@ def _slowed(optimizer: ao.Optimizer) -> None:
     """Change hyperparameters, as a user does in mid-training: they travel, too."""
     for stage in optimizer.stages:
         if "lr" in stage.hyperparameters:
-            stage.lr = 0.75 * stage.lr  # type: ignore[attr-defined]
+            stage.lr = 0.75 * stage.lr
     groups = optimizer.groups if isinstance(optimizer, ao.chain) else None
     if groups is not None:
         groups["b"]["AdamW.lr"] = 0.03

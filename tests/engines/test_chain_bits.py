@@ -183,50 +183,52 @@ def test_any_dask_array(chunks: int, shape: tuple[int, ...], need: Callable[[str
 
 
 class Sign(ao.Stage):
-    rule = staticmethod(lambda xp, p, x: xp.sign(x))
+    rule = staticmethod(lambda xp, p, x, c: xp.sign(x))
 
 
 class Box(ao.ParameterStage):
-    hyperparameters = {"size": ao.nonnegative}
-    rule = staticmethod(lambda xp, p, *, size: xp.minimum(xp.maximum(p, -size), size))
+    size: ao.Nonnegative
+    rule = staticmethod(lambda xp, p, c: xp.minimum(xp.maximum(p, -c.size), c.size))
 
 
 class Ball(ao.ParameterStage):
     measure = staticmethod(lambda xp, p, x: p)
-    coefficients = staticmethod(lambda t, *, norm: {"scale": 1.0 / max(norm, 1.0)})
-    rule = staticmethod(lambda xp, p, *, scale: p * scale)
+    coefficients = staticmethod(lambda t, hyper: {"scale": 1.0 / max(hyper.norm, 1.0)})
+    rule = staticmethod(lambda xp, p, c: p * c.scale)
 
 
 class Halved(ao.SlotStage):
-    rule = staticmethod(lambda xp, s: xp.where(s * s > 0.0625, 0.5 * s, s))
+    rule = staticmethod(lambda xp, s, c: xp.where(s * s > 0.0625, 0.5 * s, s))
 
 
 class Lookahead(ao.ParameterStage):
     slots = ("slow",)
-    coefficients = staticmethod(lambda t: {"sync": t % 3 == 0})
+    coefficients = staticmethod(lambda t, hyper: {"sync": t % 3 == 0})
 
     def init_slots(self, xp: Any, p: Any) -> tuple[Any, ...]:
         return (xp.asarray(p, copy=True),)
 
     @staticmethod
-    def rule(xp: Any, p: Any, slow: Any, *, sync: bool) -> Any:
-        return (p, slow) if not sync else (slow + 0.5 * (p - slow), slow + 0.5 * (p - slow))
+    def rule(xp: Any, p: Any, slow: Any, c: Any) -> Any:
+        return (p, slow) if not c.sync else (slow + 0.5 * (p - slow), slow + 0.5 * (p - slow))
 
 
 class Normalized(ao.Stage):
-    hyperparameters = {"eps": ao.nonnegative}
+    eps: ao.Nonnegative
     measure = staticmethod(lambda xp, p, x: x)
-    coefficients = staticmethod(lambda t, *, eps, norm: {"scale": 1.0 / (norm + eps)})
-    rule = staticmethod(lambda xp, p, x, *, scale: x * scale)
+    coefficients = staticmethod(lambda t, hyper: {"scale": 1.0 / (hyper.norm + hyper.eps)})
+    rule = staticmethod(lambda xp, p, x, c: x * c.scale)
 
 
 class Lion(ao.Optimizer):
-    hyperparameters = {"lr": ao.nonnegative, "beta1": ao.fraction, "beta2": ao.fraction}
+    lr: ao.Nonnegative
+    beta1: ao.Fraction
+    beta2: ao.Fraction
     slots = ("m",)
 
     @staticmethod
-    def rule(xp: Any, p: Any, x: Any, m: Any, *, lr: Any, beta1: Any, beta2: Any) -> Any:
-        return lr * xp.sign(beta1 * m + (1 - beta1) * x), beta2 * m + (1 - beta2) * x
+    def rule(xp: Any, p: Any, x: Any, m: Any, c: Any) -> Any:
+        return c.lr * xp.sign(c.beta1 * m + (1 - c.beta1) * x), c.beta2 * m + (1 - c.beta2) * x
 
 
 def _lion(engine: str | None = None) -> Lion:
@@ -332,7 +334,7 @@ def test_flush_subnormals(engine: str, dtype: str) -> None:
     class Kept(ao.Optimizer):
         slots = ("s",)
         init_slots = staticmethod(lambda xp, p: (xp.asarray(start, copy=True),))
-        rule = staticmethod(lambda xp, p, x, s: (x, s))
+        rule = staticmethod(lambda xp, p, x, s, c: (x, s))
 
     start = slots
     optimizer = ao.chain(Kept(), ao.FlushSubnormals(), ao.EMA(0.0), engine=engine)

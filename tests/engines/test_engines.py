@@ -269,19 +269,19 @@ def test_slots_that_only_look_at_other_memory() -> None:
     """A broadcast or reshaped start, and a slot passed through, become arrays that every engine can write to."""
 
     class Lazy(ao.Optimizer):
-        hyperparameters = {"lr": ao.nonnegative}
+        lr: ao.Nonnegative
         slots = ("s", "z")
 
         def init_slots(self, xp: Any, p: Any) -> tuple[Any, ...]:
             return xp.reshape(p, p.shape), xp.broadcast_to(xp.zeros_like(p), p.shape)
 
         @staticmethod
-        def coefficients(t: int, *, lr: float) -> dict[str, Any]:
-            return {"lr": lr, "mode": "move" if t > 2 else "rest"}
+        def coefficients(t: int, hyper: Any) -> dict[str, Any]:
+            return {"lr": hyper.lr, "mode": "move" if t > 2 else "rest"}
 
         @staticmethod
-        def rule(xp: Any, p: Any, x: Any, s: Any, z: Any, *, lr: Any, mode: str) -> Any:
-            return (lr * s, s + x, z - x) if mode == "move" else (lr * x, s, z)
+        def rule(xp: Any, p: Any, x: Any, s: Any, z: Any, c: Any) -> Any:
+            return (c.lr * s, s + x, z - x) if c.mode == "move" else (c.lr * x, s, z)
 
     locked = np.ones(2)
     locked.flags.writeable = False
@@ -300,10 +300,10 @@ def test_a_rule_that_reads_its_optimizer_is_refused() -> None:
     """What it read would be frozen when it is traced."""
 
     class StepPlan(ao.Optimizer):
-        hyperparameters = {"lr": ao.nonnegative}
+        lr: ao.Nonnegative
 
-        def rule(self, xp: Any, p: Any, x: Any, *, lr: Any) -> Any:
-            return lr * x
+        def rule(self, xp: Any, p: Any, x: Any, c: Any) -> Any:
+            return c.lr * x
 
     with pytest.raises(TypeError, match=r"StepPlan.rule reads self; wanted a staticmethod"):
         StepPlan(lr=1.0)
@@ -316,7 +316,7 @@ def test_slots_of_one_name_are_refused() -> None:
         slots = ("m", "m")
 
         @staticmethod
-        def rule(xp: Any, p: Any, x: Any, m: Any, n: Any) -> Any:
+        def rule(xp: Any, p: Any, x: Any, m: Any, n: Any, c: Any) -> Any:
             return x, m, n
 
     with pytest.raises(TypeError, match=r"Twice has the slots \('m', 'm'\); wanted each name once"):
@@ -340,7 +340,7 @@ def test_a_choice_between_a_slot_and_another(engine: str) -> None:
         slots = ("a", "b")
 
         @staticmethod
-        def rule(xp: Any, p: Any, x: Any, a: Any, b: Any) -> Any:
+        def rule(xp: Any, p: Any, x: Any, a: Any, b: Any, c: Any) -> Any:
             return x, xp.where(x > 0, a, x), xp.where(x > 0, x, b)
 
     gs = [np.array([1.0, -2.0, 3.0]), np.array([-4.0, 5.0, 6.0]), np.array([7.0, 8.0, -9.0])]
@@ -357,8 +357,8 @@ def test_slots_that_are_called_like_what_is_generated(engine: str) -> None:
         slots = tuple(sorted({*re.findall(r"\b_([a-z]+)", loops._STEP + loops._MEASURE)}))
 
         @staticmethod
-        def rule(xp: Any, p: Any, x: Any, *slots: Any) -> Any:
-            new = [s + x for s in slots]
+        def rule(xp: Any, p: Any, x: Any, *slots_and_c: Any) -> Any:
+            new = [s + x for s in slots_and_c[:-1]]
             return sum(new[1:], start=new[0]), *new
 
     assert {"n", "b", "i", "leaf"} <= {*Named.slots}
@@ -375,21 +375,21 @@ def test_every_operation(engine: str) -> None:
     """A rule of every operation there is, with slots that trade places and one that remembers the gradient."""
 
     class All(ao.Optimizer):
-        hyperparameters = {"lr": ao.nonnegative}
+        lr: ao.Nonnegative
         slots = ("a", "b", "g")
 
         @staticmethod
-        def coefficients(t: int, *, lr: float) -> dict[str, Any]:
-            return {"lr": lr, "even": t % 2 == 0, "t": float(t)}
+        def coefficients(t: int, hyper: Any) -> dict[str, Any]:
+            return {"lr": hyper.lr, "even": t % 2 == 0, "t": float(t)}
 
         @staticmethod
-        def rule(xp: Any, p: Any, x: Any, a: Any, b: Any, g: Any, *, lr: Any, even: bool, t: Any) -> Any:
-            y = xp.where((x > g) & ~(a == b) | (p != p), xp.minimum(x, 1.0), xp.maximum(g, -lr))
+        def rule(xp: Any, p: Any, x: Any, a: Any, b: Any, g: Any, c: Any) -> Any:
+            y = xp.where((x > g) & ~(a == b) | (p != p), xp.minimum(x, 1.0), xp.maximum(g, -c.lr))
             y = xp.where((x <= a) | (x >= 2.0), y, -xp.abs(xp.sign(b)))
-            y = xp.where(t > 3.0, y, xp.where(lr < 1.0, y + xp.sqrt(xp.abs(a)) / (2.0 - x), x))
+            y = xp.where(c.t > 3.0, y, xp.where(c.lr < 1.0, y + xp.sqrt(xp.abs(a)) / (2.0 - x), x))
             g = xp.where(x > 0.5, xp.where(g > x, g, x), g)  # in g's own place
-            y = xp.where((x > 0) & (t < 5.0) & (lr > 0.2), y, xp.minimum(1.0, lr) * y)
-            return lr * y if even else y, b, a + y, g
+            y = xp.where((x > 0) & (c.t < 5.0) & (c.lr > 0.2), y, xp.minimum(1.0, c.lr) * y)
+            return c.lr * y if c.even else y, b, a + y, g
 
     rng = np.random.default_rng(22)
     for dtype in ("float32", "float64"):
@@ -467,20 +467,19 @@ def test_a_rule_is_traced_once(engine: str) -> None:
     calls = []
 
     class Counted(ao.Optimizer):
-        lr: float
-        hyperparameters = {"lr": ao.nonnegative}
+        lr: ao.Nonnegative
 
         @staticmethod
-        def coefficients(t: int, *, lr: float) -> dict[str, Any]:
-            return {"lr": lr, "late": t > 3}
+        def coefficients(t: int, hyper: Any) -> dict[str, Any]:
+            return {"lr": hyper.lr, "late": t > 3}
 
         @staticmethod
-        def rule(xp: Any, p: Any, x: Any, *, lr: Any, late: bool) -> Any:
-            calls.append(late)
-            return lr * x if late else x
+        def rule(xp: Any, p: Any, x: Any, c: Any) -> Any:
+            calls.append(c.late)
+            return c.lr * x if c.late else x
 
     for shape in ((3,), (4, 5)):
-        optimizer = Counted(lr=0.1, engine=engine)
+        optimizer: Any = Counted(lr=0.1, engine=engine)
         for _ in range(6):
             optimizer.lr = optimizer.lr / 2
             optimizer.update({"a": np.ones(shape), "b": np.ones(2)}, {"a": np.ones(shape), "b": np.ones(2)})
@@ -553,15 +552,15 @@ def test_a_coefficient_that_becomes_an_option(engine: str) -> None:
     """One that no kernel read is a string at the third step, and the rule branches on it."""
 
     class Turns(ao.Optimizer):
-        hyperparameters = {"lr": ao.nonnegative}
+        lr: ao.Nonnegative
 
         @staticmethod
-        def coefficients(t: int, *, lr: float) -> dict[str, Any]:
-            return {"lr": lr, "mode": 1.0 if t < 3 else "back"}
+        def coefficients(t: int, hyper: Any) -> dict[str, Any]:
+            return {"lr": hyper.lr, "mode": 1.0 if t < 3 else "back"}
 
         @staticmethod
-        def rule(xp: Any, p: Any, x: Any, *, lr: Any, mode: Any) -> Any:
-            return -lr * x if isinstance(mode, str) else lr * x
+        def rule(xp: Any, p: Any, x: Any, c: Any) -> Any:
+            return -c.lr * x if isinstance(c.mode, str) else c.lr * x
 
     p, optimizer = np.zeros(2), Turns(lr=1.0, engine=engine)
     for _ in range(5):

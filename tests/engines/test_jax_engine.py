@@ -98,19 +98,19 @@ def test_every_dtype(name: str, dtype: str, need: Callable[[str], Library]) -> N
 class Halved(ao.Optimizer):
     """One operation after another that XLA would put together, and a static option that changes with the step."""
 
-    hyperparameters = {"lr": ao.nonnegative}
+    lr: ao.Nonnegative
     slots = ("a", "b", "same")
 
     @staticmethod
-    def coefficients(t: int, *, lr: float) -> dict[str, Any]:
-        return {"lr": lr, "late": t > 2, "big": lr > 0.5}
+    def coefficients(t: int, hyper: Any) -> dict[str, Any]:
+        return {"lr": hyper.lr, "late": t > 2, "big": hyper.lr > 0.5}
 
     @staticmethod
-    def rule(xp: Any, p: Any, x: Any, a: Any, b: Any, same: Any, *, lr: float, late: bool, big: Any) -> Any:
+    def rule(xp: Any, p: Any, x: Any, a: Any, b: Any, same: Any, c: Any) -> Any:
         a = x / xp.sqrt(p * p + 1.0) / (1.5 + xp.abs(x)) + xp.sqrt(b * b + 0.3) * xp.sqrt(x * x)
         b = -(x * p) + xp.where((x > 0) & ~(p > 0), x * a, b * 0.3) - p * 0.7
-        x = xp.where(xp.smallest_normal(x) > lr, x, xp.maximum(x, -0.5))
-        return (lr * x if late else lr * x + 0.25 * p * lr), a, b, same
+        x = xp.where(xp.smallest_normal(x) > c.lr, x, xp.maximum(x, -0.5))
+        return (c.lr * x if c.late else c.lr * x + 0.25 * p * c.lr), a, b, same
 
 
 def test_rules_that_xla_would_simplify(need: Callable[[str], Library]) -> None:
@@ -351,8 +351,8 @@ def test_a_rule_that_no_kernel_can_do(need: Callable[[str], Library]) -> None:
 
     class Branching(ao.SGD):
         @staticmethod
-        def rule(xp: Any, p: Any, x: Any, *, lr: Any) -> Any:
-            return x if lr > 0.5 else lr * x
+        def rule(xp: Any, p: Any, x: Any, c: Any) -> Any:
+            return x if c.lr > 0.5 else c.lr * x
 
     optimizer, params = Branching(lr=0.1), {"w": lib.array([1.0])}
     with pytest.raises(TypeError, match=r"Branching.rule does what no kernel can: it branches"):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.reference.methods import METHODS, TRANSCRIBED, wanted
-from tests.support.libraries import DISCOVERED
+from tests.support.libraries import DISCOVERED, allowed
 
 
 def test_no_row_is_of_another_method() -> None:
@@ -44,3 +44,32 @@ def test_the_first_steps_are_those_of_its_paper(name: str) -> None:
         np.testing.assert_allclose(
             ours["W"], theirs["W"], rtol=0, atol=1e-12 * np.abs(theirs["W"]).max(), err_msg=f"{t}"
         )
+
+
+@pytest.mark.parametrize("name", DISCOVERED)
+def test_each_coefficient_is_read(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the rule: one that is not would leave what it stands for undone, in silence."""
+    method, unread = DISCOVERED[name], list[str]()
+
+    def reading(rule: Any) -> Any:
+        def read(*arguments: Any) -> Any:
+            names = set[str]()
+
+            class Reads:
+                def __getattr__(self, key: str) -> Any:
+                    names.add(key)
+                    return getattr(arguments[-1], key)
+
+            result = rule(*arguments[:-1], Reads())
+            unread.extend({*vars(arguments[-1])} - names)
+            return result
+
+        return staticmethod(read)
+
+    for stage in method().stages:
+        monkeypatch.setattr(type(stage), "rule", reading(stage.rule))
+    for value in (0.0, 0.25):
+        whole = {"seed", "stream", "steps"}
+        hyper = {key: allowed(method, key, value) for key in method.hyperparameters if key not in whole}
+        method(**hyper, engine="portable").update(np.ones((3, 2)), np.ones((3, 2)))
+    assert unread == []

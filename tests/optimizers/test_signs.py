@@ -162,10 +162,10 @@ def test_asgds_rate_under_jit(need: Callable[[str], Library]) -> None:
 def test_adagrads_options_cost_nothing_where_they_are_not_used() -> None:
     """The graph is that of the two lines of the equation, within bounds; with options, only what they add."""
 
-    def rule(xp: Any, p: Any, x: Any, h: Any, *, lr: Any, eps: Any) -> Any:
+    def rule(xp: Any, p: Any, x: Any, h: Any, c: Any) -> Any:
         x = xp.bound(x, 1.0 * xp.sqrt(xp.largest(x)))
         h = xp.bound(h + x * x, xp.largest(h))
-        return lr * x / (xp.sqrt(h) + eps), h
+        return c.lr * x / (xp.sqrt(h) + c.eps), h
 
     def graph(rule: Any, row: dict[str, float]) -> Any:
         return trace(Program((Part(on_value, rule, ("h",)), MOVE)), static_options((row, {})))._replace(name="")

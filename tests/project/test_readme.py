@@ -39,7 +39,7 @@ def test_code_prints_what_its_comments_say(
         need("cupy")
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
-        exec(compile(block, "README.md", "exec"), {"__name__": "readme"})  # noqa: S102
+        exec(compile(block, "README.md", "exec", dont_inherit=True), {"__name__": "readme"})  # noqa: S102
     assert printed.getvalue().splitlines() == PRINTS.findall(block)
     assert PRINTS.findall(block)
 

@@ -233,7 +233,7 @@ class Columns(ao.Stage):
         return (shape[1:], ())
 
     @staticmethod
-    def rule(xp: Any, p: Any, x: Any, v: Any, n: Any) -> Any:
+    def rule(xp: Any, p: Any, x: Any, v: Any, n: Any, c: Any) -> Any:
         v = 0.5 * v + 0.5 * (xp.sum(x * x, axis=0) if x.ndim else x * x)
         n = n + 1.0
         return x / (1.0 + v) * n, v, n
@@ -283,7 +283,7 @@ def test_a_rule_that_gives_another_shape_is_refused() -> None:
 
     class Wrong(ao.Stage):
         array_rule = True
-        rule = staticmethod(lambda xp, p, x: xp.sum(x, axis=0))
+        rule = staticmethod(lambda xp, p, x, c: xp.sum(x, axis=0))
 
     p = np.ones((2, 3))
     with pytest.raises(TypeError, match=r"Wrong.* gave a ndarray of shape \(3,\) .*; wanted the shape \(2, 3\)"):

@@ -250,18 +250,18 @@ def test_torch_clip_grad_norm(need: Callable[[str], Library]) -> None:
 class Normed(ao.Stage):
     """Divides by the length of what flows through a slot, by that of p, and by the number of elements."""
 
-    hyperparameters = {"eps": ao.nonnegative}
+    eps: ao.Nonnegative
     slots = ("s",)
     norms = {
         "along": staticmethod(lambda xp, p, x, s: 0.5 * s + x),
         "of_p": staticmethod(lambda xp, p, x, s: p),
     }
-    coefficients = staticmethod(lambda t, *, eps, along, of_p, size: {"scale": of_p / (along + eps) / size + t})
+    coefficients = staticmethod(lambda t, hyper: {"scale": hyper.of_p / (hyper.along + hyper.eps) / hyper.size + t})
 
     @staticmethod
-    def rule(xp: Any, p: Any, x: Any, s: Any, *, scale: Any) -> Any:
+    def rule(xp: Any, p: Any, x: Any, s: Any, c: Any) -> Any:
         s = 0.5 * s + x
-        return s * scale, s
+        return s * c.scale, s
 
 
 class Opposed(ao.GradientStage):
@@ -269,16 +269,16 @@ class Opposed(ao.GradientStage):
 
     norms = {"apart": staticmethod(lambda xp, p, x, g: x - g)}
     measure = staticmethod(lambda xp, p, x, g: x + g)
-    coefficients = staticmethod(lambda t, *, apart, norm, size: {"scale": 1 / (1 + apart + norm)})
-    rule = staticmethod(lambda xp, p, x, g, *, scale: g - x * scale)
+    coefficients = staticmethod(lambda t, hyper: {"scale": 1 / (1 + hyper.apart + hyper.norm)})
+    rule = staticmethod(lambda xp, p, x, g, c: g - x * c.scale)
 
 
 class Shrunk(ao.ParameterStage):
     """Sees the parameter after its step; a norm of it."""
 
     norms = {"of_p": staticmethod(lambda xp, p, x: p)}
-    coefficients = staticmethod(lambda t, *, of_p, size: {"scale": 1 / (1 + of_p)})
-    rule = staticmethod(lambda xp, p, *, scale: p * scale)
+    coefficients = staticmethod(lambda t, hyper: {"scale": 1 / (1 + hyper.of_p)})
+    rule = staticmethod(lambda xp, p, c: p * c.scale)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "complex128"])

@@ -22,12 +22,12 @@ Make = Callable[[str | None], ao.Optimizer]
 class Smoothed(ao.Stage):
     """A running mean of what flows through, whose slot has the name of Momentum's."""
 
-    hyperparameters = {"share": ao.fraction}
+    share: ao.Fraction
     slots = ("v",)
 
     @staticmethod
-    def rule(xp: Any, p: Any, x: Any, v: Any, *, share: Any) -> tuple[Any, ...]:
-        v = v + share * (x - v)
+    def rule(xp: Any, p: Any, x: Any, v: Any, c: Any) -> tuple[Any, ...]:
+        v = v + c.share * (x - v)
         return v, v
 
 
@@ -35,25 +35,25 @@ class Shortened(ao.Stage):
     """A stage whose measure is no plain x, and which comes to rest."""
 
     measure = staticmethod(lambda xp, p, x: x * xp.sign(p) + 0.5 * p)
-    coefficients = staticmethod(lambda t, *, norm: {"scale": 1 / (1 + norm), "late": t > 3})
+    coefficients = staticmethod(lambda t, hyper: {"scale": 1 / (1 + hyper.norm), "late": t > 3})
 
     @staticmethod
-    def rule(xp: Any, p: Any, x: Any, *, scale: Any, late: bool) -> Any:
-        return x * scale if late else x * scale + 0.25 * x
+    def rule(xp: Any, p: Any, x: Any, c: Any) -> Any:
+        return x * c.scale if c.late else x * c.scale + 0.25 * x
 
 
 class Seen(ao.Stage):
     """A stage that takes down the norm of what flows through it, in a list that its copies share."""
 
     measure = staticmethod(lambda xp, p, x: x)
-    rule = staticmethod(lambda xp, p, x: x)
+    rule = staticmethod(lambda xp, p, x, c: x)
 
     def __init__(self, norms: list[float]) -> None:
         super().__init__()
         self._note = norms.append
 
-    def coefficients(self, t: int, *, norm: float) -> dict[str, Any]:
-        self._note(float(norm))
+    def coefficients(self, t: int, hyper: Any) -> dict[str, Any]:
+        self._note(float(hyper.norm))
         return {}
 
 

@@ -75,18 +75,19 @@ def test_what_is_done_to_coefficients_alone_is_float64(lib: Library) -> None:
     seen: list[Any] = []
 
     class Scaled(ao.Optimizer):
-        hyperparameters = {"lr": ao.nonnegative, "decay": ao.nonnegative}
+        lr: ao.Nonnegative
+        decay: ao.Nonnegative
 
         @staticmethod
-        def coefficients(t: int, *, lr: float, decay: float) -> dict[str, Any]:
-            return {"lr": np.float64(lr), "decay": decay, "doubled": True}
+        def coefficients(t: int, hyper: Any) -> dict[str, Any]:
+            return {"lr": np.float64(hyper.lr), "decay": hyper.decay, "doubled": True}
 
         @staticmethod
-        def rule(xp: Any, p: Any, x: Any, *, lr: float, decay: float, doubled: bool) -> Any:
-            factor = xp.maximum(xp.sqrt(lr), decay) * xp.sign(-lr) * xp.minimum(lr, 1.0) * xp.abs(-0.1)
+        def rule(xp: Any, p: Any, x: Any, c: Any) -> Any:
+            factor = xp.maximum(xp.sqrt(c.lr), c.decay) * xp.sign(-c.lr) * xp.minimum(c.lr, 1.0) * xp.abs(-0.1)
             if isinstance(factor, float):  # and not what stands for one in a trace
-                seen.append((factor, doubled))
-            return (2.0 if doubled else 1.0) * factor * x
+                seen.append((factor, c.doubled))
+            return (2.0 if c.doubled else 1.0) * factor * x
 
     p = Scaled(lr=0.3, decay=0.1, engine="portable").update({"p": lib.array([1.0])}, {"p": lib.array([1.0])})["p"]
     factor = np.sqrt(0.3) * -1.0 * 0.3 * 0.1
@@ -100,13 +101,14 @@ def test_a_new_method_is_a_short_class(lib: Library) -> None:
     """Signum, in a few lines: it has every library, state and check with no further code."""
 
     class Signum(ao.Optimizer):
-        hyperparameters = {"lr": ao.nonnegative, "beta": ao.fraction}
+        lr: ao.Nonnegative
+        beta: ao.Fraction
         slots = ("m",)
 
         @staticmethod
-        def rule(xp: Any, p: Any, x: Any, m: Any, *, lr: float, beta: float) -> Any:
-            m = beta * m + (1 - beta) * x
-            return lr * xp.sign(m), m
+        def rule(xp: Any, p: Any, x: Any, m: Any, c: Any) -> Any:
+            m = c.beta * m + (1 - c.beta) * x
+            return c.lr * xp.sign(m), m
 
     optimizer = Signum(lr=0.5, beta=0.5)
     params = {"w": lib.array([1.0, 1.0, 1.0])}
@@ -128,7 +130,7 @@ def test_slots_may_start_elsewhere(lib: Library) -> None:
             return (p + 1.0,)
 
         @staticmethod
-        def rule(xp: Any, p: Any, x: Any, anchor: Any) -> Any:
+        def rule(xp: Any, p: Any, x: Any, anchor: Any, c: Any) -> Any:
             return p - anchor, anchor  # p <- anchor
 
     optimizer = Anchor()
@@ -140,7 +142,7 @@ def test_a_slot_does_not_start_as_the_callers_array(lib: Library) -> None:
     """`init_slots` may give the parameter itself, as an average does; the slot is a copy of it."""
 
     class Start(ao.Optimizer):
-        hyperparameters = {"lr": ao.nonnegative}
+        lr: ao.Nonnegative
         slots = ("start",)
 
         @classmethod
@@ -148,8 +150,8 @@ def test_a_slot_does_not_start_as_the_callers_array(lib: Library) -> None:
             return (p,)
 
         @staticmethod
-        def rule(xp: Any, p: Any, x: Any, start: Any, *, lr: float) -> Any:
-            return lr * x, start
+        def rule(xp: Any, p: Any, x: Any, start: Any, c: Any) -> Any:
+            return c.lr * x, start
 
     optimizer, params = Start(lr=0.5), {"w": lib.array([1.0])}
     for _ in range(2):
@@ -166,7 +168,7 @@ def test_every_slot_is_an_array_of_its_own(lib: Library) -> None:
         slots = ("a", "b", "c")
 
         @staticmethod
-        def rule(xp: Any, p: Any, x: Any, a: Any, b: Any, c: Any) -> Any:
+        def rule(xp: Any, p: Any, x: Any, a: Any, b: Any, c: Any, _: Any) -> Any:
             a = a + x
             return x, a, a, p
 
@@ -191,7 +193,7 @@ def test_a_result_of_another_dtype_is_refused(lib: Library) -> None:
         array_rule = True
 
         @staticmethod
-        def rule(xp: Any, p: Any, x: Any, s: Any) -> Any:
+        def rule(xp: Any, p: Any, x: Any, s: Any, c: Any) -> Any:
             return x, xp.astype(x, xp.float64)
 
     with pytest.raises(TypeError, match=r"Wide.rule gave .*dtype .*float64; wanted .*float32"):
@@ -205,7 +207,7 @@ def test_a_slot_is_never_the_callers_array(lib: Library) -> None:
         slots = ("g",)
 
         @staticmethod
-        def rule(xp: Any, p: Any, x: Any, g: Any) -> Any:
+        def rule(xp: Any, p: Any, x: Any, g: Any, c: Any) -> Any:
             return g, x
 
     if not lib.writable:
@@ -221,65 +223,70 @@ class Misdeeds:
     """Each entry is something that a rule of one element may not do."""
 
     @staticmethod
-    def sum(xp: Any, p: Any, x: Any, *, lr: Any) -> Any:
-        return lr * x.sum()
+    def sum(xp: Any, p: Any, x: Any, c: Any) -> Any:
+        return c.lr * x.sum()
 
     @staticmethod
-    def mean(xp: Any, p: Any, x: Any, *, lr: Any) -> Any:
+    def mean(xp: Any, p: Any, x: Any, c: Any) -> Any:
         return x - x.mean()
 
     @staticmethod
-    def item(xp: Any, p: Any, x: Any, *, lr: Any) -> Any:
-        return lr * x[0]
+    def item(xp: Any, p: Any, x: Any, c: Any) -> Any:
+        return c.lr * x[0]
 
     @staticmethod
-    def shape(xp: Any, p: Any, x: Any, *, lr: Any) -> Any:
+    def shape(xp: Any, p: Any, x: Any, c: Any) -> Any:
         return x / x.shape[0]
 
     @staticmethod
-    def transposed(xp: Any, p: Any, x: Any, *, lr: Any) -> Any:
-        return lr * x.T
+    def transposed(xp: Any, p: Any, x: Any, c: Any) -> Any:
+        return c.lr * x.T
 
     @staticmethod
-    def numpy(xp: Any, p: Any, x: Any, *, lr: Any) -> Any:
+    def numpy(xp: Any, p: Any, x: Any, c: Any) -> Any:
         return np.exp(x)
 
     @staticmethod
-    def namespace(xp: Any, p: Any, x: Any, *, lr: Any) -> Any:
+    def namespace(xp: Any, p: Any, x: Any, c: Any) -> Any:
         return xp.exp(x)
 
     @staticmethod
-    def number(xp: Any, p: Any, x: Any, *, lr: Any) -> Any:
-        return float(x) * lr
+    def number(xp: Any, p: Any, x: Any, c: Any) -> Any:
+        return float(x) * c.lr
 
     @staticmethod
-    def square(xp: Any, p: Any, x: Any, *, lr: Any) -> Any:
+    def square(xp: Any, p: Any, x: Any, c: Any) -> Any:
         return x**2
 
     @staticmethod
-    def power(xp: Any, p: Any, x: Any, *, lr: Any) -> Any:
-        return lr**0.5 * x
+    def power(xp: Any, p: Any, x: Any, c: Any) -> Any:
+        return c.lr**0.5 * x
 
     @staticmethod
-    def floor(xp: Any, p: Any, x: Any, *, lr: Any) -> Any:
+    def floor(xp: Any, p: Any, x: Any, c: Any) -> Any:
         return x // 2
 
     @staticmethod
-    def length(xp: Any, p: Any, x: Any, *, lr: Any) -> Any:
+    def length(xp: Any, p: Any, x: Any, c: Any) -> Any:
         return len(x) * x
 
     @staticmethod
-    def branch(xp: Any, p: Any, x: Any, *, lr: Any) -> Any:
-        return x if lr > 0 else -x
+    def branch(xp: Any, p: Any, x: Any, c: Any) -> Any:
+        return x if c.lr > 0 else -x
 
     @staticmethod
-    def inside(xp: Any, p: Any, x: Any, *, lr: Any) -> Any:
+    def inside(xp: Any, p: Any, x: Any, c: Any) -> Any:
         x += 1
         return x
 
     @staticmethod
-    def misspelt(xp: Any, p: Any, x: Any, *, lr_t: Any) -> Any:
-        return lr_t * x
+    def misspelt(xp: Any, p: Any, x: Any, c: Any) -> Any:
+        return c.lr_t * x
+
+    @staticmethod
+    def written(xp: Any, p: Any, x: Any, c: Any) -> Any:
+        c.lr = 2.0 * c.lr
+        return c.lr * x
 
     @staticmethod
     def lacking(xp: Any, p: Any, x: Any) -> Any:
@@ -290,8 +297,8 @@ class Misdeeds:
         return lr * x + decay * p
 
     @staticmethod
-    def fewer(xp: Any, x: Any, *, lr: Any) -> Any:
-        return lr * x
+    def fewer(xp: Any, x: Any, c: Any) -> Any:
+        return c.lr * x
 
 
 INSTEAD = r"a rule is of one element .*; wanted .* measure, totals or norms .* and array_rule = True for a rule .*"
@@ -310,10 +317,11 @@ SAYS = {
     "length": rf"len.*; {INSTEAD}",
     "branch": r"it branches on a value .*; wanted xp.where",
     "inside": r"it writes to what it was given; wanted m = m \+ x",
-    "misspelt": r"takes lr_t beside xp, p, x, but its coefficients are lr: 'lr_t' is missing, 'lr' is unexpected",
-    "lacking": r"takes nothing beside xp, p, x, but its coefficients are lr: 'lr' is unexpected",
-    "more": r"takes lr, decay beside xp, p, x, but its coefficients are lr: 'decay' is missing",
-    "fewer": r"takes xp, x; wanted xp, p, x",
+    "misspelt": r"reads 'lr_t', but its coefficients are lr$",
+    "written": r"it writes to what it was given",
+    "lacking": r"takes xp, p, x; wanted xp, p, x, c$",
+    "more": r"takes xp, p, x, lr, decay; wanted xp, p, x, c$",
+    "fewer": r"takes xp, x, c; wanted xp, p, x, c$",
 }
 
 
@@ -343,7 +351,7 @@ def test_what_a_rule_may_not_do_is_said_by_every_engine(lib: Library, name: str)
     """
 
     class Bad(ao.Optimizer):
-        hyperparameters = {"lr": ao.nonnegative}
+        lr: ao.Nonnegative
         rule = staticmethod(getattr(Misdeeds, name))
 
     engines = ENGINES if lib.name == "numpy" else (None, "portable")

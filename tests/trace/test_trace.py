@@ -11,7 +11,7 @@ import pytest
 import anyoptim as ao
 from anyoptim._trace._expressions import evaluate
 from anyoptim._trace._graph import Graph, Node, trace
-from anyoptim._trace._program import MOVE, Part, Program, on_value, static_options
+from anyoptim._trace._program import MOVE, Part, Program, Values, on_value, static_options
 from anyoptim._trace._symbols import Scalar
 from tests.support.internals import blocked
 from tests.support.libraries import METHODS
@@ -48,9 +48,9 @@ def test_a_graph_is_the_rule_operation_by_operation() -> None:
 def test_common_operations_once_and_unused_ones_never() -> None:
     """x*x twice is one node; what no result needs is none."""
 
-    def rule(xp: Any, p: Any, x: Any, h: Any, *, lr: Any) -> Any:
+    def rule(xp: Any, p: Any, x: Any, h: Any, c: Any) -> Any:
         xp.sqrt(h * 3.0)  # unused
-        return lr * (x * x) / xp.sqrt(x * x), h + x * x
+        return c.lr * (x * x) / xp.sqrt(x * x), h + x * x
 
     graph = _trace(rule, ("h",), {"lr": 0.1})
     assert [node.op for node in graph.nodes] == ["multiply", "multiply", "sqrt", "divide", "add", "subtract"]
@@ -59,7 +59,7 @@ def test_common_operations_once_and_unused_ones_never() -> None:
 def test_nothing_is_reassociated_and_zeros_keep_their_signs() -> None:
     """(a + b) + c and a + (b + c) are two graphs, and so are x + 0.0 and x + -0.0."""
 
-    def rule(xp: Any, p: Any, x: Any, a: Any, b: Any) -> Any:
+    def rule(xp: Any, p: Any, x: Any, a: Any, b: Any, c: Any) -> Any:
         return (p + x) + a, p + (x + a), (x + 0.0) * (x + -0.0)
 
     graph = _trace(rule, ("a", "b"), {})
@@ -69,8 +69,8 @@ def test_nothing_is_reassociated_and_zeros_keep_their_signs() -> None:
 def test_scalars_fold_on_the_host_in_float64() -> None:
     """lr*decay*p is one multiplication by one number, rounded once."""
 
-    def rule(xp: Any, p: Any, x: Any, *, lr: Any, decay: Any) -> Any:
-        return xp.maximum(-lr, xp.sqrt(decay) / 3.0) * decay * p
+    def rule(xp: Any, p: Any, x: Any, c: Any) -> Any:
+        return xp.maximum(-c.lr, xp.sqrt(c.decay) / 3.0) * c.decay * p
 
     graph = _trace(rule, (), {"lr": 0.1, "decay": 0.2})
     assert [node.op for node in graph.nodes] == ["multiply", "subtract"]
@@ -82,10 +82,10 @@ def test_scalars_fold_on_the_host_in_float64() -> None:
 def test_static_options_are_branches() -> None:
     """A bool or a string is handed to the rule as it is, and another value is another graph."""
 
-    def rule(xp: Any, p: Any, x: Any, *, lr: Any, nesterov: bool, kind: str) -> Any:
-        if nesterov:
+    def rule(xp: Any, p: Any, x: Any, c: Any) -> Any:
+        if c.nesterov:
             x = x + x
-        return lr * x if kind == "plain" else x
+        return c.lr * x if c.kind == "plain" else x
 
     lengths = {
         (n, k): len(_trace(rule, (), {"lr": 0.1, "nesterov": n, "kind": k}).nodes)
@@ -102,57 +102,57 @@ class Rules:
     """Each entry is something that a rule may not do."""
 
     @staticmethod
-    def branch_on_array(xp: Any, p: Any, x: Any, *, lr: Any) -> Any:
+    def branch_on_array(xp: Any, p: Any, x: Any, c: Any) -> Any:
         return x if x > 0 else -x
 
     @staticmethod
-    def branch_on_coefficient(xp: Any, p: Any, x: Any, *, lr: Any) -> Any:
-        return x if lr else -x
+    def branch_on_coefficient(xp: Any, p: Any, x: Any, c: Any) -> Any:
+        return x if c.lr else -x
 
     @staticmethod
-    def foreign_array(xp: Any, p: Any, x: Any, *, lr: Any) -> Any:
+    def foreign_array(xp: Any, p: Any, x: Any, c: Any) -> Any:
         return np.ones(3) * x
 
     @staticmethod
-    def power(xp: Any, p: Any, x: Any, *, lr: Any) -> Any:
+    def power(xp: Any, p: Any, x: Any, c: Any) -> Any:
         return x**2
 
     @staticmethod
-    def too_many(xp: Any, p: Any, x: Any, *, lr: Any) -> Any:
+    def too_many(xp: Any, p: Any, x: Any, c: Any) -> Any:
         return x, x
 
     @staticmethod
-    def sum_of_masks(xp: Any, p: Any, x: Any, *, lr: Any) -> Any:
+    def sum_of_masks(xp: Any, p: Any, x: Any, c: Any) -> Any:
         return ((x > 0) + (x > 1)) * x
 
     @staticmethod
-    def mask_by_number(xp: Any, p: Any, x: Any, *, lr: Any) -> Any:
+    def mask_by_number(xp: Any, p: Any, x: Any, c: Any) -> Any:
         return (x > 0) & x
 
     @staticmethod
-    def number_for_a_mask(xp: Any, p: Any, x: Any, *, lr: Any) -> Any:
+    def number_for_a_mask(xp: Any, p: Any, x: Any, c: Any) -> Any:
         return xp.where(x, p, x)
 
     @staticmethod
-    def mask_as_result(xp: Any, p: Any, x: Any, *, lr: Any) -> Any:
+    def mask_as_result(xp: Any, p: Any, x: Any, c: Any) -> Any:
         return x > 0
 
     @staticmethod
-    def mask_as_slot(xp: Any, p: Any, x: Any, s: Any = None, *, lr: Any) -> Any:
+    def mask_as_slot(xp: Any, p: Any, x: Any, s: Any, c: Any) -> Any:
         return x, x > 0
 
     @staticmethod
-    def not_of_coefficients(xp: Any, p: Any, x: Any, *, lr: Any) -> Any:
-        return xp.where(~(lr > 3.0), x, -x)
+    def not_of_coefficients(xp: Any, p: Any, x: Any, c: Any) -> Any:
+        return xp.where(~(c.lr > 3.0), x, -x)
 
     @staticmethod
-    def leaked(xp: Any, p: Any, x: Any, *, lr: Any) -> Any:
+    def leaked(xp: Any, p: Any, x: Any, c: Any) -> Any:
         LEAKED.append(x)
         return LEAKED[0] * x
 
     @staticmethod
-    def as_float(xp: Any, p: Any, x: Any, *, lr: Any) -> Any:
-        return float(lr) * x
+    def as_float(xp: Any, p: Any, x: Any, c: Any) -> Any:
+        return float(c.lr) * x
 
 
 SAYS = {
@@ -185,7 +185,7 @@ def test_what_a_rule_may_not_do_is_said_with_its_name(name: str) -> None:
 def test_source_of_adam() -> None:
     """The emitted text is what a person would write."""
     hyper = {"lr": 1.0, "beta1": 0.9, "beta2": 0.9, "eps": 0.1, "eps_corrected": 0.0, "eps_root": 0.0}
-    source = blocked(_trace(ao.Adam.rule, ("m", "v"), ao.Adam.coefficients(1, **hyper)))
+    source = blocked(_trace(ao.Adam.rule, ("m", "v"), ao.Adam.coefficients(1, Values(hyper))))
     assert source.text.splitlines() == [
         "def Adam_rule(p, x, m, v, a1, a2, lr_t, eps, s4, s5, t0, t1):",
         "    x.clip(s4, s5, t0)",
@@ -211,7 +211,7 @@ def test_no_method_copies_or_takes_many_temporaries(method: type[Any]) -> None:
     Copies are what `where` is made of, and gradients that are kept, as they are or bounded.
     """
     hyper = dict.fromkeys(method.hyperparameters, 0.5)
-    graph = _trace(method.rule, method.slots, method.coefficients(1, **hyper))
+    graph = _trace(method.rule, method.slots, method.coefficients(1, Values(hyper)))
     source = blocked(graph)
     choices = [node.arguments[0] for node in graph.nodes if node.op == "where"]
     nodes = enumerate(graph.nodes, len(graph.inputs))
@@ -228,8 +228,8 @@ def test_no_method_copies_or_takes_many_temporaries(method: type[Any]) -> None:
 def test_names_never_clash() -> None:
     """A coefficient may be called like an array, a temporary, or one of NumPy's functions."""
 
-    def add(xp: Any, p: Any, x: Any, *, t0: Any, add: Any, s1: Any, k0: Any, **others: Any) -> Any:
-        return xp.where(x > 0, t0 * x + add * x + s1 * x, k0 * x) * others["lambda"]
+    def add(xp: Any, p: Any, x: Any, c: Any) -> Any:
+        return xp.where(x > 0, c.t0 * x + c.add * x + c.s1 * x, c.k0 * x) * getattr(c, "lambda")
 
     source = blocked(_trace(add, (), {"t0": 1.0, "add": 2.0, "s1": 3.0, "k0": 4.0, "lambda": 5.0}))
     compile(source.text, "source", "exec")

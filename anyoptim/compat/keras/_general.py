@@ -13,7 +13,7 @@ from anyoptim._core._optimizer import Optimizer
 from anyoptim._core._stage import Stage
 from anyoptim._trace._hyperparameters import Hyper
 from anyoptim.compat._counts import CountedSchedule, Product, ZeroBased
-from anyoptim.compat.keras._variants import Overwritten, StartedAverage
+from anyoptim.compat.keras._variants import KerasEMA, KerasOverwritingEMA
 from anyoptim.stages import Accumulate, ClipGlobalNorm, ClipNorm, ClipValue, Scale, WeightDecay
 
 __all__ = ["Called", "General", "Options", "constructor", "times"]
@@ -100,12 +100,12 @@ class General:
         if not self.use_ema:
             return []
         if self.ema_overwrite_frequency:
-            return [Overwritten(self.ema_momentum, self.ema_overwrite_frequency)]
-        return [StartedAverage(self.ema_momentum)]
+            return [KerasOverwritingEMA(self.ema_momentum, self.ema_overwrite_frequency)]
+        return [KerasEMA(self.ema_momentum)]
 
 
 class Options(TypedDict, total=False):
-    """The same, for those who check types."""
+    """The arguments of `General`, for type checkers."""
 
     clipnorm: float | None
     clipvalue: float | None

@@ -14,7 +14,7 @@ from anyoptim._trace._hyperparameters import Hyper
 from anyoptim._trace._scalars import where
 from anyoptim.compat._counts import Product
 from anyoptim.compat.keras._general import General, Options, constructor, times
-from anyoptim.compat.keras._variants import EvenScheduleFreeAdamW, LateAdafactor, NesterovSumMuon, SumMuon
+from anyoptim.compat.keras._variants import KerasAdafactor, KerasMuon, KerasNesterovMuon, KerasScheduleFreeAdamW
 from anyoptim.stages import Scale, Trace, TrustRatio, WeightDecay
 
 __all__ = [
@@ -202,7 +202,7 @@ def Adafactor(
     }
     if weight_decay is None:
         return general.around(methods.Adafactor(**own))
-    return general.around(LateAdafactor(times(lr, weight_decay), **own))
+    return general.around(KerasAdafactor(loss=times(lr, weight_decay), **own))
 
 
 @constructor
@@ -283,7 +283,7 @@ def Muon(
     """
     general = General(**options)
     lr = general.rate(learning_rate)
-    direction = (NesterovSumMuon if nesterov else SumMuon)(
+    direction = (KerasNesterovMuon if nesterov else KerasMuon)(
         lr, momentum, 0.0 if rms_rate is None else rms_rate, ns_steps, muon_a, muon_b, muon_c
     )
     adam = methods.Adam(times(lr, adam_lr_ratio), adam_beta_1, adam_beta_2, epsilon)
@@ -323,7 +323,7 @@ def ScheduleFreeAdamW(
     lr = general.rate(learning_rate)
     warmed = times(lr, _Warmup(warmup_steps)) if warmup_steps > 0 else lr
     loss = None if weight_decay is None else Product(times(lr, weight_decay), _Old())
-    return general.around(EvenScheduleFreeAdamW(warmed, beta_1, beta_2, epsilon), loss=loss)
+    return general.around(KerasScheduleFreeAdamW(warmed, beta_1, beta_2, epsilon), loss=loss)
 
 
 @dataclass(frozen=True)

@@ -34,13 +34,13 @@ KEPT: Mapping[str, Mapping[str, str]] = {
     "AdaGrad": {"h": "accumulator"},
     "Adamax": {"m": "momentum", "u": "norm"},
     "Adafactor": _FACTORS,
-    "LateAdafactor": _FACTORS,
+    "KerasAdafactor": _FACTORS,
     "Lion": _M,
-    "SumMuon": _M,
-    "NesterovSumMuon": _M,
-    "EvenScheduleFreeAdamW": {"z": "momentum", "v": "velocity"},
-    "StartedAverage": _AVERAGE,
-    "Overwritten": _AVERAGE,
+    "KerasMuon": _M,
+    "KerasNesterovMuon": _M,
+    "KerasScheduleFreeAdamW": {"z": "momentum", "v": "velocity"},
+    "KerasEMA": _AVERAGE,
+    "KerasOverwritingEMA": _AVERAGE,
     "Accumulate": {"total": "gradient_accumulator"},
 }
 """The suffixes of the names of Keras's variables, by stage and slot; "" where the variable has the parameter's name."""
@@ -93,7 +93,7 @@ def _matched(
         raise ValueError(f"Keras has the variable {left[0].path!r}, for which {optimizer!r} has no stage")
     every = int(keras_optimizer.gradient_accumulation_steps or 1)
     first = optimizer.stages[0]
-    ours = first.every if isinstance(first, Accumulate) else 1  # type: ignore[attr-defined] # a hyperparameter
+    ours = first.every if isinstance(first, Accumulate) else 1
     if ours != every:
         raise ValueError(f"Keras takes a step every {every} updates, and {optimizer!r} every {ours}")
     return _Match(matched, iteration, every)
@@ -117,7 +117,8 @@ def _factor(optimizer: Optimizer, slot: SlotKey) -> float:
     k, name = slot
     following = optimizer.stages[k + 1 : k + 2]
     if name == "total" and following and isinstance(following[0], Scale):
-        return 1 / float(following[0].factor)  # type: ignore[attr-defined] # a hyperparameter
+        factor: Any = following[0].factor
+        return 1 / float(factor)
     return 1.0
 
 

@@ -1,25 +1,31 @@
-"""What Keras computes otherwise than the methods and stages here: other starts, weights and sums of the same rules."""
+"""Methods and stages that Keras computes in another way than ours: other starts, weights and sums of the same rules."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from dataclasses import KW_ONLY
+from typing import Any, Final
 
 from anyoptim._arrays import Array
 from anyoptim._core._optimizer import Optimizer
-from anyoptim._core._stage import ParameterStage
-from anyoptim._trace._hyperparameters import Domain, Hyper, fraction, nonnegative, number, share
-from anyoptim._trace._scalars import one_minus_power, remainder, sqrt, where, whole_number
+from anyoptim._trace._hyperparameters import Count, Fraction, Nonnegative, Number, UnitInterval
+from anyoptim._trace._scalars import one_minus_power, remainder, sqrt, where
 from anyoptim.optimizers import Adafactor, ScheduleFreeAdamW
-from anyoptim.optimizers.matrices import unit
+from anyoptim.optimizers.matrices import Whole, unit
+from anyoptim.stages.averaging import Averaging
 from anyoptim.stages.layers import is_complex
 
-__all__ = ["EvenScheduleFreeAdamW", "LateAdafactor", "NesterovSumMuon", "Overwritten", "StartedAverage", "SumMuon"]
+__all__ = [
+    "KerasAdafactor",
+    "KerasEMA",
+    "KerasMuon",
+    "KerasNesterovMuon",
+    "KerasOverwritingEMA",
+    "KerasScheduleFreeAdamW",
+]
 
-_whole = Domain(lambda x: x >= 1 and x % 1 == 0, "a whole number and at least 1")
 
-
-class StartedAverage(ParameterStage):
+class KerasEMA(Averaging):
     """An exponential moving average of the parameters after their steps, which starts with the first of these.
 
     ::
@@ -28,52 +34,34 @@ class StartedAverage(ParameterStage):
         average <- average + (1-decay)*(p - average)        at others
     """
 
-    hyperparameters = {"decay": share}
-    slots = ("average",)
-    evaluate = staticmethod(lambda xp, p, average, **_: average)
+    decay: UnitInterval
 
-    def __init__(self, decay: Hyper) -> None:
-        super().__init__(decay=decay)
-
-    def init_slots(self, xp: Any, p: Array) -> tuple[Array, ...]:
-        """The parameter as it is."""
-        return (xp.asarray(p, copy=True),)
-
-    def coefficients(self, t: Any, *, decay: Any) -> dict[str, Any]:
+    def coefficients(self, t: Any, hyper: Any) -> dict[str, Any]:
         """The share of p in the new average."""
-        return {"new": where(t == 1, 1.0, 1 - decay)}
+        return {"new": where(t == 1, 1.0, 1 - hyper.decay)}
 
     @staticmethod
-    def rule(xp: Any, p: Array, average: Array, *, new: float) -> tuple[Array, ...]:
-        return p, xp.where(new < 1.0, average + new * (p - average), p)
+    def rule(xp: Any, p: Array, average: Array, c: Any) -> tuple[Array, ...]:
+        return p, xp.where(c.new < 1.0, average + c.new * (p - average), p)
 
 
-class Overwritten(StartedAverage):
-    """The same, and every so many steps the parameter becomes the average."""
+class KerasOverwritingEMA(KerasEMA):
+    """An average from the first step on, which the parameter becomes every so many steps."""
 
-    def __init__(self, decay: Hyper, every: int) -> None:
-        super().__init__(decay)
-        self._every = whole_number("every", every)
+    every: Final[Count]
 
-    @property
-    def every(self) -> int:
-        """How many steps: a constant."""
-        return self._every
-
-    def coefficients(self, t: Any, *, decay: Any) -> dict[str, Any]:
-        """The same, and 1 for a step at which p becomes the average, else 0."""
-        back = where(remainder(t, self._every) == 0, 1.0, 0.0)
-        return {**super().coefficients(t, decay=decay), "back": back}
+    def coefficients(self, t: Any, hyper: Any) -> dict[str, Any]:
+        """The share of p in the new average, and 1 for a step at which p becomes the average, else 0."""
+        back = where(remainder(t, self.every) == 0, 1.0, 0.0)
+        return {**super().coefficients(t, hyper), "back": back}
 
     @staticmethod
-    def rule(  # type: ignore[override] # it has a coefficient more
-        xp: Any, p: Array, average: Array, *, new: float, back: float
-    ) -> tuple[Array, ...]:
-        average = xp.where(new < 1.0, average + new * (p - average), p)
-        return xp.where(back > 0.0, average, p), average
+    def rule(xp: Any, p: Array, average: Array, c: Any) -> tuple[Array, ...]:
+        average = xp.where(c.new < 1.0, average + c.new * (p - average), p)
+        return xp.where(c.back > 0.0, average, p), average
 
 
-class LateAdafactor(Adafactor):
+class KerasAdafactor(Adafactor):
     """Adafactor that sees the parameter after its decay.
 
     ::
@@ -82,28 +70,22 @@ class LateAdafactor(Adafactor):
         p <- p - max(floor, rms(p)) * min(lr, 1/sqrt(t)) * u
     """
 
-    hyperparameters = {**Adafactor.hyperparameters, "loss": nonnegative}
-
-    def __init__(self, loss: Hyper, engine: str | None = None, **adafactor: Any) -> None:
-        own = Adafactor(**adafactor)
-        of = {name: getattr(own, name) for name in Adafactor.hyperparameters}
-        Optimizer.__init__(self, engine=engine, loss=loss, **of)
+    _: KW_ONLY
+    loss: Nonnegative
 
     @staticmethod
-    def coefficients(t: Any, *, loss: Any, **adafactor: Any) -> dict[str, Any]:  # type: ignore[override] # it has one more
-        return {**Adafactor.coefficients(t, **adafactor), "loss": loss}
+    def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
+        return {**Adafactor.coefficients(t, hyper), "loss": hyper.loss}
 
     @staticmethod
-    def rule(  # type: ignore[override] # it has a coefficient more
-        xp: Any, p: Array, x: Array, row: Array, column: Array, v: Array, *, loss: float, **adafactor: float
-    ) -> tuple[Array, ...]:
+    def rule(xp: Any, p: Array, x: Array, row: Array, column: Array, v: Array, c: Any) -> tuple[Array, ...]:
         if 0 in p.shape:
             return x, row, column, v
-        step, *slots = Adafactor.rule(xp, p - loss * p, x, row, column, v, **adafactor)
-        return (step + loss * p, *slots)
+        step, *slots = Adafactor.rule(xp, p - c.loss * p, x, row, column, v, c)
+        return (step + c.loss * p, *slots)
 
 
-class SumMuon(Optimizer):
+class KerasMuon(Optimizer):
     """Muon by a sum of gradients, with steps of one size for all shapes.
 
     ::
@@ -114,80 +96,49 @@ class SumMuon(Optimizer):
         p <- p - lr*rms*sqrt(max(rows, columns))*u        with an rms of 0: lr*u
     """
 
-    hyperparameters = {
-        "lr": nonnegative,
-        "momentum": fraction,
-        "rms": nonnegative,
-        "steps": _whole,
-        "a": number,
-        "b": number,
-        "c": number,
-    }
+    lr: Nonnegative
+    momentum: Fraction
+    rms: Nonnegative
+    steps: Whole
+    a: Number
+    b: Number
+    c: Number
     slots = ("m",)
     array_rule = True
 
-    def __init__(
-        self,
-        lr: Hyper,
-        momentum: Hyper,
-        rms: Hyper,
-        steps: Hyper,
-        a: Hyper,
-        b: Hyper,
-        c: Hyper,
-        *,
-        engine: str | None = None,
-    ) -> None:
-        super().__init__(engine=engine, lr=lr, momentum=momentum, rms=rms, steps=steps, a=a, b=b, c=c)
-
     def refusal(self, p: Array) -> str | None:
-        """All but real matrices."""
+        """Refuse all parameters but real matrices."""
         if is_complex(p):
             return "is complex; Muon wants real matrices"
         return None if p.ndim == 2 and 0 not in p.shape else f"has shape {tuple(p.shape)}; Muon wants matrices"
 
     @staticmethod
-    def coefficients(t: Any, *, momentum: Any, **others: Any) -> dict[str, Any]:
-        return {"momentum": momentum, "of_m": 1.0, "of_g": 0.0, **others}
+    def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
+        return {"momentum": hyper.momentum, "of_m": 1.0, "of_g": 0.0, **vars(hyper)}
 
     @staticmethod
-    def rule(
-        xp: Any,
-        p: Array,
-        x: Array,
-        m: Array,
-        *,
-        lr: float,
-        momentum: float,
-        of_m: float,
-        of_g: float,
-        rms: float,
-        steps: float,
-        a: float,
-        b: float,
-        c: float,
-    ) -> tuple[Array, ...]:
-        m = momentum * m + x
-        u = of_m * m + of_g * x
+    def rule(xp: Any, p: Array, x: Array, m: Array, c: Any) -> tuple[Array, ...]:
+        m = c.momentum * m + x
+        u = c.of_m * m + c.of_g * x
         rows, columns = u.shape
         u = xp.matrix_transpose(u) if rows > columns else u
         u = unit(xp, u, 1e-7)
-        for _ in range(int(steps)):
+        for _ in range(int(c.steps)):
             square = u @ xp.matrix_transpose(u)
-            u = a * u + (b * square + c * (square @ square)) @ u
+            u = c.a * u + (c.b * square + c.c * (square @ square)) @ u
         u = xp.matrix_transpose(u) if rows > columns else u
-        return lr * (rms * math.sqrt(max(rows, columns)) if rms else 1.0) * u, m
+        return c.lr * (c.rms * math.sqrt(max(rows, columns)) if c.rms else 1.0) * u, m
 
 
-class NesterovSumMuon(SumMuon):
-    """The same with `u = g + momentum*m`."""
+class KerasNesterovMuon(KerasMuon):
+    """Keras's Muon with `u = g + momentum*m`."""
 
     @staticmethod
-    def coefficients(t: Any, *, momentum: Any, **others: Any) -> dict[str, Any]:
-        return {"momentum": momentum, "of_m": momentum, "of_g": 1.0, **others}
+    def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
+        return {"momentum": hyper.momentum, "of_m": hyper.momentum, "of_g": 1.0, **vars(hyper)}
 
 
-class EvenScheduleFreeAdamW(ScheduleFreeAdamW):
+class KerasScheduleFreeAdamW(ScheduleFreeAdamW):
     """Schedule-free AdamW whose average weighs all steps alike, and whose eps is at the root of the corrected v.
 
     ::
@@ -197,19 +148,20 @@ class EvenScheduleFreeAdamW(ScheduleFreeAdamW):
     """
 
     scalars = {}  # of which it has none
-    update_scalars = staticmethod(lambda _, **__: {})  # type: ignore[assignment] # likewise
 
     @staticmethod
-    def coefficients(  # type: ignore[override] # it has no numbers
-        t: Any, *, lr: Any, beta: Any, beta2: Any, eps: Any, weight_decay: Any
-    ) -> dict[str, Any]:
-        corrected = sqrt(one_minus_power(beta2, t))
+    def update_scalars(step: Any, hyper: Any) -> dict[str, Any]:
+        return {}
+
+    @staticmethod
+    def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
+        corrected = sqrt(one_minus_power(hyper.beta2, t))
         return {
-            "rate": lr * corrected,
-            "a2": 1 - beta2,
-            "b2": beta2,
-            "eps": eps * corrected,
+            "rate": hyper.lr * corrected,
+            "a2": 1 - hyper.beta2,
+            "b2": hyper.beta2,
+            "eps": hyper.eps * corrected,
             "share": 1 / t,
-            "along": 1 - beta * (1 - 1 / t),
-            "decay": weight_decay,
+            "along": 1 - hyper.beta * (1 - 1 / t),
+            "decay": hyper.weight_decay,
         }

@@ -11,7 +11,7 @@ from anyoptim._trace._scalars import one_minus_power, sqrt
 from anyoptim.compat._counts import Product, rate
 from anyoptim.compat.optax._decay import decay, decoupled
 from anyoptim.compat.optax._masks import accumulator
-from anyoptim.compat.optax._variants import NesterovAdaBelief, NesterovRAdam, OtherAdan, StartedYogi
+from anyoptim.compat.optax._variants import NesterovAdaBelief, NesterovRAdam, OptaxAdan, OptaxYogi
 from anyoptim.optimizers import AdaBelief, Adam, Adamax, AdamW, AMSGrad, CorrectedAMSGrad, NAdam, RAdam
 from anyoptim.stages import Scale, TrustRatio
 
@@ -190,7 +190,7 @@ def adan(
 ) -> Optimizer:
     """`Adan` with `1-b2` where the paper has b2, and a decay as in `AdamW`."""
     return decoupled(
-        lambda lr: OtherAdan(lr, b1, b2, b3, eps, 0.0, eps_root=eps_root), learning_rate, weight_decay, mask
+        lambda lr: OptaxAdan(lr, b1, b2, b3, eps, 0.0, eps_root=eps_root), learning_rate, weight_decay, mask
     )
 
 
@@ -211,7 +211,7 @@ def radam(
 
 def yogi(learning_rate: Hyper, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-3) -> Optimizer:
     """`CorrectedYogi` whose m starts at 1e-6, too."""
-    return StartedYogi(rate(learning_rate), b1, b2, eps)
+    return OptaxYogi(rate(learning_rate), b1, b2, eps)
 
 
 def lamb(

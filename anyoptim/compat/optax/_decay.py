@@ -15,7 +15,7 @@ __all__ = ["decay", "decoupled"]
 
 
 def decay(name: str, weight_decay: Any, mask: Any) -> tuple[Stage, ...]:
-    """The decay as a stage, or nothing where there is none."""
+    """The decay as a stage; no stage for a decay of 0."""
     if not callable(weight_decay) and not isinstance(weight_decay, bool) and weight_decay == 0:
         masked(name, mask)
         return ()

@@ -1,4 +1,4 @@
-"""Optax's trees of bools, and what else stands in its arguments, in terms of here."""
+"""Optax's masks and dtypes, in terms of ours."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Mask:
     of: dict[str, bool]
 
     def __call__(self, path: str, p: Any) -> bool:
-        """Whether this one is. Raises ValueError for a path that the mask says nothing of."""
+        """Whether the mask means this parameter. Raises ValueError for a path that the mask says nothing of."""
         keys = path.split(".") if path else []
         for n in range(len(keys), -1, -1):
             found = self.of.get(".".join(keys[:n]))
@@ -47,9 +47,9 @@ def masked(name: str, mask: Any) -> Callable[[str, Any], bool] | None:
 
 
 def accumulator(name: str, dtype: Any) -> None:
-    """Raise ValueError for a dtype of what is kept that has less than float32.
+    """Raise ValueError for a dtype of slots that has less precision than float32.
 
-    Others are met: what is kept has the dtype of the arithmetic, float32 or float64.
+    Other dtypes are met: slots have the dtype of the arithmetic, float32 or float64.
     """
     try:
         given = "float32" if dtype is None else np.dtype(dtype).name

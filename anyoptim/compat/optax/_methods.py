@@ -16,11 +16,11 @@ from anyoptim.compat.optax._stages import MaskedTrustRatio, NesterovStepTrace, S
 from anyoptim.compat.optax._variants import (
     CorrectedCenteredRMSProp,
     CorrectedRMSProp,
-    EndedAdaGrad,
-    LateRprop,
-    Sign,
-    StartedCenteredRMSProp,
-    StartedRMSProp,
+    OptaxAdaGrad,
+    OptaxCenteredRMSProp,
+    OptaxRMSProp,
+    OptaxRprop,
+    SignSGD,
 )
 from anyoptim.compat.optax._whole import BlockRMS, ClipBlockRMS, FactoredRMS, Mean
 from anyoptim.optimizers import (
@@ -64,7 +64,7 @@ def sgd(
 
 def adagrad(learning_rate: Hyper, initial_accumulator_value: float = 0.1, eps: float = 1e-7) -> Optimizer:
     """`AdaGrad` with its eps inside the root; what has seen no gradient stays, also without eps."""
-    method = AdaGrad if eps else EndedAdaGrad
+    method = AdaGrad if eps else OptaxAdaGrad
     return method(rate(learning_rate), 0.0, initial=initial_accumulator_value, eps_root=eps)
 
 
@@ -98,7 +98,7 @@ def rmsprop(
     if bias_correction:
         method: Any = CorrectedCenteredRMSProp if centered else CorrectedRMSProp
     else:
-        method = StartedCenteredRMSProp if centered else StartedRMSProp
+        method = OptaxCenteredRMSProp if centered else OptaxRMSProp
     out, inside = (0.0, eps) if eps_in_sqrt else (eps, 0.0)
     if bias_correction or initial_scale:
         made: Optimizer = method(rate(learning_rate), decay, out, initial=initial_scale, eps_root=inside)
@@ -139,7 +139,7 @@ def lars(
     ratio = TrustRatio(trust_coefficient, eps)
     return chain(
         *decay("weight_decay_mask", weight_decay, weight_decay_mask),
-        ratio if among is None else MaskedTrustRatio(trust_coefficient, eps, among),
+        ratio if among is None else MaskedTrustRatio(trust_coefficient, eps, among=among),
         (Nesterov if nesterov else Momentum)(rate(learning_rate), momentum),
     )
 
@@ -152,7 +152,7 @@ def signum(learning_rate: Hyper, beta: float = 0.9, accumulator_dtype: Any = Non
 
 def sign_sgd(learning_rate: Hyper) -> Optimizer:
     """The sign of the gradient: `Signum` without momentum, and without memory."""
-    return Sign(rate(learning_rate))
+    return SignSGD(rate(learning_rate))
 
 
 def rprop(
@@ -165,7 +165,7 @@ def rprop(
     """`Rprop` as optax has it, up to 0.2.8: each step one update late. `learning_rate` is the first step, a number."""
     if callable(learning_rate):
         raise TypeError(f"learning_rate is {learning_rate!r}; wanted a number, the first step of each element")
-    return LateRprop(eta_minus, eta_plus, min_step_size, max_step_size, initial=learning_rate)
+    return OptaxRprop(eta_minus, eta_plus, min_step_size, max_step_size, initial=learning_rate)
 
 
 def adafactor(

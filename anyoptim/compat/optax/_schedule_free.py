@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import KW_ONLY
 from typing import Any
 
-from anyoptim._trace._hyperparameters import Hyper, nonnegative, number
+from anyoptim._trace._hyperparameters import Nonnegative, Number
 from anyoptim._trace._scalars import one_minus_power, power, sqrt, where
 from anyoptim.optimizers import ScheduleFreeAdamW, ScheduleFreeSGD
 
-__all__ = ["PeakScheduleFreeAdamW", "PeakScheduleFreeSGD"]
-
-_PEAK = {"weigh": nonnegative, "exponent": number}
+__all__ = ["OptaxScheduleFreeAdamW", "OptaxScheduleFreeSGD"]
 
 
-def _weighed(step: Any, *, weight: Any, highest: Any, weigh: Any, exponent: Any, **_: Any) -> dict[str, Any]:
+def _weighed(step: Any, hyper: Any) -> dict[str, Any]:
     """The largest rate so far, the sum of its powers, and the share of the newest."""
-    highest = where(weigh > highest, weigh, highest)
-    new = power(highest, exponent)
-    weight = weight + new
+    highest = where(hyper.weigh > hyper.highest, hyper.weigh, hyper.highest)
+    new = power(highest, hyper.exponent)
+    weight = hyper.weight + new
     there = weight > 0
     return {"weight": weight, "share": where(there, new / where(there, weight, 1.0), 0.0), "highest": highest}
 
 
-class PeakScheduleFreeSGD(ScheduleFreeSGD):
+class OptaxScheduleFreeSGD(ScheduleFreeSGD):
     """Schedule-free SGD whose average is weighed by a power of the largest rate so far, as optax's.
 
     ::
@@ -32,33 +31,15 @@ class PeakScheduleFreeSGD(ScheduleFreeSGD):
     The rates for that are `weigh`, which is the next step's lr in optax.
     """
 
-    hyperparameters = {**ScheduleFreeSGD.hyperparameters, **_PEAK}
+    _: KW_ONLY
+    weigh: Nonnegative
+    exponent: Number
     scalars = {**ScheduleFreeSGD.scalars, "highest": 0.0}
 
-    def __init__(
-        self,
-        lr: Hyper,
-        beta: Hyper,
-        weight_decay: Hyper,
-        *,
-        weigh: Hyper,
-        exponent: Hyper,
-        engine: str | None = None,
-    ) -> None:
-        super(ScheduleFreeSGD, self).__init__(
-            engine=engine, lr=lr, beta=beta, weight_decay=weight_decay, weigh=weigh, exponent=exponent
-        )
-
-    update_scalars = staticmethod(_weighed)  # type: ignore[assignment] # it has numbers and hyperparameters more
-
-    @staticmethod
-    def coefficients(  # type: ignore[override] # likewise
-        t: Any, *, highest: Any, weigh: Any, exponent: Any, **own: Any
-    ) -> dict[str, Any]:
-        return ScheduleFreeSGD.coefficients(t, **own)
+    update_scalars = staticmethod(_weighed)
 
 
-class PeakScheduleFreeAdamW(ScheduleFreeAdamW):
+class OptaxScheduleFreeAdamW(ScheduleFreeAdamW):
     """Schedule-free AdamW with such weights, a decay that no correction scales, and eps at the root of the corrected v.
 
     ::
@@ -66,39 +47,15 @@ class PeakScheduleFreeAdamW(ScheduleFreeAdamW):
         z <- z - lr*(g / (sqrt(v/(1-beta2**t)) + eps) + weight_decay*y)
     """
 
-    hyperparameters = {**ScheduleFreeAdamW.hyperparameters, **_PEAK}
+    _: KW_ONLY
+    weigh: Nonnegative
+    exponent: Number
     scalars = {**ScheduleFreeAdamW.scalars, "highest": 0.0}
 
-    def __init__(
-        self,
-        lr: Hyper,
-        beta: Hyper,
-        beta2: Hyper,
-        eps: Hyper,
-        weight_decay: Hyper,
-        *,
-        weigh: Hyper,
-        exponent: Hyper,
-        engine: str | None = None,
-    ) -> None:
-        super(ScheduleFreeAdamW, self).__init__(
-            engine=engine,
-            lr=lr,
-            beta=beta,
-            beta2=beta2,
-            eps=eps,
-            weight_decay=weight_decay,
-            weigh=weigh,
-            exponent=exponent,
-        )
-
-    update_scalars = staticmethod(_weighed)  # type: ignore[assignment] # it has numbers and hyperparameters more
+    update_scalars = staticmethod(_weighed)
 
     @staticmethod
-    def coefficients(  # type: ignore[override] # likewise
-        t: Any, *, beta2: Any, eps: Any, weight_decay: Any, highest: Any, weigh: Any, exponent: Any, **own: Any
-    ) -> dict[str, Any]:
-        corrected = sqrt(one_minus_power(beta2, t))
-        return ScheduleFreeAdamW.coefficients(
-            t, beta2=beta2, eps=eps * corrected, weight_decay=weight_decay / corrected, **own
-        )
+    def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
+        corrected = sqrt(one_minus_power(hyper.beta2, t))
+        own = {"eps": hyper.eps * corrected, "decay": hyper.weight_decay / corrected}
+        return ScheduleFreeAdamW.coefficients(t, hyper) | own

@@ -1,18 +1,19 @@
-"""What optax computes otherwise than the stages here: a look ahead, a sum, the other sign, a mask."""
+"""Stages that optax computes in another way than ours: a look ahead, a sum, the other sign, a mask."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from dataclasses import KW_ONLY, InitVar
+from typing import Annotated, Any
 
 from anyoptim._arrays import Array
 from anyoptim._trace._hyperparameters import Domain, Hyper
 from anyoptim._trace._scalars import where
 from anyoptim.stages import Accumulate, Trace, TrustRatio
 
-__all__ = ["MaskedTrustRatio", "NesterovStepTrace", "NesterovTrace", "StepTrace", "Summed"]
+__all__ = ["MaskedTrustRatio", "NesterovStepTrace", "NesterovTrace", "StepTrace", "SumAccumulate"]
 
-_switch = Domain(lambda x: x in {0.0, 1.0}, "0 or 1")
+_Switch = Annotated[Hyper, Domain(lambda x: x in {0.0, 1.0}, "0 or 1")]
 
 
 class NesterovTrace(Trace):
@@ -25,16 +26,16 @@ class NesterovTrace(Trace):
     """
 
     @staticmethod
-    def rule(xp: Any, p: Array, x: Array, b: Array, *, momentum: float) -> tuple[Array, ...]:
-        b = momentum * b + x
-        return momentum * b + x, b
+    def rule(xp: Any, p: Array, x: Array, b: Array, c: Any) -> tuple[Array, ...]:
+        b = c.momentum * b + x
+        return c.momentum * b + x, b
 
 
-class Summed(Accumulate):
+class SumAccumulate(Accumulate):
     """Accumulation with the sum of the gradients instead of their mean."""
 
     @staticmethod
-    def coefficients(t: Any, **_: Any) -> dict[str, Any]:
+    def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
         return {"share": 1.0}
 
 
@@ -43,22 +44,23 @@ class StepTrace(Trace):
 
 
 class NesterovStepTrace(NesterovTrace):
-    """A trace of steps that looks ahead, likewise."""
+    """A trace of steps that looks ahead, which optax keeps with the other sign, too."""
 
 
 class MaskedTrustRatio(TrustRatio):
     """A trust ratio for some of the parameters; 1 for others."""
 
-    hyperparameters = {**TrustRatio.hyperparameters, "on": _switch}
+    _: KW_ONLY
+    among: InitVar[Callable[[str, Array], bool]]
+    on: _Switch = 1.0
 
-    def __init__(self, share: Hyper, eps: Hyper, among: Callable[[str, Array], bool]) -> None:
-        super(TrustRatio, self).__init__(share=share, eps=eps, lower=0.0, upper=float("inf"), on=1.0)
+    def __post_init__(self, among: Callable[[str, Array], bool]) -> None:
         self._where = among
 
     def overrides(self, path: str, p: Array) -> Mapping[str, Hyper]:
-        """Off for parameters that are left out."""
+        """Switch the ratio off for parameters that are left out."""
         return {} if self._where(path, p) else {"on": 0.0}
 
     @staticmethod
-    def coefficients(t: Any, *, on: Any, **ratio: Any) -> dict[str, Any]:  # type: ignore[override] # it has one more
-        return {"ratio": where(on > 0, TrustRatio.coefficients(t, **ratio)["ratio"], 1.0)}
+    def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
+        return {"ratio": where(hyper.on > 0, TrustRatio.coefficients(t, hyper)["ratio"], 1.0)}

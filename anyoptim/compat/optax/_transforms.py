@@ -9,10 +9,10 @@ from anyoptim._arrays import Array
 from anyoptim._core._chain import chain as chained
 from anyoptim._core._optimizer import Optimizer
 from anyoptim._core._stage import Stage
-from anyoptim._trace._hyperparameters import Hyper, positive
+from anyoptim._trace._hyperparameters import Hyper, Positive
 from anyoptim.compat._counts import Product, rate
 from anyoptim.compat.optax._masks import accumulator, masked
-from anyoptim.compat.optax._stages import NesterovStepTrace, NesterovTrace, StepTrace, Summed
+from anyoptim.compat.optax._stages import NesterovStepTrace, NesterovTrace, StepTrace, SumAccumulate
 from anyoptim.compat.optax._whole import BlockRMS, ClipBlockRMS, CorrectedMean, Mean
 from anyoptim.optimizers import SGD
 from anyoptim.stages import (
@@ -64,22 +64,20 @@ class _UnitwiseClip(Stage):
         x <- x * share * max(|p|, eps) / max(|x|, 1e-6)      where |x| is not below share * max(|p|, eps)
     """
 
-    hyperparameters = {"share": positive, "eps": positive}
+    share: Positive
+    eps: Positive
     array_rule = True
 
-    def __init__(self, share: Hyper, eps: Hyper) -> None:
-        super().__init__(share=share, eps=eps)
-
     def refusal(self, p: Array) -> str | None:
-        """Complex ones, and those of more than five axes."""
+        """Refuse complex parameters, and those of more than five axes."""
         if is_complex(p):
             return "is complex; adaptive_grad_clip wants real parameters"
         return None if p.ndim <= 5 else f"has {p.ndim} axes; adaptive_grad_clip wants at most 5"
 
     @staticmethod
-    def rule(xp: Any, p: Array, x: Array, *, share: float, eps: float) -> Array:
+    def rule(xp: Any, p: Array, x: Array, c: Any) -> Array:
         of_p, of_x = _lengths(xp, p), _lengths(xp, x)
-        longest = share * xp.where(of_p > eps, of_p, xp.full_like(of_p, eps))
+        longest = c.share * xp.where(of_p > c.eps, of_p, xp.full_like(of_p, c.eps))
         divisor = xp.where(of_x > 1e-6, of_x, xp.full_like(of_x, 1e-6))
         return xp.where(of_x < longest, x, x * (longest / divisor))
 
@@ -165,7 +163,7 @@ def scale_by_trust_ratio(min_norm: float = 0.0, trust_coefficient: float = 1.0, 
 
 
 def scale_by_param_block_rms(min_scale: float = 1e-3) -> Stage:
-    """By the root mean square of each parameter."""
+    """`BlockRMS`: multiply by the root mean square of each parameter."""
     return BlockRMS(min_scale)
 
 
@@ -195,7 +193,7 @@ def MultiSteps(
     accumulator("accumulator_dtype", accumulator_dtype)
     if should_skip_update_fn is not None:
         raise ValueError(f"should_skip_update_fn is {should_skip_update_fn!r}; wanted None, or apply_if_finite")
-    return chained((Accumulate if use_grad_mean else Summed)(rate(every_k_schedule)), opt)
+    return chained((Accumulate if use_grad_mean else SumAccumulate)(rate(every_k_schedule)), opt)
 
 
 def lookahead(
@@ -231,7 +229,7 @@ def chain(*args: Stage) -> Optimizer:
 
 
 def _negative(stage: Any) -> bool:
-    return isinstance(stage, Scale) and not callable(stage.factor) and stage.factor < 0  # type: ignore[attr-defined] # a hyperparameter
+    return isinstance(stage, Scale) and not callable(stage.factor) and stage.factor < 0
 
 
 def _method(stage: Any) -> Stage:
@@ -242,7 +240,7 @@ def _method(stage: Any) -> Stage:
 
 
 def _after(stage: Stage) -> Stage:
-    """The same for steps, which are to be subtracted."""
+    """The stage that does the same to steps, which are subtracted here."""
     if isinstance(stage, WeightDecay):
         raise ValueError(
             f"{stage!r} comes after the direction has turned, where parameters would grow by it; wanted it before"
@@ -252,7 +250,7 @@ def _after(stage: Stage) -> Stage:
     if isinstance(stage, _Down):
         return Scale(_times(-1.0, stage))
     if type(stage) in {Trace, NesterovTrace}:
-        momentum: Any = stage.momentum  # type: ignore[attr-defined] # a hyperparameter
+        momentum: Any = vars(stage)["momentum"]
         return (NesterovStepTrace if isinstance(stage, NesterovTrace) else StepTrace)(momentum)
     return stage
 

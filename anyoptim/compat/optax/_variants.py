@@ -1,33 +1,34 @@
-"""What optax computes otherwise than the methods here: other starts, corrections and factors of the same rules."""
+"""Methods that optax computes in another way than ours: other starts, corrections and factors of the same rules."""
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import KW_ONLY
+from typing import Annotated, Any, Final
 
 from anyoptim._arrays import Array
 from anyoptim._core._optimizer import Optimizer
-from anyoptim._trace._hyperparameters import Hyper, nonnegative
+from anyoptim._trace._hyperparameters import Fraction, Nonnegative, nonnegative
 from anyoptim._trace._scalars import following, one_minus_power, sqrt
-from anyoptim.optimizers import AdaBelief, AdaGrad, Adan, CenteredRMSProp, CorrectedYogi, RAdam, RMSProp, Rprop
-from anyoptim.optimizers._means import mean, mean_square, moments, squarable
-from anyoptim.optimizers._roots import inside, root
+from anyoptim.optimizers import AdaBelief, AdaGrad, Adan, CenteredRMSProp, CorrectedYogi, RAdam, RMSProp
+from anyoptim.optimizers._terms import decayed, inside, moments, root
+from anyoptim.optimizers.signs import Growth
 
 __all__ = [
     "CorrectedCenteredRMSProp",
     "CorrectedRMSProp",
-    "EndedAdaGrad",
-    "LateRprop",
     "NesterovAdaBelief",
     "NesterovRAdam",
-    "OtherAdan",
-    "Sign",
-    "StartedCenteredRMSProp",
-    "StartedRMSProp",
-    "StartedYogi",
+    "OptaxAdaGrad",
+    "OptaxAdan",
+    "OptaxCenteredRMSProp",
+    "OptaxRMSProp",
+    "OptaxRprop",
+    "OptaxYogi",
+    "SignSGD",
 ]
 
 
-class Sign(Optimizer):
+class SignSGD(Optimizer):
     """The sign of the gradient, without memory.
 
     ::
@@ -35,28 +36,23 @@ class Sign(Optimizer):
         p <- p - lr*sign(g)
     """
 
-    hyperparameters = {"lr": nonnegative}
-
-    def __init__(self, lr: Hyper, *, engine: str | None = None) -> None:
-        super().__init__(engine=engine, lr=lr)
+    lr: Nonnegative
 
     @staticmethod
-    def rule(xp: Any, p: Array, x: Array, *, lr: float) -> Array:
-        return lr * xp.sign(x)
+    def rule(xp: Any, p: Array, x: Array, c: Any) -> Array:
+        return c.lr * xp.sign(x)
 
 
-class EndedAdaGrad(AdaGrad):
+class OptaxAdaGrad(AdaGrad):
     """AdaGrad where 0/0, of elements that have seen no gradient, is 0."""
 
     @staticmethod
-    def rule(
-        xp: Any, p: Array, x: Array, h: Array, *, lr: float, eps: float, eps_root: float | None = None
-    ) -> tuple[Array, ...]:
-        step, h = AdaGrad.rule(xp, p, x, h, lr=lr, eps=eps, eps_root=eps_root)
+    def rule(xp: Any, p: Array, x: Array, h: Array, c: Any) -> tuple[Array, ...]:
+        step, h = AdaGrad.rule(xp, p, x, h, c)
         return xp.where(h > 0.0, step, 0.0), h
 
 
-class OtherAdan(Adan):
+class OptaxAdan(Adan):
     """Adan with `1-beta2` where its paper has what is beta2 here: before d and v.
 
     ::
@@ -66,18 +62,17 @@ class OtherAdan(Adan):
     """
 
     @staticmethod
-    def coefficients(t: Any, *, lr: Any, beta2: Any, beta3: Any, **adan: Any) -> dict[str, Any]:
-        return {
-            **Adan.coefficients(t, lr=lr, beta2=beta2, beta3=beta3, **adan),
-            "lr_v": lr * sqrt(one_minus_power(beta3, t)) * (1 - beta2) / one_minus_power(beta2, t),
-            "ahead": 1 - beta2,
-        }
+    def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
+        ahead = 1 - hyper.beta2
+        lr_v = hyper.lr * sqrt(one_minus_power(hyper.beta3, t)) * ahead / one_minus_power(hyper.beta2, t)
+        return {**Adan.coefficients(t, hyper), "lr_v": lr_v, "ahead": ahead}
 
 
-def _ahead(lr_t: Any, beta1: Any, t: Any) -> dict[str, Any]:
-    """The share of m, corrected for the next step, and of the gradient, for this one."""
+def _ahead(row: dict[str, Any], beta1: Any, t: Any) -> dict[str, Any]:
+    """These coefficients with a rate of m, corrected for the next step, and one of the gradient, for this one."""
+    lr_t = row.pop("lr_t")
     later = beta1 * one_minus_power(beta1, t) / one_minus_power(beta1, following(t))
-    return {"lr_m": lr_t * later, "lr_g": lr_t * (1 - beta1)}
+    return {"lr_m": lr_t * later, "lr_g": lr_t * (1 - beta1)} | row
 
 
 class NesterovAdaBelief(AdaBelief):
@@ -89,100 +84,53 @@ class NesterovAdaBelief(AdaBelief):
     """
 
     @staticmethod
-    def coefficients(t: Any, *, beta1: Any, **belief: Any) -> dict[str, Any]:
-        found = AdaBelief.coefficients(t, beta1=beta1, **belief)
-        return _ahead(found.pop("lr_t"), beta1, t) | found
+    def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
+        return _ahead(AdaBelief.coefficients(t, hyper), hyper.beta1, t)
 
     @staticmethod
-    def rule(  # type: ignore[override] # it has a coefficient more
-        xp: Any,
-        p: Array,
-        x: Array,
-        m: Array,
-        s: Array,
-        *,
-        lr_m: float,
-        lr_g: float,
-        a1: float,
-        b1: float,
-        a2: float,
-        b2: float,
-        eps: float,
-        eps_root: float,
-    ) -> tuple[Array, ...]:
-        x = squarable(xp, x, 0.5 / xp.sqrt(a2))
-        m = mean(m, x, a=a1, b=b1)
-        s = mean_square(xp, s, x - m, a=a2, b=b2) + eps_root
-        return (lr_m * m + lr_g * x) / (xp.sqrt(s) + eps), m, s
+    def rule(xp: Any, p: Array, x: Array, m: Array, s: Array, c: Any) -> tuple[Array, ...]:
+        x, m, s = AdaBelief.means(xp, x, m, s, c)
+        return (c.lr_m * m + c.lr_g * x) / (xp.sqrt(s) + c.eps), m, s
 
 
 class NesterovRAdam(RAdam):
     """RAdam that looks ahead as NAdam does, also where v is left alone."""
 
     @staticmethod
-    def coefficients(t: Any, *, beta1: Any, **radam: Any) -> dict[str, Any]:
-        found = RAdam.coefficients(t, beta1=beta1, **radam)
-        return _ahead(found.pop("lr_t"), beta1, t) | found
+    def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
+        return _ahead(RAdam.coefficients(t, hyper), hyper.beta1, t)
 
     @staticmethod
-    def rule(  # type: ignore[override] # it has a coefficient more
-        xp: Any,
-        p: Array,
-        x: Array,
-        m: Array,
-        v: Array,
-        *,
-        lr_m: float,
-        lr_g: float,
-        trust: float,
-        eps: float,
-        eps_root: Any = None,
-        **means: float,
-    ) -> tuple[Array, ...]:
-        x, m, v = moments(xp, x, m, v, **means)
-        return (lr_m * m + lr_g * x) / (trust * root(xp, v, eps_root) + eps), m, v
+    def rule(xp: Any, p: Array, x: Array, m: Array, v: Array, c: Any) -> tuple[Array, ...]:
+        x, m, v = moments(xp, x, m, v, c)
+        return decayed(p, (c.lr_m * m + c.lr_g * x) / (c.trust * root(xp, v, c) + c.eps), c), m, v
 
 
-class StartedYogi(CorrectedYogi):
+class OptaxYogi(CorrectedYogi):
     """Yogi whose m starts at `initial`, too."""
 
     def init_slots(self, xp: Any, p: Array) -> tuple[Array, ...]:
-        """`initial` everywhere."""
+        """Start both means with `initial`."""
         return xp.full_like(p, self.initial), xp.full_like(p, self.initial)
 
 
-class _Started(RMSProp):
+class _OptaxStart(RMSProp):
     """RMSProp whose mean square starts at `initial`."""
 
-    def __init__(
-        self,
-        lr: Hyper,
-        rho: Hyper,
-        eps: Hyper,
-        *,
-        initial: float = 0.0,
-        eps_root: Hyper = 0.0,
-        engine: str | None = None,
-    ) -> None:
-        super().__init__(lr, rho, eps, eps_root=eps_root, engine=engine)
-        self._initial: float = nonnegative.value("initial", initial)
-
-    @property
-    def initial(self) -> float:
-        """What the mean square starts at: a constant."""
-        return self._initial
+    _: KW_ONLY
+    initial: Final[Annotated[float, nonnegative]] = 0.0
 
     def init_slots(self, xp: Any, p: Array) -> tuple[Array, ...]:
-        """`initial` everywhere, and zeros."""
-        return tuple(xp.zeros_like(p) if name == "m" else xp.full_like(p, self._initial) for name in self.slots)
+        """Start the mean square with `initial`, and the mean with zeros."""
+        return tuple(xp.zeros_like(p) if name == "m" else xp.full_like(p, self.initial) for name in self.slots)
 
 
-class StartedRMSProp(_Started):
+class OptaxRMSProp(_OptaxStart):
     """RMSProp whose h starts at `initial`."""
 
 
-class CorrectedRMSProp(_Started):
-    """The same with Adam's correction of h.
+class CorrectedRMSProp(_OptaxStart):
+    """RMSProp with Adam's correction of h.
 
     ::
 
@@ -190,18 +138,19 @@ class CorrectedRMSProp(_Started):
     """
 
     @staticmethod
-    def coefficients(t: Any, *, lr: Any, rho: Any, eps: Any, eps_root: Any) -> dict[str, Any]:
-        c = one_minus_power(rho, t)
+    def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
+        c = one_minus_power(hyper.rho, t)
         corrected = sqrt(c)
-        return {"lr": lr * corrected, "rho": rho, "new": 1 - rho, "eps": eps * corrected, **inside(eps_root, c)}
+        own = {"lr": hyper.lr * corrected, "eps": hyper.eps * corrected, **inside(hyper.eps_root, c)}
+        return RMSProp.coefficients(t, hyper) | own
 
 
-class StartedCenteredRMSProp(_Started, CenteredRMSProp):
+class OptaxCenteredRMSProp(_OptaxStart, CenteredRMSProp):
     """Centered RMSProp whose mean square, and so its variance, starts at `initial`."""
 
 
-class CorrectedCenteredRMSProp(_Started, CenteredRMSProp):
-    """The same with Adam's correction of both means.
+class CorrectedCenteredRMSProp(_OptaxStart, CenteredRMSProp):
+    """Centered RMSProp with Adam's correction of both means.
 
     ::
 
@@ -209,31 +158,21 @@ class CorrectedCenteredRMSProp(_Started, CenteredRMSProp):
     """
 
     @staticmethod
-    def coefficients(t: Any, *, rho: Any, **more: Any) -> dict[str, Any]:
-        c = one_minus_power(rho, t)
-        return {**CorrectedRMSProp.coefficients(t, rho=rho, **more), "less": (1 - c) / c}
+    def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
+        c = one_minus_power(hyper.rho, t)
+        return {**CorrectedRMSProp.coefficients(t, hyper), "less": (1 - c) / c}
 
     @staticmethod
-    def rule(  # type: ignore[override] # it has a coefficient more
-        xp: Any,
-        p: Array,
-        x: Array,
-        s: Array,
-        m: Array,
-        *,
-        lr: float,
-        eps: float,
-        less: float,
-        eps_root: float | None = None,
-        **means: float,
+    def rule(  # type: ignore[override] # it has a slot more
+        xp: Any, p: Array, x: Array, s: Array, m: Array, c: Any
     ) -> tuple[Array, ...]:
-        x, s, m = CenteredRMSProp.means(xp, x, s, m, **means)
+        x, s, m = CenteredRMSProp.means(xp, x, s, m, c)
         # A variance, but that a difference is rounded.
-        variance = xp.maximum(s - less * (m * m), 0.0)
-        return lr * x / (root(xp, variance, eps_root) + eps), s, m
+        variance = xp.maximum(s - c.less * (m * m), 0.0)
+        return c.lr * x / (root(xp, variance, c) + c.eps), s, m
 
 
-class LateRprop(Optimizer):
+class OptaxRprop(Optimizer):
     """Rprop as optax has it, up to 0.2.8: each step is taken one update late, or never if the sign has turned by then.
 
     ::
@@ -245,45 +184,21 @@ class LateRprop(Optimizer):
     s starts at `initial`.
     """
 
-    hyperparameters = {name: domain for name, domain in Rprop.hyperparameters.items() if name != "lr"}
+    eta_minus: Fraction
+    eta_plus: Growth
+    step_min: Nonnegative
+    step_max: Nonnegative
+    _: KW_ONLY
+    initial: Final[Annotated[float, nonnegative]]
     slots = ("s", "d")
 
-    def __init__(
-        self,
-        eta_minus: Hyper,
-        eta_plus: Hyper,
-        step_min: Hyper,
-        step_max: Hyper,
-        *,
-        initial: float,
-        engine: str | None = None,
-    ) -> None:
-        super().__init__(engine=engine, eta_minus=eta_minus, eta_plus=eta_plus, step_min=step_min, step_max=step_max)
-        self._initial: float = nonnegative.value("initial", initial)
-
-    @property
-    def initial(self) -> float:
-        """What s starts at: a constant."""
-        return self._initial
-
     def init_slots(self, xp: Any, p: Array) -> tuple[Array, ...]:
-        """The first length, and no step."""
-        return xp.full_like(p, self._initial), xp.zeros_like(p)
+        """Start with the first length, and without a step."""
+        return xp.full_like(p, self.initial), xp.zeros_like(p)
 
     @staticmethod
-    def rule(
-        xp: Any,
-        p: Array,
-        x: Array,
-        s: Array,
-        d: Array,
-        *,
-        eta_minus: float,
-        eta_plus: float,
-        step_min: float,
-        step_max: float,
-    ) -> tuple[Array, ...]:
+    def rule(xp: Any, p: Array, x: Array, s: Array, d: Array, c: Any) -> tuple[Array, ...]:
         same = x * d
-        longer = xp.minimum(xp.maximum(s * xp.where(same > 0, eta_plus, eta_minus), step_min), step_max)
+        longer = xp.minimum(xp.maximum(s * xp.where(same > 0, c.eta_plus, c.eta_minus), c.step_min), c.step_max)
         s = xp.where(same == 0, s, longer)
         return xp.where(same < 0, 0.0, d), s, xp.where(same < 0, 0.0, s * xp.sign(x))

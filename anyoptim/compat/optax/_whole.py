@@ -1,35 +1,38 @@
-"""What optax computes with whole arrays: Adafactor's second moment, Muon's direction, means and lengths of blocks."""
+"""Optax's stages of whole arrays: Adafactor's second moment, Muon's direction, means and lengths of blocks."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import KW_ONLY
+from itertools import count, takewhile
+from typing import Annotated, Any, Final
 
 import numpy as np
 
 from anyoptim._arrays import Array
 from anyoptim._core._optimizer import Optimizer
 from anyoptim._core._stage import Stage
-from anyoptim._trace._hyperparameters import Domain, Hyper, fraction, nonnegative, positive
+from anyoptim._trace._hyperparameters import Domain, Fraction, Hyper, Nonnegative, Positive
 from anyoptim._trace._scalars import following, one_minus_power, power, ratio_up_to_one, where
-from anyoptim.optimizers._means import mean
+from anyoptim.optimizers._terms import mean
 from anyoptim.optimizers.matrices import at_least, summable, unit
 from anyoptim.stages.layers import is_complex
 
 __all__ = [
-    "AdaptiveMuon",
-    "AdaptiveNesterovMuon",
     "BlockRMS",
     "ClipBlockRMS",
     "CorrectedMean",
     "FactoredRMS",
     "Mean",
-    "NesterovMuon",
-    "PlainMuon",
+    "OptaxAdaptiveMuon",
+    "OptaxAdaptiveNesterovMuon",
+    "OptaxMuon",
+    "OptaxNesterovMuon",
 ]
 
-_integer = Domain(lambda x: x == int(x), "a whole number")
+_Integer = Annotated[Hyper, Domain(lambda x: x == int(x), "a whole number")]
+_length = Domain(lambda x: x >= 0, "at least 0")
 
 
 class ClipBlockRMS(Stage):
@@ -40,19 +43,16 @@ class ClipBlockRMS(Stage):
         x <- x * min(threshold / rms(x), 1)
     """
 
-    hyperparameters = {"threshold": positive}
+    threshold: Positive
     norms = {"length": lambda xp, p, x: x}
 
-    def __init__(self, threshold: Hyper) -> None:
-        super().__init__(threshold=threshold)
+    @staticmethod
+    def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
+        return {"scale": ratio_up_to_one(hyper.threshold * math.sqrt(hyper.size), hyper.length)}
 
     @staticmethod
-    def coefficients(t: Any, *, threshold: Any, length: Any, size: int) -> dict[str, Any]:
-        return {"scale": ratio_up_to_one(threshold * math.sqrt(size), length)}
-
-    @staticmethod
-    def rule(xp: Any, p: Array, x: Array, *, scale: float) -> Array:
-        return x * scale
+    def rule(xp: Any, p: Array, x: Array, c: Any) -> Array:
+        return x * c.scale
 
 
 class BlockRMS(Stage):
@@ -63,20 +63,17 @@ class BlockRMS(Stage):
         x <- x * max(rms(p), floor)
     """
 
-    hyperparameters = {"floor": nonnegative}
+    floor: Nonnegative = 1e-3
     norms = {"of_p": lambda xp, p, x: p}
 
-    def __init__(self, floor: Hyper = 1e-3) -> None:
-        super().__init__(floor=floor)
+    @staticmethod
+    def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
+        rms = hyper.of_p / math.sqrt(max(hyper.size, 1))
+        return {"scale": where(rms > hyper.floor, rms, hyper.floor)}
 
     @staticmethod
-    def coefficients(t: Any, *, floor: Any, of_p: Any, size: int) -> dict[str, Any]:
-        rms = of_p / math.sqrt(max(size, 1))
-        return {"scale": where(rms > floor, rms, floor)}
-
-    @staticmethod
-    def rule(xp: Any, p: Array, x: Array, *, scale: float) -> Array:
-        return x * scale
+    def rule(xp: Any, p: Array, x: Array, c: Any) -> Array:
+        return x * c.scale
 
 
 class Mean(Stage):
@@ -88,28 +85,25 @@ class Mean(Stage):
         x <- m
     """
 
-    hyperparameters = {"decay": fraction}
+    decay: Fraction
     slots = ("m",)
 
-    def __init__(self, decay: Hyper) -> None:
-        super().__init__(decay=decay)
+    @staticmethod
+    def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
+        return {"decay": hyper.decay, "new": 1 - hyper.decay, "up": 1.0}
 
     @staticmethod
-    def coefficients(t: Any, *, decay: Any) -> dict[str, Any]:
-        return {"decay": decay, "new": 1 - decay, "up": 1.0}
-
-    @staticmethod
-    def rule(xp: Any, p: Array, x: Array, m: Array, *, decay: float, new: float, up: float) -> tuple[Array, ...]:
-        m = decay * m + new * x
-        return up * m, m
+    def rule(xp: Any, p: Array, x: Array, m: Array, c: Any) -> tuple[Array, ...]:
+        m = c.decay * m + c.new * x
+        return c.up * m, m
 
 
 class CorrectedMean(Mean):
-    """The same, corrected for its start at 0: `x <- m / (1 - decay**t)`."""
+    """A running mean that is corrected for its start at 0: `x <- m / (1 - decay**t)`."""
 
     @staticmethod
-    def coefficients(t: Any, *, decay: Any) -> dict[str, Any]:
-        return {"decay": decay, "new": 1 - decay, "up": 1 / one_minus_power(decay, t)}
+    def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
+        return {"decay": hyper.decay, "new": 1 - hyper.decay, "up": 1 / one_minus_power(hyper.decay, t)}
 
 
 class FactoredRMS(Optimizer):
@@ -126,47 +120,40 @@ class FactoredRMS(Optimizer):
     x = g / sqrt(v).
     """
 
-    hyperparameters = {"decay": nonnegative, "offset": _integer, "eps": nonnegative}
+    decay: Nonnegative
+    offset: _Integer
+    eps: Nonnegative
+    _: KW_ONLY
+    least: Final[Annotated[float, _length]]
     slots = ("row", "column", "v")
     array_rule = True
 
-    def __init__(self, decay: Hyper, offset: Hyper, eps: Hyper, *, least: float, engine: str | None = None) -> None:
-        super().__init__(engine=engine, decay=decay, offset=offset, eps=eps)
-        self._least: float = nonnegative.value("least", least) if least != math.inf else least
-
-    @property
-    def least(self) -> float:
-        """How long both axes have to be, infinite for no factors: a constant."""
-        return self._least
-
     def slot_shapes(self, shape: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
-        """Rows and columns, or elements."""
-        if len(shape) < 2 or sorted(shape)[-2] < self._least or 0 in shape:
+        """Give a number to each row and each column, or to each element."""
+        if len(shape) < 2 or sorted(shape)[-2] < self.least or 0 in shape:
             return (0,), (0,), shape
         d1, d0 = _longest(shape)
         return tuple(np.delete(shape, d0).tolist()), tuple(np.delete(shape, d1).tolist()), (0,)
 
     def refusal(self, p: Array) -> str | None:
-        """Complex ones."""
+        """Refuse complex parameters."""
         return "is complex; adafactor wants real parameters" if is_complex(p) else None
 
     @staticmethod
-    def coefficients(t: Any, *, decay: Any, offset: Any, eps: Any) -> dict[str, Any]:
-        late = t - offset
-        return {"new": power(where(late > 0, late, 1), -decay), "eps": eps}
+    def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
+        late = t - hyper.offset
+        return {"new": power(where(late > 0, late, 1), -hyper.decay), "eps": hyper.eps}
 
     @staticmethod
-    def rule(
-        xp: Any, p: Array, x: Array, row: Array, column: Array, v: Array, *, new: float, eps: float
-    ) -> tuple[Array, ...]:
+    def rule(xp: Any, p: Array, x: Array, row: Array, column: Array, v: Array, c: Any) -> tuple[Array, ...]:
         x = summable(xp, x)
-        squares = x * x + eps
+        squares = x * x + c.eps
         if tuple(v.shape) == tuple(x.shape):
-            v = mean(v, squares, a=new, b=1 - new)
+            v = mean(v, squares, a=c.new, b=1 - c.new)
             return x / xp.sqrt(v), row, column, v
         d1, d0 = _longest(tuple(x.shape))
-        row = mean(row, xp.mean(squares, axis=d0), a=new, b=1 - new)
-        column = mean(column, xp.mean(squares, axis=d1), a=new, b=1 - new)
+        row = mean(row, xp.mean(squares, axis=d0), a=c.new, b=1 - c.new)
+        column = mean(column, xp.mean(squares, axis=d1), a=c.new, b=1 - c.new)
         of_row = xp.sqrt(row / xp.mean(row, axis=d1 - (d1 > d0), keepdims=True))
         of_column = xp.sqrt(column)
         root = xp.expand_dims(of_row, axis=d0) * xp.expand_dims(of_column, axis=d1)
@@ -179,7 +166,7 @@ def _longest(shape: tuple[int, ...]) -> tuple[int, int]:
     return int(order[-2]), int(order[-1])
 
 
-class PlainMuon(Optimizer):
+class OptaxMuon(Optimizer):
     """Muon with a corrected mean: the orthogonal direction, scaled by the shape of the matrix.
 
     ::
@@ -190,44 +177,28 @@ class PlainMuon(Optimizer):
         x = u * sqrt(max(1, columns/rows)),    with rms: u * sqrt(max(rows, columns)) * rms
     """
 
-    hyperparameters = {"beta": fraction, "eps": nonnegative}
+    beta: Fraction
+    eps: Nonnegative
+    _: KW_ONLY
+    ns: Final[Sequence[Sequence[float]]]
+    rms: Final[float | None] = None
     slots = ("m",)
     array_rule = True
 
-    def __init__(
-        self,
-        beta: Hyper,
-        eps: Hyper,
-        *,
-        ns: Sequence[Sequence[float]],
-        rms: float | None = None,
-        engine: str | None = None,
-    ) -> None:
-        super().__init__(engine=engine, beta=beta, eps=eps)
-        self._ns = [[float(a), float(b), float(c)] for a, b, c in ns]  # lists, as JSON has them
-        self._rms = rms
-
-    @property
-    def ns(self) -> list[list[float]]:
-        """The coefficients of each polynomial: constants."""
-        return [[*abc] for abc in self._ns]
-
-    @property
-    def rms(self) -> float | None:
-        """The root mean square of the step, or None: a constant."""
-        return self._rms
+    def __post_init__(self) -> None:
+        self._ns = [[float(a), float(b), float(c)] for a, b, c in self.ns]  # lists, as JSON has them
 
     def refusal(self, p: Array) -> str | None:
-        """All but real matrices."""
+        """Refuse all parameters but real matrices."""
         if is_complex(p):
             return "is complex; muon wants real matrices"
         return None if p.ndim == 2 and 0 not in p.shape else f"has shape {tuple(p.shape)}; muon wants matrices"
 
-    def coefficients(self, t: Any, *, beta: Any, eps: Any) -> dict[str, Any]:
-        """Those of the mean and of the direction, and of each polynomial."""
-        polynomials = {f"{name}{i}": c for i, abc in enumerate(self._ns) for name, c in zip("abc", abc, strict=True)}
-        scale = {} if self._rms is None else {"rms": float(self._rms)}
-        return {"beta": beta, "new": 1 - beta, **self.lead(t, beta), "eps": eps, **polynomials, **scale}
+    def coefficients(self, t: Any, hyper: Any) -> dict[str, Any]:
+        """The coefficients of the mean, of the direction and of each polynomial."""
+        mean = {"beta": hyper.beta, "new": 1 - hyper.beta, **self.lead(t, hyper.beta), "eps": hyper.eps}
+        polynomials = {f"{name}{i}": c for i, abc in enumerate(self.ns) for name, c in zip("abc", abc, strict=True)}
+        return {**mean, **polynomials, **({} if self.rms is None else {"rms": float(self.rms)})}
 
     @staticmethod
     def lead(t: Any, beta: Any) -> dict[str, Any]:
@@ -235,74 +206,47 @@ class PlainMuon(Optimizer):
         return {"of_m": 1 / one_minus_power(beta, t)}
 
     @staticmethod
-    def rule(
-        xp: Any,
-        p: Array,
-        x: Array,
-        m: Array,
-        *,
-        beta: float,
-        new: float,
-        of_m: float,
-        eps: float,
-        of_g: float | None = None,
-        rms: float | None = None,
-        **polynomials: float,
-    ) -> tuple[Array, ...]:
-        m = beta * m + new * x
-        u = of_m * m if of_g is None else of_m * m + of_g * x
-        return _orthogonal(xp, u, eps, polynomials) * _shape_scale(tuple(p.shape), rms), m
+    def rule(xp: Any, p: Array, x: Array, m: Array, c: Any) -> tuple[Array, ...]:
+        _, direction, m = _directions(xp, x, m, c)
+        return direction * _shape_scale(tuple(p.shape), c), m
 
 
-def _orthogonal(xp: Any, u: Array, eps: float, polynomials: dict[str, float]) -> Array:
-    rows, columns = u.shape
-    u = xp.matrix_transpose(u) if rows > columns else u
-    u = unit(xp, u, eps)
-    for i in range(len(polynomials) // 3):
-        a, b, c = (polynomials[f"{name}{i}"] for name in "abc")
+def _directions(xp: Any, x: Array, m: Array, c: Any) -> tuple[Array, Array, Array]:
+    """The mean, perhaps with a look ahead; the orthogonal matrix that is nearest to it; and the new m."""
+    m = c.beta * m + c.new * x
+    mean = c.of_m * m + c.of_g * x if hasattr(c, "of_g") else c.of_m * m
+    rows, columns = mean.shape
+    u = unit(xp, xp.matrix_transpose(mean) if rows > columns else mean, c.eps)
+    for i in takewhile(lambda i: hasattr(c, f"a{i}"), count()):
+        of_u, of_square, of_fourth = (getattr(c, f"{name}{i}") for name in "abc")
         square = u @ xp.matrix_transpose(u)
-        u = a * u + (b * square + c * (square @ square)) @ u
-    return xp.matrix_transpose(u) if rows > columns else u
+        u = of_u * u + (of_square * square + of_fourth * (square @ square)) @ u
+    return mean, xp.matrix_transpose(u) if rows > columns else u, m
 
 
-def _shape_scale(shape: tuple[int, int], rms: float | None) -> float:
+def _shape_scale(shape: tuple[int, int], c: Any) -> float:
     rows, columns = shape
-    return math.sqrt(max(1.0, columns / rows)) if rms is None else math.sqrt(max(rows, columns)) * rms
+    return c.rms * math.sqrt(max(rows, columns)) if hasattr(c, "rms") else math.sqrt(max(1.0, columns / rows))
 
 
-class NesterovMuon(PlainMuon):
-    """The same with `u = beta*m/(1 - beta**(t+1)) + (1-beta)*g/(1 - beta**t)`."""
+class OptaxNesterovMuon(OptaxMuon):
+    """Muon that looks ahead: `u = beta*m/(1 - beta**(t+1)) + (1-beta)*g/(1 - beta**t)`."""
 
     @staticmethod
     def lead(t: Any, beta: Any) -> dict[str, Any]:
         return {"of_m": beta / one_minus_power(beta, following(t)), "of_g": (1 - beta) / one_minus_power(beta, t)}
 
 
-class AdaptiveMuon(PlainMuon):
-    """The same with the direction times its product with the mean."""
+class OptaxAdaptiveMuon(OptaxMuon):
+    """Muon whose direction is multiplied by its product with the mean."""
 
     @staticmethod
-    def rule(
-        xp: Any,
-        p: Array,
-        x: Array,
-        m: Array,
-        *,
-        beta: float,
-        new: float,
-        of_m: float,
-        eps: float,
-        of_g: float | None = None,
-        rms: float | None = None,
-        **polynomials: float,
-    ) -> tuple[Array, ...]:
-        m = beta * m + new * x
-        u = of_m * m if of_g is None else of_m * m + of_g * x
-        o = _orthogonal(xp, u, eps, polynomials)
-        return xp.sum(u * o) * o * _shape_scale(tuple(p.shape), rms), m
+    def rule(xp: Any, p: Array, x: Array, m: Array, c: Any) -> tuple[Array, ...]:
+        mean, direction, m = _directions(xp, x, m, c)
+        return xp.sum(mean * direction) * direction * _shape_scale(tuple(p.shape), c), m
 
 
-class AdaptiveNesterovMuon(AdaptiveMuon):
-    """Both."""
+class OptaxAdaptiveNesterovMuon(OptaxAdaptiveMuon):
+    """Muon that looks ahead, and whose direction is multiplied by its product with the mean."""
 
-    lead = staticmethod(NesterovMuon.lead)
+    lead = staticmethod(OptaxNesterovMuon.lead)

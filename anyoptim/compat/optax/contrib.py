@@ -13,9 +13,9 @@ from anyoptim._trace._scalars import whole_number
 from anyoptim.compat._counts import NextValue, rate
 from anyoptim.compat.optax._adams import adamw
 from anyoptim.compat.optax._masks import accumulator, masked
-from anyoptim.compat.optax._schedule_free import PeakScheduleFreeAdamW, PeakScheduleFreeSGD
+from anyoptim.compat.optax._schedule_free import OptaxScheduleFreeAdamW, OptaxScheduleFreeSGD
 from anyoptim.compat.optax._schedules import warmup_constant_schedule
-from anyoptim.compat.optax._whole import AdaptiveMuon, AdaptiveNesterovMuon, NesterovMuon, PlainMuon
+from anyoptim.compat.optax._whole import OptaxAdaptiveMuon, OptaxAdaptiveNesterovMuon, OptaxMuon, OptaxNesterovMuon
 from anyoptim.stages import Scale, WeightDecay
 
 __all__ = ["muon", "schedule_free_adamw", "schedule_free_sgd"]
@@ -69,10 +69,10 @@ def muon(
             f"muon_weight_dimension_numbers is {muon_weight_dimension_numbers!r}; wanted None: matrices, rows in"
         )
     methods = {
-        (False, False): PlainMuon,
-        (True, False): NesterovMuon,
-        (False, True): AdaptiveMuon,
-        (True, True): AdaptiveNesterovMuon,
+        (False, False): OptaxMuon,
+        (True, False): OptaxNesterovMuon,
+        (False, True): OptaxAdaptiveMuon,
+        (True, True): OptaxAdaptiveNesterovMuon,
     }
     method = methods[bool(nesterov), bool(adaptive)]
     direction = method(beta, eps, ns=_polynomials(ns_coeffs, ns_steps), rms=consistent_rms)
@@ -97,7 +97,7 @@ def muon(
 
 
 def _polynomials(coeffs: Any, steps: int) -> list[tuple[float, float, float]]:
-    """As many as there are steps; of a list of several the last ones."""
+    """A polynomial for each step: of a longer list the last ones."""
     if isinstance(coeffs, str):
         if coeffs not in _PRESETS:
             raise ValueError(f"ns_coeffs is {coeffs!r}; wanted one of {', '.join(_PRESETS)}, or three numbers")
@@ -123,7 +123,7 @@ def schedule_free_sgd(
 ) -> Optimizer:
     """`ScheduleFreeSGD` with weights by the largest rate so far."""
     accumulator("state_dtype", state_dtype)
-    return PeakScheduleFreeSGD(
+    return OptaxScheduleFreeSGD(
         beta=b1,
         weight_decay=0.0 if weight_decay is None else weight_decay,
         exponent=weight_lr_power,
@@ -143,7 +143,7 @@ def schedule_free_adamw(
 ) -> Optimizer:
     """`ScheduleFreeAdamW` with weights by the largest rate so far, and its eps at the root of the corrected v."""
     accumulator("state_dtype", state_dtype)
-    return PeakScheduleFreeAdamW(
+    return OptaxScheduleFreeAdamW(
         beta=b1,
         beta2=b2,
         eps=eps,

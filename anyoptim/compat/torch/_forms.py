@@ -1,4 +1,4 @@
-"""Which of torch's options and states are which of ours: a table of the methods."""
+"""A table of the methods: which of torch's options and arrays correspond to which of ours."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ import numpy as np
 from anyoptim import optimizers
 from anyoptim._arrays import Array, library
 from anyoptim._core._optimizer import Optimizer
-from anyoptim.compat.torch._methods import DtypeAdafactor
+from anyoptim.compat.torch._methods import TorchAdafactor
 
 __all__ = ["CODECS", "FORMS", "Codec", "Form", "Named", "Option", "form_of", "place"]
 
 
 class Option(NamedTuple):
-    """Where an option of torch's stands here: hyperparameters, the method's own or `Stage.name`; and what it is."""
+    """The hyperparameters that make up an option of torch's, the method's own or `Stage.name`, and how they do."""
 
     of: tuple[str, ...]
     made: Callable[..., Any] = lambda *values: values[0] if len(values) == 1 else values
 
 
 class Codec(NamedTuple):
-    """An array of torch's state from a slot here, and back."""
+    """How an array of torch's state is made from a slot of ours, and a slot from that."""
 
     theirs: Callable[[Array], Array] = lambda slot: slot
     ours: Callable[[Array], Array] = lambda value: value
@@ -49,12 +49,12 @@ class Form(NamedTuple):
     """Whether that is a product over all steps, with the roundings of each."""
 
     def says(self, options: Mapping[str, Any]) -> bool:
-        """Whether the method by itself says what these options do."""
+        """Whether these options ask for what the method does anyway."""
         return all(options[key] == own for key, own in self.options.items() if not isinstance(own, Option))
 
 
 def _turned(gradient: Array) -> Array:
-    """The signs of its elements, of a complex one in both parts."""
+    """The signs of the gradient's elements, of a complex gradient in both parts."""
     a = np.array(library(gradient).to_host(gradient), order="C")
     reals = a[None].view(a.real.dtype)
     return np.sign(reals).view(a.dtype)[0]
@@ -216,7 +216,7 @@ FORMS: Mapping[type[Any], tuple[Form, ...]] = {
         )
         for kind, eps in (
             (optimizers.Adafactor, Option(("least", "floor"))),
-            (DtypeAdafactor, Option(("floor",), lambda floor: (None, floor))),
+            (TorchAdafactor, Option(("floor",), lambda floor: (None, floor))),
         )
     },
     optimizers.Muon: (

@@ -25,13 +25,13 @@ __all__ = [
     "Adam",
     "AdamW",
     "Adamax",
-    "DtypeAdafactor",
     "Lagged",
     "Muon",
     "NAdam",
     "RAdam",
     "RMSprop",
     "Rprop",
+    "TorchAdafactor",
 ]
 
 _nonpositive = Domain(lambda x: x <= 0, "at most 0")
@@ -321,7 +321,7 @@ def Adafactor(  # noqa: N802
     (least,) = given(nonnegative, **{"eps[0]": 0.0 if first is None else first})
     (clip,) = given(positive, d=d)
     decay = -_nonpositive.value("beta2_decay", beta2_decay)
-    kind = DtypeAdafactor if first is None else optimizers.Adafactor
+    kind = TorchAdafactor if first is None else optimizers.Adafactor
     return _composed(maximize, 0.0, kind(lr, decay, 0.0, floor, clip, least=least, weight_decay=weight_decay))
 
 
@@ -362,11 +362,11 @@ def Muon(  # noqa: N802
     )
 
 
-class DtypeAdafactor(optimizers.Adafactor):
+class TorchAdafactor(optimizers.Adafactor):
     """Adafactor whose `least` is the eps of the parameter's dtype, where no group has another."""
 
     def overrides(self, path: str, p: Array) -> Mapping[str, Hyper]:
-        """That eps."""
+        """Give each parameter the eps of its dtype."""
         return {"least": float(library(p).xp.finfo(p.dtype).eps)}
 
 

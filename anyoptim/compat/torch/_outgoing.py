@@ -107,7 +107,7 @@ def _effective(optimizer: Optimizer, selector: Any) -> dict[str, Any]:
     for stage in optimizer.stages:
         kind = "" if isinstance(stage, Optimizer) else f"{type(stage).__name__}."
         hypers |= {f"{kind}{name}": getattr(stage, name) for name in stage.hyperparameters}
-        if getattr(stage, "_where", None) is not None:
+        if getattr(stage, "where", None) is not None:
             raise ValueError(f"{stage!r} goes by a function, which torch can't; wanted groups")
     if selector is None:
         return hypers

@@ -592,7 +592,7 @@ def test_a_step_that_fails_behind_its_measure(lazy: shim.Machine) -> None:
 
     class Failing(ao.SGD):
         @staticmethod
-        def coefficients(t: Any, *, lr: float) -> dict[str, Any]:
+        def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
             raise ValueError("no coefficients")
 
     optimizer = ao.chain(ao.ClipGlobalNorm(1.0), Failing())
@@ -758,12 +758,12 @@ def test_where_decay_is_a_parameter_s_own(machine: shim.Machine) -> None:
 class Swap(ao.Optimizer):
     """Whose slots change places, and become what p and x were."""
 
-    hyperparameters = {"lr": ao.nonnegative}
+    lr: ao.Nonnegative
     slots = ("one", "two", "of_p", "of_x", "kept")
 
     @staticmethod
-    def rule(xp: Any, p: Any, x: Any, one: Any, two: Any, of_p: Any, of_x: Any, kept: Any, *, lr: Any) -> Any:
-        return lr * (x + one - of_x * of_p), two + x, one, p, x, kept
+    def rule(xp: Any, p: Any, x: Any, one: Any, two: Any, of_p: Any, of_x: Any, kept: Any, c: Any) -> Any:
+        return c.lr * (x + one - of_x * of_p), two + x, one, p, x, kept
 
 
 @pytest.mark.parametrize("offset", [0, 1])

@@ -28,10 +28,10 @@ def _chain(coefficients: Callable[[float], Any], engine: str | None) -> ao.chain
         measure = staticmethod(lambda xp, p, x: x)
 
         @staticmethod
-        def rule(xp: Any, p: Any, x: Any, *, scale: float) -> Any:
-            return scale * x
+        def rule(xp: Any, p: Any, x: Any, c: Any) -> Any:
+            return c.scale * x
 
-    Shortened.coefficients = staticmethod(lambda t, *, norm: coefficients(norm))
+    Shortened.coefficients = staticmethod(lambda t, hyper: coefficients(hyper.norm))
     return ao.chain(Shortened(), ao.Momentum(lr=0.1), engine=engine)
 
 
@@ -61,11 +61,11 @@ def test_a_truth_is_a_static_option_there_too() -> None:
 
     class Rests(ao.Stage):
         measure = staticmethod(lambda xp, p, x: x)
-        coefficients = staticmethod(lambda t, *, norm: {"large": norm > 1.0})
+        coefficients = staticmethod(lambda t, hyper: {"large": hyper.norm > 1.0})
 
         @staticmethod
-        def rule(xp: Any, p: Any, x: Any, *, large: bool) -> Any:
-            return 0.5 * x if large else x
+        def rule(xp: Any, p: Any, x: Any, c: Any) -> Any:
+            return 0.5 * x if c.large else x
 
     there = shim.asarray(np.zeros(4))
     optimizer = ao.chain(Rests(), ao.SGD(lr=1.0))

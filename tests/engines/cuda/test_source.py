@@ -229,22 +229,22 @@ def test_the_graphs_of_all_optimizers_have_all_operations() -> None:
 # Names -----------------------------------------------------------------------------------------------------------
 
 
-def _named(slots: list[str], coefficients: list[str], cls: str = "Named") -> type[ao.Optimizer]:
+def _named(slots: list[str], coefficients: list[str], cls: str = "Named") -> type[Any]:
     """A method with these names, which needs all of them for its step."""
-    moved = "; ".join(f"{s} = {s} + x * {c}" for s, c in zip(slots, itertools.cycle(coefficients), strict=False))
+    moved = "; ".join(f"{s} = {s} + x * _c.{c}" for s, c in zip(slots, itertools.cycle(coefficients), strict=False))
     text = f"""
 class {cls}(ao.Optimizer):
-    hyperparameters = {dict.fromkeys(coefficients)}
+    {"; ".join(f"{name}: ao.Nonnegative" for name in coefficients)}
     slots = {tuple(slots)}
 
     @staticmethod
-    def rule(xp, p, x, {", ".join(slots)}, *, {", ".join(coefficients)}):
+    def rule(xp, p, x, {", ".join(slots)}, _c):
         {moved}
-        return ({" + ".join(slots)}) * ({" + ".join(coefficients)}), {", ".join(slots)}
+        return ({" + ".join(slots)}) * ({" + ".join(f"_c.{name}" for name in coefficients)}), {", ".join(slots)}
 """
     namespace: dict[str, Any] = {"ao": ao}
-    exec(text.replace("None", "ao.nonnegative"), namespace)  # noqa: S102 - names are what is tested
-    found: type[ao.Optimizer] = namespace[cls]
+    exec(compile(text, "method", "exec", dont_inherit=True), namespace)  # noqa: S102 - names are what is tested
+    found: type[Any] = namespace[cls]
     return found
 
 

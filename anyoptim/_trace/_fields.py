@@ -1,0 +1,117 @@
+"""Fields: the arguments of a stage's constructor, as the bodies of its class and of its bases declare them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+from inspect import Parameter, Signature, get_annotations, signature
+from itertools import pairwise
+from operator import attrgetter
+from typing import Any, ClassVar, Final, Literal, NamedTuple
+
+from anyoptim._trace._hyperparameters import Check, Domain
+
+__all__ = ["ClassSignature", "Field", "declared", "names", "signature_of"]
+
+Role = Literal["hyperparameter", "constant", "attribute", "argument"]
+
+
+class Field(NamedTuple):
+    """One argument of a constructor."""
+
+    role: Role
+    """A hyperparameter is read at every step, a constant can't be set again, an attribute is kept as it comes, and an
+    argument is only handed to `__post_init__`."""
+    check: Check | None
+    """What says which values it may have."""
+    default: Any
+    """`Parameter.empty` for none."""
+    annotation: Any
+    keyword: bool
+    """Whether it is given by keyword only."""
+
+
+def declared(cls: type[Any]) -> Mapping[str, Field]:
+    """The fields of a class, those of its bases first. Makes properties of the constants in its body.
+
+    As `dataclasses` reads a body, but that only public names are fields: `Annotated[Hyper, domain]` is a
+    hyperparameter, `Final` a constant, `InitVar` an argument, `ClassVar` no field, and what follows a `_: KW_ONLY` is
+    given by keyword.
+    """
+    cls._declared = own = dict[str, Field]()
+    keyword = False
+    for name, annotation, hint in _evaluated(cls):
+        if name == "_":
+            keyword = True
+        elif _origin(hint) is not ClassVar:
+            role, check = _read(hint)
+            own[name] = Field(role, check, vars(cls).get(name, Parameter.empty), annotation, keyword)
+            if role == "constant":
+                setattr(cls, name, property(attrgetter(f"_{name}")))
+                vars(cls)[name].__set_name__(cls, name)
+            elif role != "attribute" and name in vars(cls):
+                delattr(cls, name)  # the default is no value of the class
+    fields = dict[str, Field]()
+    for base in reversed(cls.__mro__):
+        fields |= vars(base).get("_declared", {})
+    positional = [(name, field.default) for name, field in fields.items() if not field.keyword]
+    for (before, default), (late, none) in pairwise(positional):
+        if none is Parameter.empty is not default:
+            raise TypeError(
+                f"{cls.__name__} has {late!r} without a default behind {before!r}, which has one; wanted a default, or "
+                "_: KW_ONLY before it"
+            )
+    return fields
+
+
+def _evaluated(cls: type[Any]) -> Iterator[tuple[str, Any, Any]]:
+    """The annotations of the public names in the body of a class, and of `_`: as they stand, and what they mean."""
+    annotations = {name: of for name, of in get_annotations(cls).items() if name == "_" or not name.startswith("_")}
+    module = vars(import_module(cls.__module__)) if any(isinstance(of, str) for of in annotations.values()) else {}
+    for name, of in annotations.items():
+        if name == "_" or not isinstance(of, str):
+            yield name, of, of
+        else:  # as `inspect.get_annotations` does, but that names of the class hide none of the module
+            yield name, of, module[of] if of in module else eval(of, module)  # noqa: S307
+
+
+def _read(hint: Any) -> tuple[Role, Check | None]:
+    if type(hint).__name__ == "InitVar":  # of `dataclasses`, which takes time to import
+        return "argument", None
+    final = _origin(hint) is Final
+    value = hint.__args__[0] if final and hint is not Final else hint
+    check = next((of for of in getattr(value, "__metadata__", ()) if isinstance(of, Check)), None)
+    return "constant" if final else "hyperparameter" if isinstance(check, Domain) else "attribute", check
+
+
+def _origin(hint: Any) -> Any:
+    """What a hint is made of, as `typing.get_origin` says, which takes longer."""
+    return getattr(hint, "__origin__", hint)
+
+
+def signature_of(fields: Mapping[str, Field]) -> Signature:
+    """The signature of a constructor that takes these: the engine of an optimizer, which all have, is the last."""
+    kinds = Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY
+    found = [
+        Parameter(name, kinds[field.keyword], default=field.default, annotation=field.annotation)
+        for name, field in sorted(fields.items(), key=lambda item: (item[1].keyword, item[0] == "engine"))
+    ]
+    return Signature(found)
+
+
+def names(signature: Signature) -> str:
+    """The names of its arguments, as they stand in a call."""
+    bare = [of.replace(default=of.empty, annotation=of.empty) for of in signature.parameters.values()]
+    return str(Signature(bare))[1:-1]
+
+
+class ClassSignature:
+    """What `inspect.signature` is told of a class: the signature of its fields, found when it is asked for.
+
+    Nothing, where a constructor in between has a signature of its own, and does not hand on whatever it is given.
+    """
+
+    def __get__(self, stage: Any, cls: Any) -> Signature | None:
+        constructor = next(vars(base)["__init__"] for base in cls.__mro__ if "__init__" in vars(base))
+        kinds = [of.kind for of in signature(constructor).parameters.values()][1:]
+        return signature_of(cls._fields) if kinds == [Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD] else None

@@ -1,0 +1,75 @@
+"""Terms that methods share: running means that neither a huge value nor a small beta spoils; roots; decay."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from anyoptim._arrays import Array
+
+__all__ = [
+    "betas",
+    "decayed",
+    "decoupled",
+    "inside",
+    "mean",
+    "mean_square",
+    "moments",
+    "root",
+    "squarable",
+    "unless_zero",
+]
+
+
+def squarable(xp: Any, x: Array, share: float = 1.0) -> Array:
+    """`x`, but no further from 0 than `share` times the largest number whose square is finite.
+
+    All means of a method take this x: were its square alone bounded, the step would be as huge as the gradient.
+    """
+    return xp.bound(x, share * xp.sqrt(xp.largest(x)))
+
+
+def mean(m: Array, x: Array, *, a: float, b: float) -> Array:
+    """`b*m + a*x` with a = 1 - b: `m + a*(x - m)` would lose a small x where b is near 0."""
+    return b * m + a * x
+
+
+def mean_square(xp: Any, v: Array, x: Array, *, a: float, b: float) -> Array:
+    """`b*v + (a*x)*x`, in torch's order, which overflows later than `a*(x*x)`; at most the largest finite number."""
+    return xp.bound(b * v + (a * x) * x, xp.largest(v))
+
+
+def betas(hyper: Any) -> dict[str, Any]:
+    """The coefficients of `moments`."""
+    return {"a1": 1 - hyper.beta1, "b1": hyper.beta1, "a2": 1 - hyper.beta2, "b2": hyper.beta2}
+
+
+def moments(xp: Any, x: Array, m: Array, v: Array, c: Any) -> tuple[Array, Array, Array]:
+    """The part of x that `mean_square` can take, the new m and the new v."""
+    x = squarable(xp, x, 1 / xp.sqrt(c.a2))
+    return x, mean(m, x, a=c.a1, b=c.b1), mean_square(xp, v, x, a=c.a2, b=c.b2)
+
+
+def unless_zero(**hyperparameters: Any) -> dict[str, Any]:
+    """The hyperparameters that are not known to be 0: for the others, the kernel has no term."""
+    return {name: value for name, value in hyperparameters.items() if not isinstance(value, float) or value}
+
+
+def inside(eps_root: Any, correction: Any = 1.0) -> dict[str, Any]:
+    """The coefficient of `root`: `eps_root` in units of an uncorrected v, whose corrected one is v/correction."""
+    return {} if isinstance(eps_root, float) and not eps_root else {"eps_root": eps_root * correction}
+
+
+def root(xp: Any, v: Array, c: Any) -> Array:
+    """`sqrt(v + eps_root)`."""
+    return xp.sqrt(v + c.eps_root if hasattr(c, "eps_root") else v)
+
+
+def decoupled(hyper: Any) -> dict[str, Any]:
+    """The coefficient of `decayed`, for weight decay that the gradients don't scale."""
+    decay = hyper.weight_decay
+    return {} if isinstance(decay, float) and not decay else {"decay": hyper.lr * decay}
+
+
+def decayed(p: Array, step: Array, c: Any) -> Array:
+    """`step + decay*p`."""
+    return step + c.decay * p if hasattr(c, "decay") else step

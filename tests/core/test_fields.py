@@ -1,0 +1,155 @@
+"""What the body of a class declares is the constructor of a stage: as that of a dataclass."""
+
+from __future__ import annotations
+
+import inspect
+import pickle
+from copy import deepcopy
+from dataclasses import KW_ONLY, InitVar
+from typing import Annotated, Any, ClassVar, Final
+
+import numpy as np
+import pytest
+
+import anyoptim as ao
+
+Half = Annotated[ao.Hyper, ao.Domain(lambda x: 0 <= x <= 0.5, "at least 0 and at most 0.5")]
+
+
+class Method(ao.Optimizer):
+    """Every kind of field."""
+
+    lr: ao.Nonnegative
+    share: Half = 0.25
+    label: str = "plain"
+    _: KW_ONLY
+    start: Final[Annotated[float, ao.nonnegative]] = 1.0
+    kind: Final[str] = "a"
+    more: InitVar[int] = 0
+    seen: ClassVar[list[int]] = []
+    _inner: int = 3
+
+    def __post_init__(self, more: int) -> None:
+        self._more = more + 1
+
+    @staticmethod
+    def rule(xp: Any, p: Any, x: Any, c: Any) -> Any:
+        return c.lr * c.share * x
+
+
+class Longer(Method):
+    """Its fields come after those of its base; a default that is declared again takes the place of the first."""
+
+    share: Half = 0.5
+    _: KW_ONLY
+    last: Final[int]  # type: ignore[assignment, misc] # what it is called elsewhere is not its business
+
+
+class Passing(Method):
+    """A constructor of its own that passes on what it is given."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._passed = True
+
+
+class Own(Method):
+    """A constructor of its own, with its own signature, which is inherited."""
+
+    def __init__(self, size: float) -> None:
+        super().__init__(lr=size)
+
+
+class Inheriting(Own):
+    """No constructor of its own."""
+
+
+class Starts(ao.Stage):
+    """A field that a second base has, too."""
+
+    start: Final[float] = 2.0
+
+    @staticmethod
+    def rule(xp: Any, p: Any, x: Any, c: Any) -> Any:
+        return x
+
+
+SIGNATURES = {
+    Method: "lr, share=0.25, label='plain', *, start=1.0, kind='a', more=0, engine=None",
+    Longer: "lr, share=0.5, label='plain', *, start=1.0, kind='a', more=0, last, engine=None",
+    Passing: "lr, share=0.25, label='plain', *, start=1.0, kind='a', more=0, engine=None",
+    Own: "size",
+    Inheriting: "size",
+    Starts: "start=2.0",
+    ao.Optimizer: "*, engine=None",
+    ao.Centralize: "",
+    ao.LARS: "lr=0.1, momentum=0.9, weight_decay=0.0, trust=0.001, eps=0.0, *, engine=None",
+    ao.WeightDecay: "decay, where=None",
+}
+
+
+@pytest.mark.parametrize("cls", SIGNATURES, ids=lambda cls: cls.__name__)
+def test_signatures(cls: type[Any]) -> None:
+    """In the order of the declarations, what is given by keyword last, and of that the engine."""
+    found = inspect.signature(cls).parameters.values()
+    assert str(inspect.Signature([of.replace(annotation=of.empty) for of in found])) == f"({SIGNATURES[cls]})"
+
+
+def test_each_field_has_its_role() -> None:
+    """Hyperparameters are read at every step, constants can't be set, an InitVar is handed on; there are no others."""
+    made = Method(0.5, kind="b", more=4, engine="portable")
+    assert (made.lr, made.share, made.label, made.start, made.kind) == (0.5, 0.25, "plain", 1.0, "b")
+    assert dict(Method.hyperparameters) == {"lr": ao.nonnegative, "share": Method.hyperparameters["share"]}
+    assert made.constants == {"start": 1.0, "kind": "b"}
+    assert made._more == 5
+    for one in (made, deepcopy(made), pickle.loads(pickle.dumps(made))):  # noqa: S301
+        assert repr(one) == "Method(lr=0.5, share=0.25, kind='b')"
+        one.label = "other"
+        one.share = lambda t: 0.5 / t
+        assert one.update(np.ones(1), np.ones(1)).tolist() == [0.75]
+        for name in ("start", "kind"):
+            with pytest.raises(AttributeError, match=f"property '{name}' of 'Method' object has no setter"):
+                setattr(one, name, 1.0)
+        for name in ("more", "sseen"):
+            with pytest.raises(AttributeError, match=f"Method has no '{name}'; its hyperparameters are lr, share"):
+                setattr(one, name, 1)
+    assert not hasattr(Method, "lr")
+    assert not hasattr(Method, "share")  # a default is no value of the class
+
+
+def test_defaults_of_a_subclass() -> None:
+    assert Longer(0.5, last=1).share == 0.5
+    assert Method(0.5).share == 0.25
+    assert Passing(0.5, kind="b").kind == "b"
+    assert Inheriting(2.0).lr == 2.0
+
+
+ANY: list[Any] = [Method, ao.SGD]
+WRONG: dict[str, tuple[Any, type[Exception], str]] = {
+    "none": (ANY[0], TypeError, r"Method was given no hyperparameters; wanted lr, share, label, \*, start,"),
+    "misspelt": (lambda: ANY[0](0.5, shar=1.0), TypeError, "Method was given 0.5, shar; wanted lr, share, label,"),
+    "too many": (lambda: ao.SGD(*[0.5, 0.5]), TypeError, r"SGD was given 0.5, 0.5; wanted lr, \*, engine$"),
+    "twice": (lambda: ANY[1](0.5, lr=0.5), TypeError, r"SGD was given 0.5, lr; wanted lr, \*, engine$"),
+    "none wanted": (lambda: ao.Centralize(*[1]), TypeError, "Centralize was given 1; wanted none$"),
+    "domain": (lambda: Method(0.5, 0.75), ValueError, "share is 0.75; wanted at least 0 and at most 0.5"),
+    "constant": (lambda: Method(0.5, start=-1.0), ValueError, "start is -1.0; wanted finite and at least 0"),
+    "scheduled constant": (
+        lambda: Method(0.5, start=lambda t: 1.0),  # type: ignore[arg-type]
+        TypeError,
+        "start is <function .*; wanted a real number",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_refusals(name: str) -> None:
+    """What came, and what was wanted."""
+    make, error, says = WRONG[name]
+    with pytest.raises(error, match=says):
+        make()
+
+
+def test_a_body_that_declares_no_constructor() -> None:
+    """A field without a default after one that has one."""
+    with pytest.raises(TypeError, match="Late has 'late' without a default behind 'lr', which has one; wanted a"):
+        type("Late", (ao.SGD,), {"__annotations__": {"late": ao.Nonnegative}})
