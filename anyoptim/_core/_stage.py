@@ -18,7 +18,18 @@ from anyoptim._trace._hyperparameters import Domain, Hyper, scheduled
 from anyoptim._trace._program import Part, Values, all_floats, on_gradient, on_nothing, on_parameter, on_slots, on_value
 from anyoptim._trace._symbols import Symbol
 
-__all__ = ["Gate", "GradientStage", "ParameterStage", "SlotStage", "Stage", "counted", "itself", "told", "watch"]
+__all__ = [
+    "Gate",
+    "GradientStage",
+    "ParameterStage",
+    "SlotStage",
+    "Stage",
+    "counted",
+    "itself",
+    "parameter",
+    "told",
+    "watch",
+]
 
 _new, _set = object.__new__, object.__setattr__
 
@@ -393,7 +404,12 @@ class SlotStage(Stage):
     _act = staticmethod(on_slots)
 
 
-def itself(xp: Any, p: Array, x: Array) -> Array:
+def parameter(xp: Any, p: Array, x: Array, *_: Array) -> Array:
+    """The parameter, for its norm."""
+    return p
+
+
+def itself(xp: Any, p: Array, x: Array, *_: Array) -> Array:
     """The value that flows through, for its norm."""
     return x
 
