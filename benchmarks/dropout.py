@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 import anyoptim as ao
-from anyoptim.random import _engines as masking
+from anyoptim.random import _dropout
 from benchmarks import torch_peers
 from benchmarks.harness import Arrays, Candidate, Case, Contest, copies, deviation, measure
 from benchmarks.names import ANYOPTIM, BASELINE, BLOCKED, LIMIT
@@ -42,12 +42,12 @@ def dropout(seconds: float, sizes: Mapping[str, tuple[int, ...]] = SIZES) -> She
     jax = importlib.util.find_spec("jax") is not None
     installed = {TORCH: torch_peers.installed(), JAX: jax, OURS_JAX: jax}
     names = [name for name in NAMES if installed.get(name, True)]
-    before = masking.only
+    before = _dropout.only
     for size, shape in sizes.items():
         try:
             outcome = measure(f"Dropout, {size}", Contest(names, partial(_case, shape)), BASELINE, seconds)
         finally:
-            masking.only = before
+            _dropout.only = before
         times = {who: outcome.timings[who].median for who in names}
         ours = times[ANYOPTIM]
         rivals = [times[who] / ours if who in times else "" for who in (BASELINE, TORCH)]
@@ -118,7 +118,7 @@ def _candidate(
 
 
 def _engine(name: str) -> dict[str, Callable[[], object]]:
-    return {"": partial(setattr, masking, "only", name)}
+    return {"": partial(setattr, _dropout, "only", name)}
 
 
 def _layer(layer: Any) -> Turn:

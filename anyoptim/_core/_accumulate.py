@@ -6,7 +6,7 @@ has a gradient then; how many gradients it has gathered is counted beside its to
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from anyoptim._arrays import Array
@@ -14,8 +14,7 @@ from anyoptim._arrays._checks import Parameter
 from anyoptim._arrays._quiet import quiet
 from anyoptim._core._stage import Stage
 from anyoptim._core._state import FlatState
-from anyoptim._engines import ENGINES, CoefficientTable, Dispatch, Leaf
-from anyoptim._engines._base import Plan
+from anyoptim._engines import CoefficientTable, Dispatch, Leaf, Plans
 from anyoptim._trace._program import MOVE, Part, Program, on_value
 from anyoptim._trace._scalars import following, where
 
@@ -36,7 +35,7 @@ def accumulated(
     xs: Sequence[Array | None],
     flat: FlatState,
     owner: Sequence[int],
-    engines: Mapping[str, Callable[..., Plan]] = ENGINES,
+    plans: Plans | None = None,
     *,
     write: bool = True,
 ) -> FlatState:
@@ -49,7 +48,7 @@ def accumulated(
             leaves.append(Leaf(p.library, total, (), total if p.library.writable(total) else None))
             some.append(x)
             moving.append(i)
-    dispatch = Dispatch(engine, [_ADD] * len(leaves), leaves, some, engines)
+    dispatch = Dispatch(engine, [_ADD] * len(leaves), leaves, some, plans)
     if dispatch.capturing():
         raise RuntimeError("gradients are accumulated by the host's count, and can't be captured in a CUDA graph")
     with quiet():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from anyoptim._core._measures import distinct
 from anyoptim._core._pipeline import Params, Pipeline
-from anyoptim._engines import ready, source
+from anyoptim._engines import GENERATING, precompile, source
 
 __all__ = ["compile_for", "kernel_source"]
 
@@ -12,18 +12,19 @@ __all__ = ["compile_for", "kernel_source"]
 def compile_for(pipeline: Pipeline, params: Params) -> None:
     """Compile what runs these parameters. Parameters that no engine compiles for are passed over."""
     kinds = {
-        (params.groups.branch(i), p.dtype, p.library.cuda(p.array))
+        (params.groups.branch(i), p.dtype, p.library, p.library.cuda(p.array)): p.array
         for i, p in enumerate(params.ps)
         if p is not None and params.groups.branch(i).program.array_rule is None
     }
-    for branch, dtype, number in kinds:
-        ready(branch.program, pipeline.sample(branch), dtype, number)
+    for (branch, _, library, _), array in kinds.items():
+        precompile(branch.program, pipeline.sample(branch), library, array)
 
 
 def kernel_source(pipeline: Pipeline, engine: str, dtype: str) -> str:
     """The code that an engine makes from the rules. Raises ValueError where it makes none."""
-    if not isinstance(engine, str) or engine not in {"cuda", "compiled", "blocked"}:
-        raise ValueError(f"engine is {engine!r}; wanted 'cuda', 'compiled' or 'blocked', whose code is generated")
+    if not isinstance(engine, str) or engine not in GENERATING:
+        *others, last = map(repr, GENERATING)
+        raise ValueError(f"engine is {engine!r}; wanted {', '.join(others)} or {last}, whose code is generated")
     if not isinstance(dtype, str) or dtype not in {"float32", "float64"}:
         raise ValueError(f"dtype is {dtype!r}; wanted 'float32' or 'float64'")
     branches = pipeline.branches.values()

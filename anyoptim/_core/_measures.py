@@ -60,7 +60,7 @@ class Measures:
         """The 2-norm over all parameters: a float, a 0-d array, or a symbol; 0.0 where none moves."""
         key = self._key(entry)
         if key not in self._norms:
-            if self._dispatch.afar and self._places[key] and key not in self._sums:
+            if self._dispatch.symbolic_norms and self._places[key] and key not in self._sums:
                 self._norms[key] = self._dispatch.norm(self._places[key], self._gathered, self._rows)
             else:
                 self._norms[key] = self._dispatch.norm_of(self._squares(key))
@@ -71,7 +71,7 @@ class Measures:
         norm = self.all(entry)
         if isinstance(norm, Symbol):
             key = self._key(entry)
-            norm = self._norms[key] = self._dispatch.known(self._places[key])
+            norm = self._norms[key] = self._dispatch.fetch_norm(self._places[key])
         return norm
 
     def each(self, entry: Entry) -> list[Any]:

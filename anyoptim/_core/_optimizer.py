@@ -24,7 +24,7 @@ from anyoptim._core._stage import Stage
 from anyoptim._core._state import FlatState, LiveState, State, flattened, signatures
 from anyoptim._core._statedict import written
 from anyoptim._core._training import Training
-from anyoptim._engines import known
+from anyoptim._engines import check_engine
 from anyoptim._trace._hyperparameters import KW_ONLY
 
 __all__ = ["Optimizer"]
@@ -73,7 +73,7 @@ class Optimizer(Stage):
 
         def __setattr__(self, name: str, value: Any) -> None:
             if name == "engine":
-                known(value)
+                check_engine(value)
                 self._training.plan = None
                 object.__setattr__(self, name, value)
             else:

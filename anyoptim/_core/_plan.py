@@ -62,9 +62,9 @@ class StepPlan:
         None where there is any doubt that all is as it was at the last step.
         """
         dispatch = self._dispatch
-        if dispatch is None or not self._stepped or not dispatch.renewable or self._tied:
+        if dispatch is None or not self._stepped or not dispatch.rebindable or self._tied:
             return None
-        if not dispatch.lasting and (slots is not self._slots or self._spec.is_leaf()):
+        if not dispatch.in_place and (slots is not self._slots or self._spec.is_leaf()):
             return None  # other slots, or a bare array, which has no container to take the new one
         leaves = self._leaves(params)
         if leaves is None or not all(map(operator.is_, leaves, self._given)):
@@ -76,7 +76,7 @@ class StepPlan:
             if any(xs[i] is not None for i in self.without_gradient):
                 return None
             xs = [xs[i] for i in self._moving]
-        gathered = dispatch.quick(xs)
+        gathered = dispatch.regather(xs)
         return None if gathered is None else (dispatch, self._moving, gathered)
 
     def stepped(self, one_row: bool, simple: bool, slots: Slots) -> None:
@@ -87,19 +87,19 @@ class StepPlan:
         """
         self._stepped = True
         self._slots = slots
-        if self._dispatch is not None and not self._dispatch.renewable:
+        if self._dispatch is not None and not self._dispatch.rebindable:
             self._dispatch = None  # it would keep the slots of before the step alive
         dispatch = self._dispatch
-        if dispatch is not None and not dispatch.lasting:
-            dispatch.refresh()
+        if dispatch is not None and not dispatch.in_place:
+            dispatch.collect_leaves()
         self.uniform = (
             dispatch is not None
-            and dispatch.lasting
+            and dispatch.in_place
             and one_row
             and simple
             and not self._tied
             and len(self._moving) == len(self.ps)
-            and len(dispatch.teams) == 1
+            and len(dispatch.assignments) == 1
             and len(self.groups.overrides) == 1
             and not any(self.groups.overrides[0])
             and not dispatch.programs[0].measures
@@ -120,7 +120,7 @@ class StepPlan:
         moving = [i for i, x in enumerate(xs) if x is not None]
         some = [xs[i] for i in moving]
         dispatch = self._dispatch if self._stepped else None
-        if dispatch is not None and not dispatch.lasting:
+        if dispatch is not None and not dispatch.in_place:
             dispatch = self._renewed(dispatch, moving, slots)
         if dispatch is None or moving != self._moving or not dispatch.suits(some):
             self.uniform = self._stepped = False  # until these engines have taken a step
@@ -133,9 +133,9 @@ class StepPlan:
 
     def _renewed(self, dispatch: Dispatch, moving: list[int], slots: Slots) -> Dispatch | None:
         """The same engines with the arrays of now; None if the same parameters do not move."""
-        if not dispatch.renewable or moving != self._moving:
+        if not dispatch.rebindable or moving != self._moving:
             return None
-        dispatch.renew([self.leaf(i, slots[i]) for i in moving])
+        dispatch.rebind([self.leaf(i, slots[i]) for i in moving])
         return dispatch
 
     def rebound(self, leaves: Sequence[Any]) -> bool:
@@ -162,7 +162,7 @@ class StepPlan:
                 tree.replace(i, result.p)
                 self._put(i, p, result.p)
         if self._dispatch is not None:
-            self._dispatch.refresh()
+            self._dispatch.collect_leaves()
         return new_slots
 
     def _put(self, i: int, p: Parameter, leaf: Any) -> None:

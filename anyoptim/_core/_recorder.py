@@ -57,7 +57,7 @@ class Recorder:
             for stage, own in zip(self._stages, overrides, strict=True):
                 for name, value in own.items():
                     _constant(stage, name, value)
-        recorded = Dispatch(dispatch.engine, dispatch.programs, leaves, xs, self._cells.engines)
+        recorded = Dispatch(dispatch.engine, dispatch.programs, leaves, xs, self._cells.plans)
         gathered = recorded.gather(xs)
         self._cells.tick(1)
         try:

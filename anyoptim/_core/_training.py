@@ -68,7 +68,7 @@ class Training:
                 return False
             results = dispatch.prepare(gathered, coefficients.rows)()
         self._report(pipeline, plan.paths, coefficients)
-        slots = flat.slots if dispatch.lasting else plan.placed(params, results, flat.slots)
+        slots = flat.slots if dispatch.in_place else plan.placed(params, results, flat.slots)
         state.flat = FlatState(flat.step + 1, coefficients.t, slots, coefficients.scalars, flat.nothing_pending())
         return True
 

@@ -1,23 +1,35 @@
-"""What an engine is given and what it gives back."""
+"""What an engine is, what it is given and what it gives back."""
 
 from __future__ import annotations
 
+import functools
+import importlib.util
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from functools import partial
-from operator import itemgetter
-from struct import Struct
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
 from anyoptim._arrays import Array, Library
 from anyoptim._arrays._memory import MemoryLayout
-from anyoptim._trace._expressions import Scalars, range_of
+from anyoptim._trace._coefficients import CoefficientTable, Replay
 from anyoptim._trace._program import Coefficients, Program
 from anyoptim._trace._reduction import norm
 
-__all__ = ["CoefficientTable", "Commit", "Leaf", "NDArray", "Plan", "Replay", "Result", "Written", "norm_of", "viewed"]
+__all__ = [
+    "Commit",
+    "Engine",
+    "HostEngine",
+    "Leaf",
+    "NDArray",
+    "Pass",
+    "Plan",
+    "Result",
+    "Written",
+    "host_view",
+    "norm_of",
+    "real",
+]
 
 
 NDArray = np.ndarray[Any, Any]
@@ -31,30 +43,7 @@ class Leaf(NamedTuple):
     slots: tuple[Array, ...]
     """In the compute dtype of `p`."""
     destination: Array | None = None
-    """The user's own object over the memory of `p`, where the new parameter is to be written to it."""
-
-
-class CoefficientTable(NamedTuple):
-    """The coefficients of a step. Leaves may have rows of their own: of their own step count, group, and so on."""
-
-    distinct: Sequence[Coefficients]
-    row_of_leaf: Sequence[int]
-    """For each leaf the number of its row."""
-
-    def of(self, i: int) -> Coefficients:
-        """The row of one leaf."""
-        return self.distinct[self.row_of_leaf[i]]
-
-    def before(self, k: int) -> CoefficientTable:
-        """What of them is for the parts before part `k`: all that a measure there can depend on."""
-        return CoefficientTable([row[:k] for row in self.distinct], self.row_of_leaf)
-
-    def some(self, indices: Sequence[int]) -> CoefficientTable:
-        """Those of some of the leaves, without rows that are for none of these."""
-        if len(indices) == len(self.row_of_leaf):
-            return self
-        used = {r: n for n, r in enumerate(dict.fromkeys(self.row_of_leaf[i] for i in indices))}
-        return CoefficientTable([self.distinct[r] for r in used], [used[self.row_of_leaf[i]] for i in indices])
+    """The user's own array over the memory of `p`, where the new parameter is to be written; None if it isn't."""
 
 
 class Result(NamedTuple):
@@ -65,130 +54,74 @@ class Result(NamedTuple):
 
 
 Commit = Callable[[], Sequence[Result]]
-"""Writes what was prepared: each new parameter to its destination, if it has one. Does not fail."""
-
-
-class Replay:
-    """A step of one row without static options, to be taken again with other numbers."""
-
-    def __init__(
-        self,
-        row: Coefficients,
-        scalars: Scalars,
-        dtype: np.dtype[Any],
-        table: NDArray,
-        run: Callable[[Any, Any], object],
-    ) -> None:
-        self.run = run
-        """Takes the step of a plan, with its gathered gradients. It holds no plan, which would hold itself alive."""
-        self._kinds = [[float] * len(part) for part in row]
-        self._numbers = _reader(scalars, dtype)  # that of the arithmetic, which the table need not have
-        within = range_of(dtype)
-        self._least, self._largest, self._holds = within.least, within.largest, within.holds
-        # Constants stay as they are.
-        self._put = _writer(table if scalars.derived else table[: len(scalars.coefficients)])
-
-    def set(self, row: Coefficients) -> bool:
-        """Put the numbers of another row in place, if they are numbers of this dtype and have the same names."""
-        if [[*map(type, part.values())] for part in row] != self._kinds:
-            return False
-        try:
-            numbers = self._numbers(row)
-        except KeyError:
-            return False
-        # The quick question first, which nearly always has the answer.
-        inside = numbers and self._least <= min(numbers) and max(numbers) <= self._largest
-        if not inside and not all(map(self._holds, numbers)):
-            return False
-        self._put(*numbers)
-        return True
-
-
-def _reader(scalars: Scalars, dtype: np.dtype[Any]) -> Callable[[Coefficients], Sequence[float]]:
-    """What gives the values of these in a row, without constants where these are all but coefficients."""
-    given, made = scalars.coefficients, scalars.other_values
-    if len(given) > 1 and len({k for k, _ in given}) == 1:  # nearly always: those of one method
-        (k, _), take = given[0], itemgetter(*(name for _, name in given))
-        # A tuple, of more than one.
-        return (lambda row: (*take(row[k]), *made(row, dtype))) if scalars.derived else lambda row: take(row[k])
-    if scalars.derived:
-        return lambda row: [*(row[k][name] for k, name in given), *made(row, dtype)]
-    return lambda row: [row[k][name] for k, name in given]
-
-
-def _writer(table: NDArray) -> Callable[..., None]:
-    """What puts numbers there. NumPy's own assignment takes twice as long for so few."""
-    if table.dtype == np.float64 and table.flags.c_contiguous and table.size:
-        return partial(Struct(f"{table.size}d").pack_into, memoryview(table.data).cast("B"), 0)
-
-    def put(*numbers: float) -> None:
-        table[...] = numbers
-
-    return put
+"""A function that writes what was prepared: each new parameter to its destination, if it has one. It does not fail."""
 
 
 class Written(NamedTuple):
     """What the commit of an engine writes to while it may still read gradients."""
 
-    here: Sequence[NDArray] = ()
-    """Of this machine's memory."""
-    there: Sequence[MemoryLayout] = ()
-    """Of devices' memory."""
+    host: Sequence[NDArray] = ()
+    """Arrays in this machine's memory."""
+    device: Sequence[MemoryLayout] = ()
+    """Stretches of devices' memory."""
 
 
 class Plan(ABC):
-    """An engine's arrangements for some leaves, which hold for as long as these stay where they are."""
+    """What an engine has laid ready for some leaves, which holds for as long as these stay where they are."""
 
-    lasting: ClassVar[bool] = False
-    """Whether the leaves are the same after a step, written in place."""
+    in_place: ClassVar[bool] = False
+    """Whether a step writes its results to the leaves, which so are the same arrays afterwards."""
 
-    renewable: ClassVar[bool] = False
-    """Whether `renew` makes it the plan of other arrays of the same kind."""
+    rebindable: ClassVar[bool] = False
+    """Whether `rebind` makes it the plan of other arrays of the same kind."""
+
+    symbolic_norms: ClassVar[bool] = False
+    """Whether `norm` gives a symbol, whose value stays on the device until `fetch_norm` is called."""
 
     last_step: Replay | None
-    """The last step, if there is one to be taken again."""
+    """The last step, if it can be replayed."""
 
     def __init__(self, program: Program, leaves: Sequence[Leaf]) -> None:
         self.program = program
         self.leaves = leaves
         self.last_step: Replay | None = None
         libraries = {leaf.library for leaf in leaves if type(leaf.library).mark_written is not Library.mark_written}
-        self._touched = [(of, [leaf.destination for leaf in leaves if leaf.library is of]) for of in libraries]
+        self._touched = [(one, [leaf.destination for leaf in leaves if leaf.library is one]) for one in libraries]
 
     @property
     def written(self) -> Written:
         """What the commit writes to while it may still read gradients."""
         return Written()
 
-    def renew(self, leaves: Sequence[Leaf]) -> None:
-        """Take these leaves from now on, which are such as those before."""
+    def rebind(self, leaves: Sequence[Leaf]) -> None:
+        """Take other leaves, of the same kind, in the place of those before."""
         raise NotImplementedError
 
     def avoid_aliasing(self, written: Written) -> None:
-        """Set aside, from now on, gradients that lie in any of these: what all engines of a step write."""
-        self._forbidden = written.here
+        """From now on, copy gradients that lie in memory which any engine of the step writes to."""
+        self._forbidden = written.host
 
     def touch(self) -> None:
-        """Tell the libraries that have to know that NumPy's views of their arrays were written to."""
+        """Tell the libraries that have to know it that NumPy's views of their arrays were written to."""
         for library, destinations in self._touched:
             library.mark_written(destinations)
 
-    def quick(self, xs: Sequence[Array]) -> Any:
-        """What `gather` gives, if the leaves and gradients are without doubt as they should be; else None."""
+    def regather(self, xs: Sequence[Array]) -> Any:
+        """What `gather` gives, if the leaves and gradients are without doubt such as they were; else None."""
         return None
 
     def replay(self, xs: Sequence[Array], row: Coefficients) -> bool:
-        """Take a step of one row like the last one that was prepared; nothing is done where there is any doubt."""
-        again, gathered = self.last_step, self.quick(xs)
-        if again is None or gathered is None or not again.set(row):
+        """Take the last step again, with another row; do nothing where anything is in doubt."""
+        last_step, gathered = self.last_step, self.regather(xs)
+        if last_step is None or gathered is None or not last_step.set(row):
             return False
-        again.run(self, gathered)
+        last_step.run(self, gathered)
         self.touch()
         return True
 
     @abstractmethod
     def gather(self, xs: Sequence[Array]) -> Any:
-        """The gradients, which passed all checks, for `squares` and `prepare`; those set aside that would be lost."""
+        """The gradients, which passed all checks, for `squares` and `prepare`: copies of those that would be lost."""
 
     @abstractmethod
     def squares(self, k: int, gathered: Any, rows: CoefficientTable) -> list[Array]:
@@ -201,13 +134,122 @@ class Plan(ABC):
         """The 2-norm of what part `k` of the program measures: a float, a 0-d array, or a symbol."""
         return norm_of(self.squares(k, gathered, rows), self.leaves)
 
-    def known(self, k: int) -> float:
-        """What `norm` gave for part `k`, where that was a symbol."""
+    def fetch_norm(self, k: int) -> float:
+        """The value of the symbol that `norm` gave for part `k`. Waits for the device."""
         raise NotImplementedError
 
     @abstractmethod
     def prepare(self, gathered: Any, rows: CoefficientTable) -> Commit:
-        """All of the step that may fail, and nothing written."""
+        """Do all of the step that may fail, and write nothing."""
+
+
+Pass = tuple[Program, int | None, Coefficients]
+"""A pass over all elements: a program, the number of a part that measures or None for the step, and a row for it."""
+
+
+class Engine(ABC):
+    """A machine that runs programs: its answers before it is given leaves, and what makes its plans.
+
+    Of all this only `broken` and the plans may import an optional package.
+    """
+
+    name: ClassVar[str]
+
+    package: ClassVar[str | None] = None
+    """The package that it can't do without."""
+
+    without: ClassVar[str] = ""
+    """What there is to say where that package can't be found."""
+
+    array_rules: ClassVar[bool] = False
+    """Whether it runs rules of whole arrays."""
+
+    generates: ClassVar[bool] = False
+    """Whether there is source text of what it runs."""
+
+    commit_order: ClassVar[int] = 0
+    """Engines with a lower one commit first."""
+
+    def missing(self) -> str | None:
+        """Why the engine can't be used, as far as can be told without importing anything; or None."""
+        return None if self.package is None or installed(self.package) else self.without
+
+    def broken(self) -> str | None:
+        """Why the engine can't be used although nothing is missing, having tried it; or None."""
+        return None
+
+    def unavailable(self) -> str | None:
+        """Why nobody can choose the engine by its name, or None."""
+        return self.missing()
+
+    @abstractmethod
+    def reaches(self, leaf: Leaf) -> bool:
+        """Whether the engine works on memory of this kind at all."""
+
+    def refusal(self, program: Program, leaf: Leaf, x: Array) -> str | None:
+        """Why the engine can't take a leaf that it reaches, with such a gradient; or None."""
+        return None
+
+    def premature(self, program: Program, leaf: Leaf) -> str | None:
+        """Why the engine is not yet worth what it costs to begin with, unless somebody chose it; or None."""
+        return None
+
+    def why_not(self, program: Program, leaf: Leaf, x: Array, chosen: bool) -> str | None:
+        """Why the engine does not run this leaf, chosen by its name or not; or None. What costs time is asked last."""
+        why = self.missing() or self.refusal(program, leaf, x)
+        return why or (None if chosen else self.premature(program, leaf)) or self.broken()
+
+    def group(self, leaf: Leaf, x: Array) -> Hashable:
+        """A key: leaves of one library and program for which it is equal go into one plan."""
+        return None
+
+    @abstractmethod
+    def plan(self, program: Program, leaves: Sequence[Leaf]) -> Plan:
+        """The plan for some leaves, which all have the same group."""
+
+    def precompile(self, program: Program, row: Coefficients, library: Library, p: Array) -> None:
+        """Compile at once what runs a program, with such a row, on arrays like this one."""
+        return
+
+    def source(self, passes: Sequence[Pass], dtype: str) -> str:
+        """The text that an engine which generates any runs for these passes, in arithmetic of one dtype."""
+        raise NotImplementedError
+
+
+class HostEngine(Engine):
+    """An engine that takes what NumPy can read and write, where the parameter is to be written where it lies."""
+
+    def reaches(self, leaf: Leaf) -> bool:
+        """Whether no other engine has been made for such arrays."""
+        return leaf.library.cuda(leaf.p) is None and not leaf.library.compiled_by_xla
+
+    def refusal(self, program: Program, leaf: Leaf, x: Array) -> str | None:
+        if leaf.destination is None:
+            return "it can't be written to"
+        library = leaf.library
+        p, g = library.numpy_view(leaf.p), library.numpy_view(x)
+        if p is None or g is None:
+            return f"NumPy can't read and write {library.name} arrays of dtype {library.dtype(leaf.p)}"
+        return self.host_refusal(program, leaf, p, g)
+
+    def host_refusal(self, program: Program, leaf: Leaf, p: NDArray, g: NDArray) -> str | None:
+        """Why the engine can't take a leaf, of whose parameter and gradient these are the views; or None."""
+        return None
+
+
+@functools.cache
+def installed(package: str) -> bool:
+    """Whether a package can be found. It is not imported."""
+    try:
+        return importlib.util.find_spec(package) is not None
+    except ModuleNotFoundError:  # the package that it would be in
+        return False
+
+
+def real(dtype: Any) -> np.dtype[Any]:
+    """The dtype of NumPy that the parts of a complex one have, and every other itself."""
+    part: np.dtype[Any] = np.dtype(np.dtype(dtype).char.lower())
+    return part
 
 
 def norm_of(sums: Sequence[Array], leaves: Sequence[Leaf]) -> Any:
@@ -216,8 +258,8 @@ def norm_of(sums: Sequence[Array], leaves: Sequence[Leaf]) -> Any:
     return norm(np if on_host else leaves[0].library.xp, sums)
 
 
-def viewed(library: Library, x: Array) -> NDArray:
+def host_view(library: Library, x: Array) -> NDArray:
     """NumPy's view of an array that an engine did not refuse."""
-    found = library.numpy_view(x)
-    assert found is not None  # noqa: S101 - it was asked for then
-    return found
+    view = library.numpy_view(x)
+    assert view is not None  # noqa: S101 - it was asked for then
+    return view

@@ -11,19 +11,19 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:  # it takes a tenth of the time that importing anyoptim may take
+if TYPE_CHECKING:  # importing it takes a tenth of the time that importing anyoptim may take
     from concurrent.futures import Future, ThreadPoolExecutor
 
 __all__ = ["spread", "threads"]
 
 
 def threads() -> int:
-    """How many threads the process may run at once."""
+    """The number of threads that the process may run at once."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def spread(call: Callable[..., object], pieces: Sequence[tuple[Any, ...]]) -> None:
-    """`call(*piece)` for each piece, by this thread and, where there are several pieces, by others beside it.
+    """Make `call(*piece)` for each piece, in this thread and, where there are several pieces, in others beside it.
 
     All pieces are done when it returns or raises.
     """
@@ -42,7 +42,7 @@ def _share(call: Callable[..., object], pieces: Sequence[tuple[Any, ...]]) -> No
     mode = _flushing()
     queue = deque(pieces)
 
-    def left() -> tuple[Any, ...] | None:
+    def following() -> tuple[Any, ...] | None:
         with contextlib.suppress(IndexError):
             return queue.popleft()
         return None
@@ -50,7 +50,7 @@ def _share(call: Callable[..., object], pieces: Sequence[tuple[Any, ...]]) -> No
     def work() -> None:
         # A thread may treat subnormal numbers differently from this one, and its bits would differ.
         if _flushing() == mode:
-            while (piece := left()) is not None:
+            while (piece := following()) is not None:
                 call(*piece)
 
     helpers: list[Future[None]] = []
@@ -61,13 +61,13 @@ def _share(call: Callable[..., object], pieces: Sequence[tuple[Any, ...]]) -> No
     try:
         work()
     finally:
-        _ended(helpers)
+        _wait_for(helpers)
     for helper in helpers:
         helper.result()
 
 
-def _ended(helpers: Sequence[Future[None]]) -> None:
-    """Wait for all of them, whatever comes: while one works, nobody may free what it reads and writes."""
+def _wait_for(helpers: Sequence[Future[None]]) -> None:
+    """Wait for all helpers, whatever comes: while one works, nobody may free what it reads and writes."""
     from concurrent.futures import wait  # noqa: PLC0415 - when there are threads
 
     interrupted = None
@@ -81,8 +81,8 @@ def _ended(helpers: Sequence[Future[None]]) -> None:
 
 
 def _flushing() -> tuple[bool, bool]:
-    """Whether this thread makes subnormal results, and takes subnormal operands, for zeros."""
-    # By its bytes: a comparison takes operands, too.
+    """Whether this thread flushes subnormal results to zero, and whether it takes subnormal operands for zeros."""
+    # The result is looked at by its bytes, because a comparison takes operands, too.
     return struct.pack("d", sys.float_info.min * 0.5) == bytes(8), _SUBNORMAL[0] * 2.0**1000 == 0.0
 
 
@@ -90,10 +90,10 @@ _SUBNORMAL = struct.unpack("d", (1).to_bytes(8, sys.byteorder))
 
 
 class _Sharing(threading.local):
-    """Whether this thread shares out a step now, or takes part in another's.
+    """Whether this thread shares out a step now, or takes part in one that another shares out.
 
     A step that a finalizer or the handler of a signal takes meanwhile is not shared: it would wait for locks and
-    threads that wait for what it came in between.
+    threads that wait for the step it interrupts.
     """
 
     now = False
@@ -110,7 +110,7 @@ _POOLS: list[ThreadPoolExecutor] = []
 
 
 def _pool() -> ThreadPoolExecutor:
-    """The threads, which are made when they are first wanted."""
+    """The pool of threads, which is made when it is first wanted."""
     if not _POOLS:
         from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 - when there are threads
 

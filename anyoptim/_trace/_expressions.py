@@ -4,34 +4,23 @@ from __future__ import annotations
 
 import functools
 import math
-import operator
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, Self
 
 import numpy as np
 
+from anyoptim._trace._operations import OPERATORS
 from anyoptim._trace._program import Coefficients
 from anyoptim._trace._symbols import Scalar, Symbol, operation
 
 __all__ = ["Range", "Scalars", "evaluate", "range_of"]
 
 _HOST: Mapping[str, Callable[..., Any]] = {
-    "add": operator.add,
-    "subtract": operator.sub,
-    "multiply": operator.mul,
-    "divide": operator.truediv,
-    "negative": operator.neg,
+    **OPERATORS,
     "sqrt": math.sqrt,
-    "abs": abs,
     "where": lambda condition, a, b: a if condition else b,
     "fitted": lambda c, *within: Range(*within).fitted(c),
     "bound": lambda a, low, high: low if a < low else high if a > high else a,
-    "less": operator.lt,
-    "less_equal": operator.le,
-    "greater": operator.gt,
-    "greater_equal": operator.ge,
-    "equal": operator.eq,
-    "not_equal": operator.ne,
     "and": lambda a, b: bool(a) and bool(b),
     "or": lambda a, b: bool(a) or bool(b),
 }

@@ -2,13 +2,31 @@
 
 from __future__ import annotations
 
+import operator
+from collections.abc import Callable, Mapping
 from typing import Any
 
-__all__ = ["ALLOWED", "LOGICAL", "Operations"]
+__all__ = ["ALLOWED", "LOGICAL", "OPERATORS", "Operations"]
 
 LOGICAL = frozenset({"less", "less_equal", "greater", "greater_equal", "equal", "not_equal", "and", "or", "not"})
 """The operations whose results are true or false; the others are add, subtract, multiply, divide, negative, sqrt,
 abs, where and bound, which takes both its limits."""
+
+OPERATORS: Mapping[str, Callable[..., Any]] = {
+    "add": operator.add,
+    "subtract": operator.sub,
+    "multiply": operator.mul,
+    "divide": operator.truediv,
+    "negative": operator.neg,
+    "abs": abs,
+    "less": operator.lt,
+    "less_equal": operator.le,
+    "greater": operator.gt,
+    "greater_equal": operator.ge,
+    "equal": operator.eq,
+    "not_equal": operator.ne,
+}
+"""The operations that are Python's operators, for numbers and for arrays."""
 
 
 class Operations:

@@ -1,17 +1,20 @@
-"""What the generated texts have in common: names, those of the rule as far as they may be, and templates."""
+"""What the generated texts have in common: names, those of the rule as far as they may be, expressions, templates."""
 
 from __future__ import annotations
 
 import builtins
 import keyword
+import linecache
 import re
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-from anyoptim._trace._graph import Graph
+from anyoptim._trace._graph import Graph, Node
 from anyoptim._trace._symbols import Scalar
 
-__all__ = ["INFIX", "filled", "function_name", "input_names", "scalar_names"]
+__all__ = ["INFIX", "Writer", "executed", "filled", "function_name", "input_names", "scalar_names"]
 
 INFIX = {
     "add": "+",
@@ -64,6 +67,47 @@ def scalar_names(graph: Graph) -> dict[Scalar, str]:
     return names
 
 
+class Writer:
+    """A graph as source text, a rule or a measure: the names of its values, and its nodes as expressions of Python."""
+
+    operations: Mapping[str, str] = {
+        **{op: f"{{}} {sign} {{}}" for op, sign in INFIX.items()},
+        "negative": "-{}",
+        "not": "not {}",
+        "sqrt": "sqrt({})",
+        "abs": "abs({})",
+        "where": "{1} if {0} else {2}",
+        "bound": "{1} if {0} < {1} else {2} if {0} > {2} else {0}",
+    }
+    """A template of each operation."""
+
+    def __init__(self, graph: Graph, what: str) -> None:
+        self.graph = graph
+        self.name = function_name(graph, what)
+        self.inputs: Sequence[str] = input_names(graph)
+        self.scalars = scalar_names(graph)
+        self.homes: list[int] = [] if what == "measure" else [0, *range(2, len(self.inputs))]
+        """The inputs that take the outputs: of a step p and the slots."""
+        both = zip(self.homes, graph.outputs, strict=what != "measure")
+        self.moved: dict[int, int] = {home: output for home, output in both if output != home}
+        """For each of these that becomes another, what it becomes."""
+
+    def value(self, a: int | Scalar) -> str:
+        """The name of an array's element or of a scalar."""
+        if isinstance(a, Scalar):
+            return self.scalars[a]
+        return self.inputs[a] if a < len(self.inputs) else f"n{a - len(self.inputs)}"
+
+    def expression(self, node: Node) -> str:
+        """What a node does to its arguments. A scalar that stands for a truth value is a number."""
+        a = [self.value(argument) for argument in node.arguments]
+        if node.op in {"and", "or", "not"}:
+            a = [f"({v} != 0)" if isinstance(of, Scalar) else v for v, of in zip(a, node.arguments, strict=True)]
+        elif node.op == "where" and isinstance(node.arguments[0], Scalar):
+            a[0] += " != 0"
+        return self.operations[node.op].format(*a)
+
+
 def _free(name: str) -> bool:
     """Whether this is an identifier that means nothing else."""
     means = keyword.iskeyword(name) or hasattr(builtins, name) or name in _CALLED or _OURS.fullmatch(name)
@@ -81,3 +125,10 @@ def filled(template: str, **values: str | list[str]) -> str:
         else:
             lines.append(line.format(**{k: v for k, v in values.items() if isinstance(v, str)}))
     return "\n".join([*lines, ""])
+
+
+def executed(text: str, file: str, namespace: dict[str, Any]) -> dict[str, Any]:
+    """The namespace, once a generated text has been run in it. Tracebacks and debuggers show lines of the text."""
+    linecache.cache[file] = (len(text), None, text.splitlines(keepends=True), file)
+    exec(compile(text, file, "exec"), namespace)  # noqa: S102 - text of our own, from names that were checked
+    return namespace

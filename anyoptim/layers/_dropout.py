@@ -11,7 +11,7 @@ from anyoptim._arrays import Array, Library
 from anyoptim._arrays._checks import admit
 from anyoptim.layers._layer import Draw, Draws, Layer, UnaryLayer, flag
 from anyoptim.layers._masks import INPUT, RATIO, NoiseShape, Place, by_channel, by_sample, product, scaled, valid
-from anyoptim.random._engines import quick
+from anyoptim.random._dropout import fast_dropout
 from anyoptim.random._place import Offset
 
 __all__ = [
@@ -172,7 +172,7 @@ _EMPTY = np.empty(0)
 
 def _drawn(x: Array, key: int, call: int, ratio: float, inverted: bool) -> Array | None:
     """`dropout` of an array that needs no checks; None for any other."""
-    return quick(x, round(ratio * 2**32), _scale(ratio, inverted), key, call) if type(ratio) is float else None
+    return fast_dropout(x, round(ratio * 2**32), _scale(ratio, inverted), key, call) if type(ratio) is float else None
 
 
 class DropConnect(Dropout):

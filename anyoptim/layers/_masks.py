@@ -13,8 +13,8 @@ from anyoptim._arrays._quiet import quiet
 from anyoptim._trace._hyperparameters import Domain
 from anyoptim._trace._scalars import count, integer
 from anyoptim.random import bernoulli
-from anyoptim.random._engines import masked
-from anyoptim.random._place import Offset, Rows, place
+from anyoptim.random._dropout import fused_dropout
+from anyoptim.random._place import Offset, Runs, place
 
 __all__ = [
     "BELOW_ONE",
@@ -138,9 +138,9 @@ def product(
     noise = Noise.of(shape, noise_shape, at)
     if noise.shape == shape and not is_scalar(x):
         begin = place(shape, noise.offset, noise.within)
-        if not isinstance(begin, Rows):
+        if not isinstance(begin, Runs):
             numbers = integer("key", at.key), count("call", at.call), begin
-            fused = masked(arrays, x, round(ratio * 2**32), scale, numbers, target)
+            fused = fused_dropout(arrays, x, round(ratio * 2**32), scale, numbers, target)
             if fused is not None:
                 return fused if out is None else out
     y = scaled(arrays, x, scale, arrays.sharded_like(kept(noise, ratio, at, a), a))

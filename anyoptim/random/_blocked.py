@@ -1,4 +1,4 @@
-"""Dropout by NumPy calls over blocks that stay in the cache: choices, factors and results, and no mask."""
+"""Dropout by NumPy calls over blocks that stay in the cache: they have choices, factors and results, and no mask."""
 
 from __future__ import annotations
 
@@ -14,37 +14,37 @@ from anyoptim._arrays import COMPUTE
 from anyoptim._arrays._quiet import quiet
 from anyoptim._engines import _threads
 from anyoptim._engines._base import NDArray
-from anyoptim.random import _blocked_words as _philox_blocked
+from anyoptim.random import _blocked_words
 from anyoptim.random._blocked_words import Buffers
 from anyoptim.random._mask_spec import MaskSpec
 from anyoptim.random._rounds import CHOICES, GROUP, MASK
 
-__all__ = ["masked"]
+__all__ = ["dropout"]
 
 
-def masked(dtype: str, x: NDArray, y: NDArray, spec: MaskSpec) -> None:
-    """Write to y, which may be x; bfloat16 is given as its bits."""
+def dropout(dtype: str, x: NDArray, y: NDArray, spec: MaskSpec) -> None:
+    """Write x times its factors to y, which may be x. Arrays of bfloat16 are given as their bits."""
     most = _most(dtype)
-    workers = _philox_blocked.workers(x.size // most)
+    workers = _blocked_words.workers(x.size // most)
     _threads.spread(functools.partial(_share, dtype, x, y, spec, most), [(k, workers) for k in range(workers)])
 
 
 def _share(dtype: str, x: NDArray, y: NDArray, spec: MaskSpec, most: int, k: int, workers: int) -> None:
-    with quiet(), _philox_blocked.buffers() as own:
+    with quiet(), _blocked_words.buffers() as room:
         for (a, b), offset in itertools.islice(_blocks([x, y], spec.offset, most), k, None, workers):
-            _block(dtype, a, b, own, spec, offset)
+            _block(dtype, a, b, room, spec, offset)
 
 
 def _most(dtype: str) -> int:
-    """Elements at a time, for whose words and factors the buffers have room."""
+    """The most elements whose words and factors fit the buffers."""
     each = sum(kind.itemsize for kind in _kinds(dtype))
-    # The last counter is for a run that doesn't begin with the first choice of one.
-    counters = _philox_blocked.COUNTERS
+    # One counter more is needed for a run that doesn't begin with the first choice of one.
+    counters = _blocked_words.COUNTERS
     return min(CHOICES * (counters - 1), GROUP * counters * 8 // each)
 
 
 def _blocks(arrays: list[NDArray], offset: int, most: int) -> Iterator[tuple[list[NDArray], int]]:
-    """Runs of elements in logical order, and the number of the first one's choice."""
+    """Runs of elements in logical order, each with the number of its first choice."""
     if all(a.flags.c_contiguous for a in arrays):
         arrays = [a.reshape(-1) for a in arrays]
     first = arrays[0]
@@ -60,10 +60,10 @@ def _blocks(arrays: list[NDArray], offset: int, most: int) -> Iterator[tuple[lis
             yield from _blocks([a[i] for a in arrays], offset + i * each, most)
 
 
-def _block(dtype: str, x: NDArray, y: NDArray, own: Buffers, spec: MaskSpec, offset: int) -> None:
-    factor, *wide = _rooms(dtype, x.shape, own)
+def _block(dtype: str, x: NDArray, y: NDArray, room: Buffers, spec: MaskSpec, offset: int) -> None:
+    factor, *wide = _rooms(dtype, x.shape, room)
     if 0 < spec.threshold <= MASK:
-        np.copyto(factor, _philox_blocked.kept(own, spec, offset, x.size).reshape(x.shape))
+        np.copyto(factor, _blocked_words.kept(room, spec, offset, x.size).reshape(x.shape))
         if spec.scale != 1:
             np.multiply(factor, factor.dtype.type(spec.scale), out=factor)
     else:
@@ -81,23 +81,23 @@ def _block(dtype: str, x: NDArray, y: NDArray, own: Buffers, spec: MaskSpec, off
 
 
 def _kinds(dtype: str) -> list[np.dtype[Any]]:
-    """What there must be room for, of each element: a factor, and a half as a float32."""
+    """The dtypes of what each element needs room for: its factor and, in half precision, itself as a float32."""
     wide = np.dtype(COMPUTE[dtype])
     return [wide] if COMPUTE[dtype] == dtype else [wide, wide]
 
 
-def _rooms(dtype: str, shape: tuple[int, ...], own: Buffers) -> list[NDArray]:
-    """Arrays for these, in the buffers where the words were."""
-    n, begin, found = math.prod(shape), 0, []
+def _rooms(dtype: str, shape: tuple[int, ...], room: Buffers) -> list[NDArray]:
+    """An array of each of these dtypes, in the buffers where the words were."""
+    n, begin, arrays = math.prod(shape), 0, []
     for kind in _kinds(dtype):
         end = begin + n * kind.itemsize
-        found.append(own.words.reshape(-1).view(np.uint8)[begin:end].view(kind).reshape(shape))
+        arrays.append(room.words.reshape(-1).view(np.uint8)[begin:end].view(kind).reshape(shape))
         begin = end
-    return found
+    return arrays
 
 
 def _rounded(wide: NDArray, work: NDArray, y: NDArray) -> None:
-    """The bits of float32 numbers, rounded to the nearest bfloat16, ties to even.
+    """Write to y the bits of float32 numbers, rounded to the nearest bfloat16, ties to even.
 
     No NaN needs care: it has the payload of a bfloat16, which no rounding carries out of.
     """

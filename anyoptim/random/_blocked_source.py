@@ -1,4 +1,4 @@
-"""Philox as NumPy calls over buffers of 64-bit numbers, each in place: for those who have no compiler.
+"""Philox as NumPy calls over buffers of 64-bit numbers, each in place, where there is no compiler.
 
 `chosen` writes, for counters whose first words follow `c0` and whose other words are the same, which choices are kept::
 
@@ -31,14 +31,14 @@ from anyoptim.random._rounds import CHOICES, GROUP, MASK, MULTIPLIERS, ROUNDS, T
 __all__ = ["CALLED", "EXCHANGE", "chosen", "drawn"]
 
 CALLED = ("add", "bitwise_xor", "greater", "left_shift", "multiply", "right_shift")
-"""The universal functions it calls. Beside them there are arrays: `half` is 32, `m0` and `m1` are the multipliers,
-`turn` is `EXCHANGE`, and `above(word)` has a word in its upper half."""
+"""The universal functions that the text calls. Beside them it has arrays: `half` is 32, `m0` and `m1` are the
+multipliers, `turn` is `EXCHANGE`, and `above(word)` has a word in its upper half."""
 
 EXCHANGE = 1 << (32 + TURN) | 1 << TURN
 
 
 class _Common:
-    """A word that all counters have in common, a number of the host; of a key there is an array, too."""
+    """A word that all counters have in common, which is a number of the host; a key is an array, too."""
 
     def __init__(self, text: str, array: str | None = None) -> None:
         self.text, self.array = text, array or f"above({text})"
@@ -76,7 +76,7 @@ class _Words:
         self.writer, self.at, self.upper, self.shared = writer, at, upper, shared
 
     def raised(self) -> str:
-        """In the upper half."""
+        """The name of the buffer, once the words are in its upper halves."""
         if not self.upper:
             self.writer.lines.append(f"left_shift({self.at}, half, {self.at})")
         return self.at
@@ -89,12 +89,12 @@ class _Words:
 
 
 def chosen() -> str:
-    """The text of `draw`, to truth values: all choices above the last that drops."""
+    """The text of a `draw` of truth values: whether each choice is above the last that drops."""
     return _draw("greater({at}, last, found[{k}])", CHOICES)
 
 
 def drawn(group: int) -> str:
-    """The text of `draw`, to numbers: so many of each counter."""
+    """The text of a `draw` of numbers: so many of each counter."""
     return _draw("right_shift({at}, half, found[{k}])", group)
 
 

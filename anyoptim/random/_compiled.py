@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from anyoptim._arrays import host_memory
 from anyoptim._engines import _threads
 from anyoptim._engines._base import NDArray
 from anyoptim._engines.compiled import _array_headers, _kernel_cache
@@ -19,16 +20,16 @@ from anyoptim.random._compiled_source import BLOCK, FLAT, PARAMETERS, ROWS, Drop
 from anyoptim.random._mask_spec import MaskSpec
 from anyoptim.random._rounds import CHOICES
 
-__all__ = ["masked", "quick", "refusal", "source"]
+__all__ = ["dropout", "fast_dropout", "refusal", "source"]
 
 PIECE = 1 << 19
-"""The fewest elements that are worth a thread's while."""
+"""The fewest elements that a thread is woken for."""
 
 PIECES = 4
-"""Into how many pieces a thread's share is cut, so that a slow thread leaves some to the others."""
+"""The pieces that a thread's share is cut into, so that a slow thread leaves some to the others."""
 
 WIDE = 64
-"""Columns at a time where these are farther apart than rows: what is read of a line of the cache stays there."""
+"""The columns at a time where these are farther apart than rows, so that lines of the cache are used up."""
 
 
 def refusal(x: NDArray) -> str | None:
@@ -39,7 +40,7 @@ def refusal(x: NDArray) -> str | None:
 
 
 class _Table:
-    """The array of parameters."""
+    """The array of parameters of a loop."""
 
     def __init__(self) -> None:
         self.array = np.zeros(len(PARAMETERS), np.uint64)
@@ -51,7 +52,7 @@ _free: deque[_Table] = deque()
 
 
 def _table() -> _Table:
-    """One that nobody else has, no other thread and no handler of a signal, until it is back among the free ones."""
+    """A table that nobody else has, no other thread and no handler of a signal, until it is given back."""
     try:
         return _free.pop()
     except IndexError:
@@ -59,60 +60,59 @@ def _table() -> _Table:
 
 
 SMALL = 1 << 16
-"""The most elements of what is quick: with more it makes no difference."""
+"""The most elements that `fast_dropout` takes: with more it makes no difference."""
 
 _PLAIN = {name: np.dtype(name) for name in ("float16", "float32", "float64")}
-_QUICK: dict[int, Callable[..., None]] = {}
-"""The loop for arrays in C order, where it is loaded, by the id of the dtype: NumPy has one of each of these."""
+_LOADED: dict[int, Callable[..., None]] = {}
+"""The loops for arrays in C order that are loaded, by the id of the dtype, of which NumPy has one of each."""
 
 
-def quick(x: Any, threshold: int, scale: float, key: int, call: int) -> NDArray | None:
-    """See `masking`."""
+def fast_dropout(x: Any, threshold: int, scale: float, key: int, call: int) -> NDArray | None:
+    """Dropout from choice 0 on, as a new array, of a plain array whose loop is loaded; None for anything else."""
     if type(x) is not np.ndarray:
         return None
-    drop = _QUICK.get(id(x.dtype))
+    drop = _LOADED.get(id(x.dtype))
     flags, n = x.flags, x.size
     if drop is None or not flags.c_contiguous or not flags.aligned or not 0 < n <= SMALL:
         return None
-    y, own = np.empty_like(x), _table()
+    y, table = np.empty_like(x), _table()
     last, dropped = (threshold - 1, 0.0) if threshold else (0, scale)
     try:
-        own.put(id(x), id(y), 1, n, 0, key, call, last, scale, dropped, 0, 0)
+        table.put(id(x), id(y), 1, n, 0, key, call, last, scale, dropped, 0, 0)
     except struct.error:  # a key or a call that is no 64-bit integer
         return None
-    drop(own.array, 0, -(-n // CHOICES))
-    _free.append(own)
+    drop(table.array, 0, -(-n // CHOICES))
+    _free.append(table)
     return y
 
 
-def masked(dtype: str, x: NDArray, y: NDArray, spec: MaskSpec) -> None:
-    """Write to y, which may be x; bfloat16 is given as its bits."""
+def dropout(dtype: str, x: NDArray, y: NDArray, spec: MaskSpec) -> None:
+    """Write x times its factors to y, which may be x. Arrays of bfloat16 are given as their bits."""
     place = "x" if y is x else "y"
     objects = _array_headers.reliable() and type(x) is type(y) is np.ndarray
-    where = (id(x), id(y), 1) if objects else (_address(x), _address(y), 0)
+    where = (id(x), id(y), 1) if objects else (host_memory(x).address, host_memory(y).address, 0)
     numbers = spec.offset, spec.key, spec.call, spec.last, spec.scale, spec.dropped
-    n, own = x.size, _table()
+    n, table = x.size, _table()
     if x.flags.c_contiguous and y.flags.c_contiguous and dtype in FLAT:
         drop = _load("flat", dtype, place)
         if objects and place == "y" and x.dtype is y.dtype is _PLAIN.get(dtype):
-            _QUICK[id(x.dtype)] = drop
-        own.put(*where, n, *numbers, 0, 0)
-        _run(drop, (own.array,), -(-(spec.offset % CHOICES + n) // CHOICES), n)
-        _free.append(own)
+            _LOADED[id(x.dtype)] = drop
+        table.put(*where, n, *numbers, 0, 0)
+        _run(drop, (table.array,), -(-(spec.offset % CHOICES + n) // CHOICES), n)
+        _free.append(table)
         return
     axes = _axes(x, y)
     (rows, *steps), (columns, *_) = axes[-2:]
     wide = min(columns, WIDE if abs(steps[0]) < abs(axes[-1][1]) else BLOCK)
     tall = min(rows, ROWS, max(1, BLOCK // wide))
     blocks = math.prod(length for length, *_ in axes[:-2]) * -(-rows // tall) * -(-columns // wide)
-    drop, table = _load("strided", dtype, place), np.array(axes, np.int64)
-    own.put(*where, n, *numbers, tall, wide)
-    _run(drop, (own.array, table), blocks, n)
-    _free.append(own)
+    table.put(*where, n, *numbers, tall, wide)
+    _run(_load("strided", dtype, place), (table.array, np.array(axes, np.int64)), blocks, n)
+    _free.append(table)
 
 
 def _run(call: Callable[..., None], tables: tuple[NDArray, ...], total: int, n: int) -> None:
-    """The call for all of so many parts, of n elements in all, by several threads if there are enough."""
+    """Make the call for parts 0 to `total`, of n elements in all, by several threads if there are enough elements."""
     number = n // PIECE
     if number < 2 or (threads := _threads.threads()) < 2:
         call(*tables, 0, total)
@@ -123,30 +123,25 @@ def _run(call: Callable[..., None], tables: tuple[NDArray, ...], total: int, n: 
 
 
 def _axes(x: NDArray, y: NDArray) -> list[tuple[int, ...]]:
-    """At least two, each with its length and the steps of x, of y and of the choices, joined where they go on alike."""
+    """The axes, at least two, by length and steps of x, of y and of the choices, joined where all go on evenly."""
     choice = 1
-    found: list[tuple[int, ...]] = []
+    axes: list[tuple[int, ...]] = []
     for length, *steps in reversed(list(zip(x.shape, x.strides, y.strides, strict=True))):
         if length == 1:
             continue
         axis = length, *(step // x.itemsize for step in steps), choice
         choice *= length
-        inner = found[0] if found else None
+        inner = axes[0] if axes else None
         if inner is not None and axis[1:] == tuple(inner[0] * step for step in inner[1:]):
-            found[0] = length * inner[0], *inner[1:]
+            axes[0] = length * inner[0], *inner[1:]
         else:
-            found.insert(0, axis)
-    return [(1, 0, 0, 0)] * (2 - len(found)) + found
-
-
-def _address(a: NDArray) -> int:
-    address: int = a.__array_interface__["data"][0]
-    return address
+            axes.insert(0, axis)
+    return [(1, 0, 0, 0)] * (2 - len(axes)) + axes
 
 
 @functools.cache
 def _load(kind: str, dtype: str, place: str) -> Callable[..., None]:
-    """The machine code."""
+    """A loop as machine code."""
     text = source(kind, dtype, place)
     return _kernel_cache.compiled(text.name, text.text, text.signature)
 

@@ -17,7 +17,7 @@ from anyoptim.random._rounds_source import rounds_text
 __all__ = ["BLOCK", "FLAT", "PARAMETERS", "ROWS", "Drops", "flat", "strided"]
 
 PARAMETERS = ("X", "Y", "OBJECTS", "N", "OFFSET", "KEY", "CALL", "LAST", "KEPT", "DROPPED", "TALL", "WIDE")
-"""What stands in the array of 64-bit words that a function is called with.
+"""The parameters of a loop, in the order in which they stand in its array of 64-bit words.
 
 The addresses of x and y, or the ids of these arrays, and which of both; the number of elements (of `flat`);
 `anyoptim.random`'s offset, key and call; the last choice that drops; the bits of two float64 factors; and how many rows
@@ -25,14 +25,14 @@ and columns `strided` takes at a time.
 """
 
 _AXES = ("LENGTH", "X_STEP", "Y_STEP", "CHOICE_STEP")
-"""What stands in a row of the axes: in elements, and in choices."""
+"""The columns of the array of axes: lengths and steps in elements, and steps in choices."""
 
 BLOCK, ROWS = 1024, 256
 """The most elements, and the most rows, that `strided` takes at a time."""
 
 
 class Drops(NamedTuple):
-    """A module as text, with one function to call."""
+    """The text of a module with one function to call."""
 
     name: str
     text: str
@@ -45,9 +45,9 @@ class _Kind(NamedTuple):
     real: str
     """The dtype of the arithmetic."""
     size: int
-    """Bytes of an element."""
+    """The bytes of an element."""
     lines: tuple[str, ...]
-    """From x to y, with the factor f; of complex ones from both parts to both parts."""
+    """The lines from x to y, with the factor f; for complex numbers from both parts to both parts."""
     calls: tuple[str, ...] = ()
 
 
@@ -238,7 +238,7 @@ def strided(dtype: str, place: str) -> Drops:
 
 
 def _lines(kind: _Kind, place: str, elements: Sequence[str], choice: str, index: str = "{}") -> list[str]:
-    """From element to element, kept where the choice is above the last that drops."""
+    """The lines from an element of x to one of y, which is kept where its choice is above the last that drops."""
     names = {}
     for name, array, element in (("x", "_x", elements[0]), ("y", f"_{place}", elements[1])):
         names[name] = f"{array}[{index.format(element)}]"

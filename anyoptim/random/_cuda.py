@@ -8,20 +8,21 @@ from typing import Any
 import numpy as np
 
 from anyoptim._arrays import Array, Library
-from anyoptim._engines.cuda import _engine as cuda
+from anyoptim._engines import ENGINES
+from anyoptim._engines.cuda import _plan as cuda
 from anyoptim._engines.cuda._elements import ELEMENTS
 from anyoptim._engines.cuda._source import THREADS
-from anyoptim.random._cuda_source import dropout
+from anyoptim.random._cuda_source import dropout_kernel
 from anyoptim.random._mask_spec import MaskSpec
 from anyoptim.random._rounds import CHOICES
 
-__all__ = ["masked"]
+__all__ = ["dropout"]
 
 
-def masked(library: Library, x: Array, number: int, spec: MaskSpec, out: Array | None) -> Array | None:
-    """The result on this device, in `out` if that is given; None for what no kernel takes."""
+def dropout(library: Library, x: Array, number: int, spec: MaskSpec, out: Array | None) -> Array | None:
+    """The array with its factors, on its device, in `out` if that is given; None for what no kernel takes."""
     dtype = library.dtype(x)
-    if dtype not in ELEMENTS or cuda.missing():
+    if dtype not in ELEMENTS or ENGINES["cuda"].missing():
         return None
     xp, n = library.xp, math.prod(x.shape)
     straight = out is not None and library.address(out) is not None
@@ -29,14 +30,14 @@ def masked(library: Library, x: Array, number: int, spec: MaskSpec, out: Array |
         flat = xp.reshape(library.load(x), (-1,))  # in logical order: a copy where it isn't the memory's
         y = library.load(out) if straight else xp.empty_like(flat)
     if n:
-        device, kernel = cuda.device(number), dropout(dtype)
+        device, kernel = cuda.device(number), dropout_kernel(dtype)
         threads = -(-(spec.offset % CHOICES + n) // CHOICES)
         memories: list[Any] = [library.memory(flat), library.memory(y)]  # none is None, for they have elements
         numbers = (n, spec.offset, spec.key, spec.call, spec.threshold, np.float64(spec.scale).view(np.uint64))
         words = map(np.uint64, (*(m.address for m in memories), *numbers))
         with device.scope():
-            stream, found = device.stream(library.stream(number)), device.kernel(kernel.name, kernel.text)
-            device.launch(stream, found, -(-threads // THREADS), THREADS, *words)
+            stream, code = device.stream(library.stream(number)), device.kernel(kernel.name, kernel.text)
+            device.launch(stream, code, -(-threads // THREADS), THREADS, *words)
     if out is None:
         return xp.reshape(y, tuple(x.shape))
     if straight:

@@ -13,7 +13,7 @@ from anyoptim._engines.cuda._source import THREADS, Kernel
 from anyoptim.random._rounds import CHOICES, GROUP, TURN, keys
 from anyoptim.random._rounds_source import rounds_text
 
-__all__ = ["dropout"]
+__all__ = ["dropout_kernel"]
 
 _KERNEL = """\
 struct alignas({choices} * sizeof(Element) < 16 ? {choices} * sizeof(Element) : 16) Vector { Element at[{choices}]; };
@@ -57,7 +57,7 @@ dropout(const Element *x, Element *y, unsigned long long n, unsigned long long o
 
 
 @functools.cache
-def dropout(dtype: str) -> Kernel:
+def dropout_kernel(dtype: str) -> Kernel:
     """The kernel for elements of one dtype; half precision is scaled in float32."""
     text = _KERNEL
     for name, number in (("group", GROUP), ("choices", CHOICES), ("turn", TURN), ("threads", THREADS)):

@@ -9,20 +9,19 @@ import numpy as np
 
 from anyoptim._arrays import COMPUTE, Array, Library, library, traced, uncompiled
 from anyoptim._trace._hyperparameters import share
-from anyoptim.random._engines import near
-from anyoptim.random._philox import bits, choices, of
+from anyoptim.random._dropout import numpy_draws
+from anyoptim.random._philox import bits, choices, library_of
 from anyoptim.random._place import Offset
 from anyoptim.random._quantile import upper
 
 __all__ = ["below", "bernoulli", "normal", "threshold", "uniform"]
 
 _DIGITS = {"float16": 11, "bfloat16": 8, "float32": 24, "float64": 32}
-"""How many bits of a word a number between 0 and 1 keeps: as many as it can, so that none becomes 1."""
+"""The bits of a word that a number between 0 and 1 keeps: as many as it can without becoming 1."""
 
 
 BLOCK = 1 << 15
-"""Words of NumPy's at a time, so that what normal numbers are made of on the way stays in the cache: a third of the
-time."""
+"""The words of NumPy that become normal numbers at a time, so that all steps stay in the cache: a third of the time."""
 
 
 def uniform(
@@ -132,15 +131,15 @@ def normal(
     Source: inversion, as in Devroye, Non-uniform random variate generation, 1986, section 2.2.
     """
     arrays, name = _floating(like)
-    if near(arrays, like) and not isinstance(like, np.ndarray):  # NumPy's calls are the faster ones
+    if numpy_draws(arrays, like) and not isinstance(like, np.ndarray):  # NumPy's calls are the faster ones
         drawn = normal(shape, key, call, offset, within=within, like=np.empty(0, COMPUTE[name]))
         return arrays.from_host(drawn, like)
     words = bits(shape, key, call, offset, within=within, like=like)
     if type(words) is np.ndarray:
-        found, parts = np.empty(words.size, like.dtype), words.reshape(-1)
+        numbers, flat = np.empty(words.size, like.dtype), words.reshape(-1)
         for at in range(0, words.size, BLOCK):
-            found[at : at + BLOCK] = _normal(arrays, parts[at : at + BLOCK], like)
-        return found.reshape(words.shape)
+            numbers[at : at + BLOCK] = _normal(arrays, flat[at : at + BLOCK], like)
+        return numbers.reshape(words.shape)
     return arrays.array(_normal(arrays, words, like))
 
 
@@ -152,7 +151,7 @@ def _normal(arrays: Library, words: Array, like: Array) -> Array:
 
 
 def threshold(name: str, p: float) -> int:
-    """How many of the 2**32 words a probability has. Raises with the name."""
+    """The number of the 2**32 words that a probability stands for. Raises TypeError and ValueError with the name."""
     if traced(p):
         raise TypeError(f"{name} is traced; wanted a number that is known when the function is compiled")
     value: float = share.value(name, p)
@@ -160,14 +159,14 @@ def threshold(name: str, p: float) -> int:
 
 
 def below(words: Array, limit: int) -> Array:
-    """Where words are below a limit, which may be 2**32."""
+    """Truth values: whether each word is below a limit, which may be 2**32."""
     arrays = library(words)
     # The largest word that is, and not the limit, because 2**32 itself is no word.
     return words < 0 if limit == 0 else words <= arrays.scalar(limit - 1, words.dtype, words)
 
 
 def _floating(like: Array) -> tuple[Library, str]:
-    arrays = of("like", like)
+    arrays = library_of("like", like)
     name = arrays.dtype(like)
     if name not in COMPUTE or name.startswith("complex"):
         raise TypeError(f"like has dtype {name}; wanted a real floating one")
@@ -175,7 +174,7 @@ def _floating(like: Array) -> tuple[Library, str]:
 
 
 def _exact(arrays: Library, integers: Array, unit: float, like: Array, *, narrow: bool = True) -> Array:
-    """Integers as multiples of a unit: in the dtype of `like`, or in the one it is computed in."""
+    """Integers times a unit, in the dtype of `like` or, unless `narrow`, in that of its arithmetic."""
     xp, name = arrays.xp, arrays.dtype(like)
     wide = xp.astype(integers, getattr(xp, COMPUTE[name])) * unit
     return arrays.array(xp.astype(wide, like.dtype, copy=False) if narrow else wide)

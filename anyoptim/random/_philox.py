@@ -15,12 +15,12 @@ import numpy as np
 from anyoptim._arrays import Array, Library, is_scalar, library, uncompiled
 from anyoptim._arrays._quiet import quiet
 from anyoptim._trace._scalars import count, integer
-from anyoptim.random import _blocked_words as _philox_blocked
-from anyoptim.random._engines import near
-from anyoptim.random._place import Offset, Rows, place, sizes
+from anyoptim.random import _blocked_words
+from anyoptim.random._dropout import numpy_draws
+from anyoptim.random._place import Offset, Runs, place, sizes
 from anyoptim.random._rounds import CHOICES, GROUP, MASK, TURN, bumped, keys
 
-__all__ = ["bits", "choices", "multiply", "of", "philox4x32"]
+__all__ = ["bits", "choices", "library_of", "multiply", "philox4x32"]
 
 
 @uncompiled
@@ -75,7 +75,7 @@ def bits(
 def choices(
     shape: Sequence[int], key: int, call: Any, offset: Offset, within: Sequence[int] | None, like: Array
 ) -> Array:
-    """Choices, as `bernoulli` says which: two of each word of `bits`, and for the rest as that."""
+    """The choices of `bernoulli`, two of each word of `bits`, with the same arguments."""
     return _words(CHOICES, shape, key, call, offset, within, like)
 
 
@@ -83,32 +83,32 @@ def choices(
 def _words(
     group: int, shape: Sequence[int], key: int, call: Any, offset: Offset, within: Sequence[int] | None, like: Array
 ) -> Array:
-    """So many words of each counter: the words themselves, or its choices."""
+    """The words of counters, if a group is four, or their choices, if it is eight."""
     key, call = integer("key", key), count("call", call)
     if not isinstance(shape, Sequence):
         raise TypeError(f"shape is {shape!r}; wanted a tuple of integers")
     shape = sizes("shape", shape)
     if math.prod(n or 1 for n in shape) >= 1 << 60:  # of 8 bytes
         raise ValueError(f"shape is {shape}; wanted one of fewer than 2**60 elements")
-    arrays, where = of("like", like), place(shape, offset, within)
+    arrays, where = library_of("like", like), place(shape, offset, within)
     if not isinstance(call, int) and library(call) is not arrays:
         raise TypeError(
             f"call is traced by {library(call).name}, but like is an array of {arrays.name}; wanted one library"
         )
     xp = arrays.xp
     halves = key & MASK, key >> 32
-    if isinstance(where, Rows):
-        return xp.reshape(_rows(arrays, group, where, halves, call, like), shape)
+    if isinstance(where, Runs):
+        return xp.reshape(_runs(arrays, group, where, halves, call, like), shape)
     n, skip = math.prod(shape), where % group
-    if isinstance(call, int) and near(arrays, like):
-        words = _philox_blocked.words(group, n, key, call, where)
+    if isinstance(call, int) and numpy_draws(arrays, like):
+        words = _blocked_words.words(group, n, key, call, where)
         return xp.reshape(xp.asarray(words, device=arrays.creation_device(like)), shape)
     low, high = _following(arrays, where // group, max(1, -(-(skip + n) // group)), like)
     words = _drawn(arrays, group, (low, high, *_calls(arrays, call, low)), halves)
     return xp.reshape(xp.reshape(words, (-1,))[skip : skip + n], shape)
 
 
-def of(name: str, like: Array) -> Library:
+def library_of(name: str, like: Array) -> Library:
     """The library of an array. Raises TypeError with the name for what is none."""
     try:
         if not is_scalar(like):
@@ -119,15 +119,15 @@ def of(name: str, like: Array) -> Library:
 
 
 def _drawn(arrays: Library, group: int, counter: Sequence[Array], key: tuple[int, int]) -> Array:
-    """The words of each counter, along a last axis."""
-    found = philox4x32(counter, key)
+    """The group of each counter, along a last axis."""
+    words = philox4x32(counter, key)
     if group == CHOICES:
-        found = (*found, *(_turned(arrays, word) for word in found))
-    return arrays.xp.stack(found, axis=-1)
+        words = (*words, *(_turned(arrays, word) for word in words))
+    return arrays.xp.stack(words, axis=-1)
 
 
 def _turned(arrays: Library, word: Array) -> Array:
-    """With its halves exchanged."""
+    """A word with its halves exchanged."""
     upper = word << TURN
     return ((upper & MASK) if arrays.wide_integers else upper) | (word >> TURN)
 
@@ -157,26 +157,26 @@ def _calls(arrays: Library, call: Any, like: Array) -> list[Array]:
     return [xp.zeros_like(like) + half for half in halves]
 
 
-def _rows(arrays: Library, group: int, rows: Rows, key: tuple[int, int], call: Any, like: Array) -> Array:
-    """The words of rows that begin anywhere, a row of the result for each: of each counter all, then those asked.
+def _runs(arrays: Library, group: int, runs: Runs, key: tuple[int, int], call: Any, like: Array) -> Array:
+    """The words of runs, a row for each: first all words of its counters are drawn, then those asked for are taken.
 
-    Where a row begins is a sum of one number for each axis, so that no more than those leave the host.
+    Where a run begins is a sum of one number for each axis, so that no more than those leave the host.
     """
     xp, by = arrays.xp, group.bit_length() - 1
-    skips = {int(skip) for skip in rows.skips(group)}
-    blocks = -(-(max(skips) + rows.length) // group)
-    here, following = arrays.creation_device(like), (1,) * len(rows.starts)
+    skips = {int(skip) for skip in runs.skips(group)}
+    blocks = -(-(max(skips) + runs.length) // group)
+    here, following = arrays.creation_device(like), (1,) * len(runs.starts)
     if arrays.wide_integers:
-        begin = xp.asarray(rows.first, dtype=xp.int64, device=here)
-        for k, starts in enumerate(rows.starts):
+        begin = xp.asarray(runs.first, dtype=xp.int64, device=here)
+        for k, starts in enumerate(runs.starts):
             axis = xp.asarray(starts.astype(np.int64), device=here)
             begin = begin + xp.reshape(axis, (*following[:k], -1, *following[k + 1 :]))
         begin = xp.reshape(begin, (-1, 1))
         index = (begin >> by) + xp.arange(blocks, dtype=xp.int64, device=here)
         low, high, skip = index & MASK, index >> 32, begin & (group - 1)
     else:
-        low, high = (arrays.scalar(half, xp.uint32, like) for half in (rows.first & MASK, rows.first >> 32))
-        for k, starts in enumerate(rows.starts):
+        low, high = (arrays.scalar(half, xp.uint32, like) for half in (runs.first & MASK, runs.first >> 32))
+        for k, starts in enumerate(runs.starts):
             more, carried = (
                 xp.reshape(xp.asarray(half.astype(np.uint32), device=here), (*following[:k], -1, *following[k + 1 :]))
                 for half in (starts & np.uint64(MASK), starts >> np.uint64(32))
@@ -192,7 +192,7 @@ def _rows(arrays: Library, group: int, rows: Rows, key: tuple[int, int], call: A
     words = xp.reshape(words, (low.shape[0], group * blocks))
     result = None
     for k in sorted(skips):
-        part = words[:, k : k + rows.length]
+        part = words[:, k : k + runs.length]
         result = part if result is None else xp.where(skip == k, part, result)
     return arrays.array(result)
 

@@ -10,31 +10,31 @@ import numpy as np
 
 from anyoptim._trace._scalars import integer
 
-__all__ = ["Offset", "Rows", "place", "sizes"]
+__all__ = ["Offset", "Runs", "place", "sizes"]
 
 Offset = int | Sequence[int | Sequence[int]]
 """A number of elements; or, for each axis, the index of the first element or the indices of all."""
 
 
-class Rows(NamedTuple):
-    """Rows of elements that follow one another in the whole."""
+class Runs(NamedTuple):
+    """Runs of elements that follow one another in the whole."""
 
     first: int
-    """Where the whole part begins, if all starts are 0."""
+    """Where the part begins, if all starts are 0."""
     starts: list[np.ndarray[tuple[int], np.dtype[np.uint64]]]
-    """A row for each choice of one from each: it begins at their sum."""
+    """For some axes, distances from there: each choice of one for every axis is a run, which begins at their sum."""
     length: int
 
     def skips(self, group: int) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
-        """The remainders by a power of two of the begins of the rows, each once."""
-        found, by = np.array([self.first % group], np.uint64), np.uint64(group)
+        """The remainders, each once, of the runs' begins by the size of a group, which is a power of two."""
+        remainders, by = np.array([self.first % group], np.uint64), np.uint64(group)
         for starts in self.starts:
-            found = np.unique(np.add.outer(found, np.unique(starts % by)) % by)
-        return found
+            remainders = np.unique(np.add.outer(remainders, np.unique(starts % by)) % by)
+        return remainders
 
 
-def place(shape: tuple[int, ...], offset: Offset, within: Sequence[int] | None) -> int | Rows:
-    """Where the elements of a part lie: the number of the first, if they follow one another in the whole, or rows.
+def place(shape: tuple[int, ...], offset: Offset, within: Sequence[int] | None) -> int | Runs:
+    """Where the elements of a part lie: the number of the first, if they follow one another in the whole, else runs.
 
     Raises TypeError and ValueError with the name of the argument.
     """
@@ -53,14 +53,14 @@ def place(shape: tuple[int, ...], offset: Offset, within: Sequence[int] | None) 
     while axis > 0 and shape[axis] == whole[axis] and _consecutive(indices[axis]):
         axis -= 1
     if axis >= 0 and not _consecutive(indices[axis]):
-        axis += 1  # the rows are of what comes after it, or of one element
+        axis += 1  # the runs are of the axes after it, or of one element
     first, starts = 0, []
     for k, (index, stride) in enumerate(zip(indices, strides, strict=True)):
         if k >= axis or len(index) == 1:
             first += int(index[0]) * stride
         else:
             starts.append(index * np.uint64(stride))
-    return Rows(first, starts, math.prod(shape[axis:])) if starts else first
+    return Runs(first, starts, math.prod(shape[axis:])) if starts else first
 
 
 def sizes(name: str, shape: Iterable[int]) -> tuple[int, ...]:
@@ -82,10 +82,10 @@ def _consecutive(index: np.ndarray[tuple[int], np.dtype[np.uint64]]) -> bool:
 def _indices(
     shape: tuple[int, ...], offset: Offset, whole: tuple[int, ...]
 ) -> list[np.ndarray[tuple[int], np.dtype[np.uint64]]]:
-    """Of the elements of the part, along each axis of the whole."""
+    """The indices of the elements of the part, along each axis of the whole."""
     if not isinstance(offset, Sequence) or len(offset) != len(whole) or len(shape) != len(whole):
         raise ValueError(f"offset is {offset!r} for shape {shape} within {whole}; wanted an entry for each axis")
-    found = []
+    indices = []
     for k, (n, entry, m) in enumerate(zip(shape, offset, whole, strict=True)):
         name = f"offset[{k}]"
         if isinstance(entry, Sequence | np.ndarray) and not isinstance(entry, str):
@@ -96,12 +96,12 @@ def _indices(
                 raise ValueError(f"{name} has shape {index.shape}; wanted ({n},), an index for each element")
             if n and not (int(index.min()) >= 0 and int(index.max()) < m):
                 raise ValueError(f"{name} goes from {index.min()} to {index.max()}; wanted at least 0 and below {m}")
-            found.append(index.astype(np.uint64))
+            indices.append(index.astype(np.uint64))
         else:
             first = integer(name, entry)
             if n > m:
                 raise ValueError(f"within[{k}] is {m} for {n} elements; wanted no fewer")
             if first + n > m:
                 raise ValueError(f"{name} is {first} for {n} elements of {m}; wanted at most {m - n}")
-            found.append(np.arange(n, dtype=np.uint64) + np.uint64(first))
-    return found
+            indices.append(np.arange(n, dtype=np.uint64) + np.uint64(first))
+    return indices

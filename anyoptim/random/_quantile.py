@@ -43,14 +43,14 @@ def upper(arrays: Library, words: Array) -> Array:
         f = x << (PARTS + 1)
         if arrays.wide_integers:
             f = f & MASK
-        *cs, found = arrays.gather_columns(_table(), index)
+        *cs, z = arrays.gather_columns(_table(), index)
         for c in reversed(cs):
-            found = c - multiply(arrays, f, found)
-    return found
+            z = c - multiply(arrays, f, z)
+    return z
 
 
 def _normalized(xp: Any, n: Array) -> tuple[Array, Array]:
-    """Odd words, shifted up until the first bit is set, and by how many places."""
+    """Odd words, shifted up until the first bit is set, and the numbers of places they were shifted by."""
     if type(n) is np.ndarray:
         _, bits = np.frexp(n.astype(np.float64))  # which holds a word without rounding
         places = 32 - bits.astype(n.dtype)

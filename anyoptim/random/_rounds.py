@@ -8,13 +8,13 @@ from typing import Any
 __all__ = ["CHOICES", "GROUP", "INCREMENTS", "MASK", "MULTIPLIERS", "ROUNDS", "TURN", "bumped", "keys", "rounds"]
 
 GROUP = 4
-"""Words of a counter."""
+"""The words of a counter."""
 
 TURN = 16
-"""Bits of half a word, by which it is turned to exchange its halves."""
+"""The bits of half a word. Turned by so many, a word has its halves exchanged."""
 
 CHOICES = 8
-"""Choices of a counter, 32 bits each: its four words, then these with their halves exchanged.
+"""The choices of a counter, of 32 bits each: its four words, then these with their halves exchanged.
 
 A choice is compared with a limit, and all but one in 65536 are decided by their upper half; so the lower half of a word
 is good for another, at no more arithmetic. It is below a limit as often as the word, since exchanging halves gives
@@ -34,9 +34,9 @@ def keys(key: tuple[int, int]) -> list[tuple[int, int]]:
 
 
 def bumped(counter: Iterable[Any], k0: Any, k1: Any, product: Callable[[Any, int], Any]) -> tuple[Any, ...]:
-    """The four words after a round with this key, given what makes the high and the low word of a product.
+    """The four words after a round with this key. `product` gives the high and the low word of a product.
 
-    Each of these is used once: what `product` and `^` are given may be overwritten with what they give.
+    Each value is used once: `product` and `^` may overwrite their operands with their results.
     """
     c0, c1, c2, c3 = counter
     high, low0 = product(c0, MULTIPLIERS[0])

@@ -19,9 +19,10 @@ class _Text(str):
 def rounds_text(
     counter: Sequence[str], keys: Sequence[tuple[str, str]], line: str, high: str, low: str
 ) -> tuple[list[str], tuple[str, ...]]:
-    """The lines, each by its template of a name `p`, a multiplier `m` and an operand `x`; and the words.
+    """The lines, and the words in terms of them.
 
-    `high` and `low` are templates of the two words of the product `p`.
+    `line` is a template of a name `p`, a multiplier `m` and an operand `x`; `high` and `low` are templates of the two
+    words of the product `p`.
     """
     lines: list[str] = []
 

@@ -1,4 +1,4 @@
-"""Keys from keys."""
+"""Keys that are made of keys, for streams of their own."""
 
 from __future__ import annotations
 

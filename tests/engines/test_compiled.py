@@ -20,12 +20,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import anyoptim as ao
-from anyoptim import _engines
-from anyoptim._engines import _threads
-from anyoptim._engines.blocked import _engine as blocked
+from anyoptim._engines import _threads, _warmup
+from anyoptim._engines.blocked import _plan as blocked
 from anyoptim._engines.blocked import _tiles
 from anyoptim._engines.compiled import _array_headers
-from anyoptim._engines.compiled import _engine as compiled
+from anyoptim._engines.compiled import _plan as compiled
 from tests.support.internals import reduction
 from tests.support.libraries import ENGINES, Library, same_bits
 
@@ -657,8 +656,8 @@ import numpy as np
 warnings.simplefilter("ignore", DeprecationWarning)  # Python's, for a fork beside threads
 import anyoptim as ao
 from anyoptim._engines import _threads
-from anyoptim._engines.blocked import _engine as blocked
-from anyoptim._engines.compiled import _engine as compiled
+from anyoptim._engines.blocked import _plan as blocked
+from anyoptim._engines.compiled import _plan as compiled
 _threads.threads = lambda: 3
 compiled.PIECE = 64; compiled.CHUNK = 4096; blocked.THREADED = 2; blocked.BLOCK = 4096
 def run(optimizer, p, times):
@@ -696,7 +695,7 @@ import threading, time
 import numpy as np
 import anyoptim as ao
 from anyoptim._engines import _threads
-from anyoptim._engines.compiled import _engine as compiled
+from anyoptim._engines.compiled import _plan as compiled
 _threads.threads = lambda: 2
 compiled.PIECE = 1 << 16
 def work(engine):
@@ -741,7 +740,7 @@ def test_a_short_run_imports_no_compiler() -> None:
 @pytest.fixture
 def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
     """As in a process that has not updated anything yet."""
-    monkeypatch.setattr(_engines, "_worked", defaultdict(_engines._Work))
+    monkeypatch.setattr(_warmup, "_worked", defaultdict(_warmup.Work))
 
 
 def _engine_of(optimizer: ao.Optimizer, params: Any) -> list[str]:
@@ -753,8 +752,8 @@ def test_it_compiles_in_mid_training(
     make: Callable[..., Any], no_work: None, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
     """When enough has been updated; the bits are portable's before, at and after it; other optimizers follow."""
-    n = sum(int(np.prod(s)) + _engines.CALLS for s in SHAPES.values())
-    monkeypatch.setattr(_engines, "WORTHWHILE", 5 * n)
+    n = sum(int(np.prod(s)) + _warmup.CALLS for s in SHAPES.values())
+    monkeypatch.setattr(_warmup, "WORTHWHILE", 5 * n)
     engines: list[str] = []
     ran: list[str] = []
 
@@ -777,7 +776,7 @@ def test_it_compiles_in_mid_training(
 
 def test_work_adds_up_over_small_arrays_and_optimizers(no_work: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """An array costs calls, however small: it counts as thousands of elements."""
-    monkeypatch.setattr(_engines, "WORTHWHILE", 6 * _engines.CALLS)
+    monkeypatch.setattr(_warmup, "WORTHWHILE", 6 * _warmup.CALLS)
     for _ in range(6):
         p, optimizer = np.ones(1), ao.Momentum()
         assert _engine_of(optimizer, p) == ["blocked"]
@@ -821,8 +820,8 @@ import os, sys
 {what}
 import numpy as np
 import anyoptim as ao
-from anyoptim import _engines
-_engines.WORTHWHILE = 0
+from anyoptim._engines import _warmup
+_warmup.WORTHWHILE = 0
 params, grads = {{"w": np.ones(3)}}, {{"w": np.ones(3)}}
 optimizer = ao.SGD(lr=0.5)
 for _ in range(4):
@@ -902,5 +901,5 @@ def test_expressions_of_the_dtype_at_a_repeated_step() -> None:
 
 def test_modules_of_the_engine_import_no_compiler() -> None:
     """`_intrinsics` alone does."""
-    for name in ("compiled._engine", "compiled._kernel_cache", "_threads", "compiled._array_headers"):
+    for name in ("compiled._plan", "compiled._kernel_cache", "_threads", "compiled._array_headers"):
         assert "numba" not in vars(importlib.import_module(f"anyoptim._engines.{name}"))

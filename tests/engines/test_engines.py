@@ -18,10 +18,12 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes
 
 import anyoptim as ao
-from anyoptim import _engines
-from anyoptim._engines.blocked import _engine as blocked
+from anyoptim._engines.blocked import _plan as blocked
+from anyoptim._engines.compiled import _plan as compiled
 from anyoptim._engines.compiled import _source as loops
+from anyoptim._engines.portable import Portable
 from tests.support.chains import agree, run
+from tests.support.internals import ENGINES as ALL_ENGINES
 from tests.support.internals import MemoryLayout, may_overlap
 from tests.support.layouts import LAYOUTS, hostile
 from tests.support.libraries import ENGINES, Library, same_bits
@@ -520,11 +522,29 @@ def test_a_step_that_failed_leaves_nothing_behind(engine: str, monkeypatch: pyte
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(_engines.ENGINES[engine], "prepare", stopped)
+        plan = {"blocked": blocked.BlockedPlan, "compiled": compiled.CompiledPlan}[engine]
+        patch.setattr(plan, "prepare", stopped)
         with pytest.raises(KeyboardInterrupt):
             optimizer.update(p, {"a": None, "b": np.ones(2), "c": np.ones(2)})
     optimizer.update(p, {"a": np.full(2, 1.0), "b": np.full(2, 2.0), "c": np.full(2, 3.0)})
     assert {k: a.tolist() for k, a in p.items()} == {"a": [-4.0] * 2, "b": [-5.0] * 2, "c": [-6.0] * 2}
+
+
+def test_an_engine_is_an_object_and_an_entry_in_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that the rest of the package has never heard of can be named, is explained, and takes the steps."""
+
+    class Last(Portable):
+        name = "last"
+
+    monkeypatch.setitem(ALL_ENGINES, "last", Last())
+    p, optimizer = np.ones(2), ao.chain(ao.ClipNorm(1.0), ao.SGD(lr=0.5), engine="last")
+    for _ in range(2):
+        optimizer.update(p, np.array([1.0, 0.0]))
+    assert p.tolist() == [0.0, 1.0]
+    (share,) = optimizer.explain(p, p)
+    assert (share.engine, share.reason) == ("last", "engine='last'")
+    with pytest.raises(ValueError, match="'portable', 'last', or None"):
+        ao.SGD(engine="first")
 
 
 @pytest.mark.parametrize("engine", list(ENGINES))

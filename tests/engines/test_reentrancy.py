@@ -17,9 +17,9 @@ import pytest
 
 import anyoptim as ao
 from anyoptim._engines import _threads
-from anyoptim._engines.blocked import _engine as blocked
+from anyoptim._engines.blocked import _plan as blocked
 from anyoptim._engines.blocked import _tiles
-from tests.support.internals import dropout as masking
+from tests.support.internals import dropout
 from tests.support.libraries import ENGINES, same_bits
 
 MAKERS: dict[str, Callable[[str], ao.Optimizer]] = {
@@ -139,7 +139,7 @@ def test_an_update_in_the_middle_of_another(engine: str, maker: str) -> None:
         alone.step()
     for _ in range(3):
         run.step()
-    Anywhere(intruder, WRITTEN, "_engine.py", "_quiet.py", "_scratch.py").during(run.step)
+    Anywhere(intruder, WRITTEN, "_plan.py", "_quiet.py", "_scratch.py").during(run.step)
     assert run.same(alone)
     intruder.check()
 
@@ -160,7 +160,7 @@ def test_an_update_in_the_middle_of_the_first(engine: str) -> None:
 @pytest.mark.parametrize("engine", ENGINES)
 def test_an_update_in_the_middle_of_a_draw(engine: str, draw: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """And a draw in the middle of another."""
-    monkeypatch.setattr(masking, "only", engine)
+    monkeypatch.setattr(dropout, "only", engine)
     expected, intruder, found = DRAWS[draw](), Intruder(engine), []
     Anywhere(intruder, WRITTEN).during(lambda: found.append(DRAWS[draw]()))
     assert same_bits(found[0], expected)

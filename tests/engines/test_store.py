@@ -27,7 +27,7 @@ from hypothesis import strategies as st
 
 import anyoptim as ao
 from anyoptim._engines import _disk_cache
-from anyoptim._engines.blocked import _kernels
+from anyoptim._engines.blocked import _functions
 from anyoptim._engines.compiled import _kernel_cache
 from tests.support.internals import dropout_compiled, static_options
 
@@ -37,14 +37,14 @@ PROBE = """
 import hashlib, json, sys
 import numpy as np
 import anyoptim as ao
-from anyoptim import _engines
+from anyoptim._engines import _warmup
 from anyoptim._engines.compiled import _kernel_cache
 made, anew = [], _kernel_cache.compiled
 def compiled(name, text, signature):
     made.append(anew(name, text, signature))
     return made[-1]
 _kernel_cache.compiled = compiled
-_engines.WORTHWHILE = 0
+_warmup.WORTHWHILE = 0
 rng = np.random.default_rng(0)
 p = rng.normal(size=500).astype(np.float32)
 optimizer = ao.Momentum(lr=0.1)
@@ -385,8 +385,8 @@ def test_a_user_whom_the_system_does_not_know(tmp_path: Path, expected: str) -> 
     first = PROBE.replace("Momentum", "SGD").replace("print", "str")
     change = f"os.setgid({number})\nos.setuid({number})\ndel os.environ['XDG_CACHE_HOME']\n"
     found = _run(
-        f"{first}import os\nfrom anyoptim._engines.compiled import _engine\n_kernel_cache.compiled = anew\n{change}"
-        f"_engine._no_overlap.cache_clear()\n_engine.broken.cache_clear()\n{PROBE}",
+        f"{first}import os\nfrom anyoptim._engines.compiled import _broken, _plan\n"
+        f"_kernel_cache.compiled = anew\n{change}_plan.intrinsic.cache_clear()\n_broken.cache_clear()\n{PROBE}",
         XDG_CACHE_HOME=tmp_path,
     )
     assert (found["bits"], found["hits"]) == (expected, 0)
@@ -452,12 +452,12 @@ def test_the_machine_code_depends_on_the_functions_it_calls(
     found = _run(PYTHONPATH=package, XDG_CACHE_HOME=warm)
     assert found["hits"] == found["functions"]
     read = SourceFileLoader.get_data
-    digests = {_kernel_cache._own.__wrapped__()}
+    digests = {_kernel_cache._intrinsics_digest.__wrapped__()}
     for name in _kernel_cache.OWN:
         monkeypatch.setattr(
             SourceFileLoader, "get_data", lambda self, path, n=name: read(self, path) + b"#" * (Path(path).stem == n)
         )
-        digests.add(_kernel_cache._own.__wrapped__())
+        digests.add(_kernel_cache._intrinsics_digest.__wrapped__())
     assert len(digests) == 1 + len(_kernel_cache.OWN)
     assert None not in digests
 
@@ -477,7 +477,7 @@ def test_where_our_own_functions_can_not_be_read_nothing_is_kept(
 ) -> None:
     """A loader may give no data: the function is compiled all the same."""
     need_numba()
-    monkeypatch.setattr(_kernel_cache, "_own", lambda: None)
+    monkeypatch.setattr(_kernel_cache, "_intrinsics_digest", lambda: None)
     call = _kernel_cache.compiled(*ONE)
     assert (call(1), _hits(call)) == (2, 0)
     assert not private.exists()
@@ -523,6 +523,6 @@ def test_sources_of_the_blocked_engine_are_shown(method: type[Any]) -> None:
     optimizer = method(engine="blocked")
     optimizer.update(np.ones(3), np.ones(3))
     track = optimizer._pipeline.branch
-    kernel = _kernels.kernel(track.program, None, static_options(optimizer._pipeline.sample(track)))
+    function = _functions.block_function(track.program, None, static_options(optimizer._pipeline.sample(track)))
     linecache.checkcache()
-    assert inspect.getsource(kernel.call) in optimizer.kernel_source("blocked")
+    assert inspect.getsource(function.call) in optimizer.kernel_source("blocked")

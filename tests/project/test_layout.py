@@ -97,7 +97,7 @@ def test_engines_know_no_container_and_no_other_engine() -> None:
     """They are given leaves that were checked."""
     found = {other for name in MODULES if name.startswith("anyoptim._engines") for other in IMPORTS[name]}
     assert not found & {f"anyoptim._arrays.{inside}" for inside in ("_checks", "_plain", "_tree", "_optree")}
-    engines = {"blocked", "compiled", "cuda", "_jax", "_portable"}
+    engines = {"blocked", "compiled", "cuda", "jax", "portable"}
     assert {(a, b) for a, others in rooms("anyoptim._engines").items() for b in others if {a, b} <= engines} == set()
 
 

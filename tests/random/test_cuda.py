@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import anyoptim as ao
-from anyoptim.random._cuda_source import dropout
+from anyoptim.random._cuda_source import dropout_kernel
 from tests.reference.philox import choice
 from tests.support import shim
 from tests.support.internals import ELEMENTS
@@ -140,7 +140,7 @@ def test_torch_says_what_it_follows(need: Callable[[str], Library]) -> None:
 @pytest.mark.parametrize("architecture", [75, 80, 90, 100, 120])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_it_compiles_for_devices(dtype: str, architecture: int, nvrtc: Any) -> None:
-    text = dropout(dtype).text
+    text = dropout_kernel(dtype).text
     assert nvrtc.code(text, architecture)
     ptx = nvrtc.ptx(text, architecture)
     assert "fma" not in ptx

@@ -16,12 +16,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import anyoptim as ao
-from anyoptim.random import _blocked as _masking_blocked
-from anyoptim.random import _blocked_words as _philox_blocked
-from anyoptim.random import _compiled as _masking_compiled
-from anyoptim.random import _engines as masking
+from anyoptim.random import _blocked, _blocked_words, _compiled, _dropout
 from tests.reference.philox import choice
-from tests.support.internals import COMPUTE, compiled, library
+from tests.support.internals import COMPUTE, library
+from tests.support.internals import ENGINES as ALL_ENGINES
 from tests.support.internals import headers as _array_headers
 from tests.support.internals import threads as _threads
 from tests.support.libraries import COMPLEX, HALF, REAL, Library, numpy_dtype, same_bits
@@ -37,23 +35,23 @@ def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> C
     """Each engine in turn, and how often it has run."""
     if request.param == "compiled":
         pytest.importorskip("numba", reason="the compiled engine needs it")
-    monkeypatch.setattr(masking, "WORTHWHILE", 0 if request.param == "compiled" else math.inf)
-    module = {"compiled": _masking_compiled, "blocked": _masking_blocked}[request.param]
+    monkeypatch.setattr(_dropout, "WORTHWHILE", 0 if request.param == "compiled" else math.inf)
+    module = {"compiled": _compiled, "blocked": _blocked}[request.param]
     runs: list[int] = []
-    original = module.masked
+    original = module.dropout
 
     def counted(*given: Any) -> None:
         runs.append(1)
         original(*given)
 
-    monkeypatch.setattr(module, "masked", counted)
-    monkeypatch.setattr(_masking_compiled, "_PLAIN", {})  # so that nothing is quick, which wouldn't be counted
+    monkeypatch.setattr(module, "dropout", counted)
+    monkeypatch.setattr(_compiled, "_PLAIN", {})  # so that nothing is quick, which wouldn't be counted
     return runs.__len__
 
 
 def _portable(x: Any, *arguments: Any, **options: Any) -> Any:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(masking, "only", "portable")
+        patch.setattr(_dropout, "only", "portable")
         return ao.dropout(x, *arguments, **options)
 
 
@@ -156,9 +154,9 @@ def test_threads_share_it_out(engine: Callable[[], int], layout: str, monkeypatc
         original(call, pieces)
 
     monkeypatch.setattr(_threads, "spread", counted)
-    monkeypatch.setattr(_masking_compiled, "PIECE", 1 << 10)
-    monkeypatch.setattr(_philox_blocked, "COUNTERS", 1 << 8)
-    monkeypatch.setattr(_philox_blocked, "_free", deque())
+    monkeypatch.setattr(_compiled, "PIECE", 1 << 10)
+    monkeypatch.setattr(_blocked_words, "COUNTERS", 1 << 8)
+    monkeypatch.setattr(_blocked_words, "_free", deque())
     x = LAYOUTS[layout](_values((60, 50, 40), "float32"))
     for offset in (0, 3, 2**35 - 70_001):
         expected = np.asarray(_portable(x, 0.3, 5, 6, offset, inverted=True))
@@ -170,7 +168,7 @@ def test_threads_share_it_out(engine: Callable[[], int], layout: str, monkeypatc
 def test_without_headers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where NumPy's objects are not as they are taken to be, by addresses."""
     pytest.importorskip("numba", reason="the compiled engine needs it")
-    monkeypatch.setattr(masking, "WORTHWHILE", 0)
+    monkeypatch.setattr(_dropout, "WORTHWHILE", 0)
     monkeypatch.setattr(_array_headers, "reliable", lambda: False)
     for x in (_values((100,), "float32"), _values((10, 10), "float32")[:, ::2]):
         assert same_bits(np.ascontiguousarray(ao.dropout(x, 0.5, 1)), np.ascontiguousarray(_portable(x, 0.5, 1)))
@@ -216,13 +214,13 @@ def test_a_draw_within_a_draw(engine: Callable[[], int], monkeypatch: pytest.Mon
             inside[0] = ao.dropout(small, 0.5, 3)
         call(*args)
 
-    for module, name in ((_philox_blocked, "_into"), (_masking_compiled, "_run")):
+    for module, name in ((_blocked_words, "_draw"), (_compiled, "_run")):
         monkeypatch.setattr(module, name, partial(nested, getattr(module, name)))
         monkeypatch.setattr(module, "_free", deque())
     assert same_bits(ao.dropout(x, 0.5, 1, 2), expected)
     assert same_bits(inside[0], other)
-    assert len(_philox_blocked._free) <= 2
-    assert len(_masking_compiled._free) <= 2
+    assert len(_blocked_words._free) <= 2
+    assert len(_compiled._free) <= 2
 
 
 def test_the_layer(engine: Callable[[], int]) -> None:
@@ -240,16 +238,16 @@ def test_the_layer(engine: Callable[[], int]) -> None:
 def test_quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """A layer's small plain arrays, once the loop is there: the same bits, counts and masks; all else by the checks."""
     pytest.importorskip("numba", reason="the compiled engine needs it")
-    monkeypatch.setattr(masking, "WORTHWHILE", 0)
+    monkeypatch.setattr(_dropout, "WORTHWHILE", 0)
     seen: list[bool] = []
-    original = _masking_compiled.quick
+    original = _compiled.fast_dropout
 
     def watched(*given: Any) -> Any:
         y = original(*given)
         seen.append(y is not None)
         return y
 
-    monkeypatch.setattr("anyoptim.layers._dropout.quick", watched)
+    monkeypatch.setattr("anyoptim.layers._dropout.fast_dropout", watched)
     for dtype in ("float16", *REAL):
         for ratio in (0.0, 0.3, 1.0):
             layer, other = (ao.Dropout(ratio, inverted=True, seed=2**64 - 1) for _ in range(2))
@@ -297,8 +295,8 @@ def test_no_mask(engine: Callable[[], int], monkeypatch: pytest.MonkeyPatch) -> 
     x = np.ones(1 << 24, np.float32)
     layer = ao.Dropout(0.5, seed=1)
     layer.forward(x, out=x)  # which imports and compiles what there is to
-    monkeypatch.setattr(_philox_blocked, "_free", deque())  # anew in every thread
-    _philox_blocked._first.cache_clear()
+    monkeypatch.setattr(_blocked_words, "_free", deque())  # anew in every thread
+    _blocked_words._first.cache_clear()
     tracemalloc.start()
     try:
         layer.forward(x, out=x)
@@ -314,10 +312,10 @@ def test_no_mask(engine: Callable[[], int], monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_buffers_are_long_enough(dtype: str) -> None:
     """For the longest block of any dtype, from any choice on: of one more element there is a second block."""
-    most = _masking_blocked._most(dtype)
+    most = _blocked._most(dtype)
     x = np.zeros(most + 1, numpy_dtype(dtype))
     a = x if COMPUTE[dtype] == dtype or dtype == "float16" else x.view(np.uint16)
-    assert len(list(_masking_blocked._blocks([a, a], 3, most))) == 2
+    assert len(list(_blocked._blocks([a, a], 3, most))) == 2
     for offset in range(4):
         y = ao.dropout(x[:-1] + 1, 0.5, 1, 0, offset)
         assert same_bits(y, _portable(x[:-1] + 1, 0.5, 1, 0, offset))
@@ -327,9 +325,9 @@ def test_numba_comes_when_it_is_worthwhile(monkeypatch: pytest.MonkeyPatch) -> N
     """By dtype, after enough elements; calls count, too."""
     pytest.importorskip("numba", reason="the compiled engine needs it")
     taken: list[str] = []
-    for module in (_masking_compiled, _masking_blocked):
-        monkeypatch.setattr(module, "masked", lambda dtype, *_, name=module.__name__: taken.append(name[-8:]))
-    monkeypatch.setattr(masking, "WORTHWHILE", 3 * (masking.CALLS + 10))
+    for module in (_compiled, _blocked):
+        monkeypatch.setattr(module, "dropout", lambda dtype, *_, name=module.__name__: taken.append(name[-8:]))
+    monkeypatch.setattr(_dropout, "WORTHWHILE", 3 * (_dropout.CALLS + 10))
     for _ in range(5):
         ao.dropout(np.ones(10), 0.5, 1)
     ao.dropout(np.ones(10, np.float32), 0.5, 1)
@@ -339,9 +337,9 @@ def test_numba_comes_when_it_is_worthwhile(monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.parametrize("what", ["missing", "broken"])
 def test_without_numba(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The other engine goes on."""
-    monkeypatch.setattr(masking, "WORTHWHILE", 0)
-    monkeypatch.setattr(compiled, what, lambda: "there is none")
-    monkeypatch.setattr(_masking_compiled, "masked", None)
+    monkeypatch.setattr(_dropout, "WORTHWHILE", 0)
+    monkeypatch.setattr(ALL_ENGINES["compiled"], what, lambda: "there is none")
+    monkeypatch.setattr(_compiled, "dropout", None)
     x = _values((100,), "float32")
     assert same_bits(ao.dropout(x, 0.5, 1), _portable(x, 0.5, 1))
 

@@ -7,40 +7,38 @@ from typing import Any
 
 import pytest
 
-from anyoptim import _engines
-from anyoptim._engines import _portable as portable
-from anyoptim._engines import _threads
-from anyoptim._engines.blocked import _engine as blocked
+from anyoptim._engines import _base, _threads, _warmup
+from anyoptim._engines.blocked import _plan as blocked
 from anyoptim._engines.blocked import _tiles
-from anyoptim._engines.compiled import _engine as compiled
-from anyoptim.random import _compiled as _masking_compiled
-from anyoptim.random import _engines as masking
+from anyoptim._engines.compiled import _plan as compiled
+from anyoptim._engines.portable import _plan as portable
+from anyoptim.random import _compiled, _dropout
 
-LATER = _engines.LATER
+LATER = _warmup.LATER
 """The reason why what the compiled engine would take is not yet worth compiling."""
 
 
 def forget(monkeypatch: pytest.MonkeyPatch) -> None:
     """As in a process that has not updated or drawn anything yet."""
-    monkeypatch.setattr(_engines, "_worked", defaultdict(_engines._Work))
-    monkeypatch.setattr(masking, "_drawn", Counter())
-    monkeypatch.setattr(masking, "only", None)
-    monkeypatch.setattr(_masking_compiled, "_QUICK", {})
+    monkeypatch.setattr(_warmup, "_worked", defaultdict(_warmup.Work))
+    monkeypatch.setattr(_dropout, "_drawn", Counter())
+    monkeypatch.setattr(_dropout, "only", None)
+    monkeypatch.setattr(_compiled, "_LOADED", {})
 
 
 def look_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have the compiled engine say what is missing now, not what it found before."""
-    monkeypatch.setattr(compiled, "missing", compiled.missing.__wrapped__)
+    """Have engines say what is missing now, not what they found before."""
+    monkeypatch.setattr(_base, "installed", _base.installed.__wrapped__)
 
 
 def dropout_on(engine: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Dropout and the numbers of `random` on this engine alone, or on the best again."""
-    monkeypatch.setattr(masking, "only", engine)
+    monkeypatch.setattr(_dropout, "only", engine)
 
 
 def dropout_engine() -> str | None:
     """The only one for Dropout; None where the best is taken."""
-    return masking.only
+    return _dropout.only
 
 
 def two_threads(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,7 +63,7 @@ class Watch:
                 monkeypatch.setattr(portable, name, self._passing(name, getattr(portable, name)))
             return
         module: Any
-        module, name = (blocked, "kernel") if engine == "blocked" else (compiled, "load")
+        module, name = (blocked, "block_function") if engine == "blocked" else (compiled, "load")
         made = getattr(module, name)
 
         def watched(program: Any, k: int | None, *rest: Any) -> Any:

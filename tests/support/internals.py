@@ -7,25 +7,26 @@ from anyoptim._arrays import _checks as checks
 from anyoptim._arrays._files import replacing
 from anyoptim._arrays._memory import MemoryLayout, may_overlap
 from anyoptim._arrays._tree import Tree
+from anyoptim._engines import ENGINES
 from anyoptim._engines import _threads as threads
 from anyoptim._engines.blocked._source import blocked
 from anyoptim._engines.compiled import _array_headers as headers
-from anyoptim._engines.compiled import _engine as compiled
 from anyoptim._engines.cuda._elements import ELEMENTS
-from anyoptim._engines.cuda._engine import rows_of
 from anyoptim._engines.cuda._source import coefficients
 from anyoptim._trace import _reduction as reduction
+from anyoptim._trace._coefficients import rows_of
 from anyoptim._trace._expressions import Range, evaluate, range_of
 from anyoptim._trace._graph import Graph, trace, trace_measure
 from anyoptim._trace._operations import LOGICAL
 from anyoptim._trace._program import MOVE, Coefficients, Part, Program, on_value, static_options
 from anyoptim._trace._symbols import Scalar, Symbol, symbol
 from anyoptim.random import _compiled as dropout_compiled
-from anyoptim.random import _engines as dropout
+from anyoptim.random import _dropout as dropout
 
 __all__ = [
     "COMPUTE",
     "ELEMENTS",
+    "ENGINES",
     "LOGICAL",
     "MOVE",
     "Coefficients",
@@ -40,7 +41,6 @@ __all__ = [
     "blocked",
     "checks",
     "coefficients",
-    "compiled",
     "dropout",
     "dropout_compiled",
     "evaluate",

@@ -25,8 +25,8 @@ import numpy as np
 from anyoptim import _arrays
 from anyoptim._arrays._memory import MemoryLayout
 from anyoptim._arrays._numpy import NumPy
-from anyoptim._engines import _disk_cache
-from anyoptim._engines.cuda import _engine as cuda
+from anyoptim._engines import ENGINES, _disk_cache
+from anyoptim._engines.cuda import _plan as cuda
 from anyoptim._engines.cuda._device import Device
 
 NUMBER = 4711
@@ -331,7 +331,7 @@ class Library(NumPy):
 
 
 _machine = Machine()
-_real, real_missing = cuda.device, cuda.missing
+_real = cuda.device
 
 
 def machine() -> Machine:
@@ -349,7 +349,8 @@ def install(new: Machine | None = None) -> Machine:
     global _machine  # noqa: PLW0603 - there is one
     _machine = new or _machine
     _arrays.register(Library)
-    vars(cuda).update(device=device, missing=_nothing, broken=_nothing)  # whatever is installed
+    vars(cuda).update(device=device)
+    vars(ENGINES["cuda"]).update(missing=_nothing, broken=_nothing)  # whatever is installed
     return _machine
 
 

@@ -16,15 +16,15 @@ SMALL = 1 << 14
 
 
 class Pack:
-    """Parameters of one compute dtype: their slots lie in one array for each; p and x are copied there and back."""
+    """Parameters of one compute dtype, whose slots are parts of larger arrays; p and x are copied there and back."""
 
     def __init__(self, leaves: Sequence[int], arrays: Sequence[Sequence[NDArray]], dtype: np.dtype[Any]) -> None:
         self.leaves = leaves
-        """Which leaves."""
+        """The numbers of the leaves."""
         self.dtype = dtype
         ps = [p for p, *_ in arrays]
         bounds = np.cumsum([0, *(p.size for p in ps)]).tolist()
-        self.slots = [np.concatenate([of[k].reshape(-1) for of in arrays]) for k in range(1, len(arrays[0]))]
+        self.slots = [np.concatenate([each[k].reshape(-1) for each in arrays]) for k in range(1, len(arrays[0]))]
         self.p, self.x = np.empty((2, bounds[-1]), dtype)
 
         def cut(whole: NDArray) -> list[NDArray]:
@@ -33,10 +33,10 @@ class Pack:
 
         self._places = list(zip(leaves, ps, cut(self.p), cut(self.x), strict=True))
         self.views = list(zip(*map(cut, self.slots), strict=True))
-        """For each parameter its slots."""
+        """The slots of each parameter."""
 
     def load(self, xs: Sequence[NDArray]) -> None:
-        """Copy the parameters here and of these gradients, of all leaves, theirs; cast to the compute dtype."""
+        """Copy the parameters here, and their gradients, out of those of all leaves, cast to the compute dtype."""
         for i, p, place, x_place in self._places:
             place[...] = p
             x_place[...] = xs[i]
@@ -50,7 +50,7 @@ class Pack:
 def packs(
     leaves: Sequence[Leaf], arrays: Sequence[Sequence[NDArray]], dtypes: Sequence[np.dtype[Any]], most: int
 ) -> list[Pack]:
-    """The small ones of these leaves in packs of at most so many elements; their arrays are p and the slots."""
+    """The small leaves in packs of at most so many elements. The arrays of a leaf are p and the slots."""
     chosen: list[tuple[list[int], np.dtype[Any]]] = []
     room: dict[np.dtype[Any], int] = {}
     latest: dict[np.dtype[Any], list[int]] = {}
@@ -65,4 +65,4 @@ def packs(
             chosen.append((latest[dtype], dtype))
         room[dtype] -= p.size
         latest[dtype].append(i)
-    return [Pack(of, [arrays[i] for i in of], dtype) for of, dtype in chosen if len(of) > 1]
+    return [Pack(indices, [arrays[i] for i in indices], dtype) for indices, dtype in chosen if len(indices) > 1]

@@ -1,4 +1,4 @@
-"""Arrays that hold intermediate results, kept from step to step: for each user its own."""
+"""Arrays that hold intermediate results, kept from step to step: each user has some to itself."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from anyoptim._engines._base import NDArray
 __all__ = ["MOST", "Scratch", "give", "retake", "scratch"]
 
 MOST = 1 << 16
-"""The most elements of such an array."""
+"""The most elements of a scratch array."""
 
 SHAPES = 4096
-"""How many shapes of scratch to remember."""
+"""The most shapes for which views of scratch are kept."""
 
 LINE = 64
-"""Bytes in a line of the cache."""
+"""The bytes in a line of the cache."""
 
 
 class Scratch:
-    """Arrays of one block, and views of them by shape. It has one user at a time, who gives it back by `with`."""
+    """Arrays of one block, and views of them by shape, for one user at a time. Leaving `with` gives them back."""
 
     def __init__(self) -> None:
         self._arrays: dict[Any, list[NDArray]] = {}
@@ -40,32 +40,32 @@ class Scratch:
     def arrays(
         self, dtype: np.dtype[Any], temporaries: int, masks: int, shape: tuple[int, ...], use: str = "rule"
     ) -> list[NDArray]:
-        """Arrays of this shape, of this dtype and of booleans; for each use others."""
+        """Arrays of a shape: so many of a dtype, then so many of booleans. Each use has arrays of its own."""
         key = dtype, temporaries, masks, shape, use
-        found = self._views.get(key)
-        if found is None:
-            found = []
+        views = self._views.get(key)
+        if views is None:
+            views = []
             for kind, count in ((dtype, temporaries), (np.dtype(bool), masks)):
                 kept = self._arrays.setdefault((kind, use), [])
                 kept += [_aligned(MOST, kind) for _ in range(count - len(kept))]
-                found += [a[: math.prod(shape)].reshape(shape) for a in kept[:count]]
+                views += [a[: math.prod(shape)].reshape(shape) for a in kept[:count]]
             if len(self._views) >= SHAPES:
                 self._views.clear()
-            self._views[key] = found
-        return found
+            self._views[key] = views
+        return views
 
 
 _free: deque[Scratch] = deque()
 
 retake: Callable[[Scratch], None] = _free.remove
-"""Take this one. Raises ValueError if somebody has it."""
+"""Take this scratch. Raises ValueError if somebody has it."""
 
 give: Callable[[Scratch], None] = _free.append
-"""Let others have it."""
+"""Give scratch back, for others to take."""
 
 
 def scratch() -> Scratch:
-    """Some that nobody else has: no other thread, and no signal handler or finalizer that comes in between."""
+    """Scratch that nobody else has: no other thread, and no signal handler or finalizer that comes in between."""
     try:
         return _free.pop()
     except IndexError:
@@ -73,7 +73,7 @@ def scratch() -> Scratch:
 
 
 def _aligned(n: int, dtype: np.dtype[Any]) -> NDArray:
-    """An array that begins with a line of the cache, which is worth a twentieth of the time."""
+    """An array that begins at a line of the cache, which saves a twentieth of the time."""
     whole = np.empty(n * dtype.itemsize + LINE, np.uint8)
     begin = -host_memory(whole).address % LINE
     return whole[begin : begin + n * dtype.itemsize].view(dtype)

@@ -19,9 +19,9 @@ from anyoptim._trace._expressions import Scalars
 from anyoptim._trace._graph import Graph, Node
 from anyoptim._trace._operations import LOGICAL
 from anyoptim._trace._symbols import Scalar
-from anyoptim._trace._text import function_name, input_names, scalar_names
+from anyoptim._trace._text import Writer
 
-__all__ = ["UFUNCS", "Source", "blocked", "blocked_measure"]
+__all__ = ["UFUNCS", "BlockSource", "blocked", "blocked_measure"]
 
 _UFUNC = {"abs": "absolute", "and": "logical_and", "or": "logical_or", "not": "logical_not"}
 
@@ -30,43 +30,38 @@ UFUNCS = (
     *("less", "less_equal", "greater", "greater_equal", "equal", "not_equal"),
     *("logical_and", "logical_or", "logical_not"),
 )
-"""What the text calls, by its name in NumPy."""
+"""The functions that the text calls, by their names in NumPy."""
 
 
-class Source(NamedTuple):
-    """A function as text, and what it is to be called with."""
+class BlockSource(NamedTuple):
+    """The text of a function, and what it takes beside arrays."""
 
     name: str
     text: str
     scalars: Scalars
     temporaries: int
-    """How many scratch arrays of the compute dtype it takes after its scalars."""
+    """The number of scratch arrays of the compute dtype, after the scalars."""
     masks: int
-    """And how many of booleans after those."""
+    """The number of scratch arrays of booleans, after those."""
 
 
-def blocked(graph: Graph) -> Source:
-    """One NumPy ufunc call for each node, into `out`: p and the slots hold the results, x is left alone.
+def blocked(graph: Graph) -> BlockSource:
+    """The step, with one ufunc call into `out` for each node: p and the slots hold the results, x is left alone.
 
     A result goes straight to its place where nobody needs the old value any more, else to scratch and there at the
     end. Scratch is taken from what is free, so that a rule needs few temporaries, all in the cache.
     """
-    p, _, *slots = input_names(graph)
-    return _Blocked(graph, [p, *slots]).source()
+    return _BlockWriter(graph, "rule").source()
 
 
-def blocked_measure(graph: Graph) -> Source:
-    """The same for what is measured, which it returns, in scratch or one of its arguments; all of these are read."""
-    return _Blocked(graph, []).source()
+def blocked_measure(graph: Graph) -> BlockSource:
+    """What is measured, which the function returns in scratch or in an argument; it changes none of its arrays."""
+    return _BlockWriter(graph, "measure").source()
 
 
-class _Blocked:
-    def __init__(self, graph: Graph, homes: list[str]) -> None:
-        self.graph = graph
-        self.first = len(graph.inputs)
-        self.inputs = input_names(graph)
-        self.names = scalar_names(graph)
-        self.homes = list(zip(graph.outputs, homes, strict=False))
+class _BlockWriter(Writer):
+    def __init__(self, graph: Graph, what: str) -> None:
+        super().__init__(graph, what)
         self.place: dict[int, str] = dict(enumerate(self.inputs))
         self.last = {a: i for i, node in enumerate(graph.nodes) for a in node.arguments if isinstance(a, int)}
         self.last.update(dict.fromkeys(graph.outputs, len(graph.nodes)))
@@ -74,21 +69,23 @@ class _Blocked:
         self.made = {"t": 0, "k": 0}
         self.lines: list[str] = []
 
-    def source(self) -> Source:
+    def source(self) -> BlockSource:
         for i, node in enumerate(self.graph.nodes):
             self.emit(i, node)
         if self.homes:
             self.bring_home()
         else:
             self.lines.append(f"return {self.place[self.graph.outputs[0]]}")
-        name = function_name(self.graph, "rule" if self.homes else "measure")
         scratch = [f"{kind}{i}" for kind in ("t", "k") for i in range(self.made[kind])]
-        arguments = ", ".join([*self.inputs, *self.names.values(), *scratch])
-        text = "\n".join([f"def {name}({arguments}):", *(f"    {line}" for line in self.lines), ""])
-        return Source(name, text, self.graph.scalars, self.made["t"], self.made["k"])
+        arguments = ", ".join([*self.inputs, *self.scalars.values(), *scratch])
+        text = "\n".join([f"def {self.name}({arguments}):", *(f"    {line}" for line in self.lines), ""])
+        return BlockSource(self.name, text, self.graph.scalars, self.made["t"], self.made["k"])
+
+    def value(self, a: int | Scalar) -> str:
+        return self.scalars[a] if isinstance(a, Scalar) else self.place[a]
 
     def emit(self, i: int, node: Node) -> None:
-        arguments = [self.place[a] if isinstance(a, int) else self.names[a] for a in node.arguments]
+        arguments = [self.value(a) for a in node.arguments]
         if node.op != "where":  # which writes before it has read everything
             self.release(i, node)
         out = self.target(i, node)
@@ -103,7 +100,7 @@ class _Blocked:
             self.lines.append(f"{arguments[0]}.clip({', '.join([*arguments[1:], out])})")
         else:
             self.lines.append(f"{_UFUNC.get(node.op, node.op)}({', '.join([*arguments, out])})")
-        self.place[self.first + i] = out
+        self.place[len(self.inputs) + i] = out
 
     def release(self, i: int, node: Node) -> None:
         """Give back the scratch of arguments that are not needed after node `i`."""
@@ -113,11 +110,9 @@ class _Blocked:
 
     def target(self, i: int, node: Node) -> str:
         """Where the result of node `i` goes: home, if it is a result and the old value has had its last use."""
-        number = self.first + i
-        for output, home in self.homes:
-            old = self.inputs.index(home)
-            if output == number and self.last.get(old, -1) <= i - (node.op == "where"):
-                return home
+        for home, output in self.moved.items():
+            if output == len(self.inputs) + i and self.last.get(home, -1) <= i - (node.op == "where"):
+                return self.inputs[home]
         kind = "k" if node.op in LOGICAL else "t"
         if self.free[kind]:
             return self.free[kind].pop()
@@ -126,7 +121,8 @@ class _Blocked:
 
     def bring_home(self) -> None:
         """Copy results to their places, by way of scratch where one lies in another's place."""
-        moves = [(self.place[output], home) for output, home in self.homes if self.place[output] != home]
+        both = [(self.place[output], self.inputs[home]) for home, output in self.moved.items()]
+        moves = [(source, home) for source, home in both if source != home]
         targets = {home for _, home in moves}
         for k, (source, home) in enumerate(moves):
             if source in targets:

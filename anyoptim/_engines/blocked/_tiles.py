@@ -1,4 +1,4 @@
-"""The sums of squares of the reduction, by NumPy: blocks one below the other, halved together."""
+"""The sums of squares of the reduction, by NumPy: blocks stand one below the other and are halved together."""
 
 from __future__ import annotations
 
@@ -9,49 +9,49 @@ import numpy as np
 
 from anyoptim._arrays._quiet import quiet
 from anyoptim._engines._base import NDArray
-from anyoptim._engines.blocked._kernels import Work
+from anyoptim._engines.blocked._functions import BoundFunction
 from anyoptim._engines.blocked._scratch import scratch
 from anyoptim._trace._reduction import BLOCK
 
 __all__ = ["add_up", "tiles"]
 
 TILE = 1 << 15
-"""Elements at a time, in whole blocks."""
+"""The elements that are summed at a time, in whole blocks."""
 
 Tile = list["_Stretch"]
 
 
-def tiles(leaves: Iterable[tuple[Work, Sequence[NDArray]]]) -> tuple[list[Tile], list[NDArray]]:
-    """The work to be done, each piece of it by itself; and for each leaf the array that will hold its block sums.
+def tiles(leaves: Iterable[tuple[BoundFunction, Sequence[NDArray]]]) -> tuple[list[Tile], list[NDArray]]:
+    """The work in pieces that don't depend on each other; and for each leaf the array that will hold its block sums.
 
-    A leaf is a kernel that measures, and p, x and the slots.
+    A leaf is a function that measures, and p, x and the slots.
     """
-    found: list[Tile] = []
+    pieces: list[Tile] = []
     sums = []
     room = 0
-    for work, arrays in leaves:
+    for bound, arrays in leaves:
         n = arrays[0].size * _reals(arrays[0])
         sums.append(np.empty(-(-n // BLOCK)))
         for begin in range(0, n, TILE):
-            stretch = _Stretch(work, arrays, begin, min(begin + TILE, n), sums[-1])
+            stretch = _Stretch(bound, arrays, begin, min(begin + TILE, n), sums[-1])
             if stretch.blocks > room:
-                found.append([])
+                pieces.append([])
                 room = TILE // BLOCK
-            found[-1].append(stretch)
+            pieces[-1].append(stretch)
             room -= stretch.blocks
-    return found, sums
+    return pieces, sums
 
 
 class _Stretch(NamedTuple):
-    """Some elements of one parameter, in logical C order, whose block sums are wanted; of a complex one its reals."""
+    """Some elements of one parameter in logical C order, whose block sums are wanted; complex ones count as two."""
 
-    work: Work
+    bound: BoundFunction
     arrays: Sequence[NDArray]
     """p, x and the slots."""
     begin: int
     end: int
     sums: NDArray
-    """Of all elements of the parameter."""
+    """The block sums of all elements of the parameter."""
 
     @property
     def blocks(self) -> int:
@@ -59,16 +59,16 @@ class _Stretch(NamedTuple):
 
 
 def add_up(stretches: Tile) -> None:
-    """Stretches one below the other, each from the beginning of a row of 1024 on, in whatever thread."""
-    with quiet(), scratch() as own:
+    """Sum some stretches, in any thread. They stand one below the other, and each begins a row of 1,024 elements."""
+    with quiet(), scratch() as temporary:
         rows = sum(stretch.blocks for stretch in stretches)
-        (wide,) = own.arrays(np.dtype(np.float64), 1, 0, (rows * BLOCK,), "squares")
+        (wide,) = temporary.arrays(np.dtype(np.float64), 1, 0, (rows * BLOCK,), "squares")
         at = 0
-        for work, arrays, begin, end, _ in stretches:
+        for bound, arrays, begin, end, _ in stretches:
             parts = _reals(arrays[0])
-            flat = [_flat(a, begin // parts, end // parts, work.dtype) for a in arrays]
+            flat = [_flat(a, begin // parts, end // parts, bound.dtype) for a in arrays]
             stop = at + end - begin
-            wide[at:stop] = work.kernel.call(*work.arguments(own, *flat))
+            wide[at:stop] = bound.function.call(*bound.arguments(temporary, *flat))
             at = -(-stop // BLOCK) * BLOCK
             wide[stop:at] = 0
         np.multiply(wide, wide, out=wide)
@@ -84,11 +84,11 @@ def add_up(stretches: Tile) -> None:
 
 
 def _flat(a: NDArray, begin: int, stop: int, dtype: np.dtype[Any]) -> NDArray:
-    """Some elements in logical C order, cast to `dtype`; complex ones as their two parts."""
+    """Some elements in logical C order, cast to `dtype`; of complex ones both parts."""
     some = a.reshape(-1)[begin:stop] if a.flags.c_contiguous else a.flat[begin:stop]
     return (some.view(some.real.dtype) if some.dtype.kind == "c" else some).astype(dtype, copy=False)
 
 
 def _reals(a: NDArray) -> int:
-    """How many reals an element is."""
+    """The number of reals in an element."""
     return 2 if a.dtype.kind == "c" else 1

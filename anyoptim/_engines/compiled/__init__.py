@@ -1,3 +1,79 @@
-"""One Numba loop over all parameters."""
+"""The engine that compiles one Numba loop over all parameters."""
 
-__all__: list[str] = []
+from __future__ import annotations
+
+import functools
+import importlib
+from collections.abc import Hashable, Sequence
+
+from anyoptim._arrays import COMPUTE, Array, Library
+from anyoptim._engines import _warmup
+from anyoptim._engines._base import HostEngine, Leaf, NDArray, Pass, Plan, host_view, real
+from anyoptim._engines.compiled import _plan
+from anyoptim._trace._program import Coefficients, Program, static_options
+
+__all__ = ["Compiled"]
+
+
+class Compiled(HostEngine):
+    """An engine for contiguous arrays whose dtype is that of the arithmetic."""
+
+    name = "compiled"
+    generates = True
+    package, without = "numba", "numba can't be found (pip install 'anyoptim[fast]')"
+
+    def broken(self) -> str | None:
+        """Why Numba does not work: it may be too old for the NumPy beside it, or have no right to make code."""
+        return _broken()
+
+    def unavailable(self) -> str | None:
+        return self.missing() or self.broken()
+
+    def host_refusal(self, program: Program, leaf: Leaf, p: NDArray, g: NDArray) -> str | None:
+        if p.dtype.name != COMPUTE[p.dtype.name] or not p.dtype.isnative:
+            return f"its dtype {p.dtype} is cast on load"
+        if g.dtype != p.dtype:
+            return f"its gradient has another dtype, {g.dtype}"
+        orders = {*_plan.memory_orders([p, *(host_view(leaf.library, slot) for slot in leaf.slots)])}
+        if program.measures:
+            orders &= {"C"}  # a measure goes by logical order
+        if not orders:
+            return "it isn't contiguous in C order" if program.measures else "it isn't contiguous"
+        if not orders & {*_plan.memory_orders([g])}:
+            return "its gradient isn't contiguous in the same order"
+        return None
+
+    def premature(self, program: Program, leaf: Leaf) -> str | None:
+        return _warmup.premature(program, leaf)
+
+    def group(self, leaf: Leaf, x: Array) -> Hashable:
+        return leaf.library.dtype(leaf.p)
+
+    def plan(self, program: Program, leaves: Sequence[Leaf]) -> Plan:
+        return _plan.CompiledPlan(program, leaves)
+
+    def precompile(self, program: Program, row: Coefficients, library: Library, p: Array) -> None:
+        dtype = library.dtype(p)
+        if COMPUTE[dtype] == dtype:
+            for k in (*program.measures, None):
+                _plan.load(program, k, static_options(row[:k]), real(dtype).name)
+            _warmup.warm(program, dtype)
+
+    def source(self, passes: Sequence[Pass], dtype: str) -> str:
+        texts = [_plan.text(program, k, static_options(row), dtype).text for program, k, row in passes]
+        return "\n\n".join(dict.fromkeys(texts))
+
+
+@functools.cache
+def _broken() -> str | None:
+    try:
+        intrinsics = importlib.import_module("anyoptim._engines.compiled._intrinsics")
+    except Exception as error:
+        return f"Numba can't be imported: {error}"
+    if not hasattr(intrinsics.alike, "py_func"):
+        return "Numba is switched off (NUMBA_DISABLE_JIT)"
+    try:
+        _plan.intrinsic("no_overlap")
+    except Exception as error:
+        return f"Numba can't compile: {error}"
+    return None

@@ -1,8 +1,8 @@
 """NumPy's array objects as C code sees them, for compiled code to ask in nanoseconds what Python asks in microseconds.
 
 An array object begins with fields that NumPy's C interface fixes: where its elements lie, how many dimensions there
-are, their lengths and strides, the owner of the memory, the dtype and the flags. `reliable` compares them with
-what NumPy says, once, and where they differ nothing here is used.
+are, their lengths and strides, the owner of the memory, the dtype and the flags. `reliable` compares them once with
+what NumPy says, and where they differ nothing here is used.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ __all__ = [
 ]
 
 C, F, ALIGNED, WRITEABLE = 0x1, 0x2, 0x100, 0x400
-"""NumPy's flags."""
+"""NumPy's flags of an array."""
 
 TYPE, DATA, NDIM, SHAPE, DTYPE, FLAGS = 8, 16, 24, 32, 56, 64
-"""Bytes from the beginning of an object to its type and, after the two words that every object has, its fields."""
+"""The bytes from the beginning of an object to its type and, behind the two words of every object, to its fields."""
 
 
 PARAMETER, MIRROR, ORDER, BYTES, FIRST = range(5)

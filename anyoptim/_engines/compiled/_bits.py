@@ -1,4 +1,4 @@
-"""Numbers by their bits, for generated code. Imports Numba: imported when that is wanted."""
+"""Conversions between numbers and their bits, for generated code. They come with Numba."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What generated code calls beside Python's and Numba's own functions. Imports Numba: imported when that is wanted."""
+"""The functions that generated code calls beside Python's and Numba's own. They come with Numba."""
 
 from __future__ import annotations
 
@@ -51,9 +51,9 @@ def word(typing: Any, address: Any) -> Any:
 
 @njit(nogil=True)  # type: ignore[untyped-decorator]
 def located(leaves: Addresses, grads: Addresses) -> bool:
-    """Whether each parameter lies where it did, writeable, and its gradient, given by id, is as the parameter is.
+    """Whether each parameter lies where it did, writeable, and its gradient has its dtype, shape and memory order.
 
-    That is, of its dtype, shape and memory order. Takes down the addresses of the gradients.
+    Gradients are given by id. Their addresses are written to the table of leaves.
     """
     for i in range(len(leaves)):
         p, mirror, x = leaves[i, PARAMETER], leaves[i, MIRROR], grads[i]
@@ -80,7 +80,7 @@ def located(leaves: Addresses, grads: Addresses) -> bool:
 
 @njit(nogil=True)  # type: ignore[untyped-decorator]
 def no_overlap(leaves: Addresses, written: Addresses) -> bool:
-    """Whether no gradient lies in memory that will be written to: stretches of it, begin and end, in order."""
+    """Whether no gradient lies in memory that will be written to, given as stretches in order, by begin and end."""
     for i in range(len(leaves)):
         low = leaves[i, FIRST + 1]
         high = low + leaves[i, BYTES]
@@ -98,5 +98,5 @@ def no_overlap(leaves: Addresses, written: Addresses) -> bool:
 
 @njit(nogil=True)  # type: ignore[untyped-decorator]
 def alike(leaves: Addresses, grads: Addresses, written: Addresses) -> bool:
-    """Whether a step can be taken like the last one, with these gradients."""
+    """Whether a step like the last one can be taken with these gradients."""
     return bool(located(leaves, grads)) and bool(no_overlap(leaves, written))

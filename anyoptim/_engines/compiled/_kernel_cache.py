@@ -1,10 +1,9 @@
-"""Generated code, compiled by Numba: once per machine, where there is a cache folder, and in this process otherwise."""
+"""Generated code that Numba compiles: once on a machine that has a cache folder, and once a process otherwise."""
 
 from __future__ import annotations
 
 import functools
 import importlib.util
-import linecache
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -13,6 +12,7 @@ from types import ModuleType
 from typing import Any
 
 from anyoptim._engines import _disk_cache
+from anyoptim._trace._text import executed
 
 __all__ = ["compiled", "function"]
 
@@ -24,66 +24,62 @@ OWN = ("_bits", "_array_headers", "_intrinsics")
 
 
 def function(name: str, text: str) -> Callable[..., Any]:
-    """The function of this name in the module that the text is, which debuggers and tracebacks can show."""
+    """The function of this name in a module with this text, which debuggers and tracebacks can show."""
     stem = f"{name} {_digest(text)[:16]}"
-    file = f"<anyoptim {stem}>"
-    linecache.cache[file] = (len(text), None, text.splitlines(keepends=True), file)
     module = ModuleType(f"anyoptim {stem}")
     modules[module.__name__] = module  # where Numba looks for it when it loads what was kept
-    exec(compile(text, file, "exec"), vars(module))  # noqa: S102 - our text
-    found: Callable[..., Any] = vars(module)[name]
-    return found
+    call: Callable[..., Any] = executed(text, f"<anyoptim {stem}>", vars(module))[name]
+    return call
 
 
 def compiled(name: str, text: str, signature: str) -> Callable[..., Any]:
-    """The function of this name in the text as machine code, from the cache folder if it is there."""
+    """The function of this name in a text, as machine code, which comes from the cache folder if it is there."""
     from numba import njit  # noqa: PLC0415 - a second that only those pay who come here
 
-    call = function(name, text)
-    made: Any = njit(**OPTIONS)(call)
-    own = _own()
-    if own is not None:
-        made._cache = _Kept(own, text, signature)
-    made.compile(signature)
-    made.disable_compile()
-    found: Callable[..., Any] = made
-    return found
+    dispatcher: Any = njit(**OPTIONS)(function(name, text))
+    intrinsics = _intrinsics_digest()
+    if intrinsics is not None:
+        dispatcher._cache = _OneFileCache(intrinsics, text, signature)
+    dispatcher.compile(signature)
+    dispatcher.disable_compile()
+    machine_code: Callable[..., Any] = dispatcher
+    return machine_code
 
 
-class _Kept:
+class _OneFileCache:
     """The cache that Numba asks before it compiles a function, and tells afterwards: one file.
 
-    Numba's own unpickles what lies in its folder and runs it, whoever put it there and whatever became of it. The calls
-    here are no public ones: where a version of Numba has others, nothing is kept.
+    Numba's own cache unpickles what lies in its folder and runs it, whoever put it there and whatever became of it. The
+    calls here are not public: where a version of Numba has others, nothing is kept.
     """
 
     cache_path = None
 
-    def __init__(self, *of: str) -> None:
-        self._of = of
+    def __init__(self, *texts: str) -> None:
+        self._texts = texts
 
     def _name(self, context: Any) -> str:
-        """By all that machine code depends on: the texts, this Python and Numba, the processor."""
+        """A file name made of all that machine code depends on: the texts, this Python and Numba, the processor."""
         import numba  # noqa: PLC0415
 
         versions = sys.implementation.cache_tag, getattr(sys, "abiflags", ""), numba.__version__
-        return f"{_digest(repr((self._of, OPTIONS, versions, context.codegen().magic_tuple())))}.kernel"
+        return f"{_digest(repr((self._texts, OPTIONS, versions, context.codegen().magic_tuple())))}.kernel"
 
     def load_overload(self, signature: Any, context: Any) -> Any:
-        """What Numba made, or None."""
+        """The machine code that Numba kept, or None."""
         import pickle  # noqa: PLC0415
 
         from numba.core.compiler import CompileResult  # noqa: PLC0415
 
         with suppress(Exception):
             context.refresh()
-            held = _disk_cache.read(self._name(context))
-            if held is not None:
-                return CompileResult._rebuild(context, *pickle.loads(held))  # noqa: S301 - as it was written
+            content = _disk_cache.read(self._name(context))
+            if content is not None:
+                return CompileResult._rebuild(context, *pickle.loads(content))  # noqa: S301 - as it was written
         return None
 
     def save_overload(self, signature: Any, made: Any) -> None:
-        """Keep what Numba made, unless addresses of this process are part of it."""
+        """Keep machine code, unless addresses of this process are part of it."""
         from numba.core.serialize import dumps  # noqa: PLC0415
 
         with suppress(Exception):
@@ -92,18 +88,18 @@ class _Kept:
 
 
 @functools.cache
-def _own() -> str | None:
-    """The digest of those modules' texts, or of their byte code where there is no more; None if neither is found."""
+def _intrinsics_digest() -> str | None:
+    """The digest of the texts, or else the byte code, of the modules in `OWN`; None if neither is there."""
     with suppress(Exception):
         specs: list[Any] = [importlib.util.find_spec(f"anyoptim._engines.compiled.{name}") for name in OWN]
         return _digest(*[spec.loader.get_data(spec.origin) for spec in specs])
     return None
 
 
-def _digest(*of: str | bytes) -> str:
+def _digest(*parts: str | bytes) -> str:
     import hashlib  # noqa: PLC0415 - for those who compile
 
     whole = hashlib.sha256()
-    for part in of:
+    for part in parts:
         whole.update(part.encode() if isinstance(part, str) else part)
     return whole.hexdigest()

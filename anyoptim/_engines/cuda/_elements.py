@@ -1,4 +1,4 @@
-"""In CUDA C: what arrays hold, `Element`, and what arithmetic is done in, `real`."""
+"""The types of CUDA C for the elements of arrays, `Element`, and for arithmetic on them, `real`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class Element(NamedTuple):
 
     text: str
     real: str
-    """The dtype of the arithmetic."""
+    """The name of the arithmetic's dtype."""
 
 
 _PLAIN = """\
@@ -71,4 +71,4 @@ ELEMENTS = {
     "float16": Element(_FLOAT16, "float32"),
     "bfloat16": Element(_BFLOAT16, "float32"),
 }
-"""By the dtype of the arrays."""
+"""The types for arrays of each dtype."""

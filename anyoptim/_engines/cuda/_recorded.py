@@ -9,20 +9,21 @@ from typing import Any
 import numpy as np
 
 from anyoptim._arrays import Library
-from anyoptim._engines._base import CoefficientTable, Leaf, NDArray, Plan
-from anyoptim._engines.cuda import _engine as cuda
+from anyoptim._engines._base import Leaf, NDArray, Plan
+from anyoptim._engines.cuda import _plan
 from anyoptim._engines.cuda._source import REDUCTION
+from anyoptim._trace._coefficients import CoefficientTable
 from anyoptim._trace._program import Program
 from anyoptim._trace._symbols import Symbol, symbol
 
-__all__ = ["Cells", "Recorded"]
+__all__ = ["Cells", "RecordedPlan"]
 
 
 class Cells:
-    """Numbers of an optimizer, float64, on a device: what it measures, the count of replays, its hyperparameters."""
+    """Numbers of an optimizer on a device, in float64: its norms, the count of replays, its hyperparameters."""
 
     def __init__(self, library: Library, number: int, norms: int, values: Sequence[float]) -> None:
-        self.library, self.number, self.device = library, number, cuda.device(number)
+        self.library, self.number, self.device = library, number, _plan.device(number)
         self._count, self._first = norms, norms + 1
         with self.device.scope():
             cells = self.device.put(np.array([0.0] * self._first + [*values]).view(np.uint64))
@@ -30,17 +31,17 @@ class Cells:
         _FOR_EVER.append(cells)
 
     @property
-    def engines(self) -> Mapping[str, Callable[..., Plan]]:
-        """Those whose steps can be recorded in a CUDA graph."""
-        return {"cuda": partial(Recorded, self)}
+    def plans(self) -> Mapping[str, Callable[[Program, Sequence[Leaf]], Plan]]:
+        """What makes the plans of the only engine whose steps can be recorded in a CUDA graph."""
+        return {"cuda": partial(RecordedPlan, self)}
 
     @property
     def count(self) -> Symbol:
-        """How many steps were replayed, this one included."""
+        """The number of steps that were replayed, this one included."""
         return symbol(self._count)
 
     def value(self, i: int) -> Symbol:
-        """The value of this number as it was last set."""
+        """The value of a hyperparameter as it was last set."""
         return symbol(self._first + i)
 
     @property
@@ -48,7 +49,7 @@ class Cells:
         return self.device.stream(self.library.stream(self.number))
 
     def set(self, i: int, value: float) -> None:
-        """Have replays from now on, on the library's current stream, read another value."""
+        """Set the value that replays read from now on, in the order of the library's current stream."""
         with self.device.scope():
             cell = self.device.core.Buffer.from_handle(self.address + 8 * (self._first + i), 8)
             self.device.send(cell, np.array([value]).view(np.uint64), self._stream)
@@ -60,32 +61,32 @@ class Cells:
             self.device.launch(self._stream, kernel, 1, 1, count, by)
 
     def counted(self) -> int:
-        """How many steps were counted. Waits for the device."""
+        """The number of steps that were counted. Waits for the device."""
         with self.device.scope():
             return int(self.device.fetched(self.address + 8 * self._count, 1, self._stream)[0])
 
 
 _FOR_EVER: list[Any] = []
-"""Nobody tells when a graph is gone; what its replays write to, parameters and slots too, must not be another's."""
+"""What replays write to, parameters and slots too: nobody says when a graph is gone, and nothing of it may be freed."""
 
 
-class Recorded(cuda.Cuda):
-    """The same as a part of a graph: everything is read where it was, and as it was, when that was recorded."""
+class RecordedPlan(_plan.CudaPlan):
+    """A plan whose step is recorded in a graph, so that everything is read where it was at the time."""
 
-    lasting = False
+    in_place = False
 
     def __init__(self, cells: Cells, program: Program, leaves: Sequence[Leaf]) -> None:
         super().__init__(program, leaves)
         self.numbers = cells.address
 
-    def gather(self, xs: Sequence[Any]) -> cuda.Gathered:
-        found = super().gather(xs)
-        # Words are there at once, and events are not the recording's, which can't be asked for: nothing is given back.
+    def gather(self, xs: Sequence[Any]) -> _plan.Gathered:
+        gathered = super().gather(xs)
+        # By the stream aside words are there at once, and no event becomes the recording's, which couldn't be asked.
         self.sending = self.device.aside
-        _FOR_EVER.append((self, xs, found))
-        return found
+        _FOR_EVER.append((self, xs, gathered))
+        return gathered
 
-    def squares(self, k: int, gathered: cuda.Gathered, rows: CoefficientTable) -> list[NDArray]:
+    def squares(self, k: int, gathered: _plan.Gathered, rows: CoefficientTable) -> list[NDArray]:
         raise RuntimeError(
             "a norm over several dtypes or devices meets on the host, and can't be captured in a CUDA graph; "
             "wanted parameters of one dtype on one device"

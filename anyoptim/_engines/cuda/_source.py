@@ -29,22 +29,27 @@ from typing import NamedTuple
 
 from anyoptim._engines.cuda._elements import ELEMENTS
 from anyoptim._trace._expressions import Scalars
-from anyoptim._trace._graph import Graph, Node
+from anyoptim._trace._graph import Graph
 from anyoptim._trace._operations import LOGICAL
 from anyoptim._trace._reduction import BLOCK
 from anyoptim._trace._symbols import Scalar
-from anyoptim._trace._text import INFIX, filled, function_name, input_names, scalar_names
+from anyoptim._trace._text import INFIX, Writer, filled
 
 __all__ = ["CHUNK", "REDUCTION", "THREADS", "Kernel", "coefficients", "kernel", "kernel_measure"]
 
 THREADS = 256
-"""In a block."""
+"""The threads in a block."""
 
 CHUNK = THREADS // 32 * BLOCK
-"""Elements in a chunk: for each warp a block of the reduction."""
+"""The elements in a chunk, which has a block of the reduction for each warp."""
 
 _REAL = {"float32": "float", "float64": "double"}
-_PREFIX = {"negative": "-{}", "not": "!{}"}
+_OPERATIONS = {
+    **Writer.operations,
+    "not": "!{}",
+    "where": "{0} ? {1} : {2}",
+    "bound": "{0} < {1} ? {1} : {0} > {2} ? {2} : {0}",
+}
 _CALLS = {"float32": {"sqrt": "sqrtf({})", "abs": "fabsf({})"}, "float64": {"sqrt": "sqrt({})", "abs": "fabs({})"}}
 
 _WORDS = """
@@ -58,33 +63,33 @@ real Element Elements Vector Chunk wide narrow sqrtf fabsf fabs pow fmod blockId
 """
 
 _MEANS = frozenset(_WORDS.split())
-"""What a rule's names can't be in C, beside what they can't be in Python."""
+"""The words that mean something in C, and so can't be names of a rule, beside those of Python."""
 
 
 class Kernel(NamedTuple):
-    """A module as text, with one kernel."""
+    """The text of a module with one kernel."""
 
     name: str
     body: str
     scalars: Scalars = Scalars(())
-    """What stands in a row of coefficients."""
+    """The scalars in a row of coefficients."""
     types: str = ""
-    """What the body takes for granted: the same for all kernels of a dtype."""
+    """The types that the body uses, which are the same for all kernels of a dtype."""
 
     @property
     def text(self) -> str:
-        """All of it."""
+        """The whole module."""
         return f"{self.types}\n{self.body}" if self.types else self.body
 
 
 def kernel(graph: Graph, dtype: str, taken: Collection[str] = ()) -> Kernel:
     """The step: p and the slots are read and written, x is read, all in place. Its name is none of those taken."""
-    return _Writer(graph, dtype, "rule", taken).step()
+    return _KernelWriter(graph, "rule", dtype, taken).step()
 
 
 def kernel_measure(graph: Graph, dtype: str, taken: Collection[str] = ()) -> Kernel:
-    """The block sums of squares of what is measured; all arrays are read."""
-    return _Writer(graph, dtype, "measure", taken).measure()
+    """The measure: block sums of the squares of what is measured; all arrays are read."""
+    return _KernelWriter(graph, "measure", dtype, taken).measure()
 
 
 _TYPES = """\
@@ -179,30 +184,27 @@ extern "C" __global__ void tick(double *count, long long by) { *count += by; }
 """The kernels beside those of rules: `halve` and `root` make a norm of block sums, `tick` counts replays."""
 
 
-class _Writer:
-    def __init__(self, graph: Graph, dtype: str, what: str, taken_names: Collection[str]) -> None:
-        self.graph = graph
+class _KernelWriter(Writer):
+    def __init__(self, graph: Graph, what: str, dtype: str, taken_names: Collection[str]) -> None:
+        super().__init__(graph, what)
         self.dtype, self.real = dtype, ELEMENTS[dtype].real
-        self.name = _unused(function_name(graph, what), [*taken_names])
-        self.first = len(graph.inputs)
+        self.operations = _OPERATIONS | _CALLS[self.real]
+        self.name = _unused(self.name, [*taken_names])
         taken = [self.name, f"{self.name}_of"]
-        names = [_unused(name, taken) for name in (*input_names(graph), *scalar_names(graph).values())]
-        self.inputs = names[: self.first]
-        self.scalars = dict(zip(graph.scalars, names[self.first :], strict=True))
-        # What begins with an underscore is the templates'.
+        self.inputs = [_unused(name, taken) for name in self.inputs]
+        self.scalars = {scalar: _unused(name, taken) for scalar, name in self.scalars.items()}
+        # Names that begin with an underscore are the templates' own.
         self.pointers = [_unused(f"{name}_at", taken) for name in self.inputs]
         self.elements = [_unused(f"{name}_element", taken) for name in self.inputs]
         self.width = {"float32": 4, "float64": 2}[self.real]
-        self.read = graph.read
 
     def step(self) -> Kernel:
-        homes = [0, *range(2, self.first)]
-        moved = {home: output for home, output in zip(homes, self.graph.outputs, strict=True) if output != home}
-        opened = [i for i in range(self.first) if i in self.read or i in moved]
-        # All new values before the first is stored: a slot may become what another was.
-        body = [f"const real _new{i} = {self.value(o)};" for i, o in moved.items() if o < self.first]
+        moved, first = self.moved, len(self.inputs)
+        opened = sorted({*self.graph.read, *moved})
+        # All new values are there before the first is stored, because a slot may become what another was.
+        body = [f"const real _new{i} = {self.value(o)};" for i, o in moved.items() if o < first]
         for i, o in moved.items():
-            value = f"_new{i}" if o < self.first else self.value(o)
+            value = f"_new{i}" if o < first else self.value(o)
             body.append(f"{self.formal(i)} = {f'narrow({value})' if self.cast(i) else value};")
         name, at, scalars = self.inputs, self.pointers, "".join(f", {s}" for s in self.scalars.values())
         pieces: dict[str, str | list[str]] = {
@@ -216,12 +218,13 @@ class _Writer:
 
     def measure(self) -> Kernel:
         (output,) = self.graph.outputs
-        elements = ", ".join([*(f"{self.pointers[i]}[_i]" for i in self.read), *self.scalars.values()])
+        read = self.graph.read
+        elements = ", ".join([*(f"{self.pointers[i]}[_i]" for i in read), *self.scalars.values()])
         body = [f"return {self.value(output)};"]
-        return self.module("real", body, self.read, set(), ", double *_sums", _MEASURE, {"elements": elements})
+        return self.module("real", body, read, set(), ", double *_sums", _MEASURE, {"elements": elements})
 
     def cast(self, i: int) -> bool:
-        """Whether an array holds other numbers than arithmetic is done in: p and x may, in half precision."""
+        """Whether an array's elements are not of the arithmetic's dtype: those of p and x, in half precision."""
         return i < 2 and self.dtype != self.real
 
     def formal(self, i: int) -> str:
@@ -259,7 +262,8 @@ class _Writer:
             width=str(self.width),
             threads=str(THREADS),
             block=str(BLOCK),
-            words=str(self.first),  # the first block of the reduction, p and the slots; x comes anew with each step
+            # The first block of the reduction, p and the slots; x comes anew with each step.
+            words=str(len(self.inputs)),
             columns=str(len(self.scalars)),
             returns=returns,
             formals=", ".join([*formals, *(f"const real {s}" for s in self.scalars.values())]),
@@ -284,31 +288,14 @@ class _Writer:
             f"const {kinds.get(i, 'real')} n{i} = {self.expression(node)};" for i, node in enumerate(self.graph.nodes)
         ]
 
-    def value(self, a: int | Scalar) -> str:
-        if isinstance(a, Scalar):
-            return self.scalars[a]
-        return self.inputs[a] if a < self.first else f"n{a - self.first}"
-
-    def expression(self, node: Node) -> str:
-        logical = node.op in {"and", "or", "not"}
-        a = [f"({self.value(v)} != 0)" if logical and isinstance(v, Scalar) else self.value(v) for v in node.arguments]
-        if node.op == "where":
-            condition = f"{a[0]} != 0" if isinstance(node.arguments[0], Scalar) else a[0]
-            return f"{condition} ? {a[1]} : {a[2]}"
-        if node.op == "bound":
-            return f"{a[0]} < {a[1]} ? {a[1]} : {a[0]} > {a[2]} ? {a[2]} : {a[0]}"
-        if node.op in INFIX:
-            return f"{a[0]} {INFIX[node.op]} {a[1]}"
-        return (_PREFIX | _CALLS[self.real])[node.op].format(a[0])
-
 
 def _ascii(name: str) -> str:
-    """The name in letters that a C compiler takes: `uβ`'s is `u_3b2`."""
+    """The name in letters that a C compiler takes: `u_3b2` for `uβ`."""
     return re.sub(r"[^\x00-\x7f]", lambda letter: f"_{ord(letter[0]):x}", name)
 
 
 def _unused(name: str, taken: list[str]) -> str:
-    """The name, or one like it that means nothing else; taken from now on."""
+    """The name, or one like it that means nothing else. It counts as taken from now on."""
     name = _ascii(name)
     while name in _MEANS or name in taken:
         name += "_"
@@ -318,7 +305,7 @@ def _unused(name: str, taken: list[str]) -> str:
 
 @functools.lru_cache(maxsize=256)
 def coefficients(places: tuple[tuple[int, Scalar], ...]) -> Kernel:
-    """What is known on the device alone: these places of the rows of coefficients, in float64, by one thread.
+    """The kernel that computes what the device alone knows, for these places of the rows, in float64, by one thread.
 
     An expression's `number` is the place of a number that the host sends behind the rows, and its `device` that of one
     which stands on the device: a norm, the number of replays of a captured step.
@@ -345,24 +332,22 @@ extern "C" __global__ void coefficients(double *rows, const double *numbers, con
 def _double(s: Scalar) -> str:
     if s.op in {"number", "device"}:
         return f"{s.op if s.op == 'device' else 'numbers'}[{s.arguments[0]}]"
-    a = [_double(argument) for argument in s.arguments]
-    if s.op in {"and", "or"}:
-        return f"double(({a[0]}) != 0 {INFIX[s.op]} ({a[1]}) != 0)"
-    if s.op in LOGICAL:  # a double as in Python, where True / 2 is 0.5
-        return f"double({a[0]} {INFIX[s.op]} {a[1]})"
-    if s.op in INFIX:
-        return f"({a[0]} {INFIX[s.op]} {a[1]})"
-    return f"({_OF_NUMBERS[s.op].format(*a)})"
+    return _DOUBLES[s.op].format(*map(_double, s.arguments))
 
 
-_OF_NUMBERS = {
-    **_PREFIX,
-    **_CALLS["float64"],
-    "where": "({}) != 0 ? {} : {}",
-    "fitted": "fitted({}, {}, {})",
-    "one_minus_power": "1.0 - pow({}, {})",
-    "power": "pow({}, {})",
-    "remainder": "fmod({}, {})",
-    "log": "log({})",
-    "expm1": "expm1({})",
+_DOUBLES = {
+    # Truth values are doubles, too, as in Python, where True / 2 is 0.5.
+    op: f"double({text})" if op in LOGICAL else f"({text})"
+    for op, text in {
+        **_OPERATIONS,
+        **_CALLS["float64"],
+        **{op: f"({{}}) != 0 {INFIX[op]} ({{}}) != 0" for op in ("and", "or")},
+        "where": "({}) != 0 ? {} : {}",
+        "fitted": "fitted({}, {}, {})",
+        "one_minus_power": "1.0 - pow({}, {})",
+        "power": "pow({}, {})",
+        "remainder": "fmod({}, {})",
+        "log": "log({})",
+        "expm1": "expm1({})",
+    }.items()
 }

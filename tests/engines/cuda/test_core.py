@@ -17,9 +17,8 @@ import pytest
 
 import anyoptim as ao
 from anyoptim import _engines
-from anyoptim._engines import _disk_cache
-from anyoptim._engines.cuda import _device
-from anyoptim._engines.cuda import _engine as cuda
+from anyoptim._engines import _base, _disk_cache
+from anyoptim._engines.cuda import Cuda, _device
 from tests.support import shim
 from tests.support.libraries import Library
 
@@ -276,9 +275,9 @@ ABSENT = "cuda.core can't be found (pip install 'anyoptim[cuda13]': then one lau
 @pytest.fixture
 def forgetful(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """What is found out to be missing is forgotten."""
-    shim.real_missing.cache_clear()
+    _base.installed.cache_clear()
     yield
-    shim.real_missing.cache_clear()
+    _base.installed.cache_clear()
 
 
 @pytest.mark.parametrize("name", ["cuda", "cuda.core"])
@@ -293,10 +292,9 @@ def test_without_cuda_core(
             raise ModuleNotFoundError("No module named 'cuda'")
 
     monkeypatch.setattr(importlib.util, "find_spec", find)
-    monkeypatch.setattr(cuda, "missing", shim.real_missing)
-    assert cuda.missing() == ABSENT
     machine = shim.install(shim.Machine())
-    monkeypatch.setattr(cuda, "missing", shim.real_missing)
+    monkeypatch.delattr(_engines.ENGINES["cuda"], "missing")  # the shim's
+    assert _engines.ENGINES["cuda"].missing() == ABSENT
     p, optimizer = shim.asarray(np.ones(3)), ao.SGD(lr=0.5)
     optimizer.update(p, shim.asarray(np.ones(3)))
     assert p.tolist() == [0.5] * 3
@@ -313,5 +311,5 @@ def test_without_cuda_core(
 
 def test_nothing_is_missing(forgetful: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: object())
-    assert shim.real_missing() is None
-    _engines.known("cuda")
+    assert Cuda().missing() is None
+    _engines.check_engine("cuda")

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import anyoptim as ao
-from anyoptim._engines.cuda import _engine as cuda
-from anyoptim._engines.cuda._engine import chunk_map
+from anyoptim._engines.cuda import _plan as cuda
+from anyoptim._engines.cuda._plan import chunk_map
 from anyoptim._engines.cuda._source import CHUNK
 from tests.support import shim
 from tests.support.internals import MemoryLayout

@@ -536,7 +536,7 @@ def test_what_a_plan_has_is_its_own_until_its_last_step_is_done(name: str, lazy:
     for g in kept:
         optimizer.update(p, g)
         dispatch = optimizer._training.plan._dispatch  # type: ignore[union-attr]
-        event = dispatch.teams[0].plan.owned.event  # type: ignore[union-attr]
+        event = dispatch.assignments[0].plan.owned.event  # type: ignore[union-attr]
         while len(lazy.waiting) > 1:
             assert event.pending
             lazy.waiting.pop(0)()

@@ -15,10 +15,9 @@ from hypothesis import strategies as st
 
 import anyoptim as ao
 from anyoptim._engines.cuda import _device
-from anyoptim._engines.cuda import _engine as cuda
+from anyoptim._engines.cuda import _plan as cuda
 from anyoptim._engines.cuda._elements import ELEMENTS
-from anyoptim._engines.cuda._engine import chunk_map, rows_of
-from anyoptim._engines.cuda._programs import kernel_of
+from anyoptim._engines.cuda._plan import chunk_map, kernel_of
 from anyoptim._engines.cuda._source import CHUNK, REDUCTION, Kernel, coefficients
 from tests.support import libraries, shim
 from tests.support.chains import CHAINS, agree
@@ -32,6 +31,7 @@ from tests.support.internals import (
     evaluate,
     range_of,
     reduction,
+    rows_of,
     static_options,
     symbol,
     trace,
@@ -447,13 +447,13 @@ def test_what_is_compared_is_a_number(machine: shim.Machine) -> None:
 
 def _norm(machine: shim.Machine, sums: np.ndarray[Any, Any], monkeypatch: pytest.MonkeyPatch) -> float:
     """What the engine's launches make of these block sums."""
-    plan: Any = object.__new__(cuda.Cuda)
+    plan: Any = object.__new__(cuda.CudaPlan)
     plan.device, plan.blocks, known, own = machine.device, [0, len(sums)], np.zeros(3), sums.copy()
     plan.stream = plan.sending = plan.device.stream(7)
     plan.numbers, plan.sums = known.ctypes.data, own.ctypes.data
     with plan.device.scope():
         plan.owned = _device.Owned(plan.device)
-    monkeypatch.setattr(cuda.Cuda, "_passes", lambda *_: [])
+    monkeypatch.setattr(cuda.CudaPlan, "_launches", lambda *_: [])
     assert plan.norm(2, None, None).scalar == Scalar("device", (2,))
     return float(known[2])
 

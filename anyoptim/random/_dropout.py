@@ -8,34 +8,33 @@ from typing import Any
 import numpy as np
 
 from anyoptim._arrays import Array, Library
+from anyoptim._engines import ENGINES
 from anyoptim._engines._base import NDArray
-from anyoptim._engines.compiled import _engine as compiled
-from anyoptim.random import _blocked as _masking_blocked
-from anyoptim.random import _compiled as _masking_compiled
+from anyoptim.random import _blocked, _compiled
 from anyoptim.random._mask_spec import MaskSpec
 
-__all__ = ["masked", "near", "quick"]
+__all__ = ["fast_dropout", "fused_dropout", "numpy_draws"]
 
 WORTHWHILE = 300_000_000
 """After so many elements drawn by NumPy, the time lost by not having compiled is about what importing Numba and
 compiling cost: two seconds."""
 
 CALLS = 8192
-"""To how many elements NumPy's calls for one array, however small, come in time."""
+"""The number of elements that take as long as NumPy's calls for one array, however small."""
 
 only: str | None = None
-"""For tests and benchmarks: the one way to go on this machine: "compiled", where that can be, "blocked", "portable"."""
+"""The only engine for arrays of this machine, in tests and benchmarks: "compiled", if it can, "blocked", "portable"."""
 
 _drawn: Counter[str] = Counter()
-"""How many elements of each dtype NumPy has drawn."""
+"""The number of elements that NumPy has drawn, by dtype."""
 
 
-def near(library: Library, like: Array) -> bool:
-    """Whether NumPy's calls draw for such arrays."""
+def numpy_draws(library: Library, like: Array) -> bool:
+    """Whether numbers for such arrays are drawn by NumPy's calls."""
     return only != "portable" and library.numpy_can_create(like)
 
 
-def masked(
+def fused_dropout(
     library: Library, x: Array, threshold: int, scale: float, place: tuple[int, Any, int], out: Array | None = None
 ) -> Array | None:
     """`x*scale` where an element's choice is at least the threshold, else `x*0`; None for what no engine here takes.
@@ -49,9 +48,9 @@ def masked(
     spec = MaskSpec(threshold, scale, key, call, offset)
     number = library.cuda(x)
     if number is not None:
-        from anyoptim.random import _cuda as _masking_cuda  # noqa: PLC0415 - for those who have a device
+        from anyoptim.random import _cuda  # noqa: PLC0415 - for those who have a device
 
-        return _masking_cuda.masked(library, x, number, spec, out)
+        return _cuda.dropout(library, x, number, spec, out)
     a = None if only == "portable" else library.numpy_bits(x)
     if a is None:
         return None
@@ -66,21 +65,21 @@ def masked(
     return y
 
 
-def quick(x: Any, threshold: int, scale: float, key: int, call: int) -> NDArray | None:
-    """`masked` to a new array from choice 0 on, for plain arrays whose loop is loaded; None for all else, unchecked."""
-    return None if only in {"blocked", "portable"} else _masking_compiled.quick(x, threshold, scale, key, call)
+def fast_dropout(x: Any, threshold: int, scale: float, key: int, call: int) -> NDArray | None:
+    """Dropout from choice 0 on, as a new array, of a plain array whose loop is loaded; None for anything else."""
+    return None if only in {"blocked", "portable"} else _compiled.fast_dropout(x, threshold, scale, key, call)
 
 
 def _engine(dtype: str, x: NDArray, y: NDArray, spec: MaskSpec) -> None:
     soon = only == "blocked" or (only is None and _drawn[dtype] < WORTHWHILE)
     if soon or _refusal(x, y) is not None:
-        _masking_blocked.masked(dtype, x, y, spec)
+        _blocked.dropout(dtype, x, y, spec)
         _drawn[dtype] += CALLS + x.size
     else:
-        _masking_compiled.masked(dtype, x, y, spec)
+        _compiled.dropout(dtype, x, y, spec)
 
 
 def _refusal(x: NDArray, y: NDArray) -> str | None:
-    """Why compiled loops can't take these, or None."""
-    refusal = _masking_compiled.refusal
-    return compiled.missing() or compiled.broken() or refusal(x) or refusal(y)
+    """Why compiled loops can't take these arrays, or None."""
+    engine, refusal = ENGINES["compiled"], _compiled.refusal
+    return engine.missing() or engine.broken() or refusal(x) or refusal(y)

@@ -1,9 +1,8 @@
-"""The jax engine: the traced rules as one function of all leaves, which XLA compiles once; the slots are donated."""
+"""The plans of the jax engine: traced rules as one function of all leaves, compiled by XLA once, with slots donated."""
 
 from __future__ import annotations
 
 import functools
-import importlib.util
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -13,27 +12,18 @@ import numpy as np
 from anyoptim._arrays import COMPUTE, Array, Library
 from anyoptim._arrays._jax import loaded
 from anyoptim._arrays._quiet import quiet
-from anyoptim._engines._base import CoefficientTable, Commit, Leaf, NDArray, Plan, Result
+from anyoptim._engines._base import Commit, Leaf, NDArray, Plan, Result, real
+from anyoptim._trace._coefficients import CoefficientTable
 from anyoptim._trace._expressions import range_of
 from anyoptim._trace._graph import Graph, trace, trace_measure
+from anyoptim._trace._operations import OPERATORS
 from anyoptim._trace._program import Program, StaticOptions, static_options
 from anyoptim._trace._reduction import BLOCK, power_of_two, sums
 
-__all__ = ["Jax", "missing", "refusal"]
+__all__ = ["JaxPlan"]
 
 _OPERATIONS: Mapping[str, Callable[..., Any]] = {
-    "add": operator.add,
-    "subtract": operator.sub,
-    "multiply": operator.mul,
-    "divide": operator.truediv,
-    "negative": operator.neg,
-    "abs": abs,
-    "less": operator.lt,
-    "less_equal": operator.le,
-    "greater": operator.gt,
-    "greater_equal": operator.ge,
-    "equal": operator.eq,
-    "not_equal": operator.ne,
+    **OPERATORS,
     "and": operator.and_,
     "or": operator.or_,
     "not": operator.invert,
@@ -44,47 +34,35 @@ _MELTS: Mapping[str, frozenset[str]] = {
     "sqrt": frozenset({"multiply", "divide"}),
     "divide": frozenset({"divide"}),
 }
-"""What XLA makes something else of, with another rounding, where it goes into one of these: a product and a sum become
-one operation, a quotient of a root a product with its inverse, two quotients one."""
+"""The operations whose results XLA melts into one of these, with another rounding: a product and a sum become one
+operation, a quotient by a root becomes a product with its inverse, and two quotients become one."""
 
 
-def missing() -> str | None:
-    """Why the engine can't be used here, or None."""
-    return None if importlib.util.find_spec("jax") else "JAX is not installed"
-
-
-def refusal(leaf: Leaf, x: Array) -> str | None:
-    """Why the engine can't take this leaf with such a gradient, or None."""
-    if not leaf.library.compiled_by_xla:
-        return f"it is a {leaf.library.name} array"
-    return "it is traced" if any(map(leaf.library.traced, (leaf.p, x, *leaf.slots))) else None
-
-
-class Jax(Plan):
-    """Takes JAX arrays whose values are known, of one place and one compute dtype.
+class JaxPlan(Plan):
+    """A plan for JAX arrays whose values are known, of one place and one compute dtype.
 
     Coefficients are computed on the host in float64, as for every engine, and are an argument: nothing that changes
     from step to step is compiled in. The parameters are the user's, who may have them under other names, and stay.
     """
 
-    renewable = True
+    rebindable = True
 
     def __init__(self, program: Program, leaves: Sequence[Leaf]) -> None:
         super().__init__(program, leaves)
         library = leaves[0].library
-        self._dtype = np.dtype(np.dtype(COMPUTE[library.dtype(leaves[0].p)]).char.lower())
+        self._dtype = real(COMPUTE[library.dtype(leaves[0].p)])
         self._place = library.replicated_sharding(leaves[0].p)
-        # XLA would divide results of several devices as it likes.
+        # Without these, XLA would divide results of several devices as it likes.
         several = leaves[0].p.sharding.num_devices > 1
         self._shardings = tuple(leaf.p.sharding for leaf in leaves) if several else None
         self._divided = tuple(library.is_sharded(leaf.p) for leaf in leaves)
         self._own: Sequence[tuple[Array, ...]] = [(None,) * program.slots for _ in leaves]
-        """The slots of the last step: nobody else's. Others may be under other names, too."""
+        """The slots of the last step, which nobody else has. All other slots may have other owners, too."""
 
-    def renew(self, leaves: Sequence[Leaf]) -> None:
+    def rebind(self, leaves: Sequence[Leaf]) -> None:
         self.leaves = leaves
 
-    def quick(self, xs: Sequence[Array]) -> Sequence[Array] | None:
+    def regather(self, xs: Sequence[Array]) -> Sequence[Array] | None:
         plain = self.leaves[0].library.is_plain_gradient
         return xs if all(plain(x, leaf.p) for x, leaf in zip(xs, self.leaves, strict=True)) else None
 
@@ -95,70 +73,70 @@ class Jax(Plan):
         whole = None if self._shardings is None else self._place
         call = _measured(self.leaves[0].library, self.program, k, *_kinds(rows), self._divided, whole)
         static = {static_options(row) for row in rows.distinct}
-        # To hand them over costs time; p and x are the inputs 0 and 1.
+        # To hand slots over costs time; p and x are the inputs 0 and 1.
         reads = any(i >= 2 for each in static for i in _graph(self.program, k, each).read)
         slots = [leaf.slots if reads else () for leaf in self.leaves]
         ps = [leaf.p for leaf in self.leaves]
-        found = np.asarray(call(slots, self._numbers(k, rows), ps, gathered))
-        blocks = [1 if apart else _blocks(p) for p, apart in zip(ps, self._divided, strict=True)]
-        return np.split(found, np.cumsum(blocks)[:-1])
+        sums_of_all = np.asarray(call(slots, self._numbers(k, rows), ps, gathered))
+        blocks = [1 if divided else _blocks(p) for p, divided in zip(ps, self._divided, strict=True)]
+        return np.split(sums_of_all, np.cumsum(blocks)[:-1])
 
     def prepare(self, gathered: Sequence[Array], rows: CoefficientTable) -> Commit:
         call = _step(self.leaves[0].library, self.program, *_kinds(rows), self._shardings)
         numbers, ps = self._numbers(None, rows), [leaf.p for leaf in self.leaves]
         slots = [
-            leaf.slots if all(map(operator.is_, leaf.slots, own)) else _owned(leaf)
+            leaf.slots if all(map(operator.is_, leaf.slots, own)) else _copied(leaf)
             for leaf, own in zip(self.leaves, self._own, strict=True)
         ]
 
         def commit() -> Sequence[Result]:
             self._own, moved = call(slots, numbers, ps, gathered)
             results = list(map(Result, moved, self._own))
-            # The old arrays would be kept alive.
+            # Else the old arrays would be kept alive.
             self.leaves = [Leaf(leaf.library, *result) for leaf, result in zip(self.leaves, results, strict=True)]
             return results
 
         return commit
 
     def _numbers(self, k: int | None, rows: CoefficientTable) -> list[Array]:
-        """For each leaf -0.0, and the numbers that its graph takes.
+        """For each leaf an array of -0.0 and the numbers that its graph takes.
 
-        They are arrays by themselves: XLA compiles what leaves of one shape do only once, whichever rows they have.
+        Each is an array by itself: so XLA compiles what leaves of one shape do only once, whichever rows they have.
         """
-        found = []
+        rows_of_numbers = []
         within = range_of(self._dtype, normal=True)  # the rest is flushed to 0
         for row in rows.distinct:
             with quiet():
                 scalars = _graph(self.program, k, static_options(row)).scalars
-                found.append(np.array([-0.0, *scalars.values(row, self._dtype, within)], self._dtype))
-        table = np.zeros((len(found), max(map(len, found))), self._dtype)
-        for to, numbers in zip(table, found, strict=True):
-            to[: len(numbers)] = numbers
+                rows_of_numbers.append(np.array([-0.0, *scalars.values(row, self._dtype, within)], self._dtype))
+        table = np.zeros((len(rows_of_numbers), max(map(len, rows_of_numbers))), self._dtype)
+        for table_row, numbers in zip(table, rows_of_numbers, strict=True):
+            table_row[: len(numbers)] = numbers
         arrays = _split()(table if self._place is None else self.leaves[0].library.device_put(table, self._place))
         return [arrays[r] for r in rows.row_of_leaf]
 
 
-def _owned(leaf: Leaf) -> tuple[Array, ...]:
-    """Slots that nobody else has."""
+def _copied(leaf: Leaf) -> tuple[Array, ...]:
+    """Copies of the slots, which nobody else has."""
     return tuple(leaf.library.copied(leaf.library.sharded_like(s, leaf.p)) for s in leaf.slots)
 
 
 def _blocks(p: Array) -> int:
-    """How many block sums there are of a leaf."""
+    """The number of block sums of a leaf."""
     n = p.size * (2 if p.dtype.kind == "c" else 1)
     return -(-n // min(BLOCK, power_of_two(n))) if n else 0
 
 
 def _kinds(rows: CoefficientTable) -> tuple[tuple[StaticOptions, ...], tuple[int, ...]]:
-    """The sets of static options, and which of these each leaf has; nothing where there is one."""
-    own = [static_options(row) for row in rows.distinct]
-    distinct = tuple(dict.fromkeys(own))
-    return distinct, () if len(distinct) == 1 else tuple(distinct.index(own[r]) for r in rows.row_of_leaf)
+    """The sets of static options, and for each leaf the number of its set; no numbers where there is one set."""
+    static = [static_options(row) for row in rows.distinct]
+    distinct = tuple(dict.fromkeys(static))
+    return distinct, () if len(distinct) == 1 else tuple(distinct.index(static[r]) for r in rows.row_of_leaf)
 
 
 @functools.cache
 def _split() -> Callable[..., Any]:
-    """The rows of a table as arrays, in one call."""
+    """A function that gives the rows of a table as arrays."""
     return loaded().jit(list)  # type: ignore[no-any-return]
 
 
@@ -175,18 +153,18 @@ def _step(
     row_of_leaf: Sequence[int],
     shardings: Sequence[Any] | None,
 ) -> Callable[..., Any]:
-    """The step of all leaves as one function: of slots, numbers, parameters and gradients."""
+    """The step of all leaves as one function of slots, numbers, parameters and gradients."""
     lax = loaded().lax
     graphs = [_graph(program, None, static) for static in kinds]
 
     def step(slots: Any, rows: Any, ps: Any, xs: Any) -> Any:
-        found = []
+        results = []
         for i, (p, x, own, numbers) in enumerate(zip(ps, xs, slots, rows, strict=True)):
             parts = _parts(library, graphs[row_of_leaf[i] if row_of_leaf else 0], (p, x, *own), numbers)
             moved, *kept = parts[0] if len(parts) == 1 else map(lax.complex, *parts)
-            found.append((*kept, library.xp.astype(moved, p.dtype)))
-        # The slots first, each to the buffer that it comes from.
-        return [new[:-1] for new in found], [new[-1] for new in found]
+            results.append((*kept, library.xp.astype(moved, p.dtype)))
+        # The slots come first, so that each goes to the buffer it comes from.
+        return [new[:-1] for new in results], [new[-1] for new in results]
 
     where = None if shardings is None else (list(shardings),) * 2
     return loaded().jit(step, donate_argnums=0, out_shardings=where)  # type: ignore[no-any-return]
@@ -202,7 +180,7 @@ def _measured(
     divided: Sequence[bool],
     whole: Any,
 ) -> Callable[..., Any]:
-    """The block sums of the squares of what part `k` measures, those of all leaves in one vector.
+    """The function that gives the block sums of the squares of what part `k` measures, of all leaves in one vector.
 
     `divided` is for which the elements lie on several devices, and `whole` where all of these have the vector.
     """
@@ -211,19 +189,19 @@ def _measured(
 
     def measured(slots: Any, rows: Any, ps: Any, xs: Any) -> Any:
         wide = library.widest_float()
-        found = []
+        blocks = []
         for i, (p, x, own, numbers) in enumerate(zip(ps, xs, slots, rows, strict=True)):
             parts = _parts(library, graphs[row_of_leaf[i] if row_of_leaf else 0], (p, x, *own), numbers)
             zero = xp.astype(numbers[0], wide)
             squares = [a * a + zero for a in (xp.astype(a, wide) for (a,) in parts)]
-            found.append(sums(xp, squares, divided[i]) if p.size or divided[i] else xp.reshape(squares[0], (-1,)))
-        return xp.concat(found)
+            blocks.append(sums(xp, squares, divided[i]) if p.size or divided[i] else xp.reshape(squares[0], (-1,)))
+        return xp.concat(blocks)
 
     return loaded().jit(measured, out_shardings=whole)  # type: ignore[no-any-return]
 
 
 def _parts(library: Library, graph: Graph, arrays: Sequence[Array], numbers: Array) -> list[list[Array]]:
-    """What a graph makes of p, x and the slots: of complex ones, of their real parts and of their imaginary ones."""
+    """The results of a graph for p, x and the slots: for complex ones those of the real and of the imaginary parts."""
     xp, p = library.xp, arrays[0]
     if xp.iscomplexobj(p):
         arrays = [xp.astype(a, p.dtype) for a in arrays]
@@ -232,7 +210,7 @@ def _parts(library: Library, graph: Graph, arrays: Sequence[Array], numbers: Arr
 
 
 def _run(xp: Any, graph: Graph, arrays: Sequence[Array], numbers: Array) -> list[Array]:
-    """Each node as it was written: -0.0, which changes no number, stands between those that would melt together."""
+    """Run each node as it was written: -0.0, which changes no number, separates those that would melt together."""
     zero, *rest = (numbers[j] for j in range(1 + len(graph.scalars)))
     scalars = dict(zip(graph.scalars, rest, strict=True))
     into: dict[int, set[str]] = {}  # for each array the operations that it is an operand of
@@ -240,15 +218,13 @@ def _run(xp: Any, graph: Graph, arrays: Sequence[Array], numbers: Array) -> list
         for a in node.arguments:
             if isinstance(a, int):
                 into.setdefault(a, set()).add(node.op)
-    found = [*arrays, *[None] * (len(graph.inputs) - len(arrays))]
+    values = [*arrays, *[None] * (len(graph.inputs) - len(arrays))]
     for node in graph.nodes:
-        given = [found[a] if isinstance(a, int) else scalars[a] for a in node.arguments]
-        if node.op == "where":
-            condition, a, b = given
-            # One of the host is a number here.
-            given = [condition if isinstance(node.arguments[0], int) else condition != 0, a, b]
-        result = {**_OPERATIONS, "sqrt": xp.sqrt, "where": xp.where, "bound": xp.clip}[node.op](*given)
-        if into.get(len(found), frozenset()) & _MELTS.get(node.op, frozenset()):
+        operands = [values[a] if isinstance(a, int) else scalars[a] for a in node.arguments]
+        if node.op == "where" and not isinstance(node.arguments[0], int):
+            operands[0] = operands[0] != 0  # a truth value of the host is a number here
+        result = {**_OPERATIONS, "sqrt": xp.sqrt, "where": xp.where, "bound": xp.clip}[node.op](*operands)
+        if into.get(len(values), frozenset()) & _MELTS.get(node.op, frozenset()):
             result = result + zero
-        found.append(result)
-    return [found[o] for o in graph.outputs]
+        values.append(result)
+    return [values[o] for o in graph.outputs]

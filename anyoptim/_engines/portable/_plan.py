@@ -1,4 +1,4 @@
-"""The portable engine: the rules themselves, called on the arrays of any library. New arrays come out."""
+"""The plans of the portable engine: the rules themselves, called on arrays of any library, give new arrays."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from typing import Any
 
 from anyoptim._arrays import COMPUTE, Array, Library
 from anyoptim._arrays._quiet import quiet
-from anyoptim._engines._base import CoefficientTable, Commit, Leaf, Plan, Result
+from anyoptim._engines._base import Commit, Leaf, Plan, Result
+from anyoptim._trace._coefficients import CoefficientTable
 from anyoptim._trace._expressions import range_of
 from anyoptim._trace._graph import trace, trace_measure
 from anyoptim._trace._operations import Operations
 from anyoptim._trace._program import MOVE, Coefficients, Program, static_options
 from anyoptim._trace._reduction import sums
 
-__all__ = ["Lazy", "Portable", "start"]
+__all__ = ["LazyPlan", "PortablePlan", "start"]
 
 
 class _Eager(Operations):
@@ -56,35 +57,35 @@ class _Eager(Operations):
 
 @contextmanager
 def _explained(program: Program, k: int | None, rows: CoefficientTable) -> Iterator[None]:
-    """What is wrong with a rule that fails, in the words of the engines that trace it."""
+    """Within it, a rule that fails is told what is wrong in the words of the engines that trace it."""
     try:
         yield
     except Exception:
-        if program.array_rule is None and MOVE in program.parts:  # or it is no step
+        if program.array_rule is None and MOVE in program.parts:  # without that it is no step
             for static in {static_options(row) for row in rows.distinct}:
                 trace(program, static) if k is None else trace_measure(program, k, static)
         raise
 
 
-class Portable(Plan):
-    """Takes every leaf."""
+class PortablePlan(Plan):
+    """A plan for leaves of any kind."""
 
     def gather(self, xs: Sequence[Array]) -> Sequence[Array]:
-        # What is lazy would be computed again for each measure.
+        # Lazy gradients would be computed again for each measure.
         lazy = bool(self.program.measures) and self.leaves[0].library.lazy
         return self.leaves[0].library.materialize(list(xs)) if lazy else xs
 
     def squares(self, k: int, gathered: Sequence[Array], rows: CoefficientTable) -> list[Array]:
-        found = []
+        measured, sums_of_leaves = functools.partial(self.program.measured, k), []
         for i, (leaf, x) in enumerate(zip(self.leaves, gathered, strict=True)):
             with leaf.library.on_device_of(leaf.p), _explained(self.program, k, rows):
-                found.append(self._known(_squares(functools.partial(self.program.measured, k), leaf, x, rows.of(i))))
-        return found
+                sums_of_leaves.append(self._known(_squares(measured, leaf, x, rows.row(i))))
+        return sums_of_leaves
 
     def prepare(self, gathered: Sequence[Array], rows: CoefficientTable) -> Commit:
         with _explained(self.program, None, rows):
             computed = self._computed(gathered, rows)
-        results = self._settled(computed)
+        results = self._materialized(computed)
 
         def commit() -> list[Result]:
             for leaf, result in zip(self.leaves, results, strict=True):
@@ -100,11 +101,11 @@ class Portable(Plan):
         for i, (leaf, x) in enumerate(zip(self.leaves, xs, strict=True)):
             with leaf.library.on_device_of(leaf.p):
                 call = _result if self.program.array_rule is None else _whole
-                results.append(call(self.program, leaf, x, rows.of(i)))
+                results.append(call(self.program, leaf, x, rows.row(i)))
         return results
 
-    def _settled(self, results: list[Result]) -> list[Result]:
-        """The same with nothing lazy in it."""
+    def _materialized(self, results: list[Result]) -> list[Result]:
+        """The results, with nothing left to compute."""
         arrays = iter(self.leaves[0].library.materialize([a for p, slots in results for a in (p, *slots)]))
         return [Result(next(arrays), tuple(next(arrays) for _ in slots)) for _, slots in results]
 
@@ -113,27 +114,26 @@ class Portable(Plan):
         return sums if library.traced(sums) else library.to_host(sums)
 
 
-class Lazy(Portable):
-    """The same with nothing computed: for the pure form, whose results wait until they are asked for."""
+class LazyPlan(PortablePlan):
+    """A plan that computes nothing that is lazy: for the pure form, whose results wait until they are asked for."""
 
     def gather(self, xs: Sequence[Array]) -> Sequence[Array]:
         return xs
 
-    def _settled(self, results: list[Result]) -> list[Result]:
+    def _materialized(self, results: list[Result]) -> list[Result]:
         return results
 
     def _known(self, sums: Array) -> Array:
         return sums if self.leaves[0].library.lazy else super()._known(sums)
 
 
-Shapes = Callable[[tuple[int, ...]], Sequence[tuple[int, ...]]]
-"""The shapes of the slots of a parameter, given its own."""
-
-
 def start(
-    init: Callable[[Any, Array], tuple[Array, ...]], shapes: Shapes, library: Library, p: Array
+    init: Callable[[Any, Array], tuple[Array, ...]],
+    shapes: Callable[[tuple[int, ...]], Sequence[tuple[int, ...]]],
+    library: Library,
+    p: Array,
 ) -> tuple[Array, ...]:
-    """The first slots of a parameter: `init(xp, p)` of its real form in the compute dtype."""
+    """The first slots of a parameter: `init(xp, p)` of its real form in the compute dtype. `shapes` gives theirs."""
     xp = library.xp
     name = COMPUTE[library.dtype(p)]
     if name.startswith("complex"):
@@ -145,11 +145,8 @@ def start(
         return tuple(library.replicated_like(a, p) for a in kept)
 
 
-_Reals = tuple[Array, Array, tuple[Array, ...]]
-
-
-def _reals(leaf: Leaf, x: Array) -> list[_Reals]:
-    """p, x and the slots as real arrays in the compute dtype: two of each where they are complex."""
+def _reals(leaf: Leaf, x: Array) -> list[tuple[Array, Array, tuple[Array, ...]]]:
+    """The real arrays, in the compute dtype, of p, x and the slots: two of each where they are complex."""
     library, p, slots, _ = leaf
     xp = library.xp
     if library.dtype(p).startswith("complex"):
@@ -157,13 +154,13 @@ def _reals(leaf: Leaf, x: Array) -> list[_Reals]:
         parts = [(part(p), part(x), tuple(part(s) for s in slots)) for part in (xp.real, xp.imag)]
     else:
         parts = [(p, x, slots)]
-    read_only = library.read_only
-    found = []
+    guarded = library.read_only
+    reals = []
     for p, x, slots in parts:
         dtype = getattr(xp, COMPUTE[library.dtype(p)])
-        wide_p, wide_x = (read_only(xp.astype(a, dtype, copy=False)) for a in (p, x))
-        found.append((wide_p, wide_x, tuple(map(read_only, slots))))
-    return found
+        wide_p, wide_x = (guarded(xp.astype(a, dtype, copy=False)) for a in (p, x))
+        reals.append((wide_p, wide_x, tuple(map(guarded, slots))))
+    return reals
 
 
 def _row(library: Library, row: Coefficients, like: Array) -> Coefficients:
@@ -190,18 +187,18 @@ def _result(program: Program, leaf: Leaf, x: Array, row: Coefficients) -> Result
         return Result(xp.astype(moved, leaf.p.dtype, copy=False), tuple(kept))
     compute = getattr(xp, COMPUTE[library.dtype(leaf.p)])
     moved, *kept = (library.join_complex(re, im, compute) for re, im in zip(*parts, strict=True))
-    return Result(xp.astype(moved, leaf.p.dtype, copy=False), tuple(kept))  # of another byte order
+    return Result(xp.astype(moved, leaf.p.dtype, copy=False), tuple(kept))  # the parameter may have another byte order
 
 
 def _whole(program: Program, leaf: Leaf, x: Array, row: Coefficients) -> Result:
-    """The same of a rule of whole arrays, whose operations may leave its results in other pieces."""
+    """The result of a rule of whole arrays, whose operations may leave its results in other pieces."""
     library, like = leaf.library, Result(leaf.p, leaf.slots)
 
     def call(p: Array, slots: tuple[Array, ...], x: Array, row: Coefficients) -> Result:
         return _result(program, Leaf(library, p, slots), x, row)
 
-    found = library.auto_sharded(call, like, leaf.p, leaf.slots, x, row)
-    return Result(library.sharded_like(found.p, leaf.p), tuple(map(library.sharded_like, found.slots, leaf.slots)))
+    result = library.auto_sharded(call, like, leaf.p, leaf.slots, x, row)
+    return Result(library.sharded_like(result.p, leaf.p), tuple(map(library.sharded_like, result.slots, leaf.slots)))
 
 
 def _squares(measured: Callable[..., Any], leaf: Leaf, x: Array, row: Coefficients) -> Array:
@@ -218,10 +215,10 @@ def _squares(measured: Callable[..., Any], leaf: Leaf, x: Array, row: Coefficien
 
 
 def _kept(
-    source: str, results: Any, shapes: Sequence[tuple[int, ...]], library: Library, given: tuple[Array, ...]
+    source: str, results: Any, shapes: Sequence[tuple[int, ...]], library: Library, arguments: tuple[Array, ...]
 ) -> tuple[Array, ...]:
-    """What a user's function gave, as arrays of their own. Raises TypeError, naming it, for what can't be kept."""
-    like = given[0]
+    """The results of a user's function as arrays of their own. Raises TypeError, naming it, for what can't be kept."""
+    like = arguments[0]
     if not isinstance(results, tuple) or len(results) != len(shapes):
         kind = f"{len(results)} arrays" if isinstance(results, tuple) else f"a {type(results).__name__}"
         raise TypeError(f"{source} gave {kind}; wanted a tuple of {len(shapes)}")
@@ -234,7 +231,7 @@ def _kept(
                 f"wanted the shape {wanted} and the dtype {like.dtype} of its parameter"
             )
     # Each slot is an array of its own: not the user's parameter or gradient, and not another slot.
-    taken = {id(a) for a in given}
+    taken = {id(a) for a in arguments}
     kept = []
     for a in arrays:
         kept.append(library.xp.asarray(a, copy=True) if id(a) in taken else library.unaliased(a))

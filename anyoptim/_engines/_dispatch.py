@@ -1,0 +1,178 @@
+"""The leaves of a step, divided among engines."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from anyoptim._arrays import Array
+from anyoptim._engines._base import Commit, Leaf, Plan, Result, Written, norm_of
+from anyoptim._engines._choice import ENGINES, Plans, choices
+from anyoptim._engines._warmup import LATER, Waiting
+from anyoptim._trace._coefficients import CoefficientTable
+from anyoptim._trace._program import Coefficients, Program
+from anyoptim._trace._reduction import total
+
+__all__ = ["Dispatch"]
+
+
+class Assignment(NamedTuple):
+    """Leaves that one plan of an engine takes."""
+
+    plan: Plan
+    indices: list[int]
+    """The numbers of the leaves in the step."""
+
+
+class Dispatch:
+    """The leaves of a step, divided among engines."""
+
+    def __init__(
+        self,
+        engine: str | None,
+        programs: Sequence[Program],
+        leaves: Sequence[Leaf],
+        xs: Sequence[Array],
+        plans: Plans | None = None,
+    ) -> None:
+        self.engine, self.programs, self.leaves = engine, programs, leaves
+        self.choices = choices(engine, programs, leaves, xs)
+        numbers = ((leaf.library, leaf.library.cuda(leaf.p)) for leaf in leaves)
+        self.devices = {(library, number) for library, number in numbers if number is not None}
+        """The CUDA devices on which leaves lie, each by the library that numbers it and its number."""
+        groups: dict[Any, list[int]] = {}
+        for i, (leaf, choice) in enumerate(zip(leaves, self.choices, strict=True)):
+            key = choice.engine, leaf.library, ENGINES[choice.engine].group(leaf, xs[i]), id(programs[i])
+            groups.setdefault(key, []).append(i)
+        self.assignments = []
+        for (name, *_), indices in sorted(groups.items(), key=lambda item: ENGINES[item[0][0]].commit_order):
+            plan = (plans or {}).get(name, ENGINES[name].plan)
+            self.assignments.append(Assignment(plan(programs[indices[0]], [leaves[i] for i in indices]), indices))
+        each = [assignment.plan.written for assignment in self.assignments]
+        written = Written([a for w in each for a in w.host], [m for w in each for m in w.device])
+        for assignment in self.assignments:
+            assignment.plan.avoid_aliasing(written)
+        # A process that has parts of the parameters of a distributed library has parts of their sums.
+        self.distributed = list(dict.fromkeys(leaf.library for leaf in leaves if leaf.library.distributed))
+        self.in_place = all(plan.in_place for plan, _ in self.assignments)
+        self.rebindable = all(plan.in_place or plan.rebindable for plan, _ in self.assignments)
+        self.waiting = Waiting()
+        for program, leaf, choice in zip(programs, leaves, self.choices, strict=True):
+            if choice.reason is LATER:
+                self.waiting.add(program, leaf)
+
+    def rebind(self, leaves: Sequence[Leaf]) -> None:
+        """Take other arrays as the leaves of the plans that do not write in place; the others' are the same."""
+        self.leaves = leaves
+        for plan, indices in self.assignments:
+            if not plan.in_place:
+                plan.rebind(_select(leaves, indices))
+
+    def collect_leaves(self) -> None:
+        """Take the leaves that the plans have after a step, and let go of the arrays before it."""
+        if len(self.assignments) == 1:
+            self.leaves = self.assignments[0].plan.leaves
+        else:
+            leaves = {i: leaf for plan, of in self.assignments for i, leaf in zip(of, plan.leaves, strict=True)}
+            self.leaves = [leaves[i] for i in range(len(leaves))]
+
+    @property
+    def sizes(self) -> list[int]:
+        """How many elements each leaf has; a complex one counts as two."""
+        reals = [2 if leaf.library.dtype(leaf.p).startswith("complex") else 1 for leaf in self.leaves]
+        return [math.prod(leaf.p.shape) * n for leaf, n in zip(self.leaves, reals, strict=True)]
+
+    @property
+    def symbolic_norms(self) -> bool:
+        """Whether `norm` gives symbols, because all leaves are one plan's and it leaves norms on its device."""
+        return len(self.assignments) == 1 and self.assignments[0].plan.symbolic_norms and not self.distributed
+
+    def capturing(self) -> bool:
+        """Whether what the leaves' libraries do now is recorded in a CUDA graph."""
+        return any(library.capturing(number) for library, number in self.devices)
+
+    def suits(self, xs: Sequence[Array]) -> bool:
+        """Whether with these gradients the leaves would be divided in the same way."""
+        return choices(self.engine, self.programs, self.leaves, xs) == self.choices
+
+    def regather(self, xs: Sequence[Array]) -> list[Any] | None:
+        """What `gather` gives, if the leaves and gradients are without doubt such as they were; else None."""
+        if self.waiting and self.waiting.due():
+            return None
+        gathered = []
+        for plan, indices in self.assignments:
+            grads = plan.regather(_select(xs, indices))
+            if grads is None:
+                return None
+            gathered.append(grads)
+        return gathered
+
+    def replay(self, xs: Sequence[Array], row: Coefficients) -> bool:
+        """Take a step of one row, if one plan has all leaves and nothing about them is in doubt; else do nothing."""
+        if self.waiting and self.waiting.due():
+            return False
+        if not self.assignments[0].plan.replay(xs, row):
+            return False
+        if self.waiting:
+            self.waiting.count()
+        return True
+
+    def gather(self, xs: Sequence[Array]) -> list[Any]:
+        """The gradients as each plan takes them."""
+        return [plan.gather(_select(xs, indices)) for plan, indices in self.assignments]
+
+    def norm(self, places: Mapping[int, int], gathered: Sequence[Any], rows: CoefficientTable) -> Any:
+        """The 2-norm of what a part measures, where one plan has all leaves: a symbol, if norms are symbolic.
+
+        `places` has the number of the part by the id of its program.
+        """
+        plan = self.assignments[0].plan
+        k = places[id(plan.program)]
+        return plan.norm(k, gathered[0], rows.before(k))
+
+    def fetch_norm(self, places: Mapping[int, int]) -> float:
+        """The value of the symbol that `norm` gave. Waits for the device."""
+        plan = self.assignments[0].plan
+        return plan.fetch_norm(places[id(plan.program)])
+
+    def squares(self, places: Mapping[int, int], gathered: Sequence[Any], rows: CoefficientTable) -> dict[int, Any]:
+        """The block sums of the leaves whose programs have that part: of all of each leaf, wherever its parts are."""
+        sums: dict[int, Any] = {}
+        for (plan, indices), grads in zip(self.assignments, gathered, strict=True):
+            k = places.get(id(plan.program))
+            if k is not None:
+                sums.update(zip(indices, plan.squares(k, grads, rows.select(indices).before(k)), strict=True))
+        for library in self.distributed:
+            indices = [i for i in sorted(sums) if self.leaves[i].library is library]
+            parts, ps = [float(total(np, sums[i])) for i in indices], [self.leaves[i].p for i in indices]
+            totals = library.sum_over_processes(parts, ps)
+            sums.update({i: np.array([number]) for i, number in zip(indices, totals, strict=True)})
+        return sums
+
+    def norm_of(self, sums: Mapping[int, Any]) -> Any:
+        """The 2-norm of leaves, from their block sums."""
+        indices = sorted(sums)
+        return norm_of([sums[i] for i in indices], [self.leaves[i] for i in indices])
+
+    def prepare(self, gathered: Sequence[Any], rows: CoefficientTable) -> Commit:
+        """All of the step that may fail; the commit gives all results in the order of the leaves."""
+        if len(self.assignments) == 1 and not self.waiting:
+            return self.assignments[0].plan.prepare(gathered[0], rows)
+        both = zip(self.assignments, gathered, strict=True)
+        commits = [plan.prepare(grads, rows.select(indices)) for (plan, indices), grads in both]
+
+        def commit() -> Sequence[Result]:
+            results: dict[int, Result] = {}
+            for assignment, each in zip(self.assignments, commits, strict=True):
+                results.update(zip(assignment.indices, each(), strict=True))
+            self.waiting.count()
+            return [results[i] for i in range(len(self.leaves))]
+
+        return commit
+
+
+def _select(arrays: Sequence[Any], indices: Sequence[int]) -> Sequence[Any]:
+    return arrays if len(indices) == len(arrays) else [arrays[i] for i in indices]

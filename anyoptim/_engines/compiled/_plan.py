@@ -1,0 +1,255 @@
+"""The plans of the compiled engine: the traced rules as one Numba loop over all parameters, in place."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Callable, Sequence
+from struct import Struct
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from anyoptim._arrays import Array, host_memory
+from anyoptim._arrays._memory import merged_ranges
+from anyoptim._engines import _threads
+from anyoptim._engines._base import Commit, Leaf, NDArray, Plan, Result, Written, host_view, real
+from anyoptim._engines.compiled import _array_headers, _kernel_cache
+from anyoptim._engines.compiled._array_headers import BYTES, FIRST, MIRROR, ORDER, PARAMETER
+from anyoptim._trace._coefficients import CoefficientTable, Replay
+from anyoptim._trace._expressions import Scalars
+from anyoptim._trace._graph import trace, trace_measure
+from anyoptim._trace._program import Coefficients, Program, StaticOptions, all_floats, static_options
+from anyoptim._trace._reduction import BLOCK as SUM
+
+if TYPE_CHECKING:
+    from anyoptim._engines.compiled._source import Loop
+
+__all__ = ["CompiledPlan", "intrinsic", "load", "memory_orders", "text"]
+
+CHUNK = 1 << 16
+"""The elements in a chunk, which are whole blocks of the reduction."""
+
+PIECE = 1 << 19
+"""The fewest elements that a thread is woken for."""
+
+PIECES = 4
+"""The pieces that a thread's share is cut into, so that a slow thread leaves some to the others."""
+
+
+def memory_orders(arrays: Sequence[Any]) -> list[str]:
+    """The memory orders in which all of these are contiguous."""
+    orders = []
+    if all(a.flags.c_contiguous and a.flags.aligned for a in arrays):
+        orders.append("C")
+    if all(a.flags.f_contiguous and a.flags.aligned for a in arrays):
+        orders.append("F")
+    return orders
+
+
+class CompiledPlan(Plan):
+    """A plan for contiguous arrays of one dtype and one library that lie in this machine's memory."""
+
+    in_place = True
+
+    def __init__(self, program: Program, leaves: Sequence[Leaf]) -> None:
+        super().__init__(program, leaves)
+        self.library = leaves[0].library
+        # Arrays of our own over the same memory, which stay as they are whatever becomes of the user's.
+        self.hosts = hosts = [[host_view(self.library, a).view() for a in (leaf.p, *leaf.slots)] for leaf in leaves]
+        self.dtype = real(hosts[0][0].dtype)
+        self.results = [Result(leaf.p, leaf.slots) for leaf in leaves]
+        self.destinations: list[Array] = [leaf.destination for leaf in leaves]
+        self.memories = [self.library.memory(d) for d in self.destinations]
+        self.dtypes = [d.dtype for d in self.destinations]
+        self.mirrors = [arrays[0] for arrays in self.hosts]
+        parts = 2 if hosts[0][0].dtype.kind == "c" else 1
+        lengths = [arrays[0].size * parts for arrays in hosts]
+        self.table = table = np.zeros((len(leaves), FIRST + 2 + program.slots), np.uint64)
+        table[:, PARAMETER], table[:, MIRROR] = _ids(self.destinations), _ids(self.mirrors)
+        # C order where an array has both: then a gradient in either order is in C order, too.
+        c, f = _array_headers.C, _array_headers.F
+        table[:, ORDER] = [c if "C" in memory_orders(arrays) else f for arrays in self.hosts]
+        table[:, BYTES] = [n * self.dtype.itemsize for n in lengths]
+        for i, (p, *slots) in enumerate(self.hosts):
+            table[i, FIRST] = host_memory(p).address
+            table[i, FIRST + 2 :] = [host_memory(s).address for s in slots]
+        self.chunks, self.blocks = _chunks(lengths)
+        self.pieces = _pieces(self.chunks)
+        self.first_row = np.zeros(len(leaves), np.int64)
+        self.ids = np.zeros(len(leaves), np.uint64)
+        self.put_ids = functools.partial(Struct(f"{len(leaves)}Q").pack_into, memoryview(self.ids.data).cast("B"), 0)
+        self.by_header = _array_headers.reliable() and all(
+            type(d) is np.ndarray and type(m) is np.ndarray
+            for d, m in zip(self.destinations, self.mirrors, strict=True)
+        )
+
+    @property
+    def written(self) -> Written:
+        return Written([a for arrays in self.hosts for a in arrays])
+
+    def avoid_aliasing(self, written: Written) -> None:
+        super().avoid_aliasing(written)
+        stretches = merged_ranges([host_memory(a) for a in written.host if a.size])
+        self.forbidden = np.array(stretches, np.uint64).T.copy()
+
+    def regather(self, xs: Sequence[Array]) -> Sequence[Array] | None:
+        if self.by_header:
+            return xs if intrinsic("alike")(self.table, _ids(xs), self.forbidden) else None
+        leaves = zip(self.destinations, self.memories, self.dtypes, self.table[:, ORDER], xs, strict=True)
+        for i, (d, memory, dtype, order, x) in enumerate(leaves):
+            same = d.dtype is dtype and self.library.unchanged(d, memory) and self.library.is_plain_gradient(x, d)
+            same = same and order == _array_headers.C
+            address = self.library.address(x) if same else None
+            if address is None:
+                return None
+            self.table[i, FIRST + 1] = address
+        return xs if intrinsic("no_overlap")(self.table, self.forbidden) else None
+
+    def replay(self, xs: Sequence[Array], row: Coefficients) -> bool:
+        last_step, grads = self.last_step, _NONE
+        if last_step is None or not last_step.set(row):
+            return False
+        if self.by_header:
+            self.put_ids(*map(id, xs))  # the loop looks at these arrays itself, so that there is one call in all
+            grads = self.ids
+        elif self.regather(xs) is None:
+            return False
+        if not last_step.run(self, grads):
+            return False
+        self.touch()
+        return True
+
+    def gather(self, xs: Sequence[Array]) -> Sequence[NDArray]:
+        views = [host_view(self.library, x) for x in xs]
+        self.table[:, FIRST + 1] = [host_memory(x).address for x in views]
+        if not intrinsic("no_overlap")(self.table, self.forbidden):
+            for i, x in enumerate(views):
+                if not intrinsic("no_overlap")(self.table[i : i + 1], self.forbidden):
+                    views[i] = x.copy(order="K")
+                    self.table[i, FIRST + 1] = host_memory(views[i]).address
+        return views
+
+    def squares(self, k: int, gathered: Sequence[Any], rows: CoefficientTable) -> list[NDArray]:
+        sums = np.empty(self.blocks[-1])
+        for loop, _, tables, pieces in self._calls(k, rows):
+            _threads.spread(functools.partial(loop.call, *tables, sums), pieces)
+        return [sums[a:b] for a, b in itertools.pairwise(self.blocks)]
+
+    def prepare(self, gathered: Sequence[Any], rows: CoefficientTable) -> Commit:
+        calls = self._calls(None, rows)
+        self.last_step = None
+        if len(rows.distinct) == 1 and all(map(all_floats, rows.distinct[0])):
+            (call,) = calls
+            run = functools.partial(_replayed, call)
+            self.last_step = Replay(rows.distinct[0], call.loop.scalars, self.dtype, call.coefficients[0], run)
+
+        def commit() -> Sequence[Result]:
+            for call in calls:
+                self._run(call, _NONE)
+            self.touch()
+            return self.results
+
+        return commit
+
+    def _run(self, call: _Call, grads: NDArray) -> bool:
+        """Take the step and return True; or return False, if ids of gradients are given and one is not as expected."""
+        loop, _, tables, pieces = call
+        if len(pieces) == 1:
+            return loop.call(grads, self.forbidden, *tables, *pieces[0])
+        if not loop.call(grads, self.forbidden, *tables, 0, 0):
+            return False
+        _threads.spread(functools.partial(loop.call, _NONE, self.forbidden, *tables), pieces)
+        return True
+
+    def _calls(self, k: int | None, rows: CoefficientTable) -> list[_Call]:
+        """The calls of the loops, one for each set of static options, with their part of the tables."""
+        static = [static_options(row) for row in rows.distinct]
+        which = np.array(rows.row_of_leaf, np.int64) if len(static) > 1 else self.first_row
+        calls = []
+        for key in dict.fromkeys(static):
+            loop = load(self.program, k, key, self.dtype.name)
+            chunks, pieces = self.chunks, self.pieces
+            if static.count(key) < len(static):
+                chunks = chunks[[static[which[leaf]] == key for leaf in chunks[:, 0]]]
+                pieces = _pieces(chunks)
+            coefficients = np.zeros((len(static), len(loop.scalars)))
+            for i, row in enumerate(rows.distinct):
+                if static[i] == key:  # the other rows keep the numbering, and are not read
+                    coefficients[i] = loop.scalars.values(row, self.dtype)
+            calls.append(_Call(loop, coefficients, (self.table, chunks, which, coefficients), pieces))
+        return calls
+
+
+class _NativeLoop(NamedTuple):
+    """A loop as machine code."""
+
+    call: Callable[..., bool]
+    scalars: Scalars
+
+
+class _Call(NamedTuple):
+    """A loop and its arguments."""
+
+    loop: _NativeLoop
+    coefficients: NDArray
+    tables: tuple[NDArray, ...]
+    pieces: Sequence[tuple[int, int]]
+
+
+def _replayed(call: _Call, plan: CompiledPlan, grads: NDArray) -> bool:
+    return plan._run(call, grads)
+
+
+_NONE = np.zeros(0, np.uint64)
+
+
+@functools.cache
+def intrinsic(name: str) -> Callable[..., bool]:
+    """A function of `_intrinsics` as machine code, from the cache like a loop."""
+    arguments, signature = {
+        "alike": ("leaves, grads, written", "boolean(uint64[:, ::1], uint64[::1], uint64[:, ::1])"),
+        "no_overlap": ("leaves, written", "boolean(uint64[:, ::1], uint64[:, ::1])"),
+    }[name]
+    text = f"from anyoptim._engines.compiled import _intrinsics\n\n\ndef {name}({arguments}):\n"
+    return _kernel_cache.compiled(name, f"{text}    return _intrinsics.{name}({arguments})\n", signature)
+
+
+@functools.lru_cache(maxsize=256)
+def load(program: Program, k: int | None, static: StaticOptions, dtype: str) -> _NativeLoop:
+    """The machine code of the step, or of what part `k` measures."""
+    loop = text(program, k, static, dtype)
+    return _NativeLoop(_kernel_cache.compiled(loop.name, loop.text, loop.signature), loop.scalars)
+
+
+def text(program: Program, k: int | None, static: StaticOptions, dtype: str) -> Loop:
+    """The text of the step, or of what part `k` measures."""
+    from anyoptim._engines.compiled._source import loop, loop_measure  # noqa: PLC0415 - for those who compile
+
+    return loop(trace(program, static), dtype) if k is None else loop_measure(trace_measure(program, k, static), dtype)
+
+
+def _ids(objects: Sequence[Any]) -> NDArray:
+    return np.fromiter(map(id, objects), np.uint64, len(objects))
+
+
+def _chunks(lengths: Sequence[int]) -> tuple[NDArray, list[int]]:
+    """A row for each chunk: leaf, first element, length, first block. And the first block of each leaf."""
+    chunks = []
+    blocks = [0]
+    for leaf, n in enumerate(lengths):
+        chunks += [(leaf, begin, min(CHUNK, n - begin), blocks[-1] + begin // SUM) for begin in range(0, n, CHUNK)]
+        blocks.append(blocks[-1] - (-n // SUM))
+    return np.array(chunks, np.int64).reshape(-1, 4), blocks
+
+
+def _pieces(chunks: NDArray) -> list[tuple[int, int]]:
+    """Runs of chunks for threads to take: a few for each thread, of about as many elements each."""
+    ends = np.cumsum(chunks[:, 2])
+    total = int(ends[-1]) if len(ends) else 0
+    number = min(total // PIECE, _threads.threads() * PIECES) if _threads.threads() > 1 else 1
+    if number < 2:
+        return [(0, len(chunks))]
+    cuts = np.searchsorted(ends, np.arange(1, number) * (total / number)) + 1
+    bounds = [0, *dict.fromkeys(cuts.tolist()), len(chunks)]
+    return [(a, b) for a, b in itertools.pairwise(bounds) if a < b]

@@ -1,0 +1,131 @@
+"""The coefficients of a step, row by row: as a table for its leaves, as numbers for a kernel, and put anew in place."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from functools import partial
+from operator import itemgetter
+from struct import Struct
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from anyoptim._trace._expressions import Scalars, evaluate, range_of
+from anyoptim._trace._program import Coefficients
+from anyoptim._trace._symbols import Scalar, Symbol
+
+__all__ = ["CoefficientTable", "Expressions", "Replay", "rows_of"]
+
+
+class CoefficientTable(NamedTuple):
+    """The coefficients of a step. Leaves whose step counts or groups differ have different rows."""
+
+    distinct: Sequence[Coefficients]
+    row_of_leaf: Sequence[int]
+    """For each leaf the number of its row among the distinct ones."""
+
+    def row(self, i: int) -> Coefficients:
+        """The row of one leaf."""
+        return self.distinct[self.row_of_leaf[i]]
+
+    def before(self, k: int) -> CoefficientTable:
+        """The table for the parts before part `k`, on which alone a measure there can depend."""
+        return CoefficientTable([row[:k] for row in self.distinct], self.row_of_leaf)
+
+    def select(self, indices: Sequence[int]) -> CoefficientTable:
+        """The table for some of the leaves, without rows that are for none of these."""
+        if len(indices) == len(self.row_of_leaf):
+            return self
+        used = {r: n for n, r in enumerate(dict.fromkeys(self.row_of_leaf[i] for i in indices))}
+        return CoefficientTable([self.distinct[r] for r in used], [used[self.row_of_leaf[i]] for i in indices])
+
+
+class Replay:
+    """A step of one row without static options, which can be taken again with other numbers."""
+
+    def __init__(
+        self,
+        row: Coefficients,
+        scalars: Scalars,
+        dtype: np.dtype[Any],
+        table: np.ndarray[Any, Any],
+        run: Callable[[Any, Any], object],
+    ) -> None:
+        self.run = run
+        """Takes the step, given a plan and its gathered gradients. Holding the plan, it would keep that alive."""
+        self._kinds = [[float] * len(part) for part in row]
+        self._numbers = _reader(scalars, dtype)  # the arithmetic's dtype, which the table need not have
+        within = range_of(dtype)
+        self._least, self._largest, self._holds = within.least, within.largest, within.holds
+        # Constants stay as they are.
+        self._put = _writer(table if scalars.derived else table[: len(scalars.coefficients)])
+
+    def set(self, row: Coefficients) -> bool:
+        """Write the numbers of another row to the table, if the dtype holds them and they have the same names."""
+        if [[*map(type, part.values())] for part in row] != self._kinds:
+            return False
+        try:
+            numbers = self._numbers(row)
+        except KeyError:
+            return False
+        # The quick question first, which nearly always has the answer.
+        inside = numbers and self._least <= min(numbers) and max(numbers) <= self._largest
+        if not inside and not all(map(self._holds, numbers)):
+            return False
+        self._put(*numbers)
+        return True
+
+
+def _reader(scalars: Scalars, dtype: np.dtype[Any]) -> Callable[[Coefficients], Sequence[float]]:
+    """A function from a row to the values of these scalars, without constants where the rest are coefficients."""
+    names, others = scalars.coefficients, scalars.other_values
+    if len(names) > 1 and len({k for k, _ in names}) == 1:  # nearly always, those of one method
+        (k, _), take = names[0], itemgetter(*(name for _, name in names))
+        # A tuple, of more than one.
+        return (lambda row: (*take(row[k]), *others(row, dtype))) if scalars.derived else lambda row: take(row[k])
+    if scalars.derived:
+        return lambda row: [*(row[k][name] for k, name in names), *others(row, dtype)]
+    return lambda row: [row[k][name] for k, name in names]
+
+
+def _writer(table: np.ndarray[Any, Any]) -> Callable[..., None]:
+    """A function that writes numbers to a table. NumPy's own assignment takes twice as long for so few."""
+    if table.dtype == np.float64 and table.flags.c_contiguous and table.size:
+        return partial(Struct(f"{table.size}d").pack_into, memoryview(table.data).cast("B"), 0)
+
+    def put(*numbers: float) -> None:
+        table[...] = numbers
+
+    return put
+
+
+Expressions = tuple[tuple[int, Scalar], ...]
+"""Expressions whose values the device alone knows, by their places among the numbers. A `number` in one is the place of
+a number behind the rows, so that rows with other numbers have equal expressions, and the same kernel."""
+
+
+def rows_of(
+    scalars: Sequence[Scalar], rows: Sequence[Coefficients | None], dtype: Any
+) -> tuple[np.ndarray[Any, Any], Expressions]:
+    """The values of `scalars` in each row, one after another, zeros for None; then the numbers that expressions are of.
+
+    Where the device is to put the value of an expression there is a 0.
+    """
+    numbers, behind = list[float](), list[float]()
+    expressions = []
+    for row, scalar in itertools.product(rows, scalars):
+        value = 0.0 if row is None else evaluate(scalar, row, dtype)
+        if isinstance(value, Symbol):
+            expressions.append((len(numbers), _numbered(value.scalar, behind)))
+            value = 0.0
+        numbers.append(value)
+    return np.array([*numbers, *behind], np.float64), tuple(expressions)
+
+
+def _numbered(scalar: Scalar, behind: list[float]) -> Scalar:
+    """An expression with the place of each number, behind the rows, instead of its value."""
+    if scalar.op == "number":
+        behind.append(float.fromhex(scalar.arguments[0]))
+        return Scalar("number", (len(behind) - 1,))
+    return Scalar(scalar.op, tuple(_numbered(a, behind) if isinstance(a, Scalar) else a for a in scalar.arguments))
