@@ -7,20 +7,12 @@ from typing import Any
 from anyoptim._arrays import Array
 from anyoptim._core._chain import Recipe
 from anyoptim._core._optimizer import Optimizer
-from anyoptim._core._stage import Stage
+from anyoptim._core._stage import Stage, itself, parameter
 from anyoptim._trace._hyperparameters import KW_ONLY, Fraction, Nonnegative, Positive
 from anyoptim._trace._scalars import one_minus_power, sqrt, trust_ratio, where
 from anyoptim.optimizers._terms import betas, moments
 
 __all__ = ["LAMB", "LARS"]
-
-
-def _parameter(xp: Any, p: Array, x: Array, *_: Array) -> Array:
-    return p
-
-
-def _value(xp: Any, p: Array, x: Array, *_: Array) -> Array:
-    return x
 
 
 class LARS(Optimizer):
@@ -51,7 +43,7 @@ class LARS(Optimizer):
     trust: Nonnegative = 0.001
     eps: Nonnegative = 0.0
     slots = ("v",)
-    norms = {"of_p": _parameter, "of_g": _value}
+    norms = {"of_p": parameter, "of_g": itself}
 
     @staticmethod
     def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
@@ -91,7 +83,7 @@ class _Length(Stage):
 
     lr: Nonnegative
     upper: Positive
-    norms = {"of_p": _parameter, "of_x": _value}
+    norms = {"of_p": parameter, "of_x": itself}
 
     @staticmethod
     def coefficients(t: Any, hyper: Any) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from anyoptim._arrays import Array
-from anyoptim._core._stage import Stage, counted, itself
+from anyoptim._core._stage import Stage, counted, itself, parameter
 
 __all__ = ["Metric", "Metrics"]
 
@@ -50,7 +50,7 @@ class Metrics(Stage):
 
     name: str = "gradient"
 
-    metrics = {"norm": itself, "parameter_norm": lambda xp, p, x: p, "nonfinite": counted}
+    metrics = {"norm": itself, "parameter_norm": parameter, "nonfinite": counted}
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str):

@@ -5,19 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from anyoptim._arrays import Array
-from anyoptim._core._stage import GradientStage, Stage
+from anyoptim._core._stage import GradientStage, Stage, itself, parameter
 from anyoptim._trace._hyperparameters import KW_ONLY, Nonnegative, Positive
 from anyoptim._trace._scalars import ratio_up_to_one, trust_ratio, where
 
 __all__ = ["Cautious", "ClipNorm", "TrustRatio"]
-
-
-def _value(xp: Any, p: Array, x: Array) -> Array:
-    return x
-
-
-def _parameter(xp: Any, p: Array, x: Array) -> Array:
-    return p
 
 
 class ClipNorm(Stage):
@@ -36,7 +28,7 @@ class ClipNorm(Stage):
     """
 
     max_norm: Positive
-    norms = {"length": _value}
+    norms = {"length": itself}
 
     @staticmethod
     def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
@@ -72,7 +64,7 @@ class TrustRatio(Stage):
     _: KW_ONLY
     lower: Nonnegative = 0.0
     upper: Positive = float("inf")
-    norms = {"of_p": _parameter, "of_x": _value}
+    norms = {"of_p": parameter, "of_x": itself}
 
     @staticmethod
     def coefficients(t: Any, hyper: Any) -> dict[str, Any]:

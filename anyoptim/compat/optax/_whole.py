@@ -12,7 +12,7 @@ import numpy as np
 
 from anyoptim._arrays import Array
 from anyoptim._core._optimizer import Optimizer
-from anyoptim._core._stage import Stage
+from anyoptim._core._stage import Stage, itself, parameter
 from anyoptim._trace._hyperparameters import Domain, Fraction, Hyper, Nonnegative, Positive
 from anyoptim._trace._scalars import following, one_minus_power, power, ratio_up_to_one, where
 from anyoptim.optimizers._terms import mean
@@ -44,7 +44,7 @@ class ClipBlockRMS(Stage):
     """
 
     threshold: Positive
-    norms = {"length": lambda xp, p, x: x}
+    norms = {"length": itself}
 
     @staticmethod
     def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
@@ -64,7 +64,7 @@ class BlockRMS(Stage):
     """
 
     floor: Nonnegative = 1e-3
-    norms = {"of_p": lambda xp, p, x: p}
+    norms = {"of_p": parameter}
 
     @staticmethod
     def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
