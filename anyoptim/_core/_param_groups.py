@@ -15,7 +15,7 @@ from anyoptim._core._stage import Stage
 from anyoptim._core._stage_program import StageProgram
 from anyoptim._trace._hyperparameters import Hyper
 
-__all__ = ["GroupSpec", "ParamGroups"]
+__all__ = ["GroupSpec", "Overrides", "ParamGroups"]
 
 Overrides = tuple[Mapping[str, Hyper], ...]
 """For each stage the hyperparameters that are given instead of its own."""

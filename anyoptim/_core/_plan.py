@@ -10,7 +10,9 @@ from typing import Any
 from anyoptim._arrays import Array
 from anyoptim._arrays._checks import Parameter
 from anyoptim._arrays._tree import Tree, dotted_paths, reader
-from anyoptim._core._pipeline import Params
+from anyoptim._core._coefficients import StepCoefficients
+from anyoptim._core._pipeline import Kind, Params
+from anyoptim._core._state import FlatState
 from anyoptim._engines import Dispatch, Leaf, Result
 from anyoptim._trace._program import Coefficients
 
@@ -28,33 +30,39 @@ class StepPlan:
         self._leaves = reader(tree)
         self._spec = tree.spec
         self._given = [p and p.given for p in self.ps]
-        self._tied = any(o != i for i, o in enumerate(self.owner))
-        self.uniform = False
-        """Whether `replay` may be asked: all parameters move, with equal coefficients, which depend on no measure."""
+        self.tied = any(o != i for i, o in enumerate(self.owner))
+        self.kinds: list[Kind] | None = None
+        """The kinds of parameters that move, where hyperparameters and step counts alone decide the coefficients."""
+        self.replays = False
+        """Whether `replay` may be asked: there are kinds, and the engines write in place."""
+        self.row_of_leaf: Sequence[int] = ()
+        """For each parameter that moves the place of its kind."""
         self._dispatch: Dispatch | None = None
         self._slots: Slots = ()
         """The slots that the last step left."""
-        self._stepped = False
-        """Whether the engines have taken a step. Before that, they may hold slots that are not the optimizer's yet."""
         self._moving: list[int] = []
+        """The parameters that move, of those that are one array the first."""
+        self.places: list[int] = []
+        """All places of parameters that move, those of one array too."""
+        self._sources: list[int] | None = None
+        """The places of the gradients of the parameters that move; None before a step has been taken."""
+        self._all_move = False
+        """Whether every place has a parameter that moves, with a gradient in the same place."""
         self.without_gradient: list[int] = []
-        """The parameters that are not frozen and rest because they have no gradient."""
+        """The places that had no gradient, but for parameters that are frozen."""
 
     @cached_property
     def paths(self) -> list[str]:
         """The keys of each parameter, joined by dots."""
         return dotted_paths(self._spec)
 
-    def replay(self, params: Any, grads: Any, row: Coefficients) -> bool:
+    def replay(self, params: Any, grads: Any, rows: list[Coefficients]) -> bool:
         """Take a step like the last one, if arrays and gradients are without doubt as they were; else do nothing.
 
-        Returns whether the step was taken. Only a `uniform` plan may be asked.
+        Returns whether the step was taken. `rows` has the coefficients of each of the `kinds`.
         """
-        leaves = self._leaves(params)
-        if leaves is None or not all(map(operator.is_, leaves, self._given)):
-            return False
-        xs = self._leaves(grads)
-        return xs is not None and self._dispatch is not None and self._dispatch.replay(xs, row)
+        xs = self._gradients(params, grads)
+        return xs is not None and self._dispatch is not None and self._dispatch.replay(xs, rows, self.row_of_leaf)
 
     def gather_again(self, params: Any, grads: Any, slots: Slots) -> tuple[Dispatch, list[int], list[Any]] | None:
         """The engines, the places of the parameters that move, and their gathered gradients.
@@ -62,47 +70,58 @@ class StepPlan:
         None where there is any doubt that all is as it was at the last step.
         """
         dispatch = self._dispatch
-        if dispatch is None or not self._stepped or not dispatch.rebindable or self._tied:
+        if dispatch is None or not dispatch.rebindable:
             return None
         if not dispatch.in_place and (slots is not self._slots or self._spec.is_leaf()):
             return None  # other slots, or a bare array, which has no container to take the new one
-        leaves = self._leaves(params)
+        xs = self._gradients(params, grads)
+        gathered = None if xs is None else dispatch.regather(xs)
+        return None if gathered is None else (dispatch, self._moving, gathered)
+
+    def _gradients(self, params: Any, grads: Any) -> Sequence[Any] | None:
+        """The gradients of the parameters that move, if all arrays, and all places without one, are as they were."""
+        leaves = None if self._sources is None else self._leaves(params)
         if leaves is None or not all(map(operator.is_, leaves, self._given)):
             return None
         xs = self._leaves(grads)
-        if xs is None:
+        if self._all_move or xs is None:
+            return xs
+        if any(xs[i] is not None for i in self.without_gradient):
             return None
-        if len(self._moving) < len(xs):
-            if any(xs[i] is not None for i in self.without_gradient):
-                return None
-            xs = [xs[i] for i in self._moving]
-        gathered = dispatch.regather(xs)
-        return None if gathered is None else (dispatch, self._moving, gathered)
+        return [xs[i] for i in self._sources or ()]
 
-    def stepped(self, one_row: bool, simple: bool, slots: Slots) -> None:
+    def stepped(self, grads: Any, coefficients: StepCoefficients, static: bool, flat: FlatState) -> None:
         """Note what a step with every check has left, and decide how the next one may be taken.
 
-        `one_row` is whether all parameters had the same coefficients, `simple` whether hyperparameters alone decide
-        these, `slots` the slots after the step.
+        `flat` is the state after the step; `static` is whether hyperparameters and counts alone decide coefficients.
         """
-        self._stepped = True
-        self._slots = slots
+        self._slots = flat.slots
         if self._dispatch is not None and not self._dispatch.rebindable:
             self._dispatch = None  # it would keep the slots of before the step alive
         dispatch = self._dispatch
         if dispatch is not None and not dispatch.in_place:
             dispatch.collect_leaves()
-        self.uniform = (
-            dispatch is not None
-            and dispatch.in_place
-            and one_row
-            and simple
-            and not self._tied
-            and len(self._moving) == len(self.ps)
-            and len(dispatch.assignments) == 1
-            and len(self.groups.overrides) == 1
-            and not any(self.groups.overrides[0])
-            and not dispatch.programs[0].measures
+        moving = {*self._moving}
+        self.places = [i for i, o in enumerate(self.owner) if o in moving]
+        xs = self._leaves(grads)
+        self._sources = None if xs is None else self._found_sources(xs)
+        self._all_move = self._sources == [*range(len(self.ps))]
+        self.without_gradient = [i for i, x in enumerate(xs or ()) if x is None and i not in self.groups.resting]
+        self.kinds, self.replays = None, False
+        if static and dispatch is not None:
+            self.row_of_leaf = row_of_leaf = coefficients.rows.row_of_leaf
+            first = dict(zip(reversed(row_of_leaf), reversed(self._moving), strict=True))
+            groups = self.groups
+            kinds = [(i, groups.group_of[i]) for _, i in sorted(first.items())]
+            self.kinds = [Kind.of(groups.branches[n], groups.overrides[n], flat.step - flat.t[i]) for i, n in kinds]
+            self.replays = dispatch.in_place
+
+    def _found_sources(self, xs: Sequence[Any]) -> list[int] | None:
+        """For each parameter that moves the place of its gradient, if there is exactly one."""
+        given = [i for i, x in enumerate(xs) if x is not None and i not in self.groups.resting]
+        source = {self.owner[i]: i for i in given}
+        return (
+            [source[i] for i in self._moving] if sorted(source) == self._moving and len(source) == len(given) else None
         )
 
     def unchanged(self, leaves: Sequence[Any]) -> bool:
@@ -119,16 +138,17 @@ class StepPlan:
         """The engines for the parameters that have a gradient, and which parameters these are."""
         moving = [i for i, x in enumerate(xs) if x is not None]
         some = [xs[i] for i in moving]
-        dispatch = self._dispatch if self._stepped else None
+        # Engines that have not taken a step may hold slots that are not the optimizer's yet.
+        dispatch = None if self._sources is None else self._dispatch
         if dispatch is not None and not dispatch.in_place:
             dispatch = self._renewed(dispatch, moving, slots)
         if dispatch is None or moving != self._moving or not dispatch.suits(some):
-            self.uniform = self._stepped = False  # until these engines have taken a step
+            self.kinds = self._sources = None
+            self.replays = False  # until these engines have taken a step
             leaves = [self.leaf(i, slots[i]) for i in moving]
             programs = [self.groups.branch(i).program for i in moving]
             dispatch = self._dispatch = Dispatch(engine, programs, leaves, some)
             self._moving = moving
-            self.without_gradient = [i for i, x in enumerate(xs) if x is None and i not in self.groups.resting]
         return dispatch, moving
 
     def _renewed(self, dispatch: Dispatch, moving: list[int], slots: Slots) -> Dispatch | None:
@@ -154,13 +174,15 @@ class StepPlan:
         """Put the results of a step from `gather_again` into the container. Returns the slots after the step."""
         new_slots = self._slots = [*slots]
         tree = None
-        for i, result in zip(self._moving, results, strict=True):
-            p = self.ps[i]
+        result_of = dict(zip(self._moving, results, strict=True))
+        for i in self.places:
+            p, result = self.ps[i], result_of[self.owner[i]]
             new_slots[i] = result.slots
             if p is not None and not p.writable:
                 tree = tree or Tree("params", params)
-                tree.replace(i, result.p)
-                self._put(i, p, result.p)
+                leaf = p.library.rebound(p.given, result.p)
+                tree.replace(i, leaf)
+                self._put(i, p, leaf)
         if self._dispatch is not None:
             self._dispatch.collect_leaves()
         return new_slots

@@ -61,6 +61,13 @@ class FlatState(NamedTuple):
     """The scalars of each stage."""
     pending: Sequence[Any] = ()
 
+    def moved_counts(self, moving: Sequence[int], steps: int = 1) -> list[Any]:
+        """The step count of each parameter after so many steps of those that move."""
+        t = list(self.t)
+        for i in moving:
+            t[i] += steps
+        return t
+
     def nothing_pending(self) -> Sequence[Any]:
         """`pending` after a step: no parameter has gathered a gradient."""
         return [None if n is None else 0 for n in self.pending]
@@ -78,20 +85,22 @@ class LiveState:
 
     def __init__(self, spec: Any, signatures: list[Signature | None], flat: FlatState, names: SlotNames) -> None:
         self.spec, self.signatures, self.flat, self.names = spec, signatures, flat, names
+        self.moving: Sequence[int] = ()
         self.behind = 0
-        """The number of steps, in which all parameters moved, that `flat` has not counted yet."""
+        """The number of steps, in which the parameters `moving` moved, that `flat` has not counted yet."""
 
     def catch_up(self) -> FlatState:
         """The state with all steps counted."""
         if self.behind:
-            step, t = self.flat.step + self.behind, [n + self.behind for n in self.flat.t]
-            self.flat = self.flat._replace(step=step, t=t)
-            self.behind = 0
+            step, t = self.flat.step + self.behind, self.flat.moved_counts(self.moving, self.behind)
+            self.flat, self.behind = self.flat._replace(step=step, t=t), 0
         return self.flat
 
     def after(self, flat: FlatState) -> LiveState:
         """The same with another state, of the same parameters."""
-        return LiveState(self.spec, self.signatures, flat, self.names)
+        live = LiveState(self.spec, self.signatures, flat, self.names)
+        live.moving = self.moving
+        return live
 
     def matched(
         self, tree: Tree, ps: Sequence[Parameter | None], signatures: list[Signature | None], names: SlotNames

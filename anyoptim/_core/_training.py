@@ -15,7 +15,7 @@ from anyoptim._core._pipeline import Params, Pipeline
 from anyoptim._core._plan import StepPlan
 from anyoptim._core._recorder import Recorder, check_recordable
 from anyoptim._core._state import FlatState, LiveState, signatures, stepped
-from anyoptim._engines import Dispatch
+from anyoptim._engines import CoefficientTable, Dispatch
 from anyoptim._trace._program import Coefficients, all_floats
 
 __all__ = ["Training"]
@@ -39,11 +39,10 @@ class Training:
         """Take one step, or gather one gradient. Returns `params`."""
         plan, state = self.plan, self.state
         if plan and state and self.recorder is None:
-            if plan.uniform:
+            if plan.kinds is not None and plan.replays:
                 n = state.behind + 1
-                flat = state.flat
-                row = pipeline.row(flat.step + n, flat.t[0] + n)
-                if row is not None and plan.replay(params, grads, row):
+                rows = pipeline.rows(plan.kinds, state.flat.step + n)
+                if rows is not None and plan.replay(params, grads, rows):
                     state.behind = n
                     return params
             elif pipeline.is_step(state.flat) and self._again(pipeline, plan, state, params, grads):
@@ -63,13 +62,26 @@ class Training:
             return False
         dispatch, moving, gathered = again
         with quiet():
-            coefficients = pipeline.step_coefficients(dispatch, gathered, flat, moving, plan.groups)
-            if any(map(_traced, coefficients.rows.distinct)) or coefficients.taken is not True:
-                return False
-            results = dispatch.prepare(gathered, coefficients.rows)()
-        self._report(pipeline, plan.paths, coefficients)
+            if plan.kinds is not None:
+                distinct = pipeline.rows(plan.kinds, flat.step + 1)
+                if distinct is None or any(map(_traced, distinct)):
+                    return False
+                rows, t, scalars = (
+                    CoefficientTable(distinct, plan.row_of_leaf),
+                    flat.moved_counts(plan.places),
+                    flat.scalars,
+                )
+            else:
+                coefficients = pipeline.step_coefficients(dispatch, gathered, flat, moving, plan.groups)
+                if any(map(_traced, coefficients.rows.distinct)) or coefficients.taken is not True:
+                    return False
+                self._report(pipeline, plan.paths, coefficients)
+                rows, t, scalars = coefficients.rows, coefficients.t, coefficients.scalars
+                if plan.tied:
+                    t = [t[o] for o in plan.owner]
+            results = dispatch.prepare(gathered, rows)()
         slots = flat.slots if dispatch.in_place else plan.placed(params, results, flat.slots)
-        state.flat = FlatState(flat.step + 1, coefficients.t, slots, coefficients.scalars, flat.nothing_pending())
+        state.flat = FlatState(flat.step + 1, t, slots, scalars, flat.nothing_pending())
         return True
 
     def _update(self, pipeline: Pipeline, engine: str | None, tree: Tree, grads: Any) -> Any:
@@ -81,7 +93,7 @@ class Training:
         if not pipeline.is_step(state.flat):
             flat = accumulated(engine, plan.ps, xs, state.flat, plan.owner)
             return self._remember(tree, plan, state.after(flat))
-        return self._step(pipeline, engine, tree, plan, state, state.flat, xs)
+        return self._step(pipeline, engine, tree, plan, state, state.flat, xs, grads)
 
     def flush(self, pipeline: Pipeline, engine: str | None, params: Any) -> Any:
         """Take the step of what is gathered so far, if anything is. Returns `params`."""
@@ -89,7 +101,7 @@ class Training:
             return params
         tree = Tree("params", params)
         plan, state = self.recall(pipeline, tree)
-        return self._step(pipeline, engine, tree, plan, state, joined(state.flat), [None] * len(plan.ps))
+        return self._step(pipeline, engine, tree, plan, state, joined(state.flat), [None] * len(plan.ps), None)
 
     def _step(
         self,
@@ -100,8 +112,12 @@ class Training:
         state: LiveState,
         flat: FlatState,
         xs: Sequence[Array | None],
+        grads: Any,
     ) -> Any:
-        """Take the step that comes after `flat`, with gradients that passed all checks. Returns the container."""
+        """Take the step that comes after `flat`, with gradients `xs` of `grads` that passed all checks.
+
+        Returns the container.
+        """
         ps, owner = plan.ps, plan.owner
         if pipeline.accumulates:
             xs, _ = contributions(ps, xs, flat, owner, plan.groups.resting)
@@ -145,7 +161,8 @@ class Training:
         self.state = state.after(flat)
         # A plan that was not rebound would keep arrays alive that were replaced.
         self.plan = plan if plan.rebound(leaves) else None
-        plan.stepped(len(coefficients.rows.distinct) == 1, pipeline.simple, flat.slots)
+        plan.stepped(grads, coefficients, pipeline.static, flat)
+        self.state.moving = plan.places
         return tree.container
 
     def _remember(self, tree: Tree, plan: StepPlan, state: LiveState) -> Any:

@@ -12,6 +12,7 @@ import numpy as np
 
 from anyoptim._arrays import Array, Library
 from anyoptim._arrays._memory import MemoryLayout
+from anyoptim._arrays._quiet import quiet
 from anyoptim._trace._coefficients import CoefficientTable, Replay
 from anyoptim._trace._program import Coefficients, Program
 from anyoptim._trace._reduction import norm
@@ -66,6 +67,10 @@ class Written(NamedTuple):
     """Stretches of devices' memory."""
 
 
+_KNOWN = {float, bool, str}
+"""The types of coefficients whose values are known: those that are neither traced nor symbols."""
+
+
 class Plan(ABC):
     """What an engine has laid ready for some leaves, which holds for as long as these stay where they are."""
 
@@ -110,11 +115,17 @@ class Plan(ABC):
         """What `gather` gives, if the leaves and gradients are without doubt such as they were; else None."""
         return None
 
-    def replay(self, xs: Sequence[Array], row: Coefficients) -> bool:
-        """Take the last step again, with another row; do nothing where anything is in doubt."""
+    def replay(self, xs: Sequence[Array], rows: list[Coefficients], row_of_leaf: Sequence[int]) -> bool:
+        """Take a step again, with other coefficients for the same leaves; do nothing where anything is in doubt."""
         last_step, gathered = self.last_step, self.regather(xs)
-        if last_step is None or gathered is None or not last_step.set(row):
+        if gathered is None:
             return False
+        if last_step is None or not last_step.set(rows):
+            if not all(type(c) in _KNOWN for row in rows for part in row for c in part.values()):
+                return False
+            with quiet():
+                self.prepare(gathered, CoefficientTable(rows, row_of_leaf))()
+            return True
         last_step.run(self, gathered)
         self.touch()
         return True

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from anyoptim._arrays import Array
+from anyoptim._arrays._quiet import quiet
 from anyoptim._engines._base import Commit, Leaf, Plan, Result, Written, norm_of
 from anyoptim._engines._choice import ENGINES, Plans, choices
 from anyoptim._engines._warmup import LATER, Waiting
@@ -110,11 +111,18 @@ class Dispatch:
             gathered.append(grads)
         return gathered
 
-    def replay(self, xs: Sequence[Array], row: Coefficients) -> bool:
-        """Take a step of one row, if one plan has all leaves and nothing about them is in doubt; else do nothing."""
+    def replay(self, xs: Sequence[Array], rows: list[Coefficients], row_of_leaf: Sequence[int]) -> bool:
+        """Take a step, if nothing about the leaves and their gradients is in doubt; else do nothing."""
         if self.waiting and self.waiting.due():
             return False
-        if not self.assignments[0].plan.replay(xs, row):
+        if len(self.assignments) > 1:
+            gathered = self.regather(xs)
+            if gathered is None:
+                return False
+            with quiet():
+                self.prepare(gathered, CoefficientTable(rows, row_of_leaf))()
+            return True
+        if not self.assignments[0].plan.replay(xs, rows, row_of_leaf):
             return False
         if self.waiting:
             self.waiting.count()

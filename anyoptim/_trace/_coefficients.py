@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import operator
 from collections.abc import Callable, Sequence
 from functools import partial
 from operator import itemgetter
@@ -21,7 +22,7 @@ __all__ = ["CoefficientTable", "Expressions", "Replay", "rows_of"]
 class CoefficientTable(NamedTuple):
     """The coefficients of a step. Leaves whose step counts or groups differ have different rows."""
 
-    distinct: Sequence[Coefficients]
+    distinct: list[Coefficients]
     row_of_leaf: Sequence[int]
     """For each leaf the number of its row among the distinct ones."""
 
@@ -42,39 +43,55 @@ class CoefficientTable(NamedTuple):
 
 
 class Replay:
-    """A step of one row without static options, which can be taken again with other numbers."""
+    """A step without static options, which can be taken again with other numbers in the same rows."""
 
     def __init__(
         self,
-        row: Coefficients,
+        rows: Sequence[Coefficients],
         scalars: Scalars,
         dtype: np.dtype[Any],
-        table: np.ndarray[Any, Any],
+        tables: Sequence[np.ndarray[Any, Any]],
         run: Callable[[Any, Any], object],
     ) -> None:
+        """Lay the numbers of a step ready to be replaced: `tables` has for each row where its scalars stand."""
         self.run = run
         """Takes the step, given a plan and its gathered gradients. Holding the plan, it would keep that alive."""
-        self._kinds = [[float] * len(part) for part in row]
-        self._numbers = _reader(scalars, dtype)  # the arithmetic's dtype, which the table need not have
-        within = range_of(dtype)
-        self._least, self._largest, self._holds = within.least, within.largest, within.holds
-        # Constants stay as they are.
-        self._put = _writer(table if scalars.derived else table[: len(scalars.coefficients)])
+        self._setters = [_setter(row, scalars, dtype, table) for row, table in zip(rows, tables, strict=True)]
 
-    def set(self, row: Coefficients) -> bool:
-        """Write the numbers of another row to the table, if the dtype holds them and they have the same names."""
-        if [[*map(type, part.values())] for part in row] != self._kinds:
+    def set(self, rows: Sequence[Coefficients]) -> bool:
+        """Write the numbers of other rows to the tables, if the dtype holds them and they have the same names."""
+        setters = self._setters
+        if len(rows) == 1 == len(setters):
+            return setters[0](rows[0])
+        return len(rows) == len(setters) and all(map(operator.call, setters, rows))
+
+
+def _setter(
+    row: Coefficients, scalars: Scalars, dtype: np.dtype[Any], table: np.ndarray[Any, Any]
+) -> Callable[[Coefficients], bool]:
+    """A function that writes the numbers of a row such as this one to the table, and says whether it could."""
+    wanted = [[float] * len(part) for part in row]
+    numbers_of = _reader(scalars, dtype)  # the arithmetic's dtype, which the table need not have
+    within = range_of(dtype)
+    least, largest, holds = within.least, within.largest, within.holds
+    # Constants stay as they are.
+    put = _writer(table if scalars.derived else table[: len(scalars.coefficients)])
+
+    def set_(row: Coefficients) -> bool:
+        if [[*map(type, part.values())] for part in row] != wanted:
             return False
         try:
-            numbers = self._numbers(row)
+            numbers = numbers_of(row)
         except KeyError:
             return False
         # The quick question first, which nearly always has the answer.
-        inside = numbers and self._least <= min(numbers) and max(numbers) <= self._largest
-        if not inside and not all(map(self._holds, numbers)):
+        inside = numbers and least <= min(numbers) and max(numbers) <= largest
+        if not inside and not all(map(holds, numbers)):
             return False
-        self._put(*numbers)
+        put(*numbers)
         return True
+
+    return set_
 
 
 def _reader(scalars: Scalars, dtype: np.dtype[Any]) -> Callable[[Coefficients], Sequence[float]]:

@@ -83,8 +83,8 @@ class BlockedPlan(Plan):
                 return None
         return xs if self._forbidden_ids.isdisjoint(map(id, xs)) else None
 
-    def replay(self, xs: Sequence[Array], row: Coefficients) -> bool:
-        return bool(quietly(super().replay, xs, row))
+    def replay(self, xs: Sequence[Array], rows: list[Coefficients], row_of_leaf: Sequence[int]) -> bool:
+        return bool(quietly(super().replay, xs, rows, row_of_leaf))
 
     def gather(self, xs: Sequence[Array]) -> Sequence[NDArray]:
         views = [host_view(leaf.library, x) for leaf, x in zip(self.leaves, xs, strict=True)]
@@ -99,9 +99,10 @@ class BlockedPlan(Plan):
     def prepare(self, gathered: Sequence[NDArray], rows: CoefficientTable) -> Commit:
         functions = self._functions(None, rows)
         self.last_step = None
-        if len(rows.distinct) == 1 and len({*map(id, functions)}) == 1 and all(map(all_floats, rows.distinct[0])):
+        alike = len(rows.distinct) == 1 and len({*map(id, functions)}) == 1
+        if alike and not self.program.measures and all(map(all_floats, rows.distinct[0])):
             one, run = functions[0], self._replayed(functions[0])
-            self.last_step = Replay(rows.distinct[0], one.function.scalars, one.dtype, one.table, run)
+            self.last_step = Replay(rows.distinct, one.function.scalars, one.dtype, [one.table], run)
 
         def commit() -> Sequence[Result]:
             self._run(functions, gathered)

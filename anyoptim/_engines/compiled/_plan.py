@@ -106,10 +106,10 @@ class CompiledPlan(Plan):
             self.table[i, FIRST + 1] = address
         return xs if intrinsic("no_overlap")(self.table, self.forbidden) else None
 
-    def replay(self, xs: Sequence[Array], row: Coefficients) -> bool:
+    def replay(self, xs: Sequence[Array], rows: list[Coefficients], row_of_leaf: Sequence[int]) -> bool:
         last_step, grads = self.last_step, _NONE
-        if last_step is None or not last_step.set(row):
-            return False
+        if last_step is None or not last_step.set(rows):
+            return super().replay(xs, rows, row_of_leaf)
         if self.by_header:
             self.put_ids(*map(id, xs))  # the loop looks at these arrays itself, so that there is one call in all
             grads = self.ids
@@ -139,10 +139,11 @@ class CompiledPlan(Plan):
     def prepare(self, gathered: Sequence[Any], rows: CoefficientTable) -> Commit:
         calls = self._calls(None, rows)
         self.last_step = None
-        if len(rows.distinct) == 1 and all(map(all_floats, rows.distinct[0])):
+        # What measures is prepared anew at each step.
+        if not self.program.measures and len(calls) == 1 and all(all(map(all_floats, row)) for row in rows.distinct):
             (call,) = calls
             run = functools.partial(_replayed, call)
-            self.last_step = Replay(rows.distinct[0], call.loop.scalars, self.dtype, call.coefficients[0], run)
+            self.last_step = Replay(rows.distinct, call.loop.scalars, self.dtype, [*call.coefficients], run)
 
         def commit() -> Sequence[Result]:
             for call in calls:

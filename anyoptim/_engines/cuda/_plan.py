@@ -224,7 +224,7 @@ class CudaPlan(Plan):
         if len(rows.distinct) == 1 and all(map(all_floats, rows.distinct[0])):
             (one,) = launches
             self.last_step = Replay(
-                rows.distinct[0], one.scalars, self.dtype, one.numbers[: len(one.scalars)], one.replay
+                rows.distinct, one.scalars, self.dtype, [one.numbers[: len(one.scalars)]], one.replay
             )
 
         def commit() -> Sequence[Result]:

@@ -1,0 +1,127 @@
+"""Steps like the last one are replayed, whatever their parameters: groups, ties, gradients that are not there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+
+import anyoptim as ao
+from anyoptim._core._training import Training
+from tests.support.libraries import Library, same_bits
+
+Tree = dict[str, Any]
+
+
+class Case(NamedTuple):
+    """An optimizer, and which of four gradients it is given at each of six steps: the names of those that are there."""
+
+    make: Callable[[str], ao.Optimizer]
+    steps: list[str]
+    tied: dict[str, str]
+    """The names under which an array stands a second time."""
+    slow: int = 1
+    """The number of steps that are taken with every check."""
+
+
+def _groups(engine: str) -> ao.Optimizer:
+    return ao.chain(ao.Adam(), ao.groups({"b": {"lr": 0.1}, "c": None, ...: {}}), engine=engine)
+
+
+def _partition(engine: str) -> ao.Optimizer:
+    return ao.partition({"b": ao.Momentum(), "c": None, ...: ao.Adam()}, engine=engine)
+
+
+def _chain(engine: str) -> ao.Optimizer:
+    return ao.chain(ao.WeightDecay(0.1, where=lambda path, _: path != "a"), ao.Adam(lr=_rate), engine=engine)
+
+
+def _rate(step: int) -> float:
+    return 0.1 / step
+
+
+class _Signed(ao.SGD):
+    """A method whose kernel has a static option, which is another for every fourth step."""
+
+    @staticmethod
+    def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
+        return {"lr": hyper.lr, "signed": t % 4 == 0}
+
+    @staticmethod
+    def rule(xp: Any, p: Any, x: Any, c: Any) -> Any:
+        return c.lr * (xp.sign(x) if c.signed else x)
+
+
+def _adam(engine: str) -> ao.Optimizer:
+    return ao.Adam(engine=engine)
+
+
+CASES = {
+    "all": Case(_adam, ["abcd"] * 6, {}),
+    "one without": Case(_adam, ["abd"] * 6, {}),
+    "another count": Case(_adam, ["abd", "abd", *["abcd"] * 4], {}, slow=2),
+    "groups": Case(_groups, ["abcd"] * 6, {}),
+    "groups without": Case(_groups, ["abc"] * 6, {}),
+    "partition": Case(_partition, ["abcd"] * 6, {}),
+    "overrides and a schedule": Case(_chain, ["abcd"] * 6, {}),
+    "static options": Case(lambda engine: _Signed(engine=engine), ["abcd"] * 6, {}),
+    "tied": Case(_adam, ["abcd"] * 6, {"e": "a"}),
+    "tied, by its other name": Case(_adam, ["bcde"] * 6, {"e": "a"}),
+    "from name to name": Case(_adam, ["abcd", "abcd", "bcde", "bcde", "abcd", "abcd"], {"e": "a"}, slow=3),
+    "coming and going": Case(_adam, ["abcd", "abcd", "abc", "abc", "abcd", "abcd"], {}, slow=3),
+}
+SHAPES: dict[str, tuple[int, ...]] = {"a": (3, 5), "b": (4,), "c": (), "d": (70, 2)}
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("engine", ["compiled", "blocked", "jax"])
+def test_replays(name: str, engine: str, need: Callable[[str], Library], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What changes is checked once; what does not is replayed: the values, slots and counts are those of `step`."""
+    lib, case = need("jax" if engine == "jax" else "numpy"), CASES[name]
+    rng = np.random.default_rng(0)
+    params: Tree = {k: lib.array(rng.normal(size=shape)) for k, shape in SHAPES.items()}
+    params |= {k: params[of] for k, of in case.tied.items()}
+    pure = {k: lib.array(np.array(lib.values(v), copy=True)) for k, v in params.items()}
+    pure |= {k: pure[of] for k, of in case.tied.items()}
+    ours, theirs = case.make(engine), case.make("portable")
+    state, checked = theirs.init(pure), []
+    original = Training._update
+
+    def with_checks(*given: Any) -> Any:
+        checked.append(given)
+        return original(*given)
+
+    monkeypatch.setattr(Training, "_update", with_checks)
+    for names in case.steps:
+        grads = {k: lib.array(rng.normal(size=SHAPES[case.tied.get(k, k)])) if k in names else None for k in params}
+        ours.update(params, grads)
+        pure, state = theirs.step(pure, grads, state)
+    assert len(checked) == case.slow
+    assert ours.state is not None
+    assert (ours.state.step, ours.state.t) == (6, lib.values(state.t) if engine != "jax" else ours.state.t)
+    assert {k: int(n) for k, n in ours.state.t.items()} == {k: int(n) for k, n in state.t.items()}
+    close = same_bits if engine != "jax" else lambda a, b: np.allclose(a, b, rtol=1e-6, atol=0)  # 2 ulp a step
+    for k in params:
+        assert close(lib.values(params[k]), lib.values(pure[k])), k
+    slots = ours.state.slots, state.slots
+    for one, two in zip(*(lib.values(s) for s in slots), strict=True) if isinstance(slots[0], tuple) else [slots]:
+        for slot in one:
+            for k, values in one[slot].items():
+                assert values is None or close(lib.values(values), lib.values(two[slot][k])), (slot, k)
+    assert all(params[k] is params[of] for k, of in case.tied.items())
+
+
+def test_two_gradients_of_one_array_are_refused_in_a_replay() -> None:
+    """As they are at the first step."""
+    a = np.ones(3, "f4")
+    optimizer, params = ao.Adam(engine="blocked"), {"a": a, "b": a}
+    for _ in range(3):
+        optimizer.update(params, {"a": np.ones(3, "f4"), "b": None})
+    before = a.copy()
+    with pytest.raises(ValueError, match=r"params\['a'\] and params\['b'\]|grads\['b'\]"):
+        optimizer.update(params, {"a": np.ones(3, "f4"), "b": np.ones(3, "f4")})
+    assert same_bits(a, before)
+    assert optimizer.state is not None
+    assert optimizer.state.t == {"a": 3, "b": 3}
