@@ -8,7 +8,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-__all__ = ["ANY_ORDER", "MemoryLayout", "axis_order", "find_overlap", "may_overlap", "merged_ranges", "overlaps_itself"]
+__all__ = [
+    "ANY_ORDER",
+    "MemoryLayout",
+    "axis_order",
+    "find_overlap",
+    "may_overlap",
+    "merged_ranges",
+    "overlaps_itself",
+]
 
 
 class MemoryLayout(NamedTuple):
@@ -58,17 +66,15 @@ def find_overlap(layouts: Sequence[MemoryLayout]) -> tuple[int, int] | None:
     return None
 
 
-def may_overlap(layouts: Sequence[MemoryLayout], others: Sequence[MemoryLayout]) -> list[bool]:
-    """For each layout whether its range of bytes meets that of one of the others. All are in one space.
+def may_overlap(layout: MemoryLayout, ranges: tuple[list[int], list[int]]) -> bool:
+    """Whether the range of bytes of a layout meets one of these, which `merged_ranges` gives. All are in one space.
 
     Two ranges may meet though no element is shared: an array may lie between the elements of another.
     """
-    starts, ends = merged_ranges(others)
-    meets = []
-    for low, high in map(_byte_range, layouts):
-        i = bisect_right(ends, low)  # the first range that ends after this one starts
-        meets.append(i < len(starts) and starts[i] < high)
-    return meets
+    starts, ends = ranges
+    low, high = _byte_range(layout)
+    i = bisect_right(ends, low)  # the first range that ends after this one starts
+    return i < len(starts) and starts[i] < high
 
 
 def merged_ranges(layouts: Sequence[MemoryLayout]) -> tuple[list[int], list[int]]:

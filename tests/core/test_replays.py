@@ -125,3 +125,65 @@ def test_two_gradients_of_one_array_are_refused_in_a_replay() -> None:
     assert same_bits(a, before)
     assert optimizer.state is not None
     assert optimizer.state.t == {"a": 3, "b": 3}
+
+
+def _flat(rng: np.random.Generator) -> Tree:
+    """Views of one buffer."""
+    sizes = {k: int(np.prod(shape)) for k, shape in SHAPES.items()}
+    buffer = rng.normal(size=sum(sizes.values())).astype("f4")
+    ends = np.cumsum([*sizes.values()])
+    return {k: buffer[e - n : e].reshape(SHAPES[k]) for e, (k, n) in zip(ends, sizes.items(), strict=True)}
+
+
+def _own(rng: np.random.Generator) -> Tree:
+    return {k: rng.normal(size=shape).astype("f4") for k, shape in SHAPES.items()}
+
+
+FORMS: dict[str, tuple[Callable[[np.random.Generator], Tree], Callable[[np.random.Generator], Tree]]] = {
+    "gradients in one buffer": (_own, _flat),
+    "parameters in one buffer": (_flat, _own),
+    "both in buffers": (_flat, _flat),
+    "gradients that are transposed": (_own, lambda rng: {k: a.T.copy().T for k, a in _own(rng).items()}),
+    "gradients of another dtype": (_own, lambda rng: {k: a.astype("f8") for k, a in _own(rng).items()}),
+    "gradients of which every other element is taken": (
+        _own,
+        lambda rng: {k: np.repeat(a[..., None], 2, -1)[..., 0] for k, a in _own(rng).items()},
+    ),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("engine", ["compiled", "blocked"])
+def test_replays_of_any_form(form: str, engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the first step nothing is checked anew, and the bits are those of the portable engine."""
+    make_params, make_grads = FORMS[form]
+    rng = np.random.default_rng(0)
+    params = make_params(rng)
+    copies = {k: a.copy() for k, a in params.items()}
+    one, two = ao.Adam(engine=engine), ao.Adam(engine="portable")
+    for i in range(4):
+        grads = make_grads(rng)
+        two.update(copies, {k: a.copy() for k, a in grads.items()})
+        if i == 1:
+            monkeypatch.setattr(Training, "_update", None)
+        one.update(params, grads)
+        monkeypatch.undo()
+    assert all(same_bits(params[k], copies[k]) for k in params)
+
+
+@pytest.mark.parametrize("engine", ["compiled", "blocked"])
+def test_a_replay_keeps_off_gradients_that_lie_in_parameters(engine: str) -> None:
+    """A gradient that is a view of another parameter is read as it was before the step."""
+    rng = np.random.default_rng(0)
+    params = {k: rng.normal(size=6).astype("f4") for k in "abc"}
+    copies = {k: a.copy() for k, a in params.items()}
+    one, two = ao.Adam(engine=engine), ao.Adam(engine="portable")
+    for i in range(6):
+        grads = {k: rng.normal(size=12).astype("f4")[:6] for k in "abc"}
+        theirs = {k: g.copy() for k, g in grads.items()}
+        if i % 2:
+            grads["c"], theirs["c"] = params["a"][:], copies["a"].copy()
+            grads["a"], theirs["a"] = params["b"][::-1], copies["b"][::-1].copy()
+        one.update(params, grads)
+        two.update(copies, theirs)
+        assert all(same_bits(params[k], copies[k]) for k in params), i

@@ -5,7 +5,7 @@ from __future__ import annotations
 from anyoptim._arrays import COMPUTE, library
 from anyoptim._arrays import _checks as checks
 from anyoptim._arrays._files import replacing
-from anyoptim._arrays._memory import MemoryLayout, may_overlap
+from anyoptim._arrays._memory import MemoryLayout, may_overlap, merged_ranges
 from anyoptim._arrays._tree import Tree
 from anyoptim._engines import ENGINES
 from anyoptim._engines import _threads as threads
@@ -47,6 +47,7 @@ __all__ = [
     "headers",
     "library",
     "may_overlap",
+    "merged_ranges",
     "on_value",
     "range_of",
     "reduction",

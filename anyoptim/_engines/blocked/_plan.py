@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from anyoptim._arrays import COMPUTE, Array, host_memory
-from anyoptim._arrays._memory import may_overlap
+from anyoptim._arrays._memory import may_overlap, merged_ranges
 from anyoptim._arrays._quiet import quiet, quietly
 from anyoptim._engines import _threads
 from anyoptim._engines._base import Commit, Leaf, NDArray, Plan, Result, Written, host_view, real
@@ -60,25 +60,26 @@ class BlockedPlan(Plan):
     def avoid_aliasing(self, written: Written) -> None:
         super().avoid_aliasing(written)
         self._forbidden_ids = {id(a) for a in written.host}
+        self._ranges = merged_ranges([host_memory(a) for a in written.host if a.size])
         # An array that owns its memory shares it with no other one that does.
-        owners = all(a.base is None for a in written.host)
-        same = all(leaf.destination is a[0] for leaf, a in zip(self.leaves, self.arrays, strict=True))
-        self._simple = owners and same
+        self._owners = all(a.base is None for a in written.host)
+        self._user_arrays = all(leaf.destination is a[0] for leaf, a in zip(self.leaves, self.arrays, strict=True))
 
     def regather(self, xs: Sequence[Array]) -> Sequence[NDArray] | None:
-        if not self._simple:
+        if not self._user_arrays:
             return None
-        array = np.ndarray
-        for (p, dtype, shape, strides), x in zip(self.layouts, xs, strict=True):
+        array, owners = np.ndarray, self._owners
+        for (p, dtype, shape, strides), (x_dtype, x_strides), x in zip(self.layouts, self._forms, xs, strict=True):
             if (
                 type(x) is not array
-                or x.dtype is not dtype
+                or x.dtype is not x_dtype
                 or x.shape != shape
-                or x.base is not None
+                or x.strides != x_strides
                 or p.shape != shape
                 or p.strides != strides
                 or p.dtype is not dtype
                 or not p.flags.writeable
+                or ((x.base is not None or not owners) and self._aliases(x))
             ):
                 return None
         return xs if self._forbidden_ids.isdisjoint(map(id, xs)) else None
@@ -88,7 +89,15 @@ class BlockedPlan(Plan):
 
     def gather(self, xs: Sequence[Array]) -> Sequence[NDArray]:
         views = [host_view(leaf.library, x) for leaf, x in zip(self.leaves, xs, strict=True)]
-        return _set_apart(views, self._forbidden)
+        self._forms = [(x.dtype, x.strides) for x in views]
+        if all(x.base is None for x in views) and self._owners and self._forbidden_ids.isdisjoint(map(id, views)):
+            return views
+        # A step may change what another parameter's gradient reads before it is read.
+        return [x.copy() if self._aliases(x) else x for x in views]
+
+    def _aliases(self, x: NDArray) -> bool:
+        """Whether a gradient may lie in memory that the step writes to."""
+        return bool(x.size) and may_overlap(host_memory(x), self._ranges)
 
     def squares(self, k: int, gathered: Sequence[NDArray], rows: CoefficientTable) -> list[NDArray]:
         leaves = zip(self._functions(k, rows), self.arrays, gathered, strict=True)
@@ -130,7 +139,7 @@ class BlockedPlan(Plan):
         whole, rest = [], []
         for i in self.alone:
             p, *slots = self.arrays[i]
-            if p.dtype is bound.dtype and p.size <= BLOCK:
+            if p.dtype is bound.dtype is self._forms[i][0] and p.size <= BLOCK:
                 whole.append((i, p, slots))
             else:
                 rest.append(i)
@@ -182,14 +191,6 @@ class BlockedPlan(Plan):
             bound = self.functions[key] = BoundFunction(function, dtype, table, numbers)
         bound.table[...] = bound.function.scalars.values(row, dtype)
         return bound
-
-
-def _set_apart(xs: Arrays, written: Arrays) -> Arrays:
-    """The gradients, copied where another parameter's step might change them before they are read."""
-    if all(a.base is None for a in (*written, *xs)) and not {*map(id, written)} & {*map(id, xs)}:
-        return xs  # arrays that own their memory share it with no other that does
-    there = iter(may_overlap([host_memory(x) for x in xs if x.size], [host_memory(a) for a in written if a.size]))
-    return [x.copy() if x.size and next(there) else x for x in xs]
 
 
 def _spread(call: Callable[..., None], pieces: Sequence[tuple[Any, ...]]) -> None:
