@@ -58,6 +58,7 @@ class CompiledPlan(Plan):
         # Arrays of our own over the same memory, which stay as they are whatever becomes of the user's.
         self.hosts = hosts = [[host_view(self.library, a).view() for a in (leaf.p, *leaf.slots)] for leaf in leaves]
         self.dtype = real(hosts[0][0].dtype)
+        self.dtype_name = self.dtype.name  # NumPy composes it anew each time, at the price of a small step
         self.results = [Result(leaf.p, leaf.slots) for leaf in leaves]
         self.destinations: list[Array] = [leaf.destination for leaf in leaves]
         self.memories = [self.library.memory(d) for d in self.destinations]
@@ -169,7 +170,7 @@ class CompiledPlan(Plan):
         which = np.array(rows.row_of_leaf, np.int64) if len(static) > 1 else self.first_row
         calls = []
         for key in dict.fromkeys(static):
-            loop = load(self.program, k, key, self.dtype.name)
+            loop = load(self.program, k, key, self.dtype_name)
             chunks, pieces = self.chunks, self.pieces
             if static.count(key) < len(static):
                 chunks = chunks[[static[which[leaf]] == key for leaf in chunks[:, 0]]]
