@@ -143,8 +143,7 @@ class StepPlan:
         if dispatch is not None and not dispatch.in_place:
             dispatch = self._renewed(dispatch, moving, slots)
         if dispatch is None or moving != self._moving or not dispatch.suits(some):
-            self.kinds = self._sources = None
-            self.replays = False  # until these engines have taken a step
+            self.kinds = self._sources = None  # until these engines have taken a step
             leaves = [self.leaf(i, slots[i]) for i in moving]
             programs = [self.groups.branch(i).program for i in moving]
             dispatch = self._dispatch = Dispatch(engine, programs, leaves, some)

@@ -98,9 +98,7 @@ class LiveState:
 
     def after(self, flat: FlatState) -> LiveState:
         """The same with another state, of the same parameters."""
-        live = LiveState(self.spec, self.signatures, flat, self.names)
-        live.moving = self.moving
-        return live
+        return LiveState(self.spec, self.signatures, flat, self.names)
 
     def matched(
         self, tree: Tree, ps: Sequence[Parameter | None], signatures: list[Signature | None], names: SlotNames

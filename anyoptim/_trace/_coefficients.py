@@ -61,9 +61,7 @@ class Replay:
     def set(self, rows: Sequence[Coefficients]) -> bool:
         """Write the numbers of other rows to the tables, if the dtype holds them and they have the same names."""
         setters = self._setters
-        if len(rows) == 1 == len(setters):
-            return setters[0](rows[0])
-        return len(rows) == len(setters) and all(map(operator.call, setters, rows))
+        return setters[0](rows[0]) if len(setters) == 1 else all(map(operator.call, setters, rows))
 
 
 def _setter(

@@ -42,6 +42,10 @@ def _rate(step: int) -> float:
     return 0.1 / step
 
 
+def _clipped(engine: str) -> ao.Optimizer:
+    return ao.chain(ao.ClipGlobalNorm(1.0), ao.Adam(), engine=engine)
+
+
 class _Signed(ao.SGD):
     """A method whose kernel has a static option, which is another for every fourth step."""
 
@@ -69,6 +73,7 @@ CASES = {
     "static options": Case(lambda engine: _Signed(engine=engine), ["abcd"] * 6, {}),
     "tied": Case(_adam, ["abcd"] * 6, {"e": "a"}),
     "tied, by its other name": Case(_adam, ["bcde"] * 6, {"e": "a"}),
+    "tied, with a norm": Case(_clipped, ["abcd"] * 6, {"e": "a"}),
     "from name to name": Case(_adam, ["abcd", "abcd", "bcde", "bcde", "abcd", "abcd"], {"e": "a"}, slow=3),
     "coming and going": Case(_adam, ["abcd", "abcd", "abc", "abc", "abcd", "abcd"], {}, slow=3),
 }
@@ -171,19 +176,78 @@ def test_replays_of_any_form(form: str, engine: str, monkeypatch: pytest.MonkeyP
     assert all(same_bits(params[k], copies[k]) for k in params)
 
 
+LARGE = 20_000
+"""Elements of an array that is not packed with others."""
+
+
 @pytest.mark.parametrize("engine", ["compiled", "blocked"])
 def test_a_replay_keeps_off_gradients_that_lie_in_parameters(engine: str) -> None:
     """A gradient that is a view of another parameter is read as it was before the step."""
     rng = np.random.default_rng(0)
-    params = {k: rng.normal(size=6).astype("f4") for k in "abc"}
+    params = {k: rng.normal(size=LARGE).astype("f4") for k in "abc"}
     copies = {k: a.copy() for k, a in params.items()}
     one, two = ao.Adam(engine=engine), ao.Adam(engine="portable")
     for i in range(6):
-        grads = {k: rng.normal(size=12).astype("f4")[:6] for k in "abc"}
+        grads = {k: rng.normal(size=2 * LARGE).astype("f4")[:LARGE] for k in "abc"}
         theirs = {k: g.copy() for k, g in grads.items()}
         if i % 2:
             grads["c"], theirs["c"] = params["a"][:], copies["a"].copy()
-            grads["a"], theirs["a"] = params["b"][::-1], copies["b"][::-1].copy()
+            grads["b"], theirs["b"] = params["a"][:], copies["a"].copy()
         one.update(params, grads)
         two.update(copies, theirs)
         assert all(same_bits(params[k], copies[k]) for k in params), i
+
+
+def test_a_gradient_of_another_form_is_taken_by_the_engine_for_that_form() -> None:
+    """The compiled engine takes back what it could not take; and the bits are right whatever comes after what."""
+    rng = np.random.default_rng(0)
+    params = {"a": rng.normal(size=(200, 100)).astype("f4")}
+    copies = {k: a.copy() for k, a in params.items()}
+    one, two = ao.Adam(engine="compiled"), ao.Adam(engine="portable")
+    ran = []
+    for kind in ("c", "c", "t", "t", "c", "c", "d", "d", "c", "t", "d", "t"):
+        g = rng.normal(size=(200, 100)).astype("f8" if kind == "d" else "f4")
+        one.update(params, {"a": np.asfortranarray(g) if kind == "t" else g})
+        two.update(copies, {"a": g})
+        assert same_bits(params["a"], copies["a"])
+        plan: Any = one._training.plan
+        ran.append(plan._dispatch.choices[0].engine)
+    compiled, blocked = "compiled", "blocked"
+    expected = {"c": compiled, "t": blocked, "d": blocked}
+    assert ran == [expected[kind] for kind in "ccttccddctdt"]
+
+
+def test_a_rate_that_is_set_between_replays_is_checked() -> None:
+    """One that float32 can't hold is refused by name, and the next one counts."""
+    params, grads = {"a": np.ones(3, "f4")}, {"a": np.ones(3, "f4")}
+    optimizer = ao.chain(ao.SGD(0.5), ao.groups({"a": {}}), engine="blocked")
+    for _ in range(3):
+        optimizer.update(params, grads)
+    optimizer.stages[0].lr = 1e39
+    with pytest.raises(ValueError, match=r"lr is 1e\+39; wanted at most 3.4.* params at 'a', of dtype float32"):
+        optimizer.update(params, grads)
+    assert params["a"].tolist() == [-0.5] * 3
+    optimizer.stages[0].lr = 0.25
+    optimizer.update(params, grads)
+    assert params["a"].tolist() == [-0.75] * 3
+
+
+@pytest.mark.parametrize("engine", ["compiled", "blocked"])
+def test_a_traced_rate_is_refused_in_a_replay(engine: str, need: Callable[[str], Library]) -> None:
+    """As at the first step: what the optimizer remembers would be frozen into the transformed function."""
+    need("jax")
+    import jax
+
+    params, grads = {"a": np.ones(3, "f4")}, {"a": np.ones(3, "f4")}
+    optimizer = ao.SGD(0.5, engine=engine)
+    for _ in range(3):
+        optimizer.update(params, grads)
+
+    def traced(lr: Any) -> Any:
+        optimizer.lr = lr
+        optimizer.update(params, grads)
+        return lr
+
+    with pytest.raises(TypeError, match=r"the update of params\['a'\] is traced"):
+        jax.jit(traced)(0.25)
+    assert params["a"].tolist() == [-0.5] * 3
