@@ -9,6 +9,7 @@ from typing import Any
 from anyoptim._arrays import traced
 from anyoptim._core._stage import Stage
 from anyoptim._core._state import FlatState
+from anyoptim._trace._hyperparameters import positive
 
 __all__ = ["loss_scale", "scaler", "with_loss_scale"]
 
@@ -30,7 +31,7 @@ def scaler(optimizer: object, stages: Sequence[Stage], scale: Any) -> tuple[int,
         raise ValueError(f"loss_scale is that of {len(places)} stages of {optimizer!r}; wanted one ao.LossScale()")
     if traced(scale):
         raise TypeError("loss_scale is traced; wanted a number: in the pure form it is one of the state's")
-    return places[0], stages[places[0]].ranges["scale"].value("loss_scale", scale)
+    return places[0], stages[places[0]].ranges.get("scale", positive).value("loss_scale", scale)
 
 
 def with_loss_scale(stages: Sequence[Stage], flat: FlatState, k: int, scale: float) -> FlatState:

@@ -74,7 +74,8 @@ class Optimizer(Stage):
         def __setattr__(self, name: str, value: Any) -> None:
             if name == "engine":
                 check_engine(value)
-                self._training.plan = None
+                if "_training" in self.__dict__:  # a constructor of one's own may come first
+                    self._training.plan = None
                 object.__setattr__(self, name, value)
             else:
                 super().__setattr__(name, value)
@@ -253,6 +254,8 @@ class Optimizer(Stage):
         """
         k, scale = scaler(self, self.stages, scale)
         live = self._training.state
+        if live is None and not hasattr(self.stages[k], "initial"):
+            raise RuntimeError(f"{self.stages[k]!r} has no scale to begin with; wanted loss_scale set after an update")
         if live is None:
             self.stages[k]._initial = scale
         else:

@@ -50,19 +50,22 @@ class StepPlan:
         """Whether every place has a parameter that moves, with a gradient in the same place."""
         self.without_gradient: list[int] = []
         """The places that had no gradient, but for parameters that are frozen."""
+        self.at_rest: list[int] = []
+        """Those of these places whose array has no gradient at another place, either."""
+        self._stepped = False
+        """Whether the engines have taken a step. Before that, they may hold slots that are not the optimizer's yet."""
 
     @cached_property
     def paths(self) -> list[str]:
         """The keys of each parameter, joined by dots."""
         return dotted_paths(self._spec)
 
-    def replay(self, params: Any, grads: Any, rows: list[Coefficients]) -> bool:
-        """Take a step like the last one, if arrays and gradients are without doubt as they were; else do nothing.
+    def replay(self, xs: Sequence[Any], rows: list[Coefficients]) -> bool:
+        """Take a step like the last one, if the gradients are without doubt such as they were; else do nothing.
 
         Returns whether the step was taken. `rows` has the coefficients of each of the `kinds`.
         """
-        xs = self._gradients(params, grads)
-        return xs is not None and self._dispatch is not None and self._dispatch.replay(xs, rows, self.row_of_leaf)
+        return self._dispatch is not None and self._dispatch.replay(xs, rows, self.row_of_leaf)
 
     def gather_again(self, params: Any, grads: Any, slots: Slots) -> tuple[Dispatch, list[int], list[Any]] | None:
         """The engines, the places of the parameters that move, and their gathered gradients.
@@ -74,11 +77,11 @@ class StepPlan:
             return None
         if not dispatch.in_place and (slots is not self._slots or self._spec.is_leaf()):
             return None  # other slots, or a bare array, which has no container to take the new one
-        xs = self._gradients(params, grads)
+        xs = self.gradients(params, grads)
         gathered = None if xs is None else dispatch.regather(xs)
         return None if gathered is None else (dispatch, self._moving, gathered)
 
-    def _gradients(self, params: Any, grads: Any) -> Sequence[Any] | None:
+    def gradients(self, params: Any, grads: Any) -> Sequence[Any] | None:
         """The gradients of the parameters that move, if all arrays, and all places without one, are as they were."""
         leaves = None if self._sources is None else self._leaves(params)
         if leaves is None or not all(map(operator.is_, leaves, self._given)):
@@ -95,6 +98,7 @@ class StepPlan:
 
         `flat` is the state after the step; `static` is whether hyperparameters and counts alone decide coefficients.
         """
+        self._stepped = True
         self._slots = flat.slots
         if self._dispatch is not None and not self._dispatch.rebindable:
             self._dispatch = None  # it would keep the slots of before the step alive
@@ -104,9 +108,10 @@ class StepPlan:
         moving = {*self._moving}
         self.places = [i for i, o in enumerate(self.owner) if o in moving]
         xs = self._leaves(grads)
-        self._sources = None if xs is None else self._found_sources(xs)
+        self._sources = None if xs is None else self._gradient_places(xs)
         self._all_move = self._sources == [*range(len(self.ps))]
         self.without_gradient = [i for i, x in enumerate(xs or ()) if x is None and i not in self.groups.resting]
+        self.at_rest = [i for i in self.without_gradient if self.owner[i] not in moving]
         self.kinds, self.replays = None, False
         if static and dispatch is not None:
             self.row_of_leaf = row_of_leaf = coefficients.rows.row_of_leaf
@@ -116,7 +121,7 @@ class StepPlan:
             self.kinds = [Kind.of(groups.branches[n], groups.overrides[n], flat.step - flat.t[i]) for i, n in kinds]
             self.replays = dispatch.in_place
 
-    def _found_sources(self, xs: Sequence[Any]) -> list[int] | None:
+    def _gradient_places(self, xs: Sequence[Any]) -> list[int] | None:
         """For each parameter that moves the place of its gradient, if there is exactly one."""
         given = [i for i, x in enumerate(xs) if x is not None and i not in self.groups.resting]
         source = {self.owner[i]: i for i in given}
@@ -138,12 +143,12 @@ class StepPlan:
         """The engines for the parameters that have a gradient, and which parameters these are."""
         moving = [i for i, x in enumerate(xs) if x is not None]
         some = [xs[i] for i in moving]
-        # Engines that have not taken a step may hold slots that are not the optimizer's yet.
-        dispatch = None if self._sources is None else self._dispatch
+        dispatch = self._dispatch if self._stepped else None
         if dispatch is not None and not dispatch.in_place:
             dispatch = self._renewed(dispatch, moving, slots)
         if dispatch is None or moving != self._moving or not dispatch.suits(some):
-            self.kinds = self._sources = None  # until these engines have taken a step
+            self.kinds = self._sources = None
+            self._stepped = False
             leaves = [self.leaf(i, slots[i]) for i in moving]
             programs = [self.groups.branch(i).program for i in moving]
             dispatch = self._dispatch = Dispatch(engine, programs, leaves, some)

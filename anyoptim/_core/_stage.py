@@ -31,7 +31,6 @@ __all__ = [
     "watch",
 ]
 
-_new, _set = object.__new__, object.__setattr__
 
 _WATCHED: weakref.WeakKeyDictionary[Any, list[Callable[[str, Any], None]]] = weakref.WeakKeyDictionary()
 """Who is to be told before a hyperparameter is set. It is no part of the stage, so that copies begin without."""
@@ -320,11 +319,7 @@ class Stage:
 
     def _coefficients(self, t: Any, values: Mapping[str, Any]) -> dict[str, Any]:
         own = self.__dict__
-        if values is own.get("_fixed"):
-            hyper = own["_hyper"]
-        else:  # `Values(values)`, but that it takes half the time
-            hyper = _new(Values)
-            _set(hyper, "__dict__", values)
+        hyper = own["_hyper"] if values is own.get("_fixed") else Values.of(values)
         try:
             found = self.coefficients(t, hyper)
         except AttributeError as error:

@@ -11,7 +11,7 @@ from anyoptim._arrays._quiet import quiet
 from anyoptim._arrays._tree import Tree
 from anyoptim._core._accumulate import accumulated, cleared, closed_empty, contributions, joined
 from anyoptim._core._coefficients import StepCoefficients, check_skips
-from anyoptim._core._pipeline import Params, Pipeline
+from anyoptim._core._pipeline import Kind, Params, Pipeline
 from anyoptim._core._plan import StepPlan
 from anyoptim._core._recorder import Recorder, check_recordable
 from anyoptim._core._state import FlatState, LiveState, signatures, stepped
@@ -40,14 +40,29 @@ class Training:
         plan, state = self.plan, self.state
         if plan and state and self.recorder is None:
             if plan.kinds is not None and plan.replays:
-                n = state.behind + 1
-                rows = pipeline.rows(plan.kinds, state.flat.step + n)
-                if rows is not None and plan.replay(params, grads, rows):
-                    state.behind = n
+                xs = plan.gradients(params, grads)
+                if xs is not None and self._replayed(pipeline, plan, plan.kinds, state, xs):
                     return params
             elif pipeline.is_step(state.flat) and self._again(pipeline, plan, state, params, grads):
                 return params
         return self._update(pipeline, engine, Tree("params", params), grads)
+
+    def _replayed(
+        self, pipeline: Pipeline, plan: StepPlan, kinds: Sequence[Kind], state: LiveState, xs: Sequence[Any]
+    ) -> bool:
+        """Take a step like the last one with these gradients; do nothing where there is any doubt.
+
+        Returns whether the step was taken.
+        """
+        try:
+            rows = pipeline.rows(kinds, state.flat.step + state.behind + 1)
+        except FloatingPointError:  # NumPy is told to raise it, which is not so where a step is prepared
+            return False
+        # A schedule may have looked at the state, and counted its steps; or set another one.
+        if rows is None or self.state is not state or self.plan is not plan or not plan.replay(xs, rows):
+            return False
+        state.behind += 1
+        return True
 
     def _again(self, pipeline: Pipeline, plan: StepPlan, state: LiveState, params: Any, grads: Any) -> bool:
         """Take the step without the checks that would only repeat themselves; do nothing where there is any doubt.
@@ -55,7 +70,7 @@ class Training:
         Returns whether the step was taken.
         """
         flat = state.flat
-        if pipeline.accumulates and any(flat.pending[i] for i in plan.without_gradient):
+        if pipeline.accumulates and any(flat.pending[i] for i in plan.at_rest):
             return False
         again = plan.gather_again(params, grads, flat.slots)
         if again is None:

@@ -13,7 +13,7 @@ import numpy as np
 from anyoptim._arrays import Array, Library
 from anyoptim._arrays._memory import MemoryLayout
 from anyoptim._arrays._quiet import quiet
-from anyoptim._trace._coefficients import CoefficientTable, Replay
+from anyoptim._trace._coefficients import CoefficientTable, Replay, all_known
 from anyoptim._trace._program import Coefficients, Program
 from anyoptim._trace._reduction import norm
 
@@ -67,10 +67,6 @@ class Written(NamedTuple):
     """Stretches of devices' memory."""
 
 
-_KNOWN = {float, bool, str}
-"""The types of coefficients whose values are known: those that are neither traced nor symbols."""
-
-
 class Plan(ABC):
     """What an engine has laid ready for some leaves, which holds for as long as these stay where they are."""
 
@@ -121,7 +117,7 @@ class Plan(ABC):
         if gathered is None:
             return False
         if last_step is None or not last_step.set(rows):
-            if not all(type(c) in _KNOWN for row in rows for part in row for c in part.values()):
+            if not all_known(rows):
                 return False
             with quiet():
                 self.prepare(gathered, CoefficientTable(rows, row_of_leaf))()

@@ -13,7 +13,7 @@ from anyoptim._arrays._quiet import quiet
 from anyoptim._engines._base import Commit, Leaf, Plan, Result, Written, norm_of
 from anyoptim._engines._choice import ENGINES, Plans, choices
 from anyoptim._engines._warmup import LATER, Waiting
-from anyoptim._trace._coefficients import CoefficientTable
+from anyoptim._trace._coefficients import CoefficientTable, all_known
 from anyoptim._trace._program import Coefficients, Program
 from anyoptim._trace._reduction import total
 
@@ -116,7 +116,7 @@ class Dispatch:
         if self.waiting and self.waiting.due():
             return False
         if len(self.assignments) > 1:
-            gathered = self.regather(xs)
+            gathered = self.regather(xs) if all_known(rows) else None
             if gathered is None:
                 return False
             with quiet():

@@ -16,7 +16,7 @@ from anyoptim._trace._expressions import Scalars, evaluate, range_of
 from anyoptim._trace._program import Coefficients
 from anyoptim._trace._symbols import Scalar, Symbol
 
-__all__ = ["CoefficientTable", "Expressions", "Replay", "rows_of"]
+__all__ = ["CoefficientTable", "Expressions", "Replay", "all_known", "rows_of"]
 
 
 class CoefficientTable(NamedTuple):
@@ -40,6 +40,14 @@ class CoefficientTable(NamedTuple):
             return self
         used = {r: n for n, r in enumerate(dict.fromkeys(self.row_of_leaf[i] for i in indices))}
         return CoefficientTable([self.distinct[r] for r in used], [used[self.row_of_leaf[i]] for i in indices])
+
+
+_KNOWN = {float, bool, str}
+
+
+def all_known(rows: Sequence[Coefficients]) -> bool:
+    """Whether the values of all coefficients are known: none of them is traced or a symbol."""
+    return all(type(c) in _KNOWN for row in rows for part in row for c in part.values())
 
 
 class Replay:

@@ -46,14 +46,35 @@ Act = Callable[..., Flow]
 """A way to apply a rule: `on_value`, `on_gradient`, `on_parameter`, `on_slots` or `on_nothing`."""
 
 
-_set = object.__setattr__
+_new = object.__new__
 
 
-class Values:
+class _Namespace:
+    """An object whose attributes are those of its `__dict__`."""
+
+
+_dict: Any = vars(_Namespace)["__dict__"]
+
+
+class Values(_Namespace):
     """Values by name, as attributes: what a rule reads as `c.lr`."""
 
     def __init__(self, values: Mapping[str, Any]) -> None:
-        _set(self, "__dict__", values)
+        _dict.__set__(self, values)
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Values:
+        """`Values(values)` in half the time."""
+        made: Values = _new(cls)
+        _dict.__set__(made, values)
+        return made
+
+    @property
+    def __dict__(self) -> dict[str, Any]:  # type: ignore[override] # a copy: the values are other steps' too
+        return {**_dict.__get__(self)}
+
+    def __reduce__(self) -> tuple[type[Values], tuple[dict[str, Any]]]:
+        return Values, (self.__dict__,)
 
     def __setattr__(self, name: str, value: Any) -> None:
         raise MisuseError(f"it writes to what it was given, in {name!r}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Final
 
 from anyoptim._arrays import Array
 from anyoptim._core._stage import Stage
@@ -91,11 +91,16 @@ class WeightDecay(Stage):
     """
 
     decay: Nonnegative
-    where: Callable[[str, Array], bool] | None = None
+    where: Final[Callable[[str, Array], bool] | None] = None
 
     def __post_init__(self) -> None:
         if self.where is not None and not callable(self.where):
             raise TypeError(f"where is {self.where!r}; wanted a function of the path and the parameter, or None")
+
+    @property
+    def constants(self) -> dict[str, Any]:
+        """None that could be saved: `where` is a function, which the program makes again."""
+        return {}
 
     def overrides(self, path: str, p: Array) -> Mapping[str, Hyper]:
         """Take the decay from parameters that `where` leaves out."""

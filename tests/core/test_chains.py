@@ -567,3 +567,12 @@ def test_what_a_chain_would_ignore_or_forget() -> None:
         ao.WeightDecay(0.1, where=True)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="engine is \\['blocked'\\]; wanted one of"):
         ao.Adam(engine=["blocked"])  # type: ignore[arg-type]
+
+
+def test_where_cannot_be_set_again() -> None:
+    """What was found out by it about parameters would go on."""
+    stage = ao.WeightDecay(0.5, where=lambda path, _: path == "a")
+    with pytest.raises(AttributeError, match="'where'"):
+        stage.where = None  # type: ignore[misc] # that is what is tried
+    assert repr(stage) == "WeightDecay(decay=0.5)"
+    assert ao.chain(stage, ao.SGD()).state_dict()["stages"][0]["constants"] == {}

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import anyoptim as ao
+from anyoptim._core import _plan
 from anyoptim._core._training import Training
 from tests.support.libraries import Library, same_bits
 
@@ -251,3 +252,133 @@ def test_a_traced_rate_is_refused_in_a_replay(engine: str, need: Callable[[str],
     with pytest.raises(TypeError, match=r"the update of params\['a'\] is traced"):
         jax.jit(traced)(0.25)
     assert params["a"].tolist() == [-0.5] * 3
+
+
+def _two_groups(engine: str) -> ao.Optimizer:
+    return ao.chain(ao.Adam(), ao.groups({"a": {"lr": 0.1}, ...: {}}), engine=engine)
+
+
+def _two() -> tuple[Tree, Tree]:
+    """Parameters and gradients: more than one, of one dtype."""
+    return {"a": np.ones(3, "f4"), "b": np.ones(2, "f4")}, {"a": np.ones(3, "f4"), "b": np.ones(2, "f4")}
+
+
+@pytest.mark.parametrize("make", [_adam, _two_groups])
+@pytest.mark.parametrize("engine", ["compiled", "blocked"])
+def test_a_schedule_may_look_at_the_state(make: Callable[[str], ao.Optimizer], engine: str) -> None:
+    """Each step is counted once, though steps that a replay has not counted yet are counted in its middle."""
+    params, grads = _two()
+    optimizer = make(engine)
+    seen = []
+
+    def look(step: int) -> float:
+        seen.append(None if optimizer.state is None else int(optimizer.state.step))
+        return 1e-3
+
+    optimizer.stages[0].lr = look
+    for _ in range(9):
+        optimizer.update(params, grads)
+    assert optimizer.state is not None
+    assert (optimizer.state.step, optimizer.state.t) == (9, {"a": 9, "b": 9})
+    assert [*dict.fromkeys(seen)] == [None, *range(1, 9)]
+
+
+def test_a_schedule_may_set_the_state_back() -> None:
+    """The step that is being replayed then follows what was set."""
+    params, grads = _two()
+    optimizer = ao.SGD(0.5, engine="blocked")
+    optimizer.update(params, grads)
+    saved = optimizer.state_dict()
+
+    def restore(step: int) -> float:
+        if step == 5:
+            optimizer.load_state_dict(
+                saved | {"stages": [{**saved["stages"][0], "hyperparameters": {"lr": 0.5}}]}, params, strict=False
+            )
+        return 0.5
+
+    optimizer.lr = restore
+    for _ in range(4):
+        optimizer.update(params, grads)
+    assert params["a"].tolist() == [-1.5] * 3
+    assert optimizer.state is not None
+    assert optimizer.state.step == 2
+
+
+def test_gradients_in_another_container_keep_the_engines_plans(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as a tuple for a list: they are checked at every step, but nothing is laid ready anew."""
+    params = [np.ones(3, "f4"), np.ones(2, "f4")]
+    optimizer = ao.Adam(engine="blocked")
+    for i in range(4):
+        if i == 1:
+            monkeypatch.setattr(_plan, "Dispatch", None)
+        optimizer.update(params, tuple(np.ones_like(p) for p in params))
+    assert optimizer.state is not None
+    assert optimizer.state.t == [4, 4]
+
+
+def test_a_window_with_a_tie_is_replayed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The step at its end repeats no check: the second name of an array is at rest no more than the first."""
+    a = np.ones(3)
+    params, grads = {"a": a, "b": a}, {"a": np.ones(3), "b": None}
+    optimizer = ao.chain(ao.Accumulate(2), ao.Adam(), engine="blocked")
+    for _ in range(3):
+        optimizer.update(params, grads)
+    monkeypatch.setattr(Training, "_update", None)
+    optimizer.update(params, grads)
+    assert optimizer.state is not None
+    assert optimizer.state.t == {"a": 2, "b": 2}
+
+
+def test_a_traced_rate_is_refused_where_several_plans_replay(need: Callable[[str], Library]) -> None:
+    """In the words that one plan has."""
+    need("jax")
+    import jax
+
+    params = {"a": np.ones(3, "f4"), "b": np.ones(3)}
+    grads = {k: np.ones_like(a) for k, a in params.items()}
+    optimizer = ao.SGD(0.5, engine="compiled")
+    for _ in range(4):
+        optimizer.update(params, grads)
+
+    def traced(lr: Any) -> Any:
+        optimizer.lr = lr
+        optimizer.update(params, grads)
+        return lr
+
+    with pytest.raises(TypeError, match=r"the update of params\['a'\] is traced"):
+        jax.jit(traced)(0.25)
+    assert params["a"].tolist() == [-1.0] * 3
+
+
+def test_a_replay_computes_coefficients_as_the_first_step_does() -> None:
+    """Whatever NumPy is told to do about numbers that underflow."""
+    params, grads = _two()
+
+    class Small(ao.SGD):
+        @staticmethod
+        def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
+            return {"lr": hyper.lr + float(np.float64(1e-300) * np.float64(1e-300))}
+
+    optimizer = Small(0.5, engine="blocked")
+    with np.errstate(under="raise"):
+        for _ in range(3):
+            optimizer.update(params, grads)
+    assert params["a"].tolist() == [-0.5] * 3
+
+
+def test_coefficients_may_change_what_they_are_given() -> None:
+    """It is theirs: the next step has the hyperparameters as they were set."""
+
+    class Decaying(ao.SGD):
+        @staticmethod
+        def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
+            values: dict[str, Any] = vars(hyper)
+            values["lr"] /= t
+            return values
+
+    p = np.zeros(1)
+    optimizer = Decaying(1.0)
+    for _ in range(3):
+        optimizer.update(p, np.ones(1))
+    assert p[0] == -1.0 - 0.5 - 1 / 3

@@ -1122,3 +1122,33 @@ def test_half_precision_is_gathered_in_float32() -> None:
     for _ in range(300):
         optimizer.update(p, np.full(3, 1.0, p.dtype))
     assert p.astype(float).tolist() == [-1.0] * 3
+
+
+def test_a_scale_of_ones_own_is_set_after_an_update() -> None:
+    """Before it there is nothing to keep the scale in: that is said, and the scale is not lost in silence."""
+
+    class Scaled(ao.Stage):
+        scalars = {"scale": 4.0}
+        get_loss_scale = staticmethod(lambda *, scale: scale)
+        set_loss_scale = staticmethod(lambda to, *, scale: {"scale": to})
+
+        @staticmethod
+        def update_scalars(step: Any, hyper: Any) -> dict[str, Any]:
+            return {"scale": hyper.scale}
+
+        @staticmethod
+        def rule(xp: Any, p: Any, x: Any, c: Any) -> Any:
+            return x / c.scale
+
+    p, optimizer = np.ones(2), ao.chain(Scaled(), ao.SGD(1.0))
+    assert optimizer.loss_scale == 4.0
+    with pytest.raises(
+        RuntimeError, match=r"Scaled\(\) has no scale to begin with; wanted loss_scale set after an update"
+    ):
+        optimizer.loss_scale = 8.0
+    optimizer.update(p, 4.0 * np.ones(2))
+    optimizer.loss_scale = 8.0
+    optimizer.update(p, 8.0 * np.ones(2))
+    assert (optimizer.loss_scale, p.tolist()) == (8.0, [-1.0, -1.0])
+    with pytest.raises(ValueError, match=r"loss_scale is 0\.0; wanted above 0"):
+        optimizer.loss_scale = 0.0
