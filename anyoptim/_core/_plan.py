@@ -1,4 +1,4 @@
-"""The plan of a step: what was found out about the parameters that `update` met last holds while they are the same."""
+"""The plan of a step: what is known of the parameters that `update` met last, which holds while they are the same."""
 
 from __future__ import annotations
 

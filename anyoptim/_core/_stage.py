@@ -275,7 +275,7 @@ class Stage:
         """
         return {}
 
-    def record_metrics(self, paths: Sequence[str], found: Mapping[str, Sequence[float]]) -> None:
+    def record_metrics(self, paths: Sequence[str], values: Mapping[str, Sequence[float]]) -> None:
         """Keep what was measured of the parameters with these paths."""
 
     @property

@@ -97,7 +97,7 @@ class LiveState:
         return self.flat
 
     def after(self, flat: FlatState) -> LiveState:
-        """The same with another state, of the same parameters."""
+        """Another state of the same parameters."""
         return LiveState(self.spec, self.signatures, flat, self.names)
 
     def matched(

@@ -90,7 +90,7 @@ class Writer:
         """The inputs that take the outputs: of a step p and the slots."""
         both = zip(self.homes, graph.outputs, strict=what != "measure")
         self.moved: dict[int, int] = {home: output for home, output in both if output != home}
-        """For each of these that becomes another, what it becomes."""
+        """For each of these inputs that changes, the output that it becomes."""
 
     def value(self, a: int | Scalar) -> str:
         """The name of an array's element or of a scalar."""

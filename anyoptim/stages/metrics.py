@@ -60,10 +60,10 @@ class Metrics(Stage):
     def rule(xp: Any, p: Array, x: Array, c: Any) -> Array:
         return x
 
-    def record_metrics(self, paths: Sequence[str], found: Mapping[str, Sequence[float]]) -> None:
+    def record_metrics(self, paths: Sequence[str], values: Mapping[str, Sequence[float]]) -> None:
         """Keep what was measured of the parameters with these paths."""
-        counts = [round(n * n) for n in found["nonfinite"]]  # of ones
-        rows = zip(found["norm"], found["parameter_norm"], counts, strict=True)
+        counts = [round(n * n) for n in values["nonfinite"]]  # of ones
+        rows = zip(values["norm"], values["parameter_norm"], counts, strict=True)
         self.last = {path: Metric(float(a), float(b), n) for path, (a, b, n) in zip(paths, rows, strict=True)}
 
     def __repr__(self) -> str:

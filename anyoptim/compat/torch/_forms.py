@@ -34,9 +34,9 @@ class Form(NamedTuple):
     """One of our methods as one of torch's."""
 
     name: str
-    """Of torch's class."""
+    """The name of torch's class."""
     options: Mapping[str, Option | Any]
-    """Where torch's options are; those that the method by itself says."""
+    """Where each of torch's options is kept here, or the value that the method itself stands for."""
     state: Mapping[str, str]
     """For each array of torch's state of a parameter the slot: of the method, or `Stage.name`."""
     counts: bool = True
@@ -66,7 +66,7 @@ CODECS: Mapping[str, Codec] = {
     "row_var": Codec(lambda a: library(a).xp.expand_dims(a, axis=-1), lambda a: library(a).xp.squeeze(a, axis=-1)),
     "col_var": Codec(lambda a: library(a).xp.expand_dims(a, axis=-2), lambda a: library(a).xp.squeeze(a, axis=-2)),
 }
-"""Of the arrays that are not the slots as they are."""
+"""How arrays that torch keeps in another form than the slots here are turned into these and back."""
 
 
 def _product(t: int, *, beta1: float, warmup: float, momentum_decay: float, **_: float) -> Mapping[str, float]:
@@ -237,10 +237,10 @@ FORMS: Mapping[type[Any], tuple[Form, ...]] = {
         ),
     ),
 }
-"""Of each method here, the forms it has there."""
+"""For each method here the forms that it has in torch."""
 
 _ORDER = ("Maximize", "WeightDecay", "", "Trace", "Scale")
-"""Of stages, the method between them."""
+"""The order in which stages stand around the method, whose name is empty."""
 
 
 class Named:
