@@ -116,9 +116,10 @@ class Stage:
     """
 
     totals: ClassVar[Mapping[str, Callable[..., Any]]] = {}
-    """More measures of all parameters, by the names under which `update_scalars` and `coefficients` get them.
+    """More such norms of all parameters, by the names under which `update_scalars` and `coefficients` get them.
 
-    The device is waited for.
+    Each is the root of a sum of squares, as that of `measure` is: the sum of g*g is the square of the total of g. The
+    device is waited for.
     """
 
     norms: ClassVar[Mapping[str, Callable[..., Any]]] = {}
