@@ -75,14 +75,12 @@ def dropout(
     """
     arrays, _, _ = admit("x", x, INPUT)
     ratio = valid(RATIO, ratio)
-    return product(arrays, x, ratio, _scale(ratio, inverted), Place(key, call, offset, within), noise_shape, out)
+    scale = _scale(ratio, flag("inverted", inverted))
+    return product(arrays, x, ratio, scale, Place(key, call, offset, within), noise_shape, out)
 
 
 def _scale(ratio: float, inverted: bool) -> float:
-    try:
-        return 1 / (1 - ratio) if inverted and ratio < 1 else 1.0
-    except (ValueError, RuntimeError):  # of an array
-        raise TypeError(f"inverted is {inverted!r}; wanted True or False") from None
+    return 1 / (1 - ratio) if inverted and ratio < 1 else 1.0
 
 
 class Dropout(UnaryLayer):
@@ -139,7 +137,7 @@ class Dropout(UnaryLayer):
         self.noise_shape = noise_shape
 
     def _kind(self) -> dict[str, Any]:
-        return {**super()._kind(), "inverted": flag("inverted", self.inverted)}
+        return {**super()._kind(), "inverted": self.inverted}
 
     def _quick_forward(self, x: Array) -> Array | None:
         if type(self)._noise_shape is not Layer._noise_shape or self.noise_shape is not None:

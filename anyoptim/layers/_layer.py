@@ -14,7 +14,7 @@ from anyoptim._arrays._checks import admit
 from anyoptim._arrays._out import copied_to, destination
 from anyoptim._trace._hyperparameters import Domain
 from anyoptim._trace._scalars import integer
-from anyoptim.layers._masks import INPUT, RATIO, Noise, NoiseShape, Place, kept
+from anyoptim.layers._masks import INPUT, RATIO, Noise, NoiseShape, Place, kept, shared, signed_integer
 from anyoptim.random import spawn
 
 __all__ = ["Draw", "Draws", "Layer", "UnaryLayer", "flag"]
@@ -61,7 +61,9 @@ class Layer:
 
     def __setattr__(self, name: str, value: Any) -> None:
         attributes = ("dropout_ratio", *self.arguments, "key", "calls")
-        if not name.startswith("_") and name not in attributes and not hasattr(type(self), name):
+        if name in attributes:
+            value = _CHECKS[name](name, value) if name in _CHECKS else value
+        elif not name.startswith("_") and not hasattr(type(self), name):
             # A misspelt attribute would be ignored in silence.
             raise AttributeError(f"{type(self).__name__} has no {name!r}; its attributes are {', '.join(attributes)}")
         super().__setattr__(name, value)
@@ -292,6 +294,16 @@ def flag(name: str, value: Any) -> bool:
     if not isinstance(value, bool | np.bool_) and not (isinstance(value, int | np.integer) and value in {0, 1}):
         raise TypeError(f"{name} is {value!r}; wanted True or False")
     return bool(value)
+
+
+_CHECKS: Mapping[str, Callable[[str, Any], Any]] = {
+    "key": integer,
+    "calls": integer,
+    "inverted": flag,
+    "axis": signed_integer,
+    "noise_shape": lambda name, value: None if value is None else shared(name, value),
+}
+"""The checks of attributes, which give the value to keep. They run on assignment, so that reading costs nothing."""
 
 
 def _refuse_capture(arrays: Library, name: str, x: Array) -> None:

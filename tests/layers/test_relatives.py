@@ -214,6 +214,59 @@ def test_training_is_a_bool(variant: Variant) -> None:
     assert layer.calls == call
 
 
+def test_inverted_is_a_bool(variant: Variant) -> None:
+    """As `training` is, by function, constructor and attribute, which keeps its value and gives Python's bool back."""
+    layer, xs = variant.make(0.5, 3), _inputs(variant)
+    function = getattr(ao, layer.pure)
+    if "inverted" not in inspect.signature(function).parameters:
+        return
+    before = layer.inverted
+    odd: tuple[Any, ...] = ("no", "", None, 2, 0.0, [], np.ones(1, bool))
+    for wrong in odd:
+        for call in (
+            lambda wrong=wrong: type(layer)(inverted=wrong),
+            lambda wrong=wrong: setattr(layer, "inverted", wrong),
+            lambda wrong=wrong: function(*xs, 0.5, 3, inverted=wrong),
+        ):
+            with pytest.raises(TypeError, match=r"^inverted is .*; wanted True or False"):
+                call()
+    assert layer.inverted is before
+    for value in (1, np.True_, np.int64(1)):
+        layer.inverted = value
+        assert layer.inverted is True
+        assert same_bits(function(*xs, 0.5, 3, inverted=value), function(*xs, 0.5, 3, inverted=True))
+
+
+def test_attributes_are_checked_where_they_are_set(variant: Variant) -> None:
+    """A bad value is refused before the next forward, by name, and the layer stays as it was."""
+    layer = variant.make(0.5, 3)
+    before = repr(layer), layer.calls
+    bad: dict[str, tuple[Any, ...]] = {
+        "key": (-1, 2**64, 0.5, "3", None, True),
+        "calls": (-1, 2**64, 0.5, "3", None, True),
+        "noise_shape": (3, "ab", (0.5, None), (1, "b"), (-1, None), (True, None), {1, None}),
+        "axis": (0.5, "1", None, True),
+    }
+    for name in {"key", "calls", *layer.arguments} & {*bad}:
+        for wrong in bad[name]:
+            with pytest.raises((TypeError, ValueError), match=rf"^{name} is .*; wanted "):
+                setattr(layer, name, wrong)
+    assert (repr(layer), layer.calls) == before
+    with pytest.raises(TypeError, match=r"^seed is True; wanted an integer"):
+        type(layer)(seed=True)
+
+
+def test_a_noise_shape_is_a_value() -> None:
+    """A list that is changed later changes no layer, and NumPy's integers become Python's."""
+    shape: list[Any] = [None, np.int64(1), 3]
+    layer = ao.Dropout(0.5, noise_shape=shape, seed=3)
+    y = layer.forward(np.ones(SHAPE))
+    shape[1] = None
+    assert layer.noise_shape == (None, 1, 3)
+    assert repr(layer) == "Dropout(0.5, inverted=False, noise_shape=(None, 1, 3), seed=3)"
+    assert same_bits(layer.backward(np.ones(SHAPE)), y)
+
+
 def test_steps_through_time(variant: Variant) -> None:
     """T forwards, then T backwards in reverse, each with its own mask, which later forwards do not meet again."""
     shape = (64, 5, 3)
