@@ -142,12 +142,12 @@ class Dropout(UnaryLayer):
     def _quick_forward(self, x: Array) -> Array | None:
         if type(self)._noise_shape is not Layer._noise_shape or self.noise_shape is not None:
             return None
-        draws, ratio, inverted = self._draws, self._ratio, self.inverted
+        draws, key, ratio, inverted = self._draws, self.key, self._ratio, self.inverted
         call = draws.calls
-        y = _drawn(x, self.key, call, ratio, inverted)
+        y = _drawn(x, key, call, ratio, inverted)
         if y is not None:
             options = {"ratio": ratio, "noise_shape": None, "inverted": inverted}
-            draws.last = Draw(call, options, x.shape, _EMPTY)
+            draws.last = Draw(key, call, options, x.shape, _EMPTY)
             self._count(draws)
         return y
 
@@ -155,7 +155,7 @@ class Dropout(UnaryLayer):
         draw = self._draws.last
         if draw is None or draw.options["noise_shape"] is not None or getattr(dout, "shape", None) != draw.shape:
             return None
-        return _drawn(dout, self.key, draw.call, draw.options["ratio"], draw.options["inverted"])
+        return _drawn(dout, draw.key, draw.call, draw.options["ratio"], draw.options["inverted"])
 
     def _options(self, ndim: int) -> dict[str, Any]:
         return {**super()._options(ndim), "inverted": self.inverted}

@@ -23,6 +23,7 @@ __all__ = ["Draw", "Draws", "Layer", "UnaryLayer", "flag"]
 class Draw(NamedTuple):
     """A counted forward, as far as its random numbers go: enough to draw them again."""
 
+    key: int
     call: int
     options: Mapping[str, Any]
     """The ratio and the other keyword arguments that the pure function was called with."""
@@ -132,7 +133,7 @@ class Layer:
         draw = self._draws.last
         if draw is None:
             return None
-        return self._mask(draw.shape, draw.like, Place(self.key, draw.call, 0, None), **draw.options)
+        return self._mask(draw.shape, draw.like, Place(draw.key, draw.call, 0, None), **draw.options)
 
     def _options(self, ndim: int) -> dict[str, Any]:
         """The pure function's ratio and options for an input of so many axes."""
@@ -153,8 +154,8 @@ class Layer:
     ) -> Array:
         """The output of a forward that takes the next call, which is remembered and counted once it has succeeded."""
         self._refuse_traced(arrays, name, x)
-        draw = Draw(self.calls, self._options(a.ndim), tuple(a.shape), self._like(arrays, a))
-        y = forward({"key": self.key, "call": draw.call, **draw.options})
+        draw = Draw(self.key, self.calls, self._options(a.ndim), tuple(a.shape), self._like(arrays, a))
+        y = forward({"key": draw.key, "call": draw.call, **draw.options})
         self._draws.last = draw
         self._count(self._draws)
         return y
@@ -187,7 +188,7 @@ class Layer:
         shape = tuple(a.shape)
         if shape != draw.shape:
             raise ValueError(f"dout has shape {shape} but the last training forward's x had shape {draw.shape}")
-        return {"key": self.key, "call": draw.call, **draw.options}
+        return {"key": draw.key, "call": draw.call, **draw.options}
 
     def _sample_arguments(self, arrays: Library, x: Array, a: Array, name: str, call: Any) -> dict[str, Any]:
         """The pure function's arguments for `sample`."""
@@ -246,8 +247,8 @@ class UnaryLayer(Layer):
 
         Args:
             dout: of the shape of that input and any floating dtype and memory order; the result is like it.
-            call: that of the forward, if it had one: with the ratio as it is now. Without it, the last that was
-                counted, with the ratio as it was.
+            call: that of the forward, if it had one: with the attributes as they are now. Without it, the last that
+                was counted, with the attributes as they were.
             out: as for `forward`.
 
         Raises RuntimeError before the first training forward, ValueError for another shape.

@@ -256,6 +256,18 @@ def test_attributes_are_checked_where_they_are_set(variant: Variant) -> None:
         type(layer)(seed=True)
 
 
+def test_a_changed_key_leaves_the_last_forward_its_own(variant: Variant) -> None:
+    """What is set between a forward and its backward is for forwards to come: mask and gradient stay."""
+    layer, xs, c = variant.make(0.5, 3), _inputs(variant), _values(9)
+    layer.forward(*xs)
+    mask = layer.mask
+    layer.key, layer.calls = 4, 7
+    for found, expected in zip(_tuple(layer.backward(c)), _tuple(variant.gradient(c, 0.5, 3, 0)), strict=True):
+        assert same_bits(found, expected)
+    assert same_bits(np.asarray(layer.mask), np.asarray(mask))
+    assert same_bits(layer.forward(*xs), variant.function(*xs, 0.5, 4, 7))
+
+
 def test_a_noise_shape_is_a_value() -> None:
     """A list that is changed later changes no layer, and NumPy's integers become Python's."""
     shape: list[Any] = [None, np.int64(1), 3]

@@ -276,7 +276,9 @@ def test_quick(monkeypatch: pytest.MonkeyPatch) -> None:
         layer.forward(each)
         layer.backward(each)
     assert not any(seen)
-    layer.forward(small)
+    y = layer.forward(small)
+    layer.key += 1
+    assert same_bits(layer.backward(small), y)
     with pytest.raises(ValueError, match="dout has shape"):
         layer.backward(small[:2])
     layer.calls = 2**64 - 1
