@@ -136,9 +136,6 @@ class Dropout(UnaryLayer):
         self.inverted = inverted
         self.noise_shape = noise_shape
 
-    def _kind(self) -> dict[str, Any]:
-        return {**super()._kind(), "inverted": self.inverted}
-
     def _quick_forward(self, x: Array) -> Array | None:
         if type(self)._noise_shape is not Layer._noise_shape or self.noise_shape is not None:
             return None

@@ -98,24 +98,25 @@ class Layer:
         self._ratio = value
 
     def state_dict(self) -> dict[str, Any]:
-        """The layer's place in its stream, which is its key and the number of calls made; its ratio, and its kind."""
+        """All that decides which mask comes next, fit for JSON: class, arguments, key, calls made and ratio."""
         return {**self._kind(), "key": self.key, "calls": self.calls, "dropout_ratio": self.dropout_ratio}
 
     def _kind(self) -> dict[str, Any]:
         """The part of the state that must be that of the layer it is loaded into."""
-        return {"layer": type(self).__name__}
+        arguments = {name: getattr(self, name) for name in self.arguments}
+        return {"layer": type(self).__name__, **{name: _listed(value) for name, value in arguments.items()}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where `state_dict` was taken, of a layer that was made in the same way: the next mask is the next mask.
 
         Raises TypeError and ValueError for what is no such state, and for the state of another kind of layer: of
-        another class, or with another `inverted`.
+        another class, or with another `inverted`, `noise_shape` or `axis`.
         """
         ours = self.state_dict()
         if not isinstance(state, Mapping):
             raise ValueError(f"state is {state!r}; wanted a dict with {', '.join(ours)}")
         for name, value in self._kind().items():
-            if name in state and repr(state[name]) != repr(value):
+            if name in state and repr(_listed(state[name])) != repr(value):
                 raise ValueError(f"state[{name!r}] is {state[name]!r}; wanted {value!r}, as this layer has it")
         if set(state) != set(ours):
             raise ValueError(f"state is {state!r}; wanted a dict with {', '.join(ours)}")
@@ -288,6 +289,11 @@ class UnaryLayer(Layer):
     def _quick_backward(self, dout: Array) -> Array | None:
         """The gradient for an array that needs no checks; None for any other."""
         return None
+
+
+def _listed(value: Any) -> Any:
+    """A tuple as a list, which is what JSON gives back for it; any other value as it is."""
+    return list(value) if isinstance(value, tuple) else value
 
 
 def flag(name: str, value: Any) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import math
 import pickle
 from collections.abc import Callable
@@ -183,6 +184,26 @@ def test_state_goes_on(variant: Variant) -> None:
     expected = layer.forward(*xs)
     assert all(same_bits(other.forward(*xs), expected) for other in copies)
     assert same_bits(eval(repr(layer), dict(vars(ao))).forward(*xs, call=9), layer.forward(*xs, call=9))  # noqa: S307
+
+
+def test_a_state_is_of_one_way_to_make_a_layer(variant: Variant) -> None:
+    """It goes through JSON, and each argument that decides on masks, or scales, must be that of the layer it is for."""
+    layer = variant.make(0.5, 17)
+    state = layer.state_dict()
+    assert list(state) == ["layer", *layer.arguments, "key", "calls", "dropout_ratio"]
+    assert json.loads(json.dumps(state)) == state
+    layer.load_state_dict(json.loads(json.dumps(state)))
+    layer.load_state_dict({**state, **{name: getattr(layer, name) for name in layer.arguments}})  # with tuples
+    others = {"inverted": (True, False), "noise_shape": (None, (1, None, None), (1, 5, 3)), "axis": (1, 2, -1)}
+    for name in layer.arguments:
+        for value in others[name]:
+            if value != getattr(layer, name):
+                other = variant.make(0.5, 17)
+                setattr(other, name, value)
+                before = other.state_dict()
+                with pytest.raises(ValueError, match=rf"^state\['{name}'\] is .*; wanted .*, as this layer has it"):
+                    other.load_state_dict(state)
+                assert other.state_dict() == before
 
 
 def test_attributes(variant: Variant) -> None:
