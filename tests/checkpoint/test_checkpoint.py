@@ -110,8 +110,9 @@ def test_all_of_it_comes_back(file: Path) -> None:
 
 def test_layers_come_back(tmp_path: Path) -> None:
     """Their states are equal to what was saved, whatever arguments a layer has, and another layer refuses them."""
+    shape: Any = (None, 1, np.int64(3))
     layers = [
-        ao.Dropout(noise_shape=(None, 1, np.int64(3)), seed=1),
+        ao.Dropout(noise_shape=shape, seed=1),
         ao.SpatialDropout(axis=-1, inverted=True, seed=2),
         ao.Zoneout(seed=3),
     ]
