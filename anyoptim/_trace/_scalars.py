@@ -181,6 +181,8 @@ def one_minus_power(beta: Any, t: Any) -> Any:
 
 def integer(name: str, value: Any) -> int:
     """`value` as a 64-bit unsigned integer. Raises TypeError or ValueError with its name."""
+    if value is True or value is False:
+        raise TypeError(f"{name} is {value}; wanted an integer")
     try:
         number = operator.index(value)
     except TypeError:

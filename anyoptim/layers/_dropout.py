@@ -75,14 +75,12 @@ def dropout(
     """
     arrays, _, _ = admit("x", x, INPUT)
     ratio = valid(RATIO, ratio)
-    return product(arrays, x, ratio, _scale(ratio, inverted), Place(key, call, offset, within), noise_shape, out)
+    scale = _scale(ratio, flag("inverted", inverted))
+    return product(arrays, x, ratio, scale, Place(key, call, offset, within), noise_shape, out)
 
 
 def _scale(ratio: float, inverted: bool) -> float:
-    try:
-        return 1 / (1 - ratio) if inverted and ratio < 1 else 1.0
-    except (ValueError, RuntimeError):  # of an array
-        raise TypeError(f"inverted is {inverted!r}; wanted True or False") from None
+    return 1 / (1 - ratio) if inverted and ratio < 1 else 1.0
 
 
 class Dropout(UnaryLayer):
@@ -138,18 +136,15 @@ class Dropout(UnaryLayer):
         self.inverted = inverted
         self.noise_shape = noise_shape
 
-    def _kind(self) -> dict[str, Any]:
-        return {**super()._kind(), "inverted": flag("inverted", self.inverted)}
-
     def _quick_forward(self, x: Array) -> Array | None:
         if type(self)._noise_shape is not Layer._noise_shape or self.noise_shape is not None:
             return None
-        draws, ratio, inverted = self._draws, self._ratio, self.inverted
+        draws, key, ratio, inverted = self._draws, self.key, self._ratio, self.inverted
         call = draws.calls
-        y = _drawn(x, self.key, call, ratio, inverted)
+        y = _drawn(x, key, call, ratio, inverted)
         if y is not None:
             options = {"ratio": ratio, "noise_shape": None, "inverted": inverted}
-            draws.last = Draw(call, options, x.shape, _EMPTY)
+            draws.last = Draw(key, call, options, x.shape, _EMPTY)
             self._count(draws)
         return y
 
@@ -157,7 +152,7 @@ class Dropout(UnaryLayer):
         draw = self._draws.last
         if draw is None or draw.options["noise_shape"] is not None or getattr(dout, "shape", None) != draw.shape:
             return None
-        return _drawn(dout, self.key, draw.call, draw.options["ratio"], draw.options["inverted"])
+        return _drawn(dout, draw.key, draw.call, draw.options["ratio"], draw.options["inverted"])
 
     def _options(self, ndim: int) -> dict[str, Any]:
         return {**super()._options(ndim), "inverted": self.inverted}

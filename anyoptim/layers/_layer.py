@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from copy import deepcopy
+from functools import update_wrapper
+from types import FunctionType
 from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
@@ -14,7 +16,7 @@ from anyoptim._arrays._checks import admit
 from anyoptim._arrays._out import copied_to, destination
 from anyoptim._trace._hyperparameters import Domain
 from anyoptim._trace._scalars import integer
-from anyoptim.layers._masks import INPUT, RATIO, Noise, NoiseShape, Place, kept
+from anyoptim.layers._masks import INPUT, RATIO, Noise, NoiseShape, Place, kept, shared, signed_integer
 from anyoptim.random import spawn
 
 __all__ = ["Draw", "Draws", "Layer", "UnaryLayer", "flag"]
@@ -23,6 +25,7 @@ __all__ = ["Draw", "Draws", "Layer", "UnaryLayer", "flag"]
 class Draw(NamedTuple):
     """A counted forward, as far as its random numbers go: enough to draw them again."""
 
+    key: int
     call: int
     options: Mapping[str, Any]
     """The ratio and the other keyword arguments that the pure function was called with."""
@@ -43,6 +46,14 @@ class Draws:
         self.last: Draw | None = None
 
 
+def _renamed(function: Any, name: str) -> FunctionType:
+    """A copy of a function under another qualified name, which runs as fast."""
+    copy = FunctionType(function.__code__, function.__globals__, closure=function.__closure__)
+    copy.__defaults__, copy.__kwdefaults__ = function.__defaults__, function.__kwdefaults__
+    update_wrapper(copy, function).__qualname__ = name
+    return copy
+
+
 class Layer:
     """A layer that draws random numbers for its input, others in each training forward."""
 
@@ -59,9 +70,23 @@ class Layer:
         self.key = integer("seed", int.from_bytes(os.urandom(8)) if seed is None else seed)
         self._draws = Draws()
 
+    def __init_subclass__(cls) -> None:
+        """Give a class of this package copies of the methods it inherits, named after it.
+
+        Python's own messages about arguments show the name of the function: `DropPath.forward() got an unexpected ...`.
+        """
+        super().__init_subclass__()
+        if cls.__module__.startswith(__package__):
+            for name in ("__init__", "forward", "backward", "sample"):
+                method = getattr(cls, name, None)
+                if name not in vars(cls) and method is not None:
+                    setattr(cls, name, _renamed(method, f"{cls.__qualname__}.{name}"))
+
     def __setattr__(self, name: str, value: Any) -> None:
         attributes = ("dropout_ratio", *self.arguments, "key", "calls")
-        if not name.startswith("_") and name not in attributes and not hasattr(type(self), name):
+        if name in attributes:
+            value = _CHECKS[name](name, value) if name in _CHECKS else value
+        elif not name.startswith("_") and not hasattr(type(self), name):
             # A misspelt attribute would be ignored in silence.
             raise AttributeError(f"{type(self).__name__} has no {name!r}; its attributes are {', '.join(attributes)}")
         super().__setattr__(name, value)
@@ -95,24 +120,25 @@ class Layer:
         self._ratio = value
 
     def state_dict(self) -> dict[str, Any]:
-        """The layer's place in its stream, which is its key and the number of calls made; its ratio, and its kind."""
+        """All that decides which mask comes next, fit for JSON: class, arguments, key, calls made and ratio."""
         return {**self._kind(), "key": self.key, "calls": self.calls, "dropout_ratio": self.dropout_ratio}
 
     def _kind(self) -> dict[str, Any]:
         """The part of the state that must be that of the layer it is loaded into."""
-        return {"layer": type(self).__name__}
+        arguments = {name: getattr(self, name) for name in self.arguments}
+        return {"layer": type(self).__name__, **{name: _listed(value) for name, value in arguments.items()}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where `state_dict` was taken, of a layer that was made in the same way: the next mask is the next mask.
 
         Raises TypeError and ValueError for what is no such state, and for the state of another kind of layer: of
-        another class, or with another `inverted`.
+        another class, or with another `inverted`, `noise_shape` or `axis`.
         """
         ours = self.state_dict()
         if not isinstance(state, Mapping):
             raise ValueError(f"state is {state!r}; wanted a dict with {', '.join(ours)}")
         for name, value in self._kind().items():
-            if name in state and repr(state[name]) != repr(value):
+            if name in state and repr(_listed(state[name])) != repr(value):
                 raise ValueError(f"state[{name!r}] is {state[name]!r}; wanted {value!r}, as this layer has it")
         if set(state) != set(ours):
             raise ValueError(f"state is {state!r}; wanted a dict with {', '.join(ours)}")
@@ -130,7 +156,7 @@ class Layer:
         draw = self._draws.last
         if draw is None:
             return None
-        return self._mask(draw.shape, draw.like, Place(self.key, draw.call, 0, None), **draw.options)
+        return self._mask(draw.shape, draw.like, Place(draw.key, draw.call, 0, None), **draw.options)
 
     def _options(self, ndim: int) -> dict[str, Any]:
         """The pure function's ratio and options for an input of so many axes."""
@@ -151,8 +177,8 @@ class Layer:
     ) -> Array:
         """The output of a forward that takes the next call, which is remembered and counted once it has succeeded."""
         self._refuse_traced(arrays, name, x)
-        draw = Draw(self.calls, self._options(a.ndim), tuple(a.shape), self._like(arrays, a))
-        y = forward({"key": self.key, "call": draw.call, **draw.options})
+        draw = Draw(self.key, self.calls, self._options(a.ndim), tuple(a.shape), self._like(arrays, a))
+        y = forward({"key": draw.key, "call": draw.call, **draw.options})
         self._draws.last = draw
         self._count(self._draws)
         return y
@@ -185,7 +211,7 @@ class Layer:
         shape = tuple(a.shape)
         if shape != draw.shape:
             raise ValueError(f"dout has shape {shape} but the last training forward's x had shape {draw.shape}")
-        return {"key": self.key, "call": draw.call, **draw.options}
+        return {"key": draw.key, "call": draw.call, **draw.options}
 
     def _sample_arguments(self, arrays: Library, x: Array, a: Array, name: str, call: Any) -> dict[str, Any]:
         """The pure function's arguments for `sample`."""
@@ -244,8 +270,8 @@ class UnaryLayer(Layer):
 
         Args:
             dout: of the shape of that input and any floating dtype and memory order; the result is like it.
-            call: that of the forward, if it had one: with the ratio as it is now. Without it, the last that was
-                counted, with the ratio as it was.
+            call: that of the forward, if it had one: with the attributes as they are now. Without it, the last that
+                was counted, with the attributes as they were.
             out: as for `forward`.
 
         Raises RuntimeError before the first training forward, ValueError for another shape.
@@ -287,11 +313,26 @@ class UnaryLayer(Layer):
         return None
 
 
+def _listed(value: Any) -> Any:
+    """A tuple as a list, which is what JSON gives back for it; any other value as it is."""
+    return list(value) if isinstance(value, tuple) else value
+
+
 def flag(name: str, value: Any) -> bool:
     """A bool, NumPy's too, or 0 or 1. Raises TypeError for anything else."""
     if not isinstance(value, bool | np.bool_) and not (isinstance(value, int | np.integer) and value in {0, 1}):
         raise TypeError(f"{name} is {value!r}; wanted True or False")
     return bool(value)
+
+
+_CHECKS: Mapping[str, Callable[[str, Any], Any]] = {
+    "key": integer,
+    "calls": integer,
+    "inverted": flag,
+    "axis": signed_integer,
+    "noise_shape": lambda name, value: None if value is None else shared(name, value),
+}
+"""The checks of attributes, which give the value to keep. They run on assignment, so that reading costs nothing."""
 
 
 def _refuse_capture(arrays: Library, name: str, x: Array) -> None:

@@ -28,6 +28,8 @@ __all__ = [
     "kept",
     "product",
     "scaled",
+    "shared",
+    "signed_integer",
     "valid",
     "widened",
 ]
@@ -64,11 +66,7 @@ class Noise(NamedTuple):
         """
         if noise_shape is None:
             return cls(shape, at.offset, at.within)
-        if not isinstance(noise_shape, Sequence):
-            raise TypeError(f"noise_shape is {noise_shape!r}; wanted 1 or None or its length for each axis")
-        entries = tuple(noise_shape)
-        if not all(m is None or is_scalar(m) for m in entries):
-            raise TypeError(f"noise_shape is {noise_shape!r}; wanted 1 or None or its length for each axis")
+        entries = shared("noise_shape", noise_shape)
         if len(entries) != len(shape) or any(m not in {None, 1, n} for n, m in zip(shape, entries, strict=True)):
             raise ValueError(
                 f"noise_shape is {entries} for an x of shape {shape}; wanted 1 or None or its length for each axis"
@@ -89,15 +87,34 @@ class Noise(NamedTuple):
         return cls(drawn, begin // row * math.prod(drawn[1:]) if separate[:1] == [True] and row else 0, None)
 
 
+def shared(name: str, noise_shape: Sequence[int | None]) -> tuple[int | None, ...]:
+    """A noise shape as a tuple of Python's integers and None. Raises TypeError or ValueError with its name."""
+    wanted = f"{name} is {noise_shape!r}; wanted 1 or None or its length for each axis"
+    if not isinstance(noise_shape, Sequence):
+        raise TypeError(wanted)
+    try:
+        entries = tuple(m if m is None else integer(name, m) for m in noise_shape)
+    except (TypeError, ValueError) as error:
+        raise type(error)(wanted) from None
+    return entries
+
+
+def signed_integer(name: str, value: Any) -> int:
+    """`value` as an integer. Raises TypeError with its name."""
+    if value is True or value is False:
+        raise TypeError(f"{name} is {value}; wanted an integer")
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} is {value!r}; wanted an integer") from None
+
+
 def by_channel(ndim: int, axis: int) -> tuple[int | None, ...]:
     """The noise shape with one number for each sample, along the first axis, and channel.
 
     Raises TypeError and ValueError.
     """
-    try:
-        channel = operator.index(axis)
-    except TypeError:
-        raise TypeError(f"axis is {axis!r}; wanted an integer") from None
+    channel = signed_integer("axis", axis)
     channel += ndim if channel < 0 else 0
     if not 0 < channel < ndim:
         raise ValueError(f"axis is {axis} for an x of {ndim} axes; wanted that of the channels, after the samples'")

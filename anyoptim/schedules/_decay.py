@@ -116,7 +116,10 @@ class Exponential(Schedule):
 
 
 class _Descent(Schedule):
-    """A schedule from one value to another in so many steps."""
+    """A schedule from one value to another in so many steps.
+
+    Each subclass has a constructor of its own, whose name Python shows where arguments are wrong.
+    """
 
     arguments: ClassVar[tuple[str, ...]] = ("start", "steps", "end")
 
@@ -169,6 +172,9 @@ class Linear(_Descent):
     Source: torch's LinearLR, optax's linear_schedule.
     """
 
+    def __init__(self, start: float, steps: int, end: float = 0.0) -> None:
+        super().__init__(start, steps, end)
+
     def _value(self, n: Any) -> Any:
         return between(self.start, self.end, progress(n, self.steps))
 
@@ -191,6 +197,9 @@ class Cosine(_Descent):
     Source: Loshchilov and Hutter, SGDR: stochastic gradient descent with warm restarts, 2017, equation 5,
     without restarts.
     """
+
+    def __init__(self, start: float, steps: int, end: float = 0.0) -> None:
+        super().__init__(start, steps, end)
 
     def _value(self, n: Any) -> Any:
         return between(self.start, self.end, cosine(progress(n, self.steps)))

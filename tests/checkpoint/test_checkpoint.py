@@ -108,6 +108,23 @@ def test_all_of_it_comes_back(file: Path) -> None:
     assert same_bits(layer.forward(x), drops.forward(x))
 
 
+def test_layers_come_back(tmp_path: Path) -> None:
+    """Their states are equal to what was saved, whatever arguments a layer has, and another layer refuses them."""
+    shape: Any = (None, 1, np.int64(3))
+    layers = [
+        ao.Dropout(noise_shape=shape, seed=1),
+        ao.SpatialDropout(axis=-1, inverted=True, seed=2),
+        ao.Zoneout(seed=3),
+    ]
+    ao.save(tmp_path / "run", dropout=layers)
+    found = ao.load(tmp_path / "run").dropout
+    assert repr(found) == repr([layer.state_dict() for layer in layers])
+    for layer, state in zip(layers, found, strict=True):
+        layer.load_state_dict(state)
+    with pytest.raises(ValueError, match=r"state\['axis'\] is -1; wanted 1, as this layer has it"):
+        ao.SpatialDropout(inverted=True).load_state_dict(found[1])
+
+
 def test_without_like_there_are_numpy_arrays_by_path(file: Path) -> None:
     """A dict of all parameters."""
     params, _, _ = _trained()

@@ -143,10 +143,10 @@ def test_bad_states_are_refused_whole() -> None:
     """A state that can't be loaded changes nothing."""
     layer = ao.Dropout(seed=5)
     layer.forward(np.ones(3))
-    before = {"layer": "Dropout", "inverted": False, "key": 5, "calls": 1, "dropout_ratio": 0.5}
+    before = {"layer": "Dropout", "inverted": False, "noise_shape": None, "key": 5, "calls": 1, "dropout_ratio": 0.5}
     good = {**before, "key": 1, "calls": 2, "dropout_ratio": 0.25}
     for state, error, says in (
-        (None, ValueError, "state is None; wanted a dict with layer, inverted, key, calls, dropout_ratio"),
+        (None, ValueError, "state is None; wanted a dict with layer, inverted, noise_shape, key, calls, "),
         ({"key": 1, "calls": 2}, ValueError, "state is {.*wanted a dict with"),
         ({**good, "x": 3}, ValueError, "state is {.*wanted a dict with"),
         ({**good, "calls": -2}, ValueError, r"state\['calls'\] is -2"),
@@ -154,6 +154,7 @@ def test_bad_states_are_refused_whole() -> None:
         ({**good, "dropout_ratio": 1.25}, ValueError, r"state\['dropout_ratio'\] is 1.25"),
         ({**good, "inverted": True}, ValueError, r"state\['inverted'\] is True; wanted False, as this layer has it"),
         ({**good, "inverted": np.ones(2)}, ValueError, r"state\['inverted'\] is array"),
+        ({**good, "noise_shape": [1]}, ValueError, r"state\['noise_shape'\] is \[1\]; wanted None, as this"),
         (ao.DropConnect().state_dict(), ValueError, r"state\['layer'\] is 'DropConnect'; wanted 'Dropout'"),
         (ao.AlphaDropout().state_dict(), ValueError, r"state\['layer'\] is 'AlphaDropout'; wanted 'Dropout'"),
     ):

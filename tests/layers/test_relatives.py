@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import math
 import pickle
 from collections.abc import Callable
@@ -185,6 +186,26 @@ def test_state_goes_on(variant: Variant) -> None:
     assert same_bits(eval(repr(layer), dict(vars(ao))).forward(*xs, call=9), layer.forward(*xs, call=9))  # noqa: S307
 
 
+def test_a_state_is_of_one_way_to_make_a_layer(variant: Variant) -> None:
+    """It goes through JSON, and each argument that decides on masks, or scales, must be that of the layer it is for."""
+    layer = variant.make(0.5, 17)
+    state = layer.state_dict()
+    assert list(state) == ["layer", *layer.arguments, "key", "calls", "dropout_ratio"]
+    assert json.loads(json.dumps(state)) == state
+    layer.load_state_dict(json.loads(json.dumps(state)))
+    layer.load_state_dict({**state, **{name: getattr(layer, name) for name in layer.arguments}})  # with tuples
+    others = {"inverted": (True, False), "noise_shape": (None, (1, None, None), (1, 5, 3)), "axis": (1, 2, -1)}
+    for name in layer.arguments:
+        for value in others[name]:
+            if value != getattr(layer, name):
+                other = variant.make(0.5, 17)
+                setattr(other, name, value)
+                before = other.state_dict()
+                with pytest.raises(ValueError, match=rf"^state\['{name}'\] is .*; wanted .*, as this layer has it"):
+                    other.load_state_dict(state)
+                assert other.state_dict() == before
+
+
 def test_attributes(variant: Variant) -> None:
     """An attribute that a layer has not is refused, with the names of those it has, which can all be set."""
     layer = variant.make(0.5, 1)
@@ -212,6 +233,93 @@ def test_training_is_a_bool(variant: Variant) -> None:
     rest, call = layer.forward(*xs, False), layer.calls
     assert all(same_bits(layer.forward(*xs, value), rest) for value in (0, np.False_, np.int64(0)))
     assert layer.calls == call
+
+
+def test_wrong_arguments_are_refused_in_the_name_of_the_class(variant: Variant) -> None:
+    """Python names the class that was called, and no base of it; a subclass of the user's overrides as ever."""
+    layer, x = variant.make(0.5, 3), np.ones(3)
+    cls = type(layer)
+    calls: dict[str, Callable[[], Any]] = {
+        "__init__": lambda: cls(train=True),
+        "forward": lambda: layer.forward(x, train=True),
+        "backward": layer.backward,
+        "sample": lambda: layer.sample(x, train=True),
+    }
+    for name, call in calls.items():
+        with pytest.raises(TypeError, match=rf"^{cls.__name__}\.{name}\(\) "):
+            call()
+
+    class Twice(cls):  # type: ignore[misc, valid-type]
+        def forward(self, *inputs: Any, **options: Any) -> Any:
+            return 2 * super().forward(*inputs, **options)
+
+    xs = _inputs(variant)
+    assert same_bits(Twice(0.5, seed=3).forward(*xs, call=1), 2 * cls(0.5, seed=3).forward(*xs, call=1))
+
+
+def test_inverted_is_a_bool(variant: Variant) -> None:
+    """As `training` is, by function, constructor and attribute, which keeps its value and gives Python's bool back."""
+    layer, xs = variant.make(0.5, 3), _inputs(variant)
+    function = getattr(ao, layer.pure)
+    if "inverted" not in inspect.signature(function).parameters:
+        return
+    before = layer.inverted
+    odd: tuple[Any, ...] = ("no", "", None, 2, 0.0, [], np.ones(1, bool))
+    for wrong in odd:
+        for call in (
+            lambda wrong=wrong: type(layer)(inverted=wrong),
+            lambda wrong=wrong: setattr(layer, "inverted", wrong),
+            lambda wrong=wrong: function(*xs, 0.5, 3, inverted=wrong),
+        ):
+            with pytest.raises(TypeError, match=r"^inverted is .*; wanted True or False"):
+                call()
+    assert layer.inverted is before
+    for value in (1, np.True_, np.int64(1)):
+        layer.inverted = value
+        assert layer.inverted is True
+        assert same_bits(function(*xs, 0.5, 3, inverted=value), function(*xs, 0.5, 3, inverted=True))
+
+
+def test_attributes_are_checked_where_they_are_set(variant: Variant) -> None:
+    """A bad value is refused before the next forward, by name, and the layer stays as it was."""
+    layer = variant.make(0.5, 3)
+    before = repr(layer), layer.calls
+    bad: dict[str, tuple[Any, ...]] = {
+        "key": (-1, 2**64, 0.5, "3", None, True),
+        "calls": (-1, 2**64, 0.5, "3", None, True),
+        "noise_shape": (3, "ab", (0.5, None), (1, "b"), (-1, None), (True, None), {1, None}),
+        "axis": (0.5, "1", None, True),
+    }
+    for name in {"key", "calls", *layer.arguments} & {*bad}:
+        for wrong in bad[name]:
+            with pytest.raises((TypeError, ValueError), match=rf"^{name} is .*; wanted "):
+                setattr(layer, name, wrong)
+    assert (repr(layer), layer.calls) == before
+    with pytest.raises(TypeError, match=r"^seed is True; wanted an integer"):
+        type(layer)(seed=True)
+
+
+def test_a_changed_key_leaves_the_last_forward_its_own(variant: Variant) -> None:
+    """What is set between a forward and its backward is for forwards to come: mask and gradient stay."""
+    layer, xs, c = variant.make(0.5, 3), _inputs(variant), _values(9)
+    layer.forward(*xs)
+    mask = layer.mask
+    layer.key, layer.calls = 4, 7
+    for found, expected in zip(_tuple(layer.backward(c)), _tuple(variant.gradient(c, 0.5, 3, 0)), strict=True):
+        assert same_bits(found, expected)
+    assert same_bits(np.asarray(layer.mask), np.asarray(mask))
+    assert same_bits(layer.forward(*xs), variant.function(*xs, 0.5, 4, 7))
+
+
+def test_a_noise_shape_is_a_value() -> None:
+    """A list that is changed later changes no layer, and NumPy's integers become Python's."""
+    shape: list[Any] = [None, np.int64(1), 3]
+    layer = ao.Dropout(0.5, noise_shape=shape, seed=3)
+    y = layer.forward(np.ones(SHAPE))
+    shape[1] = None
+    assert layer.noise_shape == (None, 1, 3)
+    assert repr(layer) == "Dropout(0.5, inverted=False, noise_shape=(None, 1, 3), seed=3)"
+    assert same_bits(layer.backward(np.ones(SHAPE)), y)
 
 
 def test_steps_through_time(variant: Variant) -> None:

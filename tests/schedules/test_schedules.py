@@ -115,6 +115,13 @@ def test_every_public_schedule_has_examples() -> None:
         assert "Source: " in text or name == "Constant"
 
 
+@pytest.mark.parametrize("name", [name for name in schedules.__all__ if inspect.isclass(getattr(schedules, name))])
+def test_wrong_arguments_are_refused_in_the_name_of_the_class(name: str) -> None:
+    """Python names the class that was called, and no private base of it."""
+    with pytest.raises(TypeError, match=rf"^{name}\.__init__\(\) "):
+        getattr(schedules, name)(gamma=0.5)
+
+
 def test_values_are_python_floats_at_every_step(schedule: Any) -> None:
     """Values are Python floats, finite far beyond the end; NumPy's float64 would turn float32 arrays into float64."""
     values = [schedule(t) for t in STEPS]
