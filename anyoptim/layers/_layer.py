@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from copy import deepcopy
-from functools import update_wrapper
-from types import FunctionType
 from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
@@ -46,14 +44,6 @@ class Draws:
         self.last: Draw | None = None
 
 
-def _renamed(function: Any, name: str) -> FunctionType:
-    """A copy of a function under another qualified name, which runs as fast."""
-    copy = FunctionType(function.__code__, function.__globals__, closure=function.__closure__)
-    copy.__defaults__, copy.__kwdefaults__ = function.__defaults__, function.__kwdefaults__
-    update_wrapper(copy, function).__qualname__ = name
-    return copy
-
-
 class Layer:
     """A layer that draws random numbers for its input, others in each training forward."""
 
@@ -69,18 +59,6 @@ class Layer:
         self.dropout_ratio = dropout_ratio
         self.key = integer("seed", int.from_bytes(os.urandom(8)) if seed is None else seed)
         self._draws = Draws()
-
-    def __init_subclass__(cls) -> None:
-        """Give a class of this package copies of the methods it inherits, named after it.
-
-        Python's own messages about arguments show the name of the function: `DropPath.forward() got an unexpected ...`.
-        """
-        super().__init_subclass__()
-        if cls.__module__.startswith(__package__):
-            for name in ("__init__", "forward", "backward", "sample"):
-                method = getattr(cls, name, None)
-                if name not in vars(cls) and method is not None:
-                    setattr(cls, name, _renamed(method, f"{cls.__qualname__}.{name}"))
 
     def __setattr__(self, name: str, value: Any) -> None:
         attributes = ("dropout_ratio", *self.arguments, "key", "calls")

@@ -235,28 +235,6 @@ def test_training_is_a_bool(variant: Variant) -> None:
     assert layer.calls == call
 
 
-def test_wrong_arguments_are_refused_in_the_name_of_the_class(variant: Variant) -> None:
-    """Python names the class that was called, and no base of it; a subclass of the user's overrides as ever."""
-    layer, x = variant.make(0.5, 3), np.ones(3)
-    cls = type(layer)
-    calls: dict[str, Callable[[], Any]] = {
-        "__init__": lambda: cls(train=True),
-        "forward": lambda: layer.forward(x, train=True),
-        "backward": layer.backward,
-        "sample": lambda: layer.sample(x, train=True),
-    }
-    for name, call in calls.items():
-        with pytest.raises(TypeError, match=rf"^{cls.__name__}\.{name}\(\) "):
-            call()
-
-    class Twice(cls):  # type: ignore[misc, valid-type]
-        def forward(self, *inputs: Any, **options: Any) -> Any:
-            return 2 * super().forward(*inputs, **options)
-
-    xs = _inputs(variant)
-    assert same_bits(Twice(0.5, seed=3).forward(*xs, call=1), 2 * cls(0.5, seed=3).forward(*xs, call=1))
-
-
 def test_inverted_is_a_bool(variant: Variant) -> None:
     """As `training` is, by function, constructor and attribute, which keeps its value and gives Python's bool back."""
     layer, xs = variant.make(0.5, 3), _inputs(variant)
