@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
 from inspect import Parameter, Signature, get_annotations, signature
 from itertools import pairwise
@@ -36,9 +36,15 @@ def declared(cls: type[Any]) -> Mapping[str, Field]:
 
     As `dataclasses` reads a body, but that only public names are fields: `Annotated[Hyper, domain]` is a
     hyperparameter, `Final` a constant, `InitVar` an argument, `ClassVar` no field, and what follows a `_: KW_ONLY` is
-    given by keyword.
+    given by keyword. A value without an annotation is a new default of the field that a base has by its name.
     """
     cls._declared = own = dict[str, Field]()
+    inherited = _merged(cls.__mro__[1:])
+    for name in inherited.keys() & vars(cls).keys() - get_annotations(cls).keys():
+        if not hasattr(vars(cls)[name], "__set__"):  # a property takes the place of the field
+            own[name] = inherited[name]._replace(default=getattr(cls, name))
+            if inherited[name].role != "attribute":
+                delattr(cls, name)
     keyword = False
     for name, annotation, hint in _evaluated(cls):
         if name == "_":
@@ -51,9 +57,7 @@ def declared(cls: type[Any]) -> Mapping[str, Field]:
                 vars(cls)[name].__set_name__(cls, name)
             elif role != "attribute" and name in vars(cls):
                 delattr(cls, name)  # the default is no value of the class
-    fields = dict[str, Field]()
-    for base in reversed(cls.__mro__):
-        fields |= vars(base).get("_declared", {})
+    fields = inherited | own
     positional = [(name, field.default) for name, field in fields.items() if not field.keyword]
     for (before, default), (late, none) in pairwise(positional):
         if none is Parameter.empty is not default:
@@ -61,6 +65,14 @@ def declared(cls: type[Any]) -> Mapping[str, Field]:
                 f"{cls.__name__} has {late!r} without a default behind {before!r}, which has one; wanted a default, or "
                 "_: KW_ONLY before it"
             )
+    return fields
+
+
+def _merged(classes: Sequence[type[Any]]) -> dict[str, Field]:
+    """The fields that these classes declare, those of the last first."""
+    fields = dict[str, Field]()
+    for base in reversed(classes):
+        fields |= vars(base).get("_declared", {})
     return fields
 
 

@@ -124,6 +124,73 @@ def test_defaults_of_a_subclass() -> None:
     assert Inheriting(2.0).lr == 2.0
 
 
+class Fast(Method):
+    """Values without annotations are the defaults of fields that a base declares."""
+
+    share = 0.5
+    label = "fast"
+    start = 2.0
+    more = 3
+    engine = "blocked"
+
+
+class Keeping(Fast):
+    """Nothing of its own."""
+
+
+class Later(ao.Adam):
+    """A schedule by default."""
+
+    def lr(t: int) -> float:  # type: ignore[override, misc] # noqa: D102, N805
+        return 1 / t
+
+
+class Looser(ao.ClipGlobalNorm):
+    """A default for what had none."""
+
+    max_norm = 2.0
+
+
+class Decays(Method):
+    """A property that takes the place of a field is none of its defaults."""
+
+    @property
+    def label(self) -> str:  # type: ignore[override]
+        """What it is called."""
+        return "decays"
+
+    @label.setter
+    def label(self, value: str) -> None:
+        pass
+
+
+@pytest.mark.parametrize("cls", [Fast, Keeping])
+def test_values_without_annotations_are_defaults(cls: Any) -> None:
+    """Of every kind of field; the rest of the field is that of the base, which keeps its own."""
+    made = cls(0.5)
+    assert (made.lr, made.share, made.label, made.start, made.kind) == (0.5, 0.5, "fast", 2.0, "a")
+    assert (made._more, made.engine) == (4, "blocked")
+    assert cls(0.5, share=0.25, start=3.0).start == 3.0
+    assert str(inspect.signature(cls)).endswith("engine: 'str | None' = 'blocked')")
+    assert cls.hyperparameters == Method.hyperparameters
+    assert not hasattr(cls, "share")
+    assert Method(0.5).start == 1.0
+    with pytest.raises(AttributeError, match="no setter"):
+        made.start = 1.0
+    assert made.update(np.ones(1), np.ones(1)).tolist() == [0.75]
+
+
+def test_defaults_of_all_sorts() -> None:
+    """Of stages, as schedules, and wrong ones, which are found out when an instance is made."""
+    assert Looser().max_norm == 2.0
+    assert Later().lr(2) == 0.5  # type: ignore[operator, call-arg]
+    assert Decays(0.5).label == "decays"
+    with pytest.raises(ValueError, match="lr is -1.0; wanted finite and at least 0"):
+        type("Wrong", (ao.Adam,), {"lr": -1.0})()
+    with pytest.raises(ValueError, match="engine"):
+        type("Wrong", (ao.Adam,), {"engine": "blokked"})()
+
+
 ANY: list[Any] = [Method, ao.SGD]
 WRONG: dict[str, tuple[Any, type[Exception], str]] = {
     "none": (ANY[0], TypeError, r"Method was given no hyperparameters; wanted lr, share, label, \*, start,"),
