@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import builtins
+from collections import ChainMap
 from collections.abc import Iterator, Mapping, Sequence
-from importlib import import_module
 from inspect import Parameter, Signature, get_annotations, signature
 from itertools import pairwise
 from operator import attrgetter
-from typing import Any, ClassVar, Final, Literal, NamedTuple
+from sys import _getframe, modules
+from types import FrameType
+from typing import Annotated, Any, ClassVar, Final, Literal, NamedTuple
 
+from anyoptim._trace import _hyperparameters as hyperparameters
 from anyoptim._trace._hyperparameters import Check, Domain
 
 __all__ = ["ClassSignature", "Field", "declared", "names", "signature_of"]
@@ -78,13 +82,80 @@ def _merged(classes: Sequence[type[Any]]) -> dict[str, Field]:
 
 def _evaluated(cls: type[Any]) -> Iterator[tuple[str, Any, Any]]:
     """The annotations of the public names in the body of a class, and of `_`: as they stand, and what they mean."""
-    annotations = {name: of for name, of in get_annotations(cls).items() if name == "_" or not name.startswith("_")}
-    module = vars(import_module(cls.__module__)) if any(isinstance(of, str) for of in annotations.values()) else {}
-    for name, of in annotations.items():
-        if name == "_" or not isinstance(of, str):
-            yield name, of, of
-        else:  # as `inspect.get_annotations` does, but that names of the class hide none of the module
-            yield name, of, module[of] if of in module else eval(of, module)  # noqa: S307
+    names: _Names | None = None
+    for name, annotation in get_annotations(cls).items():
+        if name == "_" or not (name.startswith("_") or isinstance(annotation, str)):
+            yield name, annotation, annotation
+        elif not name.startswith("_"):
+            names = names or _Names.where_made(cls)
+            yield name, annotation, names.evaluate(annotation)
+
+
+class _Unknown:
+    """What stands for a name that can't be found, such as one that is imported for type checkers alone.
+
+    It is known by its last part only, if that is one of `_KNOWN`.
+    """
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return _KNOWN.get(name, self)
+
+    def __getitem__(self, _: Any) -> Any:
+        return self
+
+    __or__ = __ror__ = __call__ = __getitem__
+    __iter__ = None
+
+
+_KNOWN: dict[str, Any] = {
+    "Nonnegative": hyperparameters.Nonnegative,
+    "Fraction": hyperparameters.Fraction,
+    "Positive": hyperparameters.Positive,
+    "UnitInterval": hyperparameters.UnitInterval,
+    "Number": hyperparameters.Number,
+    "Hyper": hyperparameters.Hyper,
+    "Annotated": Annotated,
+    "ClassVar": ClassVar,
+    "Final": Final,
+}
+_UNKNOWN = _Unknown()
+
+
+class _Names(ChainMap[str, Any]):
+    """What names mean where a class is made, as Python looks them up; all others are unknown."""
+
+    @classmethod
+    def where_made(cls, made: type[Any]) -> _Names:
+        """Those of the functions of its module that are running, the innermost first, and of the module."""
+        found: list[Any] = []
+        frame: FrameType | None = _getframe(1)
+        while frame is not None:
+            if frame.f_globals.get("__name__", "builtins") == made.__module__:
+                found += [frame.f_globals] if frame.f_locals is frame.f_globals else [frame.f_locals, frame.f_globals]
+                if frame.f_locals is frame.f_globals:
+                    break
+            frame = frame.f_back
+        module = modules.get(made.__module__)  # which may be a text that was executed, and no module
+        return cls(*found, vars(module) if module else {}, vars(builtins), _KNOWN)
+
+    def __missing__(self, name: str) -> Any:
+        return _UNKNOWN
+
+    def evaluate(self, annotation: str) -> Any:
+        """What it means, as far as that is known."""
+        if annotation in self.maps[0]:  # most are a name, and to compile it takes longer
+            return self.maps[0][annotation]
+        try:
+            return eval(annotation, self._globals, self)  # noqa: S307 # type: ignore[arg-type]
+        except Exception:
+            return _UNKNOWN
+
+    @property
+    def _globals(self) -> Any:
+        """What functions within an annotation read."""
+        return next((names for names in self.maps if "__builtins__" in names), {})
 
 
 def _read(hint: Any) -> tuple[Role, Check | None]:

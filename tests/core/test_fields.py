@@ -129,7 +129,7 @@ class Fast(Method):
 
     share = 0.5
     label = "fast"
-    start = 2.0
+    start = 2.0  # type: ignore[misc]
     more = 3
     engine = "blocked"
 
@@ -141,8 +141,7 @@ class Keeping(Fast):
 class Later(ao.Adam):
     """A schedule by default."""
 
-    def lr(t: int) -> float:  # type: ignore[override, misc] # noqa: D102, N805
-        return 1 / t
+    lr = staticmethod(lambda t: 1 / t)  # a schedule
 
 
 class Looser(ao.ClipGlobalNorm):
@@ -154,8 +153,8 @@ class Looser(ao.ClipGlobalNorm):
 class Decays(Method):
     """A property that takes the place of a field is none of its defaults."""
 
-    @property
-    def label(self) -> str:  # type: ignore[override]
+    @property  # type: ignore[misc]
+    def label(self) -> str:
         """What it is called."""
         return "decays"
 
@@ -182,13 +181,68 @@ def test_values_without_annotations_are_defaults(cls: Any) -> None:
 
 def test_defaults_of_all_sorts() -> None:
     """Of stages, as schedules, and wrong ones, which are found out when an instance is made."""
-    assert Looser().max_norm == 2.0
-    assert Later().lr(2) == 0.5  # type: ignore[operator, call-arg]
+    looser: Any = Looser
+    assert looser().max_norm == 2.0
+    later: Any = Later()
+    assert later.lr(2) == 0.5
     assert Decays(0.5).label == "decays"
-    with pytest.raises(ValueError, match="lr is -1.0; wanted finite and at least 0"):
+    with pytest.raises(ValueError, match=r"lr is -1\.0; wanted finite and at least 0"):
         type("Wrong", (ao.Adam,), {"lr": -1.0})()
     with pytest.raises(ValueError, match="engine"):
         type("Wrong", (ao.Adam,), {"engine": "blokked"})()
+
+
+LOCAL = """
+from __future__ import annotations
+from typing import TYPE_CHECKING, ClassVar, Final
+if TYPE_CHECKING:
+    import anyoptim as checked
+    from anyoptim import Nonnegative
+    from elsewhere import Thing
+
+def make():
+    import anyoptim as aop
+    from typing import Annotated
+
+    class Made(aop.Optimizer):
+        lr: aop.Nonnegative = 0.5
+        share: Annotated[aop.Hyper, aop.Domain(lambda x: 0 <= x <= limit, "at most 2")] = 1.0
+        one: Nonnegative = 1.0
+        two: checked.UnitInterval = 1.0
+        thing: Thing | None = None
+        things: list[Thing] = ()
+        more: Thing[int].other = 3
+        every: Final[Thing] = 5
+        seen: ClassVar[Thing] = []
+        broken: "1 +" = 7
+        own: Made | None = None
+
+        @staticmethod
+        def rule(xp, p, x, c):
+            return c.lr * c.share * c.one * c.two * x
+
+    return Made
+
+limit = 2
+"""
+
+
+@pytest.mark.parametrize("name", ["no_such_module", "tests", None])
+def test_annotations_that_are_strings(name: str | None) -> None:
+    """They are read where the class is made; what can't be found there is an attribute, but for kinds of ours."""
+    space: dict[str, Any] = {} if name is None else {"__name__": name}
+    exec(LOCAL, space)  # noqa: S102
+    cls = space["make"]()
+    assert list(cls.hyperparameters) == ["lr", "share", "one", "two"]
+    made = cls(0.25, share=2, things=[1])
+    assert (made.thing, made.things, made.more, made.broken, made.own) == (None, [1], 3, 7, None)
+    assert made.constants == {"every": 5}
+    assert "seen" not in inspect.signature(cls).parameters
+    assert made.update(np.ones(1), np.ones(1)).tolist() == [0.5]
+    with pytest.raises(ValueError, match=r"share is 3\.0; wanted at most 2"):
+        cls(share=3)
+    with pytest.raises(ValueError, match=r"two is 2\.0; wanted at least 0 and at most 1"):
+        cls(two=2.0)
 
 
 ANY: list[Any] = [Method, ao.SGD]
