@@ -6,6 +6,7 @@ import inspect
 import pickle
 from copy import deepcopy
 from dataclasses import KW_ONLY, InitVar
+from itertools import product
 from typing import Annotated, Any, ClassVar, Final
 
 import numpy as np
@@ -243,6 +244,43 @@ def test_annotations_that_are_strings(name: str | None) -> None:
         cls(share=3)
     with pytest.raises(ValueError, match=r"two is 2\.0; wanted at least 0 and at most 1"):
         cls(two=2.0)
+
+
+HINTS: list[Any] = [float, ao.Hyper, ao.NonNegative, ao.nonnegative, "Unknown"]
+
+
+@pytest.mark.parametrize(
+    ("base", "hint"), [(ao.Optimizer, None), *product([ao.SGD, ao.Adam, ao.Optimizer, ao.Scale], HINTS)]
+)
+def test_what_is_no_hyperparameter_but_read_as_one(base: Any, hint: Any) -> None:
+    """In the rule or in the coefficients: how it is to be declared."""
+    name = "factor" if base is ao.Scale else "lr"
+    body: dict[str, Any] = {name: 0.1} if hint is None else {name: 0.1, "__annotations__": {name: hint}}
+    if base is ao.Optimizer:
+        body["rule"] = staticmethod(lambda xp, p, x, c: c.lr * x)
+    made = type("M", (base,), body)()
+    optimizer = ao.chain(made, ao.SGD()) if base is ao.Scale else made
+    says = f"^{name} is no hyperparameter of M; wanted it declared as one: `{name}: ao.Nonnegative = 0.1`$"
+    for engine in ("portable", None):
+        optimizer.engine = engine
+        with pytest.raises(TypeError, match=says):
+            optimizer.update(np.ones(3), np.ones(3))
+
+
+CLASHES: dict[str, tuple[str, dict[str, Any]]] = {
+    "norm": ("measure", {"measure": staticmethod(lambda xp, p, x: x)}),
+    "size": ("norms", {"norms": {"length": lambda xp, p, x: x}}),
+    "length": ("norms", {"norms": {"length": lambda xp, p, x: x}}),
+    "sum": ("totals", {"totals": {"sum": lambda xp, p, x: x}}),
+    "k": ("scalars", {"scalars": {"k": 0.0}}),
+}
+
+
+@pytest.mark.parametrize("name", CLASHES)
+def test_a_hyperparameter_with_the_name_of_what_is_measured_or_kept(name: str) -> None:
+    place, body = CLASHES[name]
+    with pytest.raises(TypeError, match=f"M has a hyperparameter '{name}', and {place} gives coefficients the same"):
+        type("M", (ao.Stage,), {**body, name: 0.1, "__annotations__": {name: ao.Nonnegative}})
 
 
 ANY: list[Any] = [Method, ao.SGD]
