@@ -13,7 +13,7 @@ import numpy as np
 
 from anyoptim._arrays import Array, is_scalar, library
 from anyoptim._arrays._quiet import quiet
-from anyoptim._trace._fields import ClassSignature, Field, declared, names, signature_of
+from anyoptim._trace._fields import ClassSignature, Field, declared, misfit, signature_of
 from anyoptim._trace._hyperparameters import Domain, Hyper, scheduled
 from anyoptim._trace._program import Part, Values, all_floats, on_gradient, on_nothing, on_parameter, on_slots, on_value
 from anyoptim._trace._symbols import Symbol
@@ -207,10 +207,7 @@ class Stage:
         try:
             arguments = fields.bind(*args, **options)
         except TypeError:
-            raise TypeError(
-                f"{type(self).__name__} was given {', '.join([*map(repr, args), *options]) or 'no hyperparameters'}; "
-                f"wanted {names(fields) or 'none'}"
-            ) from None
+            raise TypeError(f"{type(self).__name__} was {misfit(fields, args, options)}") from None
         arguments.apply_defaults()
         return arguments.arguments
 
@@ -232,9 +229,12 @@ class Stage:
                 scheduled(name, value)
             elif not (name.startswith("_") or self._has(name)):
                 # A misspelt hyperparameter would be ignored in silence.
+                simple = type(value) in {bool, int, float, str}
+                declaration = f"{type(value).__name__} = {value!r}" if simple else "Any = None"
                 raise AttributeError(
                     f"{type(self).__name__} has no {name!r}; "
-                    f"its hyperparameters are {', '.join(self.hyperparameters) or 'none'}"
+                    f"its hyperparameters are {', '.join(self.hyperparameters) or 'none'}; "
+                    f"wanted one of these, or declared in the class body: {name}: {declaration}"
                 )
             self.__dict__.pop("_fixed", None)
             if domain is not None:

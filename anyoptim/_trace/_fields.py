@@ -15,7 +15,7 @@ from typing import Annotated, Any, ClassVar, Final, Literal, NamedTuple
 from anyoptim._trace import _hyperparameters as hyperparameters
 from anyoptim._trace._hyperparameters import Check, Domain
 
-__all__ = ["ClassSignature", "Field", "declared", "names", "signature_of"]
+__all__ = ["ClassSignature", "Field", "declared", "misfit", "signature_of"]
 
 Role = Literal["hyperparameter", "constant", "attribute", "argument"]
 
@@ -182,10 +182,23 @@ def signature_of(fields: Mapping[str, Field]) -> Signature:
     return Signature(found)
 
 
-def names(signature: Signature) -> str:
-    """The names of its arguments, as they stand in a call."""
-    bare = [of.replace(default=of.empty, annotation=of.empty) for of in signature.parameters.values()]
-    return str(Signature(bare))[1:-1]
+def misfit(signature: Signature, args: Sequence[Any], options: Mapping[str, Any]) -> str:
+    """What is wrong with these arguments, in words that follow "was"."""
+    parameters = signature.parameters
+    positional = [name for name, of in parameters.items() if of.kind is of.POSITIONAL_OR_KEYWORD]
+    wrong = [*map(repr, args[len(positional) :]), *(name for name in options if name not in parameters)]
+    twice = [name for name in positional[: len(args)] if name in options]
+    if wrong:
+        return f"given {_listed(wrong)}; wanted {_listed([*parameters]) or 'none'}"
+    if twice:
+        return f"given {_listed(twice)} twice, by position and by name"
+    there = {*positional[: len(args)], *options}
+    missing = [name for name, of in parameters.items() if of.default is of.empty and name not in there]
+    return f"not given {_listed(missing)}"
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
 class ClassSignature:

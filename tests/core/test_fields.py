@@ -285,10 +285,22 @@ def test_a_hyperparameter_with_the_name_of_what_is_measured_or_kept(name: str) -
 
 ANY: list[Any] = [Method, ao.SGD]
 WRONG: dict[str, tuple[Any, type[Exception], str]] = {
-    "none": (ANY[0], TypeError, r"Method was given no hyperparameters; wanted lr, share, label, \*, start,"),
-    "misspelt": (lambda: ANY[0](0.5, shar=1.0), TypeError, "Method was given 0.5, shar; wanted lr, share, label,"),
-    "too many": (lambda: ao.SGD(*[0.5, 0.5]), TypeError, r"SGD was given 0.5, 0.5; wanted lr, \*, engine$"),
-    "twice": (lambda: ANY[1](0.5, lr=0.5), TypeError, r"SGD was given 0.5, lr; wanted lr, \*, engine$"),
+    "none": (ANY[0], TypeError, "^Method was not given lr$"),
+    "two missing": (lambda: Longer(share=0.5), TypeError, "^Longer was not given lr and last$"),  # type: ignore[call-arg]
+    "misspelt": (
+        lambda: ANY[0](0.5, shar=1.0),
+        TypeError,
+        "^Method was given shar; wanted lr, share, label, start, kind, more and engine$",
+    ),
+    "another's": (lambda: ANY[1](0.1, momentum=0.9), TypeError, "^SGD was given momentum; wanted lr and engine$"),
+    "too many": (lambda: ao.SGD(*[0.5, 0.25]), TypeError, r"^SGD was given 0\.25; wanted lr and engine$"),
+    "twice": (lambda: ANY[1](0.5, lr=0.5), TypeError, "^SGD was given lr twice, by position and by name$"),
+    "not declared": (
+        lambda: setattr(ao.SGD(), "count", 0),
+        AttributeError,
+        "^SGD has no 'count'; its hyperparameters are lr; wanted one of these, or declared in the class body: "
+        "count: int = 0$",
+    ),
     "none wanted": (lambda: ao.Centralize(*[1]), TypeError, "Centralize was given 1; wanted none$"),
     "domain": (lambda: Method(0.5, 0.75), ValueError, "share is 0.75; wanted at least 0 and at most 0.5"),
     "constant": (lambda: Method(0.5, start=-1.0), ValueError, "start is -1.0; wanted finite and at least 0"),
