@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import builtins
 from collections import ChainMap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from inspect import Parameter, Signature, get_annotations, signature
 from itertools import pairwise
 from operator import attrgetter
@@ -62,6 +62,7 @@ def declared(cls: type[Any]) -> Mapping[str, Field]:
             elif role != "attribute" and name in vars(cls):
                 delattr(cls, name)  # the default is no value of the class
     fields = inherited | own
+    _check_body(cls, own.keys() - inherited.keys())
     positional = [(name, field.default) for name, field in fields.items() if not field.keyword]
     for (before, default), (late, none) in pairwise(positional):
         if none is Parameter.empty is not default:
@@ -70,6 +71,28 @@ def declared(cls: type[Any]) -> Mapping[str, Field]:
                 "_: KW_ONLY before it"
             )
     return fields
+
+
+def _check_body(cls: type[Any], new: Iterable[str]) -> None:
+    """Raise TypeError for a new field with the name of something else of ours, or a declaration of another type."""
+    for base in [base for base in cls.__mro__[1:] if base.__module__.startswith("anyoptim._core.")]:
+        annotations = get_annotations(base)
+        for name in new:
+            declared = annotations.get(name, "").startswith(("ClassVar", "Callable"))
+            if declared or hasattr(vars(base).get(name), "__get__"):
+                raise TypeError(
+                    f"{cls.__name__} has a field {name!r}, which is a name of {base.__name__}; wanted another"
+                )
+    slots = vars(cls).get("slots", ())
+    if not hasattr(slots, "__get__") and not (isinstance(slots, tuple) and all(isinstance(of, str) for of in slots)):
+        raise TypeError(f"{cls.__name__} has slots = {slots!r}; wanted a tuple of names, such as ('m',)")
+    for name, wanted in _MAPPINGS.items():
+        value = vars(cls).get(name, {})
+        if not (isinstance(value, Mapping) or hasattr(value, "__get__")):
+            raise TypeError(f"{cls.__name__} has {name} = {value!r}; wanted a dict of {wanted} by name")
+
+
+_MAPPINGS = {"scalars": "first values", "norms": "functions", "totals": "functions", "metrics": "functions"}
 
 
 def _merged(classes: Sequence[type[Any]]) -> dict[str, Field]:

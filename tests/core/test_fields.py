@@ -283,6 +283,30 @@ def test_a_hyperparameter_with_the_name_of_what_is_measured_or_kept(name: str) -
         type("M", (ao.Stage,), {**body, name: 0.1, "__annotations__": {name: ao.Nonnegative}})
 
 
+BODIES: list[tuple[dict[str, Any], str]] = [
+    ({"slots": ["m"]}, r"slots = \['m'\]; wanted a tuple of names"),
+    ({"slots": "m"}, "slots = 'm'; wanted a tuple of names"),
+    ({"slots": (1,)}, r"slots = \(1,\); wanted a tuple of names"),
+    ({"scalars": ("k",)}, r"scalars = \('k',\); wanted a dict of first values by name"),
+    ({"norms": ("n",)}, r"norms = \('n',\); wanted a dict of functions by name"),
+    ({"totals": ["n"]}, r"totals = \['n'\]; wanted a dict of functions by name"),
+]
+TAKEN = ["update", "step", "init", "state", "stages", "rule", "measure", "compile", "flush", "explain", "slots"]
+
+
+@pytest.mark.parametrize(("body", "says"), BODIES)
+def test_declarations_of_another_type(body: dict[str, Any], says: str) -> None:
+    with pytest.raises(TypeError, match=f"^M has {says}"):
+        type("M", (ao.Optimizer,), body)
+
+
+@pytest.mark.parametrize("name", TAKEN)
+def test_fields_with_names_of_ours(name: str) -> None:
+    """A method's, a property's, or that of something else to declare."""
+    with pytest.raises(TypeError, match=f"^M has a field '{name}', which is a name of (Stage|Optimizer);"):
+        type("M", (ao.Optimizer,), {name: 0.1, "__annotations__": {name: ao.Nonnegative}})
+
+
 ANY: list[Any] = [Method, ao.SGD]
 WRONG: dict[str, tuple[Any, type[Exception], str]] = {
     "none": (ANY[0], TypeError, "^Method was not given lr$"),
