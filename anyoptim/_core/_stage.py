@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
-from inspect import signature
+from inspect import Parameter, signature
 from typing import TYPE_CHECKING, Any, ClassVar, Self, dataclass_transform
 
 import numpy as np
 
 from anyoptim._arrays import Array, is_scalar, library
 from anyoptim._arrays._quiet import quiet
-from anyoptim._trace._fields import ClassSignature, Field, declared, names, signature_of
+from anyoptim._trace._fields import ClassSignature, Field, declared, misfit, signature_of
 from anyoptim._trace._hyperparameters import Domain, Hyper, scheduled
 from anyoptim._trace._program import Part, Values, all_floats, on_gradient, on_nothing, on_parameter, on_slots, on_value
 from anyoptim._trace._symbols import Symbol
@@ -171,6 +171,17 @@ class Stage:
             for name, field in cls._fields.items()
             if field.role == "hyperparameter" and isinstance(field.check, Domain)
         }
+        measured = {"norm": "measure"} if cls.measure is not None else {}
+        for place in ("norms", "totals", "scalars"):
+            if isinstance(kept := getattr(cls, place), Mapping):  # and no property
+                measured |= dict.fromkeys(kept, place)
+                if kept and place == "norms":
+                    measured["size"] = place
+        for name in cls.hyperparameters.keys() & measured.keys():
+            raise TypeError(
+                f"{cls.__name__} has a hyperparameter {name!r}, and {measured[name]} gives coefficients the same name; "
+                "wanted another"
+            )
 
     def __init__(self, *args: Any, **options: Any) -> None:
         cls = type(self)
@@ -196,10 +207,7 @@ class Stage:
         try:
             arguments = fields.bind(*args, **options)
         except TypeError:
-            raise TypeError(
-                f"{type(self).__name__} was given {', '.join([*map(repr, args), *options]) or 'no hyperparameters'}; "
-                f"wanted {names(fields) or 'none'}"
-            ) from None
+            raise TypeError(f"{type(self).__name__} was {misfit(fields, args, options)}") from None
         arguments.apply_defaults()
         return arguments.arguments
 
@@ -221,9 +229,12 @@ class Stage:
                 scheduled(name, value)
             elif not (name.startswith("_") or self._has(name)):
                 # A misspelt hyperparameter would be ignored in silence.
+                simple = type(value) in {bool, int, float, str}
+                declaration = f"{type(value).__name__} = {value!r}" if simple else "Any = None"
                 raise AttributeError(
                     f"{type(self).__name__} has no {name!r}; "
-                    f"its hyperparameters are {', '.join(self.hyperparameters) or 'none'}"
+                    f"its hyperparameters are {', '.join(self.hyperparameters) or 'none'}; "
+                    f"wanted one of these, or declared in the class body: {name}: {declaration}"
                 )
             self.__dict__.pop("_fixed", None)
             if domain is not None:
@@ -286,7 +297,23 @@ class Stage:
         seen = cls._act, len(self.slots)
         measures = {**cls.totals, **cls.norms, **cls.metrics}
         parts = {name: Part(on_nothing, of, measure=of, seen=seen) for name, of in measures.items()}
-        return {**parts, "": Part(cls._act, self.rule, self.slots, cls.measure, array_rule=cls.array_rule)}
+        own = Part(cls._act, self.rule, self.slots, cls.measure, None, cls.array_rule, tuple(cls._undeclared()))
+        return {**parts, "": own}
+
+    @classmethod
+    def _undeclared(cls) -> Iterator[tuple[str, str]]:
+        """The numbers and functions in the body of the class that are no hyperparameters, and the error to read one."""
+        values = {name: value for base in reversed(cls.__mro__) for name, value in vars(base).items()}
+        plain = {name: value for name, value in values.items() if type(value) in {int, float} and name[0] != "_"}
+        fields = {name: field.default for name, field in cls._fields.items() if field.role == "attribute"}
+        for name, value in {**plain, **fields}.items():
+            if type(value) in {int, float} or value is Parameter.empty or callable(value):
+                default = "" if value is Parameter.empty else f" = {value!r}"
+                yield (
+                    name,
+                    f"{name} is no hyperparameter of {cls.__name__}; wanted it declared as one: "
+                    f"`{name}: ao.Nonnegative{default}`",
+                )
 
     def _updated_scalars(self, step: Any, scalars: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
         """The scalars of this step."""
@@ -325,6 +352,8 @@ class Stage:
             found = self.coefficients(t, hyper)
         except AttributeError as error:
             if isinstance(error.obj, Values):
+                if error.name in (undeclared := dict(self._undeclared())):
+                    raise TypeError(undeclared[error.name]) from error
                 raise TypeError(f"coefficients of {self!r} reads {error.name!r}, but is given {[*values]}") from error
             raise
         except TypeError as error:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from importlib import import_module
+import builtins
+from collections import ChainMap
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from inspect import Parameter, Signature, get_annotations, signature
 from itertools import pairwise
 from operator import attrgetter
-from typing import Any, ClassVar, Final, Literal, NamedTuple
+from sys import _getframe, modules
+from types import FrameType
+from typing import Annotated, Any, ClassVar, Final, Literal, NamedTuple
 
+from anyoptim._trace import _hyperparameters as hyperparameters
 from anyoptim._trace._hyperparameters import Check, Domain
 
-__all__ = ["ClassSignature", "Field", "declared", "names", "signature_of"]
+__all__ = ["ClassSignature", "Field", "declared", "misfit", "signature_of"]
 
 Role = Literal["hyperparameter", "constant", "attribute", "argument"]
 
@@ -36,9 +40,15 @@ def declared(cls: type[Any]) -> Mapping[str, Field]:
 
     As `dataclasses` reads a body, but that only public names are fields: `Annotated[Hyper, domain]` is a
     hyperparameter, `Final` a constant, `InitVar` an argument, `ClassVar` no field, and what follows a `_: KW_ONLY` is
-    given by keyword.
+    given by keyword. A value without an annotation is a new default of the field that a base has by its name.
     """
     cls._declared = own = dict[str, Field]()
+    inherited = _merged(cls.__mro__[1:])
+    for name in inherited.keys() & vars(cls).keys() - get_annotations(cls).keys():
+        if not hasattr(vars(cls)[name], "__set__"):  # a property takes the place of the field
+            own[name] = inherited[name]._replace(default=getattr(cls, name))
+            if inherited[name].role != "attribute":
+                delattr(cls, name)
     keyword = False
     for name, annotation, hint in _evaluated(cls):
         if name == "_":
@@ -51,9 +61,8 @@ def declared(cls: type[Any]) -> Mapping[str, Field]:
                 vars(cls)[name].__set_name__(cls, name)
             elif role != "attribute" and name in vars(cls):
                 delattr(cls, name)  # the default is no value of the class
-    fields = dict[str, Field]()
-    for base in reversed(cls.__mro__):
-        fields |= vars(base).get("_declared", {})
+    fields = inherited | own
+    _check_body(cls, own.keys() - inherited.keys())
     positional = [(name, field.default) for name, field in fields.items() if not field.keyword]
     for (before, default), (late, none) in pairwise(positional):
         if none is Parameter.empty is not default:
@@ -64,15 +73,112 @@ def declared(cls: type[Any]) -> Mapping[str, Field]:
     return fields
 
 
+def _check_body(cls: type[Any], new: Iterable[str]) -> None:
+    """Raise TypeError for a new field with the name of something else of ours, or a declaration of another type."""
+    for base in [base for base in cls.__mro__[1:] if base.__module__.startswith("anyoptim._core.")]:
+        annotations = get_annotations(base)
+        for name in new:
+            declared = annotations.get(name, "").startswith(("ClassVar", "Callable"))
+            if declared or hasattr(vars(base).get(name), "__get__"):
+                raise TypeError(
+                    f"{cls.__name__} has a field {name!r}, which is a name of {base.__name__}; wanted another"
+                )
+    slots = vars(cls).get("slots", ())
+    if not hasattr(slots, "__get__") and not (isinstance(slots, tuple) and all(isinstance(of, str) for of in slots)):
+        raise TypeError(f"{cls.__name__} has slots = {slots!r}; wanted a tuple of names, such as ('m',)")
+    for name, wanted in _MAPPINGS.items():
+        value = vars(cls).get(name, {})
+        if not (isinstance(value, Mapping) or hasattr(value, "__get__")):
+            raise TypeError(f"{cls.__name__} has {name} = {value!r}; wanted a dict of {wanted} by name")
+
+
+_MAPPINGS = {"scalars": "first values", "norms": "functions", "totals": "functions", "metrics": "functions"}
+
+
+def _merged(classes: Sequence[type[Any]]) -> dict[str, Field]:
+    """The fields that these classes declare, those of the last first."""
+    fields = dict[str, Field]()
+    for base in reversed(classes):
+        fields |= vars(base).get("_declared", {})
+    return fields
+
+
 def _evaluated(cls: type[Any]) -> Iterator[tuple[str, Any, Any]]:
     """The annotations of the public names in the body of a class, and of `_`: as they stand, and what they mean."""
-    annotations = {name: of for name, of in get_annotations(cls).items() if name == "_" or not name.startswith("_")}
-    module = vars(import_module(cls.__module__)) if any(isinstance(of, str) for of in annotations.values()) else {}
-    for name, of in annotations.items():
-        if name == "_" or not isinstance(of, str):
-            yield name, of, of
-        else:  # as `inspect.get_annotations` does, but that names of the class hide none of the module
-            yield name, of, module[of] if of in module else eval(of, module)  # noqa: S307
+    names: _Names | None = None
+    for name, annotation in get_annotations(cls).items():
+        if name == "_" or not (name.startswith("_") or isinstance(annotation, str)):
+            yield name, annotation, annotation
+        elif not name.startswith("_"):
+            names = names or _Names.where_made(cls)
+            yield name, annotation, names.evaluate(annotation)
+
+
+class _Unknown:
+    """What stands for a name that can't be found, such as one that is imported for type checkers alone.
+
+    It is known by its last part only, if that is one of `_KNOWN`.
+    """
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return _KNOWN.get(name, self)
+
+    def __getitem__(self, _: Any) -> Any:
+        return self
+
+    __or__ = __ror__ = __call__ = __getitem__
+    __iter__ = None
+
+
+_KNOWN: dict[str, Any] = {
+    "Nonnegative": hyperparameters.Nonnegative,
+    "Fraction": hyperparameters.Fraction,
+    "Positive": hyperparameters.Positive,
+    "UnitInterval": hyperparameters.UnitInterval,
+    "Number": hyperparameters.Number,
+    "Hyper": hyperparameters.Hyper,
+    "Annotated": Annotated,
+    "ClassVar": ClassVar,
+    "Final": Final,
+}
+_UNKNOWN = _Unknown()
+
+
+class _Names(ChainMap[str, Any]):
+    """What names mean where a class is made, as Python looks them up; all others are unknown."""
+
+    @classmethod
+    def where_made(cls, made: type[Any]) -> _Names:
+        """Those of the functions of its module that are running, the innermost first, and of the module."""
+        found: list[Any] = []
+        frame: FrameType | None = _getframe(1)
+        while frame is not None:
+            if frame.f_globals.get("__name__", "builtins") == made.__module__:
+                found += [frame.f_globals] if frame.f_locals is frame.f_globals else [frame.f_locals, frame.f_globals]
+                if frame.f_locals is frame.f_globals:
+                    break
+            frame = frame.f_back
+        module = modules.get(made.__module__)  # which may be a text that was executed, and no module
+        return cls(*found, vars(module) if module else {}, vars(builtins), _KNOWN)
+
+    def __missing__(self, name: str) -> Any:
+        return _UNKNOWN
+
+    def evaluate(self, annotation: str) -> Any:
+        """What it means, as far as that is known."""
+        if annotation in self.maps[0]:  # most are a name, and to compile it takes longer
+            return self.maps[0][annotation]
+        try:
+            return eval(annotation, self._globals, self)  # noqa: S307 # type: ignore[arg-type]
+        except Exception:
+            return _UNKNOWN
+
+    @property
+    def _globals(self) -> Any:
+        """What functions within an annotation read."""
+        return next((names for names in self.maps if "__builtins__" in names), {})
 
 
 def _read(hint: Any) -> tuple[Role, Check | None]:
@@ -99,10 +205,23 @@ def signature_of(fields: Mapping[str, Field]) -> Signature:
     return Signature(found)
 
 
-def names(signature: Signature) -> str:
-    """The names of its arguments, as they stand in a call."""
-    bare = [of.replace(default=of.empty, annotation=of.empty) for of in signature.parameters.values()]
-    return str(Signature(bare))[1:-1]
+def misfit(signature: Signature, args: Sequence[Any], options: Mapping[str, Any]) -> str:
+    """What is wrong with these arguments, in words that follow "was"."""
+    parameters = signature.parameters
+    positional = [name for name, of in parameters.items() if of.kind is of.POSITIONAL_OR_KEYWORD]
+    wrong = [*map(repr, args[len(positional) :]), *(name for name in options if name not in parameters)]
+    twice = [name for name in positional[: len(args)] if name in options]
+    if wrong:
+        return f"given {_listed(wrong)}; wanted {_listed([*parameters]) or 'none'}"
+    if twice:
+        return f"given {_listed(twice)} twice, by position and by name"
+    there = {*positional[: len(args)], *options}
+    missing = [name for name, of in parameters.items() if of.default is of.empty and name not in there]
+    return f"not given {_listed(missing)}"
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
 class ClassSignature:

@@ -104,6 +104,8 @@ class Part(NamedTuple):
     """The act as which the measure is called, and the number of slots that it is given; None for those of the rule."""
     array_rule: bool = False
     """Whether the rule is given whole arrays and the library's own namespace, instead of one element."""
+    undeclared: tuple[tuple[str, str], ...] = ()
+    """The names that a rule may take for coefficients though they are none, and the error for each."""
 
 
 class Program(NamedTuple):
@@ -243,6 +245,8 @@ def _check_arguments(part: Part, coefficients: Mapping[str, Any], error: Excepti
             f"{rule} takes {', '.join(a.name for a in arguments)}; wanted {', '.join(positional)}"
         ) from error
     if isinstance(error, AttributeError) and isinstance(error.obj, Values):
+        if error.name in (undeclared := dict(part.undeclared)):
+            raise RuleError(undeclared[error.name]) from error
         names = ", ".join(coefficients) or "none"
         raise RuleError(f"{rule} reads {error.name!r}, but its coefficients are {names}") from error
 

@@ -522,7 +522,7 @@ WRONG: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "EMA 1": (lambda: ao.EMA(1.0), ValueError, "decay is 1.0; wanted at least 0 and below 1"),
     "misspelt": (lambda: setattr(ao.EMA(), "deacy", 0.5), AttributeError, "EMA has no 'deacy'"),
     "of the chain": (lambda: setattr(ao.chain(ao.SGD()), "lr", 0.5), AttributeError, "chain has no 'lr'"),
-    "missing": (partial(Smoothed), TypeError, "Smoothed was given no hyperparameters; wanted share"),
+    "missing": (partial(Smoothed), TypeError, "Smoothed was not given share"),
 }
 
 

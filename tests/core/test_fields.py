@@ -6,6 +6,7 @@ import inspect
 import pickle
 from copy import deepcopy
 from dataclasses import KW_ONLY, InitVar
+from itertools import product
 from typing import Annotated, Any, ClassVar, Final
 
 import numpy as np
@@ -124,12 +125,206 @@ def test_defaults_of_a_subclass() -> None:
     assert Inheriting(2.0).lr == 2.0
 
 
+class Fast(Method):
+    """Values without annotations are the defaults of fields that a base declares."""
+
+    share = 0.5
+    label = "fast"
+    start = 2.0  # type: ignore[misc]
+    more = 3
+    engine = "blocked"
+
+
+class Keeping(Fast):
+    """Nothing of its own."""
+
+
+class Later(ao.Adam):
+    """A schedule by default."""
+
+    lr = staticmethod(lambda t: 1 / t)  # a schedule
+
+
+class Looser(ao.ClipGlobalNorm):
+    """A default for what had none."""
+
+    max_norm = 2.0
+
+
+class Decays(Method):
+    """A property that takes the place of a field is none of its defaults."""
+
+    @property  # type: ignore[misc]
+    def label(self) -> str:
+        """What it is called."""
+        return "decays"
+
+    @label.setter
+    def label(self, value: str) -> None:
+        pass
+
+
+@pytest.mark.parametrize("cls", [Fast, Keeping])
+def test_values_without_annotations_are_defaults(cls: Any) -> None:
+    """Of every kind of field; the rest of the field is that of the base, which keeps its own."""
+    made = cls(0.5)
+    assert (made.lr, made.share, made.label, made.start, made.kind) == (0.5, 0.5, "fast", 2.0, "a")
+    assert (made._more, made.engine) == (4, "blocked")
+    assert cls(0.5, share=0.25, start=3.0).start == 3.0
+    assert str(inspect.signature(cls)).endswith("engine: 'str | None' = 'blocked')")
+    assert cls.hyperparameters == Method.hyperparameters
+    assert not hasattr(cls, "share")
+    assert Method(0.5).start == 1.0
+    with pytest.raises(AttributeError, match="no setter"):
+        made.start = 1.0
+    assert made.update(np.ones(1), np.ones(1)).tolist() == [0.75]
+
+
+def test_defaults_of_all_sorts() -> None:
+    """Of stages, as schedules, and wrong ones, which are found out when an instance is made."""
+    looser: Any = Looser
+    assert looser().max_norm == 2.0
+    later: Any = Later()
+    assert later.lr(2) == 0.5
+    assert Decays(0.5).label == "decays"
+    with pytest.raises(ValueError, match=r"lr is -1\.0; wanted finite and at least 0"):
+        type("Wrong", (ao.Adam,), {"lr": -1.0})()
+    with pytest.raises(ValueError, match="engine"):
+        type("Wrong", (ao.Adam,), {"engine": "blokked"})()
+
+
+LOCAL = """
+from __future__ import annotations
+from typing import TYPE_CHECKING, ClassVar, Final
+if TYPE_CHECKING:
+    import anyoptim as checked
+    from anyoptim import Nonnegative
+    from elsewhere import Thing
+
+def make():
+    import anyoptim as aop
+    from typing import Annotated
+
+    class Made(aop.Optimizer):
+        lr: aop.Nonnegative = 0.5
+        share: Annotated[aop.Hyper, aop.Domain(lambda x: 0 <= x <= limit, "at most 2")] = 1.0
+        one: Nonnegative = 1.0
+        two: checked.UnitInterval = 1.0
+        thing: Thing | None = None
+        things: list[Thing] = ()
+        more: Thing[int].other = 3
+        every: Final[Thing] = 5
+        seen: ClassVar[Thing] = []
+        broken: "1 +" = 7
+        own: Made | None = None
+
+        @staticmethod
+        def rule(xp, p, x, c):
+            return c.lr * c.share * c.one * c.two * x
+
+    return Made
+
+limit = 2
+"""
+
+
+@pytest.mark.parametrize("name", ["no_such_module", "tests", None])
+def test_annotations_that_are_strings(name: str | None) -> None:
+    """They are read where the class is made; what can't be found there is an attribute, but for kinds of ours."""
+    space: dict[str, Any] = {} if name is None else {"__name__": name}
+    exec(LOCAL, space)  # noqa: S102
+    cls = space["make"]()
+    assert list(cls.hyperparameters) == ["lr", "share", "one", "two"]
+    made = cls(0.25, share=2, things=[1])
+    assert (made.thing, made.things, made.more, made.broken, made.own) == (None, [1], 3, 7, None)
+    assert made.constants == {"every": 5}
+    assert "seen" not in inspect.signature(cls).parameters
+    assert made.update(np.ones(1), np.ones(1)).tolist() == [0.5]
+    with pytest.raises(ValueError, match=r"share is 3\.0; wanted at most 2"):
+        cls(share=3)
+    with pytest.raises(ValueError, match=r"two is 2\.0; wanted at least 0 and at most 1"):
+        cls(two=2.0)
+
+
+HINTS: list[Any] = [float, ao.Hyper, ao.NonNegative, ao.nonnegative, "Unknown"]
+
+
+@pytest.mark.parametrize(
+    ("base", "hint"), [(ao.Optimizer, None), *product([ao.SGD, ao.Adam, ao.Optimizer, ao.Scale], HINTS)]
+)
+def test_what_is_no_hyperparameter_but_read_as_one(base: Any, hint: Any) -> None:
+    """In the rule or in the coefficients: how it is to be declared."""
+    name = "factor" if base is ao.Scale else "lr"
+    body: dict[str, Any] = {name: 0.1} if hint is None else {name: 0.1, "__annotations__": {name: hint}}
+    if base is ao.Optimizer:
+        body["rule"] = staticmethod(lambda xp, p, x, c: c.lr * x)
+    made = type("M", (base,), body)()
+    optimizer = ao.chain(made, ao.SGD()) if base is ao.Scale else made
+    says = f"^{name} is no hyperparameter of M; wanted it declared as one: `{name}: ao.Nonnegative = 0.1`$"
+    for engine in ("portable", None):
+        optimizer.engine = engine
+        with pytest.raises(TypeError, match=says):
+            optimizer.update(np.ones(3), np.ones(3))
+
+
+CLASHES: dict[str, tuple[str, dict[str, Any]]] = {
+    "norm": ("measure", {"measure": staticmethod(lambda xp, p, x: x)}),
+    "size": ("norms", {"norms": {"length": lambda xp, p, x: x}}),
+    "length": ("norms", {"norms": {"length": lambda xp, p, x: x}}),
+    "sum": ("totals", {"totals": {"sum": lambda xp, p, x: x}}),
+    "k": ("scalars", {"scalars": {"k": 0.0}}),
+}
+
+
+@pytest.mark.parametrize("name", CLASHES)
+def test_a_hyperparameter_with_the_name_of_what_is_measured_or_kept(name: str) -> None:
+    place, body = CLASHES[name]
+    with pytest.raises(TypeError, match=f"M has a hyperparameter '{name}', and {place} gives coefficients the same"):
+        type("M", (ao.Stage,), {**body, name: 0.1, "__annotations__": {name: ao.Nonnegative}})
+
+
+BODIES: list[tuple[dict[str, Any], str]] = [
+    ({"slots": ["m"]}, r"slots = \['m'\]; wanted a tuple of names"),
+    ({"slots": "m"}, "slots = 'm'; wanted a tuple of names"),
+    ({"slots": (1,)}, r"slots = \(1,\); wanted a tuple of names"),
+    ({"scalars": ("k",)}, r"scalars = \('k',\); wanted a dict of first values by name"),
+    ({"norms": ("n",)}, r"norms = \('n',\); wanted a dict of functions by name"),
+    ({"totals": ["n"]}, r"totals = \['n'\]; wanted a dict of functions by name"),
+]
+TAKEN = ["update", "step", "init", "state", "stages", "rule", "measure", "compile", "flush", "explain", "slots"]
+
+
+@pytest.mark.parametrize(("body", "says"), BODIES)
+def test_declarations_of_another_type(body: dict[str, Any], says: str) -> None:
+    with pytest.raises(TypeError, match=f"^M has {says}"):
+        type("M", (ao.Optimizer,), body)
+
+
+@pytest.mark.parametrize("name", TAKEN)
+def test_fields_with_names_of_ours(name: str) -> None:
+    """A method's, a property's, or that of something else to declare."""
+    with pytest.raises(TypeError, match=f"^M has a field '{name}', which is a name of (Stage|Optimizer);"):
+        type("M", (ao.Optimizer,), {name: 0.1, "__annotations__": {name: ao.Nonnegative}})
+
+
 ANY: list[Any] = [Method, ao.SGD]
 WRONG: dict[str, tuple[Any, type[Exception], str]] = {
-    "none": (ANY[0], TypeError, r"Method was given no hyperparameters; wanted lr, share, label, \*, start,"),
-    "misspelt": (lambda: ANY[0](0.5, shar=1.0), TypeError, "Method was given 0.5, shar; wanted lr, share, label,"),
-    "too many": (lambda: ao.SGD(*[0.5, 0.5]), TypeError, r"SGD was given 0.5, 0.5; wanted lr, \*, engine$"),
-    "twice": (lambda: ANY[1](0.5, lr=0.5), TypeError, r"SGD was given 0.5, lr; wanted lr, \*, engine$"),
+    "none": (ANY[0], TypeError, "^Method was not given lr$"),
+    "two missing": (lambda: Longer(share=0.5), TypeError, "^Longer was not given lr and last$"),  # type: ignore[call-arg]
+    "misspelt": (
+        lambda: ANY[0](0.5, shar=1.0),
+        TypeError,
+        "^Method was given shar; wanted lr, share, label, start, kind, more and engine$",
+    ),
+    "another's": (lambda: ANY[1](0.1, momentum=0.9), TypeError, "^SGD was given momentum; wanted lr and engine$"),
+    "too many": (lambda: ao.SGD(*[0.5, 0.25]), TypeError, r"^SGD was given 0\.25; wanted lr and engine$"),
+    "twice": (lambda: ANY[1](0.5, lr=0.5), TypeError, "^SGD was given lr twice, by position and by name$"),
+    "not declared": (
+        lambda: setattr(ao.SGD(), "count", 0),
+        AttributeError,
+        "^SGD has no 'count'; its hyperparameters are lr; wanted one of these, or declared in the class body: "
+        "count: int = 0$",
+    ),
     "none wanted": (lambda: ao.Centralize(*[1]), TypeError, "Centralize was given 1; wanted none$"),
     "domain": (lambda: Method(0.5, 0.75), ValueError, "share is 0.75; wanted at least 0 and at most 0.5"),
     "constant": (lambda: Method(0.5, start=-1.0), ValueError, "start is -1.0; wanted finite and at least 0"),
