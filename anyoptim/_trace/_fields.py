@@ -170,6 +170,8 @@ class _Names(ChainMap[str, Any]):
         """What it means, as far as that is known."""
         if annotation in self.maps[0]:  # most are a name, and to compile it takes longer
             return self.maps[0][annotation]
+        if annotation.startswith("ClassVar["):  # no field, whatever it is a variable of
+            return ClassVar
         try:
             return eval(annotation, self._globals, self)  # noqa: S307 # type: ignore[arg-type]
         except Exception:
