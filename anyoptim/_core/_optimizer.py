@@ -12,17 +12,13 @@ from anyoptim._arrays import _checks as checks
 from anyoptim._arrays._tree import Tree, listed, unique_paths
 from anyoptim._core import _step
 from anyoptim._core._accumulate import contributions
-from anyoptim._core._compile import compile_for, kernel_source
-from anyoptim._core._evaluate import evaluated
 from anyoptim._core._explain import Explanation
 from anyoptim._core._jit_state import carried
 from anyoptim._core._loss_scale import loss_scale, scaler, with_loss_scale
 from anyoptim._core._param_groups import GroupSpec
 from anyoptim._core._pipeline import Pipeline
-from anyoptim._core._restore import restored
 from anyoptim._core._stage import Stage
 from anyoptim._core._state import FlatState, LiveState, State, flattened, signatures
-from anyoptim._core._statedict import written
 from anyoptim._core._training import Training
 from anyoptim._engines import check_engine
 from anyoptim._trace._hyperparameters import KW_ONLY
@@ -207,6 +203,8 @@ class Optimizer(Stage):
         Raises ValueError, with all that differs, or TypeError for what is no such state, before anything is changed;
         RuntimeError if updates were captured in a CUDA graph, which would not see the new slots.
         """
+        from anyoptim._core._restore import restored  # noqa: PLC0415 - when it is asked for: importing takes time
+
         if self._training.recorder is not None:
             raise RuntimeError(
                 "updates were captured in a CUDA graph, which would go on with what was; wanted a new optimizer"
@@ -229,6 +227,8 @@ class Optimizer(Stage):
         Such are averages: of the state of the last `update`, or of another, of the pure form. Raises ValueError where
         no stage has other parameters to evaluate with than those that are trained.
         """
+        from anyoptim._core._evaluate import evaluated  # noqa: PLC0415 - when it is asked for: importing takes time
+
         if not any(stage.evaluate for stage in self.stages):
             raise ValueError(f"{self!r} has no stage that averages, such as ao.EMA(); its parameters are as they are")
         if state is None:
@@ -308,6 +308,8 @@ class Optimizer(Stage):
         Raises ImportError where a package is missing: Numba (`pip install 'anyoptim[fast]'`), or cuda.core
         (`anyoptim[cuda13]` or `anyoptim[cuda12]`).
         """
+        from anyoptim._core._compile import compile_for  # noqa: PLC0415 - when it is asked for: importing takes time
+
         compile_for(self._pipeline, self._pipeline.checked(params))
 
     def kernel_source(self, engine: str = "compiled", dtype: str = "float32") -> str:
@@ -316,6 +318,8 @@ class Optimizer(Stage):
         `dtype` is that of the arithmetic, `float32` or `float64`. That of `cuda` is one text, which NVRTC, nvcc and
         `cupy.RawModule` compile. Needs no compiler, no device and no parameters.
         """
+        from anyoptim._core._compile import kernel_source  # noqa: PLC0415 - when it is asked for: importing takes time
+
         return kernel_source(self._pipeline, engine, dtype)
 
     @cached_property
@@ -330,6 +334,8 @@ class Optimizer(Stage):
 
     def _written(self, kept: Callable[[Array], Array], state: State | None = None) -> dict[str, Any]:
         """The state as plain dicts, with what `kept` makes of each slot."""
+        from anyoptim._core._statedict import written  # noqa: PLC0415 - when it is asked for: importing takes time
+
         live = None if state is not None else self._training.caught_up()
         if state is not None:
             spec, flat, names = flattened(self.stages, self._nested, state)

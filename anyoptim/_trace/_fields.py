@@ -62,7 +62,8 @@ def declared(cls: type[Any]) -> Mapping[str, Field]:
             elif role != "attribute" and name in vars(cls):
                 delattr(cls, name)  # the default is no value of the class
     fields = inherited | own
-    _check_body(cls, own.keys() - inherited.keys())
+    if not cls.__module__.startswith("anyoptim."):  # ours are right, and importing them would take longer
+        _check_body(cls, own.keys() - inherited.keys())
     positional = [(name, field.default) for name, field in fields.items() if not field.keyword]
     for (before, default), (late, none) in pairwise(positional):
         if none is Parameter.empty is not default:
@@ -153,14 +154,15 @@ class _Names(ChainMap[str, Any]):
     def where_made(cls, made: type[Any]) -> _Names:
         """Those of the functions of its module that are running, the innermost first, and of the module."""
         found: list[Any] = []
-        frame: FrameType | None = _getframe(1)
+        module = modules.get(made.__module__)  # which may be a text that was executed, and no module
+        inner = module is None or "." in made.__qualname__
+        frame: FrameType | None = _getframe(1) if inner else None
         while frame is not None:
             if frame.f_globals.get("__name__", "builtins") == made.__module__:
                 found += [frame.f_globals] if frame.f_locals is frame.f_globals else [frame.f_locals, frame.f_globals]
                 if frame.f_locals is frame.f_globals:
                     break
             frame = frame.f_back
-        module = modules.get(made.__module__)  # which may be a text that was executed, and no module
         return cls(*found, vars(module) if module else {}, vars(builtins), _KNOWN)
 
     def __missing__(self, name: str) -> Any:

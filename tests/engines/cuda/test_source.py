@@ -256,7 +256,7 @@ WORDS = {
 }
 SLOTS = [
     " ".join(WORDS.values()),
-    "leaf row now chunk done leaves chunks step rows sums i lane b j one sum half",
+    "leaf row now chunk done leaves chunks rows sums i lane b j one sum half",
     "a",
     "NULL",
     "p_at q q_at q_element q_at_",
