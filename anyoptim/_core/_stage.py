@@ -297,7 +297,14 @@ class Stage:
         seen = cls._act, len(self.slots)
         measures = {**cls.totals, **cls.norms, **cls.metrics}
         parts = {name: Part(on_nothing, of, measure=of, seen=seen) for name, of in measures.items()}
-        own = Part(cls._act, self.rule, self.slots, cls.measure, None, cls.array_rule, tuple(cls._undeclared()))
+        own = Part(
+            cls._act,
+            self.rule,
+            self.slots,
+            measure=cls.measure,
+            array_rule=cls.array_rule,
+            undeclared=tuple(cls._undeclared()),
+        )
         return {**parts, "": own}
 
     @classmethod

@@ -90,10 +90,13 @@ class Training:
                 coefficients = pipeline.step_coefficients(dispatch, gathered, flat, moving, plan.groups)
                 if any(map(_traced, coefficients.rows.distinct)) or coefficients.taken is not True:
                     return False
-                self._report(pipeline, plan.paths, coefficients)
                 rows, t, scalars = coefficients.rows, coefficients.t, coefficients.scalars
                 if plan.tied:
                     t = [t[o] for o in plan.owner]
+            if self.state is not state or self.plan is not plan:  # a schedule has set another state
+                return False
+            if plan.kinds is None:
+                self._report(pipeline, plan.paths, coefficients)
             results = dispatch.prepare(gathered, rows)()
         slots = flat.slots if dispatch.in_place else plan.placed(params, results, flat.slots)
         state.flat = FlatState(flat.step + 1, t, slots, scalars, flat.nothing_pending())

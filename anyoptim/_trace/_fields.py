@@ -155,8 +155,7 @@ class _Names(ChainMap[str, Any]):
         """Those of the functions of its module that are running, the innermost first, and of the module."""
         found: list[Any] = []
         module = modules.get(made.__module__)  # which may be a text that was executed, and no module
-        inner = module is None or "." in made.__qualname__
-        frame: FrameType | None = _getframe(1) if inner else None
+        frame: FrameType | None = _getframe(1)
         while frame is not None:
             if frame.f_globals.get("__name__", "builtins") == made.__module__:
                 found += [frame.f_globals] if frame.f_locals is frame.f_globals else [frame.f_locals, frame.f_globals]
