@@ -190,6 +190,9 @@ def _check_order(flat: Sequence[Stage]) -> None:
     early = [stage for stage in flat[: methods[0]] if isinstance(stage, ParameterStage)]
     if early:
         raise ValueError(f"{early[0]!r} sees the parameter after its step; wanted it after {flat[methods[0]]!r}")
+    unscaled = [stage for stage in flat[methods[0] :] if stage.get_loss_scale is not None]
+    if unscaled:
+        raise ValueError(f"{unscaled[0]!r} divides the gradient by a scale; wanted it before {flat[methods[0]]!r}")
     after = next((i for i, stage in enumerate(flat) if isinstance(stage, ParameterStage)), len(flat))
     late = [stage for stage in flat[after:] if not isinstance(stage, ParameterStage | SlotStage)]
     if late:

@@ -576,3 +576,12 @@ def test_where_cannot_be_set_again() -> None:
         stage.where = None  # type: ignore[misc] # that is what is tried
     assert repr(stage) == "WeightDecay(decay=0.5)"
     assert ao.chain(stage, ao.SGD()).state_dict()["stages"][0]["constants"] == {}
+
+
+def test_a_loss_scale_behind_a_method_is_refused() -> None:
+    """It would divide the step, which the method may have freed of the scale."""
+    with pytest.raises(ValueError, match=r"LossScale\(.*\) divides the gradient by a scale; wanted it before Adam\("):
+        ao.chain(ao.Adam(), ao.LossScale())
+    with pytest.raises(ValueError, match="wanted it before SGD"):
+        ao.partition({"a": ao.chain(ao.SGD(), ao.LossScale()), ...: ao.Adam()})
+    assert ao.chain(ao.LossScale(), ao.Adam()).loss_scale > 1
