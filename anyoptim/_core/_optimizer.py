@@ -61,6 +61,8 @@ class Optimizer(Stage):
     _nested: ClassVar[bool] = False
     """Whether the slots and scalars of a state are nested by stage."""
 
+    _derived: ClassVar[frozenset[str]] = Stage._derived | {"_pipeline"}  # it is made of the stages
+
     def __init__(self, *args: Any, **options: Any) -> None:
         self._training = Training()
         super().__init__(*args, **options)
@@ -75,9 +77,6 @@ class Optimizer(Stage):
                 object.__setattr__(self, name, value)
             else:
                 super().__setattr__(name, value)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "_pipeline"}  # it is made of the stages
 
     @property
     def stages(self) -> tuple[Any, ...]:

@@ -47,6 +47,16 @@ def told(of: Any, name: str, value: Any) -> None:
         tell(name, value)
 
 
+class Fixed(dict[str, Any]):
+    """The values of hyperparameters, none of which is a schedule, and the same as attributes."""
+
+    hyper: Values | None = None
+
+
+_KEPT = 64
+"""The most groups for which a stage keeps fixed values."""
+
+
 @dataclass_transform(eq_default=False)
 class Stage:
     """One stage of a chain, between the gradient and the step.
@@ -183,6 +193,9 @@ class Stage:
                 "wanted another"
             )
 
+    _derived: ClassVar[frozenset[str]] = frozenset({"_fixed"})
+    """What is made anew from the rest, and not copied or saved."""
+
     def __init__(self, *args: Any, **options: Any) -> None:
         cls = type(self)
         values = self._arguments(args, options)
@@ -240,6 +253,9 @@ class Stage:
             if domain is not None:
                 told(self, name, value)
             super().__setattr__(name, value)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name not in self._derived}
 
     def __copy__(self) -> Self:
         return deepcopy(self)  # two optimizers over the same slots would be one
@@ -333,13 +349,17 @@ class Stage:
     def _values(self, step: Any, given: Mapping[str, Hyper]) -> dict[str, Any]:
         """The values of the hyperparameters at this step, schedules called; `given` replace the stage's own."""
         own = self.__dict__
-        if not given and "_fixed" in own:
-            known: dict[str, Any] = own["_fixed"]
+        # What a group has now: another dict once one of its values is set.
+        raw = given if type(given) is dict else getattr(given, "raw", None)
+        kept = own["_fixed"] if "_fixed" in own else own.setdefault("_fixed", {})  # until an attribute is set
+        key = id(given) if raw else None
+        if key in kept and (not raw or kept[key][0] is raw):
+            known: Fixed = kept[key][1]
             return known
-        values, fixed = {}, not given
+        values, fixed = Fixed(), raw is not None
         for name, domain in self.hyperparameters.items():
             value = given[name] if name in given else own[name]
-            if type(value) is float and name not in given:
+            if type(value) is float and not raw:
                 values[name] = value  # it was checked when it was set
             elif callable(value):
                 fixed = False
@@ -349,12 +369,14 @@ class Stage:
             else:
                 values[name] = domain.value(name, value)
         if fixed:
-            own["_fixed"], own["_hyper"] = values, Values(values)  # until an attribute is set
+            values.hyper = Values(values)
+            if len(kept) > _KEPT:
+                kept.clear()
+            kept[key] = raw, values, given  # which so keeps its id
         return values
 
     def _coefficients(self, t: Any, values: Mapping[str, Any]) -> dict[str, Any]:
-        own = self.__dict__
-        hyper = own["_hyper"] if values is own.get("_fixed") else Values.of(values)
+        hyper = values.hyper if type(values) is Fixed and values.hyper else Values.of(values)
         try:
             found = self.coefficients(t, hyper)
         except AttributeError as error:

@@ -93,7 +93,7 @@ class LiveState:
         """The state with all steps counted."""
         if self.behind:
             step, t = self.flat.step + self.behind, self.flat.moved_counts(self.moving, self.behind)
-            self.flat, self.behind = self.flat._replace(step=step, t=t), 0
+            vars(self).update(flat=self.flat._replace(step=step, t=t), behind=0)  # both, whatever signals come
         return self.flat
 
     def after(self, flat: FlatState) -> LiveState:

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import operator
 import os
 import struct
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
+
+from anyoptim._arrays._quiet import quietly
 
 if TYPE_CHECKING:  # importing it takes a tenth of the time that importing anyoptim may take
     from concurrent.futures import Future, ThreadPoolExecutor
 
-__all__ = ["spread", "threads"]
+__all__ = ["Call", "Pieces", "run", "spread", "threads"]
 
 
 def threads() -> int:
@@ -22,48 +27,86 @@ def threads() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+Call = Callable[[], object]
+"""A call of a function of C, of arrays that lie ready."""
+
+
+class Pieces:
+    """Pieces of work that is being done, by several threads where that pays: once each, also if an exception arrives.
+
+    Called again after one, from a signal's handler, say, it goes on with what is left. For that, the calls of a piece
+    are made in a loop of C, in which CPython runs no handler, and the last of them crosses the piece out.
+    """
+
+    def __init__(
+        self,
+        calls: Callable[..., Iterable[Call]],
+        pieces: Sequence[tuple[Any, ...]],
+        rooms: Sequence[tuple[Any, ...]] = ((),),
+    ) -> None:
+        """Lay work ready.
+
+        Args:
+            calls: gives the calls that do a piece, `calls(*room, *piece)`. Where several threads work, in each of them.
+            pieces: the pieces.
+            rooms: for each thread that may work something that it has to itself.
+        """
+        self._calls, self._todo = calls, iter(pieces)
+        number = 1 if _SHARING.now else min(len(rooms), len(pieces))
+        self._claims: list[tuple[list[Any], tuple[Any, ...]]] = [([], room) for room in rooms[: max(number, 1)]]
+        self._mode = _flushing() if number > 1 else None
+
+    def __call__(self) -> None:
+        """Do the pieces that are left. They are done when it returns, and no thread works on when it raises."""
+        others = self._claims[1:]
+        if others:
+            try:
+                _SHARING.now = True
+                self._share(others)
+            finally:
+                _SHARING.now = False
+        # After an exception also what another thread has claimed and left.
+        for claim in self._claims:
+            self._work(*claim)
+
+    def _share(self, others: Sequence[tuple[list[Any], tuple[Any, ...]]]) -> None:
+        helpers: list[Future[None]] = []
+        try:
+            # A thread that still trains when the main one has ended is given no helpers.
+            with contextlib.suppress(RuntimeError):
+                for claim in others:  # one by one, so that those before a failure are known
+                    helpers.append(_pool().submit(self._help, *claim))  # noqa: PERF401
+            self._work(*self._claims[0])
+        finally:
+            _wait_for(helpers)
+        for helper in helpers:
+            helper.result()
+
+    def _help(self, claimed: list[Any], room: tuple[Any, ...]) -> None:
+        # A thread may treat subnormal numbers differently from this one, and its bits would differ.
+        if _flushing() == self._mode:
+            self._work(claimed, room)
+
+    def _work(self, claimed: list[Any], room: tuple[Any, ...]) -> None:
+        while True:
+            if not claimed:
+                claimed.extend(islice(self._todo, 1))
+            if not claimed:
+                return
+            run(chain(self._calls(*room, *claimed[0]), (claimed.clear,)))
+
+
+def run(calls: Iterable[Call]) -> None:
+    """Make calls of functions of C in a loop of C, which no signal's handler cuts in two. NumPy does not warn there."""
+    quietly(deque, map(operator.call, calls), 0)
+
+
 def spread(call: Callable[..., object], pieces: Sequence[tuple[Any, ...]]) -> None:
     """Make `call(*piece)` for each piece, in this thread and, where there are several pieces, in others beside it.
 
-    All pieces are done when it returns or raises.
+    All pieces are done when it returns; if it raises, no thread works on.
     """
-    if len(pieces) == 1 or _SHARING.now:
-        for piece in pieces:
-            call(*piece)
-        return
-    try:
-        _SHARING.now = True
-        _share(call, pieces)
-    finally:
-        _SHARING.now = False
-
-
-def _share(call: Callable[..., object], pieces: Sequence[tuple[Any, ...]]) -> None:
-    mode = _flushing()
-    queue = deque(pieces)
-
-    def following() -> tuple[Any, ...] | None:
-        with contextlib.suppress(IndexError):
-            return queue.popleft()
-        return None
-
-    def work() -> None:
-        # A thread may treat subnormal numbers differently from this one, and its bits would differ.
-        if _flushing() == mode:
-            while (piece := following()) is not None:
-                call(*piece)
-
-    helpers: list[Future[None]] = []
-    # A thread that still trains when the main one has ended is given no helpers.
-    with contextlib.suppress(RuntimeError):
-        for _ in range(min(threads(), len(pieces)) - 1):
-            helpers.append(_pool().submit(work))  # noqa: PERF401 - one by one, so that those before a failure are known
-    try:
-        work()
-    finally:
-        _wait_for(helpers)
-    for helper in helpers:
-        helper.result()
+    Pieces(lambda *piece: [functools.partial(call, *piece)], pieces, [()] * threads())()
 
 
 def _wait_for(helpers: Sequence[Future[None]]) -> None:

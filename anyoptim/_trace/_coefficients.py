@@ -59,11 +59,8 @@ class Replay:
         scalars: Scalars,
         dtype: np.dtype[Any],
         tables: Sequence[np.ndarray[Any, Any]],
-        run: Callable[[Any, Any], object],
     ) -> None:
         """Lay the numbers of a step ready to be replaced: `tables` has for each row where its scalars stand."""
-        self.run = run
-        """Takes the step, given a plan and its gathered gradients. Holding the plan, it would keep that alive."""
         self._setters = [_setter(row, scalars, dtype, table) for row, table in zip(rows, tables, strict=True)]
 
     def set(self, rows: Sequence[Coefficients]) -> bool:

@@ -147,7 +147,7 @@ def start(
 
 def _reals(leaf: Leaf, x: Array) -> list[tuple[Array, Array, tuple[Array, ...]]]:
     """The real arrays, in the compute dtype, of p, x and the slots: two of each where they are complex."""
-    library, p, slots, _ = leaf
+    library, p, slots, *_ = leaf
     xp = library.xp
     if library.dtype(p).startswith("complex"):
         x = xp.astype(x, p.dtype, copy=False)
