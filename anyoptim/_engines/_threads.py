@@ -9,15 +9,16 @@ import os
 import struct
 import sys
 import threading
+from _thread import start_new_thread
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from itertools import chain, islice
+from itertools import chain, islice, repeat
 from typing import TYPE_CHECKING, Any
 
 from anyoptim._arrays._quiet import quietly
 
-if TYPE_CHECKING:  # importing it takes a tenth of the time that importing anyoptim may take
-    from concurrent.futures import Future, ThreadPoolExecutor
+if TYPE_CHECKING:
+    from queue import SimpleQueue
 
 __all__ = ["Call", "Pieces", "run", "spread", "threads"]
 
@@ -52,40 +53,47 @@ class Pieces:
             rooms: for each thread that may work something that it has to itself.
         """
         self._calls, self._todo = calls, iter(pieces)
-        number = 1 if _SHARING.now else min(len(rooms), len(pieces))
-        self._claims: list[tuple[list[Any], tuple[Any, ...]]] = [([], room) for room in rooms[: max(number, 1)]]
+        number = 1 if _SHARING.now else max(min(len(rooms), len(pieces)), 1)
+        # Each thread has a room, and a list of the piece that it has claimed and not yet done.
+        self._places: list[tuple[list[Any], tuple[Any, ...]]] = [([], room) for room in rooms[:number]]
+        self._offered = deque(self._places[1:])
+        self._returned = _queue() if number > 1 else None
+        self._back: list[Any] = []
+        """The places of others that are free again; all of them, when nobody helps any more."""
+        self._errors: list[BaseException] = []
         self._mode = _flushing() if number > 1 else None
 
     def __call__(self) -> None:
         """Do the pieces that are left. They are done when it returns, and no thread works on when it raises."""
-        others = self._claims[1:]
-        if others:
-            try:
+        try:
+            if self._offered:
                 _SHARING.now = True
-                self._share(others)
-            finally:
+                _ask(self._help, len(self._offered))
+            self._work(*self._places[0])
+        finally:
+            if self._returned is not None:
+                self._wait(self._returned)
                 _SHARING.now = False
         # After an exception also what another thread has claimed and left.
-        for claim in self._claims:
-            self._work(*claim)
+        for place in self._places:
+            self._work(*place)
+        if self._errors:
+            raise self._errors[0]
 
-    def _share(self, others: Sequence[tuple[list[Any], tuple[Any, ...]]]) -> None:
-        helpers: list[Future[None]] = []
+    def _help(self) -> None:
         try:
-            # A thread that still trains when the main one has ended is given no helpers.
-            with contextlib.suppress(RuntimeError):
-                for claim in others:  # one by one, so that those before a failure are known
-                    helpers.append(_pool().submit(self._help, *claim))  # noqa: PERF401
-            self._work(*self._claims[0])
+            place = self._offered.popleft()
+        except IndexError:  # the work is over
+            return
+        try:
+            # A thread may treat subnormal numbers differently from this one, and its bits would differ.
+            if _flushing() == self._mode:
+                self._work(*place)
+        except BaseException as error:
+            self._errors.append(error)
         finally:
-            _wait_for(helpers)
-        for helper in helpers:
-            helper.result()
-
-    def _help(self, claimed: list[Any], room: tuple[Any, ...]) -> None:
-        # A thread may treat subnormal numbers differently from this one, and its bits would differ.
-        if _flushing() == self._mode:
-            self._work(claimed, room)
+            if self._returned is not None:
+                self._returned.put(place)
 
     def _work(self, claimed: list[Any], room: tuple[Any, ...]) -> None:
         while True:
@@ -94,6 +102,19 @@ class Pieces:
             if not claimed:
                 return
             run(chain(self._calls(*room, *claimed[0]), (claimed.clear,)))
+
+    def _wait(self, returned: SimpleQueue[Any]) -> None:
+        """Wait for all who help, whatever comes: while one works, nobody may free what it reads and writes."""
+        interruption, others = None, len(self._places) - 1
+        while len(self._back) < others:
+            try:
+                with contextlib.suppress(IndexError):  # at the end of those that nobody has taken
+                    deque(map(returned.put, map(deque.popleft, repeat(self._offered))), maxlen=0)
+                self._back.extend(map(operator.call, repeat(returned.get, others - len(self._back))))
+            except BaseException as error:
+                interruption = error
+        if interruption is not None:
+            raise interruption
 
 
 def run(calls: Iterable[Call]) -> None:
@@ -107,20 +128,6 @@ def spread(call: Callable[..., object], pieces: Sequence[tuple[Any, ...]]) -> No
     All pieces are done when it returns; if it raises, no thread works on.
     """
     Pieces(lambda *piece: [functools.partial(call, *piece)], pieces, [()] * threads())()
-
-
-def _wait_for(helpers: Sequence[Future[None]]) -> None:
-    """Wait for all helpers, whatever comes: while one works, nobody may free what it reads and writes."""
-    from concurrent.futures import wait  # noqa: PLC0415 - when there are threads
-
-    interrupted = None
-    while not all(helper.done() for helper in helpers):
-        try:
-            wait(helpers)
-        except BaseException as error:
-            interrupted = error
-    if interrupted is not None:
-        raise interrupted
 
 
 def _flushing() -> tuple[bool, bool]:
@@ -145,20 +152,44 @@ class _Sharing(threading.local):
 _SHARING = _Sharing()
 
 
-def _helps() -> None:
-    _SHARING.now = True
+def _queue() -> SimpleQueue[Any]:
+    from queue import SimpleQueue  # noqa: PLC0415 - when there are threads
+
+    return SimpleQueue()
 
 
-_POOLS: list[ThreadPoolExecutor] = []
+class _Pool:
+    """Threads that wait for calls to make, and end with the process.
+
+    Those of concurrent.futures may wait for ever once a signal's handler has raised an exception in its midst, where
+    Python code holds a lock that nobody gives back. Here are queues of C alone.
+    """
+
+    def __init__(self) -> None:
+        self.calls, self.threads = _queue(), 0
+
+    def serve(self) -> None:
+        """What each thread does."""
+        _SHARING.now = True
+        get = self.calls.get
+        while True:
+            get()()
 
 
-def _pool() -> ThreadPoolExecutor:
-    """The pool of threads, which is made when it is first wanted."""
+_POOLS: list[_Pool] = []
+
+
+def _ask(call: Callable[[], object], number: int) -> None:
+    """Have so many threads make a call."""
     if not _POOLS:
-        from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 - when there are threads
-
-        _POOLS.append(ThreadPoolExecutor(max(threads() - 1, 1), "anyoptim", _helps))
-    return _POOLS[0]
+        _POOLS.append(_Pool())
+    pool = _POOLS[0]
+    with contextlib.suppress(RuntimeError):  # when the process ends, no thread begins any more
+        while pool.threads < number:
+            start_new_thread(pool.serve, ())
+            pool.threads += 1
+    for _ in range(number):
+        pool.calls.put(call)
 
 
 if hasattr(os, "register_at_fork"):

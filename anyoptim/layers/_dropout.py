@@ -9,7 +9,7 @@ import numpy as np
 
 from anyoptim._arrays import Array, Library
 from anyoptim._arrays._checks import admit
-from anyoptim.layers._layer import Draw, Draws, Layer, UnaryLayer, flag
+from anyoptim.layers._layer import Draw, Layer, UnaryLayer, flag
 from anyoptim.layers._masks import INPUT, RATIO, NoiseShape, Place, by_channel, by_sample, product, scaled, valid
 from anyoptim.random._dropout import fast_dropout
 from anyoptim.random._place import Offset
@@ -140,16 +140,15 @@ class Dropout(UnaryLayer):
         if type(self)._noise_shape is not Layer._noise_shape or self.noise_shape is not None:
             return None
         draws, key, ratio, inverted = self._draws, self.key, self._ratio, self.inverted
-        call = draws.calls
+        call, _ = draws.now
         y = _drawn(x, key, call, ratio, inverted)
         if y is not None:
             options = {"ratio": ratio, "noise_shape": None, "inverted": inverted}
-            draws.last = Draw(key, call, options, x.shape, _EMPTY)
-            self._count(draws)
+            draws.now = call + self._counts, Draw(key, call, options, x.shape, _EMPTY)
         return y
 
     def _quick_backward(self, dout: Array) -> Array | None:
-        draw = self._draws.last
+        _, draw = self._draws.now
         if draw is None or draw.options["noise_shape"] is not None or getattr(dout, "shape", None) != draw.shape:
             return None
         return _drawn(dout, draw.key, draw.call, draw.options["ratio"], draw.options["inverted"])
@@ -206,12 +205,11 @@ class VariationalDropout(Dropout):
     section 4.
     """
 
+    _counts = 0  # a sequence is counted where the next begins
+
     def new_sequence(self) -> None:
         """Draw another mask from now on."""
         self.calls += 1
-
-    def _count(self, draws: Draws) -> None:
-        """Count nothing: a sequence is counted where the next begins, in `new_sequence`."""
 
 
 def spatial_dropout(

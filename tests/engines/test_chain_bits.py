@@ -101,14 +101,14 @@ def test_bits_in_threads(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
     grads = [{k: rng.normal(size=2 * a.size).astype("float32").view(dtype)[: a.size] for k, a in params.items()}]
     make = CHAINS["clip, Adam, EMA"]
     expected = run(make("portable"), _copied(params), grads * 2)
-    shared = []
+    shared: list[Any] = []
 
-    def counted(pieces: Any, *others: Any) -> None:
-        shared.append(pieces)
-        original(pieces, *others)
+    def counted(pieces: Any, *arguments: Any) -> None:
+        original(pieces, *arguments)
+        shared.extend([pieces] if pieces._offered else [])
 
-    original = _threads.Pieces._share
-    monkeypatch.setattr(_threads.Pieces, "_share", counted)
+    original = _threads.Pieces.__init__
+    monkeypatch.setattr(_threads.Pieces, "__init__", counted)
     for threads in (1, 2, 5):
         monkeypatch.setattr(_threads, "threads", lambda n=threads: n)
         for engine in OTHERS:

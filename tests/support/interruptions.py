@@ -1,4 +1,4 @@
-"""Exceptions that arrive in the middle of a call, as those of signal handlers do: at every place, one after another."""
+"""Exceptions that arrive in the middle of a call, as those of signal handlers do: at any place that one wants."""
 
 from __future__ import annotations
 
@@ -7,31 +7,32 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
-__all__ = ["InterruptionError", "interrupted"]
+__all__ = ["InterruptionError", "interrupted", "places"]
 
 
 class InterruptionError(BaseException):
     """What the handler of a signal raises."""
 
 
-def interrupted(call: Callable[[], object], place: int, package: str = "/anyoptim/") -> bool:
+def interrupted(call: Callable[[], object], place: float, package: str = "/anyoptim/") -> int:
     """Call, and have an exception raised before the instruction of this number in the package's Python code.
 
-    Returns whether the call ran that far. CPython looks for signals at fewer places than all instructions.
+    Returns the number of instructions that ran. CPython looks for signals at fewer places than all instructions.
     """
-    left = place
+    ran = 0
 
     def at_instruction(frame: FrameType, event: str, _: Any) -> Any:
-        nonlocal left
+        nonlocal ran
         if event == "opcode":
-            left -= 1
-            if left < 0:
+            if ran == place:
                 sys.settrace(None)
                 raise InterruptionError
+            ran += 1
         return at_instruction
 
     def at_call(frame: FrameType, event: str, _: Any) -> Any:
-        if package not in frame.f_code.co_filename and not frame.f_code.co_filename.startswith("<anyoptim"):
+        file = frame.f_code.co_filename
+        if ran == place or not (package in file or file.startswith("<anyoptim")):
             return None
         frame.f_trace_opcodes, frame.f_trace_lines = True, False
         return at_instruction
@@ -41,7 +42,12 @@ def interrupted(call: Callable[[], object], place: int, package: str = "/anyopti
         sys.settrace(at_call)
         call()
     except InterruptionError:
-        return True
+        pass
     finally:
         sys.settrace(before)
-    return False
+    return ran
+
+
+def places(call: Callable[[], object]) -> int:
+    """The number of places in a call where it could be interrupted."""
+    return interrupted(call, float("inf"))
