@@ -13,7 +13,7 @@ from anyoptim._arrays._tree import Tree, dotted_paths, reader
 from anyoptim._core._coefficients import StepCoefficients
 from anyoptim._core._pipeline import Kind, Params
 from anyoptim._core._state import FlatState
-from anyoptim._engines import Dispatch, Leaf, Replayed, Result
+from anyoptim._engines import CoefficientTable, Dispatch, Leaf, Replayed, Result
 from anyoptim._trace._program import Coefficients
 
 __all__ = ["StepPlan"]
@@ -65,7 +65,7 @@ class StepPlan:
 
         `rows` has the coefficients of each of the `kinds`.
         """
-        return None if self._dispatch is None else self._dispatch.replay(xs, rows, self.row_of_leaf)
+        return None if self._dispatch is None else self._dispatch.replay(xs, CoefficientTable(rows, self.row_of_leaf))
 
     def gather_again(self, params: Any, grads: Any, slots: Slots) -> tuple[Dispatch, list[int], list[Any]] | None:
         """The engines, the places of the parameters that move, and their gathered gradients.

@@ -122,17 +122,23 @@ class Plan(ABC):
         """What `gather` gives, if the leaves and gradients are without doubt such as they were; else None."""
         return None
 
-    def replay(self, xs: Sequence[Array], rows: list[Coefficients], row_of_leaf: Sequence[int]) -> Replayed | None:
+    def replay(self, xs: Sequence[Array], rows: CoefficientTable) -> Replayed | None:
         """What takes a step again, with other coefficients for the same leaves; None where anything is in doubt."""
         last_step, gathered = self.last_step, self.regather(xs)
         if gathered is None:
             return None
         if last_step is not None and last_step.set(rows):
             return self.again(gathered)
-        if not all_known(rows):
+        if not all_known(rows.distinct):
             return None
         with quiet():
-            return self.prepare(gathered, CoefficientTable(rows, row_of_leaf))
+            return self.prepare_anew(gathered, rows)
+
+    def prepare(self, gathered: Any, rows: CoefficientTable) -> Commit:
+        """Do all of the step that may fail, and write nothing."""
+        if self.last_step is not None and self.last_step.set(rows):
+            return self.again(gathered)
+        return self.prepare_anew(gathered, rows)
 
     def again(self, gathered: Any) -> Commit:
         """The commit of a step with the numbers that `last_step` was set to, for other gradients."""
@@ -158,8 +164,8 @@ class Plan(ABC):
         raise NotImplementedError
 
     @abstractmethod
-    def prepare(self, gathered: Any, rows: CoefficientTable) -> Commit:
-        """Do all of the step that may fail, and write nothing."""
+    def prepare_anew(self, gathered: Any, rows: CoefficientTable) -> Commit:
+        """Prepare a step that need not be like the last one, and note whether it can be taken again."""
 
 
 Pass = tuple[Program, int | None, Coefficients]

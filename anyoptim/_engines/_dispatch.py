@@ -14,7 +14,7 @@ from anyoptim._engines._base import Commit, Leaf, Plan, Replayed, Result, Writte
 from anyoptim._engines._choice import ENGINES, Plans, choices
 from anyoptim._engines._warmup import LATER, Waiting
 from anyoptim._trace._coefficients import CoefficientTable, all_known
-from anyoptim._trace._program import Coefficients, Program
+from anyoptim._trace._program import Program
 from anyoptim._trace._reduction import total
 
 __all__ = ["Dispatch"]
@@ -111,20 +111,20 @@ class Dispatch:
             gathered.append(grads)
         return gathered
 
-    def replay(self, xs: Sequence[Array], rows: list[Coefficients], row_of_leaf: Sequence[int]) -> Replayed | None:
+    def replay(self, xs: Sequence[Array], rows: CoefficientTable) -> Replayed | None:
         """What takes a step again, with other coefficients for the same leaves; None where anything is in doubt."""
         if self.waiting and self.waiting.due():
             return None
         if len(self.assignments) == 1:
-            commit = self.assignments[0].plan.replay(xs, rows, row_of_leaf)
+            commit = self.assignments[0].plan.replay(xs, rows)
             if self.waiting and commit is not None:
                 self.waiting.count()
             return commit
-        gathered = self.regather(xs) if all_known(rows) else None
+        gathered = self.regather(xs) if all_known(rows.distinct) else None
         if gathered is None:
             return None
         with quiet():
-            return self.prepare(gathered, CoefficientTable(rows, row_of_leaf))
+            return self.prepare(gathered, rows)
 
     def gather(self, xs: Sequence[Array]) -> list[Any]:
         """The gradients as each plan takes them."""

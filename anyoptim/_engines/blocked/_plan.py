@@ -93,8 +93,8 @@ class BlockedPlan(Plan):
                 return None
         return xs if self._forbidden_ids.isdisjoint(map(id, xs)) else None
 
-    def replay(self, xs: Sequence[Array], rows: list[Coefficients], row_of_leaf: Sequence[int]) -> Commit | None:
-        commit: Commit | None = quietly(super().replay, xs, rows, row_of_leaf)
+    def replay(self, xs: Sequence[Array], rows: CoefficientTable) -> Commit | None:
+        commit: Commit | None = quietly(super().replay, xs, rows)
         return commit
 
     def gather(self, xs: Sequence[Array]) -> Sequence[NDArray]:
@@ -119,13 +119,13 @@ class BlockedPlan(Plan):
             _threads.spread(add_up, [(piece,) for piece in pieces])
         return sums
 
-    def prepare(self, gathered: Sequence[NDArray], rows: CoefficientTable) -> Commit:
+    def prepare_anew(self, gathered: Sequence[NDArray], rows: CoefficientTable) -> Commit:
         functions = self._functions(None, rows)
         self.last_step = None
-        kept = not self.program.measures and len(self.kinds) == 1 and len({id(f.function) for f in functions}) == 1
+        kept = len(self.kinds) == 1 and len({id(f.function) for f in functions}) == 1
         if kept and all(all(map(all_floats, row)) for row in rows.distinct):
             tables = [functions[rows.row_of_leaf.index(r)].table for r in range(len(rows.distinct))]
-            self.last_step = Replay(rows.distinct, functions[0].function.scalars, self.kinds[0], tables)
+            self.last_step = Replay(rows, functions[0].function.scalars, self.kinds[0], tables)
         if self.laid is not None and not all(map(operator.is_, functions, self.laid.functions)):
             self.laid = None
         self.latest = functions

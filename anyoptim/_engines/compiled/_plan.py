@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Callable, Sequence
 from itertools import starmap
 from struct import Struct
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 
@@ -21,7 +21,7 @@ from anyoptim._engines.compiled._array_headers import BYTES, FIRST, MIRROR, ORDE
 from anyoptim._trace._coefficients import CoefficientTable, Replay
 from anyoptim._trace._expressions import Scalars
 from anyoptim._trace._graph import trace, trace_measure
-from anyoptim._trace._program import Coefficients, Program, StaticOptions, all_floats, static_options
+from anyoptim._trace._program import Program, StaticOptions, all_floats, static_options
 from anyoptim._trace._reduction import BLOCK as SUM
 
 if TYPE_CHECKING:
@@ -34,6 +34,9 @@ CHUNK = 1 << 16
 
 PIECE = 1 << 19
 """The fewest elements that a thread is woken for."""
+
+_KEPT = 32
+"""The most kinds of steps and measures of which a plan keeps the calls."""
 
 PIECES = 4
 """The pieces that a thread's share is cut into, so that a slow thread leaves some to the others."""
@@ -80,7 +83,9 @@ class CompiledPlan(Plan):
         self.chunks, self.blocks = _chunks(lengths)
         self.pieces = _pieces(self.chunks)
         self.rooms: Sequence[tuple[()]] = [()] * (_threads.threads() if len(self.pieces) > 1 else 1)
-        self.checked: _CheckedStep | None = None
+        self.laid: dict[Any, list[_Call]] = {}
+        """Calls by what distinguishes them; the numbers in their tables are those of the last step."""
+        self.checked: _OneCall | None = None
         """What takes the last step again, where it is one call."""
         self.first_row = np.zeros(len(leaves), np.int64)
         self.ids = np.zeros(len(leaves), np.uint64)
@@ -112,10 +117,10 @@ class CompiledPlan(Plan):
             self.table[i, FIRST + 1] = address
         return xs if intrinsic("no_overlap")(self.table, self.forbidden) else None
 
-    def replay(self, xs: Sequence[Array], rows: list[Coefficients], row_of_leaf: Sequence[int]) -> Replayed | None:
+    def replay(self, xs: Sequence[Array], rows: CoefficientTable) -> Replayed | None:
         last_step = self.last_step
         if not self.by_header or last_step is None or not last_step.set(rows):
-            return super().replay(xs, rows, row_of_leaf)
+            return super().replay(xs, rows)
         self.put_ids(*map(id, xs))  # the loop looks at these arrays itself, so that there is one call in all
         if self.checked is not None:
             self.checked.taken.clear()
@@ -135,23 +140,30 @@ class CompiledPlan(Plan):
 
     def squares(self, k: int, gathered: Sequence[Any], rows: CoefficientTable) -> list[NDArray]:
         sums = np.empty(self.blocks[-1])
-        for loop, _, tables, pieces in self._calls(k, rows):
-            _threads.spread(functools.partial(loop.call, *tables, sums), pieces)
+        for _, loop, _, tables, pieces in self._calls(k, rows):
+            if len(pieces) == 1:
+                loop.call(*tables, sums, *pieces[0])
+            else:
+                _threads.spread(functools.partial(loop.call, *tables, sums), pieces)
         return [sums[a:b] for a, b in itertools.pairwise(self.blocks)]
 
-    def prepare(self, gathered: Sequence[Any], rows: CoefficientTable) -> Commit:
+    def prepare_anew(self, gathered: Sequence[Any], rows: CoefficientTable) -> Commit:
         self.calls = calls = self._calls(None, rows)
         self.last_step = self.checked = None
-        # What measures is prepared anew at each step.
-        if not self.program.measures and len(calls) == 1 and all(all(map(all_floats, row)) for row in rows.distinct):
+        if len(calls) == 1 and all(all(map(all_floats, row)) for row in rows.distinct):
             (call,) = calls
-            self.last_step = Replay(rows.distinct, call.loop.scalars, self.dtype, [*call.coefficients])
+            self.last_step = Replay(rows, call.loop.scalars, self.dtype, [*call.coefficients])
             if len(call.pieces) == 1:
                 arguments = (self.ids, self.forbidden, *call.tables, *call.pieces[0])
-                self.checked = _CheckedStep(call.loop.call, arguments, self.results)
+                self.checked = _OneCall(call.loop.call, arguments, self.results)
         return self.again(gathered)
 
     def again(self, gathered: Sequence[Any]) -> Commit:
+        if self.checked is not None and not self._touched:
+            call = self.calls[0]
+            arguments = (_NONE, self.forbidden, *call.tables, *call.pieces[0])
+            return cast("Commit", _OneCall(call.loop.call, arguments, self.results))
+
         def calls_of(call: _Call, first: int, last: int) -> Sequence[Callable[[], object]]:
             return (functools.partial(call.loop.call, _NONE, self.forbidden, *call.tables, first, last),)
 
@@ -167,6 +179,20 @@ class CompiledPlan(Plan):
     def _calls(self, k: int | None, rows: CoefficientTable) -> list[_Call]:
         """The calls of the loops, one for each set of static options, with their part of the tables."""
         static = [static_options(row) for row in rows.distinct]
+        key = k, *static, *(rows.row_of_leaf if len(static) > 1 else ())
+        calls = self.laid.get(key)
+        if calls is None:
+            if len(self.laid) > _KEPT:
+                self.laid.clear()
+            calls = self.laid[key] = self._lay(k, static, rows)
+        for call in calls:
+            for i, row in enumerate(rows.distinct):
+                if static[i] == call.static:  # the other rows keep the numbering, and are not read
+                    call.coefficients[i] = call.loop.scalars.values(row, self.dtype)
+        return calls
+
+    def _lay(self, k: int | None, static: Sequence[StaticOptions], rows: CoefficientTable) -> list[_Call]:
+        """The calls, without numbers in their tables."""
         which = np.array(rows.row_of_leaf, np.int64) if len(static) > 1 else self.first_row
         calls = []
         for key in dict.fromkeys(static):
@@ -176,15 +202,12 @@ class CompiledPlan(Plan):
                 chunks = chunks[[static[which[leaf]] == key for leaf in chunks[:, 0]]]
                 pieces = _pieces(chunks)
             coefficients = np.zeros((len(static), len(loop.scalars)))
-            for i, row in enumerate(rows.distinct):
-                if static[i] == key:  # the other rows keep the numbering, and are not read
-                    coefficients[i] = loop.scalars.values(row, self.dtype)
-            calls.append(_Call(loop, coefficients, (self.table, chunks, which, coefficients), pieces))
+            calls.append(_Call(key, loop, coefficients, (self.table, chunks, which, coefficients), pieces))
         return calls
 
 
-class _CheckedStep:
-    """A step of one call, whose loop looks at the gradients' arrays first: a commit that gives None if it refuses them.
+class _OneCall:
+    """A step of one call: a commit, which gives None if the loop is given the gradients' arrays and refuses them.
 
     It knows the plan's arrays and not the plan, which it would keep alive.
     """
@@ -212,6 +235,7 @@ class _NativeLoop(NamedTuple):
 class _Call(NamedTuple):
     """A loop and its arguments."""
 
+    static: StaticOptions
     loop: _NativeLoop
     coefficients: NDArray
     tables: tuple[NDArray, ...]

@@ -215,13 +215,13 @@ class CudaPlan(Plan):
     def _reduce(self, name: str, blocks: int, threads: int, *arguments: int) -> None:
         self.device.launch(self.stream, self.device.kernel(name, REDUCTION), blocks, threads, *arguments)()
 
-    def prepare(self, gathered: Gathered, rows: CoefficientTable) -> Commit:
+    def prepare_anew(self, gathered: Gathered, rows: CoefficientTable) -> Commit:
         self.last_step = None
         with self.device.scope():
             self.latest = launches = self._launches(None, gathered, rows)
         if len(rows.distinct) == 1 and all(map(all_floats, rows.distinct[0])):
             (one,) = launches
-            self.last_step = Replay(rows.distinct, one.scalars, self.dtype, [one.numbers[: len(one.scalars)]])
+            self.last_step = Replay(rows, one.scalars, self.dtype, [one.numbers[: len(one.scalars)]])
         return self.again(gathered)
 
     def again(self, gathered: Gathered) -> Commit:

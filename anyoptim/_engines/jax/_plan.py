@@ -84,7 +84,7 @@ class JaxPlan(Plan):
         blocks = [1 if divided else _blocks(p) for p, divided in zip(ps, self._divided, strict=True)]
         return np.split(sums_of_all, np.cumsum(blocks)[:-1])
 
-    def prepare(self, gathered: Sequence[Array], rows: CoefficientTable) -> Commit:
+    def prepare_anew(self, gathered: Sequence[Array], rows: CoefficientTable) -> Commit:
         call = _step(self.leaves[0].library, self.program, *_kinds(rows), self._shardings)
         numbers, ps = self._numbers(None, rows), [leaf.p for leaf in self.leaves]
         # Where it is compiled first, Python code runs, in which an exception may arrive when the slots are gone.

@@ -82,7 +82,7 @@ class PortablePlan(Plan):
                 sums_of_leaves.append(self._known(_squares(measured, leaf, x, rows.row(i))))
         return sums_of_leaves
 
-    def prepare(self, gathered: Sequence[Array], rows: CoefficientTable) -> Commit:
+    def prepare_anew(self, gathered: Sequence[Array], rows: CoefficientTable) -> Commit:
         with _explained(self.program, None, rows):
             computed = self._computed(gathered, rows)
         results = self._materialized(computed)
