@@ -100,16 +100,26 @@ def _entry(name: str) -> str:
     return f".. py:data:: {attribute}\n   :module: {module}\n\n{text}\n\n"
 
 
+def _anchor(module: str, name: str) -> str:
+    """A place for the longer name, too: viewcode leads back to a file's names as the first of them is called."""
+    longer = f"{module}.{name.rpartition('.')[2]}"
+    return f'.. raw:: html\n\n   <span id="{longer}"></span>\n\n' if longer != name else ""
+
+
 def _page(module: str) -> str:
     """The page of a module: its names in the order in which they come in, so that what belongs together stands so."""
     of = importlib.import_module(module)
     order = [*dict.fromkeys([*vars(of), *of.__all__])]  # some are imported when they are asked for
     names = [name for name in NAMES if _module(name) == module]
-    # The base of the layers, which has the longest name, comes first: viewcode takes the first name of a file for how
-    # all of that file are called.
+    # What has no shorter name comes first, so that viewcode takes the longer one for all of a file.
     names.sort(key=lambda name: (-name.count("."), order.index(name.rpartition(".")[2])))
     rows = [(f":py:obj:`~{name}`", _summary(about(name))) for name in names]
-    parts = [heading(module), f".. automodule:: {module}\n\n", table(rows) if rows else "", *map(_entry, names)]
+    parts = [
+        heading(module),
+        f".. automodule:: {module}\n\n",
+        table(rows) if rows else "",
+        *(f"{_anchor(module, name)}{_entry(name)}" for name in names),
+    ]
     return "".join(parts)
 
 
