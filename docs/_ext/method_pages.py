@@ -132,6 +132,8 @@ def _draw(valley: Any, name: str, to: Path) -> None:
     valley.draw(axes, points, "", lr, COLOR)
     axes.set_title(axes.get_title("right"), loc="right", color=GRAY, fontsize=10)
     axes.tick_params(labelcolor=GRAY)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.label.set_color(GRAY)
     to.parent.mkdir(exist_ok=True)
     figure.savefig(to)
 
@@ -140,15 +142,25 @@ def _code(text: str, language: str) -> str:
     return f".. code-block:: {language}\n\n{textwrap.indent(text.rstrip(), '   ')}\n\n"
 
 
-def _source(method: type[Any]) -> str:
-    """The functions that a method declares: those of its class, and what that has of methods which it extends."""
+def _functions(declared: type[Any]) -> str:
+    """The functions that a class declares, and those that it has of methods or stages which it extends."""
     found: dict[str, str] = {}
-    for cls in method.__mro__[: method.__mro__.index(ao.Optimizer)]:
+    for cls in declared.__mro__:
+        if cls.__module__.startswith("anyoptim._core."):
+            break
         for name, value in vars(cls).items():
             function = getattr(value, "__func__", value)
             if inspect.isfunction(function) and not name.startswith("__"):
                 found.setdefault(name, textwrap.dedent(inspect.getsource(function)))
-    return _code("\n".join(found.values()), "python")
+    return "\n".join(found.values())
+
+
+def _source(method: type[Any]) -> str:
+    """What a method declares; of one that is a chain, what its stages do."""
+    stages = [type(stage) for stage in method().stages]
+    if stages == [method]:
+        return _code(_functions(method), "python")
+    return _code("\n\n".join(f"# {stage.__name__}\n\n{_functions(stage)}" for stage in stages), "python")
 
 
 def _kernels(method: type[Any]) -> str:
