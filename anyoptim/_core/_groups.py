@@ -39,6 +39,10 @@ class groups(Mapping[Any, Any]):  # noqa: N801 - it is called like a function
 
     Raises TypeError and ValueError for what is none of that: here, when a chain is made, or at the first update, when a
     parameter has no group or two, or a group no parameter.
+
+    >>> optimizer = ao.chain(ao.SGD(lr=1.0), ao.groups({"**.bias": {"lr": 0.1}, ...: {}}))
+    >>> optimizer.update({"W": np.zeros(1), "bias": np.zeros(1)}, {"W": np.ones(1), "bias": np.ones(1)})
+    {'W': array([-1.]), 'bias': array([-0.1])}
     """
 
     def __init__(self, of: Mapping[Any, Mapping[str, Hyper] | None]) -> None:

@@ -52,6 +52,11 @@ class Optimizer(Stage):
     engine can't take, the next one does.
     The results are the same bits (but for torch's own square root, and subnormals that CuPy and XLA flush to 0, where
     `portable` uses these); `explain` says who does what.
+
+    >>> params = {"W": np.ones(2), "b": np.zeros(1)}
+    >>> optimizer = ao.SGD(lr=0.1)
+    >>> optimizer.update(params, {"W": np.ones(2), "b": None})
+    {'W': array([0.9, 0.9]), 'b': array([0.])}
     """
 
     _: KW_ONLY

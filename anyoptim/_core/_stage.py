@@ -62,14 +62,16 @@ class Stage:
     """One stage of a chain, between the gradient and the step.
 
     A value x flows through a chain: it starts as the gradient, and each stage makes another of it. A subclass gives
-    its rule and, where it has them, its hyperparameters, slots and coefficients::
+    its rule and, where it has them, its hyperparameters, slots and coefficients:
 
-        class Signed(ao.Stage):
-            share: ao.Fraction = 0.5
-
-            @staticmethod
-            def rule(xp, p, x, c):
-                return c.share * x + (1 - c.share) * xp.sign(x)
+    >>> class Signed(ao.Stage):
+    ...     share: ao.Fraction = 0.5
+    ...
+    ...     @staticmethod
+    ...     def rule(xp, p, x, c):
+    ...         return c.share * x + (1 - c.share) * xp.sign(x)
+    >>> ao.chain(Signed(), ao.SGD(lr=1.0)).update(np.zeros(2), np.array([3.0, -0.5]))
+    array([-2.  ,  0.75])
 
     `rule(xp, p, x, *slots, c)` gives the new x, or a tuple of it and the new slots, for one element; `c` has the
     coefficients as attributes. It computes new values and writes to nothing that it is given (`m = c.beta*m`, not
@@ -417,6 +419,14 @@ class GradientStage(Stage):
     """A stage that is also shown the gradient with which the chain began.
 
     `rule(xp, p, x, g, *slots, c)`; what it measures are functions of xp, p, x and g, too.
+
+    >>> class Agree(ao.GradientStage):
+    ...     @staticmethod
+    ...     def rule(xp, p, x, g, c):
+    ...         return xp.where(x * g > 0, x, 0 * x)
+    >>> optimizer, w = ao.chain(ao.Momentum(lr=1.0), Agree()), np.zeros(1)
+    >>> [float(optimizer.update(w, np.array([g]))[0]) for g in (1.0, -0.1)]
+    [-1.0, -1.0]
     """
 
     _act = staticmethod(on_gradient)
@@ -427,6 +437,9 @@ class Gate(Stage):
 
     Parameters, slots and counts of all stages then stay as they are. Its coefficients get its `scalars` of before the
     step; these advance in any case, and `update_scalars` is given `allowed`: whether the step is taken.
+
+    >>> issubclass(ao.SkipNonFinite, ao.Gate), issubclass(ao.LossScale, ao.Gate)
+    (True, True)
     """
 
     def exhausted(self, step: Any, scalars: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -447,13 +460,30 @@ class ParameterStage(Stage):
     """A stage that sees the parameter after its step: averages, projections.
 
     `rule(xp, p, *slots, c)` gives p, as it is or another, or a tuple of it and the new slots.
+
+    >>> class Round(ao.ParameterStage):
+    ...     @staticmethod
+    ...     def rule(xp, p, c):
+    ...         return xp.where(p < 0.5, 0 * p, 0 * p + 1)
+    >>> ao.chain(ao.SGD(lr=1.0), Round()).update(np.zeros(2), np.array([-0.4, -0.7]))
+    array([0., 1.])
     """
 
     _act = staticmethod(on_parameter)
 
 
 class SlotStage(Stage):
-    """A stage that acts on the slots of all stages before it: `rule(xp, s, c)` gives the new s."""
+    """A stage that acts on the slots of all stages before it: `rule(xp, s, c)` gives the new s.
+
+    >>> class Fade(ao.SlotStage):
+    ...     @staticmethod
+    ...     def rule(xp, s, c):
+    ...         return 0.5 * s
+    >>> optimizer = ao.chain(ao.Momentum(lr=1.0), Fade())
+    >>> params = optimizer.update(np.zeros(1), np.ones(1))
+    >>> optimizer.state.slots[0]["v"]
+    array([-0.5])
+    """
 
     _act = staticmethod(on_slots)
 

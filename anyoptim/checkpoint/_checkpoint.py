@@ -21,7 +21,14 @@ __all__ = ["Checkpoint", "load", "save"]
 
 
 class Checkpoint(NamedTuple):
-    """The content of a file."""
+    """The content of a file.
+
+    >>> layer = ao.Dropout(seed=3)
+    >>> ao.save("run.safetensors", dropout=layer)
+    >>> found = ao.load("run.safetensors")
+    >>> found.params, found.dropout["key"]
+    (None, 3)
+    """
 
     params: Any
     """The parameters, in a container like `like`; None if none were saved."""
@@ -64,6 +71,10 @@ def save(
     Raises TypeError or ValueError, with the name, for what can't be saved, ImportError without safetensors (`pip
     install 'anyoptim[checkpoint]'`), OSError if the file can't be written or is no regular one, RuntimeError if another
     thread changes arrays meanwhile: the old one is then as it was.
+
+    >>> ao.save("run.safetensors", params={"W": np.ones(2)}, extra={"epoch": 3})
+    >>> ao.load("run.safetensors").extra
+    {'epoch': 3}
     """
     package()  # needed by `load` alone, but whoever saves shall be able to load
     tensors = Tensors()
@@ -92,6 +103,11 @@ def load(path: str | os.PathLike[str], like: Any = None) -> Checkpoint:
     in which the parameters differ from `like`; ImportError without safetensors; OSError if it can't be read, or is no
     regular file but a pipe or a device. No more memory is asked for than some times the size of the file, and nothing
     in it is run.
+
+    >>> params = {"W": np.ones(2)}
+    >>> ao.save("run.safetensors", params=params)
+    >>> ao.load("run.safetensors", like=params).params
+    {'W': array([1., 1.])}
     """
     stored_document, tensors = read(path)
     try:

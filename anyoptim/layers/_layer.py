@@ -55,7 +55,12 @@ class Draws:
 
 
 class Layer:
-    """A layer that draws random numbers for its input, others in each training forward."""
+    """A layer that draws random numbers for its input, others in each training forward.
+
+    >>> layer = ao.Dropout(0.5, seed=3)
+    >>> isinstance(layer, ao.layers.Layer), layer.calls, layer.key
+    (True, 0, 3)
+    """
 
     domain: Domain = RATIO
     """The ratios that this class allows."""

@@ -198,8 +198,8 @@ def absent(name: str) -> bool:
     return name in {"cupy", "torch-cuda"} or importlib.util.find_spec(PACKAGES.get(name, name)) is None
 
 
-REQUIRABLE = {*LOADERS, "cupy-host"}
-"""The rows, and CuPy without a device, for tests that need none."""
+REQUIRABLE = {*LOADERS, "cupy-host", "docs"}
+"""The rows; CuPy without a device, for tests that need none; and what the site is built with."""
 
 REQUIRED = frozenset(filter(None, os.environ.get("ANYOPTIM_REQUIRE", "").split(",")))
 
