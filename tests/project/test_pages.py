@@ -7,11 +7,11 @@ import io
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
-from tests.support.libraries import Library
+from tests.support.libraries import REQUIRED, Library
 
 ROOT = Path(__file__).parents[2]
 PAGES = [
@@ -76,6 +76,30 @@ def test_code_for_devices_runs_with_numpy(program: Program, tmp_path: Path, monk
     monkeypatch.chdir(tmp_path)
     code = program.code.replace(CUPY, "import numpy as cp\n").replace("cp.asnumpy(", "cp.asarray(")
     _prints_what_it_says(program, code)
+
+
+@pytest.mark.parametrize("program", ON_DEVICES, ids=lambda program: program.name)
+def test_code_for_devices_names_what_cupy_has(program: Program) -> None:
+    """Functions, and methods of generators: CuPy can be imported where there is no device."""
+    try:
+        import cupy
+    except ImportError as why:
+        if "cupy-host" in REQUIRED:
+            pytest.fail(f"ANYOPTIM_REQUIRE lists cupy-host: {why}")
+        pytest.skip(f"cupy is not installed: {why}")
+    functions = set(re.findall(r"\bcp\.([\w.]+)", program.code))
+    drawn = set(re.findall(r"\b(?:rng|default_rng\(\d*\))\.(\w+)", program.code))
+    assert functions
+    for module, names in ((cupy, functions), (cupy.random.Generator, drawn)):
+        assert [name for name in names if not _has(module, name)] == []
+
+
+def _has(module: Any, name: str) -> bool:
+    for part in name.split("."):
+        if not hasattr(module, part):
+            return False
+        module = getattr(module, part)
+    return True
 
 
 LINK = re.compile(r"\]\(([^):]+?)(?:#([^)]*))?\)")
