@@ -309,8 +309,8 @@ class Optimizer(Stage):
         in a small problem. A new method takes a second or two, once on a machine: the machine code is kept in
         the user's cache folder. Parameters that the engine can't take are passed over; `explain` names them.
 
-        Raises ImportError where a package is missing: Numba (`pip install 'anyoptim[fast]'`), or cuda.core
-        (`anyoptim[cuda13]` or `anyoptim[cuda12]`).
+        Raises ImportError where a package is missing: Numba (`pip install numba`), or cuda.core (`pip install
+        'cuda-core[cu13]'` or `'cuda-core[cu12]'`).
         """
         from anyoptim._core._compile import compile_for  # noqa: PLC0415 - when it is asked for: importing takes time
 

@@ -85,6 +85,26 @@ class Stage:
     step. It is a number or a schedule, a function of the step number, which counts from 1; that may be called more than
     once for a step, and remembers nothing. `Final[...]` is a constant, which can't be set again; `InitVar[...]` is only
     handed to `__post_init__`, which is called last.
+
+    What else a subclass may give, of which none is needed::
+
+        slots = ("m",)                        arrays that are kept for each parameter, by name
+        coefficients(t, hyper)                the numbers of step t that the rule gets as c
+        measure(xp, p, x, *slots)             its norm over all parameters is hyper.norm
+        totals = {"name": measure}            more such norms of all parameters
+        norms = {"name": measure}             norms of each parameter, and hyper.size
+        scalars = {"name": 0.0}               numbers that are kept for all parameters together
+        ranges = {"name": ao.Domain(...)}     what these may be in a state that is restored
+        update_scalars(step, hyper)           the scalars of a step
+        metrics = {"norm": measure}           measures for record_metrics and `last_metrics`
+        array_rule = True                     the rule is one of whole arrays, such as a matrix product
+        evaluate(xp, p, *slots, hyper)        the parameter that `eval_params` gives
+        is_step(hyper)                        whether an update is a step, of the first stage of a chain
+        get_loss_scale, set_loss_scale        by what losses are to be multiplied
+        init_slots, slot_shapes               how slots begin, and of which shape
+        refusal(p), overrides(path, p)        which parameters it can't take; hyperparameters for some
+
+    The ways to write each are shown in the guide, docs/guide/own-methods.md.
     """
 
     hyperparameters: ClassVar[Mapping[str, Domain]] = {}
