@@ -12,8 +12,8 @@ import numpy as np
 
 from anyoptim._arrays import COMPUTE
 from anyoptim._arrays._quiet import quiet
-from anyoptim._engines import _threads
 from anyoptim._engines._base import NDArray
+from anyoptim._machine import _threads
 from anyoptim.random import _blocked_words
 from anyoptim.random._blocked_words import Buffers
 from anyoptim.random._mask_spec import MaskSpec

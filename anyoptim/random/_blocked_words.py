@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from anyoptim._arrays._quiet import quiet
-from anyoptim._engines import _threads
 from anyoptim._engines._base import NDArray
+from anyoptim._machine import _threads
 from anyoptim._trace._text import executed
 from anyoptim.random._blocked_source import CALLED, EXCHANGE, chosen, drawn
 from anyoptim.random._mask_spec import MaskSpec

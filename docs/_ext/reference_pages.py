@@ -167,17 +167,10 @@ def _after_napoleon(app: Sphinx, what: str, name: str, value: Any, options: Any,
     lines[:] = AS_WRITTEN.get(name, lines)
 
 
-def _present(app: Sphinx, page: str, text: list[str]) -> None:
-    """Of the folders whose pages a table of contents takes as they come, those that have some."""
-    lines = text[0].splitlines()
-    text[0] = "\n".join(line for line in lines if not line.endswith("*") or any(Path(app.srcdir).glob(f"{line}.md")))
-
-
 def setup(app: Sphinx) -> dict[str, bool]:
     """Sphinx's way in."""
     app.add_role("public", public)
     app.connect("builder-inited", generate)
-    app.connect("source-read", _present)
     app.connect("autodoc-process-docstring", _before_napoleon, priority=400)
     app.connect("autodoc-process-docstring", _after_napoleon, priority=600)
     return {"parallel_read_safe": True}

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from anyoptim._engines import _threads
 from anyoptim._engines.blocked import _plan as blocked
 from anyoptim._engines.blocked import _tiles
 from anyoptim._engines.compiled import _plan as compiled
+from anyoptim._machine import _threads
 from anyoptim._trace import _reduction as reduction
 
 

@@ -21,8 +21,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import anyoptim as ao
-from anyoptim._engines import _threads, _warmup
+from anyoptim._engines import _warmup
 from anyoptim._engines.compiled import _array_headers
+from anyoptim._machine import _threads
 from tests.support.internals import reduction
 from tests.support.libraries import ENGINES, Library, same_bits
 
@@ -572,7 +573,7 @@ def test_a_thread_that_flushes_subnormals_works_alone(
 
 _FLUSH = """
 import ctypes, struct, sys, threading
-from anyoptim._engines import _threads
+from anyoptim._machine import _threads
 _threads.threads = lambda: 3
 libm = ctypes.CDLL("libm.so.6")
 state = (ctypes.c_uint8 * 64)()
@@ -639,7 +640,7 @@ import os, sys, warnings
 import numpy as np
 warnings.simplefilter("ignore", DeprecationWarning)  # Python's, for a fork beside threads
 import anyoptim as ao
-from anyoptim._engines import _threads
+from anyoptim._machine import _threads
 from anyoptim._engines.blocked import _plan as blocked
 from anyoptim._engines.compiled import _plan as compiled
 _threads.threads = lambda: 3
@@ -678,7 +679,7 @@ _LATE = """
 import threading, time
 import numpy as np
 import anyoptim as ao
-from anyoptim._engines import _threads
+from anyoptim._machine import _threads
 from anyoptim._engines.compiled import _plan as compiled
 _threads.threads = lambda: 2
 compiled.PIECE = 1 << 16
@@ -886,5 +887,5 @@ def test_expressions_of_the_dtype_at_a_repeated_step() -> None:
 
 def test_modules_of_the_engine_import_no_compiler() -> None:
     """`_intrinsics` alone does."""
-    for name in ("compiled._plan", "compiled._kernel_cache", "_threads", "compiled._array_headers"):
-        assert "numba" not in vars(importlib.import_module(f"anyoptim._engines.{name}"))
+    for name in ("_plan", "_kernel_cache", "_array_headers"):
+        assert "numba" not in vars(importlib.import_module(f"anyoptim._engines.compiled.{name}"))

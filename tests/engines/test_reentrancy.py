@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 
 import anyoptim as ao
-from anyoptim._engines import _threads
 from anyoptim._engines.blocked import _plan as blocked
 from anyoptim._engines.blocked import _tiles
+from anyoptim._machine import _threads
 from tests.support.internals import dropout
 from tests.support.libraries import ENGINES, same_bits
 

@@ -8,11 +8,11 @@ from anyoptim._arrays._files import replacing
 from anyoptim._arrays._memory import MemoryLayout, may_overlap, merged_ranges
 from anyoptim._arrays._tree import Tree
 from anyoptim._engines import ENGINES
-from anyoptim._engines import _threads as threads
 from anyoptim._engines.blocked._source import blocked
 from anyoptim._engines.compiled import _array_headers as headers
 from anyoptim._engines.cuda._elements import ELEMENTS
 from anyoptim._engines.cuda._source import coefficients
+from anyoptim._machine import _threads as threads
 from anyoptim._trace import _reduction as reduction
 from anyoptim._trace._coefficients import rows_of
 from anyoptim._trace._expressions import Range, evaluate, range_of

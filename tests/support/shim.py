@@ -25,9 +25,10 @@ import numpy as np
 from anyoptim import _arrays
 from anyoptim._arrays._memory import MemoryLayout
 from anyoptim._arrays._numpy import NumPy
-from anyoptim._engines import ENGINES, _disk_cache
+from anyoptim._engines import ENGINES
 from anyoptim._engines.cuda import _plan as cuda
 from anyoptim._engines.cuda._device import Device
+from anyoptim._machine import _disk_cache
 
 NUMBER = 4711
 """Of the device, as the array library counts."""

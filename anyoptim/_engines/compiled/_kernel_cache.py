@@ -11,7 +11,7 @@ from sys import modules
 from types import ModuleType
 from typing import Any
 
-from anyoptim._engines import _disk_cache
+from anyoptim._machine import _disk_cache
 from anyoptim._trace._text import executed
 
 __all__ = ["compiled", "function"]

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from anyoptim._engines import _disk_cache
 from anyoptim._engines._base import NDArray
+from anyoptim._machine import _disk_cache
 
 __all__ = ["OPTIONS", "Device", "Owned", "device", "programs", "target"]
 

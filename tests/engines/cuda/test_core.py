@@ -17,8 +17,9 @@ import pytest
 
 import anyoptim as ao
 from anyoptim import _engines
-from anyoptim._engines import _base, _disk_cache
+from anyoptim._engines import _base
 from anyoptim._engines.cuda import Cuda, _device
+from anyoptim._machine import _disk_cache
 from tests.support import shim
 from tests.support.libraries import Library
 

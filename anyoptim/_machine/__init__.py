@@ -1,0 +1,1 @@
+"""What the machine lends: threads, and a folder for what was compiled."""
