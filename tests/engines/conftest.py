@@ -10,8 +10,8 @@ import pytest
 from anyoptim._engines.blocked import _plan as blocked
 from anyoptim._engines.blocked import _tiles
 from anyoptim._engines.compiled import _plan as compiled
-from anyoptim._machine import _threads
-from anyoptim._trace import _reduction as reduction
+from tests.support.internals import reduction
+from tests.support.internals import threads as _threads
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import anyoptim as ao
-from anyoptim._machine import _threads
 from tests.support.chains import CHAINS, KINDS, ROOTLESS, Make, agree, flat, matrices, problem, run
+from tests.support.internals import threads as _threads
 from tests.support.layouts import LAYOUTS, hostile
 from tests.support.libraries import ENGINES, Library, same_bits
 

@@ -23,8 +23,8 @@ from hypothesis import strategies as st
 import anyoptim as ao
 from anyoptim._engines import _warmup
 from anyoptim._engines.compiled import _array_headers
-from anyoptim._machine import _threads
 from tests.support.internals import reduction
+from tests.support.internals import threads as _threads
 from tests.support.libraries import ENGINES, Library, same_bits
 
 OTHERS = [name for name in ENGINES if name != "portable"]
@@ -573,7 +573,7 @@ def test_a_thread_that_flushes_subnormals_works_alone(
 
 _FLUSH = """
 import ctypes, struct, sys, threading
-from anyoptim._machine import _threads
+from anyoptim._engines.compiled._plan import _threads
 _threads.threads = lambda: 3
 libm = ctypes.CDLL("libm.so.6")
 state = (ctypes.c_uint8 * 64)()
@@ -640,7 +640,7 @@ import os, sys, warnings
 import numpy as np
 warnings.simplefilter("ignore", DeprecationWarning)  # Python's, for a fork beside threads
 import anyoptim as ao
-from anyoptim._machine import _threads
+from anyoptim._engines.compiled._plan import _threads
 from anyoptim._engines.blocked import _plan as blocked
 from anyoptim._engines.compiled import _plan as compiled
 _threads.threads = lambda: 3
@@ -679,7 +679,7 @@ _LATE = """
 import threading, time
 import numpy as np
 import anyoptim as ao
-from anyoptim._machine import _threads
+from anyoptim._engines.compiled._plan import _threads
 from anyoptim._engines.compiled import _plan as compiled
 _threads.threads = lambda: 2
 compiled.PIECE = 1 << 16

@@ -18,8 +18,8 @@ import pytest
 import anyoptim as ao
 from anyoptim._engines.blocked import _plan as blocked
 from anyoptim._engines.blocked import _tiles
-from anyoptim._machine import _threads
 from tests.support.internals import dropout
+from tests.support.internals import threads as _threads
 from tests.support.libraries import ENGINES, same_bits
 
 MAKERS: dict[str, Callable[[str], ao.Optimizer]] = {

@@ -28,7 +28,7 @@ from hypothesis import strategies as st
 import anyoptim as ao
 from anyoptim._engines.blocked import _functions
 from anyoptim._engines.compiled import _kernel_cache
-from anyoptim._machine import _disk_cache
+from tests.support.internals import disk_cache as _disk_cache
 from tests.support.internals import dropout_compiled, static_options
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="sets the cache folder by XDG_CACHE_HOME")

@@ -12,6 +12,7 @@ from anyoptim._engines.blocked._source import blocked
 from anyoptim._engines.compiled import _array_headers as headers
 from anyoptim._engines.cuda._elements import ELEMENTS
 from anyoptim._engines.cuda._source import coefficients
+from anyoptim._machine import _disk_cache as disk_cache
 from anyoptim._machine import _threads as threads
 from anyoptim._trace import _reduction as reduction
 from anyoptim._trace._coefficients import rows_of
@@ -41,6 +42,7 @@ __all__ = [
     "blocked",
     "checks",
     "coefficients",
+    "disk_cache",
     "dropout",
     "dropout_compiled",
     "evaluate",

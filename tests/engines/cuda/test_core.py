@@ -19,8 +19,8 @@ import anyoptim as ao
 from anyoptim import _engines
 from anyoptim._engines import _base
 from anyoptim._engines.cuda import Cuda, _device
-from anyoptim._machine import _disk_cache
 from tests.support import shim
+from tests.support.internals import disk_cache as _disk_cache
 from tests.support.libraries import Library
 
 TEXT = 'extern "C" __global__ void nothing(double *v) { *v += 1.0; }\n'
