@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any, NamedTuple, Self
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple, Self
 
 from anyoptim._arrays import COMPUTE, Array
 from anyoptim._engines import Leaf, choices
@@ -13,7 +13,7 @@ from anyoptim._trace._program import Program
 __all__ = ["Explanation", "Share"]
 
 _WIDTH = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8, "complex64": 8, "complex128": 16}
-_HEADINGS = ("engine", "parameters", "elements", "MB a step", "why not faster")
+_HEADINGS = ("engine", "parameters", "elements", "MB a step", "next step", "why not faster")
 _SHOWN = 3
 
 
@@ -33,6 +33,9 @@ class Share(NamedTuple):
     """What a step must read and write: p, gradient and slots once each, and what every measure reads beside that."""
     reason: str | None
     """Why no faster engine; None for the fastest that there is."""
+    guard: str | None
+    """What keeps the next step from being replayed, that is from being taken like the last one without its checks: a
+    name of `Explanation.guards`, which says what each means. None if it will be replayed."""
 
 
 class Explanation(list[Share]):
@@ -44,6 +47,20 @@ class Explanation(list[Share]):
     blocked           1      1000      0.056  engine='blocked' (W)
     """
 
+    guards: ClassVar[Mapping[str, str]] = {
+        "first step": "no step has been taken yet with these arrays, this engine and this state",
+        "graph": "updates were captured in a CUDA graph, which counts the steps",
+        "gathering": "gradients are gathered, and this update is no step, or one of parameters without a gradient",
+        "engine": "its engine, or another parameter's, makes each step anew",
+        "compiling": "enough elements have been updated for compiling to pay, which the next step does",
+        "container": "the parameters or gradients are in a container of another kind, or there is none",
+        "array": "another array stands in its place",
+        "gradient": "it has a gradient and had none, or has none and had one",
+        "form": "its gradient has another dtype or memory order, or is in memory that the step writes to",
+        "another": "the guard of another parameter fails",
+    }
+    """What it means if the guard of that name fails. Those before `array` are of all parameters together."""
+
     @classmethod
     def of(
         cls,
@@ -51,16 +68,18 @@ class Explanation(list[Share]):
         programs: Sequence[Program],
         measures: Sequence[Sequence[Sequence[int]]],
         names: Sequence[str],
+        guards: Sequence[str | None],
         leaves: Sequence[Leaf],
         xs: Sequence[Array],
     ) -> Self:
         """The shares that these leaves make, and what each measure of each reads."""
         shares: dict[Any, Share] = {}
         chosen = choices(engine, programs, leaves, xs)
-        for name, program, of, leaf, x, choice in zip(names, programs, measures, leaves, xs, chosen, strict=True):
-            old = shares.get(choice, Share(choice.engine, (), 0, 0, choice.reason))
+        of_each = zip(names, programs, measures, guards, leaves, xs, chosen, strict=True)
+        for name, program, of, guard, leaf, x, choice in of_each:
+            old = shares.get((choice, guard), Share(choice.engine, (), 0, 0, choice.reason, guard))
             n = math.prod(leaf.p.shape)
-            shares[choice] = old._replace(
+            shares[choice, guard] = old._replace(
                 parameters=(*old.parameters, name),
                 elements=old.elements + n,
                 bytes=old.bytes + n * _traffic(program, of, leaf, x),
@@ -73,11 +92,13 @@ class Explanation(list[Share]):
             shown = ", ".join(share.parameters[:_SHOWN]) + (", ..." if len(share.parameters) > _SHOWN else "")
             why = "" if share.reason is None else f"{share.reason} ({shown})" if shown else share.reason
             size = f"{share.bytes / 1e6:.3g}"
-            rows.append((share.engine, str(len(share.parameters)), str(share.elements), size, why))
+            step = "replayed" if share.guard is None else f"planned: {share.guard}"
+            rows.append((share.engine, str(len(share.parameters)), str(share.elements), size, step, why))
         widths = [max(len(row[k]) for row in rows) for k in range(len(_HEADINGS) - 1)]
         lines = []
-        for engine, *numbers, why in rows:
-            cells = [engine.ljust(widths[0]), *(n.rjust(w) for n, w in zip(numbers, widths[1:], strict=True)), why]
+        for engine, *numbers, step, why in rows:
+            right = [n.rjust(w) for n, w in zip(numbers, widths[1:-1], strict=True)]
+            cells = [engine.ljust(widths[0]), *right, step.ljust(widths[-1]), why]
             lines.append("  ".join(cells).rstrip())
         return "\n".join(lines)
 

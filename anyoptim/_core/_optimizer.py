@@ -276,13 +276,18 @@ class Optimizer(Stage):
     def explain(self, params: Any, grads: Any) -> Explanation:
         """Which engine would run which of these parameters in `update`, the bytes to be moved, and why no faster one.
 
-        Changes nothing. Raises like `update`. What it returns is a list of `Share`, and prints as a table::
+        Also whether the next step is replayed, without the checks that would only repeat themselves, and if not, which
+        guard keeps it from that. Changes nothing. Raises like `update`. What it returns is a list of `Share`, and
+        prints as a table::
 
-            engine    parameters  elements  MB a step  why not faster
-            compiled         159  25502912        714
-            blocked            1      1000      0.028  it isn't contiguous (fc.bias)
+            engine    parameters  elements  MB a step  next step  why not faster
+            compiled         159  25502912        714  replayed
+            blocked            1      1000      0.028  replayed   it isn't contiguous (fc.bias)
         """
+        from anyoptim._core._guards import failed_guards  # noqa: PLC0415 - when it is asked for: importing takes time
+
         tree = Tree("params", params)
+        guards = failed_guards(self._training, self._pipeline, tree, grads)
         plan, live = self._training.recall(self._pipeline, tree)
         groups = plan.groups
         xs = groups.without_frozen(checks.gradients(tree, plan.ps, plan.owner, grads))
@@ -297,6 +302,7 @@ class Optimizer(Stage):
             [branch.program for branch in branches],
             [measured[branch] for branch in branches],
             [tree.path(i) for i in moving],
+            [guards[i] for i in moving],
             leaves,
             [xs[i] for i in moving],
         )

@@ -93,6 +93,31 @@ class StepPlan:
             return None
         return [xs[i] for i in self._sources or ()]
 
+    def failed_guards(self, params: Any, grads: Any, slots: Slots) -> dict[int, str] | str:
+        """The guards that fail, by the places of their parameters; or the one that fails for all together.
+
+        `Explanation.guards` says what they are; `gather_again` and `replay` ask the same at once.
+        """
+        dispatch, sources = self._dispatch, self._sources
+        if sources is None:
+            return "first step"
+        if dispatch is None or not dispatch.rebindable:
+            return "engine"
+        if dispatch.waiting.due():
+            return "compiling"
+        leaves, xs = self._leaves(params), self._leaves(grads)
+        if leaves is None or xs is None or (not dispatch.in_place and self._spec.is_leaf()):
+            return "container"
+        if not dispatch.in_place and slots is not self._slots:
+            return "first step"
+        failed = {i: "gradient" for i in self.without_gradient if xs[i] is not None}
+        failed |= {i: "gradient" for i in sources if xs[i] is None}
+        failed |= {i: "array" for i, leaf in enumerate(leaves) if leaf is not self._given[i]}
+        if not failed:
+            doubtful = dispatch.doubtful([xs[i] for i in sources])
+            failed = {i: "form" for i, doubt in zip(self._moving, doubtful, strict=True) if doubt}
+        return failed
+
     def stepped(self, grads: Any, coefficients: StepCoefficients, static: bool, flat: FlatState) -> None:
         """Note what a step with every check has left, and decide how the next one may be taken.
 

@@ -122,6 +122,10 @@ class Plan(ABC):
         """What `gather` gives, if the leaves and gradients are without doubt such as they were; else None."""
         return None
 
+    def doubtful(self, xs: Sequence[Array]) -> list[bool]:
+        """For each leaf whether it, or its gradient, is such that `regather` gives None: of all alike, if of any."""
+        return [self.regather(xs) is None] * len(xs)
+
     def replay(self, xs: Sequence[Array], rows: CoefficientTable) -> Replayed | None:
         """What takes a step again, with other coefficients for the same leaves; None where anything is in doubt."""
         last_step, gathered = self.last_step, self.regather(xs)

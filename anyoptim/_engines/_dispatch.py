@@ -111,6 +111,12 @@ class Dispatch:
             gathered.append(grads)
         return gathered
 
+    def doubtful(self, xs: Sequence[Array]) -> list[bool]:
+        """For each leaf whether it, or its gradient, is such that `regather` gives None."""
+        each = [(indices, plan.doubtful(_select(xs, indices))) for plan, indices in self.assignments]
+        doubts = {i: doubt for indices, of_plan in each for i, doubt in zip(indices, of_plan, strict=True)}
+        return [doubts[i] for i in range(len(xs))]
+
     def replay(self, xs: Sequence[Array], rows: CoefficientTable) -> Replayed | None:
         """What takes a step again, with other coefficients for the same leaves; None where anything is in doubt."""
         if self.waiting and self.waiting.due():

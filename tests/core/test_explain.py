@@ -6,6 +6,7 @@ import ast
 import importlib.util
 import subprocess
 import sys
+from collections import OrderedDict
 from collections.abc import Callable
 from copy import deepcopy
 from typing import Any
@@ -15,6 +16,7 @@ import optree
 import pytest
 
 import anyoptim as ao
+from anyoptim._core._training import Training
 from tests.reference.methods import wanted
 from tests.support.engines import LATER, forget, look_again
 from tests.support.libraries import Library, same_bits
@@ -94,7 +96,8 @@ def test_other_libraries(name: str, need: Callable[[str], Library]) -> None:
     if "bfloat16" in lib.dtypes and name == "torch":
         params = {"h": lib.array([1.0, 2.0], "bfloat16")}
         (share,) = ao.SGD(engine="compiled").explain(params, params)
-        assert share == ("portable", ("h",), 2, 2 * 3 * 2, "NumPy can't read and write torch arrays of dtype bfloat16")
+        reason = "NumPy can't read and write torch arrays of dtype bfloat16"
+        assert share == ("portable", ("h",), 2, 2 * 3 * 2, reason, "first step")
 
 
 GRADIENTS: dict[str, tuple[Callable[[Any], Any], str, int, str]] = {
@@ -114,6 +117,80 @@ def test_gradients_count_too(name: str) -> None:
     explanation = ao.chain(ao.SGD(), ao.EMA(), engine="compiled").explain({"p": p}, {"p": change(p)})
     assert _rows(explanation) == ({"p": (engine, 12 * (each - 4), reason)} if engine else {})
     assert str(explanation).splitlines()[0].split()[0] == "engine"
+
+
+def _fresh(params: Any, grads: Any) -> Any:
+    return params, {k: g + 1 for k, g in grads.items()}
+
+
+CHANGES: dict[str, tuple[Callable[[Any, Any], Any], dict[str, str]]] = {
+    "other gradients": (_fresh, {}),
+    "views": (lambda p, g: (p, dict(zip(g, np.ones((2, 4, 3), "f4"), strict=True))), {}),
+    "another order": (lambda p, g: (p, g | {"b": np.asfortranarray(g["b"])}), {"a": "another", "b": "form"}),
+    "another dtype": (lambda p, g: (p, g | {"b": g["b"].astype("f2")}), {"a": "another", "b": "form"}),
+    "the parameter itself": (lambda p, g: (p, g | {"b": p["a"]}), {"a": "another", "b": "form"}),
+    "no gradient": (lambda p, g: (p, g | {"b": None}), {"a": "another"}),
+    "another array": (lambda p, g: (p | {"b": p["b"].copy()}, g), {"a": "another", "b": "array"}),
+    "another container": (lambda p, g: (OrderedDict(p), g), {"a": "container", "b": "container"}),
+    "a list of gradients": (lambda p, g: (p, OrderedDict(g)), {"a": "container", "b": "container"}),
+}
+
+
+@pytest.mark.parametrize("maker", [ao.Adam, lambda engine: ao.chain(ao.ClipGlobalNorm(1.0), ao.Adam(), engine=engine)])
+@pytest.mark.parametrize("name", CHANGES)
+@pytest.mark.parametrize("engine", ["blocked", "compiled", "jax"])
+def test_what_a_guard_says_is_so(
+    engine: str, name: str, maker: Any, need: Callable[[str], Library], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step is taken with every check if a guard is said to fail, and only then."""
+    change, expected = CHANGES[name]
+    optimizer = maker(engine=engine)
+    params, grads = ({k: np.ones((4, 3), "f4") for k in "ab"} for _ in range(2))
+    array: Any = np.asarray
+    if engine == "jax":
+        array = need("jax").array
+        if name in {"another order", "another dtype", "the parameter itself"}:
+            expected = {}  # JAX's arrays have no order, nobody writes to them, and JAX casts as it compiles
+    params = {k: array(p) for k, p in params.items()}
+    for _ in range(3):
+        first = {share.guard for share in optimizer.explain(params, {k: array(g) for k, g in grads.items()})}
+        optimizer.update(params, {k: array(g) for k, g in grads.items()})
+    assert first == {None}
+    full, checked = list[Any](), Training._update
+
+    def seen(*arguments: Any) -> Any:
+        full.append(arguments)
+        return checked(*arguments)
+
+    monkeypatch.setattr(Training, "_update", seen)
+    params, changed = change(params, grads)
+    changed = type(changed)((k, None if g is None else g if g is params["a"] else array(g)) for k, g in changed.items())
+    found = {k: share.guard for share in optimizer.explain(params, changed) for k in share.parameters}
+    assert {k: guard for k, guard in found.items() if guard} == expected
+    assert set(found.values()) - {None} <= set(ao.Explanation.guards)
+    optimizer.update(params, changed)
+    assert bool(full) == bool(expected)
+
+
+def test_guards_of_all_parameters_together() -> None:
+    """The first step, the engine that plans none, gradients that are gathered, compiling that has come due."""
+    p, g = {"a": np.ones(3)}, {"a": np.ones(3)}
+
+    def guards(optimizer: ao.Optimizer, steps: int) -> set[str | None]:
+        for _ in range(steps):
+            optimizer.update(p, g)
+        return {share.guard for share in optimizer.explain(p, g)}
+
+    assert guards(ao.Adam(engine="blocked"), 0) == {"first step"}
+    assert guards(ao.Adam(engine="portable"), 3) == {"engine"}
+    assert guards(ao.chain(ao.Accumulate(2), ao.SGD(), engine="blocked"), 4) == {"gathering"}
+    assert guards(ao.chain(ao.Accumulate(2), ao.SGD(), engine="blocked"), 5) == {None}
+    optimizer = ao.Adam()
+    assert guards(optimizer, 3) == {None}
+    optimizer.compile(p)
+    assert guards(optimizer, 0) == {"compiling"}
+    assert guards(optimizer, 2) == {None}
+    assert str(optimizer.explain(p, g)).splitlines()[1].split()[4] == "replayed"
 
 
 @pytest.mark.parametrize("engine", ["blocked", "portable", None])
@@ -171,7 +248,7 @@ def test_it_prints_as_a_table() -> None:
     explanation = ao.Adam(engine="compiled").explain(params, params)
     head, *lines = str(explanation).splitlines()
     assert [line.split()[0] for line in lines] == ["compiled", "blocked", "portable"]
-    assert lines[0].split() == ["compiled", "1", "1000000", "28"]
+    assert lines[0].split() == ["compiled", "1", "1000000", "28", "planned:", "first", "step"]
     assert lines[1].split()[1:4] == ["5", "5000", "0.11"]
     assert lines[1].endswith("(h0, h1, h2, ...)")
     assert lines[2].endswith("(layer.b.0)")
@@ -180,6 +257,7 @@ def test_it_prints_as_a_table() -> None:
         "parameters",
         "elements",
         "MB a step",
+        "next step",
         "why not faster",
     ]
     end = head.index("MB a step") + len("MB a step")

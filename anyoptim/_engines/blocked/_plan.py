@@ -75,10 +75,16 @@ class BlockedPlan(Plan):
         self._user_arrays = all(leaf.destination is a[0] for leaf, a in zip(self.leaves, self.arrays, strict=True))
 
     def regather(self, xs: Sequence[Array]) -> Sequence[NDArray] | None:
-        if not self._user_arrays:
-            return None
+        return xs if self._user_arrays and self._alike(self.layouts, self._forms, xs) else None
+
+    def doubtful(self, xs: Sequence[Array]) -> list[bool]:
+        leaves = zip(self.layouts, self._forms, xs, strict=True)
+        return [not (self._user_arrays and self._alike([layout], [form], [x])) for layout, form, x in leaves]
+
+    def _alike(self, layouts: Sequence[Any], forms: Sequence[Any], xs: Sequence[Array]) -> bool:
+        """Whether leaves and their gradients are as they were, and the gradients apart from what is written."""
         array, owners = np.ndarray, self._owners
-        for (p, dtype, shape, strides), (x_dtype, x_strides), x in zip(self.layouts, self._forms, xs, strict=True):
+        for (p, dtype, shape, strides), (x_dtype, x_strides), x in zip(layouts, forms, xs, strict=True):
             if (
                 type(x) is not array
                 or x.dtype is not x_dtype
@@ -90,8 +96,8 @@ class BlockedPlan(Plan):
                 or not p.flags.writeable
                 or ((x.base is not None or not owners) and self._aliases(x))
             ):
-                return None
-        return xs if self._forbidden_ids.isdisjoint(map(id, xs)) else None
+                return False
+        return self._forbidden_ids.isdisjoint(map(id, xs))
 
     def replay(self, xs: Sequence[Array], rows: CoefficientTable) -> Commit | None:
         commit: Commit | None = quietly(super().replay, xs, rows)

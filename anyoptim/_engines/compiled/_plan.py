@@ -117,6 +117,12 @@ class CompiledPlan(Plan):
             self.table[i, FIRST + 1] = address
         return xs if intrinsic("no_overlap")(self.table, self.forbidden) else None
 
+    def doubtful(self, xs: Sequence[Array]) -> list[bool]:
+        if not self.by_header:
+            return super().doubtful(xs)
+        alike, table, ids = intrinsic("alike"), self.table.copy(), _ids(xs)
+        return [not alike(table[i : i + 1], ids[i : i + 1], self.forbidden) for i in range(len(xs))]
+
     def replay(self, xs: Sequence[Array], rows: CoefficientTable) -> Replayed | None:
         last_step = self.last_step
         if not self.by_header or last_step is None or not last_step.set(rows):

@@ -69,6 +69,10 @@ class JaxPlan(Plan):
         plain = self.leaves[0].library.is_plain_gradient
         return xs if all(plain(x, leaf.p) for x, leaf in zip(xs, self.leaves, strict=True)) else None
 
+    def doubtful(self, xs: Sequence[Array]) -> list[bool]:
+        plain = self.leaves[0].library.is_plain_gradient
+        return [not plain(x, leaf.p) for x, leaf in zip(xs, self.leaves, strict=True)]
+
     def gather(self, xs: Sequence[Array]) -> Sequence[Array]:
         return xs
 
