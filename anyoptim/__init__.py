@@ -103,8 +103,9 @@ from anyoptim.stages import (
 )
 
 if TYPE_CHECKING:
-    from anyoptim import compat, schedules
+    from anyoptim import compat, schedules, testing
     from anyoptim.checkpoint import Checkpoint, load, save
+    from anyoptim.testing import check_grad
 
 __all__ = [
     "ASGD",
@@ -193,6 +194,7 @@ __all__ = [
     "alpha_dropout",
     "alpha_dropout_gradient",
     "chain",
+    "check_grad",
     "compat",
     "drop_path",
     "dropout",
@@ -207,6 +209,7 @@ __all__ = [
     "save",
     "schedules",
     "spatial_dropout",
+    "testing",
     "zoneout",
     "zoneout_gradient",
 ]
@@ -216,8 +219,10 @@ def __getattr__(name: str) -> Any:
     # Imported where they are asked for: importing anyoptim has a limit in time.
     import importlib  # noqa: PLC0415
 
-    if name in {"checkpoint", "compat", "schedules"}:
+    if name in {"checkpoint", "compat", "schedules", "testing"}:
         return importlib.import_module(f"anyoptim.{name}")
     if name in {"Checkpoint", "load", "save"}:
         return getattr(importlib.import_module("anyoptim.checkpoint"), name)
+    if name == "check_grad":
+        return importlib.import_module("anyoptim.testing").check_grad
     raise AttributeError(f"module 'anyoptim' has no attribute {name!r}")
