@@ -104,6 +104,7 @@ from anyoptim.stages import (
 
 if TYPE_CHECKING:
     from anyoptim import compat, schedules, testing
+    from anyoptim._core._diagnose import Diagnosis, ParameterDiagnosis
     from anyoptim.checkpoint import Checkpoint, load, save
     from anyoptim.testing import check_grad
 
@@ -137,6 +138,7 @@ __all__ = [
     "ClipValue",
     "CorrectedAMSGrad",
     "CorrectedYogi",
+    "Diagnosis",
     "Domain",
     "DropConnect",
     "DropPath",
@@ -165,6 +167,7 @@ __all__ = [
     "Nonnegative",
     "Number",
     "Optimizer",
+    "ParameterDiagnosis",
     "ParameterStage",
     "Positive",
     "Prodigy",
@@ -223,6 +226,8 @@ def __getattr__(name: str) -> Any:
         return importlib.import_module(f"anyoptim.{name}")
     if name in {"Checkpoint", "load", "save"}:
         return getattr(importlib.import_module("anyoptim.checkpoint"), name)
+    if name in {"Diagnosis", "ParameterDiagnosis"}:
+        return getattr(importlib.import_module("anyoptim._core._diagnose"), name)
     if name == "check_grad":
         return importlib.import_module("anyoptim.testing").check_grad
     raise AttributeError(f"module 'anyoptim' has no attribute {name!r}")

@@ -23,6 +23,9 @@ from anyoptim._core._training import Training
 from anyoptim._engines import check_engine
 from anyoptim._trace._hyperparameters import KW_ONLY
 
+if TYPE_CHECKING:
+    from anyoptim._core._diagnose import Diagnosis
+
 __all__ = ["Optimizer"]
 
 
@@ -268,6 +271,36 @@ class Optimizer(Stage):
         Nothing of parameters that rested, and of none where a stage before it called the step off.
         """
         return {stage.name: stage.last for stage in self.stages if stage.metrics}
+
+    @property
+    def last_hyperparameters(self) -> Mapping[str, Any]:
+        """The hyperparameters of the last step, by name: `{"lr": 0.001, "beta1": 0.9, ...}`; empty before the first.
+
+        In a chain, a name that several stages have is `WeightDecay.decay`, or `stages[1].decay` where their classes are
+        the same; `["groups"]` has for each pattern what `groups` say. They are computed when they are asked for: a
+        schedule as it is now, for the number of the last step. What was set or told since is in them already.
+        """
+        from anyoptim._core._last_values import values_at  # noqa: PLC0415 - when it is asked for
+
+        live = self._training.caught_up()
+        if live is None or not live.flat.step:
+            return {}
+        return values_at(int(live.flat.step), self.stages, self._group_spec.groups)
+
+    def diagnose(self, params: Any, grads: Any) -> Diagnosis:
+        """What `update` with these gradients would do to each parameter, and what its arithmetic would lose.
+
+        Changes nothing. For each parameter: the norms of gradient, parameter and step, the step beside that of float64
+        (of the same gradients and state), and how many elements are not finite, would not move, or would lose more
+        than a tenth of their step. It takes two steps, and some copies of all parameters and slots in float64.
+
+        Returns a list of `ParameterDiagnosis`, which prints as a table; with rich's `print` in colours, and as a
+        picture with `.plot()`. Raises like `update`, but where a gate would give up: then its `note` says that no step
+        would be taken, and why.
+        """
+        from anyoptim._core._diagnose import diagnosed  # noqa: PLC0415 - when it is asked for
+
+        return diagnosed(self, params, grads)
 
     def explain(self, params: Any, grads: Any) -> Explanation:
         """Which engine would run which of these parameters in `update`, the bytes to be moved, and why no faster one.

@@ -19,7 +19,8 @@ __all__ = ["assert_grad", "check_grad"]
 TOLERANCE = {8: 1e-1, 11: 2e-2, 24: 2e-3, 53: 1e-5}
 """By what part of its size a right gradient may differ, for arithmetic of so many bits.
 
-They are those of JAX's `check_grads`, but for float16, in which losses, too, are rounded here. They are wider than the rounding of a backward pass, and narrower than the mistakes that people make.
+They are those of JAX's `check_grads`, but for float16, in which losses, too, are rounded here. They are wider than the
+rounding of a backward pass, and narrower than the mistakes that people make.
 """
 
 BITS = {"bfloat16": 8, "float16": 11, "float32": 24, "complex64": 24, "float64": 53, "complex128": 53}

@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from anyoptim._arrays import COMPUTE, Array, traced
+from anyoptim._arrays import Array, traced
 from anyoptim._arrays import _checks as checks
 from anyoptim._arrays._checks import Parameter
 from anyoptim._arrays._quiet import quiet
 from anyoptim._arrays._tree import Tree
+from anyoptim._arrays._wide import wide
 
 __all__ = ["Probe", "reals"]
 
@@ -55,9 +56,9 @@ class Probe:
     def place(self, i: int, x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         """Give a parameter these elements. Returns what rounding leaves of them."""
         p = self.parameter(i)
-        wide = x.view(np.complex128) if p.dtype.startswith("complex") else x
+        values = x.view(np.complex128) if p.dtype.startswith("complex") else x
         with p.library.on_device_of(p.array), quiet():
-            new = p.library.from_host(wide.reshape(p.array.shape), p.array)
+            new = p.library.from_host(values.reshape(p.array.shape), p.array)
             new = p.library.sharded_like(new, p.array)
         if p.writable:
             if i not in self._saved:
@@ -105,12 +106,7 @@ class Probe:
 
 def reals(p: Parameter, x: Array) -> np.ndarray[Any, Any]:
     """The elements of an array that belongs to a parameter, as a new row of float64 numbers, two for a complex one."""
-    lib = p.library
-    dtype = lib.dtype(x)
-    wide = x if dtype == COMPUTE[dtype] else lib.xp.astype(x, getattr(lib.xp, COMPUTE[dtype]))
-    host = lib.to_host(wide)
-    row = host.astype(np.complex128 if dtype.startswith("complex") else np.float64, order="C").reshape(-1)
-    return row.view(np.float64).copy()
+    return wide(p.library, x).reshape(-1).view(np.float64)
 
 
 def _described(x: Any) -> str:

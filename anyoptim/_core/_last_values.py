@@ -1,0 +1,30 @@
+"""The values that hyperparameters had at the last step."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from anyoptim._core._groups import groups
+from anyoptim._core._stage import Stage
+
+__all__ = ["values_at"]
+
+
+def values_at(step: int, stages: Sequence[Stage], of: groups | None) -> dict[str, Any]:
+    """The value of each hyperparameter at a step; under "groups" what each group has instead, None where it rests."""
+    names = Counter(name for stage in stages for name in stage.hyperparameters)
+    qualified = Counter(f"{type(stage).__name__}.{name}" for stage in stages for name in stage.hyperparameters)
+    found: dict[str, Any] = {}
+    for k, stage in enumerate(stages):
+        for name, value in stage._values(step, {}).items():
+            full = f"{type(stage).__name__}.{name}"
+            found[name if names[name] == 1 else full if qualified[full] == 1 else f"stages[{k}].{name}"] = value
+    if of is not None:
+        found["groups"] = {pattern: None if own is None else _own(own, step) for pattern, own in of.items()}
+    return found
+
+
+def _own(values: Mapping[str, Any], step: int) -> dict[str, float]:
+    return {name: float(value(step) if callable(value) else value) for name, value in values.items()}
