@@ -104,7 +104,7 @@ from anyoptim.stages import (
 
 if TYPE_CHECKING:
     from anyoptim import compat, schedules, testing
-    from anyoptim._core._diagnose import Diagnosis, ParameterDiagnosis
+    from anyoptim._diagnosis import Diagnosis, ParameterDiagnosis
     from anyoptim.checkpoint import Checkpoint, load, save
     from anyoptim.testing import check_grad
 
@@ -227,7 +227,7 @@ def __getattr__(name: str) -> Any:
     if name in {"Checkpoint", "load", "save"}:
         return getattr(importlib.import_module("anyoptim.checkpoint"), name)
     if name in {"Diagnosis", "ParameterDiagnosis"}:
-        return getattr(importlib.import_module("anyoptim._core._diagnose"), name)
+        return getattr(importlib.import_module("anyoptim._diagnosis"), name)
     if name == "check_grad":
         return importlib.import_module("anyoptim.testing").check_grad
     raise AttributeError(f"module 'anyoptim' has no attribute {name!r}")

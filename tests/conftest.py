@@ -20,8 +20,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import anyoptim as ao
 from anyoptim.testing import need_library
+from anyoptim.testing.pytest_plugin import array_library
 from tests.support import covering, engines, libraries
 from tests.support.libraries import Library
+
+__all__ = ["array_library"]  # the plugin itself would refuse to require the rows that only these tests know
 
 # Time limits of single examples fail on a busy machine; the fixtures below have no state for examples to share.
 settings.register_profile(

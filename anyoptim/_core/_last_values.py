@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from anyoptim._core._groups import groups
@@ -22,9 +22,8 @@ def values_at(step: int, stages: Sequence[Stage], of: groups | None) -> dict[str
             full = f"{type(stage).__name__}.{name}"
             found[name if names[name] == 1 else full if qualified[full] == 1 else f"stages[{k}].{name}"] = value
     if of is not None:
-        found["groups"] = {pattern: None if own is None else _own(own, step) for pattern, own in of.items()}
+        found["groups"] = {
+            pattern: None if own is None else {name: v(step) if callable(v) else v for name, v in own.items()}
+            for pattern, own in of.items()
+        }
     return found
-
-
-def _own(values: Mapping[str, Any], step: int) -> dict[str, float]:
-    return {name: float(value(step) if callable(value) else value) for name, value in values.items()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Mapping
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from anyoptim._arrays import Array, library
@@ -17,14 +17,14 @@ from anyoptim._core._jit_state import carried
 from anyoptim._core._loss_scale import loss_scale, scaler, with_loss_scale
 from anyoptim._core._param_groups import GroupSpec
 from anyoptim._core._pipeline import Pipeline
-from anyoptim._core._stage import Stage
+from anyoptim._core._stage import Gate, Stage
 from anyoptim._core._state import FlatState, LiveState, State, flattened, signatures
 from anyoptim._core._training import Training
 from anyoptim._engines import check_engine
 from anyoptim._trace._hyperparameters import KW_ONLY
 
 if TYPE_CHECKING:
-    from anyoptim._core._diagnose import Diagnosis
+    from anyoptim._diagnosis import Diagnosis
 
 __all__ = ["Optimizer"]
 
@@ -298,9 +298,11 @@ class Optimizer(Stage):
         picture with `.plot()`. Raises like `update`, but where a gate would give up: then its `note` says that no step
         would be taken, and why.
         """
-        from anyoptim._core._diagnose import diagnosed  # noqa: PLC0415 - when it is asked for
+        from anyoptim._diagnosis import diagnosed  # noqa: PLC0415 - when it is asked for
 
-        return diagnosed(self, params, grads)
+        gates = [stage for stage in self.stages if isinstance(stage, Gate)]
+        exact = partial(_step.step, self._pipeline, "portable")
+        return diagnosed(self.step, exact, gates, params, grads, self.state or self.init(params))
 
     def explain(self, params: Any, grads: Any) -> Explanation:
         """Which engine would run which of these parameters in `update`, the bytes to be moved, and why no faster one.
