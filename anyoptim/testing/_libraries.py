@@ -181,6 +181,16 @@ def _cupy() -> ArrayLibrary:
     return ArrayLibrary("cupy", cupy.asarray, cupy.asnumpy)
 
 
+def _mlx() -> ArrayLibrary:
+    import mlx.core as mx  # noqa: PLC0415
+
+    def tonumpy(a: Any) -> Any:
+        half = a.dtype == mx.bfloat16
+        return np.array(a.astype(mx.float32)).astype(numpy_dtype("bfloat16")) if half else np.array(a)
+
+    return ArrayLibrary("mlx", mx.array, tonumpy)
+
+
 LOADERS: dict[str, Callable[[], ArrayLibrary]] = {
     "numpy": _numpy,
     "strict": _strict,
@@ -188,6 +198,7 @@ LOADERS: dict[str, Callable[[], ArrayLibrary]] = {
     "jax": _jax,
     "jax-x64": _jax_x64,
     "dask": _dask,
+    "mlx": _mlx,
     "cupy": _cupy,
     "torch-cuda": lambda: _torch("cuda"),
 }

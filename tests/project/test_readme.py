@@ -24,6 +24,7 @@ ROWS = {
     "torch, CPU": ["torch"],
     "JAX, CPU": ["jax", "jax-x64"],
     "Dask": ["dask"],
+    "MLX, CPU": ["mlx"],
     "CuPy": ["cupy"],
     "torch, CUDA": ["torch-cuda"],
 }
