@@ -10,7 +10,12 @@ __all__ = ["Diagnosis", "ParameterDiagnosis"]
 
 
 class ParameterDiagnosis(NamedTuple):
-    """What one step would do to one parameter."""
+    """What one step would do to one parameter.
+
+    >>> row = ao.SGD(lr=0.5).diagnose({"w": np.full(4, 2.0)}, {"w": np.ones(4)})[0]
+    >>> row.path, row.gradient_norm, row.parameter_norm, row.step_norm, row.relative_step
+    ('w', 2.0, 4.0, 1.0, 0.25)
+    """
 
     path: str
     """Its keys, joined by dots."""
@@ -57,7 +62,11 @@ _HEADINGS = (
 
 
 class Diagnosis(list[ParameterDiagnosis]):
-    """What one step would do, parameter by parameter; prints as a table, in colours with rich's `print`."""
+    """What one step would do, parameter by parameter; prints as a table, in colours with rich's `print`.
+
+    >>> ao.SGD(lr=1e-9).diagnose({"w": np.ones(4, np.float32)}, {"w": np.ones(4, np.float32)}).remarks
+    {'w': '100% of it would not move: the steps are too small for float32'}
+    """
 
     note: str = ""
     """Why no step would be taken; empty where one would be."""

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from anyoptim._arrays._tree import unique_paths
 from anyoptim._trace._scalars import whole_number
 from anyoptim.testing._probe import Probe, reals
 from anyoptim.testing._report import ElementCheck, GradReport, ParameterCheck
@@ -42,11 +41,11 @@ def check_grad(
 ) -> GradReport:
     """Compare a gradient with finite differences of its loss, for each parameter.
 
-    ::
-
-        report = ao.check_grad(lambda params: (loss(params), gradient(params)), params)
-        print(report)
-        assert report.ok
+    >>> report = ao.check_grad(lambda w: ((w**2).sum(), -2 * w), np.array([1.0, 3.0]))
+    >>> report.ok
+    False
+    >>> report[0].reason
+    'it is minus the slope: the sign is wrong; at [1]: gradient -6, slope 6'
 
     Of each parameter the slope is measured along random directions, all signs at once, and at some elements: those of
     the largest and the smallest gradient, the first, the last, and random ones. Where it differs, more directions tell
@@ -88,7 +87,13 @@ def check_grad(
 
 
 def assert_grad(value_and_grad: Callable[[Any], Any], params: Any, **options: Any) -> None:
-    """Raise AssertionError, with the report, unless `check_grad` finds every gradient right."""
+    """Raise AssertionError, with the report, unless `check_grad` finds every gradient right.
+
+    >>> ao.testing.assert_grad(lambda w: ((w**2).sum(), 2 * w), np.array([1.0, 3.0]))
+    >>> ao.testing.assert_grad(lambda w: ((w**2).sum(), w), np.array([1.0, 3.0]))  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    AssertionError: the gradient is not that of the loss:...
+    """
     report = check_grad(value_and_grad, params, **options)
     if not report.ok:
         raise AssertionError(f"the gradient is not that of the loss:\n{report}")
@@ -112,6 +117,8 @@ class _Check:
         if not math.isfinite(self.start):
             raise ValueError(f"the loss is {self.start}; wanted a finite one at these parameters")
         self.grads = {i: reals(self.probe.parameter(i), g) for i, g in enumerate(grads) if g is not None}
+        if not self.grads:
+            raise ValueError("no parameter has a gradient; wanted one to check")
         self.xs = {i: self.probe.elements(i) for i in self.grads}
         self.sizes = {i: self._size(x, self.grads[i]) for i, x in self.xs.items()}
         self.moving = [i for i, g in self.grads.items() if g.size and np.isfinite(g).all()]
@@ -128,7 +135,8 @@ class _Check:
         """The checks of all leaves."""
         probe = self.probe
         found = []
-        for i, path in enumerate(unique_paths(probe.tree.spec)):
+        for i in range(len(probe.ps)):
+            path = probe.tree.path(i)
             if i not in self.grads or not self.grads[i].size:
                 found.append(ParameterCheck(path, "none", 0.0, 0.0, None, None, "no gradient"))
                 continue
@@ -236,7 +244,8 @@ class _Leaf:
         if not any(self._confirms(s) for s in whole):
             worst = min(s.error / s.scale if s.scale else math.inf for s in whole)
             return ParameterCheck(self.path, "unclear", norm, worst, None, None, _COARSE)
-        error = max(abs(s.measured - s.predicted) / s.scale if s.scale else 0.0 for s, _ in self.seen)
+        size = self.rtol * self.of.largest  # below which a parameter has no part in what the loss does
+        error = max(abs(s.measured - s.predicted) / (max(s.scale, size) or 1.0) for s, _ in self.seen)
         if any(s.kink for s, _ in self.seen):
             return ParameterCheck(self.path, "kink", norm, error, 1.0, None, _KINK)
         return ParameterCheck(self.path, "right", norm, error, 1.0, None, "")

@@ -42,18 +42,25 @@ PACKAGES = {"strict": "array_api_strict", "jax-x64": "jax", "torch-cuda": "torch
 
 
 class MissingError(Exception):
-    """Why a library can't be tested here."""
+    """Why a library can't be tested here.
+
+    >>> try:
+    ...     library = ao.testing.load_library("torch-cuda")
+    ... except ao.testing.MissingError:
+    ...     library = ao.testing.load_library("numpy")
+    >>> library.array([1.0]).ndim
+    1
+    """
 
 
 @dataclass(frozen=True)
 class ArrayLibrary:
     """How to make arrays of one library from NumPy's, and how to read them back.
 
-    ::
-
-        jax = ao.testing.load_library("jax")
-        params = {"w": jax.array([1.0, 2.0])}
-        values = jax.values(params)  # {"w": NumPy's array}
+    >>> library = ao.testing.load_library("numpy")
+    >>> w = library.array([1.0, 2.0], dtype="float64")
+    >>> library.values({"w": [2 * w]})
+    {'w': [array([2., 4.])]}
     """
 
     name: str
@@ -205,7 +212,11 @@ LOADERS: dict[str, Callable[[], ArrayLibrary]] = {
 
 LIBRARIES = tuple(LOADERS)
 """The names: those of the packages, but `strict` for array-api-strict, which is nothing but the standard, `jax-x64` for
-JAX with 64 bits enabled, and `torch-cuda` for torch's tensors on a CUDA device."""
+JAX with 64 bits enabled, and `torch-cuda` for torch's tensors on a CUDA device.
+
+>>> ao.testing.LIBRARIES[:3]
+('numpy', 'strict', 'torch')
+"""
 
 
 def dtypes(name: str) -> tuple[str, ...]:
@@ -219,7 +230,11 @@ def installed(name: str) -> bool:
 
 
 def load_library(name: str) -> ArrayLibrary:
-    """The library of this name, one of `LIBRARIES`. Raises MissingError, with the reason, if it can't be used here."""
+    """The library of this name, one of `LIBRARIES`. Raises MissingError, with the reason, if it can't be used here.
+
+    >>> ao.testing.load_library("numpy").writable
+    True
+    """
     if name not in LOADERS:
         raise ValueError(f"{name!r} is no library that is known here; wanted one of {', '.join(LIBRARIES)}")
     try:
@@ -238,6 +253,9 @@ def need_library(name: str, load: Callable[[str], Any] = load_library) -> Any:
 
     Where ANYOPTIM_REQUIRE names the library, as in CI, the test fails instead: a test that is always skipped proves
     nothing. `load` may be a function that knows more libraries than `load_library`.
+
+    >>> ao.testing.need_library("numpy").name
+    'numpy'
     """
     import pytest  # noqa: PLC0415 - for those who test with it
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from anyoptim._arrays import Array, traced
+from anyoptim._arrays import Array, library, traced
 from anyoptim._arrays import _checks as checks
 from anyoptim._arrays._checks import Parameter
 from anyoptim._arrays._quiet import quiet
@@ -99,7 +99,7 @@ class Probe:
         if shape:
             raise TypeError(f"value_and_grad gave a loss of shape {shape}; wanted one number: a sum or a mean")
         try:
-            return float(loss), grads
+            return float(library(loss).load(loss)), grads  # which torch would not like to be tracked by autograd
         except TypeError:
             raise TypeError(f"value_and_grad gave {_described(loss)} as the loss; wanted one real number") from None
 

@@ -10,7 +10,12 @@ __all__ = ["ElementCheck", "GradReport", "ParameterCheck"]
 
 
 class ElementCheck(NamedTuple):
-    """The gradient at one element beside the slope of the loss there: complex numbers for a complex parameter."""
+    """The gradient at one element beside the slope of the loss there: complex numbers for a complex parameter.
+
+    >>> check = ao.check_grad(lambda w: (3 * w[0] + w[1], np.array([3.0, 2.0])), np.ones(2))[0]
+    >>> check.worst.at, check.worst.gradient, round(check.worst.slope, 6)
+    ((1,), 2.0, 1.0)
+    """
 
     at: tuple[int, ...]
     """The index of the element."""
@@ -19,7 +24,12 @@ class ElementCheck(NamedTuple):
 
 
 class ParameterCheck(NamedTuple):
-    """What was found out about the gradient of one parameter."""
+    """What was found out about the gradient of one parameter.
+
+    >>> check = ao.check_grad(lambda p: (3 * p["w"], {"w": 6.0}), {"w": 1.0})[0]
+    >>> check.path, check.verdict, round(check.factor, 6)
+    ('w', 'wrong', 2.0)
+    """
 
     path: str
     """Its keys, joined by dots."""
@@ -42,7 +52,12 @@ class ParameterCheck(NamedTuple):
 
 
 class GradReport(Sequence[ParameterCheck]):
-    """The checks of all parameters; `ok` says whether all are right, and printing shows a table."""
+    """The checks of all parameters; `ok` says whether all are right, and printing shows a table.
+
+    >>> report = ao.check_grad(lambda p: (3 * p["w"], {"w": 3.0}), {"w": 1.0})
+    >>> report.ok, report.wrong, len(report)
+    (True, [], 1)
+    """
 
     def __init__(self, checks: Sequence[ParameterCheck], evaluations: int) -> None:
         self._checks = tuple(checks)

@@ -298,6 +298,7 @@ ERRORS: list[tuple[Callable[[Any], Any], Any, type[Exception], str]] = [
     (lambda p: (0.0, {"w": np.ones(3)}), {"w": np.ones(2)}, ValueError, "but grads['w'] has shape (3,)"),
     (lambda p: (0.0, {"v": np.ones(2)}), {"w": np.ones(2)}, ValueError, "grads['w'] is missing"),
     (lambda w: (RNG.normal(), w), np.ones(2), ValueError, "at the same parameters; wanted a function of"),
+    (lambda w: (0.0, {"w": None}), {"w": np.ones(2)}, ValueError, "no parameter has a gradient; wanted one"),
     (lambda w: (0.0, w), np.ones(2, int), TypeError, "params has dtype int64; wanted one of float16"),
 ]  # fmt: skip
 
