@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-__all__ = ["ElementCheck", "GradReport", "ParameterCheck"]
+__all__ = ["ElementCheck", "GradReport", "ParameterCheck", "explained"]
 
 
 class ElementCheck(NamedTuple):
@@ -96,3 +96,28 @@ class GradReport(Sequence[ParameterCheck]):
 
     def __repr__(self) -> str:
         return f"GradReport(ok={self.ok}, evaluations={self.evaluations})\n{self}"
+
+
+_CAUSES = {
+    (2, True): "a factor 2, as that of a square, too many",
+    (2, False): "a factor 2 is missing, as that of a square, or of dL/dconj(z)",
+}
+
+
+def explained(name: str, factor: float | None, rtol: float) -> str:
+    """What is wrong with a gradient, in words: by name, or by the factor that it is times the slope."""
+    if name == "zero":
+        return "it is 0, but the loss changes"
+    if name:
+        return f"the slope is {name}"
+    if factor is None:
+        return "no one factor explains it"
+    size, sign = abs(factor), "minus " if factor < 0 else ""
+    for whole, larger in ((size, True), (1 / size, False)):
+        n = round(whole)
+        if n == 1 and factor < 0 and abs(whole - 1) <= 3 * rtol:
+            return "it is minus the slope: the sign is wrong"
+        if n > 1 and abs(whole - n) <= 3 * rtol * n:
+            cause = _CAUSES.get((n, larger), "a 1/n is missing" if larger else "a 1/n too many")
+            return f"it is {sign}{'' if larger else '1/'}{n} times the slope: {cause}"
+    return f"it is {factor:.{1 - math.floor(math.log10(rtol))}g} times the slope"

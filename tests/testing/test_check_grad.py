@@ -318,10 +318,62 @@ def test_options() -> None:
 
     assert not ao.check_grad(loss, np.ones(9)).ok
     assert ao.check_grad(loss, np.ones(9), rtol=0.05).ok
-    for options, words in (({"directions": 0}, "directions is 0"), ({"elements": -1}, "elements is -1")):
+    bad: dict[str, Any] = {"directions": 0, "elements": -1, "rtol": 0.0}
+    for options, words in (({name: value}, f"{name} is {value}") for name, value in bad.items()):
         with pytest.raises(ValueError, match=words):
             ao.check_grad(loss, np.ones(9), **options)
     assert len(ao.check_grad(lambda w: ((w**2).sum(), 2 * w), np.ones(9), elements=0)) == 1
+
+
+def test_a_factor_near_one_is_told_from_a_sign() -> None:
+    """In float64, a hundredth of a percent is seen, and called what it is."""
+    report = ao.check_grad(lambda w: ((w**2).sum(), 2.0002 * w), np.arange(1.0, 10))
+    assert "it is 1.0001 times the slope" in report[0].reason
+
+
+def test_torch_and_jax_gradients(need: Callable[[str], Library]) -> None:
+    """Those of autograd, in place and pure: a module with a bias that normalisation undoes; a complex parameter."""
+    need("torch")
+    need("jax")
+    import jax
+    import torch
+
+    torch.manual_seed(0)
+    layers = (torch.nn.Linear(8, 16), torch.nn.BatchNorm1d(16), torch.nn.Tanh(), torch.nn.Linear(16, 3))
+    model, x, y = torch.nn.Sequential(*layers), torch.randn(32, 8), torch.randint(0, 3, (32,))
+    params = dict(model.named_parameters())
+
+    def loss(_: Any) -> Any:
+        model.zero_grad()
+        loss = torch.nn.functional.cross_entropy(model(x), y)
+        loss.backward()
+        return loss, {name: p.grad for name, p in params.items()}
+
+    report = ao.check_grad(loss, params)
+    assert report.ok, report
+
+    def modulus(z: Any) -> Any:
+        return (abs(z - 1) ** 2 * (1 + z.real)).sum()
+
+    z = jax.numpy.array([1 + 2j, 0.5 - 1j, 2 + 0.3j])
+    (check,) = ao.check_grad(jax.value_and_grad(modulus), z)
+    assert "the slope is the conjugate of it" in check.reason
+    assert ao.check_grad(lambda z: (modulus(z), jax.grad(modulus)(z).conj()), z).ok
+
+
+def test_one_element_among_many() -> None:
+    """Halving finds it: of 90,000, the one that is wrong by less than a hundredth of the gradient's norm."""
+    w = RNG.normal(size=(300, 300))
+
+    def loss(w: Any) -> Any:
+        g = 2 * w
+        g[123, 45] += 3
+        return (w**2).sum(), g
+
+    (check,) = ao.check_grad(loss, w)
+    assert check.worst is not None
+    assert check.worst.at == (123, 45)
+    assert check.worst.gradient - check.worst.slope == pytest.approx(3, rel=1e-4)
 
 
 def test_a_report_can_be_asserted() -> None:
