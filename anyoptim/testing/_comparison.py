@@ -41,6 +41,9 @@ class Comparison:
         self.seen: list[tuple[Slope, dict[str, float]]] = []
         self.at: dict[int, Slope] = {}
         self.closer = 1.0
+        """The size of the slopes in units of the gradient's, as far as it is known."""
+        self.reference = self.g
+        """What is nearest to the right gradient, so that little is left of the rounding of a step."""
 
     def _rivals(self) -> Iterator[tuple[str, Vector]]:
         """What the right gradient may be, if this one is wrong."""
@@ -99,7 +102,9 @@ class Comparison:
             return ParameterCheck(self.path, "unclear", norm, math.inf, None, None, _KINKS)
         # Once more, as closely as slopes of this size can be seen: the gradient's size may be wrong, too.
         size = math.hypot(*(s.predicted for s in differing))
-        self.closer = min(1.0, math.hypot(*(s.measured for s in differing)) / size) if size else 1.0
+        if size:
+            self.closer = min(1.0, math.hypot(*(s.measured for s in differing)) / size)
+            self.reference = self.g * (sum(s.measured * s.predicted for s in differing) / size**2)
         self.seen = []
         for _ in range(5 if self.g.size > 1 else 0):
             self._along(np.arange(self.g.size), self._signs())
@@ -141,7 +146,7 @@ class Comparison:
             moved = of.probe.place(self.i, x + h * d) - x
             f = of.probe.loss() if moved.any() and np.isfinite(moved).all() else math.nan
             length = float(moved @ d) / float(d @ d)
-            return (f, float(moved @ g), length) if math.isfinite(f) and length else None
+            return (f, float(moved @ self.reference), length) if math.isfinite(f) and length else None
 
         if len(where) == 1:
             scale = max(abs(float(g[where[0]])), float(np.sqrt(np.mean(g * g)))) * self.size
@@ -150,7 +155,8 @@ class Comparison:
         scale *= self.closer
         unit = 2.0**-of.loss_bits
         rounding = 30 * self.unit * of.largest
-        found = slope(line, of.start, float(d @ g), scale, of.noise, unit, self.rtol, rounding)
+        found = slope(line, of.start, float(d @ self.reference), scale, of.noise, unit, self.rtol, rounding)
+        found = found._replace(predicted=float(d @ g))
         if len(where) == 1:
             self.at[int(where[0])] = found
         self.seen.append((found, {name: float(d @ rival) for name, rival in self.rivals.items()}))

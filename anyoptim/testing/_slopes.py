@@ -119,7 +119,7 @@ def slope(
             if k and drowned(k):
                 break
         for k in range(-1, -UP, -1):
-            if not drowned(k + 1) or not look(k):
+            if k + 1 not in levels or SAFETY * levels[k + 1].noise <= within(levels[k + 1].central) or not look(k):
                 break
             if confirms(k + 1):
                 return _estimate(levels, k + 1).difference
@@ -130,19 +130,20 @@ def slope(
         return Slope(predicted, math.nan, math.inf, scale, math.inf)
     if sure is not None:
         return Slope(predicted, predicted + sure, within(sure), scale, within(sure))
-    found = {k: _estimate(levels, k) for k in sorted(levels) if k - 1 in levels}
+    found = {k: _doubted(_estimate(levels, k), levels, k, scale) for k in sorted(levels) if k - 1 in levels}
     if not all(map(math.isinf, (estimate.error for estimate in found.values()))):
         # Between kinks quotients may settle before they are right: then the smallest steps count.
         rough = any(estimate.rough for estimate in found.values())
         clear = [k for k in found if rough and levels[k].noise <= CLEAR * scale]
-        chosen = found[clear[-1]] if clear else min(found.values(), key=lambda one: one.error)
-        r, error = chosen.difference, chosen.error
+        chosen = found[clear[-1]] if clear else min(found.values(), key=lambda one: one.error + one.bend)
+        r, error, bend = chosen.difference, chosen.error, chosen.bend
     else:
-        r, error = levels[max(levels)].central, math.inf
+        r, error, bend = levels[max(levels)].central, math.inf, 0.0
     # Where the gradient vanishes, its rounding is that of the terms that cancel in it.
     spread = max(rounding, 10 * unit * levels[max(levels)].width)
-    seen = Slope(predicted, predicted + r, error, scale, within(r) + SAFETY * error + spread)
-    sides = _kink(levels, rtol * scale) if seen.differs else None
+    allowed = within(r) + SAFETY * error + spread
+    seen = Slope(predicted, predicted + r, error + bend, scale, allowed + SAFETY * bend)
+    sides = _kink(levels, rtol * scale) if abs(r) > allowed else None
     if sides is None or sides[1] - sides[0] < 0.5 * abs(r):
         return seen
     margin = within(max(map(abs, sides))) + spread
@@ -156,6 +157,8 @@ class _Estimate(NamedTuple):
     error: float
     rough: bool
     """Whether the quotients do not converge as those of a smooth loss do: there are kinks between."""
+    bend: float = 0.0
+    """A further error, where the slope changes within the step by as much as it is."""
 
 
 def _estimate(levels: dict[int, _Level], k: int) -> _Estimate:
@@ -172,7 +175,16 @@ def _estimate(levels: dict[int, _Level], k: int) -> _Estimate:
     last = abs(coarse.central - before.central)
     if abs(change) > last / RATIO + 2 * fine.noise:
         return _Estimate(fine.central, max(abs(change), last, fine.width / 2) + fine.noise, rough=True)
-    return _Estimate(r, abs(change) / RATIO + fine.noise, rough=False)
+    return _Estimate(r, max(abs(change), last / RATIO) / RATIO + fine.noise, rough=False)
+
+
+def _doubted(estimate: _Estimate, levels: dict[int, _Level], k: int, scale: float) -> _Estimate:
+    """The estimate with a larger error, where smaller steps show another slope or the loss bends much within a step."""
+    beside = max(
+        (abs(at.central - estimate.difference) - 2 * at.noise for j, at in levels.items() if j > k), default=0.0
+    )
+    bend = levels[k].width ** 2 / scale / 16 if scale else 0.0
+    return estimate._replace(error=max(estimate.error, beside), bend=bend)
 
 
 def _kink(levels: dict[int, _Level], least: float) -> tuple[float, float] | None:
