@@ -273,30 +273,26 @@ class Optimizer(Stage):
         return {stage.name: stage.last for stage in self.stages if stage.metrics}
 
     @property
-    def last_hyperparameters(self) -> Mapping[str, Any]:
+    def last_hyperparameters(self) -> dict[str, Any]:
         """The hyperparameters of the last step, by name: `{"lr": 0.001, "beta1": 0.9, ...}`; empty before the first.
 
-        In a chain, a name that several stages have is `WeightDecay.decay`, or `stages[1].decay` where their classes are
-        the same; `["groups"]` has for each pattern what `groups` say. They are computed when they are asked for: a
-        schedule as it is now, for the number of the last step. What was set or told since is in them already.
+        In a chain, a name that several stages have is `WeightDecay.decay`, or `stages[1].decay` of several of a class;
+        "groups" has what each pattern of `groups` says. A schedule is asked now, for the number of the last step; what
+        was set or told since that step is in it.
         """
-        from anyoptim._core._last_values import values_at  # noqa: PLC0415 - when it is asked for
+        from anyoptim._diagnosis import values_at  # noqa: PLC0415 - when it is asked for
 
         live = self._training.caught_up()
-        if live is None or not live.flat.step:
-            return {}
-        return values_at(int(live.flat.step), self.stages, self._group_spec.groups)
+        step = 0 if live is None else int(live.flat.step)
+        return values_at(step, self.stages, self._group_spec.groups) if step else {}
 
     def diagnose(self, params: Any, grads: Any) -> Diagnosis:
         """What `update` with these gradients would do to each parameter, and what its arithmetic would lose.
 
-        Changes nothing. For each parameter: the norms of gradient, parameter and step, the step beside that of float64
-        (of the same gradients and state), and how many elements are not finite, would not move, or would lose more
-        than a tenth of their step. It takes two steps, and some copies of all parameters and slots in float64.
-
-        Returns a list of `ParameterDiagnosis`, which prints as a table; with rich's `print` in colours, and as a
-        picture with `.plot()`. Raises like `update`, but where a gate would give up: then its `note` says that no step
-        would be taken, and why.
+        Changes nothing. A list of `ParameterDiagnosis`: norms of gradient, parameter and step, the step beside that of
+        float64, and how many elements are not finite, would not move, or would lose a tenth of their step or more. It
+        prints as a table, in colours with rich's `print`, and `.plot()` draws it. It takes two steps and copies of all
+        in float64. Raises like `update`, but where a gate would give up: its `note` says why no step would be taken.
         """
         from anyoptim._diagnosis import diagnosed  # noqa: PLC0415 - when it is asked for
 
