@@ -40,7 +40,7 @@ RESULTS = ROOT / "benchmarks" / "results.json"
 DOCUMENT, PICTURE = ROOT / "docs" / "benchmarks.md", ROOT / "docs" / "benchmarks.png"
 
 SHOWN = ("Adam", CHAIN)
-"""The methods in the README and in the picture. All are in the document."""
+"""The methods in the picture and beside their peers; the README has the first. All are in the document."""
 
 CANDIDATES = (BASELINE, *TORCH, OPTAX, BLOCKED, ANYOPTIM, LIMIT)
 
@@ -127,10 +127,21 @@ def table(sheet: Sheet) -> Table:
 
 
 def summary(results: Record) -> str:
-    """The picture and one table for the README: anyoptim on each shape list, beside the five lines and the peers."""
+    """The table for the README: the first method on each shape list, beside the five lines and the peers."""
+    m = results["machine"]
+    note = (
+        f"Medians, float32, {m['cpu']}, {m['cores']} cores, {results['date']}. A ratio above 1 means that {ANYOPTIM} "
+        "is faster. The limit is the time to stream the bytes that a step must read and write, each once, as a share "
+        f"of {ANYOPTIM}'s time.{_left_out(results)}"
+    )
+    return _markdown(_beside_peers(results, SHOWN[:1], note))
+
+
+def _beside_peers(results: Record, methods: Sequence[str], note: str) -> Sheet:
+    """Anyoptim's times on each shape list, and how many times as long the five lines and the peers take."""
     rivals = (BASELINE, FUSED, OPTAX)
     rows: list[list[str | float]] = []
-    for method in SHOWN:
+    for method in methods:
         for size in PARAMETERS:
             case = results["cases"][f"{method}, {size}"]
             ours = case["timings"][ANYOPTIM]["median"]
@@ -140,8 +151,7 @@ def summary(results: Record) -> str:
             ]
             rows.append([f"{method}, {size}", ours, *times, _share(case, ANYOPTIM)])
     headings = ["a step of", f"{ANYOPTIM} (ms)", *(f"against {who}" for who in rivals), "of the limit"]
-    picture = f"![{TITLE}]({PICTURE.parent.name}/{PICTURE.name})"
-    return "\n\n".join([picture, _markdown(Sheet(headings, rows, caption(results)))])
+    return Sheet(headings, rows, note)
 
 
 TITLE = "How much of the memory's speed an optimizer step reaches"
@@ -149,7 +159,10 @@ TITLE = "How much of the memory's speed an optimizer step reaches"
 
 def document(results: Record) -> str:
     """All tables as a page."""
-    parts = ["# Benchmarks", f"![{TITLE}]({PICTURE.name})", caption(results), *map(_markdown, sheets(results))]
+    note = f"A ratio above 1 means that {ANYOPTIM} is faster. The last column is the limit's time over {ANYOPTIM}'s."
+    beside = _beside_peers(results, SHOWN, note)
+    tables = map(_markdown, [beside, *sheets(results)])
+    parts = ["# Benchmarks", f"![{TITLE}]({PICTURE.name})", caption(results), *tables]
     return "\n\n".join(parts) + "\n"
 
 
@@ -178,18 +191,20 @@ def caption(results: Record) -> str:
     """The machine, the versions, the date and the command."""
     m = results["machine"]
     versions = ", ".join(f"{name} {m[name]}" for name in ("numba", *PEERS, "jax"))
-    left_out = "".join(
-        f" {name} is not installed there: its candidates are left out." for name in PEERS if m[name] == "missing"
-    )
     again = "".join(f" Measured again by itself at {at}: {name}." for name, at in results.get("again", {}).items())
     return (
         f"Medians of interleaved turns, float32 unless said; a ratio above 1 means that {ANYOPTIM} is faster. "
         "The limit is the time to stream the bytes that a step must read and write, each once. "
         f"{m['cpu']}, {m['cores']} cores, "
         f"{m['memory_gib']} GiB, {m['os']}, Python {m['python']}, NumPy {m['numpy']}, {versions}, "
-        f"anyoptim {m['anyoptim']} at {m['commit']}, {results['date']}.{left_out}{again} "
+        f"anyoptim {m['anyoptim']} at {m['commit']}, {results['date']}.{_left_out(results)}{again} "
         "Made by `python -m benchmarks`, then `python -m benchmarks --readme`."
     )
+
+
+def _left_out(results: Record) -> str:
+    missing = [name for name in PEERS if results["machine"][name] == "missing"]
+    return "".join(f" {name} is not installed there: its candidates are left out." for name in missing)
 
 
 def between_markers(text: str, inserted: str, name: str = "benchmarks") -> str:

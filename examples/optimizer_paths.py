@@ -1,4 +1,9 @@
-"""Draw the paths that four optimizers take down a long, narrow valley.
+"""Paths of four optimizers
+========================
+
+Draw the paths that four optimizers take down a long, narrow valley.
+
+::
 
     python examples/optimizer_paths.py
 

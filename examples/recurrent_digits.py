@@ -1,4 +1,9 @@
-"""Read handwritten digits line by line, with a recurrent network whose gradients are written by hand.
+"""A recurrent network
+===================
+
+Read handwritten digits line by line, with a recurrent network whose gradients are written by hand.
+
+::
 
     python examples/recurrent_digits.py
 

@@ -1,4 +1,9 @@
-"""Train a network with hand-written gradients on handwritten digits, with the arrays of any library.
+"""Handwritten digits
+==================
+
+Train a network with hand-written gradients on handwritten digits, with the arrays of any library.
+
+::
 
     python examples/train_digits.py --library torch --optimizer adam
 

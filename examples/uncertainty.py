@@ -1,4 +1,9 @@
-"""Draw what a network knows that it doesn't know: Monte Carlo dropout on a curve with a gap.
+"""What a network does not know
+============================
+
+Draw what a network knows that it doesn't know: Monte Carlo dropout on a curve with a gap.
+
+::
 
     python examples/uncertainty.py
 

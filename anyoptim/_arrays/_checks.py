@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 from anyoptim._arrays import COMPUTE, Array, Library, is_scalar, library
@@ -40,7 +40,9 @@ class Parameter(NamedTuple):
     """The layout in memory; None for an array without elements, and where the library does not tell."""
 
 
-def admit(name: Name | str, x: Any, wanted: str = _WANTED) -> tuple[Library, Array, str]:
+def admit(
+    name: Name | str, x: Any, wanted: str = _WANTED, dtypes: Collection[str] = COMPUTE.keys()
+) -> tuple[Library, Array, str]:
     """The library of `x`, a real or complex floating array or number, the array to compute with, and its dtype.
 
     Raises TypeError with its name and what was wanted.
@@ -54,19 +56,22 @@ def admit(name: Name | str, x: Any, wanted: str = _WANTED) -> tuple[Library, Arr
         raise TypeError(f"{name} {why}")
     array = lib.load(x)
     dtype = lib.dtype(array)
-    if dtype not in COMPUTE:
-        raise TypeError(f"{name} has dtype {array.dtype}; wanted one of {', '.join(COMPUTE)}")
+    if dtype not in dtypes:
+        raise TypeError(f"{name} has dtype {array.dtype}; wanted one of {', '.join(dtypes)}")
     return lib, array, dtype
 
 
-def parameters(tree: Tree) -> list[Parameter | None]:
-    """The leaves as parameters, None where a leaf is None. Raises TypeError for a leaf that can't be a parameter."""
+def parameters(tree: Tree, dtypes: Collection[str] = COMPUTE.keys()) -> list[Parameter | None]:
+    """The leaves as parameters, None where a leaf is None. Raises TypeError for a leaf that can't be a parameter.
+
+    `dtypes` are those to take: a checkpoint has more than an update.
+    """
     ps: list[Parameter | None] = []
     for i, p in enumerate(tree.leaves):
         if p is None:
             ps.append(None)
             continue
-        lib, array, dtype = admit(tree.name(i), p)
+        lib, array, dtype = admit(tree.name(i), p, dtypes=dtypes)
         why = lib.parameter_refusal(array)
         if why is not None:
             raise TypeError(f"{tree.name(i)} {why}")

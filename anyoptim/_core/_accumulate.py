@@ -6,7 +6,7 @@ has a gradient then; how many gradients it has gathered is counted beside its to
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from anyoptim._arrays import Array
@@ -18,7 +18,7 @@ from anyoptim._engines import CoefficientTable, Dispatch, Leaf, Plans
 from anyoptim._trace._program import MOVE, Part, Program, on_value
 from anyoptim._trace._scalars import following, where
 
-__all__ = ["accumulated", "cleared", "closed_empty", "contributions", "joined"]
+__all__ = ["accumulation", "cleared", "closed_empty", "contributions", "joined"]
 
 
 def _negative(xp: Any, p: Array, x: Array, c: Any) -> Array:
@@ -29,7 +29,7 @@ _ADD = Program((Part(on_value, _negative), MOVE))
 """A step whose parameter is the total, and which subtracts the negative gradient from it."""
 
 
-def accumulated(
+def accumulation(
     engine: str | None,
     ps: Sequence[Parameter | None],
     xs: Sequence[Array | None],
@@ -38,8 +38,11 @@ def accumulated(
     plans: Plans | None = None,
     *,
     write: bool = True,
-) -> FlatState:
-    """The state with the gradients added to the totals, which are each parameter's first slot: in place if `write`."""
+) -> Callable[[], FlatState]:
+    """What adds the gradients to the totals, which are each parameter's first slot, and gives the state with them.
+
+    It writes in place if `write`; and called again after an exception came in its middle, it goes on with what is left.
+    """
     leaves, some, moving = [], [], []
     for i, (p, x) in enumerate(zip(ps, xs, strict=True)):
         if p is not None and x is not None:
@@ -52,12 +55,18 @@ def accumulated(
     if dispatch.capturing():
         raise RuntimeError("gradients are accumulated by the host's count, and can't be captured in a CUDA graph")
     with quiet():
-        results = dispatch.prepare(dispatch.gather(some), CoefficientTable([({}, {})], [0] * len(leaves)))()
-    both = zip(leaves, results, strict=True)
-    arrays = [result.p if leaf.destination is None else leaf.p for leaf, result in both]  # the plan of a step has it
-    totals = dict(zip(moving, arrays, strict=True))
-    pending = [n if n is None or o not in totals else following(n) for n, o in zip(flat.pending, owner, strict=True)]
-    return _counted(flat, 1)._replace(slots=_with_totals(totals, flat, owner), pending=pending)
+        commit = dispatch.prepare(dispatch.gather(some), CoefficientTable([({}, {})], [0] * len(leaves)))
+
+    def gather() -> FlatState:
+        with quiet():
+            both = zip(leaves, commit(), strict=True)
+        arrays = [result.p if leaf.destination is None else leaf.p for leaf, result in both]  # a step's plan has it
+        totals = dict(zip(moving, arrays, strict=True))
+        counts = zip(flat.pending, owner, strict=True)
+        pending = [n if n is None or o not in totals else following(n) for n, o in counts]
+        return _counted(flat, 1)._replace(slots=_with_totals(totals, flat, owner), pending=pending)
+
+    return gather
 
 
 def joined(flat: FlatState) -> FlatState:
@@ -107,16 +116,16 @@ def cleared(
     ps: Sequence[Parameter | None], moving: Sequence[int], flat: FlatState, owner: Sequence[int], *, write: bool = True
 ) -> FlatState:
     """The state with totals of 0, after a step was called off: what was not finite may be in the totals."""
+    totals = {i: (p.library, (flat.slots[i] or ())[0]) for i in moving if (p := ps[i]) is not None}
     zeros = {}
-    for i in moving:
-        p = ps[i]
-        if p is not None:
-            total = (flat.slots[i] or ())[0]
-            with p.library.on_device_of(total):
-                zeros[i] = p.library.xp.zeros_like(total)
-                if write and p.library.writable(total):
-                    p.library.write(total, zeros[i])
-                    zeros[i] = total
+    for i, (library, total) in totals.items():
+        with library.on_device_of(total):
+            zeros[i] = library.xp.zeros_like(total)
+    for i, (library, total) in totals.items():
+        if write and library.writable(total):
+            with library.on_device_of(total):
+                library.write(total, zeros[i])
+            zeros[i] = total
     return flat._replace(slots=_with_totals(zeros, flat, owner), pending=flat.nothing_pending())
 
 

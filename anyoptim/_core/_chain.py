@@ -17,9 +17,9 @@ __all__ = ["Recipe", "chain", "partition"]
 class chain(Optimizer):  # noqa: N801 - it is called like a function
     """Stages, one after the other, as one optimizer that runs them as one pass.
 
-    ::
-
-        optimizer = ao.chain(ao.ClipGlobalNorm(1.0), ao.Adam(lr=1e-3), ao.EMA(0.999))
+    >>> optimizer = ao.chain(ao.ClipGlobalNorm(1.0), ao.Momentum(lr=0.5), ao.EMA(0.9))
+    >>> optimizer.update(np.zeros(2), np.array([30.0, 40.0]))
+    array([-0.3, -0.4])
 
     A value flows through: it starts as the gradient; the stages before the method change it; the method makes the step
     of it; the stages after it change the step; then p <- p - x, and stages such as `EMA` see the new p. A stage
@@ -134,6 +134,10 @@ class partition(chain):  # noqa: N801 - it is called like a function
         engine: the machine that runs it; None chooses.
 
     Raises TypeError and ValueError as `chain` and `groups` do.
+
+    >>> optimizer = ao.partition({"W": ao.Signum(lr=1.0), "b": ao.SGD(lr=1.0), "frozen": None})
+    >>> optimizer.update({"W": 0.0, "b": 0.0, "frozen": 0.0}, {"W": 5.0, "b": 5.0, "frozen": 5.0})
+    {'W': -1.0, 'b': -5.0, 'frozen': 0.0}
     """
 
     def __init__(self, of: Mapping[Any, Optimizer | None], *, engine: str | None = None) -> None:

@@ -39,6 +39,10 @@ class groups(Mapping[Any, Any]):  # noqa: N801 - it is called like a function
 
     Raises TypeError and ValueError for what is none of that: here, when a chain is made, or at the first update, when a
     parameter has no group or two, or a group no parameter.
+
+    >>> optimizer = ao.chain(ao.SGD(lr=1.0), ao.groups({"**.bias": {"lr": 0.1}, ...: {}}))
+    >>> optimizer.update({"W": np.zeros(1), "bias": np.zeros(1)}, {"W": np.ones(1), "bias": np.ones(1)})
+    {'W': array([-1.]), 'bias': array([-0.1])}
     """
 
     def __init__(self, of: Mapping[Any, Mapping[str, Hyper] | None]) -> None:
@@ -86,7 +90,7 @@ class groups(Mapping[Any, Any]):  # noqa: N801 - it is called like a function
 
         Raises ValueError for a name that none of these stages has, or several.
         """
-        group: Mapping[str, Hyper] = self._values[selector] or {}
+        group = self._values[selector] or _Group({})
         keys_of: list[dict[str, str]] = [{} for _ in stages]
         for key in group:
             places = [k for k in having(key, stages) if k in branch]
@@ -135,7 +139,7 @@ class _Group(MutableMapping[str, Any]):
             raise KeyError(f"the group has {sorted(self)}; wanted {name!r} there from the beginning")
         self.checked(name, value)
         told(self, name, value)
-        self._values[name] = value
+        self._values = {**self._values, name: value}  # another dict, which tells it from the one before
 
     def __delitem__(self, name: str) -> None:
         raise TypeError(f"{name!r} can't be taken from a group; wanted another value")
@@ -156,8 +160,13 @@ class _Group(MutableMapping[str, Any]):
 class _OfOneStage(Mapping[str, Any]):
     """The hyperparameters that a group has for one stage, read anew at each step; equal to itself alone."""
 
-    def __init__(self, group: Mapping[str, Any], keys: Mapping[str, str]) -> None:
+    def __init__(self, group: _Group, keys: Mapping[str, str]) -> None:
         self._group, self._keys = group, keys
+
+    @property
+    def raw(self) -> Mapping[str, Any]:
+        """All that the group has now: another dict once one of its values is set."""
+        return self._group._values
 
     def __getitem__(self, name: str) -> Any:
         return self._group[self._keys[name]]

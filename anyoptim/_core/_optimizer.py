@@ -55,6 +55,11 @@ class Optimizer(Stage):
     engine can't take, the next one does.
     The results are the same bits (but for torch's own square root, and subnormals that CuPy and XLA flush to 0, where
     `portable` uses these); `explain` says who does what.
+
+    >>> params = {"W": np.ones(2), "b": np.zeros(1)}
+    >>> optimizer = ao.SGD(lr=0.1)
+    >>> optimizer.update(params, {"W": np.ones(2), "b": None})
+    {'W': array([0.9, 0.9]), 'b': array([0.])}
     """
 
     _: KW_ONLY
@@ -63,6 +68,8 @@ class Optimizer(Stage):
 
     _nested: ClassVar[bool] = False
     """Whether the slots and scalars of a state are nested by stage."""
+
+    _derived: ClassVar[frozenset[str]] = Stage._derived | {"_pipeline"}  # it is made of the stages
 
     def __init__(self, *args: Any, **options: Any) -> None:
         self._training = Training()
@@ -78,9 +85,6 @@ class Optimizer(Stage):
                 object.__setattr__(self, name, value)
             else:
                 super().__setattr__(name, value)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "_pipeline"}  # it is made of the stages
 
     @property
     def stages(self) -> tuple[Any, ...]:
@@ -336,8 +340,8 @@ class Optimizer(Stage):
         in a small problem. A new method takes a second or two, once on a machine: the machine code is kept in
         the user's cache folder. Parameters that the engine can't take are passed over; `explain` names them.
 
-        Raises ImportError where a package is missing: Numba (`pip install 'anyoptim[fast]'`), or cuda.core
-        (`anyoptim[cuda13]` or `anyoptim[cuda12]`).
+        Raises ImportError where a package is missing: Numba (`pip install numba`), or cuda.core (`pip install
+        'cuda-core[cu13]'` or `'cuda-core[cu12]'`).
         """
         from anyoptim._core._compile import compile_for  # noqa: PLC0415 - when it is asked for: importing takes time
 

@@ -13,7 +13,7 @@ from anyoptim._arrays._tree import Tree, dotted_paths, reader
 from anyoptim._core._coefficients import StepCoefficients
 from anyoptim._core._pipeline import Kind, Params
 from anyoptim._core._state import FlatState
-from anyoptim._engines import Dispatch, Leaf, Result
+from anyoptim._engines import CoefficientTable, Dispatch, Leaf, Replayed, Result
 from anyoptim._trace._program import Coefficients
 
 __all__ = ["StepPlan"]
@@ -60,12 +60,12 @@ class StepPlan:
         """The keys of each parameter, joined by dots."""
         return dotted_paths(self._spec)
 
-    def replay(self, xs: Sequence[Any], rows: list[Coefficients]) -> bool:
-        """Take a step like the last one, if the gradients are without doubt such as they were; else do nothing.
+    def replay(self, xs: Sequence[Any], rows: list[Coefficients]) -> Replayed | None:
+        """What takes a step like the last one, if the gradients are without doubt such as they were; else None.
 
-        Returns whether the step was taken. `rows` has the coefficients of each of the `kinds`.
+        `rows` has the coefficients of each of the `kinds`.
         """
-        return self._dispatch is not None and self._dispatch.replay(xs, rows, self.row_of_leaf)
+        return None if self._dispatch is None else self._dispatch.replay(xs, CoefficientTable(rows, self.row_of_leaf))
 
     def gather_again(self, params: Any, grads: Any, slots: Slots) -> tuple[Dispatch, list[int], list[Any]] | None:
         """The engines, the places of the parameters that move, and their gathered gradients.
@@ -198,4 +198,4 @@ class StepPlan:
         """A parameter that has a gradient, as engines take it."""
         p = self.ps[i]
         assert p is not None  # noqa: S101 - `checks.gradients` refuses a gradient of nothing
-        return Leaf(p.library, p.array, slots or (), p.given if p.writable else None)
+        return Leaf(p.library, p.array, slots or (), p.given if p.writable else None, self.groups.group_of[i])

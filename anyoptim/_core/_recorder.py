@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -11,7 +12,7 @@ from anyoptim._arrays._tree import Tree
 from anyoptim._core._param_groups import ParamGroups
 from anyoptim._core._pipeline import Pipeline
 from anyoptim._core._stage import Stage, watch
-from anyoptim._core._state import FlatState
+from anyoptim._core._state import FlatState, LiveState
 from anyoptim._engines import Dispatch, Leaf
 from anyoptim._trace._hyperparameters import Hyper
 
@@ -30,7 +31,8 @@ class Recorder:
     ) -> None:
         self._pipeline, self._flat, self._moving = pipeline, flat, moving
         self._counting = [i for i, o in enumerate(owner) if o in moving]
-        self._counted = 0
+        self.counted = 0
+        """The steps that no graph took, and those of graphs that the state has counted."""
         self._stages = stages = pipeline.stages
         self._names = [(k, name) for k, stage in enumerate(stages) for name in stage.hyperparameters]
         values = [_constant(stages[k], name, getattr(stages[k], name)) for k, name in self._names]
@@ -81,23 +83,22 @@ class Recorder:
                 "update was captured in a CUDA graph, whose replays count the steps of all; wanted the same parameters"
             )
 
-    def count_step(self) -> None:
-        """Count a step that no graph took."""
-        self._cells.tick(1)
-        self._counted += 1
+    def count_step(self, number: int) -> None:
+        """Count a step that no graph took, of this number among them, if it has not been counted."""
+        if self.counted < number:
+            self._cells.tick(1, partial(setattr, self, "counted", number))
 
-    def catch_up(self, flat: FlatState) -> FlatState:
-        """The state with the steps counted that were replayed. Waits for the device."""
+    def catch_up(self, live: LiveState) -> None:
+        """Count the steps that were replayed. Waits for the device."""
         if self.capturing():
             raise RuntimeError(
                 "the optimizer's state is asked for while a CUDA graph is being captured; wanted before or after"
             )
-        new = self._cells.counted() - self._counted
-        self._counted += new
-        t = list(flat.t)
-        for i in self._counting:
-            t[i] += new
-        return flat._replace(step=flat.step + new, t=t)
+        new = self._cells.counted() - self.counted
+        flat = live.catch_up()
+        after = flat._replace(step=flat.step + new, t=flat.moved_counts(self._counting, new))
+        # Both, whatever signals come.
+        deque(map(setattr, (self, live), ("counted", "flat"), (self.counted + new, after)), maxlen=0)
 
     def count(self, n: int) -> Any:
         """The stand-in for a parameter's count of steps, `n` in the step after which recording began."""

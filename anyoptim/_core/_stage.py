@@ -47,19 +47,31 @@ def told(of: Any, name: str, value: Any) -> None:
         tell(name, value)
 
 
+class Fixed(dict[str, Any]):
+    """The values of hyperparameters, none of which is a schedule, and the same as attributes."""
+
+    hyper: Values | None = None
+
+
+_KEPT = 64
+"""The most groups for which a stage keeps fixed values."""
+
+
 @dataclass_transform(eq_default=False)
 class Stage:
     """One stage of a chain, between the gradient and the step.
 
     A value x flows through a chain: it starts as the gradient, and each stage makes another of it. A subclass gives
-    its rule and, where it has them, its hyperparameters, slots and coefficients::
+    its rule and, where it has them, its hyperparameters, slots and coefficients:
 
-        class Signed(ao.Stage):
-            share: ao.Fraction = 0.5
-
-            @staticmethod
-            def rule(xp, p, x, c):
-                return c.share * x + (1 - c.share) * xp.sign(x)
+    >>> class Signed(ao.Stage):
+    ...     share: ao.Fraction = 0.5
+    ...
+    ...     @staticmethod
+    ...     def rule(xp, p, x, c):
+    ...         return c.share * x + (1 - c.share) * xp.sign(x)
+    >>> ao.chain(Signed(), ao.SGD(lr=1.0)).update(np.zeros(2), np.array([3.0, -0.5]))
+    array([-2.  ,  0.75])
 
     `rule(xp, p, x, *slots, c)` gives the new x, or a tuple of it and the new slots, for one element; `c` has the
     coefficients as attributes. It computes new values and writes to nothing that it is given (`m = c.beta*m`, not
@@ -73,6 +85,26 @@ class Stage:
     step. It is a number or a schedule, a function of the step number, which counts from 1; that may be called more than
     once for a step, and remembers nothing. `Final[...]` is a constant, which can't be set again; `InitVar[...]` is only
     handed to `__post_init__`, which is called last.
+
+    What else a subclass may give, of which none is needed::
+
+        slots = ("m",)                        arrays that are kept for each parameter, by name
+        coefficients(t, hyper)                the numbers of step t that the rule gets as c
+        measure(xp, p, x, *slots)             its norm over all parameters is hyper.norm
+        totals = {"name": measure}            more such norms of all parameters
+        norms = {"name": measure}             norms of each parameter, and hyper.size
+        scalars = {"name": 0.0}               numbers that are kept for all parameters together
+        ranges = {"name": ao.Domain(...)}     what these may be in a state that is restored
+        update_scalars(step, hyper)           the scalars of a step
+        metrics = {"norm": measure}           measures for record_metrics and `last_metrics`
+        array_rule = True                     the rule is one of whole arrays, such as a matrix product
+        evaluate(xp, p, *slots, hyper)        the parameter that `eval_params` gives
+        is_step(hyper)                        whether an update is a step, of the first stage of a chain
+        get_loss_scale, set_loss_scale        by what losses are to be multiplied
+        init_slots, slot_shapes               how slots begin, and of which shape
+        refusal(p), overrides(path, p)        which parameters it can't take; hyperparameters for some
+
+    The ways to write each are shown in the guide, docs/guide/own-methods.md.
     """
 
     hyperparameters: ClassVar[Mapping[str, Domain]] = {}
@@ -183,6 +215,9 @@ class Stage:
                 "wanted another"
             )
 
+    _derived: ClassVar[frozenset[str]] = frozenset({"_fixed"})
+    """What is made anew from the rest, and not copied or saved."""
+
     def __init__(self, *args: Any, **options: Any) -> None:
         cls = type(self)
         values = self._arguments(args, options)
@@ -240,6 +275,9 @@ class Stage:
             if domain is not None:
                 told(self, name, value)
             super().__setattr__(name, value)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name not in self._derived}
 
     def __copy__(self) -> Self:
         return deepcopy(self)  # two optimizers over the same slots would be one
@@ -333,13 +371,17 @@ class Stage:
     def _values(self, step: Any, given: Mapping[str, Hyper]) -> dict[str, Any]:
         """The values of the hyperparameters at this step, schedules called; `given` replace the stage's own."""
         own = self.__dict__
-        if not given and "_fixed" in own:
-            known: dict[str, Any] = own["_fixed"]
+        # What a group has now: another dict once one of its values is set.
+        raw = given if type(given) is dict else getattr(given, "raw", None)
+        kept = own["_fixed"] if "_fixed" in own else own.setdefault("_fixed", {})  # until an attribute is set
+        key = id(given) if raw else None
+        if key in kept and (not raw or kept[key][0] is raw):
+            known: Fixed = kept[key][1]
             return known
-        values, fixed = {}, not given
+        values, fixed = Fixed(), raw is not None
         for name, domain in self.hyperparameters.items():
             value = given[name] if name in given else own[name]
-            if type(value) is float and name not in given:
+            if type(value) is float and not raw:
                 values[name] = value  # it was checked when it was set
             elif callable(value):
                 fixed = False
@@ -349,12 +391,14 @@ class Stage:
             else:
                 values[name] = domain.value(name, value)
         if fixed:
-            own["_fixed"], own["_hyper"] = values, Values(values)  # until an attribute is set
+            values.hyper = Values(values)
+            if len(kept) > _KEPT:
+                kept.clear()
+            kept[key] = raw, values, given  # which so keeps its id
         return values
 
     def _coefficients(self, t: Any, values: Mapping[str, Any]) -> dict[str, Any]:
-        own = self.__dict__
-        hyper = own["_hyper"] if values is own.get("_fixed") else Values.of(values)
+        hyper = values.hyper if type(values) is Fixed and values.hyper else Values.of(values)
         try:
             found = self.coefficients(t, hyper)
         except AttributeError as error:
@@ -395,6 +439,14 @@ class GradientStage(Stage):
     """A stage that is also shown the gradient with which the chain began.
 
     `rule(xp, p, x, g, *slots, c)`; what it measures are functions of xp, p, x and g, too.
+
+    >>> class Agree(ao.GradientStage):
+    ...     @staticmethod
+    ...     def rule(xp, p, x, g, c):
+    ...         return xp.where(x * g > 0, x, 0 * x)
+    >>> optimizer, w = ao.chain(ao.Momentum(lr=1.0), Agree()), np.zeros(1)
+    >>> [float(optimizer.update(w, np.array([g]))[0]) for g in (1.0, -0.1)]
+    [-1.0, -1.0]
     """
 
     _act = staticmethod(on_gradient)
@@ -405,6 +457,9 @@ class Gate(Stage):
 
     Parameters, slots and counts of all stages then stay as they are. Its coefficients get its `scalars` of before the
     step; these advance in any case, and `update_scalars` is given `allowed`: whether the step is taken.
+
+    >>> issubclass(ao.SkipNonFinite, ao.Gate), issubclass(ao.LossScale, ao.Gate)
+    (True, True)
     """
 
     def exhausted(self, step: Any, scalars: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -425,13 +480,30 @@ class ParameterStage(Stage):
     """A stage that sees the parameter after its step: averages, projections.
 
     `rule(xp, p, *slots, c)` gives p, as it is or another, or a tuple of it and the new slots.
+
+    >>> class Round(ao.ParameterStage):
+    ...     @staticmethod
+    ...     def rule(xp, p, c):
+    ...         return xp.where(p < 0.5, 0 * p, 0 * p + 1)
+    >>> ao.chain(ao.SGD(lr=1.0), Round()).update(np.zeros(2), np.array([-0.4, -0.7]))
+    array([0., 1.])
     """
 
     _act = staticmethod(on_parameter)
 
 
 class SlotStage(Stage):
-    """A stage that acts on the slots of all stages before it: `rule(xp, s, c)` gives the new s."""
+    """A stage that acts on the slots of all stages before it: `rule(xp, s, c)` gives the new s.
+
+    >>> class Fade(ao.SlotStage):
+    ...     @staticmethod
+    ...     def rule(xp, s, c):
+    ...         return 0.5 * s
+    >>> optimizer = ao.chain(ao.Momentum(lr=1.0), Fade())
+    >>> params = optimizer.update(np.zeros(1), np.ones(1))
+    >>> optimizer.state.slots[0]["v"]
+    array([-0.5])
+    """
 
     _act = staticmethod(on_slots)
 

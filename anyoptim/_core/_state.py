@@ -29,7 +29,14 @@ __all__ = [
 
 
 class State(NamedTuple):
-    """What an optimizer remembers between steps, as plain containers: any tree library can walk it."""
+    """What an optimizer remembers between steps, as plain containers: any tree library can walk it.
+
+    >>> optimizer = ao.Momentum(lr=0.5)
+    >>> state = optimizer.init((1.0,))
+    >>> params, state = optimizer.step((1.0,), (1.0,), state)
+    >>> params, state.step, state.slots
+    ((0.5,), 1, {'v': (array(-0.5),)})
+    """
 
     step: Any
     """The number of steps taken. Schedules are called with the number of the step at hand, one more.
@@ -93,7 +100,7 @@ class LiveState:
         """The state with all steps counted."""
         if self.behind:
             step, t = self.flat.step + self.behind, self.flat.moved_counts(self.moving, self.behind)
-            self.flat, self.behind = self.flat._replace(step=step, t=t), 0
+            vars(self).update(flat=self.flat._replace(step=step, t=t), behind=0)  # both, whatever signals come
         return self.flat
 
     def after(self, flat: FlatState) -> LiveState:

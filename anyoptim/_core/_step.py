@@ -9,7 +9,7 @@ from anyoptim._arrays import Array
 from anyoptim._arrays import _checks as checks
 from anyoptim._arrays._checks import Parameter
 from anyoptim._arrays._quiet import quiet
-from anyoptim._core._accumulate import accumulated, cleared, closed_empty, contributions, joined
+from anyoptim._core._accumulate import accumulation, cleared, closed_empty, contributions, joined
 from anyoptim._core._coefficients import check_skips
 from anyoptim._core._jit_state import carried, carried_first
 from anyoptim._core._pipeline import Params, Pipeline
@@ -34,7 +34,7 @@ def step(pipeline: Pipeline, engine: str | None, params: Any, grads: Any, state:
     xs = groups.without_frozen(checks.gradients(tree, ps, owner, grads))
     flat = pipeline.unpack(checked, state)
     is_step = pipeline.is_step(flat)
-    waiting = flat if is_step is True else accumulated(engine, ps, xs, flat, owner, LAZY, write=False)
+    waiting = flat if is_step is True else accumulation(engine, ps, xs, flat, owner, LAZY, write=False)()
     return _stepped_if(is_step, pipeline, engine, checked, flat, xs, waiting)
 
 

@@ -9,8 +9,9 @@ from anyoptim._arrays import Array, traced
 from anyoptim._arrays import _checks as checks
 from anyoptim._arrays._quiet import quiet
 from anyoptim._arrays._tree import Tree
-from anyoptim._core._accumulate import accumulated, cleared, closed_empty, contributions, joined
+from anyoptim._core._accumulate import accumulation, cleared, closed_empty, contributions, joined
 from anyoptim._core._coefficients import StepCoefficients, check_skips
+from anyoptim._core._completed import completed
 from anyoptim._core._pipeline import Kind, Params, Pipeline
 from anyoptim._core._plan import StepPlan
 from anyoptim._core._recorder import Recorder, check_recordable
@@ -59,10 +60,19 @@ class Training:
         except FloatingPointError:  # NumPy is told to raise it, which is not so where a step is prepared
             return False
         # A schedule may have looked at the state, and counted its steps; or set another one.
-        if rows is None or self.state is not state or self.plan is not plan or not plan.replay(xs, rows):
+        if rows is None or self.state is not state or self.plan is not plan:
             return False
-        state.behind += 1
-        return True
+        commit, behind = plan.replay(xs, rows), state.behind + 1
+        if commit is None:
+            return False
+
+        def finish() -> bool:
+            if commit() is None:
+                return False
+            state.behind = behind
+            return True
+
+        return completed(finish)
 
     def _again(self, pipeline: Pipeline, plan: StepPlan, state: LiveState, params: Any, grads: Any) -> bool:
         """Take the step without the checks that would only repeat themselves; do nothing where there is any doubt.
@@ -95,11 +105,16 @@ class Training:
                     t = [t[o] for o in plan.owner]
             if self.state is not state or self.plan is not plan:  # a schedule has set another state
                 return False
-            if plan.kinds is None:
-                self._report(pipeline, plan.paths, coefficients)
-            results = dispatch.prepare(gathered, rows)()
-        slots = flat.slots if dispatch.in_place else plan.placed(params, results, flat.slots)
-        state.flat = FlatState(flat.step + 1, t, slots, scalars, flat.nothing_pending())
+            commit = dispatch.prepare(gathered, rows)
+
+            def finish() -> None:
+                if plan.kinds is None:
+                    self._report(pipeline, plan.paths, coefficients)
+                results = commit()
+                slots = flat.slots if dispatch.in_place else plan.placed(params, results, flat.slots)
+                state.flat = FlatState(flat.step + 1, t, slots, scalars, flat.nothing_pending())
+
+            completed(finish)
         return True
 
     def _update(self, pipeline: Pipeline, engine: str | None, tree: Tree, grads: Any) -> Any:
@@ -109,8 +124,8 @@ class Training:
         plan, state = self.recall(pipeline, tree)
         xs = plan.groups.without_frozen(checks.gradients(tree, plan.ps, plan.owner, grads))
         if not pipeline.is_step(state.flat):
-            flat = accumulated(engine, plan.ps, xs, state.flat, plan.owner)
-            return self._remember(tree, plan, state.after(flat))
+            gather = accumulation(engine, plan.ps, xs, state.flat, plan.owner)
+            return completed(lambda: self._remember(tree, plan, state.after(gather())))
         return self._step(pipeline, engine, tree, plan, state, state.flat, xs, grads)
 
     def flush(self, pipeline: Pipeline, engine: str | None, params: Any) -> Any:
@@ -158,29 +173,38 @@ class Training:
                 if _traced(row):
                     raise _frozen(tree, moving[list(coefficients.rows.row_of_leaf).index(k)])
             if coefficients.taken is not True:
-                self._report(pipeline, plan.paths, coefficients)
-                flat = flat._replace(scalars=coefficients.kept)
-                flat = cleared(ps, moving, flat, owner) if pipeline.accumulates else flat
-                self._remember(tree, plan, state.after(flat))
+                skipped = flat._replace(scalars=coefficients.kept)
+
+                def skip() -> None:
+                    self._report(pipeline, plan.paths, coefficients)
+                    after = cleared(ps, moving, skipped, owner) if pipeline.accumulates else skipped
+                    self._remember(tree, plan, state.after(after))
+
+                completed(skip)
                 check_skips(pipeline.stages, coefficients, tree)
                 return tree.container
             commit = dispatch.prepare(gathered, coefficients.rows)
-            self._report(pipeline, plan.paths, coefficients)
+            counted = None if self.recorder is None else self.recorder.counted + 1
+
+            def finish() -> None:
+                self._report(pipeline, plan.paths, coefficients)
+                results = dict(zip(moving, commit(), strict=True))
+                if self.recorder is not None and counted is not None:
+                    self.recorder.count_step(counted)
+                leaves = list(tree.leaves)
+                for i, p in enumerate(ps):
+                    if p is not None and not p.writable and owner[i] in results:
+                        leaves[i] = p.library.rebound(p.given, results[owner[i]].p)
+                        tree.replace(i, leaves[i])
+                after = stepped(flat, coefficients.t, coefficients.scalars, results, owner)
+                # A plan that was not rebound would keep arrays alive that were replaced.
+                self.plan = plan if plan.rebound(leaves) else None
+                plan.stepped(grads, coefficients, pipeline.static, after)
+                self.state = state.after(after)
+                self.state.moving = plan.places
+
             # Nothing has failed, and nothing will: write.
-            results = dict(zip(moving, commit(), strict=True))
-        if self.recorder is not None:
-            self.recorder.count_step()
-        leaves = list(tree.leaves)
-        for i, p in enumerate(ps):
-            if p is not None and not p.writable and owner[i] in results:
-                leaves[i] = p.library.rebound(p.given, results[owner[i]].p)
-                tree.replace(i, leaves[i])
-        flat = stepped(flat, coefficients.t, coefficients.scalars, results, owner)
-        self.state = state.after(flat)
-        # A plan that was not rebound would keep arrays alive that were replaced.
-        self.plan = plan if plan.rebound(leaves) else None
-        plan.stepped(grads, coefficients, pipeline.static, flat)
-        self.state.moving = plan.places
+            completed(finish)
         return tree.container
 
     def _remember(self, tree: Tree, plan: StepPlan, state: LiveState) -> Any:
@@ -233,9 +257,9 @@ class Training:
     def caught_up(self) -> LiveState | None:
         """The state with all steps counted, also those that CUDA graphs replayed; None before the first update."""
         if self.state is not None:
-            flat = self.state.catch_up()
+            self.state.catch_up()
             if self.recorder is not None:
-                self.state.flat = self.recorder.catch_up(flat)
+                self.recorder.catch_up(self.state)
         return self.state
 
     def scalars(self, pipeline: Pipeline) -> Sequence[Mapping[str, Any]]:

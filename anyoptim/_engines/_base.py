@@ -25,6 +25,7 @@ __all__ = [
     "NDArray",
     "Pass",
     "Plan",
+    "Replayed",
     "Result",
     "Written",
     "host_view",
@@ -45,6 +46,8 @@ class Leaf(NamedTuple):
     """In the compute dtype of `p`."""
     destination: Array | None = None
     """The user's own array over the memory of `p`, where the new parameter is to be written; None if it isn't."""
+    group: int = 0
+    """The number of its group. Leaves of one group nearly always have equal coefficients."""
 
 
 class Result(NamedTuple):
@@ -55,7 +58,15 @@ class Result(NamedTuple):
 
 
 Commit = Callable[[], Sequence[Result]]
-"""A function that writes what was prepared: each new parameter to its destination, if it has one. It does not fail."""
+"""A function that writes what was prepared: each new parameter to its destination, if it has one. It does not fail.
+
+Called again after an exception came in its middle, from the handler of a signal, say, it goes on with what is left; and
+once it is through, it gives the same results and does nothing.
+"""
+
+
+Replayed = Callable[[], Sequence[Result] | None]
+"""A commit that may find that the gradients are others than expected: then it gives None, and nothing is written."""
 
 
 class Written(NamedTuple):
@@ -111,20 +122,27 @@ class Plan(ABC):
         """What `gather` gives, if the leaves and gradients are without doubt such as they were; else None."""
         return None
 
-    def replay(self, xs: Sequence[Array], rows: list[Coefficients], row_of_leaf: Sequence[int]) -> bool:
-        """Take a step again, with other coefficients for the same leaves; do nothing where anything is in doubt."""
+    def replay(self, xs: Sequence[Array], rows: CoefficientTable) -> Replayed | None:
+        """What takes a step again, with other coefficients for the same leaves; None where anything is in doubt."""
         last_step, gathered = self.last_step, self.regather(xs)
         if gathered is None:
-            return False
-        if last_step is None or not last_step.set(rows):
-            if not all_known(rows):
-                return False
-            with quiet():
-                self.prepare(gathered, CoefficientTable(rows, row_of_leaf))()
-            return True
-        last_step.run(self, gathered)
-        self.touch()
-        return True
+            return None
+        if last_step is not None and last_step.set(rows):
+            return self.again(gathered)
+        if not all_known(rows.distinct):
+            return None
+        with quiet():
+            return self.prepare_anew(gathered, rows)
+
+    def prepare(self, gathered: Any, rows: CoefficientTable) -> Commit:
+        """Do all of the step that may fail, and write nothing."""
+        if self.last_step is not None and self.last_step.set(rows):
+            return self.again(gathered)
+        return self.prepare_anew(gathered, rows)
+
+    def again(self, gathered: Any) -> Commit:
+        """The commit of a step with the numbers that `last_step` was set to, for other gradients."""
+        raise NotImplementedError
 
     @abstractmethod
     def gather(self, xs: Sequence[Array]) -> Any:
@@ -146,8 +164,8 @@ class Plan(ABC):
         raise NotImplementedError
 
     @abstractmethod
-    def prepare(self, gathered: Any, rows: CoefficientTable) -> Commit:
-        """Do all of the step that may fail, and write nothing."""
+    def prepare_anew(self, gathered: Any, rows: CoefficientTable) -> Commit:
+        """Prepare a step that need not be like the last one, and note whether it can be taken again."""
 
 
 Pass = tuple[Program, int | None, Coefficients]

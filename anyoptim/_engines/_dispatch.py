@@ -10,11 +10,11 @@ import numpy as np
 
 from anyoptim._arrays import Array
 from anyoptim._arrays._quiet import quiet
-from anyoptim._engines._base import Commit, Leaf, Plan, Result, Written, norm_of
+from anyoptim._engines._base import Commit, Leaf, Plan, Replayed, Result, Written, norm_of
 from anyoptim._engines._choice import ENGINES, Plans, choices
 from anyoptim._engines._warmup import LATER, Waiting
 from anyoptim._trace._coefficients import CoefficientTable, all_known
-from anyoptim._trace._program import Coefficients, Program
+from anyoptim._trace._program import Program
 from anyoptim._trace._reduction import total
 
 __all__ = ["Dispatch"]
@@ -111,22 +111,20 @@ class Dispatch:
             gathered.append(grads)
         return gathered
 
-    def replay(self, xs: Sequence[Array], rows: list[Coefficients], row_of_leaf: Sequence[int]) -> bool:
-        """Take a step, if nothing about the leaves and their gradients is in doubt; else do nothing."""
+    def replay(self, xs: Sequence[Array], rows: CoefficientTable) -> Replayed | None:
+        """What takes a step again, with other coefficients for the same leaves; None where anything is in doubt."""
         if self.waiting and self.waiting.due():
-            return False
-        if len(self.assignments) > 1:
-            gathered = self.regather(xs) if all_known(rows) else None
-            if gathered is None:
-                return False
-            with quiet():
-                self.prepare(gathered, CoefficientTable(rows, row_of_leaf))()
-            return True
-        if not self.assignments[0].plan.replay(xs, rows, row_of_leaf):
-            return False
-        if self.waiting:
-            self.waiting.count()
-        return True
+            return None
+        if len(self.assignments) == 1:
+            commit = self.assignments[0].plan.replay(xs, rows)
+            if self.waiting and commit is not None:
+                self.waiting.count()
+            return commit
+        gathered = self.regather(xs) if all_known(rows.distinct) else None
+        if gathered is None:
+            return None
+        with quiet():
+            return self.prepare(gathered, rows)
 
     def gather(self, xs: Sequence[Array]) -> list[Any]:
         """The gradients as each plan takes them."""
@@ -167,7 +165,8 @@ class Dispatch:
 
     def prepare(self, gathered: Sequence[Any], rows: CoefficientTable) -> Commit:
         """All of the step that may fail; the commit gives all results in the order of the leaves."""
-        if len(self.assignments) == 1 and not self.waiting:
+        self.waiting.count()
+        if len(self.assignments) == 1:
             return self.assignments[0].plan.prepare(gathered[0], rows)
         both = zip(self.assignments, gathered, strict=True)
         commits = [plan.prepare(grads, rows.select(indices)) for (plan, indices), grads in both]
@@ -176,7 +175,6 @@ class Dispatch:
             results: dict[int, Result] = {}
             for assignment, each in zip(self.assignments, commits, strict=True):
                 results.update(zip(assignment.indices, each(), strict=True))
-            self.waiting.count()
             return [results[i] for i in range(len(self.leaves))]
 
         return commit

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import operator
 import os
 import struct
 import sys
 import threading
+from _thread import start_new_thread
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from itertools import chain, islice, repeat
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:  # importing it takes a tenth of the time that importing anyoptim may take
-    from concurrent.futures import Future, ThreadPoolExecutor
+from anyoptim._arrays._quiet import quietly
 
-__all__ = ["spread", "threads"]
+if TYPE_CHECKING:
+    from queue import SimpleQueue
+
+__all__ = ["Call", "Pieces", "run", "spread", "threads"]
 
 
 def threads() -> int:
@@ -22,62 +28,106 @@ def threads() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+Call = Callable[[], object]
+"""A call of a function of C, of arrays that lie ready."""
+
+
+class Pieces:
+    """Pieces of work that is being done, by several threads where that pays: once each, also if an exception arrives.
+
+    Called again after one, from a signal's handler, say, it goes on with what is left. For that, the calls of a piece
+    are made in a loop of C, in which CPython runs no handler, and the last of them crosses the piece out.
+    """
+
+    def __init__(
+        self,
+        calls: Callable[..., Iterable[Call]],
+        pieces: Sequence[tuple[Any, ...]],
+        rooms: Sequence[tuple[Any, ...]] = ((),),
+    ) -> None:
+        """Lay work ready.
+
+        Args:
+            calls: gives the calls that do a piece, `calls(*room, *piece)`. Where several threads work, in each of them.
+            pieces: the pieces.
+            rooms: for each thread that may work something that it has to itself.
+        """
+        self._calls, self._todo = calls, iter(pieces)
+        number = 1 if _SHARING.now else max(min(len(rooms), len(pieces)), 1)
+        # Each thread has a room, and a list of the piece that it has claimed and not yet done.
+        self._places: list[tuple[list[Any], tuple[Any, ...]]] = [([], room) for room in rooms[:number]]
+        self._offered = deque(self._places[1:])
+        self._returned = _queue() if number > 1 else None
+        self._back: list[Any] = []
+        """The places of others that are free again; all of them, when nobody helps any more."""
+        self._errors: list[BaseException] = []
+        self._mode = _flushing() if number > 1 else None
+
+    def __call__(self) -> None:
+        """Do the pieces that are left. They are done when it returns, and no thread works on when it raises."""
+        try:
+            if self._offered:
+                _SHARING.now = True
+                _ask(self._help, len(self._offered))
+            self._work(*self._places[0])
+        finally:
+            if self._returned is not None:
+                self._wait(self._returned)
+                _SHARING.now = False
+        # After an exception also what another thread has claimed and left.
+        for place in self._places:
+            self._work(*place)
+        if self._errors:
+            raise self._errors[0]
+
+    def _help(self) -> None:
+        try:
+            place = self._offered.popleft()
+        except IndexError:  # the work is over
+            return
+        try:
+            # A thread may treat subnormal numbers differently from this one, and its bits would differ.
+            if _flushing() == self._mode:
+                self._work(*place)
+        except BaseException as error:
+            self._errors.append(error)
+        finally:
+            if self._returned is not None:
+                self._returned.put(place)
+
+    def _work(self, claimed: list[Any], room: tuple[Any, ...]) -> None:
+        while True:
+            if not claimed:
+                claimed.extend(islice(self._todo, 1))
+            if not claimed:
+                return
+            run(chain(self._calls(*room, *claimed[0]), (claimed.clear,)))
+
+    def _wait(self, returned: SimpleQueue[Any]) -> None:
+        """Wait for all who help, whatever comes: while one works, nobody may free what it reads and writes."""
+        interruption, others = None, len(self._places) - 1
+        while len(self._back) < others:
+            try:
+                with contextlib.suppress(IndexError):  # at the end of those that nobody has taken
+                    deque(map(returned.put, map(deque.popleft, repeat(self._offered))), maxlen=0)
+                self._back.extend(map(operator.call, repeat(returned.get, others - len(self._back))))
+            except BaseException as error:
+                interruption = error
+        if interruption is not None:
+            raise interruption
+
+
+def run(calls: Iterable[Call]) -> None:
+    """Make calls of functions of C in a loop of C, which no signal's handler cuts in two. NumPy does not warn there."""
+    quietly(deque, map(operator.call, calls), 0)
+
+
 def spread(call: Callable[..., object], pieces: Sequence[tuple[Any, ...]]) -> None:
     """Make `call(*piece)` for each piece, in this thread and, where there are several pieces, in others beside it.
 
-    All pieces are done when it returns or raises.
+    All pieces are done when it returns; if it raises, no thread works on.
     """
-    if len(pieces) == 1 or _SHARING.now:
-        for piece in pieces:
-            call(*piece)
-        return
-    try:
-        _SHARING.now = True
-        _share(call, pieces)
-    finally:
-        _SHARING.now = False
-
-
-def _share(call: Callable[..., object], pieces: Sequence[tuple[Any, ...]]) -> None:
-    mode = _flushing()
-    queue = deque(pieces)
-
-    def following() -> tuple[Any, ...] | None:
-        with contextlib.suppress(IndexError):
-            return queue.popleft()
-        return None
-
-    def work() -> None:
-        # A thread may treat subnormal numbers differently from this one, and its bits would differ.
-        if _flushing() == mode:
-            while (piece := following()) is not None:
-                call(*piece)
-
-    helpers: list[Future[None]] = []
-    # A thread that still trains when the main one has ended is given no helpers.
-    with contextlib.suppress(RuntimeError):
-        for _ in range(min(threads(), len(pieces)) - 1):
-            helpers.append(_pool().submit(work))  # noqa: PERF401 - one by one, so that those before a failure are known
-    try:
-        work()
-    finally:
-        _wait_for(helpers)
-    for helper in helpers:
-        helper.result()
-
-
-def _wait_for(helpers: Sequence[Future[None]]) -> None:
-    """Wait for all helpers, whatever comes: while one works, nobody may free what it reads and writes."""
-    from concurrent.futures import wait  # noqa: PLC0415 - when there are threads
-
-    interrupted = None
-    while not all(helper.done() for helper in helpers):
-        try:
-            wait(helpers)
-        except BaseException as error:
-            interrupted = error
-    if interrupted is not None:
-        raise interrupted
+    Pieces(lambda *piece: [functools.partial(call, *piece)], pieces, [()] * threads())()
 
 
 def _flushing() -> tuple[bool, bool]:
@@ -102,20 +152,44 @@ class _Sharing(threading.local):
 _SHARING = _Sharing()
 
 
-def _helps() -> None:
-    _SHARING.now = True
+def _queue() -> SimpleQueue[Any]:
+    from queue import SimpleQueue  # noqa: PLC0415 - when there are threads
+
+    return SimpleQueue()
 
 
-_POOLS: list[ThreadPoolExecutor] = []
+class _Pool:
+    """Threads that wait for calls to make, and end with the process.
+
+    Those of concurrent.futures may wait for ever once a signal's handler has raised an exception in its midst, where
+    Python code holds a lock that nobody gives back. Here are queues of C alone.
+    """
+
+    def __init__(self) -> None:
+        self.calls, self.threads = _queue(), 0
+
+    def serve(self) -> None:
+        """What each thread does."""
+        _SHARING.now = True
+        get = self.calls.get
+        while True:
+            get()()
 
 
-def _pool() -> ThreadPoolExecutor:
-    """The pool of threads, which is made when it is first wanted."""
+_POOLS: list[_Pool] = []
+
+
+def _ask(call: Callable[[], object], number: int) -> None:
+    """Have so many threads make a call."""
     if not _POOLS:
-        from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 - when there are threads
-
-        _POOLS.append(ThreadPoolExecutor(max(threads() - 1, 1), "anyoptim", _helps))
-    return _POOLS[0]
+        _POOLS.append(_Pool())
+    pool = _POOLS[0]
+    with contextlib.suppress(RuntimeError):  # when the process ends, no thread begins any more
+        while pool.threads < number:
+            start_new_thread(pool.serve, ())
+            pool.threads += 1
+    for _ in range(number):
+        pool.calls.put(call)
 
 
 if hasattr(os, "register_at_fork"):

@@ -55,21 +55,23 @@ class Replay:
 
     def __init__(
         self,
-        rows: Sequence[Coefficients],
+        rows: CoefficientTable,
         scalars: Scalars,
         dtype: np.dtype[Any],
         tables: Sequence[np.ndarray[Any, Any]],
-        run: Callable[[Any, Any], object],
     ) -> None:
         """Lay the numbers of a step ready to be replaced: `tables` has for each row where its scalars stand."""
-        self.run = run
-        """Takes the step, given a plan and its gathered gradients. Holding the plan, it would keep that alive."""
-        self._setters = [_setter(row, scalars, dtype, table) for row, table in zip(rows, tables, strict=True)]
+        both = zip(rows.distinct, tables, strict=True)
+        self._setters = [_setter(row, scalars, dtype, table) for row, table in both]
+        self._row_of_leaf = rows.row_of_leaf
 
-    def set(self, rows: Sequence[Coefficients]) -> bool:
-        """Write the numbers of other rows to the tables, if the dtype holds them and they have the same names."""
-        setters = self._setters
-        return setters[0](rows[0]) if len(setters) == 1 else all(map(operator.call, setters, rows))
+    def set(self, rows: CoefficientTable) -> bool:
+        """Write the numbers of the same rows to the tables, if these have the same names and the dtype holds them."""
+        setters, (distinct, row_of_leaf) = self._setters, rows
+        if len(setters) == len(distinct) == 1:
+            return setters[0](distinct[0])
+        same = row_of_leaf is self._row_of_leaf or [*row_of_leaf] == [*self._row_of_leaf]
+        return same and len(distinct) == len(setters) and all(map(operator.call, setters, distinct))
 
 
 def _setter(

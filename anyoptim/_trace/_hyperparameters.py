@@ -35,7 +35,12 @@ __all__ = [
 ]
 
 Hyper = float | Callable[[int], float]
-"""A number, or a schedule: a callable of the step number, which counts from 1."""
+"""A number, or a schedule: a callable of the step number, which counts from 1.
+
+>>> rate: ao.Hyper = lambda t: 0.1 / t
+>>> ao.SGD(lr=rate).update(1.0, 1.0)
+0.9
+"""
 
 
 def scheduled(name: str, value: Any) -> None:
@@ -48,10 +53,22 @@ def scheduled(name: str, value: Any) -> None:
 
 
 class Domain(NamedTuple):
-    """The values that a hyperparameter may take."""
+    """The values that a hyperparameter may take.
+
+    >>> from typing import Annotated
+    >>> Power = Annotated[ao.Hyper, ao.Domain(lambda x: 1 <= x <= 2, "from 1 to 2")]
+    >>> class Powered(ao.Stage):
+    ...     exponent: Power = 1.5
+    >>> Powered(3.0)
+    Traceback (most recent call last):
+        ...
+    ValueError: exponent is 3.0; wanted from 1 to 2
+    """
 
     holds: Callable[[float], bool]
+    """Whether a number is one of them."""
     wanted: str
+    """What they are, in words, for messages."""
 
     def value(self, name: str, value: Any) -> Any:
         """`value` as a float, or as it is where it is traced. Raises TypeError or ValueError with its name."""
@@ -69,25 +86,79 @@ class Domain(NamedTuple):
 
 
 nonnegative = Domain(lambda x: 0 <= x < math.inf, "finite and at least 0")
+"""The domain of `Nonnegative`: finite and at least 0.
+
+>>> ao.nonnegative.value("lr", -0.1)
+Traceback (most recent call last):
+    ...
+ValueError: lr is -0.1; wanted finite and at least 0
+"""
+
 fraction = Domain(lambda x: 0 <= x < 1, "at least 0 and below 1")
+"""The domain of `Fraction`: at least 0 and below 1.
+
+>>> ao.fraction.value("momentum", 0.9)
+0.9
+"""
+
 positive = Domain(lambda x: x > 0, "above 0")
 share = Domain(lambda x: 0 <= x <= 1, "at least 0 and at most 1")
 number = Domain(lambda x: x == x, "a number and not NaN")
 
 Nonnegative = Annotated[Hyper, nonnegative]
-"""A hyperparameter that is finite and at least 0: what a stage declares as `lr: Nonnegative = 0.01`."""
+"""A hyperparameter that is finite and at least 0: what a stage declares as `lr: Nonnegative = 0.01`.
+
+>>> class Damped(ao.Stage):
+...     share: ao.Nonnegative = 0.5
+>>> Damped(-1.0)
+Traceback (most recent call last):
+    ...
+ValueError: share is -1.0; wanted finite and at least 0
+"""
 
 Fraction = Annotated[Hyper, fraction]
-"""A hyperparameter in [0, 1)."""
+"""A hyperparameter in [0, 1).
+
+>>> class Damped(ao.Stage):
+...     share: ao.Fraction = 0.5
+>>> Damped(1.0)
+Traceback (most recent call last):
+    ...
+ValueError: share is 1.0; wanted at least 0 and below 1
+"""
 
 Positive = Annotated[Hyper, positive]
-"""A hyperparameter above 0, which may be infinite."""
+"""A hyperparameter above 0, which may be infinite.
+
+>>> class Damped(ao.Stage):
+...     share: ao.Positive = 0.5
+>>> Damped(0.0)
+Traceback (most recent call last):
+    ...
+ValueError: share is 0.0; wanted above 0
+"""
 
 UnitInterval = Annotated[Hyper, share]
-"""A hyperparameter in [0, 1]."""
+"""A hyperparameter in [0, 1].
+
+>>> class Damped(ao.Stage):
+...     share: ao.UnitInterval = 0.5
+>>> Damped(2.0)
+Traceback (most recent call last):
+    ...
+ValueError: share is 2.0; wanted at least 0 and at most 1
+"""
 
 Number = Annotated[Hyper, number]
-"""A hyperparameter that is any number but NaN."""
+"""A hyperparameter that is any number but NaN.
+
+>>> class Damped(ao.Stage):
+...     share: ao.Number = 0.5
+>>> Damped(float("nan"))
+Traceback (most recent call last):
+    ...
+ValueError: share is nan; wanted a number and not NaN
+"""
 
 
 class WholeNumber:

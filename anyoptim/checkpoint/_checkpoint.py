@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from anyoptim._arrays import COMPUTE
 from anyoptim._arrays import _checks as checks
 from anyoptim._arrays._processes import by_one
 from anyoptim._arrays._quiet import quiet
@@ -16,12 +17,23 @@ from anyoptim._arrays._tree import Tree, listed
 from anyoptim._core._optimizer import Optimizer
 from anyoptim.checkpoint._document import Tensors, escaped, parsed, plain, put
 from anyoptim.checkpoint._file import FIELDS, VERSION, package, read, write
+from anyoptim.checkpoint._tensors import DTYPES
 
 __all__ = ["Checkpoint", "load", "save"]
 
+_SAVABLE = tuple(dict.fromkeys([*COMPUTE, *DTYPES.values()]))
+"""The dtypes of parameters, and of what a module's `state_dict` has beside them: the number of batches seen, say."""
+
 
 class Checkpoint(NamedTuple):
-    """The content of a file."""
+    """The content of a file.
+
+    >>> layer = ao.Dropout(seed=3)
+    >>> ao.save("run.safetensors", dropout=layer)
+    >>> found = ao.load("run.safetensors")
+    >>> found.params, found.dropout["key"]
+    (None, 3)
+    """
 
     params: Any
     """The parameters, in a container like `like`; None if none were saved."""
@@ -56,14 +68,19 @@ def save(
 
     Args:
         path: of the file; `.safetensors` is the usual suffix.
-        params: parameters as `update` takes them, of any library, on any device: the tensors `params/<path>`.
+        params: parameters as `update` takes them, of any library, on any device: the tensors `params/<path>`. Arrays of
+            integers and bools may stand among them, so that this may be the `state_dict()` of a torch module.
         optimizer: an `Optimizer`, or what its `state_dict` gave: the tensors `optimizer/stages/0/slots/m/<path>`.
         dropout: a layer, which has a `state_dict`, or dicts and lists of such.
         extra: dicts with strings as keys, lists, strings, numbers, bools, None, and arrays, of integers too.
 
     Raises TypeError or ValueError, with the name, for what can't be saved, ImportError without safetensors (`pip
-    install 'anyoptim[checkpoint]'`), OSError if the file can't be written or is no regular one, RuntimeError if another
-    thread changes arrays meanwhile: the old one is then as it was.
+    install safetensors`), OSError if the file can't be written or is no regular one, RuntimeError if another thread
+    changes arrays meanwhile: the old one is then as it was.
+
+    >>> ao.save("run.safetensors", params={"W": np.ones(2)}, extra={"epoch": 3})
+    >>> ao.load("run.safetensors").extra
+    {'epoch': 3}
     """
     package()  # needed by `load` alone, but whoever saves shall be able to load
     tensors = Tensors()
@@ -92,6 +109,11 @@ def load(path: str | os.PathLike[str], like: Any = None) -> Checkpoint:
     in which the parameters differ from `like`; ImportError without safetensors; OSError if it can't be read, or is no
     regular file but a pipe or a device. No more memory is asked for than some times the size of the file, and nothing
     in it is run.
+
+    >>> params = {"W": np.ones(2)}
+    >>> ao.save("run.safetensors", params=params)
+    >>> ao.load("run.safetensors", like=params).params
+    {'W': array([1., 1.])}
     """
     stored_document, tensors = read(path)
     try:
@@ -114,7 +136,7 @@ def _parameters(params: Any, tensors: Tensors) -> dict[str, Any]:
     by_path = {}
     for i, (path, leaf) in enumerate(zip(tree.paths, tree.leaves, strict=True)):
         if leaf is not None:
-            checks.admit(tree.name(i), leaf)
+            checks.admit(tree.name(i), leaf, dtypes=_SAVABLE)
         by_path[escaped(path)] = None if leaf is None else put(str(tree.name(i)), f"params/{path}", leaf, tensors)
     return by_path
 
@@ -144,9 +166,15 @@ def _layer_states(name: str, layers: Any) -> Any:
     return layers.state_dict()
 
 
+def _converts(saved: str, wanted: str) -> bool:
+    """Whether values of one dtype may become those of another: real to real, complex to complex, or the same."""
+    kinds = [dtype.startswith("complex") if dtype in COMPUTE else dtype for dtype in (saved, wanted)]
+    return kinds[0] == kinds[1]
+
+
 def _alike(path: Any, values: Mapping[str, Any], tree: Tree) -> Any:
     """A container like the tree's, with these values. Raises ValueError with all that differs."""
-    ps = checks.parameters(tree)
+    ps = checks.parameters(tree, _SAVABLE)
     known = {*tree.paths}
     wrong = [f"{name!r} is in the file only" for name in values if name not in known]
     for i, (name, p) in enumerate(zip(tree.paths, ps, strict=True)):
@@ -158,7 +186,7 @@ def _alike(path: Any, values: Mapping[str, Any], tree: Tree) -> Any:
                 "None" if s is None else f"of shape {s}" for s in (shape, getattr(values[name], "shape", None))
             )
             wrong.append(f"{tree.name(i)} is {wanted}, in the file {saved}")
-        elif p is not None and p.dtype.startswith("complex") != (values[name].dtype.kind == "c"):
+        elif p is not None and not _converts(values[name].dtype.name, p.dtype):
             wrong.append(f"{tree.name(i)} has dtype {p.dtype}, in the file {values[name].dtype}")
     if wrong:
         raise ValueError(f"{path} has other parameters: {listed(wrong)}")

@@ -33,7 +33,7 @@ def package() -> Any:
     try:
         import safetensors  # noqa: PLC0415 - it comes with an extra
     except ImportError as error:
-        raise ImportError("checkpoints need the package safetensors: pip install 'anyoptim[checkpoint]'") from error
+        raise ImportError("checkpoints need the package safetensors: pip install safetensors") from error
     return safetensors
 
 

@@ -58,6 +58,9 @@ def alpha_dropout(
 
     Source: Klambauer, Unterthiner, Mayr and Hochreiter, Self-normalizing neural networks, 2017, section "New dropout
     technique".
+
+    >>> ao.alpha_dropout(np.zeros(4), 0.5, key=3, call=0).round(3)
+    array([ 0.779, -0.779,  0.779,  0.779])
     """
     arrays, a, dtype = admit("x", x, INPUT)
     if dtype.startswith("complex"):
@@ -89,7 +92,11 @@ def alpha_dropout_gradient(
     noise_shape: NoiseShape = None,
     out: Array | None = None,
 ) -> Array:
-    """The gradient of the x of `alpha_dropout` with these arguments, given that of its y: `dout*(a*mask)`."""
+    """The gradient of the x of `alpha_dropout` with these arguments, given that of its y: `dout*(a*mask)`.
+
+    >>> ao.alpha_dropout_gradient(np.ones(4), 0.5, key=3, call=0).round(3)
+    array([0.886, 0.   , 0.886, 0.886])
+    """
     arrays, _, _ = admit("dout", dout, INPUT)
     ratio = valid(RATIO, ratio)
     return product(arrays, dout, ratio, _slope(ratio), Place(key, call, offset, within), noise_shape, out)
@@ -110,6 +117,9 @@ class AlphaDropout(UnaryLayer):
         seed: as for `Dropout`.
 
     Source: as for `alpha_dropout`.
+
+    >>> ao.AlphaDropout(0.5, seed=3).forward(np.zeros(4)).round(3)
+    array([ 0.779, -0.779,  0.779,  0.779])
     """
 
     pure = "alpha_dropout"
@@ -137,6 +147,9 @@ def feature_alpha_dropout(
     noise_shape 1 for the other axes.
 
     Source: as for `alpha_dropout` and `spatial_dropout`; torch has this name for both at once.
+
+    >>> ao.feature_alpha_dropout(np.zeros((1, 4, 1)), 0.5, key=3, call=0).round(3)[0, :, 0]
+    array([ 0.779, -0.779,  0.779,  0.779])
     """
     _, a, _ = admit("x", x, INPUT)
     shape = by_channel(a.ndim, axis)
@@ -158,6 +171,9 @@ class FeatureAlphaDropout(UnaryLayer):
         seed: as for `Dropout`.
 
     Source: as for `feature_alpha_dropout`.
+
+    >>> ao.FeatureAlphaDropout(0.5, seed=3).forward(np.zeros((1, 4, 1))).round(3)[0, :, 0]
+    array([ 0.779, -0.779,  0.779,  0.779])
     """
 
     pure = "feature_alpha_dropout"

@@ -9,7 +9,7 @@ import numpy as np
 
 from anyoptim._arrays import Array, Library
 from anyoptim._arrays._checks import admit
-from anyoptim.layers._layer import Draw, Draws, Layer, UnaryLayer, flag
+from anyoptim.layers._layer import Draw, Layer, UnaryLayer, flag
 from anyoptim.layers._masks import INPUT, RATIO, NoiseShape, Place, by_channel, by_sample, product, scaled, valid
 from anyoptim.random._dropout import fast_dropout
 from anyoptim.random._place import Offset
@@ -72,6 +72,9 @@ def dropout(
 
     Source: Srivastava et al., Dropout: a simple way to prevent neural networks from overfitting, 2014,
     section 4; inverted, section 10.
+
+    >>> ao.dropout(np.ones(8), ratio=0.5, key=3, call=0, inverted=True)
+    array([2., 0., 2., 2., 0., 0., 2., 0.])
     """
     arrays, _, _ = admit("x", x, INPUT)
     ratio = valid(RATIO, ratio)
@@ -119,6 +122,14 @@ class Dropout(UnaryLayer):
     backward's memory (activation checkpointing) draws another mask: name the call there.
 
     Source: as for `dropout`.
+
+    >>> layer = ao.Dropout(0.5, seed=3)
+    >>> layer.forward(np.ones(8))
+    array([1., 0., 1., 1., 0., 0., 1., 0.])
+    >>> layer.backward(2 * np.ones(8))
+    array([2., 0., 2., 2., 0., 0., 2., 0.])
+    >>> layer.forward(np.ones(8), training=False)
+    array([0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5])
     """
 
     arguments: ClassVar[tuple[str, ...]] = ("inverted", "noise_shape")
@@ -140,16 +151,15 @@ class Dropout(UnaryLayer):
         if type(self)._noise_shape is not Layer._noise_shape or self.noise_shape is not None:
             return None
         draws, key, ratio, inverted = self._draws, self.key, self._ratio, self.inverted
-        call = draws.calls
+        call, _ = draws.now
         y = _drawn(x, key, call, ratio, inverted)
         if y is not None:
             options = {"ratio": ratio, "noise_shape": None, "inverted": inverted}
-            draws.last = Draw(key, call, options, x.shape, _EMPTY)
-            self._count(draws)
+            draws.now = call + self._counts, Draw(key, call, options, x.shape, _EMPTY)
         return y
 
     def _quick_backward(self, dout: Array) -> Array | None:
-        draw = self._draws.last
+        _, draw = self._draws.now
         if draw is None or draw.options["noise_shape"] is not None or getattr(dout, "shape", None) != draw.shape:
             return None
         return _drawn(dout, draw.key, draw.call, draw.options["ratio"], draw.options["inverted"])
@@ -185,6 +195,10 @@ class DropConnect(Dropout):
     Args: as for `Dropout`.
 
     Source: Wan, Zeiler, Zhang, LeCun and Fergus, Regularization of neural networks using DropConnect, 2013, section 3.
+
+    >>> ao.DropConnect(0.5, seed=3).forward(np.ones((2, 4)))
+    array([[1., 0., 1., 1.],
+           [0., 0., 1., 0.]])
     """
 
 
@@ -204,14 +218,18 @@ class VariationalDropout(Dropout):
 
     Source: Gal and Ghahramani, A theoretically grounded application of dropout in recurrent neural networks, 2016,
     section 4.
+
+    >>> layer = ao.VariationalDropout(0.5, seed=3)
+    >>> layer.new_sequence()
+    >>> [layer.forward(np.ones(4)).tolist() for _ in range(2)]
+    [[0.0, 1.0, 1.0, 0.0], [0.0, 1.0, 1.0, 0.0]]
     """
+
+    _counts = 0  # a sequence is counted where the next begins
 
     def new_sequence(self) -> None:
         """Draw another mask from now on."""
         self.calls += 1
-
-    def _count(self, draws: Draws) -> None:
-        """Count nothing: a sequence is counted where the next begins, in `new_sequence`."""
 
 
 def spatial_dropout(
@@ -242,6 +260,12 @@ def spatial_dropout(
 
     Source: Tompson, Goroshin, Jain, LeCun and Bregler, Efficient object localization using convolutional networks,
     2015, section 3.2.
+
+    >>> ao.spatial_dropout(np.ones((1, 4, 2)), 0.5, key=3, call=0)
+    array([[[1., 1.],
+            [0., 0.],
+            [1., 1.],
+            [1., 1.]]])
     """
     _, a, _ = admit("x", x, INPUT)
     shape = by_channel(a.ndim, axis)
@@ -267,6 +291,12 @@ class SpatialDropout(Dropout):
         seed: as for `Dropout`.
 
     Source: as for `spatial_dropout`.
+
+    >>> ao.SpatialDropout(0.5, seed=3).forward(np.ones((1, 4, 2)))
+    array([[[1., 1.],
+            [0., 0.],
+            [1., 1.],
+            [1., 1.]]])
     """
 
     pure = "spatial_dropout"
@@ -298,6 +328,12 @@ def drop_path(
     Args: as for `dropout`. The gradient of y is `drop_path` of the gradient, with the same arguments.
 
     Source: Huang, Sun, Liu, Sedra and Weinberger, Deep networks with stochastic depth, 2016, section 3.
+
+    >>> ao.drop_path(np.ones((4, 2)), 0.5, key=3, call=0)
+    array([[1., 1.],
+           [0., 0.],
+           [1., 1.],
+           [1., 1.]])
     """
     _, a, _ = admit("x", x, INPUT)
     return dropout(x, ratio, key, call, offset, within=within, noise_shape=by_sample(a.ndim), inverted=inverted)
@@ -320,6 +356,12 @@ class DropPath(Dropout):
         seed: as for `Dropout`.
 
     Source: as for `drop_path`.
+
+    >>> ao.DropPath(0.5, seed=3).forward(np.ones((4, 2)))
+    array([[1., 1.],
+           [0., 0.],
+           [1., 1.],
+           [1., 1.]])
     """
 
     pure = "drop_path"

@@ -52,6 +52,9 @@ def gaussian_dropout(
 
     Source: Srivastava et al., Dropout: a simple way to prevent neural networks from overfitting, 2014, section 10;
     with Keras's parameter.
+
+    >>> ao.gaussian_dropout(np.ones(4), 0.5, key=3, call=0).round(3)
+    array([ 0.523,  2.191, -0.011,  0.373])
     """
     arrays, a, _ = admit("x", x, INPUT)
     if out is not None:
@@ -91,6 +94,9 @@ class GaussianDropout(UnaryLayer):
         seed: as for `Dropout`.
 
     Source: as for `gaussian_dropout`.
+
+    >>> ao.GaussianDropout(0.5, seed=3).forward(np.ones(4)).round(3)
+    array([ 0.523,  2.191, -0.011,  0.373])
     """
 
     domain = BELOW_ONE

@@ -47,6 +47,9 @@ def zoneout(
     The gradients are those of `zoneout_gradient` with the same arguments.
 
     Source: Krueger et al., Zoneout: regularizing RNNs by randomly preserving hidden activations, 2017, section 3.
+
+    >>> ao.zoneout(np.zeros(8), np.ones(8), 0.5, key=3, call=0)
+    array([1., 0., 1., 1., 0., 0., 1., 0.])
     """
     arrays, a = _pair(h_prev, h_new)
     mask = _kept(arrays, a, valid(RATIO, ratio), Place(key, call, offset, within), noise_shape)
@@ -69,6 +72,9 @@ def zoneout_gradient(
 
     Returns:
         Two arrays like `dout`.
+
+    >>> ao.zoneout_gradient(np.ones(4), 0.5, key=3, call=0)
+    (array([0., 1., 0., 0.]), array([1., 0., 1., 1.]))
     """
     arrays, a, _ = admit("dout", dout, INPUT)
     mask = _kept(arrays, a, valid(RATIO, ratio), Place(key, call, offset, within), noise_shape)
@@ -98,6 +104,9 @@ class Zoneout(Layer):
         seed: as for `Dropout`.
 
     Source: as for `zoneout`.
+
+    >>> ao.Zoneout(0.5, seed=3).forward(np.zeros(8), np.ones(8))
+    array([1., 0., 1., 1., 0., 0., 1., 0.])
     """
 
     pure = "zoneout"

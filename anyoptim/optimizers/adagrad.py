@@ -33,6 +33,12 @@ class AdaGrad(Optimizer):
 
     Source: Duchi, Hazan and Singer, Adaptive subgradient methods for online learning and stochastic
     optimization, 2011, the diagonal form of figure 1, with eps outside the root.
+
+    >>> w, optimizer = np.array([1.0, -2.0]), ao.AdaGrad(lr=0.5)
+    >>> for _ in range(3):
+    ...     w = optimizer.update(w, 2 * w)  # the gradient of w @ w
+    >>> w.round(3)
+    array([ 0.156, -0.984])
     """
 
     lr: Nonnegative = 0.01
@@ -81,6 +87,12 @@ class RMSProp(Optimizer):
         eps_root: the same inside the root.
 
     Source: Tieleman and Hinton, lecture 6.5 of Neural networks for machine learning, 2012.
+
+    >>> w, optimizer = np.array([1.0, -2.0]), ao.RMSProp(lr=0.05)
+    >>> for _ in range(3):
+    ...     w = optimizer.update(w, 2 * w)  # the gradient of w @ w
+    >>> w.round(3)
+    array([ 0.155, -0.981])
     """
 
     lr: Nonnegative = 0.01
@@ -118,6 +130,12 @@ class CenteredRMSProp(RMSProp):
 
     Source: Graves, Generating sequences with recurrent neural networks, 2013, equations 38 to 41, where momentum and
     an eps inside the root are added.
+
+    >>> w, optimizer = np.array([1.0, -2.0]), ao.CenteredRMSProp(lr=0.05)
+    >>> for _ in range(3):
+    ...     w = optimizer.update(w, 2 * w)  # the gradient of w @ w
+    >>> w.round(3)
+    array([ 0.151, -0.974])
     """
 
     slots = ("s", "m")
@@ -153,6 +171,12 @@ class AdaDelta(Optimizer):
         eps: starts the motion and keeps the division finite, finite and at least 0.
 
     Source: Zeiler, ADADELTA: an adaptive learning rate method, 2012, algorithm 1, which has no lr (1).
+
+    >>> w, optimizer = np.array([1.0, -2.0]), ao.AdaDelta(lr=100.0)
+    >>> for _ in range(3):
+    ...     w = optimizer.update(w, 2 * w)  # the gradient of w @ w
+    >>> w.round(3)
+    array([ 0.241, -1.124])
     """
 
     lr: Nonnegative = 1.0

@@ -43,6 +43,12 @@ class Adam(Optimizer):
 
     Source: Kingma and Ba, Adam: a method for stochastic optimization, 2015, the more efficient form
     at the end of section 2.
+
+    >>> w, optimizer = np.array([1.0, -2.0]), ao.Adam(lr=0.1)
+    >>> for _ in range(3):
+    ...     w = optimizer.update(w, 2 * w)  # the gradient of w @ w
+    >>> w.round(3)
+    array([ 0.702, -1.701])
     """
 
     lr: Nonnegative = 0.001
@@ -116,6 +122,12 @@ class AdamW(Adam):
         weight_decay: the share, in units of lr, finite and at least 0. The other hyperparameters are those of `Adam`.
 
     Source: Loshchilov and Hutter, Decoupled weight decay regularization, 2019, algorithm 2.
+
+    >>> w, optimizer = np.array([1.0, -2.0]), ao.AdamW(lr=0.1, weight_decay=0.1)
+    >>> for _ in range(3):
+    ...     w = optimizer.update(w, 2 * w)  # the gradient of w @ w
+    >>> w.round(3)
+    array([ 0.675, -1.644])
     """
 
     weight_decay: Nonnegative = 0.01
@@ -150,6 +162,12 @@ class AMSGrad(Adam):
         weight_decay: decoupled, in units of lr, finite and at least 0. The others are those of `Adam`, with u for v.
 
     Source: Reddi, Kale and Kumar, On the convergence of Adam and beyond, 2018, algorithm 2, with Adam's corrections.
+
+    >>> w, optimizer = np.array([1.0, -2.0]), ao.AMSGrad(lr=0.1)
+    >>> for _ in range(3):
+    ...     w = optimizer.update(w, 2 * w)  # the gradient of w @ w
+    >>> w.round(3)
+    array([ 0.702, -1.701])
     """
 
     _: KW_ONLY
@@ -186,6 +204,12 @@ class CorrectedAMSGrad(Optimizer):
         eps_root: the same inside the root.
 
     Source: as for `AMSGrad`, with the corrections where `optax.amsgrad` has them.
+
+    >>> w, optimizer = np.array([1.0, -2.0]), ao.CorrectedAMSGrad(lr=0.1)
+    >>> for _ in range(3):
+    ...     w = optimizer.update(w, 2 * w)  # the gradient of w @ w
+    >>> w.round(3)
+    array([ 0.716, -1.708])
     """
 
     lr: Nonnegative = 0.001

@@ -32,6 +32,12 @@ class Adamax(Optimizer):
         eps_max: the same inside the maximum.
 
     Source: Kingma and Ba, Adam: a method for stochastic optimization, 2015, algorithm 2, where lr is 0.002.
+
+    >>> w, optimizer = np.array([1.0, -2.0]), ao.Adamax(lr=0.1)
+    >>> for _ in range(3):
+    ...     w = optimizer.update(w, 2 * w)  # the gradient of w @ w
+    >>> w.round(3)
+    array([ 0.715, -1.708])
     """
 
     lr: Nonnegative = 0.001

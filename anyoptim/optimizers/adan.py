@@ -40,6 +40,12 @@ class Adan(Optimizer):
         eps_root: another eps inside the root.
 
     Source: Xie et al., Adan: adaptive Nesterov momentum algorithm for faster optimizing deep models, 2022, algorithm 1.
+
+    >>> w, optimizer = np.array([1.0, -2.0]), ao.Adan(lr=0.1)
+    >>> for _ in range(3):
+    ...     w = optimizer.update(w, 2 * w)  # the gradient of w @ w
+    >>> w.round(3)
+    array([ 0.702, -1.701])
     """
 
     lr: Nonnegative = 0.001

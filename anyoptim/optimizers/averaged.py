@@ -33,6 +33,12 @@ class ASGD(Optimizer):
 
     Source: Polyak and Juditsky, Acceleration of stochastic approximation by averaging, 1992; for eta Xu, Towards
     optimal one pass large scale learning with averaged stochastic gradient descent, 2011.
+
+    >>> w, optimizer = np.array([1.0, -2.0]), ao.ASGD(lr=0.1)
+    >>> for _ in range(3):
+    ...     w = optimizer.update(w, 2 * w)  # the gradient of w @ w
+    >>> w.round(3)
+    array([ 0.512, -1.024])
     """
 
     lr: Nonnegative = 0.01

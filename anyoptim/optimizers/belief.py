@@ -33,6 +33,12 @@ class AdaBelief(Optimizer):
 
     Source: Zhuang et al., AdaBelief optimizer: adapting stepsizes by the belief in observed gradients, 2020,
     algorithm 2.
+
+    >>> w, optimizer = np.array([1.0, -2.0]), ao.AdaBelief(lr=0.1)
+    >>> for _ in range(3):
+    ...     w = optimizer.update(w, 2 * w)  # the gradient of w @ w
+    >>> w.round(3)
+    array([ 0.652, -1.651])
     """
 
     lr: Nonnegative = 0.001
@@ -85,6 +91,12 @@ class Yogi(Optimizer):
         initial: v before the first step, finite and at least 0; it can't be changed later.
 
     Source: Zaheer et al., Adaptive methods for nonconvex optimization, 2018, algorithm 2.
+
+    >>> w, optimizer = np.array([1.0, -2.0]), ao.Yogi(lr=0.1)
+    >>> for _ in range(3):
+    ...     w = optimizer.update(w, 2 * w)  # the gradient of w @ w
+    >>> w.round(3)
+    array([-0.148, -0.791])
     """
 
     lr: Nonnegative = 0.01
@@ -126,6 +138,12 @@ class CorrectedYogi(Yogi):
     Its hyperparameters are those of `Yogi`.
 
     Source: as for `Yogi`.
+
+    >>> w, optimizer = np.array([1.0, -2.0]), ao.CorrectedYogi(lr=0.1)
+    >>> for _ in range(3):
+    ...     w = optimizer.update(w, 2 * w)  # the gradient of w @ w
+    >>> w.round(3)
+    array([ 0.702, -1.701])
     """
 
     @staticmethod

@@ -38,6 +38,12 @@ class SGLD(Optimizer):
         stream: the same, for one parameter among others: what it is here, `overrides` replaces by a hash of the path.
 
     Source: Welling and Teh, Bayesian learning via stochastic gradient Langevin dynamics, 2011, equation 4.
+
+    >>> w, sampler, samples = np.zeros(100), ao.SGLD(lr=0.1), []
+    >>> for _ in range(1000):
+    ...     samples.append(sampler.update(w, w).copy())  # minus the logarithm of a normal density is w @ w / 2
+    >>> round(float(np.std(samples[100:])), 1)
+    1.0
     """
 
     lr: Nonnegative = 0.01

@@ -35,6 +35,12 @@ class LARS(Optimizer):
         eps: keeps the division finite, finite and at least 0.
 
     Source: You, Gitman and Ginsburg, Large batch training of convolutional networks, 2017, algorithm 1.
+
+    >>> w, optimizer = np.array([1.0, -2.0]), ao.LARS(lr=1.0, trust=0.1)
+    >>> for _ in range(3):
+    ...     w = optimizer.update(w, 2 * w)  # the gradient of w @ w
+    >>> w.round(3)
+    array([ 0.486, -0.972])
     """
 
     lr: Nonnegative = 0.1
@@ -119,6 +125,12 @@ class LAMB(Recipe):
         upper: of |p| in the ratio (the paper's phi), above 0, infinite for none.
 
     Source: You et al., Large batch optimization for deep learning: training BERT in 76 minutes, 2020, algorithm 2.
+
+    >>> w, optimizer = np.array([1.0, -2.0]), ao.LAMB(lr=0.1)
+    >>> for _ in range(3):
+    ...     w = optimizer.update(w, 2 * w)  # the gradient of w @ w
+    >>> w.round(3)
+    array([ 0.57 , -1.567])
     """
 
     lr: Nonnegative = 0.001

@@ -104,6 +104,12 @@ class Adafactor(Optimizer):
         weight_decay: decoupled, in units of lr, finite and at least 0.
 
     Source: Shazeer and Stern, Adafactor: adaptive learning rates with sublinear memory cost, 2018, algorithms 4 and 5.
+
+    >>> w, optimizer = np.array([1.0, -2.0]), ao.Adafactor(lr=0.1)
+    >>> for _ in range(3):
+    ...     w = optimizer.update(w, 2 * w)  # the gradient of w @ w
+    >>> w.round(3)
+    array([ 0.599, -1.582])
     """
 
     lr: Nonnegative = 0.01
@@ -191,6 +197,13 @@ class Muon(Optimizer):
 
     Source: Jordan et al., Muon: an optimizer for hidden layers in neural networks, 2024, algorithm 2; the decay of Liu
     et al., Muon is scalable for LLM training, 2025, equation 3.
+
+    >>> w, optimizer = np.array([[3.0, 0.0], [4.0, 1.0]]), ao.Muon(lr=0.1)
+    >>> for _ in range(3):
+    ...     w = optimizer.update(w, 2 * w)  # the gradient of np.sum(w * w)
+    >>> w.round(3)
+    array([[2.85 , 0.156],
+           [3.852, 0.846]])
     """
 
     lr: Nonnegative = 0.02
@@ -252,6 +265,13 @@ class Shampoo(Optimizer):
 
     Source: Gupta, Koren and Singer, Shampoo: preconditioned stochastic tensor optimization, 2018, algorithm 1, where
     eps is in the first L and R.
+
+    >>> w, optimizer = np.array([[3.0, 0.0], [4.0, 1.0]]), ao.Shampoo(lr=0.5)
+    >>> for _ in range(3):
+    ...     w = optimizer.update(w, 2 * w)  # the gradient of np.sum(w * w)
+    >>> w.round(3)
+    array([[2.289, 0.369],
+           [3.176, 0.517]])
     """
 
     lr: Nonnegative = 0.1

@@ -23,6 +23,12 @@ class SGD(Optimizer):
         lr: learning rate, finite and at least 0.
 
     Source: Robbins and Monro, A stochastic approximation method, 1951, with a constant step.
+
+    >>> w, optimizer = np.array([1.0, -2.0]), ao.SGD(lr=0.1)
+    >>> for _ in range(3):
+    ...     w = optimizer.update(w, 2 * w)  # the gradient of w @ w
+    >>> w.round(3)
+    array([ 0.512, -1.024])
     """
 
     lr: Nonnegative = 0.01
@@ -49,6 +55,12 @@ class Momentum(Optimizer):
 
     Source: Polyak, Some methods of speeding up the convergence of iteration methods, 1964, equation 9;
     in these letters Sutskever et al., On the importance of initialization and momentum, 2013, section 2.
+
+    >>> w, optimizer = np.array([1.0, -2.0]), ao.Momentum(lr=0.1)
+    >>> for _ in range(3):
+    ...     w = optimizer.update(w, 2 * w)  # the gradient of w @ w
+    >>> w.round(3)
+    array([ 0.062, -0.124])
     """
 
     lr: Nonnegative = 0.01
@@ -75,6 +87,12 @@ class Nesterov(Momentum):
 
     Source: Sutskever et al., On the importance of initialization and momentum, 2013, equations 3 and 4, in the
     variables of Bengio, Boulanger-Lewandowski and Pascanu, Advances in optimizing recurrent networks, 2013, equation 7.
+
+    >>> w, optimizer = np.array([1.0, -2.0]), ao.Nesterov(lr=0.1)
+    >>> for _ in range(3):
+    ...     w = optimizer.update(w, 2 * w)  # the gradient of w @ w
+    >>> w.round(3)
+    array([-0.108,  0.217])
     """
 
     @staticmethod
@@ -98,6 +116,12 @@ class TextbookNesterov(Momentum):
     Its hyperparameters are those of `Momentum`.
 
     Source: Saito, Deep Learning from Scratch, 2016, its common/optimizer.py; Chainer's NesterovAG.
+
+    >>> w, optimizer = np.array([1.0, -2.0]), ao.TextbookNesterov(lr=0.1)
+    >>> for _ in range(3):
+    ...     w = optimizer.update(w, 2 * w)  # the gradient of w @ w
+    >>> w.round(3)
+    array([-0.169,  0.337])
     """
 
     @staticmethod
@@ -120,6 +144,12 @@ class HeavyBall(Optimizer):
         dampening: the share of each gradient but the first that is left out, in [0, 1).
 
     Source: Polyak, Some methods of speeding up the convergence of iteration methods, 1964, equation 9.
+
+    >>> w, optimizer = np.array([1.0, -2.0]), ao.HeavyBall(lr=0.1, dampening=0.5)
+    >>> for _ in range(3):
+    ...     w = optimizer.update(w, 2 * w)  # the gradient of w @ w
+    >>> w.round(3)
+    array([ 0.252, -0.504])
     """
 
     lr: Nonnegative = 0.01
@@ -150,6 +180,12 @@ class HeavyBallNesterov(HeavyBall):
     Its hyperparameters are those of `HeavyBall`.
 
     Source: as for `Nesterov`.
+
+    >>> w, optimizer = np.array([1.0, -2.0]), ao.HeavyBallNesterov(lr=0.1)
+    >>> for _ in range(3):
+    ...     w = optimizer.update(w, 2 * w)  # the gradient of w @ w
+    >>> w.round(3)
+    array([-0.108,  0.217])
     """
 
     @staticmethod

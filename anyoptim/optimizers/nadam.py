@@ -44,6 +44,12 @@ class NAdam(Optimizer):
         weight_decay: decoupled, in units of lr, finite and at least 0.
 
     Source: Dozat, Incorporating Nesterov momentum into Adam, 2016, algorithm 2; with a mean m like Adam's.
+
+    >>> w, optimizer = np.array([1.0, -2.0]), ao.NAdam(lr=0.1)
+    >>> for _ in range(3):
+    ...     w = optimizer.update(w, 2 * w)  # the gradient of w @ w
+    >>> w.round(3)
+    array([ 0.753, -1.748])
     """
 
     lr: Nonnegative = 0.001

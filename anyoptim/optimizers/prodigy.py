@@ -53,6 +53,12 @@ class Prodigy(Optimizer):
         growth: times the estimate, above 0.
 
     Source: Mishchenko and Defazio, Prodigy: an expeditiously adaptive parameter-free learner, 2024, algorithm 4.
+
+    >>> w, optimizer = np.array([1.0, -2.0]), ao.Prodigy(d0=0.1)
+    >>> for _ in range(3):
+    ...     w = optimizer.update(w, 2 * w)  # the gradient of w @ w
+    >>> w.round(3)
+    array([-0.357, -0.577])
     """
 
     lr: Nonnegative = 1.0

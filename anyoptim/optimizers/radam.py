@@ -43,6 +43,12 @@ class RAdam(Optimizer):
         weight_decay: decoupled, in units of lr, finite and at least 0.
 
     Source: Liu et al., On the variance of the adaptive learning rate and beyond, 2020, algorithm 2.
+
+    >>> w, optimizer = np.array([1.0, -2.0]), ao.RAdam(lr=0.1)
+    >>> for _ in range(3):
+    ...     w = optimizer.update(w, 2 * w)  # the gradient of w @ w
+    >>> w.round(3)
+    array([ 0.462, -0.925])
     """
 
     lr: Nonnegative = 0.001

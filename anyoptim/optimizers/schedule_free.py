@@ -34,6 +34,12 @@ class ScheduleFreeSGD(Optimizer):
         weight_decay: at y, finite and at least 0.
 
     Source: Defazio et al., The road less scheduled, 2024, equations 3 to 5, with weights by the square of lr.
+
+    >>> w, optimizer = np.array([1.0, -2.0]), ao.ScheduleFreeSGD(lr=0.1)
+    >>> for _ in range(3):
+    ...     w = optimizer.update(w, 2 * w)  # the gradient of w @ w
+    >>> w.round(3)
+    array([ 0.631, -1.262])
     """
 
     lr: Nonnegative = 1.0
@@ -88,6 +94,12 @@ class ScheduleFreeAdamW(Optimizer):
         weight_decay: at y, finite and at least 0.
 
     Source: Defazio et al., The road less scheduled, 2024, algorithm 1.
+
+    >>> w, optimizer = np.array([1.0, -2.0]), ao.ScheduleFreeAdamW(lr=0.1)
+    >>> for _ in range(3):
+    ...     w = optimizer.update(w, 2 * w)  # the gradient of w @ w
+    >>> w.round(3)
+    array([ 0.769, -1.765])
     """
 
     lr: Nonnegative = 0.0025

@@ -33,6 +33,12 @@ class Signum(Optimizer):
 
     Source: Bernstein et al., signSGD: compressed optimisation for non-convex problems, 2018, algorithm 2; algorithm 1
     is signSGD.
+
+    >>> w, optimizer = np.array([1.0, -2.0]), ao.Signum(lr=0.1)
+    >>> for _ in range(3):
+    ...     w = optimizer.update(w, 2 * w)  # the gradient of w @ w
+    >>> w.round(3)
+    array([ 0.7, -1.7])
     """
 
     lr: Nonnegative = 1e-4
@@ -69,6 +75,12 @@ class Lion(Optimizer):
         weight_decay: finite and at least 0.
 
     Source: Chen et al., Symbolic discovery of optimization algorithms, 2023, algorithm 2.
+
+    >>> w, optimizer = np.array([1.0, -2.0]), ao.Lion(lr=0.1)
+    >>> for _ in range(3):
+    ...     w = optimizer.update(w, 2 * w)  # the gradient of w @ w
+    >>> w.round(3)
+    array([ 0.7, -1.7])
     """
 
     lr: Nonnegative = 1e-4
@@ -118,6 +130,12 @@ class Rprop(Optimizer):
 
     Source: Riedmiller and Braun, A direct adaptive method for faster backpropagation learning: the RPROP algorithm,
     1993; in this form Igel and Hüsken, Empirical evaluation of the improved Rprop learning algorithms, 2003, iRprop-.
+
+    >>> w, optimizer = np.array([1.0, -2.0]), ao.Rprop(initial=0.1)
+    >>> for _ in range(3):
+    ...     w = optimizer.update(w, 2 * w)  # the gradient of w @ w
+    >>> w.round(3)
+    array([ 0.636, -1.636])
     """
 
     lr: Nonnegative = 1.0

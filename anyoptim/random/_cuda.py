@@ -37,7 +37,7 @@ def dropout(library: Library, x: Array, number: int, spec: MaskSpec, out: Array 
         words = map(np.uint64, (*(m.address for m in memories), *numbers))
         with device.scope():
             stream, code = device.stream(library.stream(number)), device.kernel(kernel.name, kernel.text)
-            device.launch(stream, code, -(-threads // THREADS), THREADS, *words)
+            device.launch(stream, code, -(-threads // THREADS), THREADS, *words)()
     if out is None:
         return xp.reshape(y, tuple(x.shape))
     if straight:

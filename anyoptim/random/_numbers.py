@@ -50,6 +50,9 @@ def uniform(
         like: a real floating array, whose library, device and dtype the result has.
 
     Raises like `bits`; TypeError for another dtype.
+
+    >>> ao.random.uniform((3,), key=0, like=np.empty(0)).round(3)
+    array([0.399, 0.881, 0.736])
     """
     arrays, name = _floating(like)
     words = bits(shape, key, call, offset, within=within, like=like)
@@ -89,6 +92,9 @@ def bernoulli(
         like: an array whose library and device the result has.
 
     Raises like `bits`; TypeError and ValueError for a p that is no number from 0 to 1.
+
+    >>> ao.random.bernoulli(0.5, (4,), key=0, like=np.empty(0))
+    array([ True, False, False, False])
     """
     limit = threshold("p", p)
     drawn = choices(shape, key, call, offset, within, like)
@@ -129,6 +135,9 @@ def normal(
     Raises like `bits`; TypeError for another dtype.
 
     Source: inversion, as in Devroye, Non-uniform random variate generation, 1986, section 2.2.
+
+    >>> ao.random.normal((3,), key=0, like=np.empty(0)).round(3)
+    array([ 0.256, -0.304, -0.72 ])
     """
     arrays, name = _floating(like)
     if numpy_draws(arrays, like) and not isinstance(like, np.ndarray):  # NumPy's calls are the faster ones

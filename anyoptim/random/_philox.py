@@ -33,6 +33,10 @@ def philox4x32(counter: Sequence[Array], key: tuple[int, int]) -> tuple[Array, .
 
     Returns:
         Four arrays of random words, like those of the counter.
+
+    >>> words = ao.random.philox4x32([np.zeros(1, np.uint64)] * 4, (0, 0))
+    >>> [hex(word[0]) for word in words]
+    ['0x6627e8d5', '0xe169c58d', '0xbc57ac4c', '0x9b00dbd8']
     """
     arrays = library(counter[0])
     with quiet():  # the products of int64 wrap, as they should
@@ -68,6 +72,9 @@ def bits(
     Raises:
         TypeError: a key, call or offset that is no integer (and no array of one integer).
         ValueError: one that is out of its range, and a shape that no array has.
+
+    >>> ao.random.bits((2,), key=0, like=np.empty(0))
+    array([1713891541, 3781805453])
     """
     return _words(GROUP, shape, key, call, offset, within, like)
 

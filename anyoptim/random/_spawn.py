@@ -30,6 +30,10 @@ def spawn(key: int, index: int) -> int:
         index: which child, 0 <= index < 2**62.
 
     Raises TypeError for what is no integer, ValueError for one that is out of its range.
+
+    >>> one, other = ao.random.spawn(0, 0), ao.random.spawn(0, 1)
+    >>> one != other, one == ao.random.spawn(0, 0)
+    (True, True)
     """
     index = integer("index", index)
     if index >= 1 << 62:

@@ -40,6 +40,10 @@ class join(Schedule):  # noqa: N801 - it is called like a function
         boundaries: after how many steps, at least 1, the next one begins: one less than schedules; they increase.
 
     Source: torch's SequentialLR, optax's join_schedules.
+
+    >>> schedule = ao.schedules.join([0.5, 1.0], [3])
+    >>> [round(schedule(t), 3) for t in range(1, 6)]
+    [0.5, 0.5, 0.5, 1.0, 1.0]
     """
 
     arguments = ("schedules", "boundaries")
@@ -79,6 +83,10 @@ class warmup(Schedule):  # noqa: N801 - it is called like a function
         start: the value at step 1, finite.
 
     Source: Goyal et al., Accurate, large minibatch SGD, 2017, section 2.2 (gradual warmup).
+
+    >>> schedule = ao.schedules.warmup(2, 1.0)
+    >>> [round(schedule(t), 3) for t in range(1, 6)]
+    [0.0, 0.5, 1.0, 1.0, 1.0]
     """
 
     arguments = ("steps", "schedule", "start")
@@ -110,6 +118,10 @@ def warmup_cosine(peak: float, steps: int, warmup_steps: int, start: float = 0.0
 
     Source: Goyal et al. and Loshchilov and Hutter, as in `warmup` and `Cosine`; optax's warmup_cosine_decay_schedule,
     with its decay_steps as steps.
+
+    >>> schedule = ao.schedules.warmup_cosine(1.0, steps=5, warmup_steps=2)
+    >>> [round(schedule(t), 3) for t in range(1, 6)]
+    [0.0, 0.5, 1.0, 0.75, 0.25]
     """
     peak, all_steps, rising = (
         finite.value("peak", peak),
@@ -137,6 +149,10 @@ class piecewise(Schedule):  # noqa: N801 - it is called like a function
         ease: the way from one to the next, as above.
 
     Source: optax's piecewise_constant_schedule and piecewise_interpolate_schedule, with values, not factors.
+
+    >>> schedule = ao.schedules.piecewise({0: 1.0, 2: 0.5})
+    >>> [round(schedule(t), 3) for t in range(1, 6)]
+    [1.0, 0.75, 0.5, 0.5, 0.5]
     """
 
     arguments = ("points", "ease")

@@ -31,6 +31,10 @@ class CosineRestarts(Schedule):
 
     Source: Loshchilov and Hutter, SGDR: stochastic gradient descent with warm restarts, 2017, section 3, equation 5;
     torch's CosineAnnealingWarmRestarts, with its T_0 as steps, T_mult as growth and no decay.
+
+    >>> schedule = ao.schedules.CosineRestarts(1.0, steps=2)
+    >>> [round(schedule(t), 3) for t in range(1, 6)]
+    [1.0, 0.5, 1.0, 0.5, 1.0]
     """
 
     arguments = ("start", "steps", "end", "growth", "decay")
@@ -80,6 +84,10 @@ class Cyclic(Schedule):
         gamma: above 0 and at most 1.
 
     Source: Smith, Cyclical learning rates for training neural networks, 2017, section 3.1; torch's CyclicLR.
+
+    >>> schedule = ao.schedules.Cyclic(0.0, 1.0, up=2)
+    >>> [round(schedule(t), 3) for t in range(1, 6)]
+    [0.0, 0.5, 1.0, 0.5, 0.0]
     """
 
     arguments = ("low", "high", "up", "down", "mode", "gamma")
@@ -130,6 +138,10 @@ class OneCycle(Schedule):
     Source: Smith and Topin, Super-convergence: very fast training of neural networks using large learning rates, 2018,
     section 3 (three lines); the two cosines are fastai's. torch's OneCycleLR ends with its last step, one earlier:
     total_steps is steps + 1 there, and pct_start is (up + 1) / (steps + 1).
+
+    >>> schedule = ao.schedules.OneCycle(1.0, steps=4)
+    >>> [round(schedule(t), 3) for t in range(1, 6)]
+    [0.04, 1.0, 0.75, 0.25, 0.0]
     """
 
     arguments = ("peak", "steps", "up", "down", "start", "end", "ease")
@@ -181,6 +193,10 @@ class WarmupStableDecay(Schedule):
 
     Source: Hu et al., MiniCPM, 2024, section 4.2; Hägele et al., Scaling laws and compute-optimal training beyond
     fixed training durations, 2024, section 3, for the ways down ("1-sqrt").
+
+    >>> schedule = ao.schedules.WarmupStableDecay(1.0, warmup=2, stable=1, decay=2)
+    >>> [round(schedule(t), 3) for t in range(1, 6)]
+    [0.0, 0.5, 1.0, 1.0, 0.5]
     """
 
     arguments = ("peak", "warmup", "stable", "decay", "start", "end", "ease")

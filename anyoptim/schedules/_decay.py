@@ -21,6 +21,10 @@ class Constant(Schedule):
 
     Args:
         value: finite.
+
+    >>> schedule = ao.schedules.Constant(0.1)
+    >>> [round(schedule(t), 3) for t in range(1, 6)]
+    [0.1, 0.1, 0.1, 0.1, 0.1]
     """
 
     arguments = ("value",)
@@ -46,6 +50,10 @@ class StepDecay(Schedule):
 
     Source: as in He et al., Deep residual learning for image recognition, 2016, section 3.4;
     torch's StepLR, with its gamma as factor.
+
+    >>> schedule = ao.schedules.StepDecay(1.0, steps=2)
+    >>> [round(schedule(t), 3) for t in range(1, 6)]
+    [1.0, 1.0, 0.1, 0.1, 0.01]
     """
 
     arguments = ("start", "steps", "factor")
@@ -74,6 +82,10 @@ class MultiStep(Schedule):
 
     Source: as in He et al., Deep residual learning for image recognition, 2016, section 4.2;
     torch's MultiStepLR, with its milestones as boundaries and its gamma as factor.
+
+    >>> schedule = ao.schedules.MultiStep(1.0, [2, 4])
+    >>> [round(schedule(t), 3) for t in range(1, 6)]
+    [1.0, 1.0, 0.1, 0.1, 0.01]
     """
 
     arguments = ("start", "boundaries", "factor")
@@ -102,6 +114,10 @@ class Exponential(Schedule):
         steps: in how many steps the value is multiplied by the factor, at least 1.
 
     Source: torch's ExponentialLR (with its gamma as factor and 1 step), optax's exponential_decay.
+
+    >>> schedule = ao.schedules.Exponential(1.0, factor=0.5)
+    >>> [round(schedule(t), 3) for t in range(1, 6)]
+    [1.0, 0.5, 0.25, 0.125, 0.062]
     """
 
     arguments = ("start", "factor", "steps")
@@ -144,6 +160,10 @@ class Polynomial(_Descent):
         power: above 0; 1 is `Linear`.
 
     Source: Chen et al., DeepLab, 2017, section 4.1.2 (the "poly" policy, with power 0.9); torch's PolynomialLR.
+
+    >>> schedule = ao.schedules.Polynomial(1.0, steps=4, power=2.0)
+    >>> [round(schedule(t), 3) for t in range(1, 6)]
+    [1.0, 0.562, 0.25, 0.062, 0.0]
     """
 
     arguments = ("start", "steps", "end", "power")
@@ -170,6 +190,10 @@ class Linear(_Descent):
         end: the value from step `steps + 1` on, finite.
 
     Source: torch's LinearLR, optax's linear_schedule.
+
+    >>> schedule = ao.schedules.Linear(1.0, steps=4)
+    >>> [round(schedule(t), 3) for t in range(1, 6)]
+    [1.0, 0.75, 0.5, 0.25, 0.0]
     """
 
     def __init__(self, start: float, steps: int, end: float = 0.0) -> None:
@@ -196,6 +220,10 @@ class Cosine(_Descent):
 
     Source: Loshchilov and Hutter, SGDR: stochastic gradient descent with warm restarts, 2017, equation 5,
     without restarts.
+
+    >>> schedule = ao.schedules.Cosine(1.0, steps=4)
+    >>> [round(schedule(t), 3) for t in range(1, 6)]
+    [1.0, 0.854, 0.5, 0.146, 0.0]
     """
 
     def __init__(self, start: float, steps: int, end: float = 0.0) -> None:
@@ -221,6 +249,10 @@ class InverseSqrt(Schedule):
 
     Source: Zinkevich, Online convex programming and generalized infinitesimal gradient ascent, 2003, theorem 1;
     Vaswani et al., Attention is all you need, 2017, equation 3.
+
+    >>> schedule = ao.schedules.InverseSqrt(1.0)
+    >>> [round(schedule(t), 3) for t in range(1, 6)]
+    [1.0, 0.707, 0.577, 0.5, 0.447]
     """
 
     arguments = ("start", "steps")

@@ -56,6 +56,12 @@ class Plateau(Schedule):
 
     Source: torch's ReduceLROnPlateau, with its min_lr / lr as minimum and its eps as 0. Its "rel" means
     threshold*best, which for a negative best takes what is worse for better.
+
+    >>> schedule = ao.schedules.Plateau(1.0, factor=0.5, patience=1)
+    >>> for loss in (3.0, 2.0, 2.0, 2.0):
+    ...     schedule.tell(loss)
+    >>> schedule(5)
+    0.5
     """
 
     arguments: ClassVar[tuple[str, ...]] = (

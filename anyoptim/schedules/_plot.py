@@ -27,6 +27,12 @@ def plot(*schedules: Hyper, steps: int, labels: Sequence[str] | None = None, ax:
         The Axes; `ax.figure.savefig("schedules.png")` writes the picture.
 
     Raises TypeError or ValueError for other arguments, ImportError where matplotlib is not installed.
+
+    >>> from matplotlib.figure import Figure
+    >>> schedule = ao.schedules.Cosine(1.0, steps=100)
+    >>> axes = ao.schedules.plot(schedule, steps=120, ax=Figure().subplots())
+    >>> len(axes.lines)
+    1
     """
     drawn = [as_schedule(f"schedules[{i}]", schedule) for i, schedule in enumerate(schedules)]
     numbers = range(1, whole_number("steps", steps) + 1)

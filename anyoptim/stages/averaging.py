@@ -38,6 +38,12 @@ class EMA(Averaging):
         decay: the share of the last average that is kept, in [0, 1).
 
     Source: Polyak and Juditsky, Acceleration of stochastic approximation by averaging, 1992, with exponential weights.
+
+    >>> w, optimizer = np.zeros(1), ao.chain(ao.SGD(lr=1.0), ao.EMA(0.5))
+    >>> [float(optimizer.update(w, -np.ones(1))[0]) for _ in range(3)]
+    [1.0, 2.0, 3.0]
+    >>> optimizer.eval_params(w)
+    array([2.125])
     """
 
     decay: Fraction = 0.999
@@ -71,6 +77,12 @@ class SWA(Averaging):
 
     Source: Izmailov et al., Averaging weights leads to wider optima and better generalization, 2018, algorithm 1,
     whose c is `every`; how its learning rate goes is a schedule's to say.
+
+    >>> w, optimizer = np.zeros(1), ao.chain(ao.SGD(lr=1.0), ao.SWA(start=2))
+    >>> [float(optimizer.update(w, -np.ones(1))[0]) for _ in range(4)]
+    [1.0, 2.0, 3.0, 4.0]
+    >>> optimizer.eval_params(w)
+    array([3.])
     """
 
     start: Final[Annotated[int, WholeNumber(0)]]
@@ -105,6 +117,10 @@ class Lookahead(ParameterStage):
 
     Source: Zhang et al., Lookahead optimizer: k steps forward, 1 step back, 2019, algorithm 1, whose k is `every`, and
     whose alpha `share`.
+
+    >>> w, optimizer = np.zeros(1), ao.chain(ao.SGD(lr=1.0), ao.Lookahead(every=3, share=0.5))
+    >>> [float(optimizer.update(w, -np.ones(1))[0]) for _ in range(4)]
+    [1.0, 2.0, 1.5, 2.5]
     """
 
     every: Final[Count] = 5

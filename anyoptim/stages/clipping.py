@@ -29,6 +29,10 @@ class ClipGlobalNorm(Stage):
         max_norm: the length that is allowed, above 0 (infinite for none).
 
     Source: Pascanu, Mikolov and Bengio, On the difficulty of training recurrent neural networks, 2013, algorithm 1.
+
+    >>> optimizer = ao.chain(ao.ClipGlobalNorm(1.0), ao.SGD(lr=1.0))
+    >>> optimizer.update(np.zeros(2), np.array([3.0, 4.0]))
+    array([-0.6, -0.8])
     """
 
     max_norm: Positive
@@ -57,6 +61,10 @@ class ClipValue(Stage):
 
     Args:
         limit: finite and at least 0.
+
+    >>> optimizer = ao.chain(ao.ClipValue(1.0), ao.SGD(lr=1.0))
+    >>> optimizer.update(np.zeros(2), np.array([0.5, 4.0]))
+    array([-0.5, -1. ])
     """
 
     limit: Nonnegative

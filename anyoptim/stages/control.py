@@ -62,6 +62,12 @@ class SkipNonFinite(_Skipping):
             lazy arrays `step` can't raise: there, look at the state's number `consecutive`.
 
     Source: the practice of mixed-precision training, as in optax's `apply_if_finite` and torch's `GradScaler`.
+
+    >>> w, optimizer = np.zeros(1), ao.chain(ao.SkipNonFinite(), ao.SGD(lr=1.0))
+    >>> [float(optimizer.update(w, np.array([g]))[0]) for g in (1.0, np.nan, 1.0)]
+    [-1.0, -1.0, -2.0]
+    >>> optimizer.state.step
+    2
     """
 
     _: KW_ONLY
@@ -110,6 +116,14 @@ class LossScale(_Skipping):
 
     Source: Micikevicius et al., Mixed precision training, 2018, section 3.2; torch's `GradScaler`, whose defaults these
     are.
+
+    >>> w, optimizer = np.zeros(1), ao.chain(ao.LossScale(initial=1024.0), ao.SGD(lr=1.0))
+    >>> optimizer.update(w, np.array([optimizer.loss_scale * 0.5]))
+    array([-0.5])
+    >>> optimizer.update(w, np.array([np.inf]))
+    array([-0.5])
+    >>> optimizer.loss_scale
+    512.0
     """
 
     growth: _Factor = 2.0
@@ -171,6 +185,12 @@ class Accumulate(Stage):
 
     Args:
         every: k, a whole number, at least 1; or a schedule of the step number.
+
+    >>> w, optimizer = np.zeros(1), ao.chain(ao.Accumulate(2), ao.SGD(lr=1.0))
+    >>> [float(optimizer.update(w, np.array([g]))[0]) for g in (1.0, 3.0, 5.0)]
+    [0.0, -2.0, -2.0]
+    >>> optimizer.flush(w)
+    array([-7.])
     """
 
     every: _Every

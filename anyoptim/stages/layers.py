@@ -41,6 +41,10 @@ class AdaptiveClip(Stage):
 
     Source: Brock, De, Smith and Simonyan, High-performance large-scale image recognition without normalization, 2021,
     equation 3.
+
+    >>> optimizer = ao.chain(ao.AdaptiveClip(0.1), ao.SGD(lr=1.0))
+    >>> optimizer.update(np.array([[3.0, 4.0]]), np.array([[30.0, 40.0]])).round(3)
+    array([[2.7, 3.6]])
     """
 
     share: Positive = 0.01
@@ -69,6 +73,10 @@ class Centralize(Stage):
 
     Source: Yong, Huang, Hua and Zhang, Gradient centralization: a new optimization technique for deep neural networks,
     2020, equation 1.
+
+    >>> optimizer = ao.chain(ao.Centralize(), ao.SGD(lr=1.0))
+    >>> optimizer.update(np.zeros((1, 3)), np.array([[1.0, 2.0, 6.0]]))
+    array([[ 2.,  1., -3.]])
     """
 
     array_rule = True
@@ -87,6 +95,11 @@ class UnitNorm(ParameterStage):
 
     Rows of zeros stay. It works on whole arrays, by the array library's own functions (`portable`). Numbers and complex
     parameters are refused.
+
+    >>> optimizer = ao.chain(ao.SGD(lr=1.0), ao.UnitNorm())
+    >>> optimizer.update(np.zeros((2, 2)), np.array([[-3.0, -4.0], [0.0, 2.0]])).round(3)
+    array([[ 0.6,  0.8],
+           [ 0. , -1. ]])
     """
 
     array_rule = True

@@ -13,7 +13,13 @@ __all__ = ["Metric", "Metrics"]
 
 
 class Metric(NamedTuple):
-    """What a step measured of one parameter."""
+    """What a step measured of one parameter.
+
+    >>> optimizer = ao.chain(ao.SGD(lr=0.1), ao.Metrics("step"))
+    >>> params = optimizer.update({"W": np.ones(4)}, {"W": np.full(4, 3.0)})
+    >>> round(optimizer.last_metrics["step"]["W"].ratio, 3)
+    0.3
+    """
 
     norm: float
     """The 2-norm of what flows through the stage: of the gradient, or of the step."""
@@ -46,6 +52,11 @@ class Metrics(Stage):
 
     Args:
         name: of these metrics in `optimizer.last_metrics`.
+
+    >>> optimizer = ao.chain(ao.Metrics("gradient"), ao.SGD(lr=0.1))
+    >>> params = optimizer.update({"W": np.ones(4)}, {"W": np.full(4, 3.0)})
+    >>> optimizer.last_metrics["gradient"]["W"]
+    Metric(norm=6.0, parameter_norm=2.0, nonfinite=0)
     """
 
     name: str = "gradient"

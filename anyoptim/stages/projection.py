@@ -29,6 +29,10 @@ class Box(ParameterStage):
     prevails.
 
     Source: Goldstein, Convex programming in Hilbert space, 1964: gradient projection.
+
+    >>> optimizer = ao.chain(ao.SGD(lr=1.0), ao.Box(-1.0, 1.0))
+    >>> optimizer.update(np.zeros(3), np.array([-5.0, 0.5, 5.0]))
+    array([ 1. , -0.5, -1. ])
     """
 
     lo: Number
@@ -57,6 +61,10 @@ class NonNegative(ParameterStage):
     A NaN stays, and -0.0 becomes 0.0. Complex elements are cut in both parts.
 
     Source: as for `Box`.
+
+    >>> optimizer = ao.chain(ao.SGD(lr=1.0), ao.NonNegative())
+    >>> optimizer.update(np.zeros(3), np.array([-5.0, 0.5, 5.0]))
+    array([5., 0., 0.])
     """
 
     @staticmethod

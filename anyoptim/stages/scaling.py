@@ -25,6 +25,10 @@ class ClipNorm(Stage):
 
     Args:
         max_norm: the length that is allowed, above 0 (infinite for none).
+
+    >>> optimizer = ao.chain(ao.ClipNorm(1.0), ao.SGD(lr=1.0))
+    >>> optimizer.update(np.zeros(2), np.array([3.0, 4.0]))
+    array([-0.6, -0.8])
     """
 
     max_norm: Positive
@@ -57,6 +61,10 @@ class TrustRatio(Stage):
 
     Source: You, Gitman and Ginsburg, Large batch training of convolutional networks, 2017, equation 6; You et al.,
     Large batch optimization for deep learning: training BERT in 76 minutes, 2020, section 3, whose phi is the bounds.
+
+    >>> optimizer = ao.chain(ao.SGD(lr=1.0), ao.TrustRatio(0.1))
+    >>> optimizer.update(np.array([3.0, 4.0]), np.array([1.0, 0.0])).round(3)
+    array([2.5, 4. ])
     """
 
     share: Nonnegative = 1.0
@@ -89,6 +97,12 @@ class Cautious(GradientStage):
     `chain(AdamW(), Cautious())`, but before what is to be spared, such as decoupled `WeightDecay`.
 
     Source: Liang, Chen, Liu and Liu, Cautious optimizers: improving training with one line of code, 2024, algorithm 1.
+
+    >>> w, optimizer = np.zeros(2), ao.chain(ao.Momentum(lr=1.0), ao.Cautious())
+    >>> for g in ([1.0, 1.0], [1.0, -0.1]):
+    ...     w = optimizer.update(w, np.array(g))
+    >>> w.round(3)
+    array([-2.567, -0.667])
     """
 
     norms = {"root": lambda xp, p, x, g: xp.where(x * g > 0, 1.0, 0.0)}

@@ -21,6 +21,10 @@ class Maximize(Stage):
 
     `chain(Maximize(), Adam())` moves as Adam does with the gradients of minus the function, as torch's `maximize`.
     Stages before it would see the gradients as they are: a `WeightDecay` there would make parameters grow.
+
+    >>> optimizer = ao.chain(ao.Maximize(), ao.SGD(lr=1.0))
+    >>> optimizer.update(np.zeros(2), np.array([0.5, 4.0]))
+    array([0.5, 4. ])
     """
 
     @staticmethod
@@ -37,6 +41,10 @@ class Scale(Stage):
 
     Args:
         factor: any number but NaN.
+
+    >>> optimizer = ao.chain(ao.SGD(lr=1.0), ao.Scale(0.1))
+    >>> optimizer.update(np.zeros(2), np.array([0.5, 4.0]))
+    array([-0.05, -0.4 ])
     """
 
     factor: Number
@@ -60,6 +68,10 @@ class Trace(Stage):
         momentum: the share of the sum that is kept, in [0, 1).
 
     Source: Polyak, Some methods of speeding up the convergence of iteration methods, 1964, equation 9.
+
+    >>> w, optimizer = np.zeros(1), ao.chain(ao.Trace(0.9), ao.SGD(lr=1.0))
+    >>> [round(float(optimizer.update(w, np.ones(1))[0]), 2) for _ in range(3)]
+    [-1.0, -2.9, -5.61]
     """
 
     momentum: Fraction = 0.9
@@ -88,6 +100,10 @@ class WeightDecay(Stage):
             keys, joined by dots: `lambda path, p: p.ndim > 1` spares biases, as `not path.endswith("bias")` does.
 
     Source: Loshchilov and Hutter, Decoupled weight decay regularization, 2019, algorithms 1 and 2.
+
+    >>> optimizer = ao.chain(ao.WeightDecay(0.5, where=lambda path, p: path == "W"), ao.SGD(lr=1.0))
+    >>> optimizer.update({"W": np.ones(1), "b": np.ones(1)}, {"W": np.zeros(1), "b": np.zeros(1)})
+    {'W': array([0.5]), 'b': array([1.])}
     """
 
     decay: Nonnegative

@@ -253,7 +253,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "objects in an array": ({"extra": np.array([None])}, "extra has dtype object"),
     "text in an array": ({"extra": np.array(["a"])}, "extra has dtype"),
     "a cycle": ({"extra": CYCLE}, "extra is nested too deeply"),
-    "integers as parameters": ({"params": {"W": np.arange(3)}}, r"params\['W'\] has dtype int64"),
+    "objects as parameters": ({"params": {"W": np.array([None])}}, r"params\['W'\] has dtype object"),
     "two paths alike": ({"params": {"a.b": 1.0, "a": {"b": 1.0}}}, r"params\['a'\]\['b'\] and params\['a.b'\] have"),
     "no optimizer": ({"optimizer": 3}, "optimizer is a int; wanted an Optimizer"),
     "no layer": ({"dropout": {"a": [3]}}, r"dropout\['a'\]\[0\] is a int; wanted a layer"),
@@ -667,6 +667,42 @@ def test_other_parameters_are_named(file: Path) -> None:
     assert "'rests' is in the file only" in str(told.value)
 
 
+INTEGERS = ("int64", "int32", "int8", "uint8", "bool")
+LACKING = {"jax": {"int64"}}
+"""The dtypes among these that a library turns into others."""
+
+
+@pytest.mark.parametrize("integer", INTEGERS)
+def test_integers_among_the_parameters_come_back(lib: Library, integer: str, tmp_path: Path) -> None:
+    """The bits of NumPy's, in each library; to another dtype they are not converted."""
+    if integer in LACKING.get(lib.name, ()):
+        pytest.skip(f"{lib.name} has no {integer}")
+    values = np.array([[0, 1], [3, 100]]).astype(integer)
+    params = {"W": lib.array([1.0, 2.0]), "seen": lib.asarray(values), "count": lib.asarray(values[1, 0])}
+    ao.save(tmp_path / "run", params=params)
+    found = ao.load(tmp_path / "run", like=params).params
+    for key, p in params.items():
+        assert type(found[key]) is type(p)
+        assert found[key].dtype == p.dtype
+        assert same_bits(lib.tonumpy(found[key]), lib.tonumpy(p))
+    with pytest.raises(ValueError, match=rf"like\['seen'\] has dtype float32, in the file {integer}"):
+        ao.load(tmp_path / "run", like={**params, "seen": lib.array([[0, 1], [2, 3]])})
+
+
+def test_a_module_with_batch_normalisation_comes_back(need: Callable[[str], Library], tmp_path: Path) -> None:
+    """Its `state_dict`, with the batches that it counted, which are integers, as torch's own copy has it."""
+    need("torch")
+    import torch
+
+    model, other = (torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4)) for _ in range(2))
+    model(torch.ones(5, 3))
+    ao.save(tmp_path / "run", params=model.state_dict())
+    other.load_state_dict(ao.load(tmp_path / "run", like=other.state_dict()).params)
+    wanted, found = model.state_dict(), other.state_dict()
+    assert wanted["1.num_batches_tracked"] == 1
+    assert all(found[key].dtype == p.dtype and torch.equal(found[key], p) for key, p in wanted.items())
+
+
 def test_tied_parameters_stay_tied(tmp_path: Path) -> None:
     """One array under two names comes back as one; where the file has two, it is refused."""
     w = np.ones(3)
@@ -679,12 +715,12 @@ def test_tied_parameters_stay_tied(tmp_path: Path) -> None:
 
 
 def test_what_is_missing_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """The error names the extra that brings the package, and says where no parameters were saved."""
+    """The error names the package to install, and says where no parameters were saved."""
     ao.save(tmp_path / "run", extra=hashlib.sha256(b"").hexdigest())
     with pytest.raises(ValueError, match="has no parameters; wanted like=None"):
         ao.load(tmp_path / "run", like={"W": 1.0})
     monkeypatch.setitem(sys.modules, "safetensors", None)
-    with pytest.raises(ImportError, match=r"anyoptim\[checkpoint\]"):
+    with pytest.raises(ImportError, match=r"pip install safetensors"):
         ao.save(tmp_path / "run", extra=2)
-    with pytest.raises(ImportError, match=r"anyoptim\[checkpoint\]"):
+    with pytest.raises(ImportError, match=r"pip install safetensors"):
         ao.load(tmp_path / "run")

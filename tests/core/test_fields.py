@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import pickle
+import re
 from copy import deepcopy
 from dataclasses import KW_ONLY, InitVar
 from itertools import product
@@ -348,3 +349,12 @@ def test_a_body_that_declares_no_constructor() -> None:
     """A field without a default after one that has one."""
     with pytest.raises(TypeError, match="Late has 'late' without a default behind 'lr', which has one; wanted a"):
         type("Late", (ao.SGD,), {"__annotations__": {"late": ao.Nonnegative}})
+
+
+def test_help_names_all_that_a_stage_may_declare() -> None:
+    """`help` shows no docstrings of attributes, so that the class's own names them."""
+    told = {"hyperparameters", "constants", "name", "last", "offender"}  # what a stage tells, and does not declare
+    names = {name for name in vars(ao.Stage) if not name.startswith("_")} - told
+    words = set(re.findall(r"\w+", str(ao.Stage.__doc__)))
+    assert len(names) > 15
+    assert names - words == set()

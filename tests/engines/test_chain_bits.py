@@ -101,20 +101,20 @@ def test_bits_in_threads(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
     grads = [{k: rng.normal(size=2 * a.size).astype("float32").view(dtype)[: a.size] for k, a in params.items()}]
     make = CHAINS["clip, Adam, EMA"]
     expected = run(make("portable"), _copied(params), grads * 2)
-    spread = []
+    shared: list[Any] = []
 
-    def counted(call: Any, pieces: Any) -> None:
-        spread.append(len(pieces))
-        original(call, pieces)
+    def counted(pieces: Any, *arguments: Any) -> None:
+        original(pieces, *arguments)
+        shared.extend([pieces] if pieces._offered else [])
 
-    original = _threads.spread
-    monkeypatch.setattr(_threads, "spread", counted)
+    original = _threads.Pieces.__init__
+    monkeypatch.setattr(_threads.Pieces, "__init__", counted)
     for threads in (1, 2, 5):
         monkeypatch.setattr(_threads, "threads", lambda n=threads: n)
         for engine in OTHERS:
-            spread.clear()
+            shared.clear()
             assert agree(run(make(engine), _copied(params), grads * 2), expected)
-            assert (max(spread, default=1) > 1) == (threads > 1 or engine == "blocked")
+            assert len(shared) == (4 if threads > 1 else 0)  # the measures and the steps
 
 
 def _beside_numpy(lib: Library, chain: Make, dtype: str, engine: str | None) -> None:

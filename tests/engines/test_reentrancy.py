@@ -177,7 +177,8 @@ def threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(_tiles, "TILE", 1 << 12)
     yield
     for pool in pools:
-        pool.shutdown(wait=False)
+        for _ in range(pool.threads):
+            pool.calls.put(sys.exit)
 
 
 def _ends(call: Callable[[], None]) -> None:

@@ -1,4 +1,4 @@
-"""The README's table of features: nothing is claimed that is not there, and nothing of ours or theirs is forgotten."""
+"""The tables in docs/features.md: nothing is claimed that is not there, and nothing of ours or theirs is forgotten."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ import pytest
 
 import anyoptim as ao
 from benchmarks.report import between_markers
-from tests.support.features import CHECKED, FEATURES, NOT_HERE, PEERS, README, names, text
-from tests.support.libraries import DISCOVERED, Library
+from tests.support.features import CHECKED, FEATURES, NOT_HERE, PAGE, PEERS, names, text
+from tests.support.libraries import COMPLEX, DISCOVERED, HALF, LOADERS, REAL, Library
 
 NAME = re.compile(r"([\w.]+)(?:\((\w+(?:, \w+)*)\))?")
 
@@ -141,10 +141,10 @@ def test_nothing_of_theirs_is_forgotten(peer: str, need: Callable[[str], Library
     assert not invented, invented
 
 
-def test_the_readme_has_the_table() -> None:
+def test_the_page_has_the_table() -> None:
     """As `python -m tests.support.features` writes it."""
-    readme = README.read_text(encoding="utf-8")
-    assert between_markers(readme, text(), "features") == readme, "wanted `python -m tests.support.features`"
+    page = PAGE.read_text(encoding="utf-8")
+    assert between_markers(page, text(), "features") == page, "wanted `python -m tests.support.features`"
 
 
 def test_names_are_told_apart() -> None:
@@ -155,3 +155,39 @@ def test_names_are_told_apart() -> None:
         _resolve(ao, "Adam(nesterov)")
     with pytest.raises(AttributeError):
         _resolve(ao, "schedules.Nothing")
+
+
+ROWS = {
+    "NumPy": ["numpy"],
+    "array-api-strict": ["strict"],
+    "torch, CPU": ["torch"],
+    "JAX, CPU": ["jax", "jax-x64"],
+    "Dask": ["dask"],
+    "CuPy": ["cupy"],
+    "torch, CUDA": ["torch-cuda"],
+}
+
+
+def _table() -> dict[str, list[str]]:
+    section = PAGE.read_text(encoding="utf-8").partition("## What works where")[2].partition("\n## ")[0]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in section.splitlines() if line[:1] == "|"]
+    return {row[0]: row[1:] for row in rows[2:]}
+
+
+def test_what_works_where_has_every_library() -> None:
+    """No row is forgotten and none invented."""
+    assert list(_table()) == list(ROWS)
+    assert sorted(name for names in ROWS.values() for name in names) == sorted({*LOADERS} - {"cuda-shim"})
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_what_works_where_is_what_the_tests_run(row: str, need: Callable[[str], Library]) -> None:
+    """Dtypes and in-place or replaced, as in the table that all tests run over."""
+    cells = _table()[row]
+    libraries = [need(name) for name in ROWS[row]]
+    dtypes = {dtype for lib in libraries for dtype in lib.dtypes}
+    for cell, group in zip(cells[:4], (REAL, HALF[:1], HALF[1:], COMPLEX), strict=True):
+        assert cell.startswith("yes") == (set(group) <= dtypes)
+    assert cells[4].startswith("in place") == libraries[0].writable
+    same = libraries[0].exact or bool(libraries[0].reached)
+    assert ("same bits" in cells[5] or "reference" in cells[5]) == same

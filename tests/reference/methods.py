@@ -2,8 +2,9 @@
 
 Beside its row here a method needs a transcription of its paper which has nothing of anyoptim's: in METHODS in papers.py
 or, with values to take in the test of the same name, in papers_signs.py, papers_composed.py or textbook.py. A method
-that measures, or keeps numbers, has values in HYPER in tests/support/chains.py, too. The row's lines in the README and
-in docs/problems.md are written by `python -m tests.support.features` and `python -m benchmarks.problems`.
+that measures, or keeps numbers, has values in HYPER in tests/support/chains.py, too. The row's lines in
+docs/features.md and in docs/problems.md are written by `python -m tests.support.features` and by
+`python -m benchmarks.problems`.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ class Row(NamedTuple):
     """The facts that the tests know of a method, and the losses that it documents."""
 
     what: str
-    """The method in a few words, for the README."""
+    """The method in a few words, for the table of features."""
     reached: tuple[Run, Run, Run]
     """The losses on the problems of tests/reference/problems.py: `python -m benchmarks.problems --search NAME`."""
     torch: str = ""
@@ -269,7 +270,7 @@ METHODS: Mapping[str, Row] = {
         slow="without noise, as here, it is SGD",
     ),
 }
-"""The rows, in the README's order."""
+"""The rows, in the order of the table of features."""
 
 TRANSCRIBED: Mapping[str, Any] = {
     **textbook.METHODS,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter, defaultdict
 from typing import Any
 
@@ -70,9 +71,13 @@ class Watch:
             kernel = made(program, k, *rest)
             if not any(kernel is other for other in self.kernels):
                 self.kernels.append(kernel)
-            return kernel._replace(call=self._passing(k, kernel.call))
+            given = engine == "blocked" and k is None  # the calls of a step, to be made then
+            return kernel._replace(call=self._marked(kernel.call) if given else self._passing(k, kernel.call))
 
         monkeypatch.setattr(module, name, watched)
+
+    def _marked(self, call: Any) -> Any:
+        return lambda *arguments: [functools.partial(self.passes.append, None), *call(*arguments)]
 
     def _passing(self, what: Any, run: Any) -> Any:
         def passing(*arguments: Any) -> Any:

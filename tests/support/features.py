@@ -1,4 +1,4 @@
-"""The README's table of features, here and in torch, optax and Keras, which this module writes.
+"""The table of features in docs/features.md, here and in torch, optax and Keras, which this module writes.
 
 `python -m tests.support.features` puts it between its markers; tests/project/test_features.py looks up every name.
 """
@@ -12,9 +12,9 @@ from typing import NamedTuple
 from benchmarks.report import between_markers
 from tests.reference.methods import METHODS
 
-__all__ = ["CHECKED", "FEATURES", "NOT_HERE", "PEERS", "README", "Absence", "Feature", "names", "text"]
+__all__ = ["CHECKED", "FEATURES", "NOT_HERE", "PAGE", "PEERS", "Absence", "Feature", "names", "text"]
 
-README = Path(__file__).parents[2] / "README.md"
+PAGE = Path(__file__).parents[2] / "docs" / "features.md"
 
 PEERS = ("torch", "optax", "keras")
 
@@ -296,8 +296,8 @@ def _code(cell: str) -> str:
 
 
 def main() -> None:
-    """Rewrite the README's table."""
-    README.write_text(between_markers(README.read_text(encoding="utf-8"), text(), "features"), encoding="utf-8")
+    """Rewrite the table on its page."""
+    PAGE.write_text(between_markers(PAGE.read_text(encoding="utf-8"), text(), "features"), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -79,8 +79,8 @@ def absent(name: str) -> bool:
     return name in {"cupy", "torch-cuda"} or not installed(name)
 
 
-REQUIRABLE = {*LOADERS, "cupy-host"}
-"""The rows, and CuPy without a device, for tests that need none."""
+REQUIRABLE = {*LOADERS, "cupy-host", "docs"}
+"""The rows; CuPy without a device, for tests that need none; and what the site is built with."""
 
 REQUIRED = required()
 

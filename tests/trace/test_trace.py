@@ -188,19 +188,21 @@ def test_source_of_adam() -> None:
     source = blocked(_trace(ao.Adam.rule, ("m", "v"), ao.Adam.coefficients(1, Values(hyper))))
     assert source.text.splitlines() == [
         "def Adam_rule(p, x, m, v, a1, a2, lr_t, eps, s4, s5, t0, t1):",
-        "    x.clip(s4, s5, t0)",
-        "    subtract(t0, m, t1)",
-        "    multiply(a1, t1, t1)",
-        "    add(m, t1, m)",
-        "    multiply(t0, t0, t0)",
-        "    subtract(t0, v, t0)",
-        "    multiply(a2, t0, t0)",
-        "    add(v, t0, v)",
-        "    multiply(lr_t, m, t0)",
-        "    sqrt(v, t1)",
-        "    add(t1, eps, t1)",
-        "    divide(t0, t1, t1)",
-        "    subtract(p, t1, p)",
+        "    return [",
+        "        partial(clip, x, s4, s5, t0),",
+        "        partial(subtract, t0, m, t1),",
+        "        partial(multiply, a1, t1, t1),",
+        "        partial(add, m, t1, m),",
+        "        partial(multiply, t0, t0, t0),",
+        "        partial(subtract, t0, v, t0),",
+        "        partial(multiply, a2, t0, t0),",
+        "        partial(add, v, t0, v),",
+        "        partial(multiply, lr_t, m, t0),",
+        "        partial(sqrt, v, t1),",
+        "        partial(add, t1, eps, t1),",
+        "        partial(divide, t0, t1, t1),",
+        "        partial(subtract, p, t1, p),",
+        "    ]",
     ]
     assert (source.temporaries, source.masks) == (2, 0)
 
@@ -213,14 +215,14 @@ def test_no_method_copies_or_takes_many_temporaries(method: type[Any]) -> None:
     hyper = dict.fromkeys(method.hyperparameters, 0.5)
     graph = _trace(method.rule, method.slots, method.coefficients(1, Values(hyper)))
     source = blocked(graph)
-    choices = [node.arguments[0] for node in graph.nodes if node.op == "where"]
+    choices = [node for node in graph.nodes if node.op == "where"]
     nodes = enumerate(graph.nodes, len(graph.inputs))
     bounded = [i for i, node in nodes if node.op == "bound" and node.arguments[0] == 1]
     kept = sum(output in {1, *bounded} for output in graph.outputs)
-    # A choice by a coefficient is one copy, one by elements two or three, and what is kept as it came one.
-    by_elements = sum(not isinstance(of, Scalar) for of in choices)
-    least = kept + len(choices) + by_elements
-    assert least <= source.text.count("copyto") <= least + by_elements
+    # A choice is one copy and one of some elements, and what is kept as it came one.
+    assert source.text.count("positive") == len(choices)
+    least = kept + len(choices)
+    assert least <= source.text.count("setitem") <= least + len(choices)
     assert source.temporaries <= 4
     assert METHODS[method.__name__] is method
 

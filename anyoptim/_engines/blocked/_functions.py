@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import functools
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy._core import umath
 
 from anyoptim._engines._base import NDArray
+from anyoptim._engines._threads import Call, run
 from anyoptim._engines.blocked._scratch import Scratch
 from anyoptim._engines.blocked._source import UFUNCS, BlockSource, blocked, blocked_measure
 from anyoptim._trace._expressions import Scalars
@@ -20,7 +23,7 @@ __all__ = ["BlockFunction", "BoundFunction", "block_function", "text"]
 
 
 class BlockFunction(NamedTuple):
-    """A rule, or a measure, of blocks of arrays."""
+    """A rule, which gives calls, or a measure, which makes them, of blocks of arrays."""
 
     call: Callable[..., Any]
     scalars: Scalars
@@ -37,10 +40,24 @@ class BoundFunction(NamedTuple):
     numbers: Sequence[NDArray]
     """Views of the elements of the table."""
 
-    def arguments(self, scratch: Scratch, *arrays: NDArray) -> list[NDArray]:
-        """The arguments for one block of p, x and the slots, all of them in the dtype of the arithmetic."""
-        _, _, temporaries, masks = self.function
-        return [*arrays, *self.numbers, *scratch.arrays(self.dtype, temporaries, masks, arrays[0].shape)]
+    def __call__(self, scratch: Scratch, *arrays: NDArray) -> Any:
+        """The calls, or the measure, of one block of p, x and the slots, all of them in the dtype of the arithmetic."""
+        call, _, temporaries, masks = self.function
+        return call(*arrays, *self.numbers, *scratch.arrays(self.dtype, temporaries, masks, arrays[0].shape))
+
+    def cast(self, scratch: Scratch, *block: NDArray) -> list[Call]:
+        """The calls for one block whose p and x may be of other dtypes: half precision, say, and float64."""
+        p, x, *slots = block
+        dtype, set_ = self.dtype, functools.partial(functools.partial, operator.setitem)
+        if p.dtype == x.dtype == dtype:
+            calls: list[Call] = self(scratch, p, x, *slots)
+            return calls
+        wide_p, wide_x = scratch.arrays(dtype, 2, 0, p.shape, "cast")
+        both = ((wide_p, p), (wide_x, x))
+        p_or_wide, x_or_wide = (a if a.dtype == dtype else wide for wide, a in both)
+        before = [set_(wide, ..., a) for wide, a in both if a.dtype != dtype]
+        after = [set_(p, ..., wide_p)] if p.dtype != dtype else []
+        return [*before, *self(scratch, p_or_wide, x_or_wide, *slots), *after]
 
 
 def text(program: Program, k: int | None, static: StaticOptions) -> BlockSource:
@@ -53,14 +70,18 @@ def block_function(program: Program, k: int | None, static: StaticOptions) -> Bl
     """The step, or what part `k` measures: traced, written and compiled to Python once for each set of options."""
     source = text(program, k, static)
     file = f"<anyoptim blocked {source.name} {hash(source.text):x}>"
-    namespace = executed(source.text, file, {name: getattr(np, name) for name in UFUNCS})
+    # `np.clip` and the method of arrays are functions of Python around this one.
+    called = {"partial": functools.partial, "setitem": operator.setitem, "clip": vars(umath)["clip"]}
+    namespace = executed(source.text, file, {**called, **{name: getattr(np, name) for name in UFUNCS}})
     function = BlockFunction(namespace[source.name], source.scalars, source.temporaries, source.masks)
     # On no elements, so that what NumPy refuses it refuses now, and not when half of the parameters have moved.
     none, mask = np.empty(0), np.empty(0, bool)
-    function.call(
+    made = function.call(
         *[none] * (2 + program.slots),
-        *[1.0] * len(function.scalars),
+        *[np.ones(())] * len(function.scalars),
         *[none] * function.temporaries,
         *[mask] * function.masks,
     )
+    if k is None:
+        run(made)
     return function

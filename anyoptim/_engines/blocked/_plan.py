@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+import itertools
+import operator
+from collections import deque
+from collections.abc import Iterator, Sequence
+from functools import partial
+from itertools import chain, repeat
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from anyoptim._arrays import COMPUTE, Array, host_memory
 from anyoptim._arrays._memory import may_overlap, merged_ranges
-from anyoptim._arrays._quiet import quiet, quietly
+from anyoptim._arrays._quiet import quietly
 from anyoptim._engines import _threads
 from anyoptim._engines._base import Commit, Leaf, NDArray, Plan, Result, Written, host_view, real
+from anyoptim._engines._threads import Call, Pieces
 from anyoptim._engines.blocked._functions import BoundFunction, block_function
 from anyoptim._engines.blocked._packs import packs
-from anyoptim._engines.blocked._scratch import Scratch, give, retake, scratch
+from anyoptim._engines.blocked._scratch import Scratch, give, scratch, taken
 from anyoptim._engines.blocked._tiles import add_up, tiles
 from anyoptim._trace._coefficients import CoefficientTable, Replay
 from anyoptim._trace._program import Coefficients, Program, all_floats, static_options
@@ -49,6 +55,9 @@ class BlockedPlan(Plan):
             for i, views in zip(pack.leaves, pack.views, strict=True):
                 self.arrays[i][1:] = slots[i] = views
                 self.alone.remove(i)
+        self.laid: _Laid | None = None
+        self.latest: Sequence[BoundFunction] = ()
+        """The functions of the leaves at the last step."""
         self.results = [Result(leaf.p, own) for leaf, own in zip(leaves, slots, strict=True)]
         self.layouts = [(a[0], a[0].dtype, a[0].shape, a[0].strides) for a in self.arrays]
 
@@ -84,8 +93,9 @@ class BlockedPlan(Plan):
                 return None
         return xs if self._forbidden_ids.isdisjoint(map(id, xs)) else None
 
-    def replay(self, xs: Sequence[Array], rows: list[Coefficients], row_of_leaf: Sequence[int]) -> bool:
-        return bool(quietly(super().replay, xs, rows, row_of_leaf))
+    def replay(self, xs: Sequence[Array], rows: CoefficientTable) -> Commit | None:
+        commit: Commit | None = quietly(super().replay, xs, rows)
+        return commit
 
     def gather(self, xs: Sequence[Array]) -> Sequence[NDArray]:
         views = [host_view(leaf.library, x) for leaf, x in zip(self.leaves, xs, strict=True)]
@@ -102,75 +112,74 @@ class BlockedPlan(Plan):
     def squares(self, k: int, gathered: Sequence[NDArray], rows: CoefficientTable) -> list[NDArray]:
         leaves = zip(self._functions(k, rows), self.arrays, gathered, strict=True)
         pieces, sums = tiles((bound, (p, x, *slots)) for bound, (p, *slots), x in leaves)
-        _spread(add_up, [(piece,) for piece in pieces])
+        if len(pieces) < THREADED:
+            for piece in pieces:
+                add_up(piece)
+        else:
+            _threads.spread(add_up, [(piece,) for piece in pieces])
         return sums
 
-    def prepare(self, gathered: Sequence[NDArray], rows: CoefficientTable) -> Commit:
+    def prepare_anew(self, gathered: Sequence[NDArray], rows: CoefficientTable) -> Commit:
         functions = self._functions(None, rows)
         self.last_step = None
-        alike = len(rows.distinct) == 1 and len({*map(id, functions)}) == 1
-        if alike and not self.program.measures and all(map(all_floats, rows.distinct[0])):
-            one, run = functions[0], self._replayed(functions[0])
-            self.last_step = Replay(rows.distinct, one.function.scalars, one.dtype, [one.table], run)
+        kept = len(self.kinds) == 1 and len({id(f.function) for f in functions}) == 1
+        if kept and all(all(map(all_floats, row)) for row in rows.distinct):
+            tables = [functions[rows.row_of_leaf.index(r)].table for r in range(len(rows.distinct))]
+            self.last_step = Replay(rows, functions[0].function.scalars, self.kinds[0], tables)
+        if self.laid is not None and not all(map(operator.is_, functions, self.laid.functions)):
+            self.laid = None
+        self.latest = functions
+        return self.again(gathered)
+
+    def again(self, gathered: Sequence[NDArray]) -> Commit:
+        laid = self.laid
+        if laid is None or not taken(laid.scratch):
+            laid = self.laid = self._lay(self.latest, scratch())
+        alone: list[Call] = []
+        for i, place, calls in laid.alone:
+            alone += (partial(operator.setitem, place, ..., gathered[i]), *calls)
+        # In loops of C, each of which, called again, goes on with what is left; scratch is given back once.
+        loads = map(operator.setitem, laid.places, repeat(...), [gathered[i] for i in laid.packed])  # type: ignore[arg-type]
+        todo = chain(loads, map(operator.call, chain(laid.calls, alone)))
+        pieces, rooms = self._pieces(laid, gathered) if laid.rest else (None, [])
+        back = map(give, [laid.scratch, *rooms])
 
         def commit() -> Sequence[Result]:
-            self._run(functions, gathered)
+            quietly(deque, todo, 0)
+            if pieces is not None:
+                pieces()
+            deque(back, 0)
             self.touch()
             return self.results
 
         return commit
 
-    def _run(self, functions: Sequence[BoundFunction], gathered: Sequence[NDArray]) -> None:
-        alone = self.alone
-        for pack in self.packs:
-            bound = functions[pack.leaves[0]]
-            if all(functions[i] is bound for i in pack.leaves):
-                pack.load(gathered)
-                with scratch() as temporary:
-                    bound.function.call(*bound.arguments(temporary, pack.p, pack.x, *pack.slots))
-                pack.store()
-            else:  # they have several rows of coefficients
-                alone = [*alone, *pack.leaves]
-        _spread(_block, [(functions[i], *block) for i in alone for block in _blocks(self.arrays[i], gathered[i])])
-
-    def _replayed(self, bound: BoundFunction) -> Callable[[BlockedPlan, Sequence[NDArray]], None]:
-        """What `_run` does for one row and such gradients as `regather` lets pass, with everything laid ready."""
-        call, packs = bound.function.call, self.packs
-        whole, rest = [], []
+    def _lay(self, functions: Sequence[BoundFunction], temporary: Scratch) -> _Laid:
+        """What a step with these functions does with each parameter of at most one block, once it has the gradient."""
+        alone, rest = [], []
         for i in self.alone:
             p, *slots = self.arrays[i]
-            if p.dtype is bound.dtype is self._forms[i][0] and p.size <= BLOCK:
-                whole.append((i, p, slots))
-            else:
+            if p.size > BLOCK or p.dtype.kind == "c":
                 rest.append(i)
+                continue
+            turned = p.flags.f_contiguous and not p.flags.c_contiguous
+            p, *slots = (a.T for a in self.arrays[i]) if turned else (p, *slots)
+            bound = functions[i]
+            (x,) = temporary.arrays(bound.dtype, 1, 0, p.shape, "x")
+            alone.append((i, x.T if turned else x, bound.cast(temporary, p, x, *slots)))
+        calls = [call for pack in self.packs for call in pack.calls(functions, temporary)]
+        packed = [i for pack in self.packs for i in pack.leaves]
+        places = [place for pack in self.packs for place in pack.gradients]
+        return _Laid(functions, temporary, packed, places, calls, alone, rest)
 
-        def laid(temporary: Scratch) -> tuple[Scratch, list[Any], list[Any]]:
-            packed = [(pack, bound.arguments(temporary, pack.p, pack.x, *pack.slots)) for pack in packs]
-            return temporary, packed, [(i, p, bound.arguments(temporary, p, p, *slots)[2:]) for i, p, slots in whole]
-
-        with scratch() as first:
-            ready = laid(first)
-
-        def run(plan: BlockedPlan, gathered: Sequence[NDArray]) -> None:
-            nonlocal ready
-            try:
-                retake(ready[0])
-            except ValueError:
-                ready = laid(scratch())
-            temporary, packed, alone = ready
-            try:  # not by `with`, which costs two calls
-                for pack, arguments in packed:
-                    pack.load(gathered)
-                    call(*arguments)
-                    pack.store()
-                for i, p, arguments in alone:
-                    call(p, gathered[i], *arguments)
-            finally:
-                give(temporary)
-            if rest:
-                _spread(_block, [(bound, *block) for i in rest for block in _blocks(plan.arrays[i], gathered[i])])
-
-        return run
+    def _pieces(self, laid: _Laid, gathered: Sequence[NDArray]) -> tuple[Pieces, list[Scratch]]:
+        """The blocks of larger parameters, and the scratch of the threads that share them out, if there are enough."""
+        blocks = {i: list(_blocks(self.arrays[i], gathered[i])) for i in laid.rest}
+        pieces = [(laid.functions[i], *block) for i, of_leaf in blocks.items() for block in of_leaf]
+        rooms = [scratch() for _ in range(_threads.threads() if len(pieces) >= THREADED else 1)]
+        for room, (i, (first, *_)) in itertools.product(rooms, blocks.items()):
+            laid.functions[i].cast(room, *first)  # so that the scratch has its memory before anything is written
+        return Pieces(_block, pieces, [(room,) for room in rooms]), rooms
 
     def _functions(self, k: int | None, rows: CoefficientTable) -> list[BoundFunction]:
         """For each leaf the step, or what part `k` measures."""
@@ -193,29 +202,29 @@ class BlockedPlan(Plan):
         return bound
 
 
-def _spread(call: Callable[..., None], pieces: Sequence[tuple[Any, ...]]) -> None:
-    """Make a call for each piece, by several threads if there are enough pieces."""
-    if len(pieces) < THREADED:
-        for piece in pieces:
-            call(*piece)
-    else:
-        _threads.spread(call, pieces)
+class _Laid(NamedTuple):
+    """The calls of a step, laid ready for as long as the functions of the leaves stay the same."""
+
+    functions: Sequence[BoundFunction]
+    scratch: Scratch
+    """What the calls keep intermediate results in."""
+    packed: Sequence[int]
+    """The leaves in packs."""
+    places: Sequence[NDArray]
+    """Where the gradients of these are to be copied."""
+    calls: Sequence[Call]
+    """What is to be called then."""
+    alone: Sequence[tuple[int, NDArray, Sequence[Call]]]
+    """The leaves of at most one block, each with the place for its gradient, and what is to be called then."""
+    rest: Sequence[int]
+    """The leaves that are larger, or complex."""
 
 
-def _block(bound: BoundFunction, p: NDArray, x: NDArray, slots: Arrays) -> None:
-    """Call a function on one block, in any thread. Half precision and gradients of another dtype are cast for it."""
-    with quiet(), scratch() as temporary:
-        wide_p, wide_x = p, x
-        if p.dtype != bound.dtype or x.dtype != bound.dtype:
-            wide_p, wide_x = temporary.arrays(bound.dtype, 2, 0, p.shape, "cast")
-            np.copyto(wide_p, p, casting="same_kind")
-            np.copyto(wide_x, x, casting="same_kind")
-        bound.function.call(*bound.arguments(temporary, wide_p, wide_x, *slots))
-        if wide_p is not p:
-            np.copyto(p, wide_p, casting="same_kind")
+def _block(room: Scratch, bound: BoundFunction, *block: NDArray) -> Sequence[Call]:
+    return bound.cast(room, *block)
 
 
-def _blocks(leaf: Arrays, x: NDArray) -> Iterator[tuple[NDArray, NDArray, Arrays]]:
+def _blocks(leaf: Arrays, x: NDArray) -> Iterator[Arrays]:
     """Blocks of a parameter with its slots, and of its gradient, along the memory; complex ones are two reals."""
     p, *slots = leaf
     if p.dtype.kind == "c":
@@ -227,8 +236,7 @@ def _blocks(leaf: Arrays, x: NDArray) -> Iterator[tuple[NDArray, NDArray, Arrays
         arrays = [a.T for a in arrays]
     if all(a.flags.c_contiguous for a in arrays):
         arrays = [a.reshape(-1) for a in arrays]
-    for block in _cut(arrays):
-        yield block[0], block[1], block[2:]
+    yield from _cut(arrays)
 
 
 def _cut(arrays: Arrays) -> Iterator[Arrays]:

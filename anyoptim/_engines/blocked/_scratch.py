@@ -12,7 +12,7 @@ import numpy as np
 from anyoptim._arrays import host_memory
 from anyoptim._engines._base import NDArray
 
-__all__ = ["MOST", "Scratch", "give", "retake", "scratch"]
+__all__ = ["MOST", "Scratch", "give", "scratch", "taken"]
 
 MOST = 1 << 16
 """The most elements of a scratch array."""
@@ -57,11 +57,17 @@ class Scratch:
 
 _free: deque[Scratch] = deque()
 
-retake: Callable[[Scratch], None] = _free.remove
-"""Take this scratch. Raises ValueError if somebody has it."""
-
 give: Callable[[Scratch], None] = _free.append
 """Give scratch back, for others to take."""
+
+
+def taken(one: Scratch) -> bool:
+    """Take this scratch, unless somebody has it. Returns whether it was taken."""
+    try:
+        _free.remove(one)
+    except ValueError:
+        return False
+    return True
 
 
 def scratch() -> Scratch:

@@ -3,12 +3,17 @@
 For Adam, `blocked` writes::
 
     def Adam_rule(p, x, m, v, a1, a2, lr_t, eps, t0, t1):
-        subtract(x, m, t0)
-        multiply(a1, t0, t0)
-        add(m, t0, m)
-        ...
-        divide(t0, t1, t1)
-        subtract(p, t1, p)
+        return [
+            partial(subtract, x, m, t0),
+            partial(multiply, a1, t0, t0),
+            partial(add, m, t0, m),
+            ...
+            partial(divide, t0, t1, t1),
+            partial(subtract, p, t1, p),
+        ]
+
+The calls are given and not made, so that all of a step can be made in one loop of C, which no signal's handler cuts in
+two. They are therefore functions of C too: NumPy's `copyto` and `clip` run some Python code first.
 """
 
 from __future__ import annotations
@@ -26,11 +31,11 @@ __all__ = ["UFUNCS", "BlockSource", "blocked", "blocked_measure"]
 _UFUNC = {"abs": "absolute", "and": "logical_and", "or": "logical_or", "not": "logical_not"}
 
 UFUNCS = (
-    *("add", "subtract", "multiply", "divide", "negative", "sqrt", "absolute", "copyto"),
+    *("add", "subtract", "multiply", "divide", "negative", "positive", "sqrt", "absolute"),
     *("less", "less_equal", "greater", "greater_equal", "equal", "not_equal"),
     *("logical_and", "logical_or", "logical_not"),
 )
-"""The functions that the text calls, by their names in NumPy."""
+"""The functions that the text calls, by their names in NumPy; and it calls `partial`, `setitem` and `clip`."""
 
 
 class BlockSource(NamedTuple):
@@ -46,7 +51,7 @@ class BlockSource(NamedTuple):
 
 
 def blocked(graph: Graph) -> BlockSource:
-    """The step, with one ufunc call into `out` for each node: p and the slots hold the results, x is left alone.
+    """The calls of the step, one ufunc into `out` for each node: p and the slots hold the results, x is left alone.
 
     A result goes straight to its place where nobody needs the old value any more, else to scratch and there at the
     end. Scratch is taken from what is free, so that a rule needs few temporaries, all in the cache.
@@ -67,18 +72,21 @@ class _BlockWriter(Writer):
         self.last.update(dict.fromkeys(graph.outputs, len(graph.nodes)))
         self.free: dict[str, list[str]] = {"t": [], "k": []}
         self.made = {"t": 0, "k": 0}
-        self.lines: list[str] = []
+        self.calls: list[str] = []
+        """Each with its arguments: `add, x, m, t0`."""
 
     def source(self) -> BlockSource:
         for i, node in enumerate(self.graph.nodes):
             self.emit(i, node)
         if self.homes:
             self.bring_home()
+            lines = ["return [", *(f"    partial({call})," for call in self.calls), "]"]
         else:
-            self.lines.append(f"return {self.place[self.graph.outputs[0]]}")
+            lines = ["{}({})".format(*call.split(", ", 1)) for call in self.calls]
+            lines.append(f"return {self.place[self.graph.outputs[0]]}")
         scratch = [f"{kind}{i}" for kind in ("t", "k") for i in range(self.made[kind])]
         arguments = ", ".join([*self.inputs, *self.scalars.values(), *scratch])
-        text = "\n".join([f"def {self.name}({arguments}):", *(f"    {line}" for line in self.lines), ""])
+        text = "\n".join([f"def {self.name}({arguments}):", *(f"    {line}" for line in lines), ""])
         return BlockSource(self.name, text, self.graph.scalars, self.made["t"], self.made["k"])
 
     def value(self, a: int | Scalar) -> str:
@@ -92,14 +100,16 @@ class _BlockWriter(Writer):
         if node.op == "where":
             condition, a, b = arguments
             if isinstance(node.arguments[0], Scalar):
-                self.lines.append(f"copyto({out}, {a} if {condition} else {b})")
-            else:
-                self.lines += [f"copyto({out}, {b})", f"copyto({out}, {a}, where={condition})"]
+                # A truth value of the host is a number here, which the next step may change.
+                condition = self.scratch("k")
+                self.calls.append(f"not_equal, {arguments[0]}, 0, {condition}")
+                self.free["k"].append(condition)
+            self.calls += [f"setitem, {out}, ..., {b}", f"positive, {a}, {out}, where={condition}"]
             self.release(i, node)
         elif node.op == "bound":
-            self.lines.append(f"{arguments[0]}.clip({', '.join([*arguments[1:], out])})")
+            self.calls.append(f"clip, {', '.join([*arguments, out])}")
         else:
-            self.lines.append(f"{_UFUNC.get(node.op, node.op)}({', '.join([*arguments, out])})")
+            self.calls.append(f"{_UFUNC.get(node.op, node.op)}, {', '.join([*arguments, out])}")
         self.place[len(self.inputs) + i] = out
 
     def release(self, i: int, node: Node) -> None:
@@ -113,7 +123,10 @@ class _BlockWriter(Writer):
         for home, output in self.moved.items():
             if output == len(self.inputs) + i and self.last.get(home, -1) <= i - (node.op == "where"):
                 return self.inputs[home]
-        kind = "k" if node.op in LOGICAL else "t"
+        return self.scratch("k" if node.op in LOGICAL else "t")
+
+    def scratch(self, kind: str) -> str:
+        """A free array, or another one."""
         if self.free[kind]:
             return self.free[kind].pop()
         self.made[kind] += 1
@@ -128,6 +141,6 @@ class _BlockWriter(Writer):
             if source in targets:
                 self.made["t"] += 1
                 scratch = f"t{self.made['t'] - 1}"
-                self.lines.append(f"copyto({scratch}, {source})")
+                self.calls.append(f"setitem, {scratch}, ..., {source}")
                 moves[k] = (scratch, home)
-        self.lines += [f"copyto({home}, {source})" for source, home in moves]
+        self.calls += [f"setitem, {home}, ..., {source}" for source, home in moves]

@@ -68,7 +68,7 @@ def add_up(stretches: Tile) -> None:
             parts = _reals(arrays[0])
             flat = [_flat(a, begin // parts, end // parts, bound.dtype) for a in arrays]
             stop = at + end - begin
-            wide[at:stop] = bound.function.call(*bound.arguments(temporary, *flat))
+            wide[at:stop] = bound(temporary, *flat)
             at = -(-stop // BLOCK) * BLOCK
             wide[stop:at] = 0
         np.multiply(wide, wide, out=wide)

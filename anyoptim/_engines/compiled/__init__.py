@@ -20,7 +20,7 @@ class Compiled(HostEngine):
 
     name = "compiled"
     generates = True
-    package, without = "numba", "numba can't be found (pip install 'anyoptim[fast]')"
+    package, without = "numba", "numba can't be found (pip install numba)"
 
     def broken(self) -> str | None:
         """Why Numba does not work: it may be too old for the NumPy beside it, or have no right to make code."""

@@ -5,21 +5,23 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Callable, Sequence
+from itertools import starmap
 from struct import Struct
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 
 from anyoptim._arrays import Array, host_memory
 from anyoptim._arrays._memory import merged_ranges
 from anyoptim._engines import _threads
-from anyoptim._engines._base import Commit, Leaf, NDArray, Plan, Result, Written, host_view, real
+from anyoptim._engines._base import Commit, Leaf, NDArray, Plan, Replayed, Result, Written, host_view, real
+from anyoptim._engines._threads import Pieces
 from anyoptim._engines.compiled import _array_headers, _kernel_cache
 from anyoptim._engines.compiled._array_headers import BYTES, FIRST, MIRROR, ORDER, PARAMETER
 from anyoptim._trace._coefficients import CoefficientTable, Replay
 from anyoptim._trace._expressions import Scalars
 from anyoptim._trace._graph import trace, trace_measure
-from anyoptim._trace._program import Coefficients, Program, StaticOptions, all_floats, static_options
+from anyoptim._trace._program import Program, StaticOptions, all_floats, static_options
 from anyoptim._trace._reduction import BLOCK as SUM
 
 if TYPE_CHECKING:
@@ -32,6 +34,9 @@ CHUNK = 1 << 16
 
 PIECE = 1 << 19
 """The fewest elements that a thread is woken for."""
+
+_KEPT = 32
+"""The most kinds of steps and measures of which a plan keeps the calls."""
 
 PIECES = 4
 """The pieces that a thread's share is cut into, so that a slow thread leaves some to the others."""
@@ -77,6 +82,11 @@ class CompiledPlan(Plan):
             table[i, FIRST + 2 :] = [host_memory(s).address for s in slots]
         self.chunks, self.blocks = _chunks(lengths)
         self.pieces = _pieces(self.chunks)
+        self.rooms: Sequence[tuple[()]] = [()] * (_threads.threads() if len(self.pieces) > 1 else 1)
+        self.laid: dict[Any, list[_Call]] = {}
+        """Calls by what distinguishes them; the numbers in their tables are those of the last step."""
+        self.checked: _OneCall | None = None
+        """What takes the last step again, where it is one call."""
         self.first_row = np.zeros(len(leaves), np.int64)
         self.ids = np.zeros(len(leaves), np.uint64)
         self.put_ids = functools.partial(Struct(f"{len(leaves)}Q").pack_into, memoryview(self.ids.data).cast("B"), 0)
@@ -107,19 +117,16 @@ class CompiledPlan(Plan):
             self.table[i, FIRST + 1] = address
         return xs if intrinsic("no_overlap")(self.table, self.forbidden) else None
 
-    def replay(self, xs: Sequence[Array], rows: list[Coefficients], row_of_leaf: Sequence[int]) -> bool:
-        last_step, grads = self.last_step, _NONE
-        if last_step is None or not last_step.set(rows):
-            return super().replay(xs, rows, row_of_leaf)
-        if self.by_header:
-            self.put_ids(*map(id, xs))  # the loop looks at these arrays itself, so that there is one call in all
-            grads = self.ids
-        elif self.regather(xs) is None:
-            return False
-        if not last_step.run(self, grads):
-            return False
-        self.touch()
-        return True
+    def replay(self, xs: Sequence[Array], rows: CoefficientTable) -> Replayed | None:
+        last_step = self.last_step
+        if not self.by_header or last_step is None or not last_step.set(rows):
+            return super().replay(xs, rows)
+        self.put_ids(*map(id, xs))  # the loop looks at these arrays itself, so that there is one call in all
+        if self.checked is not None:
+            self.checked.taken.clear()
+            return self.checked
+        (call,) = self.calls
+        return self.again(xs) if call.loop.call(self.ids, self.forbidden, *call.tables, 0, 0) else None
 
     def gather(self, xs: Sequence[Array]) -> Sequence[NDArray]:
         views = [host_view(self.library, x) for x in xs]
@@ -133,40 +140,59 @@ class CompiledPlan(Plan):
 
     def squares(self, k: int, gathered: Sequence[Any], rows: CoefficientTable) -> list[NDArray]:
         sums = np.empty(self.blocks[-1])
-        for loop, _, tables, pieces in self._calls(k, rows):
-            _threads.spread(functools.partial(loop.call, *tables, sums), pieces)
+        for _, loop, _, tables, pieces in self._calls(k, rows):
+            if len(pieces) == 1:
+                loop.call(*tables, sums, *pieces[0])
+            else:
+                _threads.spread(functools.partial(loop.call, *tables, sums), pieces)
         return [sums[a:b] for a, b in itertools.pairwise(self.blocks)]
 
-    def prepare(self, gathered: Sequence[Any], rows: CoefficientTable) -> Commit:
-        calls = self._calls(None, rows)
-        self.last_step = None
-        # What measures is prepared anew at each step.
-        if not self.program.measures and len(calls) == 1 and all(all(map(all_floats, row)) for row in rows.distinct):
+    def prepare_anew(self, gathered: Sequence[Any], rows: CoefficientTable) -> Commit:
+        self.calls = calls = self._calls(None, rows)
+        self.last_step = self.checked = None
+        if len(calls) == 1 and all(all(map(all_floats, row)) for row in rows.distinct):
             (call,) = calls
-            run = functools.partial(_replayed, call)
-            self.last_step = Replay(rows.distinct, call.loop.scalars, self.dtype, [*call.coefficients], run)
+            self.last_step = Replay(rows, call.loop.scalars, self.dtype, [*call.coefficients])
+            if len(call.pieces) == 1:
+                arguments = (self.ids, self.forbidden, *call.tables, *call.pieces[0])
+                self.checked = _OneCall(call.loop.call, arguments, self.results)
+        return self.again(gathered)
+
+    def again(self, gathered: Sequence[Any]) -> Commit:
+        if self.checked is not None and not self._touched:
+            call = self.calls[0]
+            arguments = (_NONE, self.forbidden, *call.tables, *call.pieces[0])
+            return cast("Commit", _OneCall(call.loop.call, arguments, self.results))
+
+        def calls_of(call: _Call, first: int, last: int) -> Sequence[Callable[[], object]]:
+            return (functools.partial(call.loop.call, _NONE, self.forbidden, *call.tables, first, last),)
+
+        pieces = Pieces(calls_of, [(call, *piece) for call in self.calls for piece in call.pieces], self.rooms)
 
         def commit() -> Sequence[Result]:
-            for call in calls:
-                self._run(call, _NONE)
+            pieces()
             self.touch()
             return self.results
 
         return commit
 
-    def _run(self, call: _Call, grads: NDArray) -> bool:
-        """Take the step and return True; or return False, if ids of gradients are given and one is not as expected."""
-        loop, _, tables, pieces = call
-        if len(pieces) == 1:
-            return loop.call(grads, self.forbidden, *tables, *pieces[0])
-        if not loop.call(grads, self.forbidden, *tables, 0, 0):
-            return False
-        _threads.spread(functools.partial(loop.call, _NONE, self.forbidden, *tables), pieces)
-        return True
-
     def _calls(self, k: int | None, rows: CoefficientTable) -> list[_Call]:
         """The calls of the loops, one for each set of static options, with their part of the tables."""
         static = [static_options(row) for row in rows.distinct]
+        key = k, *static, *(rows.row_of_leaf if len(static) > 1 else ())
+        calls = self.laid.get(key)
+        if calls is None:
+            if len(self.laid) > _KEPT:
+                self.laid.clear()
+            calls = self.laid[key] = self._lay(k, static, rows)
+        for call in calls:
+            for i, row in enumerate(rows.distinct):
+                if static[i] == call.static:  # the other rows keep the numbering, and are not read
+                    call.coefficients[i] = call.loop.scalars.values(row, self.dtype)
+        return calls
+
+    def _lay(self, k: int | None, static: Sequence[StaticOptions], rows: CoefficientTable) -> list[_Call]:
+        """The calls, without numbers in their tables."""
         which = np.array(rows.row_of_leaf, np.int64) if len(static) > 1 else self.first_row
         calls = []
         for key in dict.fromkeys(static):
@@ -176,11 +202,27 @@ class CompiledPlan(Plan):
                 chunks = chunks[[static[which[leaf]] == key for leaf in chunks[:, 0]]]
                 pieces = _pieces(chunks)
             coefficients = np.zeros((len(static), len(loop.scalars)))
-            for i, row in enumerate(rows.distinct):
-                if static[i] == key:  # the other rows keep the numbering, and are not read
-                    coefficients[i] = loop.scalars.values(row, self.dtype)
-            calls.append(_Call(loop, coefficients, (self.table, chunks, which, coefficients), pieces))
+            calls.append(_Call(key, loop, coefficients, (self.table, chunks, which, coefficients), pieces))
         return calls
+
+
+class _OneCall:
+    """A step of one call: a commit, which gives None if the loop is given the gradients' arrays and refuses them.
+
+    It knows the plan's arrays and not the plan, which it would keep alive.
+    """
+
+    __slots__ = ("_arguments", "_loop", "_results", "taken")
+
+    def __init__(self, loop: Callable[..., bool], arguments: tuple[Any, ...], results: Sequence[Result]) -> None:
+        self._loop, self._arguments, self._results = loop, [arguments], results
+        self.taken: list[bool] = []
+        """What the loop gave; empty before."""
+
+    def __call__(self) -> Sequence[Result] | None:
+        if not self.taken:  # a list that is extended has what the loop gave, also where an exception comes after that
+            self.taken.extend(starmap(self._loop, self._arguments))
+        return self._results if self.taken[0] else None
 
 
 class _NativeLoop(NamedTuple):
@@ -193,14 +235,11 @@ class _NativeLoop(NamedTuple):
 class _Call(NamedTuple):
     """A loop and its arguments."""
 
+    static: StaticOptions
     loop: _NativeLoop
     coefficients: NDArray
     tables: tuple[NDArray, ...]
     pieces: Sequence[tuple[int, int]]
-
-
-def _replayed(call: _Call, plan: CompiledPlan, grads: NDArray) -> bool:
-    return plan._run(call, grads)
 
 
 _NONE = np.zeros(0, np.uint64)

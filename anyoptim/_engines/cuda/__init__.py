@@ -20,7 +20,7 @@ class Cuda(Engine):
     name = "cuda"
     generates = True
     package = "cuda.core"
-    without = "cuda.core can't be found (pip install 'anyoptim[cuda13]': then one launch updates all)"
+    without = "cuda.core can't be found (pip install 'cuda-core[cu13]': then one launch updates all)"
 
     def broken(self) -> str | None:
         return _broken()

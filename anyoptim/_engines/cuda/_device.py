@@ -83,9 +83,9 @@ class Device:
         kind = "cubin" if self._target.startswith("sm_") else "ptx"
         return program.compile(kind, cache=self._programs()).get_kernel(name)
 
-    def launch(self, stream: Any, kernel: Any, blocks: int, threads: int, *arguments: Any) -> None:
-        """Run a kernel, whose parameters all have eight bytes, in the order of a stream."""
-        self.core.launch(stream, self._config(blocks, threads), kernel, *arguments)
+    def launch(self, stream: Any, kernel: Any, blocks: int, threads: int, *arguments: Any) -> functools.partial[None]:
+        """A call that runs a kernel, whose parameters all have eight bytes, in the order of a stream."""
+        return functools.partial(self.core.launch, stream, self._config(blocks, threads), kernel, *arguments)
 
     def allocate(self, words: int) -> Any:
         """A buffer of so many words on the device, which any stream may use at once."""

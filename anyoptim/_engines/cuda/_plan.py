@@ -5,7 +5,10 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Sequence
+import operator
+from collections import deque
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -78,7 +81,7 @@ class Gathered(NamedTuple):
 
 
 class Launch:
-    """The launch of a kernel over the chunks of some leaves, step after step: `set` lays ready all that `run` needs."""
+    """The launch of a kernel over the chunks of some leaves, step after step: `set` lays ready what `calls` needs."""
 
     def __init__(self, owned: Owned, kernel: Kernel, chunks: NDArray, dtype: Any) -> None:
         self._owned, self._device, self.scalars, self._dtype = owned, owned.device, kernel.scalars, dtype
@@ -101,20 +104,15 @@ class Launch:
         before = coefficients(expressions) if expressions else None
         self._coefficients = before and self._device.kernel(before.name, before.text)
 
-    def run(self, plan: CudaPlan, *more: int) -> None:
-        """Launch the kernel for its plan, after the one that computes coefficients, if there is one."""
+    def calls(self, plan: CudaPlan, *more: int) -> list[Callable[[], None]]:
+        """The launch of the kernel for its plan, if it has anything to do; what the kernel reads is sent now."""
         if not self._blocks:
-            return
+            return []
         launch, stream, rows = self._device.launch, plan.stream, self._rows
         self._device.send(self._step, self._words, plan.sending)
         if self._coefficients is not None:
-            launch(stream, self._coefficients, 1, 1, rows, self._behind, plan.numbers)
-        launch(stream, self._kernel, self._blocks, THREADS, plan.table, self._chunks, self._at, rows, *more)
-
-    def replay(self, plan: CudaPlan, gathered: Gathered) -> None:
-        """Launch the kernel for other gradients, with the numbers that the table has now."""
-        self.addresses[...] = gathered.addresses
-        plan.run([self])
+            launch(stream, self._coefficients, 1, 1, rows, self._behind, plan.numbers)()
+        return [launch(stream, self._kernel, self._blocks, THREADS, plan.table, self._chunks, self._at, rows, *more)]
 
 
 class CudaPlan(Plan):
@@ -215,20 +213,24 @@ class CudaPlan(Plan):
         return [sums[a:b] for a, b in itertools.pairwise(self.blocks)]
 
     def _reduce(self, name: str, blocks: int, threads: int, *arguments: int) -> None:
-        self.device.launch(self.stream, self.device.kernel(name, REDUCTION), blocks, threads, *arguments)
+        self.device.launch(self.stream, self.device.kernel(name, REDUCTION), blocks, threads, *arguments)()
 
-    def prepare(self, gathered: Gathered, rows: CoefficientTable) -> Commit:
+    def prepare_anew(self, gathered: Gathered, rows: CoefficientTable) -> Commit:
         self.last_step = None
         with self.device.scope():
-            launches = self._launches(None, gathered, rows)
+            self.latest = launches = self._launches(None, gathered, rows)
         if len(rows.distinct) == 1 and all(map(all_floats, rows.distinct[0])):
             (one,) = launches
-            self.last_step = Replay(
-                rows.distinct, one.scalars, self.dtype, [one.numbers[: len(one.scalars)]], one.replay
-            )
+            self.last_step = Replay(rows, one.scalars, self.dtype, [one.numbers[: len(one.scalars)]])
+        return self.again(gathered)
+
+    def again(self, gathered: Gathered) -> Commit:
+        todo = [*self.latest]
+        for one in todo:
+            one.addresses[...] = gathered.addresses
 
         def commit() -> Sequence[Result]:
-            self.run(launches)
+            self.run(todo)
             self.touch()
             return self.results
 
@@ -250,11 +252,12 @@ class CudaPlan(Plan):
             launches.append(one)
         return launches
 
-    def run(self, launches: Sequence[Launch], *more: int) -> None:
-        """Run launches that are set."""
+    def run(self, launches: list[Launch], *more: int) -> None:
+        """Run launches that are set, and cross each out; so that called again it goes on with what is left."""
         with self.device.scope():
-            for one in launches:
-                one.run(self, *more)
+            while launches:
+                calls: list[Callable[[], object]] = [*launches[0].calls(self, *more), partial(launches.pop, 0)]
+                deque(map(operator.call, calls), maxlen=0)
             self.sending.record(self.owned.event)  # after which the device is done with what is owned
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import operator
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -54,11 +56,12 @@ class Cells:
             cell = self.device.core.Buffer.from_handle(self.address + 8 * (self._first + i), 8)
             self.device.send(cell, np.array([value]).view(np.uint64), self._stream)
 
-    def tick(self, by: int) -> None:
-        """Count so many steps; while a graph is being recorded, at each of its replays."""
+    def tick(self, by: int, then: Callable[[], object] = int) -> None:
+        """Count so many steps, or do so at each replay of a graph that is recorded; and call `then` in the same go."""
         with self.device.scope():
             count, kernel = self.address + 8 * self._count, self.device.kernel("tick", REDUCTION)
-            self.device.launch(self._stream, kernel, 1, 1, count, by)
+            calls: list[Callable[[], object]] = [self.device.launch(self._stream, kernel, 1, 1, count, by), then]
+            deque(map(operator.call, calls), maxlen=0)
 
     def counted(self) -> int:
         """The number of steps that were counted. Waits for the device."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -58,6 +59,8 @@ class JaxPlan(Plan):
         self._divided = tuple(library.is_sharded(leaf.p) for leaf in leaves)
         self._own: Sequence[tuple[Array, ...]] = [(None,) * program.slots for _ in leaves]
         """The slots of the last step, which nobody else has. All other slots may have other owners, too."""
+        self._known: Callable[..., Any] | None = None
+        """The function of the last step, which is compiled."""
 
     def rebind(self, leaves: Sequence[Leaf]) -> None:
         self.leaves = leaves
@@ -81,16 +84,22 @@ class JaxPlan(Plan):
         blocks = [1 if divided else _blocks(p) for p, divided in zip(ps, self._divided, strict=True)]
         return np.split(sums_of_all, np.cumsum(blocks)[:-1])
 
-    def prepare(self, gathered: Sequence[Array], rows: CoefficientTable) -> Commit:
+    def prepare_anew(self, gathered: Sequence[Array], rows: CoefficientTable) -> Commit:
         call = _step(self.leaves[0].library, self.program, *_kinds(rows), self._shardings)
         numbers, ps = self._numbers(None, rows), [leaf.p for leaf in self.leaves]
+        # Where it is compiled first, Python code runs, in which an exception may arrive when the slots are gone.
+        known = call is self._known
         slots = [
-            leaf.slots if all(map(operator.is_, leaf.slots, own)) else _copied(leaf)
+            leaf.slots if known and all(map(operator.is_, leaf.slots, own)) else _copied(leaf)
             for leaf, own in zip(self.leaves, self._own, strict=True)
         ]
+        given: list[Any] = []
 
         def commit() -> Sequence[Result]:
-            self._own, moved = call(slots, numbers, ps, gathered)
+            if not given:  # a list that is extended has what JAX gave, also where an exception comes after it
+                given.extend(itertools.starmap(call, [(slots, numbers, ps, gathered)]))
+            ((self._own, moved),) = given
+            self._known = call
             results = list(map(Result, moved, self._own))
             # Else the old arrays would be kept alive.
             self.leaves = [Leaf(leaf.library, *result) for leaf, result in zip(self.leaves, results, strict=True)]

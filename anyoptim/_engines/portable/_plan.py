@@ -82,7 +82,7 @@ class PortablePlan(Plan):
                 sums_of_leaves.append(self._known(_squares(measured, leaf, x, rows.row(i))))
         return sums_of_leaves
 
-    def prepare(self, gathered: Sequence[Array], rows: CoefficientTable) -> Commit:
+    def prepare_anew(self, gathered: Sequence[Array], rows: CoefficientTable) -> Commit:
         with _explained(self.program, None, rows):
             computed = self._computed(gathered, rows)
         results = self._materialized(computed)
@@ -147,7 +147,7 @@ def start(
 
 def _reals(leaf: Leaf, x: Array) -> list[tuple[Array, Array, tuple[Array, ...]]]:
     """The real arrays, in the compute dtype, of p, x and the slots: two of each where they are complex."""
-    library, p, slots, _ = leaf
+    library, p, slots, *_ = leaf
     xp = library.xp
     if library.dtype(p).startswith("complex"):
         x = xp.astype(x, p.dtype, copy=False)

@@ -76,7 +76,11 @@ def SGD(
     weight_decay: float | None = None,
     **options: Unpack[Options],
 ) -> Optimizer:
-    """`SGD`, `Momentum` or `Nesterov`."""
+    """`SGD`, `Momentum` or `Nesterov`.
+
+    >>> ao.compat.keras.SGD(0.1, momentum=0.9)
+    Momentum(lr=0.1, momentum=0.9)
+    """
     general = General(**options)
     lr = general.rate(learning_rate)
     loss = _loss(lr, weight_decay)
@@ -95,7 +99,11 @@ def RMSprop(
     weight_decay: float | None = None,
     **options: Unpack[Options],
 ) -> Optimizer:
-    """`RMSProp` or `CenteredRMSProp` with its eps inside the root; with momentum a `Trace` of the steps after."""
+    """`RMSProp` or `CenteredRMSProp` with its eps inside the root; with momentum a `Trace` of the steps after.
+
+    >>> ao.compat.keras.RMSprop(0.1)
+    RMSProp(lr=0.1, rho=0.9, eps=0.0, eps_root=1e-07)
+    """
     general = General(**options)
     lr = general.rate(learning_rate)
     method = methods.CenteredRMSProp if centered else methods.RMSProp
@@ -113,7 +121,11 @@ def Adam(
     weight_decay: float | None = None,
     **options: Unpack[Options],
 ) -> Optimizer:
-    """`Adam`, `AMSGrad`, or with a decay `AdamW`."""
+    """`Adam`, `AMSGrad`, or with a decay `AdamW`.
+
+    >>> ao.compat.keras.Adam(0.1)
+    Adam(lr=0.1, beta1=0.9, beta2=0.999, eps=1e-07)
+    """
     general = General(**options)
     return _adam(general, learning_rate, beta_1, beta_2, epsilon, amsgrad, weight_decay)
 
@@ -128,7 +140,11 @@ def AdamW(
     amsgrad: bool = False,
     **options: Unpack[Options],
 ) -> Optimizer:
-    """`AdamW`, or `AMSGrad` with a decay."""
+    """`AdamW`, or `AMSGrad` with a decay.
+
+    >>> ao.compat.keras.AdamW(0.1)
+    AdamW(lr=0.1, beta1=0.9, beta2=0.999, eps=1e-07, weight_decay=0.004)
+    """
     general = General(**options)
     if weight_decay is None:
         raise ValueError("weight_decay is None; wanted a number")
@@ -143,7 +159,11 @@ def Adadelta(
     weight_decay: float | None = None,
     **options: Unpack[Options],
 ) -> Optimizer:
-    """`AdaDelta`."""
+    """`AdaDelta`.
+
+    >>> ao.compat.keras.Adadelta(0.1)
+    AdaDelta(lr=0.1, rho=0.95, eps=1e-07)
+    """
     general = General(**options)
     lr = general.rate(learning_rate)
     return general.around(methods.AdaDelta(lr, rho, epsilon), loss=_loss(lr, weight_decay))
@@ -157,7 +177,11 @@ def Adagrad(
     weight_decay: float | None = None,
     **options: Unpack[Options],
 ) -> Optimizer:
-    """`AdaGrad` with its eps inside the root."""
+    """`AdaGrad` with its eps inside the root.
+
+    >>> ao.compat.keras.Adagrad(0.1)
+    AdaGrad(lr=0.1, eps=0.0, initial=0.1, eps_root=1e-07)
+    """
     general = General(**options)
     lr = general.rate(learning_rate)
     method = methods.AdaGrad(lr, 0.0, initial=initial_accumulator_value, eps_root=epsilon)
@@ -173,7 +197,11 @@ def Adamax(
     weight_decay: float | None = None,
     **options: Unpack[Options],
 ) -> Optimizer:
-    """`Adamax`."""
+    """`Adamax`.
+
+    >>> ao.compat.keras.Adamax(0.1)
+    Adamax(lr=0.1, beta1=0.9, beta2=0.999, eps=1e-07)
+    """
     general = General(**options)
     lr = general.rate(learning_rate)
     return general.around(methods.Adamax(lr, beta_1, beta_2, epsilon), loss=_loss(lr, weight_decay))
@@ -190,7 +218,11 @@ def Adafactor(
     weight_decay: float | None = None,
     **options: Unpack[Options],
 ) -> Optimizer:
-    """`Adafactor`. Keras bounds its steps by 1/sqrt(t) with and without `relative_step`."""
+    """`Adafactor`. Keras bounds its steps by 1/sqrt(t) with and without `relative_step`.
+
+    >>> ao.compat.keras.Adafactor(0.1)
+    Adafactor(lr=0.1, decay=0.8, eps=1e-30, floor=0.001, clip=1.0)
+    """
     general = General(**options)
     lr = general.rate(learning_rate)
     own: dict[str, Any] = {
@@ -214,7 +246,11 @@ def Nadam(
     weight_decay: float | None = None,
     **options: Unpack[Options],
 ) -> Optimizer:
-    """`NAdam` with Keras's momentum_decay of 1."""
+    """`NAdam` with Keras's momentum_decay of 1.
+
+    >>> ao.compat.keras.Nadam(0.1)
+    NAdam(lr=0.1, beta1=0.9, beta2=0.999, eps=1e-07, momentum_decay=1.0)
+    """
     general = General(**options)
     lr = general.rate(learning_rate)
     method = methods.NAdam(lr, beta_1, beta_2, epsilon, momentum_decay=1.0)
@@ -229,7 +265,11 @@ def Lion(
     weight_decay: float | None = None,
     **options: Unpack[Options],
 ) -> Optimizer:
-    """`Lion`."""
+    """`Lion`.
+
+    >>> ao.compat.keras.Lion(0.1)
+    Lion(lr=0.1, beta1=0.9, beta2=0.99, weight_decay=0.0)
+    """
     general = General(**options)
     lr = general.rate(learning_rate)
     return general.around(methods.Lion(lr, beta_1, beta_2, 0.0 if weight_decay is None else weight_decay))
@@ -244,7 +284,11 @@ def Lamb(
     weight_decay: float | None = None,
     **options: Unpack[Options],
 ) -> Optimizer:
-    """`Adam`, `TrustRatio` and `Scale`: `LAMB` with a decay that the ratio does not scale, but takes note of."""
+    """`Adam`, `TrustRatio` and `Scale`: `LAMB` with a decay that the ratio does not scale, but takes note of.
+
+    >>> ao.compat.keras.Lamb(0.1).update(np.ones(2), np.ones(2)).round(3)
+    array([0.9, 0.9])
+    """
     general = General(**options)
     lr = general.rate(learning_rate)
     loss = _loss(lr, weight_decay)
@@ -280,6 +324,10 @@ def Muon(
     """A `partition`: matrices to Keras's Muon, by sums of gradients, others to `Adam`, both with decays.
 
     `exclude_layers` and `exclude_embeddings` are about the paths of parameters, keys joined by dots.
+
+    >>> ao.compat.keras.Muon(0.1).update(np.eye(2), np.eye(2)).round(3)
+    array([[0.968, 0.   ],
+           [0.   , 0.968]])
     """
     general = General(**options)
     lr = general.rate(learning_rate)
@@ -318,7 +366,11 @@ def ScheduleFreeAdamW(
     weight_decay: float | None = None,
     **options: Unpack[Options],
 ) -> Optimizer:
-    """`ScheduleFreeAdamW` whose average weighs all steps alike."""
+    """`ScheduleFreeAdamW` whose average weighs all steps alike.
+
+    >>> ao.compat.keras.ScheduleFreeAdamW(0.1)
+    KerasScheduleFreeAdamW(lr=0.1, beta=0.9, beta2=0.999, eps=1e-08, weight_decay=0.0)
+    """
     general = General(**options)
     lr = general.rate(learning_rate)
     warmed = times(lr, _Warmup(warmup_steps)) if warmup_steps > 0 else lr

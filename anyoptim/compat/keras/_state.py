@@ -147,6 +147,13 @@ def from_keras(keras_optimizer: Any, optimizer: Optimizer, params: Any, names: S
         names: the path in params (keys joined by dots) of each of the variables that Keras trains.
 
     Raises TypeError and ValueError for variables of other stages, parameters or shapes, before anything is replaced.
+
+    >>> import keras
+    >>> w, ours, theirs = keras.Variable([1.0, 1.0]), ao.compat.keras.Adam(0.1), keras.optimizers.Adam(0.1)
+    >>> theirs.apply([keras.ops.ones(2)], [w])
+    >>> ao.compat.keras.from_keras(theirs, ours, [np.ones(2)])
+    >>> ours.state.step
+    1
     """
     shapes = slot_shapes(optimizer, params)
     match = _matched(optimizer, keras_optimizer, shapes, names)
@@ -170,6 +177,14 @@ def to_keras(optimizer: Optimizer, keras_optimizer: Any, names: Sequence[str] | 
 
     `names` are those of `from_keras`. Raises ValueError and TypeError for variables of other stages, parameters or
     shapes, before anything is assigned to.
+
+    >>> import keras
+    >>> w, ours, theirs = keras.Variable([1.0, 1.0]), ao.compat.keras.Adam(0.1), keras.optimizers.Adam(0.1)
+    >>> params = ours.update([np.ones(2)], [np.ones(2)])
+    >>> theirs.build([w])
+    >>> ao.compat.keras.to_keras(ours, theirs)
+    >>> int(theirs.iterations.value)
+    1
     """
     ours = state_by_path(optimizer)
     t = ours.count("Keras")

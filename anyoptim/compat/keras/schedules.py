@@ -27,7 +27,12 @@ def _passed(n: Any, steps: float, staircase: bool) -> Any:
 
 
 class ExponentialDecay(CountedSchedule):
-    """`initial_learning_rate * decay_rate**(n / decay_steps)`, in stairs with `staircase`."""
+    """`initial_learning_rate * decay_rate**(n / decay_steps)`, in stairs with `staircase`.
+
+    >>> schedule = ao.compat.keras.schedules.ExponentialDecay(1.0, 2, 0.5)
+    >>> [round(schedule(n), 3) for n in range(5)]
+    [1.0, 0.707, 0.5, 0.354, 0.25]
+    """
 
     arguments = ("initial_learning_rate", "decay_steps", "decay_rate", "staircase", "name")
 
@@ -50,7 +55,12 @@ class ExponentialDecay(CountedSchedule):
 
 
 class InverseTimeDecay(CountedSchedule):
-    """`initial_learning_rate / (1 + decay_rate * n / decay_steps)`, in stairs with `staircase`."""
+    """`initial_learning_rate / (1 + decay_rate * n / decay_steps)`, in stairs with `staircase`.
+
+    >>> schedule = ao.compat.keras.schedules.InverseTimeDecay(1.0, 2, 0.5)
+    >>> [round(schedule(n), 3) for n in range(5)]
+    [1.0, 0.8, 0.667, 0.571, 0.5]
+    """
 
     arguments = ("initial_learning_rate", "decay_steps", "decay_rate", "staircase", "name")
 
@@ -73,7 +83,12 @@ class InverseTimeDecay(CountedSchedule):
 
 
 class PiecewiseConstantDecay(CountedSchedule):
-    """One of `values`: the first up to and with the first of `boundaries`, and the last after the last of them."""
+    """One of `values`: the first up to and with the first of `boundaries`, and the last after the last of them.
+
+    >>> schedule = ao.compat.keras.schedules.PiecewiseConstantDecay([2], [1.0, 0.1])
+    >>> [round(schedule(n), 3) for n in range(5)]
+    [1.0, 1.0, 1.0, 0.1, 0.1]
+    """
 
     arguments = ("boundaries", "values", "name")
 
@@ -99,6 +114,10 @@ class PolynomialDecay(CountedSchedule):
     """`(initial_learning_rate - end_learning_rate) * (1 - x)**power + end_learning_rate`, x = n / decay_steps up to 1.
 
     With `cycle` decay_steps is doubled, trebled and so on whenever n has reached it.
+
+    >>> schedule = ao.compat.keras.schedules.PolynomialDecay(1.0, 4)
+    >>> [round(schedule(n), 3) for n in range(5)]
+    [1.0, 0.75, 0.5, 0.25, 0.0]
     """
 
     arguments = ("initial_learning_rate", "decay_steps", "end_learning_rate", "power", "cycle", "name")
@@ -133,6 +152,10 @@ class CosineDecay(CountedSchedule):
     """A schedule along half a cosine from the first rate to `alpha` times it, or from a target that a line leads to.
 
     With a `warmup_target` the line takes `warmup_steps`, and the cosine `decay_steps` after these.
+
+    >>> schedule = ao.compat.keras.schedules.CosineDecay(1.0, 4)
+    >>> [round(schedule(n), 3) for n in range(5)]
+    [1.0, 0.854, 0.5, 0.146, 0.0]
     """
 
     arguments = ("initial_learning_rate", "decay_steps", "alpha", "name", "warmup_target", "warmup_steps")
@@ -166,7 +189,12 @@ class CosineDecay(CountedSchedule):
 
 
 class CosineDecayRestarts(CountedSchedule):
-    """Cycles along half a cosine, each `t_mul` times as long and `m_mul` times as high as the one before."""
+    """Cycles along half a cosine, each `t_mul` times as long and `m_mul` times as high as the one before.
+
+    >>> schedule = ao.compat.keras.schedules.CosineDecayRestarts(1.0, 2)
+    >>> [round(schedule(n), 3) for n in range(5)]
+    [1.0, 0.5, 1.0, 0.854, 0.5]
+    """
 
     arguments = ("initial_learning_rate", "first_decay_steps", "t_mul", "m_mul", "alpha", "name")
 

@@ -41,7 +41,11 @@ def adam(
     *,
     nesterov: bool = False,
 ) -> Optimizer:
-    """`Adam` with its eps at the root of the corrected v; with `nesterov` `NAdam` without warmup."""
+    """`Adam` with its eps at the root of the corrected v; with `nesterov` `NAdam` without warmup.
+
+    >>> ao.compat.optax.adam(0.1)
+    Adam(lr=0.1, beta1=0.9, beta2=0.999, eps=0.0, eps_corrected=1e-08)
+    """
     return adamw(learning_rate, b1, b2, eps, eps_root, mu_dtype, 0.0, nesterov=nesterov)
 
 
@@ -57,7 +61,11 @@ def adamw(
     *,
     nesterov: bool = False,
 ) -> Optimizer:
-    """`AdamW`; with a mask or `nesterov` a chain of `Adam` or `NAdam`, `WeightDecay` and `Scale`."""
+    """`AdamW`; with a mask or `nesterov` a chain of `Adam` or `NAdam`, `WeightDecay` and `Scale`.
+
+    >>> ao.compat.optax.adamw(0.1)
+    AdamW(lr=0.1, beta1=0.9, beta2=0.999, eps=0.0, weight_decay=0.0001, eps_corrected=1e-08)
+    """
     accumulator("mu_dtype", mu_dtype)
     if nesterov:
         return decoupled(
@@ -80,7 +88,11 @@ def amsgrad(
     bias_correction_mu: bool = True,
     bias_correction_nu: bool = True,
 ) -> Optimizer:
-    """`CorrectedAMSGrad`; without `bias_correction_nu` `AMSGrad`. What is not corrected, schedules undo."""
+    """`CorrectedAMSGrad`; without `bias_correction_nu` `AMSGrad`. What is not corrected, schedules undo.
+
+    >>> ao.compat.optax.amsgrad(0.1)
+    CorrectedAMSGrad(lr=0.1, beta1=0.9, beta2=0.999, eps=1e-08)
+    """
     accumulator("mu_dtype", mu_dtype)
     lr: Any = rate(learning_rate)
     if not bias_correction_mu:
@@ -128,7 +140,11 @@ def nadam(
     *,
     nesterov: bool = True,
 ) -> Optimizer:
-    """`NAdam` without warmup; `adam` without `nesterov`."""
+    """`NAdam` without warmup; `adam` without `nesterov`.
+
+    >>> ao.compat.optax.nadam(0.1)
+    NAdam(lr=0.1, beta1=0.9, beta2=0.999, eps=1e-08, warmup=0.0)
+    """
     return adam(learning_rate, b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov)
 
 
@@ -144,12 +160,20 @@ def nadamw(
     *,
     nesterov: bool = True,
 ) -> Optimizer:
-    """`NAdam` without warmup, `WeightDecay` and `Scale`; `adamw` without `nesterov`."""
+    """`NAdam` without warmup, `WeightDecay` and `Scale`; `adamw` without `nesterov`.
+
+    >>> ao.compat.optax.nadamw(0.1).update(np.ones(2), np.ones(2)).round(3)
+    array([0.853, 0.853])
+    """
     return adamw(learning_rate, b1, b2, eps, eps_root, mu_dtype, weight_decay, mask, nesterov=nesterov)
 
 
 def adamax(learning_rate: Hyper, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> Optimizer:
-    """`Adamax` with its eps inside the maximum."""
+    """`Adamax` with its eps inside the maximum.
+
+    >>> ao.compat.optax.adamax(0.1)
+    Adamax(lr=0.1, beta1=0.9, beta2=0.999, eps=0.0, eps_max=1e-08)
+    """
     return Adamax(rate(learning_rate), b1, b2, 0.0, eps_max=eps)
 
 
@@ -161,7 +185,11 @@ def adamaxw(
     weight_decay: Hyper = 1e-4,
     mask: Any = None,
 ) -> Optimizer:
-    """`Adamax`, `WeightDecay` and `Scale`."""
+    """`Adamax`, `WeightDecay` and `Scale`.
+
+    >>> ao.compat.optax.adamaxw(0.1).update(np.ones(2), np.ones(2)).round(3)
+    array([0.9, 0.9])
+    """
     return decoupled(lambda lr: Adamax(lr, b1, b2, 0.0, eps_max=eps), learning_rate, weight_decay, mask)
 
 
@@ -174,7 +202,11 @@ def adabelief(
     *,
     nesterov: bool = False,
 ) -> Optimizer:
-    """`AdaBelief`; with `nesterov` it looks ahead."""
+    """`AdaBelief`; with `nesterov` it looks ahead.
+
+    >>> ao.compat.optax.adabelief(0.1)
+    AdaBelief(lr=0.1, beta1=0.9, beta2=0.999, eps=1e-16, eps_root=1e-16)
+    """
     return (NesterovAdaBelief if nesterov else AdaBelief)(rate(learning_rate), b1, b2, eps, eps_root)
 
 
@@ -188,7 +220,11 @@ def adan(
     weight_decay: Hyper = 0.0,
     mask: Any = None,
 ) -> Optimizer:
-    """`Adan` with `1-b2` where the paper has b2, and a decay as in `AdamW`."""
+    """`Adan` with `1-b2` where the paper has b2, and a decay as in `AdamW`.
+
+    >>> ao.compat.optax.adan(0.1)
+    OptaxAdan(lr=0.1, beta1=0.98, beta2=0.92, beta3=0.99, eps=1e-08, weight_decay=0.0, eps_root=1e-08)
+    """
     return decoupled(
         lambda lr: OptaxAdan(lr, b1, b2, b3, eps, 0.0, eps_root=eps_root), learning_rate, weight_decay, mask
     )
@@ -204,13 +240,21 @@ def radam(
     *,
     nesterov: bool = False,
 ) -> Optimizer:
-    """`RAdam` with its eps at the root of the corrected v; with `nesterov` it looks ahead."""
+    """`RAdam` with its eps at the root of the corrected v; with `nesterov` it looks ahead.
+
+    >>> ao.compat.optax.radam(0.1)
+    RAdam(lr=0.1, beta1=0.9, beta2=0.999, eps=0.0, eps_corrected=1e-08)
+    """
     method = NesterovRAdam if nesterov else RAdam
     return method(rate(learning_rate), b1, b2, 0.0, threshold=threshold, eps_corrected=eps, eps_root=eps_root)
 
 
 def yogi(learning_rate: Hyper, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-3) -> Optimizer:
-    """`CorrectedYogi` whose m starts at 1e-6, too."""
+    """`CorrectedYogi` whose m starts at 1e-6, too.
+
+    >>> ao.compat.optax.yogi(0.1)
+    OptaxYogi(lr=0.1, beta1=0.9, beta2=0.999, eps=0.001)
+    """
     return OptaxYogi(rate(learning_rate), b1, b2, eps)
 
 
@@ -223,7 +267,11 @@ def lamb(
     weight_decay: Hyper = 0.0,
     mask: Any = None,
 ) -> Optimizer:
-    """`Adam`, `WeightDecay`, `TrustRatio` and `Scale`: `LAMB`, with an eps_root and a mask."""
+    """`Adam`, `WeightDecay`, `TrustRatio` and `Scale`: `LAMB`, with an eps_root and a mask.
+
+    >>> ao.compat.optax.lamb(0.1).update(np.ones(2), np.ones(2)).round(3)
+    array([0.9, 0.9])
+    """
     return chain(
         Adam(1.0, b1, b2, 0.0, eps_corrected=eps, eps_root=eps_root),
         *decay("mask", weight_decay, mask),

@@ -55,7 +55,11 @@ __all__ = [
 def sgd(
     learning_rate: Hyper, momentum: float | None = None, nesterov: bool = False, accumulator_dtype: Any = None
 ) -> Optimizer:
-    """`SGD`, `HeavyBall` or `HeavyBallNesterov`."""
+    """`SGD`, `HeavyBall` or `HeavyBallNesterov`.
+
+    >>> ao.compat.optax.sgd(0.1, momentum=0.9)
+    HeavyBall(lr=0.1, momentum=0.9, dampening=0.0)
+    """
     accumulator("accumulator_dtype", accumulator_dtype)
     if momentum is None:
         return SGD(rate(learning_rate))
@@ -63,7 +67,11 @@ def sgd(
 
 
 def adagrad(learning_rate: Hyper, initial_accumulator_value: float = 0.1, eps: float = 1e-7) -> Optimizer:
-    """`AdaGrad` with its eps inside the root; what has seen no gradient stays, also without eps."""
+    """`AdaGrad` with its eps inside the root; what has seen no gradient stays, also without eps.
+
+    >>> ao.compat.optax.adagrad(0.1)
+    AdaGrad(lr=0.1, eps=0.0, initial=0.1, eps_root=1e-07)
+    """
     method = AdaGrad if eps else OptaxAdaGrad
     return method(rate(learning_rate), 0.0, initial=initial_accumulator_value, eps_root=eps)
 
@@ -75,7 +83,11 @@ def adadelta(
     weight_decay: Hyper = 0.0,
     weight_decay_mask: Any = None,
 ) -> Optimizer:
-    """`AdaDelta` after a `WeightDecay`. Without a learning rate it climbs, as optax's does up to 0.2.8."""
+    """`AdaDelta` after a `WeightDecay`. Without a learning rate it climbs, as optax's does up to 0.2.8.
+
+    >>> ao.compat.optax.adadelta(0.1)
+    AdaDelta(lr=0.1, rho=0.9, eps=1e-06)
+    """
     before = decay("weight_decay_mask", weight_decay, weight_decay_mask)
     if learning_rate is None:
         return chain(*before, AdaDelta(1.0, rho, eps), Scale(-1.0))
@@ -94,7 +106,11 @@ def rmsprop(
     nesterov: bool = False,
     bias_correction: bool = False,
 ) -> Optimizer:
-    """`RMSProp` or `CenteredRMSProp` with optax's start and correction; with momentum a `Trace` of the steps after."""
+    """`RMSProp` or `CenteredRMSProp` with optax's start and correction; with momentum a `Trace` of the steps after.
+
+    >>> ao.compat.optax.rmsprop(0.1)
+    RMSProp(lr=0.1, rho=0.9, eps=0.0, eps_root=1e-08)
+    """
     if bias_correction:
         method: Any = CorrectedCenteredRMSProp if centered else CorrectedRMSProp
     else:
@@ -117,7 +133,11 @@ def lion(
     weight_decay: Hyper = 1e-3,
     mask: Any = None,
 ) -> Optimizer:
-    """`Lion`; with a mask a chain of it, `WeightDecay` and `Scale`."""
+    """`Lion`; with a mask a chain of it, `WeightDecay` and `Scale`.
+
+    >>> ao.compat.optax.lion(0.1)
+    Lion(lr=0.1, beta1=0.9, beta2=0.99, weight_decay=0.001)
+    """
     accumulator("mu_dtype", mu_dtype)
     if mask is None:
         return Lion(rate(learning_rate), b1, b2, rate(weight_decay))
@@ -134,7 +154,11 @@ def lars(
     momentum: float = 0.9,
     nesterov: bool = False,
 ) -> Optimizer:
-    """`WeightDecay`, `TrustRatio` and `Momentum` or `Nesterov`."""
+    """`WeightDecay`, `TrustRatio` and `Momentum` or `Nesterov`.
+
+    >>> ao.compat.optax.lars(0.1)
+    chain(TrustRatio(share=0.001, eps=0.0), Momentum(lr=0.1, momentum=0.9))
+    """
     among = masked("trust_ratio_mask", trust_ratio_mask)
     ratio = TrustRatio(trust_coefficient, eps)
     return chain(
@@ -145,13 +169,21 @@ def lars(
 
 
 def signum(learning_rate: Hyper, beta: float = 0.9, accumulator_dtype: Any = None) -> Optimizer:
-    """`Signum`."""
+    """`Signum`.
+
+    >>> ao.compat.optax.signum(0.1)
+    Signum(lr=0.1, momentum=0.9)
+    """
     accumulator("accumulator_dtype", accumulator_dtype)
     return Signum(rate(learning_rate), beta)
 
 
 def sign_sgd(learning_rate: Hyper) -> Optimizer:
-    """The sign of the gradient: `Signum` without momentum, and without memory."""
+    """The sign of the gradient: `Signum` without momentum, and without memory.
+
+    >>> ao.compat.optax.sign_sgd(0.1)
+    SignSGD(lr=0.1)
+    """
     return SignSGD(rate(learning_rate))
 
 
@@ -162,7 +194,11 @@ def rprop(
     min_step_size: float = 1e-6,
     max_step_size: float = 50.0,
 ) -> Optimizer:
-    """`Rprop` as optax has it, up to 0.2.8: each step one update late. `learning_rate` is the first step, a number."""
+    """`Rprop` as optax has it, up to 0.2.8: each step one update late. `learning_rate` is the first step, a number.
+
+    >>> ao.compat.optax.rprop(0.1)
+    OptaxRprop(eta_minus=0.5, eta_plus=1.2, step_min=1e-06, step_max=50.0, initial=0.1)
+    """
     if callable(learning_rate):
         raise TypeError(f"learning_rate is {learning_rate!r}; wanted a number, the first step of each element")
     return OptaxRprop(eta_minus, eta_plus, min_step_size, max_step_size, initial=learning_rate)
@@ -186,6 +222,9 @@ def adafactor(
 
     optax computes the decay of the second moment in float32 whatever the parameters are, here it is float64; its
     steps up to `decay_offset` give NaN, which here forget what was before.
+
+    >>> ao.compat.optax.adafactor(0.1).update(np.ones(2), np.ones(2)).round(3)
+    array([0.9, 0.9])
     """
     accumulator("dtype_momentum", dtype_momentum)
     least = min_dim_size_to_factor if factored else math.inf

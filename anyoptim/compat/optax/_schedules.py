@@ -155,14 +155,24 @@ class _Joined(CountedSchedule):
 
 
 def constant_schedule(value: float) -> CountedSchedule:
-    """Always `value`."""
+    """Always `value`.
+
+    >>> schedule = ao.compat.optax.constant_schedule(1.0)
+    >>> [round(schedule(n), 3) for n in range(5)]
+    [1.0, 1.0, 1.0, 1.0, 1.0]
+    """
     return _Constant(value)
 
 
 def polynomial_schedule(
     init_value: float, end_value: float, power: float, transition_steps: int, transition_begin: int = 0
 ) -> CountedSchedule:
-    """`(init_value - end_value) * (1 - x)**power + end_value`, x going from 0 to 1 in `transition_steps`."""
+    """`(init_value - end_value) * (1 - x)**power + end_value`, x going from 0 to 1 in `transition_steps`.
+
+    >>> schedule = ao.compat.optax.polynomial_schedule(1.0, 0.0, 2.0, 4)
+    >>> [round(schedule(n), 3) for n in range(5)]
+    [1.0, 0.562, 0.25, 0.062, 0.0]
+    """
     if transition_steps <= 0:
         return _Constant(init_value)
     return _Polynomial(init_value, end_value, power, transition_steps, max(transition_begin, 0))
@@ -171,14 +181,24 @@ def polynomial_schedule(
 def linear_schedule(
     init_value: float, end_value: float, transition_steps: int, transition_begin: int = 0
 ) -> CountedSchedule:
-    """A line from `init_value` to `end_value`: `polynomial_schedule` with a power of 1."""
+    """A line from `init_value` to `end_value`: `polynomial_schedule` with a power of 1.
+
+    >>> schedule = ao.compat.optax.linear_schedule(1.0, 0.0, 4)
+    >>> [round(schedule(n), 3) for n in range(5)]
+    [1.0, 0.75, 0.5, 0.25, 0.0]
+    """
     return polynomial_schedule(init_value, end_value, 1, transition_steps, transition_begin)
 
 
 def piecewise_constant_schedule(
     init_value: float, boundaries_and_scales: Mapping[int, float] | None = None
 ) -> CountedSchedule:
-    """`init_value` times the scale of each boundary that has been reached."""
+    """`init_value` times the scale of each boundary that has been reached.
+
+    >>> schedule = ao.compat.optax.piecewise_constant_schedule(1.0, {2: 0.1})
+    >>> [round(schedule(n), 3) for n in range(5)]
+    [1.0, 1.0, 0.1, 0.1, 0.1]
+    """
     return _Stairs(init_value, boundaries_and_scales)
 
 
@@ -190,7 +210,12 @@ def exponential_decay(
     staircase: bool = False,
     end_value: float | None = None,
 ) -> CountedSchedule:
-    """`init_value * decay_rate**(n / transition_steps)`, down to `end_value`, or up to it if it grows."""
+    """`init_value * decay_rate**(n / transition_steps)`, down to `end_value`, or up to it if it grows.
+
+    >>> schedule = ao.compat.optax.exponential_decay(1.0, 2, 0.5)
+    >>> [round(schedule(n), 3) for n in range(5)]
+    [1.0, 0.707, 0.5, 0.354, 0.25]
+    """
     if transition_steps <= 0 or decay_rate == 0:
         return _Constant(init_value)
     factor = decay_rate if decay_rate > 1 else share.value("decay_rate", decay_rate)
@@ -200,14 +225,24 @@ def exponential_decay(
 def cosine_decay_schedule(
     init_value: float, decay_steps: int, alpha: float = 0.0, exponent: float = 1.0
 ) -> CountedSchedule:
-    """`init_value * ((1 - alpha) * ((1 + cos(pi*x))/2)**exponent + alpha)`, x going from 0 to 1 in `decay_steps`."""
+    """`init_value * ((1 - alpha) * ((1 + cos(pi*x))/2)**exponent + alpha)`, x going from 0 to 1 in `decay_steps`.
+
+    >>> schedule = ao.compat.optax.cosine_decay_schedule(1.0, 4)
+    >>> [round(schedule(n), 3) for n in range(5)]
+    [1.0, 0.854, 0.5, 0.146, 0.0]
+    """
     return _Cosine(init_value, decay_steps, alpha, exponent)
 
 
 def piecewise_interpolate_schedule(
     interpolate_type: str, init_value: float, boundaries_and_scales: Mapping[int, float] | None = None
 ) -> CountedSchedule:
-    """Through `init_value` and its products with the scales, along lines ("linear") or half cosines ("cosine")."""
+    """Through `init_value` and its products with the scales, along lines ("linear") or half cosines ("cosine").
+
+    >>> schedule = ao.compat.optax.piecewise_interpolate_schedule("linear", 1.0, {2: 0.5})
+    >>> [round(schedule(n), 3) for n in range(5)]
+    [1.0, 0.75, 0.5, 0.5, 0.5]
+    """
     return _Interpolated(interpolate_type, init_value, boundaries_and_scales)
 
 
@@ -219,7 +254,12 @@ def linear_onecycle_schedule(
     div_factor: float = 25.0,
     final_div_factor: float = 1e4,
 ) -> CountedSchedule:
-    """Up to the peak, back down, and further down, along lines."""
+    """Up to the peak, back down, and further down, along lines.
+
+    >>> schedule = ao.compat.optax.linear_onecycle_schedule(4, 1.0)
+    >>> [round(schedule(n), 3) for n in range(5)]
+    [0.04, 1.0, 0.52, 0.04, 0.0]
+    """
     steps = whole_number("transition_steps", transition_steps)
     scales = {int(pct_start * steps): div_factor, int(pct_final * steps): 1 / div_factor, steps: 1 / final_div_factor}
     return _Interpolated("linear", peak_value / div_factor, scales)
@@ -232,14 +272,24 @@ def cosine_onecycle_schedule(
     div_factor: float = 25.0,
     final_div_factor: float = 1e4,
 ) -> CountedSchedule:
-    """Up to the peak, and far down, along half cosines."""
+    """Up to the peak, and far down, along half cosines.
+
+    >>> schedule = ao.compat.optax.cosine_onecycle_schedule(4, 1.0)
+    >>> [round(schedule(n), 3) for n in range(5)]
+    [0.04, 1.0, 0.75, 0.25, 0.0]
+    """
     steps = whole_number("transition_steps", transition_steps)
     scales = {int(pct_start * steps): div_factor, steps: 1 / (div_factor * final_div_factor)}
     return _Interpolated("cosine", peak_value / div_factor, scales)
 
 
 def warmup_constant_schedule(init_value: float, peak_value: float, warmup_steps: int) -> CountedSchedule:
-    """A line up, and then the peak."""
+    """A line up, and then the peak.
+
+    >>> schedule = ao.compat.optax.warmup_constant_schedule(0.0, 1.0, 2)
+    >>> [round(schedule(n), 3) for n in range(5)]
+    [0.0, 0.5, 1.0, 1.0, 1.0]
+    """
     return linear_schedule(init_value, peak_value, warmup_steps)
 
 
@@ -251,7 +301,12 @@ def warmup_cosine_decay_schedule(
     end_value: float = 0.0,
     exponent: float = 1.0,
 ) -> CountedSchedule:
-    """A line up, and half a cosine down; `decay_steps` counts both."""
+    """A line up, and half a cosine down; `decay_steps` counts both.
+
+    >>> schedule = ao.compat.optax.warmup_cosine_decay_schedule(0.0, 1.0, 2, 4)
+    >>> [round(schedule(n), 3) for n in range(5)]
+    [0.0, 0.5, 1.0, 0.5, 0.0]
+    """
     alpha = 0.0 if peak_value == 0.0 else end_value / peak_value
     down = cosine_decay_schedule(peak_value, decay_steps - warmup_steps, alpha, exponent)
     return join_schedules([linear_schedule(init_value, peak_value, warmup_steps), down], [warmup_steps])
@@ -267,18 +322,35 @@ def warmup_exponential_decay_schedule(
     staircase: bool = False,
     end_value: float | None = None,
 ) -> CountedSchedule:
-    """A line up, and `exponential_decay`."""
+    """A line up, and `exponential_decay`.
+
+    >>> schedule = ao.compat.optax.warmup_exponential_decay_schedule(0.0, 1.0, 2, 2, 0.5)
+    >>> [round(schedule(n), 3) for n in range(5)]
+    [0.0, 0.5, 1.0, 0.707, 0.5]
+    """
     down = exponential_decay(peak_value, transition_steps, decay_rate, transition_begin, staircase, end_value)
     return join_schedules([linear_schedule(init_value, peak_value, warmup_steps), down], [warmup_steps])
 
 
 def sgdr_schedule(cosine_kwargs: Iterable[Mapping[str, Any]]) -> CountedSchedule:
-    """One `warmup_cosine_decay_schedule` after the other."""
+    """One `warmup_cosine_decay_schedule` after the other.
+
+    >>> cycle = {"init_value": 0.0, "peak_value": 1.0, "warmup_steps": 1, "decay_steps": 2}
+    >>> schedule = ao.compat.optax.sgdr_schedule([cycle, cycle])
+    >>> [round(schedule(n), 3) for n in range(5)]
+    [0.0, 1.0, 0.0, 1.0, 0.0]
+    """
     cycles = list(cosine_kwargs)
     boundaries = list(accumulate(kwargs["decay_steps"] for kwargs in cycles))
     return join_schedules([warmup_cosine_decay_schedule(**kwargs) for kwargs in cycles], boundaries[:-1])
 
 
 def join_schedules(schedules: Sequence[Any], boundaries: Sequence[int]) -> CountedSchedule:
-    """Schedules, one after the other, each counting its own steps from 0."""
+    """Schedules, one after the other, each counting its own steps from 0.
+
+    >>> from anyoptim.compat import optax
+    >>> schedule = optax.join_schedules([optax.constant_schedule(1.0), optax.exponential_decay(1.0, 2, 0.5)], [2])
+    >>> [round(schedule(n), 3) for n in range(5)]
+    [1.0, 1.0, 1.0, 0.707, 0.5]
+    """
     return _Joined(schedules, boundaries)

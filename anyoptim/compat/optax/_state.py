@@ -179,6 +179,13 @@ def from_optax(opt_state: Any, optimizer: Optimizer, params: Any, *, step: int |
             its learning rate, for one). None stands for what it counts, or for none.
 
     Raises TypeError and ValueError for states of other stages, parameters or shapes, before anything is replaced.
+
+    >>> import optax
+    >>> params, theirs, ours = {"w": np.ones(2)}, optax.adam(0.1), ao.compat.optax.adam(0.1)
+    >>> _, state = theirs.update({"w": np.ones(2)}, theirs.init(params))
+    >>> ao.compat.optax.from_optax(state, ours, params)
+    >>> ours.state.step
+    1
     """
     shapes = slot_shapes(optimizer, params)
     counts: dict[str, int] = {} if step is None else {"step": int(step)}
@@ -223,6 +230,12 @@ def to_optax(optimizer: Optimizer, opt_state: Any) -> Any:
 
     Its arrays have the dtypes of those there, and lie where they do. Raises ValueError and TypeError for states of
     other stages, parameters or shapes.
+
+    >>> import optax
+    >>> params, theirs, ours = {"w": np.ones(2)}, optax.adam(0.1), ao.compat.optax.adam(0.1)
+    >>> params = ours.update(params, {"w": np.ones(2)})
+    >>> int(ao.compat.optax.to_optax(ours, theirs.init(params))[0].count)
+    1
     """
     ours = state_by_path(optimizer)
     t = ours.count("optax")

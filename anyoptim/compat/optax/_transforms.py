@@ -95,85 +95,148 @@ class _Down(Scale):
 
 
 def clip(max_delta: float) -> Stage:
-    """`ClipValue`."""
+    """`ClipValue`.
+
+    >>> ao.compat.optax.clip(1.0)
+    ClipValue(limit=1.0)
+    """
     return ClipValue(max_delta)
 
 
 def clip_by_block_rms(threshold: float) -> Stage:
-    """Each parameter's gradient, shortened to a root mean square."""
+    """Each parameter's gradient, shortened to a root mean square.
+
+    >>> ao.compat.optax.clip_by_block_rms(1.0)
+    ClipBlockRMS(threshold=1.0)
+    """
     return ClipBlockRMS(threshold)
 
 
 def clip_by_global_norm(max_norm: float) -> Stage:
-    """`ClipGlobalNorm`."""
+    """`ClipGlobalNorm`.
+
+    >>> ao.compat.optax.clip_by_global_norm(1.0)
+    ClipGlobalNorm(max_norm=1.0)
+    """
     return ClipGlobalNorm(max_norm)
 
 
 def adaptive_grad_clip(clipping: float, eps: float = 1e-3, axis: Any = None) -> Stage:
-    """`AdaptiveClip` by columns, as optax has it. Refuses another `axis` than None."""
+    """`AdaptiveClip` by columns, as optax has it. Refuses another `axis` than None.
+
+    >>> ao.chain(ao.compat.optax.adaptive_grad_clip(0.1), ao.SGD(1.0)).update(np.ones(2), np.ones(2))
+    array([0.9, 0.9])
+    """
     if axis is not None:
         raise ValueError(f"axis is {axis!r}; wanted None")
     return _UnitwiseClip(clipping, eps)
 
 
 def add_decayed_weights(weight_decay: Hyper = 0.0, mask: Any = None) -> Stage:
-    """`WeightDecay`."""
+    """`WeightDecay`.
+
+    >>> ao.compat.optax.add_decayed_weights(0.1)
+    WeightDecay(decay=0.1)
+    """
     return WeightDecay(rate(weight_decay), where=masked("mask", mask))
 
 
 def trace(decay: float, nesterov: bool = False, accumulator_dtype: Any = None) -> Stage:
-    """`Trace`, which may look ahead."""
+    """`Trace`, which may look ahead.
+
+    >>> ao.compat.optax.trace(0.9)
+    Trace(momentum=0.9)
+    """
     accumulator("accumulator_dtype", accumulator_dtype)
     return (NesterovTrace if nesterov else Trace)(decay)
 
 
 def ema(decay: float, debias: bool = True, accumulator_dtype: Any = None) -> Stage:
-    """A running mean of what flows through, corrected for its start with `debias`."""
+    """A running mean of what flows through, corrected for its start with `debias`.
+
+    >>> ao.compat.optax.ema(0.9)
+    CorrectedMean(decay=0.9)
+    """
     accumulator("accumulator_dtype", accumulator_dtype)
     return (CorrectedMean if debias else Mean)(decay)
 
 
 def centralize() -> Stage:
-    """`Centralize`."""
+    """`Centralize`.
+
+    >>> ao.compat.optax.centralize()
+    Centralize()
+    """
     return Centralize()
 
 
 def scale(step_size: float) -> Stage:
-    """`Scale`."""
+    """`Scale`.
+
+    >>> ao.compat.optax.scale(0.1)
+    Scale(factor=0.1)
+    """
     return Scale(step_size)
 
 
 def scale_by_schedule(step_size_fn: Callable[[Any], Any]) -> Stage:
-    """`Scale` by a schedule."""
+    """`Scale` by a schedule.
+
+    >>> from anyoptim.compat import optax
+    >>> ramp = optax.linear_schedule(1.0, 0.0, 4)
+    >>> w, optimizer = np.zeros(1), ao.chain(optax.sgd(1.0), optax.scale_by_schedule(ramp))
+    >>> [float(optimizer.update(w, -np.ones(1))[0]) for _ in range(5)]
+    [1.0, 1.75, 2.25, 2.5, 2.5]
+    """
     return Scale(rate(step_size_fn))
 
 
 def scale_by_learning_rate(learning_rate: Hyper | None = None, *, flip_sign: bool = True) -> Stage:
-    """`Scale`, which turns the direction with `flip_sign`; nothing without a learning rate."""
+    """`Scale`, which turns the direction with `flip_sign`; nothing without a learning rate.
+
+    >>> ao.compat.optax.chain(ao.compat.optax.scale_by_learning_rate(0.1)).update(np.ones(2), np.ones(2))
+    array([0.9, 0.9])
+    """
     if learning_rate is None:
         return Scale(1.0)
     return (_Down if flip_sign else Scale)(rate(learning_rate))
 
 
 def scale_by_trust_ratio(min_norm: float = 0.0, trust_coefficient: float = 1.0, eps: float = 0.0) -> Stage:
-    """`TrustRatio`. Refuses another `min_norm` than 0."""
+    """`TrustRatio`. Refuses another `min_norm` than 0.
+
+    >>> ao.compat.optax.scale_by_trust_ratio()
+    TrustRatio(share=1.0, eps=0.0)
+    """
     if min_norm:
         raise ValueError(f"min_norm is {min_norm}; wanted 0")
     return TrustRatio(trust_coefficient, eps)
 
 
 def scale_by_param_block_rms(min_scale: float = 1e-3) -> Stage:
-    """`BlockRMS`: multiply by the root mean square of each parameter."""
+    """`BlockRMS`: multiply by the root mean square of each parameter.
+
+    >>> ao.compat.optax.scale_by_param_block_rms()
+    BlockRMS(floor=0.001)
+    """
     return BlockRMS(min_scale)
 
 
 def keep_params_nonnegative() -> Stage:
-    """`NonNegative`, at the end of a chain."""
+    """`NonNegative`, at the end of a chain.
+
+    >>> ao.compat.optax.keep_params_nonnegative()
+    NonNegative()
+    """
     return NonNegative()
 
 
 def apply_if_finite(inner: Optimizer, max_consecutive_errors: int) -> Optimizer:
-    """`SkipNonFinite` before an optimizer, which never gives in: `max_consecutive_errors` is at least 2**31 - 1."""
+    """`SkipNonFinite` before an optimizer, which never gives in: `max_consecutive_errors` is at least 2**31 - 1.
+
+    >>> ao.compat.optax.apply_if_finite(ao.SGD(0.1), 2**31 - 1)
+    chain(SkipNonFinite(), SGD(lr=0.1))
+    """
     if max_consecutive_errors < _FOREVER:
         raise ValueError(
             f"max_consecutive_errors is {max_consecutive_errors}; wanted at least {_FOREVER}: what is not finite is "
@@ -189,7 +252,11 @@ def MultiSteps(
     should_skip_update_fn: Any = None,
     accumulator_dtype: Any = "float32",
 ) -> Optimizer:
-    """`Accumulate` before an optimizer; without `use_grad_mean` it takes the sum."""
+    """`Accumulate` before an optimizer; without `use_grad_mean` it takes the sum.
+
+    >>> ao.compat.optax.MultiSteps(ao.SGD(0.1), 4)
+    chain(Accumulate(every=4), SGD(lr=0.1))
+    """
     accumulator("accumulator_dtype", accumulator_dtype)
     if should_skip_update_fn is not None:
         raise ValueError(f"should_skip_update_fn is {should_skip_update_fn!r}; wanted None, or apply_if_finite")
@@ -199,7 +266,11 @@ def MultiSteps(
 def lookahead(
     fast_optimizer: Optimizer, sync_period: int, slow_step_size: float, reset_state: bool = False
 ) -> Optimizer:
-    """`Lookahead` after an optimizer: the parameters are the fast ones, `eval_params` gives the slow ones."""
+    """`Lookahead` after an optimizer: the parameters are the fast ones, `eval_params` gives the slow ones.
+
+    >>> ao.compat.optax.lookahead(ao.SGD(0.1), 5, 0.5)
+    chain(SGD(lr=0.1), Lookahead(every=5, share=0.5))
+    """
     if reset_state:
         raise ValueError("reset_state is True; wanted False: the slots of the method go on as they are")
     return chained(fast_optimizer, Lookahead(sync_period, slow_step_size))
@@ -212,6 +283,10 @@ def chain(*args: Stage) -> Optimizer:
     `scale_by_learning_rate`, or `scale` by a negative number.
 
     Raises ValueError where there is none, and for `add_decayed_weights` after it, which would make parameters grow.
+
+    >>> from anyoptim.compat import optax
+    >>> optax.chain(optax.clip(1.0), optax.trace(0.9), optax.scale_by_learning_rate(0.1))
+    chain(ClipValue(limit=1.0), Trace(momentum=0.9), SGD(lr=0.1))
     """
     turns = [i for i, stage in enumerate(args) if isinstance(stage, Optimizer)]
     if not turns:

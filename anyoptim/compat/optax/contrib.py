@@ -60,6 +60,10 @@ def muon(
     """A `partition`: matrices to Muon with a corrected mean, `WeightDecay` and `Scale`, others to AdamW.
 
     Refuses other `preconditioning` than "frobenius", and `muon_weight_dimension_numbers`.
+
+    >>> ao.compat.optax.contrib.muon(0.1).update(np.eye(2), np.eye(2)).round(3)
+    array([[0.889, 0.   ],
+           [0.   , 0.889]])
     """
     accumulator("mu_dtype", mu_dtype)
     if preconditioning != "frobenius":
@@ -121,7 +125,11 @@ def schedule_free_sgd(
     weight_lr_power: float = 2.0,
     state_dtype: Any = None,
 ) -> Optimizer:
-    """`ScheduleFreeSGD` with weights by the largest rate so far."""
+    """`ScheduleFreeSGD` with weights by the largest rate so far.
+
+    >>> ao.compat.optax.contrib.schedule_free_sgd(0.1)
+    OptaxScheduleFreeSGD(lr=0.1, beta=0.9, weight_decay=0.0, weigh=0.1, exponent=2.0)
+    """
     accumulator("state_dtype", state_dtype)
     return OptaxScheduleFreeSGD(
         beta=b1,
@@ -141,7 +149,11 @@ def schedule_free_adamw(
     weight_lr_power: float = 2.0,
     state_dtype: Any = None,
 ) -> Optimizer:
-    """`ScheduleFreeAdamW` with weights by the largest rate so far, and its eps at the root of the corrected v."""
+    """`ScheduleFreeAdamW` with weights by the largest rate so far, and its eps at the root of the corrected v.
+
+    >>> ao.compat.optax.contrib.schedule_free_adamw(0.1)
+    OptaxScheduleFreeAdamW(lr=0.1, beta=0.9, beta2=0.999, eps=1e-08, weight_decay=0.0, weigh=0.1, exponent=2.0)
+    """
     accumulator("state_dtype", state_dtype)
     return OptaxScheduleFreeAdamW(
         beta=b1,

@@ -63,6 +63,15 @@ def from_torch(
 
     Raises ValueError or TypeError, with the name of the parameter, for what does not fit, and NotImplementedError for
     what can't be had here, such as groups that differ in `amsgrad`.
+
+    >>> import torch
+    >>> w = torch.ones(2, requires_grad=True)
+    >>> theirs = torch.optim.Adam([w], lr=0.1)
+    >>> w.sum().backward()
+    >>> theirs.step()
+    >>> ours = ao.compat.torch.from_torch(theirs.state_dict(), ["w"], {"w": w.detach()})
+    >>> ours.state.step, ours.lr
+    (1, 0.1)
     """
     param_groups = _groups(state_dict)
     name = _recognised([set(group) for group in param_groups], method)

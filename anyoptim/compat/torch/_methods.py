@@ -55,6 +55,9 @@ def SGD(  # noqa: N802 - the names are torch's, in all of this file
     """torch.optim.SGD: `SGD`, or with momentum `HeavyBall` or `HeavyBallNesterov`, behind an L2 `WeightDecay`.
 
     A momentum of 1 or more, and a dampening below 0 or of 1 or more, which torch takes, are refused.
+
+    >>> ao.compat.torch.SGD(lr=0.1, momentum=0.9)
+    HeavyBall(lr=0.1, momentum=0.9, dampening=0.0)
     """
     del foreach, fused
     refused("torch.optim.SGD", differentiable=differentiable)
@@ -82,7 +85,11 @@ def Adam(  # noqa: N802
     fused: Flag = None,
     decoupled_weight_decay: bool = False,
 ) -> Optimizer:
-    """torch.optim.Adam: `Adam` or `AMSGrad` behind an L2 `WeightDecay`; or `AdamW`, or an `AMSGrad` that decays."""
+    """torch.optim.Adam: `Adam` or `AMSGrad` behind an L2 `WeightDecay`; or `AdamW`, or an `AMSGrad` that decays.
+
+    >>> ao.compat.torch.Adam(lr=0.1, betas=(0.9, 0.95))
+    Adam(lr=0.1, beta1=0.9, beta2=0.95, eps=0.0, eps_corrected=1e-08)
+    """
     del foreach, capturable, fused
     refused("torch.optim.Adam", differentiable=differentiable)
     beta1, beta2 = _pair("betas", betas, fraction)
@@ -111,7 +118,11 @@ def AdamW(  # noqa: N802
     differentiable: bool = False,
     fused: Flag = None,
 ) -> Optimizer:
-    """torch.optim.AdamW: `AdamW`, or `AMSGrad` with decoupled decay."""
+    """torch.optim.AdamW: `AdamW`, or `AMSGrad` with decoupled decay.
+
+    >>> ao.compat.torch.AdamW(lr=0.1, weight_decay=0.1)
+    AdamW(lr=0.1, beta1=0.9, beta2=0.999, eps=0.0, weight_decay=0.1, eps_corrected=1e-08)
+    """
     del foreach, capturable, fused
     refused("torch.optim.AdamW", differentiable=differentiable)
     return Adam(lr, betas, eps, weight_decay, amsgrad, maximize=maximize, decoupled_weight_decay=True)
@@ -128,7 +139,11 @@ def Adamax(  # noqa: N802
     differentiable: bool = False,
     capturable: bool = False,
 ) -> Optimizer:
-    """torch.optim.Adamax: `Adamax` with its eps inside the maximum, behind an L2 `WeightDecay`."""
+    """torch.optim.Adamax: `Adamax` with its eps inside the maximum, behind an L2 `WeightDecay`.
+
+    >>> ao.compat.torch.Adamax(lr=0.1)
+    Adamax(lr=0.1, beta1=0.9, beta2=0.999, eps=0.0, eps_max=1e-08)
+    """
     del foreach, capturable
     refused("torch.optim.Adamax", differentiable=differentiable)
     beta1, beta2 = _pair("betas", betas, fraction)
@@ -153,6 +168,9 @@ def NAdam(  # noqa: N802
 
     torch multiplies up its momenta, in float32 unless its default is float64; here the product is exact, and as if they
     had always been those of today.
+
+    >>> ao.compat.torch.NAdam(lr=0.1)
+    NAdam(lr=0.1, beta1=0.9, beta2=0.999, eps=1e-08)
     """
     del foreach, capturable
     refused("torch.optim.NAdam", differentiable=differentiable)
@@ -176,7 +194,11 @@ def RAdam(  # noqa: N802
     capturable: bool = False,
     differentiable: bool = False,
 ) -> Optimizer:
-    """torch.optim.RAdam: `RAdam`, behind an L2 `WeightDecay`, or with its own."""
+    """torch.optim.RAdam: `RAdam`, behind an L2 `WeightDecay`, or with its own.
+
+    >>> ao.compat.torch.RAdam(lr=0.1)
+    RAdam(lr=0.1, beta1=0.9, beta2=0.999, eps=1e-08)
+    """
     del foreach, capturable
     refused("torch.optim.RAdam", differentiable=differentiable)
     beta1, beta2 = _pair("betas", betas, fraction)
@@ -197,7 +219,11 @@ def Adagrad(  # noqa: N802
     differentiable: bool = False,
     fused: Flag = None,
 ) -> Optimizer:
-    """torch.optim.Adagrad: `AdaGrad` behind an L2 `WeightDecay`."""
+    """torch.optim.Adagrad: `AdaGrad` behind an L2 `WeightDecay`.
+
+    >>> ao.compat.torch.Adagrad(lr=0.1)
+    AdaGrad(lr=0.1, eps=1e-10)
+    """
     del foreach, fused
     refused("torch.optim.Adagrad", differentiable=differentiable)
     lr, lr_decay, eps, weight_decay = given(nonnegative, lr=lr, lr_decay=lr_decay, eps=eps, weight_decay=weight_decay)
@@ -221,6 +247,9 @@ def RMSprop(  # noqa: N802
 
     With momentum it has an lr of 1, and behind it are a `Trace` and the lr, a `Scale`. An alpha or a momentum of 1 or
     more, which torch takes, is refused.
+
+    >>> ao.compat.torch.RMSprop(lr=0.1, centered=True)
+    CenteredRMSProp(lr=0.1, rho=0.99, eps=1e-08)
     """
     del foreach, capturable
     refused("torch.optim.RMSprop", differentiable=differentiable)
@@ -246,7 +275,11 @@ def Adadelta(  # noqa: N802
     maximize: bool = False,
     differentiable: bool = False,
 ) -> Optimizer:
-    """torch.optim.Adadelta: `AdaDelta` behind an L2 `WeightDecay`. A rho of 1, which torch takes, is refused."""
+    """torch.optim.Adadelta: `AdaDelta` behind an L2 `WeightDecay`. A rho of 1, which torch takes, is refused.
+
+    >>> ao.compat.torch.Adadelta()
+    AdaDelta(lr=1.0, rho=0.9, eps=1e-06)
+    """
     del foreach, capturable
     refused("torch.optim.Adadelta", differentiable=differentiable)
     lr, eps, weight_decay = given(nonnegative, lr=lr, eps=eps, weight_decay=weight_decay)
@@ -268,6 +301,9 @@ def Rprop(  # noqa: N802
 
     Torch reads its lr but once, before the first step; a schedule of it is refused. The `lr` of the optimizer is a
     factor to all steps, which torch has not: 1.
+
+    >>> ao.compat.torch.Rprop(lr=0.1)
+    Rprop(lr=1.0, eta_minus=0.5, eta_plus=1.2, step_min=1e-06, step_max=50.0, initial=0.1)
     """
     del capturable, foreach
     refused("torch.optim.Rprop", differentiable=differentiable)
@@ -294,6 +330,9 @@ def ASGD(  # noqa: N802
 
     Torch computes the rate of a step at the end of the parameter's step before, in float32 unless its default is
     float64: a schedule of lr is a step late, as there, but not later for a parameter that rested.
+
+    >>> ao.compat.torch.ASGD(lr=0.1)
+    ASGD(lr=0.1, lambd=0.0001, alpha=0.75, t0=1000000.0)
     """
     del foreach, capturable
     refused("torch.optim.ASGD", differentiable=differentiable)
@@ -312,7 +351,11 @@ def Adafactor(  # noqa: N802
     foreach: Flag = None,
     maximize: bool = False,
 ) -> Optimizer:
-    """torch.optim.Adafactor: `Adafactor` with its eps as a lower bound: of None, the eps of the parameter's dtype."""
+    """torch.optim.Adafactor: `Adafactor` with its eps as a lower bound: of None, the eps of the parameter's dtype.
+
+    >>> ao.compat.torch.Adafactor(lr=0.1)
+    TorchAdafactor(lr=0.1, decay=0.8, eps=0.0, floor=0.001, clip=1.0)
+    """
     del foreach
     if len(eps) != 2:
         raise ValueError(f"eps is {eps!r}; wanted two")
@@ -339,6 +382,9 @@ def Muon(  # noqa: N802
 
     Torch makes the matrix orthogonal in bfloat16, of 1/256; here it is float32 or float64, which is as near to torch as
     torch is to itself.
+
+    >>> ao.compat.torch.Muon(lr=0.1)
+    Muon(lr=0.1, momentum=0.95, weight_decay=0.1, eps=0.0, least=1e-07)
     """
     if adjust_lr_fn not in {None, "original", "match_rms_adamw"}:
         raise ValueError(f"adjust_lr_fn is {adjust_lr_fn!r}; wanted 'original', 'match_rms_adamw' or None")

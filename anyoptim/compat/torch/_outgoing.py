@@ -40,6 +40,14 @@ def to_torch(optimizer: Optimizer, names: Sequence[Any]) -> dict[str, Any]:
 
     Raises ValueError for names that are not those of the state, and for what torch has no place for: other methods,
     other stages, other hyperparameters.
+
+    >>> import torch
+    >>> w, ours = torch.ones(2), ao.compat.torch.Adam(lr=0.1)
+    >>> params = ours.update({"w": w}, {"w": torch.ones(2)})
+    >>> theirs = torch.optim.Adam([w])
+    >>> theirs.load_state_dict(ao.compat.torch.to_torch(ours, ["w"]))
+    >>> theirs.param_groups[0]["lr"], theirs.state[w]["step"].item()
+    (0.1, 1.0)
     """
     state = optimizer.state_dict()
     paths = _divided(optimizer, names)

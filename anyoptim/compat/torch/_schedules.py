@@ -23,6 +23,11 @@ class Epochs(Schedule):
     ::
 
         schedule(1 + floor(n / steps)),    n = t - 1
+
+    >>> from anyoptim.compat.torch import lr_scheduler
+    >>> schedule = lr_scheduler.Epochs(lr_scheduler.ExponentialLR(1.0, 0.5), steps=2)
+    >>> [round(schedule(t), 3) for t in range(1, 6)]
+    [1.0, 1.0, 0.5, 0.5, 0.25]
     """
 
     arguments = ("schedule", "steps")

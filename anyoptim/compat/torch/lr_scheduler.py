@@ -59,27 +59,52 @@ _FACTORS = (StepDecay, MultiStep, Exponential, Linear, Polynomial, Products, joi
 
 
 def LambdaLR(lr: float, lr_lambda: Callable[[int], float], last_epoch: int = -1) -> Schedule:  # noqa: N802 - torch's
-    """Lr times what `lr_lambda` gives for the number of steps before this one. A function for each group is refused."""
+    """Lr times what `lr_lambda` gives for the number of steps before this one. A function for each group is refused.
+
+    >>> schedule = ao.compat.torch.lr_scheduler.LambdaLR(1.0, lambda n: 1 / (1 + n))
+    >>> [round(schedule(t), 3) for t in range(1, 6)]
+    [1.0, 0.5, 0.333, 0.25, 0.2]
+    """
     return _later(Scaled(lr, _one("lr_lambda", lr_lambda)), last_epoch)
 
 
 def MultiplicativeLR(lr: float, lr_lambda: Callable[[int], float], last_epoch: int = -1) -> Schedule:  # noqa: N802
-    """Lr times all that `lr_lambda` gave for 1 up to the steps before this one."""
+    """Lr times all that `lr_lambda` gave for 1 up to the steps before this one.
+
+    >>> schedule = ao.compat.torch.lr_scheduler.MultiplicativeLR(1.0, lambda n: 0.5)
+    >>> [round(schedule(t), 3) for t in range(1, 6)]
+    [1.0, 0.5, 0.25, 0.125, 0.062]
+    """
     return _later(Products(lr, _one("lr_lambda", lr_lambda)), last_epoch)
 
 
 def StepLR(lr: float, step_size: int, gamma: float = 0.1, last_epoch: int = -1) -> Schedule:  # noqa: N802
-    """`StepDecay`."""
+    """`StepDecay`.
+
+    >>> schedule = ao.compat.torch.lr_scheduler.StepLR(1.0, 2)
+    >>> [round(schedule(t), 3) for t in range(1, 6)]
+    [1.0, 1.0, 0.1, 0.1, 0.01]
+    """
     return _later(StepDecay(lr, whole_number("step_size", step_size), positive.value("gamma", gamma)), last_epoch)
 
 
 def MultiStepLR(lr: float, milestones: Iterable[int], gamma: float = 0.1, last_epoch: int = -1) -> Schedule:  # noqa: N802
-    """`MultiStep`. A milestone twice is refused."""
+    """`MultiStep`. A milestone twice is refused.
+
+    >>> schedule = ao.compat.torch.lr_scheduler.MultiStepLR(1.0, [2, 4])
+    >>> [round(schedule(t), 3) for t in range(1, 6)]
+    [1.0, 1.0, 0.1, 0.1, 0.01]
+    """
     return _later(MultiStep(lr, sorted(milestones), positive.value("gamma", gamma)), last_epoch)
 
 
 def ConstantLR(lr: float, factor: float = 1.0 / 3, total_iters: int = 5, last_epoch: int = -1) -> Schedule:  # noqa: N802
-    """lr*factor for `total_iters` steps, at least 1, and then lr."""
+    """lr*factor for `total_iters` steps, at least 1, and then lr.
+
+    >>> schedule = ao.compat.torch.lr_scheduler.ConstantLR(1.0, total_iters=2)
+    >>> [round(schedule(t), 3) for t in range(1, 6)]
+    [0.333, 0.333, 1.0, 1.0, 1.0]
+    """
     low = finite.value("lr", lr) * _between.value("factor", factor)
     return _later(join([low, lr], [whole_number("total_iters", total_iters)]), last_epoch)
 
@@ -91,37 +116,69 @@ def LinearLR(  # noqa: N802
     total_iters: int = 5,
     last_epoch: int = -1,
 ) -> Schedule:
-    """`Linear`, from lr*start_factor to lr*end_factor."""
+    """`Linear`, from lr*start_factor to lr*end_factor.
+
+    >>> schedule = ao.compat.torch.lr_scheduler.LinearLR(1.0, total_iters=2)
+    >>> [round(schedule(t), 3) for t in range(1, 6)]
+    [0.333, 0.667, 1.0, 1.0, 1.0]
+    """
     first, last = _between.value("start_factor", start_factor), _between.value("end_factor", end_factor)
     lr = finite.value("lr", lr)
     return _later(Linear(lr * first, whole_number("total_iters", total_iters), lr * last), last_epoch)
 
 
 def ExponentialLR(lr: float, gamma: float, last_epoch: int = -1) -> Schedule:  # noqa: N802
-    """`Exponential`."""
+    """`Exponential`.
+
+    >>> schedule = ao.compat.torch.lr_scheduler.ExponentialLR(1.0, gamma=0.5)
+    >>> [round(schedule(t), 3) for t in range(1, 6)]
+    [1.0, 0.5, 0.25, 0.125, 0.062]
+    """
     return _later(Exponential(lr, positive.value("gamma", gamma)), last_epoch)
 
 
 def PolynomialLR(lr: float, total_iters: int = 5, power: float = 1.0, last_epoch: int = -1) -> Schedule:  # noqa: N802
-    """`Polynomial`, down to 0."""
+    """`Polynomial`, down to 0.
+
+    >>> schedule = ao.compat.torch.lr_scheduler.PolynomialLR(1.0, total_iters=4)
+    >>> [round(schedule(t), 3) for t in range(1, 6)]
+    [1.0, 0.75, 0.5, 0.25, 0.0]
+    """
     return _later(Polynomial(lr, whole_number("total_iters", total_iters), 0.0, power), last_epoch)
 
 
 def CosineAnnealingLR(lr: float, T_max: int, eta_min: float = 0.0, last_epoch: int = -1) -> Schedule:  # noqa: N802
-    """Half a cosine down in T_max steps and, as torch has it, up again, for ever. `Cosine` stays below."""
+    """Half a cosine down in T_max steps and, as torch has it, up again, for ever. `Cosine` stays below.
+
+    >>> schedule = ao.compat.torch.lr_scheduler.CosineAnnealingLR(1.0, T_max=4)
+    >>> [round(schedule(t), 3) for t in range(1, 6)]
+    [1.0, 0.854, 0.5, 0.146, 0.0]
+    """
     return _later(Periodic(lr, whole_number("T_max", T_max), finite.value("eta_min", eta_min)), last_epoch)
 
 
 def CosineAnnealingWarmRestarts(  # noqa: N802
     lr: float, T_0: int, T_mult: int = 1, eta_min: float = 0.0, last_epoch: int = -1
 ) -> Schedule:
-    """`CosineRestarts`."""
+    """`CosineRestarts`.
+
+    >>> schedule = ao.compat.torch.lr_scheduler.CosineAnnealingWarmRestarts(1.0, T_0=2)
+    >>> [round(schedule(t), 3) for t in range(1, 6)]
+    [1.0, 0.5, 1.0, 0.5, 1.0]
+    """
     steps, growth = whole_number("T_0", T_0), whole_number("T_mult", T_mult)
     return _later(CosineRestarts(lr, steps, finite.value("eta_min", eta_min), growth), last_epoch)
 
 
 def SequentialLR(schedulers: Sequence[Any], milestones: Sequence[int], last_epoch: int = -1) -> Schedule:  # noqa: N802
-    """`join`: each counts its own steps."""
+    """`join`: each counts its own steps.
+
+    >>> from anyoptim.compat.torch import lr_scheduler
+    >>> parts = [lr_scheduler.ConstantLR(1.0), lr_scheduler.ExponentialLR(1.0, 0.5)]
+    >>> schedule = lr_scheduler.SequentialLR(parts, [2])
+    >>> [round(schedule(t), 3) for t in range(1, 6)]
+    [0.333, 0.333, 1.0, 0.5, 0.25]
+    """
     return _later(join(schedulers, milestones), last_epoch)
 
 
@@ -130,6 +187,12 @@ def ChainedScheduler(schedulers: Sequence[Any], lr: float) -> Schedule:  # noqa:
 
     Torch's apply theirs to what the others made of it. Of those that set it instead of multiplying (LambdaLR, the
     cosines, the cycles) the result would depend on the order, and they are refused.
+
+    >>> from anyoptim.compat.torch import lr_scheduler
+    >>> factors = [lr_scheduler.StepLR(1.0, 2), lr_scheduler.ExponentialLR(1.0, 0.5)]
+    >>> schedule = lr_scheduler.ChainedScheduler(factors, 1.0)
+    >>> [round(schedule(t), 3) for t in range(1, 6)]
+    [1.0, 0.5, 0.025, 0.013, 0.001]
     """
     for i, schedule in enumerate(schedulers):
         if not isinstance(schedule, _FACTORS):
@@ -161,6 +224,10 @@ def CyclicLR(  # noqa: N802
         optimizer = ao.compat.torch.SGD(lr=cycle, momentum=cycle.momentum)
 
     `scale_fn` is refused; any function of the step is a schedule.
+
+    >>> schedule = ao.compat.torch.lr_scheduler.CyclicLR(0.0, 1.0, step_size_up=2)
+    >>> [round(schedule(t), 3) for t in range(1, 6)]
+    [0.0, 0.5, 1.0, 0.5, 0.0]
     """
     if scale_fn is not None:
         raise NotImplementedError(
@@ -199,6 +266,10 @@ def OneCycleLR(  # noqa: N802
         optimizer = ao.compat.torch.AdamW(lr=cycle, betas=(cycle.momentum, 0.999))
 
     After `total_steps` steps, where torch raises, it stays as it is.
+
+    >>> schedule = ao.compat.torch.lr_scheduler.OneCycleLR(1.0, total_steps=5)
+    >>> [round(schedule(t), 3) for t in range(1, 6)]
+    [0.04, 0.95, 0.611, 0.188, 0.0]
     """
     if total_steps is None:
         if epochs is None or steps_per_epoch is None:
@@ -235,7 +306,14 @@ def ReduceLROnPlateau(  # noqa: N802
     min_lr: float = 0,
     eps: float = 1e-8,
 ) -> Reduced:
-    """`Plateau` with torch's eps, and its "rel". A min_lr for each group is refused; it is at most lr."""
+    """`Plateau` with torch's eps, and its "rel". A min_lr for each group is refused; it is at most lr.
+
+    >>> schedule = ao.compat.torch.lr_scheduler.ReduceLROnPlateau(1.0, factor=0.5, patience=1)
+    >>> for loss in (3.0, 2.0, 2.0, 2.0):
+    ...     schedule.tell(loss)
+    >>> schedule(5)
+    0.5
+    """
     lr = positive.value("lr", lr)
     minimum = finite.value("min_lr", min_lr) / lr
     return Reduced(

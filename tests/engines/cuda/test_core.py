@@ -269,7 +269,7 @@ def test_a_device_without_a_driver(core: Any) -> None:
 
 # What is missing ---------------------------------------------------------------------------------------------------
 
-ABSENT = "cuda.core can't be found (pip install 'anyoptim[cuda13]': then one launch updates all)"
+ABSENT = "cuda.core can't be found (pip install 'cuda-core[cu13]': then one launch updates all)"
 
 
 @pytest.fixture

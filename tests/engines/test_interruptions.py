@@ -1,0 +1,319 @@
+"""Exceptions from handlers of signals, anywhere in an update: the step is taken whole and counted, or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import signal
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+
+import anyoptim as ao
+from anyoptim._engines.blocked import _scratch
+from tests.support import shim
+from tests.support.interruptions import InterruptionError, interrupted, places
+from tests.support.libraries import ENGINES, Library, same_bits
+
+Make = Callable[[str], ao.Optimizer]
+
+
+def _clipped(engine: str) -> ao.Optimizer:
+    return ao.chain(ao.ClipGlobalNorm(1.0), ao.Adam(), ao.EMA(), engine=engine)
+
+
+def _grouped(engine: str) -> ao.Optimizer:
+    return ao.chain(ao.Adam(), ao.groups({"a": {"lr": 0.1}, ...: {}}), engine=engine)
+
+
+def _gathering(engine: str) -> ao.Optimizer:
+    return ao.chain(ao.Accumulate(2), ao.Adam(), engine=engine)
+
+
+def _scaled(engine: str) -> ao.Optimizer:
+    return ao.chain(ao.LossScale(), ao.Metrics(), ao.Adam(), engine=engine)
+
+
+OPTIMIZERS: dict[str, Make] = {
+    "Adam": lambda engine: ao.Adam(engine=engine),
+    "a schedule": lambda engine: ao.Adam(ao.schedules.warmup_cosine(0.1, 100, 10), engine=engine),
+    "groups": _grouped,
+    "a clipped chain": _clipped,
+    "Accumulate": _gathering,
+    "LossScale": _scaled,
+}
+
+
+def _plain(rng: Any) -> dict[str, Any]:
+    return {name: rng.normal(size=n) for name, n in (("a", 30), ("b", 7), ("c", 300))}
+
+
+def _one_none(rng: Any) -> dict[str, Any]:
+    return _plain(rng) | {"b": None}
+
+
+def _not_finite(rng: Any) -> dict[str, Any]:
+    return _plain(rng) | {"b": np.full(7, np.inf)}
+
+
+GRADIENTS: dict[str, Callable[[Any], dict[str, Any]]] = {
+    "all": _plain,
+    "one None": _one_none,
+    "not finite": _not_finite,
+}
+
+KINDS: dict[str, tuple[str, ...]] = {
+    "float32": ("float32",) * 3,
+    "several": ("float32", "float64", "float16"),
+}
+"""The dtypes of the parameters."""
+
+
+class Twins:
+    """Two optimizers of the same parameters: one is interrupted, and the other takes the steps that this one counts."""
+
+    def __init__(self, make: Make, engine: str, kind: str, larger: int = 1) -> None:
+        self.make, self.engine, self.dtypes, self.larger = make, engine, KINDS[kind], larger
+        self.arrays: Callable[[Any], Any] = np.array
+        self.numpy: Callable[[Any], Any] = np.asarray
+        if engine == "jax":
+            import jax.numpy as jnp
+
+            self.arrays = jnp.asarray
+            self.dtypes = tuple(dtype.replace("64", "32") for dtype in self.dtypes)
+        elif engine == "cuda":
+            shim.install(shim.Machine())
+            self.arrays, self.numpy = shim.asarray, shim.tonumpy
+        self.rng = np.random.default_rng(7)
+        self.start()
+
+    def start(self) -> None:
+        """Begin anew, with both."""
+        values = _plain(np.random.default_rng(3))
+        self.one, self.two = self.make(self.engine), self.make(self.engine)
+        self.p, self.q = self._given(values), self._given(values)
+        if self.engine == "compiled":
+            self.one.compile(self.p)
+            self.two.compile(self.q)
+        self.updates = 0
+
+    def _given(self, values: dict[str, Any]) -> dict[str, Any]:
+        both = zip(values.items(), self.dtypes, strict=True)
+        return {k: None if x is None else self.arrays(np.tile(x, self.larger).astype(dtype)) for (k, x), dtype in both}
+
+    def gradients(self, kind: str) -> dict[str, Any]:
+        """Other ones each time."""
+        with np.errstate(all="ignore"):
+            return self._given(GRADIENTS[kind](self.rng))
+
+    def update(self, kind: str, steps: int = 1) -> None:
+        """Let both take steps."""
+        for _ in range(steps):
+            g = self.gradients(kind)
+            self.one.update(self.p, g)
+            self.two.update(self.q, g)
+
+    def marks(self, optimizer: ao.Optimizer) -> Any:
+        """What an update that is taken changes, whatever it does: counts and scalars."""
+        state = optimizer.state
+        return None if state is None else (state.step, state.t, state.scalars, state.pending)
+
+    def whole(self, interrupting: Callable[[Callable[[], object]], object], kind: str) -> bool:
+        """Whether an update that is interrupted is taken whole or not at all: the other takes it if it is counted."""
+        before, g = self.marks(self.one), self.gradients(kind)
+        interrupting(lambda: self.one.update(self.p, g))
+        if self.marks(self.one) != before:
+            self.two.update(self.q, g)
+        return self.same()
+
+    def same(self) -> bool:
+        """Whether parameters, slots, counts and scalars of both are the same."""
+        pairs = [(self.p, self.q), (_state(self.one), _state(self.two))]
+        leaves = [both for pair in pairs for both in zip(*map(_leaves, pair), strict=True)]
+        return all(same_bits(self.numpy(a), self.numpy(b)) for a, b in leaves)
+
+    def travels(self) -> bool:
+        """Whether a new optimizer goes on from a checkpoint of the first, and both take the next step alike."""
+        if self.one.state is None:
+            return True
+        third = self.make(self.engine)
+        third.load_state_dict(self.one.state_dict(), self.p)
+        self.one = third
+        self.update("all")
+        return self.same()
+
+
+def _state(optimizer: ao.Optimizer) -> Any:
+    return None if optimizer.state is None else tuple(optimizer.state)
+
+
+def _leaves(tree: Any) -> Iterator[Any]:
+    if isinstance(tree, dict):
+        for value in tree.values():
+            yield from _leaves(value)
+    elif isinstance(tree, tuple | list):
+        for value in tree:
+            yield from _leaves(value)
+    elif tree is not None:
+        yield tree
+
+
+PLACES = 40
+"""The places of each case that are tried, of hundreds to ten thousand. They are others in each case."""
+
+CASES = [
+    ("Adam", "all", "float32"),
+    ("a schedule", "one None", "several"),
+    ("groups", "one None", "float32"),
+    ("a clipped chain", "all", "several"),
+    ("Accumulate", "one None", "several"),
+    ("LossScale", "not finite", "float32"),
+    ("LossScale", "all", "several"),
+]
+
+
+@pytest.mark.parametrize("warm", [0, 1, 4], ids=["the first", "the second", "a replay"])
+@pytest.mark.parametrize(("maker", "gradients", "kind"), CASES)
+@pytest.mark.parametrize("engine", [*ENGINES, "jax", "cuda"])
+def test_an_exception_anywhere(
+    engine: str, maker: str, gradients: str, kind: str, warm: int, need: Callable[[str], Library]
+) -> None:
+    """Before any instruction of anyoptim's own: parameters, slots and counts are of that step, or of the one before."""
+    if engine in {"jax", "cuda"}:
+        need({"cuda": "cuda-shim"}.get(engine, engine))
+    twins = Twins(OPTIMIZERS[maker], engine, kind)
+    twins.update(gradients, 3)  # so that all is imported and compiled
+    twins.start()
+    twins.update(gradients, warm)
+    most = places(lambda: twins.one.update(twins.p, twins.gradients(gradients)))
+    twins.start()
+    rng = np.random.default_rng([*map(ord, engine + maker + gradients + kind)])
+    for place in sorted(rng.integers(0, most, PLACES).tolist()):
+        if warm < 4:
+            twins.start()
+        twins.update(gradients, warm)
+        assert twins.whole(partial(interrupted, place=place), gradients), place
+        assert twins.travels(), place
+
+
+class Alarm:
+    """A signal that comes once, after some time, and whose handler raises."""
+
+    came = 0
+
+    def __enter__(self) -> Alarm:
+        self.before = signal.signal(signal.SIGALRM, self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, self.before)
+
+    def __call__(self, *_: object) -> None:
+        self.came += 1
+        raise InterruptionError
+
+    def during(self, call: Callable[[], object], seconds: float) -> None:
+        """Call, with the signal after so long."""
+        with contextlib.suppress(InterruptionError):
+            signal.setitimer(signal.ITIMER_REAL, seconds)
+            call()
+            signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="this system has no timers that send signals")
+@pytest.mark.parametrize("maker", ["Adam", "a clipped chain"])
+@pytest.mark.parametrize("engine", [*ENGINES, "jax"])
+def test_signals(engine: str, maker: str, need: Callable[[str], Library], small_pieces: None) -> None:
+    """Alarms at any time of steps that threads share out: 130 for each engine and optimizer, and none tears a step."""
+    if engine == "jax":
+        need("jax")
+    if threading.current_thread() is not threading.main_thread():
+        pytest.skip("signals come to the main thread alone")
+    twins = Twins(OPTIMIZERS[maker], engine, "float32", 20)
+    twins.update("all", 5)
+    begin = time.perf_counter()
+    twins.update("all", 10)
+    step = (time.perf_counter() - begin) / 20
+    rng = np.random.default_rng(5)
+    gc.disable()  # Python 3.11 may go on in freed memory where a handler comes while garbage is collected (gh-148891)
+    try:
+        with Alarm() as alarm:
+            while alarm.came < 130:
+                assert twins.whole(partial(alarm.during, seconds=max(rng.uniform(0, 1.2 * step), 1e-6)), "all")
+    finally:
+        gc.enable()
+    assert twins.travels()
+
+
+@pytest.mark.parametrize("maker", ["Adam", "a clipped chain"])
+@pytest.mark.parametrize("engine", ["blocked", "compiled"])
+def test_an_exception_beside_threads(engine: str, maker: str, small_pieces: None) -> None:
+    """Anywhere in a replay that several threads share out: what they have begun is finished, too."""
+    twins = Twins(OPTIMIZERS[maker], engine, "float32", 20)
+    twins.update("all", 4)
+    most = places(lambda: twins.one.update(twins.p, twins.gradients("all")))
+    twins.start()
+    twins.update("all", 4)
+    for place in np.random.default_rng(1).integers(0, most, 3 * PLACES).tolist():
+        assert twins.whole(partial(interrupted, place=place), "all"), place
+        twins.update("all", 2)
+        assert twins.same()
+
+
+@pytest.mark.parametrize("engine", ["blocked", "compiled", "portable"])
+def test_memory_runs_out(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At any allocation of scratch: nothing is moved where two dtypes are, and later updates go on."""
+    twins = Twins(OPTIMIZERS["Adam"], engine, "several", 2000)
+    twins.update("all")
+    original, left = np.empty, 0
+
+    def empty(*arguments: Any, **options: Any) -> Any:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise MemoryError("made up")
+        return original(*arguments, **options)
+
+    for number in range(20):
+        monkeypatch.setattr(_scratch, "_free", deque())  # what is kept from step to step
+        left = number
+
+        def without_memory(update: Callable[[], object]) -> None:
+            with monkeypatch.context() as patch, contextlib.suppress(MemoryError):
+                patch.setattr(np, "empty", empty)
+                update()
+
+        assert twins.whole(without_memory, "all"), number
+    twins.update("all")
+    assert twins.same()
+
+
+LAYERS: dict[str, Callable[[], Any]] = {
+    "Dropout": lambda: ao.Dropout(0.5, seed=1),
+    "AlphaDropout": lambda: ao.AlphaDropout(0.5, seed=1),
+    "GaussianDropout": lambda: ao.GaussianDropout(0.5, seed=1),
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_an_exception_in_a_forward(name: str) -> None:
+    """Anywhere: the draw is counted and has its mask for backward, or it is neither."""
+    layer, x = LAYERS[name](), np.ones((20, 30), np.float32)
+    for _ in range(3):
+        layer.forward(x, training=True)
+    most = places(lambda: layer.forward(x, training=True))
+    for place in range(0, most, max(most // (4 * PLACES), 1)):
+        calls = layer.calls
+        interrupted(lambda: layer.forward(x, training=True), place)
+        twin = LAYERS[name]()
+        twin.calls = layer.calls - 1
+        assert layer.calls - calls in {0, 1}
+        twin.forward(x, training=True)
+        assert same_bits(layer.backward(x), twin.backward(x)), place
