@@ -49,6 +49,7 @@ def plot(*schedules: Hyper, steps: int, labels: Sequence[str] | None = None, ax:
     for line, name in zip(values, names, strict=True):
         ax.plot(numbers, line, label=name)
     ax.set_xlabel("step")
+    ax.set_ylabel("value")
     if drawn:
         ax.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return ax

@@ -550,7 +550,7 @@ def test_plot_draws_into_axes(pyplot: Any, tmp_path: Any) -> None:
     _, ax = pyplot.subplots()
     assert schedules.plot(Cosine(0.1, 9), Linear(0.1, 9), steps=12, labels=["down", "line"], ax=ax) is ax
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["down", "line"]
-    assert ax.get_xlabel() == "step"
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("step", "value")
     ax.figure.savefig(tmp_path / "schedules.png")
     assert (tmp_path / "schedules.png").stat().st_size > 1000
 

@@ -359,6 +359,8 @@ def test_torch_and_jax_gradients(need: Callable[[str], Library]) -> None:
     (check,) = ao.check_grad(jax.value_and_grad(modulus), z)
     assert "the slope is the conjugate of it" in check.reason
     assert ao.check_grad(lambda z: (modulus(z), jax.grad(modulus)(z).conj()), z).ok
+    with pytest.raises(TypeError, match="params is traced; wanted check_grad outside of the transformed function"):
+        jax.jit(lambda z: ao.check_grad(jax.value_and_grad(modulus), z).ok)(z)
 
 
 def test_one_element_among_many() -> None:
