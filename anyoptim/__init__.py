@@ -103,8 +103,10 @@ from anyoptim.stages import (
 )
 
 if TYPE_CHECKING:
-    from anyoptim import compat, schedules
+    from anyoptim import compat, schedules, testing
+    from anyoptim._diagnosis import Diagnosis, ParameterDiagnosis
     from anyoptim.checkpoint import Checkpoint, load, save
+    from anyoptim.testing import check_grad
 
 __all__ = [
     "ASGD",
@@ -136,6 +138,7 @@ __all__ = [
     "ClipValue",
     "CorrectedAMSGrad",
     "CorrectedYogi",
+    "Diagnosis",
     "Domain",
     "DropConnect",
     "DropPath",
@@ -164,6 +167,7 @@ __all__ = [
     "Nonnegative",
     "Number",
     "Optimizer",
+    "ParameterDiagnosis",
     "ParameterStage",
     "Positive",
     "Prodigy",
@@ -193,6 +197,7 @@ __all__ = [
     "alpha_dropout",
     "alpha_dropout_gradient",
     "chain",
+    "check_grad",
     "compat",
     "drop_path",
     "dropout",
@@ -207,6 +212,7 @@ __all__ = [
     "save",
     "schedules",
     "spatial_dropout",
+    "testing",
     "zoneout",
     "zoneout_gradient",
 ]
@@ -216,8 +222,12 @@ def __getattr__(name: str) -> Any:
     # Imported where they are asked for: importing anyoptim has a limit in time.
     import importlib  # noqa: PLC0415
 
-    if name in {"checkpoint", "compat", "schedules"}:
+    if name in {"checkpoint", "compat", "schedules", "testing"}:
         return importlib.import_module(f"anyoptim.{name}")
     if name in {"Checkpoint", "load", "save"}:
         return getattr(importlib.import_module("anyoptim.checkpoint"), name)
+    if name in {"Diagnosis", "ParameterDiagnosis"}:
+        return getattr(importlib.import_module("anyoptim._diagnosis"), name)
+    if name == "check_grad":
+        return importlib.import_module("anyoptim.testing").check_grad
     raise AttributeError(f"module 'anyoptim' has no attribute {name!r}")

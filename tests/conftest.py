@@ -19,8 +19,12 @@ os.environ.setdefault("KERAS_BACKEND", "jax")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import anyoptim as ao
+from anyoptim.testing import need_library
+from anyoptim.testing.pytest_plugin import array_library
 from tests.support import covering, engines, libraries
-from tests.support.libraries import Library, MissingError
+from tests.support.libraries import Library
+
+__all__ = ["array_library"]  # the plugin itself would refuse to require the rows that only these tests know
 
 # Time limits of single examples fail on a busy machine; the fixtures below have no state for examples to share.
 settings.register_profile(
@@ -98,12 +102,8 @@ def _libraries(item: Any) -> list[str]:
 
 
 def _row(name: str) -> Library:
-    try:
-        return libraries.load(name)
-    except MissingError as why:
-        if name in libraries.REQUIRED:
-            pytest.fail(f"ANYOPTIM_REQUIRE lists {name}: {why}")
-        pytest.skip(str(why))
+    row: Library = need_library(name, libraries.load)
+    return row
 
 
 @pytest.fixture

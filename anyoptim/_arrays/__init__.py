@@ -14,6 +14,7 @@ from anyoptim._arrays._dask import Dask
 from anyoptim._arrays._dtensor import DTensors
 from anyoptim._arrays._jax import JAX
 from anyoptim._arrays._library import COMPUTE, Array, Fingerprint, Library, host_memory
+from anyoptim._arrays._mlx import MLX
 from anyoptim._arrays._numpy import NumPy, is_scalar
 from anyoptim._arrays._torch import Torch, uncompiled
 
@@ -31,7 +32,7 @@ __all__ = [
     "uncompiled",
 ]
 
-_LIBRARIES = [NumPy, DTensors, Torch, CuPy, JAX, Dask, Library]
+_LIBRARIES = [NumPy, DTensors, Torch, CuPy, JAX, Dask, MLX, Library]
 """In the order in which they are asked whether an array is theirs; the last one takes what the standard describes."""
 
 _BY_TYPE: dict[type, Library] = {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Mapping
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from anyoptim._arrays import Array, library
@@ -17,11 +17,14 @@ from anyoptim._core._jit_state import carried
 from anyoptim._core._loss_scale import loss_scale, scaler, with_loss_scale
 from anyoptim._core._param_groups import GroupSpec
 from anyoptim._core._pipeline import Pipeline
-from anyoptim._core._stage import Stage
+from anyoptim._core._stage import Gate, Stage
 from anyoptim._core._state import FlatState, LiveState, State, flattened, signatures
 from anyoptim._core._training import Training
 from anyoptim._engines import check_engine
 from anyoptim._trace._hyperparameters import KW_ONLY
+
+if TYPE_CHECKING:
+    from anyoptim._diagnosis import Diagnosis
 
 __all__ = ["Optimizer"]
 
@@ -272,6 +275,34 @@ class Optimizer(Stage):
         Nothing of parameters that rested, and of none where a stage before it called the step off.
         """
         return {stage.name: stage.last for stage in self.stages if stage.metrics}
+
+    @property
+    def last_hyperparameters(self) -> dict[str, Any]:
+        """The hyperparameters of the last step, by name: `{"lr": 0.001, "beta1": 0.9, ...}`; empty before the first.
+
+        In a chain, a name that several stages have is `WeightDecay.decay`, or `stages[1].decay` of several of a class;
+        "groups" has what each pattern of `groups` says. A schedule is asked now, for the number of the last step; what
+        was set or told since that step is in it.
+        """
+        from anyoptim._diagnosis import values_at  # noqa: PLC0415 - when it is asked for
+
+        live = self._training.caught_up()
+        step = 0 if live is None else int(live.flat.step)
+        return values_at(step, self.stages, self._group_spec.groups) if step else {}
+
+    def diagnose(self, params: Any, grads: Any) -> Diagnosis:
+        """What `update` with these gradients would do to each parameter, and what its arithmetic would lose.
+
+        Changes nothing. A list of `ParameterDiagnosis`: norms of gradient, parameter and step, the step beside that of
+        float64, and how many elements are not finite, would not move, or would lose a tenth of their step or more. It
+        prints as a table, in colours with rich's `print`, and `.plot()` draws it. It takes two steps and copies of all
+        in float64. Raises like `update`, but where a gate would give up: its `note` says why no step would be taken.
+        """
+        from anyoptim._diagnosis import diagnosed  # noqa: PLC0415 - when it is asked for
+
+        gates = [stage for stage in self.stages if isinstance(stage, Gate)]
+        exact = partial(_step.step, self._pipeline, "portable")
+        return diagnosed(self.step, exact, gates, params, grads, self.state or self.init(params))
 
     def explain(self, params: Any, grads: Any) -> Explanation:
         """Which engine would run which of these parameters in `update`, the bytes to be moved, and why no faster one.

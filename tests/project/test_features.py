@@ -163,6 +163,7 @@ ROWS = {
     "torch, CPU": ["torch"],
     "JAX, CPU": ["jax", "jax-x64"],
     "Dask": ["dask"],
+    "MLX, CPU": ["mlx"],
     "CuPy": ["cupy"],
     "torch, CUDA": ["torch-cuda"],
 }

@@ -526,8 +526,23 @@ def test_plot_draws_the_values(pyplot: Any, schedule: Any) -> None:
     assert lines[0].get_ydata().tolist() == [schedule(t) for t in range(1, 31)]
     assert lines[1].get_ydata().tolist() == [0.5] * 30
     labels = [text.get_text() for text in ax.get_legend().get_texts()]
-    assert labels == [repr(schedule), "Constant(value=0.5)", "sqrt"]
+    assert labels[1:] == ["0.5", "sqrt"]
+    assert 0 < len(labels[0]) < 40
     assert schedules.plot(steps=3) is not ax
+
+
+def test_plot_has_short_names_that_tell_schedules_apart(pyplot: Any) -> None:
+    """The class, and what differs; the legend stands outside the picture, and within the figure."""
+    steep = warmup(10, Cosine(0.1, 40))
+    drawn: list[Any] = [Cosine(0.1, 9), Cosine(0.1, 30), Linear(0.1, 9), steep, 0.5, math.sqrt, math.sqrt]
+    ax = schedules.plot(*drawn, steps=30)
+    legend = ax.get_legend()
+    names = [text.get_text() for text in legend.get_texts()]
+    assert names == ["Cosine(steps=9)", "Cosine(steps=30)", "Linear", "warmup", "0.5", "sqrt", "sqrt (2)"]
+    ax.figure.canvas.draw()
+    box = legend.get_window_extent()
+    assert box.x0 >= ax.get_window_extent().x1
+    assert box.x1 <= ax.figure.bbox.x1
 
 
 def test_plot_draws_into_axes(pyplot: Any, tmp_path: Any) -> None:
@@ -535,7 +550,7 @@ def test_plot_draws_into_axes(pyplot: Any, tmp_path: Any) -> None:
     _, ax = pyplot.subplots()
     assert schedules.plot(Cosine(0.1, 9), Linear(0.1, 9), steps=12, labels=["down", "line"], ax=ax) is ax
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["down", "line"]
-    assert ax.get_xlabel() == "step"
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("step", "value")
     ax.figure.savefig(tmp_path / "schedules.png")
     assert (tmp_path / "schedules.png").stat().st_size > 1000
 

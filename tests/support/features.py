@@ -233,6 +233,17 @@ FEATURES: Mapping[str, tuple[Feature, ...]] = {
         ),
         Feature("a picture of some", "schedules.plot"),
     ),
+    "Finding out": (
+        Feature("a gradient beside finite differences", "check_grad", "autograd.gradcheck"),
+        Feature("a step before it is taken", "Optimizer.diagnose"),
+        Feature(
+            "the last learning rate",
+            "Optimizer.last_hyperparameters",
+            "optim.lr_scheduler.LRScheduler.get_last_lr",
+            "tree_utils.tree_get",
+        ),
+        Feature("one test over many array libraries", "testing.need_library"),
+    ),
 }
 
 NOT_HERE = (
