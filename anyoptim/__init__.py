@@ -4,11 +4,11 @@ from typing import TYPE_CHECKING, Any
 
 from anyoptim import random
 from anyoptim._core._chain import chain, partition
-from anyoptim._core._explain import Explanation, Share
 from anyoptim._core._groups import groups
 from anyoptim._core._optimizer import Optimizer
 from anyoptim._core._stage import Gate, GradientStage, ParameterStage, SlotStage, Stage
 from anyoptim._core._state import State
+from anyoptim._diagnosis._explanation import Explanation, Share
 from anyoptim._trace._hyperparameters import (
     Domain,
     Fraction,
@@ -104,7 +104,7 @@ from anyoptim.stages import (
 
 if TYPE_CHECKING:
     from anyoptim import compat, schedules, testing
-    from anyoptim._diagnosis import Diagnosis, ParameterDiagnosis
+    from anyoptim._diagnosis._table import Diagnosis, ParameterDiagnosis
     from anyoptim.checkpoint import Checkpoint, load, save
     from anyoptim.testing import check_grad
 
@@ -227,7 +227,7 @@ def __getattr__(name: str) -> Any:
     if name in {"Checkpoint", "load", "save"}:
         return getattr(importlib.import_module("anyoptim.checkpoint"), name)
     if name in {"Diagnosis", "ParameterDiagnosis"}:
-        return getattr(importlib.import_module("anyoptim._diagnosis"), name)
+        return getattr(importlib.import_module("anyoptim._diagnosis._table"), name)
     if name == "check_grad":
         return importlib.import_module("anyoptim.testing").check_grad
     raise AttributeError(f"module 'anyoptim' has no attribute {name!r}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from typing import Any
 
-from anyoptim._core._selection import Selection, Selector, shown
+from anyoptim._arrays._selection import Selection, Selector, shown
 from anyoptim._core._stage import Gate, Stage, told
 from anyoptim._trace._hyperparameters import Hyper, scheduled
 

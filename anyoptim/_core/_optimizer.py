@@ -12,7 +12,6 @@ from anyoptim._arrays import _checks as checks
 from anyoptim._arrays._tree import Tree, listed, unique_paths
 from anyoptim._core import _step
 from anyoptim._core._accumulate import contributions
-from anyoptim._core._explain import Explanation
 from anyoptim._core._jit_state import carried
 from anyoptim._core._loss_scale import loss_scale, scaler, with_loss_scale
 from anyoptim._core._param_groups import GroupSpec
@@ -20,11 +19,12 @@ from anyoptim._core._pipeline import Pipeline
 from anyoptim._core._stage import Gate, Stage
 from anyoptim._core._state import FlatState, LiveState, State, flattened, signatures
 from anyoptim._core._training import Training
+from anyoptim._diagnosis._explanation import Explanation
 from anyoptim._engines import check_engine
 from anyoptim._trace._hyperparameters import KW_ONLY
 
 if TYPE_CHECKING:
-    from anyoptim._diagnosis import Diagnosis
+    from anyoptim._diagnosis._table import Diagnosis
 
 __all__ = ["Optimizer"]
 
@@ -284,7 +284,7 @@ class Optimizer(Stage):
         "groups" has what each pattern of `groups` says. A schedule is asked now, for the number of the last step; what
         was set or told since that step is in it.
         """
-        from anyoptim._diagnosis import values_at  # noqa: PLC0415 - when it is asked for
+        from anyoptim._diagnosis._hyperparameters import values_at  # noqa: PLC0415 - when it is asked for
 
         live = self._training.caught_up()
         step = 0 if live is None else int(live.flat.step)
@@ -298,7 +298,7 @@ class Optimizer(Stage):
         prints as a table, in colours with rich's `print`, and `.plot()` draws it. It takes two steps and copies of all
         in float64. Raises like `update`, but where a gate would give up: its `note` says why no step would be taken.
         """
-        from anyoptim._diagnosis import diagnosed  # noqa: PLC0415 - when it is asked for
+        from anyoptim._diagnosis._diagnose import diagnosed  # noqa: PLC0415 - when it is asked for
 
         gates = [stage for stage in self.stages if isinstance(stage, Gate)]
         exact = partial(_step.step, self._pipeline, "portable")
@@ -315,7 +315,7 @@ class Optimizer(Stage):
             compiled         159  25502912        714  replayed
             blocked            1      1000      0.028  replayed   it isn't contiguous (fc.bias)
         """
-        from anyoptim._core._guards import failed_guards  # noqa: PLC0415 - when it is asked for: importing takes time
+        from anyoptim._diagnosis._guards import failed_guards  # noqa: PLC0415 - when it is asked for: importing takes time
 
         tree = Tree("params", params)
         guards = failed_guards(self._training, self._pipeline, tree, grads)

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from anyoptim._arrays import Array
+from anyoptim._arrays._selection import Selection
 from anyoptim._core._groups import groups
 from anyoptim._core._param_groups import GroupSpec
-from anyoptim._core._selection import Selection
 from anyoptim._core._stage import Stage
 from anyoptim._core._state import FlatState, SlotNames
 from anyoptim._trace._hyperparameters import Hyper

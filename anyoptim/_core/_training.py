@@ -11,12 +11,12 @@ from anyoptim._arrays._quiet import quiet
 from anyoptim._arrays._tree import Tree
 from anyoptim._core._accumulate import accumulation, cleared, closed_empty, contributions, joined
 from anyoptim._core._coefficients import StepCoefficients, check_skips
-from anyoptim._core._completed import completed
 from anyoptim._core._pipeline import Kind, Params, Pipeline
 from anyoptim._core._plan import StepPlan
 from anyoptim._core._recorder import Recorder, check_recordable
 from anyoptim._core._state import FlatState, LiveState, signatures, stepped
 from anyoptim._engines import CoefficientTable, Dispatch
+from anyoptim._engines._completed import completed
 from anyoptim._trace._program import Coefficients, all_floats
 
 __all__ = ["Training"]

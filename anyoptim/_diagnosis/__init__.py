@@ -1,7 +1,1 @@
-"""What a step did and would do: its hyperparameters, and what becomes of each parameter."""
-
-from anyoptim._diagnosis._diagnose import diagnosed
-from anyoptim._diagnosis._hyperparameters import values_at
-from anyoptim._diagnosis._table import Diagnosis, ParameterDiagnosis
-
-__all__ = ["Diagnosis", "ParameterDiagnosis", "diagnosed", "values_at"]
+"""What a user may ask of a step: who takes it and why, with which hyperparameters, and what becomes of each parameter."""

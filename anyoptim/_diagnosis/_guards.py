@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from anyoptim._arrays._tree import Tree
-from anyoptim._core._pipeline import Pipeline
-from anyoptim._core._training import Training
+
+if TYPE_CHECKING:
+    from anyoptim._core._pipeline import Pipeline
+    from anyoptim._core._training import Training
 
 __all__ = ["failed_guards"]
 

@@ -63,7 +63,6 @@ def test_patterns(keys: list[str], pattern: list[str]) -> None:
 
 
 _MANY_STARS = """
-from anyoptim._core._selection import Selection
 for pattern, path in (
     ("*a" * 12 + "b", "a" * 60),
     ("*a" * 40 + "b", "a" * 2000),

@@ -6,6 +6,7 @@ from anyoptim._arrays import COMPUTE, library
 from anyoptim._arrays import _checks as checks
 from anyoptim._arrays._files import replacing
 from anyoptim._arrays._memory import MemoryLayout, may_overlap, merged_ranges
+from anyoptim._arrays._selection import Selection
 from anyoptim._arrays._tree import Tree
 from anyoptim._engines import ENGINES
 from anyoptim._engines.blocked._source import blocked
@@ -37,6 +38,7 @@ __all__ = [
     "Program",
     "Range",
     "Scalar",
+    "Selection",
     "Symbol",
     "Tree",
     "blocked",

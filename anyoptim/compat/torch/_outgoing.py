@@ -7,9 +7,9 @@ from itertools import groupby
 from typing import Any
 
 from anyoptim._arrays import library
+from anyoptim._arrays._selection import shown
 from anyoptim._arrays._torch import tensor
 from anyoptim._core._optimizer import Optimizer
-from anyoptim._core._selection import shown
 from anyoptim.compat._shared import zero
 from anyoptim.compat._transfer import mean_square
 from anyoptim.compat.torch import _methods
