@@ -63,6 +63,7 @@ def test_patterns(keys: list[str], pattern: list[str]) -> None:
 
 
 _MANY_STARS = """
+from tests.support.internals import Selection
 for pattern, path in (
     ("*a" * 12 + "b", "a" * 60),
     ("*a" * 40 + "b", "a" * 2000),
