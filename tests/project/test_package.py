@@ -90,9 +90,8 @@ def test_the_sdist_has_its_tests(built: Path, tmp_path: Path) -> None:
 
     pytest_ = ["pytest", "-q", "-p", "no:cacheprovider"]
     found = run(*pytest_, "--collect-only", "-m", "product or not product", "tests")
-    assert int(re.findall(r"^(\d+) tests collected", found, re.MULTILINE)[0]) > 1000
-    rooms = ["tests/arrays", "tests/schedules", "tests/project/test_examples.py", "tests/project/test_joining.py"]
-    assert re.search(r"^\d+ passed", run(*pytest_, *rooms), re.MULTILINE)
+    assert int(re.findall(r"(\d+)/?\d* tests collected", found)[0]) > 1000
+    assert re.search(r"^\d+ passed", run(*pytest_, "tests/schedules", "tests/project/test_joining.py"), re.MULTILINE)
     run("build", "--wheel", "--no-isolation", "--outdir", str(tmp_path / "again"), str(source))
     assert _wheel(tmp_path / "again").read_bytes() == _wheel(built).read_bytes()
 
