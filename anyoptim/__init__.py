@@ -217,6 +217,8 @@ __all__ = [
     "zoneout_gradient",
 ]
 
+__version__ = "0.1.0.dev0"
+
 
 def __getattr__(name: str) -> Any:
     # Imported where they are asked for: importing anyoptim has a limit in time.

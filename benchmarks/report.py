@@ -191,13 +191,15 @@ def caption(results: Record) -> str:
     """The machine, the versions, the date and the command."""
     m = results["machine"]
     versions = ", ".join(f"{name} {m[name]}" for name in ("numba", *PEERS, "jax"))
-    again = "".join(f" Measured again by itself at {at}: {name}." for name, at in results.get("again", {}).items())
+    again = results.get("again", {})
+    commits = ", ".join(dict.fromkeys(again.values()))
+    once_more = f" Measured again by themselves: {len(again)}, at {commits}, named in {RESULTS.name}." if again else ""
     return (
         f"Medians of interleaved turns, float32 unless said; a ratio above 1 means that {ANYOPTIM} is faster. "
         "The limit is the time to stream the bytes that a step must read and write, each once. "
         f"{m['cpu']}, {m['cores']} cores, "
         f"{m['memory_gib']} GiB, {m['os']}, Python {m['python']}, NumPy {m['numpy']}, {versions}, "
-        f"anyoptim {m['anyoptim']} at {m['commit']}, {results['date']}.{_left_out(results)}{again} "
+        f"anyoptim {m['anyoptim']} at {m['commit']}, {results['date']}.{_left_out(results)}{once_more} "
         "Made by `python -m benchmarks`, then `python -m benchmarks --readme`."
     )
 

@@ -75,6 +75,8 @@ def draw(axes: Axes, points: Sequence[tuple[float, float]], name: str, lr: float
     axes.set_title(name, loc="left", color=color, fontsize=13, fontweight="bold")
     axes.set_title(f"lr = {lr:g},  f = {height(*points[-1]):.2g} at the end", loc="right", color=MUTED, fontsize=10)
     axes.set(aspect="equal", xlim=(-8, 3), ylim=(-2.6, 2.6), xticks=range(-8, 3, 2), yticks=range(-2, 3))
+    axes.set(xlabel="x", ylabel="y")
+    axes.label_outer()
     axes.tick_params(length=0, labelcolor=MUTED, labelsize=9)
     axes.spines[:].set_visible(False)
 

@@ -77,7 +77,9 @@ class Domain(NamedTuple):
         if traced(value):
             return value
         try:
-            number = float("no number") if isinstance(value, bool | str) else float(value)
+            # NumPy before 2.4 takes an array of one element for a number.
+            none = isinstance(value, bool | str) or getattr(value, "ndim", 0) > 0
+            number = float("no number") if none else float(value)
         except (TypeError, ValueError, OverflowError):
             raise TypeError(f"{name} is {value!r}; wanted a real number, {self.wanted}") from None
         if not self.holds(number):

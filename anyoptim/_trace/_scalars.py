@@ -9,6 +9,8 @@ import math
 import operator
 from typing import Any
 
+import numpy as np
+
 from anyoptim._arrays import library, traced
 from anyoptim._trace._symbols import Symbol, operation
 
@@ -181,7 +183,7 @@ def one_minus_power(beta: Any, t: Any) -> Any:
 
 def integer(name: str, value: Any) -> int:
     """`value` as a 64-bit unsigned integer. Raises TypeError or ValueError with its name."""
-    if value is True or value is False:
+    if isinstance(value, bool | np.bool_):  # NumPy before 2.3 takes its own for an index
         raise TypeError(f"{name} is {value}; wanted an integer")
     try:
         number = operator.index(value)

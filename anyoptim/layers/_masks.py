@@ -7,6 +7,8 @@ import operator
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from anyoptim._arrays import COMPUTE, Array, Library, is_scalar, traced
 from anyoptim._arrays._out import copied_to, destination
 from anyoptim._arrays._quiet import quiet
@@ -101,7 +103,7 @@ def shared(name: str, noise_shape: Sequence[int | None]) -> tuple[int | None, ..
 
 def signed_integer(name: str, value: Any) -> int:
     """`value` as an integer. Raises TypeError with its name."""
-    if value is True or value is False:
+    if isinstance(value, bool | np.bool_):
         raise TypeError(f"{name} is {value}; wanted an integer")
     try:
         return operator.index(value)

@@ -374,14 +374,16 @@ def test_the_pages_quote_the_committed_results(tmp_path: Path) -> None:
 
 
 def test_what_is_measured_again_is_said() -> None:
-    """It stands in the place of what was there, and the caption names it."""
+    """It stands in the place of what was there, and the caption says in one line how much it is, and of which code."""
     old, new = _record(), _record()
     name = next(iter(new["cases"]))
     new = {**new, "cases": {name: {"new": 1}}, "sheets": {}}
     both = report.replaced(old, new)
     assert both["cases"][name] == {"new": 1}
     assert {k: v for k, v in both["cases"].items() if k != name} == {k: v for k, v in old["cases"].items() if k != name}
-    assert f"Measured again by itself at {new['machine']['commit']}: {name}." in report.caption(both)
+    commit = new["machine"]["commit"]
+    assert both["again"] == {name: commit}
+    assert f"Measured again by themselves: 1, at {commit}, named in results.json." in report.caption(both)
     assert "again" not in report.caption(old)
 
 
