@@ -43,8 +43,8 @@ class Explanation(list[Share]):
 
     >>> optimizer = ao.Adam(engine="blocked")
     >>> print(optimizer.explain({"W": np.ones(1000)}, {"W": np.ones(1000)}))
-    engine   parameters  elements  MB a step  why not faster
-    blocked           1      1000      0.056  engine='blocked' (W)
+    engine   parameters  elements  MB a step  next step            why not faster
+    blocked           1      1000      0.056  planned: first step  engine='blocked' (W)
     """
 
     guards: ClassVar[Mapping[str, str]] = {
