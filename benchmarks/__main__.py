@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from rich.console import Console
 from rich.progress import track
 
-from benchmarks import alone, costs, dropout, groups, jax_steps, report, startup, subnormals, updates
+from benchmarks import alone, costs, dropout, groups, jax_steps, replays, report, startup, subnormals, updates
 from benchmarks.harness import measure
 from benchmarks.machine import ROOT, machine
 from benchmarks.names import BASELINE
@@ -21,6 +21,7 @@ SHEETS: Mapping[str, Callable[[float], Sheet]] = {
     "allocations": costs.allocations,
     "dropout": dropout.dropout,
     "groups": groups.groups,
+    "replays": replays.replays,
     "JAX": jax_steps.jax_steps,
     "start-up": startup.startup,
     "subnormals": subnormals.slowdown,

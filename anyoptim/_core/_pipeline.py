@@ -10,18 +10,17 @@ from anyoptim._arrays import _checks as checks
 from anyoptim._arrays._checks import Parameter
 from anyoptim._arrays._tree import Tree
 from anyoptim._core import _state
-from anyoptim._core._coefficients import FLOAT32, CoefficientBuilder, DeviceValues, StepCoefficients
+from anyoptim._core._coefficients import CoefficientBuilder, DeviceValues, StepCoefficients
 from anyoptim._core._measures import distinct
-from anyoptim._core._param_groups import GroupSpec, Overrides, ParamGroups
-from anyoptim._core._stage import Stage
+from anyoptim._core._param_groups import GroupSpec, ParamGroups
+from anyoptim._core._stage import Gate, Stage
 from anyoptim._core._stage_program import StageProgram
 from anyoptim._core._state import FlatState, SlotNames, State
 from anyoptim._engines import Dispatch, start
-from anyoptim._trace._hyperparameters import Hyper
 from anyoptim._trace._program import Coefficients, Values
 from anyoptim._trace._scalars import following
 
-__all__ = ["Kind", "Params", "Pipeline"]
+__all__ = ["Params", "Pipeline"]
 
 
 class Params(NamedTuple):
@@ -32,20 +31,6 @@ class Params(NamedTuple):
     owner: list[int]
     """For each leaf the first leaf with the same array: itself, unless the array is there under several keys."""
     groups: ParamGroups
-
-
-class Kind(NamedTuple):
-    """What parameters with equal coefficients have in common, where hyperparameters and counts alone decide these."""
-
-    entries: Sequence[tuple[int, Mapping[str, Hyper]] | None]
-    """For each part of the program the place of the stage, and what is given instead of its own hyperparameters."""
-    lag: int
-    """By how many steps the parameters' own counts lag behind the optimizer's."""
-
-    @classmethod
-    def of(cls, branch: StageProgram, overrides: Overrides, lag: int) -> Kind:
-        """The kind of the parameters of one group."""
-        return cls([None if entry is None else (entry.stage, overrides[entry.stage]) for entry in branch.order], lag)
 
 
 class Pipeline:
@@ -71,9 +56,12 @@ class Pipeline:
             if selector is not None or group_spec.partition is None
         }
         """The program of each branch of a partition, by its selector; without a partition the only one, by None."""
-        measures = any(branch.program.measures for branch in self.branches.values())
-        self.static = not (measures or any(stage.scalars for stage in stages))
+        measures = [len(branch.program.measures) for branch in self.branches.values()]
+        self.static = not (any(measures) or any(stage.scalars for stage in stages))
         """Whether hyperparameters and step counts alone decide the coefficients: nothing is measured or kept."""
+        special = any(isinstance(s, Gate) or s.norms or s.metrics or s.is_step is not None for s in stages)
+        self.plannable = self.static or (measures in ([0], [1]) and not special)
+        """Whether what decides beside them is at most numbers that are kept, and one norm over all parameters."""
         self.accumulates = stages[0].is_step is not None
         """Whether some updates only gather gradients and are no step."""
 
@@ -129,28 +117,6 @@ class Pipeline:
             return True
         first: Any = self.stages[0]
         return first.is_step(Values({**flat.scalars[0], **first._values(following(flat.step), {})}))
-
-    def rows(self, kinds: Sequence[Kind], step: int) -> list[Coefficients] | None:
-        """The coefficients of this step for each kind of parameter, where hyperparameters alone decide them.
-
-        None for a learning rate that is larger than some dtypes can hold.
-        """
-        stages = self.stages
-        rows = []
-        for entries, lag in kinds:
-            row: list[Mapping[str, Any]] = []
-            for entry in entries:
-                if entry is None:
-                    row.append({})
-                    continue
-                stage = stages[entry[0]]
-                values = stage._values(step, entry[1])
-                rate = values.get("lr")
-                if type(rate) is float and rate > FLOAT32.largest:
-                    return None
-                row.append(stage._coefficients(step - lag, values))
-            rows.append(tuple(row))
-        return rows
 
     def step_coefficients(
         self,

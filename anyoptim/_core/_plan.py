@@ -11,9 +11,10 @@ from anyoptim._arrays import Array
 from anyoptim._arrays._checks import Parameter
 from anyoptim._arrays._tree import Tree, dotted_paths, reader
 from anyoptim._core._coefficients import StepCoefficients
-from anyoptim._core._pipeline import Kind, Params
+from anyoptim._core._pipeline import Params, Pipeline
+from anyoptim._core._planned_rows import Kind, PlannedRows
 from anyoptim._core._state import FlatState
-from anyoptim._engines import CoefficientTable, Dispatch, Leaf, Replayed, Result
+from anyoptim._engines import CoefficientTable, Dispatch, Leaf, Plan, Replayed, Result
 from anyoptim._trace._program import Coefficients
 
 __all__ = ["StepPlan"]
@@ -31,10 +32,10 @@ class StepPlan:
         self._spec = tree.spec
         self._given = [p and p.given for p in self.ps]
         self.tied = any(o != i for i, o in enumerate(self.owner))
-        self.kinds: list[Kind] | None = None
-        """The kinds of parameters that move, where hyperparameters and step counts alone decide the coefficients."""
+        self.rows: PlannedRows | None = None
+        """The coefficients of the next steps, where these need no builder."""
         self.replays = False
-        """Whether `replay` may be asked: there are kinds, and the engines write in place."""
+        """Whether `replay` may be asked: there are such coefficients, and the engines write in place."""
         self.row_of_leaf: Sequence[int] = ()
         """For each parameter that moves the place of its kind."""
         self._dispatch: Dispatch | None = None
@@ -63,9 +64,19 @@ class StepPlan:
     def replay(self, xs: Sequence[Any], rows: list[Coefficients]) -> Replayed | None:
         """What takes a step like the last one, if the gradients are without doubt such as they were; else None.
 
-        `rows` has the coefficients of each of the `kinds`.
+        `rows` has the coefficients of each kind of parameters.
         """
         return None if self._dispatch is None else self._dispatch.replay(xs, CoefficientTable(rows, self.row_of_leaf))
+
+    def measured(self, xs: Sequence[Any]) -> tuple[Plan, Any] | None:
+        """The only engine's plan, and the gradients as it takes them; None where there is any doubt."""
+        dispatch = self._dispatch
+        gathered = None if dispatch is None else dispatch.regather(xs)
+        if dispatch is None or gathered is None:
+            return None
+        if dispatch.waiting:
+            dispatch.waiting.count()
+        return dispatch.assignments[0].plan, *gathered
 
     def gather_again(self, params: Any, grads: Any, slots: Slots) -> tuple[Dispatch, list[int], list[Any]] | None:
         """The engines, the places of the parameters that move, and their gathered gradients.
@@ -118,10 +129,10 @@ class StepPlan:
             failed = {i: "form" for i, doubt in zip(self._moving, doubtful, strict=True) if doubt}
         return failed
 
-    def stepped(self, grads: Any, coefficients: StepCoefficients, static: bool, flat: FlatState) -> None:
+    def stepped(self, grads: Any, coefficients: StepCoefficients, pipeline: Pipeline, flat: FlatState) -> None:
         """Note what a step with every check has left, and decide how the next one may be taken.
 
-        `flat` is the state after the step; `static` is whether hyperparameters and counts alone decide coefficients.
+        `flat` is the state after the step.
         """
         self._stepped = True
         self._slots = flat.slots
@@ -137,14 +148,15 @@ class StepPlan:
         self._all_move = self._sources == [*range(len(self.ps))]
         self.without_gradient = [i for i, x in enumerate(xs or ()) if x is None and i not in self.groups.resting]
         self.at_rest = [i for i in self.without_gradient if self.owner[i] not in moving]
-        self.kinds, self.replays = None, False
-        if static and dispatch is not None:
+        self.rows, self.replays = None, False
+        alone = dispatch is not None and dispatch.in_place and dispatch.on_host
+        if dispatch is not None and (pipeline.static or (pipeline.plannable and alone)):
             self.row_of_leaf = row_of_leaf = coefficients.rows.row_of_leaf
             first = dict(zip(reversed(row_of_leaf), reversed(self._moving), strict=True))
             groups = self.groups
             kinds = [(i, groups.group_of[i]) for _, i in sorted(first.items())]
-            self.kinds = [Kind.of(groups.branches[n], groups.overrides[n], flat.step - flat.t[i]) for i, n in kinds]
-            self.replays = dispatch.in_place
+            of_rows = [Kind(groups.branches[n], groups.overrides[n], flat.step - flat.t[i]) for i, n in kinds]
+            self.rows, self.replays = PlannedRows(pipeline.stages, of_rows, row_of_leaf), dispatch.in_place
 
     def _gradient_places(self, xs: Sequence[Any]) -> list[int] | None:
         """For each parameter that moves the place of its gradient, if there is exactly one."""
@@ -172,7 +184,7 @@ class StepPlan:
         if dispatch is not None and not dispatch.in_place:
             dispatch = self._renewed(dispatch, moving, slots)
         if dispatch is None or moving != self._moving or not dispatch.suits(some):
-            self.kinds = self._sources = None
+            self.rows = self._sources = None
             self._stepped = False
             leaves = [self.leaf(i, slots[i]) for i in moving]
             programs = [self.groups.branch(i).program for i in moving]

@@ -11,8 +11,9 @@ from anyoptim._arrays._quiet import quiet
 from anyoptim._arrays._tree import Tree
 from anyoptim._core._accumulate import accumulation, cleared, closed_empty, contributions, joined
 from anyoptim._core._coefficients import StepCoefficients, check_skips
-from anyoptim._core._pipeline import Kind, Params, Pipeline
+from anyoptim._core._pipeline import Params, Pipeline
 from anyoptim._core._plan import StepPlan
+from anyoptim._core._planned_rows import PlannedRows
 from anyoptim._core._recorder import Recorder, check_recordable
 from anyoptim._core._state import FlatState, LiveState, signatures, stepped
 from anyoptim._engines import CoefficientTable, Dispatch
@@ -40,29 +41,30 @@ class Training:
         """Take one step, or gather one gradient. Returns `params`."""
         plan, state = self.plan, self.state
         if plan and state and self.recorder is None:
-            if plan.kinds is not None and plan.replays:
+            if plan.replays and plan.rows is not None:
                 xs = plan.gradients(params, grads)
-                if xs is not None and self._replayed(pipeline, plan, plan.kinds, state, xs):
+                replayed = self._measured if plan.rows.measures else self._replayed
+                if xs is not None and replayed(pipeline, plan, plan.rows, state, xs):
                     return params
             elif pipeline.is_step(state.flat) and self._again(pipeline, plan, state, params, grads):
                 return params
         return self._update(pipeline, engine, Tree("params", params), grads)
 
     def _replayed(
-        self, pipeline: Pipeline, plan: StepPlan, kinds: Sequence[Kind], state: LiveState, xs: Sequence[Any]
+        self, pipeline: Pipeline, plan: StepPlan, planned: PlannedRows, state: LiveState, xs: Sequence[Any]
     ) -> bool:
         """Take a step like the last one with these gradients; do nothing where there is any doubt.
 
         Returns whether the step was taken.
         """
         try:
-            rows = pipeline.rows(kinds, state.flat.step + state.behind + 1)
+            made = planned(pipeline.stages, state.flat.step + state.behind + 1)
         except FloatingPointError:  # NumPy is told to raise it, which is not so where a step is prepared
             return False
         # A schedule may have looked at the state, and counted its steps; or set another one.
-        if rows is None or self.state is not state or self.plan is not plan:
+        if made is None or self.state is not state or self.plan is not plan:
             return False
-        commit, behind = plan.replay(xs, rows), state.behind + 1
+        commit, behind = plan.replay(xs, made[0]), state.behind + 1
         if commit is None:
             return False
 
@@ -73,6 +75,41 @@ class Training:
             return True
 
         return completed(finish)
+
+    def _measured(
+        self, pipeline: Pipeline, plan: StepPlan, planned: PlannedRows, state: LiveState, xs: Sequence[Any]
+    ) -> bool:
+        """Take a step like the last one that measures something first; do nothing where there is any doubt.
+
+        Returns whether the step was taken.
+        """
+        again = plan.measured(xs)
+        if again is None:
+            return False
+        engine, gathered = again
+        step, before = state.flat.step + state.behind + 1, state.flat.scalars
+
+        def norm(k: int, rows: CoefficientTable) -> Any:
+            return engine.norm(k, gathered, rows.before(k))
+
+        with quiet():
+            made = planned(pipeline.stages, step, norm, before)
+            if made is None or self.state is not state or self.plan is not plan:
+                return False
+            rows, scalars = made
+            commit = engine.prepare_known(gathered, CoefficientTable(rows, plan.row_of_leaf))
+            if commit is None:
+                return False
+            # A schedule may have looked at the state, which has counted its steps then.
+            after, behind = state.flat, state.behind + 1
+            after = after if scalars is before else after._replace(scalars=tuple(scalars))
+
+            def finish() -> None:
+                commit()
+                vars(state).update(flat=after, behind=behind)  # both, whatever signals come
+
+            completed(finish)
+        return True
 
     def _again(self, pipeline: Pipeline, plan: StepPlan, state: LiveState, params: Any, grads: Any) -> bool:
         """Take the step without the checks that would only repeat themselves; do nothing where there is any doubt.
@@ -87,12 +124,13 @@ class Training:
             return False
         dispatch, moving, gathered = again
         with quiet():
-            if plan.kinds is not None:
-                distinct = pipeline.rows(plan.kinds, flat.step + 1)
-                if distinct is None or any(map(_traced, distinct)):
+            static = plan.rows is not None and not plan.rows.measures
+            if plan.rows is not None and static:
+                made = plan.rows(pipeline.stages, flat.step + 1)
+                if made is None or any(map(_traced, made[0])):
                     return False
                 rows, t, scalars = (
-                    CoefficientTable(distinct, plan.row_of_leaf),
+                    CoefficientTable(made[0], plan.row_of_leaf),
                     flat.moved_counts(plan.places),
                     flat.scalars,
                 )
@@ -108,7 +146,7 @@ class Training:
             commit = dispatch.prepare(gathered, rows)
 
             def finish() -> None:
-                if plan.kinds is None:
+                if not static:
                     self._report(pipeline, plan.paths, coefficients)
                 results = commit()
                 slots = flat.slots if dispatch.in_place else plan.placed(params, results, flat.slots)
@@ -199,7 +237,7 @@ class Training:
                 after = stepped(flat, coefficients.t, coefficients.scalars, results, owner)
                 # A plan that was not rebound would keep arrays alive that were replaced.
                 self.plan = plan if plan.rebound(leaves) else None
-                plan.stepped(grads, coefficients, pipeline.static, after)
+                plan.stepped(grads, coefficients, pipeline, after)
                 self.state = state.after(after)
                 self.state.moving = plan.places
 

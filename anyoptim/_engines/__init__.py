@@ -5,7 +5,7 @@ prepares a step, which may fail, and gives back the commit, which writes and may
 several engines is taken whole or not at all.
 """
 
-from anyoptim._engines._base import Leaf, Replayed, Result
+from anyoptim._engines._base import Leaf, Plan, Replayed, Result
 from anyoptim._engines._choice import (
     ENGINES,
     GENERATING,
@@ -27,6 +27,7 @@ __all__ = [
     "CoefficientTable",
     "Dispatch",
     "Leaf",
+    "Plan",
     "Plans",
     "Replayed",
     "Result",

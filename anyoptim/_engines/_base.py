@@ -87,6 +87,9 @@ class Plan(ABC):
     rebindable: ClassVar[bool] = False
     """Whether `rebind` makes it the plan of other arrays of the same kind."""
 
+    on_host: ClassVar[bool] = False
+    """Whether `norm` gives numbers of the host, whatever the leaves are."""
+
     symbolic_norms: ClassVar[bool] = False
     """Whether `norm` gives a symbol, whose value stays on the device until `fetch_norm` is called."""
 
@@ -128,21 +131,23 @@ class Plan(ABC):
 
     def replay(self, xs: Sequence[Array], rows: CoefficientTable) -> Replayed | None:
         """What takes a step again, with other coefficients for the same leaves; None where anything is in doubt."""
-        last_step, gathered = self.last_step, self.regather(xs)
-        if gathered is None:
-            return None
-        if last_step is not None and last_step.set(rows):
-            return self.again(gathered)
-        if not all_known(rows.distinct):
-            return None
-        with quiet():
-            return self.prepare_anew(gathered, rows)
+        gathered = self.regather(xs)
+        return None if gathered is None else self.prepare_known(gathered, rows)
 
     def prepare(self, gathered: Any, rows: CoefficientTable) -> Commit:
         """Do all of the step that may fail, and write nothing."""
         if self.last_step is not None and self.last_step.set(rows):
             return self.again(gathered)
         return self.prepare_anew(gathered, rows)
+
+    def prepare_known(self, gathered: Any, rows: CoefficientTable) -> Commit | None:
+        """The same, but None where a coefficient is no number that is known."""
+        if self.last_step is not None and self.last_step.set(rows):
+            return self.again(gathered)
+        if not all_known(rows.distinct):
+            return None
+        with quiet():
+            return self.prepare_anew(gathered, rows)
 
     def again(self, gathered: Any) -> Commit:
         """The commit of a step with the numbers that `last_step` was set to, for other gradients."""

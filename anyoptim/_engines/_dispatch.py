@@ -91,6 +91,11 @@ class Dispatch:
         """Whether `norm` gives symbols, because all leaves are one plan's and it leaves norms on its device."""
         return len(self.assignments) == 1 and self.assignments[0].plan.symbolic_norms and not self.distributed
 
+    @property
+    def on_host(self) -> bool:
+        """Whether all leaves are one plan's, which gives norms as numbers of the host."""
+        return len(self.assignments) == 1 and not self.distributed and self.assignments[0].plan.on_host
+
     def capturing(self) -> bool:
         """Whether what the leaves' libraries do now is recorded in a CUDA graph."""
         return any(library.capturing(number) for library, number in self.devices)

@@ -40,6 +40,7 @@ class BlockedPlan(Plan):
     """A plan for arrays that NumPy can read and write, where the parameter is to be written where it lies."""
 
     in_place = True
+    on_host = True
 
     def __init__(self, program: Program, leaves: Sequence[Leaf]) -> None:
         super().__init__(program, leaves)

@@ -23,6 +23,7 @@ from anyoptim._trace._expressions import Scalars
 from anyoptim._trace._graph import trace, trace_measure
 from anyoptim._trace._program import Program, StaticOptions, all_floats, static_options
 from anyoptim._trace._reduction import BLOCK as SUM
+from anyoptim._trace._reduction import norm
 
 if TYPE_CHECKING:
     from anyoptim._engines.compiled._source import Loop
@@ -56,6 +57,7 @@ class CompiledPlan(Plan):
     """A plan for contiguous arrays of one dtype and one library that lie in this machine's memory."""
 
     in_place = True
+    on_host = True
 
     def __init__(self, program: Program, leaves: Sequence[Leaf]) -> None:
         super().__init__(program, leaves)
@@ -144,14 +146,22 @@ class CompiledPlan(Plan):
                     self.table[i, FIRST + 1] = host_memory(views[i]).address
         return views
 
+    def norm(self, k: int, gathered: Sequence[Any], rows: CoefficientTable) -> float:
+        return norm(np, [self._sums(k, rows)])  # type: ignore[no-any-return]
+
     def squares(self, k: int, gathered: Sequence[Any], rows: CoefficientTable) -> list[NDArray]:
+        sums = self._sums(k, rows)
+        return [sums[a:b] for a, b in itertools.pairwise(self.blocks)]
+
+    def _sums(self, k: int, rows: CoefficientTable) -> NDArray:
+        """The block sums of all leaves, one leaf after the other."""
         sums = np.empty(self.blocks[-1])
         for _, loop, _, tables, pieces in self._calls(k, rows):
             if len(pieces) == 1:
                 loop.call(*tables, sums, *pieces[0])
             else:
                 _threads.spread(functools.partial(loop.call, *tables, sums), pieces)
-        return [sums[a:b] for a, b in itertools.pairwise(self.blocks)]
+        return sums
 
     def prepare_anew(self, gathered: Sequence[Any], rows: CoefficientTable) -> Commit:
         self.calls = calls = self._calls(None, rows)
