@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from anyoptim._arrays._selection import Selection, shown
-from anyoptim._core._groups import groups
 from anyoptim._core._optimizer import Optimizer
 from anyoptim._core._param_groups import GroupSpec
-from anyoptim._core._stage import ParameterStage, SlotStage, Stage
+from anyoptim._stage._groups import groups
+from anyoptim._stage._stage import ParameterStage, SlotStage, Stage
 
 __all__ = ["Recipe", "chain", "partition"]
 

@@ -11,10 +11,10 @@ from anyoptim._arrays import COMPUTE, library
 from anyoptim._arrays._tree import Tree
 from anyoptim._core._measures import Measures
 from anyoptim._core._param_groups import ParamGroups
-from anyoptim._core._stage import Gate, Stage
-from anyoptim._core._stage_program import Entry
 from anyoptim._core._state import FlatState
 from anyoptim._engines import CoefficientTable, Dispatch
+from anyoptim._stage._stage import Gate, Stage
+from anyoptim._stage._stage_program import Entry
 from anyoptim._trace._expressions import range_of
 from anyoptim._trace._hyperparameters import Hyper
 from anyoptim._trace._operations import LOGICAL

@@ -6,8 +6,8 @@ import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from anyoptim._core._stage_program import Entry, StageProgram
 from anyoptim._engines import CoefficientTable, Dispatch
+from anyoptim._stage._stage_program import Entry, StageProgram
 from anyoptim._trace._graph import Graph, trace_measure
 from anyoptim._trace._program import Coefficients, static_options
 from anyoptim._trace._scalars import where

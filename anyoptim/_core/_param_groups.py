@@ -10,9 +10,9 @@ from anyoptim._arrays import Array
 from anyoptim._arrays._checks import Parameter
 from anyoptim._arrays._selection import Selection, Selector, shown
 from anyoptim._arrays._tree import Tree, dotted_paths
-from anyoptim._core._groups import groups
-from anyoptim._core._stage import Stage
-from anyoptim._core._stage_program import StageProgram
+from anyoptim._stage._groups import groups
+from anyoptim._stage._stage import Stage
+from anyoptim._stage._stage_program import StageProgram
 from anyoptim._trace._hyperparameters import Hyper
 
 __all__ = ["GroupSpec", "Overrides", "ParamGroups"]

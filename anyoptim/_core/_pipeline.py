@@ -13,10 +13,10 @@ from anyoptim._core import _state
 from anyoptim._core._coefficients import CoefficientBuilder, DeviceValues, StepCoefficients
 from anyoptim._core._measures import distinct
 from anyoptim._core._param_groups import GroupSpec, ParamGroups
-from anyoptim._core._stage import Gate, Stage
-from anyoptim._core._stage_program import StageProgram
 from anyoptim._core._state import FlatState, SlotNames, State
 from anyoptim._engines import Dispatch, start
+from anyoptim._stage._stage import Gate, Stage
+from anyoptim._stage._stage_program import StageProgram
 from anyoptim._trace._program import Coefficients, Values
 from anyoptim._trace._scalars import following
 

@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from anyoptim._core._coefficients import FLOAT32
-from anyoptim._core._stage import Stage
-from anyoptim._core._stage_program import Entry, StageProgram
 from anyoptim._engines import CoefficientTable
+from anyoptim._stage._stage import Stage
+from anyoptim._stage._stage_program import Entry, StageProgram
 from anyoptim._trace._hyperparameters import Hyper
 from anyoptim._trace._program import Coefficients
 

@@ -9,8 +9,8 @@ from anyoptim._arrays import Array, library
 from anyoptim._arrays import _checks as checks
 from anyoptim._arrays._checks import Parameter
 from anyoptim._arrays._tree import Tree
-from anyoptim._core._stage import Stage
 from anyoptim._engines import Result
+from anyoptim._stage._stage import Stage
 from anyoptim._trace._hyperparameters import number
 from anyoptim._trace._scalars import count, following
 

@@ -17,7 +17,7 @@ from anyoptim._core._planned_rows import PlannedRows
 from anyoptim._core._recorder import Recorder, check_recordable
 from anyoptim._core._state import FlatState, LiveState, signatures, stepped
 from anyoptim._engines import CoefficientTable, Dispatch
-from anyoptim._engines._completed import completed
+from anyoptim._machine._completed import completed
 from anyoptim._trace._program import Coefficients, all_floats
 
 __all__ = ["Training"]

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from typing import Any
 
 from anyoptim._arrays._selection import Selection, Selector, shown
-from anyoptim._core._stage import Gate, Stage, told
+from anyoptim._stage._stage import Gate, Stage, told
 from anyoptim._trace._hyperparameters import Hyper, scheduled
 
 __all__ = ["groups"]

@@ -13,7 +13,7 @@ import numpy as np
 
 from anyoptim._arrays import Array, is_scalar, library
 from anyoptim._arrays._quiet import quiet
-from anyoptim._trace._fields import ClassSignature, Field, declared, misfit, signature_of
+from anyoptim._stage._fields import ClassSignature, Field, declared, misfit, signature_of
 from anyoptim._trace._hyperparameters import Domain, Hyper, scheduled
 from anyoptim._trace._program import Part, Values, all_floats, on_gradient, on_nothing, on_parameter, on_slots, on_value
 from anyoptim._trace._symbols import Symbol

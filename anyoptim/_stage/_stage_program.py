@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from anyoptim._core._stage import ParameterStage, Stage
+from anyoptim._stage._stage import ParameterStage, Stage
 from anyoptim._trace._program import MOVE, Coefficients, Program
 
 __all__ = ["Entry", "StageProgram"]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from anyoptim._core._chain import chain
-from anyoptim._core._groups import groups
 from anyoptim._core._optimizer import Optimizer
-from anyoptim._core._stage import Stage
+from anyoptim._stage._groups import groups
+from anyoptim._stage._stage import Stage
 from anyoptim._trace._hyperparameters import Domain
 
 __all__ = ["Rated", "composed", "given", "refused", "zero"]

@@ -7,7 +7,7 @@ from typing import Any
 from anyoptim._arrays import Array
 from anyoptim._core._chain import Recipe
 from anyoptim._core._optimizer import Optimizer
-from anyoptim._core._stage import Stage, itself, parameter
+from anyoptim._stage._stage import Stage, itself, parameter
 from anyoptim._trace._hyperparameters import KW_ONLY, Fraction, Nonnegative, Positive
 from anyoptim._trace._scalars import one_minus_power, sqrt, trust_ratio, where
 from anyoptim.optimizers._terms import betas, moments

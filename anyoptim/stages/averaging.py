@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Final
 
 from anyoptim._arrays import Array
-from anyoptim._core._stage import ParameterStage
+from anyoptim._stage._stage import ParameterStage
 from anyoptim._trace._hyperparameters import Count, Fraction, UnitInterval, WholeNumber
 from anyoptim._trace._scalars import remainder, where
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from anyoptim._arrays import Array
-from anyoptim._core._stage import Stage
+from anyoptim._stage._stage import Stage
 from anyoptim._trace._hyperparameters import Nonnegative, Positive
 from anyoptim._trace._scalars import ratio_up_to_one
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Final
 
 from anyoptim._arrays import Array, traced
-from anyoptim._core._stage import Gate, Stage
+from anyoptim._stage._stage import Gate, Stage
 from anyoptim._trace._hyperparameters import KW_ONLY, Domain, Hyper
 from anyoptim._trace._scalars import where
 

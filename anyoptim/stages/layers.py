@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from anyoptim._arrays import Array
-from anyoptim._core._stage import ParameterStage, Stage
+from anyoptim._stage._stage import ParameterStage, Stage
 from anyoptim._trace._hyperparameters import Positive
 
 __all__ = ["AdaptiveClip", "Centralize", "UnitNorm", "is_complex"]

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from anyoptim._arrays import Array
-from anyoptim._core._stage import Stage, counted, itself, parameter
+from anyoptim._stage._stage import Stage, counted, itself, parameter
 
 __all__ = ["Metric", "Metrics"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from anyoptim._arrays import Array
-from anyoptim._core._stage import ParameterStage
+from anyoptim._stage._stage import ParameterStage
 from anyoptim._trace._hyperparameters import Number
 
 __all__ = ["Box", "NonNegative"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from anyoptim._arrays import Array
-from anyoptim._core._stage import GradientStage, Stage, itself, parameter
+from anyoptim._stage._stage import GradientStage, Stage, itself, parameter
 from anyoptim._trace._hyperparameters import KW_ONLY, Nonnegative, Positive
 from anyoptim._trace._scalars import ratio_up_to_one, trust_ratio, where
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from anyoptim._arrays import Array
-from anyoptim._core._stage import Stage
+from anyoptim._stage._stage import Stage
 from anyoptim._trace._hyperparameters import Fraction, Hyper, Nonnegative, Number
 
 __all__ = ["Maximize", "Scale", "Trace", "WeightDecay"]

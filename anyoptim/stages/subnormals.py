@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from anyoptim._arrays import Array
-from anyoptim._core._stage import SlotStage
+from anyoptim._stage._stage import SlotStage
 
 __all__ = ["FlushSubnormals"]
 

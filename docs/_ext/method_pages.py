@@ -146,7 +146,7 @@ def _functions(declared: type[Any]) -> str:
     """The functions that a class declares, and those that it has of methods or stages which it extends."""
     found: dict[str, str] = {}
     for cls in declared.__mro__:
-        if cls.__module__.startswith("anyoptim._core."):
+        if cls.__module__.startswith(("anyoptim._core.", "anyoptim._stage.")):
             break
         for name, value in vars(cls).items():
             function = getattr(value, "__func__", value)

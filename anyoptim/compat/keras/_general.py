@@ -10,7 +10,7 @@ from typing import Any, ParamSpec, TypedDict, get_type_hints
 
 from anyoptim._core._chain import chain
 from anyoptim._core._optimizer import Optimizer
-from anyoptim._core._stage import Stage
+from anyoptim._stage._stage import Stage
 from anyoptim._trace._hyperparameters import Hyper
 from anyoptim.compat._counts import CountedSchedule, Product, ZeroBased
 from anyoptim.compat.keras._variants import KerasEMA, KerasOverwritingEMA

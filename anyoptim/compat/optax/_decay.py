@@ -6,7 +6,7 @@ from typing import Any
 
 from anyoptim._core._chain import chain
 from anyoptim._core._optimizer import Optimizer
-from anyoptim._core._stage import Stage
+from anyoptim._stage._stage import Stage
 from anyoptim.compat._counts import rate
 from anyoptim.compat.optax._masks import masked
 from anyoptim.stages import Scale, WeightDecay

@@ -8,7 +8,7 @@ from typing import Any
 from anyoptim._arrays import Array
 from anyoptim._core._chain import chain as chained
 from anyoptim._core._optimizer import Optimizer
-from anyoptim._core._stage import Stage
+from anyoptim._stage._stage import Stage
 from anyoptim._trace._hyperparameters import Hyper, Positive
 from anyoptim.compat._counts import Product, rate
 from anyoptim.compat.optax._masks import accumulator, masked

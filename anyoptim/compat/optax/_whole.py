@@ -12,7 +12,7 @@ import numpy as np
 
 from anyoptim._arrays import Array
 from anyoptim._core._optimizer import Optimizer
-from anyoptim._core._stage import Stage, itself, parameter
+from anyoptim._stage._stage import Stage, itself, parameter
 from anyoptim._trace._hyperparameters import Domain, Fraction, Hyper, Nonnegative, Positive
 from anyoptim._trace._scalars import following, one_minus_power, power, ratio_up_to_one, where
 from anyoptim.optimizers._terms import mean

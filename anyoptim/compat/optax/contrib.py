@@ -7,7 +7,7 @@ from typing import Any
 
 from anyoptim._core._chain import chain, partition
 from anyoptim._core._optimizer import Optimizer
-from anyoptim._core._stage import Stage
+from anyoptim._stage._stage import Stage
 from anyoptim._trace._hyperparameters import Hyper
 from anyoptim._trace._scalars import whole_number
 from anyoptim.compat._counts import NextValue, rate

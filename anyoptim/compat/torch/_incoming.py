@@ -10,8 +10,8 @@ from typing import Any
 
 from anyoptim._arrays import library
 from anyoptim._arrays._tree import Tree, listed
-from anyoptim._core._groups import groups
 from anyoptim._core._optimizer import Optimizer
+from anyoptim._stage._groups import groups
 from anyoptim.compat._shared import Rated, zero
 from anyoptim.compat._transfer import variance
 from anyoptim.compat.torch import _methods
