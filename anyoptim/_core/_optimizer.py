@@ -107,9 +107,10 @@ class Optimizer(Stage):
 
         Raises ValueError (keys, shapes, devices, memory, hyperparameters) or TypeError (types, libraries,
         dtypes; also arrays that are traced, as under `jax.jit`) with the key, before anything is written. An optimizer
-        belongs to one thread at a time. A signal handler or finalizer that runs in the middle of an update may update
-        with other optimizers, and not with this one; nor while the update that it interrupts imports what arrays and
-        containers need that come for the first time. (Python 3.11 itself may crash where one sets a context variable,
+        belongs to one thread at a time. Where a signal's handler raises an exception in the middle (KeyboardInterrupt,
+        say), the step is taken whole and counted, or not at all. A handler or finalizer may update with other
+        optimizers, and not with this one; nor while the update that it interrupts imports what arrays and containers
+        need that come for the first time. (Python 3.11 itself may crash where one sets a context variable,
         as NumPy's error state is, while garbage is collected: gh-148891.) Raises FloatingPointError where a gate has
         skipped more steps in a row than its `max_consecutive_skips`: that update is skipped like the others, and who
         catches it may go on.
