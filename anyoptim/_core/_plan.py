@@ -129,10 +129,14 @@ class StepPlan:
             failed = {i: "form" for i, doubt in zip(self._moving, doubtful, strict=True) if doubt}
         return failed
 
+    def forget(self) -> None:
+        """Take the next step with every check."""
+        self._sources, self.rows, self.replays = None, None, False
+
     def stepped(self, grads: Any, coefficients: StepCoefficients, pipeline: Pipeline, flat: FlatState) -> None:
         """Note what a step with every check has left, and decide how the next one may be taken.
 
-        `flat` is the state after the step.
+        `flat` is the state after the step. Without `grads` the next one is taken with every check, too.
         """
         self._stepped = True
         self._slots = flat.slots
@@ -143,12 +147,14 @@ class StepPlan:
             dispatch.collect_leaves()
         moving = {*self._moving}
         self.places = [i for i, o in enumerate(self.owner) if o in moving]
-        xs = self._leaves(grads)
+        xs = None if grads is None else self._leaves(grads)
         self._sources = None if xs is None else self._gradient_places(xs)
         self._all_move = self._sources == [*range(len(self.ps))]
         self.without_gradient = [i for i, x in enumerate(xs or ()) if x is None and i not in self.groups.resting]
         self.at_rest = [i for i in self.without_gradient if self.owner[i] not in moving]
         self.rows, self.replays = None, False
+        if xs is None:
+            return
         alone = dispatch is not None and dispatch.in_place and dispatch.on_host
         if dispatch is not None and (pipeline.static or (pipeline.plannable and alone)):
             self.row_of_leaf = row_of_leaf = coefficients.rows.row_of_leaf

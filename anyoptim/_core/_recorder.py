@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from anyoptim._arrays import Array
+from anyoptim._arrays._quiet import quiet
 from anyoptim._arrays._tree import Tree
 from anyoptim._core._param_groups import ParamGroups
 from anyoptim._core._pipeline import Pipeline
@@ -16,7 +17,10 @@ from anyoptim._engines import Dispatch, Leaf
 from anyoptim._stage._stage import Stage, watch
 from anyoptim._trace._hyperparameters import Hyper
 
-__all__ = ["Recorder", "check_recordable"]
+if TYPE_CHECKING:
+    from anyoptim._core._plan import StepPlan
+
+__all__ = ["Recorder", "hook"]
 
 
 class Recorder:
@@ -137,7 +141,42 @@ def _constant(stage: Stage, name: str, value: Any) -> float:
     return float(value)
 
 
-def check_recordable(tree: Tree, dispatch: Dispatch, moving: Sequence[int], *, first: bool) -> None:
+def hook(
+    recorder: Recorder | None,
+    pipeline: Pipeline,
+    tree: Tree,
+    plan: StepPlan,
+    flat: FlatState,
+    dispatch: Dispatch,
+    moving: list[int],
+    xs: Sequence[Array | None],
+    *,
+    first: bool,
+) -> tuple[Recorder | None, Callable[[], object] | None]:
+    """What CUDA graphs have to do with a step: the recorder, if there is one, and what counts the step for it.
+
+    That is None where the step is being captured: then a graph takes it at each replay, and the update does nothing.
+    Raises RuntimeError, ValueError or TypeError for a step that graphs, or this one beside them, would get wrong.
+    """
+    if not dispatch.capturing():
+        if recorder is None:
+            return None, int  # a call that does nothing
+        _check_recordable(tree, dispatch, moving, first=False)
+        recorder.check_same(moving, tree)
+        return recorder, partial(recorder.count_step, recorder.counted + 1)
+    _check_recordable(tree, dispatch, moving, first=first)
+    with quiet():
+        new = recorder or Recorder(pipeline, flat, dispatch, moving, plan.owner)
+        new.check_same(moving, tree)
+        leaves = [plan.leaf(i, flat.slots[i]) for i in moving]
+        new.record(plan.groups, dispatch, leaves, [xs[i] for i in moving])
+        if recorder is None:
+            plan.forget()
+            new.watch()
+    return new, None
+
+
+def _check_recordable(tree: Tree, dispatch: Dispatch, moving: Sequence[int], *, first: bool) -> None:
     """Raise RuntimeError for a step whose replays would be wrong."""
     if first:
         raise RuntimeError(

@@ -14,7 +14,7 @@ from anyoptim._core._coefficients import StepCoefficients, check_skips
 from anyoptim._core._pipeline import Params, Pipeline
 from anyoptim._core._plan import StepPlan
 from anyoptim._core._planned_rows import PlannedRows
-from anyoptim._core._recorder import Recorder, check_recordable
+from anyoptim._core._recorder import Recorder, hook
 from anyoptim._core._state import FlatState, LiveState, signatures, stepped
 from anyoptim._engines import CoefficientTable, Dispatch
 from anyoptim._machine._completed import completed
@@ -40,7 +40,7 @@ class Training:
     def update(self, pipeline: Pipeline, engine: str | None, params: Any, grads: Any) -> Any:
         """Take one step, or gather one gradient. Returns `params`."""
         plan, state = self.plan, self.state
-        if plan and state and self.recorder is None:
+        if plan and state:
             if plan.replays and plan.rows is not None:
                 xs = plan.gradients(params, grads)
                 replayed = self._measured if plan.rows.measures else self._replayed
@@ -197,12 +197,11 @@ class Training:
                 return tree.container
             return self._remember(tree, plan, state.after(closed_empty(pipeline.stages[0], flat)))
         dispatch, moving = plan.dispatch(engine, xs, flat.slots)
-        if dispatch.capturing():
-            self._record(pipeline, tree, plan, flat, dispatch, moving, xs)
+        first = self.state is None
+        self.recorder, count = hook(self.recorder, pipeline, tree, plan, flat, dispatch, moving, xs, first=first)
+        if count is None:  # each replay of a CUDA graph will take it
+            self.plan = plan
             return tree.container
-        if self.recorder is not None:
-            check_recordable(tree, dispatch, moving, first=False)
-            self.recorder.check_same(moving, tree)
         _check_known(tree, dispatch, moving, xs)
         with quiet():
             gathered = dispatch.gather([xs[i] for i in moving])
@@ -222,13 +221,11 @@ class Training:
                 check_skips(pipeline.stages, coefficients, tree)
                 return tree.container
             commit = dispatch.prepare(gathered, coefficients.rows)
-            counted = None if self.recorder is None else self.recorder.counted + 1
 
             def finish() -> None:
                 self._report(pipeline, plan.paths, coefficients)
                 results = dict(zip(moving, commit(), strict=True))
-                if self.recorder is not None and counted is not None:
-                    self.recorder.count_step(counted)
+                count()
                 leaves = list(tree.leaves)
                 for i, p in enumerate(ps):
                     if p is not None and not p.writable and owner[i] in results:
@@ -237,7 +234,7 @@ class Training:
                 after = stepped(flat, coefficients.t, coefficients.scalars, results, owner)
                 # A plan that was not rebound would keep arrays alive that were replaced.
                 self.plan = plan if plan.rebound(leaves) else None
-                plan.stepped(grads, coefficients, pipeline, after)
+                plan.stepped(grads if self.recorder is None else None, coefficients, pipeline, after)
                 self.state = state.after(after)
                 self.state.moving = plan.places
 
@@ -249,27 +246,6 @@ class Training:
         """Remember a state after an update that changed no parameter. Returns the container."""
         self.state, self.plan = state, plan
         return tree.container
-
-    def _record(
-        self,
-        pipeline: Pipeline,
-        tree: Tree,
-        plan: StepPlan,
-        flat: FlatState,
-        dispatch: Dispatch,
-        moving: list[int],
-        xs: Sequence[Array | None],
-    ) -> None:
-        """Have the CUDA graph that is being captured take this step at each replay. Now, nothing is written."""
-        check_recordable(tree, dispatch, moving, first=self.state is None)
-        with quiet():
-            recorder = self.recorder or Recorder(pipeline, flat, dispatch, moving, plan.owner)
-            recorder.check_same(moving, tree)
-            leaves = [plan.leaf(i, flat.slots[i]) for i in moving]
-            recorder.record(plan.groups, dispatch, leaves, [xs[i] for i in moving])
-            if self.recorder is None:
-                self.recorder = recorder
-                recorder.watch()
 
     def recall(self, pipeline: Pipeline, tree: Tree) -> tuple[StepPlan, LiveState]:
         """The parameters, checked, and what the last update left of them.
