@@ -20,6 +20,7 @@ from anyoptim._core._state import FlatState, LiveState, State, flattened, signat
 from anyoptim._core._training import Training
 from anyoptim._diagnosis._explanation import Explanation
 from anyoptim._engines import check_engine
+from anyoptim._machine._completed import completed
 from anyoptim._stage._stage import Gate, Stage
 from anyoptim._trace._hyperparameters import KW_ONLY
 
@@ -223,10 +224,14 @@ class Optimizer(Stage):
         saved = restored(self.stages, self._pipeline.group_spec, checked, fresh, state)
         if strict and saved.differences:
             raise ValueError(f"state is another one: {listed(saved.differences)}")
-        for setting in saved.settings:
-            setting()
-        self._training.plan = None
-        self._training.state = saved.flat and LiveState(tree.spec, signatures(ps, owner), saved.flat, groups.names)
+        state_now = saved.flat and LiveState(tree.spec, signatures(ps, owner), saved.flat, groups.names)
+
+        def load() -> None:
+            for setting in saved.settings:
+                setting()
+            vars(self._training).update(plan=None, state=state_now)
+
+        completed(load)
         return saved.differences
 
     def eval_params(self, params: Any, state: State | None = None) -> Any:

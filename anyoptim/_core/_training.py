@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, TypeVar
 
 from anyoptim._arrays import Array, traced
 from anyoptim._arrays import _checks as checks
@@ -22,6 +23,8 @@ from anyoptim._trace._program import Coefficients, all_floats
 
 __all__ = ["Training"]
 
+T = TypeVar("T")
+
 
 class Training:
     """The state of one optimizer, the plan of its next step, and the CUDA graphs that captured some."""
@@ -31,14 +34,18 @@ class Training:
         """None before the first update."""
         self.plan: StepPlan | None = None
         self.recorder: Recorder | None = None
+        self.writing = False
+        """Whether a step is being written: who asks now is the handler of a signal, or a finalizer, in its middle."""
 
     def __getstate__(self) -> dict[str, Any]:
         # The parameters are the caller's to copy and to save.
         self.caught_up()
-        return {"state": self.state, "plan": None, "recorder": None}
+        return {"state": self.state, "plan": None, "recorder": None, "writing": False}
 
     def update(self, pipeline: Pipeline, engine: str | None, params: Any, grads: Any) -> Any:
         """Take one step, or gather one gradient. Returns `params`."""
+        if self.writing:
+            raise _in_the_middle()
         plan, state = self.plan, self.state
         if plan and state:
             if plan.replays and plan.rows is not None:
@@ -57,24 +64,24 @@ class Training:
 
         Returns whether the step was taken.
         """
+        step = state.flat.step + state.behind + 1
         try:
-            made = planned(pipeline.stages, state.flat.step + state.behind + 1)
+            made = planned(pipeline.stages, step)
         except FloatingPointError:  # NumPy is told to raise it, which is not so where a step is prepared
             return False
-        # A schedule may have looked at the state, and counted its steps; or set another one.
-        if made is None or self.state is not state or self.plan is not plan:
-            return False
-        commit, behind = plan.replay(xs, made[0]), state.behind + 1
-        if commit is None:
+        # A schedule may have looked at the state, and counted its steps; or set another one, or taken a step.
+        commit, behind = None if made is None else plan.replay(xs, made[0]), state.behind + 1
+        if commit is None or self.state is not state or self.plan is not plan or state.flat.step + behind != step:
             return False
 
         def finish() -> bool:
-            if commit() is None:
-                return False
-            state.behind = behind
-            return True
+            self.writing = True
+            taken = commit() is not None
+            state.behind = behind if taken else behind - 1
+            self.writing = False
+            return taken
 
-        return completed(finish)
+        return self._written(finish)
 
     def _measured(
         self, pipeline: Pipeline, plan: StepPlan, planned: PlannedRows, state: LiveState, xs: Sequence[Any]
@@ -98,18 +105,27 @@ class Training:
                 return False
             rows, scalars = made
             commit = engine.prepare_known(gathered, CoefficientTable(rows, plan.row_of_leaf))
-            if commit is None:
-                return False
             # A schedule may have looked at the state, which has counted its steps then.
             after, behind = state.flat, state.behind + 1
+            if commit is None or after.step + behind != step:
+                return False
             after = after if scalars is before else after._replace(scalars=tuple(scalars))
 
             def finish() -> None:
+                self.writing = True
                 commit()
                 vars(state).update(flat=after, behind=behind)  # both, whatever signals come
+                self.writing = False
 
-            completed(finish)
+            self._written(finish)
         return True
+
+    def _written(self, action: Callable[[], T]) -> T:
+        """What an action gives that writes: it says so in `writing`, and is completed."""
+        try:
+            return completed(action)
+        finally:
+            self.writing = False  # also where it has failed for good
 
     def _again(self, pipeline: Pipeline, plan: StepPlan, state: LiveState, params: Any, grads: Any) -> bool:
         """Take the step without the checks that would only repeat themselves; do nothing where there is any doubt.
@@ -144,15 +160,19 @@ class Training:
             if self.state is not state or self.plan is not plan:  # a schedule has set another state
                 return False
             commit = dispatch.prepare(gathered, rows)
+            reports: list[Callable[[], None]] = (
+                [] if static else [partial(self._report, pipeline, plan.paths, coefficients)]
+            )
 
             def finish() -> None:
-                if not static:
-                    self._report(pipeline, plan.paths, coefficients)
+                self.writing = True
+                _once(reports)
                 results = commit()
                 slots = flat.slots if dispatch.in_place else plan.placed(params, results, flat.slots)
                 state.flat = FlatState(flat.step + 1, t, slots, scalars, flat.nothing_pending())
+                self.writing = False
 
-            completed(finish)
+            self._written(finish)
         return True
 
     def _update(self, pipeline: Pipeline, engine: str | None, tree: Tree, grads: Any) -> Any:
@@ -163,7 +183,14 @@ class Training:
         xs = plan.groups.without_frozen(checks.gradients(tree, plan.ps, plan.owner, grads))
         if not pipeline.is_step(state.flat):
             gather = accumulation(engine, plan.ps, xs, state.flat, plan.owner)
-            return completed(lambda: self._remember(tree, plan, state.after(gather())))
+
+            def add() -> None:
+                self.writing = True
+                self._remember(tree, plan, state.after(gather()))
+                self.writing = False
+
+            self._written(add)
+            return tree.container
         return self._step(pipeline, engine, tree, plan, state, state.flat, xs, grads)
 
     def flush(self, pipeline: Pipeline, engine: str | None, params: Any) -> Any:
@@ -209,21 +236,23 @@ class Training:
             for k, row in enumerate(coefficients.rows.distinct):
                 if _traced(row):
                     raise _frozen(tree, moving[list(coefficients.rows.row_of_leaf).index(k)])
+            reports: list[Callable[[], None]] = [partial(self._report, pipeline, plan.paths, coefficients)]
             if coefficients.taken is not True:
                 skipped = flat._replace(scalars=coefficients.kept)
 
                 def skip() -> None:
-                    self._report(pipeline, plan.paths, coefficients)
+                    _once(reports)
                     after = cleared(ps, moving, skipped, owner) if pipeline.accumulates else skipped
                     self._remember(tree, plan, state.after(after))
 
-                completed(skip)
+                self._written(skip)
                 check_skips(pipeline.stages, coefficients, tree)
                 return tree.container
             commit = dispatch.prepare(gathered, coefficients.rows)
 
             def finish() -> None:
-                self._report(pipeline, plan.paths, coefficients)
+                self.writing = True
+                _once(reports)
                 results = dict(zip(moving, commit(), strict=True))
                 count()
                 leaves = list(tree.leaves)
@@ -235,11 +264,12 @@ class Training:
                 # A plan that was not rebound would keep arrays alive that were replaced.
                 self.plan = plan if plan.rebound(leaves) else None
                 plan.stepped(grads if self.recorder is None else None, coefficients, pipeline, after)
-                self.state = state.after(after)
-                self.state.moving = plan.places
+                now = state.after(after)
+                now.moving = plan.places
+                self.state, self.writing = now, False
 
             # Nothing has failed, and nothing will: write.
-            completed(finish)
+            self._written(finish)
         return tree.container
 
     def _remember(self, tree: Tree, plan: StepPlan, state: LiveState) -> Any:
@@ -270,6 +300,8 @@ class Training:
 
     def caught_up(self) -> LiveState | None:
         """The state with all steps counted, also those that CUDA graphs replayed; None before the first update."""
+        if self.writing:
+            raise _in_the_middle()
         if self.state is not None:
             self.state.catch_up()
             if self.recorder is not None:
@@ -290,6 +322,19 @@ class Training:
         if coefficients.refusal is not None:
             k, i = coefficients.refusal
             stages[k].offender = paths[i]
+
+
+def _in_the_middle() -> RuntimeError:
+    return RuntimeError(
+        "the optimizer is in the middle of a step; wanted a handler of signals that sets a flag, or raises, so that "
+        "the loop updates, saves or asks for the state after the step"
+    )
+
+
+def _once(calls: list[Callable[[], None]]) -> None:
+    """Make calls that are not made again, whatever they raise: those of users, that is."""
+    while calls:
+        calls.pop()()
 
 
 def _traced(row: Coefficients) -> bool:

@@ -58,7 +58,8 @@ class Result(NamedTuple):
 
 
 Commit = Callable[[], Sequence[Result]]
-"""A function that writes what was prepared: each new parameter to its destination, if it has one. It does not fail.
+"""A function that writes what was prepared: each new parameter to its destination, if it has one. Nothing that it
+does is known to fail.
 
 Called again after an exception came in its middle, from the handler of a signal, say, it goes on with what is left; and
 once it is through, it gives the same results and does nothing.
@@ -126,7 +127,7 @@ class Plan(ABC):
         return None
 
     def doubtful(self, xs: Sequence[Array]) -> list[bool]:
-        """For each leaf whether it, or its gradient, is such that `regather` gives None: of all alike, if of any."""
+        """For each leaf whether it, or its gradient, makes `regather` give None; for all, where that can't be told."""
         return [self.regather(xs) is None] * len(xs)
 
     def replay(self, xs: Sequence[Array], rows: CoefficientTable) -> Replayed | None:
@@ -136,9 +137,8 @@ class Plan(ABC):
 
     def prepare(self, gathered: Any, rows: CoefficientTable) -> Commit:
         """Do all of the step that may fail, and write nothing."""
-        if self.last_step is not None and self.last_step.set(rows):
-            return self.again(gathered)
-        return self.prepare_anew(gathered, rows)
+        same = self.last_step is not None and self.last_step.set(rows)
+        return self.again(gathered) if same else self.prepare_anew(gathered, rows)
 
     def prepare_known(self, gathered: Any, rows: CoefficientTable) -> Commit | None:
         """The same, but None where a coefficient is no number that is known."""

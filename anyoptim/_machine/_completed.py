@@ -1,32 +1,51 @@
-"""What is done whole, whatever exception comes in its middle."""
+"""What is done whole, whatever exceptions the handlers of signals raise in its middle."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import operator
+from collections import deque
+from collections.abc import Callable, Iterable
 from typing import TypeVar
 
-__all__ = ["completed"]
+__all__ = ["completed", "in_one_go"]
 
 T = TypeVar("T")
 
-AGAIN = 16
-"""How often an action is called again. It ends with the first time that no exception comes; but what fails, fails each
-time."""
+FAILURES = 16
+"""How often an action may raise an `Exception` before it counts as one that fails each time. Other exceptions, such as
+KeyboardInterrupt, are never what an action itself raises, and are not counted."""
+
+
+def in_one_go(calls: Iterable[Callable[[], object]]) -> None:
+    """Make calls of functions of C, in a loop of C: CPython runs no handler before the last of them is done."""
+    deque(map(operator.call, calls), maxlen=0)
 
 
 def completed(action: Callable[[], T]) -> T:
-    """What an action gives, which goes on where an exception came in its middle: it is finished before that is raised.
+    """What an action gives, which is finished before an exception that came in its middle goes on.
 
-    Such exceptions come from handlers of signals (SIGINT, an alarm), and nothing foretells them. The action is one
-    that, called again, does what is left, and no harm where nothing is left.
+    The action is one that, called again, does what is left, and no harm where nothing is left. Such exceptions come
+    from handlers of signals (SIGINT, an alarm), and nothing foretells them. Of several the first goes on; but one that
+    is no `Exception`, such as SystemExit, goes before one that is.
     """
     try:
         return action()
-    except BaseException:
-        for _ in range(AGAIN):
-            try:
-                action()
-                break
-            except BaseException:  # noqa: S112 - the first one is raised
-                continue
-        raise
+    except BaseException as error:
+        came = [error]
+    left = FAILURES
+    while left:
+        try:
+            while left:  # a signal may also come where this loop goes round, and then the outer one goes on
+                try:
+                    action()
+                    left = 0
+                except Exception:
+                    left -= 1
+                except BaseException as error:
+                    came.append(error)
+        except BaseException as error:
+            came.append(error)
+    try:
+        raise next((error for error in came if not isinstance(error, Exception)), came[0])
+    finally:
+        came.clear()  # each has this frame, and so would keep its arrays alive

@@ -16,6 +16,7 @@ from itertools import chain, islice, repeat
 from typing import TYPE_CHECKING, Any
 
 from anyoptim._arrays._quiet import quietly
+from anyoptim._machine._completed import in_one_go
 
 if TYPE_CHECKING:
     from queue import SimpleQueue
@@ -33,10 +34,10 @@ Call = Callable[[], object]
 
 
 class Pieces:
-    """Pieces of work that is being done, by several threads where that pays: once each, also if an exception arrives.
+    """Pieces of work that is being done, by several threads where that pays.
 
-    Called again after one, from a signal's handler, say, it goes on with what is left. For that, the calls of a piece
-    are made in a loop of C, in which CPython runs no handler, and the last of them crosses the piece out.
+    Called again after an exception, from a signal's handler, say, it goes on with what is left: the calls of a piece
+    are made in one go, and the last of them crosses the piece out. A piece whose calls fail is begun again.
     """
 
     def __init__(
@@ -48,7 +49,7 @@ class Pieces:
         """Lay work ready.
 
         Args:
-            calls: gives the calls that do a piece, `calls(*room, *piece)`. Where several threads work, in each of them.
+            calls: gives the calls that do a piece, `calls(*room, *piece)`, in the thread that does it.
             pieces: the pieces.
             rooms: for each thread that may work something that it has to itself.
         """
@@ -60,7 +61,6 @@ class Pieces:
         self._returned = _queue() if number > 1 else None
         self._back: list[Any] = []
         """The places of others that are free again; all of them, when nobody helps any more."""
-        self._errors: list[BaseException] = []
         self._mode = _flushing() if number > 1 else None
 
     def __call__(self) -> None:
@@ -72,13 +72,13 @@ class Pieces:
             self._work(*self._places[0])
         finally:
             if self._returned is not None:
-                self._wait(self._returned)
-                _SHARING.now = False
-        # After an exception also what another thread has claimed and left.
+                try:
+                    self._wait(self._returned)
+                finally:
+                    _SHARING.now = False
+        # Also what another thread has claimed and left, because something failed there. If it fails again, it raises.
         for place in self._places:
             self._work(*place)
-        if self._errors:
-            raise self._errors[0]
 
     def _help(self) -> None:
         try:
@@ -89,8 +89,8 @@ class Pieces:
             # A thread may treat subnormal numbers differently from this one, and its bits would differ.
             if _flushing() == self._mode:
                 self._work(*place)
-        except BaseException as error:
-            self._errors.append(error)
+        except BaseException:
+            return
         finally:
             if self._returned is not None:
                 self._returned.put(place)
@@ -118,8 +118,8 @@ class Pieces:
 
 
 def run(calls: Iterable[Call]) -> None:
-    """Make calls of functions of C in a loop of C, which no signal's handler cuts in two. NumPy does not warn there."""
-    quietly(deque, map(operator.call, calls), 0)
+    """Make calls in one go, in which NumPy does not warn."""
+    quietly(in_one_go, calls)
 
 
 def spread(call: Callable[..., object], pieces: Sequence[tuple[Any, ...]]) -> None:

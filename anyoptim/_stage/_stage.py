@@ -53,8 +53,8 @@ class Fixed(dict[str, Any]):
     hyper: Values | None = None
 
 
-_KEPT = 64
-"""The most groups for which a stage keeps fixed values."""
+_KEPT = 4096
+"""About so many groups have fixed values that a stage keeps, those of former plans, too."""
 
 
 @dataclass_transform(eq_default=False)
@@ -275,6 +275,7 @@ class Stage:
             if domain is not None:
                 told(self, name, value)
             super().__setattr__(name, value)
+            self.__dict__.pop("_fixed", None)  # again: somebody may have asked in between
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name not in self._derived}
@@ -371,11 +372,11 @@ class Stage:
     def _values(self, step: Any, given: Mapping[str, Hyper]) -> dict[str, Any]:
         """The values of the hyperparameters at this step, schedules called; `given` replace the stage's own."""
         own = self.__dict__
-        # What a group has now: another dict once one of its values is set.
+        # What is given, or all that its group has now: another dict once one of its values is set. None for a mixture.
         raw = given if type(given) is dict else getattr(given, "raw", None)
         kept = own["_fixed"] if "_fixed" in own else own.setdefault("_fixed", {})  # until an attribute is set
         key = id(given) if raw else None
-        if key in kept and (not raw or kept[key][0] is raw):
+        if raw is not None and key in kept and (not raw or kept[key][0] is raw):
             known: Fixed = kept[key][1]
             return known
         values, fixed = Fixed(), raw is not None
@@ -390,6 +391,7 @@ class Stage:
                 values[name] = domain.value(f"{name}, from its schedule at step {step},", value)
             else:
                 values[name] = domain.value(name, value)
+                fixed = fixed and isinstance(value, int | float | np.generic)  # arrays can be written to
         if fixed:
             values.hyper = Values(values)
             if len(kept) > _KEPT:

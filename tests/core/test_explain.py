@@ -172,6 +172,23 @@ def test_what_a_guard_says_is_so(
     assert bool(full) == bool(expected)
 
 
+@pytest.mark.parametrize("engine", ["blocked", "compiled"])
+def test_steps_of_torch_are_replayed(engine: str, need: Callable[[str], Library]) -> None:
+    """Of tensors that are simple, with gradients of their own at each step; and with the bits of NumPy's."""
+    lib, rng = need("torch"), np.random.default_rng(0)
+    one, two = ao.Adam(engine=engine), ao.Adam(engine="portable")
+    p, q = ({k: np.ones((4, 3), "f4") for k in "ab"} for _ in range(2))
+    t = {k: lib.array(a) for k, a in p.items()}
+    for step in range(5):
+        g = {k: rng.normal(size=a.shape).astype("f4") for k, a in q.items()}
+        grads = {k: lib.array(a) for k, a in g.items()}
+        guards = {share.guard for share in one.explain(t, grads)}
+        assert guards == ({None} if step else {"first step"})
+        one.update(t, grads)
+        two.update(q, g)
+    assert all(same_bits(lib.tonumpy(t[k]), q[k]) for k in q)
+
+
 def test_guards_of_all_parameters_together() -> None:
     """The first step, the engine that plans none, gradients that are gathered, compiling that has come due."""
     p, g = {"a": np.ones(3)}, {"a": np.ones(3)}

@@ -532,3 +532,38 @@ def test_a_schedule_in_a_cuda_graph(need: Callable[[str], Library]) -> None:
     with pytest.raises(ValueError, match=r"lr of SGD.* is a schedule, which replays of a CUDA graph can't call"):
         optimizer.update(p, g)
     machine.captured = None
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_group_beside_what_a_stage_says_itself(engine: str) -> None:
+    """Both count, also once somebody has asked for the stage's own values; and questions change nothing."""
+
+    def make() -> ao.Optimizer:
+        decay = ao.WeightDecay(0.5, where=lambda path, _: path == "W")
+        return ao.chain(decay, ao.SGD(lr=1.0), ao.groups({"b": {"decay": 0.25}, ...: {}}), engine=engine)
+
+    asked, alone = make(), make()
+    p, q = ({k: np.ones(1) for k in "Wb"} for _ in range(2))
+    zero = {k: np.zeros(1) for k in "Wb"}
+    for _ in range(3):
+        asked.update(p, zero)
+        alone.update(q, zero)
+        asked.explain(p, zero)
+        asked.kernel_source()
+        assert asked.last_hyperparameters
+    assert p["W"].tolist() == q["W"].tolist() == [0.5**3]
+    assert p["b"].tolist() == q["b"].tolist() == [0.75**3]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_an_array_as_a_value_is_read_at_every_step(engine: str) -> None:
+    """Of a group, and of a stage itself: it may be written to."""
+    own, of_group = np.array(1.0), np.array(2.0)
+    optimizer = ao.chain(ao.SGD(own), ao.groups({"a": {"lr": of_group}, ...: {}}), engine=engine)  # type: ignore[arg-type, dict-item]
+    p = {"a": np.zeros(1), "b": np.zeros(1)}
+    for _ in range(3):
+        optimizer.update(p, {k: np.ones(1) for k in p})
+    own[...], of_group[...] = 0.5, 0.25
+    optimizer.update(p, {k: np.ones(1) for k in p})
+    assert p["a"].tolist() == [-6.25]
+    assert p["b"].tolist() == [-3.5]

@@ -16,8 +16,11 @@ import numpy as np
 import pytest
 
 import anyoptim as ao
+from anyoptim._engines.blocked import _plan as blocked
 from anyoptim._engines.blocked import _scratch
 from tests.support import shim
+from tests.support.internals import library
+from tests.support.internals import threads as _threads
 from tests.support.interruptions import InterruptionError, interrupted, places
 from tests.support.libraries import ENGINES, Library, same_bits
 
@@ -317,3 +320,148 @@ def test_an_exception_in_a_forward(name: str) -> None:
         assert layer.calls - calls in {0, 1}
         twin.forward(x, training=True)
         assert same_bits(layer.backward(x), twin.backward(x)), place
+
+
+def test_places_near_the_end(need: Callable[[str], Library]) -> None:
+    """All of the last places of an update, where it is written, counted and remembered; asking for the state, too."""
+    need("cuda-shim")
+    for engine in ("blocked", "compiled", "portable", "cuda"):
+        for maker, gradients, kind in CASES:
+            twins = Twins(OPTIMIZERS[maker], engine, kind)
+            twins.update(gradients, 4)
+            most = places(lambda t=twins, g=gradients: t.one.update(t.p, t.gradients(g)))  # type: ignore[misc]
+            twins.start()
+            twins.update(gradients, 4)
+            for place in range(max(most - 120, 0), most + 2):
+                assert twins.whole(partial(interrupted, place=place), gradients), (engine, maker, place)
+                twins.update(gradients)
+                interrupted(lambda t=twins: t.one.state, place % 60)  # type: ignore[misc]
+                assert twins.same(), (engine, maker, place)
+
+
+@pytest.mark.parametrize("warm", [0, 1, 2, 3])
+def test_an_exception_in_the_code_of_jax(warm: int, need: Callable[[str], Library]) -> None:
+    """Where JAX compiles, its own Python code runs: also after it has been given slots to overwrite."""
+    need("jax")
+    twins = Twins(OPTIMIZERS["Adam"], "jax", "float32")
+    for dtype in ("float32", "float16"):  # in mid-training gradients of another dtype come
+        most = 1
+        for share in (1.0, 0.3, 0.9, 0.97, 0.99, 0.995, 0.999):
+            twins.start()
+            twins.update("all", warm)
+            import jax
+
+            jax.clear_caches() if warm == 0 else None
+            twins.dtypes = (dtype,) * 3 if warm else twins.dtypes
+            interrupt = partial(interrupted, place=float("inf") if share == 1 else int(share * most), package="/jax/")
+
+            def counted(update: Callable[[], object], interrupt: Any = interrupt) -> None:
+                nonlocal most
+                most = max(most, interrupt(update))
+
+            assert twins.whole(counted, "all"), (dtype, share)
+            assert twins.travels(), (dtype, share)
+            twins.dtypes = ("float32",) * 3
+
+
+class Again(Alarm):
+    """A signal that comes again and again, each time with an exception."""
+
+    def during(self, call: Callable[[], object], seconds: float) -> None:
+        try:
+            signal.setitimer(signal.ITIMER_REAL, seconds, seconds)
+            call()
+        except InterruptionError:
+            pass
+        finally:
+            try:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+            except InterruptionError:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="this system has no timers that send signals")
+@pytest.mark.parametrize("engine", ["blocked", "compiled"])
+def test_many_signals_in_one_step(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step of many blocks, in which an exception arrives again and again, is finished all the same."""
+    if threading.current_thread() is not threading.main_thread():
+        pytest.skip("signals come to the main thread alone")
+    monkeypatch.setattr(_threads, "threads", lambda: 1)
+    twins = Twins(OPTIMIZERS["Adam"], engine, "float32", 20_000)
+    twins.update("all", 2)
+    gc.disable()
+    try:
+        with Again() as alarm:
+            for _ in range(3):
+                assert twins.whole(partial(alarm.during, seconds=5e-4), "all")
+    finally:
+        gc.enable()
+    assert alarm.came
+
+
+def test_threads_are_asked_again_after_an_interruption(small_pieces: None) -> None:
+    """An interrupted measure leaves no thread to itself for good."""
+    for place in range(0, 400, 7):
+        interrupted(lambda: _threads.spread(time.sleep, [(1e-5,)] * 8), place)
+        assert not _threads._SHARING.now
+
+
+def test_what_fails_once_in_a_helping_thread_is_done_again(small_pieces: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lack of memory there, say: the step is taken whole."""
+    twins = Twins(OPTIMIZERS["Adam"], "blocked", "float32", 20)
+    twins.update("all", 2)
+    original, failures, main = blocked._block, [MemoryError("made up")], threading.get_ident()
+
+    def failing(*arguments: Any) -> Any:
+        if failures and threading.get_ident() != main:
+            raise failures.pop()
+        return original(*arguments)
+
+    monkeypatch.setattr(blocked, "_block", failing)
+    for _ in range(50):
+        twins.update("all")
+    assert twins.same()
+    assert not failures
+
+
+def test_a_report_is_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever the update is interrupted; and a hook that raises is not called again."""
+    made: list[Any] = []
+
+    class Counting(ao.Metrics):
+        def record_metrics(self, *arguments: Any) -> None:
+            made.append(arguments)
+            super().record_metrics(*arguments)
+
+    optimizer, p, g = ao.chain(Counting(), ao.SGD(), engine="blocked"), np.ones(3), np.ones(3)
+    for _ in range(3):
+        optimizer.update(p, g)
+    most = places(lambda: optimizer.update(p, g))
+    for place in range(max(most - 300, 0), most):
+        before, steps = len(made), optimizer.state.step  # type: ignore[union-attr]
+        interrupted(lambda: optimizer.update(p, g), place)
+        assert len(made) - before <= 1
+        assert optimizer.state.step - steps <= 1  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("ask", ["update", "state", "state_dict"])
+def test_a_handler_that_asks_in_the_middle_is_refused(ask: str) -> None:
+    """While a step is being written: a checkpoint of then would be torn."""
+    optimizer, p, g = ao.Adam(engine="portable"), {"a": np.ones(3)}, {"a": np.ones(3)}
+    optimizer.update(p, g)
+    refused: list[str] = []
+
+    def written(library: Any, array: Any, new: Any) -> None:
+        asked = getattr(optimizer, ask) if ask != "state" else lambda: optimizer.state
+        try:
+            asked(*[p, g] if ask == "update" else [])
+        except RuntimeError as error:
+            refused.append(str(error))
+        np.asarray(array)[...] = new
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(library(p["a"])), "write", written)
+        optimizer.update(p, g)
+    assert refused
+    assert "in the middle of a step" in refused[0]
+    assert optimizer.state.step == 2  # type: ignore[union-attr]

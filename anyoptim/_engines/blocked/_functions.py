@@ -45,6 +45,12 @@ class BoundFunction(NamedTuple):
         call, _, temporaries, masks = self.function
         return call(*arrays, *self.numbers, *scratch.arrays(self.dtype, temporaries, masks, arrays[0].shape))
 
+    def reserve(self, scratch: Scratch, p: NDArray, x: NDArray) -> None:
+        """Have the scratch that `cast` takes for blocks of these dtypes allocate its memory."""
+        scratch.arrays(self.dtype, self.function.temporaries, self.function.masks, (0,))
+        if not p.dtype == x.dtype == self.dtype:
+            scratch.arrays(self.dtype, 2, 0, (0,), "cast")
+
     def cast(self, scratch: Scratch, *block: NDArray) -> list[Call]:
         """The calls for one block whose p and x may be of other dtypes: half precision, say, and float64."""
         p, x, *slots = block

@@ -60,6 +60,7 @@ class BlockedPlan(Plan):
         self.latest: Sequence[BoundFunction] = ()
         """The functions of the leaves at the last step."""
         self.results = [Result(leaf.p, own) for leaf, own in zip(leaves, slots, strict=True)]
+        self.memories = [leaf.library.memory(leaf.destination) for leaf in leaves]
         self.layouts = [(a[0], a[0].dtype, a[0].shape, a[0].strides) for a in self.arrays]
 
     @property
@@ -76,11 +77,27 @@ class BlockedPlan(Plan):
         self._user_arrays = all(leaf.destination is a[0] for leaf, a in zip(self.leaves, self.arrays, strict=True))
 
     def regather(self, xs: Sequence[Array]) -> Sequence[NDArray] | None:
-        return xs if self._user_arrays and self._alike(self.layouts, self._forms, xs) else None
+        views = self._views(xs)
+        return views if views is not None and self._alike(self.layouts, self._forms, views) else None
+
+    def _views(self, xs: Sequence[Array]) -> Sequence[NDArray] | None:
+        """NumPy's views of gradients, if parameters lie where they did, and gradients are as simple as they."""
+        if self._user_arrays:
+            return xs
+        views = []
+        for leaf, memory, x in zip(self.leaves, self.memories, xs, strict=True):
+            library, p = leaf.library, leaf.destination
+            if not (library.unchanged(p, memory) and library.is_plain_gradient(x, p)):
+                return None
+            views.append(host_view(library, x))
+        return views
 
     def doubtful(self, xs: Sequence[Array]) -> list[bool]:
-        leaves = zip(self.layouts, self._forms, xs, strict=True)
-        return [not (self._user_arrays and self._alike([layout], [form], [x])) for layout, form, x in leaves]
+        views = self._views(xs)
+        if views is None:
+            return [True] * len(xs)
+        leaves = zip(self.layouts, self._forms, views, strict=True)
+        return [not self._alike([layout], [form], [x]) for layout, form, x in leaves]
 
     def _alike(self, layouts: Sequence[Any], forms: Sequence[Any], xs: Sequence[Array]) -> bool:
         """Whether leaves and their gradients are as they were, and the gradients apart from what is written."""
@@ -182,10 +199,12 @@ class BlockedPlan(Plan):
     def _pieces(self, laid: _Laid, gathered: Sequence[NDArray]) -> tuple[Pieces, list[Scratch]]:
         """The blocks of larger parameters, and the scratch of the threads that share them out, if there are enough."""
         blocks = {i: list(_blocks(self.arrays[i], gathered[i])) for i in laid.rest}
-        pieces = [(laid.functions[i], *block) for i, of_leaf in blocks.items() for block in of_leaf]
+        pieces: list[Any] = [(laid.functions[i], *block) for i, of_leaf in blocks.items() for block in of_leaf]
         rooms = [scratch() for _ in range(_threads.threads() if len(pieces) >= THREADED else 1)]
-        for room, (i, (first, *_)) in itertools.product(rooms, blocks.items()):
-            laid.functions[i].cast(room, *first)  # so that the scratch has its memory before anything is written
+        # So that the scratch has its memory before anything is written.
+        kinds: dict[Any, Any] = {(id(piece[0]), piece[1].dtype, piece[2].dtype): piece[:3] for piece in pieces}
+        for room, (bound, p, x) in itertools.product(rooms, kinds.values()):
+            bound.reserve(room, p, x)
         return Pieces(_block, pieces, [(room,) for room in rooms]), rooms
 
     def _functions(self, k: int | None, rows: CoefficientTable) -> list[BoundFunction]:

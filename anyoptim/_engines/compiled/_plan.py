@@ -178,14 +178,14 @@ class CompiledPlan(Plan):
         if self.checked is not None and not self._touched:
             call = self.calls[0]
             arguments = (_NONE, self.forbidden, *call.tables, *call.pieces[0])
-            return cast("Commit", _OneCall(call.loop.call, arguments, self.results))
+            return cast("Commit", _OneCall(call.loop.call, arguments, self.results, gathered))
 
         def calls_of(call: _Call, first: int, last: int) -> Sequence[Callable[[], object]]:
             return (functools.partial(call.loop.call, _NONE, self.forbidden, *call.tables, first, last),)
 
         pieces = Pieces(calls_of, [(call, *piece) for call in self.calls for piece in call.pieces], self.rooms)
 
-        def commit() -> Sequence[Result]:
+        def commit(_: Any = gathered) -> Sequence[Result]:  # of which the table has the addresses alone
             pieces()
             self.touch()
             return self.results
@@ -228,10 +228,13 @@ class _OneCall:
     It knows the plan's arrays and not the plan, which it would keep alive.
     """
 
-    __slots__ = ("_arguments", "_loop", "_results", "taken")
+    __slots__ = ("_arguments", "_gathered", "_loop", "_results", "taken")
 
-    def __init__(self, loop: Callable[..., bool], arguments: tuple[Any, ...], results: Sequence[Result]) -> None:
+    def __init__(
+        self, loop: Callable[..., bool], arguments: tuple[Any, ...], results: Sequence[Result], gathered: Any = None
+    ) -> None:
         self._loop, self._arguments, self._results = loop, [arguments], results
+        self._gathered = gathered  # the gradients, of which the arguments have the addresses alone
         self.taken: list[bool] = []
         """What the loop gave; empty before."""
 

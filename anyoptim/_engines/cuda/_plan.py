@@ -5,8 +5,6 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-import operator
-from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -19,6 +17,7 @@ from anyoptim._engines._base import Commit, Leaf, NDArray, Pass, Plan, Result, W
 from anyoptim._engines.cuda._device import Owned, device
 from anyoptim._engines.cuda._elements import ELEMENTS
 from anyoptim._engines.cuda._source import CHUNK, REDUCTION, THREADS, Kernel, coefficients, kernel, kernel_measure
+from anyoptim._machine._completed import in_one_go
 from anyoptim._trace._coefficients import CoefficientTable, Replay, rows_of
 from anyoptim._trace._graph import trace, trace_measure
 from anyoptim._trace._program import Coefficients, Program, StaticOptions, all_floats, static_options
@@ -256,8 +255,7 @@ class CudaPlan(Plan):
         """Run launches that are set, and cross each out; so that called again it goes on with what is left."""
         with self.device.scope():
             while launches:
-                calls: list[Callable[[], object]] = [*launches[0].calls(self, *more), partial(launches.pop, 0)]
-                deque(map(operator.call, calls), maxlen=0)
+                in_one_go([*launches[0].calls(self, *more), partial(launches.pop, 0)])
             self.sending.record(self.owned.event)  # after which the device is done with what is owned
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import operator
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -14,6 +12,7 @@ from anyoptim._arrays import Library
 from anyoptim._engines._base import Leaf, NDArray, Plan
 from anyoptim._engines.cuda import _plan
 from anyoptim._engines.cuda._source import REDUCTION
+from anyoptim._machine._completed import in_one_go
 from anyoptim._trace._coefficients import CoefficientTable
 from anyoptim._trace._program import Program
 from anyoptim._trace._symbols import Symbol, symbol
@@ -60,8 +59,7 @@ class Cells:
         """Count so many steps, or do so at each replay of a graph that is recorded; and call `then` in the same go."""
         with self.device.scope():
             count, kernel = self.address + 8 * self._count, self.device.kernel("tick", REDUCTION)
-            calls: list[Callable[[], object]] = [self.device.launch(self._stream, kernel, 1, 1, count, by), then]
-            deque(map(operator.call, calls), maxlen=0)
+            in_one_go([self.device.launch(self._stream, kernel, 1, 1, count, by), then])
 
     def counted(self) -> int:
         """The number of steps that were counted. Waits for the device."""

@@ -39,6 +39,10 @@ _MELTS: Mapping[str, frozenset[str]] = {
 operation, a quotient by a root becomes a product with its inverse, and two quotients become one."""
 
 
+_KIND = operator.attrgetter("aval", "committed")
+"""What JAX compiles a function anew for: shape, dtype, weakness of that, and whether an array is bound to its place."""
+
+
 class JaxPlan(Plan):
     """A plan for JAX arrays whose values are known, of one place and one compute dtype.
 
@@ -59,8 +63,8 @@ class JaxPlan(Plan):
         self._divided = tuple(library.is_sharded(leaf.p) for leaf in leaves)
         self._own: Sequence[tuple[Array, ...]] = [(None,) * program.slots for _ in leaves]
         """The slots of the last step, which nobody else has. All other slots may have other owners, too."""
-        self._known: Callable[..., Any] | None = None
-        """The function of the last step, which is compiled."""
+        self._known: tuple[Any, ...] | None = None
+        """The function of the last step, and the kinds of its arguments, for which it is compiled."""
 
     def rebind(self, leaves: Sequence[Leaf]) -> None:
         self.leaves = leaves
@@ -68,10 +72,6 @@ class JaxPlan(Plan):
     def regather(self, xs: Sequence[Array]) -> Sequence[Array] | None:
         plain = self.leaves[0].library.is_plain_gradient
         return xs if all(plain(x, leaf.p) for x, leaf in zip(xs, self.leaves, strict=True)) else None
-
-    def doubtful(self, xs: Sequence[Array]) -> list[bool]:
-        plain = self.leaves[0].library.is_plain_gradient
-        return [not plain(x, leaf.p) for x, leaf in zip(xs, self.leaves, strict=True)]
 
     def gather(self, xs: Sequence[Array]) -> Sequence[Array]:
         return xs
@@ -92,18 +92,21 @@ class JaxPlan(Plan):
         call = _step(self.leaves[0].library, self.program, *_kinds(rows), self._shardings)
         numbers, ps = self._numbers(None, rows), [leaf.p for leaf in self.leaves]
         # Where it is compiled first, Python code runs, in which an exception may arrive when the slots are gone.
-        known = call is self._known
-        slots = [
-            leaf.slots if known and all(map(operator.is_, leaf.slots, own)) else _copied(leaf)
-            for leaf, own in zip(self.leaves, self._own, strict=True)
+        arrays = (*ps, *gathered, *(leaf.slots[0] for leaf in self.leaves if leaf.slots))
+        kind = call, *map(_KIND, arrays)
+        known = kind == self._known
+        own = [
+            known and all(map(operator.is_, *pair))
+            for pair in zip((leaf.slots for leaf in self.leaves), self._own, strict=True)
         ]
         given: list[Any] = []
 
         def commit() -> Sequence[Result]:
             if not given:  # a list that is extended has what JAX gave, also where an exception comes after it
+                slots = [leaf.slots if mine else _copied(leaf) for leaf, mine in zip(self.leaves, own, strict=True)]
                 given.extend(itertools.starmap(call, [(slots, numbers, ps, gathered)]))
             ((self._own, moved),) = given
-            self._known = call
+            self._known = kind
             results = list(map(Result, moved, self._own))
             # Else the old arrays would be kept alive.
             self.leaves = [Leaf(leaf.library, *result) for leaf, result in zip(self.leaves, results, strict=True)]
