@@ -122,12 +122,13 @@ def run(calls: Iterable[Call]) -> None:
     quietly(in_one_go, calls)
 
 
-def spread(call: Callable[..., object], pieces: Sequence[tuple[Any, ...]]) -> None:
-    """Make `call(*piece)` for each piece, in this thread and, where there are several pieces, in others beside it.
+def spread(call: Callable[..., object], pieces: Sequence[tuple[Any, ...]], least: int = 2) -> None:
+    """Make `call(*piece)` for each piece, in this thread and, where there are at least so many, in others beside it.
 
     All pieces are done when it returns; if it raises, no thread works on.
     """
-    Pieces(lambda *piece: [functools.partial(call, *piece)], pieces, [()] * threads())()
+    number = threads() if len(pieces) >= least else 1
+    Pieces(lambda *piece: [functools.partial(call, *piece)], pieces, [()] * number)()
 
 
 def _flushing() -> tuple[bool, bool]:

@@ -136,11 +136,7 @@ class BlockedPlan(Plan):
     def squares(self, k: int, gathered: Sequence[NDArray], rows: CoefficientTable) -> list[NDArray]:
         leaves = zip(self._functions(k, rows), self.arrays, gathered, strict=True)
         pieces, sums = tiles((bound, (p, x, *slots)) for bound, (p, *slots), x in leaves)
-        if len(pieces) < THREADED:
-            for piece in pieces:
-                add_up(piece)
-        else:
-            _threads.spread(add_up, [(piece,) for piece in pieces])
+        _threads.spread(add_up, [(piece,) for piece in pieces], THREADED)
         return sums
 
     def prepare_anew(self, gathered: Sequence[NDArray], rows: CoefficientTable) -> Commit:
