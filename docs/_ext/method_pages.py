@@ -61,8 +61,8 @@ How {count} methods move, and what each is called elsewhere. The pictures show t
 towards the star. The learning rate is the one, of 1, 2 or 5 times a power of ten, whose path is lowest on average;
 everything else is as it is by default. The parameter is a matrix of one row, because some methods are for matrices.
 
-Two numbers without noise are no network: a picture shows how a method moves, and not how good it is. :doc:`../problems`
-says what the methods reach on three small problems.
+Two numbers without noise are not a network: a picture shows how a method moves, and not how good it is.
+:doc:`../problems` says what the methods reach on three small problems.
 
 """
 
