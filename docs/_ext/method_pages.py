@@ -39,7 +39,7 @@ FAMILIES = {
         "Both: a mean of gradients, divided by the root of the mean of their squares, or by something like it.",
         ["adam", "adamax", "nadam", "radam", "belief", "adan"],
     ),
-    "By signs": ("Of an element only the direction counts; lr says how far it goes.", ["signs"]),
+    "By signs": ("Only the sign of an element counts; lr says how far it goes.", ["signs"]),
     "By the length of a parameter": ("For large batches: steps in proportion to what they change.", ["layerwise"]),
     "For matrices": ("A matrix is more than its elements. Vectors go to another method.", ["matrices"]),
     "Without a schedule": (
@@ -61,8 +61,8 @@ How {count} methods move, and what each is called elsewhere. The pictures show t
 towards the star. The learning rate is the one, of 1, 2 or 5 times a power of ten, whose path is lowest on average;
 everything else is as it is by default. The parameter is a matrix of one row, because some methods are for matrices.
 
-Two numbers without noise are no network: a picture shows how a method moves, and not how good it is. What the methods
-reach on three small problems, :doc:`../problems` says.
+Two numbers without noise are not a network: a picture shows how a method moves, and not how good it is.
+:doc:`../problems` says what the methods reach on three small problems.
 
 """
 
@@ -75,8 +75,8 @@ Its path
 .. image:: paths/{name}.png
    :alt: The path of {name} down a narrow valley
 
-{steps} steps down ``f(x, y) = x**2/20 + y**2``. :doc:`All paths <index>` are beside each other, with what lr was chosen
-by.
+{steps} steps down ``f(x, y) = x**2/20 + y**2``. :doc:`The page of all methods <index>` has all paths side by side, and
+says how lr was chosen.
 
 In other libraries
 ------------------

@@ -21,7 +21,7 @@ __all__ = ["heading", "setup", "table", "written"]
 
 INTRODUCTION = """\
 Every public name, with its equation, arguments, errors and source, and an example that the tests run. The examples
-begin where these two lines were given::
+assume these two lines::
 
     import numpy as np
     import anyoptim as ao

@@ -43,11 +43,13 @@ def test_the_workflow_runs_every_python_that_is_promised() -> None:
 
 
 def test_citations_say_what_the_package_says() -> None:
-    """The name, what it is, the licence; no version, which is said in one place."""
+    """The name, what it is, the licence; no version, which is said in one place. The site has the same title."""
     citation = dict(re.findall(r"^([\w-]+): (.+)$", (ROOT / "CITATION.cff").read_text(encoding="utf-8"), re.MULTILINE))
     assert citation["license"] == PROJECT["license"]
     assert PROJECT["description"].lower().startswith(citation["title"].strip('"').partition(": ")[2].lower())
     assert "version" not in citation
+    title = citation["title"].strip('"')
+    assert f"title   = {{{title}}}" in (ROOT / "docs" / "taking-part.md").read_text("utf-8")
 
 
 BLOCKS = [

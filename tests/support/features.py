@@ -45,10 +45,8 @@ FEATURES: Mapping[str, tuple[Feature, ...]] = {
     "Methods": tuple(Feature(row.what, name, row.torch, row.optax, row.keras) for name, row in METHODS.items()),
     "Around a method": (
         Feature("stages in a chain", "chain", "", "chain"),
-        Feature("a stage of one's own", "Stage", "", "GradientTransformation"),
-        Feature(
-            "a method of one's own", "Optimizer", "optim.Optimizer", "GradientTransformation", "optimizers.Optimizer"
-        ),
+        Feature("your own stage", "Stage", "", "GradientTransformation"),
+        Feature("your own method", "Optimizer", "optim.Optimizer", "GradientTransformation", "optimizers.Optimizer"),
         Feature(
             "state as plain dicts",
             "Optimizer.state_dict",
