@@ -425,6 +425,10 @@ def test_older_torch(torch: Any) -> None:
 TO: dict[str, tuple[Callable[[], ao.Optimizer], Any]] = {
     "its eps is 1e-07, where torch's Adam would have 0.0": (ao.Adam, ["w", "b"]),
     "its stages are others": (ao.Lion, ["w", "b"]),
+    r"its stages are others; .*compat.torch makes, which takes its method's state by load_state_dict": (
+        lambda: ao.chain(ao.ClipGlobalNorm(1.0), ao.compat.torch.AdamW(), ao.EMA()),
+        ["w", "b"],
+    ),
     "Momentum.* is none that torch has": (ao.Momentum, ["w", "b"]),
     "EMA.* is none that torch has": (lambda: ao.chain(ao.SGD(), ao.EMA()), ["w", "b"]),
     "WeightDecay.* is none that torch has": (lambda: ao.chain(ao.SGD(), ao.WeightDecay(0.1)), ["w", "b"]),
