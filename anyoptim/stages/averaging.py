@@ -31,9 +31,9 @@ class EMA(Averaging):
         average <- average + (1-decay)*(p - average)
 
     It starts as the parameter before its first step; that of torch's `AveragedModel` with `get_ema_multi_avg_fn` starts
-    as the parameter after it. `optimizer.eval_params(params)` gives the averages. They are a slot: of `optimizer =
-    chain(Adam(), EMA(0.999))` they are `optimizer.state.slots[1]["average"]`, in a container like `params`, and in at
-    least float32.
+    as the parameter after it. `optimizer.eval_params(params)` gives the averages. They are a slot: of
+    `optimizer = chain(Adam(), EMA(0.999))` they are `optimizer.state.slots[1]["average"]`, in a container like
+    `params`, and in at least float32.
 
     Args:
         decay: the share of the last average that is kept, in [0, 1).
