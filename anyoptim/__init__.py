@@ -220,6 +220,10 @@ __all__ = [
 __version__ = "0.1.0.dev0"
 
 
+def __dir__() -> list[str]:
+    return [*__all__, *(name for name in globals() if name.startswith("__"))]
+
+
 def __getattr__(name: str) -> Any:
     # Imported where they are asked for: importing anyoptim has a limit in time.
     import importlib  # noqa: PLC0415

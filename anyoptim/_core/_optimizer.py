@@ -314,8 +314,8 @@ class Optimizer(Stage):
         """Which engine would run which of these parameters in `update`, the bytes to be moved, and why no faster one.
 
         Also whether the next step is replayed, without the checks that would only repeat themselves, and if not, which
-        guard keeps it from that. Changes nothing. Raises like `update`. What it returns is a list of `Share`, and
-        prints as a table::
+        guard keeps it from that: one of `Explanation.guards`. Changes nothing. Raises like `update`. What it returns is
+        a list of `Share`, and prints as a table, with what the guards in it mean below::
 
             engine    parameters  elements  MB a step  next step  why not faster
             compiled         159  25502912        714  replayed

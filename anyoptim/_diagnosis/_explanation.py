@@ -39,12 +39,13 @@ class Share(NamedTuple):
 
 
 class Explanation(list[Share]):
-    """The shares of a step, largest first; prints as a table.
+    """The shares of a step, largest first; prints as a table, and below it what each guard in it means.
 
     >>> optimizer = ao.Adam(engine="blocked")
     >>> print(optimizer.explain({"W": np.ones(1000)}, {"W": np.ones(1000)}))
     engine   parameters  elements  MB a step  next step            why not faster
     blocked           1      1000      0.056  planned: first step  engine='blocked' (W)
+    first step: no step has been taken yet with these arrays, this engine and this state
     """
 
     guards: ClassVar[Mapping[str, str]] = {
@@ -100,6 +101,7 @@ class Explanation(list[Share]):
             right = [n.rjust(w) for n, w in zip(numbers, widths[1:-1], strict=True)]
             cells = [engine.ljust(widths[0]), *right, step.ljust(widths[-1]), why]
             lines.append("  ".join(cells).rstrip())
+        lines += [f"{guard}: {self.guards[guard]}" for guard in dict.fromkeys(share.guard for share in self) if guard]
         return "\n".join(lines)
 
 

@@ -30,8 +30,9 @@ class EMA(Averaging):
 
         average <- average + (1-decay)*(p - average)
 
-    It starts as the parameter before its first step. `optimizer.eval_params(params)` gives the averages. They are a
-    slot: of `optimizer = chain(Adam(), EMA(0.999))` they are `optimizer.state.slots[1]["average"]`, in a container like
+    It starts as the parameter before its first step; that of torch's `AveragedModel` with `get_ema_multi_avg_fn` starts
+    as the parameter after it. `optimizer.eval_params(params)` gives the averages. They are a slot: of
+    `optimizer = chain(Adam(), EMA(0.999))` they are `optimizer.state.slots[1]["average"]`, in a container like
     `params`, and in at least float32.
 
     Args:
@@ -66,8 +67,8 @@ class SWA(Averaging):
         average <- average + (p - average)/(n+1)    at t = start + n*every
 
     and at other steps it stays. t counts the steps of this parameter, from 1. With a `start` of 0 the parameter before
-    its first step is one of those in the mean, as in the paper. The mean is the slot `average`, as that of `EMA`, and
-    has at least float32.
+    its first step is one of those in the mean, as in the paper; with one of 1 the mean is that of torch's
+    `AveragedModel`, updated after every step. It is the slot `average`, as that of `EMA`, and has at least float32.
 
     Args:
         start: the step whose parameters are the first in the mean, an integer, at least 0.

@@ -23,7 +23,8 @@ class ClipGlobalNorm(Stage):
     The norm is that of the parameters that move at this step, in float64, with its additions in one order, so that its
     bits are the same on all engines (JAX without x64 adds in float32; arrays in pieces, on several devices or in
     several processes, are added piece by piece). Complex elements count with both parts. An infinite norm makes every
-    finite element 0; a NaN changes nothing but what it is in.
+    finite element 0; a NaN changes nothing but what it is in. torch's `clip_grad_norm_` divides by norm + 1e-6 instead,
+    which shortens the gradient by about 1e-6/norm more, and makes everything NaN where the norm is NaN.
 
     Args:
         max_norm: the length that is allowed, above 0 (infinite for none).

@@ -201,6 +201,28 @@ def test_bad_options(message: str) -> None:
         make(name, options)
 
 
+GIVEN: dict[str, Callable[[Any], Any]] = {
+    "model.parameters()": lambda module: module.parameters(),
+    "model.named_parameters()": lambda module: module.named_parameters(),
+    "a list": lambda module: list(module.parameters()),
+    "groups": lambda module: [{"params": list(module.parameters())}],
+    "a dict": lambda module: dict(module.named_parameters()),
+    "values of a dict": lambda module: dict(module.named_parameters()).values(),
+}
+
+
+@pytest.mark.parametrize("given", GIVEN)
+@pytest.mark.parametrize("name", OPTIONS)
+def test_parameters_are_not_for_the_constructor(name: str, given: str, torch: Any) -> None:
+    """Where torch has them: by place with options behind them or without, and by name."""
+    constructor: Any = getattr(ao.compat.torch, name)
+    params = GIVEN[given](torch.nn.Linear(2, 2))
+    message = rf"ao\.compat\.torch\.{name} was given parameters; wanted them in update\(params, grads\)"
+    for args, options in (((params,), {}), ((params,), {"lr": 0.1}), ((), {"params": params})):
+        with pytest.raises(TypeError, match=message):
+            constructor(*args, **options)
+
+
 def test_tensors_are_numbers(torch: Any) -> None:
     """A learning rate that is a tensor is the number that it holds when it is given."""
     lr = torch.tensor(0.25)

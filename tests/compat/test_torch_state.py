@@ -128,6 +128,27 @@ def _same(a: Any, b: Any) -> None:
     assert repr(a) == repr(b)
 
 
+@pytest.mark.parametrize("name", OPTIONS)
+def test_into_a_chain_and_out_of_it(name: str, torch: Any) -> None:
+    """A chain that has other stages besides takes the state, and gives it back, by `strict=False`."""
+    options, start, grads, theirs = _beginning(name, 0, torch)
+    values = _run(theirs, grads[:HALF])
+    p, names = {key: a.copy() for key, a in theirs.params.items()}, list(start)
+    ours = ao.compat.torch.from_torch(theirs.optimizer.state_dict(), names, p)
+    values += _run(theirs, grads[HALF:])
+    way = _way(start, values)
+    chain = ao.chain(ao.ClipGlobalNorm(np.inf), make(name, options), ao.EMA(0.9))
+    assert len(chain.load_state_dict(ours.state_dict(), p, strict=False)) == 1
+    for g in grads[HALF : HALF + 20]:
+        chain.update(p, g)
+    bare = make(name, options)
+    assert len(bare.load_state_dict(chain.state_dict(), p, strict=False)) == 1
+    after = Beside(torch, name, options, p)
+    after.optimizer.load_state_dict(ao.compat.torch.to_torch(bare, names))
+    _run(after, grads[HALF + 20 :])
+    _close(after.params, theirs.params, way)
+
+
 GROUPS: dict[str, list[dict[str, Any]]] = {
     "SGD": [{"momentum": 0.9, "weight_decay": 0.1}, {"lr": 0.03, "momentum": 0.0, "dampening": 0.3}],
     "Adam": [{"weight_decay": 0.1, "betas": (0.8, 0.95)}, {"lr": 0.03, "weight_decay": 0.0}],
@@ -425,6 +446,10 @@ def test_older_torch(torch: Any) -> None:
 TO: dict[str, tuple[Callable[[], ao.Optimizer], Any]] = {
     "its eps is 1e-07, where torch's Adam would have 0.0": (ao.Adam, ["w", "b"]),
     "its stages are others": (ao.Lion, ["w", "b"]),
+    r"its stages are others; .*compat.torch makes, which takes its method's state by load_state_dict": (
+        lambda: ao.chain(ao.ClipGlobalNorm(1.0), ao.compat.torch.AdamW(), ao.EMA()),
+        ["w", "b"],
+    ),
     "Momentum.* is none that torch has": (ao.Momentum, ["w", "b"]),
     "EMA.* is none that torch has": (lambda: ao.chain(ao.SGD(), ao.EMA()), ["w", "b"]),
     "WeightDecay.* is none that torch has": (lambda: ao.chain(ao.SGD(), ao.WeightDecay(0.1)), ["w", "b"]),

@@ -228,6 +228,20 @@ def test_last_hyperparameters_of_chains_and_groups() -> None:
     assert several.last_hyperparameters == {"SGD.lr": 0.5, "Momentum.lr": lr(1), "momentum": 0.9}
 
 
+def test_last_hyperparameters_are_those_that_a_parameter_used() -> None:
+    """What every group that moves has of its own, under either name, stands in the groups alone."""
+    params = {name: np.ones(2) for name in "abc"}
+    of = {"a": {"lr": 0.1}, "b": {"SGD.lr": 0.2}, "c": None}
+    optimizer = ao.chain(ao.WeightDecay(0.1), ao.SGD(0.5), ao.groups(of))
+    optimizer.update(params, params)
+    assert optimizer.last_hyperparameters == {"decay": 0.1, "groups": of}
+    several = ao.chain(
+        ao.partition({"a": ao.SGD(0.5), ...: ao.Momentum(0.5)}), ao.groups({"a": {"lr": 0.1}, ...: {"lr": 0.2}})
+    )
+    several.update(params, params)
+    assert several.last_hyperparameters == {"momentum": 0.9, "groups": {"a": {"lr": 0.1}, ...: {"lr": 0.2}}}
+
+
 def test_last_hyperparameters_count_steps_and_no_updates() -> None:
     """Windows that gather, and steps that a gate calls off, are none; a state that is loaded has its number."""
     optimizer = ao.chain(ao.Accumulate(2), ao.SkipNonFinite(), ao.SGD(lambda t: t))

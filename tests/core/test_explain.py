@@ -210,6 +210,20 @@ def test_guards_of_all_parameters_together() -> None:
     assert str(optimizer.explain(p, g)).splitlines()[1].split()[4] == "replayed"
 
 
+def test_guards_that_are_shown_are_said() -> None:
+    """Each once, below the table, in its order; none where the step is replayed."""
+    p = {"a": np.ones((2, 3)), "b": np.ones((20, 3)), "c": np.ones(3)}
+    optimizer = ao.Adam(engine="blocked")
+    assert str(optimizer.explain(p, p)).splitlines()[2:] == [f"first step: {ao.Explanation.guards['first step']}"]
+    for _ in range(3):
+        optimizer.update(p, {k: w * 1 for k, w in p.items()})
+    assert len(str(optimizer.explain(p, {k: w * 1 for k, w in p.items()})).splitlines()) == 2
+    table = str(optimizer.explain(p, {k: np.asfortranarray(w * 1) for k, w in p.items()}))
+    found = [line.partition(":") for line in table.splitlines()[3:]]
+    assert [name for name, _, _ in found] == ["form", "another"]
+    assert all(text.strip() == ao.Explanation.guards[name] for name, _, text in found)
+
+
 @pytest.mark.parametrize("engine", ["blocked", "portable", None])
 def test_reasons_of_a_choice(engine: str | None) -> None:
     """A chosen engine is its own reason; without a choice it is that not enough has been updated."""
@@ -263,7 +277,8 @@ def test_it_prints_as_a_table() -> None:
     params: dict[str, Any] = {f"h{k}": np.ones(1000, "f2") for k in range(5)}
     params |= {"w": np.ones(1_000_000, "f4"), "layer": {"b": [1.0]}}
     explanation = ao.Adam(engine="compiled").explain(params, params)
-    head, *lines = str(explanation).splitlines()
+    head, *lines, below = str(explanation).splitlines()
+    assert below.startswith("first step: ")
     assert [line.split()[0] for line in lines] == ["compiled", "blocked", "portable"]
     assert lines[0].split() == ["compiled", "1", "1000000", "28", "planned:", "first", "step"]
     assert lines[1].split()[1:4] == ["5", "5000", "0.11"]

@@ -60,6 +60,12 @@ print(json.dumps([first, second, sorted(sys.modules)]))
     assert not {"torch", "keras", "optax", "jax"} & third
 
 
+def test_completion_offers_what_is_public() -> None:
+    """`dir` has all public names, those too that are imported where they are asked for, and no other."""
+    assert {name for name in dir(ao) if not name.startswith("_")} == set(ao.__all__)
+    assert {"__version__", "__doc__", "__file__"} <= set(dir(ao))
+
+
 def test_starting_takes_less_than_seven_tenths_of_importing_numpy() -> None:
     """To import, to take a first step and to drop out first: a share, since machines differ; the least of forty."""
     assert min(_fresh(PROBE) for _ in range(40)) < 0.7

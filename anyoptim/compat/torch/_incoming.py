@@ -51,6 +51,8 @@ def from_torch(
     `groups`, whose values are live: `[*optimizer.groups.values()][1]["lr"]` is that of the second (SGD and Muon count
     no steps: `step` tells how many there were). A scheduler is no part of it: after
     `optimizer.lr = ao.compat.torch.lr_scheduler.StepLR(lr, 30)`, with the first lr, it goes on with the count of steps.
+    A chain that clips or averages besides takes the state by
+    `chain.load_state_dict(optimizer.state_dict(), params, strict=False)`.
 
     Args:
         state_dict: what `state_dict()` gave of an optimizer of those that `ao.compat.torch` has.

@@ -12,6 +12,7 @@ from anyoptim._core._optimizer import Optimizer
 from anyoptim._trace._hyperparameters import Domain, Hyper, fraction, nonnegative, number, positive
 from anyoptim._trace._scalars import where
 from anyoptim.compat._shared import composed, given, refused, zero
+from anyoptim.compat.torch._constructor import without_params
 from anyoptim.schedules._combined import as_schedule, value_of
 from anyoptim.schedules._schedule import Schedule
 from anyoptim.stages import Maximize, Scale, Trace, WeightDecay
@@ -40,6 +41,7 @@ _from_one = Domain(lambda x: 1 <= x < math.inf, "finite and at least 1")
 Flag = bool | None
 
 
+@without_params
 def SGD(  # noqa: N802 - the names are torch's, in all of this file
     lr: Hyper = 1e-3,
     momentum: Hyper = 0,
@@ -71,6 +73,7 @@ def SGD(  # noqa: N802 - the names are torch's, in all of this file
     return _composed(maximize, weight_decay, kind(lr, momentum, dampening))
 
 
+@without_params
 def Adam(  # noqa: N802
     lr: Hyper = 1e-3,
     betas: Sequence[Hyper] = (0.9, 0.999),
@@ -105,6 +108,7 @@ def Adam(  # noqa: N802
     return _composed(maximize, l2, method)
 
 
+@without_params
 def AdamW(  # noqa: N802
     lr: Hyper = 1e-3,
     betas: Sequence[Hyper] = (0.9, 0.999),
@@ -128,6 +132,7 @@ def AdamW(  # noqa: N802
     return Adam(lr, betas, eps, weight_decay, amsgrad, maximize=maximize, decoupled_weight_decay=True)
 
 
+@without_params
 def Adamax(  # noqa: N802
     lr: Hyper = 2e-3,
     betas: Sequence[Hyper] = (0.9, 0.999),
@@ -151,6 +156,7 @@ def Adamax(  # noqa: N802
     return _composed(maximize, weight_decay, optimizers.Adamax(lr, beta1, beta2, 0.0, eps_max=eps))
 
 
+@without_params
 def NAdam(  # noqa: N802
     lr: Hyper = 2e-3,
     betas: Sequence[Hyper] = (0.9, 0.999),
@@ -182,6 +188,7 @@ def NAdam(  # noqa: N802
     return _composed(maximize, l2, method)
 
 
+@without_params
 def RAdam(  # noqa: N802
     lr: Hyper = 1e-3,
     betas: Sequence[Hyper] = (0.9, 0.999),
@@ -207,6 +214,7 @@ def RAdam(  # noqa: N802
     return _composed(maximize, l2, optimizers.RAdam(lr, beta1, beta2, eps, weight_decay=own))
 
 
+@without_params
 def Adagrad(  # noqa: N802
     lr: Hyper = 1e-2,
     lr_decay: Hyper = 0,
@@ -231,6 +239,7 @@ def Adagrad(  # noqa: N802
     return _composed(maximize, weight_decay, optimizers.AdaGrad(lr, eps, initial=initial, lr_decay=lr_decay))
 
 
+@without_params
 def RMSprop(  # noqa: N802
     lr: Hyper = 1e-2,
     alpha: Hyper = 0.99,
@@ -264,6 +273,7 @@ def RMSprop(  # noqa: N802
     )
 
 
+@without_params
 def Adadelta(  # noqa: N802
     lr: Hyper = 1.0,
     rho: Hyper = 0.9,
@@ -287,6 +297,7 @@ def Adadelta(  # noqa: N802
     return _composed(maximize, weight_decay, optimizers.AdaDelta(lr, rho, eps))
 
 
+@without_params
 def Rprop(  # noqa: N802
     lr: float = 1e-2,
     etas: Sequence[Hyper] = (0.5, 1.2),
@@ -315,6 +326,7 @@ def Rprop(  # noqa: N802
     return _composed(maximize, 0.0, optimizers.Rprop(1.0, minus, plus, least, most, initial=initial))
 
 
+@without_params
 def ASGD(  # noqa: N802
     lr: Hyper = 1e-2,
     lambd: Hyper = 1e-4,
@@ -341,6 +353,7 @@ def ASGD(  # noqa: N802
     return _composed(maximize, weight_decay, optimizers.ASGD(Lagged(lr) if callable(lr) else lr, lambd, alpha, t0))
 
 
+@without_params
 def Adafactor(  # noqa: N802
     lr: Hyper = 1e-2,
     beta2_decay: float = -0.8,
@@ -368,6 +381,7 @@ def Adafactor(  # noqa: N802
     return _composed(maximize, 0.0, kind(lr, decay, 0.0, floor, clip, least=least, weight_decay=weight_decay))
 
 
+@without_params
 def Muon(  # noqa: N802
     lr: Hyper = 1e-3,
     weight_decay: Hyper = 0.1,

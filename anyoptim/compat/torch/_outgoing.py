@@ -28,9 +28,11 @@ def to_torch(optimizer: Optimizer, names: Sequence[Any]) -> dict[str, Any]:
         torch_optimizer = torch.optim.AdamW(model.parameters())
         torch_optimizer.load_state_dict(ao.compat.torch.to_torch(optimizer, ["W", "b"]))
 
-    The optimizer is one that `ao.compat.torch` makes, or the same by other means. The tensors are copies; those of
-    other libraries are on the CPU, from where torch takes them to its parameters. Hyperparameters that are schedules
-    stand in `param_groups` as their values at the next step.
+    The optimizer is one that `ao.compat.torch` makes, or the same by other means. Such a one takes the state of its
+    method out of a chain with other stages by `bare.load_state_dict(chain.state_dict(), params, strict=False)`. The
+    tensors are copies; those of other libraries are on the CPU, from where torch takes them to its parameters.
+    Hyperparameters that are schedules stand in `param_groups` as their values at the next step. A scheduler of torch's
+    that is made with `last_epoch` wants an `initial_lr` in each of the `param_groups`, which is the caller's to set.
 
     Args:
         optimizer: a method or a chain.
@@ -102,9 +104,12 @@ def _read(optimizer: Optimizer, paths: Sequence[str], step: int) -> tuple[Form, 
     why: list[str] = []
     form = form_of(optimizer, lambda form: not _differs(form, optimizer, theirs, why))
     if form is None:
+        makes = "anyoptim.compat.torch makes"
+        if not why and len(optimizer.stages) > 1:
+            makes += ", which takes its method's state by load_state_dict(optimizer.state_dict(), params, strict=False)"
         raise ValueError(
             f"{optimizer!r} is none that torch has: {'; '.join(why) or 'its stages are others'}; wanted one such as "
-            "anyoptim.compat.torch makes"
+            f"{makes}"
         )
     return form, _options(form, optimizer, theirs), values
 
