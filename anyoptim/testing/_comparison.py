@@ -29,14 +29,19 @@ _KINKS = "the loss has kinks here, at which no gradient can be told from a wrong
 class Comparison:
     """The gradient of one parameter beside slopes of the loss."""
 
-    def __init__(self, of: Check, i: int, path: str) -> None:
-        self.of, self.i, self.path = of, i, path
-        self.g, self.x, self.size, self.rtol = of.grads[i], of.xs[i], of.sizes[i], of.rtol[i]
+    def __init__(self, of: Check, i: int, path: str, size: float) -> None:
+        self.of, self.i, self.path, self.size = of, i, path, size
+        self.g, self.x, self.rtol = of.grads[i], of.xs[i], of.rtol[i]
         p = of.probe.parameter(i)
         self.shape = tuple(p.array.shape)
         self.width = 2 if p.dtype.startswith("complex") else 1
         """How many reals an element has."""
         self.unit = 2.0 ** -min(of.bits[i], of.loss_bits)
+        self.norm = float(np.linalg.norm(self.g))
+        self.rounding = 30 * self.unit * of.largest
+        """What rounding may leave of a gradient that is 0."""
+        self.least = self.rounding / self.rtol if self.norm * size <= self.rounding else 0.0
+        """The least size in which differences are judged."""
         self.rivals = dict(self._rivals())
         self.seen: list[tuple[Slope, dict[str, float]]] = []
         self.at: dict[int, Slope] = {}
@@ -64,7 +69,7 @@ class Comparison:
 
     def check(self) -> ParameterCheck:
         """All of it."""
-        norm = float(np.linalg.norm(self.g))
+        norm = self.norm
         if not np.isfinite(self.g).all():
             bad = np.flatnonzero(~np.isfinite(self.g))
             where = list(self._index(bad[0]))
@@ -110,6 +115,9 @@ class Comparison:
             self._along(np.arange(self.g.size), self._signs())
         for k in [k for k, s in self.at.items() if s.differs]:
             self._along(np.array([k]), None)
+        again = [s for s, _ in self.seen if s.differs]
+        if len(again) < (2 if all(s.rough for s in again) else 1):  # of many, one may differ by chance between kinks
+            return ParameterCheck(self.path, "unclear", norm, math.inf, None, None, _KINKS)
         name, factor = self._explanation()
         elements = [k for k, s in self.at.items() if s.differs]
         k = max(elements, key=self._gap) if elements else self._found()
@@ -152,12 +160,11 @@ class Comparison:
             scale = max(abs(float(g[where[0]])), float(np.sqrt(np.mean(g * g)))) * self.size
         else:
             scale = float(np.linalg.norm(g[where])) * self.size
-        scale *= self.closer
+        scale = max(scale * self.closer, self.least)
         unit = 2.0**-of.loss_bits
-        rounding = 30 * self.unit * of.largest
-        found = slope(line, of.start, float(d @ self.reference), scale, of.noise, unit, self.rtol, rounding)
+        found = slope(line, of.start, float(d @ self.reference), scale, of.noise, unit, self.rtol, self.rounding)
         found = found._replace(predicted=float(d @ g))
-        if len(where) == 1:
+        if signs is None:
             self.at[int(where[0])] = found
         self.seen.append((found, {name: float(d @ rival) for name, rival in self.rivals.items()}))
         return found

@@ -43,6 +43,9 @@ class Slope(NamedTuple):
     edge: bool = False
     """Whether the slopes on both sides differ by so much that it may be the reason."""
 
+    rough: bool = False
+    """Whether there were kinks between the steps, though they don't explain a difference."""
+
     @property
     def differs(self) -> bool:
         """Whether the gradient is certainly another than the slope."""
@@ -145,7 +148,8 @@ def slope(
     seen = Slope(predicted, predicted + r, error + bend, scale, allowed + SAFETY * bend)
     sides = _kink(levels, rtol * scale) if abs(r) > allowed else None
     if sides is None or sides[1] - sides[0] < 0.5 * abs(r):
-        return seen
+        jitter = _jitter(levels) if seen.differs else 0.0
+        return seen._replace(tolerance=seen.tolerance + SAFETY * jitter, rough=jitter > 0)
     margin = within(max(map(abs, sides))) + spread
     return seen._replace(edge=True, kink=sides[0] <= margin and sides[1] >= -margin)
 
@@ -185,6 +189,20 @@ def _doubted(estimate: _Estimate, levels: dict[int, _Level], k: int, scale: floa
     )
     bend = levels[k].width ** 2 / scale / 16 if scale else 0.0
     return estimate._replace(error=max(estimate.error, beside), bend=bend)
+
+
+def _jitter(levels: dict[int, _Level]) -> float:
+    """How far kinks nearer than the smallest step may move a slope: what they do at the steps that see some; else 0.
+
+    Of a smooth loss the difference between both sides is a quarter of what it was at the step before. Where it is not,
+    there are kinks within that step, of which two smaller steps may by chance show the same few.
+    """
+    ks = sorted(k for k in levels if k - 1 in levels)[-3:]
+    apart = {k: levels[k].ahead - levels[k].behind for k in levels}
+    if all(abs(apart[k] - apart[k - 1] / RATIO) <= abs(apart[k - 1]) / RATIO + 4 * levels[k].noise for k in ks):
+        return 0.0
+    fine, coarse = levels[ks[-1]], levels[ks[-1] - 1]
+    return max(abs(fine.central - coarse.central), fine.width / 2, coarse.width / 2)
 
 
 def _kink(levels: dict[int, _Level], least: float) -> tuple[float, float] | None:
