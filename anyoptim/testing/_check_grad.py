@@ -48,19 +48,23 @@ def check_grad(
     the largest and the smallest gradient, the first, the last, and random ones. Where it differs, more directions tell
     whether a factor, a sign, a conjugate or a transpose explains it, and halving finds an element that is wrong.
 
-    Slopes are central differences at steps h, h/4, h/16, ... (h begins at an eighth of the parameter's root mean
-    square), each pair extrapolated by Richardson's rule. They end where the gradient is
-    confirmed, or where the rounding of the loss, which is measured first, would be too large. `float16` and `bfloat16`
-    do: differences are taken with what rounding left of the displacement.
+    Slopes are central differences at steps h, h/4, h/16, ..., each pair extrapolated by Richardson's rule. They end
+    where the gradient is confirmed, or where the rounding of the loss, which is measured first, would be too large.
+    `float16` and `bfloat16` do: differences are taken with what rounding left of the displacement. h begins at an
+    eighth of the parameter's root mean square. Of zeros, as biases are at first, it begins at an eighth of what would
+    change the loss by an eighth of itself, but at no more than that of the smallest of the other parameters, or of 1 if
+    all are zeros.
 
     The loss is called with `params` itself, whose arrays are written to where they are writable, as by `update`, and
     replaced where not, so that a function that looks at its own network and not at its argument works as well. In the
-    end, and after an exception, everything is as it was. A gradient of None is not checked.
+    end, and after an exception, everything is as it was. A gradient of None is not checked, and one that is no more
+    than the rounding of the others', such as that of a bias before a normalisation, is as right as 0.
 
     Args:
         value_and_grad: a function of the parameters that gives the loss, a real number, and its gradients, in a
             container like `params`; the gradient of a complex parameter is dL/dRe + i*dL/dIm. With the same parameters
-            it has to give the same loss: fix seeds, and the masks of Dropout.
+            it has to give the same loss: fix seeds, and the masks of Dropout (`layer.forward(x, call=0)` and
+            `layer.backward(dout, call=0)`; or `layer.calls = 0` at the top of it, where a network hands on no `call`).
         params: a container as for `update`, at a place that is typical: no minimum, and no kink, such as zeros with
             `relu` are.
         directions: how many random ones for each parameter, at least 1.
