@@ -131,7 +131,8 @@ def _row(path: str, dtype: str, g: Any, before: Any, after: Any, exact: Any, *, 
     with quiet():
         moved, wanted = after - before, exact - before
         missed = abs(moved - wanted)
-        bad = ~(np.isfinite(g) & np.isfinite(after))
+        parts = n, 2 if dtype.startswith("complex") else 1  # one is enough to be odd, but an element is 0 if all are
+        bad = ~(np.isfinite(g) & np.isfinite(after)).reshape(parts).all(axis=1)
         row = row._replace(
             gradient_norm=_norm(g),
             step_norm=_norm(moved),
@@ -139,9 +140,9 @@ def _row(path: str, dtype: str, g: Any, before: Any, after: Any, exact: Any, *, 
             exact_norm=_norm(wanted),
             step_error=_share(_norm(missed), _norm(wanted)),
             nonfinite=int(bad.sum()),
-            zeros=int((g == 0).sum()),
-            vanishing=int(((moved == 0) & (wanted != 0)).sum()),
-            cancelling=int(((moved != 0) & (missed > LOST * abs(wanted))).sum()),
+            zeros=int((g == 0).reshape(parts).all(axis=1).sum()),
+            vanishing=int(((moved == 0) & (wanted != 0)).reshape(parts).any(axis=1).sum()),
+            cancelling=int(((moved != 0) & (missed > LOST * abs(wanted))).reshape(parts).any(axis=1).sum()),
         )
     return row._replace(remark="; ".join(_remarks(row, np.flatnonzero(bad), n, moves)))
 
@@ -157,8 +158,7 @@ def _share(part: float, whole: float) -> float:
 
 def _remarks(row: ParameterDiagnosis, bad: np.ndarray[Any, Any], n: int, moves: bool) -> Iterator[str]:
     if bad.size:
-        first = int(bad[0]) // (2 if row.dtype.startswith("complex") else 1)
-        where = [int(k) for k in np.unravel_index(first, row.shape)] if row.shape else []
+        where = [int(k) for k in np.unravel_index(int(bad[0]), row.shape)] if row.shape else []
         yield f"{bad.size} of {n} elements not finite" + (f", the first at {where}" if where else "")
     elif n and row.gradient_norm == 0:
         yield "its gradient is 0"

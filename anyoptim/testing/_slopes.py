@@ -200,7 +200,7 @@ def _jitter(levels: dict[int, _Level], at: int) -> float:
     """
     apart = {k: levels[k].ahead - levels[k].behind for k in levels}
     ks = [k for k in (at - 2, at - 1, at) if k - 1 in levels]
-    if all(abs(apart[k] - apart[k - 1] / RATIO) <= abs(apart[k - 1]) / RATIO + 4 * levels[k].noise for k in ks):
+    if all(abs(apart[k] - apart[k - 1] / RATIO) <= abs(apart[k - 1]) / 8 + 4 * levels[k].noise for k in ks):
         return 0.0
     fine, coarse = levels[at], levels[at - 1]
     return max(abs(fine.central - coarse.central), fine.width / 2, coarse.width / 2)

@@ -119,9 +119,18 @@ def test_a_gradient_that_is_almost_all_zeros_is_odd() -> None:
         g = np.zeros((4, 50))
         g[:, :active] = 1e-3
         assert _row(ao.SGD(1.0), {"w": np.ones((4, 50))}, {"w": g}).remark == remark
-    g = np.zeros(1000)
-    g[0] = 1e-3
-    assert _row(ao.SGD(1.0), {"w": np.ones(1000)}, {"w": g}).remark == "99% of its gradient is 0"
+    g = np.zeros((1, 1000))
+    g[0, 0] = 1e-3
+    assert _row(ao.SGD(1.0), {"w": np.ones((1, 1000))}, {"w": g}).remark == "99% of its gradient is 0"
+
+
+def test_complex_elements_are_counted_as_one() -> None:
+    """Not their parts: one with an infinite part, one that is 0; half of the parts being 0 is not odd."""
+    w, g = np.ones(4, complex), np.array([complex(np.nan, np.inf), 0, 1e-3, 1e-3j])
+    row = _row(ao.SGD(1.0), {"w": w}, {"w": g})
+    assert (row.nonfinite, row.zeros) == (1, 1)
+    assert row.remark == "1 of 4 elements not finite, the first at [0]"
+    assert _row(ao.SGD(1.0), {"w": w}, {"w": np.full(4, 1e-3 + 0j)}).remark == ""
 
 
 def test_rows_are_in_the_order_of_the_container() -> None:
