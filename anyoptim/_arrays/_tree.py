@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict, defaultdict, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -112,7 +112,8 @@ class Tree:
         """The leaves of another container in the order of this one's, matched by key.
 
         A dict may stand for an OrderedDict and a tuple for a list; a `None` stands for all below it.
-        Raises ValueError with every key that is missing or that nothing here asks for.
+        Raises ValueError with every key that is missing or that nothing here asks for, and where one has a container
+        of another kind, or an array, or something else than an array.
         """
         if container is None:
             raise ValueError(f"{root} is None{hint}")
@@ -122,23 +123,50 @@ class Tree:
         theirs = other.spec.paths()
         leaf_at = dict(zip(theirs, other.leaves, strict=True))
         absent = {path for path, leaf in leaf_at.items() if leaf is None}
-        matched, missing, used = [], [], set()
+        matched, missing, used = [], {}, set()
         for path, accessor in zip(self.spec.paths(), self.accessors, strict=True):
             cover = path if path in leaf_at else next((path[:n] for n in range(len(path)) if path[:n] in absent), None)
             if cover is None:
-                missing.append(_spelled(accessor, root))
+                missing[path] = accessor
             else:
                 used.add(cover)
                 matched.append(leaf_at[cover])
-        unexpected = [_spelled(a, root) for path, a in zip(theirs, other.accessors, strict=True) if path not in used]
+        unexpected = {path: a for path, a in zip(theirs, other.accessors, strict=True) if path not in used}
         if missing or unexpected:
             says = []
-            if missing:
-                says.append(f"{listed(missing)} {'is' if len(missing) == 1 else 'are'} missing{hint}")
-            if unexpected:
-                says.append(f"{listed(unexpected)} {'has' if len(unexpected) == 1 else 'have'} no match in {self.root}")
+            for at, clash in self._clashes(other, missing).items():
+                says.append(clash)
+                missing, unexpected = (
+                    {path: a for path, a in of.items() if path[: len(at)] != at} for of in (missing, unexpected)
+                )
+            if names := [_spelled(a, root) for a in missing.values()]:
+                says.append(f"{listed(names)} {'is' if len(names) == 1 else 'are'} missing{hint}")
+            if names := [_spelled(a, root) for a in unexpected.values()]:
+                says.append(f"{listed(names)} {'has' if len(names) == 1 else 'have'} no match in {self.root}")
             raise ValueError("; ".join(says))
         return matched
+
+    def _clashes(self, other: Tree, missing: Mapping[tuple[Any, ...], Sequence[Any]]) -> dict[tuple[Any, ...], str]:
+        """For each place at which the other container has one of another kind than this, or one of both none: what."""
+        accessor_at = {
+            path[:n]: tuple(accessor[:n])
+            for path, accessor in zip(other.spec.paths(), other.accessors, strict=True)
+            for n in range(len(path) + 1)
+        }
+        found: dict[tuple[Any, ...], str] = {}
+        for path, accessor in missing.items():
+            at = next((path[:n] for n in range(len(path), 0, -1) if path[:n] in accessor_at), ())
+            ours, theirs = tuple(accessor[: len(at)]), accessor_at.get(at, ())
+            if any(isinstance(entry, OpaqueEntry) for entry in (*ours, *theirs)):
+                continue
+            wanted, given = self._follow(ours), other._follow(theirs)
+            if _kind(wanted) != _kind(given):
+                numbers = _kind(wanted) is object and _of_numbers(given)
+                found[at] = (
+                    f"{_spelled(theirs, other.root)} is {_described(given)}, but {_spelled(ours, self.root)} "
+                    f"{_described(wanted)}{' (np.asarray(...) makes one)' if numbers else ''}"
+                )
+        return found
 
     def order(self, before: Spec) -> list[int]:
         """For each leaf its number among the leaves of an earlier structure. Raises ValueError if keys came or went."""
@@ -186,6 +214,22 @@ class Tree:
         for entry in accessor:
             node = entry(node)
         return node
+
+
+def _kind(node: Any) -> type:
+    """What kind of container it is, as far as keys tell: a tuple may stand for a list."""
+    return dict if isinstance(node, dict) else list if isinstance(node, list | tuple) else object
+
+
+def _of_numbers(node: Any) -> bool:
+    """Whether it is a list of numbers, or of such lists."""
+    return isinstance(node, list | tuple) and all(isinstance(x, int | float) or _of_numbers(x) for x in node)
+
+
+def _described(node: Any) -> str:
+    """What it is, with its article."""
+    name = "array" if hasattr(node, "shape") else type(node).__name__
+    return f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}"
 
 
 def reader(tree: Tree) -> Callable[[Any], Sequence[Any] | None]:

@@ -25,6 +25,8 @@ LOST = 0.1
 """The part of an element's step whose loss counts."""
 MANY = 0.01
 """The share of the elements from which on lost steps are remarked."""
+MOSTLY = 0.9
+"""The share of the elements from which on gradients of 0 are remarked."""
 
 
 def diagnosed(step: Step, exact_step: Step, gates: Sequence[Any], params: Any, grads: Any, state: Any) -> Diagnosis:
@@ -57,7 +59,8 @@ def diagnosed(step: Step, exact_step: Step, gates: Sequence[Any], params: Any, g
     news = tree.leaves if after is None else Tree("params", after[0]).leaves
     exacts = before if exact is None else Tree("params", exact[0]).leaves
     counts = [Tree("t", of.t).leaves for of in (state, state if after is None else after[1])]
-    for i, p in enumerate(ps):
+    for i in _in_order(tree):
+        p = ps[i]
         if p is not None:
             new = wide(p.library, p.library.load(news[i]))
             numbers = gradients[owner[i]], before[i], new, np.asarray(exacts[i])
@@ -65,6 +68,22 @@ def diagnosed(step: Step, exact_step: Step, gates: Sequence[Any], params: Any, g
             rests = not found.note and int(counts[0][i]) == int(counts[1][i])
             found.append(row._replace(remark="it rests") if rests else row)
     return found
+
+
+def _in_order(tree: Tree) -> list[int]:
+    """The numbers of the leaves in the order of the container: those of dicts are sorted by key."""
+
+    def places(i: int) -> Iterator[int]:
+        node = tree.container
+        for entry in tree.accessors[i]:
+            if not isinstance(node, dict | list | tuple):
+                break  # of what only optree or JAX knows
+            keys = list(node) if isinstance(node, dict) else []
+            yield keys.index(entry.entry) if keys else int(entry.entry)
+            node = entry(node)
+        yield i
+
+    return sorted(range(len(tree.leaves)), key=lambda i: tuple(places(i)))
 
 
 def _after(call: Step, *arguments: Any) -> Any:
@@ -112,7 +131,8 @@ def _row(path: str, dtype: str, g: Any, before: Any, after: Any, exact: Any, *, 
     with quiet():
         moved, wanted = after - before, exact - before
         missed = abs(moved - wanted)
-        bad = ~(np.isfinite(g) & np.isfinite(after))
+        parts = n, 2 if dtype.startswith("complex") else 1  # one is enough to be odd, but an element is 0 if all are
+        bad = ~(np.isfinite(g) & np.isfinite(after)).reshape(parts).all(axis=1)
         row = row._replace(
             gradient_norm=_norm(g),
             step_norm=_norm(moved),
@@ -120,9 +140,9 @@ def _row(path: str, dtype: str, g: Any, before: Any, after: Any, exact: Any, *, 
             exact_norm=_norm(wanted),
             step_error=_share(_norm(missed), _norm(wanted)),
             nonfinite=int(bad.sum()),
-            zeros=int((g == 0).sum()),
-            vanishing=int(((moved == 0) & (wanted != 0)).sum()),
-            cancelling=int(((moved != 0) & (missed > LOST * abs(wanted))).sum()),
+            zeros=int((g == 0).reshape(parts).all(axis=1).sum()),
+            vanishing=int(((moved == 0) & (wanted != 0)).reshape(parts).any(axis=1).sum()),
+            cancelling=int(((moved != 0) & (missed > LOST * abs(wanted))).reshape(parts).any(axis=1).sum()),
         )
     return row._replace(remark="; ".join(_remarks(row, np.flatnonzero(bad), n, moves)))
 
@@ -138,12 +158,13 @@ def _share(part: float, whole: float) -> float:
 
 def _remarks(row: ParameterDiagnosis, bad: np.ndarray[Any, Any], n: int, moves: bool) -> Iterator[str]:
     if bad.size:
-        first = int(bad[0]) // (2 if row.dtype.startswith("complex") else 1)
-        where = [int(k) for k in np.unravel_index(first, row.shape)] if row.shape else []
+        where = [int(k) for k in np.unravel_index(int(bad[0]), row.shape)] if row.shape else []
         yield f"{bad.size} of {n} elements not finite" + (f", the first at {where}" if where else "")
     elif n and row.gradient_norm == 0:
         yield "its gradient is 0"
     elif n and moves:
+        if row.zeros > MOSTLY * n:
+            yield f"{math.floor(100 * row.zeros / n)}% of its gradient is 0"
         if row.exact_norm == 0:
             yield "its step is 0"
         if row.vanishing > MANY * n:

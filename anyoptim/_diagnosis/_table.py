@@ -12,6 +12,12 @@ __all__ = ["Diagnosis", "ParameterDiagnosis"]
 class ParameterDiagnosis(NamedTuple):
     """What one step would do to one parameter.
 
+    The columns of the table are, from the left: `|g|`, the norm of the gradient (`gradient_norm`); `|w|`, that of the
+    parameter (`parameter_norm`); `|step|` (`step_norm`); `|step|/|w|` (`relative_step`); `off float64`, by what part of
+    itself the step differs from that in float64 (`step_error`); and then how many elements: `not finite`, that are NaN
+    or infinite (`nonfinite`); `0`, whose gradient is 0 (`zeros`); `vanish`, that would not move, though in float64 they
+    would (`vanishing`); `cancel`, that would lose more than a tenth of their step (`cancelling`). The last is `remark`.
+
     >>> row = ao.SGD(lr=0.5).diagnose({"w": np.full(4, 2.0)}, {"w": np.ones(4)})[0]
     >>> row.path, row.gradient_norm, row.parameter_norm, row.step_norm, row.relative_step
     ('w', 2.0, 4.0, 1.0, 0.25)
@@ -64,6 +70,8 @@ _HEADINGS = (
 class Diagnosis(list[ParameterDiagnosis]):
     """What one step would do, parameter by parameter; prints as a table, in colours with rich's `print`.
 
+    Its rows are in the order of the container. `ParameterDiagnosis` says what the columns are.
+
     >>> ao.SGD(lr=1e-9).diagnose({"w": np.ones(4, np.float32)}, {"w": np.ones(4, np.float32)}).remarks
     {'w': '100% of it would not move: the steps are too small for float32'}
     """
@@ -109,8 +117,8 @@ class Diagnosis(list[ParameterDiagnosis]):
     def plot(self, ax: Any = None) -> Any:
         """Draw |g|, |w| and |step| of each parameter on one logarithmic axis, with matplotlib.
 
-        The farther a step is to the left of its parameter, the slower that learns. Returns the Axes. Raises ImportError
-        where matplotlib is not installed.
+        The farther a step is to the left of its parameter, the slower that learns. What is not finite has a red mark at
+        the right edge. Returns the Axes. Raises ImportError where matplotlib is not installed.
         """
         if ax is None:
             try:
@@ -127,6 +135,9 @@ class Diagnosis(list[ParameterDiagnosis]):
             ("|step|", "o", [row.step_norm for row in self]),
         ):
             ax.plot([x if 0 < x < math.inf else math.nan for x in norms], places, mark, label=name)
+        if bad := [place for place, row in zip(places, self, strict=True) if row.nonfinite]:
+            edge = {"transform": ax.get_yaxis_transform(), "clip_on": False, "color": "red"}
+            ax.plot([1.0] * len(bad), bad, ">", label="not finite", **edge)
         ax.set_yticks(list(places), [row.path or "(params)" for row in self])
         ax.invert_yaxis()
         ax.set_xscale("log")

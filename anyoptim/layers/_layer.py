@@ -196,7 +196,10 @@ class Layer:
             return self._arguments(arrays, dout, a, "dout", call)
         draw = self._draws.last
         if draw is None:
-            raise RuntimeError("backward came before the first forward(x, training=True); there is no mask yet")
+            raise RuntimeError(
+                "backward came before the first forward(x, training=True); there is no mask yet: after "
+                "forward(x, call=...) wanted backward(dout, call=...) with the same"
+            )
         self._refuse_traced(arrays, "dout", dout)
         shape = tuple(a.shape)
         if shape != draw.shape:

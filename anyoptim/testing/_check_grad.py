@@ -48,19 +48,23 @@ def check_grad(
     the largest and the smallest gradient, the first, the last, and random ones. Where it differs, more directions tell
     whether a factor, a sign, a conjugate or a transpose explains it, and halving finds an element that is wrong.
 
-    Slopes are central differences at steps h, h/4, h/16, ... (h begins at an eighth of the parameter's root mean
-    square), each pair extrapolated by Richardson's rule. They end where the gradient is
-    confirmed, or where the rounding of the loss, which is measured first, would be too large. `float16` and `bfloat16`
-    do: differences are taken with what rounding left of the displacement.
+    Slopes are central differences at steps h, h/4, h/16, ..., each pair extrapolated by Richardson's rule. They end
+    where the gradient is confirmed, or where the rounding of the loss, which is measured first, would be too large.
+    `float16` and `bfloat16` do: differences are taken with what rounding left of the displacement. h begins at an
+    eighth of the parameter's root mean square. Of zeros, as biases are at first, it begins at an eighth of what would
+    change the loss by an eighth of itself, but at no more than that of the smallest of the other parameters, or of 1 if
+    all are zeros.
 
     The loss is called with `params` itself, whose arrays are written to where they are writable, as by `update`, and
     replaced where not, so that a function that looks at its own network and not at its argument works as well. In the
-    end, and after an exception, everything is as it was. A gradient of None is not checked.
+    end, and after an exception, everything is as it was. A gradient of None is not checked, and one that is no more
+    than the rounding of the others', such as that of a bias before a normalisation, is as right as 0.
 
     Args:
         value_and_grad: a function of the parameters that gives the loss, a real number, and its gradients, in a
             container like `params`; the gradient of a complex parameter is dL/dRe + i*dL/dIm. With the same parameters
-            it has to give the same loss: fix seeds, and the masks of Dropout.
+            it has to give the same loss: fix seeds, and the masks of Dropout (`layer.forward(x, call=0)` and
+            `layer.backward(dout, call=0)`; or `layer.calls = 0` at the top of it, where a network hands on no `call`).
         params: a container as for `update`, at a place that is typical: no minimum, and no kink, such as zeros with
             `relu` are.
         directions: how many random ones for each parameter, at least 1.
@@ -120,7 +124,7 @@ class Check:
         if not self.grads:
             raise ValueError("no parameter has a gradient; wanted one to check")
         self.xs = {i: self.probe.elements(i) for i in self.grads}
-        self.sizes = {i: self._size(x, self.grads[i]) for i, x in self.xs.items()}
+        self.sizes, self.further = self._sizes()
         self.moving = [i for i, g in self.grads.items() if g.size and np.isfinite(g).all()]
         self.bits = {
             i: min(BITS[p.dtype], BITS[p.library.dtype(grads[i])])
@@ -141,20 +145,34 @@ class Check:
                 found.append(ParameterCheck(path, "none", 0.0, 0.0, None, None, "no gradient"))
                 continue
             try:
-                found.append(Comparison(self, i, path).check())
+                check = Comparison(self, i, path, self.sizes[i]).check()
+                if check.verdict == "unclear" and i in self.further:
+                    # So far away it may be right, but nothing that is seen there makes it wrong here.
+                    again = Comparison(self, i, path, self.further[i]).check()
+                    check = again if again.verdict == "right" else check
+                found.append(check)
             finally:
                 probe.restore(i)
         return GradReport(found, probe.evaluations)
 
-    def _size(self, x: Vector, g: Vector) -> float:
-        """By how much to move an element at most, as far as that can be told: the size of those that are there.
+    def _sizes(self) -> tuple[dict[int, float], dict[int, float]]:
+        """By how much to move the elements of each parameter at most, and by how much farther some may be moved.
 
-        Of zeros it is what would change the loss by an eighth of itself, if it were a straight line.
+        It is the size of those that are there. Of zeros it is what would change the loss by an eighth of itself, if it
+        were a straight line, but no more than the least size of the other parameters: a gradient of rounding errors
+        would lead them anywhere, and far away there are kinks. They may be moved farther where nothing can be seen.
         """
-        size = math.sqrt(float(np.mean(x * x))) if x.size else 1.0
-        slope = float(np.linalg.norm(g))
-        change = abs(self.start) / 8 / slope if slope else 0.0
-        return size or (change if 0 < change < math.inf else 1.0)
+        own = {i: math.sqrt(float(np.mean(x * x))) for i, x in self.xs.items() if x.size}
+        least = min((size for size in own.values() if size), default=1.0)
+        sizes, further = {i: own.get(i) or least for i in self.xs}, {}
+        for i in (i for i, size in own.items() if not size):
+            slope = float(np.linalg.norm(self.grads[i]))
+            change = abs(self.start) / 8 / slope if slope else 0.0
+            if least < change < math.inf:
+                further[i] = change
+            elif 0 < change < least:
+                sizes[i] = change
+        return sizes, further
 
     def _exact_step(self, i: int) -> Vector:
         """A tiny step for each element, of which its dtype holds the first multiples, so that noise is the loss's."""

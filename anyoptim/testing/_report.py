@@ -104,20 +104,39 @@ _CAUSES = {
 }
 
 
-def explained(name: str, factor: float | None, rtol: float) -> str:
-    """What is wrong with a gradient, in words: by name, or by the factor that it is times the slope."""
-    if name == "zero":
-        return "it is 0, but the loss changes"
+_NAMED = {"zero": "it is 0, but the loss changes", "flat": "the loss hardly changes"}
+
+LARGEST_N = 10_000_000
+"""The largest number that may be one of samples or elements, of which a mean was forgotten."""
+
+
+def explained(name: str, factor: float | None, rtol: float, slight: float = math.inf) -> str:
+    """What is wrong with a gradient, in words: by name, or by the factor that it is times the slope.
+
+    Args:
+        name: of what the slope is, if anything.
+        factor: the gradient is so many times the slope, if that explains what was found.
+        rtol: by what part of its size a right gradient may differ.
+        slight: by what part of its size it is off at most.
+    """
     if name:
-        return f"the slope is {name}"
+        return _NAMED.get(name, f"the slope is {name}")
+    if slight < 5 * rtol or (factor is not None and abs(factor - 1) < 3 * rtol):
+        return f"it is off by {slight:.0e} of the slope: a small term may be missing, such as an eps within a log"
     if factor is None:
         return "no one factor explains it"
+    return _times(factor, rtol)
+
+
+def _times(factor: float, rtol: float) -> str:
+    """How many times the slope a gradient is, and why that may be."""
     size, sign = abs(factor), "minus " if factor < 0 else ""
     for whole, larger in ((size, True), (1 / size, False)):
         n = round(whole)
         if n == 1 and factor < 0 and abs(whole - 1) <= 3 * rtol:
             return "it is minus the slope: the sign is wrong"
-        if n > 1 and abs(whole - n) <= 3 * rtol * n:
+        if 1 < n <= LARGEST_N and abs(whole - n) <= 3 * rtol * n:
+            about = "about " if 6 * rtol * n > 1 else ""  # any number is so near to some integer
             cause = _CAUSES.get((n, larger), "a 1/n is missing" if larger else "a 1/n too many")
-            return f"it is {sign}{'' if larger else '1/'}{n} times the slope: {cause}"
+            return f"it is {about}{sign}{'' if larger else '1/'}{n} times the slope: {cause}"
     return f"it is {factor:.{1 - math.floor(math.log10(rtol))}g} times the slope"

@@ -43,6 +43,9 @@ class Slope(NamedTuple):
     edge: bool = False
     """Whether the slopes on both sides differ by so much that it may be the reason."""
 
+    rough: bool = False
+    """Whether there is a difference, and there are kinks between the steps, which may explain it."""
+
     @property
     def differs(self) -> bool:
         """Whether the gradient is certainly another than the slope."""
@@ -135,17 +138,19 @@ def slope(
         # Between kinks quotients may settle before they are right: then the smallest steps count.
         rough = any(estimate.rough for estimate in found.values())
         clear = [k for k in found if rough and levels[k].noise <= CLEAR * scale]
-        chosen = found[clear[-1]] if clear else min(found.values(), key=lambda one: one.error + one.bend)
-        r, error, bend = chosen.difference, chosen.error, chosen.bend
+        at = clear[-1] if clear else min(found, key=lambda k: found[k].error + found[k].bend)
+        r, error, bend = found[at].difference, found[at].error, found[at].bend
     else:
-        r, error, bend = levels[max(levels)].central, math.inf, 0.0
+        at = max(levels)
+        r, error, bend = levels[at].central, math.inf, 0.0
     # Where the gradient vanishes, its rounding is that of the terms that cancel in it.
     spread = max(rounding, 10 * unit * levels[max(levels)].width)
     allowed = within(r) + SAFETY * error + spread
     seen = Slope(predicted, predicted + r, error + bend, scale, allowed + SAFETY * bend)
     sides = _kink(levels, rtol * scale) if abs(r) > allowed else None
     if sides is None or sides[1] - sides[0] < 0.5 * abs(r):
-        return seen
+        jitter = _jitter(levels, at) if seen.differs else 0.0
+        return seen._replace(tolerance=seen.tolerance + SAFETY * jitter, rough=jitter > 0)
     margin = within(max(map(abs, sides))) + spread
     return seen._replace(edge=True, kink=sides[0] <= margin and sides[1] >= -margin)
 
@@ -185,6 +190,20 @@ def _doubted(estimate: _Estimate, levels: dict[int, _Level], k: int, scale: floa
     )
     bend = levels[k].width ** 2 / scale / 16 if scale else 0.0
     return estimate._replace(error=max(estimate.error, beside), bend=bend)
+
+
+def _jitter(levels: dict[int, _Level], at: int) -> float:
+    """How far kinks nearer than step `at` may move the slope that it shows: what they do where they are seen; else 0.
+
+    Of a smooth loss the difference between both sides is a quarter of what it was at the step before. Where it is not,
+    there are kinks within that step, of which two smaller steps may by chance show the same few.
+    """
+    apart = {k: levels[k].ahead - levels[k].behind for k in levels}
+    ks = [k for k in (at - 2, at - 1, at) if k - 1 in levels]
+    if all(abs(apart[k] - apart[k - 1] / RATIO) <= abs(apart[k - 1]) / 8 + 4 * levels[k].noise for k in ks):
+        return 0.0
+    fine, coarse = levels[at], levels[at - 1]
+    return max(abs(fine.central - coarse.central), fine.width / 2, coarse.width / 2)
 
 
 def _kink(levels: dict[int, _Level], least: float) -> tuple[float, float] | None:

@@ -113,6 +113,48 @@ def test_what_is_odd_is_said() -> None:
     assert frozen.diagnose(params, grads).remarks["large"] == "its step is 0"
 
 
+def test_a_gradient_that_is_almost_all_zeros_is_odd() -> None:
+    """As of `relu` with 49 of 50 units that are never active; half of them is usual."""
+    for active, remark in ((1, "98% of its gradient is 0"), (25, "")):
+        g = np.zeros((4, 50))
+        g[:, :active] = 1e-3
+        assert _row(ao.SGD(1.0), {"w": np.ones((4, 50))}, {"w": g}).remark == remark
+    g = np.zeros((1, 1000))
+    g[0, 0] = 1e-3
+    assert _row(ao.SGD(1.0), {"w": np.ones((1, 1000))}, {"w": g}).remark == "99% of its gradient is 0"
+
+
+def test_complex_elements_are_counted_as_one() -> None:
+    """Not their parts: one with an infinite part, one that is 0; half of the parts being 0 is not odd."""
+    w, g = np.ones(4, complex), np.array([complex(np.nan, np.inf), 0, 1e-3, 1e-3j])
+    row = _row(ao.SGD(1.0), {"w": w}, {"w": g})
+    assert (row.nonfinite, row.zeros) == (1, 1)
+    assert row.remark == "1 of 4 elements not finite, the first at [0]"
+    assert _row(ao.SGD(1.0), {"w": w}, {"w": np.full(4, 1e-3 + 0j)}).remark == ""
+
+
+def test_rows_are_in_the_order_of_the_container() -> None:
+    """From the first layer to the last, if they were put in so, also within others, and beside what isn't there."""
+    w = np.ones(2)
+    params = {"W1": w + 0, "b1": [w + 0, {"z": w + 0, "a": w + 0}], "W2": None, "A": (w + 0, 1.0)}
+    grads = {"A": (w, 1.0), "W1": w, "b1": [w, {"a": w, "z": 2 * w}], "W2": None}
+    rows = ao.SGD().diagnose(params, grads)
+    assert [row.path for row in rows] == ["W1", "b1.0", "b1.1.z", "b1.1.a", "A.0", "A.1"]
+    assert [row.gradient_norm for row in rows if row.path == "b1.1.z"] == [2 * 2**0.5]
+
+
+def test_every_column_is_explained() -> None:
+    """Where `help` of a row shows it, under the name that it has in the table, and the field's."""
+    text = ao.ParameterDiagnosis.__doc__ or ""
+    head = str(ao.SGD().diagnose(np.ones(2), np.ones(2))).splitlines()[0]
+    columns = [column for column in head.split("  ") if column.strip()][2:]
+    assert len(columns) == 9
+    for column in columns:
+        assert f"`{column.strip()}`" in text
+    for field in ao.ParameterDiagnosis._fields[3:]:
+        assert f"`{field}`" in text or field == "exact_norm"
+
+
 def test_steps_that_would_not_be_taken() -> None:
     """A gate, a gate that gives up, a window that gathers, and no gradient: said above the table."""
     params, grads = {"w": np.ones(2)}, {"w": np.array([1.0, np.inf])}
@@ -175,7 +217,12 @@ def test_the_table_and_the_picture() -> None:
     ax = found.plot()
     assert ax.get_lines()[0].get_xdata().tolist() == [row.gradient_norm for row in found]
     assert [text.get_text() for text in ax.get_yticklabels()] == ["W", "b"]
+    assert "not finite" not in [line.get_label() for line in ax.get_lines()]
     assert found.plot(ax) is ax
+    grads = {"W": np.full(2, np.nan), "a": None, "b": np.ones(3)}
+    marks = ao.SGD().diagnose({"W": np.ones(2), "a": np.ones(2), "b": np.ones(3)}, grads).plot().get_lines()[-1]
+    assert marks.get_label() == "not finite"
+    assert marks.get_ydata().tolist() == [0]
     pyplot.close("all")
 
 

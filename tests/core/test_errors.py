@@ -41,8 +41,26 @@ ANYWHERE = {
     ),
     "short list": Case(lambda w, b: [w, b], lambda w, b: [w], ValueError, ("grads[1] is missing",)),
     "long list": Case(lambda w, b: [w, b], lambda w, b: [w, b, b], ValueError, ("grads[2]",)),
-    "array for a dict": Case(_same, lambda w, b: w, ValueError, ("grads['W'], grads['b'] are missing",)),
-    "dict for an array": Case(lambda w, b: w, lambda w, b: {"W": w}, ValueError, ("grads is missing", "grads['W']")),
+    "array for a dict": Case(_same, lambda w, b: w, ValueError, ("grads is an array, but params a dict",)),
+    "dict for an array": Case(
+        lambda w, b: w, lambda w, b: {"W": w}, ValueError, ("grads is a dict, but params an array",)
+    ),
+    "list for a dict": Case(_same, lambda w, b: [w, b], ValueError, ("grads is a list, but params a dict",)),
+    "list for an array": Case(
+        _same,
+        lambda w, b: {"W": w, "b": [1.0, 1.0], "c": b},
+        ValueError,
+        ("grads['b'] is a list, but params['b'] an array (np.asarray(...) makes one); grads['c'] has no match",),
+    ),
+    "lists for an array": Case(
+        _same,
+        lambda w, b: {"W": [[1.0], [1.0]], "b": b},
+        ValueError,
+        ("params['W'] an array (np.asarray(...) makes one)",),
+    ),
+    "arrays for an array": Case(
+        _same, lambda w, b: {"W": w, "b": [b]}, ValueError, ("is a list, but params['b'] an array",)
+    ),
     "None for all": Case(_same, lambda w, b: None, ValueError, ("grads is None",)),
     "shape": Case(
         _same, lambda w, b: {"W": w, "b": w}, ValueError, ("params['b'] has shape (3,)", "grads['b'] has shape (2, 3)")

@@ -184,6 +184,9 @@ def test_bad_input() -> None:
     assert layer.mask is None
     with pytest.raises(RuntimeError, match="backward came before the first forward"):
         layer.backward(np.ones(2))
+    layer.forward(np.ones(2), call=0)
+    with pytest.raises(RuntimeError, match=r"after forward\(x, call=...\) wanted backward\(dout, call=...\) with the"):
+        layer.backward(np.ones(2))
     for x, says in (
         (np.ones(3, int), "x has dtype int64; wanted one of float16"),
         (np.ones(3, bool), "x has dtype bool"),

@@ -331,6 +331,118 @@ def test_a_factor_near_one_is_told_from_a_sign() -> None:
     assert "it is 1.0001 times the slope" in report[0].reason
 
 
+def test_the_slope_at_an_element_has_its_sign() -> None:
+    """Whether it was chosen or found by halving, whose directions have signs of their own, or is the only one."""
+    w = np.linspace(1, 2, 40)
+    for k in range(40):
+        e = np.ones(40)
+        e[k] = 1.01
+        (check,) = ao.check_grad(lambda p, e=e: ((p**2).sum(), 2 * p * e), w)  # type: ignore[misc]
+        assert check.worst is not None
+        assert check.worst.at == (k,)
+        assert check.worst.slope == pytest.approx(2 * w[k], rel=1e-6)
+    for seed in range(4):
+        (check,) = ao.check_grad(lambda w: ((w**2).sum(), 3 * w), np.ones(1), elements=0, seed=seed)
+        assert check.worst is not None
+        assert check.worst.slope == pytest.approx(2, rel=1e-6)
+
+
+def _normalised(dtype: Any) -> Callable[[Any], Any]:
+    """A layer of a bias, which batch normalisation undoes, and what comes after it, as a loss and its gradient."""
+    x, target = X.astype(dtype), RNG.normal(size=(32, 5)).astype(dtype)
+
+    def value_and_grad(p: Any) -> Any:
+        a = x @ p["W"] + p["b"]
+        std = np.sqrt(a.var(axis=0) + dtype(1e-6))
+        n = (a - a.mean(axis=0)) / std
+        d = p["gamma"] * n + p["beta"] - target
+        loss = (d**2).sum() / 2 / 32
+        d = d / 32
+        dn = d * p["gamma"]
+        da = (dn - dn.mean(axis=0) - n * (dn * n).mean(axis=0)) / std
+        return loss, {"W": x.T @ da, "b": da.sum(axis=0), "gamma": (d * n).sum(axis=0), "beta": d.sum(axis=0)}
+
+    return value_and_grad
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_zero_whose_gradient_is_rounding_moves_no_farther_than_the_others(dtype: Any) -> None:
+    """A bias before a normalisation, which begins at 0, is right, and is never moved to where numbers are huge."""
+    value_and_grad, largest = _normalised(dtype), [0.0]
+
+    def watched(p: Any) -> Any:
+        largest.append(float(abs(p["b"]).max()))
+        return value_and_grad(p)
+
+    for seed in range(12):
+        W = np.random.default_rng(seed).normal(size=(10, 5)) / 3
+        params = {"W": W, "b": np.zeros(5), "gamma": np.ones(5), "beta": np.zeros(5)}
+        report = ao.check_grad(watched, {key: p.astype(dtype) for key, p in params.items()}, seed=seed)
+        assert [check.verdict for check in report] == ["right"] * 4, report
+    assert 0 < max(largest) < 1e4
+
+
+def test_right_gradients_of_a_coarse_start_are_not_called_wrong() -> None:
+    """In float32, with small weights, biases of 0 and `relu`, whose kinks are nearer than the loss can see."""
+    verdicts: Counter[str] = Counter()
+    for seed in range(40):
+        params = {key: p * np.float32(0.03) for key, p in _params(seed, np.float32).items()}
+        report = ao.check_grad(lambda params: _network(params, "relu"), params, seed=seed)
+        verdicts.update(check.verdict for check in report)
+    assert verdicts["wrong"] == 0
+    assert verdicts["right"] >= 130
+
+
+def test_a_loss_that_looks_at_other_arrays_is_named() -> None:
+    """Copies of the parameters, a constant, and one parameter of several; a right 0 is none of them."""
+    w = RNG.normal(size=(20, 10))
+    for loss in (lambda p: ((w**2).sum(), 2 * w), lambda p: (2.0, np.ones((20, 10)))):
+        for seed in range(4):
+            (check,) = ao.check_grad(loss, w.copy(), seed=seed)
+            assert check.verdict == "wrong"
+            assert check.reason == "the loss does not change when it is moved: does the function look at these arrays?"
+            assert check.worst is not None
+            assert check.worst.slope == 0
+    copied = {"a": np.ones(3), "b": w}
+    report = ao.check_grad(
+        lambda p: ((p["a"] ** 2).sum() + (w**2).sum(), {"a": 2 * p["a"], "b": 2 * w}), {**copied, "b": w + 0}
+    )
+    assert report.wrong == ["b"]
+    assert ao.check_grad(lambda p: ((p["a"] ** 2).sum(), {"a": 2 * p["a"], "b": 0 * w}), copied).ok
+
+
+FACTORS: dict[float, str] = {
+    1797.0: "it is 1797 times the slope: a 1/n is missing",
+    60_000.0: "it is about 60000 times the slope: a 1/n is missing",
+    1e9: "it is 1e+09 times the slope;",
+    2.5e8: "it is 2.5e+08 times the slope;",
+}
+
+
+@pytest.mark.parametrize("factor", FACTORS)
+def test_only_what_may_be_a_number_of_samples_is_called_one(factor: float) -> None:
+    (check,) = ao.check_grad(lambda w: ((w**2).sum(), factor * 2 * w), np.arange(1.0, 10))
+    assert FACTORS[factor] in check.reason
+
+
+def test_a_small_term_that_is_missing() -> None:
+    """The eps within a logarithm, which the gradient of softmax and cross-entropy together leaves out."""
+
+    def loss(z: Any, eps: float = 1e-7) -> Any:
+        y = np.exp(z)
+        y /= y.sum()
+        t = np.eye(8)[2]
+        return -(t * np.log(y + eps)).sum(), y - t
+
+    z = np.linspace(0, 7, 8)
+    (check,) = ao.check_grad(loss, z)
+    assert check.verdict == "wrong"
+    assert "of the slope: a small term may be missing, such as an eps within a log" in check.reason
+    assert check.reason.startswith("it is off by ")
+    assert 1e-5 < float(check.reason.split()[4]) < 5e-5
+    assert ao.check_grad(loss, z, rtol=1e-4).ok
+
+
 def test_torch_and_jax_gradients(need: Callable[[str], Library]) -> None:
     """Those of autograd, in place and pure: a module with a bias that normalisation undoes; a complex parameter."""
     need("torch")
