@@ -180,7 +180,10 @@ def _stages_of(stage: Stage) -> Sequence[Stage]:
     if stage.engine is not None:
         raise ValueError(f"{stage!r} has engine={stage.engine!r}; wanted it on the chain")
     if stage.state is not None:
-        raise ValueError(f"{stage!r} has taken steps, which the chain would forget; wanted a new one")
+        raise ValueError(
+            f"{stage!r} has taken steps, which the chain would forget; wanted a new one, and after that "
+            "chain.load_state_dict(optimizer.state_dict(), params, strict=False)"
+        )
     if isinstance(stage, chain) and stage.groups is not None:
         raise ValueError(f"{stage!r} has groups of its own; wanted them in the outer chain")
     return stage.stages

@@ -110,8 +110,9 @@ class Optimizer(Stage):
         dtypes; also arrays that are traced, as under `jax.jit`) with the key, before anything is written. An optimizer
         belongs to one thread at a time. Where a signal's handler raises an exception in the middle (KeyboardInterrupt,
         say), the step is taken whole and counted, or not at all. A handler or finalizer may update with other
-        optimizers, and not with this one; nor while the update that it interrupts imports what arrays and containers
-        need that come for the first time. (Python 3.11 itself may crash where one sets a context variable,
+        optimizers, and not with this one, whose state it can't ask for either while a step is being written
+        (RuntimeError); nor may it update while the update that it interrupts imports what arrays and containers need
+        that come for the first time. (Python 3.11 itself may crash where one sets a context variable,
         as NumPy's error state is, while garbage is collected: gh-148891.) Raises FloatingPointError where a gate has
         skipped more steps in a row than its `max_consecutive_skips`: that update is skipped like the others, and who
         catches it may go on.
@@ -287,7 +288,7 @@ class Optimizer(Stage):
         """The hyperparameters of the last step, by name: `{"lr": 0.001, "beta1": 0.9, ...}`; empty before the first.
 
         In a chain, a name that several stages have is `WeightDecay.decay`, or `stages[1].decay` of several of a class;
-        "groups" has what each pattern of `groups` says. A schedule is asked now, for the number of the last step; what
+        "groups" has what each pattern of `groups` says, alone where all of them say it. A schedule is asked now, for the number of the last step; what
         was set or told since that step is in it.
         """
         from anyoptim._diagnosis._hyperparameters import values_at  # noqa: PLC0415 - when it is asked for
