@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from anyoptim._trace._scalars import following, power, remainder, times, whole_number
+from anyoptim._trace._scalars import exp, following, maximum, minimum, power, remainder, times, where, whole_number
 from anyoptim._trace._symbols import Scalar, Symbol, symbol
 from tests.support import shim
 from tests.support.internals import coefficients, rows_of
@@ -52,6 +52,17 @@ def test_powers_and_remainders_on_a_device(need: Callable[[str], Library]) -> No
     for n, k in COUNTS:
         found, _ = _numbers_of([remainder(cell(0), k), remainder(cell(0) + 1.0, k)], [float(n)])
         assert found == [n % k, (n + 1) % k]
+
+
+def test_public_functions_on_a_device(need: Callable[[str], Library]) -> None:
+    """Comparisons are exact there, an exponential is right to some roundings."""
+    need("cuda-shim")
+    a = symbol(0)
+    for x in (0.5, 2.0, 7.0):
+        found, _ = _numbers_of([minimum(a, 2.0), maximum(2.0, a), exp(-a), where(a > 1.0, a, 1.0)], [x])
+        assert found[:2] == [min(x, 2.0), max(x, 2.0)]
+        assert found[2] == pytest.approx(math.exp(-x), rel=1e-15)
+        assert found[3] == max(x, 1.0)
 
 
 def test_nvrtc_compiles_powers_and_remainders(nvrtc: Any, need: Callable[[str], Library]) -> None:
