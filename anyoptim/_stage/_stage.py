@@ -434,16 +434,16 @@ class Stage:
 
     def _check_known(self, of: str, error: TypeError, given: Iterable[Any]) -> None:
         """Raise a TypeError that names the stage, where `error` came of a number that has no value yet."""
+        why = str(error).partition("\n")[0].rstrip(".")
         if any(isinstance(v, Symbol) for v in given):
-            place = "on a device"
+            place, why = "on a device", why.partition("; wanted")[0]  # which is what a rule is to use
         elif type(error).__module__ == "jax.errors":  # any other is a mistake whatever is traced
             place = "under jax.jit, where t, schedules and norms are traced"
         else:
             return
-        why = str(error).partition("\n")[0].rstrip(".")
         raise TypeError(
             f"{of} of {self!r} can't be computed {place}: {why}; "
-            "wanted where, minimum, sqrt and others of ao.scalars instead of if, min, float, math and NumPy"
+            "wanted where, minimum, power, sqrt and others of ao.scalars instead of if, min, **, float, math and NumPy"
         ) from error
 
     def _number(self, of: str, name: str, c: Any) -> Any:
