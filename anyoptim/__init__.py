@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from anyoptim import random
+from anyoptim import random, scalars
 from anyoptim._core._chain import chain, partition
 from anyoptim._core._optimizer import Optimizer
 from anyoptim._core._state import State
@@ -210,6 +210,7 @@ __all__ = [
     "partition",
     "random",
     "save",
+    "scalars",
     "schedules",
     "spatial_dropout",
     "testing",

@@ -76,7 +76,9 @@ def declared(cls: type[Any]) -> Mapping[str, Field]:
 
 def _check_body(cls: type[Any], new: Iterable[str]) -> None:
     """Raise TypeError for a new field with the name of something else of ours, or a declaration of another type."""
-    for base in [base for base in cls.__mro__[1:] if base.__module__.startswith("anyoptim._core.")]:
+    for base in [
+        base for base in cls.__mro__[1:] if base.__module__.startswith(("anyoptim._core.", "anyoptim._stage."))
+    ]:
         annotations = get_annotations(base)
         for name in new:
             declared = annotations.get(name, "").startswith(("ClassVar", "Callable"))

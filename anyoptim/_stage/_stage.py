@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from inspect import Parameter, signature
 from typing import TYPE_CHECKING, Any, ClassVar, Self, dataclass_transform
@@ -77,7 +77,8 @@ class Stage:
     coefficients as attributes. It computes new values and writes to nothing that it is given (`m = c.beta*m`, not
     `m *= c.beta`). An engine may call it once, with values that only record what is done to them, and run the record
     ever after: so it has no side effects, reads nothing but its arguments, and branches on nothing but coefficients
-    that are bools or strings, or are there or not (`hasattr(c, "decay")`).
+    that are bools or strings, or are there or not (`hasattr(c, "decay")`). A complex parameter is two elements to it,
+    the real and the imaginary part: `xp.abs` is the magnitude of a part, and no modulus. `refusal` can refuse these.
 
     The body of the class declares the arguments of its constructor as that of a dataclass does, with a default or
     without, and those after `_: KW_ONLY` are given by keyword. `Annotated[ao.Hyper, ao.Domain(...)]`, for which
@@ -131,7 +132,8 @@ class Stage:
 
     t is the parameter's own count of steps, from 1; `hyper` has the hyperparameters' values at this step. As it stands
     here, the coefficients are the hyperparameters. Beside these `hyper` has the stage's `scalars`, the `norm` of its
-    `measure`, its `totals`, and its `norms` with the `size`.
+    `measure`, its `totals`, and its `norms` with the `size`. Under `jax.jit` t, schedules, scalars and norms are traced
+    and have no value yet: `ao.scalars` has what takes them, instead of `if`, `min`, `float`, `math` and NumPy.
     """
 
     rule: Callable[..., Any]
@@ -316,7 +318,11 @@ class Stage:
         return (shape,) * len(self.slots)
 
     def refusal(self, p: Array) -> str | None:
-        """Why the stage can't take a parameter, in words that follow its name; None for those that it can."""
+        """Why the stage can't take a parameter, None for those that it can: the end of a sentence that its name begins.
+
+        `"is complex; Disc wants real parameters"` is raised as `ValueError: params['z'] is complex; Disc wants real
+        parameters`, before anything is written. p is the parameter's own array.
+        """
         return None
 
     def overrides(self, path: str, p: Array) -> Mapping[str, Hyper]:
@@ -363,7 +369,12 @@ class Stage:
 
     def _updated_scalars(self, step: Any, scalars: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
         """The scalars of this step."""
-        new = self.update_scalars(step, Values({**scalars, **self._values(step, {}), **found}))
+        hyper = {**scalars, **self._values(step, {}), **found}
+        try:
+            new = self.update_scalars(step, Values(hyper))
+        except TypeError as error:
+            self._check_known("update_scalars", error, (step, *hyper.values()))
+            raise
         if not isinstance(new, Mapping) or set(new) != set(scalars):
             given = [*new] if isinstance(new, Mapping) else repr(new)
             raise TypeError(f"update_scalars of {self!r} gave {given}; wanted {sorted(scalars)}")
@@ -387,7 +398,11 @@ class Stage:
             elif callable(value):
                 fixed = False
                 with quiet():  # whatever the engine
-                    value = value(step)
+                    try:
+                        value = value(step)
+                    except TypeError as error:
+                        self._check_known(f"the schedule {name}", error, (step,))
+                        raise
                 values[name] = domain.value(f"{name}, from its schedule at step {step},", value)
             else:
                 values[name] = domain.value(name, value)
@@ -410,8 +425,7 @@ class Stage:
                 raise TypeError(f"coefficients of {self!r} reads {error.name!r}, but is given {[*values]}") from error
             raise
         except TypeError as error:
-            if any(isinstance(v, Symbol) for v in (t, *values.values())):
-                raise TypeError(f"coefficients of {self!r} can't be computed on a device: {error}") from error
+            self._check_known("coefficients", error, (t, *values.values()))
             raise
         try:
             if all_floats(found):
@@ -419,6 +433,20 @@ class Stage:
         except (AttributeError, RuntimeError, TypeError):  # of other types
             raise TypeError(f"coefficients of {self!r} gave {found!r}; wanted a dict of numbers by name") from None
         return {name: self._number("coefficients", name, c) for name, c in found.items()}
+
+    def _check_known(self, of: str, error: TypeError, given: Iterable[Any]) -> None:
+        """Raise a TypeError that names the stage, where `error` came of a number that has no value yet."""
+        why = str(error).partition("\n")[0].rstrip(".")
+        if any(isinstance(v, Symbol) for v in given):
+            place, why = "on a device", why.partition("; wanted")[0]  # which is what a rule is to use
+        elif type(error).__module__ == "jax.errors":  # any other is a mistake whatever is traced
+            place = "under jax.jit, where t, schedules and norms are traced"
+        else:
+            return
+        raise TypeError(
+            f"{of} of {self!r} can't be computed {place}: {why}; "
+            "wanted where, minimum, power, sqrt and others of ao.scalars instead of if, min, **, float, math and NumPy"
+        ) from error
 
     def _number(self, of: str, name: str, c: Any) -> Any:
         # A NumPy float64 scalar would turn float32 arrays into float64. A bool or a string is a static option.

@@ -17,6 +17,7 @@ from anyoptim._trace._symbols import Symbol, operation
 __all__ = [
     "cos",
     "count",
+    "exp",
     "expm1",
     "finite",
     "floating",
@@ -24,6 +25,8 @@ __all__ = [
     "integer",
     "largest",
     "log",
+    "maximum",
+    "minimum",
     "one_minus_power",
     "power",
     "ratio_up_to_one",
@@ -43,19 +46,31 @@ def _namespace(*scalars: Any) -> Any:
 
 
 def sqrt(x: Any) -> Any:
-    """The square root of a Python number, a 0-d array or a symbol."""
+    """The square root of a number, traced or not.
+
+    >>> ao.scalars.sqrt(9.0)
+    3.0
+    """
     if isinstance(x, Symbol):
         return operation("sqrt", x)
     return math.sqrt(x) if isinstance(x, int | float) else _namespace(x).sqrt(x)
 
 
 def cos(x: Any) -> Any:
-    """The cosine of a Python number or a 0-d array."""
+    """The cosine of a number, traced or not; not of what only a CUDA device knows.
+
+    >>> ao.scalars.cos(0.0)
+    1.0
+    """
     return math.cos(x) if isinstance(x, int | float) else _namespace(x).cos(x)
 
 
 def log(x: Any) -> Any:
-    """The natural logarithm of a Python number, a 0-d array or a symbol; minus infinity for 0."""
+    """The natural logarithm of a number, traced or not; minus infinity for 0.
+
+    >>> ao.scalars.log(1.0), ao.scalars.log(0.0)
+    (0.0, -inf)
+    """
     if isinstance(x, Symbol):
         return operation("log", x)
     if isinstance(x, int | float):
@@ -63,8 +78,28 @@ def log(x: Any) -> Any:
     return _namespace(x).log(x)
 
 
+def exp(x: Any) -> Any:
+    """The exponential of a number, traced or not; infinite where that is too large for a float.
+
+    >>> ao.scalars.exp(0), ao.scalars.exp(1000.0)
+    (1.0, inf)
+    """
+    if isinstance(x, Symbol):
+        return operation("power", math.e, x)
+    if not isinstance(x, int | float):
+        return _namespace(x).exp(x)
+    try:
+        return math.exp(x)
+    except OverflowError:
+        return math.inf
+
+
 def expm1(x: Any) -> Any:
-    """`exp(x) - 1` of a Python number, a 0-d array or a symbol; infinite where that is too large for a float."""
+    """`exp(x) - 1` of a number, traced or not, right near 0 too; infinite where that is too large for a float.
+
+    >>> ao.scalars.expm1(1e-20)
+    1e-20
+    """
     if isinstance(x, Symbol):
         return operation("expm1", x)
     if not isinstance(x, int | float):
@@ -76,12 +111,37 @@ def expm1(x: Any) -> Any:
 
 
 def where(condition: Any, a: Any, b: Any) -> Any:
-    """`a` where the condition, a Python bool, a 0-d array or a symbol, holds, else `b`."""
-    if isinstance(condition, bool):
+    """`a` where the condition, traced or not, holds, else `b`: instead of `if`.
+
+    Both are computed before, also the one that is not taken: so a divisor is to be chosen, and not a quotient.
+
+    >>> norm = 0.0
+    >>> 5.0 / ao.scalars.where(norm > 0, norm, 1.0)
+    5.0
+    """
+    if isinstance(condition, bool | np.bool_):
         return a if condition else b
     if isinstance(condition, Symbol):
         return operation("where", condition, a, b)
     return _namespace(condition).where(condition, a, b)
+
+
+def minimum(a: Any, b: Any) -> Any:
+    """The smaller of two numbers, traced or not; of two equal ones the first, as Python's `min`.
+
+    >>> ao.scalars.minimum(3, 10)
+    3
+    """
+    return where(b < a, b, a)
+
+
+def maximum(a: Any, b: Any) -> Any:
+    """The larger of two numbers, traced or not; of two equal ones the first, as Python's `max`.
+
+    >>> ao.scalars.maximum(3, 10)
+    10
+    """
+    return where(b > a, b, a)
 
 
 def finite(x: Any) -> Any:
@@ -132,9 +192,12 @@ def _saturated(n: Any, fits: Any, result: Any) -> Any:
 
 
 def power(base: Any, x: Any) -> Any:
-    """`base**x` for a base above 0; infinite where that is too large for a float.
+    """`base**x` for a base above 0, both traced or not; infinite where that is too large for a float.
 
     For 0-d arrays, whose float32 would round a base before it is multiplied by itself, it is `exp(x * log(base))`.
+
+    >>> ao.scalars.power(2, 3)
+    8.0
     """
     if isinstance(base, Symbol) or isinstance(x, Symbol):
         return operation("power", base, x)
@@ -148,7 +211,11 @@ def power(base: Any, x: Any) -> Any:
 
 
 def remainder(n: Any, k: int) -> Any:
-    """`n % k` for an integer n of at least 0, a Python integer, a 0-d array or a symbol, and an integer k above 0."""
+    """`n % k` for an integer n of at least 0, traced or not, and a Python integer k above 0.
+
+    >>> ao.scalars.remainder(7, 5)
+    2
+    """
     return operation("remainder", n, k) if isinstance(n, Symbol) else n % k
 
 
@@ -169,10 +236,13 @@ def trust_ratio(a: Any, b: Any, eps: Any) -> Any:
 
 
 def one_minus_power(beta: Any, t: Any) -> Any:
-    """`1 - beta**t` for 0 <= beta < 1 and t >= 1.
+    """`1 - beta**t` for 0 <= beta < 1 and t >= 1, traced or not: by what a mean that began at 0 is to be divided.
 
     On the host, and for symbols, this is that expression in float64. For 0-d arrays, whose float32 would cancel,
     it is `-expm1(t * log(beta))`.
+
+    >>> ao.scalars.one_minus_power(0.5, 3)
+    0.875
     """
     if isinstance(beta, Symbol) or isinstance(t, Symbol):
         return operation("one_minus_power", beta, t)

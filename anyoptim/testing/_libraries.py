@@ -6,7 +6,7 @@ import contextlib
 import importlib.util
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -37,6 +37,12 @@ DTYPES = {
 }
 """The dtypes of libraries that do not have all of them."""
 
+INTEGERS = ("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
+"""The other dtypes, which are no parameters' and for which `ArrayLibrary.array` may be asked."""
+
+LOST: dict[str, str] = {"b": "fc", "i": "fc", "u": "fc", "c": ""}
+"""The kinds of numbers that a dtype of a kind would cut off: complex ones, where it is not here."""
+
 PACKAGES = {"strict": "array_api_strict", "jax-x64": "jax", "torch-cuda": "torch"}
 """The packages of libraries that have another name."""
 
@@ -57,6 +63,9 @@ class MissingError(Exception):
 class ArrayLibrary:
     """How to make arrays of one library from NumPy's, and how to read them back.
 
+    Dask's arrays are made of two chunks along each axis, on purpose: code that is right for one chunk alone is found.
+    `library.xp.asarray(a)` makes one chunk of NumPy's array a.
+
     >>> library = ao.testing.load_library("numpy")
     >>> w = library.array([1.0, 2.0], dtype="float64")
     >>> library.values({"w": [2 * w]})
@@ -71,10 +80,17 @@ class ArrayLibrary:
     """The values of an array; bfloat16 as the dtype of ml_dtypes."""
     writable: bool = True
     """Whether arrays can be written to, so that `update` does."""
-    computed: Callable[[Any], Any] = lambda nest: nest
-    """A function that computes a nest of arrays at once, for a library that computes late."""
-    context: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext
-    """The context in which its arrays are to be made and used: that of JAX with 64 bits, say."""
+    # Defaults that are functions, as factories: else they would be methods of the class to those who document it.
+    computed: Callable[[Any], Any] = field(default_factory=lambda: lambda nest: nest)
+    """A function that computes all arrays in a list, tuple or dict at once: those of Dask, which computes late."""
+    context: Callable[[], contextlib.AbstractContextManager[Any]] = field(
+        default_factory=lambda: contextlib.nullcontext
+    )
+    """A function that gives the context in which its arrays are to be made and used: `with library.context():`.
+
+    That of `jax-x64` enables 64 bits, without which JAX's arrays are of float32; the others' do nothing. The fixture
+    `array_library` is in it already.
+    """
     slow: bool = False
     """Whether each operation takes milliseconds, however small its arrays are."""
     compiles: bool = False
@@ -82,7 +98,7 @@ class ArrayLibrary:
 
     @property
     def dtypes(self) -> tuple[str, ...]:
-        """The names of its floating dtypes."""
+        """The names of its floating dtypes, real and complex."""
         return dtypes(self.name)
 
     @property
@@ -91,8 +107,21 @@ class ArrayLibrary:
         return library(self.asarray(np.zeros(1, np.float32))).xp
 
     def array(self, values: Any, dtype: str = "float32") -> Any:
-        """An array of these numbers."""
-        return self.asarray(np.array(values, dtype=numpy_dtype(dtype)))
+        """An array of these numbers, in float32 unless another dtype is named, whatever they are in.
+
+        `dtype` is one of `dtypes`, or `bool` or one of integers. Raises ValueError for one that the library has not, or
+        has only within `context`, and for values that would lose a part: complex ones in a real dtype, fractions in
+        integers.
+        """
+        if dtype not in (known := (*self.dtypes, *_integers(self.name))):
+            raise ValueError(f"{self.name} has no dtype {dtype!r}; wanted one of {', '.join(known)}")
+        given, wanted = np.asarray(values), numpy_dtype(dtype)
+        if given.dtype.kind in LOST.get(wanted.kind, "c"):
+            raise ValueError(f"values are {given.dtype}, of which {dtype} would lose a part; wanted another dtype")
+        made = self.asarray(np.array(values, dtype=wanted))
+        if dtype not in str(made.dtype):
+            raise ValueError(f"{self.name} made {made.dtype} of {dtype}; wanted `with library.context():` around it")
+        return made
 
     def values(self, tree: Any) -> Any:
         """A tree of copies, as NumPy arrays, of all arrays and numbers in a tree."""
@@ -211,8 +240,11 @@ LOADERS: dict[str, Callable[[], ArrayLibrary]] = {
 }
 
 LIBRARIES = tuple(LOADERS)
-"""The names: those of the packages, but `strict` for array-api-strict, which is nothing but the standard, `jax-x64` for
-JAX with 64 bits enabled, and `torch-cuda` for torch's tensors on a CUDA device.
+"""The names of the libraries over which a test can run.
+
+They are those of the packages, but `strict` for array-api-strict, which is nothing but the standard, `jax-x64` for JAX
+with 64 bits enabled, whose arrays want `with library.context():`, and `torch-cuda` for torch's tensors on a CUDA
+device.
 
 >>> ao.testing.LIBRARIES[:3]
 ('numpy', 'strict', 'torch')
@@ -224,6 +256,11 @@ def dtypes(name: str) -> tuple[str, ...]:
     return DTYPES.get(name, HALF + REAL + COMPLEX)
 
 
+def _integers(name: str) -> tuple[str, ...]:
+    """The names of the other dtypes of a library: JAX has 64 bits of none, unless they are enabled."""
+    return tuple(dtype for dtype in INTEGERS if not (name == "jax" and dtype.endswith("64")))
+
+
 def installed(name: str) -> bool:
     """Whether the package of a library is installed, found out without importing it."""
     return importlib.util.find_spec(PACKAGES.get(name, name)) is not None
@@ -231,6 +268,8 @@ def installed(name: str) -> bool:
 
 def load_library(name: str) -> ArrayLibrary:
     """The library of this name, one of `LIBRARIES`. Raises MissingError, with the reason, if it can't be used here.
+
+    What is done with the arrays of `jax-x64` is done within `with library.context():`.
 
     >>> ao.testing.load_library("numpy").writable
     True

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import anyoptim as ao
-from tests.support.chains import CHAINS, COPIES, KINDS, PLAIN, Seen, Smoothed, agree, plain, problem, run
+from tests.support.chains import APART, CHAINS, COPIES, KINDS, PLAIN, Seen, Smoothed, agree, plain, problem, run
 from tests.support.engines import Watch, blocks_of
 from tests.support.libraries import COMPOSED, ENGINES, Library, allowed, same_bits
 
@@ -35,6 +35,12 @@ def _nested(state: ao.State) -> Any:
 def test_every_method_that_measures_is_a_row() -> None:
     """One that is not would go untested here, and in the tests of other files that run over these."""
     assert set(COMPOSED) <= set(CHAINS)
+
+
+def test_every_stage_is_in_a_chain() -> None:
+    """Or is named with the reason why in none: one that was forgotten would be tested on no engine."""
+    used = {type(stage).__name__ for make in CHAINS.values() for stage in make(None).stages}
+    assert {*ao.stages.__all__} - used == {*APART}, "wanted a chain in CHAINS and PLAIN of tests/support/chains.py"
 
 
 @pytest.mark.parametrize("engine", ENGINES)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -48,6 +48,28 @@ def arrays(optimizer: ao.Optimizer) -> list[Any]:
     return flat(optimizer.state.slots)
 
 
+def named(tree: Any, path: str) -> Iterator[tuple[str, Any]]:
+    """The arrays of a tree, as `slots['v']['w']`."""
+    if isinstance(tree, dict | tuple | list):
+        for key, value in tree.items() if isinstance(tree, dict) else enumerate(tree):
+            yield from named(value, f"{path}[{key!r}]")
+    else:
+        yield path, np.asarray(tree)
+
+
+def assert_finite(optimizer: ao.Optimizer, params: Any, g: Any, t: int) -> None:
+    """Parameters and slots are finite after step t, or AssertionError says which are not."""
+    assert optimizer.state is not None
+    for what, a in (*named(params, "params"), *named(optimizer.state.slots, "slots")):
+        sizes = abs(g[g != 0])
+        assert np.isfinite(a).all(), (
+            f"{what} of {optimizer!r} has {a[~np.isfinite(a)][0]} from step {t} on, of gradients between "
+            f"{sizes.min(initial=np.inf):.0e} and {sizes.max(initial=0):.0e}; wanted finite numbers: where a square "
+            "overflows, `squarable` of anyoptim/optimizers/_terms.py, or xp.bound and xp.largest, help; where a "
+            "quotient does, an eps"
+        )
+
+
 @pytest.mark.parametrize("name", DISCOVERED)
 @FEW
 @given(seed=st.integers(0, 1 << 32))
@@ -56,15 +78,35 @@ def test_every_method_stays_finite(name: str, seed: int) -> None:
     for kind in (seed & ~1, seed | 1):
         engines = ("portable", "blocked") if name in ELEMENTWISE else ("portable",)
         runs = {engine: ({"w": start(kind)}, DISCOVERED[name](engine=engine)) for engine in engines}
-        for g in gradients(kind, 30, -30, 30):
+        for t, g in enumerate(gradients(kind, 30, -30, 30), 1):
             for params, optimizer in runs.values():
                 optimizer.update(params, {"w": g})
-                assert np.isfinite(params["w"]).all()
-                assert all(np.isfinite(slot).all() for slot in arrays(optimizer))
+                assert_finite(optimizer, params, g, t)
         (expected, by), *others = runs.values()
         for params, optimizer in others:
             assert same_bits(params["w"], expected["w"])
             assert all(same_bits(a, b) for a, b in zip(arrays(optimizer), arrays(by), strict=True))
+
+
+def test_what_is_not_finite_is_named() -> None:
+    """By slot, step and gradients, for who adds a method."""
+
+    class Overflowing(ao.Optimizer):
+        lr: ao.Nonnegative = 0.1
+        slots = ("v",)
+
+        @staticmethod
+        def rule(xp: Any, p: Any, x: Any, v: Any, c: Any) -> tuple[Any, ...]:
+            return c.lr * x, v + x * x
+
+    optimizer, params, g = Overflowing(), {"w": np.ones(2, f)}, np.array([1e30, 2e-10], f)
+    optimizer.update(params, {"w": g})
+    with pytest.raises(
+        AssertionError,
+        match=r"slots\['v'\]\['w'\] of Overflowing\(lr=0.1\) has inf from step 1 on, of .*"
+        r"between 2e-10 and 1e\+30; wanted finite numbers: .*squarable",
+    ):
+        assert_finite(optimizer, params, g, 1)
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -73,13 +115,12 @@ def test_every_method_stays_finite_on_jax(need: Callable[[str], Library], name: 
     array = need("jax").asarray
     ours, theirs = {"w": start(3)}, {"w": array(start(3))}
     optimizers, way = [DISCOVERED[name]() for _ in range(2)], 1 + abs(start(3))
-    for g in [*gradients(2, 6, -30, 30), *gradients(3, 6, -30, 30)]:
+    for t, g in enumerate([*gradients(2, 6, -30, 30), *gradients(3, 6, -30, 30)], 1):
         before = ours["w"].copy()
         optimizers[0].update(ours, {"w": g})
         optimizers[1].update(theirs, {"w": array(g)})
         way += abs(ours["w"] - before)
-        assert np.isfinite(np.asarray(theirs["w"])).all()
-        assert all(np.isfinite(np.asarray(slot)).all() for slot in arrays(optimizers[1]))
+        assert_finite(optimizers[1], theirs, g, t)
     assert (abs(np.asarray(theirs["w"]) - ours["w"]) / way).max() < 100 * 2.0**-24
 
 

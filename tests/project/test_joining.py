@@ -39,7 +39,16 @@ def test_the_workflow_runs_every_python_that_is_promised() -> None:
     assert PROJECT["requires-python"] == f">={pythons[0]}"
     assert {"ubuntu", "macos", "windows"} == set(re.findall(r"(\w+)-latest", WORKFLOW))
     extras = {name for text in re.findall(r"'\.\[(.+?)\]'", WORKFLOW) for name in text.split(",")}
-    assert {"test", "release"} <= extras <= set(PROJECT["optional-dependencies"])
+    assert {"test", "release", "docs"} <= extras <= set(PROJECT["optional-dependencies"])
+
+
+def test_the_workflow_builds_the_site() -> None:
+    """With what the extra brings, and with every warning as an error, as docs/conf.py says that it is built."""
+    (job,) = re.findall(r"^  docs:\n(.*?)\n\n", WORKFLOW, re.DOTALL | re.MULTILINE)
+    install, build = re.findall(r"^ +- run: (.*?)(?: #.*)?$", job, re.MULTILINE)
+    assert install.endswith("'.[docs]'")
+    said = re.findall(r"`(python -m sphinx .*) OUT`", (ROOT / "docs" / "conf.py").read_text(encoding="utf-8"))
+    assert said == [build.rpartition(" ")[0]]
 
 
 def test_citations_say_what_the_package_says() -> None:

@@ -98,9 +98,24 @@ CHAINS: dict[str, Make] = {
     "Lion, NonNegative, SWA": lambda e: ao.chain(
         ao.Lion(lr=0.1, weight_decay=0.1), ao.NonNegative(), ao.SWA(0), engine=e
     ),
+    "clip each, Momentum, Cautious, trust": lambda e: ao.chain(
+        ao.ClipNorm(0.5), ao.Momentum(lr=0.1), ao.Cautious(), ao.TrustRatio(0.1, 1e-3, upper=2.0), engine=e
+    ),
     **{name: lambda e, name=name: COMPOSED[name](**HYPER[name], engine=e) for name in HYPER},  # type: ignore[misc]
 }
 """The chains, and methods that measure or keep scalars, each made for an engine."""
+
+APART: dict[str, str] = {
+    "Accumulate": "it takes no step of most gradients: tests/stages/test_control.py",
+    "LossScale": "what it does depends on what is not finite: tests/stages/test_control.py",
+    "SkipNonFinite": "what it does depends on what is not finite: tests/stages/test_control.py",
+    "AdaptiveClip": "whole arrays, which have no kernel: tests/stages/test_layers.py",
+    "Centralize": "whole arrays, which have no kernel: tests/stages/test_layers.py",
+    "UnitNorm": "whole arrays, which have no kernel: tests/stages/test_layers.py",
+    "Metric": "it changes nothing: tests/stages/test_metrics.py",
+    "Metrics": "it changes nothing: tests/stages/test_metrics.py",
+}
+"""The public stages that are in no chain here, why, and where they are tested."""
 
 KINDS = [name for name in CHAINS if name not in HYPER or name == "LAMB"]
 """All chains, and one of the methods that measure, for tests of what these do alike."""
@@ -128,6 +143,33 @@ def _momentum(lr: float, momentum: float = 0.9) -> Any:
         for k in x:
             sums[k] = x[k] + momentum * sums.get(k, np.zeros_like(x[k]))
         return {k: lr * sums[k] for k in x}
+
+    return stage
+
+
+def _clip_each(max_norm: float) -> Any:
+    return lambda p, x: {k: a * min(1.0, max_norm / np.linalg.norm(a)) for k, a in x.items()}
+
+
+def _cautious(*inner: Any) -> list[Any]:
+    """These stages, and behind them what drops the elements of their step that go against the first one's gradient."""
+    began: Arrays = {}
+
+    def before(p: Arrays, x: Arrays) -> Arrays:
+        began.update(x)
+        return x
+
+    def behind(p: Arrays, x: Arrays) -> Arrays:
+        along = {k: np.sign(a) * np.sign(began[k]) == 1 for k, a in x.items()}
+        return {k: along[k] * a * a.size / (np.count_nonzero(along[k]) + 1) for k, a in x.items()}
+
+    return [before, *inner, behind]
+
+
+def _trust(share: float, eps: float, upper: float) -> Any:
+    def stage(p: Arrays, x: Arrays) -> Arrays:
+        lengths = {k: share * min(float(np.linalg.norm(p[k])), upper) for k in x}
+        return {k: lengths[k] * a / (np.linalg.norm(a) + eps) if np.any(a) else a for k, a in x.items()}
 
     return stage
 
@@ -288,6 +330,10 @@ PLAIN: dict[str, Callable[[], tuple[list[Any], Any]]] = {
     ),
     "Rprop, Box, SWA": lambda: ([_rprop(0.1)], _swa(4, 3, -0.75, 1.25)),
     "Lion, NonNegative, SWA": lambda: ([_lion(0.1, 0.1)], _swa(0, 1, 0.0, math.inf)),
+    "clip each, Momentum, Cautious, trust": lambda: (
+        [*_cautious(_clip_each(0.5), _momentum(0.1)), _trust(0.1, 1e-3, 2.0)],
+        _nothing,
+    ),
     **{name: lambda name=name: ([_paper(name)], _nothing) for name in HYPER},  # type: ignore[misc]
 }
 """The same chains in NumPy: the functions of the gradient, in turn, and that of the parameters and their average."""

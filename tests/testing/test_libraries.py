@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 import anyoptim as ao
 from anyoptim.testing import LIBRARIES, ArrayLibrary, MissingError
 from tests.support.libraries import Library, numpy_dtype, same_bits
+from tests.support.public import about
 
 CONFTEST = 'pytest_plugins = ["anyoptim.testing.pytest_plugin"]\n'
 
@@ -85,6 +87,67 @@ def test_values_come_back(lib: Library, dtype: str) -> None:
     kept = values.copy()
     values[:] = 0
     assert same_bits(lib.values([array])[0], kept)
+
+
+@pytest.mark.parametrize("dtype", ["bool", "int32", "uint8"])
+def test_integers_are_made_too(lib: Library, dtype: str) -> None:
+    assert lib.values([lib.array([0, 1], dtype)])[0].dtype == dtype
+
+
+def test_numbers_are_of_float32_unless_another_dtype_is_named(lib: Library) -> None:
+    for values in (np.ones(2), np.ones(2, int), np.ones(2, bool), [1, 1]):
+        assert lib.values([lib.array(values)])[0].dtype == np.float32
+
+
+@pytest.mark.parametrize("name", LIBRARIES)
+def test_every_dtype_that_is_told_is_made(name: str, need: Callable[[str], Library]) -> None:
+    """And not another one in silence, as JAX makes float32 of float64."""
+    lib = need(name)
+    with lib.context():
+        for dtype in (*lib.dtypes, "bool", "int8", "int16", "int32", "uint8"):
+            assert lib.values([lib.array([1], dtype)])[0].dtype.name == dtype
+
+
+def test_values_that_a_dtype_would_cut_off_are_refused(lib: Library) -> None:
+    """Complex ones in a real dtype, fractions in integers."""
+    for values in (np.array([1 + 2j]), [1 + 2j]):
+        with pytest.raises(ValueError, match=r"^values are complex128, of which float32 would lose a part; wanted"):
+            lib.array(values)
+    with pytest.raises(
+        ValueError, match=r"^values are float64, of which int32 would lose a part; wanted another dtype$"
+    ):
+        lib.array([1.5], "int32")
+    assert lib.values([lib.array([1 + 2j], "complex64")])[0].tolist() == [1 + 2j]
+
+
+def test_a_dtype_that_a_library_has_not_is_refused(need: Callable[[str], Library]) -> None:
+    """With the names of those that it has."""
+    for dtype in ("float63", "float64", "int64", "complex128"):
+        with pytest.raises(ValueError, match=f"^jax has no dtype '{dtype}'; wanted one of float16, bfloat16, float32,"):
+            need("jax").array([1.0], dtype)
+    with pytest.raises(ValueError, match=r"^strict has no dtype 'bfloat16'; wanted one of float32, float64, complex64"):
+        need("strict").array([1.0], "bfloat16")
+
+
+def test_64_bits_of_jax_want_their_context(need: Callable[[str], Library]) -> None:
+    lib = need("jax-x64")
+    with pytest.raises(
+        ValueError, match=r"^jax-x64 made float32 of float64; wanted `with library.context\(\):` around"
+    ):
+        lib.array([1.0], "float64")
+
+
+def test_dask_has_two_chunks_along_each_axis(need: Callable[[str], Library]) -> None:
+    """Its own asarray makes one."""
+    lib, a = need("dask"), np.ones((4, 5))
+    assert lib.array(a).chunks == ((2, 2), (3, 2))
+    assert lib.xp.asarray(a).chunks == ((4,), (5,))
+
+
+def test_functions_of_a_library_are_no_methods_of_its_class() -> None:
+    """So that the reference has what is written about them, no alias of something else; and whole first sentences."""
+    assert not {"computed", "context"} & {*vars(ArrayLibrary)}
+    assert about("anyoptim.testing.LIBRARIES").splitlines()[0].endswith(".")
 
 
 def test_missing_says_why() -> None:

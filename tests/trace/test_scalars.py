@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from anyoptim._trace._scalars import following, power, remainder, times, whole_number
+import anyoptim as ao
+from anyoptim._trace._scalars import exp, following, maximum, minimum, power, remainder, times, where, whole_number
 from anyoptim._trace._symbols import Scalar, Symbol, symbol
 from tests.support import shim
 from tests.support.internals import coefficients, rows_of
@@ -52,6 +53,38 @@ def test_powers_and_remainders_on_a_device(need: Callable[[str], Library]) -> No
     for n, k in COUNTS:
         found, _ = _numbers_of([remainder(cell(0), k), remainder(cell(0) + 1.0, k)], [float(n)])
         assert found == [n % k, (n + 1) % k]
+
+
+def test_public_functions_on_a_device(need: Callable[[str], Library]) -> None:
+    """Comparisons are exact there, an exponential is right to some roundings."""
+    need("cuda-shim")
+    a = symbol(0)
+    for x in (0.5, 2.0, 7.0):
+        found, _ = _numbers_of([minimum(a, 2.0), maximum(2.0, a), exp(-a), where(a > 1.0, a, 1.0)], [x])
+        assert found[:2] == [min(x, 2.0), max(x, 2.0)]
+        assert found[2] == pytest.approx(math.exp(-x), rel=1e-15)
+        assert found[3] == max(x, 1.0)
+
+
+ASKING: dict[str, tuple[Callable[[Any], Any], str]] = {
+    "if": (lambda t: 1.0 if t > 1 else 0.5, "it branches on a value that is known only when it runs"),
+    "**": (lambda t: 0.5**t, r"it uses \*\*"),
+}
+
+
+@pytest.mark.parametrize("how", ASKING)
+def test_coefficients_that_a_device_can_not_compute_are_told_what_to_use(how: str) -> None:
+    """What is in `ao.scalars`, and not the xp that a rule has."""
+    of, why = ASKING[how]
+
+    class Own(ao.Stage):
+        coefficients = staticmethod(lambda t, hyper: {"scale": of(t)})
+        rule = staticmethod(lambda xp, p, x, c: x * c.scale)
+
+    wanted = rf"^coefficients of Own\(\) can't be computed on a device: {why}; wanted where, minimum, .* of ao.scalars"
+    with pytest.raises(TypeError, match=wanted) as raised:
+        Own()._coefficients(symbol(0), {})
+    assert "xp" not in str(raised.value)
 
 
 def test_nvrtc_compiles_powers_and_remainders(nvrtc: Any, need: Callable[[str], Library]) -> None:

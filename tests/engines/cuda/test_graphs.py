@@ -21,7 +21,11 @@ MAKE: dict[str, Callable[..., Any]] = {
     **{name: lambda make=make, engine=None: make(engine) for name, make in CHAINS.items()},
 }
 BRANCHING = ("two slots of one name",)  # its `late` compares t
-RECORDED = [name for name in MAKE if name not in {*BRANCHING, *COMPOSED}]
+RECORDED = [
+    name
+    for name, make in MAKE.items()
+    if name not in {*BRANCHING, *COMPOSED} and not any(stage.norms for stage in make().stages)  # which the host takes
+]
 SHAPES = {"W": (3, 5), "b": (), "long": (20001,)}
 
 Arrays = dict[str, Any]
