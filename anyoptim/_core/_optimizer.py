@@ -288,8 +288,8 @@ class Optimizer(Stage):
         """The hyperparameters of the last step, by name: `{"lr": 0.001, "beta1": 0.9, ...}`; empty before the first.
 
         In a chain, a name that several stages have is `WeightDecay.decay`, or `stages[1].decay` of several of a class;
-        "groups" has what each pattern of `groups` says, alone where all of them say it. A schedule is asked now, for the number of the last step; what
-        was set or told since that step is in it.
+        "groups" has what each pattern of `groups` says, alone where all of them say it. A schedule is asked now, for
+        the number of the last step; what was set or told since that step is in it.
         """
         from anyoptim._diagnosis._hyperparameters import values_at  # noqa: PLC0415 - when it is asked for
 
