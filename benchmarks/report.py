@@ -76,7 +76,10 @@ def save(results: Record) -> None:
 
 def replaced(old: Record, new: Record) -> Record:
     """The old results with the new ones in their places, and what was measured again, at which commit."""
-    again = {**old.get("again", {}), **dict.fromkeys([*new["cases"], *new["sheets"]], new["machine"]["commit"])}
+    at = str(new["machine"]["commit"])
+    if new["machine"]["cpu"] != old["machine"]["cpu"]:
+        at += f" on {new['machine']['cpu']}"
+    again = {**old.get("again", {}), **dict.fromkeys([*new["cases"], *new["sheets"]], at)}
     return {
         **old,
         "cases": {**old["cases"], **new["cases"]},

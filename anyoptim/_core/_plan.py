@@ -86,6 +86,8 @@ class StepPlan:
         dispatch = self._dispatch
         if dispatch is None or not dispatch.rebindable:
             return None
+        if dispatch.distributed and (self.rows is None or self.rows.measures):
+            return None  # a process that gives up after a sum over all would wait for a second one, alone
         if not dispatch.in_place and (slots is not self._slots or self._spec.is_leaf()):
             return None  # other slots, or a bare array, which has no container to take the new one
         xs = self.gradients(params, grads)

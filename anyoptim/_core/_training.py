@@ -139,8 +139,8 @@ class Training:
         if again is None:
             return False
         dispatch, moving, gathered = again
+        static = plan.rows is not None and not plan.rows.measures
         with quiet():
-            static = plan.rows is not None and not plan.rows.measures
             if plan.rows is not None and static:
                 made = plan.rows(pipeline.stages, flat.step + 1)
                 if made is None or any(map(_traced, made[0])):

@@ -54,7 +54,7 @@ class Pieces:
             rooms: for each thread that may work something that it has to itself.
         """
         self._calls, self._todo = calls, iter(pieces)
-        number = 1 if _SHARING.now else max(min(len(rooms), len(pieces)), 1)
+        number = 1 if _SHARING.now() else max(min(len(rooms), len(pieces)), 1)
         # Each thread has a room, and a list of the piece that it has claimed and not yet done.
         self._places: list[tuple[list[Any], tuple[Any, ...]]] = [([], room) for room in rooms[:number]]
         self._offered = deque(self._places[1:])
@@ -67,18 +67,21 @@ class Pieces:
         """Do the pieces that are left. They are done when it returns, and no thread works on when it raises."""
         try:
             if self._offered:
-                _SHARING.now = True
+                _SHARING.pieces = self
                 _ask(self._help, len(self._offered))
             self._work(*self._places[0])
         finally:
             if self._returned is not None:
-                try:
-                    self._wait(self._returned)
-                finally:
-                    _SHARING.now = False
+                self._wait(self._returned)
+                _SHARING.pieces = None
         # Also what another thread has claimed and left, because something failed there. If it fails again, it raises.
         for place in self._places:
             self._work(*place)
+
+    def shared(self) -> bool:
+        """Whether other threads work on it."""
+        free = len(self._back) + len(self._offered) + (0 if self._returned is None else self._returned.qsize())
+        return free < len(self._places) - 1
 
     def _help(self) -> None:
         try:
@@ -147,7 +150,12 @@ class _Sharing(threading.local):
     threads that wait for the step it interrupts.
     """
 
-    now = False
+    helps = False
+    pieces: Pieces | None = None
+    """What it shares out; after an exception perhaps what it did share out."""
+
+    def now(self) -> bool:
+        return self.helps or (self.pieces is not None and self.pieces.shared())
 
 
 _SHARING = _Sharing()
@@ -171,7 +179,7 @@ class _Pool:
 
     def serve(self) -> None:
         """What each thread does."""
-        _SHARING.now = True
+        _SHARING.helps = True
         get = self.calls.get
         while True:
             get()()

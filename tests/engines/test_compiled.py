@@ -501,6 +501,7 @@ def test_threads_change_no_bits(engine: str, make: Callable[..., Any], way: str,
 
     def seen(pieces: Any, *place: Any) -> None:
         workers.add(threading.get_ident())
+        time.sleep(1e-4)  # so that others get some
         original(pieces, *place)
 
     def play(run: _Run) -> None:

@@ -403,7 +403,7 @@ def test_threads_are_asked_again_after_an_interruption(small_pieces: None) -> No
     """An interrupted measure leaves no thread to itself for good."""
     for place in range(0, 400, 7):
         interrupted(lambda: _threads.spread(time.sleep, [(1e-5,)] * 8), place)
-        assert not _threads._SHARING.now
+        assert not _threads._SHARING.now()
 
 
 def test_what_fails_once_in_a_helping_thread_is_done_again(small_pieces: None, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -415,6 +415,7 @@ def test_what_fails_once_in_a_helping_thread_is_done_again(small_pieces: None, m
     def failing(*arguments: Any) -> Any:
         if failures and threading.get_ident() != main:
             raise failures.pop()
+        time.sleep(1e-4)  # so that others get some
         return original(*arguments)
 
     monkeypatch.setattr(blocked, "_block", failing)

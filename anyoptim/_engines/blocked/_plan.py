@@ -60,7 +60,8 @@ class BlockedPlan(Plan):
         self.latest: Sequence[BoundFunction] = ()
         """The functions of the leaves at the last step."""
         self.results = [Result(leaf.p, own) for leaf, own in zip(leaves, slots, strict=True)]
-        self.memories = [leaf.library.memory(leaf.destination) for leaf in leaves]
+        given = [(leaf.library, leaf.destination) for leaf in leaves]
+        self.places = [(library.memory(p), library.dtype(p)) for library, p in given]
         self.layouts = [(a[0], a[0].dtype, a[0].shape, a[0].strides) for a in self.arrays]
 
     @property
@@ -85,11 +86,13 @@ class BlockedPlan(Plan):
         if self._user_arrays:
             return xs
         views = []
-        for leaf, memory, x in zip(self.leaves, self.memories, xs, strict=True):
+        for leaf, (memory, dtype), x in zip(self.leaves, self.places, xs, strict=True):
             library, p = leaf.library, leaf.destination
-            if not (library.unchanged(p, memory) and library.is_plain_gradient(x, p)):
+            same = library.unchanged(p, memory) and library.dtype(p) == dtype and library.is_plain_gradient(x, p)
+            view = library.numpy_view(x) if same else None
+            if view is None:
                 return None
-            views.append(host_view(library, x))
+            views.append(view)
         return views
 
     def doubtful(self, xs: Sequence[Array]) -> list[bool]:
