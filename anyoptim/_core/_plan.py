@@ -114,7 +114,8 @@ class StepPlan:
         dispatch, sources = self._dispatch, self._sources
         if sources is None:
             return "first step"
-        if dispatch is None or not dispatch.rebindable:
+        sums = dispatch is not None and dispatch.distributed and (self.rows is None or self.rows.measures)
+        if dispatch is None or not dispatch.rebindable or sums:
             return "engine"
         if dispatch.waiting.due():
             return "compiling"
