@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from types import FrameType
 from typing import Any
+
+import anyoptim as ao
 
 __all__ = ["InterruptionError", "interrupted", "places"]
 
@@ -14,7 +18,10 @@ class InterruptionError(BaseException):
     """What the handler of a signal raises."""
 
 
-def interrupted(call: Callable[[], object], place: float, package: str = "/anyoptim/") -> int:
+PACKAGE = f"{Path(ao.__file__).parent}{os.sep}"
+
+
+def interrupted(call: Callable[[], object], place: float, package: str = PACKAGE) -> int:
     """Call, and have an exception raised before the instruction of this number in the package's Python code.
 
     Returns the number of instructions that ran. CPython looks for signals at fewer places than all instructions.
