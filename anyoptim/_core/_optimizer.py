@@ -109,7 +109,8 @@ class Optimizer(Stage):
         Raises ValueError (keys, shapes, devices, memory, hyperparameters) or TypeError (types, libraries,
         dtypes; also arrays that are traced, as under `jax.jit`) with the key, before anything is written. An optimizer
         belongs to one thread at a time. Where a signal's handler raises an exception in the middle (KeyboardInterrupt,
-        say), the step is taken whole and counted, or not at all. A handler or finalizer may update with other
+        say), the step is taken whole and counted, or not at all, unless it raises an `Exception` more than 16 times
+        while one step is written. A handler or finalizer may update with other
         optimizers, and not with this one, whose state it can't ask for either while a step is being written
         (RuntimeError); nor may it update while the update that it interrupts imports what arrays and containers need
         that come for the first time. (Python 3.11 itself may crash where one sets a context variable,

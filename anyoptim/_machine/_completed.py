@@ -12,8 +12,10 @@ __all__ = ["completed", "in_one_go"]
 T = TypeVar("T")
 
 FAILURES = 16
-"""How often an action may raise an `Exception` before it counts as one that fails each time. Other exceptions, such as
-KeyboardInterrupt, are never what an action itself raises, and are not counted."""
+"""How often an action may raise an `Exception` before it counts as one that fails each time."""
+
+SIGNALS = 100_000
+"""How often any other, such as KeyboardInterrupt, which hardly ever is what an action itself raises."""
 
 
 def in_one_go(calls: Iterable[Callable[[], object]]) -> None:
@@ -31,21 +33,22 @@ def completed(action: Callable[[], T]) -> T:
     try:
         return action()
     except BaseException as error:
-        came = [error]
-    left = FAILURES
-    while left:
+        first = error
+    failures = signals = 0
+    while failures < FAILURES and signals < SIGNALS:
         try:
-            while left:  # a signal may also come where this loop goes round, and then the outer one goes on
+            while True:  # a signal may also come where this loop goes round, and then the outer one goes on
                 try:
                     action()
-                    left = 0
+                    failures = FAILURES
                 except Exception:
-                    left -= 1
-                except BaseException as error:
-                    came.append(error)
+                    failures += 1
+                if failures >= FAILURES:
+                    break
         except BaseException as error:
-            came.append(error)
+            signals += 1
+            first = error if isinstance(first, Exception) else first
     try:
-        raise next((error for error in came if not isinstance(error, Exception)), came[0])
+        raise first
     finally:
-        came.clear()  # each has this frame, and so would keep its arrays alive
+        del first  # it has this frame, and so would keep its arrays alive

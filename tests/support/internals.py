@@ -13,6 +13,7 @@ from anyoptim._engines.blocked._source import blocked
 from anyoptim._engines.compiled import _array_headers as headers
 from anyoptim._engines.cuda._elements import ELEMENTS
 from anyoptim._engines.cuda._source import coefficients
+from anyoptim._machine import _completed as completed
 from anyoptim._machine import _disk_cache as disk_cache
 from anyoptim._machine import _threads as threads
 from anyoptim._trace import _reduction as reduction
@@ -44,6 +45,7 @@ __all__ = [
     "blocked",
     "checks",
     "coefficients",
+    "completed",
     "disk_cache",
     "dropout",
     "dropout_compiled",
