@@ -155,13 +155,13 @@ class CoefficientBuilder:
             if of_leaves:
                 norms = {name: values[leaf] for name, values in of_leaves.items()}
                 more = {**shared, **norms, "size": self._dispatch.sizes[leaf]}
-            self._distinct[r] += (self._coefficients(k, self._keys[r], more),)
+            self._distinct[r] = (*self._distinct[r], self._coefficients(k, self._keys[r], more))
         return not isinstance(stage, Gate) or self._allows(k, stage, own_rows)
 
     def result(self) -> StepCoefficients:
         """All that the stages added."""
         both = zip(self._distinct, self._branches, strict=True)
-        full = [row + ({},) * (len(branch.order) - len(row)) for row, branch in both]
+        full: list[Coefficients] = [(*row, *({},) * (len(branch.order) - len(row))) for row, branch in both]
         rows = CoefficientTable(full, self._rows.row_of_leaf)
         scalars, kept = tuple(self._scalars), tuple(self._kept)
         return StepCoefficients(

@@ -25,16 +25,24 @@ class Kind(NamedTuple):
     """By how many steps the parameters' own counts lag behind the optimizer's."""
 
 
+class _Part(NamedTuple):
+    """Where the coefficients of a stage stand, and of what they are."""
+
+    row: int
+    place: int
+    overrides: Mapping[str, Hyper]
+    lag: int
+
+
 class _OfStage(NamedTuple):
     """What there is to do for one stage."""
 
     stage: int
-    measures: Sequence[tuple[str, int, Sequence[Coefficients]]]
-    """What is measured: its name, its place in the program, and what to fill each row with up to there."""
+    measures: Sequence[tuple[str, int]]
+    """What is measured: its name, and its place in the program."""
     keeps: bool
     """Whether the stage keeps numbers from step to step."""
-    rows: Sequence[tuple[int, Coefficients, Mapping[str, Hyper], int]]
-    """The rows that it is in: the row's number, what to fill it with up to the stage, overrides, and the lag."""
+    parts: Sequence[_Part]
 
 
 class PlannedRows:
@@ -45,30 +53,17 @@ class PlannedRows:
 
     def __init__(self, stages: Sequence[Stage], kinds: Sequence[Kind], row_of_leaf: Sequence[int]) -> None:
         self._row_of_leaf = row_of_leaf
-        self.measures = False
-        """Whether anything is measured or kept."""
+        self._empty: list[list[Mapping[str, Any]]] = [[{}] * len(kind.branch.order) for kind in kinds]
         self._of_stages: list[_OfStage] = []
-        filled = [0] * len(kinds)
-
-        def fill(r: int, to: int) -> Coefficients:
-            more, filled[r] = to - filled[r], to
-            return ({},) * more
-
         for k, stage in enumerate(stages):
+            within = [(r, kind) for r, kind in enumerate(kinds) if k in kind.branch.stages]
             names = [*stage.totals, *([""] if stage.measure is not None else [])]
-            within = [r for r, kind in enumerate(kinds) if k in kind.branch.stages]
-            measures = []
-            for name in names if within else ():
-                place = kinds[within[0]].branch.places[Entry(k, name)]
-                measures.append((name or "norm", place, [fill(r, place) for r in range(len(kinds))]))
-            rows = []
-            for r in within:
-                before = fill(r, kinds[r].branch.places[Entry(k, "")])
-                rows.append((r, before, kinds[r].overrides[k], kinds[r].lag))
-                filled[r] += 1
-            self.measures |= bool(measures or stage.scalars)
-            self._of_stages.append(_OfStage(k, measures, bool(stage.scalars), rows))
-        self._ends = [fill(r, len(kind.branch.order)) for r, kind in enumerate(kinds)]
+            # What is measured of several kinds has the same place in all of their programs.
+            measures = [(name or "norm", within[0][1].branch.places[Entry(k, name)]) for name in names if within]
+            parts = [_Part(r, kind.branch.places[Entry(k, "")], kind.overrides[k], kind.lag) for r, kind in within]
+            self._of_stages.append(_OfStage(k, measures, bool(stage.scalars), parts))
+        self.measures = any(of.measures or of.keeps for of in self._of_stages)
+        """Whether anything is measured or kept."""
 
     def __call__(
         self,
@@ -81,23 +76,21 @@ class PlannedRows:
 
         None for a learning rate that is larger than some dtypes can hold.
         """
-        rows: list[Coefficients] = [()] * len(self._ends)
-        for k, measures, keeps, of_rows in self._of_stages:
+        rows: list[Any] = [*map(list.copy, self._empty)]
+        for k, measures, keeps, parts in self._of_stages:
             stage = stages[k]
             more: dict[str, Any] = {}
-            for name, place, before in measures:
-                rows = [row + empty for row, empty in zip(rows, before, strict=True)]
+            for name, place in measures:
                 assert norm is not None  # noqa: S101 - `measures` says so
                 more[name] = norm(place, CoefficientTable(rows, self._row_of_leaf))
             if keeps:
                 kept = stage._updated_scalars(step, scalars[k], more)
                 scalars = [*scalars[:k], kept, *scalars[k + 1 :]]
                 more = {**more, **kept}
-            for r, before_it, given, lag in of_rows:
+            for r, place, given, lag in parts:
                 values = stage._values(step, given)
                 rate = values.get("lr")
                 if type(rate) is float and rate > FLOAT32.largest:
                     return None
-                coefficients = stage._coefficients(step - lag, {**values, **more} if more else values)
-                rows[r] += (*before_it, coefficients)
-        return [row + end for row, end in zip(rows, self._ends, strict=True)], scalars
+                rows[r][place] = stage._coefficients(step - lag, {**values, **more} if more else values)
+        return rows, scalars

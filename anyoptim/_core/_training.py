@@ -77,7 +77,8 @@ class Training:
         def finish() -> bool:
             self.writing = True
             taken = commit() is not None
-            state.behind = behind if taken else behind - 1
+            if taken:
+                state.behind = behind
             self.writing = False
             return taken
 

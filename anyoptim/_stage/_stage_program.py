@@ -45,4 +45,4 @@ class StageProgram:
 
     def filled(self, row: Coefficients, entry: Entry) -> Coefficients:
         """The coefficients so far, up to an entry: parts that are no stage have none."""
-        return row + ({},) * (self.places[entry] - len(row))
+        return *row, *({},) * (self.places[entry] - len(row))

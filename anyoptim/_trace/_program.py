@@ -32,7 +32,7 @@ __all__ = [
 Rule = Callable[..., Any]
 """The equation of a stage: a function of a namespace, arrays and coefficients that gives new arrays."""
 
-Coefficients = tuple[Mapping[str, Any], ...]
+Coefficients = Sequence[Mapping[str, Any]]
 """The coefficients of one parameter at one step, for each part by name: floats, static options (a bool or a string),
 or 0-d arrays under a tracing transformation such as `jax.jit`."""
 

@@ -51,9 +51,9 @@ def sqrt(x: Any) -> Any:
     >>> ao.scalars.sqrt(9.0)
     3.0
     """
-    if isinstance(x, Symbol):
-        return operation("sqrt", x)
-    return math.sqrt(x) if isinstance(x, int | float) else _namespace(x).sqrt(x)
+    if isinstance(x, int | float):
+        return math.sqrt(x)
+    return operation("sqrt", x) if isinstance(x, Symbol) else _namespace(x).sqrt(x)
 
 
 def cos(x: Any) -> Any:
@@ -244,10 +244,10 @@ def one_minus_power(beta: Any, t: Any) -> Any:
     >>> ao.scalars.one_minus_power(0.5, 3)
     0.875
     """
+    if (type(beta) is float and type(t) is int) or (isinstance(beta, int | float) and isinstance(t, int)):
+        return 1 - beta**t  # asked first and most quickly, because it is so at nearly every step
     if isinstance(beta, Symbol) or isinstance(t, Symbol):
         return operation("one_minus_power", beta, t)
-    if isinstance(beta, int | float) and isinstance(t, int):
-        return 1 - beta**t
     return -expm1(t * log(beta))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import operator
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import chain, repeat
 from typing import Any, NamedTuple
@@ -57,6 +57,8 @@ class BlockedPlan(Plan):
                 self.arrays[i][1:] = slots[i] = views
                 self.alone.remove(i)
         self.laid: _Laid | None = None
+        self._forms: Sequence[tuple[np.dtype[Any], tuple[int, ...]]] = ()
+        """The dtypes and strides of the last gradients."""
         self.latest: Sequence[BoundFunction] = ()
         """The functions of the leaves at the last step."""
         self.results = [Result(leaf.p, own) for leaf, own in zip(leaves, slots, strict=True)]
@@ -120,13 +122,11 @@ class BlockedPlan(Plan):
                 return False
         return self._forbidden_ids.isdisjoint(map(id, xs))
 
-    def replay(self, xs: Sequence[Array], rows: CoefficientTable) -> Commit | None:
-        commit: Commit | None = quietly(super().replay, xs, rows)
-        return commit
-
     def gather(self, xs: Sequence[Array]) -> Sequence[NDArray]:
         views = [host_view(leaf.library, x) for leaf, x in zip(self.leaves, xs, strict=True)]
-        self._forms = [(x.dtype, x.strides) for x in views]
+        forms = [(x.dtype, x.strides) for x in views]
+        if forms != self._forms:
+            self.laid, self._forms = None, forms
         if all(x.base is None for x in views) and self._owners and self._forbidden_ids.isdisjoint(map(id, views)):
             return views
         # A step may change what another parameter's gradient reads before it is read.
@@ -158,9 +158,7 @@ class BlockedPlan(Plan):
         laid = self.laid
         if laid is None or not taken(laid.scratch):
             laid = self.laid = self._lay(self.latest, scratch())
-        alone: list[Call] = []
-        for i, place, calls in laid.alone:
-            alone += (partial(operator.setitem, place, ..., gathered[i]), *calls)
+        alone = [call for i, calls_of in laid.alone for call in calls_of(gathered[i])]
         # In loops of C, each of which, called again, goes on with what is left; scratch is given back once.
         loads = map(operator.setitem, laid.places, repeat(...), [gathered[i] for i in laid.packed])  # type: ignore[arg-type]
         todo = chain(loads, map(operator.call, chain(laid.calls, alone)))
@@ -185,11 +183,7 @@ class BlockedPlan(Plan):
             if p.size > BLOCK or p.dtype.kind == "c":
                 rest.append(i)
                 continue
-            turned = p.flags.f_contiguous and not p.flags.c_contiguous
-            p, *slots = (a.T for a in self.arrays[i]) if turned else (p, *slots)
-            bound = functions[i]
-            (x,) = temporary.arrays(bound.dtype, 1, 0, p.shape, "x")
-            alone.append((i, x.T if turned else x, bound.cast(temporary, p, x, *slots)))
+            alone.append((i, _reader(functions[i], temporary, self._forms[i][0], p, slots)))
         calls = [call for pack in self.packs for call in pack.calls(functions, temporary)]
         packed = [i for pack in self.packs for i in pack.leaves]
         places = [place for pack in self.packs for place in pack.gradients]
@@ -239,10 +233,33 @@ class _Laid(NamedTuple):
     """Where the gradients of these are to be copied."""
     calls: Sequence[Call]
     """What is to be called then."""
-    alone: Sequence[tuple[int, NDArray, Sequence[Call]]]
-    """The leaves of at most one block, each with the place for its gradient, and what is to be called then."""
+    alone: Sequence[tuple[int, Callable[[NDArray], Sequence[Call]]]]
+    """The leaves of at most one block, each with a function from its gradient to what is to be called."""
     rest: Sequence[int]
     """The leaves that are larger, or complex."""
+
+
+def _reader(
+    bound: BoundFunction, temporary: Scratch, dtype: np.dtype[Any], p: NDArray, slots: Arrays
+) -> Callable[[NDArray], Sequence[Call]]:
+    """A function from a gradient of a dtype to the calls for it, of which those that don't read it lie ready."""
+    turned = _turned(p)
+    p, *slots = (a.T for a in (p, *slots)) if turned else (p, *slots)
+    stand_in = np.broadcast_to(np.empty((), dtype), p.shape)
+    laid: Sequence[Any] = bound.cast(temporary, p, stand_in, *slots)
+    readers = [(n, call) for n, call in enumerate(laid) if any(a is stand_in for a in call.args)]
+
+    def calls_of(gradient: NDArray) -> Sequence[Call]:
+        x, calls = gradient.T if turned else gradient, [*laid]
+        for n, call in readers:
+            calls[n] = partial(call.func, *[x if a is stand_in else a for a in call.args], **call.keywords)
+        return calls
+
+    return calls_of
+
+
+def _turned(p: NDArray) -> bool:
+    return p.flags.f_contiguous and not p.flags.c_contiguous
 
 
 def _block(room: Scratch, bound: BoundFunction, *block: NDArray) -> Sequence[Call]:
@@ -257,7 +274,7 @@ def _blocks(leaf: Arrays, x: NDArray) -> Iterator[Arrays]:
         yield from _blocks([a.imag for a in leaf], x.imag)
         return
     arrays = [p, x, *slots]
-    if p.flags.f_contiguous and not p.flags.c_contiguous:
+    if _turned(p):
         arrays = [a.T for a in arrays]
     if all(a.flags.c_contiguous for a in arrays):
         arrays = [a.reshape(-1) for a in arrays]
