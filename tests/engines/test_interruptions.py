@@ -17,10 +17,9 @@ import pytest
 
 import anyoptim as ao
 from anyoptim._engines.blocked import _plan as blocked
-from anyoptim._engines.blocked import _scratch
 from tests.support import shim
 from tests.support.internals import completed as _completed
-from tests.support.internals import library
+from tests.support.internals import library, scratch
 from tests.support.internals import threads as _threads
 from tests.support.interruptions import InterruptionError, interrupted, places
 from tests.support.libraries import ENGINES, Library, same_bits
@@ -286,7 +285,7 @@ def test_memory_runs_out(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
         return original(*arguments, **options)
 
     for number in range(20):
-        monkeypatch.setattr(_scratch, "_free", deque())  # what is kept from step to step
+        monkeypatch.setattr(scratch, "_free", deque())  # what is kept from step to step
         left = number
 
         def without_memory(update: Callable[[], object]) -> None:

@@ -15,6 +15,7 @@ from anyoptim._engines.cuda._elements import ELEMENTS
 from anyoptim._engines.cuda._source import coefficients
 from anyoptim._machine import _completed as completed
 from anyoptim._machine import _disk_cache as disk_cache
+from anyoptim._machine import _scratch as scratch
 from anyoptim._machine import _threads as threads
 from anyoptim._trace import _reduction as reduction
 from anyoptim._trace._coefficients import rows_of
@@ -59,6 +60,7 @@ __all__ = [
     "reduction",
     "replacing",
     "rows_of",
+    "scratch",
     "static_options",
     "symbol",
     "threads",

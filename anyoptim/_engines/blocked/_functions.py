@@ -11,8 +11,8 @@ import numpy as np
 from numpy._core import umath
 
 from anyoptim._engines._base import NDArray
-from anyoptim._engines.blocked._scratch import Scratch
 from anyoptim._engines.blocked._source import UFUNCS, BlockSource, blocked, blocked_measure
+from anyoptim._machine._scratch import Scratch
 from anyoptim._machine._threads import Call, run
 from anyoptim._trace._expressions import Scalars
 from anyoptim._trace._graph import trace, trace_measure

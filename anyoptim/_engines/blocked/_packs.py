@@ -12,7 +12,7 @@ import numpy as np
 
 from anyoptim._engines._base import Leaf, NDArray
 from anyoptim._engines.blocked._functions import BoundFunction
-from anyoptim._engines.blocked._scratch import Scratch
+from anyoptim._machine._scratch import Scratch
 from anyoptim._machine._threads import Call
 
 __all__ = ["Pack", "packs"]

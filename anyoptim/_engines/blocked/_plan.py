@@ -18,9 +18,9 @@ from anyoptim._arrays._quiet import quietly
 from anyoptim._engines._base import Commit, Leaf, NDArray, Plan, Result, Written, host_view, real
 from anyoptim._engines.blocked._functions import BoundFunction, block_function
 from anyoptim._engines.blocked._packs import packs
-from anyoptim._engines.blocked._scratch import Scratch, give, scratch, taken
 from anyoptim._engines.blocked._tiles import add_up, tiles
 from anyoptim._machine import _threads
+from anyoptim._machine._scratch import Scratch, give, scratch, taken
 from anyoptim._machine._threads import Call, Pieces
 from anyoptim._trace._coefficients import CoefficientTable, Replay
 from anyoptim._trace._program import Coefficients, Program, all_floats, static_options

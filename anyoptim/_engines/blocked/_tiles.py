@@ -10,7 +10,7 @@ import numpy as np
 from anyoptim._arrays._quiet import quiet
 from anyoptim._engines._base import NDArray
 from anyoptim._engines.blocked._functions import BoundFunction
-from anyoptim._engines.blocked._scratch import scratch
+from anyoptim._machine._scratch import scratch
 from anyoptim._trace._reduction import BLOCK
 
 __all__ = ["add_up", "tiles"]

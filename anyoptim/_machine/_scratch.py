@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from anyoptim._arrays import host_memory
-from anyoptim._engines._base import NDArray
 
 __all__ = ["MOST", "Scratch", "give", "scratch", "taken"]
+
+NDArray = np.ndarray[Any, Any]
 
 MOST = 1 << 16
 """The most elements of a scratch array."""
