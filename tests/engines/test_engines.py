@@ -362,7 +362,7 @@ def test_slots_that_are_called_like_what_is_generated(engine: str) -> None:
             new = [s + x for s in slots_and_c[:-1]]
             return sum(new[1:], start=new[0]), *new
 
-    assert {"n", "b", "i", "leaf"} <= {*Named.slots}
+    assert {"n", "k", "i", "leaf"} <= {*Named.slots}
     results = []
     for each in (engine, "portable"):
         p, x = np.arange(3000.0), np.linspace(-1, 1, 3000)

@@ -59,11 +59,15 @@ def loop(graph: Graph, dtype: str) -> Loop:
 
 
 def loop_measure(graph: Graph, dtype: str) -> Loop:
-    """The block sums of squares of what is measured; all arrays are read."""
+    """The block sums of squares of what is measured; all arrays are read.
+
+    Every block has arrays of its own, whose indices begin at 0: Numba must take other ones for negative, and LLVM would
+    use no SIMD.
+    """
     writer = _LoopWriter(graph, "measure", dtype)
-    stores = [f"_a = float64({writer.value(graph.outputs[0])})", "_block[_i - _b] = _a * _a"]
+    stores = [f"_a = float64({writer.value(graph.outputs[0])})", "_block[_i] = _a * _a"]
     signature = f"void({_TABLES}, float64[::1], int64, int64)"
-    return writer.module("pointer", signature, _MEASURE, stores)
+    return writer.module("halved, pointer", signature, _MEASURE, stores)
 
 
 _HEAD = """\
@@ -93,23 +97,15 @@ _MEASURE = """\
 def {name}(_leaves, _chunks, _which, _coefficients, _sums, _first, _last):
     _block = empty({block}, float64)
     for _c in range(_first, _last):
-        _leaf, _begin, _n, _at = _chunks[_c]
+        _leaf, _start, _length, _at = _chunks[_c]
         {coefficients}
-        {arrays}
-        for _b in range(0, _n, {block}):
-            _end = min(_b + {block}, _n)
-            for _i in range(_b, _end):
+        for _k in range(0, _length, {block}):
+            _begin = _start + _k
+            _n = min({block}, _length - _k)
+            {arrays}
+            for _i in range(_n):
                 {body}
-            _half = {block}
-            while _half // 2 >= _end - _b and _half > 1:
-                _half //= 2
-            for _i in range(_end - _b, _half):
-                _block[_i] = 0.0
-            while _half > 1:
-                _half //= 2
-                for _i in range(_half):
-                    _block[_i] += _block[_half + _i]
-            _sums[_at + _b // {block}] = _block[0]
+            _sums[_at + _k // {block}] = halved(_block, _n)
 """
 
 
