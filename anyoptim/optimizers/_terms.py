@@ -7,7 +7,6 @@ from typing import Any
 from anyoptim._arrays import Array
 
 __all__ = [
-    "betas",
     "decayed",
     "decoupled",
     "inside",
@@ -28,25 +27,20 @@ def squarable(xp: Any, x: Array, share: float = 1.0) -> Array:
     return xp.bound(x, share * xp.sqrt(xp.largest(x)))
 
 
-def mean(m: Array, x: Array, *, a: float, b: float) -> Array:
-    """`b*m + a*x` with a = 1 - b: `m + a*(x - m)` would lose a small x where b is near 0."""
-    return b * m + a * x
+def mean(m: Array, x: Array, beta: Any) -> Array:
+    """The mean of x that keeps a share beta: `m + (1-beta)*(x - m)` would lose a small x where beta is near 0."""
+    return beta * m + (1 - beta) * x
 
 
-def mean_square(xp: Any, v: Array, x: Array, *, a: float, b: float) -> Array:
-    """`b*v + (a*x)*x`, in torch's order, which overflows later than `a*(x*x)`; at most the largest finite number."""
-    return xp.bound(b * v + (a * x) * x, xp.largest(v))
-
-
-def betas(hyper: Any) -> dict[str, Any]:
-    """The coefficients of `moments`."""
-    return {"a1": 1 - hyper.beta1, "b1": hyper.beta1, "a2": 1 - hyper.beta2, "b2": hyper.beta2}
+def mean_square(xp: Any, v: Array, x: Array, beta: Any) -> Array:
+    """The same of x*x, in torch's order, which overflows later than others; at most the largest finite number."""
+    return xp.bound(beta * v + ((1 - beta) * x) * x, xp.largest(v))
 
 
 def moments(xp: Any, x: Array, m: Array, v: Array, c: Any) -> tuple[Array, Array, Array]:
     """The part of x that `mean_square` can take, the new m and the new v."""
-    x = squarable(xp, x, 1 / xp.sqrt(c.a2))
-    return x, mean(m, x, a=c.a1, b=c.b1), mean_square(xp, v, x, a=c.a2, b=c.b2)
+    x = squarable(xp, x, 1 / xp.sqrt(1 - c.beta2))
+    return x, mean(m, x, c.beta1), mean_square(xp, v, x, c.beta2)
 
 
 def unless_zero(**hyperparameters: Any) -> dict[str, Any]:

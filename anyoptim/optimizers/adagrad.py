@@ -104,12 +104,12 @@ class RMSProp(Optimizer):
 
     @staticmethod
     def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
-        return {"lr": hyper.lr, "rho": hyper.rho, "new": 1 - hyper.rho, "eps": hyper.eps, **inside(hyper.eps_root)}
+        return {"lr": hyper.lr, "rho": hyper.rho, "eps": hyper.eps, **inside(hyper.eps_root)}
 
     @staticmethod
     def rule(xp: Any, p: Array, x: Array, h: Array, c: Any) -> tuple[Array, ...]:
-        x = squarable(xp, x, 1 / xp.sqrt(c.new))
-        h = mean_square(xp, h, x, a=c.new, b=c.rho)
+        x = squarable(xp, x, 1 / xp.sqrt(1 - c.rho))
+        h = mean_square(xp, h, x, c.rho)
         return c.lr * x / (root(xp, h, c) + c.eps), h
 
 
@@ -150,9 +150,9 @@ class CenteredRMSProp(RMSProp):
     @staticmethod
     def means(xp: Any, x: Array, s: Array, m: Array, c: Any) -> tuple[Array, Array, Array]:
         """The part of x that can be squared, the new variance, the new mean."""
-        x = squarable(xp, x, 0.5 / xp.sqrt(c.new))
+        x = squarable(xp, x, 0.5 / xp.sqrt(1 - c.rho))
         d = x - m
-        return x, c.rho * xp.bound(s + (c.new * d) * d, xp.largest(s)), mean(m, x, a=c.new, b=c.rho)
+        return x, c.rho * xp.bound(s + ((1 - c.rho) * d) * d, xp.largest(s)), mean(m, x, c.rho)
 
 
 class AdaDelta(Optimizer):
@@ -185,13 +185,9 @@ class AdaDelta(Optimizer):
     slots = ("h", "s")
 
     @staticmethod
-    def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
-        return {"lr": hyper.lr, "rho": hyper.rho, "new": 1 - hyper.rho, "eps": hyper.eps}
-
-    @staticmethod
     def rule(xp: Any, p: Array, x: Array, h: Array, s: Array, c: Any) -> tuple[Array, ...]:
-        x = squarable(xp, x, 1 / xp.sqrt(c.new))
-        h = mean_square(xp, h, x, a=c.new, b=c.rho)
+        x = squarable(xp, x, 1 / xp.sqrt(1 - c.rho))
+        h = mean_square(xp, h, x, c.rho)
         d = xp.sqrt(s + c.eps) / xp.sqrt(h + c.eps) * x
-        s = mean_square(xp, s, d, a=c.new, b=c.rho)
+        s = mean_square(xp, s, d, c.rho)
         return c.lr * d, h, s

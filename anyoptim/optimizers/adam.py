@@ -8,7 +8,7 @@ from anyoptim._arrays import Array
 from anyoptim._core._optimizer import Optimizer
 from anyoptim._trace._hyperparameters import KW_ONLY, Fraction, Nonnegative
 from anyoptim._trace._scalars import one_minus_power, sqrt, where
-from anyoptim.optimizers._terms import betas, decayed, decoupled, inside, moments, root, squarable
+from anyoptim.optimizers._terms import decayed, decoupled, inside, moments, root, squarable
 
 __all__ = ["AMSGrad", "Adam", "AdamW", "CorrectedAMSGrad"]
 
@@ -95,7 +95,8 @@ def _means(xp: Any, x: Array, m: Array, v: Array, c: Any) -> tuple[Array, Array]
     table = m + c.a1 * (g - m), v + c.a2 * (g * g - v)
     if not hasattr(c, "b1"):
         return table
-    weighted = moments(xp, x, m, v, c)[1:]
+    x = squarable(xp, x, 1 / xp.sqrt(c.a2))
+    weighted = c.b1 * m + c.a1 * x, xp.bound(c.b2 * v + (c.a2 * x) * x, xp.largest(v))
     if not hasattr(c, "form"):
         return weighted
     float64 = xp.largest(x) > 1e300
@@ -224,7 +225,8 @@ class CorrectedAMSGrad(Optimizer):
     def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
         return {
             "lr_t": hyper.lr / one_minus_power(hyper.beta1, t),
-            **betas(hyper),
+            "beta1": hyper.beta1,
+            "beta2": hyper.beta2,
             "correction": 1 / one_minus_power(hyper.beta2, t),
             "eps": hyper.eps,
             **inside(hyper.eps_root),

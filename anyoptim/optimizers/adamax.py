@@ -50,12 +50,11 @@ class Adamax(Optimizer):
 
     @staticmethod
     def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
-        lr_t = hyper.lr / one_minus_power(hyper.beta1, t)
-        means = {"a1": 1 - hyper.beta1, "b1": hyper.beta1, "beta2": hyper.beta2}
-        return {"lr_t": lr_t, **means, "eps": hyper.eps, "eps_max": hyper.eps_max}
+        lr_t, eps = hyper.lr / one_minus_power(hyper.beta1, t), {"eps": hyper.eps, "eps_max": hyper.eps_max}
+        return {"lr_t": lr_t, "beta1": hyper.beta1, "beta2": hyper.beta2, **eps}
 
     @staticmethod
     def rule(xp: Any, p: Array, x: Array, m: Array, u: Array, c: Any) -> tuple[Array, ...]:
-        m = mean(m, x, a=c.a1, b=c.b1)
+        m = mean(m, x, c.beta1)
         u = xp.maximum(c.beta2 * u, xp.abs(x) + c.eps_max)
         return c.lr_t * m / (u + c.eps), m, u

@@ -66,12 +66,9 @@ class Adan(Optimizer):
         return {
             "lr_m": hyper.lr * corrected / one_minus_power(beta1, t),
             "lr_v": hyper.lr * corrected * beta2 / one_minus_power(beta2, t),
-            "a1": 1 - beta1,
-            "a2": 1 - beta2,
-            "a3": 1 - beta3,
-            "b1": beta1,
-            "b2": beta2,
-            "b3": beta3,
+            "beta1": beta1,
+            "beta2": beta2,
+            "beta3": beta3,
             "ahead": beta2,
             "later": where(t == 1, 0.0, 1.0),
             "eps": corrected * hyper.eps,
@@ -82,10 +79,10 @@ class Adan(Optimizer):
 
     @staticmethod
     def rule(xp: Any, p: Array, x: Array, m: Array, v: Array, n: Array, h: Array, c: Any) -> tuple[Array, ...]:
-        x = squarable(xp, x, 0.25 / xp.sqrt(c.a3))
+        x = squarable(xp, x, 0.25 / xp.sqrt(1 - c.beta3))
         d = c.later * (x - h)
-        m = mean(m, x, a=c.a1, b=c.b1)
-        v = mean(v, d, a=c.a2, b=c.b2)
-        n = mean_square(xp, n, x + c.ahead * d, a=c.a3, b=c.b3)
+        m = mean(m, x, c.beta1)
+        v = mean(v, d, c.beta2)
+        n = mean_square(xp, n, x + c.ahead * d, c.beta3)
         step = (c.lr_m * m + c.lr_v * v) / (root(xp, n, c) + c.eps)
         return c.shrink * (step + c.decay * p), m, v, n, x

@@ -8,7 +8,7 @@ from anyoptim._arrays import Array
 from anyoptim._core._optimizer import Optimizer
 from anyoptim._trace._hyperparameters import KW_ONLY, Fraction, Nonnegative, nonnegative
 from anyoptim._trace._scalars import one_minus_power, sqrt
-from anyoptim.optimizers._terms import betas, mean, mean_square, squarable
+from anyoptim.optimizers._terms import mean, mean_square, squarable
 
 __all__ = ["AdaBelief", "CorrectedYogi", "Yogi"]
 
@@ -53,7 +53,8 @@ class AdaBelief(Optimizer):
         corrected = sqrt(one_minus_power(hyper.beta2, t))
         return {
             "lr_t": hyper.lr * corrected / one_minus_power(hyper.beta1, t),
-            **betas(hyper),
+            "beta1": hyper.beta1,
+            "beta2": hyper.beta2,
             "eps": corrected * hyper.eps,
             "eps_root": hyper.eps_root,
         }
@@ -66,9 +67,9 @@ class AdaBelief(Optimizer):
     @staticmethod
     def means(xp: Any, x: Array, m: Array, s: Array, c: Any) -> tuple[Array, Array, Array]:
         """The part of x that can be squared, the new mean and the new variance."""
-        x = squarable(xp, x, 0.5 / xp.sqrt(c.a2))
-        m = mean(m, x, a=c.a1, b=c.b1)
-        return x, m, mean_square(xp, s, x - m, a=c.a2, b=c.b2) + c.eps_root
+        x = squarable(xp, x, 0.5 / xp.sqrt(1 - c.beta2))
+        m = mean(m, x, c.beta1)
+        return x, m, mean_square(xp, s, x - m, c.beta2) + c.eps_root
 
 
 class Yogi(Optimizer):
@@ -113,14 +114,14 @@ class Yogi(Optimizer):
 
     @staticmethod
     def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
-        return {"lr_t": hyper.lr, "a1": 1 - hyper.beta1, "b1": hyper.beta1, "a2": 1 - hyper.beta2, "eps": hyper.eps}
+        return {"lr_t": hyper.lr, "beta1": hyper.beta1, "beta2": hyper.beta2, "eps": hyper.eps}
 
     @staticmethod
     def rule(xp: Any, p: Array, x: Array, m: Array, v: Array, c: Any) -> tuple[Array, ...]:
         x = squarable(xp, x, 0.5)  # v may be larger than the square that it moves towards
-        m = mean(m, x, a=c.a1, b=c.b1)
+        m = mean(m, x, c.beta1)
         square = x * x
-        v = v - c.a2 * (xp.sign(v - square) * square)
+        v = v - (1 - c.beta2) * (xp.sign(v - square) * square)
         return c.lr_t * m / (xp.sqrt(v) + c.eps), m, v
 
 

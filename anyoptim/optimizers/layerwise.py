@@ -10,7 +10,7 @@ from anyoptim._core._optimizer import Optimizer
 from anyoptim._stage._stage import Stage, itself, parameter
 from anyoptim._trace._hyperparameters import KW_ONLY, Fraction, Nonnegative, Positive
 from anyoptim._trace._scalars import one_minus_power, sqrt, trust_ratio, where
-from anyoptim.optimizers._terms import betas, moments
+from anyoptim.optimizers._terms import moments
 
 __all__ = ["LAMB", "LARS"]
 
@@ -76,12 +76,12 @@ class _Direction(Optimizer):
     def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
         root = sqrt(one_minus_power(hyper.beta2, t))
         scale = root / one_minus_power(hyper.beta1, t)
-        return {"scale": scale, **betas(hyper), "eps": hyper.eps * root, "decay": hyper.weight_decay}
+        return {**vars(hyper), "scale": scale, "eps": hyper.eps * root}
 
     @staticmethod
     def rule(xp: Any, p: Array, x: Array, m: Array, v: Array, c: Any) -> tuple[Array, ...]:
         _, m, v = moments(xp, x, m, v, c)
-        return c.scale * m / (xp.sqrt(v) + c.eps) + c.decay * p, m, v
+        return c.scale * m / (xp.sqrt(v) + c.eps) + c.weight_decay * p, m, v
 
 
 class _Length(Stage):

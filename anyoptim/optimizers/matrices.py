@@ -151,11 +151,11 @@ class Adafactor(Optimizer):
         x, least = summable(xp, x), getattr(c, "least", None)
         squares = x * x + c.eps
         if x.ndim < 2:
-            v = mean(v, squares, a=c.new, b=1 - c.new)
+            v = (1 - c.new) * v + c.new * squares
             root = xp.sqrt(v)
         else:
-            row = mean(row, xp.mean(squares, axis=-1), a=c.new, b=1 - c.new)
-            column = mean(column, xp.mean(squares, axis=-2), a=c.new, b=1 - c.new)
+            row = (1 - c.new) * row + c.new * xp.mean(squares, axis=-1)
+            column = (1 - c.new) * column + c.new * xp.mean(squares, axis=-2)
             of_row = xp.sqrt(row / at_least(xp, xp.mean(row, axis=-1, keepdims=True), least))
             root = xp.expand_dims(of_row, axis=-1) * xp.expand_dims(xp.sqrt(column), axis=-2)
         # Of a small gradient beside a huge one the root may underflow.
@@ -232,7 +232,7 @@ class Muon(Optimizer):
 
     @staticmethod
     def rule(xp: Any, p: Array, x: Array, m: Array, c: Any) -> tuple[Array, ...]:
-        m = mean(m, x, a=1 - c.momentum, b=c.momentum)
+        m = mean(m, x, c.momentum)
         n = c.ahead * (1 - c.momentum)
         u = _matrix(xp, n * x + (1 - n) * m)
         rows, columns = u.shape

@@ -9,7 +9,7 @@ from anyoptim._arrays import Array
 from anyoptim._core._optimizer import Optimizer
 from anyoptim._trace._hyperparameters import KW_ONLY, Domain, Fraction, Hyper, Nonnegative
 from anyoptim._trace._scalars import expm1, following, log, one_minus_power, sqrt
-from anyoptim.optimizers._terms import betas, decayed, decoupled, inside, moments, root
+from anyoptim.optimizers._terms import decayed, decoupled, inside, moments, root
 
 __all__ = ["NAdam"]
 
@@ -74,7 +74,8 @@ class NAdam(Optimizer):
         return {
             "lr_m": hyper.lr * corrected * ahead / (1 - ahead + ahead * left),
             "lr_g": hyper.lr * corrected * (1 - mu) / left,
-            **betas(hyper),
+            "beta1": hyper.beta1,
+            "beta2": hyper.beta2,
             "eps": corrected * hyper.eps,
             **inside(hyper.eps_root, c2),
             **decoupled(hyper),

@@ -8,7 +8,7 @@ from anyoptim._arrays import Array
 from anyoptim._core._optimizer import Optimizer
 from anyoptim._trace._hyperparameters import KW_ONLY, Fraction, Nonnegative, Positive
 from anyoptim._trace._scalars import sqrt, where
-from anyoptim.optimizers._terms import mean_square, squarable
+from anyoptim.optimizers._terms import squarable
 
 __all__ = ["Prodigy"]
 
@@ -105,6 +105,6 @@ class Prodigy(Optimizer):
     def rule(xp: Any, p: Array, x: Array, m: Array, v: Array, s: Array, start: Array, c: Any) -> tuple[Array, ...]:
         x = squarable(xp, x)
         m = c.b1 * m + c.n1 * x
-        v = mean_square(xp, v, x, a=c.n2, b=c.b2)
+        v = xp.bound(c.b2 * v + (c.n2 * x) * x, xp.largest(v))
         s = c.kept * s + c.ns * x
         return c.rate * (m / (xp.sqrt(v) + c.eps) + c.decay * p), m, v, s, start

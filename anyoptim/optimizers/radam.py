@@ -8,7 +8,7 @@ from anyoptim._arrays import Array
 from anyoptim._core._optimizer import Optimizer
 from anyoptim._trace._hyperparameters import KW_ONLY, Fraction, Nonnegative
 from anyoptim._trace._scalars import log, one_minus_power, sqrt, where
-from anyoptim.optimizers._terms import betas, decayed, decoupled, inside, moments, root
+from anyoptim.optimizers._terms import decayed, decoupled, inside, moments, root
 
 __all__ = ["RAdam"]
 
@@ -73,7 +73,8 @@ class RAdam(Optimizer):
         r = sqrt((rho - 4) * (rho - 2) * rho_inf / ((rho_inf - 4) * (rho_inf - 2) * rho))
         return {
             "lr_t": hyper.lr * where(enough, r * corrected, 1.0) / one_minus_power(hyper.beta1, t),
-            **betas(hyper),
+            "beta1": hyper.beta1,
+            "beta2": hyper.beta2,
             "trust": where(enough, 1.0, 0.0),
             "eps": where(enough, hyper.eps + corrected * hyper.eps_corrected, 1.0),
             **inside(hyper.eps_root, c2),

@@ -122,8 +122,7 @@ class ScheduleFreeAdamW(Optimizer):
     def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
         return {
             "rate": hyper.lr * sqrt(one_minus_power(hyper.beta2, t)),
-            "a2": 1 - hyper.beta2,
-            "b2": hyper.beta2,
+            "beta2": hyper.beta2,
             "eps": hyper.eps,
             "share": hyper.share,
             "along": 1 - hyper.beta * (1 - hyper.share),
@@ -132,8 +131,8 @@ class ScheduleFreeAdamW(Optimizer):
 
     @staticmethod
     def rule(xp: Any, p: Array, x: Array, z: Array, v: Array, c: Any) -> tuple[Array, ...]:
-        x = squarable(xp, x, 1 / xp.sqrt(c.a2))
-        v = mean_square(xp, v, x, a=c.a2, b=c.b2)
+        x = squarable(xp, x, 1 / xp.sqrt(1 - c.beta2))
+        v = mean_square(xp, v, x, c.beta2)
         d = c.rate * (x / (xp.sqrt(v) + c.eps) + c.decay * p)
         return c.share * (p - z) + c.along * d, z - d, v
 

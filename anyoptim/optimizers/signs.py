@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final
 from anyoptim._arrays import Array
 from anyoptim._core._optimizer import Optimizer
 from anyoptim._trace._hyperparameters import KW_ONLY, Domain, Fraction, Hyper, Nonnegative, nonnegative
-from anyoptim.optimizers._terms import decayed, decoupled
+from anyoptim.optimizers._terms import decayed, decoupled, mean
 
 __all__ = ["Growth", "Lion", "Rprop", "Signum"]
 
@@ -46,12 +46,8 @@ class Signum(Optimizer):
     slots = ("m",)
 
     @staticmethod
-    def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
-        return {"lr": hyper.lr, "momentum": hyper.momentum, "new": 1 - hyper.momentum}
-
-    @staticmethod
     def rule(xp: Any, p: Array, x: Array, m: Array, c: Any) -> tuple[Array, ...]:
-        m = c.momentum * m + c.new * x
+        m = mean(m, x, c.momentum)
         return c.lr * xp.sign(m), m
 
 
@@ -91,14 +87,12 @@ class Lion(Optimizer):
 
     @staticmethod
     def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
-        beta1, beta2 = hyper.beta1, hyper.beta2
-        means = {"beta1": beta1, "a1": 1 - beta1, "beta2": beta2, "a2": 1 - beta2}
-        return {"lr": hyper.lr, **means, **decoupled(hyper)}
+        return {"lr": hyper.lr, "beta1": hyper.beta1, "beta2": hyper.beta2, **decoupled(hyper)}
 
     @staticmethod
     def rule(xp: Any, p: Array, x: Array, m: Array, c: Any) -> tuple[Array, ...]:
-        step = c.lr * xp.sign(c.beta1 * m + c.a1 * x)
-        m = c.beta2 * m + c.a2 * x
+        step = c.lr * xp.sign(mean(m, x, c.beta1))
+        m = mean(m, x, c.beta2)
         return decayed(p, step, c), m
 
 

@@ -20,6 +20,8 @@ MODULES = {
 }
 FLOORS = 9
 """The longest way down from a room, within the package or within a room."""
+METHOD_LINES = 2090
+"""What the methods of today have; 1,900 would be enough."""
 
 
 def _imported(name: str) -> Iterator[str]:
@@ -83,6 +85,22 @@ def test_no_room_is_too_large() -> None:
         lines = path.read_text(encoding="utf-8").splitlines()
         sizes[path.relative_to(ROOT).parts[0]] += sum(not line.lstrip().startswith((">>> ", "... ")) for line in lines)
     assert {room: n for room, n in sizes.items() if n > 4000 and room != "compat"} == {}
+
+
+def _examples(node: ast.AST) -> int:
+    """The lines of examples in the docstring of a module, a class or a function: each up to the next empty line."""
+    if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+        return 0
+    blocks = (ast.get_docstring(node) or "").split("\n\n")
+    return sum(len(block.strip().splitlines()) for block in blocks if block.lstrip().startswith(">>>"))
+
+
+def test_methods_are_short() -> None:
+    """So many lines for 34 methods, with what they share, and as many for each more. Examples do not count."""
+    texts = [path.read_text(encoding="utf-8") for path in (ROOT / "optimizers").glob("*.py")]
+    examples = sum(_examples(node) for text in texts for node in ast.walk(ast.parse(text)))
+    lines = sum(len(text.splitlines()) for text in texts) - examples
+    assert lines * 34 <= METHOD_LINES * len(ao.optimizers.__all__)
 
 
 def test_rooms_know_what_the_page_says() -> None:

@@ -89,7 +89,7 @@ METHODS: Mapping[str, Row] = {
         torch="optim.RMSprop",
         optax="rmsprop",
         keras="optimizers.RMSprop",
-        letters="lr rho new eps h",
+        letters="lr rho eps h",
         reached=(run(0.000918, cosine=0.1), run(0.0626, lr=0.005), run(0.000944, lr=0.1)),
     ),
     "CenteredRMSProp": Row(
@@ -97,7 +97,7 @@ METHODS: Mapping[str, Row] = {
         torch="optim.RMSprop(centered)",
         optax="rmsprop(centered)",
         keras="optimizers.RMSprop(centered)",
-        letters="lr rho new eps s m",
+        letters="lr rho eps s m",
         reached=(run(0.000919, cosine=0.1), run(0.0294, cosine=0.02), run(0.000941, lr=0.1)),
     ),
     "AdaDelta": Row(
@@ -105,7 +105,7 @@ METHODS: Mapping[str, Row] = {
         torch="optim.Adadelta",
         optax="adadelta",
         keras="optimizers.Adadelta",
-        letters="lr rho new eps h s",
+        letters="lr rho eps h s",
         reached=(run(0.00374, lr=5.0), run(0.028, cosine=5.0), run(0.00124, lr=20.0)),
     ),
     "Adam": Row(
@@ -126,7 +126,7 @@ METHODS: Mapping[str, Row] = {
     "CorrectedAMSGrad": Row(
         "Adam, the largest corrected v",
         optax="amsgrad",
-        letters="lr_t a1 a2 correction eps m v u",
+        letters="lr_t beta1 beta2 correction eps m v u",
         reached=(run(0.000171, lr=1.0), run(0.00368, lr=1.0), run(0.00091, lr=10.0)),
     ),
     "AdamW": Row(
@@ -142,7 +142,7 @@ METHODS: Mapping[str, Row] = {
         torch="optim.Adamax",
         optax="adamax, adamaxw",
         keras="optimizers.Adamax",
-        letters="lr_t a1 beta2 eps eps_max m u",
+        letters="lr_t beta1 beta2 eps eps_max m u",
         reached=(run(0.000196, lr=1.0), run(0.00155, lr=1.0), run(0.000965, lr=10.0)),
     ),
     "NAdam": Row(
@@ -150,50 +150,50 @@ METHODS: Mapping[str, Row] = {
         torch="optim.NAdam",
         optax="nadam, nadamw",
         keras="optimizers.Nadam",
-        letters="lr_m lr_g a1 b1 a2 b2 eps m v",
+        letters="lr_m lr_g beta1 beta2 eps m v",
         reached=(run(4.1e-05, cosine=50.0), run(0.0497, cosine=0.05), run(6.98e-05, lr=0.5)),
     ),
     "RAdam": Row(
         "Adam, rectified",
         torch="optim.RAdam",
         optax="radam",
-        letters="lr_t a1 a2 trust eps m v",
+        letters="lr_t beta1 beta2 trust eps m v",
         reached=(run(1.19e-06, lr=2.0), run(0.454, lr=0.005), run(0.000221, lr=2.0)),
     ),
     "AdaBelief": Row(
         "AdaBelief",
         optax="adabelief",
-        letters="lr_t a1 b1 a2 b2 eps eps_root m s",
+        letters="lr_t beta1 beta2 eps eps_root m s",
         reached=(run(1.48e-08, lr=0.5), run(3.55e-13, lr=0.5), run(0.000236, lr=2.0)),
     ),
     "Yogi": Row(
         "Yogi",
-        letters="lr_t a1 a2 eps m v",
+        letters="lr_t beta1 eps m v",
         reached=(run(2.05e-08, lr=0.5), run(4.18e-06, lr=0.2), run(0.000227, lr=0.5)),
     ),
     "CorrectedYogi": Row(
         "Yogi, corrected",
         optax="yogi",
-        letters="lr_t a1 a2 eps m v",
+        letters="lr_t beta1 eps m v",
         reached=(run(2.63e-08, lr=1.0), run(6.66e-10, lr=0.5), run(0.00015, lr=1.0)),
     ),
     "Adan": Row(
         "Adan",
         optax="adan",
-        letters="lr_m lr_v a1 a2 a3 b1 b2 b3 ahead later eps decay shrink m v n h",
+        letters="lr_m lr_v beta1 beta2 beta3 ahead later eps decay shrink m v n h",
         reached=(run(1.12e-05, lr=2.0), run(1.45e-07, cosine=0.05), run(0.00825, lr=5.0)),
     ),
     "Lion": Row(
         "Lion",
         optax="lion",
         keras="optimizers.Lion",
-        letters="lr beta1 a1 beta2 a2 m",
+        letters="lr beta1 beta2 m",
         reached=(run(0.000308, cosine=0.1), run(1.81e-05, cosine=0.02), run(0.00527, cosine=0.5)),
     ),
     "Signum": Row(
         "signs, with momentum",
         optax="signum, sign_sgd",
-        letters="lr momentum new m",
+        letters="lr momentum m",
         reached=(run(8.09e-06, cosine=0.1), run(0.000147, cosine=0.01), run(0.000475, lr=0.02)),
     ),
     "Rprop": Row(

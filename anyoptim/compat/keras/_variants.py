@@ -158,8 +158,7 @@ class KerasScheduleFreeAdamW(ScheduleFreeAdamW):
         corrected = sqrt(one_minus_power(hyper.beta2, t))
         return {
             "rate": hyper.lr * corrected,
-            "a2": 1 - hyper.beta2,
-            "b2": hyper.beta2,
+            "beta2": hyper.beta2,
             "eps": hyper.eps * corrected,
             "share": 1 / t,
             "along": 1 - hyper.beta * (1 - 1 / t),

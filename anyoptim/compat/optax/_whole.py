@@ -15,7 +15,6 @@ from anyoptim._core._optimizer import Optimizer
 from anyoptim._stage._stage import Stage, itself, parameter
 from anyoptim._trace._hyperparameters import Domain, Fraction, Hyper, Nonnegative, Positive
 from anyoptim._trace._scalars import following, one_minus_power, power, ratio_up_to_one, where
-from anyoptim.optimizers._terms import mean
 from anyoptim.optimizers.matrices import at_least, summable, unit
 from anyoptim.stages.layers import is_complex
 
@@ -149,11 +148,11 @@ class FactoredRMS(Optimizer):
         x = summable(xp, x)
         squares = x * x + c.eps
         if tuple(v.shape) == tuple(x.shape):
-            v = mean(v, squares, a=c.new, b=1 - c.new)
+            v = (1 - c.new) * v + c.new * squares
             return x / xp.sqrt(v), row, column, v
         d1, d0 = _longest(tuple(x.shape))
-        row = mean(row, xp.mean(squares, axis=d0), a=c.new, b=1 - c.new)
-        column = mean(column, xp.mean(squares, axis=d1), a=c.new, b=1 - c.new)
+        row = (1 - c.new) * row + c.new * xp.mean(squares, axis=d0)
+        column = (1 - c.new) * column + c.new * xp.mean(squares, axis=d1)
         of_row = xp.sqrt(row / xp.mean(row, axis=d1 - (d1 > d0), keepdims=True))
         of_column = xp.sqrt(column)
         root = xp.expand_dims(of_row, axis=d0) * xp.expand_dims(of_column, axis=d1)
