@@ -14,6 +14,7 @@ import pytest
 
 import anyoptim as ao
 from tests.support.libraries import Library
+from tests.support.xla import quick
 
 
 @dataclass
@@ -88,7 +89,7 @@ def test_the_pure_form(need: Callable[[str], Library]) -> None:
     model, grads = _model(lib.array, rng), [_model(lib.array, rng) for _ in range(3)]
     optimizer = ao.chain(ao.ClipGlobalNorm(0.5), ao.Adam(lr=0.1), ao.EMA(0.9))
     ours, state = model, optimizer.init(model)
-    jitted, carried, step = model, optimizer.init(model), jax.jit(optimizer.step)
+    jitted, carried, step = model, optimizer.init(model), quick(optimizer.step)
     plain = _plain(model)
     twin = ao.chain(ao.ClipGlobalNorm(0.5), ao.Adam(lr=0.1), ao.EMA(0.9), engine="portable")
     for g in grads:

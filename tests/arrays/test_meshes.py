@@ -13,6 +13,7 @@ import pytest
 import anyoptim as ao
 from tests.support import processes
 from tests.support.libraries import Library
+from tests.support.xla import quick
 
 MADE: dict[str, Callable[[], ao.Optimizer]] = {
     "Adam": lambda: ao.Adam(lr=0.1),
@@ -55,7 +56,6 @@ def _placed(kind: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
 def test_steps_on_a_mesh(name: str, kind: str, form: str, need: Callable[[str], Library]) -> None:
     """Norms are those of all shards, to round-off; parameters and slots keep their sharding."""
     need("jax")
-    import jax
 
     rng, put = np.random.default_rng(2), _placed(kind)
     ours, theirs = MADE[name](), MADE[name]()
@@ -67,7 +67,7 @@ def test_steps_on_a_mesh(name: str, kind: str, form: str, need: Callable[[str], 
     if name in MATRICES:
         params["columns"] = params["columns"][0]
     p = put(params)
-    step, state = (jax.jit(ours.step) if form == "jit" else ours.step), ours.init(p)
+    step, state = (quick(ours.step) if form == "jit" else ours.step), ours.init(p)
     for i in range(4):
         g = {k: a.reshape(-1)[: params[k].size].reshape(params[k].shape) for k, a in draw().items()}
         if i == 2 and name == "gates":

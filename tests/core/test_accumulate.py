@@ -16,6 +16,7 @@ import anyoptim as ao
 from tests.support import shim
 from tests.support.chains import agree, flat
 from tests.support.libraries import ENGINES, Library
+from tests.support.xla import quick
 
 NAN = float("nan")
 
@@ -141,7 +142,7 @@ def test_under_jit(name: str, library: str, need: Callable[[str], Library]) -> N
             traced.add(kind)
             return optimizer.step(p, g, state)
 
-        step, flush = jax.jit(step), jax.jit(optimizer.flush_step)
+        step, flush = quick(step), quick(optimizer.flush_step)
         p = _given(lib, q)
         state = jax.tree.map(jax.numpy.asarray, optimizer.init(p))
         for window in windows:
@@ -262,13 +263,11 @@ def test_optax_has_the_same_mean(need: Callable[[str], Library]) -> None:
     optax = pytest.importorskip("optax")
     lib = need("jax-x64")
     with lib.context():
-        import jax
-
         rng = np.random.default_rng(2)
         peer = optax.MultiSteps(optax.sgd(0.1, momentum=0.9), 4, accumulator_dtype="float64")
         ours: dict[str, Any] = {"a": rng.normal(size=3), "b": rng.normal(size=2)}
         theirs = {k: lib.asarray(a) for k, a in ours.items()}
-        state, peer_update = peer.init(theirs), jax.jit(peer.update)
+        state, peer_update = peer.init(theirs), quick(peer.update)
         optimizer = ao.chain(ao.Accumulate(4), ao.HeavyBall(0.1, momentum=0.9))
         for i in range(16):
             g = {k: rng.normal(size=a.shape) for k, a in ours.items()}

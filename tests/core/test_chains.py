@@ -17,6 +17,7 @@ import anyoptim as ao
 from tests.support.chains import APART, CHAINS, COPIES, KINDS, PLAIN, Seen, Smoothed, agree, plain, problem, run
 from tests.support.engines import Watch, blocks_of
 from tests.support.libraries import COMPOSED, ENGINES, Library, allowed, same_bits
+from tests.support.xla import quick
 
 
 def _norm(xs: Any, engine: str | None = "portable", params: Any = None) -> float:
@@ -94,14 +95,13 @@ def test_optax(name: str, need: Callable[[str], Library]) -> None:
     """50 steps agree with optax in float64, to 1e-12 as above; eps is 0, because it stands elsewhere there."""
     optax = pytest.importorskip("optax")
     lib = need("jax-x64")
-    import jax
 
     theirs, ours = OPTAX[name]
     params, grads = problem()
     with lib.context():
         their = {k: lib.asarray(a) for k, a in params.items()}
         average, transform = their, theirs(optax)
-        state, update = transform.init(their), jax.jit(transform.update)
+        state, update = transform.init(their), quick(transform.update)
         for g in grads:
             updates, state = update({k: lib.asarray(a) for k, a in g.items()}, state, their)
             their = optax.apply_updates(their, updates)
@@ -388,7 +388,6 @@ def test_jit_compiles_once(chain: str, need: Callable[[str], Library]) -> None:
     And agrees with NumPy to 1e-5: XLA contracts, and adds in float32.
     """
     lib = need("jax")
-    import jax
 
     traced = []
 
@@ -401,7 +400,7 @@ def test_jit_compiles_once(chain: str, need: Callable[[str], Library]) -> None:
 
     params, grads = problem("float32", steps=20)
     optimizer = ao.chain(Counted(), CHAINS[chain](None))
-    step = jax.jit(optimizer.step)
+    step = quick(optimizer.step)
     new: Any = {k: lib.asarray(a) for k, a in params.items()}
     state = optimizer.init(new)
     for g in grads:

@@ -10,6 +10,7 @@ import pytest
 
 import anyoptim as ao
 from tests.support.libraries import DISCOVERED, Library
+from tests.support.xla import quick
 
 LAST = 2**31 - 1
 optax, keras = ao.compat.optax, ao.compat.keras
@@ -48,7 +49,7 @@ def test_counts_stay_at_the_last(name: str, need: Callable[[str], Library]) -> N
     rng = np.random.default_rng(3)
     shapes: dict[str, tuple[int, ...]] = {"w": (3, 2), **({"b": (2,)} if name == "optax's muon" else {})}
     p, g = ({k: lib.array(rng.normal(size=shape)) for k, shape in shapes.items()} for _ in range(2))
-    step = jax.jit(optimizer.step)
+    step = quick(optimizer.step)
     first = step(p, g, optimizer.init(p))  # what is kept beside counts is that of a run
     at_last = step(first[0], g, _moved_on(first[1], LAST - 1))
     for begin in (LAST - 3, 2**31, 2**32 - 1):
@@ -88,12 +89,11 @@ SCHEDULES: dict[str, tuple[Callable[[], ao.Optimizer], float]] = {
 def test_schedules_do_not_begin_again(name: str, need: Callable[[str], Library]) -> None:
     """Also where a schedule counts several updates for each step, which pass the last count four times as early."""
     lib = need("jax")
-    import jax
 
     make, rate = SCHEDULES[name]
     optimizer = make()
     p, g = {"w": lib.array([0.0])}, {"w": lib.array([1.0])}
-    step, state = jax.jit(optimizer.step), _moved_on(optimizer.init(p), LAST - 2)
+    step, state = quick(optimizer.step), _moved_on(optimizer.init(p), LAST - 2)
     for _ in range(12):
         q, state = step(p, g, state)
         assert float(q["w"][0]) == 0 or float(q["w"][0]) == pytest.approx(-rate, rel=1e-6)
@@ -103,11 +103,10 @@ def test_schedules_do_not_begin_again(name: str, need: Callable[[str], Library])
 def test_noise_differs_from_step_to_step(need: Callable[[str], Library]) -> None:
     """The count names the draw, exactly, also where float32 would round it: as on the host."""
     lib = need("jax")
-    import jax
 
     optimizer = ao.SGLD(lr=0.5, seed=3)
     p, g = {"w": lib.array(np.zeros(4))}, {"w": lib.array(np.zeros(4))}
-    step, seen = jax.jit(optimizer.step), set()
+    step, seen = quick(optimizer.step), set()
     for n in (2**24 - 1, 2**24, 2**24 + 1, 2**24 + 2, 2**31 - 3, 2**31 - 2):
         q, _ = step(p, g, _moved_on(optimizer.init(p), n))
         host, _ = optimizer.step(p, g, _moved_on(optimizer.init(p), n))

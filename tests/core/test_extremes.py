@@ -14,6 +14,7 @@ import anyoptim as ao
 from tests.reference import textbook
 from tests.support.chains import flat
 from tests.support.libraries import DISCOVERED, ENGINES, METHODS, Library, same_bits
+from tests.support.xla import quick
 
 f = np.float32
 SHAPE = (5, 12)  # a matrix, which all methods take; its elements differ, so that few of them show what many would
@@ -282,7 +283,7 @@ def test_centered_forms_of_frameworks(need: Callable[[str], Library], how: str) 
             tx = optax.rmsprop(1e-3, centered=True, bias_correction=how == "corrected")
             ours = ao.compat.optax.rmsprop(1e-3, centered=True, bias_correction=how == "corrected")
             q = jax.numpy.zeros(20)
-            state, update = tx.init(q), jax.jit(tx.update)
+            state, update = tx.init(q), quick(tx.update)
             for g in grads[:200]:
                 u, state = update(jax.numpy.asarray(g), state, q)
                 q = q + u

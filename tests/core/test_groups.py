@@ -19,6 +19,7 @@ from tests.support import shim
 from tests.support.chains import COPIES, agree, copied_halfway, problem
 from tests.support.engines import Watch
 from tests.support.libraries import ENGINES, Library, same_bits
+from tests.support.xla import quick
 
 
 def _takes(pattern: list[str], keys: list[str]) -> bool:
@@ -475,7 +476,6 @@ def test_values_that_move_compile_nothing(engine: str, monkeypatch: pytest.Monke
 def test_under_jit(need: Callable[[str], Library]) -> None:
     """Traced once; groups and a traced value of one."""
     lib = need("jax")
-    import jax
 
     params, grads = problem("float32", steps=8)
     traces = []
@@ -485,7 +485,7 @@ def test_under_jit(need: Callable[[str], Library]) -> None:
         given = ao.groups({"b": {"lr": lr}, "s": None, ...: {}})
         return ao.chain(ao.ClipGlobalNorm(1.0), ao.Adam(lr=0.1), given).step(p, g, state)
 
-    step = jax.jit(step)
+    step = quick(step)
     p: Any = {k: lib.asarray(a) for k, a in params.items()}
     rates = [0.5 / (i + 1) for i in range(8)]
     given = ao.groups({"b": {"lr": 0.5}, "s": None, ...: {}})

@@ -12,6 +12,7 @@ import anyoptim as ao
 from anyoptim.random import philox4x32
 from tests.support.chains import CHAINS
 from tests.support.libraries import COMPOSED, DISCOVERED, WHOLE, Library
+from tests.support.xla import quick
 
 MADE: dict[str, Callable[[], ao.Optimizer]] = {
     **{name: method for name, method in DISCOVERED.items() if name not in COMPOSED},
@@ -61,7 +62,7 @@ def _scanned(optimizer: ao.Optimizer) -> tuple[Any, list[int]]:
         params, state = optimizer.step(carry[0], g, carry[1])
         return (params, state), params
 
-    return jax.jit(lambda p, s, gs: jax.lax.scan(body, (p, s), gs)), traces
+    return quick(lambda p, s, gs: jax.lax.scan(body, (p, s), gs)), traces
 
 
 WIDE = ["Adam", *(name for name, make in MADE.items() if any(stage.scalars for stage in make().stages))]
@@ -155,7 +156,7 @@ def test_an_ensemble_under_vmap(name: str, need: Callable[[str], Library]) -> No
     optimizer = MADE[name]()
     state = jax.vmap(optimizer.init)(stacked)
     kinds = jax.tree.map(jax.typeof, (stacked, state))
-    step, eager = jax.jit(jax.vmap(optimizer.step)), None
+    step, eager = quick(jax.vmap(optimizer.step)), None
     for i in range(8):
         g = {k: lib.asarray(np.stack([gs[k][i] for _, gs in members])) for k in stacked}
         # The tracers of vmap are the same without jit: a method and a chain with numbers and a gate show it.
@@ -189,7 +190,7 @@ def test_learning_rates_under_vmap(need: Callable[[str], Library]) -> None:
         return ao.chain(ao.ClipGlobalNorm(1.0), ao.Adam(lr=lr, beta1=0.5)).step(p, g, s)
 
     first = ao.chain(ao.ClipGlobalNorm(1.0), ao.Adam()).init(p)
-    one, others = (jax.jit(jax.vmap(step, in_axes=(0, of, None, of))) for of in (None, 0))
+    one, others = (quick(jax.vmap(step, in_axes=(0, of, None, of))) for of in (None, 0))
     ps, states = one(rates, p, {k: g[0] for k, g in gs.items()}, first)
     for i in range(1, 5):
         ps, states = others(rates, ps, {k: g[i] for k, g in gs.items()}, states)
@@ -228,7 +229,7 @@ def test_divided_arrays_stay_divided(name: str, need: Callable[[str], Library]) 
         return optimizer.step(*given)
 
     p = put(params)
-    state, step = optimizer.init(p), jax.jit(counted)
+    state, step = optimizer.init(p), quick(counted)
     for i in range(6):
         for of in state.slots if isinstance(state.slots, tuple) else (state.slots,):
             for slot in of.values():
@@ -246,7 +247,6 @@ def test_divided_arrays_stay_divided(name: str, need: Callable[[str], Library]) 
 def test_steps_one_by_one_and_compiled_ones_in_turn(need: Callable[[str], Library]) -> None:
     """A state of `update`, of `step` and of `step` compiled is of one kind, for which nothing is traced anew."""
     lib = need("jax")
-    import jax
 
     params, grads = _problem("gates", 9)
     p: Any = {k: lib.asarray(a) for k, a in params.items()}
@@ -256,7 +256,7 @@ def test_steps_one_by_one_and_compiled_ones_in_turn(need: Callable[[str], Librar
         traces.append(1)
         return optimizer.step(*given)
 
-    step = jax.jit(counted)
+    step = quick(counted)
     gs = [{k: lib.asarray(g[i]) for k, g in grads.items()} for i in range(9)]
     p, state = step(p, gs[0], optimizer.init(p))
     p, state = optimizer.step(p, gs[1], state)

@@ -17,6 +17,7 @@ import anyoptim as ao
 from anyoptim.random import spawn
 from tests.support.libraries import COMPLEX, HALF, REAL, Library, numpy_dtype, same_bits
 from tests.support.relatives import DISCOVERED, VARIANTS, Variant
+from tests.support.xla import quick
 
 SHAPE = (4, 5, 3)
 KINDS = ("Dropout, noise_shape", "AlphaDropout", "GaussianDropout, noise_shape", "Zoneout")
@@ -333,7 +334,7 @@ def test_a_named_call_may_be_traced(need: Callable[[str], Library], variant: Var
         traces.append(1)
         return layer.forward(*xs, call=call), layer.backward(c, call=call), layer.sample(*xs, call)
 
-    compiled = jax.jit(run)
+    compiled = quick(run)
     for call in range(3):
         y, d, s = compiled(call)
         for a, b in (
@@ -363,7 +364,7 @@ def test_autograd_goes_through(need: Callable[[str], Library], variant: Variant)
     expected = _tuple(layer.backward(c, call=2))
     tensors = [torch.tensor(x, requires_grad=True) for x in xs]
     (layer.forward(*tensors, call=2) * torch.tensor(c)).sum().backward()
-    theirs = jax.jit(jax.grad(lambda *a: (layer.forward(*a, call=2) * c).sum(), tuple(range(len(xs)))))(*xs)
+    theirs = quick(jax.grad(lambda *a: (layer.forward(*a, call=2) * c).sum(), tuple(range(len(xs)))))(*xs)
     for tensor, there, e in zip(tensors, theirs, expected, strict=True):
         assert tensor.grad is not None
         np.testing.assert_allclose(tensor.grad.numpy(), e, rtol=3e-7, atol=1e-7)

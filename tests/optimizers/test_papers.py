@@ -20,6 +20,7 @@ import anyoptim as ao
 from anyoptim.optimizers import nadam, radam
 from tests.reference import papers, textbook
 from tests.support.libraries import METHODS, Library, same_bits
+from tests.support.xla import quick
 
 STEPS = 100
 
@@ -284,10 +285,9 @@ def test_the_length_of_the_mean_keeps_its_digits() -> None:
 def test_float32_rectifies_at_the_same_step(beta2: float, need: Callable[[str], Library]) -> None:
     """Under `jax.jit`, where 1/(1-beta2) has few digits to spare: 1e-4 is what 1 - beta2**t keeps of them."""
     lib = need("jax")
-    import jax
 
     optimizer, twin = ao.RAdam(0.1, beta2=beta2), ao.RAdam(0.1, beta2=beta2)
-    step, p, q = jax.jit(optimizer.step), {"w": lib.array([1.0, 2.0])}, {"w": np.array([1.0, 2.0])}
+    step, p, q = quick(optimizer.step), {"w": lib.array([1.0, 2.0])}, {"w": np.array([1.0, 2.0])}
     state = optimizer.init(p)
     for k in range(12):
         g = np.array([1.0, -0.5]) / (k + 1)

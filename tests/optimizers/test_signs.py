@@ -14,6 +14,7 @@ from tests.reference import textbook
 from tests.support.chains import agree, problem, run
 from tests.support.internals import MOVE, Part, Program, Symbol, on_value, static_options, symbol, trace
 from tests.support.libraries import ENGINES, Library, same_bits
+from tests.support.xla import quick
 
 INF, NAN = math.inf, math.nan
 
@@ -141,12 +142,11 @@ def test_asgds_average_of_what_is_no_number(engine: str) -> None:
 def test_asgds_rate_under_jit(need: Callable[[str], Library]) -> None:
     """It falls with a traced t as with a known one, and from a huge t to 0."""
     lib = need("jax")
-    import jax
 
     optimizer = ao.ASGD(1.0, lambd=0.5, alpha=1.5, t0=3)
     p = {"w": lib.array([1.0])}
     new, state = p, optimizer.init(p)
-    jitted = jax.jit(optimizer.step)
+    jitted = quick(optimizer.step)
     expected = {"w": np.ones(1)}
     eager = ao.ASGD(1.0, lambd=0.5, alpha=1.5, t0=3)
     for _ in range(50):

@@ -11,6 +11,7 @@ import pytest
 import anyoptim as ao
 from tests.support.chains import agree, flat, problem, run
 from tests.support.libraries import ENGINES, Library, same_bits
+from tests.support.xla import quick
 
 SPECIAL = [0.0, -0.0, 1.0, np.inf, -np.inf, np.nan, 1e-45, 3e38]
 
@@ -198,7 +199,7 @@ def test_counts_of_any_integer_dtype_under_jit(
     state = optimizer.init(new)
     zero = jnp.zeros((), kind)
     state = state._replace(step=zero, t=dict.fromkeys(state.t, zero))
-    jitted = jax.jit(step)
+    jitted = quick(step)
     for g in grads:
         new, state = jitted(new, {k: lib.asarray(a) for k, a in g.items()}, state)
     expected = run(ao.chain(ao.SGD(0.1), make()), params, grads)

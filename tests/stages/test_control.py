@@ -18,6 +18,7 @@ from tests.support.engines import Watch
 from tests.support.libraries import ENGINES, Library, numpy_dtype, same_bits
 from tests.support.peers import Optax
 from tests.support.states import equal_states
+from tests.support.xla import quick
 
 NAN, INF = math.nan, math.inf
 
@@ -888,7 +889,6 @@ def _stream(lib: Library) -> tuple[Any, list[Any]]:
 def test_under_jit(name: str, need: Callable[[str], Library]) -> None:
     """Traced once, though scale, counts and outcomes move; agrees with NumPy's run, and so do all numbers."""
     lib = need(name)
-    import jax
 
     numpy = need("numpy")
     with lib.context():
@@ -899,7 +899,7 @@ def test_under_jit(name: str, need: Callable[[str], Library]) -> None:
             traces.append(1)
             return optimizer.step(*given)
 
-        step = jax.jit(counted)
+        step = quick(counted)
         state = optimizer.init(p)
         for g, h in zip(grads, same, strict=True):
             p, state = step(p, g, state)
@@ -941,13 +941,12 @@ def test_in_a_scan(need: Callable[[str], Library]) -> None:
 def test_numbers_of_a_step_that_jit_skips(need: Callable[[str], Library]) -> None:
     """Those of other stages are as before: not what a NaN made of them; a gate behind another isn't asked."""
     lib = need("jax")
-    import jax
 
     def make() -> Any:
         return ao.chain(Summed(), ao.LossScale(interval=2), Summed(), ao.SkipNonFinite(), Summed(), ao.SGD())
 
     optimizer, eager, lazy = make(), make(), make()
-    step = jax.jit(optimizer.step)
+    step = quick(optimizer.step)
     p: Any = lib.array([1.0, 2.0])
     q, r, state, other = p, p, optimizer.init(p), optimizer.init(p)
     for v in (1.0, NAN, 2.0, INF, 3.0):

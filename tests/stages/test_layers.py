@@ -13,6 +13,7 @@ import pytest
 import anyoptim as ao
 from tests.support.chains import agree
 from tests.support.libraries import Library, same_bits
+from tests.support.xla import quick
 
 Array = np.ndarray[Any, Any]
 
@@ -148,7 +149,6 @@ def test_optax(need: Callable[[str], Library]) -> None:
     """optax's centralize; and its adaptive_grad_clip, whose units of a matrix are columns."""
     optax = pytest.importorskip("optax")
     lib = need("jax-x64")
-    import jax
 
     rng = np.random.default_rng(3)
     shapes = {"W": (4, 6), "V": (5, 3)}
@@ -162,7 +162,7 @@ def test_optax(need: Callable[[str], Library]) -> None:
         turned = {"center": lambda a: a, "clip": lambda a: a.T}
         theirs = {name: {k: lib.asarray(turned[name](a)) for k, a in params.items()} for name in peers}
         states = {name: peer.init(theirs[name]) for name, peer in peers.items()}
-        updates = {name: jax.jit(peer.update) for name, peer in peers.items()}
+        updates = {name: quick(peer.update) for name, peer in peers.items()}
         optimizers = {
             "center": ao.chain(ao.Centralize(), ao.SGD(0.1)),
             "clip": ao.chain(ao.AdaptiveClip(0.1), ao.SGD(0.1)),
@@ -198,7 +198,6 @@ def test_who_runs_it() -> None:
 def test_under_jit(name: str, need: Callable[[str], Library]) -> None:
     """Traced once, with a schedule; agrees with NumPy's run."""
     lib = need(name)
-    import jax
 
     with lib.context():
 
@@ -211,7 +210,7 @@ def test_under_jit(name: str, need: Callable[[str], Library]) -> None:
             traces.append(1)
             return optimizer.step(*given)
 
-        step = jax.jit(counted)
+        step = quick(counted)
         p: Any = {"W": lib.array(np.arange(6.0).reshape(2, 3)), "b": lib.array([1.0, 2.0])}
         q, state = lib.values(p), optimizer.init(p)
         for i in range(4):

@@ -15,6 +15,7 @@ import anyoptim as ao
 from tests.support.chains import agree, problem, step_under_jit
 from tests.support.engines import Watch
 from tests.support.libraries import ENGINES, Library
+from tests.support.xla import quick
 
 Arrays = dict[str, Any]
 
@@ -197,14 +198,13 @@ def test_optax(name: str, need: Callable[[str], Library]) -> None:
     """optax's, run beside ours in float64 for 60 steps: equal to 1e-12."""
     optax = pytest.importorskip("optax")
     lib = need("jax-x64")
-    import jax
 
     theirs, ours = OPTAX[name]
     params, grads = problem(steps=60)
     with lib.context():
         their = {k: lib.asarray(a) for k, a in params.items()}
         transform = theirs(optax)
-        state, update = transform.init(their), jax.jit(transform.update)
+        state, update = transform.init(their), quick(transform.update)
         for g in grads:
             updates, state = update({k: lib.asarray(a) for k, a in g.items()}, state, their)
             their = optax.apply_updates(their, updates)

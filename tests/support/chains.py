@@ -13,6 +13,7 @@ import numpy as np
 import anyoptim as ao
 from tests.reference import papers_composed
 from tests.support.libraries import COMPOSED, Library, same_bits
+from tests.support.xla import quick
 
 Array = np.ndarray[Any, Any]
 Arrays = dict[str, Array]
@@ -417,7 +418,6 @@ def step_under_jit(make: Callable[[], ao.Optimizer], lib: Library) -> tuple[Arra
 
     The step is traced once, and gives what the update gives to 1e-5, as XLA contracts products and sums.
     """
-    import jax
 
     optimizer, eager = make(), make()
     params, grads = problem("float32", steps=10)
@@ -428,7 +428,7 @@ def step_under_jit(make: Callable[[], ao.Optimizer], lib: Library) -> tuple[Arra
         traces.append(1)
         return optimizer.step(*arguments)
 
-    step = jax.jit(counted)
+    step = quick(counted)
     p: Any = {k: lib.asarray(a) for k, a in params.items()}
     state = optimizer.init(p)
     for g in grads:
