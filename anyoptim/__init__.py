@@ -237,4 +237,9 @@ def __getattr__(name: str) -> Any:
         return getattr(importlib.import_module("anyoptim._diagnosis._table"), name)
     if name == "check_grad":
         return importlib.import_module("anyoptim.testing").check_grad
-    raise AttributeError(f"module 'anyoptim' has no attribute {name!r}")
+    hint = ""
+    if not name.startswith("_"):
+        from anyoptim._trace._other_names import public_hint  # noqa: PLC0415
+
+        hint = public_hint(name, __all__)
+    raise AttributeError(f"module 'anyoptim' has no attribute {name!r}{hint}")

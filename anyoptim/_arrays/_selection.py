@@ -70,7 +70,8 @@ class Selection:
         if twice:
             raise ValueError(f"{self._owner} has more than one pattern for {listed(twice)}; wanted one for each")
         used = {s for p, takers in zip(ps, takers_of, strict=True) if p is not None for s in takers}
-        idle = [s for s in self._selectors if s not in used and s is not ...]
+        # A pattern that fits nothing is misspelt; a function may well choose nothing: no matrices, say.
+        idle = [s for s in self._selectors if s not in used and isinstance(s, str)]
         if idle:
             raise ValueError(f"{self._owner} has {shown(*idle)}, for which there is no parameter among {listed(names)}")
         return [takers[0] if p is not None else None for p, takers in zip(ps, takers_of, strict=True)]

@@ -236,7 +236,7 @@ class Recipe(Optimizer):
         def __getattr__(self, name: str) -> Any:
             if name in type(self).hyperparameters:
                 return getattr(self._having(name), name)
-            raise AttributeError(f"{type(self).__name__} has no {name!r}")
+            return super().__getattr__(name)
 
         def __setattr__(self, name: str, value: Any) -> None:
             if name in type(self).hyperparameters:

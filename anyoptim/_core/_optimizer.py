@@ -23,6 +23,7 @@ from anyoptim._engines import check_engine
 from anyoptim._machine._completed import completed
 from anyoptim._stage._stage import Gate, Stage
 from anyoptim._trace._hyperparameters import KW_ONLY
+from anyoptim._trace._other_names import attribute_hint
 
 if TYPE_CHECKING:
     from anyoptim._diagnosis._table import Diagnosis
@@ -77,6 +78,10 @@ class Optimizer(Stage):
         super().__init__(*args, **options)
 
     if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            hint = "" if name.startswith("_") else attribute_hint(name, [*dir(type(self)), *type(self).hyperparameters])
+            raise AttributeError(f"{type(self).__name__} has no {name!r}{hint}", name=name, obj=self)
 
         def __setattr__(self, name: str, value: Any) -> None:
             if name == "engine":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import builtins
 from collections import ChainMap
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, MappingView, Sequence
 from inspect import Parameter, Signature, get_annotations, signature
 from itertools import pairwise
 from operator import attrgetter
@@ -14,8 +14,9 @@ from typing import Annotated, Any, ClassVar, Final, Literal, NamedTuple
 
 from anyoptim._trace import _hyperparameters as hyperparameters
 from anyoptim._trace._hyperparameters import Check, Domain
+from anyoptim._trace._other_names import argument_hint
 
-__all__ = ["ClassSignature", "Field", "declared", "misfit", "signature_of"]
+__all__ = ["CONTAINERS", "ClassSignature", "Field", "declared", "misfit", "signature_of"]
 
 Role = Literal["hyperparameter", "constant", "attribute", "argument"]
 
@@ -210,14 +211,23 @@ def signature_of(fields: Mapping[str, Field]) -> Signature:
     return Signature(found)
 
 
+CONTAINERS = (Iterator, list, tuple, Mapping, MappingView)
+"""What parameters come in; no learning rate is one of these."""
+
+
 def misfit(signature: Signature, args: Sequence[Any], options: Mapping[str, Any]) -> str:
     """What is wrong with these arguments, in words that follow "was"."""
     parameters = signature.parameters
+    if "params" in options or (
+        isinstance(args[0] if args else None, CONTAINERS) and next(iter(parameters), "") == "lr"
+    ):
+        return "given parameters; wanted them in update(params, grads)"
     positional = [name for name, of in parameters.items() if of.kind is of.POSITIONAL_OR_KEYWORD]
     wrong = [*map(repr, args[len(positional) :]), *(name for name in options if name not in parameters)]
     twice = [name for name in positional[: len(args)] if name in options]
     if wrong:
-        return f"given {_listed(wrong)}; wanted {_listed([*parameters]) or 'none'}"
+        hint = next(filter(None, (argument_hint(name, parameters) for name in options if name in wrong)), "")
+        return f"given {_listed(wrong)}; wanted {_listed([*parameters]) or 'none'}{hint}"
     if twice:
         return f"given {_listed(twice)} twice, by position and by name"
     there = {*positional[: len(args)], *options}

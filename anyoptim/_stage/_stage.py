@@ -13,7 +13,7 @@ import numpy as np
 
 from anyoptim._arrays import Array, is_scalar, library
 from anyoptim._arrays._quiet import quiet
-from anyoptim._stage._fields import ClassSignature, Field, declared, misfit, signature_of
+from anyoptim._stage._fields import CONTAINERS, ClassSignature, Field, declared, misfit, signature_of
 from anyoptim._trace._hyperparameters import Domain, Hyper, scheduled
 from anyoptim._trace._program import Part, Values, all_floats, on_gradient, on_nothing, on_parameter, on_slots, on_value
 from anyoptim._trace._symbols import Symbol
@@ -242,6 +242,8 @@ class Stage:
         """The values of all fields by name. Raises TypeError for other arguments than there are."""
         fields = signature_of(self._fields)
         try:
+            if args and isinstance(args[0], CONTAINERS) and next(iter(fields.parameters), "") == "lr":
+                raise TypeError
             arguments = fields.bind(*args, **options)
         except TypeError:
             raise TypeError(f"{type(self).__name__} was {misfit(fields, args, options)}") from None

@@ -15,6 +15,9 @@ from anyoptim._arrays import library, traced
 from anyoptim._trace._symbols import Symbol, operation
 
 __all__ = [
+    "at_least",
+    "at_most",
+    "beyond",
     "cos",
     "count",
     "exp",
@@ -29,6 +32,7 @@ __all__ = [
     "minimum",
     "one_minus_power",
     "power",
+    "quotient",
     "ratio_up_to_one",
     "remainder",
     "signed",
@@ -167,6 +171,26 @@ def largest(n: Any) -> int:
     return n if isinstance(n, int) else int(_namespace(n).iinfo(n.dtype).max)
 
 
+def beyond(n: Any, k: float) -> bool:
+    """Whether a traced count n can never be k, because its dtype does not hold so large a number. No int is one."""
+    return not isinstance(n, int) and k > largest(n)
+
+
+def at_least(n: Any, k: int) -> Any:
+    """`n >= k` for a count n, traced or not, and an integer k of any size."""
+    return False if beyond(n, k) else n >= k
+
+
+def at_most(n: Any, k: int) -> Any:
+    """The smaller of a count n, traced or not, and an integer k of any size."""
+    return n if beyond(n, k) else where(n < k, n, k)
+
+
+def quotient(n: Any, k: float) -> Any:
+    """`n // k` for a count n of at least 0, traced or not, and a k of any size above 0."""
+    return 0 if beyond(n, k) else n // k
+
+
 def following(n: Any) -> Any:
     """`n + 1` for a count. The largest number of a 0-d array's dtype stays, where adding 1 would wrap around.
 
@@ -216,7 +240,9 @@ def remainder(n: Any, k: int) -> Any:
     >>> ao.scalars.remainder(7, 5)
     2
     """
-    return operation("remainder", n, k) if isinstance(n, Symbol) else n % k
+    if isinstance(n, Symbol):
+        return operation("remainder", n, k)
+    return n if beyond(n, k) else n % k
 
 
 def ratio_up_to_one(a: Any, b: Any) -> Any:

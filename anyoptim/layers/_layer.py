@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from copy import deepcopy
-from typing import Any, ClassVar, NamedTuple, Self
+from inspect import signature
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 
@@ -13,11 +14,12 @@ from anyoptim._arrays import Array, Library, is_scalar, library
 from anyoptim._arrays._checks import admit
 from anyoptim._arrays._out import copied_to, destination
 from anyoptim._trace._hyperparameters import Domain
+from anyoptim._trace._other_names import argument_hint, attribute_hint
 from anyoptim._trace._scalars import integer
 from anyoptim.layers._masks import INPUT, RATIO, Noise, NoiseShape, Place, kept, shared, signed_integer
 from anyoptim.random import spawn
 
-__all__ = ["Draw", "Draws", "Layer", "UnaryLayer", "flag"]
+__all__ = ["Draw", "Draws", "Layer", "UnaryLayer", "flag", "spelt"]
 
 
 class Draw(NamedTuple):
@@ -72,6 +74,15 @@ class Layer:
     _counts: ClassVar[int] = 1
     """By how much a forward advances the count of calls."""
 
+    def __new__(cls, *args: Any, **options: Any) -> Self:
+        """Raise TypeError, with what is meant here, for arguments that layers have elsewhere."""
+        for name in options.keys() - {"dropout_ratio", *cls.arguments, "seed"}:
+            taken = signature(cls.__init__).parameters
+            if name not in taken and all(of.kind is not of.VAR_KEYWORD for of in taken.values()):
+                wanted = ", ".join([*taken][1:])
+                raise TypeError(f"{cls.__name__} was given {name}; wanted {wanted}{argument_hint(name, taken)}")
+        return super().__new__(cls)
+
     def __init__(self, dropout_ratio: float, seed: int | None) -> None:
         self.dropout_ratio = dropout_ratio
         self.key = integer("seed", int.from_bytes(os.urandom(8)) if seed is None else seed)
@@ -85,6 +96,12 @@ class Layer:
             # A misspelt attribute would be ignored in silence.
             raise AttributeError(f"{type(self).__name__} has no {name!r}; its attributes are {', '.join(attributes)}")
         super().__setattr__(name, value)
+
+    if not TYPE_CHECKING:  # it would hide misspelt names from those who check types
+
+        def __getattr__(self, name: str) -> Any:
+            hint = "" if name.startswith("_") else attribute_hint(name, dir(type(self)))
+            raise AttributeError(f"{type(self).__name__} has no {name!r}{hint}", name=name, obj=self)
 
     def __repr__(self) -> str:
         """The call that makes a layer like this one; an argument that is None is left out."""
@@ -227,7 +244,16 @@ class UnaryLayer(Layer):
     _function: Callable[..., Array]
     _gradient: Callable[..., Array]
 
-    def forward(self, x: Array, training: bool = True, call: Any = None, *, out: Array | None = None) -> Array:
+    def forward(
+        self,
+        x: Array,
+        training: bool = True,
+        call: Any = None,
+        *,
+        out: Array | None = None,
+        train_flg: bool | None = None,
+        train_flag: bool | None = None,
+    ) -> Array:
         """The layer's output: drawn in training, what is expected of it otherwise.
 
         Args:
@@ -238,10 +264,14 @@ class UnaryLayer(Layer):
                 the next of the layer, which counts it. With one the layer is a function: it counts and remembers
                 nothing, and `backward` wants the same call.
             out: where to write the result: x itself, or an array like it that shares no memory with it.
+            train_flg: `training`, as textbooks call it.
+            train_flag: the same.
 
         Raises TypeError for an x that is no real or complex floating array, or that is traced (as under
         `jax.jit`) in training without a call: the count would be frozen; and for a `training` that is no bool.
         """
+        if train_flg is not None or train_flag is not None:
+            training = spelt(training, train_flg, train_flag)
         if training is not True:
             training = flag("training", training)
         if training and call is None and out is None:
@@ -316,6 +346,15 @@ def flag(name: str, value: Any) -> bool:
     if not isinstance(value, bool | np.bool_) and not (isinstance(value, int | np.integer) and value in {0, 1}):
         raise TypeError(f"{name} is {value!r}; wanted True or False")
     return bool(value)
+
+
+def spelt(training: bool, train_flg: bool | None, train_flag: bool | None) -> bool:
+    """The one of these that is given, in a textbook's spelling. Raises TypeError for two that differ."""
+    given = {"train_flg": train_flg, "train_flag": train_flag}
+    flags = {flag(name, value) for name, value in given.items() if value is not None}
+    if flag("training", training) is False or len(flags) > 1:
+        raise TypeError("forward was given training under two names; wanted one of training, train_flg and train_flag")
+    return flags.pop()
 
 
 _CHECKS: Mapping[str, Callable[[str, Any], Any]] = {

@@ -8,7 +8,7 @@ from typing import Any
 from anyoptim._arrays import Array, Library, is_scalar
 from anyoptim._arrays._checks import admit
 from anyoptim._arrays._quiet import quiet
-from anyoptim.layers._layer import Layer, flag
+from anyoptim.layers._layer import Layer, flag, spelt
 from anyoptim.layers._masks import INPUT, RATIO, Noise, NoiseShape, Place, kept, valid, widened
 from anyoptim.random._place import Offset
 
@@ -115,7 +115,16 @@ class Zoneout(Layer):
         super().__init__(dropout_ratio, seed)
         self.noise_shape = noise_shape
 
-    def forward(self, h_prev: Array, h_new: Array, training: bool = True, call: Any = None) -> Array:
+    def forward(
+        self,
+        h_prev: Array,
+        h_new: Array,
+        training: bool = True,
+        call: Any = None,
+        *,
+        train_flg: bool | None = None,
+        train_flag: bool | None = None,
+    ) -> Array:
         """The state: drawn in training, what is expected of it otherwise.
 
         Args:
@@ -123,9 +132,13 @@ class Zoneout(Layer):
             h_new: the state after, of the same library, shape and dtype; the result is like it.
             training: True or False; if it is False, nothing is drawn.
             call: as for `Dropout.forward`.
+            train_flg: `training`, as textbooks call it.
+            train_flag: the same.
 
         Raises like `Dropout.forward`, and where the two are no pair.
         """
+        if train_flg is not None or train_flag is not None:
+            training = spelt(training, train_flg, train_flag)
         arrays, a = _pair(h_prev, h_new)
         if not flag("training", training):
             return _mean(arrays, h_prev, h_new, RATIO.value("dropout_ratio", self.dropout_ratio))

@@ -11,6 +11,9 @@ equation's float64 arithmetic. Under `jax.jit`, where the step is traced, they a
 JAX has enabled; there all counts must fit into the step's integers.
 """
 
+from typing import TYPE_CHECKING, Any
+
+from anyoptim._trace._other_names import public_hint
 from anyoptim.schedules._combined import join, piecewise, warmup, warmup_cosine
 from anyoptim.schedules._cycles import CosineRestarts, Cyclic, OneCycle, WarmupStableDecay
 from anyoptim.schedules._decay import (
@@ -46,3 +49,10 @@ __all__ = [
     "warmup",
     "warmup_cosine",
 ]
+
+
+if not TYPE_CHECKING:  # it would hide misspelt names from those who check types
+
+    def __getattr__(name: str) -> Any:
+        hint = "" if name.startswith("_") else public_hint(name, __all__)
+        raise AttributeError(f"module 'anyoptim.schedules' has no attribute {name!r}{hint}")

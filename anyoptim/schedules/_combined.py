@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from anyoptim._trace._hyperparameters import Hyper, scheduled
-from anyoptim._trace._scalars import where
+from anyoptim._trace._scalars import at_least, at_most, where
 from anyoptim.schedules._decay import Constant, Cosine
 from anyoptim.schedules._schedule import Schedule, choice, finite, increasing, whole_number
 from anyoptim.schedules._shapes import EASES, after, between, progress, through
@@ -64,8 +64,8 @@ class join(Schedule):  # noqa: N801 - it is called like a function
             m = after(n, begin)
             if i < len(self.boundaries):
                 last = self.boundaries[i] - begin - 1
-                m = where(m < last, m, last)
-            value = where(n >= begin, value_of(f"schedules[{i}]", self.schedules[i], m + 1), value)
+                m = at_most(m, last)
+            value = where(at_least(n, begin), value_of(f"schedules[{i}]", self.schedules[i], m + 1), value)
         return value
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from anyoptim._trace._scalars import floating, largest, power, where
+from anyoptim._trace._scalars import at_least, floating, largest, power, quotient, remainder, where
 from anyoptim.schedules._schedule import Schedule, choice, finite, share, whole_number
 from anyoptim.schedules._shapes import EASES, between, cosine, progress, through
 
@@ -53,7 +53,7 @@ class CosineRestarts(Schedule):
     def _cycle(self, n: Any) -> tuple[Any, Any, Any]:
         """The number of the cycle, the steps of it that have passed, and its length as a float."""
         if self.growth == 1:
-            return n // self.steps, n % self.steps, float(self.steps)
+            return quotient(n, self.steps), remainder(n, self.steps), float(self.steps)
         i, m, length = 0, n, float(self.steps)
         later, begin, steps = 1, self.steps, self.steps * self.growth
         while begin <= largest(n):  # any step may come where it is traced: 31 cycles at most, where it has 32 bits
@@ -109,8 +109,8 @@ class Cyclic(Schedule):
         self.gamma = share.value("gamma", gamma)
 
     def _value(self, n: Any) -> Any:
-        i, m = n // (self.up + self.down), n % (self.up + self.down)
-        x = where(m < self.up, progress(m, self.up), 1 - progress(m, self.down, self.up))
+        i, m = quotient(n, self.up + self.down), remainder(n, self.up + self.down)
+        x = where(at_least(m, self.up), 1 - progress(m, self.down, self.up), progress(m, self.up))
         scale = {"triangular": 1.0, "triangular2": power(0.5, i), "exp_range": power(self.gamma, n)}[self.mode]
         return between(self.low, self.high, x * scale)
 

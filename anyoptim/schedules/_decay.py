@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, ClassVar
 
-from anyoptim._trace._scalars import floating, power, sqrt, where
+from anyoptim._trace._scalars import at_least, floating, power, quotient, sqrt, where
 from anyoptim.schedules._schedule import Schedule, finite, increasing, positive, whole_number
 from anyoptim.schedules._shapes import between, cosine, left, progress
 
@@ -64,7 +64,7 @@ class StepDecay(Schedule):
         self.factor = positive.value("factor", factor)
 
     def _value(self, n: Any) -> Any:
-        return self.start * power(self.factor, n // self.steps)
+        return self.start * power(self.factor, quotient(n, self.steps))
 
 
 class MultiStep(Schedule):
@@ -96,7 +96,7 @@ class MultiStep(Schedule):
         self.factor = positive.value("factor", factor)
 
     def _value(self, n: Any) -> Any:
-        return self.start * power(self.factor, sum(where(n >= boundary, 1, 0) for boundary in self.boundaries))
+        return self.start * power(self.factor, sum(where(at_least(n, boundary), 1, 0) for boundary in self.boundaries))
 
 
 class Exponential(Schedule):
@@ -128,7 +128,7 @@ class Exponential(Schedule):
         self.steps = whole_number("steps", steps)
 
     def _value(self, n: Any) -> Any:
-        return self.start * power(self.factor, floating(n) / self.steps)
+        return self.start * power(self.factor, floating(n) / float(self.steps))
 
 
 class _Descent(Schedule):
@@ -262,4 +262,4 @@ class InverseSqrt(Schedule):
         self.steps = whole_number("steps", steps)
 
     def _value(self, n: Any) -> Any:
-        return self.start / sqrt(1 + floating(n) / self.steps)
+        return self.start / sqrt(1 + floating(n) / float(self.steps))

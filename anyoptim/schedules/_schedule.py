@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from itertools import pairwise
 from typing import Any, ClassVar
 
+import numpy as np
+
 from anyoptim._trace._hyperparameters import Domain
 from anyoptim._trace._scalars import count, signed, whole_number
 
@@ -25,9 +27,12 @@ class Schedule:
     def __call__(self, step: int) -> float:
         """The value at a step, which counts from 1.
 
-        A Python float; where `step` is a traced 0-d integer array, as under `jax.jit`, a 0-d floating array.
-        Raises TypeError or ValueError for anything else.
+        A Python float; where `step` is a traced 0-d integer array, as under `jax.jit`, a 0-d floating array; of a NumPy
+        array of steps, such as `np.arange(1, 1001)` for a plot, an array of the values. Raises TypeError or ValueError
+        for anything else.
         """
+        if isinstance(step, np.ndarray) and step.ndim:
+            return np.array([self(t) for t in step.ravel().tolist()], np.float64).reshape(step.shape)
         t: Any = signed(count("step", step))
         if isinstance(t, int) and t < 1:
             raise ValueError(f"step is {t}; wanted at least 1: steps count from 1")

@@ -6,25 +6,28 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from anyoptim._trace._scalars import cos, floating, sqrt, where
+from anyoptim._trace._scalars import beyond, cos, floating, sqrt, where
 
 __all__ = ["EASES", "after", "between", "cosine", "left", "progress", "through"]
 
 
 def after(n: Any, begin: int) -> Any:
     """The number of those of n steps that came after the first `begin`."""
-    return where(n >= begin, n - begin, 0)
+    return 0 if beyond(n, begin) else where(n >= begin, n - begin, 0)
 
 
 def left(n: Any, steps: int) -> Any:
     """The share of `steps` steps that is left after n of them: from 1.0 to 0.0."""
-    return floating(where(n < steps, steps - n, 0)) / steps
+    if beyond(n, steps):
+        return 1 - floating(n) / float(steps)
+    return floating(where(n < steps, steps - n, 0)) / float(steps)
 
 
 def progress(n: Any, steps: int, begin: int = 0) -> Any:
     """The share of `steps` steps, which begin after the first `begin`, that n steps cover: from 0.0 to 1.0."""
     # The 1 is said, because XLA multiplies by the reciprocal instead of dividing, and could miss it.
-    return where(n < begin + steps, floating(after(n, begin)) / max(steps, 1), 1.0)
+    share = floating(after(n, begin)) / float(max(steps, 1))
+    return share if beyond(n, begin + steps) else where(n < begin + steps, share, 1.0)
 
 
 def between(a: Any, b: Any, x: Any) -> Any:

@@ -18,6 +18,7 @@ import anyoptim as ao
 from tests.support.libraries import Library
 from tests.support.options import Draw, Options, flag, one_of, powers, uniform
 from tests.support.peers import Optax
+from tests.support.xla import quick
 
 HALF_WAY = 50
 
@@ -537,3 +538,69 @@ def test_states_of_half_precision_and_of_jax(optax: Any, need: Callable[[str], L
     kept = np.array(given[0].mu["w"])
     here.update(host, host)
     assert np.array_equal(given[0].mu["w"], kept)
+
+
+def test_numbers_that_are_traced(optax: Any, need: Callable[[str], Library]) -> None:
+    """Every numeric argument of every constructor under `jax.jit`: optax's steps with it, where optax takes it so.
+
+    The tolerance is that of a step of a handful of float32 operations, on values near 1.
+    """
+    need("jax")
+    import jax
+    import jax.numpy as jnp
+
+    p, g = {"a": jnp.asarray([1.0, -2.0, 0.5])}, {"a": jnp.asarray([0.5, 0.25, -1.0])}
+
+    def steps(module: Any, name: str, options: dict[str, Any]) -> Any:
+        made, params = getattr(module, name)(**options), p
+        state = made.init(params)
+        for _ in range(2):
+            if module is optax:
+                updates, state = made.update(g, state, params)
+                params = optax.apply_updates(params, updates)
+            else:
+                params, state = made.step(params, g, state)
+        return params["a"]
+
+    compared = 0
+    for name in ao.compat.optax.__all__:
+        constructor = getattr(ao.compat.optax, name)
+        if name in {"from_optax", "to_optax"} or not callable(constructor) or not hasattr(optax, name):
+            continue
+        parameters = inspect.signature(constructor).parameters
+        needed = {key: 0.1 for key, of in parameters.items() if of.default is of.empty}
+        if "learning_rate" not in parameters or not isinstance(constructor(**needed), ao.Optimizer):
+            continue
+        for key, of in parameters.items():
+            number = 0.1 if key == "learning_rate" else of.default
+            if type(number) not in {int, float}:
+                continue
+            results = []
+            for module in (optax, ao.compat.optax):
+                quick_steps = quick(lambda v, m=module, n=name, k=key, o=needed: steps(m, n, {**o, k: v}))
+                try:
+                    results.append(np.asarray(quick_steps(float(number))))
+                except jax.errors.JAXTypeError:
+                    if module is ao.compat.optax:
+                        raise
+                    break  # optax itself wants it known
+            if len(results) == 2:
+                compared += 1
+                np.testing.assert_allclose(results[1], results[0], rtol=2e-5, atol=2e-6, err_msg=f"{name}({key})")
+    assert compared > 60
+
+
+def test_muon_without_matrices(optax: Any, need: Callable[[str], Library]) -> None:
+    """A tree of vectors is Adam's alone, in optax and here: but for the float32 in which optax corrects its means.
+
+    That is 2**-24 of 1, where 1 - 0.999**1 is left: 6e-5 of the mean square, and 3e-5 of the step of 0.15.
+    """
+    need("jax")
+    import jax.numpy as jnp
+
+    p, g = {"a": jnp.ones(3)}, {"a": jnp.full(3, 0.5)}
+    theirs = optax.contrib.muon(0.1)
+    updates, _ = theirs.update(g, theirs.init(p), p)
+    made = ao.compat.optax.contrib.muon(0.1)
+    moved, _ = made.step(p, g, made.init(p))
+    np.testing.assert_allclose(moved["a"], optax.apply_updates(p, updates)["a"], rtol=5e-6)

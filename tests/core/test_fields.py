@@ -315,9 +315,13 @@ WRONG: dict[str, tuple[Any, type[Exception], str]] = {
     "misspelt": (
         lambda: ANY[0](0.5, shar=1.0),
         TypeError,
-        "^Method was given shar; wanted lr, share, label, start, kind, more and engine$",
+        r"^Method was given shar; wanted lr, share, label, start, kind, more and engine; did you mean share\?$",
     ),
-    "another's": (lambda: ANY[1](0.1, momentum=0.9), TypeError, "^SGD was given momentum; wanted lr and engine$"),
+    "another's": (
+        lambda: ANY[1](0.1, momentum=0.9),
+        TypeError,
+        "^SGD was given momentum; wanted lr and engine; here momentum is ao.Momentum, or torch's form ao.HeavyBall$",
+    ),
     "too many": (lambda: ao.SGD(*[0.5, 0.25]), TypeError, r"^SGD was given 0\.25; wanted lr and engine$"),
     "twice": (lambda: ANY[1](0.5, lr=0.5), TypeError, "^SGD was given lr twice, by position and by name$"),
     "not declared": (

@@ -131,6 +131,18 @@ def test_values_are_python_floats_at_every_step(schedule: Any) -> None:
     assert values == [schedule(t) for t in STEPS]  # it remembers nothing
 
 
+def test_an_array_of_steps_gives_an_array_of_values(schedule: Any) -> None:
+    """Of its shape, with the bits of number by number."""
+    steps = np.arange(1, 21).reshape(4, 5)
+    values = schedule(steps)
+    assert values.dtype == np.float64
+    assert values.tolist() == [[schedule(t) for t in row] for row in steps.tolist()]
+    with pytest.raises(ValueError, match="step is 0; wanted at least 1"):
+        schedule(steps - 1)
+    with pytest.raises(TypeError, match=r"step is 1\.5; wanted an integer"):
+        schedule(np.array([1.5]))
+
+
 @pytest.mark.covering(1)  # a schedule is asked for the step that the library's array holds
 def test_integers_of_other_kinds_are_steps(schedule: Any, lib: Library) -> None:
     """NumPy's scalars and known 0-d arrays of any library give the host's floats."""
@@ -204,6 +216,45 @@ def test_under_jit_the_values_are_the_hosts(schedule: Any, x64: bool, need: Call
     assert finite[:-2].all()
     for values in (traced, unsigned):
         np.testing.assert_allclose(values[finite], host[finite], rtol=32 * eps, atol=10 * eps * host[:219].max())
+
+
+LONG = 2**33
+"""More steps than the 32-bit counts of JAX without x64 reach."""
+
+FAR: dict[str, Callable[[], Any]] = {
+    "StepDecay": lambda: schedules.StepDecay(1.0, LONG),
+    "MultiStep": lambda: schedules.MultiStep(1.0, [3, LONG]),
+    "Exponential": lambda: schedules.Exponential(1.0, 0.5, LONG),
+    "Polynomial": lambda: schedules.Polynomial(1.0, LONG, power=2.0),
+    "Linear": lambda: schedules.Linear(1.0, LONG),
+    "Cosine": lambda: schedules.Cosine(1.0, LONG),
+    "InverseSqrt": lambda: schedules.InverseSqrt(1.0, LONG),
+    "CosineRestarts": lambda: schedules.CosineRestarts(1.0, LONG),
+    "growing": lambda: schedules.CosineRestarts(1.0, LONG, growth=2),
+    "Cyclic": lambda: schedules.Cyclic(0.1, 1.0, LONG, LONG),
+    "OneCycle": lambda: schedules.OneCycle(1.0, LONG),
+    "WarmupStableDecay": lambda: schedules.WarmupStableDecay(1.0, 3, LONG, LONG),
+    "join": lambda: schedules.join([schedules.Linear(1.0, LONG), schedules.Constant(0.1)], [LONG]),
+    "warmup": lambda: schedules.warmup(LONG, schedules.Cosine(1.0, LONG)),
+    "piecewise": lambda: schedules.piecewise({1: 1.0, LONG: 0.0}),
+    "optax": lambda: ao.compat.optax.cosine_decay_schedule(1.0, LONG),
+    "optax, stairs": lambda: ao.compat.optax.piecewise_constant_schedule(1.0, {LONG: 0.5}),
+    "Keras": lambda: ao.compat.keras.schedules.CosineDecay(0.1, LONG, warmup_target=1.0, warmup_steps=LONG),
+    "Keras, again": lambda: ao.compat.keras.schedules.PolynomialDecay(1.0, LONG, cycle=True),
+    "Keras, stairs": lambda: ao.compat.keras.schedules.ExponentialDecay(1.0, LONG, 0.5, staircase=True),
+}
+
+
+@pytest.mark.parametrize("name", FAR)
+def test_lengths_that_traced_counts_do_not_reach(name: str, need: Callable[[str], Library]) -> None:
+    """The values under `jax.jit` are the host's, to float32's round-off in a handful of operations."""
+    need("jax")
+    import jax
+
+    far = FAR[name]()
+    traced = jax.jit(far)
+    for t in (1, 2, 5, 10**6, 2**31 - 1):
+        assert abs(float(traced(np.int32(t))) - far(t)) <= 32 * 2.0**-24
 
 
 @pytest.mark.parametrize(

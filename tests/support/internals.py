@@ -17,6 +17,7 @@ from anyoptim._machine import _completed as completed
 from anyoptim._machine import _disk_cache as disk_cache
 from anyoptim._machine import _scratch as scratch
 from anyoptim._machine import _threads as threads
+from anyoptim._trace import _other_names as other_names
 from anyoptim._trace import _reduction as reduction
 from anyoptim._trace._coefficients import rows_of
 from anyoptim._trace._expressions import Range, evaluate, range_of
@@ -56,6 +57,7 @@ __all__ = [
     "may_overlap",
     "merged_ranges",
     "on_value",
+    "other_names",
     "range_of",
     "reduction",
     "replacing",

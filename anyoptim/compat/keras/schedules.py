@@ -6,10 +6,11 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from anyoptim._trace._scalars import cos, floating, power, where
+from anyoptim._trace._scalars import at_least, at_most, cos, floating, power, quotient, remainder, where
 from anyoptim.compat._counts import CountedSchedule
 from anyoptim.schedules._schedule import finite, positive
 from anyoptim.schedules._schedule import whole_number as integer
+from anyoptim.schedules._shapes import after
 
 __all__ = [
     "CosineDecay",
@@ -23,7 +24,7 @@ __all__ = [
 
 def _passed(n: Any, steps: float, staircase: bool) -> Any:
     """The number of periods of so many steps in n steps, with their fractions or without."""
-    return n // steps if staircase else floating(n) / steps
+    return quotient(n, steps) if staircase else floating(n) / float(steps)
 
 
 class ExponentialDecay(CountedSchedule):
@@ -140,10 +141,10 @@ class PolynomialDecay(CountedSchedule):
 
     def _value(self, n: Any) -> Any:
         if self.cycle:
-            cycles = -(-n // self.decay_steps)
-            x = floating(n) / (self.decay_steps * floating(where(n > 0, cycles, 1)))
+            cycles = quotient(n, self.decay_steps) + where(remainder(n, self.decay_steps) > 0, 1, 0)
+            x = floating(n) / (float(self.decay_steps) * floating(where(n > 0, cycles, 1)))
         else:
-            x = floating(where(n < self.decay_steps, n, self.decay_steps)) / self.decay_steps
+            x = floating(at_most(n, self.decay_steps)) / float(self.decay_steps)
         gap = self.initial_learning_rate - self.end_learning_rate
         return gap * (1 - x) ** self.power + self.end_learning_rate
 
@@ -179,12 +180,12 @@ class CosineDecay(CountedSchedule):
     def _value(self, n: Any) -> Any:
         if self.warmup_target is None:
             return self._down(n, self.initial_learning_rate)
-        rising = floating(n) / max(self.warmup_steps, 1)
+        rising = floating(n) / float(max(self.warmup_steps, 1))
         line = (self.warmup_target - self.initial_learning_rate) * rising + self.initial_learning_rate
-        return where(n < self.warmup_steps, line, self._down(n - self.warmup_steps, self.warmup_target))
+        return where(at_least(n, self.warmup_steps), self._down(after(n, self.warmup_steps), self.warmup_target), line)
 
     def _down(self, n: Any, start: float) -> Any:
-        x = floating(where(n < self.decay_steps, n, self.decay_steps)) / self.decay_steps
+        x = floating(at_most(n, self.decay_steps)) / float(self.decay_steps)
         return start * ((1 - self.alpha) * (0.5 * (1 + cos(math.pi * x))) + self.alpha)
 
 
@@ -219,14 +220,14 @@ class CosineDecayRestarts(CountedSchedule):
     def _value(self, n: Any) -> Any:
         # The cycles are counted, because logarithms would round a restart to the step before or after.
         begin, length, height = 0.0, self.first_decay_steps, 1.0
-        x, factor = floating(n) / length, height
+        x, factor = floating(n) / float(length), height
         if self.t_mul == 1:
-            cycle = n // length
-            return self._at(floating(n) / length - cycle, power(self.m_mul, cycle))
+            cycle = quotient(n, length)
+            return self._at(floating(n) / float(length) - cycle, power(self.m_mul, cycle))
         while begin + length < _LAST_STEP:
             begin, length, height = begin + length, length * self.t_mul, height * self.m_mul
             later = n >= begin
-            x, factor = where(later, (floating(n) - begin) / length, x), where(later, height, factor)
+            x, factor = where(later, (floating(n) - begin) / float(length), x), where(later, height, factor)
             if isinstance(later, bool) and not later:
                 break
         return self._at(x, factor)

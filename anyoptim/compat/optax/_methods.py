@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from anyoptim._arrays import traced
 from anyoptim._core._chain import chain
 from anyoptim._core._optimizer import Optimizer
 from anyoptim._stage._stage import Stage
 from anyoptim._trace._hyperparameters import Hyper
 from anyoptim.compat._counts import rate
-from anyoptim.compat.optax._decay import decay, decoupled
+from anyoptim.compat.optax._decay import decay, decoupled, known_zero
 from anyoptim.compat.optax._masks import accumulator, masked
 from anyoptim.compat.optax._stages import MaskedTrustRatio, NesterovStepTrace, StepTrace
 from anyoptim.compat.optax._variants import (
@@ -72,7 +73,7 @@ def adagrad(learning_rate: Hyper, initial_accumulator_value: float = 0.1, eps: f
     >>> ao.compat.optax.adagrad(0.1)
     AdaGrad(lr=0.1, eps=0.0, initial=0.1, eps_root=1e-07)
     """
-    method = AdaGrad if eps else OptaxAdaGrad
+    method = OptaxAdaGrad if traced(eps) or known_zero(eps) else AdaGrad
     return method(rate(learning_rate), 0.0, initial=initial_accumulator_value, eps_root=eps)
 
 
@@ -116,7 +117,7 @@ def rmsprop(
     else:
         method = OptaxCenteredRMSProp if centered else OptaxRMSProp
     out, inside = (0.0, eps) if eps_in_sqrt else (eps, 0.0)
-    if bias_correction or initial_scale:
+    if bias_correction or not known_zero(initial_scale):
         made: Optimizer = method(rate(learning_rate), decay, out, initial=initial_scale, eps_root=inside)
     else:
         made = (CenteredRMSProp if centered else RMSProp)(rate(learning_rate), decay, out, eps_root=inside)

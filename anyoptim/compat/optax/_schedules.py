@@ -7,7 +7,7 @@ from itertools import accumulate
 from operator import mul
 from typing import Any
 
-from anyoptim._trace._scalars import floating, power, where
+from anyoptim._trace._scalars import at_least, floating, power, quotient, where
 from anyoptim.compat._counts import CountedSchedule
 from anyoptim.schedules import Constant
 from anyoptim.schedules._schedule import choice, finite, share, whole_number
@@ -73,7 +73,7 @@ class _Exponential(CountedSchedule):
 
     def _value(self, n: Any) -> Any:
         n = after(n, self.transition_begin)
-        stairs = n // self.transition_steps if self.staircase else floating(n) / self.transition_steps
+        stairs = quotient(n, self.transition_steps) if self.staircase else floating(n) / float(self.transition_steps)
         value = self.init_value * power(self.decay_rate, stairs)
         if self.end_value is None:
             return value
@@ -104,7 +104,7 @@ class _Stairs(CountedSchedule):
     def _value(self, n: Any) -> Any:
         value: Any = self.init_value
         for boundary, scale in self.boundaries_and_scales:
-            value = value * where(n >= boundary, scale, 1.0)
+            value = value * where(at_least(n, boundary), scale, 1.0)
         return value
 
 
@@ -150,7 +150,7 @@ class _Joined(CountedSchedule):
     def _value(self, n: Any) -> Any:
         value = self.schedules[0](n)
         for boundary, schedule in zip(self.boundaries, self.schedules[1:], strict=False):
-            value = where(n < boundary, value, schedule(after(n, boundary)))
+            value = where(at_least(n, boundary), schedule(after(n, boundary)), value)
         return value
 
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, MappingView
+from collections.abc import Callable
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
+
+from anyoptim._stage._fields import CONTAINERS
 
 __all__ = ["without_params"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-_CONTAINERS = (Iterator, list, tuple, Mapping, MappingView)
-"""What parameters come in; no learning rate is one of these."""
 
 
 def without_params(constructor: Callable[P, T]) -> Callable[P, T]:
@@ -20,7 +19,7 @@ def without_params(constructor: Callable[P, T]) -> Callable[P, T]:
 
     @wraps(constructor)
     def made(*args: Any, **options: Any) -> T:
-        if "params" in options or isinstance(args[0] if args else None, _CONTAINERS):
+        if "params" in options or isinstance(args[0] if args else None, CONTAINERS):
             raise TypeError(
                 f"ao.compat.torch.{constructor.__name__} was given parameters; wanted them in update(params, grads), "
                 "and not in the constructor"

@@ -8,7 +8,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from anyoptim._trace._hyperparameters import Hyper
-from anyoptim._trace._scalars import cos, floating, where
+from anyoptim._trace._scalars import cos, floating, quotient, remainder, where
 from anyoptim.schedules import Plateau
 from anyoptim.schedules._combined import as_schedule, value_of
 from anyoptim.schedules._schedule import Schedule, finite, whole_number
@@ -37,7 +37,7 @@ class Epochs(Schedule):
         self.steps = whole_number("steps", steps)
 
     def _value(self, n: Any) -> Any:
-        return value_of("schedule", self.schedule, n // self.steps + 1)
+        return value_of("schedule", self.schedule, quotient(n, self.steps) + 1)
 
 
 class Later(Schedule):
@@ -91,7 +91,7 @@ class Periodic(Schedule):
         self.end = finite.value("end", end)
 
     def _value(self, n: Any) -> Any:
-        x = floating(n % (2 * self.steps)) / self.steps
+        x = floating(remainder(n, 2 * self.steps)) / float(self.steps)
         return self.end + (self.start - self.end) * (1 + cos(math.pi * x)) / 2
 
 

@@ -1,0 +1,106 @@
+"""Names that users bring from elsewhere: the error says what is meant here, and that is there."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+import anyoptim as ao
+from tests.support.internals import other_names
+
+PUBLIC = {name: getattr(ao, name) for name in ao.__all__}
+CLASSES = [cls for cls in PUBLIC.values() if isinstance(cls, type) and issubclass(cls, ao.Stage | ao.layers.Layer)]
+
+ANSWERS: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
+    "momentum": (lambda: ao.SGD(momentum=0.9), TypeError, "momentum is ao.Momentum, or torch's form ao.HeavyBall"),  # type: ignore[call-arg]
+    "betas": (lambda: ao.Adam(betas=(0.9, 0.99)), TypeError, "betas is beta1 and beta2"),  # type: ignore[call-arg]
+    "learning rate": (lambda: ao.Adam(learning_rate=0.1), TypeError, "learning_rate is lr$"),  # type: ignore[call-arg]
+    "misspelt": (lambda: ao.Adam(learning_rat=0.1), TypeError, "learning_rate is lr$"),  # type: ignore[call-arg]
+    "near": (lambda: ao.RAdam(bet1=0.1), TypeError, r"did you mean beta1\?"),  # type: ignore[call-arg]
+    "decay": (lambda: ao.Adam(weight_decay=0.1), TypeError, "weight_decay is ao.AdamW"),  # type: ignore[call-arg]
+    "list": (lambda: ao.AdamW([np.zeros(1)], lr=0.1), TypeError, r"was given parameters; wanted them in update"),  # type: ignore[arg-type,misc]
+    "generator": (lambda: ao.SGD(iter([1])), TypeError, r"was given parameters; wanted them in update"),  # type: ignore[arg-type]
+    "params": (lambda: ao.SGD(params={}), TypeError, r"was given parameters; wanted them in update"),  # type: ignore[call-arg]
+    "p": (lambda: ao.Dropout(p=0.5), TypeError, "Dropout was given p; wanted .*; here p is dropout_ratio$"),  # type: ignore[call-arg]
+    "rate": (lambda: ao.Zoneout(rate=0.5), TypeError, "Zoneout was given rate; .*; here rate is dropout_ratio$"),  # type: ignore[call-arg]
+    "no optimizer": (lambda: ao.EMA(momentum=0.9), TypeError, "EMA was given momentum; wanted decay$"),  # type: ignore[call-arg]
+    "Adagrad": (lambda: ao.Adagrad, AttributeError, r"'Adagrad'; did you mean AdaGrad\?"),
+    "RMSprop": (lambda: ao.RMSprop, AttributeError, r"'RMSprop'; did you mean RMSProp\?"),
+    "a peer's": (lambda: ao.cosine_decay_schedule, AttributeError, r"mean ao.compat.optax.cosine_decay_schedule\?"),
+    "schedule": (lambda: ao.schedules.OneCycleLR, AttributeError, r"mean ao.compat.torch.lr_scheduler.OneCycleLR\?"),  # type: ignore[attr-defined]
+    "nothing like it": (lambda: ao.xyz, AttributeError, "module 'anyoptim' has no attribute 'xyz'$"),
+    "zero_grad": (lambda: ao.Adam().zero_grad(), AttributeError, "Adam has no 'zero_grad'; here zero_grad is nothing"),  # type: ignore[attr-defined]
+    "in a chain": (lambda: ao.chain(ao.Adam()).zero_grad(), AttributeError, "here zero_grad is nothing to call"),  # type: ignore[attr-defined]
+    "attribute": (lambda: ao.Adam().learning_rate, AttributeError, "Adam has no 'learning_rate'; here .* is lr$"),  # type: ignore[attr-defined]
+    "eval": (lambda: ao.Dropout().eval(), AttributeError, r"here eval is forward\(x, training=False\)"),  # type: ignore[attr-defined]
+    "two flags": (lambda: ao.Dropout().forward(np.ones(1), False, train_flg=True), TypeError, "under two names"),
+    "no flag": (
+        lambda: ao.Dropout().forward(np.ones(1), train_flag="no"),  # type: ignore[arg-type]
+        TypeError,
+        "train_flag is 'no'; wanted True",
+    ),
+}
+
+
+@pytest.mark.parametrize(("call", "kind", "message"), ANSWERS.values(), ids=ANSWERS)
+def test_what_is_meant_is_said(call: Callable[[], object], kind: type[Exception], message: str) -> None:
+    """Where a constructor, a module or an object is asked for what it has not."""
+    with pytest.raises(kind, match=message):
+        call()
+
+
+@pytest.mark.parametrize("name", other_names.RENAMED)
+def test_what_has_another_name_is_there(name: str) -> None:
+    """Each row of names is taken by some public class that does not take the name for which it stands."""
+    taken = [{*inspect.signature(cls).parameters} for cls in CLASSES]
+    for names in other_names.RENAMED[name]:
+        having = [of for of in taken if {*names} <= of]
+
+        assert any(name not in of for of in having)
+
+
+@pytest.mark.parametrize("text", [*other_names.ARGUMENTS.values(), *other_names.ATTRIBUTES.values()])
+def test_what_is_named_runs(text: str) -> None:
+    """Every expression of `ao` in the answers, and every method: as they stand there."""
+    for found in re.finditer(r"(?:^|(?<= ))ao\.", text):
+        assert _evaluated(text[found.start() :]) is not None
+    for method in re.findall(r"(?<![\w.])(update|forward|state_dict)\(", text):
+        assert hasattr(ao.Adam(), method) or hasattr(ao.Dropout(), method)
+
+
+def _evaluated(text: str) -> Any:
+    """The value of the longest expression with which a text begins."""
+    for end in range(len(text), 2, -1):
+        try:
+            return eval(text[:end], {"ao": ao})  # noqa: S307 - a text of ours
+        except (SyntaxError, NameError, TypeError, ValueError, AttributeError):
+            continue
+    raise AssertionError(text)
+
+
+@pytest.mark.parametrize("name", other_names.PUBLIC)
+def test_public_names_are_public(name: str) -> None:
+    """What is meant is public, and what it stands for is not."""
+    assert other_names.PUBLIC[name] in PUBLIC
+    assert name not in PUBLIC
+
+
+LAYERS = [cls for cls in CLASSES if issubclass(cls, ao.layers.Layer)]
+
+
+@pytest.mark.parametrize("spelling", ["train_flg", "train_flag"])
+@pytest.mark.parametrize("cls", LAYERS)
+def test_textbooks_call_it_a_flag(cls: type[Any], spelling: str) -> None:
+    """Both spellings give what `training` gives, of every layer: in training, where it is counted, and outside it."""
+    x = np.arange(1.0, 9.0).reshape(2, 2, 2)
+    inputs = [x] * (2 if cls is ao.Zoneout else 1)
+    for training in (True, False):
+        one, two = cls(seed=3), cls(seed=3)
+        expected = one.forward(*inputs, training=training)
+        assert np.array_equal(two.forward(*inputs, **{spelling: training}), expected)
+        assert one.calls == two.calls == (one.calls if training else 0)
