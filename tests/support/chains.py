@@ -16,7 +16,7 @@ from tests.support.libraries import COMPOSED, Library, same_bits
 
 Array = np.ndarray[Any, Any]
 Arrays = dict[str, Array]
-Make = Callable[[str | None], ao.Optimizer]
+Make = Callable[[ao.EngineName | None], ao.Optimizer]
 
 
 class Smoothed(ao.Stage):
