@@ -7,6 +7,7 @@ from anyoptim._core._chain import chain, partition
 from anyoptim._core._optimizer import Optimizer
 from anyoptim._core._state import State
 from anyoptim._diagnosis._explanation import Explanation, Share
+from anyoptim._engines import EngineName
 from anyoptim._stage._groups import groups
 from anyoptim._stage._stage import Gate, GradientStage, ParameterStage, SlotStage, Stage
 from anyoptim._trace._hyperparameters import (
@@ -143,6 +144,7 @@ __all__ = [
     "DropConnect",
     "DropPath",
     "Dropout",
+    "EngineName",
     "Explanation",
     "FeatureAlphaDropout",
     "FlushSubnormals",
@@ -225,21 +227,23 @@ def __dir__() -> list[str]:
     return [*__all__, *(name for name in globals() if name.startswith("__"))]
 
 
-def __getattr__(name: str) -> Any:
-    # Imported where they are asked for: importing anyoptim has a limit in time.
-    import importlib  # noqa: PLC0415
+if not TYPE_CHECKING:  # it would hide misspelt names from those who check types
 
-    if name in {"checkpoint", "compat", "schedules", "testing"}:
-        return importlib.import_module(f"anyoptim.{name}")
-    if name in {"Checkpoint", "load", "save"}:
-        return getattr(importlib.import_module("anyoptim.checkpoint"), name)
-    if name in {"Diagnosis", "ParameterDiagnosis"}:
-        return getattr(importlib.import_module("anyoptim._diagnosis._table"), name)
-    if name == "check_grad":
-        return importlib.import_module("anyoptim.testing").check_grad
-    hint = ""
-    if not name.startswith("_"):
-        from anyoptim._trace._other_names import public_hint  # noqa: PLC0415
+    def __getattr__(name: str) -> Any:
+        # Imported where they are asked for: importing anyoptim has a limit in time.
+        import importlib  # noqa: PLC0415
 
-        hint = public_hint(name, __all__)
-    raise AttributeError(f"module 'anyoptim' has no attribute {name!r}{hint}")
+        if name in {"checkpoint", "compat", "schedules", "testing"}:
+            return importlib.import_module(f"anyoptim.{name}")
+        if name in {"Checkpoint", "load", "save"}:
+            return getattr(importlib.import_module("anyoptim.checkpoint"), name)
+        if name in {"Diagnosis", "ParameterDiagnosis"}:
+            return getattr(importlib.import_module("anyoptim._diagnosis._table"), name)
+        if name == "check_grad":
+            return importlib.import_module("anyoptim.testing").check_grad
+        hint = ""
+        if not name.startswith("_"):
+            from anyoptim._trace._other_names import public_hint  # noqa: PLC0415
+
+            hint = public_hint(name, __all__)
+        raise AttributeError(f"module 'anyoptim' has no attribute {name!r}{hint}")

@@ -103,16 +103,16 @@ class Method:
     """How many times as large the gradients are that it is handed."""
 
 
-def _chain(engine: str | None = None) -> Any:
+def _chain(engine: ao.EngineName | None = None) -> Any:
     stages = ao.ClipGlobalNorm(MAX_NORM), ao.Adam(**NUMBERS["Adam"]), ao.EMA(DECAY)
     return ao.chain(*stages, engine=engine)
 
 
-def _decayed(*before: ao.Stage, engine: str | None = None) -> Any:
+def _decayed(*before: ao.Stage, engine: ao.EngineName | None = None) -> Any:
     return ao.chain(*before, ao.ClipGlobalNorm(MAX_NORM), ao.AdamW(**NUMBERS["AdamW"]), ao.EMA(DECAY), engine=engine)
 
 
-def _scaled(engine: str | None = None) -> Any:
+def _scaled(engine: ao.EngineName | None = None) -> Any:
     """The scale stays, as that of the others does; what is not finite would be skipped."""
     return _decayed(ao.LossScale(growth=1.0, initial=SCALE), engine=engine)
 

@@ -20,7 +20,7 @@ from tests.reference import textbook
 
 __all__ = ["ENGINES", "FORMS", "replays"]
 
-ENGINES = ("blocked", "compiled", "jax")
+ENGINES: tuple[ao.EngineName, ...] = ("blocked", "compiled", "jax")
 SHAPES = {f"w{i}": (25, 40) for i in range(4)}
 ADAM = NUMBERS["Adam"]
 OWN_RATE = 0.0001
@@ -45,11 +45,11 @@ class _ByHand:
             method.update({k: params[k] for k in keys}, {k: grads[k] for k in keys}, *([norm] if self.clipped else []))
 
 
-def _adam(engine: str) -> ao.Optimizer:
+def _adam(engine: ao.EngineName) -> ao.Optimizer:
     return ao.Adam(**ADAM, engine=engine)
 
 
-def _chain(*stages: Any, engine: str) -> ao.Optimizer:
+def _chain(*stages: Any, engine: ao.EngineName) -> ao.Optimizer:
     return ao.chain(*stages, engine=engine)
 
 
@@ -115,7 +115,7 @@ def replays(seconds: float) -> Sheet:
     )
 
 
-def _case(engine: str, problem: Problem, names: list[str]) -> Case:
+def _case(engine: ao.EngineName, problem: Problem, names: list[str]) -> Case:
     references = {name: Reference("Adam", problem, FORMS[name].by_hand()) for name in names}
     candidates = [_candidate(name, engine, problem, references[name]) for name in names]
 
@@ -126,7 +126,7 @@ def _case(engine: str, problem: Problem, names: list[str]) -> Case:
     return Case(candidates, problem.draw, TOLERANCES[problem.dtype.name], follow)
 
 
-def _candidate(name: str, engine: str, problem: Problem, reference: Reference) -> Candidate:
+def _candidate(name: str, engine: ao.EngineName, problem: Problem, reference: Reference) -> Candidate:
     form = FORMS[name]
     optimizer, params = form.make(engine=engine), form.params(problem.start())
     if engine == "jax":

@@ -84,14 +84,14 @@ def _subnormal(m: NDArray[Any]) -> float:
 
 
 def _subjects(problem: Problem, reference: Reference) -> list[_Subject]:
-    engines = {ANYOPTIM: "compiled", BLOCKED: "blocked"}
+    engines: dict[str, ao.EngineName] = {ANYOPTIM: "compiled", BLOCKED: "blocked"}
     ours = [
         _ours(name, engine, flush, problem, reference) for name, engine in engines.items() for flush in (False, True)
     ]
     return [*ours, _torch(problem, reference)] if torch_peers.installed() else ours
 
 
-def _ours(name: str, engine: str, flush: bool, problem: Problem, reference: Reference) -> _Subject:
+def _ours(name: str, engine: ao.EngineName, flush: bool, problem: Problem, reference: Reference) -> _Subject:
     params = problem.start()
     optimizer: Any = ao.Adam(**NUMBERS["Adam"], engine=None if flush else engine)
     if flush:

@@ -151,7 +151,9 @@ PLACES = [
 
 
 @pytest.fixture(params=PLACES, ids=lambda of: "-".join(filter(None, of)))
-def place(request: pytest.FixtureRequest, need: Callable[[str], Library]) -> Iterator[tuple[Library, str | None]]:
+def place(
+    request: pytest.FixtureRequest, need: Callable[[str], Library]
+) -> Iterator[tuple[Library, ao.EngineName | None]]:
     """Each library in turn with the engine that it has by default, and with the others."""
     name, engine = request.param
     row = need(name)

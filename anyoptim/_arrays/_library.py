@@ -4,16 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from anyoptim._arrays._memory import MemoryLayout
 
-__all__ = ["COMPUTE", "Array", "Fingerprint", "Library", "host_memory"]
+__all__ = ["COMPUTE", "A", "Array", "Fingerprint", "Library", "P", "host_memory"]
 
 Array = Any
 """An array of any library. The standard has no common base class to name here."""
+
+A = TypeVar("A", bound=Any)
+"""An array of any library, where a function gives another of its type."""
+
+P = TypeVar("P", bound=Any)
+"""A container of parameters, or an array, where a function gives another of its type."""
 
 COMPUTE = {
     "float16": "float32",

@@ -71,8 +71,9 @@ class Tree:
 
     def __init__(self, root: str, container: Any) -> None:
         self.root = root
-        self.container = container
+        self.container: Any = container
         self.leaves: list[Any]
+        self.spec: Spec
         try:
             self.leaves, self.spec = _flatten(container)
         except RecursionError as error:

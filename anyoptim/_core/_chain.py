@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from anyoptim._arrays._selection import Selection, shown
 from anyoptim._core._optimizer import Optimizer
 from anyoptim._core._param_groups import GroupSpec
+from anyoptim._engines import EngineName
 from anyoptim._stage._groups import groups
 from anyoptim._stage._stage import ParameterStage, SlotStage, Stage
 
@@ -46,7 +47,7 @@ class chain(Optimizer):  # noqa: N801 - it is called like a function
     _groups: groups | None = None
     _nested = True
 
-    def __init__(self, *stages: Stage | groups, engine: str | None = None) -> None:
+    def __init__(self, *stages: Stage | groups, engine: EngineName | None = None) -> None:
         flat: list[Stage] = []
         selectors: list[Any] = []
         for stage in stages:
@@ -140,7 +141,7 @@ class partition(chain):  # noqa: N801 - it is called like a function
     {'W': -1.0, 'b': -5.0, 'frozen': 0.0}
     """
 
-    def __init__(self, of: Mapping[Any, Optimizer | None], *, engine: str | None = None) -> None:
+    def __init__(self, of: Mapping[Any, Optimizer | None], *, engine: EngineName | None = None) -> None:
         if not isinstance(of, Mapping):
             raise TypeError(f"partition was given {of!r}; wanted a dict of patterns and methods")
         self._partition = Selection("partition", of)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Mapping
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from anyoptim._arrays import Array, library
 from anyoptim._arrays import _checks as checks
+from anyoptim._arrays._library import P
 from anyoptim._arrays._tree import Tree, listed, unique_paths
 from anyoptim._core import _step
 from anyoptim._core._accumulate import contributions
@@ -19,7 +20,7 @@ from anyoptim._core._pipeline import Pipeline
 from anyoptim._core._state import FlatState, LiveState, State, flattened, signatures
 from anyoptim._core._training import Training
 from anyoptim._diagnosis._explanation import Explanation
-from anyoptim._engines import check_engine
+from anyoptim._engines import EngineName, check_engine
 from anyoptim._machine._completed import completed
 from anyoptim._stage._stage import Gate, Stage
 from anyoptim._trace._hyperparameters import KW_ONLY
@@ -65,7 +66,7 @@ class Optimizer(Stage):
     """
 
     _: KW_ONLY
-    engine: str | None = None
+    engine: EngineName | None = None
     """The engine by name; None leaves the choice to anyoptim."""
 
     _nested: ClassVar[bool] = False
@@ -97,7 +98,7 @@ class Optimizer(Stage):
         """What makes the step: the method, or all stages of a chain."""
         return (self,)
 
-    def update(self, params: Any, grads: Any) -> Any:
+    def update(self, params: P, grads: Any) -> P:
         """Take one step with `params`, in place, and return `params`.
 
         `params` is a dict, list, tuple, any nest of them, or a bare array; `grads` has the same keys and shapes.
@@ -133,21 +134,21 @@ class Optimizer(Stage):
         can't take, several devices, other parameters than in the optimizer's other graphs. Steps that no graph takes
         wait for the device from then on, to know how many were replayed, and so does `state`.
         """
-        return self._training.update(self._pipeline, self.engine, params, grads)
+        return self._training.update(self._pipeline, self.engine, params, grads)  # type: ignore[no-any-return]
 
-    def flush(self, params: Any) -> Any:
+    def flush(self, params: P) -> P:
         """Take the step of the gradients that `Accumulate` has gathered so far, before their number is complete.
 
         As at the end of the data: with their mean, of as many as they are. Where nothing is gathered, and without
         an `Accumulate`, nothing happens. Returns `params` and raises, like `update`.
         """
-        return self._training.flush(self._pipeline, self.engine, params)
+        return self._training.flush(self._pipeline, self.engine, params)  # type: ignore[no-any-return]
 
     def init(self, params: Any) -> State:
         """The state before the first `step`: no steps taken, slots as the method starts them."""
         return _step.first_state(self._pipeline, params)
 
-    def step(self, params: Any, grads: Any, state: State) -> tuple[Any, State]:
+    def step(self, params: P, grads: Any, state: State) -> tuple[P, State]:
         """The pure form of `update`: new parameters and a new state, and nothing written.
 
         Works under `jax.jit` and on lazy arrays, in containers of any kind. Raises like `update`; but where arrays are
@@ -164,7 +165,7 @@ class Optimizer(Stage):
         """
         return _step.step(self._pipeline, self.engine, params, grads, state)
 
-    def flush_step(self, params: Any, state: State) -> tuple[Any, State]:
+    def flush_step(self, params: P, state: State) -> tuple[P, State]:
         """The pure form of `flush`: new parameters and a new state, with the step of what is gathered so far.
 
         Works under `jax.jit`, as `step` does, and there computes a step even where nothing is gathered and none is
@@ -241,7 +242,7 @@ class Optimizer(Stage):
         completed(load)
         return saved.differences
 
-    def eval_params(self, params: Any, state: State | None = None) -> Any:
+    def eval_params(self, params: P, state: State | None = None) -> P:
         """The parameters to evaluate with, where a stage keeps others: new arrays, in a container like `params`.
 
         Such are averages: of the state of the last `update`, or of another, of the pure form. Raises ValueError where
@@ -255,10 +256,10 @@ class Optimizer(Stage):
             self._training.caught_up()
             tree = Tree("params", params)
             plan, live = self._training.recall(self._pipeline, tree)
-            return tree.build(evaluated(self.stages, plan.ps, plan.groups, live.flat))
+            return tree.build(evaluated(self.stages, plan.ps, plan.groups, live.flat))  # type: ignore[no-any-return]
         checked = self._pipeline.checked(params)
         flat = self._pipeline.unpack(checked, state)
-        return checked.tree.build(evaluated(self.stages, checked.ps, checked.groups, flat))
+        return checked.tree.build(evaluated(self.stages, checked.ps, checked.groups, flat))  # type: ignore[no-any-return]
 
     @property
     def loss_scale(self) -> float:
@@ -366,7 +367,11 @@ class Optimizer(Stage):
 
         compile_for(self._pipeline, self._pipeline.checked(params))
 
-    def kernel_source(self, engine: str = "compiled", dtype: str = "float32") -> str:
+    def kernel_source(
+        self,
+        engine: EngineName = "compiled",
+        dtype: Literal["float32", "float64"] = "float32",
+    ) -> str:
         """The code that `cuda`, `compiled` or `blocked` makes from the rules: a pass for each measure, then the step.
 
         `dtype` is that of the arithmetic, `float32` or `float64`. That of `cuda` is one text, which NVRTC, nvcc and

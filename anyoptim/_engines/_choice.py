@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from anyoptim._arrays import Array, Library
 from anyoptim._engines._base import Engine, Leaf, Plan
@@ -20,12 +20,21 @@ __all__ = [
     "GENERATING",
     "LAZY",
     "Choice",
+    "EngineName",
     "Plans",
     "check_engine",
     "choices",
     "precompile",
     "source",
 ]
+
+EngineName = Literal["cuda", "compiled", "blocked", "jax", "portable"]
+"""The name of an engine, for those who check types: `def train(engine: ao.EngineName | None) -> None`.
+
+>>> name: ao.EngineName = "portable"
+>>> ao.SGD(lr=0.5, engine=name).update(1.0, 1.0)
+0.5
+"""
 
 ENGINES: Mapping[str, Engine] = {e.name: e for e in (Cuda(), Compiled(), Blocked(), Jax(), Portable())}
 """From the fastest to the one that takes all."""

@@ -48,7 +48,7 @@ class groups(Mapping[Any, Any]):  # noqa: N801 - it is called like a function
     def __init__(self, of: Mapping[Any, Mapping[str, Hyper] | None]) -> None:
         if not isinstance(of, Mapping):
             raise TypeError(f"groups was given {of!r}; wanted a dict of patterns and their hyperparameters")
-        self.selection = Selection("groups", of)
+        self.selection: Selection = Selection("groups", of)
         for selector, values in of.items():
             named = isinstance(values, Mapping) and all(isinstance(name, str) for name in values)
             if values is not None and not named:

@@ -195,7 +195,7 @@ class Stage:
 
     _act: ClassVar[Callable[..., Any]] = staticmethod(on_value)
     _fields: ClassVar[Mapping[str, Field]] = {}
-    __signature__ = ClassSignature()
+    __signature__: ClassVar[ClassSignature] = ClassSignature()
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)

@@ -87,7 +87,7 @@ class Domain(NamedTuple):
         return number
 
 
-nonnegative = Domain(lambda x: 0 <= x < math.inf, "finite and at least 0")
+nonnegative: Domain = Domain(lambda x: 0 <= x < math.inf, "finite and at least 0")
 """The domain of `Nonnegative`: finite and at least 0.
 
 >>> ao.nonnegative.value("lr", -0.1)
@@ -96,7 +96,7 @@ Traceback (most recent call last):
 ValueError: lr is -0.1; wanted finite and at least 0
 """
 
-fraction = Domain(lambda x: 0 <= x < 1, "at least 0 and below 1")
+fraction: Domain = Domain(lambda x: 0 <= x < 1, "at least 0 and below 1")
 """The domain of `Fraction`: at least 0 and below 1.
 
 >>> ao.fraction.value("momentum", 0.9)

@@ -181,8 +181,8 @@ def at_least(n: Any, k: int) -> Any:
     return False if beyond(n, k) else n >= k
 
 
-def at_most(n: Any, k: int) -> Any:
-    """The smaller of a count n, traced or not, and an integer k of any size."""
+def at_most(n: Any, k: float) -> Any:
+    """The smaller of a count n, traced or not, and a k of any size."""
     return n if beyond(n, k) else where(n < k, n, k)
 
 

@@ -8,9 +8,11 @@ if TYPE_CHECKING:
 __all__ = ["keras", "optax", "torch"]
 
 
-def __getattr__(name: str) -> Any:
-    if name in __all__:  # each is imported where it is asked for
-        import importlib  # noqa: PLC0415
+if not TYPE_CHECKING:  # it would hide misspelt names from those who check types
 
-        return importlib.import_module(f"anyoptim.compat.{name}")
-    raise AttributeError(f"module 'anyoptim.compat' has no attribute {name!r}")
+    def __getattr__(name: str) -> Any:
+        if name in __all__:  # each is imported where it is asked for
+            import importlib  # noqa: PLC0415
+
+            return importlib.import_module(f"anyoptim.compat.{name}")
+        raise AttributeError(f"module 'anyoptim.compat' has no attribute {name!r}")

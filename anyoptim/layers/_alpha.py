@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
-from anyoptim._arrays import Array, is_scalar
+from anyoptim._arrays import is_scalar
 from anyoptim._arrays._checks import admit
+from anyoptim._arrays._library import A
 from anyoptim._arrays._out import copied_to, destination
 from anyoptim._arrays._quiet import quiet
 from anyoptim.layers._layer import UnaryLayer
@@ -25,7 +26,7 @@ def _slope(ratio: float) -> float:
 
 
 def alpha_dropout(
-    x: Array,
+    x: A,
     ratio: float,
     key: int,
     call: Any = 0,
@@ -33,8 +34,8 @@ def alpha_dropout(
     *,
     within: Sequence[int] | None = None,
     noise_shape: NoiseShape = None,
-    out: Array | None = None,
-) -> Array:
+    out: A | None = None,
+) -> A:
     """Set each element of x to SELU's smallest value with probability `ratio`, and keep mean and variance.
 
     ::
@@ -78,11 +79,11 @@ def alpha_dropout(
         shift = arrays.xp.where(mask, *(arrays.scalar(value, wide.dtype, a) for value in (up, down)))
         y = wide * (arrays.xp.astype(mask, wide.dtype) * slope) + shift
         y = arrays.xp.astype(y, a.dtype, copy=False)
-    return arrays.rebound(x, y) if out is None else copied_to(arrays, out, y)
+    return arrays.rebound(x, y) if out is None else copied_to(arrays, out, y)  # type: ignore[no-any-return]
 
 
 def alpha_dropout_gradient(
-    dout: Array,
+    dout: A,
     ratio: float,
     key: int,
     call: Any = 0,
@@ -90,8 +91,8 @@ def alpha_dropout_gradient(
     *,
     within: Sequence[int] | None = None,
     noise_shape: NoiseShape = None,
-    out: Array | None = None,
-) -> Array:
+    out: A | None = None,
+) -> A:
     """The gradient of the x of `alpha_dropout` with these arguments, given that of its y: `dout*(a*mask)`.
 
     >>> ao.alpha_dropout_gradient(np.ones(4), 0.5, key=3, call=0).round(3)
@@ -99,7 +100,7 @@ def alpha_dropout_gradient(
     """
     arrays, _, _ = admit("dout", dout, INPUT)
     ratio = valid(RATIO, ratio)
-    return product(arrays, dout, ratio, _slope(ratio), Place(key, call, offset, within), noise_shape, out)
+    return product(arrays, dout, ratio, _slope(ratio), Place(key, call, offset, within), noise_shape, out)  # type: ignore[no-any-return]
 
 
 class AlphaDropout(UnaryLayer):
@@ -132,7 +133,7 @@ class AlphaDropout(UnaryLayer):
 
 
 def feature_alpha_dropout(
-    x: Array,
+    x: A,
     ratio: float,
     key: int,
     call: Any = 0,
@@ -140,7 +141,7 @@ def feature_alpha_dropout(
     *,
     within: Sequence[int] | None = None,
     axis: int = 1,
-) -> Array:
+) -> A:
     """Alpha dropout of whole channels: `alpha_dropout` with one choice for each sample and channel.
 
     Args: as for `alpha_dropout`, and axis as for `spatial_dropout`. The gradient is `alpha_dropout_gradient` with
@@ -177,7 +178,7 @@ class FeatureAlphaDropout(UnaryLayer):
     """
 
     pure = "feature_alpha_dropout"
-    arguments = ("axis",)
+    arguments: ClassVar[tuple[str, ...]] = ("axis",)
     _function = staticmethod(alpha_dropout)
     _gradient = staticmethod(alpha_dropout_gradient)
 

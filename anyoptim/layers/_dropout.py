@@ -9,6 +9,7 @@ import numpy as np
 
 from anyoptim._arrays import Array, Library
 from anyoptim._arrays._checks import admit
+from anyoptim._arrays._library import A
 from anyoptim.layers._layer import Draw, Layer, UnaryLayer, flag
 from anyoptim.layers._masks import INPUT, RATIO, NoiseShape, Place, by_channel, by_sample, product, scaled, valid
 from anyoptim.random._dropout import fast_dropout
@@ -27,7 +28,7 @@ __all__ = [
 
 
 def dropout(
-    x: Array,
+    x: A,
     ratio: float,
     key: int,
     call: Any = 0,
@@ -36,8 +37,8 @@ def dropout(
     within: Sequence[int] | None = None,
     noise_shape: NoiseShape = None,
     inverted: bool = False,
-    out: Array | None = None,
-) -> Array:
+    out: A | None = None,
+) -> A:
     """Multiply each element of x by zero with probability `ratio`.
 
     ::
@@ -79,7 +80,7 @@ def dropout(
     arrays, _, _ = admit("x", x, INPUT)
     ratio = valid(RATIO, ratio)
     scale = _scale(ratio, flag("inverted", inverted))
-    return product(arrays, x, ratio, scale, Place(key, call, offset, within), noise_shape, out)
+    return product(arrays, x, ratio, scale, Place(key, call, offset, within), noise_shape, out)  # type: ignore[no-any-return]
 
 
 def _scale(ratio: float, inverted: bool) -> float:
@@ -233,7 +234,7 @@ class VariationalDropout(Dropout):
 
 
 def spatial_dropout(
-    x: Array,
+    x: A,
     ratio: float,
     key: int,
     call: Any = 0,
@@ -242,7 +243,7 @@ def spatial_dropout(
     within: Sequence[int] | None = None,
     axis: int = 1,
     inverted: bool = False,
-) -> Array:
+) -> A:
     """Drop whole channels: `dropout` with one choice for each sample and channel, whatever other axes there are.
 
     Args:
@@ -300,7 +301,7 @@ class SpatialDropout(Dropout):
     """
 
     pure = "spatial_dropout"
-    arguments = ("axis", "inverted")
+    arguments: ClassVar[tuple[str, ...]] = ("axis", "inverted")
 
     def __init__(
         self, dropout_ratio: float = 0.5, *, axis: int = 1, inverted: bool = False, seed: int | None = None
@@ -314,7 +315,7 @@ class SpatialDropout(Dropout):
 
 
 def drop_path(
-    x: Array,
+    x: A,
     ratio: float,
     key: int,
     call: Any = 0,
@@ -322,7 +323,7 @@ def drop_path(
     *,
     within: Sequence[int] | None = None,
     inverted: bool = False,
-) -> Array:
+) -> A:
     """Drop whole samples: `dropout` with one choice for each element of the first axis.
 
     Args: as for `dropout`. The gradient of y is `drop_path` of the gradient, with the same arguments.
@@ -365,7 +366,7 @@ class DropPath(Dropout):
     """
 
     pure = "drop_path"
-    arguments = ("inverted",)
+    arguments: ClassVar[tuple[str, ...]] = ("inverted",)
 
     def __init__(self, dropout_ratio: float = 0.5, *, inverted: bool = False, seed: int | None = None) -> None:
         Layer.__init__(self, dropout_ratio, seed)  # Dropout's own would set a noise shape, too

@@ -8,6 +8,7 @@ from typing import Any
 
 from anyoptim._arrays import COMPUTE, Array, is_scalar
 from anyoptim._arrays._checks import admit
+from anyoptim._arrays._library import A
 from anyoptim._arrays._out import copied_to, destination
 from anyoptim._arrays._quiet import quiet
 from anyoptim.layers._layer import UnaryLayer
@@ -21,7 +22,7 @@ _REAL = {"complex64": "float32", "complex128": "float64"}
 
 
 def gaussian_dropout(
-    x: Array,
+    x: A,
     ratio: float,
     key: int,
     call: Any = 0,
@@ -29,8 +30,8 @@ def gaussian_dropout(
     *,
     within: Sequence[int] | None = None,
     noise_shape: NoiseShape = None,
-    out: Array | None = None,
-) -> Array:
+    out: A | None = None,
+) -> A:
     """Multiply each element of x by a normal number of mean 1, and the variance that inverted dropout has.
 
     ::
@@ -65,7 +66,7 @@ def gaussian_dropout(
         wide = widened(arrays, arrays.load(x) if is_scalar(x) else x)
         y = wide * xp.astype(arrays.sharded_like(factor, a), wide.dtype, copy=False)
         y = xp.astype(y, a.dtype, copy=False)
-    return arrays.rebound(x, y) if out is None else copied_to(arrays, out, y)
+    return arrays.rebound(x, y) if out is None else copied_to(arrays, out, y)  # type: ignore[no-any-return]
 
 
 def _factor(shape: tuple[int, ...], like: Array, at: Place, ratio: float, noise_shape: NoiseShape) -> Array:

@@ -12,6 +12,7 @@ import numpy as np
 
 from anyoptim._arrays import Array, Library, is_scalar, library
 from anyoptim._arrays._checks import admit
+from anyoptim._arrays._library import A
 from anyoptim._arrays._out import copied_to, destination
 from anyoptim._trace._hyperparameters import Domain
 from anyoptim._trace._other_names import argument_hint, attribute_hint
@@ -85,7 +86,7 @@ class Layer:
 
     def __init__(self, dropout_ratio: float, seed: int | None) -> None:
         self.dropout_ratio = dropout_ratio
-        self.key = integer("seed", int.from_bytes(os.urandom(8)) if seed is None else seed)
+        self.key: int = integer("seed", int.from_bytes(os.urandom(8)) if seed is None else seed)
         self._draws = Draws()
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -246,14 +247,14 @@ class UnaryLayer(Layer):
 
     def forward(
         self,
-        x: Array,
+        x: A,
         training: bool = True,
         call: Any = None,
         *,
-        out: Array | None = None,
+        out: A | None = None,
         train_flg: bool | None = None,
         train_flag: bool | None = None,
-    ) -> Array:
+    ) -> A:
         """The layer's output: drawn in training, what is expected of it otherwise.
 
         Args:
@@ -283,12 +284,12 @@ class UnaryLayer(Layer):
             if out is not None:
                 destination("out", out, "x", x)
             y = self._inference(arrays, x)
-            return y if out is None else copied_to(arrays, out, y)
+            return y if out is None else copied_to(arrays, out, y)  # type: ignore[no-any-return] # it is one of x's type
         if call is not None:
-            return self._function(x, **self._arguments(arrays, x, a, "x", call), out=out)
-        return self._counted(arrays, x, a, "x", lambda arguments: self._function(x, **arguments, out=out))
+            return self._function(x, **self._arguments(arrays, x, a, "x", call), out=out)  # type: ignore[no-any-return] # as before
+        return self._counted(arrays, x, a, "x", lambda arguments: self._function(x, **arguments, out=out))  # type: ignore[no-any-return]
 
-    def backward(self, dout: Array, call: Any = None, *, out: Array | None = None) -> Array:
+    def backward(self, dout: A, call: Any = None, *, out: A | None = None) -> A:
         """The gradient of a training forward's input, given that of its output.
 
         Args:
@@ -306,9 +307,9 @@ class UnaryLayer(Layer):
         arguments = self._gradient_arguments(dout, call)
         if out is not None:
             destination("out", out, "dout", dout)
-        return self._gradient(dout, **arguments, out=out)
+        return self._gradient(dout, **arguments, out=out)  # type: ignore[no-any-return] # of the type that was given
 
-    def sample(self, x: Array, call: Any) -> Array:
+    def sample(self, x: A, call: Any) -> A:
         """The output as in training, for predictions that differ by what they drew: Monte Carlo dropout.
 
         It is drawn under another key than in training, `anyoptim.random.spawn(layer.key, 0)`; the layer counts and
@@ -321,17 +322,17 @@ class UnaryLayer(Layer):
         Source: Gal and Ghahramani, Dropout as a Bayesian approximation, 2016, section 3.
         """
         arrays, a, _ = admit("x", x, INPUT)
-        return self._function(x, **self._sample_arguments(arrays, x, a, "x", call))
+        return self._function(x, **self._sample_arguments(arrays, x, a, "x", call))  # type: ignore[no-any-return]
 
     def _inference(self, arrays: Library, x: Array) -> Array:
         """The output outside training."""
         return x
 
-    def _quick_forward(self, x: Array) -> Array | None:
+    def _quick_forward(self, x: A) -> A | None:
         """The counted forward of an array that needs no checks; None for any other."""
         return None
 
-    def _quick_backward(self, dout: Array) -> Array | None:
+    def _quick_backward(self, dout: A) -> A | None:
         """The gradient for an array that needs no checks; None for any other."""
         return None
 

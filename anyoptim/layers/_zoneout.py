@@ -7,6 +7,7 @@ from typing import Any
 
 from anyoptim._arrays import Array, Library, is_scalar
 from anyoptim._arrays._checks import admit
+from anyoptim._arrays._library import A
 from anyoptim._arrays._quiet import quiet
 from anyoptim.layers._layer import Layer, flag, spelt
 from anyoptim.layers._masks import INPUT, RATIO, Noise, NoiseShape, Place, kept, valid, widened
@@ -16,8 +17,8 @@ __all__ = ["Zoneout", "zoneout", "zoneout_gradient"]
 
 
 def zoneout(
-    h_prev: Array,
-    h_new: Array,
+    h_prev: A,
+    h_new: A,
     ratio: float,
     key: int,
     call: Any = 0,
@@ -25,7 +26,7 @@ def zoneout(
     *,
     within: Sequence[int] | None = None,
     noise_shape: NoiseShape = None,
-) -> Array:
+) -> A:
     """Let each element of a recurrent state stay as it was with probability `ratio`.
 
     ::
@@ -55,11 +56,11 @@ def zoneout(
     mask = _kept(arrays, a, valid(RATIO, ratio), Place(key, call, offset, within), noise_shape)
     before, after = (arrays.load(h) if is_scalar(h) else h for h in (h_prev, h_new))
     chosen = arrays.xp.astype(arrays.array(arrays.xp.where(mask, after, before)), a.dtype, copy=False)
-    return arrays.rebound(h_new, chosen)
+    return arrays.rebound(h_new, chosen)  # type: ignore[no-any-return] # of the type that was given
 
 
 def zoneout_gradient(
-    dout: Array,
+    dout: A,
     ratio: float,
     key: int,
     call: Any = 0,
@@ -67,7 +68,7 @@ def zoneout_gradient(
     *,
     within: Sequence[int] | None = None,
     noise_shape: NoiseShape = None,
-) -> tuple[Array, Array]:
+) -> tuple[A, A]:
     """The gradients of `h_prev` and `h_new`, given that of h, with these arguments: `dout` where h is one, 0 elsewhere.
 
     Returns:
@@ -117,14 +118,14 @@ class Zoneout(Layer):
 
     def forward(
         self,
-        h_prev: Array,
-        h_new: Array,
+        h_prev: A,
+        h_new: A,
         training: bool = True,
         call: Any = None,
         *,
         train_flg: bool | None = None,
         train_flag: bool | None = None,
-    ) -> Array:
+    ) -> A:
         """The state: drawn in training, what is expected of it otherwise.
 
         Args:
@@ -141,17 +142,17 @@ class Zoneout(Layer):
             training = spelt(training, train_flg, train_flag)
         arrays, a = _pair(h_prev, h_new)
         if not flag("training", training):
-            return _mean(arrays, h_prev, h_new, RATIO.value("dropout_ratio", self.dropout_ratio))
+            return _mean(arrays, h_prev, h_new, RATIO.value("dropout_ratio", self.dropout_ratio))  # type: ignore[no-any-return]
         if call is not None:
             return zoneout(h_prev, h_new, **self._arguments(arrays, h_new, a, "h_new", call))
         self._refuse_traced(arrays, "h_prev", h_prev)
-        return self._counted(arrays, h_new, a, "h_new", lambda arguments: zoneout(h_prev, h_new, **arguments))
+        return self._counted(arrays, h_new, a, "h_new", lambda arguments: zoneout(h_prev, h_new, **arguments))  # type: ignore[no-any-return]
 
-    def backward(self, dout: Array, call: Any = None) -> tuple[Array, Array]:
+    def backward(self, dout: A, call: Any = None) -> tuple[A, A]:
         """The gradients of `h_prev` and `h_new`, given that of the state. For the rest as `Dropout.backward`."""
         return zoneout_gradient(dout, **self._gradient_arguments(dout, call))
 
-    def sample(self, h_prev: Array, h_new: Array, call: Any) -> Array:
+    def sample(self, h_prev: A, h_new: A, call: Any) -> A:
         """The state as in training, drawn under another key: as `Dropout.sample`."""
         arrays, a = _pair(h_prev, h_new)
         return zoneout(h_prev, h_new, **self._sample_arguments(arrays, h_new, a, "h_new", call))

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from anyoptim._arrays import COMPUTE, Array, Library, library, traced, uncompiled
+from anyoptim._arrays._library import A
 from anyoptim._trace._hyperparameters import share
 from anyoptim.random._dropout import numpy_draws
 from anyoptim.random._philox import bits, choices, library_of
@@ -31,8 +32,8 @@ def uniform(
     offset: Offset = 0,
     *,
     within: Sequence[int] | None = None,
-    like: Array,
-) -> Array:
+    like: A,
+) -> A:
     """Independent numbers from 0 to below 1, each as likely: element i is made of word `offset + i` of this call.
 
     ::
@@ -57,7 +58,7 @@ def uniform(
     arrays, name = _floating(like)
     words = bits(shape, key, call, offset, within=within, like=like)
     digits = _DIGITS[name]
-    return _exact(arrays, words if digits == 32 else words >> (32 - digits), 2.0**-digits, like)
+    return _exact(arrays, words if digits == 32 else words >> (32 - digits), 2.0**-digits, like)  # type: ignore[no-any-return]
 
 
 def bernoulli(
@@ -109,8 +110,8 @@ def normal(
     offset: Offset = 0,
     *,
     within: Sequence[int] | None = None,
-    like: Array,
-) -> Array:
+    like: A,
+) -> A:
     """Independent standard normal numbers: element i is made of word `offset + i` of this call.
 
     ::
@@ -142,14 +143,14 @@ def normal(
     arrays, name = _floating(like)
     if numpy_draws(arrays, like) and not isinstance(like, np.ndarray):  # NumPy's calls are the faster ones
         drawn = normal(shape, key, call, offset, within=within, like=np.empty(0, COMPUTE[name]))
-        return arrays.from_host(drawn, like)
+        return arrays.from_host(drawn, like)  # type: ignore[no-any-return] # of the type that was given
     words = bits(shape, key, call, offset, within=within, like=like)
     if type(words) is np.ndarray:
         numbers, flat = np.empty(words.size, like.dtype), words.reshape(-1)
         for at in range(0, words.size, BLOCK):
             numbers[at : at + BLOCK] = _normal(arrays, flat[at : at + BLOCK], like)
-        return numbers.reshape(words.shape)
-    return arrays.array(_normal(arrays, words, like))
+        return numbers.reshape(words.shape)  # type: ignore[return-value]
+    return arrays.array(_normal(arrays, words, like))  # type: ignore[no-any-return] # of the type that was given
 
 
 def _normal(arrays: Library, words: Array, like: Array) -> Array:

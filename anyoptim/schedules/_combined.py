@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from anyoptim._trace._hyperparameters import Hyper, scheduled
 from anyoptim._trace._scalars import at_least, at_most, where
@@ -46,13 +46,13 @@ class join(Schedule):  # noqa: N801 - it is called like a function
     [0.5, 0.5, 0.5, 1.0, 1.0]
     """
 
-    arguments = ("schedules", "boundaries")
+    arguments: ClassVar[tuple[str, ...]] = ("schedules", "boundaries")
 
     def __init__(self, schedules: Iterable[Hyper], boundaries: Iterable[int]) -> None:
         if callable(schedules) or not isinstance(schedules, Iterable):
             raise TypeError(f"schedules is {schedules!r}; wanted a list of schedules")
-        self.schedules = tuple(as_schedule(f"schedules[{i}]", s) for i, s in enumerate(schedules))
-        self.boundaries = increasing("boundaries", boundaries, 1)
+        self.schedules: tuple[Any, ...] = tuple(as_schedule(f"schedules[{i}]", s) for i, s in enumerate(schedules))
+        self.boundaries: tuple[int, ...] = increasing("boundaries", boundaries, 1)
         if len(self.boundaries) != len(self.schedules) - 1:
             raise ValueError(
                 f"boundaries has {len(self.boundaries)} for {len(self.schedules)} schedules; wanted one less than these"
@@ -89,12 +89,12 @@ class warmup(Schedule):  # noqa: N801 - it is called like a function
     [0.0, 0.5, 1.0, 1.0, 1.0]
     """
 
-    arguments = ("steps", "schedule", "start")
+    arguments: ClassVar[tuple[str, ...]] = ("steps", "schedule", "start")
 
     def __init__(self, steps: int, schedule: Hyper, start: float = 0.0) -> None:
-        self.steps = whole_number("steps", steps, 0)
-        self.schedule = as_schedule("schedule", schedule)
-        self.start = finite.value("start", start)
+        self.steps: int = whole_number("steps", steps, 0)
+        self.schedule: Any = as_schedule("schedule", schedule)
+        self.start: float = finite.value("start", start)
 
     def _value(self, n: Any) -> Any:
         # While n < steps the target is the value of the schedule's step 1; later the line is at its end.
@@ -155,7 +155,7 @@ class piecewise(Schedule):  # noqa: N801 - it is called like a function
     [1.0, 0.75, 0.5, 0.5, 0.5]
     """
 
-    arguments = ("points", "ease")
+    arguments: ClassVar[tuple[str, ...]] = ("points", "ease")
 
     def __init__(self, points: Mapping[int, float] | Iterable[tuple[int, float]], ease: str = "linear") -> None:
         try:
@@ -166,8 +166,8 @@ class piecewise(Schedule):  # noqa: N801 - it is called like a function
             raise ValueError("points is empty; wanted at least one")
         steps = increasing("steps of points", [at for at, _ in pairs], 0)
         values = [finite.value(f"points[{at!r}]", value) for at, value in pairs]
-        self.points = tuple(zip(steps, values, strict=True))
-        self.ease = choice("ease", ease, EASES)
+        self.points: tuple[tuple[int, float], ...] = tuple(zip(steps, values, strict=True))
+        self.ease: str = choice("ease", ease, EASES)
 
     def _value(self, n: Any) -> Any:
         return through(n, self.points, self.ease)

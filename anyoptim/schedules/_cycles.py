@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from anyoptim._trace._scalars import at_least, floating, largest, power, quotient, remainder, where
 from anyoptim.schedules._schedule import Schedule, choice, finite, share, whole_number
@@ -37,14 +37,14 @@ class CosineRestarts(Schedule):
     [1.0, 0.5, 1.0, 0.5, 1.0]
     """
 
-    arguments = ("start", "steps", "end", "growth", "decay")
+    arguments: ClassVar[tuple[str, ...]] = ("start", "steps", "end", "growth", "decay")
 
     def __init__(self, start: float, steps: int, end: float = 0.0, growth: int = 1, decay: float = 1.0) -> None:
-        self.start = finite.value("start", start)
-        self.steps = whole_number("steps", steps)
-        self.end = finite.value("end", end)
-        self.growth = whole_number("growth", growth)
-        self.decay = share.value("decay", decay)
+        self.start: float = finite.value("start", start)
+        self.steps: int = whole_number("steps", steps)
+        self.end: float = finite.value("end", end)
+        self.growth: int = whole_number("growth", growth)
+        self.decay: float = share.value("decay", decay)
 
     def _value(self, n: Any) -> Any:
         i, m, length = self._cycle(n)
@@ -90,7 +90,7 @@ class Cyclic(Schedule):
     [0.0, 0.5, 1.0, 0.5, 0.0]
     """
 
-    arguments = ("low", "high", "up", "down", "mode", "gamma")
+    arguments: ClassVar[tuple[str, ...]] = ("low", "high", "up", "down", "mode", "gamma")
 
     def __init__(
         self,
@@ -101,12 +101,12 @@ class Cyclic(Schedule):
         mode: str = "triangular",
         gamma: float = 1.0,
     ) -> None:
-        self.low = finite.value("low", low)
-        self.high = finite.value("high", high)
-        self.up = whole_number("up", up)
-        self.down = whole_number("down", self.up if down is None else down)
-        self.mode = choice("mode", mode, _MODES)
-        self.gamma = share.value("gamma", gamma)
+        self.low: float = finite.value("low", low)
+        self.high: float = finite.value("high", high)
+        self.up: int = whole_number("up", up)
+        self.down: int = whole_number("down", self.up if down is None else down)
+        self.mode: str = choice("mode", mode, _MODES)
+        self.gamma: float = share.value("gamma", gamma)
 
     def _value(self, n: Any) -> Any:
         i, m = quotient(n, self.up + self.down), remainder(n, self.up + self.down)
@@ -144,7 +144,7 @@ class OneCycle(Schedule):
     [0.04, 1.0, 0.75, 0.25, 0.0]
     """
 
-    arguments = ("peak", "steps", "up", "down", "start", "end", "ease")
+    arguments: ClassVar[tuple[str, ...]] = ("peak", "steps", "up", "down", "start", "end", "ease")
 
     def __init__(
         self,
@@ -156,13 +156,13 @@ class OneCycle(Schedule):
         end: float | None = None,
         ease: str = "cosine",
     ) -> None:
-        self.peak = finite.value("peak", peak)
-        self.steps = whole_number("steps", steps, 2)
-        self.up = whole_number("up", max(1, 3 * self.steps // 10) if up is None else up)
-        self.down = None if down is None else whole_number("down", down)
-        self.start = finite.value("start", self.peak / 25 if start is None else start)
-        self.end = finite.value("end", self.start / 10_000 if end is None else end)
-        self.ease = choice("ease", ease, _SMOOTH)
+        self.peak: float = finite.value("peak", peak)
+        self.steps: int = whole_number("steps", steps, 2)
+        self.up: int = whole_number("up", max(1, 3 * self.steps // 10) if up is None else up)
+        self.down: int | None = None if down is None else whole_number("down", down)
+        self.start: float = finite.value("start", self.peak / 25 if start is None else start)
+        self.end: float = finite.value("end", self.start / 10_000 if end is None else end)
+        self.ease: str = choice("ease", ease, _SMOOTH)
         if self.up + (self.down or 0) >= self.steps:
             raise ValueError(f"up is {self.up} and down is {self.down}; wanted less than steps, {self.steps}, together")
 
@@ -199,7 +199,7 @@ class WarmupStableDecay(Schedule):
     [0.0, 0.5, 1.0, 1.0, 0.5]
     """
 
-    arguments = ("peak", "warmup", "stable", "decay", "start", "end", "ease")
+    arguments: ClassVar[tuple[str, ...]] = ("peak", "warmup", "stable", "decay", "start", "end", "ease")
 
     def __init__(
         self,
@@ -211,13 +211,13 @@ class WarmupStableDecay(Schedule):
         end: float = 0.0,
         ease: str = "linear",
     ) -> None:
-        self.peak = finite.value("peak", peak)
-        self.warmup = whole_number("warmup", warmup, 0)
-        self.stable = whole_number("stable", stable, 0)
-        self.decay = whole_number("decay", decay, 0)
-        self.start = finite.value("start", start)
-        self.end = finite.value("end", end)
-        self.ease = choice("ease", ease, _SMOOTH)
+        self.peak: float = finite.value("peak", peak)
+        self.warmup: int = whole_number("warmup", warmup, 0)
+        self.stable: int = whole_number("stable", stable, 0)
+        self.decay: int = whole_number("decay", decay, 0)
+        self.start: float = finite.value("start", start)
+        self.end: float = finite.value("end", end)
+        self.ease: str = choice("ease", ease, _SMOOTH)
 
     def _value(self, n: Any) -> Any:
         risen = between(self.start, self.peak, progress(n, self.warmup))

@@ -27,10 +27,10 @@ class Constant(Schedule):
     [0.1, 0.1, 0.1, 0.1, 0.1]
     """
 
-    arguments = ("value",)
+    arguments: ClassVar[tuple[str, ...]] = ("value",)
 
     def __init__(self, value: float) -> None:
-        self.value = finite.value("value", value)
+        self.value: float = finite.value("value", value)
 
     def _value(self, n: Any) -> Any:
         return self.value
@@ -56,12 +56,12 @@ class StepDecay(Schedule):
     [1.0, 1.0, 0.1, 0.1, 0.01]
     """
 
-    arguments = ("start", "steps", "factor")
+    arguments: ClassVar[tuple[str, ...]] = ("start", "steps", "factor")
 
     def __init__(self, start: float, steps: int, factor: float = 0.1) -> None:
-        self.start = finite.value("start", start)
-        self.steps = whole_number("steps", steps)
-        self.factor = positive.value("factor", factor)
+        self.start: float = finite.value("start", start)
+        self.steps: int = whole_number("steps", steps)
+        self.factor: float = positive.value("factor", factor)
 
     def _value(self, n: Any) -> Any:
         return self.start * power(self.factor, quotient(n, self.steps))
@@ -88,12 +88,12 @@ class MultiStep(Schedule):
     [1.0, 1.0, 0.1, 0.1, 0.01]
     """
 
-    arguments = ("start", "boundaries", "factor")
+    arguments: ClassVar[tuple[str, ...]] = ("start", "boundaries", "factor")
 
     def __init__(self, start: float, boundaries: Iterable[int], factor: float = 0.1) -> None:
-        self.start = finite.value("start", start)
-        self.boundaries = increasing("boundaries", boundaries, 1)
-        self.factor = positive.value("factor", factor)
+        self.start: float = finite.value("start", start)
+        self.boundaries: tuple[int, ...] = increasing("boundaries", boundaries, 1)
+        self.factor: float = positive.value("factor", factor)
 
     def _value(self, n: Any) -> Any:
         return self.start * power(self.factor, sum(where(at_least(n, boundary), 1, 0) for boundary in self.boundaries))
@@ -120,12 +120,12 @@ class Exponential(Schedule):
     [1.0, 0.5, 0.25, 0.125, 0.062]
     """
 
-    arguments = ("start", "factor", "steps")
+    arguments: ClassVar[tuple[str, ...]] = ("start", "factor", "steps")
 
     def __init__(self, start: float, factor: float, steps: int = 1) -> None:
-        self.start = finite.value("start", start)
-        self.factor = positive.value("factor", factor)
-        self.steps = whole_number("steps", steps)
+        self.start: float = finite.value("start", start)
+        self.factor: float = positive.value("factor", factor)
+        self.steps: int = whole_number("steps", steps)
 
     def _value(self, n: Any) -> Any:
         return self.start * power(self.factor, floating(n) / float(self.steps))
@@ -140,9 +140,9 @@ class _Descent(Schedule):
     arguments: ClassVar[tuple[str, ...]] = ("start", "steps", "end")
 
     def __init__(self, start: float, steps: int, end: float = 0.0) -> None:
-        self.start = finite.value("start", start)
-        self.steps = whole_number("steps", steps)
-        self.end = finite.value("end", end)
+        self.start: float = finite.value("start", start)
+        self.steps: int = whole_number("steps", steps)
+        self.end: float = finite.value("end", end)
 
 
 class Polynomial(_Descent):
@@ -166,11 +166,11 @@ class Polynomial(_Descent):
     [1.0, 0.562, 0.25, 0.062, 0.0]
     """
 
-    arguments = ("start", "steps", "end", "power")
+    arguments: ClassVar[tuple[str, ...]] = ("start", "steps", "end", "power")
 
     def __init__(self, start: float, steps: int, end: float = 0.0, power: float = 1.0) -> None:
         super().__init__(start, steps, end)
-        self.power = positive.value("power", power)
+        self.power: float = positive.value("power", power)
 
     def _value(self, n: Any) -> Any:
         return between(self.end, self.start, left(n, self.steps) ** self.power)
@@ -255,11 +255,11 @@ class InverseSqrt(Schedule):
     [1.0, 0.707, 0.577, 0.5, 0.447]
     """
 
-    arguments = ("start", "steps")
+    arguments: ClassVar[tuple[str, ...]] = ("start", "steps")
 
     def __init__(self, start: float, steps: int = 1) -> None:
-        self.start = finite.value("start", start)
-        self.steps = whole_number("steps", steps)
+        self.start: float = finite.value("start", start)
+        self.steps: int = whole_number("steps", steps)
 
     def _value(self, n: Any) -> Any:
         return self.start / sqrt(1 + floating(n) / float(self.steps))

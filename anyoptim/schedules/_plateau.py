@@ -88,15 +88,15 @@ class Plateau(Schedule):
         mode: str = "min",
         state: Mapping[str, Any] | None = None,
     ) -> None:
-        self.schedule = as_schedule("schedule", schedule)
-        self.factor = _BELOW_ONE.value("factor", factor)
-        self.patience = whole_number("patience", patience, 0)
-        self.threshold = nonnegative.value("threshold", threshold)
-        self.threshold_mode = choice("threshold_mode", threshold_mode, ("rel", "abs"))
-        self.cooldown = whole_number("cooldown", cooldown, 0)
-        self.minimum = _TO_ONE.value("minimum", minimum)
-        self.mode = choice("mode", mode, ("min", "max"))
-        self.state = _checked(_NEW if state is None else state)
+        self.schedule: Any = as_schedule("schedule", schedule)
+        self.factor: float = _BELOW_ONE.value("factor", factor)
+        self.patience: int = whole_number("patience", patience, 0)
+        self.threshold: float = nonnegative.value("threshold", threshold)
+        self.threshold_mode: str = choice("threshold_mode", threshold_mode, ("rel", "abs"))
+        self.cooldown: int = whole_number("cooldown", cooldown, 0)
+        self.minimum: float = _TO_ONE.value("minimum", minimum)
+        self.mode: str = choice("mode", mode, ("min", "max"))
+        self.state: dict[str, Any] = _checked(_NEW if state is None else state)
 
     def _value(self, n: Any) -> Any:
         return value_of("schedule", self.schedule, n + 1) * self.state["multiplier"]

@@ -185,7 +185,7 @@ def test_bfloat16_is_portable(torch: Any) -> None:
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_versions_are_counted(torch: Any, engine: str) -> None:
+def test_versions_are_counted(torch: Any, engine: ao.EngineName) -> None:
     """Each update adds one to the version of each parameter, at the first step and later, but to none that rests."""
     params = {"w": torch.nn.Parameter(torch.ones(3)), "v": torch.ones(2), "rests": torch.ones(1)}
     optimizer = ao.Momentum(engine=engine)
@@ -200,7 +200,7 @@ def test_versions_are_counted(torch: Any, engine: str) -> None:
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("before", [0, 4])
-def test_a_pending_backward_notices_every_engine(torch: Any, engine: str, before: int) -> None:
+def test_a_pending_backward_notices_every_engine(torch: Any, engine: ao.EngineName, before: int) -> None:
     """The error is torch's own, at the first step and later."""
     params = {"w": torch.nn.Parameter(torch.ones(3))}
     optimizer = ao.SGD(engine=engine)
@@ -213,7 +213,7 @@ def test_a_pending_backward_notices_every_engine(torch: Any, engine: str, before
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_gradients_with_a_graph_at_later_steps(torch: Any, engine: str) -> None:
+def test_gradients_with_a_graph_at_later_steps(torch: Any, engine: ao.EngineName) -> None:
     """Gradients with a graph leave none in slots, parameters, or what the optimizer keeps."""
     params = {"w": torch.nn.Parameter(torch.full((3,), 2.0))}
     optimizer = ao.Adam(lr=0.1, engine=engine)
@@ -260,7 +260,7 @@ GRADIENTS: dict[str, Callable[[Any, Any], Any]] = {
 }
 
 
-def _twins(torch: Any, play: Callable[[Any, Callable[[Any, Any], None]], None], engine: str) -> None:
+def _twins(torch: Any, play: Callable[[Any, Callable[[Any, Any], None]], None], engine: ao.EngineName) -> None:
     """Run a play on the engine and on portable, which must have the same bits and errors."""
     seen: list[list[Any]] = []
     for name in ("portable", engine):
@@ -286,7 +286,7 @@ def _twins(torch: Any, play: Callable[[Any, Callable[[Any, Any], None]], None], 
 
 @pytest.mark.parametrize("name", GRADIENTS)
 @pytest.mark.parametrize("engine", ["compiled", "blocked"])
-def test_another_gradient_after_good_ones(torch: Any, engine: str, name: str) -> None:
+def test_another_gradient_after_good_ones(torch: Any, engine: ao.EngineName, name: str) -> None:
     """After good steps another gradient is taken or refused as portable does it, with its words."""
 
     def play(torch: Any, step: Callable[[Any, Any], None]) -> None:
@@ -319,7 +319,7 @@ CHANGES: dict[str, Callable[[Any, Any], object]] = {
 
 @pytest.mark.parametrize("name", CHANGES)
 @pytest.mark.parametrize("engine", ["compiled", "blocked"])
-def test_a_tensor_that_changed_under_the_same_object(torch: Any, engine: str, name: str) -> None:
+def test_a_tensor_that_changed_under_the_same_object(torch: Any, engine: ao.EngineName, name: str) -> None:
     """After an assignment to `.data` the new memory, shape, strides and dtype count."""
 
     def play(torch: Any, step: Callable[[Any, Any], None]) -> None:
@@ -337,7 +337,7 @@ def test_a_tensor_that_changed_under_the_same_object(torch: Any, engine: str, na
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_a_tensor_that_grew_and_shrank(torch: Any, engine: str) -> None:
+def test_a_tensor_that_grew_and_shrank(torch: Any, engine: ao.EngineName) -> None:
     """A resize is refused by torch once NumPy has seen the tensor; else the step goes to the new memory."""
     w = torch.full((4, 4), 9.0)
     optimizer = ao.SGD(lr=1.0, engine=engine)
@@ -354,7 +354,7 @@ def test_a_tensor_that_grew_and_shrank(torch: Any, engine: str) -> None:
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_a_dtype_of_the_same_width_under_the_same_object(torch: Any, engine: str) -> None:
+def test_a_dtype_of_the_same_width_under_the_same_object(torch: Any, engine: ao.EngineName) -> None:
     """Neither address, shape nor strides tell float64 from complex64: the dtype is compared, too."""
     w = torch.arange(4.0, dtype=torch.float64)
     optimizer = ao.SGD(lr=1.0, engine=engine)
@@ -369,7 +369,7 @@ def test_a_dtype_of_the_same_width_under_the_same_object(torch: Any, engine: str
 
 
 @pytest.mark.parametrize("engine", ["compiled", "blocked"])
-def test_views_of_one_flat_buffer(torch: Any, engine: str) -> None:
+def test_views_of_one_flat_buffer(torch: Any, engine: ao.EngineName) -> None:
     """Parameters may lie in one buffer, as frameworks lay them, and gradients in another or, shifted, in the same."""
 
     def play(torch: Any, step: Callable[[Any, Any], None]) -> None:
@@ -385,7 +385,7 @@ def test_views_of_one_flat_buffer(torch: Any, engine: str) -> None:
 
 
 @pytest.mark.parametrize("engine", ["compiled", "blocked"])
-def test_memory_formats(torch: Any, engine: str) -> None:
+def test_memory_formats(torch: Any, engine: ao.EngineName) -> None:
     """Channels last and transposed parameters, with gradients in the same order and in another."""
 
     def play(torch: Any, step: Callable[[Any, Any], None]) -> None:
@@ -403,7 +403,7 @@ def test_memory_formats(torch: Any, engine: str) -> None:
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_inference_mode(torch: Any, engine: str) -> None:
+def test_inference_mode(torch: Any, engine: ao.EngineName) -> None:
     """In inference mode tensors are written in place; those that were made there are replaced outside."""
     outer = torch.ones(3)
     with torch.inference_mode():
@@ -421,7 +421,7 @@ def test_inference_mode(torch: Any, engine: str) -> None:
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")  # torch's own, at the first jvp
 @pytest.mark.parametrize("transform", ["grad", "vmap", "functionalize", "jvp"])
-def test_steps_inside_a_transformed_function(torch: Any, engine: str, transform: str) -> None:
+def test_steps_inside_a_transformed_function(torch: Any, engine: ao.EngineName, transform: str) -> None:
     """Where tensors stand for others, `update` goes through torch's operations: p = 2x - 3*0.5*x = x/2."""
     func = torch.func
 
@@ -445,7 +445,7 @@ def test_steps_inside_a_transformed_function(torch: Any, engine: str, transform:
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("transform", ["grad", "vmap"])
-def test_gradients_of_a_transformed_function(torch: Any, engine: str, transform: str) -> None:
+def test_gradients_of_a_transformed_function(torch: Any, engine: ao.EngineName, transform: str) -> None:
     """Traced gradients would be frozen into parameters outside: torch refuses, after good steps too; nothing moves."""
     params, optimizer = {"w": torch.ones(3)}, ao.SGD(lr=1.0, engine=engine)
     for _ in range(3):
@@ -465,7 +465,7 @@ def test_gradients_of_a_transformed_function(torch: Any, engine: str, transform:
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_subclasses_are_portable(torch: Any, engine: str) -> None:
+def test_subclasses_are_portable(torch: Any, engine: ao.EngineName) -> None:
     """Subclasses of tensors are left to portable: what their operations do is theirs to say."""
 
     class Own(torch.Tensor):  # type: ignore[misc]
@@ -486,7 +486,7 @@ def test_subclasses_are_portable(torch: Any, engine: str) -> None:
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_lazy_conjugates_and_negations_as_parameters(torch: Any, engine: str) -> None:
+def test_lazy_conjugates_and_negations_as_parameters(torch: Any, engine: ao.EngineName) -> None:
     """Lazy conjugates and negations are replaced, and the memory below them is not written to."""
     base = torch.tensor([1 + 2j, 3 + 4j])
     params = {"c": base.conj(), "n": base.clone().conj().imag}
@@ -499,7 +499,7 @@ def test_lazy_conjugates_and_negations_as_parameters(torch: Any, engine: str) ->
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_sparse_gradients_are_refused(torch: Any, engine: str) -> None:
+def test_sparse_gradients_are_refused(torch: Any, engine: ao.EngineName) -> None:
     """Sparse gradients, as of an embedding, are refused, after good steps too, and nothing moves."""
     model = torch.nn.Embedding(4, 3, sparse=True)
     params, optimizer = dict(model.named_parameters()), ao.Adam(engine=engine)
@@ -513,10 +513,10 @@ def test_sparse_gradients_are_refused(torch: Any, engine: str) -> None:
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_modules_train_alike_on_every_engine(torch: Any, engine: str) -> None:
+def test_modules_train_alike_on_every_engine(torch: Any, engine: ao.EngineName) -> None:
     """`p.grad` set to None in between, a layer frozen for a while, gradients summed: with float64's bits."""
 
-    def run(name: str) -> list[Any]:
+    def run(name: ao.EngineName) -> list[Any]:
         torch.manual_seed(0)
         model = torch.nn.Sequential(torch.nn.Linear(3, 5), torch.nn.Tanh(), torch.nn.Linear(5, 1)).double()
         params, optimizer = dict(model.named_parameters()), ao.Adam(lr=0.05, engine=name)

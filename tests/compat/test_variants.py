@@ -55,7 +55,7 @@ def _drawn(rng: np.random.Generator, dtype: str = "float64") -> dict[str, Any]:
     return {"w": rng.normal(size=(4, 3)).astype(dtype), "b": rng.normal(size=5).astype(dtype)}
 
 
-def _run(make: Callable[[], ao.Optimizer], engine: str | None, dtype: str) -> dict[str, Any]:
+def _run(make: Callable[[], ao.Optimizer], engine: ao.EngineName | None, dtype: str) -> dict[str, Any]:
     rng, optimizer = np.random.default_rng(5), make()
     optimizer.engine = engine
     params = _drawn(rng, dtype)

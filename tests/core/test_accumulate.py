@@ -78,7 +78,7 @@ def _given(lib: Library, grads: dict[str, Any], scale: float = 1.0) -> dict[str,
     return {k: None if g is None else lib.asarray(np.asarray(g * np.float32(scale))) for k, g in grads.items()}
 
 
-def _pair(name: str, engine: str | None = None) -> tuple[ao.chain, ao.chain]:
+def _pair(name: str, engine: ao.EngineName | None = None) -> tuple[ao.chain, ao.chain]:
     return ao.chain(ao.Accumulate(3), *CHAINS[name](), engine=engine), ao.chain(*CHAINS[name](), engine=engine)
 
 
@@ -92,7 +92,7 @@ def _state(state: Any, gathering: bool) -> Any:
 @pytest.mark.covering(1)  # who gathers and when is the host's to say, whatever the library
 @pytest.mark.parametrize("name", CHAINS)
 @pytest.mark.omit("x64 widens nothing but numbers", lambda place, name: place[0] == "jax-x64" and name != "gates")
-def test_a_window_is_a_step_with_the_mean(place: tuple[Library, str | None], name: str) -> None:
+def test_a_window_is_a_step_with_the_mean(place: tuple[Library, ao.EngineName | None], name: str) -> None:
     """Bit for bit, in the pure form, too: of whoever had a gradient; of nobody none; of what is not finite none."""
     lib, engine = place
     params, windows = _windows(name, 4 if lib.slow or "jax" in lib.name else 10)
@@ -189,7 +189,7 @@ def test_in_a_scan(need: Callable[[str], Library]) -> None:
 
 
 @pytest.mark.parametrize("engine", [None, *ENGINES])
-def test_who_is_without_at_every_second_call(engine: str | None) -> None:
+def test_who_is_without_at_every_second_call(engine: ao.EngineName | None) -> None:
     """Moves all the same, and its total does not grow; a scale is that of its window."""
     optimizer = ao.chain(ao.Accumulate(2), ao.SGD(1.0), engine=engine)
     scaled = ao.chain(ao.Accumulate(2), ao.LossScale(initial=1.0, interval=1), ao.SGD(1.0), engine=engine)
@@ -206,7 +206,7 @@ def test_who_is_without_at_every_second_call(engine: str | None) -> None:
 
 
 @pytest.mark.parametrize("engine", [None, *ENGINES])
-def test_steps_that_are_replayed_ask_who_gathered(engine: str | None) -> None:
+def test_steps_that_are_replayed_ask_who_gathered(engine: ao.EngineName | None) -> None:
     """The gradients of a k-th update are such as at the last: None of b, which has gathered something, or has not."""
     optimizer, p = ao.chain(ao.Accumulate(2), ao.Momentum(1.0, 0.5), engine=engine), {k: np.zeros(1) for k in "ab"}
     means, q = ao.chain(ao.Momentum(1.0, 0.5), engine=engine), {k: np.zeros(1) for k in "ab"}
@@ -300,7 +300,7 @@ def test_flush_is_the_step_of_what_torch_adds_up(need: Callable[[str], Library])
 # Within a window ---------------------------------------------------------------------------------------------------
 
 
-def _begun(engine: str | None = None) -> tuple[ao.chain, dict[str, Any]]:
+def _begun(engine: ao.EngineName | None = None) -> tuple[ao.chain, dict[str, Any]]:
     """After a step and two updates of three, of which b has one gradient, c none, and d is tied to a."""
     optimizer = ao.chain(ao.Accumulate(3), ao.LossScale(interval=1, initial=2.0), ao.Momentum(0.5), engine=engine)
     a = np.ones(2, np.float32)
@@ -397,7 +397,7 @@ def test_keys_in_another_order() -> None:
 
 
 @pytest.mark.parametrize("engine", [None, *ENGINES])
-def test_what_fails_leaves_the_window(engine: str | None) -> None:
+def test_what_fails_leaves_the_window(engine: ao.EngineName | None) -> None:
     """A schedule that is refused, at the k-th update and at a flush, before anything is counted or written."""
     optimizer, params = _begun(engine)
     lr = optimizer.stages[2].lr
@@ -469,7 +469,7 @@ def _none(tree: Any) -> Any:
     return optree.tree_map(lambda _: None, tree)
 
 
-def test_an_update_without_gradients_is_no_step(place: tuple[Library, str | None]) -> None:
+def test_an_update_without_gradients_is_no_step(place: tuple[Library, ao.EngineName | None]) -> None:
     """Not the first, nor one between: for no count, schedule, scale, average or sum of norms, in either form."""
     lib, engine = place
     asked: list[Any] = []
@@ -531,7 +531,7 @@ def test_metrics_of_an_update_without_gradients() -> None:
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_totals_as_gradients(engine: str) -> None:
+def test_totals_as_gradients(engine: ao.EngineName) -> None:
     """What has been gathered is gathered again, each by the other: copies of them are read, which nobody else has."""
     n = 50_000
     optimizer = ao.chain(ao.Accumulate(2), ao.SGD(lr=1.0), engine=engine)

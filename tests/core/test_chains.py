@@ -20,7 +20,7 @@ from tests.support.libraries import COMPOSED, ENGINES, Library, allowed, same_bi
 from tests.support.xla import quick
 
 
-def _norm(xs: Any, engine: str | None = "portable", params: Any = None) -> float:
+def _norm(xs: Any, engine: ao.EngineName | None = "portable", params: Any = None) -> float:
     norms: list[float] = []
     params = [np.zeros_like(x) for x in xs] if params is None else params
     ao.chain(Seen(norms), ao.SGD(), engine=engine).update(params, xs)
@@ -46,7 +46,7 @@ def test_every_stage_is_in_a_chain() -> None:
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("name", CHAINS)
-def test_equations(name: str, engine: str) -> None:
+def test_equations(name: str, engine: ao.EngineName) -> None:
     """50 steps agree with plain NumPy, written down another way, to 1e-12: 50 steps of some 50 roundings of 1e-16."""
     assert list(PLAIN) == list(CHAINS)
     params, grads = problem()
@@ -227,7 +227,7 @@ def test_three_engines_in_one_step() -> None:
     assert _norm(xs, "compiled", [np.ones(9), np.ones(18)[::2], locked]) == _norm(xs)
 
 
-PASSES: dict[int, Callable[[str], ao.Optimizer]] = {
+PASSES: dict[int, Callable[[ao.EngineName], ao.Optimizer]] = {
     0: lambda e: ao.chain(ao.WeightDecay(0.1), ao.Momentum(), ao.EMA(), ao.FlushSubnormals(), engine=e),
     1: lambda e: ao.chain(ao.ClipGlobalNorm(1.0), ao.Momentum(), ao.EMA(), engine=e),
     2: lambda e: ao.chain(ao.ClipGlobalNorm(1.0), ao.Momentum(), ao.ClipGlobalNorm(1.0), ao.EMA(), engine=e),
@@ -236,7 +236,7 @@ PASSES: dict[int, Callable[[str], ao.Optimizer]] = {
 
 @pytest.mark.parametrize("measures", PASSES)
 @pytest.mark.parametrize("engine", ENGINES)
-def test_one_pass_for_each_measure(engine: str, measures: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_pass_for_each_measure(engine: ao.EngineName, measures: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each measure is one pass over the elements, and the step is one more, whatever the number of stages."""
     watch = Watch(engine, monkeypatch)
     optimizer, p = PASSES[measures](engine), np.ones(5000)
@@ -246,7 +246,7 @@ def test_one_pass_for_each_measure(engine: str, measures: int, monkeypatch: pyte
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_parameters_without_a_gradient(engine: str) -> None:
+def test_parameters_without_a_gradient(engine: ao.EngineName) -> None:
     """They rest, with their slots and counts, and the norm is that of the others; where all rest, nothing happens."""
     make = CHAINS["clip, Adam, EMA"]
     optimizer, alone, full = make(engine), make(engine), make(engine)
@@ -282,7 +282,7 @@ class Scaled(ao.Stage):
 
 
 @pytest.mark.parametrize("engine", [None, *ENGINES])
-def test_hyperparameters_of_some_parameters(engine: str | None) -> None:
+def test_hyperparameters_of_some_parameters(engine: ao.EngineName | None) -> None:
     """Numbers and schedules for single paths; the others follow the stage, live."""
     optimizer = ao.chain(Scaled(factor=1.0), ao.SGD(1.0), engine=engine)
     params: Any = {"a": np.zeros(2), "b": np.zeros(2), "c": [np.zeros(2), np.zeros(2)]}
@@ -356,7 +356,9 @@ def test_schedules_and_live_changes() -> None:
 @pytest.mark.parametrize("name", ["numpy", "torch"])
 @pytest.mark.parametrize("engine", [None, *ENGINES])
 @pytest.mark.parametrize("chain", CHAINS)
-def test_step_equals_update(chain: str, engine: str | None, name: str, need: Callable[[str], Library]) -> None:
+def test_step_equals_update(
+    chain: str, engine: ao.EngineName | None, name: str, need: Callable[[str], Library]
+) -> None:
     """The pure form gives the same bits, writes nothing, and has slots for each stage."""
     lib = need(name)
     params, grads = problem("float32", steps=5)
@@ -476,7 +478,7 @@ def test_wrong_states(slots: Callable[[Any], Any], match: str) -> None:
 @pytest.mark.parametrize("copied", COPIES)
 @pytest.mark.parametrize("chain", KINDS)
 @pytest.mark.parametrize("engine", [None, *ENGINES])
-def test_copies_go_on_alone(chain: str, engine: str | None, copied: Callable[[Any], Any]) -> None:
+def test_copies_go_on_alone(chain: str, engine: ao.EngineName | None, copied: Callable[[Any], Any]) -> None:
     """A copy in mid-training, a pickled one too, gives the same bits, and shares neither slots nor stages."""
     params, grads = problem("float32", steps=8)
     optimizer = CHAINS[chain](engine)
@@ -508,6 +510,7 @@ def test_chains_in_chains() -> None:
     assert same_bits(ao.chain(ao.Adam()).update(p.copy(), p), ao.Adam().update(p.copy(), p))
 
 
+FAST: Any = "fast"
 WRONG: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "no stage": (lambda: ao.chain(ao.SGD(), 3), TypeError, "chain was given 3; wanted stages"),  # type: ignore[arg-type]
     "a class": (lambda: ao.chain(ao.SGD), TypeError, "wanted stages, such as ao.Adam()"),  # type: ignore[arg-type]
@@ -517,7 +520,11 @@ WRONG: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "early": (lambda: ao.chain(ao.EMA(), ao.SGD()), ValueError, r"EMA.*sees the parameter after its step; wanted it"),
     "late": (lambda: ao.chain(ao.SGD(), ao.EMA(), ao.WeightDecay(0.1)), ValueError, r"WeightDecay\(decay=0.1\)"),
     "inner engine": (lambda: ao.chain(ao.SGD(engine="blocked")), ValueError, "engine='blocked'; wanted it on the"),
-    "no engine": (lambda: ao.chain(ao.SGD(), engine="fast"), ValueError, "engine is 'fast'; wanted one of"),
+    "no engine": (
+        lambda: ao.chain(ao.SGD(), engine=FAST),
+        ValueError,
+        "engine is 'fast'; wanted one of",
+    ),
     "max_norm 0": (lambda: ao.ClipGlobalNorm(0), ValueError, "max_norm is 0.0; wanted above 0"),
     "max_norm < 0": (lambda: ao.ClipGlobalNorm(-1.0), ValueError, "max_norm is -1.0; wanted above 0"),
     "max_norm NaN": (lambda: ao.ClipGlobalNorm(math.nan), ValueError, "max_norm is nan; wanted above 0"),
@@ -540,7 +547,7 @@ def test_refusals(name: str) -> None:
 
 
 @pytest.mark.parametrize("engine", [None, *ENGINES])
-def test_floats_ties_and_rebound_containers(engine: str | None) -> None:
+def test_floats_ties_and_rebound_containers(engine: ao.EngineName | None) -> None:
     """In chains as without: Python floats are replaced, a tied array counts and moves once, new arrays are found."""
     optimizer = ao.chain(ao.ClipGlobalNorm(1.0), ao.Momentum(lr=1.0), ao.EMA(0.5), engine=engine)
     w = np.zeros(1)

@@ -383,10 +383,10 @@ def test_unknown_engine() -> None:
     """The names there are stand in the message."""
     names = "'cuda', 'compiled', 'blocked', 'jax', 'portable', or None"
     with pytest.raises(ValueError, match=f"engine is 'warp'; wanted one of {names}"):
-        ao.SGD(engine="warp")
+        ao.SGD(engine="warp")  # type: ignore[arg-type]
     optimizer = ao.SGD(engine="portable")
     with pytest.raises(ValueError, match="engine is 'warp'"):
-        optimizer.engine = "warp"
+        optimizer.engine = "warp"  # type: ignore[assignment]
     assert optimizer.engine == "portable"
 
 

@@ -64,7 +64,7 @@ def test_it_is_cast_to_the_parameter() -> None:
         optimizer.update(params, {"w": np.ones(3, "float16")})
     assert optimizer.state is not None
     found, average = optimizer.eval_params(params)["w"], optimizer.state.slots[1]["average"]["w"]
-    assert (found.dtype, average.dtype) == (np.float16, np.float32)
+    assert (found.dtype, average.dtype) == (np.dtype("float16"), np.dtype("float32"))
     assert same_bits(found, average.astype(np.float16))
 
 

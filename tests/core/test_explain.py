@@ -140,7 +140,7 @@ CHANGES: dict[str, tuple[Callable[[Any, Any], Any], dict[str, str]]] = {
 @pytest.mark.parametrize("name", CHANGES)
 @pytest.mark.parametrize("engine", ["blocked", "compiled", "jax"])
 def test_what_a_guard_says_is_so(
-    engine: str, name: str, maker: Any, need: Callable[[str], Library], monkeypatch: pytest.MonkeyPatch
+    engine: ao.EngineName, name: str, maker: Any, need: Callable[[str], Library], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A step is taken with every check if a guard is said to fail, and only then."""
     change, expected = CHANGES[name]
@@ -173,7 +173,7 @@ def test_what_a_guard_says_is_so(
 
 
 @pytest.mark.parametrize("engine", ["blocked", "compiled"])
-def test_steps_of_torch_are_replayed(engine: str, need: Callable[[str], Library]) -> None:
+def test_steps_of_torch_are_replayed(engine: ao.EngineName, need: Callable[[str], Library]) -> None:
     """Of tensors that are simple, with gradients of their own at each step; and with the bits of NumPy's."""
     lib, rng = need("torch"), np.random.default_rng(0)
     one, two = ao.Adam(engine=engine), ao.Adam(engine="portable")
@@ -225,7 +225,7 @@ def test_guards_that_are_shown_are_said() -> None:
 
 
 @pytest.mark.parametrize("engine", ["blocked", "portable", None])
-def test_reasons_of_a_choice(engine: str | None) -> None:
+def test_reasons_of_a_choice(engine: ao.EngineName | None) -> None:
     """A chosen engine is its own reason; without a choice it is that not enough has been updated."""
     (share,) = ao.SGD(engine=engine).explain(np.ones(3), np.ones(3))
     assert share.engine == (engine or "blocked")
@@ -299,7 +299,7 @@ def test_it_prints_as_a_table() -> None:
 
 
 @pytest.mark.parametrize("engine", ["compiled", "blocked", "portable", None])
-def test_it_changes_nothing(engine: str | None, method: type[Any]) -> None:
+def test_it_changes_nothing(engine: ao.EngineName | None, method: type[Any]) -> None:
     """Neither before the first step, nor between steps: parameters, state and later bits are as without it."""
 
     def run(asked: bool) -> list[Any]:
@@ -356,7 +356,7 @@ def _names(text: str) -> set[str]:
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("engine", ["compiled", "blocked"])
-def test_sources_of_every_method(engine: str, dtype: str, method: type[Any]) -> None:
+def test_sources_of_every_method(engine: ao.EngineName, dtype: str, method: type[Any]) -> None:
     """Python in the letters of the equation, without a float literal, which would have a dtype of its own."""
     letters = wanted(method.__name__).letters.split()
     assert letters
@@ -371,7 +371,7 @@ def test_sources_of_every_method(engine: str, dtype: str, method: type[Any]) -> 
 
 
 @pytest.mark.parametrize("engine", ["compiled", "blocked"])
-def test_sources_of_a_chain(engine: str) -> None:
+def test_sources_of_a_chain(engine: ao.EngineName) -> None:
     """A pass for each measure, then the step; a zero to fill up a block of the measure is the only literal."""
     optimizer = ao.chain(
         ao.ClipGlobalNorm(1.0), ao.WeightDecay(0.1), ao.ClipGlobalNorm(2.0), ao.Adam(), ao.EMA(), ao.FlushSubnormals()
@@ -388,10 +388,10 @@ def test_sources_of_what_has_none() -> None:
     """Portable has no code of its own, and half precision is computed in float32."""
     for engine in ("portable", "numba", ""):
         with pytest.raises(ValueError, match=r"wanted 'cuda', 'compiled' or 'blocked'"):
-            ao.SGD().kernel_source(engine)
+            ao.SGD().kernel_source(engine)  # type: ignore[arg-type]
     for dtype in ("float16", "complex64", "int32"):
         with pytest.raises(ValueError, match=r"wanted 'float32' or 'float64'"):
-            ao.SGD().kernel_source("compiled", dtype)
+            ao.SGD().kernel_source("compiled", dtype)  # type: ignore[arg-type]
 
 
 def test_sources_need_no_numba() -> None:

@@ -149,7 +149,7 @@ def test_every_method_follows_float64(name: str, seed: int) -> None:
 @pytest.mark.parametrize("engine", ENGINES)
 @settings(max_examples=20)
 @given(seed=st.integers(0, 1 << 32), beta1=st.floats(0, 0.999), beta2=st.floats(0, 0.999))
-def test_bits_of_the_table(name: str, engine: str, seed: int, beta1: float, beta2: float) -> None:
+def test_bits_of_the_table(name: str, engine: ao.EngineName, seed: int, beta1: float, beta2: float) -> None:
     """On float64, up to the largest numbers whose squares are finite, and at every beta."""
     rng = np.random.default_rng(seed)
     betas = {"beta1": beta1, "beta2": beta2} if name == "Adam" else {}
@@ -175,7 +175,7 @@ MOMENTS = ("Adam", "AdamW", "AMSGrad", "CorrectedAMSGrad", "NAdam", "RAdam", "Ad
 
 
 @pytest.mark.parametrize("engine", [*ENGINES, "jax"])
-def test_adam_goes_on_after_a_spike(need: Callable[[str], Library], engine: str) -> None:
+def test_adam_goes_on_after_a_spike(need: Callable[[str], Library], engine: ao.EngineName) -> None:
     """Gradients 1, 1e20, 1: the steps of float64, where 1e40 is a number."""
     array = need("jax").asarray if engine == "jax" else np.array
     expected = trained(ao.Adam(), [1, 1e20, 1], float)
@@ -185,7 +185,7 @@ def test_adam_goes_on_after_a_spike(need: Callable[[str], Library], engine: str)
 
 @pytest.mark.parametrize("dtype", [f, float])
 @pytest.mark.parametrize("engine", ENGINES)
-def test_a_beta_of_0_keeps_nothing(engine: str, dtype: Any) -> None:
+def test_a_beta_of_0_keeps_nothing(engine: ao.EngineName, dtype: Any) -> None:
     """Adam(beta1=0, beta2=0) after a gradient of 1 and one of 1e-5: 1e-5/(1e-5 + 1e-7)."""
     optimizer = ao.Adam(lr=1.0, beta1=0.0, beta2=0.0, engine=engine)
     step = trained(ao.Adam(lr=1.0, beta1=0.0, beta2=0.0, engine=engine), [1], dtype) - trained(
@@ -235,7 +235,7 @@ def test_form_of_optax(need: Callable[[str], Library]) -> None:
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("noise", [0.0, 1e-3])
-def test_a_variance_is_at_least_0(engine: str, noise: float) -> None:
+def test_a_variance_is_at_least_0(engine: ao.EngineName, noise: float) -> None:
     """CenteredRMSProp with a gradient that hardly changes: finite, and the steps of float64 with exact differences."""
     rng = np.random.default_rng(5)
     grads = (0.1 * (1 + noise * rng.normal(size=(1000 if noise else 3000, 50)))).astype(f)
@@ -325,7 +325,7 @@ def test_a_centered_form_of_complex_parameters(need: Callable[[str], Library], d
 
 
 @pytest.mark.parametrize("engine", [*ENGINES, "jax"])
-def test_an_eps_too_small_for_the_dtype(need: Callable[[str], Library], engine: str) -> None:
+def test_an_eps_too_small_for_the_dtype(need: Callable[[str], Library], engine: ao.EngineName) -> None:
     """1e-50 becomes the least number, not 0: a gradient of 0 makes no 0/0. So do subnormal ones where these flush."""
     array = need("jax").asarray if engine == "jax" else np.array
     for eps in (1e-50, 1e-40):
@@ -347,7 +347,7 @@ def test_an_eps_too_small_under_jit(need: Callable[[str], Library]) -> None:
 @pytest.mark.parametrize(
     "make", [ao.SGD, ao.Adam, ao.LAMB, lambda lr, engine: ao.chain(ao.ClipGlobalNorm(1.0), ao.SGD(lr), engine=engine)]
 )
-def test_a_rate_too_large_for_the_dtype(engine: str, make: Any) -> None:
+def test_a_rate_too_large_for_the_dtype(engine: ao.EngineName, make: Any) -> None:
     """1e39 is refused by name where arithmetic is in float32: at the first step, in mid-training, from a schedule."""
     refused = pytest.raises(ValueError, match=r"^lr is 1e\+39; wanted at most 3\.4028235e\+38, the largest number")
     for dtype in (f, np.float16):
@@ -395,14 +395,16 @@ def test_a_traced_rate_is_refused_in_mid_training(need: Callable[[str], Library]
 def test_a_rate_is_asked_of_its_own_parameters(make: Callable[[], ao.Optimizer]) -> None:
     """1e39 for a parameter of float64 beside one of float32; the error names the one that can't have it."""
     for _ in range(2):
-        params = make().update({"a": np.ones(2), "b": np.ones(2, f)}, {"a": np.full(2, 1e-39), "b": np.ones(2, f)})
+        params: dict[str, Any] = make().update(
+            {"a": np.ones(2), "b": np.ones(2, f)}, {"a": np.full(2, 1e-39), "b": np.ones(2, f)}
+        )
         np.testing.assert_allclose(params["a"], 0, atol=1e-12)
     with pytest.raises(ValueError, match="in which params at 'a', of dtype float32, are updated"):
         make().update({"a": np.ones(2, f), "b": np.ones(2, f)}, {"a": np.ones(2, f), "b": np.ones(2, f)})
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_what_a_measure_gives_saturates(engine: str) -> None:
+def test_what_a_measure_gives_saturates(engine: ao.EngineName) -> None:
     """A trust ratio of 1e39 is float32's largest number: its step is finite, in float64 exact."""
     p, q = {"w": np.full(1, 1.0, f)}, {"w": np.full(1, 1.0)}
     for params in (p, q):

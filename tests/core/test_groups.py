@@ -152,7 +152,7 @@ FIVE: dict[Any, dict[str, Any]] = {
 PLACES = ["W", "b", "head.?", "head.?", ..., "norms.*", "norms.*"]
 
 
-def _alone(selector: Any, engine: str | None) -> ao.Optimizer:
+def _alone(selector: Any, engine: ao.EngineName | None) -> ao.Optimizer:
     """The same chain for one group alone, with its values as its own."""
     adam, decay = ao.Adam(lr=0.1), ao.WeightDecay(0.25)
     for name, value in FIVE[selector].items():
@@ -162,7 +162,7 @@ def _alone(selector: Any, engine: str | None) -> ao.Optimizer:
 
 
 @pytest.mark.omit("x64 widens no group", lambda place: place[0] == "jax-x64")
-def test_five_groups_have_the_bits_of_five_optimizers(place: tuple[Library, str | None]) -> None:
+def test_five_groups_have_the_bits_of_five_optimizers(place: tuple[Library, ao.EngineName | None]) -> None:
     """On every library; numbers and schedules, and in the pure form, too."""
     lib, engine = place
     optimizer = ao.chain(ao.Adam(lr=0.1), ao.WeightDecay(0.25), ao.EMA(0.5), ao.groups(FIVE), engine=engine)
@@ -191,7 +191,7 @@ def test_five_groups_have_the_bits_of_five_optimizers(place: tuple[Library, str 
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_one_global_norm(engine: str) -> None:
+def test_one_global_norm(engine: ao.EngineName) -> None:
     """Of all groups together: that of a chain without groups, whose bits it has where the groups say nothing."""
     params, grads = problem("float32", steps=5)
 
@@ -290,7 +290,7 @@ def test_printed_groups_build_the_same_again() -> None:
 
 
 @pytest.mark.parametrize("engine", [None, *ENGINES])
-def test_the_frozen_rest(engine: str | None) -> None:
+def test_the_frozen_rest(engine: ao.EngineName | None) -> None:
     """Whatever their gradient, which no norm sees; with their slots and counts."""
     optimizer = ao.chain(
         ao.ClipGlobalNorm(1.0), ao.Momentum(1.0), ao.EMA(0.5), ao.groups({"a": None, ...: {}}), engine=engine
@@ -461,7 +461,7 @@ def test_copies_go_on_alone(copied: Callable[[Any], Any]) -> None:
 
 
 @pytest.mark.parametrize("engine", ["blocked", "compiled"])
-def test_values_that_move_compile_nothing(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_values_that_move_compile_nothing(engine: ao.EngineName, monkeypatch: pytest.MonkeyPatch) -> None:
     """One kernel for all groups, whatever their values."""
     watch = Watch(engine, monkeypatch)
     given = ao.groups({"W": {"lr": 0.5}, "b": {"lr": lambda t: 0.1 / t, "beta1": 0.5}, ...: {"eps": 1e-3}})
@@ -535,7 +535,7 @@ def test_a_schedule_in_a_cuda_graph(need: Callable[[str], Library]) -> None:
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_a_group_beside_what_a_stage_says_itself(engine: str) -> None:
+def test_a_group_beside_what_a_stage_says_itself(engine: ao.EngineName) -> None:
     """Both count, also once somebody has asked for the stage's own values; and questions change nothing."""
 
     def make() -> ao.Optimizer:
@@ -556,7 +556,7 @@ def test_a_group_beside_what_a_stage_says_itself(engine: str) -> None:
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_an_array_as_a_value_is_read_at_every_step(engine: str) -> None:
+def test_an_array_as_a_value_is_read_at_every_step(engine: ao.EngineName) -> None:
     """Of a group, and of a stage itself: it may be written to."""
     own, of_group = np.array(1.0), np.array(2.0)
     optimizer = ao.chain(ao.SGD(own), ao.groups({"a": {"lr": of_group}, ...: {}}), engine=engine)  # type: ignore[arg-type, dict-item]

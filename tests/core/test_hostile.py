@@ -186,7 +186,7 @@ PARTS: dict[str, Callable[[Any], dict[str, Any]]] = {
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("part", PARTS)
-def test_what_a_method_gives(part: str, engine: str) -> None:
+def test_what_a_method_gives(part: str, engine: ao.EngineName) -> None:
     """For its coefficients, its numbers and its overrides: an error names the method, and nothing is written."""
     refused = 0
     for value in _odd():
@@ -268,7 +268,7 @@ def test_containers_within_themselves_or_too_deep(kind: str, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_keys_that_are_no_text(engine: str) -> None:
+def test_keys_that_are_no_text(engine: ao.EngineName) -> None:
     """Lone surrogates are keys like others, and stand in errors as they are written in code."""
     optimizer, params = ao.Adam(engine=engine), {"\ud800": np.ones(2), "b": np.ones(2)}
     for _ in range(3):

@@ -29,11 +29,11 @@ ANSWERS: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
     "p": (lambda: ao.Dropout(p=0.5), TypeError, "Dropout was given p; wanted .*; here p is dropout_ratio$"),  # type: ignore[call-arg]
     "rate": (lambda: ao.Zoneout(rate=0.5), TypeError, "Zoneout was given rate; .*; here rate is dropout_ratio$"),  # type: ignore[call-arg]
     "no optimizer": (lambda: ao.EMA(momentum=0.9), TypeError, "EMA was given momentum; wanted decay$"),  # type: ignore[call-arg]
-    "Adagrad": (lambda: ao.Adagrad, AttributeError, r"'Adagrad'; did you mean AdaGrad\?"),
-    "RMSprop": (lambda: ao.RMSprop, AttributeError, r"'RMSprop'; did you mean RMSProp\?"),
-    "a peer's": (lambda: ao.cosine_decay_schedule, AttributeError, r"mean ao.compat.optax.cosine_decay_schedule\?"),
+    "Adagrad": (lambda: ao.Adagrad, AttributeError, r"'Adagrad'; did you mean AdaGrad\?"),  # type: ignore[attr-defined]
+    "RMSprop": (lambda: ao.RMSprop, AttributeError, r"'RMSprop'; did you mean RMSProp\?"),  # type: ignore[attr-defined]
+    "a peer's": (lambda: ao.cosine_decay_schedule, AttributeError, r"mean ao.compat.optax.cosine_decay_schedule\?"),  # type: ignore[attr-defined]
     "schedule": (lambda: ao.schedules.OneCycleLR, AttributeError, r"mean ao.compat.torch.lr_scheduler.OneCycleLR\?"),  # type: ignore[attr-defined]
-    "nothing like it": (lambda: ao.xyz, AttributeError, "module 'anyoptim' has no attribute 'xyz'$"),
+    "nothing like it": (lambda: ao.xyz, AttributeError, "module 'anyoptim' has no attribute 'xyz'$"),  # type: ignore[attr-defined]
     "zero_grad": (lambda: ao.Adam().zero_grad(), AttributeError, "Adam has no 'zero_grad'; here zero_grad is nothing"),  # type: ignore[attr-defined]
     "in a chain": (lambda: ao.chain(ao.Adam()).zero_grad(), AttributeError, "here zero_grad is nothing to call"),  # type: ignore[attr-defined]
     "attribute": (lambda: ao.Adam().learning_rate, AttributeError, "Adam has no 'learning_rate'; here .* is lr$"),  # type: ignore[attr-defined]

@@ -27,11 +27,11 @@ def _split(tree: Any) -> dict[str, Any]:
     return {"W": tree["W"], "b": tree["b"], "s": tree["s"]}
 
 
-def _partition(lanes: Lanes = LANES, engine: str | None = None) -> ao.partition:
+def _partition(lanes: Lanes = LANES, engine: ao.EngineName | None = None) -> ao.partition:
     return ao.partition({k: make and make() for k, make in lanes.items()}, engine=engine)
 
 
-def test_the_bits_of_separate_optimizers(place: tuple[Library, str | None]) -> None:
+def test_the_bits_of_separate_optimizers(place: tuple[Library, ao.EngineName | None]) -> None:
     """On every library and engine, in place and in the pure form; state where a stage is for the parameter."""
     lib, engine = place
     params, grads = problem("float32", steps=2 if lib.name == "dask" else 5)
@@ -61,7 +61,7 @@ def test_the_bits_of_separate_optimizers(place: tuple[Library, str | None]) -> N
         assert same_bits(lib.tonumpy(found.slots[3]["v"]["b"]), lib.tonumpy(separate["b"].state.slots["v"]))  # type: ignore[union-attr]
 
 
-def _whole(engine: str | None = None) -> ao.chain:
+def _whole(engine: ao.EngineName | None = None) -> ao.chain:
     return ao.chain(ao.ClipGlobalNorm(0.5), _partition(), ao.ClipGlobalNorm(0.2), ao.EMA(0.5), engine=engine)
 
 
@@ -98,7 +98,7 @@ def test_the_common_clips_are_of_all(dtype: str) -> None:
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_a_measure_of_one_method_is_of_its_parameters(engine: str) -> None:
+def test_a_measure_of_one_method_is_of_its_parameters(engine: ao.EngineName) -> None:
     """A global norm in one lane sees none of the others; where none of its parameters moves, it is 0."""
     norms: list[float] = []
 
@@ -316,7 +316,7 @@ def test_wrong_states() -> None:
 
 @pytest.mark.parametrize("copied", COPIES)
 @pytest.mark.parametrize("engine", [None, "portable"])
-def test_copies_go_on_alone(engine: str | None, copied: Callable[[Any], Any]) -> None:
+def test_copies_go_on_alone(engine: ao.EngineName | None, copied: Callable[[Any], Any]) -> None:
     """A copy in mid-training gives the same bits."""
     copied_halfway(_whole(engine), copied, *problem("float32", steps=6))
 
@@ -350,7 +350,7 @@ def test_sources_and_explanations() -> None:
 
 
 @pytest.mark.parametrize("engine", ["blocked", "compiled"])
-def test_one_pass_for_each_method(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_pass_for_each_method(engine: ao.EngineName, monkeypatch: pytest.MonkeyPatch) -> None:
     """And one more of each for a common norm; methods of one class and chain run by one kernel."""
     watch = Watch(engine, monkeypatch)
     optimizer = ao.chain(

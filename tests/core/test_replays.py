@@ -19,7 +19,7 @@ Tree = dict[str, Any]
 class Case(NamedTuple):
     """An optimizer, and which of four gradients it is given at each of six steps: the names of those that are there."""
 
-    make: Callable[[str], ao.Optimizer]
+    make: Callable[[ao.EngineName], ao.Optimizer]
     steps: list[str]
     tied: dict[str, str]
     """The names under which an array stands a second time."""
@@ -27,15 +27,15 @@ class Case(NamedTuple):
     """The number of steps that are taken with every check."""
 
 
-def _groups(engine: str) -> ao.Optimizer:
+def _groups(engine: ao.EngineName) -> ao.Optimizer:
     return ao.chain(ao.Adam(), ao.groups({"b": {"lr": 0.1}, "c": None, ...: {}}), engine=engine)
 
 
-def _partition(engine: str) -> ao.Optimizer:
+def _partition(engine: ao.EngineName) -> ao.Optimizer:
     return ao.partition({"b": ao.Momentum(), "c": None, ...: ao.Adam()}, engine=engine)
 
 
-def _chain(engine: str) -> ao.Optimizer:
+def _chain(engine: ao.EngineName) -> ao.Optimizer:
     return ao.chain(ao.WeightDecay(0.1, where=lambda path, _: path != "a"), ao.Adam(lr=_rate), engine=engine)
 
 
@@ -43,7 +43,7 @@ def _rate(step: int) -> float:
     return 0.1 / step
 
 
-def _clipped(engine: str) -> ao.Optimizer:
+def _clipped(engine: ao.EngineName) -> ao.Optimizer:
     return ao.chain(ao.ClipGlobalNorm(1.0), ao.Adam(), engine=engine)
 
 
@@ -59,7 +59,7 @@ class _Signed(ao.SGD):
         return c.lr * (xp.sign(x) if c.signed else x)
 
 
-def _adam(engine: str) -> ao.Optimizer:
+def _adam(engine: ao.EngineName) -> ao.Optimizer:
     return ao.Adam(engine=engine)
 
 
@@ -83,7 +83,9 @@ SHAPES: dict[str, tuple[int, ...]] = {"a": (3, 5), "b": (4,), "c": (), "d": (70,
 
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("engine", ["compiled", "blocked", "jax"])
-def test_replays(name: str, engine: str, need: Callable[[str], Library], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_replays(
+    name: str, engine: ao.EngineName, need: Callable[[str], Library], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What changes is checked once; what does not is replayed: the values, slots and counts are those of `step`."""
     lib, case = need("jax" if engine == "jax" else "numpy"), CASES[name]
     rng = np.random.default_rng(0)
@@ -160,7 +162,7 @@ FORMS: dict[str, tuple[Callable[[np.random.Generator], Tree], Callable[[np.rando
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("engine", ["compiled", "blocked"])
-def test_replays_of_any_form(form: str, engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_replays_of_any_form(form: str, engine: ao.EngineName, monkeypatch: pytest.MonkeyPatch) -> None:
     """After the first step nothing is checked anew, and the bits are those of the portable engine."""
     make_params, make_grads = FORMS[form]
     rng = np.random.default_rng(0)
@@ -182,7 +184,7 @@ LARGE = 20_000
 
 
 @pytest.mark.parametrize("engine", ["compiled", "blocked"])
-def test_a_replay_keeps_off_gradients_that_lie_in_parameters(engine: str) -> None:
+def test_a_replay_keeps_off_gradients_that_lie_in_parameters(engine: ao.EngineName) -> None:
     """A gradient that is a view of another parameter is read as it was before the step."""
     rng = np.random.default_rng(0)
     params = {k: rng.normal(size=LARGE).astype("f4") for k in "abc"}
@@ -235,7 +237,9 @@ def test_a_rate_that_is_set_between_replays_is_checked() -> None:
 
 @pytest.mark.parametrize("dtypes", [["f4"], ["f4", "f8"]])
 @pytest.mark.parametrize("engine", ["compiled", "blocked"])
-def test_a_traced_rate_is_refused_in_a_replay(engine: str, dtypes: list[str], need: Callable[[str], Library]) -> None:
+def test_a_traced_rate_is_refused_in_a_replay(
+    engine: ao.EngineName, dtypes: list[str], need: Callable[[str], Library]
+) -> None:
     """As at the first step, by one plan or several: what is remembered would be frozen into what is transformed."""
     need("jax")
     import jax
@@ -256,7 +260,7 @@ def test_a_traced_rate_is_refused_in_a_replay(engine: str, dtypes: list[str], ne
     assert all(p.tolist() == [-0.5] * 3 for p in params.values())
 
 
-def _two_groups(engine: str) -> ao.Optimizer:
+def _two_groups(engine: ao.EngineName) -> ao.Optimizer:
     return ao.chain(ao.Adam(), ao.groups({"a": {"lr": 0.1}, ...: {}}), engine=engine)
 
 
@@ -267,7 +271,7 @@ def _two() -> tuple[Tree, Tree]:
 
 @pytest.mark.parametrize("make", [_adam, _two_groups])
 @pytest.mark.parametrize("engine", ["compiled", "blocked"])
-def test_a_schedule_may_look_at_the_state(make: Callable[[str], ao.Optimizer], engine: str) -> None:
+def test_a_schedule_may_look_at_the_state(make: Callable[[ao.EngineName], ao.Optimizer], engine: ao.EngineName) -> None:
     """Each step is counted once, though steps that a replay has not counted yet are counted in its middle."""
     params, grads = _two()
     optimizer = make(engine)

@@ -13,7 +13,7 @@ import anyoptim as ao
 from tests.support.chains import CHAINS, agree, problem, run
 from tests.support.libraries import DISCOVERED, Library
 
-Make = Callable[[str | None], ao.Optimizer]
+Make = Callable[[ao.EngineName | None], ao.Optimizer]
 
 CONTROLLED: dict[str, Make] = {
     "six stages": lambda e: ao.chain(
@@ -50,7 +50,13 @@ EVERY: dict[str, Make] = {
     **CONTROLLED,
 }
 
-STOPS = [("numpy", "portable"), ("numpy", "blocked"), ("torch", None), ("strict", None), ("cuda-shim", None)]
+STOPS: list[tuple[str, ao.EngineName | None]] = [
+    ("numpy", "portable"),
+    ("numpy", "blocked"),
+    ("torch", None),
+    ("strict", None),
+    ("cuda-shim", None),
+]
 """The libraries and engines that have NumPy's bits."""
 
 
@@ -83,7 +89,7 @@ def test_a_stopover_changes_no_bit(name: str, need: Callable[[str], Library], tm
     """From compiled NumPy to each of the others and back: parameters, slots, counts, numbers, hyperparameters."""
     make, numpy = EVERY[name], need("numpy")
     whole = any(stage.array_rule for stage in make(None).stages)
-    home = None if whole else "compiled"
+    home: ao.EngineName | None = None if whole else "compiled"
     params, grads = problem("float32", steps=12)
 
     def begun() -> tuple[dict[str, Any], ao.Optimizer]:

@@ -117,7 +117,7 @@ def test_bits_in_threads(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
             assert len(shared) == (4 if threads > 1 else 0)  # the measures and the steps
 
 
-def _beside_numpy(lib: Library, chain: Make, dtype: str, engine: str | None) -> None:
+def _beside_numpy(lib: Library, chain: Make, dtype: str, engine: ao.EngineName | None) -> None:
     params, grads = problem(dtype, steps=2 if lib.slow else 10)
     theirs = [{k: lib.asarray(a) for k, a in g.items()} for g in grads]
     p, slots = run(chain(engine), {k: lib.asarray(a) for k, a in params.items()}, theirs)
@@ -153,7 +153,9 @@ def test_bits_of_libraries(name: str, library: str, dtype: str, need: Callable[[
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("engine", [None, *OTHERS])
 @pytest.mark.parametrize("name", KINDS)
-def test_bits_of_torch_in_place(name: str, engine: str | None, dtype: str, need: Callable[[str], Library]) -> None:
+def test_bits_of_torch_in_place(
+    name: str, engine: ao.EngineName | None, dtype: str, need: Callable[[str], Library]
+) -> None:
     """On torch CPU tensors the engines that compute on their memory give NumPy's bits, roots and all."""
     lib = need("torch")
     params, _ = problem(dtype, steps=1)
@@ -231,7 +233,7 @@ class Lion(ao.Optimizer):
         return c.lr * xp.sign(c.beta1 * m + (1 - c.beta1) * x), c.beta2 * m + (1 - c.beta2) * x
 
 
-def _lion(engine: str | None = None) -> Lion:
+def _lion(engine: ao.EngineName | None = None) -> Lion:
     return Lion(lr=0.25, beta1=0.9, beta2=0.5, engine=engine)
 
 
@@ -254,7 +256,7 @@ OWN: dict[str, tuple[Make, list[float], list[float]]] = {
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("name", OWN)
-def test_stages_of_ones_own_by_hand(name: str, engine: str) -> None:
+def test_stages_of_ones_own_by_hand(name: str, engine: ao.EngineName) -> None:
     """Each kind of stage in a few lines does what it says, on every engine, to some roundings of float64."""
     make, *expected = OWN[name]
     optimizer, p = make(engine), np.array([1.0, -2.0])
@@ -310,7 +312,7 @@ def test_a_method_of_ones_own_alone() -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("engine", ENGINES)
-def test_flush_subnormals(engine: str, dtype: str) -> None:
+def test_flush_subnormals(engine: ao.EngineName, dtype: str) -> None:
     """What is subnormal in a slot before is 0 after it; all else, and slots of later stages, are as without it."""
     real = np.dtype(np.dtype(dtype).char.lower())
     compute = np.dtype(np.float32) if dtype == "float16" else real
@@ -369,7 +371,7 @@ def test_flush_leaves_the_step_and_later_slots_alone(dtype: str) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("engine", ENGINES)
-def test_gradients_of_zero_for_long(engine: str, dtype: str) -> None:
+def test_gradients_of_zero_for_long(engine: ao.EngineName, dtype: str) -> None:
     """After so many that m would have left all normal numbers it is exactly 0; without the stage it would be stuck."""
     rng, steps = np.random.default_rng(33), 1100 if dtype in {"float64", "complex128"} else 160  # halved each time
     first, zero = rng.normal(size=40).astype(dtype), np.zeros(40, dtype)

@@ -38,7 +38,7 @@ def _leaves(*trees: Any) -> list[Any]:
 class _Run:
     """Steps of one engine, and what was to be seen after each."""
 
-    def __init__(self, engine: str | None, make: Callable[..., Any] = ao.Adam, **hyper: Any) -> None:
+    def __init__(self, engine: ao.EngineName | None, make: Callable[..., Any] = ao.Adam, **hyper: Any) -> None:
         self.optimizer = make(engine=engine, **hyper)
         self.seen: list[Any] = []
         self.kept: list[Any] = []
@@ -66,7 +66,9 @@ def _params(dtype: str = "float64") -> dict[str, Any]:
     return {k: np.array(rng.normal(size=shape)).astype(dtype) for k, shape in SHAPES.items()}
 
 
-def _same(play: Callable[[_Run], None], engine: str | None, make: Callable[..., Any] = ao.Adam, **hyper: Any) -> _Run:
+def _same(
+    play: Callable[[_Run], None], engine: ao.EngineName | None, make: Callable[..., Any] = ao.Adam, **hyper: Any
+) -> _Run:
     """What the engine does, step by step, is what portable does: parameters, slots, step counts, errors."""
     one, two = _Run("portable", make, **hyper), _Run(engine, make, **hyper)
     for run in (one, two):
@@ -140,7 +142,7 @@ GRADIENTS: dict[str, Callable[[Any], Any]] = {
 @pytest.mark.filterwarnings("ignore:the matrix subclass:PendingDeprecationWarning")
 @pytest.mark.parametrize("name", GRADIENTS)
 @pytest.mark.parametrize("engine", OTHERS)
-def test_another_gradient_after_good_ones(engine: str, name: str, way: str) -> None:
+def test_another_gradient_after_good_ones(engine: ao.EngineName, name: str, way: str) -> None:
     """Of another shape, dtype, order, type: taken or refused like by portable, with its words, and nothing lost."""
 
     def play(run: _Run) -> None:
@@ -206,7 +208,7 @@ CHANGES: dict[str, Callable[[Any], object]] = {
 @pytest.mark.parametrize("name", CHANGES)
 @pytest.mark.parametrize("engine", OTHERS)
 @pytest.mark.parametrize("first", ["old", "new"])
-def test_a_parameter_that_changed_under_the_same_object(engine: str, name: str, first: str, way: str) -> None:
+def test_a_parameter_that_changed_under_the_same_object(engine: ao.EngineName, name: str, first: str, way: str) -> None:
     """The new shape, dtype, strides, flags and memory count, as they do for portable; gradients of the same kind."""
 
     def play(run: _Run) -> None:
@@ -228,7 +230,7 @@ def test_a_parameter_that_changed_under_the_same_object(engine: str, name: str, 
 
 
 @pytest.mark.parametrize("engine", OTHERS)
-def test_gradients_at_addresses_of_old_ones(engine: str, way: str) -> None:
+def test_gradients_at_addresses_of_old_ones(engine: ao.EngineName, way: str) -> None:
     """New objects and new memory where old ones were, good and bad in turn, are not taken for the old."""
     wrong = [lambda g: g.reshape(6, 4), lambda g: g.view(np.int64), lambda g: g.T.copy().T, lambda g: g.astype("f4")]
 
@@ -263,7 +265,7 @@ INSIDE: dict[str, Callable[[_Run, dict[str, Any], Any], Any]] = {
 
 @pytest.mark.parametrize("name", INSIDE)
 @pytest.mark.parametrize("engine", OTHERS)
-def test_gradients_in_memory_that_is_written_after_good_ones(engine: str, name: str, way: str) -> None:
+def test_gradients_in_memory_that_is_written_after_good_ones(engine: ao.EngineName, name: str, way: str) -> None:
     """They are read before anything is written there, at the third step as at the first."""
 
     def play(run: _Run) -> None:
@@ -280,7 +282,7 @@ def test_gradients_in_memory_that_is_written_after_good_ones(engine: str, name: 
 
 
 @pytest.mark.parametrize("engine", OTHERS)
-def test_gradients_that_view_parameters_which_own_their_memory(engine: str, way: str) -> None:
+def test_gradients_that_view_parameters_which_own_their_memory(engine: ao.EngineName, way: str) -> None:
     """Where nothing was a view before."""
 
     def play(run: _Run) -> None:
@@ -322,7 +324,7 @@ TREES: dict[str, Callable[[dict[str, Any]], object]] = {
 
 @pytest.mark.parametrize("name", TREES)
 @pytest.mark.parametrize("engine", OTHERS)
-def test_a_container_that_changed(engine: str, name: str, way: str) -> None:
+def test_a_container_that_changed(engine: ao.EngineName, name: str, way: str) -> None:
     """What stands in it now counts: taken or refused like by portable, and the rest goes on."""
 
     def play(run: _Run) -> None:
@@ -353,7 +355,7 @@ CONTAINERS: dict[str, Callable[[], Any]] = {
 
 @pytest.mark.parametrize("name", CONTAINERS)
 @pytest.mark.parametrize("engine", [*OTHERS, None])
-def test_containers(engine: str | None, name: str, way: str) -> None:
+def test_containers(engine: ao.EngineName | None, name: str, way: str) -> None:
     """Any container; from time to time a gradient is None, each in turn, all of them, none."""
 
     def play(run: _Run) -> None:
@@ -368,7 +370,7 @@ def test_containers(engine: str | None, name: str, way: str) -> None:
     _same(play, engine)
 
 
-def _chain(engine: str | None) -> Any:
+def _chain(engine: ao.EngineName | None) -> Any:
     clip, decay = ao.ClipGlobalNorm(0.7), ao.WeightDecay(0.01, lambda path, p: np.ndim(p) > 1)
     return ao.chain(clip, decay, ao.Adam(lr=0.1), ao.EMA(0.9), engine=engine)
 
@@ -382,7 +384,7 @@ ACTIONS = [*(("g", name) for name in GRADIENTS), *(("p", name) for name in CHANG
 @pytest.mark.parametrize("make", [ao.Momentum, _chain])
 @pytest.mark.parametrize("engine", OTHERS)
 def test_anything_after_anything(
-    engine: str, make: Callable[..., Any], way: str, actions: list[tuple[str, str]]
+    engine: ao.EngineName, make: Callable[..., Any], way: str, actions: list[tuple[str, str]]
 ) -> None:
     """All of the above in any order."""
 
@@ -417,7 +419,7 @@ def test_anything_after_anything(
 
 @pytest.mark.parametrize("make", [ao.Adam, _chain])
 @pytest.mark.parametrize("engine", OTHERS)
-def test_what_fails_changes_nothing(engine: str, make: Callable[..., Any], way: str) -> None:
+def test_what_fails_changes_nothing(engine: ao.EngineName, make: Callable[..., Any], way: str) -> None:
     """A bad gradient in the middle, a schedule that raises or gives nonsense: all is as it was, and goes on."""
     mood = "good"
 
@@ -472,7 +474,7 @@ def test_what_fails_changes_nothing(engine: str, make: Callable[..., Any], way: 
 
 
 @pytest.mark.parametrize("engine", OTHERS)
-def test_one_optimizer_in_several_threads_in_turn(engine: str, way: str) -> None:
+def test_one_optimizer_in_several_threads_in_turn(engine: ao.EngineName, way: str) -> None:
     """Nothing that a thread laid ready for itself is used by another."""
 
     def play(run: _Run) -> None:
@@ -495,7 +497,7 @@ def _large(dtype: str = "float32") -> dict[str, Any]:
 
 @pytest.mark.parametrize("make", [ao.Adam, _chain])
 @pytest.mark.parametrize("engine", OTHERS)
-def test_threads_change_no_bits(engine: str, make: Callable[..., Any], way: str, small_pieces: None) -> None:
+def test_threads_change_no_bits(engine: ao.EngineName, make: Callable[..., Any], way: str, small_pieces: None) -> None:
     """Neither several pieces, nor the order in which threads take them; and threads do take them."""
     workers, original = set(), _threads.Pieces._work
 
@@ -522,7 +524,7 @@ def test_threads_change_no_bits(engine: str, make: Callable[..., Any], way: str,
 
 
 @pytest.mark.parametrize("engine", OTHERS)
-def test_optimizers_in_several_threads_at_once(engine: str, way: str, small_pieces: None) -> None:
+def test_optimizers_in_several_threads_at_once(engine: ao.EngineName, way: str, small_pieces: None) -> None:
     """They share one pool of threads, and nothing else."""
 
     def run() -> list[Any]:
@@ -544,7 +546,7 @@ def test_optimizers_in_several_threads_at_once(engine: str, way: str, small_piec
 
 @pytest.mark.parametrize("engine", OTHERS)
 def test_a_thread_that_flushes_subnormals_works_alone(
-    engine: str, need: Callable[[str], Library], small_pieces: None, monkeypatch: pytest.MonkeyPatch
+    engine: ao.EngineName, need: Callable[[str], Library], small_pieces: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Others would give other bits: the result is that of one thread in the same mode, and not that of the default."""
     need("torch")
@@ -847,7 +849,7 @@ def test_without_numba(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("engine", ["compiled", "blocked"])
 @pytest.mark.parametrize("make", [_chain])
 @pytest.mark.parametrize("dtype", ["float16", "float32", "complex64"])
-def test_a_chain_allocates_no_temporaries(engine: str, make: Callable[..., Any], dtype: str) -> None:
+def test_a_chain_allocates_no_temporaries(engine: ao.EngineName, make: Callable[..., Any], dtype: str) -> None:
     """Beside the slots at most 1 MiB for 4M elements, the measure's pass included: by NumPy's own accounting."""
     import tracemalloc
 

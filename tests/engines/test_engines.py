@@ -35,7 +35,7 @@ STEPS = 60
 """Far past the last at which a rule becomes another, as RAdam's does at its sixth."""
 
 
-def _run(engine: str, method: type[Any], p: Any, gs: list[Any], **hyper: Any) -> tuple[Any, list[Any]]:
+def _run(engine: ao.EngineName, method: type[Any], p: Any, gs: list[Any], **hyper: Any) -> tuple[Any, list[Any]]:
     optimizer = method(engine=engine, **hyper)
     for g in gs:
         assert optimizer.update({"p": p}, {"p": g})["p"] is p
@@ -66,7 +66,7 @@ def test_bits_over_many_steps_on_hostile_values(method: type[Any], dtype: str) -
 
 @pytest.mark.parametrize("engine", OTHERS)
 @pytest.mark.parametrize("dtype", [">f4", ">c16"])
-def test_bits_of_big_endian_arrays(engine: str, method: type[Any], dtype: str) -> None:
+def test_bits_of_big_endian_arrays(engine: ao.EngineName, method: type[Any], dtype: str) -> None:
     """Foreign byte order in parameter and gradient, and a change to it in mid-training, which changes no value."""
     rng = np.random.default_rng(26)
     native = np.dtype(dtype).newbyteorder("=")
@@ -92,7 +92,7 @@ def test_bits_of_big_endian_arrays(engine: str, method: type[Any], dtype: str) -
 )
 @pytest.mark.parametrize("engine", OTHERS)
 def test_bits_on_any_shape_and_layout(
-    engine: str,
+    engine: ao.EngineName,
     method: type[Any],
     monkeypatch: pytest.MonkeyPatch,
     shape: tuple[int, ...],
@@ -112,7 +112,7 @@ def test_bits_on_any_shape_and_layout(
 
 
 @pytest.mark.parametrize("engine", OTHERS)
-def test_bits_across_blocks(engine: str, method: type[Any]) -> None:
+def test_bits_across_blocks(engine: ao.EngineName, method: type[Any]) -> None:
     """Arrays longer than a block, whose last block is short."""
     rng = np.random.default_rng(21)
     p = rng.normal(size=(3, blocked.BLOCK + 11)).astype(np.float32)
@@ -122,7 +122,7 @@ def test_bits_across_blocks(engine: str, method: type[Any]) -> None:
 
 
 @pytest.mark.parametrize("engine", OTHERS)
-def test_gradients_in_memory_to_be_written(engine: str, method: type[Any]) -> None:
+def test_gradients_in_memory_to_be_written(engine: ao.EngineName, method: type[Any]) -> None:
     """Gradients that are each other's parameters, shifted views of them, or a base of both, are read before written."""
     results = []
     for name in ("portable", engine):
@@ -140,7 +140,7 @@ def test_gradients_in_memory_to_be_written(engine: str, method: type[Any]) -> No
 
 
 @pytest.mark.parametrize("engine", OTHERS)
-def test_gradients_over_several_parameters(engine: str) -> None:
+def test_gradients_over_several_parameters(engine: ao.EngineName) -> None:
     """The base of a view that is a parameter; the middle of a later parameter; the optimizer's own slots."""
     results = []
     for name in ("portable", engine):
@@ -325,7 +325,7 @@ def test_slots_of_one_name_are_refused() -> None:
 
 
 @pytest.mark.parametrize("engine", list(ENGINES))
-def test_coefficients_beyond_float32_warn_nobody(engine: str) -> None:
+def test_coefficients_beyond_float32_warn_nobody(engine: ao.EngineName) -> None:
     """They are the largest number there, without a word."""
     with np.errstate(all="raise"):
         optimizer = ao.chain(ao.Scale(1e39), ao.SGD(lr=1.0), engine=engine)
@@ -334,7 +334,7 @@ def test_coefficients_beyond_float32_warn_nobody(engine: str) -> None:
 
 
 @pytest.mark.parametrize("engine", OTHERS)
-def test_a_choice_between_a_slot_and_another(engine: str) -> None:
+def test_a_choice_between_a_slot_and_another(engine: ao.EngineName) -> None:
     """The slot's new value is chosen from its old one: its place may not be written before it has been read."""
 
     class Choice(ao.Optimizer):
@@ -351,7 +351,7 @@ def test_a_choice_between_a_slot_and_another(engine: str) -> None:
 
 
 @pytest.mark.parametrize("engine", OTHERS)
-def test_slots_that_are_called_like_what_is_generated(engine: str) -> None:
+def test_slots_that_are_called_like_what_is_generated(engine: ao.EngineName) -> None:
     """A method may call a slot like a variable of the loop around its rule, in the step and in a measure behind it."""
 
     class Named(ao.Optimizer):
@@ -372,7 +372,7 @@ def test_slots_that_are_called_like_what_is_generated(engine: str) -> None:
 
 
 @pytest.mark.parametrize("engine", OTHERS)
-def test_every_operation(engine: str) -> None:
+def test_every_operation(engine: ao.EngineName) -> None:
     """A rule of every operation there is, with slots that trade places and one that remembers the gradient."""
 
     class All(ao.Optimizer):
@@ -399,7 +399,7 @@ def test_every_operation(engine: str) -> None:
 
 
 @pytest.mark.parametrize("engine", OTHERS)
-def test_engines_may_change_in_mid_training(engine: str, method: type[Any]) -> None:
+def test_engines_may_change_in_mid_training(engine: ao.EngineName, method: type[Any]) -> None:
     """Equal bits make the change invisible."""
     rng = np.random.default_rng(23)
     p = rng.normal(size=20)
@@ -428,7 +428,7 @@ def test_which_engine_takes_what(lib: Library) -> None:
 
 
 @pytest.mark.parametrize("engine", OTHERS)
-def test_a_step_allocates_no_temporaries(engine: str, method: type[Any]) -> None:
+def test_a_step_allocates_no_temporaries(engine: ao.EngineName, method: type[Any]) -> None:
     """Beside the slots at most 1 MiB, whatever the size: measured by NumPy's own accounting on 4M elements."""
     p, g = np.ones(4 << 20, np.float32), np.full(4 << 20, 0.5, np.float32)
     optimizer = method(engine=engine)
@@ -443,7 +443,7 @@ def test_a_step_allocates_no_temporaries(engine: str, method: type[Any]) -> None
 
 
 @pytest.mark.parametrize("engine", OTHERS)
-def test_threads_have_scratch_of_their_own(engine: str) -> None:
+def test_threads_have_scratch_of_their_own(engine: ao.EngineName) -> None:
     """Optimizers in several threads at once do not disturb each other."""
     rng = np.random.default_rng(25)
     start = rng.normal(size=100_000)
@@ -463,7 +463,7 @@ def test_threads_have_scratch_of_their_own(engine: str) -> None:
 
 
 @pytest.mark.parametrize("engine", OTHERS)
-def test_a_rule_is_traced_once(engine: str) -> None:
+def test_a_rule_is_traced_once(engine: ao.EngineName) -> None:
     """Neither steps, nor hyperparameters, shapes or optimizers make a new kernel; a static option does."""
     calls = []
 
@@ -488,7 +488,7 @@ def test_a_rule_is_traced_once(engine: str) -> None:
 
 
 @pytest.mark.parametrize("engine", list(ENGINES))
-def test_nothing_waits_for_the_garbage_collector(engine: str) -> None:
+def test_nothing_waits_for_the_garbage_collector(engine: ao.EngineName) -> None:
     """Replaced parameters, the slots before a step and dropped optimizers go at once: collectors count no bytes."""
     params, optimizer = {"a": np.ones(3), "b": np.ones(2)}, ao.Adam(engine=engine)
     gc.collect()
@@ -513,7 +513,7 @@ def test_nothing_waits_for_the_garbage_collector(engine: str) -> None:
 
 
 @pytest.mark.parametrize("engine", OTHERS)
-def test_a_step_that_failed_leaves_nothing_behind(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_that_failed_leaves_nothing_behind(engine: ao.EngineName, monkeypatch: pytest.MonkeyPatch) -> None:
     """After an update of some parameters that was stopped, each gradient still goes to its own parameter."""
     p, optimizer = {k: np.zeros(2) for k in "abc"}, ao.SGD(lr=1.0, engine=engine)
     for _ in range(3):
@@ -538,18 +538,18 @@ def test_an_engine_is_an_object_and_an_entry_in_the_table(monkeypatch: pytest.Mo
         name = "last"
 
     monkeypatch.setitem(ALL_ENGINES, "last", Last())
-    p, optimizer = np.ones(2), ao.chain(ao.ClipNorm(1.0), ao.SGD(lr=0.5), engine="last")
+    p, optimizer = np.ones(2), ao.chain(ao.ClipNorm(1.0), ao.SGD(lr=0.5), engine="last")  # type: ignore[arg-type]
     for _ in range(2):
         optimizer.update(p, np.array([1.0, 0.0]))
     assert p.tolist() == [0.0, 1.0]
     (share,) = optimizer.explain(p, p)
     assert (share.engine, share.reason) == ("last", "engine='last'")
     with pytest.raises(ValueError, match="'portable', 'last', or None"):
-        ao.SGD(engine="first")
+        ao.SGD(engine="first")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("engine", list(ENGINES))
-def test_a_coefficient_that_becomes_an_option(engine: str) -> None:
+def test_a_coefficient_that_becomes_an_option(engine: ao.EngineName) -> None:
     """One that no kernel read is a string at the third step, and the rule branches on it."""
 
     class Turns(ao.Optimizer):

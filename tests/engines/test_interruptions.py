@@ -24,22 +24,22 @@ from tests.support.internals import threads as _threads
 from tests.support.interruptions import InterruptionError, interrupted, places
 from tests.support.libraries import ENGINES, Library, same_bits
 
-Make = Callable[[str], ao.Optimizer]
+Make = Callable[[ao.EngineName], ao.Optimizer]
 
 
-def _clipped(engine: str) -> ao.Optimizer:
+def _clipped(engine: ao.EngineName) -> ao.Optimizer:
     return ao.chain(ao.ClipGlobalNorm(1.0), ao.Adam(), ao.EMA(), engine=engine)
 
 
-def _grouped(engine: str) -> ao.Optimizer:
+def _grouped(engine: ao.EngineName) -> ao.Optimizer:
     return ao.chain(ao.Adam(), ao.groups({"a": {"lr": 0.1}, ...: {}}), engine=engine)
 
 
-def _gathering(engine: str) -> ao.Optimizer:
+def _gathering(engine: ao.EngineName) -> ao.Optimizer:
     return ao.chain(ao.Accumulate(2), ao.Adam(), engine=engine)
 
 
-def _scaled(engine: str) -> ao.Optimizer:
+def _scaled(engine: ao.EngineName) -> ao.Optimizer:
     return ao.chain(ao.LossScale(), ao.Metrics(), ao.Adam(), engine=engine)
 
 
@@ -81,7 +81,7 @@ KINDS: dict[str, tuple[str, ...]] = {
 class Twins:
     """Two optimizers of the same parameters: one is interrupted, and the other takes the steps that this one counts."""
 
-    def __init__(self, make: Make, engine: str, kind: str, larger: int = 1) -> None:
+    def __init__(self, make: Make, engine: ao.EngineName, kind: str, larger: int = 1) -> None:
         self.make, self.engine, self.dtypes, self.larger = make, engine, KINDS[kind], larger
         self.arrays: Callable[[Any], Any] = np.array
         self.numpy: Callable[[Any], Any] = np.asarray
@@ -185,7 +185,7 @@ CASES = [
 @pytest.mark.parametrize(("maker", "gradients", "kind"), CASES)
 @pytest.mark.parametrize("engine", [*ENGINES, "jax", "cuda"])
 def test_an_exception_anywhere(
-    engine: str, maker: str, gradients: str, kind: str, warm: int, need: Callable[[str], Library]
+    engine: ao.EngineName, maker: str, gradients: str, kind: str, warm: int, need: Callable[[str], Library]
 ) -> None:
     """Before any instruction of anyoptim's own: parameters, slots and counts are of that step, or of the one before."""
     if engine in {"jax", "cuda"}:
@@ -233,7 +233,7 @@ class Alarm:
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="this system has no timers that send signals")
 @pytest.mark.parametrize("maker", ["Adam", "a clipped chain"])
 @pytest.mark.parametrize("engine", [*ENGINES, "jax"])
-def test_signals(engine: str, maker: str, need: Callable[[str], Library], small_pieces: None) -> None:
+def test_signals(engine: ao.EngineName, maker: str, need: Callable[[str], Library], small_pieces: None) -> None:
     """Alarms at any time of steps that threads share out: 130 for each engine and optimizer, and none tears a step."""
     if engine == "jax":
         need("jax")
@@ -257,7 +257,7 @@ def test_signals(engine: str, maker: str, need: Callable[[str], Library], small_
 
 @pytest.mark.parametrize("maker", ["Adam", "a clipped chain"])
 @pytest.mark.parametrize("engine", ["blocked", "compiled"])
-def test_an_exception_beside_threads(engine: str, maker: str, small_pieces: None) -> None:
+def test_an_exception_beside_threads(engine: ao.EngineName, maker: str, small_pieces: None) -> None:
     """Anywhere in a replay that several threads share out: what they have begun is finished, too."""
     twins = Twins(OPTIMIZERS[maker], engine, "float32", 20)
     twins.update("all", 4)
@@ -271,7 +271,7 @@ def test_an_exception_beside_threads(engine: str, maker: str, small_pieces: None
 
 
 @pytest.mark.parametrize("engine", ["blocked", "compiled", "portable"])
-def test_memory_runs_out(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_runs_out(engine: ao.EngineName, monkeypatch: pytest.MonkeyPatch) -> None:
     """At any allocation of scratch: nothing is moved where two dtypes are, and later updates go on."""
     twins = Twins(OPTIMIZERS["Adam"], engine, "several", 2000)
     twins.update("all")

@@ -22,7 +22,7 @@ CHAINED = [name for name in CHAINS if name not in DISCOVERED]
 DTYPES = ("float32", "float16", "bfloat16", "complex64", "float64", "complex128")
 
 
-def _make(name: str, engine: str | None) -> Any:
+def _make(name: str, engine: ao.EngineName | None) -> Any:
     return CHAINS[name](engine) if name in CHAINS else DISCOVERED[name](engine=engine)
 
 
@@ -285,7 +285,7 @@ def test_accumulated_gradients(need: Callable[[str], Library]) -> None:
     grads[6]["W"] = grads[6]["W"].at[0, 0].set(np.nan)
     others = dict(params)
 
-    def make(engine: str | None) -> ao.Optimizer:
+    def make(engine: ao.EngineName | None) -> ao.Optimizer:
         return ao.chain(ao.Accumulate(2), ao.SkipNonFinite(), ao.Adam(lr=0.1), ao.EMA(0.9), engine=engine)
 
     one, two = make(None), make("portable")

@@ -22,7 +22,7 @@ from tests.support.internals import dropout
 from tests.support.internals import threads as _threads
 from tests.support.libraries import ENGINES, same_bits
 
-MAKERS: dict[str, Callable[[str], ao.Optimizer]] = {
+MAKERS: dict[str, Callable[[ao.EngineName], ao.Optimizer]] = {
     "plain": lambda engine: ao.Adam(engine=engine),
     "clipped": lambda engine: ao.chain(ao.ClipGlobalNorm(0.5), ao.Adam(), engine=engine),
     "without slots": lambda engine: ao.chain(ao.WeightDecay(0.1), ao.SGD(0.1), engine=engine),
@@ -36,7 +36,7 @@ WRITTEN = "<anyoptim"
 class Run:
     """Some parameters and their optimizer: small ones in a pack, one alone, one in half precision."""
 
-    def __init__(self, maker: str, engine: str, seed: int) -> None:
+    def __init__(self, maker: str, engine: ao.EngineName, seed: int) -> None:
         self.optimizer = MAKERS[maker](engine)
         self.seed, self.steps = seed, 0
         rng = np.random.default_rng(seed)
@@ -74,7 +74,7 @@ DRAWS: dict[str, Callable[[], Any]] = {
 class Intruder:
     """What a handler does: a step of an optimizer of its own, or a draw, whichever it is the turn of."""
 
-    def __init__(self, engine: str) -> None:
+    def __init__(self, engine: ao.EngineName) -> None:
         self.engine = engine
         self.runs = {maker: Run(maker, engine, 10 + k) for k, maker in enumerate(MAKERS)}
         self.drawn: dict[str, list[Any]] = {name: [] for name in DRAWS}
@@ -132,7 +132,7 @@ class Anywhere:
 
 @pytest.mark.parametrize("maker", MAKERS)
 @pytest.mark.parametrize("engine", ENGINES)
-def test_an_update_in_the_middle_of_another(engine: str, maker: str) -> None:
+def test_an_update_in_the_middle_of_another(engine: ao.EngineName, maker: str) -> None:
     """Wherever it comes in a replayed step: parameters and slots of both have the usual bits."""
     alone, run, intruder = Run(maker, engine, 1), Run(maker, engine, 1), Intruder(engine)
     for _ in range(4):
@@ -145,7 +145,7 @@ def test_an_update_in_the_middle_of_another(engine: str, maker: str) -> None:
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_an_update_in_the_middle_of_the_first(engine: str) -> None:
+def test_an_update_in_the_middle_of_the_first(engine: ao.EngineName) -> None:
     """While a step is planned, traced and written, too."""
     alone, run, intruder = Run("clipped", engine, 1), Run("clipped", engine, 1), Intruder(engine)
     alone.step()
@@ -158,7 +158,7 @@ def test_an_update_in_the_middle_of_the_first(engine: str) -> None:
 
 @pytest.mark.parametrize("draw", DRAWS)
 @pytest.mark.parametrize("engine", ENGINES)
-def test_an_update_in_the_middle_of_a_draw(engine: str, draw: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_update_in_the_middle_of_a_draw(engine: ao.EngineName, draw: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """And a draw in the middle of another."""
     monkeypatch.setattr(dropout, "only", engine)
     expected, intruder, found = DRAWS[draw](), Intruder(engine), []
@@ -227,7 +227,7 @@ def test_a_finalizer_in_a_helping_thread(threads: None) -> None:
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="this system has no timers that send signals")
 @pytest.mark.parametrize("engine", ENGINES)
-def test_the_handler_of_a_signal(engine: str) -> None:
+def test_the_handler_of_a_signal(engine: ao.EngineName) -> None:
     """Some hundred signals, whenever they come but while garbage is collected.
 
     That may be in the middle of setting a context variable, such as NumPy's error state. If a handler that comes then
@@ -253,7 +253,7 @@ def test_the_handler_of_a_signal(engine: str) -> None:
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_finalizers(engine: str) -> None:
+def test_finalizers(engine: ao.EngineName) -> None:
     """Of garbage that is collected wherever anything is allocated."""
     alone, run, intruder = Run("clipped", engine, 1), Run("clipped", engine, 1), Intruder(engine)
 

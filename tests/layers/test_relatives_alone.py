@@ -134,8 +134,8 @@ def test_infinities_and_ends() -> None:
     assert ao.alpha_dropout_gradient(np.ones(5), 1.0, 0).tolist() == [0] * 5
     for function in (ao.alpha_dropout, ao.gaussian_dropout):
         assert same_bits(function(np.arange(5.0), 0.0, 0), np.arange(5.0))
-    for ratio, h in ((0.0, 2.0), (1.0, 1.0)):
-        assert ao.zoneout(np.ones(5), np.full(5, 2.0), ratio, 0).tolist() == [h] * 5
+    for ratio, expected in ((0.0, 2.0), (1.0, 1.0)):
+        assert ao.zoneout(np.ones(5), np.full(5, 2.0), ratio, 0).tolist() == [expected] * 5
 
 
 def test_floats_are_inputs_too() -> None:

@@ -20,7 +20,7 @@ INF, NAN = math.inf, math.nan
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_signs_of_what_has_none(engine: str) -> None:
+def test_signs_of_what_has_none(engine: ao.EngineName) -> None:
     """A gradient of 0 moves nothing, a NaN spoils its element and no other, infinities are signs like others."""
     g = np.array([0.0, -0.0, NAN, INF, -INF, 5e-324])
     methods: list[tuple[ao.Optimizer, float]] = [
@@ -34,7 +34,7 @@ def test_signs_of_what_has_none(engine: str) -> None:
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_sign_sgd_is_signum_without_momentum(engine: str) -> None:
+def test_sign_sgd_is_signum_without_momentum(engine: ao.EngineName) -> None:
     params, grads = problem(steps=10)
     for g in grads[:9]:
         g["W"][:, 0] = 0.0
@@ -46,7 +46,7 @@ def test_sign_sgd_is_signum_without_momentum(engine: str) -> None:
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_lion_with_a_decay_that_is_set_later(engine: str) -> None:
+def test_lion_with_a_decay_that_is_set_later(engine: ao.EngineName) -> None:
     """None at first, then some, then none: as the transcription has it."""
     params, grads = problem(steps=30)
     theirs = {k: a.copy() for k, a in params.items()}
@@ -60,7 +60,7 @@ def test_lion_with_a_decay_that_is_set_later(engine: str) -> None:
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
 @pytest.mark.parametrize("engine", ENGINES)
-def test_rprop_does_not_care_how_small_gradients_are(engine: str, dtype: str) -> None:
+def test_rprop_does_not_care_how_small_gradients_are(engine: ao.EngineName, dtype: str) -> None:
     """Nor how large: only signs count, where a product of two gradients would be 0 or infinite."""
     info = np.finfo(dtype)
     sizes = [float(info.smallest_subnormal), float(info.tiny), 1.0, float(info.max)]
@@ -74,7 +74,7 @@ def test_rprop_does_not_care_how_small_gradients_are(engine: str, dtype: str) ->
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_rprop_by_hand(engine: str) -> None:
+def test_rprop_by_hand(engine: ao.EngineName) -> None:
     """Longer, longer, a turn that rests and forgets, a shorter one, a zero that forgets too, the limits."""
     optimizer, p = ao.Rprop(1.0, 0.5, 2.0, 0.25, 3.0, initial=1.0, engine=engine), np.zeros(1)
     steps = []
@@ -90,7 +90,7 @@ def test_rprop_by_hand(engine: str) -> None:
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_rprop_forgets_a_nan(engine: str) -> None:
+def test_rprop_forgets_a_nan(engine: ao.EngineName) -> None:
     """In its slots: the next direction is that of the next gradient."""
     optimizer, p = ao.Rprop(initial=0.5, engine=engine), np.zeros(2)
     for g in ([1.0, 1.0], [NAN, 1.0], [-1.0, 1.0]):
@@ -101,14 +101,14 @@ def test_rprop_forgets_a_nan(engine: str) -> None:
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_rprops_longest_step_prevails(engine: str) -> None:
+def test_rprops_longest_step_prevails(engine: ao.EngineName) -> None:
     optimizer = ao.Rprop(step_min=2.0, step_max=1.0, engine=engine)
     assert optimizer.update(np.zeros(1), np.ones(1)).tolist() == [-1.0]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "complex128"])
 @pytest.mark.parametrize("engine", ENGINES)
-def test_asgd_averages_what_it_moved(engine: str, dtype: str) -> None:
+def test_asgd_averages_what_it_moved(engine: ao.EngineName, dtype: str) -> None:
     """p to the last bit until t0, the mean since then; the stage SWA finds the same."""
     params, grads = problem(dtype, steps=20)
     optimizer = ao.chain(ao.ASGD(0.1, 0.5, t0=8, engine=None), ao.SWA(10), engine=engine)
@@ -128,7 +128,7 @@ def test_asgd_averages_what_it_moved(engine: str, dtype: str) -> None:
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_asgds_average_of_what_is_no_number(engine: str) -> None:
+def test_asgds_average_of_what_is_no_number(engine: ao.EngineName) -> None:
     """Until t0 it is p, without a trace of what p was before."""
     optimizer, p = ao.ASGD(1.0, lambd=0.0, engine=engine), np.zeros(2)
     with np.errstate(all="ignore"):
@@ -188,7 +188,7 @@ def test_adagrads_options_cost_nothing_where_they_are_not_used() -> None:
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("dtype", ["float32", "float64", "complex64"])
-def test_constants_of_methods_to_the_last_bit(engine: str, dtype: str) -> None:
+def test_constants_of_methods_to_the_last_bit(engine: ao.EngineName, dtype: str) -> None:
     """What h and s start at, beside the transcriptions; a parameter that comes late starts there, too."""
     real = dtype.replace("complex64", "float32")
     params, grads = problem(dtype, steps=25)

@@ -175,7 +175,7 @@ def test_candidates_do_the_same_work(method: str, dtype: str) -> None:
     assert all(f"{name} by" in str(caught.value) for name in who if name != LIMIT)
 
 
-def _chain(max_norm: float, decay: float, engine: str | None) -> Any:
+def _chain(max_norm: float, decay: float, engine: ao.EngineName | None) -> Any:
     return ao.chain(ao.ClipGlobalNorm(max_norm), ao.Adam(eps=EPS), ao.EMA(decay), engine=engine)
 
 

@@ -22,7 +22,7 @@ class Follow(ao.Optimizer):
     rule = staticmethod(lambda xp, p, x, c: p - x)
 
 
-def _told(stage: ao.ParameterStage, engine: str) -> ao.chain:
+def _told(stage: ao.ParameterStage, engine: ao.EngineName) -> ao.chain:
     """A chain in which the parameter before the stage is what it is told to be: 0 - (0 - p)."""
     return ao.chain(Follow(), stage, engine=engine)
 
@@ -37,7 +37,7 @@ def _tell(optimizer: ao.Optimizer, p: np.ndarray[Any, Any], values: Any) -> Any:
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_swa_is_the_mean_of_what_is_in_it(engine: str) -> None:
+def test_swa_is_the_mean_of_what_is_in_it(engine: ao.EngineName) -> None:
     """Counted by hand: steps 3, 5 and 7 of 8; until then the average is p."""
     optimizer, p = _told(ao.SWA(3, every=2), engine), np.zeros(1)
     found = [_tell(optimizer, p, [v])[0] for v in (1.0, 2.0, 3.0, 100.0, 7.0, 100.0, 8.0, 100.0)]
@@ -45,7 +45,7 @@ def test_swa_is_the_mean_of_what_is_in_it(engine: str) -> None:
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_swa_from_the_beginning(engine: str) -> None:
+def test_swa_from_the_beginning(engine: ao.EngineName) -> None:
     """With a start of 0 the parameter before its first step counts; with 1 the first is the one after it."""
     for start, expected in ((0, [3.0, 4.0]), (1, [4.0, 5.0])):
         optimizer, p = ao.chain(ao.SGD(1.0), ao.SWA(start), engine=engine), np.full(1, 2.0)
@@ -59,7 +59,7 @@ def test_swa_from_the_beginning(engine: str) -> None:
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "complex64"])
-def test_swa_before_its_start_is_p_to_the_last_bit(engine: str, dtype: str) -> None:
+def test_swa_before_its_start_is_p_to_the_last_bit(engine: ao.EngineName, dtype: str) -> None:
     """And at the first step of the mean: no rounding, no infinity less infinity, no overflow on the way."""
     optimizer, p = _told(ao.SWA(4), engine), np.zeros(len(SPECIAL), dtype)
     with np.errstate(all="ignore"):
@@ -75,7 +75,7 @@ def test_swa_before_its_start_is_p_to_the_last_bit(engine: str, dtype: str) -> N
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("dtype", ["float32", "float64", "float16"])
-def test_swa_rests_between_its_steps(engine: str, dtype: str) -> None:
+def test_swa_rests_between_its_steps(engine: ao.EngineName, dtype: str) -> None:
     """Whatever p is, NaN and infinite too: the average keeps its very bits."""
     optimizer, p = _told(ao.SWA(1, every=3), engine), np.zeros(len(SPECIAL), dtype)
     rng = np.random.default_rng(1)
@@ -91,7 +91,7 @@ def test_swa_rests_between_its_steps(engine: str, dtype: str) -> None:
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("stage", [lambda: ao.SWA(2, every=2), lambda: ao.Lookahead(3)], ids=["SWA", "Lookahead"])
-def test_steps_are_the_parameters_own(engine: str, stage: Callable[[], ao.ParameterStage]) -> None:
+def test_steps_are_the_parameters_own(engine: ao.EngineName, stage: Callable[[], ao.ParameterStage]) -> None:
     """A parameter without a gradient now and then has its average, and its way back, by its own count."""
     params, grads = problem(steps=12)
     optimizer = ao.chain(ao.Momentum(0.1), stage(), engine=engine)
@@ -106,7 +106,7 @@ def test_steps_are_the_parameters_own(engine: str, stage: Callable[[], ao.Parame
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "complex64"])
-def test_lookahead_leaves_p_alone_between_its_steps(engine: str, dtype: str) -> None:
+def test_lookahead_leaves_p_alone_between_its_steps(engine: ao.EngineName, dtype: str) -> None:
     """It has the bits that it has without the stage, and goes back at every fifth; slots of the method go on."""
     params, grads = problem(dtype, steps=14)
     optimizer, plain = ao.chain(ao.Momentum(0.1), ao.Lookahead(), engine=engine), ao.Momentum(0.1, engine="portable")
@@ -133,7 +133,7 @@ def test_lookahead_leaves_p_alone_between_its_steps(engine: str, dtype: str) -> 
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_lookahead_is_spoilt_by_what_is_no_number_only_where_it_goes(engine: str) -> None:
+def test_lookahead_is_spoilt_by_what_is_no_number_only_where_it_goes(engine: ao.EngineName) -> None:
     """Between, `slow` keeps its bits; p keeps its NaN and infinities; where it goes back, they are in both."""
     optimizer, p = _told(ao.Lookahead(3, 0.25), engine), np.zeros(len(SPECIAL))
     for k in range(3):
@@ -149,7 +149,7 @@ def test_lookahead_is_spoilt_by_what_is_no_number_only_where_it_goes(engine: str
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_a_negative_zero_is_left_alone(engine: str) -> None:
+def test_a_negative_zero_is_left_alone(engine: ao.EngineName) -> None:
     """Of a parameter that does not move: p, and the average that it starts as."""
     p = np.array([-0.0, 0.0])
     for stage in (ao.SWA(1, every=2), ao.SWA(5), ao.Lookahead(2)):
@@ -162,7 +162,7 @@ def test_a_negative_zero_is_left_alone(engine: str) -> None:
 
 @pytest.mark.parametrize("engine", [e for e in ENGINES if e != "portable"])
 @pytest.mark.parametrize(("made", "how"), [(ao.SWA, (3, 2)), (ao.Lookahead, (3,))], ids=["SWA", "Lookahead"])
-def test_one_kernel_for_all_steps(engine: str, made: Any, how: tuple[int, ...]) -> None:
+def test_one_kernel_for_all_steps(engine: ao.EngineName, made: Any, how: tuple[int, ...]) -> None:
     """The rule is traced once, whether or not a step counts."""
     calls = []
 
@@ -209,7 +209,7 @@ def test_counts_of_any_integer_dtype_under_jit(
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_the_share_of_lookahead_is_live(engine: str) -> None:
+def test_the_share_of_lookahead_is_live(engine: ao.EngineName) -> None:
     """A schedule, or set between steps; 0 goes back all the way, 1 nowhere."""
     for share in (lambda t: 0.5 if t == 2 else 0.0, 0.5):
         optimizer, p = ao.chain(ao.SGD(1.0), ao.Lookahead(2, share), engine=engine), np.zeros(1)

@@ -60,14 +60,14 @@ def _numbers(x: Any) -> bool:
     return isinstance(x, list) and isinstance(x[0], float)
 
 
-def _skipping(engine: str | None = None) -> ao.chain:
+def _skipping(engine: ao.EngineName | None = None) -> ao.chain:
     return ao.chain(
         ao.SkipNonFinite(), ao.ClipGlobalNorm(1.0), ao.Adam(lr=lambda t: 0.5 / t), ao.EMA(0.5), engine=engine
     )
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # Dask computes both outcomes, in threads of its own
-def test_a_step_that_is_called_off_never_was(place: tuple[Library, str | None]) -> None:
+def test_a_step_that_is_called_off_never_was(place: tuple[Library, ao.EngineName | None]) -> None:
     """The first, one between and the last, on every library: parameters, slots, counts, schedules as without them."""
     lib, engine = place
     optimizer, alone = _skipping(engine), _skipping(engine)
@@ -116,7 +116,7 @@ def test_gates_of_other_dtypes(lib: Library, dtype: str) -> None:
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_squares_that_are_too_large_are_none_that_are_not_finite(engine: str) -> None:
+def test_squares_that_are_too_large_are_none_that_are_not_finite(engine: ao.EngineName) -> None:
     """The norm of 1e300 is infinite, its elements are not: the step is taken."""
     optimizer, p = ao.chain(ao.SkipNonFinite(), ao.SGD(1.0), engine=engine), np.zeros(3)
     optimizer.update(p, np.full(3, 1e300))
@@ -258,7 +258,7 @@ def test_schedules_of_a_scale() -> None:
     assert found == [2.0, 8.0, 4.0, 32.0, 32.0, 32.0 * 2.0**5]
 
 
-def test_a_scale_that_is_set(place: tuple[Library, str | None]) -> None:
+def test_a_scale_that_is_set(place: tuple[Library, ao.EngineName | None]) -> None:
     """Before the first update and between two: that of the next loss, exactly undone, and adapted from there on."""
     lib, engine = place
     optimizer = ao.chain(ao.LossScale(interval=2), ao.SGD(1.0), engine=engine)
@@ -376,7 +376,7 @@ def test_under_jit_the_scale_is_a_number_of_the_state(need: Callable[[str], Libr
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_the_least_scale(engine: str) -> None:
+def test_the_least_scale(engine: ao.EngineName) -> None:
     """It shrinks to it and stays; it is live, and one that was set below it stays where it is."""
     scaler = ao.LossScale(initial=16.0, min_scale=4.0)
     optimizer, p = ao.chain(scaler, ao.SGD(), engine=engine), np.zeros(1)
@@ -399,7 +399,7 @@ GATES: dict[str, Callable[..., Any]] = {"LossScale": ao.LossScale, "SkipNonFinit
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # Dask computes both outcomes, in threads of its own
 @pytest.mark.covering(1)  # how many there were is for the host to count, by both in one way
 @pytest.mark.parametrize("name", GATES)
-def test_too_many_skips(name: str, place: tuple[Library, str | None]) -> None:
+def test_too_many_skips(name: str, place: tuple[Library, ao.EngineName | None]) -> None:
     """More than so many in a row raise, with nothing moved; who catches it may go on, and good steps begin anew."""
     lib, engine = place
     optimizer = ao.chain(GATES[name](max_consecutive_skips=2), ao.Momentum(1.0), engine=engine)
@@ -473,7 +473,7 @@ def _rate(t: Any) -> Any:
     return 0.1 / t
 
 
-def _gathering(engine: str | None = None, *more: Any, every: Any = 4) -> ao.chain:
+def _gathering(engine: ao.EngineName | None = None, *more: Any, every: Any = 4) -> ao.chain:
     return ao.chain(ao.Accumulate(every), *more, ao.ClipGlobalNorm(1.0), ao.Adam(_rate), ao.EMA(0.5), engine=engine)
 
 
@@ -482,7 +482,7 @@ def _gathering(engine: str | None = None, *more: Any, every: Any = 4) -> ao.chai
     lambda place, dtype: place[0] in {"jax-x64", "dask"} and dtype != "float32",
 )
 @pytest.mark.parametrize("dtype", ["float32", "float16", "complex64"])
-def test_gathered_gradients_are_their_mean(place: tuple[Library, str | None], dtype: str) -> None:
+def test_gathered_gradients_are_their_mean(place: tuple[Library, ao.EngineName | None], dtype: str) -> None:
     """The bits of steps with the mean, added in turn in the compute dtype; between them nothing moves.
 
     And the pure form writes to no state that it was given.
@@ -545,7 +545,7 @@ def test_optax_multi_steps(need: Callable[[str], Library]) -> None:
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_parameters_without_some_gradients(engine: str) -> None:
+def test_parameters_without_some_gradients(engine: ao.EngineName) -> None:
     """What is None counts as 0, whenever it is; who has no gradient in a whole window rests, and so may all."""
     optimizer = ao.chain(ao.Accumulate(2), ao.SGD(1.0), engine=engine)
     w = np.zeros(1)
@@ -660,7 +660,7 @@ def test_updates_that_gather_are_no_steps() -> None:
 
 @pytest.mark.covering(1)  # each library and each place in a window: which of them it was is for the host to know
 @pytest.mark.parametrize("when", [0, 1, 2])
-def test_what_is_not_finite_is_gathered_once(place: tuple[Library, str | None], when: int) -> None:
+def test_what_is_not_finite_is_gathered_once(place: tuple[Library, ao.EngineName | None], when: int) -> None:
     """In whichever of three gradients it is: that step is called off, with all three, and the next begins anew."""
     lib, engine = place
 
@@ -705,7 +705,7 @@ def test_what_failed_has_not_been_prepared() -> None:
 
 @pytest.mark.parametrize("copied", COPIES)
 @pytest.mark.parametrize("engine", [None, *ENGINES])
-def test_copies_in_the_middle(engine: str | None, copied: Callable[[Any], Any]) -> None:
+def test_copies_in_the_middle(engine: ao.EngineName | None, copied: Callable[[Any], Any]) -> None:
     """With a gradient gathered, a scale that has moved and a step skipped: they go on alone, to the same bits."""
     params, grads = problem("float32", steps=14)
     grads[5]["b"][0] = NAN
@@ -734,7 +734,7 @@ REFUSED: dict[str, tuple[Any, Any, str]] = {
 @pytest.mark.parametrize("when", ["gathering", "stepping"])
 @pytest.mark.parametrize("name", REFUSED)
 @pytest.mark.parametrize("engine", [None, *ENGINES])
-def test_what_is_refused_gathers_nothing(engine: str | None, name: str, when: str) -> None:
+def test_what_is_refused_gathers_nothing(engine: ao.EngineName | None, name: str, when: str) -> None:
     """Nor counts as an update, nor moves a scale."""
     grads, error, match = REFUSED[name]
     optimizer = _gathering(engine, ao.LossScale(interval=1), every=2)
@@ -996,7 +996,7 @@ def test_lazy_steps(need: Callable[[str], Library]) -> None:
 
 
 @pytest.mark.parametrize("engine", ["blocked", "compiled"])
-def test_scales_that_move_compile_nothing(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scales_that_move_compile_nothing(engine: ao.EngineName, monkeypatch: pytest.MonkeyPatch) -> None:
     """A norm, a sum and a step are all kernels there are, and a count where a step is called off."""
     watch = Watch(engine, monkeypatch)
     params, grads = problem("float32", steps=20)
@@ -1061,7 +1061,7 @@ class Halves(ao.Gate):
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_gates_of_ones_own(engine: str) -> None:
+def test_gates_of_ones_own(engine: ao.EngineName) -> None:
     """Without numbers, and with numbers that its coefficients see as they were before the step."""
     optimizer, p = ao.chain(Closed(), ao.SGD(1.0), engine=engine), np.zeros(2)
     for g in ([0.0, 1.0], [2.0, 4.0], [1.0, 0.0]):
@@ -1074,7 +1074,7 @@ def test_gates_of_ones_own(engine: str) -> None:
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_numbers_of_ones_own(engine: str) -> None:
+def test_numbers_of_ones_own(engine: ao.EngineName) -> None:
     """With totals, beside the sum written out; where nobody moves, no step; a number that is missing."""
     optimizer, p = ao.chain(Summed(), ao.SGD(1.0), engine=engine), {"a": np.zeros(2), "b": np.zeros(1)}
     total, wanted = 0.0, np.zeros(2)

@@ -17,7 +17,7 @@ from tests.support.libraries import ENGINES, Library, same_bits
 INF, NAN = math.inf, math.nan
 
 
-def _projected(stage: ao.ParameterStage, values: Any, engine: str, dtype: str = "float64") -> Any:
+def _projected(stage: ao.ParameterStage, values: Any, engine: ao.EngineName, dtype: str = "float64") -> Any:
     """The values after a step that leaves them where they are."""
     p = np.array(values, dtype)
     with np.errstate(all="ignore"):
@@ -26,7 +26,7 @@ def _projected(stage: ao.ParameterStage, values: Any, engine: str, dtype: str = 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("engine", ENGINES)
-def test_box_on_the_edges(engine: str, dtype: str) -> None:
+def test_box_on_the_edges(engine: ao.EngineName, dtype: str) -> None:
     """Infinities go to the bounds, a NaN stays, a zero at a bound has its sign, what is within keeps its bits."""
     values = [-INF, -2.0, -1.0, -0.0, 0.0, 1e-45, 0.5, 2.0, 3.0, INF, NAN]
     cases: list[tuple[float, float, list[float]]] = [
@@ -45,7 +45,7 @@ def test_box_on_the_edges(engine: str, dtype: str) -> None:
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
 @pytest.mark.parametrize("engine", ENGINES)
-def test_nonnegative_on_the_edges(engine: str, dtype: str) -> None:
+def test_nonnegative_on_the_edges(engine: ao.EngineName, dtype: str) -> None:
     """-0.0 becomes 0.0, a NaN stays."""
     found = _projected(ao.NonNegative(), [-INF, -1.0, -0.0, 0.0, 1e-7, 2.0, INF, NAN], engine, dtype)
     assert same_bits(found, np.array([0.0, 0.0, 0.0, 0.0, 1e-7, 2.0, INF, NAN], dtype))
@@ -53,7 +53,7 @@ def test_nonnegative_on_the_edges(engine: str, dtype: str) -> None:
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_both_parts_of_complex_elements(engine: str) -> None:
+def test_both_parts_of_complex_elements(engine: ao.EngineName) -> None:
     values = [3 - 3j, -0.5 + 0.25j, complex(NAN, 9.0)]
     found = _projected(ao.Box(-1.0, 1.0), values, engine, "complex128")
     assert same_bits(found.real, [1.0, -0.5, NAN])
@@ -63,7 +63,7 @@ def test_both_parts_of_complex_elements(engine: str) -> None:
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_bounds_are_rounded_with_the_parameter(engine: str) -> None:
+def test_bounds_are_rounded_with_the_parameter(engine: ao.EngineName) -> None:
     """To float32 for float32; for float16 to float32, and then as p is stored."""
     for dtype in ("float16", "float32"):
         found = _projected(ao.Box(-0.3, 0.3), [-5.0, 5.0], engine, dtype)
@@ -71,7 +71,7 @@ def test_bounds_are_rounded_with_the_parameter(engine: str) -> None:
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_the_parameter_is_always_within(engine: str) -> None:
+def test_the_parameter_is_always_within(engine: ao.EngineName) -> None:
     """After each of 50 steps, and the slots of the method know nothing of it."""
     params, grads = problem(steps=50)
     optimizer, free = (ao.chain(ao.Momentum(0.3), *more, engine=engine) for more in ([ao.Box(-0.5, 1.0)], []))
@@ -128,7 +128,7 @@ def test_in_replays_the_upper_bound_prevails(need: Callable[[str], Library]) -> 
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_bounds_that_move(engine: str) -> None:
+def test_bounds_that_move(engine: ao.EngineName) -> None:
     """Schedules of the step number."""
     optimizer, p = ao.chain(ao.SGD(1.0), ao.Box(lambda t: -0.5 * t, 100), engine=engine), np.zeros(1)
     assert [optimizer.update(p, np.full(1, 2.0))[0] for _ in range(4)] == [-0.5, -1.0, -1.5, -2.0]
@@ -136,7 +136,7 @@ def test_bounds_that_move(engine: str) -> None:
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "complex128"])
 @pytest.mark.parametrize("engine", ENGINES)
-def test_climbing_is_descending_with_the_gradients_turned(engine: str, dtype: str) -> None:
+def test_climbing_is_descending_with_the_gradients_turned(engine: ao.EngineName, dtype: str) -> None:
     """To the last bit, with a parameter that rests now and then."""
     params, grads = problem(dtype, steps=12)
     given = [{**g, "b": g["b"] if k % 3 else None} for k, g in enumerate(grads)]

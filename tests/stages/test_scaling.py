@@ -79,7 +79,7 @@ def test_equations(lib: Library, name: str, dtype: str) -> None:
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_edges_of_the_trust_ratio(engine: str) -> None:
+def test_edges_of_the_trust_ratio(engine: ao.EngineName) -> None:
     """Where |p| or |x| is 0, x stays; a share of 0 is a step of 0; a bound from below stands for |p|."""
 
     def moved(p: float, x: float, **options: Any) -> float:
@@ -100,7 +100,7 @@ def test_edges_of_the_trust_ratio(engine: str) -> None:
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_edges_of_clipping_by_parameter(engine: str) -> None:
+def test_edges_of_clipping_by_parameter(engine: ao.EngineName) -> None:
     """A length that is infinite makes finite elements 0; a NaN changes its own parameter alone."""
     optimizer = ao.chain(ao.ClipNorm(1.0), ao.SGD(1.0), engine=engine)
     p = {k: np.zeros(2) for k in "abcde"}
@@ -119,7 +119,7 @@ def test_edges_of_clipping_by_parameter(engine: str) -> None:
 @settings(max_examples=25)
 @given(seed=st.integers(0, 2**32), dtype=st.sampled_from(["float32", "float64", "complex64"]), after=st.booleans())
 @pytest.mark.parametrize("engine", ENGINES)
-def test_caution(engine: str, seed: int, dtype: str, after: bool) -> None:
+def test_caution(engine: ao.EngineName, seed: int, dtype: str, after: bool) -> None:
     """Algorithm 1 of the paper: alpha = dim / (kept + 1), and only what goes along with the gradient."""
     rng = np.random.default_rng(seed)
     real = "float64" if dtype == "float64" else "float32"
@@ -142,7 +142,7 @@ def test_caution(engine: str, seed: int, dtype: str, after: bool) -> None:
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_caution_by_hand(engine: str) -> None:
+def test_caution_by_hand(engine: ao.EngineName) -> None:
     """The gradient is that with which the chain began, whatever was done to it since; what is 0 or NaN is dropped."""
     optimizer = ao.chain(ao.Scale(-1.0), ao.SGD(1.0), ao.Scale(-2.0), ao.Cautious(), engine=engine)
     p = optimizer.update(np.zeros(4), np.array([1.0, -2.0, 0.0, math.nan]))
@@ -300,7 +300,7 @@ def test_norms_of_ones_own(dtype: str) -> None:
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_norms_of_ones_own_by_hand(engine: str) -> None:
+def test_norms_of_ones_own_by_hand(engine: ao.EngineName) -> None:
     """Beside the same in plain NumPy, to a few roundings of float64."""
     params, grads = problem(steps=4)
     p = {k: a.copy() for k, a in params.items()}
@@ -317,7 +317,7 @@ def test_norms_of_ones_own_by_hand(engine: str) -> None:
         np.testing.assert_allclose(p[k], params[k], rtol=1e-13)
 
 
-PASSES: dict[str, tuple[Callable[[str], ao.Optimizer], int]] = {
+PASSES: dict[str, tuple[Callable[[ao.EngineName], ao.Optimizer], int]] = {
     "clip by parameter": (lambda e: ao.chain(ao.ClipNorm(1.0), ao.SGD(), engine=e), 1),
     "trust": (lambda e: ao.chain(ao.TrustRatio(), ao.SGD(), engine=e), 2),
     "caution": (lambda e: ao.chain(ao.SGD(), ao.Cautious(), engine=e), 1),
@@ -347,7 +347,7 @@ PASSES: dict[str, tuple[Callable[[str], ao.Optimizer], int]] = {
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("name", PASSES)
-def test_one_pass_for_each_measure(name: str, engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_pass_for_each_measure(name: str, engine: ao.EngineName, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is measured twice is one pass over the elements; the step is one more."""
     watch = Watch(engine, monkeypatch)
     make, measures = PASSES[name]

@@ -17,7 +17,7 @@ from tests.support.xla import quick
 
 Array = np.ndarray[Any, Any]
 Arrays = dict[str, Array]
-Make = Callable[[str | None], ao.Optimizer]
+Make = Callable[[ao.EngineName | None], ao.Optimizer]
 
 
 class Smoothed(ao.Stage):

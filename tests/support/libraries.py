@@ -91,7 +91,7 @@ def load(name: str) -> Library:
     return row if isinstance(row, Library) else Library(**vars(row), **FACTS.get(name, {}))
 
 
-ENGINES = tuple(name for name in _engines.ENGINES if name not in {"cuda", "jax"})
+ENGINES: tuple[Any, ...] = tuple(name for name in _engines.ENGINES if name not in {"cuda", "jax"})
 """The engines for NumPy's arrays; those for other libraries are tested with these."""
 
 DISCOVERED: dict[str, type[ao.Optimizer]] = {

@@ -68,7 +68,10 @@ def about(name: str) -> str:
     if inspect.isfunction(value):
         return inspect.cleandoc(value.__doc__ or "")
     for node, after in itertools.pairwise(_tree(home(name)).body):
-        targets = [ast.unparse(target) for target in node.targets] if isinstance(node, ast.Assign) else []
+        named = (
+            node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+        )
+        targets = [ast.unparse(target) for target in named]
         if name.rpartition(".")[2] in targets and isinstance(after, ast.Expr):
             return inspect.cleandoc(str(ast.literal_eval(after.value)))
     return ""

@@ -33,7 +33,11 @@ MADE: dict[str, Callable[[], ao.Optimizer]] = {
     "SGLD": lambda: ao.SGLD(lr=0.1),
 }
 WHOLE = {"Adafactor", "Shampoo", "Muon", "SGLD"}
-ENGINES = {"Adam": ("compiled", "blocked", "portable"), "clip": ("compiled", "portable"), "LAMB": ("compiled",)}
+ENGINES: dict[str, tuple[ao.EngineName, ...]] = {
+    "Adam": ("compiled", "blocked", "portable"),
+    "clip": ("compiled", "portable"),
+    "LAMB": ("compiled",),
+}
 SHAPES = {"W": (8, 6), "V": (4, 8), "one": (1, 3), "b": (7,), "s": (), "T": (4, 3, 2)}
 """The second process has nothing of `one`."""
 PLACEMENTS = {"W": Shard(0), "V": Shard(1), "one": Shard(0), "b": Shard(0), "s": Replicate(), "T": Replicate()}
@@ -48,7 +52,7 @@ def put(mesh: Any, arrays: dict[str, Any]) -> dict[str, Any]:
     return {k: distribute_tensor(torch.tensor(a), mesh, [PLACEMENTS[k]], src_data_rank=None) for k, a in arrays.items()}
 
 
-def check(mesh: Any, name: str, engine: str | None, folder: Path) -> None:
+def check(mesh: Any, name: str, engine: ao.EngineName | None, folder: Path) -> None:
     """Parts end with NumPy's numbers on whole arrays; of elementwise methods without norms, with its bits."""
     rng = np.random.default_rng(1)
     first, grads = drawn(rng, name), [drawn(rng, name) for _ in range(6)]

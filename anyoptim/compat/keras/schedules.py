@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from anyoptim._trace._scalars import at_least, at_most, cos, floating, power, quotient, remainder, where
 from anyoptim.compat._counts import CountedSchedule
@@ -35,7 +35,7 @@ class ExponentialDecay(CountedSchedule):
     [1.0, 0.707, 0.5, 0.354, 0.25]
     """
 
-    arguments = ("initial_learning_rate", "decay_steps", "decay_rate", "staircase", "name")
+    arguments: ClassVar[tuple[str, ...]] = ("initial_learning_rate", "decay_steps", "decay_rate", "staircase", "name")
 
     def __init__(
         self,
@@ -45,10 +45,10 @@ class ExponentialDecay(CountedSchedule):
         staircase: bool = False,
         name: str = "ExponentialDecay",
     ) -> None:
-        self.initial_learning_rate = finite.value("initial_learning_rate", initial_learning_rate)
-        self.decay_steps = positive.value("decay_steps", decay_steps)
-        self.decay_rate = positive.value("decay_rate", decay_rate)
-        self.staircase = bool(staircase)
+        self.initial_learning_rate: float = finite.value("initial_learning_rate", initial_learning_rate)
+        self.decay_steps: float = positive.value("decay_steps", decay_steps)
+        self.decay_rate: float = positive.value("decay_rate", decay_rate)
+        self.staircase: bool = bool(staircase)
         self.name = name
 
     def _value(self, n: Any) -> Any:
@@ -63,7 +63,7 @@ class InverseTimeDecay(CountedSchedule):
     [1.0, 0.8, 0.667, 0.571, 0.5]
     """
 
-    arguments = ("initial_learning_rate", "decay_steps", "decay_rate", "staircase", "name")
+    arguments: ClassVar[tuple[str, ...]] = ("initial_learning_rate", "decay_steps", "decay_rate", "staircase", "name")
 
     def __init__(
         self,
@@ -73,10 +73,10 @@ class InverseTimeDecay(CountedSchedule):
         staircase: bool = False,
         name: str = "InverseTimeDecay",
     ) -> None:
-        self.initial_learning_rate = finite.value("initial_learning_rate", initial_learning_rate)
-        self.decay_steps = positive.value("decay_steps", decay_steps)
-        self.decay_rate = finite.value("decay_rate", decay_rate)
-        self.staircase = bool(staircase)
+        self.initial_learning_rate: float = finite.value("initial_learning_rate", initial_learning_rate)
+        self.decay_steps: float = positive.value("decay_steps", decay_steps)
+        self.decay_rate: float = finite.value("decay_rate", decay_rate)
+        self.staircase: bool = bool(staircase)
         self.name = name
 
     def _value(self, n: Any) -> Any:
@@ -91,11 +91,13 @@ class PiecewiseConstantDecay(CountedSchedule):
     [1.0, 1.0, 1.0, 0.1, 0.1]
     """
 
-    arguments = ("boundaries", "values", "name")
+    arguments: ClassVar[tuple[str, ...]] = ("boundaries", "values", "name")
 
     def __init__(self, boundaries: Sequence[float], values: Sequence[float], name: str = "PiecewiseConstant") -> None:
-        self.boundaries = tuple(finite.value(f"boundaries[{i}]", b) for i, b in enumerate(boundaries))
-        self.values = tuple(finite.value(f"values[{i}]", v) for i, v in enumerate(values))
+        self.boundaries: tuple[float, ...] = tuple(
+            finite.value(f"boundaries[{i}]", b) for i, b in enumerate(boundaries)
+        )
+        self.values: tuple[float, ...] = tuple(finite.value(f"values[{i}]", v) for i, v in enumerate(values))
         self.name = name
         if not self.boundaries or len(self.boundaries) != len(self.values) - 1:
             raise ValueError(
@@ -121,7 +123,14 @@ class PolynomialDecay(CountedSchedule):
     [1.0, 0.75, 0.5, 0.25, 0.0]
     """
 
-    arguments = ("initial_learning_rate", "decay_steps", "end_learning_rate", "power", "cycle", "name")
+    arguments: ClassVar[tuple[str, ...]] = (
+        "initial_learning_rate",
+        "decay_steps",
+        "end_learning_rate",
+        "power",
+        "cycle",
+        "name",
+    )
 
     def __init__(
         self,
@@ -132,11 +141,11 @@ class PolynomialDecay(CountedSchedule):
         cycle: bool = False,
         name: str = "PolynomialDecay",
     ) -> None:
-        self.initial_learning_rate = finite.value("initial_learning_rate", initial_learning_rate)
-        self.decay_steps = integer("decay_steps", decay_steps)
-        self.end_learning_rate = finite.value("end_learning_rate", end_learning_rate)
-        self.power = finite.value("power", power)
-        self.cycle = bool(cycle)
+        self.initial_learning_rate: float = finite.value("initial_learning_rate", initial_learning_rate)
+        self.decay_steps: int = integer("decay_steps", decay_steps)
+        self.end_learning_rate: float = finite.value("end_learning_rate", end_learning_rate)
+        self.power: float = finite.value("power", power)
+        self.cycle: bool = bool(cycle)
         self.name = name
 
     def _value(self, n: Any) -> Any:
@@ -159,7 +168,14 @@ class CosineDecay(CountedSchedule):
     [1.0, 0.854, 0.5, 0.146, 0.0]
     """
 
-    arguments = ("initial_learning_rate", "decay_steps", "alpha", "name", "warmup_target", "warmup_steps")
+    arguments: ClassVar[tuple[str, ...]] = (
+        "initial_learning_rate",
+        "decay_steps",
+        "alpha",
+        "name",
+        "warmup_target",
+        "warmup_steps",
+    )
 
     def __init__(
         self,
@@ -170,12 +186,14 @@ class CosineDecay(CountedSchedule):
         warmup_target: float | None = None,
         warmup_steps: int = 0,
     ) -> None:
-        self.initial_learning_rate = finite.value("initial_learning_rate", initial_learning_rate)
-        self.decay_steps = positive.value("decay_steps", decay_steps)
-        self.alpha = finite.value("alpha", alpha)
+        self.initial_learning_rate: float = finite.value("initial_learning_rate", initial_learning_rate)
+        self.decay_steps: float = positive.value("decay_steps", decay_steps)
+        self.alpha: float = finite.value("alpha", alpha)
         self.name = name
-        self.warmup_target = None if warmup_target is None else finite.value("warmup_target", warmup_target)
-        self.warmup_steps = integer("warmup_steps", warmup_steps, 0)
+        self.warmup_target: float | None = (
+            None if warmup_target is None else finite.value("warmup_target", warmup_target)
+        )
+        self.warmup_steps: int = integer("warmup_steps", warmup_steps, 0)
 
     def _value(self, n: Any) -> Any:
         if self.warmup_target is None:
@@ -197,7 +215,14 @@ class CosineDecayRestarts(CountedSchedule):
     [1.0, 0.5, 1.0, 0.854, 0.5]
     """
 
-    arguments = ("initial_learning_rate", "first_decay_steps", "t_mul", "m_mul", "alpha", "name")
+    arguments: ClassVar[tuple[str, ...]] = (
+        "initial_learning_rate",
+        "first_decay_steps",
+        "t_mul",
+        "m_mul",
+        "alpha",
+        "name",
+    )
 
     def __init__(
         self,
@@ -208,11 +233,11 @@ class CosineDecayRestarts(CountedSchedule):
         alpha: float = 0.0,
         name: str = "SGDRDecay",
     ) -> None:
-        self.initial_learning_rate = finite.value("initial_learning_rate", initial_learning_rate)
-        self.first_decay_steps = positive.value("first_decay_steps", first_decay_steps)
-        self.t_mul = positive.value("t_mul", t_mul)
-        self.m_mul = finite.value("m_mul", m_mul)
-        self.alpha = finite.value("alpha", alpha)
+        self.initial_learning_rate: float = finite.value("initial_learning_rate", initial_learning_rate)
+        self.first_decay_steps: float = positive.value("first_decay_steps", first_decay_steps)
+        self.t_mul: float = positive.value("t_mul", t_mul)
+        self.m_mul: float = finite.value("m_mul", m_mul)
+        self.alpha: float = finite.value("alpha", alpha)
         self.name = name
         if self.t_mul < 1:
             raise ValueError(f"t_mul is {self.t_mul}; wanted at least 1")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 from weakref import WeakKeyDictionary
 
 from anyoptim._trace._hyperparameters import Hyper
@@ -30,11 +30,11 @@ class Epochs(Schedule):
     [1.0, 1.0, 0.5, 0.5, 0.25]
     """
 
-    arguments = ("schedule", "steps")
+    arguments: ClassVar[tuple[str, ...]] = ("schedule", "steps")
 
     def __init__(self, schedule: Hyper, steps: int) -> None:
-        self.schedule = as_schedule("schedule", schedule)
-        self.steps = whole_number("steps", steps)
+        self.schedule: Any = as_schedule("schedule", schedule)
+        self.steps: int = whole_number("steps", steps)
 
     def _value(self, n: Any) -> Any:
         return value_of("schedule", self.schedule, quotient(n, self.steps) + 1)
@@ -43,7 +43,7 @@ class Epochs(Schedule):
 class Later(Schedule):
     """A schedule that begins as if so many steps had been taken before."""
 
-    arguments = ("schedule", "steps")
+    arguments: ClassVar[tuple[str, ...]] = ("schedule", "steps")
 
     def __init__(self, schedule: Hyper, steps: int) -> None:
         self.schedule = as_schedule("schedule", schedule)
@@ -56,7 +56,7 @@ class Later(Schedule):
 class Scaled(Schedule):
     """A learning rate times what a function gives for n, the number of steps before this one."""
 
-    arguments = ("lr", "function")
+    arguments: ClassVar[tuple[str, ...]] = ("lr", "function")
 
     def __init__(self, lr: float, function: Callable[[int], float]) -> None:
         self.lr = finite.value("lr", lr)
@@ -83,7 +83,7 @@ class Products(Scaled):
 class Periodic(Schedule):
     """A schedule that goes down and up again along cosines, for ever: `end + (start - end)*(1 + cos(pi*n/steps))/2`."""
 
-    arguments = ("start", "steps", "end")
+    arguments: ClassVar[tuple[str, ...]] = ("start", "steps", "end")
 
     def __init__(self, start: float, steps: int, end: float) -> None:
         self.start = finite.value("start", start)
@@ -98,7 +98,7 @@ class Periodic(Schedule):
 class Phases(Schedule):
     """A schedule from value to value, each reached after so many steps, which need not be whole; then constant."""
 
-    arguments = ("start", "ends", "values", "ease")
+    arguments: ClassVar[tuple[str, ...]] = ("start", "ends", "values", "ease")
 
     def __init__(self, start: float, ends: Sequence[float], values: Sequence[float], ease: str) -> None:
         self.start = finite.value("start", start)
@@ -120,7 +120,7 @@ class Phases(Schedule):
 class Factors(Schedule):
     """A learning rate times the factors of some schedules, each of which begins at that rate."""
 
-    arguments = ("lr", "schedules")
+    arguments: ClassVar[tuple[str, ...]] = ("lr", "schedules")
 
     def __init__(self, lr: float, schedules: Sequence[Hyper]) -> None:
         self.lr = finite.value("lr", lr)
@@ -136,7 +136,7 @@ class Factors(Schedule):
 class WithMomentum(Schedule):
     """A schedule of the learning rate with a second one, `momentum`, for the momentum or beta1 that goes with it."""
 
-    arguments = ("schedule", "momentum")
+    arguments: ClassVar[tuple[str, ...]] = ("schedule", "momentum")
 
     def __init__(self, schedule: Hyper, momentum: Hyper) -> None:
         self.schedule = as_schedule("schedule", schedule)
@@ -149,11 +149,11 @@ class WithMomentum(Schedule):
 class Reduced(Plateau):
     """`Plateau` with torch's eps, the least reduction that is made, and its "rel", which is for positive losses."""
 
-    arguments = (*Plateau.arguments, "eps")
+    arguments: ClassVar[tuple[str, ...]] = (*Plateau.arguments, "eps")
 
     def __init__(self, schedule: Hyper, *, eps: float, **options: Any) -> None:
         super().__init__(schedule, **options)
-        self.eps = finite.value("eps", eps)
+        self.eps: float = finite.value("eps", eps)
 
     def step(self, metrics: float) -> None:
         """`tell`, under torch's name."""

@@ -23,7 +23,8 @@ from tests.support.layouts import hostile
 from tests.support.libraries import COMPLEX, HALF, METHODS, REAL, Library, numpy_dtype, same_bits
 
 Arrays = dict[str, Any]
-Make = Callable[[str | None], ao.Optimizer]
+PORTABLE: ao.EngineName = "portable"
+Make = Callable[[ao.EngineName | None], ao.Optimizer]
 
 OPTIMIZERS: dict[str, Make] = {
     **{name: lambda e, method=method: method(lr=0.1, engine=e) for name, method in METHODS.items()},  # type: ignore[misc]
@@ -246,7 +247,7 @@ def test_what_others_take(name: str, layout: str, first: bool, machine: shim.Mac
     start = drawn(rng, "float32", shapes)
     grads = [drawn(rng, "float32", shapes) for _ in range(6)]
     found = []
-    kinds: list[tuple[str | None, Any]] = [("portable", np.ndarray), (None, shim.Array)]
+    kinds: list[tuple[ao.EngineName | None, Any]] = [("portable", np.ndarray), (None, shim.Array)]
     for engine, kind in kinds:
 
         def view(a: Any, kind: Any = kind) -> Any:
@@ -322,7 +323,7 @@ def test_tied_parameters(name: str, tie: str) -> None:
     params = drawn(rng, "float64", {"W": (4, 5), "b": (3,)})
     grads = [{**drawn(rng, "float64", {"W": (4, 5), "b": (3,)}), "tied": None} for _ in range(5)]
     found = []
-    for engine, put in (("portable", np.copy), (None, placed)):
+    for engine, put in ((PORTABLE, np.copy), (None, placed)):
         p = TIES[tie](put(params["W"]), put(params["b"]))
         gs = [{k: None if g is None else put(g) for k, g in of.items()} for of in grads]
         found.append(back(run(OPTIMIZERS[name](engine), p, gs)))
@@ -348,7 +349,7 @@ def test_gradients_in_memory_that_is_written(name: str, before: int) -> None:
     rng = np.random.default_rng(47)
     start, good = rng.normal(size=150).astype("f4"), [rng.normal(size=(2, 40)).astype("f4") for _ in range(8)]
     found = []
-    for engine, put in (("portable", np.copy), (None, shim.asarray)):
+    for engine, put in ((PORTABLE, np.copy), (None, shim.asarray)):
         base, optimizer = put(start), ao.Adam(lr=0.1, engine=engine)
         params = {"a": base[:40], "b": base[60:100]}
         for g in good[:before]:
@@ -396,7 +397,7 @@ def test_gradients_are_copied_only_where_something_is_written(
 def test_a_gradient_of_one_dtype_in_memory_of_another(machine: shim.Machine) -> None:
     """The launch for float32 comes first, and would write what the one for float64 reads."""
     found = []
-    for engine, put in (("portable", np.copy), (None, shim.asarray)):
+    for engine, put in ((PORTABLE, np.copy), (None, shim.asarray)):
         params = {"a": put(np.linspace(1, 2, 40, dtype="f4")), "b": put(np.ones(20))}
         optimizer = ao.SGD(lr=0.5, engine=engine)
         for _ in range(3):
@@ -448,7 +449,8 @@ def test_another_engine_in_mid_training() -> None:
     start, grads = drawn(rng, "float32", SHAPES), [drawn(rng, "float32", SHAPES) for _ in range(6)]
     expected = run(ao.Adam(engine="portable"), {k: a.copy() for k, a in start.items()}, grads)
     p, optimizer = there(start), ao.Adam()
-    for g, engine in zip(grads, ("cuda", "cuda", "portable", "portable", None, "cuda"), strict=True):
+    engines: list[ao.EngineName | None] = ["cuda", "cuda", "portable", "portable", None, "cuda"]
+    for g, engine in zip(grads, engines, strict=True):
         optimizer.engine = engine
         optimizer.update(p, there(g))
     assert agree(back((p, optimizer.state.slots)), expected)  # type: ignore[union-attr]
@@ -715,7 +717,7 @@ def test_parameters_that_changed(name: str, change: str) -> None:
     rng = np.random.default_rng(54)
     found = []
     start, grads = (rng.normal(size=(k, 2, 4, 6)) for k in (1, 8))
-    for engine, kind in (("portable", np.ndarray), (None, shim.Array)):
+    for engine, kind in ((PORTABLE, np.ndarray), (None, shim.Array)):
         p = {k: np.ndarray.__new__(kind, (4, 6)) for k in "ab"}
         p["a"][...], p["b"][...] = start[0]
         optimizer = OPTIMIZERS[name](engine)
@@ -744,7 +746,7 @@ def test_where_decay_is_a_parameter_s_own(machine: shim.Machine) -> None:
     """Two rows in one launch, told apart by path and by shape; and a schedule that changes both."""
     rng = np.random.default_rng(55)
 
-    def make(engine: str | None) -> ao.Optimizer:
+    def make(engine: ao.EngineName | None) -> ao.Optimizer:
         decay = ao.WeightDecay(lambda t: 0.1 / t, where=matrices)
         return ao.chain(
             decay, ao.Adam(lr=lambda t: 0.1 / t), ao.WeightDecay(0.5, lambda _, p: p.ndim > 1), engine=engine
@@ -777,7 +779,7 @@ def test_slots_that_change_places(offset: int) -> None:
 def test_hyperparameters_are_live() -> None:
     """At steps that are like the last one, too."""
     found = []
-    for engine, put in (("portable", np.copy), (None, shim.asarray)):
+    for engine, put in ((PORTABLE, np.copy), (None, shim.asarray)):
         p, optimizer = put(np.ones(5)), ao.Adam(lr=0.1, engine=engine)
         for k in range(8):
             optimizer.lr = 0.1 * k

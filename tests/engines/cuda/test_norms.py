@@ -23,7 +23,7 @@ PLAIN: dict[str, Callable[[float], Any]] = {
 STAYS = {"arithmetic"}
 
 
-def _chain(coefficients: Callable[[float], Any], engine: str | None) -> ao.chain:
+def _chain(coefficients: Callable[[float], Any], engine: ao.EngineName | None) -> ao.chain:
     class Shortened(ao.Stage):
         measure = staticmethod(lambda xp, p, x: x)
 

@@ -6,7 +6,7 @@ import itertools
 import math
 import re
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -120,7 +120,7 @@ SOURCES: dict[str, Callable[[], ao.Optimizer]] = {
 @pytest.mark.covering(1)  # of both dtypes it is one text but for the types
 @pytest.mark.parametrize("dtype", libraries.REAL)
 @pytest.mark.parametrize("name", SOURCES)
-def test_the_source_is_one_text_that_compiles(name: str, dtype: str, nvrtc: Any) -> None:
+def test_the_source_is_one_text_that_compiles(name: str, dtype: Literal["float32", "float64"], nvrtc: Any) -> None:
     """As it stands: each kernel by a name of its own, and what makes a norm of what is measured."""
     text = SOURCES[name]().kernel_source("cuda", dtype)
     made = nvrtc.code(text, ARCHITECTURES[-(len(name) % 2)])
@@ -294,7 +294,7 @@ def test_names_that_would_be_one(nvrtc: Any, machine: shim.Machine) -> None:
 def _runs_right(method: type[ao.Optimizer], names: list[str], nvrtc: Any) -> None:
     hyper: dict[str, Any] = {name: 0.25 + 0.125 * k for k, name in enumerate(names)}
 
-    def make(engine: str | None) -> ao.Optimizer:
+    def make(engine: ao.EngineName | None) -> ao.Optimizer:
         return ao.chain(method(**hyper), ao.ClipGlobalNorm(0.25), engine=engine)
 
     for kernel, _, _ in _passes(make(None), "float32"):
