@@ -81,7 +81,9 @@ class Optimizer(Stage):
     if not TYPE_CHECKING:
 
         def __getattr__(self, name: str) -> Any:
-            hint = "" if name.startswith("_") else attribute_hint(name, [*dir(type(self)), *type(self).hyperparameters])
+            if name.startswith("_") or hasattr(type(self), name):
+                return object.__getattribute__(self, name)  # a property that raises says itself why
+            hint = attribute_hint(name, [*dir(type(self)), *type(self).hyperparameters])
             raise AttributeError(f"{type(self).__name__} has no {name!r}{hint}", name=name, obj=self)
 
         def __setattr__(self, name: str, value: Any) -> None:

@@ -101,7 +101,9 @@ class Layer:
     if not TYPE_CHECKING:  # it would hide misspelt names from those who check types
 
         def __getattr__(self, name: str) -> Any:
-            hint = "" if name.startswith("_") else attribute_hint(name, dir(type(self)))
+            if name.startswith("_") or hasattr(type(self), name):
+                return object.__getattribute__(self, name)  # a property that raises says itself why
+            hint = attribute_hint(name, dir(type(self)))
             raise AttributeError(f"{type(self).__name__} has no {name!r}{hint}", name=name, obj=self)
 
     def __repr__(self) -> str:

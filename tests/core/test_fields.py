@@ -172,7 +172,7 @@ def test_values_without_annotations_are_defaults(cls: Any) -> None:
     assert (made.lr, made.share, made.label, made.start, made.kind) == (0.5, 0.5, "fast", 2.0, "a")
     assert (made._more, made.engine) == (4, "blocked")
     assert cls(0.5, share=0.25, start=3.0).start == 3.0
-    assert str(inspect.signature(cls)).endswith("engine: 'str | None' = 'blocked')")
+    assert str(inspect.signature(cls)).endswith("engine: 'EngineName | None' = 'blocked')")
     assert cls.hyperparameters == Method.hyperparameters
     assert not hasattr(cls, "share")
     assert Method(0.5).start == 1.0

@@ -104,3 +104,17 @@ def test_textbooks_call_it_a_flag(cls: type[Any], spelling: str) -> None:
         expected = one.forward(*inputs, training=training)
         assert np.array_equal(two.forward(*inputs, **{spelling: training}), expected)
         assert one.calls == two.calls == (one.calls if training else 0)
+
+
+def test_a_property_that_raises_says_itself_why() -> None:
+    """Its AttributeError is not replaced by one that there is no such property."""
+
+    class Broken(ao.SGD):
+        @property
+        def bare(self) -> Any:
+            return self.nothing  # type: ignore[attr-defined]
+
+    with pytest.raises(AttributeError, match="Broken has no 'nothing'"):
+        _ = Broken().bare
+    with pytest.raises(AttributeError, match="_hidden"):
+        _ = Broken()._hidden  # type: ignore[attr-defined]
