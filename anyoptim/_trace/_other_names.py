@@ -33,11 +33,17 @@ RENAMED: Mapping[str, Sequence[Sequence[str]]] = {
 
 _ENGINE = "nothing to ask for: the fastest engine is chosen, and engine= names one"
 
+_DECAY = "ao.AdamW for Adam, or ao.WeightDecay(0.01): in ao.chain before the method L2, and behind it decoupled"
+_EMA = "ao.chain(ao.Adam(), ao.EMA(0.99))"
+_INITIAL = "of ao.AdaGrad and the like, and for RMSProp ao.compat.optax.rmsprop(0.001, initial_scale=1.0)"
+
 ARGUMENTS: Mapping[str, str] = {
     "momentum": "ao.Momentum, or torch's form ao.HeavyBall",
-    "nesterov": "ao.Nesterov, or torch's form ao.HeavyBallNesterov",
+    "nesterov": "ao.Nesterov, torch's form ao.HeavyBallNesterov, or for Adam ao.NAdam",
     "dampening": "ao.compat.torch.SGD(dampening=0.1)",
-    "weight_decay": "ao.AdamW, or ao.WeightDecay(0.01): in ao.chain before the method L2, and behind it decoupled",
+    "weight_decay": _DECAY,
+    "wd": _DECAY,
+    "weight_decay_rate": _DECAY,
     "amsgrad": "ao.AMSGrad",
     "centered": "ao.CenteredRMSProp",
     "clipnorm": "ao.chain(ao.ClipNorm(1.0), ao.Adam())",
@@ -45,8 +51,12 @@ ARGUMENTS: Mapping[str, str] = {
     "global_clipnorm": "ao.chain(ao.ClipGlobalNorm(1.0), ao.Adam())",
     "max_grad_norm": "ao.chain(ao.ClipGlobalNorm(1.0), ao.Adam())",
     "maximize": "ao.chain(ao.Maximize(), ao.Adam())",
-    "use_ema": "ao.chain(ao.Adam(), ao.EMA(0.99))",
-    "ema_momentum": "ao.chain(ao.Adam(), ao.EMA(0.99))",
+    "ema": _EMA,
+    "use_ema": _EMA,
+    "ema_momentum": _EMA,
+    "initial": _INITIAL,
+    "initial_scale": _INITIAL,
+    "initial_accumulator_value": _INITIAL,
     "loss_scale_factor": "ao.chain(ao.LossScale(), ao.Adam())",
     "gradient_accumulation_steps": "ao.chain(ao.Accumulate(4), ao.Adam())",
     "foreach": _ENGINE,

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from anyoptim._trace._hyperparameters import Hyper
 from anyoptim._trace._scalars import count, signed, times
-from anyoptim.schedules._schedule import Schedule
+from anyoptim.schedules._schedule import Schedule, elementwise
 
 __all__ = ["CountedSchedule", "NextValue", "Product", "ZeroBased", "rate"]
 
@@ -19,7 +21,9 @@ class CountedSchedule(Schedule):
     """A mark by which hyperparameters and schedules that count from 1 refuse this one."""
 
     def __call__(self, step: Any) -> Any:
-        """The value after so many steps: a Python float, or a traced array where `step` is one."""
+        """The value after so many steps: a Python float, or an array where `step` is traced or a NumPy array."""
+        if isinstance(step, np.ndarray) and step.ndim:
+            return elementwise(self, step)
         return self._value(signed(count("count", step)))
 
 

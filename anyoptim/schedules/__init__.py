@@ -8,7 +8,7 @@ Steps count from 1, and nothing has elapsed at the first: in all equations n = t
 t, so that the value at step 1 is the initial one, and what is reached after `steps` steps is the value at step
 `steps + 1`, and stays. All lengths and boundaries count such steps. On the host the values are Python floats, in the
 equation's float64 arithmetic. Under `jax.jit`, where the step is traced, they are 0-d arrays of the widest float that
-JAX has enabled; there all counts must fit into the step's integers.
+JAX has enabled, and lengths may be longer than the step's integers count.
 """
 
 from typing import TYPE_CHECKING, Any

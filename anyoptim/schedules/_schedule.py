@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import pairwise
 from typing import Any, ClassVar
 
@@ -12,7 +12,12 @@ import numpy as np
 from anyoptim._trace._hyperparameters import Domain
 from anyoptim._trace._scalars import count, signed, whole_number
 
-__all__ = ["Schedule", "choice", "finite", "increasing", "positive", "share", "whole_number"]
+__all__ = ["Schedule", "choice", "elementwise", "finite", "increasing", "positive", "share", "whole_number"]
+
+
+def elementwise(schedule: Callable[[int], float], steps: np.ndarray[Any, Any]) -> Any:
+    """The values of a schedule at an array of steps, each with the bits that it has alone."""
+    return np.array([schedule(t) for t in steps.ravel().tolist()], np.float64).reshape(steps.shape)
 
 
 class Schedule:
@@ -32,7 +37,7 @@ class Schedule:
         for anything else.
         """
         if isinstance(step, np.ndarray) and step.ndim:
-            return np.array([self(t) for t in step.ravel().tolist()], np.float64).reshape(step.shape)
+            return elementwise(self, step)
         t: Any = signed(count("step", step))
         if isinstance(t, int) and t < 1:
             raise ValueError(f"step is {t}; wanted at least 1: steps count from 1")

@@ -258,6 +258,20 @@ def test_refused_by_name(name: str) -> None:
         make(ao.compat.keras)
 
 
+def test_muon_without_matrices(keras: Any, need: Callable[[str], Library]) -> None:
+    """A tree of vectors is Adam's alone: in Keras and here, in float64."""
+    params, rng = {"a": np.ones(3), "b": np.ones(2)}, np.random.default_rng(0)
+    with need("jax-x64").context():
+        keras.config.set_floatx("float64")
+        theirs = Keras(lambda: keras.optimizers.Muon(0.1), params)
+        optimizer, ours = ao.compat.keras.Muon(0.1), {key: a.copy() for key, a in params.items()}
+        grads = [_drawn(rng, {"a": (3,), "b": (2,)}, "float64") for _ in range(3)]
+        theirs.steps(grads)
+        for g in grads:
+            optimizer.update(ours, g)
+        assert _apart(ours, theirs.params) <= METHODS["Adam"].bound
+
+
 def test_a_function_without_arguments_is_asked_at_each_step(keras: Any) -> None:
     """A learning rate without arguments is asked at each step, as Keras asks it."""
     keras.config.set_floatx("float32")

@@ -136,7 +136,7 @@ def test_all_have_a_row() -> None:
 
 @pytest.mark.parametrize("name", OPTAX)
 def test_optax(name: str, need: Callable[[str], Library]) -> None:
-    """Signatures are optax's, and so are the values of 300 counts, relative to the largest."""
+    """Signatures are optax's, and so are the values of 300 counts, relative to the largest; an array's are the same."""
     lib = need("jax-x64")
     optax = pytest.importorskip("optax", reason="optax is not installed")
     import jax
@@ -146,7 +146,9 @@ def test_optax(name: str, need: Callable[[str], Library]) -> None:
     with lib.context():
         for options, bound in OPTAX[name]:
             expected = jax.vmap(theirs(**options))(jax.numpy.arange(COUNTS, dtype="int32"))
-            _near([ours(**options)(n) for n in range(COUNTS)], np.broadcast_to(expected, COUNTS), bound, options)
+            values = ours(**options)(np.arange(COUNTS))
+            _near(values, np.broadcast_to(expected, COUNTS), bound, options)
+            assert values.tolist() == [ours(**options)(n) for n in range(COUNTS)]
             traced = quick(ours(**options))
             _near(
                 [float(traced(n)) for n in range(0, COUNTS, 7)],
@@ -157,7 +159,7 @@ def test_optax(name: str, need: Callable[[str], Library]) -> None:
 
 @pytest.mark.parametrize("name", KERAS)
 def test_keras(name: str, need: Callable[[str], Library], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Signatures are Keras's, and so are the values in float64."""
+    """Signatures are Keras's, and so are the values in float64, also of an array of counts."""
     lib = need("jax-x64")
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
     keras = pytest.importorskip("keras", reason="keras is not installed")
@@ -173,7 +175,9 @@ def test_keras(name: str, need: Callable[[str], Library], tmp_path: Path, monkey
                 schedule, own = quick(theirs(**options)), ours(**options)
                 counts = range(0, COUNTS, 1 if name == "PiecewiseConstantDecay" else 10)
                 bound = 1e-6 if "Cosine" in name else 1e-14  # Keras has its cosines in float32
-                _near([own(n) for n in counts], [float(schedule(np.int32(n))) for n in counts], bound, options)
+                values = own(np.array(counts))
+                assert values.tolist() == [own(n) for n in counts]
+                _near(values, [float(schedule(np.int32(n))) for n in counts], bound, options)
                 assert pickle.loads(pickle.dumps(own)) == own  # noqa: S301 - it is our own
         finally:
             keras.config.set_floatx(before)
