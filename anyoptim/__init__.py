@@ -1,6 +1,6 @@
 """Optimizers and Dropout for the arrays people already have."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from anyoptim import random, scalars
 from anyoptim._core._chain import chain, partition
@@ -229,7 +229,7 @@ def __dir__() -> list[str]:
 
 if not TYPE_CHECKING:  # it would hide misspelt names from those who check types
 
-    def __getattr__(name: str) -> Any:
+    def __getattr__(name: str) -> object:
         # Imported where they are asked for: importing anyoptim has a limit in time.
         import importlib  # noqa: PLC0415
 

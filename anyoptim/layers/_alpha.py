@@ -123,7 +123,7 @@ class AlphaDropout(UnaryLayer):
     array([ 0.779, -0.779,  0.779,  0.779])
     """
 
-    pure = "alpha_dropout"
+    _pure: ClassVar[str] = "alpha_dropout"
     _function = staticmethod(alpha_dropout)
     _gradient = staticmethod(alpha_dropout_gradient)
 
@@ -177,8 +177,8 @@ class FeatureAlphaDropout(UnaryLayer):
     array([ 0.779, -0.779,  0.779,  0.779])
     """
 
-    pure = "feature_alpha_dropout"
-    arguments: ClassVar[tuple[str, ...]] = ("axis",)
+    _pure: ClassVar[str] = "feature_alpha_dropout"
+    _attributes: ClassVar[tuple[str, ...]] = ("axis",)
     _function = staticmethod(alpha_dropout)
     _gradient = staticmethod(alpha_dropout_gradient)
 

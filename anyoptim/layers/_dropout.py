@@ -133,7 +133,7 @@ class Dropout(UnaryLayer):
     array([0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5])
     """
 
-    arguments: ClassVar[tuple[str, ...]] = ("inverted", "noise_shape")
+    _attributes: ClassVar[tuple[str, ...]] = ("inverted", "noise_shape")
     _function = _gradient = staticmethod(dropout)
 
     def __init__(
@@ -300,8 +300,8 @@ class SpatialDropout(Dropout):
             [1., 1.]]])
     """
 
-    pure = "spatial_dropout"
-    arguments: ClassVar[tuple[str, ...]] = ("axis", "inverted")
+    _pure: ClassVar[str] = "spatial_dropout"
+    _attributes: ClassVar[tuple[str, ...]] = ("axis", "inverted")
 
     def __init__(
         self, dropout_ratio: float = 0.5, *, axis: int = 1, inverted: bool = False, seed: int | None = None
@@ -365,8 +365,8 @@ class DropPath(Dropout):
            [1., 1.]])
     """
 
-    pure = "drop_path"
-    arguments: ClassVar[tuple[str, ...]] = ("inverted",)
+    _pure: ClassVar[str] = "drop_path"
+    _attributes: ClassVar[tuple[str, ...]] = ("inverted",)
 
     def __init__(self, dropout_ratio: float = 0.5, *, inverted: bool = False, seed: int | None = None) -> None:
         Layer.__init__(self, dropout_ratio, seed)  # Dropout's own would set a noise shape, too

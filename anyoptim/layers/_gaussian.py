@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from anyoptim._arrays import COMPUTE, Array, is_scalar
 from anyoptim._arrays._checks import admit
@@ -100,8 +100,8 @@ class GaussianDropout(UnaryLayer):
     array([ 0.523,  2.191, -0.011,  0.373])
     """
 
-    domain = BELOW_ONE
-    pure = "gaussian_dropout"
+    _domain = BELOW_ONE
+    _pure: ClassVar[str] = "gaussian_dropout"
     _function = _gradient = staticmethod(gaussian_dropout)
 
     def __init__(self, dropout_ratio: float = 0.5, *, noise_shape: NoiseShape = None, seed: int | None = None) -> None:

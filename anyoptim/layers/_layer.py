@@ -65,11 +65,11 @@ class Layer:
     (True, 0, 3)
     """
 
-    domain: Domain = RATIO
+    _domain: ClassVar[Domain] = RATIO
     """The ratios that this class allows."""
-    pure = "dropout"
+    _pure: ClassVar[str] = "dropout"
     """The name of the pure function in `anyoptim`, for messages."""
-    arguments: ClassVar[tuple[str, ...]] = ("noise_shape",)
+    _attributes: ClassVar[tuple[str, ...]] = ("noise_shape",)
     """The constructor's arguments between the ratio and the seed, which are attributes of these names."""
     noise_shape: NoiseShape
     _counts: ClassVar[int] = 1
@@ -77,7 +77,7 @@ class Layer:
 
     def __new__(cls, *args: Any, **options: Any) -> Self:
         """Raise TypeError, with what is meant here, for arguments that layers have elsewhere."""
-        for name in options.keys() - {"dropout_ratio", *cls.arguments, "seed"}:
+        for name in options.keys() - {"dropout_ratio", *cls._attributes, "seed"}:
             taken = signature(cls.__init__).parameters
             if name not in taken and all(of.kind is not of.VAR_KEYWORD for of in taken.values()):
                 wanted = ", ".join([*taken][1:])
@@ -89,16 +89,18 @@ class Layer:
         self.key: int = integer("seed", int.from_bytes(os.urandom(8)) if seed is None else seed)
         self._draws = Draws()
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        attributes = ("dropout_ratio", *self.arguments, "key", "calls")
-        if name in attributes:
-            value = _CHECKS[name](name, value) if name in _CHECKS else value
-        elif not name.startswith("_") and not hasattr(type(self), name):
-            # A misspelt attribute would be ignored in silence.
-            raise AttributeError(f"{type(self).__name__} has no {name!r}; its attributes are {', '.join(attributes)}")
-        super().__setattr__(name, value)
-
     if not TYPE_CHECKING:  # it would hide misspelt names from those who check types
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            attributes = ("dropout_ratio", *self._attributes, "key", "calls")
+            if name in attributes:
+                value = _CHECKS[name](name, value) if name in _CHECKS else value
+            elif not name.startswith("_") and not hasattr(type(self), name):
+                # A misspelt attribute would be ignored in silence.
+                raise AttributeError(
+                    f"{type(self).__name__} has no {name!r}; its attributes are {', '.join(attributes)}"
+                )
+            super().__setattr__(name, value)
 
         def __getattr__(self, name: str) -> Any:
             if name.startswith("_") or hasattr(type(self), name):
@@ -108,7 +110,7 @@ class Layer:
 
     def __repr__(self) -> str:
         """The call that makes a layer like this one; an argument that is None is left out."""
-        values = [(name, getattr(self, name)) for name in self.arguments]
+        values = [(name, getattr(self, name)) for name in self._attributes]
         shown = "".join(f", {name}={value!r}" for name, value in values if value is not None)
         return f"{type(self).__name__}({self.dropout_ratio!r}{shown}, seed={self.key})"
 
@@ -131,7 +133,7 @@ class Layer:
 
     @dropout_ratio.setter
     def dropout_ratio(self, value: float) -> None:
-        self.domain.value("dropout_ratio", value)
+        self._domain.value("dropout_ratio", value)
         self._ratio = value
 
     def state_dict(self) -> dict[str, Any]:
@@ -140,7 +142,7 @@ class Layer:
 
     def _kind(self) -> dict[str, Any]:
         """The part of the state that must be that of the layer it is loaded into."""
-        arguments = {name: getattr(self, name) for name in self.arguments}
+        arguments = {name: getattr(self, name) for name in self._attributes}
         return {"layer": type(self).__name__, **{name: _listed(value) for name, value in arguments.items()}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -158,7 +160,7 @@ class Layer:
         if set(state) != set(ours):
             raise ValueError(f"state is {state!r}; wanted a dict with {', '.join(ours)}")
         key, calls = integer("state['key']", state["key"]), integer("state['calls']", state["calls"])
-        ratio = self.domain.value("state['dropout_ratio']", state["dropout_ratio"])
+        ratio = self._domain.value("state['dropout_ratio']", state["dropout_ratio"])
         self.key, self.dropout_ratio, self._draws.now = key, ratio, (calls, None)
 
     @property
@@ -236,7 +238,7 @@ class Layer:
             raise TypeError(
                 f"{name} is traced, and the layer's count of calls would be frozen into the transformed function, the "
                 "same mask for ever; wanted call=, the number of the draw, which may be traced, or the pure form: "
-                f"anyoptim.{self.pure}(x, ratio, key, call)"
+                f"anyoptim.{self._pure}(x, ratio, key, call)"
             )
         _refuse_capture(arrays, name, x)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from anyoptim._arrays import Array, Library, is_scalar
 from anyoptim._arrays._checks import admit
@@ -110,7 +110,7 @@ class Zoneout(Layer):
     array([1., 0., 1., 1., 0., 0., 1., 0.])
     """
 
-    pure = "zoneout"
+    _pure: ClassVar[str] = "zoneout"
 
     def __init__(self, dropout_ratio: float = 0.5, *, noise_shape: NoiseShape = None, seed: int | None = None) -> None:
         super().__init__(dropout_ratio, seed)

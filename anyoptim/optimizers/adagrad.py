@@ -47,7 +47,7 @@ class AdaGrad(Optimizer):
     initial: Final[Annotated[float, nonnegative]] = 0.0
     eps_root: Nonnegative = 0.0
     lr_decay: Nonnegative = 0.0
-    slots = ("h",)
+    slots: ClassVar[tuple[str, ...]] = ("h",)
 
     def init_slots(self, xp: Any, p: Array) -> tuple[Array, ...]:
         """Start h with `initial`."""
@@ -138,7 +138,7 @@ class CenteredRMSProp(RMSProp):
     array([ 0.151, -0.974])
     """
 
-    slots = ("s", "m")
+    slots: ClassVar[tuple[str, ...]] = ("s", "m")
 
     @staticmethod
     def rule(  # type: ignore[override] # it has a slot more
@@ -182,7 +182,7 @@ class AdaDelta(Optimizer):
     lr: Nonnegative = 1.0
     rho: Fraction = 0.9
     eps: Nonnegative = 1e-6
-    slots = ("h", "s")
+    slots: ClassVar[tuple[str, ...]] = ("h", "s")
 
     @staticmethod
     def rule(xp: Any, p: Array, x: Array, h: Array, s: Array, c: Any) -> tuple[Array, ...]:

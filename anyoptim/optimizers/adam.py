@@ -173,7 +173,7 @@ class AMSGrad(Adam):
 
     _: KW_ONLY
     weight_decay: Nonnegative = 0.0
-    slots = ("m", "v", "u")
+    slots: ClassVar[tuple[str, ...]] = ("m", "v", "u")
 
     @staticmethod
     def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
@@ -219,7 +219,7 @@ class CorrectedAMSGrad(Optimizer):
     eps: Nonnegative = 1e-7
     _: KW_ONLY
     eps_root: Nonnegative = 0.0
-    slots = ("m", "v", "u")
+    slots: ClassVar[tuple[str, ...]] = ("m", "v", "u")
 
     @staticmethod
     def coefficients(t: Any, hyper: Any) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from anyoptim._arrays import Array
 from anyoptim._core._optimizer import Optimizer
@@ -46,7 +46,7 @@ class Adamax(Optimizer):
     eps: Nonnegative = 1e-7
     _: KW_ONLY
     eps_max: Nonnegative = 0.0
-    slots = ("m", "u")
+    slots: ClassVar[tuple[str, ...]] = ("m", "u")
 
     @staticmethod
     def coefficients(t: Any, hyper: Any) -> dict[str, Any]:

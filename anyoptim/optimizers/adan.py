@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from anyoptim._arrays import Array
 from anyoptim._core._optimizer import Optimizer
@@ -56,7 +56,7 @@ class Adan(Optimizer):
     weight_decay: Nonnegative = 0.0
     _: KW_ONLY
     eps_root: Nonnegative = 0.0
-    slots = ("m", "v", "n", "h")
+    slots: ClassVar[tuple[str, ...]] = ("m", "v", "n", "h")
 
     @staticmethod
     def coefficients(t: Any, hyper: Any) -> dict[str, Any]:

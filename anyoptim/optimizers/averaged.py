@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from anyoptim._arrays import Array
 from anyoptim._core._optimizer import Optimizer
@@ -45,8 +45,8 @@ class ASGD(Optimizer):
     lambd: Nonnegative = 1e-4
     alpha: Nonnegative = 0.75
     t0: Nonnegative = 1e6
-    slots = ("average",)
-    evaluate = staticmethod(lambda xp, p, average, hyper: average)
+    slots: ClassVar[tuple[str, ...]] = ("average",)
+    evaluate: ClassVar[Any] = staticmethod(lambda xp, p, average, hyper: average)
 
     def init_slots(self, xp: Any, p: Array) -> tuple[Array, ...]:
         """Start the slot as a copy of the parameter."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, ClassVar, Final
 
 from anyoptim._arrays import Array
 from anyoptim._core._optimizer import Optimizer
@@ -46,7 +46,7 @@ class AdaBelief(Optimizer):
     beta2: Fraction = 0.999
     eps: Nonnegative = 1e-16
     eps_root: Nonnegative = 1e-16
-    slots = ("m", "s")
+    slots: ClassVar[tuple[str, ...]] = ("m", "s")
 
     @staticmethod
     def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
@@ -106,7 +106,7 @@ class Yogi(Optimizer):
     eps: Nonnegative = 1e-3
     _: KW_ONLY
     initial: Final[Annotated[float, nonnegative]] = 1e-6
-    slots = ("m", "v")
+    slots: ClassVar[tuple[str, ...]] = ("m", "v")
 
     def init_slots(self, xp: Any, p: Array) -> tuple[Array, ...]:
         """Start m with zeros, and v with `initial`."""

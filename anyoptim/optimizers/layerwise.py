@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from anyoptim._arrays import Array
 from anyoptim._core._chain import Recipe
@@ -48,8 +48,8 @@ class LARS(Optimizer):
     weight_decay: Nonnegative = 0.0
     trust: Nonnegative = 0.001
     eps: Nonnegative = 0.0
-    slots = ("v",)
-    norms = {"of_p": parameter, "of_g": itself}
+    slots: ClassVar[tuple[str, ...]] = ("v",)
+    norms: ClassVar[dict[str, Any]] = {"of_p": parameter, "of_g": itself}
 
     @staticmethod
     def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
@@ -70,7 +70,7 @@ class _Direction(Optimizer):
     beta2: Fraction
     eps: Nonnegative
     weight_decay: Nonnegative
-    slots = ("m", "v")
+    slots: ClassVar[tuple[str, ...]] = ("m", "v")
 
     @staticmethod
     def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
@@ -89,7 +89,7 @@ class _Length(Stage):
 
     lr: Nonnegative
     upper: Positive
-    norms = {"of_p": parameter, "of_x": itself}
+    norms: ClassVar[dict[str, Any]] = {"of_p": parameter, "of_x": itself}
 
     @staticmethod
     def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
@@ -141,4 +141,4 @@ class LAMB(Recipe):
     _: KW_ONLY
     upper: Positive = float("inf")
 
-    parts = (_Direction, _Length)
+    parts: ClassVar[tuple[type[Stage], ...]] = (_Direction, _Length)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from anyoptim._arrays import Array, library
 from anyoptim._core._optimizer import Optimizer
@@ -120,7 +120,7 @@ class Adafactor(Optimizer):
     _: KW_ONLY
     least: Nonnegative = 0.0
     weight_decay: Nonnegative = 0.0
-    slots = ("row", "column", "v")
+    slots: ClassVar[tuple[str, ...]] = ("row", "column", "v")
     array_rule = True
 
     def slot_shapes(self, shape: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
@@ -218,7 +218,7 @@ class Muon(Optimizer):
     a: Number = 3.4445
     b: Number = -4.775
     c: Number = 2.0315
-    slots = ("m",)
+    slots: ClassVar[tuple[str, ...]] = ("m",)
     array_rule = True
 
     def refusal(self, p: Array) -> str | None:
@@ -276,7 +276,7 @@ class Shampoo(Optimizer):
 
     lr: Nonnegative = 0.1
     eps: Positive = 1e-4
-    slots = ("L", "R")
+    slots: ClassVar[tuple[str, ...]] = ("L", "R")
     array_rule = True
 
     def slot_shapes(self, shape: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:

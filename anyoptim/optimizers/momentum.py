@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from anyoptim._arrays import Array
 from anyoptim._core._optimizer import Optimizer
@@ -65,7 +65,7 @@ class Momentum(Optimizer):
 
     lr: Nonnegative = 0.01
     momentum: Fraction = 0.9
-    slots = ("v",)
+    slots: ClassVar[tuple[str, ...]] = ("v",)
 
     @staticmethod
     def rule(xp: Any, p: Array, x: Array, v: Array, c: Any) -> tuple[Array, ...]:
@@ -155,7 +155,7 @@ class HeavyBall(Optimizer):
     lr: Nonnegative = 0.01
     momentum: Fraction = 0.9
     dampening: Fraction = 0.0
-    slots = ("b",)
+    slots: ClassVar[tuple[str, ...]] = ("b",)
 
     @staticmethod
     def coefficients(t: Any, hyper: Any) -> dict[str, Any]:

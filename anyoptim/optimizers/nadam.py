@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from anyoptim._arrays import Array
 from anyoptim._core._optimizer import Optimizer
@@ -61,7 +61,7 @@ class NAdam(Optimizer):
     momentum_decay: Nonnegative = 0.004
     eps_root: Nonnegative = 0.0
     weight_decay: Nonnegative = 0.0
-    slots = ("m", "v")
+    slots: ClassVar[tuple[str, ...]] = ("m", "v")
 
     @staticmethod
     def coefficients(t: Any, hyper: Any) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from anyoptim._arrays import Array
 from anyoptim._core._optimizer import Optimizer
@@ -69,9 +69,9 @@ class Prodigy(Optimizer):
     _: KW_ONLY
     d0: Positive = 1e-6
     growth: Positive = 1.0
-    slots = ("m", "v", "s", "start")
-    scalars = {"d": 0.0, "r": 0.0}
-    totals = {"along": _with, "back": _against, "root": _sum}
+    slots: ClassVar[tuple[str, ...]] = ("m", "v", "s", "start")
+    scalars: ClassVar[dict[str, float]] = {"d": 0.0, "r": 0.0}
+    totals: ClassVar[dict[str, Any]] = {"along": _with, "back": _against, "root": _sum}
 
     def init_slots(self, xp: Any, p: Array) -> tuple[Array, ...]:
         """Start all slots with zeros but `start`, which is a copy of the parameter."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from anyoptim._arrays import Array
 from anyoptim._core._optimizer import Optimizer
@@ -60,7 +60,7 @@ class RAdam(Optimizer):
     eps_corrected: Nonnegative = 0.0
     eps_root: Nonnegative = 0.0
     weight_decay: Nonnegative = 0.0
-    slots = ("m", "v")
+    slots: ClassVar[tuple[str, ...]] = ("m", "v")
 
     @staticmethod
     def coefficients(t: Any, hyper: Any) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from anyoptim._arrays import Array
 from anyoptim._core._optimizer import Optimizer
@@ -45,8 +45,8 @@ class ScheduleFreeSGD(Optimizer):
     lr: Nonnegative = 1.0
     beta: _Inside = 0.9
     weight_decay: Nonnegative = 0.0
-    slots = ("z",)
-    scalars = {"weight": 0.0, "share": 1.0}
+    slots: ClassVar[tuple[str, ...]] = ("z",)
+    scalars: ClassVar[dict[str, float]] = {"weight": 0.0, "share": 1.0}
 
     def init_slots(self, xp: Any, p: Array) -> tuple[Array, ...]:
         """Start the slot as a copy of the parameter."""
@@ -107,8 +107,8 @@ class ScheduleFreeAdamW(Optimizer):
     beta2: Fraction = 0.999
     eps: Nonnegative = 1e-8
     weight_decay: Nonnegative = 0.0
-    slots = ("z", "v")
-    scalars = {"weight": 0.0, "share": 1.0}
+    slots: ClassVar[tuple[str, ...]] = ("z", "v")
+    scalars: ClassVar[dict[str, float]] = {"weight": 0.0, "share": 1.0}
 
     def init_slots(self, xp: Any, p: Array) -> tuple[Array, ...]:
         """Start z as a copy of the parameter, and v with zeros."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, ClassVar, Final
 
 from anyoptim._arrays import Array
 from anyoptim._core._optimizer import Optimizer
@@ -43,7 +43,7 @@ class Signum(Optimizer):
 
     lr: Nonnegative = 1e-4
     momentum: Fraction = 0.9
-    slots = ("m",)
+    slots: ClassVar[tuple[str, ...]] = ("m",)
 
     @staticmethod
     def rule(xp: Any, p: Array, x: Array, m: Array, c: Any) -> tuple[Array, ...]:
@@ -83,7 +83,7 @@ class Lion(Optimizer):
     beta1: Fraction = 0.9
     beta2: Fraction = 0.99
     weight_decay: Nonnegative = 0.0
-    slots = ("m",)
+    slots: ClassVar[tuple[str, ...]] = ("m",)
 
     @staticmethod
     def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
@@ -139,7 +139,7 @@ class Rprop(Optimizer):
     step_max: Nonnegative = 50.0
     _: KW_ONLY
     initial: Final[Annotated[float, nonnegative]] = 0.01
-    slots = ("d", "s")
+    slots: ClassVar[tuple[str, ...]] = ("d", "s")
 
     def init_slots(self, xp: Any, p: Array) -> tuple[Array, ...]:
         """Start without a direction, and with the first length."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, ClassVar, Final
 
 from anyoptim._arrays import Array
 from anyoptim._stage._stage import ParameterStage
@@ -15,8 +15,8 @@ __all__ = ["EMA", "SWA", "Averaging", "Lookahead"]
 class Averaging(ParameterStage):
     """A stage whose slot `average` starts as the parameter, and is what `eval_params` gives."""
 
-    slots = ("average",)
-    evaluate = staticmethod(lambda xp, p, average, hyper: average)
+    slots: ClassVar[tuple[str, ...]] = ("average",)
+    evaluate: ClassVar[Any] = staticmethod(lambda xp, p, average, hyper: average)
 
     def init_slots(self, xp: Any, p: Array) -> tuple[Array, ...]:
         """Start the slot as a copy of the parameter."""
@@ -126,8 +126,8 @@ class Lookahead(ParameterStage):
 
     every: Final[Count] = 5
     share: UnitInterval = 0.5
-    slots = ("slow",)
-    evaluate = staticmethod(lambda xp, p, slow, hyper: slow)
+    slots: ClassVar[tuple[str, ...]] = ("slow",)
+    evaluate: ClassVar[Any] = staticmethod(lambda xp, p, slow, hyper: slow)
 
     def init_slots(self, xp: Any, p: Array) -> tuple[Array, ...]:
         """Start the slot as a copy of the parameter."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, ClassVar, Final
 
 from anyoptim._arrays import Array, traced
 from anyoptim._stage._stage import Gate, Stage
@@ -28,7 +28,7 @@ _Most = Annotated[
 class _Skipping(Gate):
     """A gate that counts the steps that it skips, and gives up after too many in a row."""
 
-    ranges = {"skipped": _count, "consecutive": _count}
+    ranges: ClassVar[dict[str, Domain]] = {"skipped": _count, "consecutive": _count}
 
     def exhausted(self, step: Any, scalars: Mapping[str, Any]) -> dict[str, Any] | None:
         """Give up after more than `max_consecutive_skips` skips in a row, which are counted anew after an error."""
@@ -72,7 +72,7 @@ class SkipNonFinite(_Skipping):
 
     _: KW_ONLY
     max_consecutive_skips: _Most = math.inf
-    scalars = {"skipped": 0.0, "consecutive": 0.0}
+    scalars: ClassVar[dict[str, float]] = {"skipped": 0.0, "consecutive": 0.0}
 
     @staticmethod
     def update_scalars(step: Any, hyper: Any) -> dict[str, Any]:
@@ -133,15 +133,15 @@ class LossScale(_Skipping):
     initial: Final[Annotated[float, _scale]] = 65536.0
     min_scale: _Smallest = 2.0**-126
     max_consecutive_skips: _Most = math.inf
-    ranges = {"scale": _scale, "good": _count, **_Skipping.ranges}
+    ranges: ClassVar[dict[str, Domain]] = {"scale": _scale, "good": _count, **_Skipping.ranges}
 
     @property
     def scalars(self) -> dict[str, float]:  # type: ignore[override] # it starts where the user says
         """The scale of the next loss; for how many steps it has lasted; how many were skipped, and in a row."""
         return {"scale": self.initial, "good": 0.0, "skipped": 0.0, "consecutive": 0.0}
 
-    get_loss_scale = staticmethod(lambda *, scale, **_: scale)
-    set_loss_scale = staticmethod(lambda to, **scalars: {**scalars, "scale": to, "good": 0.0})
+    get_loss_scale: ClassVar[Any] = staticmethod(lambda *, scale, **_: scale)
+    set_loss_scale: ClassVar[Any] = staticmethod(lambda to, **scalars: {**scalars, "scale": to, "good": 0.0})
 
     @staticmethod
     def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
@@ -194,9 +194,9 @@ class Accumulate(Stage):
     """
 
     every: _Every
-    slots = ("total",)
-    scalars = {"gathered": 0.0, "share": 1.0}
-    ranges = {"gathered": _count, "share": _share}
+    slots: ClassVar[tuple[str, ...]] = ("total",)
+    scalars: ClassVar[dict[str, float]] = {"gathered": 0.0, "share": 1.0}
+    ranges: ClassVar[dict[str, Domain]] = {"gathered": _count, "share": _share}
 
     @staticmethod
     def is_step(hyper: Any) -> Any:

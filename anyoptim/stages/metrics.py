@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from anyoptim._arrays import Array
 from anyoptim._stage._stage import Stage, counted, itself, parameter
@@ -61,7 +61,7 @@ class Metrics(Stage):
 
     name: str = "gradient"
 
-    metrics = {"norm": itself, "parameter_norm": parameter, "nonfinite": counted}
+    metrics: ClassVar[dict[str, Any]] = {"norm": itself, "parameter_norm": parameter, "nonfinite": counted}
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str):

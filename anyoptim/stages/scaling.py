@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from anyoptim._arrays import Array
 from anyoptim._stage._stage import GradientStage, Stage, itself, parameter
@@ -32,7 +32,7 @@ class ClipNorm(Stage):
     """
 
     max_norm: Positive
-    norms = {"length": itself}
+    norms: ClassVar[dict[str, Any]] = {"length": itself}
 
     @staticmethod
     def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
@@ -72,7 +72,7 @@ class TrustRatio(Stage):
     _: KW_ONLY
     lower: Nonnegative = 0.0
     upper: Positive = float("inf")
-    norms = {"of_p": parameter, "of_x": itself}
+    norms: ClassVar[dict[str, Any]] = {"of_p": parameter, "of_x": itself}
 
     @staticmethod
     def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
@@ -105,7 +105,7 @@ class Cautious(GradientStage):
     array([-2.567, -0.667])
     """
 
-    norms = {"root": lambda xp, p, x, g: xp.where(x * g > 0, 1.0, 0.0)}
+    norms: ClassVar[dict[str, Any]] = {"root": lambda xp, p, x, g: xp.where(x * g > 0, 1.0, 0.0)}
 
     @staticmethod
     def coefficients(t: Any, hyper: Any) -> dict[str, Any]:

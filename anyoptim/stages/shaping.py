@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from anyoptim._arrays import Array
 from anyoptim._stage._stage import Stage
@@ -75,7 +75,7 @@ class Trace(Stage):
     """
 
     momentum: Fraction = 0.9
-    slots = ("b",)
+    slots: ClassVar[tuple[str, ...]] = ("b",)
 
     @staticmethod
     def rule(xp: Any, p: Array, x: Array, b: Array, c: Any) -> tuple[Array, ...]:

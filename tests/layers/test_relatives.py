@@ -191,12 +191,12 @@ def test_a_state_is_of_one_way_to_make_a_layer(variant: Variant) -> None:
     """It goes through JSON, and each argument that decides on masks, or scales, must be that of the layer it is for."""
     layer = variant.make(0.5, 17)
     state = layer.state_dict()
-    assert list(state) == ["layer", *layer.arguments, "key", "calls", "dropout_ratio"]
+    assert list(state) == ["layer", *layer._attributes, "key", "calls", "dropout_ratio"]
     assert json.loads(json.dumps(state)) == state
     layer.load_state_dict(json.loads(json.dumps(state)))
-    layer.load_state_dict({**state, **{name: getattr(layer, name) for name in layer.arguments}})  # with tuples
+    layer.load_state_dict({**state, **{name: getattr(layer, name) for name in layer._attributes}})  # with tuples
     others = {"inverted": (True, False), "noise_shape": (None, (1, None, None), (1, 5, 3)), "axis": (1, 2, -1)}
-    for name in layer.arguments:
+    for name in layer._attributes:
         for value in others[name]:
             if value != getattr(layer, name):
                 other = variant.make(0.5, 17)
@@ -239,7 +239,7 @@ def test_training_is_a_bool(variant: Variant) -> None:
 def test_inverted_is_a_bool(variant: Variant) -> None:
     """As `training` is, by function, constructor and attribute, which keeps its value and gives Python's bool back."""
     layer, xs = variant.make(0.5, 3), _inputs(variant)
-    function = getattr(ao, layer.pure)
+    function = getattr(ao, layer._pure)
     if "inverted" not in inspect.signature(function).parameters:
         return
     before = layer.inverted
@@ -269,7 +269,7 @@ def test_attributes_are_checked_where_they_are_set(variant: Variant) -> None:
         "noise_shape": (3, "ab", (0.5, None), (1, "b"), (-1, None), (True, None), {1, None}),
         "axis": (0.5, "1", None, True),
     }
-    for name in {"key", "calls", *layer.arguments} & {*bad}:
+    for name in {"key", "calls", *layer._attributes} & {*bad}:
         for wrong in bad[name]:
             with pytest.raises((TypeError, ValueError), match=rf"^{name} is .*; wanted "):
                 setattr(layer, name, wrong)
@@ -344,7 +344,7 @@ def test_a_named_call_may_be_traced(need: Callable[[str], Library], variant: Var
         ):
             np.testing.assert_allclose(a, b, rtol=3e-7, atol=3e-7)
     assert len(traces) == 1
-    with pytest.raises(TypeError, match=rf"is traced.*wanted call=.*anyoptim.{layer.pure}\("):
+    with pytest.raises(TypeError, match=rf"is traced.*wanted call=.*anyoptim.{layer._pure}\("):
         jax.jit(layer.forward)(*xs)
     layer.forward(*arrays)
     with pytest.raises(TypeError, match="dout is traced"):

@@ -73,6 +73,7 @@ def wrong(params: dict[str, Array], grads: dict[str, Array], x: Array) -> None:
     Signed(lr=0.1, shares=0.5)  # mistake
     mine.shares = 0.5  # mistake
     layer.forwards(x)  # mistake
+    layer.ratio = 0.3  # mistake
     layer.forward(x, training="yes")  # mistake
     ao.Dropout(ratio=0.5)  # mistake
     ao.saves("run.safetensors")  # mistake
