@@ -23,11 +23,13 @@ from anyoptim._engines.compiled._array_headers import (
     TYPE,
     WRITEABLE,
 )
-from anyoptim._trace._reduction import BLOCK
 
 __all__ = ["alike", "halved", "located", "no_overlap", "pointer", "word"]
 
 Addresses = Any
+
+BLOCK = 1024
+"""That of `_trace/_reduction.py`, written out: what is kept of machine code is known by the text of this module."""
 
 
 @intrinsic  # type: ignore[untyped-decorator]
