@@ -69,21 +69,16 @@ def test_what_has_another_name_is_there(name: str) -> None:
 
 @pytest.mark.parametrize("text", [*other_names.ARGUMENTS.values(), *other_names.ATTRIBUTES.values()])
 def test_what_is_named_runs(text: str) -> None:
-    """Every expression of `ao` in the answers, and every method: as they stand there."""
-    for found in re.finditer(r"(?:^|(?<= ))ao\.", text):
-        assert _evaluated(text[found.start() :]) is not None
-    for method in re.findall(r"(?<![\w.])(update|forward|state_dict)\(", text):
+    """Every expression of `ao` in the answers, whole with its arguments; and every method and field is there."""
+    for found in re.finditer(r"(?<![\w.(])ao\.[\w.]+", text):
+        end = found.end()
+        while text[end : end + 1] == "(" or text[found.start() : end].count("(") > text[found.start() : end].count(")"):
+            end = text.index(")", end) + 1
+        assert eval(text[found.start() : end], {"ao": ao}) is not None  # noqa: S307 - a text of ours
+    for method in re.findall(r"(?<![\w.])(\w+)\((?:params|x|\))", text):
         assert hasattr(ao.Adam(), method) or hasattr(ao.Dropout(), method)
-
-
-def _evaluated(text: str) -> Any:
-    """The value of the longest expression with which a text begins."""
-    for end in range(len(text), 2, -1):
-        try:
-            return eval(text[:end], {"ao": ao})  # noqa: S307 - a text of ours
-        except (SyntaxError, NameError, TypeError, ValueError, AttributeError):
-            continue
-    raise AssertionError(text)
+    for field in re.findall(r"(?<![\w.])state\.(\w+)", text):
+        assert hasattr(ao.Adam().init(1.0), field)
 
 
 @pytest.mark.parametrize("name", other_names.PUBLIC)
