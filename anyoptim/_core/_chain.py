@@ -81,6 +81,10 @@ class chain(Optimizer):  # noqa: N801 - it is called like a function
             self._groups.check(selector, flat, unique=self._partition is None)  # type: ignore[union-attr] # there are some
         self._stages, self._selectors = tuple(flat), tuple(selectors)
 
+    def _hint(self, name: str) -> str:
+        having = [k for k, stage in enumerate(vars(self).get("_stages", ())) if name in stage.hyperparameters]
+        return f"; it is stages[{having[0]}].{name} of this chain" if having else super()._hint(name)
+
     @property
     def stages(self) -> tuple[Any, ...]:
         """The stages in order."""

@@ -24,7 +24,6 @@ from anyoptim._engines import EngineName, check_engine
 from anyoptim._machine._completed import completed
 from anyoptim._stage._stage import Gate, Stage
 from anyoptim._trace._hyperparameters import KW_ONLY
-from anyoptim._trace._other_names import attribute_hint
 
 if TYPE_CHECKING:
     from anyoptim._diagnosis._table import Diagnosis
@@ -83,8 +82,7 @@ class Optimizer(Stage):
         def __getattr__(self, name: str) -> Any:
             if name.startswith("_") or hasattr(type(self), name):
                 return object.__getattribute__(self, name)  # a property that raises says itself why
-            hint = attribute_hint(name, [*dir(type(self)), *type(self).hyperparameters])
-            raise AttributeError(f"{type(self).__name__} has no {name!r}{hint}", name=name, obj=self)
+            raise AttributeError(f"{type(self).__name__} has no {name!r}{self._hint(name)}", name=name, obj=self)
 
         def __setattr__(self, name: str, value: Any) -> None:
             if name == "engine":

@@ -16,7 +16,15 @@ from anyoptim._trace import _hyperparameters as hyperparameters
 from anyoptim._trace._hyperparameters import Check, Domain
 from anyoptim._trace._other_names import argument_hint
 
-__all__ = ["CONTAINERS", "ClassSignature", "Field", "declared", "misfit", "signature_of"]
+__all__ = [
+    "ClassSignature",
+    "Field",
+    "declared",
+    "given_parameters",
+    "holds_parameters",
+    "misfit",
+    "signature_of",
+]
 
 Role = Literal["hyperparameter", "constant", "attribute", "argument"]
 
@@ -211,16 +219,22 @@ def signature_of(fields: Mapping[str, Field]) -> Signature:
     return Signature(found)
 
 
-CONTAINERS = (Iterator, list, tuple, Mapping, MappingView)
-"""What parameters come in; no learning rate is one of these."""
+def holds_parameters(value: Any) -> bool:
+    """Whether a first argument is parameters in their container, and no learning rate: no schedule, either."""
+    return isinstance(value, Iterator | list | tuple | Mapping | MappingView) and not callable(value)
+
+
+def given_parameters(signature: Signature, args: Sequence[Any], options: Mapping[str, Any]) -> bool:
+    """Whether the constructor of an optimizer was given its parameters, as torch's are."""
+    names = [*signature.parameters]
+    first = bool(args) and names[:1] == ["lr"] and holds_parameters(args[0])
+    return "engine" in names and (first or ("params" in options and "params" not in names))
 
 
 def misfit(signature: Signature, args: Sequence[Any], options: Mapping[str, Any]) -> str:
     """What is wrong with these arguments, in words that follow "was"."""
     parameters = signature.parameters
-    if "params" in options or (
-        isinstance(args[0] if args else None, CONTAINERS) and next(iter(parameters), "") == "lr"
-    ):
+    if given_parameters(signature, args, options):
         return "given parameters; wanted them in update(params, grads)"
     positional = [name for name, of in parameters.items() if of.kind is of.POSITIONAL_OR_KEYWORD]
     wrong = [*map(repr, args[len(positional) :]), *(name for name in options if name not in parameters)]

@@ -13,8 +13,9 @@ import numpy as np
 
 from anyoptim._arrays import Array, is_scalar, library
 from anyoptim._arrays._quiet import quiet
-from anyoptim._stage._fields import CONTAINERS, ClassSignature, Field, declared, misfit, signature_of
+from anyoptim._stage._fields import ClassSignature, Field, declared, given_parameters, misfit, signature_of
 from anyoptim._trace._hyperparameters import Domain, Hyper, scheduled
+from anyoptim._trace._other_names import attribute_hint
 from anyoptim._trace._program import Part, Values, all_floats, on_gradient, on_nothing, on_parameter, on_slots, on_value
 from anyoptim._trace._symbols import Symbol
 
@@ -242,7 +243,7 @@ class Stage:
         """The values of all fields by name. Raises TypeError for other arguments than there are."""
         fields = signature_of(self._fields)
         try:
-            if args and isinstance(args[0], CONTAINERS) and next(iter(fields.parameters), "") == "lr":
+            if given_parameters(fields, args, options):
                 raise TypeError
             arguments = fields.bind(*args, **options)
         except TypeError:
@@ -270,16 +271,21 @@ class Stage:
                 # A misspelt hyperparameter would be ignored in silence.
                 simple = type(value) in {bool, int, float, str}
                 declaration = f"{type(value).__name__} = {value!r}" if simple else "Any = None"
+                otherwise = f"; wanted one of these, or declared in the class body: {name}: {declaration}"
                 raise AttributeError(
-                    f"{type(self).__name__} has no {name!r}; "
-                    f"its hyperparameters are {', '.join(self.hyperparameters) or 'none'}; "
-                    f"wanted one of these, or declared in the class body: {name}: {declaration}"
+                    f"{type(self).__name__} has no {name!r}; its hyperparameters are "
+                    f"{', '.join(self.hyperparameters) or 'none'}{self._hint(name) or otherwise}"
                 )
             self.__dict__.pop("_fixed", None)
             if domain is not None:
                 told(self, name, value)
             super().__setattr__(name, value)
             self.__dict__.pop("_fixed", None)  # again: somebody may have asked in between
+
+    def _hint(self, name: str) -> str:
+        """What is meant by an attribute that there is not: a part of an error, or nothing."""
+        cls: Any = type(self)
+        return attribute_hint(cls, name)
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name not in self._derived}

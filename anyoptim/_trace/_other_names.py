@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from importlib import import_module
+from functools import lru_cache
+from typing import Any
 
-__all__ = ["ARGUMENTS", "ATTRIBUTES", "PUBLIC", "RENAMED", "argument_hint", "attribute_hint", "public_hint"]
+__all__ = [
+    "ARGUMENTS",
+    "ATTRIBUTES",
+    "LAYER_ARGUMENTS",
+    "LAYER_ATTRIBUTES",
+    "PEERS",
+    "PUBLIC",
+    "RENAMED",
+    "argument_hint",
+    "attribute_hint",
+    "public_hint",
+]
 
 RENAMED: Mapping[str, Sequence[Sequence[str]]] = {
     "learning_rate": [["lr"]],
     "step_size": [["lr"]],
+    "eta": [["lr"]],
     "betas": [["beta1", "beta2", "beta3"], ["beta1", "beta2"]],
     "b1": [["beta1"]],
     "b2": [["beta2"]],
@@ -17,9 +30,13 @@ RENAMED: Mapping[str, Sequence[Sequence[str]]] = {
     "beta_1": [["beta1"]],
     "beta_2": [["beta2"]],
     "epsilon": [["eps"]],
-    "alpha": [["rho"]],
+    "alpha": [["rho"], ["lr"]],
     "smoothing": [["rho"]],
-    "decay": [["rho"], ["weight_decay"]],
+    "decay": [["rho"]],
+    "momentum": [["beta"]],
+    "nesterov": [["ahead"]],
+    "init_scale": [["initial"]],
+    "growth_interval": [["interval"]],
     "decay_rate": [["rho"]],
     "initial_accumulator_value": [["initial"]],
     "wd": [["weight_decay"]],
@@ -38,7 +55,7 @@ _EMA = "ao.chain(ao.Adam(), ao.EMA(0.99))"
 _INITIAL = "of ao.AdaGrad and the like, and for RMSProp ao.compat.optax.rmsprop(0.001, initial_scale=1.0)"
 
 ARGUMENTS: Mapping[str, str] = {
-    "momentum": "ao.Momentum, or torch's form ao.HeavyBall",
+    "momentum": "ao.Momentum, or torch's form ao.HeavyBall; of RMSProp ao.compat.torch.RMSprop(momentum=0.9)",
     "nesterov": "ao.Nesterov, torch's form ao.HeavyBallNesterov, or for Adam ao.NAdam",
     "dampening": "ao.compat.torch.SGD(dampening=0.1)",
     "weight_decay": _DECAY,
@@ -65,10 +82,14 @@ ARGUMENTS: Mapping[str, str] = {
     "jit_compile": _ENGINE,
     "params": "an argument of update(params, grads)",
     "mask": "a part of ao.groups({'b': None, ...: {}}), where None freezes",
+}
+"""Arguments of optimizers for which there is something else here."""
+
+LAYER_ARGUMENTS: Mapping[str, str] = {
     "keep_prob": "1 - dropout_ratio",
     "inplace": "out=, an argument of forward",
 }
-"""Arguments for which there is something else here."""
+"""The same of layers."""
 
 ATTRIBUTES: Mapping[str, str] = {
     "zero_grad": "nothing to call: gradients are arguments of update(params, grads), and none is kept",
@@ -81,10 +102,19 @@ ATTRIBUTES: Mapping[str, str] = {
     "variables": "state.slots",
     "get_config": "repr(optimizer), or state_dict()",
     "register_step_post_hook": "what you call after update",
+    "train": "nothing to call: update trains the parameters that it is given",
+    "eval": "eval_params(params), where a stage averages",
+}
+"""Attributes of optimizers elsewhere, and what is to be done here."""
+
+LAYER_ATTRIBUTES: Mapping[str, str] = {
     "train": "forward(x, training=True)",
     "eval": "forward(x, training=False)",
+    "call": "forward(x)",
+    "seed": "key",
+    "parameters": "nothing: there is none to train",
 }
-"""Attributes of optimizers and layers elsewhere, and what is to be done here."""
+"""The same of layers."""
 
 PUBLIC: Mapping[str, str] = {
     "clip_by_global_norm": "ClipGlobalNorm",
@@ -106,6 +136,60 @@ PUBLIC: Mapping[str, str] = {
 }
 """Names of other libraries, and of what is public here."""
 
+PEERS: Mapping[str, Sequence[str]] = {
+    "torch.lr_scheduler": [
+        "ChainedScheduler",
+        "ConstantLR",
+        "CosineAnnealingLR",
+        "CosineAnnealingWarmRestarts",
+        "CyclicLR",
+        "ExponentialLR",
+        "LambdaLR",
+        "LinearLR",
+        "MultiStepLR",
+        "MultiplicativeLR",
+        "OneCycleLR",
+        "PolynomialLR",
+        "ReduceLROnPlateau",
+        "SequentialLR",
+        "StepLR",
+    ],
+    "optax": [
+        "adamaxw",
+        "nadamw",
+        "sign_sgd",
+        "clip_by_block_rms",
+        "constant_schedule",
+        "cosine_decay_schedule",
+        "cosine_onecycle_schedule",
+        "exponential_decay",
+        "join_schedules",
+        "linear_onecycle_schedule",
+        "linear_schedule",
+        "piecewise_constant_schedule",
+        "piecewise_interpolate_schedule",
+        "polynomial_schedule",
+        "sgdr_schedule",
+        "warmup_constant_schedule",
+        "warmup_cosine_decay_schedule",
+        "warmup_exponential_decay_schedule",
+        "keep_params_nonnegative",
+        "scale_by_learning_rate",
+        "scale_by_param_block_rms",
+        "scale_by_schedule",
+        "scale_by_trust_ratio",
+    ],
+    "keras.schedules": [
+        "CosineDecay",
+        "CosineDecayRestarts",
+        "ExponentialDecay",
+        "InverseTimeDecay",
+        "PiecewiseConstantDecay",
+        "PolynomialDecay",
+    ],
+}
+"""What `ao.compat` has under names of its own. They are written out, so that asking for a name imports nothing."""
+
 
 def argument_hint(name: str, accepted: Iterable[str]) -> str:
     """What is meant here by an argument that a constructor does not take: the end of an error, or nothing."""
@@ -113,19 +197,30 @@ def argument_hint(name: str, accepted: Iterable[str]) -> str:
     for names in RENAMED.get(name, ()):
         if {*names} <= {*accepted}:
             return f"; here {name} is {' and '.join(names)}"
-    if name in ARGUMENTS and not {"engine", "dropout_ratio"}.isdisjoint(accepted):
-        return f"; here {name} is {ARGUMENTS[name]}"
+    known: Mapping[str, Any] = (
+        LAYER_ARGUMENTS if "dropout_ratio" in accepted else ARGUMENTS if "engine" in accepted else {}
+    )
+    if name in known:
+        return f"; here {name} is {known[name]}"
     near = _near(name, accepted)
     if near:
         return f"; did you mean {near}?"
-    known = {**RENAMED, **ARGUMENTS}
+    known = {**RENAMED, **known}
     foreign = None if name in known else _near(name, [*known])
     return argument_hint(foreign, accepted) if foreign else ""
 
 
-def attribute_hint(name: str, present: Iterable[str]) -> str:
-    """What is meant here by an attribute that there is not: the end of an error, or nothing."""
-    return f"; here {name} is {ATTRIBUTES[name]}" if name in ATTRIBUTES else argument_hint(name, present)
+@lru_cache(maxsize=256)
+def attribute_hint(cls: type[Any], name: str) -> str:
+    """What is meant here by an attribute that a class does not have: the end of an error, or nothing.
+
+    It is remembered, since programs that look for attributes look for the same ones again and again.
+    """
+    attributes = LAYER_ATTRIBUTES if hasattr(cls, "forward") else ATTRIBUTES
+    if name in attributes:
+        return f"; here {name} is {attributes[name]}"
+    present = [*dir(cls), *getattr(cls, "_fields", ())]
+    return argument_hint(name, [one for one in present if not one.startswith("_")])
 
 
 def public_hint(name: str, public: Iterable[str]) -> str:
@@ -134,8 +229,8 @@ def public_hint(name: str, public: Iterable[str]) -> str:
     meant = next((one for one in public if _plain(one) == _plain(name)), PUBLIC.get(name))
     if meant in public:
         return f"; did you mean {meant}?"
-    for place in ("torch", "torch.lr_scheduler", "optax", "optax.contrib", "keras", "keras.schedules"):
-        if name in import_module(f"anyoptim.compat.{place}").__all__:
+    for place, names in PEERS.items():
+        if name in names:
             return f"; did you mean ao.compat.{place}.{name}?"
     near = _near(name, public)
     return f"; did you mean {near}?" if near else ""
@@ -149,4 +244,4 @@ def _near(name: str, names: Sequence[str]) -> str | None:
     """The name that is spelt nearly like this one."""
     from difflib import get_close_matches  # noqa: PLC0415 - for errors alone
 
-    return next(iter(get_close_matches(name, names, 1, 0.75)), None)
+    return next(iter(get_close_matches(name, [one for one in names if one != name], 1, 0.75)), None)

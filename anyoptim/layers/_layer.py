@@ -78,7 +78,7 @@ class Layer:
     def __new__(cls, *args: Any, **options: Any) -> Self:
         """Raise TypeError, with what is meant here, for arguments that layers have elsewhere."""
         for name in options.keys() - {"dropout_ratio", *cls._attributes, "seed"}:
-            taken = signature(cls.__init__).parameters
+            taken = signature(cls.__init__, follow_wrapped=False).parameters
             if name not in taken and all(of.kind is not of.VAR_KEYWORD for of in taken.values()):
                 wanted = ", ".join([*taken][1:])
                 raise TypeError(f"{cls.__name__} was given {name}; wanted {wanted}{argument_hint(name, taken)}")
@@ -97,16 +97,17 @@ class Layer:
                 value = _CHECKS[name](name, value) if name in _CHECKS else value
             elif not name.startswith("_") and not hasattr(type(self), name):
                 # A misspelt attribute would be ignored in silence.
+                hint = attribute_hint(type(self), name)
                 raise AttributeError(
-                    f"{type(self).__name__} has no {name!r}; its attributes are {', '.join(attributes)}"
+                    f"{type(self).__name__} has no {name!r}; its attributes are {', '.join(attributes)}{hint}"
                 )
             super().__setattr__(name, value)
 
         def __getattr__(self, name: str) -> Any:
             if name.startswith("_") or hasattr(type(self), name):
                 return object.__getattribute__(self, name)  # a property that raises says itself why
-            hint = attribute_hint(name, dir(type(self)))
-            raise AttributeError(f"{type(self).__name__} has no {name!r}{hint}", name=name, obj=self)
+            message = f"{type(self).__name__} has no {name!r}{attribute_hint(type(self), name)}"
+            raise AttributeError(message, name=name, obj=self)
 
     def __repr__(self) -> str:
         """The call that makes a layer like this one; an argument that is None is left out."""
@@ -269,7 +270,7 @@ class UnaryLayer(Layer):
                 the next of the layer, which counts it. With one the layer is a function: it counts and remembers
                 nothing, and `backward` wants the same call.
             out: where to write the result: x itself, or an array like it that shares no memory with it.
-            train_flg: `training`, as textbooks call it.
+            train_flg: `training`, as textbooks call it, which is then left out.
             train_flag: the same.
 
         Raises TypeError for an x that is no real or complex floating array, or that is traced (as under

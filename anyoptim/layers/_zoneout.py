@@ -133,7 +133,7 @@ class Zoneout(Layer):
             h_new: the state after, of the same library, shape and dtype; the result is like it.
             training: True or False; if it is False, nothing is drawn.
             call: as for `Dropout.forward`.
-            train_flg: `training`, as textbooks call it.
+            train_flg: `training`, as textbooks call it, which is then left out.
             train_flag: the same.
 
         Raises like `Dropout.forward`, and where the two are no pair.

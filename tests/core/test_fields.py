@@ -320,7 +320,7 @@ WRONG: dict[str, tuple[Any, type[Exception], str]] = {
     "another's": (
         lambda: ANY[1](0.1, momentum=0.9),
         TypeError,
-        "^SGD was given momentum; wanted lr and engine; here momentum is ao.Momentum, or torch's form ao.HeavyBall$",
+        "^SGD was given momentum; wanted lr and engine; here momentum is ao.Momentum, or torch's form ao.HeavyBall; ",
     ),
     "too many": (lambda: ao.SGD(*[0.5, 0.25]), TypeError, r"^SGD was given 0\.25; wanted lr and engine$"),
     "twice": (lambda: ANY[1](0.5, lr=0.5), TypeError, "^SGD was given lr twice, by position and by name$"),

@@ -12,7 +12,7 @@ import anyoptim as ao
 from anyoptim.random import philox4x32
 from tests.support.chains import CHAINS
 from tests.support.libraries import COMPOSED, DISCOVERED, WHOLE, Library
-from tests.support.xla import quick
+from tests.support.xla import compiler, quick
 
 MADE: dict[str, Callable[[], ao.Optimizer]] = {
     **{name: method for name, method in DISCOVERED.items() if name not in COMPOSED},
@@ -51,7 +51,7 @@ def _problem(name: str, n: int, seed: int = 5, few: bool = True) -> tuple[dict[s
     return params, grads
 
 
-def _scanned(optimizer: ao.Optimizer) -> tuple[Any, list[int]]:
+def _scanned(name: str, optimizer: ao.Optimizer) -> tuple[Any, list[int]]:
     """A compiled loop over gradients in a row, which gives the parameters after each step, and what counts traces."""
     import jax
 
@@ -62,7 +62,7 @@ def _scanned(optimizer: ao.Optimizer) -> tuple[Any, list[int]]:
         params, state = optimizer.step(carry[0], g, carry[1])
         return (params, state), params
 
-    return quick(lambda p, s, gs: jax.lax.scan(body, (p, s), gs)), traces
+    return compiler(name)(lambda p, s, gs: jax.lax.scan(body, (p, s), gs)), traces
 
 
 WIDE = ["Adam", *(name for name, make in MADE.items() if any(stage.scalars for stage in make().stages))]
@@ -81,7 +81,7 @@ def test_a_scan_over_a_thousand_steps_compiles_once(name: str, x64: bool, need: 
     with lib.context():
         params, grads = _problem(name, 1000)
         optimizer, ours = MADE[name](), MADE[name]()
-        loop, traces = _scanned(optimizer)
+        loop, traces = _scanned(name, optimizer)
         p = {k: lib.asarray(a) for k, a in params.items()}
         state = optimizer.init(p)
         assert all(np.shape(a) == () or isinstance(a, jax.Array) for a in jax.tree.leaves(state))
@@ -156,7 +156,7 @@ def test_an_ensemble_under_vmap(name: str, need: Callable[[str], Library]) -> No
     optimizer = MADE[name]()
     state = jax.vmap(optimizer.init)(stacked)
     kinds = jax.tree.map(jax.typeof, (stacked, state))
-    step, eager = quick(jax.vmap(optimizer.step)), None
+    step, eager = compiler(name)(jax.vmap(optimizer.step)), None
     for i in range(8):
         g = {k: lib.asarray(np.stack([gs[k][i] for _, gs in members])) for k in stacked}
         # The tracers of vmap are the same without jit: a method and a chain with numbers and a gate show it.

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -15,6 +16,45 @@ from tests.support.internals import other_names
 
 PUBLIC = {name: getattr(ao, name) for name in ao.__all__}
 CLASSES = [cls for cls in PUBLIC.values() if isinstance(cls, type) and issubclass(cls, ao.Stage | ao.layers.Layer)]
+
+
+class Parametrised(ao.Stage):
+    """A stage with an argument of this name."""
+
+    params: ao.Nonnegative = 1.0
+
+
+class Warm(NamedTuple):
+    """A schedule that is a tuple."""
+
+    peak: float
+
+    def __call__(self, t: int, /) -> float:
+        return self.peak / t
+
+
+def test_a_schedule_in_a_tuple_is_one() -> None:
+    """By position and by name: it is called, and so no container of parameters."""
+    warm: Any = Warm(0.5)
+    for made in (ao.SGD(warm), ao.SGD(lr=warm), ao.compat.torch.SGD(warm)):
+        assert made.update(1.0, 1.0) == 0.5
+
+
+PEERS = [(place, name) for place, names in other_names.PEERS.items() for name in names]
+
+
+@pytest.mark.parametrize(
+    "module", ["torch", "torch.lr_scheduler", "optax", "optax.contrib", "keras", "keras.schedules"]
+)
+def test_names_of_compat_are_found(module: str) -> None:
+    """Each that is not ours, too, is written in the table; and none that is not there."""
+    names = {*importlib.import_module(f"anyoptim.compat.{module}").__all__}
+    assert {name for at, name in PEERS if at == module} <= names
+    own = {"contrib", "lr_scheduler", "schedules", "Epochs"}
+    for name in names - own:
+        if not name.startswith(("from_", "to_")):
+            assert "did you mean" in other_names.public_hint(name, ao.__all__)
+
 
 ANSWERS: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
     "momentum": (lambda: ao.SGD(momentum=0.9), TypeError, "momentum is ao.Momentum, or torch's form ao.HeavyBall"),  # type: ignore[call-arg]
@@ -41,6 +81,25 @@ ANSWERS: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
     "in a chain": (lambda: ao.chain(ao.Adam()).zero_grad(), AttributeError, "here zero_grad is nothing to call"),  # type: ignore[attr-defined]
     "attribute": (lambda: ao.Adam().learning_rate, AttributeError, "Adam has no 'learning_rate'; here .* is lr$"),  # type: ignore[attr-defined]
     "eval": (lambda: ao.Dropout().eval(), AttributeError, r"here eval is forward\(x, training=False\)"),  # type: ignore[attr-defined]
+    "set": (
+        lambda: setattr(ao.Adam(), "learning_rate", 0.1),
+        AttributeError,
+        "are lr, .*; here learning_rate is lr$",
+    ),
+    "set on a layer": (
+        lambda: setattr(ao.Dropout(), "p", 0.1),
+        AttributeError,
+        "are dropout_ratio, .*; here p is dropout_ratio$",
+    ),
+    "of a chain's stage": (
+        lambda: ao.chain(ao.ClipNorm(1.0), ao.SGD()).lr,  # type: ignore[attr-defined]
+        AttributeError,
+        r"chain has no 'lr'; it is stages\[1\].lr of this chain$",
+    ),
+    "private": (lambda: ao.Adam().pipeline, AttributeError, "Adam has no 'pipeline'$"),  # type: ignore[attr-defined]
+    "eval of averages": (lambda: ao.ScheduleFreeSGD().eval(), AttributeError, r"eval is eval_params\(params\)"),  # type: ignore[attr-defined]
+    "beta": (lambda: ao.ScheduleFreeSGD(momentum=0.9), TypeError, "here momentum is beta$"),  # type: ignore[call-arg]
+    "two faults": (lambda: Parametrised(params=1.0, foo=2), TypeError, "^Parametrised was given foo; wanted params$"),  # type: ignore[call-arg]
     "two flags": (lambda: ao.Dropout().forward(np.ones(1), False, train_flg=True), TypeError, "under two names"),
     "no flag": (
         lambda: ao.Dropout().forward(np.ones(1), train_flag="no"),  # type: ignore[arg-type]
@@ -67,7 +126,10 @@ def test_what_has_another_name_is_there(name: str) -> None:
         assert any(name not in of for of in having)
 
 
-@pytest.mark.parametrize("text", [*other_names.ARGUMENTS.values(), *other_names.ATTRIBUTES.values()])
+TABLES = ("ARGUMENTS", "LAYER_ARGUMENTS", "ATTRIBUTES", "LAYER_ATTRIBUTES")
+
+
+@pytest.mark.parametrize("text", [text for table in TABLES for text in getattr(other_names, table).values()])
 def test_what_is_named_runs(text: str) -> None:
     """Every expression of `ao` in the answers, whole with its arguments; and every method and field is there."""
     for found in re.finditer(r"(?<![\w.(])ao\.[\w.]+", text):

@@ -260,7 +260,7 @@ NOT_HERE = (
         "contrib.cocob, contrib.dadapt_adamw, contrib.dog, contrib.dowg, contrib.galore, contrib.madgrad",
     ),
     Absence(
-        "a line of Python, because any function of the step is a schedule",
+        "here only in `ao.compat`, under these names, because any function of the step is a schedule",
         "optim.lr_scheduler.MultiplicativeLR, optim.lr_scheduler.ConstantLR, optim.lr_scheduler.ChainedScheduler",
         "warmup_exponential_decay_schedule",
         "optimizers.schedules.InverseTimeDecay",

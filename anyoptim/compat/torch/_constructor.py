@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
-from anyoptim._stage._fields import CONTAINERS
+from anyoptim._stage._fields import holds_parameters
 
 __all__ = ["without_params"]
 
@@ -19,7 +19,7 @@ def without_params(constructor: Callable[P, T]) -> Callable[P, T]:
 
     @wraps(constructor)
     def made(*args: Any, **options: Any) -> T:
-        if "params" in options or isinstance(args[0] if args else None, CONTAINERS):
+        if "params" in options or holds_parameters(args[0] if args else None):
             raise TypeError(
                 f"ao.compat.torch.{constructor.__name__} was given parameters; wanted them in update(params, grads), "
                 "and not in the constructor"
