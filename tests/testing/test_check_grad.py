@@ -402,7 +402,8 @@ def test_a_loss_that_looks_at_other_arrays_is_named() -> None:
             assert check.verdict == "wrong"
             assert check.reason == "the loss does not change when it is moved: does the function look at these arrays?"
             assert check.worst is not None
-            assert check.worst.slope == 0
+            # NumPy adds w**2 up in an order that depends on where the temporary lies: a last digit may differ.
+            assert abs(check.worst.slope) < 1e-12
     copied = {"a": np.ones(3), "b": w}
     report = ao.check_grad(
         lambda p: ((p["a"] ** 2).sum() + (w**2).sum(), {"a": 2 * p["a"], "b": 2 * w}), {**copied, "b": w + 0}
