@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import importlib
 import os
+import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -21,7 +23,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import anyoptim as ao
 from anyoptim.testing import need_library
 from anyoptim.testing.pytest_plugin import array_library
-from tests.support import covering, engines, libraries
+from tests.support import covering, engines, libraries, xla
 from tests.support.libraries import Library
 
 __all__ = ["array_library"]  # the plugin itself would refuse to require the rows that only these tests know
@@ -165,6 +167,22 @@ def place(
 def method(request: pytest.FixtureRequest) -> type[ao.Optimizer]:
     """Each public method in turn."""
     return libraries.METHODS[request.param]
+
+
+@pytest.fixture
+def quickly() -> Iterator[None]:
+    """All that XLA compiles for this test takes less time to compile: for what is compared to a tolerance, or counted."""
+    with xla.quickly() if "jax" in sys.modules else contextlib.nullcontext():
+        yield
+
+
+@pytest.fixture(scope="module")
+def as_users_compile() -> None:
+    """Nothing that other tests had compiled quickly is left for this module, which tests bits."""
+    if "jax" in sys.modules:
+        import jax
+
+        jax.clear_caches()
 
 
 @pytest.fixture(autouse=True)

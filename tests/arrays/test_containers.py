@@ -19,6 +19,8 @@ from hypothesis.extra.numpy import array_shapes
 import anyoptim as ao
 from tests.support.libraries import PAIRS, Library, same_bits
 
+pytestmark = pytest.mark.usefixtures("quickly")
+
 
 class Pair(NamedTuple):
     w: Any

@@ -16,6 +16,8 @@ import anyoptim as ao
 from tests.support.libraries import Library
 from tests.support.xla import quick
 
+pytestmark = pytest.mark.usefixtures("quickly")
+
 
 @dataclass
 class Linear:

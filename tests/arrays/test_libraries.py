@@ -21,6 +21,8 @@ from anyoptim._arrays._numpy import NumPy
 from tests.support.engines import dropout_on
 from tests.support.libraries import COMPLEX, HALF, PAIRS, REAL, Library, dtypes, numpy_dtype, same_bits
 
+pytestmark = pytest.mark.usefixtures("quickly")
+
 STEPS = 6
 """Each begins anew, from NumPy's own state: so each is a sample of its own."""
 SHAPES = {"W": (3, 4), "scale": (), "none": (0, 2)}

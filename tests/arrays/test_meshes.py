@@ -15,6 +15,8 @@ from tests.support import processes
 from tests.support.libraries import Library
 from tests.support.xla import quick
 
+pytestmark = pytest.mark.usefixtures("quickly")
+
 MADE: dict[str, Callable[[], ao.Optimizer]] = {
     "Adam": lambda: ao.Adam(lr=0.1),
     "clip, Adam, EMA": lambda: ao.chain(ao.ClipGlobalNorm(0.5), ao.Adam(lr=0.1), ao.EMA(0.9)),

@@ -22,6 +22,8 @@ from tests.support.libraries import Library
 from tests.support.options import Draw, Options, flag, one_of, powers, uniform
 from tests.support.peers import Keras
 
+pytestmark = pytest.mark.usefixtures("quickly")
+
 HALF_WAY = 53
 
 SHAPES: tuple[dict[str, tuple[int, ...]], ...] = (

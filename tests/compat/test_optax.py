@@ -20,6 +20,8 @@ from tests.support.options import Draw, Options, flag, one_of, powers, uniform
 from tests.support.peers import Optax
 from tests.support.xla import quick
 
+pytestmark = pytest.mark.usefixtures("quickly")
+
 HALF_WAY = 50
 
 SHAPES: tuple[dict[str, Any], ...] = (

@@ -16,6 +16,8 @@ import anyoptim as ao
 from tests.support.libraries import Library
 from tests.support.xla import quick
 
+pytestmark = pytest.mark.usefixtures("quickly")
+
 COUNTS = 300
 
 # Optax divides integer counts in float32, whatever the parameters are: 6e-8 off, which powers multiply.

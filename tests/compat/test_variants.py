@@ -14,6 +14,8 @@ import anyoptim as ao
 from tests.support.libraries import Library, same_bits
 from tests.support.xla import quick
 
+pytestmark = pytest.mark.usefixtures("quickly")
+
 optax, keras = ao.compat.optax, ao.compat.keras
 MASK = {"w": True, "b": False}
 

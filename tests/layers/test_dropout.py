@@ -17,6 +17,8 @@ import anyoptim as ao
 from tests.reference.philox import choice
 from tests.support.libraries import HALF, REAL, Library, numpy_dtype, same_bits
 
+pytestmark = pytest.mark.usefixtures("quickly")
+
 RATIOS = [0.0, 0.1, 0.5, 0.9, 1.0]
 
 

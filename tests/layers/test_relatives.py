@@ -19,6 +19,8 @@ from tests.support.libraries import COMPLEX, HALF, REAL, Library, numpy_dtype, s
 from tests.support.relatives import DISCOVERED, VARIANTS, Variant
 from tests.support.xla import quick
 
+pytestmark = pytest.mark.usefixtures("quickly")
+
 SHAPE = (4, 5, 3)
 KINDS = ("Dropout, noise_shape", "AlphaDropout", "GaussianDropout, noise_shape", "Zoneout")
 """One variant of each function and kind of noise shape, where each test takes seconds."""

@@ -22,6 +22,8 @@ from tests.reference import papers, textbook
 from tests.support.libraries import METHODS, Library, same_bits
 from tests.support.xla import quick
 
+pytestmark = pytest.mark.usefixtures("quickly")
+
 STEPS = 100
 
 # A mean that forgets more slowly than the squares it is divided by would multiply its round-off by what they forget.

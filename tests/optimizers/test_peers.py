@@ -14,6 +14,8 @@ import anyoptim as ao
 from tests.support.libraries import Library
 from tests.support.peers import Keras, Optax, Torch
 
+pytestmark = pytest.mark.usefixtures("quickly")
+
 STEPS = 200
 """Some 5,000 roundings: equal to 1e-12."""
 

@@ -18,7 +18,12 @@ from tests.support.xla import quick
 SHAPES: dict[str, tuple[int, ...]] = {"W": (3, 5), "tall": (6, 2), "cube": (2, 3, 2)}
 OTHERS: dict[str, tuple[int, ...]] = {"b": (4,), "s": (), "none": (0,), "empty": (3, 0)}
 MATRICES = {"Muon", "Shampoo"}
-FEW = {"SGLD": ("W", "s", "empty"), "Adafactor": ("W", "cube", "b", "s", "empty")}
+FEW = {
+    "SGLD": ("W", "s", "empty"),
+    "Adafactor": ("W", "cube", "b", "s", "empty"),
+    "Muon": ("tall", "cube"),
+    "Shampoo": ("tall", "cube"),
+}
 """One of each kind, where JAX compiles each operation for each shape."""
 COMPUTE = {"float16": "float32", "bfloat16": "float32"}
 MAKE: dict[str, Callable[..., ao.Optimizer]] = {
@@ -67,6 +72,7 @@ def test_whole_methods_are_known() -> None:
     lambda lib, name, dtype: (lib, name) == ("dask", "SGLD") and dtype != "float32",
 )
 @pytest.mark.omit("jax has the others", lambda lib, dtype, **_: lib == "jax-x64" and dtype != "float64")
+@pytest.mark.usefixtures("quickly")
 @pytest.mark.parametrize("dtype", HALF + REAL)
 @pytest.mark.parametrize("name", WHOLE)
 def test_equals_numpy(lib: Library, name: str, dtype: str) -> None:

@@ -20,6 +20,8 @@ from tests.support.peers import Optax
 from tests.support.states import equal_states
 from tests.support.xla import quick
 
+pytestmark = pytest.mark.usefixtures("quickly")
+
 NAN, INF = math.nan, math.inf
 
 

@@ -15,6 +15,8 @@ from tests.support.chains import agree
 from tests.support.libraries import Library, same_bits
 from tests.support.xla import quick
 
+pytestmark = pytest.mark.usefixtures("quickly")
+
 Array = np.ndarray[Any, Any]
 
 

@@ -17,6 +17,8 @@ from tests.support.engines import Watch
 from tests.support.libraries import ENGINES, Library
 from tests.support.xla import quick
 
+pytestmark = pytest.mark.usefixtures("quickly")
+
 Arrays = dict[str, Any]
 
 

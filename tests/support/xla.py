@@ -7,11 +7,13 @@ what users get are tested, the tests use `jax.jit`.
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pytest
 
 QUICK: Mapping[str, Any] = {
     "xla_backend_optimization_level": 0,
@@ -40,6 +42,25 @@ def quick(function: Callable[..., Any]) -> Any:
     import jax
 
     return jax.jit(function, compiler_options=_known())
+
+
+@contextlib.contextmanager
+def quickly() -> Iterator[None]:
+    """The same for all that is compiled within, operations one by one, too.
+
+    JAX has no public way to say so: where a release has another function here, it takes its time.
+    """
+    from jax._src import compiler
+
+    original: Any = getattr(compiler, "get_compile_options", None)
+    known = _known()
+
+    def options(*of: Any, env_options_overrides: Any = None, **more: Any) -> Any:
+        return original(*of, env_options_overrides={**known, **(env_options_overrides or {})}, **more)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compiler, "get_compile_options", options, raising=original is not None)
+        yield
 
 
 def compiler(name: str) -> Callable[..., Any]:

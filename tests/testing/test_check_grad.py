@@ -14,6 +14,8 @@ from anyoptim.testing import GradReport
 from anyoptim.testing._slopes import noise_of, significant_bits
 from tests.support.libraries import HALF, Library, numpy_dtype, same_bits
 
+pytestmark = pytest.mark.usefixtures("quickly")
+
 RNG = np.random.default_rng(0)
 X, T = RNG.normal(size=(32, 10)), RNG.integers(0, 5, 32)
 Bug = Callable[[dict[str, Any]], Any]

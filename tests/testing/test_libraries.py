@@ -17,6 +17,8 @@ from anyoptim.testing import LIBRARIES, ArrayLibrary, MissingError
 from tests.support.libraries import Library, numpy_dtype, same_bits
 from tests.support.public import about
 
+pytestmark = pytest.mark.usefixtures("quickly")
+
 CONFTEST = 'pytest_plugins = ["anyoptim.testing.pytest_plugin"]\n'
 
 TEST = """
