@@ -19,6 +19,8 @@ from tests.support.libraries import ENGINES, Library, same_bits
 
 OTHERS = [name for name in ENGINES if name != "portable"]
 DTYPES = ["float16", "float32", "float64", "complex64", "complex128"]
+PRECISIONS = {"single": ("float32", "float16", "complex64"), "double": ("float64", "complex128")}
+"""The dtypes that one kernel takes; most time of these tests goes into compiling."""
 SHAPES: dict[str, tuple[int, ...]] = {"W": (7, 9), "b": (1023,), "n.b": (1025,), "s": (), "none": (0,), "empty": (3, 0)}
 
 
@@ -34,13 +36,19 @@ def _same(make: Make, params: dict[str, Any], grads: list[Any], order: Callable[
     return expected
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.covering(1)  # operations and precisions meet in tests/engines/test_engines.py
+@pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("name", CHAINS)
-def test_bits_on_hostile_values(name: str, dtype: str) -> None:
+def test_bits_on_hostile_values(name: str, precision: str) -> None:
     """Gradients that grow from subnormal to huge, then come as they will; and hostile values, which a norm spreads.
 
     Thirty steps are far past the last at which a chain does something new, and slots have had all magnitudes.
     """
+    for dtype in PRECISIONS[precision]:
+        _on_hostile_values(name, dtype)
+
+
+def _on_hostile_values(name: str, dtype: str) -> None:
     rng = np.random.default_rng(30)
 
     def draw(scale: float) -> dict[str, Any]:
@@ -64,7 +72,7 @@ def test_bits_on_hostile_values(name: str, dtype: str) -> None:
     assert np.isfinite(result["n.b"]).all() or name == "two slots of one name"
 
 
-@pytest.mark.parametrize("dtype", ["float16", "float32", "complex128"])
+@pytest.mark.parametrize("dtype", ["float16", "float32", "complex64"])
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("name", KINDS)
 def test_bits_on_layouts(name: str, layout: str, dtype: str) -> None:
@@ -268,7 +276,8 @@ def test_stages_of_ones_own_by_hand(name: str, engine: ao.EngineName) -> None:
             np.testing.assert_allclose(p, wanted, rtol=1e-15, atol=1e-15)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.covering(1)
+@pytest.mark.parametrize("dtype", ["float64", "complex128", "float16", "float32", "complex64"])
 @pytest.mark.parametrize("name", OWN)
 def test_bits_of_stages_of_ones_own(name: str, dtype: str) -> None:
     """And the same bits on all engines."""
@@ -276,7 +285,9 @@ def test_bits_of_stages_of_ones_own(name: str, dtype: str) -> None:
     _same(OWN[name][0], params, grads)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    "dtype", ["float32", "complex64", *(pytest.param(of, marks=pytest.mark.product) for of in PRECISIONS["double"])]
+)
 def test_bits_of_stages_of_ones_own_together(dtype: str) -> None:
     """All of them in one chain, with some of the package's between them."""
     params, grads = problem(dtype, steps=7)
@@ -369,6 +380,7 @@ def test_flush_leaves_the_step_and_later_slots_alone(dtype: str) -> None:
         assert u[1]["average"]["w"][:2].tolist() == list(kept)
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("engine", ENGINES)
 def test_gradients_of_zero_for_long(engine: ao.EngineName, dtype: str) -> None:

@@ -118,7 +118,8 @@ def same(make: Make, params: Any, grads: list[Any], offsets: tuple[int, int] = (
     return optimizer
 
 
-@pytest.mark.parametrize("dtype", [*HALF, *REAL])
+@pytest.mark.covering(1)  # dtypes meet operations in test_source.py, and chains in test_several_dtypes
+@pytest.mark.parametrize("dtype", [*REAL, *HALF])
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_bits(name: str, dtype: str, machine: shim.Machine) -> None:
     """From subnormal to huge gradients, and on hostile values; one launch for all arrays, one more for a measure."""
