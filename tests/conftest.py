@@ -171,7 +171,7 @@ def method(request: pytest.FixtureRequest) -> type[ao.Optimizer]:
 
 @pytest.fixture
 def quickly() -> Iterator[None]:
-    """All that XLA compiles for this test takes less time to compile: for what is compared to a tolerance, or counted."""
+    """All that XLA compiles for this test takes less time: for what is compared to a tolerance, or counted."""
     with xla.quickly() if "jax" in sys.modules else contextlib.nullcontext():
         yield
 
