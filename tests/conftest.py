@@ -41,12 +41,13 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError(f"ANYOPTIM_REQUIRE names {sorted(unknown)}; wanted some of {libraries.REQUIRABLE}")
     config.addinivalue_line("markers", "covering(strength): how many values of different factors are to meet, not 2")
     config.addinivalue_line("markers", "product: a case beyond those in which they do")
+    config.addinivalue_line("markers", "telling: runs before the others, for it is quick and breaks with an equation")
     config.addinivalue_line("markers", "omit(reason, test): leave out the cases of which `test` is true")
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out the cases that there are not, and mark those that need not run each time."""
+    """Leave out the cases that there are not, mark those that need not run each time, begin with what tells most."""
     tests, omitted = defaultdict[str, list[Any]](list), list[pytest.Item]()
     for item in items:
         if hasattr(item, "callspec"):
@@ -69,6 +70,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                 chosen = covering.covering([covering.case(i.callspec) for i in group], *(mark.args if mark else ()))
                 for item in (item for i, item in enumerate(group) if i not in chosen):
                     item.add_marker("product")
+    items.sort(key=lambda item: item.get_closest_marker("telling") is None)
 
 
 def pytest_collection_finish() -> None:

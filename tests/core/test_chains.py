@@ -44,6 +44,7 @@ def test_every_stage_is_in_a_chain() -> None:
     assert {*ao.stages.__all__} - used == {*APART}, "wanted a chain in CHAINS and PLAIN of tests/support/chains.py"
 
 
+@pytest.mark.telling
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("name", CHAINS)
 def test_equations(name: str, engine: ao.EngineName) -> None:

@@ -380,6 +380,7 @@ def test_slots_that_are_called_like_what_is_generated(engine: ao.EngineName) -> 
     assert agree(*results)
 
 
+@pytest.mark.telling
 @pytest.mark.parametrize("engine", OTHERS)
 def test_every_operation(engine: ao.EngineName) -> None:
     """A rule of every operation there is, with slots that trade places and one that remembers the gradient."""

@@ -113,6 +113,7 @@ class Halved(ao.Optimizer):
         return (c.lr * x if c.late else c.lr * x + 0.25 * p * c.lr), a, b, same
 
 
+@pytest.mark.telling
 def test_rules_that_xla_would_simplify(need: Callable[[str], Library]) -> None:
     """Every operation by itself, conditions of the host among them; a slot that a rule hands through stays."""
     lib = need("jax")

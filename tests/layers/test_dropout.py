@@ -22,6 +22,7 @@ pytestmark = pytest.mark.usefixtures("quickly")
 RATIOS = [0.0, 0.1, 0.5, 0.9, 1.0]
 
 
+@pytest.mark.telling
 @pytest.mark.parametrize("ratio", RATIOS)
 def test_the_mask_of_key_and_call_is_the_definition(lib: Library, ratio: float) -> None:
     """On every library: kept where the choice is at least ratio * 2**32, choices from Python's own integers."""

@@ -17,6 +17,8 @@ import anyoptim as ao
 from tests.reference import textbook
 from tests.support.libraries import METHODS, same_bits
 
+pytestmark = pytest.mark.telling
+
 STEPS = 40
 
 UNIT = st.floats(0, 1, exclude_max=True, allow_subnormal=False)

@@ -22,7 +22,7 @@ from tests.reference import papers, textbook
 from tests.support.libraries import METHODS, Library, same_bits
 from tests.support.xla import quick
 
-pytestmark = pytest.mark.usefixtures("quickly")
+pytestmark = [pytest.mark.telling, pytest.mark.usefixtures("quickly")]
 
 STEPS = 100
 

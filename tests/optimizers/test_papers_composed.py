@@ -18,7 +18,7 @@ from tests.reference import papers_composed as papers
 from tests.support.libraries import COMPOSED, WHOLE, Library, same_bits
 from tests.support.peers import Optax
 
-pytestmark = pytest.mark.usefixtures("quickly")
+pytestmark = [pytest.mark.telling, pytest.mark.usefixtures("quickly")]
 
 STEPS = 100
 BOTH: dict[str, Any] = {**COMPOSED, **WHOLE}

@@ -12,7 +12,7 @@ import anyoptim as ao
 from tests.reference import papers_signs
 from tests.support.libraries import METHODS
 
-pytestmark = pytest.mark.usefixtures("quickly")
+pytestmark = [pytest.mark.telling, pytest.mark.usefixtures("quickly")]
 
 STEPS = 200
 CLOSE = 1e-12

@@ -13,6 +13,8 @@ import anyoptim as ao
 from tests.reference import textbook
 from tests.support.libraries import METHODS, same_bits
 
+pytestmark = pytest.mark.telling
+
 
 def _lr(name: str) -> float:
     return 4.0 if name == "AdaDelta" else 0.1  # whose lr is a factor to steps that begin small

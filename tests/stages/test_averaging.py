@@ -13,7 +13,7 @@ from tests.support.chains import agree, flat, problem, run
 from tests.support.libraries import ENGINES, Library, same_bits
 from tests.support.xla import quick
 
-pytestmark = pytest.mark.usefixtures("quickly")
+pytestmark = [pytest.mark.telling, pytest.mark.usefixtures("quickly")]
 
 SPECIAL = [0.0, -0.0, 1.0, np.inf, -np.inf, np.nan, 1e-45, 3e38]
 

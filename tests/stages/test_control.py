@@ -68,6 +68,7 @@ def _skipping(engine: ao.EngineName | None = None) -> ao.chain:
     )
 
 
+@pytest.mark.telling
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # Dask computes both outcomes, in threads of its own
 def test_a_step_that_is_called_off_never_was(place: tuple[Library, ao.EngineName | None]) -> None:
     """The first, one between and the last, on every library: parameters, slots, counts, schedules as without them."""

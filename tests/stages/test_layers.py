@@ -70,6 +70,7 @@ def _problem(lib: Library, dtype: str, seed: int = 0) -> tuple[Any, Any, Any, An
 WIDE = pytest.mark.omit("its other dtypes are jax's", lambda lib, dtype, **_: lib == "jax-x64" and dtype != "float64")
 
 
+@pytest.mark.telling
 @WIDE
 @pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "bfloat16"])
 @pytest.mark.parametrize("name", STAGES)

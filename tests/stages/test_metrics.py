@@ -32,6 +32,7 @@ def _arrays(lib: Library, tree: Any) -> dict[str, Any]:
     }
 
 
+@pytest.mark.telling
 @pytest.mark.parametrize("name", ["numpy", "strict", "torch", "jax-x64", "dask", "cuda-shim"])
 def test_norms_of_gradients_and_steps(name: str, need: Callable[[str], Library]) -> None:
     """Of the gradient before it is clipped, of the step, and of the parameter before it; to rounding, as NumPy's."""

@@ -14,6 +14,8 @@ from tests.support import shim
 from tests.support.chains import agree, problem, run
 from tests.support.libraries import ENGINES, Library, same_bits
 
+pytestmark = pytest.mark.telling
+
 INF, NAN = math.inf, math.nan
 
 

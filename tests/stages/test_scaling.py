@@ -48,6 +48,7 @@ STAGES: dict[str, tuple[Callable[[], ao.Stage], Callable[[Any, Any], Any]]] = {
 }
 
 
+@pytest.mark.telling
 @pytest.mark.omit(
     "its other dtypes are jax's",
     lambda lib, dtype, **_: lib == "jax-x64" and dtype not in {"float64", "complex128"},
@@ -143,6 +144,7 @@ def test_caution(engine: ao.EngineName, seed: int, dtype: str, after: bool) -> N
     np.testing.assert_allclose(p.view(real), wanted, rtol=1e-12 if real == "float64" else 1e-5, atol=1e-6)
 
 
+@pytest.mark.telling
 @pytest.mark.parametrize("engine", ENGINES)
 def test_caution_by_hand(engine: ao.EngineName) -> None:
     """The gradient is that with which the chain began, whatever was done to it since; what is 0 or NaN is dropped."""

@@ -16,6 +16,8 @@ from anyoptim._trace._symbols import Scalar
 from tests.support.internals import blocked
 from tests.support.libraries import METHODS
 
+pytestmark = pytest.mark.telling
+
 
 def _given(name: str) -> Scalar:
     return Scalar("coefficient", (0, name))

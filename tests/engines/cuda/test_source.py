@@ -158,6 +158,7 @@ def _only(ptx: str, allowed: set[str]) -> None:
     assert not re.search(r"\b(fma|mad)\.r|\.ftz|\.approx|\.full|\.rz|\.ru|call", ptx)
 
 
+@pytest.mark.telling
 @pytest.mark.parametrize("dtype", libraries.REAL)
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_each_operation_is_rounded_as_it_is_written(name: str, dtype: str, nvrtc: Any) -> None:
@@ -204,6 +205,7 @@ def _rounds(name: str, dtype: str, nvrtc: Any) -> None:
             assert re.search(r"and\.b64\s+\S+ \S+ 15;", ptx), "whether all begin at multiples of 16 bytes"
 
 
+@pytest.mark.telling
 @pytest.mark.parametrize("name", CHAINS)
 def test_what_the_device_computes_is_rounded_as_on_the_host(name: str, nvrtc: Any) -> None:
     """Coefficients of a norm are of float64, for float32 parameters too."""
