@@ -322,23 +322,28 @@ def test_an_exception_in_a_forward(name: str) -> None:
         assert same_bits(layer.backward(x), twin.backward(x)), place
 
 
-def test_places_near_the_end(need: Callable[[str], Library]) -> None:
+@pytest.mark.covering(1)  # engines and cases meet in test_an_exception_anywhere
+@pytest.mark.parametrize(("maker", "gradients", "kind"), CASES)
+@pytest.mark.parametrize("engine", [*ENGINES, "cuda"])
+def test_places_near_the_end(
+    engine: ao.EngineName, maker: str, gradients: str, kind: str, need: Callable[[str], Library]
+) -> None:
     """All of the last places of an update, where it is written, counted and remembered; asking for the state, too."""
-    need("cuda-shim")
-    for engine in ("blocked", "compiled", "portable", "cuda"):
-        for maker, gradients, kind in CASES:
-            twins = Twins(OPTIMIZERS[maker], engine, kind)
-            twins.update(gradients, 4)
-            most = places(lambda t=twins, g=gradients: t.one.update(t.p, t.gradients(g)))  # type: ignore[misc]
-            twins.start()
-            twins.update(gradients, 4)
-            for place in range(max(most - 120, 0), most + 2):
-                assert twins.whole(partial(interrupted, place=place), gradients), (engine, maker, place)
-                twins.update(gradients)
-                interrupted(lambda t=twins: t.one.state, place % 60)  # type: ignore[misc]
-                assert twins.same(), (engine, maker, place)
+    if engine == "cuda":
+        need("cuda-shim")
+    twins = Twins(OPTIMIZERS[maker], engine, kind)
+    twins.update(gradients, 4)
+    most = places(lambda: twins.one.update(twins.p, twins.gradients(gradients)))
+    twins.start()
+    twins.update(gradients, 4)
+    for place in range(max(most - 120, 0), most + 2):
+        assert twins.whole(partial(interrupted, place=place), gradients), place
+        twins.update(gradients)
+        interrupted(lambda: twins.one.state, place % 60)
+        assert twins.same(), place
 
 
+@pytest.mark.usefixtures("quickly")
 @pytest.mark.parametrize("warm", [0, 1, 2, 3])
 def test_an_exception_in_the_code_of_jax(warm: int, need: Callable[[str], Library]) -> None:
     """Where JAX compiles, its own Python code runs: also after it has been given slots to overwrite."""
