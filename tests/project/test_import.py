@@ -68,7 +68,7 @@ def test_completion_offers_what_is_public() -> None:
 
 def test_starting_takes_less_than_seven_tenths_of_importing_numpy() -> None:
     """To import, to take a first step and to drop out first: a share, since machines differ; the least of forty."""
-    assert min(_fresh(PROBE) for _ in range(40)) < 0.7
+    assert any(_fresh(PROBE) < 0.7 for _ in range(40))
 
 
 def test_first_update_brings_no_library() -> None:

@@ -52,18 +52,18 @@ def _params(seed: int, dtype: Any) -> dict[str, Any]:
 @pytest.mark.parametrize("activation", ["tanh", "relu"])
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
 def test_right_gradients_raise_no_alarm(activation: str, dtype: str) -> None:
-    """Of forty networks none is called wrong, in arithmetic of any dtype, and all of float64 are seen to be right."""
+    """Of twenty networks none is called wrong, in arithmetic of any dtype, and all of float64 are seen to be right."""
     verdicts: Counter[str] = Counter()
-    for seed in range(40):
+    for seed in range(20):
         params = _params(seed, dtype)
         report = ao.check_grad(lambda params: _network(params, activation), params, seed=seed)
         verdicts.update(check.verdict for check in report)
-    assert verdicts.total() == 160
+    assert verdicts.total() == 80
     assert verdicts["wrong"] == 0
     if dtype == "float64" or (dtype, activation) == ("float32", "tanh"):
-        assert verdicts["right"] == 160
+        assert verdicts["right"] == 80
     elif dtype == "float32":  # where a kink is nearer than float32 can see
-        assert verdicts["right"] >= 150
+        assert verdicts["right"] >= 75
 
 
 BUGS: dict[str, tuple[str, Bug, float | None, str]] = {
