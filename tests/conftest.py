@@ -106,7 +106,10 @@ def _libraries(item: Any) -> list[str]:
 
 
 def _row(name: str) -> Library:
+    modules = len(sys.modules)
     row: Library = need_library(name, libraries.load)
+    if len(sys.modules) > modules:  # JAX and torch are some hundred thousand objects, of which none is garbage
+        gc.freeze()
     return row
 
 

@@ -16,6 +16,8 @@ import pytest
 import anyoptim as ao
 from tests.support.libraries import METHODS, Library, numpy_dtype, same_bits
 
+pytestmark = pytest.mark.usefixtures("quickly")
+
 RNG = np.random.default_rng(0)
 
 

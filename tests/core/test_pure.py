@@ -12,6 +12,8 @@ import pytest
 import anyoptim as ao
 from tests.support.libraries import Library, same_bits
 
+pytestmark = pytest.mark.usefixtures("quickly")
+
 
 def _problem(lib: Library) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     rng = np.random.default_rng(9)

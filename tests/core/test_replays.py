@@ -13,6 +13,8 @@ from anyoptim._core import _plan
 from anyoptim._core._training import Training
 from tests.support.libraries import Library, same_bits
 
+pytestmark = pytest.mark.usefixtures("quickly")
+
 Tree = dict[str, Any]
 
 

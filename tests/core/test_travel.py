@@ -13,6 +13,8 @@ import anyoptim as ao
 from tests.support.chains import CHAINS, agree, problem, run
 from tests.support.libraries import DISCOVERED, Library
 
+pytestmark = pytest.mark.usefixtures("quickly")
+
 Make = Callable[[ao.EngineName | None], ao.Optimizer]
 
 CONTROLLED: dict[str, Make] = {

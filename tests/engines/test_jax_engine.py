@@ -18,6 +18,8 @@ from tests.support.chains import CHAINS, problem
 from tests.support.internals import ENGINES
 from tests.support.libraries import DISCOVERED, METHODS, WHOLE, Library, same_bits
 
+pytestmark = pytest.mark.usefixtures("as_users_compile")
+
 CHAINED = [name for name in CHAINS if name not in DISCOVERED]
 DTYPES = ("float32", "float16", "bfloat16", "complex64", "float64", "complex128")
 

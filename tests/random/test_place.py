@@ -14,6 +14,8 @@ from anyoptim.random import bernoulli, bits, normal, uniform
 from tests.reference.philox import word
 from tests.support.libraries import Library, same_bits
 
+pytestmark = pytest.mark.usefixtures("quickly")
+
 
 @st.composite
 def parts(draw: Any) -> tuple[tuple[int, ...], tuple[int, ...], list[Any], Any]:

@@ -17,6 +17,8 @@ from tests.support.counters import BAD, U64
 from tests.support.engines import dropout_on, two_threads
 from tests.support.libraries import Library
 
+pytestmark = pytest.mark.usefixtures("quickly")
+
 # From the file kat_vectors of Random123, the authors' own implementation: philox4x32 with 10 rounds.
 KNOWN = [
     ("00000000 00000000 00000000 00000000", "00000000 00000000", "6627e8d5 e169c58d bc57ac4c 9b00dbd8"),

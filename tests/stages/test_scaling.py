@@ -120,28 +120,27 @@ def test_edges_of_clipping_by_parameter(engine: ao.EngineName) -> None:
 
 
 @settings(max_examples=25)
-@given(seed=st.integers(0, 2**32), dtype=st.sampled_from(["float32", "float64", "complex64"]), after=st.booleans())
+@given(seed=st.integers(0, 2**32), dtype=st.sampled_from(["float64", "complex128"]), after=st.booleans())
 @pytest.mark.parametrize("engine", ENGINES)
 def test_caution(engine: ao.EngineName, seed: int, dtype: str, after: bool) -> None:
     """Algorithm 1 of the paper: alpha = dim / (kept + 1), and only what goes along with the gradient."""
     rng = np.random.default_rng(seed)
-    real = "float64" if dtype == "float64" else "float32"
 
     def draw() -> Any:
-        return rng.normal(size=12).astype(real).view(dtype)
+        return rng.normal(size=12).view(dtype)
 
     p, m, g1, g2 = draw(), np.zeros(12), draw(), draw()
     start = p.copy()
     stages = [ao.Momentum(0.5), ao.Cautious(), *([ao.WeightDecay(0.25)] if after else [])]
     optimizer = ao.chain(*stages, engine=engine)
-    wanted = start.view(real).astype(float)
+    wanted = start.view(float).copy()
     for g in (g1, g2):
         optimizer.update(p, g)
-        flat = g.view(real).astype(float)
+        flat = g.view(float)
         m = 0.9 * m + 0.5 * flat
         kept = m * flat > 0
         wanted = wanted - np.where(kept, m * 12 / (kept.sum() + 1), 0.0) - 0.25 * after * wanted
-    np.testing.assert_allclose(p.view(real), wanted, rtol=1e-12 if real == "float64" else 1e-5, atol=1e-6)
+    np.testing.assert_allclose(p.view(float), wanted, rtol=1e-12, atol=1e-15)
 
 
 @pytest.mark.telling
@@ -285,7 +284,7 @@ class Shrunk(ao.ParameterStage):
     rule = staticmethod(lambda xp, p, c: p * c.scale)
 
 
-@pytest.mark.parametrize("dtype", ["float16", "float32", "complex128"])
+@pytest.mark.parametrize("dtype", ["float16", "float32", "complex64"])
 def test_norms_of_ones_own(dtype: str) -> None:
     """With slots, gradients, whole norms beside them and parameters that rest: the same bits on all engines."""
     params, grads = problem(dtype, steps=6)
@@ -349,7 +348,8 @@ PASSES: dict[str, tuple[Callable[[ao.EngineName], ao.Optimizer], int]] = {
 }
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.covering(1)  # what is measured together is decided before an engine is asked
+@pytest.mark.parametrize("engine", ["blocked", "compiled", "portable"])
 @pytest.mark.parametrize("name", PASSES)
 def test_one_pass_for_each_measure(name: str, engine: ao.EngineName, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is measured twice is one pass over the elements; the step is one more."""
