@@ -55,7 +55,7 @@ def put(mesh: Any, arrays: dict[str, Any]) -> dict[str, Any]:
 def check(mesh: Any, name: str, engine: ao.EngineName | None, folder: Path) -> None:
     """Parts end with NumPy's numbers on whole arrays; of elementwise methods without norms, with its bits."""
     rng = np.random.default_rng(1)
-    first, grads = drawn(rng, name), [drawn(rng, name) for _ in range(6)]
+    first, grads = drawn(rng, name), [drawn(rng, name) for _ in range(4)]
     if name == "gates":
         grads[3]["V"][0, 7] = np.nan  # which the second process has
     whole, alone = processes.alone(MADE[name](), first, grads)
