@@ -41,6 +41,8 @@ from benchmarks.problem import MODELS, PARAMETERS, Problem, Shapes
 from tests.reference import textbook
 from tests.support.engines import dropout_engine
 
+pytestmark = pytest.mark.usefixtures("quickly")
+
 SMALL: Shapes = {"W": (3, 4), "b": (4,), "long": (5000,)}
 
 

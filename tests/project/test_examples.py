@@ -18,6 +18,8 @@ from tests.reference import textbook
 from tests.support.libraries import Library
 from tests.support.pictures import example
 
+pytestmark = pytest.mark.usefixtures("quickly")
+
 
 def _png_size(path: Path) -> tuple[int, int]:
     data = path.read_bytes()
