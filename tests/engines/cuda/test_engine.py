@@ -118,9 +118,18 @@ def same(make: Make, params: Any, grads: list[Any], offsets: tuple[int, int] = (
     return optimizer
 
 
-@pytest.mark.covering(1)  # dtypes meet operations in test_source.py, and chains in test_several_dtypes
-@pytest.mark.parametrize("dtype", [*REAL, *HALF])
-@pytest.mark.parametrize("name", OPTIMIZERS)
+EVERY = {"Adam", "Adan", "clip, Adam, EMA", "LAMB"}
+"""Those with all kinds of operations, in each dtype: the others run in float32, and in the rest among the products."""
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [
+        pytest.param(name, dtype, marks=() if dtype == "float32" or name in EVERY else pytest.mark.product)
+        for name in OPTIMIZERS
+        for dtype in (*HALF, *REAL)
+    ],
+)
 def test_bits(name: str, dtype: str, machine: shim.Machine) -> None:
     """From subnormal to huge gradients, and on hostile values; one launch for all arrays, one more for a measure."""
     _bits(name, dtype, machine)
