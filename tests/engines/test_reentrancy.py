@@ -130,6 +130,7 @@ class Anywhere:
             sys.settrace(before)
 
 
+@pytest.mark.covering(1)  # of each engine all are within; without is the way that this engine has of its own
 @pytest.mark.parametrize("maker", MAKERS)
 @pytest.mark.parametrize("engine", ENGINES)
 def test_an_update_in_the_middle_of_another(engine: ao.EngineName, maker: str) -> None:
