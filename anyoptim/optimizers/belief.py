@@ -1,4 +1,4 @@
-"""Methods that measure the gradients otherwise than by the mean of their squares."""
+"""Adam by another measure of gradients than the mean of their squares, or with trust in it by degrees."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Annotated, Any, ClassVar, Final
 from anyoptim._arrays import Array
 from anyoptim._core._optimizer import Optimizer
 from anyoptim._trace._hyperparameters import KW_ONLY, Fraction, Nonnegative, nonnegative
-from anyoptim._trace._scalars import one_minus_power, sqrt
-from anyoptim.optimizers._terms import mean, mean_square, squarable
+from anyoptim._trace._scalars import log, one_minus_power, sqrt, where
+from anyoptim.optimizers._terms import decayed, decoupled, inside, mean, mean_square, moments, root, squarable
 
-__all__ = ["AdaBelief", "CorrectedYogi", "Yogi"]
+__all__ = ["AdaBelief", "CorrectedYogi", "RAdam", "Yogi"]
 
 
 class AdaBelief(Optimizer):
@@ -152,3 +152,91 @@ class CorrectedYogi(Yogi):
         corrected = sqrt(one_minus_power(hyper.beta2, t))
         lr_t = hyper.lr * corrected / one_minus_power(hyper.beta1, t)
         return {**Yogi.coefficients(t, hyper), "lr_t": lr_t, "eps": corrected * hyper.eps}
+
+
+class RAdam(Optimizer):
+    """Adam that leaves v alone until it has seen enough gradients, and trusts it by degrees from then on.
+
+    ::
+
+        m <- beta1*m + (1-beta1)*g
+        v <- beta2*v + (1-beta2)*g*g
+        rho_inf = 2/(1-beta2) - 1
+        rho = rho_inf - 2*t*beta2**t / (1 - beta2**t)
+        r = sqrt((rho-4) * (rho-2) * rho_inf / ((rho_inf-4) * (rho_inf-2) * rho))
+        lr_t = lr * sqrt(1 - beta2**t) / (1 - beta1**t)
+        p <- p - r*lr_t*m / (sqrt(v) + eps)              where rho > threshold
+        p <- p - lr/(1 - beta1**t) * m                   before
+        p <- p - lr*weight_decay*p                       beside either
+
+    rho is the number of gradients that v is a mean of, as good as. It passes 5 at the sixth step for a beta2 of 0.999,
+    and never for one of 2/3 or less. The paper's threshold is 4 and there is no eps; torch has the threshold and the
+    eps of here, optax a threshold of 5 and its eps at the root of the corrected v: `RAdam(eps=0.0,
+    eps_corrected=1e-8)`. With all three of them the divisor is as in `Adam`.
+
+    Args:
+        lr: learning rate, finite and at least 0.
+        beta1, beta2: decay of m and of v, in [0, 1).
+        eps: keeps the division finite, finite and at least 0.
+        threshold: what rho must be above, finite and at least 0; below 4, where r has no root, it is 4.
+        eps_corrected: another eps, added to the root of the corrected v.
+        eps_root: the same inside this root, as optax has it.
+        weight_decay: decoupled, in units of lr, finite and at least 0.
+
+    Source: Liu et al., On the variance of the adaptive learning rate and beyond, 2020, algorithm 2.
+
+    >>> w, optimizer = np.array([1.0, -2.0]), ao.RAdam(lr=0.1)
+    >>> for _ in range(3):
+    ...     w = optimizer.update(w, 2 * w)  # the gradient of w @ w
+    >>> w.round(3)
+    array([ 0.462, -0.925])
+    """
+
+    lr: Nonnegative = 0.001
+    beta1: Fraction = 0.9
+    beta2: Fraction = 0.999
+    eps: Nonnegative = 1e-7
+    _: KW_ONLY
+    threshold: Nonnegative = 5.0
+    eps_corrected: Nonnegative = 0.0
+    eps_root: Nonnegative = 0.0
+    weight_decay: Nonnegative = 0.0
+    slots: ClassVar[tuple[str, ...]] = ("m", "v")
+
+    @staticmethod
+    def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
+        c2 = one_minus_power(hyper.beta2, t)
+        corrected = sqrt(c2)
+        rho = 1 + _growth(hyper.beta2, t) - _growth(hyper.beta2, 1)
+        enough = (rho > hyper.threshold) & (rho > 4)
+        # Of what is not asked for, there must be a root nevertheless.
+        rho, rho_inf = where(enough, rho, 5.0), where(enough, 2 / (1 - hyper.beta2) - 1, 5.0)
+        r = sqrt((rho - 4) * (rho - 2) * rho_inf / ((rho_inf - 4) * (rho_inf - 2) * rho))
+        return {
+            "lr_t": hyper.lr * where(enough, r * corrected, 1.0) / one_minus_power(hyper.beta1, t),
+            "beta1": hyper.beta1,
+            "beta2": hyper.beta2,
+            "trust": where(enough, 1.0, 0.0),
+            "eps": where(enough, hyper.eps + corrected * hyper.eps_corrected, 1.0),
+            **inside(hyper.eps_root, c2),
+            **decoupled(hyper),
+        }
+
+    @staticmethod
+    def rule(xp: Any, p: Array, x: Array, m: Array, v: Array, c: Any) -> tuple[Array, ...]:
+        _, m, v = moments(xp, x, m, v, c)
+        return decayed(p, c.lr_t * m / (c.trust * root(xp, v, c) + c.eps), c), m, v
+
+
+def _growth(beta: Any, t: Any) -> Any:
+    """rho, but for a number that depends on beta alone.
+
+    rho is the difference of two numbers of the size of 1/(1-beta), which float32, of `jax.jit`, would leave nothing of.
+    With `y = -log(beta)*t/2` both are hyperbolic cotangents, and what is left of them is `t * (1 - coth(y) + 1/y)`.
+    """
+    y = -log(beta) * t / 2
+    fraction: Any = 17.0  # the continued fraction of coth(y) - 1/y, for y < 1 exact to the last digit
+    for odd in range(15, 1, -2):
+        fraction = odd + y * y / fraction
+    c = one_minus_power(beta, t)
+    return t * where(y < 1, 1 - y / fraction, 1 / y - 2 * (1 - c) / c)

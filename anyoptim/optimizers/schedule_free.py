@@ -1,4 +1,4 @@
-"""Methods that need no schedule, because they average on the way."""
+"""Methods that need no schedule, because they average on the way, or no learning rate, which they find."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from typing import Annotated, Any, ClassVar
 
 from anyoptim._arrays import Array
 from anyoptim._core._optimizer import Optimizer
-from anyoptim._trace._hyperparameters import Domain, Fraction, Hyper, Nonnegative
+from anyoptim._trace._hyperparameters import KW_ONLY, Domain, Fraction, Hyper, Nonnegative, Positive
 from anyoptim._trace._scalars import one_minus_power, sqrt, where
 from anyoptim.optimizers._terms import mean_square, squarable
 
-__all__ = ["ScheduleFreeAdamW", "ScheduleFreeSGD"]
+__all__ = ["Prodigy", "ScheduleFreeAdamW", "ScheduleFreeSGD"]
 
 _Inside = Annotated[Hyper, Domain(lambda x: 0 < x <= 1, "above 0 and at most 1")]
 
@@ -146,3 +146,100 @@ def _weighed(weight: Any, rate: Any) -> dict[str, Any]:
     weight = weight + rate * rate
     there = weight > 0
     return {"weight": weight, "share": where(there, rate * rate / where(there, weight, 1.0), 0.0)}
+
+
+def _with(xp: Any, p: Array, x: Array, m: Array, v: Array, s: Array, start: Array) -> Array:
+    d = squarable(xp, x) * (start - p)
+    return xp.sqrt(xp.where(d > 0, d, 0.0))
+
+
+def _against(xp: Any, p: Array, x: Array, m: Array, v: Array, s: Array, start: Array) -> Array:
+    d = squarable(xp, x) * (p - start)
+    return xp.sqrt(xp.where(d > 0, d, 0.0))
+
+
+def _sum(xp: Any, p: Array, x: Array, m: Array, v: Array, s: Array, start: Array) -> Array:
+    return xp.sqrt(xp.abs(s))
+
+
+class Prodigy(Optimizer):
+    """Adam with a learning rate in the units of the distance to the solution, which it estimates.
+
+    ::
+
+        d <- max(d, d0, growth * r / |s|)        of the steps before; |s| is the sum of magnitudes
+        r <- sqrt(beta2)*r + (1-sqrt(beta2))*lr*d*d * (sum of g*(p0 - p))
+        s <- sqrt(beta2)*s + (1-sqrt(beta2))*lr*d*d*g
+        m <- beta1*m + (1-beta1)*d*g
+        v <- beta2*v + (1-beta2)*d*d*g*g
+        p <- p - lr*d*(m / (sqrt(v) + d*eps) + weight_decay*p)
+
+    p0 is where a parameter began; the sums go over all elements of all parameters, in float64. d and r are numbers of
+    the state. lr stays 1, or is a schedule that begins or ends below it. The decay is decoupled, as in the authors'
+    code, which also can correct for the start of m and v, as optax's does.
+
+    Args:
+        lr: times the estimate, finite and at least 0.
+        beta1: decay of m, in [0, 1).
+        beta2: decay of v, and by its root of r and s, in [0, 1).
+        eps: keeps the division finite, finite and at least 0.
+        weight_decay: of the parameter, finite and at least 0.
+        d0: the first estimate, far too small, above 0.
+        growth: times the estimate, above 0.
+
+    Source: Mishchenko and Defazio, Prodigy: an expeditiously adaptive parameter-free learner, 2024, algorithm 4.
+
+    >>> w, optimizer = np.array([1.0, -2.0]), ao.Prodigy(d0=0.1)
+    >>> for _ in range(3):
+    ...     w = optimizer.update(w, 2 * w)  # the gradient of w @ w
+    >>> w.round(3)
+    array([-0.357, -0.577])
+    """
+
+    lr: Nonnegative = 1.0
+    beta1: Fraction = 0.9
+    beta2: Fraction = 0.999
+    eps: Nonnegative = 1e-8
+    weight_decay: Nonnegative = 0.0
+    _: KW_ONLY
+    d0: Positive = 1e-6
+    growth: Positive = 1.0
+    slots: ClassVar[tuple[str, ...]] = ("m", "v", "s", "start")
+    scalars: ClassVar[dict[str, float]] = {"d": 0.0, "r": 0.0}
+    totals: ClassVar[dict[str, Any]] = {"along": _with, "back": _against, "root": _sum}
+
+    def init_slots(self, xp: Any, p: Array) -> tuple[Array, ...]:
+        """Start all slots with zeros but `start`, which is a copy of the parameter."""
+        return xp.zeros_like(p), xp.zeros_like(p), xp.zeros_like(p), xp.asarray(p, copy=True)
+
+    @staticmethod
+    def update_scalars(step: Any, hyper: Any) -> dict[str, Any]:
+        there, root = hyper.root > 0, hyper.root
+        estimate = where(there, hyper.growth * hyper.r / where(there, root * root, 1.0), 0.0)
+        d = where(hyper.d > hyper.d0, hyper.d, hyper.d0)
+        d = where(estimate > d, estimate, d)
+        kept, along, back = sqrt(hyper.beta2), hyper.along, hyper.back
+        return {"d": d, "r": kept * hyper.r + (1 - kept) * hyper.lr * d * d * (along * along - back * back)}
+
+    @staticmethod
+    def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
+        d, kept = hyper.d, sqrt(hyper.beta2)
+        return {
+            "rate": hyper.lr * d,
+            "b1": hyper.beta1,
+            "n1": (1 - hyper.beta1) * d,
+            "b2": hyper.beta2,
+            "n2": (1 - hyper.beta2) * d * d,
+            "kept": kept,
+            "ns": (1 - kept) * hyper.lr * d * d,
+            "eps": d * hyper.eps,
+            "decay": hyper.weight_decay,
+        }
+
+    @staticmethod
+    def rule(xp: Any, p: Array, x: Array, m: Array, v: Array, s: Array, start: Array, c: Any) -> tuple[Array, ...]:
+        x = squarable(xp, x)
+        m = c.b1 * m + c.n1 * x
+        v = xp.bound(c.b2 * v + (c.n2 * x) * x, xp.largest(v))
+        s = c.kept * s + c.ns * x
+        return c.rate * (m / (xp.sqrt(v) + c.eps) + c.decay * p), m, v, s, start

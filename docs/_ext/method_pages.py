@@ -29,7 +29,7 @@ COLOR, GRAY = "#c2316e", "#7c8794"
 FAMILIES = {
     "Along the gradient": (
         "One learning rate for all elements. Steps are as long as gradients are, so that lr depends on the problem.",
-        ["momentum", "averaged", "langevin"],
+        ["descent"],
     ),
     "By the squares of gradients": (
         "Each element has a learning rate of its own, by the gradients that it has seen.",
@@ -37,14 +37,14 @@ FAMILIES = {
     ),
     "Adam and its relatives": (
         "Both: a mean of gradients, divided by the root of the mean of their squares, or by something like it.",
-        ["adam", "adamax", "nadam", "radam", "belief", "adan"],
+        ["adam", "nadam", "belief"],
     ),
     "By signs": ("Only the sign of an element counts; lr says how far it goes.", ["signs"]),
     "By the length of a parameter": ("For large batches: steps in proportion to what they change.", ["layerwise"]),
     "For matrices": ("A matrix is more than its elements. Vectors go to another method.", ["matrices"]),
     "Without a schedule": (
         "For training that need not know its end, or its learning rate.",
-        ["schedule_free", "prodigy"],
+        ["schedule_free"],
     ),
 }
 """What is told of some modules of `anyoptim.optimizers` together; what is of no family comes last."""

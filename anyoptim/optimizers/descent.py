@@ -1,15 +1,19 @@
-"""Methods that move along the gradient, or a mean of gradients."""
+"""Methods that move along the gradient: as it is, with momentum, averaged on the way, or with noise."""
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+import zlib
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar
 
+from anyoptim import random
 from anyoptim._arrays import Array
 from anyoptim._core._optimizer import Optimizer
-from anyoptim._trace._hyperparameters import Fraction, Nonnegative
-from anyoptim._trace._scalars import where
+from anyoptim._trace._hyperparameters import KW_ONLY, Domain, Fraction, Hyper, Nonnegative
+from anyoptim._trace._scalars import power, sqrt, where
+from anyoptim.stages.layers import is_complex
 
-__all__ = ["SGD", "HeavyBall", "HeavyBallNesterov", "Momentum", "Nesterov", "TextbookNesterov"]
+__all__ = ["ASGD", "SGD", "SGLD", "HeavyBall", "HeavyBallNesterov", "Momentum", "Nesterov", "TextbookNesterov"]
 
 
 class SGD(Optimizer):
@@ -192,3 +196,116 @@ class HeavyBallNesterov(HeavyBall):
     def rule(xp: Any, p: Array, x: Array, b: Array, c: Any) -> tuple[Array, ...]:
         b = c.momentum * b + c.new * x
         return c.lr * (x + c.momentum * b), b
+
+
+class ASGD(Optimizer):
+    """Averaged stochastic gradient descent: a falling learning rate, and the mean of where it led, to evaluate with.
+
+    ::
+
+        eta = lr / (1 + lambd*lr*(t-1))**alpha
+        p <- p - eta*(g + lambd*p)
+        average <- average + mu*(p - average),    mu = 1 / max(1, t-1-t0)
+
+    This is torch's, whose ax is the slot `average` here, which `eval_params` gives: p itself until t0, and from then on
+    the mean since. t counts the steps of this parameter, from 1. The average is of p as this rule moves it: where other
+    stages come after it, `chain(ASGD(), ..., SWA(t0 + 2))` has that of p as it is in the end.
+
+    Args:
+        lr: learning rate, finite and at least 0.
+        lambd: decay of p, which also lets eta fall, finite and at least 0.
+        alpha: the power with which eta falls, finite and at least 0.
+        t0: the step after which p is averaged, finite and at least 0.
+
+    Source: Polyak and Juditsky, Acceleration of stochastic approximation by averaging, 1992; for eta Xu, Towards
+    optimal one pass large scale learning with averaged stochastic gradient descent, 2011.
+
+    >>> w, optimizer = np.array([1.0, -2.0]), ao.ASGD(lr=0.1)
+    >>> for _ in range(3):
+    ...     w = optimizer.update(w, 2 * w)  # the gradient of w @ w
+    >>> w.round(3)
+    array([ 0.512, -1.024])
+    """
+
+    lr: Nonnegative = 0.01
+    lambd: Nonnegative = 1e-4
+    alpha: Nonnegative = 0.75
+    t0: Nonnegative = 1e6
+    slots: ClassVar[tuple[str, ...]] = ("average",)
+    evaluate: ClassVar[Any] = staticmethod(lambda xp, p, average, hyper: average)
+
+    def init_slots(self, xp: Any, p: Array) -> tuple[Array, ...]:
+        """Start the slot as a copy of the parameter."""
+        return (xp.asarray(p, copy=True),)
+
+    @staticmethod
+    def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
+        late = t - 1 - hyper.t0
+        eta = hyper.lr / power(1 + hyper.lambd * hyper.lr * (t - 1), hyper.alpha)
+        return {"eta": eta, "lambd": hyper.lambd, "mu": 1 / where(late > 1, late, 1.0)}
+
+    @staticmethod
+    def rule(xp: Any, p: Array, x: Array, average: Array, c: Any) -> tuple[Array, ...]:
+        step = c.eta * (x + c.lambd * p)
+        moved = p - step
+        # p itself, whatever it is, and not what rounding leaves of it.
+        return step, xp.where(c.mu < 1.0, average + c.mu * (moved - average), moved)
+
+
+_Word = Annotated[Hyper, Domain(lambda x: 0 <= x < 2**32 and x == int(x), "a whole number, at least 0 and below 2**32")]
+
+HALF = 1 << 16
+
+
+class SGLD(Optimizer):
+    """Gradient descent with noise, whose parameters in the end are samples: stochastic gradient Langevin dynamics.
+
+    ::
+
+        p <- p - lr*g + sqrt(2*lr*temperature) * noise
+
+    With g the gradient of minus the logarithm of a density, small lr and temperature 1, p are samples of it. The noise
+    is that of `anyoptim.random.normal`: it depends on the seed, the path of the parameter, the count of its steps and
+    the element, and on nothing else. It works on whole arrays (`portable`). Complex parameters are refused.
+
+    Args:
+        lr: half of the paper's step size, finite and at least 0.
+        temperature: of the noise, finite and at least 0.
+        seed: of the noise, a whole number, at least 0 and below 2**32.
+        stream: the same, for one parameter among others: what it is here, `overrides` replaces by a hash of the path.
+
+    Source: Welling and Teh, Bayesian learning via stochastic gradient Langevin dynamics, 2011, equation 4.
+
+    >>> w, sampler, samples = np.zeros(100), ao.SGLD(lr=0.1), []
+    >>> for _ in range(1000):
+    ...     samples.append(sampler.update(w, w).copy())  # minus the logarithm of a normal density is w @ w / 2
+    >>> round(float(np.std(samples[100:])), 1)
+    1.0
+    """
+
+    lr: Nonnegative = 0.01
+    temperature: Nonnegative = 1.0
+    _: KW_ONLY
+    seed: _Word = 0
+    stream: _Word = 0
+    array_rule = True
+
+    def overrides(self, path: str, p: Array) -> Mapping[str, Hyper]:
+        """Give each parameter a stream of noise of its own."""
+        return {"stream": zlib.crc32(path.encode())}
+
+    def refusal(self, p: Array) -> str | None:
+        """Refuse complex parameters, whose two parts would have the same noise."""
+        return "is complex; SGLD wants real parameters" if is_complex(p) else None
+
+    @staticmethod
+    def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
+        # In halves, which the arithmetic of float32 holds exactly.
+        size, halves = sqrt(2 * hyper.lr * hyper.temperature), {"low": t % HALF, "high": t // HALF}
+        return {"lr": hyper.lr, "size": size, "seed": hyper.seed, "stream": hyper.stream, **halves}
+
+    @staticmethod
+    def rule(xp: Any, p: Array, x: Array, c: Any) -> Array:
+        low, high = (int(n) if isinstance(n, float) else xp.astype(n, xp.uint32) for n in (c.low, c.high))
+        call = low + high * HALF
+        return c.lr * x - c.size * random.normal(p.shape, (int(c.seed) << 32) + int(c.stream), call, like=p)
