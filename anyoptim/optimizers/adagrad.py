@@ -48,10 +48,7 @@ class AdaGrad(Optimizer):
     eps_root: Nonnegative = 0.0
     lr_decay: Nonnegative = 0.0
     slots: ClassVar[tuple[str, ...]] = ("h",)
-
-    def init_slots(self, xp: Any, p: Array) -> tuple[Array, ...]:
-        """Start h with `initial`."""
-        return (xp.full_like(p, self.initial),)
+    starts: ClassVar[dict[str, Any]] = {"h": "initial"}
 
     @staticmethod
     def coefficients(t: Any, hyper: Any) -> dict[str, Any]:

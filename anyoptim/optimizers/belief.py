@@ -107,10 +107,7 @@ class Yogi(Optimizer):
     _: KW_ONLY
     initial: Final[Annotated[float, nonnegative]] = 1e-6
     slots: ClassVar[tuple[str, ...]] = ("m", "v")
-
-    def init_slots(self, xp: Any, p: Array) -> tuple[Array, ...]:
-        """Start m with zeros, and v with `initial`."""
-        return xp.zeros_like(p), xp.full_like(p, self.initial)
+    starts: ClassVar[dict[str, Any]] = {"v": "initial"}
 
     @staticmethod
     def coefficients(t: Any, hyper: Any) -> dict[str, Any]:

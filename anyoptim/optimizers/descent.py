@@ -232,11 +232,8 @@ class ASGD(Optimizer):
     alpha: Nonnegative = 0.75
     t0: Nonnegative = 1e6
     slots: ClassVar[tuple[str, ...]] = ("average",)
+    starts: ClassVar[dict[str, Any]] = {"average": "p"}
     evaluate: ClassVar[Any] = staticmethod(lambda xp, p, average, hyper: average)
-
-    def init_slots(self, xp: Any, p: Array) -> tuple[Array, ...]:
-        """Start the slot as a copy of the parameter."""
-        return (xp.asarray(p, copy=True),)
 
     @staticmethod
     def coefficients(t: Any, hyper: Any) -> dict[str, Any]:

@@ -46,11 +46,8 @@ class ScheduleFreeSGD(Optimizer):
     beta: _Inside = 0.9
     weight_decay: Nonnegative = 0.0
     slots: ClassVar[tuple[str, ...]] = ("z",)
+    starts: ClassVar[dict[str, Any]] = {"z": "p"}
     scalars: ClassVar[dict[str, float]] = {"weight": 0.0, "share": 1.0}
-
-    def init_slots(self, xp: Any, p: Array) -> tuple[Array, ...]:
-        """Start the slot as a copy of the parameter."""
-        return (xp.asarray(p, copy=True),)
 
     @staticmethod
     def update_scalars(step: Any, hyper: Any) -> dict[str, Any]:
@@ -108,11 +105,8 @@ class ScheduleFreeAdamW(Optimizer):
     eps: Nonnegative = 1e-8
     weight_decay: Nonnegative = 0.0
     slots: ClassVar[tuple[str, ...]] = ("z", "v")
+    starts: ClassVar[dict[str, Any]] = {"z": "p"}
     scalars: ClassVar[dict[str, float]] = {"weight": 0.0, "share": 1.0}
-
-    def init_slots(self, xp: Any, p: Array) -> tuple[Array, ...]:
-        """Start z as a copy of the parameter, and v with zeros."""
-        return xp.asarray(p, copy=True), xp.zeros_like(p)
 
     @staticmethod
     def update_scalars(step: Any, hyper: Any) -> dict[str, Any]:
@@ -205,12 +199,9 @@ class Prodigy(Optimizer):
     d0: Positive = 1e-6
     growth: Positive = 1.0
     slots: ClassVar[tuple[str, ...]] = ("m", "v", "s", "start")
+    starts: ClassVar[dict[str, Any]] = {"start": "p"}
     scalars: ClassVar[dict[str, float]] = {"d": 0.0, "r": 0.0}
     totals: ClassVar[dict[str, Any]] = {"along": _with, "back": _against, "root": _sum}
-
-    def init_slots(self, xp: Any, p: Array) -> tuple[Array, ...]:
-        """Start all slots with zeros but `start`, which is a copy of the parameter."""
-        return xp.zeros_like(p), xp.zeros_like(p), xp.zeros_like(p), xp.asarray(p, copy=True)
 
     @staticmethod
     def update_scalars(step: Any, hyper: Any) -> dict[str, Any]:

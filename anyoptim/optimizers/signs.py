@@ -140,10 +140,7 @@ class Rprop(Optimizer):
     _: KW_ONLY
     initial: Final[Annotated[float, nonnegative]] = 0.01
     slots: ClassVar[tuple[str, ...]] = ("d", "s")
-
-    def init_slots(self, xp: Any, p: Array) -> tuple[Array, ...]:
-        """Start without a direction, and with the first length."""
-        return xp.zeros_like(p), xp.full_like(p, self.initial)
+    starts: ClassVar[dict[str, Any]] = {"s": "initial"}
 
     @staticmethod
     def rule(xp: Any, p: Array, x: Array, d: Array, s: Array, c: Any) -> tuple[Array, ...]:

@@ -291,6 +291,13 @@ BODIES: list[tuple[dict[str, Any], str]] = [
     ({"scalars": ("k",)}, r"scalars = \('k',\); wanted a dict of first values by name"),
     ({"norms": ("n",)}, r"norms = \('n',\); wanted a dict of functions by name"),
     ({"totals": ["n"]}, r"totals = \['n'\]; wanted a dict of functions by name"),
+    ({"slots": ("m",), "starts": ("m",)}, r"starts = \('m',\); wanted a dict of numbers and names by name"),
+    ({"slots": ("m", "v"), "starts": {"u": 1.0}}, "a start of 'u'; its slots are m and v"),
+    (
+        {"slots": ("m",), "starts": {"m": "lr"}},
+        "a start of 'm' as 'lr'; wanted a number, 'p' or the name",
+    ),
+    ({"slots": ("m",), "starts": {"m": [1.0]}}, r"a start of 'm' as \[1.0\]; wanted a number, 'p' or the name"),
 ]
 TAKEN = ["update", "step", "init", "state", "stages", "rule", "measure", "compile", "flush", "explain", "slots"]
 

@@ -109,9 +109,7 @@ class NesterovRAdam(RAdam):
 class OptaxYogi(CorrectedYogi):
     """Yogi whose m starts at `initial`, too."""
 
-    def init_slots(self, xp: Any, p: Array) -> tuple[Array, ...]:
-        """Start both means with `initial`."""
-        return xp.full_like(p, self.initial), xp.full_like(p, self.initial)
+    starts = {"m": "initial", "v": "initial"}
 
 
 class _OptaxStart(RMSProp):
@@ -119,10 +117,7 @@ class _OptaxStart(RMSProp):
 
     _: KW_ONLY
     initial: Final[Annotated[float, nonnegative]] = 0.0
-
-    def init_slots(self, xp: Any, p: Array) -> tuple[Array, ...]:
-        """Start the mean square with `initial`, and the mean with zeros."""
-        return tuple(xp.zeros_like(p) if name == "m" else xp.full_like(p, self.initial) for name in self.slots)
+    starts = {"h": "initial", "s": "initial"}
 
 
 class OptaxRMSProp(_OptaxStart):
@@ -191,10 +186,7 @@ class OptaxRprop(Optimizer):
     _: KW_ONLY
     initial: Final[Annotated[float, nonnegative]]
     slots = ("s", "d")
-
-    def init_slots(self, xp: Any, p: Array) -> tuple[Array, ...]:
-        """Start with the first length, and without a step."""
-        return xp.full_like(p, self.initial), xp.zeros_like(p)
+    starts = {"s": "initial"}
 
     @staticmethod
     def rule(xp: Any, p: Array, x: Array, s: Array, d: Array, c: Any) -> tuple[Array, ...]:
