@@ -10,10 +10,26 @@ from anyoptim._trace._hyperparameters import KW_ONLY, Fraction, Nonnegative
 from anyoptim._trace._scalars import one_minus_power, sqrt, where
 from anyoptim.optimizers._terms import decayed, decoupled, inside, mean, moments, root, squarable
 
-__all__ = ["AMSGrad", "Adam", "AdamW", "Adamax", "CorrectedAMSGrad"]
+__all__ = ["AMSGrad", "Adam", "AdamW", "Adamax", "CorrectedAMSGrad", "Moments"]
 
 
-class Adam(Optimizer):
+class Moments(Optimizer):
+    """What Adam's relatives have in common: hyperparameters, slots, and corrections with eps at the corrected root."""
+
+    lr: Nonnegative = 0.001
+    beta1: Fraction = 0.9
+    beta2: Fraction = 0.999
+    eps: Nonnegative = 1e-7
+    slots: ClassVar[tuple[str, ...]] = ("m", "v")
+
+    @staticmethod
+    def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
+        corrected = sqrt(one_minus_power(hyper.beta2, t))
+        lr_t = hyper.lr * corrected / one_minus_power(hyper.beta1, t)
+        return {"lr_t": lr_t, "beta1": hyper.beta1, "beta2": hyper.beta2, "eps": corrected * hyper.eps}
+
+
+class Adam(Moments):
     """Momentum and a learning rate for each element, both corrected for starting at 0.
 
     ::
@@ -51,14 +67,9 @@ class Adam(Optimizer):
     array([ 0.702, -1.701])
     """
 
-    lr: Nonnegative = 0.001
-    beta1: Fraction = 0.9
-    beta2: Fraction = 0.999
-    eps: Nonnegative = 1e-7
     _: KW_ONLY
     eps_corrected: Nonnegative = 0.0
     eps_root: Nonnegative = 0.0
-    slots: ClassVar[tuple[str, ...]] = ("m", "v")
 
     @staticmethod
     def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
@@ -188,7 +199,7 @@ class AMSGrad(Adam):
         return decayed(p, c.lr_t * m / (root(xp, u, c) + c.eps), c), m, v, u
 
 
-class CorrectedAMSGrad(Optimizer):
+class CorrectedAMSGrad(Moments):
     """AMSGrad by the largest corrected v, as in optax: the first gradients, whose v is most corrected, weigh more.
 
     ::
@@ -213,10 +224,6 @@ class CorrectedAMSGrad(Optimizer):
     array([ 0.716, -1.708])
     """
 
-    lr: Nonnegative = 0.001
-    beta1: Fraction = 0.9
-    beta2: Fraction = 0.999
-    eps: Nonnegative = 1e-7
     _: KW_ONLY
     eps_root: Nonnegative = 0.0
     slots: ClassVar[tuple[str, ...]] = ("m", "v", "u")
@@ -239,7 +246,7 @@ class CorrectedAMSGrad(Optimizer):
         return c.lr_t * m / (root(xp, u, c) + c.eps), m, v, u
 
 
-class Adamax(Optimizer):
+class Adamax(Moments):
     """Adam by the largest gradient, which fades, instead of a mean of squares.
 
     ::
@@ -266,10 +273,6 @@ class Adamax(Optimizer):
     array([ 0.715, -1.708])
     """
 
-    lr: Nonnegative = 0.001
-    beta1: Fraction = 0.9
-    beta2: Fraction = 0.999
-    eps: Nonnegative = 1e-7
     _: KW_ONLY
     eps_max: Nonnegative = 0.0
     slots: ClassVar[tuple[str, ...]] = ("m", "u")

@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import Annotated, Any, ClassVar, Final
 
 from anyoptim._arrays import Array
-from anyoptim._core._optimizer import Optimizer
-from anyoptim._trace._hyperparameters import KW_ONLY, Fraction, Nonnegative, nonnegative
+from anyoptim._trace._hyperparameters import KW_ONLY, Nonnegative, nonnegative
 from anyoptim._trace._scalars import log, one_minus_power, sqrt, where
 from anyoptim.optimizers._terms import decayed, decoupled, inside, mean, mean_square, moments, root, squarable
+from anyoptim.optimizers.adam import Moments
 
 __all__ = ["AdaBelief", "CorrectedYogi", "RAdam", "Yogi"]
 
 
-class AdaBelief(Optimizer):
+class AdaBelief(Moments):
     """Adam by how far gradients are from their mean: long steps where they come as expected.
 
     ::
@@ -41,23 +41,13 @@ class AdaBelief(Optimizer):
     array([ 0.652, -1.651])
     """
 
-    lr: Nonnegative = 0.001
-    beta1: Fraction = 0.9
-    beta2: Fraction = 0.999
     eps: Nonnegative = 1e-16
     eps_root: Nonnegative = 1e-16
     slots: ClassVar[tuple[str, ...]] = ("m", "s")
 
     @staticmethod
     def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
-        corrected = sqrt(one_minus_power(hyper.beta2, t))
-        return {
-            "lr_t": hyper.lr * corrected / one_minus_power(hyper.beta1, t),
-            "beta1": hyper.beta1,
-            "beta2": hyper.beta2,
-            "eps": corrected * hyper.eps,
-            "eps_root": hyper.eps_root,
-        }
+        return {**Moments.coefficients(t, hyper), "eps_root": hyper.eps_root}
 
     @staticmethod
     def rule(xp: Any, p: Array, x: Array, m: Array, s: Array, c: Any) -> tuple[Array, ...]:
@@ -72,7 +62,7 @@ class AdaBelief(Optimizer):
         return x, m, mean_square(xp, s, x - m, c.beta2) + c.eps_root
 
 
-class Yogi(Optimizer):
+class Yogi(Moments):
     """Adam whose v moves by a share of the squared gradient alone, towards it, however far away that is.
 
     ::
@@ -101,12 +91,9 @@ class Yogi(Optimizer):
     """
 
     lr: Nonnegative = 0.01
-    beta1: Fraction = 0.9
-    beta2: Fraction = 0.999
     eps: Nonnegative = 1e-3
     _: KW_ONLY
     initial: Final[Annotated[float, nonnegative]] = 1e-6
-    slots: ClassVar[tuple[str, ...]] = ("m", "v")
     starts: ClassVar[dict[str, Any]] = {"v": "initial"}
 
     @staticmethod
@@ -144,14 +131,10 @@ class CorrectedYogi(Yogi):
     array([ 0.702, -1.701])
     """
 
-    @staticmethod
-    def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
-        corrected = sqrt(one_minus_power(hyper.beta2, t))
-        lr_t = hyper.lr * corrected / one_minus_power(hyper.beta1, t)
-        return {**Yogi.coefficients(t, hyper), "lr_t": lr_t, "eps": corrected * hyper.eps}
+    coefficients = staticmethod(Moments.coefficients)
 
 
-class RAdam(Optimizer):
+class RAdam(Moments):
     """Adam that leaves v alone until it has seen enough gradients, and trusts it by degrees from then on.
 
     ::
@@ -189,16 +172,11 @@ class RAdam(Optimizer):
     array([ 0.462, -0.925])
     """
 
-    lr: Nonnegative = 0.001
-    beta1: Fraction = 0.9
-    beta2: Fraction = 0.999
-    eps: Nonnegative = 1e-7
     _: KW_ONLY
     threshold: Nonnegative = 5.0
     eps_corrected: Nonnegative = 0.0
     eps_root: Nonnegative = 0.0
     weight_decay: Nonnegative = 0.0
-    slots: ClassVar[tuple[str, ...]] = ("m", "v")
 
     @staticmethod
     def coefficients(t: Any, hyper: Any) -> dict[str, Any]:

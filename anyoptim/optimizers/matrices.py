@@ -3,28 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, ClassVar
+from typing import Any, ClassVar
 
 from anyoptim._arrays import Array, library
 from anyoptim._core._optimizer import Optimizer
-from anyoptim._trace._hyperparameters import (
-    KW_ONLY,
-    Domain,
-    Fraction,
-    Hyper,
-    Nonnegative,
-    Number,
-    Positive,
-    UnitInterval,
-)
+from anyoptim._trace._hyperparameters import KW_ONLY, Fraction, Nonnegative, Number, Positive, UnitInterval, Whole
 from anyoptim._trace._scalars import power, where
 from anyoptim.optimizers._terms import decayed, decoupled, mean, unless_zero
 from anyoptim.stages.layers import is_complex
 
-__all__ = ["Adafactor", "Muon", "Shampoo", "Whole", "at_least", "summable", "unit"]
-
-Whole = Annotated[Hyper, Domain(lambda x: x >= 1 and x % 1 == 0, "a whole number and at least 1")]
-"""A hyperparameter that counts something, of which there is at least one."""
+__all__ = ["Adafactor", "Muon", "Shampoo", "at_least", "summable", "unit"]
 
 
 def _matrix(xp: Any, a: Array) -> Array:

@@ -10,13 +10,14 @@ from anyoptim._core._optimizer import Optimizer
 from anyoptim._trace._hyperparameters import KW_ONLY, Domain, Fraction, Hyper, Nonnegative
 from anyoptim._trace._scalars import expm1, following, log, one_minus_power, sqrt, where
 from anyoptim.optimizers._terms import decayed, decoupled, inside, mean, mean_square, moments, root, squarable
+from anyoptim.optimizers.adam import Moments
 
 __all__ = ["Adan", "NAdam"]
 
 _Half = Annotated[Hyper, Domain(lambda x: 0 <= x <= 0.5, "at least 0 and at most 0.5")]
 
 
-class NAdam(Optimizer):
+class NAdam(Moments):
     """Adam that looks ahead as Nesterov's momentum does, with a momentum that grows at first.
 
     ::
@@ -52,16 +53,11 @@ class NAdam(Optimizer):
     array([ 0.753, -1.748])
     """
 
-    lr: Nonnegative = 0.001
-    beta1: Fraction = 0.9
-    beta2: Fraction = 0.999
-    eps: Nonnegative = 1e-7
     _: KW_ONLY
     warmup: _Half = 0.5
     momentum_decay: Nonnegative = 0.004
     eps_root: Nonnegative = 0.0
     weight_decay: Nonnegative = 0.0
-    slots: ClassVar[tuple[str, ...]] = ("m", "v")
 
     @staticmethod
     def coefficients(t: Any, hyper: Any) -> dict[str, Any]:

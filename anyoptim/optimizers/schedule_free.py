@@ -165,21 +165,14 @@ class ScheduleFreeAdamW(Optimizer):
 
     @staticmethod
     def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
-        return {
-            "rate": hyper.lr * sqrt(one_minus_power(hyper.beta2, t)),
-            "beta2": hyper.beta2,
-            "eps": hyper.eps,
-            "share": hyper.share,
-            "along": 1 - hyper.beta * (1 - hyper.share),
-            "decay": hyper.weight_decay,
-        }
+        rate = hyper.lr * sqrt(one_minus_power(hyper.beta2, t))
+        return {**ScheduleFreeSGD.coefficients(t, hyper), "rate": rate, "beta2": hyper.beta2, "eps": hyper.eps}
 
     @staticmethod
     def rule(xp: Any, p: Array, x: Array, z: Array, v: Array, c: Any) -> tuple[Array, ...]:
         x = squarable(xp, x, 1 / xp.sqrt(1 - c.beta2))
         v = mean_square(xp, v, x, c.beta2)
-        d = c.rate * (x / (xp.sqrt(v) + c.eps) + c.decay * p)
-        return c.share * (p - z) + c.along * d, z - d, v
+        return *ScheduleFreeSGD.rule(xp, p, x / (xp.sqrt(v) + c.eps), z, c), v
 
     @staticmethod
     def evaluate(xp: Any, p: Array, z: Array, v: Array, hyper: Any) -> Array:
@@ -199,8 +192,7 @@ def _with(xp: Any, p: Array, x: Array, m: Array, v: Array, s: Array, start: Arra
 
 
 def _against(xp: Any, p: Array, x: Array, m: Array, v: Array, s: Array, start: Array) -> Array:
-    d = squarable(xp, x) * (p - start)
-    return xp.sqrt(xp.where(d > 0, d, 0.0))
+    return _with(xp, start, x, m, v, s, p)
 
 
 def _sum(xp: Any, p: Array, x: Array, m: Array, v: Array, s: Array, start: Array) -> Array:

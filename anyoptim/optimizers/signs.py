@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from typing import Annotated, Any, ClassVar, Final
 
 from anyoptim._arrays import Array
 from anyoptim._core._optimizer import Optimizer
-from anyoptim._trace._hyperparameters import KW_ONLY, Domain, Fraction, Hyper, Nonnegative, nonnegative
+from anyoptim._trace._hyperparameters import KW_ONLY, Fraction, Growth, Nonnegative, nonnegative
 from anyoptim.optimizers._terms import decayed, decoupled, mean
 
-__all__ = ["Growth", "Lion", "Rprop", "Signum"]
-
-Growth = Annotated[Hyper, Domain(lambda x: 1 <= x < math.inf, "finite and at least 1")]
-"""A hyperparameter that is finite and at least 1."""
+__all__ = ["Lion", "Rprop", "Signum"]
 
 
 class Signum(Optimizer):

@@ -7,11 +7,10 @@ from typing import Annotated, Any, Final
 
 from anyoptim._arrays import Array
 from anyoptim._core._optimizer import Optimizer
-from anyoptim._trace._hyperparameters import Fraction, Nonnegative, nonnegative
+from anyoptim._trace._hyperparameters import Fraction, Growth, Nonnegative, nonnegative
 from anyoptim._trace._scalars import following, one_minus_power, sqrt
 from anyoptim.optimizers import AdaBelief, AdaGrad, Adan, CenteredRMSProp, CorrectedYogi, RAdam, RMSProp
 from anyoptim.optimizers._terms import decayed, inside, moments, root
-from anyoptim.optimizers.signs import Growth
 
 __all__ = [
     "CorrectedCenteredRMSProp",
