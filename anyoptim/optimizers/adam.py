@@ -45,17 +45,15 @@ class Adam(Moments):
     with `c = 1 - beta2**t`.
 
     A g whose square would overflow, an infinite one too, counts as the largest number whose square does not, in m and
-    in v alike, so that training goes on; `SkipNonFinite` in front sees it as it is. With
-    `eps_corrected` or `eps_root` the means are computed as torch and optax do, `beta1*m + (1-beta1)*g` and
-    `beta2*v + ((1-beta2)*g)*g`; and so they are in float32 where a beta is below 1/2, because the form above would lose
-    the new g beside a large m.
+    in v alike, so that training goes on; `SkipNonFinite` in front sees it as it is. With `eps_corrected` or `eps_root`
+    the means are computed as torch and optax do, `beta1*m + (1-beta1)*g` and `beta2*v + ((1-beta2)*g)*g`; and so they
+    are in float32 where a beta is below 1/2, because the form above would lose the new g beside a large m.
 
     Args:
-        lr: learning rate, finite and at least 0.
-        beta1, beta2: decay of m and of v, in [0, 1).
-        eps: keeps the division finite, finite and at least 0.
-        eps_corrected: the same, added to the root of the corrected v.
-        eps_root: the same inside this root, as optax has it.
+        lr: learning rate.
+        beta1, beta2: decay of m and of v.
+        eps, eps_corrected: against a division by 0, added to the root of v and to that of the corrected v.
+        eps_root: the same inside the root of the corrected v, as optax has it.
 
     Source: Kingma and Ba, Adam: a method for stochastic optimization, 2015, the more efficient form
     at the end of section 2.
@@ -131,7 +129,7 @@ class AdamW(Adam):
     which torch's is, `Adam` says. torch's weight_decay is 0.01 as here, optax's 0.0001, Keras's 0.004.
 
     Args:
-        weight_decay: the share, in units of lr, finite and at least 0. The other hyperparameters are those of `Adam`.
+        weight_decay: the share, in units of lr. The other hyperparameters are those of `Adam`.
 
     Source: Loshchilov and Hutter, Decoupled weight decay regularization, 2019, algorithm 2.
 
@@ -171,7 +169,7 @@ class AMSGrad(Adam):
     The decay, which is that of `AdamW`, is another paper's.
 
     Args:
-        weight_decay: decoupled, in units of lr, finite and at least 0. The others are those of `Adam`, with u for v.
+        weight_decay: decoupled, in units of lr. The others are those of `Adam`, with u for v.
 
     Source: Reddi, Kale and Kumar, On the convergence of Adam and beyond, 2018, algorithm 2, with Adam's corrections.
 
@@ -210,10 +208,8 @@ class CorrectedAMSGrad(Moments):
         p <- p - lr * m/(1 - beta1**t) / (sqrt(u + eps_root) + eps)
 
     Args:
-        lr: learning rate, finite and at least 0.
-        beta1, beta2: decay of m and of v, in [0, 1).
-        eps: keeps the division finite, finite and at least 0.
-        eps_root: the same inside the root.
+        lr, beta1, beta2, eps: as in `Adam`, with u for the v below the line.
+        eps_root: the same as eps, inside the root.
 
     Source: as for `AMSGrad`, with the corrections where `optax.amsgrad` has them.
 
@@ -259,10 +255,8 @@ class Adamax(Moments):
     as here; torch and optax add theirs inside it, where it doesn't fade: `Adamax(eps=0.0, eps_max=1e-8)`.
 
     Args:
-        lr: learning rate, finite and at least 0.
-        beta1, beta2: decay of m and of u, in [0, 1).
-        eps: keeps the division finite, finite and at least 0.
-        eps_max: the same inside the maximum.
+        lr, beta1, beta2, eps: as in `Adam`, with u for v, and no root.
+        eps_max: the same as eps, inside the maximum.
 
     Source: Kingma and Ba, Adam: a method for stochastic optimization, 2015, algorithm 2, where lr is 0.002.
 

@@ -26,10 +26,8 @@ class AdaBelief(Moments):
     eps are one number; optax has both, with the defaults of here.
 
     Args:
-        lr: learning rate, finite and at least 0.
-        beta1, beta2: decay of m and of s, in [0, 1).
-        eps: keeps the division finite, added to the root of the corrected s; finite and at least 0.
-        eps_root: keeps s above 0, finite and at least 0.
+        lr, beta1, beta2: as in `Adam`, with s for v.
+        eps, eps_root: against a division by 0, added to the root of the corrected s and to s.
 
     Source: Zhuang et al., AdaBelief optimizer: adapting stepsizes by the belief in observed gradients, 2020,
     algorithm 2.
@@ -75,10 +73,9 @@ class Yogi(Moments):
     m at `initial`, too: `CorrectedYogi` with another start of m.
 
     Args:
-        lr: learning rate, finite and at least 0.
-        beta1: decay of m, in [0, 1).
-        beta2: 1 less the share of a squared gradient by which v moves, in [0, 1).
-        eps: keeps the division finite and steps short, finite and at least 0.
+        lr: learning rate.
+        beta1, beta2: decay of m, and 1 less the share of a squared gradient by which v moves.
+        eps: keeps the division finite and steps short.
         initial: v before the first step, finite and at least 0; it can't be changed later.
 
     Source: Zaheer et al., Adaptive methods for nonconvex optimization, 2018, algorithm 2.
@@ -155,13 +152,9 @@ class RAdam(Moments):
     eps_corrected=1e-8)`. With all three of them the divisor is as in `Adam`.
 
     Args:
-        lr: learning rate, finite and at least 0.
-        beta1, beta2: decay of m and of v, in [0, 1).
-        eps: keeps the division finite, finite and at least 0.
-        threshold: what rho must be above, finite and at least 0; below 4, where r has no root, it is 4.
-        eps_corrected: another eps, added to the root of the corrected v.
-        eps_root: the same inside this root, as optax has it.
-        weight_decay: decoupled, in units of lr, finite and at least 0.
+        lr, beta1, beta2, eps, eps_corrected, eps_root: as in `Adam`.
+        threshold: what rho must be above; below 4, where r has no root, it is 4.
+        weight_decay: decoupled, in units of lr.
 
     Source: Liu et al., On the variance of the adaptive learning rate and beyond, 2020, algorithm 2.
 

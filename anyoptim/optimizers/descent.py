@@ -11,7 +11,7 @@ from anyoptim._arrays import Array
 from anyoptim._core._optimizer import Optimizer
 from anyoptim._trace._hyperparameters import KW_ONLY, Domain, Fraction, Hyper, Nonnegative
 from anyoptim._trace._scalars import sqrt, where
-from anyoptim.stages.layers import is_complex
+from anyoptim.stages.layers import real_only
 
 __all__ = ["SGD", "SGLD", "HeavyBall", "HeavyBallNesterov", "Momentum", "Nesterov", "TextbookNesterov"]
 
@@ -24,7 +24,7 @@ class SGD(Optimizer):
         p <- p - lr*g
 
     Args:
-        lr: learning rate, finite and at least 0.
+        lr: learning rate.
 
     Source: Robbins and Monro, A stochastic approximation method, 1951, with a constant step.
 
@@ -50,12 +50,11 @@ class Momentum(Optimizer):
         v <- momentum*v - lr*g
         p <- p + v
 
-    Here lr is inside v, so that a change of lr takes effect over the next 1/(1-momentum) steps;
-    torch keeps it outside.
+    Here lr is inside v, so that a change of lr takes effect over the next 1/(1-momentum) steps; torch keeps it outside.
 
     Args:
-        lr: learning rate, finite and at least 0.
-        momentum: the share of the last step that is kept, in [0, 1).
+        lr: learning rate.
+        momentum: the share of the last step that is kept.
 
     Source: Polyak, Some methods of speeding up the convergence of iteration methods, 1964, equation 9;
     in these letters Sutskever et al., On the importance of initialization and momentum, 2013, section 2.
@@ -143,9 +142,9 @@ class HeavyBall(Optimizer):
         p <- p - lr*b
 
     Args:
-        lr: learning rate, finite and at least 0.
-        momentum: the share of the sum of gradients that is kept, in [0, 1).
-        dampening: the share of each gradient but the first that is left out, in [0, 1).
+        lr: learning rate.
+        momentum: the share of the sum of gradients that is kept.
+        dampening: the share of each gradient but the first that is left out.
 
     Source: Polyak, Some methods of speeding up the convergence of iteration methods, 1964, equation 9.
 
@@ -215,8 +214,8 @@ class SGLD(Optimizer):
     the element, and on nothing else. It works on whole arrays (`portable`). Complex parameters are refused.
 
     Args:
-        lr: half of the paper's step size, finite and at least 0.
-        temperature: of the noise, finite and at least 0.
+        lr: half of the paper's step size.
+        temperature: of the noise.
         seed: of the noise, a whole number, at least 0 and below 2**32.
         stream: the same, for one parameter among others: what it is here, `overrides` replaces by a hash of the path.
 
@@ -235,14 +234,11 @@ class SGLD(Optimizer):
     seed: _Word = 0
     stream: _Word = 0
     array_rule = True
+    refusal = real_only("SGLD")  # the two parts of a complex element would have the same noise
 
     def overrides(self, path: str, p: Array) -> Mapping[str, Hyper]:
         """Give each parameter a stream of noise of its own."""
         return {"stream": zlib.crc32(path.encode())}
-
-    def refusal(self, p: Array) -> str | None:
-        """Refuse complex parameters, whose two parts would have the same noise."""
-        return "is complex; SGLD wants real parameters" if is_complex(p) else None
 
     @staticmethod
     def coefficients(t: Any, hyper: Any) -> dict[str, Any]:

@@ -36,13 +36,11 @@ class NAdam(Moments):
     nothing but the count of steps is remembered of them.
 
     Args:
-        lr: learning rate, finite and at least 0.
-        beta1, beta2: decay of m and of v, in [0, 1).
-        eps: keeps the division finite, finite and at least 0.
+        lr, beta1, beta2: as in `Adam`.
+        eps, eps_root: against a division by 0, outside the root and, as optax has it, inside.
         warmup: the share of the momentum that is missing before the first step, in [0, 0.5].
-        momentum_decay: how fast it comes, finite and at least 0.
-        eps_root: another eps inside the root, as optax has it.
-        weight_decay: decoupled, in units of lr, finite and at least 0.
+        momentum_decay: how fast it comes.
+        weight_decay: decoupled, in units of lr.
 
     Source: Dozat, Incorporating Nesterov momentum into Adam, 2016, algorithm 2; with a mean m like Adam's.
 
@@ -121,13 +119,10 @@ class Adan(Optimizer):
     optax multiplies d and v by 1-beta2 instead of beta2, and has an eps_root of 1e-8.
 
     Args:
-        lr: learning rate, finite and at least 0.
-        beta1: decay of m, in [0, 1).
-        beta2: decay of v, in [0, 1), and how far the look is ahead.
-        beta3: decay of n, in [0, 1).
-        eps: keeps the division finite, finite and at least 0.
-        weight_decay: how much p shrinks, in units of lr, finite and at least 0.
-        eps_root: another eps inside the root.
+        lr: learning rate.
+        beta1, beta2, beta3: decay of m, v and n; beta2 also says how far the look is ahead.
+        eps, eps_root: against a division by 0, outside the root and inside it.
+        weight_decay: how much p shrinks, in units of lr.
 
     Source: Xie et al., Adan: adaptive Nesterov momentum algorithm for faster optimizing deep models, 2022, algorithm 1.
 

@@ -29,10 +29,10 @@ class ASGD(Optimizer):
     stages come after it, `chain(ASGD(), ..., SWA(t0 + 2))` has that of p as it is in the end.
 
     Args:
-        lr: learning rate, finite and at least 0.
-        lambd: decay of p, which also lets eta fall, finite and at least 0.
-        alpha: the power with which eta falls, finite and at least 0.
-        t0: the step after which p is averaged, finite and at least 0.
+        lr: learning rate.
+        lambd: decay of p, which also lets eta fall.
+        alpha: the power with which eta falls.
+        t0: the step after which p is averaged.
 
     Source: Polyak and Juditsky, Acceleration of stochastic approximation by averaging, 1992; for eta Xu, Towards
     optimal one pass large scale learning with averaged stochastic gradient descent, 2011.
@@ -80,9 +80,9 @@ class ScheduleFreeSGD(Optimizer):
     not kept but solved for. w is a number of the state: a schedule of lr, such as a warmup, weighs the average.
 
     Args:
-        lr: learning rate, finite and at least 0.
+        lr: learning rate.
         beta: how far y is from z to x, above 0 and at most 1.
-        weight_decay: at y, finite and at least 0.
+        weight_decay: at y.
 
     Source: Defazio et al., The road less scheduled, 2024, equations 3 to 5, with weights by the square of lr.
 
@@ -131,15 +131,13 @@ class ScheduleFreeAdamW(Optimizer):
         x <- (1-c)*x + c*z
         y <- (1-beta)*z + beta*x
 
-    `params` are y, where gradients are wanted; `eval_params` gives x, to evaluate with. z starts as the parameter, x is
-    not kept but solved for. w is a number of the state, summed over all steps, whatever parameters took part.
+    `params` are y, and `eval_params` gives x, as for `ScheduleFreeSGD`. w sums all steps, whatever took part in them.
 
     Args:
-        lr: learning rate, finite and at least 0. A schedule may be a warmup.
-        beta: how far y is from z to x, above 0 and at most 1.
-        beta2: decay of v, in [0, 1).
-        eps: added to the root of the uncorrected v, finite and at least 0.
-        weight_decay: at y, finite and at least 0.
+        lr: learning rate. A schedule may be a warmup.
+        beta, weight_decay: as in `ScheduleFreeSGD`.
+        beta2: decay of v.
+        eps: keeps the division finite, added to the root of the uncorrected v.
 
     Source: Defazio et al., The road less scheduled, 2024, algorithm 1.
 
@@ -216,13 +214,12 @@ class Prodigy(Optimizer):
     code, which also can correct for the start of m and v, as optax's does.
 
     Args:
-        lr: times the estimate, finite and at least 0.
-        beta1: decay of m, in [0, 1).
-        beta2: decay of v, and by its root of r and s, in [0, 1).
-        eps: keeps the division finite, finite and at least 0.
-        weight_decay: of the parameter, finite and at least 0.
-        d0: the first estimate, far too small, above 0.
-        growth: times the estimate, above 0.
+        lr: times the estimate.
+        beta1, beta2: decay of m and of v; r and s have the root of beta2.
+        eps: keeps the division finite.
+        weight_decay: of the parameter.
+        d0: the first estimate, far too small.
+        growth: times the estimate.
 
     Source: Mishchenko and Defazio, Prodigy: an expeditiously adaptive parameter-free learner, 2024, algorithm 4.
 

@@ -24,8 +24,8 @@ class Signum(Optimizer):
     `chain(Signum(lr), WeightDecay(lr*decay))`.
 
     Args:
-        lr: learning rate, finite and at least 0.
-        momentum: the share of m that is kept, in [0, 1).
+        lr: learning rate.
+        momentum: the share of m that is kept.
 
     Source: Bernstein et al., signSGD: compressed optimisation for non-convex problems, 2018, algorithm 2; algorithm 1
     is signSGD.
@@ -61,10 +61,9 @@ class Lion(Optimizer):
     and in Keras.
 
     Args:
-        lr: learning rate, finite and at least 0.
-        beta1: the share of m in the step's direction, in [0, 1).
-        beta2: the share of m that is kept, in [0, 1).
-        weight_decay: finite and at least 0.
+        lr: learning rate.
+        beta1, beta2: the share of m in the step's direction, and the share of m that is kept.
+        weight_decay: decoupled, in units of lr.
 
     Source: Chen et al., Symbolic discovery of optimization algorithms, 2023, algorithm 2.
 
@@ -111,11 +110,9 @@ class Rprop(Optimizer):
     scheduled like any other. Where a product of two gradients underflows they see no sign, and here there is one.
 
     Args:
-        lr: a factor to the steps, finite and at least 0.
-        eta_minus: what shortens a step, in [0, 1).
-        eta_plus: what lengthens it, finite and at least 1.
-        step_min: the shortest step, finite and at least 0.
-        step_max: the longest, likewise; of the two it prevails.
+        lr: a factor to the steps.
+        eta_minus, eta_plus: what shortens a step, and what lengthens it, at least 1.
+        step_min, step_max: the shortest step and the longest, which prevails.
         initial: the first step, finite and at least 0; a number, which stays as it is.
 
     Source: Riedmiller and Braun, A direct adaptive method for faster backpropagation learning: the RPROP algorithm,

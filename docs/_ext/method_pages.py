@@ -69,6 +69,10 @@ Two numbers without noise are not a network: a picture shows how a method moves,
 PAGE = """\
 .. autoclass:: anyoptim.{name}
 
+In the signature, the type of a hyperparameter says what it may be: ``Nonnegative`` is finite and at least 0,
+``Fraction`` at least 0 and below 1, ``Positive`` above 0, ``UnitInterval`` at least 0 and at most 1, and ``Number``
+anything but NaN. Each is a number, or a schedule: a function of the step number.
+
 Its path
 --------
 
