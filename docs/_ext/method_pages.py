@@ -154,7 +154,8 @@ def _functions(declared: type[Any]) -> str:
             break
         for name, value in vars(cls).items():
             function = getattr(value, "__func__", value)
-            if inspect.isfunction(function) and not name.startswith("__"):
+            made = "<locals>" in getattr(function, "__qualname__", "")  # by a function that says more than its result
+            if inspect.isfunction(function) and not name.startswith("__") and not made:
                 found.setdefault(name, textwrap.dedent(inspect.getsource(function)))
     return "\n".join(found.values())
 
