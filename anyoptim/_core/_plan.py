@@ -15,7 +15,6 @@ from anyoptim._core._pipeline import Params, Pipeline
 from anyoptim._core._planned_rows import Kind, PlannedRows
 from anyoptim._core._state import FlatState
 from anyoptim._engines import CoefficientTable, Dispatch, Leaf, Plan, Replayed, Result
-from anyoptim._trace._program import Coefficients
 
 __all__ = ["StepPlan"]
 
@@ -36,8 +35,6 @@ class StepPlan:
         """The coefficients of the next steps, where these need no builder."""
         self.replays = False
         """Whether `replay` may be asked: there are such coefficients, and the engines write in place."""
-        self.row_of_leaf: Sequence[int] = ()
-        """For each parameter that moves the place of its kind."""
         self._dispatch: Dispatch | None = None
         self._slots: Slots = ()
         """The slots that the last step left."""
@@ -61,12 +58,9 @@ class StepPlan:
         """The keys of each parameter, joined by dots."""
         return dotted_paths(self._spec)
 
-    def replay(self, xs: Sequence[Any], rows: list[Coefficients]) -> Replayed | None:
-        """What takes a step like the last one, if the gradients are without doubt such as they were; else None.
-
-        `rows` has the coefficients of each kind of parameters.
-        """
-        return None if self._dispatch is None else self._dispatch.replay(xs, CoefficientTable(rows, self.row_of_leaf))
+    def replay(self, xs: Sequence[Any], rows: CoefficientTable) -> Replayed | None:
+        """What takes a step like the last one, if the gradients are without doubt such as they were; else None."""
+        return None if self._dispatch is None else self._dispatch.replay(xs, rows)
 
     def measured(self, xs: Sequence[Any]) -> tuple[Plan, Any] | None:
         """The only engine's plan, and the gradients as it takes them; None where there is any doubt."""
@@ -160,7 +154,7 @@ class StepPlan:
             return
         alone = dispatch is not None and dispatch.in_place and dispatch.on_host
         if dispatch is not None and (pipeline.static or (pipeline.plannable and alone)):
-            self.row_of_leaf = row_of_leaf = coefficients.rows.row_of_leaf
+            row_of_leaf = coefficients.rows.row_of_leaf
             first = dict(zip(reversed(row_of_leaf), reversed(self._moving), strict=True))
             groups = self.groups
             kinds = [(i, groups.group_of[i]) for _, i in sorted(first.items())]

@@ -10,7 +10,6 @@ from anyoptim._engines import CoefficientTable
 from anyoptim._stage._stage import Stage
 from anyoptim._stage._stage_program import Entry, StageProgram
 from anyoptim._trace._hyperparameters import Hyper
-from anyoptim._trace._program import Coefficients
 
 __all__ = ["Kind", "PlannedRows"]
 
@@ -52,8 +51,8 @@ class PlannedRows:
     """
 
     def __init__(self, stages: Sequence[Stage], kinds: Sequence[Kind], row_of_leaf: Sequence[int]) -> None:
-        self._row_of_leaf = row_of_leaf
-        self._empty: list[list[Mapping[str, Any]]] = [[{}] * len(kind.branch.order) for kind in kinds]
+        self._rows: list[list[Mapping[str, Any]]] = [[{}] * len(kind.branch.order) for kind in kinds]
+        self._table = CoefficientTable([*self._rows], row_of_leaf)
         self._of_stages: list[_OfStage] = []
         for k, stage in enumerate(stages):
             within = [(r, kind) for r, kind in enumerate(kinds) if k in kind.branch.stages]
@@ -71,18 +70,19 @@ class PlannedRows:
         step: int,
         norm: Callable[[int, CoefficientTable], float] | None = None,
         scalars: Sequence[Mapping[str, Any]] = (),
-    ) -> tuple[list[Coefficients], Sequence[Mapping[str, Any]]] | None:
+    ) -> tuple[CoefficientTable, Sequence[Mapping[str, Any]]] | None:
         """The rows of this step, and the scalars after it; `norm` is that of what a part of the program measures.
 
-        None for a learning rate that is larger than some dtypes can hold.
+        The table is the same each time, for the step that is taken at once. None for a learning rate that is larger
+        than some dtypes can hold.
         """
-        rows: list[Any] = [*map(list.copy, self._empty)]
+        rows = self._rows
         for k, measures, keeps, parts in self._of_stages:
             stage = stages[k]
             more: dict[str, Any] = {}
             for name, place in measures:
                 assert norm is not None  # noqa: S101 - `measures` says so
-                more[name] = norm(place, CoefficientTable(rows, self._row_of_leaf))
+                more[name] = norm(place, self._table)
             if keeps:
                 kept = stage._updated_scalars(step, scalars[k], more)
                 scalars = [*scalars[:k], kept, *scalars[k + 1 :]]
@@ -93,4 +93,4 @@ class PlannedRows:
                 if type(rate) is float and rate > FLOAT32.largest:
                     return None
                 rows[r][place] = stage._coefficients(step - lag, {**values, **more} if more else values)
-        return rows, scalars
+        return self._table, scalars

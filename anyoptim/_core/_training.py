@@ -105,7 +105,7 @@ class Training:
             if made is None or self.state is not state or self.plan is not plan:
                 return False
             rows, scalars = made
-            commit = engine.prepare_known(gathered, CoefficientTable(rows, plan.row_of_leaf))
+            commit = engine.prepare_known(gathered, rows)
             # A schedule may have looked at the state, which has counted its steps then.
             after, behind = state.flat, state.behind + 1
             if commit is None or after.step + behind != step:
@@ -144,13 +144,9 @@ class Training:
         with quiet():
             if plan.rows is not None and static:
                 made = plan.rows(pipeline.stages, flat.step + 1)
-                if made is None or any(map(_traced, made[0])):
+                if made is None or any(map(_traced, made[0].distinct)):
                     return False
-                rows, t, scalars = (
-                    CoefficientTable(made[0], plan.row_of_leaf),
-                    flat.moved_counts(plan.places),
-                    flat.scalars,
-                )
+                rows, t, scalars = made[0], flat.moved_counts(plan.places), flat.scalars
             else:
                 coefficients = pipeline.step_coefficients(dispatch, gathered, flat, moving, plan.groups)
                 if any(map(_traced, coefficients.rows.distinct)) or coefficients.taken is not True:

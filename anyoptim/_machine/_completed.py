@@ -30,24 +30,35 @@ def completed(action: Callable[[], T]) -> T:
     from handlers of signals (SIGINT, an alarm), and nothing foretells them. Of several the first goes on; but one that
     is no `Exception`, such as SystemExit, goes before one that is.
     """
+    first: BaseException
     try:
         return action()
+    except Exception as error:
+        first, ordinary = error, True
     except BaseException as error:
-        first = error
+        first, ordinary = error, False
+    # CPython looks for signals where a function begins, after a call, and where a loop goes round. No handler below
+    # calls anything, so that the next of several signals can come only where a loop goes round: the inner one's turn
+    # lies within the outer `try`, and the outer one's comes up only for a signal within that instant.
     failures = signals = 0
     while failures < FAILURES and signals < SIGNALS:
         try:
-            while True:  # a signal may also come where this loop goes round, and then the outer one goes on
+            while failures < FAILURES and signals < SIGNALS:
                 try:
                     action()
                     failures = FAILURES
                 except Exception:
                     failures += 1
-                if failures >= FAILURES:
-                    break
+                except BaseException as error:
+                    signals += 1
+                    if ordinary:
+                        first, ordinary = error, False
+        except Exception:
+            signals += 1
         except BaseException as error:
             signals += 1
-            first = error if isinstance(first, Exception) else first
+            if ordinary:
+                first, ordinary = error, False
     try:
         raise first
     finally:

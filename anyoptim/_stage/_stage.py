@@ -294,6 +294,11 @@ class Stage:
         cls: Any = type(self)
         return attribute_hint(cls, name)
 
+    def __dir__(self) -> list[str]:
+        """What is for users: without what a class declares to say how it works, which `dir` of the class has."""
+        public = {name for name in (*vars(Stage), *Stage.__annotations__) if not name.startswith("_")}
+        return [name for name in super().__dir__() if name not in public - _TOLD]
+
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name not in self._derived}
 
@@ -493,6 +498,10 @@ class GradientStage(Stage):
     """
 
     _act = staticmethod(on_gradient)
+
+
+_TOLD = frozenset({"hyperparameters", "constants", "name", "last", "offender"})
+"""The public names of `Stage` that a stage tells, and does not declare."""
 
 
 class Gate(Stage):

@@ -93,7 +93,7 @@ def _setter(
         except KeyError:
             return False
         # The quick question first, which nearly always has the answer.
-        inside = numbers and least <= min(numbers) and max(numbers) <= largest
+        inside = numbers and least <= min(numbers) <= max(numbers) <= largest
         if not inside and not all(map(holds, numbers)):
             return False
         put(*numbers)

@@ -176,10 +176,10 @@ def static_options(row: Coefficients) -> StaticOptions:
 
 def all_floats(part: Mapping[str, Any]) -> bool:
     """Whether these coefficients are floats, as they nearly always are, and nothing else."""
-    return {*map(type, part.values())} <= _FLOAT
+    return _FLOAT.issuperset(map(type, part.values()))
 
 
-_FLOAT = {float}
+_FLOAT = frozenset({float})
 _NOTHING: tuple[tuple[str, ...], tuple[tuple[str, bool | str], ...]] = ((), ())
 
 

@@ -21,7 +21,7 @@ from tests.support import shim
 from tests.support.internals import completed as _completed
 from tests.support.internals import library, scratch
 from tests.support.internals import threads as _threads
-from tests.support.interruptions import InterruptionError, interrupted, places
+from tests.support.interruptions import LOOKS, InterruptionError, interrupted, places
 from tests.support.libraries import ENGINES, Library, same_bits
 
 Make = Callable[[ao.EngineName], ao.Optimizer]
@@ -465,6 +465,27 @@ def test_a_handler_that_asks_in_the_middle_is_refused(ask: str) -> None:
     assert refused
     assert "in the middle of a step" in refused[0]
     assert optimizer.state.step == 2  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("interrupts", range(1, 4))
+def test_a_signal_while_another_is_dealt_with(interrupts: int) -> None:
+    """At each place where CPython looks for signals once the action was interrupted: it is finished all the same."""
+
+    def completing(place: float) -> int:
+        left = [InterruptionError] * interrupts
+
+        def action() -> None:
+            if left:
+                raise left.pop()
+
+        ran = interrupted(lambda: _completed.completed(action), place, _completed.__file__, LOOKS)
+        assert not left, place
+        return ran
+
+    most = completing(float("inf"))
+    assert most > interrupts
+    for place in range(2, most):  # 0 is where it begins, and 1 the first call: nothing has been done yet
+        completing(place)
 
 
 @pytest.mark.parametrize("error", [ValueError, SystemExit])

@@ -40,11 +40,11 @@ import numpy as np
 import anyoptim as ao
 from anyoptim._engines import _warmup
 from anyoptim._engines.compiled import _kernel_cache
-made, anew = [], _kernel_cache.compiled
-def compiled(name, text, signature):
+made, anew = [], _kernel_cache.dispatcher
+def dispatcher(name, text, signature):
     made.append(anew(name, text, signature))
     return made[-1]
-_kernel_cache.compiled = compiled
+_kernel_cache.dispatcher = dispatcher
 _warmup.WORTHWHILE = 0
 rng = np.random.default_rng(0)
 p = rng.normal(size=500).astype(np.float32)
@@ -127,7 +127,7 @@ def _hits(call: Any) -> int:
 def _found() -> int:
     """Two functions, which are right wherever they come from: how many came from the cache of this process."""
     need_numba()
-    one, two = _kernel_cache.compiled(*ONE), _kernel_cache.compiled(*TWO)
+    one, two = _kernel_cache.dispatcher(*ONE), _kernel_cache.dispatcher(*TWO)
     assert (one(1), two(1)) == (2, 3)
     return _hits(one) + _hits(two)
 
@@ -306,18 +306,18 @@ def test_any_damage_is_noticed(data: st.DataObject, private: Path) -> None:
 def test_flipped_bits_of_machine_code_are_never_loaded(private: Path) -> None:
     """A thousand of them, by what Numba calls; and then the function is made anew and kept again."""
     need_numba()
-    assert [_hits(_kernel_cache.compiled(*ONE)) for _ in range(2)] == [0, 1]
+    assert [_hits(_kernel_cache.dispatcher(*ONE)) for _ in range(2)] == [0, 1]
     (path,) = private.iterdir()
-    held, rng, call = path.read_bytes(), np.random.default_rng(0), _kernel_cache.compiled(*ONE)
+    held, rng, call = path.read_bytes(), np.random.default_rng(0), _kernel_cache.dispatcher(*ONE)
     for _ in range(1000):
         damaged = bytearray(held)
         damaged[rng.integers(len(held))] ^= 1 << int(rng.integers(8))
         path.write_bytes(damaged)
-        assert call._cache.load_overload(None, call.targetctx) is None  # type: ignore[attr-defined]
-    again = _kernel_cache.compiled(*ONE)
+        assert call._cache.load_overload(None, call.targetctx) is None
+    again = _kernel_cache.dispatcher(*ONE)
     assert (again(1), _hits(again)) == (2, 0)
     assert path.read_bytes() == _with_digest(path.name, path.read_bytes()[32:])
-    assert _hits(_kernel_cache.compiled(*ONE)) == 1
+    assert _hits(_kernel_cache.dispatcher(*ONE)) == 1
 
 
 def test_the_umask_opens_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -387,7 +387,7 @@ def test_a_user_whom_the_system_does_not_know(tmp_path: Path, expected: str) -> 
     change = f"os.setgid({number})\nos.setuid({number})\ndel os.environ['XDG_CACHE_HOME']\n"
     found = _run(
         f"{first}import os\nfrom anyoptim._engines.compiled import _broken, _plan\n"
-        f"_kernel_cache.compiled = anew\n{change}_plan.intrinsic.cache_clear()\n_broken.cache_clear()\n{PROBE}",
+        f"_kernel_cache.dispatcher = anew\n{change}_plan.intrinsic.cache_clear()\n_broken.cache_clear()\n{PROBE}",
         XDG_CACHE_HOME=tmp_path,
     )
     assert (found["bits"], found["hits"]) == (expected, 0)
@@ -480,7 +480,7 @@ def test_where_our_own_functions_can_not_be_read_nothing_is_kept(
     """A loader may give no data: the function is compiled all the same."""
     need_numba()
     monkeypatch.setattr(_kernel_cache, "_intrinsics_digest", lambda: None)
-    call = _kernel_cache.compiled(*ONE)
+    call = _kernel_cache.dispatcher(*ONE)
     assert (call(1), _hits(call)) == (2, 0)
     assert not private.exists()
 
@@ -490,11 +490,11 @@ def test_another_numba_inside_keeps_nothing(private: Path, monkeypatch: pytest.M
     need_numba()
     from numba.core import compiler
 
-    _kernel_cache.compiled(*ONE)
+    _kernel_cache.dispatcher(*ONE)
     for name in ("_reduce", "_rebuild"):
         with monkeypatch.context() as patch:
             patch.delattr(compiler.CompileResult, name)
-            assert _kernel_cache.compiled(*ONE)(1) == 2
+            assert _kernel_cache.dispatcher(*ONE)(1) == 2
 
 
 def test_processes_that_start_at_once_on_an_empty_cache(tmp_path: Path, expected: str) -> None:

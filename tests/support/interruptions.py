@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dis
 import os
 import sys
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from typing import Any
 
 import anyoptim as ao
 
-__all__ = ["InterruptionError", "interrupted", "places"]
+__all__ = ["LOOKS", "InterruptionError", "interrupted", "places"]
 
 
 class InterruptionError(BaseException):
@@ -21,16 +22,23 @@ class InterruptionError(BaseException):
 PACKAGE = f"{Path(ao.__file__).parent}{os.sep}"
 
 
-def interrupted(call: Callable[[], object], place: float, package: str = PACKAGE) -> int:
+LOOKS = ("RESUME", "CALL", "JUMP_BACKWARD", "POP_JUMP_BACKWARD")
+"""How the names of those instructions begin at which CPython looks for signals (Python/ceval.c, `eval_breaker`)."""
+
+
+def interrupted(
+    call: Callable[[], object], place: float, package: str = PACKAGE, looks: tuple[str, ...] | None = None
+) -> int:
     """Call, and have an exception raised before the instruction of this number in the package's Python code.
 
-    Returns the number of instructions that ran. CPython looks for signals at fewer places than all instructions.
+    Counts those instructions whose names begin with one of `looks`, without it all; CPython itself looks for signals at
+    fewer, `LOOKS`. Returns the number of those that ran.
     """
     ran = 0
 
     def at_instruction(frame: FrameType, event: str, _: Any) -> Any:
         nonlocal ran
-        if event == "opcode":
+        if event == "opcode" and (looks is None or _opname(frame).startswith(looks)):
             if ran == place:
                 sys.settrace(None)
                 raise InterruptionError
@@ -53,6 +61,10 @@ def interrupted(call: Callable[[], object], place: float, package: str = PACKAGE
     finally:
         sys.settrace(before)
     return ran
+
+
+def _opname(frame: FrameType) -> str:
+    return dis.opname[frame.f_code.co_code[frame.f_lasti]]
 
 
 def places(call: Callable[[], object]) -> int:

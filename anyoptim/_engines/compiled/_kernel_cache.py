@@ -14,7 +14,7 @@ from typing import Any
 from anyoptim._machine import _disk_cache
 from anyoptim._trace._text import executed
 
-__all__ = ["compiled", "function"]
+__all__ = ["compiled", "dispatcher", "function"]
 
 # Without the check for zero divisors, which stops SIMD, and without `fastmath`, which rounds differently.
 OPTIONS = {"nogil": True, "error_model": "numpy"}
@@ -33,17 +33,26 @@ def function(name: str, text: str) -> Callable[..., Any]:
 
 
 def compiled(name: str, text: str, signature: str) -> Callable[..., Any]:
-    """The function of this name in a text, as machine code, which comes from the cache folder if it is there."""
+    """The function of this name in a text, as machine code, which comes from the cache folder if it is there.
+
+    It does not look at the types of its arguments: they have to be those of the signature.
+    """
+    (only,) = dispatcher(name, text, signature).overloads.values()
+    machine_code: Callable[..., Any] = only.entry_point
+    return machine_code
+
+
+def dispatcher(name: str, text: str, signature: str) -> Any:
+    """What Numba makes of a text, with machine code for one signature."""
     from numba import njit  # noqa: PLC0415 - a second that only those pay who come here
 
-    dispatcher: Any = njit(**OPTIONS)(function(name, text))
+    made: Any = njit(**OPTIONS)(function(name, text))
     intrinsics = _intrinsics_digest()
     if intrinsics is not None:
-        dispatcher._cache = _OneFileCache(intrinsics, text, signature)
-    dispatcher.compile(signature)
-    dispatcher.disable_compile()
-    machine_code: Callable[..., Any] = dispatcher
-    return machine_code
+        made._cache = _OneFileCache(intrinsics, text, signature)
+    made.compile(signature)
+    made.disable_compile()
+    return made
 
 
 class _OneFileCache:
