@@ -13,7 +13,7 @@ import numpy as np
 
 from anyoptim._arrays import COMPUTE, Array, host_memory
 from anyoptim._arrays._memory import may_overlap, merged_ranges
-from anyoptim._arrays._quiet import quietly
+from anyoptim._arrays._quiet import quiet_context
 from anyoptim._engines._base import Commit, Leaf, NDArray, Plan, Result, Written, host_view, real
 from anyoptim._engines.blocked._functions import BoundFunction, block_function
 from anyoptim._engines.blocked._packs import packs
@@ -57,6 +57,7 @@ class BlockedPlan(Plan):
                 self.arrays[i][1:] = slots[i] = views
                 self.alone.remove(i)
         self.laid: _Laid | None = None
+        self._quietly = quiet_context().run  # one step at a time is written
         self._forms: Sequence[tuple[np.dtype[Any], tuple[int, ...]]] = ()
         """The dtypes and strides of the last gradients."""
         self.latest: Sequence[BoundFunction] = ()
@@ -166,7 +167,7 @@ class BlockedPlan(Plan):
         back = map(give, rooms)
 
         def commit() -> Sequence[Result]:
-            quietly(exhaust, todo)
+            self._quietly(exhaust, todo)
             if pieces is not None:
                 pieces()
                 exhaust(back)
