@@ -9,12 +9,19 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["quiet", "quietly"]
+__all__ = ["quiet", "quiet_context", "quietly"]
 
 
 def quiet() -> np.errstate:
     """A context in which NumPy neither warns of floating-point errors nor raises them, whatever the user chose."""
     return np.errstate(all="ignore")
+
+
+def quiet_context() -> contextvars.Context:
+    """The same for one caller to keep, whose `run` makes a call in it; nobody may enter it twice at once."""
+    context = contextvars.Context()
+    context.run(np.seterr, all="ignore")
+    return context
 
 
 _free: deque[contextvars.Context] = deque()
@@ -25,8 +32,7 @@ def quietly(call: Callable[..., Any], *arguments: Any) -> Any:
     try:
         context = _free.pop()  # a context that is entered can't be entered again, by another thread, say
     except IndexError:
-        context = contextvars.Context()
-        context.run(np.seterr, all="ignore")
+        context = quiet_context()
     try:
         return context.run(call, *arguments)
     finally:

@@ -49,6 +49,9 @@ class Optimizer(Stage):
     Each hyperparameter is a number, or a schedule: a function of the step number, which counts from 1. What else there
     is to declare, `Stage` says: a method is the stage that makes the step of the gradient, and an optimizer by itself.
 
+    In a signature, the type of a hyperparameter says what it may be: `Nonnegative` is finite and at least 0, `Fraction`
+    at least 0 and below 1, `Positive` above 0, `UnitInterval` at least 0 and at most 1, and `Number` anything but NaN.
+
     `engine` names the machine that runs the rule: `cuda` (one launch for all parameters of a device and dtype: CuPy
     arrays and torch CUDA tensors, contiguous), `compiled` (one Numba loop over all parameters: NumPy arrays and torch
     CPU tensors, contiguous, float32, float64 or complex), `blocked` (NumPy calls over blocks: these in any layout and

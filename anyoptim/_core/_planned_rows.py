@@ -27,7 +27,7 @@ class Kind(NamedTuple):
 class _Part(NamedTuple):
     """Where the coefficients of a stage stand, and of what they are."""
 
-    row: int
+    row: list[Mapping[str, Any]]
     place: int
     overrides: Mapping[str, Hyper]
     lag: int
@@ -59,7 +59,10 @@ class PlannedRows:
             names = [*stage.totals, *([""] if stage.measure is not None else [])]
             # What is measured of several kinds has the same place in all of their programs.
             measures = [(name or "norm", within[0][1].branch.places[Entry(k, name)]) for name in names if within]
-            parts = [_Part(r, kind.branch.places[Entry(k, "")], kind.overrides[k], kind.lag) for r, kind in within]
+            parts = [
+                _Part(self._rows[r], kind.branch.places[Entry(k, "")], kind.overrides[k], kind.lag)
+                for r, kind in within
+            ]
             self._of_stages.append(_OfStage(k, measures, bool(stage.scalars), parts))
         self.measures = any(of.measures or of.keeps for of in self._of_stages)
         """Whether anything is measured or kept."""
@@ -76,7 +79,6 @@ class PlannedRows:
         The table is the same each time, for the step that is taken at once. None for a learning rate that is larger
         than some dtypes can hold.
         """
-        rows = self._rows
         for k, measures, keeps, parts in self._of_stages:
             stage = stages[k]
             more: dict[str, Any] = {}
@@ -87,10 +89,10 @@ class PlannedRows:
                 kept = stage._updated_scalars(step, scalars[k], more)
                 scalars = [*scalars[:k], kept, *scalars[k + 1 :]]
                 more = {**more, **kept}
-            for r, place, given, lag in parts:
+            for row, place, given, lag in parts:
                 values = stage._values(step, given)
                 rate = values.get("lr")
                 if type(rate) is float and rate > FLOAT32.largest:
                     return None
-                rows[r][place] = stage._coefficients(step - lag, {**values, **more} if more else values)
+                row[place] = stage._coefficients(step - lag, {**values, **more} if more else values)
         return self._table, scalars

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,7 @@ from anyoptim._core._param_groups import ParamGroups
 from anyoptim._core._pipeline import Pipeline
 from anyoptim._core._state import FlatState, LiveState
 from anyoptim._engines import Dispatch, Leaf
+from anyoptim._machine._completed import exhaust
 from anyoptim._stage._stage import Stage, watch
 from anyoptim._trace._hyperparameters import Hyper
 
@@ -102,7 +102,7 @@ class Recorder:
         flat = live.catch_up()
         after = flat._replace(step=flat.step + new, t=flat.moved_counts(self._counting, new))
         # Both, whatever signals come.
-        deque(map(setattr, (self, live), ("counted", "flat"), (self.counted + new, after)), maxlen=0)
+        exhaust(map(setattr, (self, live), ("counted", "flat"), (self.counted + new, after)))
 
     def count(self, n: int) -> Any:
         """The stand-in for a parameter's count of steps, `n` in the step after which recording began."""

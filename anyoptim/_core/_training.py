@@ -82,7 +82,10 @@ class Training:
             self.writing = False
             return taken
 
-        return self._written(finish)
+        try:  # as in `_written`, which would be a call more
+            return completed(finish)
+        finally:
+            self.writing = False
 
     def _measured(
         self, pipeline: Pipeline, plan: StepPlan, planned: PlannedRows, state: LiveState, xs: Sequence[Any]

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
-__all__ = ["completed", "in_one_go"]
+__all__ = ["completed", "exhaust", "in_one_go"]
 
 T = TypeVar("T")
 
@@ -18,9 +18,14 @@ SIGNALS = 100_000
 """How often any other, such as KeyboardInterrupt, which hardly ever is what an action itself raises."""
 
 
+exhaust: Callable[[Iterable[object]], None] = deque[object](maxlen=0).extend
+"""Take all that is left of an iterator, in a loop of C: where that calls nothing but functions of C, CPython runs no
+handler before the last of them is done."""
+
+
 def in_one_go(calls: Iterable[Callable[[], object]]) -> None:
-    """Make calls of functions of C, in a loop of C: CPython runs no handler before the last of them is done."""
-    deque(map(operator.call, calls), maxlen=0)
+    """Make calls of functions of C, in such a loop."""
+    exhaust(map(operator.call, calls))
 
 
 def completed(action: Callable[[], T]) -> T:

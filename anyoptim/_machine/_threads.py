@@ -16,7 +16,7 @@ from itertools import chain, islice, repeat
 from typing import TYPE_CHECKING, Any
 
 from anyoptim._arrays._quiet import quietly
-from anyoptim._machine._completed import in_one_go
+from anyoptim._machine._completed import exhaust, in_one_go
 
 if TYPE_CHECKING:
     from queue import SimpleQueue
@@ -112,7 +112,7 @@ class Pieces:
         while len(self._back) < others:
             try:
                 with contextlib.suppress(IndexError):  # at the end of those that nobody has taken
-                    deque(map(returned.put, map(deque.popleft, repeat(self._offered))), maxlen=0)
+                    exhaust(map(returned.put, map(deque.popleft, repeat(self._offered))))
                 self._back.extend(map(operator.call, repeat(returned.get, others - len(self._back))))
             except BaseException as error:
                 interruption = error

@@ -73,6 +73,7 @@ def declared(cls: type[Any]) -> Mapping[str, Field]:
     fields = inherited | own
     if not cls.__module__.startswith("anyoptim."):  # ours are right, and importing them would take longer
         _check_body(cls, own.keys() - inherited.keys())
+        _check_starts(cls, fields)
     positional = [(name, field.default) for name, field in fields.items() if not field.keyword]
     for (before, default), (late, none) in pairwise(positional):
         if none is Parameter.empty is not default:
@@ -104,7 +105,26 @@ def _check_body(cls: type[Any], new: Iterable[str]) -> None:
             raise TypeError(f"{cls.__name__} has {name} = {value!r}; wanted a dict of {wanted} by name")
 
 
-_MAPPINGS = {"scalars": "first values", "norms": "functions", "totals": "functions", "metrics": "functions"}
+def _check_starts(cls: type[Any], fields: Mapping[str, Field]) -> None:
+    """Raise TypeError for a start of what is no slot, or that is neither a number nor the name of one that stays."""
+    names = ["p", *(name for name, field in fields.items() if field.role == "constant")]
+    starts, slots = vars(cls).get("starts", {}), cls.slots
+    for name, start in starts.items() if not hasattr(starts, "__get__") else ():
+        if name not in slots if not hasattr(slots, "__get__") else False:
+            raise TypeError(f"{cls.__name__} has a start of {name!r}; its slots are {_listed(slots) or 'none'}")
+        if start not in names if isinstance(start, str) else not isinstance(start, int | float):
+            raise TypeError(
+                f"{cls.__name__} has a start of {name!r} as {start!r}; wanted a number, 'p' or the name of a constant"
+            )
+
+
+_MAPPINGS = {
+    "starts": "numbers and names",
+    "scalars": "first values",
+    "norms": "functions",
+    "totals": "functions",
+    "metrics": "functions",
+}
 
 
 def _merged(classes: Sequence[type[Any]]) -> dict[str, Field]:

@@ -91,6 +91,7 @@ class Stage:
     What else a subclass may give, of which none is needed::
 
         slots = ("m",)                        arrays that are kept for each parameter, by name
+        starts = {"m": 1.0}                   what these start as, where not as zeros
         coefficients(t, hyper)                the numbers of step t that the rule gets as c
         measure(xp, p, x, *slots)             its norm over all parameters is hyper.norm
         totals = {"name": measure}            more such norms of all parameters
@@ -103,7 +104,7 @@ class Stage:
         evaluate(xp, p, *slots, hyper)        the parameter that `eval_params` gives
         is_step(hyper)                        whether an update is a step, of the first stage of a chain
         get_loss_scale, set_loss_scale        by what losses are to be multiplied
-        init_slots, slot_shapes               how slots begin, and of which shape
+        init_slots, slot_shapes               how slots begin otherwise, and of which shape
         refusal(p), overrides(path, p)        which parameters it can't take; hyperparameters for some
 
     The ways to write each are shown in the guide, docs/guide/own-methods.md.
@@ -114,6 +115,12 @@ class Stage:
 
     slots: ClassVar[tuple[str, ...]] = ()
     """The names of the arrays kept for each parameter."""
+
+    starts: ClassVar[Mapping[str, float | str]] = {}
+    """What slots start as, by name, where not as zeros.
+
+    A number, the name of a constant that is one, or "p": the parameter, in its compute dtype.
+    """
 
     scalars: ClassVar[Mapping[str, float]] = {}
     """The numbers that are kept for all parameters together, by name, and the values that they start with."""
@@ -287,6 +294,11 @@ class Stage:
         cls: Any = type(self)
         return attribute_hint(cls, name)
 
+    def __dir__(self) -> list[str]:
+        """What is for users: without what a class declares to say how it works, which `dir` of the class has."""
+        public = {name for name in (*vars(Stage), *Stage.__annotations__) if not name.startswith("_")}
+        return [name for name in super().__dir__() if name not in public - _TOLD]
+
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name not in self._derived}
 
@@ -310,15 +322,13 @@ class Stage:
         return {name: getattr(self, name) for name, field in self._fields.items() if field.role == "constant"}
 
     def init_slots(self, xp: Any, p: Array) -> tuple[Array, ...]:
-        """The slots of one real parameter, given in its compute dtype: zeros, unless a method says otherwise.
+        """The slots of one real parameter, given in its compute dtype, as `starts` says; a method may say otherwise.
 
         A tuple of arrays of that dtype, and of the shapes of `slot_shapes`, one for each name in `slots`.
         """
         return tuple(
-            xp.zeros_like(p)
-            if shape == p.shape
-            else xp.zeros(shape, dtype=p.dtype, device=library(p).creation_device(p))
-            for shape in self.slot_shapes(tuple(p.shape))
+            _first(self, xp, p, name, shape)
+            for name, shape in zip(self.slots, self.slot_shapes(tuple(p.shape)), strict=True)
         )
 
     def slot_shapes(self, shape: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
@@ -490,6 +500,10 @@ class GradientStage(Stage):
     _act = staticmethod(on_gradient)
 
 
+_TOLD = frozenset({"hyperparameters", "constants", "name", "last", "offender"})
+"""The public names of `Stage` that a stage tells, and does not declare."""
+
+
 class Gate(Stage):
     """A stage that calls a step off if what it makes of the gradient is not finite everywhere.
 
@@ -544,6 +558,17 @@ class SlotStage(Stage):
     """
 
     _act = staticmethod(on_slots)
+
+
+def _first(stage: Stage, xp: Any, p: Array, name: str, shape: tuple[int, ...]) -> Array:
+    """What a slot starts as."""
+    start = stage.starts.get(name)
+    if start == "p":
+        return p
+    same = shape == p.shape
+    zeros = xp.zeros_like(p) if same else xp.zeros(shape, dtype=p.dtype, device=library(p).creation_device(p))
+    number = getattr(stage, start) if isinstance(start, str) else start
+    return zeros if number is None else xp.full_like(zeros, number)
 
 
 def parameter(xp: Any, p: Array, x: Array, *_: Array) -> Array:

@@ -20,11 +20,13 @@ __all__ = [
     "Count",
     "Domain",
     "Fraction",
+    "Growth",
     "Hyper",
     "Nonnegative",
     "Number",
     "Positive",
     "UnitInterval",
+    "Whole",
     "WholeNumber",
     "fraction",
     "nonnegative",
@@ -161,6 +163,12 @@ Traceback (most recent call last):
     ...
 ValueError: share is nan; wanted a number and not NaN
 """
+
+Growth = Annotated[Hyper, Domain(lambda x: 1 <= x < math.inf, "finite and at least 1")]
+"""A hyperparameter that is finite and at least 1."""
+
+Whole = Annotated[Hyper, Domain(lambda x: x >= 1 and x % 1 == 0, "a whole number and at least 1")]
+"""A hyperparameter that counts something, of which there is at least one."""
 
 
 class WholeNumber:

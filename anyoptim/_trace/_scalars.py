@@ -55,7 +55,7 @@ def sqrt(x: Any) -> Any:
     >>> ao.scalars.sqrt(9.0)
     3.0
     """
-    if isinstance(x, int | float):
+    if type(x) is float or isinstance(x, int | float):  # the quick question first
         return math.sqrt(x)
     return operation("sqrt", x) if isinstance(x, Symbol) else _namespace(x).sqrt(x)
 

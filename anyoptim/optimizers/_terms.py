@@ -6,17 +6,7 @@ from typing import Any
 
 from anyoptim._arrays import Array
 
-__all__ = [
-    "decayed",
-    "decoupled",
-    "inside",
-    "mean",
-    "mean_square",
-    "moments",
-    "root",
-    "squarable",
-    "unless_zero",
-]
+__all__ = ["decayed", "decoupled", "inside", "mean", "mean_square", "moments", "root", "squarable", "unless_zero"]
 
 
 def squarable(xp: Any, x: Array, share: float = 1.0) -> Array:

@@ -25,10 +25,9 @@ class AdaGrad(Optimizer):
     eps of 1e-7 inside the root: `AdaGrad(lr, 0.0, initial=0.1, eps_root=1e-7)`. Torch has an eps of 1e-10.
 
     Args:
-        lr: learning rate, finite and at least 0.
-        eps: keeps the division finite, finite and at least 0.
-        eps_root: the same inside the root.
-        lr_decay: lets lr fall, as torch's, finite and at least 0.
+        lr: learning rate.
+        eps, eps_root: against a division by 0, outside the root and inside it.
+        lr_decay: lets lr fall, as torch's.
         initial: what h starts at, finite and at least 0; a number, which stays as it is.
 
     Source: Duchi, Hazan and Singer, Adaptive subgradient methods for online learning and stochastic
@@ -48,10 +47,7 @@ class AdaGrad(Optimizer):
     eps_root: Nonnegative = 0.0
     lr_decay: Nonnegative = 0.0
     slots: ClassVar[tuple[str, ...]] = ("h",)
-
-    def init_slots(self, xp: Any, p: Array) -> tuple[Array, ...]:
-        """Start h with `initial`."""
-        return (xp.full_like(p, self.initial),)
+    starts: ClassVar[dict[str, Any]] = {"h": "initial"}
 
     @staticmethod
     def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
@@ -81,10 +77,9 @@ class RMSProp(Optimizer):
     Keras's and optax's, `chain(RMSProp(1.0), Trace(), Scale(lr))` torch's.
 
     Args:
-        lr: learning rate, finite and at least 0.
-        rho: the share of the mean that is kept, in [0, 1).
-        eps: keeps the division finite, finite and at least 0.
-        eps_root: the same inside the root.
+        lr: learning rate.
+        rho: the share of the mean that is kept.
+        eps, eps_root: against a division by 0, outside the root and inside it.
 
     Source: Tieleman and Hinton, lecture 6.5 of Neural networks for machine learning, 2012.
 
@@ -166,9 +161,9 @@ class AdaDelta(Optimizer):
         p <- p - lr*d
 
     Args:
-        lr: a factor to the paper's step, finite and at least 0.
-        rho: the share of the means that is kept, in [0, 1).
-        eps: starts the motion and keeps the division finite, finite and at least 0.
+        lr: a factor to the paper's step.
+        rho: the share of the means that is kept.
+        eps: starts the motion and keeps the division finite.
 
     Source: Zeiler, ADADELTA: an adaptive learning rate method, 2012, algorithm 1, which has no lr (1).
 

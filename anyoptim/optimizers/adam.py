@@ -1,4 +1,4 @@
-"""Adam; Adam with decoupled weight decay; and Adam with a denominator that never shrinks."""
+"""Adam; Adam with decoupled weight decay; and Adam with a denominator that never shrinks, or fades."""
 
 from __future__ import annotations
 
@@ -8,12 +8,28 @@ from anyoptim._arrays import Array
 from anyoptim._core._optimizer import Optimizer
 from anyoptim._trace._hyperparameters import KW_ONLY, Fraction, Nonnegative
 from anyoptim._trace._scalars import one_minus_power, sqrt, where
-from anyoptim.optimizers._terms import decayed, decoupled, inside, moments, root, squarable
+from anyoptim.optimizers._terms import decayed, decoupled, inside, mean, moments, root, squarable
 
-__all__ = ["AMSGrad", "Adam", "AdamW", "CorrectedAMSGrad"]
+__all__ = ["AMSGrad", "Adam", "AdamW", "Adamax", "CorrectedAMSGrad", "Moments"]
 
 
-class Adam(Optimizer):
+class Moments(Optimizer):
+    """What Adam's relatives have in common: hyperparameters, slots, and corrections with eps at the corrected root."""
+
+    lr: Nonnegative = 0.001
+    beta1: Fraction = 0.9
+    beta2: Fraction = 0.999
+    eps: Nonnegative = 1e-7
+    slots: ClassVar[tuple[str, ...]] = ("m", "v")
+
+    @staticmethod
+    def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
+        corrected = sqrt(one_minus_power(hyper.beta2, t))
+        lr_t = hyper.lr * corrected / one_minus_power(hyper.beta1, t)
+        return {"lr_t": lr_t, "beta1": hyper.beta1, "beta2": hyper.beta2, "eps": corrected * hyper.eps}
+
+
+class Adam(Moments):
     """Momentum and a learning rate for each element, both corrected for starting at 0.
 
     ::
@@ -29,17 +45,15 @@ class Adam(Optimizer):
     with `c = 1 - beta2**t`.
 
     A g whose square would overflow, an infinite one too, counts as the largest number whose square does not, in m and
-    in v alike, so that training goes on; `SkipNonFinite` in front sees it as it is. With
-    `eps_corrected` or `eps_root` the means are computed as torch and optax do, `beta1*m + (1-beta1)*g` and
-    `beta2*v + ((1-beta2)*g)*g`; and so they are in float32 where a beta is below 1/2, because the form above would lose
-    the new g beside a large m.
+    in v alike, so that training goes on; `SkipNonFinite` in front sees it as it is. With `eps_corrected` or `eps_root`
+    the means are computed as torch and optax do, `beta1*m + (1-beta1)*g` and `beta2*v + ((1-beta2)*g)*g`; and so they
+    are in float32 where a beta is below 1/2, because the form above would lose the new g beside a large m.
 
     Args:
-        lr: learning rate, finite and at least 0.
-        beta1, beta2: decay of m and of v, in [0, 1).
-        eps: keeps the division finite, finite and at least 0.
-        eps_corrected: the same, added to the root of the corrected v.
-        eps_root: the same inside this root, as optax has it.
+        lr: learning rate.
+        beta1, beta2: decay of m and of v.
+        eps, eps_corrected: against a division by 0, added to the root of v and to that of the corrected v.
+        eps_root: the same inside the root of the corrected v, as optax has it.
 
     Source: Kingma and Ba, Adam: a method for stochastic optimization, 2015, the more efficient form
     at the end of section 2.
@@ -51,14 +65,9 @@ class Adam(Optimizer):
     array([ 0.702, -1.701])
     """
 
-    lr: Nonnegative = 0.001
-    beta1: Fraction = 0.9
-    beta2: Fraction = 0.999
-    eps: Nonnegative = 1e-7
     _: KW_ONLY
     eps_corrected: Nonnegative = 0.0
     eps_root: Nonnegative = 0.0
-    slots: ClassVar[tuple[str, ...]] = ("m", "v")
 
     @staticmethod
     def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
@@ -120,7 +129,7 @@ class AdamW(Adam):
     which torch's is, `Adam` says. torch's weight_decay is 0.01 as here, optax's 0.0001, Keras's 0.004.
 
     Args:
-        weight_decay: the share, in units of lr, finite and at least 0. The other hyperparameters are those of `Adam`.
+        weight_decay: the share, in units of lr. The other hyperparameters are those of `Adam`.
 
     Source: Loshchilov and Hutter, Decoupled weight decay regularization, 2019, algorithm 2.
 
@@ -160,7 +169,7 @@ class AMSGrad(Adam):
     The decay, which is that of `AdamW`, is another paper's.
 
     Args:
-        weight_decay: decoupled, in units of lr, finite and at least 0. The others are those of `Adam`, with u for v.
+        weight_decay: decoupled, in units of lr. The others are those of `Adam`, with u for v.
 
     Source: Reddi, Kale and Kumar, On the convergence of Adam and beyond, 2018, algorithm 2, with Adam's corrections.
 
@@ -188,7 +197,7 @@ class AMSGrad(Adam):
         return decayed(p, c.lr_t * m / (root(xp, u, c) + c.eps), c), m, v, u
 
 
-class CorrectedAMSGrad(Optimizer):
+class CorrectedAMSGrad(Moments):
     """AMSGrad by the largest corrected v, as in optax: the first gradients, whose v is most corrected, weigh more.
 
     ::
@@ -199,10 +208,8 @@ class CorrectedAMSGrad(Optimizer):
         p <- p - lr * m/(1 - beta1**t) / (sqrt(u + eps_root) + eps)
 
     Args:
-        lr: learning rate, finite and at least 0.
-        beta1, beta2: decay of m and of v, in [0, 1).
-        eps: keeps the division finite, finite and at least 0.
-        eps_root: the same inside the root.
+        lr, beta1, beta2, eps: as in `Adam`, with u for the v below the line.
+        eps_root: the same as eps, inside the root.
 
     Source: as for `AMSGrad`, with the corrections where `optax.amsgrad` has them.
 
@@ -213,10 +220,6 @@ class CorrectedAMSGrad(Optimizer):
     array([ 0.716, -1.708])
     """
 
-    lr: Nonnegative = 0.001
-    beta1: Fraction = 0.9
-    beta2: Fraction = 0.999
-    eps: Nonnegative = 1e-7
     _: KW_ONLY
     eps_root: Nonnegative = 0.0
     slots: ClassVar[tuple[str, ...]] = ("m", "v", "u")
@@ -237,3 +240,44 @@ class CorrectedAMSGrad(Optimizer):
         _, m, v = moments(xp, x, m, v, c)
         u = xp.maximum(u, xp.bound(c.correction * v, xp.largest(v)))
         return c.lr_t * m / (root(xp, u, c) + c.eps), m, v, u
+
+
+class Adamax(Moments):
+    """Adam by the largest gradient, which fades, instead of a mean of squares.
+
+    ::
+
+        m <- beta1*m + (1-beta1)*g
+        u <- max(beta2*u, |g| + eps_max)
+        p <- p - lr/(1 - beta1**t) * m / (u + eps)
+
+    The paper has no eps, and 0/0 where all gradients were 0: `Adamax(eps=0.0)`. Keras adds its own behind the maximum,
+    as here; torch and optax add theirs inside it, where it doesn't fade: `Adamax(eps=0.0, eps_max=1e-8)`.
+
+    Args:
+        lr, beta1, beta2, eps: as in `Adam`, with u for v, and no root.
+        eps_max: the same as eps, inside the maximum.
+
+    Source: Kingma and Ba, Adam: a method for stochastic optimization, 2015, algorithm 2, where lr is 0.002.
+
+    >>> w, optimizer = np.array([1.0, -2.0]), ao.Adamax(lr=0.1)
+    >>> for _ in range(3):
+    ...     w = optimizer.update(w, 2 * w)  # the gradient of w @ w
+    >>> w.round(3)
+    array([ 0.715, -1.708])
+    """
+
+    _: KW_ONLY
+    eps_max: Nonnegative = 0.0
+    slots: ClassVar[tuple[str, ...]] = ("m", "u")
+
+    @staticmethod
+    def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
+        lr_t, eps = hyper.lr / one_minus_power(hyper.beta1, t), {"eps": hyper.eps, "eps_max": hyper.eps_max}
+        return {"lr_t": lr_t, "beta1": hyper.beta1, "beta2": hyper.beta2, **eps}
+
+    @staticmethod
+    def rule(xp: Any, p: Array, x: Array, m: Array, u: Array, c: Any) -> tuple[Array, ...]:
+        m = mean(m, x, c.beta1)
+        u = xp.maximum(c.beta2 * u, xp.abs(x) + c.eps_max)
+        return c.lr_t * m / (u + c.eps), m, u

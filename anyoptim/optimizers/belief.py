@@ -1,19 +1,19 @@
-"""Methods that measure the gradients otherwise than by the mean of their squares."""
+"""Adam by another measure of gradients than the mean of their squares, or with trust in it by degrees."""
 
 from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Final
 
 from anyoptim._arrays import Array
-from anyoptim._core._optimizer import Optimizer
-from anyoptim._trace._hyperparameters import KW_ONLY, Fraction, Nonnegative, nonnegative
-from anyoptim._trace._scalars import one_minus_power, sqrt
-from anyoptim.optimizers._terms import mean, mean_square, squarable
+from anyoptim._trace._hyperparameters import KW_ONLY, Nonnegative, nonnegative
+from anyoptim._trace._scalars import log, one_minus_power, sqrt, where
+from anyoptim.optimizers._terms import decayed, decoupled, inside, mean, mean_square, moments, root, squarable
+from anyoptim.optimizers.adam import Moments
 
-__all__ = ["AdaBelief", "CorrectedYogi", "Yogi"]
+__all__ = ["AdaBelief", "CorrectedYogi", "RAdam", "Yogi"]
 
 
-class AdaBelief(Optimizer):
+class AdaBelief(Moments):
     """Adam by how far gradients are from their mean: long steps where they come as expected.
 
     ::
@@ -26,10 +26,8 @@ class AdaBelief(Optimizer):
     eps are one number; optax has both, with the defaults of here.
 
     Args:
-        lr: learning rate, finite and at least 0.
-        beta1, beta2: decay of m and of s, in [0, 1).
-        eps: keeps the division finite, added to the root of the corrected s; finite and at least 0.
-        eps_root: keeps s above 0, finite and at least 0.
+        lr, beta1, beta2: as in `Adam`, with s for v.
+        eps, eps_root: against a division by 0, added to the root of the corrected s and to s.
 
     Source: Zhuang et al., AdaBelief optimizer: adapting stepsizes by the belief in observed gradients, 2020,
     algorithm 2.
@@ -41,23 +39,13 @@ class AdaBelief(Optimizer):
     array([ 0.652, -1.651])
     """
 
-    lr: Nonnegative = 0.001
-    beta1: Fraction = 0.9
-    beta2: Fraction = 0.999
     eps: Nonnegative = 1e-16
     eps_root: Nonnegative = 1e-16
     slots: ClassVar[tuple[str, ...]] = ("m", "s")
 
     @staticmethod
     def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
-        corrected = sqrt(one_minus_power(hyper.beta2, t))
-        return {
-            "lr_t": hyper.lr * corrected / one_minus_power(hyper.beta1, t),
-            "beta1": hyper.beta1,
-            "beta2": hyper.beta2,
-            "eps": corrected * hyper.eps,
-            "eps_root": hyper.eps_root,
-        }
+        return {**Moments.coefficients(t, hyper), "eps_root": hyper.eps_root}
 
     @staticmethod
     def rule(xp: Any, p: Array, x: Array, m: Array, s: Array, c: Any) -> tuple[Array, ...]:
@@ -72,7 +60,7 @@ class AdaBelief(Optimizer):
         return x, m, mean_square(xp, s, x - m, c.beta2) + c.eps_root
 
 
-class Yogi(Optimizer):
+class Yogi(Moments):
     """Adam whose v moves by a share of the squared gradient alone, towards it, however far away that is.
 
     ::
@@ -85,10 +73,9 @@ class Yogi(Optimizer):
     m at `initial`, too: `CorrectedYogi` with another start of m.
 
     Args:
-        lr: learning rate, finite and at least 0.
-        beta1: decay of m, in [0, 1).
-        beta2: 1 less the share of a squared gradient by which v moves, in [0, 1).
-        eps: keeps the division finite and steps short, finite and at least 0.
+        lr: learning rate.
+        beta1, beta2: decay of m, and 1 less the share of a squared gradient by which v moves.
+        eps: keeps the division finite and steps short.
         initial: v before the first step, finite and at least 0; it can't be changed later.
 
     Source: Zaheer et al., Adaptive methods for nonconvex optimization, 2018, algorithm 2.
@@ -101,16 +88,10 @@ class Yogi(Optimizer):
     """
 
     lr: Nonnegative = 0.01
-    beta1: Fraction = 0.9
-    beta2: Fraction = 0.999
     eps: Nonnegative = 1e-3
     _: KW_ONLY
     initial: Final[Annotated[float, nonnegative]] = 1e-6
-    slots: ClassVar[tuple[str, ...]] = ("m", "v")
-
-    def init_slots(self, xp: Any, p: Array) -> tuple[Array, ...]:
-        """Start m with zeros, and v with `initial`."""
-        return xp.zeros_like(p), xp.full_like(p, self.initial)
+    starts: ClassVar[dict[str, Any]] = {"v": "initial"}
 
     @staticmethod
     def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
@@ -147,8 +128,83 @@ class CorrectedYogi(Yogi):
     array([ 0.702, -1.701])
     """
 
+    coefficients = staticmethod(Moments.coefficients)
+
+
+class RAdam(Moments):
+    """Adam that leaves v alone until it has seen enough gradients, and trusts it by degrees from then on.
+
+    ::
+
+        m <- beta1*m + (1-beta1)*g
+        v <- beta2*v + (1-beta2)*g*g
+        rho_inf = 2/(1-beta2) - 1
+        rho = rho_inf - 2*t*beta2**t / (1 - beta2**t)
+        r = sqrt((rho-4) * (rho-2) * rho_inf / ((rho_inf-4) * (rho_inf-2) * rho))
+        lr_t = lr * sqrt(1 - beta2**t) / (1 - beta1**t)
+        p <- p - r*lr_t*m / (sqrt(v) + eps)              where rho > threshold
+        p <- p - lr/(1 - beta1**t) * m                   before
+        p <- p - lr*weight_decay*p                       beside either
+
+    rho is the number of gradients that v is a mean of, as good as. It passes 5 at the sixth step for a beta2 of 0.999,
+    and never for one of 2/3 or less. The paper's threshold is 4 and there is no eps; torch has the threshold and the
+    eps of here, optax a threshold of 5 and its eps at the root of the corrected v: `RAdam(eps=0.0,
+    eps_corrected=1e-8)`. With all three of them the divisor is as in `Adam`.
+
+    Args:
+        lr, beta1, beta2, eps, eps_corrected, eps_root: as in `Adam`.
+        threshold: what rho must be above; below 4, where r has no root, it is 4.
+        weight_decay: decoupled, in units of lr.
+
+    Source: Liu et al., On the variance of the adaptive learning rate and beyond, 2020, algorithm 2.
+
+    >>> w, optimizer = np.array([1.0, -2.0]), ao.RAdam(lr=0.1)
+    >>> for _ in range(3):
+    ...     w = optimizer.update(w, 2 * w)  # the gradient of w @ w
+    >>> w.round(3)
+    array([ 0.462, -0.925])
+    """
+
+    _: KW_ONLY
+    threshold: Nonnegative = 5.0
+    eps_corrected: Nonnegative = 0.0
+    eps_root: Nonnegative = 0.0
+    weight_decay: Nonnegative = 0.0
+
     @staticmethod
     def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
-        corrected = sqrt(one_minus_power(hyper.beta2, t))
-        lr_t = hyper.lr * corrected / one_minus_power(hyper.beta1, t)
-        return {**Yogi.coefficients(t, hyper), "lr_t": lr_t, "eps": corrected * hyper.eps}
+        c2 = one_minus_power(hyper.beta2, t)
+        corrected = sqrt(c2)
+        rho = 1 + _growth(hyper.beta2, t) - _growth(hyper.beta2, 1)
+        enough = (rho > hyper.threshold) & (rho > 4)
+        # Of what is not asked for, there must be a root nevertheless.
+        rho, rho_inf = where(enough, rho, 5.0), where(enough, 2 / (1 - hyper.beta2) - 1, 5.0)
+        r = sqrt((rho - 4) * (rho - 2) * rho_inf / ((rho_inf - 4) * (rho_inf - 2) * rho))
+        return {
+            "lr_t": hyper.lr * where(enough, r * corrected, 1.0) / one_minus_power(hyper.beta1, t),
+            "beta1": hyper.beta1,
+            "beta2": hyper.beta2,
+            "trust": where(enough, 1.0, 0.0),
+            "eps": where(enough, hyper.eps + corrected * hyper.eps_corrected, 1.0),
+            **inside(hyper.eps_root, c2),
+            **decoupled(hyper),
+        }
+
+    @staticmethod
+    def rule(xp: Any, p: Array, x: Array, m: Array, v: Array, c: Any) -> tuple[Array, ...]:
+        _, m, v = moments(xp, x, m, v, c)
+        return decayed(p, c.lr_t * m / (c.trust * root(xp, v, c) + c.eps), c), m, v
+
+
+def _growth(beta: Any, t: Any) -> Any:
+    """rho, but for a number that depends on beta alone.
+
+    rho is the difference of two numbers of the size of 1/(1-beta), which float32, of `jax.jit`, would leave nothing of.
+    With `y = -log(beta)*t/2` both are hyperbolic cotangents, and what is left of them is `t * (1 - coth(y) + 1/y)`.
+    """
+    y = -log(beta) * t / 2
+    fraction: Any = 17.0  # the continued fraction of coth(y) - 1/y, for y < 1 exact to the last digit
+    for odd in range(15, 1, -2):
+        fraction = odd + y * y / fraction
+    c = one_minus_power(beta, t)
+    return t * where(y < 1, 1 - y / fraction, 1 / y - 2 * (1 - c) / c)

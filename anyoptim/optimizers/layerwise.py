@@ -28,11 +28,11 @@ class LARS(Optimizer):
     Biases and scales are usually spared: `partition` gives them to `Momentum`.
 
     Args:
-        lr: learning rate, finite and at least 0.
-        momentum: the share of the last step that is kept, in [0, 1).
-        weight_decay: of the loss, finite and at least 0.
-        trust: finite and at least 0.
-        eps: keeps the division finite, finite and at least 0.
+        lr: learning rate.
+        momentum: the share of the last step that is kept.
+        weight_decay: of the loss.
+        trust: a factor to the ratio of lengths.
+        eps: keeps the division finite.
 
     Source: You, Gitman and Ginsburg, Large batch training of convolutional networks, 2017, algorithm 1.
 
@@ -75,8 +75,7 @@ class _Direction(Optimizer):
     @staticmethod
     def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
         root = sqrt(one_minus_power(hyper.beta2, t))
-        scale = root / one_minus_power(hyper.beta1, t)
-        return {**vars(hyper), "scale": scale, "eps": hyper.eps * root}
+        return {**vars(hyper), "scale": root / one_minus_power(hyper.beta1, t), "eps": hyper.eps * root}
 
     @staticmethod
     def rule(xp: Any, p: Array, x: Array, m: Array, v: Array, c: Any) -> tuple[Array, ...]:
@@ -118,11 +117,10 @@ class LAMB(Recipe):
     It is a chain of two stages, the direction and its length, and its state is nested like a chain's.
 
     Args:
-        lr: learning rate, finite and at least 0.
-        beta1, beta2: decay of m and of v, in [0, 1).
-        eps: keeps the division finite, finite and at least 0.
-        weight_decay: of the parameter, finite and at least 0.
-        upper: of |p| in the ratio (the paper's phi), above 0, infinite for none.
+        lr, beta1, beta2: as in `Adam`.
+        eps: keeps the division finite.
+        weight_decay: of the parameter.
+        upper: of |p| in the ratio (the paper's phi), infinite for none.
 
     Source: You et al., Large batch optimization for deep learning: training BERT in 76 minutes, 2020, algorithm 2.
 

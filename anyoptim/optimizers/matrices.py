@@ -3,28 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, ClassVar
+from typing import Any, ClassVar
 
 from anyoptim._arrays import Array, library
 from anyoptim._core._optimizer import Optimizer
-from anyoptim._trace._hyperparameters import (
-    KW_ONLY,
-    Domain,
-    Fraction,
-    Hyper,
-    Nonnegative,
-    Number,
-    Positive,
-    UnitInterval,
-)
+from anyoptim._trace._hyperparameters import KW_ONLY, Fraction, Nonnegative, Number, Positive, UnitInterval, Whole
 from anyoptim._trace._scalars import power, where
 from anyoptim.optimizers._terms import decayed, decoupled, mean, unless_zero
-from anyoptim.stages.layers import is_complex
+from anyoptim.stages.layers import is_complex, real_only
 
-__all__ = ["Adafactor", "Muon", "Shampoo", "Whole", "at_least", "summable", "unit"]
-
-Whole = Annotated[Hyper, Domain(lambda x: x >= 1 and x % 1 == 0, "a whole number and at least 1")]
-"""A hyperparameter that counts something, of which there is at least one."""
+__all__ = ["Adafactor", "Muon", "Shampoo", "at_least", "summable", "unit"]
 
 
 def _matrix(xp: Any, a: Array) -> Array:
@@ -95,13 +83,13 @@ class Adafactor(Optimizer):
     which g is divided, are at least that. Complex parameters are refused.
 
     Args:
-        lr: the largest relative step, finite and at least 0.
-        decay: how fast the mean forgets, finite and at least 0.
-        eps: keeps the division finite, finite and at least 0.
-        floor: the least rms of a parameter, so that zeros move, finite and at least 0.
-        clip: the largest rms of u, above 0, infinite for none.
-        least: the least divisor of g, finite and at least 0.
-        weight_decay: decoupled, in units of lr, finite and at least 0.
+        lr: the largest relative step.
+        decay: how fast the mean forgets.
+        eps: keeps the division finite.
+        floor: the least rms of a parameter, so that zeros move.
+        clip: the largest rms of u, infinite for none.
+        least: the least divisor of g.
+        weight_decay: decoupled, in units of lr.
 
     Source: Shazeer and Stern, Adafactor: adaptive learning rates with sublinear memory cost, 2018, algorithms 4 and 5.
 
@@ -122,14 +110,11 @@ class Adafactor(Optimizer):
     weight_decay: Nonnegative = 0.0
     slots: ClassVar[tuple[str, ...]] = ("row", "column", "v")
     array_rule = True
+    refusal = real_only("Adafactor")
 
     def slot_shapes(self, shape: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
         """Give a matrix a number for each row and each column, and others one for each element."""
         return ((0,), (0,), shape) if len(shape) < 2 else (shape[:-1], (*shape[:-2], shape[-1]), (0,))
-
-    def refusal(self, p: Array) -> str | None:
-        """Refuse complex parameters."""
-        return "is complex; Adafactor wants real parameters" if is_complex(p) else None
 
     @staticmethod
     def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
@@ -185,15 +170,14 @@ class Muon(Optimizer):
     the shape, `lr*rms*sqrt(max(rows, columns))*u` with an rms of 0.2, like AdamW's: `Muon(rms=0.2)`.
 
     Args:
-        lr: learning rate, finite and at least 0.
-        momentum: the share of the mean that is kept, in [0, 1).
-        weight_decay: decoupled, finite and at least 0.
+        lr: learning rate.
+        momentum: the share of the mean that is kept.
+        weight_decay: decoupled.
         steps: how often the polynomial is applied, at least 1.
-        eps: keeps the division by |u| finite, finite and at least 0.
-        least: the same as a lower bound of |u|.
-        ahead: 1 to look ahead as Nesterov's momentum does, 0 not to, in [0, 1].
-        rms: the root mean square of u in the step, finite and at least 0, which is for none.
-        a, b, c: of the polynomial, any numbers but NaN.
+        eps, least: against a division by 0, as a summand and as a lower bound.
+        ahead: 1 to look ahead as Nesterov's momentum does, 0 not to.
+        rms: the root mean square of u in the step; 0 is for none.
+        a, b, c: of the polynomial.
 
     Source: Jordan et al., Muon: an optimizer for hidden layers in neural networks, 2024, algorithm 2; the decay of Liu
     et al., Muon is scalable for LLM training, 2025, equation 3.
@@ -260,8 +244,8 @@ class Shampoo(Optimizer):
     library has, and whose time grows with the third power of rows and columns.
 
     Args:
-        lr: learning rate, finite and at least 0.
-        eps: times the identity, above 0.
+        lr: learning rate.
+        eps: times the identity.
 
     Source: Gupta, Koren and Singer, Shampoo: preconditioned stochastic tensor optimization, 2018, algorithm 1, where
     eps is in the first L and R.

@@ -1,4 +1,4 @@
-"""Methods that need no schedule, because they average on the way."""
+"""Methods that need no schedule, because they average on their way, or no learning rate, which they find."""
 
 from __future__ import annotations
 
@@ -6,13 +6,64 @@ from typing import Annotated, Any, ClassVar
 
 from anyoptim._arrays import Array
 from anyoptim._core._optimizer import Optimizer
-from anyoptim._trace._hyperparameters import Domain, Fraction, Hyper, Nonnegative
-from anyoptim._trace._scalars import one_minus_power, sqrt, where
+from anyoptim._trace._hyperparameters import KW_ONLY, Domain, Fraction, Hyper, Nonnegative, Positive
+from anyoptim._trace._scalars import one_minus_power, power, sqrt, where
 from anyoptim.optimizers._terms import mean_square, squarable
 
-__all__ = ["ScheduleFreeAdamW", "ScheduleFreeSGD"]
+__all__ = ["ASGD", "Prodigy", "ScheduleFreeAdamW", "ScheduleFreeSGD"]
 
 _Inside = Annotated[Hyper, Domain(lambda x: 0 < x <= 1, "above 0 and at most 1")]
+
+
+class ASGD(Optimizer):
+    """Averaged stochastic gradient descent: a falling learning rate, and the mean of where it led, to evaluate with.
+
+    ::
+
+        eta = lr / (1 + lambd*lr*(t-1))**alpha
+        p <- p - eta*(g + lambd*p)
+        average <- average + mu*(p - average),    mu = 1 / max(1, t-1-t0)
+
+    This is torch's, whose ax is the slot `average` here, which `eval_params` gives: p itself until t0, and from then on
+    the mean since. t counts the steps of this parameter, from 1. The average is of p as this rule moves it: where other
+    stages come after it, `chain(ASGD(), ..., SWA(t0 + 2))` has that of p as it is in the end.
+
+    Args:
+        lr: learning rate.
+        lambd: decay of p, which also lets eta fall.
+        alpha: the power with which eta falls.
+        t0: the step after which p is averaged.
+
+    Source: Polyak and Juditsky, Acceleration of stochastic approximation by averaging, 1992; for eta Xu, Towards
+    optimal one pass large scale learning with averaged stochastic gradient descent, 2011.
+
+    >>> w, optimizer = np.array([1.0, -2.0]), ao.ASGD(lr=0.1)
+    >>> for _ in range(3):
+    ...     w = optimizer.update(w, 2 * w)  # the gradient of w @ w
+    >>> w.round(3)
+    array([ 0.512, -1.024])
+    """
+
+    lr: Nonnegative = 0.01
+    lambd: Nonnegative = 1e-4
+    alpha: Nonnegative = 0.75
+    t0: Nonnegative = 1e6
+    slots: ClassVar[tuple[str, ...]] = ("average",)
+    starts: ClassVar[dict[str, Any]] = {"average": "p"}
+    evaluate: ClassVar[Any] = staticmethod(lambda xp, p, average, hyper: average)
+
+    @staticmethod
+    def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
+        late = t - 1 - hyper.t0
+        eta = hyper.lr / power(1 + hyper.lambd * hyper.lr * (t - 1), hyper.alpha)
+        return {"eta": eta, "lambd": hyper.lambd, "mu": 1 / where(late > 1, late, 1.0)}
+
+    @staticmethod
+    def rule(xp: Any, p: Array, x: Array, average: Array, c: Any) -> tuple[Array, ...]:
+        step = c.eta * (x + c.lambd * p)
+        moved = p - step
+        # p itself, whatever it is, and not what rounding leaves of it.
+        return step, xp.where(c.mu < 1.0, average + c.mu * (moved - average), moved)
 
 
 class ScheduleFreeSGD(Optimizer):
@@ -29,9 +80,9 @@ class ScheduleFreeSGD(Optimizer):
     not kept but solved for. w is a number of the state: a schedule of lr, such as a warmup, weighs the average.
 
     Args:
-        lr: learning rate, finite and at least 0.
+        lr: learning rate.
         beta: how far y is from z to x, above 0 and at most 1.
-        weight_decay: at y, finite and at least 0.
+        weight_decay: at y.
 
     Source: Defazio et al., The road less scheduled, 2024, equations 3 to 5, with weights by the square of lr.
 
@@ -46,11 +97,8 @@ class ScheduleFreeSGD(Optimizer):
     beta: _Inside = 0.9
     weight_decay: Nonnegative = 0.0
     slots: ClassVar[tuple[str, ...]] = ("z",)
+    starts: ClassVar[dict[str, Any]] = {"z": "p"}
     scalars: ClassVar[dict[str, float]] = {"weight": 0.0, "share": 1.0}
-
-    def init_slots(self, xp: Any, p: Array) -> tuple[Array, ...]:
-        """Start the slot as a copy of the parameter."""
-        return (xp.asarray(p, copy=True),)
 
     @staticmethod
     def update_scalars(step: Any, hyper: Any) -> dict[str, Any]:
@@ -83,15 +131,13 @@ class ScheduleFreeAdamW(Optimizer):
         x <- (1-c)*x + c*z
         y <- (1-beta)*z + beta*x
 
-    `params` are y, where gradients are wanted; `eval_params` gives x, to evaluate with. z starts as the parameter, x is
-    not kept but solved for. w is a number of the state, summed over all steps, whatever parameters took part.
+    `params` are y, and `eval_params` gives x, as for `ScheduleFreeSGD`. w sums all steps, whatever took part in them.
 
     Args:
-        lr: learning rate, finite and at least 0. A schedule may be a warmup.
-        beta: how far y is from z to x, above 0 and at most 1.
-        beta2: decay of v, in [0, 1).
-        eps: added to the root of the uncorrected v, finite and at least 0.
-        weight_decay: at y, finite and at least 0.
+        lr: learning rate. A schedule may be a warmup.
+        beta, weight_decay: as in `ScheduleFreeSGD`.
+        beta2: decay of v.
+        eps: keeps the division finite, added to the root of the uncorrected v.
 
     Source: Defazio et al., The road less scheduled, 2024, algorithm 1.
 
@@ -108,11 +154,8 @@ class ScheduleFreeAdamW(Optimizer):
     eps: Nonnegative = 1e-8
     weight_decay: Nonnegative = 0.0
     slots: ClassVar[tuple[str, ...]] = ("z", "v")
+    starts: ClassVar[dict[str, Any]] = {"z": "p"}
     scalars: ClassVar[dict[str, float]] = {"weight": 0.0, "share": 1.0}
-
-    def init_slots(self, xp: Any, p: Array) -> tuple[Array, ...]:
-        """Start z as a copy of the parameter, and v with zeros."""
-        return xp.asarray(p, copy=True), xp.zeros_like(p)
 
     @staticmethod
     def update_scalars(step: Any, hyper: Any) -> dict[str, Any]:
@@ -120,21 +163,14 @@ class ScheduleFreeAdamW(Optimizer):
 
     @staticmethod
     def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
-        return {
-            "rate": hyper.lr * sqrt(one_minus_power(hyper.beta2, t)),
-            "beta2": hyper.beta2,
-            "eps": hyper.eps,
-            "share": hyper.share,
-            "along": 1 - hyper.beta * (1 - hyper.share),
-            "decay": hyper.weight_decay,
-        }
+        rate = hyper.lr * sqrt(one_minus_power(hyper.beta2, t))
+        return {**ScheduleFreeSGD.coefficients(t, hyper), "rate": rate, "beta2": hyper.beta2, "eps": hyper.eps}
 
     @staticmethod
     def rule(xp: Any, p: Array, x: Array, z: Array, v: Array, c: Any) -> tuple[Array, ...]:
         x = squarable(xp, x, 1 / xp.sqrt(1 - c.beta2))
         v = mean_square(xp, v, x, c.beta2)
-        d = c.rate * (x / (xp.sqrt(v) + c.eps) + c.decay * p)
-        return c.share * (p - z) + c.along * d, z - d, v
+        return *ScheduleFreeSGD.rule(xp, p, x / (xp.sqrt(v) + c.eps), z, c), v
 
     @staticmethod
     def evaluate(xp: Any, p: Array, z: Array, v: Array, hyper: Any) -> Array:
@@ -146,3 +182,95 @@ def _weighed(weight: Any, rate: Any) -> dict[str, Any]:
     weight = weight + rate * rate
     there = weight > 0
     return {"weight": weight, "share": where(there, rate * rate / where(there, weight, 1.0), 0.0)}
+
+
+def _with(xp: Any, p: Array, x: Array, m: Array, v: Array, s: Array, start: Array) -> Array:
+    d = squarable(xp, x) * (start - p)
+    return xp.sqrt(xp.where(d > 0, d, 0.0))
+
+
+def _against(xp: Any, p: Array, x: Array, m: Array, v: Array, s: Array, start: Array) -> Array:
+    return _with(xp, start, x, m, v, s, p)
+
+
+def _sum(xp: Any, p: Array, x: Array, m: Array, v: Array, s: Array, start: Array) -> Array:
+    return xp.sqrt(xp.abs(s))
+
+
+class Prodigy(Optimizer):
+    """Adam with a learning rate in the units of the distance to the solution, which it estimates.
+
+    ::
+
+        d <- max(d, d0, growth * r / |s|)        of the steps before; |s| is the sum of magnitudes
+        r <- sqrt(beta2)*r + (1-sqrt(beta2))*lr*d*d * (sum of g*(p0 - p))
+        s <- sqrt(beta2)*s + (1-sqrt(beta2))*lr*d*d*g
+        m <- beta1*m + (1-beta1)*d*g
+        v <- beta2*v + (1-beta2)*d*d*g*g
+        p <- p - lr*d*(m / (sqrt(v) + d*eps) + weight_decay*p)
+
+    p0 is where a parameter began; the sums go over all elements of all parameters, in float64. d and r are numbers of
+    the state. lr stays 1, or is a schedule that begins or ends below it. The decay is decoupled, as in the authors'
+    code, which also can correct for the start of m and v, as optax's does.
+
+    Args:
+        lr: times the estimate.
+        beta1, beta2: decay of m and of v; r and s have the root of beta2.
+        eps: keeps the division finite.
+        weight_decay: of the parameter.
+        d0: the first estimate, far too small.
+        growth: times the estimate.
+
+    Source: Mishchenko and Defazio, Prodigy: an expeditiously adaptive parameter-free learner, 2024, algorithm 4.
+
+    >>> w, optimizer = np.array([1.0, -2.0]), ao.Prodigy(d0=0.1)
+    >>> for _ in range(3):
+    ...     w = optimizer.update(w, 2 * w)  # the gradient of w @ w
+    >>> w.round(3)
+    array([-0.357, -0.577])
+    """
+
+    lr: Nonnegative = 1.0
+    beta1: Fraction = 0.9
+    beta2: Fraction = 0.999
+    eps: Nonnegative = 1e-8
+    weight_decay: Nonnegative = 0.0
+    _: KW_ONLY
+    d0: Positive = 1e-6
+    growth: Positive = 1.0
+    slots: ClassVar[tuple[str, ...]] = ("m", "v", "s", "start")
+    starts: ClassVar[dict[str, Any]] = {"start": "p"}
+    scalars: ClassVar[dict[str, float]] = {"d": 0.0, "r": 0.0}
+    totals: ClassVar[dict[str, Any]] = {"along": _with, "back": _against, "root": _sum}
+
+    @staticmethod
+    def update_scalars(step: Any, hyper: Any) -> dict[str, Any]:
+        there, root = hyper.root > 0, hyper.root
+        estimate = where(there, hyper.growth * hyper.r / where(there, root * root, 1.0), 0.0)
+        d = where(hyper.d > hyper.d0, hyper.d, hyper.d0)
+        d = where(estimate > d, estimate, d)
+        kept, along, back = sqrt(hyper.beta2), hyper.along, hyper.back
+        return {"d": d, "r": kept * hyper.r + (1 - kept) * hyper.lr * d * d * (along * along - back * back)}
+
+    @staticmethod
+    def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
+        d, kept = hyper.d, sqrt(hyper.beta2)
+        return {
+            "rate": hyper.lr * d,
+            "b1": hyper.beta1,
+            "n1": (1 - hyper.beta1) * d,
+            "b2": hyper.beta2,
+            "n2": (1 - hyper.beta2) * d * d,
+            "kept": kept,
+            "ns": (1 - kept) * hyper.lr * d * d,
+            "eps": d * hyper.eps,
+            "decay": hyper.weight_decay,
+        }
+
+    @staticmethod
+    def rule(xp: Any, p: Array, x: Array, m: Array, v: Array, s: Array, start: Array, c: Any) -> tuple[Array, ...]:
+        x = squarable(xp, x)
+        m = c.b1 * m + c.n1 * x
+        v = xp.bound(c.b2 * v + (c.n2 * x) * x, xp.largest(v))
+        s = c.kept * s + c.ns * x
+        return c.rate * (m / (xp.sqrt(v) + c.eps) + c.decay * p), m, v, s, start

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from typing import Annotated, Any, ClassVar, Final
 
 from anyoptim._arrays import Array
 from anyoptim._core._optimizer import Optimizer
-from anyoptim._trace._hyperparameters import KW_ONLY, Domain, Fraction, Hyper, Nonnegative, nonnegative
+from anyoptim._trace._hyperparameters import KW_ONLY, Fraction, Growth, Nonnegative, nonnegative
 from anyoptim.optimizers._terms import decayed, decoupled, mean
 
-__all__ = ["Growth", "Lion", "Rprop", "Signum"]
-
-Growth = Annotated[Hyper, Domain(lambda x: 1 <= x < math.inf, "finite and at least 1")]
-"""A hyperparameter that is finite and at least 1."""
+__all__ = ["Lion", "Rprop", "Signum"]
 
 
 class Signum(Optimizer):
@@ -28,8 +24,8 @@ class Signum(Optimizer):
     `chain(Signum(lr), WeightDecay(lr*decay))`.
 
     Args:
-        lr: learning rate, finite and at least 0.
-        momentum: the share of m that is kept, in [0, 1).
+        lr: learning rate.
+        momentum: the share of m that is kept.
 
     Source: Bernstein et al., signSGD: compressed optimisation for non-convex problems, 2018, algorithm 2; algorithm 1
     is signSGD.
@@ -65,10 +61,9 @@ class Lion(Optimizer):
     and in Keras.
 
     Args:
-        lr: learning rate, finite and at least 0.
-        beta1: the share of m in the step's direction, in [0, 1).
-        beta2: the share of m that is kept, in [0, 1).
-        weight_decay: finite and at least 0.
+        lr: learning rate.
+        beta1, beta2: the share of m in the step's direction, and the share of m that is kept.
+        weight_decay: decoupled, in units of lr.
 
     Source: Chen et al., Symbolic discovery of optimization algorithms, 2023, algorithm 2.
 
@@ -115,11 +110,9 @@ class Rprop(Optimizer):
     scheduled like any other. Where a product of two gradients underflows they see no sign, and here there is one.
 
     Args:
-        lr: a factor to the steps, finite and at least 0.
-        eta_minus: what shortens a step, in [0, 1).
-        eta_plus: what lengthens it, finite and at least 1.
-        step_min: the shortest step, finite and at least 0.
-        step_max: the longest, likewise; of the two it prevails.
+        lr: a factor to the steps.
+        eta_minus, eta_plus: what shortens a step, and what lengthens it, at least 1.
+        step_min, step_max: the shortest step and the longest, which prevails.
         initial: the first step, finite and at least 0; a number, which stays as it is.
 
     Source: Riedmiller and Braun, A direct adaptive method for faster backpropagation learning: the RPROP algorithm,
@@ -140,10 +133,7 @@ class Rprop(Optimizer):
     _: KW_ONLY
     initial: Final[Annotated[float, nonnegative]] = 0.01
     slots: ClassVar[tuple[str, ...]] = ("d", "s")
-
-    def init_slots(self, xp: Any, p: Array) -> tuple[Array, ...]:
-        """Start without a direction, and with the first length."""
-        return xp.zeros_like(p), xp.full_like(p, self.initial)
+    starts: ClassVar[dict[str, Any]] = {"s": "initial"}
 
     @staticmethod
     def rule(xp: Any, p: Array, x: Array, d: Array, s: Array, c: Any) -> tuple[Array, ...]:

@@ -16,11 +16,8 @@ class Averaging(ParameterStage):
     """A stage whose slot `average` starts as the parameter, and is what `eval_params` gives."""
 
     slots: ClassVar[tuple[str, ...]] = ("average",)
+    starts: ClassVar[dict[str, Any]] = {"average": "p"}
     evaluate: ClassVar[Any] = staticmethod(lambda xp, p, average, hyper: average)
-
-    def init_slots(self, xp: Any, p: Array) -> tuple[Array, ...]:
-        """Start the slot as a copy of the parameter."""
-        return (xp.asarray(p, copy=True),)
 
 
 class EMA(Averaging):
@@ -127,11 +124,8 @@ class Lookahead(ParameterStage):
     every: Final[Count] = 5
     share: UnitInterval = 0.5
     slots: ClassVar[tuple[str, ...]] = ("slow",)
+    starts: ClassVar[dict[str, Any]] = {"slow": "p"}
     evaluate: ClassVar[Any] = staticmethod(lambda xp, p, slow, hyper: slow)
-
-    def init_slots(self, xp: Any, p: Array) -> tuple[Array, ...]:
-        """Start the slot as a copy of the parameter."""
-        return (xp.asarray(p, copy=True),)
 
     def coefficients(self, t: Any, hyper: Any) -> dict[str, Any]:
         """The share, and 1 for a step at which the parameter goes back, else 0."""

@@ -8,12 +8,21 @@ from anyoptim._arrays import Array
 from anyoptim._stage._stage import ParameterStage, Stage
 from anyoptim._trace._hyperparameters import Positive
 
-__all__ = ["AdaptiveClip", "Centralize", "UnitNorm", "is_complex"]
+__all__ = ["AdaptiveClip", "Centralize", "UnitNorm", "is_complex", "real_only"]
 
 
 def is_complex(p: Array) -> bool:
     """Whether an array has complex elements, which a rule of whole arrays would see as two arrays."""
     return "complex" in str(p.dtype)
+
+
+def real_only(name: str) -> Any:
+    """A method `refusal` that refuses complex parameters."""
+
+    def refusal(self: Any, p: Array) -> str | None:
+        return f"is complex; {name} wants real parameters" if is_complex(p) else None
+
+    return refusal
 
 
 def row_norms(xp: Any, a: Array) -> Array:
@@ -50,10 +59,7 @@ class AdaptiveClip(Stage):
     share: Positive = 0.01
     eps: Positive = 1e-3
     array_rule = True
-
-    def refusal(self, p: Array) -> str | None:
-        """Refuse complex parameters."""
-        return "is complex; AdaptiveClip wants real parameters" if is_complex(p) else None
+    refusal = real_only("AdaptiveClip")
 
     @staticmethod
     def rule(xp: Any, p: Array, x: Array, c: Any) -> Array:

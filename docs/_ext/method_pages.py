@@ -29,7 +29,7 @@ COLOR, GRAY = "#c2316e", "#7c8794"
 FAMILIES = {
     "Along the gradient": (
         "One learning rate for all elements. Steps are as long as gradients are, so that lr depends on the problem.",
-        ["momentum", "averaged", "langevin"],
+        ["descent"],
     ),
     "By the squares of gradients": (
         "Each element has a learning rate of its own, by the gradients that it has seen.",
@@ -37,14 +37,14 @@ FAMILIES = {
     ),
     "Adam and its relatives": (
         "Both: a mean of gradients, divided by the root of the mean of their squares, or by something like it.",
-        ["adam", "adamax", "nadam", "radam", "belief", "adan"],
+        ["adam", "nadam", "belief"],
     ),
     "By signs": ("Only the sign of an element counts; lr says how far it goes.", ["signs"]),
     "By the length of a parameter": ("For large batches: steps in proportion to what they change.", ["layerwise"]),
     "For matrices": ("A matrix is more than its elements. Vectors go to another method.", ["matrices"]),
     "Without a schedule": (
         "For training that need not know its end, or its learning rate.",
-        ["schedule_free", "prodigy"],
+        ["schedule_free"],
     ),
 }
 """What is told of some modules of `anyoptim.optimizers` together; what is of no family comes last."""
@@ -68,6 +68,10 @@ Two numbers without noise are not a network: a picture shows how a method moves,
 
 PAGE = """\
 .. autoclass:: anyoptim.{name}
+
+In the signature, the type of a hyperparameter says what it may be: ``Nonnegative`` is finite and at least 0,
+``Fraction`` at least 0 and below 1, ``Positive`` above 0, ``UnitInterval`` at least 0 and at most 1, and ``Number``
+anything but NaN. Each is a number, or a schedule: a function of the step number.
 
 Its path
 --------
@@ -150,7 +154,8 @@ def _functions(declared: type[Any]) -> str:
             break
         for name, value in vars(cls).items():
             function = getattr(value, "__func__", value)
-            if inspect.isfunction(function) and not name.startswith("__"):
+            made = "<locals>" in getattr(function, "__qualname__", "")  # by a function that says more than its result
+            if inspect.isfunction(function) and not name.startswith("__") and not made:
                 found.setdefault(name, textwrap.dedent(inspect.getsource(function)))
     return "\n".join(found.values())
 

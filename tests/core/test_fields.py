@@ -291,6 +291,13 @@ BODIES: list[tuple[dict[str, Any], str]] = [
     ({"scalars": ("k",)}, r"scalars = \('k',\); wanted a dict of first values by name"),
     ({"norms": ("n",)}, r"norms = \('n',\); wanted a dict of functions by name"),
     ({"totals": ["n"]}, r"totals = \['n'\]; wanted a dict of functions by name"),
+    ({"slots": ("m",), "starts": ("m",)}, r"starts = \('m',\); wanted a dict of numbers and names by name"),
+    ({"slots": ("m", "v"), "starts": {"u": 1.0}}, "a start of 'u'; its slots are m and v"),
+    (
+        {"slots": ("m",), "starts": {"m": "lr"}},
+        "a start of 'm' as 'lr'; wanted a number, 'p' or the name",
+    ),
+    ({"slots": ("m",), "starts": {"m": [1.0]}}, r"a start of 'm' as \[1.0\]; wanted a number, 'p' or the name"),
 ]
 TAKEN = ["update", "step", "init", "state", "stages", "rule", "measure", "compile", "flush", "explain", "slots"]
 
@@ -355,10 +362,21 @@ def test_a_body_that_declares_no_constructor() -> None:
         type("Late", (ao.SGD,), {"__annotations__": {"late": ao.Nonnegative}})
 
 
+TOLD = {"hyperparameters", "constants", "name", "last", "offender"}
+"""What a stage tells, and does not declare."""
+
+
 def test_help_names_all_that_a_stage_may_declare() -> None:
     """`help` shows no docstrings of attributes, so that the class's own names them."""
-    told = {"hyperparameters", "constants", "name", "last", "offender"}  # what a stage tells, and does not declare
-    names = {name for name in vars(ao.Stage) if not name.startswith("_")} - told
+    names = {name for name in vars(ao.Stage) if not name.startswith("_")} - TOLD
     words = set(re.findall(r"\w+", str(ao.Stage.__doc__)))
     assert len(names) > 15
     assert names - words == set()
+
+
+def test_what_completes_behind_an_optimizer() -> None:
+    """Hyperparameters, what it does and what it tells; of the class also what makers of stages declare."""
+    made, own = ao.SGD(), {name for name in dir(ao.Optimizer) if not name.startswith("_") and name not in dir(ao.Stage)}
+    assert {name for name in dir(made) if not name.startswith("_")} == own | TOLD | {"lr"}
+    assert {"rule", "slots", "coefficients"} <= {*dir(ao.SGD)}
+    assert {"max_norm", "last"} <= {*dir(ao.ClipNorm(1.0))}

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes
 
 import anyoptim as ao
-from anyoptim.optimizers import nadam, radam
+from anyoptim.optimizers import belief, nadam
 from tests.reference import papers, textbook
 from tests.support.libraries import METHODS, Library, same_bits
 from tests.support.xla import quick
@@ -279,7 +279,7 @@ def test_the_length_of_the_mean_keeps_its_digits() -> None:
             b = Decimal(beta)
             for t in (1, 2, 3, 5, 6, 10, 100, 1000, 10**4, 10**6):
                 rho = 2 / (1 - b) - 1 - 2 * t * b**t / (1 - b**t)
-                found = 1 + radam._growth(beta, t) - radam._growth(beta, 1)
+                found = 1 + belief._growth(beta, t) - belief._growth(beta, 1)
                 assert abs(Decimal(found) / rho - 1) < Decimal("1e-14"), (beta, t)
 
 

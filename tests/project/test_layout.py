@@ -20,8 +20,8 @@ MODULES = {
 }
 FLOORS = 9
 """The longest way down from a room, within the package or within a room."""
-METHOD_LINES = 2090
-"""What the methods of today have; 1,900 would be enough."""
+METHOD_LINES = 1900
+"""What the 34 methods have, at most, with what they share."""
 
 
 def _imported(name: str) -> Iterator[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any, Final
 
 import numpy as np
 import pytest
@@ -136,6 +136,26 @@ def test_slots_may_start_elsewhere(lib: Library) -> None:
     optimizer = Anchor()
     p = optimizer.update({"z": lib.array([1 + 2j], "complex64")}, {"z": lib.array([0j], "complex64")})
     assert lib.tonumpy(p["z"]).tolist() == [2 + 3j]
+
+
+def test_slots_start_as_declared(lib: Library) -> None:
+    """As a number, a constant or the parameter, of each part of a complex one; the others with zeros."""
+
+    class Sums(ao.Optimizer):
+        first: Final[Annotated[float, ao.nonnegative]] = 0.25
+        slots = ("zero", "one", "constant", "start")
+        starts = {"one": 1, "constant": "first", "start": "p"}
+
+        @staticmethod
+        def rule(xp: Any, p: Any, x: Any, *rest: Any) -> Any:
+            return x, *(s + x for s in rest[:-1])
+
+    optimizer, params = Sums(), {"r": lib.array([3.0], "float32"), "z": lib.array([1 + 2j], "complex64")}
+    state = optimizer.init(params)
+    found = {(s, k): lib.tonumpy(a).tolist() for s, kept in state.slots.items() for k, a in kept.items()}
+    reals = {"zero": 0.0, "one": 1.0, "constant": 0.25, "start": 3.0}
+    parts = {"zero": 0j, "one": 1 + 1j, "constant": 0.25 + 0.25j, "start": 1 + 2j}
+    assert found == {(s, k): [of[s]] for k, of in (("r", reals), ("z", parts)) for s in Sums.slots}
 
 
 def test_a_slot_does_not_start_as_the_callers_array(lib: Library) -> None:

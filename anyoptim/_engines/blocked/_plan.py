@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import operator
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import chain, repeat
@@ -14,12 +13,13 @@ import numpy as np
 
 from anyoptim._arrays import COMPUTE, Array, host_memory
 from anyoptim._arrays._memory import may_overlap, merged_ranges
-from anyoptim._arrays._quiet import quietly
+from anyoptim._arrays._quiet import quiet_context
 from anyoptim._engines._base import Commit, Leaf, NDArray, Plan, Result, Written, host_view, real
 from anyoptim._engines.blocked._functions import BoundFunction, block_function
 from anyoptim._engines.blocked._packs import packs
 from anyoptim._engines.blocked._tiles import add_up, tiles
 from anyoptim._machine import _threads
+from anyoptim._machine._completed import exhaust
 from anyoptim._machine._scratch import Scratch, give, scratch, taken
 from anyoptim._machine._threads import Call, Pieces
 from anyoptim._trace._coefficients import CoefficientTable, Replay
@@ -57,6 +57,7 @@ class BlockedPlan(Plan):
                 self.arrays[i][1:] = slots[i] = views
                 self.alone.remove(i)
         self.laid: _Laid | None = None
+        self._quietly = quiet_context().run  # one step at a time is written
         self._forms: Sequence[tuple[np.dtype[Any], tuple[int, ...]]] = ()
         """The dtypes and strides of the last gradients."""
         self.latest: Sequence[BoundFunction] = ()
@@ -80,13 +81,11 @@ class BlockedPlan(Plan):
         self._user_arrays = all(leaf.destination is a[0] for leaf, a in zip(self.leaves, self.arrays, strict=True))
 
     def regather(self, xs: Sequence[Array]) -> Sequence[NDArray] | None:
-        views = self._views(xs)
+        views = xs if self._user_arrays else self._views(xs)
         return views if views is not None and self._alike(self.layouts, self._forms, views) else None
 
     def _views(self, xs: Sequence[Array]) -> Sequence[NDArray] | None:
         """NumPy's views of gradients, if parameters lie where they did, and gradients are as simple as they."""
-        if self._user_arrays:
-            return xs
         views = []
         for leaf, (memory, dtype), x in zip(self.leaves, self.places, xs, strict=True):
             library, p = leaf.library, leaf.destination
@@ -98,7 +97,7 @@ class BlockedPlan(Plan):
         return views
 
     def doubtful(self, xs: Sequence[Array]) -> list[bool]:
-        views = self._views(xs)
+        views = xs if self._user_arrays else self._views(xs)
         if views is None:
             return [True] * len(xs)
         leaves = zip(self.layouts, self._forms, views, strict=True)
@@ -158,19 +157,22 @@ class BlockedPlan(Plan):
         laid = self.laid
         if laid is None or not taken(laid.scratch):
             laid = self.laid = self._lay(self.latest, scratch())
-        alone = [call for i, calls_of in laid.alone for call in calls_of(gathered[i])]
         # In loops of C, each of which, called again, goes on with what is left; scratch is given back once.
-        loads = map(operator.setitem, laid.places, repeat(...), [gathered[i] for i in laid.packed])  # type: ignore[arg-type]
-        todo = chain(loads, map(operator.call, chain(laid.calls, alone)))
-        pieces, rooms = self._pieces(laid, gathered) if laid.rest else (None, [])
-        back = map(give, [laid.scratch, *rooms])
+        alone = [call for i, calls_of in laid.alone for call in calls_of(gathered[i])]
+        todo: Iterator[object] = map(operator.call, chain(laid.calls, alone, laid.end))
+        if laid.packed:
+            loads = map(operator.setitem, laid.places, repeat(...), map(gathered.__getitem__, laid.packed))  # type: ignore[arg-type]
+            todo = chain(loads, todo)
+        pieces, rooms = self._pieces(laid, gathered) if laid.rest else (None, ())
+        back = map(give, rooms)
 
         def commit() -> Sequence[Result]:
-            quietly(deque, todo, 0)
+            self._quietly(exhaust, todo)
             if pieces is not None:
                 pieces()
-            deque(back, 0)
-            self.touch()
+                exhaust(back)
+            if self._touched:
+                self.touch()
             return self.results
 
         return commit
@@ -187,7 +189,7 @@ class BlockedPlan(Plan):
         calls = [call for pack in self.packs for call in pack.calls(functions, temporary)]
         packed = [i for pack in self.packs for i in pack.leaves]
         places = [place for pack in self.packs for place in pack.gradients]
-        return _Laid(functions, temporary, packed, places, calls, alone, rest)
+        return _Laid(functions, temporary, packed, places, calls, alone, [partial(give, temporary)], rest)
 
     def _pieces(self, laid: _Laid, gathered: Sequence[NDArray]) -> tuple[Pieces, list[Scratch]]:
         """The blocks of larger parameters, and the scratch of the threads that share them out, if there are enough."""
@@ -235,6 +237,8 @@ class _Laid(NamedTuple):
     """What is to be called then."""
     alone: Sequence[tuple[int, Callable[[NDArray], Sequence[Call]]]]
     """The leaves of at most one block, each with a function from its gradient to what is to be called."""
+    end: Sequence[Call]
+    """What is to be called last: it gives the scratch back."""
     rest: Sequence[int]
     """The leaves that are larger, or complex."""
 

@@ -8,10 +8,10 @@ from typing import Any, Final
 
 from anyoptim._arrays import Array
 from anyoptim._core._optimizer import Optimizer
-from anyoptim._trace._hyperparameters import Count, Fraction, Nonnegative, Number, UnitInterval
+from anyoptim._trace._hyperparameters import Count, Fraction, Nonnegative, Number, UnitInterval, Whole
 from anyoptim._trace._scalars import one_minus_power, remainder, sqrt, where
 from anyoptim.optimizers import Adafactor, ScheduleFreeAdamW
-from anyoptim.optimizers.matrices import Whole, unit
+from anyoptim.optimizers.matrices import unit
 from anyoptim.stages.averaging import Averaging
 from anyoptim.stages.layers import is_complex
 

@@ -7,11 +7,10 @@ from typing import Annotated, Any, Final
 
 from anyoptim._arrays import Array
 from anyoptim._core._optimizer import Optimizer
-from anyoptim._trace._hyperparameters import Fraction, Nonnegative, nonnegative
+from anyoptim._trace._hyperparameters import Fraction, Growth, Nonnegative, nonnegative
 from anyoptim._trace._scalars import following, one_minus_power, sqrt
 from anyoptim.optimizers import AdaBelief, AdaGrad, Adan, CenteredRMSProp, CorrectedYogi, RAdam, RMSProp
 from anyoptim.optimizers._terms import decayed, inside, moments, root
-from anyoptim.optimizers.signs import Growth
 
 __all__ = [
     "CorrectedCenteredRMSProp",
@@ -109,9 +108,7 @@ class NesterovRAdam(RAdam):
 class OptaxYogi(CorrectedYogi):
     """Yogi whose m starts at `initial`, too."""
 
-    def init_slots(self, xp: Any, p: Array) -> tuple[Array, ...]:
-        """Start both means with `initial`."""
-        return xp.full_like(p, self.initial), xp.full_like(p, self.initial)
+    starts = {"m": "initial", "v": "initial"}
 
 
 class _OptaxStart(RMSProp):
@@ -119,10 +116,7 @@ class _OptaxStart(RMSProp):
 
     _: KW_ONLY
     initial: Final[Annotated[float, nonnegative]] = 0.0
-
-    def init_slots(self, xp: Any, p: Array) -> tuple[Array, ...]:
-        """Start the mean square with `initial`, and the mean with zeros."""
-        return tuple(xp.zeros_like(p) if name == "m" else xp.full_like(p, self.initial) for name in self.slots)
+    starts = {"h": "initial", "s": "initial"}
 
 
 class OptaxRMSProp(_OptaxStart):
@@ -191,10 +185,7 @@ class OptaxRprop(Optimizer):
     _: KW_ONLY
     initial: Final[Annotated[float, nonnegative]]
     slots = ("s", "d")
-
-    def init_slots(self, xp: Any, p: Array) -> tuple[Array, ...]:
-        """Start with the first length, and without a step."""
-        return xp.full_like(p, self.initial), xp.zeros_like(p)
+    starts = {"s": "initial"}
 
     @staticmethod
     def rule(xp: Any, p: Array, x: Array, s: Array, d: Array, c: Any) -> tuple[Array, ...]:

@@ -16,7 +16,7 @@ from anyoptim._stage._stage import Stage, itself, parameter
 from anyoptim._trace._hyperparameters import Domain, Fraction, Hyper, Nonnegative, Positive
 from anyoptim._trace._scalars import following, one_minus_power, power, ratio_up_to_one, where
 from anyoptim.optimizers.matrices import at_least, summable, unit
-from anyoptim.stages.layers import is_complex
+from anyoptim.stages.layers import is_complex, real_only
 
 __all__ = [
     "BlockRMS",
@@ -126,6 +126,7 @@ class FactoredRMS(Optimizer):
     least: Final[Annotated[float, _length]]
     slots = ("row", "column", "v")
     array_rule = True
+    refusal = real_only("adafactor")
 
     def slot_shapes(self, shape: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
         """Give a number to each row and each column, or to each element."""
@@ -133,10 +134,6 @@ class FactoredRMS(Optimizer):
             return (0,), (0,), shape
         d1, d0 = _longest(shape)
         return tuple(np.delete(shape, d0).tolist()), tuple(np.delete(shape, d1).tolist()), (0,)
-
-    def refusal(self, p: Array) -> str | None:
-        """Refuse complex parameters."""
-        return "is complex; adafactor wants real parameters" if is_complex(p) else None
 
     @staticmethod
     def coefficients(t: Any, hyper: Any) -> dict[str, Any]:

@@ -1,15 +1,19 @@
-"""Methods that move along the gradient, or a mean of gradients."""
+"""Methods that move along the gradient: as it is, with momentum, or with noise."""
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+import zlib
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar
 
+from anyoptim import random
 from anyoptim._arrays import Array
 from anyoptim._core._optimizer import Optimizer
-from anyoptim._trace._hyperparameters import Fraction, Nonnegative
-from anyoptim._trace._scalars import where
+from anyoptim._trace._hyperparameters import KW_ONLY, Domain, Fraction, Hyper, Nonnegative
+from anyoptim._trace._scalars import sqrt, where
+from anyoptim.stages.layers import real_only
 
-__all__ = ["SGD", "HeavyBall", "HeavyBallNesterov", "Momentum", "Nesterov", "TextbookNesterov"]
+__all__ = ["SGD", "SGLD", "HeavyBall", "HeavyBallNesterov", "Momentum", "Nesterov", "TextbookNesterov"]
 
 
 class SGD(Optimizer):
@@ -20,7 +24,7 @@ class SGD(Optimizer):
         p <- p - lr*g
 
     Args:
-        lr: learning rate, finite and at least 0.
+        lr: learning rate.
 
     Source: Robbins and Monro, A stochastic approximation method, 1951, with a constant step.
 
@@ -46,12 +50,11 @@ class Momentum(Optimizer):
         v <- momentum*v - lr*g
         p <- p + v
 
-    Here lr is inside v, so that a change of lr takes effect over the next 1/(1-momentum) steps;
-    torch keeps it outside.
+    Here lr is inside v, so that a change of lr takes effect over the next 1/(1-momentum) steps; torch keeps it outside.
 
     Args:
-        lr: learning rate, finite and at least 0.
-        momentum: the share of the last step that is kept, in [0, 1).
+        lr: learning rate.
+        momentum: the share of the last step that is kept.
 
     Source: Polyak, Some methods of speeding up the convergence of iteration methods, 1964, equation 9;
     in these letters Sutskever et al., On the importance of initialization and momentum, 2013, section 2.
@@ -139,9 +142,9 @@ class HeavyBall(Optimizer):
         p <- p - lr*b
 
     Args:
-        lr: learning rate, finite and at least 0.
-        momentum: the share of the sum of gradients that is kept, in [0, 1).
-        dampening: the share of each gradient but the first that is left out, in [0, 1).
+        lr: learning rate.
+        momentum: the share of the sum of gradients that is kept.
+        dampening: the share of each gradient but the first that is left out.
 
     Source: Polyak, Some methods of speeding up the convergence of iteration methods, 1964, equation 9.
 
@@ -192,3 +195,59 @@ class HeavyBallNesterov(HeavyBall):
     def rule(xp: Any, p: Array, x: Array, b: Array, c: Any) -> tuple[Array, ...]:
         b = c.momentum * b + c.new * x
         return c.lr * (x + c.momentum * b), b
+
+
+_Word = Annotated[Hyper, Domain(lambda x: 0 <= x < 2**32 and x == int(x), "a whole number, at least 0 and below 2**32")]
+
+HALF = 1 << 16
+
+
+class SGLD(Optimizer):
+    """Gradient descent with noise, whose parameters in the end are samples: stochastic gradient Langevin dynamics.
+
+    ::
+
+        p <- p - lr*g + sqrt(2*lr*temperature) * noise
+
+    With g the gradient of minus the logarithm of a density, small lr and temperature 1, p are samples of it. The noise
+    is that of `anyoptim.random.normal`: it depends on the seed, the path of the parameter, the count of its steps and
+    the element, and on nothing else. It works on whole arrays (`portable`). Complex parameters are refused.
+
+    Args:
+        lr: half of the paper's step size.
+        temperature: of the noise.
+        seed: of the noise, a whole number, at least 0 and below 2**32.
+        stream: the same, for one parameter among others: what it is here, `overrides` replaces by a hash of the path.
+
+    Source: Welling and Teh, Bayesian learning via stochastic gradient Langevin dynamics, 2011, equation 4.
+
+    >>> w, sampler, samples = np.zeros(100), ao.SGLD(lr=0.1), []
+    >>> for _ in range(1000):
+    ...     samples.append(sampler.update(w, w).copy())  # minus the logarithm of a normal density is w @ w / 2
+    >>> round(float(np.std(samples[100:])), 1)
+    1.0
+    """
+
+    lr: Nonnegative = 0.01
+    temperature: Nonnegative = 1.0
+    _: KW_ONLY
+    seed: _Word = 0
+    stream: _Word = 0
+    array_rule = True
+    refusal = real_only("SGLD")  # the two parts of a complex element would have the same noise
+
+    def overrides(self, path: str, p: Array) -> Mapping[str, Hyper]:
+        """Give each parameter a stream of noise of its own."""
+        return {"stream": zlib.crc32(path.encode())}
+
+    @staticmethod
+    def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
+        # In halves, which the arithmetic of float32 holds exactly.
+        size, halves = sqrt(2 * hyper.lr * hyper.temperature), {"low": t % HALF, "high": t // HALF}
+        return {"lr": hyper.lr, "size": size, "seed": hyper.seed, "stream": hyper.stream, **halves}
+
+    @staticmethod
+    def rule(xp: Any, p: Array, x: Array, c: Any) -> Array:
+        low, high = (int(n) if isinstance(n, float) else xp.astype(n, xp.uint32) for n in (c.low, c.high))
+        call = low + high * HALF
+        return c.lr * x - c.size * random.normal(p.shape, (int(c.seed) << 32) + int(c.stream), call, like=p)
