@@ -114,17 +114,16 @@ class DTensors(Torch):
             torch.distributed.all_reduce(all_hold, torch.distributed.ReduceOp.MIN, group=group)
         return bool(all_hold)
 
-    def sum_over_processes(self, numbers: Sequence[float], arrays: Sequence[Array]) -> list[float]:
+    def over_processes(self, what: str, rows: np.ndarray[Any, Any], arrays: Sequence[Array]) -> np.ndarray[Any, Any]:
         torch = sys.modules["torch"]
-        totals = [*numbers]
+        totals, op = rows.copy(), torch.distributed.ReduceOp.MAX if what == "max" else torch.distributed.ReduceOp.SUM
         for mesh in dict.fromkeys(x.device_mesh for x in arrays):
             on_mesh = [i for i, x in enumerate(arrays) if x.device_mesh == mesh]
-            addends = [numbers[i] if _counts(arrays[i]) else 0.0 for i in on_mesh]
-            sums = torch.tensor(addends, dtype=torch.float64, device=mesh.device_type)
+            own = [rows[i] * _counts(arrays[i]) for i in on_mesh]
+            table = torch.asarray(np.array(own), dtype=torch.int64, device=mesh.device_type)
             for group in mesh.get_all_groups():
-                torch.distributed.all_reduce(sums, group=group)
-            for i, number in zip(on_mesh, sums.tolist(), strict=True):
-                totals[i] = number
+                torch.distributed.all_reduce(table, op, group=group)
+            totals[on_mesh] = table.cpu().numpy()
         return totals
 
 

@@ -85,6 +85,12 @@ class JAX(Library):
     ) -> tuple[Array, ...]:
         return _loop(step)(state, self.xp.asarray(np.array(rows), dtype=state[0].dtype))  # type: ignore[no-any-return]
 
+    def sums(self, arrays: Sequence[Array]) -> list[Array]:
+        # XLA would compute anew for each sum what they have in common.
+        zeros = tuple(self.xp.zeros((), dtype=a.dtype) for a in arrays)
+        lax = loaded().lax
+        return list(lax.reduce(tuple(arrays), zeros, lambda a, b: tuple(map(lax.add, a, b)), range(arrays[0].ndim)))
+
     def sharded_like(self, x: Array, like: Array) -> Array:
         if self.traced(x) or self.traced(like) or not like.committed or x.sharding == like.sharding:
             return x

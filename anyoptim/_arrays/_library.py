@@ -319,12 +319,16 @@ class Library:
         """Whether a condition holds in all processes that hold parts of `x`, which all have to ask."""
         return holds
 
-    def sum_over_processes(self, numbers: Sequence[float], arrays: Sequence[Array]) -> list[float]:
-        """For each array the sum of the numbers that the processes which hold parts of it have for it.
+    def sums(self, arrays: Sequence[Array]) -> list[Array]:
+        """For each of some arrays of one shape the sum of its elements, which are integers."""
+        return [self.xp.sum(a) for a in arrays]
 
-        Where several processes hold the same elements, only the number of the first of them is added.
+    def over_processes(self, what: str, rows: np.ndarray[Any, Any], arrays: Sequence[Array]) -> np.ndarray[Any, Any]:
+        """For each array the "sum" or "max" of the rows of integers that the processes which hold parts have for it.
+
+        Where several processes hold the same elements, only the row of the first of them counts.
         """
-        return [*numbers]
+        return rows
 
     def materialize(self, arrays: list[Array]) -> list[Array]:
         """The arrays with all their elements computed."""

@@ -80,10 +80,10 @@ class Measures:
         return [self._dispatch.norm_of({j: sums[j]}) if j in sums else 0.0 for j in range(len(self._dispatch.leaves))]
 
     def _squares(self, key: Any) -> dict[int, Any]:
-        """The sums of squares of each leaf, block by block."""
+        """The rows of the reduction of each leaf."""
         if key not in self._sums:
             sums = self._dispatch.squares(self._places[key], self._gathered, self._rows)
-            sums |= {j: where(part, sums[j], 0.0) for j, part in self._parts.items() if j in sums}
+            sums |= {j: where(part, sums[j], 0) for j, part in self._parts.items() if j in sums}
             self._sums[key] = sums
         return self._sums[key]
 

@@ -159,9 +159,9 @@ class Plan(ABC):
 
     @abstractmethod
     def squares(self, k: int, gathered: Any, rows: CoefficientTable) -> list[Array]:
-        """For each leaf the sums of squares, block by block, of what part `k` of the program measures.
+        """For each leaf the rows of the reduction of what part `k` of the program measures.
 
-        As `_trace/_reduction.py` says: a NumPy vector, or a traced one. The rows need not go further than part `k`.
+        As `_trace/_reduction.py` says: a NumPy array, or a traced one. The rows need not go further than part `k`.
         """
 
     def norm(self, k: int, gathered: Any, rows: CoefficientTable) -> Any:
@@ -287,7 +287,7 @@ def real(dtype: Any) -> np.dtype[Any]:
 
 
 def norm_of(sums: Sequence[Array], leaves: Sequence[Leaf]) -> Any:
-    """The 2-norm from the block sums of all leaves: on the host, where they are NumPy's."""
+    """The 2-norm from the rows of all leaves: on the host, where they are NumPy's."""
     on_host = all(isinstance(v, np.ndarray) for v in sums)
     return norm(np if on_host else leaves[0].library.xp, sums)
 

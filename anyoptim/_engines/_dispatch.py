@@ -15,7 +15,7 @@ from anyoptim._engines._choice import ENGINES, Plans, choices
 from anyoptim._engines._warmup import LATER, Waiting
 from anyoptim._trace._coefficients import CoefficientTable, all_known
 from anyoptim._trace._program import Program
-from anyoptim._trace._reduction import total
+from anyoptim._trace._reduction import aligned, merged
 
 __all__ = ["Dispatch"]
 
@@ -156,7 +156,7 @@ class Dispatch:
         return plan.fetch_norm(places[id(plan.program)])
 
     def squares(self, places: Mapping[int, int], gathered: Sequence[Any], rows: CoefficientTable) -> dict[int, Any]:
-        """The block sums of the leaves whose programs have that part: of all of each leaf, wherever its parts are."""
+        """The rows of the leaves whose programs have that part: of all of each leaf, wherever its parts are."""
         sums: dict[int, Any] = {}
         for (plan, indices), grads in zip(self.assignments, gathered, strict=True):
             k = places.get(id(plan.program))
@@ -164,13 +164,15 @@ class Dispatch:
                 sums.update(zip(indices, plan.squares(k, grads, rows.select(indices).before(k)), strict=True))
         for library in self.distributed:
             indices = [i for i in sorted(sums) if self.leaves[i].library is library]
-            parts, ps = [float(total(np, sums[i])) for i in indices], [self.leaves[i].p for i in indices]
-            totals = library.sum_over_processes(parts, ps)
-            sums.update({i: np.array([number]) for i, number in zip(indices, totals, strict=True)})
+            ps = [self.leaves[i].p for i in indices]
+            parts = np.concatenate([merged(sums[i]) for i in indices])
+            codes = library.over_processes("max", parts[:, :1], ps)
+            totals = library.over_processes("sum", aligned(np, parts, codes), ps)
+            sums.update(zip(indices, np.concatenate([codes, totals], axis=1)[:, None], strict=True))
         return sums
 
     def norm_of(self, sums: Mapping[int, Any]) -> Any:
-        """The 2-norm of leaves, from their block sums."""
+        """The 2-norm of leaves, from their rows."""
         indices = sorted(sums)
         return norm_of([sums[i] for i in indices], [self.leaves[i] for i in indices])
 

@@ -35,7 +35,7 @@ INFIX = {
 _OURS = re.compile(r"_.*|[knst]\d+")
 """What the renderers call masks, nodes, scalars, scratch, and all else."""
 
-_CALLED = {"carray", "clip", "empty", "float32", "float64", "partial", "pointer", "setitem"}
+_CALLED = {"alike", "bits", "carray", "clip", "float32", "float64", "number", "partial", "pointer", "setitem", "uint64"}
 """And what they call beside NumPy's universal functions."""
 
 

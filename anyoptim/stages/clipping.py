@@ -20,10 +20,10 @@ class ClipGlobalNorm(Stage):
         norm = sqrt(sum of x*x over all elements of all parameters)
         x <- x * min(max_norm / norm, 1)
 
-    The norm is that of the parameters that move at this step, in float64, with its additions in one order, so that its
-    bits are the same on all engines (JAX without x64 adds in float32; arrays in pieces, on several devices or in
-    several processes, are added piece by piece). Complex elements count with both parts. An infinite norm makes every
-    finite element 0; a NaN changes nothing but what it is in. torch's `clip_grad_norm_` divides by norm + 1e-6 instead,
+    The norm is that of the parameters that move at this step. Its bits are the same on all engines, in whatever order
+    elements lie and however arrays are cut, and the squares of no elements are too large or too small (JAX without x64
+    adds in float32, in its own order). Complex elements count with both parts. An infinite norm makes every finite
+    element 0; a NaN changes nothing but what it is in. torch's `clip_grad_norm_` divides by norm + 1e-6 instead,
     which shortens the gradient by about 1e-6/norm more, and makes everything NaN where the norm is NaN.
 
     Args:

@@ -53,8 +53,8 @@ class SkipNonFinite(_Skipping):
     `["consecutive"]`; `optimizer.stages[k].offender` is the path of the first parameter for which `update` last did so.
 
     It looks at the 2-norm of what it is given, which it shares with a `ClipGlobalNorm` right behind it. Under `jax.jit`
-    and on lazy arrays both outcomes are computed and one is chosen; there, a step is skipped, too, where squares are
-    too large for float64, or for float32 in JAX without x64. On a CUDA device, the host waits for the norm.
+    and on lazy arrays both outcomes are computed and one is chosen; there, a step is skipped, too, where the
+    norm is too large for float64, or for float32 in JAX without x64. On a CUDA device, the host waits for the norm.
 
     Args:
         max_consecutive_skips: after how many skips in a row `update`, and `step`, raise FloatingPointError at the next

@@ -10,7 +10,6 @@ import pytest
 from anyoptim._engines.blocked import _plan as blocked
 from anyoptim._engines.blocked import _tiles
 from anyoptim._engines.compiled import _plan as compiled
-from tests.support.internals import reduction
 from tests.support.internals import threads as _threads
 
 
@@ -20,10 +19,10 @@ def small_pieces(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(_threads, "threads", lambda: 4)
     monkeypatch.setattr(_threads, "_POOLS", pools := [])  # type: ignore[var-annotated]
     monkeypatch.setattr(compiled, "PIECE", 64)
-    monkeypatch.setattr(compiled, "CHUNK", reduction.BLOCK)
+    monkeypatch.setattr(compiled, "CHUNK", 1024)
     monkeypatch.setattr(blocked, "THREADED", 2)
-    monkeypatch.setattr(blocked, "BLOCK", reduction.BLOCK)
-    monkeypatch.setattr(_tiles, "TILE", reduction.BLOCK)
+    monkeypatch.setattr(blocked, "BLOCK", 1024)
+    monkeypatch.setattr(_tiles, "TILE", 1024)
     yield
     for pool in pools:
         for _ in range(pool.threads):

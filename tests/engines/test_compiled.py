@@ -23,7 +23,6 @@ from hypothesis import strategies as st
 import anyoptim as ao
 from anyoptim._engines import _warmup
 from anyoptim._engines.compiled import _array_headers
-from tests.support.internals import reduction
 from tests.support.internals import threads as _threads
 from tests.support.libraries import ENGINES, Library, same_bits
 
@@ -491,7 +490,7 @@ def test_one_optimizer_in_several_threads_in_turn(engine: ao.EngineName, way: st
 
 def _large(dtype: str = "float32") -> dict[str, Any]:
     rng = np.random.default_rng(4)
-    shapes = [(3, reduction.BLOCK + 5), (reduction.BLOCK - 1,), (7,), (2 * reduction.BLOCK,)]
+    shapes = [(3, 1024 + 5), (1024 - 1,), (7,), (2 * 1024,)]
     return {f"p{k}": rng.normal(size=shape).astype(dtype) for k, shape in enumerate(shapes)}
 
 
@@ -553,10 +552,10 @@ def test_a_thread_that_flushes_subnormals_works_alone(
     import torch
 
     def run(make: Callable[..., Any]) -> Any:
-        params = {"p": np.full(8 * reduction.BLOCK, 5e-39, np.float32)}
+        params = {"p": np.full(8 * 1024, 5e-39, np.float32)}
         optimizer = make(engine=engine, lr=0.25)
         for _ in range(3):
-            optimizer.update(params, {"p": np.full(8 * reduction.BLOCK, 4e-39, np.float32)})
+            optimizer.update(params, {"p": np.full(8 * 1024, 4e-39, np.float32)})
         return params["p"]
 
     usual = run(ao.SGD)  # and the pool is there, in the usual mode

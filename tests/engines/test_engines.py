@@ -24,7 +24,7 @@ from anyoptim._engines.compiled import _source as loops
 from anyoptim._engines.portable import Portable
 from tests.support.chains import agree, run
 from tests.support.internals import ENGINES as ALL_ENGINES
-from tests.support.internals import MemoryLayout, may_overlap, merged_ranges
+from tests.support.internals import MemoryLayout, may_overlap, merged_ranges, reduction_text
 from tests.support.layouts import LAYOUTS, hostile
 from tests.support.libraries import ENGINES, METHODS, Library, same_bits
 
@@ -370,14 +370,14 @@ def test_slots_that_are_called_like_what_is_generated(engine: ao.EngineName) -> 
     """A method may call a slot like a variable of the loop around its rule, in the step and in a measure behind it."""
 
     class Named(ao.Optimizer):
-        slots = tuple(sorted({*re.findall(r"\b_([a-z]+)", loops._STEP + loops._MEASURE)}))
+        slots = tuple(sorted({*re.findall(r"\b_([a-z]+)", loops._STEP + reduction_text.LOOP)}))
 
         @staticmethod
         def rule(xp: Any, p: Any, x: Any, *slots_and_c: Any) -> Any:
             new = [s + x for s in slots_and_c[:-1]]
             return sum(new[1:], start=new[0]), *new
 
-    assert {"n", "k", "i", "leaf"} <= {*Named.slots}
+    assert {"n", "i", "leaf", "code"} <= {*Named.slots}
     results = []
     for each in (engine, "portable"):
         p, x = np.arange(3000.0), np.linspace(-1, 1, 3000)

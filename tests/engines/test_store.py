@@ -10,7 +10,6 @@ import json
 import linecache
 import os
 import pickle
-import re
 import shutil
 import stat
 import subprocess
@@ -30,7 +29,7 @@ import anyoptim as ao
 from anyoptim._engines.blocked import _functions
 from anyoptim._engines.compiled import _kernel_cache
 from tests.support.internals import disk_cache as _disk_cache
-from tests.support.internals import dropout_compiled, reduction, static_options
+from tests.support.internals import dropout_compiled, static_options
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="sets the cache folder by XDG_CACHE_HOME")
 
@@ -471,7 +470,6 @@ def test_no_module_that_kernels_name_is_forgotten_there() -> None:
     froms = [node for text in texts for node in ast.walk(ast.parse(text)) if isinstance(node, ast.ImportFrom)]
     named = {node.module for node in froms if node.module and node.module.startswith("anyoptim")}
     assert named == {f"anyoptim._engines.compiled.{name}" for name in _kernel_cache.OWN}
-    assert re.findall(r"^BLOCK = (\d+)$", "".join(texts), re.M) == [str(reduction.BLOCK)]
 
 
 def test_where_our_own_functions_can_not_be_read_nothing_is_kept(

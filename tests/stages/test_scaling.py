@@ -99,22 +99,24 @@ def test_edges_of_the_trust_ratio(engine: ao.EngineName) -> None:
     assert moved(8.0, 4.0, upper=0.5) == 0.5
     assert moved(8.0, 4.0, share=lambda t: 0.25 * t) == 2.0
     assert math.isnan(moved(2.0, math.nan))
-    assert moved(1.0, 1e300) == 0.0  # whose length is infinite
+    assert moved(1.0, 1e300) == pytest.approx(1.0, rel=1e-15)  # whose square is beyond all numbers
 
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_edges_of_clipping_by_parameter(engine: ao.EngineName) -> None:
     """A length that is infinite makes finite elements 0; a NaN changes its own parameter alone."""
     optimizer = ao.chain(ao.ClipNorm(1.0), ao.SGD(1.0), engine=engine)
-    p = {k: np.zeros(2) for k in "abcde"}
-    grads = {"a": [3.0, 4.0], "b": [1e300, 0.0], "c": [math.nan, 1.0], "d": [0.0, 0.0], "e": [0.6, 0.0]}
+    p = {k: np.zeros(2) for k in "abcdef"}
+    grads = {"a": [3.0, 4.0], "b": [math.inf, 1.0], "c": [math.nan, 1.0], "d": [0.0, 0.0], "e": [0.6, 0.0]}
+    grads["f"] = [1e300, 0.0]  # whose square is beyond all numbers
     optimizer.update(p, {k: np.array(v) for k, v in grads.items()})
     np.testing.assert_allclose(p["a"], [-0.6, -0.8], rtol=1e-15)
-    assert p["b"].tolist() == [0.0, 0.0]
+    assert p["b"][1] == 0.0
     assert math.isnan(p["c"][0])
     assert p["c"][1] == -1.0
     assert p["d"].tolist() == [0.0, 0.0]
     assert p["e"].tolist() == [-0.6, 0.0]
+    assert p["f"].tolist() == [-1.0, 0.0]
     optimizer.stages[0].max_norm = math.inf
     assert ao.chain(ao.ClipNorm(math.inf), ao.SGD(1.0), engine=engine).update(np.zeros(1), np.array([1e300])) == -1e300
 

@@ -19,6 +19,7 @@ from anyoptim._machine import _scratch as scratch
 from anyoptim._machine import _threads as threads
 from anyoptim._trace import _other_names as other_names
 from anyoptim._trace import _reduction as reduction
+from anyoptim._trace import _reduction_text as reduction_text
 from anyoptim._trace._coefficients import rows_of
 from anyoptim._trace._expressions import Range, evaluate, range_of
 from anyoptim._trace._graph import Graph, trace, trace_measure
@@ -60,6 +61,7 @@ __all__ = [
     "other_names",
     "range_of",
     "reduction",
+    "reduction_text",
     "replacing",
     "rows_of",
     "scratch",

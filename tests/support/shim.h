@@ -7,7 +7,7 @@
 // Not from <cmath> and <cstdlib>, which take longer to read than a kernel to compile.
 extern "C" {
 double sqrt(double), fabs(double), copysign(double, double), pow(double, double), fmod(double, double);
-double log(double), expm1(double);
+double log(double), expm1(double), frexp(double, int *), ldexp(double, int);
 float sqrtf(float), fabsf(float);
 void *malloc(size_t);
 void abort();
@@ -26,7 +26,6 @@ static Index blockIdx, threadIdx, blockDim, gridDim;
 // unlike swapcontext don't ask the system for anything.
 static jmp_buf _scheduler, _fibers[1024];
 static bool _begun[1024], _done[1024];
-static double _selectors[1024];
 static void (*_body)();
 
 static void _wait()
@@ -39,12 +38,20 @@ static void _wait()
 
 static inline void __syncthreads() { _wait(); }
 
-static inline double __shfl_down_sync(unsigned, double value, int by)
+static inline long long __double_as_longlong(double number)
 {
+    long long bits;
+    __builtin_memcpy(&bits, &number, sizeof bits);
+    return bits;
+}
+
+template <typename T> static inline T __shfl_xor_sync(unsigned, T value, int by)
+{
+    static T _selectors[1024];
     const unsigned me = threadIdx.x;
     _selectors[me] = value;
     _wait();
-    const double found = _selectors[me % 32 + by < 32 ? me + by : me];
+    const T found = _selectors[me ^ by];
     _wait();
     return found;
 }

@@ -75,7 +75,7 @@ def call(name: str, text: str, blocks: int, threads: int, arguments: Any) -> Non
     found = library_of(text)
     values = (ctypes.c_uint64 * len(arguments))(*(int(a) for a in arguments))
     kernel = ctypes.cast(getattr(found, name), ctypes.c_void_p)
-    waits = bool(re.search(r"__shfl_down_sync|__syncthreads", text))
+    waits = bool(re.search(r"__shfl_xor_sync|__syncthreads", text))
     found.run(kernel, ctypes.c_uint(blocks), ctypes.c_uint(threads), values, len(arguments), waits)
 
 

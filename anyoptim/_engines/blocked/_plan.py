@@ -24,6 +24,7 @@ from anyoptim._machine._scratch import Scratch, give, scratch, taken
 from anyoptim._machine._threads import Call, Pieces
 from anyoptim._trace._coefficients import CoefficientTable, Replay
 from anyoptim._trace._program import Coefficients, Program, all_floats, static_options
+from anyoptim._trace._reduction import split
 
 __all__ = ["BlockedPlan"]
 
@@ -137,9 +138,10 @@ class BlockedPlan(Plan):
 
     def squares(self, k: int, gathered: Sequence[NDArray], rows: CoefficientTable) -> list[NDArray]:
         leaves = zip(self._functions(k, rows), self.arrays, gathered, strict=True)
-        pieces, sums = tiles((bound, (p, x, *slots)) for bound, (p, *slots), x in leaves)
-        _threads.spread(add_up, [(piece,) for piece in pieces], THREADED)
-        return sums
+        pieces, table, ends = tiles((bound, (p, x, *slots)) for bound, (p, *slots), x in leaves)
+        _threads.spread(add_up, pieces, THREADED)
+        table = split(table)
+        return [table[a:b] for a, b in itertools.pairwise(ends)]
 
     def prepare_anew(self, gathered: Sequence[NDArray], rows: CoefficientTable) -> Commit:
         functions = self._functions(None, rows)

@@ -1,7 +1,9 @@
-"""The sums of squares of the reduction, by NumPy: blocks stand one below the other and are halved together."""
+"""The rows of the reduction, by NumPy: arrays stand one behind the other and are summed together."""
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -11,76 +13,92 @@ from anyoptim._arrays._quiet import quiet
 from anyoptim._engines._base import NDArray
 from anyoptim._engines.blocked._functions import BoundFunction
 from anyoptim._machine._scratch import scratch
-from anyoptim._trace._reduction import BLOCK
+from anyoptim._trace._reduction import FIRST, HALF, ROUNDERS, SCALES, codes
 
 __all__ = ["add_up", "tiles"]
 
 TILE = 1 << 15
-"""The elements that are summed at a time, in whole blocks."""
+"""The elements that are summed at a time."""
 
-Tile = list["_Stretch"]
-
-
-def tiles(leaves: Iterable[tuple[BoundFunction, Sequence[NDArray]]]) -> tuple[list[Tile], list[NDArray]]:
-    """The work in pieces that don't depend on each other; and for each leaf the array that will hold its block sums.
-
-    A leaf is a function that measures, and p, x and the slots.
-    """
-    pieces: list[Tile] = []
-    sums = []
-    room = 0
-    for bound, arrays in leaves:
-        n = arrays[0].size * _reals(arrays[0])
-        sums.append(np.empty(-(-n // BLOCK)))
-        for begin in range(0, n, TILE):
-            stretch = _Stretch(bound, arrays, begin, min(begin + TILE, n), sums[-1])
-            if stretch.blocks > room:
-                pieces.append([])
-                room = TILE // BLOCK
-            pieces[-1].append(stretch)
-            room -= stretch.blocks
-    return pieces, sums
+SAFE = 2.0**800
+"""A largest square up to this, and down to its inverse, has not been rounded as one near the ends of the range is."""
 
 
 class _Stretch(NamedTuple):
-    """Some elements of one parameter in logical C order, whose block sums are wanted; complex ones count as two."""
+    """Some elements of one parameter in logical C order; complex ones count as two."""
 
     bound: BoundFunction
     arrays: Sequence[NDArray]
     """p, x and the slots."""
     begin: int
     end: int
-    sums: NDArray
-    """The block sums of all elements of the parameter."""
-
-    @property
-    def blocks(self) -> int:
-        return -(-(self.end - self.begin) // BLOCK)
 
 
-def add_up(stretches: Tile) -> None:
-    """Sum some stretches, in any thread. They stand one below the other, and each begins a row of 1,024 elements."""
+Tile = tuple[list[_Stretch], NDArray]
+
+
+def tiles(leaves: Iterable[tuple[BoundFunction, Sequence[NDArray]]]) -> tuple[list[Tile], NDArray, list[int]]:
+    """The work in pieces that don't depend on each other; a table for the code and the digits of each stretch.
+
+    A leaf is a function that measures, and p, x and the slots. The last result says where in the table each begins, and
+    where the last one ends.
+    """
+    pieces: list[list[_Stretch]] = []
+    ends = [0]
+    room = 0
+    for bound, arrays in leaves:
+        n = arrays[0].size * _reals(arrays[0])
+        for begin in range(0, n, TILE):
+            end = min(begin + TILE, n)
+            if end - begin > room:
+                pieces.append([])
+                room = TILE
+            pieces[-1].append(_Stretch(bound, arrays, begin, end))
+            room -= end - begin
+        ends.append(ends[-1] - (-n // TILE))
+    table = np.empty((ends[-1], 1 + len(ROUNDERS)), np.int64)
+    counts = itertools.accumulate(map(len, pieces))
+    return [(piece, table[end - len(piece) : end]) for piece, end in zip(pieces, counts, strict=True)], table, ends
+
+
+def add_up(stretches: list[_Stretch], table: NDArray) -> None:
+    """Write the rows of some stretches, in any thread."""
+    lengths = np.array([stretch.end - stretch.begin for stretch in stretches])
+    firsts = np.add.accumulate(lengths) - lengths
     with quiet(), scratch() as temporary:
-        rows = sum(stretch.blocks for stretch in stretches)
-        (wide,) = temporary.arrays(np.dtype(np.float64), 1, 0, (rows * BLOCK,), "squares")
-        at = 0
-        for bound, arrays, begin, end, _ in stretches:
+        x, spare = temporary.arrays(np.dtype(np.float64), 2, 0, (int(lengths.sum()),), "squares")
+        for (bound, arrays, begin, end), at in zip(stretches, firsts.tolist(), strict=True):
             parts = _reals(arrays[0])
             flat = [_flat(a, begin // parts, end // parts, bound.dtype) for a in arrays]
-            stop = at + end - begin
-            wide[at:stop] = bound(temporary, *flat)
-            at = -(-stop // BLOCK) * BLOCK
-            wide[stop:at] = 0
-        np.multiply(wide, wide, out=wide)
-        sums = wide.reshape(rows, BLOCK)
-        while sums.shape[1] > 1:  # `halved`, in place
-            half = sums.shape[1] // 2
-            sums = np.add(sums[:, :half], sums[:, half:], out=sums[:, :half])
-        row = 0
-        for stretch in stretches:
-            first = stretch.begin // BLOCK
-            stretch.sums[first : first + stretch.blocks] = sums[row : row + stretch.blocks, 0]
-            row += stretch.blocks
+            x[at : at + end - begin] = bound(temporary, *flat)
+        _digits(x, spare, firsts, lengths, table)
+
+
+def _digits(x: NDArray, v: NDArray, firsts: NDArray, lengths: NDArray, table: NDArray) -> None:
+    """Write the code and the digits of some stretches of x. Both x and v, an array of the same shape, are used up."""
+    np.multiply(x, x, out=v)
+    largest = np.maximum.reduceat(v, firsts)
+    ends = float(np.minimum.reduce(largest)), float(np.maximum.reduce(largest))
+    code: Any
+    unit: Any = 1.0
+    if ends[0] > 1 / SAFE and ends[1] < SAFE:
+        code, highest = ((math.frexp(a)[1] + 1) // (2 * HALF) - FIRST for a in ends)
+        code = code if code == highest else codes(largest, 2)
+        unit = np.ldexp(1.0, 2 * HALF * (code + FIRST))
+    else:
+        code = codes(np.maximum.reduceat(np.abs(x, out=v), firsts))
+        scale = np.repeat(SCALES[code], lengths)
+        np.multiply(np.multiply(x, scale, out=x), scale, out=x)
+        np.multiply(x, x, out=v)
+    table[:, 0] = code
+    for k, (rounder, _) in enumerate(ROUNDERS):
+        # A number that is rounded to a digit has that in its last bits: sums of these are sums of integers.
+        to = np.asarray(rounder * unit)
+        of_each = np.repeat(to, lengths) if to.ndim else to
+        np.add(v, of_each, out=x)
+        table[:, k + 1] = np.add.reduceat(x.view(np.int64), firsts) - lengths * to.view(np.int64)
+        if k + 1 < len(ROUNDERS):
+            np.subtract(v, np.subtract(x, of_each, out=x), out=v)
 
 
 def _flat(a: NDArray, begin: int, stop: int, dtype: np.dtype[Any]) -> NDArray:

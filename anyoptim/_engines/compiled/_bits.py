@@ -7,7 +7,7 @@ from typing import Any
 from numba import njit, types
 from numba.extending import intrinsic
 
-__all__ = ["bfloat16_of", "bfloat16_wide", "float16_of", "float16_wide", "number", "real", "word"]
+__all__ = ["bfloat16_of", "bfloat16_wide", "bits", "float16_of", "float16_wide", "number", "real", "word"]
 
 Word = Any
 Real = Any
@@ -21,6 +21,16 @@ def number(typing: Any, bits: Any) -> Any:
         return builder.bitcast(arguments[0], context.get_value_type(types.float64))
 
     return types.float64(types.uint64), code
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def bits(typing: Any, x: Any) -> Any:
+    """The 64 bits of a float64, as a signed integer."""
+
+    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.bitcast(arguments[0], context.get_value_type(types.int64))
+
+    return types.int64(types.float64), code
 
 
 @intrinsic  # type: ignore[untyped-decorator]

@@ -24,12 +24,9 @@ from anyoptim._engines.compiled._array_headers import (
     WRITEABLE,
 )
 
-__all__ = ["alike", "halved", "located", "no_overlap", "pointer", "word"]
+__all__ = ["alike", "located", "no_overlap", "pointer", "word"]
 
 Addresses = Any
-
-BLOCK = 1024
-"""That of `_trace/_reduction.py`, written out: what is kept of machine code is known by the text of this module."""
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -103,28 +100,3 @@ def no_overlap(leaves: Addresses, written: Addresses) -> bool:
 def alike(leaves: Addresses, grads: Addresses, written: Addresses) -> bool:
     """Whether a step like the last one can be taken with these gradients."""
     return bool(located(leaves, grads)) and bool(no_overlap(leaves, written))
-
-
-@njit(nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
-def halved(block: Any, n: int) -> float:
-    """The sum of the first `n` numbers of a block, which is used up: as `_trace/_reduction.py` says.
-
-    Of a long block in loops of constant lengths, in which LLVM uses SIMD, three halvings at once.
-    """
-    half = BLOCK
-    while half > 1 and n <= half // 2:
-        half //= 2
-    block[n:half] = 0.0
-    v = block
-    if half == BLOCK:
-        for i in range(BLOCK // 8):
-            a, b = v[i] + v[i + BLOCK // 2], v[i + BLOCK // 4] + v[i + 3 * BLOCK // 4]
-            j = i + BLOCK // 8
-            c, d = v[j] + v[j + BLOCK // 2], v[j + BLOCK // 4] + v[j + 3 * BLOCK // 4]
-            v[i] = (a + b) + (c + d)
-        half = BLOCK // 8
-    while half > 1:
-        half //= 2
-        for i in range(half):
-            v[i] += v[half + i]
-    return float(v[0])

@@ -22,8 +22,7 @@ from anyoptim._trace._coefficients import CoefficientTable, Replay
 from anyoptim._trace._expressions import Scalars
 from anyoptim._trace._graph import trace, trace_measure
 from anyoptim._trace._program import Program, StaticOptions, all_floats, static_options
-from anyoptim._trace._reduction import BLOCK as SUM
-from anyoptim._trace._reduction import norm
+from anyoptim._trace._reduction import COLUMNS, norm
 
 if TYPE_CHECKING:
     from anyoptim._engines.compiled._source import Loop
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["CompiledPlan", "intrinsic", "load", "memory_orders", "text"]
 
 CHUNK = 1 << 16
-"""The elements in a chunk, which are whole blocks of the reduction."""
+"""The elements in a chunk, which has a row of the reduction: a sum of 64 bits holds the digits of 2**24."""
 
 PIECE = 1 << 19
 """The fewest elements that a thread is woken for."""
@@ -82,7 +81,7 @@ class CompiledPlan(Plan):
         for i, (p, *slots) in enumerate(self.hosts):
             table[i, FIRST] = host_memory(p).address
             table[i, FIRST + 2 :] = [host_memory(s).address for s in slots]
-        self.chunks, self.blocks = _chunks(lengths)
+        self.chunks, self.firsts = _chunks(lengths)
         self.pieces = _pieces(self.chunks)
         self.rooms: Sequence[tuple[()]] = [()] * (_threads.threads() if len(self.pieces) > 1 else 1)
         self.laid: dict[Any, list[_Call]] = {}
@@ -147,21 +146,21 @@ class CompiledPlan(Plan):
         return views
 
     def norm(self, k: int, gathered: Sequence[Any], rows: CoefficientTable) -> float:
-        return norm(np, [self._sums(k, rows)])  # type: ignore[no-any-return]
+        return norm(np, [self._rows(k, rows)])  # type: ignore[no-any-return]
 
     def squares(self, k: int, gathered: Sequence[Any], rows: CoefficientTable) -> list[NDArray]:
-        sums = self._sums(k, rows)
-        return [sums[a:b] for a, b in itertools.pairwise(self.blocks)]
+        table = self._rows(k, rows)
+        return [table[a:b] for a, b in itertools.pairwise(self.firsts)]
 
-    def _sums(self, k: int, rows: CoefficientTable) -> NDArray:
-        """The block sums of all leaves, one leaf after the other."""
-        sums = np.empty(self.blocks[-1])
+    def _rows(self, k: int, rows: CoefficientTable) -> NDArray:
+        """The rows of the reduction of all chunks."""
+        table = np.empty((self.firsts[-1], COLUMNS), np.int64)
         for _, loop, _, tables, pieces in self._calls(k, rows):
             if len(pieces) == 1:
-                loop.call(*tables, sums, *pieces[0])
+                loop.call(*tables, table, *pieces[0])
             else:
-                _threads.spread(functools.partial(loop.call, *tables, sums), pieces)
-        return sums
+                _threads.spread(functools.partial(loop.call, *tables, table), pieces)
+        return table
 
     def prepare_anew(self, gathered: Sequence[Any], rows: CoefficientTable) -> Commit:
         self.calls = calls = self._calls(None, rows)
@@ -294,13 +293,13 @@ def _ids(objects: Sequence[Any]) -> NDArray:
 
 
 def _chunks(lengths: Sequence[int]) -> tuple[NDArray, list[int]]:
-    """A row for each chunk: leaf, first element, length, first block. And the first block of each leaf."""
-    chunks = []
-    blocks = [0]
+    """A row for each chunk: leaf, first element, length, its number. And the first chunk of each leaf."""
+    chunks: list[tuple[int, ...]] = []
+    firsts = [0]
     for leaf, n in enumerate(lengths):
-        chunks += [(leaf, begin, min(CHUNK, n - begin), blocks[-1] + begin // SUM) for begin in range(0, n, CHUNK)]
-        blocks.append(blocks[-1] - (-n // SUM))
-    return np.array(chunks, np.int64).reshape(-1, 4), blocks
+        chunks += [(leaf, begin, min(CHUNK, n - begin), firsts[-1] + begin // CHUNK) for begin in range(0, n, CHUNK)]
+        firsts.append(len(chunks))
+    return np.array(chunks, np.int64).reshape(-1, 4), firsts
 
 
 def _pieces(chunks: NDArray) -> list[tuple[int, int]]:

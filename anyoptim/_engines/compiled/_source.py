@@ -28,11 +28,13 @@ A chunk is a stretch of one array, and one call does any run of chunks, so that 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 from anyoptim._trace._expressions import Scalars
 from anyoptim._trace._graph import Graph
-from anyoptim._trace._reduction import BLOCK
+from anyoptim._trace._reduction_text import LOOP, pieces
 from anyoptim._trace._text import Writer, filled
 
 __all__ = ["Loop", "loop", "loop_measure"]
@@ -59,21 +61,22 @@ def loop(graph: Graph, dtype: str) -> Loop:
 
 
 def loop_measure(graph: Graph, dtype: str) -> Loop:
-    """The block sums of squares of what is measured; all arrays are read.
+    """The rows of the reduction of what is measured, one for each chunk; all arrays are read.
 
-    Every block has arrays of its own, whose indices begin at 0: Numba must take other ones for negative, and LLVM would
-    use no SIMD.
+    The code of a leaf's last chunk is taken for that of the next, and only if that is too small the largest element is
+    looked for. Rounded to a digit, a number has that digit in its last bits: sums of these are sums of integers, which
+    LLVM may add in any order, hence by SIMD.
     """
     writer = _LoopWriter(graph, "measure", dtype)
-    stores = [f"_a = float64({writer.value(graph.outputs[0])})", "_block[_i] = _a * _a"]
-    signature = f"void({_TABLES}, float64[::1], int64, int64)"
-    return writer.module("halved, pointer", signature, _MEASURE, stores)
+    signature = f"void({_TABLES}, int64[:, ::1], int64, int64)"
+    stores = [f"_value = float64({writer.value(graph.outputs[0])})"]
+    return writer.module("pointer", signature, LOOP, stores, pieces(dtype))
 
 
 _HEAD = """\
 from math import sqrt
 from numba import carray
-from numpy import empty, {types}
+from numpy import {types}
 from anyoptim._engines.compiled._array_headers import FIRST
 from anyoptim._engines.compiled._intrinsics import {calls}
 
@@ -93,28 +96,20 @@ def {name}(_grads, _written, _leaves, _chunks, _which, _coefficients, _first, _l
     return True
 """
 
-_MEASURE = """\
-def {name}(_leaves, _chunks, _which, _coefficients, _sums, _first, _last):
-    _block = empty({block}, float64)
-    for _c in range(_first, _last):
-        _leaf, _start, _length, _at = _chunks[_c]
-        {coefficients}
-        for _k in range(0, _length, {block}):
-            _begin = _start + _k
-            _n = min({block}, _length - _k)
-            {arrays}
-            for _i in range(_n):
-                {body}
-            _sums[_at + _k // {block}] = halved(_block, _n)
-"""
-
 
 class _LoopWriter(Writer):
     def __init__(self, graph: Graph, what: str, dtype: str) -> None:
         super().__init__(graph, what)
         self.dtype = dtype
 
-    def module(self, calls: str, signature: str, template: str, stores: list[str]) -> Loop:
+    def module(
+        self,
+        calls: str,
+        signature: str,
+        template: str,
+        stores: list[str],
+        pieces: Mapping[str, str] = MappingProxyType({}),
+    ) -> Loop:
         read = self.graph.read
         body = [
             *(f"{self.inputs[i]} = _at_{self.inputs[i]}[_i]" for i in read),
@@ -128,6 +123,6 @@ class _LoopWriter(Writer):
             f"_at_{self.inputs[i]} = carray(pointer(_leaves[_leaf, FIRST + {i}], {size} * _begin), _n, {self.dtype})"
             for i in sorted({*read, *self.homes})
         ]
-        text = filled(template, name=self.name, block=str(BLOCK), coefficients=rows, arrays=arrays, body=body)
-        head = _HEAD.format(types=", ".join(dict.fromkeys([self.dtype, "float64"])), calls=calls)
+        text = filled(template, name=self.name, coefficients=rows, arrays=arrays, body=body, **pieces)
+        head = _HEAD.format(types=", ".join(dict.fromkeys([self.dtype, "float64", "uint64"])), calls=calls)
         return Loop(self.name, head + text, signature, self.graph.scalars)

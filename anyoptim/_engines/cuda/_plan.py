@@ -16,12 +16,21 @@ from anyoptim._arrays._memory import MemoryLayout, merged_ranges
 from anyoptim._engines._base import Commit, Leaf, NDArray, Pass, Plan, Result, Written
 from anyoptim._engines.cuda._device import Owned, device
 from anyoptim._engines.cuda._elements import ELEMENTS
-from anyoptim._engines.cuda._source import CHUNK, REDUCTION, THREADS, Kernel, coefficients, kernel, kernel_measure
+from anyoptim._engines.cuda._source import (
+    BLOCK,
+    CHUNK,
+    REDUCTION,
+    THREADS,
+    Kernel,
+    coefficients,
+    kernel,
+    kernel_measure,
+)
 from anyoptim._machine._completed import in_one_go
 from anyoptim._trace._coefficients import CoefficientTable, Replay, rows_of
 from anyoptim._trace._graph import trace, trace_measure
 from anyoptim._trace._program import Coefficients, Program, StaticOptions, all_floats, static_options
-from anyoptim._trace._reduction import BLOCK, power_of_two
+from anyoptim._trace._reduction import COLUMNS
 from anyoptim._trace._symbols import symbol
 
 __all__ = ["CudaPlan", "Gathered", "chunk_map", "device", "kernel_of", "precompile", "source_of"]
@@ -149,8 +158,8 @@ class CudaPlan(Plan):
             words = np.array([*table, *[0] * len(program.parts)], np.uint64)
             self.table = self.owned.kept(self.device.put(words))
             self.numbers = self.table + 8 * len(table)
-            if program.measures:  # room for the block sums of one measure
-                self.sums = self.owned.kept(self.device.allocate(self.blocks[-1]))
+            if program.measures:  # room for the rows of one measure
+                self.sums = self.owned.kept(self.device.allocate(COLUMNS * self.blocks[-1]))
 
     @property
     def written(self) -> Written:
@@ -189,7 +198,7 @@ class CudaPlan(Plan):
         n = self.blocks[-1]
         if not n:
             return 0.0
-        half, threads = power_of_two(n) // 2, HALVERS * HALVING
+        half, threads = (1 << (n - 1).bit_length()) // 2, HALVERS * HALVING
         with self.device.scope():
             self.run(self._launches(k, gathered, rows), self.sums)
             if half > threads:
@@ -208,8 +217,9 @@ class CudaPlan(Plan):
         # The sums of several devices meet on the host.
         with self.device.scope():
             self.run(self._launches(k, gathered, rows), self.sums)
-            sums = self.device.fetched(self.sums, self.blocks[-1], self.stream)
-        return [sums[a:b] for a, b in itertools.pairwise(self.blocks)]
+            words = self.device.fetched(self.sums, COLUMNS * self.blocks[-1], self.stream)
+        table = words.view(np.int64).reshape(-1, COLUMNS)
+        return [table[a:b] for a, b in itertools.pairwise(self.blocks)]
 
     def _reduce(self, name: str, blocks: int, threads: int, *arguments: int) -> None:
         self.device.launch(self.stream, self.device.kernel(name, REDUCTION), blocks, threads, *arguments)()

@@ -31,17 +31,21 @@ from anyoptim._engines.cuda._elements import ELEMENTS
 from anyoptim._trace._expressions import Scalars
 from anyoptim._trace._graph import Graph
 from anyoptim._trace._operations import LOGICAL
-from anyoptim._trace._reduction import BLOCK
+from anyoptim._trace._reduction_text import KERNEL, REDUCTION
+from anyoptim._trace._reduction_text import pieces as rows
 from anyoptim._trace._symbols import Scalar
 from anyoptim._trace._text import INFIX, Writer, filled
 
-__all__ = ["CHUNK", "REDUCTION", "THREADS", "Kernel", "coefficients", "kernel", "kernel_measure"]
+__all__ = ["BLOCK", "CHUNK", "REDUCTION", "THREADS", "Kernel", "coefficients", "kernel", "kernel_measure"]
 
 THREADS = 256
 """The threads in a block."""
 
+BLOCK = 1024
+"""The elements of which a warp makes a row of the reduction."""
+
 CHUNK = THREADS // 32 * BLOCK
-"""The elements in a chunk, which has a block of the reduction for each warp."""
+"""The elements in a chunk, of which each warp takes a block."""
 
 _REAL = {"float32": "float", "float64": "double"}
 _OPERATIONS = {
@@ -60,6 +64,7 @@ sizeof static static_assert static_cast struct switch template this thread_local
 typename union unsigned using virtual void volatile wchar_t and_eq bitand bitor not_eq or_eq xor xor_eq
 NULL NAN INFINITY CUDART_VERSION CUDA_VERSION
 real Element Elements Vector Chunk wide narrow sqrtf fabsf fabs pow fmod blockIdx blockDim threadIdx gridDim warpSize
+frexp ldexp
 """
 
 _MEANS = frozenset(_WORDS.split())
@@ -88,7 +93,7 @@ def kernel(graph: Graph, dtype: str, taken: Collection[str] = ()) -> Kernel:
 
 
 def kernel_measure(graph: Graph, dtype: str, taken: Collection[str] = ()) -> Kernel:
-    """The measure: block sums of the squares of what is measured; all arrays are read."""
+    """The measure: the rows of the reduction of what is measured, one for each block; all arrays are read."""
     return _KernelWriter(graph, "measure", dtype, taken).measure()
 
 
@@ -136,53 +141,6 @@ _STEP = """\
 }}
 """
 
-_MEASURE = """\
-    const int _lane = threadIdx.x % 32;
-    for (int _b = threadIdx.x / 32; {block} * _b < _chunk.count; _b += blockDim.x / 32) {{
-        double _a[32];
-        #pragma unroll
-        for (int _j = 0; _j < 32; ++_j) {{
-            const int _i = {block} * _b + 32 * _j + _lane;
-            const double _one = _i < _chunk.count ? double({name}_of({elements})) : 0.0;
-            _a[_j] = _one * _one;
-        }}
-        #pragma unroll
-        for (int _half = 16; _half > 0; _half /= 2)
-            #pragma unroll
-            for (int _j = 0; _j < _half; ++_j)
-                _a[_j] += _a[_j + _half];
-        double _sum = _a[0];
-        #pragma unroll
-        for (int _half = 16; _half > 0; _half /= 2)
-            _sum += __shfl_down_sync(0xffffffffu, _sum, _half);
-        if (_lane == 0)
-            _sums[_leaf[0] + _chunk.begin / {block} + _b] = _sum;
-    }}
-}}
-"""
-
-REDUCTION = """\
-// The sum of n numbers and zeros, as many as a power of two in all: the second half added to the first, until `to` are
-// left. A thread has the numbers whose places are equal modulo `to`, so that none waits for another until there are
-// fewer than threads in a block; from there on there is one block.
-extern "C" __global__ void __launch_bounds__(1024)
-halve(double *v, long long n, long long half, long long to)
-{
-    for (; half >= to; half /= 2) {
-        const long long stride = (long long)blockDim.x * gridDim.x;
-        for (long long i = (long long)blockIdx.x * blockDim.x + threadIdx.x; i < half; i += stride)
-            if (i + half < n)
-                v[i] += v[i + half];
-        __syncthreads();
-    }
-}
-
-extern "C" __global__ void root(const double *v, double *norm) { *norm = sqrt(*v); }
-
-extern "C" __global__ void tick(double *count, long long by) { *count += by; }
-"""
-"""The kernels beside those of rules: `halve` and `root` make a norm of block sums, `tick` counts replays."""
-
 
 class _KernelWriter(Writer):
     def __init__(self, graph: Graph, what: str, dtype: str, taken_names: Collection[str]) -> None:
@@ -221,7 +179,9 @@ class _KernelWriter(Writer):
         read = self.graph.read
         elements = ", ".join([*(f"{self.pointers[i]}[_i]" for i in read), *self.scalars.values()])
         body = [f"return {self.value(output)};"]
-        return self.module("real", body, read, set(), ", double *_sums", _MEASURE, {"elements": elements})
+        return self.module(
+            "real", body, read, set(), ", long long *_rows_at", KERNEL, {**rows(self.real), "elements": elements}
+        )
 
     def cast(self, i: int) -> bool:
         """Whether an array's elements are not of the arithmetic's dtype: those of p and x, in half precision."""

@@ -19,7 +19,8 @@ from anyoptim._trace._expressions import range_of
 from anyoptim._trace._graph import Graph, trace, trace_measure
 from anyoptim._trace._operations import OPERATORS
 from anyoptim._trace._program import Program, StaticOptions, static_options
-from anyoptim._trace._reduction import BLOCK, power_of_two, sums
+from anyoptim._trace._reduction import COLUMNS
+from anyoptim._trace._reduction import row as reduced
 
 __all__ = ["JaxPlan"]
 
@@ -60,7 +61,6 @@ class JaxPlan(Plan):
         # Without these, XLA would divide results of several devices as it likes.
         several = leaves[0].p.sharding.num_devices > 1
         self._shardings = tuple(leaf.p.sharding for leaf in leaves) if several else None
-        self._divided = tuple(library.is_sharded(leaf.p) for leaf in leaves)
         self._own: Sequence[tuple[Array, ...]] = [(None,) * program.slots for _ in leaves]
         """The slots of the last step, which nobody else has. All other slots may have other owners, too."""
         self._known: tuple[Any, ...] | None = None
@@ -78,15 +78,13 @@ class JaxPlan(Plan):
 
     def squares(self, k: int, gathered: Sequence[Array], rows: CoefficientTable) -> list[NDArray]:
         whole = None if self._shardings is None else self._place
-        call = _measured(self.leaves[0].library, self.program, k, *_kinds(rows), self._divided, whole)
+        call = _measured(self.leaves[0].library, self.program, k, *_kinds(rows), whole)
         static = {static_options(row) for row in rows.distinct}
         # To hand slots over costs time; p and x are the inputs 0 and 1.
         reads = any(i >= 2 for each in static for i in _graph(self.program, k, each).read)
         slots = [leaf.slots if reads else () for leaf in self.leaves]
         ps = [leaf.p for leaf in self.leaves]
-        sums_of_all = np.asarray(call(slots, self._numbers(k, rows), ps, gathered))
-        blocks = [1 if divided else _blocks(p) for p, divided in zip(ps, self._divided, strict=True)]
-        return np.split(sums_of_all, np.cumsum(blocks)[:-1])
+        return [*np.asarray(call(slots, self._numbers(k, rows), ps, gathered)).reshape(len(ps), 1, COLUMNS)]
 
     def prepare_anew(self, gathered: Sequence[Array], rows: CoefficientTable) -> Commit:
         call = _step(self.leaves[0].library, self.program, *_kinds(rows), self._shardings)
@@ -135,12 +133,6 @@ class JaxPlan(Plan):
 def _copied(leaf: Leaf) -> tuple[Array, ...]:
     """Copies of the slots, which nobody else has."""
     return tuple(leaf.library.copied(leaf.library.sharded_like(s, leaf.p)) for s in leaf.slots)
-
-
-def _blocks(p: Array) -> int:
-    """The number of block sums of a leaf."""
-    n = p.size * (2 if p.dtype.kind == "c" else 1)
-    return -(-n // min(BLOCK, power_of_two(n))) if n else 0
 
 
 def _kinds(rows: CoefficientTable) -> tuple[tuple[StaticOptions, ...], tuple[int, ...]]:
@@ -193,25 +185,22 @@ def _measured(
     k: int,
     kinds: Sequence[StaticOptions],
     row_of_leaf: Sequence[int],
-    divided: Sequence[bool],
     whole: Any,
 ) -> Callable[..., Any]:
-    """The function that gives the block sums of the squares of what part `k` measures, of all leaves in one vector.
+    """The function that gives the rows of the reduction of what part `k` measures, one for each leaf.
 
-    `divided` is for which the elements lie on several devices, and `whole` where all of these have the vector.
+    `whole` is where all devices have them, if they are several.
     """
     xp = library.xp
     graphs = [_graph(program, k, static) for static in kinds]
 
     def measured(slots: Any, rows: Any, ps: Any, xs: Any) -> Any:
         wide = library.widest_float()
-        blocks = []
+        table = []
         for i, (p, x, own, numbers) in enumerate(zip(ps, xs, slots, rows, strict=True)):
             parts = _parts(library, graphs[row_of_leaf[i] if row_of_leaf else 0], (p, x, *own), numbers)
-            zero = xp.astype(numbers[0], wide)
-            squares = [a * a + zero for a in (xp.astype(a, wide) for (a,) in parts)]
-            blocks.append(sums(xp, squares, divided[i]) if p.size or divided[i] else xp.reshape(squares[0], (-1,)))
-        return xp.concat(blocks)
+            table.append(reduced(library, [xp.astype(a, wide) for (a,) in parts]))
+        return xp.concat(table)
 
     return loaded().jit(measured, out_shardings=whole)  # type: ignore[no-any-return]
 

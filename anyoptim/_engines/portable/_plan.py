@@ -16,9 +16,12 @@ from anyoptim._trace._expressions import range_of
 from anyoptim._trace._graph import trace, trace_measure
 from anyoptim._trace._operations import Operations
 from anyoptim._trace._program import MOVE, Coefficients, Program, static_options
-from anyoptim._trace._reduction import sums
+from anyoptim._trace._reduction import row as reduced
 
 __all__ = ["LazyPlan", "PortablePlan", "start"]
+
+TILE = 1 << 18
+"""The elements whose squares are summed at a time, lest there be many intermediate results of an array's size."""
 
 
 class _Eager(Operations):
@@ -76,11 +79,11 @@ class PortablePlan(Plan):
         return self.leaves[0].library.materialize(list(xs)) if lazy else xs
 
     def squares(self, k: int, gathered: Sequence[Array], rows: CoefficientTable) -> list[Array]:
-        measured, sums_of_leaves = functools.partial(self.program.measured, k), []
+        measured, rows_of_leaves = functools.partial(self.program.measured, k), []
         for i, (leaf, x) in enumerate(zip(self.leaves, gathered, strict=True)):
             with leaf.library.on_device_of(leaf.p), _explained(self.program, k, rows):
-                sums_of_leaves.append(self._known(_squares(measured, leaf, x, rows.row(i))))
-        return sums_of_leaves
+                rows_of_leaves.append(self._known(_squares(measured, leaf, x, rows.row(i))))
+        return rows_of_leaves
 
     def prepare_anew(self, gathered: Sequence[Array], rows: CoefficientTable) -> Commit:
         with _explained(self.program, None, rows):
@@ -203,15 +206,16 @@ def _whole(program: Program, leaf: Leaf, x: Array, row: Coefficients) -> Result:
 
 def _squares(measured: Callable[..., Any], leaf: Leaf, x: Array, row: Coefficients) -> Array:
     library, xp = leaf.library, leaf.library.xp
-    wide = library.widest_float()
-    if 0 in leaf.p.shape:  # Dask can't reshape these where they have several chunks
-        return xp.zeros(0, dtype=wide, device=library.creation_device(leaf.p))
     parts = []
     for p, g, slots in _reals(leaf, x):
-        a = library.array(measured(_Eager(library, p), p, g, slots, _row(library, row, p)))
-        a = xp.astype(a, wide, copy=False)
-        parts.append(a * a)
-    return sums(xp, list(map(library.local, parts)), library.is_sharded(leaf.p))
+        a = library.local(library.array(measured(_Eager(library, p), p, g, slots, _row(library, row, p))))
+        whole = library.lazy or library.compiled_by_xla or math.prod(a.shape) <= TILE
+        flat, n = a if whole else xp.reshape(a, (-1,)), math.prod(a.shape)
+        parts += [a] if whole else [flat[i : min(i + TILE, n)] for i in range(0, n, TILE)]
+    wide = library.widest_float()
+    if len(parts) <= 2:  # a complex array has two
+        return reduced(library, [xp.astype(a, wide, copy=False) for a in parts])
+    return xp.concat([reduced(library, [xp.astype(a, wide)]) for a in parts])
 
 
 def _kept(

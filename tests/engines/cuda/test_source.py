@@ -18,7 +18,7 @@ from anyoptim._engines.cuda import _device
 from anyoptim._engines.cuda import _plan as cuda
 from anyoptim._engines.cuda._elements import ELEMENTS
 from anyoptim._engines.cuda._plan import chunk_map, kernel_of
-from anyoptim._engines.cuda._source import CHUNK, REDUCTION, Kernel, coefficients
+from anyoptim._engines.cuda._source import BLOCK, CHUNK, REDUCTION, Kernel, coefficients
 from tests.support import libraries, shim
 from tests.support.chains import CHAINS, agree
 from tests.support.internals import (
@@ -102,7 +102,7 @@ def test_nvrtc_compiles_the_reduction(nvrtc: Any) -> None:
     for architecture in ARCHITECTURES:
         made = nvrtc.code(REDUCTION, architecture)
         assert all(name in made for name in (b"halve", b"root"))
-    _only(nvrtc.ptx(REDUCTION, 90), {*_MOVED, "add.rn.f64", "sqrt.rn.f64", "cvt.rn.f64.s64"})
+    _only(nvrtc.ptx(REDUCTION, 90), {*_MOVED, "mul.rn.f64", "add.rn.f64", "sqrt.rn.f64", "cvt.rn.f64.s64"})
 
 
 SOURCES: dict[str, Callable[[], ao.Optimizer]] = {
@@ -183,7 +183,7 @@ def _rounds(name: str, dtype: str, nvrtc: Any) -> None:
         rounded = {f"{op}.rn.{real}" for node in graph.nodes for op in _INFIX.get(node.op, ())}
         casts = {"cvt.rn.f32.f64"} if real == "f32" and kernel.scalars else set()
         halves = {"cvt.f32.f16", "cvt.rn.f16.f32"} if dtype == "float16" else set()
-        more = {"mul.rn.f64", "add.rn.f64", "cvt.f64.f32"} if measures else set()
+        more = {"mul.rn.f64", "add.rn.f64", "sub.rn.f64", "cvt.f64.f32"} if measures else set()
         _only(ptx, {*_MOVED, *rounded, *casts, *halves, *more})
         lanes = 32 if measures else width + 1  # a vector's and the last elements'
         for op in ("divide", "sqrt") if measures else ("multiply", "divide", "sqrt"):
@@ -324,7 +324,7 @@ def test_chunk_map(lengths: list[int]) -> None:
     expected = [(b, i, min(CHUNK, n - b)) for i, n in enumerate(lengths) for b in range(0, n, CHUNK)]
     assert chunks.tolist() == expected
     assert chunks.dtype.itemsize == 16  # as the kernel's
-    assert firsts == [sum(math.ceil(m / reduction.BLOCK) for m in lengths[:i]) for i in range(len(lengths) + 1)]
+    assert firsts == [sum(math.ceil(m / BLOCK) for m in lengths[:i]) for i in range(len(lengths) + 1)]
 
 
 def test_chunk_map_of_more_elements_than_an_int_counts() -> None:
@@ -447,10 +447,10 @@ def test_what_is_compared_is_a_number(machine: shim.Machine) -> None:
 # The reduction ---------------------------------------------------------------------------------------------------
 
 
-def _norm(machine: shim.Machine, sums: np.ndarray[Any, Any], monkeypatch: pytest.MonkeyPatch) -> float:
-    """What the engine's launches make of these block sums."""
+def _norm(machine: shim.Machine, table: np.ndarray[Any, Any], monkeypatch: pytest.MonkeyPatch) -> float:
+    """What the engine's launches make of these rows."""
     plan: Any = object.__new__(cuda.CudaPlan)
-    plan.device, plan.blocks, known, own = machine.device, [0, len(sums)], np.zeros(3), sums.copy()
+    plan.device, plan.blocks, known, own = machine.device, [0, len(table)], np.zeros(3), table.copy()
     plan.stream = plan.sending = plan.device.stream(7)
     plan.numbers, plan.sums = known.ctypes.data, own.ctypes.data
     with plan.device.scope():
@@ -458,6 +458,13 @@ def _norm(machine: shim.Machine, sums: np.ndarray[Any, Any], monkeypatch: pytest
     monkeypatch.setattr(cuda.CudaPlan, "_launches", lambda *_: [])
     assert plan.norm(2, None, None).scalar == Scalar("device", (2,))
     return float(known[2])
+
+
+def _table(rng: np.random.Generator, n: int) -> np.ndarray[Any, Any]:
+    """Rows with codes near to each other."""
+    table = rng.integers(-(2**40), 2**40, (n, reduction.COLUMNS))
+    table[:, 0], table[:, 1] = rng.integers(50, 55, n), rng.integers(2**41, 2**42, n)
+    return table
 
 
 @pytest.mark.parametrize(("blocks", "threads"), [(1, 32), (2, 16), (4, 4), (32, 1)])
@@ -469,8 +476,8 @@ def test_the_reduction_of_any_length(
     monkeypatch.setattr(cuda, "HALVING", threads)
     rng = np.random.default_rng(0)
     for n in range(1, 5001 if blocks == 2 else 500):
-        sums = np.exp(rng.normal(scale=9, size=n))
-        assert _norm(machine, sums, monkeypatch) == reduction.norm(np, [sums]), n
+        table = _table(rng, n)
+        assert _norm(machine, table, monkeypatch) == reduction.norm(np, [table]), n
 
 
 def test_the_reduction_as_it_is_launched(machine: shim.Machine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -479,10 +486,11 @@ def test_the_reduction_as_it_is_launched(machine: shim.Machine, monkeypatch: pyt
     lengths = [(1 << k) + d for k in (*range(1, 12), 15, 16, 17) for d in (-1, 0, 1)]
     for n in (*lengths, 32 * 1024 * 2 + 12345):
         machine.launches.clear()
-        sums = np.exp(rng.normal(scale=9, size=n))
-        assert _norm(machine, sums, monkeypatch) == reduction.norm(np, [sums]), n
-        stages = [("halve", 32)] if reduction.power_of_two(n) > 1 << 16 else []
+        table = _table(rng, n)
+        assert _norm(machine, table, monkeypatch) == reduction.norm(np, [table]), n
+        stages = [("halve", 32)] if n > 1 << 16 else []
         assert machine.launches == [*stages, ("halve", 1), ("root", 1)]
-    for odd in (0.0, math.inf, math.nan):
-        sums = np.array([1.0, odd, 2.0]) if odd else np.zeros(3)
-        assert same_bits(_norm(machine, sums, monkeypatch), reduction.norm(np, [sums]))
+    for code in (0, reduction.INFINITE, reduction.NAN):
+        table = _table(rng, 3) if code else np.zeros((3, reduction.COLUMNS), np.int64)
+        table[1, 0] = code
+        assert same_bits(_norm(machine, table, monkeypatch), reduction.norm(np, [table]))

@@ -1,0 +1,183 @@
+"""The reduction as source text: loops for Numba and kernels for CUDA, beside each other, since they do the same."""
+
+from __future__ import annotations
+
+import math
+
+from anyoptim._trace._reduction import COLUMNS, FIRST, HALF, INFINITE, MASK, NAN, ROUNDERS, bits_of
+
+__all__ = ["KERNEL", "LOOP", "REDUCTION", "pieces"]
+
+
+def pieces(dtype: str) -> dict[str, str]:
+    """What the templates leave open, but for names, for arithmetic in a dtype."""
+    one, two, three = (repr(rounder) for rounder, _ in ROUNDERS)
+    # Squares of float32 do not overflow: there the digits have the scale, and not the elements.
+    narrow = dtype == "float32"
+    unit = f"ldexp(1.0, {2 * HALF} * (_code + {FIRST})) if 0 < _code < {INFINITE} else 1.0"
+    return {
+        "one": one,
+        "two": two,
+        "three": three,
+        "infinity": str(bits_of(math.inf)),
+        "limit": str(1 << 2 * HALF - 2),
+        "infinite": str(INFINITE),
+        "nan": str(NAN),
+        "half": str(HALF),
+        "mask": str(MASK),
+        "least": str(FIRST),
+        "columns_of_rows": str(COLUMNS),
+        "unit": unit if narrow else "1.0",
+        "scaled": "_value" if narrow else "_value * _scale * _scale",
+    }
+
+
+LOOP = """\
+from math import frexp, ldexp
+from anyoptim._engines.compiled._bits import bits, number
+
+
+def {name}(_leaves, _chunks, _which, _coefficients, _rows, _first, _last):
+    _code, _previous = 0, -1
+    for _c in range(_first, _last):
+        _leaf, _begin, _n, _at = _chunks[_c]
+        {coefficients}
+        {arrays}
+        if _leaf != _previous:
+            _previous, _known = _leaf, 0
+        for _sure in (not 0 < _code < {infinite}, True):
+            if _sure:
+                _top = 0
+                for _i in range(_n):
+                    {body}
+                    _top = max(_top, bits(abs(_value)))
+                _code = _known
+                if _top >= {infinity}:
+                    _code = max(_code, {infinite} if _top == {infinity} else {nan})
+                elif _top:
+                    _code = max(_code, frexp(number(uint64(_top)))[1] // {half} - {least})
+            _scale = ldexp(1.0, -{half} // 2 * (_code + {least})) if 0 < _code < {infinite} else 0.0
+            _unit = {unit}
+            _to_one, _to_two, _to_three = {one} * _unit, {two} * _unit, {three} * _unit
+            _one, _two, _three, _seen = 0, 0, 0, 0
+            for _i in range(_n):
+                {body}
+                _v = {scaled}
+                _v *= _v
+                _a = _v + _to_one
+                _v -= _a - _to_one
+                _b = _v + _to_two
+                _v -= _b - _to_two
+                _one += bits(_a)
+                _two += bits(_b)
+                _three += bits(_v + _to_three)
+                _seen |= bits(_a)
+            _one -= _n * bits(_to_one)
+            if _sure or (0 <= _seen - bits(_to_one) < {limit} and (_one > 0 or _code == _known)):
+                break
+        _known = _rows[_at, 0] = _code
+        _two, _three = _two - _n * bits(_to_two), _three - _n * bits(_to_three)
+        _rows[_at, 1], _rows[_at, 2] = _one >> {half}, _one & {mask}
+        _rows[_at, 3], _rows[_at, 4] = _two >> {half}, _two & {mask}
+        _rows[_at, 5], _rows[_at, 6] = _three >> {half}, _three & {mask}
+"""
+"""The body of a function that writes a row of the reduction for each chunk."""
+
+KERNEL = """\
+    const int _lane = threadIdx.x % 32;
+    for (int _b = threadIdx.x / 32; {block} * _b < _chunk.count; _b += blockDim.x / 32) {{
+        double _a[32], _largest = 0.0;
+        #pragma unroll
+        for (int _j = 0; _j < 32; ++_j) {{
+            const int _i = {block} * _b + 32 * _j + _lane;
+            const double _size = fabs(_i < _chunk.count ? double({name}_of({elements})) : 0.0);
+            _a[_j] = _size;
+            _largest = _size > _largest || _size != _size ? _size : _largest;
+        }}
+        #pragma unroll
+        for (int _by = 16; _by > 0; _by /= 2) {{
+            const double _size = __shfl_xor_sync(0xffffffffu, _largest, _by);
+            _largest = _size > _largest || _size != _size ? _size : _largest;
+        }}
+        int _code = 0;
+        if (_largest - _largest != 0)
+            _code = _largest != _largest ? {nan} : {infinite};
+        else if (_largest != 0) {{
+            frexp(_largest, &_code);
+            _code = (_code - {half} * {least}) / {half};
+        }}
+        const double _scale = _code < {infinite} ? ldexp(1.0, -{half} / 2 * (_code + {least})) : 0.0;
+        const double _rounders[3] = {{{one}, {two}, {three}}};
+        long long _digits[3] = {{0, 0, 0}};
+        #pragma unroll
+        for (int _j = 0; _j < 32; ++_j) {{
+            const double _y = _a[_j] * _scale * _scale;
+            double _v = _y * _y;
+            #pragma unroll
+            for (int _k = 0; _k < 3; ++_k) {{
+                const double _rounded = _v + _rounders[_k];
+                _digits[_k] += __double_as_longlong(_rounded) - __double_as_longlong(_rounders[_k]);
+                _v -= _rounded - _rounders[_k];
+            }}
+        }}
+        long long *_row = _rows_at + {columns_of_rows} * (_leaf[0] + _chunk.begin / {block} + _b);
+        #pragma unroll
+        for (int _k = 0; _k < 3; ++_k) {{
+            #pragma unroll
+            for (int _by = 16; _by > 0; _by /= 2)
+                _digits[_k] += __shfl_xor_sync(0xffffffffu, _digits[_k], _by);
+            if (_lane == 0) {{
+                _row[2 * _k + 1] = _digits[_k] >> {half};
+                _row[2 * _k + 2] = _digits[_k] & {mask};
+            }}
+        }}
+        if (_lane == 0)
+            _row[0] = _code;
+    }}
+}}
+"""
+"""The end of a kernel that writes a row of the reduction for each block of 1,024 elements, by one warp."""
+
+REDUCTION = f"""\
+// One row of the reduction for two, in the place of the first.
+__device__ __forceinline__ void add(long long *a, const long long *b)
+{{
+    const long long code = a[0] > b[0] ? a[0] : b[0], past_a = 2 * (code - a[0]), past_b = 2 * (code - b[0]);
+    for (int k = {COLUMNS - 1}; k > 0; --k)
+        a[k] = (k > past_a ? a[k - past_a] : 0) + (k > past_b ? b[k - past_b] : 0);
+    a[0] = code;
+}}
+
+// One row for n, of which as many as a power of two are thought: the second half is added to the first, until `to` are
+// left. A thread has the rows whose places are equal modulo `to`, so that none waits for another until there are
+// fewer than threads in a block; from there on there is one block.
+extern "C" __global__ void __launch_bounds__(1024)
+halve(long long *rows, long long n, long long half, long long to)
+{{
+    for (; half >= to; half /= 2) {{
+        const long long stride = (long long)blockDim.x * gridDim.x;
+        for (long long i = (long long)blockIdx.x * blockDim.x + threadIdx.x; i < half; i += stride)
+            if (i + half < n)
+                add(rows + {COLUMNS} * i, rows + {COLUMNS} * (i + half));
+        __syncthreads();
+    }}
+}}
+
+extern "C" __global__ void root(long long *row, double *norm)
+{{
+    const double infinite = ldexp(1.0, 2000), unit = ldexp(1.0, 10 * (int(row[0]) + {FIRST}));
+    for (int k = {COLUMNS - 1}; k > 1; --k) {{
+        row[k - 1] += row[k] >> {HALF};
+        row[k] &= {MASK};
+    }}
+    double value = 0.0;
+    for (int k = {COLUMNS - 1}; k > 0; --k)
+        value = value * {2.0**-HALF!r} + double(row[k]);
+    *norm = row[0] == {INFINITE} ? infinite
+        : row[0] == {NAN} ? 0.0 * infinite
+        : sqrt(value * {2.0**HALF!r}) * unit * unit;
+}}
+
+extern "C" __global__ void tick(double *count, long long by) {{ *count += by; }}
+"""
+"""The kernels beside those of rules: `halve` and `root` make a norm of rows, `tick` counts replays."""

@@ -1,0 +1,226 @@
+"""Norms do not depend on the order of elements, on how they are cut into arrays, on the engine or on the library."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import pytest
+
+import anyoptim as ao
+from anyoptim._engines import Dispatch
+from tests.reference.norms import norm, sum_of_squares
+from tests.support.internals import library as library_of
+from tests.support.internals import reduction
+from tests.support.libraries import Library
+
+ENGINES: tuple[ao.EngineName, ...] = ("portable", "blocked", "compiled")
+
+LIBRARIES = ["strict", "torch", "dask", "jax-x64", "cuda-shim"]
+
+
+def _values(rng: np.random.Generator, dtype: str, n: int, low: float, high: float) -> np.ndarray[Any, Any]:
+    """Numbers of both signs with exponents of this range."""
+    with np.errstate(all="ignore"):
+        values = np.ldexp(rng.uniform(-1, 1, n), rng.uniform(low, high, n).astype(int)).astype(dtype)
+    largest = np.finfo(dtype).max
+    return np.asarray(np.clip(values, -largest, largest))
+
+
+def _cases() -> Iterator[np.ndarray[Any, Any]]:
+    rng = np.random.default_rng(0)
+    for dtype, low, high in (("float32", -149, 128), ("float64", -1074, 1024)):
+        for k in range(10):  # from all of one exponent to the whole range
+            middle, width = rng.uniform(low, high), (high - low) * 0.5**k
+            yield _values(rng, dtype, 1500 if k < 1 else 100, max(low, middle - width), min(high, middle + width))
+        info = np.finfo(dtype)
+        yield np.full(3, info.smallest_subnormal)
+        yield np.full(2, info.max)
+        # At the edges of the exponents that go together, and squares halfway between two multiples.
+        yield np.array([2.0**19 * (1 - info.epsneg), 2.0**-21, 2.0**-41 * 1.5, 3 * 2.0**-40], dtype)
+        yield np.array([2.0**19, 2.0**39 * (1 - info.epsneg), 1.0], dtype)
+        yield np.array([1.25 * 2.0**19, 1.0, -(2.0**-21)], dtype)
+        if dtype == "float64":  # whose squares are within the range, but not what rounds them
+            yield np.array([2.0**500, 3 * 2.0**460])
+            yield np.array([2.0**-500, 3 * 2.0**-540])
+        yield np.array([1.0, math.inf, -2.0], dtype)
+        yield np.array([math.nan, math.inf, 1.0, 0.0], dtype)
+        yield np.array([0.0, math.nan], dtype)
+        yield np.zeros(2, dtype)
+
+
+CASES = list(_cases())
+
+Measure = Callable[..., Any]
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> Measure:
+    """The rows that a clip of these gradients measures: all in one."""
+    seen: list[Any] = []
+    squares = Dispatch.squares
+
+    def known(self: Dispatch, *arguments: Any) -> Any:
+        seen.append(squares(self, *arguments))
+        return seen[-1]
+
+    monkeypatch.setattr(Dispatch, "squares", known)
+
+    def measure(params: list[Any], grads: list[Any], engine: ao.EngineName | None = None) -> Any:
+        seen.clear()
+        ao.chain(ao.ClipNorm(1.0), ao.SGD(), engine=engine).update(params, grads)
+        rows = np.concatenate([np.asarray(rows) for rows in seen[0].values()])
+        one = reduction.merged(rows)
+        assert np.array_equal(reduction.norm(np, [rows]), reduction.norm(np, [one]), equal_nan=True)
+        return one
+
+    return measure
+
+
+def _agrees(row: Any, values: list[float]) -> bool:
+    """Whether a row has the sum of squares of the definition, in exact arithmetic, and gives its root."""
+    found, expected = reduction.norm(np, [row]), norm(values)
+    if not 0 < abs(expected) < math.inf:
+        return found == expected or (math.isnan(found) and math.isnan(expected))
+    code, total = _total(row.tolist())
+    return found == expected and (total, code + reduction.FIRST) == sum_of_squares(values)
+
+
+def _pieces(rng: np.random.Generator, case: np.ndarray[Any, Any]) -> list[np.ndarray[Any, Any]]:
+    """A permutation, cut somewhere."""
+    return np.split(rng.permutation(case), np.sort(rng.integers(0, len(case) + 1, rng.integers(0, 4))))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_any_order_and_cut(engine: ao.EngineName, measured: Measure) -> None:
+    """Twenty permutations, each in other pieces: the bits of the definition in exact arithmetic."""
+    rng = np.random.default_rng(1)
+    for number, case in enumerate(CASES):
+        for _ in range(20 if number % 5 == 0 else 2):
+            grads = _pieces(rng, case)
+            assert _agrees(measured([np.ones_like(g) for g in grads], grads, engine), case.tolist()), (number, case)
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_any_library(library: str, measured: Measure, need: Callable[[str], Library]) -> None:
+    """The same bits; but that JAX takes subnormal numbers for 0."""
+    lib, rng = need(library), np.random.default_rng(2)
+    with lib.context():
+        for case in CASES[:: 3 if library in {"dask", "jax-x64"} else 1]:
+            least = np.finfo(case.dtype).smallest_normal
+            if library == "jax-x64" and ((case != 0) & (abs(case) < least)).any():
+                continue
+            grads = _pieces(rng, case) if library != "dask" else [rng.permutation(case)]
+            found = measured([lib.asarray(np.ones_like(g)) for g in grads], [lib.asarray(g) for g in grads])
+            assert _agrees(found, case.tolist()), case
+
+
+def test_on_several_devices_of_jax(measured: Measure, need: Callable[[str], Library]) -> None:
+    """Whether the axes of the mesh are explicit, as by default, or XLA's to choose: the bits of one device."""
+    lib = need("jax-x64")
+    import jax
+
+    g = _values(np.random.default_rng(3), "float32", 4096, -60, 60).reshape(32, 128)
+    several = len(jax.devices())
+    assert several > 1
+    with lib.context():
+        for axes in (jax.sharding.AxisType.Explicit, jax.sharding.AxisType.Auto):
+            mesh = jax.make_mesh((several,), ("x",), axis_types=(axes,))
+            for spec in (("x",), (None, "x")):
+                place = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*spec))
+                p, x = jax.device_put(np.ones_like(g), place), jax.device_put(g, place)
+                assert _agrees(measured([p], [x]), g.ravel().tolist())
+
+
+def test_under_jit(need: Callable[[str], Library]) -> None:
+    """Also where XLA knows the constants that round, and might add them before."""
+    lib, case = need("jax-x64"), _values(np.random.default_rng(4), "float64", 500, -20, 20)
+
+    def step(p: Any, g: Any) -> Any:
+        optimizer = ao.chain(ao.ClipGlobalNorm(1.0), ao.SGD(1.0))
+        return optimizer.step(p, g, optimizer.init(p))[0]
+
+    with lib.context():
+        import jax
+
+        new = lib.tonumpy(jax.jit(step)(lib.asarray(np.zeros_like(case)), lib.asarray(case)))
+    np.testing.assert_allclose(-new, case * (1 / norm(case.tolist())), rtol=1e-15)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_long_arrays(engine: ao.EngineName, measured: Measure) -> None:
+    """Of many chunks, between which the largest element changes: what is guessed from one of the next is wrong."""
+    g = _values(np.random.default_rng(2), "float32", 200_000, -60, 60)
+    g = g[np.argsort(abs(g))]
+    wide = g.astype(float)
+    expected = reduction.row(library_of(wide), [wide]).tolist()
+    for one in (g, np.ascontiguousarray(g[::-1]), np.roll(g, 70_000)):
+        found = measured([np.ones_like(one)], [one], engine)
+        assert reduction.norm(np, [found]) == reduction.norm(np, [np.array(expected)])
+        assert _total(found.tolist()) == _total(expected)
+
+
+def _total(row: list[list[int]]) -> tuple[int, int]:
+    ((code, *digits),) = row
+    return code, sum(digit << 20 * k for k, digit in enumerate(reversed(digits)))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("engine", ENGINES)
+def test_each_of_many_arrays(engine: ao.EngineName, dtype: str) -> None:
+    """Whatever lies before it: larger and smaller arrays, zeros, infinite ones and NaN; each is as long as it is."""
+    rng = np.random.default_rng(5)
+    scales = [1.0, 1e-8, 1e20, 0.0, 1e-6, math.inf, 9.0, 1e15, math.nan, 7.0, 3e-39, 0.0, 1.0, 1e9, 1e-9]
+    grads = [(rng.uniform(0.5, 1, 40 + k) * s).astype(dtype) for k, s in enumerate(scales)]
+    params = [np.zeros_like(g) for g in grads]
+    ao.chain(ao.ClipNorm(1e-12), ao.SGD(1.0), engine=engine).update(params, grads)
+    for p, g, scale in zip(params, grads, scales, strict=True):
+        if math.isfinite(scale):
+            length = math.sqrt(math.fsum((g.astype(float) ** 2).tolist()))
+            wanted = g * min(1.0, 1e-12 / length) if length else g
+            np.testing.assert_allclose(-p, wanted, rtol=1e-6 if dtype == "float32" else 1e-14, atol=3e-45)
+        else:
+            assert np.isnan(p).all()
+
+
+def test_error_of_the_definition() -> None:
+    """Against the exact sum: within what the docs promise."""
+    for case in CASES:
+        if np.isfinite(case).all() and case.any():
+            values = case.tolist()
+            total, b = sum_of_squares(values)
+            exact = sum((Fraction(v) ** 2 for v in values), Fraction(0))
+            bound = Fraction(4, 2**53) + Fraction(len(values), 2**79)
+            assert abs(Fraction(total) * Fraction(2) ** (40 * b - 80) - exact) <= bound * exact
+            found = norm(values)
+            if 2.0**-1022 < found < math.inf:
+                assert abs(Fraction(found) ** 2 - exact) <= 2 * bound * exact
+
+
+EDGES: dict[str, tuple[Callable[[], ao.Optimizer], float, float, float]] = {
+    # A method, p, g, and the step: both of four equal elements.
+    "LARS, tiny gradient": (lambda: ao.LARS(0.1), 1.0, 1e-20, 0.1 * 0.001),
+    "LAMB, huge parameter": (lambda: ao.LAMB(0.1), 1e20, 1.0, 0.1 * 1e20),
+    "clip, huge gradient": (lambda: ao.chain(ao.ClipGlobalNorm(1.0), ao.SGD(1.0)), 0.0, 1e20, 0.5),
+    "clip, hugest gradient": (lambda: ao.chain(ao.ClipGlobalNorm(1.0), ao.SGD(1.0)), 0.0, 1e160, 0.5),
+    "clip, tiny bound": (lambda: ao.chain(ao.ClipGlobalNorm(1e-26), ao.SGD(1.0)), 0.0, 1e-20, 0.5e-26),
+}
+
+
+@pytest.mark.parametrize("name", EDGES)
+@pytest.mark.parametrize("home", [*ENGINES, *LIBRARIES, "jax"])
+def test_neither_overflow_nor_underflow(home: str, name: str, need: Callable[[str], Library]) -> None:
+    """Squares that float32, or even float64, does not hold: right to round-off, however small or large a norm is."""
+    make, p, g, step = EDGES[name]
+    lib = need("numpy" if home in ENGINES else home)
+    with lib.context():
+        for dtype in ("float32", "float64"):
+            if dtype in lib.dtypes and max(p, g) < float(np.finfo(dtype).max):
+                optimizer = make()
+                if home in ENGINES:
+                    optimizer.engine = home
+                new = optimizer.update(lib.asarray(np.full(4, p, dtype)), lib.asarray(np.full(4, g, dtype)))
+                np.testing.assert_allclose(lib.values(new), p - step, rtol=1e-6 if dtype == "float32" else 1e-14)
