@@ -185,7 +185,7 @@ class CoefficientBuilder:
         if allowed is False:
             counts = self._measures.each(Entry(k, "nonfinite"))
             self._refusal = next(((k, self._moving[j]) for j, n in enumerate(counts) if n), None)
-            allowed = self._refusal is None  # squares can be too large for float64
+            allowed = self._refusal is None  # a norm of finite elements can be too large for float64
         old, new = self._scalars[k], gate._updated_scalars(self._step, self._scalars[k], {"allowed": allowed})
         restarted = gate.exhausted(self._step, new) if allowed is False else None
         if restarted is not None:
