@@ -33,7 +33,8 @@ def completed(action: Callable[[], T]) -> T:
 
     The action is one that, called again, does what is left, and no harm where nothing is left. Such exceptions come
     from handlers of signals (SIGINT, an alarm), and nothing foretells them. Of several the first goes on; but one that
-    is no `Exception`, such as SystemExit, goes before one that is.
+    is no `Exception`, such as SystemExit, goes before one that is. Only two signals that come within the microsecond in
+    which a third is dealt with, as in a hail of one every few microseconds, can leave the action unfinished.
     """
     first: BaseException
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import re
 import subprocess
 import sys
 from collections import OrderedDict
@@ -367,22 +368,22 @@ def test_sources_of_every_method(engine: ao.EngineName, dtype: str, method: type
     literals = [node.value for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Constant)]
     assert not [value for value in literals if isinstance(value, float)]
     if engine == "compiled":
-        assert f"import carray\nfrom numpy import empty, {dtype}" in text
+        assert re.search(rf"^from numpy import .*\b{dtype}\b", text, re.MULTILINE)
         assert ("float32" in text) == (dtype == "float32")
 
 
 @pytest.mark.parametrize("engine", ["compiled", "blocked"])
 def test_sources_of_a_chain(engine: ao.EngineName) -> None:
-    """A pass for each measure, then the step; a zero to fill up a block of the measure is the only literal."""
+    """A pass for each measure, then the step, which has no float literal; the passes round in float64 alone."""
     optimizer = ao.chain(
         ao.ClipGlobalNorm(1.0), ao.WeightDecay(0.1), ao.ClipGlobalNorm(2.0), ao.Adam(), ao.EMA(), ao.FlushSubnormals()
     )
     text = optimizer.kernel_source(engine)
-    functions = [node.name for node in ast.walk(ast.parse(text)) if isinstance(node, ast.FunctionDef)]
+    functions = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.FunctionDef)]
     assert len(functions) == 3
     assert {"m", "v", "average", "lr_t", "decay", "new"} <= _names(text)
-    literals = [node.value for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Constant)]
-    assert {value for value in literals if isinstance(value, float)} <= {0.0}
+    literals = [node.value for node in ast.walk(functions[-1]) if isinstance(node, ast.Constant)]
+    assert not [value for value in literals if isinstance(value, float)]
 
 
 def test_sources_of_what_has_none() -> None:
