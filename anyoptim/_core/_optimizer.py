@@ -115,17 +115,16 @@ class Optimizer(Stage):
         real dtype is cast. A complex parameter is two reals, its gradient dL/dRe + i*dL/dIm, as torch gives
         it (the conjugate of JAX's). Dask results are computed (persisted) at once.
 
-        Raises ValueError (keys, shapes, devices, memory, hyperparameters) or TypeError (types, libraries,
-        dtypes; also arrays that are traced, as under `jax.jit`) with the key, before anything is written. An optimizer
-        belongs to one thread at a time. Where a signal's handler raises an exception in the middle (KeyboardInterrupt,
-        say), the step is taken whole and counted, or not at all, unless it raises an `Exception` more than 16 times
-        while one step is written. A handler or finalizer may update with other
-        optimizers, and not with this one, whose state it can't ask for either while a step is being written
-        (RuntimeError); nor may it update while the update that it interrupts imports what arrays and containers need
-        that come for the first time. (Python 3.11 itself may crash where one sets a context variable,
-        as NumPy's error state is, while garbage is collected: gh-148891.) Raises FloatingPointError where a gate has
-        skipped more steps in a row than its `max_consecutive_skips`: that update is skipped like the others, and who
-        catches it may go on.
+        Raises ValueError (keys, shapes, devices, memory, hyperparameters) or TypeError (types, libraries, dtypes; also
+        arrays that are traced, as under `jax.jit`) with the key, before anything is written. An optimizer belongs to
+        one thread at a time. Where a signal's handler raises an exception in the middle (KeyboardInterrupt, say), the
+        step is taken whole and counted, or not at all, unless it raises an `Exception` more than 16 times while one
+        step is written. Schedules, handlers and finalizers may update with other optimizers, and not with this one
+        (RuntimeError), whose state they can't ask for either while a step is being written; nor may they update while
+        the update that they interrupt imports what arrays and containers need that come for the first time. (Python
+        3.11 itself may crash where one sets a context variable, as NumPy's error state is, while garbage is collected:
+        gh-148891.) Raises FloatingPointError where a gate has skipped more steps in a row than its
+        `max_consecutive_skips`: that update is skipped like the others, and who catches it may go on.
 
         On a CUDA device the step goes to the library's current stream, and nothing waits for it, but for stages that
         look at norms or at each parameter on the host: gates (`LossScale`, `SkipNonFinite`), `Metrics`, `ClipNorm`,

@@ -34,18 +34,21 @@ class Training:
         """None before the first update."""
         self.plan: StepPlan | None = None
         self.recorder: Recorder | None = None
+        self.begun = 0
+        """The updates that were begun. One that begins within another, in a schedule, changes what that prepared."""
         self.writing = False
         """Whether a step is being written: who asks now is the handler of a signal, or a finalizer, in its middle."""
 
     def __getstate__(self) -> dict[str, Any]:
         # The parameters are the caller's to copy and to save.
         self.caught_up()
-        return {"state": self.state, "plan": None, "recorder": None, "writing": False}
+        return {"state": self.state, "plan": None, "recorder": None, "begun": 0, "writing": False}
 
     def update(self, pipeline: Pipeline, engine: str | None, params: Any, grads: Any) -> Any:
         """Take one step, or gather one gradient. Returns `params`."""
         if self.writing:
             raise _in_the_middle()
+        self.begun += 1
         plan, state = self.plan, self.state
         if plan and state:
             if plan.replays and plan.rows is not None:
@@ -64,14 +67,15 @@ class Training:
 
         Returns whether the step was taken.
         """
-        step = state.flat.step + state.behind + 1
+        step, begun = state.flat.step + state.behind + 1, self.begun
         try:
             made = planned(pipeline.stages, step)
         except FloatingPointError:  # NumPy is told to raise it, which is not so where a step is prepared
             return False
-        # A schedule may have looked at the state, and counted its steps; or set another one, or taken a step.
+        # A schedule may have looked at the state, and counted its steps; or set another one, or begun an update.
         commit, behind = None if made is None else plan.replay(xs, made[0]), state.behind + 1
-        if commit is None or self.state is not state or self.plan is not plan or state.flat.step + behind != step:
+        same = self.state is state and self.plan is plan and self.begun == begun
+        if commit is None or not same or state.flat.step + behind != step:
             return False
 
         def finish() -> bool:
@@ -94,7 +98,7 @@ class Training:
 
         Returns whether the step was taken.
         """
-        again = plan.measured(xs)
+        begun, again = self.begun, plan.measured(xs)
         if again is None:
             return False
         engine, gathered = again
@@ -105,7 +109,7 @@ class Training:
 
         with quiet():
             made = planned(pipeline.stages, step, norm, before)
-            if made is None or self.state is not state or self.plan is not plan:
+            if made is None or self.state is not state or self.plan is not plan or self.begun != begun:
                 return False
             rows, scalars = made
             commit = engine.prepare_known(gathered, rows)
@@ -136,7 +140,7 @@ class Training:
 
         Returns whether the step was taken.
         """
-        flat = state.flat
+        flat, begun = state.flat, self.begun
         if pipeline.accumulates and any(flat.pending[i] for i in plan.at_rest):
             return False
         again = plan.gather_again(params, grads, flat.slots)
@@ -157,7 +161,7 @@ class Training:
                 rows, t, scalars = coefficients.rows, coefficients.t, coefficients.scalars
                 if plan.tied:
                     t = [t[o] for o in plan.owner]
-            if self.state is not state or self.plan is not plan:  # a schedule has set another state
+            if self.state is not state or self.plan is not plan or self.begun != begun:  # as in `_replayed`
                 return False
             commit = dispatch.prepare(gathered, rows)
             reports: list[Callable[[], None]] = (
@@ -216,7 +220,7 @@ class Training:
 
         Returns the container.
         """
-        ps, owner = plan.ps, plan.owner
+        ps, owner, begun = plan.ps, plan.owner, self.begun
         if pipeline.accumulates:
             xs, _ = contributions(ps, xs, flat, owner, plan.groups.resting)
         if not any(x is not None for x in xs):
@@ -233,6 +237,11 @@ class Training:
         with quiet():
             gathered = dispatch.gather([xs[i] for i in moving])
             coefficients = pipeline.step_coefficients(dispatch, gathered, flat, moving, plan.groups)
+            if self.begun != begun:
+                raise RuntimeError(
+                    "an update of the same optimizer began within this one, in a schedule or the handler of a signal; "
+                    "wanted one after the other"
+                )
             for k, row in enumerate(coefficients.rows.distinct):
                 if _traced(row):
                     raise _frozen(tree, moving[list(coefficients.rows.row_of_leaf).index(k)])

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import builtins
+import math
 from collections import ChainMap
 from collections.abc import Iterable, Iterator, Mapping, MappingView, Sequence
 from inspect import Parameter, Signature, get_annotations, signature
 from itertools import pairwise
+from numbers import Real
 from operator import attrgetter
 from sys import _getframe, modules
 from types import FrameType
@@ -23,6 +25,7 @@ __all__ = [
     "given_parameters",
     "holds_parameters",
     "misfit",
+    "plain_number",
     "signature_of",
 ]
 
@@ -107,15 +110,24 @@ def _check_body(cls: type[Any], new: Iterable[str]) -> None:
 
 def _check_starts(cls: type[Any], fields: Mapping[str, Field]) -> None:
     """Raise TypeError for a start of what is no slot, or that is neither a number nor the name of one that stays."""
-    names = ["p", *(name for name, field in fields.items() if field.role == "constant")]
-    starts, slots = vars(cls).get("starts", {}), cls.slots
-    for name, start in starts.items() if not hasattr(starts, "__get__") else ():
-        if name not in slots if not hasattr(slots, "__get__") else False:
+    body, starts, slots = vars(cls), cls.starts, cls.slots
+    if not {"starts", "slots"} & body.keys() or isinstance(starts, property) or isinstance(slots, property):
+        return
+    constants = [name for name, field in fields.items() if field.role == "constant"]
+    for name, start in starts.items():
+        if name not in slots:
             raise TypeError(f"{cls.__name__} has a start of {name!r}; its slots are {_listed(slots) or 'none'}")
-        if start not in names if isinstance(start, str) else not isinstance(start, int | float):
+        # A constant of the name p would be taken for the parameter.
+        known = (start in constants) != (start == "p") if isinstance(start, str) else plain_number(start)
+        if not known:
             raise TypeError(
                 f"{cls.__name__} has a start of {name!r} as {start!r}; wanted a number, 'p' or the name of a constant"
             )
+
+
+def plain_number(value: Any) -> bool:
+    """Whether this is a finite real number, and no bool."""
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
 _MAPPINGS = {

@@ -7,13 +7,23 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from inspect import Parameter, signature
+from numbers import Real
 from typing import TYPE_CHECKING, Any, ClassVar, Self, dataclass_transform
 
 import numpy as np
 
 from anyoptim._arrays import Array, is_scalar, library
 from anyoptim._arrays._quiet import quiet
-from anyoptim._stage._fields import ClassSignature, Field, declared, given_parameters, misfit, signature_of
+from anyoptim._stage._fields import (
+    ClassSignature,
+    Field,
+    declared,
+    given_parameters,
+    misfit,
+    plain_number,
+    signature_of,
+)
+from anyoptim._trace._expressions import range_of
 from anyoptim._trace._hyperparameters import Domain, Hyper, scheduled
 from anyoptim._trace._other_names import attribute_hint
 from anyoptim._trace._program import Part, Values, all_floats, on_gradient, on_nothing, on_parameter, on_slots, on_value
@@ -119,7 +129,7 @@ class Stage:
     starts: ClassVar[Mapping[str, float | str]] = {}
     """What slots start as, by name, where not as zeros.
 
-    A number, the name of a constant that is one, or "p": the parameter, in its compute dtype.
+    A number, the name of a constant that is one, or None for zeros; or "p": the parameter, in its compute dtype.
     """
 
     scalars: ClassVar[Mapping[str, float]] = {}
@@ -324,7 +334,8 @@ class Stage:
     def init_slots(self, xp: Any, p: Array) -> tuple[Array, ...]:
         """The slots of one real parameter, given in its compute dtype, as `starts` says; a method may say otherwise.
 
-        A tuple of arrays of that dtype, and of the shapes of `slot_shapes`, one for each name in `slots`.
+        A tuple of arrays of that dtype, and of the shapes of `slot_shapes`, one for each name in `slots`. They are
+        copied, so that a slot may be the parameter itself, which a method of yours must not write to.
         """
         return tuple(
             _first(self, xp, p, name, shape)
@@ -562,13 +573,23 @@ class SlotStage(Stage):
 
 def _first(stage: Stage, xp: Any, p: Array, name: str, shape: tuple[int, ...]) -> Array:
     """What a slot starts as."""
-    start = stage.starts.get(name)
+    start, of = stage.starts.get(name), library(p)
     if start == "p":
+        if shape != tuple(p.shape):
+            raise ValueError(
+                f"the slot {name!r} of {stage!r} starts as the parameter, which has shape {tuple(p.shape)}, but "
+                f"slot_shapes gives {shape}"
+            )
         return p
-    same = shape == p.shape
-    zeros = xp.zeros_like(p) if same else xp.zeros(shape, dtype=p.dtype, device=library(p).creation_device(p))
-    number = getattr(stage, start) if isinstance(start, str) else start
-    return zeros if number is None else xp.full_like(zeros, number)
+    zeros = xp.zeros_like(p) if shape == p.shape else xp.zeros(shape, dtype=p.dtype, device=of.creation_device(p))
+    number: Any = getattr(stage, start) if isinstance(start, str) else start
+    if number is None:
+        return zeros
+    dtype = of.dtype(p)
+    known = isinstance(number, str | Sequence | Real)  # and no array, whose value may be traced
+    if known and not (plain_number(number) and abs(number) <= range_of(dtype).largest):
+        raise ValueError(f"the slot {name!r} of {stage!r} starts as {number!r}; wanted a number that {dtype} holds")
+    return xp.full_like(zeros, number)
 
 
 def parameter(xp: Any, p: Array, x: Array, *_: Array) -> Array:

@@ -3,11 +3,11 @@
 from anyoptim.optimizers.adagrad import AdaDelta, AdaGrad, CenteredRMSProp, RMSProp
 from anyoptim.optimizers.adam import Adam, Adamax, AdamW, AMSGrad, CorrectedAMSGrad
 from anyoptim.optimizers.belief import AdaBelief, CorrectedYogi, RAdam, Yogi
-from anyoptim.optimizers.descent import SGD, SGLD, HeavyBall, HeavyBallNesterov, Momentum, Nesterov, TextbookNesterov
 from anyoptim.optimizers.layerwise import LAMB, LARS
 from anyoptim.optimizers.matrices import Adafactor, Muon, Shampoo
 from anyoptim.optimizers.nadam import Adan, NAdam
-from anyoptim.optimizers.schedule_free import ASGD, Prodigy, ScheduleFreeAdamW, ScheduleFreeSGD
+from anyoptim.optimizers.schedule_free import Prodigy, ScheduleFreeAdamW, ScheduleFreeSGD
+from anyoptim.optimizers.sgd import ASGD, SGD, SGLD, HeavyBall, HeavyBallNesterov, Momentum, Nesterov, TextbookNesterov
 from anyoptim.optimizers.signs import Lion, Rprop, Signum
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""Adam; Adam with decoupled weight decay; and Adam with a denominator that never shrinks, or fades."""
+"""Adam; with decoupled weight decay; and with a denominator that never shrinks, or only fades."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from anyoptim._trace._hyperparameters import KW_ONLY, Fraction, Nonnegative
 from anyoptim._trace._scalars import one_minus_power, sqrt, where
 from anyoptim.optimizers._terms import decayed, decoupled, inside, mean, moments, root, squarable
 
-__all__ = ["AMSGrad", "Adam", "AdamW", "Adamax", "CorrectedAMSGrad", "Moments"]
+__all__ = ["AMSGrad", "Adam", "AdamLike", "AdamW", "Adamax", "CorrectedAMSGrad"]
 
 
-class Moments(Optimizer):
+class AdamLike(Optimizer):
     """What Adam's relatives have in common: hyperparameters, slots, and corrections with eps at the corrected root."""
 
     lr: Nonnegative = 0.001
@@ -29,7 +29,7 @@ class Moments(Optimizer):
         return {"lr_t": lr_t, "beta1": hyper.beta1, "beta2": hyper.beta2, "eps": corrected * hyper.eps}
 
 
-class Adam(Moments):
+class Adam(AdamLike):
     """Momentum and a learning rate for each element, both corrected for starting at 0.
 
     ::
@@ -51,7 +51,7 @@ class Adam(Moments):
 
     Args:
         lr: learning rate.
-        beta1, beta2: decay of m and of v.
+        beta1, beta2: decay of m and of v, at least 0 and below 1.
         eps, eps_corrected: against a division by 0, added to the root of v and to that of the corrected v.
         eps_root: the same inside the root of the corrected v, as optax has it.
 
@@ -197,7 +197,7 @@ class AMSGrad(Adam):
         return decayed(p, c.lr_t * m / (root(xp, u, c) + c.eps), c), m, v, u
 
 
-class CorrectedAMSGrad(Moments):
+class CorrectedAMSGrad(AdamLike):
     """AMSGrad by the largest corrected v, as in optax: the first gradients, whose v is most corrected, weigh more.
 
     ::
@@ -208,8 +208,8 @@ class CorrectedAMSGrad(Moments):
         p <- p - lr * m/(1 - beta1**t) / (sqrt(u + eps_root) + eps)
 
     Args:
-        lr, beta1, beta2, eps: as in `Adam`, with u for the v below the line.
-        eps_root: the same as eps, inside the root.
+        lr, beta1, beta2: as in `Adam`.
+        eps, eps_root: against a division by 0, added to the root of u and to u.
 
     Source: as for `AMSGrad`, with the corrections where `optax.amsgrad` has them.
 
@@ -242,7 +242,7 @@ class CorrectedAMSGrad(Moments):
         return c.lr_t * m / (root(xp, u, c) + c.eps), m, v, u
 
 
-class Adamax(Moments):
+class Adamax(AdamLike):
     """Adam by the largest gradient, which fades, instead of a mean of squares.
 
     ::

@@ -1,4 +1,4 @@
-"""Adam by another measure of gradients than the mean of their squares, or with trust in it by degrees."""
+"""Adam with another v than the mean of squared gradients; and RAdam, which trusts that mean by degrees."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from anyoptim._arrays import Array
 from anyoptim._trace._hyperparameters import KW_ONLY, Nonnegative, nonnegative
 from anyoptim._trace._scalars import log, one_minus_power, sqrt, where
 from anyoptim.optimizers._terms import decayed, decoupled, inside, mean, mean_square, moments, root, squarable
-from anyoptim.optimizers.adam import Moments
+from anyoptim.optimizers.adam import AdamLike
 
 __all__ = ["AdaBelief", "CorrectedYogi", "RAdam", "Yogi"]
 
 
-class AdaBelief(Moments):
+class AdaBelief(AdamLike):
     """Adam by how far gradients are from their mean: long steps where they come as expected.
 
     ::
@@ -45,7 +45,7 @@ class AdaBelief(Moments):
 
     @staticmethod
     def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
-        return {**Moments.coefficients(t, hyper), "eps_root": hyper.eps_root}
+        return {**AdamLike.coefficients(t, hyper), "eps_root": hyper.eps_root}
 
     @staticmethod
     def rule(xp: Any, p: Array, x: Array, m: Array, s: Array, c: Any) -> tuple[Array, ...]:
@@ -60,7 +60,7 @@ class AdaBelief(Moments):
         return x, m, mean_square(xp, s, x - m, c.beta2) + c.eps_root
 
 
-class Yogi(Moments):
+class Yogi(AdamLike):
     """Adam whose v moves by a share of the squared gradient alone, towards it, however far away that is.
 
     ::
@@ -128,10 +128,10 @@ class CorrectedYogi(Yogi):
     array([ 0.702, -1.701])
     """
 
-    coefficients = staticmethod(Moments.coefficients)
+    coefficients = staticmethod(AdamLike.coefficients)
 
 
-class RAdam(Moments):
+class RAdam(AdamLike):
     """Adam that leaves v alone until it has seen enough gradients, and trusts it by degrees from then on.
 
     ::

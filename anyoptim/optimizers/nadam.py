@@ -10,14 +10,14 @@ from anyoptim._core._optimizer import Optimizer
 from anyoptim._trace._hyperparameters import KW_ONLY, Domain, Fraction, Hyper, Nonnegative
 from anyoptim._trace._scalars import expm1, following, log, one_minus_power, sqrt, where
 from anyoptim.optimizers._terms import decayed, decoupled, inside, mean, mean_square, moments, root, squarable
-from anyoptim.optimizers.adam import Moments
+from anyoptim.optimizers.adam import AdamLike
 
 __all__ = ["Adan", "NAdam"]
 
 _Half = Annotated[Hyper, Domain(lambda x: 0 <= x <= 0.5, "at least 0 and at most 0.5")]
 
 
-class NAdam(Moments):
+class NAdam(AdamLike):
     """Adam that looks ahead as Nesterov's momentum does, with a momentum that grows at first.
 
     ::

@@ -7,63 +7,12 @@ from typing import Annotated, Any, ClassVar
 from anyoptim._arrays import Array
 from anyoptim._core._optimizer import Optimizer
 from anyoptim._trace._hyperparameters import KW_ONLY, Domain, Fraction, Hyper, Nonnegative, Positive
-from anyoptim._trace._scalars import one_minus_power, power, sqrt, where
+from anyoptim._trace._scalars import one_minus_power, sqrt, where
 from anyoptim.optimizers._terms import mean_square, squarable
 
-__all__ = ["ASGD", "Prodigy", "ScheduleFreeAdamW", "ScheduleFreeSGD"]
+__all__ = ["Prodigy", "ScheduleFreeAdamW", "ScheduleFreeSGD"]
 
 _Inside = Annotated[Hyper, Domain(lambda x: 0 < x <= 1, "above 0 and at most 1")]
-
-
-class ASGD(Optimizer):
-    """Averaged stochastic gradient descent: a falling learning rate, and the mean of where it led, to evaluate with.
-
-    ::
-
-        eta = lr / (1 + lambd*lr*(t-1))**alpha
-        p <- p - eta*(g + lambd*p)
-        average <- average + mu*(p - average),    mu = 1 / max(1, t-1-t0)
-
-    This is torch's, whose ax is the slot `average` here, which `eval_params` gives: p itself until t0, and from then on
-    the mean since. t counts the steps of this parameter, from 1. The average is of p as this rule moves it: where other
-    stages come after it, `chain(ASGD(), ..., SWA(t0 + 2))` has that of p as it is in the end.
-
-    Args:
-        lr: learning rate.
-        lambd: decay of p, which also lets eta fall.
-        alpha: the power with which eta falls.
-        t0: the step after which p is averaged.
-
-    Source: Polyak and Juditsky, Acceleration of stochastic approximation by averaging, 1992; for eta Xu, Towards
-    optimal one pass large scale learning with averaged stochastic gradient descent, 2011.
-
-    >>> w, optimizer = np.array([1.0, -2.0]), ao.ASGD(lr=0.1)
-    >>> for _ in range(3):
-    ...     w = optimizer.update(w, 2 * w)  # the gradient of w @ w
-    >>> w.round(3)
-    array([ 0.512, -1.024])
-    """
-
-    lr: Nonnegative = 0.01
-    lambd: Nonnegative = 1e-4
-    alpha: Nonnegative = 0.75
-    t0: Nonnegative = 1e6
-    slots: ClassVar[tuple[str, ...]] = ("average",)
-    starts: ClassVar[dict[str, Any]] = {"average": "p"}
-    evaluate: ClassVar[Any] = staticmethod(lambda xp, p, average, hyper: average)
-
-    @staticmethod
-    def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
-        late = t - 1 - hyper.t0
-        eta = hyper.lr / power(1 + hyper.lambd * hyper.lr * (t - 1), hyper.alpha)
-        return {"eta": eta, "lambd": hyper.lambd, "mu": 1 / where(late > 1, late, 1.0)}
-
-    @staticmethod
-    def rule(xp: Any, p: Array, x: Array, average: Array, c: Any) -> tuple[Array, ...]:
-        step = c.eta * (x + c.lambd * p)
-        moved = p - step
-        # p itself, whatever it is, and not what rounding leaves of it.
-        return step, xp.where(c.mu < 1.0, average + c.mu * (moved - average), moved)
 
 
 class ScheduleFreeSGD(Optimizer):
@@ -131,7 +80,7 @@ class ScheduleFreeAdamW(Optimizer):
         x <- (1-c)*x + c*z
         y <- (1-beta)*z + beta*x
 
-    `params` are y, and `eval_params` gives x, as for `ScheduleFreeSGD`. w sums all steps, whatever took part in them.
+    `params` are y, and `eval_params` gives x, as for `ScheduleFreeSGD`, whose w this is, too, with this lr_t.
 
     Args:
         lr: learning rate. A schedule may be a warmup.

@@ -111,8 +111,8 @@ class Rprop(Optimizer):
 
     Args:
         lr: a factor to the steps.
-        eta_minus, eta_plus: what shortens a step, and what lengthens it, at least 1.
-        step_min, step_max: the shortest step and the longest, which prevails.
+        eta_minus, eta_plus: what a step is multiplied by to shorten it, and to lengthen it (at least 1).
+        step_min, step_max: the shortest step and the longest; if they contradict each other, the longest.
         initial: the first step, finite and at least 0; a number, which stays as it is.
 
     Source: Riedmiller and Braun, A direct adaptive method for faster backpropagation learning: the RPROP algorithm,

@@ -29,7 +29,7 @@ COLOR, GRAY = "#c2316e", "#7c8794"
 FAMILIES = {
     "Along the gradient": (
         "One learning rate for all elements. Steps are as long as gradients are, so that lr depends on the problem.",
-        ["descent"],
+        ["sgd"],
     ),
     "By the squares of gradients": (
         "Each element has a learning rate of its own, by the gradients that it has seen.",
@@ -71,7 +71,8 @@ PAGE = """\
 
 In the signature, the type of a hyperparameter says what it may be: ``Nonnegative`` is finite and at least 0,
 ``Fraction`` at least 0 and below 1, ``Positive`` above 0, ``UnitInterval`` at least 0 and at most 1, and ``Number``
-anything but NaN. Each is a number, or a schedule: a function of the step number.
+anything but NaN; other types say it in the description. Each is a number, or a schedule: a function of the step number;
+but what is ``Final`` is a number that stays as it is.
 
 Its path
 --------
@@ -147,14 +148,16 @@ def _code(text: str, language: str) -> str:
 
 
 def _functions(declared: type[Any]) -> str:
-    """The functions that a class declares, and those that it has of methods or stages which it extends."""
-    found: dict[str, str] = {}
+    """What a class declares: what slots start as, and functions, also those of methods or stages which it extends."""
+    found: dict[str, str] = {"starts": f"starts = {declared.starts!r}\n"} if declared.starts else {}
     for cls in declared.__mro__:
         if cls.__module__.startswith(("anyoptim._core.", "anyoptim._stage.")):
             break
         for name, value in vars(cls).items():
             function = getattr(value, "__func__", value)
-            made = "<locals>" in getattr(function, "__qualname__", "")  # by a function that says more than its result
+            made = "<locals>" in getattr(
+                function, "__qualname__", ""
+            )  # by another function, as `real_only` makes `refusal`
             if inspect.isfunction(function) and not name.startswith("__") and not made:
                 found.setdefault(name, textwrap.dedent(inspect.getsource(function)))
     return "\n".join(found.values())

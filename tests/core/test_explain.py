@@ -299,7 +299,7 @@ def test_it_prints_as_a_table() -> None:
     assert len(str(ao.SGD().explain({}, {})).splitlines()) == 1
 
 
-@pytest.mark.covering(1)  # no engine asks a method anything for it
+@pytest.mark.covering(1)  # `explain` asks engines and not methods; the others are products
 @pytest.mark.parametrize("engine", ["blocked", "compiled", "portable", None])
 def test_it_changes_nothing(engine: ao.EngineName | None, method: type[Any]) -> None:
     """Neither before the first step, nor between steps: parameters, state and later bits are as without it."""

@@ -110,6 +110,7 @@ def test_what_is_not_finite_is_named() -> None:
         assert_finite(optimizer, params, g, 1)
 
 
+@pytest.mark.usefixtures("as_users_compile")
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_stays_finite_on_jax(need: Callable[[str], Library], name: str) -> None:
     """As XLA compiles it, without x64; and near NumPy's run, but for what XLA flushes to 0."""

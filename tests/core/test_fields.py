@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import pickle
 import re
 from copy import deepcopy
@@ -297,6 +298,8 @@ BODIES: list[tuple[dict[str, Any], str]] = [
         {"slots": ("m",), "starts": {"m": "lr"}},
         "a start of 'm' as 'lr'; wanted a number, 'p' or the name",
     ),
+    ({"slots": ("m",), "starts": {"m": True}}, "a start of 'm' as True; wanted a number"),
+    ({"slots": ("m",), "starts": {"m": math.inf}}, "a start of 'm' as inf; wanted a number"),
     ({"slots": ("m",), "starts": {"m": [1.0]}}, r"a start of 'm' as \[1.0\]; wanted a number, 'p' or the name"),
 ]
 TAKEN = ["update", "step", "init", "state", "stages", "rule", "measure", "compile", "flush", "explain", "slots"]

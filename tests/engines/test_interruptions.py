@@ -322,7 +322,7 @@ def test_an_exception_in_a_forward(name: str) -> None:
         assert same_bits(layer.backward(x), twin.backward(x)), place
 
 
-@pytest.mark.covering(1)  # engines and cases meet in test_an_exception_anywhere
+@pytest.mark.covering(1)  # engines and cases meet in test_an_exception_anywhere; the others are products
 @pytest.mark.parametrize(("maker", "gradients", "kind"), CASES)
 @pytest.mark.parametrize("engine", [*ENGINES, "cuda"])
 def test_places_near_the_end(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import signal
 import sys
@@ -130,7 +131,7 @@ class Anywhere:
             sys.settrace(before)
 
 
-@pytest.mark.covering(1)  # of each engine all are within; without is the way that this engine has of its own
+@pytest.mark.covering(1)  # the engines differ here more than the optimizers do; the others are products
 @pytest.mark.parametrize("maker", MAKERS)
 @pytest.mark.parametrize("engine", ENGINES)
 def test_an_update_in_the_middle_of_another(engine: ao.EngineName, maker: str) -> None:
@@ -283,3 +284,34 @@ def test_finalizers(engine: ao.EngineName) -> None:
         alone.step()
     assert run.same(alone)
     intruder.check()
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("warm", [0, 1, 3])
+def test_a_schedule_that_updates_with_its_own_optimizer(engine: ao.EngineName, warm: int) -> None:
+    """Once, in vain: the step around it is right, or refused with nothing written. Each time: it is refused."""
+    p, begins, within = np.zeros(4), 0, False
+
+    def schedule(t: int) -> float:
+        nonlocal begins, within
+        if within:
+            raise ValueError
+        if begins:
+            begins, within = begins - 1, True
+            with pytest.raises(ValueError, match=r"^$"):
+                optimizer.update(p, np.array([-1e6, 1e6, 0.0, 0.0]))
+            within = False
+        return 0.1
+
+    optimizer = ao.chain(ao.ClipGlobalNorm(1.0), ao.SGD(schedule), engine=engine)
+    for _ in range(warm):
+        optimizer.update(p, np.ones(4))
+    before = p.copy()
+    for begins in (1, 100):
+        with contextlib.suppress(RuntimeError) if begins == 1 else pytest.raises(RuntimeError, match="one after the"):
+            optimizer.update(p, np.ones(4))
+            before = before - 0.05
+        assert np.allclose(p, before, rtol=1e-14, atol=0)
+    begins = 0
+    optimizer.update(p, np.ones(4))
+    assert np.allclose(p, before - 0.05, rtol=1e-14, atol=0)

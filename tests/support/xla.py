@@ -2,7 +2,8 @@
 
 XLA makes fast code of a peer, of a function of NumPy's kind, or of our own pure form, and takes most of a test's time
 for it. Here it is told not to. That is for what is compared to a tolerance, or counted: where bits or the accuracy of
-what users get are tested, the tests use `jax.jit`.
+what users get are tested, the tests use `jax.jit`; and `as_users_compile` if they run single operations, too, because
+JAX keeps what was compiled quickly before.
 """
 
 from __future__ import annotations

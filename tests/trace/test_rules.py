@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, ClassVar, Final
 
 import numpy as np
 import pytest
@@ -156,6 +156,35 @@ def test_slots_start_as_declared(lib: Library) -> None:
     reals = {"zero": 0.0, "one": 1.0, "constant": 0.25, "start": 3.0}
     parts = {"zero": 0j, "one": 1 + 1j, "constant": 0.25 + 0.25j, "start": 1 + 2j}
     assert found == {(s, k): [of[s]] for k, of in (("r", reals), ("z", parts)) for s in Sums.slots}
+
+
+def test_slots_of_other_names_than_their_starts() -> None:
+    """A class that renames the slots of another says what they start as, too."""
+
+    class Before(ao.Optimizer):
+        slots = ("m",)
+        starts: ClassVar[dict[str, Any]] = {"m": np.float32(1)}
+
+    with pytest.raises(TypeError, match="After has a start of 'm'; its slots are n"):
+        type("After", (Before,), {"slots": ("n",)})
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        ({"starts": {"m": 1e300}}, r"the slot 'm' of Odd\(\) starts as 1e\+300; wanted a number that float32 holds"),
+        (
+            {"starts": {"m": "p"}, "slot_shapes": lambda self, shape: ((2,),)},
+            r"the slot 'm' of Odd\(\) starts as the parameter, which has shape \(3,\), but slot_shapes gives \(2,\)",
+        ),
+    ],
+)
+def test_starts_that_a_parameter_can_not_have(body: dict[str, Any], says: str) -> None:
+    """The first update names the slot."""
+    rule = staticmethod(lambda xp, p, x, m, c: (x, m))
+    made: Any = type("Odd", (ao.Optimizer,), {"slots": ("m",), "rule": rule, "array_rule": True, **body})
+    with pytest.raises(ValueError, match=says):
+        made().init(np.zeros(3, "f4"))
 
 
 def test_a_slot_does_not_start_as_the_callers_array(lib: Library) -> None:
