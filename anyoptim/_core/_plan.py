@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -33,8 +33,8 @@ class StepPlan:
         self.tied = any(o != i for i, o in enumerate(self.owner))
         self.rows: PlannedRows | None = None
         """The coefficients of the next steps, where these need no builder."""
-        self.replays = False
-        """Whether `replay` may be asked: there are such coefficients, and the engines write in place."""
+        self.replay: Callable[[Sequence[Any], CoefficientTable], Replayed | None] | None = None
+        """`Dispatch.replay` where it may be asked: there are such coefficients, and the engines write in place."""
         self._dispatch: Dispatch | None = None
         self._slots: Slots = ()
         """The slots that the last step left."""
@@ -57,10 +57,6 @@ class StepPlan:
     def paths(self) -> list[str]:
         """The keys of each parameter, joined by dots."""
         return dotted_paths(self._spec)
-
-    def replay(self, xs: Sequence[Any], rows: CoefficientTable) -> Replayed | None:
-        """What takes a step like the last one, if the gradients are without doubt such as they were; else None."""
-        return None if self._dispatch is None else self._dispatch.replay(xs, rows)
 
     def measured(self, xs: Sequence[Any]) -> tuple[Plan, Any] | None:
         """The only engine's plan, and the gradients as it takes them; None where there is any doubt."""
@@ -128,7 +124,7 @@ class StepPlan:
 
     def forget(self) -> None:
         """Take the next step with every check."""
-        self._sources, self.rows, self.replays = None, None, False
+        self._sources = self.rows = self.replay = None
 
     def stepped(self, grads: Any, coefficients: StepCoefficients, pipeline: Pipeline, flat: FlatState) -> None:
         """Note what a step with every check has left, and decide how the next one may be taken.
@@ -149,7 +145,7 @@ class StepPlan:
         self._all_move = self._sources == [*range(len(self.ps))]
         self.without_gradient = [i for i, x in enumerate(xs or ()) if x is None and i not in self.groups.resting]
         self.at_rest = [i for i in self.without_gradient if self.owner[i] not in moving]
-        self.rows, self.replays = None, False
+        self.rows = self.replay = None
         if xs is None:
             return
         alone = dispatch is not None and dispatch.in_place and dispatch.on_host
@@ -159,7 +155,8 @@ class StepPlan:
             groups = self.groups
             kinds = [(i, groups.group_of[i]) for _, i in sorted(first.items())]
             of_rows = [Kind(groups.branches[n], groups.overrides[n], flat.step - flat.t[i]) for i, n in kinds]
-            self.rows, self.replays = PlannedRows(pipeline.stages, of_rows, row_of_leaf), dispatch.in_place
+            self.rows = PlannedRows(pipeline.stages, of_rows, row_of_leaf)
+            self.replay = dispatch.replay if dispatch.in_place else None
 
     def _gradient_places(self, xs: Sequence[Any]) -> list[int] | None:
         """For each parameter that moves the place of its gradient, if there is exactly one."""
@@ -187,7 +184,7 @@ class StepPlan:
         if dispatch is not None and not dispatch.in_place:
             dispatch = self._renewed(dispatch, moving, slots)
         if dispatch is None or moving != self._moving or not dispatch.suits(some):
-            self.rows = self._sources = None
+            self.rows = self.replay = self._sources = None
             self._stepped = False
             leaves = [self.leaf(i, slots[i]) for i in moving]
             programs = [self.groups.branch(i).program for i in moving]

@@ -51,7 +51,7 @@ class Training:
         self.begun += 1
         plan, state = self.plan, self.state
         if plan and state:
-            if plan.replays and plan.rows is not None:
+            if plan.replay is not None and plan.rows is not None:
                 xs = plan.gradients(params, grads)
                 replayed = self._measured if plan.rows.measures else self._replayed
                 if xs is not None and replayed(pipeline, plan, plan.rows, state, xs):
@@ -73,7 +73,8 @@ class Training:
         except FloatingPointError:  # NumPy is told to raise it, which is not so where a step is prepared
             return False
         # A schedule may have looked at the state, and counted its steps; or set another one, or begun an update.
-        commit, behind = None if made is None else plan.replay(xs, made[0]), state.behind + 1
+        replay, behind = plan.replay, state.behind + 1
+        commit = None if made is None or replay is None else replay(xs, made[0])
         same = self.state is state and self.plan is plan and self.begun == begun
         if commit is None or not same or state.flat.step + behind != step:
             return False

@@ -133,7 +133,11 @@ class Plan(ABC):
     def replay(self, xs: Sequence[Array], rows: CoefficientTable) -> Replayed | None:
         """What takes a step again, with other coefficients for the same leaves; None where anything is in doubt."""
         gathered = self.regather(xs)
-        return None if gathered is None else self.prepare_known(gathered, rows)
+        if gathered is None:
+            return None
+        if self.last_step is not None and self.last_step.set(rows):
+            return self.again(gathered)
+        return self.prepare_known(gathered, rows)
 
     def prepare(self, gathered: Any, rows: CoefficientTable) -> Commit:
         """Do all of the step that may fail, and write nothing."""
