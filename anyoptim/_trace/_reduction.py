@@ -2,7 +2,8 @@
 
 Let b be the largest integer with 2**(20*b) <= 2*max|x| over all elements x. Each square v = (x * 2**(-20*b))**2,
 rounded to float64, is at most 2**38. It is rounded, by itself, to the nearest multiple of 2**-80, ties to even; these
-multiples are added as integers, and only their sum is rounded again. Nothing over- or underflows.
+multiples are added as integers, and only their sum is rounded again. Nothing over- or underflows but the norm itself,
+which is infinite where it is too large for float64.
 
 A part of the elements may have a smaller b, and need not know that of all: each v is taken as three digits, multiples
 of 1, of 2**-40 and of 2**-80, each the multiple that is nearest to what those before it left. Whichever the first
@@ -63,6 +64,9 @@ HALF = 20
 """The bits of half a digit."""
 
 MASK = (1 << HALF) - 1
+
+WHOLE = 1 << 23
+"""The most elements of which `row` adds whole digits, whose sum int64 holds then."""
 
 ROUNDERS = tuple((1.5 * 2.0**52 * unit, 1 / unit) for unit in (1.0, 2.0**-40, 2.0**-80))
 """For each digit what rounds to its unit what it is added to and taken from again, and how many units are 1."""
@@ -135,7 +139,7 @@ def row(library: Library, parts: Sequence[Any]) -> Any:
             nearest = (v + to) - to
             v = v - nearest
             digits.append(xp.astype(nearest if unit == 1 else nearest * unit, whole))
-        few = math.prod(a.shape) <= 1 << 23  # then an integer holds the sum of whole digits
+        few = math.prod(a.shape) <= WHOLE
         added = library.sums(digits if few else _both_halves(digits))
         sums = [s + new for s, new in zip(sums, _both_halves(added) if few else added, strict=True)]
     return xp.reshape(xp.stack([xp.astype(found, whole), *sums]), (1, COLUMNS))

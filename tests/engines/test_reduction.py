@@ -12,6 +12,7 @@ import pytest
 
 import anyoptim as ao
 from anyoptim._engines import Dispatch
+from anyoptim._engines.portable import _plan as portable
 from tests.reference.norms import norm, sum_of_squares
 from tests.support.internals import library as library_of
 from tests.support.internals import reduction
@@ -150,17 +151,29 @@ def test_under_jit(need: Callable[[str], Library]) -> None:
     np.testing.assert_allclose(-new, case * (1 / norm(case.tolist())), rtol=1e-15)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("engine", ENGINES)
-def test_long_arrays(engine: ao.EngineName, measured: Measure) -> None:
+def test_long_arrays(engine: ao.EngineName, dtype: str, measured: Measure, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of many chunks, between which the largest element changes: what is guessed from one of the next is wrong."""
-    g = _values(np.random.default_rng(2), "float32", 200_000, -60, 60)
+    g = _values(np.random.default_rng(2), dtype, 200_000, -60, 60)
     g = g[np.argsort(abs(g))]
     wide = g.astype(float)
     expected = reduction.row(library_of(wide), [wide]).tolist()
+    monkeypatch.setattr(portable, "TILE", 1 << 15)
     for one in (g, np.ascontiguousarray(g[::-1]), np.roll(g, 70_000)):
         found = measured([np.ones_like(one)], [one], engine)
         assert reduction.norm(np, [found]) == reduction.norm(np, [np.array(expected)])
         assert _total(found.tolist()) == _total(expected)
+
+
+def test_sums_of_half_digits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of more elements than an int64 holds the sum of whole digits for, halves are added: to the same integer."""
+    g = _values(np.random.default_rng(4), "float64", 1000, -20, 20)
+    whole = reduction.row(library_of(g), [g]).tolist()
+    monkeypatch.setattr(reduction, "WHOLE", 999)
+    halves = reduction.row(library_of(g), [g]).tolist()
+    assert whole != halves
+    assert _total(whole) == _total(halves)
 
 
 def _total(row: list[list[int]]) -> tuple[int, int]:

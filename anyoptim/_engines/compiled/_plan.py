@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["CompiledPlan", "intrinsic", "load", "memory_orders", "text"]
 
 CHUNK = 1 << 16
-"""The elements in a chunk, which has a row of the reduction: a sum of 64 bits holds the digits of 2**24."""
+"""The elements in a chunk, which has a row of the reduction: a sum of 64 bits holds the digits of 2**23."""
 
 PIECE = 1 << 19
 """The fewest elements that a thread is woken for."""
