@@ -118,13 +118,6 @@ class JAX(Library):
         out_sharding = jax.tree.map(lambda x: x.aval.sharding if _explicit(x) else replicated, like)
         return jax.sharding.auto_axes(on_arrays, out_sharding=out_sharding)(arrays)
 
-    def is_sharded(self, x: Array) -> bool:
-        # Where the axes of its mesh are automatic, XLA cuts and adds a vector as if it lay on one device.
-        sharding = (x.aval if self.traced(x) else x).sharding
-        explicit = loaded().sharding.AxisType.Explicit
-        axes = getattr(getattr(sharding, "mesh", None), "axis_types", ())
-        return explicit in axes and not sharding.is_fully_replicated
-
     def spans_processes(self, x: Array) -> bool:
         return not (self.traced(x) or x.is_fully_addressable)
 

@@ -295,10 +295,6 @@ class Library:
         """`x` divided among devices, or into chunks, as `like` is, whose shape it has but where its length is 1."""
         return x
 
-    def is_sharded(self, x: Array) -> bool:
-        """Whether the elements of `x` are known to be divided among several devices."""
-        return False
-
     def replicated_like(self, x: Array, like: Array) -> Array:
         """`x`, the same array in all processes, as one of any shape that can be combined with `like`."""
         return x
