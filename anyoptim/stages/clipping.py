@@ -22,9 +22,11 @@ class ClipGlobalNorm(Stage):
 
     The norm is that of the parameters that move at this step. Its bits are the same on all engines, in whatever order
     elements lie and however arrays are cut, and the squares of no elements are too large or too small (JAX without x64
-    adds in float32, in its own order). Complex elements count with both parts. An infinite norm makes every finite
-    element 0; a NaN changes nothing but what it is in. torch's `clip_grad_norm_` divides by norm + 1e-6 instead,
-    which shortens the gradient by about 1e-6/norm more, and makes everything NaN where the norm is NaN.
+    adds in float32, in its own order). Complex elements count with both parts. A gradient that is longer than
+    `max_norm` by more than the range of its dtype, 1e38 times in float32, comes out less exact, and too long; an
+    infinite norm makes every finite element 0; a NaN changes nothing but what it is in. torch's `clip_grad_norm_`
+    divides by norm + 1e-6 instead, which shortens the gradient by about 1e-6/norm more, and makes everything NaN where
+    the norm is NaN.
 
     Args:
         max_norm: the length that is allowed, above 0 (infinite for none).
