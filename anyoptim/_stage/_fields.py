@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import builtins
-import math
 from collections import ChainMap
 from collections.abc import Iterable, Iterator, Mapping, MappingView, Sequence
 from inspect import Parameter, Signature, get_annotations, signature
 from itertools import pairwise
-from numbers import Real
 from operator import attrgetter
 from sys import _getframe, modules
 from types import FrameType
@@ -24,8 +22,8 @@ __all__ = [
     "declared",
     "given_parameters",
     "holds_parameters",
+    "listed",
     "misfit",
-    "plain_number",
     "signature_of",
 ]
 
@@ -76,7 +74,6 @@ def declared(cls: type[Any]) -> Mapping[str, Field]:
     fields = inherited | own
     if not cls.__module__.startswith("anyoptim."):  # ours are right, and importing them would take longer
         _check_body(cls, own.keys() - inherited.keys())
-        _check_starts(cls, fields)
     positional = [(name, field.default) for name, field in fields.items() if not field.keyword]
     for (before, default), (late, none) in pairwise(positional):
         if none is Parameter.empty is not default:
@@ -106,28 +103,6 @@ def _check_body(cls: type[Any], new: Iterable[str]) -> None:
         value = vars(cls).get(name, {})
         if not (isinstance(value, Mapping) or hasattr(value, "__get__")):
             raise TypeError(f"{cls.__name__} has {name} = {value!r}; wanted a dict of {wanted} by name")
-
-
-def _check_starts(cls: type[Any], fields: Mapping[str, Field]) -> None:
-    """Raise TypeError for a start of what is no slot, or that is neither a number nor the name of one that stays."""
-    body, starts, slots = vars(cls), cls.starts, cls.slots
-    if not {"starts", "slots"} & body.keys() or isinstance(starts, property) or isinstance(slots, property):
-        return
-    constants = [name for name, field in fields.items() if field.role == "constant"]
-    for name, start in starts.items():
-        if name not in slots:
-            raise TypeError(f"{cls.__name__} has a start of {name!r}; its slots are {_listed(slots) or 'none'}")
-        # A constant of the name p would be taken for the parameter.
-        known = (start in constants) != (start == "p") if isinstance(start, str) else plain_number(start)
-        if not known:
-            raise TypeError(
-                f"{cls.__name__} has a start of {name!r} as {start!r}; wanted a number, 'p' or the name of a constant"
-            )
-
-
-def plain_number(value: Any) -> bool:
-    """Whether this is a finite real number, and no bool."""
-    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
 _MAPPINGS = {
@@ -273,15 +248,16 @@ def misfit(signature: Signature, args: Sequence[Any], options: Mapping[str, Any]
     twice = [name for name in positional[: len(args)] if name in options]
     if wrong:
         hint = next(filter(None, (argument_hint(name, parameters) for name in options if name in wrong)), "")
-        return f"given {_listed(wrong)}; wanted {_listed([*parameters]) or 'none'}{hint}"
+        return f"given {listed(wrong)}; wanted {listed([*parameters]) or 'none'}{hint}"
     if twice:
-        return f"given {_listed(twice)} twice, by position and by name"
+        return f"given {listed(twice)} twice, by position and by name"
     there = {*positional[: len(args)], *options}
     missing = [name for name, of in parameters.items() if of.default is of.empty and name not in there]
-    return f"not given {_listed(missing)}"
+    return f"not given {listed(missing)}"
 
 
-def _listed(names: Sequence[str]) -> str:
+def listed(names: Sequence[str]) -> str:
+    """The names in a row, with "and" before the last."""
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 

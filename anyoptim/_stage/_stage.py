@@ -7,12 +7,11 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from inspect import Parameter, signature
-from numbers import Real
 from typing import TYPE_CHECKING, Any, ClassVar, Self, dataclass_transform
 
 import numpy as np
 
-from anyoptim._arrays import Array, is_scalar, library
+from anyoptim._arrays import Array, is_scalar
 from anyoptim._arrays._quiet import quiet
 from anyoptim._stage._fields import (
     ClassSignature,
@@ -20,10 +19,9 @@ from anyoptim._stage._fields import (
     declared,
     given_parameters,
     misfit,
-    plain_number,
     signature_of,
 )
-from anyoptim._trace._expressions import range_of
+from anyoptim._stage._starts import check_starts, first_slots
 from anyoptim._trace._hyperparameters import Domain, Hyper, scheduled
 from anyoptim._trace._other_names import attribute_hint
 from anyoptim._trace._program import Part, Values, all_floats, on_gradient, on_nothing, on_parameter, on_slots, on_value
@@ -101,7 +99,7 @@ class Stage:
     What else a subclass may give, of which none is needed::
 
         slots = ("m",)                        arrays that are kept for each parameter, by name
-        starts = {"m": 1.0}                   what these start as, where not as zeros
+        starts = {"m": 1.0}                   what these start as, if not zeros: a number, a constant's name, or "p"
         coefficients(t, hyper)                the numbers of step t that the rule gets as c
         measure(xp, p, x, *slots)             its norm over all parameters is hyper.norm
         totals = {"name": measure}            more such norms of all parameters
@@ -223,6 +221,7 @@ class Stage:
             for name, field in cls._fields.items()
             if field.role == "hyperparameter" and isinstance(field.check, Domain)
         }
+        check_starts(cls)
         measured = {"norm": "measure"} if cls.measure is not None else {}
         for place in ("norms", "totals", "scalars"):
             if isinstance(kept := getattr(cls, place), Mapping):  # and no property
@@ -337,10 +336,7 @@ class Stage:
         A tuple of arrays of that dtype, and of the shapes of `slot_shapes`, one for each name in `slots`. They are
         copied, so that a slot may be the parameter itself, which a method of yours must not write to.
         """
-        return tuple(
-            _first(self, xp, p, name, shape)
-            for name, shape in zip(self.slots, self.slot_shapes(tuple(p.shape)), strict=True)
-        )
+        return first_slots(self, xp, p)
 
     def slot_shapes(self, shape: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
         """The shapes of the slots of a parameter of this shape: the same, but where the rule is one of whole arrays."""
@@ -569,27 +565,6 @@ class SlotStage(Stage):
     """
 
     _act = staticmethod(on_slots)
-
-
-def _first(stage: Stage, xp: Any, p: Array, name: str, shape: tuple[int, ...]) -> Array:
-    """What a slot starts as."""
-    start, of = stage.starts.get(name), library(p)
-    if start == "p":
-        if shape != tuple(p.shape):
-            raise ValueError(
-                f"the slot {name!r} of {stage!r} starts as the parameter, which has shape {tuple(p.shape)}, but "
-                f"slot_shapes gives {shape}"
-            )
-        return p
-    zeros = xp.zeros_like(p) if shape == p.shape else xp.zeros(shape, dtype=p.dtype, device=of.creation_device(p))
-    number: Any = getattr(stage, start) if isinstance(start, str) else start
-    if number is None:
-        return zeros
-    dtype = of.dtype(p)
-    known = isinstance(number, str | Sequence | Real)  # and no array, whose value may be traced
-    if known and not (plain_number(number) and abs(number) <= range_of(dtype).largest):
-        raise ValueError(f"the slot {name!r} of {stage!r} starts as {number!r}; wanted a number that {dtype} holds")
-    return xp.full_like(zeros, number)
 
 
 def parameter(xp: Any, p: Array, x: Array, *_: Array) -> Array:

@@ -173,6 +173,7 @@ def test_slots_of_other_names_than_their_starts() -> None:
     ("body", "says"),
     [
         ({"starts": {"m": 1e300}}, r"the slot 'm' of Odd\(\) starts as 1e\+300; wanted a number that float32 holds"),
+        ({"starts": {"m": 10**400}}, r"the slot 'm' of Odd\(\) starts as 10+; wanted a number that float32 holds"),
         (
             {"starts": {"m": "p"}, "slot_shapes": lambda self, shape: ((2,),)},
             r"the slot 'm' of Odd\(\) starts as the parameter, which has shape \(3,\), but slot_shapes gives \(2,\)",

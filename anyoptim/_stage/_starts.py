@@ -1,0 +1,66 @@
+"""What slots start as, by what a class declares in `starts`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from numbers import Real
+from typing import Any
+
+from anyoptim._arrays import Array, library
+from anyoptim._stage._fields import listed
+from anyoptim._trace._expressions import range_of
+
+__all__ = ["check_starts", "first_slots"]
+
+
+def check_starts(cls: type[Any]) -> None:
+    """Raise TypeError for a start of what is no slot, or that is neither a number nor the name of one that stays."""
+    body, starts, slots = vars(cls), cls.starts, cls.slots
+    if not {"starts", "slots"} & body.keys() or isinstance(starts, property) or isinstance(slots, property):
+        return
+    if cls.__module__.startswith("anyoptim."):
+        return  # ours are right, as in `declared`
+    constants = [name for name, field in cls._fields.items() if field.role == "constant"]
+    for name, start in starts.items():
+        if name not in slots:
+            raise TypeError(f"{cls.__name__} has a start of {name!r}; its slots are {listed(slots) or 'none'}")
+        # A constant of the name p would be taken for the parameter.
+        known = (start in constants) != (start == "p") if isinstance(start, str) else _plain_number(start)
+        if not known:
+            raise TypeError(
+                f"{cls.__name__} has a start of {name!r} as {start!r}; wanted a number, 'p' or the name of a constant"
+            )
+
+
+def first_slots(stage: Any, xp: Any, p: Array) -> tuple[Array, ...]:
+    """The slots of a stage for one parameter. Raises ValueError for what it can't start as."""
+    shapes = stage.slot_shapes(tuple(p.shape))
+    return tuple(_first(stage, xp, p, name, shape) for name, shape in zip(stage.slots, shapes, strict=True))
+
+
+def _first(stage: Any, xp: Any, p: Array, name: str, shape: tuple[int, ...]) -> Array:
+    """What one slot starts as."""
+    start, of = stage.starts.get(name), library(p)
+    if start == "p":
+        if shape != tuple(p.shape):
+            raise ValueError(
+                f"the slot {name!r} of {stage!r} starts as the parameter, which has shape {tuple(p.shape)}, but "
+                f"slot_shapes gives {shape}"
+            )
+        return p
+    zeros = xp.zeros_like(p) if shape == p.shape else xp.zeros(shape, dtype=p.dtype, device=of.creation_device(p))
+    number: Any = getattr(stage, start) if isinstance(start, str) else start
+    if number is None:
+        return zeros
+    dtype = of.dtype(p)
+    known = isinstance(number, str | Sequence | Real)  # and no array, whose value may be traced
+    if known and not (_plain_number(number) and abs(number) <= range_of(dtype).largest):
+        raise ValueError(f"the slot {name!r} of {stage!r} starts as {number!r}; wanted a number that {dtype} holds")
+    return xp.full_like(zeros, number)
+
+
+def _plain_number(value: Any) -> bool:
+    """Whether this is a finite real number, and no bool."""
+    real = isinstance(value, Real) and not isinstance(value, bool)
+    return real and bool(-math.inf < value < math.inf)  # of an int, too, that is too large for a float
