@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import operator
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -42,10 +43,31 @@ class Dask(Library):
         self, step: Callable[..., tuple[Array, ...]], state: tuple[Array, ...], rows: Sequence[Sequence[int]]
     ) -> tuple[Array, ...]:
         # Without this there would be two hundred tasks for each block, instead of one.
-        first, parts = state[0], [part.rechunk(state[0].chunks) for part in state]
-        call, chunks = functools.partial(_folded, step, rows), ((len(state),), *first.chunks)
-        stacked = sys.modules["dask.array"].map_blocks(call, *parts, dtype=first.dtype, new_axis=0, chunks=chunks)
-        return tuple(stacked[k] for k in range(len(state)))
+        return self.map_blocks(functools.partial(_folded, step, rows), state, *state)
+
+    def map_blocks(
+        self, call: Callable[..., tuple[Array, ...]], like: Sequence[Array], *arrays: Array, **rest: Any
+    ) -> tuple[Array, ...]:
+        map_blocks, blocks = sys.modules["dask.array"].map_blocks, _aligned(arrays)
+        results = map_blocks(
+            functools.partial(_quiet, call), *blocks, meta=like[0]._meta, **rest
+        )  # whose blocks are tuples
+        return tuple(map_blocks(operator.itemgetter(k), results, meta=a._meta) for k, a in enumerate(like))
+
+    def rows_of_blocks(
+        self, call: Callable[..., Array], like: np.ndarray[Any, Any], *arrays: Array, **rest: Any
+    ) -> Array:
+        blocks = _aligned(arrays)
+        axes = blocks[0].ndim
+        chunks = (*((1,) * n for n in blocks[0].numblocks), like.shape[1:])
+        row = functools.partial(_row, call, (1,) * axes)
+        return sys.modules["dask.array"].map_blocks(
+            row, *blocks, new_axis=axes, chunks=chunks, meta=np.empty((0,) * (axes + 1), like.dtype), **rest
+        )
+
+    def norm_of_rows(self, norm: Callable[[Any, Sequence[Any]], Any], rows: Sequence[Array]) -> Array:
+        call = functools.partial(_norm, norm)
+        return sys.modules["dask.array"].map_blocks(call, chunks=(), meta=np.empty(()), rows=list(rows))
 
     def sharded_like(self, x: Array, like: Array) -> Array:
         return x.rechunk(tuple((1,) if n == 1 else chunks for n, chunks in zip(x.shape, like.chunks, strict=True)))
@@ -53,14 +75,38 @@ class Dask(Library):
     def to_host(self, x: Array) -> np.ndarray[Any, Any]:
         return np.asarray(x)
 
+    def all_to_host(self, arrays: Sequence[Array]) -> list[np.ndarray[Any, Any]]:
+        return [np.asarray(a) for a in sys.modules["dask"].compute(*arrays)]
+
     def materialize(self, arrays: list[Array]) -> list[Array]:
         # Without this the graph would grow with every step, without end.
         return list(sys.modules["dask"].persist(*arrays))
 
 
-def _folded(step: Callable[..., tuple[Array, ...]], rows: Sequence[Sequence[int]], *state: Array) -> Array:
-    """The parts of the state after `fold` over one block, stacked."""
-    with quiet():  # in the thread that computes
-        for row in rows:
-            state = step(state, *(state[0].dtype.type(word) for word in row))
-    return np.stack(state)
+def _aligned(arrays: Sequence[Array]) -> list[Array]:
+    """The arrays, in the chunks of the first."""
+    return [a.rechunk(arrays[0].chunks) for a in arrays]
+
+
+# What follows is run in the threads that compute, where nobody else tells NumPy not to warn.
+
+
+def _quiet(call: Callable[..., Any], *blocks: Array, **rest: Any) -> Any:
+    with quiet():
+        return call(*blocks, **rest)
+
+
+def _folded(step: Callable[..., tuple[Array, ...]], rows: Sequence[Sequence[int]], *state: Array) -> tuple[Array, ...]:
+    """The parts of the state after `fold` over one block."""
+    for row in rows:
+        state = step(state, *(state[0].dtype.type(word) for word in row))
+    return state
+
+
+def _row(call: Callable[..., Array], axes: tuple[int, ...], *blocks: Array, **rest: Any) -> Array:
+    row = _quiet(call, *blocks, **rest)
+    return row.reshape(axes + row.shape[1:])
+
+
+def _norm(norm: Callable[[Any, Sequence[Any]], Any], rows: Sequence[Array]) -> Array:
+    return np.asarray(norm(np, [table.reshape(-1, table.shape[-1]) for table in rows]))

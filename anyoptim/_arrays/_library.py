@@ -196,6 +196,10 @@ class Library:
 
             return np.from_dlpack(to_device(x, "cpu"))
 
+    def all_to_host(self, arrays: Sequence[Array]) -> list[np.ndarray[Any, Any]]:
+        """The same for several arrays, for which the library may be asked once."""
+        return [self.to_host(x) for x in arrays]
+
     def from_host(self, values: np.ndarray[Any, Any], like: Array) -> Array:
         """These values, of any floating dtype, as an array of the dtype of `like` and on its device."""
         name = self.dtype(like)
@@ -325,6 +329,28 @@ class Library:
         Where several processes hold the same elements, only the row of the first of them counts.
         """
         return rows
+
+    def map_blocks(
+        self, call: Callable[..., tuple[Array, ...]], like: Sequence[Array], *arrays: Array, **rest: Any
+    ) -> tuple[Array, ...]:
+        """`call(*blocks, **rest)` for the blocks of lazy arrays of one shape, in one task: arrays like those of `like`.
+
+        What is lazy in `rest` is computed before.
+        """
+        raise NotImplementedError
+
+    def rows_of_blocks(
+        self, call: Callable[..., Array], like: np.ndarray[Any, Any], *arrays: Array, **rest: Any
+    ) -> Array:
+        """In the same way a row for each block, which `call` gives as an array of shape (1, n), with n as in `like`.
+
+        They stand along the last axis; the others number the blocks.
+        """
+        raise NotImplementedError
+
+    def norm_of_rows(self, norm: Callable[[Any, Sequence[Any]], Any], rows: Sequence[Array]) -> Array:
+        """`norm(xp, rows)`, a 0-d array."""
+        return norm(self.xp, rows)
 
     def materialize(self, arrays: list[Array]) -> list[Array]:
         """The arrays with all their elements computed."""

@@ -292,8 +292,9 @@ def real(dtype: Any) -> np.dtype[Any]:
 
 def norm_of(sums: Sequence[Array], leaves: Sequence[Leaf]) -> Any:
     """The 2-norm from the rows of all leaves: on the host, where they are NumPy's."""
-    on_host = all(isinstance(v, np.ndarray) for v in sums)
-    return norm(np if on_host else leaves[0].library.xp, sums)
+    elsewhere = (leaf.library for leaf, v in zip(leaves, sums, strict=True) if not isinstance(v, np.ndarray))
+    library = next(elsewhere, None)
+    return norm(np, sums) if library is None else library.norm_of_rows(norm, sums)
 
 
 def host_view(library: Library, x: Array) -> NDArray:

@@ -41,6 +41,7 @@ __all__ = [
     "INFINITE",
     "MASK",
     "NAN",
+    "NOTHING",
     "ROUNDERS",
     "SCALES",
     "aligned",
@@ -80,7 +81,8 @@ _UNITS = np.array([*(1 / SCALES[:INFINITE]), math.inf, math.nan])
 _BOUNDS = np.array([*(2.0 ** (HALF * (c + FIRST) - 1) for c in range(2, INFINITE)), math.inf])
 """The least absolute values that have the codes from 2 on."""
 
-_NOTHING = np.zeros((0, COLUMNS), np.int64)
+NOTHING = np.zeros((0, COLUMNS), np.int64)
+"""No rows."""
 
 _FEW = 8
 """The most rows that are added as numbers of Python, in less time than NumPy takes to begin."""
@@ -171,7 +173,7 @@ def merged(rows: Any) -> Any:
 def norm(xp: Any, rows: Sequence[Any]) -> Any:
     """The 2-norm from the rows of all arrays: a float of NumPy's, a 0-d array of others."""
     if xp is np:
-        return _norm_of_numbers(rows[0] if len(rows) == 1 else np.concatenate([_NOTHING, *rows]))
+        return _norm_of_numbers(rows[0] if len(rows) == 1 else np.concatenate([NOTHING, *rows]))
     table = xp.concat(list(rows))
     code = xp.max(table[:, 0])
     total = xp.sum(aligned(xp, table, code), axis=0)

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from anyoptim._arrays import COMPUTE, Array, Library
+from anyoptim._arrays import library as library_of
 from anyoptim._arrays._quiet import quiet
 from anyoptim._engines._base import Commit, Leaf, Plan, Result
 from anyoptim._trace._coefficients import CoefficientTable
@@ -16,6 +17,7 @@ from anyoptim._trace._expressions import range_of
 from anyoptim._trace._graph import trace, trace_measure
 from anyoptim._trace._operations import Operations
 from anyoptim._trace._program import MOVE, Coefficients, Program, static_options
+from anyoptim._trace._reduction import NOTHING, merged
 from anyoptim._trace._reduction import row as reduced
 
 __all__ = ["LazyPlan", "PortablePlan", "start"]
@@ -59,15 +61,21 @@ class _Eager(Operations):
 
 
 @contextmanager
-def _explained(program: Program, k: int | None, rows: CoefficientTable) -> Iterator[None]:
+def _explained(program: Program, k: int | None, leaf: Leaf, rows: CoefficientTable) -> Iterator[None]:
     """Within it, a rule that fails is told what is wrong in the words of the engines that trace it."""
+    if leaf.library.lazy:  # whose rules run later
+        _check(program, k, rows)
     try:
         yield
     except Exception:
-        if program.array_rule is None and MOVE in program.parts:  # without that it is no step
-            for static in {static_options(row) for row in rows.distinct}:
-                trace(program, static) if k is None else trace_measure(program, k, static)
+        _check(program, k, rows)
         raise
+
+
+def _check(program: Program, k: int | None, rows: CoefficientTable) -> None:
+    if program.array_rule is None and MOVE in program.parts:  # without that it is no step
+        for static in {static_options(row) for row in rows.distinct}:
+            trace(program, static) if k is None else trace_measure(program, k, static)
 
 
 class PortablePlan(Plan):
@@ -79,14 +87,14 @@ class PortablePlan(Plan):
         return self.leaves[0].library.materialize(list(xs)) if lazy else xs
 
     def squares(self, k: int, gathered: Sequence[Array], rows: CoefficientTable) -> list[Array]:
-        measured, rows_of_leaves = functools.partial(self.program.measured, k), []
+        found, call = [], _lazy_squares if self.leaves[0].library.lazy else _squares
         for i, (leaf, x) in enumerate(zip(self.leaves, gathered, strict=True)):
-            with leaf.library.on_device_of(leaf.p), _explained(self.program, k, rows):
-                rows_of_leaves.append(self._known(_squares(measured, leaf, x, rows.row(i))))
-        return rows_of_leaves
+            with leaf.library.on_device_of(leaf.p), _explained(self.program, k, leaf, rows):
+                found.append(call(self.program, k, leaf, x, rows.row(i)))
+        return self._known(found)
 
     def prepare_anew(self, gathered: Sequence[Array], rows: CoefficientTable) -> Commit:
-        with _explained(self.program, None, rows):
+        with _explained(self.program, None, self.leaves[0], rows):
             computed = self._computed(gathered, rows)
         results = self._materialized(computed)
 
@@ -103,7 +111,8 @@ class PortablePlan(Plan):
         results = []
         for i, (leaf, x) in enumerate(zip(self.leaves, xs, strict=True)):
             with leaf.library.on_device_of(leaf.p):
-                call = _result if self.program.array_rule is None else _whole
+                of_elements = _lazy_result if leaf.library.lazy else _result
+                call = of_elements if self.program.array_rule is None else _whole
                 results.append(call(self.program, leaf, x, rows.row(i)))
         return results
 
@@ -112,9 +121,9 @@ class PortablePlan(Plan):
         arrays = iter(self.leaves[0].library.materialize([a for p, slots in results for a in (p, *slots)]))
         return [Result(next(arrays), tuple(next(arrays) for _ in slots)) for _, slots in results]
 
-    def _known(self, sums: Array) -> Array:
+    def _known(self, sums: list[Array]) -> list[Array]:
         library = self.leaves[0].library
-        return sums if library.traced(sums) else library.to_host(sums)
+        return sums if any(map(library.traced, sums)) else library.all_to_host(sums)
 
 
 class LazyPlan(PortablePlan):
@@ -126,7 +135,7 @@ class LazyPlan(PortablePlan):
     def _materialized(self, results: list[Result]) -> list[Result]:
         return results
 
-    def _known(self, sums: Array) -> Array:
+    def _known(self, sums: list[Array]) -> list[Array]:
         return sums if self.leaves[0].library.lazy else super()._known(sums)
 
 
@@ -204,18 +213,67 @@ def _whole(program: Program, leaf: Leaf, x: Array, row: Coefficients) -> Result:
     return Result(library.sharded_like(result.p, leaf.p), tuple(map(library.sharded_like, result.slots, leaf.slots)))
 
 
-def _squares(measured: Callable[..., Any], leaf: Leaf, x: Array, row: Coefficients) -> Array:
-    library, xp = leaf.library, leaf.library.xp
-    parts = []
+def _squares(program: Program, k: int, leaf: Leaf, x: Array, row: Coefficients) -> Array:
+    return _rows(leaf.library, *_measured(program, k, leaf, x, row))
+
+
+def _measured(program: Program, k: int, leaf: Leaf, x: Array, row: Coefficients) -> list[Array]:
+    """What part `k` measures: of a complex leaf two arrays."""
+    library, arrays = leaf.library, []
     for p, g, slots in _reals(leaf, x):
-        a = library.local(library.array(measured(_Eager(library, p), p, g, slots, _row(library, row, p))))
-        whole = library.lazy or library.compiled_by_xla or math.prod(a.shape) <= TILE
-        flat, n = a if whole else xp.reshape(a, (-1,)), math.prod(a.shape)
+        arrays.append(library.array(program.measured(k, _Eager(library, p), p, g, slots, _row(library, row, p))))
+    return arrays
+
+
+def _rows(library: Library, *arrays: Array) -> Array:
+    """The rows of the reduction of some arrays."""
+    xp, parts = library.xp, []
+    for a in map(library.local, arrays):
+        whole, n = library.compiled_by_xla or math.prod(a.shape) <= TILE, math.prod(a.shape)
+        flat = a if whole else xp.reshape(a, (-1,))
         parts += [a] if whole else [flat[i : min(i + TILE, n)] for i in range(0, n, TILE)]
     wide = library.widest_float()
     if len(parts) <= 2:  # a complex array has two
         return reduced(library, [xp.astype(a, wide, copy=False) for a in parts])
     return xp.concat([reduced(library, [xp.astype(a, wide)]) for a in parts])
+
+
+def _lazy_result(program: Program, leaf: Leaf, x: Array, row: Coefficients) -> Result:
+    """The same of lazy arrays: one task for each block, from which its parts are taken."""
+    call = functools.partial(_of_block, functools.partial(_flat_result, program))
+    p, *slots = leaf.library.map_blocks(call, (leaf.p, *leaf.slots), leaf.p, x, *leaf.slots, row=row)
+    return Result(p, tuple(slots))
+
+
+def _lazy_squares(program: Program, k: int, leaf: Leaf, x: Array, row: Coefficients) -> Array:
+    """The same of lazy arrays: one task, and one row, for each block."""
+    if program.array_rule is not None:
+        return leaf.library.rows_of_blocks(_one_row, NOTHING, *_measured(program, k, leaf, x, row))
+    call = functools.partial(_of_block, functools.partial(_one_row_of_leaf, program, k))
+    return leaf.library.rows_of_blocks(call, NOTHING, leaf.p, x, *leaf.slots, row=row)
+
+
+def _of_block(call: Callable[..., Any], p: Array, x: Array, *slots: Array, row: Coefficients) -> Any:
+    """`call` of a leaf made of blocks, which are arrays of a library of their own, and of coefficients now known."""
+    library = library_of(p)
+    p, x, *own = map(library.array, (p, x, *slots))
+    known = tuple({name: c if isinstance(c, bool | str) else float(c) for name, c in part.items()} for part in row)
+    with library.on_device_of(p):
+        return call(Leaf(library, p, tuple(own)), x, known)
+
+
+def _flat_result(program: Program, leaf: Leaf, x: Array, row: Coefficients) -> tuple[Array, ...]:
+    p, slots = _result(program, leaf, x, row)
+    return p, *slots
+
+
+def _one_row_of_leaf(program: Program, k: int, leaf: Leaf, x: Array, row: Coefficients) -> Array:
+    return _one_row(*_measured(program, k, leaf, x, row))
+
+
+def _one_row(*blocks: Array) -> Array:
+    library = library_of(blocks[0])
+    return merged(library.to_host(_rows(library, *map(library.array, blocks))))
 
 
 def _kept(
