@@ -43,40 +43,42 @@ class Dask(Library):
         self, step: Callable[..., tuple[Array, ...]], state: tuple[Array, ...], rows: Sequence[Sequence[int]]
     ) -> tuple[Array, ...]:
         # Without this there would be two hundred tasks for each block, instead of one.
-        return self.map_blocks(functools.partial(_folded, step, rows), state, *state)
+        return self.map_blocks(functools.partial(_folded, step, rows), state, state)
 
     def map_blocks(
-        self, call: Callable[..., tuple[Array, ...]], like: Sequence[Array], *arrays: Array, **rest: Any
+        self, call: Callable[..., tuple[Array, ...]], like: Sequence[Array], arrays: Sequence[Array], *numbers: Array
     ) -> tuple[Array, ...]:
         map_blocks, blocks = sys.modules["dask.array"].map_blocks, _aligned(arrays)
-        results = map_blocks(
-            functools.partial(_quiet, call), *blocks, meta=like[0]._meta, **rest
-        )  # whose blocks are tuples
+        # Its blocks are tuples.
+        results = map_blocks(functools.partial(_quiet, call), *blocks, *numbers, meta=like[0]._meta)
         return tuple(map_blocks(operator.itemgetter(k), results, meta=a._meta) for k, a in enumerate(like))
 
     def rows_of_blocks(
-        self, call: Callable[..., Array], like: np.ndarray[Any, Any], *arrays: Array, **rest: Any
+        self, call: Callable[..., Array], like: np.ndarray[Any, Any], arrays: Sequence[Array], *numbers: Array
     ) -> Array:
         blocks = _aligned(arrays)
         axes = blocks[0].ndim
-        chunks = (*((1,) * n for n in blocks[0].numblocks), like.shape[1:])
         row = functools.partial(_row, call, (1,) * axes)
-        return sys.modules["dask.array"].map_blocks(
-            row, *blocks, new_axis=axes, chunks=chunks, meta=np.empty((0,) * (axes + 1), like.dtype), **rest
-        )
+        chunks = (*((1,) * n for n in blocks[0].numblocks), like.shape[1:])
+        meta = np.empty((0,) * (axes + 1), like.dtype)
+        return sys.modules["dask.array"].map_blocks(row, *blocks, *numbers, new_axis=axes, chunks=chunks, meta=meta)
+
+    def rows_to_host(
+        self, rows: Sequence[Array], arrays: list[Array]
+    ) -> tuple[list[np.ndarray[Any, Any]], list[Array]]:
+        counts = [table.npartitions for table in rows]
+        one = _in_one_task(_joined, rows, (sum(counts), rows[0].shape[-1]), rows[0].dtype)
+        table, *arrays = sys.modules["dask"].persist(one, *arrays)
+        return np.split(np.asarray(table), np.cumsum(counts[:-1])), arrays
 
     def norm_of_rows(self, norm: Callable[[Any, Sequence[Any]], Any], rows: Sequence[Array]) -> Array:
-        call = functools.partial(_norm, norm)
-        return sys.modules["dask.array"].map_blocks(call, chunks=(), meta=np.empty(()), rows=list(rows))
+        return _in_one_task(functools.partial(_norm, norm), rows, (), np.float64)
 
     def sharded_like(self, x: Array, like: Array) -> Array:
         return x.rechunk(tuple((1,) if n == 1 else chunks for n, chunks in zip(x.shape, like.chunks, strict=True)))
 
     def to_host(self, x: Array) -> np.ndarray[Any, Any]:
         return np.asarray(x)
-
-    def all_to_host(self, arrays: Sequence[Array]) -> list[np.ndarray[Any, Any]]:
-        return [np.asarray(a) for a in sys.modules["dask"].compute(*arrays)]
 
     def materialize(self, arrays: list[Array]) -> list[Array]:
         # Without this the graph would grow with every step, without end.
@@ -88,12 +90,22 @@ def _aligned(arrays: Sequence[Array]) -> list[Array]:
     return [a.rechunk(arrays[0].chunks) for a in arrays]
 
 
+def _in_one_task(call: Callable[..., Array], arrays: Sequence[Array], shape: tuple[int, ...], dtype: Any) -> Array:
+    """An array of one chunk: `call` of a list of the blocks of all arrays."""
+    dask = sys.modules["dask"]
+    name = f"norm-{dask.base.tokenize(call, [a.name for a in arrays])}"
+    keys = [key for a in arrays for key in dask.core.flatten(a.__dask_keys__())]
+    layer = {(name, *(0 for _ in shape)): (call, keys)}
+    graph = sys.modules["dask.highlevelgraph"].HighLevelGraph.from_collections(name, layer, dependencies=arrays)
+    return sys.modules["dask.array"].Array(graph, name, tuple((n,) for n in shape), dtype=dtype)
+
+
 # What follows is run in the threads that compute, where nobody else tells NumPy not to warn.
 
 
-def _quiet(call: Callable[..., Any], *blocks: Array, **rest: Any) -> Any:
+def _quiet(call: Callable[..., Any], *blocks: Array) -> Any:
     with quiet():
-        return call(*blocks, **rest)
+        return call(*blocks)
 
 
 def _folded(step: Callable[..., tuple[Array, ...]], rows: Sequence[Sequence[int]], *state: Array) -> tuple[Array, ...]:
@@ -103,10 +115,14 @@ def _folded(step: Callable[..., tuple[Array, ...]], rows: Sequence[Sequence[int]
     return state
 
 
-def _row(call: Callable[..., Array], axes: tuple[int, ...], *blocks: Array, **rest: Any) -> Array:
-    row = _quiet(call, *blocks, **rest)
+def _row(call: Callable[..., Array], axes: tuple[int, ...], *blocks: Array) -> Array:
+    row = _quiet(call, *blocks)
     return row.reshape(axes + row.shape[1:])
 
 
-def _norm(norm: Callable[[Any, Sequence[Any]], Any], rows: Sequence[Array]) -> Array:
-    return np.asarray(norm(np, [table.reshape(-1, table.shape[-1]) for table in rows]))
+def _joined(blocks: Sequence[Array]) -> Array:
+    return np.concatenate([block.reshape(1, -1) for block in blocks])
+
+
+def _norm(norm: Callable[[Any, Sequence[Any]], Any], blocks: Sequence[Array]) -> Array:
+    return np.asarray(norm(np, [_joined(blocks)]))

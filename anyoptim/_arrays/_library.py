@@ -196,10 +196,6 @@ class Library:
 
             return np.from_dlpack(to_device(x, "cpu"))
 
-    def all_to_host(self, arrays: Sequence[Array]) -> list[np.ndarray[Any, Any]]:
-        """The same for several arrays, for which the library may be asked once."""
-        return [self.to_host(x) for x in arrays]
-
     def from_host(self, values: np.ndarray[Any, Any], like: Array) -> Array:
         """These values, of any floating dtype, as an array of the dtype of `like` and on its device."""
         name = self.dtype(like)
@@ -331,22 +327,28 @@ class Library:
         return rows
 
     def map_blocks(
-        self, call: Callable[..., tuple[Array, ...]], like: Sequence[Array], *arrays: Array, **rest: Any
+        self, call: Callable[..., tuple[Array, ...]], like: Sequence[Array], arrays: Sequence[Array], *numbers: Array
     ) -> tuple[Array, ...]:
-        """`call(*blocks, **rest)` for the blocks of lazy arrays of one shape, in one task: arrays like those of `like`.
+        """Arrays like those of `like`, of lazy ones: `call(*blocks, *numbers)` for each block, in one task.
 
-        What is lazy in `rest` is computed before.
+        The arrays are of one shape, the numbers 0-d arrays.
         """
         raise NotImplementedError
 
     def rows_of_blocks(
-        self, call: Callable[..., Array], like: np.ndarray[Any, Any], *arrays: Array, **rest: Any
+        self, call: Callable[..., Array], like: np.ndarray[Any, Any], arrays: Sequence[Array], *numbers: Array
     ) -> Array:
-        """In the same way a row for each block, which `call` gives as an array of shape (1, n), with n as in `like`.
+        """In the same way a row for each block, of an array of shape (1, n), which stand along the last axis.
 
-        They stand along the last axis; the others number the blocks.
+        `like` has their length and dtype; the other axes number the blocks.
         """
         raise NotImplementedError
+
+    def rows_to_host(
+        self, rows: Sequence[Array], arrays: list[Array]
+    ) -> tuple[list[np.ndarray[Any, Any]], list[Array]]:
+        """Tables of rows on the host, and `materialize(arrays)`, which is done at the same time."""
+        return [*map(self.to_host, rows)], self.materialize(arrays)
 
     def norm_of_rows(self, norm: Callable[[Any, Sequence[Any]], Any], rows: Sequence[Array]) -> Array:
         """`norm(xp, rows)`, a 0-d array."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -82,16 +82,14 @@ class PortablePlan(Plan):
     """A plan for leaves of any kind."""
 
     def gather(self, xs: Sequence[Array]) -> Sequence[Array]:
-        # Lazy gradients would be computed again for each measure.
-        lazy = bool(self.program.measures) and self.leaves[0].library.lazy
-        return self.leaves[0].library.materialize(list(xs)) if lazy else xs
+        return [*xs]
 
-    def squares(self, k: int, gathered: Sequence[Array], rows: CoefficientTable) -> list[Array]:
+    def squares(self, k: int, gathered: Any, rows: CoefficientTable) -> list[Array]:
         found, call = [], _lazy_squares if self.leaves[0].library.lazy else _squares
         for i, (leaf, x) in enumerate(zip(self.leaves, gathered, strict=True)):
             with leaf.library.on_device_of(leaf.p), _explained(self.program, k, leaf, rows):
                 found.append(call(self.program, k, leaf, x, rows.row(i)))
-        return self._known(found)
+        return self._known(found, gathered)
 
     def prepare_anew(self, gathered: Sequence[Array], rows: CoefficientTable) -> Commit:
         with _explained(self.program, None, self.leaves[0], rows):
@@ -121,22 +119,24 @@ class PortablePlan(Plan):
         arrays = iter(self.leaves[0].library.materialize([a for p, slots in results for a in (p, *slots)]))
         return [Result(next(arrays), tuple(next(arrays) for _ in slots)) for _, slots in results]
 
-    def _known(self, sums: list[Array]) -> list[Array]:
+    def _known(self, sums: list[Array], gathered: list[Array]) -> list[Array]:
+        """The rows on the host."""
         library = self.leaves[0].library
-        return sums if any(map(library.traced, sums)) else library.all_to_host(sums)
+        if any(map(library.traced, sums)):
+            return sums
+        # With lazy gradients, which would be computed again for the step, and for each measure.
+        known, gathered[:] = library.rows_to_host(sums, gathered)
+        return known
 
 
 class LazyPlan(PortablePlan):
     """A plan that computes nothing that is lazy: for the pure form, whose results wait until they are asked for."""
 
-    def gather(self, xs: Sequence[Array]) -> Sequence[Array]:
-        return xs
-
     def _materialized(self, results: list[Result]) -> list[Result]:
         return results
 
-    def _known(self, sums: list[Array]) -> list[Array]:
-        return sums if self.leaves[0].library.lazy else super()._known(sums)
+    def _known(self, sums: list[Array], gathered: list[Array]) -> list[Array]:
+        return sums if self.leaves[0].library.lazy else super()._known(sums, gathered)
 
 
 def start(
@@ -240,26 +240,41 @@ def _rows(library: Library, *arrays: Array) -> Array:
 
 def _lazy_result(program: Program, leaf: Leaf, x: Array, row: Coefficients) -> Result:
     """The same of lazy arrays: one task for each block, from which its parts are taken."""
-    call = functools.partial(_of_block, functools.partial(_flat_result, program))
-    p, *slots = leaf.library.map_blocks(call, (leaf.p, *leaf.slots), leaf.p, x, *leaf.slots, row=row)
+    call, numbers = _of_block(functools.partial(_flat_result, program), row)
+    p, *slots = leaf.library.map_blocks(call, (leaf.p, *leaf.slots), (leaf.p, x, *leaf.slots), *numbers)
     return Result(p, tuple(slots))
 
 
 def _lazy_squares(program: Program, k: int, leaf: Leaf, x: Array, row: Coefficients) -> Array:
     """The same of lazy arrays: one task, and one row, for each block."""
     if program.array_rule is not None:
-        return leaf.library.rows_of_blocks(_one_row, NOTHING, *_measured(program, k, leaf, x, row))
-    call = functools.partial(_of_block, functools.partial(_one_row_of_leaf, program, k))
-    return leaf.library.rows_of_blocks(call, NOTHING, leaf.p, x, *leaf.slots, row=row)
+        return leaf.library.rows_of_blocks(_one_row, NOTHING, _measured(program, k, leaf, x, row))
+    call, numbers = _of_block(functools.partial(_one_row_of_leaf, program, k), row)
+    return leaf.library.rows_of_blocks(call, NOTHING, (leaf.p, x, *leaf.slots), *numbers)
 
 
-def _of_block(call: Callable[..., Any], p: Array, x: Array, *slots: Array, row: Coefficients) -> Any:
-    """`call` of a leaf made of blocks, which are arrays of a library of their own, and of coefficients now known."""
-    library = library_of(p)
-    p, x, *own = map(library.array, (p, x, *slots))
-    known = tuple({name: c if isinstance(c, bool | str) else float(c) for name, c in part.items()} for part in row)
+def _of_block(call: Callable[..., Any], row: Coefficients) -> tuple[Callable[..., Any], list[Array]]:
+    """A function of a block of each array and of the coefficients that are lazy, and these."""
+    lazy = [(k, name) for k, part in enumerate(row) for name, c in part.items() if not isinstance(c, _KNOWN)]
+    known = [{name: c for name, c in part.items() if isinstance(c, _KNOWN)} for part in row]
+    return functools.partial(_call, call, known, lazy), [row[k][name] for k, name in lazy]
+
+
+_KNOWN = float | bool | str
+
+
+def _call(
+    call: Callable[..., Any], known: Sequence[Mapping[str, Any]], lazy: Sequence[tuple[int, str]], *arrays: Any
+) -> Any:
+    """`call` of a leaf, its gradient and its coefficients, now that all are known."""
+    n = len(arrays) - len(lazy)
+    library = library_of(arrays[0])
+    row = [{**part} for part in known]
+    for (k, name), number in zip(lazy, arrays[n:], strict=True):
+        row[k][name] = float(number)
+    p, x, *slots = map(library.array, arrays[:n])
     with library.on_device_of(p):
-        return call(Leaf(library, p, tuple(own)), x, known)
+        return call(Leaf(library, p, tuple(slots)), x, row)
 
 
 def _flat_result(program: Program, leaf: Leaf, x: Array, row: Coefficients) -> tuple[Array, ...]:
