@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from anyoptim._arrays import Array
+from anyoptim._arrays import library as library_of
 from anyoptim._arrays._quiet import quiet
 from anyoptim._engines._base import Commit, Leaf, Plan, Replayed, Result, Written, norm_of
 from anyoptim._engines._choice import ENGINES, Plans, choices
 from anyoptim._engines._warmup import LATER, Waiting
+from anyoptim._engines.portable._plan import LazyPlan, PortablePlan
 from anyoptim._trace._coefficients import CoefficientTable, all_known
-from anyoptim._trace._program import Program
-from anyoptim._trace._reduction import aligned, merged
+from anyoptim._trace._graph import trace, trace_measure
+from anyoptim._trace._program import Coefficients, Program, StaticOptions, static_options
+from anyoptim._trace._reduction import NOTHING, aligned, merged
 
 __all__ = ["Dispatch"]
 
@@ -49,9 +54,11 @@ class Dispatch:
             key = choice.engine, leaf.library, ENGINES[choice.engine].group(leaf, xs[i]), id(programs[i])
             groups.setdefault(key, []).append(i)
         self.assignments = []
-        for (name, *_), indices in sorted(groups.items(), key=lambda item: ENGINES[item[0][0]].commit_order):
-            plan = (plans or {}).get(name, ENGINES[name].plan)
-            self.assignments.append(Assignment(plan(programs[indices[0]], [leaves[i] for i in indices]), indices))
+        for (name, library, *_), indices in sorted(groups.items(), key=lambda item: ENGINES[item[0][0]].commit_order):
+            plan, program = (plans or {}).get(name, ENGINES[name].plan), programs[indices[0]]
+            if library.lazy and program.array_rule is None:
+                plan = partial(BlockPlan if plans is None else LazyBlockPlan, engine)
+            self.assignments.append(Assignment(plan(program, [leaves[i] for i in indices]), indices))
         each = [assignment.plan.written for assignment in self.assignments]
         written = Written([a for w in each for a in w.host], [m for w in each for m in w.device])
         for assignment in self.assignments:
@@ -195,3 +202,74 @@ class Dispatch:
 
 def _select(arrays: Sequence[Any], indices: Sequence[int]) -> Sequence[Any]:
     return arrays if len(indices) == len(arrays) else [arrays[i] for i in indices]
+
+
+class BlockPlan(PortablePlan):
+    """A plan for lazy arrays and rules of one element: each block is a task, for the engines of its own library."""
+
+    def __init__(self, engine: str | None, program: Program, leaves: Sequence[Leaf]) -> None:
+        super().__init__(program, leaves)
+        self.engine = engine
+
+    def _result(self, leaf: Leaf, x: Array, row: Coefficients) -> Result:
+        _traced(self.program, None, static_options(row))
+        call, numbers = _task(partial(_step_of_block, self.engine, self.program), row)
+        p, *slots = leaf.library.map_blocks(call, (leaf.p, *leaf.slots), (leaf.p, x, *leaf.slots), *numbers)
+        return Result(p, tuple(slots))
+
+    def _rows(self, k: int, leaf: Leaf, x: Array, row: Coefficients) -> Array:
+        _traced(self.program, k, static_options(row))
+        call, numbers = _task(partial(_row_of_block, self.engine, self.program, k), row)
+        return leaf.library.rows_of_blocks(call, NOTHING, (leaf.p, x, *leaf.slots), *numbers)
+
+
+class LazyBlockPlan(BlockPlan, LazyPlan):
+    """The same, which computes nothing."""
+
+
+@functools.lru_cache(maxsize=256)
+def _traced(program: Program, k: int | None, static: StaticOptions) -> None:
+    """Raise for a rule that is not right, before any task is run."""
+    if k is None:
+        trace(program, static)
+    else:
+        trace_measure(program, k, static)
+
+
+def _task(call: Callable[..., Any], row: Coefficients) -> tuple[Callable[..., Any], list[Array]]:
+    """A function of a block of each array and of the coefficients that are lazy; and these."""
+    lazy = [(k, name) for k, part in enumerate(row) for name, c in part.items() if not isinstance(c, _KNOWN)]
+    known = [{name: c for name, c in part.items() if isinstance(c, _KNOWN)} for part in row]
+    return partial(_run, call, known, lazy), [row[k][name] for k, name in lazy]
+
+
+_KNOWN = float | bool | str
+
+
+def _run(
+    call: Callable[..., Any], known: Sequence[Mapping[str, Any]], lazy: Sequence[tuple[int, str]], *arrays: Any
+) -> Any:
+    """`call` of a leaf, its gradient and their coefficients, now that all are known."""
+    own = library_of(arrays[0])
+    row = [{**part} for part in known]
+    n = len(arrays) - len(lazy)
+    for (k, name), number in zip(lazy, arrays[n:], strict=True):
+        row[k][name] = float(number)
+    p, x, *slots = map(own.array, arrays[:n])
+    with own.on_device_of(p):
+        return call(Leaf(own, p, tuple(slots), p), x, CoefficientTable([row], [0]))
+
+
+def _step_of_block(
+    engine: str | None, program: Program, leaf: Leaf, x: Array, rows: CoefficientTable
+) -> tuple[Array, ...]:
+    p, *slots = map(leaf.library.copied, (leaf.p, *leaf.slots))
+    dispatch = Dispatch(engine, [program], [Leaf(leaf.library, p, tuple(slots), p)], [x])
+    ((p, new),) = dispatch.prepare(dispatch.gather([x]), rows)()
+    return p, *new
+
+
+def _row_of_block(engine: str | None, program: Program, k: int, leaf: Leaf, x: Array, rows: CoefficientTable) -> Array:
+    dispatch = Dispatch(engine, [program], [leaf], [x])
+    (found,) = dispatch.squares({id(program): k}, dispatch.gather([x]), rows).values()
+    return merged(found)

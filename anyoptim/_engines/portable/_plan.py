@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -61,21 +60,15 @@ class _Eager(Operations):
 
 
 @contextmanager
-def _explained(program: Program, k: int | None, leaf: Leaf, rows: CoefficientTable) -> Iterator[None]:
+def _explained(program: Program, k: int | None, rows: CoefficientTable) -> Iterator[None]:
     """Within it, a rule that fails is told what is wrong in the words of the engines that trace it."""
-    if leaf.library.lazy:  # whose rules run later
-        _check(program, k, rows)
     try:
         yield
     except Exception:
-        _check(program, k, rows)
+        if program.array_rule is None and MOVE in program.parts:  # without that it is no step
+            for static in {static_options(row) for row in rows.distinct}:
+                trace(program, static) if k is None else trace_measure(program, k, static)
         raise
-
-
-def _check(program: Program, k: int | None, rows: CoefficientTable) -> None:
-    if program.array_rule is None and MOVE in program.parts:  # without that it is no step
-        for static in {static_options(row) for row in rows.distinct}:
-            trace(program, static) if k is None else trace_measure(program, k, static)
 
 
 class PortablePlan(Plan):
@@ -85,14 +78,14 @@ class PortablePlan(Plan):
         return [*xs]
 
     def squares(self, k: int, gathered: Any, rows: CoefficientTable) -> list[Array]:
-        found, call = [], _lazy_squares if self.leaves[0].library.lazy else _squares
+        found = []
         for i, (leaf, x) in enumerate(zip(self.leaves, gathered, strict=True)):
-            with leaf.library.on_device_of(leaf.p), _explained(self.program, k, leaf, rows):
-                found.append(call(self.program, k, leaf, x, rows.row(i)))
+            with leaf.library.on_device_of(leaf.p), _explained(self.program, k, rows):
+                found.append(self._rows(k, leaf, x, rows.row(i)))
         return self._known(found, gathered)
 
     def prepare_anew(self, gathered: Sequence[Array], rows: CoefficientTable) -> Commit:
-        with _explained(self.program, None, self.leaves[0], rows):
+        with _explained(self.program, None, rows):
             computed = self._computed(gathered, rows)
         results = self._materialized(computed)
 
@@ -109,10 +102,18 @@ class PortablePlan(Plan):
         results = []
         for i, (leaf, x) in enumerate(zip(self.leaves, xs, strict=True)):
             with leaf.library.on_device_of(leaf.p):
-                of_elements = _lazy_result if leaf.library.lazy else _result
-                call = of_elements if self.program.array_rule is None else _whole
-                results.append(call(self.program, leaf, x, rows.row(i)))
+                results.append(self._result(leaf, x, rows.row(i)))
         return results
+
+    def _result(self, leaf: Leaf, x: Array, row: Coefficients) -> Result:
+        return (_result if self.program.array_rule is None else _whole)(self.program, leaf, x, row)
+
+    def _rows(self, k: int, leaf: Leaf, x: Array, row: Coefficients) -> Array:
+        """The rows of the reduction of what part `k` measures."""
+        measured = _measured(self.program, k, leaf, x, row)
+        if leaf.library.lazy:
+            return leaf.library.rows_of_blocks(_one_row, NOTHING, measured)
+        return _rows(leaf.library, *measured)
 
     def _materialized(self, results: list[Result]) -> list[Result]:
         """The results, with nothing left to compute."""
@@ -213,10 +214,6 @@ def _whole(program: Program, leaf: Leaf, x: Array, row: Coefficients) -> Result:
     return Result(library.sharded_like(result.p, leaf.p), tuple(map(library.sharded_like, result.slots, leaf.slots)))
 
 
-def _squares(program: Program, k: int, leaf: Leaf, x: Array, row: Coefficients) -> Array:
-    return _rows(leaf.library, *_measured(program, k, leaf, x, row))
-
-
 def _measured(program: Program, k: int, leaf: Leaf, x: Array, row: Coefficients) -> list[Array]:
     """What part `k` measures: of a complex leaf two arrays."""
     library, arrays = leaf.library, []
@@ -236,54 +233,6 @@ def _rows(library: Library, *arrays: Array) -> Array:
     if len(parts) <= 2:  # a complex array has two
         return reduced(library, [xp.astype(a, wide, copy=False) for a in parts])
     return xp.concat([reduced(library, [xp.astype(a, wide)]) for a in parts])
-
-
-def _lazy_result(program: Program, leaf: Leaf, x: Array, row: Coefficients) -> Result:
-    """The same of lazy arrays: one task for each block, from which its parts are taken."""
-    call, numbers = _of_block(functools.partial(_flat_result, program), row)
-    p, *slots = leaf.library.map_blocks(call, (leaf.p, *leaf.slots), (leaf.p, x, *leaf.slots), *numbers)
-    return Result(p, tuple(slots))
-
-
-def _lazy_squares(program: Program, k: int, leaf: Leaf, x: Array, row: Coefficients) -> Array:
-    """The same of lazy arrays: one task, and one row, for each block."""
-    if program.array_rule is not None:
-        return leaf.library.rows_of_blocks(_one_row, NOTHING, _measured(program, k, leaf, x, row))
-    call, numbers = _of_block(functools.partial(_one_row_of_leaf, program, k), row)
-    return leaf.library.rows_of_blocks(call, NOTHING, (leaf.p, x, *leaf.slots), *numbers)
-
-
-def _of_block(call: Callable[..., Any], row: Coefficients) -> tuple[Callable[..., Any], list[Array]]:
-    """A function of a block of each array and of the coefficients that are lazy, and these."""
-    lazy = [(k, name) for k, part in enumerate(row) for name, c in part.items() if not isinstance(c, _KNOWN)]
-    known = [{name: c for name, c in part.items() if isinstance(c, _KNOWN)} for part in row]
-    return functools.partial(_call, call, known, lazy), [row[k][name] for k, name in lazy]
-
-
-_KNOWN = float | bool | str
-
-
-def _call(
-    call: Callable[..., Any], known: Sequence[Mapping[str, Any]], lazy: Sequence[tuple[int, str]], *arrays: Any
-) -> Any:
-    """`call` of a leaf, its gradient and its coefficients, now that all are known."""
-    n = len(arrays) - len(lazy)
-    library = library_of(arrays[0])
-    row = [{**part} for part in known]
-    for (k, name), number in zip(lazy, arrays[n:], strict=True):
-        row[k][name] = float(number)
-    p, x, *slots = map(library.array, arrays[:n])
-    with library.on_device_of(p):
-        return call(Leaf(library, p, tuple(slots)), x, row)
-
-
-def _flat_result(program: Program, leaf: Leaf, x: Array, row: Coefficients) -> tuple[Array, ...]:
-    p, slots = _result(program, leaf, x, row)
-    return p, *slots
-
-
-def _one_row_of_leaf(program: Program, k: int, leaf: Leaf, x: Array, row: Coefficients) -> Array:
-    return _one_row(*_measured(program, k, leaf, x, row))
 
 
 def _one_row(*blocks: Array) -> Array:
