@@ -46,7 +46,11 @@ class Dask(Library):
         return self.map_blocks(functools.partial(_folded, step, rows), state, state)
 
     def map_blocks(
-        self, call: Callable[..., tuple[Array, ...]], like: Sequence[Array], arrays: Sequence[Array], *numbers: Array
+        self,
+        call: Callable[..., tuple[Array, ...]],
+        like: Sequence[Array],
+        arrays: Sequence[Array],
+        numbers: Sequence[Array] = (),
     ) -> tuple[Array, ...]:
         map_blocks, blocks = sys.modules["dask.array"].map_blocks, _aligned(arrays)
         # Its blocks are tuples.
@@ -54,7 +58,11 @@ class Dask(Library):
         return tuple(map_blocks(operator.itemgetter(k), results, meta=a._meta) for k, a in enumerate(like))
 
     def rows_of_blocks(
-        self, call: Callable[..., Array], like: np.ndarray[Any, Any], arrays: Sequence[Array], *numbers: Array
+        self,
+        call: Callable[..., Array],
+        like: np.ndarray[Any, Any],
+        arrays: Sequence[Array],
+        numbers: Sequence[Array] = (),
     ) -> Array:
         blocks = _aligned(arrays)
         axes = blocks[0].ndim

@@ -327,7 +327,11 @@ class Library:
         return rows
 
     def map_blocks(
-        self, call: Callable[..., tuple[Array, ...]], like: Sequence[Array], arrays: Sequence[Array], *numbers: Array
+        self,
+        call: Callable[..., tuple[Array, ...]],
+        like: Sequence[Array],
+        arrays: Sequence[Array],
+        numbers: Sequence[Array] = (),
     ) -> tuple[Array, ...]:
         """Arrays like those of `like`, of lazy ones: `call(*blocks, *numbers)` for each block, in one task.
 
@@ -336,7 +340,11 @@ class Library:
         raise NotImplementedError
 
     def rows_of_blocks(
-        self, call: Callable[..., Array], like: np.ndarray[Any, Any], arrays: Sequence[Array], *numbers: Array
+        self,
+        call: Callable[..., Array],
+        like: np.ndarray[Any, Any],
+        arrays: Sequence[Array],
+        numbers: Sequence[Array] = (),
     ) -> Array:
         """In the same way a row for each block, of an array of shape (1, n), which stand along the last axis.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -19,7 +19,7 @@ from anyoptim._engines._warmup import LATER, Waiting
 from anyoptim._engines.portable._plan import LazyPlan, PortablePlan
 from anyoptim._trace._coefficients import CoefficientTable, all_known
 from anyoptim._trace._graph import trace, trace_measure
-from anyoptim._trace._program import Coefficients, Program, StaticOptions, static_options
+from anyoptim._trace._program import MOVE, Coefficients, Program, StaticOptions, static_options
 from anyoptim._trace._reduction import NOTHING, aligned, merged
 
 __all__ = ["Dispatch"]
@@ -212,64 +212,71 @@ class BlockPlan(PortablePlan):
         self.engine = engine
 
     def _result(self, leaf: Leaf, x: Array, row: Coefficients) -> Result:
-        _traced(self.program, None, static_options(row))
-        call, numbers = _task(partial(_step_of_block, self.engine, self.program), row)
-        p, *slots = leaf.library.map_blocks(call, (leaf.p, *leaf.slots), (leaf.p, x, *leaf.slots), *numbers)
+        task, *arrays = self._task(None, leaf, x, row)
+        p, *slots = leaf.library.map_blocks(task.run, (leaf.p, *leaf.slots), *arrays)
         return Result(p, tuple(slots))
 
     def _rows(self, k: int, leaf: Leaf, x: Array, row: Coefficients) -> Array:
-        _traced(self.program, k, static_options(row))
-        call, numbers = _task(partial(_row_of_block, self.engine, self.program, k), row)
-        return leaf.library.rows_of_blocks(call, NOTHING, (leaf.p, x, *leaf.slots), *numbers)
+        task, *arrays = self._task(k, leaf, x, row)
+        return leaf.library.rows_of_blocks(task.run, NOTHING, *arrays)
+
+    def _task(self, k: int | None, leaf: Leaf, x: Array, row: Coefficients) -> tuple[_Task, list[Array], list[Array]]:
+        """The task of each block; the arrays whose blocks it is given, and the lazy coefficients."""
+        lazy = [(j, name) for j, part in enumerate(row) for name, c in part.items() if not isinstance(c, _KNOWN)]
+        known = [{name: c for name, c in part.items() if isinstance(c, _KNOWN)} for part in row]
+        arrays, read = [leaf.p, x, *leaf.slots], _read(self.program, k, static_options(row))
+        dtypes = [None if i in read else a.dtype for i, a in enumerate(arrays)]
+        task = _Task(self.engine, self.program, k, dtypes, known, lazy)
+        return task, [arrays[i] for i in read], [row[j][name] for j, name in lazy]
 
 
 class LazyBlockPlan(BlockPlan, LazyPlan):
     """The same, which computes nothing."""
 
 
-@functools.lru_cache(maxsize=256)
-def _traced(program: Program, k: int | None, static: StaticOptions) -> None:
-    """Raise for a rule that is not right, before any task is run."""
-    if k is None:
-        trace(program, static)
-    else:
-        trace_measure(program, k, static)
-
-
-def _task(call: Callable[..., Any], row: Coefficients) -> tuple[Callable[..., Any], list[Array]]:
-    """A function of a block of each array and of the coefficients that are lazy; and these."""
-    lazy = [(k, name) for k, part in enumerate(row) for name, c in part.items() if not isinstance(c, _KNOWN)]
-    known = [{name: c for name, c in part.items() if isinstance(c, _KNOWN)} for part in row]
-    return partial(_run, call, known, lazy), [row[k][name] for k, name in lazy]
-
-
 _KNOWN = float | bool | str
 
 
-def _run(
-    call: Callable[..., Any], known: Sequence[Mapping[str, Any]], lazy: Sequence[tuple[int, str]], *arrays: Any
-) -> Any:
-    """`call` of a leaf, its gradient and their coefficients, now that all are known."""
-    own = library_of(arrays[0])
-    row = [{**part} for part in known]
-    n = len(arrays) - len(lazy)
-    for (k, name), number in zip(lazy, arrays[n:], strict=True):
-        row[k][name] = float(number)
-    p, x, *slots = map(own.array, arrays[:n])
-    with own.on_device_of(p):
-        return call(Leaf(own, p, tuple(slots), p), x, CoefficientTable([row], [0]))
+@functools.lru_cache(maxsize=256)
+def _read(program: Program, k: int | None, static: StaticOptions) -> Sequence[int]:
+    """The numbers of the arrays among p, x and the slots that a task is given. Raises for rules that can't be run."""
+    if MOVE not in program.parts:  # it is no step
+        return range(2 + program.slots)
+    if k is None:
+        trace(program, static)
+        return range(2 + program.slots)
+    return trace_measure(program, k, static).read or [0]
 
 
-def _step_of_block(
-    engine: str | None, program: Program, leaf: Leaf, x: Array, rows: CoefficientTable
-) -> tuple[Array, ...]:
-    p, *slots = map(leaf.library.copied, (leaf.p, *leaf.slots))
-    dispatch = Dispatch(engine, [program], [Leaf(leaf.library, p, tuple(slots), p)], [x])
-    ((p, new),) = dispatch.prepare(dispatch.gather([x]), rows)()
-    return p, *new
+class _Task(NamedTuple):
+    """What is done to one block of each array: a step, or the sum of what part `k` measures."""
 
+    engine: str | None
+    program: Program
+    k: int | None
+    dtypes: Sequence[Any]
+    """For p, x and the slots None, or the dtype of one that is not read."""
+    known: Sequence[Mapping[str, Any]]
+    """The coefficients that were known beforehand."""
+    lazy: Sequence[tuple[int, str]]
+    """The number of the part and the name of each of the others."""
 
-def _row_of_block(engine: str | None, program: Program, k: int, leaf: Leaf, x: Array, rows: CoefficientTable) -> Array:
-    dispatch = Dispatch(engine, [program], [leaf], [x])
-    (found,) = dispatch.squares({id(program): k}, dispatch.gather([x]), rows).values()
-    return merged(found)
+    def run(self, *arguments: Any) -> Any:
+        """The new p and the new slots, or one row of the reduction: of blocks, and of the coefficients behind them."""
+        row, n, library = [{**part} for part in self.known], len(arguments) - len(self.lazy), library_of(arguments[0])
+        for (j, name), number in zip(self.lazy, arguments[n:], strict=True):
+            row[j][name] = float(number)
+        rows, blocks = CoefficientTable([row], [0]), [*map(library.array, arguments[:n])]
+        with library.on_device_of(blocks[0]):
+            given = iter(blocks)
+            p, x, *slots = [
+                next(given) if d is None else library.xp.empty_like(blocks[0], dtype=d) for d in self.dtypes
+            ]
+            if self.k is None:
+                p, *slots = map(library.copied, (p, *slots))
+            dispatch = Dispatch(self.engine, [self.program], [Leaf(library, p, tuple(slots), p)], [x])
+            gathered = dispatch.gather([x])
+            if self.k is not None:
+                return merged(dispatch.squares({id(self.program): self.k}, gathered, rows)[0])
+            ((p, kept),) = dispatch.prepare(gathered, rows)()
+        return p, *kept

@@ -73,7 +73,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> Measure:
     def measure(params: list[Any], grads: list[Any], engine: ao.EngineName | None = None) -> Any:
         seen.clear()
         ao.chain(ao.ClipNorm(1.0), ao.SGD(), engine=engine).update(params, grads)
-        rows = np.concatenate([np.asarray(rows) for rows in seen[0].values()])
+        rows = np.concatenate([np.asarray(rows) for rows in seen[-1].values()])  # before it those of blocks
         one = reduction.merged(rows)
         assert np.array_equal(reduction.norm(np, [rows]), reduction.norm(np, [one]), equal_nan=True)
         return one
