@@ -45,6 +45,9 @@ class Dask(Library):
         # Without this there would be two hundred tasks for each block, instead of one.
         return self.map_blocks(functools.partial(_folded, step, rows), state, state)
 
+    def block(self, x: Array) -> Array:
+        return x._meta
+
     def map_blocks(
         self,
         call: Callable[..., tuple[Array, ...]],

@@ -326,6 +326,10 @@ class Library:
         """
         return rows
 
+    def block(self, x: Array) -> Array:
+        """An empty array of the library that the blocks of a lazy array are of."""
+        raise NotImplementedError
+
     def map_blocks(
         self,
         call: Callable[..., tuple[Array, ...]],

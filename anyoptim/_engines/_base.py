@@ -262,6 +262,8 @@ class HostEngine(Engine):
         return leaf.library.cuda(leaf.p) is None and not leaf.library.compiled_by_xla
 
     def refusal(self, program: Program, leaf: Leaf, x: Array) -> str | None:
+        if leaf.library.lazy:
+            return "each of its chunks is a task, which chooses an engine of its own"
         if leaf.destination is None:
             return "it can't be written to"
         library = leaf.library

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from anyoptim._arrays import Array, Library
+from anyoptim._arrays import library as library_of
 from anyoptim._engines._base import Engine, Leaf, Plan
 from anyoptim._engines.blocked import Blocked
 from anyoptim._engines.compiled import Compiled
@@ -101,6 +102,9 @@ def precompile(program: Program, row: Coefficients, library: Library, p: Array) 
     The row has the names and static options of the program's coefficients. Raises ImportError where packages are
     missing.
     """
+    if library.lazy:
+        p = library.block(p)
+        library = library_of(p)
     engine = next(engine for engine in ENGINES.values() if engine.reaches(Leaf(library, p, ())))
     check_engine(engine.name)
     engine.precompile(program, row, library, p)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -210,6 +211,7 @@ class BlockPlan(PortablePlan):
     def __init__(self, engine: str | None, program: Program, leaves: Sequence[Leaf]) -> None:
         super().__init__(program, leaves)
         self.engine = engine
+        self.numbers = itertools.count()
 
     def _result(self, leaf: Leaf, x: Array, row: Coefficients) -> Result:
         task, *arrays = self._task(None, leaf, x, row)
@@ -226,7 +228,7 @@ class BlockPlan(PortablePlan):
         known = [{name: c for name, c in part.items() if isinstance(c, _KNOWN)} for part in row]
         arrays, read = [leaf.p, x, *leaf.slots], _read(self.program, k, static_options(row))
         dtypes = [None if i in read else a.dtype for i, a in enumerate(arrays)]
-        task = _Task(self.engine, self.program, k, dtypes, known, lazy)
+        task = _Task(next(self.numbers), self.engine, self.program, k, dtypes, known, lazy)
         return task, [arrays[i] for i in read], [row[j][name] for j, name in lazy]
 
 
@@ -251,6 +253,8 @@ def _read(program: Program, k: int | None, static: StaticOptions) -> Sequence[in
 class _Task(NamedTuple):
     """What is done to one block of each array: a step, or the sum of what part `k` measures."""
 
+    number: int
+    """What tells the results of equal parameters apart, which Dask would take for one array."""
     engine: str | None
     program: Program
     k: int | None
