@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from anyoptim._core._measures import distinct
 from anyoptim._core._pipeline import Params, Pipeline
+from anyoptim._core._reductions import distinct
 from anyoptim._engines import GENERATING, precompile, source
 
 __all__ = ["compile_for", "kernel_source"]

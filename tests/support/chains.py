@@ -35,7 +35,7 @@ class Smoothed(ao.Stage):
 class Shortened(ao.Stage):
     """A stage whose measure is no plain x, and which comes to rest."""
 
-    measure = staticmethod(lambda xp, p, x: x * xp.sign(p) + 0.5 * p)
+    reductions = {"norm": ao.Norm(lambda xp, p, x: x * xp.sign(p) + 0.5 * p)}
     coefficients = staticmethod(lambda t, hyper: {"scale": 1 / (1 + hyper.norm), "late": t > 3})
 
     @staticmethod
@@ -46,7 +46,7 @@ class Shortened(ao.Stage):
 class Seen(ao.Stage):
     """A stage that takes down the norm of what flows through it, in a list that its copies share."""
 
-    measure = staticmethod(lambda xp, p, x: x)
+    reductions = {"norm": ao.Norm(lambda xp, p, x: x)}
     rule = staticmethod(lambda xp, p, x, c: x)
 
     def __init__(self, norms: list[float]) -> None:

@@ -22,7 +22,7 @@ from anyoptim._trace import _reduction as reduction
 from anyoptim._trace import _reduction_text as reduction_text
 from anyoptim._trace._coefficients import rows_of
 from anyoptim._trace._expressions import Range, evaluate, range_of
-from anyoptim._trace._graph import Graph, trace, trace_measure
+from anyoptim._trace._graph import Graph, trace, trace_reduction
 from anyoptim._trace._operations import LOGICAL
 from anyoptim._trace._program import MOVE, Coefficients, Part, Program, on_value, static_options
 from anyoptim._trace._symbols import Scalar, Symbol, symbol
@@ -69,5 +69,5 @@ __all__ = [
     "symbol",
     "threads",
     "trace",
-    "trace_measure",
+    "trace_reduction",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import operator
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -13,15 +14,16 @@ from anyoptim._arrays._quiet import quiet
 from anyoptim._engines._base import Commit, Leaf, Plan, Result
 from anyoptim._trace._coefficients import CoefficientTable
 from anyoptim._trace._expressions import range_of
-from anyoptim._trace._graph import trace, trace_measure
+from anyoptim._trace._graph import trace, trace_reduction
 from anyoptim._trace._operations import Operations
 from anyoptim._trace._program import MOVE, Coefficients, Program, static_options
+from anyoptim._trace._reduction import Kind
 from anyoptim._trace._reduction import row as reduced
 
 __all__ = ["LazyPlan", "PortablePlan", "start"]
 
 TILE = 1 << 18
-"""The elements whose squares are summed at a time, lest there be many intermediate results of an array's size."""
+"""The elements that are reduced at a time, lest there be many intermediate results of an array's size."""
 
 
 class _Eager(Operations):
@@ -66,7 +68,7 @@ def _explained(program: Program, k: int | None, rows: CoefficientTable) -> Itera
     except Exception:
         if program.array_rule is None and MOVE in program.parts:  # without that it is no step
             for static in {static_options(row) for row in rows.distinct}:
-                trace(program, static) if k is None else trace_measure(program, k, static)
+                trace(program, static) if k is None else trace_reduction(program, k, static)
         raise
 
 
@@ -74,15 +76,15 @@ class PortablePlan(Plan):
     """A plan for leaves of any kind."""
 
     def gather(self, xs: Sequence[Array]) -> Sequence[Array]:
-        # Lazy gradients would be computed again for each measure.
-        lazy = bool(self.program.measures) and self.leaves[0].library.lazy
+        # Lazy gradients would be computed again for each reduction.
+        lazy = bool(self.program.reductions) and self.leaves[0].library.lazy
         return self.leaves[0].library.materialize(list(xs)) if lazy else xs
 
-    def squares(self, k: int, gathered: Sequence[Array], rows: CoefficientTable) -> list[Array]:
-        measured, rows_of_leaves = functools.partial(self.program.measured, k), []
+    def reduced(self, k: int, gathered: Sequence[Array], rows: CoefficientTable) -> list[Array]:
+        kind, terms, rows_of_leaves = self.program.reduction(k).kind, functools.partial(self.program.terms, k), []
         for i, (leaf, x) in enumerate(zip(self.leaves, gathered, strict=True)):
             with leaf.library.on_device_of(leaf.p), _explained(self.program, k, rows):
-                rows_of_leaves.append(self._known(_squares(measured, leaf, x, rows.row(i))))
+                rows_of_leaves.append(self._known(_reduced(kind, terms, leaf, x, rows.row(i))))
         return rows_of_leaves
 
     def prepare_anew(self, gathered: Sequence[Array], rows: CoefficientTable) -> Commit:
@@ -204,18 +206,26 @@ def _whole(program: Program, leaf: Leaf, x: Array, row: Coefficients) -> Result:
     return Result(library.sharded_like(result.p, leaf.p), tuple(map(library.sharded_like, result.slots, leaf.slots)))
 
 
-def _squares(measured: Callable[..., Any], leaf: Leaf, x: Array, row: Coefficients) -> Array:
+def _reduced(kind: Kind, terms: Callable[..., Any], leaf: Leaf, x: Array, row: Coefficients) -> Array:
+    """The rows of a leaf: of a NumPy-like library one for each piece, so that intermediate results are small."""
     library, xp = leaf.library, leaf.library.xp
-    parts = []
+    wide, parts = library.widest_float(), []
     for p, g, slots in _reals(leaf, x):
-        a = library.local(library.array(measured(_Eager(library, p), p, g, slots, _row(library, row, p))))
-        whole = library.lazy or library.compiled_by_xla or math.prod(a.shape) <= TILE
-        flat, n = a if whole else xp.reshape(a, (-1,)), math.prod(a.shape)
-        parts += [a] if whole else [flat[i : min(i + TILE, n)] for i in range(0, n, TILE)]
-    wide = library.widest_float()
+        values = terms(_Eager(library, p), p, g, slots, _row(library, row, p))
+        arrays = [library.local(library.array(a)) for a in values]
+        n = math.prod(arrays[0].shape)
+        if not (library.lazy or library.compiled_by_xla or n <= TILE):
+            flat = [xp.reshape(a, (-1,)) for a in arrays]
+            parts += [[a[i : min(i + TILE, n)] for a in flat] for i in range(0, n, TILE)]
+        else:
+            parts.append(arrays)
     if len(parts) <= 2:  # a complex array has two
-        return reduced(library, [xp.astype(a, wide, copy=False) for a in parts])
-    return xp.concat([reduced(library, [xp.astype(a, wide)]) for a in parts])
+        return reduced(library, kind, [_product(xp, wide, arrays) for arrays in parts])
+    return xp.concat([reduced(library, kind, [_product(xp, wide, arrays)]) for arrays in parts])
+
+
+def _product(xp: Any, wide: Any, arrays: Sequence[Array]) -> Array:
+    return functools.reduce(operator.mul, [xp.astype(a, wide, copy=False) for a in arrays])
 
 
 def _kept(

@@ -32,7 +32,7 @@ OPTIMIZERS: dict[str, Make] = {
 }
 KINDS = [*{len(method.slots): name for name, method in reversed(METHODS.items())}.values(), *CHAINS]
 """For what the engine does alike for all rules: a method of each number of slots, and the chains."""
-MEASURES = {name: len(make(None)._pipeline.branch.program.measures) for name, make in OPTIMIZERS.items()}
+MEASURES = {name: len(make(None)._pipeline.branch.program.reductions) for name, make in OPTIMIZERS.items()}
 EACH = {name: sum(len(stage.norms) for stage in make(None).stages) for name, make in OPTIMIZERS.items()}
 """How many of these are of each parameter by itself, which the host makes of the sums of blocks."""
 QUICK = [name for name in KINDS if not any(stage.norms or stage.totals for stage in OPTIMIZERS[name](None).stages)]
