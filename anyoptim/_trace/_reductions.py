@@ -69,7 +69,12 @@ class Reduction(ABC):
 class Norm(Reduction):
     """The 2-norm, `sqrt(sum of f*f)`; 0.0 of no elements. Neither over- nor underflows where float64 holds the norm.
 
-    >>> reductions = {"norm": ao.Norm(lambda xp, p, x: x), "length": ao.Norm(lambda xp, p, x: p, over="each")}
+    >>> class Told(ao.Stage):
+    ...     reductions = {"norm": ao.Norm(lambda xp, p, x: x)}
+    ...     coefficients = staticmethod(lambda t, hyper: print(hyper.norm) or {})
+    ...     rule = staticmethod(lambda xp, p, x, c: x)
+    >>> w = ao.chain(Told(), ao.SGD()).update(np.zeros(2), np.array([3.0, 4.0]))
+    5.0
     """
 
     def __init__(self, of: Function, over: Over = "all") -> None:
@@ -91,7 +96,12 @@ class _Total(Reduction):
 class Sum(_Total):
     """The sum of f, which is computed in the compute dtype of its parameter; 0.0 of no elements.
 
-    >>> reductions = {"total": ao.Sum(lambda xp, p, x: xp.abs(p))}
+    >>> class Told(ao.Stage):
+    ...     reductions = {"total": ao.Sum(lambda xp, p, x: xp.abs(p))}
+    ...     coefficients = staticmethod(lambda t, hyper: print(hyper.total) or {})
+    ...     rule = staticmethod(lambda xp, p, x, c: x)
+    >>> w = ao.chain(Told(), ao.SGD()).update(np.array([1.0, -2.0]), np.zeros(2))
+    3.0
     """
 
     def __init__(self, of: Function, over: Over = "all") -> None:
@@ -103,7 +113,12 @@ class Dot(_Total):
 
     `Dot(f, f)` is the square of `Norm(f)`, and the same pass.
 
-    >>> reductions = {"along": ao.Dot(lambda xp, p, x: p, lambda xp, p, x: x)}
+    >>> class Told(ao.Stage):
+    ...     reductions = {"along": ao.Dot(lambda xp, p, x: p, lambda xp, p, x: x)}
+    ...     coefficients = staticmethod(lambda t, hyper: print(hyper.along) or {})
+    ...     rule = staticmethod(lambda xp, p, x, c: x)
+    >>> w = ao.chain(Told(), ao.SGD()).update(np.array([1.0, -2.0]), np.array([0.5, 1.0]))
+    -1.5
     """
 
     def __init__(self, of: Function, by: Function, over: Over = "all") -> None:
@@ -113,7 +128,12 @@ class Dot(_Total):
 class Count(_Total):
     """How many elements meet a condition: f gives a comparison.
 
-    >>> reductions = {"zeros": ao.Count(lambda xp, p, x: p == 0, over="each")}
+    >>> class Told(ao.Stage):
+    ...     reductions = {"zeros": ao.Count(lambda xp, p, x: p == 0)}
+    ...     coefficients = staticmethod(lambda t, hyper: print(hyper.zeros) or {})
+    ...     rule = staticmethod(lambda xp, p, x, c: x)
+    >>> w = ao.chain(Told(), ao.SGD()).update(np.array([0.0, 1.0, 0.0]), np.zeros(3))
+    2.0
     """
 
     def __init__(self, of: Function, over: Over = "all") -> None:
@@ -133,7 +153,12 @@ class _Ones:
 class Size(_Total):
     """The number of elements, for which nothing is read; a complex one counts as two.
 
-    >>> reductions = {"size": ao.Size(over="each")}
+    >>> class Told(ao.Stage):
+    ...     reductions = {"size": ao.Size()}
+    ...     coefficients = staticmethod(lambda t, hyper: print(hyper.size) or {})
+    ...     rule = staticmethod(lambda xp, p, x, c: x)
+    >>> w = ao.chain(Told(), ao.SGD()).update(np.zeros((2, 3)), np.zeros((2, 3)))
+    6
     """
 
     def __init__(self, over: Over = "all") -> None:
@@ -143,7 +168,12 @@ class Size(_Total):
 class Max(Reduction):
     """The largest f; -inf of no elements, NaN where an element is. A zero is 0.0, whatever its sign.
 
-    >>> reductions = {"largest": ao.Max(lambda xp, p, x: xp.abs(x))}
+    >>> class Told(ao.Stage):
+    ...     reductions = {"largest": ao.Max(lambda xp, p, x: xp.abs(x))}
+    ...     coefficients = staticmethod(lambda t, hyper: print(hyper.largest) or {})
+    ...     rule = staticmethod(lambda xp, p, x, c: x)
+    >>> w = ao.chain(Told(), ao.SGD()).update(np.zeros(2), np.array([3.0, -4.0]))
+    4.0
     """
 
     def __init__(self, of: Function, over: Over = "all") -> None:
