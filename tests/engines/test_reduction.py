@@ -361,6 +361,30 @@ def test_of_nothing(engine: ao.EngineName, need: Callable[[str], Library]) -> No
     assert Asks.answers[0]["max of each"] == -math.inf
 
 
+@pytest.mark.parametrize("name", Asks.functions)
+@pytest.mark.parametrize("engine", ENGINES)
+def test_replays(engine: ao.EngineName, name: str) -> None:
+    """A step that is like the last one asks again, with the same answer for the same numbers."""
+    kind, functions = Asks.functions[name]
+
+    answers: list[float] = []
+
+    class One(ao.Stage):
+        reductions = {"answer": kind(*functions)}
+        rule = staticmethod(lambda xp, p, x, c: x)
+
+        @staticmethod
+        def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
+            answers.append(float(hyper.answer))
+            return {}
+
+    p, grads = np.array([1.0, -2.0, 0.5]), [np.array([0.5, -4.0, 2.0]), np.array([0.25, 8.0, -1.0])]
+    optimizer = ao.chain(One(), ao.SGD(lr=0.0), engine=engine)
+    for g in (*grads, *grads):
+        optimizer.update(p, g)
+    assert answers == [_expected([p], [g])[name] for g in (*grads, *grads)]
+
+
 def test_wrong_reductions() -> None:
     with pytest.raises(TypeError, match=r"^Norm was given 2; wanted a function of xp, p, x and the slots$"):
         ao.Norm(2)  # type: ignore[arg-type]
