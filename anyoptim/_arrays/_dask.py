@@ -82,8 +82,8 @@ class Dask(Library):
         table, *arrays = sys.modules["dask"].persist(one, *arrays)
         return np.split(np.asarray(table), np.cumsum(counts[:-1])), arrays
 
-    def norm_of_rows(self, norm: Callable[[Any, Sequence[Any]], Any], rows: Sequence[Array]) -> Array:
-        return _in_one_task(functools.partial(_norm, norm), rows, (), np.float64)
+    def of_rows(self, value: Callable[[Any, Sequence[Any]], Any], rows: Sequence[Array]) -> Array:
+        return _in_one_task(functools.partial(_value, value), rows, (), np.float64)
 
     def sharded_like(self, x: Array, like: Array) -> Array:
         return x.rechunk(tuple((1,) if n == 1 else chunks for n, chunks in zip(x.shape, like.chunks, strict=True)))
@@ -104,7 +104,7 @@ def _aligned(arrays: Sequence[Array]) -> list[Array]:
 def _in_one_task(call: Callable[..., Array], arrays: Sequence[Array], shape: tuple[int, ...], dtype: Any) -> Array:
     """An array of one chunk: `call` of a list of the blocks of all arrays."""
     dask = sys.modules["dask"]
-    name = f"norm-{dask.base.tokenize(call, [a.name for a in arrays])}"
+    name = f"reduction-{dask.base.tokenize(call, [a.name for a in arrays])}"
     keys = [key for a in arrays for key in dask.core.flatten(a.__dask_keys__())]
     layer = {(name, *(0 for _ in shape)): (call, keys)}
     graph = sys.modules["dask.highlevelgraph"].HighLevelGraph.from_collections(name, layer, dependencies=arrays)
@@ -135,5 +135,5 @@ def _joined(blocks: Sequence[Array]) -> Array:
     return np.concatenate([block.reshape(1, -1) for block in blocks])
 
 
-def _norm(norm: Callable[[Any, Sequence[Any]], Any], blocks: Sequence[Array]) -> Array:
-    return np.asarray(norm(np, [_joined(blocks)]))
+def _value(value: Callable[[Any, Sequence[Any]], Any], blocks: Sequence[Array]) -> Array:
+    return np.asarray(value(np, [_joined(blocks)]))

@@ -327,8 +327,8 @@ class Library:
         return rows
 
     def block(self, x: Array) -> Array:
-        """An empty array of the library that the blocks of a lazy array are of."""
-        raise NotImplementedError
+        """The array itself; for a lazy one an empty array of the library that its blocks are of."""
+        return x
 
     def map_blocks(
         self,
@@ -359,12 +359,12 @@ class Library:
     def rows_to_host(
         self, rows: Sequence[Array], arrays: list[Array]
     ) -> tuple[list[np.ndarray[Any, Any]], list[Array]]:
-        """Tables of rows on the host, and `materialize(arrays)`, which is done at the same time."""
-        return [*map(self.to_host, rows)], self.materialize(arrays)
+        """Tables of such rows on the host, and `materialize(arrays)`, which is done at the same time."""
+        raise NotImplementedError
 
-    def norm_of_rows(self, norm: Callable[[Any, Sequence[Any]], Any], rows: Sequence[Array]) -> Array:
-        """`norm(xp, rows)`, a 0-d array."""
-        return norm(self.xp, rows)
+    def of_rows(self, value: Callable[[Any, Sequence[Any]], Any], rows: Sequence[Array]) -> Array:
+        """`value(xp, rows)`, a 0-d array."""
+        return value(self.xp, rows)
 
     def materialize(self, arrays: list[Array]) -> list[Array]:
         """The arrays with all their elements computed."""

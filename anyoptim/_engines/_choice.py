@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from anyoptim._arrays import Array, Library
-from anyoptim._arrays import library as library_of
 from anyoptim._engines._base import Engine, Leaf, Plan
 from anyoptim._engines.blocked import Blocked
 from anyoptim._engines.compiled import Compiled
@@ -102,15 +101,12 @@ def precompile(program: Program, row: Coefficients, library: Library, p: Array) 
     The row has the names and static options of the program's coefficients. Raises ImportError where packages are
     missing.
     """
-    if library.lazy:
-        p = library.block(p)
-        library = library_of(p)
     engine = next(engine for engine in ENGINES.values() if engine.reaches(Leaf(library, p, ())))
     check_engine(engine.name)
     engine.precompile(program, row, library, p)
 
 
 def source(engine: str, programs: Sequence[tuple[Program, Coefficients, Sequence[int]]], dtype: str) -> str:
-    """The text of what an engine runs: for each program, with its row, a pass for each measure, then the step."""
-    passes = [(program, k, row[:k]) for program, row, measures in programs for k in (*measures, None)]
+    """The text of what an engine runs: for each program, with its row, a pass for each reduction, then the step."""
+    passes = [(program, k, row[:k]) for program, row, reductions in programs for k in (*reductions, None)]
     return ENGINES[engine].source(passes, dtype)

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import functools
-import itertools
 import math
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from anyoptim._arrays import Array
-from anyoptim._arrays import library as library_of
 from anyoptim._arrays._quiet import quiet
-from anyoptim._engines._base import Commit, Leaf, Plan, Replayed, Result, Written, norm_of
+from anyoptim._engines._base import Commit, Leaf, Plan, Replayed, Result, Written, value_of
 from anyoptim._engines._choice import ENGINES, Plans, choices
 from anyoptim._engines._warmup import LATER, Waiting
-from anyoptim._engines.portable._plan import LazyPlan, PortablePlan
 from anyoptim._trace._coefficients import CoefficientTable, all_known
-from anyoptim._trace._graph import trace, trace_measure
-from anyoptim._trace._program import MOVE, Coefficients, Program, StaticOptions, static_options
-from anyoptim._trace._reduction import NOTHING, aligned, merged
+from anyoptim._trace._program import Program
+from anyoptim._trace._reduction import Kind, aligned, as_integer, largest, merged, of_integer
+from anyoptim._trace._reductions import Reduction
 
 __all__ = ["Dispatch"]
 
@@ -55,11 +50,9 @@ class Dispatch:
             key = choice.engine, leaf.library, ENGINES[choice.engine].group(leaf, xs[i]), id(programs[i])
             groups.setdefault(key, []).append(i)
         self.assignments = []
-        for (name, library, *_), indices in sorted(groups.items(), key=lambda item: ENGINES[item[0][0]].commit_order):
-            plan, program = (plans or {}).get(name, ENGINES[name].plan), programs[indices[0]]
-            if library.lazy and program.array_rule is None:
-                plan = partial(BlockPlan if plans is None else LazyBlockPlan, engine)
-            self.assignments.append(Assignment(plan(program, [leaves[i] for i in indices]), indices))
+        for (name, *_), indices in sorted(groups.items(), key=lambda item: ENGINES[item[0][0]].commit_order):
+            plan = (plans or {}).get(name, ENGINES[name].plan)
+            self.assignments.append(Assignment(plan(programs[indices[0]], [leaves[i] for i in indices]), indices))
         each = [assignment.plan.written for assignment in self.assignments]
         written = Written([a for w in each for a in w.host], [m for w in each for m in w.device])
         for assignment in self.assignments:
@@ -96,12 +89,12 @@ class Dispatch:
 
     @property
     def symbolic_norms(self) -> bool:
-        """Whether `norm` gives symbols, because all leaves are one plan's and it leaves norms on its device."""
+        """Whether `value` gives symbols, because all leaves are one plan's and it leaves norms on its device."""
         return len(self.assignments) == 1 and self.assignments[0].plan.symbolic_norms and not self.distributed
 
     @property
     def on_host(self) -> bool:
-        """Whether all leaves are one plan's, which gives norms as numbers of the host."""
+        """Whether all leaves are one plan's, which gives reductions as numbers of the host."""
         return len(self.assignments) == 1 and not self.distributed and self.assignments[0].plan.on_host
 
     def capturing(self) -> bool:
@@ -149,40 +142,47 @@ class Dispatch:
         """The gradients as each plan takes them."""
         return [plan.gather(_select(xs, indices)) for plan, indices in self.assignments]
 
-    def norm(self, places: Mapping[int, int], gathered: Sequence[Any], rows: CoefficientTable) -> Any:
-        """The 2-norm of what a part measures, where one plan has all leaves: a symbol, if norms are symbolic.
+    def symbol(self, places: Mapping[int, int], gathered: Sequence[Any], rows: CoefficientTable) -> Any:
+        """The symbol of a `Norm` over all leaves, where norms are symbolic; or 0.0, if there is nothing to do.
 
-        `places` has the number of the part by the id of its program.
+        `places` has the number of its part by the id of its program.
         """
         plan = self.assignments[0].plan
         k = places[id(plan.program)]
-        return plan.norm(k, gathered[0], rows.before(k))
+        return plan.value(k, gathered[0], rows.before(k))
 
     def fetch_norm(self, places: Mapping[int, int]) -> float:
-        """The value of the symbol that `norm` gave. Waits for the device."""
+        """The value of the symbol that `symbol` gave. Waits for the device."""
         plan = self.assignments[0].plan
         return plan.fetch_norm(places[id(plan.program)])
 
-    def squares(self, places: Mapping[int, int], gathered: Sequence[Any], rows: CoefficientTable) -> dict[int, Any]:
+    def reduced(
+        self, kind: Kind, places: Mapping[int, int], gathered: Sequence[Any], rows: CoefficientTable
+    ) -> dict[int, Any]:
         """The rows of the leaves whose programs have that part: of all of each leaf, wherever its parts are."""
         sums: dict[int, Any] = {}
         for (plan, indices), grads in zip(self.assignments, gathered, strict=True):
             k = places.get(id(plan.program))
             if k is not None:
-                sums.update(zip(indices, plan.squares(k, grads, rows.select(indices).before(k)), strict=True))
+                sums.update(zip(indices, plan.reduced(k, grads, rows.select(indices).before(k)), strict=True))
         for library in self.distributed:
             indices = [i for i in sorted(sums) if self.leaves[i].library is library]
             ps = [self.leaves[i].p for i in indices]
+            if kind == "largest":
+                order = np.array([[as_integer(largest(np, [sums[i]]))] for i in indices])
+                maxima = map(of_integer, library.over_processes("max", order, ps)[:, 0].tolist())
+                sums.update(zip(indices, (np.array([[a]]) for a in maxima), strict=True))
+                continue
             parts = np.concatenate([merged(sums[i]) for i in indices])
             codes = library.over_processes("max", parts[:, :1], ps)
             totals = library.over_processes("sum", aligned(np, parts, codes), ps)
             sums.update(zip(indices, np.concatenate([codes, totals], axis=1)[:, None], strict=True))
         return sums
 
-    def norm_of(self, sums: Mapping[int, Any]) -> Any:
-        """The 2-norm of leaves, from their rows."""
-        indices = sorted(sums)
-        return norm_of([sums[i] for i in indices], [self.leaves[i] for i in indices])
+    def value_of(self, reduction: Reduction, rows: Mapping[int, Any]) -> Any:
+        """The value of a reduction over leaves, from their rows."""
+        indices = sorted(rows)
+        return value_of(reduction, [rows[i] for i in indices], [self.leaves[i] for i in indices])
 
     def prepare(self, gathered: Sequence[Any], rows: CoefficientTable) -> Commit:
         """All of the step that may fail; the commit gives all results in the order of the leaves."""
@@ -203,84 +203,3 @@ class Dispatch:
 
 def _select(arrays: Sequence[Any], indices: Sequence[int]) -> Sequence[Any]:
     return arrays if len(indices) == len(arrays) else [arrays[i] for i in indices]
-
-
-class BlockPlan(PortablePlan):
-    """A plan for lazy arrays and rules of one element: each block is a task, for the engines of its own library."""
-
-    def __init__(self, engine: str | None, program: Program, leaves: Sequence[Leaf]) -> None:
-        super().__init__(program, leaves)
-        self.engine = engine
-        self.numbers = itertools.count()
-
-    def _result(self, leaf: Leaf, x: Array, row: Coefficients) -> Result:
-        task, *arrays = self._task(None, leaf, x, row)
-        p, *slots = leaf.library.map_blocks(task.run, (leaf.p, *leaf.slots), *arrays)
-        return Result(p, tuple(slots))
-
-    def _rows(self, k: int, leaf: Leaf, x: Array, row: Coefficients) -> Array:
-        task, *arrays = self._task(k, leaf, x, row)
-        return leaf.library.rows_of_blocks(task.run, NOTHING, *arrays)
-
-    def _task(self, k: int | None, leaf: Leaf, x: Array, row: Coefficients) -> tuple[_Task, list[Array], list[Array]]:
-        """The task of each block; the arrays whose blocks it is given, and the lazy coefficients."""
-        lazy = [(j, name) for j, part in enumerate(row) for name, c in part.items() if not isinstance(c, _KNOWN)]
-        known = [{name: c for name, c in part.items() if isinstance(c, _KNOWN)} for part in row]
-        arrays, read = [leaf.p, x, *leaf.slots], _read(self.program, k, static_options(row))
-        dtypes = [None if i in read else a.dtype for i, a in enumerate(arrays)]
-        task = _Task(next(self.numbers), self.engine, self.program, k, dtypes, known, lazy)
-        return task, [arrays[i] for i in read], [row[j][name] for j, name in lazy]
-
-
-class LazyBlockPlan(BlockPlan, LazyPlan):
-    """The same, which computes nothing."""
-
-
-_KNOWN = float | bool | str
-
-
-@functools.lru_cache(maxsize=256)
-def _read(program: Program, k: int | None, static: StaticOptions) -> Sequence[int]:
-    """The numbers of the arrays among p, x and the slots that a task is given. Raises for rules that can't be run."""
-    if MOVE not in program.parts:  # it is no step
-        return range(2 + program.slots)
-    if k is None:
-        trace(program, static)
-        return range(2 + program.slots)
-    return trace_measure(program, k, static).read or [0]
-
-
-class _Task(NamedTuple):
-    """What is done to one block of each array: a step, or the sum of what part `k` measures."""
-
-    number: int
-    """What tells the results of equal parameters apart, which Dask would take for one array."""
-    engine: str | None
-    program: Program
-    k: int | None
-    dtypes: Sequence[Any]
-    """For p, x and the slots None, or the dtype of one that is not read."""
-    known: Sequence[Mapping[str, Any]]
-    """The coefficients that were known beforehand."""
-    lazy: Sequence[tuple[int, str]]
-    """The number of the part and the name of each of the others."""
-
-    def run(self, *arguments: Any) -> Any:
-        """The new p and the new slots, or one row of the reduction: of blocks, and of the coefficients behind them."""
-        row, n, library = [{**part} for part in self.known], len(arguments) - len(self.lazy), library_of(arguments[0])
-        for (j, name), number in zip(self.lazy, arguments[n:], strict=True):
-            row[j][name] = float(number)
-        rows, blocks = CoefficientTable([row], [0]), [*map(library.array, arguments[:n])]
-        with library.on_device_of(blocks[0]):
-            given = iter(blocks)
-            p, x, *slots = [
-                next(given) if d is None else library.xp.empty_like(blocks[0], dtype=d) for d in self.dtypes
-            ]
-            if self.k is None:
-                p, *slots = map(library.copied, (p, *slots))
-            dispatch = Dispatch(self.engine, [self.program], [Leaf(library, p, tuple(slots), p)], [x])
-            gathered = dispatch.gather([x])
-            if self.k is not None:
-                return merged(dispatch.squares({id(self.program): self.k}, gathered, rows)[0])
-            ((p, kept),) = dispatch.prepare(gathered, rows)()
-        return p, *kept

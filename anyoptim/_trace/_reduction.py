@@ -1,9 +1,10 @@
-"""The one reduction: the 2-norm of many arrays, whose bits depend on no order, cut or number of processes.
+"""The one reduction: sums over many arrays whose bits depend on no order, cut or number of processes; and maxima.
 
-Let b be the largest integer with 2**(20*b) <= 2*max|x| over all elements x. Each square v = (x * 2**(-20*b))**2,
-rounded to float64, is at most 2**38. It is rounded, by itself, to the nearest multiple of 2**-80, ties to even; these
-multiples are added as integers, and only their sum is rounded again. Nothing over- or underflows but the norm itself,
-which is infinite where it is too large for float64.
+A sum has terms v: squares of the elements x, for a norm, or numbers, or products of two. Let b be the largest integer
+with 2**(40*b) <= 4*max|v| over all terms. Each v * 2**(-40*b), rounded to float64, is at most 2**38 in magnitude (x is
+scaled before it is squared). It is rounded, by itself, to the nearest multiple of 2**-80, ties to even; these multiples
+are added as integers, and only their sum is rounded again. Nothing over- or underflows but the result itself, which is
+infinite where it is too large for float64.
 
 A part of the elements may have a smaller b, and need not know that of all: each v is taken as three digits, multiples
 of 1, of 2**-40 and of 2**-80, each the multiple that is nearest to what those before it left. Whichever the first
@@ -15,11 +16,14 @@ Added to 1.5 * 2**52 units, in float64, a number is rounded to a multiple of the
 bits: engines add these bits, as integers of 64 bits, where their libraries let them.
 
 The relative error of the sum of squares of n elements is at most 4 * 2**-53 + n * 2**-79: squares and their sum are
-rounded to float64, and n times at most 2**-81 is lost of a sum that is at least 2**-2, as the largest square is.
+rounded to float64, and n times at most 2**-81 is lost of a sum that is at least 2**-2, as the largest square is. A sum
+of other terms may be small beside them: its error is at most 4 * 2**-53 of itself and n * 2**-79 of the largest term.
 
 What is known of some elements is a row of seven integers: the code of b, and the sum of each half of each digit, which
-int64 holds for 2**43 elements. A complex element counts as two real ones. Where a library has no float64, the row is
-one of float32: there the library adds the squares, scaled in the same way, in its own order.
+int64 holds for 2**43 elements. A complex element counts as two real ones. Where a term is infinite, the others count as
+0, plus infinity as 1 and minus infinity as 2**-40; so that both are told apart. Where a library has no float64, the row
+is one of float32: there the library adds the terms, scaled in the same way, in its own order. Of a maximum the row is
+that number alone, in float64.
 """
 
 from __future__ import annotations
@@ -27,7 +31,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -41,17 +45,28 @@ __all__ = [
     "INFINITE",
     "MASK",
     "NAN",
-    "NOTHING",
     "ROUNDERS",
     "SCALES",
+    "Kind",
     "aligned",
+    "as_integer",
     "bits_of",
     "codes",
+    "infinities",
+    "largest",
     "merged",
+    "no_rows",
     "norm",
+    "of_integer",
+    "one_row",
+    "power_of",
     "row",
     "split",
+    "total",
 ]
+
+Kind = Literal["squares", "terms", "largest"]
+"""What is done with numbers: their squares or they themselves are added, or the largest is taken."""
 
 COLUMNS = 7
 
@@ -72,17 +87,14 @@ WHOLE = 1 << 23
 ROUNDERS = tuple((1.5 * 2.0**52 * unit, 1 / unit) for unit in (1.0, 2.0**-40, 2.0**-80))
 """For each digit what rounds to its unit what it is added to and taken from again, and how many units are 1."""
 
-SCALES = np.array([2.0 ** (-10 * (c + FIRST)) if c < INFINITE else 0.0 for c in range(NAN + 1)])
-"""For each code 2**(-10*b), by which elements are multiplied twice, since 2**(-20*b) may overflow."""
+SCALES = np.array([2.0 ** (-10 * (c + FIRST)) if 0 < c < INFINITE else 0.0 for c in range(NAN + 1)])
+"""For each code 2**(-10*b), by which elements are multiplied twice, since 2**(-20*b) may overflow; its square is for
+terms."""
 
-_UNITS = np.array([*(1 / SCALES[:INFINITE]), math.inf, math.nan])
+_UNITS = [*(2.0 ** (10 * (c + FIRST)) for c in range(INFINITE)), math.inf, math.nan]
 """For each code 2**(10*b)."""
 
-_BOUNDS = np.array([*(2.0 ** (HALF * (c + FIRST) - 1) for c in range(2, INFINITE)), math.inf])
-"""The least absolute values that have the codes from 2 on."""
-
-NOTHING = np.zeros((0, COLUMNS), np.int64)
-"""No rows."""
+_NOTHING = np.zeros((0, COLUMNS), np.int64)
 
 _FEW = 8
 """The most rows that are added as numbers of Python, in less time than NumPy takes to begin."""
@@ -93,11 +105,41 @@ def bits_of(number: float) -> int:
     return int(np.float64(number).view(np.int64))
 
 
+def as_integer(number: float) -> int:
+    """An integer of 64 bits that is larger for a larger float64, and largest for NaN, which has one sign here."""
+    bits = bits_of(number)
+    return bits_of(math.nan) if number != number else bits if bits >= 0 else bits ^ 2**63 - 1
+
+
+def of_integer(order: int) -> float:
+    """The float64 that has this integer."""
+    return float(np.int64(order if order >= 0 else order ^ 2**63 - 1).view(np.float64))
+
+
+def power_of(kind: Kind) -> int:
+    """Which power of 2**(20*b) the numbers are measured by: squares are added, or they themselves."""
+    return 1 if kind == "squares" else 2
+
+
 def codes(largest: Any, power: int = 1) -> Any:
-    """The codes of the b's for some largest absolute values or, if `power` is 2, their squares: a vector of NumPy."""
+    """The codes of the b's for some largest absolute values, of elements or, if `power` is 2, of terms: by NumPy."""
     found = (np.frexp(largest)[1] + (power - 1)) // (HALF * power) - FIRST
     found[largest == 0], found[np.isinf(largest)], found[np.isnan(largest)] = 0, INFINITE, NAN
     return found
+
+
+@functools.cache
+def _bounds(power: int) -> Any:
+    """The least absolute values that have the codes from 2 on; those beyond float64 are infinite, as the last one."""
+    with quiet():
+        return np.append(np.ldexp(1.0, power * (HALF * np.arange(2 + FIRST, INFINITE + FIRST) - 1)), math.inf)
+
+
+def infinities(xp: Any, terms: Any) -> Any:
+    """What counts in place of terms of which one is infinite: 1 for infinity, 2**-40 for minus infinity, else 0."""
+    nothing = xp.zeros_like(terms)
+    negative = xp.where(terms == -math.inf, nothing + 2.0 ** (-2 * HALF), nothing)
+    return xp.where(terms == math.inf, nothing + 1.0, negative)
 
 
 def split(table: Any) -> Any:
@@ -107,8 +149,8 @@ def split(table: Any) -> Any:
     return np.concatenate([table[:, :1], halves], axis=1)
 
 
-def row(library: Library, parts: Sequence[Any]) -> Any:
-    """The row of what some arrays have in all: an array of shape (1, 7)."""
+def row(library: Library, kind: Kind, parts: Sequence[Any]) -> Any:
+    """The row of what some arrays have in all: an array of shape (1, 7), or of a maximum (1, 1)."""
     xp, dtype = library.xp, parts[0].dtype
     exact = dtype == xp.float64
     whole, place = xp.int64 if exact else dtype, library.creation_device(parts[0])
@@ -119,22 +161,28 @@ def row(library: Library, parts: Sequence[Any]) -> Any:
         return xp.asarray(narrow, dtype=dtype, device=place)
 
     parts = [a for a in parts if 0 not in a.shape]
+    if kind == "largest":
+        maxima = [xp.max(a) for a in parts] or [constant(-math.inf)]
+        return xp.reshape(functools.reduce(xp.maximum, maxima) + 0.0, (1, 1))
     if not parts:
         return xp.zeros((1, COLUMNS), dtype=whole, device=place)
+    power = power_of(kind)
     largest = functools.reduce(xp.maximum, [xp.max(xp.abs(a)) for a in parts])
-    count = xp.sum(xp.astype(largest >= constant(_BOUNDS), xp.int32), dtype=xp.int32)
+    count = xp.sum(xp.astype(largest >= constant(_bounds(power)), xp.int32), dtype=xp.int32)
     found = xp.where(largest == largest, count + xp.astype(largest > 0, xp.int32), xp.full_like(count, NAN))
     scale = _at(xp, constant(SCALES), found)
+    scale = scale if power == 1 else scale * scale
     # A compiler that does not know that this is 0 makes no one operation of a product and a sum, and adds no constants.
     zero = xp.where(found < INFINITE, largest, xp.zeros_like(largest)) * 0.0
     sums = [xp.zeros_like(largest, dtype=whole) for _ in range(COLUMNS - 1)]
     for a in parts:
         y = a * scale * scale
-        v = y * y + zero
-        v = xp.where(found < INFINITE, v, xp.zeros_like(v))
+        v = y * y + zero if kind == "squares" else y
         if not exact:
+            v = xp.where(found < INFINITE, v, xp.abs(a) if kind == "squares" else a)
             sums[0] = sums[0] + xp.sum(v) * 2.0**-HALF
             continue
+        v = xp.where(found < INFINITE, v, xp.zeros_like(v) if kind == "squares" else infinities(xp, a))
         digits = []
         for rounder, unit in ROUNDERS:
             to = rounder + zero
@@ -170,44 +218,106 @@ def merged(rows: Any) -> Any:
     return np.concatenate([code, np.einsum("ij->j", sums)[None]], axis=1)  # in a fifth of the time of a sum
 
 
+def no_rows(kind: Kind) -> Any:
+    """A table without any, as long and of such a dtype as NumPy's rows are."""
+    return _NOTHING[:, :1].astype(np.float64) if kind == "largest" else _NOTHING
+
+
+def one_row(kind: Kind, rows: Any) -> Any:
+    """The same as `merged`, of any kind."""
+    return np.array([[largest(np, [rows])]]) if kind == "largest" else merged(rows)
+
+
 def norm(xp: Any, rows: Sequence[Any]) -> Any:
     """The 2-norm from the rows of all arrays: a float of NumPy's, a 0-d array of others."""
     if xp is np:
-        return _norm_of_numbers(rows[0] if len(rows) == 1 else np.concatenate([NOTHING, *rows]))
+        code, sums, wide = _numbers(rows)
+        if code >= INFINITE:
+            return _UNITS[code]
+        value, unit = _value(sums, wide), _UNITS[code]
+        return math.sqrt(value) * unit * unit
+    code, sums, wide = _arrays(xp, rows)
+    unit = _unit(xp, rows[0], code)
+    return xp.where(code < INFINITE, xp.sqrt(_value(sums, wide)) * unit * unit, unit)
+
+
+def total(xp: Any, rows: Sequence[Any]) -> Any:
+    """The sum of the terms, or squares, from the rows of all arrays."""
+    if xp is np:
+        code, sums, wide = _numbers(rows)
+        if code >= INFINITE:
+            plus, minus = (sums[k] > 0 or sums[k + 1] > 0 for k in (0, 2))
+            infinite = math.nan if plus and minus else -math.inf if minus else math.inf  # of squares none is noted
+            return math.nan if code == NAN else infinite if wide else sums[0]
+        negative, sums = _magnitude(sums, lambda condition, a, b: a if condition else b, wide)
+        value, unit = _value(sums, wide), _UNITS[code]
+        value = value * unit * unit * unit * unit
+        return -value if negative else value
+    code, sums, wide = _arrays(xp, rows)
+    unit, infinite = _unit(xp, rows[0], code), sums[0]
+    if wide:
+        plus, minus = (sums[k] + sums[k + 1] > 0 for k in (0, 2))
+        infinite = xp.where(minus, xp.where(plus, unit * math.nan, -unit), unit)
+    negative, sums = _magnitude(sums, xp.where, wide)
+    value = _value(sums, wide) * unit * unit * unit * unit
+    return xp.where(code < INFINITE, xp.where(negative, -value, value), infinite)
+
+
+def largest(xp: Any, rows: Sequence[Any]) -> Any:
+    """The maximum from those of all arrays."""
+    if xp is np:
+        return float(np.max(np.concatenate([_NOTHING[:, :1], *rows]), initial=-math.inf))
+    return xp.max(xp.concat(list(rows)))
+
+
+def _numbers(rows: Sequence[Any]) -> tuple[int, list[Any], Callable[[Any], Any] | None]:
+    """The code and the sums of all rows, which are NumPy's, as numbers of Python; and what makes a float of a sum."""
+    table = rows[0] if len(rows) == 1 else np.concatenate([_NOTHING, *rows])
+    wide = float if table.dtype.kind == "i" else None
+    few = (table if 0 < len(table) <= _FEW else merged(table)).tolist()
+    codes_of_rows, *columns = zip(*few, strict=True)
+    code = int(max(codes_of_rows))
+    if min(codes_of_rows) < code:
+        columns = list(zip(*aligned(np, np.array(few), code).tolist(), strict=True))
+    return code, [*map(sum, columns)], wide
+
+
+def _arrays(xp: Any, rows: Sequence[Any]) -> tuple[Any, list[Any], Callable[[Any], Any] | None]:
+    """The same of rows of another library, as arrays of no dimension."""
     table = xp.concat(list(rows))
     code = xp.max(table[:, 0])
-    total = xp.sum(aligned(xp, table, code), axis=0)
+    sums = xp.sum(aligned(xp, table, code), axis=0)
     exact = table.dtype == xp.int64
-    value = _value([total[k] for k in range(COLUMNS - 1)], (lambda a: xp.astype(a, xp.float64)) if exact else None)
+    return code, [sums[k] for k in range(COLUMNS - 1)], (lambda a: xp.astype(a, xp.float64)) if exact else None
+
+
+def _unit(xp: Any, like: Any, code: Any) -> Any:
+    """2**(10*b) for a code."""
     with quiet():
-        units = xp.asarray(np.asarray(_UNITS, np.float64 if exact else np.float32))
-    unit = _at(xp, units, code)
-    return xp.where(code < INFINITE, xp.sqrt(value) * unit * unit, unit)
+        return _at(xp, xp.asarray(np.asarray(_UNITS, np.float64 if like.dtype == xp.int64 else np.float32)), code)
 
 
-def _norm_of_numbers(table: Any) -> float:
-    """The same of NumPy's rows."""
-    rows = (table if 0 < len(table) <= _FEW else merged(table)).tolist()
-    codes_of_rows, *columns = zip(*rows, strict=True)
-    code = int(max(codes_of_rows))
-    if code >= INFINITE:
-        return float(_UNITS[code])
-    if min(codes_of_rows) < code:
-        columns = list(zip(*aligned(np, np.array(rows), code).tolist(), strict=True))
-    value = _value([*map(sum, columns)], float if table.dtype.kind == "i" else None)
-    unit = math.ldexp(1.0, 10 * (code + FIRST))
-    return math.sqrt(value) * unit * unit
+def _magnitude(sums: list[Any], where: Callable[..., Any], wide: Callable[[Any], Any] | None) -> tuple[Any, list[Any]]:
+    """Whether the sum is negative, and the sums of its magnitude, of which so none cancels another."""
+    negative = (_carried(sums) if wide else sums)[0] < 0
+    return negative, [where(negative, -a, a) for a in sums]
+
+
+def _carried(sums: list[Any]) -> list[Any]:
+    """The same sum with all but the first within half a digit."""
+    sums = [*sums]
+    for k in range(len(sums) - 1, 0, -1):
+        sums[k - 1], sums[k] = sums[k - 1] + (sums[k] >> HALF), sums[k] & MASK
+    return sums
 
 
 def _value(sums: list[Any], wide: Callable[[Any], Any] | None) -> Any:
-    """The sum of squares, in units of 2**(40*b): float64 operations on six integers, of which all but the first fit.
+    """The sum in units of 2**(40*b), at least 0: float64 operations on six integers, of which all but the first fit.
 
     `wide` makes a float64 of an integer; it is None where the sums are floating-point numbers already.
     """
     if wide is not None:
-        for k in range(len(sums) - 1, 0, -1):
-            sums[k - 1], sums[k] = sums[k - 1] + (sums[k] >> HALF), sums[k] & MASK
-        sums = [wide(a) for a in sums]
+        sums = [wide(a) for a in _carried(sums)]
     value = sums[-1]
     for a in sums[-2::-1]:
         value = value * 2.0**-HALF + a

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 import anyoptim as ao
-from anyoptim._engines import Dispatch
 from anyoptim.random import philox4x32
+from tests.support.internals import Dispatch
 from tests.support.libraries import Library, same_bits
 
 MADE: dict[str, Callable[[], ao.Optimizer]] = {
@@ -243,7 +243,7 @@ def test_a_measure_is_given_what_it_reads(need: Callable[[str], Library]) -> Non
     with pytest.raises(AssertionError, match="does not read it"):
         dask.compute(optimizer.step({"w": bomb}, {"w": g}, optimizer.init({"w": g}))[0])
     norms = optimizer.step({"w": bomb}, {"w": g}, optimizer.init({"w": g}))[0]["w"].dask
-    (name,) = (layer for layer in norms.layers if layer.startswith("norm"))
+    (name,) = (layer for layer in norms.layers if layer.startswith("reduction"))
     needed = norms.cull({(name,)})
     assert not [layer for layer in needed.layers if layer.startswith("fails")]
 

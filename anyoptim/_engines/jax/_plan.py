@@ -16,10 +16,9 @@ from anyoptim._arrays._quiet import quiet
 from anyoptim._engines._base import Commit, Leaf, NDArray, Plan, Result, real
 from anyoptim._trace._coefficients import CoefficientTable
 from anyoptim._trace._expressions import range_of
-from anyoptim._trace._graph import Graph, trace, trace_measure
+from anyoptim._trace._graph import Graph, trace, trace_reduction
 from anyoptim._trace._operations import OPERATORS
 from anyoptim._trace._program import Program, StaticOptions, static_options
-from anyoptim._trace._reduction import COLUMNS
 from anyoptim._trace._reduction import row as reduced
 
 __all__ = ["JaxPlan"]
@@ -76,15 +75,15 @@ class JaxPlan(Plan):
     def gather(self, xs: Sequence[Array]) -> Sequence[Array]:
         return xs
 
-    def squares(self, k: int, gathered: Sequence[Array], rows: CoefficientTable) -> list[NDArray]:
+    def reduced(self, k: int, gathered: Sequence[Array], rows: CoefficientTable) -> list[NDArray]:
         whole = None if self._shardings is None else self._place
-        call = _measured(self.leaves[0].library, self.program, k, *_kinds(rows), whole)
+        call = _reduced(self.leaves[0].library, self.program, k, *_kinds(rows), whole)
         static = {static_options(row) for row in rows.distinct}
         # To hand slots over costs time; p and x are the inputs 0 and 1.
         reads = any(i >= 2 for each in static for i in _graph(self.program, k, each).read)
         slots = [leaf.slots if reads else () for leaf in self.leaves]
         ps = [leaf.p for leaf in self.leaves]
-        return [*np.asarray(call(slots, self._numbers(k, rows), ps, gathered)).reshape(len(ps), 1, COLUMNS)]
+        return [*np.asarray(call(slots, self._numbers(k, rows), ps, gathered)).reshape(len(ps), 1, -1)]
 
     def prepare_anew(self, gathered: Sequence[Array], rows: CoefficientTable) -> Commit:
         call = _step(self.leaves[0].library, self.program, *_kinds(rows), self._shardings)
@@ -150,7 +149,7 @@ def _split() -> Callable[..., Any]:
 
 @functools.lru_cache(maxsize=256)
 def _graph(program: Program, k: int | None, static: StaticOptions) -> Graph:
-    return trace(program, static) if k is None else trace_measure(program, k, static)
+    return trace(program, static) if k is None else trace_reduction(program, k, static)
 
 
 @functools.lru_cache(maxsize=64)
@@ -179,7 +178,7 @@ def _step(
 
 
 @functools.lru_cache(maxsize=64)
-def _measured(
+def _reduced(
     library: Library,
     program: Program,
     k: int,
@@ -187,22 +186,23 @@ def _measured(
     row_of_leaf: Sequence[int],
     whole: Any,
 ) -> Callable[..., Any]:
-    """The function that gives the rows of the reduction of what part `k` measures, one for each leaf.
+    """The function that gives the rows of the reduction that is part `k`, one for each leaf.
 
     `whole` is where all devices have them, if they are several.
     """
-    xp = library.xp
+    xp, kind = library.xp, program.reduction(k).kind
     graphs = [_graph(program, k, static) for static in kinds]
 
-    def measured(slots: Any, rows: Any, ps: Any, xs: Any) -> Any:
+    def rows_of_leaves(slots: Any, rows: Any, ps: Any, xs: Any) -> Any:
         wide = library.widest_float()
         table = []
         for i, (p, x, own, numbers) in enumerate(zip(ps, xs, slots, rows, strict=True)):
             parts = _parts(library, graphs[row_of_leaf[i] if row_of_leaf else 0], (p, x, *own), numbers)
-            table.append(reduced(library, [xp.astype(a, wide) for (a,) in parts]))
+            terms = [functools.reduce(operator.mul, [xp.astype(a, wide) for a in arrays]) for arrays in parts]
+            table.append(reduced(library, kind, terms))
         return xp.concat(table)
 
-    return loaded().jit(measured, out_shardings=whole)  # type: ignore[no-any-return]
+    return loaded().jit(rows_of_leaves, out_shardings=whole)  # type: ignore[no-any-return]
 
 
 def _parts(library: Library, graph: Graph, arrays: Sequence[Array], numbers: Array) -> list[list[Array]]:

@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
+import functools
 import math
+import operator
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from anyoptim._arrays import COMPUTE, Array, Library
-from anyoptim._arrays import library as library_of
 from anyoptim._arrays._quiet import quiet
 from anyoptim._engines._base import Commit, Leaf, Plan, Result
 from anyoptim._trace._coefficients import CoefficientTable
 from anyoptim._trace._expressions import range_of
-from anyoptim._trace._graph import trace, trace_measure
+from anyoptim._trace._graph import trace, trace_reduction
 from anyoptim._trace._operations import Operations
 from anyoptim._trace._program import MOVE, Coefficients, Program, static_options
-from anyoptim._trace._reduction import NOTHING, merged
+from anyoptim._trace._reduction import Kind
 from anyoptim._trace._reduction import row as reduced
 
-__all__ = ["LazyPlan", "PortablePlan", "start"]
+__all__ = ["LazyPlan", "PortablePlan", "explained", "product", "rows_of", "start", "terms"]
 
 TILE = 1 << 18
-"""The elements whose squares are summed at a time, lest there be many intermediate results of an array's size."""
+"""The elements that are reduced at a time, lest there be many intermediate results of an array's size."""
 
 
 class _Eager(Operations):
@@ -60,14 +61,14 @@ class _Eager(Operations):
 
 
 @contextmanager
-def _explained(program: Program, k: int | None, rows: CoefficientTable) -> Iterator[None]:
+def explained(program: Program, k: int | None, rows: CoefficientTable) -> Iterator[None]:
     """Within it, a rule that fails is told what is wrong in the words of the engines that trace it."""
     try:
         yield
     except Exception:
         if program.array_rule is None and MOVE in program.parts:  # without that it is no step
             for static in {static_options(row) for row in rows.distinct}:
-                trace(program, static) if k is None else trace_measure(program, k, static)
+                trace(program, static) if k is None else trace_reduction(program, k, static)
         raise
 
 
@@ -75,18 +76,24 @@ class PortablePlan(Plan):
     """A plan for leaves of any kind."""
 
     def gather(self, xs: Sequence[Array]) -> Sequence[Array]:
-        return [*xs]
+        return xs
 
-    def squares(self, k: int, gathered: Any, rows: CoefficientTable) -> list[Array]:
+    def reduced(self, k: int, gathered: Any, rows: CoefficientTable) -> list[Array]:
         found = []
         for i, (leaf, x) in enumerate(zip(self.leaves, gathered, strict=True)):
-            with leaf.library.on_device_of(leaf.p), _explained(self.program, k, rows):
-                found.append(self._rows(k, leaf, x, rows.row(i)))
-        return self._known(found, gathered)
+            with leaf.library.on_device_of(leaf.p), explained(self.program, k, rows):
+                sums = rows_of(
+                    leaf.library, self.program.reduction(k).kind, terms(self.program, k, leaf, x, rows.row(i))
+                )
+                found.append(sums if leaf.library.traced(sums) else leaf.library.to_host(sums))
+        return found
 
     def prepare_anew(self, gathered: Sequence[Array], rows: CoefficientTable) -> Commit:
-        with _explained(self.program, None, rows):
-            computed = self._computed(gathered, rows)
+        computed = []
+        with explained(self.program, None, rows):
+            for i, (leaf, x) in enumerate(zip(self.leaves, gathered, strict=True)):
+                with leaf.library.on_device_of(leaf.p):
+                    computed.append(self.result(leaf, x, rows.row(i)))
         results = self._materialized(computed)
 
         def commit() -> list[Result]:
@@ -98,36 +105,14 @@ class PortablePlan(Plan):
 
         return commit
 
-    def _computed(self, xs: Sequence[Array], rows: CoefficientTable) -> list[Result]:
-        results = []
-        for i, (leaf, x) in enumerate(zip(self.leaves, xs, strict=True)):
-            with leaf.library.on_device_of(leaf.p):
-                results.append(self._result(leaf, x, rows.row(i)))
-        return results
-
-    def _result(self, leaf: Leaf, x: Array, row: Coefficients) -> Result:
+    def result(self, leaf: Leaf, x: Array, row: Coefficients) -> Result:
+        """The new parameter and the new slots of a leaf."""
         return (_result if self.program.array_rule is None else _whole)(self.program, leaf, x, row)
-
-    def _rows(self, k: int, leaf: Leaf, x: Array, row: Coefficients) -> Array:
-        """The rows of the reduction of what part `k` measures."""
-        measured = _measured(self.program, k, leaf, x, row)
-        if leaf.library.lazy:
-            return leaf.library.rows_of_blocks(_one_row, NOTHING, measured)
-        return _rows(leaf.library, *measured)
 
     def _materialized(self, results: list[Result]) -> list[Result]:
         """The results, with nothing left to compute."""
         arrays = iter(self.leaves[0].library.materialize([a for p, slots in results for a in (p, *slots)]))
         return [Result(next(arrays), tuple(next(arrays) for _ in slots)) for _, slots in results]
-
-    def _known(self, sums: list[Array], gathered: list[Array]) -> list[Array]:
-        """The rows on the host."""
-        library = self.leaves[0].library
-        if any(map(library.traced, sums)):
-            return sums
-        # With lazy gradients, which would be computed again for the step, and for each measure.
-        known, gathered[:] = library.rows_to_host(sums, gathered)
-        return known
 
 
 class LazyPlan(PortablePlan):
@@ -135,9 +120,6 @@ class LazyPlan(PortablePlan):
 
     def _materialized(self, results: list[Result]) -> list[Result]:
         return results
-
-    def _known(self, sums: list[Array], gathered: list[Array]) -> list[Array]:
-        return sums if self.leaves[0].library.lazy else super()._known(sums, gathered)
 
 
 def start(
@@ -214,30 +196,34 @@ def _whole(program: Program, leaf: Leaf, x: Array, row: Coefficients) -> Result:
     return Result(library.sharded_like(result.p, leaf.p), tuple(map(library.sharded_like, result.slots, leaf.slots)))
 
 
-def _measured(program: Program, k: int, leaf: Leaf, x: Array, row: Coefficients) -> list[Array]:
-    """What part `k` measures: of a complex leaf two arrays."""
-    library, arrays = leaf.library, []
+def terms(program: Program, k: int, leaf: Leaf, x: Array, row: Coefficients) -> list[list[Array]]:
+    """What the reduction that is part `k` is of: one array, or two factors; for a complex leaf twice."""
+    library, found = leaf.library, []
     for p, g, slots in _reals(leaf, x):
-        arrays.append(library.array(program.measured(k, _Eager(library, p), p, g, slots, _row(library, row, p))))
-    return arrays
+        values = program.terms(k, _Eager(library, p), p, g, slots, _row(library, row, p))
+        found.append([*map(library.array, values)])
+    return found
 
 
-def _rows(library: Library, *arrays: Array) -> Array:
-    """The rows of the reduction of some arrays."""
-    xp, parts = library.xp, []
-    for a in map(library.local, arrays):
-        whole, n = library.compiled_by_xla or math.prod(a.shape) <= TILE, math.prod(a.shape)
-        flat = a if whole else xp.reshape(a, (-1,))
-        parts += [a] if whole else [flat[i : min(i + TILE, n)] for i in range(0, n, TILE)]
-    wide = library.widest_float()
+def rows_of(library: Library, kind: Kind, terms: Sequence[Sequence[Array]]) -> Array:
+    """The rows of a leaf: of a NumPy-like library one for each piece, so that intermediate results are small."""
+    xp, parts = library.xp, list[list[Array]]()
+    for factors in terms:
+        arrays = [*map(library.local, factors)]
+        n = math.prod(arrays[0].shape)
+        if not (library.compiled_by_xla or n <= TILE):
+            flat = [xp.reshape(a, (-1,)) for a in arrays]
+            parts += [[a[i : min(i + TILE, n)] for a in flat] for i in range(0, n, TILE)]
+        else:
+            parts.append(arrays)
     if len(parts) <= 2:  # a complex array has two
-        return reduced(library, [xp.astype(a, wide, copy=False) for a in parts])
-    return xp.concat([reduced(library, [xp.astype(a, wide)]) for a in parts])
+        return reduced(library, kind, [product(library, arrays) for arrays in parts])
+    return xp.concat([reduced(library, kind, [product(library, arrays)]) for arrays in parts])
 
 
-def _one_row(*blocks: Array) -> Array:
-    library = library_of(blocks[0])
-    return merged(library.to_host(_rows(library, *map(library.array, blocks))))
+def product(library: Library, arrays: Sequence[Array]) -> Array:
+    wide = library.widest_float()
+    return functools.reduce(operator.mul, [library.xp.astype(a, wide, copy=False) for a in arrays])
 
 
 def _kept(
