@@ -566,6 +566,4 @@ class SlotStage(Stage):
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         if cls.slots:
-            raise TypeError(
-                f"{cls.__name__} has slots = {cls.slots!r}; wanted none beside those of the stages before it"
-            )
+            raise TypeError(f"{cls.__name__} has slots = {cls.slots!r}; wanted none: the stages before it have some")
