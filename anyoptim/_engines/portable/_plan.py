@@ -206,7 +206,7 @@ def terms(program: Program, k: int, leaf: Leaf, x: Array, row: Coefficients) -> 
 
 
 def rows_of(library: Library, kind: Kind, terms: Sequence[Sequence[Array]]) -> Array:
-    """The rows of a leaf: of a NumPy-like library one for each piece, so that intermediate results are small."""
+    """The rows of what `terms` gave: of a NumPy-like library one for each piece, so that intermediate results are small."""
     xp, parts = library.xp, list[list[Array]]()
     for factors in terms:
         arrays = [*map(library.local, factors)]
@@ -222,6 +222,7 @@ def rows_of(library: Library, kind: Kind, terms: Sequence[Sequence[Array]]) -> A
 
 
 def product(library: Library, arrays: Sequence[Array]) -> Array:
+    """The term of a reduction of one array, or of two factors, in the widest dtype."""
     wide = library.widest_float()
     return functools.reduce(operator.mul, [library.xp.astype(a, wide, copy=False) for a in arrays])
 
