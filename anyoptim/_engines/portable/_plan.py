@@ -206,7 +206,7 @@ def terms(program: Program, k: int, leaf: Leaf, x: Array, row: Coefficients) -> 
 
 
 def rows_of(library: Library, kind: Kind, terms: Sequence[Sequence[Array]]) -> Array:
-    """The rows of what `terms` gave: of a NumPy-like library one for each piece, so that intermediate results are small."""
+    """The rows of what `terms` gave; mostly one for each piece, so that intermediate results are small."""
     xp, parts = library.xp, list[list[Array]]()
     for factors in terms:
         arrays = [*map(library.local, factors)]
