@@ -18,7 +18,8 @@ The relative error of the sum of squares of n elements is at most 4 * 2**-53 + n
 rounded to float64, and n times at most 2**-81 is lost of a sum that is at least 2**-2, as the largest square is.
 
 What is known of some elements is a row of seven integers: the code of b, and the sum of each half of each digit, which
-int64 holds for 2**43 elements. A complex element counts as two real ones. Where a library has no float64, the row is
+int64 holds for 2**43 elements. A complex element counts as two real ones. Devices that have parts of one array agree on
+the largest code first, and on the sums then. Where a library has no float64, the row is
 one of float32: there the library adds the squares, scaled in the same way, in its own order.
 """
 
@@ -48,7 +49,7 @@ __all__ = [
     "codes",
     "merged",
     "norm",
-    "row",
+    "rows",
     "split",
 ]
 
@@ -105,44 +106,67 @@ def split(table: Any) -> Any:
     return np.concatenate([table[:, :1], halves], axis=1)
 
 
-def row(library: Library, parts: Sequence[Any]) -> Any:
-    """The row of what some arrays have in all: an array of shape (1, 7)."""
-    xp, dtype = library.xp, parts[0].dtype
+def rows(library: Library, leaves: Sequence[Sequence[Any]], shardings: Sequence[Any] | None = None) -> Any:
+    """The rows of some leaves, each of one or several arrays of real numbers: an array of shape (n, 7).
+
+    Where the leaves lie on several devices, `shardings` may say how they are cut among these.
+    """
+    return library.over_shards(functools.partial(_rows, library), leaves, shardings)
+
+
+def _rows(library: Library, over_shards: Callable[[str, Any], Any], leaves: Sequence[Sequence[Any]]) -> Any:
+    """The same of what one device has, perhaps: `over_shards("max" or "sum", a)` is that of what all of them have."""
+    xp, like = library.xp, leaves[0][0]
+    dtype, place = library.widest_float(), library.creation_device(like)
     exact = dtype == xp.float64
-    whole, place = xp.int64 if exact else dtype, library.creation_device(parts[0])
+    whole = xp.int64 if exact else dtype
 
     def constant(values: Any) -> Any:
         with quiet():
             narrow = np.asarray(values, np.float64 if exact else np.float32)
         return xp.asarray(narrow, dtype=dtype, device=place)
 
-    parts = [a for a in parts if 0 not in a.shape]
-    if not parts:
-        return xp.zeros((1, COLUMNS), dtype=whole, device=place)
-    largest = functools.reduce(xp.maximum, [xp.max(xp.abs(a)) for a in parts])
-    count = xp.sum(xp.astype(largest >= constant(_BOUNDS), xp.int32), dtype=xp.int32)
+    leaves = [[a for a in parts if 0 not in a.shape] for parts in leaves]
+    # Before elements are made wider: or else XLA would keep a wide copy of them all, for this pass and the next.
+    greatest = [[xp.astype(xp.max(xp.abs(a)), dtype, copy=False) for a in parts] for parts in leaves]
+    largest = xp.stack([functools.reduce(xp.maximum, of) if of else constant(0.0) for of in greatest])
+    count = xp.sum(xp.astype(largest[:, None] >= constant(_BOUNDS), xp.int32), axis=1, dtype=xp.int32)
     found = xp.where(largest == largest, count + xp.astype(largest > 0, xp.int32), xp.full_like(count, NAN))
-    scale = _at(xp, constant(SCALES), found)
-    # A compiler that does not know that this is 0 makes no one operation of a product and a sum, and adds no constants.
-    zero = xp.where(found < INFINITE, largest, xp.zeros_like(largest)) * 0.0
-    sums = [xp.zeros_like(largest, dtype=whole) for _ in range(COLUMNS - 1)]
-    for a in parts:
-        y = a * scale * scale
-        v = y * y + zero
-        v = xp.where(found < INFINITE, v, xp.zeros_like(v))
-        if not exact:
-            sums[0] = sums[0] + xp.sum(v) * 2.0**-HALF
-            continue
-        digits = []
-        for rounder, unit in ROUNDERS:
-            to = rounder + zero
-            nearest = (v + to) - to
-            v = v - nearest
-            digits.append(xp.astype(nearest if unit == 1 else nearest * unit, whole))
-        few = math.prod(a.shape) <= WHOLE
-        added = library.sums(digits if few else _both_halves(digits))
-        sums = [s + new for s, new in zip(sums, _both_halves(added) if few else added, strict=True)]
-    return xp.reshape(xp.stack([xp.astype(found, whole), *sums]), (1, COLUMNS))
+    found = over_shards("max", found)
+    scales = _at(xp, constant(SCALES), found)
+    finite = found < INFINITE
+    # A compiler that can't know that these are 0 makes no one operation of a product and a sum, and adds no constants.
+    zeros = library.opaque(xp.where(finite, largest, xp.zeros_like(largest))) * 0.0
+    table = []
+    for i, parts in enumerate(leaves):
+        sums = [xp.zeros_like(largest[i], dtype=whole) for _ in range(COLUMNS - 1 if exact else 1)]
+        scale, zero = scales[i], zeros[i]
+        for a in parts:
+            y = xp.astype(a, dtype, copy=False) * scale * scale
+            if exact:
+                v = y * y + zero
+                added = _digits(library, xp.where(finite[i], v, xp.zeros_like(v)), zero)
+            else:  # what is not finite says the code
+                added = [xp.sum(y * y) * 2.0**-HALF]
+            sums = [s + new for s, new in zip(sums, added, strict=True)]
+        table.append(xp.stack(sums))
+    totals = over_shards("sum", xp.stack(table))
+    if not exact:
+        totals = xp.concat([totals, *[xp.zeros_like(totals)] * (COLUMNS - 2)], axis=1)
+    return xp.concat([xp.astype(found, whole)[:, None], totals], axis=1)
+
+
+def _digits(library: Library, v: Any, zero: Any) -> list[Any]:
+    """The sums of both halves of all digits of some scaled squares."""
+    xp, digits = library.xp, []
+    for rounder, unit in ROUNDERS:
+        to = rounder + zero
+        nearest = (v + to) - to
+        v = v - nearest
+        digits.append(xp.astype(nearest if unit == 1 else nearest * unit, xp.int64))
+    few = math.prod(v.shape) <= WHOLE
+    added = library.sums(digits if few else _both_halves(digits))
+    return _both_halves(added) if few else added
 
 
 def _both_halves(digits: Sequence[Any]) -> list[Any]:
@@ -179,7 +203,7 @@ def norm(xp: Any, rows: Sequence[Any]) -> Any:
     value = _value([total[k] for k in range(COLUMNS - 1)], (lambda a: xp.astype(a, xp.float64)) if exact else None)
     with quiet():
         units = xp.asarray(np.asarray(_UNITS, np.float64 if exact else np.float32))
-    unit = _at(xp, units, code)
+    unit = _at(xp, units, xp.reshape(code, (1,)))[0]
     return xp.where(code < INFINITE, xp.sqrt(value) * unit * unit, unit)
 
 
@@ -212,7 +236,7 @@ def _value(sums: list[Any], wide: Callable[[Any], Any] | None) -> Any:
     return value * 2.0**HALF
 
 
-def _at(xp: Any, table: Any, code: Any) -> Any:
-    """The number in a table for a code. Not all libraries have `take` for lazy arrays."""
-    numbers = xp.arange(table.shape[0], dtype=code.dtype)
-    return xp.sum(xp.where(numbers == code, table, xp.zeros_like(table)))
+def _at(xp: Any, table: Any, codes: Any) -> Any:
+    """The numbers in a table for a vector of codes. Not all libraries have `take` for lazy arrays."""
+    numbers = xp.arange(table.shape[0], dtype=codes.dtype)
+    return xp.sum(xp.where(numbers == codes[:, None], table, xp.zeros_like(table)), axis=1)

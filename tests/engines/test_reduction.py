@@ -158,7 +158,7 @@ def test_long_arrays(engine: ao.EngineName, dtype: str, measured: Measure, monke
     g = _values(np.random.default_rng(2), dtype, 200_000, -60, 60)
     g = g[np.argsort(abs(g))]
     wide = g.astype(float)
-    expected = reduction.row(library_of(wide), [wide]).tolist()
+    expected = reduction.rows(library_of(wide), [[wide]]).tolist()
     monkeypatch.setattr(portable, "TILE", 1 << 15)
     for one in (g, np.ascontiguousarray(g[::-1]), np.roll(g, 70_000)):
         found = measured([np.ones_like(one)], [one], engine)
@@ -169,9 +169,9 @@ def test_long_arrays(engine: ao.EngineName, dtype: str, measured: Measure, monke
 def test_sums_of_half_digits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of more elements than an int64 holds the sum of whole digits for, halves are added: to the same integer."""
     g = _values(np.random.default_rng(4), "float64", 1000, -20, 20)
-    whole = reduction.row(library_of(g), [g]).tolist()
+    whole = reduction.rows(library_of(g), [[g]]).tolist()
     monkeypatch.setattr(reduction, "WHOLE", 999)
-    halves = reduction.row(library_of(g), [g]).tolist()
+    halves = reduction.rows(library_of(g), [[g]]).tolist()
     assert whole != halves
     assert _total(whole) == _total(halves)
 

@@ -16,7 +16,7 @@ from anyoptim._trace._expressions import range_of
 from anyoptim._trace._graph import trace, trace_measure
 from anyoptim._trace._operations import Operations
 from anyoptim._trace._program import MOVE, Coefficients, Program, static_options
-from anyoptim._trace._reduction import row as reduced
+from anyoptim._trace._reduction import rows as reduced
 
 __all__ = ["LazyPlan", "PortablePlan", "start"]
 
@@ -79,11 +79,20 @@ class PortablePlan(Plan):
         return self.leaves[0].library.materialize(list(xs)) if lazy else xs
 
     def squares(self, k: int, gathered: Sequence[Array], rows: CoefficientTable) -> list[Array]:
-        measured, rows_of_leaves = functools.partial(self.program.measured, k), []
+        measured, library = functools.partial(self.program.measured, k), self.leaves[0].library
+        # XLA compiles them all together: so their parts on several devices are reduced together, too.
+        together = library.compiled_by_xla and any(map(library.traced, (*gathered, *(leaf.p for leaf in self.leaves))))
+        found = []
         for i, (leaf, x) in enumerate(zip(self.leaves, gathered, strict=True)):
-            with leaf.library.on_device_of(leaf.p), _explained(self.program, k, rows):
-                rows_of_leaves.append(self._known(_squares(measured, leaf, x, rows.row(i))))
-        return rows_of_leaves
+            with library.on_device_of(leaf.p), _explained(self.program, k, rows):
+                parts = _measured(measured, leaf, x, rows.row(i))
+                # A complex array has two.
+                each = [parts] if len(parts) <= 2 else [[a] for a in parts]
+                found.append(parts if together else self._known(reduced(library, each)))
+        if together:
+            table = reduced(library, found)
+            return [table[i : i + 1] for i in range(len(found))]
+        return found
 
     def prepare_anew(self, gathered: Sequence[Array], rows: CoefficientTable) -> Commit:
         with _explained(self.program, None, rows):
@@ -204,7 +213,8 @@ def _whole(program: Program, leaf: Leaf, x: Array, row: Coefficients) -> Result:
     return Result(library.sharded_like(result.p, leaf.p), tuple(map(library.sharded_like, result.slots, leaf.slots)))
 
 
-def _squares(measured: Callable[..., Any], leaf: Leaf, x: Array, row: Coefficients) -> Array:
+def _measured(measured: Callable[..., Any], leaf: Leaf, x: Array, row: Coefficients) -> list[Array]:
+    """What is measured of a leaf, as an array, the two parts of a complex one, or in tiles."""
     library, xp = leaf.library, leaf.library.xp
     parts = []
     for p, g, slots in _reals(leaf, x):
@@ -212,10 +222,7 @@ def _squares(measured: Callable[..., Any], leaf: Leaf, x: Array, row: Coefficien
         whole = library.lazy or library.compiled_by_xla or math.prod(a.shape) <= TILE
         flat, n = a if whole else xp.reshape(a, (-1,)), math.prod(a.shape)
         parts += [a] if whole else [flat[i : min(i + TILE, n)] for i in range(0, n, TILE)]
-    wide = library.widest_float()
-    if len(parts) <= 2:  # a complex array has two
-        return reduced(library, [xp.astype(a, wide, copy=False) for a in parts])
-    return xp.concat([reduced(library, [xp.astype(a, wide)]) for a in parts])
+    return parts
 
 
 def _kept(
