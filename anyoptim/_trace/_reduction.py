@@ -18,9 +18,9 @@ The relative error of the sum of squares of n elements is at most 4 * 2**-53 + n
 rounded to float64, and n times at most 2**-81 is lost of a sum that is at least 2**-2, as the largest square is.
 
 What is known of some elements is a row of seven integers: the code of b, and the sum of each half of each digit, which
-int64 holds for 2**43 elements. A complex element counts as two real ones. Devices that have parts of one array agree on
-the largest code first, and on the sums then. Where a library has no float64, the row is
-one of float32: there the library adds the squares, scaled in the same way, in its own order.
+int64 holds for 2**43 elements. A complex element counts as two real ones. Devices that have parts of the same arrays
+first agree on the codes, one for each array, and then on the sums. Where a library has no float64, the row is one of
+float32: there the library adds the squares, scaled in the same way, in its own order.
 """
 
 from __future__ import annotations
@@ -143,11 +143,11 @@ def _rows(library: Library, over_shards: Callable[[str, Any], Any], leaves: Sequ
         scale, zero = scales[i], zeros[i]
         for a in parts:
             y = xp.astype(a, dtype, copy=False) * scale * scale
+            v = y * y + zero
             if exact:
-                v = y * y + zero
                 added = _digits(library, xp.where(finite[i], v, xp.zeros_like(v)), zero)
-            else:  # what is not finite says the code
-                added = [xp.sum(y * y) * 2.0**-HALF]
+            else:  # NaN does no harm, and XLA would store what it had to choose
+                added = [xp.sum(v) * 2.0**-HALF]
             sums = [s + new for s, new in zip(sums, added, strict=True)]
         table.append(xp.stack(sums))
     totals = over_shards("sum", xp.stack(table))

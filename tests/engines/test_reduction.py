@@ -136,8 +136,9 @@ def test_on_several_devices_of_jax(measured: Measure, need: Callable[[str], Libr
                 assert _agrees(measured([p], [x]), g.ravel().tolist())
 
 
-def test_under_jit(need: Callable[[str], Library]) -> None:
-    """Also where XLA knows the constants that round, and might add them before."""
+@pytest.mark.parametrize("known", ["the constants", "all"])
+def test_under_jit(known: str, need: Callable[[str], Library]) -> None:
+    """Where XLA knows the constants that round, and might add them before; and where it knows the gradient, too."""
     lib, case = need("jax-x64"), _values(np.random.default_rng(4), "float64", 500, -20, 20)
 
     def step(p: Any, g: Any) -> Any:
@@ -147,7 +148,8 @@ def test_under_jit(need: Callable[[str], Library]) -> None:
     with lib.context():
         import jax
 
-        new = lib.tonumpy(jax.jit(step)(lib.asarray(np.zeros_like(case)), lib.asarray(case)))
+        p, g = lib.asarray(np.zeros_like(case)), lib.asarray(case)
+        new = lib.tonumpy(jax.jit(lambda p: step(p, g))(p) if known == "all" else jax.jit(step)(p, g))
     np.testing.assert_allclose(-new, case * (1 / norm(case.tolist())), rtol=1e-15)
 
 
