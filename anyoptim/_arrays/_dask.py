@@ -27,6 +27,8 @@ class Dask(Library):
     def refusal(self, x: Array) -> str | None:
         if any(n != n for n in x.shape):
             return f"has the unknown shape {x.shape}; call compute_chunk_sizes() on it first"
+        if isinstance(x._meta, np.ma.MaskedArray):
+            return "has masked chunks, whose operators mean something else; wanted plain ones"
         return None
 
     def writable(self, x: Array) -> bool:
