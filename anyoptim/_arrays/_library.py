@@ -319,6 +319,21 @@ class Library:
         """For each of some arrays of one shape the sum of its elements, which are integers."""
         return [self.xp.sum(a) for a in arrays]
 
+    def opaque(self, x: Array) -> Array:
+        """`x`, of whose values a compiler may assume nothing, even if it knows them."""
+        return x
+
+    def over_shards(
+        self, reduction: Callable[..., Array], leaves: Sequence[Sequence[Any]], shardings: Sequence[Any] | None
+    ) -> Array:
+        """What `reduction(over, leaves)` gives for lists of lists of arrays: an array with a row for each of the first.
+
+        Where it is known how the leaves are cut among several devices, from `shardings` or their arrays, each device
+        calls it with its parts; `over("max" or "sum", a)` is that of the vectors or matrices `a` of all devices, which
+        also have a row for each leaf. Elsewhere `over` gives `a` itself.
+        """
+        return reduction(lambda _, a: a, leaves)
+
     def over_processes(self, what: str, rows: np.ndarray[Any, Any], arrays: Sequence[Array]) -> np.ndarray[Any, Any]:
         """For each array the "sum" or "max" of the rows of integers that the processes which hold parts have for it.
 

@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 
 from anyoptim._arrays import Array, library
 from anyoptim._engines import LAZY, CoefficientTable, Dispatch, Leaf, Plan, Plans, Result
-from anyoptim._engines.portable._plan import LazyPlan, PortablePlan, explained, product, rows_of, terms
+from anyoptim._engines.portable._plan import LazyPlan, PortablePlan, explained, rows_of, terms
+from anyoptim._trace._exact_sum import Kind, no_rows, one_row, product
 from anyoptim._trace._graph import trace, trace_reduction
 from anyoptim._trace._program import MOVE, Coefficients, Program, StaticOptions, static_options
-from anyoptim._trace._reduction import Kind, no_rows, one_row
 
 __all__ = ["plans"]
 

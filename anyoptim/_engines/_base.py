@@ -165,7 +165,7 @@ class Plan(ABC):
     def reduced(self, k: int, gathered: Any, rows: CoefficientTable) -> list[Array]:
         """For each leaf the rows of the reduction that is part `k` of the program.
 
-        As `_trace/_reduction.py` says: a NumPy array, or a traced one. The rows need not go further than part `k`.
+        As `_trace/_exact_sum.py` says: a NumPy array, or a traced one. The rows need not go further than part `k`.
         """
 
     def value(self, k: int, gathered: Any, rows: CoefficientTable) -> Any:

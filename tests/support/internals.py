@@ -17,9 +17,9 @@ from anyoptim._machine import _completed as completed
 from anyoptim._machine import _disk_cache as disk_cache
 from anyoptim._machine import _scratch as scratch
 from anyoptim._machine import _threads as threads
+from anyoptim._trace import _exact_sum as reduction
+from anyoptim._trace import _exact_sum_text as reduction_text
 from anyoptim._trace import _other_names as other_names
-from anyoptim._trace import _reduction as reduction
-from anyoptim._trace import _reduction_text as reduction_text
 from anyoptim._trace._coefficients import rows_of
 from anyoptim._trace._expressions import Range, evaluate, range_of
 from anyoptim._trace._graph import Graph, trace, trace_reduction

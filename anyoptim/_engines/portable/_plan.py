@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import functools
 import math
-import operator
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -13,14 +11,14 @@ from anyoptim._arrays import COMPUTE, Array, Library
 from anyoptim._arrays._quiet import quiet
 from anyoptim._engines._base import Commit, Leaf, Plan, Result
 from anyoptim._trace._coefficients import CoefficientTable
+from anyoptim._trace._exact_sum import Kind
+from anyoptim._trace._exact_sum import rows as reduced
 from anyoptim._trace._expressions import range_of
 from anyoptim._trace._graph import trace, trace_reduction
 from anyoptim._trace._operations import Operations
 from anyoptim._trace._program import MOVE, Coefficients, Program, static_options
-from anyoptim._trace._reduction import Kind
-from anyoptim._trace._reduction import row as reduced
 
-__all__ = ["LazyPlan", "PortablePlan", "explained", "product", "rows_of", "start", "terms"]
+__all__ = ["LazyPlan", "PortablePlan", "explained", "rows_of", "start", "terms"]
 
 TILE = 1 << 18
 """The elements that are reduced at a time, lest there be many intermediate results of an array's size."""
@@ -79,13 +77,17 @@ class PortablePlan(Plan):
         return xs
 
     def reduced(self, k: int, gathered: Any, rows: CoefficientTable) -> list[Array]:
-        found = []
+        kind, library = self.program.reduction(k).kind, self.leaves[0].library
+        # XLA compiles them all together: so their parts on several devices are reduced together, too.
+        together = library.compiled_by_xla and any(map(library.traced, (*gathered, *(leaf.p for leaf in self.leaves))))
+        found: list[Any] = []
         for i, (leaf, x) in enumerate(zip(self.leaves, gathered, strict=True)):
-            with leaf.library.on_device_of(leaf.p), explained(self.program, k, rows):
-                sums = rows_of(
-                    leaf.library, self.program.reduction(k).kind, terms(self.program, k, leaf, x, rows.row(i))
-                )
-                found.append(sums if leaf.library.traced(sums) else leaf.library.to_host(sums))
+            with library.on_device_of(leaf.p), explained(self.program, k, rows):
+                parts = terms(self.program, k, leaf, x, rows.row(i))
+                found.append(parts if together else _known(library, rows_of(library, kind, parts)))
+        if together:
+            table = reduced(library, kind, found)
+            return [table[i : i + 1] for i in range(len(found))]
         return found
 
     def prepare_anew(self, gathered: Sequence[Array], rows: CoefficientTable) -> Commit:
@@ -113,6 +115,10 @@ class PortablePlan(Plan):
         """The results, with nothing left to compute."""
         arrays = iter(self.leaves[0].library.materialize([a for p, slots in results for a in (p, *slots)]))
         return [Result(next(arrays), tuple(next(arrays) for _ in slots)) for _, slots in results]
+
+
+def _known(library: Library, rows: Array) -> Array:
+    return rows if library.traced(rows) else library.to_host(rows)
 
 
 class LazyPlan(PortablePlan):
@@ -206,25 +212,17 @@ def terms(program: Program, k: int, leaf: Leaf, x: Array, row: Coefficients) -> 
 
 
 def rows_of(library: Library, kind: Kind, terms: Sequence[Sequence[Array]]) -> Array:
-    """The rows of what `terms` gave; mostly one for each piece, so that intermediate results are small."""
+    """The rows of what `terms` gave: one for each piece, so that intermediate results are small, but under XLA."""
     xp, parts = library.xp, list[list[Array]]()
     for factors in terms:
         arrays = [*map(library.local, factors)]
         n = math.prod(arrays[0].shape)
-        if not (library.compiled_by_xla or n <= TILE):
+        if library.compiled_by_xla or n <= TILE:
+            parts.append(arrays)
+        else:
             flat = [xp.reshape(a, (-1,)) for a in arrays]
             parts += [[a[i : min(i + TILE, n)] for a in flat] for i in range(0, n, TILE)]
-        else:
-            parts.append(arrays)
-    if len(parts) <= 2:  # a complex array has two
-        return reduced(library, kind, [product(library, arrays) for arrays in parts])
-    return xp.concat([reduced(library, kind, [product(library, arrays)]) for arrays in parts])
-
-
-def product(library: Library, arrays: Sequence[Array]) -> Array:
-    """The term of a reduction of one array, or of two factors, in the widest dtype."""
-    wide = library.widest_float()
-    return functools.reduce(operator.mul, [library.xp.astype(a, wide, copy=False) for a in arrays])
+    return reduced(library, kind, [parts] if len(parts) <= 2 else [[part] for part in parts])  # a complex array has two
 
 
 def _kept(
