@@ -11,8 +11,8 @@ import pytest
 
 import anyoptim as ao
 from tests.support.compat_torch import OPTIONS, Beside, drawn, make, random, shapes
-from tests.support.options import draws
 from tests.support.libraries import Library
+from tests.support.options import draws
 
 HALF = 50
 DRAWS = 3
