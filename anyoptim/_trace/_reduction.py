@@ -127,25 +127,26 @@ def _rows(library: Library, over_shards: Callable[[str, Any], Any], leaves: Sequ
         return xp.asarray(narrow, dtype=dtype, device=place)
 
     leaves = [[a for a in parts if 0 not in a.shape] for parts in leaves]
-    # Before elements are made wider: or else XLA would keep a wide copy of them all, for this pass and the next.
-    greatest = [[xp.astype(xp.max(xp.abs(a)), dtype, copy=False) for a in parts] for parts in leaves]
-    largest = xp.stack([functools.reduce(xp.maximum, of) if of else constant(0.0) for of in greatest])
-    count = xp.sum(xp.astype(largest[:, None] >= constant(_BOUNDS), xp.int32), axis=1, dtype=xp.int32)
-    found = xp.where(largest == largest, count + xp.astype(largest > 0, xp.int32), xp.full_like(count, NAN))
-    found = over_shards("max", found)
-    scales = _at(xp, constant(SCALES), found)
-    finite = found < INFINITE
-    # A compiler that can't know that these are 0 makes no one operation of a product and a sum, and adds no constants.
-    zeros = library.opaque(xp.where(finite, largest, xp.zeros_like(largest))) * 0.0
+    greatest, found = [], []
+    for parts in leaves:
+        # Before elements are made wider: or else XLA would keep a wide copy of them all, for this pass and the next.
+        each = [xp.astype(xp.max(xp.abs(a)), dtype, copy=False) for a in parts] or [constant(0.0)]
+        largest = functools.reduce(xp.maximum, each)
+        count = xp.sum(xp.astype(largest >= constant(_BOUNDS), xp.int32), dtype=xp.int32)
+        found.append(xp.where(largest == largest, count + xp.astype(largest > 0, xp.int32), xp.full_like(count, NAN)))
+        greatest.append(largest)
+    found = over_shards("max", xp.stack(found))
     table = []
     for i, parts in enumerate(leaves):
-        sums = [xp.zeros_like(largest[i], dtype=whole) for _ in range(COLUMNS - 1 if exact else 1)]
-        scale, zero = scales[i], zeros[i]
+        scale, finite = _at(xp, constant(SCALES), found[i]), found[i] < INFINITE
+        # A compiler that can't know that it is 0 makes no one operation of a product and a sum, and adds no constants.
+        zero = library.opaque(xp.where(finite, greatest[i], xp.zeros_like(greatest[i]))) * 0.0
+        sums = [xp.zeros_like(scale, dtype=whole) for _ in range(COLUMNS - 1 if exact else 1)]
         for a in parts:
             y = xp.astype(a, dtype, copy=False) * scale * scale
             v = y * y + zero
             if exact:
-                added = _digits(library, xp.where(finite[i], v, xp.zeros_like(v)), zero)
+                added = _digits(library, xp.where(finite, v, xp.zeros_like(v)), zero)
             else:  # NaN does no harm, and XLA would store what it had to choose
                 added = [xp.sum(v) * 2.0**-HALF]
             sums = [s + new for s, new in zip(sums, added, strict=True)]
@@ -203,7 +204,7 @@ def norm(xp: Any, rows: Sequence[Any]) -> Any:
     value = _value([total[k] for k in range(COLUMNS - 1)], (lambda a: xp.astype(a, xp.float64)) if exact else None)
     with quiet():
         units = xp.asarray(np.asarray(_UNITS, np.float64 if exact else np.float32))
-    unit = _at(xp, units, xp.reshape(code, (1,)))[0]
+    unit = _at(xp, units, code)
     return xp.where(code < INFINITE, xp.sqrt(value) * unit * unit, unit)
 
 
@@ -236,7 +237,7 @@ def _value(sums: list[Any], wide: Callable[[Any], Any] | None) -> Any:
     return value * 2.0**HALF
 
 
-def _at(xp: Any, table: Any, codes: Any) -> Any:
-    """The numbers in a table for a vector of codes. Not all libraries have `take` for lazy arrays."""
-    numbers = xp.arange(table.shape[0], dtype=codes.dtype)
-    return xp.sum(xp.where(numbers == codes[:, None], table, xp.zeros_like(table)), axis=1)
+def _at(xp: Any, table: Any, code: Any) -> Any:
+    """The number in a table for a code. Not all libraries have `take` for lazy arrays."""
+    numbers = xp.arange(table.shape[0], dtype=code.dtype)
+    return xp.sum(xp.where(numbers == code, table, xp.zeros_like(table)))
