@@ -119,7 +119,7 @@ class DTensors(Torch):
         totals, op = rows.copy(), torch.distributed.ReduceOp.MAX if what == "max" else torch.distributed.ReduceOp.SUM
         for mesh in dict.fromkeys(x.device_mesh for x in arrays):
             on_mesh = [i for i, x in enumerate(arrays) if x.device_mesh == mesh]
-            own = [rows[i] * _counts(arrays[i]) for i in on_mesh]
+            own = [rows[i] * (what == "max" or _counts(arrays[i])) for i in on_mesh]
             table = torch.asarray(np.array(own), dtype=torch.int64, device=mesh.device_type)
             for group in mesh.get_all_groups():
                 torch.distributed.all_reduce(table, op, group=group)

@@ -108,9 +108,9 @@ class JAX(Library):
         return list(lax.reduce(tuple(arrays), zeros, lambda a, b: tuple(map(lax.add, a, b)), axes))
 
     def over_shards(
-        self, reduction: Callable[..., Array], leaves: Sequence[Sequence[Array]], shardings: Sequence[Any] | None
+        self, reduction: Callable[..., Array], leaves: Sequence[Sequence[Any]], shardings: Sequence[Any] | None
     ) -> Array:
-        shardings = shardings or self._known_shardings([parts[0] for parts in leaves])
+        shardings = shardings or self._known_shardings([parts[0][0] for parts in leaves])
         if shardings is None:
             return super().over_shards(reduction, leaves, None)
         jax, xp = loaded(), self.xp
@@ -125,7 +125,7 @@ class JAX(Library):
             first = xp.stack([sum(numbers, start=xp.int32(0)) == 0 for numbers in others])
             return jax.lax.psum(xp.where(first[:, None], a, xp.zeros_like(a)), mesh.axis_names)
 
-        each = [[spec] * len(parts) for spec, parts in zip(specs, leaves, strict=True)]
+        each = [[[spec] * len(part) for part in leaf] for spec, leaf in zip(specs, leaves, strict=True)]
         whole = jax.sharding.PartitionSpec()
         local = functools.partial(reduction, over)
         return jax.shard_map(local, mesh=mesh, in_specs=(each,), out_specs=whole, check_vma=False)(leaves)

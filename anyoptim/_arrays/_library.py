@@ -324,9 +324,9 @@ class Library:
         return x
 
     def over_shards(
-        self, reduction: Callable[..., Array], leaves: Sequence[Sequence[Array]], shardings: Sequence[Any] | None
+        self, reduction: Callable[..., Array], leaves: Sequence[Sequence[Any]], shardings: Sequence[Any] | None
     ) -> Array:
-        """What `reduction(over, leaves)` gives for leaves of one or several arrays: an array with a row for each leaf.
+        """What `reduction(over, leaves)` gives for lists of lists of arrays: an array with a row for each of the first.
 
         Where it is known how the leaves are cut among several devices, from `shardings` or their arrays, each device
         calls it with its parts; `over("max" or "sum", a)` is that of the vectors or matrices `a` of all devices, which
@@ -340,6 +340,46 @@ class Library:
         Where several processes hold the same elements, only the row of the first of them counts.
         """
         return rows
+
+    def block(self, x: Array) -> Array:
+        """The array itself; for a lazy one an empty array of the library that its blocks are of."""
+        return x
+
+    def map_blocks(
+        self,
+        call: Callable[..., tuple[Array, ...]],
+        like: Sequence[Array],
+        arrays: Sequence[Array],
+        numbers: Sequence[Array] = (),
+    ) -> tuple[Array, ...]:
+        """Arrays like those of `like`, of lazy ones: `call(*blocks, *numbers)` for each block, in one task.
+
+        The arrays are of one shape, the numbers 0-d arrays.
+        """
+        raise NotImplementedError
+
+    def rows_of_blocks(
+        self,
+        call: Callable[..., Array],
+        like: np.ndarray[Any, Any],
+        arrays: Sequence[Array],
+        numbers: Sequence[Array] = (),
+    ) -> Array:
+        """In the same way a row for each block, of an array of shape (1, n), which stand along the last axis.
+
+        `like` has their length and dtype; the other axes number the blocks.
+        """
+        raise NotImplementedError
+
+    def rows_to_host(
+        self, rows: Sequence[Array], arrays: list[Array]
+    ) -> tuple[list[np.ndarray[Any, Any]], list[Array]]:
+        """Tables of such rows on the host, and `materialize(arrays)`, which is done at the same time."""
+        raise NotImplementedError
+
+    def of_rows(self, value: Callable[[Any, Sequence[Any]], Any], rows: Sequence[Array]) -> Array:
+        """`value(xp, rows)`, a 0-d array."""
+        return value(self.xp, rows)
 
     def materialize(self, arrays: list[Array]) -> list[Array]:
         """The arrays with all their elements computed."""

@@ -24,7 +24,7 @@ class chain(Optimizer):  # noqa: N801 - it is called like a function
 
     A value flows through: it starts as the gradient; the stages before the method change it; the method makes the step
     of it; the stages after it change the step; then p <- p - x, and stages such as `EMA` see the new p. A stage
-    with a measure, such as `ClipGlobalNorm`, adds one pass that only reads.
+    with a reduction, such as `ClipGlobalNorm`, adds one pass that only reads.
 
     The stages are `optimizer.stages`, their hyperparameters live: `optimizer.stages[1].lr = 1e-4`. A chain in a chain
     is its stages.

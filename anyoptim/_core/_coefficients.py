@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import operator
 from collections.abc import Mapping, Sequence
 from functools import reduce
@@ -9,8 +10,8 @@ from typing import Any, NamedTuple, Protocol
 
 from anyoptim._arrays import COMPUTE, library
 from anyoptim._arrays._tree import Tree
-from anyoptim._core._measures import Measures
 from anyoptim._core._param_groups import ParamGroups
+from anyoptim._core._reductions import Reductions
 from anyoptim._core._state import FlatState
 from anyoptim._engines import CoefficientTable, Dispatch
 from anyoptim._stage._stage import Gate, Stage
@@ -19,6 +20,7 @@ from anyoptim._trace._expressions import range_of
 from anyoptim._trace._hyperparameters import Hyper
 from anyoptim._trace._operations import LOGICAL
 from anyoptim._trace._program import Coefficients
+from anyoptim._trace._reductions import Norm
 from anyoptim._trace._scalars import finite, following, where
 from anyoptim._trace._symbols import Symbol
 
@@ -51,7 +53,7 @@ class StepCoefficients(NamedTuple):
     exhausted: bool
     """Whether more steps in a row were called off than the gate allows."""
     metrics: Mapping[int, tuple[list[int], Mapping[str, list[Any]]]]
-    """For each stage that reports, the parameters that it saw and what it measured of each."""
+    """For each stage that reports, the parameters that it saw and the values of each."""
 
 
 class _Key(NamedTuple):
@@ -69,7 +71,7 @@ FLOAT32 = range_of("float32")
 class CoefficientBuilder:
     """Computes the coefficients of one step.
 
-    One stage comes after the other, since a stage may measure what those before it make of the gradient.
+    One stage comes after the other, since a reduction may be of what those before it make of the gradient.
     """
 
     def __init__(
@@ -111,7 +113,7 @@ class CoefficientBuilder:
         self._refusal: tuple[int, int] | None = None
         self._exhausted = False
         parts = {j: unsure[i] for j, i in enumerate(moving) if i in unsure}
-        self._measures = Measures(dispatch, gathered, self._rows, self._branches, parts)
+        self._reductions = Reductions(dispatch, gathered, self._rows, self._branches, parts)
 
     def _check_rates(self, groups: ParamGroups) -> None:
         """Raise ValueError for a learning rate that the arithmetic of its parameter can't hold."""
@@ -132,19 +134,23 @@ class CoefficientBuilder:
         own_rows = [r for r, branch in enumerate(self._branches) if k in branch.stages]
         for r in own_rows:
             self._distinct[r] = self._branches[r].filled(self._distinct[r], entry)
+        asked = stage.reductions
+        on_device = all(isinstance(of, Norm) and of.over == "all" for of in asked.values())
         if self._device_values is not None and (
-            isinstance(stage, Gate) or stage.scalars or stage.norms or stage.totals or stage.metrics
+            isinstance(stage, Gate) or stage.scalars or stage.metrics or not on_device
         ):
             raise TypeError(f"{stage!r} needs the host at every step")
         if stage.metrics and self._with_metrics:
-            self._measure_metrics(k)
+            self._report(k)
         shared: dict[str, Any] = {}
         of_leaves: dict[str, list[Any]] = {}
         if not isinstance(stage, Gate):
-            of_leaves = {name: self._measures.each(Entry(k, name)) for name in stage.norms}
-            shared = {name: self._measures.known(Entry(k, name)) for name in stage.totals}
-            if stage.measure is not None:
-                shared["norm"] = self._measures.all(entry)
+            value = self._reductions.known if stage.scalars else self._reductions.all
+            for name, of in asked.items():
+                if of.over == "each":
+                    of_leaves[name] = self._reductions.each(Entry(k, name), of)
+                else:
+                    shared[name] = value(Entry(k, name), of)
             if stage.scalars:
                 self._scalars[k] = stage._updated_scalars(self._step, self._scalars[k], shared)
                 if stage.is_step is not None:
@@ -153,8 +159,7 @@ class CoefficientBuilder:
         for r in own_rows:
             more, leaf = shared, self._keys[r].leaf
             if of_leaves:
-                norms = {name: values[leaf] for name, values in of_leaves.items()}
-                more = {**shared, **norms, "size": self._dispatch.sizes[leaf]}
+                more = {**shared, **{name: values[leaf] for name, values in of_leaves.items()}}
             self._distinct[r] = (*self._distinct[r], self._coefficients(k, self._keys[r], more))
         return not isinstance(stage, Gate) or self._allows(k, stage, own_rows)
 
@@ -168,11 +173,12 @@ class CoefficientBuilder:
             rows, self._t, scalars, kept, self._taken, self._refusal, self._exhausted, self._metrics
         )
 
-    def _measure_metrics(self, k: int) -> None:
-        measures = self._measures
-        metrics = {name: measures.each(Entry(k, name)) for name in ("norm", "parameter_norm")}
-        clean = all(map(finite, metrics["norm"]))
-        metrics["nonfinite"] = [0.0] * len(metrics["norm"]) if clean else measures.each(Entry(k, "nonfinite"))
+    def _report(self, k: int) -> None:
+        metrics: dict[str, list[Any]] = {}
+        for name, of in self._stages[k].metrics.items():
+            # Where every other number is finite nothing needs to be counted.
+            clean = name == "nonfinite" and all(map(finite, itertools.chain(*metrics.values())))
+            metrics[name] = [0.0] * len(self._moving) if clean else self._reductions.each(Entry(k, name), of)
         seen = [j for j, r in enumerate(self._rows.row_of_leaf) if k in self._branches[r].stages]
         of_seen = {name: [values[j] for j in seen] for name, values in metrics.items()}
         self._metrics[k] = [self._moving[j] for j in seen], of_seen
@@ -181,9 +187,10 @@ class CoefficientBuilder:
         """Whether a gate lets the step be taken, as far as that is known; notes what it decides."""
         for r in own_rows:
             self._distinct[r] = self._branches[r].filled(self._distinct[r], Entry(k, "nonfinite"))
-        allowed = finite(self._measures.known(Entry(k, "norm")))
+        looks = gate.looks
+        allowed = finite(self._reductions.known(Entry(k, "norm"), looks["norm"]))
         if allowed is False:
-            counts = self._measures.each(Entry(k, "nonfinite"))
+            counts = self._reductions.each(Entry(k, "nonfinite"), looks["nonfinite"])
             self._refusal = next(((k, self._moving[j]) for j, n in enumerate(counts) if n), None)
             allowed = self._refusal is None  # a norm of finite elements can be too large for float64
         old, new = self._scalars[k], gate._updated_scalars(self._step, self._scalars[k], {"allowed": allowed})
@@ -203,12 +210,12 @@ class CoefficientBuilder:
         count = key.t.t if isinstance(key.t, _TracedCount) else key.t
         if self._device_values is not None:
             count = self._device_values.count(key.t)
-        elif isinstance(more.get("norm"), Symbol):
+        elif symbols := [name for name in more if isinstance(more[name], Symbol)]:
             coefficients = _on_device(stage, count, values)
             if coefficients is not None:
                 return coefficients
-            # The stage's equation needs the value itself: the device is waited for.
-            values = {**values, "norm": self._measures.known(Entry(k, ""))}
+            # The stage's equation needs the values themselves: the device is waited for.
+            values |= {name: self._reductions.known(Entry(k, name), stage.reductions[name]) for name in symbols}
         return stage._coefficients(count, values)
 
     def _values_of(self, overrides: Sequence[Mapping[str, Hyper]]) -> list[dict[str, Any]]:

@@ -343,11 +343,11 @@ class Optimizer(Stage):
         moving = [i for i, x in enumerate(xs) if x is not None]
         leaves = [plan.leaf(i, live.flat.slots[i]) for i in moving]
         branches = [groups.branch(i) for i in moving]
-        measured = {branch: self._pipeline.measured(branch) for branch in dict.fromkeys(branches)}
+        read = {branch: self._pipeline.read(branch) for branch in dict.fromkeys(branches)}
         return Explanation.of(
             self.engine,
             [branch.program for branch in branches],
-            [measured[branch] for branch in branches],
+            [read[branch] for branch in branches],
             [tree.path(i) for i in moving],
             [guards[i] for i in moving],
             leaves,
@@ -374,7 +374,7 @@ class Optimizer(Stage):
         engine: EngineName = "compiled",
         dtype: Literal["float32", "float64"] = "float32",
     ) -> str:
-        """The code that `cuda`, `compiled` or `blocked` makes from the rules: a pass for each measure, then the step.
+        """The code that `cuda`, `compiled` or `blocked` makes from the rules: a pass for each reduction, then the step.
 
         `dtype` is that of the arithmetic, `float32` or `float64`. That of `cuda` is one text, which NVRTC, nvcc and
         `cupy.RawModule` compile. Needs no compiler, no device and no parameters.

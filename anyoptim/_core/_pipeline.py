@@ -11,13 +11,14 @@ from anyoptim._arrays._checks import Parameter
 from anyoptim._arrays._tree import Tree
 from anyoptim._core import _state
 from anyoptim._core._coefficients import CoefficientBuilder, DeviceValues, StepCoefficients
-from anyoptim._core._measures import distinct
 from anyoptim._core._param_groups import GroupSpec, ParamGroups
+from anyoptim._core._reductions import distinct
 from anyoptim._core._state import FlatState, SlotNames, State
 from anyoptim._engines import Dispatch, start
 from anyoptim._stage._stage import Gate, Stage
 from anyoptim._stage._stage_program import StageProgram
 from anyoptim._trace._program import Coefficients, Values
+from anyoptim._trace._reductions import Size
 from anyoptim._trace._scalars import following
 
 __all__ = ["Params", "Pipeline"]
@@ -56,12 +57,14 @@ class Pipeline:
             if selector is not None or group_spec.partition is None
         }
         """The program of each branch of a partition, by its selector; without a partition the only one, by None."""
-        measures = [len(branch.program.measures) for branch in self.branches.values()]
-        self.static = not (any(measures) or any(stage.scalars for stage in stages))
-        """Whether hyperparameters and step counts alone decide the coefficients: nothing is measured or kept."""
-        special = any(isinstance(s, Gate) or s.norms or s.metrics or s.is_step is not None for s in stages)
-        self.plannable = self.static or (measures in ([0], [1]) and not special)
-        """Whether what decides beside them is at most numbers that are kept, and one norm over all parameters."""
+        reductions = [len(branch.program.reductions) for branch in self.branches.values()]
+        asked = [reduction for stage in stages for reduction in stage.reductions.values()]
+        self.static = not (any(reductions) or asked or any(stage.scalars for stage in stages))
+        """Whether hyperparameters and step counts alone decide the coefficients: nothing is asked or kept."""
+        special = any(isinstance(s, Gate) or s.metrics or s.is_step is not None for s in stages)
+        special = special or any(of.over == "each" or isinstance(of, Size) for of in asked)
+        self.plannable = self.static or (reductions in ([0], [1]) and not special)
+        """Whether what decides beside them is at most numbers that are kept, and one reduction over all parameters."""
         self.accumulates = stages[0].is_step is not None
         """Whether some updates only gather gradients and are no step."""
 
@@ -138,7 +141,7 @@ class Pipeline:
             moving: which of the parameters move.
             groups: the groups of all parameters.
             device_values: stand-ins for counts and hyperparameters whose values are on a device.
-            with_metrics: whether stages may measure what is only for a report.
+            with_metrics: whether stages may ask for what is only for a report.
             unsure: for some of the moving parameters a traced bool that says whether it moves after all.
         """
         stages = self.stages
@@ -150,23 +153,21 @@ class Pipeline:
                 break
         return builder.result()
 
-    def measured(self, branch: StageProgram) -> list[list[int]]:
-        """For each measure that every step of a branch takes the arrays that it reads, as places among its inputs."""
+    def read(self, branch: StageProgram) -> list[list[int]]:
+        """For each reduction that every step of a branch takes the arrays that it reads, as places among its inputs."""
         graphs = distinct(branch, self.sample(branch)).items()
         entries = [(branch.order[k], graph) for k, graph in graphs]
-        return [graph.read for entry, graph in entries if entry is None or entry.measure != "nonfinite"]
+        return [graph.read for entry, graph in entries if entry is None or entry.reduction != "nonfinite"]
 
     def sample(self, branch: StageProgram, t: int = 1, norm: Any = 1.0) -> Coefficients:
-        """The coefficients of step `t` if every measure were `norm`, for their names and static options."""
+        """The coefficients of step `t` if every reduction gave `norm`, for their names and static options."""
         stages = self.stages
         row: list[dict[str, Any]] = []
         for entry in branch.order:
-            if entry is None or entry.measure:
+            if entry is None or entry.reduction:
                 row.append({})
                 continue
             stage = stages[entry.stage]
-            more: dict[str, Any] = {**stage.scalars, **dict.fromkeys(stage.totals, norm)}
-            more |= {} if stage.measure is None else {"norm": norm}
-            more |= {**dict.fromkeys(stage.norms, norm), "size": 1} if stage.norms else {}
+            more: dict[str, Any] = {**stage.scalars, **dict.fromkeys(stage.reductions, norm)}
             row.append(stage._coefficients(t, {**stage._values(t, {}), **more}))
         return tuple(row)

@@ -10,6 +10,7 @@ from typing import Any
 from anyoptim._arrays import Array
 from anyoptim._arrays._checks import Parameter
 from anyoptim._arrays._tree import Tree, dotted_paths, reader
+from anyoptim._core._chunks import plans
 from anyoptim._core._coefficients import StepCoefficients
 from anyoptim._core._pipeline import Params, Pipeline
 from anyoptim._core._planned_rows import Kind, PlannedRows
@@ -58,7 +59,7 @@ class StepPlan:
         """The keys of each parameter, joined by dots."""
         return dotted_paths(self._spec)
 
-    def measured(self, xs: Sequence[Any]) -> tuple[Plan, Any] | None:
+    def gathered(self, xs: Sequence[Any]) -> tuple[Plan, Any] | None:
         """The only engine's plan, and the gradients as it takes them; None where there is any doubt."""
         dispatch = self._dispatch
         gathered = None if dispatch is None else dispatch.regather(xs)
@@ -76,7 +77,7 @@ class StepPlan:
         dispatch = self._dispatch
         if dispatch is None or not dispatch.rebindable:
             return None
-        if dispatch.distributed and (self.rows is None or self.rows.measures):
+        if dispatch.distributed and (self.rows is None or self.rows.asks):
             return None  # a process that gives up after a sum over all would wait for a second one, alone
         if not dispatch.in_place and (slots is not self._slots or self._spec.is_leaf()):
             return None  # other slots, or a bare array, which has no container to take the new one
@@ -104,7 +105,7 @@ class StepPlan:
         dispatch, sources = self._dispatch, self._sources
         if sources is None:
             return "first step"
-        sums = dispatch is not None and dispatch.distributed and (self.rows is None or self.rows.measures)
+        sums = dispatch is not None and dispatch.distributed and (self.rows is None or self.rows.asks)
         if dispatch is None or not dispatch.rebindable or sums:
             return "engine"
         if dispatch.waiting.due():
@@ -188,7 +189,7 @@ class StepPlan:
             self._stepped = False
             leaves = [self.leaf(i, slots[i]) for i in moving]
             programs = [self.groups.branch(i).program for i in moving]
-            dispatch = self._dispatch = Dispatch(engine, programs, leaves, some)
+            dispatch = self._dispatch = Dispatch(engine, programs, leaves, some, plans(engine))
             self._moving = moving
         return dispatch, moving
 

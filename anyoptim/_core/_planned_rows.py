@@ -37,8 +37,8 @@ class _OfStage(NamedTuple):
     """What there is to do for one stage."""
 
     stage: int
-    measures: Sequence[tuple[str, int]]
-    """What is measured: its name, and its place in the program."""
+    reductions: Sequence[tuple[str, int]]
+    """What it asks for: the name, and the place in the program."""
     keeps: bool
     """Whether the stage keeps numbers from step to step."""
     parts: Sequence[_Part]
@@ -56,35 +56,34 @@ class PlannedRows:
         self._of_stages: list[_OfStage] = []
         for k, stage in enumerate(stages):
             within = [(r, kind) for r, kind in enumerate(kinds) if k in kind.branch.stages]
-            names = [*stage.totals, *([""] if stage.measure is not None else [])]
-            # What is measured of several kinds has the same place in all of their programs.
-            measures = [(name or "norm", within[0][1].branch.places[Entry(k, name)]) for name in names if within]
+            # A reduction of several kinds has the same place in all of their programs.
+            asked = [(name, within[0][1].branch.places[Entry(k, name)]) for name in stage.reductions if within]
             parts = [
                 _Part(self._rows[r], kind.branch.places[Entry(k, "")], kind.overrides[k], kind.lag)
                 for r, kind in within
             ]
-            self._of_stages.append(_OfStage(k, measures, bool(stage.scalars), parts))
-        self.measures = any(of.measures or of.keeps for of in self._of_stages)
-        """Whether anything is measured or kept."""
+            self._of_stages.append(_OfStage(k, asked, bool(stage.scalars), parts))
+        self.asks = any(of.reductions or of.keeps for of in self._of_stages)
+        """Whether any reduction is asked for, or anything kept."""
 
     def __call__(
         self,
         stages: Sequence[Stage],
         step: int,
-        norm: Callable[[int, CoefficientTable], float] | None = None,
+        value: Callable[[int, CoefficientTable], float] | None = None,
         scalars: Sequence[Mapping[str, Any]] = (),
     ) -> tuple[CoefficientTable, Sequence[Mapping[str, Any]]] | None:
-        """The rows of this step, and the scalars after it; `norm` is that of what a part of the program measures.
+        """The rows of this step, and the scalars after it; `value` is that of a reduction, by its place in the program.
 
         The table is the same each time, for the step that is taken at once. None for a learning rate that is larger
         than some dtypes can hold.
         """
-        for k, measures, keeps, parts in self._of_stages:
+        for k, asked, keeps, parts in self._of_stages:
             stage = stages[k]
             more: dict[str, Any] = {}
-            for name, place in measures:
-                assert norm is not None  # noqa: S101 - `measures` says so
-                more[name] = norm(place, self._table)
+            for name, place in asked:
+                assert value is not None  # noqa: S101 - `asks` says so
+                more[name] = value(place, self._table)
             if keeps:
                 kept = stage._updated_scalars(step, scalars[k], more)
                 scalars = [*scalars[:k], kept, *scalars[k + 1 :]]

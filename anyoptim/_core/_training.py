@@ -53,7 +53,7 @@ class Training:
         if plan and state:
             if plan.replay is not None and plan.rows is not None:
                 xs = plan.gradients(params, grads)
-                replayed = self._measured if plan.rows.measures else self._replayed
+                replayed = self._reduced if plan.rows.asks else self._replayed
                 if xs is not None and replayed(pipeline, plan, plan.rows, state, xs):
                     return params
             elif pipeline.is_step(state.flat) and self._again(pipeline, plan, state, params, grads):
@@ -92,24 +92,24 @@ class Training:
         finally:
             self.writing = False
 
-    def _measured(
+    def _reduced(
         self, pipeline: Pipeline, plan: StepPlan, planned: PlannedRows, state: LiveState, xs: Sequence[Any]
     ) -> bool:
-        """Take a step like the last one that measures something first; do nothing where there is any doubt.
+        """Take a step like the last one that asks for a reduction first; do nothing where there is any doubt.
 
         Returns whether the step was taken.
         """
-        begun, again = self.begun, plan.measured(xs)
+        begun, again = self.begun, plan.gathered(xs)
         if again is None:
             return False
         engine, gathered = again
         step, before = state.flat.step + state.behind + 1, state.flat.scalars
 
-        def norm(k: int, rows: CoefficientTable) -> Any:
-            return engine.norm(k, gathered, rows.before(k))
+        def value(k: int, rows: CoefficientTable) -> Any:
+            return engine.value(k, gathered, rows.before(k))
 
         with quiet():
-            made = planned(pipeline.stages, step, norm, before)
+            made = planned(pipeline.stages, step, value, before)
             if made is None or self.state is not state or self.plan is not plan or self.begun != begun:
                 return False
             rows, scalars = made
@@ -148,7 +148,7 @@ class Training:
         if again is None:
             return False
         dispatch, moving, gathered = again
-        static = plan.rows is not None and not plan.rows.measures
+        static = plan.rows is not None and not plan.rows.asks
         with quiet():
             if plan.rows is not None and static:
                 made = plan.rows(pipeline.stages, flat.step + 1)
@@ -323,7 +323,7 @@ class Training:
         return [dict(stage.scalars) for stage in pipeline.stages] if self.state is None else self.state.flat.scalars
 
     def _report(self, pipeline: Pipeline, paths: Sequence[str], coefficients: StepCoefficients) -> None:
-        """Hand the stages what they measured for a report, and the parameter for which one called the step off."""
+        """Hand the stages what they asked for a report, and the parameter for which one called the step off."""
         stages: Sequence[Any] = pipeline.stages
         for k, stage in enumerate(stages):
             if stage.metrics:

@@ -30,7 +30,7 @@ class Share(NamedTuple):
     """Their keys, joined by dots."""
     elements: int
     bytes: int
-    """What a step must read and write: p, gradient and slots once each, and what every measure reads beside that."""
+    """What a step must read and write: p, gradient and slots once each, and what every reduction reads beside that."""
     reason: str | None
     """Why no faster engine; None for the fastest that there is."""
     guard: str | None
@@ -67,16 +67,16 @@ class Explanation(list[Share]):
         cls,
         engine: str | None,
         programs: Sequence[Program],
-        measures: Sequence[Sequence[Sequence[int]]],
+        reductions: Sequence[Sequence[Sequence[int]]],
         names: Sequence[str],
         guards: Sequence[str | None],
         leaves: Sequence[Leaf],
         xs: Sequence[Array],
     ) -> Self:
-        """The shares that these leaves make, and what each measure of each reads."""
+        """The shares that these leaves make, and what each reduction of each reads."""
         shares: dict[Any, Share] = {}
         chosen = choices(engine, programs, leaves, xs)
-        of_each = zip(names, programs, measures, guards, leaves, xs, chosen, strict=True)
+        of_each = zip(names, programs, reductions, guards, leaves, xs, chosen, strict=True)
         for name, program, of, guard, leaf, x, choice in of_each:
             old = shares.get((choice, guard), Share(choice.engine, (), 0, 0, choice.reason, guard))
             n = math.prod(leaf.p.shape)
@@ -105,9 +105,9 @@ class Explanation(list[Share]):
         return "\n".join(lines)
 
 
-def _traffic(program: Program, measures: Sequence[Sequence[int]], leaf: Leaf, x: Array) -> int:
+def _traffic(program: Program, reductions: Sequence[Sequence[int]], leaf: Leaf, x: Array) -> int:
     """Bytes for each element."""
     dtype = leaf.library.dtype(leaf.p)
     p, slot, g = _WIDTH[dtype], _WIDTH[COMPUTE[dtype]], _WIDTH[leaf.library.dtype(x)]
     widths = [p, g, *[slot] * program.slots]
-    return p + sum(widths) + slot * program.slots + sum(widths[i] for read in measures for i in read)
+    return p + sum(widths) + slot * program.slots + sum(widths[i] for read in reductions for i in read)

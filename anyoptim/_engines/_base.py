@@ -15,7 +15,7 @@ from anyoptim._arrays._memory import MemoryLayout
 from anyoptim._arrays._quiet import quiet
 from anyoptim._trace._coefficients import CoefficientTable, Replay, all_known
 from anyoptim._trace._program import Coefficients, Program
-from anyoptim._trace._reduction import norm
+from anyoptim._trace._reductions import Reduction
 
 __all__ = [
     "Commit",
@@ -29,8 +29,8 @@ __all__ = [
     "Result",
     "Written",
     "host_view",
-    "norm_of",
     "real",
+    "value_of",
 ]
 
 
@@ -89,10 +89,10 @@ class Plan(ABC):
     """Whether `rebind` makes it the plan of other arrays of the same kind."""
 
     on_host: ClassVar[bool] = False
-    """Whether `norm` gives numbers of the host, whatever the leaves are."""
+    """Whether `value` gives numbers of the host, whatever the leaves are."""
 
     symbolic_norms: ClassVar[bool] = False
-    """Whether `norm` gives a symbol, whose value stays on the device until `fetch_norm` is called."""
+    """Whether `value` gives a symbol for a `Norm`, which stays on the device until `fetch_norm` is called."""
 
     last_step: Replay | None
     """The last step, if it can be replayed."""
@@ -159,21 +159,21 @@ class Plan(ABC):
 
     @abstractmethod
     def gather(self, xs: Sequence[Array]) -> Any:
-        """The gradients, which passed all checks, for `squares` and `prepare`: copies of those that would be lost."""
+        """The gradients, which passed all checks, for `reduced` and `prepare`: copies of those that would be lost."""
 
     @abstractmethod
-    def squares(self, k: int, gathered: Any, rows: CoefficientTable) -> list[Array]:
-        """For each leaf the rows of the reduction of what part `k` of the program measures.
+    def reduced(self, k: int, gathered: Any, rows: CoefficientTable) -> list[Array]:
+        """For each leaf the rows of the reduction that is part `k` of the program.
 
-        As `_trace/_reduction.py` says: a NumPy array, or a traced one. The rows need not go further than part `k`.
+        As `_trace/_exact_sum.py` says: a NumPy array, or a traced one. The rows need not go further than part `k`.
         """
 
-    def norm(self, k: int, gathered: Any, rows: CoefficientTable) -> Any:
-        """The 2-norm of what part `k` of the program measures: a float, a 0-d array, or a symbol."""
-        return norm_of(self.squares(k, gathered, rows), self.leaves)
+    def value(self, k: int, gathered: Any, rows: CoefficientTable) -> Any:
+        """The value over all leaves of the reduction that is part `k`: a float, a 0-d array, or a symbol."""
+        return value_of(self.program.reduction(k), self.reduced(k, gathered, rows), self.leaves)
 
     def fetch_norm(self, k: int) -> float:
-        """The value of the symbol that `norm` gave for part `k`. Waits for the device."""
+        """The number for which the symbol that `value` gave for part `k` stands. Waits for the device."""
         raise NotImplementedError
 
     @abstractmethod
@@ -182,7 +182,7 @@ class Plan(ABC):
 
 
 Pass = tuple[Program, int | None, Coefficients]
-"""A pass over all elements: a program, the number of a part that measures or None for the step, and a row for it."""
+"""A pass over all elements: a program, the number of a reduction's part or None for the step, and a row for it."""
 
 
 class Engine(ABC):
@@ -262,6 +262,8 @@ class HostEngine(Engine):
         return leaf.library.cuda(leaf.p) is None and not leaf.library.compiled_by_xla
 
     def refusal(self, program: Program, leaf: Leaf, x: Array) -> str | None:
+        if leaf.library.lazy:
+            return "each of its chunks is a task, which chooses an engine of its own"
         if leaf.destination is None:
             return "it can't be written to"
         library = leaf.library
@@ -290,10 +292,11 @@ def real(dtype: Any) -> np.dtype[Any]:
     return part
 
 
-def norm_of(sums: Sequence[Array], leaves: Sequence[Leaf]) -> Any:
-    """The 2-norm from the rows of all leaves: on the host, where they are NumPy's."""
-    on_host = all(isinstance(v, np.ndarray) for v in sums)
-    return norm(np if on_host else leaves[0].library.xp, sums)
+def value_of(reduction: Reduction, rows: Sequence[Array], leaves: Sequence[Leaf]) -> Any:
+    """The value of a reduction from the rows of all leaves: on the host, where they are NumPy's."""
+    elsewhere = (leaf.library for leaf, v in zip(leaves, rows, strict=True) if not isinstance(v, np.ndarray))
+    library = next(elsewhere, None)
+    return reduction.value(np, rows) if library is None else library.of_rows(reduction.value, rows)
 
 
 def host_view(library: Library, x: Array) -> NDArray:

@@ -107,6 +107,6 @@ def precompile(program: Program, row: Coefficients, library: Library, p: Array) 
 
 
 def source(engine: str, programs: Sequence[tuple[Program, Coefficients, Sequence[int]]], dtype: str) -> str:
-    """The text of what an engine runs: for each program, with its row, a pass for each measure, then the step."""
-    passes = [(program, k, row[:k]) for program, row, measures in programs for k in (*measures, None)]
+    """The text of what an engine runs: for each program, with its row, a pass for each reduction, then the step."""
+    passes = [(program, k, row[:k]) for program, row, reductions in programs for k in (*reductions, None)]
     return ENGINES[engine].source(passes, dtype)

@@ -10,12 +10,13 @@ import numpy as np
 
 from anyoptim._arrays import Array
 from anyoptim._arrays._quiet import quiet
-from anyoptim._engines._base import Commit, Leaf, Plan, Replayed, Result, Written, norm_of
+from anyoptim._engines._base import Commit, Leaf, Plan, Replayed, Result, Written, value_of
 from anyoptim._engines._choice import ENGINES, Plans, choices
 from anyoptim._engines._warmup import LATER, Waiting
 from anyoptim._trace._coefficients import CoefficientTable, all_known
+from anyoptim._trace._exact_sum import Kind, aligned, as_integer, largest, merged, of_integer
 from anyoptim._trace._program import Program
-from anyoptim._trace._reduction import aligned, merged
+from anyoptim._trace._reductions import Reduction
 
 __all__ = ["Dispatch"]
 
@@ -88,12 +89,12 @@ class Dispatch:
 
     @property
     def symbolic_norms(self) -> bool:
-        """Whether `norm` gives symbols, because all leaves are one plan's and it leaves norms on its device."""
+        """Whether `value` gives symbols, because all leaves are one plan's and it leaves norms on its device."""
         return len(self.assignments) == 1 and self.assignments[0].plan.symbolic_norms and not self.distributed
 
     @property
     def on_host(self) -> bool:
-        """Whether all leaves are one plan's, which gives norms as numbers of the host."""
+        """Whether all leaves are one plan's, which gives reductions as numbers of the host."""
         return len(self.assignments) == 1 and not self.distributed and self.assignments[0].plan.on_host
 
     def capturing(self) -> bool:
@@ -141,40 +142,47 @@ class Dispatch:
         """The gradients as each plan takes them."""
         return [plan.gather(_select(xs, indices)) for plan, indices in self.assignments]
 
-    def norm(self, places: Mapping[int, int], gathered: Sequence[Any], rows: CoefficientTable) -> Any:
-        """The 2-norm of what a part measures, where one plan has all leaves: a symbol, if norms are symbolic.
+    def symbol(self, places: Mapping[int, int], gathered: Sequence[Any], rows: CoefficientTable) -> Any:
+        """The symbol of a `Norm` over all leaves, where norms are symbolic; or 0.0, if there is nothing to do.
 
-        `places` has the number of the part by the id of its program.
+        `places` has the number of its part by the id of its program.
         """
         plan = self.assignments[0].plan
         k = places[id(plan.program)]
-        return plan.norm(k, gathered[0], rows.before(k))
+        return plan.value(k, gathered[0], rows.before(k))
 
     def fetch_norm(self, places: Mapping[int, int]) -> float:
-        """The value of the symbol that `norm` gave. Waits for the device."""
+        """The value of the symbol that `symbol` gave. Waits for the device."""
         plan = self.assignments[0].plan
         return plan.fetch_norm(places[id(plan.program)])
 
-    def squares(self, places: Mapping[int, int], gathered: Sequence[Any], rows: CoefficientTable) -> dict[int, Any]:
+    def reduced(
+        self, kind: Kind, places: Mapping[int, int], gathered: Sequence[Any], rows: CoefficientTable
+    ) -> dict[int, Any]:
         """The rows of the leaves whose programs have that part: of all of each leaf, wherever its parts are."""
         sums: dict[int, Any] = {}
         for (plan, indices), grads in zip(self.assignments, gathered, strict=True):
             k = places.get(id(plan.program))
             if k is not None:
-                sums.update(zip(indices, plan.squares(k, grads, rows.select(indices).before(k)), strict=True))
+                sums.update(zip(indices, plan.reduced(k, grads, rows.select(indices).before(k)), strict=True))
         for library in self.distributed:
             indices = [i for i in sorted(sums) if self.leaves[i].library is library]
             ps = [self.leaves[i].p for i in indices]
+            if kind == "largest":
+                order = np.array([[as_integer(largest(np, [sums[i]]))] for i in indices])
+                maxima = map(of_integer, library.over_processes("max", order, ps)[:, 0].tolist())
+                sums.update(zip(indices, (np.array([[a]]) for a in maxima), strict=True))
+                continue
             parts = np.concatenate([merged(sums[i]) for i in indices])
             codes = library.over_processes("max", parts[:, :1], ps)
             totals = library.over_processes("sum", aligned(np, parts, codes), ps)
             sums.update(zip(indices, np.concatenate([codes, totals], axis=1)[:, None], strict=True))
         return sums
 
-    def norm_of(self, sums: Mapping[int, Any]) -> Any:
-        """The 2-norm of leaves, from their rows."""
-        indices = sorted(sums)
-        return norm_of([sums[i] for i in indices], [self.leaves[i] for i in indices])
+    def value_of(self, reduction: Reduction, rows: Mapping[int, Any]) -> Any:
+        """The value of a reduction over leaves, from their rows."""
+        indices = sorted(rows)
+        return value_of(reduction, [rows[i] for i in indices], [self.leaves[i] for i in indices])
 
     def prepare(self, gathered: Sequence[Any], rows: CoefficientTable) -> Commit:
         """All of the step that may fail; the commit gives all results in the order of the leaves."""

@@ -108,9 +108,8 @@ def _check_body(cls: type[Any], new: Iterable[str]) -> None:
 _MAPPINGS = {
     "starts": "numbers and names",
     "scalars": "first values",
-    "norms": "functions",
-    "totals": "functions",
-    "metrics": "functions",
+    "reductions": "reductions",
+    "metrics": "reductions",
 }
 
 

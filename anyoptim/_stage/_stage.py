@@ -21,10 +21,21 @@ from anyoptim._stage._fields import (
     misfit,
     signature_of,
 )
+from anyoptim._stage._reduced import check_names, reduced_parts
 from anyoptim._stage._starts import check_starts, first_slots
 from anyoptim._trace._hyperparameters import Domain, Hyper, scheduled
 from anyoptim._trace._other_names import attribute_hint
-from anyoptim._trace._program import Part, Values, all_floats, on_gradient, on_nothing, on_parameter, on_slots, on_value
+from anyoptim._trace._program import (
+    Part,
+    Values,
+    all_floats,
+    on_gradient,
+    on_parameter,
+    on_slots,
+    on_value,
+    rule_signature,
+)
+from anyoptim._trace._reductions import Count, Norm, Reduction
 from anyoptim._trace._symbols import Symbol
 
 __all__ = [
@@ -33,8 +44,8 @@ __all__ = [
     "ParameterStage",
     "SlotStage",
     "Stage",
-    "counted",
     "itself",
+    "nonfinite",
     "parameter",
     "told",
     "watch",
@@ -60,6 +71,21 @@ class Fixed(dict[str, Any]):
     """The values of hyperparameters, none of which is a schedule, and the same as attributes."""
 
     hyper: Values | None = None
+
+
+def parameter(xp: Any, p: Array, x: Array, *_: Array) -> Array:
+    """The parameter."""
+    return p
+
+
+def itself(xp: Any, p: Array, x: Array, *_: Array) -> Array:
+    """The value that flows through."""
+    return x
+
+
+def nonfinite(xp: Any, p: Array, x: Array, *_: Array) -> Array:
+    """Whether that is not finite."""
+    return ~(x - x == 0)
 
 
 _KEPT = 4096
@@ -101,13 +127,11 @@ class Stage:
         slots = ("m",)                        arrays that are kept for each parameter, by name
         starts = {"m": 1.0}                   what these start as, if not zeros: a number, a constant's name, or "p"
         coefficients(t, hyper)                the numbers of step t that the rule gets as c
-        measure(xp, p, x, *slots)             its norm over all parameters is hyper.norm
-        totals = {"name": measure}            more such norms of all parameters
-        norms = {"name": measure}             norms of each parameter, and hyper.size
+        reductions = {"norm": ao.Norm(f)}     norms, sums, maxima over all parameters or each, for coefficients
         scalars = {"name": 0.0}               numbers that are kept for all parameters together
         ranges = {"name": ao.Domain(...)}     what these may be in a state that is restored
         update_scalars(step, hyper)           the scalars of a step
-        metrics = {"norm": measure}           measures for record_metrics and `last_metrics`
+        metrics = {"norm": ao.Norm(f, "each")}    reductions for record_metrics and `last_metrics`
         array_rule = True                     the rule is one of whole arrays, such as a matrix product
         evaluate(xp, p, *slots, hyper)        the parameter that `eval_params` gives
         is_step(hyper)                        whether an update is a step, of the first stage of a chain
@@ -139,47 +163,33 @@ class Stage:
     update_scalars: ClassVar[Callable[..., Mapping[str, Any]]] = staticmethod(lambda step, hyper: {})
     """`update_scalars(step, hyper)`: the scalars of this step, which its coefficients then get.
 
-    step counts all steps, from 1. `hyper` has the scalars of the step before and the hyperparameters of this one; with
-    a `measure` or `totals` these, too. The hyperparameters are the stage's own, whatever groups have.
+    step counts all steps, from 1. `hyper` has the scalars of the step before, the hyperparameters of this one, and the
+    `reductions` over all parameters. The hyperparameters are the stage's own, whatever groups have.
     """
 
     coefficients: ClassVar[Callable[..., dict[str, Any]]] = staticmethod(lambda t, hyper: hyper.__dict__)
     """`coefficients(t, hyper)`: a dict of what the rule needs beside arrays, in float64 on the host.
 
     t is the parameter's own count of steps, from 1; `hyper` has the hyperparameters' values at this step. As it stands
-    here, the coefficients are the hyperparameters. Beside these `hyper` has the stage's `scalars`, the `norm` of its
-    `measure`, its `totals`, and its `norms` with the `size`. Under `jax.jit` t, schedules, scalars and norms are traced
-    and have no value yet: `ao.scalars` has what takes them, instead of `if`, `min`, `float`, `math` and NumPy.
+    here, the coefficients are the hyperparameters. Beside these `hyper` has the stage's `scalars` and `reductions`.
+    Under `jax.jit` t, schedules, scalars and reductions are traced and have no value yet: `ao.scalars` has what takes
+    them, instead of `if`, `min`, `float`, `math` and NumPy.
     """
 
     rule: Callable[..., Any]
     """`rule(xp, p, x, *slots, c)`: the new x, or a tuple of it and the new slots, for one element."""
 
-    measure: ClassVar[Callable[..., Any] | None] = None
-    """`measure(xp, p, x, *slots)`, where the stage needs to see all parameters first: `coefficients` gets `norm`.
+    reductions: ClassVar[Mapping[str, Reduction]] = {}
+    """What `coefficients` get to know of all parameters or of each, by name: `{"norm": ao.Norm(lambda xp, p, x: x)}`.
 
-    norm is the square root of the sum of its squares over all elements of all parameters that move at this
-    step, in float64, added in an order that no engine changes: so that its bits are the same on all of them. It is a
-    float, under `jax.jit` a 0-d array, and on a CUDA device a symbol: what `coefficients` makes of it by arithmetic is
-    computed there; where they ask for more (a branch, a function of `math`), the device is waited for, and they get
-    the float.
+    Numbers of all elements, as `Norm`, `Dot`, `Sum`, `Max`, `Count` and `Size` explain.
     """
 
-    totals: ClassVar[Mapping[str, Callable[..., Any]]] = {}
-    """More such norms of all parameters, by the names under which `update_scalars` and `coefficients` get them.
+    metrics: ClassVar[Mapping[str, Reduction]] = {}
+    """What `record_metrics` gets to know of each parameter at an `update`: reductions over each.
 
-    Each is the root of a sum of squares, as that of `measure` is: the sum of g*g is the square of the total of g. The
-    device is waited for.
+    One named `nonfinite` is taken as 0 where all before it are finite.
     """
-
-    norms: ClassVar[Mapping[str, Callable[..., Any]]] = {}
-    """Measures of each parameter by itself, for `coefficients` only: `{"length": lambda xp, p, x: x}`.
-
-    And `size`, the number of its elements, of which a complex one is two. The device is waited for.
-    """
-
-    metrics: ClassVar[Mapping[str, Callable[..., Any]]] = {}
-    """Measures of each parameter for the report of `update`: `norm`, `parameter_norm` and `nonfinite`."""
 
     array_rule: ClassVar[bool] = False
     """Whether the rule is one of whole arrays, and not of one element by itself.
@@ -222,17 +232,7 @@ class Stage:
             if field.role == "hyperparameter" and isinstance(field.check, Domain)
         }
         check_starts(cls)
-        measured = {"norm": "measure"} if cls.measure is not None else {}
-        for place in ("norms", "totals", "scalars"):
-            if isinstance(kept := getattr(cls, place), Mapping):  # and no property
-                measured |= dict.fromkeys(kept, place)
-                if kept and place == "norms":
-                    measured["size"] = place
-        for name in cls.hyperparameters.keys() & measured.keys():
-            raise TypeError(
-                f"{cls.__name__} has a hyperparameter {name!r}, and {measured[name]} gives coefficients the same name; "
-                "wanted another"
-            )
+        check_names(cls)
 
     _derived: ClassVar[frozenset[str]] = frozenset({"_fixed"})
     """What is made anew from the rest, and not copied or saved."""
@@ -362,20 +362,13 @@ class Stage:
 
     @property
     def _parts(self) -> dict[str, Part]:
-        """The parts of the stage's program: one for each measure, by its name, and without a name that of its rule."""
+        """The parts of the stage's program: one for each reduction, by its name, and its rule's without a name."""
         cls = type(self)
-        seen = cls._act, len(self.slots)
-        measures = {**cls.totals, **cls.norms, **cls.metrics}
-        parts = {name: Part(on_nothing, of, measure=of, seen=seen) for name, of in measures.items()}
-        own = Part(
-            cls._act,
-            self.rule,
-            self.slots,
-            measure=cls.measure,
-            array_rule=cls.array_rule,
-            undeclared=tuple(cls._undeclared()),
-        )
-        return {**parts, "": own}
+        if getattr(self, "rule", None) is None:
+            raise TypeError(f"{cls.__name__} has no rule; wanted a staticmethod {rule_signature(cls._act, self.slots)}")
+        parts = reduced_parts({**cls.reductions, **cls.metrics}, cls._act, len(self.slots))
+        undeclared = tuple(cls._undeclared())
+        return {**parts, "": Part(cls._act, self.rule, self.slots, array_rule=cls.array_rule, undeclared=undeclared)}
 
     @classmethod
     def _undeclared(cls) -> Iterator[tuple[str, str]]:
@@ -447,7 +440,10 @@ class Stage:
             if isinstance(error.obj, Values):
                 if error.name in (undeclared := dict(self._undeclared())):
                     raise TypeError(undeclared[error.name]) from error
-                raise TypeError(f"coefficients of {self!r} reads {error.name!r}, but is given {[*values]}") from error
+                raise TypeError(
+                    f"coefficients of {self!r} reads {error.name!r}, but is given {[*values]}; wanted one of these, or "
+                    f"{error.name!r} declared among reductions, scalars or hyperparameters"
+                ) from error
             raise
         except TypeError as error:
             self._check_known("coefficients", error, (t, *values.values()))
@@ -465,7 +461,7 @@ class Stage:
         if any(isinstance(v, Symbol) for v in given):
             place, why = "on a device", why.partition("; wanted")[0]  # which is what a rule is to use
         elif type(error).__module__ == "jax.errors":  # any other is a mistake whatever is traced
-            place = "under jax.jit, where t, schedules and norms are traced"
+            place = "under jax.jit, where t, schedules and reductions are traced"
         else:
             return
         raise TypeError(
@@ -493,7 +489,7 @@ class Stage:
 class GradientStage(Stage):
     """A stage that is also shown the gradient with which the chain began.
 
-    `rule(xp, p, x, g, *slots, c)`; what it measures are functions of xp, p, x and g, too.
+    `rule(xp, p, x, g, *slots, c)`; its reductions are of functions of xp, p, x, g and the slots.
 
     >>> class Agree(ao.GradientStage):
     ...     @staticmethod
@@ -521,6 +517,9 @@ class Gate(Stage):
     (True, True)
     """
 
+    looks: ClassVar[Mapping[str, Reduction]] = {"norm": Norm(itself), "nonfinite": Count(nonfinite, "each")}
+    """What it asks of what it makes of the gradient: the norm, and how many elements are not finite."""
+
     def exhausted(self, step: Any, scalars: Mapping[str, Any]) -> dict[str, Any] | None:
         """Whether the step that was just called off, with these numbers after it, is one too many: then an error.
 
@@ -530,9 +529,7 @@ class Gate(Stage):
 
     @property
     def _parts(self) -> dict[str, Part]:
-        measures = {"norm": itself, "nonfinite": counted}
-        looks = {name: Part(on_nothing, of, measure=of, seen=(on_value, 0)) for name, of in measures.items()}
-        return {"": Part(type(self)._act, self.rule, self.slots), **looks}
+        return {"": Part(type(self)._act, self.rule, self.slots), **reduced_parts(self.looks, on_value, 0)}
 
 
 class ParameterStage(Stage):
@@ -566,17 +563,7 @@ class SlotStage(Stage):
 
     _act = staticmethod(on_slots)
 
-
-def parameter(xp: Any, p: Array, x: Array, *_: Array) -> Array:
-    """The parameter, for its norm."""
-    return p
-
-
-def itself(xp: Any, p: Array, x: Array, *_: Array) -> Array:
-    """The value that flows through, for its norm."""
-    return x
-
-
-def counted(xp: Any, p: Array, x: Array) -> Array:
-    """1 for each element that is not finite, so that the square of the norm is how many there are."""
-    return xp.where(x - x == 0, 0.0, 1.0)
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if cls.slots:
+            raise TypeError(f"{cls.__name__} has slots = {cls.slots!r}; wanted none: the stages before it have some")

@@ -12,11 +12,11 @@ __all__ = ["Entry", "StageProgram"]
 
 
 class Entry(NamedTuple):
-    """What a part of a program is for: a stage itself, or one of the things that a stage measures."""
+    """What a part of a program is for: a stage itself, or one of the reductions that a stage asks for."""
 
     stage: int
-    measure: str
-    """The name of what is measured; empty for the stage itself."""
+    reduction: str
+    """The name of the reduction; empty for the stage itself."""
 
 
 class StageProgram:
@@ -35,11 +35,11 @@ class StageProgram:
             order += [None] * (k == after_step) + [Entry(k, name) for name in parts[k]]
         self.order = order if after_step is not None else [*order, None]
         """What each part of the program is for; None stands for the step."""
-        self.program = Program(tuple(MOVE if e is None else parts[e.stage][e.measure] for e in self.order))
+        self.program = Program(tuple(MOVE if e is None else parts[e.stage][e.reduction] for e in self.order))
         self.places: Mapping[Entry, int] = {e: i for i, e in enumerate(self.order) if e is not None}
         """The place of each entry in the program."""
-        self.own_rows = any(all_stages[k].norms for k in stages)
-        """Whether each parameter has coefficients of its own, because they depend on its own norms."""
+        self.own_rows = any(of.over == "each" for k in stages for of in all_stages[k].reductions.values())
+        """Whether each parameter has coefficients of its own, because they depend on its own reductions."""
         self.names = [(k, name) for k in stages for name in all_stages[k].slots]
         """The slots of a parameter in a row: the place of the stage, and the slot's name."""
 

@@ -31,7 +31,7 @@ class CoefficientTable(NamedTuple):
         return self.distinct[self.row_of_leaf[i]]
 
     def before(self, k: int) -> CoefficientTable:
-        """The table for the parts before part `k`, on which alone a measure there can depend."""
+        """The table for the parts before part `k`, on which alone a reduction there can depend."""
         return CoefficientTable([row[:k] for row in self.distinct], self.row_of_leaf)
 
     def select(self, indices: Sequence[int]) -> CoefficientTable:

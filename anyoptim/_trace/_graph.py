@@ -10,7 +10,7 @@ from anyoptim._trace._operations import LOGICAL, Operations
 from anyoptim._trace._program import Coefficients, MisuseError, Program, RuleError, StaticOptions, rule_error
 from anyoptim._trace._symbols import Scalar, ScalarTape, Symbol, Value
 
-__all__ = ["Graph", "Node", "trace", "trace_measure"]
+__all__ = ["Graph", "Node", "trace", "trace_reduction"]
 
 
 class Node(NamedTuple):
@@ -33,7 +33,7 @@ class Graph(NamedTuple):
     """The names of the inputs, for a reader: two stages may both have a slot `m`."""
     nodes: tuple[Node, ...]
     outputs: tuple[int, ...]
-    """The new p, then the new slots; or what is measured."""
+    """The new p, then the new slots; or what a reduction is of."""
 
     @property
     def read(self) -> list[int]:
@@ -59,11 +59,11 @@ def trace(program: Program, static: StaticOptions) -> Graph:
     return tape.graph(tape.call(lambda xp, row: program.moved(xp, p, x, slots, row), static))
 
 
-def trace_measure(program: Program, k: int, static: StaticOptions) -> Graph:
-    """Run the program once up to what part `k` measures, which is the only output of the graph."""
+def trace_reduction(program: Program, k: int, static: StaticOptions) -> Graph:
+    """Run the program once up to what the reduction that is part `k` is of: one output of the graph, or two."""
     tape = _Tape(program)
     p, x, *slots = tape.inputs
-    return tape.graph(tape.call(lambda xp, row: (program.measured(k, xp, p, x, slots, row),), static))
+    return tape.graph(tape.call(lambda xp, row: program.terms(k, xp, p, x, slots, row), static))
 
 
 class _Tape(ScalarTape):

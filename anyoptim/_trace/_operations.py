@@ -80,7 +80,7 @@ class Operations:
 
 ALLOWED = (
     "a rule is of one element and has + - * /, comparisons, & | ~ on their results, and of xp "
-    f"{', '.join(name for name in vars(Operations) if not name.startswith('_'))}; wanted x*x for x**2, measure, totals "
-    "or norms for what is of all elements, and array_rule = True for a rule of whole arrays"
+    f"{', '.join(name for name in vars(Operations) if not name.startswith('_'))}; wanted x*x for x**2, "
+    "reductions for what is of all elements, and array_rule = True for a rule of whole arrays"
 )
 """What rules may do, as the messages of errors say it."""

@@ -8,6 +8,7 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 from anyoptim._trace._operations import ALLOWED
+from anyoptim._trace._reductions import Reduction
 
 __all__ = [
     "MOVE",
@@ -26,6 +27,7 @@ __all__ = [
     "on_slots",
     "on_value",
     "rule_error",
+    "rule_signature",
     "static_options",
 ]
 
@@ -97,11 +99,11 @@ class Part(NamedTuple):
     act: Act
     rule: Rule
     slots: tuple[str, ...] = ()
-    measure: Rule | None = None
-    """A function whose 2-norm over all elements, of all parameters or of each, has to be known before the rule runs.
-    It is called with p, x, the gradient where the rule is, and the slots."""
-    seen: tuple[Act, int] | None = None
-    """The act as which the measure is called, and the number of slots that it is given; None for those of the rule."""
+    reduction: Reduction | None = None
+    """What has to be known of all elements before later rules run. Its functions are given p, x, the gradient where
+    their stage's rule is, and the first slots behind those of the parts before."""
+    seen: tuple[Act | None, int] = (None, 0)
+    """The act of that rule, and the number of these slots."""
     array_rule: bool = False
     """Whether the rule is given whole arrays and the library's own namespace, instead of one element."""
     undeclared: tuple[tuple[str, str], ...] = ()
@@ -124,9 +126,15 @@ class Program(NamedTuple):
         return sum(len(part.slots) for part in self.parts)
 
     @property
-    def measures(self) -> tuple[int, ...]:
-        """The numbers of the parts that have a measure. Each measure is a pass over all elements."""
-        return tuple(k for k, part in enumerate(self.parts) if part.measure is not None)
+    def reductions(self) -> tuple[int, ...]:
+        """The numbers of the parts that are reductions. Each is a pass over all elements."""
+        return tuple(k for k, part in enumerate(self.parts) if part.reduction is not None)
+
+    def reduction(self, k: int) -> Reduction:
+        """That of part `k`."""
+        reduction = self.parts[k].reduction
+        assert reduction is not None  # noqa: S101 - k is one of `reductions`
+        return reduction
 
     @property
     def array_rule(self) -> str | None:
@@ -138,18 +146,21 @@ class Program(NamedTuple):
         p, _, new, _ = self._run(len(self.parts), xp, p, x, slots, row)
         return (p, *new)
 
-    def measured(self, k: int, xp: Any, p: Any, x: Any, slots: Sequence[Any], row: Coefficients) -> Any:
-        """What part `k` measures, after the parts before it. `row` need not go further than these."""
+    def terms(self, k: int, xp: Any, p: Any, x: Any, slots: Sequence[Any], row: Coefficients) -> tuple[Any, ...]:
+        """What the reduction that is part `k` is of, after the parts before it: `row` need not go further than these.
+
+        One value, or two that are to be multiplied.
+        """
         p, x, _, g = self._run(k, xp, p, x, slots, row)
-        part = self.parts[k]
-        assert part.measure is not None  # noqa: S101 - k is one of `measures`
-        act, n = part.seen or (part.act, len(part.slots))
+        act, n = self.parts[k].seen
         begin = sum(len(before.slots) for before in self.parts[:k])
-        values = (p, x, g) if act is on_gradient else (p, x)
-        try:
-            return part.measure(xp, *values, *slots[begin : begin + n])
-        except (AttributeError, TypeError) as error:
-            raise rule_error(part.measure.__qualname__, error) from error
+        values, terms = ((p, x, g) if act is on_gradient else (p, x)), []
+        for function in self.reduction(k).functions:
+            try:
+                terms.append(function(xp, *values, *slots[begin : begin + n]))
+            except (AttributeError, TypeError) as error:
+                raise rule_error(getattr(function, "__qualname__", repr(function)), error) from error
+        return tuple(terms)
 
     def _run(self, stop: int, xp: Any, p: Any, x: Any, slots: Sequence[Any], row: Coefficients) -> Flow:
         rest = iter(slots)
@@ -215,7 +226,7 @@ def on_slots(rule: Rule, xp: Any, flow: Flow, slots: Sequence[Any], coefficients
 
 
 def on_nothing(rule: Rule, xp: Any, flow: Flow, slots: Sequence[Any], coefficients: Mapping[str, Any]) -> Flow:
-    """Nothing changes: the part has a measure alone."""
+    """Nothing changes: the part is a reduction."""
     return flow
 
 
@@ -268,6 +279,11 @@ _ARGUMENTS: Mapping[Act, tuple[str, ...]] = {
     on_slots: ("xp", "s"),
 }
 """The arguments of a rule by position, before its slots."""
+
+
+def rule_signature(act: Act, slots: Sequence[str]) -> str:
+    """How a rule is written that is applied by this act: `rule(xp, p, x, m, c)`."""
+    return f"rule({', '.join((*_ARGUMENTS[act], *slots, 'c'))})"
 
 
 def _move(rule: Rule, xp: Any, flow: Flow, slots: Sequence[Any], coefficients: Mapping[str, Any]) -> Flow:

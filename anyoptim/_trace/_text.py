@@ -68,7 +68,7 @@ def scalar_names(graph: Graph) -> dict[Scalar, str]:
 
 
 class Writer:
-    """A graph as source text, a rule or a measure: the names of its values, and its nodes as expressions of Python."""
+    """A graph as source text, of a rule or a reduction: the names of its values, and its nodes as expressions."""
 
     operations: Mapping[str, str] = {
         **{op: f"{{}} {sign} {{}}" for op, sign in INFIX.items()},
@@ -86,9 +86,9 @@ class Writer:
         self.name = function_name(graph, what)
         self.inputs: Sequence[str] = input_names(graph)
         self.scalars = scalar_names(graph)
-        self.homes: list[int] = [] if what == "measure" else [0, *range(2, len(self.inputs))]
+        self.homes: list[int] = [] if what == "reduction" else [0, *range(2, len(self.inputs))]
         """The inputs that take the outputs: of a step p and the slots."""
-        both = zip(self.homes, graph.outputs, strict=what != "measure")
+        both = zip(self.homes, graph.outputs, strict=what != "reduction")
         self.moved: dict[int, int] = {home: output for home, output in both if output != home}
         """For each of these inputs that changes, the output that it becomes."""
 

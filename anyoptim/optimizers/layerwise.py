@@ -9,6 +9,7 @@ from anyoptim._core._chain import Recipe
 from anyoptim._core._optimizer import Optimizer
 from anyoptim._stage._stage import Stage, itself, parameter
 from anyoptim._trace._hyperparameters import KW_ONLY, Fraction, Nonnegative, Positive
+from anyoptim._trace._reductions import Norm, Reduction
 from anyoptim._trace._scalars import one_minus_power, sqrt, trust_ratio, where
 from anyoptim.optimizers._terms import moments
 
@@ -49,7 +50,7 @@ class LARS(Optimizer):
     trust: Nonnegative = 0.001
     eps: Nonnegative = 0.0
     slots: ClassVar[tuple[str, ...]] = ("v",)
-    norms: ClassVar[dict[str, Any]] = {"of_p": parameter, "of_g": itself}
+    reductions: ClassVar[dict[str, Reduction]] = {"of_p": Norm(parameter, "each"), "of_g": Norm(itself, "each")}
 
     @staticmethod
     def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
@@ -88,7 +89,7 @@ class _Length(Stage):
 
     lr: Nonnegative
     upper: Positive
-    norms: ClassVar[dict[str, Any]] = {"of_p": parameter, "of_x": itself}
+    reductions: ClassVar[dict[str, Reduction]] = {"of_p": Norm(parameter, "each"), "of_x": Norm(itself, "each")}
 
     @staticmethod
     def coefficients(t: Any, hyper: Any) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar
 from anyoptim._arrays import Array
 from anyoptim._core._optimizer import Optimizer
 from anyoptim._trace._hyperparameters import KW_ONLY, Domain, Fraction, Hyper, Nonnegative, Positive
+from anyoptim._trace._reductions import Dot, Reduction, Sum
 from anyoptim._trace._scalars import one_minus_power, sqrt, where
 from anyoptim.optimizers._terms import mean_square, squarable
 
@@ -133,19 +134,6 @@ def _weighed(weight: Any, rate: Any) -> dict[str, Any]:
     return {"weight": weight, "share": where(there, rate * rate / where(there, weight, 1.0), 0.0)}
 
 
-def _with(xp: Any, p: Array, x: Array, m: Array, v: Array, s: Array, start: Array) -> Array:
-    d = squarable(xp, x) * (start - p)
-    return xp.sqrt(xp.where(d > 0, d, 0.0))
-
-
-def _against(xp: Any, p: Array, x: Array, m: Array, v: Array, s: Array, start: Array) -> Array:
-    return _with(xp, start, x, m, v, s, p)
-
-
-def _sum(xp: Any, p: Array, x: Array, m: Array, v: Array, s: Array, start: Array) -> Array:
-    return xp.sqrt(xp.abs(s))
-
-
 class Prodigy(Optimizer):
     """Adam with a learning rate in the units of the distance to the solution, which it estimates.
 
@@ -190,16 +178,19 @@ class Prodigy(Optimizer):
     slots: ClassVar[tuple[str, ...]] = ("m", "v", "s", "start")
     starts: ClassVar[dict[str, Any]] = {"start": "p"}
     scalars: ClassVar[dict[str, float]] = {"d": 0.0, "r": 0.0}
-    totals: ClassVar[dict[str, Any]] = {"along": _with, "back": _against, "root": _sum}
+    reductions: ClassVar[dict[str, Reduction]] = {
+        "along": Dot(lambda xp, p, x, m, v, s, start: squarable(xp, x), lambda xp, p, x, m, v, s, start: start - p),
+        "length": Sum(lambda xp, p, x, m, v, s, start: xp.abs(s)),
+    }
 
     @staticmethod
     def update_scalars(step: Any, hyper: Any) -> dict[str, Any]:
-        there, root = hyper.root > 0, hyper.root
-        estimate = where(there, hyper.growth * hyper.r / where(there, root * root, 1.0), 0.0)
+        there = hyper.length > 0
+        estimate = where(there, hyper.growth * hyper.r / where(there, hyper.length, 1.0), 0.0)
         d = where(hyper.d > hyper.d0, hyper.d, hyper.d0)
         d = where(estimate > d, estimate, d)
-        kept, along, back = sqrt(hyper.beta2), hyper.along, hyper.back
-        return {"d": d, "r": kept * hyper.r + (1 - kept) * hyper.lr * d * d * (along * along - back * back)}
+        kept = sqrt(hyper.beta2)
+        return {"d": d, "r": kept * hyper.r + (1 - kept) * hyper.lr * d * d * hyper.along}
 
     @staticmethod
     def coefficients(t: Any, hyper: Any) -> dict[str, Any]:

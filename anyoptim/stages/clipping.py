@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from anyoptim._arrays import Array
-from anyoptim._stage._stage import Stage
+from anyoptim._stage._stage import Stage, itself
 from anyoptim._trace._hyperparameters import Nonnegative, Positive
+from anyoptim._trace._reductions import Norm, Reduction
 from anyoptim._trace._scalars import ratio_up_to_one
 
 __all__ = ["ClipGlobalNorm", "ClipValue"]
@@ -39,10 +40,7 @@ class ClipGlobalNorm(Stage):
     """
 
     max_norm: Positive
-
-    @staticmethod
-    def measure(xp: Any, p: Array, x: Array) -> Array:
-        return x
+    reductions: ClassVar[dict[str, Reduction]] = {"norm": Norm(itself)}
 
     @staticmethod
     def coefficients(t: Any, hyper: Any) -> dict[str, Any]:

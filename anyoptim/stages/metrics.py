@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 from anyoptim._arrays import Array
-from anyoptim._stage._stage import Stage, counted, itself, parameter
+from anyoptim._stage._stage import Stage, itself, nonfinite, parameter
+from anyoptim._trace._reductions import Count, Norm, Reduction
 
 __all__ = ["Metric", "Metrics"]
 
@@ -61,7 +62,11 @@ class Metrics(Stage):
 
     name: str = "gradient"
 
-    metrics: ClassVar[dict[str, Any]] = {"norm": itself, "parameter_norm": parameter, "nonfinite": counted}
+    metrics: ClassVar[dict[str, Reduction]] = {
+        "norm": Norm(itself, "each"),
+        "parameter_norm": Norm(parameter, "each"),
+        "nonfinite": Count(nonfinite, "each"),
+    }
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str):
@@ -73,9 +78,8 @@ class Metrics(Stage):
 
     def record_metrics(self, paths: Sequence[str], values: Mapping[str, Sequence[float]]) -> None:
         """Keep what was measured of the parameters with these paths."""
-        counts = [round(n * n) for n in values["nonfinite"]]  # of ones
-        rows = zip(values["norm"], values["parameter_norm"], counts, strict=True)
-        self.last = {path: Metric(float(a), float(b), n) for path, (a, b, n) in zip(paths, rows, strict=True)}
+        rows = zip(values["norm"], values["parameter_norm"], values["nonfinite"], strict=True)
+        self.last = {path: Metric(float(a), float(b), int(n)) for path, (a, b, n) in zip(paths, rows, strict=True)}
 
     def __repr__(self) -> str:
         return f"Metrics({self.name!r})"

@@ -1,4 +1,4 @@
-"""Stages that scale each parameter's value by what they measure of it."""
+"""Stages that scale each parameter's value by norms or counts of it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 from anyoptim._arrays import Array
 from anyoptim._stage._stage import GradientStage, Stage, itself, parameter
 from anyoptim._trace._hyperparameters import KW_ONLY, Nonnegative, Positive
+from anyoptim._trace._reductions import Count, Norm, Reduction, Size
 from anyoptim._trace._scalars import ratio_up_to_one, trust_ratio, where
 
 __all__ = ["Cautious", "ClipNorm", "TrustRatio"]
@@ -32,7 +33,7 @@ class ClipNorm(Stage):
     """
 
     max_norm: Positive
-    norms: ClassVar[dict[str, Any]] = {"length": itself}
+    reductions: ClassVar[dict[str, Reduction]] = {"length": Norm(itself, "each")}
 
     @staticmethod
     def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
@@ -72,7 +73,7 @@ class TrustRatio(Stage):
     _: KW_ONLY
     lower: Nonnegative = 0.0
     upper: Positive = float("inf")
-    norms: ClassVar[dict[str, Any]] = {"of_p": parameter, "of_x": itself}
+    reductions: ClassVar[dict[str, Reduction]] = {"of_p": Norm(parameter, "each"), "of_x": Norm(itself, "each")}
 
     @staticmethod
     def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
@@ -105,12 +106,14 @@ class Cautious(GradientStage):
     array([-2.567, -0.667])
     """
 
-    norms: ClassVar[dict[str, Any]] = {"root": lambda xp, p, x, g: xp.where(x * g > 0, 1.0, 0.0)}
+    reductions: ClassVar[dict[str, Reduction]] = {
+        "kept": Count(lambda xp, p, x, g: x * g > 0, "each"),
+        "size": Size("each"),
+    }
 
     @staticmethod
     def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
-        # The count is the square of its root, to a rounding.
-        return {"scale": hyper.size / (hyper.root * hyper.root + 1)}
+        return {"scale": hyper.size / (hyper.kept + 1)}
 
     @staticmethod
     def rule(xp: Any, p: Array, x: Array, g: Array, c: Any) -> Array:

@@ -64,6 +64,13 @@ def test_gradients_that_require_gradients(torch: Any) -> None:
     assert not optimizer.state.slots["v"]["w"].requires_grad
 
 
+def test_a_module_in_place_of_its_parameters(torch: Any) -> None:
+    with pytest.raises(
+        TypeError, match=r"^params is a .*Linear; wanted its parameters: dict\(module.named_parameters\(\)\)$"
+    ):
+        ao.Adam().update(torch.nn.Linear(2, 1), {})
+
+
 def test_parameters_without_a_gradient_rest(torch: Any) -> None:
     """A `.grad` of None, as a frozen layer has it, skips the parameter."""
     model = torch.nn.Linear(2, 1)

@@ -408,7 +408,7 @@ def test_jit_compiles_once(chain: str, need: Callable[[str], Library]) -> None:
     state = optimizer.init(new)
     for g in grads:
         new, state = step(new, {k: lib.asarray(a) for k, a in g.items()}, state)
-    passes = 1 + len(optimizer._pipeline.branch.program.measures)
+    passes = 1 + len(optimizer._pipeline.branch.program.reductions)
     assert len(traced) == passes * len(params)
     expected, _ = run(CHAINS[chain](None), params, grads)
     for k in params:

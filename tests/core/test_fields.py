@@ -269,20 +269,19 @@ def test_what_is_no_hyperparameter_but_read_as_one(base: Any, hint: Any) -> None
             optimizer.update(np.ones(3), np.ones(3))
 
 
-CLASHES: dict[str, tuple[str, dict[str, Any]]] = {
-    "norm": ("measure", {"measure": staticmethod(lambda xp, p, x: x)}),
-    "size": ("norms", {"norms": {"length": lambda xp, p, x: x}}),
-    "length": ("norms", {"norms": {"length": lambda xp, p, x: x}}),
-    "sum": ("totals", {"totals": {"sum": lambda xp, p, x: x}}),
-    "k": ("scalars", {"scalars": {"k": 0.0}}),
-}
-
-
-@pytest.mark.parametrize("name", CLASHES)
-def test_a_hyperparameter_with_the_name_of_what_is_measured_or_kept(name: str) -> None:
-    place, body = CLASHES[name]
-    with pytest.raises(TypeError, match=f"M has a hyperparameter '{name}', and {place} gives coefficients the same"):
-        type("M", (ao.Stage,), {**body, name: 0.1, "__annotations__": {name: ao.Nonnegative}})
+def test_two_numbers_of_one_name() -> None:
+    """Which `coefficients` could not tell apart, or a report of the stage's."""
+    norm = {"n": ao.Norm(lambda xp, p, x: x, "each")}
+    hyper: dict[str, Any] = {"n": 0.1, "__annotations__": {"n": ao.Nonnegative}}
+    bodies: dict[str, dict[str, Any]] = {
+        "hyperparameters and reductions": {**hyper, "reductions": norm},
+        "hyperparameters and scalars": {**hyper, "scalars": {"n": 0.0}},
+        "reductions and scalars": {"reductions": norm, "scalars": {"n": 0.0}},
+        "reductions and metrics": {"reductions": norm, "metrics": norm},
+    }
+    for places, body in bodies.items():
+        with pytest.raises(TypeError, match=f"M has 'n' among its {places}; wanted another name"):
+            type("M", (ao.Stage,), body)
 
 
 BODIES: list[tuple[dict[str, Any], str]] = [
@@ -290,8 +289,9 @@ BODIES: list[tuple[dict[str, Any], str]] = [
     ({"slots": "m"}, "slots = 'm'; wanted a tuple of names"),
     ({"slots": (1,)}, r"slots = \(1,\); wanted a tuple of names"),
     ({"scalars": ("k",)}, r"scalars = \('k',\); wanted a dict of first values by name"),
-    ({"norms": ("n",)}, r"norms = \('n',\); wanted a dict of functions by name"),
-    ({"totals": ["n"]}, r"totals = \['n'\]; wanted a dict of functions by name"),
+    ({"reductions": ("n",)}, r"reductions = \('n',\); wanted a dict of reductions by name"),
+    ({"reductions": {"n": abs}}, r"reductions = \{'n': <built-in function abs>\}; wanted a reduction, such as ao.Norm"),
+    ({"metrics": {"n": ao.Max(abs)}}, r"metrics = \{'n': Max\(.*\)\}; wanted it over='each'"),
     ({"slots": ("m",), "starts": ("m",)}, r"starts = \('m',\); wanted a dict of numbers and names by name"),
     ({"slots": ("m", "v"), "starts": {"u": 1.0}}, "a start of 'u'; its slots are m and v"),
     (
@@ -302,13 +302,28 @@ BODIES: list[tuple[dict[str, Any], str]] = [
     ({"slots": ("m",), "starts": {"m": math.inf}}, "a start of 'm' as inf; wanted a number"),
     ({"slots": ("m",), "starts": {"m": [1.0]}}, r"a start of 'm' as \[1.0\]; wanted a number, 'p' or the name"),
 ]
-TAKEN = ["update", "step", "init", "state", "stages", "rule", "measure", "compile", "flush", "explain", "slots"]
+TAKEN = ["update", "step", "init", "state", "stages", "rule", "reductions", "compile", "flush", "explain", "slots"]
 
 
 @pytest.mark.parametrize(("body", "says"), BODIES)
 def test_declarations_of_another_type(body: dict[str, Any], says: str) -> None:
     with pytest.raises(TypeError, match=f"^M has {says}"):
         type("M", (ao.Optimizer,), body)
+
+
+def test_what_is_missing_or_too_much_in_a_body() -> None:
+    """A rule, slots of what acts on those of others, and a start that is an array."""
+    for base, arguments in ((ao.Stage, "xp, p, x, m, c"), (ao.ParameterStage, "xp, p, m, c")):
+        ruleless: Any = type("M", (base,), {"slots": ("m",)})
+        with pytest.raises(TypeError, match=rf"^M has no rule; wanted a staticmethod rule\({arguments}\)$"):
+            ao.chain(*[ruleless(), ao.SGD()][:: 1 if base is ao.Stage else -1]).update(np.ones(3), np.ones(3))
+    with pytest.raises(TypeError, match=r"^M has slots = \('m',\); wanted none: the stages before it have some$"):
+        type("M", (ao.SlotStage,), {"slots": ("m",)})
+    body: dict[str, Any] = {"slots": ("m",), "starts": {"m": "k"}, "__annotations__": {"k": Final[Any]}}
+    body["rule"] = staticmethod(lambda xp, p, x, m, c: (x, m))
+    started: Any = type("M", (ao.Stage,), body)
+    with pytest.raises(ValueError, match=r"^the slot 'm' of M\(.*\) starts as an array of shape \(2,\); wanted"):
+        ao.chain(started(np.ones(2)), ao.SGD()).update(np.ones(3), np.ones(3))
 
 
 @pytest.mark.parametrize("name", TAKEN)

@@ -104,7 +104,7 @@ class Restarting(ao.Stage):
     """A number that is a constant from the first step on, and one that is a norm."""
 
     scalars = {"constant": 1.0, "norm": 0.0}
-    totals = {"length": staticmethod(lambda xp, p, x: x)}
+    reductions = {"length": ao.Norm(lambda xp, p, x: x)}
     update_scalars = staticmethod(lambda step, hyper: {"constant": 0.0, "norm": hyper.length})
     coefficients = staticmethod(lambda t, hyper: {"scale": 1 / (1 + hyper.norm)})
     rule = staticmethod(lambda xp, p, x, c: c.scale * x)

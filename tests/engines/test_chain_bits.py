@@ -207,7 +207,7 @@ class Box(ao.ParameterStage):
 
 
 class Ball(ao.ParameterStage):
-    measure = staticmethod(lambda xp, p, x: p)
+    reductions = {"norm": ao.Norm(lambda xp, p, x: p)}
     coefficients = staticmethod(lambda t, hyper: {"scale": 1.0 / max(hyper.norm, 1.0)})
     rule = staticmethod(lambda xp, p, c: p * c.scale)
 
@@ -230,7 +230,7 @@ class Lookahead(ao.ParameterStage):
 
 class Normalized(ao.Stage):
     eps: ao.Nonnegative
-    measure = staticmethod(lambda xp, p, x: x)
+    reductions = {"norm": ao.Norm(lambda xp, p, x: x)}
     coefficients = staticmethod(lambda t, hyper: {"scale": 1.0 / (hyper.norm + hyper.eps)})
     rule = staticmethod(lambda xp, p, x, c: x * c.scale)
 

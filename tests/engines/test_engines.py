@@ -372,7 +372,7 @@ def test_slots_that_are_called_like_what_is_generated(engine: ao.EngineName) -> 
     """A method may call a slot like a variable of the loop around its rule, in the step and in a measure behind it."""
 
     class Named(ao.Optimizer):
-        slots = tuple(sorted({*re.findall(r"\b_([a-z]+)", loops._STEP + reduction_text.LOOP)}))
+        slots = tuple(sorted({*re.findall(r"\b_([a-z]+)", loops._STEP + reduction_text.LOOPS["squares"])}))
 
         @staticmethod
         def rule(xp: Any, p: Any, x: Any, *slots_and_c: Any) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from fractions import Fraction
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ import pytest
 import anyoptim as ao
 from anyoptim._engines import Dispatch
 from anyoptim._engines.portable import _plan as portable
-from tests.reference.norms import norm, sum_of_squares
+from tests.reference.norms import norm, sum_of_squares, total
 from tests.support.internals import library as library_of
 from tests.support.internals import reduction
 from tests.support.libraries import Library
@@ -62,18 +62,18 @@ Measure = Callable[..., Any]
 def measured(monkeypatch: pytest.MonkeyPatch) -> Measure:
     """The rows that a clip of these gradients measures: all in one."""
     seen: list[Any] = []
-    squares = Dispatch.squares
+    squares = Dispatch.reduced
 
     def known(self: Dispatch, *arguments: Any) -> Any:
         seen.append(squares(self, *arguments))
         return seen[-1]
 
-    monkeypatch.setattr(Dispatch, "squares", known)
+    monkeypatch.setattr(Dispatch, "reduced", known)
 
     def measure(params: list[Any], grads: list[Any], engine: ao.EngineName | None = None) -> Any:
         seen.clear()
         ao.chain(ao.ClipNorm(1.0), ao.SGD(), engine=engine).update(params, grads)
-        rows = np.concatenate([np.asarray(rows) for rows in seen[0].values()])
+        rows = np.concatenate([np.asarray(rows) for rows in seen[-1].values()])  # before it those of blocks
         one = reduction.merged(rows)
         assert np.array_equal(reduction.norm(np, [rows]), reduction.norm(np, [one]), equal_nan=True)
         return one
@@ -160,7 +160,7 @@ def test_long_arrays(engine: ao.EngineName, dtype: str, measured: Measure, monke
     g = _values(np.random.default_rng(2), dtype, 200_000, -60, 60)
     g = g[np.argsort(abs(g))]
     wide = g.astype(float)
-    expected = reduction.rows(library_of(wide), [[wide]]).tolist()
+    expected = reduction.rows(library_of(wide), "squares", [[[wide]]]).tolist()
     monkeypatch.setattr(portable, "TILE", 1 << 15)
     for one in (g, np.ascontiguousarray(g[::-1]), np.roll(g, 70_000)):
         found = measured([np.ones_like(one)], [one], engine)
@@ -171,9 +171,9 @@ def test_long_arrays(engine: ao.EngineName, dtype: str, measured: Measure, monke
 def test_sums_of_half_digits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of more elements than an int64 holds the sum of whole digits for, halves are added: to the same integer."""
     g = _values(np.random.default_rng(4), "float64", 1000, -20, 20)
-    whole = reduction.rows(library_of(g), [[g]]).tolist()
+    whole = reduction.rows(library_of(g), "squares", [[[g]]]).tolist()
     monkeypatch.setattr(reduction, "WHOLE", 999)
-    halves = reduction.rows(library_of(g), [[g]]).tolist()
+    halves = reduction.rows(library_of(g), "squares", [[[g]]]).tolist()
     assert whole != halves
     assert _total(whole) == _total(halves)
 
@@ -199,6 +199,202 @@ def test_each_of_many_arrays(engine: ao.EngineName, dtype: str) -> None:
             np.testing.assert_allclose(-p, wanted, rtol=1e-6 if dtype == "float32" else 1e-14, atol=3e-45)
         else:
             assert np.isnan(p).all()
+
+
+# Sums, inner products, maxima and counts --------------------------------------------------------------------------
+
+
+def _same(xp: Any, p: Any, x: Any) -> Any:
+    return x
+
+
+class Asks(ao.Stage):
+    """Asks everything, of all parameters and of each, and notes the answers."""
+
+    functions: ClassVar[dict[str, tuple[type[Any], list[Any]]]] = {
+        "norm": (ao.Norm, [_same]),
+        "square": (ao.Dot, [_same, _same]),
+        "sum": (ao.Sum, [lambda xp, p, x: x]),
+        "dot": (ao.Dot, [lambda xp, p, x: p, lambda xp, p, x: x]),
+        "max": (ao.Max, [lambda xp, p, x: x]),
+        "count": (ao.Count, [lambda xp, p, x: x > 1e-3]),
+        "size": (ao.Size, []),
+    }
+    reductions = {
+        f"{name} of {over}": kind(*of, over=over) for name, (kind, of) in functions.items() for over in ("all", "each")
+    }
+    answers: ClassVar[list[dict[str, float]]] = []
+
+    @staticmethod
+    def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
+        Asks.answers.append({name: float(value) for name, value in vars(hyper).items()})
+        return {}
+
+    @staticmethod
+    def rule(xp: Any, p: Any, x: Any, c: Any) -> Any:
+        return x
+
+
+def _expected(ps: list[Any], gs: list[Any]) -> dict[str, float]:
+    p, x = (np.concatenate([a.ravel() for a in arrays]).astype(float) for arrays in (ps, gs))
+    with np.errstate(all="ignore"):
+        products = (p * x).tolist()
+    length = norm(x.tolist())
+    return {
+        "norm": length,
+        "square": math.nan if 1e150 < length < math.inf else length * length,
+        "sum": total(x.tolist()),
+        "dot": total(products),
+        "max": float(np.max(x, initial=-math.inf)) + 0.0,
+        "count": float(np.count_nonzero(x > np.asarray(1e-3, gs[0].dtype))),
+        "size": x.size,
+    }
+
+
+def _answers_agree(ps: list[Any], gs: list[Any]) -> None:
+    assert len(Asks.answers) == len(ps)  # one row of coefficients for each parameter
+    for i, answers in enumerate(Asks.answers):
+        for over, wanted in (("all", _expected(ps, gs)), ("each", _expected(ps[i : i + 1], gs[i : i + 1]))):
+            for name, number in wanted.items():
+                found = answers[f"{name} of {over}"]
+                if name == "square":  # of a root that was rounded
+                    assert math.isnan(number) or found == pytest.approx(number, rel=1e-15, abs=1e-300), (over, name)
+                else:
+                    assert found == number or (math.isnan(found) and math.isnan(number)), (over, name, found, number)
+
+
+def _ask(lib: Library, ps: list[Any], gs: list[Any], engine: ao.EngineName | None = None) -> None:
+    Asks.answers.clear()
+    ao.chain(Asks(), ao.SGD(), engine=engine).update([lib.asarray(p) for p in ps], [lib.asarray(g) for g in gs])
+    _answers_agree(ps, gs)
+
+
+SIGNED = [*CASES, *(np.array([1.0, -math.inf, 3.0], dtype) for dtype in ("float32", "float64"))]
+"""And minus infinity alone."""
+
+
+@pytest.mark.telling
+@pytest.mark.parametrize("engine", ENGINES)
+def test_every_reduction(engine: ao.EngineName, need: Callable[[str], Library]) -> None:
+    """Over all parameters and over each, in any order and cut: what exact arithmetic gives."""
+    rng, lib = np.random.default_rng(6), need("numpy")
+    for number, case in enumerate(SIGNED):
+        for _ in range(5 if number % 5 == 0 else 1):
+            gs = _pieces(rng, case)
+            _ask(lib, [_values(rng, str(g.dtype), g.size, -20, 20) for g in gs], gs, engine)
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_every_reduction_on_any_library(library: str, need: Callable[[str], Library]) -> None:
+    lib, rng = need(library), np.random.default_rng(7)
+    with lib.context():
+        for case in SIGNED[:: 3 if library in {"dask", "jax-x64"} else 1]:
+            subnormal = (case != 0) & (abs(case) < np.finfo(case.dtype).smallest_normal)
+            if library == "jax-x64" and subnormal.any():
+                continue
+            gs = _pieces(rng, case) if library != "dask" else [rng.permutation(case)]
+            _ask(lib, [_values(rng, str(g.dtype), g.size, -3, 3) for g in gs], gs)
+
+
+def test_complex_elements_are_two(need: Callable[[str], Library]) -> None:
+    """Inner products are real: Re(sum of conj(p) * x)."""
+    rng = np.random.default_rng(8)
+    p, g = (rng.normal(size=7) + 1j * rng.normal(size=7) for _ in range(2))
+    for engine in ENGINES:
+        _ask(need("numpy"), [p.view(float)], [g.view(float)], engine)
+        reals = Asks.answers[0]
+        Asks.answers.clear()
+        ao.chain(Asks(), ao.SGD(), engine=engine).update(p.copy(), g)
+        assert Asks.answers == [reals]
+        assert reals["dot of all"] == pytest.approx(np.vdot(p, g).real, rel=1e-14)
+
+
+def test_sums_that_cancel() -> None:
+    """What is left of far larger terms of both signs is as exact as they are."""
+    rng = np.random.default_rng(9)
+    for scale in (1.0, 1e-300, 1e300):
+        x = rng.uniform(0.5, 1, 1000) * scale
+        left = float(rng.uniform(0.5, 1)) * scale * 2.0**-18
+        g = rng.permutation(np.concatenate([x, -x, [left]]))
+        for engine in ENGINES:
+            Asks.answers.clear()
+            ao.chain(Asks(), ao.SGD(), engine=engine).update(np.ones(g.size), g)
+            assert Asks.answers[0]["sum of all"] == pytest.approx(left, rel=1e-14, abs=0)
+
+
+@pytest.mark.parametrize("form", ["jit", "x64"])
+def test_every_reduction_under_jit(form: str, need: Callable[[str], Library]) -> None:
+    """Traced, the numbers are the same to round-off, infinities included; without x64 to that of float32."""
+    lib, rng = need("jax" if form == "jit" else "jax-x64"), np.random.default_rng(10)
+    import jax
+
+    names = sorted(Asks.reductions)
+
+    class Told(ao.Stage):
+        """Puts the answers into its coefficients, which so come out as the step."""
+
+        reductions = Asks.reductions
+        coefficients = staticmethod(lambda t, hyper: {f"n{i}": vars(hyper)[name] for i, name in enumerate(names)})
+
+        @staticmethod
+        def rule(xp: Any, p: Any, x: Any, c: Any) -> Any:
+            return sum((xp.where(p == i, vars(c)[f"n{i}"], 0.0) for i in range(len(names))), start=0.0 * p)
+
+    optimizer = ao.chain(Told(), ao.SGD(lr=1.0))
+    p = np.arange(len(names), dtype="float32")
+    for case in (
+        _values(rng, "float32", len(names), -9, 9),
+        *([1.0] * (len(names) - 1) + [v] for v in (math.inf, -math.inf)),
+    ):
+        g = np.asarray(case, "float32")
+        with lib.context():
+            q = lib.asarray(p)
+            moved, _ = jax.jit(optimizer.step)(q, lib.asarray(g), optimizer.init(q))
+        expected = _expected([p], [g])
+        for i, name in enumerate(names):
+            found = i - float(lib.tonumpy(moved)[i])
+            np.testing.assert_allclose(found, expected[name.partition(" ")[0]], rtol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_of_nothing(engine: ao.EngineName, need: Callable[[str], Library]) -> None:
+    """Sums are 0.0, and a maximum is below everything."""
+    _ask(need("numpy"), [np.ones((0, 3)), np.ones(2)], [np.ones((0, 3)), np.ones(2)], engine)
+    assert Asks.answers[0]["max of each"] == -math.inf
+
+
+@pytest.mark.parametrize("name", Asks.functions)
+@pytest.mark.parametrize("engine", ENGINES)
+def test_replays(engine: ao.EngineName, name: str) -> None:
+    """A step that is like the last one asks again, with the same answer for the same numbers."""
+    kind, functions = Asks.functions[name]
+
+    answers: list[float] = []
+
+    class One(ao.Stage):
+        reductions = {"answer": kind(*functions)}
+        rule = staticmethod(lambda xp, p, x, c: x)
+
+        @staticmethod
+        def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
+            answers.append(float(hyper.answer))
+            return {}
+
+    p, grads = np.array([1.0, -2.0, 0.5]), [np.array([0.5, -4.0, 2.0]), np.array([0.25, 8.0, -1.0])]
+    optimizer = ao.chain(One(), ao.SGD(lr=0.0), engine=engine)
+    for g in (*grads, *grads):
+        optimizer.update(p, g)
+    assert answers == [_expected([p], [g])[name] for g in (*grads, *grads)]
+
+
+def test_wrong_reductions() -> None:
+    with pytest.raises(TypeError, match=r"^Norm was given 2; wanted a function of xp, p, x and the slots$"):
+        ao.Norm(2)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"^Sum was given over='any'; wanted 'all' or 'each'$"):
+        ao.Sum(abs, over="any")  # type: ignore[arg-type]
+
+
+# ------------------------------------------------------------------------------------------------------------------
 
 
 def test_error_of_the_definition() -> None:

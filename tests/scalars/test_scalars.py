@@ -69,7 +69,7 @@ def test_conditions_of_numpy_are_conditions() -> None:
 def _stage(of: Callable[[Any, Any], Any]) -> type[ao.Stage]:
     class Own(ao.Stage):
         share: ao.Positive = 0.5
-        measure = staticmethod(lambda xp, p, x: x)
+        reductions = {"norm": ao.Norm(lambda xp, p, x: x)}
         coefficients = staticmethod(lambda t, hyper: {"scale": of(t, hyper)})
         rule = staticmethod(lambda xp, p, x, c: x * c.scale)
 

@@ -968,7 +968,7 @@ class Summed(ao.Stage):
     """Divides by one more than the sum of all norms so far."""
 
     scalars = {"total": 0.0}
-    totals = {"norm_of_x": staticmethod(lambda xp, p, x: x)}
+    reductions = {"norm_of_x": ao.Norm(lambda xp, p, x: x)}
     update_scalars = staticmethod(lambda step, hyper: {"total": hyper.total + hyper.norm_of_x})
     coefficients = staticmethod(lambda t, hyper: {"scale": 1 / (1 + hyper.total)})
     rule = staticmethod(lambda xp, p, x, c: x * c.scale)

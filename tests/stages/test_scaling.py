@@ -257,9 +257,10 @@ class Normed(ao.Stage):
 
     eps: ao.Nonnegative
     slots = ("s",)
-    norms = {
-        "along": staticmethod(lambda xp, p, x, s: 0.5 * s + x),
-        "of_p": staticmethod(lambda xp, p, x, s: p),
+    reductions = {
+        "along": ao.Norm(lambda xp, p, x, s: 0.5 * s + x, "each"),
+        "of_p": ao.Norm(lambda xp, p, x, s: p, "each"),
+        "size": ao.Size("each"),
     }
     coefficients = staticmethod(lambda t, hyper: {"scale": hyper.of_p / (hyper.along + hyper.eps) / hyper.size + t})
 
@@ -270,10 +271,9 @@ class Normed(ao.Stage):
 
 
 class Opposed(ao.GradientStage):
-    """Its norms and its measure see the gradient, too."""
+    """Its norms see the gradient, too."""
 
-    norms = {"apart": staticmethod(lambda xp, p, x, g: x - g)}
-    measure = staticmethod(lambda xp, p, x, g: x + g)
+    reductions = {"apart": ao.Norm(lambda xp, p, x, g: x - g, "each"), "norm": ao.Norm(lambda xp, p, x, g: x + g)}
     coefficients = staticmethod(lambda t, hyper: {"scale": 1 / (1 + hyper.apart + hyper.norm)})
     rule = staticmethod(lambda xp, p, x, g, c: g - x * c.scale)
 
@@ -281,7 +281,7 @@ class Opposed(ao.GradientStage):
 class Shrunk(ao.ParameterStage):
     """Sees the parameter after its step; a norm of it."""
 
-    norms = {"of_p": staticmethod(lambda xp, p, x: p)}
+    reductions = {"of_p": ao.Norm(lambda xp, p, x: p, "each")}
     coefficients = staticmethod(lambda t, hyper: {"scale": 1 / (1 + hyper.of_p)})
     rule = staticmethod(lambda xp, p, c: p * c.scale)
 

@@ -33,9 +33,9 @@ class Smoothed(ao.Stage):
 
 
 class Shortened(ao.Stage):
-    """A stage whose measure is no plain x, and which comes to rest."""
+    """A stage whose norm is of no plain x, and which comes to rest."""
 
-    measure = staticmethod(lambda xp, p, x: x * xp.sign(p) + 0.5 * p)
+    reductions = {"norm": ao.Norm(lambda xp, p, x: x * xp.sign(p) + 0.5 * p)}
     coefficients = staticmethod(lambda t, hyper: {"scale": 1 / (1 + hyper.norm), "late": t > 3})
 
     @staticmethod
@@ -43,10 +43,29 @@ class Shortened(ao.Stage):
         return x * c.scale if c.late else x * c.scale + 0.25 * x
 
 
+class Asking(ao.Stage):
+    """A stage that divides by a maximum, an inner product, a sum, a count and the size of all parameters."""
+
+    reductions = {
+        "top": ao.Max(lambda xp, p, x: xp.abs(x)),
+        "along": ao.Dot(lambda xp, p, x: p, lambda xp, p, x: x),
+        "total": ao.Sum(lambda xp, p, x: x),
+        "above": ao.Count(lambda xp, p, x: x > 0.1),
+        "size": ao.Size(),
+    }
+
+    @staticmethod
+    def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
+        squares = hyper.along * hyper.along + hyper.total * hyper.total
+        return {"scale": hyper.top / (1 + squares) + hyper.above / hyper.size}
+
+    rule = staticmethod(lambda xp, p, x, c: x * c.scale)
+
+
 class Seen(ao.Stage):
     """A stage that takes down the norm of what flows through it, in a list that its copies share."""
 
-    measure = staticmethod(lambda xp, p, x: x)
+    reductions = {"norm": ao.Norm(lambda xp, p, x: x)}
     rule = staticmethod(lambda xp, p, x, c: x)
 
     def __init__(self, norms: list[float]) -> None:
@@ -70,7 +89,7 @@ HYPER: dict[str, dict[str, float]] = {
     "ScheduleFreeAdamW": {"lr": 0.1, "beta": 0.9, "beta2": 0.99, "eps": 1e-6, "weight_decay": 0.1},
     "Prodigy": {"lr": 0.5, "beta1": 0.9, "beta2": 0.99, "eps": 1e-6, "weight_decay": 0.1, "d0": 0.1, "growth": 1.0},
 }
-"""Hyperparameters of the methods that measure or keep scalars, each of which is a row below."""
+"""Hyperparameters of the methods that have reductions or keep scalars, each of which is a row below."""
 
 CHAINS: dict[str, Make] = {
     "clip, Adam, EMA": lambda e: ao.chain(ao.ClipGlobalNorm(0.5), ao.Adam(lr=0.1), ao.EMA(0.9), engine=e),
@@ -86,8 +105,8 @@ CHAINS: dict[str, Make] = {
     "clip, Momentum, clip": lambda e: ao.chain(
         ao.ClipGlobalNorm(2.0), ao.Momentum(lr=0.1), ao.ClipGlobalNorm(0.1), engine=e
     ),
-    "cut, RMSProp, Trace, Scale": lambda e: ao.chain(
-        ao.ClipValue(1.5), ao.RMSProp(1.0), ao.Trace(0.8), ao.Scale(0.03), engine=e
+    "cut, RMSProp, ask, Trace, Scale": lambda e: ao.chain(
+        ao.ClipValue(1.5), ao.RMSProp(1.0), Asking(), ao.Trace(0.8), ao.Scale(0.03), engine=e
     ),
     "two slots of one name": lambda e: ao.chain(
         Smoothed(share=0.5), Shortened(), ao.Momentum(lr=0.1), Smoothed(share=0.25), ao.EMA(0.5), engine=e
@@ -104,7 +123,7 @@ CHAINS: dict[str, Make] = {
     ),
     **{name: lambda e, name=name: COMPOSED[name](**HYPER[name], engine=e) for name in HYPER},  # type: ignore[misc]
 }
-"""The chains, and methods that measure or keep scalars, each made for an engine."""
+"""The chains, and methods that have reductions or keep scalars, each made for an engine."""
 
 APART: dict[str, str] = {
     "Accumulate": "it takes no step of most gradients: tests/stages/test_control.py",
@@ -119,7 +138,7 @@ APART: dict[str, str] = {
 """The public stages that are in no chain here, why, and where they are tested."""
 
 KINDS = [name for name in CHAINS if name not in HYPER or name == "LAMB"]
-"""All chains, and one of the methods that measure, for tests of what these do alike."""
+"""All chains, and one of the methods with reductions, for tests of what these do alike."""
 
 ROOTLESS = [name for name in CHAINS if not any(of in name for of in ("Adam", "RMSProp", "LAMB", "Prodigy"))]
 """The chains without a square root of an element, which torch rounds otherwise."""
@@ -195,6 +214,16 @@ def _shortened() -> Any:
         whole = np.concatenate([(x[k] * np.sign(p[k]) + p[k] / 2).ravel() for k in x])
         factor = 1 / (1 + float(np.linalg.norm(whole))) + (0 if steps > 3 else 0.25)
         return {k: factor * x[k] for k in x}
+
+    return stage
+
+
+def _asked() -> Any:
+    def stage(p: Arrays, x: Arrays) -> Arrays:
+        whole_p, whole_x = (np.concatenate([a[k].ravel() for k in x]) for a in (p, x))
+        along, total = math.fsum(whole_p * whole_x), math.fsum(whole_x)
+        factor = float(np.max(np.abs(whole_x))) / (1 + along * along + total * total) + float(np.mean(whole_x > 0.1))
+        return {k: factor * a for k, a in x.items()}
 
     return stage
 
@@ -323,7 +352,7 @@ PLAIN: dict[str, Callable[[], tuple[list[Any], Any]]] = {
     "decay, Momentum": lambda: ([_decay(0.1), _momentum(0.1)], _nothing),
     "Adam, clip, decay, EMA, flush": lambda: ([_adam(0.1), _clip(0.2), _decay(0.01)], _ema(0.9)),
     "clip, Momentum, clip": lambda: ([_clip(2.0), _momentum(0.1), _clip(0.1)], _nothing),
-    "cut, RMSProp, Trace, Scale": lambda: ([_cut(1.5), _rmsprop(), _momentum(0.03, 0.8)], _nothing),
+    "cut, RMSProp, ask, Trace, Scale": lambda: ([_cut(1.5), _rmsprop(), _asked(), _momentum(0.03, 0.8)], _nothing),
     "two slots of one name": lambda: ([_smoothed(0.5), _shortened(), _momentum(0.1), _smoothed(0.25)], _ema(0.5)),
     "climb, Signum, Lookahead": lambda: (
         [lambda p, x: {k: -a for k, a in x.items()}, _signum(0.1)],

@@ -62,7 +62,7 @@ def ours(form: str, p: Any, g: Any) -> tuple[dict[str, Any], Any]:
         compiled = jax.jit(optimizer.step).lower(p, g, state).compile(OPTIONS)
         return found(compiled), compiled(p, g, state)[0]
     seen: list[dict[str, Any]] = []
-    measured: Any = plan._measured
+    measured: Any = plan._reduced
 
     def spied(*key: Any) -> Any:
         def call(*arguments: Any) -> Any:
@@ -73,7 +73,7 @@ def ours(form: str, p: Any, g: Any) -> tuple[dict[str, Any], Any]:
         return call
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(plan, "_measured", spied)
+        patch.setattr(plan, "_reduced", spied)
         moved = optimizer.update(dict(p), g)
     (only,) = seen
     return only, moved

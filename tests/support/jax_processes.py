@@ -17,11 +17,13 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import anyoptim as ao
 from tests.support import processes, xla
+from tests.support.chains import Asking
 
 P = PartitionSpec
 MADE: dict[str, Callable[[], ao.Optimizer]] = {
     "clip": lambda: ao.chain(ao.ClipGlobalNorm(0.5), ao.Adam(lr=0.1), ao.EMA(0.9)),
     "LAMB": lambda: ao.LAMB(lr=0.1),
+    "ask": lambda: ao.chain(Asking(), ao.SGD(lr=0.1)),
     "gates": lambda: ao.chain(ao.Accumulate(2), ao.LossScale(initial=2.0), ao.SkipNonFinite(), ao.Momentum(lr=0.1)),
     "metrics": lambda: ao.chain(ao.Metrics(), ao.SGD(lr=0.1)),
 }

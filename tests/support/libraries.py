@@ -108,9 +108,9 @@ WHOLE = {name: method for name, method in DISCOVERED.items() if method.array_rul
 COMPOSED = {
     name: method
     for name, method in DISCOVERED.items()
-    if method.stages is not ao.Optimizer.stages or method.norms or method.totals or method.scalars
+    if method.stages is not ao.Optimizer.stages or method.reductions or method.scalars
 }
-"""The methods that measure or keep scalars, which tests/support/chains.py has among the chains."""
+"""The methods that have reductions or keep scalars, which tests/support/chains.py has among the chains."""
 
 METHODS: dict[str, type[Any]] = {name: method for name, method in DISCOVERED.items() if name not in {*WHOLE, *COMPOSED}}
 """The methods whose elements do not depend on each other."""

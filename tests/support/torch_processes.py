@@ -18,6 +18,7 @@ from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distrib
 
 import anyoptim as ao
 from tests.support import processes
+from tests.support.chains import Asking
 from tests.support.libraries import same_bits
 
 MADE: dict[str, Callable[[], ao.Optimizer]] = {
@@ -25,6 +26,7 @@ MADE: dict[str, Callable[[], ao.Optimizer]] = {
     "Adam": lambda: ao.Adam(lr=0.1),
     "clip": lambda: ao.chain(ao.ClipGlobalNorm(0.5), ao.Adam(lr=0.1), ao.EMA(0.9)),
     "LAMB": lambda: ao.LAMB(lr=0.1),
+    "ask": lambda: ao.chain(Asking(), ao.SGD(lr=0.1)),
     "gates": lambda: ao.chain(ao.Accumulate(2), ao.LossScale(initial=2.0), ao.SkipNonFinite(), ao.Adam(lr=0.1)),
     "metrics": lambda: ao.chain(ao.Metrics(), ao.SGD(lr=0.1)),
     "Adafactor": lambda: ao.Adafactor(lr=0.1),

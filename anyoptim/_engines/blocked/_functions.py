@@ -11,11 +11,11 @@ import numpy as np
 from numpy._core import umath
 
 from anyoptim._engines._base import NDArray
-from anyoptim._engines.blocked._source import UFUNCS, BlockSource, blocked, blocked_measure
+from anyoptim._engines.blocked._source import UFUNCS, BlockSource, blocked, blocked_reduction
 from anyoptim._machine._scratch import Scratch
 from anyoptim._machine._threads import Call, run
 from anyoptim._trace._expressions import Scalars
-from anyoptim._trace._graph import trace, trace_measure
+from anyoptim._trace._graph import trace, trace_reduction
 from anyoptim._trace._program import Program, StaticOptions
 from anyoptim._trace._text import executed
 
@@ -23,7 +23,7 @@ __all__ = ["BlockFunction", "BoundFunction", "block_function", "text"]
 
 
 class BlockFunction(NamedTuple):
-    """A rule, which gives calls, or a measure, which makes them, of blocks of arrays."""
+    """A rule, which gives calls, or what a reduction is of, which makes them, for blocks of arrays."""
 
     call: Callable[..., Any]
     scalars: Scalars
@@ -41,7 +41,7 @@ class BoundFunction(NamedTuple):
     """Views of the elements of the table."""
 
     def __call__(self, scratch: Scratch, *arrays: NDArray) -> Any:
-        """The calls, or the measure, of one block of p, x and the slots, all of them in the dtype of the arithmetic."""
+        """The calls, or what is reduced, for one block of p, x and the slots, all in the dtype of the arithmetic."""
         call, _, temporaries, masks = self.function
         return call(*arrays, *self.numbers, *scratch.arrays(self.dtype, temporaries, masks, arrays[0].shape))
 
@@ -67,13 +67,13 @@ class BoundFunction(NamedTuple):
 
 
 def text(program: Program, k: int | None, static: StaticOptions) -> BlockSource:
-    """The text of the step, or of what part `k` measures."""
-    return blocked(trace(program, static)) if k is None else blocked_measure(trace_measure(program, k, static))
+    """The text of the step, or of what the reduction that is part `k` is of."""
+    return blocked(trace(program, static)) if k is None else blocked_reduction(trace_reduction(program, k, static))
 
 
 @functools.lru_cache(maxsize=256)
 def block_function(program: Program, k: int | None, static: StaticOptions) -> BlockFunction:
-    """The step, or what part `k` measures: traced, written and compiled to Python once for each set of options."""
+    """The step, or what is reduced as part `k`: traced, written and compiled to Python once for each set of options."""
     source = text(program, k, static)
     file = f"<anyoptim blocked {source.name} {hash(source.text):x}>"
     # `np.clip` and the method of arrays are functions of Python around this one.

@@ -23,8 +23,8 @@ from anyoptim._machine._completed import exhaust
 from anyoptim._machine._scratch import Scratch, give, scratch, taken
 from anyoptim._machine._threads import Call, Pieces
 from anyoptim._trace._coefficients import CoefficientTable, Replay
+from anyoptim._trace._exact_sum import split
 from anyoptim._trace._program import Coefficients, Program, all_floats, static_options
-from anyoptim._trace._reduction import split
 
 __all__ = ["BlockedPlan"]
 
@@ -136,11 +136,12 @@ class BlockedPlan(Plan):
         """Whether a gradient may lie in memory that the step writes to."""
         return bool(x.size) and may_overlap(host_memory(x), self._ranges)
 
-    def squares(self, k: int, gathered: Sequence[NDArray], rows: CoefficientTable) -> list[NDArray]:
+    def reduced(self, k: int, gathered: Sequence[NDArray], rows: CoefficientTable) -> list[NDArray]:
         leaves = zip(self._functions(k, rows), self.arrays, gathered, strict=True)
         pieces, table, ends = tiles((bound, (p, x, *slots)) for bound, (p, *slots), x in leaves)
-        _threads.spread(add_up, pieces, THREADED)
-        table = split(table)
+        kind = self.program.reduction(k).kind
+        _threads.spread(partial(add_up, kind), pieces, THREADED)
+        table = table[:, :1].view(np.float64) if kind == "largest" else split(table)
         return [table[a:b] for a, b in itertools.pairwise(ends)]
 
     def prepare_anew(self, gathered: Sequence[NDArray], rows: CoefficientTable) -> Commit:
@@ -205,7 +206,7 @@ class BlockedPlan(Plan):
         return Pieces(_block, pieces, [(room,) for room in rooms]), rooms
 
     def _functions(self, k: int | None, rows: CoefficientTable) -> list[BoundFunction]:
-        """For each leaf the step, or what part `k` measures."""
+        """For each leaf the step, or what the reduction that is part `k` is of."""
         if len(rows.distinct) == 1 and len(self.kinds) == 1:
             return [self._function(k, 0, rows.distinct[0], self.kinds[0])] * len(self.leaves)
         functions = {(i, d): self._function(k, i, row, d) for i, row in enumerate(rows.distinct) for d in self.kinds}

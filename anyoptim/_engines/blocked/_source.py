@@ -26,7 +26,7 @@ from anyoptim._trace._operations import LOGICAL
 from anyoptim._trace._symbols import Scalar
 from anyoptim._trace._text import Writer
 
-__all__ = ["UFUNCS", "BlockSource", "blocked", "blocked_measure"]
+__all__ = ["UFUNCS", "BlockSource", "blocked", "blocked_reduction"]
 
 _UFUNC = {"abs": "absolute", "and": "logical_and", "or": "logical_or", "not": "logical_not"}
 
@@ -59,9 +59,9 @@ def blocked(graph: Graph) -> BlockSource:
     return _BlockWriter(graph, "rule").source()
 
 
-def blocked_measure(graph: Graph) -> BlockSource:
-    """What is measured, which the function returns in scratch or in an argument; it changes none of its arrays."""
-    return _BlockWriter(graph, "measure").source()
+def blocked_reduction(graph: Graph) -> BlockSource:
+    """What a reduction is of, which the function returns in scratch or in arguments; it changes none of its arrays."""
+    return _BlockWriter(graph, "reduction").source()
 
 
 class _BlockWriter(Writer):
@@ -83,7 +83,7 @@ class _BlockWriter(Writer):
             lines = ["return [", *(f"    partial({call})," for call in self.calls), "]"]
         else:
             lines = ["{}({})".format(*call.split(", ", 1)) for call in self.calls]
-            lines.append(f"return {self.place[self.graph.outputs[0]]}")
+            lines.append(f"return [{', '.join(self.place[output] for output in self.graph.outputs)}]")
         scratch = [f"{kind}{i}" for kind in ("t", "k") for i in range(self.made[kind])]
         arguments = ", ".join([*self.inputs, *self.scalars.values(), *scratch])
         text = "\n".join([f"def {self.name}({arguments}):", *(f"    {line}" for line in lines), ""])

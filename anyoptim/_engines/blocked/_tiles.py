@@ -13,7 +13,7 @@ from anyoptim._arrays._quiet import quiet
 from anyoptim._engines._base import NDArray
 from anyoptim._engines.blocked._functions import BoundFunction
 from anyoptim._machine._scratch import scratch
-from anyoptim._trace._reduction import FIRST, HALF, ROUNDERS, SCALES, codes
+from anyoptim._trace._exact_sum import FIRST, HALF, INFINITE, ROUNDERS, SCALES, Kind, codes, infinities
 
 __all__ = ["add_up", "tiles"]
 
@@ -40,8 +40,8 @@ Tile = tuple[list[_Stretch], NDArray]
 def tiles(leaves: Iterable[tuple[BoundFunction, Sequence[NDArray]]]) -> tuple[list[Tile], NDArray, list[int]]:
     """The work in pieces that don't depend on each other; a table for the code and the digits of each stretch.
 
-    A leaf is a function that measures, and p, x and the slots. The last result says where in the table each begins, and
-    where the last one ends.
+    A leaf is a function of what is reduced, and p, x and the slots. The last result says where in the table each
+    begins, and where the last one ends.
     """
     pieces: list[list[_Stretch]] = []
     ends = [0]
@@ -61,7 +61,7 @@ def tiles(leaves: Iterable[tuple[BoundFunction, Sequence[NDArray]]]) -> tuple[li
     return [(piece, table[end - len(piece) : end]) for piece, end in zip(pieces, counts, strict=True)], table, ends
 
 
-def add_up(stretches: list[_Stretch], table: NDArray) -> None:
+def add_up(kind: Kind, stretches: list[_Stretch], table: NDArray) -> None:
     """Write the rows of some stretches, in any thread."""
     lengths = np.array([stretch.end - stretch.begin for stretch in stretches])
     firsts = np.add.accumulate(lengths) - lengths
@@ -70,12 +70,31 @@ def add_up(stretches: list[_Stretch], table: NDArray) -> None:
         for (bound, arrays, begin, end), at in zip(stretches, firsts.tolist(), strict=True):
             parts = _reals(arrays[0])
             flat = [_flat(a, begin // parts, end // parts, bound.dtype) for a in arrays]
-            x[at : at + end - begin] = bound(temporary, *flat)
-        _digits(x, spare, firsts, lengths, table)
+            value, *factor = bound(temporary, *flat)
+            x[at : at + end - begin] = value
+            for by in factor:
+                x[at : at + end - begin] *= by
+        if kind == "largest":
+            table[:, 0] = (np.maximum.reduceat(x, firsts) + 0.0).view(np.int64)
+        elif kind == "squares":
+            _digits(x, spare, *_squares(x, spare, firsts, lengths), firsts, lengths, table)
+        else:
+            _digits(x, spare, _terms(x, spare, firsts, lengths), 1.0, firsts, lengths, table)
 
 
-def _digits(x: NDArray, v: NDArray, firsts: NDArray, lengths: NDArray, table: NDArray) -> None:
-    """Write the code and the digits of some stretches of x. Both x and v, an array of the same shape, are used up."""
+def _terms(x: NDArray, v: NDArray, firsts: NDArray, lengths: NDArray) -> NDArray:
+    """The codes of stretches of x, with whose scale v becomes x."""
+    code: NDArray = codes(np.maximum.reduceat(np.abs(x, out=v), firsts), 2)
+    scale = np.repeat(SCALES[code] ** 2, lengths)
+    np.multiply(np.multiply(x, scale, out=v), scale, out=v)
+    for k in np.flatnonzero(code == INFINITE):
+        stretch = slice(firsts[k], firsts[k] + lengths[k])
+        v[stretch] = infinities(np, x[stretch])
+    return code
+
+
+def _squares(x: NDArray, v: NDArray, firsts: NDArray, lengths: NDArray) -> tuple[Any, Any]:
+    """The codes of stretches of x, the square of which v becomes, and what is the unit in it."""
     np.multiply(x, x, out=v)
     largest = np.maximum.reduceat(v, firsts)
     ends = float(np.minimum.reduce(largest)), float(np.maximum.reduce(largest))
@@ -90,6 +109,11 @@ def _digits(x: NDArray, v: NDArray, firsts: NDArray, lengths: NDArray, table: ND
         scale = np.repeat(SCALES[code], lengths)
         np.multiply(np.multiply(x, scale, out=x), scale, out=x)
         np.multiply(x, x, out=v)
+    return code, unit
+
+
+def _digits(x: NDArray, v: NDArray, code: Any, unit: Any, firsts: NDArray, lengths: NDArray, table: NDArray) -> None:
+    """Write the codes and the digits of v, of some stretches. Both v and x, an array of the same shape, are used up."""
     table[:, 0] = code
     for k, (rounder, _) in enumerate(ROUNDERS):
         # A number that is rounded to a digit has that in its last bits: sums of these are sums of integers.

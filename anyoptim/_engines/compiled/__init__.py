@@ -35,10 +35,10 @@ class Compiled(HostEngine):
         if g.dtype != p.dtype:
             return f"its gradient has another dtype, {g.dtype}"
         orders = {*_plan.memory_orders([p, *(host_view(leaf.library, slot) for slot in leaf.slots)])}
-        if program.measures:
-            orders &= {"C"}  # a measure goes by logical order
+        if program.reductions:
+            orders &= {"C"}  # a reduction goes by logical order
         if not orders:
-            return "it isn't contiguous in C order" if program.measures else "it isn't contiguous"
+            return "it isn't contiguous in C order" if program.reductions else "it isn't contiguous"
         if not orders & {*_plan.memory_orders([g])}:
             return "its gradient isn't contiguous in the same order"
         return None
@@ -55,7 +55,7 @@ class Compiled(HostEngine):
     def precompile(self, program: Program, row: Coefficients, library: Library, p: Array) -> None:
         dtype = library.dtype(p)
         if COMPUTE[dtype] == dtype:
-            for k in (*program.measures, None):
+            for k in (*program.reductions, None):
                 _plan.load(program, k, static_options(row[:k]), real(dtype).name)
             _warmup.warm(program, dtype)
 

@@ -19,10 +19,10 @@ from anyoptim._engines.compiled._array_headers import BYTES, FIRST, MIRROR, ORDE
 from anyoptim._machine import _threads
 from anyoptim._machine._threads import Pieces
 from anyoptim._trace._coefficients import CoefficientTable, Replay
+from anyoptim._trace._exact_sum import COLUMNS
 from anyoptim._trace._expressions import Scalars
-from anyoptim._trace._graph import trace, trace_measure
+from anyoptim._trace._graph import trace, trace_reduction
 from anyoptim._trace._program import Program, StaticOptions, all_floats, static_options
-from anyoptim._trace._reduction import COLUMNS, norm
 
 if TYPE_CHECKING:
     from anyoptim._engines.compiled._source import Loop
@@ -36,7 +36,7 @@ PIECE = 1 << 19
 """The fewest elements that a thread is woken for."""
 
 _KEPT = 32
-"""The most kinds of steps and measures of which a plan keeps the calls."""
+"""The most kinds of steps and reductions of which a plan keeps the calls."""
 
 PIECES = 4
 """The pieces that a thread's share is cut into, so that a slow thread leaves some to the others."""
@@ -145,10 +145,10 @@ class CompiledPlan(Plan):
                     self.table[i, FIRST + 1] = host_memory(views[i]).address
         return views
 
-    def norm(self, k: int, gathered: Sequence[Any], rows: CoefficientTable) -> float:
-        return norm(np, [self._rows(k, rows)])  # type: ignore[no-any-return]
+    def value(self, k: int, gathered: Sequence[Any], rows: CoefficientTable) -> Any:
+        return self.program.reduction(k).value(np, [self._rows(k, rows)])
 
-    def squares(self, k: int, gathered: Sequence[Any], rows: CoefficientTable) -> list[NDArray]:
+    def reduced(self, k: int, gathered: Sequence[Any], rows: CoefficientTable) -> list[NDArray]:
         table = self._rows(k, rows)
         return [table[a:b] for a, b in itertools.pairwise(self.firsts)]
 
@@ -160,7 +160,7 @@ class CompiledPlan(Plan):
                 loop.call(*tables, table, *pieces[0])
             else:
                 _threads.spread(functools.partial(loop.call, *tables, table), pieces)
-        return table
+        return table[:, :1].view(np.float64) if self.program.reduction(k).kind == "largest" else table
 
     def prepare_anew(self, gathered: Sequence[Any], rows: CoefficientTable) -> Commit:
         self.calls = calls = self._calls(None, rows)
@@ -276,16 +276,18 @@ def intrinsic(name: str) -> Callable[..., bool]:
 
 @functools.lru_cache(maxsize=256)
 def load(program: Program, k: int | None, static: StaticOptions, dtype: str) -> _NativeLoop:
-    """The machine code of the step, or of what part `k` measures."""
+    """The machine code of the step, or of the reduction that is part `k`."""
     loop = text(program, k, static, dtype)
     return _NativeLoop(_kernel_cache.compiled(loop.name, loop.text, loop.signature), loop.scalars)
 
 
 def text(program: Program, k: int | None, static: StaticOptions, dtype: str) -> Loop:
-    """The text of the step, or of what part `k` measures."""
-    from anyoptim._engines.compiled._source import loop, loop_measure  # noqa: PLC0415 - for those who compile
+    """The text of the step, or of the reduction that is part `k`."""
+    from anyoptim._engines.compiled._source import loop, loop_reduction  # noqa: PLC0415 - for those who compile
 
-    return loop(trace(program, static), dtype) if k is None else loop_measure(trace_measure(program, k, static), dtype)
+    if k is None:
+        return loop(trace(program, static), dtype)
+    return loop_reduction(trace_reduction(program, k, static), program.reduction(k).kind, dtype)
 
 
 def _ids(objects: Sequence[Any]) -> NDArray:

@@ -32,12 +32,13 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
+from anyoptim._trace._exact_sum import Kind
+from anyoptim._trace._exact_sum_text import LOOPS, pieces
 from anyoptim._trace._expressions import Scalars
 from anyoptim._trace._graph import Graph
-from anyoptim._trace._reduction_text import LOOP, pieces
 from anyoptim._trace._text import Writer, filled
 
-__all__ = ["Loop", "loop", "loop_measure"]
+__all__ = ["Loop", "loop", "loop_reduction"]
 
 _TABLES = "uint64[:, ::1], int64[:, ::1], int64[::1], float64[:, ::1]"
 
@@ -60,17 +61,17 @@ def loop(graph: Graph, dtype: str) -> Loop:
     return writer.module("alike, pointer", signature, _STEP, stores)
 
 
-def loop_measure(graph: Graph, dtype: str) -> Loop:
-    """The rows of the reduction of what is measured, one for each chunk; all arrays are read.
+def loop_reduction(graph: Graph, kind: Kind, dtype: str) -> Loop:
+    """The rows of a reduction, one for each chunk; all arrays are read.
 
-    The code of a leaf's last chunk is taken for that of the next, and only if that is too small the largest element is
-    looked for. Rounded to a digit, a number has that digit in its last bits: sums of these are sums of integers, which
-    LLVM may add in any order, hence by SIMD.
+    Of squares the code of a leaf's last chunk is taken for that of the next, and only if that is too small the largest
+    element is looked for. Rounded to a digit, a number has that digit in its last bits: sums of these are sums of
+    integers, which LLVM may add in any order, hence by SIMD.
     """
-    writer = _LoopWriter(graph, "measure", dtype)
+    writer = _LoopWriter(graph, "reduction", dtype)
     signature = f"void({_TABLES}, int64[:, ::1], int64, int64)"
-    stores = [f"_value = float64({writer.value(graph.outputs[0])})"]
-    return writer.module("pointer", signature, LOOP, stores, pieces(dtype))
+    stores = [f"_value = {' * '.join(f'float64({writer.value(output)})' for output in graph.outputs)}"]
+    return writer.module("pointer", signature, LOOPS[kind], stores, pieces(dtype, kind))
 
 
 _HEAD = """\
@@ -108,7 +109,7 @@ class _LoopWriter(Writer):
         signature: str,
         template: str,
         stores: list[str],
-        pieces: Mapping[str, str] = MappingProxyType({}),
+        pieces: Mapping[str, str | list[str]] = MappingProxyType({}),
     ) -> Loop:
         read = self.graph.read
         body = [

@@ -38,8 +38,8 @@ class Cuda(Engine):
             return "its gradient can't be read where it lies"
         orders = {axis_order(library.memory(a)) for a in (p, *leaf.slots)} - {ANY_ORDER}
         gaps = len(orders) > 1 or None in orders
-        if gaps or (program.measures and any(axes != tuple(sorted(axes or ())) for axes in orders)):
-            return "it isn't contiguous" if gaps else "it isn't contiguous in C order"  # as a measure goes
+        if gaps or (program.reductions and any(axes != tuple(sorted(axes or ())) for axes in orders)):
+            return "it isn't contiguous" if gaps else "it isn't contiguous in C order"  # as a reduction goes
         if not orders | {ANY_ORDER} >= {axis_order(library.memory(x))}:
             return "its gradient isn't contiguous in the same order"
         return None

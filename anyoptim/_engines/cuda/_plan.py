@@ -24,13 +24,14 @@ from anyoptim._engines.cuda._source import (
     Kernel,
     coefficients,
     kernel,
-    kernel_measure,
+    kernel_reduction,
 )
 from anyoptim._machine._completed import in_one_go
 from anyoptim._trace._coefficients import CoefficientTable, Replay, rows_of
-from anyoptim._trace._graph import trace, trace_measure
+from anyoptim._trace._exact_sum import COLUMNS
+from anyoptim._trace._graph import trace, trace_reduction
 from anyoptim._trace._program import Coefficients, Program, StaticOptions, all_floats, static_options
-from anyoptim._trace._reduction import COLUMNS
+from anyoptim._trace._reductions import Norm, Reduction
 from anyoptim._trace._symbols import symbol
 
 __all__ = ["CudaPlan", "Gathered", "chunk_map", "device", "kernel_of", "precompile", "source_of"]
@@ -46,10 +47,10 @@ HALVERS, HALVING = 32, 1024
 def kernel_of(
     program: Program, k: int | None, static: StaticOptions, dtype: str, taken: tuple[str, ...] = ()
 ) -> Kernel:
-    """The kernel of the step, or of what part `k` measures, by a name that is none of those taken."""
+    """The kernel of the step, or of the reduction that is part `k`, by a name that is none of those taken."""
     if k is None:
         return kernel(trace(program, static), dtype, taken)
-    return kernel_measure(trace_measure(program, k, static), dtype, taken)
+    return kernel_reduction(trace_reduction(program, k, static), program.reduction(k).kind, dtype, taken)
 
 
 def source_of(passes: Sequence[Pass], dtype: str) -> str:
@@ -59,20 +60,25 @@ def source_of(passes: Sequence[Pass], dtype: str) -> str:
     for program, k, static in {kernel_of(*key, dtype): key for key in keys}.values():
         one = kernel_of(program, k, static, dtype, tuple(kernels))
         kernels[one.name] = one
-    norms = [REDUCTION] if any(k is not None for _, k, _ in passes) else []
+    norms = [REDUCTION] if any(k is not None and _symbolic(program.reduction(k)) for program, k, _ in passes) else []
     return "\n".join([one.types, *(one.body for one in kernels.values()), *norms])
 
 
 def precompile(program: Program, row: Coefficients, dtype: str, number: int | None) -> None:
     """Compile the kernels of a program for arrays of one dtype on the device of this number."""
     assert number is not None  # noqa: S101 - the engine reaches the array
-    compiler, parts = device(number), (*program.measures, None)
+    compiler, parts = device(number), (*program.reductions, None)
     kernels = [kernel_of(program, k, static_options(row[:k]), element(dtype)) for k in parts]
     with compiler.scope():
         for one in kernels:
             compiler.kernel(one.name, one.text)
-        for name in ("halve", "root") if program.measures else ():
+        for name in ("halve", "root") if any(_symbolic(program.reduction(k)) for k in program.reductions) else ():
             compiler.kernel(name, REDUCTION)
+
+
+def _symbolic(reduction: Reduction) -> bool:
+    """Whether its value stays on the device: that of all parameters, from which coefficients are computed there."""
+    return isinstance(reduction, Norm) and reduction.over == "all"
 
 
 def element(dtype: str) -> str:
@@ -158,7 +164,7 @@ class CudaPlan(Plan):
             words = np.array([*table, *[0] * len(program.parts)], np.uint64)
             self.table = self.owned.kept(self.device.put(words))
             self.numbers = self.table + 8 * len(table)
-            if program.measures:  # room for the rows of one measure
+            if program.reductions:  # room for the rows of one reduction
                 self.sums = self.owned.kept(self.device.allocate(COLUMNS * self.blocks[-1]))
 
     @property
@@ -194,10 +200,11 @@ class CudaPlan(Plan):
             addresses[i] = _address(self.library.memory(kept[i]))
         return Gathered(addresses, kept)
 
-    def norm(self, k: int, gathered: Gathered, rows: CoefficientTable) -> Any:
+    def value(self, k: int, gathered: Gathered, rows: CoefficientTable) -> Any:
         n = self.blocks[-1]
-        if not n:
-            return 0.0
+        reduction = self.program.reduction(k)
+        if not (n and _symbolic(reduction)):
+            return super().value(k, gathered, rows) if n else reduction.value(np, [])
         half, threads = (1 << (n - 1).bit_length()) // 2, HALVERS * HALVING
         with self.device.scope():
             self.run(self._launches(k, gathered, rows), self.sums)
@@ -213,12 +220,13 @@ class CudaPlan(Plan):
         with self.device.scope():
             return float(self.device.fetched(self.numbers + 8 * k, 1, self.stream)[0])
 
-    def squares(self, k: int, gathered: Gathered, rows: CoefficientTable) -> list[NDArray]:
+    def reduced(self, k: int, gathered: Gathered, rows: CoefficientTable) -> list[NDArray]:
         # The sums of several devices meet on the host.
         with self.device.scope():
             self.run(self._launches(k, gathered, rows), self.sums)
             words = self.device.fetched(self.sums, COLUMNS * self.blocks[-1], self.stream)
-        table = words.view(np.int64).reshape(-1, COLUMNS)
+        largest = self.program.reduction(k).kind == "largest"
+        table = words.view(np.float64 if largest else np.int64).reshape(-1, COLUMNS)[:, : 1 if largest else COLUMNS]
         return [table[a:b] for a, b in itertools.pairwise(self.blocks)]
 
     def _reduce(self, name: str, blocks: int, threads: int, *arguments: int) -> None:
@@ -246,7 +254,7 @@ class CudaPlan(Plan):
         return commit
 
     def _launches(self, k: int | None, gathered: Gathered, rows: CoefficientTable) -> list[Launch]:
-        """The launches of a step, or of what part `k` measures: one for each set of static options."""
+        """The launches of a step, or of the reduction that is part `k`: one for each set of static options."""
         static = [static_options(row) for row in rows.distinct]
         launches = []
         for key in dict.fromkeys(static):

@@ -87,7 +87,7 @@ class RecordedPlan(_plan.CudaPlan):
         _FOR_EVER.append((self, xs, gathered))
         return gathered
 
-    def squares(self, k: int, gathered: _plan.Gathered, rows: CoefficientTable) -> list[NDArray]:
+    def reduced(self, k: int, gathered: _plan.Gathered, rows: CoefficientTable) -> list[NDArray]:
         raise RuntimeError(
             "a norm over several dtypes or devices meets on the host, and can't be captured in a CUDA graph; "
             "wanted parameters of one dtype on one device"

@@ -28,15 +28,16 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from anyoptim._engines.cuda._elements import ELEMENTS
+from anyoptim._trace._exact_sum import Kind
+from anyoptim._trace._exact_sum_text import KERNELS, REDUCTION
+from anyoptim._trace._exact_sum_text import pieces as rows
 from anyoptim._trace._expressions import Scalars
 from anyoptim._trace._graph import Graph
 from anyoptim._trace._operations import LOGICAL
-from anyoptim._trace._reduction_text import KERNEL, REDUCTION
-from anyoptim._trace._reduction_text import pieces as rows
 from anyoptim._trace._symbols import Scalar
 from anyoptim._trace._text import INFIX, Writer, filled
 
-__all__ = ["BLOCK", "CHUNK", "REDUCTION", "THREADS", "Kernel", "coefficients", "kernel", "kernel_measure"]
+__all__ = ["BLOCK", "CHUNK", "REDUCTION", "THREADS", "Kernel", "coefficients", "kernel", "kernel_reduction"]
 
 THREADS = 256
 """The threads in a block."""
@@ -92,9 +93,9 @@ def kernel(graph: Graph, dtype: str, taken: Collection[str] = ()) -> Kernel:
     return _KernelWriter(graph, "rule", dtype, taken).step()
 
 
-def kernel_measure(graph: Graph, dtype: str, taken: Collection[str] = ()) -> Kernel:
-    """The measure: the rows of the reduction of what is measured, one for each block; all arrays are read."""
-    return _KernelWriter(graph, "measure", dtype, taken).measure()
+def kernel_reduction(graph: Graph, kind: Kind, dtype: str, taken: Collection[str] = ()) -> Kernel:
+    """The rows of a reduction, one for each block; all arrays are read."""
+    return _KernelWriter(graph, "reduction", dtype, taken).reduction(kind)
 
 
 _TYPES = """\
@@ -174,14 +175,12 @@ class _KernelWriter(Writer):
         }
         return self.module("void", body, opened, {*moved}, "", _STEP, pieces)
 
-    def measure(self) -> Kernel:
-        (output,) = self.graph.outputs
+    def reduction(self, kind: Kind) -> Kernel:
         read = self.graph.read
         elements = ", ".join([*(f"{self.pointers[i]}[_i]" for i in read), *self.scalars.values()])
-        body = [f"return {self.value(output)};"]
-        return self.module(
-            "real", body, read, set(), ", long long *_rows_at", KERNEL, {**rows(self.real), "elements": elements}
-        )
+        body = [f"return {' * '.join(f'double({self.value(output)})' for output in self.graph.outputs)};"]
+        pieces = {**rows(self.real, kind), "elements": elements}
+        return self.module("double", body, read, set(), ", long long *_rows_at", KERNELS[kind], pieces)
 
     def cast(self, i: int) -> bool:
         """Whether an array's elements are not of the arithmetic's dtype: those of p and x, in half precision."""

@@ -15,12 +15,11 @@ from anyoptim._arrays._jax import loaded
 from anyoptim._arrays._quiet import quiet
 from anyoptim._engines._base import Commit, Leaf, NDArray, Plan, Result, real
 from anyoptim._trace._coefficients import CoefficientTable
+from anyoptim._trace._exact_sum import rows as reduced
 from anyoptim._trace._expressions import range_of
-from anyoptim._trace._graph import Graph, trace, trace_measure
+from anyoptim._trace._graph import Graph, trace, trace_reduction
 from anyoptim._trace._operations import OPERATORS
 from anyoptim._trace._program import Program, StaticOptions, static_options
-from anyoptim._trace._reduction import COLUMNS
-from anyoptim._trace._reduction import rows as reduced
 
 __all__ = ["JaxPlan"]
 
@@ -76,14 +75,14 @@ class JaxPlan(Plan):
     def gather(self, xs: Sequence[Array]) -> Sequence[Array]:
         return xs
 
-    def squares(self, k: int, gathered: Sequence[Array], rows: CoefficientTable) -> list[NDArray]:
-        call = _measured(self.leaves[0].library, self.program, k, *_kinds(rows), self._cuts(gathered))
+    def reduced(self, k: int, gathered: Sequence[Array], rows: CoefficientTable) -> list[NDArray]:
+        call = _reduced(self.leaves[0].library, self.program, k, *_kinds(rows), self._cuts(gathered))
         static = {static_options(row) for row in rows.distinct}
         # To hand slots over costs time; p and x are the inputs 0 and 1.
         reads = any(i >= 2 for each in static for i in _graph(self.program, k, each).read)
         slots = [leaf.slots if reads else () for leaf in self.leaves]
         ps = [leaf.p for leaf in self.leaves]
-        return [*np.asarray(call(slots, self._numbers(k, rows), ps, gathered)).reshape(len(ps), 1, COLUMNS)]
+        return [*np.asarray(call(slots, self._numbers(k, rows), ps, gathered)).reshape(len(ps), 1, -1)]
 
     def prepare_anew(self, gathered: Sequence[Array], rows: CoefficientTable) -> Commit:
         call = _step(self.leaves[0].library, self.program, *_kinds(rows), self._shardings)
@@ -157,7 +156,7 @@ def _split() -> Callable[..., Any]:
 
 @functools.lru_cache(maxsize=256)
 def _graph(program: Program, k: int | None, static: StaticOptions) -> Graph:
-    return trace(program, static) if k is None else trace_measure(program, k, static)
+    return trace(program, static) if k is None else trace_reduction(program, k, static)
 
 
 @functools.lru_cache(maxsize=64)
@@ -186,7 +185,7 @@ def _step(
 
 
 @functools.lru_cache(maxsize=64)
-def _measured(
+def _reduced(
     library: Library,
     program: Program,
     k: int,
@@ -194,20 +193,19 @@ def _measured(
     row_of_leaf: Sequence[int],
     shardings: Sequence[Any] | None,
 ) -> Callable[..., Any]:
-    """The function that gives the rows of the reduction of what part `k` measures, one for each leaf.
+    """The function that gives the rows of the reduction that is part `k`, one for each leaf.
 
     `shardings` say how the leaves are cut, where they lie on a mesh of devices.
     """
-    graphs = [_graph(program, k, static) for static in kinds]
+    kind, graphs = program.reduction(k).kind, [_graph(program, k, static) for static in kinds]
 
-    def measured(slots: Any, rows: Any, ps: Any, xs: Any) -> Any:
+    def rows_of_leaves(slots: Any, rows: Any, ps: Any, xs: Any) -> Any:
         leaves = []
         for i, (p, x, own, numbers) in enumerate(zip(ps, xs, slots, rows, strict=True)):
-            parts = _parts(library, graphs[row_of_leaf[i] if row_of_leaf else 0], (p, x, *own), numbers)
-            leaves.append([a for (a,) in parts])
-        return reduced(library, leaves, shardings)
+            leaves.append(_parts(library, graphs[row_of_leaf[i] if row_of_leaf else 0], (p, x, *own), numbers))
+        return reduced(library, kind, leaves, shardings)
 
-    return loaded().jit(measured)  # type: ignore[no-any-return]
+    return loaded().jit(rows_of_leaves)  # type: ignore[no-any-return]
 
 
 def _parts(library: Library, graph: Graph, arrays: Sequence[Array], numbers: Array) -> list[list[Array]]:

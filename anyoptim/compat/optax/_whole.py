@@ -14,6 +14,7 @@ from anyoptim._arrays import Array
 from anyoptim._core._optimizer import Optimizer
 from anyoptim._stage._stage import Stage, itself, parameter
 from anyoptim._trace._hyperparameters import Domain, Fraction, Hyper, Nonnegative, Positive
+from anyoptim._trace._reductions import Norm, Size
 from anyoptim._trace._scalars import following, one_minus_power, power, ratio_up_to_one, where
 from anyoptim.optimizers.matrices import at_least, summable, unit
 from anyoptim.stages.layers import is_complex, real_only
@@ -43,7 +44,7 @@ class ClipBlockRMS(Stage):
     """
 
     threshold: Positive
-    norms = {"length": itself}
+    reductions = {"length": Norm(itself, "each"), "size": Size("each")}
 
     @staticmethod
     def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
@@ -63,7 +64,7 @@ class BlockRMS(Stage):
     """
 
     floor: Nonnegative = 1e-3
-    norms = {"of_p": parameter}
+    reductions = {"of_p": Norm(parameter, "each"), "size": Size("each")}
 
     @staticmethod
     def coefficients(t: Any, hyper: Any) -> dict[str, Any]:

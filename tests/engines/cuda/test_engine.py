@@ -32,13 +32,17 @@ OPTIMIZERS: dict[str, Make] = {
 }
 KINDS = [*{len(method.slots): name for name, method in reversed(METHODS.items())}.values(), *CHAINS]
 """For what the engine does alike for all rules: a method of each number of slots, and the chains."""
-MEASURES = {name: len(make(None)._pipeline.branch.program.measures) for name, make in OPTIMIZERS.items()}
-EACH = {name: sum(len(stage.norms) for stage in make(None).stages) for name, make in OPTIMIZERS.items()}
-"""How many of these are of each parameter by itself, which the host makes of the sums of blocks."""
-QUICK = [name for name in KINDS if not any(stage.norms or stage.totals for stage in OPTIMIZERS[name](None).stages)]
+PASSES = {name: len(make(None)._pipeline.branch.program.reductions) for name, make in OPTIMIZERS.items()}
+ASKED = {name: [of for s in make(None).stages for of in s.reductions.values()] for name, make in OPTIMIZERS.items()}
+ON_HOST = {
+    name: sum(bool(of.functions) and not (isinstance(of, ao.Norm) and of.over == "all") for of in asked)
+    for name, asked in ASKED.items()
+}
+"""How many of these the host makes of the sums of blocks: all but norms of all parameters."""
+QUICK = [name for name in KINDS if not ON_HOST[name]]
 """Those of which nobody waits for the device."""
 FEW = ["SGD", "Adan", "two slots of one name", "LAMB", "Prodigy"]
-"""For what takes long: a rule without slots and one of many; a measure of all, of each array, and totals."""
+"""For what takes long: a rule without slots and one of many; a norm of all, of each array, and sums."""
 SHAPES: dict[str, tuple[int, ...]] = {"W": (7, 9), "b": (1023,), "n.b": (1025,), "s": (), "none": (0,), "empty": (3, 0)}
 
 
@@ -150,9 +154,9 @@ def _bits(name: str, dtype: str, machine: shim.Machine) -> None:
     steps = [drawn(rng, dtype, SHAPES, 10.0**power) for power in powers]
     optimizer = same(OPTIMIZERS[name], drawn(rng, dtype, SHAPES), steps)
     kinds = Counter(kernel.rpartition("_")[2] for kernel, _ in machine.launches)
-    assert kinds.pop("coefficients", 0) <= count * MEASURES[name]
-    together = MEASURES[name] - EACH[name]
-    wanted = {"measure": count * MEASURES[name], "halve": count * together, "root": count * together}
+    assert kinds.pop("coefficients", 0) <= count * PASSES[name]
+    together = PASSES[name] - ON_HOST[name]
+    wanted = {"reduction": count * PASSES[name], "halve": count * together, "root": count * together}
     assert kinds == {"rule": count, **{kind: n for kind, n in wanted.items() if n}}
     start, *steps = [hostile_tree(rng, dtype) for _ in range(6)]
     same(OPTIMIZERS[name], start, steps)
@@ -198,10 +202,10 @@ def test_a_thousand_arrays_in_one_launch(name: str, machine: shim.Machine) -> No
     same(
         OPTIMIZERS[name],
         drawn(rng, "float32", shapes),
-        [drawn(rng, "float32", shapes) for _ in range(2 - bool(MEASURES[name]))],
+        [drawn(rng, "float32", shapes) for _ in range(2 - bool(PASSES[name]))],
     )
     rules = [blocks for kernel, blocks in machine.launches if kernel.endswith("_rule")]
-    assert rules == [sum(0 not in shape for shape in shapes.values())] * (2 - bool(MEASURES[name]))
+    assert rules == [sum(0 not in shape for shape in shapes.values())] * (2 - bool(PASSES[name]))
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -251,7 +255,7 @@ def _locked(a: Any) -> Any:
 def test_what_others_take(name: str, layout: str, first: bool, machine: shim.Machine) -> None:
     """From the first step, or after good ones: the same bits, the other parameters with the engine, and the reason."""
     of_p, of_x, *reasons = LAYOUTS[layout]
-    reason = reasons[bool(MEASURES[name])]
+    reason = reasons[bool(PASSES[name])]
     rng = np.random.default_rng(44)
     shapes: dict[str, tuple[int, ...]] = {"W": (5, 7), "b": (7,)}
     start = drawn(rng, "float32", shapes)

@@ -25,7 +25,7 @@ STAYS = {"arithmetic"}
 
 def _chain(coefficients: Callable[[float], Any], engine: ao.EngineName | None) -> ao.chain:
     class Shortened(ao.Stage):
-        measure = staticmethod(lambda xp, p, x: x)
+        reductions = {"norm": ao.Norm(lambda xp, p, x: x)}
 
         @staticmethod
         def rule(xp: Any, p: Any, x: Any, c: Any) -> Any:
@@ -60,7 +60,7 @@ def test_a_truth_is_a_static_option_there_too() -> None:
     shim.install(shim.Machine())
 
     class Rests(ao.Stage):
-        measure = staticmethod(lambda xp, p, x: x)
+        reductions = {"norm": ao.Norm(lambda xp, p, x: x)}
         coefficients = staticmethod(lambda t, hyper: {"large": hyper.norm > 1.0})
 
         @staticmethod

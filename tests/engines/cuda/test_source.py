@@ -35,7 +35,7 @@ from tests.support.internals import (
     static_options,
     symbol,
     trace,
-    trace_measure,
+    trace_reduction,
 )
 from tests.support.libraries import METHODS, Library, same_bits
 
@@ -66,9 +66,9 @@ def _row(optimizer: ao.Optimizer, t: int, norm: Any) -> Coefficients:
 def _passes(optimizer: ao.Optimizer, dtype: str) -> Iterator[tuple[Kernel, Graph, bool]]:
     """Each kernel of a rule, its graph and whether it measures."""
     program = optimizer._pipeline.branch.program
-    for k in (*program.measures, None):
+    for k in (*program.reductions, None):
         for static in dict.fromkeys(static_options(_row(optimizer, t, 0.5)[:k]) for t in STEPS):
-            graph = trace(program, static) if k is None else trace_measure(program, k, static)
+            graph = trace(program, static) if k is None else trace_reduction(program, k, static)
             yield kernel_of(program, k, static, dtype), graph, k is not None
 
 
@@ -121,13 +121,16 @@ SOURCES: dict[str, Callable[[], ao.Optimizer]] = {
 @pytest.mark.parametrize("dtype", libraries.REAL)
 @pytest.mark.parametrize("name", SOURCES)
 def test_the_source_is_one_text_that_compiles(name: str, dtype: Literal["float32", "float64"], nvrtc: Any) -> None:
-    """As it stands: each kernel by a name of its own, and what makes a norm of what is measured."""
-    text = SOURCES[name]().kernel_source("cuda", dtype)
+    """As it stands: each kernel by a name of its own, and what makes a norm of its rows."""
+    optimizer = SOURCES[name]()
+    text = optimizer.kernel_source("cuda", dtype)
     made = nvrtc.code(text, ARCHITECTURES[-(len(name) % 2)])
     names = re.findall(r"__global__ void(?: __launch_bounds__\(\d+\))?\s+(\w+)\(", text)
     assert len({*names}) == len(names) >= 1
     assert all(of.encode() in made for of in names)
-    assert ("root" in names) == any(of.endswith("_measure") for of in names)
+    branches = optimizer._pipeline.branches.values()
+    asked = [part.reduction for branch in branches for part in branch.program.parts]
+    assert ("root" in names) == any(isinstance(of, ao.Norm) and of.over == "all" for of in asked)
 
 
 _MOVED = {f"{op}.f{bits}" for op in ("ld", "st", "mov", "neg", "abs", "selp", "setp") for bits in (32, 64)}
@@ -211,8 +214,10 @@ def test_what_the_device_computes_is_rounded_as_on_the_host(name: str, nvrtc: An
     """Coefficients of a norm are of float64, for float32 parameters too."""
     optimizer = CHAINS[name](None)
     kernels = _coefficients(optimizer, "float32")
-    # Totals are waited for: of them the device computes nothing.
-    assert bool(kernels) == any(stage.measure is not None or stage.norms for stage in optimizer.stages)
+    # The others are waited for: of them the device computes nothing.
+    assert bool(kernels) == any(
+        isinstance(of, ao.Norm) for stage in optimizer.stages for of in stage.reductions.values()
+    )
     _compiles(kernels[:1], ARCHITECTURES[::4], nvrtc)
     for kernel in kernels:
         rounded = {f"{op}.rn.f64" for op in ("add", "sub", "mul", "div", "sqrt")}
@@ -451,12 +456,14 @@ def _norm(machine: shim.Machine, table: np.ndarray[Any, Any], monkeypatch: pytes
     """What the engine's launches make of these rows."""
     plan: Any = object.__new__(cuda.CudaPlan)
     plan.device, plan.blocks, known, own = machine.device, [0, len(table)], np.zeros(3), table.copy()
+    plan.program = ao.chain(ao.Scale(1.0), ao.Scale(1.0), ao.ClipGlobalNorm(1.0), ao.SGD())._pipeline.branch.program
+    assert plan.program.reductions == (2,)
     plan.stream = plan.sending = plan.device.stream(7)
     plan.numbers, plan.sums = known.ctypes.data, own.ctypes.data
     with plan.device.scope():
         plan.owned = _device.Owned(plan.device)
     monkeypatch.setattr(cuda.CudaPlan, "_launches", lambda *_: [])
-    assert plan.norm(2, None, None).scalar == Scalar("device", (2,))
+    assert plan.value(2, None, None).scalar == Scalar("device", (2,))
     return float(known[2])
 
 

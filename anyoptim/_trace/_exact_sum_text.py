@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import math
+import sys
 
-from anyoptim._trace._reduction import COLUMNS, FIRST, HALF, INFINITE, MASK, NAN, ROUNDERS, bits_of
+from anyoptim._trace._exact_sum import COLUMNS, FIRST, HALF, INFINITE, MASK, NAN, ROUNDERS, Kind, bits_of, power_of
 
-__all__ = ["KERNEL", "LOOP", "REDUCTION", "pieces"]
+__all__ = ["KERNELS", "LOOPS", "REDUCTION", "pieces"]
 
 
-def pieces(dtype: str) -> dict[str, str]:
+def pieces(dtype: str, kind: Kind) -> dict[str, str | list[str]]:
     """What the templates leave open, but for names, for arithmetic in a dtype."""
+    power, squares = power_of(kind), kind == "squares"
     one, two, three = (repr(rounder) for rounder, _ in ROUNDERS)
-    # Squares of float32 do not overflow: there the digits have the scale, and not the elements.
+    # Squares and products of float32 do not overflow: there the digits have the scale, and not the elements.
     narrow = dtype == "float32"
+    term, largest, least = "_value" if narrow else "_value * _scale * _scale", repr(sys.float_info.max), 2.0**-40
+    infinite = f"1.0 if _value > {largest} else {least} if _value < -{largest} else 0.0"
+    infinite_in_c = f"_a[_j] > {largest} ? 1.0 : _a[_j] < -{largest} ? {least} : 0.0"
     unit = f"ldexp(1.0, {2 * HALF} * (_code + {FIRST})) if 0 < _code < {INFINITE} else 1.0"
     return {
         "one": one,
@@ -28,11 +33,16 @@ def pieces(dtype: str) -> dict[str, str]:
         "least": str(FIRST),
         "columns_of_rows": str(COLUMNS),
         "unit": unit if narrow else "1.0",
-        "scaled": "_value" if narrow else "_value * _scale * _scale",
+        "power": str(power),
+        "scale": str(HALF // 2 * power),
+        # Terms of both signs do not tell by their sum whether a guess was right.
+        "tries": f"(not 0 < _code < {INFINITE}, True)" if squares else "(True,)",
+        "term": [f"_v = {term}", "_v *= _v"] if squares else [f"_v = {term} if _code < {INFINITE} else {infinite}"],
+        "term_in_c": "_y * _y" if squares else f"_code < {INFINITE} ? _y : {infinite_in_c}",
     }
 
 
-LOOP = """\
+_LOOP = """\
 from math import frexp, ldexp
 from anyoptim._engines.compiled._bits import bits, number
 
@@ -45,7 +55,7 @@ def {name}(_leaves, _chunks, _which, _coefficients, _rows, _first, _last):
         {arrays}
         if _leaf != _previous:
             _previous, _known = _leaf, 0
-        for _sure in (not 0 < _code < {infinite}, True):
+        for _sure in {tries}:
             if _sure:
                 _top = 0
                 for _i in range(_n):
@@ -55,15 +65,14 @@ def {name}(_leaves, _chunks, _which, _coefficients, _rows, _first, _last):
                 if _top >= {infinity}:
                     _code = max(_code, {infinite} if _top == {infinity} else {nan})
                 elif _top:
-                    _code = max(_code, frexp(number(uint64(_top)))[1] // {half} - {least})
-            _scale = ldexp(1.0, -{half} // 2 * (_code + {least})) if 0 < _code < {infinite} else 0.0
+                    _code = max(_code, (frexp(number(uint64(_top)))[1] + {power} - 1) // ({power} * {half}) - {least})
+            _scale = ldexp(1.0, -{scale} * (_code + {least})) if 0 < _code < {infinite} else 0.0
             _unit = {unit}
             _to_one, _to_two, _to_three = {one} * _unit, {two} * _unit, {three} * _unit
             _one, _two, _three, _seen = 0, 0, 0, 0
             for _i in range(_n):
                 {body}
-                _v = {scaled}
-                _v *= _v
+                {term}
                 _a = _v + _to_one
                 _v -= _a - _to_one
                 _b = _v + _to_two
@@ -81,17 +90,36 @@ def {name}(_leaves, _chunks, _which, _coefficients, _rows, _first, _last):
         _rows[_at, 3], _rows[_at, 4] = _two >> {half}, _two & {mask}
         _rows[_at, 5], _rows[_at, 6] = _three >> {half}, _three & {mask}
 """
-"""The body of a function that writes a row of the reduction for each chunk."""
 
-KERNEL = """\
+_LARGEST_LOOP = """\
+from math import inf
+from anyoptim._engines.compiled._bits import bits
+
+
+def {name}(_leaves, _chunks, _which, _coefficients, _rows, _first, _last):
+    for _c in range(_first, _last):
+        _leaf, _begin, _n, _at = _chunks[_c]
+        {coefficients}
+        {arrays}
+        _top = -inf
+        for _i in range(_n):
+            {body}
+            _top = _value if _value > _top or _value != _value else _top
+        _rows[_at, 0] = bits(_top + 0.0)
+"""
+
+LOOPS: dict[Kind, str] = {"squares": _LOOP, "terms": _LOOP, "largest": _LARGEST_LOOP}
+"""The function that writes a row of the reduction for each chunk; of a maximum its bits."""
+
+_KERNEL = """\
     const int _lane = threadIdx.x % 32;
     for (int _b = threadIdx.x / 32; {block} * _b < _chunk.count; _b += blockDim.x / 32) {{
         double _a[32], _largest = 0.0;
         #pragma unroll
         for (int _j = 0; _j < 32; ++_j) {{
             const int _i = {block} * _b + 32 * _j + _lane;
-            const double _size = fabs(_i < _chunk.count ? double({name}_of({elements})) : 0.0);
-            _a[_j] = _size;
+            _a[_j] = _i < _chunk.count ? {name}_of({elements}) : 0.0;
+            const double _size = fabs(_a[_j]);
             _largest = _size > _largest || _size != _size ? _size : _largest;
         }}
         #pragma unroll
@@ -104,15 +132,15 @@ KERNEL = """\
             _code = _largest != _largest ? {nan} : {infinite};
         else if (_largest != 0) {{
             frexp(_largest, &_code);
-            _code = (_code - {half} * {least}) / {half};
+            _code = (_code + {power} - 1 - {power} * {half} * {least}) / ({power} * {half});
         }}
-        const double _scale = _code < {infinite} ? ldexp(1.0, -{half} / 2 * (_code + {least})) : 0.0;
+        const double _scale = 0 < _code && _code < {infinite} ? ldexp(1.0, -{scale} * (_code + {least})) : 0.0;
         const double _rounders[3] = {{{one}, {two}, {three}}};
         long long _digits[3] = {{0, 0, 0}};
         #pragma unroll
         for (int _j = 0; _j < 32; ++_j) {{
             const double _y = _a[_j] * _scale * _scale;
-            double _v = _y * _y;
+            double _v = {term_in_c};
             #pragma unroll
             for (int _k = 0; _k < 3; ++_k) {{
                 const double _rounded = _v + _rounders[_k];
@@ -136,7 +164,30 @@ KERNEL = """\
     }}
 }}
 """
-"""The end of a kernel that writes a row of the reduction for each block of 1,024 elements, by one warp."""
+
+_LARGEST_KERNEL = """\
+    const int _lane = threadIdx.x % 32;
+    for (int _b = threadIdx.x / 32; {block} * _b < _chunk.count; _b += blockDim.x / 32) {{
+        double _largest = -ldexp(1.0, 2000);
+        for (int _i = {block} * _b + _lane; _i < {block} * (_b + 1) && _i < _chunk.count; _i += 32) {{
+            const double _value = {name}_of({elements});
+            _largest = _value > _largest || _value != _value ? _value : _largest;
+        }}
+        #pragma unroll
+        for (int _by = 16; _by > 0; _by /= 2) {{
+            const double _value = __shfl_xor_sync(0xffffffffu, _largest, _by);
+            _largest = _value > _largest || _value != _value ? _value : _largest;
+        }}
+        long long *_row = _rows_at + {columns_of_rows} * (_leaf[0] + _chunk.begin / {block} + _b);
+        if (_lane == 0)
+            _row[0] = __double_as_longlong(_largest + 0.0);
+    }}
+}}
+"""
+
+KERNELS: dict[Kind, str] = {"squares": _KERNEL, "terms": _KERNEL, "largest": _LARGEST_KERNEL}
+"""The end of a kernel that writes a row of the reduction, or the bits of a maximum, for each block of 1,024 elements,
+by one warp."""
 
 REDUCTION = f"""\
 // One row of the reduction for two, in the place of the first.

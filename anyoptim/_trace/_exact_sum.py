@@ -1,0 +1,380 @@
+"""The one reduction: sums over many arrays whose bits depend on no order, cut or number of processes; and maxima.
+
+A sum has terms v: squares of the elements x, for a norm, or numbers, or products of two. Let b be the largest integer
+with 2**(40*b) <= 4*max|v| over all terms. Each v * 2**(-40*b), rounded to float64, is at most 2**38 in magnitude (x is
+scaled before it is squared). It is rounded, by itself, to the nearest multiple of 2**-80, ties to even; these multiples
+are added as integers, and only their sum is rounded again. Nothing over- or underflows but the result itself, which is
+infinite where it is too large for float64.
+
+A part of the elements may have a smaller b, and need not know that of all: each v is taken as three digits, multiples
+of 1, of 2**-40 and of 2**-80, each the multiple that is nearest to what those before it left. Whichever the first
+digit's unit is, the digits down to any unit add up to v, rounded to that unit: what lies before the last of them is an
+even multiple of it, so ties agree, too. So the digits of a part whose b is smaller by one or two move as many places;
+where it is smaller by more, v is at most half of the last unit, and counts as 0.
+
+Added to 1.5 * 2**52 units, in float64, a number is rounded to a multiple of the unit, which then stands in the last
+bits: engines add these bits, as integers of 64 bits, where their libraries let them.
+
+The relative error of the sum of squares of n elements is at most 4 * 2**-53 + n * 2**-79: squares and their sum are
+rounded to float64, and n times at most 2**-81 is lost of a sum that is at least 2**-2, as the largest square is. A sum
+of other terms may be small beside them: its error is at most 4 * 2**-53 of itself and n * 2**-79 of the largest term.
+
+What is known of some elements is a row of seven integers: the code of b, and the sum of each half of each digit, which
+int64 holds for 2**43 elements. A complex element counts as two real ones. Where a term is infinite, the others count as
+0, plus infinity as 1 and minus infinity as 2**-40; so that both are told apart. Devices that have parts of the same
+arrays first agree on the codes, one for each array, and then on the sums. Where a library has no float64, the row is
+one of float32: there the library adds the terms, scaled in the same way, in its own order. Of a maximum the row is that
+number alone, in float64.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from anyoptim._arrays import Library
+from anyoptim._arrays._quiet import quiet
+
+__all__ = [
+    "COLUMNS",
+    "FIRST",
+    "HALF",
+    "INFINITE",
+    "MASK",
+    "NAN",
+    "ROUNDERS",
+    "SCALES",
+    "Kind",
+    "aligned",
+    "as_integer",
+    "bits_of",
+    "codes",
+    "infinities",
+    "largest",
+    "merged",
+    "no_rows",
+    "norm",
+    "of_integer",
+    "one_row",
+    "power_of",
+    "product",
+    "rows",
+    "split",
+    "total",
+]
+
+Kind = Literal["squares", "terms", "largest"]
+"""What is done with numbers: their squares or they themselves are added, or the largest is taken."""
+
+COLUMNS = 7
+
+FIRST = -55
+"""The b whose code would be 0, which stands for zeros alone."""
+
+INFINITE, NAN = 107, 108
+"""The codes of elements of which one is infinite, and of which one is NaN."""
+
+HALF = 20
+"""The bits of half a digit."""
+
+MASK = (1 << HALF) - 1
+
+WHOLE = 1 << 23
+"""The most elements of which `row` adds whole digits, whose sum int64 holds then."""
+
+ROUNDERS = tuple((1.5 * 2.0**52 * unit, 1 / unit) for unit in (1.0, 2.0**-40, 2.0**-80))
+"""For each digit what rounds to its unit what it is added to and taken from again, and how many units are 1."""
+
+SCALES = np.array([2.0 ** (-10 * (c + FIRST)) if 0 < c < INFINITE else 0.0 for c in range(NAN + 1)])
+"""For each code 2**(-10*b), by which elements are multiplied twice, since 2**(-20*b) may overflow; its square is for
+terms."""
+
+_UNITS = [*(2.0 ** (10 * (c + FIRST)) for c in range(INFINITE)), math.inf, math.nan]
+"""For each code 2**(10*b)."""
+
+_NOTHING = np.zeros((0, COLUMNS), np.int64)
+
+_FEW = 8
+"""The most rows that are added as numbers of Python, in less time than NumPy takes to begin."""
+
+
+def bits_of(number: float) -> int:
+    """The 64 bits of a float64."""
+    return int(np.float64(number).view(np.int64))
+
+
+def as_integer(number: float) -> int:
+    """An integer of 64 bits that is larger for a larger float64, and largest for NaN, which has one sign here."""
+    bits = bits_of(number)
+    return bits_of(math.nan) if number != number else bits if bits >= 0 else bits ^ 2**63 - 1
+
+
+def of_integer(order: int) -> float:
+    """The float64 that has this integer."""
+    return float(np.int64(order if order >= 0 else order ^ 2**63 - 1).view(np.float64))
+
+
+def power_of(kind: Kind) -> int:
+    """Which power of 2**(20*b) the numbers are measured by: squares are added, or they themselves."""
+    return 1 if kind == "squares" else 2
+
+
+def codes(largest: Any, power: int = 1) -> Any:
+    """The codes of the b's for some largest absolute values, of elements or, if `power` is 2, of terms: by NumPy."""
+    found = (np.frexp(largest)[1] + (power - 1)) // (HALF * power) - FIRST
+    found[largest == 0], found[np.isinf(largest)], found[np.isnan(largest)] = 0, INFINITE, NAN
+    return found
+
+
+@functools.cache
+def _bounds(power: int) -> Any:
+    """The least absolute values that have the codes from 2 on; those beyond float64 are infinite, as the last one."""
+    with quiet():
+        return np.append(np.ldexp(1.0, power * (HALF * np.arange(2 + FIRST, INFINITE + FIRST) - 1)), math.inf)
+
+
+@functools.cache
+def _scales(power: int) -> Any:
+    """What terms of each code are multiplied by twice; elements whose squares are the terms, if `power` is 1."""
+    with quiet():
+        return SCALES**power
+
+
+def infinities(xp: Any, terms: Any) -> Any:
+    """What counts in place of terms of which one is infinite: 1 for infinity, 2**-40 for minus infinity, else 0."""
+    nothing = xp.zeros_like(terms)
+    negative = xp.where(terms == -math.inf, nothing + 2.0 ** (-2 * HALF), nothing)
+    return xp.where(terms == math.inf, nothing + 1.0, negative)
+
+
+def split(table: Any) -> Any:
+    """The rows from tables of NumPy's with the code and the whole digits."""
+    digits = table[:, 1:]
+    halves = np.stack([digits >> HALF, digits & MASK], axis=-1).reshape(len(table), COLUMNS - 1)
+    return np.concatenate([table[:, :1], halves], axis=1)
+
+
+def rows(
+    library: Library, kind: Kind, leaves: Sequence[Sequence[Sequence[Any]]], shardings: Sequence[Any] | None = None
+) -> Any:
+    """The rows of some leaves: an array of shape (n, 7), or of a maximum (n, 1).
+
+    Each leaf is one or several parts, and each part an array of real numbers, or two that are to be multiplied. Where
+    the leaves lie on several devices, `shardings` may say how they are cut among these.
+    """
+    return library.over_shards(functools.partial(_rows, library, kind), leaves, shardings)
+
+
+def _rows(
+    library: Library, kind: Kind, over_shards: Callable[[str, Any], Any], leaves: Sequence[Sequence[Sequence[Any]]]
+) -> Any:
+    """The same of what one device has, perhaps: `over_shards("max" or "sum", a)` is that of what all of them have."""
+    xp, dtype, place = library.xp, library.widest_float(), library.creation_device(leaves[0][0][0])
+    exact = dtype == xp.float64
+    whole = xp.int64 if exact else dtype
+
+    def constant(values: Any) -> Any:
+        with quiet():
+            narrow = np.asarray(values, np.float64 if exact else np.float32)
+        return xp.asarray(narrow, dtype=dtype, device=place)
+
+    def greatest(of: Callable[[Any], Any], least: float) -> list[Any]:
+        # Before elements are made wider: or else XLA would keep a wide copy of them all, for this pass and the next.
+        each = [[xp.astype(xp.max(of(product(library, part))), dtype, copy=False) for part in leaf] for leaf in leaves]
+        return [functools.reduce(xp.maximum, maxima) if maxima else constant(least) for maxima in each]
+
+    leaves = [[part for part in leaf if 0 not in part[0].shape] for leaf in leaves]
+    if kind == "largest":
+        return over_shards("max", xp.stack(greatest(lambda a: a, -math.inf)) + 0.0)[:, None]
+    power = power_of(kind)
+    largest = greatest(xp.abs, 0.0)
+    # Array by array, so that XLA compiles what arrays of one shape do only once.
+    counts = [xp.sum(xp.astype(a >= constant(_bounds(power)), xp.int32), dtype=xp.int32) for a in largest]
+    counts = [
+        xp.where(a == a, n + xp.astype(a > 0, xp.int32), n * 0 + NAN) for n, a in zip(counts, largest, strict=True)
+    ]
+    found = over_shards("max", xp.stack(counts))
+    table = []
+    for i, leaf in enumerate(leaves):
+        scale, finite = _at(xp, constant(_scales(power)), found[i]), found[i] < INFINITE
+        # A compiler that can't know that it is 0 makes no one operation of a product and a sum, and adds no constants.
+        zero = library.opaque(xp.where(finite, largest[i], xp.zeros_like(largest[i]))) * 0.0
+        sums = [xp.zeros_like(scale, dtype=whole) for _ in range(COLUMNS - 1 if exact else 1)]
+        for part in leaf:
+            a = xp.astype(product(library, part), dtype, copy=False)
+            v = a * scale * scale
+            v = v * v + zero if kind == "squares" else v
+            if exact:
+                instead = xp.zeros_like(v) if kind == "squares" else infinities(xp, a)
+                added = _digits(library, xp.where(finite, v, instead), zero)
+            elif kind == "squares":  # of which XLA would store what it had to choose
+                added = [xp.where(finite, xp.sum(v) * 2.0**-HALF, largest[i])]
+            else:
+                added = [xp.sum(xp.where(finite, v, a)) * 2.0**-HALF]
+            sums = [s + new for s, new in zip(sums, added, strict=True)]
+        table.append(xp.stack(sums))
+    totals = over_shards("sum", xp.stack(table))
+    if not exact:
+        totals = xp.concat([totals, *[xp.zeros_like(totals)] * (COLUMNS - 2)], axis=1)
+    return xp.concat([xp.astype(found, whole)[:, None], totals], axis=1)
+
+
+def product(library: Library, factors: Sequence[Any]) -> Any:
+    """One array as it is, or the product of two in the widest dtype."""
+    if len(factors) == 1:
+        return factors[0]
+    xp, dtype = library.xp, library.widest_float()
+    return xp.astype(factors[0], dtype, copy=False) * xp.astype(factors[1], dtype, copy=False)
+
+
+def _digits(library: Library, v: Any, zero: Any) -> list[Any]:
+    """The sums of both halves of all digits of some scaled terms."""
+    xp, digits = library.xp, []
+    for rounder, unit in ROUNDERS:
+        to = rounder + zero
+        nearest = (v + to) - to
+        v = v - nearest
+        digits.append(xp.astype(nearest if unit == 1 else nearest * unit, xp.int64))
+    few = math.prod(v.shape) <= WHOLE
+    added = library.sums(digits if few else _both_halves(digits))
+    return _both_halves(added) if few else added
+
+
+def _both_halves(digits: Sequence[Any]) -> list[Any]:
+    return [half for digit in digits for half in (digit >> HALF, digit & MASK)]
+
+
+def aligned(xp: Any, rows: Any, code: Any) -> Any:
+    """The sums in some rows, moved to the places that they have under a code that is at least theirs."""
+    nothing = xp.zeros_like(rows[:, :2])
+    behind, sums = code - rows[:, :1], rows[:, 1:]
+    for places in (1, 2):  # where it is 2, they move twice
+        sums = xp.where(behind >= places, xp.concat([nothing, sums[:, :-2]], axis=1), sums)
+    return xp.where(behind > 2, xp.zeros_like(sums), sums)
+
+
+def merged(rows: Any) -> Any:
+    """One row of NumPy in the place of several, or of none."""
+    if len(rows) < 2:
+        return rows if len(rows) else np.zeros((1, COLUMNS), np.int64)
+    codes_of_rows = rows[:, :1]
+    code = np.maximum.reduce(codes_of_rows, keepdims=True)
+    sums = rows[:, 1:] if (codes_of_rows == code).all() else aligned(np, rows, code)
+    return np.concatenate([code, np.einsum("ij->j", sums)[None]], axis=1)  # in a fifth of the time of a sum
+
+
+def no_rows(kind: Kind) -> Any:
+    """A table without any, as long and of such a dtype as NumPy's rows are."""
+    return _NOTHING[:, :1].astype(np.float64) if kind == "largest" else _NOTHING
+
+
+def one_row(kind: Kind, rows: Any) -> Any:
+    """The same as `merged`, of any kind."""
+    return np.array([[largest(np, [rows])]]) if kind == "largest" else merged(rows)
+
+
+def norm(xp: Any, rows: Sequence[Any]) -> Any:
+    """The 2-norm from the rows of all arrays: a float of NumPy's, a 0-d array of others."""
+    if xp is np:
+        code, sums, wide = _numbers(rows)
+        if code >= INFINITE:
+            return _UNITS[code]
+        value, unit = _value(sums, wide), _UNITS[code]
+        return math.sqrt(value) * unit * unit
+    code, sums, wide = _arrays(xp, rows)
+    unit = _unit(xp, rows[0], code)
+    return xp.where(code < INFINITE, xp.sqrt(_value(sums, wide)) * unit * unit, unit)
+
+
+def total(xp: Any, rows: Sequence[Any]) -> Any:
+    """The sum of the terms, or squares, from the rows of all arrays."""
+    if xp is np:
+        code, sums, wide = _numbers(rows)
+        if code >= INFINITE:
+            plus, minus = (sums[k] > 0 or sums[k + 1] > 0 for k in (0, 2))
+            infinite = math.nan if plus and minus else -math.inf if minus else math.inf  # of squares none is noted
+            return math.nan if code == NAN else infinite if wide else sums[0]
+        negative, sums = _magnitude(sums, lambda condition, a, b: a if condition else b, wide)
+        value, unit = _value(sums, wide), _UNITS[code]
+        value = value * unit * unit * unit * unit
+        return -value if negative else value
+    code, sums, wide = _arrays(xp, rows)
+    unit, infinite = _unit(xp, rows[0], code), sums[0]
+    if wide:
+        plus, minus = (sums[k] + sums[k + 1] > 0 for k in (0, 2))
+        infinite = xp.where(minus, xp.where(plus, unit * math.nan, -unit), unit)
+    negative, sums = _magnitude(sums, xp.where, wide)
+    value = _value(sums, wide) * unit * unit * unit * unit
+    return xp.where(code < INFINITE, xp.where(negative, -value, value), infinite)
+
+
+def largest(xp: Any, rows: Sequence[Any]) -> Any:
+    """The maximum from those of all arrays."""
+    if xp is np:
+        return float(np.max(np.concatenate([_NOTHING[:, :1], *rows]), initial=-math.inf))
+    return xp.max(xp.concat(list(rows)))
+
+
+def _numbers(rows: Sequence[Any]) -> tuple[int, list[Any], Callable[[Any], Any] | None]:
+    """The code and the sums of all rows, which are NumPy's, as numbers of Python; and what makes a float of a sum."""
+    table = rows[0] if len(rows) == 1 else np.concatenate([_NOTHING, *rows])
+    wide = float if table.dtype.kind == "i" else None
+    few = (table if 0 < len(table) <= _FEW else merged(table)).tolist()
+    codes_of_rows, *columns = zip(*few, strict=True)
+    code = int(max(codes_of_rows))
+    if min(codes_of_rows) < code:
+        columns = list(zip(*aligned(np, np.array(few), code).tolist(), strict=True))
+    return code, [*map(sum, columns)], wide
+
+
+def _arrays(xp: Any, rows: Sequence[Any]) -> tuple[Any, list[Any], Callable[[Any], Any] | None]:
+    """The same of rows of another library, as arrays of no dimension."""
+    table = xp.concat(list(rows))
+    code = xp.max(table[:, 0])
+    sums = xp.sum(aligned(xp, table, code), axis=0)
+    exact = table.dtype == xp.int64
+    return code, [sums[k] for k in range(COLUMNS - 1)], (lambda a: xp.astype(a, xp.float64)) if exact else None
+
+
+def _unit(xp: Any, like: Any, code: Any) -> Any:
+    """2**(10*b) for a code."""
+    with quiet():
+        units = xp.asarray(np.asarray(_UNITS, np.float64 if like.dtype == xp.int64 else np.float32))
+    return _at(xp, units, code)
+
+
+def _magnitude(sums: list[Any], where: Callable[..., Any], wide: Callable[[Any], Any] | None) -> tuple[Any, list[Any]]:
+    """Whether the sum is negative, and the sums of its magnitude, of which so none cancels another."""
+    negative = (_carried(sums) if wide else sums)[0] < 0
+    return negative, [where(negative, -a, a) for a in sums]
+
+
+def _carried(sums: list[Any]) -> list[Any]:
+    """The same sum with all but the first within half a digit."""
+    sums = [*sums]
+    for k in range(len(sums) - 1, 0, -1):
+        sums[k - 1], sums[k] = sums[k - 1] + (sums[k] >> HALF), sums[k] & MASK
+    return sums
+
+
+def _value(sums: list[Any], wide: Callable[[Any], Any] | None) -> Any:
+    """The sum in units of 2**(40*b), at least 0: float64 operations on six integers, of which all but the first fit.
+
+    `wide` makes a float64 of an integer; it is None where the sums are floating-point numbers already.
+    """
+    if wide is not None:
+        sums = [wide(a) for a in _carried(sums)]
+    value = sums[-1]
+    for a in sums[-2::-1]:
+        value = value * 2.0**-HALF + a
+    return value * 2.0**HALF
+
+
+def _at(xp: Any, table: Any, code: Any) -> Any:
+    """The number in a table for a code. Not all libraries have `take` for lazy arrays."""
+    numbers = xp.arange(table.shape[0], dtype=code.dtype)
+    return xp.sum(xp.where(numbers == code, table, xp.zeros_like(table)))
