@@ -182,38 +182,39 @@ def _rows(
             narrow = np.asarray(values, np.float64 if exact else np.float32)
         return xp.asarray(narrow, dtype=dtype, device=place)
 
-    def greatest(of: Callable[[Any], Any], least: float) -> Any:
+    def greatest(of: Callable[[Any], Any], least: float) -> list[Any]:
         # Before elements are made wider: or else XLA would keep a wide copy of them all, for this pass and the next.
         each = [[xp.astype(xp.max(of(product(library, part))), dtype, copy=False) for part in leaf] for leaf in leaves]
-        return xp.stack([functools.reduce(xp.maximum, maxima) if maxima else constant(least) for maxima in each])
+        return [functools.reduce(xp.maximum, maxima) if maxima else constant(least) for maxima in each]
 
     leaves = [[part for part in leaf if 0 not in part[0].shape] for leaf in leaves]
     if kind == "largest":
-        return over_shards("max", greatest(lambda a: a, -math.inf) + 0.0)[:, None]
+        return over_shards("max", xp.stack(greatest(lambda a: a, -math.inf)) + 0.0)[:, None]
     power = power_of(kind)
     largest = greatest(xp.abs, 0.0)
-    count = xp.sum(xp.astype(largest[:, None] >= constant(_bounds(power)), xp.int32), axis=1, dtype=xp.int32)
-    found = xp.where(largest == largest, count + xp.astype(largest > 0, xp.int32), xp.full_like(count, NAN))
-    found = over_shards("max", found)
-    scales = _at(xp, constant(_scales(power)), found)
-    finite = found < INFINITE
-    # A compiler that can't know that these are 0 makes no one operation of a product and a sum, and adds no constants.
-    zeros = library.opaque(xp.where(finite, largest, xp.zeros_like(largest))) * 0.0
+    # Array by array, so that XLA compiles what arrays of one shape do only once.
+    counts = [xp.sum(xp.astype(a >= constant(_bounds(power)), xp.int32), dtype=xp.int32) for a in largest]
+    counts = [
+        xp.where(a == a, n + xp.astype(a > 0, xp.int32), n * 0 + NAN) for n, a in zip(counts, largest, strict=True)
+    ]
+    found = over_shards("max", xp.stack(counts))
     table = []
     for i, leaf in enumerate(leaves):
-        sums = [xp.zeros_like(largest[i], dtype=whole) for _ in range(COLUMNS - 1 if exact else 1)]
-        scale, zero = scales[i], zeros[i]
+        scale, finite = _at(xp, constant(_scales(power)), found[i]), found[i] < INFINITE
+        # A compiler that can't know that it is 0 makes no one operation of a product and a sum, and adds no constants.
+        zero = library.opaque(xp.where(finite, largest[i], xp.zeros_like(largest[i]))) * 0.0
+        sums = [xp.zeros_like(scale, dtype=whole) for _ in range(COLUMNS - 1 if exact else 1)]
         for part in leaf:
             a = xp.astype(product(library, part), dtype, copy=False)
             v = a * scale * scale
             v = v * v + zero if kind == "squares" else v
             if exact:
                 instead = xp.zeros_like(v) if kind == "squares" else infinities(xp, a)
-                added = _digits(library, xp.where(finite[i], v, instead), zero)
+                added = _digits(library, xp.where(finite, v, instead), zero)
             elif kind == "squares":  # of which XLA would store what it had to choose
-                added = [xp.where(finite[i], xp.sum(v) * 2.0**-HALF, largest[i])]
+                added = [xp.where(finite, xp.sum(v) * 2.0**-HALF, largest[i])]
             else:
-                added = [xp.sum(xp.where(finite[i], v, a)) * 2.0**-HALF]
+                added = [xp.sum(xp.where(finite, v, a)) * 2.0**-HALF]
             sums = [s + new for s, new in zip(sums, added, strict=True)]
         table.append(xp.stack(sums))
     totals = over_shards("sum", xp.stack(table))
@@ -343,7 +344,7 @@ def _unit(xp: Any, like: Any, code: Any) -> Any:
     """2**(10*b) for a code."""
     with quiet():
         units = xp.asarray(np.asarray(_UNITS, np.float64 if like.dtype == xp.int64 else np.float32))
-    return _at(xp, units, xp.reshape(code, (1,)))[0]
+    return _at(xp, units, code)
 
 
 def _magnitude(sums: list[Any], where: Callable[..., Any], wide: Callable[[Any], Any] | None) -> tuple[Any, list[Any]]:
@@ -373,7 +374,7 @@ def _value(sums: list[Any], wide: Callable[[Any], Any] | None) -> Any:
     return value * 2.0**HALF
 
 
-def _at(xp: Any, table: Any, codes: Any) -> Any:
-    """The numbers in a table for a vector of codes. Not all libraries have `take` for lazy arrays."""
-    numbers = xp.arange(table.shape[0], dtype=codes.dtype)
-    return xp.sum(xp.where(numbers == codes[:, None], table, xp.zeros_like(table)), axis=1)
+def _at(xp: Any, table: Any, code: Any) -> Any:
+    """The number in a table for a code. Not all libraries have `take` for lazy arrays."""
+    numbers = xp.arange(table.shape[0], dtype=code.dtype)
+    return xp.sum(xp.where(numbers == code, table, xp.zeros_like(table)))
