@@ -86,6 +86,9 @@ class JAX(Library):
     ) -> tuple[Array, ...]:
         return _loop(step)(state, self.xp.asarray(np.array(rows), dtype=state[0].dtype))  # type: ignore[no-any-return]
 
+    def max(self, x: Array) -> Array:
+        return _in_order(self.xp.max, x)
+
     def opaque(self, x: Array) -> Array:
         return loaded().lax.optimization_barrier(x)
 
@@ -119,7 +122,7 @@ class JAX(Library):
 
         def over(what: str, a: Array) -> Array:
             if what == "max":
-                return jax.lax.pmax(a, mesh.axis_names)
+                return _in_order(lambda order: jax.lax.pmax(order, mesh.axis_names), a)
             # Of the devices that have the same elements, only the first counts.
             others = [[jax.lax.axis_index(name) for name in mesh.axis_names if name not in names] for names in cut]
             first = xp.stack([sum(numbers, start=xp.int32(0)) == 0 for numbers in others])
@@ -189,6 +192,24 @@ class JAX(Library):
 
     def join_complex(self, real: Array, imag: Array, dtype: Any) -> Array:
         return loaded().lax.complex(real, imag)
+
+
+def _in_order(maximum: Callable[[Array], Array], x: Array) -> Array:
+    """A maximum, taken of integers; in place of floats such as are larger for larger floats, and largest for NaN.
+
+    XLA's maximum of floats may lose a NaN among many elements on a CPU.
+    """
+    jax = loaded()
+    if jax.numpy.issubdtype(x.dtype, jax.numpy.integer):
+        return maximum(x)
+    integer = {2: "int16", 4: "int32", 8: "int64"}[x.dtype.itemsize]
+    most = np.iinfo(integer).max
+
+    def turned(bits: Array) -> Array:
+        return jax.numpy.where(bits < 0, bits ^ most, bits)
+
+    order = jax.numpy.where(x == x, turned(jax.lax.bitcast_convert_type(x, integer)), most)
+    return jax.lax.bitcast_convert_type(turned(maximum(order)), x.dtype)
 
 
 def _mesh_of(x: Array) -> Any:

@@ -319,6 +319,10 @@ class Library:
         """For each of some arrays of one shape the sum of its elements, which are integers."""
         return [self.xp.sum(a) for a in arrays]
 
+    def max(self, x: Array) -> Array:
+        """The largest element of an array of floats that has some; NaN, if one is."""
+        return self.xp.max(x)
+
     def opaque(self, x: Array) -> Array:
         """`x`, of whose values a compiler may assume nothing, even if it knows them."""
         return x

@@ -182,16 +182,16 @@ def _rows(
             narrow = np.asarray(values, np.float64 if exact else np.float32)
         return xp.asarray(narrow, dtype=dtype, device=place)
 
-    def greatest(of: Callable[[Any], Any], least: float) -> list[Any]:
+    def greatest(most: Callable[[Any], Any], least: float) -> list[Any]:
         # Before elements are made wider: or else XLA would keep a wide copy of them all, for this pass and the next.
-        each = [[xp.astype(xp.max(of(product(library, part))), dtype, copy=False) for part in leaf] for leaf in leaves]
+        each = [[xp.astype(most(product(library, part)), dtype, copy=False) for part in leaf] for leaf in leaves]
         return [functools.reduce(xp.maximum, maxima) if maxima else constant(least) for maxima in each]
 
     leaves = [[part for part in leaf if 0 not in part[0].shape] for leaf in leaves]
     if kind == "largest":
-        return over_shards("max", xp.stack(greatest(lambda a: a, -math.inf)) + 0.0)[:, None]
+        return over_shards("max", xp.stack(greatest(library.max, -math.inf)) + 0.0)[:, None]
     power = power_of(kind)
-    largest = greatest(xp.abs, 0.0)
+    largest = greatest(lambda a: xp.max(xp.abs(a)), 0.0)
     # Array by array, so that XLA compiles what arrays of one shape do only once.
     counts = [xp.sum(xp.astype(a >= constant(_bounds(power)), xp.int32), dtype=xp.int32) for a in largest]
     counts = [
@@ -203,14 +203,14 @@ def _rows(
         scale, finite = _at(xp, constant(_scales(power)), found[i]), found[i] < INFINITE
         # A compiler that can't know that it is 0 makes no one operation of a product and a sum, and adds no constants.
         zero = library.opaque(xp.where(finite, largest[i], xp.zeros_like(largest[i]))) * 0.0
-        sums = [xp.zeros_like(scale, dtype=whole) for _ in range(COLUMNS - 1 if exact else 1)]
+        sums = [xp.zeros_like(scale, dtype=whole) for _ in range(COLUMNS if exact else 1)]
         for part in leaf:
             a = xp.astype(product(library, part), dtype, copy=False)
             v = a * scale * scale
             v = v * v + zero if kind == "squares" else v
             if exact:
                 instead = xp.zeros_like(v) if kind == "squares" else infinities(xp, a)
-                added = _digits(library, xp.where(finite, v, instead), zero)
+                added = _digits(library, xp.where(finite, v, instead), zero, a != a)
             elif kind == "squares":  # of which XLA would store what it had to choose
                 added = [xp.where(finite, xp.sum(v) * 2.0**-HALF, largest[i])]
             else:
@@ -218,7 +218,9 @@ def _rows(
             sums = [s + new for s, new in zip(sums, added, strict=True)]
         table.append(xp.stack(sums))
     totals = over_shards("sum", xp.stack(table))
-    if not exact:
+    if exact:
+        found, totals = xp.where(totals[:, -1] > 0, xp.full_like(found, NAN), found), totals[:, :-1]
+    else:
         totals = xp.concat([totals, *[xp.zeros_like(totals)] * (COLUMNS - 2)], axis=1)
     return xp.concat([xp.astype(found, whole)[:, None], totals], axis=1)
 
@@ -231,8 +233,8 @@ def product(library: Library, factors: Sequence[Any]) -> Any:
     return xp.astype(factors[0], dtype, copy=False) * xp.astype(factors[1], dtype, copy=False)
 
 
-def _digits(library: Library, v: Any, zero: Any) -> list[Any]:
-    """The sums of both halves of all digits of some scaled terms."""
+def _digits(library: Library, v: Any, zero: Any, lost: Any) -> list[Any]:
+    """The sums of both halves of all digits of some scaled terms; and the number of NaN, which XLA's maximum may lose."""
     xp, digits = library.xp, []
     for rounder, unit in ROUNDERS:
         to = rounder + zero
@@ -240,8 +242,8 @@ def _digits(library: Library, v: Any, zero: Any) -> list[Any]:
         v = v - nearest
         digits.append(xp.astype(nearest if unit == 1 else nearest * unit, xp.int64))
     few = math.prod(v.shape) <= WHOLE
-    added = library.sums(digits if few else _both_halves(digits))
-    return _both_halves(added) if few else added
+    *added, nans = library.sums([*(digits if few else _both_halves(digits)), xp.astype(lost, xp.int64)])
+    return [*(_both_halves(added) if few else added), nans]
 
 
 def _both_halves(digits: Sequence[Any]) -> list[Any]:
@@ -316,7 +318,8 @@ def largest(xp: Any, rows: Sequence[Any]) -> Any:
     """The maximum from those of all arrays."""
     if xp is np:
         return float(np.max(np.concatenate([_NOTHING[:, :1], *rows]), initial=-math.inf))
-    return xp.max(xp.concat(list(rows)))
+    table = xp.concat(list(rows))
+    return xp.where(xp.all(table == table), xp.max(table), xp.sum(table))
 
 
 def _numbers(rows: Sequence[Any]) -> tuple[int, list[Any], Callable[[Any], Any] | None]:

@@ -356,6 +356,20 @@ def test_every_reduction_under_jit(form: str, need: Callable[[str], Library]) ->
             np.testing.assert_allclose(found, expected[name.partition(" ")[0]], rtol=1e-5, err_msg=name)
 
 
+@pytest.mark.parametrize("form", ["jax", "jax-x64"])
+def test_one_nan_among_many(form: str, need: Callable[[str], Library]) -> None:
+    """XLA's own maximum on a CPU loses it, from some thousands of elements on."""
+    lib, g = need(form), np.ones(40_000, np.float32)
+    g[5] = math.nan
+    with lib.context():
+        for signs in (g, -g):
+            Asks.answers.clear()
+            ao.chain(Asks(), ao.SGD(lr=0.0)).update(lib.asarray(np.ones_like(g)), lib.asarray(signs))
+            answers = Asks.answers[0]
+            assert all(math.isnan(answers[f"{name} of all"]) for name in ("norm", "square", "sum", "dot", "max"))
+            assert answers["count of all"] == 39_999 * (signs is g)
+
+
 @pytest.mark.parametrize("engine", ENGINES)
 def test_of_nothing(engine: ao.EngineName, need: Callable[[str], Library]) -> None:
     """Sums are 0.0, and a maximum is below everything."""
