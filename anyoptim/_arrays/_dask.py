@@ -85,7 +85,8 @@ class Dask(Library):
         return np.split(np.asarray(table), np.cumsum(counts[:-1])), arrays
 
     def of_rows(self, value: Callable[[Any, Sequence[Any]], Any], rows: Sequence[Array]) -> Array:
-        return _in_one_task(functools.partial(_value, value), rows, (), np.float64)
+        lazy = [sys.modules["dask.array"].from_array(a) if isinstance(a, np.ndarray) else a for a in rows]
+        return _in_one_task(functools.partial(_value, value), lazy, (), np.float64)
 
     def sharded_like(self, x: Array, like: Array) -> Array:
         return x.rechunk(tuple((1,) if n == 1 else chunks for n, chunks in zip(x.shape, like.chunks, strict=True)))

@@ -189,7 +189,8 @@ def _rows(
 
     leaves = [[part for part in leaf if 0 not in part[0].shape] for leaf in leaves]
     if kind == "largest":
-        return over_shards("max", xp.stack(greatest(library.max, -math.inf)) + 0.0)[:, None]
+        found = over_shards("max", xp.stack(greatest(library.max, -math.inf)))
+        return xp.where(found == 0, xp.zeros_like(found), found)[:, None]  # of either sign
     power = power_of(kind)
     largest = greatest(lambda a: xp.max(xp.abs(a)), 0.0)
     # Array by array, so that XLA compiles what arrays of one shape do only once.
@@ -203,6 +204,8 @@ def _rows(
         scale, finite = _at(xp, constant(_scales(power)), found[i]), found[i] < INFINITE
         # A compiler that can't know that it is 0 makes no one operation of a product and a sum, and adds no constants.
         zero = library.opaque(xp.where(finite, largest[i], xp.zeros_like(largest[i]))) * 0.0
+        if not exact:  # infinities stay what they are, and so does their sum
+            scale = xp.where(finite, scale, xp.full_like(scale, 2.0**-30))
         sums = [xp.zeros_like(scale, dtype=whole) for _ in range(COLUMNS if exact else 1)]
         for part in leaf:
             a = xp.astype(product(library, part), dtype, copy=False)
@@ -211,10 +214,8 @@ def _rows(
             if exact:
                 instead = xp.zeros_like(v) if kind == "squares" else infinities(xp, a)
                 added = _digits(library, xp.where(finite, v, instead), zero, a != a)
-            elif kind == "squares":  # of which XLA would store what it had to choose
-                added = [xp.where(finite, xp.sum(v) * 2.0**-HALF, largest[i])]
             else:
-                added = [xp.sum(xp.where(finite, v, a)) * 2.0**-HALF]
+                added = [xp.sum(v) * 2.0**-HALF]
             sums = [s + new for s, new in zip(sums, added, strict=True)]
         table.append(xp.stack(sums))
     totals = over_shards("sum", xp.stack(table))
@@ -234,7 +235,7 @@ def product(library: Library, factors: Sequence[Any]) -> Any:
 
 
 def _digits(library: Library, v: Any, zero: Any, lost: Any) -> list[Any]:
-    """The sums of both halves of all digits of some scaled terms; and the number of NaN, which XLA's maximum may lose."""
+    """The sums of both halves of all digits of scaled terms; and the number of NaN, which XLA's maximum may lose."""
     xp, digits = library.xp, []
     for rounder, unit in ROUNDERS:
         to = rounder + zero
@@ -282,33 +283,31 @@ def one_row(kind: Kind, rows: Any) -> Any:
 def norm(xp: Any, rows: Sequence[Any]) -> Any:
     """The 2-norm from the rows of all arrays: a float of NumPy's, a 0-d array of others."""
     if xp is np:
-        code, sums, wide = _numbers(rows)
+        code, sums, wide = _numbers(rows, "squares")
         if code >= INFINITE:
-            return _UNITS[code]
-        value, unit = _value(sums, wide), _UNITS[code]
-        return math.sqrt(value) * unit * unit
-    code, sums, wide = _arrays(xp, rows)
-    unit = _unit(xp, rows[0], code)
-    return xp.where(code < INFINITE, xp.sqrt(_value(sums, wide)) * unit * unit, unit)
+            return _infinite(code, sums, wide, "squares")
+        unit = _UNITS[code]
+        return math.sqrt(_value(sums, wide)) * unit * unit
+    code, sums, wide = _arrays(xp, rows, "squares")
+    unit = _unit(xp, code, wide)
+    return xp.where(code < INFINITE, xp.sqrt(_value(sums, wide)) * unit * unit, unit if wide else sums[0])
 
 
-def total(xp: Any, rows: Sequence[Any]) -> Any:
+def total(xp: Any, rows: Sequence[Any], kind: Kind) -> Any:
     """The sum of the terms, or squares, from the rows of all arrays."""
     if xp is np:
-        code, sums, wide = _numbers(rows)
+        code, sums, wide = _numbers(rows, kind)
         if code >= INFINITE:
-            plus, minus = (sums[k] > 0 or sums[k + 1] > 0 for k in (0, 2))
-            infinite = math.nan if plus and minus else -math.inf if minus else math.inf  # of squares none is noted
-            return math.nan if code == NAN else infinite if wide else sums[0]
+            return _infinite(code, sums, wide, kind)
         negative, sums = _magnitude(sums, lambda condition, a, b: a if condition else b, wide)
         value, unit = _value(sums, wide), _UNITS[code]
         value = value * unit * unit * unit * unit
         return -value if negative else value
-    code, sums, wide = _arrays(xp, rows)
-    unit, infinite = _unit(xp, rows[0], code), sums[0]
+    code, sums, wide = _arrays(xp, rows, kind)
+    unit, infinite = _unit(xp, code, wide), sums[0]
     if wide:
         plus, minus = (sums[k] + sums[k + 1] > 0 for k in (0, 2))
-        infinite = xp.where(minus, xp.where(plus, unit * math.nan, -unit), unit)
+        infinite = unit if kind == "squares" else xp.where(minus, xp.where(plus, unit * math.nan, -unit), unit)
     negative, sums = _magnitude(sums, xp.where, wide)
     value = _value(sums, wide) * unit * unit * unit * unit
     return xp.where(code < INFINITE, xp.where(negative, -value, value), infinite)
@@ -322,9 +321,32 @@ def largest(xp: Any, rows: Sequence[Any]) -> Any:
     return xp.where(xp.all(table == table), xp.max(table), xp.sum(table))
 
 
-def _numbers(rows: Sequence[Any]) -> tuple[int, list[Any], Callable[[Any], Any] | None]:
+def _infinite(code: int, sums: Sequence[Any], wide: Any, kind: Kind) -> float:
+    """The sum where a term is not finite; of squares its root, too, in which engines do not tell infinities apart."""
+    if code == NAN:
+        return math.nan
+    if not wide:
+        return float(sums[0])
+    plus, minus = (kind != "squares" and (sums[k] > 0 or sums[k + 1] > 0) for k in (0, 2))
+    return math.nan if plus and minus else -math.inf if minus else math.inf
+
+
+def _floats(table: Any, kind: Kind) -> Any:
+    """Rows of integers as such of floats, for where other rows are: with the sum in numbers of one sign."""
+    sums = [table[:, k] for k in range(1, COLUMNS)]
+    negative, sums = _magnitude(sums, np.where, float)
+    floats = np.stack([table[:, 0], *(np.where(negative, -a, a) for a in _carried(sums))], axis=1).astype(np.float64)
+    for i in np.flatnonzero(table[:, 0] >= INFINITE):
+        floats[i, 1:] = 0.0
+        floats[i, 1] = _infinite(int(table[i, 0]), table[i, 1:].tolist(), float, kind)
+    return floats
+
+
+def _numbers(rows: Sequence[Any], kind: Kind) -> tuple[int, list[Any], Callable[[Any], Any] | None]:
     """The code and the sums of all rows, which are NumPy's, as numbers of Python; and what makes a float of a sum."""
-    table = rows[0] if len(rows) == 1 else np.concatenate([_NOTHING, *rows])
+    if len({table.dtype for table in rows}) > 1:
+        rows = [_floats(table, kind) if table.dtype.kind == "i" else table for table in rows]
+    table = rows[0] if len(rows) == 1 else np.concatenate(rows) if rows else _NOTHING
     wide = float if table.dtype.kind == "i" else None
     few = (table if 0 < len(table) <= _FEW else merged(table)).tolist()
     codes_of_rows, *columns = zip(*few, strict=True)
@@ -334,19 +356,23 @@ def _numbers(rows: Sequence[Any]) -> tuple[int, list[Any], Callable[[Any], Any] 
     return code, [*map(sum, columns)], wide
 
 
-def _arrays(xp: Any, rows: Sequence[Any]) -> tuple[Any, list[Any], Callable[[Any], Any] | None]:
-    """The same of rows of another library, as arrays of no dimension."""
-    table = xp.concat(list(rows))
+def _arrays(xp: Any, rows: Sequence[Any], kind: Kind) -> tuple[Any, list[Any], Callable[[Any], Any] | None]:
+    """The same of rows of another library, with NumPy's among them, as arrays of no dimension."""
+    (dtype,) = {table.dtype for table in rows if not isinstance(table, np.ndarray)}
+    exact = dtype == xp.int64
+    host = [None if not isinstance(table, np.ndarray) else table if exact else _floats(table, kind) for table in rows]
+    with quiet():
+        both = [one if own is None else xp.asarray(own, dtype=dtype) for one, own in zip(rows, host, strict=True)]
+    table = xp.concat(both)
     code = xp.max(table[:, 0])
     sums = xp.sum(aligned(xp, table, code), axis=0)
-    exact = table.dtype == xp.int64
     return code, [sums[k] for k in range(COLUMNS - 1)], (lambda a: xp.astype(a, xp.float64)) if exact else None
 
 
-def _unit(xp: Any, like: Any, code: Any) -> Any:
+def _unit(xp: Any, code: Any, wide: Any) -> Any:
     """2**(10*b) for a code."""
     with quiet():
-        units = xp.asarray(np.asarray(_UNITS, np.float64 if like.dtype == xp.int64 else np.float32))
+        units = xp.asarray(np.asarray(_UNITS, np.float64 if wide else np.float32))
     return _at(xp, units, code)
 
 

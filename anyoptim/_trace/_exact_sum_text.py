@@ -92,7 +92,7 @@ def {name}(_leaves, _chunks, _which, _coefficients, _rows, _first, _last):
 """
 
 _LARGEST_LOOP = """\
-from math import inf
+from math import inf as _infinity
 from anyoptim._engines.compiled._bits import bits
 
 
@@ -101,7 +101,7 @@ def {name}(_leaves, _chunks, _which, _coefficients, _rows, _first, _last):
         _leaf, _begin, _n, _at = _chunks[_c]
         {coefficients}
         {arrays}
-        _top = -inf
+        _top = -_infinity
         for _i in range(_n):
             {body}
             _top = _value if _value > _top or _value != _value else _top

@@ -90,7 +90,7 @@ class _Total(Reduction):
 
     def value(self, xp: Any, rows: Sequence[Any]) -> Any:
         """The number, from what is known of all parts of the elements."""
-        return total(xp, rows)
+        return total(xp, rows, self.kind)
 
 
 class Sum(_Total):
