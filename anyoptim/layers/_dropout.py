@@ -12,7 +12,8 @@ from anyoptim._arrays._checks import admit
 from anyoptim._arrays._library import A
 from anyoptim.layers._layer import Draw, Layer, UnaryLayer, flag
 from anyoptim.layers._masks import INPUT, RATIO, NoiseShape, Place, by_channel, by_sample, product, scaled, valid
-from anyoptim.random._dropout import fast_dropout
+from anyoptim.random._dropout import EngineName, fast_dropout
+from anyoptim.random._lookahead import Lookahead
 from anyoptim.random._place import Offset
 
 __all__ = [
@@ -134,6 +135,7 @@ class Dropout(UnaryLayer):
     """
 
     _attributes: ClassVar[tuple[str, ...]] = ("inverted", "noise_shape")
+    _fused = True
     _function = _gradient = staticmethod(dropout)
 
     def __init__(
@@ -143,8 +145,9 @@ class Dropout(UnaryLayer):
         inverted: bool = False,
         noise_shape: NoiseShape = None,
         seed: int | None = None,
+        engine: EngineName | None = None,
     ) -> None:
-        super().__init__(dropout_ratio, seed)
+        super().__init__(dropout_ratio, seed, engine)
         self.inverted = inverted
         self.noise_shape = noise_shape
 
@@ -153,7 +156,7 @@ class Dropout(UnaryLayer):
             return None
         draws, key, ratio, inverted = self._draws, self.key, self._ratio, self.inverted
         call, _ = draws.now
-        y = _drawn(x, key, call, ratio, inverted)
+        y = _drawn(x, key, call, ratio, inverted, self.engine, draws.ahead)
         if y is not None:
             options = {"ratio": ratio, "noise_shape": None, "inverted": inverted}
             draws.now = call + self._counts, Draw(key, call, options, x.shape, _EMPTY)
@@ -163,7 +166,8 @@ class Dropout(UnaryLayer):
         _, draw = self._draws.now
         if draw is None or draw.options["noise_shape"] is not None or getattr(dout, "shape", None) != draw.shape:
             return None
-        return _drawn(dout, draw.key, draw.call, draw.options["ratio"], draw.options["inverted"])
+        ratio, inverted = draw.options["ratio"], draw.options["inverted"]
+        return _drawn(dout, draw.key, draw.call, ratio, inverted, self.engine, self._draws.ahead)
 
     def _options(self, ndim: int) -> dict[str, Any]:
         return {**super()._options(ndim), "inverted": self.inverted}
@@ -176,9 +180,13 @@ class Dropout(UnaryLayer):
 _EMPTY = np.empty(0)
 
 
-def _drawn(x: Array, key: int, call: int, ratio: float, inverted: bool) -> Array | None:
+def _drawn(
+    x: Array, key: int, call: int, ratio: float, inverted: bool, engine: EngineName | None, ahead: Lookahead
+) -> Array | None:
     """`dropout` of an array that needs no checks; None for any other."""
-    return fast_dropout(x, round(ratio * 2**32), _scale(ratio, inverted), key, call) if type(ratio) is float else None
+    if type(ratio) is not float:
+        return None
+    return fast_dropout(x, round(ratio * 2**32), _scale(ratio, inverted), key, call, engine, ahead)
 
 
 class DropConnect(Dropout):
@@ -289,7 +297,8 @@ class SpatialDropout(Dropout):
         axis: that of the channels in x: 1, or -1 where they come last. The first is that of the samples; an x
             without one has `Dropout(noise_shape=(None, 1, 1))`.
         inverted: scale in training instead of otherwise.
-        seed: as for `Dropout`.
+        seed: as for `Dropout`, as is engine.
+        engine: as there.
 
     Source: as for `spatial_dropout`.
 
@@ -304,9 +313,15 @@ class SpatialDropout(Dropout):
     _attributes: ClassVar[tuple[str, ...]] = ("axis", "inverted")
 
     def __init__(
-        self, dropout_ratio: float = 0.5, *, axis: int = 1, inverted: bool = False, seed: int | None = None
+        self,
+        dropout_ratio: float = 0.5,
+        *,
+        axis: int = 1,
+        inverted: bool = False,
+        seed: int | None = None,
+        engine: EngineName | None = None,
     ) -> None:
-        Layer.__init__(self, dropout_ratio, seed)  # Dropout's own would set a noise shape, too
+        Layer.__init__(self, dropout_ratio, seed, engine)  # Dropout's own would set a noise shape, too
         self.axis = axis
         self.inverted = inverted
 
@@ -354,7 +369,8 @@ class DropPath(Dropout):
     Args:
         dropout_ratio: the share of samples to drop, 0 to 1. A plain attribute.
         inverted: scale in training instead of otherwise.
-        seed: as for `Dropout`.
+        seed: as for `Dropout`, as is engine.
+        engine: as there.
 
     Source: as for `drop_path`.
 
@@ -368,8 +384,15 @@ class DropPath(Dropout):
     _pure: ClassVar[str] = "drop_path"
     _attributes: ClassVar[tuple[str, ...]] = ("inverted",)
 
-    def __init__(self, dropout_ratio: float = 0.5, *, inverted: bool = False, seed: int | None = None) -> None:
-        Layer.__init__(self, dropout_ratio, seed)  # Dropout's own would set a noise shape, too
+    def __init__(
+        self,
+        dropout_ratio: float = 0.5,
+        *,
+        inverted: bool = False,
+        seed: int | None = None,
+        engine: EngineName | None = None,
+    ) -> None:
+        Layer.__init__(self, dropout_ratio, seed, engine)  # Dropout's own would set a noise shape, too
         self.inverted = inverted
 
     def _noise_shape(self, ndim: int) -> NoiseShape:

@@ -20,7 +20,7 @@ from anyoptim.random._compiled_source import BLOCK, FLAT, PARAMETERS, ROWS, Drop
 from anyoptim.random._mask_spec import MaskSpec
 from anyoptim.random._rounds import CHOICES
 
-__all__ = ["dropout", "fast_dropout", "refusal", "source"]
+__all__ = ["dropout", "fast_dropout", "precompile", "refusal", "source"]
 
 PIECE = 1 << 19
 """The fewest elements that a thread is woken for."""
@@ -93,7 +93,7 @@ def dropout(dtype: str, x: NDArray, y: NDArray, spec: MaskSpec) -> None:
     where = (id(x), id(y), 1) if objects else (host_memory(x).address, host_memory(y).address, 0)
     numbers = spec.offset, spec.key, spec.call, spec.last, spec.scale, spec.dropped
     n, table = x.size, _table()
-    if x.flags.c_contiguous and y.flags.c_contiguous and dtype in FLAT:
+    if _kind(dtype, x, y) == "flat":
         drop = _load("flat", dtype, place)
         if objects and place == "y" and x.dtype is y.dtype is _PLAIN.get(dtype):
             _LOADED[id(x.dtype)] = drop
@@ -109,6 +109,16 @@ def dropout(dtype: str, x: NDArray, y: NDArray, spec: MaskSpec) -> None:
     table.put(*where, n, *numbers, tall, wide)
     _run(_load("strided", dtype, place), (table.array, np.array(axes, np.int64)), blocks, n)
     _free.append(table)
+
+
+def precompile(dtype: str, x: NDArray) -> None:
+    """Load what forward and backward of an array like this one need, to a new array and in place."""
+    for place in ("y", "x"):
+        _load(_kind(dtype, x, x), dtype, place)
+
+
+def _kind(dtype: str, x: NDArray, y: NDArray) -> str:
+    return "flat" if x.flags.c_contiguous and y.flags.c_contiguous and dtype in FLAT else "strided"
 
 
 def _run(call: Callable[..., None], tables: tuple[NDArray, ...], total: int, n: int) -> None:

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 import anyoptim as ao
 from anyoptim.random import _blocked, _blocked_words, _compiled, _dropout
 from tests.reference.philox import choice
+from tests.support.engines import dropout_on
 from tests.support.internals import COMPUTE, library
 from tests.support.internals import ENGINES as ALL_ENGINES
 from tests.support.internals import headers as _array_headers
@@ -45,13 +46,14 @@ def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> C
         original(*given)
 
     monkeypatch.setattr(module, "dropout", counted)
-    monkeypatch.setattr(_compiled, "_PLAIN", {})  # so that nothing is quick, which wouldn't be counted
+    for each in (_compiled, _blocked):
+        monkeypatch.setattr(each, "_PLAIN", {})  # so that nothing is quick, which wouldn't be counted
     return runs.__len__
 
 
 def _portable(x: Any, *arguments: Any, **options: Any) -> Any:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_dropout, "only", "portable")
+        dropout_on("portable", patch)
         return ao.dropout(x, *arguments, **options)
 
 
@@ -255,7 +257,7 @@ def test_quick(monkeypatch: pytest.MonkeyPatch) -> None:
         seen.append(y is not None)
         return y
 
-    monkeypatch.setattr("anyoptim.layers._dropout.fast_dropout", watched)
+    monkeypatch.setattr(_compiled, "fast_dropout", watched)
     for dtype in ("float16", *REAL):
         for ratio in (0.0, 0.3, 1.0):
             layer, other = (ao.Dropout(ratio, inverted=True, seed=2**64 - 1) for _ in range(2))
