@@ -104,7 +104,9 @@ class Dropout(UnaryLayer):
         backward             dx = dout*(mask/(1-dropout_ratio))
 
     The n-th training forward draws call n, from 0, of the layer's key, as the function `dropout` does. No
-    mask is stored: `backward` and `mask` draw it again.
+    mask is stored: `backward` and `mask` draw it again. But where NumPy draws (`blocked`), the layer keeps a bit for
+    each element of arrays of at most 2**20, and for small ones those of its next calls: 128 KiB at most, which is no
+    part of its state and of its copies.
 
     Where forwards and backwards do not take turns, they name their draws: `forward(x, call=n)` draws call n and leaves
     the count alone, and `backward(dout, call=n)` is its gradient. T steps through time, forwards and then backwards,
@@ -119,6 +121,14 @@ class Dropout(UnaryLayer):
         seed: the layer's key, 0 <= seed < 2**64. Without one the operating system gives a key that no
             other layer has. Two layers of one seed draw the same masks; so do a layer and its copy, be it by
             `deepcopy`, `pickle` or a forked process, until one of them is given another `key`.
+        engine: what draws, by name: `cuda` (a kernel, in one pass: CuPy arrays and torch CUDA tensors), `compiled` (a
+            Numba loop, in one pass: NumPy arrays and torch CPU tensors), `blocked` (NumPy calls: these) or `portable`
+            (the library's own operations: all; also what `jax` means here). None chooses the fastest, and compiles for
+            the CPU once enough elements have been drawn for that to be worth its time, or at once with `compile`. What
+            an engine can't take, the next one does: masks with shared choices, say, which NumPy draws where it can. The
+            results are the same bits. A plain attribute, and no part of the state.
+
+    Raises ValueError for an engine that there is not, and ImportError where its package is missing.
 
     A layer counts its calls, so that it belongs to one thread, and a forward that is run once more in place of a
     backward's memory (activation checkpointing) draws another mask: name the call there.
@@ -152,7 +162,7 @@ class Dropout(UnaryLayer):
         self.noise_shape = noise_shape
 
     def _quick_forward(self, x: Array) -> Array | None:
-        if type(self)._noise_shape is not Layer._noise_shape or self.noise_shape is not None:
+        if self.noise_shape is not None:
             return None
         draws, key, ratio, inverted = self._draws, self.key, self._ratio, self.inverted
         call, _ = draws.now
@@ -186,7 +196,8 @@ def _drawn(
     """`dropout` of an array that needs no checks; None for any other."""
     if type(ratio) is not float:
         return None
-    return fast_dropout(x, round(ratio * 2**32), _scale(ratio, inverted), key, call, engine, ahead)
+    scale = _scale(ratio, True) if inverted else 1.0
+    return fast_dropout(x, round(ratio * 2**32), scale, key, call, engine, ahead)
 
 
 class DropConnect(Dropout):
@@ -325,6 +336,8 @@ class SpatialDropout(Dropout):
         self.axis = axis
         self.inverted = inverted
 
+    _quick_forward = UnaryLayer._quick_forward  # elements share choices
+
     def _noise_shape(self, ndim: int) -> NoiseShape:
         return by_channel(ndim, self.axis)
 
@@ -394,6 +407,8 @@ class DropPath(Dropout):
     ) -> None:
         Layer.__init__(self, dropout_ratio, seed, engine)  # Dropout's own would set a noise shape, too
         self.inverted = inverted
+
+    _quick_forward = UnaryLayer._quick_forward  # elements share choices
 
     def _noise_shape(self, ndim: int) -> NoiseShape:
         return by_sample(ndim)
