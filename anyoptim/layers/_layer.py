@@ -185,13 +185,13 @@ class Layer:
         return on_engine(self.engine, self._mask, draw.shape, draw.like, place, **draw.options)
 
     def compile(self, x: Any) -> None:
-        """Compile at once what `forward` and `backward` need for inputs like this one, and use it from now on.
+        """Compile at once what `forward` and `backward` need for inputs like this one, to new arrays and in place.
 
-        That is a loop for arrays in this machine's memory (`compiled`), or a kernel on a CUDA device (`cuda`).
-        Without this, the loop is compiled when about 3e8 elements have been drawn without it, which `engine` may keep
-        from being used. It takes a second or two, once on a machine: the machine code is kept in the user's cache
-        folder. Nothing happens for inputs that no engine has a kernel for, nor in layers without one: where elements
-        share a choice, `GaussianDropout`, `Zoneout`.
+        And from the next call on use it, where `engine` leaves the choice. That is a loop for arrays in this machine's
+        memory (`compiled`) or a kernel on a CUDA device (`cuda`). Without this, the loop is compiled when about 3e8
+        elements have been drawn: what it costs would be more than it saves in a small problem. It takes a few seconds,
+        once on a machine: the machine code is kept in the user's cache folder. Inputs that no engine has a kernel for
+        are passed over, and so are all where elements share a choice, and those of `GaussianDropout` and `Zoneout`.
 
         Args:
             x: an array like the inputs, for its library, device, dtype and memory layout; nothing is drawn.
