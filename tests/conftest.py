@@ -102,6 +102,8 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip where the library of a case is missing: here, so that the report has one line for each library."""
     for name in _libraries(item):
         _row(name)
+    if "jax" in sys.modules and (cache := getattr(item.config, "cache", None)) is not None:
+        xla.keep(cache.mkdir("xla"))
 
 
 def _libraries(item: Any) -> list[str]:

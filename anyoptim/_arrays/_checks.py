@@ -50,7 +50,10 @@ def admit(
     try:
         lib = library(x)
     except TypeError:
-        raise TypeError(f"{name} is a {type(x).__module__}.{type(x).__qualname__}; wanted {wanted}") from None
+        what = f"{name} is a {type(x).__module__}.{type(x).__qualname__}"
+        if hasattr(x, "named_parameters"):  # a module of torch, which holds them
+            raise TypeError(f"{what}; wanted its parameters: dict(module.named_parameters())") from None
+        raise TypeError(f"{what}; wanted {wanted}") from None
     why = lib.refusal(x)
     if why is not None:
         raise TypeError(f"{name} {why}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import operator
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -85,11 +86,61 @@ class JAX(Library):
     ) -> tuple[Array, ...]:
         return _loop(step)(state, self.xp.asarray(np.array(rows), dtype=state[0].dtype))  # type: ignore[no-any-return]
 
+    def opaque(self, x: Array) -> Array:
+        return loaded().lax.optimization_barrier(x)
+
     def sums(self, arrays: Sequence[Array]) -> list[Array]:
+        jax, shape = loaded(), arrays[0].shape
+        mesh = _mesh_of(arrays[0])
+        if mesh is None or set(mesh.axis_types) != {jax.sharding.AxisType.Auto}:
+            return self._sums(arrays, range(len(shape)))
+        # XLA would gather what several sums at once have come to on each device. So each device first adds what is its
+        # own, whichever axes are cut, and into however many pieces: their number divides both these numbers.
+        pieces = [math.gcd(n, mesh.size) for n in shape]
+        apart = [n for whole, several in zip(shape, pieces, strict=True) for n in (several, whole // several)]
+        own = self._sums([self.xp.reshape(a, apart) for a in arrays], range(1, len(apart), 2))
+        return [self.xp.sum(a) for a in own]
+
+    def _sums(self, arrays: Sequence[Array], axes: Sequence[int]) -> list[Array]:
         # XLA would compute anew for each sum what they have in common.
         zeros = tuple(self.xp.zeros((), dtype=a.dtype) for a in arrays)
         lax = loaded().lax
-        return list(lax.reduce(tuple(arrays), zeros, lambda a, b: tuple(map(lax.add, a, b)), range(arrays[0].ndim)))
+        return list(lax.reduce(tuple(arrays), zeros, lambda a, b: tuple(map(lax.add, a, b)), axes))
+
+    def over_shards(
+        self, reduction: Callable[..., Array], leaves: Sequence[Sequence[Any]], shardings: Sequence[Any] | None
+    ) -> Array:
+        shardings = shardings or self._known_shardings([parts[0][0] for parts in leaves])
+        if shardings is None:
+            return super().over_shards(reduction, leaves, None)
+        jax, xp = loaded(), self.xp
+        mesh, specs = shardings[0].mesh, [of.spec for of in shardings]
+        cut = [{name for names in spec for name in (names if isinstance(names, tuple) else [names])} for spec in specs]
+
+        def over(what: str, a: Array) -> Array:
+            if what == "max":
+                return jax.lax.pmax(a, mesh.axis_names)
+            # Of the devices that have the same elements, only the first counts.
+            others = [[jax.lax.axis_index(name) for name in mesh.axis_names if name not in names] for names in cut]
+            first = xp.stack([sum(numbers, start=xp.int32(0)) == 0 for numbers in others])
+            return jax.lax.psum(xp.where(first[:, None], a, xp.zeros_like(a)), mesh.axis_names)
+
+        each = [[[spec] * len(part) for part in leaf] for spec, leaf in zip(specs, leaves, strict=True)]
+        whole = jax.sharding.PartitionSpec()
+        local = functools.partial(reduction, over)
+        return jax.shard_map(local, mesh=mesh, in_specs=(each,), out_specs=whole, check_vma=False)(leaves)
+
+    def _known_shardings(self, arrays: Sequence[Array]) -> list[Any] | None:
+        """The shardings of traced arrays on one mesh, if all its axes are explicit: else JAX does not know them."""
+        jax = loaded()
+        meshes = {mesh for a in arrays if (mesh := _mesh_of(a)) is not None}
+        if len(meshes) != 1 or not any(map(self.traced, arrays)):
+            return None
+        (mesh,) = meshes
+        if set(mesh.axis_types) != {jax.sharding.AxisType.Explicit}:
+            return None
+        whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+        return [whole if _mesh_of(a) is None else jax.typeof(a).sharding for a in arrays]
 
     def sharded_like(self, x: Array, like: Array) -> Array:
         if self.traced(x) or self.traced(like) or not like.committed or x.sharding == like.sharding:
@@ -138,6 +189,14 @@ class JAX(Library):
 
     def join_complex(self, real: Array, imag: Array, dtype: Any) -> Array:
         return loaded().lax.complex(real, imag)
+
+
+def _mesh_of(x: Array) -> Any:
+    """The mesh of several devices on which an array lies, where JAX knows one and the function sees it as a whole."""
+    jax = loaded()
+    mesh = getattr(jax.typeof(x).sharding, "mesh", None)
+    several = mesh is not None and mesh.size > 1 and jax.sharding.AxisType.Manual not in mesh.axis_types
+    return mesh if several else None
 
 
 def _explicit(x: Array) -> bool:

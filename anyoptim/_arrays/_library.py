@@ -319,12 +319,67 @@ class Library:
         """For each of some arrays of one shape the sum of its elements, which are integers."""
         return [self.xp.sum(a) for a in arrays]
 
+    def opaque(self, x: Array) -> Array:
+        """`x`, of whose values a compiler may assume nothing, even if it knows them."""
+        return x
+
+    def over_shards(
+        self, reduction: Callable[..., Array], leaves: Sequence[Sequence[Any]], shardings: Sequence[Any] | None
+    ) -> Array:
+        """What `reduction(over, leaves)` gives for lists of lists of arrays: an array with a row for each of the first.
+
+        Where it is known how the leaves are cut among several devices, from `shardings` or their arrays, each device
+        calls it with its parts; `over("max" or "sum", a)` is that of the vectors or matrices `a` of all devices, which
+        also have a row for each leaf. Elsewhere `over` gives `a` itself.
+        """
+        return reduction(lambda _, a: a, leaves)
+
     def over_processes(self, what: str, rows: np.ndarray[Any, Any], arrays: Sequence[Array]) -> np.ndarray[Any, Any]:
         """For each array the "sum" or "max" of the rows of integers that the processes which hold parts have for it.
 
         Where several processes hold the same elements, only the row of the first of them counts.
         """
         return rows
+
+    def block(self, x: Array) -> Array:
+        """The array itself; for a lazy one an empty array of the library that its blocks are of."""
+        return x
+
+    def map_blocks(
+        self,
+        call: Callable[..., tuple[Array, ...]],
+        like: Sequence[Array],
+        arrays: Sequence[Array],
+        numbers: Sequence[Array] = (),
+    ) -> tuple[Array, ...]:
+        """Arrays like those of `like`, of lazy ones: `call(*blocks, *numbers)` for each block, in one task.
+
+        The arrays are of one shape, the numbers 0-d arrays.
+        """
+        raise NotImplementedError
+
+    def rows_of_blocks(
+        self,
+        call: Callable[..., Array],
+        like: np.ndarray[Any, Any],
+        arrays: Sequence[Array],
+        numbers: Sequence[Array] = (),
+    ) -> Array:
+        """In the same way a row for each block, of an array of shape (1, n), which stand along the last axis.
+
+        `like` has their length and dtype; the other axes number the blocks.
+        """
+        raise NotImplementedError
+
+    def rows_to_host(
+        self, rows: Sequence[Array], arrays: list[Array]
+    ) -> tuple[list[np.ndarray[Any, Any]], list[Array]]:
+        """Tables of such rows on the host, and `materialize(arrays)`, which is done at the same time."""
+        raise NotImplementedError
+
+    def of_rows(self, value: Callable[[Any, Sequence[Any]], Any], rows: Sequence[Array]) -> Array:
+        """`value(xp, rows)`, a 0-d array."""
+        return value(self.xp, rows)
 
     def materialize(self, arrays: list[Array]) -> list[Array]:
         """The arrays with all their elements computed."""

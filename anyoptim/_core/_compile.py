@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from anyoptim._arrays import library
 from anyoptim._core._pipeline import Params, Pipeline
 from anyoptim._core._reductions import distinct
 from anyoptim._engines import GENERATING, precompile, source
@@ -16,8 +17,9 @@ def compile_for(pipeline: Pipeline, params: Params) -> None:
         for i, p in enumerate(params.ps)
         if p is not None and params.groups.branch(i).program.array_rule is None
     }
-    for (branch, _, library, _), array in kinds.items():
-        precompile(branch.program, pipeline.sample(branch), library, array)
+    for (branch, _, own, _), array in kinds.items():
+        block = own.block(array)
+        precompile(branch.program, pipeline.sample(branch), library(block), block)
 
 
 def kernel_source(pipeline: Pipeline, engine: str, dtype: str) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 from anyoptim._arrays import Array
 from anyoptim._arrays._checks import Parameter
 from anyoptim._arrays._tree import Tree, dotted_paths, reader
+from anyoptim._core._chunks import plans
 from anyoptim._core._coefficients import StepCoefficients
 from anyoptim._core._pipeline import Params, Pipeline
 from anyoptim._core._planned_rows import Kind, PlannedRows
@@ -188,7 +189,7 @@ class StepPlan:
             self._stepped = False
             leaves = [self.leaf(i, slots[i]) for i in moving]
             programs = [self.groups.branch(i).program for i in moving]
-            dispatch = self._dispatch = Dispatch(engine, programs, leaves, some)
+            dispatch = self._dispatch = Dispatch(engine, programs, leaves, some, plans(engine))
             self._moving = moving
         return dispatch, moving
 

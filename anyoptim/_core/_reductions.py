@@ -9,9 +9,9 @@ from typing import Any
 
 from anyoptim._engines import CoefficientTable, Dispatch
 from anyoptim._stage._stage_program import Entry, StageProgram
+from anyoptim._trace._exact_sum import Kind
 from anyoptim._trace._graph import Graph, trace_reduction
 from anyoptim._trace._program import Coefficients, static_options
-from anyoptim._trace._reduction import Kind
 from anyoptim._trace._reductions import Norm, Reduction, Size
 from anyoptim._trace._scalars import where
 from anyoptim._trace._symbols import Symbol

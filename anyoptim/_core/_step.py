@@ -10,6 +10,7 @@ from anyoptim._arrays import _checks as checks
 from anyoptim._arrays._checks import Parameter
 from anyoptim._arrays._quiet import quiet
 from anyoptim._core._accumulate import accumulation, cleared, closed_empty, contributions, joined
+from anyoptim._core._chunks import plans
 from anyoptim._core._coefficients import check_skips
 from anyoptim._core._jit_state import carried, carried_first
 from anyoptim._core._pipeline import Params, Pipeline
@@ -86,7 +87,9 @@ def _computed(
     moving = [i for i, x in enumerate(xs) if x is not None]
     some = [xs[i] for i in moving]
     programs = [groups.branch(i).program for i in moving]
-    dispatch = Dispatch(engine, programs, [_copied(engine, ps[i], flat.slots[i]) for i in moving], some, LAZY)
+    dispatch = Dispatch(
+        engine, programs, [_copied(engine, ps[i], flat.slots[i]) for i in moving], some, plans(engine, lazily=True)
+    )
     if dispatch.capturing():
         raise RuntimeError("step is being captured in a CUDA graph, whose replays would repeat it; wanted update")
     with quiet():

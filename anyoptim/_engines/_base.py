@@ -165,7 +165,7 @@ class Plan(ABC):
     def reduced(self, k: int, gathered: Any, rows: CoefficientTable) -> list[Array]:
         """For each leaf the rows of the reduction that is part `k` of the program.
 
-        As `_trace/_reduction.py` says: a NumPy array, or a traced one. The rows need not go further than part `k`.
+        As `_trace/_exact_sum.py` says: a NumPy array, or a traced one. The rows need not go further than part `k`.
         """
 
     def value(self, k: int, gathered: Any, rows: CoefficientTable) -> Any:
@@ -262,6 +262,8 @@ class HostEngine(Engine):
         return leaf.library.cuda(leaf.p) is None and not leaf.library.compiled_by_xla
 
     def refusal(self, program: Program, leaf: Leaf, x: Array) -> str | None:
+        if leaf.library.lazy:
+            return "each of its chunks is a task, which chooses an engine of its own"
         if leaf.destination is None:
             return "it can't be written to"
         library = leaf.library
@@ -292,8 +294,9 @@ def real(dtype: Any) -> np.dtype[Any]:
 
 def value_of(reduction: Reduction, rows: Sequence[Array], leaves: Sequence[Leaf]) -> Any:
     """The value of a reduction from the rows of all leaves: on the host, where they are NumPy's."""
-    on_host = all(isinstance(v, np.ndarray) for v in rows)
-    return reduction.value(np if on_host else leaves[0].library.xp, rows)
+    elsewhere = (leaf.library for leaf, v in zip(leaves, rows, strict=True) if not isinstance(v, np.ndarray))
+    library = next(elsewhere, None)
+    return reduction.value(np, rows) if library is None else library.of_rows(reduction.value, rows)
 
 
 def host_view(library: Library, x: Array) -> NDArray:

@@ -14,8 +14,8 @@ from anyoptim._engines._base import Commit, Leaf, Plan, Replayed, Result, Writte
 from anyoptim._engines._choice import ENGINES, Plans, choices
 from anyoptim._engines._warmup import LATER, Waiting
 from anyoptim._trace._coefficients import CoefficientTable, all_known
+from anyoptim._trace._exact_sum import Kind, aligned, as_integer, largest, merged, of_integer
 from anyoptim._trace._program import Program
-from anyoptim._trace._reduction import Kind, aligned, as_integer, largest, merged, of_integer
 from anyoptim._trace._reductions import Reduction
 
 __all__ = ["Dispatch"]

@@ -25,7 +25,16 @@ from anyoptim._stage._reduced import check_names, reduced_parts
 from anyoptim._stage._starts import check_starts, first_slots
 from anyoptim._trace._hyperparameters import Domain, Hyper, scheduled
 from anyoptim._trace._other_names import attribute_hint
-from anyoptim._trace._program import Part, Values, all_floats, on_gradient, on_parameter, on_slots, on_value
+from anyoptim._trace._program import (
+    Part,
+    Values,
+    all_floats,
+    on_gradient,
+    on_parameter,
+    on_slots,
+    on_value,
+    rule_signature,
+)
 from anyoptim._trace._reductions import Count, Norm, Reduction
 from anyoptim._trace._symbols import Symbol
 
@@ -355,6 +364,8 @@ class Stage:
     def _parts(self) -> dict[str, Part]:
         """The parts of the stage's program: one for each reduction, by its name, and its rule's without a name."""
         cls = type(self)
+        if getattr(self, "rule", None) is None:
+            raise TypeError(f"{cls.__name__} has no rule; wanted a staticmethod {rule_signature(cls._act, self.slots)}")
         parts = reduced_parts({**cls.reductions, **cls.metrics}, cls._act, len(self.slots))
         undeclared = tuple(cls._undeclared())
         return {**parts, "": Part(cls._act, self.rule, self.slots, array_rule=cls.array_rule, undeclared=undeclared)}
@@ -551,3 +562,8 @@ class SlotStage(Stage):
     """
 
     _act = staticmethod(on_slots)
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if cls.slots:
+            raise TypeError(f"{cls.__name__} has slots = {cls.slots!r}; wanted none: the stages before it have some")

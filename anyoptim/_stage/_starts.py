@@ -54,6 +54,9 @@ def _first(stage: Any, xp: Any, p: Array, name: str, shape: tuple[int, ...]) -> 
     if number is None:
         return zeros
     dtype = of.dtype(p)
+    shaped = getattr(number, "shape", ())
+    if shaped:
+        raise ValueError(f"the slot {name!r} of {stage!r} starts as an array of shape {shaped}; wanted a number")
     known = isinstance(number, str | Sequence | Real)  # and no array, whose value may be traced
     if known and not (_plain_number(number) and abs(number) <= range_of(dtype).largest):
         raise ValueError(f"the slot {name!r} of {stage!r} starts as {number!r}; wanted a number that {dtype} holds")

@@ -27,6 +27,7 @@ __all__ = [
     "on_slots",
     "on_value",
     "rule_error",
+    "rule_signature",
     "static_options",
 ]
 
@@ -278,6 +279,11 @@ _ARGUMENTS: Mapping[Act, tuple[str, ...]] = {
     on_slots: ("xp", "s"),
 }
 """The arguments of a rule by position, before its slots."""
+
+
+def rule_signature(act: Act, slots: Sequence[str]) -> str:
+    """How a rule is written that is applied by this act: `rule(xp, p, x, m, c)`."""
+    return f"rule({', '.join((*_ARGUMENTS[act], *slots, 'c'))})"
 
 
 def _move(rule: Rule, xp: Any, flow: Flow, slots: Sequence[Any], coefficients: Mapping[str, Any]) -> Flow:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from anyoptim._trace._reduction import Kind, largest, norm, total
+from anyoptim._trace._exact_sum import Kind, largest, norm, total
 
 __all__ = ["Count", "Dot", "Max", "Norm", "Reduction", "Size", "Sum"]
 

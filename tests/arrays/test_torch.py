@@ -64,6 +64,13 @@ def test_gradients_that_require_gradients(torch: Any) -> None:
     assert not optimizer.state.slots["v"]["w"].requires_grad
 
 
+def test_a_module_in_place_of_its_parameters(torch: Any) -> None:
+    with pytest.raises(
+        TypeError, match=r"^params is a .*Linear; wanted its parameters: dict\(module.named_parameters\(\)\)$"
+    ):
+        ao.Adam().update(torch.nn.Linear(2, 1), {})
+
+
 def test_parameters_without_a_gradient_rest(torch: Any) -> None:
     """A `.grad` of None, as a frozen layer has it, skips the parameter."""
     model = torch.nn.Linear(2, 1)
@@ -140,7 +147,7 @@ def test_an_expanded_tensor_is_refused(torch: Any) -> None:
         ao.SGD().update({"w": torch.ones(1).expand(4)}, {"w": torch.ones(4)})
 
 
-DTYPES = ["float16", "float32", "float64", "complex64", "complex128"]
+DTYPES = ["float32", "float16", "float64", "complex64", "complex128"]
 
 
 def _values(rng: np.random.Generator, shape: tuple[int, ...], dtype: str) -> Any:
@@ -148,6 +155,9 @@ def _values(rng: np.random.Generator, shape: tuple[int, ...], dtype: str) -> Any
     return (parts[0] + 1j * parts[1] if dtype.startswith("c") else parts[0]).astype(dtype)
 
 
+@pytest.mark.covering(
+    1
+)  # what an engine makes of a method in each dtype is seen on NumPy's arrays: engines/test_engines.py
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_bits_are_those_of_numpy(torch: Any, method: type[Any], dtype: str) -> None:
     """20 steps, float32 included, with the parameters by turns as plain tensors and as nn.Parameter.

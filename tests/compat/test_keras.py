@@ -19,7 +19,7 @@ import pytest
 
 import anyoptim as ao
 from tests.support.libraries import Library
-from tests.support.options import Draw, Options, flag, one_of, powers, uniform
+from tests.support.options import Draw, Options, draws, flag, one_of, powers, uniform
 from tests.support.peers import Keras
 
 pytestmark = pytest.mark.usefixtures("quickly")
@@ -157,10 +157,6 @@ def _apart(ours: dict[str, Any], theirs: dict[str, Any]) -> float:
     return max(float(np.max(np.abs(ours[k] - a), initial=0)) for k, a in theirs.items()) / largest
 
 
-def _cases(draws: int) -> list[Any]:
-    return [pytest.param(name, k, id=f"{name}-{k}") for name in METHODS for k in range(draws)]
-
-
 def _rng(name: str, k: int) -> np.random.Generator:
     return np.random.default_rng([k, *name.encode()])
 
@@ -185,7 +181,7 @@ def test_signatures_are_keras(name: str, keras: Any) -> None:
     assert {*METHODS[name].options} | general == {*ours}
 
 
-@pytest.mark.parametrize(("name", "k"), _cases(DRAWS))
+@pytest.mark.parametrize(("name", "k"), draws(dict.fromkeys(METHODS, DRAWS), 0.5))
 def test_updates_of_float64(name: str, k: int, keras: Any, need: Callable[[str], Library]) -> None:
     """Beside Keras, and over to us in the middle, and over to Keras: one trajectory, to round-off."""
     row, rng = METHODS[name], _rng(name, k)
@@ -221,7 +217,7 @@ def test_updates_of_float64(name: str, k: int, keras: Any, need: Callable[[str],
 
 
 @pytest.mark.covering(1)  # what each option does is compared in float64
-@pytest.mark.parametrize(("name", "k"), _cases(2))
+@pytest.mark.parametrize(("name", "k"), draws(dict.fromkeys(METHODS, 2), 1.0))
 def test_float32(name: str, k: int, keras: Any) -> None:
     """Some ulps of the largest parameter a step, on average: XLA adds and multiplies in one rounding, NumPy in two.
 

@@ -13,10 +13,11 @@ import pytest
 
 import anyoptim as ao
 from tests.support.compat_torch import FREE, OPTIONS, Beside, drawn, flat, make, random, shapes
+from tests.support.options import draws
 
 STEPS = 100
 """More steps than what begins late needs: ASGD's mean, RAdam's rectified steps."""
-DRAWS = range(6)
+DRAWS = 6
 
 
 pytestmark = pytest.mark.usefixtures("torch")
@@ -71,8 +72,7 @@ def _together(
     return way
 
 
-@pytest.mark.parametrize("draw", DRAWS)
-@pytest.mark.parametrize("name", OPTIONS)
+@pytest.mark.parametrize(("name", "draw"), draws(dict.fromkeys(OPTIONS, DRAWS), 1 / 3))
 def test_equals_torch(name: str, draw: int, torch: Any) -> None:
     """100 steps in float64 beside torch itself: random shapes, all options drawn at random, some gradients None."""
     rng = np.random.default_rng([draw, *name.encode()])

@@ -12,9 +12,10 @@ import pytest
 import anyoptim as ao
 from tests.support.compat_torch import OPTIONS, Beside, drawn, make, random, shapes
 from tests.support.libraries import Library
+from tests.support.options import draws
 
 HALF = 50
-DRAWS = range(3)
+DRAWS = 3
 
 
 pytestmark = pytest.mark.usefixtures("torch")
@@ -61,8 +62,7 @@ def _close(found: Any, expected: Any, way: Any) -> None:
         np.testing.assert_array_less(np.abs(found[key] - a), 1e-12 * way[key] + 1e-300, err_msg=key)
 
 
-@pytest.mark.parametrize("draw", DRAWS)
-@pytest.mark.parametrize("name", OPTIONS)
+@pytest.mark.parametrize(("name", "draw"), draws(dict.fromkeys(OPTIONS, DRAWS), 1 / 3))
 def test_from_torch_and_on(name: str, draw: int, torch: Any) -> None:
     """50 steps of torch, the state carried over, 50 steps here: as 100 steps of torch, to 1e-12 of the way.
 
@@ -78,8 +78,7 @@ def test_from_torch_and_on(name: str, draw: int, torch: Any) -> None:
     _close(p, theirs.params, _way(start, values))
 
 
-@pytest.mark.parametrize("draw", DRAWS)
-@pytest.mark.parametrize("name", OPTIONS)
+@pytest.mark.parametrize(("name", "draw"), draws(dict.fromkeys(OPTIONS, DRAWS), 1 / 3))
 def test_to_torch_and_on(name: str, draw: int, torch: Any) -> None:
     """50 steps here, the state carried over, 50 steps of torch: as 100 steps of torch, to 1e-12 of the way."""
     options, start, grads, theirs = _beginning(name, draw, torch)
@@ -93,8 +92,7 @@ def test_to_torch_and_on(name: str, draw: int, torch: Any) -> None:
     _close(after.params, theirs.params, _way(start, values))
 
 
-@pytest.mark.parametrize("draw", DRAWS)
-@pytest.mark.parametrize("name", OPTIONS)
+@pytest.mark.parametrize(("name", "draw"), draws(dict.fromkeys(OPTIONS, DRAWS), 1 / 3))
 def test_there_and_back(name: str, draw: int, torch: Any) -> None:
     """What came from torch goes back as it was: options, names of states, their values and dtypes."""
     _, start, grads, theirs = _beginning(name, draw, torch)

@@ -124,6 +124,7 @@ def test_a_window_is_a_step_with_the_mean(place: tuple[Library, ao.EngineName | 
     assert 0 < optimizer.state.step < len(windows)
 
 
+@pytest.mark.usefixtures("quickly")
 # With x64 only the width of counts and numbers is another: a chain that has both shows it.
 @pytest.mark.parametrize(("library", "name"), [*(("jax", name) for name in CHAINS), ("jax-x64", "gates")])
 def test_under_jit(name: str, library: str, need: Callable[[str], Library]) -> None:
@@ -165,6 +166,7 @@ def _close(lib: Library, p: Any, q: Any, state: Any, other: Any) -> None:
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.usefixtures("quickly")
 def test_in_a_scan(need: Callable[[str], Library]) -> None:
     """Windows within `jax.lax.scan`, one parameter without any gradient, and the last one flushed."""
     lib = need("jax")
@@ -512,14 +514,14 @@ def test_nor_under_jit(need: Callable[[str], Library]) -> None:
     import jax
 
     optimizer = ao.chain(ao.LossScale(interval=1), ao.Adam())
-    params = {"w": lib.array([1.0])}
+    params, step = {"w": lib.array([1.0])}, quick(optimizer.step)
     state = jax.tree.map(jax.numpy.asarray, optimizer.init(params))
-    params, state = jax.jit(optimizer.step)(params, {"w": lib.array([1.0])}, state)
+    params, state = step(params, {"w": lib.array([1.0])}, state)
     for _ in range(2):
-        p, after = jax.jit(optimizer.step)(params, {"w": None}, state)
+        p, after = step(params, {"w": None}, state)
         assert agree(lib.values((p, after)), lib.values((params, state)))
         assert [a.dtype for a in jax.tree.leaves(after)] == [a.dtype for a in jax.tree.leaves(state)]
-        params, state = jax.jit(optimizer.step)(params, {"w": lib.array([1.0])}, state)
+        params, state = step(params, {"w": lib.array([1.0])}, state)
 
 
 def test_metrics_of_an_update_without_gradients() -> None:

@@ -10,7 +10,9 @@ import pytest
 
 import anyoptim as ao
 from tests.support.libraries import DISCOVERED, Library
-from tests.support.xla import compiler, quick
+from tests.support.xla import quick
+
+pytestmark = pytest.mark.usefixtures("quickly")
 
 LAST = 2**31 - 1
 optax, keras = ao.compat.optax, ao.compat.keras
@@ -49,7 +51,7 @@ def test_counts_stay_at_the_last(name: str, need: Callable[[str], Library]) -> N
     rng = np.random.default_rng(3)
     shapes: dict[str, tuple[int, ...]] = {"w": (3, 2), **({"b": (2,)} if name == "optax's muon" else {})}
     p, g = ({k: lib.array(rng.normal(size=shape)) for k, shape in shapes.items()} for _ in range(2))
-    step = compiler(name)(optimizer.step)
+    step = quick(optimizer.step)
     first = step(p, g, optimizer.init(p))  # what is kept beside counts is that of a run
     at_last = step(first[0], g, _moved_on(first[1], LAST - 1))
     for begin in (LAST - 3, 2**31, 2**32 - 1):

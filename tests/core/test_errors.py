@@ -288,6 +288,15 @@ def test_dask_array_of_unknown_shape(need: Callable[[str], Library]) -> None:
         ao.SGD().update({"w": lib.array([1.0, 2.0])}, {"w": g[g > 1]})
 
 
+def test_dask_array_of_masked_chunks(need: Callable[[str], Library]) -> None:
+    """They would lose their masks in silence."""
+    lib = need("dask")
+    import dask.array as da
+
+    with pytest.raises(TypeError, match=r"params\['w'\] has masked chunks"):
+        ao.SGD().update({"w": da.ma.masked_equal(lib.array([1.0, 2.0]), 1.0)}, {"w": lib.array([1.0, 2.0])})
+
+
 @pytest.mark.parametrize("name", ["jax", "dask"])
 def test_a_tuple_of_arrays_that_cannot_be_rebound(name: str, need: Callable[[str], Library]) -> None:
     """`update` refuses and names `step`; `step` does it."""

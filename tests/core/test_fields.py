@@ -311,6 +311,21 @@ def test_declarations_of_another_type(body: dict[str, Any], says: str) -> None:
         type("M", (ao.Optimizer,), body)
 
 
+def test_what_is_missing_or_too_much_in_a_body() -> None:
+    """A rule, slots of what acts on those of others, and a start that is an array."""
+    for base, arguments in ((ao.Stage, "xp, p, x, m, c"), (ao.ParameterStage, "xp, p, m, c")):
+        ruleless: Any = type("M", (base,), {"slots": ("m",)})
+        with pytest.raises(TypeError, match=rf"^M has no rule; wanted a staticmethod rule\({arguments}\)$"):
+            ao.chain(*[ruleless(), ao.SGD()][:: 1 if base is ao.Stage else -1]).update(np.ones(3), np.ones(3))
+    with pytest.raises(TypeError, match=r"^M has slots = \('m',\); wanted none: the stages before it have some$"):
+        type("M", (ao.SlotStage,), {"slots": ("m",)})
+    body: dict[str, Any] = {"slots": ("m",), "starts": {"m": "k"}, "__annotations__": {"k": Final[Any]}}
+    body["rule"] = staticmethod(lambda xp, p, x, m, c: (x, m))
+    started: Any = type("M", (ao.Stage,), body)
+    with pytest.raises(ValueError, match=r"^the slot 'm' of M\(.*\) starts as an array of shape \(2,\); wanted"):
+        ao.chain(started(np.ones(2)), ao.SGD()).update(np.ones(3), np.ones(3))
+
+
 @pytest.mark.parametrize("name", TAKEN)
 def test_fields_with_names_of_ours(name: str) -> None:
     """A method's, a property's, or that of something else to declare."""

@@ -110,6 +110,7 @@ class Restarting(ao.Stage):
     rule = staticmethod(lambda xp, p, x, c: c.scale * x)
 
 
+@pytest.mark.usefixtures("quickly")
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_numbers_keep_the_dtype_that_they_have(dtype: str, need: Callable[[str], Library]) -> None:
     """Be it not the widest, as in a state of a run without x64; a host's become the widest, and never a weak type."""
@@ -143,6 +144,7 @@ VMAPPED = [
 ]
 
 
+@pytest.mark.usefixtures("quickly")
 @pytest.mark.parametrize("name", VMAPPED)
 def test_an_ensemble_under_vmap(name: str, need: Callable[[str], Library]) -> None:
     """Each member as if it were alone: a norm is its own, and one that skips a step is alone in it."""
@@ -156,7 +158,7 @@ def test_an_ensemble_under_vmap(name: str, need: Callable[[str], Library]) -> No
     optimizer = MADE[name]()
     state = jax.vmap(optimizer.init)(stacked)
     kinds = jax.tree.map(jax.typeof, (stacked, state))
-    step, eager = compiler(name)(jax.vmap(optimizer.step)), None
+    step, eager = quick(jax.vmap(optimizer.step)), None
     for i in range(8):
         g = {k: lib.asarray(np.stack([gs[k][i] for _, gs in members])) for k in stacked}
         # The tracers of vmap are the same without jit: a method and a chain with numbers and a gate show it.
@@ -177,6 +179,7 @@ def test_an_ensemble_under_vmap(name: str, need: Callable[[str], Library]) -> No
                 np.testing.assert_allclose(eager[0][k][j], a, rtol=2e-5, atol=2e-5)
 
 
+@pytest.mark.usefixtures("quickly")
 def test_learning_rates_under_vmap(need: Callable[[str], Library]) -> None:
     """One state for each of several learning rates, with the same parameters and gradients for all."""
     lib = need("jax")
@@ -203,6 +206,7 @@ def test_learning_rates_under_vmap(need: Callable[[str], Library]) -> None:
             np.testing.assert_allclose(ps[k][j], a, rtol=2e-5, atol=2e-6)
 
 
+@pytest.mark.usefixtures("quickly")
 @pytest.mark.parametrize(
     "name", ["Adam", "ASGD", "Prodigy", "clip, Adam, EMA", "gates, clip, EMA", "accumulate, metrics"]
 )
@@ -244,6 +248,7 @@ def test_divided_arrays_stay_divided(name: str, need: Callable[[str], Library]) 
         np.testing.assert_allclose(p[k], a, rtol=2e-5, atol=2e-5)
 
 
+@pytest.mark.usefixtures("quickly")
 def test_steps_one_by_one_and_compiled_ones_in_turn(need: Callable[[str], Library]) -> None:
     """A state of `update`, of `step` and of `step` compiled is of one kind, for which nothing is traced anew."""
     lib = need("jax")

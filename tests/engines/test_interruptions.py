@@ -181,6 +181,7 @@ CASES = [
 ]
 
 
+@pytest.mark.usefixtures("quickly")  # both twins run what is compiled
 @pytest.mark.parametrize("warm", [0, 1, 4], ids=["the first", "the second", "a replay"])
 @pytest.mark.parametrize(("maker", "gradients", "kind"), CASES)
 @pytest.mark.parametrize("engine", [*ENGINES, "jax", "cuda"])

@@ -73,7 +73,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> Measure:
     def measure(params: list[Any], grads: list[Any], engine: ao.EngineName | None = None) -> Any:
         seen.clear()
         ao.chain(ao.ClipNorm(1.0), ao.SGD(), engine=engine).update(params, grads)
-        rows = np.concatenate([np.asarray(rows) for rows in seen[0].values()])
+        rows = np.concatenate([np.asarray(rows) for rows in seen[-1].values()])  # before it those of blocks
         one = reduction.merged(rows)
         assert np.array_equal(reduction.norm(np, [rows]), reduction.norm(np, [one]), equal_nan=True)
         return one
@@ -136,8 +136,9 @@ def test_on_several_devices_of_jax(measured: Measure, need: Callable[[str], Libr
                 assert _agrees(measured([p], [x]), g.ravel().tolist())
 
 
-def test_under_jit(need: Callable[[str], Library]) -> None:
-    """Also where XLA knows the constants that round, and might add them before."""
+@pytest.mark.parametrize("known", ["the constants", "all"])
+def test_under_jit(known: str, need: Callable[[str], Library]) -> None:
+    """Where XLA knows the constants that round, and might add them before; and where it knows the gradient, too."""
     lib, case = need("jax-x64"), _values(np.random.default_rng(4), "float64", 500, -20, 20)
 
     def step(p: Any, g: Any) -> Any:
@@ -147,7 +148,8 @@ def test_under_jit(need: Callable[[str], Library]) -> None:
     with lib.context():
         import jax
 
-        new = lib.tonumpy(jax.jit(step)(lib.asarray(np.zeros_like(case)), lib.asarray(case)))
+        p, g = lib.asarray(np.zeros_like(case)), lib.asarray(case)
+        new = lib.tonumpy(jax.jit(lambda p: step(p, g))(p) if known == "all" else jax.jit(step)(p, g))
     np.testing.assert_allclose(-new, case * (1 / norm(case.tolist())), rtol=1e-15)
 
 
@@ -158,7 +160,7 @@ def test_long_arrays(engine: ao.EngineName, dtype: str, measured: Measure, monke
     g = _values(np.random.default_rng(2), dtype, 200_000, -60, 60)
     g = g[np.argsort(abs(g))]
     wide = g.astype(float)
-    expected = reduction.row(library_of(wide), "squares", [wide]).tolist()
+    expected = reduction.rows(library_of(wide), "squares", [[[wide]]]).tolist()
     monkeypatch.setattr(portable, "TILE", 1 << 15)
     for one in (g, np.ascontiguousarray(g[::-1]), np.roll(g, 70_000)):
         found = measured([np.ones_like(one)], [one], engine)
@@ -169,9 +171,9 @@ def test_long_arrays(engine: ao.EngineName, dtype: str, measured: Measure, monke
 def test_sums_of_half_digits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of more elements than an int64 holds the sum of whole digits for, halves are added: to the same integer."""
     g = _values(np.random.default_rng(4), "float64", 1000, -20, 20)
-    whole = reduction.row(library_of(g), "squares", [g]).tolist()
+    whole = reduction.rows(library_of(g), "squares", [[[g]]]).tolist()
     monkeypatch.setattr(reduction, "WHOLE", 999)
-    halves = reduction.row(library_of(g), "squares", [g]).tolist()
+    halves = reduction.rows(library_of(g), "squares", [[[g]]]).tolist()
     assert whole != halves
     assert _total(whole) == _total(halves)
 

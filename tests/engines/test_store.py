@@ -337,6 +337,7 @@ def test_the_umask_opens_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 # Compiling is never a reason to stop ---------------------------------------------------------------------------------
 
 
+@pytest.mark.product  # rare, and seconds of processes
 def test_a_folder_that_can_not_be_made(expected: str) -> None:
     """Not even the superuser can make one here."""
     found = _run(XDG_CACHE_HOME="/proc/anyoptim")
@@ -374,6 +375,7 @@ def test_a_user_without_a_home(unset: Mapping[str, str], tmp_path: Path, monkeyp
     assert not os.listdir(tmp_path)
 
 
+@pytest.mark.product  # rare, and seconds of processes
 def test_a_user_whom_the_system_does_not_know(tmp_path: Path, expected: str) -> None:
     """By another number, in truth."""
     import pwd  # not on Windows
@@ -428,6 +430,7 @@ def _package(folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.product  # rare, and seconds of processes
 def test_a_package_without_its_texts(tmp_path: Path, expected: str) -> None:
     """Of byte code alone: it compiles, keeps what it compiled, and finds it again."""
     package = _package(tmp_path / "package")
@@ -495,6 +498,7 @@ def test_another_numba_inside_keeps_nothing(private: Path, monkeypatch: pytest.M
             assert _kernel_cache.dispatcher(*ONE)(1) == 2
 
 
+@pytest.mark.product  # rare, and seconds of processes
 def test_processes_that_start_at_once_on_an_empty_cache(tmp_path: Path, expected: str) -> None:
     """None sees half of another's file, all end with the same bits, and the next compiles nothing."""
     processes = [_start(XDG_CACHE_HOME=tmp_path) for _ in range(2)]

@@ -218,6 +218,16 @@ def _shortened() -> Any:
     return stage
 
 
+def _asked() -> Any:
+    def stage(p: Arrays, x: Arrays) -> Arrays:
+        whole_p, whole_x = (np.concatenate([a[k].ravel() for k in x]) for a in (p, x))
+        along, total = math.fsum(whole_p * whole_x), math.fsum(whole_x)
+        factor = float(np.max(np.abs(whole_x))) / (1 + along * along + total * total) + float(np.mean(whole_x > 0.1))
+        return {k: factor * a for k, a in x.items()}
+
+    return stage
+
+
 def _adam(lr: float) -> Any:
     means: Arrays = {}
     squares: Arrays = {}
@@ -342,7 +352,7 @@ PLAIN: dict[str, Callable[[], tuple[list[Any], Any]]] = {
     "decay, Momentum": lambda: ([_decay(0.1), _momentum(0.1)], _nothing),
     "Adam, clip, decay, EMA, flush": lambda: ([_adam(0.1), _clip(0.2), _decay(0.01)], _ema(0.9)),
     "clip, Momentum, clip": lambda: ([_clip(2.0), _momentum(0.1), _clip(0.1)], _nothing),
-    "cut, RMSProp, ask, Trace, Scale": lambda: ([_cut(1.5), _rmsprop(), _momentum(0.03, 0.8)], _nothing),
+    "cut, RMSProp, ask, Trace, Scale": lambda: ([_cut(1.5), _rmsprop(), _asked(), _momentum(0.03, 0.8)], _nothing),
     "two slots of one name": lambda: ([_smoothed(0.5), _shortened(), _momentum(0.1), _smoothed(0.25)], _ema(0.5)),
     "climb, Signum, Lookahead": lambda: (
         [lambda p, x: {k: -a for k, a in x.items()}, _signum(0.1)],

@@ -57,7 +57,7 @@ class Watch:
         self.passes: list[Any] = []
         self.kernels: list[Any] = []
         if engine == "portable":
-            for name in ("_reduced", "_result"):
+            for name in ("terms", "_result"):
                 monkeypatch.setattr(portable, name, self._passing(name, getattr(portable, name)))
             return
         module: Any

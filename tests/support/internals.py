@@ -8,7 +8,7 @@ from anyoptim._arrays._files import replacing
 from anyoptim._arrays._memory import MemoryLayout, may_overlap, merged_ranges
 from anyoptim._arrays._selection import Selection
 from anyoptim._arrays._tree import Tree
-from anyoptim._engines import ENGINES
+from anyoptim._engines import ENGINES, Dispatch
 from anyoptim._engines.blocked._source import blocked
 from anyoptim._engines.compiled import _array_headers as headers
 from anyoptim._engines.cuda._elements import ELEMENTS
@@ -17,9 +17,9 @@ from anyoptim._machine import _completed as completed
 from anyoptim._machine import _disk_cache as disk_cache
 from anyoptim._machine import _scratch as scratch
 from anyoptim._machine import _threads as threads
+from anyoptim._trace import _exact_sum as reduction
+from anyoptim._trace import _exact_sum_text as reduction_text
 from anyoptim._trace import _other_names as other_names
-from anyoptim._trace import _reduction as reduction
-from anyoptim._trace import _reduction_text as reduction_text
 from anyoptim._trace._coefficients import rows_of
 from anyoptim._trace._expressions import Range, evaluate, range_of
 from anyoptim._trace._graph import Graph, trace, trace_reduction
@@ -35,6 +35,7 @@ __all__ = [
     "LOGICAL",
     "MOVE",
     "Coefficients",
+    "Dispatch",
     "Graph",
     "MemoryLayout",
     "Part",

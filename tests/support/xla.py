@@ -1,5 +1,8 @@
 """Compiling with XLA in a fraction of the usual time, for tests that run what they compile for milliseconds.
 
+What it makes of a program is kept in a folder, as Numba's kernels are: for the other process of these tests, for the
+test that compiles the same anew, and for the next run.
+
 XLA makes fast code of a peer, of a function of NumPy's kind, or of our own pure form, and takes most of a test's time
 for it. Here it is told not to. That is for what is compared to a tolerance, or counted: where bits or the accuracy of
 what users get are tested, the tests use `jax.jit`; and `as_users_compile` if they run single operations, too, because
@@ -10,7 +13,10 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -36,6 +42,32 @@ def _known() -> dict[str, Any]:
         return True
 
     return {name: value for name, value in QUICK.items() if known(name)}
+
+
+@functools.cache
+def keep(folder: Path) -> None:
+    """Keep machine code in this folder, under what it depends on: the program, all options, this XLA, the processor.
+
+    JAX can do so itself, but writes to its files in place, where another process may find half of one. That is changed
+    here by what is not public: where a release has another function, it compiles each time.
+    """
+    import jax
+    from jax._src import compilation_cache, lru_cache
+    from jax.experimental.compilation_cache import compilation_cache as public
+
+    if not hasattr(compilation_cache, "get_file_cache"):
+        return
+
+    class Files(lru_cache.LRUCache):  # type: ignore[misc] # of which JAX says no types
+        def put(self, key: str, value: bytes) -> None:
+            part = self.path / f"{key}.{os.getpid()}.{threading.get_ident()}"
+            part.write_bytes(value)
+            part.replace(self.path / f"{key}-cache")
+
+    compilation_cache.get_file_cache = lambda path: (Files(path, max_size=-1), path)
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    public.reset_cache()
 
 
 def quick(function: Callable[..., Any]) -> Any:

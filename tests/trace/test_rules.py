@@ -351,7 +351,7 @@ class Misdeeds:
         return c.lr * x
 
 
-INSTEAD = r"a rule is of one element .*; wanted .* measure, totals or norms .* and array_rule = True for a rule .*"
+INSTEAD = r"a rule is of one element .*; wanted .* reductions for .* and array_rule = True for a rule .*"
 SAYS = {
     "sum": rf"it uses \.sum; {INSTEAD}",
     "mean": rf"it uses \.mean; {INSTEAD}",

@@ -23,8 +23,8 @@ from anyoptim._machine._completed import exhaust
 from anyoptim._machine._scratch import Scratch, give, scratch, taken
 from anyoptim._machine._threads import Call, Pieces
 from anyoptim._trace._coefficients import CoefficientTable, Replay
+from anyoptim._trace._exact_sum import split
 from anyoptim._trace._program import Coefficients, Program, all_floats, static_options
-from anyoptim._trace._reduction import split
 
 __all__ = ["BlockedPlan"]
 

@@ -13,7 +13,7 @@ from anyoptim._arrays._quiet import quiet
 from anyoptim._engines._base import NDArray
 from anyoptim._engines.blocked._functions import BoundFunction
 from anyoptim._machine._scratch import scratch
-from anyoptim._trace._reduction import FIRST, HALF, INFINITE, ROUNDERS, SCALES, Kind, codes, infinities
+from anyoptim._trace._exact_sum import FIRST, HALF, INFINITE, ROUNDERS, SCALES, Kind, codes, infinities
 
 __all__ = ["add_up", "tiles"]
 

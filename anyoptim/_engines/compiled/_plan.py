@@ -19,10 +19,10 @@ from anyoptim._engines.compiled._array_headers import BYTES, FIRST, MIRROR, ORDE
 from anyoptim._machine import _threads
 from anyoptim._machine._threads import Pieces
 from anyoptim._trace._coefficients import CoefficientTable, Replay
+from anyoptim._trace._exact_sum import COLUMNS
 from anyoptim._trace._expressions import Scalars
 from anyoptim._trace._graph import trace, trace_reduction
 from anyoptim._trace._program import Program, StaticOptions, all_floats, static_options
-from anyoptim._trace._reduction import COLUMNS
 
 if TYPE_CHECKING:
     from anyoptim._engines.compiled._source import Loop

@@ -32,10 +32,10 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
+from anyoptim._trace._exact_sum import Kind
+from anyoptim._trace._exact_sum_text import LOOPS, pieces
 from anyoptim._trace._expressions import Scalars
 from anyoptim._trace._graph import Graph
-from anyoptim._trace._reduction import Kind
-from anyoptim._trace._reduction_text import LOOPS, pieces
 from anyoptim._trace._text import Writer, filled
 
 __all__ = ["Loop", "loop", "loop_reduction"]

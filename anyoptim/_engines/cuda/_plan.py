@@ -28,9 +28,9 @@ from anyoptim._engines.cuda._source import (
 )
 from anyoptim._machine._completed import in_one_go
 from anyoptim._trace._coefficients import CoefficientTable, Replay, rows_of
+from anyoptim._trace._exact_sum import COLUMNS
 from anyoptim._trace._graph import trace, trace_reduction
 from anyoptim._trace._program import Coefficients, Program, StaticOptions, all_floats, static_options
-from anyoptim._trace._reduction import COLUMNS
 from anyoptim._trace._reductions import Norm, Reduction
 from anyoptim._trace._symbols import symbol
 

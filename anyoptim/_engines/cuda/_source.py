@@ -28,12 +28,12 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from anyoptim._engines.cuda._elements import ELEMENTS
+from anyoptim._trace._exact_sum import Kind
+from anyoptim._trace._exact_sum_text import KERNELS, REDUCTION
+from anyoptim._trace._exact_sum_text import pieces as rows
 from anyoptim._trace._expressions import Scalars
 from anyoptim._trace._graph import Graph
 from anyoptim._trace._operations import LOGICAL
-from anyoptim._trace._reduction import Kind
-from anyoptim._trace._reduction_text import KERNELS, REDUCTION
-from anyoptim._trace._reduction_text import pieces as rows
 from anyoptim._trace._symbols import Scalar
 from anyoptim._trace._text import INFIX, Writer, filled
 

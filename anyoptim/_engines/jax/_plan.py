@@ -15,11 +15,11 @@ from anyoptim._arrays._jax import loaded
 from anyoptim._arrays._quiet import quiet
 from anyoptim._engines._base import Commit, Leaf, NDArray, Plan, Result, real
 from anyoptim._trace._coefficients import CoefficientTable
+from anyoptim._trace._exact_sum import rows as reduced
 from anyoptim._trace._expressions import range_of
 from anyoptim._trace._graph import Graph, trace, trace_reduction
 from anyoptim._trace._operations import OPERATORS
 from anyoptim._trace._program import Program, StaticOptions, static_options
-from anyoptim._trace._reduction import row as reduced
 
 __all__ = ["JaxPlan"]
 
@@ -76,8 +76,7 @@ class JaxPlan(Plan):
         return xs
 
     def reduced(self, k: int, gathered: Sequence[Array], rows: CoefficientTable) -> list[NDArray]:
-        whole = None if self._shardings is None else self._place
-        call = _reduced(self.leaves[0].library, self.program, k, *_kinds(rows), whole)
+        call = _reduced(self.leaves[0].library, self.program, k, *_kinds(rows), self._cuts(gathered))
         static = {static_options(row) for row in rows.distinct}
         # To hand slots over costs time; p and x are the inputs 0 and 1.
         reads = any(i >= 2 for each in static for i in _graph(self.program, k, each).read)
@@ -110,6 +109,14 @@ class JaxPlan(Plan):
             return results
 
         return commit
+
+    def _cuts(self, xs: Sequence[Array]) -> tuple[Any, ...] | None:
+        """How the leaves, or rather their gradients, are cut among the devices of their mesh, if they lie on one."""
+        mesh = getattr(self.leaves[0].p.sharding, "mesh", None)
+        if self._shardings is None or mesh is None:
+            return None
+        both = zip((x.sharding for x in xs), self._shardings, strict=True)
+        return tuple(of_x if getattr(of_x, "mesh", None) == mesh else of_p for of_x, of_p in both)
 
     def _numbers(self, k: int | None, rows: CoefficientTable) -> list[Array]:
         """For each leaf an array of -0.0 and the numbers that its graph takes.
@@ -184,25 +191,21 @@ def _reduced(
     k: int,
     kinds: Sequence[StaticOptions],
     row_of_leaf: Sequence[int],
-    whole: Any,
+    shardings: Sequence[Any] | None,
 ) -> Callable[..., Any]:
     """The function that gives the rows of the reduction that is part `k`, one for each leaf.
 
-    `whole` is where all devices have them, if they are several.
+    `shardings` say how the leaves are cut, where they lie on a mesh of devices.
     """
-    xp, kind = library.xp, program.reduction(k).kind
-    graphs = [_graph(program, k, static) for static in kinds]
+    kind, graphs = program.reduction(k).kind, [_graph(program, k, static) for static in kinds]
 
     def rows_of_leaves(slots: Any, rows: Any, ps: Any, xs: Any) -> Any:
-        wide = library.widest_float()
-        table = []
+        leaves = []
         for i, (p, x, own, numbers) in enumerate(zip(ps, xs, slots, rows, strict=True)):
-            parts = _parts(library, graphs[row_of_leaf[i] if row_of_leaf else 0], (p, x, *own), numbers)
-            terms = [functools.reduce(operator.mul, [xp.astype(a, wide) for a in arrays]) for arrays in parts]
-            table.append(reduced(library, kind, terms))
-        return xp.concat(table)
+            leaves.append(_parts(library, graphs[row_of_leaf[i] if row_of_leaf else 0], (p, x, *own), numbers))
+        return reduced(library, kind, leaves, shardings)
 
-    return loaded().jit(rows_of_leaves, out_shardings=whole)  # type: ignore[no-any-return]
+    return loaded().jit(rows_of_leaves)  # type: ignore[no-any-return]
 
 
 def _parts(library: Library, graph: Graph, arrays: Sequence[Array], numbers: Array) -> list[list[Array]]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import functools
 import math
-import operator
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -13,14 +11,14 @@ from anyoptim._arrays import COMPUTE, Array, Library
 from anyoptim._arrays._quiet import quiet
 from anyoptim._engines._base import Commit, Leaf, Plan, Result
 from anyoptim._trace._coefficients import CoefficientTable
+from anyoptim._trace._exact_sum import Kind
+from anyoptim._trace._exact_sum import rows as reduced
 from anyoptim._trace._expressions import range_of
 from anyoptim._trace._graph import trace, trace_reduction
 from anyoptim._trace._operations import Operations
 from anyoptim._trace._program import MOVE, Coefficients, Program, static_options
-from anyoptim._trace._reduction import Kind
-from anyoptim._trace._reduction import row as reduced
 
-__all__ = ["LazyPlan", "PortablePlan", "start"]
+__all__ = ["LazyPlan", "PortablePlan", "explained", "rows_of", "start", "terms"]
 
 TILE = 1 << 18
 """The elements that are reduced at a time, lest there be many intermediate results of an array's size."""
@@ -61,7 +59,7 @@ class _Eager(Operations):
 
 
 @contextmanager
-def _explained(program: Program, k: int | None, rows: CoefficientTable) -> Iterator[None]:
+def explained(program: Program, k: int | None, rows: CoefficientTable) -> Iterator[None]:
     """Within it, a rule that fails is told what is wrong in the words of the engines that trace it."""
     try:
         yield
@@ -76,20 +74,28 @@ class PortablePlan(Plan):
     """A plan for leaves of any kind."""
 
     def gather(self, xs: Sequence[Array]) -> Sequence[Array]:
-        # Lazy gradients would be computed again for each reduction.
-        lazy = bool(self.program.reductions) and self.leaves[0].library.lazy
-        return self.leaves[0].library.materialize(list(xs)) if lazy else xs
+        return xs
 
-    def reduced(self, k: int, gathered: Sequence[Array], rows: CoefficientTable) -> list[Array]:
-        kind, terms, rows_of_leaves = self.program.reduction(k).kind, functools.partial(self.program.terms, k), []
+    def reduced(self, k: int, gathered: Any, rows: CoefficientTable) -> list[Array]:
+        kind, library = self.program.reduction(k).kind, self.leaves[0].library
+        # XLA compiles them all together: so their parts on several devices are reduced together, too.
+        together = library.compiled_by_xla and any(map(library.traced, (*gathered, *(leaf.p for leaf in self.leaves))))
+        found: list[Any] = []
         for i, (leaf, x) in enumerate(zip(self.leaves, gathered, strict=True)):
-            with leaf.library.on_device_of(leaf.p), _explained(self.program, k, rows):
-                rows_of_leaves.append(self._known(_reduced(kind, terms, leaf, x, rows.row(i))))
-        return rows_of_leaves
+            with library.on_device_of(leaf.p), explained(self.program, k, rows):
+                parts = terms(self.program, k, leaf, x, rows.row(i))
+                found.append(parts if together else _known(library, rows_of(library, kind, parts)))
+        if together:
+            table = reduced(library, kind, found)
+            return [table[i : i + 1] for i in range(len(found))]
+        return found
 
     def prepare_anew(self, gathered: Sequence[Array], rows: CoefficientTable) -> Commit:
-        with _explained(self.program, None, rows):
-            computed = self._computed(gathered, rows)
+        computed = []
+        with explained(self.program, None, rows):
+            for i, (leaf, x) in enumerate(zip(self.leaves, gathered, strict=True)):
+                with leaf.library.on_device_of(leaf.p):
+                    computed.append(self.result(leaf, x, rows.row(i)))
         results = self._materialized(computed)
 
         def commit() -> list[Result]:
@@ -101,35 +107,25 @@ class PortablePlan(Plan):
 
         return commit
 
-    def _computed(self, xs: Sequence[Array], rows: CoefficientTable) -> list[Result]:
-        results = []
-        for i, (leaf, x) in enumerate(zip(self.leaves, xs, strict=True)):
-            with leaf.library.on_device_of(leaf.p):
-                call = _result if self.program.array_rule is None else _whole
-                results.append(call(self.program, leaf, x, rows.row(i)))
-        return results
+    def result(self, leaf: Leaf, x: Array, row: Coefficients) -> Result:
+        """The new parameter and the new slots of a leaf."""
+        return (_result if self.program.array_rule is None else _whole)(self.program, leaf, x, row)
 
     def _materialized(self, results: list[Result]) -> list[Result]:
         """The results, with nothing left to compute."""
         arrays = iter(self.leaves[0].library.materialize([a for p, slots in results for a in (p, *slots)]))
         return [Result(next(arrays), tuple(next(arrays) for _ in slots)) for _, slots in results]
 
-    def _known(self, sums: Array) -> Array:
-        library = self.leaves[0].library
-        return sums if library.traced(sums) else library.to_host(sums)
+
+def _known(library: Library, rows: Array) -> Array:
+    return rows if library.traced(rows) else library.to_host(rows)
 
 
 class LazyPlan(PortablePlan):
     """A plan that computes nothing that is lazy: for the pure form, whose results wait until they are asked for."""
 
-    def gather(self, xs: Sequence[Array]) -> Sequence[Array]:
-        return xs
-
     def _materialized(self, results: list[Result]) -> list[Result]:
         return results
-
-    def _known(self, sums: Array) -> Array:
-        return sums if self.leaves[0].library.lazy else super()._known(sums)
 
 
 def start(
@@ -206,26 +202,27 @@ def _whole(program: Program, leaf: Leaf, x: Array, row: Coefficients) -> Result:
     return Result(library.sharded_like(result.p, leaf.p), tuple(map(library.sharded_like, result.slots, leaf.slots)))
 
 
-def _reduced(kind: Kind, terms: Callable[..., Any], leaf: Leaf, x: Array, row: Coefficients) -> Array:
-    """The rows of a leaf: of a NumPy-like library one for each piece, so that intermediate results are small."""
-    library, xp = leaf.library, leaf.library.xp
-    wide, parts = library.widest_float(), []
+def terms(program: Program, k: int, leaf: Leaf, x: Array, row: Coefficients) -> list[list[Array]]:
+    """What the reduction that is part `k` is of: one array, or two factors; for a complex leaf twice."""
+    library, found = leaf.library, []
     for p, g, slots in _reals(leaf, x):
-        values = terms(_Eager(library, p), p, g, slots, _row(library, row, p))
-        arrays = [library.local(library.array(a)) for a in values]
+        values = program.terms(k, _Eager(library, p), p, g, slots, _row(library, row, p))
+        found.append([*map(library.array, values)])
+    return found
+
+
+def rows_of(library: Library, kind: Kind, terms: Sequence[Sequence[Array]]) -> Array:
+    """The rows of what `terms` gave: one for each piece, so that intermediate results are small, but under XLA."""
+    xp, parts = library.xp, list[list[Array]]()
+    for factors in terms:
+        arrays = [*map(library.local, factors)]
         n = math.prod(arrays[0].shape)
-        if not (library.lazy or library.compiled_by_xla or n <= TILE):
+        if library.compiled_by_xla or n <= TILE:
+            parts.append(arrays)
+        else:
             flat = [xp.reshape(a, (-1,)) for a in arrays]
             parts += [[a[i : min(i + TILE, n)] for a in flat] for i in range(0, n, TILE)]
-        else:
-            parts.append(arrays)
-    if len(parts) <= 2:  # a complex array has two
-        return reduced(library, kind, [_product(xp, wide, arrays) for arrays in parts])
-    return xp.concat([reduced(library, kind, [_product(xp, wide, arrays)]) for arrays in parts])
-
-
-def _product(xp: Any, wide: Any, arrays: Sequence[Array]) -> Array:
-    return functools.reduce(operator.mul, [xp.astype(a, wide, copy=False) for a in arrays])
+    return reduced(library, kind, [parts] if len(parts) <= 2 else [[part] for part in parts])  # a complex array has two
 
 
 def _kept(

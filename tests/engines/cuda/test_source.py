@@ -164,6 +164,7 @@ def _only(ptx: str, allowed: set[str]) -> None:
 @pytest.mark.telling
 @pytest.mark.parametrize("dtype", libraries.REAL)
 @pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.covering(1)  # one text but for the types, and each is seen in float32 on half precision, too
 def test_each_operation_is_rounded_as_it_is_written(name: str, dtype: str, nvrtc: Any) -> None:
     """In the PTX: those of the rule and no others, in the rule's dtype; vectors at a time; coefficients cast once."""
     _rounds(name, dtype, nvrtc)

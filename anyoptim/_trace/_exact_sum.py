@@ -21,9 +21,10 @@ of other terms may be small beside them: its error is at most 4 * 2**-53 of itse
 
 What is known of some elements is a row of seven integers: the code of b, and the sum of each half of each digit, which
 int64 holds for 2**43 elements. A complex element counts as two real ones. Where a term is infinite, the others count as
-0, plus infinity as 1 and minus infinity as 2**-40; so that both are told apart. Where a library has no float64, the row
-is one of float32: there the library adds the terms, scaled in the same way, in its own order. Of a maximum the row is
-that number alone, in float64.
+0, plus infinity as 1 and minus infinity as 2**-40; so that both are told apart. Devices that have parts of the same
+arrays first agree on the codes, one for each array, and then on the sums. Where a library has no float64, the row is
+one of float32: there the library adds the terms, scaled in the same way, in its own order. Of a maximum the row is that
+number alone, in float64.
 """
 
 from __future__ import annotations
@@ -55,10 +56,13 @@ __all__ = [
     "infinities",
     "largest",
     "merged",
+    "no_rows",
     "norm",
     "of_integer",
+    "one_row",
     "power_of",
-    "row",
+    "product",
+    "rows",
     "split",
     "total",
 ]
@@ -133,6 +137,13 @@ def _bounds(power: int) -> Any:
         return np.append(np.ldexp(1.0, power * (HALF * np.arange(2 + FIRST, INFINITE + FIRST) - 1)), math.inf)
 
 
+@functools.cache
+def _scales(power: int) -> Any:
+    """What terms of each code are multiplied by twice; elements whose squares are the terms, if `power` is 1."""
+    with quiet():
+        return SCALES**power
+
+
 def infinities(xp: Any, terms: Any) -> Any:
     """What counts in place of terms of which one is infinite: 1 for infinity, 2**-40 for minus infinity, else 0."""
     nothing = xp.zeros_like(terms)
@@ -147,50 +158,89 @@ def split(table: Any) -> Any:
     return np.concatenate([table[:, :1], halves], axis=1)
 
 
-def row(library: Library, kind: Kind, parts: Sequence[Any]) -> Any:
-    """The row of what some arrays have in all: an array of shape (1, 7), or of a maximum (1, 1)."""
-    xp, dtype = library.xp, parts[0].dtype
+def rows(
+    library: Library, kind: Kind, leaves: Sequence[Sequence[Sequence[Any]]], shardings: Sequence[Any] | None = None
+) -> Any:
+    """The rows of some leaves: an array of shape (n, 7), or of a maximum (n, 1).
+
+    Each leaf is one or several parts, and each part an array of real numbers, or two that are to be multiplied. Where
+    the leaves lie on several devices, `shardings` may say how they are cut among these.
+    """
+    return library.over_shards(functools.partial(_rows, library, kind), leaves, shardings)
+
+
+def _rows(
+    library: Library, kind: Kind, over_shards: Callable[[str, Any], Any], leaves: Sequence[Sequence[Sequence[Any]]]
+) -> Any:
+    """The same of what one device has, perhaps: `over_shards("max" or "sum", a)` is that of what all of them have."""
+    xp, dtype, place = library.xp, library.widest_float(), library.creation_device(leaves[0][0][0])
     exact = dtype == xp.float64
-    whole, place = xp.int64 if exact else dtype, library.creation_device(parts[0])
+    whole = xp.int64 if exact else dtype
 
     def constant(values: Any) -> Any:
         with quiet():
             narrow = np.asarray(values, np.float64 if exact else np.float32)
         return xp.asarray(narrow, dtype=dtype, device=place)
 
-    parts = [a for a in parts if 0 not in a.shape]
+    def greatest(of: Callable[[Any], Any], least: float) -> Any:
+        # Before elements are made wider: or else XLA would keep a wide copy of them all, for this pass and the next.
+        each = [[xp.astype(xp.max(of(product(library, part))), dtype, copy=False) for part in leaf] for leaf in leaves]
+        return xp.stack([functools.reduce(xp.maximum, maxima) if maxima else constant(least) for maxima in each])
+
+    leaves = [[part for part in leaf if 0 not in part[0].shape] for leaf in leaves]
     if kind == "largest":
-        maxima = [xp.max(a) for a in parts] or [constant(-math.inf)]
-        return xp.reshape(functools.reduce(xp.maximum, maxima) + 0.0, (1, 1))
-    if not parts:
-        return xp.zeros((1, COLUMNS), dtype=whole, device=place)
+        return over_shards("max", greatest(lambda a: a, -math.inf) + 0.0)[:, None]
     power = power_of(kind)
-    largest = functools.reduce(xp.maximum, [xp.max(xp.abs(a)) for a in parts])
-    count = xp.sum(xp.astype(largest >= constant(_bounds(power)), xp.int32), dtype=xp.int32)
+    largest = greatest(xp.abs, 0.0)
+    count = xp.sum(xp.astype(largest[:, None] >= constant(_bounds(power)), xp.int32), axis=1, dtype=xp.int32)
     found = xp.where(largest == largest, count + xp.astype(largest > 0, xp.int32), xp.full_like(count, NAN))
-    scale = _at(xp, constant(SCALES), found)
-    scale = scale if power == 1 else scale * scale
-    # A compiler that does not know that this is 0 makes no one operation of a product and a sum, and adds no constants.
-    zero = xp.where(found < INFINITE, largest, xp.zeros_like(largest)) * 0.0
-    sums = [xp.zeros_like(largest, dtype=whole) for _ in range(COLUMNS - 1)]
-    for a in parts:
-        y = a * scale * scale
-        v = y * y + zero if kind == "squares" else y
-        if not exact:
-            v = xp.where(found < INFINITE, v, xp.abs(a) if kind == "squares" else a)
-            sums[0] = sums[0] + xp.sum(v) * 2.0**-HALF
-            continue
-        v = xp.where(found < INFINITE, v, xp.zeros_like(v) if kind == "squares" else infinities(xp, a))
-        digits = []
-        for rounder, unit in ROUNDERS:
-            to = rounder + zero
-            nearest = (v + to) - to
-            v = v - nearest
-            digits.append(xp.astype(nearest if unit == 1 else nearest * unit, whole))
-        few = math.prod(a.shape) <= WHOLE
-        added = library.sums(digits if few else _both_halves(digits))
-        sums = [s + new for s, new in zip(sums, _both_halves(added) if few else added, strict=True)]
-    return xp.reshape(xp.stack([xp.astype(found, whole), *sums]), (1, COLUMNS))
+    found = over_shards("max", found)
+    scales = _at(xp, constant(_scales(power)), found)
+    finite = found < INFINITE
+    # A compiler that can't know that these are 0 makes no one operation of a product and a sum, and adds no constants.
+    zeros = library.opaque(xp.where(finite, largest, xp.zeros_like(largest))) * 0.0
+    table = []
+    for i, leaf in enumerate(leaves):
+        sums = [xp.zeros_like(largest[i], dtype=whole) for _ in range(COLUMNS - 1 if exact else 1)]
+        scale, zero = scales[i], zeros[i]
+        for part in leaf:
+            a = xp.astype(product(library, part), dtype, copy=False)
+            v = a * scale * scale
+            v = v * v + zero if kind == "squares" else v
+            if exact:
+                instead = xp.zeros_like(v) if kind == "squares" else infinities(xp, a)
+                added = _digits(library, xp.where(finite[i], v, instead), zero)
+            elif kind == "squares":  # of which XLA would store what it had to choose
+                added = [xp.where(finite[i], xp.sum(v) * 2.0**-HALF, largest[i])]
+            else:
+                added = [xp.sum(xp.where(finite[i], v, a)) * 2.0**-HALF]
+            sums = [s + new for s, new in zip(sums, added, strict=True)]
+        table.append(xp.stack(sums))
+    totals = over_shards("sum", xp.stack(table))
+    if not exact:
+        totals = xp.concat([totals, *[xp.zeros_like(totals)] * (COLUMNS - 2)], axis=1)
+    return xp.concat([xp.astype(found, whole)[:, None], totals], axis=1)
+
+
+def product(library: Library, factors: Sequence[Any]) -> Any:
+    """One array as it is, or the product of two in the widest dtype."""
+    if len(factors) == 1:
+        return factors[0]
+    xp, dtype = library.xp, library.widest_float()
+    return xp.astype(factors[0], dtype, copy=False) * xp.astype(factors[1], dtype, copy=False)
+
+
+def _digits(library: Library, v: Any, zero: Any) -> list[Any]:
+    """The sums of both halves of all digits of some scaled terms."""
+    xp, digits = library.xp, []
+    for rounder, unit in ROUNDERS:
+        to = rounder + zero
+        nearest = (v + to) - to
+        v = v - nearest
+        digits.append(xp.astype(nearest if unit == 1 else nearest * unit, xp.int64))
+    few = math.prod(v.shape) <= WHOLE
+    added = library.sums(digits if few else _both_halves(digits))
+    return _both_halves(added) if few else added
 
 
 def _both_halves(digits: Sequence[Any]) -> list[Any]:
@@ -214,6 +264,16 @@ def merged(rows: Any) -> Any:
     code = np.maximum.reduce(codes_of_rows, keepdims=True)
     sums = rows[:, 1:] if (codes_of_rows == code).all() else aligned(np, rows, code)
     return np.concatenate([code, np.einsum("ij->j", sums)[None]], axis=1)  # in a fifth of the time of a sum
+
+
+def no_rows(kind: Kind) -> Any:
+    """A table without any, as long and of such a dtype as NumPy's rows are."""
+    return _NOTHING[:, :1].astype(np.float64) if kind == "largest" else _NOTHING
+
+
+def one_row(kind: Kind, rows: Any) -> Any:
+    """The same as `merged`, of any kind."""
+    return np.array([[largest(np, [rows])]]) if kind == "largest" else merged(rows)
 
 
 def norm(xp: Any, rows: Sequence[Any]) -> Any:
@@ -282,7 +342,8 @@ def _arrays(xp: Any, rows: Sequence[Any]) -> tuple[Any, list[Any], Callable[[Any
 def _unit(xp: Any, like: Any, code: Any) -> Any:
     """2**(10*b) for a code."""
     with quiet():
-        return _at(xp, xp.asarray(np.asarray(_UNITS, np.float64 if like.dtype == xp.int64 else np.float32)), code)
+        units = xp.asarray(np.asarray(_UNITS, np.float64 if like.dtype == xp.int64 else np.float32))
+    return _at(xp, units, xp.reshape(code, (1,)))[0]
 
 
 def _magnitude(sums: list[Any], where: Callable[..., Any], wide: Callable[[Any], Any] | None) -> tuple[Any, list[Any]]:
@@ -312,7 +373,7 @@ def _value(sums: list[Any], wide: Callable[[Any], Any] | None) -> Any:
     return value * 2.0**HALF
 
 
-def _at(xp: Any, table: Any, code: Any) -> Any:
-    """The number in a table for a code. Not all libraries have `take` for lazy arrays."""
-    numbers = xp.arange(table.shape[0], dtype=code.dtype)
-    return xp.sum(xp.where(numbers == code, table, xp.zeros_like(table)))
+def _at(xp: Any, table: Any, codes: Any) -> Any:
+    """The numbers in a table for a vector of codes. Not all libraries have `take` for lazy arrays."""
+    numbers = xp.arange(table.shape[0], dtype=codes.dtype)
+    return xp.sum(xp.where(numbers == codes[:, None], table, xp.zeros_like(table)), axis=1)

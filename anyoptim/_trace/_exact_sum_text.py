@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 
-from anyoptim._trace._reduction import COLUMNS, FIRST, HALF, INFINITE, MASK, NAN, ROUNDERS, Kind, bits_of, power_of
+from anyoptim._trace._exact_sum import COLUMNS, FIRST, HALF, INFINITE, MASK, NAN, ROUNDERS, Kind, bits_of, power_of
 
 __all__ = ["KERNELS", "LOOPS", "REDUCTION", "pieces"]
 
