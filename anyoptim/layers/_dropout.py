@@ -161,23 +161,23 @@ class Dropout(UnaryLayer):
         self.inverted = inverted
         self.noise_shape = noise_shape
 
-    def _quick_forward(self, x: Array) -> Array | None:
+    def _quick_forward(self, x: Array, in_place: bool) -> Array | None:
         if self.noise_shape is not None:
             return None
         draws, key, ratio, inverted = self._draws, self.key, self._ratio, self.inverted
         call, _ = draws.now
-        y = _drawn(x, key, call, ratio, inverted, self.engine, draws.ahead)
+        y = _drawn(x, key, call, ratio, inverted, self.engine, draws.ahead, in_place)
         if y is not None:
             options = {"ratio": ratio, "noise_shape": None, "inverted": inverted}
             draws.now = call + self._counts, Draw(key, call, options, x.shape, _EMPTY)
         return y
 
-    def _quick_backward(self, dout: Array) -> Array | None:
+    def _quick_backward(self, dout: Array, in_place: bool) -> Array | None:
         _, draw = self._draws.now
         if draw is None or draw.options["noise_shape"] is not None or getattr(dout, "shape", None) != draw.shape:
             return None
         ratio, inverted = draw.options["ratio"], draw.options["inverted"]
-        return _drawn(dout, draw.key, draw.call, ratio, inverted, self.engine, self._draws.ahead)
+        return _drawn(dout, draw.key, draw.call, ratio, inverted, self.engine, self._draws.ahead, in_place)
 
     def _options(self, ndim: int) -> dict[str, Any]:
         return {**super()._options(ndim), "inverted": self.inverted}
@@ -191,13 +191,20 @@ _EMPTY = np.empty(0)
 
 
 def _drawn(
-    x: Array, key: int, call: int, ratio: float, inverted: bool, engine: EngineName | None, ahead: Lookahead
+    x: Array,
+    key: int,
+    call: int,
+    ratio: float,
+    inverted: bool,
+    engine: EngineName | None,
+    ahead: Lookahead,
+    in_place: bool,
 ) -> Array | None:
     """`dropout` of an array that needs no checks; None for any other."""
     if type(ratio) is not float:
         return None
     scale = _scale(ratio, True) if inverted else 1.0
-    return fast_dropout(x, round(ratio * 2**32), scale, key, call, engine, ahead)
+    return fast_dropout(x, round(ratio * 2**32), scale, key, call, engine, ahead, in_place)
 
 
 class DropConnect(Dropout):

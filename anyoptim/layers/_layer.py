@@ -306,8 +306,8 @@ class UnaryLayer(Layer):
             training = spelt(training, train_flg, train_flag)
         if training is not True:
             training = flag("training", training)
-        if training and call is None and out is None:
-            y = self._quick_forward(x)
+        if training and call is None and (out is None or out is x):
+            y = self._quick_forward(x, out is x)
             if y is not None:
                 return y
         arrays, a, _ = admit("x", x, INPUT)
@@ -332,8 +332,8 @@ class UnaryLayer(Layer):
 
         Raises RuntimeError before the first training forward, ValueError for another shape.
         """
-        if call is None and out is None:
-            dx = self._quick_backward(dout)
+        if call is None and (out is None or out is dout):
+            dx = self._quick_backward(dout, out is dout)
             if dx is not None:
                 return dx
         arguments = self._gradient_arguments(dout, call)
@@ -360,11 +360,11 @@ class UnaryLayer(Layer):
         """The output outside training."""
         return x
 
-    def _quick_forward(self, x: A) -> A | None:
+    def _quick_forward(self, x: A, in_place: bool) -> A | None:
         """The counted forward of an array that needs no checks; None for any other."""
         return None
 
-    def _quick_backward(self, dout: A) -> A | None:
+    def _quick_backward(self, dout: A, in_place: bool) -> A | None:
         """The gradient for an array that needs no checks; None for any other."""
         return None
 

@@ -39,17 +39,17 @@ def fast_dtype(x: NDArray, threshold: int, call: int) -> str | None:
     return _PLAIN.get(id(x.dtype)) if 0 < threshold <= MASK >= call >> 32 else None
 
 
-def fast_dropout(dtype: str, x: NDArray, spec: MaskSpec, kept: NDArray) -> NDArray:
-    """Dropout of such an array from choice 0 on, as a new array. `kept` is as for `dropout`."""
+def fast_dropout(dtype: str, x: NDArray, spec: MaskSpec, kept: NDArray, in_place: bool) -> NDArray:
+    """Dropout of such an array from choice 0 on, as a new one or in place. `kept` is as for `dropout`."""
     if x.size > SMALL or dtype == "float16":  # whose factors are of float32
-        y = np.empty_like(x)
+        y = x if in_place else np.empty_like(x)
         dropout(dtype, x, y, spec, kept)
         return y
     # As of float, because NumPy takes longer for a product of two dtypes.
     factor = np.unpackbits(kept, count=x.size, bitorder="little").reshape(x.shape).astype(x.dtype)
     if spec.scale != 1:
         np.multiply(factor, spec.scale, factor)
-    return quietly(np.multiply, x, factor, factor)  # type: ignore[no-any-return]
+    return quietly(np.multiply, x, factor, x if in_place else factor)  # type: ignore[no-any-return]
 
 
 def dropout(dtype: str, x: NDArray, y: NDArray, spec: MaskSpec, kept: NDArray | None = None) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar, copy_context
 from typing import Any, TypeVar
 
@@ -31,8 +31,14 @@ FAST_CALLS, FAST_SHARE = 1024, 4
 """The same for a layer's array that needs no checks; and since half of the calls find what the other half drew, it
 loses as much in each element as others in this share of one."""
 
-_AFTER_BLOCKED = frozenset({"jax", "portable"})
-_AFTER_COMPILED = _AFTER_BLOCKED | {"blocked"}
+_ALLOWED: Mapping[str | None, Sequence[str]] = {
+    None: [*ENGINES],
+    **{name: [*ENGINES][k:] for k, name in enumerate(ENGINES)},
+}
+"""The engine of a name, and those after it: from the fastest to the one that takes all."""
+
+_AFTER_BLOCKED = frozenset(_ALLOWED["blocked"]) - {"blocked"}
+_AFTER_COMPILED = frozenset(_ALLOWED["blocked"])
 
 _engine_name: ContextVar[str | None] = ContextVar("the engine of Dropout", default=None)
 """The engine to use, by name; what it can't take, the next one does. None for the fastest that is worth its while."""
@@ -51,9 +57,8 @@ def on_engine(name: str | None, function: Callable[..., R], *inputs: Any, **argu
 
 
 def _allowed(engine: str) -> bool:
-    """Whether this engine is the one to use, or comes after it: from the fastest to the one that takes all."""
-    name, order = _engine_name.get(), [*ENGINES]
-    return name is None or order.index(name) <= order.index(engine)
+    """Whether this engine is the one to use, or comes after it."""
+    return engine in _ALLOWED[_engine_name.get()]
 
 
 def numpy_draws(library: Library, like: Array) -> bool:
@@ -95,25 +100,25 @@ def fused_dropout(
 
 
 def fast_dropout(
-    x: Any, threshold: int, scale: float, key: int, call: int, engine: str | None, ahead: Lookahead
+    x: Any, threshold: int, scale: float, key: int, call: int, engine: str | None, ahead: Lookahead, in_place: bool
 ) -> NDArray | None:
-    """Dropout from choice 0 on, as a new array, of a plain array that needs no checks; None for anything else.
+    """Dropout from choice 0 on of a plain array that needs no checks, as a new one or in place; None for anything else.
 
     That is one whose loop is loaded, or one that NumPy's calls are for, with what is ahead of a layer's calls.
     """
     name = engine or _engine_name.get()
     if name not in _AFTER_COMPILED:
-        y = _compiled.fast_dropout(x, threshold, scale, key, call)
+        y = _compiled.fast_dropout(x, threshold, scale, key, call, in_place)
         if y is not None:
             return y
     if name in _AFTER_BLOCKED or type(x) is not np.ndarray:
         return None
-    dtype = _blocked.fast_dtype(x, threshold, call)
+    dtype = _blocked.fast_dtype(x, threshold, call) if not in_place or x.flags.writeable else None
     if dtype is None or not (_first(name, dtype) or _refusal(x, x) is not None):
         return None
     _drawn[dtype] += FAST_CALLS + x.size // FAST_SHARE
     spec = MaskSpec(threshold, scale, key, call, 0)
-    return _blocked.fast_dropout(dtype, x, spec, ahead.kept(spec, x.size))
+    return _blocked.fast_dropout(dtype, x, spec, ahead.kept(spec, x.size), in_place)
 
 
 def precompile(library: Library, x: Array) -> None:

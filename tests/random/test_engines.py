@@ -267,10 +267,16 @@ def test_quick(monkeypatch: pytest.MonkeyPatch) -> None:
                 expected = _portable(x, ratio, 2**64 - 1, call, inverted=True)
                 assert same_bits(layer.forward(x), expected)
                 assert same_bits(layer.backward(x), expected)
+                assert layer.backward(out := x.copy(), out=out) is out
+                assert same_bits(out, expected)
                 assert other.forward(x.tolist() and x.copy("F")).shape == x.shape
                 assert same_bits(layer.mask, other.mask)
                 assert layer.state_dict() == other.state_dict()
-    assert seen.count(True) > 9 * 4
+    assert seen.count(True) > 9 * 6
+    x.flags.writeable = False
+    with pytest.raises(TypeError, match="out can't be written to"):
+        layer.forward(x, out=x)
+    assert layer.calls == 3
     del seen[:]
     layer = ao.Dropout(0.5, seed=1)
     small = np.ones((4, 6), np.float32)

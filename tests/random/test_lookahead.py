@@ -59,28 +59,36 @@ def test_masks_are_those_of_key_and_call(events: list[tuple[str, Any]], inverted
             expected = _portable(x, *place, inverted=inverted)
             assert same_bits(layer.forward(x), expected)
             assert same_bits(layer.backward(x), expected)
+            assert layer.backward(out := x.copy(), out=out) is out
+            assert same_bits(out, expected)
             half = x.astype(np.float16)
             assert same_bits(layer.backward(half), _portable(half, *place, inverted=inverted))
 
 
 @pytest.mark.parametrize("n", [100_000, (1 << 20) - 1, (1 << 20) + 1])
 def test_larger_arrays(n: int) -> None:
-    """Whose forward takes a block or several, in threads too, and of which the largest keep no bits."""
+    """Whose forward takes a block or several, in threads too, and of which the largest keep no bits; in place, too."""
     x = np.linspace(-1, 1, n, dtype=np.float32)
     layer = ao.Dropout(0.3, inverted=True, seed=3, engine="blocked")
     for call in range(2):
         expected = _portable(x, 0.3, 3, call, inverted=True)
         assert same_bits(layer.forward(x), expected)
         assert same_bits(layer.backward(x), expected)
+        assert layer.backward(out := x.copy(), out=out) is out
+        assert same_bits(out, expected)
 
 
 def test_what_is_odd_is_as_it_was() -> None:
-    """Infinities, NaN and zeros of both signs; an array of no axis stays one."""
+    """Infinities, NaN and zeros of both signs; what is read-only is not written to; an array of no axis stays one."""
     x = np.array([np.inf, -np.inf, np.nan, -0.0, 0.0, -1.0, 1e-45, 3e38] * 4, np.float32)
     for ratio in (0.5, 0.9):
         layer = ao.Dropout(ratio, inverted=True, seed=1, engine="blocked")
         for call in range(4):
             assert same_bits(layer.forward(x), _portable(x, ratio, 1, call, inverted=True))
+    x.flags.writeable = False
+    with pytest.raises(TypeError, match="out can't be written to"):
+        layer.forward(x, out=x)
+    assert layer.calls == 4
     y = ao.Dropout(0.5, seed=1, engine="blocked").forward(np.ones(()))
     assert isinstance(y, np.ndarray)
     assert y.shape == ()

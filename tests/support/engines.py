@@ -27,6 +27,7 @@ def forget(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_dropout, "_drawn", Counter())
     dropout_on(None, monkeypatch)
     monkeypatch.setattr(_compiled, "_LOADED", {})
+    monkeypatch.setattr(_compiled, "_LOADED_IN_PLACE", {})
 
 
 def look_again(monkeypatch: pytest.MonkeyPatch) -> None:
