@@ -27,7 +27,7 @@ COUNTERS = 10 << 10
 """The counters in a block, a multiple of 8. With half as many two threads take twice as long, and with more their
 buffers would be larger than a MiB."""
 
-BYTES = 2 << 10
+BYTES = 4 << 10
 """The bytes of choices that are unpacked at a time."""
 
 THREADS = 2
@@ -109,8 +109,11 @@ def unpack(kept: NDArray, skip: int, out: NDArray) -> None:
     """Write 1 for a choice that is kept, else 0, to each element of an array of one axis: from choice `skip` on."""
     for at in range(0, len(kept), BYTES):
         part, begin = np.unpackbits(kept[at : at + BYTES], bitorder="little"), CHOICES * at - skip
-        into = out[max(begin, 0) : begin + len(part)]
-        np.copyto(into, part[max(-begin, 0) :][: len(into)])
+        if begin < 0:
+            part, begin = part[-begin:], 0
+        into = out[begin : begin + len(part)]
+        np.copyto(into, part[: len(into)])
+        del part  # before the next one is made
 
 
 def words(group: int, n: int, key: int, call: int, offset: int) -> NDArray:
