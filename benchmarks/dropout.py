@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 import anyoptim as ao
-from anyoptim.random import _dropout
 from benchmarks import torch_peers
 from benchmarks.harness import Arrays, Candidate, Case, Contest, copies, deviation, measure
 from benchmarks.names import ANYOPTIM, BASELINE, BLOCKED, LIMIT
@@ -42,12 +41,8 @@ def dropout(seconds: float, sizes: Mapping[str, tuple[int, ...]] = SIZES) -> She
     jax = importlib.util.find_spec("jax") is not None
     installed = {TORCH: torch_peers.installed(), JAX: jax, OURS_JAX: jax}
     names = [name for name in NAMES if installed.get(name, True)]
-    before = _dropout.only
     for size, shape in sizes.items():
-        try:
-            outcome = measure(f"Dropout, {size}", Contest(names, partial(_case, shape)), BASELINE, seconds)
-        finally:
-            _dropout.only = before
+        outcome = measure(f"Dropout, {size}", Contest(names, partial(_case, shape)), BASELINE, seconds)
         times = {who: outcome.timings[who].median for who in names}
         ours = times[ANYOPTIM]
         rivals = [times[who] / ours if who in times else "" for who in (BASELINE, TORCH)]
@@ -81,9 +76,9 @@ def _case(shape: tuple[int, ...], who: Sequence[str]) -> Case:
         TORCH: _torch,
         JAX: _jax,
         OURS_JAX: _ours_jax,
-        BLOCKED: lambda: _candidate(BLOCKED, _layer(ao.Dropout(RATIO, seed=0)), ways=_engine("blocked")),
-        ANYOPTIM: lambda: _candidate(ANYOPTIM, _layer(ao.Dropout(RATIO, seed=0)), ways=_engine("compiled")),
-        IN_PLACE: lambda: _candidate(IN_PLACE, _in_place(ao.Dropout(RATIO, seed=0)), ways=_engine("compiled")),
+        BLOCKED: lambda: _candidate(BLOCKED, _layer(ao.Dropout(RATIO, seed=0, engine="blocked"))),
+        ANYOPTIM: lambda: _candidate(ANYOPTIM, _layer(ao.Dropout(RATIO, seed=0, engine="compiled"))),
+        IN_PLACE: lambda: _candidate(IN_PLACE, _in_place(ao.Dropout(RATIO, seed=0, engine="compiled"))),
         NEW: _copying_anew,
         LIMIT: lambda: _copying(shape),
     }
@@ -115,10 +110,6 @@ def _candidate(
         return deviation({"y": y, "dx": dx}, {"y": x, "dx": dout})
 
     return Candidate(name, timed, off, taken, ways or {"": lambda: None})
-
-
-def _engine(name: str) -> dict[str, Callable[[], object]]:
-    return {"": partial(setattr, _dropout, "only", name)}
 
 
 def _layer(layer: Any) -> Turn:

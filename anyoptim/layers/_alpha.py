@@ -13,6 +13,7 @@ from anyoptim._arrays._out import copied_to, destination
 from anyoptim._arrays._quiet import quiet
 from anyoptim.layers._layer import UnaryLayer
 from anyoptim.layers._masks import INPUT, RATIO, Noise, NoiseShape, Place, by_channel, kept, product, valid, widened
+from anyoptim.random._dropout import EngineName
 from anyoptim.random._place import Offset
 
 __all__ = ["AlphaDropout", "FeatureAlphaDropout", "alpha_dropout", "alpha_dropout_gradient", "feature_alpha_dropout"]
@@ -115,7 +116,8 @@ class AlphaDropout(UnaryLayer):
     Args:
         dropout_ratio: the share to set, 0 to 1. A plain attribute.
         noise_shape: as for `Dropout`.
-        seed: as for `Dropout`.
+        seed: as for `Dropout`, as is engine.
+        engine: as there.
 
     Source: as for `alpha_dropout`.
 
@@ -124,11 +126,19 @@ class AlphaDropout(UnaryLayer):
     """
 
     _pure: ClassVar[str] = "alpha_dropout"
+    _fused = True  # its backward
     _function = staticmethod(alpha_dropout)
     _gradient = staticmethod(alpha_dropout_gradient)
 
-    def __init__(self, dropout_ratio: float = 0.5, *, noise_shape: NoiseShape = None, seed: int | None = None) -> None:
-        super().__init__(dropout_ratio, seed)
+    def __init__(
+        self,
+        dropout_ratio: float = 0.5,
+        *,
+        noise_shape: NoiseShape = None,
+        seed: int | None = None,
+        engine: EngineName | None = None,
+    ) -> None:
+        super().__init__(dropout_ratio, seed, engine)
         self.noise_shape = noise_shape
 
 
@@ -169,7 +179,8 @@ class FeatureAlphaDropout(UnaryLayer):
     Args:
         dropout_ratio: the share of channels to set, 0 to 1. A plain attribute.
         axis: that of the channels, as for `SpatialDropout`.
-        seed: as for `Dropout`.
+        seed: as for `Dropout`, as is engine.
+        engine: as there.
 
     Source: as for `feature_alpha_dropout`.
 
@@ -178,12 +189,20 @@ class FeatureAlphaDropout(UnaryLayer):
     """
 
     _pure: ClassVar[str] = "feature_alpha_dropout"
+    _fused = True  # its backward
     _attributes: ClassVar[tuple[str, ...]] = ("axis",)
     _function = staticmethod(alpha_dropout)
     _gradient = staticmethod(alpha_dropout_gradient)
 
-    def __init__(self, dropout_ratio: float = 0.5, *, axis: int = 1, seed: int | None = None) -> None:
-        super().__init__(dropout_ratio, seed)
+    def __init__(
+        self,
+        dropout_ratio: float = 0.5,
+        *,
+        axis: int = 1,
+        seed: int | None = None,
+        engine: EngineName | None = None,
+    ) -> None:
+        super().__init__(dropout_ratio, seed, engine)
         self.axis = axis
 
     def _noise_shape(self, ndim: int) -> NoiseShape:

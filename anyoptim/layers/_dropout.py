@@ -12,7 +12,8 @@ from anyoptim._arrays._checks import admit
 from anyoptim._arrays._library import A
 from anyoptim.layers._layer import Draw, Layer, UnaryLayer, flag
 from anyoptim.layers._masks import INPUT, RATIO, NoiseShape, Place, by_channel, by_sample, product, scaled, valid
-from anyoptim.random._dropout import fast_dropout
+from anyoptim.random._dropout import EngineName, fast_dropout
+from anyoptim.random._lookahead import Lookahead
 from anyoptim.random._place import Offset
 
 __all__ = [
@@ -103,7 +104,9 @@ class Dropout(UnaryLayer):
         backward             dx = dout*(mask/(1-dropout_ratio))
 
     The n-th training forward draws call n, from 0, of the layer's key, as the function `dropout` does. No
-    mask is stored: `backward` and `mask` draw it again.
+    mask is stored: `backward` and `mask` draw it again. But where NumPy draws (`blocked`), the layer keeps a bit for
+    each element of arrays of at most 2**20, and for small ones those of its next calls: 128 KiB at most, which is no
+    part of its state and of its copies.
 
     Where forwards and backwards do not take turns, they name their draws: `forward(x, call=n)` draws call n and leaves
     the count alone, and `backward(dout, call=n)` is its gradient. T steps through time, forwards and then backwards,
@@ -118,6 +121,14 @@ class Dropout(UnaryLayer):
         seed: the layer's key, 0 <= seed < 2**64. Without one the operating system gives a key that no
             other layer has. Two layers of one seed draw the same masks; so do a layer and its copy, be it by
             `deepcopy`, `pickle` or a forked process, until one of them is given another `key`.
+        engine: what draws, by name: `cuda` (a kernel, in one pass: CuPy arrays and torch CUDA tensors), `compiled` (a
+            Numba loop, in one pass: NumPy arrays and torch CPU tensors), `blocked` (NumPy calls: these) or `portable`
+            (the library's own operations: all; also what `jax` means here). None chooses the fastest, and compiles for
+            the CPU once enough elements have been drawn for that to be worth its time, or at once with `compile`. What
+            an engine can't take, the next one does: masks with shared choices, say, which NumPy draws where it can. The
+            results are the same bits. A plain attribute, and no part of the state.
+
+    Raises ValueError for an engine that there is not, and ImportError where its package is missing.
 
     A layer counts its calls, so that it belongs to one thread, and a forward that is run once more in place of a
     backward's memory (activation checkpointing) draws another mask: name the call there.
@@ -134,6 +145,7 @@ class Dropout(UnaryLayer):
     """
 
     _attributes: ClassVar[tuple[str, ...]] = ("inverted", "noise_shape")
+    _fused = True
     _function = _gradient = staticmethod(dropout)
 
     def __init__(
@@ -143,27 +155,29 @@ class Dropout(UnaryLayer):
         inverted: bool = False,
         noise_shape: NoiseShape = None,
         seed: int | None = None,
+        engine: EngineName | None = None,
     ) -> None:
-        super().__init__(dropout_ratio, seed)
+        super().__init__(dropout_ratio, seed, engine)
         self.inverted = inverted
         self.noise_shape = noise_shape
 
-    def _quick_forward(self, x: Array) -> Array | None:
-        if type(self)._noise_shape is not Layer._noise_shape or self.noise_shape is not None:
+    def _quick_forward(self, x: Array, in_place: bool) -> Array | None:
+        if self.noise_shape is not None:
             return None
         draws, key, ratio, inverted = self._draws, self.key, self._ratio, self.inverted
         call, _ = draws.now
-        y = _drawn(x, key, call, ratio, inverted)
+        y = _drawn(x, key, call, ratio, inverted, self.engine, draws.ahead, in_place)
         if y is not None:
             options = {"ratio": ratio, "noise_shape": None, "inverted": inverted}
             draws.now = call + self._counts, Draw(key, call, options, x.shape, _EMPTY)
         return y
 
-    def _quick_backward(self, dout: Array) -> Array | None:
+    def _quick_backward(self, dout: Array, in_place: bool) -> Array | None:
         _, draw = self._draws.now
         if draw is None or draw.options["noise_shape"] is not None or getattr(dout, "shape", None) != draw.shape:
             return None
-        return _drawn(dout, draw.key, draw.call, draw.options["ratio"], draw.options["inverted"])
+        ratio, inverted = draw.options["ratio"], draw.options["inverted"]
+        return _drawn(dout, draw.key, draw.call, ratio, inverted, self.engine, self._draws.ahead, in_place)
 
     def _options(self, ndim: int) -> dict[str, Any]:
         return {**super()._options(ndim), "inverted": self.inverted}
@@ -176,9 +190,21 @@ class Dropout(UnaryLayer):
 _EMPTY = np.empty(0)
 
 
-def _drawn(x: Array, key: int, call: int, ratio: float, inverted: bool) -> Array | None:
+def _drawn(
+    x: Array,
+    key: int,
+    call: int,
+    ratio: float,
+    inverted: bool,
+    engine: EngineName | None,
+    ahead: Lookahead,
+    in_place: bool,
+) -> Array | None:
     """`dropout` of an array that needs no checks; None for any other."""
-    return fast_dropout(x, round(ratio * 2**32), _scale(ratio, inverted), key, call) if type(ratio) is float else None
+    if type(ratio) is not float:
+        return None
+    scale = _scale(ratio, True) if inverted else 1.0
+    return fast_dropout(x, round(ratio * 2**32), scale, key, call, engine, ahead, in_place)
 
 
 class DropConnect(Dropout):
@@ -289,7 +315,8 @@ class SpatialDropout(Dropout):
         axis: that of the channels in x: 1, or -1 where they come last. The first is that of the samples; an x
             without one has `Dropout(noise_shape=(None, 1, 1))`.
         inverted: scale in training instead of otherwise.
-        seed: as for `Dropout`.
+        seed: as for `Dropout`, as is engine.
+        engine: as there.
 
     Source: as for `spatial_dropout`.
 
@@ -304,11 +331,19 @@ class SpatialDropout(Dropout):
     _attributes: ClassVar[tuple[str, ...]] = ("axis", "inverted")
 
     def __init__(
-        self, dropout_ratio: float = 0.5, *, axis: int = 1, inverted: bool = False, seed: int | None = None
+        self,
+        dropout_ratio: float = 0.5,
+        *,
+        axis: int = 1,
+        inverted: bool = False,
+        seed: int | None = None,
+        engine: EngineName | None = None,
     ) -> None:
-        Layer.__init__(self, dropout_ratio, seed)  # Dropout's own would set a noise shape, too
+        Layer.__init__(self, dropout_ratio, seed, engine)  # Dropout's own would set a noise shape, too
         self.axis = axis
         self.inverted = inverted
+
+    _quick_forward = UnaryLayer._quick_forward  # elements share choices
 
     def _noise_shape(self, ndim: int) -> NoiseShape:
         return by_channel(ndim, self.axis)
@@ -354,7 +389,8 @@ class DropPath(Dropout):
     Args:
         dropout_ratio: the share of samples to drop, 0 to 1. A plain attribute.
         inverted: scale in training instead of otherwise.
-        seed: as for `Dropout`.
+        seed: as for `Dropout`, as is engine.
+        engine: as there.
 
     Source: as for `drop_path`.
 
@@ -368,9 +404,18 @@ class DropPath(Dropout):
     _pure: ClassVar[str] = "drop_path"
     _attributes: ClassVar[tuple[str, ...]] = ("inverted",)
 
-    def __init__(self, dropout_ratio: float = 0.5, *, inverted: bool = False, seed: int | None = None) -> None:
-        Layer.__init__(self, dropout_ratio, seed)  # Dropout's own would set a noise shape, too
+    def __init__(
+        self,
+        dropout_ratio: float = 0.5,
+        *,
+        inverted: bool = False,
+        seed: int | None = None,
+        engine: EngineName | None = None,
+    ) -> None:
+        Layer.__init__(self, dropout_ratio, seed, engine)  # Dropout's own would set a noise shape, too
         self.inverted = inverted
+
+    _quick_forward = UnaryLayer._quick_forward  # elements share choices
 
     def _noise_shape(self, ndim: int) -> NoiseShape:
         return by_sample(ndim)

@@ -14,6 +14,7 @@ from anyoptim._arrays._quiet import quiet
 from anyoptim.layers._layer import UnaryLayer
 from anyoptim.layers._masks import BELOW_ONE, INPUT, Noise, NoiseShape, Place, valid, widened
 from anyoptim.random import normal
+from anyoptim.random._dropout import EngineName
 from anyoptim.random._place import Offset
 
 __all__ = ["GaussianDropout", "gaussian_dropout"]
@@ -92,7 +93,8 @@ class GaussianDropout(UnaryLayer):
         dropout_ratio: at least 0 and below 1: the factor has mean 1 and the variance that inverted dropout of this
             ratio has. A plain attribute.
         noise_shape: as for `Dropout`.
-        seed: as for `Dropout`.
+        seed: as for `Dropout`, as is engine.
+        engine: as there.
 
     Source: as for `gaussian_dropout`.
 
@@ -104,8 +106,15 @@ class GaussianDropout(UnaryLayer):
     _pure: ClassVar[str] = "gaussian_dropout"
     _function = _gradient = staticmethod(gaussian_dropout)
 
-    def __init__(self, dropout_ratio: float = 0.5, *, noise_shape: NoiseShape = None, seed: int | None = None) -> None:
-        super().__init__(dropout_ratio, seed)
+    def __init__(
+        self,
+        dropout_ratio: float = 0.5,
+        *,
+        noise_shape: NoiseShape = None,
+        seed: int | None = None,
+        engine: EngineName | None = None,
+    ) -> None:
+        super().__init__(dropout_ratio, seed, engine)
         self.noise_shape = noise_shape
 
     @property

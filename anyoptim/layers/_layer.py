@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from copy import deepcopy
+from functools import partial
 from inspect import signature
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
@@ -19,6 +20,8 @@ from anyoptim._trace._other_names import argument_hint, attribute_hint
 from anyoptim._trace._scalars import integer
 from anyoptim.layers._masks import INPUT, RATIO, Noise, NoiseShape, Place, kept, shared, signed_integer
 from anyoptim.random import spawn
+from anyoptim.random._dropout import EngineName, check_engine, on_engine, precompile
+from anyoptim.random._lookahead import Lookahead
 
 __all__ = ["Draw", "Draws", "Layer", "UnaryLayer", "flag", "spelt"]
 
@@ -40,11 +43,12 @@ class Draws:
     """The counted forwards of a layer: how many there were, and the last."""
 
     # An object of its own, because assignments to a layer are checked, which a small array's forward would notice.
-    __slots__ = ("now",)
+    __slots__ = ("ahead", "now")
 
     def __init__(self) -> None:
         self.now: tuple[int, Draw | None] = 0, None
         """Both in one, so that no exception comes between them."""
+        self.ahead = Lookahead()
 
     @property
     def calls(self) -> int:
@@ -74,25 +78,28 @@ class Layer:
     noise_shape: NoiseShape
     _counts: ClassVar[int] = 1
     """By how much a forward advances the count of calls."""
+    _fused: ClassVar[bool] = False
+    """Whether an engine has a kernel of its forward or backward, where each element has a choice of its own."""
 
     def __new__(cls, *args: Any, **options: Any) -> Self:
         """Raise TypeError, with what is meant here, for arguments that layers have elsewhere."""
-        for name in options.keys() - {"dropout_ratio", *cls._attributes, "seed"}:
+        for name in options.keys() - {"dropout_ratio", *cls._attributes, "seed", "engine"}:
             taken = signature(cls.__init__, follow_wrapped=False).parameters
             if name not in taken and all(of.kind is not of.VAR_KEYWORD for of in taken.values()):
                 wanted = ", ".join([*taken][1:])
                 raise TypeError(f"{cls.__name__} was given {name}; wanted {wanted}{argument_hint(name, taken)}")
         return super().__new__(cls)
 
-    def __init__(self, dropout_ratio: float, seed: int | None) -> None:
+    def __init__(self, dropout_ratio: float, seed: int | None, engine: EngineName | None = None) -> None:
         self.dropout_ratio = dropout_ratio
+        self.engine: EngineName | None = engine
         self.key: int = integer("seed", int.from_bytes(os.urandom(8)) if seed is None else seed)
         self._draws = Draws()
 
     if not TYPE_CHECKING:  # it would hide misspelt names from those who check types
 
         def __setattr__(self, name: str, value: Any) -> None:
-            attributes = ("dropout_ratio", *self._attributes, "key", "calls")
+            attributes = ("dropout_ratio", *self._attributes, "engine", "key", "calls")
             if name in attributes:
                 value = _CHECKS[name](name, value) if name in _CHECKS else value
             elif not name.startswith("_") and not hasattr(type(self), name):
@@ -174,7 +181,28 @@ class Layer:
         draw = self._draws.last
         if draw is None:
             return None
-        return self._mask(draw.shape, draw.like, Place(draw.key, draw.call, 0, None), **draw.options)
+        place = Place(draw.key, draw.call, 0, None)
+        return on_engine(self.engine, self._mask, draw.shape, draw.like, place, **draw.options)
+
+    def compile(self, x: Any) -> None:
+        """Compile at once what `forward` and `backward` need for inputs like this one, to new arrays and in place.
+
+        And from the next call on use it, where `engine` leaves the choice. That is a loop for arrays in this machine's
+        memory (`compiled`) or a kernel on a CUDA device (`cuda`). Without this, the loop is compiled when about 3e8
+        elements have been drawn: what it costs would be more than it saves in a small problem. It takes a few seconds,
+        once on a machine: the machine code is kept in the user's cache folder. Inputs that no engine has a kernel for
+        are passed over, and so are all where elements share a choice, and those of `GaussianDropout` and `Zoneout`.
+
+        Args:
+            x: an array like the inputs, for its library, device, dtype and memory layout; nothing is drawn.
+
+        Raises TypeError like `forward`; ImportError where a package is missing: Numba (`pip install numba`), or
+        cuda.core (`pip install 'cuda-core[cu13]'` or `'cuda-core[cu12]'`).
+        """
+        arrays, a, _ = admit("x", x, INPUT)
+        shape = tuple(a.shape)
+        if self._fused and not is_scalar(x) and Noise.of(shape, self._noise_shape(a.ndim), _FIRST).shape == shape:
+            precompile(arrays, x)
 
     def _options(self, ndim: int) -> dict[str, Any]:
         """The pure function's ratio and options for an input of so many axes."""
@@ -190,13 +218,11 @@ class Layer:
         """The mask of a draw. Its options are taken as the pure function takes them."""
         return kept(Noise.of(shape, noise_shape, at), ratio, at, like)
 
-    def _counted(
-        self, arrays: Library, x: Array, a: Array, name: str, forward: Callable[[dict[str, Any]], Array]
-    ) -> Array:
+    def _counted(self, arrays: Library, x: Array, a: Array, name: str, forward: Callable[..., Array]) -> Array:
         """The output of a forward that takes the next call, which is remembered and counted once it has succeeded."""
         self._refuse_traced(arrays, name, x)
         draw = Draw(self.key, self.calls, self._options(a.ndim), tuple(a.shape), self._like(arrays, a))
-        y = forward({"key": draw.key, "call": draw.call, **draw.options})
+        y = forward(key=draw.key, call=draw.call, **draw.options)
         self._draws.now = draw.call + self._counts, draw
         return y
 
@@ -280,8 +306,8 @@ class UnaryLayer(Layer):
             training = spelt(training, train_flg, train_flag)
         if training is not True:
             training = flag("training", training)
-        if training and call is None and out is None:
-            y = self._quick_forward(x)
+        if training and call is None and (out is None or out is x):
+            y = self._quick_forward(x, out is x)
             if y is not None:
                 return y
         arrays, a, _ = admit("x", x, INPUT)
@@ -291,8 +317,9 @@ class UnaryLayer(Layer):
             y = self._inference(arrays, x)
             return y if out is None else copied_to(arrays, out, y)  # type: ignore[no-any-return] # it is one of x's type
         if call is not None:
-            return self._function(x, **self._arguments(arrays, x, a, "x", call), out=out)  # type: ignore[no-any-return] # as before
-        return self._counted(arrays, x, a, "x", lambda arguments: self._function(x, **arguments, out=out))  # type: ignore[no-any-return]
+            return on_engine(self.engine, self._function, x, **self._arguments(arrays, x, a, "x", call), out=out)  # type: ignore[no-any-return] # as before
+        forward = partial(on_engine, self.engine, self._function, x, out=out)
+        return self._counted(arrays, x, a, "x", forward)  # type: ignore[no-any-return]
 
     def backward(self, dout: A, call: Any = None, *, out: A | None = None) -> A:
         """The gradient of a training forward's input, given that of its output.
@@ -305,14 +332,14 @@ class UnaryLayer(Layer):
 
         Raises RuntimeError before the first training forward, ValueError for another shape.
         """
-        if call is None and out is None:
-            dx = self._quick_backward(dout)
+        if call is None and (out is None or out is dout):
+            dx = self._quick_backward(dout, out is dout)
             if dx is not None:
                 return dx
         arguments = self._gradient_arguments(dout, call)
         if out is not None:
             destination("out", out, "dout", dout)
-        return self._gradient(dout, **arguments, out=out)  # type: ignore[no-any-return] # of the type that was given
+        return on_engine(self.engine, self._gradient, dout, **arguments, out=out)  # type: ignore[no-any-return] # of the type that was given
 
     def sample(self, x: A, call: Any) -> A:
         """The output as in training, for predictions that differ by what they drew: Monte Carlo dropout.
@@ -327,17 +354,17 @@ class UnaryLayer(Layer):
         Source: Gal and Ghahramani, Dropout as a Bayesian approximation, 2016, section 3.
         """
         arrays, a, _ = admit("x", x, INPUT)
-        return self._function(x, **self._sample_arguments(arrays, x, a, "x", call))  # type: ignore[no-any-return]
+        return on_engine(self.engine, self._function, x, **self._sample_arguments(arrays, x, a, "x", call))  # type: ignore[no-any-return]
 
     def _inference(self, arrays: Library, x: Array) -> Array:
         """The output outside training."""
         return x
 
-    def _quick_forward(self, x: A) -> A | None:
+    def _quick_forward(self, x: A, in_place: bool) -> A | None:
         """The counted forward of an array that needs no checks; None for any other."""
         return None
 
-    def _quick_backward(self, dout: A) -> A | None:
+    def _quick_backward(self, dout: A, in_place: bool) -> A | None:
         """The gradient for an array that needs no checks; None for any other."""
         return None
 
@@ -363,7 +390,15 @@ def spelt(training: bool, train_flg: bool | None, train_flag: bool | None) -> bo
     return flags.pop()
 
 
+def _engine(_: str, name: EngineName | None) -> EngineName | None:
+    check_engine(name)
+    return name
+
+
+_FIRST = Place(0, 0, 0, None)
+
 _CHECKS: Mapping[str, Callable[[str, Any], Any]] = {
+    "engine": _engine,
     "key": integer,
     "calls": integer,
     "inverted": flag,

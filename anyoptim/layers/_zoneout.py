@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 from anyoptim._arrays import Array, Library, is_scalar
@@ -11,6 +12,7 @@ from anyoptim._arrays._library import A
 from anyoptim._arrays._quiet import quiet
 from anyoptim.layers._layer import Layer, flag, spelt
 from anyoptim.layers._masks import INPUT, RATIO, Noise, NoiseShape, Place, kept, valid, widened
+from anyoptim.random._dropout import EngineName, on_engine
 from anyoptim.random._place import Offset
 
 __all__ = ["Zoneout", "zoneout", "zoneout_gradient"]
@@ -102,7 +104,8 @@ class Zoneout(Layer):
     Args:
         dropout_ratio: the share that stays, 0 to 1. A plain attribute.
         noise_shape: as for `Dropout`.
-        seed: as for `Dropout`.
+        seed: as for `Dropout`, as is engine.
+        engine: as there.
 
     Source: as for `zoneout`.
 
@@ -112,8 +115,15 @@ class Zoneout(Layer):
 
     _pure: ClassVar[str] = "zoneout"
 
-    def __init__(self, dropout_ratio: float = 0.5, *, noise_shape: NoiseShape = None, seed: int | None = None) -> None:
-        super().__init__(dropout_ratio, seed)
+    def __init__(
+        self,
+        dropout_ratio: float = 0.5,
+        *,
+        noise_shape: NoiseShape = None,
+        seed: int | None = None,
+        engine: EngineName | None = None,
+    ) -> None:
+        super().__init__(dropout_ratio, seed, engine)
         self.noise_shape = noise_shape
 
     def forward(
@@ -144,18 +154,18 @@ class Zoneout(Layer):
         if not flag("training", training):
             return _mean(arrays, h_prev, h_new, RATIO.value("dropout_ratio", self.dropout_ratio))  # type: ignore[no-any-return]
         if call is not None:
-            return zoneout(h_prev, h_new, **self._arguments(arrays, h_new, a, "h_new", call))
+            return on_engine(self.engine, zoneout, h_prev, h_new, **self._arguments(arrays, h_new, a, "h_new", call))  # type: ignore[no-any-return]
         self._refuse_traced(arrays, "h_prev", h_prev)
-        return self._counted(arrays, h_new, a, "h_new", lambda arguments: zoneout(h_prev, h_new, **arguments))  # type: ignore[no-any-return]
+        return self._counted(arrays, h_new, a, "h_new", partial(on_engine, self.engine, zoneout, h_prev, h_new))  # type: ignore[no-any-return]
 
     def backward(self, dout: A, call: Any = None) -> tuple[A, A]:
         """The gradients of `h_prev` and `h_new`, given that of the state. For the rest as `Dropout.backward`."""
-        return zoneout_gradient(dout, **self._gradient_arguments(dout, call))
+        return on_engine(self.engine, zoneout_gradient, dout, **self._gradient_arguments(dout, call))
 
     def sample(self, h_prev: A, h_new: A, call: Any) -> A:
         """The state as in training, drawn under another key: as `Dropout.sample`."""
         arrays, a = _pair(h_prev, h_new)
-        return zoneout(h_prev, h_new, **self._sample_arguments(arrays, h_new, a, "h_new", call))
+        return on_engine(self.engine, zoneout, h_prev, h_new, **self._sample_arguments(arrays, h_new, a, "h_new", call))  # type: ignore[no-any-return]
 
     @property
     def mask(self) -> Array | None:

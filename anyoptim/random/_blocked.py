@@ -1,4 +1,4 @@
-"""Dropout by NumPy calls over blocks that stay in the cache: they have choices, factors and results, and no mask."""
+"""Dropout by NumPy calls over blocks that stay in the cache: they have choices, factors and results."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from anyoptim._arrays import COMPUTE
-from anyoptim._arrays._quiet import quiet
+from anyoptim._arrays._quiet import quiet, quietly
 from anyoptim._engines._base import NDArray
 from anyoptim._machine import _threads
 from anyoptim.random import _blocked_words
@@ -19,20 +19,56 @@ from anyoptim.random._blocked_words import Buffers
 from anyoptim.random._mask_spec import MaskSpec
 from anyoptim.random._rounds import CHOICES, GROUP, MASK
 
-__all__ = ["dropout"]
+__all__ = ["dropout", "fast_dropout", "fast_dtype"]
+
+FAST = 1 << 20
+"""The most elements that `fast_dropout` takes: with more, the bits of the choices would be more than 128 KiB."""
+
+SMALL = 1 << 15
+"""The most elements of which one call makes the product: with more, factors in a buffer are faster."""
+
+_PLAIN = {id(np.dtype(name)): name for name in ("float16", "float32", "float64")}
+"""The dtypes that are taken without checks, by their ids: NumPy has one of each."""
 
 
-def dropout(dtype: str, x: NDArray, y: NDArray, spec: MaskSpec) -> None:
-    """Write x times its factors to y, which may be x. Arrays of bfloat16 are given as their bits."""
+def fast_dtype(x: NDArray, threshold: int, call: int) -> str | None:
+    """The dtype of a plain array that `fast_dropout` takes; None for any other."""
+    flags = x.flags
+    if not (flags.c_contiguous and flags.aligned and 0 < x.size <= FAST and x.ndim):
+        return None
+    return _PLAIN.get(id(x.dtype)) if 0 < threshold <= MASK >= call >> 32 else None
+
+
+def fast_dropout(dtype: str, x: NDArray, spec: MaskSpec, kept: NDArray, in_place: bool) -> NDArray:
+    """Dropout of such an array from choice 0 on, as a new one or in place. `kept` is as for `dropout`."""
+    if x.size > SMALL or dtype == "float16":  # whose factors are of float32
+        y = x if in_place else np.empty_like(x)
+        dropout(dtype, x, y, spec, kept)
+        return y
+    # As of float, because NumPy takes longer for a product of two dtypes.
+    factor = np.unpackbits(kept, count=x.size, bitorder="little").reshape(x.shape).astype(x.dtype)
+    if spec.scale != 1:
+        np.multiply(factor, spec.scale, factor)
+    return quietly(np.multiply, x, factor, x if in_place else factor)  # type: ignore[no-any-return]
+
+
+def dropout(dtype: str, x: NDArray, y: NDArray, spec: MaskSpec, kept: NDArray | None = None) -> None:
+    """Write x times its factors to y, which may be x. Arrays of bfloat16 are given as their bits.
+
+    `kept` is a byte of each counter of the call from the first on, as `_blocked_words` has it, if they are drawn.
+    """
     most = _most(dtype)
     workers = _blocked_words.workers(x.size // most)
-    _threads.spread(functools.partial(_share, dtype, x, y, spec, most), [(k, workers) for k in range(workers)])
+    share = functools.partial(_share, dtype, x, y, spec, kept, most)
+    _threads.spread(share, [(k, workers) for k in range(workers)])
 
 
-def _share(dtype: str, x: NDArray, y: NDArray, spec: MaskSpec, most: int, k: int, workers: int) -> None:
+def _share(
+    dtype: str, x: NDArray, y: NDArray, spec: MaskSpec, kept: NDArray | None, most: int, k: int, workers: int
+) -> None:
     with quiet(), _blocked_words.buffers() as room:
         for (a, b), offset in itertools.islice(_blocks([x, y], spec.offset, most), k, None, workers):
-            _block(dtype, a, b, room, spec, offset)
+            _block(dtype, a, b, room, spec, kept, offset)
 
 
 def _most(dtype: str) -> int:
@@ -60,10 +96,15 @@ def _blocks(arrays: list[NDArray], offset: int, most: int) -> Iterator[tuple[lis
             yield from _blocks([a[i] for a in arrays], offset + i * each, most)
 
 
-def _block(dtype: str, x: NDArray, y: NDArray, room: Buffers, spec: MaskSpec, offset: int) -> None:
+def _block(
+    dtype: str, x: NDArray, y: NDArray, room: Buffers, spec: MaskSpec, kept: NDArray | None, offset: int
+) -> None:
     factor, *wide = _rooms(dtype, x.shape, room)
     if 0 < spec.threshold <= MASK:
-        np.copyto(factor, _blocked_words.kept(room, spec, offset, x.size).reshape(x.shape))
+        first, skip = divmod(offset, CHOICES)
+        counters = -(-(skip + x.size) // CHOICES)
+        here = _blocked_words.kept(room, spec, first, counters) if kept is None else kept[first : first + counters]
+        _blocked_words.unpack(here, skip, factor.reshape(-1))
         if spec.scale != 1:
             np.multiply(factor, factor.dtype.type(spec.scale), out=factor)
     else:

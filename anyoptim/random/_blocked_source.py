@@ -1,9 +1,8 @@
 """Philox as NumPy calls over buffers of 64-bit numbers, each in place, where there is no compiler.
 
-`chosen` writes, for counters whose first words follow `c0` and whose other words are the same, which choices are kept::
+`chosen` writes, for counters whose first words are in `b0` and whose other words are the same, which choices are kept::
 
-    def draw(first, c0, c1, c2, c3, k, raised, last, found, b0, b1, b2, b3):
-        add(first, c0, b0)
+    def draw(c1, c2, c3, k, raised, last, found, b0, b1, b2, b3):
         multiply(b0, m0, b0)
         ...
         right_shift(b1, half, b1)
@@ -15,7 +14,8 @@
         greater(b2, last, found[4])
         ...
 
-and `drawn` the same with the words themselves, or the choices.
+`chosen_of_calls` the same for counters whose third words, the calls, are in `b2`, and `drawn` the words themselves, or
+the choices.
 
 `k` are the keys of the rounds, `raised` the same in the upper halves, as arrays; `last` is the last choice that drops,
 above ones. A word of each counter is one half of the numbers in a buffer, whatever the other half is; the product of
@@ -24,13 +24,14 @@ one in the lower half and `turn` has its halves, exchanged, in the upper one.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from anyoptim.random._rounds import CHOICES, GROUP, MASK, MULTIPLIERS, ROUNDS, TURN, rounds
 
-__all__ = ["CALLED", "EXCHANGE", "chosen", "drawn"]
+__all__ = ["CALLED", "EXCHANGE", "chosen", "chosen_of_calls", "drawn"]
 
-CALLED = ("add", "bitwise_xor", "greater", "left_shift", "multiply", "right_shift")
+CALLED = ("bitwise_xor", "greater", "left_shift", "multiply", "right_shift")
 """The universal functions that the text calls. Beside them it has arrays: `half` is 32, `m0` and `m1` are the
 multipliers, `turn` is `EXCHANGE`, and `above(word)` has a word in its upper half."""
 
@@ -48,9 +49,9 @@ class _Common:
 
 
 class _Writer:
-    def __init__(self) -> None:
-        self.lines = ["add(first, c0, b0)"]
-        self.free = [f"b{k}" for k in range(1, GROUP)]
+    def __init__(self, filled: Sequence[int]) -> None:
+        self.lines: list[str] = []
+        self.free = [f"b{k}" for k in range(GROUP) if k not in filled]
         self.numbers = 0
 
     def product(self, x: Any, m: int) -> tuple[Any, Any]:
@@ -90,7 +91,12 @@ class _Words:
 
 def chosen() -> str:
     """The text of a `draw` of truth values: whether each choice is above the last that drops."""
-    return _draw("greater({at}, last, found[{k}])", CHOICES)
+    return _draw(_CHOSEN, CHOICES)
+
+
+def chosen_of_calls() -> str:
+    """The same for counters of several calls."""
+    return _draw(_CHOSEN, CHOICES, (0, 2))
 
 
 def drawn(group: int) -> str:
@@ -98,10 +104,14 @@ def drawn(group: int) -> str:
     return _draw("right_shift({at}, half, found[{k}])", group)
 
 
-def _draw(store: str, group: int) -> str:
-    writer = _Writer()
+_CHOSEN = "greater({at}, last, found[{k}])"
+
+
+def _draw(store: str, group: int, filled: Sequence[int] = (0,)) -> str:
+    """`filled` are the words of the counters that lie in the buffers of these numbers."""
+    writer = _Writer(filled)
     keys = [[_Common(f"k[{r}][{i}]", f"raised[{r}][{i}]") for i in (0, 1)] for r in range(ROUNDS)]
-    counter = [_Words(writer, "b0", upper=False), *(_Common(f"c{k}") for k in range(1, GROUP))]
+    counter = [_Words(writer, f"b{k}", upper=False) if k in filled else _Common(f"c{k}") for k in range(GROUP)]
     for k, word in enumerate(rounds(counter, [(a, b) for a, b in keys], writer.product)):
         at = word.raised()
         writer.lines.append(store.format(at=at, k=k))
@@ -109,5 +119,5 @@ def _draw(store: str, group: int) -> str:
             turned = f"right_shift({at}, half, {at})", f"multiply({at}, turn, {at})"
             writer.lines += [*turned, store.format(at=at, k=GROUP + k)]
     buffers = ", ".join(f"b{k}" for k in range(GROUP))
-    head = f"def draw(first, c0, c1, c2, c3, k, raised, last, found, {buffers}):"
+    head = f"def draw(c1, c2, c3, k, raised, last, found, {buffers}):"
     return "\n    ".join([head, *writer.lines]) + "\n"

@@ -20,7 +20,7 @@ from anyoptim.random._compiled_source import BLOCK, FLAT, PARAMETERS, ROWS, Drop
 from anyoptim.random._mask_spec import MaskSpec
 from anyoptim.random._rounds import CHOICES
 
-__all__ = ["dropout", "fast_dropout", "refusal", "source"]
+__all__ = ["dropout", "fast_dropout", "precompile", "refusal", "source"]
 
 PIECE = 1 << 19
 """The fewest elements that a thread is woken for."""
@@ -65,17 +65,20 @@ SMALL = 1 << 16
 _PLAIN = {name: np.dtype(name) for name in ("float16", "float32", "float64")}
 _LOADED: dict[int, Callable[..., None]] = {}
 """The loops for arrays in C order that are loaded, by the id of the dtype, of which NumPy has one of each."""
+_LOADED_IN_PLACE: dict[int, Callable[..., None]] = {}
 
 
-def fast_dropout(x: Any, threshold: int, scale: float, key: int, call: int) -> NDArray | None:
-    """Dropout from choice 0 on, as a new array, of a plain array whose loop is loaded; None for anything else."""
+def fast_dropout(x: Any, threshold: int, scale: float, key: int, call: int, in_place: bool) -> NDArray | None:
+    """Dropout from choice 0 on, of a plain array whose loop is loaded, as a new one or in place; None for all else."""
     if type(x) is not np.ndarray:
         return None
-    drop = _LOADED.get(id(x.dtype))
+    drop = (_LOADED_IN_PLACE if in_place else _LOADED).get(id(x.dtype))
     flags, n = x.flags, x.size
     if drop is None or not flags.c_contiguous or not flags.aligned or not 0 < n <= SMALL:
         return None
-    y, table = np.empty_like(x), _table()
+    if in_place and not flags.writeable:
+        return None
+    y, table = x if in_place else np.empty_like(x), _table()
     last, dropped = (threshold - 1, 0.0) if threshold else (0, scale)
     try:
         table.put(id(x), id(y), 1, n, 0, key, call, last, scale, dropped, 0, 0)
@@ -93,10 +96,10 @@ def dropout(dtype: str, x: NDArray, y: NDArray, spec: MaskSpec) -> None:
     where = (id(x), id(y), 1) if objects else (host_memory(x).address, host_memory(y).address, 0)
     numbers = spec.offset, spec.key, spec.call, spec.last, spec.scale, spec.dropped
     n, table = x.size, _table()
-    if x.flags.c_contiguous and y.flags.c_contiguous and dtype in FLAT:
+    if _kind(dtype, x, y) == "flat":
         drop = _load("flat", dtype, place)
-        if objects and place == "y" and x.dtype is y.dtype is _PLAIN.get(dtype):
-            _LOADED[id(x.dtype)] = drop
+        if objects and x.dtype is y.dtype is _PLAIN.get(dtype):
+            (_LOADED_IN_PLACE if y is x else _LOADED)[id(x.dtype)] = drop
         table.put(*where, n, *numbers, 0, 0)
         _run(drop, (table.array,), -(-(spec.offset % CHOICES + n) // CHOICES), n)
         _free.append(table)
@@ -109,6 +112,16 @@ def dropout(dtype: str, x: NDArray, y: NDArray, spec: MaskSpec) -> None:
     table.put(*where, n, *numbers, tall, wide)
     _run(_load("strided", dtype, place), (table.array, np.array(axes, np.int64)), blocks, n)
     _free.append(table)
+
+
+def precompile(dtype: str, x: NDArray) -> None:
+    """Load what forward and backward of an array like this one need, to a new array and in place."""
+    for place in ("y", "x"):
+        _load(_kind(dtype, x, x), dtype, place)
+
+
+def _kind(dtype: str, x: NDArray, y: NDArray) -> str:
+    return "flat" if x.flags.c_contiguous and y.flags.c_contiguous and dtype in FLAT else "strided"
 
 
 def _run(call: Callable[..., None], tables: tuple[NDArray, ...], total: int, n: int) -> None:

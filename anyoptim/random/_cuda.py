@@ -16,7 +16,7 @@ from anyoptim.random._cuda_source import dropout_kernel
 from anyoptim.random._mask_spec import MaskSpec
 from anyoptim.random._rounds import CHOICES
 
-__all__ = ["dropout"]
+__all__ = ["dropout", "precompile"]
 
 
 def dropout(library: Library, x: Array, number: int, spec: MaskSpec, out: Array | None) -> Array | None:
@@ -45,3 +45,12 @@ def dropout(library: Library, x: Array, number: int, spec: MaskSpec, out: Array 
     else:
         library.write(out, xp.reshape(y, tuple(x.shape)))
     return out
+
+
+def precompile(library: Library, x: Array, number: int) -> None:
+    """Compile the kernel for arrays like this one, if there is any."""
+    dtype = library.dtype(x)
+    if dtype in ELEMENTS:
+        kernel, device = dropout_kernel(dtype), cuda.device(number)
+        with library.on_device_of(x), device.scope():
+            device.kernel(kernel.name, kernel.text)

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar, copy_context
+from typing import Any, TypeVar
 
 import numpy as np
 
 from anyoptim._arrays import Array, Library
-from anyoptim._engines import ENGINES
+from anyoptim._engines import ENGINES, EngineName, check_engine
 from anyoptim._engines._base import NDArray
 from anyoptim.random import _blocked, _compiled
+from anyoptim.random._lookahead import Lookahead
 from anyoptim.random._mask_spec import MaskSpec
 
-__all__ = ["fast_dropout", "fused_dropout", "numpy_draws"]
+R = TypeVar("R")
+
+__all__ = ["EngineName", "check_engine", "fast_dropout", "fused_dropout", "numpy_draws", "on_engine", "precompile"]
 
 WORTHWHILE = 300_000_000
 """After so many elements drawn by NumPy, the time lost by not having compiled is about what importing Numba and
@@ -22,16 +27,43 @@ compiling cost: two seconds."""
 CALLS = 8192
 """The number of elements that take as long as NumPy's calls for one array, however small."""
 
-only: str | None = None
-"""The only engine for arrays of this machine, in tests and benchmarks: "compiled", if it can, "blocked", "portable"."""
+FAST_CALLS, FAST_SHARE = 1024, 4
+"""The same for a layer's array that needs no checks; and since half of the calls find what the other half drew, it
+loses as much in each element as others in this share of one."""
+
+_ALLOWED: Mapping[str | None, Sequence[str]] = {
+    None: [*ENGINES],
+    **{name: [*ENGINES][k:] for k, name in enumerate(ENGINES)},
+}
+"""The engine of a name, and those after it: from the fastest to the one that takes all."""
+
+_AFTER_BLOCKED = frozenset(_ALLOWED["blocked"]) - {"blocked"}
+_AFTER_COMPILED = frozenset(_ALLOWED["blocked"])
+
+_engine_name: ContextVar[str | None] = ContextVar("the engine of Dropout", default=None)
+"""The engine to use, by name; what it can't take, the next one does. None for the fastest that is worth its while."""
 
 _drawn: Counter[str] = Counter()
 """The number of elements that NumPy has drawn, by dtype."""
 
 
+def on_engine(name: str | None, function: Callable[..., R], *inputs: Any, **arguments: Any) -> R:
+    """What a function gives where its draws are made by the engine of this name; of None nothing is said."""
+    if name is None:
+        return function(*inputs, **arguments)
+    context = copy_context()  # in which nothing has to be set back, whatever comes in between
+    context.run(_engine_name.set, name)
+    return context.run(function, *inputs, **arguments)
+
+
+def _allowed(engine: str) -> bool:
+    """Whether this engine is the one to use, or comes after it."""
+    return engine in _ALLOWED[_engine_name.get()]
+
+
 def numpy_draws(library: Library, like: Array) -> bool:
     """Whether numbers for such arrays are drawn by NumPy's calls."""
-    return only != "portable" and library.numpy_can_create(like)
+    return _allowed("blocked") and library.numpy_can_create(like)
 
 
 def fused_dropout(
@@ -48,10 +80,12 @@ def fused_dropout(
     spec = MaskSpec(threshold, scale, key, call, offset)
     number = library.cuda(x)
     if number is not None:
+        if not _allowed("cuda"):
+            return None
         from anyoptim.random import _cuda  # noqa: PLC0415 - for those who have a device
 
         return _cuda.dropout(library, x, number, spec, out)
-    a = None if only == "portable" else library.numpy_bits(x)
+    a = library.numpy_bits(x) if _allowed("blocked") else None
     if a is None:
         return None
     y = (np.empty_like(a) if a is x else library.xp.empty_like(library.load(x))) if out is None else out
@@ -59,24 +93,67 @@ def fused_dropout(
     if b is None:
         return None
     if a.size:
-        _engine(library.dtype(x), a, b, spec)
+        _run(library.dtype(x), a, b, spec)
     if out is not None:
         library.mark_written([out])
     return y
 
 
-def fast_dropout(x: Any, threshold: int, scale: float, key: int, call: int) -> NDArray | None:
-    """Dropout from choice 0 on, as a new array, of a plain array whose loop is loaded; None for anything else."""
-    return None if only in {"blocked", "portable"} else _compiled.fast_dropout(x, threshold, scale, key, call)
+def fast_dropout(
+    x: Any, threshold: int, scale: float, key: int, call: int, engine: str | None, ahead: Lookahead, in_place: bool
+) -> NDArray | None:
+    """Dropout from choice 0 on of a plain array that needs no checks, as a new one or in place; None for anything else.
+
+    That is one whose loop is loaded, or one that NumPy's calls are for, with what is ahead of a layer's calls.
+    """
+    name = engine or _engine_name.get()
+    if name not in _AFTER_COMPILED:
+        y = _compiled.fast_dropout(x, threshold, scale, key, call, in_place)
+        if y is not None:
+            return y
+    if name in _AFTER_BLOCKED or type(x) is not np.ndarray:
+        return None
+    dtype = _blocked.fast_dtype(x, threshold, call) if not in_place or x.flags.writeable else None
+    if dtype is None or not (_first(name, dtype) or _refusal(x, x) is not None):
+        return None
+    _drawn[dtype] += FAST_CALLS + x.size // FAST_SHARE
+    spec = MaskSpec(threshold, scale, key, call, 0)
+    return _blocked.fast_dropout(dtype, x, spec, ahead.kept(spec, x.size), in_place)
 
 
-def _engine(dtype: str, x: NDArray, y: NDArray, spec: MaskSpec) -> None:
-    soon = only == "blocked" or (only is None and _drawn[dtype] < WORTHWHILE)
-    if soon or _refusal(x, y) is not None:
+def precompile(library: Library, x: Array) -> None:
+    """Compile at once what arrays like this one need, if an engine compiles for them, and use it from now on.
+
+    Raises ImportError where packages are missing.
+    """
+    number = library.cuda(x)
+    if number is not None:
+        check_engine("cuda")
+        from anyoptim.random import _cuda  # noqa: PLC0415 - for those who have a device
+
+        _cuda.precompile(library, x, number)
+        return
+    a = library.numpy_bits(x)
+    if a is None:
+        return
+    check_engine("compiled")
+    if _refusal(a, a) is None:
+        dtype = library.dtype(x)
+        _compiled.precompile(dtype, a)
+        _drawn[dtype] = WORTHWHILE
+
+
+def _run(dtype: str, x: NDArray, y: NDArray, spec: MaskSpec) -> None:
+    if _first(_engine_name.get(), dtype) or _refusal(x, y) is not None:
         _blocked.dropout(dtype, x, y, spec)
         _drawn[dtype] += CALLS + x.size
     else:
         _compiled.dropout(dtype, x, y, spec)
+
+
+def _first(name: str | None, dtype: str) -> bool:
+    """Whether NumPy's calls come before compiled loops: as long as compiling has not become worth its while."""
+    return name == "blocked" or (name != "compiled" and _drawn[dtype] < WORTHWHILE)
 
 
 def _refusal(x: NDArray, y: NDArray) -> str | None:

@@ -19,7 +19,7 @@ import pytest
 import anyoptim as ao
 from anyoptim._engines.blocked import _plan as blocked
 from anyoptim._engines.blocked import _tiles
-from tests.support.internals import dropout
+from tests.support.engines import dropout_on
 from tests.support.internals import threads as _threads
 from tests.support.libraries import ENGINES, same_bits
 
@@ -66,8 +66,17 @@ def _arrays(stages: Any) -> Iterator[Any]:
 
 
 X = np.random.default_rng(0).normal(size=(40, 50)).astype(np.float32)
+
+
+def _layer() -> Any:
+    """Forwards and a backward, of which some are drawn ahead."""
+    layer = ao.Dropout(0.5, seed=1)
+    return np.stack([*(layer.forward(X[:8]) for _ in range(4)), layer.backward(X[:8])])
+
+
 DRAWS: dict[str, Callable[[], Any]] = {
     "dropout": lambda: ao.dropout(X, 0.5, 1, 2),
+    "layer": _layer,
     "normal": lambda: ao.random.normal((40, 50), 7, 3, like=X),
 }
 
@@ -162,7 +171,7 @@ def test_an_update_in_the_middle_of_the_first(engine: ao.EngineName) -> None:
 @pytest.mark.parametrize("engine", ENGINES)
 def test_an_update_in_the_middle_of_a_draw(engine: ao.EngineName, draw: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """And a draw in the middle of another."""
-    monkeypatch.setattr(dropout, "only", engine)
+    dropout_on(engine, monkeypatch)
     expected, intruder, found = DRAWS[draw](), Intruder(engine), []
     Anywhere(intruder, WRITTEN).during(lambda: found.append(DRAWS[draw]()))
     assert same_bits(found[0], expected)

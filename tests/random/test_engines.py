@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 import anyoptim as ao
 from anyoptim.random import _blocked, _blocked_words, _compiled, _dropout
 from tests.reference.philox import choice
+from tests.support.engines import dropout_on
 from tests.support.internals import COMPUTE, library
 from tests.support.internals import ENGINES as ALL_ENGINES
 from tests.support.internals import headers as _array_headers
@@ -45,13 +46,14 @@ def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> C
         original(*given)
 
     monkeypatch.setattr(module, "dropout", counted)
-    monkeypatch.setattr(_compiled, "_PLAIN", {})  # so that nothing is quick, which wouldn't be counted
+    for each in (_compiled, _blocked):
+        monkeypatch.setattr(each, "_PLAIN", {})  # so that nothing is quick, which wouldn't be counted
     return runs.__len__
 
 
 def _portable(x: Any, *arguments: Any, **options: Any) -> Any:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_dropout, "only", "portable")
+        dropout_on("portable", patch)
         return ao.dropout(x, *arguments, **options)
 
 
@@ -255,7 +257,7 @@ def test_quick(monkeypatch: pytest.MonkeyPatch) -> None:
         seen.append(y is not None)
         return y
 
-    monkeypatch.setattr("anyoptim.layers._dropout.fast_dropout", watched)
+    monkeypatch.setattr(_compiled, "fast_dropout", watched)
     for dtype in ("float16", *REAL):
         for ratio in (0.0, 0.3, 1.0):
             layer, other = (ao.Dropout(ratio, inverted=True, seed=2**64 - 1) for _ in range(2))
@@ -265,10 +267,16 @@ def test_quick(monkeypatch: pytest.MonkeyPatch) -> None:
                 expected = _portable(x, ratio, 2**64 - 1, call, inverted=True)
                 assert same_bits(layer.forward(x), expected)
                 assert same_bits(layer.backward(x), expected)
+                assert layer.backward(out := x.copy(), out=out) is out
+                assert same_bits(out, expected)
                 assert other.forward(x.tolist() and x.copy("F")).shape == x.shape
                 assert same_bits(layer.mask, other.mask)
                 assert layer.state_dict() == other.state_dict()
-    assert seen.count(True) > 9 * 4
+    assert seen.count(True) > 9 * 6
+    x.flags.writeable = False
+    with pytest.raises(TypeError, match="out can't be written to"):
+        layer.forward(x, out=x)
+    assert layer.calls == 3
     del seen[:]
     layer = ao.Dropout(0.5, seed=1)
     small = np.ones((4, 6), np.float32)
@@ -349,7 +357,9 @@ def test_without_numba(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ALL_ENGINES["compiled"], what, lambda: "there is none")
     monkeypatch.setattr(_compiled, "dropout", None)
     x = _values((100,), "float32")
-    assert same_bits(ao.dropout(x, 0.5, 1), _portable(x, 0.5, 1))
+    layer = ao.Dropout(0.5, seed=1)
+    for found in (ao.dropout(x, 0.5, 1), layer.forward(x), layer.backward(x), layer.forward(x.copy(), call=0)):
+        assert same_bits(found, _portable(x, 0.5, 1))
 
 
 def test_odd_memory(engine: Callable[[], int]) -> None:

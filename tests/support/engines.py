@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections import Counter, defaultdict
+from contextvars import ContextVar
 from typing import Any
 
 import pytest
@@ -24,8 +25,9 @@ def forget(monkeypatch: pytest.MonkeyPatch) -> None:
     """As in a process that has not updated or drawn anything yet."""
     monkeypatch.setattr(_warmup, "_worked", defaultdict(_warmup.Work))
     monkeypatch.setattr(_dropout, "_drawn", Counter())
-    monkeypatch.setattr(_dropout, "only", None)
+    dropout_on(None, monkeypatch)
     monkeypatch.setattr(_compiled, "_LOADED", {})
+    monkeypatch.setattr(_compiled, "_LOADED_IN_PLACE", {})
 
 
 def look_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -34,13 +36,8 @@ def look_again(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def dropout_on(engine: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Dropout and the numbers of `random` on this engine alone, or on the best again."""
-    monkeypatch.setattr(_dropout, "only", engine)
-
-
-def dropout_engine() -> str | None:
-    """The only one for Dropout; None where the best is taken."""
-    return _dropout.only
+    """Dropout and the numbers of `random` on this engine, where a layer has none of its own; or on the best again."""
+    monkeypatch.setattr(_dropout, "_engine_name", ContextVar("the engine of Dropout", default=engine))
 
 
 def two_threads(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,7 +27,6 @@ from anyoptim._trace._operations import LOGICAL
 from anyoptim._trace._program import MOVE, Coefficients, Part, Program, on_value, static_options
 from anyoptim._trace._symbols import Scalar, Symbol, symbol
 from anyoptim.random import _compiled as dropout_compiled
-from anyoptim.random import _dropout as dropout
 
 __all__ = [
     "COMPUTE",
@@ -51,7 +50,6 @@ __all__ = [
     "coefficients",
     "completed",
     "disk_cache",
-    "dropout",
     "dropout_compiled",
     "evaluate",
     "headers",
