@@ -16,9 +16,8 @@ from anyoptim._core._reductions import distinct
 from anyoptim._core._state import FlatState, SlotNames, State
 from anyoptim._engines import Dispatch, start
 from anyoptim._stage._stage import Gate, Stage
-from anyoptim._stage._stage_program import StageProgram
+from anyoptim._stage._stage_program import Entry, StageProgram
 from anyoptim._trace._program import Coefficients, Values
-from anyoptim._trace._reductions import Size
 from anyoptim._trace._scalars import following
 
 __all__ = ["Params", "Pipeline"]
@@ -62,7 +61,7 @@ class Pipeline:
         self.static = not (any(reductions) or asked or any(stage.scalars for stage in stages))
         """Whether hyperparameters and step counts alone decide the coefficients: nothing is asked or kept."""
         special = any(isinstance(s, Gate) or s.metrics or s.is_step is not None for s in stages)
-        special = special or any(of.over == "each" or isinstance(of, Size) for of in asked)
+        special = special or any(of.over == "each" for of in asked)
         self.plannable = self.static or (reductions in ([0], [1]) and not special)
         """Whether what decides beside them is at most numbers that are kept, and one reduction over all parameters."""
         self.accumulates = stages[0].is_step is not None
@@ -157,7 +156,9 @@ class Pipeline:
         """For each reduction that every step of a branch takes the arrays that it reads, as places among its inputs."""
         graphs = distinct(branch, self.sample(branch)).items()
         entries = [(branch.order[k], graph) for k, graph in graphs]
-        return [graph.read for entry, graph in entries if entry is None or entry.reduction != "nonfinite"]
+        # What is not finite is counted only where there is any.
+        rare = {Entry(k, "nonfinite") for k, stage in enumerate(self.stages) if "nonfinite" not in stage.reductions}
+        return [graph.read for entry, graph in entries if entry not in rare]
 
     def sample(self, branch: StageProgram, t: int = 1, norm: Any = 1.0) -> Coefficients:
         """The coefficients of step `t` if every reduction gave `norm`, for their names and static options."""

@@ -156,7 +156,7 @@ class StepPlan:
             groups = self.groups
             kinds = [(i, groups.group_of[i]) for _, i in sorted(first.items())]
             of_rows = [Kind(groups.branches[n], groups.overrides[n], flat.step - flat.t[i]) for i, n in kinds]
-            self.rows = PlannedRows(pipeline.stages, of_rows, row_of_leaf)
+            self.rows = PlannedRows(pipeline.stages, of_rows, row_of_leaf, dispatch.sizes)
             self.replay = dispatch.replay if dispatch.in_place else None
 
     def _gradient_places(self, xs: Sequence[Any]) -> list[int] | None:

@@ -10,6 +10,7 @@ from anyoptim._engines import CoefficientTable
 from anyoptim._stage._stage import Stage
 from anyoptim._stage._stage_program import Entry, StageProgram
 from anyoptim._trace._hyperparameters import Hyper
+from anyoptim._trace._reductions import Size
 
 __all__ = ["Kind", "PlannedRows"]
 
@@ -39,6 +40,8 @@ class _OfStage(NamedTuple):
     stage: int
     reductions: Sequence[tuple[str, int]]
     """What it asks for: the name, and the place in the program."""
+    sizes: Mapping[str, float]
+    """And what is known already, by name."""
     keeps: bool
     """Whether the stage keeps numbers from step to step."""
     parts: Sequence[_Part]
@@ -50,19 +53,24 @@ class PlannedRows:
     `CoefficientBuilder` does the same for any step.
     """
 
-    def __init__(self, stages: Sequence[Stage], kinds: Sequence[Kind], row_of_leaf: Sequence[int]) -> None:
+    def __init__(
+        self, stages: Sequence[Stage], kinds: Sequence[Kind], row_of_leaf: Sequence[int], sizes: Sequence[int]
+    ) -> None:
         self._rows: list[list[Mapping[str, Any]]] = [[{}] * len(kind.branch.order) for kind in kinds]
         self._table = CoefficientTable([*self._rows], row_of_leaf)
         self._of_stages: list[_OfStage] = []
         for k, stage in enumerate(stages):
             within = [(r, kind) for r, kind in enumerate(kinds) if k in kind.branch.stages]
             # A reduction of several kinds has the same place in all of their programs.
-            asked = [(name, within[0][1].branch.places[Entry(k, name)]) for name in stage.reductions if within]
+            size = float(sum(n for n, r in zip(sizes, row_of_leaf, strict=True) if k in kinds[r].branch.stages))
+            known = {name: size for name, of in stage.reductions.items() if isinstance(of, Size)}
+            names = [name for name in stage.reductions if within and name not in known]
+            asked = [(name, within[0][1].branch.places[Entry(k, name)]) for name in names]
             parts = [
                 _Part(self._rows[r], kind.branch.places[Entry(k, "")], kind.overrides[k], kind.lag)
                 for r, kind in within
             ]
-            self._of_stages.append(_OfStage(k, asked, bool(stage.scalars), parts))
+            self._of_stages.append(_OfStage(k, asked, known, bool(stage.scalars), parts))
         self.asks = any(of.reductions or of.keeps for of in self._of_stages)
         """Whether any reduction is asked for, or anything kept."""
 
@@ -78,9 +86,9 @@ class PlannedRows:
         The table is the same each time, for the step that is taken at once. None for a learning rate that is larger
         than some dtypes can hold.
         """
-        for k, asked, keeps, parts in self._of_stages:
+        for k, asked, sizes, keeps, parts in self._of_stages:
             stage = stages[k]
-            more: dict[str, Any] = {}
+            more: dict[str, Any] = {**sizes} if sizes else {}
             for name, place in asked:
                 assert value is not None  # noqa: S101 - `asks` says so
                 more[name] = value(place, self._table)

@@ -63,7 +63,8 @@ class Reductions:
     def all(self, entry: Entry, reduction: Reduction) -> Any:
         """The value over all parameters: a float, a 0-d array, or a symbol."""
         if isinstance(reduction, Size):
-            return sum(size for size in self._sizes(entry) if size is not None)
+            sizes = enumerate(self._sizes(entry))
+            return sum((where(self._parts[j], n, 0.0) if j in self._parts else n for j, n in sizes), start=0.0)
         key = self._key(entry, reduction.kind)
         of = key, type(reduction)
         if of not in self._values:
@@ -90,11 +91,11 @@ class Reductions:
         leaves = range(len(self._dispatch.leaves))
         return [self._dispatch.value_of(reduction, {j: rows[j]}) if j in rows else 0.0 for j in leaves]
 
-    def _sizes(self, entry: Entry) -> list[int | None]:
-        """The number of elements of each parameter that goes through the stage."""
+    def _sizes(self, entry: Entry) -> list[float]:
+        """The number of elements of each parameter that goes through the stage; 0.0 for the others."""
         within = [entry.stage in branch.stages for branch in self._branches]
         both = zip(self._dispatch.sizes, self._rows.row_of_leaf, strict=True)
-        return [size if within[row] else None for size, row in both]
+        return [float(size) if within[row] else 0.0 for size, row in both]
 
     def _rows_of(self, key: Any, kind: Kind) -> dict[int, Any]:
         """The rows of the reduction of each leaf."""

@@ -11,10 +11,21 @@ from anyoptim._trace._reductions import Reduction
 __all__ = ["check_names", "reduced_parts"]
 
 
-def reduced_parts(reductions: Mapping[str, Reduction], act: Callable[..., Any], slots: int) -> dict[str, Part]:
+def reduced_parts(
+    cls: type[Any], reductions: Mapping[str, Reduction], act: Callable[..., Any], slots: int
+) -> dict[str, Part]:
     """The parts that are reductions, of functions that are given what a rule with this act and as many slots is."""
-    asked = {name: of for name, of in reductions.items() if of.functions}
-    return {name: Part(on_nothing, of.functions[0], reduction=of, seen=(act, slots)) for name, of in asked.items()}
+    return {
+        name: Part(
+            on_nothing,
+            of.functions[0],
+            reduction=of,
+            what=f"the reduction {name!r} of {cls.__name__}",
+            seen=(act, slots),
+        )
+        for name, of in reductions.items()
+        if of.functions
+    }
 
 
 def check_names(cls: type[Any]) -> None:
@@ -22,7 +33,11 @@ def check_names(cls: type[Any]) -> None:
     taken: dict[str, str] = dict.fromkeys(cls.hyperparameters, "hyperparameters")
     for place in ("reductions", "scalars", "metrics"):
         kept = getattr(cls, place)
-        for name, of in kept.items() if isinstance(kept, Mapping) else ():  # it may be a property
+        if place != "scalars" and not isinstance(kept, Mapping):
+            raise TypeError(f"{cls.__name__} has {place} = {kept!r}; wanted a dict of reductions by name")
+        for name, of in kept.items() if isinstance(kept, Mapping) else ():  # scalars may be a property
+            if not (isinstance(name, str) and name.isidentifier()):
+                raise TypeError(f"{cls.__name__} has {place} with the name {name!r}; wanted that of an attribute")
             if place != "scalars" and not isinstance(of, Reduction):
                 raise TypeError(
                     f"{cls.__name__} has {place} = {{{name!r}: {of!r}}}; wanted a reduction, such as ao.Norm"

@@ -188,7 +188,7 @@ class Stage:
     metrics: ClassVar[Mapping[str, Reduction]] = {}
     """What `record_metrics` gets to know of each parameter at an `update`: reductions over each.
 
-    One named `nonfinite` is taken as 0 where all before it are finite.
+    One named `nonfinite` is taken as 0 where all norms before it are finite.
     """
 
     array_rule: ClassVar[bool] = False
@@ -366,7 +366,7 @@ class Stage:
         cls = type(self)
         if getattr(self, "rule", None) is None:
             raise TypeError(f"{cls.__name__} has no rule; wanted a staticmethod {rule_signature(cls._act, self.slots)}")
-        parts = reduced_parts({**cls.reductions, **cls.metrics}, cls._act, len(self.slots))
+        parts = reduced_parts(cls, {**cls.reductions, **cls.metrics}, cls._act, len(self.slots))
         undeclared = tuple(cls._undeclared())
         return {**parts, "": Part(cls._act, self.rule, self.slots, array_rule=cls.array_rule, undeclared=undeclared)}
 
@@ -390,6 +390,9 @@ class Stage:
         hyper = {**scalars, **self._values(step, {}), **found}
         try:
             new = self.update_scalars(step, Values(hyper))
+        except AttributeError as error:
+            self._check_given("update_scalars", error, hyper)
+            raise
         except TypeError as error:
             self._check_known("update_scalars", error, (step, *hyper.values()))
             raise
@@ -437,13 +440,7 @@ class Stage:
         try:
             found = self.coefficients(t, hyper)
         except AttributeError as error:
-            if isinstance(error.obj, Values):
-                if error.name in (undeclared := dict(self._undeclared())):
-                    raise TypeError(undeclared[error.name]) from error
-                raise TypeError(
-                    f"coefficients of {self!r} reads {error.name!r}, but is given {[*values]}; wanted one of these, or "
-                    f"{error.name!r} declared among reductions, scalars or hyperparameters"
-                ) from error
+            self._check_given("coefficients", error, values)
             raise
         except TypeError as error:
             self._check_known("coefficients", error, (t, *values.values()))
@@ -454,6 +451,19 @@ class Stage:
         except (AttributeError, RuntimeError, TypeError):  # of other types
             raise TypeError(f"coefficients of {self!r} gave {found!r}; wanted a dict of numbers by name") from None
         return {name: self._number("coefficients", name, c) for name, c in found.items()}
+
+    def _check_given(self, of: str, error: AttributeError, given: Mapping[str, Any]) -> None:
+        """Raise a TypeError that names the stage, where `error` came of a number that it is not given."""
+        if isinstance(error.obj, Values):
+            if error.name in (undeclared := dict(self._undeclared())):
+                raise TypeError(undeclared[error.name]) from error
+            each = of == "update_scalars" and error.name in self.reductions
+            wanted = (
+                "one over='all'" if each else f"{error.name!r} declared among reductions, scalars or hyperparameters"
+            )
+            raise TypeError(
+                f"{of} of {self!r} reads {error.name!r}, but is given {[*given]}; wanted one of these, or {wanted}"
+            ) from error
 
     def _check_known(self, of: str, error: TypeError, given: Iterable[Any]) -> None:
         """Raise a TypeError that names the stage, where `error` came of a number that has no value yet."""
@@ -520,6 +530,11 @@ class Gate(Stage):
     looks: ClassVar[Mapping[str, Reduction]] = {"norm": Norm(itself), "nonfinite": Count(nonfinite, "each")}
     """What it asks of what it makes of the gradient: the norm, and how many elements are not finite."""
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if cls.reductions or cls.metrics:
+            raise TypeError(f"{cls.__name__} has reductions or metrics; wanted none: a Gate looks at norms of its own")
+
     def exhausted(self, step: Any, scalars: Mapping[str, Any]) -> dict[str, Any] | None:
         """Whether the step that was just called off, with these numbers after it, is one too many: then an error.
 
@@ -529,7 +544,7 @@ class Gate(Stage):
 
     @property
     def _parts(self) -> dict[str, Part]:
-        return {"": Part(type(self)._act, self.rule, self.slots), **reduced_parts(self.looks, on_value, 0)}
+        return {"": Part(type(self)._act, self.rule, self.slots), **reduced_parts(type(self), self.looks, on_value, 0)}
 
 
 class ParameterStage(Stage):

@@ -56,14 +56,14 @@ def trace(program: Program, static: StaticOptions) -> Graph:
     """
     tape = _Tape(program)
     p, x, *slots = tape.inputs
-    return tape.graph(tape.call(lambda xp, row: program.moved(xp, p, x, slots, row), static))
+    return tape.graph(tape.call(program.name, lambda xp, row: program.moved(xp, p, x, slots, row), static))
 
 
 def trace_reduction(program: Program, k: int, static: StaticOptions) -> Graph:
     """Run the program once up to what the reduction that is part `k` is of: one output of the graph, or two."""
     tape = _Tape(program)
     p, x, *slots = tape.inputs
-    return tape.graph(tape.call(lambda xp, row: program.terms(k, xp, p, x, slots, row), static))
+    return tape.graph(tape.call(program.parts[k].what, lambda xp, row: program.terms(k, xp, p, x, slots, row), static))
 
 
 class _Tape(ScalarTape):
@@ -77,8 +77,10 @@ class _Tape(ScalarTape):
         self.numbers: dict[Node, int] = {}
         self.ops: list[str] = []
 
-    def call(self, program: Callable[[Any, Coefficients], tuple[Any, ...]], static: StaticOptions) -> list[int]:
-        """Run the program on this tape, and return the numbers of the arrays that it gives."""
+    def call(
+        self, what: str, program: Callable[[Any, Coefficients], tuple[Any, ...]], static: StaticOptions
+    ) -> list[int]:
+        """Run the program on this tape, and return the numbers of the arrays that it gives; `what` is for errors."""
         row = tuple(
             {**{name: Symbol(self, Scalar("coefficient", (k, name))) for name in names}, **dict(fixed)}
             for k, (names, fixed) in enumerate(static)
@@ -88,12 +90,11 @@ class _Tape(ScalarTape):
         except RuleError:
             raise
         except (AttributeError, TypeError) as error:
-            raise rule_error(self.name, error) from error
+            raise rule_error(f"the rule {self.name}", error) from error
         for a in results:
             if not isinstance(a, _Array) or self.is_mask(a.number):
-                raise RuleError(
-                    f"{self.name} gave a {type(a).__name__}; wanted an array of numbers made of p, x and its slots"
-                )
+                kind = "comparison" if isinstance(a, _Array) else type(a).__name__
+                raise RuleError(f"{what} gave a {kind}; wanted an array of numbers made of p, x and its slots")
         return [a.number for a in results]
 
     def operation(self, op: str, *operands: Any) -> Any:

@@ -102,6 +102,8 @@ class Part(NamedTuple):
     reduction: Reduction | None = None
     """What has to be known of all elements before later rules run. Its functions are given p, x, the gradient where
     their stage's rule is, and the first slots behind those of the parts before."""
+    what: str = ""
+    """What the reduction is called in errors."""
     seen: tuple[Act | None, int] = (None, 0)
     """The act of that rule, and the number of these slots."""
     array_rule: bool = False
@@ -152,14 +154,17 @@ class Program(NamedTuple):
         One value, or two that are to be multiplied.
         """
         p, x, _, g = self._run(k, xp, p, x, slots, row)
-        act, n = self.parts[k].seen
+        what, (act, n) = self.parts[k].what, self.parts[k].seen
         begin = sum(len(before.slots) for before in self.parts[:k])
         values, terms = ((p, x, g) if act is on_gradient else (p, x)), []
         for function in self.reduction(k).functions:
             try:
                 terms.append(function(xp, *values, *slots[begin : begin + n]))
             except (AttributeError, TypeError) as error:
-                raise rule_error(getattr(function, "__qualname__", repr(function)), error) from error
+                if _misfits(function, len(values) + n + 1):
+                    wanted = ", ".join([*("xp", "p", "x", "g")[: len(values) + 1], *["the slots"] * bool(n)])
+                    raise RuleError(f"{what} is of a function of other arguments; wanted {wanted}") from error
+                raise rule_error(what, error) from error
         return tuple(terms)
 
     def _run(self, stop: int, xp: Any, p: Any, x: Any, slots: Sequence[Any], row: Coefficients) -> Flow:
@@ -173,7 +178,7 @@ class Program(NamedTuple):
                 if part.act in _ARGUMENTS and not isinstance(error, RuleError):
                     _check_arguments(part, coefficients, error)
                     if not part.array_rule:
-                        raise rule_error(part.rule.__qualname__, error) from error
+                        raise rule_error(f"the rule {part.rule.__qualname__}", error) from error
                 raise
             if part.array_rule:
                 _check_shapes(part.rule, flow[:2], p)
@@ -238,10 +243,10 @@ def _results(rule: Rule, out: Any, wanted: int) -> tuple[Any, ...]:
     return results
 
 
-def rule_error(rule: str, error: Exception) -> RuleError:
-    """The error to raise where the rule, or rules, of this name raised `error`."""
+def rule_error(what: str, error: Exception) -> RuleError:
+    """The error to raise where this, a rule, rules or a reduction, raised `error`."""
     more = "" if isinstance(error, MisuseError) else f"; {ALLOWED}"
-    return RuleError(f"the rule {rule} does what no kernel can: {error}{more}")
+    return RuleError(f"{what} does what no kernel can: {error}{more}")
 
 
 def _check_arguments(part: Part, coefficients: Mapping[str, Any], error: Exception) -> None:
@@ -281,6 +286,17 @@ _ARGUMENTS: Mapping[Act, tuple[str, ...]] = {
 """The arguments of a rule by position, before its slots."""
 
 
+def _misfits(function: Rule, given: int) -> bool:
+    """Whether a function can't be called with so many arguments."""
+    try:
+        inspect.signature(function).bind(*[None] * given)
+    except TypeError:
+        return True
+    except ValueError:  # of C
+        return False
+    return False
+
+
 def rule_signature(act: Act, slots: Sequence[str]) -> str:
     """How a rule is written that is applied by this act: `rule(xp, p, x, m, c)`."""
     return f"rule({', '.join((*_ARGUMENTS[act], *slots, 'c'))})"
@@ -291,5 +307,9 @@ def _move(rule: Rule, xp: Any, flow: Flow, slots: Sequence[Any], coefficients: M
     return rule(xp, p, x), x, before, g
 
 
-MOVE = Part(_move, lambda xp, p, x: p - x)
+def _difference(xp: Any, p: Any, x: Any) -> Any:
+    return p - x
+
+
+MOVE = Part(_move, _difference)
 """The step itself, which is no stage's rule."""

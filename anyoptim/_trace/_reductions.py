@@ -17,7 +17,7 @@ Function = Callable[..., Any]
 Over = Literal["all", "each"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Reduction(ABC):
     """A number that a stage asks for before its rule runs: `Norm`, `Dot`, `Sum`, `Max`, `Count` or `Size`.
 
@@ -40,11 +40,12 @@ class Reduction(ABC):
     >>> ao.chain(Bounded(1.0), ao.SGD(lr=1.0)).update(np.zeros(2), np.array([4.0, -2.0]))
     array([-1. ,  0.5])
 
-    The value is a float; under `jax.jit` a 0-d array. Its bits depend neither on the order of elements nor on how they
-    are cut into arrays, on the engine or on the library, but for JAX without x64, which adds in float32. On a CUDA
-    device a `Norm` of all parameters is a symbol: what `coefficients` makes of it by arithmetic is computed there, and
-    where they ask for more (a branch, a function of `math`), the device is waited for, as for all other reductions.
-    Stages that ask the same take one pass.
+    The value is a float; under `jax.jit`, and in `step` on Dask, a 0-d array. Its bits depend neither on the order
+    of elements nor on how they are cut into arrays, on the engine or on the library, but for JAX without x64, which
+    adds in float32. On a CUDA device a `Norm` of all parameters is a symbol: what `coefficients` makes of it by
+    arithmetic is computed there, and where they ask for more (a branch, a function of `math`), the device is waited
+    for, as for all other reductions. Stages that ask the same take one pass, but in chains with a rule of whole
+    arrays.
     """
 
     functions: tuple[Function, ...]
@@ -58,8 +59,12 @@ class Reduction(ABC):
             if not callable(function):
                 wanted = "wanted a function of xp, p, x and the slots"
                 raise TypeError(f"{type(self).__name__} was given {function!r}; {wanted}")
-        if self.over not in {"all", "each"}:
+        if self.over not in ("all", "each"):
             raise ValueError(f"{type(self).__name__} was given over={self.over!r}; wanted 'all' or 'each'")
+
+    def __repr__(self) -> str:
+        given = [getattr(function, "condition", function) for function in self.functions]
+        return f"{type(self).__name__}({', '.join([*map(repr, given), f'over={self.over!r}'])})"
 
     @abstractmethod
     def value(self, xp: Any, rows: Sequence[Any]) -> Any:
@@ -111,7 +116,7 @@ class Sum(_Total):
 class Dot(_Total):
     """The inner product, the sum of f*g: products are of float64, where those of float32 are exact; 0.0 of no elements.
 
-    `Dot(f, f)` is the square of `Norm(f)`, and the same pass.
+    `Dot(f, f)` is the square of `Norm(f)`: nothing over- or underflows on the way to it.
 
     >>> class Told(ao.Stage):
     ...     reductions = {"along": ao.Dot(lambda xp, p, x: p, lambda xp, p, x: x)}
@@ -137,7 +142,7 @@ class Count(_Total):
     """
 
     def __init__(self, of: Function, over: Over = "all") -> None:
-        super().__init__((_Ones(of),), over, "terms")
+        super().__init__((_Ones(of) if callable(of) else of,), over, "terms")
 
 
 @dataclass(frozen=True)

@@ -228,7 +228,7 @@ def test_a_wrong_rule_is_named_before_anything_is_computed(need: Callable[[str],
         optimizer.step(params, params, optimizer.init(params))
 
 
-def test_a_measure_is_given_what_it_reads(need: Callable[[str], Library]) -> None:
+def test_a_reduction_is_given_what_it_reads(need: Callable[[str], Library]) -> None:
     """The norm of gradients waits for no parameter and for no slot."""
     need("dask")
     import dask

@@ -237,7 +237,7 @@ PASSES: dict[int, Callable[[ao.EngineName], ao.Optimizer]] = {
 
 @pytest.mark.parametrize("measures", PASSES)
 @pytest.mark.parametrize("engine", ENGINES)
-def test_one_pass_for_each_measure(engine: ao.EngineName, measures: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_pass_for_each_reduction(engine: ao.EngineName, measures: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each measure is one pass over the elements, and the step is one more, whatever the number of stages."""
     watch = Watch(engine, monkeypatch)
     optimizer, p = PASSES[measures](engine), np.ones(5000)

@@ -235,7 +235,7 @@ def test_reasons_of_a_choice(engine: ao.EngineName | None) -> None:
     assert share.bytes == 3 * 24
 
 
-def test_a_measure_reads_once_more() -> None:
+def test_a_reduction_reads_once_more() -> None:
     """Clipping reads the gradients; after decay, whose stage it runs again, the parameters, too."""
     p, n = {"p": np.ones(5, "f4")}, 5
     clip, decay = ao.ClipGlobalNorm(1.0), ao.WeightDecay(0.1)

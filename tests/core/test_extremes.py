@@ -405,7 +405,7 @@ def test_a_rate_is_asked_of_its_own_parameters(make: Callable[[], ao.Optimizer])
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_what_a_measure_gives_saturates(engine: ao.EngineName) -> None:
+def test_what_a_reduction_is_of_saturates(engine: ao.EngineName) -> None:
     """A trust ratio of 1e39 is float32's largest number: its step is finite, in float64 exact."""
     p, q = {"w": np.full(1, 1.0, f)}, {"w": np.full(1, 1.0)}
     for params in (p, q):

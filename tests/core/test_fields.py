@@ -291,6 +291,8 @@ BODIES: list[tuple[dict[str, Any], str]] = [
     ({"scalars": ("k",)}, r"scalars = \('k',\); wanted a dict of first values by name"),
     ({"reductions": ("n",)}, r"reductions = \('n',\); wanted a dict of reductions by name"),
     ({"reductions": {"n": abs}}, r"reductions = \{'n': <built-in function abs>\}; wanted a reduction, such as ao.Norm"),
+    ({"reductions": property(lambda self: {})}, r"reductions = <property .*>; wanted a dict of reductions by name"),
+    ({"reductions": {"": ao.Max(abs)}}, "reductions with the name ''; wanted that of an attribute"),
     ({"metrics": {"n": ao.Max(abs)}}, r"metrics = \{'n': Max\(.*\)\}; wanted it over='each'"),
     ({"slots": ("m",), "starts": ("m",)}, r"starts = \('m',\); wanted a dict of numbers and names by name"),
     ({"slots": ("m", "v"), "starts": {"u": 1.0}}, "a start of 'u'; its slots are m and v"),
@@ -317,6 +319,8 @@ def test_what_is_missing_or_too_much_in_a_body() -> None:
         ruleless: Any = type("M", (base,), {"slots": ("m",)})
         with pytest.raises(TypeError, match=rf"^M has no rule; wanted a staticmethod rule\({arguments}\)$"):
             ao.chain(*[ruleless(), ao.SGD()][:: 1 if base is ao.Stage else -1]).update(np.ones(3), np.ones(3))
+    with pytest.raises(TypeError, match="^M has reductions or metrics; wanted none: a Gate looks"):
+        type("M", (ao.Gate,), {"reductions": {"n": ao.Max(abs)}})
     with pytest.raises(TypeError, match=r"^M has slots = \('m',\); wanted none: the stages before it have some$"):
         type("M", (ao.SlotStage,), {"slots": ("m",)})
     body: dict[str, Any] = {"slots": ("m",), "starts": {"m": "k"}, "__annotations__": {"k": Final[Any]}}

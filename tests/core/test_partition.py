@@ -98,7 +98,7 @@ def test_the_common_clips_are_of_all(dtype: str) -> None:
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_a_measure_of_one_method_is_of_its_parameters(engine: ao.EngineName) -> None:
+def test_a_reduction_of_one_method_is_of_its_parameters(engine: ao.EngineName) -> None:
     """A global norm in one lane sees none of the others; where none of its parameters moves, it is 0."""
     norms: list[float] = []
 

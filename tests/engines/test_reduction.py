@@ -221,7 +221,7 @@ class Asks(ao.Stage):
         "size": (ao.Size, []),
     }
     reductions = {
-        f"{name} of {over}": kind(*of, over=over) for name, (kind, of) in functions.items() for over in ("all", "each")
+        f"{name}_of_{over}": kind(*of, over=over) for name, (kind, of) in functions.items() for over in ("all", "each")
     }
     answers: ClassVar[list[dict[str, float]]] = []
 
@@ -245,7 +245,7 @@ def _expected(ps: list[Any], gs: list[Any]) -> dict[str, float]:
         "square": math.nan if 1e150 < length < math.inf else length * length,
         "sum": total(x.tolist()),
         "dot": total(products),
-        "max": float(np.max(x, initial=-math.inf)) + 0.0,
+        "max": float(np.max(x, initial=-math.inf)) + 0.0,  # which has the sign of 0.0
         "count": float(np.count_nonzero(x > np.asarray(1e-3, gs[0].dtype))),
         "size": x.size,
     }
@@ -256,11 +256,12 @@ def _answers_agree(ps: list[Any], gs: list[Any]) -> None:
     for i, answers in enumerate(Asks.answers):
         for over, wanted in (("all", _expected(ps, gs)), ("each", _expected(ps[i : i + 1], gs[i : i + 1]))):
             for name, number in wanted.items():
-                found = answers[f"{name} of {over}"]
+                found = answers[f"{name}_of_{over}"]
                 if name == "square":  # of a root that was rounded
                     assert math.isnan(number) or found == pytest.approx(number, rel=1e-15, abs=1e-300), (over, name)
                 else:
-                    assert found == number or (math.isnan(found) and math.isnan(number)), (over, name, found, number)
+                    same = found == number and math.copysign(1, found) == math.copysign(1, number)
+                    assert same or (math.isnan(found) and math.isnan(number)), (over, name, found, number)
 
 
 def _ask(lib: Library, ps: list[Any], gs: list[Any], engine: ao.EngineName | None = None) -> None:
@@ -269,8 +270,15 @@ def _ask(lib: Library, ps: list[Any], gs: list[Any], engine: ao.EngineName | Non
     _answers_agree(ps, gs)
 
 
-SIGNED = [*CASES, *(np.array([1.0, -math.inf, 3.0], dtype) for dtype in ("float32", "float64"))]
-"""And minus infinity alone."""
+SIGNED = [
+    *CASES,
+    *(
+        np.array(values, dtype)
+        for values in ([1.0, -math.inf, 3.0], [-math.inf, -math.inf], [math.inf, 2.0, -math.inf], [-0.0, -0.0])
+        for dtype in ("float32", "float64")
+    ),
+]
+"""And minus infinity, twice too, both infinities, and zeros of the other sign."""
 
 
 @pytest.mark.telling
@@ -306,7 +314,7 @@ def test_complex_elements_are_two(need: Callable[[str], Library]) -> None:
         Asks.answers.clear()
         ao.chain(Asks(), ao.SGD(), engine=engine).update(p.copy(), g)
         assert Asks.answers == [reals]
-        assert reals["dot of all"] == pytest.approx(np.vdot(p, g).real, rel=1e-14)
+        assert reals["dot_of_all"] == pytest.approx(np.vdot(p, g).real, rel=1e-14)
 
 
 def test_sums_that_cancel() -> None:
@@ -319,7 +327,7 @@ def test_sums_that_cancel() -> None:
         for engine in ENGINES:
             Asks.answers.clear()
             ao.chain(Asks(), ao.SGD(), engine=engine).update(np.ones(g.size), g)
-            assert Asks.answers[0]["sum of all"] == pytest.approx(left, rel=1e-14, abs=0)
+            assert Asks.answers[0]["sum_of_all"] == pytest.approx(left, rel=1e-14, abs=0)
 
 
 @pytest.mark.parametrize("form", ["jit", "x64"])
@@ -353,7 +361,7 @@ def test_every_reduction_under_jit(form: str, need: Callable[[str], Library]) ->
         expected = _expected([p], [g])
         for i, name in enumerate(names):
             found = i - float(lib.tonumpy(moved)[i])
-            np.testing.assert_allclose(found, expected[name.partition(" ")[0]], rtol=1e-5, err_msg=name)
+            np.testing.assert_allclose(found, expected[name.partition("_")[0]], rtol=1e-5, err_msg=name)
 
 
 @pytest.mark.parametrize("form", ["jax", "jax-x64"])
@@ -366,15 +374,15 @@ def test_one_nan_among_many(form: str, need: Callable[[str], Library]) -> None:
             Asks.answers.clear()
             ao.chain(Asks(), ao.SGD(lr=0.0)).update(lib.asarray(np.ones_like(g)), lib.asarray(signs))
             answers = Asks.answers[0]
-            assert all(math.isnan(answers[f"{name} of all"]) for name in ("norm", "square", "sum", "dot", "max"))
-            assert answers["count of all"] == 39_999 * (signs is g)
+            assert all(math.isnan(answers[f"{name}_of_all"]) for name in ("norm", "square", "sum", "dot", "max"))
+            assert answers["count_of_all"] == 39_999 * (signs is g)
 
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_of_nothing(engine: ao.EngineName, need: Callable[[str], Library]) -> None:
     """Sums are 0.0, and a maximum is below everything."""
     _ask(need("numpy"), [np.ones((0, 3)), np.ones(2)], [np.ones((0, 3)), np.ones(2)], engine)
-    assert Asks.answers[0]["max of each"] == -math.inf
+    assert Asks.answers[0]["max_of_each"] == -math.inf
 
 
 @pytest.mark.parametrize("name", Asks.functions)
@@ -401,11 +409,162 @@ def test_replays(engine: ao.EngineName, name: str) -> None:
     assert answers == [_expected([p], [g])[name] for g in (*grads, *grads)]
 
 
+def _mixed(form: str, ps: dict[str, Any], gs: dict[str, Any]) -> None:
+    """One step of update, or of the pure form, which asks of all these arrays."""
+    optimizer = ao.chain(Asks(), ao.SGD())
+    if form == "update":
+        optimizer.update(ps, gs)
+    else:
+        optimizer.step(ps, gs, optimizer.init(ps))
+
+
+@pytest.mark.parametrize("form", ["update", "step"])
+@pytest.mark.parametrize("library", ["jax", "jax-x64", "dask", "torch"])
+def test_beside_numpy(library: str, form: str, need: Callable[[str], Library]) -> None:
+    """Arrays of two libraries in one question, one of which may have no float64, and infinities in either."""
+    lib = need(library)
+    ones, cases = np.ones(3, np.float32), [[1.5, -2.0, -7.0], [math.inf, 1.0, 2.0], [-math.inf, 1.0, -math.inf]]
+    with lib.context():
+        for here in cases:
+            for there in cases:
+                gs = [np.asarray(g, np.float32) for g in (here, there)]
+                Asks.answers.clear()
+                _mixed(form, {"a": ones.copy(), "b": lib.asarray(ones)}, {"a": gs[0], "b": lib.asarray(gs[1])})
+                if library == "jax":
+                    expected = _expected([ones, ones], gs)
+                    for name in ("norm", "sum", "dot", "max", "count", "size"):
+                        np.testing.assert_allclose(Asks.answers[0][f"{name}_of_all"], expected[name], rtol=1e-6)
+                else:
+                    _answers_agree([ones, ones], gs)
+
+
+@pytest.mark.parametrize("library", ["jax", "jax-x64"])
+@pytest.mark.parametrize("form", ["update", "step"])
+def test_what_is_not_finite_on_a_mesh(library: str, form: str, need: Callable[[str], Library]) -> None:
+    """NaN and infinities that one device has, and that all have, whoever adds."""
+    lib = need(library)
+    import jax
+    from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+    several = len(jax.devices())
+    for values in ([1.0, 2.0, 3.0, math.nan], [math.inf, 1.0, 1.0, math.nan], [-math.inf, 1.0, 1.0, 1.0]):
+        g = np.repeat(np.asarray(values, np.float32), several)
+        for axes in (AxisType.Explicit, AxisType.Auto):
+            with lib.context():
+                mesh = jax.make_mesh((several,), ("x",), axis_types=(axes,))
+                for spec in (PartitionSpec("x"), PartitionSpec()):
+                    p, x = (jax.device_put(a, NamedSharding(mesh, spec)) for a in (np.ones_like(g), g))
+                    Asks.answers.clear()
+                    _mixed(form, {"a": p}, {"a": x})
+                    for name in ("norm", "sum", "dot", "max", "count"):
+                        found, wanted = Asks.answers[0][f"{name}_of_all"], _expected([np.ones_like(g)], [g])[name]
+                        assert found == wanted or (math.isnan(found) and math.isnan(wanted)), (name, axes, spec, values)
+
+
+@pytest.mark.parametrize("form", ["update", "jit"])
+def test_of_those_that_move(form: str, need: Callable[[str], Library]) -> None:
+    """A step of gathered gradients asks of the parameters that have some; sizes and maxima, too."""
+    lib = need("jax-x64")
+    import jax
+
+    class Told(ao.Stage):
+        reductions = {"size": ao.Size(), "top": ao.Max(lambda xp, p, x: x), "count": ao.Count(lambda xp, p, x: x == x)}
+        coefficients = staticmethod(lambda t, hyper: {"code": hyper.size + 10 * hyper.count + 100 * hyper.top})
+        rule = staticmethod(lambda xp, p, x, c: 0.0 * x + c.code)
+
+    with lib.context():
+        optimizer = ao.chain(ao.Accumulate(2), Told(), ao.SGD(lr=1.0))
+        p: Any = {"a": lib.asarray(np.zeros(3)), "b": lib.asarray(np.zeros(5))}
+        grads = {"a": lib.asarray(np.full(3, -2.0)), "b": None}
+        step, state = jax.jit(optimizer.step), optimizer.init(p)
+        for _ in range(2):
+            if form == "jit":
+                p, state = step(p, grads, state)
+            else:
+                optimizer.update(p, grads)
+        assert lib.tonumpy(p["a"]).tolist() == [-(3 + 30 - 200)] * 3
+        assert lib.tonumpy(p["b"]).tolist() == [0.0] * 5
+
+
+def test_a_coefficient_called_like_what_the_loop_calls() -> None:
+    """`inf`, which stands for where a maximum begins."""
+
+    class Named(ao.Stage):
+        inf: ao.Positive = 2.0
+        slots = ("frexp",)
+        reductions = {"top": ao.Max(lambda xp, p, x, s: x * 1.0 - 200.0), "total": ao.Sum(lambda xp, p, x, s: x + s)}
+
+        @staticmethod
+        def rule(xp: Any, p: Any, x: Any, s: Any, c: Any) -> Any:
+            return x * c.inf, s + x
+
+        @staticmethod
+        def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
+            seen.append((hyper.top, hyper.total))
+            return {"inf": hyper.inf}
+
+    results = []
+    for engine in ENGINES:
+        seen: list[Any] = []
+        optimizer, p = ao.chain(Named(), ao.SGD(), engine=engine), np.ones(3)
+        for _ in range(3):
+            optimizer.update(p, np.ones(3))
+        results.append((p.tolist(), seen))
+    assert results[0] == results[1] == results[2]
+    assert results[0][1] == [(-199.0, 3.0), (-199.0, 6.0), (-199.0, 9.0)]
+
+
+_NO_ARRAY = "wanted an array of numbers made of p, x and its slots$"
+WRONG: dict[str, tuple[Any, str]] = {
+    "a number": (lambda xp, p, x: 1.0, f"gave a float; {_NO_ARRAY}"),
+    "a comparison": (lambda xp, p, x: x > 0, f"gave a comparison; {_NO_ARRAY}"),
+    "a tuple": (lambda xp, p, x: (x, p), f"gave a tuple; {_NO_ARRAY}"),
+    "other arguments": (lambda xp, p: p, "is of a function of other arguments; wanted xp, p, x$"),
+    "what there isn't": (lambda xp, p, x: xp.tanh(x), "does what no kernel can: it uses xp.tanh"),
+}
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("name", WRONG)
+def test_functions_that_can_not_be_reduced(name: str, engine: ao.EngineName) -> None:
+    """Are named by the stage and the name of the reduction, before anything is written, by each engine alike."""
+    function, message = WRONG[name]
+
+    class Told(ao.Stage):
+        reductions = {"n": ao.Sum(function)}
+        rule = staticmethod(lambda xp, p, x, c: x)
+
+    p = np.ones(2)
+    with pytest.raises(TypeError, match=f"^the reduction 'n' of Told {message}"):
+        ao.chain(Told(), ao.SGD(), engine=engine).update(p, np.ones(2))
+    assert p.tolist() == [1.0, 1.0]
+
+
+def test_numbers_that_were_not_asked_for() -> None:
+    class Told(ao.Stage):
+        reductions = {"n": ao.Sum(lambda xp, p, x: x, "each")}
+        scalars = {"k": 0.0}
+        update_scalars = staticmethod(lambda step, hyper: {"k": hyper.n})
+        rule = staticmethod(lambda xp, p, x, c: x)
+
+    with pytest.raises(
+        TypeError, match=r"^update_scalars of Told\(\) reads 'n', but is given \['k'\]; .* one over='all'$"
+    ):
+        ao.chain(Told(), ao.SGD()).update(np.ones(2), np.ones(2))
+    Told.update_scalars = staticmethod(lambda step, hyper: {"k": hyper.m})
+    with pytest.raises(TypeError, match=r"reads 'm', .* 'm' declared among reductions, scalars or hyperparameters$"):
+        ao.chain(Told(), ao.SGD()).update(np.ones(2), np.ones(2))
+
+
 def test_wrong_reductions() -> None:
     with pytest.raises(TypeError, match=r"^Norm was given 2; wanted a function of xp, p, x and the slots$"):
         ao.Norm(2)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=r"^Sum was given over='any'; wanted 'all' or 'each'$"):
-        ao.Sum(abs, over="any")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"^Count was given 3; wanted a function"):
+        ao.Count(3)  # type: ignore[arg-type]
+    for over in ("any", ["all"]):
+        with pytest.raises(ValueError, match=r"^Sum was given over=.*; wanted 'all' or 'each'$"):
+            ao.Sum(abs, over=over)  # type: ignore[arg-type]
+    assert repr(ao.Count(abs)) == "Count(<built-in function abs>, over='all')"
 
 
 # ------------------------------------------------------------------------------------------------------------------

@@ -353,7 +353,7 @@ PASSES: dict[str, tuple[Callable[[ao.EngineName], ao.Optimizer], int]] = {
 @pytest.mark.covering(1)  # what is measured together is decided before an engine is asked
 @pytest.mark.parametrize("engine", ["blocked", "compiled", "portable"])
 @pytest.mark.parametrize("name", PASSES)
-def test_one_pass_for_each_measure(name: str, engine: ao.EngineName, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_pass_for_each_reduction(name: str, engine: ao.EngineName, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is measured twice is one pass over the elements; the step is one more."""
     watch = Watch(engine, monkeypatch)
     make, measures = PASSES[name]

@@ -16,7 +16,7 @@ from anyoptim._trace._exact_sum import rows as reduced
 from anyoptim._trace._expressions import range_of
 from anyoptim._trace._graph import trace, trace_reduction
 from anyoptim._trace._operations import Operations
-from anyoptim._trace._program import MOVE, Coefficients, Program, static_options
+from anyoptim._trace._program import MOVE, Coefficients, Program, RuleError, static_options
 
 __all__ = ["LazyPlan", "PortablePlan", "explained", "rows_of", "start", "terms"]
 
@@ -207,6 +207,12 @@ def terms(program: Program, k: int, leaf: Leaf, x: Array, row: Coefficients) -> 
     library, found = leaf.library, []
     for p, g, slots in _reals(leaf, x):
         values = program.terms(k, _Eager(library, p), p, g, slots, _row(library, row, p))
+        for a in values:
+            if not hasattr(a, "dtype") or library.dtype(a) == "bool":
+                kind = "comparison" if hasattr(a, "dtype") else type(a).__name__
+                raise RuleError(
+                    f"{program.parts[k].what} gave a {kind}; wanted an array of numbers made of p, x and its slots"
+                )
         found.append([*map(library.array, values)])
     return found
 
