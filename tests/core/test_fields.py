@@ -319,7 +319,7 @@ def test_what_is_missing_or_too_much_in_a_body() -> None:
         ruleless: Any = type("M", (base,), {"slots": ("m",)})
         with pytest.raises(TypeError, match=rf"^M has no rule; wanted a staticmethod rule\({arguments}\)$"):
             ao.chain(*[ruleless(), ao.SGD()][:: 1 if base is ao.Stage else -1]).update(np.ones(3), np.ones(3))
-    with pytest.raises(TypeError, match="^M has reductions or metrics; wanted none: a Gate looks"):
+    with pytest.raises(TypeError, match=r"^M has reductions or metrics; wanted none: a Gate looks"):
         type("M", (ao.Gate,), {"reductions": {"n": ao.Max(abs)}})
     with pytest.raises(TypeError, match=r"^M has slots = \('m',\); wanted none: the stages before it have some$"):
         type("M", (ao.SlotStage,), {"slots": ("m",)})
