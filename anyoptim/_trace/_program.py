@@ -21,6 +21,7 @@ __all__ = [
     "StaticOptions",
     "Values",
     "all_floats",
+    "check_numbers",
     "on_gradient",
     "on_nothing",
     "on_parameter",
@@ -241,6 +242,13 @@ def _results(rule: Rule, out: Any, wanted: int) -> tuple[Any, ...]:
     if len(results) != wanted:
         raise RuleError(f"{rule.__qualname__} gave {len(results)} arrays; wanted a tuple of {wanted}")
     return results
+
+
+def check_numbers(what: str, result: Any, comparison: bool) -> None:
+    """Raise RuleError for a result that is no array, or one of truth values."""
+    if comparison or not hasattr(result, "dtype"):
+        kind = "comparison" if comparison else type(result).__name__
+        raise RuleError(f"{what} gave a {kind}; wanted an array of numbers made of p, x and its slots")
 
 
 def rule_error(what: str, error: Exception) -> RuleError:

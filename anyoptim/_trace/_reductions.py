@@ -32,7 +32,7 @@ class Reduction(ABC):
     ...
     ...     @staticmethod
     ...     def coefficients(t, hyper):
-    ...         return {"scale": ao.scalars.where(hyper.top > hyper.bound, hyper.bound / hyper.top, 1.0)}
+    ...         return {"scale": hyper.bound / ao.scalars.maximum(hyper.top, hyper.bound)}
     ...
     ...     @staticmethod
     ...     def rule(xp, p, x, c):
@@ -163,7 +163,7 @@ class Size(_Total):
     ...     coefficients = staticmethod(lambda t, hyper: print(hyper.size) or {})
     ...     rule = staticmethod(lambda xp, p, x, c: x)
     >>> w = ao.chain(Told(), ao.SGD()).update(np.zeros((2, 3)), np.zeros((2, 3)))
-    6
+    6.0
     """
 
     def __init__(self, over: Over = "all") -> None:

@@ -57,7 +57,9 @@ class Asking(ao.Stage):
     @staticmethod
     def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
         squares = hyper.along * hyper.along + hyper.total * hyper.total
-        return {"scale": hyper.top / (1 + squares) + hyper.above / hyper.size}
+        finite = (squares < 1e300) & (hyper.top < 1e300)
+        scale = hyper.top / (1 + squares) + hyper.above / hyper.size
+        return {"scale": ao.scalars.where(finite, scale, 0.5)}
 
     rule = staticmethod(lambda xp, p, x, c: x * c.scale)
 

@@ -16,7 +16,7 @@ from anyoptim._trace._exact_sum import rows as reduced
 from anyoptim._trace._expressions import range_of
 from anyoptim._trace._graph import trace, trace_reduction
 from anyoptim._trace._operations import Operations
-from anyoptim._trace._program import MOVE, Coefficients, Program, RuleError, static_options
+from anyoptim._trace._program import MOVE, Coefficients, Program, check_numbers, static_options
 
 __all__ = ["LazyPlan", "PortablePlan", "explained", "rows_of", "start", "terms"]
 
@@ -84,7 +84,8 @@ class PortablePlan(Plan):
         for i, (leaf, x) in enumerate(zip(self.leaves, gathered, strict=True)):
             with library.on_device_of(leaf.p), explained(self.program, k, rows):
                 parts = terms(self.program, k, leaf, x, rows.row(i))
-                found.append(parts if together else _known(library, rows_of(library, kind, parts)))
+                one: Any = parts if together else rows_of(library, kind, parts)
+                found.append(one if together or library.traced(one) else library.to_host(one))
         if together:
             table = reduced(library, kind, found)
             return [table[i : i + 1] for i in range(len(found))]
@@ -115,10 +116,6 @@ class PortablePlan(Plan):
         """The results, with nothing left to compute."""
         arrays = iter(self.leaves[0].library.materialize([a for p, slots in results for a in (p, *slots)]))
         return [Result(next(arrays), tuple(next(arrays) for _ in slots)) for _, slots in results]
-
-
-def _known(library: Library, rows: Array) -> Array:
-    return rows if library.traced(rows) else library.to_host(rows)
 
 
 class LazyPlan(PortablePlan):
@@ -208,11 +205,7 @@ def terms(program: Program, k: int, leaf: Leaf, x: Array, row: Coefficients) -> 
     for p, g, slots in _reals(leaf, x):
         values = program.terms(k, _Eager(library, p), p, g, slots, _row(library, row, p))
         for a in values:
-            if not hasattr(a, "dtype") or library.dtype(a) == "bool":
-                kind = "comparison" if hasattr(a, "dtype") else type(a).__name__
-                raise RuleError(
-                    f"{program.parts[k].what} gave a {kind}; wanted an array of numbers made of p, x and its slots"
-                )
+            check_numbers(program.parts[k].what, a, hasattr(a, "dtype") and library.dtype(a) == "bool")
         found.append([*map(library.array, values)])
     return found
 
