@@ -344,9 +344,12 @@ def _floats(table: Any, kind: Kind) -> Any:
 
 def _numbers(rows: Sequence[Any], kind: Kind) -> tuple[int, list[Any], Callable[[Any], Any] | None]:
     """The code and the sums of all rows, which are NumPy's, as numbers of Python; and what makes a float of a sum."""
-    if len({table.dtype for table in rows}) > 1:
-        rows = [_floats(table, kind) if table.dtype.kind == "i" else table for table in rows]
-    table = rows[0] if len(rows) == 1 else np.concatenate(rows) if rows else _NOTHING
+    if len(rows) == 1:
+        (table,) = rows
+    else:
+        if len({table.dtype for table in rows}) > 1:
+            rows = [_floats(table, kind) if table.dtype.kind == "i" else table for table in rows]
+        table = np.concatenate(rows) if rows else _NOTHING
     wide = float if table.dtype.kind == "i" else None
     few = (table if 0 < len(table) <= _FEW else merged(table)).tolist()
     codes_of_rows, *columns = zip(*few, strict=True)

@@ -19,7 +19,7 @@ from anyoptim._engines.compiled._array_headers import BYTES, FIRST, MIRROR, ORDE
 from anyoptim._machine import _threads
 from anyoptim._machine._threads import Pieces
 from anyoptim._trace._coefficients import CoefficientTable, Replay
-from anyoptim._trace._exact_sum import COLUMNS
+from anyoptim._trace._exact_sum import COLUMNS, Kind
 from anyoptim._trace._expressions import Scalars
 from anyoptim._trace._graph import trace, trace_reduction
 from anyoptim._trace._program import Program, StaticOptions, all_floats, static_options
@@ -146,13 +146,14 @@ class CompiledPlan(Plan):
         return views
 
     def value(self, k: int, gathered: Sequence[Any], rows: CoefficientTable) -> Any:
-        return self.program.reduction(k).value(np, [self._rows(k, rows)])
+        reduction = self.program.reduction(k)
+        return reduction.value(np, [self._rows(k, reduction.kind, rows)])
 
     def reduced(self, k: int, gathered: Sequence[Any], rows: CoefficientTable) -> list[NDArray]:
-        table = self._rows(k, rows)
+        table = self._rows(k, self.program.reduction(k).kind, rows)
         return [table[a:b] for a, b in itertools.pairwise(self.firsts)]
 
-    def _rows(self, k: int, rows: CoefficientTable) -> NDArray:
+    def _rows(self, k: int, kind: Kind, rows: CoefficientTable) -> NDArray:
         """The rows of the reduction of all chunks."""
         table = np.empty((self.firsts[-1], COLUMNS), np.int64)
         for _, loop, _, tables, pieces in self._calls(k, rows):
@@ -160,7 +161,7 @@ class CompiledPlan(Plan):
                 loop.call(*tables, table, *pieces[0])
             else:
                 _threads.spread(functools.partial(loop.call, *tables, table), pieces)
-        return table[:, :1].view(np.float64) if self.program.reduction(k).kind == "largest" else table
+        return table[:, :1].view(np.float64) if kind == "largest" else table
 
     def prepare_anew(self, gathered: Sequence[Any], rows: CoefficientTable) -> Commit:
         self.calls = calls = self._calls(None, rows)
