@@ -175,11 +175,10 @@ class CoefficientBuilder:
 
     def _report(self, k: int) -> None:
         metrics: dict[str, list[Any]] = {}
-        for name, of in self._stages[k].metrics.items():
+        asked = self._stages[k].metrics
+        for name, of in asked.items():
             # Where all norms are finite nothing needs to be counted.
-            norms = [
-                metrics[n] for n, before in self._stages[k].metrics.items() if n in metrics and isinstance(before, Norm)
-            ]
+            norms = [values for before, values in metrics.items() if isinstance(asked[before], Norm)]
             clean = name == "nonfinite" and norms and all(map(finite, itertools.chain(*norms)))
             metrics[name] = [0.0] * len(self._moving) if clean else self._reductions.each(Entry(k, name), of)
         seen = [j for j, r in enumerate(self._rows.row_of_leaf) if k in self._branches[r].stages]

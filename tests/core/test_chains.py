@@ -235,15 +235,15 @@ PASSES: dict[int, Callable[[ao.EngineName], ao.Optimizer]] = {
 }
 
 
-@pytest.mark.parametrize("measures", PASSES)
+@pytest.mark.parametrize("reductions", PASSES)
 @pytest.mark.parametrize("engine", ENGINES)
-def test_one_pass_for_each_reduction(engine: ao.EngineName, measures: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_pass_for_each_reduction(engine: ao.EngineName, reductions: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each measure is one pass over the elements, and the step is one more, whatever the number of stages."""
     watch = Watch(engine, monkeypatch)
-    optimizer, p = PASSES[measures](engine), np.ones(5000)
+    optimizer, p = PASSES[reductions](engine), np.ones(5000)
     for step in range(1, 5):
         optimizer.update(p, np.ones(5000))
-        assert len(watch.passes) == step * (measures + 1)
+        assert len(watch.passes) == step * (reductions + 1)
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -386,7 +386,7 @@ def test_step_equals_update(
 
 @pytest.mark.parametrize("chain", ["clip, Momentum, clip", "LAMB"])
 def test_jit_compiles_once(chain: str, need: Callable[[str], Library]) -> None:
-    """Under `jax.jit` a chain is traced once for each measure and the step; test_jax.py has all chains.
+    """Under `jax.jit` a chain is traced once for each reduction and the step; test_jax.py has all chains.
 
     And agrees with NumPy to 1e-5: XLA contracts, and adds in float32.
     """
@@ -397,7 +397,7 @@ def test_jit_compiles_once(chain: str, need: Callable[[str], Library]) -> None:
     class Counted(ao.Stage):
         @staticmethod
         def rule(xp: Any, p: Any, x: Any, c: Any) -> Any:
-            if hasattr(x, "shape"):  # not where equal measures are looked for
+            if hasattr(x, "shape"):  # not where equal reductions are looked for
                 traced.append(x)
             return x
 
@@ -432,7 +432,7 @@ def test_jax_outside_jit(chain: str, need: Callable[[str], Library]) -> None:
 
 
 def test_lazy_steps_compute_nothing(need: Callable[[str], Library]) -> None:
-    """On Dask, `step` of a chain with two measures is a graph; asked for, it gives NumPy's bits."""
+    """On Dask, `step` of a chain with two reductions is a graph; asked for, it gives NumPy's bits."""
     lib = need("dask")
     import dask
 

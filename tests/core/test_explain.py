@@ -374,7 +374,7 @@ def test_sources_of_every_method(engine: ao.EngineName, dtype: str, method: type
 
 @pytest.mark.parametrize("engine", ["compiled", "blocked"])
 def test_sources_of_a_chain(engine: ao.EngineName) -> None:
-    """A pass for each measure, then the step, which has no float literal; the passes round in float64 alone."""
+    """A pass for each reduction, then the step, which has no float literal; the passes round in float64 alone."""
     optimizer = ao.chain(
         ao.ClipGlobalNorm(1.0), ao.WeightDecay(0.1), ao.ClipGlobalNorm(2.0), ao.Adam(), ao.EMA(), ao.FlushSubnormals()
     )

@@ -127,7 +127,7 @@ def test_bits_in_threads(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
         for engine in OTHERS:
             shared.clear()
             assert agree(run(make(engine), _copied(params), grads * 2), expected)
-            assert len(shared) == (4 if threads > 1 else 0)  # the measures and the steps
+            assert len(shared) == (4 if threads > 1 else 0)  # the reductions and the steps
 
 
 def _beside_numpy(lib: Library, chain: Make, dtype: str, engine: ao.EngineName | None) -> None:
@@ -262,7 +262,11 @@ OWN: dict[str, tuple[Make, list[float], list[float]]] = {
     ),
     "ParameterStage with slots": (lambda e: ao.chain(ao.SGD(1.0), Lookahead(), engine=e), [-2.0, 2.0], [-5.0, 6.0]),
     "SlotStage": (lambda e: ao.chain(ao.Momentum(1.0, 0.5), Halved(), engine=e), [-2.0, 2.0], [-5.75, 7.0]),
-    "Stage with a measure": (lambda e: ao.chain(Normalized(eps=0.0), ao.SGD(1.0), engine=e), [0.4, -1.2], [-0.2, -0.4]),
+    "Stage with a reduction": (
+        lambda e: ao.chain(Normalized(eps=0.0), ao.SGD(1.0), engine=e),
+        [0.4, -1.2],
+        [-0.2, -0.4],
+    ),
     "method": (lambda e: ao.chain(_lion(), engine=e), [0.75, -1.75], [0.5, -1.5]),
 }
 

@@ -849,7 +849,7 @@ def test_without_numba(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("make", [_chain])
 @pytest.mark.parametrize("dtype", ["float16", "float32", "complex64"])
 def test_a_chain_allocates_no_temporaries(engine: ao.EngineName, make: Callable[..., Any], dtype: str) -> None:
-    """Beside the slots at most 1 MiB for 4M elements, the measure's pass included: by NumPy's own accounting."""
+    """Beside the slots at most 1 MiB for 4M elements, the reduction's pass included: by NumPy's own accounting."""
     import tracemalloc
 
     p, g = np.ones(4 << 20, dtype), np.full(4 << 20, 0.5, dtype)

@@ -369,7 +369,7 @@ def test_a_choice_between_a_slot_and_another(engine: ao.EngineName) -> None:
 
 @pytest.mark.parametrize("engine", OTHERS)
 def test_slots_that_are_called_like_what_is_generated(engine: ao.EngineName) -> None:
-    """A method may call a slot like a variable of the loop around its rule, in the step and in a measure behind it."""
+    """A slot may be called like a variable of the loop around its rule, in the step and in a reduction behind it."""
 
     class Named(ao.Optimizer):
         slots = tuple(sorted({*re.findall(r"\b_([a-z]+)", loops._STEP + reduction_text.LOOPS["squares"])}))

@@ -405,7 +405,7 @@ def test_many_signals_in_one_step(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_threads_are_asked_again_after_an_interruption(small_pieces: None) -> None:
-    """An interrupted measure leaves no thread to itself for good."""
+    """An interrupted reduction leaves no thread to itself for good."""
     for place in range(0, 400, 7):
         interrupted(lambda: _threads.spread(time.sleep, [(1e-5,)] * 8), place)
         assert not _threads._SHARING.now()

@@ -79,7 +79,7 @@ def test_the_bits_of_operations_one_by_one(name: str, need: Callable[[str], Libr
     assert one.state.scalars == two.state.scalars
 
 
-@pytest.mark.covering(1)  # a dtype is cast before a rule, and a measure, whichever it is
+@pytest.mark.covering(1)  # a dtype is cast before a rule, and a reduction, whichever it is
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", ["clip, Adam, EMA", "LAMB"])
 def test_every_dtype(name: str, dtype: str, need: Callable[[str], Library]) -> None:

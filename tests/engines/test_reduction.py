@@ -461,6 +461,25 @@ def test_what_is_not_finite_on_a_mesh(library: str, form: str, need: Callable[[s
                         assert found == wanted or (math.isnan(found) and math.isnan(wanted)), (name, axes, spec, values)
 
 
+@pytest.mark.parametrize("library", ["jax", "jax-x64"])
+def test_a_gate_on_a_mesh_under_jit(library: str, need: Callable[[str], Library]) -> None:
+    """The step is called off for a NaN that one device has, whoever knows how the arrays are cut."""
+    lib = need(library)
+    import jax
+    from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+    several = len(jax.devices())
+    g = np.ones(4 * several, np.float32)
+    g[-1] = math.nan
+    for axes in (AxisType.Explicit, AxisType.Auto):
+        with lib.context():
+            mesh = jax.make_mesh((several,), ("x",), axis_types=(axes,))
+            p, x = (jax.device_put(a, NamedSharding(mesh, PartitionSpec("x"))) for a in (np.ones_like(g), g))
+            optimizer = ao.chain(ao.SkipNonFinite(), ao.SGD(1.0))
+            moved, _ = jax.jit(optimizer.step)(p, x, optimizer.init(p))
+            assert np.asarray(moved).tolist() == [1.0] * len(g), axes
+
+
 @pytest.mark.parametrize("form", ["update", "jit"])
 def test_of_those_that_move(form: str, need: Callable[[str], Library]) -> None:
     """A step of gathered gradients asks of the parameters that have some; sizes and maxima, too."""

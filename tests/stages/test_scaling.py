@@ -356,11 +356,11 @@ PASSES: dict[str, tuple[Callable[[ao.EngineName], ao.Optimizer], int]] = {
 def test_one_pass_for_each_reduction(name: str, engine: ao.EngineName, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is measured twice is one pass over the elements; the step is one more."""
     watch = Watch(engine, monkeypatch)
-    make, measures = PASSES[name]
+    make, reductions = PASSES[name]
     optimizer, p = make(engine), np.ones(5000)
     for step in range(1, 4):
         optimizer.update(p, np.ones(5000))
-        assert len(watch.passes) == step * (measures + 1)
+        assert len(watch.passes) == step * (reductions + 1)
 
 
 def test_under_jit(need: Callable[[str], Library]) -> None:

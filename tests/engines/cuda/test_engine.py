@@ -135,7 +135,7 @@ EVERY = {"Adam", "Adan", "clip, Adam, EMA", "LAMB"}
     ],
 )
 def test_bits(name: str, dtype: str, machine: shim.Machine) -> None:
-    """From subnormal to huge gradients, and on hostile values; one launch for all arrays, one more for a measure."""
+    """From subnormal to huge gradients, and on hostile values; one launch for all arrays, one more for a reduction."""
     _bits(name, dtype, machine)
 
 
@@ -230,7 +230,7 @@ _GAPS = "it isn't contiguous"
 _DTYPE = "its gradient has another dtype, float{}"
 Change = Callable[[Any], Any]
 LAYOUTS: dict[str, tuple[Change, Change, str | None, str | None]] = {
-    # Of the parameter, of its gradient; why not, and why not where there is a measure.
+    # Of the parameter, of its gradient; why not, and why not where there is a reduction.
     "Fortran": (lambda a: a.copy(order="F"), lambda a: a.copy(order="F"), None, "it isn't contiguous in C order"),
     "another order": (np.copy, lambda a: a.copy(order="F"), _ORDER, _ORDER),
     "the other order": (lambda a: a.copy(order="F"), np.copy, _GAPS, _GAPS),  # for portable's slots are in C order
@@ -603,8 +603,8 @@ def test_memory_waits_for_its_event(lazy: shim.Machine) -> None:
     assert addresses[0] not in lazy.live
 
 
-def test_a_step_that_fails_behind_its_measure(lazy: shim.Machine) -> None:
-    """What the measure reads and writes is nobody else's until it is done, on whatever stream."""
+def test_a_step_that_fails_behind_its_reduction(lazy: shim.Machine) -> None:
+    """What the reduction reads and writes is nobody else's until it is done, on whatever stream."""
 
     class Failing(ao.SGD):
         @staticmethod

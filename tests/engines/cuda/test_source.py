@@ -277,7 +277,7 @@ CLASSES = ["_x", "Named", "Ädam"]
 
 @pytest.mark.parametrize("names", SLOTS)
 def test_names_of_slots_that_mean_something_in_c(names: str, nvrtc: Any, machine: shim.Machine) -> None:
-    """NVRTC compiles the step and a measure behind it, and they run right."""
+    """NVRTC compiles the step and a reduction behind it, and they run right."""
     _runs_right(_named(names.split(), ["lr"]), ["lr"], nvrtc)
 
 
