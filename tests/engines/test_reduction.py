@@ -447,7 +447,8 @@ def test_what_is_not_finite_on_a_mesh(library: str, form: str, need: Callable[[s
     from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
     several = len(jax.devices())
-    for values in ([1.0, 2.0, 3.0, math.nan], [math.inf, 1.0, 1.0, math.nan], [-math.inf, 1.0, 1.0, 1.0]):
+    cases = [[1.0, 2.0, 3.0, math.nan], [math.nan, 3.0, 2.0, 1.0], [math.inf, 1.0, 1.0, math.nan]]
+    for values in (*cases, [-math.inf, 1.0, 1.0, 1.0]):
         g = np.repeat(np.asarray(values, np.float32), several)
         for axes in (AxisType.Explicit, AxisType.Auto):
             with lib.context():
@@ -469,15 +470,16 @@ def test_a_gate_on_a_mesh_under_jit(library: str, need: Callable[[str], Library]
     from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
     several = len(jax.devices())
-    g = np.ones(4 * several, np.float32)
-    g[-1] = math.nan
-    for axes in (AxisType.Explicit, AxisType.Auto):
+    both = [(axes, place) for axes in (AxisType.Explicit, AxisType.Auto) for place in (0, -1)]
+    for axes, place in both:  # on the first device, and on the last
+        g = np.ones(4 * several, np.float32)
+        g[place] = math.nan
         with lib.context():
             mesh = jax.make_mesh((several,), ("x",), axis_types=(axes,))
             p, x = (jax.device_put(a, NamedSharding(mesh, PartitionSpec("x"))) for a in (np.ones_like(g), g))
             optimizer = ao.chain(ao.SkipNonFinite(), ao.SGD(1.0))
             moved, _ = jax.jit(optimizer.step)(p, x, optimizer.init(p))
-            assert np.asarray(moved).tolist() == [1.0] * len(g), axes
+            assert np.asarray(moved).tolist() == [1.0] * len(g), (axes, place)
 
 
 @pytest.mark.parametrize("form", ["update", "jit"])

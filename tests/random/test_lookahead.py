@@ -43,6 +43,22 @@ def _portable(x: Any, *arguments: Any, **options: Any) -> Any:
         return ao.dropout(x, *arguments, **options)
 
 
+@pytest.mark.parametrize("name", ["dropout_ratio", "key", "calls", "size"])
+def test_what_was_drawn_ahead_for_something_else(name: str) -> None:
+    """A change after any number of calls, with more or fewer of those to come drawn already."""
+    for before in range(9):
+        layer, x = ao.Dropout(0.5, seed=3, engine="blocked"), np.ones(64, np.float32)
+        for _ in range(before):
+            layer.forward(x)
+        if name == "size":
+            x = np.ones(300, np.float32)
+        else:
+            setattr(layer, name, {"dropout_ratio": 0.2, "key": 4, "calls": 2}[name])
+        for _ in range(3):
+            expected = _portable(x, layer.dropout_ratio, layer.key, layer.calls)
+            assert same_bits(layer.forward(x), expected), before
+
+
 @settings(max_examples=40)
 @given(st.lists(FORWARDS | CHANGES | RATIOS | SIZES, max_size=12), st.booleans())
 def test_masks_are_those_of_key_and_call(events: list[tuple[str, Any]], inverted: bool) -> None:
