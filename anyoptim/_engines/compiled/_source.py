@@ -78,7 +78,7 @@ _HEAD = """\
 from math import exp, log, pow, sqrt
 from numba import carray
 from numpy import {types}
-from anyoptim._engines.compiled._array_headers import FIRST
+from anyoptim._machine._array_headers import FIRST
 from anyoptim._engines.compiled._intrinsics import {calls}
 
 
