@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections import Counter, defaultdict
+from collections import Counter
 from contextvars import ContextVar
 from typing import Any
 
@@ -14,7 +14,7 @@ from anyoptim._engines.blocked import _plan as blocked
 from anyoptim._engines.blocked import _tiles
 from anyoptim._engines.compiled import _plan as compiled
 from anyoptim._engines.portable import _plan as portable
-from anyoptim._machine import _threads
+from anyoptim._machine import _elsewhere, _threads
 from anyoptim.random import _compiled, _dropout
 
 LATER = _warmup.LATER
@@ -23,8 +23,11 @@ LATER = _warmup.LATER
 
 def forget(monkeypatch: pytest.MonkeyPatch) -> None:
     """As in a process that has not updated or drawn anything yet."""
-    monkeypatch.setattr(_warmup, "_worked", defaultdict(_warmup.Work))
+    monkeypatch.setattr(_warmup, "_worked", {})
     monkeypatch.setattr(_dropout, "_drawn", Counter())
+    monkeypatch.setattr(_dropout, "_compilations", {})
+    # What is due is compiled in this process, and so at once.
+    monkeypatch.setattr(_elsewhere.Compilation, "done", lambda _: True)
     dropout_on(None, monkeypatch)
     monkeypatch.setattr(_compiled, "_LOADED", {})
     monkeypatch.setattr(_compiled, "_LOADED_IN_PLACE", {})

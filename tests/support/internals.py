@@ -15,6 +15,7 @@ from anyoptim._engines.cuda._source import coefficients
 from anyoptim._machine import _array_headers as headers
 from anyoptim._machine import _completed as completed
 from anyoptim._machine import _disk_cache as disk_cache
+from anyoptim._machine import _elsewhere as elsewhere
 from anyoptim._machine import _scratch as scratch
 from anyoptim._machine import _threads as threads
 from anyoptim._trace import _exact_sum as reduction
@@ -51,6 +52,7 @@ __all__ = [
     "completed",
     "disk_cache",
     "dropout_compiled",
+    "elsewhere",
     "evaluate",
     "headers",
     "library",
