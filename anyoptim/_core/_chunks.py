@@ -88,8 +88,7 @@ _KNOWN = float | bool | str
 def _read(program: Program, k: int | None, static: StaticOptions, of_complex: bool) -> Sequence[int]:
     """The numbers of the arrays among p, x and the slots that a task is given. Raises for rules that can't be run."""
     if k is not None:
-        graphs = trace_reduction(program, k, static, of_complex=of_complex)
-        return sorted({a for graph in graphs for a in graph.arrays_read}) or [0]
+        return trace_reduction(program, k, static, of_complex=of_complex).arrays_read or [0]
     if MOVE in program.parts:  # otherwise it is no step
         trace(program, static, of_complex=of_complex)
     return range(2 + program.slots)
