@@ -75,7 +75,7 @@ def _choose(name: str | None, program: Program, leaf: Leaf, x: Array) -> Choice:
             why: str | None = f"{array_rule} works on whole arrays"
         elif faster:
             why = f"engine={name!r}"
-        elif engine.name not in {"portable", "compiled"} and leaf.of_complex and may_ask_modulus(program):
+        elif engine.name == "cuda" and leaf.of_complex and may_ask_modulus(program):
             why = "it takes complex elements as a whole"
         else:
             why = engine.why_not(program, leaf, x, chosen)

@@ -212,9 +212,7 @@ class CompiledPlan(Plan):
                     call.coefficients[i] = call.loop.scalars.values(row, self.dtype)
         return calls
 
-    def _lay(
-        self, k: int | None, static: Sequence[StaticOptions], rows: CoefficientTable, part: int
-    ) -> list[_Call]:
+    def _lay(self, k: int | None, static: Sequence[StaticOptions], rows: CoefficientTable, part: int) -> list[_Call]:
         """The calls, without numbers in their tables."""
         which = np.array(rows.row_of_leaf, np.int64) if len(static) > 1 else self.first_row
         calls = []
