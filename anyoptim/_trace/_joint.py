@@ -78,9 +78,9 @@ class JointOperations(Operations):
     def largest(self, a: Any) -> Any:
         return self.each.largest(a)
 
-    def squared_modulus(self, a: Any) -> Any:
+    def _total(self, a: Any) -> Any:
         re, im = self._parts(a)
-        return a * a if im is None else Joint(re * re + im * im)
+        return a if im is None else Joint(re + im)
 
     def modulus(self, a: Any) -> Any:
         """`sqrt(re*re + im*im)`, whose squares neither overflow nor lose their digits: they are scaled before.
@@ -118,7 +118,7 @@ def _on_each_part(name: str) -> Callable[..., Any]:
     return function
 
 
-for _name in vars(Operations).keys() - vars(JointOperations).keys():
+for _name in vars(Operations).keys() - vars(JointOperations).keys() - {"squared_modulus"}:
     if not _name.startswith("_"):
         setattr(JointOperations, _name, _on_each_part(_name))
 
