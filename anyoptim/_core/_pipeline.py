@@ -14,9 +14,10 @@ from anyoptim._core._coefficients import CoefficientBuilder, DeviceValues, StepC
 from anyoptim._core._param_groups import GroupSpec, ParamGroups
 from anyoptim._core._reductions import distinct
 from anyoptim._core._state import FlatState, SlotNames, State
-from anyoptim._engines import Dispatch, start
+from anyoptim._engines import Dispatch
 from anyoptim._stage._stage import Gate, Stage
 from anyoptim._stage._stage_program import Entry, StageProgram
+from anyoptim._stage._starts import start
 from anyoptim._trace._program import Coefficients, Values
 from anyoptim._trace._scalars import following
 
@@ -94,11 +95,7 @@ class Pipeline:
         slots = [
             None
             if p is None
-            else tuple(
-                slot
-                for k in groups.branch(i).stages
-                for slot in start(stages[k].init_slots, stages[k].slot_shapes, p.library, p.array)
-            )
+            else tuple(slot for k in groups.branch(i).stages for slot in start(stages[k], p.library, p.array))
             for i, p in enumerate(ps)
         ]
         none = [None if p is None else 0 for p in ps]
@@ -158,7 +155,7 @@ class Pipeline:
         entries = [(branch.order[k], graph) for k, graph in graphs]
         # What is not finite is counted only where there is any.
         rare = {Entry(k, "nonfinite") for k, stage in enumerate(self.stages) if "nonfinite" not in stage.reductions}
-        return [graph.read for entry, graph in entries if entry not in rare]
+        return [graph.arrays_read for entry, graph in entries if entry not in rare]
 
     def sample(self, branch: StageProgram, t: int = 1, norm: Any = 1.0) -> Coefficients:
         """The coefficients of step `t` if every reduction gave `norm`, for their names and static options."""

@@ -18,7 +18,8 @@ from anyoptim._trace._symbols import Symbol
 
 __all__ = ["Reductions", "distinct"]
 
-_graph = functools.lru_cache(maxsize=256)(trace_reduction)
+
+_graph = functools.partial(trace_reduction, of_complex=True)  # of real elements two may be alike that differ in these
 
 
 def distinct(branch: StageProgram, row: Coefficients) -> dict[int, Graph]:

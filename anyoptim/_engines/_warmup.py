@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from anyoptim._arrays import COMPUTE
-from anyoptim._engines._base import Leaf, real
+from anyoptim._engines._base import Leaf
 from anyoptim._trace._program import Program
 
 __all__ = ["CALLS", "COMPILING", "LATER", "WORTHWHILE", "Waiting", "Work", "premature", "warm"]
@@ -29,7 +29,7 @@ COMPILING = "being compiled, in a process of its own"
 
 
 class Work:
-    """What one program has done in arithmetic of one dtype without being compiled."""
+    """What one program has done to arrays of one dtype without being compiled."""
 
     def __init__(self, program: Program, dtype: str) -> None:
         self.program, self.dtype = program, dtype
@@ -43,7 +43,7 @@ _worked: dict[tuple[Program, str], Work] = {}
 
 
 def _work(program: Program, dtype: str) -> Work:
-    key = program, real(COMPUTE[dtype]).name
+    key = program, COMPUTE[dtype]
     return _worked.setdefault(key, Work(*key))
 
 

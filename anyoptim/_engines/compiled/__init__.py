@@ -7,7 +7,7 @@ from collections.abc import Callable, Hashable, Sequence
 
 from anyoptim._arrays import COMPUTE, Array, Library
 from anyoptim._engines import _warmup
-from anyoptim._engines._base import HostEngine, Leaf, NDArray, Pass, Plan, host_view, real
+from anyoptim._engines._base import HostEngine, Leaf, NDArray, Pass, Plan, host_view
 from anyoptim._engines.compiled import _plan
 from anyoptim._trace._program import Coefficients, Program, static_options
 
@@ -56,18 +56,22 @@ class Compiled(HostEngine):
         dtype = library.dtype(p)
         if COMPUTE[dtype] == dtype:
             for k in (*program.reductions, None):
-                _plan.load(program, k, static_options(row[:k]), real(dtype).name)
+                static = static_options(row[:k])
+                for part in range(_plan.parts(program, k, static, dtype)):
+                    _plan.load(program, k, static, dtype, part)
             _warmup.warm(program, dtype)
 
     def begin(self, program: Program, rows: Sequence[Coefficients], dtype: str) -> Callable[[], bool]:
         from anyoptim._machine._elsewhere import Compilation  # noqa: PLC0415 - once in a training
 
-        kinds = {(k, static_options(row[:k])): None for row in rows for k in (*program.reductions, None)}
-        loops = [_plan.text(program, k, static, dtype).module for k, static in kinds]
+        kinds = dict.fromkeys((k, static_options(row[:k])) for row in rows for k in (*program.reductions, None))
+        keys = [(program, k, static, dtype) for k, static in kinds]
+        loops = [_plan.text(*key, part).module for key in keys for part in range(_plan.parts(*key))]
         return Compilation([*map(_plan.intrinsic_text, _plan.INTRINSICS), *loops]).done
 
     def source(self, passes: Sequence[Pass], dtype: str) -> str:
-        texts = [_plan.text(program, k, static_options(row), dtype).module.text for program, k, row in passes]
+        keys = [(program, k, static_options(row), dtype) for program, k, row in passes]
+        texts = [_plan.text(*key, part).module.text for key in keys for part in range(_plan.parts(*key))]
         return "\n\n".join(dict.fromkeys(texts))
 
 
