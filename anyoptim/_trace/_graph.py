@@ -55,15 +55,15 @@ def trace(program: Program, static: StaticOptions) -> Graph:
     another number of slots than it takes.
     """
     tape = _Tape(program)
-    p, x, *slots = tape.inputs
-    return tape.graph(tape.call(program.name, lambda xp, row: program.moved(xp, p, x, slots, row), static))
+    p, x, slots, reads = tape.arrays(program)
+    return tape.graph(tape.call(program.name, lambda xp, row: program.moved(xp, p, x, slots, reads, row), static))
 
 
 def trace_reduction(program: Program, k: int, static: StaticOptions) -> Graph:
     """Run the program once up to what the reduction that is part `k` is of: one output of the graph, or two."""
     tape = _Tape(program)
-    p, x, *slots = tape.inputs
-    return tape.graph(tape.call(program.parts[k].what, lambda xp, row: program.terms(k, xp, p, x, slots, row), static))
+    arrays = tape.arrays(program)
+    return tape.graph(tape.call(program.parts[k].what, lambda xp, row: program.terms(k, xp, *arrays, row), static))
 
 
 class _Tape(ScalarTape):
@@ -71,11 +71,16 @@ class _Tape(ScalarTape):
 
     def __init__(self, program: Program) -> None:
         self.name = program.name
-        self.names = ("p", "x", *(slot for part in program.parts for slot in part.slots))
+        self.names = ("p", "x", *(slot for part in program.parts for slot in part.slots), *program.reads)
         self.count = len(self.names)
         self.inputs = [_Array(self, i) for i in range(self.count)]
         self.numbers: dict[Node, int] = {}
         self.ops: list[str] = []
+
+    def arrays(self, program: Program) -> tuple[_Array, _Array, list[_Array], list[_Array]]:
+        """The values for p, x, the slots, and the arrays that are read beside them."""
+        p, x, *rest = self.inputs
+        return p, x, rest[: program.slots], rest[program.slots :]
 
     def call(
         self, what: str, program: Callable[[Any, Coefficients], tuple[Any, ...]], static: StaticOptions

@@ -16,7 +16,7 @@ from anyoptim._trace._exact_sum import rows as reduced
 from anyoptim._trace._expressions import range_of
 from anyoptim._trace._graph import trace, trace_reduction
 from anyoptim._trace._operations import Operations
-from anyoptim._trace._program import MOVE, Coefficients, Program, check_numbers, static_options
+from anyoptim._trace._program import MOVE, Coefficients, Program, Static, check_numbers, static_options
 
 __all__ = ["LazyPlan", "PortablePlan", "explained", "rows_of", "start", "terms"]
 
@@ -161,6 +161,12 @@ def _reals(leaf: Leaf, x: Array) -> list[tuple[Array, Array, tuple[Array, ...]]]
     return reals
 
 
+def _reads(leaf: Leaf, like: Array) -> list[Array]:
+    """The arrays that are read beside a leaf, which are real, in the dtype of its real arrays."""
+    library = leaf.library
+    return [library.read_only(library.xp.astype(a, like.dtype, copy=False)) for a in leaf.reads]
+
+
 def _row(library: Library, row: Coefficients, like: Array) -> Coefficients:
     within = range_of(library.dtype(like), normal=library.flushes_subnormals)
 
@@ -168,7 +174,7 @@ def _row(library: Library, row: Coefficients, like: Array) -> Coefficients:
         if type(c) is float:
             return within.fitted(c)
         # A traced coefficient may be wider than the compute dtype, and would widen everything.
-        return c if isinstance(c, float | bool | str) else library.xp.astype(c, like.dtype)
+        return c if isinstance(c, float | Static) else library.xp.astype(c, like.dtype)
 
     return tuple({k: fitted(c) for k, c in part.items()} for part in row)
 
@@ -177,7 +183,7 @@ def _result(program: Program, leaf: Leaf, x: Array, row: Coefficients) -> Result
     library, xp = leaf.library, leaf.library.xp
     parts = []
     for p, g, slots in _reals(leaf, x):
-        new = program.moved(_Eager(library, p), p, g, slots, _row(library, row, p))
+        new = program.moved(_Eager(library, p), p, g, slots, _reads(leaf, p), _row(library, row, p))
         shapes = [tuple(a.shape) for a in (p, *slots)]
         parts.append(_kept(program.name, new, shapes, library, (p, g)))
     if len(parts) == 1:
@@ -192,10 +198,10 @@ def _whole(program: Program, leaf: Leaf, x: Array, row: Coefficients) -> Result:
     """The result of a rule of whole arrays, whose operations may leave its results in other pieces."""
     library, like = leaf.library, Result(leaf.p, leaf.slots)
 
-    def call(p: Array, slots: tuple[Array, ...], x: Array, row: Coefficients) -> Result:
-        return _result(program, Leaf(library, p, slots), x, row)
+    def call(p: Array, slots: tuple[Array, ...], reads: tuple[Array, ...], x: Array, row: Coefficients) -> Result:
+        return _result(program, Leaf(library, p, slots, reads=reads), x, row)
 
-    result = library.auto_sharded(call, like, leaf.p, leaf.slots, x, row)
+    result = library.auto_sharded(call, like, leaf.p, leaf.slots, leaf.reads, x, row)
     return Result(library.sharded_like(result.p, leaf.p), tuple(map(library.sharded_like, result.slots, leaf.slots)))
 
 
@@ -203,7 +209,7 @@ def terms(program: Program, k: int, leaf: Leaf, x: Array, row: Coefficients) -> 
     """What the reduction that is part `k` is of: one array, or two factors; for a complex leaf twice."""
     library, found = leaf.library, []
     for p, g, slots in _reals(leaf, x):
-        values = program.terms(k, _Eager(library, p), p, g, slots, _row(library, row, p))
+        values = program.terms(k, _Eager(library, p), p, g, slots, _reads(leaf, p), _row(library, row, p))
         for a in values:
             check_numbers(program.parts[k].what, a, hasattr(a, "dtype") and library.dtype(a) == "bool")
         found.append([*map(library.array, values)])

@@ -1,0 +1,103 @@
+"""Hyperparameters that are given element by element: as arrays, or as containers of arrays and numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from anyoptim._arrays import COMPUTE, library, traced
+from anyoptim._arrays._quiet import quiet
+from anyoptim._arrays._tree import Tree
+from anyoptim._trace._hyperparameters import Domain
+
+__all__ = ["by_element", "check_elements", "is_array", "real_array", "shown"]
+
+_REAL = frozenset({"bool", *(f"{u}int{n}" for u in ("", "u") for n in (8, 16, 32, 64)), *COMPUTE}) - {
+    "complex64",
+    "complex128",
+}
+"""The dtypes of arrays that may be given where a number is taken."""
+
+
+def is_array(value: Any) -> bool:
+    """Whether this is an array that counts as one: those of no dimension are numbers."""
+    return getattr(value, "ndim", 0) > 0
+
+
+def by_element(value: Any) -> bool:
+    """Whether a hyperparameter is given as an array or in a container, and is no number or schedule."""
+    if isinstance(value, int | float | str | np.generic) or callable(value):
+        return False
+    if hasattr(value, "ndim"):
+        return is_array(value)
+    if isinstance(value, Mapping | list | tuple):
+        return True
+    leaves = Tree("value", value).leaves
+    return not (len(leaves) == 1 and leaves[0] is value)
+
+
+def check_elements(name: str, domain: Domain, value: Any) -> None:
+    """Raise TypeError or ValueError for what can't stand for each element, or is known to be out of the domain.
+
+    Of an array the least and the largest element are asked, where their values are known.
+    """
+    tree = Tree(name, value)
+    for i, leaf in enumerate(tree.leaves):
+        label = str(tree.name(i))
+        if callable(leaf):
+            raise TypeError(
+                f"{label} is {leaf!r}; wanted a number or an array: a schedule stands for all parameters, or in "
+                "ao.groups for some"
+            )
+        if is_array(leaf):
+            _check_array(label, domain, leaf)
+        elif leaf is not None:
+            domain.value(label, leaf)
+
+
+def real_array(name: Any, x: Any) -> tuple[Any, Any]:
+    """The library of an array of real numbers, integers or bools, and the array to compute with. Raises TypeError."""
+    try:
+        own = library(x)
+    except TypeError:
+        raise TypeError(f"{name} is a {type(x).__module__}.{type(x).__qualname__}; wanted an array") from None
+    why = own.refusal(x)
+    if why is not None:
+        raise TypeError(f"{name} {why}")
+    array = own.load(x)
+    if own.dtype(array) not in _REAL:
+        raise TypeError(f"{name} has dtype {array.dtype}; wanted real numbers, integers or bools")
+    return own, array
+
+
+def _check_array(name: str, domain: Domain, x: Any) -> None:
+    own, array = real_array(name, x)
+    if own.lazy or own.distributed or traced(array) or 0 in array.shape:
+        return
+    with quiet(), own.on_device_of(array):
+        wide = own.xp.astype(array, own.xp.float64 if own.dtype(array) == "float64" else own.xp.float32)
+        ends = -float(own.max(-wide)), float(own.max(wide))
+    for number in ends:
+        if not domain.holds(number):
+            raise ValueError(f"{name} has {number:.9g} among its elements; wanted {domain.wanted}")
+
+
+def shown(value: Any) -> str:
+    """A hyperparameter in the text of its stage, where arrays are named and not printed."""
+    if not by_element(value):
+        return repr(value)
+    tree = Tree("value", value)
+    leaves = [_Named(leaf) if is_array(leaf) else leaf for leaf in tree.leaves]
+    return repr(tree.build(leaves))
+
+
+class _Named:
+    """An array, in a text."""
+
+    def __init__(self, array: Any) -> None:
+        self._array = array
+
+    def __repr__(self) -> str:
+        return f"<{library(self._array).dtype(self._array)} array of shape {tuple(self._array.shape)}>"
