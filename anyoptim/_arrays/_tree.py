@@ -163,12 +163,11 @@ class Tree:
                 used.add(j)
                 found.append((other.leaves[j], other.name(j)))
         unexpected = [str(other.name(j)) for j in place.values() if j not in used]
-        if missing or unexpected:
-            says = [f"{listed(missing)} {'is' if len(missing) == 1 else 'are'} missing"] * bool(missing)
-            says += [f"{listed(unexpected)} {'has' if len(unexpected) == 1 else 'have'} no match in {self.root}"] * bool(
-                unexpected
-            )
-            raise ValueError("; ".join(says))
+        if missing:
+            raise ValueError(f"{listed(missing)} {'is' if len(missing) == 1 else 'are'} missing")
+        if unexpected:
+            has = "has" if len(unexpected) == 1 else "have"
+            raise ValueError(f"{listed(unexpected)} {has} no match in {self.root}")
         return found
 
     def _clashes(self, other: Tree, missing: Mapping[tuple[Any, ...], Sequence[Any]]) -> dict[tuple[Any, ...], str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from anyoptim._arrays import Array, Library, traced
@@ -73,17 +73,17 @@ class Elements:
         for column in self._columns.values():
             (a, a_label), (b, b_label) = column[first], column[i]
             if not (a is b or (not is_array(a) and not is_array(b) and bool(a == b))):
-                names = self._tree.name(first), self._tree.name(i)
-                raise ValueError(f"{names[0]} and {names[1]} are one array; wanted one value as {a_label} and {b_label}")
+                raise ValueError(
+                    f"{self._tree.name(first)} and {self._tree.name(i)} are one array; wanted one value for both, in "
+                    f"{a_label} and {b_label}"
+                )
 
     def _array(self, i: int, p: Parameter, given: Any, label: Any) -> Array:
         """An array as engines take it."""
         name = self._tree.name(i)
         own, x = real_array(label, given)
         if own is not p.library:
-            raise TypeError(
-                f"{label} is a {own.name} array but {name} is a {p.library.name} array; wanted one library"
-            )
+            raise TypeError(f"{label} is a {own.name} array but {name} is a {p.library.name} array; wanted one library")
         if tuple(x.shape) != tuple(p.array.shape) and is_array(given):
             raise ValueError(f"{name} has shape {tuple(p.array.shape)} but {label} has shape {tuple(x.shape)}")
         if not checks.on_one_device(p, x):
@@ -99,5 +99,3 @@ class Elements:
             if now is None or not all(map(operator.is_, now, leaves)):
                 return False
         return all(own.memory(x) == memory for own, x, memory in self._memories)
-
-

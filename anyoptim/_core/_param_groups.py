@@ -73,7 +73,7 @@ class ParamGroups:
                 _check_tied(tree, owner[i], i, selectors)
                 _check_tied(tree, owner[i], i, patterns)
                 self.elements.check_tied(owner[i], i)
-                self.group_of[i] = self.group_of[owner[i]]
+                self.group_of[i], self.reads[i] = self.group_of[owner[i]], self.reads[owner[i]]
                 continue
             branch, of_elements = branches[selectors[i]], OfParameter()
             if i not in self.resting:

@@ -11,7 +11,7 @@ from anyoptim._arrays._checks import Parameter
 from anyoptim._arrays._tree import Tree
 from anyoptim._core import _state
 from anyoptim._core._coefficients import CoefficientBuilder, DeviceValues, StepCoefficients
-from anyoptim._core._param_groups import GroupSpec, ParamGroups
+from anyoptim._core._param_groups import GroupSpec, Overrides, ParamGroups
 from anyoptim._core._reductions import distinct
 from anyoptim._core._state import FlatState, SlotNames, State
 from anyoptim._engines import Dispatch, start
@@ -152,15 +152,17 @@ class Pipeline:
                 break
         return builder.result()
 
-    def read(self, branch: StageProgram) -> list[list[int]]:
+    def read(self, branch: StageProgram, overrides: Overrides) -> list[list[int]]:
         """For each reduction that every step of a branch takes the arrays that it reads, as places among its inputs."""
-        graphs = distinct(branch, self.sample(branch)).items()
+        graphs = distinct(branch, self.sample(branch, overrides=overrides)).items()
         entries = [(branch.order[k], graph) for k, graph in graphs]
         # What is not finite is counted only where there is any.
         rare = {Entry(k, "nonfinite") for k, stage in enumerate(self.stages) if "nonfinite" not in stage.reductions}
         return [graph.read for entry, graph in entries if entry not in rare]
 
-    def sample(self, branch: StageProgram, t: int = 1, norm: Any = 1.0) -> Coefficients:
+    def sample(
+        self, branch: StageProgram, t: int = 1, norm: Any = 1.0, overrides: Overrides | None = None
+    ) -> Coefficients:
         """The coefficients of step `t` if every reduction gave `norm`, for their names and static options."""
         stages = self.stages
         row: list[dict[str, Any]] = []
@@ -170,5 +172,6 @@ class Pipeline:
                 continue
             stage = stages[entry.stage]
             more: dict[str, Any] = {**stage.scalars, **dict.fromkeys(stage.reductions, norm)}
-            row.append(stage._coefficients(t, {**stage._values(t, {}), **more}))
+            own = {} if overrides is None else overrides[entry.stage]
+            row.append(stage._coefficients(t, {**stage._values(t, own), **more}))
         return tuple(row)

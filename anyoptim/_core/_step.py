@@ -124,9 +124,7 @@ def _computed(
     return chosen(coefficients.taken, (leaves, after), (tree.leaves, skipped))
 
 
-def _copied(
-    engine: str | None, p: Parameter | None, slots: tuple[Array, ...] | None, reads: tuple[Array, ...]
-) -> Leaf:
+def _copied(engine: str | None, p: Parameter | None, slots: tuple[Array, ...] | None, reads: tuple[Array, ...]) -> Leaf:
     """A copy of a parameter, for engines that write in place; the parameter itself, where `portable` will take it."""
     assert p is not None  # noqa: S101 - it has a gradient
     library, slots = p.library, slots or ()

@@ -320,7 +320,7 @@ class Training:
         """From now on, plan anew where a hyperparameter is set that is given element by element, or was."""
         this = weakref.ref(self)
 
-        def replan(name: str, value: Any) -> None:
+        def replan(_: str, value: Any) -> None:
             training = this()
             if training and training.plan and (training.plan.groups.elements or by_element(value)):
                 training.plan = None

@@ -495,7 +495,10 @@ class Stage:
         symbols = [v.scalar for v in given if isinstance(v, Symbol)]
         if symbols:
             names = [name for scalar in symbols for name in elements_of(scalar)]
-            place, why = f"of {names[0]}, which is given as an array" if names else "on a device", why.partition("; wanted")[0]  # which is what a rule is to use
+            place, why = (
+                f"of {names[0]}, which is given as an array" if names else "on a device",
+                why.partition("; wanted")[0],
+            )  # which is what a rule is to use
         elif type(error).__module__ == "jax.errors":  # any other is a mistake whatever is traced
             place = "under jax.jit, where t, schedules and reductions are traced"
         else:

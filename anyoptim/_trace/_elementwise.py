@@ -17,7 +17,7 @@ _OPERATIONS = LOGICAL | {*OPERATORS, "sqrt", "where"}
 def separated(what: str, coefficients: Mapping[str, Any]) -> dict[str, Any]:
     """The coefficients with an `Elementwise` for each of which arrays are a part, and the numbers in it by new names.
 
-    Raises TypeError, in which `what` takes an operation of an array that engines don't have.
+    Raises TypeError, in which `what` take an operation of an array that engines don't have.
     """
     found: dict[str, Any] = {}
     for name, c in coefficients.items():
@@ -49,8 +49,8 @@ def _made(what: str, name: str, scalar: Scalar, numbers: list[Any]) -> Elementwi
         return Elementwise("number", (f"{name}.{len(numbers) - 1}",))
     if scalar.op not in _OPERATIONS:
         raise TypeError(
-            f"{what} takes {scalar.op} of {names[0]}, which is given as an array; wanted a number, or what is made of it "
-            "by + - * /, comparisons, and sqrt, where, minimum and maximum of ao.scalars"
+            f"{what} take {scalar.op} of {names[0]}, which is given as an array; wanted a number, or what is made of "
+            "it by + - * /, comparisons, and sqrt, where, minimum and maximum of ao.scalars"
         )
     return Elementwise(scalar.op, tuple(_made(what, name, a, numbers) for a in scalar.arguments))
 

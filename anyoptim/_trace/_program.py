@@ -60,11 +60,11 @@ class Elementwise(NamedTuple):
         if self.op == "number":
             return numbers[self.arguments[0]]
         operands = [a.computed(xp, numbers, reads) for a in self.arguments]
-        call = _OPERATORS.get(self.op)
-        return (call or getattr(xp, self.op))(*operands)
+        call = _OPERATORS.get(self.op) or getattr(xp, self.op)
+        return call(*operands)
 
 
-_OPERATORS = {**OPERATORS, "and": operator.and_, "or": operator.or_, "not": operator.invert}
+_OPERATORS: Mapping[str, Callable[..., Any]] = {**OPERATORS, "and": operator.and_, "or": operator.or_}
 
 Static = bool | str | Elementwise
 """What a coefficient may be that is no number."""
@@ -207,10 +207,9 @@ class Program(NamedTuple):
     ) -> Flow:
         rest = iter(slots)
         flow: Flow = (p, x, [], x)
+        row = [_computed(of, xp, reads) for of in row] if reads else row
         for part, coefficients in zip(self.parts[:stop], row, strict=False):
             own_slots = tuple(islice(rest, len(part.slots)))
-            if reads:
-                coefficients = _computed(coefficients, xp, reads)
             try:
                 flow = part.act(part.rule, xp.arrays if part.array_rule else xp, flow, own_slots, coefficients)
             except (AttributeError, TypeError) as error:
