@@ -85,7 +85,10 @@ _KNOWN = float | Static
 
 @functools.lru_cache(maxsize=256)
 def _read(program: Program, k: int | None, static: StaticOptions) -> Sequence[int]:
-    """The numbers of the arrays among p, x, the slots and what is read beside them that a task is given. Raises for rules that can't be run."""
+    """The numbers of the arrays among p, x, the slots and what is read beside them that a task is given.
+
+    Raises for rules that can't be run.
+    """
     if k is not None:
         return trace_reduction(program, k, static).read or [0]
     if MOVE in program.parts:  # otherwise it is no step

@@ -134,6 +134,7 @@ class Stage:
         ranges = {"name": ao.Domain(...)}     what these may be in a state that is restored
         update_scalars(step, hyper)           the scalars of a step
         metrics = {"norm": ao.Norm(f, "each")}    reductions for record_metrics and `last_metrics`
+        exact = False                         the rule may use xp.exp, xp.log and xp.power
         array_rule = True                     the rule is one of whole arrays, such as a matrix product
         evaluate(xp, p, *slots, hyper)        the parameter that `eval_params` gives
         is_step(hyper)                        whether an update is a step, of the first stage of a chain
@@ -192,6 +193,9 @@ class Stage:
 
     One named `nonfinite` is taken as 0 where all norms before it are finite.
     """
+
+    exact: ClassVar[bool] = True
+    """Whether the rule has the same bits on all engines; where not, it may use `xp.exp`, `xp.log` and `xp.power`."""
 
     array_rule: ClassVar[bool] = False
     """Whether the rule is one of whole arrays, and not of one element by itself.
@@ -382,7 +386,8 @@ class Stage:
             raise TypeError(f"{cls.__name__} has no rule; wanted a staticmethod {rule_signature(cls._act, self.slots)}")
         parts = reduced_parts(cls, {**cls.reductions, **cls.metrics}, cls._act, len(self.slots))
         undeclared = tuple(cls._undeclared())
-        return {**parts, "": Part(cls._act, self.rule, self.slots, array_rule=cls.array_rule, undeclared=undeclared)}
+        rule = Part(cls._act, self.rule, self.slots, array_rule=cls.array_rule, exact=cls.exact, undeclared=undeclared)
+        return {**parts, "": rule}
 
     @classmethod
     def _undeclared(cls) -> Iterator[tuple[str, str]]:
@@ -573,7 +578,10 @@ class Gate(Stage):
 
     @property
     def _parts(self) -> dict[str, Part]:
-        return {"": Part(type(self)._act, self.rule, self.slots), **reduced_parts(type(self), self.looks, on_value, 0)}
+        return {
+            "": Part(type(self)._act, self.rule, self.slots, exact=self.exact),
+            **reduced_parts(type(self), self.looks, on_value, 0),
+        }
 
 
 class ParameterStage(Stage):

@@ -184,3 +184,6 @@ class _Recording(Operations):
 
     def bound(self, a: Any, limit: Any) -> Any:
         return self._tape.operation("bound", a, -limit, limit)
+
+    def elementary(self, op: str, *operands: Any) -> Any:
+        return self._tape.operation(op, *operands)

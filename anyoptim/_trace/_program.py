@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 
-from anyoptim._trace._operations import ALLOWED, OPERATORS
+from anyoptim._trace._operations import ALLOWED, OPERATORS, Inexact
 from anyoptim._trace._reductions import Reduction
 
 __all__ = [
@@ -139,6 +139,8 @@ class Part(NamedTuple):
     """The act of that rule, and the number of these slots."""
     array_rule: bool = False
     """Whether the rule is given whole arrays and the library's own namespace, instead of one element."""
+    exact: bool = True
+    """Whether the rule does only what has the same bits on all engines."""
     undeclared: tuple[tuple[str, str], ...] = ()
     """The names that a rule may take for coefficients though they are none, and the error for each."""
 
@@ -176,6 +178,11 @@ class Program(NamedTuple):
         """The name of the first rule that works on whole arrays, which only `portable` can run; or None."""
         return next((part.rule.__qualname__.removesuffix(".rule") for part in self.parts if part.array_rule), None)
 
+    @property
+    def exact(self) -> bool:
+        """Whether its bits are the same on all engines."""
+        return all(part.exact for part in self.parts)
+
     def moved(self, xp: Any, p: Any, x: Any, slots: Sequence[Any], reads: Any, row: Coefficients) -> tuple[Any, ...]:
         """The new parameter and the new slots."""
         p, _, new, _ = self._run(len(self.parts), xp, p, x, slots, reads, row)
@@ -211,7 +218,8 @@ class Program(NamedTuple):
         for part, coefficients in zip(self.parts[:stop], row, strict=False):
             own_slots = tuple(islice(rest, len(part.slots)))
             try:
-                flow = part.act(part.rule, xp.arrays if part.array_rule else xp, flow, own_slots, coefficients)
+                namespace = xp.arrays if part.array_rule else xp if part.exact else Inexact(xp)
+                flow = part.act(part.rule, namespace, flow, own_slots, coefficients)
             except (AttributeError, TypeError) as error:
                 if part.act in _ARGUMENTS and not isinstance(error, RuleError):
                     _check_arguments(part, coefficients, error)

@@ -86,7 +86,9 @@ class Value:
     __float__ = __int__ = __index__ = __bool__
 
     def __pow__(self, other: Any) -> Any:
-        raise MisuseError("it uses **; wanted x*x for x**2, xp.sqrt, or a coefficient that is the power of others")
+        raise MisuseError(
+            "it uses **; wanted x*x for x**2, xp.sqrt, xp.power, or a coefficient that is the power of others"
+        )
 
     __rpow__ = __pow__
 

@@ -13,7 +13,7 @@ from anyoptim._engines._base import Commit, Leaf, Plan, Result
 from anyoptim._trace._coefficients import CoefficientTable
 from anyoptim._trace._exact_sum import Kind
 from anyoptim._trace._exact_sum import rows as reduced
-from anyoptim._trace._expressions import range_of
+from anyoptim._trace._expressions import elementary, range_of
 from anyoptim._trace._graph import trace, trace_reduction
 from anyoptim._trace._operations import Operations
 from anyoptim._trace._program import MOVE, Coefficients, Program, Static, check_numbers, static_options
@@ -22,6 +22,10 @@ __all__ = ["LazyPlan", "PortablePlan", "explained", "rows_of", "start", "terms"]
 
 TILE = 1 << 18
 """The elements that are reduced at a time, lest there be many intermediate results of an array's size."""
+
+
+_NAMES = {"power": "pow"}
+"""The operations that the Array API calls otherwise."""
 
 
 class _Eager(Operations):
@@ -47,6 +51,11 @@ class _Eager(Operations):
         if isinstance(condition, int | float) or self._library.dtype(condition) != "bool":
             raise TypeError(f"xp.where was given {condition!r}; wanted a comparison (of coefficients without ~)")
         return self._library.xp.where(condition, self._array(a), self._array(b))
+
+    def elementary(self, op: str, *operands: Any) -> Any:
+        if all(isinstance(a, int | float) for a in operands):
+            return elementary(op, *operands)
+        return getattr(self._library.xp, _NAMES.get(op, op))(*map(self._array, operands))
 
     def smallest_normal(self, a: Any) -> float:
         return float(self._library.xp.finfo(self._like.dtype).smallest_normal)
