@@ -16,7 +16,7 @@ from anyoptim._core._param_groups import GroupSpec
 from anyoptim._core._pipeline import Params
 from anyoptim._core._state import FlatState
 from anyoptim._core._statedict import VERSION, by_name, constants, stateful
-from anyoptim._stage._elements import by_element, check_elements, is_array, real_array, shown
+from anyoptim._stage._elements import Named, by_element, check_elements, is_array, real_array, shown
 from anyoptim._stage._groups import groups, having
 from anyoptim._stage._stage import Stage
 from anyoptim._trace._hyperparameters import Domain, Hyper, number
@@ -180,7 +180,7 @@ def _settings(saved: _SavedStage, stage: Stage, differences: list[str]) -> list[
         if name in stage.hyperparameters:
             root, domain = f"{saved.root}['hyperparameters'][{name!r}]", stage.hyperparameters[name]
             put, present = partial(setattr, stage, name), getattr(stage, name)
-            if _kind(value) == _kind(present) == "elements":
+            if _is_elements(value) and by_element(present):
                 settings += _elements(root, value, present, domain, put, differences)
                 continue
             settings += _setting(root, value, present, put, differences)
@@ -217,8 +217,9 @@ def _setting(
     root: str, value: Any, present: Hyper, put: Callable[[Any], None], differences: list[str]
 ) -> list[Setting]:
     """What sets one hyperparameter. A schedule stays the one that is there, and gets the state of the saved one."""
-    if _kind(value) != _kind(present):
-        differences.append(f"{root} is {shown(value)}, not {shown(present)}")
+    if isinstance(value, Mapping) != callable(present) or _is_elements(value) or by_element(present):
+        given = "given element by element" if _is_elements(value) else repr(value)
+        differences.append(f"{root} is {given}, not {shown(present)}")
         return []
     if not isinstance(value, Mapping):
         return [partial(put, value)]
@@ -232,11 +233,9 @@ def _setting(
     return [partial(schedule.state.update, state) for schedule, state in zip(schedules, states, strict=True)]
 
 
-def _kind(value: Any) -> str:
-    """What a hyperparameter is, or a saved one, of which a schedule and elements are dicts."""
-    if callable(value) or (isinstance(value, Mapping) and set(value) == {"schedule", "states"}):
-        return "schedule"
-    return "elements" if by_element(value) else "number"
+def _is_elements(saved: Any) -> bool:
+    """Whether a hyperparameter was saved that was given element by element."""
+    return isinstance(saved, Mapping) and "elements" in saved
 
 
 def _elements(
@@ -251,27 +250,23 @@ def _elements(
     leaves: list[Any] = []
     for path, leaf in zip(tree.paths, tree.leaves, strict=True):
         name, new = f"{root}['elements'][{path!r}]", saved[path]
-        forms = [_form(name, x) for x in (new, leaf)]
+        if traced(new):
+            raise TypeError(f"{name} is traced; wanted an array whose values are known")
+        forms = [(tuple(x.shape), library(x).dtype(x)) if is_array(x) else (x is None, None) for x in (new, leaf)]
         if forms[0] != forms[1]:
-            differences.append(f"{name} is {shown(new)}, not {shown(leaf)}")
-        if is_array(leaf) and forms[0][:1] == forms[1][:1]:
-            own = library(leaf)
+            differences.append(f"{name} is {Named(new)}, not {Named(leaf)}")
+        if forms[0][0] != forms[1][0]:
+            new = leaf
+        elif is_array(leaf):
+            (theirs, array), own = real_array(name, new), library(leaf)
             with quiet():
-                new = own.with_values(own.copied(leaf), library(new).to_host(new))
-        leaves.append(new if forms[0][:1] == forms[1][:1] else leaf)
+                new = own.with_values(own.copied(leaf), theirs.to_host(array))
+        elif new is not None:
+            new = domain.value(name, new)
+        leaves.append(new)
     container = tree.build(leaves)
     check_elements(root, domain, container)
     return [partial(put, container)]
-
-
-def _form(name: str, x: Any) -> tuple[Any, ...]:
-    """What has to agree: the shape of an array, whose dtype is converted, or whether there is anything."""
-    if not is_array(x):
-        return (x is None,)
-    if traced(x):
-        raise TypeError(f"{name} is traced; wanted an array whose values are known")
-    own, array = real_array(name, x)
-    return tuple(array.shape), own.dtype(array)
 
 
 def _slot(

@@ -12,7 +12,7 @@ from anyoptim._arrays._quiet import quiet
 from anyoptim._arrays._tree import Tree
 from anyoptim._trace._hyperparameters import Domain
 
-__all__ = ["by_element", "check_elements", "is_array", "real_array", "shown"]
+__all__ = ["Named", "by_element", "check_elements", "is_array", "real_array", "shown"]
 
 _REAL = frozenset({"bool", *(f"{u}int{n}" for u in ("", "u") for n in (8, 16, 32, 64)), *COMPUTE}) - {
     "complex64",
@@ -89,15 +89,15 @@ def shown(value: Any) -> str:
     if not by_element(value):
         return repr(value)
     tree = Tree("value", value)
-    leaves = [_Named(leaf) if is_array(leaf) else leaf for leaf in tree.leaves]
-    return repr(tree.build(leaves))
+    return repr(tree.build(map(Named, tree.leaves)))
 
 
-class _Named:
-    """An array, in a text."""
+class Named:
+    """A leaf in a text, in which arrays are not printed."""
 
-    def __init__(self, array: Any) -> None:
-        self._array = array
+    def __init__(self, leaf: Any) -> None:
+        self._leaf = leaf
 
     def __repr__(self) -> str:
-        return f"<{library(self._array).dtype(self._array)} array of shape {tuple(self._array.shape)}>"
+        x = self._leaf
+        return f"<{library(x).dtype(x)} array of shape {tuple(x.shape)}>" if is_array(x) else repr(x)
