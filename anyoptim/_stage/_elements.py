@@ -12,7 +12,7 @@ from anyoptim._arrays._quiet import quiet
 from anyoptim._arrays._tree import Tree
 from anyoptim._trace._hyperparameters import Domain
 
-__all__ = ["Named", "by_element", "check_elements", "is_array", "real_array", "shown"]
+__all__ = ["Named", "by_element", "check_elements", "check_order", "is_array", "real_array", "shown"]
 
 _REAL = frozenset({"bool", *(f"{u}int{n}" for u in ("", "u") for n in (8, 16, 32, 64)), *COMPUTE}) - {
     "complex64",
@@ -82,6 +82,39 @@ def _check_array(name: str, domain: Domain, x: Any) -> None:
     for number in ends:
         if not domain.holds(number):
             raise ValueError(f"{name} has {number:.9g} among its elements; wanted {domain.wanted}")
+
+
+def check_order(low: str, lo: Any, high: str, hi: Any) -> None:
+    """Raise ValueError where elements of `lo` are known to be above those of `hi`, both arrays or containers."""
+    if callable(lo) or callable(hi) or not (by_element(lo) or by_element(hi)):
+        return
+    lows, highs = Tree(low, lo), Tree(high, hi)
+    finer, other = (lows, hi) if len(lows.leaves) >= len(highs.leaves) else (highs, lo)
+    try:
+        both = finer.covered(low if other is lo else high, other)
+    except ValueError:  # they are no containers of one kind; the parameters will say which is wrong
+        return
+    for i, (b, label) in enumerate(both):
+        a, names = finer.leaves[i], (str(finer.name(i)), str(label))
+        values = [_known(x) for x in (a, b)]
+        least, most = values if finer is lows else values[::-1]
+        if least is not None and most is not None and np.any(_broadcast(least, most)):
+            names = names if finer is lows else names[::-1]
+            raise ValueError(f"{names[0]} is above {names[1]} for some elements; wanted it at most that")
+
+
+def _known(x: Any) -> Any:
+    """The values of a number or an array on the host, where they are known there."""
+    if not is_array(x):
+        return None if x is None or traced(x) else float(x)
+    own, array = real_array("an array", x)
+    return None if own.lazy or own.distributed or traced(array) else own.to_host(array)
+
+
+def _broadcast(least: Any, most: Any) -> Any:
+    """Whether elements are above others, where both have one shape or one is a number."""
+    shapes = {a.shape for a in (least, most) if isinstance(a, np.ndarray)}
+    return least > most if len(shapes) == 1 else False
 
 
 def shown(value: Any) -> str:
