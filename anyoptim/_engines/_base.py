@@ -51,6 +51,11 @@ class Leaf(NamedTuple):
     reads: tuple[Array, ...] = ()
     """Arrays of the shape of `p`, of any real dtype, that are read and not written."""
 
+    @property
+    def of_complex(self) -> bool:
+        """Whether its elements are complex."""
+        return self.library.dtype(self.p).startswith("complex")
+
 
 class Result(NamedTuple):
     """The new parameter, in its own dtype, and the new slots, in the compute dtype."""

@@ -141,6 +141,8 @@ class Part(NamedTuple):
     """Whether the rule is given whole arrays and the library's own namespace, instead of one element."""
     exact: bool = True
     """Whether the rule does only what has the same bits on all engines."""
+    real_slots: tuple[str, ...] = ()
+    """The slots that have one real number for an element, of a complex parameter, too."""
     undeclared: tuple[tuple[str, str], ...] = ()
     """The names that a rule may take for coefficients though they are none, and the error for each."""
 
@@ -161,6 +163,12 @@ class Program(NamedTuple):
     def slots(self) -> int:
         """The number of slots of all parts."""
         return sum(len(part.slots) for part in self.parts)
+
+    @property
+    def arrays(self) -> tuple[tuple[str, bool], ...]:
+        """The names of p, x, the slots and what is read, and whether each is of one real number for every element."""
+        slots = [(slot, slot in part.real_slots) for part in self.parts for slot in part.slots]
+        return ("p", False), ("x", False), *slots, *((name, True) for name in self.reads)
 
     @property
     def reductions(self) -> tuple[int, ...]:
@@ -217,9 +225,10 @@ class Program(NamedTuple):
         row = [_computed(of, xp, reads) for of in row] if reads else row
         for part, coefficients in zip(self.parts[:stop], row, strict=False):
             own_slots = tuple(islice(rest, len(part.slots)))
+            rule, namespace = xp.of_arrays(part.rule) if part.array_rule else (part.rule, xp)
+            namespace = namespace if part.exact or part.array_rule else Inexact(namespace)
             try:
-                namespace = xp.arrays if part.array_rule else xp if part.exact else Inexact(xp)
-                flow = part.act(part.rule, namespace, flow, own_slots, coefficients)
+                flow = part.act(rule, namespace, flow, own_slots, coefficients)
             except (AttributeError, TypeError) as error:
                 if part.act in _ARGUMENTS and not isinstance(error, RuleError):
                     _check_arguments(part, coefficients, error)
@@ -327,11 +336,12 @@ def _check_arguments(part: Part, coefficients: Mapping[str, Any], error: Excepti
 
 def _check_shapes(rule: Rule, results: Sequence[Any], p: Any) -> None:
     """Raise TypeError unless a rule of whole arrays gave the shape of the parameter: others would be broadcast."""
-    for a in results:
-        if tuple(a.shape) != tuple(p.shape):
+    shape = tuple(getattr(p, "parts", (p,))[0].shape)
+    for a in [part for of in results for part in getattr(of, "parts", (of,))]:
+        if tuple(a.shape) != shape:
             raise TypeError(
                 f"{rule.__qualname__} gave a {type(a).__name__} of shape {tuple(a.shape)} and dtype {a.dtype}; "
-                f"wanted the shape {tuple(p.shape)} of its parameter"
+                f"wanted the shape {shape} of its parameter"
             )
 
 
