@@ -156,8 +156,8 @@ def _row(library: Library, row: Coefficients, like: Array) -> Coefficients:
 def _result(program: Program, leaf: Leaf, x: Array, row: Coefficients) -> Result:
     library, xp = leaf.library, leaf.library.xp
     p, g, slots, like = _values(leaf, x)
-    xp, coefficients = _operations(library, leaf, like), _row(library, row, like)
-    new = program.moved(xp, p, g, slots, _reads(leaf, like), coefficients)
+    operations, coefficients = _operations(library, leaf, like), _row(library, row, like)
+    new = program.moved(operations, p, g, slots, _reads(leaf, like), coefficients)
     if not leaf.of_complex:
         moved, *kept = _kept(program.name, new, [tuple(a.shape) for a in (p, *slots)], library, (p, g))
         return Result(xp.astype(moved, leaf.p.dtype, copy=False), tuple(kept))
@@ -186,8 +186,8 @@ def terms(program: Program, k: int, leaf: Leaf, x: Array, row: Coefficients) -> 
     """What the reduction that is part `k` is of: one array, or two factors; of complex numbers for each part."""
     library = leaf.library
     p, g, slots, like = _values(leaf, x)
-    xp, coefficients = _operations(library, leaf, like), _row(library, row, like)
-    values = program.terms(k, xp, p, g, slots, _reads(leaf, like), coefficients)
+    operations, coefficients = _operations(library, leaf, like), _row(library, row, like)
+    values = program.terms(k, operations, p, g, slots, _reads(leaf, like), coefficients)
     found = each_part(values)
     for a in [a for factors in found for a in factors]:
         check_numbers(program.parts[k].what, a, hasattr(a, "dtype") and library.dtype(a) == "bool")
