@@ -151,7 +151,7 @@ class Pipeline:
     def read(self, branch: StageProgram, overrides: Overrides) -> list[list[int]]:
         """For each reduction that every step of a branch takes the arrays that it reads, as places among its inputs."""
         graphs = distinct(branch, self.sample(branch, overrides=overrides)).items()
-        entries = [(branch.order[k], graph) for k, of in graphs for graph in of]
+        entries = [(branch.order[k], graph) for k, graph in graphs]
         # What is not finite is counted only where there is any.
         rare = {Entry(k, "nonfinite") for k, stage in enumerate(self.stages) if "nonfinite" not in stage.reductions}
         return [graph.arrays_read for entry, graph in entries if entry not in rare]
