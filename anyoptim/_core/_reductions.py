@@ -21,6 +21,7 @@ __all__ = ["Reductions", "distinct"]
 
 _graph = functools.partial(trace_reduction, of_complex=True)  # of real elements two may be alike that differ in these
 
+
 def distinct(branch: StageProgram, row: Coefficients) -> dict[int, Graph]:
     """The graphs of the reductions of a program with these coefficients, by their places; of equal ones the first.
 

@@ -19,7 +19,6 @@ class Compiled(HostEngine):
     """An engine for contiguous arrays whose dtype is that of the arithmetic."""
 
     name = "compiled"
-    reads = False
     generates = True
     package, without = "numba", "numba can't be found (pip install numba)"
 

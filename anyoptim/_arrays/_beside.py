@@ -1,0 +1,65 @@
+"""Arrays that are read beside parameters, in this machine's memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from anyoptim._arrays._library import Array, Library
+from anyoptim._arrays._quiet import quiet
+
+__all__ = ["Beside"]
+
+NDArray = np.ndarray[Any, Any]
+
+
+class Beside:
+    """For each parameter arrays of its shape in the dtype of the arithmetic and, where it is contiguous, in its order.
+
+    An array that is so lies where the user's lies; of another one there is a copy, which `load` brings up to date.
+    """
+
+    def __init__(self, library: Library, reads: Sequence[Sequence[Array]], likes: Sequence[NDArray]) -> None:
+        """Lay out what is read beside parameters that are like some arrays of NumPy's."""
+        self._library = library
+        self._copies: list[tuple[NDArray, Array]] = []
+        """Copies, and what they are of."""
+        self.arrays = [[self._laid(a, like) for a in of] for of, like in zip(reads, likes, strict=True)]
+
+    def __bool__(self) -> bool:
+        """Whether there are copies."""
+        return bool(self._copies)
+
+    def _laid(self, given: Array, like: NDArray) -> NDArray:
+        view, dtype = self._library.numpy_view(given), np.dtype(like.dtype.char.lower())
+        if view is None or view.dtype != dtype or not view.flags.aligned or not _in_order(view, like):
+            return self._copy(given, like)
+        return view.view()
+
+    def _copy(self, given: Array, like: NDArray) -> NDArray:
+        copy = np.empty_like(like, dtype=like.real.dtype, subok=False)
+        self._copies.append((copy, given))
+        return copy
+
+    def detach(self, reads: Sequence[Sequence[Array]], overlaps: Callable[[NDArray], bool]) -> None:
+        """Take copies of what lies where something else is written to."""
+        known = {id(copy) for copy, _ in self._copies}
+        for of, given in zip(self.arrays, reads, strict=True):
+            for j, a in enumerate(of):
+                if id(a) not in known and a.size and overlaps(a):
+                    of[j] = self._copy(given[j], a)
+
+    def load(self) -> None:
+        """Bring the copies up to date."""
+        with quiet():
+            for copy, given in self._copies:
+                copy[...] = self._library.to_host(self._library.local(given))
+
+
+def _in_order(a: NDArray, like: NDArray) -> bool:
+    """Whether elements lie in the order of those of an array, if that is contiguous."""
+    if like.flags.c_contiguous:
+        return a.flags.c_contiguous
+    return a.flags.f_contiguous if like.flags.f_contiguous else True
