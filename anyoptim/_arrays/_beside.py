@@ -21,25 +21,28 @@ class Beside:
     An array that is so lies where the user's lies; of another one there is a copy, which `load` brings up to date.
     """
 
-    def __init__(self, library: Library, reads: Sequence[Sequence[Array]], likes: Sequence[NDArray]) -> None:
-        """Lay out what is read beside parameters that are like some arrays of NumPy's."""
+    def __init__(
+        self, library: Library, reads: Sequence[Sequence[Array]], likes: Sequence[NDArray], dtypes: Sequence[Any]
+    ) -> None:
+        """Lay out what is read beside parameters that are like some arrays of NumPy's, in these dtypes."""
         self._library = library
         self._copies: list[tuple[NDArray, Array]] = []
         """Copies, and what they are of."""
-        self.arrays = [[self._laid(a, like) for a in of] for of, like in zip(reads, likes, strict=True)]
+        each = zip(reads, likes, dtypes, strict=True)
+        self.arrays = [[self._laid(a, like, dtype) for a in of] for of, like, dtype in each]
 
     def __bool__(self) -> bool:
         """Whether there are copies."""
         return bool(self._copies)
 
-    def _laid(self, given: Array, like: NDArray) -> NDArray:
-        view, dtype = self._library.numpy_view(given), np.dtype(like.dtype.char.lower())
+    def _laid(self, given: Array, like: NDArray, dtype: Any) -> NDArray:
+        view = self._library.numpy_view(given)
         if view is None or view.dtype != dtype or not view.flags.aligned or not _in_order(view, like):
-            return self._copy(given, like)
+            return self._copy(given, like, dtype)
         return view.view()
 
-    def _copy(self, given: Array, like: NDArray) -> NDArray:
-        copy = np.empty_like(like, dtype=like.real.dtype, subok=False)
+    def _copy(self, given: Array, like: NDArray, dtype: Any) -> NDArray:
+        copy = np.empty_like(like, dtype=dtype, subok=False)
         self._copies.append((copy, given))
         return copy
 
@@ -49,7 +52,7 @@ class Beside:
         for of, given in zip(self.arrays, reads, strict=True):
             for j, a in enumerate(of):
                 if id(a) not in known and a.size and overlaps(a):
-                    of[j] = self._copy(given[j], a)
+                    of[j] = self._copy(given[j], a, a.dtype)
 
     def load(self) -> None:
         """Bring the copies up to date."""

@@ -83,7 +83,7 @@ def block_function(program: Program, k: int | None, static: StaticOptions) -> Bl
     # On no elements, so that what NumPy refuses it refuses now, and not when half of the parameters have moved.
     none, mask = np.empty(0), np.empty(0, bool)
     made = function.call(
-        *[none] * (2 + program.slots),
+        *[none] * (2 + program.slots + len(program.reads)),
         *[np.ones(())] * len(function.scalars),
         *[none] * function.temporaries,
         *[mask] * function.masks,

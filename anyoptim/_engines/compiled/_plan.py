@@ -83,7 +83,8 @@ class CompiledPlan(Plan):
         for i, (p, *slots) in enumerate(self.hosts):
             table[i, FIRST] = host_memory(p).address
             table[i, FIRST + 2 : FIRST + 2 + len(slots)] = [host_memory(s).address for s in slots]
-        self.beside = Beside(self.library, [leaf.reads for leaf in leaves], self.mirrors)
+        dtypes = [self.dtype] * len(leaves)
+        self.beside = Beside(self.library, [leaf.reads for leaf in leaves], self.mirrors, dtypes)
         self.chunks, self.firsts = _chunks(lengths)
         self.pieces = _pieces(self.chunks)
         self.rooms: Sequence[tuple[()]] = [()] * (_threads.threads() if len(self.pieces) > 1 else 1)
