@@ -6,7 +6,7 @@ import operator
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from anyoptim._arrays import Array, Library, traced
+from anyoptim._arrays import Array, Library, library, traced
 from anyoptim._arrays import _checks as checks
 from anyoptim._arrays._checks import Parameter
 from anyoptim._arrays._memory import MemoryLayout
@@ -33,7 +33,9 @@ class OfParameter(NamedTuple):
 class Elements:
     """All that is given element by element, for the parameters of one container."""
 
-    def __init__(self, stages: Sequence[Stage], tree: Tree) -> None:
+    def __init__(self, stages: Sequence[Stage], tree: Tree, *, to_host: bool) -> None:
+        """Match what the stages have with the parameters; if `to_host`, NumPy's arrays are made of all others."""
+        self._to_host = to_host
         self._domains: dict[Place, Domain] = {}
         self._columns: dict[Place, Any] = {}
         self._containers: list[tuple[Callable[[Any], Sequence[Any] | None], Any, Sequence[Any]]] = []
@@ -80,6 +82,9 @@ class Elements:
     def _array(self, name: Any, p: Parameter, given: Any, label: Any) -> Array:
         """An array as engines take it."""
         own, x = real_array(label, given)
+        if self._to_host:
+            x = own.to_host(x)
+            own = library(x)
         if own is not p.library:
             raise TypeError(f"{label} is a {own.name} array but {name} is a {p.library.name} array; wanted one library")
         if tuple(x.shape) != tuple(p.array.shape) and is_array(given):

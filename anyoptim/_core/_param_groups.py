@@ -48,6 +48,8 @@ class ParamGroups:
         tree: Tree,
         ps: Sequence[Parameter | None],
         owner: Sequence[int],
+        *,
+        to_host: bool = False,
     ) -> None:
         self._spec = tree.spec
         selectors = [None] * len(ps) if spec.partition is None else spec.partition.assign(tree, ps)
@@ -62,7 +64,7 @@ class ParamGroups:
         """The group of each parameter."""
         self.reads: list[tuple[Array, ...]] = [()] * len(ps)
         """For each parameter the arrays that are read beside it."""
-        self.elements = Elements(stages, tree)
+        self.elements = Elements(stages, tree, to_host=to_host)
         """What is given element by element."""
         reading: dict[Any, StageProgram] = {}
         numbers: list[Any] = []

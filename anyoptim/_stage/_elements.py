@@ -78,8 +78,11 @@ def _check_array(name: str, domain: Domain, x: Any) -> None:
         return
     with quiet(), own.on_device_of(array):
         wide = own.xp.astype(array, own.xp.float64 if own.dtype(array) == "float64" else own.xp.float32)
-        ends = -float(own.max(-wide)), float(own.max(wide))
-    for number in ends:
+        ends = -own.max(-wide), own.max(wide)
+        if traced(ends[0]):  # under `jax.jit` everything that is done to an array is, even to one that is known
+            values = own.to_host(array)
+            ends = values.min(), values.max()
+    for number in map(float, ends):
         if not domain.holds(number):
             raise ValueError(f"{name} has {number:.9g} among its elements; wanted {domain.wanted}")
 

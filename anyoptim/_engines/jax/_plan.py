@@ -63,6 +63,7 @@ class JaxPlan(Plan):
         # Without these, XLA would divide results of several devices as it likes.
         several = leaves[0].p.sharding.num_devices > 1
         self._shardings = tuple(leaf.p.sharding for leaf in leaves) if several else None
+        self._reads = [leaf.reads for leaf in leaves]
         self._own: Sequence[tuple[Array, ...]] = [(None,) * program.slots for _ in leaves]
         """The slots of the last step, which nobody else has. All other slots may have other owners, too."""
         self._known: tuple[Any, ...] | None = None
@@ -85,7 +86,7 @@ class JaxPlan(Plan):
         reads = any(i >= 2 for each in static for i in _graph(self.program, k, each).read)
         slots = [leaf.slots if reads else () for leaf in self.leaves]
         ps = [leaf.p for leaf in self.leaves]
-        return [*np.asarray(call(slots, self._numbers(k, rows), ps, gathered)).reshape(len(ps), 1, -1)]
+        return [*np.asarray(call(slots, self._numbers(k, rows), ps, gathered, self._reads)).reshape(len(ps), 1, -1)]
 
     def prepare_anew(self, gathered: Sequence[Array], rows: CoefficientTable) -> Commit:
         call = _step(self.leaves[0].library, self.program, *_kinds(rows), self._shardings)
@@ -103,12 +104,13 @@ class JaxPlan(Plan):
         def commit() -> Sequence[Result]:
             if not given:  # a list that is extended has what JAX gave, also where an exception comes after it
                 slots = [leaf.slots if mine else _copied(leaf) for leaf, mine in zip(self.leaves, own, strict=True)]
-                given.extend(itertools.starmap(call, [(slots, numbers, ps, gathered)]))
+                given.extend(itertools.starmap(call, [(slots, numbers, ps, gathered, self._reads)]))
             ((self._own, moved),) = given
             self._known = kind
             results = list(map(Result, moved, self._own))
             # Else the old arrays would be kept alive.
-            self.leaves = [Leaf(leaf.library, *result) for leaf, result in zip(self.leaves, results, strict=True)]
+            both = zip(self.leaves, results, strict=True)
+            self.leaves = [Leaf(leaf.library, *result, reads=leaf.reads) for leaf, result in both]
             return results
 
         return commit
@@ -174,10 +176,10 @@ def _step(
     lax = loaded().lax
     graphs = [_graph(program, None, static) for static in kinds]
 
-    def step(slots: Any, rows: Any, ps: Any, xs: Any) -> Any:
+    def step(slots: Any, rows: Any, ps: Any, xs: Any, reads: Any) -> Any:
         results = []
-        for i, (p, x, own, numbers) in enumerate(zip(ps, xs, slots, rows, strict=True)):
-            parts = _parts(library, graphs[row_of_leaf[i] if row_of_leaf else 0], (p, x, *own), numbers)
+        for i, (p, x, own, beside, numbers) in enumerate(zip(ps, xs, slots, reads, rows, strict=True)):
+            parts = _parts(library, graphs[row_of_leaf[i] if row_of_leaf else 0], (p, x, *own, *beside), numbers)
             moved, *kept = parts[0] if len(parts) == 1 else map(lax.complex, *parts)
             results.append((*kept, library.xp.astype(moved, p.dtype)))
         # The slots come first, so that each goes to the buffer it comes from.
@@ -202,10 +204,12 @@ def _reduced(
     """
     kind, graphs = program.reduction(k).kind, [_graph(program, k, static) for static in kinds]
 
-    def rows_of_leaves(slots: Any, rows: Any, ps: Any, xs: Any) -> Any:
+    def rows_of_leaves(slots: Any, rows: Any, ps: Any, xs: Any, reads: Any) -> Any:
         leaves = []
-        for i, (p, x, own, numbers) in enumerate(zip(ps, xs, slots, rows, strict=True)):
-            leaves.append(_parts(library, graphs[row_of_leaf[i] if row_of_leaf else 0], (p, x, *own), numbers))
+        for i, (p, x, own, beside, numbers) in enumerate(zip(ps, xs, slots, reads, rows, strict=True)):
+            gap = (None,) * (program.slots if beside and not own else 0)
+            arrays = (p, x, *own, *gap, *beside)
+            leaves.append(_parts(library, graphs[row_of_leaf[i] if row_of_leaf else 0], arrays, numbers))
         return reduced(library, kind, leaves, shardings)
 
     return loaded().jit(rows_of_leaves)  # type: ignore[no-any-return]
@@ -217,7 +221,7 @@ def _parts(library: Library, graph: Graph, arrays: Sequence[Array], numbers: Arr
     if xp.iscomplexobj(p):
         arrays = [xp.astype(a, p.dtype) for a in arrays]
         return [_run(xp, graph, [part(a) for a in arrays], numbers) for part in (xp.real, xp.imag)]
-    return [_run(xp, graph, [xp.astype(a, numbers.dtype) for a in arrays], numbers)]
+    return [_run(xp, graph, [None if a is None else xp.astype(a, numbers.dtype) for a in arrays], numbers)]
 
 
 def _run(xp: Any, graph: Graph, arrays: Sequence[Array], numbers: Array) -> list[Array]:
