@@ -91,7 +91,7 @@ class Pipeline:
         return ParamGroups(self.stages, self.group_spec, self.branches, tree, ps, owner, to_host=self._to_host)
 
     def for_host(self) -> Pipeline:
-        """The same for parameters that were taken to NumPy; arrays beside them, of any library, are taken there, too."""
+        """The same for parameters that were taken to NumPy: arrays beside them, of any library, are taken there."""
         other = copy(self)
         other._to_host = True
         return other

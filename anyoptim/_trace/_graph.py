@@ -98,17 +98,21 @@ def trace(program: Program, static: StaticOptions, *, of_complex: bool = False) 
     of twice as many elements. Raises TypeError, naming the rule, where it branches on anything else, mixes in what is
     no value of the trace, or gives another number of slots than it takes.
     """
-    return graph_of(program, None, static, of_complex)
+    return _traced(program, None, static, of_complex)
 
 
 def trace_reduction(program: Program, k: int, static: StaticOptions, *, of_complex: bool = False) -> Graph:
     """Run the program once up to what the reduction that is part `k` is of: one output of the graph, or two."""
-    return graph_of(program, k, static, of_complex)
+    return _traced(program, k, static, of_complex)
 
 
-@functools.lru_cache(maxsize=512)
+@functools.lru_cache(maxsize=256)
 def graph_of(program: Program, k: int | None, static: StaticOptions, of_complex: bool = False) -> Graph:
-    """The graph of the step, or of the reduction that is part `k`."""
+    """The graph of the step, or of the reduction that is part `k`, which is traced once."""
+    return _traced(program, k, static, of_complex)
+
+
+def _traced(program: Program, k: int | None, static: StaticOptions, of_complex: bool) -> Graph:
     tape = _Tape(program, joint=of_complex)
     xp: Any = JointOperations(_Recording(tape)) if of_complex else _Recording(tape)
     p, x, *more = tape.values
@@ -129,7 +133,7 @@ def graph_of(program: Program, k: int | None, static: StaticOptions, of_complex:
         terms = each_part(results)
         graph = tape.graph(what, [a for each in terms for a in each])._replace(parts=len(terms))
     joint = xp.asked or any(graph.inputs[i].part is None for i in {*graph.read, *(graph.homes if k is None else ())})
-    return graph if joint else graph_of(program, k, static)
+    return graph if joint else _traced(program, k, static, of_complex=False)
 
 
 class _Tape(ScalarTape):

@@ -22,4 +22,6 @@ class Blocked(HostEngine):
         return BlockedPlan(program, leaves)
 
     def source(self, passes: Sequence[Pass], dtype: str) -> str:
-        return "\n\n".join(dict.fromkeys(text(program, k, static_options(row)).text for program, k, row in passes))
+        of_complex = dtype.startswith("complex")
+        texts = (text(program, k, static_options(row), of_complex).text for program, k, row in passes)
+        return "\n\n".join(dict.fromkeys(texts))

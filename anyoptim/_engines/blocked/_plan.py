@@ -49,7 +49,8 @@ class BlockedPlan(Plan):
         self.arrays = [[host_view(leaf.library, a) for a in (leaf.p, *leaf.slots)] for leaf in leaves]
         # The dtypes of the arithmetic: of complex arrays those of their parts.
         self.dtypes = [real(COMPUTE[leaf.library.dtype(leaf.p)]) for leaf in leaves]
-        self.kinds = list(dict.fromkeys(self.dtypes))
+        self.kind_of_leaf = [(d, leaf.of_complex) for d, leaf in zip(self.dtypes, leaves, strict=True)]
+        self.kinds = list(dict.fromkeys(self.kind_of_leaf))
         self.functions: dict[Any, BoundFunction] = {}
         self.packs = [] if program.reads else packs(leaves, self.arrays, self.dtypes, BLOCK)
         self.alone = [i for i, (p, *_) in enumerate(self.arrays) if p.size]
@@ -156,10 +157,10 @@ class BlockedPlan(Plan):
     def prepare_anew(self, gathered: Sequence[NDArray], rows: CoefficientTable) -> Commit:
         functions = self._functions(None, rows)
         self.last_step = None
-        kept = len(self.kinds) == 1 and len({id(f.function) for f in functions}) == 1
+        kept = len({*self.dtypes}) == 1 and len({id(f.function) for f in functions}) == 1
         if kept and lasting(rows.distinct):
             tables = [functions[rows.row_of_leaf.index(r)].table for r in range(len(rows.distinct))]
-            self.last_step = Replay(rows, functions[0].function.scalars, self.kinds[0], tables)
+            self.last_step = Replay(rows, functions[0].function.scalars, self.dtypes[0], tables)
         if self.laid is not None and not all(map(operator.is_, functions, self.laid.functions)):
             self.laid = None
         self.latest = functions
@@ -205,28 +206,34 @@ class BlockedPlan(Plan):
 
     def _pieces(self, laid: _Laid, gathered: Sequence[NDArray]) -> tuple[Pieces, list[Scratch]]:
         """The blocks of larger parameters, and the scratch of the threads that share them out, if there are enough."""
-        blocks = {i: list(_blocks(self.arrays[i], gathered[i])) for i in laid.rest}
+        blocks = {i: list(_blocks(laid.functions[i], self.arrays[i], gathered[i])) for i in laid.rest}
         pieces: list[Any] = [(laid.functions[i], *block) for i, of_leaf in blocks.items() for block in of_leaf]
         rooms = [scratch() for _ in range(_threads.threads() if len(pieces) >= THREADED else 1)]
         # So that the scratch has its memory before anything is written.
-        kinds: dict[Any, Any] = {(id(piece[0]), piece[1].dtype, piece[2].dtype): piece[:3] for piece in pieces}
-        for room, (bound, p, x) in itertools.product(rooms, kinds.values()):
-            bound.reserve(room, p, x)
+        kinds: dict[Any, Any] = {(id(bound), *(a.dtype for a in block)): (bound, block) for bound, *block in pieces}
+        for room, (bound, block) in itertools.product(rooms, kinds.values()):
+            bound.reserve(room, *block)
         return Pieces(_block, pieces, [(room,) for room in rooms]), rooms
 
     def _functions(self, k: int | None, rows: CoefficientTable) -> list[BoundFunction]:
         """For each leaf the step, or what the reduction that is part `k` is of."""
         if len(rows.distinct) == 1 and len(self.kinds) == 1:
-            return [self._function(k, 0, rows.distinct[0], self.kinds[0])] * len(self.leaves)
-        functions = {(i, d): self._function(k, i, row, d) for i, row in enumerate(rows.distinct) for d in self.kinds}
-        return [functions[key] for key in zip(rows.row_of_leaf, self.dtypes, strict=True)]
+            return [self._function(k, 0, rows.distinct[0], *self.kinds[0])] * len(self.leaves)
+        both = itertools.product(enumerate(rows.distinct), self.kinds)
+        functions = {(i, kind): self._function(k, i, row, *kind) for (i, row), kind in both}
+        return [functions[key] for key in zip(rows.row_of_leaf, self.kind_of_leaf, strict=True)]
 
-    def _function(self, k: int | None, i: int, row: Coefficients, dtype: np.dtype[Any]) -> BoundFunction:
+    def _function(
+        self, k: int | None, i: int, row: Coefficients, dtype: np.dtype[Any], of_complex: bool
+    ) -> BoundFunction:
         """The function for row `i`, which is made once and given other numbers at every step."""
-        key = k, static_options(row), i, dtype
+        key = k, static_options(row), i, dtype, of_complex
         bound = self.functions.get(key)
         if bound is None:
-            function = block_function(self.program, k, key[1])
+            function = block_function(self.program, k, key[1], of_complex)
+            if of_complex and not function.graph.joint:
+                self.functions[key] = bound = self._function(k, i, row, dtype, False)
+                return bound
             table = np.empty(len(function.scalars), dtype)
             # As arrays of no dimension, which NumPy takes in half the time of a Python or NumPy number.
             numbers = [table[j, ...] for j in range(len(table))]
@@ -282,19 +289,19 @@ def _block(room: Scratch, bound: BoundFunction, *block: NDArray) -> Sequence[Cal
     return bound.cast(room, *block)
 
 
-def _blocks(leaf: Arrays, x: NDArray) -> Iterator[Arrays]:
-    """Blocks of a parameter with its slots, and of its gradient, along the memory; complex ones are two reals."""
+def _blocks(bound: BoundFunction, leaf: Arrays, x: NDArray) -> Iterator[Arrays]:
+    """Blocks of a parameter, its gradient and its slots, along the memory; complex ones by their parts."""
     p, *slots = leaf
-    if p.dtype.kind == "c":
-        yield from _blocks([a.real for a in leaf], x.real)
-        yield from _blocks([a.imag for a in leaf], x.imag)
-        return
     arrays = [p, x, *slots]
     if _turned(p):
         arrays = [a.T for a in arrays]
     if all(a.flags.c_contiguous for a in arrays):
         arrays = [a.reshape(-1) for a in arrays]
-    yield from _cut(arrays)
+    if p.dtype.kind != "c" or bound.function.graph.joint:
+        yield from _cut(bound.function.views(*arrays))
+        return
+    for parts in ([a.real for a in arrays], [a.imag for a in arrays]):  # as two reals
+        yield from _cut(parts)
 
 
 def _cut(arrays: Arrays) -> Iterator[Arrays]:
