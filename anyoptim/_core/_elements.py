@@ -10,7 +10,7 @@ from anyoptim._arrays import Array, Library, library, traced
 from anyoptim._arrays import _checks as checks
 from anyoptim._arrays._checks import Parameter
 from anyoptim._arrays._memory import MemoryLayout
-from anyoptim._arrays._tree import Tree, reader
+from anyoptim._arrays._tree import MISSING, Tree, reader
 from anyoptim._stage._elements import by_element, is_array, real_array
 from anyoptim._stage._stage import Stage
 from anyoptim._trace._hyperparameters import Domain, Hyper
@@ -37,6 +37,8 @@ class Elements:
         """Match what the stages have with the parameters; if `to_host`, NumPy's arrays are made of all others."""
         self._to_host = to_host
         self._domains: dict[Place, Domain] = {}
+        self._whole: dict[Place, str] = {}
+        """The stages that work on whole arrays, by name, and so take arrays as their learning rate alone."""
         self._columns: dict[Place, Any] = {}
         self._containers: list[tuple[Callable[[Any], Sequence[Any] | None], Any, Sequence[Any]]] = []
         self._memories: list[tuple[Library, Array, MemoryLayout | None]] = []
@@ -45,6 +47,8 @@ class Elements:
                 value = getattr(stage, name)
                 if by_element(value):
                     self._domains[k, name] = stage.hyperparameters[name]
+                    if stage.array_rule:
+                        self._whole[k, name] = type(stage).__name__
                     self._columns[k, name] = tree.covered(f"{type(stage).__name__}.{name}", value)
                     given = Tree(name, value)
                     self._containers.append((reader(given), value, given.leaves))
@@ -59,9 +63,15 @@ class Elements:
             if place[0] not in stages:
                 continue
             value, label = column[i]
+            if value is MISSING:
+                raise ValueError(f"{label} is missing; wanted a number or an array for {tree.name(i)}")
             if value is None:
                 raise ValueError(f"{label} is None but {tree.name(i)} is not; wanted a number or an array")
             if is_array(value) or traced(value):
+                if place in self._whole and (place[1] != "lr" or p.dtype.startswith("complex")):
+                    raise TypeError(
+                        f"{label} is an array, but {self._whole[place]} works on whole ones; wanted a number"
+                    )
                 places.append(place)
                 reads.append(self._array(tree.name(i), p, value, label))
             else:
