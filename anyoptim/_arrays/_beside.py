@@ -1,4 +1,4 @@
-"""Arrays that are read beside parameters, in this machine's memory."""
+"""Arrays that are read beside parameters, in the dtype and the memory order that a kernel takes."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ from typing import Any
 import numpy as np
 
 from anyoptim._arrays._library import Array, Library
+from anyoptim._arrays._memory import ANY_ORDER, axis_order, may_overlap
 from anyoptim._arrays._quiet import quiet
 
-__all__ = ["Beside"]
+__all__ = ["Beside", "BesideOnDevice"]
 
 NDArray = np.ndarray[Any, Any]
 
 
 class Beside:
-    """For each parameter arrays of its shape in the dtype of the arithmetic and, where it is contiguous, in its order.
+    """For each parameter in this machine's memory arrays of its shape, in the dtype of the arithmetic and in its order.
 
     An array that is so lies where the user's lies; of another one there is a copy, which `load` brings up to date.
     """
@@ -66,3 +67,49 @@ def _in_order(a: NDArray, like: NDArray) -> bool:
     if like.flags.c_contiguous:
         return a.flags.c_contiguous
     return a.flags.f_contiguous if like.flags.f_contiguous else True
+
+
+class BesideOnDevice:
+    """The same for parameters on a CUDA device, of which there are the addresses."""
+
+    def __init__(self, library: Library, leaves: Sequence[Any], dtype: str) -> None:
+        """Lay out what is read beside leaves, in the dtype of this name."""
+        self._library, self._leaves, self._dtype = library, leaves, dtype
+        self._copies: dict[tuple[int, int], Array] = {}
+        self.addresses: list[list[int]] = [[0] * len(leaf.reads) for leaf in leaves]
+        for i, leaf in enumerate(leaves):
+            orders = {axis_order(library.memory(a)) for a in (leaf.p, *leaf.slots)} - {ANY_ORDER}
+            for j, a in enumerate(leaf.reads):
+                memory = library.memory(a)
+                order = axis_order(memory)
+                fits = order == ANY_ORDER or (order is not None and orders <= {order})
+                if library.dtype(a) == dtype and fits:
+                    self.addresses[i][j] = 0 if memory is None else memory.address
+                else:
+                    self._copy(i, j)
+
+    def _copy(self, i: int, j: int) -> None:
+        library, p = self._library, self._leaves[i].p
+        with library.on_device_of(p):
+            copy = self._copies[i, j] = library.xp.empty_like(p, dtype=getattr(library.xp, self._dtype))
+        memory = library.memory(copy)
+        self.addresses[i][j] = 0 if memory is None else memory.address
+
+    def detach(self, stretches: tuple[list[int], list[int]]) -> bool:
+        """Take copies of what lies where something else is written to, and say whether there was any."""
+        found = []
+        for i, leaf in enumerate(self._leaves):
+            for j, a in enumerate(leaf.reads):
+                memory = self._library.memory(a)
+                if (i, j) not in self._copies and memory is not None and may_overlap(memory, stretches):
+                    found.append((i, j))
+        for place in found:
+            self._copy(*place)
+        return bool(found)
+
+    def load(self) -> None:
+        """Bring the copies up to date, on the library's current stream."""
+        library = self._library
+        for (i, j), copy in self._copies.items():
+            with quiet(), library.on_device_of(copy):
+                library.write(copy, library.xp.astype(self._leaves[i].reads[j], copy.dtype))
