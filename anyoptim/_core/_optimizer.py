@@ -317,7 +317,7 @@ class Optimizer(Stage):
         from anyoptim._diagnosis._diagnose import diagnosed  # noqa: PLC0415 - when it is asked for
 
         gates = [stage for stage in self.stages if isinstance(stage, Gate)]
-        exact = partial(_step.step, self._pipeline, "portable")
+        exact = partial(_step.step, self._pipeline.for_host(), "portable")
         return diagnosed(self.step, exact, gates, params, grads, self.state or self.init(params))
 
     def explain(self, params: Any, grads: Any) -> Explanation:
@@ -343,7 +343,8 @@ class Optimizer(Stage):
         moving = [i for i, x in enumerate(xs) if x is not None]
         leaves = [plan.leaf(i, live.flat.slots[i]) for i in moving]
         branches = [groups.branch(i) for i in moving]
-        read = {branch: self._pipeline.read(branch) for branch in dict.fromkeys(branches)}
+        given = {branch: groups.overrides[groups.group_of[i]] for branch, i in zip(branches, moving, strict=True)}
+        read = {branch: self._pipeline.read(branch, overrides) for branch, overrides in given.items()}
         return Explanation.of(
             self.engine,
             [branch.program for branch in branches],

@@ -10,7 +10,7 @@ from anyoptim._arrays import COMPUTE, Array, Library
 from anyoptim._trace._expressions import elementary, range_of
 from anyoptim._trace._joint import Joint, JointOperations, each_part, parts_of
 from anyoptim._trace._operations import Operations
-from anyoptim._trace._program import Coefficients, Program, Rule, check_numbers
+from anyoptim._trace._program import Coefficients, Program, Rule, Static, check_numbers
 
 __all__ = ["kept", "moved", "terms"]
 
@@ -58,14 +58,16 @@ class _Eager(Operations):
 
 
 class _Given:
-    """p, x and the slots in the compute dtype, of complex ones both parts, and the namespace for them."""
+    """p, x, the slots and what is read beside them in the compute dtype, of complex ones both parts; the namespace."""
 
-    def __init__(self, library: Library, p: Array, x: Array, slots: Sequence[Array]) -> None:
+    def __init__(self, library: Library, p: Array, x: Array, slots: Sequence[Array], reads: Sequence[Array]) -> None:
         xp, dtype = library.xp, library.dtype(p)
         self.library, self.of_complex, self.compute = library, dtype.startswith("complex"), getattr(xp, COMPUTE[dtype])
         p, x = (xp.astype(a, self.compute, copy=False) for a in (p, x))
         self.p, self.x, *self.slots = map(self._parts if self.of_complex else library.read_only, (p, x, *slots))
         self.like: Array = self.p.parts[0] if self.of_complex else self.p
+        beside = (library.read_only(xp.astype(a, self.like.dtype, copy=False)) for a in reads)
+        self.reads = [Joint(a) if self.of_complex else a for a in beside]
         each = _Eager(library, self.like)
         self.operations: Any = JointOperations(each) if self.of_complex else each
 
@@ -82,18 +84,24 @@ class _Given:
             if type(c) is float:
                 return within.fitted(c)
             # A traced coefficient may be wider than the compute dtype, and would widen everything.
-            return c if isinstance(c, float | bool | str) else library.xp.astype(c, like.dtype)
+            return c if isinstance(c, float | Static) else library.xp.astype(c, like.dtype)
 
         return tuple({k: fitted(c) for k, c in part.items()} for part in row)
 
 
 def moved(
-    program: Program, library: Library, p: Array, x: Array, slots: Sequence[Array], row: Coefficients
+    program: Program,
+    library: Library,
+    p: Array,
+    x: Array,
+    slots: Sequence[Array],
+    reads: Sequence[Array],
+    row: Coefficients,
 ) -> tuple[Array, ...]:
     """The new parameter, in its own dtype, and the new slots, in the compute dtype."""
-    given = _Given(library, p, x, slots)
+    given = _Given(library, p, x, slots, reads)
     before = [given.p, *given.slots]
-    after: Sequence[Any] = program.moved(given.operations, given.p, given.x, given.slots, given.row(row))
+    after: Sequence[Any] = program.moved(given.operations, given.p, given.x, given.slots, given.reads, given.row(row))
     arguments, counts = (given.p, given.x), [1] * len(before)
     if given.of_complex:
         counts = [len(a.parts) for a in before]
@@ -107,11 +115,18 @@ def moved(
 
 
 def terms(
-    program: Program, k: int, library: Library, p: Array, x: Array, slots: Sequence[Array], row: Coefficients
+    program: Program,
+    k: int,
+    library: Library,
+    p: Array,
+    x: Array,
+    slots: Sequence[Array],
+    reads: Sequence[Array],
+    row: Coefficients,
 ) -> list[list[Array]]:
     """What the reduction that is part `k` is of: one array, or two factors; of complex numbers for each part."""
-    given = _Given(library, p, x, slots)
-    found = each_part(program.terms(k, given.operations, given.p, given.x, given.slots, given.row(row)))
+    given = _Given(library, p, x, slots, reads)
+    found = each_part(program.terms(k, given.operations, given.p, given.x, given.slots, given.reads, given.row(row)))
     for a in [a for factors in found for a in factors]:
         check_numbers(program.parts[k].what, a, hasattr(a, "dtype") and library.dtype(a) == "bool")
     return [[*map(library.array, factors)] for factors in found]

@@ -134,6 +134,7 @@ APART: dict[str, str] = {
     "AdaptiveClip": "whole arrays, which have no kernel: tests/stages/test_layers.py",
     "Centralize": "whole arrays, which have no kernel: tests/stages/test_layers.py",
     "UnitNorm": "whole arrays, which have no kernel: tests/stages/test_layers.py",
+    "Support": "its mask is an array: tests/core/test_elements.py",
     "Metric": "it changes nothing: tests/stages/test_metrics.py",
     "Metrics": "it changes nothing: tests/stages/test_metrics.py",
 }

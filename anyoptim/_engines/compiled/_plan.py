@@ -13,18 +13,19 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import numpy as np
 
 from anyoptim._arrays import Array, host_memory
-from anyoptim._arrays._memory import merged_ranges
+from anyoptim._arrays._beside import Beside
+from anyoptim._arrays._memory import may_overlap, merged_ranges
 from anyoptim._engines._base import Commit, Leaf, NDArray, Plan, Replayed, Result, Written, host_view, real
 from anyoptim._machine import _array_headers, _machine_code, _threads
 from anyoptim._machine._array_headers import BYTES, FIRST, MIRROR, ORDER, PARAMETER
 from anyoptim._machine._generated import Text
 from anyoptim._machine._machine_code import Bound, Native
 from anyoptim._machine._threads import Pieces
-from anyoptim._trace._coefficients import CoefficientTable, Replay
+from anyoptim._trace._coefficients import CoefficientTable, Replay, lasting
 from anyoptim._trace._exact_sum import COLUMNS, bits_of
 from anyoptim._trace._expressions import Scalars
 from anyoptim._trace._graph import graph_of
-from anyoptim._trace._program import Program, StaticOptions, all_floats, static_options
+from anyoptim._trace._program import Program, StaticOptions, static_options
 
 if TYPE_CHECKING:
     from anyoptim._engines.compiled._source import Loop
@@ -73,7 +74,8 @@ class CompiledPlan(Plan):
         self.mirrors = [arrays[0] for arrays in self.hosts]
         self.of_complex = leaves[0].of_complex
         lengths = [arrays[0].size * (1 + self.of_complex) for arrays in hosts]
-        self.table = table = np.zeros((len(leaves), FIRST + 2 + program.slots), np.uint64)
+        inputs = 2 + program.slots + len(program.reads)
+        self.table = table = np.zeros((len(leaves), FIRST + inputs), np.uint64)
         table[:, PARAMETER], table[:, MIRROR] = _ids(self.destinations), _ids(self.mirrors)
         # C order where an array has both: then a gradient in either order is in C order, too.
         c, f = _array_headers.C, _array_headers.F
@@ -81,7 +83,9 @@ class CompiledPlan(Plan):
         table[:, BYTES] = [n * self.dtype.itemsize for n in lengths]
         for i, (p, *slots) in enumerate(self.hosts):
             table[i, FIRST] = host_memory(p).address
-            table[i, FIRST + 2 :] = [host_memory(s).address for s in slots]
+            table[i, FIRST + 2 : FIRST + 2 + len(slots)] = [host_memory(s).address for s in slots]
+        dtypes = [self.dtype] * len(leaves)
+        self.beside = Beside(self.library, [leaf.reads for leaf in leaves], self.mirrors, dtypes)
         self.chunks, self.firsts = _chunks(lengths)
         self.pieces = _pieces(self.chunks)
         self.rooms: Sequence[tuple[()]] = [()] * (_threads.threads() if len(self.pieces) > 1 else 1)
@@ -105,10 +109,16 @@ class CompiledPlan(Plan):
         super().avoid_aliasing(written)
         stretches = merged_ranges([host_memory(a) for a in written.host if a.size])
         self.forbidden = np.array(stretches, np.uint64).T.copy()
+        if self.program.reads:
+            self.beside.detach([leaf.reads for leaf in self.leaves], lambda a: may_overlap(host_memory(a), stretches))
+            behind = FIRST + 2 + self.program.slots
+            self.table[:, behind:] = [[host_memory(a).address for a in of] for of in self.beside.arrays]
+            self.by_header = self.by_header and not self.beside  # copies are made before each step
         self.alike = intrinsic("alike").bind(self.table, self.ids, self.forbidden)
         self.no_overlap = intrinsic("no_overlap").bind(self.table, self.forbidden)
 
     def regather(self, xs: Sequence[Array]) -> Sequence[Array] | None:
+        self.beside.load()
         if self.by_header:
             self.put_ids(*map(id, xs))
             return xs if self.alike() else None
@@ -140,6 +150,7 @@ class CompiledPlan(Plan):
         return self.again(xs) if call.checked() else None
 
     def gather(self, xs: Sequence[Array]) -> Sequence[NDArray]:
+        self.beside.load()
         views = [host_view(self.library, x) for x in xs]
         self.table[:, FIRST + 1] = [host_memory(x).address for x in views]
         if not self.no_overlap():
@@ -176,7 +187,7 @@ class CompiledPlan(Plan):
     def prepare_anew(self, gathered: Sequence[Any], rows: CoefficientTable) -> Commit:
         self.calls = calls = self._calls(None, rows)
         self.last_step = self.checked = None
-        if len(calls) == 1 and all(all(map(all_floats, row)) for row in rows.distinct):
+        if len(calls) == 1 and lasting(rows.distinct):
             (call,) = calls
             self.last_step = Replay(rows, call.loop.scalars, self.dtype, [*call.coefficients])
             if len(call.pieces) == 1:
