@@ -170,5 +170,7 @@ class Pipeline:
                 continue
             stage = stages[entry.stage]
             more: dict[str, Any] = {**stage.scalars, **dict.fromkeys(stage.reductions, norm)}
+            for name, k in branch.lenders.get(entry.stage, {}).items():
+                more[name] = stages[k]._values(t, {})[name]
             row.append(stage._coefficients(t, {**stage._values(t, {}), **more}))
         return tuple(row)

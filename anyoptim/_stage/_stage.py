@@ -128,6 +128,7 @@ class Stage:
         starts = {"m": 1.0}                   what these start as, if not zeros: a number, a constant's name, or "p"
         coefficients(t, hyper)                the numbers of step t that the rule gets as c
         reductions = {"norm": ao.Norm(f)}     norms, sums, maxima over all parameters or each, for coefficients
+        borrows = ("lr",)                     hyperparameters of the method before it, for coefficients
         scalars = {"name": 0.0}               numbers that are kept for all parameters together
         ranges = {"name": ao.Domain(...)}     what these may be in a state that is restored
         update_scalars(step, hyper)           the scalars of a step
@@ -183,6 +184,13 @@ class Stage:
     """What `coefficients` get to know of all parameters or of each, by name: `{"norm": ao.Norm(lambda xp, p, x: x)}`.
 
     Numbers of all elements, as `Norm`, `Dot`, `Sum`, `Max`, `Count` and `Size` explain.
+    """
+
+    borrows: ClassVar[tuple[str, ...]] = ()
+    """Hyperparameters that `coefficients` get of another stage: of the last one before this that has them.
+
+    `borrows = ("lr",)` of a stage behind a method gives it the learning rate of this step, with the schedule and the
+    group of each parameter. A chain in which no stage before it has them is refused.
     """
 
     metrics: ClassVar[Mapping[str, Reduction]] = {}
