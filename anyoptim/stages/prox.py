@@ -396,8 +396,9 @@ def _on_host(p: Array) -> bool:
     here = library(p)
     if here.lazy or here.distributed or here.traced(p):
         return False
+    none = p[(slice(0, 0), ...) if p.ndim else ...]
     try:
-        np.from_dlpack(here.xp.astype(p[:0] if p.ndim else p, getattr(here.xp, COMPUTE[here.dtype(p)])))
+        np.from_dlpack(here.xp.astype(none, getattr(here.xp, COMPUTE[here.dtype(p)])))
     except (AttributeError, BufferError, RuntimeError, TypeError, ValueError):
         return False
     return True
