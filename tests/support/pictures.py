@@ -28,6 +28,7 @@ __all__ = ["PICTURES", "draw", "example", "shown"]
 
 ROOT = Path(__file__).parents[2]
 PICTURES = {
+    "constraints": ROOT / "docs" / "constraints.png",
     "optimizer_paths": ROOT / "docs" / "optimizer_paths.png",
     "train_digits": ROOT / "docs" / "learning_curves.png",
     "uncertainty": ROOT / "docs" / "uncertainty.png",
