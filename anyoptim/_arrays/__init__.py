@@ -13,7 +13,7 @@ from anyoptim._arrays._cupy import CuPy
 from anyoptim._arrays._dask import Dask
 from anyoptim._arrays._dtensor import DTensors
 from anyoptim._arrays._jax import JAX
-from anyoptim._arrays._library import COMPUTE, Array, Fingerprint, Library, host_memory
+from anyoptim._arrays._library import COMPUTE, Array, Fingerprint, Library, host_memory, slot_dtype
 from anyoptim._arrays._mlx import MLX
 from anyoptim._arrays._numpy import NumPy, is_scalar
 from anyoptim._arrays._torch import Torch, uncompiled
@@ -28,6 +28,7 @@ __all__ = [
     "library",
     "named",
     "register",
+    "slot_dtype",
     "traced",
     "uncompiled",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
-from anyoptim._arrays import COMPUTE, Array, Library, is_scalar, library
+from anyoptim._arrays import COMPUTE, Array, Library, is_scalar, library, slot_dtype
 from anyoptim._arrays._memory import MemoryLayout, find_overlap, overlaps_itself
 from anyoptim._arrays._quiet import quiet
 from anyoptim._arrays._tree import Name, Tree
@@ -182,20 +182,22 @@ def _same(a: Any, b: Any) -> bool:
 
 
 def _gradient(
-    name: Name | str, g: Any, p_name: Name | str, p: Parameter, shape: tuple[int, ...] | None = None
+    name: Name | str, g: Any, p_name: Name | str, p: Parameter, shape: tuple[int, ...] | None = None, real: bool = False
 ) -> Array:
-    """A gradient as an array that can be combined with `p`, of its shape or, for a slot, of another."""
+    """A gradient as an array that can be combined with `p`, of its shape or, for a slot, of another; or a real slot."""
     lib, x, dtype = admit(name, g)
     if lib is not p.library and not is_scalar(g):
         raise TypeError(f"{name} is a {lib.name} array but {p_name} is a {p.library.name} array; wanted one library")
     if tuple(x.shape) != (tuple(p.array.shape) if shape is None else shape):
         wanted = "" if shape is None else f"; wanted {shape}"
         raise ValueError(f"{p_name} has shape {tuple(p.array.shape)} but {name} has shape {tuple(x.shape)}{wanted}")
-    if p.dtype.startswith("complex") != dtype.startswith("complex"):
+    if real and dtype.startswith("complex"):
+        raise TypeError(f"{name} has dtype {dtype}; wanted {slot_dtype(p.dtype, real)} for {p_name}")
+    if not real and p.dtype.startswith("complex") != dtype.startswith("complex"):
         raise TypeError(f"{p_name} has dtype {p.dtype} but {name} has dtype {dtype}; wanted both real or both complex")
     if lib is not p.library:
         with quiet():
-            return p.library.scalar(x.item(), getattr(p.library.xp, COMPUTE[p.dtype]), p.array)
+            return p.library.scalar(x.item(), getattr(p.library.xp, slot_dtype(p.dtype, real)), p.array)
     if not on_one_device(p, x):
         raise ValueError(f"{p_name} is on device {p.library.device(p.array)} but {name} is on device {lib.device(x)}")
     return p.library.sharded_like(x, p.array) if shape is None else x
@@ -207,12 +209,14 @@ def on_one_device(p: Parameter, x: Array) -> bool:
     return ours is None or theirs is None or ours == theirs
 
 
-def slot(name: Name | str, s: Any, p_name: Name | str, p: Parameter, shape: tuple[int, ...]) -> Array:
+def slot(
+    name: Name | str, s: Any, p_name: Name | str, p: Parameter, shape: tuple[int, ...], real: bool = False
+) -> Array:
     """A slot of `p` as an array. Raises what `gradients` raises, unless it is one that `init` could have given."""
     if s is None:
         raise ValueError(f"{name} is None but {p_name} is not; wanted the state that init(params) gives")
-    x = _gradient(name, s, p_name, p, None if shape == tuple(p.array.shape) else shape)
-    wanted = COMPUTE[p.dtype]
+    x = _gradient(name, s, p_name, p, None if shape == tuple(p.array.shape) else shape, real)
+    wanted = slot_dtype(p.dtype, real)
     if p.library.dtype(x) != wanted:
         raise TypeError(f"{name} has dtype {p.library.dtype(x)}; wanted {wanted} for {p_name}")
     return x

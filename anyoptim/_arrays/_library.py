@@ -10,7 +10,7 @@ import numpy as np
 
 from anyoptim._arrays._memory import MemoryLayout
 
-__all__ = ["COMPUTE", "A", "Array", "Fingerprint", "Library", "P", "host_memory"]
+__all__ = ["COMPUTE", "A", "Array", "Fingerprint", "Library", "P", "host_memory", "slot_dtype"]
 
 Array = Any
 """An array of any library. The standard has no common base class to name here."""
@@ -30,6 +30,13 @@ COMPUTE = {
     "complex128": "complex128",
 }
 """The dtype in which parameters of each dtype are computed, and their slots kept: at least float32."""
+
+_REALS = {"complex64": "float32", "complex128": "float64"}
+
+
+def slot_dtype(dtype: str, real: bool = False) -> str:
+    """The dtype of the slots of a parameter: that of its arithmetic; of a real slot that of its parts."""
+    return _REALS.get(COMPUTE[dtype], COMPUTE[dtype]) if real else COMPUTE[dtype]
 
 
 class Fingerprint(NamedTuple):

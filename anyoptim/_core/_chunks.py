@@ -51,7 +51,7 @@ class BlockPlan(PortablePlan):
                 task, *arrays = self._task(k, leaf, x, rows.row(i))
                 found.append(leaf.library.rows_of_blocks(task.run, no_rows(kind), *arrays))
                 continue
-            with explained(self.program, k, rows):
+            with explained(self.program, k, rows, leaf.of_complex):
                 products = [product(leaf.library, factors) for factors in terms(self.program, k, leaf, x, rows.row(i))]
             found.append(leaf.library.rows_of_blocks(functools.partial(_row, kind), no_rows(kind), products))
         return found
@@ -67,7 +67,8 @@ class BlockPlan(PortablePlan):
         """The task of each block; the arrays whose blocks it is given, and the coefficients that are lazy."""
         lazy = [(j, name) for j, part in enumerate(row) for name, c in part.items() if not isinstance(c, _KNOWN)]
         known = [{name: c for name, c in part.items() if isinstance(c, _KNOWN)} for part in row]
-        arrays, read = [leaf.p, x, *leaf.slots], _read(self.program, k, static_options(row))
+        arrays = [leaf.p, x, *leaf.slots]
+        read = _read(self.program, k, static_options(row), leaf.of_complex)
         dtypes = [None if i in read else a.dtype for i, a in enumerate(arrays)]
         task = _Task(next(self.numbers), self.engine, self.program, k, dtypes, known, lazy)
         return task, [arrays[i] for i in read], [row[j][name] for j, name in lazy]
@@ -84,12 +85,13 @@ _KNOWN = float | bool | str
 
 
 @functools.lru_cache(maxsize=256)
-def _read(program: Program, k: int | None, static: StaticOptions) -> Sequence[int]:
+def _read(program: Program, k: int | None, static: StaticOptions, of_complex: bool) -> Sequence[int]:
     """The numbers of the arrays among p, x and the slots that a task is given. Raises for rules that can't be run."""
     if k is not None:
-        return trace_reduction(program, k, static).read or [0]
+        graphs = trace_reduction(program, k, static, of_complex=of_complex)
+        return sorted({a for graph in graphs for a in graph.arrays_read}) or [0]
     if MOVE in program.parts:  # otherwise it is no step
-        trace(program, static)
+        trace(program, static, of_complex=of_complex)
     return range(2 + program.slots)
 
 

@@ -94,11 +94,7 @@ class Pipeline:
         slots = [
             None
             if p is None
-            else tuple(
-                slot
-                for k in groups.branch(i).stages
-                for slot in start(stages[k].init_slots, stages[k].slot_shapes, p.library, p.array)
-            )
+            else tuple(slot for k in groups.branch(i).stages for slot in start(stages[k], p.library, p.array))
             for i, p in enumerate(ps)
         ]
         none = [None if p is None else 0 for p in ps]
@@ -155,10 +151,10 @@ class Pipeline:
     def read(self, branch: StageProgram) -> list[list[int]]:
         """For each reduction that every step of a branch takes the arrays that it reads, as places among its inputs."""
         graphs = distinct(branch, self.sample(branch)).items()
-        entries = [(branch.order[k], graph) for k, graph in graphs]
+        entries = [(branch.order[k], graph) for k, of in graphs for graph in of]
         # What is not finite is counted only where there is any.
         rare = {Entry(k, "nonfinite") for k, stage in enumerate(self.stages) if "nonfinite" not in stage.reductions}
-        return [graph.read for entry, graph in entries if entry not in rare]
+        return [graph.arrays_read for entry, graph in entries if entry not in rare]
 
     def sample(self, branch: StageProgram, t: int = 1, norm: Any = 1.0) -> Coefficients:
         """The coefficients of step `t` if every reduction gave `norm`, for their names and static options."""

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from anyoptim._arrays import COMPUTE, Array, Library, traced
+from anyoptim._arrays import Array, Library, traced
 from anyoptim._arrays._checks import Parameter, admit
 from anyoptim._arrays._quiet import quiet
 from anyoptim._core._param_groups import GroupSpec
@@ -236,7 +236,7 @@ def _slot(
         differences.append(f"{saved.root}['slots'][{name!r}] has none of {label}")
         return fresh
     root, lib, array, dtype = _saved_slot(saved, name, path)
-    wanted = COMPUTE[p.dtype]
+    wanted = p.library.dtype(fresh)
     if tuple(array.shape) != tuple(fresh.shape):
         differences.append(f"{root} has shape {tuple(array.shape)}, but that of {label} has {tuple(fresh.shape)}")
         return fresh

@@ -169,7 +169,8 @@ def unpack(
         for k, name in names[i]:
             root, column = columns[k, name]
             shape = dict(zip(stages[k].slots, stages[k].slot_shapes(tuple(p.array.shape)), strict=True))[name]
-            own.append(checks.slot(tree.name(i, root), column[i], tree.name(i), p, shape))
+            real = name in stages[k].real_slots
+            own.append(checks.slot(tree.name(i, root), column[i], tree.name(i), p, shape, real))
         slots.append(tuple(own))
     return FlatState(count("state.step", state.step), t, slots, _scalars(stages, nested, state.scalars), *pending)
 

@@ -49,6 +49,11 @@ class Leaf(NamedTuple):
     group: int = 0
     """The number of its group. Leaves of one group nearly always have equal coefficients."""
 
+    @property
+    def of_complex(self) -> bool:
+        """Whether its elements are complex."""
+        return self.library.dtype(self.p).startswith("complex")
+
 
 class Result(NamedTuple):
     """The new parameter, in its own dtype, and the new slots, in the compute dtype."""

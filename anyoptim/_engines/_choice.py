@@ -13,6 +13,7 @@ from anyoptim._engines.cuda import Cuda
 from anyoptim._engines.jax import Jax
 from anyoptim._engines.portable import Portable
 from anyoptim._engines.portable._plan import LazyPlan
+from anyoptim._trace._joint import may_ask_modulus
 from anyoptim._trace._program import Coefficients, Program
 
 __all__ = [
@@ -74,6 +75,8 @@ def _choose(name: str | None, program: Program, leaf: Leaf, x: Array) -> Choice:
             why: str | None = f"{array_rule} works on whole arrays"
         elif faster:
             why = f"engine={name!r}"
+        elif engine.name != "portable" and leaf.of_complex and may_ask_modulus(program):
+            why = "it takes complex elements as a whole"
         else:
             why = engine.why_not(program, leaf, x, chosen)
         if why is None:

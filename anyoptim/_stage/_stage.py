@@ -149,6 +149,9 @@ class Stage:
     slots: ClassVar[tuple[str, ...]] = ()
     """The names of the arrays kept for each parameter."""
 
+    real_slots: ClassVar[tuple[str, ...]] = ()
+    """The slots that have one real number for each element of a complex parameter, as `xp.modulus` gives it."""
+
     starts: ClassVar[Mapping[str, float | str]] = {}
     """What slots start as, by name, where not as zeros.
 
@@ -376,7 +379,15 @@ class Stage:
             raise TypeError(f"{cls.__name__} has no rule; wanted a staticmethod {rule_signature(cls._act, self.slots)}")
         parts = reduced_parts(cls, {**cls.reductions, **cls.metrics}, cls._act, len(self.slots))
         undeclared = tuple(cls._undeclared())
-        return {**parts, "": Part(cls._act, self.rule, self.slots, array_rule=cls.array_rule, undeclared=undeclared)}
+        own = Part(
+            cls._act,
+            self.rule,
+            self.slots,
+            array_rule=cls.array_rule,
+            real_slots=self.real_slots,
+            undeclared=undeclared,
+        )
+        return {**parts, "": own}
 
     @classmethod
     def _undeclared(cls) -> Iterator[tuple[str, str]]:

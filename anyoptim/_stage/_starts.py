@@ -17,10 +17,16 @@ __all__ = ["check_starts", "first_slots"]
 def check_starts(cls: type[Any]) -> None:
     """Raise TypeError for a start of what is no slot, or that is neither a number nor the name of one that stays."""
     body, starts, slots = vars(cls), cls.starts, cls.slots
-    if not {"starts", "slots"} & body.keys() or isinstance(starts, property) or isinstance(slots, property):
+    declared = {"starts": starts, "slots": slots, "real_slots": cls.real_slots}
+    if not declared.keys() & body.keys() or any(isinstance(of, property) for of in declared.values()):
         return
     if cls.__module__.startswith("anyoptim."):
         return  # ours are right, as in `declared`
+    for name in cls.real_slots:
+        if name not in slots:
+            raise TypeError(f"{cls.__name__} has the real slot {name!r}; its slots are {listed(slots) or 'none'}")
+        if starts.get(name) == "p":
+            raise TypeError(f"{cls.__name__} has a start of the real slot {name!r} as 'p', which may be complex")
     constants = [name for name, field in cls._fields.items() if field.role == "constant"]
     for name, start in starts.items():
         if name not in slots:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from anyoptim._trace._expressions import Scalars
+from anyoptim._trace._joint import Joint, JointOperations, each_part, parts_of
 from anyoptim._trace._operations import LOGICAL, Operations
 from anyoptim._trace._program import Coefficients, MisuseError, Program, RuleError, StaticOptions, rule_error
 from anyoptim._trace._symbols import Scalar, ScalarTape, Symbol, Value
 
-__all__ = ["Graph", "Node", "trace", "trace_reduction"]
+__all__ = ["Graph", "Input", "Node", "trace", "trace_reduction"]
 
 
 class Node(NamedTuple):
@@ -20,20 +21,44 @@ class Node(NamedTuple):
     arguments: tuple[int | Scalar, ...]
 
 
+class Input(NamedTuple):
+    """What a rule is given of one element of an array."""
+
+    name: str
+    """For a reader: two stages may both have a slot `m`."""
+    array: int
+    """The place of the array: p is 0, x is 1, and the slots follow."""
+    part: int | None = None
+    """In a joint graph which part of a complex element it is, 0 the real one and 1 the imaginary one; None for a real
+    array. In any other graph None: there a complex array is one of twice as many reals."""
+
+
 class Graph(NamedTuple):
     """What a rule does to one element: each operation as it was written, once, and no other.
 
-    Arrays are numbered: the inputs `p`, `x` and the slots, then the nodes in the order of the rule. An operation on
+    Arrays are numbered: the inputs, of `p`, `x` and the slots, then the nodes in the order of the rule. An operation on
     scalars alone is never a node but a host expression, evaluated in float64; only its result is rounded to the
     compute dtype.
+
+    A joint graph is of a complex element as a whole, for rules that ask for its modulus: it has two inputs for each
+    complex array, and one for a real one.
     """
 
     name: str
-    inputs: tuple[str, ...]
-    """The names of the inputs, for a reader: two stages may both have a slot `m`."""
+    inputs: tuple[Input, ...]
     nodes: tuple[Node, ...]
     outputs: tuple[int, ...]
-    """The new p, then the new slots; or what a reduction is of."""
+    """The new p, then the new slots, of a joint graph each part; or what a reduction is of."""
+
+    @property
+    def joint(self) -> bool:
+        """Whether it is of complex elements as a whole."""
+        return any(of.part is not None for of in self.inputs)
+
+    @property
+    def homes(self) -> list[int]:
+        """The inputs that take the outputs of a step: p and the slots."""
+        return [i for i, of in enumerate(self.inputs) if of.array != 1][: len(self.outputs)]
 
     @property
     def read(self) -> list[int]:
@@ -42,60 +67,89 @@ class Graph(NamedTuple):
         return [i for i in range(len(self.inputs)) if i in used]
 
     @property
+    def arrays_read(self) -> list[int]:
+        """The places of the arrays whose elements go into anything."""
+        return sorted({self.inputs[i].array for i in self.read})
+
+    @property
     def scalars(self) -> Scalars:
         """The host expressions that enter the nodes, each once."""
         return Scalars(a for node in self.nodes for a in node.arguments if isinstance(a, Scalar))
 
 
-def trace(program: Program, static: StaticOptions) -> Graph:
+def trace(program: Program, static: StaticOptions, *, of_complex: bool = False) -> Graph:
     """Run the program once on values that record what is done to them: from p, x and the slots to their new values.
 
-    A static option, a bool or a string, is handed to the rule as it is, and the rule may branch on it. Raises
-    TypeError, naming the rule, where it branches on anything else, mixes in what is no value of the trace, or gives
-    another number of slots than it takes.
+    A static option, a bool or a string, is handed to the rule as it is, and the rule may branch on it. Of a complex
+    parameter the graph is joint where a rule asks for a modulus or keeps a real slot, else the same as of a real one,
+    of twice as many elements. Raises TypeError, naming the rule, where it branches on anything else, mixes in what is
+    no value of the trace, or gives another number of slots than it takes.
     """
-    tape = _Tape(program)
-    p, x, *slots = tape.inputs
-    return tape.graph(tape.call(program.name, lambda xp, row: program.moved(xp, p, x, slots, row), static))
+    (graph,) = _traced(program, None, static, of_complex)
+    return graph
 
 
-def trace_reduction(program: Program, k: int, static: StaticOptions) -> Graph:
-    """Run the program once up to what the reduction that is part `k` is of: one output of the graph, or two."""
-    tape = _Tape(program)
-    p, x, *slots = tape.inputs
-    return tape.graph(tape.call(program.parts[k].what, lambda xp, row: program.terms(k, xp, p, x, slots, row), static))
+def trace_reduction(program: Program, k: int, static: StaticOptions, *, of_complex: bool = False) -> tuple[Graph, ...]:
+    """Run the program once up to what the reduction that is part `k` is of: one output of the graph, or two.
+
+    Two graphs where it is of a joint rule and of complex numbers, for their real and their imaginary parts; else one.
+    """
+    return _traced(program, k, static, of_complex)
+
+
+def _traced(program: Program, k: int | None, static: StaticOptions, of_complex: bool) -> tuple[Graph, ...]:
+    tape = _Tape(program, joint=of_complex)
+    xp: Any = JointOperations(_Recording(tape)) if of_complex else _Recording(tape)
+    p, x, *slots = tape.values
+    what = program.name if k is None else program.parts[k].what
+
+    def call(row: Coefficients) -> tuple[Any, ...]:
+        return program.moved(xp, p, x, slots, row) if k is None else program.terms(k, xp, p, x, slots, row)
+
+    results = tape.call(call, static)
+    if not of_complex:
+        graphs = [tape.graph(what, results)]
+    elif k is None:
+        both = zip(results, (p, *slots), strict=True)
+        graphs = [tape.graph(what, [part for a, old in both for part in parts_of(a, len(old.parts), what)])]
+    else:
+        graphs = [tape.graph(what, terms) for terms in each_part(results)]
+    real = any(of_complex and graph.inputs[i].part is None for graph in graphs for i in {*graph.read, *graph.homes})
+    if of_complex and not (xp.asked or real):
+        return _traced(program, k, static, of_complex=False)
+    return tuple(graphs)
 
 
 class _Tape(ScalarTape):
     """The record of what a rule has done to arrays so far: equal operations on equal arguments are one."""
 
-    def __init__(self, program: Program) -> None:
+    def __init__(self, program: Program, *, joint: bool) -> None:
         self.name = program.name
-        self.names = ("p", "x", *(slot for part in program.parts for slot in part.slots))
-        self.count = len(self.names)
-        self.inputs = [_Array(self, i) for i in range(self.count)]
+        self.inputs: list[Input] = []
+        self.values: list[Any] = []
+        """p, x and the slots."""
+        for k, (name, real) in enumerate(program.arrays):
+            first = len(self.inputs)
+            parts = [("_real", 0), ("_imag", 1)] if joint and not real else [("", None)]
+            self.inputs += [Input(name + ending, k, part) for ending, part in parts]
+            arrays = [_Array(self, i) for i in range(first, len(self.inputs))]
+            self.values.append(Joint(*arrays) if joint else arrays[0])
+        self.count = len(self.inputs)
         self.numbers: dict[Node, int] = {}
         self.ops: list[str] = []
 
-    def call(
-        self, what: str, program: Callable[[Any, Coefficients], tuple[Any, ...]], static: StaticOptions
-    ) -> list[int]:
-        """Run the program on this tape, and return the numbers of the arrays that it gives; `what` is for errors."""
+    def call(self, program: Callable[[Coefficients], tuple[Any, ...]], static: StaticOptions) -> tuple[Any, ...]:
+        """Run the program on this tape, and return what it gives."""
         row = tuple(
             {**{name: Symbol(self, Scalar("coefficient", (k, name))) for name in names}, **dict(fixed)}
             for k, (names, fixed) in enumerate(static)
         )
         try:
-            results = program(_Recording(self), row)
+            return program(row)
         except RuleError:
             raise
         except (AttributeError, TypeError) as error:
             raise rule_error(f"the rule {self.name}", error) from error
-        for a in results:
-            if not isinstance(a, _Array) or self.is_mask(a.number):
-                kind = "comparison" if isinstance(a, _Array) else type(a).__name__
-                raise RuleError(f"{what} gave a {kind}; wanted an array of numbers made of p, x and its slots")
-        return [a.number for a in results]
 
     def operation(self, op: str, *operands: Any) -> Any:
         arrays = any(isinstance(a, _Array) for a in operands)
@@ -124,8 +178,14 @@ class _Tape(ScalarTape):
         """Whether this array holds truth values."""
         return number >= self.count and self.ops[number - self.count] in LOGICAL
 
-    def graph(self, outputs: list[int]) -> Graph:
-        """The graph of these outputs, with no other nodes than they need, numbered anew."""
+    def graph(self, what: str, results: Iterable[Any]) -> Graph:
+        """The graph of these results, with no other nodes than they need, numbered anew; `what` is for errors."""
+        outputs = []
+        for a in results:
+            if not isinstance(a, _Array) or self.is_mask(a.number):
+                kind = "comparison" if isinstance(a, _Array) else type(a).__name__
+                raise RuleError(f"{what} gave a {kind}; wanted an array of numbers made of p, x and its slots")
+            outputs.append(a.number)
         nodes = list(self.numbers)
         needed = set(outputs)
         for i in reversed(range(len(nodes))):
@@ -142,7 +202,7 @@ class _Tape(ScalarTape):
 
         return Graph(
             self.name,
-            self.names,
+            tuple(self.inputs),
             tuple(Node(nodes[i].op, tuple(moved(a) for a in nodes[i].arguments)) for i in kept),
             tuple(renumbered[o] for o in outputs),
         )

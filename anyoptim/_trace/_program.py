@@ -109,6 +109,8 @@ class Part(NamedTuple):
     """The act of that rule, and the number of these slots."""
     array_rule: bool = False
     """Whether the rule is given whole arrays and the library's own namespace, instead of one element."""
+    real_slots: tuple[str, ...] = ()
+    """The slots that have one real number for an element, of a complex parameter, too."""
     undeclared: tuple[tuple[str, str], ...] = ()
     """The names that a rule may take for coefficients though they are none, and the error for each."""
 
@@ -127,6 +129,12 @@ class Program(NamedTuple):
     def slots(self) -> int:
         """The number of slots of all parts."""
         return sum(len(part.slots) for part in self.parts)
+
+    @property
+    def arrays(self) -> tuple[tuple[str, bool], ...]:
+        """The names of p, x and the slots, and whether each has one real number for each element of any parameter."""
+        slots = [(slot, slot in part.real_slots) for part in self.parts for slot in part.slots]
+        return ("p", False), ("x", False), *slots
 
     @property
     def reductions(self) -> tuple[int, ...]:
@@ -173,8 +181,9 @@ class Program(NamedTuple):
         flow: Flow = (p, x, [], x)
         for part, coefficients in zip(self.parts[:stop], row, strict=False):
             own_slots = tuple(islice(rest, len(part.slots)))
+            rule, namespace = xp.of_arrays(part.rule) if part.array_rule else (part.rule, xp)
             try:
-                flow = part.act(part.rule, xp.arrays if part.array_rule else xp, flow, own_slots, coefficients)
+                flow = part.act(rule, namespace, flow, own_slots, coefficients)
             except (AttributeError, TypeError) as error:
                 if part.act in _ARGUMENTS and not isinstance(error, RuleError):
                     _check_arguments(part, coefficients, error)
@@ -277,11 +286,12 @@ def _check_arguments(part: Part, coefficients: Mapping[str, Any], error: Excepti
 
 def _check_shapes(rule: Rule, results: Sequence[Any], p: Any) -> None:
     """Raise TypeError unless a rule of whole arrays gave the shape of the parameter: others would be broadcast."""
-    for a in results:
-        if tuple(a.shape) != tuple(p.shape):
+    shape = tuple(getattr(p, "parts", (p,))[0].shape)
+    for a in [part for of in results for part in getattr(of, "parts", (of,))]:
+        if tuple(a.shape) != shape:
             raise TypeError(
                 f"{rule.__qualname__} gave a {type(a).__name__} of shape {tuple(a.shape)} and dtype {a.dtype}; "
-                f"wanted the shape {tuple(p.shape)} of its parameter"
+                f"wanted the shape {shape} of its parameter"
             )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from anyoptim._trace._program import MisuseError
 
@@ -37,6 +37,8 @@ class ScalarTape:
 
 def _binary(op: str) -> tuple[Callable[[Any, Any], Any], Callable[[Any, Any], Any]]:
     def left(self: Any, other: Any) -> Any:
+        if isinstance(other, Value) and other.joins and not self.joins:
+            return NotImplemented
         return self.tape.operation(op, self, other)
 
     def right(self: Any, other: Any) -> Any:
@@ -47,6 +49,9 @@ def _binary(op: str) -> tuple[Callable[[Any, Any], Any], Callable[[Any, Any], An
 
 class Value:
     """A value of a tape, whose operators are operations of the tape."""
+
+    joins: ClassVar[bool] = False
+    """Whether it has values of another tape as its parts, and does what is done to them."""
 
     __array_ufunc__ = None  # a NumPy scalar beside it leaves the operation to it
     __hash__ = None  # type: ignore[assignment]

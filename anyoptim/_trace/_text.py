@@ -48,8 +48,8 @@ def function_name(graph: Graph, what: str = "rule") -> str:
 def input_names(graph: Graph) -> tuple[str, ...]:
     """The inputs as identifiers, each once: two stages may both have a slot `m`."""
     taken: list[str] = []
-    for name in graph.inputs:
-        plain = re.sub(r"\W", "_", name)
+    for of in graph.inputs:
+        plain = re.sub(r"\W", "_", of.name)
         plain = plain if _free(plain) else f"slot_{plain}"
         number = sum(re.fullmatch(re.escape(plain) + r"(_\d+)?", other) is not None for other in taken)
         taken.append(f"{plain}_{number + 1}" if number else plain)
@@ -86,7 +86,7 @@ class Writer:
         self.name = function_name(graph, what)
         self.inputs: Sequence[str] = input_names(graph)
         self.scalars = scalar_names(graph)
-        self.homes: list[int] = [] if what == "reduction" else [0, *range(2, len(self.inputs))]
+        self.homes: list[int] = [] if what == "reduction" else graph.homes
         """The inputs that take the outputs: of a step p and the slots."""
         both = zip(self.homes, graph.outputs, strict=what != "reduction")
         self.moved: dict[int, int] = {home: output for home, output in both if output != home}

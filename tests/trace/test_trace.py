@@ -10,7 +10,7 @@ import pytest
 
 import anyoptim as ao
 from anyoptim._trace._expressions import evaluate
-from anyoptim._trace._graph import Graph, Node, trace
+from anyoptim._trace._graph import Graph, Input, Node, trace
 from anyoptim._trace._program import MOVE, Part, Program, Values, on_value, static_options
 from anyoptim._trace._symbols import Scalar
 from tests.support.internals import blocked
@@ -35,7 +35,7 @@ def test_a_graph_is_the_rule_operation_by_operation() -> None:
     """Momentum: each operation as it stands in the rule, and the engine's own subtraction last."""
     assert _trace(ao.Momentum.rule, ("v",), {"lr": 0.1, "momentum": 0.9}) == Graph(
         "Momentum.rule",
-        ("p", "x", "v"),
+        (Input("p", 0), Input("x", 1), Input("v", 2)),
         (
             Node("multiply", (_given("momentum"), 2)),
             Node("multiply", (_given("lr"), 1)),

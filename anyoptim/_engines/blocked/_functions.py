@@ -68,7 +68,7 @@ class BoundFunction(NamedTuple):
 
 def text(program: Program, k: int | None, static: StaticOptions) -> BlockSource:
     """The text of the step, or of what the reduction that is part `k` is of."""
-    return blocked(trace(program, static)) if k is None else blocked_reduction(trace_reduction(program, k, static))
+    return blocked(trace(program, static)) if k is None else blocked_reduction(trace_reduction(program, k, static)[0])
 
 
 @functools.lru_cache(maxsize=256)

@@ -288,7 +288,7 @@ def text(program: Program, k: int | None, static: StaticOptions, dtype: str) -> 
 
     if k is None:
         return loop(trace(program, static), dtype)
-    return loop_reduction(trace_reduction(program, k, static), program.reduction(k).kind, dtype)
+    return loop_reduction(trace_reduction(program, k, static)[0], program.reduction(k).kind, dtype)
 
 
 def _ids(objects: Sequence[Any]) -> NDArray:

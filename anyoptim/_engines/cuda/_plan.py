@@ -50,7 +50,7 @@ def kernel_of(
     """The kernel of the step, or of the reduction that is part `k`, by a name that is none of those taken."""
     if k is None:
         return kernel(trace(program, static), dtype, taken)
-    return kernel_reduction(trace_reduction(program, k, static), program.reduction(k).kind, dtype, taken)
+    return kernel_reduction(trace_reduction(program, k, static)[0], program.reduction(k).kind, dtype, taken)
 
 
 def source_of(passes: Sequence[Pass], dtype: str) -> str:

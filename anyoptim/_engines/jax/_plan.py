@@ -156,7 +156,7 @@ def _split() -> Callable[..., Any]:
 
 @functools.lru_cache(maxsize=256)
 def _graph(program: Program, k: int | None, static: StaticOptions) -> Graph:
-    return trace(program, static) if k is None else trace_reduction(program, k, static)
+    return trace(program, static) if k is None else trace_reduction(program, k, static)[0]
 
 
 @functools.lru_cache(maxsize=64)

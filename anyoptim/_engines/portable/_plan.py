@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,11 +11,12 @@ from anyoptim._arrays import COMPUTE, Array, Library
 from anyoptim._arrays._quiet import quiet
 from anyoptim._engines._base import Commit, Leaf, Plan, Result
 from anyoptim._trace._coefficients import CoefficientTable
+from anyoptim._trace._eager import Eager
 from anyoptim._trace._exact_sum import Kind
 from anyoptim._trace._exact_sum import rows as reduced
 from anyoptim._trace._expressions import range_of
 from anyoptim._trace._graph import trace, trace_reduction
-from anyoptim._trace._operations import Operations
+from anyoptim._trace._joint import Joint, JointOperations, each_part, parts_of
 from anyoptim._trace._program import MOVE, Coefficients, Program, check_numbers, static_options
 
 __all__ = ["LazyPlan", "PortablePlan", "explained", "rows_of", "start", "terms"]
@@ -24,49 +25,18 @@ TILE = 1 << 18
 """The elements that are reduced at a time, lest there be many intermediate results of an array's size."""
 
 
-class _Eager(Operations):
-    """The operations on arrays of a library, and on numbers of the host."""
-
-    def __init__(self, library: Library, like: Array) -> None:
-        self._library, self._like = library, like
-
-    @property
-    def arrays(self) -> Any:
-        """The library's own namespace, for rules of whole arrays."""
-        return self._library.xp
-
-    def sqrt(self, a: Any) -> Any:
-        return math.sqrt(a) if isinstance(a, int | float) else self._library.xp.sqrt(a)
-
-    def abs(self, a: Any) -> Any:
-        return abs(a) if isinstance(a, int | float) else self._library.xp.abs(a)
-
-    def where(self, condition: Any, a: Any, b: Any) -> Any:
-        if isinstance(condition, bool):
-            return a if condition else b
-        if isinstance(condition, int | float) or self._library.dtype(condition) != "bool":
-            raise TypeError(f"xp.where was given {condition!r}; wanted a comparison (of coefficients without ~)")
-        return self._library.xp.where(condition, self._array(a), self._array(b))
-
-    def smallest_normal(self, a: Any) -> float:
-        return float(self._library.xp.finfo(self._like.dtype).smallest_normal)
-
-    def largest(self, a: Any) -> float:
-        return float(self._library.xp.finfo(self._like.dtype).max)
-
-    def _array(self, a: Any) -> Array:
-        return self._library.scalar(a, self._like.dtype, self._like) if isinstance(a, int | float) else a
-
-
 @contextmanager
-def explained(program: Program, k: int | None, rows: CoefficientTable) -> Iterator[None]:
+def explained(program: Program, k: int | None, rows: CoefficientTable, of_complex: bool) -> Iterator[None]:
     """Within it, a rule that fails is told what is wrong in the words of the engines that trace it."""
     try:
         yield
     except Exception:
         if program.array_rule is None and MOVE in program.parts:  # without that it is no step
             for static in {static_options(row) for row in rows.distinct}:
-                trace(program, static) if k is None else trace_reduction(program, k, static)
+                if k is None:
+                    trace(program, static, of_complex=of_complex)
+                else:
+                    trace_reduction(program, k, static, of_complex=of_complex)
         raise
 
 
@@ -82,7 +52,7 @@ class PortablePlan(Plan):
         together = library.compiled_by_xla and any(map(library.traced, (*gathered, *(leaf.p for leaf in self.leaves))))
         found: list[Any] = []
         for i, (leaf, x) in enumerate(zip(self.leaves, gathered, strict=True)):
-            with library.on_device_of(leaf.p), explained(self.program, k, rows):
+            with library.on_device_of(leaf.p), explained(self.program, k, rows, leaf.of_complex):
                 parts = terms(self.program, k, leaf, x, rows.row(i))
                 one: Any = parts if together else rows_of(library, kind, parts)
                 found.append(one if together or library.traced(one) else library.to_host(one))
@@ -93,10 +63,9 @@ class PortablePlan(Plan):
 
     def prepare_anew(self, gathered: Sequence[Array], rows: CoefficientTable) -> Commit:
         computed = []
-        with explained(self.program, None, rows):
-            for i, (leaf, x) in enumerate(zip(self.leaves, gathered, strict=True)):
-                with leaf.library.on_device_of(leaf.p):
-                    computed.append(self.result(leaf, x, rows.row(i)))
+        for i, (leaf, x) in enumerate(zip(self.leaves, gathered, strict=True)):
+            with explained(self.program, None, rows, leaf.of_complex), leaf.library.on_device_of(leaf.p):
+                computed.append(self.result(leaf, x, rows.row(i)))
         results = self._materialized(computed)
 
         def commit() -> list[Result]:
@@ -125,40 +94,44 @@ class LazyPlan(PortablePlan):
         return results
 
 
-def start(
-    init: Callable[[Any, Array], tuple[Array, ...]],
-    shapes: Callable[[tuple[int, ...]], Sequence[tuple[int, ...]]],
-    library: Library,
-    p: Array,
-) -> tuple[Array, ...]:
-    """The first slots of a parameter: `init(xp, p)` of its real form in the compute dtype. `shapes` gives theirs."""
+def start(stage: Any, library: Library, p: Array) -> tuple[Array, ...]:
+    """The first slots of a parameter: a stage's `init_slots(xp, p)` of each of its parts, in the compute dtype.
+
+    The real slots of a complex parameter are those of its real part, on which what they start as does not depend.
+    """
     xp = library.xp
     name = COMPUTE[library.dtype(p)]
     if name.startswith("complex"):
-        real, imag = (start(init, shapes, library, part(p)) for part in (xp.real, xp.imag))
-        return tuple(library.join_complex(re, im, getattr(xp, name)) for re, im in zip(real, imag, strict=True))
+        both = zip(stage.slots, *(start(stage, library, part(p)) for part in (xp.real, xp.imag)), strict=True)
+        join, dtype = library.join_complex, getattr(xp, name)
+        return tuple(re if slot in stage.real_slots else join(re, im, dtype) for slot, re, im in both)
     wide = library.read_only(xp.astype(p, getattr(xp, name), copy=False))
     with quiet(), library.on_device_of(p):
-        kept = _kept(init.__qualname__, init(xp, wide), shapes(tuple(p.shape)), library, (wide,))
+        init, shapes = stage.init_slots, stage.slot_shapes(tuple(p.shape))
+        kept = _kept(init.__qualname__, init(xp, wide), shapes, library, (wide,))
         return tuple(library.replicated_like(a, p) for a in kept)
 
 
-def _reals(leaf: Leaf, x: Array) -> list[tuple[Array, Array, tuple[Array, ...]]]:
-    """The real arrays, in the compute dtype, of p, x and the slots: two of each where they are complex."""
+def _values(leaf: Leaf, x: Array) -> tuple[Any, Any, tuple[Any, ...], Array]:
+    """p, x and the slots in the compute dtype, of complex ones both parts; and a real array that is like them."""
     library, p, slots, *_ = leaf
     xp = library.xp
-    if library.dtype(p).startswith("complex"):
-        x = xp.astype(x, p.dtype, copy=False)
-        parts = [(part(p), part(x), tuple(part(s) for s in slots)) for part in (xp.real, xp.imag)]
-    else:
-        parts = [(p, x, slots)]
-    guarded = library.read_only
-    reals = []
-    for p, x, slots in parts:
-        dtype = getattr(xp, COMPUTE[library.dtype(p)])
-        wide_p, wide_x = (guarded(xp.astype(a, dtype, copy=False)) for a in (p, x))
-        reals.append((wide_p, wide_x, tuple(map(guarded, slots))))
-    return reals
+    dtype = getattr(xp, COMPUTE[library.dtype(p)])
+    if not leaf.of_complex:
+        p, x = (library.read_only(xp.astype(a, dtype, copy=False)) for a in (p, x))
+        return p, x, tuple(map(library.read_only, slots)), p
+
+    def parts(a: Array) -> Joint:
+        both = (xp.real(a), xp.imag(a)) if library.dtype(a).startswith("complex") else (a,)
+        return Joint(*map(library.read_only, both))
+
+    p, x = (parts(xp.astype(a, dtype, copy=False)) for a in (p, x))
+    return p, x, tuple(map(parts, slots)), p.parts[0]
+
+
+def _operations(library: Library, leaf: Leaf, like: Array) -> Any:
+    """The namespace of the rules for the values of a leaf."""
+    return JointOperations(Eager(library, like)) if leaf.of_complex else Eager(library, like)
 
 
 def _row(library: Library, row: Coefficients, like: Array) -> Coefficients:
@@ -175,16 +148,18 @@ def _row(library: Library, row: Coefficients, like: Array) -> Coefficients:
 
 def _result(program: Program, leaf: Leaf, x: Array, row: Coefficients) -> Result:
     library, xp = leaf.library, leaf.library.xp
-    parts = []
-    for p, g, slots in _reals(leaf, x):
-        new = program.moved(_Eager(library, p), p, g, slots, _row(library, row, p))
-        shapes = [tuple(a.shape) for a in (p, *slots)]
-        parts.append(_kept(program.name, new, shapes, library, (p, g)))
-    if len(parts) == 1:
-        moved, *kept = parts[0]
+    p, g, slots, like = _values(leaf, x)
+    new = program.moved(_operations(library, leaf, like), p, g, slots, _row(library, row, like))
+    if not leaf.of_complex:
+        moved, *kept = _kept(program.name, new, [tuple(a.shape) for a in (p, *slots)], library, (p, g))
         return Result(xp.astype(moved, leaf.p.dtype, copy=False), tuple(kept))
+    both = [(of.parts, parts_of(a, len(of.parts), program.name)) for of, a in zip((p, *slots), new, strict=True)]
+    shapes = [tuple(a.shape) for old, _ in both for a in old]
+    found = iter(_kept(program.name, tuple(a for _, now in both for a in now), shapes, library, (*p.parts, *g.parts)))
     compute = getattr(xp, COMPUTE[library.dtype(leaf.p)])
-    moved, *kept = (library.join_complex(re, im, compute) for re, im in zip(*parts, strict=True))
+    moved, *kept = (
+        next(found) if len(now) == 1 else library.join_complex(next(found), next(found), compute) for _, now in both
+    )
     return Result(xp.astype(moved, leaf.p.dtype, copy=False), tuple(kept))  # the parameter may have another byte order
 
 
@@ -200,14 +175,14 @@ def _whole(program: Program, leaf: Leaf, x: Array, row: Coefficients) -> Result:
 
 
 def terms(program: Program, k: int, leaf: Leaf, x: Array, row: Coefficients) -> list[list[Array]]:
-    """What the reduction that is part `k` is of: one array, or two factors; for a complex leaf twice."""
-    library, found = leaf.library, []
-    for p, g, slots in _reals(leaf, x):
-        values = program.terms(k, _Eager(library, p), p, g, slots, _row(library, row, p))
-        for a in values:
-            check_numbers(program.parts[k].what, a, hasattr(a, "dtype") and library.dtype(a) == "bool")
-        found.append([*map(library.array, values)])
-    return found
+    """What the reduction that is part `k` is of: one array, or two factors; of complex numbers for each part."""
+    library = leaf.library
+    p, g, slots, like = _values(leaf, x)
+    values = program.terms(k, _operations(library, leaf, like), p, g, slots, _row(library, row, like))
+    found = each_part(values)
+    for a in [a for factors in found for a in factors]:
+        check_numbers(program.parts[k].what, a, hasattr(a, "dtype") and library.dtype(a) == "bool")
+    return [[*map(library.array, factors)] for factors in found]
 
 
 def rows_of(library: Library, kind: Kind, terms: Sequence[Sequence[Array]]) -> Array:
