@@ -7,10 +7,10 @@ Draw what constraints and proximal steps do: to one number, and to what is found
 
     python examples/constraints.py
 
-Above, each stage takes a number from where a step has led it to where it may be. Below, eight spikes are blurred and
-drowned in noise, so that 80 measurements are made of 160 unknowns. What gradient descent finds explains the measurements
-and is no spike anywhere. With a bound, nothing is negative any more; with a proximal step nearly everything is 0, and
-what is left stands where the spikes are. All three take the same steps. Needs `pip install anyoptim[examples]`.
+Above, each stage takes a number from where a step has led it to where it may be. Below, eight spikes are blurred, and
+80 noisy measurements are made of 160 unknowns. What gradient descent finds explains the measurements, and has no spike
+anywhere. With a bound, nothing is negative any more; with a proximal step nearly everything is 0, and what is left
+stands where the spikes are. All three take the same steps. Needs `pip install anyoptim[examples]`.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def blurred(seed: int) -> tuple[Array, Array, Array]:
 
 def found(A: Array, d: Array, stages: Sequence[ao.ParameterStage], steps: int) -> Array:
     """What some steps make of measurements, beginning with nothing; lr is 1/L, the longest that is safe."""
-    x, optimizer = np.zeros(A.shape[1]), ao.chain(ao.SGD(lr=1 / np.linalg.norm(A, 2) ** 2), *stages)
+    x, optimizer = np.zeros(A.shape[1]), ao.chain(ao.SGD(lr=float(1 / np.linalg.norm(A, 2) ** 2)), *stages)
     for _ in range(steps):
         optimizer.update(x, A.T @ (A @ x - d))
     return x
@@ -93,7 +93,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Array]:
     results = {name: found(A, d, stages, options.steps) for name, stages in WAYS.items()}
 
     figure = Figure(figsize=(9, 5.4), dpi=130, layout="constrained")
-    above, below = figure.subfigures(2, 1, height_ratios=[1.1, 1])
+    grid = figure.add_gridspec(2, 1, height_ratios=[1.1, 1])
+    above, below = figure.add_subfigure(grid[0]), figure.add_subfigure(grid[1])
     above.suptitle("One number: before, and after", x=0.01, ha="left", color=INK, fontsize=12, fontweight="bold")
     below.suptitle("Eight spikes, and what is found", x=0.01, ha="left", color=INK, fontsize=12, fontweight="bold")
     for axes, name, color in zip(above.subplots(1, 4), STAGES, COLORS, strict=True):

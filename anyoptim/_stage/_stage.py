@@ -209,6 +209,10 @@ class Stage:
     float32, and it is run by `portable`, with all stages of its chain.
     """
 
+    complex_arrays: ClassVar[bool] = False
+    """Whether a rule of whole arrays is given complex ones as they are, and gives such; else it is given the real parts
+    and then, in another call, the imaginary ones."""
+
     evaluate: ClassVar[Callable[..., Any] | None] = None
     """`evaluate(xp, p, *slots, hyper)`: the parameter that `eval_params` gives, for one element."""
 
@@ -384,6 +388,7 @@ class Stage:
             self.rule,
             self.slots,
             array_rule=cls.array_rule,
+            complex_arrays=cls.complex_arrays,
             real_slots=self.real_slots,
             undeclared=undeclared,
         )

@@ -109,6 +109,8 @@ class Part(NamedTuple):
     """The act of that rule, and the number of these slots."""
     array_rule: bool = False
     """Whether the rule is given whole arrays and the library's own namespace, instead of one element."""
+    complex_arrays: bool = False
+    """Whether such a rule is given complex arrays as they are, instead of one part after the other."""
     real_slots: tuple[str, ...] = ()
     """The slots that have one real number for an element, of a complex parameter, too."""
     undeclared: tuple[tuple[str, str], ...] = ()
@@ -181,7 +183,7 @@ class Program(NamedTuple):
         flow: Flow = (p, x, [], x)
         for part, coefficients in zip(self.parts[:stop], row, strict=False):
             own_slots = tuple(islice(rest, len(part.slots)))
-            rule, namespace = xp.of_arrays(part.rule) if part.array_rule else (part.rule, xp)
+            rule, namespace = xp.of_arrays(part) if part.array_rule else (part.rule, xp)
             try:
                 flow = part.act(rule, namespace, flow, own_slots, coefficients)
             except (AttributeError, TypeError) as error:

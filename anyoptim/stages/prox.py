@@ -20,7 +20,7 @@ _Radius = Annotated[Hyper, Domain(lambda x: 0 < x < float("inf"), "above 0 and f
 
 def _soft(xp: Any, p: Array, threshold: Any) -> Array:
     """Soft thresholding: p, nearer to 0 by the threshold. What is not finite stays."""
-    size = xp.abs(p)
+    size = xp.modulus(p)
     return xp.where(size <= threshold, 0.0, xp.where(size - size == 0, p / size * (size - threshold), p))
 
 
@@ -177,6 +177,7 @@ class L21(ParameterStage):
     axis: Final[int | tuple[int, ...]] = 0
     borrows: ClassVar[tuple[str, ...]] = ("lr",)
     array_rule = True
+    complex_arrays = True
 
     def __post_init__(self) -> None:
         axes = self.axis if isinstance(self.axis, tuple) else (self.axis,)
@@ -287,6 +288,7 @@ class Nuclear(ParameterStage):
     sigma: Nonnegative = 1.0
     borrows: ClassVar[tuple[str, ...]] = ("lr",)
     array_rule = True
+    complex_arrays = True
 
     def refusal(self, p: Array) -> str | None:
         """Refuse all but matrices, and libraries without singular values."""
@@ -362,6 +364,7 @@ class Operator(ParameterStage):
     f: Final[Any]
     borrows: ClassVar[tuple[str, ...]] = ("lr",)
     array_rule = True
+    complex_arrays = True
 
     def __post_init__(self) -> None:
         if not callable(getattr(self.f, "prox", None)):

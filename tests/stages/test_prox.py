@@ -188,6 +188,91 @@ def test_stacks_of_matrices() -> None:
     assert np.linalg.matrix_rank(prox(ao.prox.Nuclear(1.5), x[0])) < 3
 
 
+@pytest.mark.parametrize("engine", ENGINES)
+def test_complex_elements_keep_their_direction(engine: ao.EngineName) -> None:
+    """By modulus, of all sizes: 3+4j comes 1 nearer as 2.4+3.2j; what is not finite stays."""
+    z = np.array([3 + 4j, 3 - 4j, 0.3 + 0.4j, 0, -5, 2j, complex(INF, 1), complex(1, NAN)])
+    expected = np.array([2.4 + 3.2j, 2.4 - 3.2j, 0, 0, -4, 1j, complex(INF, 1), complex(1, NAN)])
+    for scale in (1.0, 2.0**-900, 2.0**900):  # exact
+        found = prox(ao.prox.L1(scale), (scale * z.view("f8")).view(z.dtype), 1.0, engine)
+        wanted = (scale * expected.view("f8")).view(z.dtype)
+        assert same_bits(found.view("f8") + 0.0, wanted.view("f8"))
+    halved = prox(ao.prox.ElasticNet(2.0), z[:3], 1.0, engine)
+    assert same_bits(halved, prox(ao.prox.L1(), z[:3], 1.0, engine) / 2)
+
+
+@pytest.mark.parametrize("dtype", ["complex64", "complex128"])
+@pytest.mark.parametrize("library", ["strict", "torch", "jax", "dask", "cuda-shim"])
+def test_complex_elements_of_every_library(library: str, dtype: str, need: Callable[[str], Library]) -> None:
+    """The acceptance of the issue: 3+4j, with gradient 0, lr 1 and sigma 1, is 2.4+3.2j; to 2 ulp."""
+    lib = need(library)
+    if dtype not in lib.dtypes:
+        pytest.skip(f"{library} has no {dtype}")
+    params = {"z": lib.asarray(np.array([[3 + 4j, 0.5], [0, -3j]], dtype))}
+    optimizer = ao.chain(ao.SGD(lr=1.0), ao.prox.L1(1.0))
+    found = lib.tonumpy(optimizer.update(params, {"z": lib.asarray(np.zeros((2, 2), dtype))})["z"])
+    assert found.dtype == dtype
+    rounding = 2 * float(np.finfo(dtype).eps)
+    np.testing.assert_allclose(found, [[2.4 + 3.2j, 0], [0, -2j]], rtol=rounding)
+
+
+@pytest.mark.parametrize("name", PENALTIES)
+@settings(max_examples=15)
+@given(re=MATRIX, im=MATRIX, sigma=WEIGHT)
+def test_optimal_for_complex_elements(name: str, re: Any, im: Any, sigma: float) -> None:
+    """As for real ones, with the inner product of both parts: with the same round-off, and that of the modulus."""
+    penalty, x = PENALTIES[name], re + 1j * im
+    p = prox(penalty.stage(sigma), x)
+    rest = x - p - sigma * penalty.square * p
+    assert penalty.dual is not None
+    assert penalty.dual(rest) <= sigma + 1e-12
+    assert np.sum(rest * p.conj()).real == pytest.approx(sigma * penalty.value(p), abs=1e-11)
+
+
+class Turned(ao.ParameterStage):
+    """A rule of complex arrays with a slot: p times the conjugate of its largest element, and the sum of all so far."""
+
+    slots = ("total",)
+    array_rule = True
+    complex_arrays = True
+
+    @staticmethod
+    def rule(xp: Any, p: Any, total: Any, c: Any) -> Any:
+        largest = xp.max(xp.abs(p))
+        pivot = xp.sum(xp.where(xp.abs(p) == largest, p, xp.zeros_like(p)))
+        p = p * xp.conj(pivot) / largest if "complex" in str(p.dtype) else p
+        return p, total + p
+
+
+@pytest.mark.parametrize("library", ["numpy", "strict", "torch", "jax", "dask"])
+def test_rules_of_complex_arrays(library: str, need: Callable[[str], Library]) -> None:
+    """They are given p, and the slots, whole, between rules of elements and of their parts; real ones as they are."""
+    lib = need(library)
+    optimizer = ao.chain(ao.Momentum(1.0, momentum=0.5), ao.NonNegative(), Turned(), ao.prox.L2(1.0), ao.EMA(0.5))
+    z = average = np.array([3 - 1j, -1 + 4j])
+    total = v = np.zeros(2, complex)
+    params = {"z": lib.asarray(z.astype("c8")), "x": lib.asarray(np.array([1.0, -2.0], "f4"))}
+    for k in range(2):
+        g = np.array([1j, -k])
+        optimizer.update(params, {"z": lib.asarray(g.astype("c8")), "x": lib.asarray(np.zeros(2, "f4"))})
+        v = 0.5 * v - g
+        z = z + v
+        z = np.maximum(z.real, 0) + 1j * np.maximum(z.imag, 0)
+        pivot = z[np.argmax(abs(z))]
+        z = z * pivot.conj() / abs(pivot)
+        total, z = total + z, z / 2
+        average = (average + z) / 2
+    state = optimizer.state
+    assert state is not None
+    for found, wanted in (
+        (params["z"], z),
+        (state.slots[2]["total"]["z"], total),
+        (state.slots[4]["average"]["z"], average),
+    ):
+        np.testing.assert_allclose(lib.tonumpy(found), wanted, rtol=1e-6)
+    np.testing.assert_allclose(lib.tonumpy(params["x"]), [0.25, 0.0])
+
+
 def test_with_the_learning_rate_of_the_step() -> None:
     """Its schedule, its group, and what was set last, on replays as on the first step: thresholds to the last bit."""
     optimizer = ao.chain(

@@ -51,6 +51,17 @@ def test_each_is_theirs(name: str) -> None:
         np.testing.assert_allclose(prox(ours(weight), x, lr), expected, rtol=0, atol=tolerance)
 
 
+@pytest.mark.parametrize("name", ["L1", "L2", "L21", "Nuclear"])
+def test_each_is_theirs_for_complex_elements(name: str) -> None:
+    """To round-off: theirs go by way of angles, or divide complex numbers."""
+    ours, theirs, _ = PAIRS[name]
+    rng = np.random.default_rng(0)
+    for lr, weight in [(0.1, 0.5), (1.0, 0.3), (3.0, 1.0)]:
+        z = rng.normal(size=SHAPE) + 1j * rng.normal(size=SHAPE)
+        expected = theirs(weight).prox(z.ravel(), lr).reshape(SHAPE)
+        np.testing.assert_allclose(prox(ours(weight), z, lr), expected, rtol=0, atol=ROUNDING)
+
+
 def test_elastic_net_is_their_steps_in_turn() -> None:
     """They have none, but it is the step of L1 and then that of the square, as their paper on L21 + L1 has it."""
     x = np.random.default_rng(0).normal(size=24)
@@ -126,6 +137,22 @@ def test_iterates_are_theirs(name: str, accelerated: bool) -> None:
     assert len(found) == len(expected) == 300
     assert all(np.array_equal(a, b) for a, b in zip(found, expected, strict=True))
     assert misfit(found[-1]) < 0.05 * misfit(misfit.start)
+
+
+def test_complex_iterates_are_theirs() -> None:
+    """All 300 of FISTA, to 1e-12: each step rounds by some 1e-16, and brings what is apart no further apart."""
+    misfit = Misfit("complex128")
+    found, expected = misfit.iterates(ao.prox.L1(0.5), FISTA()), misfit.theirs(pyproximal.L1(0.5), "fista")
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-12)
+    assert np.count_nonzero(found[-1]) < 40
+
+
+def test_complex_vectors_are_handed_over() -> None:
+    """As they are; of real ones the result has to be real: tests/stages/test_prox.py."""
+    z = np.array([[3 + 4j], [0.3j]])
+    found = prox(ao.prox.Operator(pyproximal.L1(1.0)), z)
+    assert same_bits(found, pyproximal.L1(1.0).prox(z.ravel(), 1.0).reshape(2, 1))
 
 
 def test_it_finds_what_is_sparse() -> None:
