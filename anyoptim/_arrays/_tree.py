@@ -147,6 +147,29 @@ class Tree:
             raise ValueError("; ".join(says))
         return matched
 
+    def covered(self, root: str, container: Any) -> list[tuple[Any, Name]]:
+        """For each leaf that of another container at its place, or above it, where one stands for all below; its name.
+
+        Raises ValueError with every key that is missing or that nothing here asks for.
+        """
+        other = Tree(root, container)
+        place = {path: j for j, path in enumerate(other.spec.paths())}
+        found, missing, used = [], [], set()
+        for path, accessor in zip(self.spec.paths(), self.accessors, strict=True):
+            j = next((place[path[:n]] for n in range(len(path), -1, -1) if path[:n] in place), None)
+            if j is None:
+                missing.append(_spelled(accessor, root))
+            else:
+                used.add(j)
+                found.append((other.leaves[j], other.name(j)))
+        unexpected = [str(other.name(j)) for j in place.values() if j not in used]
+        if missing:
+            raise ValueError(f"{listed(missing)} {'is' if len(missing) == 1 else 'are'} missing")
+        if unexpected:
+            has = "has" if len(unexpected) == 1 else "have"
+            raise ValueError(f"{listed(unexpected)} {has} no match in {self.root}")
+        return found
+
     def _clashes(self, other: Tree, missing: Mapping[tuple[Any, ...], Sequence[Any]]) -> dict[tuple[Any, ...], str]:
         """For each place at which the other container has one of another kind than this, or one of both none: what."""
         accessor_at = {

@@ -343,7 +343,8 @@ class Optimizer(Stage):
         moving = [i for i, x in enumerate(xs) if x is not None]
         leaves = [plan.leaf(i, live.flat.slots[i]) for i in moving]
         branches = [groups.branch(i) for i in moving]
-        read = {branch: self._pipeline.read(branch) for branch in dict.fromkeys(branches)}
+        given = {branch: groups.overrides[groups.group_of[i]] for branch, i in zip(branches, moving, strict=True)}
+        read = {branch: self._pipeline.read(branch, overrides) for branch, overrides in given.items()}
         return Explanation.of(
             self.engine,
             [branch.program for branch in branches],

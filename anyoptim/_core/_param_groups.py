@@ -10,6 +10,7 @@ from anyoptim._arrays import Array
 from anyoptim._arrays._checks import Parameter
 from anyoptim._arrays._selection import Selection, Selector, shown
 from anyoptim._arrays._tree import Tree, dotted_paths
+from anyoptim._core._elements import Elements, OfParameter
 from anyoptim._stage._groups import groups
 from anyoptim._stage._stage import Stage
 from anyoptim._stage._stage_program import StageProgram
@@ -59,6 +60,11 @@ class ParamGroups:
         """For each group what is given instead of the hyperparameters of each stage."""
         self.group_of = [0] * len(ps)
         """The group of each parameter."""
+        self.reads: list[tuple[Array, ...]] = [()] * len(ps)
+        """For each parameter the arrays that are read beside it."""
+        self.elements = Elements(stages, tree, ps)
+        """What is given element by element."""
+        reading: dict[Any, StageProgram] = {}
         numbers: list[Any] = []
         for i, p in enumerate(ps):
             if p is None:
@@ -66,16 +72,22 @@ class ParamGroups:
             if owner[i] != i:
                 _check_tied(tree, owner[i], i, selectors)
                 _check_tied(tree, owner[i], i, patterns)
-                self.group_of[i] = self.group_of[owner[i]]
+                self.elements.check_tied(owner[i], i)
+                self.group_of[i], self.reads[i] = self.group_of[owner[i]], self.reads[owner[i]]
                 continue
-            branch = branches[selectors[i]]
+            branch, of_elements = branches[selectors[i]], OfParameter()
             if i not in self.resting:
                 _check_accepted(stages, branch, tree, i, p)
+                of_elements = self.elements.of(i, branch.stages)
+            given, arrays, self.reads[i] = of_elements
+            if arrays:
+                branch = reading.setdefault((selectors[i], arrays), branch.reading(arrays))
             own = _overridden(stages, branch, tree, i, p)
-            kind = selectors[i], None if i in self.resting else patterns[i], own
+            kind = selectors[i], None if i in self.resting else patterns[i], own, given, arrays
             if kind not in numbers:
                 numbers.append(kind)
                 self.branches.append(branch)
+                own = _with_elements(stages, branch, given, own)
                 self.overrides.append(_combined(stages, spec.groups, branch, own, kind[1]))
             self.group_of[i] = numbers.index(kind)
         if not numbers:
@@ -134,6 +146,17 @@ def _overridden(stages: Sequence[Stage], branch: StageProgram, tree: Tree, i: in
             raise ValueError(f"{stage!r} overrides {list(own)}; it has {list(stage.hyperparameters)}")
         overrides.append(dict(own))
     return tuple(overrides)
+
+
+def _with_elements(stages: Sequence[Stage], branch: StageProgram, given: Sequence[Any], own: Overrides) -> Overrides:
+    """What is given element by element for one parameter, and after that what the stages themselves say."""
+    if not (given or branch.elements):
+        return own
+    numbers: list[dict[str, Any]] = [{} for _ in stages]
+    for (k, name), value in given:
+        numbers[k][name] = value
+    each = zip(numbers, own or ({},) * len(stages), strict=True)
+    return tuple({**of, **branch.elements.get(k, {}), **others} for k, (of, others) in enumerate(each))
 
 
 def _combined(

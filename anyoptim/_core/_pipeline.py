@@ -11,7 +11,7 @@ from anyoptim._arrays._checks import Parameter
 from anyoptim._arrays._tree import Tree
 from anyoptim._core import _state
 from anyoptim._core._coefficients import CoefficientBuilder, DeviceValues, StepCoefficients
-from anyoptim._core._param_groups import GroupSpec, ParamGroups
+from anyoptim._core._param_groups import GroupSpec, Overrides, ParamGroups
 from anyoptim._core._reductions import distinct
 from anyoptim._core._state import FlatState, SlotNames, State
 from anyoptim._engines import Dispatch, start
@@ -148,15 +148,17 @@ class Pipeline:
                 break
         return builder.result()
 
-    def read(self, branch: StageProgram) -> list[list[int]]:
+    def read(self, branch: StageProgram, overrides: Overrides) -> list[list[int]]:
         """For each reduction that every step of a branch takes the arrays that it reads, as places among its inputs."""
-        graphs = distinct(branch, self.sample(branch)).items()
+        graphs = distinct(branch, self.sample(branch, overrides=overrides)).items()
         entries = [(branch.order[k], graph) for k, of in graphs for graph in of]
         # What is not finite is counted only where there is any.
         rare = {Entry(k, "nonfinite") for k, stage in enumerate(self.stages) if "nonfinite" not in stage.reductions}
         return [graph.arrays_read for entry, graph in entries if entry not in rare]
 
-    def sample(self, branch: StageProgram, t: int = 1, norm: Any = 1.0) -> Coefficients:
+    def sample(
+        self, branch: StageProgram, t: int = 1, norm: Any = 1.0, overrides: Overrides | None = None
+    ) -> Coefficients:
         """The coefficients of step `t` if every reduction gave `norm`, for their names and static options."""
         stages = self.stages
         row: list[dict[str, Any]] = []
@@ -166,7 +168,8 @@ class Pipeline:
                 continue
             stage = stages[entry.stage]
             more: dict[str, Any] = {**stage.scalars, **dict.fromkeys(stage.reductions, norm)}
+            own = {} if overrides is None else overrides[entry.stage]
             for name, k in branch.lenders.get(entry.stage, {}).items():
-                more[name] = stages[k]._values(t, {})[name]
-            row.append(stage._coefficients(t, {**stage._values(t, {}), **more}))
+                more[name] = stages[k]._values(t, {} if overrides is None else overrides[k])[name]
+            row.append(stage._coefficients(t, {**stage._values(t, own), **more}))
         return tuple(row)

@@ -28,7 +28,10 @@ class StepPlan:
 
     def __init__(self, params: Params) -> None:
         tree, self.ps, self.owner, self.groups = params
-        self._leaves = reader(tree)
+        read = self._leaves = reader(tree)
+        if self.groups.elements:
+            # What is given element by element can change, too.
+            self._leaves = lambda container: read(container) if self.groups.elements.same() else None
         self._spec = tree.spec
         self._given = [p and p.given for p in self.ps]
         self.tied = any(o != i for i, o in enumerate(self.owner))
@@ -175,7 +178,7 @@ class StepPlan:
                     return False
             elif leaf is not p.given or not p.library.unchanged(leaf, p.memory) or p.library.dtype(leaf) != p.dtype:
                 return False
-        return True
+        return self.groups.elements.same()
 
     def dispatch(self, engine: str | None, xs: Sequence[Array | None], slots: Slots) -> tuple[Dispatch, list[int]]:
         """The engines for the parameters that have a gradient, and which parameters these are."""
@@ -236,4 +239,5 @@ class StepPlan:
         """A parameter that has a gradient, as engines take it."""
         p = self.ps[i]
         assert p is not None  # noqa: S101 - `checks.gradients` refuses a gradient of nothing
-        return Leaf(p.library, p.array, slots or (), p.given if p.writable else None, self.groups.group_of[i])
+        destination, groups = p.given if p.writable else None, self.groups
+        return Leaf(p.library, p.array, slots or (), destination, groups.group_of[i], groups.reads[i])

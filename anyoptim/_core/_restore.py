@@ -8,16 +8,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from anyoptim._arrays import Array, Library, traced
+from anyoptim._arrays import Array, Library, library, traced
 from anyoptim._arrays._checks import Parameter, admit
 from anyoptim._arrays._quiet import quiet
+from anyoptim._arrays._tree import Tree
 from anyoptim._core._param_groups import GroupSpec
 from anyoptim._core._pipeline import Params
 from anyoptim._core._state import FlatState
 from anyoptim._core._statedict import VERSION, by_name, constants, stateful
+from anyoptim._stage._elements import Named, by_element, check_elements, is_array, real_array, shown
 from anyoptim._stage._groups import groups, having
 from anyoptim._stage._stage import Stage
-from anyoptim._trace._hyperparameters import Hyper, number
+from anyoptim._trace._hyperparameters import Domain, Hyper, number
 from anyoptim._trace._scalars import integer
 
 __all__ = ["Restored", "restored"]
@@ -176,10 +178,14 @@ def _settings(saved: _SavedStage, stage: Stage, differences: list[str]) -> list[
     settings: list[Setting] = []
     for name, value in saved.hyperparameters.items():
         if name in stage.hyperparameters:
-            root = f"{saved.root}['hyperparameters'][{name!r}]"
-            settings += _setting(root, value, getattr(stage, name), partial(setattr, stage, name), differences)
+            root, domain = f"{saved.root}['hyperparameters'][{name!r}]", stage.hyperparameters[name]
+            put, present = partial(setattr, stage, name), getattr(stage, name)
+            if _is_elements(value) and by_element(present):
+                settings += _elements(root, value, present, domain, put, differences)
+                continue
+            settings += _setting(root, value, present, put, differences)
             if not isinstance(value, Mapping):
-                stage.hyperparameters[name].value(root, value)
+                domain.value(root, value)
     return settings
 
 
@@ -211,8 +217,9 @@ def _setting(
     root: str, value: Any, present: Hyper, put: Callable[[Any], None], differences: list[str]
 ) -> list[Setting]:
     """What sets one hyperparameter. A schedule stays the one that is there, and gets the state of the saved one."""
-    if isinstance(value, Mapping) != callable(present):
-        differences.append(f"{root} is {value!r}, not {present!r}")
+    if isinstance(value, Mapping) != callable(present) or _is_elements(value) or by_element(present):
+        given = "given element by element" if _is_elements(value) else repr(value)
+        differences.append(f"{root} is {given}, not {shown(present)}")
         return []
     if not isinstance(value, Mapping):
         return [partial(put, value)]
@@ -224,6 +231,42 @@ def _setting(
     for schedule, state in zip(schedules, states, strict=True):
         type(schedule)(**{**vars(schedule), "state": state})  # which checks it
     return [partial(schedule.state.update, state) for schedule, state in zip(schedules, states, strict=True)]
+
+
+def _is_elements(saved: Any) -> bool:
+    """Whether a hyperparameter was saved that was given element by element."""
+    return isinstance(saved, Mapping) and "elements" in saved
+
+
+def _elements(
+    root: str, value: Any, present: Any, domain: Domain, put: Callable[[Any], None], differences: list[str]
+) -> list[Setting]:
+    """What sets a hyperparameter that is given element by element to new arrays, like those that are there."""
+    saved = _mapping(f"{root}['elements']", _with_keys(root, value, ("elements",))["elements"])
+    tree = Tree(root, present)
+    if set(saved) != {*tree.paths}:
+        differences.append(f"{root} has {sorted(saved)}, not {sorted(tree.paths)}")
+        return []
+    leaves: list[Any] = []
+    for path, leaf in zip(tree.paths, tree.leaves, strict=True):
+        name, new = f"{root}['elements'][{path!r}]", saved[path]
+        if traced(new):
+            raise TypeError(f"{name} is traced; wanted an array whose values are known")
+        forms = [(tuple(x.shape), library(x).dtype(x)) if is_array(x) else (x is None, None) for x in (new, leaf)]
+        if forms[0] != forms[1]:
+            differences.append(f"{name} is {Named(new)}, not {Named(leaf)}")
+        if forms[0][0] != forms[1][0]:
+            new = leaf
+        elif is_array(leaf):
+            (theirs, array), own = real_array(name, new), library(leaf)
+            with quiet():
+                new = own.with_values(own.copied(leaf), theirs.to_host(array))
+        elif new is not None:
+            new = domain.value(name, new)
+        leaves.append(new)
+    container = tree.build(leaves)
+    check_elements(root, domain, container)
+    return [partial(put, container)]
 
 
 def _slot(

@@ -88,7 +88,11 @@ def _computed(
     some = [xs[i] for i in moving]
     programs = [groups.branch(i).program for i in moving]
     dispatch = Dispatch(
-        engine, programs, [_copied(engine, ps[i], flat.slots[i]) for i in moving], some, plans(engine, lazily=True)
+        engine,
+        programs,
+        [_copied(engine, ps[i], flat.slots[i], groups.reads[i]) for i in moving],
+        some,
+        plans(engine, lazily=True),
     )
     if dispatch.capturing():
         raise RuntimeError("step is being captured in a CUDA graph, whose replays would repeat it; wanted update")
@@ -120,14 +124,14 @@ def _computed(
     return chosen(coefficients.taken, (leaves, after), (tree.leaves, skipped))
 
 
-def _copied(engine: str | None, p: Parameter | None, slots: tuple[Array, ...] | None) -> Leaf:
+def _copied(engine: str | None, p: Parameter | None, slots: tuple[Array, ...] | None, reads: tuple[Array, ...]) -> Leaf:
     """A copy of a parameter, for engines that write in place; the parameter itself, where `portable` will take it."""
     assert p is not None  # noqa: S101 - it has a gradient
     library, slots = p.library, slots or ()
     if engine == "portable" or (library.numpy_view(p.array) is None and library.cuda(p.array) is None):
-        return Leaf(library, p.array, slots)
+        return Leaf(library, p.array, slots, reads=reads)
     copy = library.copied(p.array)
-    return Leaf(library, copy, tuple(map(library.copied, slots)), copy)
+    return Leaf(library, copy, tuple(map(library.copied, slots)), copy, reads=reads)
 
 
 def _arrays(values: Leaf | Result) -> tuple[Array, ...]:

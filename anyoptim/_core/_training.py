@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
@@ -19,6 +20,8 @@ from anyoptim._core._recorder import Recorder, hook
 from anyoptim._core._state import FlatState, LiveState, signatures, stepped
 from anyoptim._engines import CoefficientTable, Dispatch
 from anyoptim._machine._completed import completed
+from anyoptim._stage._elements import by_element
+from anyoptim._stage._stage import watch
 from anyoptim._trace._program import Coefficients, all_floats
 
 __all__ = ["Training"]
@@ -36,13 +39,16 @@ class Training:
         self.recorder: Recorder | None = None
         self.begun = 0
         """The updates that were begun. One that begins within another, in a schedule, changes what that prepared."""
+        self.watching = False
+        """Whether hyperparameters are watched that may come to be given element by element, or have been."""
         self.writing = False
         """Whether a step is being written: who asks now is the handler of a signal, or a finalizer, in its middle."""
 
     def __getstate__(self) -> dict[str, Any]:
         # The parameters are the caller's to copy and to save.
         self.caught_up()
-        return {"state": self.state, "plan": None, "recorder": None, "begun": 0, "writing": False}
+        fresh = {"plan": None, "recorder": None, "begun": 0, "watching": False, "writing": False}
+        return {"state": self.state, **fresh}
 
     def update(self, pipeline: Pipeline, engine: str | None, params: Any, grads: Any) -> Any:
         """Take one step, or gather one gradient. Returns `params`."""
@@ -297,6 +303,8 @@ class Training:
             state.catch_up()
         if plan is not None and state is not None and tree.spec == state.spec and plan.unchanged(tree.leaves):
             return plan, state
+        if not self.watching:
+            self._watch(pipeline)
         ps = checks.parameters(tree)
         owner = checks.owners(ps)
         checks.rebindable(tree, ps, owner)
@@ -307,6 +315,19 @@ class Training:
         if state is None:
             return plan, LiveState(tree.spec, now, pipeline.start(ps, groups), groups.names)
         return plan, state.matched(tree, ps, now, groups.names)
+
+    def _watch(self, pipeline: Pipeline) -> None:
+        """From now on, plan anew where a hyperparameter is set that is given element by element, or was."""
+        this = weakref.ref(self)
+
+        def replan(_: str, value: Any) -> None:
+            training = this()
+            if training and training.plan and (training.plan.groups.elements or by_element(value)):
+                training.plan = None
+
+        for stage in pipeline.stages:
+            watch(stage, replan)
+        self.watching = True
 
     def caught_up(self) -> LiveState | None:
         """The state with all steps counted, also those that CUDA graphs replayed; None before the first update."""
@@ -355,7 +376,7 @@ def _traced(row: Coefficients) -> bool:
 def _check_known(tree: Tree, dispatch: Dispatch, moving: Sequence[int], xs: Sequence[Array | None]) -> None:
     """Raise TypeError for arrays whose values are not known yet."""
     for i, leaf in zip(moving, dispatch.leaves, strict=True):
-        if leaf.library.compiled_by_xla and any(map(traced, (leaf.p, xs[i], *leaf.slots))):
+        if leaf.library.compiled_by_xla and any(map(traced, (leaf.p, xs[i], *leaf.slots, *leaf.reads))):
             raise _frozen(tree, i)
 
 

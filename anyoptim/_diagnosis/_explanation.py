@@ -13,6 +13,7 @@ from anyoptim._trace._program import Program
 __all__ = ["Explanation", "Share"]
 
 _WIDTH = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8, "complex64": 8, "complex128": 16}
+_WIDTH |= {"bool": 1, **{f"{u}int{8 * n}": n for u in ("", "u") for n in (1, 2, 4, 8)}}
 _HEADINGS = ("engine", "parameters", "elements", "MB a step", "next step", "why not faster")
 _SHOWN = 3
 
@@ -30,7 +31,8 @@ class Share(NamedTuple):
     """Their keys, joined by dots."""
     elements: int
     bytes: int
-    """What a step must read and write: p, gradient and slots once each, and what every reduction reads beside that."""
+    """What a step must read and write: p, gradient, slots and what is given for each element once each, and what every
+    reduction reads beside that."""
     reason: str | None
     """Why no faster engine; None for the fastest that there is."""
     guard: str | None
@@ -109,5 +111,6 @@ def _traffic(program: Program, reductions: Sequence[Sequence[int]], leaf: Leaf, 
     """Bytes for each element."""
     dtype = leaf.library.dtype(leaf.p)
     p, slot, g = _WIDTH[dtype], _WIDTH[COMPUTE[dtype]], _WIDTH[leaf.library.dtype(x)]
-    widths = [p, g, *[slot] * program.slots]
+    reads = [_WIDTH[leaf.library.dtype(a)] for a in leaf.reads]
+    widths = [p, g, *[slot] * program.slots, *reads]
     return p + sum(widths) + slot * program.slots + sum(widths[i] for read in reductions for i in read)

@@ -48,6 +48,8 @@ class Leaf(NamedTuple):
     """The user's own array over the memory of `p`, where the new parameter is to be written; None if it isn't."""
     group: int = 0
     """The number of its group. Leaves of one group nearly always have equal coefficients."""
+    reads: tuple[Array, ...] = ()
+    """Arrays of the shape of `p`, of any real dtype, that are read and not written."""
 
     @property
     def of_complex(self) -> bool:
@@ -206,6 +208,9 @@ class Engine(ABC):
 
     array_rules: ClassVar[bool] = False
     """Whether it runs rules of whole arrays."""
+
+    reads: ClassVar[bool] = True
+    """Whether it takes leaves beside which arrays are read."""
 
     generates: ClassVar[bool] = False
     """Whether there is source text of what it runs."""

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import copy
+from types import MappingProxyType
 from typing import NamedTuple
 
 from anyoptim._stage._stage import ParameterStage, Stage
 from anyoptim._trace._program import MOVE, Coefficients, Program
+from anyoptim._trace._symbols import Symbol, element
 
 __all__ = ["Entry", "StageProgram", "lenders"]
 
@@ -44,6 +47,9 @@ class StageProgram:
     The step comes before the first stage that sees the parameter after it.
     """
 
+    elements: Mapping[int, Mapping[str, Symbol]] = MappingProxyType({})
+    """For each stage the hyperparameters that are given as arrays."""
+
     def __init__(self, all_stages: Sequence[Stage], stages: tuple[int, ...]) -> None:
         self.stages = stages
         """The places of the stages among all stages of the optimizer."""
@@ -63,6 +69,15 @@ class StageProgram:
         """Whether each parameter has coefficients of its own, because they depend on its own reductions."""
         self.names = [(k, name) for k in stages for name in all_stages[k].slots]
         """The slots of a parameter in a row: the place of the stage, and the slot's name."""
+
+    def reading(self, arrays: Sequence[tuple[int, str]]) -> StageProgram:
+        """The same, where arrays are given for these hyperparameters: the place of a stage, and the name, of each."""
+        other = copy(self)
+        other.program = self.program._replace(reads=tuple(name for _, name in arrays))
+        other.elements = {
+            k: {name: element(j, name) for j, (at, name) in enumerate(arrays) if at == k} for k, _ in arrays
+        }
+        return other
 
     def filled(self, row: Coefficients, entry: Entry) -> Coefficients:
         """The coefficients so far, up to an entry: parts that are no stage have none."""

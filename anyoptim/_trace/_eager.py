@@ -6,10 +6,15 @@ import math
 from typing import Any
 
 from anyoptim._arrays import Array, Library
+from anyoptim._trace._expressions import elementary
 from anyoptim._trace._operations import Operations
 from anyoptim._trace._program import Part, Rule
 
 __all__ = ["Eager"]
+
+
+_NAMES = {"power": "pow"}
+"""The operations that the Array API calls otherwise."""
 
 
 class Eager(Operations):
@@ -39,6 +44,11 @@ class Eager(Operations):
         if isinstance(condition, int | float) or self._library.dtype(condition) != "bool":
             raise TypeError(f"xp.where was given {condition!r}; wanted a comparison (of coefficients without ~)")
         return self._library.xp.where(condition, self._array(a), self._array(b))
+
+    def elementary(self, op: str, *operands: Any) -> Any:
+        if all(isinstance(a, int | float) for a in operands):
+            return elementary(op, *operands)
+        return getattr(self._library.xp, _NAMES.get(op, op))(*map(self._array, operands))
 
     def smallest_normal(self, a: Any) -> float:
         return float(self._library.xp.finfo(self._like.dtype).smallest_normal)

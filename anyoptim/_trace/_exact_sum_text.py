@@ -44,7 +44,7 @@ def pieces(dtype: str, kind: Kind) -> dict[str, str | list[str]]:
 
 _LOOP = """\
 from math import frexp, ldexp
-from anyoptim._engines.compiled._bits import bits, number
+from anyoptim._machine._bits import bits, number
 
 
 def {name}(_leaves, _chunks, _which, _coefficients, _rows, _first, _last):
@@ -93,7 +93,7 @@ def {name}(_leaves, _chunks, _which, _coefficients, _rows, _first, _last):
 
 _LARGEST_LOOP = """\
 from math import inf as _infinity
-from anyoptim._engines.compiled._bits import bits
+from anyoptim._machine._bits import bits
 
 
 def {name}(_leaves, _chunks, _which, _coefficients, _rows, _first, _last):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 from anyoptim._arrays import traced
 from anyoptim._trace._scalars import whole_number
+from anyoptim._trace._symbols import Symbol
 
 if TYPE_CHECKING:
     from dataclasses import KW_ONLY
@@ -76,7 +77,7 @@ class Domain(NamedTuple):
         """`value` as a float, or as it is where it is traced. Raises TypeError or ValueError with its name."""
         if type(value) is float and self.holds(value):
             return value
-        if traced(value):
+        if traced(value) or isinstance(value, Symbol):
             return value
         try:
             # NumPy before 2.4 takes an array of one element for a number.

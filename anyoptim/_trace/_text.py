@@ -76,6 +76,9 @@ class Writer:
         "not": "not {}",
         "sqrt": "sqrt({})",
         "abs": "abs({})",
+        "exp": "exp({})",
+        "log": "log({})",
+        "power": "pow({}, {})",
         "where": "{1} if {0} else {2}",
         "bound": "{1} if {0} < {1} else {2} if {0} > {2} else {0}",
     }

@@ -14,8 +14,8 @@ import numpy as np
 
 from anyoptim._arrays import host_memory
 from anyoptim._engines._base import NDArray
-from anyoptim._engines.compiled import _array_headers, _kernel_cache
-from anyoptim._machine import _threads
+from anyoptim._engines.compiled import _kernel_cache
+from anyoptim._machine import _array_headers, _threads
 from anyoptim.random._compiled_source import BLOCK, FLAT, PARAMETERS, ROWS, Drops, flat, strided
 from anyoptim.random._mask_spec import MaskSpec
 from anyoptim.random._rounds import CHOICES

@@ -75,8 +75,8 @@ FLAT = tuple(name for name, kind in _KINDS.items() if kind.lines is not _COMPLEX
 _MODULE = """\
 from numba import carray, njit
 from numpy import empty, {types}
-from anyoptim._engines.compiled._bits import {calls}
-from anyoptim._engines.compiled._array_headers import DATA
+from anyoptim._machine._bits import {calls}
+from anyoptim._machine._array_headers import DATA
 from anyoptim._engines.compiled._intrinsics import pointer, word
 
 {columns}

@@ -7,7 +7,7 @@ from anyoptim.stages.clipping import ClipGlobalNorm, ClipValue
 from anyoptim.stages.control import Accumulate, LossScale, SkipNonFinite
 from anyoptim.stages.layers import AdaptiveClip, Centralize, UnitNorm
 from anyoptim.stages.metrics import Metric, Metrics
-from anyoptim.stages.projection import Box, NonNegative
+from anyoptim.stages.projection import Box, NonNegative, Support
 from anyoptim.stages.scaling import Cautious, ClipNorm, TrustRatio
 from anyoptim.stages.shaping import Maximize, Scale, Trace, WeightDecay
 from anyoptim.stages.subnormals import FlushSubnormals
@@ -35,6 +35,7 @@ __all__ = [
     "NonNegative",
     "Scale",
     "SkipNonFinite",
+    "Support",
     "Trace",
     "TrustRatio",
     "UnitNorm",

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 import anyoptim as ao
 from anyoptim._engines import _warmup
-from anyoptim._engines.compiled import _array_headers
+from tests.support.internals import headers as _array_headers
 from tests.support.internals import threads as _threads
 from tests.support.libraries import ENGINES, Library, same_bits
 
@@ -888,6 +888,6 @@ def test_expressions_of_the_dtype_at_a_repeated_step() -> None:
 
 
 def test_modules_of_the_engine_import_no_compiler() -> None:
-    """`_intrinsics` alone does."""
-    for name in ("_plan", "_kernel_cache", "_array_headers"):
-        assert "numba" not in vars(importlib.import_module(f"anyoptim._engines.compiled.{name}"))
+    """`_intrinsics` and `_bits` alone do."""
+    for name in ("_engines.compiled._plan", "_engines.compiled._kernel_cache", "_machine._array_headers"):
+        assert "numba" not in vars(importlib.import_module(f"anyoptim.{name}"))

@@ -449,7 +449,7 @@ def test_the_machine_code_depends_on_the_functions_it_calls(
 ) -> None:
     """Constants and functions of our own are in it: with other texts of these it is another's."""
     package = _package(tmp_path / "package")
-    with open(package / "anyoptim" / "_engines" / "compiled" / "_array_headers.py", "a") as file:
+    with open(package / "anyoptim" / "_machine" / "_array_headers.py", "a") as file:
         file.write("# changed\n")
     assert _run(PYTHONPATH=package, XDG_CACHE_HOME=warm)["hits"] == 0
     found = _run(PYTHONPATH=package, XDG_CACHE_HOME=warm)
@@ -458,7 +458,9 @@ def test_the_machine_code_depends_on_the_functions_it_calls(
     digests = {_kernel_cache._intrinsics_digest.__wrapped__()}
     for name in _kernel_cache.OWN:
         monkeypatch.setattr(
-            SourceFileLoader, "get_data", lambda self, path, n=name: read(self, path) + b"#" * (Path(path).stem == n)
+            SourceFileLoader,
+            "get_data",
+            lambda self, path, n=name: read(self, path) + b"#" * (Path(path).stem == n.rpartition(".")[2]),
         )
         digests.add(_kernel_cache._intrinsics_digest.__wrapped__())
     assert len(digests) == 1 + len(_kernel_cache.OWN)
@@ -469,10 +471,11 @@ def test_no_module_that_kernels_name_is_forgotten_there() -> None:
     """Nor one that such a module names."""
     texts = [ao.chain(ao.ClipGlobalNorm(1.0), ao.Adam()).kernel_source("compiled")]
     texts += [dropout_compiled.source(*of).text for of in (("flat", "float32", "y"), ("strided", "bfloat16", "x"))]
-    texts += [Path(_kernel_cache.__file__).with_name(f"{name}.py").read_text() for name in _kernel_cache.OWN]
+    package = Path(ao.__file__).parent
+    texts += [package.joinpath(*name.split(".")).with_suffix(".py").read_text() for name in _kernel_cache.OWN]
     froms = [node for text in texts for node in ast.walk(ast.parse(text)) if isinstance(node, ast.ImportFrom)]
     named = {node.module for node in froms if node.module and node.module.startswith("anyoptim")}
-    assert named == {f"anyoptim._engines.compiled.{name}" for name in _kernel_cache.OWN}
+    assert named == {f"anyoptim.{name}" for name in _kernel_cache.OWN}
 
 
 def test_where_our_own_functions_can_not_be_read_nothing_is_kept(

@@ -109,6 +109,7 @@ FEATURES: Mapping[str, tuple[Feature, ...]] = {
         Feature("cautious steps", "Cautious"),
         Feature("trust ratio", "TrustRatio", "", "scale_by_trust_ratio"),
         Feature("between bounds", "Box", "", "projections.projection_box"),
+        Feature("within a support", "Support"),
         Feature("not negative", "NonNegative", "", "keep_params_nonnegative", "constraints.NonNeg"),
         Feature("rows of norm 1", "UnitNorm", "", "projections.projection_l2_sphere", "constraints.UnitNorm"),
         Feature("few elements: soft thresholding", "prox.L1"),

@@ -10,9 +10,9 @@ from anyoptim._arrays._selection import Selection
 from anyoptim._arrays._tree import Tree
 from anyoptim._engines import ENGINES, Dispatch
 from anyoptim._engines.blocked._source import blocked
-from anyoptim._engines.compiled import _array_headers as headers
 from anyoptim._engines.cuda._elements import ELEMENTS
 from anyoptim._engines.cuda._source import coefficients
+from anyoptim._machine import _array_headers as headers
 from anyoptim._machine import _completed as completed
 from anyoptim._machine import _disk_cache as disk_cache
 from anyoptim._machine import _scratch as scratch

@@ -16,6 +16,7 @@ class Blocked(HostEngine):
     """An engine for all that NumPy can read and write, of any layout and dtype."""
 
     name = "blocked"
+    reads = False
     generates = True
 
     def plan(self, program: Program, leaves: Sequence[Leaf]) -> Plan:

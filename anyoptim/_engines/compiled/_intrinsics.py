@@ -8,7 +8,7 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from anyoptim._engines.compiled._array_headers import (
+from anyoptim._machine._array_headers import (
     ALIGNED,
     BYTES,
     DATA,

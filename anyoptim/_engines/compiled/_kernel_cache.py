@@ -19,7 +19,7 @@ __all__ = ["compiled", "dispatcher", "function"]
 # Without the check for zero divisors, which stops SIMD, and without `fastmath`, which rounds differently.
 OPTIONS = {"nogil": True, "error_model": "numpy"}
 
-OWN = ("_bits", "_array_headers", "_intrinsics")
+OWN = ("_machine._bits", "_machine._array_headers", "_engines.compiled._intrinsics")
 """The modules whose functions and constants become part of the machine code of what calls them."""
 
 
@@ -100,7 +100,7 @@ class _OneFileCache:
 def _intrinsics_digest() -> str | None:
     """The digest of the texts, or else the byte code, of the modules in `OWN`; None if neither is there."""
     with suppress(Exception):
-        specs: list[Any] = [importlib.util.find_spec(f"anyoptim._engines.compiled.{name}") for name in OWN]
+        specs: list[Any] = [importlib.util.find_spec(f"anyoptim.{name}") for name in OWN]
         return _digest(*[spec.loader.get_data(spec.origin) for spec in specs])
     return None
 

@@ -14,9 +14,9 @@ import numpy as np
 from anyoptim._arrays import Array, host_memory
 from anyoptim._arrays._memory import merged_ranges
 from anyoptim._engines._base import Commit, Leaf, NDArray, Plan, Replayed, Result, Written, host_view, real
-from anyoptim._engines.compiled import _array_headers, _kernel_cache
-from anyoptim._engines.compiled._array_headers import BYTES, FIRST, MIRROR, ORDER, PARAMETER
-from anyoptim._machine import _threads
+from anyoptim._engines.compiled import _kernel_cache
+from anyoptim._machine import _array_headers, _threads
+from anyoptim._machine._array_headers import BYTES, FIRST, MIRROR, ORDER, PARAMETER
 from anyoptim._machine._threads import Pieces
 from anyoptim._trace._coefficients import CoefficientTable, Replay
 from anyoptim._trace._exact_sum import COLUMNS, Kind

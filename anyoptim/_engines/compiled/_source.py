@@ -75,10 +75,10 @@ def loop_reduction(graph: Graph, kind: Kind, dtype: str) -> Loop:
 
 
 _HEAD = """\
-from math import sqrt
+from math import exp, log, pow, sqrt
 from numba import carray
 from numpy import {types}
-from anyoptim._engines.compiled._array_headers import FIRST
+from anyoptim._machine._array_headers import FIRST
 from anyoptim._engines.compiled._intrinsics import {calls}
 
 

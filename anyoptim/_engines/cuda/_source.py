@@ -55,7 +55,10 @@ _OPERATIONS = {
     "where": "{0} ? {1} : {2}",
     "bound": "{0} < {1} ? {1} : {0} > {2} ? {2} : {0}",
 }
-_CALLS = {"float32": {"sqrt": "sqrtf({})", "abs": "fabsf({})"}, "float64": {"sqrt": "sqrt({})", "abs": "fabs({})"}}
+_CALLS = {
+    "float32": {"sqrt": "sqrtf({})", "abs": "fabsf({})", "exp": "expf({})", "log": "logf({})", "power": "powf({}, {})"},
+    "float64": {"sqrt": "sqrt({})", "abs": "fabs({})"},
+}
 
 _WORDS = """
 alignas alignof asm auto bool case catch char char16_t char32_t compl concept const const_cast constexpr decltype
@@ -65,7 +68,7 @@ sizeof static static_assert static_cast struct switch template this thread_local
 typename union unsigned using virtual void volatile wchar_t and_eq bitand bitor not_eq or_eq xor xor_eq
 NULL NAN INFINITY CUDART_VERSION CUDA_VERSION
 real Element Elements Vector Chunk wide narrow sqrtf fabsf fabs pow fmod blockIdx blockDim threadIdx gridDim warpSize
-frexp ldexp
+frexp ldexp exp log expf logf powf
 """
 
 _MEANS = frozenset(_WORDS.split())
@@ -304,9 +307,7 @@ _DOUBLES = {
         "where": "({}) != 0 ? {} : {}",
         "fitted": "fitted({}, {}, {})",
         "one_minus_power": "1.0 - pow({}, {})",
-        "power": "pow({}, {})",
         "remainder": "fmod({}, {})",
-        "log": "log({})",
         "expm1": "expm1({})",
     }.items()
 }

@@ -15,6 +15,7 @@ class Jax(Engine):
     """An engine for JAX arrays whose values are known."""
 
     name = "jax"
+    reads = False
     package, without = "jax", "JAX is not installed"
     commit_order = -1  # it compiles when it runs, which may fail
 

@@ -30,6 +30,9 @@ _OPERATIONS: Mapping[str, Callable[..., Any]] = {
     "not": operator.invert,
 }
 
+_FUNCTIONS = ("sqrt", "where", "exp", "log", "power")
+"""The operations that are functions of the same name."""
+
 _MELTS: Mapping[str, frozenset[str]] = {
     "multiply": frozenset(_OPERATIONS) - {"multiply", "divide"} | {"where", "bound"},
     "sqrt": frozenset({"multiply", "divide"}),
@@ -226,12 +229,13 @@ def _run(xp: Any, graph: Graph, arrays: Sequence[Array], numbers: Array) -> list
         for a in node.arguments:
             if isinstance(a, int):
                 into.setdefault(a, set()).add(node.op)
+    of_node = {**_OPERATIONS, "bound": xp.clip, **{op: getattr(xp, op) for op in _FUNCTIONS}}
     values = [*arrays, *[None] * (len(graph.inputs) - len(arrays))]
     for node in graph.nodes:
         operands = [values[a] if isinstance(a, int) else scalars[a] for a in node.arguments]
         if node.op == "where" and not isinstance(node.arguments[0], int):
             operands[0] = operands[0] != 0  # a truth value of the host is a number here
-        result = {**_OPERATIONS, "sqrt": xp.sqrt, "where": xp.where, "bound": xp.clip}[node.op](*operands)
+        result = of_node[node.op](*operands)
         if into.get(len(values), frozenset()) & _MELTS.get(node.op, frozenset()):
             result = result + zero
         values.append(result)

@@ -17,7 +17,7 @@ from anyoptim._trace._exact_sum import rows as reduced
 from anyoptim._trace._expressions import range_of
 from anyoptim._trace._graph import trace, trace_reduction
 from anyoptim._trace._joint import Joint, JointOperations, each_part, parts_of
-from anyoptim._trace._program import MOVE, Coefficients, Program, check_numbers, static_options
+from anyoptim._trace._program import MOVE, Coefficients, Program, Static, check_numbers, static_options
 
 __all__ = ["LazyPlan", "PortablePlan", "explained", "rows_of", "start", "terms"]
 
@@ -134,6 +134,13 @@ def _operations(library: Library, leaf: Leaf, like: Array) -> Any:
     return JointOperations(Eager(library, like)) if leaf.of_complex else Eager(library, like)
 
 
+def _reads(leaf: Leaf, like: Array) -> list[Any]:
+    """The arrays that are read beside a leaf, which are real, in the dtype of its real arrays."""
+    library = leaf.library
+    reads = [library.read_only(library.xp.astype(a, like.dtype, copy=False)) for a in leaf.reads]
+    return [*map(Joint, reads)] if leaf.of_complex else reads
+
+
 def _row(library: Library, row: Coefficients, like: Array) -> Coefficients:
     within = range_of(library.dtype(like), normal=library.flushes_subnormals)
 
@@ -141,7 +148,7 @@ def _row(library: Library, row: Coefficients, like: Array) -> Coefficients:
         if type(c) is float:
             return within.fitted(c)
         # A traced coefficient may be wider than the compute dtype, and would widen everything.
-        return c if isinstance(c, float | bool | str) else library.xp.astype(c, like.dtype)
+        return c if isinstance(c, float | Static) else library.xp.astype(c, like.dtype)
 
     return tuple({k: fitted(c) for k, c in part.items()} for part in row)
 
@@ -149,7 +156,8 @@ def _row(library: Library, row: Coefficients, like: Array) -> Coefficients:
 def _result(program: Program, leaf: Leaf, x: Array, row: Coefficients) -> Result:
     library, xp = leaf.library, leaf.library.xp
     p, g, slots, like = _values(leaf, x)
-    new = program.moved(_operations(library, leaf, like), p, g, slots, _row(library, row, like))
+    xp, coefficients = _operations(library, leaf, like), _row(library, row, like)
+    new = program.moved(xp, p, g, slots, _reads(leaf, like), coefficients)
     if not leaf.of_complex:
         moved, *kept = _kept(program.name, new, [tuple(a.shape) for a in (p, *slots)], library, (p, g))
         return Result(xp.astype(moved, leaf.p.dtype, copy=False), tuple(kept))
@@ -167,10 +175,10 @@ def _whole(program: Program, leaf: Leaf, x: Array, row: Coefficients) -> Result:
     """The result of a rule of whole arrays, whose operations may leave its results in other pieces."""
     library, like = leaf.library, Result(leaf.p, leaf.slots)
 
-    def call(p: Array, slots: tuple[Array, ...], x: Array, row: Coefficients) -> Result:
-        return _result(program, Leaf(library, p, slots), x, row)
+    def call(p: Array, slots: tuple[Array, ...], reads: tuple[Array, ...], x: Array, row: Coefficients) -> Result:
+        return _result(program, Leaf(library, p, slots, reads=reads), x, row)
 
-    result = library.auto_sharded(call, like, leaf.p, leaf.slots, x, row)
+    result = library.auto_sharded(call, like, leaf.p, leaf.slots, leaf.reads, x, row)
     return Result(library.sharded_like(result.p, leaf.p), tuple(map(library.sharded_like, result.slots, leaf.slots)))
 
 
@@ -178,7 +186,8 @@ def terms(program: Program, k: int, leaf: Leaf, x: Array, row: Coefficients) -> 
     """What the reduction that is part `k` is of: one array, or two factors; of complex numbers for each part."""
     library = leaf.library
     p, g, slots, like = _values(leaf, x)
-    values = program.terms(k, _operations(library, leaf, like), p, g, slots, _row(library, row, like))
+    xp, coefficients = _operations(library, leaf, like), _row(library, row, like)
+    values = program.terms(k, xp, p, g, slots, _reads(leaf, like), coefficients)
     found = each_part(values)
     for a in [a for factors in found for a in factors]:
         check_numbers(program.parts[k].what, a, hasattr(a, "dtype") and library.dtype(a) == "bool")
