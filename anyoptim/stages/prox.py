@@ -10,7 +10,9 @@ import numpy as np
 
 from anyoptim._arrays import COMPUTE, Array, library
 from anyoptim._stage._stage import ParameterStage
+from anyoptim._trace._elementwise import elements_of
 from anyoptim._trace._hyperparameters import Domain, Hyper, Nonnegative, UnitInterval
+from anyoptim._trace._symbols import Symbol
 from anyoptim.stages.layers import is_complex
 
 __all__ = ["L1", "L2", "L21", "ElasticNet", "Nuclear", "Operator", "Simplex"]
@@ -134,6 +136,15 @@ def _bound(name: str, rule: Callable[..., Array], **arguments: Any) -> Callable[
     return bound  # type: ignore[no-any-return]
 
 
+def _numbers(name: str, hyper: Any) -> dict[str, Any]:
+    """The hyperparameters of a stage that looks at elements together, for which they have to be numbers."""
+    numbers: dict[str, Any] = vars(hyper)
+    for what, value in numbers.items():
+        if isinstance(value, Symbol) and elements_of(value.scalar):
+            raise ValueError(f"{what} is given element by element; {name} wants one number for all of a parameter")
+    return numbers
+
+
 def _grouped(xp: Any, p: Array, c: Any, *, axis: Any) -> Array:
     if 0 in p.shape:
         return p
@@ -195,7 +206,8 @@ class L21(ParameterStage):
 
     @staticmethod
     def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
-        return {"threshold": hyper.lr * hyper.sigma}
+        numbers = _numbers("L21", hyper)
+        return {"threshold": numbers["lr"] * numbers["sigma"]}
 
 
 def _no_axis(name: str, axis: int, p: Array) -> str:
@@ -253,6 +265,10 @@ class Simplex(ParameterStage):
     def rule(self) -> Callable[..., Array]:  # type: ignore[override] # of this axis
         return _bound("Simplex", _projected, axis=self.axis)
 
+    @staticmethod
+    def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
+        return _numbers("Simplex", hyper)
+
     def refusal(self, p: Array) -> str | None:
         """Refuse complex parameters, and those that have no such axis."""
         if is_complex(p):
@@ -301,7 +317,8 @@ class Nuclear(ParameterStage):
 
     @staticmethod
     def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
-        return {"threshold": hyper.lr * hyper.sigma}
+        numbers = _numbers("Nuclear", hyper)
+        return {"threshold": numbers["lr"] * numbers["sigma"]}
 
     @staticmethod
     def rule(xp: Any, p: Array, c: Any) -> Array:
@@ -391,7 +408,7 @@ class Operator(ParameterStage):
 
     @staticmethod
     def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
-        return {"tau": hyper.lr}
+        return {"tau": _numbers("Operator", hyper)["lr"]}
 
 
 def _on_host(p: Array) -> bool:

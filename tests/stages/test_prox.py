@@ -314,6 +314,40 @@ def test_each_branch_lends_its_own() -> None:
     assert ao.chain(Slower(0.5), ao.SGD(1.0), ao.prox.L1(1.0)).update(np.ones(1), np.zeros(1)).tolist() == [0.0]
 
 
+@pytest.mark.parametrize("engine", ENGINES)
+def test_learning_rates_by_element(engine: ao.EngineName) -> None:
+    """Make thresholds by element, of replays, too, and of weights by element; what is set counts from the next step."""
+    lr = np.array([1.0, 0.5, 0.0])
+    optimizer = ao.chain(ao.SGD(lr={"a": lr, "b": 0.25}), ao.prox.L1(2.0), engine=engine)
+    params = {"a": np.full(3, 4.0), "b": np.full(3, -4.0)}
+    for _ in range(2):
+        optimizer.update(params, {"a": np.zeros(3), "b": np.zeros(3)})
+    assert params["a"].tolist() == [0.0, 2.0, 4.0]
+    assert params["b"].tolist() == [-3.0] * 3
+    lr[2] = 0.125
+    optimizer.update(params, {"a": np.zeros(3), "b": np.zeros(3)})
+    assert params["a"].tolist() == [0.0, 1.0, 3.75]
+    z = prox(ao.prox.L1(np.array([0.0, 1.0, 2.0])), np.full(3, 3 + 4j), 1.0, engine)
+    assert z.tolist() == [3 + 4j, 2.4 + 3.2j, 1.8 + 2.4j]
+
+
+@pytest.mark.parametrize("dtype", ["float64", "complex128"])
+def test_learning_rates_by_element_that_make_no_threshold(dtype: str) -> None:
+    """For groups, singular values and others' operators: refused by name, before anything is written."""
+    p, each = np.ones((2, 2), dtype), np.ones((2, 2))
+    for stage, lr in [(ao.prox.L21(), each), (ao.prox.Nuclear(), each), (ao.prox.Operator(Scaled()), each)]:
+        with pytest.raises(
+            ValueError, match=rf"^lr is given element by element; {type(stage).__name__} wants one number"
+        ):
+            ao.chain(ao.SGD(lr), stage).update(p, p)
+    for stage in (ao.prox.L21(each), ao.prox.Nuclear(each)):
+        with pytest.raises(ValueError, match=r"^sigma is given element by element"):
+            ao.chain(ao.SGD(), stage).update(p, p)
+    with pytest.raises(ValueError, match=r"^radius is given element by element; Simplex wants one number"):
+        ao.chain(ao.SGD(), ao.prox.Simplex(each)).update(p.real, p.real)
+    assert (p == 1).all()
+
+
 def test_what_no_stage_has_is_refused() -> None:
     """When the chain is made, with the name of the stage; and a declaration that is none."""
 

@@ -156,8 +156,8 @@ def _row(library: Library, row: Coefficients, like: Array) -> Coefficients:
 def _result(program: Program, leaf: Leaf, x: Array, row: Coefficients) -> Result:
     library, xp = leaf.library, leaf.library.xp
     p, g, slots, like = _values(leaf, x)
-    xp, coefficients = _operations(library, leaf, like), _row(library, row, like)
-    new = program.moved(xp, p, g, slots, _reads(leaf, like), coefficients)
+    operations, coefficients = _operations(library, leaf, like), _row(library, row, like)
+    new = program.moved(operations, p, g, slots, _reads(leaf, like), coefficients)
     if not leaf.of_complex:
         moved, *kept = _kept(program.name, new, [tuple(a.shape) for a in (p, *slots)], library, (p, g))
         return Result(xp.astype(moved, leaf.p.dtype, copy=False), tuple(kept))
