@@ -318,7 +318,8 @@ def test_each_branch_lends_its_own() -> None:
 def test_learning_rates_by_element(engine: ao.EngineName) -> None:
     """Make thresholds by element, of replays, too, and of weights by element; what is set counts from the next step."""
     lr = np.array([1.0, 0.5, 0.0])
-    optimizer = ao.chain(ao.SGD(lr={"a": lr, "b": 0.25}), ao.prox.L1(2.0), engine=engine)
+    rates: Any = {"a": lr, "b": 0.25}
+    optimizer = ao.chain(ao.SGD(rates), ao.prox.L1(2.0), engine=engine)
     params = {"a": np.full(3, 4.0), "b": np.full(3, -4.0)}
     for _ in range(2):
         optimizer.update(params, {"a": np.zeros(3), "b": np.zeros(3)})
@@ -327,19 +328,20 @@ def test_learning_rates_by_element(engine: ao.EngineName) -> None:
     lr[2] = 0.125
     optimizer.update(params, {"a": np.zeros(3), "b": np.zeros(3)})
     assert params["a"].tolist() == [0.0, 1.0, 3.75]
-    z = prox(ao.prox.L1(np.array([0.0, 1.0, 2.0])), np.full(3, 3 + 4j), 1.0, engine)
-    assert z.tolist() == [3 + 4j, 2.4 + 3.2j, 1.8 + 2.4j]
+    sigma: Any = np.array([0.0, 1.0, 5.0])
+    assert prox(ao.prox.L1(sigma), np.full(3, 3 + 4j), 1.0, engine).tolist() == [3 + 4j, 2.4 + 3.2j, 0]
 
 
 @pytest.mark.parametrize("dtype", ["float64", "complex128"])
 def test_learning_rates_by_element_that_make_no_threshold(dtype: str) -> None:
     """For groups, singular values and others' operators: refused by name, before anything is written."""
-    p, each = np.ones((2, 2), dtype), np.ones((2, 2))
-    for stage, lr in [(ao.prox.L21(), each), (ao.prox.Nuclear(), each), (ao.prox.Operator(Scaled()), each)]:
+    p = np.ones((2, 2), dtype)
+    each: Any = np.ones((2, 2))
+    for stage in (ao.prox.L21(), ao.prox.Nuclear(), ao.prox.Operator(Scaled())):
         with pytest.raises(
             ValueError, match=rf"^lr is given element by element; {type(stage).__name__} wants one number"
         ):
-            ao.chain(ao.SGD(lr), stage).update(p, p)
+            ao.chain(ao.SGD(each), stage).update(p, p)
     for stage in (ao.prox.L21(each), ao.prox.Nuclear(each)):
         with pytest.raises(ValueError, match=r"^sigma is given element by element"):
             ao.chain(ao.SGD(), stage).update(p, p)
