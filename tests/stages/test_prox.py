@@ -319,7 +319,7 @@ def test_learning_rates_by_element(engine: ao.EngineName) -> None:
     """Make thresholds by element, of replays, too, and of weights by element; what is set counts from the next step."""
     lr = np.array([1.0, 0.5, 0.0])
     rates: Any = {"a": lr, "b": 0.25}
-    optimizer = ao.chain(ao.SGD(rates), ao.prox.L1(2.0), engine=engine)
+    optimizer = ao.chain(ao.SGD(lr=rates), ao.prox.L1(2.0), engine=engine)
     params = {"a": np.full(3, 4.0), "b": np.full(3, -4.0)}
     for _ in range(2):
         optimizer.update(params, {"a": np.zeros(3), "b": np.zeros(3)})
