@@ -14,16 +14,11 @@ from hypothesis import strategies as st
 import anyoptim as ao
 from tests.support import shim
 from tests.support.libraries import ENGINES, Library, same_bits
+from tests.support.proximal import prox
 
 pytestmark = pytest.mark.telling
 
 INF, NAN = math.inf, math.nan
-
-
-def prox(stage: ao.ParameterStage, x: Any, lr: float = 1.0, engine: ao.EngineName | None = "portable") -> Any:
-    """What the stage makes of x: the result of a step that leaves it where it is."""
-    with np.errstate(all="ignore"):
-        return ao.chain(ao.SGD(lr), stage, engine=engine).update(np.array(x), np.zeros_like(x))
 
 
 HARD = [0.0, -0.0, 5e-324, -1e-45, 1e-30, 0.1, -0.3, 0.30000000000000004, 1.0, -2.5, 3e38, -1e300, INF, -INF, NAN]

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import anyoptim as ao
-from tests.stages.test_prox import prox
 from tests.support.libraries import Library, same_bits
+from tests.support.proximal import prox
 
 pyproximal = pytest.importorskip("pyproximal", reason="pyproximal is not installed")
 
