@@ -34,14 +34,15 @@ class L1(ParameterStage):
         p <- p/|p| * max(|p| - lr*sigma, 0)
 
     It is the proximal step of `sigma * sum of |p|`, known as soft thresholding: `chain(SGD(lr), prox.L1(sigma))` is
-    ISTA. lr is the learning rate of the method before it in the chain, at this step and for this parameter. What is not
-    finite stays as it is.
+    ISTA. lr is the learning rate of the method before it in the chain, at this step and for this parameter: Adam's, say,
+    is that of all elements, whatever it makes of it for each. |p| of a complex element is its modulus, so that 3+4j goes
+    towards 0 and not towards an axis. What is not finite stays as it is.
 
     Args:
         sigma: the weight of the penalty, finite and at least 0.
 
     Source: Daubechies, Defrise and De Mol, An iterative thresholding algorithm for linear inverse problems with a
-    sparsity constraint, 2004, equation 1.12; Parikh and Boyd, Proximal algorithms, 2014, section 6.5.2.
+    sparsity constraint, 2004, section 1.4; Parikh and Boyd, Proximal algorithms, 2014, section 6.5.
 
     >>> optimizer = ao.chain(ao.SGD(lr=0.5), ao.prox.L1(sigma=2.0))
     >>> optimizer.update(np.array([3.0, -0.5, -2.0]), np.zeros(3))
@@ -74,7 +75,7 @@ class L2(ParameterStage):
     Args:
         sigma: the weight of the penalty, finite and at least 0.
 
-    Source: Parikh and Boyd, Proximal algorithms, 2014, section 6.1.1.
+    Source: Parikh and Boyd, Proximal algorithms, 2014, section 6.1.
 
     >>> optimizer = ao.chain(ao.SGD(lr=0.5), ao.prox.L2(sigma=2.0))
     >>> optimizer.update(np.array([3.0, -0.5]), np.zeros(2))
@@ -101,14 +102,15 @@ class ElasticNet(ParameterStage):
         p <- p/|p| * max(|p| - lr*sigma*rho, 0) / (1 + lr*sigma*(1-rho))
 
     It is the proximal step of `sigma * sum of (rho*|p| + (1-rho)/2 * |p|**2)`. pyproximal has none; `rho` is what it
-    calls the balance of two penalties, and scikit-learn `l1_ratio`. lr is that of the method before it in the chain.
+    calls the balance of two penalties, and scikit-learn `l1_ratio`. lr is that of the method before it in the chain. Of
+    a complex element |p| is its modulus, and what is not finite stays as it is.
 
     Args:
         sigma: the weight of both penalties, finite and at least 0.
         rho: the share of `L1`, in [0, 1].
 
     Source: Zou and Hastie, Regularization and variable selection via the elastic net, 2005, section 2; Parikh and Boyd,
-    Proximal algorithms, 2014, section 6.5.3.
+    Proximal algorithms, 2014, section 6.5.
 
     >>> optimizer = ao.chain(ao.SGD(lr=1.0), ao.prox.ElasticNet(sigma=2.0, rho=0.5))
     >>> optimizer.update(np.array([3.0, -0.5]), np.zeros(2))
@@ -168,15 +170,16 @@ class L21(ParameterStage):
 
     It is the proximal step of `sigma * sum of the lengths of all groups`, the penalty of the group lasso. What lies
     along `axis` is one group: of a matrix of shape (3, 100) with axis 0 there are 100 groups of three, as pyproximal's
-    `L21(ndim=3)` has them of a vector of 300. Groups that have no finite length stay as they are. lr is that of the
-    method before it in the chain. It works on whole arrays, by the array library's own functions (`portable`).
+    `L21(ndim=3)` has them of a vector of 300. Of complex elements, |p| counts both parts. Groups that have no finite
+    length stay as they are. lr is that of the method before it in the chain, one number for a parameter. It works on
+    whole arrays, by the array library's own functions (`portable`).
 
     Args:
         sigma: the weight of the penalty, finite and at least 0.
         axis: the axis that the length is taken along, or a tuple of several.
 
     Source: Yuan and Lin, Model selection and estimation in regression with grouped variables, 2006, equation 2.4;
-    Parikh and Boyd, Proximal algorithms, 2014, section 6.5.4.
+    Parikh and Boyd, Proximal algorithms, 2014, section 6.5.
 
     >>> optimizer = ao.chain(ao.SGD(lr=1.0), ao.prox.L21(sigma=2.5))
     >>> optimizer.update(np.array([[3.0, 1.0], [4.0, 1.0]]), np.zeros((2, 2)))
@@ -198,6 +201,11 @@ class L21(ParameterStage):
     @property
     def rule(self) -> Callable[..., Array]:  # type: ignore[override] # of this axis
         return _bound("L21", _grouped, axis=self.axis)
+
+    @property
+    def constants(self) -> dict[str, Any]:
+        """The axis, and several as a list, which is what comes back of a file."""
+        return {"axis": [*self.axis] if isinstance(self.axis, tuple) else self.axis}
 
     def refusal(self, p: Array) -> str | None:
         """Refuse parameters that have no such axes."""
@@ -245,8 +253,8 @@ class Simplex(ParameterStage):
         radius: the sum, above 0 and finite.
         axis: the axis that is summed along, or None for all.
 
-    Source: Held, Wolfe and Crowder, Validation of subgradient optimization, 1974, section 3; Duchi et al., Efficient
-    projections onto the l1-ball for learning in high dimensions, 2008, figure 1.
+    Source: Held, Wolfe and Crowder, Validation of subgradient optimization, 1974; Duchi et al., Efficient projections
+    onto the l1-ball for learning in high dimensions, 2008, figure 1.
 
     >>> optimizer = ao.chain(ao.SGD(lr=1.0), ao.prox.Simplex())
     >>> optimizer.update(np.array([0.5, 1.0, -3.0]), np.zeros(3))
@@ -284,11 +292,11 @@ class Nuclear(ParameterStage):
         p = U diag(s) V'
         p <- U diag(max(s - lr*sigma, 0)) V'
 
-    It is the proximal step of `sigma * sum of the singular values`. Of more than two axes the last two are those of
-    matrices, each by itself. lr is that of the method before it in the chain. It works on whole arrays, by the array
-    library's own `linalg.svd` (`portable`), in at least float32. Vectors and numbers are refused, and arrays in chunks,
-    as Dask's are. What `linalg.svd` does with a NaN is the library's to say: NumPy's raises LinAlgError, and no step is
-    taken.
+    It is the proximal step of `sigma * sum of the singular values`, also of complex matrices, where V' is the conjugate
+    transpose. Of more than two axes the last two are those of matrices, each by itself. lr is that of the method before
+    it in the chain, one number for a parameter. It works on whole arrays, by the array library's own `linalg.svd`
+    (`portable`), in at least float32. Vectors and numbers are refused, and arrays in chunks, as Dask's are. What
+    `linalg.svd` does with a NaN is the library's to say: NumPy's raises LinAlgError, and no step is taken.
 
     Args:
         sigma: the weight of the penalty, finite and at least 0.
@@ -358,11 +366,12 @@ class Operator(ParameterStage):
         p <- f.prox(p, lr)
 
     That is pyproximal's interface, and `f` any of its operators, such as `pyproximal.TV(dims=image.shape, sigma=0.1)`;
-    its weight `sigma` is its own. lr, the learning rate of the method before it in the chain, is its `tau`; with an lr
-    of 0 the parameter stays. `prox` is given a copy of each parameter that moves, as a vector in C order, in at least
-    float32, and gives a vector as long. It is a NumPy array, for CuPy's parameters one of CuPy's; those of other
-    libraries are handed over as NumPy's where they lie in this machine's memory, and refused elsewhere, and under
-    `jax.jit`. If `prox` raises, nothing has been written. It works on whole arrays (`portable`).
+    its weight `sigma` is its own. Its `tau` is lr, the learning rate of the method before it in the chain, one number for
+    a parameter; with an lr of 0 the parameter stays. `prox` is given a copy of each parameter that moves, as a vector in
+    C order, in at least float32 or, if it is complex, complex64, and gives a vector as long. It is a NumPy array, for
+    CuPy's parameters one of CuPy's; those of other libraries are handed over as NumPy's where they lie in this machine's
+    memory, and are refused elsewhere and under `jax.jit`. If `prox` raises, nothing has been written. It works on whole
+    arrays (`portable`).
 
     Args:
         f: what has `prox(x, tau)`, by which the minimum over y of `f(y) + sum of |y - x|**2 / (2*tau)` is meant.

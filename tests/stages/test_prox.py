@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -446,6 +447,26 @@ def test_parameters_that_do_not_fit_are_refused() -> None:
         ao.prox.Simplex(axis=(0, 1))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"radius is 0.0; wanted above 0 and finite"):
         ao.prox.Simplex(0)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [lambda: ao.prox.L21(axis=(0, 1)), lambda: ao.prox.Simplex(axis=None), lambda: ao.prox.Operator(Scaled())],
+)
+def test_checkpoints(make: Callable[[], ao.ParameterStage], tmp_path: Path) -> None:
+    """From a file into the same chain, which goes on alike; another axis is another chain."""
+    optimizer, params = ao.chain(ao.Momentum(0.5), make()), {"W": np.arange(6.0).reshape(2, 3)}
+    grads = {"W": np.ones((2, 3))}
+    optimizer.update(params, grads)
+    ao.save(tmp_path / "saved", params=params, optimizer=optimizer)
+    loaded, other = ao.load(tmp_path / "saved", like=params), ao.chain(ao.Momentum(0.5), make())
+    assert loaded.optimizer is not None
+    other.load_state_dict(loaded.optimizer, loaded.params)
+    assert same_bits(optimizer.update(params, grads)["W"], other.update(loaded.params, grads)["W"])
+    if not isinstance(make(), ao.prox.Operator):
+        moved = ao.chain(ao.Momentum(0.5), type(make())(axis=0))
+        with pytest.raises(ValueError, match=r"\['constants'\]\['axis'\] is .*, not 0"):
+            moved.load_state_dict(loaded.optimizer, loaded.params)
 
 
 @pytest.mark.parametrize("stage", [ao.prox.L21(), ao.prox.Simplex(), ao.prox.Nuclear()], ids=repr)
