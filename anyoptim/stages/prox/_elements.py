@@ -33,7 +33,7 @@ class L1(ParameterStage):
         sigma: the weight of the penalty, finite and at least 0.
 
     Source: Daubechies, Defrise and De Mol, An iterative thresholding algorithm for linear inverse problems with a
-    sparsity constraint, 2004, section 1.4; Parikh and Boyd, Proximal algorithms, 2014, section 6.5.
+    sparsity constraint, 2004; Parikh and Boyd, Proximal algorithms, 2014, section 6.5.
 
     >>> optimizer = ao.chain(ao.SGD(lr=0.5), ao.prox.L1(sigma=2.0))
     >>> optimizer.update(np.array([3.0, -0.5, -2.0]), np.zeros(3))
