@@ -91,8 +91,7 @@ def _read(program: Program, k: int | None, static: StaticOptions, of_complex: bo
     Raises for rules that can't be run.
     """
     if k is not None:
-        graphs = trace_reduction(program, k, static, of_complex=of_complex)
-        return sorted({a for graph in graphs for a in graph.arrays_read}) or [0]
+        return trace_reduction(program, k, static, of_complex=of_complex).arrays_read or [0]
     if MOVE in program.parts:  # otherwise it is no step
         trace(program, static, of_complex=of_complex)
     return range(2 + program.slots + len(program.reads))

@@ -6,14 +6,14 @@ import operator
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from anyoptim._arrays import Array, Library, traced
+from anyoptim._arrays import Array, Library, library, traced
 from anyoptim._arrays import _checks as checks
 from anyoptim._arrays._checks import Parameter
 from anyoptim._arrays._memory import MemoryLayout
-from anyoptim._arrays._tree import Tree, reader
+from anyoptim._arrays._tree import MISSING, Tree, reader
 from anyoptim._stage._elements import by_element, is_array, real_array
 from anyoptim._stage._stage import Stage
-from anyoptim._trace._hyperparameters import Hyper
+from anyoptim._trace._hyperparameters import Domain, Hyper
 
 __all__ = ["Elements", "OfParameter"]
 
@@ -33,8 +33,12 @@ class OfParameter(NamedTuple):
 class Elements:
     """All that is given element by element, for the parameters of one container."""
 
-    def __init__(self, stages: Sequence[Stage], tree: Tree, ps: Sequence[Parameter | None]) -> None:
-        self._tree, self._ps, self._stages = tree, ps, stages
+    def __init__(self, stages: Sequence[Stage], tree: Tree, *, to_host: bool) -> None:
+        """Match what the stages have with the parameters; if `to_host`, NumPy's arrays are made of all others."""
+        self._to_host = to_host
+        self._domains: dict[Place, Domain] = {}
+        self._whole: dict[Place, str] = {}
+        """The stages that work on whole arrays, by name, and so take arrays as their learning rate alone."""
         self._columns: dict[Place, Any] = {}
         self._containers: list[tuple[Callable[[Any], Sequence[Any] | None], Any, Sequence[Any]]] = []
         self._memories: list[tuple[Library, Array, MemoryLayout | None]] = []
@@ -42,6 +46,9 @@ class Elements:
             for name in stage.hyperparameters:
                 value = getattr(stage, name)
                 if by_element(value):
+                    self._domains[k, name] = stage.hyperparameters[name]
+                    if stage.array_rule:
+                        self._whole[k, name] = type(stage).__name__
                     self._columns[k, name] = tree.covered(f"{type(stage).__name__}.{name}", value)
                     given = Tree(name, value)
                     self._containers.append((reader(given), value, given.leaves))
@@ -49,39 +56,45 @@ class Elements:
     def __bool__(self) -> bool:
         return bool(self._columns)
 
-    def of(self, i: int, stages: Sequence[int]) -> OfParameter:
+    def of(self, tree: Tree, i: int, p: Parameter, stages: Sequence[int]) -> OfParameter:
         """What is given for a parameter that goes through these stages. Raises TypeError or ValueError for misfits."""
-        p, numbers, places, reads = self._ps[i], [], [], []
-        assert p is not None  # noqa: S101 - nobody asks for what is not there
+        numbers, places, reads = [], [], []
         for place, column in self._columns.items():
-            k, name = place
-            if k not in stages:
+            if place[0] not in stages:
                 continue
             value, label = column[i]
+            if value is MISSING:
+                raise ValueError(f"{label} is missing; wanted a number or an array for {tree.name(i)}")
             if value is None:
-                raise ValueError(f"{label} is None but {self._tree.name(i)} is not; wanted a number or an array")
+                raise ValueError(f"{label} is None but {tree.name(i)} is not; wanted a number or an array")
             if is_array(value) or traced(value):
+                if place in self._whole and (place[1] != "lr" or p.dtype.startswith("complex")):
+                    raise TypeError(
+                        f"{label} is an array, but {self._whole[place]} works on whole ones; wanted a number"
+                    )
                 places.append(place)
-                reads.append(self._array(i, p, value, label))
+                reads.append(self._array(tree.name(i), p, value, label))
             else:
-                number = self._stages[k].hyperparameters[name].value(str(label), value)
+                number = self._domains[place].value(str(label), value)
                 numbers.append((place, value if hasattr(value, "ndim") else number))
         return OfParameter(tuple(numbers), tuple(places), tuple(reads))
 
-    def check_tied(self, first: int, i: int) -> None:
+    def check_tied(self, tree: Tree, first: int, i: int) -> None:
         """Raise ValueError where one array has two names, and other values are given under the second."""
         for column in self._columns.values():
             (a, a_label), (b, b_label) = column[first], column[i]
             if not (a is b or (not is_array(a) and not is_array(b) and bool(a == b))):
                 raise ValueError(
-                    f"{self._tree.name(first)} and {self._tree.name(i)} are one array; wanted one value for both, in "
+                    f"{tree.name(first)} and {tree.name(i)} are one array; wanted one value for both, in "
                     f"{a_label} and {b_label}"
                 )
 
-    def _array(self, i: int, p: Parameter, given: Any, label: Any) -> Array:
+    def _array(self, name: Any, p: Parameter, given: Any, label: Any) -> Array:
         """An array as engines take it."""
-        name = self._tree.name(i)
         own, x = real_array(label, given)
+        if self._to_host:
+            x = own.to_host(x)
+            own = library(x)
         if own is not p.library:
             raise TypeError(f"{label} is a {own.name} array but {name} is a {p.library.name} array; wanted one library")
         if tuple(x.shape) != tuple(p.array.shape) and is_array(given):

@@ -317,7 +317,7 @@ class Optimizer(Stage):
         from anyoptim._diagnosis._diagnose import diagnosed  # noqa: PLC0415 - when it is asked for
 
         gates = [stage for stage in self.stages if isinstance(stage, Gate)]
-        exact = partial(_step.step, self._pipeline, "portable")
+        exact = partial(_step.step, self._pipeline.for_host(), "portable")
         return diagnosed(self.step, exact, gates, params, grads, self.state or self.init(params))
 
     def explain(self, params: Any, grads: Any) -> Explanation:

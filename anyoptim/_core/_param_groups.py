@@ -48,6 +48,8 @@ class ParamGroups:
         tree: Tree,
         ps: Sequence[Parameter | None],
         owner: Sequence[int],
+        *,
+        to_host: bool = False,
     ) -> None:
         self._spec = tree.spec
         selectors = [None] * len(ps) if spec.partition is None else spec.partition.assign(tree, ps)
@@ -62,7 +64,7 @@ class ParamGroups:
         """The group of each parameter."""
         self.reads: list[tuple[Array, ...]] = [()] * len(ps)
         """For each parameter the arrays that are read beside it."""
-        self.elements = Elements(stages, tree, ps)
+        self.elements = Elements(stages, tree, to_host=to_host)
         """What is given element by element."""
         reading: dict[Any, StageProgram] = {}
         numbers: list[Any] = []
@@ -72,13 +74,13 @@ class ParamGroups:
             if owner[i] != i:
                 _check_tied(tree, owner[i], i, selectors)
                 _check_tied(tree, owner[i], i, patterns)
-                self.elements.check_tied(owner[i], i)
+                self.elements.check_tied(tree, owner[i], i)
                 self.group_of[i], self.reads[i] = self.group_of[owner[i]], self.reads[owner[i]]
                 continue
             branch, of_elements = branches[selectors[i]], OfParameter()
             if i not in self.resting:
                 _check_accepted(stages, branch, tree, i, p)
-                of_elements = self.elements.of(i, branch.stages)
+                of_elements = self.elements.of(tree, i, p, branch.stages)
             given, arrays, self.reads[i] = of_elements
             if arrays:
                 branch = reading.setdefault((selectors[i], arrays), branch.reading(arrays))

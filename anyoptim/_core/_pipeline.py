@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -46,6 +47,7 @@ class Pipeline:
             nested: whether the slots and scalars of a state are nested by stage.
         """
         self._get_stages, self.group_spec, self.nested = get_stages, group_spec, nested
+        self._to_host = False
         stages = self.stages
         selectors = dict.fromkeys([*group_spec.selectors, *group_spec.frozen])
         self.branches: Mapping[Any, StageProgram] = {
@@ -86,7 +88,13 @@ class Pipeline:
 
     def groups(self, tree: Tree, ps: Sequence[Parameter | None], owner: Sequence[int]) -> ParamGroups:
         """The groups that parameters fall into."""
-        return ParamGroups(self.stages, self.group_spec, self.branches, tree, ps, owner)
+        return ParamGroups(self.stages, self.group_spec, self.branches, tree, ps, owner, to_host=self._to_host)
+
+    def for_host(self) -> Pipeline:
+        """The same for parameters that were taken to NumPy: arrays beside them, of any library, are taken there."""
+        other = copy(self)
+        other._to_host = True
+        return other
 
     def start(self, ps: Sequence[Parameter | None], groups: ParamGroups) -> FlatState:
         """The state before the first step: counts of zero, and slots as the stages start them."""
@@ -151,7 +159,7 @@ class Pipeline:
     def read(self, branch: StageProgram, overrides: Overrides) -> list[list[int]]:
         """For each reduction that every step of a branch takes the arrays that it reads, as places among its inputs."""
         graphs = distinct(branch, self.sample(branch, overrides=overrides)).items()
-        entries = [(branch.order[k], graph) for k, of in graphs for graph in of]
+        entries = [(branch.order[k], graph) for k, graph in graphs]
         # What is not finite is counted only where there is any.
         rare = {Entry(k, "nonfinite") for k, stage in enumerate(self.stages) if "nonfinite" not in stage.reductions}
         return [graph.arrays_read for entry, graph in entries if entry not in rare]

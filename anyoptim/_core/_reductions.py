@@ -11,7 +11,7 @@ from anyoptim._engines import CoefficientTable, Dispatch
 from anyoptim._stage._stage_program import Entry, StageProgram
 from anyoptim._trace._exact_sum import Kind
 from anyoptim._trace._graph import Graph, trace_reduction
-from anyoptim._trace._program import Coefficients, Program, StaticOptions, static_options
+from anyoptim._trace._program import Coefficients, static_options
 from anyoptim._trace._reductions import Norm, Reduction, Size
 from anyoptim._trace._scalars import where
 from anyoptim._trace._symbols import Symbol
@@ -19,22 +19,19 @@ from anyoptim._trace._symbols import Symbol
 __all__ = ["Reductions", "distinct"]
 
 
-@functools.lru_cache(maxsize=256)
-def _graphs(program: Program, k: int, static: StaticOptions) -> tuple[Graph, ...]:
-    """What a reduction is of. In real elements two may be alike that differ in complex ones."""
-    return trace_reduction(program, k, static, of_complex=True)
+_graph = functools.partial(trace_reduction, of_complex=True)  # of real elements two may be alike that differ in these
 
 
-def distinct(branch: StageProgram, row: Coefficients) -> dict[int, tuple[Graph, ...]]:
+def distinct(branch: StageProgram, row: Coefficients) -> dict[int, Graph]:
     """The graphs of the reductions of a program with these coefficients, by their places; of equal ones the first.
 
     Rules of whole arrays are not traced and have no graphs.
     """
     program = branch.program
-    first: dict[tuple[Kind, tuple[Graph, ...]], int] = {}
+    first: dict[tuple[Kind, Graph], int] = {}
     for k in () if program.array_rule else program.reductions:
-        first.setdefault((program.reduction(k).kind, _graphs(program, k, static_options(row[:k]))), k)
-    return {k: graphs for (_, graphs), k in first.items()}
+        first.setdefault((program.reduction(k).kind, _graph(program, k, static_options(row[:k]))), k)
+    return {k: graph for (_, graph), k in first.items()}
 
 
 class Reductions:
@@ -117,6 +114,6 @@ class Reductions:
         key: Any = entry
         if self._several and not any(branch.program.array_rule for branch, _ in asked):
             kinds = dict.fromkeys((branch, static_options(row[: branch.places[entry]])) for branch, row in asked)
-            key = kind, *((branch, _graphs(branch.program, branch.places[entry], static)) for branch, static in kinds)
+            key = kind, *((branch, _graph(branch.program, branch.places[entry], static)) for branch, static in kinds)
         self._places.setdefault(key, {id(branch.program): branch.places[entry] for branch, _ in asked})
         return key

@@ -77,7 +77,7 @@ def _choose(name: str | None, program: Program, leaf: Leaf, x: Array) -> Choice:
             why = f"it reads no arrays beside the parameter, such as {program.reads[0]}"
         elif faster:
             why = f"engine={name!r}"
-        elif engine.name != "portable" and leaf.of_complex and may_ask_modulus(program):
+        elif engine.name == "cuda" and leaf.of_complex and may_ask_modulus(program):
             why = "it takes complex elements as a whole"
         else:
             why = engine.why_not(program, leaf, x, chosen)

@@ -9,7 +9,7 @@ import numpy as np
 
 from anyoptim._arrays import COMPUTE, library, traced
 from anyoptim._arrays._quiet import quiet
-from anyoptim._arrays._tree import Tree
+from anyoptim._arrays._tree import MISSING, Tree
 from anyoptim._trace._hyperparameters import Domain
 
 __all__ = ["Named", "by_element", "check_elements", "check_order", "is_array", "real_array", "shown"]
@@ -78,8 +78,11 @@ def _check_array(name: str, domain: Domain, x: Any) -> None:
         return
     with quiet(), own.on_device_of(array):
         wide = own.xp.astype(array, own.xp.float64 if own.dtype(array) == "float64" else own.xp.float32)
-        ends = -float(own.max(-wide)), float(own.max(wide))
-    for number in ends:
+        ends = -own.max(-wide), own.max(wide)
+        if traced(ends[0]):  # under `jax.jit` everything that is done to an array is, even to one that is known
+            values = own.to_host(array)
+            ends = values.min(), values.max()
+    for number in map(float, ends):
         if not domain.holds(number):
             raise ValueError(f"{name} has {number:.9g} among its elements; wanted {domain.wanted}")
 
@@ -92,7 +95,7 @@ def check_order(low: str, lo: Any, high: str, hi: Any) -> None:
     finer, other = (lows, hi) if len(lows.leaves) >= len(highs.leaves) else (highs, lo)
     try:
         both = finer.covered(low if other is lo else high, other)
-    except ValueError:  # they are no containers of one kind; the parameters will say which is wrong
+    except ValueError:  # they are for other parameters, and one of them is wrong, which these will say
         return
     for i, (b, label) in enumerate(both):
         a, names = finer.leaves[i], (str(finer.name(i)), str(label))
@@ -106,7 +109,7 @@ def check_order(low: str, lo: Any, high: str, hi: Any) -> None:
 def _known(x: Any) -> Any:
     """The values of a number or an array on the host, where they are known there."""
     if not is_array(x):
-        return None if x is None or traced(x) else float(x)
+        return None if x is None or x is MISSING or traced(x) else float(x)
     own, array = real_array("an array", x)
     return None if own.lazy or own.distributed or traced(array) else own.to_host(array)
 

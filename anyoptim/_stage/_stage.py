@@ -445,7 +445,7 @@ class Stage:
         for name in scalars:
             if isinstance(new[name], Symbol) and (of := elements_of(new[name].scalar)):
                 raise TypeError(
-                    f"update_scalars of {self!r} makes {name!r} of {of[0]}, which is given as an array; wanted a number"
+                    f"update_scalars of {self!r} makes {name!r} of {of[0]}, which is no single number; wanted one"
                 )
         return {name: self._number("update_scalars", name, new[name]) for name in scalars}
 

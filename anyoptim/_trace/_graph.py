@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
@@ -11,7 +12,7 @@ from anyoptim._trace._operations import LOGICAL, Operations
 from anyoptim._trace._program import Coefficients, MisuseError, Program, RuleError, StaticOptions, rule_error
 from anyoptim._trace._symbols import Scalar, ScalarTape, Symbol, Value
 
-__all__ = ["Graph", "Input", "Node", "trace", "trace_reduction"]
+__all__ = ["Graph", "Input", "Node", "graph_of", "trace", "trace_reduction"]
 
 
 class Node(NamedTuple):
@@ -49,11 +50,23 @@ class Graph(NamedTuple):
     nodes: tuple[Node, ...]
     outputs: tuple[int, ...]
     """The new p, then the new slots, of a joint graph each part; or what a reduction is of."""
+    parts: int = 1
+    """Of what a reduction is of how many parts: 2 where a joint graph gives complex numbers."""
+
+    @property
+    def terms(self) -> list[tuple[int, ...]]:
+        """What a reduction is of: one output, or two that are to be multiplied; of complex numbers for each part."""
+        count = len(self.outputs) // self.parts
+        return [self.outputs[k * count : (k + 1) * count] for k in range(self.parts)]
 
     @property
     def joint(self) -> bool:
         """Whether it is of complex elements as a whole."""
         return any(of.part is not None for of in self.inputs)
+
+    def first(self, i: int) -> int:
+        """The first input of the array that an input is of."""
+        return i - (self.inputs[i].part or 0)
 
     @property
     def homes(self) -> list[int]:
@@ -85,19 +98,21 @@ def trace(program: Program, static: StaticOptions, *, of_complex: bool = False) 
     of twice as many elements. Raises TypeError, naming the rule, where it branches on anything else, mixes in what is
     no value of the trace, or gives another number of slots than it takes.
     """
-    (graph,) = _traced(program, None, static, of_complex)
-    return graph
+    return _traced(program, None, static, of_complex)
 
 
-def trace_reduction(program: Program, k: int, static: StaticOptions, *, of_complex: bool = False) -> tuple[Graph, ...]:
-    """Run the program once up to what the reduction that is part `k` is of: one output of the graph, or two.
-
-    Two graphs where it is of a joint rule and of complex numbers, for their real and their imaginary parts; else one.
-    """
+def trace_reduction(program: Program, k: int, static: StaticOptions, *, of_complex: bool = False) -> Graph:
+    """Run the program once up to what the reduction that is part `k` is of: one output of the graph, or two."""
     return _traced(program, k, static, of_complex)
 
 
-def _traced(program: Program, k: int | None, static: StaticOptions, of_complex: bool) -> tuple[Graph, ...]:
+@functools.lru_cache(maxsize=256)
+def graph_of(program: Program, k: int | None, static: StaticOptions, of_complex: bool = False) -> Graph:
+    """The graph of the step, or of the reduction that is part `k`, which is traced once."""
+    return _traced(program, k, static, of_complex)
+
+
+def _traced(program: Program, k: int | None, static: StaticOptions, of_complex: bool) -> Graph:
     tape = _Tape(program, joint=of_complex)
     xp: Any = JointOperations(_Recording(tape)) if of_complex else _Recording(tape)
     p, x, *more = tape.values
@@ -110,16 +125,15 @@ def _traced(program: Program, k: int | None, static: StaticOptions, of_complex: 
 
     results = tape.call(call, static)
     if not of_complex:
-        graphs = [tape.graph(what, results)]
-    elif k is None:
+        return tape.graph(what, results)
+    if k is None:
         both = zip(results, (p, *slots), strict=True)
-        graphs = [tape.graph(what, [part for a, old in both for part in parts_of(a, len(old.parts), what)])]
+        graph = tape.graph(what, [part for a, old in both for part in parts_of(a, len(old.parts), what)])
     else:
-        graphs = [tape.graph(what, terms) for terms in each_part(results)]
-    real = any(of_complex and graph.inputs[i].part is None for graph in graphs for i in {*graph.read, *graph.homes})
-    if of_complex and not (xp.asked or real):
-        return _traced(program, k, static, of_complex=False)
-    return tuple(graphs)
+        terms = each_part(results)
+        graph = tape.graph(what, [a for each in terms for a in each])._replace(parts=len(terms))
+    joint = xp.asked or any(graph.inputs[i].part is None for i in {*graph.read, *(graph.homes if k is None else ())})
+    return graph if joint else _traced(program, k, static, of_complex=False)
 
 
 class _Tape(ScalarTape):

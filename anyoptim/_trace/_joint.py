@@ -169,4 +169,4 @@ def may_ask_modulus(program: Program) -> bool:
             return True
         seen.add(function)
         functions += [of[n] for n in names if callable(of.get(n)) and of[n] not in seen]
-    return any(part.real_slots for part in program.parts)
+    return bool(program.reads) or any(part.real_slots for part in program.parts)

@@ -16,11 +16,12 @@ class Blocked(HostEngine):
     """An engine for all that NumPy can read and write, of any layout and dtype."""
 
     name = "blocked"
-    reads = False
     generates = True
 
     def plan(self, program: Program, leaves: Sequence[Leaf]) -> Plan:
         return BlockedPlan(program, leaves)
 
     def source(self, passes: Sequence[Pass], dtype: str) -> str:
-        return "\n\n".join(dict.fromkeys(text(program, k, static_options(row)).text for program, k, row in passes))
+        of_complex = dtype.startswith("complex")
+        texts = (text(program, k, static_options(row), of_complex).text for program, k, row in passes)
+        return "\n\n".join(dict.fromkeys(texts))

@@ -15,7 +15,7 @@ from anyoptim._engines.blocked._source import UFUNCS, BlockSource, blocked, bloc
 from anyoptim._machine._scratch import Scratch
 from anyoptim._machine._threads import Call, run
 from anyoptim._trace._expressions import Scalars
-from anyoptim._trace._graph import trace, trace_reduction
+from anyoptim._trace._graph import Graph, graph_of
 from anyoptim._trace._program import Program, StaticOptions
 from anyoptim._trace._text import executed
 
@@ -29,6 +29,12 @@ class BlockFunction(NamedTuple):
     scalars: Scalars
     temporaries: int
     masks: int
+    graph: Graph
+
+    def views(self, *arrays: NDArray) -> list[NDArray]:
+        """Its arguments of p, x and the slots: in a joint graph the parts of complex ones."""
+        views = [(arrays[of.array], of.part) for of in self.graph.inputs]
+        return [a if part is None else a.imag if part else a.real for a, part in views]
 
 
 class BoundFunction(NamedTuple):
@@ -42,48 +48,51 @@ class BoundFunction(NamedTuple):
 
     def __call__(self, scratch: Scratch, *arrays: NDArray) -> Any:
         """The calls, or what is reduced, for one block of p, x and the slots, all in the dtype of the arithmetic."""
-        call, _, temporaries, masks = self.function
+        call, _, temporaries, masks, _ = self.function
         return call(*arrays, *self.numbers, *scratch.arrays(self.dtype, temporaries, masks, arrays[0].shape))
 
-    def reserve(self, scratch: Scratch, p: NDArray, x: NDArray) -> None:
+    def reserve(self, scratch: Scratch, *block: NDArray) -> None:
         """Have the scratch that `cast` takes for blocks of these dtypes allocate its memory."""
         scratch.arrays(self.dtype, self.function.temporaries, self.function.masks, (0,))
-        if not p.dtype == x.dtype == self.dtype:
-            scratch.arrays(self.dtype, 2, 0, (0,), "cast")
+        if others := sum(a.dtype != self.dtype for a in block):
+            scratch.arrays(self.dtype, others, 0, (0,), "cast")
 
     def cast(self, scratch: Scratch, *block: NDArray) -> list[Call]:
-        """The calls for one block whose p and x may be of other dtypes: half precision, say, and float64."""
-        p, x, *slots = block
+        """The calls for one block, of which p and x may be of other dtypes: half precision, say, and float64."""
         dtype, set_ = self.dtype, functools.partial(functools.partial, operator.setitem)
-        if p.dtype == x.dtype == dtype:
-            calls: list[Call] = self(scratch, p, x, *slots)
+        others = [i for i, a in enumerate(block) if a.dtype != dtype]
+        if not others:
+            calls: list[Call] = self(scratch, *block)
             return calls
-        wide_p, wide_x = scratch.arrays(dtype, 2, 0, p.shape, "cast")
-        both = ((wide_p, p), (wide_x, x))
-        p_or_wide, x_or_wide = (a if a.dtype == dtype else wide for wide, a in both)
-        before = [set_(wide, ..., a) for wide, a in both if a.dtype != dtype]
-        after = [set_(p, ..., wide_p)] if p.dtype != dtype else []
-        return [*before, *self(scratch, p_or_wide, x_or_wide, *slots), *after]
+        wide = dict(zip(others, scratch.arrays(dtype, len(others), 0, block[0].shape, "cast"), strict=True))
+        calls = self(scratch, *(wide.get(i, a) for i, a in enumerate(block)))
+        inputs = self.function.graph.inputs
+        before = [set_(wide[i], ..., block[i]) for i in others]
+        return [*before, *calls, *(set_(block[i], ..., wide[i]) for i in others if inputs[i].array == 0)]
 
 
-def text(program: Program, k: int | None, static: StaticOptions) -> BlockSource:
+def text(program: Program, k: int | None, static: StaticOptions, of_complex: bool = False) -> BlockSource:
     """The text of the step, or of what the reduction that is part `k` is of."""
-    return blocked(trace(program, static)) if k is None else blocked_reduction(trace_reduction(program, k, static)[0])
+    graph = graph_of(program, k, static, of_complex)
+    return blocked(graph) if k is None else blocked_reduction(graph)
 
 
 @functools.lru_cache(maxsize=256)
-def block_function(program: Program, k: int | None, static: StaticOptions) -> BlockFunction:
+def block_function(program: Program, k: int | None, static: StaticOptions, of_complex: bool = False) -> BlockFunction:
     """The step, or what is reduced as part `k`: traced, written and compiled to Python once for each set of options."""
-    source = text(program, k, static)
+    graph = graph_of(program, k, static, of_complex)
+    if of_complex and not graph.joint:
+        return block_function(program, k, static)
+    source = text(program, k, static, of_complex)
     file = f"<anyoptim blocked {source.name} {hash(source.text):x}>"
     # `np.clip` and the method of arrays are functions of Python around this one.
     called = {"partial": functools.partial, "setitem": operator.setitem, "clip": vars(umath)["clip"]}
     namespace = executed(source.text, file, {**called, **{name: getattr(np, name) for name in UFUNCS}})
-    function = BlockFunction(namespace[source.name], source.scalars, source.temporaries, source.masks)
+    function = BlockFunction(namespace[source.name], source.scalars, source.temporaries, source.masks, graph)
     # On no elements, so that what NumPy refuses it refuses now, and not when half of the parameters have moved.
     none, mask = np.empty(0), np.empty(0, bool)
     made = function.call(
-        *[none] * (2 + program.slots),
+        *[none] * len(graph.inputs),
         *[np.ones(())] * len(function.scalars),
         *[none] * function.temporaries,
         *[mask] * function.masks,

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from anyoptim._arrays import COMPUTE, Array, host_memory
+from anyoptim._arrays._beside import Beside
 from anyoptim._arrays._memory import may_overlap, merged_ranges
 from anyoptim._arrays._quiet import quiet_context
 from anyoptim._engines._base import Commit, Leaf, NDArray, Plan, Result, Written, host_view, real
@@ -22,9 +23,9 @@ from anyoptim._machine import _threads
 from anyoptim._machine._completed import exhaust
 from anyoptim._machine._scratch import Scratch, give, scratch, taken
 from anyoptim._machine._threads import Call, Pieces
-from anyoptim._trace._coefficients import CoefficientTable, Replay
+from anyoptim._trace._coefficients import CoefficientTable, Replay, lasting
 from anyoptim._trace._exact_sum import split
-from anyoptim._trace._program import Coefficients, Program, all_floats, static_options
+from anyoptim._trace._program import Coefficients, Program, static_options
 
 __all__ = ["BlockedPlan"]
 
@@ -48,9 +49,10 @@ class BlockedPlan(Plan):
         self.arrays = [[host_view(leaf.library, a) for a in (leaf.p, *leaf.slots)] for leaf in leaves]
         # The dtypes of the arithmetic: of complex arrays those of their parts.
         self.dtypes = [real(COMPUTE[leaf.library.dtype(leaf.p)]) for leaf in leaves]
-        self.kinds = list(dict.fromkeys(self.dtypes))
+        self.kind_of_leaf = [(d, leaf.of_complex) for d, leaf in zip(self.dtypes, leaves, strict=True)]
+        self.kinds = list(dict.fromkeys(self.kind_of_leaf))
         self.functions: dict[Any, BoundFunction] = {}
-        self.packs = packs(leaves, self.arrays, self.dtypes, BLOCK)
+        self.packs = [] if program.reads else packs(leaves, self.arrays, self.dtypes, BLOCK)
         self.alone = [i for i, (p, *_) in enumerate(self.arrays) if p.size]
         slots = [leaf.slots for leaf in leaves]
         for pack in self.packs:
@@ -67,11 +69,14 @@ class BlockedPlan(Plan):
         given = [(leaf.library, leaf.destination) for leaf in leaves]
         self.places = [(library.memory(p), library.dtype(p)) for library, p in given]
         self.layouts = [(a[0], a[0].dtype, a[0].shape, a[0].strides) for a in self.arrays]
+        reads = [leaf.reads for leaf in leaves]
+        self.beside = Beside(leaves[0].library, reads, [p for p, *_ in self.arrays], self.dtypes)
 
     @property
     def written(self) -> Written:
         packed = [slot for pack in self.packs for slot in pack.slots]
-        return Written([*(p for p, *_ in self.arrays), *(s for i in self.alone for s in self.arrays[i][1:]), *packed])
+        alone = (s for i in self.alone for s in self.arrays[i][1:][: self.program.slots])
+        return Written([*(p for p, *_ in self.arrays), *alone, *packed])
 
     def avoid_aliasing(self, written: Written) -> None:
         super().avoid_aliasing(written)
@@ -80,8 +85,12 @@ class BlockedPlan(Plan):
         # An array that owns its memory shares it with no other one that does.
         self._owners = all(a.base is None for a in written.host)
         self._user_arrays = all(leaf.destination is a[0] for leaf, a in zip(self.leaves, self.arrays, strict=True))
+        self.beside.detach([leaf.reads for leaf in self.leaves], self._aliases)
+        for arrays, reads in zip(self.arrays, self.beside.arrays, strict=True):
+            arrays[1 + self.program.slots :] = reads
 
     def regather(self, xs: Sequence[Array]) -> Sequence[NDArray] | None:
+        self.beside.load()
         views = xs if self._user_arrays else self._views(xs)
         return views if views is not None and self._alike(self.layouts, self._forms, views) else None
 
@@ -123,6 +132,7 @@ class BlockedPlan(Plan):
         return self._forbidden_ids.isdisjoint(map(id, xs))
 
     def gather(self, xs: Sequence[Array]) -> Sequence[NDArray]:
+        self.beside.load()
         views = [host_view(leaf.library, x) for leaf, x in zip(self.leaves, xs, strict=True)]
         forms = [(x.dtype, x.strides) for x in views]
         if forms != self._forms:
@@ -147,10 +157,10 @@ class BlockedPlan(Plan):
     def prepare_anew(self, gathered: Sequence[NDArray], rows: CoefficientTable) -> Commit:
         functions = self._functions(None, rows)
         self.last_step = None
-        kept = len(self.kinds) == 1 and len({id(f.function) for f in functions}) == 1
-        if kept and all(all(map(all_floats, row)) for row in rows.distinct):
+        kept = len({*self.dtypes}) == 1 and len({id(f.function) for f in functions}) == 1
+        if kept and lasting(rows.distinct):
             tables = [functions[rows.row_of_leaf.index(r)].table for r in range(len(rows.distinct))]
-            self.last_step = Replay(rows, functions[0].function.scalars, self.kinds[0], tables)
+            self.last_step = Replay(rows, functions[0].function.scalars, self.dtypes[0], tables)
         if self.laid is not None and not all(map(operator.is_, functions, self.laid.functions)):
             self.laid = None
         self.latest = functions
@@ -196,28 +206,34 @@ class BlockedPlan(Plan):
 
     def _pieces(self, laid: _Laid, gathered: Sequence[NDArray]) -> tuple[Pieces, list[Scratch]]:
         """The blocks of larger parameters, and the scratch of the threads that share them out, if there are enough."""
-        blocks = {i: list(_blocks(self.arrays[i], gathered[i])) for i in laid.rest}
+        blocks = {i: list(_blocks(laid.functions[i], self.arrays[i], gathered[i])) for i in laid.rest}
         pieces: list[Any] = [(laid.functions[i], *block) for i, of_leaf in blocks.items() for block in of_leaf]
         rooms = [scratch() for _ in range(_threads.threads() if len(pieces) >= THREADED else 1)]
         # So that the scratch has its memory before anything is written.
-        kinds: dict[Any, Any] = {(id(piece[0]), piece[1].dtype, piece[2].dtype): piece[:3] for piece in pieces}
-        for room, (bound, p, x) in itertools.product(rooms, kinds.values()):
-            bound.reserve(room, p, x)
+        kinds: dict[Any, Any] = {(id(bound), *(a.dtype for a in block)): (bound, block) for bound, *block in pieces}
+        for room, (bound, block) in itertools.product(rooms, kinds.values()):
+            bound.reserve(room, *block)
         return Pieces(_block, pieces, [(room,) for room in rooms]), rooms
 
     def _functions(self, k: int | None, rows: CoefficientTable) -> list[BoundFunction]:
         """For each leaf the step, or what the reduction that is part `k` is of."""
         if len(rows.distinct) == 1 and len(self.kinds) == 1:
-            return [self._function(k, 0, rows.distinct[0], self.kinds[0])] * len(self.leaves)
-        functions = {(i, d): self._function(k, i, row, d) for i, row in enumerate(rows.distinct) for d in self.kinds}
-        return [functions[key] for key in zip(rows.row_of_leaf, self.dtypes, strict=True)]
+            return [self._function(k, 0, rows.distinct[0], *self.kinds[0])] * len(self.leaves)
+        both = itertools.product(enumerate(rows.distinct), self.kinds)
+        functions = {(i, kind): self._function(k, i, row, *kind) for (i, row), kind in both}
+        return [functions[key] for key in zip(rows.row_of_leaf, self.kind_of_leaf, strict=True)]
 
-    def _function(self, k: int | None, i: int, row: Coefficients, dtype: np.dtype[Any]) -> BoundFunction:
+    def _function(
+        self, k: int | None, i: int, row: Coefficients, dtype: np.dtype[Any], of_complex: bool
+    ) -> BoundFunction:
         """The function for row `i`, which is made once and given other numbers at every step."""
-        key = k, static_options(row), i, dtype
+        key = k, static_options(row), i, dtype, of_complex
         bound = self.functions.get(key)
         if bound is None:
-            function = block_function(self.program, k, key[1])
+            function = block_function(self.program, k, key[1], of_complex)
+            if of_complex and not function.graph.joint:
+                self.functions[key] = bound = self._function(k, i, row, dtype, False)
+                return bound
             table = np.empty(len(function.scalars), dtype)
             # As arrays of no dimension, which NumPy takes in half the time of a Python or NumPy number.
             numbers = [table[j, ...] for j in range(len(table))]
@@ -273,19 +289,19 @@ def _block(room: Scratch, bound: BoundFunction, *block: NDArray) -> Sequence[Cal
     return bound.cast(room, *block)
 
 
-def _blocks(leaf: Arrays, x: NDArray) -> Iterator[Arrays]:
-    """Blocks of a parameter with its slots, and of its gradient, along the memory; complex ones are two reals."""
+def _blocks(bound: BoundFunction, leaf: Arrays, x: NDArray) -> Iterator[Arrays]:
+    """Blocks of a parameter, its gradient and its slots, along the memory; complex ones by their parts."""
     p, *slots = leaf
-    if p.dtype.kind == "c":
-        yield from _blocks([a.real for a in leaf], x.real)
-        yield from _blocks([a.imag for a in leaf], x.imag)
-        return
     arrays = [p, x, *slots]
     if _turned(p):
         arrays = [a.T for a in arrays]
     if all(a.flags.c_contiguous for a in arrays):
         arrays = [a.reshape(-1) for a in arrays]
-    yield from _cut(arrays)
+    if p.dtype.kind != "c" or bound.function.graph.joint:
+        yield from _cut(bound.function.views(*arrays))
+        return
+    for parts in ([a.real for a in arrays], [a.imag for a in arrays]):  # as two reals
+        yield from _cut(parts)
 
 
 def _cut(arrays: Arrays) -> Iterator[Arrays]:

@@ -83,7 +83,8 @@ class _BlockWriter(Writer):
             lines = ["return [", *(f"    partial({call})," for call in self.calls), "]"]
         else:
             lines = ["{}({})".format(*call.split(", ", 1)) for call in self.calls]
-            lines.append(f"return [{', '.join(self.place[output] for output in self.graph.outputs)}]")
+            factors = [f"[{', '.join(self.place[output] for output in part)}]" for part in self.graph.terms]
+            lines.append(f"return [{', '.join(factors)}]" if len(factors) > 1 else f"return {factors[0]}")
         scratch = [f"{kind}{i}" for kind in ("t", "k") for i in range(self.made[kind])]
         arguments = ", ".join([*self.inputs, *self.scalars.values(), *scratch])
         text = "\n".join([f"def {self.name}({arguments}):", *(f"    {line}" for line in lines), ""])

@@ -25,7 +25,7 @@ SAFE = 2.0**800
 
 
 class _Stretch(NamedTuple):
-    """Some elements of one parameter in logical C order; complex ones count as two."""
+    """Some elements of one parameter in logical C order; complex ones count as two, and so do real slots of those."""
 
     bound: BoundFunction
     arrays: Sequence[NDArray]
@@ -69,11 +69,18 @@ def add_up(kind: Kind, stretches: list[_Stretch], table: NDArray) -> None:
         x, spare = temporary.arrays(np.dtype(np.float64), 2, 0, (int(lengths.sum()),), "squares")
         for (bound, arrays, begin, end), at in zip(stretches, firsts.tolist(), strict=True):
             parts = _reals(arrays[0])
-            flat = [_flat(a, begin // parts, end // parts, bound.dtype) for a in arrays]
-            value, *factor = bound(temporary, *flat)
-            x[at : at + end - begin] = value
-            for by in factor:
-                x[at : at + end - begin] *= by
+            graph = bound.function.graph
+            some = [_flat(a, begin // parts, end // parts) for a in arrays]
+            views = bound.function.views(*some) if graph.joint else map(_as_reals, some)
+            found = bound(temporary, *(view.astype(bound.dtype, copy=False) for view in views))
+            # A joint graph gives one number for an element, or two, in the place of its two reals.
+            rooms = np.split(x[at : at + end - begin], 1 + graph.joint)
+            if len(rooms) > graph.parts:
+                rooms[1][...] = -math.inf if kind == "largest" else 0.0
+            for room, (value, *factor) in zip(rooms, found if graph.parts > 1 else [found], strict=False):
+                room[...] = value
+                for by in factor:
+                    np.multiply(room, by, out=room)
         if kind == "largest":
             table[:, 0] = (np.maximum.reduceat(x, firsts) + 0.0).view(np.int64)
         elif kind == "squares":
@@ -125,10 +132,14 @@ def _digits(x: NDArray, v: NDArray, code: Any, unit: Any, firsts: NDArray, lengt
             np.subtract(v, np.subtract(x, of_each, out=x), out=v)
 
 
-def _flat(a: NDArray, begin: int, stop: int, dtype: np.dtype[Any]) -> NDArray:
-    """Some elements in logical C order, cast to `dtype`; of complex ones both parts."""
-    some = a.reshape(-1)[begin:stop] if a.flags.c_contiguous else a.flat[begin:stop]
-    return (some.view(some.real.dtype) if some.dtype.kind == "c" else some).astype(dtype, copy=False)
+def _flat(a: NDArray, begin: int, stop: int) -> NDArray:
+    """Some elements in logical C order."""
+    return a.reshape(-1)[begin:stop] if a.flags.c_contiguous else a.flat[begin:stop]
+
+
+def _as_reals(a: NDArray) -> NDArray:
+    """Real elements, and of complex ones both parts."""
+    return a.view(a.real.dtype) if a.dtype.kind == "c" else a
 
 
 def _reals(a: NDArray) -> int:

@@ -8,7 +8,7 @@ from collections.abc import Hashable, Sequence
 
 from anyoptim._arrays import COMPUTE, Array, Library
 from anyoptim._engines import _warmup
-from anyoptim._engines._base import HostEngine, Leaf, NDArray, Pass, Plan, host_view, real
+from anyoptim._engines._base import HostEngine, Leaf, NDArray, Pass, Plan, host_view
 from anyoptim._engines.compiled import _plan
 from anyoptim._trace._program import Coefficients, Program, static_options
 
@@ -19,7 +19,6 @@ class Compiled(HostEngine):
     """An engine for contiguous arrays whose dtype is that of the arithmetic."""
 
     name = "compiled"
-    reads = False
     generates = True
     package, without = "numba", "numba can't be found (pip install numba)"
 
@@ -58,11 +57,14 @@ class Compiled(HostEngine):
         dtype = library.dtype(p)
         if COMPUTE[dtype] == dtype:
             for k in (*program.reductions, None):
-                _plan.load(program, k, static_options(row[:k]), real(dtype).name)
+                static = static_options(row[:k])
+                for part in range(_plan.parts(program, k, static, dtype)):
+                    _plan.load(program, k, static, dtype, part)
             _warmup.warm(program, dtype)
 
     def source(self, passes: Sequence[Pass], dtype: str) -> str:
-        texts = [_plan.text(program, k, static_options(row), dtype).text for program, k, row in passes]
+        keys = [(program, k, static_options(row), dtype) for program, k, row in passes]
+        texts = [_plan.text(*key, part).text for key in keys for part in range(_plan.parts(*key))]
         return "\n\n".join(dict.fromkeys(texts))
 
 

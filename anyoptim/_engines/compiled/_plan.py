@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from itertools import starmap
 from struct import Struct
@@ -12,22 +13,23 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import numpy as np
 
 from anyoptim._arrays import Array, host_memory
-from anyoptim._arrays._memory import merged_ranges
+from anyoptim._arrays._beside import Beside
+from anyoptim._arrays._memory import may_overlap, merged_ranges
 from anyoptim._engines._base import Commit, Leaf, NDArray, Plan, Replayed, Result, Written, host_view, real
 from anyoptim._engines.compiled import _kernel_cache
 from anyoptim._machine import _array_headers, _threads
 from anyoptim._machine._array_headers import BYTES, FIRST, MIRROR, ORDER, PARAMETER
 from anyoptim._machine._threads import Pieces
-from anyoptim._trace._coefficients import CoefficientTable, Replay
-from anyoptim._trace._exact_sum import COLUMNS, Kind
+from anyoptim._trace._coefficients import CoefficientTable, Replay, lasting
+from anyoptim._trace._exact_sum import COLUMNS, bits_of
 from anyoptim._trace._expressions import Scalars
-from anyoptim._trace._graph import trace, trace_reduction
-from anyoptim._trace._program import Program, StaticOptions, all_floats, static_options
+from anyoptim._trace._graph import graph_of
+from anyoptim._trace._program import Program, StaticOptions, static_options
 
 if TYPE_CHECKING:
     from anyoptim._engines.compiled._source import Loop
 
-__all__ = ["CompiledPlan", "intrinsic", "load", "memory_orders", "text"]
+__all__ = ["CompiledPlan", "intrinsic", "load", "memory_orders", "parts", "text"]
 
 CHUNK = 1 << 16
 """The elements in a chunk, which has a row of the reduction: a sum of 64 bits holds the digits of 2**23."""
@@ -63,16 +65,16 @@ class CompiledPlan(Plan):
         self.library = leaves[0].library
         # Arrays of our own over the same memory, which stay as they are whatever becomes of the user's.
         self.hosts = hosts = [[host_view(self.library, a).view() for a in (leaf.p, *leaf.slots)] for leaf in leaves]
-        self.dtype = real(hosts[0][0].dtype)
-        self.dtype_name = self.dtype.name  # NumPy composes it anew each time, at the price of a small step
+        self.dtype, self.dtype_name = real(hosts[0][0].dtype), hosts[0][0].dtype.name
         self.results = [Result(leaf.p, leaf.slots) for leaf in leaves]
         self.destinations: list[Array] = [leaf.destination for leaf in leaves]
         self.memories = [self.library.memory(d) for d in self.destinations]
         self.dtypes = [d.dtype for d in self.destinations]
         self.mirrors = [arrays[0] for arrays in self.hosts]
-        parts = 2 if hosts[0][0].dtype.kind == "c" else 1
-        lengths = [arrays[0].size * parts for arrays in hosts]
-        self.table = table = np.zeros((len(leaves), FIRST + 2 + program.slots), np.uint64)
+        self.of_complex = leaves[0].of_complex
+        lengths = [arrays[0].size * (1 + self.of_complex) for arrays in hosts]
+        inputs = 2 + program.slots + len(program.reads)
+        self.table = table = np.zeros((len(leaves), FIRST + inputs), np.uint64)
         table[:, PARAMETER], table[:, MIRROR] = _ids(self.destinations), _ids(self.mirrors)
         # C order where an array has both: then a gradient in either order is in C order, too.
         c, f = _array_headers.C, _array_headers.F
@@ -80,7 +82,9 @@ class CompiledPlan(Plan):
         table[:, BYTES] = [n * self.dtype.itemsize for n in lengths]
         for i, (p, *slots) in enumerate(self.hosts):
             table[i, FIRST] = host_memory(p).address
-            table[i, FIRST + 2 :] = [host_memory(s).address for s in slots]
+            table[i, FIRST + 2 : FIRST + 2 + len(slots)] = [host_memory(s).address for s in slots]
+        dtypes = [self.dtype] * len(leaves)
+        self.beside = Beside(self.library, [leaf.reads for leaf in leaves], self.mirrors, dtypes)
         self.chunks, self.firsts = _chunks(lengths)
         self.pieces = _pieces(self.chunks)
         self.rooms: Sequence[tuple[()]] = [()] * (_threads.threads() if len(self.pieces) > 1 else 1)
@@ -104,8 +108,14 @@ class CompiledPlan(Plan):
         super().avoid_aliasing(written)
         stretches = merged_ranges([host_memory(a) for a in written.host if a.size])
         self.forbidden = np.array(stretches, np.uint64).T.copy()
+        if self.program.reads:
+            self.beside.detach([leaf.reads for leaf in self.leaves], lambda a: may_overlap(host_memory(a), stretches))
+            behind = FIRST + 2 + self.program.slots
+            self.table[:, behind:] = [[host_memory(a).address for a in of] for of in self.beside.arrays]
+            self.by_header = self.by_header and not self.beside  # copies are made before each step
 
     def regather(self, xs: Sequence[Array]) -> Sequence[Array] | None:
+        self.beside.load()
         if self.by_header:
             return xs if intrinsic("alike")(self.table, _ids(xs), self.forbidden) else None
         leaves = zip(self.destinations, self.memories, self.dtypes, self.table[:, ORDER], xs, strict=True)
@@ -136,6 +146,7 @@ class CompiledPlan(Plan):
         return self.again(xs) if call.loop.call(self.ids, self.forbidden, *call.tables, 0, 0) else None
 
     def gather(self, xs: Sequence[Array]) -> Sequence[NDArray]:
+        self.beside.load()
         views = [host_view(self.library, x) for x in xs]
         self.table[:, FIRST + 1] = [host_memory(x).address for x in views]
         if not intrinsic("no_overlap")(self.table, self.forbidden):
@@ -146,27 +157,32 @@ class CompiledPlan(Plan):
         return views
 
     def value(self, k: int, gathered: Sequence[Any], rows: CoefficientTable) -> Any:
-        reduction = self.program.reduction(k)
-        return reduction.value(np, [self._rows(k, reduction.kind, rows)])
+        return self.program.reduction(k).value(np, self._rows(k, rows))
 
     def reduced(self, k: int, gathered: Sequence[Any], rows: CoefficientTable) -> list[NDArray]:
-        table = self._rows(k, self.program.reduction(k).kind, rows)
-        return [table[a:b] for a, b in itertools.pairwise(self.firsts)]
+        tables = self._rows(k, rows)
+        of_each = [[table[a:b] for table in tables] for a, b in itertools.pairwise(self.firsts)]
+        return [np.concatenate(some) if len(some) > 1 else some[0] for some in of_each]
 
-    def _rows(self, k: int, kind: Kind, rows: CoefficientTable) -> NDArray:
-        """The rows of the reduction of all chunks."""
-        table = np.empty((self.firsts[-1], COLUMNS), np.int64)
-        for _, loop, _, tables, pieces in self._calls(k, rows):
-            if len(pieces) == 1:
-                loop.call(*tables, table, *pieces[0])
-            else:
-                _threads.spread(functools.partial(loop.call, *tables, table), pieces)
-        return table[:, :1].view(np.float64) if kind == "largest" else table
+    def _rows(self, k: int, rows: CoefficientTable) -> list[NDArray]:
+        """The rows of the reduction of all chunks; of complex numbers those of each part."""
+        largest, found = self.program.reduction(k).kind == "largest", list[NDArray]()
+        for part in range(1 + self.of_complex):
+            table = np.empty((self.firsts[-1], COLUMNS), np.int64)
+            if part:  # of which some leaves may have none
+                table[...] = bits_of(-math.inf) if largest else 0
+            found.append(table[:, :1].view(np.float64) if largest else table)
+            for _, loop, _, tables, pieces in self._calls(k, rows, part):
+                if len(pieces) == 1:
+                    loop.call(*tables, table, *pieces[0])
+                else:
+                    _threads.spread(functools.partial(loop.call, *tables, table), pieces)
+        return found
 
     def prepare_anew(self, gathered: Sequence[Any], rows: CoefficientTable) -> Commit:
         self.calls = calls = self._calls(None, rows)
         self.last_step = self.checked = None
-        if len(calls) == 1 and all(all(map(all_floats, row)) for row in rows.distinct):
+        if len(calls) == 1 and lasting(rows.distinct):
             (call,) = calls
             self.last_step = Replay(rows, call.loop.scalars, self.dtype, [*call.coefficients])
             if len(call.pieces) == 1:
@@ -192,27 +208,29 @@ class CompiledPlan(Plan):
 
         return commit
 
-    def _calls(self, k: int | None, rows: CoefficientTable) -> list[_Call]:
+    def _calls(self, k: int | None, rows: CoefficientTable, part: int = 0) -> list[_Call]:
         """The calls of the loops, one for each set of static options, with their part of the tables."""
         static = [static_options(row) for row in rows.distinct]
-        key = k, *static, *(rows.row_of_leaf if len(static) > 1 else ())
+        key = k, part, *static, *(rows.row_of_leaf if len(static) > 1 else ())
         calls = self.laid.get(key)
         if calls is None:
             if len(self.laid) > _KEPT:
                 self.laid.clear()
-            calls = self.laid[key] = self._lay(k, static, rows)
+            calls = self.laid[key] = self._lay(k, static, rows, part)
         for call in calls:
             for i, row in enumerate(rows.distinct):
                 if static[i] == call.static:  # the other rows keep the numbering, and are not read
                     call.coefficients[i] = call.loop.scalars.values(row, self.dtype)
         return calls
 
-    def _lay(self, k: int | None, static: Sequence[StaticOptions], rows: CoefficientTable) -> list[_Call]:
+    def _lay(self, k: int | None, static: Sequence[StaticOptions], rows: CoefficientTable, part: int) -> list[_Call]:
         """The calls, without numbers in their tables."""
         which = np.array(rows.row_of_leaf, np.int64) if len(static) > 1 else self.first_row
         calls = []
         for key in dict.fromkeys(static):
-            loop = load(self.program, k, key, self.dtype_name)
+            if part and part >= parts(self.program, k, key, self.dtype_name):
+                continue
+            loop = load(self.program, k, key, self.dtype_name, part)
             chunks, pieces = self.chunks, self.pieces
             if static.count(key) < len(static):
                 chunks = chunks[[static[which[leaf]] == key for leaf in chunks[:, 0]]]
@@ -276,19 +294,26 @@ def intrinsic(name: str) -> Callable[..., bool]:
 
 
 @functools.lru_cache(maxsize=256)
-def load(program: Program, k: int | None, static: StaticOptions, dtype: str) -> _NativeLoop:
-    """The machine code of the step, or of the reduction that is part `k`."""
-    loop = text(program, k, static, dtype)
+def load(program: Program, k: int | None, static: StaticOptions, dtype: str, part: int = 0) -> _NativeLoop:
+    """The machine code of the step, or of the reduction that is part `k`, for arrays of a dtype."""
+    if dtype != real(dtype).name and not graph_of(program, k, static, of_complex=True).joint:
+        return load(program, k, static, real(dtype).name)
+    loop = text(program, k, static, dtype, part)
     return _NativeLoop(_kernel_cache.compiled(loop.name, loop.text, loop.signature), loop.scalars)
 
 
-def text(program: Program, k: int | None, static: StaticOptions, dtype: str) -> Loop:
+def parts(program: Program, k: int | None, static: StaticOptions, dtype: str) -> int:
+    """The number of loops for the step, or the reduction that is part `k`: two for each part of complex numbers."""
+    return graph_of(program, k, static, of_complex=dtype.startswith("complex")).parts
+
+
+def text(program: Program, k: int | None, static: StaticOptions, dtype: str, part: int = 0) -> Loop:
     """The text of the step, or of the reduction that is part `k`."""
     from anyoptim._engines.compiled._source import loop, loop_reduction  # noqa: PLC0415 - for those who compile
 
-    if k is None:
-        return loop(trace(program, static), dtype)
-    return loop_reduction(trace_reduction(program, k, static)[0], program.reduction(k).kind, dtype)
+    arithmetic = real(dtype).name
+    graph = graph_of(program, k, static, of_complex=dtype != arithmetic)
+    return loop(graph, arithmetic) if k is None else loop_reduction(graph, program.reduction(k).kind, arithmetic, part)
 
 
 def _ids(objects: Sequence[Any]) -> NDArray:

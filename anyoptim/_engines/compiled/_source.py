@@ -56,13 +56,13 @@ class Loop(NamedTuple):
 def loop(graph: Graph, dtype: str) -> Loop:
     """The step: p and the slots are read and written, x is read, all in place."""
     writer = _LoopWriter(graph, "rule", dtype)
-    stores = [f"_at_{writer.inputs[home]}[_i] = {writer.value(output)}" for home, output in writer.moved.items()]
+    stores = [f"{writer.element(home)} = {writer.value(output)}" for home, output in writer.moved.items()]
     signature = f"boolean(uint64[::1], uint64[:, ::1], {_TABLES}, int64, int64)"
     return writer.module("alike, pointer", signature, _STEP, stores)
 
 
-def loop_reduction(graph: Graph, kind: Kind, dtype: str) -> Loop:
-    """The rows of a reduction, one for each chunk; all arrays are read.
+def loop_reduction(graph: Graph, kind: Kind, dtype: str, part: int = 0) -> Loop:
+    """The rows of a reduction, one for each chunk; all arrays are read. Of complex numbers those of one part.
 
     Of squares the code of a leaf's last chunk is taken for that of the next, and only if that is too small the largest
     element is looked for. Rounded to a digit, a number has that digit in its last bits: sums of these are sums of
@@ -70,7 +70,7 @@ def loop_reduction(graph: Graph, kind: Kind, dtype: str) -> Loop:
     """
     writer = _LoopWriter(graph, "reduction", dtype)
     signature = f"void({_TABLES}, int64[:, ::1], int64, int64)"
-    stores = [f"_value = {' * '.join(f'float64({writer.value(output)})' for output in graph.outputs)}"]
+    stores = [f"_value = {' * '.join(f'float64({writer.value(output)})' for output in graph.terms[part])}"]
     return writer.module("pointer", signature, LOOPS[kind], stores, pieces(dtype, kind))
 
 
@@ -103,6 +103,11 @@ class _LoopWriter(Writer):
         super().__init__(graph, what)
         self.dtype = dtype
 
+    def element(self, i: int) -> str:
+        """What an input is in its array: of a complex one, which is one of pairs, a part."""
+        at, part = f"_at_{self.inputs[self.graph.first(i)]}", self.graph.inputs[i].part
+        return f"{at}[_i]" if part is None else f"{at}[_i, {part}]"
+
     def module(
         self,
         calls: str,
@@ -113,17 +118,19 @@ class _LoopWriter(Writer):
     ) -> Loop:
         read = self.graph.read
         body = [
-            *(f"{self.inputs[i]} = _at_{self.inputs[i]}[_i]" for i in read),
+            *(f"{self.inputs[i]} = {self.element(i)}" for i in read),
             *(f"n{i} = {self.expression(node)}" for i, node in enumerate(self.graph.nodes)),
             *stores,
         ]
         # Numba would evaluate 2*x of a float32 x in float64: there are no literals, and every coefficient has its type.
         rows = [f"{s} = {self.dtype}(_coefficients[_which[_leaf], {k}])" for k, s in enumerate(self.scalars.values())]
         size = {"float32": 4, "float64": 8}[self.dtype]
-        arrays = [
-            f"_at_{self.inputs[i]} = carray(pointer(_leaves[_leaf, FIRST + {i}], {size} * _begin), _n, {self.dtype})"
-            for i in sorted({*read, *self.homes})
-        ]
+        # A chunk is of reals: of half as many complex elements.
+        arrays = ["_begin, _n = _begin // 2, _n // 2"] * self.graph.joint
+        for i in sorted({self.graph.first(i) for i in (*read, *self.homes)}):
+            wide, shape = (size, "_n") if self.graph.inputs[i].part is None else (2 * size, "(_n, 2)")
+            at = f"pointer(_leaves[_leaf, FIRST + {self.graph.inputs[i].array}], {wide} * _begin)"
+            arrays.append(f"_at_{self.inputs[i]} = carray({at}, {shape}, {self.dtype})")
         text = filled(template, name=self.name, coefficients=rows, arrays=arrays, body=body, **pieces)
         head = _HEAD.format(types=", ".join(dict.fromkeys([self.dtype, "float64", "uint64"])), calls=calls)
         return Loop(self.name, head + text, signature, self.graph.scalars)

@@ -18,7 +18,6 @@ class Cuda(Engine):
     """An engine for contiguous arrays on a device, where the parameter is to be written where it lies."""
 
     name = "cuda"
-    reads = False
     generates = True
     package = "cuda.core"
     without = "cuda.core can't be found (pip install 'cuda-core[cu13]': then one launch updates all)"

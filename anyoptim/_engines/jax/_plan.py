@@ -17,7 +17,7 @@ from anyoptim._engines._base import Commit, Leaf, NDArray, Plan, Result, real
 from anyoptim._trace._coefficients import CoefficientTable
 from anyoptim._trace._exact_sum import rows as reduced
 from anyoptim._trace._expressions import range_of
-from anyoptim._trace._graph import Graph, trace, trace_reduction
+from anyoptim._trace._graph import Graph, graph_of
 from anyoptim._trace._operations import OPERATORS
 from anyoptim._trace._program import Program, StaticOptions, static_options
 
@@ -42,6 +42,12 @@ _MELTS: Mapping[str, frozenset[str]] = {
 operation, a quotient by a root becomes a product with its inverse, and two quotients become one."""
 
 
+_Form = tuple[int, StaticOptions, bool]
+"""The number of a row, its static options, and whether its graph is joint."""
+
+_Kind = tuple[StaticOptions, bool]
+"""A form without the number."""
+
 _KIND = operator.attrgetter("aval", "committed")
 """What JAX compiles a function anew for: shape, dtype, weakness of that, and whether an array is bound to its place."""
 
@@ -59,10 +65,12 @@ class JaxPlan(Plan):
         super().__init__(program, leaves)
         library = leaves[0].library
         self._dtype = real(COMPUTE[library.dtype(leaves[0].p)])
+        self._any_complex = any(leaf.of_complex for leaf in leaves)
         self._place = library.replicated_sharding(leaves[0].p)
         # Without these, XLA would divide results of several devices as it likes.
         several = leaves[0].p.sharding.num_devices > 1
         self._shardings = tuple(leaf.p.sharding for leaf in leaves) if several else None
+        self._reads = [leaf.reads for leaf in leaves]
         self._own: Sequence[tuple[Array, ...]] = [(None,) * program.slots for _ in leaves]
         """The slots of the last step, which nobody else has. All other slots may have other owners, too."""
         self._known: tuple[Any, ...] | None = None
@@ -79,17 +87,20 @@ class JaxPlan(Plan):
         return xs
 
     def reduced(self, k: int, gathered: Sequence[Array], rows: CoefficientTable) -> list[NDArray]:
-        call = _reduced(self.leaves[0].library, self.program, k, *_kinds(rows), self._cuts(gathered))
-        static = {static_options(row) for row in rows.distinct}
-        # To hand slots over costs time; p and x are the inputs 0 and 1.
-        reads = any(i >= 2 for each in static for i in _graph(self.program, k, each).read)
+        forms = self._forms(k, rows)
+        kinds, kind_of_leaf = _kinds(*forms)
+        call = _reduced(self.leaves[0].library, self.program, k, kinds, kind_of_leaf, self._cuts(gathered))
+        # To hand slots over costs time; p and x are the arrays 0 and 1.
+        reads = any(i >= 2 for kind in kinds for i in graph_of(self.program, k, *kind).arrays_read)
         slots = [leaf.slots if reads else () for leaf in self.leaves]
         ps = [leaf.p for leaf in self.leaves]
-        return [*np.asarray(call(slots, self._numbers(k, rows), ps, gathered)).reshape(len(ps), 1, -1)]
+        numbers = self._numbers(k, rows, *forms)
+        return [*np.asarray(call(slots, numbers, ps, gathered, self._reads)).reshape(len(ps), 1, -1)]
 
     def prepare_anew(self, gathered: Sequence[Array], rows: CoefficientTable) -> Commit:
-        call = _step(self.leaves[0].library, self.program, *_kinds(rows), self._shardings)
-        numbers, ps = self._numbers(None, rows), [leaf.p for leaf in self.leaves]
+        forms = self._forms(None, rows)
+        call = _step(self.leaves[0].library, self.program, *_kinds(*forms), self._shardings)
+        numbers, ps = self._numbers(None, rows, *forms), [leaf.p for leaf in self.leaves]
         # Where it is compiled first, Python code runs, in which an exception may arrive when the slots are gone.
         arrays = (*ps, *gathered, *(leaf.slots[0] for leaf in self.leaves if leaf.slots))
         kind = call, *map(_KIND, arrays)
@@ -103,12 +114,13 @@ class JaxPlan(Plan):
         def commit() -> Sequence[Result]:
             if not given:  # a list that is extended has what JAX gave, also where an exception comes after it
                 slots = [leaf.slots if mine else _copied(leaf) for leaf, mine in zip(self.leaves, own, strict=True)]
-                given.extend(itertools.starmap(call, [(slots, numbers, ps, gathered)]))
+                given.extend(itertools.starmap(call, [(slots, numbers, ps, gathered, self._reads)]))
             ((self._own, moved),) = given
             self._known = kind
             results = list(map(Result, moved, self._own))
             # Else the old arrays would be kept alive.
-            self.leaves = [Leaf(leaf.library, *result) for leaf, result in zip(self.leaves, results, strict=True)]
+            both = zip(self.leaves, results, strict=True)
+            self.leaves = [Leaf(leaf.library, *result, reads=leaf.reads) for leaf, result in both]
             return results
 
         return commit
@@ -121,22 +133,36 @@ class JaxPlan(Plan):
         both = zip((x.sharding for x in xs), self._shardings, strict=True)
         return tuple(of_x if getattr(of_x, "mesh", None) == mesh else of_p for of_x, of_p in both)
 
-    def _numbers(self, k: int | None, rows: CoefficientTable) -> list[Array]:
+    def _forms(self, k: int | None, rows: CoefficientTable) -> tuple[list[_Form], Sequence[int]]:
+        """The forms of rows that leaves have, and the number of that of each leaf."""
+        static = [static_options(row) for row in rows.distinct]
+        joint = [self._any_complex and graph_of(self.program, k, each, of_complex=True).joint for each in static]
+        if not any(joint):
+            return [(row, each, False) for row, each in enumerate(static)], rows.row_of_leaf
+        of_leaf = zip(rows.row_of_leaf, self.leaves, strict=True)
+        forms = [(row, static[row], joint[row] and leaf.of_complex) for row, leaf in of_leaf]
+        number = {form: i for i, form in enumerate(dict.fromkeys(forms))}
+        return [*number], [number[form] for form in forms]
+
+    def _numbers(
+        self, k: int | None, rows: CoefficientTable, forms: Sequence[_Form], form_of_leaf: Sequence[int]
+    ) -> list[Array]:
         """For each leaf an array of -0.0 and the numbers that its graph takes.
 
         Each is an array by itself: so XLA compiles what leaves of one shape do only once, whichever rows they have.
         """
         rows_of_numbers = []
         within = range_of(self._dtype, normal=True)  # the rest is flushed to 0
-        for row in rows.distinct:
+        for row, static, joint in forms:
             with quiet():
-                scalars = _graph(self.program, k, static_options(row)).scalars
-                rows_of_numbers.append(np.array([-0.0, *scalars.values(row, self._dtype, within)], self._dtype))
+                scalars = graph_of(self.program, k, static, joint).scalars
+                values = scalars.values(rows.distinct[row], self._dtype, within)
+                rows_of_numbers.append(np.array([-0.0, *values], self._dtype))
         table = np.zeros((len(rows_of_numbers), max(map(len, rows_of_numbers))), self._dtype)
         for table_row, numbers in zip(table, rows_of_numbers, strict=True):
             table_row[: len(numbers)] = numbers
         arrays = _split()(table if self._place is None else self.leaves[0].library.device_put(table, self._place))
-        return [arrays[r] for r in rows.row_of_leaf]
+        return [arrays[r] for r in form_of_leaf]
 
 
 def _copied(leaf: Leaf) -> tuple[Array, ...]:
@@ -144,11 +170,11 @@ def _copied(leaf: Leaf) -> tuple[Array, ...]:
     return tuple(leaf.library.copied(leaf.library.sharded_like(s, leaf.p)) for s in leaf.slots)
 
 
-def _kinds(rows: CoefficientTable) -> tuple[tuple[StaticOptions, ...], tuple[int, ...]]:
-    """The sets of static options, and for each leaf the number of its set; no numbers where there is one set."""
-    static = [static_options(row) for row in rows.distinct]
-    distinct = tuple(dict.fromkeys(static))
-    return distinct, () if len(distinct) == 1 else tuple(distinct.index(static[r]) for r in rows.row_of_leaf)
+def _kinds(forms: Sequence[_Form], form_of_leaf: Sequence[int]) -> tuple[tuple[_Kind, ...], tuple[int, ...]]:
+    """The kinds of graphs, and for each leaf the number of its kind; no numbers where there is one kind."""
+    kinds = [(static, joint) for _, static, joint in forms]
+    distinct = tuple(dict.fromkeys(kinds))
+    return distinct, () if len(distinct) == 1 else tuple(distinct.index(kinds[r]) for r in form_of_leaf)
 
 
 @functools.cache
@@ -157,28 +183,22 @@ def _split() -> Callable[..., Any]:
     return loaded().jit(list)  # type: ignore[no-any-return]
 
 
-@functools.lru_cache(maxsize=256)
-def _graph(program: Program, k: int | None, static: StaticOptions) -> Graph:
-    return trace(program, static) if k is None else trace_reduction(program, k, static)[0]
-
-
 @functools.lru_cache(maxsize=64)
 def _step(
     library: Library,
     program: Program,
-    kinds: Sequence[StaticOptions],
-    row_of_leaf: Sequence[int],
+    kinds: Sequence[_Kind],
+    kind_of_leaf: Sequence[int],
     shardings: Sequence[Any] | None,
 ) -> Callable[..., Any]:
     """The step of all leaves as one function of slots, numbers, parameters and gradients."""
-    lax = loaded().lax
-    graphs = [_graph(program, None, static) for static in kinds]
+    graphs = [graph_of(program, None, *kind) for kind in kinds]
 
-    def step(slots: Any, rows: Any, ps: Any, xs: Any) -> Any:
+    def step(slots: Any, rows: Any, ps: Any, xs: Any, reads: Any) -> Any:
         results = []
-        for i, (p, x, own, numbers) in enumerate(zip(ps, xs, slots, rows, strict=True)):
-            parts = _parts(library, graphs[row_of_leaf[i] if row_of_leaf else 0], (p, x, *own), numbers)
-            moved, *kept = parts[0] if len(parts) == 1 else map(lax.complex, *parts)
+        for i, (p, x, own, beside, numbers) in enumerate(zip(ps, xs, slots, reads, rows, strict=True)):
+            graph = graphs[kind_of_leaf[i] if kind_of_leaf else 0]
+            moved, *kept = _joined(graph, _parts(library, graph, (p, x, *own, *beside), numbers))
             results.append((*kept, library.xp.astype(moved, p.dtype)))
         # The slots come first, so that each goes to the buffer it comes from.
         return [new[:-1] for new in results], [new[-1] for new in results]
@@ -192,32 +212,52 @@ def _reduced(
     library: Library,
     program: Program,
     k: int,
-    kinds: Sequence[StaticOptions],
-    row_of_leaf: Sequence[int],
+    kinds: Sequence[_Kind],
+    kind_of_leaf: Sequence[int],
     shardings: Sequence[Any] | None,
 ) -> Callable[..., Any]:
     """The function that gives the rows of the reduction that is part `k`, one for each leaf.
 
     `shardings` say how the leaves are cut, where they lie on a mesh of devices.
     """
-    kind, graphs = program.reduction(k).kind, [_graph(program, k, static) for static in kinds]
+    kind, graphs = program.reduction(k).kind, [graph_of(program, k, *each) for each in kinds]
 
-    def rows_of_leaves(slots: Any, rows: Any, ps: Any, xs: Any) -> Any:
+    def rows_of_leaves(slots: Any, rows: Any, ps: Any, xs: Any, reads: Any) -> Any:
         leaves = []
-        for i, (p, x, own, numbers) in enumerate(zip(ps, xs, slots, rows, strict=True)):
-            leaves.append(_parts(library, graphs[row_of_leaf[i] if row_of_leaf else 0], (p, x, *own), numbers))
+        for i, (p, x, own, beside, numbers) in enumerate(zip(ps, xs, slots, reads, rows, strict=True)):
+            graph = graphs[kind_of_leaf[i] if kind_of_leaf else 0]
+            parts = _parts(library, graph, (p, x, *own, *beside), numbers)
+            count = len(parts[0]) // graph.parts
+            leaves.append([some[j : j + count] for some in parts for j in range(0, len(some), count)])
         return reduced(library, kind, leaves, shardings)
 
     return loaded().jit(rows_of_leaves)  # type: ignore[no-any-return]
 
 
 def _parts(library: Library, graph: Graph, arrays: Sequence[Array], numbers: Array) -> list[list[Array]]:
-    """The results of a graph for p, x and the slots: for complex ones those of the real and of the imaginary parts."""
+    """The results of a graph for p, x and the slots: for complex ones those of the real and of the imaginary parts.
+
+    Of a joint graph those of both together.
+    """
     xp, p = library.xp, arrays[0]
+    if graph.joint:
+        reals = [a if xp.iscomplexobj(a) else xp.astype(a, numbers.dtype) for a in arrays[2:]]
+        given = [p, xp.astype(arrays[1], p.dtype), *reals]
+        both = [(given[of.array], of.part) for of in graph.inputs if of.array < len(given)]
+        return [_run(xp, graph, [a if part is None else (xp.real, xp.imag)[part](a) for a, part in both], numbers)]
     if xp.iscomplexobj(p):
         arrays = [xp.astype(a, p.dtype) for a in arrays]
         return [_run(xp, graph, [part(a) for a in arrays], numbers) for part in (xp.real, xp.imag)]
     return [_run(xp, graph, [xp.astype(a, numbers.dtype) for a in arrays], numbers)]
+
+
+def _joined(graph: Graph, parts: list[list[Array]]) -> list[Array]:
+    """The results of a step as arrays: complex ones of both parts."""
+    join = loaded().lax.complex
+    if not graph.joint:
+        return parts[0] if len(parts) == 1 else [*map(join, *parts)]
+    results, of_homes = iter(parts[0]), [graph.inputs[i].part for i in graph.homes]
+    return [next(results) if part is None else join(next(results), next(results)) for part in of_homes if part != 1]
 
 
 def _run(xp: Any, graph: Graph, arrays: Sequence[Array], numbers: Array) -> list[Array]:

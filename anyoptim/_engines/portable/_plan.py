@@ -186,8 +186,8 @@ def terms(program: Program, k: int, leaf: Leaf, x: Array, row: Coefficients) -> 
     """What the reduction that is part `k` is of: one array, or two factors; of complex numbers for each part."""
     library = leaf.library
     p, g, slots, like = _values(leaf, x)
-    xp, coefficients = _operations(library, leaf, like), _row(library, row, like)
-    values = program.terms(k, xp, p, g, slots, _reads(leaf, like), coefficients)
+    operations, coefficients = _operations(library, leaf, like), _row(library, row, like)
+    values = program.terms(k, operations, p, g, slots, _reads(leaf, like), coefficients)
     found = each_part(values)
     for a in [a for factors in found for a in factors]:
         check_numbers(program.parts[k].what, a, hasattr(a, "dtype") and library.dtype(a) == "bool")

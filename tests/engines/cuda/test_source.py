@@ -68,7 +68,7 @@ def _passes(optimizer: ao.Optimizer, dtype: str) -> Iterator[tuple[Kernel, Graph
     program = optimizer._pipeline.branch.program
     for k in (*program.reductions, None):
         for static in dict.fromkeys(static_options(_row(optimizer, t, 0.5)[:k]) for t in STEPS):
-            graph = trace(program, static) if k is None else trace_reduction(program, k, static)[0]
+            graph = trace(program, static) if k is None else trace_reduction(program, k, static)
             yield kernel_of(program, k, static, dtype), graph, "" if k is None else program.reduction(k).kind
 
 
