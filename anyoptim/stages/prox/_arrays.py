@@ -13,7 +13,7 @@ from anyoptim._trace._hyperparameters import Domain, Hyper, Nonnegative
 from anyoptim._trace._symbols import Symbol
 from anyoptim.stages.layers import is_complex
 
-__all__ = ["L21", "Nuclear", "Simplex", "bound", "numbers"]
+__all__ = ["L21", "Nuclear", "Simplex", "bound", "rate"]
 
 _Radius = Annotated[Hyper, Domain(lambda x: 0 < x < float("inf"), "above 0 and finite")]
 
@@ -25,13 +25,11 @@ def bound(name: str, rule: Callable[..., Array], **arguments: Any) -> Callable[.
     return bound  # type: ignore[no-any-return]
 
 
-def numbers(name: str, hyper: Any) -> dict[str, Any]:
-    """The hyperparameters of a stage that looks at elements together, for which they have to be numbers."""
-    values: dict[str, Any] = vars(hyper)
-    for what, value in values.items():
-        if isinstance(value, Symbol) and elements_of(value.scalar):
-            raise ValueError(f"{what} is given element by element; {name} wants one number for all of a parameter")
-    return values
+def rate(name: str, hyper: Any) -> Any:
+    """The learning rate of a stage that looks at elements together, for which it has to be a number."""
+    if isinstance(hyper.lr, Symbol) and elements_of(hyper.lr.scalar):
+        raise ValueError(f"lr is given element by element; {name} wants one number for all of a parameter")
+    return hyper.lr
 
 
 def _grouped(xp: Any, p: Array, c: Any, *, axis: Any) -> Array:
@@ -101,8 +99,7 @@ class L21(ParameterStage):
 
     @staticmethod
     def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
-        of = numbers("L21", hyper)
-        return {"threshold": of["lr"] * of["sigma"]}
+        return {"threshold": rate("L21", hyper) * hyper.sigma}
 
 
 def _no_axis(name: str, axis: int, p: Array) -> str:
@@ -160,10 +157,6 @@ class Simplex(ParameterStage):
     def rule(self) -> Callable[..., Array]:  # type: ignore[override] # of this axis
         return bound("Simplex", _projected, axis=self.axis)
 
-    @staticmethod
-    def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
-        return numbers("Simplex", hyper)
-
     def refusal(self, p: Array) -> str | None:
         """Refuse complex parameters, and those that have no such axis."""
         if is_complex(p):
@@ -212,8 +205,7 @@ class Nuclear(ParameterStage):
 
     @staticmethod
     def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
-        of = numbers("Nuclear", hyper)
-        return {"threshold": of["lr"] * of["sigma"]}
+        return {"threshold": rate("Nuclear", hyper) * hyper.sigma}
 
     @staticmethod
     def rule(xp: Any, p: Array, c: Any) -> Array:

@@ -9,7 +9,7 @@ import numpy as np
 
 from anyoptim._arrays import COMPUTE, Array, library
 from anyoptim._stage._stage import ParameterStage
-from anyoptim.stages.prox._arrays import bound, numbers
+from anyoptim.stages.prox._arrays import bound, rate
 
 __all__ = ["Operator"]
 
@@ -94,7 +94,7 @@ class Operator(ParameterStage):
 
     @staticmethod
     def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
-        return {"tau": numbers("Operator", hyper)["lr"]}
+        return {"tau": rate("Operator", hyper)}
 
 
 def _on_host(p: Array) -> bool:
