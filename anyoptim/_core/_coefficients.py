@@ -15,7 +15,7 @@ from anyoptim._core._reductions import Reductions
 from anyoptim._core._state import FlatState
 from anyoptim._engines import CoefficientTable, Dispatch
 from anyoptim._stage._stage import Gate, Stage
-from anyoptim._stage._stage_program import Entry, StageProgram
+from anyoptim._stage._stage_program import Entry
 from anyoptim._trace._expressions import range_of
 from anyoptim._trace._hyperparameters import Hyper
 from anyoptim._trace._operations import LOGICAL
@@ -98,8 +98,11 @@ class CoefficientBuilder:
         self._branches = [groups.branches[key.group] for key in self._keys]
         self._distinct: list[Coefficients] = [() for _ in self._keys]
         self._rows = CoefficientTable(self._distinct, row_of_leaf)
-        self._values = [*map(self._values_of, groups.overrides, groups.branches)]
+        self._values = [self._values_of(overrides) for overrides in groups.overrides]
         self._check_rates(groups)
+        for values, branch in zip(self._values, groups.branches, strict=True):
+            for k, of in branch.lenders.items():
+                values[k] = {**values[k], **{name: values[j][name] for name, j in of.items()}}
         if not isinstance(self._step, int):
             # Under `jax.jit` they meet 0-d arrays, in whose dtype a small eps would become 0.
             fitted = range_of(library(self._step).widest_float(), normal=True).fitted
@@ -220,15 +223,13 @@ class CoefficientBuilder:
             values |= {name: self._reductions.known(Entry(k, name), stage.reductions[name]) for name in symbols}
         return stage._coefficients(count, values)
 
-    def _values_of(self, overrides: Sequence[Mapping[str, Hyper]], branch: StageProgram) -> list[dict[str, Any]]:
-        """The hyperparameters of each stage at this step, and those that it borrows."""
+    def _values_of(self, overrides: Sequence[Mapping[str, Hyper]]) -> list[dict[str, Any]]:
+        """The hyperparameters of each stage at this step."""
         both = zip(self._stages, overrides, strict=True)
         values = [stage._values(self._step, own) for stage, own in both]
         if self._device_values is not None:
             each = zip(values, overrides, strict=True)
             values = [self._device_values.values(k, of_stage, own) for k, (of_stage, own) in enumerate(each)]
-        for k, of in branch.lenders.items():
-            values[k] = {**values[k], **{name: values[j][name] for name, j in of.items()}}
         return values
 
 
