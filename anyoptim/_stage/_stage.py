@@ -137,6 +137,7 @@ class Stage:
         metrics = {"norm": ao.Norm(f, "each")}    reductions for record_metrics and `last_metrics`
         exact = False                         the rule may use xp.exp, xp.log and xp.power
         array_rule = True                     the rule is one of whole arrays, such as a matrix product
+        complex_arrays = True                 and complex ones are given to it as they are, not part by part
         evaluate(xp, p, *slots, hyper)        the parameter that `eval_params` gives
         is_step(hyper)                        whether an update is a step, of the first stage of a chain
         get_loss_scale, set_loss_scale        by what losses are to be multiplied
