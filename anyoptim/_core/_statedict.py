@@ -13,7 +13,6 @@ from anyoptim._core._state import FlatState, SlotNames
 from anyoptim._stage._elements import by_element, is_array
 from anyoptim._stage._groups import groups
 from anyoptim._stage._stage import Stage
-from anyoptim._trace._hyperparameters import Hyper
 from anyoptim._trace._scalars import integer
 
 __all__ = ["VERSION", "by_name", "constants", "stateful", "written"]
@@ -83,7 +82,7 @@ def by_name(selectors: groups | Selection | None) -> dict[str, Any]:
     return named
 
 
-def _plain(name: str, value: Hyper, kept: Callable[[Array], Array]) -> Any:
+def _plain(name: str, value: Any, kept: Callable[[Array], Array]) -> Any:
     """A hyperparameter as a number; a schedule as its text, with the states of the schedules in it that have one.
 
     What is given element by element goes by its own paths, with what `kept` makes of each array.

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Protocol
 
 from anyoptim._arrays import traced
 from anyoptim._trace._scalars import whole_number
@@ -37,8 +37,21 @@ __all__ = [
     "share",
 ]
 
-Hyper = float | Callable[[int], float]
-"""A number, or a schedule: a callable of the step number, which counts from 1.
+
+class Elements(Protocol):
+    """An array of any library."""
+
+    @property
+    def shape(self) -> Any:
+        """Its shape."""
+
+    @property
+    def dtype(self) -> Any:
+        """Its dtype."""
+
+
+Hyper = float | Callable[[int], float] | Elements | Mapping[Any, Any] | list[Any] | tuple[Any, ...]
+"""A number, or a schedule: a callable of the step number, which counts from 1; or an array, or a container of both.
 
 >>> rate: ao.Hyper = lambda t: 0.1 / t
 >>> ao.SGD(lr=rate).update(1.0, 1.0)

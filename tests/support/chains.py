@@ -141,6 +141,7 @@ APART: dict[str, str] = {
     "Nuclear": "whole arrays, which have no kernel: tests/stages/test_prox.py",
     "Operator": "whole arrays, which have no kernel: tests/stages/test_prox.py",
     "Simplex": "whole arrays, which have no kernel: tests/stages/test_prox.py",
+    "Support": "its mask is an array: tests/core/test_elements.py",
     "Metric": "it changes nothing: tests/stages/test_metrics.py",
     "Metrics": "it changes nothing: tests/stages/test_metrics.py",
 }
