@@ -100,6 +100,9 @@ class CoefficientBuilder:
         self._rows = CoefficientTable(self._distinct, row_of_leaf)
         self._values = [self._values_of(overrides) for overrides in groups.overrides]
         self._check_rates(groups)
+        for values, branch in zip(self._values, groups.branches, strict=True):
+            for k, of in branch.lenders.items():
+                values[k] = {**values[k], **{name: values[j][name] for name, j in of.items()}}
         if not isinstance(self._step, int):
             # Under `jax.jit` they meet 0-d arrays, in whose dtype a small eps would become 0.
             fitted = range_of(library(self._step).widest_float(), normal=True).fitted

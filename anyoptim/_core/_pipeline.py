@@ -178,5 +178,7 @@ class Pipeline:
             stage = stages[entry.stage]
             more: dict[str, Any] = {**stage.scalars, **dict.fromkeys(stage.reductions, norm)}
             own = {} if overrides is None else overrides[entry.stage]
+            for name, k in branch.lenders.get(entry.stage, {}).items():
+                more[name] = stages[k]._values(t, {} if overrides is None else overrides[k])[name]
             row.append(stage._coefficients(t, {**stage._values(t, own), **more}))
         return tuple(row)
