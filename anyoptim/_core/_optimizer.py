@@ -101,7 +101,7 @@ class Optimizer(Stage):
         """What makes the step: the method, or all stages of a chain."""
         return (self,)
 
-    def update(self, params: P, grads: Any) -> P:
+    def update(self, params: P, grads: Any, *, at: Any = None) -> P:
         """Take one step with `params`, in place, and return `params`.
 
         `params` is a dict, list, tuple, any nest of them, or a bare array; `grads` has the same keys and shapes.
@@ -136,6 +136,8 @@ class Optimizer(Stage):
         can't take, several devices, other parameters than in the optimizer's other graphs. Steps that no graph takes
         wait for the device from then on, to know how many were replayed, and so does `state`.
         """
+        if at is not None:
+            return self._training.update_parts(self, params, grads, at)  # type: ignore[no-any-return]
         return self._training.update(self._pipeline, self.engine, params, grads)  # type: ignore[no-any-return]
 
     def flush(self, params: P) -> P:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from anyoptim._arrays import Array, library
 from anyoptim._arrays import _checks as checks
 from anyoptim._arrays._checks import Parameter
@@ -22,6 +24,7 @@ __all__ = [
     "chosen",
     "flattened",
     "pack",
+    "row_counts",
     "signatures",
     "stepped",
     "unpack",
@@ -44,7 +47,10 @@ class State(NamedTuple):
     Where `jax.jit` traces it, it has 32 bits without x64, as `t` has, and stays at 2**31 - 1.
     """
     t: Any
-    """For each parameter the number of steps that it took part in, in a container like `params`."""
+    """For each parameter the number of steps that it took part in, in a container like `params`.
+
+    A NumPy array of such numbers, one for each row, where `update` has moved some rows alone (`at`).
+    """
     slots: Any
     """For each slot a container like `params` of arrays in the compute dtype: `state.slots["m"]["W1"]`.
 
@@ -63,10 +69,16 @@ class FlatState(NamedTuple):
 
     step: Any
     t: list[Any]
+    """The count of each parameter; an array with that of each of its rows, where they were updated by themselves."""
     slots: list[tuple[Array, ...] | None]
     scalars: tuple[Mapping[str, Any], ...]
     """The scalars of each stage."""
     pending: Sequence[Any] = ()
+
+    @property
+    def by_row(self) -> bool:
+        """Whether the rows of any parameter have counts of their own."""
+        return any(isinstance(n, np.ndarray) for n in self.t)
 
     def moved_counts(self, moving: Sequence[int], steps: int = 1) -> list[Any]:
         """The step count of each parameter after so many steps of those that move."""
@@ -212,7 +224,24 @@ def _by_stage(field: str, values: Any, stages: Sequence[Stage], nested: bool) ->
 
 def _counts(tree: Tree, ps: Sequence[Parameter | None], root: str, counts: Any) -> list[Any]:
     leaves = tree.match(root, counts)
-    return [None if p is None else count(str(tree.name(i, root)), leaves[i]) for i, p in enumerate(ps)]
+    return [
+        None if p is None else _count(str(tree.name(i, root)), leaves[i], tuple(p.array.shape))
+        for i, p in enumerate(ps)
+    ]
+
+
+def _count(name: str, n: Any, shape: tuple[int, ...]) -> Any:
+    """A count, or one for each row of a parameter of this shape. Raises TypeError or ValueError for what is neither."""
+    return row_counts(name, n, shape[0]) if isinstance(n, np.ndarray) and n.ndim == 1 and shape else count(name, n)
+
+
+def row_counts(name: str, n: np.ndarray[Any, Any], rows: int) -> np.ndarray[Any, Any]:
+    """Counts by row. Raises TypeError or ValueError with their name, unless there is one for each row, at least 0."""
+    if n.dtype.kind not in "iu":
+        raise TypeError(f"{name} has dtype {n.dtype}; wanted integers")
+    if len(n) != rows or n.min(initial=0) < 0:
+        raise ValueError(f"{name} has {len(n)} counts, from {n.min(initial=0)}; wanted {rows} of at least 0")
+    return n
 
 
 def _columns(
