@@ -11,11 +11,11 @@ import numpy as np
 from anyoptim._arrays import COMPUTE, Array, Library, traced
 from anyoptim._arrays._checks import Parameter, admit
 from anyoptim._arrays._quiet import quiet
-from anyoptim._core._param_groups import GroupSpec
 from anyoptim._core._pipeline import Params
 from anyoptim._core._state import FlatState
 from anyoptim._core._statedict import VERSION, by_name, constants, stateful
 from anyoptim._stage._groups import groups, having
+from anyoptim._stage._param_groups import GroupSpec
 from anyoptim._stage._stage import Stage
 from anyoptim._trace._hyperparameters import Hyper, number
 from anyoptim._trace._scalars import integer

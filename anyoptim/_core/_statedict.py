@@ -7,9 +7,9 @@ from typing import Any
 
 from anyoptim._arrays import Array
 from anyoptim._arrays._selection import Selection
-from anyoptim._core._param_groups import GroupSpec
 from anyoptim._core._state import FlatState, SlotNames
 from anyoptim._stage._groups import groups
+from anyoptim._stage._param_groups import GroupSpec
 from anyoptim._stage._stage import Stage
 from anyoptim._trace._hyperparameters import Hyper
 from anyoptim._trace._scalars import integer
