@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from copy import copy
+from functools import partial, reduce
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,9 +14,12 @@ from anyoptim._arrays import _checks as checks
 from anyoptim._arrays._parts import Key, PartTree, TakenPart, alike, as_key, by_leaf, number_of_rows
 from anyoptim._core._coefficients import StepCoefficients
 from anyoptim._core._pipeline import Params, Pipeline
+from anyoptim._core._rows_plan import RowCoefficients, RowsPlan
 from anyoptim._core._state import FlatState
-from anyoptim._engines import ENGINES, Dispatch, Leaf, Plans, Result
-from anyoptim._engines._base import Written
+from anyoptim._engines import ENGINES, Dispatch, Leaf, Plans, Result, choices
+from anyoptim._engines._base import Commit, Written
+from anyoptim._stage._stage import Stage
+from anyoptim._trace._program import Program
 
 if TYPE_CHECKING:
     from anyoptim._core._plan import StepLeaves
@@ -26,8 +30,8 @@ __all__ = ["PartialStep", "Parts"]
 class Parts:
     """Which part of which parameter an update is of: all of it checked."""
 
-    def __init__(self, pipeline: Pipeline, params: Params, flat: FlatState, at: Any, optimizer: str) -> None:
-        """Look at what a user says; errors show the optimizer by this text.
+    def __init__(self, pipeline: Pipeline, params: Params, flat: FlatState, at: Any, optimizer: Any) -> None:
+        """Look at what a user says; errors show the optimizer.
 
         Raises ValueError or TypeError with the key for what is no part of a parameter, and for stages that look at
         arrays as a whole. A parameter whose rows have counts of their own is all of its rows, where `at` says nothing.
@@ -58,7 +62,7 @@ class Parts:
                     f"from {n.min()} to {n.max()} steps; wanted rows, or windows from the first update on"
                 )
 
-    def _check_stages(self, i: int, optimizer: str) -> None:
+    def _check_stages(self, i: int, optimizer: Any) -> None:
         tree, ps, _, groups = self.params
         stages, p = self.pipeline.stages, ps[i]
         assert p is not None  # noqa: S101 - of `keys`
@@ -66,7 +70,7 @@ class Parts:
         for stage in [stages[k] for k in groups.branch(i).stages]:
             each = [of for of in (*stage.reductions.values(), *stage.metrics.values()) if of.over == "each"]
             if stage.array_rule or each or {*stage.slot_shapes(shape)} - {shape}:
-                of = "" if optimizer in {"", repr(stage)} else f" of {optimizer}"
+                of = "" if optimizer is None or optimizer is stage else f" of {optimizer!r}"
                 raise ValueError(
                     f"{tree.name(i, 'at')} is a part of {tree.name(i)}, at which {stage!r}{of} looks as a whole; "
                     "wanted the whole, or stages of which each element goes by itself"
@@ -115,8 +119,8 @@ class Parts:
 class PartialStep:
     """The leaves of a step that are parts of parameters, beside others that are whole.
 
-    The rows of one part that have taken different numbers of steps are several leaves: rows stand in the order of these
-    numbers, so that each leaf is a stretch of the same arrays.
+    Where the rows of a part have taken different numbers of steps, they have coefficients of their own: in one leaf, or
+    in one for each number, where the engine or a reduction can't have it otherwise.
     """
 
     def __init__(
@@ -130,83 +134,126 @@ class PartialStep:
         write: bool,
     ) -> None:
         """Take the parts that have a gradient, and choose their engines."""
-        flat, groups = parts.flat, parts.params.groups
-        moving = [] if whole is None else whole.moving
-        self._flat, self._whole = flat, moving
+        self._engine, self._parts, self._xs, self._beside, self._plans = engine, parts, xs, whole, plans
+        self._write = write
+        self._lay(in_one=True)
+
+    def _lay(self, *, in_one: bool) -> None:
+        """Take the parts; with `in_one`, rows of several counts as one leaf, where its engine can have it so."""
+        parts, beside = self._parts, self._beside
         # Written where they lie, parts might be gradients of what is updated whole, and be read too late.
-        options = {"write": write, "views": write and whole is None}
-        self._taken = [_Rows(parts, i, x, **options) for i, x in enumerate(xs) if x is not None and i in parts.keys]
-        leaves = [leaf for taken in self._taken for leaf in taken.leaves]
-        self.moving = [*moving, *(taken.i for taken in self._taken for _ in taken.leaves)]
-        """The parameter of each leaf."""
-        self.xs = [*(xs[i] for i in moving), *(x for taken in self._taken for x in taken.xs)]
-        programs = [groups.branch(i).program for i in self.moving[len(moving) :]]
-        own = Dispatch(engine, programs, leaves, self.xs[len(moving) :], plans)
-        self.dispatch = own if whole is None else _joined(whole.dispatch, own)
+        write, views = self._write, self._write and beside is None
+        moving = [(i, x) for i, x in enumerate(self._xs) if x is not None and i in parts.keys]
+        taken = [_Rows(parts, i, x, self._engine, write=write, views=views, in_one=in_one) for i, x in moving]
+        self._taken = sorted(taken, key=lambda one: one.rows is not None)
+        dispatches = [] if beside is None else [beside.dispatch]
+        for some in ([one for one in taken if one.rows is None], [one for one in taken if one.rows is not None]):
+            if some:
+                leaves, xs = [leaf for one in some for leaf in one.leaves], [x for one in some for x in one.xs]
+                programs = [one.program for one in some for _ in one.leaves]
+                rows = [one.rows for one in some if one.rows is not None]
+                by_rows: Plans = dict.fromkeys(RowsPlan.engines, partial(_rows_plan, leaves, rows)) if rows else {}
+                dispatches.append(Dispatch(self._engine, programs, leaves, xs, {**self._plans, **by_rows}))
+        self.dispatch = reduce(_joined, dispatches)
         if self.dispatch.capturing():
             raise RuntimeError("a part of a parameter can't be updated in a CUDA graph; wanted update without at")
-        counts = [*(flat.t[i] for i in moving), *(n for taken in self._taken for n in taken.counts)]
-        self._of_leaves = flat._replace(t=counts), groups.of(self.moving)
+        self.moving = [*(beside.moving if beside else ()), *(one.i for one in self._taken for _ in one.leaves)]
+        """The parameter of each leaf."""
 
     @property
     def whole(self) -> bool:
         """Whether any parameter moves as a whole."""
-        return bool(self._whole)
+        return self._beside is not None
 
-    def coefficients(self, pipeline: Pipeline, gathered: Sequence[Any], **options: Any) -> StepCoefficients:
-        """Everything that the step needs to know; the counts are those of the leaves."""
-        flat, groups = self._of_leaves
-        found = pipeline.step_coefficients(self.dispatch, gathered, flat, range(len(self.moving)), groups, **options)
-        refusal, metrics = found.refusal, found.metrics.items()
-        return found._replace(
-            refusal=None if refusal is None else (refusal[0], self.moving[refusal[1]]),
-            metrics={k: ([self.moving[j] for j in seen], values) for k, (seen, values) in metrics},
+    def coefficients(self, pipeline: Pipeline, **options: Any) -> tuple[StepCoefficients, Callable[[], Commit]]:
+        """Everything that the step needs to know, with the counts of leaves; and what prepares it then."""
+        beside, n = self._beside, len(self.moving)
+        flat, groups = self._parts.flat, self._parts.params.groups
+        # Behind the leaves stand the counts of rows of one leaf.
+        more = [(count, one) for one in self._taken if one.rows is not None for count in one.distinct]
+        counts = [*(flat.t[i] for i in (beside.moving if beside else ())), *(c for o in self._taken for c in o.counts)]
+        of_leaves = flat._replace(t=[*counts, *(count for count, _ in more)])
+        places = [*self.moving, *(one.i for _, one in more)]
+        gathered = self.dispatch.gather([*(beside.xs if beside else ()), *(x for o in self._taken for x in o.xs)])
+        found = pipeline.step_coefficients(
+            self.dispatch, gathered, of_leaves, range(len(places)), groups.of(places), **options
         )
+        for one in self._taken:
+            if one.rows is not None:
+                of_one = zip(found.rows.row_of_leaf[n:], more, strict=True)
+                one.rows.distinct = [found.rows.distinct[r] for r, (_, of) in of_one if of is one]
+        if any(one.rows is not None and not one.rows.suit(one.program) for one in self._taken):
+            self._lay(in_one=False)
+            return self.coefficients(pipeline, **options)
+        refusal, metrics = found.refusal, found.metrics.items()
+        found = found._replace(
+            rows=found.rows.select(range(n)),
+            refusal=None if refusal is None else (refusal[0], places[refusal[1]]),
+            metrics={k: ([places[j] for j in seen], values) for k, (seen, values) in metrics},
+        )
+        return found, partial(self.dispatch.prepare, gathered, found.rows)
 
     def put(self, results: Sequence[Result], counts: Sequence[Any]) -> tuple[dict[int, Result], list[Any]]:
         """Put the results of the leaves where they belong: for each parameter its result and its count.
 
         Called again after an exception came in its middle, it does no harm.
         """
-        n, t = len(self._whole), list(self._flat.t)
-        found = dict(zip(self._whole, results, strict=False))
-        for i, count in zip(self._whole, counts, strict=False):
+        whole, t = [] if self._beside is None else self._beside.moving, list(self._parts.flat.t)
+        found = dict(zip(whole, results, strict=False))
+        for i, count in zip(whole, counts, strict=False):
             t[i] = count
-        for taken in self._taken:
-            found[taken.i], t[taken.i] = taken.put(results[n : n + len(taken.leaves)])
-            n += len(taken.leaves)
+        n = len(whole)
+        for one in self._taken:
+            found[one.i], t[one.i] = one.put(results[n : n + len(one.leaves)])
+            n += len(one.leaves)
         return found, t
 
 
 class _Rows:
-    """A part of one parameter and of its slots, taken out to be updated: a leaf for the rows of each count."""
+    """A part of one parameter and of its slots, taken out to be updated: as one leaf, or as one for each count."""
 
-    def __init__(self, parts: Parts, i: int, x: Array, *, write: bool, views: bool) -> None:
-        p = parts.params.ps[i]
+    def __init__(
+        self, parts: Parts, i: int, x: Array, engine: str | None, *, write: bool, views: bool, in_one: bool
+    ) -> None:
+        params, t, key = parts.params, parts.flat.t[i], parts.keys[i]
+        p, branch, group = params.ps[i], params.groups.branch(i), params.groups.group_of[i]
         assert p is not None  # noqa: S101 - it has a gradient
-        self.i, t, key = i, parts.flat.t[i], parts.keys[i]
+        self.i, self.program, self.rows = i, branch.program, None
         counts = _counts(t, key)
-        begins, self.counts = [0], [int(counts.min())]
-        if counts.min() < counts.max():
+        self.distinct = [int(counts.min())]
+        # Where coefficients are the hyperparameters, the count decides nothing.
+        counted = any(type(parts.pipeline.stages[k]).coefficients is not Stage.coefficients for k in branch.stages)
+        if counted and counts.min() < counts.max():
             distinct, kind = np.unique(counts, return_inverse=True)
-            kind = np.array(_alike(parts, i, distinct.tolist()))[kind]
-            order = np.argsort(kind, kind="stable")
-            key, counts, kind = np.arange(len(t))[key][order], counts[order], kind[order]
-            begins = [0, *(np.flatnonzero(np.diff(kind)) + 1).tolist()]
-            self.counts = distinct[kind[begins]].tolist()
-            x = p.library.part(x, order)
-        self._key, self._new, n = key, counts + 1, p.array.shape[0]
+            self.distinct = distinct.tolist()
+        arrays = [p.array, *(parts.flat.slots[i] or ())]
+
+        def take(begins: Sequence[int]) -> TakenPart:
+            return TakenPart(p, arrays, key, begins, write=write, views=views)
+
+        def leaf(mine: Array, *slots: Array) -> Leaf:
+            return Leaf(p.library, mine, slots, mine if p.library.writable(mine) else None, group)
+
+        taken = take([0])
+        self.counts, self.xs, self.leaves = self.distinct[:1], [x], [leaf(*taken.pieces[0])]
+        if len(self.distinct) > 1:
+            choice = choices(engine, [self.program], self.leaves, self.xs)[0].engine if in_one else ""
+            if RowsPlan.takes(choice, x):
+                self.rows = RowCoefficients(kind)
+            else:
+                order = np.argsort(kind, kind="stable")
+                key, counts, x = np.arange(len(t))[key][order], counts[order], p.library.part(x, order)
+                taken = take([0, *np.cumsum(np.bincount(kind))[:-1].tolist()])
+                self.counts, self.xs, self.leaves = (
+                    self.distinct,
+                    taken.cut(x),
+                    [leaf(*piece) for piece in taken.pieces],
+                )
+        self._taken, self._key, self._new, n = taken, key, counts + 1, p.array.shape[0]
         self._table = None
         """The array of counts in which those after the step are to be written; None where there will be one number."""
         if not isinstance(key, tuple) and (number_of_rows(key, n) < n or self._new.min() < self._new.max()):
             self._table = np.full(n, t, np.int64) if not isinstance(t, np.ndarray) else t if write else t.copy()
-        self._taken = TakenPart(p, [p.array, *(parts.flat.slots[i] or ())], key, begins, write=write, views=views)
-        self.xs = self._taken.cut(x)
-        group = parts.params.groups.group_of[i]
-        self.leaves = [
-            Leaf(p.library, mine, tuple(slots), mine if p.library.writable(mine) else None, group)
-            for mine, *slots in self._taken.pieces
-        ]
 
     def put(self, results: Sequence[Result]) -> tuple[Result, Any]:
         """Put the results of the leaves into the parameter, the slots and the counts: what these are then."""
@@ -225,16 +272,12 @@ def _counts(t: Any, key: Key) -> np.ndarray[Any, Any]:
     return np.asarray(t.min() if isinstance(key, tuple) else t[key])
 
 
-def _alike(parts: Parts, i: int, counts: Sequence[int]) -> list[int]:
-    """For each number of steps taken the place of the first with the same coefficients, such as all of SGD have."""
-    pipeline, groups = parts.pipeline, parts.params.groups
-    if not pipeline.static:
-        return [*range(len(counts))]
-    stages, overrides = pipeline.stages, groups.overrides[groups.group_of[i]]
-    values = [(stages[k], stages[k]._values(parts.flat.step + 1, overrides[k])) for k in groups.branch(i).stages]
-    first: dict[str, int] = {}
-    rows = (repr([stage._coefficients(n + 1, of) for stage, of in values]) for n in counts)
-    return [first.setdefault(row, r) for r, row in enumerate(rows)]
+def _rows_plan(
+    leaves: Sequence[Leaf], rows: Sequence[RowCoefficients], program: Program, some: Sequence[Leaf]
+) -> RowsPlan:
+    """The plan for some of these leaves, each of which has such coefficients."""
+    of = {id(leaf.p): one for leaf, one in zip(leaves, rows, strict=True)}
+    return RowsPlan(program, some, [of[id(leaf.p)] for leaf in some])
 
 
 def _joined(one: Dispatch, other: Dispatch) -> Dispatch:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 from anyoptim._arrays import Array
@@ -16,6 +16,7 @@ from anyoptim._core._pipeline import Params, Pipeline
 from anyoptim._core._planned_rows import Kind, PlannedRows
 from anyoptim._core._state import FlatState
 from anyoptim._engines import CoefficientTable, Dispatch, Leaf, Plan, Replayed, Result
+from anyoptim._engines._base import Commit
 from anyoptim._stage._param_groups import ParamGroups
 
 __all__ = ["StepPlan"]
@@ -40,9 +41,11 @@ class StepLeaves(NamedTuple):
         """Whether any parameter moves as a whole."""
         return bool(self.moving)
 
-    def coefficients(self, pipeline: Pipeline, gathered: Sequence[Any]) -> StepCoefficients:
-        """Everything that the step needs to know."""
-        return pipeline.step_coefficients(self.dispatch, gathered, self.flat, self.moving, self.groups)
+    def coefficients(self, pipeline: Pipeline) -> tuple[StepCoefficients, Callable[[], Commit]]:
+        """Everything that the step needs to know, and what prepares it then."""
+        gathered = self.dispatch.gather(self.xs)
+        found = pipeline.step_coefficients(self.dispatch, gathered, self.flat, self.moving, self.groups)
+        return found, partial(self.dispatch.prepare, gathered, found.rows)
 
     def put(self, results: Sequence[Result], t: list[Any]) -> tuple[dict[int, Result], list[Any]]:
         """The result of each parameter, and all counts after the step."""

@@ -69,7 +69,7 @@ class Training:
         if self.writing:
             raise _in_the_middle()
         self.begun += 1
-        return self._update(optimizer._pipeline, optimizer.engine, Tree("params", params), grads, at, repr(optimizer))
+        return self._update(optimizer._pipeline, optimizer.engine, Tree("params", params), grads, at, optimizer)
 
     def _replayed(
         self, pipeline: Pipeline, plan: StepPlan, planned: PlannedRows, state: LiveState, xs: Sequence[Any]
@@ -192,7 +192,7 @@ class Training:
         return True
 
     def _update(
-        self, pipeline: Pipeline, engine: str | None, tree: Tree, grads: Any, at: Any = None, optimizer: str = ""
+        self, pipeline: Pipeline, engine: str | None, tree: Tree, grads: Any, at: Any = None, optimizer: Any = None
     ) -> Any:
         """Take one step, or gather one gradient, with every check."""
         if self.recorder is not None and not self.recorder.capturing():
@@ -259,8 +259,7 @@ class Training:
             return tree.container
         _check_known(tree, dispatch, moving, xs)
         with quiet():
-            gathered = dispatch.gather(leaves.xs)
-            coefficients = leaves.coefficients(pipeline, gathered)
+            coefficients, prepare = leaves.coefficients(pipeline)
             if self.begun != begun:
                 raise RuntimeError(
                     "an update of the same optimizer began within this one, in a schedule or the handler of a signal; "
@@ -281,7 +280,7 @@ class Training:
                 self._written(skip)
                 check_skips(pipeline.stages, coefficients, tree)
                 return tree.container
-            commit = dispatch.prepare(gathered, coefficients.rows)
+            commit = prepare()
 
             def finish() -> None:
                 self.writing = True
