@@ -152,7 +152,7 @@ class Optimizer(Stage):
         """The state before the first `step`: no steps taken, slots as the method starts them."""
         return _step.first_state(self._pipeline, params)
 
-    def step(self, params: P, grads: Any, state: State) -> tuple[P, State]:
+    def step(self, params: P, grads: Any, state: State, *, at: Any = None) -> tuple[P, State]:
         """The pure form of `update`: new parameters and a new state, and nothing written.
 
         Works under `jax.jit` and on lazy arrays, in containers of any kind. Raises like `update`; but where arrays are
@@ -167,7 +167,7 @@ class Optimizer(Stage):
         On Dask nothing is computed, and the arrays carry the graph of all steps before: `dask.persist(params, state)`
         ends it.
         """
-        return _step.step(self._pipeline, self.engine, params, grads, state)
+        return _step.step(self._pipeline, self.engine, params, grads, state, at, self)
 
     def flush_step(self, params: P, state: State) -> tuple[P, State]:
         """The pure form of `flush`: new parameters and a new state, with the step of what is gathered so far.

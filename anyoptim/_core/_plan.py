@@ -41,10 +41,10 @@ class StepLeaves(NamedTuple):
         """Whether any parameter moves as a whole."""
         return bool(self.moving)
 
-    def coefficients(self, pipeline: Pipeline) -> tuple[StepCoefficients, Callable[[], Commit]]:
-        """Everything that the step needs to know, and what prepares it then."""
+    def coefficients(self, pipeline: Pipeline, **options: Any) -> tuple[StepCoefficients, Callable[[], Commit]]:
+        """Everything that the step needs to know, as `Pipeline.step_coefficients` says, and what prepares it then."""
         gathered = self.dispatch.gather(self.xs)
-        found = pipeline.step_coefficients(self.dispatch, gathered, self.flat, self.moving, self.groups)
+        found = pipeline.step_coefficients(self.dispatch, gathered, self.flat, self.moving, self.groups, **options)
         return found, partial(self.dispatch.prepare, gathered, found.rows)
 
     def put(self, results: Sequence[Result], t: list[Any]) -> tuple[dict[int, Result], list[Any]]:

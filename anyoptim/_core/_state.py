@@ -130,9 +130,10 @@ class LiveState:
         before, t, slots = ([values[i] for i in order] for values in (self.signatures, self.flat.t, self.flat.slots))
         for i, (was, now) in enumerate(zip(before, signatures, strict=True)):
             if was != now:
+                part = was is not None and now is not None and was[1] != now[1] and was[0::2] == now[0::2]
                 raise ValueError(
                     f"{tree.name(i)} is {_described(now)}, but was {_described(was)} at the first update; "
-                    "wanted a new optimizer"
+                    f"wanted a new optimizer{', or, for a part of that array, the array itself and at=...' * part}"
                 )
         for i, (p, slots_of) in enumerate(zip(ps, slots, strict=True)):
             for (_, name), s in zip(names[i], slots_of or (), strict=slots_of is not None):
@@ -183,7 +184,10 @@ def unpack(
             shape = dict(zip(stages[k].slots, stages[k].slot_shapes(tuple(p.array.shape)), strict=True))[name]
             own.append(checks.slot(tree.name(i, root), column[i], tree.name(i), p, shape))
         slots.append(tuple(own))
-    return FlatState(count("state.step", state.step), t, slots, _scalars(stages, nested, state.scalars), *pending)
+    flat = FlatState(count("state.step", state.step), t, slots, _scalars(stages, nested, state.scalars), *pending)
+    if flat.by_row and pending:
+        raise ValueError(f"state.t has counts by row, but {stages[0]!r} gathers gradients of whole parameters")
+    return flat
 
 
 def flattened(stages: Sequence[Stage], nested: bool, state: Any) -> tuple[Any, FlatState, SlotNames]:
@@ -232,16 +236,21 @@ def _counts(tree: Tree, ps: Sequence[Parameter | None], root: str, counts: Any) 
 
 def _count(name: str, n: Any, shape: tuple[int, ...]) -> Any:
     """A count, or one for each row of a parameter of this shape. Raises TypeError or ValueError for what is neither."""
-    return row_counts(name, n, shape[0]) if isinstance(n, np.ndarray) and n.ndim == 1 and shape else count(name, n)
+    if not isinstance(n, np.ndarray) or not n.ndim:
+        return count(name, n)
+    if n.shape != shape[:1]:
+        raise ValueError(f"{name} has shape {n.shape}; wanted one count, or one for each row of shape {shape}")
+    return row_counts(name, n)
 
 
-def row_counts(name: str, n: np.ndarray[Any, Any], rows: int) -> np.ndarray[Any, Any]:
-    """Counts by row. Raises TypeError or ValueError with their name, unless there is one for each row, at least 0."""
-    if n.dtype.kind not in "iu":
-        raise TypeError(f"{name} has dtype {n.dtype}; wanted integers")
-    if len(n) != rows or n.min(initial=0) < 0:
-        raise ValueError(f"{name} has {len(n)} counts, from {n.min(initial=0)}; wanted {rows} of at least 0")
-    return n
+def row_counts(name: str, n: Any) -> np.ndarray[Any, Any]:
+    """Counts of rows. Raises TypeError or ValueError with their name for what is none."""
+    counts = library(n).to_host(n)
+    if counts.dtype.kind not in "iu" or counts.ndim != 1:
+        raise TypeError(f"{name} has shape {counts.shape} and dtype {counts.dtype}; wanted integers, one for each row")
+    if counts.min(initial=0) < 0 or counts.max(initial=0) >= 1 << 63:
+        raise ValueError(f"{name} has counts from {counts.min()} to {counts.max()}; wanted at least 0 and below 2**63")
+    return counts.astype(np.int64)
 
 
 def _columns(

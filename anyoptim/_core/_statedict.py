@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
+
 from anyoptim._arrays import Array
 from anyoptim._arrays._selection import Selection
 from anyoptim._core._state import FlatState, SlotNames
@@ -56,8 +58,10 @@ def written(
     }
 
 
-def _by_path(root: str, paths: Sequence[str], counts: Sequence[Any]) -> dict[str, int]:
-    return {path: integer(root, n) for path, n in zip(paths, counts, strict=True) if n is not None}
+def _by_path(root: str, paths: Sequence[str], counts: Sequence[Any]) -> dict[str, Any]:
+    """Counts by path: as integers, those of rows as an array."""
+    both = zip(paths, counts, strict=True)
+    return {path: n.copy() if isinstance(n, np.ndarray) else integer(root, n) for path, n in both if n is not None}
 
 
 def constants(stages: Sequence[Stage], spec: GroupSpec) -> list[dict[str, Any]]:
