@@ -111,6 +111,16 @@ class Optimizer(Stage):
         step count alone; where all are None, no step is taken, and nothing counts or adapts. An array under two names
         is one parameter, takes one gradient and moves once.
 
+        `at` names parts of parameters, in a container like `params` that need not name all: `at={"W": rows}`. Their
+        gradients have the shape of the part, `W[rows]`, and nothing else of these parameters moves; those that it does
+        not name move whole. Rows, a slice or different integers (or bools) of the first axis, count their own steps, as
+        if each were a parameter, whose gradient is None where it rests: so does all else that a stage keeps or changes,
+        as averages and decay do. A window, a tuple of slices and integers, is a step of its whole parameter, which
+        counts it; slots are those of its elements. Norms over all parameters are those of the gradients given. Stages
+        that look at each parameter as a whole, `Accumulate`, and arrays that are lazy (Dask) or on several devices are
+        refused. (`update(W[rows], g)` would be an update of another array: of the same size each time, with one state
+        for whatever rows these are.)
+
         Dtypes: real or complex floating. Arithmetic and slots have at least float32; a gradient of another
         real dtype is cast. A complex parameter is two reals, its gradient dL/dRe + i*dL/dIm, as torch gives
         it (the conjugate of JAX's). Dask results are computed (persisted) at once.
@@ -154,6 +164,8 @@ class Optimizer(Stage):
 
     def step(self, params: P, grads: Any, state: State, *, at: Any = None) -> tuple[P, State]:
         """The pure form of `update`: new parameters and a new state, and nothing written.
+
+        `at` names parts of parameters, as in `update`: where it does, the values of all must be known.
 
         Works under `jax.jit` and on lazy arrays, in containers of any kind. Raises like `update`; but where arrays are
         traced or lazy, not for too many skips in a row (`max_consecutive_skips`): the state has their number. Gives

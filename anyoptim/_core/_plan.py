@@ -82,6 +82,8 @@ class StepPlan:
         """Those of these places whose array has no gradient at another place, either."""
         self._stepped = False
         """Whether the engines have taken a step. Before that, they may hold slots that are not the optimizer's yet."""
+        self._forgotten = False
+        """Whether the last step was one of parts, or is a CUDA graph's, so that the next one has to be planned."""
 
     @cached_property
     def paths(self) -> list[str]:
@@ -133,7 +135,7 @@ class StepPlan:
         """
         dispatch, sources = self._dispatch, self._sources
         if sources is None:
-            return "first step"
+            return "part" if self._forgotten else "first step"
         sums = dispatch is not None and dispatch.distributed and (self.rows is None or self.rows.asks)
         if dispatch is None or not dispatch.rebindable or sums:
             return "engine"
@@ -155,6 +157,7 @@ class StepPlan:
     def forget(self) -> None:
         """Take the next step with every check."""
         self._sources = self.rows = self.replay = None
+        self._forgotten = True
         if self._dispatch is not None and not self._dispatch.in_place:
             self._dispatch = None  # it would keep arrays alive that may be replaced
 
@@ -163,7 +166,7 @@ class StepPlan:
 
         `flat` is the state after the step. Without `grads` the next one is taken with every check, too.
         """
-        self._stepped = True
+        self._stepped, self._forgotten = True, grads is None
         self._slots = flat.slots
         if self._dispatch is not None and not self._dispatch.rebindable:
             self._dispatch = None  # it would keep the slots of before the step alive
