@@ -40,7 +40,7 @@ class Parts:
         tree, ps, owner, groups = params
         self.keys: dict[int, Key] = {}
         """The part of each parameter, by the first place of its array."""
-        for i, value in by_leaf(tree, at).items():
+        for i, value in sorted(by_leaf(tree, at).items()):
             p, o, name = ps[i], owner[i], str(tree.name(i, "at"))
             if p is None:
                 raise ValueError(f"{name} is given, but {tree.name(i)} is None")

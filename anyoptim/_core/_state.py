@@ -75,10 +75,9 @@ class FlatState(NamedTuple):
     """The scalars of each stage."""
     pending: Sequence[Any] = ()
 
-    @property
-    def by_row(self) -> bool:
-        """Whether the rows of any parameter have counts of their own."""
-        return any(isinstance(n, np.ndarray) for n in self.t)
+    def by_row(self, xs: Sequence[Array | None]) -> bool:
+        """Whether the rows of any parameter with a gradient have counts of their own."""
+        return any(x is not None and isinstance(n, np.ndarray) for x, n in zip(xs, self.t, strict=True))
 
     def moved_counts(self, moving: Sequence[int], steps: int = 1) -> list[Any]:
         """The step count of each parameter after so many steps of those that move."""
@@ -185,7 +184,7 @@ def unpack(
             own.append(checks.slot(tree.name(i, root), column[i], tree.name(i), p, shape))
         slots.append(tuple(own))
     flat = FlatState(count("state.step", state.step), t, slots, _scalars(stages, nested, state.scalars), *pending)
-    if flat.by_row and pending:
+    if pending and any(isinstance(n, np.ndarray) for n in t):
         raise ValueError(f"state.t has counts by row, but {stages[0]!r} gathers gradients of whole parameters")
     return flat
 

@@ -46,7 +46,7 @@ def step(
     tree, ps, owner, groups = checked
     xs = groups.without_frozen(checks.gradients(tree, ps, owner, grads)) if at is None else []
     flat = pipeline.unpack(checked, state)
-    if at is not None or flat.by_row:
+    if at is not None or flat.by_row(xs):
         from anyoptim._core._parts import Parts  # noqa: PLC0415 - for those who update parts: importing takes time
 
         parts = Parts(pipeline, checked, flat, at, optimizer)

@@ -198,14 +198,15 @@ class Training:
         if self.recorder is not None and not self.recorder.capturing():
             self.caught_up()
         plan, state = self.recall(pipeline, tree)
-        if at is not None or state.flat.by_row:
+        whole = at is None
+        xs = plan.groups.without_frozen(checks.gradients(tree, plan.ps, plan.owner, grads)) if whole else []
+        if not whole or state.flat.by_row(xs):
             if self.recorder is not None:
                 raise RuntimeError("CUDA graphs count the steps of whole parameters; wanted update without at")
             from anyoptim._core._parts import Parts  # noqa: PLC0415 - for those who update parts: importing takes time
 
             parts = Parts(pipeline, Params(tree, plan.ps, plan.owner, plan.groups), state.flat, at, optimizer)
             return self._step(pipeline, engine, tree, plan, state, state.flat, parts.gradients(grads), None, parts)
-        xs = plan.groups.without_frozen(checks.gradients(tree, plan.ps, plan.owner, grads))
         if not pipeline.is_step(state.flat):
             gather = accumulation(engine, plan.ps, xs, state.flat, plan.owner)
 
