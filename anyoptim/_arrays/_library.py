@@ -119,9 +119,8 @@ class Library:
 
     def part_refusal(self, x: Array) -> str | None:
         """Why no part of an array can be taken and put back by itself, or None."""
-        if self.lazy or self.distributed or self.traced(x):
-            return f"is a {self.name} array that is {'lazy' if self.lazy else 'cut' if self.distributed else 'traced'}"
-        return None
+        why = "lazy" if self.lazy else "divided among processes" if self.distributed else "traced" * self.traced(x)
+        return f"is a {self.name} array that is {why}" if why else None
 
     def part(self, x: Array, key: Any) -> Array:
         """The elements of `x` at a NumPy array of rows: a copy; or at a slice or a tuple of slices: often a view."""

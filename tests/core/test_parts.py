@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, basic_indices
 
 import anyoptim as ao
+from anyoptim._core import _rows_plan
 from tests.reference import textbook
 from tests.support.chains import CHAINS, Asking
 from tests.support.interruptions import LOOKS, interrupted, places
@@ -175,6 +176,33 @@ def test_rows_of_libraries(lib: str, name: str, need: Callable[[str], Library]) 
     for at in STEPS[: 4 if library.compiles else None]:
         twins.step(at)
     twins.check(pure_bits=library.writable and lib != "torch")
+
+
+@pytest.mark.parametrize("elements", [2, 8])
+def test_blocks_of_rows(elements: int, need: Callable[[str], Library], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some rows at a time, or, where a row is longer than a block, the rows of each count by themselves."""
+    monkeypatch.setattr(_rows_plan, "BLOCK", elements)
+    planned, original = [], _rows_plan.RowsPlan.prepare_anew
+
+    def prepared(*arguments: Any) -> Any:
+        planned.append(arguments)
+        return original(*arguments)
+
+    monkeypatch.setattr(_rows_plan.RowsPlan, "prepare_anew", prepared)
+    twins = Twins(lambda: ao.Adam(lr=0.1, engine="blocked"), need("numpy"))
+    for at in STEPS:
+        twins.step(at)
+    twins.check()
+    assert bool(planned) is (elements > D)
+
+
+@pytest.mark.parametrize("lib", ["numpy", "strict", "torch", "jax", "mlx", "cupy", "torch-cuda"])
+def test_rows_in_arrays(lib: str, need: Callable[[str], Library]) -> None:
+    """The rows themselves may be integers or bools of any library, of the parameter's or another."""
+    library, w = need(lib), np.zeros((4, 2))
+    for rows in (library.array([3, 1], "int32"), library.array([1, 0], "uint8"), library.array([0, 1, 0, 1], "bool")):
+        ao.SGD(lr=1.0).update({"W": w}, {"W": -np.ones((2, 2))}, at={"W": rows})
+    assert w[:, 0].tolist() == [1, 3, 0, 2]
 
 
 def test_two_parameters_of_rows(need: Callable[[str], Library]) -> None:
