@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from anyoptim._arrays._selection import Selection, shown
 from anyoptim._core._optimizer import Optimizer
-from anyoptim._core._param_groups import GroupSpec
 from anyoptim._engines import EngineName
 from anyoptim._stage._groups import groups
+from anyoptim._stage._param_groups import GroupSpec
 from anyoptim._stage._stage import ParameterStage, SlotStage, Stage
 from anyoptim._stage._stage_program import lenders
 

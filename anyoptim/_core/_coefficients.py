@@ -10,10 +10,10 @@ from typing import Any, NamedTuple, Protocol
 
 from anyoptim._arrays import COMPUTE, library
 from anyoptim._arrays._tree import Tree
-from anyoptim._core._param_groups import ParamGroups
 from anyoptim._core._reductions import Reductions
 from anyoptim._core._state import FlatState
 from anyoptim._engines import CoefficientTable, Dispatch
+from anyoptim._stage._param_groups import ParamGroups
 from anyoptim._stage._stage import Gate, Stage
 from anyoptim._stage._stage_program import Entry
 from anyoptim._trace._expressions import range_of
@@ -97,7 +97,8 @@ class CoefficientBuilder:
         self._keys, row_of_leaf = _keys([self._t[i] for i in moving], moving, groups)
         self._branches = [groups.branches[key.group] for key in self._keys]
         self._distinct: list[Coefficients] = [() for _ in self._keys]
-        self._rows = CoefficientTable(self._distinct, row_of_leaf)
+        self._row_of_leaf = row_of_leaf
+        self._rows = CoefficientTable(self._distinct, row_of_leaf[: len(dispatch.leaves)])
         self._values = [self._values_of(overrides) for overrides in groups.overrides]
         self._check_rates(groups)
         for values, branch in zip(self._values, groups.branches, strict=True):
@@ -170,7 +171,7 @@ class CoefficientBuilder:
         """All that the stages added."""
         both = zip(self._distinct, self._branches, strict=True)
         full: list[Coefficients] = [(*row, *({},) * (len(branch.order) - len(row))) for row, branch in both]
-        rows = CoefficientTable(full, self._rows.row_of_leaf)
+        rows = CoefficientTable(full, self._row_of_leaf)
         scalars, kept = tuple(self._scalars), tuple(self._kept)
         return StepCoefficients(
             rows, self._t, scalars, kept, self._taken, self._refusal, self._exhausted, self._metrics

@@ -12,10 +12,10 @@ from anyoptim._arrays._checks import Parameter
 from anyoptim._arrays._tree import Tree
 from anyoptim._core import _state
 from anyoptim._core._coefficients import CoefficientBuilder, DeviceValues, StepCoefficients
-from anyoptim._core._param_groups import GroupSpec, Overrides, ParamGroups
 from anyoptim._core._reductions import distinct
 from anyoptim._core._state import FlatState, SlotNames, State
 from anyoptim._engines import Dispatch
+from anyoptim._stage._param_groups import GroupSpec, Overrides, ParamGroups
 from anyoptim._stage._stage import Gate, Stage
 from anyoptim._stage._stage_program import Entry, StageProgram
 from anyoptim._stage._starts import start

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import ChainMap
 from collections.abc import Mapping, Sequence
+from copy import copy
 from typing import Any, NamedTuple
 
 from anyoptim._arrays import Array
@@ -52,6 +53,7 @@ class ParamGroups:
         to_host: bool = False,
     ) -> None:
         self._spec = tree.spec
+        self._places: Sequence[int] = range(len(ps))
         selectors = [None] * len(ps) if spec.partition is None else spec.partition.assign(tree, ps)
         patterns = [None] * len(ps) if spec.groups is None else spec.groups.selection.assign(tree, ps)
         self.resting = {i for i, both in enumerate(zip(selectors, patterns, strict=True)) if spec.rests(*both)}
@@ -105,9 +107,15 @@ class ParamGroups:
         """The gradients, with None for parameters that are frozen."""
         return [None if i in self.resting else x for i, x in enumerate(xs)] if self.resting else xs
 
+    def of(self, places: Sequence[int]) -> ParamGroups:
+        """The groups of leaves that are these parameters, or parts of them."""
+        some = copy(self)
+        some.group_of, some._places = [self.group_of[i] for i in places], places
+        return some
+
     def path(self, i: int) -> str:
         """The keys of a parameter, joined by dots."""
-        return dotted_paths(self._spec)[i]
+        return dotted_paths(self._spec)[self._places[i]]
 
     def branch(self, i: int) -> StageProgram:
         """The stages that a parameter goes through."""
