@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections import Counter
 from contextvars import ContextVar
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -72,13 +73,23 @@ class Watch:
             kernel = made(program, k, *rest)
             if not any(kernel is other for other in self.kernels):
                 self.kernels.append(kernel)
-            given = engine == "blocked" and k is None  # the calls of a step, to be made then
-            return kernel._replace(call=self._marked(kernel.call) if given else self._passing(k, kernel.call))
+            if engine == "compiled":
+                return kernel._replace(native=self._watched(k, kernel.native))
+            # Of a step these are the calls, to be made then.
+            return kernel._replace(call=self._marked(kernel.call) if k is None else self._passing(k, kernel.call))
 
         monkeypatch.setattr(module, name, watched)
 
     def _marked(self, call: Any) -> Any:
         return lambda *arguments: [functools.partial(self.passes.append, None), *call(*arguments)]
+
+    def _watched(self, what: Any, native: Any) -> Any:
+        def bind(*arrays: Any) -> Any:
+            bound = native.bind(*arrays)
+            bound.run = self._passing(what, bound.run)
+            return bound
+
+        return SimpleNamespace(bind=bind)
 
     def _passing(self, what: Any, run: Any) -> Any:
         def passing(*arguments: Any) -> Any:
