@@ -387,11 +387,12 @@ class Optimizer(Stage):
     def kernel_source(
         self,
         engine: EngineName = "compiled",
-        dtype: Literal["float32", "float64"] = "float32",
+        dtype: Literal["float32", "float64", "complex64", "complex128"] = "float32",
     ) -> str:
         """The code that `cuda`, `compiled` or `blocked` makes from the rules: a pass for each reduction, then the step.
 
-        `dtype` is that of the arithmetic, `float32` or `float64`. That of `cuda` is one text, which NVRTC, nvcc and
+        `dtype` is that of the arithmetic, `float32` or `float64`, or that of complex parameters, whose code is another
+        where rules take their elements as a whole. That of `cuda` is one text, which NVRTC, nvcc and
         `cupy.RawModule` compile. Needs no compiler, no device and no parameters.
         """
         from anyoptim._core._compile import kernel_source  # noqa: PLC0415 - when it is asked for: importing takes time
