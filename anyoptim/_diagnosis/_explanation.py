@@ -56,6 +56,7 @@ class Explanation(list[Share]):
         "gathering": "gradients are gathered, and this update is no step, or one of parameters without a gradient",
         "engine": "its engine, or another parameter's, makes each step anew",
         "compiling": "enough elements have been updated for compiling to pay, which the next step does",
+        "hyperparameter": "another array or number is given for some elements, or the array lies elsewhere",
         "container": "the parameters or gradients are in a container of another kind, or there is none",
         "array": "another array stands in its place",
         "gradient": "it has a gradient and had none, or has none and had one",
