@@ -46,8 +46,11 @@ class Optimizer(Stage):
                 v = c.momentum * v - c.lr * x
                 return -v, v  # the step, which the engine subtracts from p, and the new slots
 
-    Each hyperparameter is a number, or a schedule: a function of the step number, which counts from 1. What else there
-    is to declare, `Stage` says: a method is the stage that makes the step of the gradient, and an optimizer by itself.
+    Each hyperparameter is a number, or a schedule: a function of the step number, which counts from 1. It can also be
+    an array beside the parameter, or a container of arrays and numbers beside the parameters, as far as the arithmetic
+    on it is `+ - * /`, comparisons, `sqrt` and `where`: a learning rate of each element, say. What is changed in place
+    counts from the next step. What else there is to declare, `Stage` says: a method is the stage that makes the step of the
+    gradient, and an optimizer by itself.
 
     In a signature, the type of a hyperparameter says what it may be: `Nonnegative` is finite and at least 0, `Fraction`
     at least 0 and below 1, `Positive` above 0, `UnitInterval` at least 0 and at most 1, and `Number` anything but NaN.
@@ -213,7 +216,8 @@ class Optimizer(Stage):
              "groups": {}}
 
         A path is a parameter's keys, joined by dots: `encoder.0.W`; empty for a bare array. The arrays are copies, in
-        the parameters' library. A method by itself is one stage. A schedule stands as its text and, of a `Plateau`,
+        the parameters' library. A method by itself is one stage. A hyperparameter that is given element by element
+        stands as `{"elements": {"W": array, "b": 0.1}}`. A schedule stands as its text and, of a `Plateau`,
         what it was told; what is a function (a `where`, a schedule) is the program's to make again. With an
         `Accumulate`, "pending" is how many gradients are gathered of each parameter.
 
@@ -225,7 +229,8 @@ class Optimizer(Stage):
         """Go on from where `state_dict` was taken, with parameters of any library, on any device.
 
         Slots are converted to the library, device and memory order of `params`, whose values, which are the caller's to
-        restore, are not looked at. Hyperparameters that are numbers are set; a schedule remains the one that is there.
+        restore, are not looked at. Hyperparameters that are numbers are set, and arrays in their place to new
+        ones like those that are there; a schedule remains the one that is there.
 
         Args:
             state: of an optimizer of the same stages, made in the same way, for parameters of the same paths.

@@ -57,10 +57,10 @@ class StepPlan:
 
     def __init__(self, params: Params) -> None:
         tree, self.ps, self.owner, self.groups = params
-        read = self._leaves = reader(tree)
+        read = self._leaves = self._params = reader(tree)
         if self.groups.elements:
             # What is given element by element can change, too.
-            self._leaves = lambda container: read(container) if self.groups.elements.same() else None
+            self._params = lambda container: read(container) if self.groups.elements.same() else None
         self._spec = tree.spec
         self._given = [p and p.given for p in self.ps]
         self.tied = any(o != i for i, o in enumerate(self.owner))
@@ -121,7 +121,7 @@ class StepPlan:
 
     def gradients(self, params: Any, grads: Any) -> Sequence[Any] | None:
         """The gradients of the parameters that move, if all arrays, and all places without one, are as they were."""
-        leaves = None if self._sources is None else self._leaves(params)
+        leaves = None if self._sources is None else self._params(params)
         if leaves is None or not all(map(operator.is_, leaves, self._given)):
             return None
         xs = self._leaves(grads)
@@ -144,6 +144,8 @@ class StepPlan:
             return "engine"
         if dispatch.waiting.due():
             return "compiling"
+        if not self.groups.elements.same():
+            return "hyperparameter"
         leaves, xs = self._leaves(params), self._leaves(grads)
         if leaves is None or xs is None or (not dispatch.in_place and self._spec.is_leaf()):
             return "container"

@@ -23,7 +23,7 @@ from anyoptim._engines import CoefficientTable, Dispatch
 from anyoptim._machine._completed import completed
 from anyoptim._stage._elements import by_element
 from anyoptim._stage._stage import watch
-from anyoptim._trace._program import Coefficients, all_floats
+from anyoptim._trace._program import Coefficients, Static, all_floats
 
 if TYPE_CHECKING:
     from anyoptim._core._parts import Parts
@@ -396,7 +396,8 @@ def _once(calls: list[Callable[[], None]]) -> None:
 
 def _traced(row: Coefficients) -> bool:
     """Whether the value of a coefficient is not known yet."""
-    return any(not all_floats(part) and any(map(traced, part.values())) for part in row)
+    others = (c for part in row if not all_floats(part) for c in part.values() if not isinstance(c, float | Static))
+    return any(map(traced, others))
 
 
 def _check_known(tree: Tree, dispatch: Dispatch, moving: Sequence[int], xs: Sequence[Array | None]) -> None:

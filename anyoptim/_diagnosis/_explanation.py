@@ -57,6 +57,7 @@ class Explanation(list[Share]):
         "part": "the last step was one of parts of parameters, or rows have step counts of their own",
         "engine": "its engine, or another parameter's, makes each step anew",
         "compiling": "enough elements have been updated for compiling to pay, which the next step does",
+        "hyperparameter": "another array or number is given for some elements, or the array lies elsewhere",
         "container": "the parameters or gradients are in a container of another kind, or there is none",
         "array": "another array stands in its place",
         "gradient": "it has a gradient and had none, or has none and had one",

@@ -72,8 +72,6 @@ def _choose(name: str | None, program: Program, leaf: Leaf, x: Array) -> Choice:
             continue
         if array_rule is not None and not engine.array_rules:
             why: str | None = f"{array_rule} works on whole arrays"
-        elif program.reads and not engine.reads:
-            why = f"it reads no arrays beside the parameter, such as {program.reads[0]}"
         elif faster:
             why = f"engine={name!r}"
         else:

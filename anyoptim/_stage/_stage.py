@@ -122,8 +122,10 @@ class Stage:
     without, and those after `_: KW_ONLY` are given by keyword. `Annotated[ao.Hyper, ao.Domain(...)]`, for which
     `ao.Nonnegative`, `ao.Fraction` and others are short, is a hyperparameter: a plain attribute, which is read at every
     step. It is a number or a schedule, a function of the step number, which counts from 1; that may be called more than
-    once for a step, and remembers nothing. `Final[...]` is a constant, which can't be set again; `InitVar[...]` is only
-    handed to `__post_init__`, which is called last.
+    once for a step, and remembers nothing. Or it is an array of the shape of the parameter, or a container of arrays
+    and numbers with the keys of the parameters: then the coefficients that are made of it are arrays to the rule.
+    `Final[...]` is a constant, which can't be set again; `InitVar[...]` is only handed to `__post_init__`, which is
+    called last.
 
     What else a subclass may give, of which none is needed::
 

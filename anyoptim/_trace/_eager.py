@@ -63,7 +63,7 @@ class _Eager(Operations):
 
 
 class _Given:
-    """p, x, the slots and what is read beside them in the compute dtype, of complex ones both parts; the namespace."""
+    """p, x, the slots and what is read in the compute dtype, of complex ones both parts; and the namespace for them."""
 
     def __init__(self, library: Library, p: Array, x: Array, slots: Sequence[Array], reads: Sequence[Array]) -> None:
         xp, dtype = library.xp, library.dtype(p)
@@ -71,14 +71,19 @@ class _Given:
         p, x = (xp.astype(a, self.compute, copy=False) for a in (p, x))
         self.p, self.x, *self.slots = map(self._parts if self.of_complex else library.read_only, (p, x, *slots))
         self.like: Array = self.p.parts[0] if self.of_complex else self.p
-        beside = (library.read_only(xp.astype(a, self.like.dtype, copy=False)) for a in reads)
-        self.reads = [Joint(a) if self.of_complex else a for a in beside]
+        wide = [library.read_only(xp.astype(a, self.like.dtype, copy=False)) for a in reads]
+        self.reads = [*map(Joint, wide)] if self.of_complex else wide
         each = _Eager(library, self.like)
         self.operations: Any = JointOperations(each) if self.of_complex else each
 
     def _parts(self, a: Array) -> Joint:
         xp, is_complex = self.library.xp, self.library.dtype(a).startswith("complex")
         return Joint(*map(self.library.read_only, (xp.real(a), xp.imag(a)) if is_complex else (a,)))
+
+    @property
+    def arrays(self) -> tuple[Any, Any, Sequence[Any], Sequence[Any]]:
+        """What a program is given of arrays."""
+        return self.p, self.x, self.slots, self.reads
 
     def row(self, row: Coefficients) -> Coefficients:
         """The coefficients, as they fit the compute dtype."""
@@ -106,7 +111,7 @@ def moved(
     """The new parameter, in its own dtype, and the new slots, in the compute dtype."""
     given = _Given(library, p, x, slots, reads)
     before = [given.p, *given.slots]
-    after: Sequence[Any] = program.moved(given.operations, given.p, given.x, given.slots, given.reads, given.row(row))
+    after: Sequence[Any] = program.moved(given.operations, *given.arrays, given.row(row))
     arguments, counts = (given.p, given.x), [1] * len(before)
     if given.of_complex:
         counts = [len(a.parts) for a in before]
@@ -131,7 +136,7 @@ def terms(
 ) -> list[list[Array]]:
     """What the reduction that is part `k` is of: one array, or two factors; of complex numbers for each part."""
     given = _Given(library, p, x, slots, reads)
-    found = each_part(program.terms(k, given.operations, given.p, given.x, given.slots, given.reads, given.row(row)))
+    found = each_part(program.terms(k, given.operations, *given.arrays, given.row(row)))
     for a in [a for factors in found for a in factors]:
         check_numbers(program.parts[k].what, a, hasattr(a, "dtype") and library.dtype(a) == "bool")
     return [[*map(library.array, factors)] for factors in found]

@@ -42,7 +42,10 @@ def elements_of(scalar: Any) -> list[str]:
 def _made(what: str, name: str, scalar: Scalar, numbers: list[Any]) -> Elementwise:
     """An expression, of which the parts without arrays are put among the numbers, and stand there by their names."""
     if scalar.op == "element":
-        return Elementwise(scalar.op, scalar.arguments[:1])
+        place, of = scalar.arguments
+        if place < 0:
+            raise TypeError(f"{what} ask for {of}, which is given element by element, of no parameter")
+        return Elementwise(scalar.op, (place,))
     names = elements_of(scalar)
     if not names:
         numbers.append(_number(scalar))
