@@ -216,6 +216,10 @@ def _check_order(flat: Sequence[Stage]) -> None:
             raise ValueError(f"{stage!r} has no slots before it; wanted it after the stages that have some")
 
 
+_GIVEN = frozenset({"hyperparameter", "constant"})
+"""The fields that a recipe hands to its stages."""
+
+
 class Recipe(Optimizer):
     """A method made of several stages, whose hyperparameters are its own: each that of the stage that has its name."""
 
@@ -226,7 +230,9 @@ class Recipe(Optimizer):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         values = self._arguments(args, options)
-        self._stages = tuple(part(**{name: values[name] for name in part.hyperparameters}) for part in self.parts)
+        each = [{name for name, of in part._fields.items() if of.role in _GIVEN} for part in self.parts]
+        both = zip(self.parts, each, strict=True)
+        self._stages = tuple(part(**{name: values[name] for name in names}) for part, names in both)
         super().__init__(*args, **options)
 
     @property

@@ -45,7 +45,8 @@ def evaluated(
         for k in groups.branch(i).stages:
             stage = stages[k]
             rule = stage.evaluate
-            parts.append(Part(_pass if rule is None else _evaluate, rule or _pass, stage.slots))
+            act, slots, real = _pass if rule is None else _evaluate, stage.slots, stage.real_slots
+            parts.append(Part(act, rule or _pass, slots, real_slots=real))
             row.append({} if rule is None else separated(repr(stage), stage._values(step, overrides[k])))
         array = p.library.copied(p.array)
         slots = flat.slots[i] or ()

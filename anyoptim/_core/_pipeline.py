@@ -15,9 +15,10 @@ from anyoptim._core._coefficients import CoefficientBuilder, DeviceValues, StepC
 from anyoptim._core._param_groups import GroupSpec, Overrides, ParamGroups
 from anyoptim._core._reductions import distinct
 from anyoptim._core._state import FlatState, SlotNames, State
-from anyoptim._engines import Dispatch, start
+from anyoptim._engines import Dispatch
 from anyoptim._stage._stage import Gate, Stage
 from anyoptim._stage._stage_program import Entry, StageProgram
+from anyoptim._stage._starts import start
 from anyoptim._trace._program import Coefficients, Values
 from anyoptim._trace._scalars import following
 

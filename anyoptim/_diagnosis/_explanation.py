@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, Self
 
-from anyoptim._arrays import COMPUTE, Array
+from anyoptim._arrays import Array, slot_dtype
 from anyoptim._engines import Leaf, choices
 from anyoptim._trace._program import Program
 
@@ -110,7 +110,7 @@ class Explanation(list[Share]):
 def _traffic(program: Program, reductions: Sequence[Sequence[int]], leaf: Leaf, x: Array) -> int:
     """Bytes for each element."""
     dtype = leaf.library.dtype(leaf.p)
-    p, slot, g = _WIDTH[dtype], _WIDTH[COMPUTE[dtype]], _WIDTH[leaf.library.dtype(x)]
+    slots = [_WIDTH[slot_dtype(dtype, real)] for _, real in program.arrays[2 : 2 + program.slots]]
     reads = [_WIDTH[leaf.library.dtype(a)] for a in leaf.reads]
-    widths = [p, g, *[slot] * program.slots, *reads]
-    return p + sum(widths) + slot * program.slots + sum(widths[i] for read in reductions for i in read)
+    widths = [_WIDTH[dtype], _WIDTH[leaf.library.dtype(x)], *slots, *reads]
+    return widths[0] + sum(widths) + sum(slots) + sum(widths[i] for read in reductions for i in read)

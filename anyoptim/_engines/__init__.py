@@ -18,7 +18,6 @@ from anyoptim._engines._choice import (
     source,
 )
 from anyoptim._engines._dispatch import Dispatch
-from anyoptim._engines.portable._plan import start
 from anyoptim._trace._coefficients import CoefficientTable
 
 __all__ = [
@@ -37,5 +36,4 @@ __all__ = [
     "choices",
     "precompile",
     "source",
-    "start",
 ]

@@ -209,9 +209,6 @@ class Engine(ABC):
     array_rules: ClassVar[bool] = False
     """Whether it runs rules of whole arrays."""
 
-    reads: ClassVar[bool] = True
-    """Whether it takes leaves beside which arrays are read."""
-
     generates: ClassVar[bool] = False
     """Whether there is source text of what it runs."""
 

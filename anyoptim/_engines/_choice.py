@@ -13,7 +13,6 @@ from anyoptim._engines.cuda import Cuda
 from anyoptim._engines.jax import Jax
 from anyoptim._engines.portable import Portable
 from anyoptim._engines.portable._plan import LazyPlan
-from anyoptim._trace._joint import may_ask_modulus
 from anyoptim._trace._program import Coefficients, Program
 
 __all__ = [
@@ -73,12 +72,8 @@ def _choose(name: str | None, program: Program, leaf: Leaf, x: Array) -> Choice:
             continue
         if array_rule is not None and not engine.array_rules:
             why: str | None = f"{array_rule} works on whole arrays"
-        elif program.reads and not engine.reads:
-            why = f"it reads no arrays beside the parameter, such as {program.reads[0]}"
         elif faster:
             why = f"engine={name!r}"
-        elif engine.name == "cuda" and leaf.of_complex and may_ask_modulus(program):
-            why = "it takes complex elements as a whole"
         else:
             why = engine.why_not(program, leaf, x, chosen)
         if why is None:

@@ -114,8 +114,9 @@ class Stage:
     coefficients as attributes. It computes new values and writes to nothing that it is given (`m = c.beta*m`, not
     `m *= c.beta`). An engine may call it once, with values that only record what is done to them, and run the record
     ever after: so it has no side effects, reads nothing but its arguments, and branches on nothing but coefficients
-    that are bools or strings, or are there or not (`hasattr(c, "decay")`). A complex parameter is two elements to it,
-    the real and the imaginary part: `xp.abs` is the magnitude of a part, and no modulus. `refusal` can refuse these.
+    that are bools or strings, or are there or not (`hasattr(c, "decay")`). What is done to a complex element is done to
+    its real and its imaginary part, each by itself: `xp.abs` is the magnitude of a part. `xp.modulus` and
+    `xp.squared_modulus` give one real number for the whole, and `modulus * x` scales both parts by it.
 
     The body of the class declares the arguments of its constructor as that of a dataclass does, with a default or
     without, and those after `_: KW_ONLY` are given by keyword. `Annotated[ao.Hyper, ao.Domain(...)]`, for which
@@ -127,6 +128,7 @@ class Stage:
     What else a subclass may give, of which none is needed::
 
         slots = ("m",)                        arrays that are kept for each parameter, by name
+        real_slots = ("v",)                   those that have one real number for a complex element
         starts = {"m": 1.0}                   what these start as, if not zeros: a number, a constant's name, or "p"
         coefficients(t, hyper)                the numbers of step t that the rule gets as c
         reductions = {"norm": ao.Norm(f)}     norms, sums, maxima over all parameters or each, for coefficients
@@ -603,10 +605,8 @@ class Gate(Stage):
 
     @property
     def _parts(self) -> dict[str, Part]:
-        return {
-            "": Part(type(self)._act, self.rule, self.slots, exact=self.exact),
-            **reduced_parts(type(self), self.looks, on_value, 0),
-        }
+        own = Part(type(self)._act, self.rule, self.slots, exact=self.exact, real_slots=self.real_slots)
+        return {"": own, **reduced_parts(type(self), self.looks, on_value, 0)}
 
 
 class ParameterStage(Stage):

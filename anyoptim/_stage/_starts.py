@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from numbers import Real
 from typing import Any
 
-from anyoptim._arrays import Array, library
+from anyoptim._arrays import COMPUTE, Array, Library, library
+from anyoptim._arrays._quiet import quiet
 from anyoptim._stage._fields import listed
+from anyoptim._trace._eager import kept
 from anyoptim._trace._expressions import range_of
 
-__all__ = ["check_starts", "first_slots"]
+__all__ = ["check_starts", "first_slots", "start"]
 
 
 def check_starts(cls: type[Any]) -> None:
@@ -73,3 +75,21 @@ def _plain_number(value: Any) -> bool:
     """Whether this is a finite real number, and no bool."""
     real = isinstance(value, Real) and not isinstance(value, bool)
     return real and bool(-math.inf < value < math.inf)  # of an int, too, that is too large for a float
+
+
+def start(stage: Any, library: Library, p: Array) -> tuple[Array, ...]:
+    """The first slots of a parameter: a stage's `init_slots(xp, p)` of each of its parts, in the compute dtype.
+
+    The real slots of a complex parameter are those of its real part, on which what they start as does not depend.
+    """
+    xp = library.xp
+    name = COMPUTE[library.dtype(p)]
+    if name.startswith("complex"):
+        both = zip(stage.slots, *(start(stage, library, part(p)) for part in (xp.real, xp.imag)), strict=True)
+        join, dtype = library.join_complex, getattr(xp, name)
+        return tuple(re if slot in stage.real_slots else join(re, im, dtype) for slot, re, im in both)
+    wide = library.read_only(xp.astype(p, getattr(xp, name), copy=False))
+    with quiet(), library.on_device_of(p):
+        init, shapes = stage.init_slots, stage.slot_shapes(tuple(p.shape))
+        own = kept(init.__qualname__, init(xp, wide), shapes, library, (wide,))
+        return tuple(library.replicated_like(a, p) for a in own)

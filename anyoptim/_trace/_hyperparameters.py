@@ -20,6 +20,7 @@ __all__ = [
     "Check",
     "Count",
     "Domain",
+    "Flag",
     "Fraction",
     "Growth",
     "Hyper",
@@ -199,5 +200,19 @@ class WholeNumber:
 Count = Annotated[int, WholeNumber(1)]
 """A constant that counts something, of which there is at least one: `every: Final[Count] = 5`."""
 
-Check = Domain | WholeNumber
+
+class _Truth:
+    """True and False, which a constant may be."""
+
+    def value(self, name: str, value: Any) -> bool:
+        """`value` as a bool. Raises TypeError with its name."""
+        if type(value).__name__ not in {"bool", "bool_"}:  # NumPy's, too
+            raise TypeError(f"{name} is {value!r}; wanted True or False")
+        return bool(value)
+
+
+Flag = Annotated[bool, _Truth()]
+"""A constant that is true or false: `joint: Final[Flag] = False`."""
+
+Check = Domain | WholeNumber | _Truth
 """What says which values a field may have."""

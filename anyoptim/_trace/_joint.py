@@ -13,10 +13,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from anyoptim._trace._operations import OPERATORS, Operations
-from anyoptim._trace._program import Part, Program, Rule, RuleError
+from anyoptim._trace._program import Part, Rule, RuleError
 from anyoptim._trace._symbols import ScalarTape, Value
 
-__all__ = ["Joint", "JointOperations", "each_part", "may_ask_modulus", "parts_of"]
+__all__ = ["Joint", "JointOperations", "each_part", "parts_of"]
 
 _OPERATORS: Mapping[str, Callable[..., Any]] = {
     **OPERATORS,
@@ -89,9 +89,9 @@ class JointOperations(Operations):
     def largest(self, a: Any) -> Any:
         return self.each.largest(a)
 
-    def squared_modulus(self, a: Any) -> Any:
+    def _total(self, a: Any) -> Any:
         re, im = self._parts(a)
-        return a * a if im is None else Joint(re * re + im * im)
+        return a if im is None else Joint(re + im)
 
     def modulus(self, a: Any) -> Any:
         """`sqrt(re*re + im*im)`, whose squares neither overflow nor lose their digits: they are scaled before.
@@ -134,7 +134,7 @@ def _on_each_part(name: str) -> Callable[..., Any]:
     return function
 
 
-for _name in vars(Operations).keys() - vars(JointOperations).keys():
+for _name in vars(Operations).keys() - vars(JointOperations).keys() - {"squared_modulus"}:
     if not _name.startswith("_"):
         setattr(JointOperations, _name, _on_each_part(_name))
 
@@ -154,19 +154,3 @@ def each_part(values: Sequence[Any]) -> list[tuple[Any, ...]]:
     joint = [a if isinstance(a, Joint) else Joint(a) for a in values]
     count = max(len(a.parts) for a in joint)
     return [*zip(*(a.parts * (count // len(a.parts)) for a in joint), strict=True)]
-
-
-@functools.lru_cache(maxsize=256)
-def may_ask_modulus(program: Program) -> bool:
-    """Whether a rule may ask for a modulus, as the names in its code tell. Until all engines run joint graphs."""
-    functions = [part.rule for part in program.parts]
-    functions += [of for part in program.parts if part.reduction for of in part.reduction.functions]
-    seen = set[Any]()
-    while functions:
-        code, of = getattr(function := functions.pop(), "__code__", None), getattr(function, "__globals__", {})
-        names = {*(code.co_names if code else ())}
-        if {"modulus", "squared_modulus"} & names:
-            return True
-        seen.add(function)
-        functions += [of[n] for n in names if callable(of.get(n)) and of[n] not in seen]
-    return bool(program.reads) or any(part.real_slots for part in program.parts)

@@ -36,8 +36,8 @@ class Operations:
     on coefficients alone are done in float64.
     `sign`, `minimum` and `maximum` are comparisons, because libraries disagree on signed zeros and NaN:
     `sign(-0.0)` is `-0.0`, a NaN in the first operand wins, and of two zeros the second.
-    All act on each part of a complex element by itself, but for `modulus` and `squared_modulus`, which make one real
-    number of both parts; this meets each part alike where it is combined with a complex one.
+    All act on each part of a complex element by itself, but for `modulus` and `squared_modulus`, which make
+    one real number of both parts; this meets each part alike where it is combined with a complex one.
     """
 
     def sqrt(self, a: Any) -> Any:
@@ -58,7 +58,11 @@ class Operations:
 
     def squared_modulus(self, a: Any) -> Any:
         """Of a complex element one real number, `re*re + im*im`; of a real one its square."""
-        return a * a
+        return self._total(a * a)
+
+    def _total(self, a: Any) -> Any:
+        """Of a complex element one real number, `re + im`; of a real one itself."""
+        return a
 
     def smallest_normal(self, a: Any) -> Any:
         """The smallest normal number of the dtype of `a`: what is smaller, and not 0, is subnormal."""

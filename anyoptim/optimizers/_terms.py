@@ -1,4 +1,4 @@
-"""Terms that methods share: running means that neither a huge value nor a small beta spoils; roots; decay."""
+"""Terms that methods share: squares; means that neither a huge value nor a small beta spoils; roots; decay."""
 
 from __future__ import annotations
 
@@ -6,7 +6,14 @@ from typing import Any
 
 from anyoptim._arrays import Array
 
-__all__ = ["decayed", "decoupled", "inside", "mean", "mean_square", "moments", "root", "squarable", "unless_zero"]
+__all__ = ["decayed", "decoupled", "inside", "mean", "mean_square", "moments", "root"]
+__all__ += ["squarable", "square", "unless_zero"]
+
+
+def square(xp: Any, x: Array, c: Any, share: Any = None) -> Array:
+    """`x*x`, or `(share*x)*x`, in torch's order, which overflows later than others; of a joint method in all."""
+    products = x * x if share is None else (share * x) * x
+    return xp._total(products) if hasattr(c, "joint") else products
 
 
 def squarable(xp: Any, x: Array, share: float = 1.0) -> Array:
@@ -22,15 +29,15 @@ def mean(m: Array, x: Array, beta: Any) -> Array:
     return beta * m + (1 - beta) * x
 
 
-def mean_square(xp: Any, v: Array, x: Array, beta: Any) -> Array:
-    """The same of x*x, in torch's order, which overflows later than others; at most the largest finite number."""
-    return xp.bound(beta * v + ((1 - beta) * x) * x, xp.largest(v))
+def mean_square(xp: Any, v: Array, x: Array, beta: Any, c: Any) -> Array:
+    """The same of squares; at most the largest finite number."""
+    return xp.bound(beta * v + square(xp, x, c, 1 - beta), xp.largest(v))
 
 
 def moments(xp: Any, x: Array, m: Array, v: Array, c: Any) -> tuple[Array, Array, Array]:
     """The part of x that `mean_square` can take, the new m and the new v."""
     x = squarable(xp, x, 1 / xp.sqrt(1 - c.beta2))
-    return x, mean(m, x, c.beta1), mean_square(xp, v, x, c.beta2)
+    return x, mean(m, x, c.beta1), mean_square(xp, v, x, c.beta2, c)
 
 
 def unless_zero(**hyperparameters: Any) -> dict[str, Any]:

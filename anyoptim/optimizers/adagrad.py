@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Annotated, Any, ClassVar, Final
 
 from anyoptim._arrays import Array
-from anyoptim._core._optimizer import Optimizer
+from anyoptim._core._adaptive import Adaptive
 from anyoptim._trace._hyperparameters import KW_ONLY, Fraction, Nonnegative, nonnegative
-from anyoptim.optimizers._terms import inside, mean, mean_square, root, squarable
+from anyoptim.optimizers._terms import inside, mean, mean_square, root, squarable, square
 
 __all__ = ["AdaDelta", "AdaGrad", "CenteredRMSProp", "RMSProp"]
 
 
-class AdaGrad(Optimizer):
+class AdaGrad(Adaptive):
     """A learning rate for each element, which falls with the squared gradients it has seen.
 
     ::
@@ -29,6 +29,7 @@ class AdaGrad(Optimizer):
         eps, eps_root: against a division by 0, outside the root and inside it.
         lr_decay: lets lr fall, as torch's.
         initial: what h starts at, finite and at least 0; a number, which stays as it is.
+        joint: as in `Adam`, with h for v.
 
     Source: Duchi, Hazan and Singer, Adaptive subgradient methods for online learning and stochastic
     optimization, 2011, the diagonal form of figure 1, with eps outside the root.
@@ -47,25 +48,23 @@ class AdaGrad(Optimizer):
     eps_root: Nonnegative = 0.0
     lr_decay: Nonnegative = 0.0
     slots: ClassVar[tuple[str, ...]] = ("h",)
+    squares: ClassVar[tuple[str, ...]] = ("h",)
     starts: ClassVar[dict[str, Any]] = {"h": "initial"}
 
     @staticmethod
     def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
         falls = not isinstance(hyper.lr_decay, float) or hyper.lr_decay
-        return {
-            "lr": hyper.lr / (1 + (t - 1) * hyper.lr_decay) if falls else hyper.lr,
-            "eps": hyper.eps,
-            **inside(hyper.eps_root),
-        }
+        lr = hyper.lr / (1 + (t - 1) * hyper.lr_decay) if falls else hyper.lr
+        return {"lr": lr, "eps": hyper.eps, **inside(hyper.eps_root)}
 
     @staticmethod
     def rule(xp: Any, p: Array, x: Array, h: Array, c: Any) -> tuple[Array, ...]:
         x = squarable(xp, x)
-        h = xp.bound(h + x * x, xp.largest(h))
+        h = xp.bound(h + square(xp, x, c), xp.largest(h))
         return c.lr * x / (root(xp, h, c) + c.eps), h
 
 
-class RMSProp(Optimizer):
+class RMSProp(Adaptive):
     """A learning rate for each element, by the mean of its latest squared gradients.
 
     ::
@@ -77,7 +76,7 @@ class RMSProp(Optimizer):
     Keras's and optax's, `chain(RMSProp(1.0), Trace(), Scale(lr))` torch's.
 
     Args:
-        lr: learning rate.
+        lr, joint: learning rate; as in `Adam`, with h for v.
         rho: the share of the mean that is kept.
         eps, eps_root: against a division by 0, outside the root and inside it.
 
@@ -96,6 +95,7 @@ class RMSProp(Optimizer):
     _: KW_ONLY
     eps_root: Nonnegative = 0.0
     slots: ClassVar[tuple[str, ...]] = ("h",)
+    squares: ClassVar[tuple[str, ...]] = ("h",)
 
     @staticmethod
     def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
@@ -104,7 +104,7 @@ class RMSProp(Optimizer):
     @staticmethod
     def rule(xp: Any, p: Array, x: Array, h: Array, c: Any) -> tuple[Array, ...]:
         x = squarable(xp, x, 1 / xp.sqrt(1 - c.rho))
-        h = mean_square(xp, h, x, c.rho)
+        h = mean_square(xp, h, x, c.rho, c)
         return c.lr * x / (root(xp, h, c) + c.eps), h
 
 
@@ -134,6 +134,7 @@ class CenteredRMSProp(RMSProp):
     """
 
     slots: ClassVar[tuple[str, ...]] = ("s", "m")
+    squares: ClassVar[tuple[str, ...]] = ("s",)
 
     @staticmethod
     def rule(  # type: ignore[override] # it has a slot more
@@ -147,10 +148,10 @@ class CenteredRMSProp(RMSProp):
         """The part of x that can be squared, the new variance, the new mean."""
         x = squarable(xp, x, 0.5 / xp.sqrt(1 - c.rho))
         d = x - m
-        return x, c.rho * xp.bound(s + ((1 - c.rho) * d) * d, xp.largest(s)), mean(m, x, c.rho)
+        return x, c.rho * xp.bound(s + square(xp, d, c, 1 - c.rho), xp.largest(s)), mean(m, x, c.rho)
 
 
-class AdaDelta(Optimizer):
+class AdaDelta(Adaptive):
     """Steps in the units of the parameter: gradients by their own root mean square, times that of the latest steps.
 
     ::
@@ -162,7 +163,7 @@ class AdaDelta(Optimizer):
 
     Args:
         lr: a factor to the paper's step.
-        rho: the share of the means that is kept.
+        rho, joint: the share of the means that is kept; as in `Adam`, with h and s for v.
         eps: starts the motion and keeps the division finite.
 
     Source: Zeiler, ADADELTA: an adaptive learning rate method, 2012, algorithm 1, which has no lr (1).
@@ -178,11 +179,12 @@ class AdaDelta(Optimizer):
     rho: Fraction = 0.9
     eps: Nonnegative = 1e-6
     slots: ClassVar[tuple[str, ...]] = ("h", "s")
+    squares: ClassVar[tuple[str, ...]] = ("h", "s")
 
     @staticmethod
     def rule(xp: Any, p: Array, x: Array, h: Array, s: Array, c: Any) -> tuple[Array, ...]:
         x = squarable(xp, x, 1 / xp.sqrt(1 - c.rho))
-        h = mean_square(xp, h, x, c.rho)
+        h = mean_square(xp, h, x, c.rho, c)
         d = xp.sqrt(s + c.eps) / xp.sqrt(h + c.eps) * x
-        s = mean_square(xp, s, d, c.rho)
+        s = mean_square(xp, s, d, c.rho, c)
         return c.lr * d, h, s

@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from anyoptim._arrays import Array
-from anyoptim._core._optimizer import Optimizer
+from anyoptim._core._adaptive import Adaptive
 from anyoptim._trace._hyperparameters import KW_ONLY, Fraction, Nonnegative
 from anyoptim._trace._scalars import one_minus_power, sqrt, where
-from anyoptim.optimizers._terms import decayed, decoupled, inside, mean, moments, root, squarable
+from anyoptim.optimizers._terms import decayed, decoupled, inside, mean, moments, root, squarable, square
 
 __all__ = ["AMSGrad", "Adam", "AdamLike", "AdamW", "Adamax", "CorrectedAMSGrad"]
 
 
-class AdamLike(Optimizer):
+class AdamLike(Adaptive):
     """What Adam's relatives have in common: hyperparameters, slots, and corrections with eps at the corrected root."""
 
     lr: Nonnegative = 0.001
@@ -54,6 +54,7 @@ class Adam(AdamLike):
         beta1, beta2: decay of m and of v, at least 0 and below 1.
         eps, eps_corrected: against a division by 0, added to the root of v and to that of the corrected v.
         eps_root: the same inside the root of the corrected v, as optax has it.
+        joint: take a complex g as a whole, with |g|*|g| for g*g, as optax does, and not as two reals; v is real then.
 
     Source: Kingma and Ba, Adam: a method for stochastic optimization, 2015, the more efficient form
     at the end of section 2.
@@ -101,11 +102,11 @@ def _form(hyper: Any) -> Any:
 def _means(xp: Any, x: Array, m: Array, v: Array, c: Any) -> tuple[Array, Array]:
     """The new m and v: without betas in the form of the docstring, without a `form` weighted, else as `form` says."""
     g = squarable(xp, x)
-    table = m + c.a1 * (g - m), v + c.a2 * (g * g - v)
+    table = m + c.a1 * (g - m), v + c.a2 * (square(xp, g, c) - v)
     if not hasattr(c, "b1"):
         return table
     x = squarable(xp, x, 1 / xp.sqrt(c.a2))
-    weighted = c.b1 * m + c.a1 * x, xp.bound(c.b2 * v + (c.a2 * x) * x, xp.largest(v))
+    weighted = c.b1 * m + c.a1 * x, xp.bound(c.b2 * v + square(xp, x, c, c.a2), xp.largest(v))
     if not hasattr(c, "form"):
         return weighted
     float64 = xp.largest(x) > 1e300
@@ -183,6 +184,7 @@ class AMSGrad(Adam):
     _: KW_ONLY
     weight_decay: Nonnegative = 0.0
     slots: ClassVar[tuple[str, ...]] = ("m", "v", "u")
+    squares: ClassVar[tuple[str, ...]] = ("v", "u")
 
     @staticmethod
     def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
@@ -208,7 +210,7 @@ class CorrectedAMSGrad(AdamLike):
         p <- p - lr * m/(1 - beta1**t) / (sqrt(u + eps_root) + eps)
 
     Args:
-        lr, beta1, beta2: as in `Adam`.
+        lr, beta1, beta2, joint: as in `Adam`, with u for v.
         eps, eps_root: against a division by 0, added to the root of u and to u.
 
     Source: as for `AMSGrad`, with the corrections where `optax.amsgrad` has them.
@@ -223,17 +225,13 @@ class CorrectedAMSGrad(AdamLike):
     _: KW_ONLY
     eps_root: Nonnegative = 0.0
     slots: ClassVar[tuple[str, ...]] = ("m", "v", "u")
+    squares: ClassVar[tuple[str, ...]] = ("v", "u")
 
     @staticmethod
     def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
-        return {
-            "lr_t": hyper.lr / one_minus_power(hyper.beta1, t),
-            "beta1": hyper.beta1,
-            "beta2": hyper.beta2,
-            "correction": 1 / one_minus_power(hyper.beta2, t),
-            "eps": hyper.eps,
-            **inside(hyper.eps_root),
-        }
+        lr_t, correction = hyper.lr / one_minus_power(hyper.beta1, t), 1 / one_minus_power(hyper.beta2, t)
+        table = {"lr_t": lr_t, "beta1": hyper.beta1, "beta2": hyper.beta2, "correction": correction}
+        return {**table, "eps": hyper.eps, **inside(hyper.eps_root)}
 
     @staticmethod
     def rule(xp: Any, p: Array, x: Array, m: Array, v: Array, u: Array, c: Any) -> tuple[Array, ...]:
@@ -255,7 +253,7 @@ class Adamax(AdamLike):
     as here; torch and optax add theirs inside it, where it doesn't fade: `Adamax(eps=0.0, eps_max=1e-8)`.
 
     Args:
-        lr, beta1, beta2, eps: as in `Adam`, with u for v, and no root.
+        lr, beta1, beta2, eps, joint: as in `Adam`, with u for v, and no root.
         eps_max: the same as eps, inside the maximum.
 
     Source: Kingma and Ba, Adam: a method for stochastic optimization, 2015, algorithm 2, where lr is 0.002.
@@ -270,6 +268,7 @@ class Adamax(AdamLike):
     _: KW_ONLY
     eps_max: Nonnegative = 0.0
     slots: ClassVar[tuple[str, ...]] = ("m", "u")
+    squares: ClassVar[tuple[str, ...]] = ("u",)
 
     @staticmethod
     def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
@@ -279,5 +278,5 @@ class Adamax(AdamLike):
     @staticmethod
     def rule(xp: Any, p: Array, x: Array, m: Array, u: Array, c: Any) -> tuple[Array, ...]:
         m = mean(m, x, c.beta1)
-        u = xp.maximum(c.beta2 * u, xp.abs(x) + c.eps_max)
+        u = xp.maximum(c.beta2 * u, (xp.modulus(x) if hasattr(c, "joint") else xp.abs(x)) + c.eps_max)
         return c.lr_t * m / (u + c.eps), m, u

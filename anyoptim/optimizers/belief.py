@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Final
 from anyoptim._arrays import Array
 from anyoptim._trace._hyperparameters import KW_ONLY, Nonnegative, nonnegative
 from anyoptim._trace._scalars import log, one_minus_power, sqrt, where
-from anyoptim.optimizers._terms import decayed, decoupled, inside, mean, mean_square, moments, root, squarable
+from anyoptim.optimizers._terms import decayed, decoupled, inside, mean, mean_square, moments, root, squarable, square
 from anyoptim.optimizers.adam import AdamLike
 
 __all__ = ["AdaBelief", "CorrectedYogi", "RAdam", "Yogi"]
@@ -26,7 +26,7 @@ class AdaBelief(AdamLike):
     eps are one number; optax has both, with the defaults of here.
 
     Args:
-        lr, beta1, beta2: as in `Adam`, with s for v.
+        lr, beta1, beta2, joint: as in `Adam`, with s for v.
         eps, eps_root: against a division by 0, added to the root of the corrected s and to s.
 
     Source: Zhuang et al., AdaBelief optimizer: adapting stepsizes by the belief in observed gradients, 2020,
@@ -42,6 +42,7 @@ class AdaBelief(AdamLike):
     eps: Nonnegative = 1e-16
     eps_root: Nonnegative = 1e-16
     slots: ClassVar[tuple[str, ...]] = ("m", "s")
+    squares: ClassVar[tuple[str, ...]] = ("s",)
 
     @staticmethod
     def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
@@ -57,7 +58,7 @@ class AdaBelief(AdamLike):
         """The part of x that can be squared, the new mean and the new variance."""
         x = squarable(xp, x, 0.5 / xp.sqrt(1 - c.beta2))
         m = mean(m, x, c.beta1)
-        return x, m, mean_square(xp, s, x - m, c.beta2) + c.eps_root
+        return x, m, mean_square(xp, s, x - m, c.beta2, c) + c.eps_root
 
 
 class Yogi(AdamLike):
@@ -73,7 +74,7 @@ class Yogi(AdamLike):
     m at `initial`, too: `CorrectedYogi` with another start of m.
 
     Args:
-        lr: learning rate.
+        lr, joint: learning rate; as in `Adam`.
         beta1, beta2: decay of m, and 1 less the share of a squared gradient by which v moves.
         eps: keeps the division finite and steps short.
         initial: v before the first step, finite and at least 0; it can't be changed later.
@@ -101,8 +102,8 @@ class Yogi(AdamLike):
     def rule(xp: Any, p: Array, x: Array, m: Array, v: Array, c: Any) -> tuple[Array, ...]:
         x = squarable(xp, x, 0.5)  # v may be larger than the square that it moves towards
         m = mean(m, x, c.beta1)
-        square = x * x
-        v = v - (1 - c.beta2) * (xp.sign(v - square) * square)
+        squared = square(xp, x, c)
+        v = v - (1 - c.beta2) * (xp.sign(v - squared) * squared)
         return c.lr_t * m / (xp.sqrt(v) + c.eps), m, v
 
 
@@ -152,7 +153,7 @@ class RAdam(AdamLike):
     eps_corrected=1e-8)`. With all three of them the divisor is as in `Adam`.
 
     Args:
-        lr, beta1, beta2, eps, eps_corrected, eps_root: as in `Adam`.
+        lr, beta1, beta2, eps, eps_corrected, eps_root, joint: as in `Adam`.
         threshold: what rho must be above; below 4, where r has no root, it is 4.
         weight_decay: decoupled, in units of lr.
 

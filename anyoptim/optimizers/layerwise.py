@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 from anyoptim._arrays import Array
+from anyoptim._core._adaptive import Adaptive
 from anyoptim._core._chain import Recipe
 from anyoptim._core._optimizer import Optimizer
 from anyoptim._stage._stage import Stage, itself, parameter
-from anyoptim._trace._hyperparameters import KW_ONLY, Fraction, Nonnegative, Positive
+from anyoptim._trace._hyperparameters import KW_ONLY, Flag, Fraction, Nonnegative, Positive
 from anyoptim._trace._reductions import Norm, Reduction
 from anyoptim._trace._scalars import one_minus_power, sqrt, trust_ratio, where
 from anyoptim.optimizers._terms import moments
@@ -64,7 +65,7 @@ class LARS(Optimizer):
         return v, v
 
 
-class _Direction(Optimizer):
+class _Direction(Adaptive):
     """The step of LAMB before its length is chosen."""
 
     beta1: Fraction
@@ -118,7 +119,7 @@ class LAMB(Recipe):
     It is a chain of two stages, the direction and its length, and its state is nested like a chain's.
 
     Args:
-        lr, beta1, beta2: as in `Adam`.
+        lr, beta1, beta2, joint: as in `Adam`.
         eps: keeps the division finite.
         weight_decay: of the parameter.
         upper: of |p| in the ratio (the paper's phi), infinite for none.
@@ -139,5 +140,6 @@ class LAMB(Recipe):
     weight_decay: Nonnegative = 0.0
     _: KW_ONLY
     upper: Positive = float("inf")
+    joint: Final[Flag] = False
 
     parts: ClassVar[tuple[type[Stage], ...]] = (_Direction, _Length)

@@ -6,7 +6,7 @@ import math
 from typing import Annotated, Any, ClassVar
 
 from anyoptim._arrays import Array
-from anyoptim._core._optimizer import Optimizer
+from anyoptim._core._adaptive import Adaptive
 from anyoptim._trace._hyperparameters import KW_ONLY, Domain, Fraction, Hyper, Nonnegative
 from anyoptim._trace._scalars import expm1, following, log, one_minus_power, sqrt, where
 from anyoptim.optimizers._terms import decayed, decoupled, inside, mean, mean_square, moments, root, squarable
@@ -36,7 +36,7 @@ class NAdam(AdamLike):
     nothing but the count of steps is remembered of them.
 
     Args:
-        lr, beta1, beta2: as in `Adam`.
+        lr, beta1, beta2, joint: as in `Adam`.
         eps, eps_root: against a division by 0, outside the root and, as optax has it, inside.
         warmup: the share of the momentum that is missing before the first step, in [0, 0.5].
         momentum_decay: how fast it comes.
@@ -101,7 +101,7 @@ def _one_minus_product(beta: Any, warmup: Any, rate: Any, t: Any) -> Any:
     return -expm1(t * log(beta) - total)
 
 
-class Adan(Optimizer):
+class Adan(Adaptive):
     """Adam that sees how gradients change: Nesterov's momentum without the gradient of another point.
 
     ::
@@ -119,7 +119,7 @@ class Adan(Optimizer):
     optax multiplies d and v by 1-beta2 instead of beta2, and has an eps_root of 1e-8.
 
     Args:
-        lr: learning rate.
+        lr, joint: learning rate; as in `Adam`, with n for v.
         beta1, beta2, beta3: decay of m, v and n; beta2 also says how far the look is ahead.
         eps, eps_root: against a division by 0, outside the root and inside it.
         weight_decay: how much p shrinks, in units of lr.
@@ -142,19 +142,18 @@ class Adan(Optimizer):
     _: KW_ONLY
     eps_root: Nonnegative = 0.0
     slots: ClassVar[tuple[str, ...]] = ("m", "v", "n", "h")
+    squares: ClassVar[tuple[str, ...]] = ("n",)
 
     @staticmethod
     def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
         beta1, beta2, beta3 = hyper.beta1, hyper.beta2, hyper.beta3
         c3 = one_minus_power(beta3, t)
         corrected, decay = sqrt(c3), hyper.lr * hyper.weight_decay
+        betas = {"beta1": beta1, "beta2": beta2, "beta3": beta3, "ahead": beta2}
         return {
+            **betas,
             "lr_m": hyper.lr * corrected / one_minus_power(beta1, t),
             "lr_v": hyper.lr * corrected * beta2 / one_minus_power(beta2, t),
-            "beta1": beta1,
-            "beta2": beta2,
-            "beta3": beta3,
-            "ahead": beta2,
             "later": where(t == 1, 0.0, 1.0),
             "eps": corrected * hyper.eps,
             "decay": decay,
@@ -168,6 +167,6 @@ class Adan(Optimizer):
         d = c.later * (x - h)
         m = mean(m, x, c.beta1)
         v = mean(v, d, c.beta2)
-        n = mean_square(xp, n, x + c.ahead * d, c.beta3)
+        n = mean_square(xp, n, x + c.ahead * d, c.beta3, c)
         step = (c.lr_m * m + c.lr_v * v) / (root(xp, n, c) + c.eps)
         return c.shrink * (step + c.decay * p), m, v, n, x

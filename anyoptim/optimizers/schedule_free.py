@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, ClassVar
 
 from anyoptim._arrays import Array
+from anyoptim._core._adaptive import Adaptive
 from anyoptim._core._optimizer import Optimizer
 from anyoptim._trace._hyperparameters import KW_ONLY, Domain, Fraction, Hyper, Nonnegative, Positive
 from anyoptim._trace._reductions import Dot, Reduction, Sum
@@ -69,7 +70,7 @@ class ScheduleFreeSGD(Optimizer):
         return (p - (1 - hyper.beta) * z) / hyper.beta
 
 
-class ScheduleFreeAdamW(Optimizer):
+class ScheduleFreeAdamW(Adaptive):
     """AdamW without a schedule: the average takes momentum's place.
 
     ::
@@ -84,7 +85,7 @@ class ScheduleFreeAdamW(Optimizer):
     `params` are y, and `eval_params` gives x, as for `ScheduleFreeSGD`, whose w this is, too, with this lr_t.
 
     Args:
-        lr: learning rate. A schedule may be a warmup.
+        lr, joint: learning rate, whose schedule may be a warmup; as in `Adam`.
         beta, weight_decay: as in `ScheduleFreeSGD`.
         beta2: decay of v.
         eps: keeps the division finite, added to the root of the uncorrected v.
@@ -119,7 +120,7 @@ class ScheduleFreeAdamW(Optimizer):
     @staticmethod
     def rule(xp: Any, p: Array, x: Array, z: Array, v: Array, c: Any) -> tuple[Array, ...]:
         x = squarable(xp, x, 1 / xp.sqrt(1 - c.beta2))
-        v = mean_square(xp, v, x, c.beta2)
+        v = mean_square(xp, v, x, c.beta2, c)
         return *ScheduleFreeSGD.rule(xp, p, x / (xp.sqrt(v) + c.eps), z, c), v
 
     @staticmethod

@@ -30,7 +30,7 @@ from anyoptim._engines.cuda._source import (
 from anyoptim._machine._completed import in_one_go
 from anyoptim._trace._coefficients import CoefficientTable, Replay, lasting, rows_of
 from anyoptim._trace._exact_sum import COLUMNS
-from anyoptim._trace._graph import trace, trace_reduction
+from anyoptim._trace._graph import graph_of
 from anyoptim._trace._program import Coefficients, Program, StaticOptions, static_options
 from anyoptim._trace._reductions import Norm, Reduction
 from anyoptim._trace._symbols import symbol
@@ -49,9 +49,10 @@ def kernel_of(
     program: Program, k: int | None, static: StaticOptions, dtype: str, taken: tuple[str, ...] = ()
 ) -> Kernel:
     """The kernel of the step, or of the reduction that is part `k`, by a name that is none of those taken."""
+    graph = graph_of(program, k, static, of_complex=element(dtype) != dtype)
     if k is None:
-        return kernel(trace(program, static), dtype, taken)
-    return kernel_reduction(trace_reduction(program, k, static), program.reduction(k).kind, dtype, taken)
+        return kernel(graph, element(dtype), taken)
+    return kernel_reduction(graph, program.reduction(k).kind, element(dtype), taken)
 
 
 def source_of(passes: Sequence[Pass], dtype: str) -> str:
@@ -69,7 +70,7 @@ def precompile(program: Program, row: Coefficients, dtype: str, number: int | No
     """Compile the kernels of a program for arrays of one dtype on the device of this number."""
     assert number is not None  # noqa: S101 - the engine reaches the array
     compiler, parts = device(number), (*program.reductions, None)
-    kernels = [kernel_of(program, k, static_options(row[:k]), element(dtype)) for k in parts]
+    kernels = [kernel_of(program, k, static_options(row[:k]), dtype) for k in parts]
     with compiler.scope():
         for one in kernels:
             compiler.kernel(one.name, one.text)
@@ -146,16 +147,14 @@ class CudaPlan(Plan):
         self.sending: Any = None  # the stream in whose order words are sent
         self.destinations: list[Array] = [leaf.destination for leaf in leaves]
         self.results = [Result(leaf.p, leaf.slots) for leaf in leaves]
-        dtype = library.dtype(leaves[0].p)
-        self.element = element(dtype)
-        self.dtype = np.dtype(ELEMENTS[self.element].real)  # that of the arithmetic and the slots
+        self.dtype_name = library.dtype(leaves[0].p)
+        self.dtype = np.dtype(ELEMENTS[element(self.dtype_name)].real)  # that of the arithmetic
         memories = [[library.memory(a) for a in (leaf.p, *leaf.slots)] for leaf in leaves]
         # The length of each gradient.
         self.bytes = np.array([math.prod(m.shape) * m.itemsize if m else 0 for m, *_ in memories], np.uint64)
         self.memories = [m for each in memories for m in each if m is not None]
         self.fingerprint = library.fingerprint(self.destinations)
-        parts = 1 if self.element == dtype else 2
-        self.chunks, self.blocks = chunk_map([math.prod(leaf.p.shape) * parts for leaf in leaves])
+        self.chunks, self.blocks = chunk_map([math.prod(leaf.p.shape) * (1 + leaf.of_complex) for leaf in leaves])
         self.addresses = [[*map(_address, each)] for each in memories]
         self.beside = BesideOnDevice(library, leaves, self.dtype.name)
         self.launches: dict[Any, Launch] = {}
@@ -276,7 +275,7 @@ class CudaPlan(Plan):
             one = self.launches.get((k, key, members))
             if one is None:
                 chunks = self.chunks if members is None else self.chunks[np.array(members)[self.chunks["leaf"]]]
-                its_kernel = kernel_of(self.program, k, key, self.element)
+                its_kernel = kernel_of(self.program, k, key, self.dtype_name)
                 one = self.launches[k, key, members] = Launch(self.owned, its_kernel, chunks, self.dtype)
             its_rows = [row if other == key else None for row, other in zip(rows.distinct, static, strict=True)]
             one.set(gathered.addresses, rows.row_of_leaf, its_rows)

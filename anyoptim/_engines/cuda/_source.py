@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from anyoptim._engines.cuda._elements import ELEMENTS
@@ -107,6 +107,12 @@ struct alignas(16) Vector {{ real at[{width}]; }};
 struct Chunk {{ long long begin; int leaf, count; }};
 """
 
+_REALS = """\
+struct alignas(8) {name}_reals {{ real at[{width}]; }};
+
+"""
+"""What as many complex elements as a vector has have in a real slot."""
+
 _RULE = """\
 __device__ __forceinline__ {returns} {name}_of({formals})
 {{
@@ -131,7 +137,7 @@ extern "C" __global__ void __launch_bounds__({threads})
 _STEP = """\
     int _done = 0;
     if (({addresses}) % 16 == 0) {{
-        _done = _chunk.count / {width} * {width};
+        _done = {count} / {width} * {width};
         for (int _i = {width} * threadIdx.x; _i < _done; _i += {width} * blockDim.x) {{
             {loads}
             #pragma unroll
@@ -140,7 +146,7 @@ _STEP = """\
             {stores}
         }}
     }}
-    for (int _i = _done + threadIdx.x; _i < _chunk.count; _i += blockDim.x)
+    for (int _i = _done + threadIdx.x; _i < {count}; _i += blockDim.x)
         {name}_of({elements});
 }}
 """
@@ -159,6 +165,7 @@ class _KernelWriter(Writer):
         self.pointers = [_unused(f"{name}_at", taken) for name in self.inputs]
         self.elements = [_unused(f"{name}_element", taken) for name in self.inputs]
         self.width = {"float32": 4, "float64": 2}[self.real]
+        self.joint = graph.joint
 
     def step(self) -> Kernel:
         moved, first = self.moved, len(self.inputs)
@@ -169,21 +176,39 @@ class _KernelWriter(Writer):
             value = f"_new{i}" if o < first else self.value(o)
             body.append(f"{self.formal(i)} = {f'narrow({value})' if self.cast(i) else value};")
         name, at, scalars = self.inputs, self.pointers, "".join(f", {s}" for s in self.scalars.values())
+        arrays, written = self.arrays(opened), self.arrays(moved)
+        places = [f"({self.vector(i)} *)({at[i]} + {self.place(i, '_i')})" for i in range(first)]
         pieces: dict[str, str | list[str]] = {
-            "addresses": " | ".join(f"(unsigned long long){at[i]}" for i in opened),
-            "loads": [f"{self.vector(i)} {name[i]} = *(const {self.vector(i)} *)({at[i]} + _i);" for i in opened],
-            "stores": [f"*({self.vector(i)} *)({at[i]} + _i) = {name[i]};" for i in moved],
-            "lanes": ", ".join(f"{name[i]}.at[_k]" for i in opened) + scalars,
-            "elements": ", ".join(f"{at[i]}[_i]" for i in opened) + scalars,
+            "addresses": " | ".join(f"(unsigned long long){at[i]}" for i in arrays),
+            "loads": [f"{self.vector(i)} {name[i]} = *(const {places[i][1:]};" for i in arrays],
+            "stores": [f"*{places[i]} = {name[i]};" for i in written],
+            "lanes": ", ".join(f"{name[self.graph.first(i)]}.at[{self.place(i, '_k')}]" for i in opened) + scalars,
+            "elements": ", ".join(f"{at[self.graph.first(i)]}[{self.place(i, '_i')}]" for i in opened) + scalars,
+            "count": "_chunk.count / 2" if self.joint else "_chunk.count",  # of reals
+            "width": str(self.width // (1 + self.joint)),
         }
         return self.module("void", body, opened, {*moved}, "", _STEP, pieces)
 
     def reduction(self, kind: Kind) -> Kernel:
-        read = self.graph.read
-        elements = ", ".join([*(f"{self.pointers[i]}[_i]" for i in read), *self.scalars.values()])
-        body = [f"return {' * '.join(f'double({self.value(output)})' for output in self.graph.outputs)};"]
-        pieces = {**rows(self.real, kind), "elements": elements}
+        # The elements of a joint graph are read for each of its reals, which is what the rows count.
+        read, at = self.graph.read, "(_i / 2)" if self.joint else "_i"
+        elements = [f"{self.pointers[self.graph.first(i)]}[{self.place(i, at)}]" for i in read]
+        part = ["_i % 2"] * self.joint
+        values = [" * ".join(f"double({self.value(o)})" for o in terms) for terms in self.graph.terms]
+        if self.joint and len(values) < 2:  # one number for both
+            values.append("-ldexp(1.0, 2000)" if kind == "largest" else "0.0")
+        body = [f"return {f'_part ? {values[1]} : ' if self.joint else ''}{values[0]};"]
+        pieces = {**rows(self.real, kind), "elements": ", ".join([*elements, *self.scalars.values(), *part])}
         return self.module("double", body, read, set(), ", long long *_rows_at", KERNELS[kind], pieces)
+
+    def arrays(self, inputs: Iterable[int]) -> list[int]:
+        """The first inputs of the arrays that these are of."""
+        return sorted({self.graph.first(i) for i in inputs})
+
+    def place(self, i: int, element: str) -> str:
+        """Where in its array an input is, of an element: of a complex one it is a part."""
+        part = self.graph.inputs[i].part
+        return element if part is None else f"2 * {element} + {part}" if part else f"2 * {element}"
 
     def cast(self, i: int) -> bool:
         """Whether an array's elements are not of the arithmetic's dtype: those of p and x, in half precision."""
@@ -199,7 +224,8 @@ class _KernelWriter(Writer):
         return "Element" if self.cast(i) else "real"
 
     def vector(self, i: int) -> str:
-        return "Elements" if self.cast(i) else "Vector"
+        real_slot = self.joint and self.graph.inputs[i].part is None
+        return "Elements" if self.cast(i) else f"{self.name}_reals" if real_slot else "Vector"
 
     def module(
         self,
@@ -211,28 +237,32 @@ class _KernelWriter(Writer):
         template: str,
         pieces: Mapping[str, str | list[str]],
     ) -> Kernel:
+        written = self.arrays(moved)
+
         def array(i: int) -> str:
-            kind = self.kind(i) if i in moved else f"const {self.kind(i)}"
-            at = "_now[0]" if i == 1 else f"_leaf[{1 + i - (i > 1)}]"
-            return f"{kind} *__restrict__ {self.pointers[i]} = ({kind} *){at} + _chunk.begin;"
+            kind = self.kind(i) if i in written else f"const {self.kind(i)}"
+            _, k, part = self.graph.inputs[i]
+            at = "_now[0]" if k == 1 else f"_leaf[{1 + k - (k > 1)}]"
+            begin = "_chunk.begin / 2" if self.joint and part is None else "_chunk.begin"
+            return f"{kind} *__restrict__ {self.pointers[i]} = ({kind} *){at} + {begin};"
 
         formals = [self.parameter(i, i in moved) for i in opened]
+        last = ["const int _part"] * (self.joint and returns == "double")
         loads = [f"const real {self.inputs[i]} = wide({self.formal(i)});" for i in opened if self.cast(i)]
         text = filled(
-            _RULE + _KERNEL + template,
+            (_REALS if self.joint and moved else "") + _RULE + _KERNEL + template,
             name=self.name,
-            width=str(self.width),
             threads=str(THREADS),
             block=str(BLOCK),
             # The first block of the reduction, p and the slots; x comes anew with each step.
-            words=str(len(self.inputs)),
+            words=str(len({of.array for of in self.graph.inputs})),
             columns=str(len(self.scalars)),
             returns=returns,
-            formals=", ".join([*formals, *(f"const real {s}" for s in self.scalars.values())]),
+            formals=", ".join([*formals, *(f"const real {s}" for s in self.scalars.values()), *last]),
             more=more,
             body=[*loads, *self.body(), *body],
             coefficients=[f"const real {s} = real(_row[{k}]);" for k, s in enumerate(self.scalars.values())],
-            arrays=[array(i) for i in opened],
+            arrays=[array(i) for i in self.arrays(opened)],
             **pieces,
         )
         types = filled(_TYPES, types=self.types(), width=str(self.width))
