@@ -32,10 +32,10 @@ def lenders(all_stages: Sequence[Stage], stages: Sequence[int]) -> Mapping[int, 
         for name in all_stages[k].borrows:
             having = [j for j in stages[:i] if name in all_stages[j].hyperparameters]
             if not having:
-                before = ", ".join(repr(all_stages[j]) for j in stages[:i]) or "nothing"
+                before = ", ".join(f"{all_stages[j]!r} has none" for j in stages[:i]) or "there is none"
                 raise ValueError(
-                    f"{all_stages[k]!r} borrows {name} of a stage before it, where {before} has none; wanted it in a "
-                    f"chain behind a method that has {name}"
+                    f"{all_stages[k]!r} borrows {name} of a stage before it, but {before}; wanted it in a chain behind "
+                    f"a method that has {name}"
                 )
             found.setdefault(k, {})[name] = having[-1]
     return found

@@ -352,9 +352,7 @@ def test_what_no_stage_has_is_refused() -> None:
     class Plain(ao.Optimizer):
         rule = staticmethod(lambda xp, p, x, c: x)
 
-    with pytest.raises(
-        ValueError, match=r"^L1\(sigma=1.0\) borrows lr of a stage before it, where Plain\(\) has none; "
-    ):
+    with pytest.raises(ValueError, match=r"^L1\(sigma=1.0\) borrows lr of a stage before it, but Plain\(\) has none; "):
         ao.chain(Plain(), ao.prox.L1())
     with pytest.raises(ValueError, match=r"^Nuclear.* borrows lr"):
         ao.chain(ao.partition({"a": ao.SGD(), ...: Plain()}), ao.prox.Nuclear())
@@ -364,7 +362,7 @@ def test_what_no_stage_has_is_refused() -> None:
         borrows = ("rate",)
         rule = staticmethod(lambda xp, p, x, c: x)
 
-    with pytest.raises(ValueError, match=r"^Alone\(\) borrows rate of a stage before it, where nothing has none"):
+    with pytest.raises(ValueError, match=r"^Alone\(\) borrows rate of a stage before it, but there is none"):
         Alone().update(np.ones(2), np.zeros(2))
     with pytest.raises(TypeError, match="has 'lr' among its hyperparameters and borrows"):
         type("Both", (ao.ParameterStage,), {"lr": 1.0, "__annotations__": {"lr": ao.Nonnegative}, "borrows": ("lr",)})

@@ -179,8 +179,8 @@ APART: dict[str, str] = {
 KINDS = [name for name in CHAINS if name not in HYPER or name == "LAMB"]
 """All chains, and one of the methods with reductions, for tests of what these do alike."""
 
-ROOTLESS = [name for name in CHAINS if not any(of in name for of in ("Adam", "RMSProp", "LAMB", "Prodigy"))]
-"""The chains without a square root of an element, which torch rounds otherwise."""
+ROOTLESS = [name for name in CHAINS if not any(of in name for of in ("Adam", "RMSProp", "LAMB", "Prodigy", "proximal"))]
+"""The chains without a square root of an element, or a modulus, which torch rounds otherwise."""
 
 
 def _clip(max_norm: float) -> Any:
