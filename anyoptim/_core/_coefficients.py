@@ -247,7 +247,7 @@ def check_skips(stages: Sequence[Stage], coefficients: StepCoefficients, tree: T
 def _keys(counts: Sequence[Any], moving: Sequence[int], groups: ParamGroups) -> tuple[list[_Key], list[int]]:
     """The distinct keys of the parameters that move, and for each parameter the place of its key."""
     one = len(groups.overrides) == 1 and not groups.branches[0].own_rows
-    if counts and one and type(counts[0]) is int and counts.count(counts[0]) == len(counts):
+    if one and {*map(type, counts)} == {int} and counts.count(counts[0]) == len(counts):
         return [_Key(counts[0], 0, -1)], [0] * len(counts)  # nearly always: all parameters share one row
     keys = []
     for j, (n, i) in enumerate(zip(counts, moving, strict=True)):

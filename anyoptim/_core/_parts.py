@@ -14,11 +14,12 @@ from anyoptim._arrays import _checks as checks
 from anyoptim._arrays._parts import Key, PartTree, TakenPart, alike, as_key, by_leaf, number_of_rows
 from anyoptim._core._coefficients import StepCoefficients
 from anyoptim._core._pipeline import Params, Pipeline
-from anyoptim._core._rows_plan import RowCoefficients, RowsPlan
+from anyoptim._core._rows_plan import RowsPlan
 from anyoptim._core._state import FlatState
 from anyoptim._engines import ENGINES, Dispatch, Leaf, Plans, Result, choices
 from anyoptim._engines._base import Commit, Written
 from anyoptim._stage._stage import Stage
+from anyoptim._trace._counts import RowCoefficients
 from anyoptim._trace._program import Program
 
 if TYPE_CHECKING:
@@ -169,20 +170,21 @@ class PartialStep:
         """Everything that the step needs to know, with the counts of leaves; and what prepares it then."""
         beside, n = self._beside, len(self.moving)
         flat, groups = self._parts.flat, self._parts.params.groups
-        # Behind the leaves stand the counts of rows of one leaf.
-        more = [(count, one) for one in self._taken if one.rows is not None for count in one.distinct]
+        # Behind the leaves stands once more each whose rows have several counts, with a symbol for these.
+        more = [(one, one.rows) for one in self._taken if one.rows is not None]
         counts = [*(flat.t[i] for i in (beside.moving if beside else ())), *(c for o in self._taken for c in o.counts)]
-        of_leaves = flat._replace(t=[*counts, *(count for count, _ in more)])
-        places = [*self.moving, *(one.i for _, one in more)]
+        of_leaves = flat._replace(t=[*counts, *(rows.count for _, rows in more)])
+        places = [*self.moving, *(one.i for one, _ in more)]
         gathered = self.dispatch.gather([*(beside.xs if beside else ()), *(x for o in self._taken for x in o.xs)])
-        found = pipeline.step_coefficients(
-            self.dispatch, gathered, of_leaves, range(len(places)), groups.of(places), **options
-        )
-        for one in self._taken:
-            if one.rows is not None:
-                of_one = zip(found.rows.row_of_leaf[n:], more, strict=True)
-                one.rows.distinct = [found.rows.distinct[r] for r, (_, of) in of_one if of is one]
-        if any(one.rows is not None and not one.rows.suit(one.program) for one in self._taken):
+        every = range(len(places))
+        try:
+            found = pipeline.step_coefficients(self.dispatch, gathered, of_leaves, every, groups.of(places), **options)
+            for (_, rows), r in zip(more, found.rows.row_of_leaf[n:], strict=True):
+                rows.row = found.rows.distinct[r]
+        except (AttributeError, TypeError):  # of coefficients that look at the count itself, perhaps
+            if not more:
+                raise
+        if not all(rows.suit(one.program) for one, rows in more):
             self._lay(in_one=False)
             return self.coefficients(pipeline, **options)
         refusal, metrics = found.refusal, found.metrics.items()
@@ -239,7 +241,7 @@ class _Rows:
         if len(self.distinct) > 1:
             choice = choices(engine, [self.program], self.leaves, self.xs)[0].engine if in_one else ""
             if RowsPlan.takes(choice, x):
-                self.rows = RowCoefficients(kind)
+                self.rows = RowCoefficients(self.distinct, kind)
             else:
                 order = np.argsort(kind, kind="stable")
                 key, counts, x = np.arange(len(t))[key][order], counts[order], p.library.part(x, order)

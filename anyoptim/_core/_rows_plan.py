@@ -18,25 +18,10 @@ from anyoptim._engines.blocked._plan import BLOCK, BlockedPlan
 from anyoptim._machine._completed import exhaust
 from anyoptim._machine._scratch import give, scratch
 from anyoptim._machine._threads import Call
-from anyoptim._trace._program import Coefficients, Program, static_options
+from anyoptim._trace._counts import RowCoefficients
+from anyoptim._trace._program import Program
 
-__all__ = ["RowCoefficients", "RowsPlan"]
-
-
-class RowCoefficients:
-    """The coefficients of the rows of one leaf."""
-
-    def __init__(self, kind: NDArray) -> None:
-        self.kind = kind
-        """For each row of the leaf the number of its coefficients."""
-        self.distinct: Sequence[Coefficients] = ()
-        """These coefficients, which are the same as far as reductions and static options depend on them."""
-
-    def suit(self, program: Program) -> bool:
-        """Whether they are."""
-        first, k = self.distinct[0], max(program.reductions, default=0)
-        static = static_options(first)
-        return all(row[:k] == first[:k] and static_options(row) == static for row in self.distinct)
+__all__ = ["RowsPlan"]
 
 
 class RowsPlan(BlockedPlan):
@@ -58,17 +43,16 @@ class RowsPlan(BlockedPlan):
         room = scratch()
         calls: list[Call] = []
         for arrays, x, of, dtype in zip(self.arrays, gathered, self._rows, self.dtypes, strict=True):
-            function = block_function(self.program, None, static_options(of.distinct[0]))
-            table = np.array([function.scalars.values(row, dtype) for row in of.distinct], dtype)
+            function = block_function(self.program, None, of.static)
             # One number for each row, which NumPy takes for all elements of that row.
-            columns = [column[of.kind].reshape(-1, *(1,) * (x.ndim - 1)) for column in table.T]
+            columns = [a.reshape(-1, *(1,) * (x.ndim - 1)) for a in of.columns(function.scalars, dtype)]
             p, *slots = arrays
             both = [p, x, *slots]
             size = max(x[:1].size, 1)
             for real in [[a.real for a in both], [a.imag for a in both]] if p.dtype.kind == "c" else [both]:
                 for begin in range(0, len(x), BLOCK // size):
                     some = slice(begin, begin + BLOCK // size)
-                    bound = BoundFunction(function, dtype, table, [column[some] for column in columns])
+                    bound = BoundFunction(function, dtype, np.empty(0, dtype), [column[some] for column in columns])
                     calls += bound.cast(room, *(a[some] for a in real))
         calls.append(partial(give, room))
         todo = map(operator.call, calls)
