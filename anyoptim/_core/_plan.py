@@ -10,13 +10,13 @@ from typing import Any, NamedTuple
 from anyoptim._arrays import Array
 from anyoptim._arrays._checks import Parameter
 from anyoptim._arrays._tree import Tree, dotted_paths, reader
-from anyoptim._core._chunks import plans
 from anyoptim._core._coefficients import StepCoefficients
 from anyoptim._core._pipeline import Params, Pipeline
 from anyoptim._core._planned_rows import Kind, PlannedRows
 from anyoptim._core._state import FlatState
 from anyoptim._engines import CoefficientTable, Dispatch, Leaf, Plan, Replayed, Result
 from anyoptim._engines._base import Commit
+from anyoptim._engines._chunks import plans
 from anyoptim._stage._param_groups import ParamGroups
 
 __all__ = ["StepPlan"]
@@ -142,10 +142,8 @@ class StepPlan:
         sums = dispatch is not None and dispatch.distributed and (self.rows is None or self.rows.asks)
         if dispatch is None or not dispatch.rebindable or sums:
             return "engine"
-        if dispatch.waiting.due():
-            return "compiling"
-        if not self.groups.elements.same():
-            return "hyperparameter"
+        if dispatch.waiting.due() or not self.groups.elements.same():
+            return "compiling" if dispatch.waiting.due() else "hyperparameter"
         leaves, xs = self._leaves(params), self._leaves(grads)
         if leaves is None or xs is None or (not dispatch.in_place and self._spec.is_leaf()):
             return "container"

@@ -10,13 +10,13 @@ from anyoptim._arrays import _checks as checks
 from anyoptim._arrays._checks import Parameter
 from anyoptim._arrays._quiet import quiet
 from anyoptim._core._accumulate import accumulation, cleared, closed_empty, contributions, joined
-from anyoptim._core._chunks import plans
 from anyoptim._core._coefficients import check_skips
 from anyoptim._core._jit_state import carried, carried_first
 from anyoptim._core._pipeline import Params, Pipeline
 from anyoptim._core._plan import StepLeaves
 from anyoptim._core._state import FlatState, State, chosen, stepped
 from anyoptim._engines import LAZY, Dispatch, Leaf, Result
+from anyoptim._engines._chunks import plans
 from anyoptim._trace._scalars import where
 
 if TYPE_CHECKING:

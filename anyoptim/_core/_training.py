@@ -12,7 +12,6 @@ from anyoptim._arrays import _checks as checks
 from anyoptim._arrays._quiet import quiet
 from anyoptim._arrays._tree import Tree
 from anyoptim._core._accumulate import accumulation, cleared, closed_empty, contributions, joined
-from anyoptim._core._chunks import plans
 from anyoptim._core._coefficients import StepCoefficients, check_skips
 from anyoptim._core._pipeline import Params, Pipeline
 from anyoptim._core._plan import StepPlan
@@ -20,6 +19,7 @@ from anyoptim._core._planned_rows import PlannedRows
 from anyoptim._core._recorder import Recorder, hook
 from anyoptim._core._state import FlatState, LiveState, signatures, stepped
 from anyoptim._engines import CoefficientTable, Dispatch
+from anyoptim._engines._chunks import plans
 from anyoptim._machine._completed import completed
 from anyoptim._stage._elements import by_element
 from anyoptim._stage._stage import watch

@@ -9,12 +9,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from anyoptim._machine._generated import executed
 from anyoptim._trace import _scalars as scalars
 from anyoptim._trace._expressions import Scalars, range_of
 from anyoptim._trace._operations import LOGICAL
 from anyoptim._trace._program import Coefficients, Program, StaticOptions, static_options
 from anyoptim._trace._symbols import Scalar, Symbol, symbol
-from anyoptim._trace._text import executed
 
 __all__ = ["RowCoefficients"]
 

@@ -9,6 +9,7 @@ from anyoptim._arrays._memory import MemoryLayout, may_overlap, merged_ranges
 from anyoptim._arrays._selection import Selection
 from anyoptim._arrays._tree import Tree
 from anyoptim._engines import ENGINES, Dispatch
+from anyoptim._engines.blocked import _rows as rows_plan
 from anyoptim._engines.blocked._source import blocked
 from anyoptim._engines.cuda._elements import ELEMENTS
 from anyoptim._engines.cuda._source import coefficients
@@ -65,6 +66,7 @@ __all__ = [
     "reduction_text",
     "replacing",
     "rows_of",
+    "rows_plan",
     "scratch",
     "static_options",
     "symbol",

@@ -11,13 +11,13 @@ from typing import ClassVar
 import numpy as np
 
 from anyoptim._arrays import Array
-from anyoptim._engines import CoefficientTable, Leaf, Result
-from anyoptim._engines._base import Commit, NDArray
+from anyoptim._engines._base import Commit, Leaf, NDArray, Result
 from anyoptim._engines.blocked._functions import BoundFunction, block_function
 from anyoptim._engines.blocked._plan import BLOCK, BlockedPlan
 from anyoptim._machine._completed import exhaust
 from anyoptim._machine._scratch import give, scratch
 from anyoptim._machine._threads import Call
+from anyoptim._trace._coefficients import CoefficientTable
 from anyoptim._trace._counts import RowCoefficients
 from anyoptim._trace._program import Program
 
