@@ -125,8 +125,8 @@ class Optimizer(Stage):
         for whatever rows these are.)
 
         Dtypes: real or complex floating. Arithmetic and slots have at least float32; a gradient of another
-        real dtype is cast. A complex parameter is two reals, its gradient dL/dRe + i*dL/dIm, as torch gives
-        it (the conjugate of JAX's). Dask results are computed (persisted) at once.
+        real dtype is cast. A complex parameter is two reals, unless a rule asks for the modulus; its gradient is
+        dL/dRe + i*dL/dIm, as torch gives it (the conjugate of JAX's). Dask results are computed (persisted) at once.
 
         Raises ValueError (keys, shapes, devices, memory, hyperparameters) or TypeError (types, libraries, dtypes; also
         arrays that are traced, as under `jax.jit`) with the key, before anything is written. An optimizer belongs to
