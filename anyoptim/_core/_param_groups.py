@@ -11,7 +11,7 @@ from anyoptim._arrays._checks import Parameter
 from anyoptim._arrays._selection import Selection, Selector, shown
 from anyoptim._arrays._tree import Tree, dotted_paths
 from anyoptim._core._elements import Elements, OfParameter
-from anyoptim._stage._elements import by_element, shown
+from anyoptim._stage._elements import by_element, spelled
 from anyoptim._stage._groups import groups
 from anyoptim._stage._stage import Stage
 from anyoptim._stage._stage_program import StageProgram
@@ -149,7 +149,9 @@ def _overridden(stages: Sequence[Stage], branch: StageProgram, tree: Tree, i: in
             raise ValueError(f"{stage!r} overrides {list(own)}; it has {list(stage.hyperparameters)}")
         for name, value in own.items():
             if by_element(value):
-                raise TypeError(f"overrides of {stage!r} gave {shown(value)} as {name}; wanted a number or a schedule")
+                raise TypeError(
+                    f"overrides of {stage!r} gave {spelled(value)} as {name}; wanted a number or a schedule"
+                )
         overrides.append(dict(own))
     return tuple(overrides)
 
