@@ -12,7 +12,7 @@ __all__ = ["Adaptive"]
 
 
 class Adaptive(Optimizer):
-    """A method that divides by roots of squares: of both parts of a complex element, or, if joint, of its modulus."""
+    """A method that divides by sizes of elements: of both parts of a complex one, or, if joint, of the whole."""
 
     _: KW_ONLY
     joint: Final[Flag] = False

@@ -13,6 +13,8 @@ from anyoptim._stage._stage_program import StageProgram
 
 __all__ = ["compile_for", "kernel_source"]
 
+_DTYPES = ("float32", "float64", "complex64", "complex128")
+
 
 def compile_for(pipeline: Pipeline, params: Params) -> None:
     """Compile what runs these parameters. Parameters that no engine compiles for are passed over."""
@@ -32,8 +34,9 @@ def kernel_source(pipeline: Pipeline, engine: str, dtype: str) -> str:
     if not isinstance(engine, str) or engine not in GENERATING:
         *others, last = map(repr, GENERATING)
         raise ValueError(f"engine is {engine!r}; wanted {', '.join(others)} or {last}, whose code is generated")
-    if not isinstance(dtype, str) or dtype not in {"float32", "float64"}:
-        raise ValueError(f"dtype is {dtype!r}; wanted 'float32' or 'float64'")
+    if not isinstance(dtype, str) or dtype not in _DTYPES:
+        *others, last = map(repr, _DTYPES)
+        raise ValueError(f"dtype is {dtype!r}; wanted {', '.join(others)} or {last}")
     branches = [_with_arrays(pipeline, branch) for branch in pipeline.branches.values()]
     array_rules = [branch.program.array_rule for branch in branches if branch.program.array_rule is not None]
     if array_rules:

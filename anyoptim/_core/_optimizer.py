@@ -115,8 +115,8 @@ class Optimizer(Stage):
         is one parameter, takes one gradient and moves once.
 
         Dtypes: real or complex floating. Arithmetic and slots have at least float32; a gradient of another
-        real dtype is cast. A complex parameter is two reals, its gradient dL/dRe + i*dL/dIm, as torch gives
-        it (the conjugate of JAX's). Dask results are computed (persisted) at once.
+        real dtype is cast. A complex parameter is two reals, unless a rule asks for the modulus; its gradient is
+        dL/dRe + i*dL/dIm, as torch gives it (the conjugate of JAX's). Dask results are computed (persisted) at once.
 
         Raises ValueError (keys, shapes, devices, memory, hyperparameters) or TypeError (types, libraries, dtypes; also
         arrays that are traced, as under `jax.jit`) with the key, before anything is written. An optimizer belongs to
@@ -378,11 +378,12 @@ class Optimizer(Stage):
     def kernel_source(
         self,
         engine: EngineName = "compiled",
-        dtype: Literal["float32", "float64"] = "float32",
+        dtype: Literal["float32", "float64", "complex64", "complex128"] = "float32",
     ) -> str:
         """The code that `cuda`, `compiled` or `blocked` makes from the rules: a pass for each reduction, then the step.
 
-        `dtype` is that of the arithmetic, `float32` or `float64`. That of `cuda` is one text, which NVRTC, nvcc and
+        `dtype` is that of the arithmetic, `float32` or `float64`, or that of complex parameters, whose code is another
+        where rules take their elements as a whole. That of `cuda` is one text, which NVRTC, nvcc and
         `cupy.RawModule` compile. Needs no compiler, no device and no parameters.
         """
         from anyoptim._core._compile import kernel_source  # noqa: PLC0415 - when it is asked for: importing takes time

@@ -102,6 +102,12 @@ class JointOperations(Operations):
         re, im = scale * re, scale * im
         return Joint(xp.sqrt(re * re + im * im) * back)
 
+    def _direction(self, a: Any) -> Any:
+        if self._parts(a)[1] is None:
+            return self.sign(a)
+        size = self.modulus(a)
+        return self.where(size > 0, a / size, a)
+
     def _parts(self, a: Any) -> tuple[Any, Any]:
         """Both parts, or one value and None."""
         if not (isinstance(a, Joint) and len(a.parts) == 2):

@@ -64,6 +64,10 @@ class Operations:
         """Of a complex element one real number, `re + im`; of a real one itself."""
         return a
 
+    def _direction(self, a: Any) -> Any:
+        """Of a complex element `a/|a|`, or `a` itself where it is 0; of a real one its sign."""
+        return self.sign(a)
+
     def smallest_normal(self, a: Any) -> Any:
         """The smallest normal number of the dtype of `a`: what is smaller, and not 0, is subnormal."""
         raise NotImplementedError

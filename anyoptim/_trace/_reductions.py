@@ -24,7 +24,8 @@ class Reduction(ABC):
     The functions are like rules, of one element: `f(xp, p, x, *slots)`, with the gradient after x for a
     `GradientStage`; for a `ParameterStage` p is the parameter after its step. `over="all"` goes over the elements of
     all parameters that move at this step, `over="each"` over those of each parameter by itself. A complex element is
-    two. Numbers of all parameters go to `update_scalars` and `coefficients`, those of each to `coefficients`:
+    two, or one where the function gives one real number, such as its modulus. Numbers of all parameters go to
+    `update_scalars` and `coefficients`, those of each to `coefficients`:
 
     >>> class Bounded(ao.Stage):
     ...     bound: ao.Positive

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from anyoptim._arrays import COMPUTE, Array, library
+from anyoptim._arrays import Array, library, slot_dtype
 from anyoptim._arrays import _checks as checks
 from anyoptim._arrays._tree import Tree
 from anyoptim._core._optimizer import Optimizer
@@ -92,21 +92,24 @@ def _centered(optimizer: Optimizer) -> list[int]:
 
 
 def mean_square(s: Array, m: Array) -> Array:
-    """The mean square, given the variance and the mean; a complex parameter is two reals."""
-    return _of_reals(lambda s, m: s + m * m, s, m)
+    """The mean square, given the variance and the mean; a complex parameter is two reals, or one if the variance is."""
+    return _of_reals(lambda s, square: s + square, s, m)
 
 
 def variance(h: Array, m: Array) -> Array:
     """The variance, given the mean square and the mean: at least 0, whatever rounding does."""
-    return _of_reals(lambda h, m: (h - m * m) * (h > m * m), h, m)
+    return _of_reals(lambda h, square: (h - square) * (h > square), h, m)
 
 
-def _of_reals(function: Callable[[Array, Array], Array], a: Array, b: Array) -> Array:
-    """A function of two real arrays, applied to the real and the imaginary parts of complex ones."""
+def _of_reals(function: Callable[[Array, Array], Array], a: Array, m: Array) -> Array:
+    """A function of `a` and the square of m, two real arrays, or of both parts of complex ones, each by itself."""
     arrays, xp = library(a), library(a).xp
+    if not arrays.dtype(m).startswith("complex"):
+        return function(a, m * m)
+    re, im = xp.real(m), xp.imag(m)
     if not arrays.dtype(a).startswith("complex"):
-        return function(a, b)
-    return arrays.join_complex(function(xp.real(a), xp.real(b)), function(xp.imag(a), xp.imag(b)), a.dtype)
+        return function(a, re * re + im * im)
+    return arrays.join_complex(function(xp.real(a), re * re), function(xp.imag(a), im * im), a.dtype)
 
 
 def to_numpy(x: Any) -> np.ndarray[Any, Any]:
@@ -125,17 +128,17 @@ def load_state(
     """Have the optimizer go on from here. Raises like `load_state_dict`, before anything is replaced."""
     tree = Tree("params", params)
     ps = checks.parameters(tree)
-    dtypes = {tree.path(i): COMPUTE[p.dtype] for i, p in enumerate(ps) if p is not None}
+    dtypes = {tree.path(i): p.dtype for i, p in enumerate(ps) if p is not None}
     state = optimizer.state_dict()
     state["step"], state["t"] = step, dict.fromkeys(dtypes, step)
     if "gathered" in (first := scalars.get(0, {})):
         state["pending"] = dict.fromkeys(dtypes, int(first["gathered"]))
     for k, stage in enumerate(state["stages"]):
         stage["scalars"] |= scalars.get(k, {})
-        stage["slots"] = {
-            name: {path: np.asarray(a, dtype=dtypes[path]) for path, a in slots[k, name].items()}
-            for name in stage["slots"]
-        }
+        for name in stage["slots"]:
+            real = name in optimizer.stages[k].real_slots  # of which optax has a complex array without imaginary parts
+            each = {path: a.real if real else a for path, a in slots[k, name].items()}
+            stage["slots"][name] = {path: np.asarray(a, slot_dtype(dtypes[path], real)) for path, a in each.items()}
     for k in _centered(optimizer):
         kept = state["stages"][k]["slots"]
         kept["s"] = {path: variance(h, kept["m"][path]) for path, h in kept["s"].items()}

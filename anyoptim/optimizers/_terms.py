@@ -6,7 +6,7 @@ from typing import Any
 
 from anyoptim._arrays import Array
 
-__all__ = ["decayed", "decoupled", "inside", "mean", "mean_square", "moments", "root"]
+__all__ = ["decayed", "decoupled", "direction", "inside", "mean", "mean_square", "moments", "root"]
 __all__ += ["squarable", "square", "unless_zero"]
 
 
@@ -22,6 +22,11 @@ def squarable(xp: Any, x: Array, share: float = 1.0) -> Array:
     All means of a method take this x: were its square alone bounded, the step would be as huge as the gradient.
     """
     return xp.bound(x, share * xp.sqrt(xp.largest(x)))
+
+
+def direction(xp: Any, x: Array, c: Any) -> Array:
+    """`sign(x)`; of a joint method `x/|x|`."""
+    return xp._direction(x) if hasattr(c, "joint") else xp.sign(x)
 
 
 def mean(m: Array, x: Array, beta: Any) -> Array:

@@ -118,13 +118,11 @@ class Adafactor(Optimizer):
 
     @staticmethod
     def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
-        slowed = power(t, -0.5)
+        slowed, kept = power(t, -0.5), {"eps": hyper.eps, "floor": hyper.floor, "clip": hyper.clip}
         return {
+            **kept,
             "rate": where(slowed < hyper.lr, slowed, hyper.lr),
             "new": power(t, -hyper.decay),
-            "eps": hyper.eps,
-            "floor": hyper.floor,
-            "clip": hyper.clip,
             **unless_zero(least=hyper.least),
             **decoupled(hyper),
         }

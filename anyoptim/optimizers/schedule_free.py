@@ -196,17 +196,9 @@ class Prodigy(Optimizer):
     @staticmethod
     def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
         d, kept = hyper.d, sqrt(hyper.beta2)
-        return {
-            "rate": hyper.lr * d,
-            "b1": hyper.beta1,
-            "n1": (1 - hyper.beta1) * d,
-            "b2": hyper.beta2,
-            "n2": (1 - hyper.beta2) * d * d,
-            "kept": kept,
-            "ns": (1 - kept) * hyper.lr * d * d,
-            "eps": d * hyper.eps,
-            "decay": hyper.weight_decay,
-        }
+        of_m = {"rate": hyper.lr * d, "b1": hyper.beta1, "n1": (1 - hyper.beta1) * d, "eps": d * hyper.eps}
+        of_v = {"b2": hyper.beta2, "n2": (1 - hyper.beta2) * d * d}
+        return {**of_m, **of_v, "kept": kept, "ns": (1 - kept) * hyper.lr * d * d, "decay": hyper.weight_decay}
 
     @staticmethod
     def rule(xp: Any, p: Array, x: Array, m: Array, v: Array, s: Array, start: Array, c: Any) -> tuple[Array, ...]:

@@ -5,14 +5,15 @@ from __future__ import annotations
 from typing import Annotated, Any, ClassVar, Final
 
 from anyoptim._arrays import Array
+from anyoptim._core._adaptive import Adaptive
 from anyoptim._core._optimizer import Optimizer
 from anyoptim._trace._hyperparameters import KW_ONLY, Fraction, Growth, Nonnegative, nonnegative
-from anyoptim.optimizers._terms import decayed, decoupled, mean
+from anyoptim.optimizers._terms import decayed, decoupled, direction, mean
 
 __all__ = ["Lion", "Rprop", "Signum"]
 
 
-class Signum(Optimizer):
+class Signum(Adaptive):
     """The sign of momentum: every element moves by lr.
 
     ::
@@ -26,6 +27,7 @@ class Signum(Optimizer):
     Args:
         lr: learning rate.
         momentum: the share of m that is kept.
+        joint: take a complex m as a whole, m/|m| for its sign, as optax does, and not the signs of both parts.
 
     Source: Bernstein et al., signSGD: compressed optimisation for non-convex problems, 2018, algorithm 2; algorithm 1
     is signSGD.
@@ -40,14 +42,15 @@ class Signum(Optimizer):
     lr: Nonnegative = 1e-4
     momentum: Fraction = 0.9
     slots: ClassVar[tuple[str, ...]] = ("m",)
+    squares: ClassVar[tuple[str, ...]] = ()
 
     @staticmethod
     def rule(xp: Any, p: Array, x: Array, m: Array, c: Any) -> tuple[Array, ...]:
         m = mean(m, x, c.momentum)
-        return c.lr * xp.sign(m), m
+        return c.lr * direction(xp, m, c), m
 
 
-class Lion(Optimizer):
+class Lion(Adaptive):
     """The sign of one mean of gradients, and a slower one to remember.
 
     ::
@@ -63,7 +66,7 @@ class Lion(Optimizer):
     Args:
         lr: learning rate.
         beta1, beta2: the share of m in the step's direction, and the share of m that is kept.
-        weight_decay: decoupled, in units of lr.
+        weight_decay, joint: decoupled, in units of lr; as in `Signum`.
 
     Source: Chen et al., Symbolic discovery of optimization algorithms, 2023, algorithm 2.
 
@@ -79,6 +82,7 @@ class Lion(Optimizer):
     beta2: Fraction = 0.99
     weight_decay: Nonnegative = 0.0
     slots: ClassVar[tuple[str, ...]] = ("m",)
+    squares: ClassVar[tuple[str, ...]] = ()
 
     @staticmethod
     def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
@@ -86,7 +90,7 @@ class Lion(Optimizer):
 
     @staticmethod
     def rule(xp: Any, p: Array, x: Array, m: Array, c: Any) -> tuple[Array, ...]:
-        step = c.lr * xp.sign(mean(m, x, c.beta1))
+        step = c.lr * direction(xp, mean(m, x, c.beta1), c)
         m = mean(m, x, c.beta2)
         return decayed(p, step, c), m
 

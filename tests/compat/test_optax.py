@@ -604,3 +604,40 @@ def test_muon_without_matrices(optax: Any, need: Callable[[str], Library]) -> No
     made = ao.compat.optax.contrib.muon(0.1)
     moved, _ = made.step(p, g, made.init(p))
     np.testing.assert_allclose(moved["a"], optax.apply_updates(p, updates)["a"], rtol=5e-6)
+
+
+COMPLEX: dict[str, dict[str, Any]] = {
+    **{name: {} for name in ("adam", "adamw", "nadam", "amsgrad", "adamax", "adabelief", "adan", "radam", "lamb")},
+    **{name: {} for name in ("adagrad", "lion", "signum", "sign_sgd", "lars")},
+    "rmsprop": {"centered": True},
+    "sgd": {"momentum": 0.9, "nesterov": True},
+}
+"""The constructors that take complex parameters, with options. Yogi's m starts at 1e-6 in both parts here."""
+
+
+@pytest.mark.parametrize("name", COMPLEX)
+def test_complex_elements_are_taken_as_a_whole(name: str, optax: Any, need: Callable[[str], Library]) -> None:
+    """As optax takes them, by their moduli; and states go over to each other, in which real slots are complex there."""
+    with need("jax-x64").context():
+        _as_a_whole(name, optax)
+
+
+def _as_a_whole(name: str, optax: Any) -> None:
+    import jax.numpy as jnp
+
+    rng, lr = np.random.default_rng(40), 0.1
+    p, *grads = ({"z": rng.normal(size=(3, 4)) + 1j * rng.normal(size=(3, 4))} for _ in range(HALF_WAY + 1))
+    theirs, make = getattr(optax, name)(lr, **COMPLEX[name]), getattr(ao.compat.optax, name)
+    ours, q = make(lr, **COMPLEX[name]), {"z": jnp.asarray(p["z"])}
+    state = theirs.init(q)
+    assert q["z"].dtype == "complex128"
+    for t, g in enumerate(grads):
+        if t == HALF_WAY // 2:
+            taken = make(lr, **COMPLEX[name])
+            ao.compat.optax.from_optax(state, taken, p, step=t)
+            state, ours = ao.compat.optax.to_optax(ours, state), taken
+        ours.update(p, g)
+        updates, state = theirs.update({"z": jnp.asarray(g["z"])}, state, q)
+        q = optax.apply_updates(q, updates)
+    assert np.max(np.abs(p["z"] - np.asarray(q["z"]))) < 1e-12 * HALF_WAY
+    assert np.any(p["z"].imag)

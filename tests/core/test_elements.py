@@ -476,7 +476,7 @@ def test_under_jit(need: Callable[[str], Library]) -> None:
 def test_torch_has_none(need: Callable[[str], Library]) -> None:
     lib = need("torch")
     params = {"W": lib.asarray(np.ones(2))}
-    optimizer = ao.compat.torch.SGD(lr=0.1)
+    optimizer: Any = ao.compat.torch.SGD(lr=0.1)
     optimizer.lr = {"W": lib.asarray(np.ones(2))}
     optimizer.update(params, params)
     with pytest.raises(ValueError, match="has lr element by element, which torch has not"):

@@ -391,8 +391,8 @@ def test_sources_of_what_has_none() -> None:
     for engine in ("portable", "numba", ""):
         with pytest.raises(ValueError, match=r"wanted 'cuda', 'compiled' or 'blocked'"):
             ao.SGD().kernel_source(engine)  # type: ignore[arg-type]
-    for dtype in ("float16", "complex64", "int32"):
-        with pytest.raises(ValueError, match=r"wanted 'float32' or 'float64'"):
+    for dtype in ("float16", "bfloat16", "int32"):
+        with pytest.raises(ValueError, match=r"wanted 'float32', 'float64', 'complex64' or 'complex128'"):
             ao.SGD().kernel_source("compiled", dtype)  # type: ignore[arg-type]
 
 

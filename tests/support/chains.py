@@ -64,6 +64,32 @@ class Asking(ao.Stage):
     rule = staticmethod(lambda xp, p, x, c: x * c.scale)
 
 
+class Whole(ao.Stage):
+    """A stage that takes complex elements as a whole: one real slot, and reductions of moduli, of parts and of both."""
+
+    slots = ("size",)
+    real_slots = ("size",)
+    starts = {"size": 0.5}
+    reductions = {
+        "top": ao.Max(lambda xp, p, x, size: xp.modulus(x)),
+        "norm": ao.Norm(lambda xp, p, x, size: xp.modulus(p) * x),
+        "along": ao.Dot(lambda xp, p, x, size: xp.modulus(p), lambda xp, p, x, size: size * x),
+        "total": ao.Sum(lambda xp, p, x, size: size),
+        "above": ao.Count(lambda xp, p, x, size: xp.squared_modulus(x) > 0.1),
+    }
+
+    @staticmethod
+    def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
+        squares = hyper.along * hyper.along + hyper.total * hyper.total + hyper.norm * hyper.norm
+        finite = (squares < 1e300) & (hyper.top < 1e300)
+        return {"scale": ao.scalars.where(finite, (hyper.top + hyper.above) / (1 + squares), 0.5)}
+
+    @staticmethod
+    def rule(xp: Any, p: Any, x: Any, size: Any, c: Any) -> tuple[Any, ...]:
+        size = 0.75 * size + 0.25 * xp.modulus(x)
+        return x * c.scale + size * x, size
+
+
 class Seen(ao.Stage):
     """A stage that takes down the norm of what flows through it, in a list that its copies share."""
 
@@ -122,6 +148,9 @@ CHAINS: dict[str, Make] = {
     ),
     "clip each, Momentum, Cautious, trust": lambda e: ao.chain(
         ao.ClipNorm(0.5), ao.Momentum(lr=0.1), ao.Cautious(), ao.TrustRatio(0.1, 1e-3, upper=2.0), engine=e
+    ),
+    "whole, joint Adam, clip, EMA": lambda e: ao.chain(
+        Whole(), ao.Adam(lr=0.1, joint=True), ao.ClipGlobalNorm(0.5), ao.EMA(0.9), engine=e
     ),
     **{name: lambda e, name=name: COMPOSED[name](**HYPER[name], engine=e) for name in HYPER},  # type: ignore[misc]
 }
@@ -227,6 +256,21 @@ def _asked() -> Any:
         along, total = math.fsum(whole_p * whole_x), math.fsum(whole_x)
         factor = float(np.max(np.abs(whole_x))) / (1 + along * along + total * total) + float(np.mean(whole_x > 0.1))
         return {k: factor * a for k, a in x.items()}
+
+    return stage
+
+
+def _whole() -> Any:
+    sizes: Arrays = {}
+
+    def stage(p: Arrays, x: Arrays) -> Arrays:
+        before = {k: sizes.get(k, np.full(a.shape, 0.5)) for k, a in x.items()}
+        whole_p, whole_x, whole_size = (np.concatenate([np.ravel(a[k]) for k in x]) for a in (p, x, before))
+        along = math.fsum(np.abs(whole_p) * whole_size * whole_x)
+        squares = along * along + math.fsum(whole_size) ** 2 + math.fsum((whole_p * whole_x) ** 2)
+        factor = (float(np.max(np.abs(whole_x))) + float(np.sum(whole_x**2 > 0.1))) / (1 + squares)
+        sizes.update({k: 0.75 * before[k] + 0.25 * np.abs(a) for k, a in x.items()})
+        return {k: (factor + sizes[k]) * a for k, a in x.items()}
 
     return stage
 
@@ -367,6 +411,7 @@ PLAIN: dict[str, Callable[[], tuple[list[Any], Any]]] = {
         [*_cautious(_clip_each(0.5), _momentum(0.1)), _trust(0.1, 1e-3, 2.0)],
         _nothing,
     ),
+    "whole, joint Adam, clip, EMA": lambda: ([_whole(), _adam(0.1), _clip(0.5)], _ema(0.9)),
     **{name: lambda name=name: ([_paper(name)], _nothing) for name in HYPER},  # type: ignore[misc]
 }
 """The same chains in NumPy: the functions of the gradient, in turn, and that of the parameters and their average."""

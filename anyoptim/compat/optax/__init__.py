@@ -5,8 +5,9 @@ Schedules are called with the count of steps so far, from 0, as optax calls its 
 option that can't be met is refused by name.
 
 Otherwise than there: what is kept has the dtype of the arithmetic, at least float32, so that `mu_dtype` and its like
-may be None, float32 or float64; a mask is a tree of bools (`mask(params)` where it is a function); a complex parameter
-is two reals, where optax has one modulus; learning rates and decays are at least 0.
+may be None, float32 or float64; a mask is a tree of bools (`mask(params)` where it is a function); learning rates and
+decays are at least 0. Where optax takes a complex element as a whole, so do these (`joint=True`); `adadelta`, which
+squares complex numbers there, and `rprop`, which refuses them, take it as two reals.
 """
 
 from anyoptim.compat.optax import _adams, _methods, _schedules, _transforms, contrib

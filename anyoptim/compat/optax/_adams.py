@@ -44,7 +44,7 @@ def adam(
     """`Adam` with its eps at the root of the corrected v; with `nesterov` `NAdam` without warmup.
 
     >>> ao.compat.optax.adam(0.1)
-    Adam(lr=0.1, beta1=0.9, beta2=0.999, eps=0.0, eps_corrected=1e-08)
+    Adam(lr=0.1, beta1=0.9, beta2=0.999, eps=0.0, joint=True, eps_corrected=1e-08)
     """
     return adamw(learning_rate, b1, b2, eps, eps_root, mu_dtype, 0.0, nesterov=nesterov)
 
@@ -64,18 +64,20 @@ def adamw(
     """`AdamW`; with a mask or `nesterov` a chain of `Adam` or `NAdam`, `WeightDecay` and `Scale`.
 
     >>> ao.compat.optax.adamw(0.1)
-    AdamW(lr=0.1, beta1=0.9, beta2=0.999, eps=0.0, weight_decay=0.0001, eps_corrected=1e-08)
+    AdamW(lr=0.1, beta1=0.9, beta2=0.999, eps=0.0, weight_decay=0.0001, joint=True, eps_corrected=1e-08)
     """
     accumulator("mu_dtype", mu_dtype)
+    own: Any = {"eps_corrected": eps, "eps_root": eps_root, "joint": True}
     if nesterov:
         return decoupled(
-            lambda lr: NAdam(lr, b1, b2, eps, warmup=0.0, eps_root=eps_root), learning_rate, weight_decay, mask
+            lambda lr: NAdam(lr, b1, b2, eps, warmup=0.0, eps_root=eps_root, joint=True),
+            learning_rate,
+            weight_decay,
+            mask,
         )
     if mask is None and decay("mask", weight_decay, mask):
-        return AdamW(rate(learning_rate), b1, b2, 0.0, rate(weight_decay), eps_corrected=eps, eps_root=eps_root)
-    return decoupled(
-        lambda lr: Adam(lr, b1, b2, 0.0, eps_corrected=eps, eps_root=eps_root), learning_rate, weight_decay, mask
-    )
+        return AdamW(rate(learning_rate), b1, b2, 0.0, rate(weight_decay), **own)
+    return decoupled(lambda lr: Adam(lr, b1, b2, 0.0, **own), learning_rate, weight_decay, mask)
 
 
 def amsgrad(
@@ -91,14 +93,14 @@ def amsgrad(
     """`CorrectedAMSGrad`; without `bias_correction_nu` `AMSGrad`. What is not corrected, schedules undo.
 
     >>> ao.compat.optax.amsgrad(0.1)
-    CorrectedAMSGrad(lr=0.1, beta1=0.9, beta2=0.999, eps=1e-08)
+    CorrectedAMSGrad(lr=0.1, beta1=0.9, beta2=0.999, eps=1e-08, joint=True)
     """
     accumulator("mu_dtype", mu_dtype)
     lr: Any = rate(learning_rate)
     if not bias_correction_mu:
         lr = Product(lr, _Correction(b1))
     if bias_correction_nu:
-        return CorrectedAMSGrad(lr, b1, b2, eps, eps_root=eps_root)
+        return CorrectedAMSGrad(lr, b1, b2, eps, eps_root=eps_root, joint=True)
     root = _Correction(b2, rooted=True)
     return AMSGrad(
         Product(lr, _Inverse(root)),
@@ -106,6 +108,7 @@ def amsgrad(
         b2,
         eps,
         eps_root=Product(eps_root, _Inverse(_Correction(b2))) if eps_root else 0.0,
+        joint=True,
     )
 
 
@@ -143,7 +146,7 @@ def nadam(
     """`NAdam` without warmup; `adam` without `nesterov`.
 
     >>> ao.compat.optax.nadam(0.1)
-    NAdam(lr=0.1, beta1=0.9, beta2=0.999, eps=1e-08, warmup=0.0)
+    NAdam(lr=0.1, beta1=0.9, beta2=0.999, eps=1e-08, joint=True, warmup=0.0)
     """
     return adam(learning_rate, b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov)
 
@@ -172,9 +175,9 @@ def adamax(learning_rate: Hyper, b1: float = 0.9, b2: float = 0.999, eps: float 
     """`Adamax` with its eps inside the maximum.
 
     >>> ao.compat.optax.adamax(0.1)
-    Adamax(lr=0.1, beta1=0.9, beta2=0.999, eps=0.0, eps_max=1e-08)
+    Adamax(lr=0.1, beta1=0.9, beta2=0.999, eps=0.0, joint=True, eps_max=1e-08)
     """
-    return Adamax(rate(learning_rate), b1, b2, 0.0, eps_max=eps)
+    return Adamax(rate(learning_rate), b1, b2, 0.0, eps_max=eps, joint=True)
 
 
 def adamaxw(
@@ -190,7 +193,7 @@ def adamaxw(
     >>> ao.compat.optax.adamaxw(0.1).update(np.ones(2), np.ones(2)).round(3)
     array([0.9, 0.9])
     """
-    return decoupled(lambda lr: Adamax(lr, b1, b2, 0.0, eps_max=eps), learning_rate, weight_decay, mask)
+    return decoupled(lambda lr: Adamax(lr, b1, b2, 0.0, eps_max=eps, joint=True), learning_rate, weight_decay, mask)
 
 
 def adabelief(
@@ -205,9 +208,9 @@ def adabelief(
     """`AdaBelief`; with `nesterov` it looks ahead.
 
     >>> ao.compat.optax.adabelief(0.1)
-    AdaBelief(lr=0.1, beta1=0.9, beta2=0.999, eps=1e-16, eps_root=1e-16)
+    AdaBelief(lr=0.1, beta1=0.9, beta2=0.999, eps=1e-16, eps_root=1e-16, joint=True)
     """
-    return (NesterovAdaBelief if nesterov else AdaBelief)(rate(learning_rate), b1, b2, eps, eps_root)
+    return (NesterovAdaBelief if nesterov else AdaBelief)(rate(learning_rate), b1, b2, eps, eps_root, joint=True)
 
 
 def adan(
@@ -223,10 +226,10 @@ def adan(
     """`Adan` with `1-b2` where the paper has b2, and a decay as in `AdamW`.
 
     >>> ao.compat.optax.adan(0.1)
-    OptaxAdan(lr=0.1, beta1=0.98, beta2=0.92, beta3=0.99, eps=1e-08, weight_decay=0.0, eps_root=1e-08)
+    OptaxAdan(lr=0.1, beta1=0.98, beta2=0.92, beta3=0.99, eps=1e-08, weight_decay=0.0, joint=True, eps_root=1e-08)
     """
     return decoupled(
-        lambda lr: OptaxAdan(lr, b1, b2, b3, eps, 0.0, eps_root=eps_root), learning_rate, weight_decay, mask
+        lambda lr: OptaxAdan(lr, b1, b2, b3, eps, 0.0, eps_root=eps_root, joint=True), learning_rate, weight_decay, mask
     )
 
 
@@ -243,19 +246,20 @@ def radam(
     """`RAdam` with its eps at the root of the corrected v; with `nesterov` it looks ahead.
 
     >>> ao.compat.optax.radam(0.1)
-    RAdam(lr=0.1, beta1=0.9, beta2=0.999, eps=0.0, eps_corrected=1e-08)
+    RAdam(lr=0.1, beta1=0.9, beta2=0.999, eps=0.0, joint=True, eps_corrected=1e-08)
     """
     method = NesterovRAdam if nesterov else RAdam
-    return method(rate(learning_rate), b1, b2, 0.0, threshold=threshold, eps_corrected=eps, eps_root=eps_root)
+    own: Any = {"threshold": threshold, "eps_corrected": eps, "eps_root": eps_root}
+    return method(rate(learning_rate), b1, b2, 0.0, joint=True, **own)
 
 
 def yogi(learning_rate: Hyper, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-3) -> Optimizer:
     """`CorrectedYogi` whose m starts at 1e-6, too.
 
     >>> ao.compat.optax.yogi(0.1)
-    OptaxYogi(lr=0.1, beta1=0.9, beta2=0.999, eps=0.001)
+    OptaxYogi(lr=0.1, beta1=0.9, beta2=0.999, eps=0.001, joint=True)
     """
-    return OptaxYogi(rate(learning_rate), b1, b2, eps)
+    return OptaxYogi(rate(learning_rate), b1, b2, eps, joint=True)
 
 
 def lamb(
@@ -273,7 +277,7 @@ def lamb(
     array([0.9, 0.9])
     """
     return chain(
-        Adam(1.0, b1, b2, 0.0, eps_corrected=eps, eps_root=eps_root),
+        Adam(1.0, b1, b2, 0.0, eps_corrected=eps, eps_root=eps_root, joint=True),
         *decay("mask", weight_decay, mask),
         TrustRatio(),
         Scale(rate(learning_rate)),

@@ -71,10 +71,10 @@ def adagrad(learning_rate: Hyper, initial_accumulator_value: float = 0.1, eps: f
     """`AdaGrad` with its eps inside the root; what has seen no gradient stays, also without eps.
 
     >>> ao.compat.optax.adagrad(0.1)
-    AdaGrad(lr=0.1, eps=0.0, initial=0.1, eps_root=1e-07)
+    AdaGrad(lr=0.1, eps=0.0, joint=True, initial=0.1, eps_root=1e-07)
     """
     method = OptaxAdaGrad if traced(eps) or known_zero(eps) else AdaGrad
-    return method(rate(learning_rate), 0.0, initial=initial_accumulator_value, eps_root=eps)
+    return method(rate(learning_rate), 0.0, initial=initial_accumulator_value, eps_root=eps, joint=True)
 
 
 def adadelta(
@@ -110,7 +110,7 @@ def rmsprop(
     """`RMSProp` or `CenteredRMSProp` with optax's start and correction; with momentum a `Trace` of the steps after.
 
     >>> ao.compat.optax.rmsprop(0.1)
-    RMSProp(lr=0.1, rho=0.9, eps=0.0, eps_root=1e-08)
+    RMSProp(lr=0.1, rho=0.9, eps=0.0, joint=True, eps_root=1e-08)
     """
     if bias_correction:
         method: Any = CorrectedCenteredRMSProp if centered else CorrectedRMSProp
@@ -118,9 +118,9 @@ def rmsprop(
         method = OptaxCenteredRMSProp if centered else OptaxRMSProp
     out, inside = (0.0, eps) if eps_in_sqrt else (eps, 0.0)
     if bias_correction or not known_zero(initial_scale):
-        made: Optimizer = method(rate(learning_rate), decay, out, initial=initial_scale, eps_root=inside)
+        made: Optimizer = method(rate(learning_rate), decay, out, initial=initial_scale, eps_root=inside, joint=True)
     else:
-        made = (CenteredRMSProp if centered else RMSProp)(rate(learning_rate), decay, out, eps_root=inside)
+        made = (CenteredRMSProp if centered else RMSProp)(rate(learning_rate), decay, out, eps_root=inside, joint=True)
     if momentum is None:
         return made
     return chain(made, (NesterovStepTrace if nesterov else StepTrace)(momentum))
@@ -137,12 +137,12 @@ def lion(
     """`Lion`; with a mask a chain of it, `WeightDecay` and `Scale`.
 
     >>> ao.compat.optax.lion(0.1)
-    Lion(lr=0.1, beta1=0.9, beta2=0.99, weight_decay=0.001)
+    Lion(lr=0.1, beta1=0.9, beta2=0.99, weight_decay=0.001, joint=True)
     """
     accumulator("mu_dtype", mu_dtype)
     if mask is None:
-        return Lion(rate(learning_rate), b1, b2, rate(weight_decay))
-    return decoupled(lambda lr: Lion(lr, b1, b2), learning_rate, weight_decay, mask)
+        return Lion(rate(learning_rate), b1, b2, rate(weight_decay), joint=True)
+    return decoupled(lambda lr: Lion(lr, b1, b2, joint=True), learning_rate, weight_decay, mask)
 
 
 def lars(
@@ -173,10 +173,10 @@ def signum(learning_rate: Hyper, beta: float = 0.9, accumulator_dtype: Any = Non
     """`Signum`.
 
     >>> ao.compat.optax.signum(0.1)
-    Signum(lr=0.1, momentum=0.9)
+    Signum(lr=0.1, momentum=0.9, joint=True)
     """
     accumulator("accumulator_dtype", accumulator_dtype)
-    return Signum(rate(learning_rate), beta)
+    return Signum(rate(learning_rate), beta, joint=True)
 
 
 def sign_sgd(learning_rate: Hyper) -> Optimizer:

@@ -39,7 +39,7 @@ class SignSGD(Optimizer):
 
     @staticmethod
     def rule(xp: Any, p: Array, x: Array, c: Any) -> Array:
-        return c.lr * xp.sign(x)
+        return c.lr * xp._direction(x)
 
 
 class OptaxAdaGrad(AdaGrad):

@@ -151,8 +151,8 @@ def schedule_free_adamw(
 ) -> Optimizer:
     """`ScheduleFreeAdamW` with weights by the largest rate so far, and its eps at the root of the corrected v.
 
-    >>> ao.compat.optax.contrib.schedule_free_adamw(0.1)
-    OptaxScheduleFreeAdamW(lr=0.1, beta=0.9, beta2=0.999, eps=1e-08, weight_decay=0.0, weigh=0.1, exponent=2.0)
+    >>> ao.compat.optax.contrib.schedule_free_adamw(0.1).update(np.ones(2), np.ones(2)).round(3)
+    array([0.9, 0.9])
     """
     accumulator("state_dtype", state_dtype)
     return OptaxScheduleFreeAdamW(
@@ -161,6 +161,7 @@ def schedule_free_adamw(
         eps=eps,
         weight_decay=weight_decay,
         exponent=weight_lr_power,
+        joint=True,
         **_warmed(learning_rate, warmup_steps),
     )
 

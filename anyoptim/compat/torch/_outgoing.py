@@ -10,6 +10,7 @@ from anyoptim._arrays import library
 from anyoptim._arrays._selection import shown
 from anyoptim._arrays._torch import tensor
 from anyoptim._core._optimizer import Optimizer
+from anyoptim._stage._elements import by_element
 from anyoptim.compat._shared import zero
 from anyoptim.compat._transfer import mean_square
 from anyoptim.compat.torch import _methods

@@ -44,6 +44,7 @@ OPTIMIZERS: dict[str, Callable[[], ao.Optimizer]] = {
     **{name: lambda make=make: make(None) for name, make in CHAINS.items()},  # type: ignore[misc]
 }
 ARCHITECTURES = (75, 80, 90, 100, 120)
+JOINT = "whole, joint Adam, clip, EMA"
 SWEPT = ("Adam", "clip, Adam, EMA")
 """What is compiled for all of these; the others for the oldest or the newest, because only arithmetic differs."""
 STEPS = (1, 2, 1000)
@@ -68,7 +69,11 @@ def _passes(optimizer: ao.Optimizer, dtype: str) -> Iterator[tuple[Kernel, Graph
     program = optimizer._pipeline.branch.program
     for k in (*program.reductions, None):
         for static in dict.fromkeys(static_options(_row(optimizer, t, 0.5)[:k]) for t in STEPS):
-            graph = trace(program, static) if k is None else trace_reduction(program, k, static)
+            joint = dtype in libraries.COMPLEX
+            if k is None:
+                graph = trace(program, static, of_complex=joint)
+            else:
+                graph = trace_reduction(program, k, static, of_complex=joint)
             yield kernel_of(program, k, static, dtype), graph, "" if k is None else program.reduction(k).kind
 
 
@@ -178,8 +183,17 @@ def test_each_operation_on_half_precision(name: str, dtype: str, nvrtc: Any) -> 
     _rounds(name, dtype, nvrtc)
 
 
+@pytest.mark.parametrize("dtype", libraries.COMPLEX)
+def test_complex_elements_as_a_whole(dtype: str, nvrtc: Any) -> None:
+    """The kernels of joint rules compile for every generation, and round as they are written, vectors at a time."""
+    _compiles([kernel for kernel, _, _ in _passes(OPTIMIZERS[JOINT](), dtype)], ARCHITECTURES, nvrtc)
+    _rounds(JOINT, dtype, nvrtc)
+
+
 def _rounds(name: str, dtype: str, nvrtc: Any) -> None:
-    real, width = {"float32": ("f32", 4), "float64": ("f64", 2)}[ELEMENTS[dtype].real]
+    of_parts = {"complex64": "float32", "complex128": "float64"}.get(dtype, dtype)
+    real, width = {"float32": ("f32", 4), "float64": ("f64", 2)}[ELEMENTS[of_parts].real]
+    width //= 1 + (dtype != of_parts)
     for kernel, graph, kind in _passes(OPTIMIZERS[name](), dtype):
         ptx = nvrtc.ptx(kernel.text, 100 if dtype == "float32" else 75)
         assert f".entry {kernel.name}(" in ptx
@@ -193,19 +207,21 @@ def _rounds(name: str, dtype: str, nvrtc: Any) -> None:
         lanes = {"": width + 1, "largest": 1}.get(kind, 32)
         for op in ("divide", "sqrt") if kind else ("multiply", "divide", "sqrt"):
             (of,) = _INFIX[op]
-            wanted = lanes * sum(node.op == op for node in graph.nodes)
+            wanted = lanes * sum(node.op == op for node in graph.nodes) // graph.parts  # of which each lane takes one
             assert instructions.count(f"{of}.rn.{real}") >= wanted, op
         if real == "f32":
             casts_of_scalars = instructions.count("cvt.rn.f32.f64")
             # Of a reduction the compiler may do it anew in each branch that needs one.
             assert casts_of_scalars == len(kernel.scalars) or (kind and casts_of_scalars > len(kernel.scalars))
         if not kind:
-            arrays = range(len(graph.inputs))
-            moved = [o for i, o in zip([0, *arrays[2:]], graph.outputs, strict=True) if o != i]
-            read = {a for node in graph.nodes for a in node.arguments if isinstance(a, int)} | {*moved}
+            # Beside complex elements, real slots have half a vector.
+            whole = {i: of.array for i, of in enumerate(graph.inputs) if of.part is not None or not graph.joint}
+            homes = zip(graph.homes, graph.outputs, strict=True)
+            moved = {whole[i] for i, o in homes if o != i and i in whole}
+            used = {a for node in graph.nodes for a in node.arguments if isinstance(a, int)}
             vector = re.compile(r"(ld|st)(?:\.\w+)*\.(?:v4\.[fbu](?:16|32)|v2\.[fbu]64)")
             found = [match[1] for match in map(vector.fullmatch, instructions) if match]
-            assert found.count("ld") >= len(read & {*arrays})
+            assert found.count("ld") >= len({whole[a] for a in used & whole.keys()})
             # Of a choice by a coefficient the compiler may make two loops.
             choices = [node for node in graph.nodes if node.op == "where" and isinstance(node.arguments[0], Scalar)]
             assert found.count("st") == len(moved) or (choices and found.count("st") > len(moved))
