@@ -49,8 +49,8 @@ class Optimizer(Stage):
     Each hyperparameter is a number, or a schedule: a function of the step number, which counts from 1. It can also be
     an array beside the parameter, or a container of arrays and numbers beside the parameters, as far as the arithmetic
     on it is `+ - * /`, comparisons, `sqrt` and `where`: a learning rate of each element, say. What is changed in place
-    counts from the next step. What else there is to declare, `Stage` says: a method is the stage that makes the step
-    of the gradient, and an optimizer by itself.
+    counts from the next step. What else there is to declare, `Stage` says: a method is the stage that makes the step of
+    the gradient, and an optimizer by itself.
 
     In a signature, the type of a hyperparameter says what it may be: `Nonnegative` is finite and at least 0, `Fraction`
     at least 0 and below 1, `Positive` above 0, `UnitInterval` at least 0 and at most 1, and `Number` anything but NaN.

@@ -142,8 +142,8 @@ class StepPlan:
         sums = dispatch is not None and dispatch.distributed and (self.rows is None or self.rows.asks)
         if dispatch is None or not dispatch.rebindable or sums:
             return "engine"
-        if dispatch.waiting.due() or not self.groups.elements.same():
-            return "compiling" if dispatch.waiting.due() else "hyperparameter"
+        if (due := dispatch.waiting.due()) or not self.groups.elements.same():
+            return "compiling" if due else "hyperparameter"
         leaves, xs = self._leaves(params), self._leaves(grads)
         if leaves is None or xs is None or (not dispatch.in_place and self._spec.is_leaf()):
             return "container"

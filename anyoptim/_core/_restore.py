@@ -15,7 +15,7 @@ from anyoptim._arrays._tree import Tree
 from anyoptim._core._pipeline import Params
 from anyoptim._core._state import FlatState, row_counts
 from anyoptim._core._statedict import VERSION, by_name, constants, stateful
-from anyoptim._stage._elements import Named, by_element, check_elements, is_array, real_array, shown
+from anyoptim._stage._elements import Named, by_element, check_elements, is_array, real_array, spelled
 from anyoptim._stage._groups import groups, having
 from anyoptim._stage._param_groups import GroupSpec
 from anyoptim._stage._stage import Stage
@@ -224,7 +224,7 @@ def _setting(
     """What sets one hyperparameter. A schedule stays the one that is there, and gets the state of the saved one."""
     if isinstance(value, Mapping) != callable(present) or _is_elements(value) or by_element(present):
         given = "given element by element" if _is_elements(value) else repr(value)
-        differences.append(f"{root} is {given}, not {shown(present)}")
+        differences.append(f"{root} is {given}, not {spelled(present)}")
         return []
     if not isinstance(value, Mapping):
         return [partial(put, value)]

@@ -12,7 +12,7 @@ from anyoptim._arrays._quiet import quiet
 from anyoptim._arrays._tree import MISSING, Tree
 from anyoptim._trace._hyperparameters import Domain
 
-__all__ = ["Named", "by_element", "check_elements", "check_order", "is_array", "real_array", "shown"]
+__all__ = ["Named", "by_element", "check_elements", "check_order", "is_array", "real_array", "spelled"]
 
 _REAL = frozenset({"bool", *(f"{u}int{n}" for u in ("", "u") for n in (8, 16, 32, 64)), *COMPUTE}) - {
     "complex64",
@@ -120,7 +120,7 @@ def _broadcast(least: Any, most: Any) -> Any:
     return least > most if len(shapes) == 1 else False
 
 
-def shown(value: Any) -> str:
+def spelled(value: Any) -> str:
     """A hyperparameter in the text of its stage, where arrays are named and not printed."""
     if not by_element(value):
         return repr(value)

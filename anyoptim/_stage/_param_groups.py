@@ -11,8 +11,7 @@ from anyoptim._arrays import Array
 from anyoptim._arrays._checks import Parameter
 from anyoptim._arrays._selection import Selection, Selector, shown
 from anyoptim._arrays._tree import Tree, dotted_paths
-from anyoptim._stage._elements import by_element
-from anyoptim._stage._elements import shown as shown_value
+from anyoptim._stage._elements import by_element, spelled
 from anyoptim._stage._groups import groups
 from anyoptim._stage._matched_elements import Elements, OfParameter
 from anyoptim._stage._stage import Stage
@@ -159,7 +158,7 @@ def _overridden(stages: Sequence[Stage], branch: StageProgram, tree: Tree, i: in
         for name, value in own.items():
             if by_element(value):
                 raise TypeError(
-                    f"overrides of {stage!r} gave {shown_value(value)} as {name}; wanted a number or a schedule"
+                    f"overrides of {stage!r} gave {spelled(value)} as {name}; wanted a number or a schedule"
                 )
         overrides.append(dict(own))
     return tuple(overrides)

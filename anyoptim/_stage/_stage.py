@@ -13,7 +13,7 @@ import numpy as np
 
 from anyoptim._arrays import Array, is_scalar
 from anyoptim._arrays._quiet import quiet
-from anyoptim._stage._elements import by_element, check_elements, shown
+from anyoptim._stage._elements import by_element, check_elements, spelled
 from anyoptim._stage._fields import (
     ClassSignature,
     Field,
@@ -331,7 +331,7 @@ class Stage:
             return False
         if isinstance(self, Gate) or self.is_step is not None:
             raise TypeError(
-                f"{name} of {type(self).__name__} is {shown(value)}; wanted a number: it decides for all together"
+                f"{name} of {type(self).__name__} is {spelled(value)}; wanted a number: it decides for all together"
             )
         check_elements(name, self.hyperparameters[name], value)
         return True
@@ -360,7 +360,7 @@ class Stage:
         for name in sorted({*self.hyperparameters, *self.constants}, key=[*arguments, *self._fields].index):
             value = getattr(self, name)
             if not (name in optional and isinstance(value, int | float) and value == optional[name]):
-                texts.append(f"{name}={shown(value)}")
+                texts.append(f"{name}={spelled(value)}")
         return f"{cls.__name__}({', '.join(texts)})"
 
     @property

@@ -471,3 +471,13 @@ def test_under_jit(need: Callable[[str], Library]) -> None:
     np.testing.assert_allclose(np.concatenate([found["W"], found["b"]]), [-1, -2, -3], rtol=1e-5)
     with pytest.raises(TypeError, match=r"the update of params\['W'\] is traced"):
         jax.jit(lambda rate: ao.SGD(lr={"W": rate, "b": 1.0}).update(dict(params), params))(params["W"])
+
+
+def test_torch_has_none(need: Callable[[str], Library]) -> None:
+    lib = need("torch")
+    params = {"W": lib.asarray(np.ones(2))}
+    optimizer: Any = ao.compat.torch.SGD(lr=0.1)
+    optimizer.lr = {"W": lib.asarray(np.ones(2))}
+    optimizer.update(params, params)
+    with pytest.raises(ValueError, match="has lr element by element, which torch has not"):
+        ao.compat.torch.to_torch(optimizer, ["W"])

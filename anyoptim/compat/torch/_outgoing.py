@@ -10,6 +10,7 @@ from anyoptim._arrays import library
 from anyoptim._arrays._selection import shown
 from anyoptim._arrays._torch import tensor
 from anyoptim._core._optimizer import Optimizer
+from anyoptim._stage._elements import by_element
 from anyoptim.compat._shared import zero
 from anyoptim.compat._transfer import mean_square, one_count
 from anyoptim.compat.torch import _methods
@@ -98,6 +99,8 @@ def _read(optimizer: Optimizer, paths: Sequence[str], step: int) -> tuple[Form, 
     if len(selectors) > 1:
         raise ValueError(f"names has {', '.join(paths)} as one group; they are {shown(*selectors)} of the optimizer's")
     hypers = _effective(optimizer, next(iter(selectors), None))
+    if by_elements := [key for key, v in hypers.items() if by_element(v)]:
+        raise ValueError(f"{optimizer!r} has {by_elements[0]} element by element, which torch has not; wanted a number")
     values: dict[str, Any] = {key: v(step) if callable(v) else float(v) for key, v in hypers.items()}
     # Torch's state has the rate of the next step already, and its group the rate of the step after that.
     theirs = {key: v.schedule(step) if isinstance(v, _methods.Lagged) else values[key] for key, v in hypers.items()}
