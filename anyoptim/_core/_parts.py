@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from copy import copy
 from functools import partial, reduce
+from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -233,12 +234,18 @@ class _Rows:
         def take(begins: Sequence[int]) -> TakenPart:
             return TakenPart(p, arrays, key, begins, write=write, views=views)
 
-        def leaf(mine: Array, *slots: Array) -> Leaf:
-            return Leaf(p.library, mine, slots, mine if p.library.writable(mine) else None, group)
+        def leaves(taken: TakenPart, key: Key) -> list[Leaf]:
+            beside = [taken.cut(p.library.part(a, key)) for a in params.groups.reads[i]]
+            of_pieces = zip(taken.pieces, zip(*beside, strict=True) if beside else repeat(()), strict=False)
+            return [
+                Leaf(p.library, mine, tuple(slots), mine if p.library.writable(mine) else None, group, reads)
+                for (mine, *slots), reads in of_pieces
+            ]
 
         taken = take([0])
-        self.counts, self.xs, self.leaves = self.distinct[:1], [x], [leaf(*taken.pieces[0])]
+        self.counts, self.xs, self.leaves = self.distinct[:1], [x], leaves(taken, key)
         if len(self.distinct) > 1:
+            in_one = in_one and not self.program.reads
             choice = choices(engine, [self.program], self.leaves, self.xs)[0].engine if in_one else ""
             if RowsPlan.takes(choice, x):
                 self.rows = RowCoefficients(self.distinct, kind)
@@ -246,11 +253,7 @@ class _Rows:
                 order = np.argsort(kind, kind="stable")
                 key, counts, x = np.arange(len(t))[key][order], counts[order], p.library.part(x, order)
                 taken = take([0, *np.cumsum(np.bincount(kind))[:-1].tolist()])
-                self.counts, self.xs, self.leaves = (
-                    self.distinct,
-                    taken.cut(x),
-                    [leaf(*piece) for piece in taken.pieces],
-                )
+                self.counts, self.xs, self.leaves = self.distinct, taken.cut(x), leaves(taken, key)
         self._taken, self._key, self._new, n = taken, key, counts + 1, p.array.shape[0]
         self._table = None
         """The array of counts in which those after the step are to be written; None where there will be one number."""

@@ -157,6 +157,26 @@ def test_rows_of_different_counts(name: str, engine: ao.EngineName, need: Callab
 
 
 @pytest.mark.covering(1)
+@pytest.mark.parametrize("engine", [*ENGINES, None])
+@pytest.mark.parametrize("dtype", ["float32", "complex64"])
+def test_rows_of_arrays_beside_them(dtype: str, engine: ao.EngineName | None, need: Callable[[str], Library]) -> None:
+    """Learning rates, thresholds and supports by element go with the rows; and so do moduli of whole elements."""
+    rng = np.random.default_rng(0)
+    rates, mask = np.abs(rng.normal(size=(N, D))), rng.random((N, D)) > 0.3
+
+    def make(lr: Any, support: Any) -> ao.Optimizer:
+        joint = dtype == "complex64"
+        return ao.chain(ao.Adam(lr=lr, joint=joint), ao.prox.L1(0.1), ao.Support(support), engine=engine)
+
+    twins = Twins(lambda: make({"W": rates, "c": 0.1}, {"W": mask, "c": 1.0}), need("numpy"), dtype)
+    of_rows = [{**{f"r{i}": a[i] for i in range(N)}, "c": c} for a, c in ((rates, 0.1), (mask, 1.0))]
+    twins.theirs = make(*of_rows)
+    for at in STEPS:
+        twins.step(at)
+    twins.check()
+
+
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("dtype", ["float16", "float64", "complex64"])
 def test_rows_of_dtypes(dtype: str, engine: ao.EngineName, need: Callable[[str], Library]) -> None:
