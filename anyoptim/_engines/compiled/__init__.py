@@ -56,14 +56,11 @@ class Compiled(HostEngine):
         dtype = library.dtype(p)
         if COMPUTE[dtype] == dtype:
             for k in (*program.reductions, None):
-                static = static_options(row[:k])
-                for part in range(_plan.parts(program, k, static, dtype)):
-                    _plan.load(program, k, static, dtype, part)
+                _plan.load(program, k, static_options(row[:k]), dtype)
             _warmup.warm(program, dtype)
 
     def source(self, passes: Sequence[Pass], dtype: str) -> str:
-        keys = [(program, k, static_options(row), dtype) for program, k, row in passes]
-        texts = [_plan.text(*key, part).text for key in keys for part in range(_plan.parts(*key))]
+        texts = [_plan.text(program, k, static_options(row), dtype).text for program, k, row in passes]
         return "\n\n".join(dict.fromkeys(texts))
 
 
