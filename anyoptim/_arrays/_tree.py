@@ -12,7 +12,7 @@ from anyoptim._arrays._plain import LEAF_TYPES, OpaqueEntry, PlainSpec, flatten_
 if TYPE_CHECKING:
     import optree
 
-__all__ = ["Name", "Tree", "dotted_paths", "listed", "reader", "unique_paths"]
+__all__ = ["MISSING", "Name", "Tree", "dotted_paths", "listed", "reader", "unique_paths"]
 
 Spec: TypeAlias = "PlainSpec | optree.PyTreeSpec"
 """The structure of a container: what is left of it without its leaves."""
@@ -34,6 +34,10 @@ def _flatten(container: Any) -> tuple[list[Any], Spec]:
         if plain is None or not all_leaves(plain[0]):
             return flatten_any(container)
     return plain
+
+
+MISSING: Any = object()
+"""What stands for a leaf that a container has not."""
 
 
 class Name:
@@ -146,6 +150,25 @@ class Tree:
                 says.append(f"{listed(names)} {'has' if len(names) == 1 else 'have'} no match in {self.root}")
             raise ValueError("; ".join(says))
         return matched
+
+    def covered(self, root: str, container: Any) -> list[tuple[Any, Name]]:
+        """For each leaf that of another container at its place, or above it, where one stands for all below; its name.
+
+        `MISSING` where there is none. Raises ValueError with every key that nothing here asks for.
+        """
+        other = Tree(root, container)
+        place = {path: j for j, path in enumerate(other.spec.paths())}
+        found: list[tuple[Any, Name]] = []
+        used = set()
+        for i, path in enumerate(self.spec.paths()):
+            j = next((place[path[:n]] for n in range(len(path), -1, -1) if path[:n] in place), None)
+            used.add(j)
+            found.append((MISSING, self.name(i, root)) if j is None else (other.leaves[j], other.name(j)))
+        unexpected = [str(other.name(j)) for j in place.values() if j not in used]
+        if unexpected:
+            has = "has" if len(unexpected) == 1 else "have"
+            raise ValueError(f"{listed(unexpected)} {has} no match in {self.root}")
+        return found
 
     def _clashes(self, other: Tree, missing: Mapping[tuple[Any, ...], Sequence[Any]]) -> dict[tuple[Any, ...], str]:
         """For each place at which the other container has one of another kind than this, or one of both none: what."""

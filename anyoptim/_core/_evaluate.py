@@ -7,10 +7,11 @@ from typing import Any
 
 from anyoptim._arrays._checks import Parameter
 from anyoptim._arrays._quiet import quiet
-from anyoptim._core._param_groups import ParamGroups
 from anyoptim._core._state import FlatState
 from anyoptim._engines import LAZY, CoefficientTable, Dispatch, Leaf
+from anyoptim._stage._param_groups import ParamGroups
 from anyoptim._stage._stage import Stage
+from anyoptim._trace._elementwise import separated
 from anyoptim._trace._program import Flow, Part, Program, Rule, Values
 from anyoptim._trace._scalars import where
 
@@ -46,10 +47,12 @@ def evaluated(
             rule = stage.evaluate
             act, slots, real = _pass if rule is None else _evaluate, stage.slots, stage.real_slots
             parts.append(Part(act, rule or _pass, slots, real_slots=real))
-            row.append({} if rule is None else stage._values(step, overrides[k]))
+            row.append({} if rule is None else separated(repr(stage), stage._values(step, overrides[k])))
         array = p.library.copied(p.array)
         slots = flat.slots[i] or ()
-        dispatch = Dispatch("portable", [Program(tuple(parts))], [Leaf(p.library, array, slots)], [array], LAZY)
+        reads = groups.reads[i]
+        program = Program(tuple(parts), groups.branch(i).program.reads)
+        dispatch = Dispatch("portable", [program], [Leaf(p.library, array, slots, reads=reads)], [array], LAZY)
         with quiet():
             (result,) = dispatch.prepare(dispatch.gather([array]), CoefficientTable([tuple(row)], [0]))()
         new = p.library.copied(result.p) if any(result.p is s for s in slots) else result.p

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -11,10 +12,10 @@ from anyoptim._arrays._checks import Parameter
 from anyoptim._arrays._tree import Tree
 from anyoptim._core import _state
 from anyoptim._core._coefficients import CoefficientBuilder, DeviceValues, StepCoefficients
-from anyoptim._core._param_groups import GroupSpec, ParamGroups
 from anyoptim._core._reductions import distinct
 from anyoptim._core._state import FlatState, SlotNames, State
 from anyoptim._engines import Dispatch
+from anyoptim._stage._param_groups import GroupSpec, Overrides, ParamGroups
 from anyoptim._stage._stage import Gate, Stage
 from anyoptim._stage._stage_program import Entry, StageProgram
 from anyoptim._stage._starts import start
@@ -47,6 +48,7 @@ class Pipeline:
             nested: whether the slots and scalars of a state are nested by stage.
         """
         self._get_stages, self.group_spec, self.nested = get_stages, group_spec, nested
+        self._to_host = False
         stages = self.stages
         selectors = dict.fromkeys([*group_spec.selectors, *group_spec.frozen])
         self.branches: Mapping[Any, StageProgram] = {
@@ -87,7 +89,13 @@ class Pipeline:
 
     def groups(self, tree: Tree, ps: Sequence[Parameter | None], owner: Sequence[int]) -> ParamGroups:
         """The groups that parameters fall into."""
-        return ParamGroups(self.stages, self.group_spec, self.branches, tree, ps, owner)
+        return ParamGroups(self.stages, self.group_spec, self.branches, tree, ps, owner, to_host=self._to_host)
+
+    def for_host(self) -> Pipeline:
+        """The same for parameters that were taken to NumPy: arrays beside them, of any library, are taken there."""
+        other = copy(self)
+        other._to_host = True
+        return other
 
     def start(self, ps: Sequence[Parameter | None], groups: ParamGroups) -> FlatState:
         """The state before the first step: counts of zero, and slots as the stages start them."""
@@ -149,15 +157,17 @@ class Pipeline:
                 break
         return builder.result()
 
-    def read(self, branch: StageProgram) -> list[list[int]]:
+    def read(self, branch: StageProgram, overrides: Overrides) -> list[list[int]]:
         """For each reduction that every step of a branch takes the arrays that it reads, as places among its inputs."""
-        graphs = distinct(branch, self.sample(branch)).items()
+        graphs = distinct(branch, self.sample(branch, overrides=overrides)).items()
         entries = [(branch.order[k], graph) for k, graph in graphs]
         # What is not finite is counted only where there is any.
         rare = {Entry(k, "nonfinite") for k, stage in enumerate(self.stages) if "nonfinite" not in stage.reductions}
         return [graph.arrays_read for entry, graph in entries if entry not in rare]
 
-    def sample(self, branch: StageProgram, t: int = 1, norm: Any = 1.0) -> Coefficients:
+    def sample(
+        self, branch: StageProgram, t: int = 1, norm: Any = 1.0, overrides: Overrides | None = None
+    ) -> Coefficients:
         """The coefficients of step `t` if every reduction gave `norm`, for their names and static options."""
         stages = self.stages
         row: list[dict[str, Any]] = []
@@ -167,5 +177,8 @@ class Pipeline:
                 continue
             stage = stages[entry.stage]
             more: dict[str, Any] = {**stage.scalars, **dict.fromkeys(stage.reductions, norm)}
-            row.append(stage._coefficients(t, {**stage._values(t, {}), **more}))
+            own = {} if overrides is None else overrides[entry.stage]
+            for name, k in branch.lenders.get(entry.stage, {}).items():
+                more[name] = stages[k]._values(t, {} if overrides is None else overrides[k])[name]
+            row.append(stage._coefficients(t, {**stage._values(t, own), **more}))
         return tuple(row)

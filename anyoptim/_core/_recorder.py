@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Any
 from anyoptim._arrays import Array
 from anyoptim._arrays._quiet import quiet
 from anyoptim._arrays._tree import Tree
-from anyoptim._core._param_groups import ParamGroups
 from anyoptim._core._pipeline import Pipeline
 from anyoptim._core._state import FlatState, LiveState
 from anyoptim._engines import Dispatch, Leaf
 from anyoptim._machine._completed import exhaust
+from anyoptim._stage._elements import by_element
+from anyoptim._stage._param_groups import ParamGroups
 from anyoptim._stage._stage import Stage, watch
 from anyoptim._trace._hyperparameters import Hyper
+from anyoptim._trace._symbols import Symbol
 
 if TYPE_CHECKING:
     from anyoptim._core._plan import StepPlan
@@ -132,7 +134,11 @@ def _refuse(name: str, _: Any) -> None:
 
 
 def _constant(stage: Stage, name: str, value: Any) -> float:
-    """The hyperparameter as a number. Raises ValueError for a schedule."""
+    """The hyperparameter as a number. Raises ValueError for a schedule, or what is given element by element."""
+    if isinstance(value, Symbol) or by_element(value):
+        raise ValueError(
+            f"{name} of {stage!r} is given element by element, which can't be captured in a CUDA graph; wanted a number"
+        )
     if callable(value):
         raise ValueError(
             f"{name} of {stage!r} is a schedule, which replays of a CUDA graph can't call; wanted a number, "

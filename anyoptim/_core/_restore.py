@@ -8,16 +8,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from anyoptim._arrays import Array, Library, traced
+from anyoptim._arrays import Array, Library, library, traced
 from anyoptim._arrays._checks import Parameter, admit
 from anyoptim._arrays._quiet import quiet
-from anyoptim._core._param_groups import GroupSpec
+from anyoptim._arrays._tree import Tree
 from anyoptim._core._pipeline import Params
-from anyoptim._core._state import FlatState
+from anyoptim._core._state import FlatState, row_counts
 from anyoptim._core._statedict import VERSION, by_name, constants, stateful
+from anyoptim._stage._elements import Named, by_element, check_elements, is_array, real_array, spelled
 from anyoptim._stage._groups import groups, having
+from anyoptim._stage._param_groups import GroupSpec
 from anyoptim._stage._stage import Stage
-from anyoptim._trace._hyperparameters import Hyper, number
+from anyoptim._trace._hyperparameters import Domain, Hyper, number
 from anyoptim._trace._scalars import integer
 
 __all__ = ["Restored", "restored"]
@@ -90,7 +92,7 @@ def restored(stages: Sequence[Stage], spec: GroupSpec, params: Params, fresh: Fl
 def _leaves(
     params: Params,
     fresh: FlatState,
-    counts: Mapping[str, int],
+    counts: Mapping[str, Any],
     of_stages: Sequence[_SavedStage | None],
     differences: list[str],
 ) -> tuple[list[Any], list[tuple[Array, ...] | None]]:
@@ -108,6 +110,10 @@ def _leaves(
             differences.append(f"{tree.name(i)} is not in it")
         else:
             t[i] = counts[path]
+            if isinstance(t[i], np.ndarray) and (fresh.pending or t[i].shape != tuple(p.array.shape)[:1]):
+                why = "of which gradients are gathered as a whole" if fresh.pending else f"of shape {p.array.shape}"
+                differences.append(f"it has counts of {len(t[i])} rows of {tree.name(i)}, {why}")
+                t[i] = fresh.t[i]
             both = zip(param_groups.branch(i).names, fresh.slots[i] or (), strict=True)
             slots[i] = tuple(
                 _slot(of_stages[k], name, path, str(tree.name(i)), p, slot, differences) for (k, name), slot in both
@@ -131,7 +137,7 @@ def _pending(fresh: Sequence[Any], waiting: Mapping[str, int], params: Params, d
     return [k or n for n, k in zip(fresh, saved, strict=True)]
 
 
-def _saved_alike(counts: Mapping[str, int], of_stages: Sequence[_SavedStage | None], path: str, other: str) -> bool:
+def _saved_alike(counts: Mapping[str, Any], of_stages: Sequence[_SavedStage | None], path: str, other: str) -> bool:
     """Whether the same was saved under two paths, or nothing under the first."""
     if path not in counts:
         return True
@@ -142,7 +148,8 @@ def _saved_alike(counts: Mapping[str, int], of_stages: Sequence[_SavedStage | No
         for name, arrays in own.slots.items()
         if path in arrays and other in arrays
     ]
-    return counts[path] == counts.get(other) and all(np.array_equal(a, b, equal_nan=True) for a, b in both)
+    same = np.array_equal(counts[path], counts.get(other, -1))
+    return same and all(np.array_equal(a, b, equal_nan=True) for a, b in both)
 
 
 def _saved_stage(root: str, stage: Any) -> _SavedStage:
@@ -176,10 +183,14 @@ def _settings(saved: _SavedStage, stage: Stage, differences: list[str]) -> list[
     settings: list[Setting] = []
     for name, value in saved.hyperparameters.items():
         if name in stage.hyperparameters:
-            root = f"{saved.root}['hyperparameters'][{name!r}]"
-            settings += _setting(root, value, getattr(stage, name), partial(setattr, stage, name), differences)
+            root, domain = f"{saved.root}['hyperparameters'][{name!r}]", stage.hyperparameters[name]
+            put, present = partial(setattr, stage, name), getattr(stage, name)
+            if _is_elements(value) and by_element(present):
+                settings += _elements(root, value, present, domain, put, differences)
+                continue
+            settings += _setting(root, value, present, put, differences)
             if not isinstance(value, Mapping):
-                stage.hyperparameters[name].value(root, value)
+                domain.value(root, value)
     return settings
 
 
@@ -211,8 +222,9 @@ def _setting(
     root: str, value: Any, present: Hyper, put: Callable[[Any], None], differences: list[str]
 ) -> list[Setting]:
     """What sets one hyperparameter. A schedule stays the one that is there, and gets the state of the saved one."""
-    if isinstance(value, Mapping) != callable(present):
-        differences.append(f"{root} is {value!r}, not {present!r}")
+    if isinstance(value, Mapping) != callable(present) or _is_elements(value) or by_element(present):
+        given = "given element by element" if _is_elements(value) else repr(value)
+        differences.append(f"{root} is {given}, not {spelled(present)}")
         return []
     if not isinstance(value, Mapping):
         return [partial(put, value)]
@@ -224,6 +236,42 @@ def _setting(
     for schedule, state in zip(schedules, states, strict=True):
         type(schedule)(**{**vars(schedule), "state": state})  # which checks it
     return [partial(schedule.state.update, state) for schedule, state in zip(schedules, states, strict=True)]
+
+
+def _is_elements(saved: Any) -> bool:
+    """Whether a hyperparameter was saved that was given element by element."""
+    return isinstance(saved, Mapping) and "elements" in saved
+
+
+def _elements(
+    root: str, value: Any, present: Any, domain: Domain, put: Callable[[Any], None], differences: list[str]
+) -> list[Setting]:
+    """What sets a hyperparameter that is given element by element to new arrays, like those that are there."""
+    saved = _mapping(f"{root}['elements']", _with_keys(root, value, ("elements",))["elements"])
+    tree = Tree(root, present)
+    if set(saved) != {*tree.paths}:
+        differences.append(f"{root} has {sorted(saved)}, not {sorted(tree.paths)}")
+        return []
+    leaves: list[Any] = []
+    for path, leaf in zip(tree.paths, tree.leaves, strict=True):
+        name, new = f"{root}['elements'][{path!r}]", saved[path]
+        if traced(new):
+            raise TypeError(f"{name} is traced; wanted an array whose values are known")
+        forms = [(tuple(x.shape), library(x).dtype(x)) if is_array(x) else (x is None, None) for x in (new, leaf)]
+        if forms[0] != forms[1]:
+            differences.append(f"{name} is {Named(new)}, not {Named(leaf)}")
+        if forms[0][0] != forms[1][0]:
+            new = leaf
+        elif is_array(leaf):
+            (theirs, array), own = real_array(name, new), library(leaf)
+            with quiet():
+                new = own.with_values(own.copied(leaf), theirs.to_host(array))
+        elif new is not None:
+            new = domain.value(name, new)
+        leaves.append(new)
+    container = tree.build(leaves)
+    check_elements(root, domain, container)
+    return [partial(put, container)]
 
 
 def _slot(
@@ -256,8 +304,12 @@ def _saved_slot(saved: _SavedStage, name: str, path: str) -> tuple[str, Library,
     return root, *admit(root, array, "an array")
 
 
-def _counts(root: str, saved: Any) -> dict[str, int]:
-    return {path: integer(f"{root}[{path!r}]", n) for path, n in _mapping(root, saved).items()}
+def _counts(root: str, saved: Any) -> dict[str, Any]:
+    """Counts by path; in an array those of rows."""
+    return {
+        path: row_counts(f"{root}[{path!r}]", n) if getattr(n, "shape", ()) else integer(f"{root}[{path!r}]", n)
+        for path, n in _mapping(root, saved).items()
+    }
 
 
 def _compare(root: str, saved: Mapping[str, Any], present: Mapping[str, Any], differences: list[str]) -> None:

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
+
 from anyoptim._arrays import Array
 from anyoptim._arrays._selection import Selection
-from anyoptim._core._param_groups import GroupSpec
+from anyoptim._arrays._tree import Tree
 from anyoptim._core._state import FlatState, SlotNames
+from anyoptim._stage._elements import by_element, is_array
 from anyoptim._stage._groups import groups
+from anyoptim._stage._param_groups import GroupSpec
 from anyoptim._stage._stage import Stage
-from anyoptim._trace._hyperparameters import Hyper
 from anyoptim._trace._scalars import integer
 
 __all__ = ["VERSION", "by_name", "constants", "stateful", "written"]
@@ -42,22 +45,24 @@ def written(
             {
                 "name": type(stage).__name__,
                 "constants": fixed,
-                "hyperparameters": {name: _plain(getattr(stage, name)) for name in stage.hyperparameters},
+                "hyperparameters": {name: _plain(name, getattr(stage, name), kept) for name in stage.hyperparameters},
                 "scalars": {name: float(value) for name, value in scalars.items()},
                 "slots": own_slots,
             }
             for stage, fixed, scalars, own_slots in by_stage
         ],
         "groups": {
-            name: None if group is None else {key: _plain(value) for key, value in group.items()}
+            name: None if group is None else {key: _plain(key, value, kept) for key, value in group.items()}
             for name, group in by_name(spec.groups).items()
         },
         **({"pending": _by_path("state.pending", paths, flat.pending)} if flat.pending else {}),
     }
 
 
-def _by_path(root: str, paths: Sequence[str], counts: Sequence[Any]) -> dict[str, int]:
-    return {path: integer(root, n) for path, n in zip(paths, counts, strict=True) if n is not None}
+def _by_path(root: str, paths: Sequence[str], counts: Sequence[Any]) -> dict[str, Any]:
+    """Counts by path: as integers, those of rows as an array."""
+    both = zip(paths, counts, strict=True)
+    return {path: n.copy() if isinstance(n, np.ndarray) else integer(root, n) for path, n in both if n is not None}
 
 
 def constants(stages: Sequence[Stage], spec: GroupSpec) -> list[dict[str, Any]]:
@@ -81,8 +86,15 @@ def by_name(selectors: groups | Selection | None) -> dict[str, Any]:
     return named
 
 
-def _plain(value: Hyper) -> Any:
-    """A hyperparameter as a number; a schedule as its text, with the states of the schedules in it that have one."""
+def _plain(name: str, value: Any, kept: Callable[[Array], Array]) -> Any:
+    """A hyperparameter as a number; a schedule as its text, with the states of the schedules in it that have one.
+
+    What is given element by element goes by its own paths, with what `kept` makes of each array.
+    """
+    if by_element(value):
+        tree = Tree(name, value)
+        leaves = [leaf if leaf is None else kept(leaf) if is_array(leaf) else float(leaf) for leaf in tree.leaves]
+        return {"elements": dict(zip(tree.paths, leaves, strict=True))}
     if callable(value):
         return {"schedule": repr(value), "states": [dict(schedule.state) for schedule in stateful(value)]}
     return value if isinstance(value, int) else float(value)

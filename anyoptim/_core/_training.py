@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from anyoptim._arrays import Array, traced
 from anyoptim._arrays import _checks as checks
@@ -18,8 +19,14 @@ from anyoptim._core._planned_rows import PlannedRows
 from anyoptim._core._recorder import Recorder, hook
 from anyoptim._core._state import FlatState, LiveState, signatures, stepped
 from anyoptim._engines import CoefficientTable, Dispatch
+from anyoptim._engines._chunks import plans
 from anyoptim._machine._completed import completed
-from anyoptim._trace._program import Coefficients, all_floats
+from anyoptim._stage._elements import by_element
+from anyoptim._stage._stage import watch
+from anyoptim._trace._program import Coefficients, Static, all_floats
+
+if TYPE_CHECKING:
+    from anyoptim._core._parts import Parts
 
 __all__ = ["Training"]
 
@@ -36,13 +43,16 @@ class Training:
         self.recorder: Recorder | None = None
         self.begun = 0
         """The updates that were begun. One that begins within another, in a schedule, changes what that prepared."""
+        self.watching = False
+        """Whether hyperparameters are watched that may come to be given element by element, or have been."""
         self.writing = False
         """Whether a step is being written: who asks now is the handler of a signal, or a finalizer, in its middle."""
 
     def __getstate__(self) -> dict[str, Any]:
         # The parameters are the caller's to copy and to save.
         self.caught_up()
-        return {"state": self.state, "plan": None, "recorder": None, "begun": 0, "writing": False}
+        fresh = {"plan": None, "recorder": None, "begun": 0, "watching": False, "writing": False}
+        return {"state": self.state, **fresh}
 
     def update(self, pipeline: Pipeline, engine: str | None, params: Any, grads: Any) -> Any:
         """Take one step, or gather one gradient. Returns `params`."""
@@ -59,6 +69,13 @@ class Training:
             elif pipeline.is_step(state.flat) and self._again(pipeline, plan, state, params, grads):
                 return params
         return self._update(pipeline, engine, Tree("params", params), grads)
+
+    def update_parts(self, optimizer: Any, params: Any, grads: Any, at: Any) -> Any:
+        """Take one step, in which some parameters move in part. Returns `params`."""
+        if self.writing:
+            raise _in_the_middle()
+        self.begun += 1
+        return self._update(optimizer._pipeline, optimizer.engine, Tree("params", params), grads, at, optimizer)
 
     def _replayed(
         self, pipeline: Pipeline, plan: StepPlan, planned: PlannedRows, state: LiveState, xs: Sequence[Any]
@@ -180,12 +197,22 @@ class Training:
             self._written(finish)
         return True
 
-    def _update(self, pipeline: Pipeline, engine: str | None, tree: Tree, grads: Any) -> Any:
+    def _update(
+        self, pipeline: Pipeline, engine: str | None, tree: Tree, grads: Any, at: Any = None, optimizer: Any = None
+    ) -> Any:
         """Take one step, or gather one gradient, with every check."""
         if self.recorder is not None and not self.recorder.capturing():
             self.caught_up()
         plan, state = self.recall(pipeline, tree)
-        xs = plan.groups.without_frozen(checks.gradients(tree, plan.ps, plan.owner, grads))
+        whole = at is None
+        xs = plan.groups.without_frozen(checks.gradients(tree, plan.ps, plan.owner, grads)) if whole else []
+        if not whole or state.flat.by_row(xs):
+            if self.recorder is not None:
+                raise RuntimeError("CUDA graphs count the steps of whole parameters; wanted update without at")
+            from anyoptim._core._parts import Parts  # noqa: PLC0415 - for those who update parts: importing takes time
+
+            parts = Parts(pipeline, Params(tree, plan.ps, plan.owner, plan.groups), state.flat, at, optimizer)
+            return self._step(pipeline, engine, tree, plan, state, state.flat, parts.gradients(grads), None, parts)
         if not pipeline.is_step(state.flat):
             gather = accumulation(engine, plan.ps, xs, state.flat, plan.owner)
 
@@ -216,10 +243,11 @@ class Training:
         flat: FlatState,
         xs: Sequence[Array | None],
         grads: Any,
+        parts: Parts | None = None,
     ) -> Any:
         """Take the step that comes after `flat`, with gradients `xs` of `grads` that passed all checks.
 
-        Returns the container.
+        With `parts` some parameters move in part. Returns the container.
         """
         ps, owner, begun = plan.ps, plan.owner, self.begun
         if pipeline.accumulates:
@@ -228,7 +256,9 @@ class Training:
             if not pipeline.accumulates:
                 return tree.container
             return self._remember(tree, plan, state.after(closed_empty(pipeline.stages[0], flat)))
-        dispatch, moving = plan.dispatch(engine, xs, flat.slots)
+        whole = partial(plan.step_leaves, engine, flat)
+        leaves = whole(xs) if parts is None else parts.step_leaves(engine, xs, whole, plans(engine), write=True)
+        dispatch, moving = leaves.dispatch, leaves.moving
         first = self.state is None
         self.recorder, count = hook(self.recorder, pipeline, tree, plan, flat, dispatch, moving, xs, first=first)
         if count is None:  # each replay of a CUDA graph will take it
@@ -236,8 +266,7 @@ class Training:
             return tree.container
         _check_known(tree, dispatch, moving, xs)
         with quiet():
-            gathered = dispatch.gather([xs[i] for i in moving])
-            coefficients = pipeline.step_coefficients(dispatch, gathered, flat, moving, plan.groups)
+            coefficients, prepare = leaves.coefficients(pipeline)
             if self.begun != begun:
                 raise RuntimeError(
                     "an update of the same optimizer began within this one, in a schedule or the handler of a signal; "
@@ -258,22 +287,25 @@ class Training:
                 self._written(skip)
                 check_skips(pipeline.stages, coefficients, tree)
                 return tree.container
-            commit = dispatch.prepare(gathered, coefficients.rows)
+            commit = prepare()
 
             def finish() -> None:
                 self.writing = True
                 _once(reports)
-                results = dict(zip(moving, commit(), strict=True))
+                results, t = leaves.put(commit(), coefficients.t)
                 count()
-                leaves = list(tree.leaves)
+                new = list(tree.leaves)
                 for i, p in enumerate(ps):
                     if p is not None and not p.writable and owner[i] in results:
-                        leaves[i] = p.library.rebound(p.given, results[owner[i]].p)
-                        tree.replace(i, leaves[i])
-                after = stepped(flat, coefficients.t, coefficients.scalars, results, owner)
+                        new[i] = p.library.rebound(p.given, results[owner[i]].p)
+                        tree.replace(i, new[i])
+                after = stepped(flat, t, coefficients.scalars, results, owner)
                 # A plan that was not rebound would keep arrays alive that were replaced.
-                self.plan = plan if plan.rebound(leaves) else None
-                plan.stepped(grads if self.recorder is None else None, coefficients, pipeline, after)
+                self.plan = plan if plan.rebound(new) else None
+                if leaves.whole:
+                    plan.stepped(grads if self.recorder is None else None, coefficients, pipeline, after)
+                else:
+                    plan.forget()
                 now = state.after(after)
                 now.moving = plan.places
                 self.state, self.writing = now, False
@@ -297,6 +329,8 @@ class Training:
             state.catch_up()
         if plan is not None and state is not None and tree.spec == state.spec and plan.unchanged(tree.leaves):
             return plan, state
+        if not self.watching:
+            self._watch(pipeline)
         ps = checks.parameters(tree)
         owner = checks.owners(ps)
         checks.rebindable(tree, ps, owner)
@@ -307,6 +341,19 @@ class Training:
         if state is None:
             return plan, LiveState(tree.spec, now, pipeline.start(ps, groups), groups.names)
         return plan, state.matched(tree, ps, now, groups.names)
+
+    def _watch(self, pipeline: Pipeline) -> None:
+        """From now on, plan anew where a hyperparameter is set that is given element by element, or was."""
+        this = weakref.ref(self)
+
+        def replan(_: str, value: Any) -> None:
+            training = this()
+            if training and training.plan and (training.plan.groups.elements or by_element(value)):
+                training.plan = None
+
+        for stage in pipeline.stages:
+            watch(stage, replan)
+        self.watching = True
 
     def caught_up(self) -> LiveState | None:
         """The state with all steps counted, also those that CUDA graphs replayed; None before the first update."""
@@ -349,13 +396,14 @@ def _once(calls: list[Callable[[], None]]) -> None:
 
 def _traced(row: Coefficients) -> bool:
     """Whether the value of a coefficient is not known yet."""
-    return any(not all_floats(part) and any(map(traced, part.values())) for part in row)
+    others = (c for part in row if not all_floats(part) for c in part.values() if not isinstance(c, float | Static))
+    return any(map(traced, others))
 
 
 def _check_known(tree: Tree, dispatch: Dispatch, moving: Sequence[int], xs: Sequence[Array | None]) -> None:
     """Raise TypeError for arrays whose values are not known yet."""
     for i, leaf in zip(moving, dispatch.leaves, strict=True):
-        if leaf.library.compiled_by_xla and any(map(traced, (leaf.p, xs[i], *leaf.slots))):
+        if leaf.library.compiled_by_xla and any(map(traced, (leaf.p, xs[i], *leaf.slots, *leaf.reads))):
             raise _frozen(tree, i)
 
 

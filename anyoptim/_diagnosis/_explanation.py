@@ -13,6 +13,7 @@ from anyoptim._trace._program import Program
 __all__ = ["Explanation", "Share"]
 
 _WIDTH = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8, "complex64": 8, "complex128": 16}
+_WIDTH |= {"bool": 1, **{f"{u}int{8 * n}": n for u in ("", "u") for n in (1, 2, 4, 8)}}
 _HEADINGS = ("engine", "parameters", "elements", "MB a step", "next step", "why not faster")
 _SHOWN = 3
 
@@ -30,7 +31,8 @@ class Share(NamedTuple):
     """Their keys, joined by dots."""
     elements: int
     bytes: int
-    """What a step must read and write: p, gradient and slots once each, and what every reduction reads beside that."""
+    """What a step must read and write: p, gradient, slots and what is given for each element once each, and what every
+    reduction reads beside that."""
     reason: str | None
     """Why no faster engine; None for the fastest that there is."""
     guard: str | None
@@ -52,8 +54,10 @@ class Explanation(list[Share]):
         "first step": "no step has been taken yet with these arrays, this engine and this state",
         "graph": "updates were captured in a CUDA graph, which counts the steps",
         "gathering": "gradients are gathered, and this update is no step, or one of parameters without a gradient",
+        "part": "the last step was one of parts of parameters, or rows have step counts of their own",
         "engine": "its engine, or another parameter's, makes each step anew",
         "compiling": "enough elements have been updated for compiling to pay, which the next step does",
+        "hyperparameter": "another array or number is given for some elements, or the array lies elsewhere",
         "container": "the parameters or gradients are in a container of another kind, or there is none",
         "array": "another array stands in its place",
         "gradient": "it has a gradient and had none, or has none and had one",
@@ -108,6 +112,7 @@ class Explanation(list[Share]):
 def _traffic(program: Program, reductions: Sequence[Sequence[int]], leaf: Leaf, x: Array) -> int:
     """Bytes for each element."""
     dtype = leaf.library.dtype(leaf.p)
-    slots = [_WIDTH[slot_dtype(dtype, real)] for _, real in program.arrays[2:]]
-    widths = [_WIDTH[dtype], _WIDTH[leaf.library.dtype(x)], *slots]
+    slots = [_WIDTH[slot_dtype(dtype, real)] for _, real in program.arrays[2 : 2 + program.slots]]
+    reads = [_WIDTH[leaf.library.dtype(a)] for a in leaf.reads]
+    widths = [_WIDTH[dtype], _WIDTH[leaf.library.dtype(x)], *slots, *reads]
     return widths[0] + sum(widths) + sum(slots) + sum(widths[i] for read in reductions for i in read)

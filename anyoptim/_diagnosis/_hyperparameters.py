@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from anyoptim._trace._symbols import Symbol
+
 __all__ = ["values_at"]
 
 
@@ -23,7 +25,8 @@ def values_at(step: int, stages: Sequence[Any], groups: Mapping[Any, Any] | None
             full = f"{type(stage).__name__}.{name}"
             if moving and all(name in own or full in own for own in moving):
                 continue
-            found[name if names[name] == 1 else full if qualified[full] == 1 else f"stages[{k}].{name}"] = value
+            key = name if names[name] == 1 else full if qualified[full] == 1 else f"stages[{k}].{name}"
+            found[key] = getattr(stage, name) if isinstance(value, Symbol) else value
     if groups is not None:
         found["groups"] = {
             pattern: None if own is None else {name: v(step) if callable(v) else v for name, v in own.items()}

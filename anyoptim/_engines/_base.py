@@ -48,6 +48,8 @@ class Leaf(NamedTuple):
     """The user's own array over the memory of `p`, where the new parameter is to be written; None if it isn't."""
     group: int = 0
     """The number of its group. Leaves of one group nearly always have equal coefficients."""
+    reads: tuple[Array, ...] = ()
+    """Arrays of the shape of `p`, of any real dtype, that are read and not written."""
 
     @property
     def of_complex(self) -> bool:
@@ -253,6 +255,13 @@ class Engine(ABC):
     def precompile(self, program: Program, row: Coefficients, library: Library, p: Array) -> None:
         """Compile at once what runs a program, with such a row, on arrays like this one."""
         return
+
+    def begin(self, program: Program, rows: Sequence[Coefficients], dtype: str) -> Callable[[], bool]:
+        """Begin to compile what runs a program with such rows, in a process of its own.
+
+        Returns a function that says whether there is no more to wait for.
+        """
+        return lambda: True
 
     def source(self, passes: Sequence[Pass], dtype: str) -> str:
         """The text that an engine which generates any runs for these passes, in arithmetic of one dtype."""

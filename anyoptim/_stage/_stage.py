@@ -13,6 +13,7 @@ import numpy as np
 
 from anyoptim._arrays import Array, is_scalar
 from anyoptim._arrays._quiet import quiet
+from anyoptim._stage._elements import by_element, check_elements, spelled
 from anyoptim._stage._fields import (
     ClassSignature,
     Field,
@@ -23,6 +24,7 @@ from anyoptim._stage._fields import (
 )
 from anyoptim._stage._reduced import check_names, reduced_parts
 from anyoptim._stage._starts import check_starts, first_slots
+from anyoptim._trace._elementwise import elements_of, separated
 from anyoptim._trace._hyperparameters import Domain, Hyper, scheduled
 from anyoptim._trace._other_names import attribute_hint
 from anyoptim._trace._program import (
@@ -36,7 +38,7 @@ from anyoptim._trace._program import (
     rule_signature,
 )
 from anyoptim._trace._reductions import Count, Norm, Reduction
-from anyoptim._trace._symbols import Symbol
+from anyoptim._trace._symbols import Symbol, element
 
 __all__ = [
     "Gate",
@@ -120,8 +122,10 @@ class Stage:
     without, and those after `_: KW_ONLY` are given by keyword. `Annotated[ao.Hyper, ao.Domain(...)]`, for which
     `ao.Nonnegative`, `ao.Fraction` and others are short, is a hyperparameter: a plain attribute, which is read at every
     step. It is a number or a schedule, a function of the step number, which counts from 1; that may be called more than
-    once for a step, and remembers nothing. `Final[...]` is a constant, which can't be set again; `InitVar[...]` is only
-    handed to `__post_init__`, which is called last.
+    once for a step, and remembers nothing. Or it is an array of the shape of the parameter, or a container of arrays
+    and numbers with the keys of the parameters: then the coefficients that are made of it are arrays to the rule.
+    `Final[...]` is a constant, which can't be set again; `InitVar[...]` is only handed to `__post_init__`, which is
+    called last.
 
     What else a subclass may give, of which none is needed::
 
@@ -130,11 +134,14 @@ class Stage:
         starts = {"m": 1.0}                   what these start as, if not zeros: a number, a constant's name, or "p"
         coefficients(t, hyper)                the numbers of step t that the rule gets as c
         reductions = {"norm": ao.Norm(f)}     norms, sums, maxima over all parameters or each, for coefficients
+        borrows = ("lr",)                     hyperparameters of the method before it, for coefficients
         scalars = {"name": 0.0}               numbers that are kept for all parameters together
         ranges = {"name": ao.Domain(...)}     what these may be in a state that is restored
         update_scalars(step, hyper)           the scalars of a step
         metrics = {"norm": ao.Norm(f, "each")}    reductions for record_metrics and `last_metrics`
+        exact = False                         the rule may use xp.exp, xp.log and xp.power
         array_rule = True                     the rule is one of whole arrays, such as a matrix product
+        complex_arrays = True                 and complex ones are given to it as they are, not part by part
         evaluate(xp, p, *slots, hyper)        the parameter that `eval_params` gives
         is_step(hyper)                        whether an update is a step, of the first stage of a chain
         get_loss_scale, set_loss_scale        by what losses are to be multiplied
@@ -190,11 +197,21 @@ class Stage:
     Numbers of all elements, as `Norm`, `Dot`, `Sum`, `Max`, `Count` and `Size` explain.
     """
 
+    borrows: ClassVar[tuple[str, ...]] = ()
+    """Hyperparameters that `coefficients` get of another stage: of the last one before this that has them.
+
+    `borrows = ("lr",)` of a stage behind a method gives it the learning rate of this step, with the schedule and the
+    group of each parameter. A chain in which no stage before it has them is refused.
+    """
+
     metrics: ClassVar[Mapping[str, Reduction]] = {}
     """What `record_metrics` gets to know of each parameter at an `update`: reductions over each.
 
     One named `nonfinite` is taken as 0 where all norms before it are finite.
     """
+
+    exact: ClassVar[bool] = True
+    """Whether the rule has the same bits on all engines; where not, it may use `xp.exp`, `xp.log` and `xp.power`."""
 
     array_rule: ClassVar[bool] = False
     """Whether the rule is one of whole arrays, and not of one element by itself.
@@ -202,6 +219,10 @@ class Stage:
     Its `xp` is then the library's own array API namespace, p and x have the shape of the parameter and at least
     float32, and it is run by `portable`, with all stages of its chain.
     """
+
+    complex_arrays: ClassVar[bool] = False
+    """Whether a rule of whole arrays is given complex ones as they are, and gives such; else it is given the real parts
+    and then, in another call, the imaginary ones."""
 
     evaluate: ClassVar[Callable[..., Any] | None] = None
     """`evaluate(xp, p, *slots, hyper)`: the parameter that `eval_params` gives, for one element."""
@@ -285,7 +306,8 @@ class Stage:
         def __setattr__(self, name: str, value: Any) -> None:
             domain = self.hyperparameters.get(name)
             if domain is not None and not callable(value):
-                domain.value(name, value)
+                if type(value) is float or not self._takes_elements(name, value):
+                    domain.value(name, value)
             elif domain is not None:
                 scheduled(name, value)
             elif not (name.startswith("_") or self._has(name)):
@@ -302,6 +324,17 @@ class Stage:
                 told(self, name, value)
             super().__setattr__(name, value)
             self.__dict__.pop("_fixed", None)  # again: somebody may have asked in between
+
+    def _takes_elements(self, name: str, value: Any) -> bool:
+        """Whether a value is given element by element. Raises TypeError or ValueError for one that can't be."""
+        if not by_element(value):
+            return False
+        if isinstance(self, Gate) or self.is_step is not None:
+            raise TypeError(
+                f"{name} of {type(self).__name__} is {spelled(value)}; wanted a number: it decides for all together"
+            )
+        check_elements(name, self.hyperparameters[name], value)
+        return True
 
     def _hint(self, name: str) -> str:
         """What is meant by an attribute that there is not: a part of an error, or nothing."""
@@ -323,12 +356,12 @@ class Stage:
         """The call that makes the stage again, of keyword-only arguments with those that are not at their defaults."""
         cls, arguments = type(self), signature(type(self)).parameters
         optional = {name: a.default for name, a in arguments.items() if a.kind is a.KEYWORD_ONLY}
-        shown = []
+        texts = []
         for name in sorted({*self.hyperparameters, *self.constants}, key=[*arguments, *self._fields].index):
             value = getattr(self, name)
             if not (name in optional and isinstance(value, int | float) and value == optional[name]):
-                shown.append(f"{name}={value!r}")
-        return f"{cls.__name__}({', '.join(shown)})"
+                texts.append(f"{name}={spelled(value)}")
+        return f"{cls.__name__}({', '.join(texts)})"
 
     @property
     def constants(self) -> dict[str, Any]:
@@ -378,6 +411,8 @@ class Stage:
             self.rule,
             self.slots,
             array_rule=cls.array_rule,
+            complex_arrays=cls.complex_arrays,
+            exact=cls.exact,
             real_slots=self.real_slots,
             undeclared=undeclared,
         )
@@ -412,6 +447,11 @@ class Stage:
         if not isinstance(new, Mapping) or set(new) != set(scalars):
             given = [*new] if isinstance(new, Mapping) else repr(new)
             raise TypeError(f"update_scalars of {self!r} gave {given}; wanted {sorted(scalars)}")
+        for name in scalars:
+            if isinstance(new[name], Symbol) and (of := elements_of(new[name].scalar)):
+                raise TypeError(
+                    f"update_scalars of {self!r} makes {name!r} of {of[0]}, which is no single number; wanted one"
+                )
         return {name: self._number("update_scalars", name, new[name]) for name in scalars}
 
     def _values(self, step: Any, given: Mapping[str, Hyper]) -> dict[str, Any]:
@@ -438,9 +478,11 @@ class Stage:
                         self._check_known(f"the schedule {name}", error, (step,))
                         raise
                 values[name] = domain.value(f"{name}, from its schedule at step {step},", value)
+            elif by_element(value):
+                values[name] = element(-1, name)  # of no parameter in particular
             else:
                 values[name] = domain.value(name, value)
-                fixed = fixed and isinstance(value, int | float | np.generic)  # arrays can be written to
+                fixed = fixed and isinstance(value, int | float | np.generic | Symbol)  # arrays can be written to
         if fixed:
             values.hyper = Values(values)
             if len(kept) > _KEPT:
@@ -463,7 +505,10 @@ class Stage:
                 return found
         except (AttributeError, RuntimeError, TypeError):  # of other types
             raise TypeError(f"coefficients of {self!r} gave {found!r}; wanted a dict of numbers by name") from None
-        return {name: self._number("coefficients", name, c) for name, c in found.items()}
+        made = {name: self._number("coefficients", name, c) for name, c in found.items()}
+        if Symbol not in map(type, made.values()):
+            return made
+        return separated(f"coefficients of {self!r}", made)
 
     def _check_given(self, of: str, error: AttributeError, given: Mapping[str, Any]) -> None:
         """Raise a TypeError that names the stage, where `error` came of a number that it is not given."""
@@ -481,8 +526,13 @@ class Stage:
     def _check_known(self, of: str, error: TypeError, given: Iterable[Any]) -> None:
         """Raise a TypeError that names the stage, where `error` came of a number that has no value yet."""
         why = str(error).partition("\n")[0].rstrip(".")
-        if any(isinstance(v, Symbol) for v in given):
-            place, why = "on a device", why.partition("; wanted")[0]  # which is what a rule is to use
+        symbols = [v.scalar for v in given if isinstance(v, Symbol)]
+        if symbols:
+            names = [name for scalar in symbols for name in elements_of(scalar)]
+            place, why = (
+                f"of {names[0]}, which is given as an array" if names else "on a device",
+                why.partition("; wanted")[0],
+            )  # which is what a rule is to use
         elif type(error).__module__ == "jax.errors":  # any other is a mistake whatever is traced
             place = "under jax.jit, where t, schedules and reductions are traced"
         else:
@@ -557,7 +607,7 @@ class Gate(Stage):
 
     @property
     def _parts(self) -> dict[str, Part]:
-        own = Part(type(self)._act, self.rule, self.slots, real_slots=self.real_slots)
+        own = Part(type(self)._act, self.rule, self.slots, exact=self.exact, real_slots=self.real_slots)
         return {"": own, **reduced_parts(type(self), self.looks, on_value, 0)}
 
 

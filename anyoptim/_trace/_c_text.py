@@ -16,7 +16,10 @@ OPERATIONS = {
     "where": "{0} ? {1} : {2}",
     "bound": "{0} < {1} ? {1} : {0} > {2} ? {2} : {0}",
 }
-CALLS = {"float32": {"sqrt": "sqrtf({})", "abs": "fabsf({})"}, "float64": {"sqrt": "sqrt({})", "abs": "fabs({})"}}
+CALLS = {
+    "float32": {"sqrt": "sqrtf({})", "abs": "fabsf({})", "exp": "expf({})", "log": "logf({})", "power": "powf({}, {})"},
+    "float64": {"sqrt": "sqrt({})", "abs": "fabs({})"},
+}
 
 
 def coefficients_text(places: Iterable[tuple[int, Scalar]]) -> str:
@@ -59,9 +62,7 @@ _DOUBLES = {
         "where": "({}) != 0 ? {} : {}",
         "fitted": "fitted({}, {}, {})",
         "one_minus_power": "1.0 - pow({}, {})",
-        "power": "pow({}, {})",
         "remainder": "fmod({}, {})",
-        "log": "log({})",
         "expm1": "expm1({})",
     }.items()
 }

@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from anyoptim._trace._expressions import Scalars, evaluate, range_of
-from anyoptim._trace._program import Coefficients
+from anyoptim._trace._program import Coefficients, Elementwise, all_floats
 from anyoptim._trace._symbols import Scalar, Symbol
 
-__all__ = ["CoefficientTable", "Expressions", "Replay", "all_known", "rows_of"]
+__all__ = ["CoefficientTable", "Expressions", "Replay", "all_known", "lasting", "rows_of"]
 
 
 class CoefficientTable(NamedTuple):
@@ -42,7 +42,7 @@ class CoefficientTable(NamedTuple):
         return CoefficientTable([self.distinct[r] for r in used], [used[self.row_of_leaf[i]] for i in indices])
 
 
-_KNOWN = {float, bool, str}
+_KNOWN = {float, bool, str, Elementwise}
 
 
 def all_known(rows: Sequence[Coefficients]) -> bool:
@@ -50,8 +50,17 @@ def all_known(rows: Sequence[Coefficients]) -> bool:
     return all(type(c) in _KNOWN for row in rows for part in row for c in part.values())
 
 
+def lasting(rows: Sequence[Coefficients]) -> bool:
+    """Whether a `Replay` may be made of these rows: of numbers, and of how elements are made of arrays."""
+    each = (part for row in rows for part in row if not all_floats(part))
+    return all(_LASTING.issuperset(map(type, part.values())) for part in each)
+
+
+_LASTING = frozenset({float, Elementwise})
+
+
 class Replay:
-    """A step without static options, which can be taken again with other numbers in the same rows."""
+    """A step without static options that change, which can be taken again with other numbers in the same rows."""
 
     def __init__(
         self,
@@ -78,7 +87,8 @@ def _setter(
     row: Coefficients, scalars: Scalars, dtype: np.dtype[Any], table: np.ndarray[Any, Any]
 ) -> Callable[[Coefficients], bool]:
     """A function that writes the numbers of a row such as this one to the table, and says whether it could."""
-    wanted = [[float] * len(part) for part in row]
+    wanted = [[*map(_kind, part.values())] for part in row]
+    of = type if all(map(all_floats, row)) else _kind
     numbers_of = _reader(scalars, dtype)  # the arithmetic's dtype, which the table need not have
     within = range_of(dtype)
     least, largest, holds = within.least, within.largest, within.holds
@@ -86,7 +96,7 @@ def _setter(
     put = _writer(table if scalars.derived else table[: len(scalars.coefficients)])
 
     def set_(row: Coefficients) -> bool:
-        if [[*map(type, part.values())] for part in row] != wanted:
+        if [[*map(of, part.values())] for part in row] != wanted:
             return False
         try:
             numbers = numbers_of(row)
@@ -100,6 +110,11 @@ def _setter(
         return True
 
     return set_
+
+
+def _kind(c: Any) -> Any:
+    """What has to be the same at a replay: how elements are made, and of all else the type."""
+    return c if type(c) is Elementwise else type(c)
 
 
 def _reader(scalars: Scalars, dtype: np.dtype[Any]) -> Callable[[Coefficients], Sequence[float]]:

@@ -9,11 +9,19 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
+from anyoptim._arrays._quiet import quiet
 from anyoptim._trace._operations import OPERATORS
 from anyoptim._trace._program import Coefficients
 from anyoptim._trace._symbols import Scalar, Symbol, operation
 
-__all__ = ["Range", "Scalars", "evaluate", "range_of"]
+__all__ = ["Range", "Scalars", "elementary", "evaluate", "range_of"]
+
+
+def elementary(op: str, *operands: float) -> float:
+    """`exp`, `log` or `power` of numbers, infinite or NaN where Python's own raises."""
+    with quiet():
+        return float(getattr(np, op)(*operands))
+
 
 _HOST: Mapping[str, Callable[..., Any]] = {
     **OPERATORS,
@@ -23,6 +31,7 @@ _HOST: Mapping[str, Callable[..., Any]] = {
     "bound": lambda a, low, high: low if a < low else high if a > high else a,
     "and": lambda a, b: bool(a) and bool(b),
     "or": lambda a, b: bool(a) or bool(b),
+    **{op: functools.partial(elementary, op) for op in ("exp", "log", "power")},
 }
 
 _OF_DTYPE: Mapping[str, Callable[[Any], float]] = {

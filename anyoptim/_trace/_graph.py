@@ -28,7 +28,7 @@ class Input(NamedTuple):
     name: str
     """For a reader: two stages may both have a slot `m`."""
     array: int
-    """The place of the array: p is 0, x is 1, and the slots follow."""
+    """The place of the array: p is 0, x is 1, and the slots follow, and what is read beside them."""
     part: int | None = None
     """In a joint graph which part of a complex element it is, 0 the real one and 1 the imaginary one; None for a real
     array. In any other graph None: there a complex array is one of twice as many reals."""
@@ -115,11 +115,13 @@ def graph_of(program: Program, k: int | None, static: StaticOptions, of_complex:
 def _traced(program: Program, k: int | None, static: StaticOptions, of_complex: bool) -> Graph:
     tape = _Tape(program, joint=of_complex)
     xp: Any = JointOperations(_Recording(tape)) if of_complex else _Recording(tape)
-    p, x, *slots = tape.values
+    p, x, *more = tape.values
+    slots, reads = more[: program.slots], more[program.slots :]
     what = program.name if k is None else program.parts[k].what
 
     def call(row: Coefficients) -> tuple[Any, ...]:
-        return program.moved(xp, p, x, slots, row) if k is None else program.terms(k, xp, p, x, slots, row)
+        arrays = xp, p, x, slots, reads
+        return program.moved(*arrays, row) if k is None else program.terms(k, *arrays, row)
 
     results = tape.call(call, static)
     if not of_complex:
@@ -141,7 +143,7 @@ class _Tape(ScalarTape):
         self.name = program.name
         self.inputs: list[Input] = []
         self.values: list[Any] = []
-        """p, x and the slots."""
+        """p, x, the slots, and what is read beside them."""
         for k, (name, real) in enumerate(program.arrays):
             first = len(self.inputs)
             parts = [("_real", 0), ("_imag", 1)] if joint and not real else [("", None)]
@@ -253,3 +255,6 @@ class _Recording(Operations):
 
     def bound(self, a: Any, limit: Any) -> Any:
         return self._tape.operation("bound", a, -limit, limit)
+
+    def elementary(self, op: str, *operands: Any) -> Any:
+        return self._tape.operation(op, *operands)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Protocol
 
 from anyoptim._arrays import traced
 from anyoptim._trace._scalars import whole_number
+from anyoptim._trace._symbols import Symbol
 
 if TYPE_CHECKING:
     from dataclasses import KW_ONLY
@@ -37,8 +38,21 @@ __all__ = [
     "share",
 ]
 
-Hyper = float | Callable[[int], float]
-"""A number, or a schedule: a callable of the step number, which counts from 1.
+
+class Elements(Protocol):
+    """An array of any library."""
+
+    @property
+    def shape(self) -> Any:
+        """Its shape."""
+
+    @property
+    def dtype(self) -> Any:
+        """Its dtype."""
+
+
+Hyper = float | Callable[[int], float] | Elements | Mapping[Any, Any] | list[Any] | tuple[Any, ...]
+"""A number, or a schedule: a callable of the step number, which counts from 1; or an array, or a container of both.
 
 >>> rate: ao.Hyper = lambda t: 0.1 / t
 >>> ao.SGD(lr=rate).update(1.0, 1.0)
@@ -77,7 +91,7 @@ class Domain(NamedTuple):
         """`value` as a float, or as it is where it is traced. Raises TypeError or ValueError with its name."""
         if type(value) is float and self.holds(value):
             return value
-        if traced(value):
+        if traced(value) or isinstance(value, Symbol):
             return value
         try:
             # NumPy before 2.4 takes an array of one element for a number.

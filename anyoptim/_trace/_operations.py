@@ -6,7 +6,7 @@ import operator
 from collections.abc import Callable, Mapping
 from typing import Any
 
-__all__ = ["ALLOWED", "LOGICAL", "OPERATORS", "Operations"]
+__all__ = ["ALLOWED", "LOGICAL", "OPERATORS", "Inexact", "Operations"]
 
 LOGICAL = frozenset({"less", "less_equal", "greater", "greater_equal", "equal", "not_equal", "and", "or", "not"})
 """The operations whose results are true or false; the others are add, subtract, multiply, divide, negative, sqrt,
@@ -92,13 +92,45 @@ class Operations:
         """The larger of an array and another, or a coefficient."""
         return self.where((a > b) | (a != a), a, b)
 
+    def elementary(self, op: str, *operands: Any) -> Any:
+        """`exp`, `log` or `power` of arrays or coefficients, for rules that say `exact = False`."""
+        raise NotImplementedError
+
     def __getattr__(self, name: str) -> Any:
-        raise AttributeError(f"it uses xp.{name}")
+        more = "; wanted exact = False in the class body of its stage" if hasattr(Inexact, name) else ""
+        raise AttributeError(f"it uses xp.{name}{more}")
+
+
+class Inexact:
+    """The namespace `xp` of a rule that says `exact = False`: `Operations`, and what each library rounds as it likes.
+
+    Its bits then depend on the engine, the machine and the memory layout. `xp.sqrt(xp.sqrt(a))`, a power too, does not
+    need it.
+    """
+
+    def __init__(self, of: Operations) -> None:
+        self._of = of
+
+    def exp(self, a: Any) -> Any:
+        """Euler's number to the power of `a`, element by element."""
+        return self._of.elementary("exp", a)
+
+    def log(self, a: Any) -> Any:
+        """The natural logarithm, element by element: -inf of 0, NaN below."""
+        return self._of.elementary("log", a)
+
+    def power(self, a: Any, b: Any) -> Any:
+        """`a` to the real power `b`, arrays or coefficients: NaN for a negative `a` unless `b` is whole."""
+        return self._of.elementary("power", a, b)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._of, name)
 
 
 ALLOWED = (
     "a rule is of one element and has + - * /, comparisons, & | ~ on their results, and of xp "
-    f"{', '.join(name for name in vars(Operations) if not name.startswith('_'))}; wanted x*x for x**2, "
-    "reductions for what is of all elements, and array_rule = True for a rule of whole arrays"
+    f"{', '.join(name for name in vars(Operations) if name[0] != '_' and name != 'elementary')}; wanted x*x for x**2, "
+    "exact = False for exp, log and power, reductions for what is of all elements, and array_rule = True for a rule of "
+    "whole arrays"
 )
 """What rules may do, as the messages of errors say it."""

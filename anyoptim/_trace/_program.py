@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import inspect
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 
-from anyoptim._trace._operations import ALLOWED
+from anyoptim._trace._operations import ALLOWED, OPERATORS, Inexact
 from anyoptim._trace._reductions import Reduction
 
 __all__ = [
     "MOVE",
     "Coefficients",
+    "Elementwise",
     "MisuseError",
     "Part",
     "Program",
     "Rule",
     "RuleError",
+    "Static",
     "StaticOptions",
     "Values",
     "all_floats",
@@ -36,10 +39,37 @@ Rule = Callable[..., Any]
 """The equation of a stage: a function of a namespace, arrays and coefficients that gives new arrays."""
 
 Coefficients = Sequence[Mapping[str, Any]]
-"""The coefficients of one parameter at one step, for each part by name: floats, static options (a bool or a string),
-or 0-d arrays under a tracing transformation such as `jax.jit`."""
+"""The coefficients of one parameter at one step, for each part by name: floats, static options (a bool, a string, or
+how elements are made of arrays), or 0-d arrays under a tracing transformation such as `jax.jit`."""
 
-StaticOptions = tuple[tuple[tuple[str, ...], tuple[tuple[str, bool | str], ...]], ...]
+
+class Elementwise(NamedTuple):
+    """A coefficient of which arrays are a part: how each of its elements is made, by the engine, in its own dtype.
+
+    An operation on others, a `number`, by its name among the coefficients, or an `element`, by the place of its array
+    among those that are read.
+    """
+
+    op: str
+    arguments: tuple[Any, ...]
+
+    def computed(self, xp: Any, numbers: Mapping[str, Any], reads: Sequence[Any]) -> Any:
+        """Its value, of values for the numbers and the arrays, in a namespace that a rule is given."""
+        if self.op == "element":
+            return reads[self.arguments[0]]
+        if self.op == "number":
+            return numbers[self.arguments[0]]
+        operands = [a.computed(xp, numbers, reads) for a in self.arguments]
+        call = _OPERATORS.get(self.op) or getattr(xp, self.op)
+        return call(*operands)
+
+
+_OPERATORS: Mapping[str, Callable[..., Any]] = {**OPERATORS, "and": operator.and_, "or": operator.or_}
+
+Static = bool | str | Elementwise
+"""What a coefficient may be that is no number."""
+
+StaticOptions = tuple[tuple[tuple[str, ...], tuple[tuple[str, Static], ...]], ...]
 """What of the coefficients is compiled into a kernel: for each part the names of all, and the static options."""
 
 Flow = tuple[Any, Any, list[Any], Any]
@@ -109,6 +139,10 @@ class Part(NamedTuple):
     """The act of that rule, and the number of these slots."""
     array_rule: bool = False
     """Whether the rule is given whole arrays and the library's own namespace, instead of one element."""
+    complex_arrays: bool = False
+    """Whether such a rule is given complex arrays as they are, instead of one part after the other."""
+    exact: bool = True
+    """Whether the rule does only what has the same bits on all engines."""
     real_slots: tuple[str, ...] = ()
     """The slots that have one real number for an element, of a complex parameter, too."""
     undeclared: tuple[tuple[str, str], ...] = ()
@@ -119,6 +153,8 @@ class Program(NamedTuple):
     """The parts of a step, in order. Two programs of the same parts are equal, and have the same kernels."""
 
     parts: tuple[Part, ...]
+    reads: tuple[str, ...] = ()
+    """The names of the arrays of a parameter's shape that are read beside it, and not written."""
 
     @property
     def name(self) -> str:
@@ -132,9 +168,9 @@ class Program(NamedTuple):
 
     @property
     def arrays(self) -> tuple[tuple[str, bool], ...]:
-        """The names of p, x and the slots, and whether each has one real number for each element of any parameter."""
+        """The names of p, x, the slots and what is read, and whether each is of one real number for every element."""
         slots = [(slot, slot in part.real_slots) for part in self.parts for slot in part.slots]
-        return ("p", False), ("x", False), *slots
+        return ("p", False), ("x", False), *slots, *((name, True) for name in self.reads)
 
     @property
     def reductions(self) -> tuple[int, ...]:
@@ -152,17 +188,24 @@ class Program(NamedTuple):
         """The name of the first rule that works on whole arrays, which only `portable` can run; or None."""
         return next((part.rule.__qualname__.removesuffix(".rule") for part in self.parts if part.array_rule), None)
 
-    def moved(self, xp: Any, p: Any, x: Any, slots: Sequence[Any], row: Coefficients) -> tuple[Any, ...]:
+    @property
+    def exact(self) -> bool:
+        """Whether its bits are the same on all engines."""
+        return all(part.exact for part in self.parts)
+
+    def moved(self, xp: Any, p: Any, x: Any, slots: Sequence[Any], reads: Any, row: Coefficients) -> tuple[Any, ...]:
         """The new parameter and the new slots."""
-        p, _, new, _ = self._run(len(self.parts), xp, p, x, slots, row)
+        p, _, new, _ = self._run(len(self.parts), xp, p, x, slots, reads, row)
         return (p, *new)
 
-    def terms(self, k: int, xp: Any, p: Any, x: Any, slots: Sequence[Any], row: Coefficients) -> tuple[Any, ...]:
+    def terms(
+        self, k: int, xp: Any, p: Any, x: Any, slots: Sequence[Any], reads: Sequence[Any], row: Coefficients
+    ) -> tuple[Any, ...]:
         """What the reduction that is part `k` is of, after the parts before it: `row` need not go further than these.
 
         One value, or two that are to be multiplied.
         """
-        p, x, _, g = self._run(k, xp, p, x, slots, row)
+        p, x, _, g = self._run(k, xp, p, x, slots, reads, row)
         what, (act, n) = self.parts[k].what, self.parts[k].seen
         begin = sum(len(before.slots) for before in self.parts[:k])
         values, terms = ((p, x, g) if act is on_gradient else (p, x)), []
@@ -176,12 +219,16 @@ class Program(NamedTuple):
                 raise rule_error(what, error) from error
         return tuple(terms)
 
-    def _run(self, stop: int, xp: Any, p: Any, x: Any, slots: Sequence[Any], row: Coefficients) -> Flow:
+    def _run(
+        self, stop: int, xp: Any, p: Any, x: Any, slots: Sequence[Any], reads: Sequence[Any], row: Coefficients
+    ) -> Flow:
         rest = iter(slots)
         flow: Flow = (p, x, [], x)
+        row = [_computed(of, xp, reads) for of in row] if reads else row
         for part, coefficients in zip(self.parts[:stop], row, strict=False):
             own_slots = tuple(islice(rest, len(part.slots)))
-            rule, namespace = xp.of_arrays(part.rule) if part.array_rule else (part.rule, xp)
+            rule, namespace = xp.of_arrays(part) if part.array_rule else (part.rule, xp)
+            namespace = namespace if part.exact or part.array_rule else Inexact(namespace)
             try:
                 flow = part.act(rule, namespace, flow, own_slots, coefficients)
             except (AttributeError, TypeError) as error:
@@ -206,11 +253,16 @@ def all_floats(part: Mapping[str, Any]) -> bool:
 
 
 _FLOAT = frozenset({float})
-_NOTHING: tuple[tuple[str, ...], tuple[tuple[str, bool | str], ...]] = ((), ())
+_NOTHING: tuple[tuple[str, ...], tuple[tuple[str, Static], ...]] = ((), ())
 
 
-def _static(part: Mapping[str, Any]) -> tuple[tuple[str, bool | str], ...]:
-    return tuple((k, c) for k, c in part.items() if isinstance(c, bool | str))
+def _static(part: Mapping[str, Any]) -> tuple[tuple[str, Static], ...]:
+    return tuple((k, c) for k, c in part.items() if isinstance(c, Static))
+
+
+def _computed(part: Mapping[str, Any], xp: Any, reads: Sequence[Any]) -> Mapping[str, Any]:
+    """The coefficients of a part, those of which arrays are a part too, for an engine's arrays."""
+    return {k: c.computed(xp, part, reads) if isinstance(c, Elementwise) else c for k, c in part.items()}
 
 
 def on_value(rule: Rule, xp: Any, flow: Flow, slots: Sequence[Any], coefficients: Mapping[str, Any]) -> Flow:

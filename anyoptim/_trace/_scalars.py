@@ -125,7 +125,7 @@ def where(condition: Any, a: Any, b: Any) -> Any:
     """
     if isinstance(condition, bool | np.bool_):
         return a if condition else b
-    if isinstance(condition, Symbol):
+    if isinstance(condition, Symbol) or isinstance(a, Symbol) or isinstance(b, Symbol):
         return operation("where", condition, a, b)
     return _namespace(condition).where(condition, a, b)
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
 from anyoptim._trace._program import MisuseError
 
-__all__ = ["Scalar", "ScalarTape", "Symbol", "Value", "operation", "symbol"]
+__all__ = ["Scalar", "ScalarTape", "Symbol", "Value", "element", "of_host", "operation", "symbol"]
 
 
 class Scalar(NamedTuple):
@@ -90,7 +91,9 @@ class Value:
     __float__ = __int__ = __index__ = __bool__
 
     def __pow__(self, other: Any) -> Any:
-        raise MisuseError("it uses **; wanted x*x for x**2, xp.sqrt, or a coefficient that is the power of others")
+        raise MisuseError(
+            "it uses **; wanted x*x for x**2, xp.sqrt, xp.power, or a coefficient that is the power of others"
+        )
 
     __rpow__ = __pow__
 
@@ -114,15 +117,33 @@ class Symbol(Value):
         self.scalar = scalar
 
 
-_DEVICE = ScalarTape()
-"""The tape of numbers that a device knows, which belong to no rule."""
+class _HostTape(ScalarTape):
+    """The tape of numbers that only a device knows, and of elements of arrays that are read; they belong to no rule."""
+
+    def argument(self, a: Any) -> Any:
+        # Under `jax.jit` they meet 0-d arrays.
+        return Scalar("traced", (a,)) if hasattr(a, "dtype") and not isinstance(a, Value) else super().argument(a)
+
+
+_HOST = _HostTape()
 
 
 def symbol(place: int) -> Symbol:
     """The number that stands in this place on the device: a norm, a count of replays."""
-    return Symbol(_DEVICE, Scalar("device", (place,)))
+    return of_host(Scalar("device", (place,)))
+
+
+def of_host(scalar: Scalar) -> Symbol:
+    """The value of an expression of such numbers and elements."""
+    return Symbol(_HOST, scalar)
+
+
+@functools.cache
+def element(place: int, name: str) -> Symbol:
+    """The element of an array that is given for a hyperparameter of this name: its place among those that are read."""
+    return of_host(Scalar("element", (place, name)))
 
 
 def operation(op: str, *operands: Any) -> Any:
-    """An operation that is no operator, on numbers that a device knows and others of the host."""
-    return _DEVICE.operation(op, *operands)
+    """An operation that is no operator, on such numbers and others of the host."""
+    return _HOST.operation(op, *operands)

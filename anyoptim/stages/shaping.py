@@ -33,18 +33,25 @@ class Maximize(Stage):
 
 
 class Scale(Stage):
-    """Multiply by a number: a learning rate behind stages that have none.
+    """Multiply by a number: a learning rate behind stages that have none; or element by element: a preconditioner.
 
     ::
 
         x <- factor*x
 
+    With an array beside each parameter this is a diagonal preconditioner. Behind the method it scales the step, which
+    is what `lr` as an array does, too; before the method it scales the gradient, which momentum then gathers, but which
+    such as `Adam` divides by its own size again.
+
     Args:
-        factor: any number but NaN.
+        factor: any number but NaN; or an array, or a tree of both.
 
     >>> optimizer = ao.chain(ao.SGD(lr=1.0), ao.Scale(0.1))
     >>> optimizer.update(np.zeros(2), np.array([0.5, 4.0]))
     array([-0.05, -0.4 ])
+    >>> optimizer = ao.chain(ao.SGD(lr=1.0), ao.Scale(np.array([1.0, 0.125])))
+    >>> optimizer.update(np.zeros(2), np.array([0.5, 4.0]))
+    array([-0.5, -0.5])
     """
 
     factor: Number

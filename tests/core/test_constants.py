@@ -75,7 +75,7 @@ def test_options_at_their_defaults_are_not_shown(method: type[ao.Optimizer]) -> 
 
 def test_what_is_shown_of_other_kinds_of_values() -> None:
     """Schedules and arrays, which may be equal to a default, are shown; what is no hyperparameter is not."""
-    assert repr(ao.AdaGrad(eps_root=np.array(0.0))) == "AdaGrad(lr=0.01, eps=1e-07, eps_root=array(0.))"  # type: ignore[arg-type]
+    assert repr(ao.AdaGrad(eps_root=np.array(0.0))) == "AdaGrad(lr=0.01, eps=1e-07, eps_root=array(0.))"
     schedule = ao.schedules.Constant(0.0)
     assert repr(ao.RMSProp(eps_root=schedule)).endswith(f"eps_root={schedule!r})")
     assert repr(ao.WeightDecay(0.5, where=lambda path, p: False)) == "WeightDecay(decay=0.5)"

@@ -559,7 +559,7 @@ def test_a_group_beside_what_a_stage_says_itself(engine: ao.EngineName) -> None:
 def test_an_array_as_a_value_is_read_at_every_step(engine: ao.EngineName) -> None:
     """Of a group, and of a stage itself: it may be written to."""
     own, of_group = np.array(1.0), np.array(2.0)
-    optimizer = ao.chain(ao.SGD(own), ao.groups({"a": {"lr": of_group}, ...: {}}), engine=engine)  # type: ignore[arg-type, dict-item]
+    optimizer = ao.chain(ao.SGD(own), ao.groups({"a": {"lr": of_group}, ...: {}}), engine=engine)
     p = {"a": np.zeros(1), "b": np.zeros(1)}
     for _ in range(3):
         optimizer.update(p, {k: np.ones(1) for k in p})

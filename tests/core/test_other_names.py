@@ -66,7 +66,7 @@ ANSWERS: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
     "wd": (lambda: ao.Adam(wd=0.1), TypeError, "here wd is ao.AdamW for Adam"),  # type: ignore[call-arg]
     "initial": (lambda: ao.RMSProp(initial=1.0), TypeError, r"for RMSProp ao\.compat\.optax\.rmsprop\("),  # type: ignore[call-arg]
     "renamed": (lambda: ao.AdaGrad(initial_accumulator_value=1.0), TypeError, "_value is initial$"),  # type: ignore[call-arg]
-    "list": (lambda: ao.AdamW([np.zeros(1)], lr=0.1), TypeError, r"was given parameters; wanted them in update"),  # type: ignore[arg-type,misc]
+    "list": (lambda: ao.AdamW([np.zeros(1)], lr=0.1), TypeError, r"was given parameters; wanted them in update"),  # type: ignore[misc]
     "generator": (lambda: ao.SGD(iter([1])), TypeError, r"was given parameters; wanted them in update"),  # type: ignore[arg-type]
     "params": (lambda: ao.SGD(params={}), TypeError, r"was given parameters; wanted them in update"),  # type: ignore[call-arg]
     "p": (lambda: ao.Dropout(p=0.5), TypeError, "Dropout was given p; wanted .*; here p is dropout_ratio$"),  # type: ignore[call-arg]

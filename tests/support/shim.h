@@ -8,7 +8,7 @@
 extern "C" {
 double sqrt(double), fabs(double), copysign(double, double), pow(double, double), fmod(double, double);
 double log(double), expm1(double), frexp(double, int *), ldexp(double, int);
-float sqrtf(float), fabsf(float);
+float sqrtf(float), fabsf(float), expf(float), logf(float), powf(float, float);
 void *malloc(size_t);
 void abort();
 }

@@ -298,7 +298,7 @@ class Misdeeds:
 
     @staticmethod
     def namespace(xp: Any, p: Any, x: Any, c: Any) -> Any:
-        return xp.exp(x)
+        return xp.cbrt(x)
 
     @staticmethod
     def number(xp: Any, p: Any, x: Any, c: Any) -> Any:
@@ -359,7 +359,7 @@ SAYS = {
     "shape": rf"it uses \.shape; {INSTEAD}",
     "transposed": rf"it uses \.T; {INSTEAD}",
     "numpy": rf"ufuncs.*; {INSTEAD}",
-    "namespace": rf"it uses xp\.exp; {INSTEAD}",
+    "namespace": rf"it uses xp\.cbrt; {INSTEAD}",
     "number": r"it branches on a value that is known only when it runs",
     "square": r"it uses \*\*; wanted x\*x for x\*\*2",
     "power": r"it uses \*\*; .* or a coefficient that is the power of others",

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from anyoptim._arrays import COMPUTE, Array, host_memory
+from anyoptim._arrays._beside import Beside
 from anyoptim._arrays._memory import may_overlap, merged_ranges
 from anyoptim._arrays._quiet import quiet_context
 from anyoptim._engines._base import Commit, Leaf, NDArray, Plan, Result, Written, host_view, real
@@ -22,9 +23,9 @@ from anyoptim._machine import _threads
 from anyoptim._machine._completed import exhaust
 from anyoptim._machine._scratch import Scratch, give, scratch, taken
 from anyoptim._machine._threads import Call, Pieces
-from anyoptim._trace._coefficients import CoefficientTable, Replay
+from anyoptim._trace._coefficients import CoefficientTable, Replay, lasting
 from anyoptim._trace._exact_sum import split
-from anyoptim._trace._program import Coefficients, Program, all_floats, static_options
+from anyoptim._trace._program import Coefficients, Program, static_options
 
 __all__ = ["BlockedPlan"]
 
@@ -51,7 +52,7 @@ class BlockedPlan(Plan):
         self.kind_of_leaf = [(d, leaf.of_complex) for d, leaf in zip(self.dtypes, leaves, strict=True)]
         self.kinds = list(dict.fromkeys(self.kind_of_leaf))
         self.functions: dict[Any, BoundFunction] = {}
-        self.packs = packs(leaves, self.arrays, self.dtypes, BLOCK)
+        self.packs = [] if program.reads else packs(leaves, self.arrays, self.dtypes, BLOCK)
         self.alone = [i for i, (p, *_) in enumerate(self.arrays) if p.size]
         slots = [leaf.slots for leaf in leaves]
         for pack in self.packs:
@@ -68,11 +69,14 @@ class BlockedPlan(Plan):
         given = [(leaf.library, leaf.destination) for leaf in leaves]
         self.places = [(library.memory(p), library.dtype(p)) for library, p in given]
         self.layouts = [(a[0], a[0].dtype, a[0].shape, a[0].strides) for a in self.arrays]
+        reads = [leaf.reads for leaf in leaves]
+        self.beside = Beside(leaves[0].library, reads, [p for p, *_ in self.arrays], self.dtypes)
 
     @property
     def written(self) -> Written:
         packed = [slot for pack in self.packs for slot in pack.slots]
-        return Written([*(p for p, *_ in self.arrays), *(s for i in self.alone for s in self.arrays[i][1:]), *packed])
+        alone = (s for i in self.alone for s in self.arrays[i][1:][: self.program.slots])
+        return Written([*(p for p, *_ in self.arrays), *alone, *packed])
 
     def avoid_aliasing(self, written: Written) -> None:
         super().avoid_aliasing(written)
@@ -81,8 +85,12 @@ class BlockedPlan(Plan):
         # An array that owns its memory shares it with no other one that does.
         self._owners = all(a.base is None for a in written.host)
         self._user_arrays = all(leaf.destination is a[0] for leaf, a in zip(self.leaves, self.arrays, strict=True))
+        self.beside.detach([leaf.reads for leaf in self.leaves], self._aliases)
+        for arrays, reads in zip(self.arrays, self.beside.arrays, strict=True):
+            arrays[1 + self.program.slots :] = reads
 
     def regather(self, xs: Sequence[Array]) -> Sequence[NDArray] | None:
+        self.beside.load()
         views = xs if self._user_arrays else self._views(xs)
         return views if views is not None and self._alike(self.layouts, self._forms, views) else None
 
@@ -124,6 +132,7 @@ class BlockedPlan(Plan):
         return self._forbidden_ids.isdisjoint(map(id, xs))
 
     def gather(self, xs: Sequence[Array]) -> Sequence[NDArray]:
+        self.beside.load()
         views = [host_view(leaf.library, x) for leaf, x in zip(self.leaves, xs, strict=True)]
         forms = [(x.dtype, x.strides) for x in views]
         if forms != self._forms:
@@ -149,7 +158,7 @@ class BlockedPlan(Plan):
         functions = self._functions(None, rows)
         self.last_step = None
         kept = len({*self.dtypes}) == 1 and len({id(f.function) for f in functions}) == 1
-        if kept and all(all(map(all_floats, row)) for row in rows.distinct):
+        if kept and lasting(rows.distinct):
             tables = [functions[rows.row_of_leaf.index(r)].table for r in range(len(rows.distinct))]
             self.last_step = Replay(rows, functions[0].function.scalars, self.dtypes[0], tables)
         if self.laid is not None and not all(map(operator.is_, functions, self.laid.functions)):

@@ -31,7 +31,7 @@ __all__ = ["UFUNCS", "BlockSource", "blocked", "blocked_reduction"]
 _UFUNC = {"abs": "absolute", "and": "logical_and", "or": "logical_or", "not": "logical_not"}
 
 UFUNCS = (
-    *("add", "subtract", "multiply", "divide", "negative", "positive", "sqrt", "absolute"),
+    *("add", "subtract", "multiply", "divide", "negative", "positive", "sqrt", "absolute", "exp", "log", "power"),
     *("less", "less_equal", "greater", "greater_equal", "equal", "not_equal"),
     *("logical_and", "logical_or", "logical_not"),
 )

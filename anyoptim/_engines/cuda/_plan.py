@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from anyoptim._arrays import Array
+from anyoptim._arrays._beside import BesideOnDevice
 from anyoptim._arrays._memory import MemoryLayout, merged_ranges
 from anyoptim._engines._base import Commit, Leaf, NDArray, Pass, Plan, Result, Written
 from anyoptim._engines.cuda._device import Owned, device
@@ -27,10 +28,10 @@ from anyoptim._engines.cuda._source import (
     kernel_reduction,
 )
 from anyoptim._machine._completed import in_one_go
-from anyoptim._trace._coefficients import CoefficientTable, Replay, rows_of
+from anyoptim._trace._coefficients import CoefficientTable, Replay, lasting, rows_of
 from anyoptim._trace._exact_sum import COLUMNS
 from anyoptim._trace._graph import graph_of
-from anyoptim._trace._program import Coefficients, Program, StaticOptions, all_floats, static_options
+from anyoptim._trace._program import Coefficients, Program, StaticOptions, static_options
 from anyoptim._trace._reductions import Norm, Reduction
 from anyoptim._trace._symbols import symbol
 
@@ -154,17 +155,24 @@ class CudaPlan(Plan):
         self.memories = [m for each in memories for m in each if m is not None]
         self.fingerprint = library.fingerprint(self.destinations)
         self.chunks, self.blocks = chunk_map([math.prod(leaf.p.shape) * (1 + leaf.of_complex) for leaf in leaves])
-        rows = zip(self.blocks, memories, strict=False)  # there is one block more: the end of the last leaf
-        table = [word for first, each in rows for word in (first, *map(_address, each))]
+        self.addresses = [[*map(_address, each)] for each in memories]
+        self.beside = BesideOnDevice(library, leaves, self.dtype.name)
         self.launches: dict[Any, Launch] = {}
         with self.device.scope():
             self.owned = Owned(self.device)
-            # The norms, which the device alone knows, stand behind the table: one for each part of the program.
-            words = np.array([*table, *[0] * len(program.parts)], np.uint64)
-            self.table = self.owned.kept(self.device.put(words))
-            self.numbers = self.table + 8 * len(table)
+            self._lay()
             if program.reductions:  # room for the rows of one reduction
                 self.sums = self.owned.kept(self.device.allocate(COLUMNS * self.blocks[-1]))
+
+    def _lay(self) -> None:
+        """Put the table of addresses on the device."""
+        # There is one block more: the end of the last leaf.
+        rows = zip(self.blocks, self.addresses, self.beside.addresses, strict=False)
+        table = [word for first, own, beside in rows for word in (first, *own, *beside)]
+        # The norms, which the device alone knows, stand behind the table: one for each part of the program.
+        words = np.array([*table, *[0] * len(self.program.parts)], np.uint64)
+        self.table = self.owned.kept(self.device.put(words))
+        self.numbers = self.table + 8 * len(table)
 
     @property
     def written(self) -> Written:
@@ -173,7 +181,11 @@ class CudaPlan(Plan):
     def avoid_aliasing(self, written: Written) -> None:
         same_space = [m for m in written.device if self.memories and m.space == self.memories[0].space]
         # One stretch more, behind all others, so that each gradient has a stretch behind it.
-        self.forbidden = [np.array([*stretch, 2**64 - 1], np.uint64) for stretch in merged_ranges(same_space)]
+        stretches = merged_ranges(same_space)
+        self.forbidden = [np.array([*stretch, 2**64 - 1], np.uint64) for stretch in stretches]
+        if self.beside.detach(stretches):
+            with self.device.scope():
+                self._lay()
 
     def _no_overlap(self, addresses: NDArray) -> NDArray:
         """For each gradient, whether it shares no memory with what is written."""
@@ -182,6 +194,7 @@ class CudaPlan(Plan):
 
     def regather(self, xs: Sequence[Array]) -> Gathered | None:
         self.stream = self.sending = self.device.stream(self.library.stream(self.number))
+        self.beside.load()
         if not self.library.unchanged_all(self.destinations, self.fingerprint) or self.library.capturing(self.number):
             return None
         begins = self.library.addresses(xs, self.fingerprint)
@@ -192,6 +205,7 @@ class CudaPlan(Plan):
 
     def gather(self, xs: Sequence[Array]) -> Gathered:
         self.stream = self.sending = self.device.stream(self.library.stream(self.number))
+        self.beside.load()
         kept = [self.library.load(x) for x in xs]
         addresses = np.array([_address(self.library.memory(x)) for x in kept], np.uint64)
         for i in np.flatnonzero(~self._no_overlap(addresses)):
@@ -235,7 +249,7 @@ class CudaPlan(Plan):
         self.last_step = None
         with self.device.scope():
             self.latest = launches = self._launches(None, gathered, rows)
-        if len(rows.distinct) == 1 and all(map(all_floats, rows.distinct[0])):
+        if len(rows.distinct) == 1 and lasting(rows.distinct):
             (one,) = launches
             self.last_step = Replay(rows, one.scalars, self.dtype, [one.numbers[: len(one.scalars)]])
         return self.again(gathered)

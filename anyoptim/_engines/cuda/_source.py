@@ -58,7 +58,7 @@ sizeof static static_assert static_cast struct switch template this thread_local
 typename union unsigned using virtual void volatile wchar_t and_eq bitand bitor not_eq or_eq xor xor_eq
 NULL NAN INFINITY CUDART_VERSION CUDA_VERSION
 real Element Elements Vector Chunk wide narrow sqrtf fabsf fabs pow fmod blockIdx blockDim threadIdx gridDim warpSize
-frexp ldexp
+frexp ldexp exp log expf logf powf
 """
 
 _MEANS = frozenset(_WORDS.split())

@@ -22,7 +22,7 @@ class Jax(Engine):
         return leaf.library.compiled_by_xla
 
     def refusal(self, program: Program, leaf: Leaf, x: Array) -> str | None:
-        return "it is traced" if any(map(leaf.library.traced, (leaf.p, x, *leaf.slots))) else None
+        return "it is traced" if any(map(leaf.library.traced, (leaf.p, x, *leaf.slots, *leaf.reads))) else None
 
     def group(self, leaf: Leaf, x: Array) -> Hashable:
         library = leaf.library

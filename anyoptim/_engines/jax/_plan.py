@@ -30,6 +30,9 @@ _OPERATIONS: Mapping[str, Callable[..., Any]] = {
     "not": operator.invert,
 }
 
+_FUNCTIONS = ("sqrt", "where", "exp", "log", "power")
+"""The operations that are functions of the same name."""
+
 _MELTS: Mapping[str, frozenset[str]] = {
     "multiply": frozenset(_OPERATIONS) - {"multiply", "divide"} | {"where", "bound"},
     "sqrt": frozenset({"multiply", "divide"}),
@@ -67,6 +70,7 @@ class JaxPlan(Plan):
         # Without these, XLA would divide results of several devices as it likes.
         several = leaves[0].p.sharding.num_devices > 1
         self._shardings = tuple(leaf.p.sharding for leaf in leaves) if several else None
+        self._reads = [leaf.reads for leaf in leaves]
         self._own: Sequence[tuple[Array, ...]] = [(None,) * program.slots for _ in leaves]
         """The slots of the last step, which nobody else has. All other slots may have other owners, too."""
         self._known: tuple[Any, ...] | None = None
@@ -90,7 +94,8 @@ class JaxPlan(Plan):
         reads = any(i >= 2 for kind in kinds for i in graph_of(self.program, k, *kind).arrays_read)
         slots = [leaf.slots if reads else () for leaf in self.leaves]
         ps = [leaf.p for leaf in self.leaves]
-        return [*np.asarray(call(slots, self._numbers(k, rows, *forms), ps, gathered)).reshape(len(ps), 1, -1)]
+        numbers = self._numbers(k, rows, *forms)
+        return [*np.asarray(call(slots, numbers, ps, gathered, self._reads)).reshape(len(ps), 1, -1)]
 
     def prepare_anew(self, gathered: Sequence[Array], rows: CoefficientTable) -> Commit:
         forms = self._forms(None, rows)
@@ -109,12 +114,13 @@ class JaxPlan(Plan):
         def commit() -> Sequence[Result]:
             if not given:  # a list that is extended has what JAX gave, also where an exception comes after it
                 slots = [leaf.slots if mine else _copied(leaf) for leaf, mine in zip(self.leaves, own, strict=True)]
-                given.extend(itertools.starmap(call, [(slots, numbers, ps, gathered)]))
+                given.extend(itertools.starmap(call, [(slots, numbers, ps, gathered, self._reads)]))
             ((self._own, moved),) = given
             self._known = kind
             results = list(map(Result, moved, self._own))
             # Else the old arrays would be kept alive.
-            self.leaves = [Leaf(leaf.library, *result) for leaf, result in zip(self.leaves, results, strict=True)]
+            both = zip(self.leaves, results, strict=True)
+            self.leaves = [Leaf(leaf.library, *result, reads=leaf.reads) for leaf, result in both]
             return results
 
         return commit
@@ -188,11 +194,11 @@ def _step(
     """The step of all leaves as one function of slots, numbers, parameters and gradients."""
     graphs = [graph_of(program, None, *kind) for kind in kinds]
 
-    def step(slots: Any, rows: Any, ps: Any, xs: Any) -> Any:
+    def step(slots: Any, rows: Any, ps: Any, xs: Any, reads: Any) -> Any:
         results = []
-        for i, (p, x, own, numbers) in enumerate(zip(ps, xs, slots, rows, strict=True)):
+        for i, (p, x, own, beside, numbers) in enumerate(zip(ps, xs, slots, reads, rows, strict=True)):
             graph = graphs[kind_of_leaf[i] if kind_of_leaf else 0]
-            moved, *kept = _joined(graph, _parts(library, graph, (p, x, *own), numbers))
+            moved, *kept = _joined(graph, _parts(library, graph, (p, x, *own, *beside), numbers))
             results.append((*kept, library.xp.astype(moved, p.dtype)))
         # The slots come first, so that each goes to the buffer it comes from.
         return [new[:-1] for new in results], [new[-1] for new in results]
@@ -216,11 +222,11 @@ def _reduced(
     """
     kind, graphs = program.reduction(k).kind, [graph_of(program, k, *each) for each in kinds]
 
-    def rows_of_leaves(slots: Any, rows: Any, ps: Any, xs: Any) -> Any:
+    def rows_of_leaves(slots: Any, rows: Any, ps: Any, xs: Any, reads: Any) -> Any:
         leaves = []
-        for i, (p, x, own, numbers) in enumerate(zip(ps, xs, slots, rows, strict=True)):
+        for i, (p, x, own, beside, numbers) in enumerate(zip(ps, xs, slots, reads, rows, strict=True)):
             graph = graphs[kind_of_leaf[i] if kind_of_leaf else 0]
-            parts = _parts(library, graph, (p, x, *own), numbers)
+            parts = _parts(library, graph, (p, x, *own, *beside), numbers)
             count = len(parts[0]) // graph.parts
             leaves.append([some[j : j + count] for some in parts for j in range(0, len(some), count)])
         return reduced(library, kind, leaves, shardings)
@@ -235,7 +241,8 @@ def _parts(library: Library, graph: Graph, arrays: Sequence[Array], numbers: Arr
     """
     xp, p = library.xp, arrays[0]
     if graph.joint:
-        given = [p, xp.astype(arrays[1], p.dtype), *arrays[2:]]
+        reals = [a if xp.iscomplexobj(a) else xp.astype(a, numbers.dtype) for a in arrays[2:]]
+        given = [p, xp.astype(arrays[1], p.dtype), *reals]
         both = [(given[of.array], of.part) for of in graph.inputs if of.array < len(given)]
         return [_run(xp, graph, [a if part is None else (xp.real, xp.imag)[part](a) for a, part in both], numbers)]
     if xp.iscomplexobj(p):
@@ -262,12 +269,13 @@ def _run(xp: Any, graph: Graph, arrays: Sequence[Array], numbers: Array) -> list
         for a in node.arguments:
             if isinstance(a, int):
                 into.setdefault(a, set()).add(node.op)
+    of_node = {**_OPERATIONS, "bound": xp.clip, **{op: getattr(xp, op) for op in _FUNCTIONS}}
     values = [*arrays, *[None] * (len(graph.inputs) - len(arrays))]
     for node in graph.nodes:
         operands = [values[a] if isinstance(a, int) else scalars[a] for a in node.arguments]
         if node.op == "where" and not isinstance(node.arguments[0], int):
             operands[0] = operands[0] != 0  # a truth value of the host is a number here
-        result = {**_OPERATIONS, "sqrt": xp.sqrt, "where": xp.where, "bound": xp.clip}[node.op](*operands)
+        result = of_node[node.op](*operands)
         if into.get(len(values), frozenset()) & _MELTS.get(node.op, frozenset()):
             result = result + zero
         values.append(result)

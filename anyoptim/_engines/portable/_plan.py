@@ -93,7 +93,7 @@ class LazyPlan(PortablePlan):
 
 
 def _result(program: Program, leaf: Leaf, x: Array, row: Coefficients) -> Result:
-    p, *slots = moved(program, leaf.library, leaf.p, x, leaf.slots, row)
+    p, *slots = moved(program, leaf.library, leaf.p, x, leaf.slots, leaf.reads, row)
     return Result(p, tuple(slots))
 
 
@@ -101,16 +101,16 @@ def _whole(program: Program, leaf: Leaf, x: Array, row: Coefficients) -> Result:
     """The result of a rule of whole arrays, whose operations may leave its results in other pieces."""
     library, like = leaf.library, Result(leaf.p, leaf.slots)
 
-    def call(p: Array, slots: tuple[Array, ...], x: Array, row: Coefficients) -> Result:
-        return _result(program, Leaf(library, p, slots), x, row)
+    def call(p: Array, slots: tuple[Array, ...], reads: tuple[Array, ...], x: Array, row: Coefficients) -> Result:
+        return _result(program, Leaf(library, p, slots, reads=reads), x, row)
 
-    result = library.auto_sharded(call, like, leaf.p, leaf.slots, x, row)
+    result = library.auto_sharded(call, like, leaf.p, leaf.slots, leaf.reads, x, row)
     return Result(library.sharded_like(result.p, leaf.p), tuple(map(library.sharded_like, result.slots, leaf.slots)))
 
 
 def terms(program: Program, k: int, leaf: Leaf, x: Array, row: Coefficients) -> list[list[Array]]:
     """What the reduction that is part `k` is of: one array, or two factors; of complex numbers for each part."""
-    return reduced_terms(program, k, leaf.library, leaf.p, x, leaf.slots, row)
+    return reduced_terms(program, k, leaf.library, leaf.p, x, leaf.slots, leaf.reads, row)
 
 
 def rows_of(library: Library, kind: Kind, terms: Sequence[Sequence[Array]]) -> Array:

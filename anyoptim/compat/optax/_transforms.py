@@ -304,7 +304,7 @@ def chain(*args: Stage) -> Optimizer:
 
 
 def _negative(stage: Any) -> bool:
-    return isinstance(stage, Scale) and not callable(stage.factor) and stage.factor < 0
+    return isinstance(stage, Scale) and isinstance(stage.factor, int | float) and stage.factor < 0
 
 
 def _method(stage: Any) -> Stage:

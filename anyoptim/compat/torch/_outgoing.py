@@ -10,8 +10,9 @@ from anyoptim._arrays import library
 from anyoptim._arrays._selection import shown
 from anyoptim._arrays._torch import tensor
 from anyoptim._core._optimizer import Optimizer
+from anyoptim._stage._elements import by_element
 from anyoptim.compat._shared import zero
-from anyoptim.compat._transfer import mean_square
+from anyoptim.compat._transfer import mean_square, one_count
 from anyoptim.compat.torch import _methods
 from anyoptim.compat.torch._forms import CODECS, Codec, Form, Named, Option, form_of, place
 from anyoptim.compat.torch._incoming import flattened, matched, options_of
@@ -62,7 +63,7 @@ def to_torch(optimizer: Optimizer, names: Sequence[Any]) -> dict[str, Any]:
         first = sum(len(other["params"]) for other in param_groups)
         ids = list(range(first, first + len(group)))
         for i, path in zip(ids, group, strict=True):
-            t = state["t"].get(path, 0)
+            t = one_count(path, state["t"].get(path, 0))
             kept = _packed(form, optimizer, state["stages"], path, t, options, values) if t else {}
             packed |= {i: kept} if kept else {}
         param_groups.append({**options, "params": ids})
@@ -98,6 +99,8 @@ def _read(optimizer: Optimizer, paths: Sequence[str], step: int) -> tuple[Form, 
     if len(selectors) > 1:
         raise ValueError(f"names has {', '.join(paths)} as one group; they are {shown(*selectors)} of the optimizer's")
     hypers = _effective(optimizer, next(iter(selectors), None))
+    if by_elements := [key for key, v in hypers.items() if by_element(v)]:
+        raise ValueError(f"{optimizer!r} has {by_elements[0]} element by element, which torch has not; wanted a number")
     values: dict[str, Any] = {key: v(step) if callable(v) else float(v) for key, v in hypers.items()}
     # Torch's state has the rate of the next step already, and its group the rate of the step after that.
     theirs = {key: v.schedule(step) if isinstance(v, _methods.Lagged) else values[key] for key, v in hypers.items()}

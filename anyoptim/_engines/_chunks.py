@@ -8,11 +8,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from anyoptim._arrays import Array, library
-from anyoptim._engines import LAZY, CoefficientTable, Dispatch, Leaf, Plan, Plans, Result
+from anyoptim._engines._base import Leaf, Plan, Result
+from anyoptim._engines._choice import LAZY, Plans
+from anyoptim._engines._dispatch import Dispatch
 from anyoptim._engines.portable._plan import LazyPlan, PortablePlan, explained, rows_of, terms
+from anyoptim._trace._coefficients import CoefficientTable
 from anyoptim._trace._exact_sum import Kind, no_rows, one_row, product
 from anyoptim._trace._graph import trace, trace_reduction
-from anyoptim._trace._program import MOVE, Coefficients, Program, StaticOptions, static_options
+from anyoptim._trace._program import MOVE, Coefficients, Program, Static, StaticOptions, static_options
 
 __all__ = ["plans"]
 
@@ -67,7 +70,7 @@ class BlockPlan(PortablePlan):
         """The task of each block; the arrays whose blocks it is given, and the coefficients that are lazy."""
         lazy = [(j, name) for j, part in enumerate(row) for name, c in part.items() if not isinstance(c, _KNOWN)]
         known = [{name: c for name, c in part.items() if isinstance(c, _KNOWN)} for part in row]
-        arrays = [leaf.p, x, *leaf.slots]
+        arrays = [leaf.p, x, *leaf.slots, *leaf.reads]
         read = _read(self.program, k, static_options(row), leaf.of_complex)
         dtypes = [None if i in read else a.dtype for i, a in enumerate(arrays)]
         task = _Task(next(self.numbers), self.engine, self.program, k, dtypes, known, lazy)
@@ -81,17 +84,20 @@ class LazyBlockPlan(BlockPlan, LazyPlan):
         return self.lazy_rows(k, gathered, rows)
 
 
-_KNOWN = float | bool | str
+_KNOWN = float | Static
 
 
 @functools.lru_cache(maxsize=256)
 def _read(program: Program, k: int | None, static: StaticOptions, of_complex: bool) -> Sequence[int]:
-    """The numbers of the arrays among p, x and the slots that a task is given. Raises for rules that can't be run."""
+    """The numbers of the arrays among p, x, the slots and what is read beside them that a task is given.
+
+    Raises for rules that can't be run.
+    """
     if k is not None:
         return trace_reduction(program, k, static, of_complex=of_complex).arrays_read or [0]
     if MOVE in program.parts:  # otherwise it is no step
         trace(program, static, of_complex=of_complex)
-    return range(2 + program.slots)
+    return range(2 + program.slots + len(program.reads))
 
 
 class _Task(NamedTuple):
@@ -103,7 +109,7 @@ class _Task(NamedTuple):
     program: Program
     k: int | None
     dtypes: Sequence[Any]
-    """For p, x and the slots None, or the dtype of one that is not read."""
+    """For p, x, the slots and what is read beside them None, or the dtype of one that is not read."""
     known: Sequence[Mapping[str, Any]]
     """The coefficients that were known beforehand."""
     lazy: Sequence[tuple[int, str]]
@@ -117,10 +123,11 @@ class _Task(NamedTuple):
         rows, blocks = CoefficientTable([row], [0]), [*map(own.array, arguments[:n])]
         with own.on_device_of(blocks[0]):
             given = iter(blocks)
-            p, x, *slots = [next(given) if d is None else own.xp.empty_like(blocks[0], dtype=d) for d in self.dtypes]
+            p, x, *more = [next(given) if d is None else own.xp.empty_like(blocks[0], dtype=d) for d in self.dtypes]
+            slots, reads = more[: self.program.slots], tuple(more[self.program.slots :])
             if self.k is None:
                 p, *slots = map(own.copied, (p, *slots))
-            dispatch = Dispatch(self.engine, [self.program], [Leaf(own, p, tuple(slots), p)], [x])
+            dispatch = Dispatch(self.engine, [self.program], [Leaf(own, p, tuple(slots), p, reads=reads)], [x])
             gathered = dispatch.gather([x])
             if self.k is not None:
                 kind = self.program.reduction(self.k).kind

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections import ChainMap
 from collections.abc import Mapping, Sequence
+from copy import copy
 from typing import Any, NamedTuple
 
 from anyoptim._arrays import Array
 from anyoptim._arrays._checks import Parameter
 from anyoptim._arrays._selection import Selection, Selector, shown
 from anyoptim._arrays._tree import Tree, dotted_paths
+from anyoptim._stage._elements import by_element, spelled
 from anyoptim._stage._groups import groups
+from anyoptim._stage._matched_elements import Elements, OfParameter
 from anyoptim._stage._stage import Stage
 from anyoptim._stage._stage_program import StageProgram
 from anyoptim._trace._hyperparameters import Hyper
@@ -47,8 +50,11 @@ class ParamGroups:
         tree: Tree,
         ps: Sequence[Parameter | None],
         owner: Sequence[int],
+        *,
+        to_host: bool = False,
     ) -> None:
         self._spec = tree.spec
+        self._places: Sequence[int] = range(len(ps))
         selectors = [None] * len(ps) if spec.partition is None else spec.partition.assign(tree, ps)
         patterns = [None] * len(ps) if spec.groups is None else spec.groups.selection.assign(tree, ps)
         self.resting = {i for i, both in enumerate(zip(selectors, patterns, strict=True)) if spec.rests(*both)}
@@ -59,6 +65,11 @@ class ParamGroups:
         """For each group what is given instead of the hyperparameters of each stage."""
         self.group_of = [0] * len(ps)
         """The group of each parameter."""
+        self.reads: list[tuple[Array, ...]] = [()] * len(ps)
+        """For each parameter the arrays that are read beside it."""
+        self.elements = Elements(stages, tree, to_host=to_host)
+        """What is given element by element."""
+        reading: dict[Any, StageProgram] = {}
         numbers: list[Any] = []
         for i, p in enumerate(ps):
             if p is None:
@@ -66,16 +77,22 @@ class ParamGroups:
             if owner[i] != i:
                 _check_tied(tree, owner[i], i, selectors)
                 _check_tied(tree, owner[i], i, patterns)
-                self.group_of[i] = self.group_of[owner[i]]
+                self.elements.check_tied(tree, owner[i], i)
+                self.group_of[i], self.reads[i] = self.group_of[owner[i]], self.reads[owner[i]]
                 continue
-            branch = branches[selectors[i]]
+            branch, of_elements = branches[selectors[i]], OfParameter()
             if i not in self.resting:
                 _check_accepted(stages, branch, tree, i, p)
+                of_elements = self.elements.of(tree, i, p, branch.stages)
+            given, arrays, self.reads[i] = of_elements
+            if arrays:
+                branch = reading.setdefault((selectors[i], arrays), branch.reading(arrays))
             own = _overridden(stages, branch, tree, i, p)
-            kind = selectors[i], None if i in self.resting else patterns[i], own
+            kind = selectors[i], None if i in self.resting else patterns[i], own, given, arrays
             if kind not in numbers:
                 numbers.append(kind)
                 self.branches.append(branch)
+                own = _with_elements(stages, branch, given, own)
                 self.overrides.append(_combined(stages, spec.groups, branch, own, kind[1]))
             self.group_of[i] = numbers.index(kind)
         if not numbers:
@@ -91,9 +108,15 @@ class ParamGroups:
         """The gradients, with None for parameters that are frozen."""
         return [None if i in self.resting else x for i, x in enumerate(xs)] if self.resting else xs
 
+    def of(self, places: Sequence[int]) -> ParamGroups:
+        """The groups of leaves that are these parameters, or parts of them."""
+        some = copy(self)
+        some.group_of, some._places = [self.group_of[i] for i in places], places
+        return some
+
     def path(self, i: int) -> str:
         """The keys of a parameter, joined by dots."""
-        return dotted_paths(self._spec)[i]
+        return dotted_paths(self._spec)[self._places[i]]
 
     def branch(self, i: int) -> StageProgram:
         """The stages that a parameter goes through."""
@@ -132,8 +155,24 @@ def _overridden(stages: Sequence[Stage], branch: StageProgram, tree: Tree, i: in
             )
         if set(own) - set(stage.hyperparameters):
             raise ValueError(f"{stage!r} overrides {list(own)}; it has {list(stage.hyperparameters)}")
+        for name, value in own.items():
+            if by_element(value):
+                raise TypeError(
+                    f"overrides of {stage!r} gave {spelled(value)} as {name}; wanted a number or a schedule"
+                )
         overrides.append(dict(own))
     return tuple(overrides)
+
+
+def _with_elements(stages: Sequence[Stage], branch: StageProgram, given: Sequence[Any], own: Overrides) -> Overrides:
+    """What is given element by element for one parameter, and after that what the stages themselves say."""
+    if not (given or branch.elements):
+        return own
+    numbers: list[dict[str, Any]] = [{} for _ in stages]
+    for (k, name), value in given:
+        numbers[k][name] = value
+    each = zip(numbers, own or ({},) * len(stages), strict=True)
+    return tuple({**of, **branch.elements.get(k, {}), **others} for k, (of, others) in enumerate(each))
 
 
 def _combined(
