@@ -142,7 +142,10 @@ def test_modulus_of_what_is_not_finite() -> None:
 
 @pytest.mark.parametrize("library", LOADERS)
 def test_on_any_library(library: str, need: Callable[[str], Library]) -> None:
-    """A joint rule with a real slot, a phase and a threshold: NumPy's results, to the bit where that is promised."""
+    """A joint rule with a real slot, a phase and a threshold: NumPy's results, to the bit where that is promised.
+
+    Beside a real parameter of the same precision, which an engine may take in the same pass.
+    """
     lib = need(library)
     rng = np.random.default_rng(1)
     for dtype in [d for d in ("complex64", "complex128") if d in lib.dtypes]:
@@ -151,17 +154,36 @@ def test_on_any_library(library: str, need: Callable[[str], Library]) -> None:
         for convert, back in ((np.array, np.asarray), (lib.asarray, lib.tonumpy)):
             with lib.context():
                 optimizer = ao.chain(Root(), Phase(0.9))
-                params = {"z": convert(p)}
+                params = {"z": convert(p), "w": convert(p.real.copy())}
                 for k in range(lib.steps(3)):
-                    params = optimizer.update(params, {"z": convert(((k + 1) * g).astype(dtype))})
+                    of_step = ((k + 1) * g).astype(dtype)
+                    grads = {"z": convert(of_step), "w": convert(of_step.imag.copy())}
+                    params = optimizer.update(params, grads)
                 kept = slots(optimizer)
-                results.append([back(a) for a in (params["z"], kept["m"]["z"], kept["v"]["z"])])
+                found = [params, kept["m"], kept["v"]]
+                results.append([back(of[name]) for of in found for name in params])
         for wanted, found in zip(*results, strict=True):
             assert found.dtype == wanted.dtype
             if lib.exact or dtype in lib.reached:
                 np.testing.assert_array_equal(found, wanted)
             else:
                 np.testing.assert_allclose(found, wanted, rtol=float(8 * np.finfo(dtype).eps))
+
+
+def test_the_pure_form_under_jit(need: Callable[[str], Library]) -> None:
+    """Traced, a joint method takes the steps of NumPy's, to round-off."""
+    lib, rng = need("jax"), np.random.default_rng(12)
+    import jax
+
+    p, *grads = ({"z": (rng.normal(size=6) + 1j * rng.normal(size=6)).astype("complex64")} for _ in range(4))
+    optimizer = ao.chain(ao.Adam(lr=0.1, joint=True), ao.ClipGlobalNorm(0.2))
+    params = {"z": lib.asarray(p["z"])}
+    state, step = optimizer.init(params), jax.jit(optimizer.step)
+    for g in grads:
+        params, state = step(params, {"z": lib.asarray(g["z"])}, state)
+        optimizer.update(p, g)
+    np.testing.assert_allclose(lib.tonumpy(params["z"]), p["z"], rtol=1e-5)
+    assert str(state.slots[0]["v"]["z"].dtype) == "float32"
 
 
 # Methods ---------------------------------------------------------------------------------------------------------
