@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Sequence
 
 from anyoptim._trace._exact_sum import COLUMNS, FIRST, HALF, INFINITE, MASK, NAN, ROUNDERS, Kind, bits_of, power_of
 
-__all__ = ["KERNELS", "LOOPS", "REDUCTION", "pieces"]
+__all__ = ["KERNELS", "LOOPS", "REDUCTION", "loop_pieces", "pieces"]
 
 
 def pieces(dtype: str, kind: Kind) -> dict[str, str | list[str]]:
@@ -59,7 +60,7 @@ def {name}(_leaves, _chunks, _which, _coefficients, _rows, _first, _last):
                 _top = 0
                 for _i in range(_n):
                     {body}
-                    _top = max(_top, bits(abs(_value)))
+                    {measured}
                 _code = _known
                 if _top >= {infinity}:
                     _code = max(_code, {infinite} if _top == {infinity} else {nan})
@@ -71,20 +72,12 @@ def {name}(_leaves, _chunks, _which, _coefficients, _rows, _first, _last):
             _one, _two, _three, _seen = 0, 0, 0, 0
             for _i in range(_n):
                 {body}
-                {term}
-                _a = _v + _to_one
-                _v -= _a - _to_one
-                _b = _v + _to_two
-                _v -= _b - _to_two
-                _one += bits(_a)
-                _two += bits(_b)
-                _three += bits(_v + _to_three)
-                _seen |= bits(_a)
-            _one -= _n * bits(_to_one)
+                {added}
+            _one -= {count} * bits(_to_one)
             if _sure or (0 <= _seen - bits(_to_one) < {limit} and (_one > 0 or _code == _known)):
                 break
         _known = _rows[_at, 0] = _code
-        _two, _three = _two - _n * bits(_to_two), _three - _n * bits(_to_three)
+        _two, _three = _two - {count} * bits(_to_two), _three - {count} * bits(_to_three)
         _rows[_at, 1], _rows[_at, 2] = _one >> {half}, _one & {mask}
         _rows[_at, 3], _rows[_at, 4] = _two >> {half}, _two & {mask}
         _rows[_at, 5], _rows[_at, 6] = _three >> {half}, _three & {mask}
@@ -103,9 +96,31 @@ def {name}(_leaves, _chunks, _which, _coefficients, _rows, _first, _last):
         _top = -_infinity
         for _i in range(_n):
             {body}
-            _top = _value if _value > _top or _value != _value else _top
+            {taken}
         _rows[_at, 0] = bits(_top + 0.0)
 """
+
+_MEASURED = ["_top = max(_top, bits(abs(_value)))"]
+_TAKEN = ["_top = _value if _value > _top or _value != _value else _top"]
+_ADDED = [
+    "_a = _v + _to_one",
+    "_v -= _a - _to_one",
+    "_b = _v + _to_two",
+    "_v -= _b - _to_two",
+    "_one += bits(_a)",
+    "_two += bits(_b)",
+    "_three += bits(_v + _to_three)",
+    "_seen |= bits(_a)",
+]
+
+
+def loop_pieces(dtype: str, kind: Kind, values: Sequence[str]) -> dict[str, str | list[str]]:
+    """What the templates of loops leave open, but for names and what comes before the values of an element."""
+    given = pieces(dtype, kind)
+    after = {"measured": _MEASURED, "taken": _TAKEN, "added": [*given["term"], *_ADDED]}
+    of_each = {name: [line for value in values for line in (f"_value = {value}", *after[name])] for name in after}
+    return {**given, **of_each, "count": "_n" if len(values) == 1 else f"{len(values)} * _n"}
+
 
 LOOPS: dict[Kind, str] = {"squares": _LOOP, "terms": _LOOP, "largest": _LARGEST_LOOP}
 """The function that writes a row of the reduction for each chunk; of a maximum its bits."""

@@ -95,7 +95,8 @@ class Cautious(GradientStage):
         x <- x * n / (kept + 1)        where x*g > 0; else 0
 
     g is the gradient with which the chain began, x the step: the stage comes after the method, such as
-    `chain(AdamW(), Cautious())`, but before what is to be spared, such as decoupled `WeightDecay`.
+    `chain(AdamW(), Cautious())`, but before what is to be spared, such as decoupled `WeightDecay`. Complex elements are
+    two, the one part kept and the other dropped, perhaps.
 
     Source: Liang, Chen, Liu and Liu, Cautious optimizers: improving training with one line of code, 2024, algorithm 1.
 

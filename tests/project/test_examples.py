@@ -191,3 +191,17 @@ def test_optimizer_paths(tmp_path: Path) -> None:
             theirs.update(params, {"x": params["x"] / 10, "y": 2 * params["y"]})
     assert {o.__name__ for o, *_ in module.OPTIMIZERS} == {"SGD", "Momentum", "AdaGrad", "Adam"}
     assert issubclass(module.OPTIMIZERS[0][0], ao.Optimizer)
+
+
+def test_complex_paths(tmp_path: Path) -> None:
+    """As one element, a parameter goes straight to the minimum, from whatever phase; as two reals it does not."""
+    module = example("complex_paths")
+    picture = tmp_path / "paths.png"
+    module.main(["--output", str(picture)])
+    assert min(_png_size(picture)) > 400
+    turns = np.exp(1j * np.deg2rad([*module.DEGREES]))
+    for joint in (False, True):
+        paths = [np.array(module.path(module.DISTANCE * turn, joint)) / turn for turn in turns]
+        assert all(abs(points[-1]) < module.DISTANCE / 4 for points in paths)
+        straight = max(float(np.abs(points.imag).max()) for points in paths) < 1e-9
+        assert straight is joint

@@ -29,6 +29,7 @@ __all__ = ["PICTURES", "draw", "example", "shown"]
 
 ROOT = Path(__file__).parents[2]
 PICTURES = {
+    "complex_paths": ROOT / "docs" / "complex_paths.png",
     "constraints": ROOT / "docs" / "constraints.png",
     "object_and_probe": ROOT / "docs" / "object_and_probe.png",
     "optimizer_paths": ROOT / "docs" / "optimizer_paths.png",

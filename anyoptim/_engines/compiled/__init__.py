@@ -56,9 +56,7 @@ class Compiled(HostEngine):
         dtype = library.dtype(p)
         if COMPUTE[dtype] == dtype:
             for k in (*program.reductions, None):
-                static = static_options(row[:k])
-                for part in range(_plan.parts(program, k, static, dtype)):
-                    _plan.load(program, k, static, dtype, part)
+                _plan.load(program, k, static_options(row[:k]), dtype)
             _warmup.warm(program, dtype)
 
     def begin(self, program: Program, rows: Sequence[Coefficients], dtype: str) -> Callable[[], bool]:
@@ -66,12 +64,11 @@ class Compiled(HostEngine):
 
         kinds = dict.fromkeys((k, static_options(row[:k])) for row in rows for k in (*program.reductions, None))
         keys = [(program, k, static, dtype) for k, static in kinds]
-        loops = [_plan.text(*key, part).module for key in keys for part in range(_plan.parts(*key))]
+        loops = [_plan.text(*key).module for key in keys]
         return Compilation([*map(_plan.intrinsic_text, _plan.INTRINSICS), *loops]).done
 
     def source(self, passes: Sequence[Pass], dtype: str) -> str:
-        keys = [(program, k, static_options(row), dtype) for program, k, row in passes]
-        texts = [_plan.text(*key, part).module.text for key in keys for part in range(_plan.parts(*key))]
+        texts = [_plan.text(program, k, static_options(row), dtype).module.text for program, k, row in passes]
         return "\n\n".join(dict.fromkeys(texts))
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import math
 from collections.abc import Callable, Sequence
 from itertools import starmap
 from struct import Struct
@@ -22,7 +21,7 @@ from anyoptim._machine._generated import Text
 from anyoptim._machine._machine_code import Bound, Native
 from anyoptim._machine._threads import Pieces
 from anyoptim._trace._coefficients import CoefficientTable, Replay, lasting
-from anyoptim._trace._exact_sum import COLUMNS, bits_of
+from anyoptim._trace._exact_sum import COLUMNS
 from anyoptim._trace._expressions import Scalars
 from anyoptim._trace._graph import graph_of
 from anyoptim._trace._program import Program, StaticOptions, static_options
@@ -30,7 +29,7 @@ from anyoptim._trace._program import Program, StaticOptions, static_options
 if TYPE_CHECKING:
     from anyoptim._engines.compiled._source import Loop
 
-__all__ = ["CompiledPlan", "intrinsic", "load", "memory_orders", "parts", "text"]
+__all__ = ["CompiledPlan", "intrinsic", "load", "memory_orders", "text"]
 
 CHUNK = 1 << 16
 """The elements in a chunk, which has a row of the reduction: a sum of 64 bits holds the digits of 2**23."""
@@ -72,8 +71,7 @@ class CompiledPlan(Plan):
         self.memories = [self.library.memory(d) for d in self.destinations]
         self.dtypes = [d.dtype for d in self.destinations]
         self.mirrors = [arrays[0] for arrays in self.hosts]
-        self.of_complex = leaves[0].of_complex
-        lengths = [arrays[0].size * (1 + self.of_complex) for arrays in hosts]
+        lengths = [arrays[0].size * (1 + leaves[0].of_complex) for arrays in hosts]
         inputs = 2 + program.slots + len(program.reads)
         self.table = table = np.zeros((len(leaves), FIRST + inputs), np.uint64)
         table[:, PARAMETER], table[:, MIRROR] = _ids(self.destinations), _ids(self.mirrors)
@@ -161,28 +159,22 @@ class CompiledPlan(Plan):
         return views
 
     def value(self, k: int, gathered: Sequence[Any], rows: CoefficientTable) -> Any:
-        return self.program.reduction(k).value(np, self._rows(k, rows))
+        return self.program.reduction(k).value(np, [self._rows(k, rows)])
 
     def reduced(self, k: int, gathered: Sequence[Any], rows: CoefficientTable) -> list[NDArray]:
-        tables = self._rows(k, rows)
-        of_each = [[table[a:b] for table in tables] for a, b in itertools.pairwise(self.firsts)]
-        return [np.concatenate(some) if len(some) > 1 else some[0] for some in of_each]
+        table = self._rows(k, rows)
+        return [table[a:b] for a, b in itertools.pairwise(self.firsts)]
 
-    def _rows(self, k: int, rows: CoefficientTable) -> list[NDArray]:
-        """The rows of the reduction of all chunks; of complex numbers those of each part."""
-        largest, found = self.program.reduction(k).kind == "largest", list[NDArray]()
-        for part in range(1 + self.of_complex):
-            table = np.empty((self.firsts[-1], COLUMNS), np.int64)
-            if part:  # of which some leaves may have none
-                table[...] = bits_of(-math.inf) if largest else 0
-            found.append(table[:, :1].view(np.float64) if largest else table)
-            for call in self._calls(k, rows, part):
-                bound = call.loop.native.bind(*call.tables, table)
-                if len(call.pieces) == 1:
-                    bound.run(*call.pieces[0])
-                else:
-                    _threads.spread(bound.run, call.pieces)
-        return found
+    def _rows(self, k: int, rows: CoefficientTable) -> NDArray:
+        """The rows of the reduction of all chunks."""
+        table = np.empty((self.firsts[-1], COLUMNS), np.int64)
+        for call in self._calls(k, rows):
+            bound = call.loop.native.bind(*call.tables, table)
+            if len(call.pieces) == 1:
+                bound.run(*call.pieces[0])
+            else:
+                _threads.spread(bound.run, call.pieces)
+        return table[:, :1].view(np.float64) if self.program.reduction(k).kind == "largest" else table
 
     def prepare_anew(self, gathered: Sequence[Any], rows: CoefficientTable) -> Commit:
         self.calls = calls = self._calls(None, rows)
@@ -211,29 +203,27 @@ class CompiledPlan(Plan):
 
         return commit
 
-    def _calls(self, k: int | None, rows: CoefficientTable, part: int = 0) -> list[_Call]:
+    def _calls(self, k: int | None, rows: CoefficientTable) -> list[_Call]:
         """The calls of the loops, one for each set of static options, with their part of the tables."""
         static = [static_options(row) for row in rows.distinct]
-        key = k, part, *static, *(rows.row_of_leaf if len(static) > 1 else ())
+        key = k, *static, *(rows.row_of_leaf if len(static) > 1 else ())
         calls = self.laid.get(key)
         if calls is None:
             if len(self.laid) > _KEPT:
                 self.laid.clear()
-            calls = self.laid[key] = self._lay(k, static, rows, part)
+            calls = self.laid[key] = self._lay(k, static, rows)
         for call in calls:
             for i, row in enumerate(rows.distinct):
                 if static[i] == call.static:  # the other rows keep the numbering, and are not read
                     call.coefficients[i] = call.loop.scalars.values(row, self.dtype)
         return calls
 
-    def _lay(self, k: int | None, static: Sequence[StaticOptions], rows: CoefficientTable, part: int) -> list[_Call]:
+    def _lay(self, k: int | None, static: Sequence[StaticOptions], rows: CoefficientTable) -> list[_Call]:
         """The calls, without numbers in their tables."""
         which = np.array(rows.row_of_leaf, np.int64) if len(static) > 1 else self.first_row
         calls = []
         for key in dict.fromkeys(static):
-            if part and part >= parts(self.program, k, key, self.dtype_name):
-                continue
-            loop = load(self.program, k, key, self.dtype_name, part)
+            loop = load(self.program, k, key, self.dtype_name)
             chunks, pieces = self.chunks, self.pieces
             if static.count(key) < len(static):
                 chunks = chunks[[static[which[leaf]] == key for leaf in chunks[:, 0]]]
@@ -311,26 +301,21 @@ def intrinsic_text(name: str) -> Text:
 
 
 @functools.lru_cache(maxsize=256)
-def load(program: Program, k: int | None, static: StaticOptions, dtype: str, part: int = 0) -> _NativeLoop:
+def load(program: Program, k: int | None, static: StaticOptions, dtype: str) -> _NativeLoop:
     """The machine code of the step, or of the reduction that is part `k`, for arrays of a dtype."""
     if dtype != real(dtype).name and not graph_of(program, k, static, of_complex=True).joint:
         return load(program, k, static, real(dtype).name)
-    loop = text(program, k, static, dtype, part)
+    loop = text(program, k, static, dtype)
     return _NativeLoop(_machine_code.native(loop.module), loop.scalars)
 
 
-def parts(program: Program, k: int | None, static: StaticOptions, dtype: str) -> int:
-    """The number of loops for the step, or the reduction that is part `k`: two for each part of complex numbers."""
-    return graph_of(program, k, static, of_complex=dtype.startswith("complex")).parts
-
-
-def text(program: Program, k: int | None, static: StaticOptions, dtype: str, part: int = 0) -> Loop:
+def text(program: Program, k: int | None, static: StaticOptions, dtype: str) -> Loop:
     """The text of the step, or of the reduction that is part `k`."""
     from anyoptim._engines.compiled._source import loop, loop_reduction  # noqa: PLC0415 - for those who compile
 
     arithmetic = real(dtype).name
     graph = graph_of(program, k, static, of_complex=dtype != arithmetic)
-    return loop(graph, arithmetic) if k is None else loop_reduction(graph, program.reduction(k).kind, arithmetic, part)
+    return loop(graph, arithmetic) if k is None else loop_reduction(graph, program.reduction(k).kind, arithmetic)
 
 
 def _ids(objects: Sequence[Any]) -> NDArray:

@@ -34,7 +34,7 @@ from typing import NamedTuple
 
 from anyoptim._machine._generated import Text
 from anyoptim._trace._exact_sum import Kind
-from anyoptim._trace._exact_sum_text import LOOPS, pieces
+from anyoptim._trace._exact_sum_text import LOOPS, loop_pieces
 from anyoptim._trace._expressions import Scalars
 from anyoptim._trace._graph import Graph
 from anyoptim._trace._text import Writer, filled
@@ -60,8 +60,8 @@ def loop(graph: Graph, dtype: str) -> Loop:
     return writer.module("alike, pointer", signature, _STEP, stores)
 
 
-def loop_reduction(graph: Graph, kind: Kind, dtype: str, part: int = 0) -> Loop:
-    """The rows of a reduction, one for each chunk; all arrays are read. Of complex numbers those of one part.
+def loop_reduction(graph: Graph, kind: Kind, dtype: str) -> Loop:
+    """The rows of a reduction, one for each chunk; all arrays are read.
 
     Of squares the code of a leaf's last chunk is taken for that of the next, and only if that is too small the largest
     element is looked for. Rounded to a digit, a number has that digit in its last bits: sums of these are sums of
@@ -69,8 +69,8 @@ def loop_reduction(graph: Graph, kind: Kind, dtype: str, part: int = 0) -> Loop:
     """
     writer = _LoopWriter(graph, "reduction", dtype)
     signature = f"void({_TABLES}, int64[:, ::1], int64, int64)"
-    stores = [f"_value = {' * '.join(f'float64({writer.value(output)})' for output in graph.terms[part])}"]
-    return writer.module("pointer", signature, LOOPS[kind], stores, pieces(dtype, kind))
+    values = [" * ".join(f"float64({writer.value(output)})" for output in terms) for terms in graph.terms]
+    return writer.module("pointer", signature, LOOPS[kind], [], loop_pieces(dtype, kind, values))
 
 
 _HEAD = """\

@@ -28,6 +28,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from anyoptim._engines.cuda._elements import ELEMENTS
+from anyoptim._trace._c_text import CALLS, OPERATIONS, coefficients_text
 from anyoptim._trace._exact_sum import Kind
 from anyoptim._trace._exact_sum_text import KERNELS, REDUCTION
 from anyoptim._trace._exact_sum_text import pieces as rows
@@ -35,7 +36,7 @@ from anyoptim._trace._expressions import Scalars
 from anyoptim._trace._graph import Graph
 from anyoptim._trace._operations import LOGICAL
 from anyoptim._trace._symbols import Scalar
-from anyoptim._trace._text import INFIX, Writer, filled
+from anyoptim._trace._text import Writer, filled
 
 __all__ = ["BLOCK", "CHUNK", "REDUCTION", "THREADS", "Kernel", "coefficients", "kernel", "kernel_reduction"]
 
@@ -49,17 +50,6 @@ CHUNK = THREADS // 32 * BLOCK
 """The elements in a chunk, of which each warp takes a block."""
 
 _REAL = {"float32": "float", "float64": "double"}
-_OPERATIONS = {
-    **Writer.operations,
-    "not": "!{}",
-    "where": "{0} ? {1} : {2}",
-    "bound": "{0} < {1} ? {1} : {0} > {2} ? {2} : {0}",
-}
-_CALLS = {
-    "float32": {"sqrt": "sqrtf({})", "abs": "fabsf({})", "exp": "expf({})", "log": "logf({})", "power": "powf({}, {})"},
-    "float64": {"sqrt": "sqrt({})", "abs": "fabs({})"},
-}
-
 _WORDS = """
 alignas alignof asm auto bool case catch char char16_t char32_t compl concept const const_cast constexpr decltype
 default delete do double dynamic_cast enum explicit export extern false float friend goto inline int long mutable
@@ -156,7 +146,7 @@ class _KernelWriter(Writer):
     def __init__(self, graph: Graph, what: str, dtype: str, taken_names: Collection[str]) -> None:
         super().__init__(graph, what)
         self.dtype, self.real = dtype, ELEMENTS[dtype].real
-        self.operations = _OPERATIONS | _CALLS[self.real]
+        self.operations = OPERATIONS | CALLS[self.real]
         self.name = _unused(self.name, [*taken_names])
         taken = [self.name, f"{self.name}_of"]
         self.inputs = [_unused(name, taken) for name in self.inputs]
@@ -297,47 +287,5 @@ def _unused(name: str, taken: list[str]) -> str:
 
 @functools.lru_cache(maxsize=256)
 def coefficients(places: tuple[tuple[int, Scalar], ...]) -> Kernel:
-    """The kernel that computes what the device alone knows, for these places of the rows, in float64, by one thread.
-
-    An expression's `number` is the place of a number that the host sends behind the rows, and its `device` that of one
-    which stands on the device: a norm, the number of replays of a captured step.
-    """
-    lines = [f"rows[{place}] = {_double(expression)};" for place, expression in places]
-    return Kernel("coefficients", filled(_COEFFICIENTS, lines=lines))
-
-
-_COEFFICIENTS = """\
-// c, or the nearest number of its sign that is neither too small nor too large for a dtype, unless it's 0 or infinite.
-__device__ double fitted(double c, double least, double largest)
-{{
-    const double size = fabs(c);
-    return c == 0 || c - c != 0 ? c : copysign(size < least ? least : size > largest ? largest : size, c);
-}}
-
-extern "C" __global__ void coefficients(double *rows, const double *numbers, const double *device)
-{{
-    {lines}
-}}
-"""
-
-
-def _double(s: Scalar) -> str:
-    if s.op in {"number", "device"}:
-        return f"{s.op if s.op == 'device' else 'numbers'}[{s.arguments[0]}]"
-    return _DOUBLES[s.op].format(*map(_double, s.arguments))
-
-
-_DOUBLES = {
-    # Truth values are doubles, too, as in Python, where True / 2 is 0.5.
-    op: f"double({text})" if op in LOGICAL else f"({text})"
-    for op, text in {
-        **_OPERATIONS,
-        **_CALLS["float64"],
-        **{op: f"({{}}) != 0 {INFIX[op]} ({{}}) != 0" for op in ("and", "or")},
-        "where": "({}) != 0 ? {} : {}",
-        "fitted": "fitted({}, {}, {})",
-        "one_minus_power": "1.0 - pow({}, {})",
-        "remainder": "fmod({}, {})",
-        "expm1": "expm1({})",
-    }.items()
-}
+    """The kernel that computes what the device alone knows, for these places of the rows."""
+    return Kernel("coefficients", coefficients_text(places))
