@@ -109,6 +109,7 @@ if TYPE_CHECKING:
     from anyoptim import compat, schedules, testing
     from anyoptim._diagnosis._table import Diagnosis, ParameterDiagnosis
     from anyoptim.checkpoint import Checkpoint, load, save
+    from anyoptim.stages import prox
     from anyoptim.testing import check_grad
 
 __all__ = [
@@ -220,6 +221,7 @@ __all__ = [
     "load",
     "nonnegative",
     "partition",
+    "prox",
     "random",
     "save",
     "scalars",
@@ -245,6 +247,8 @@ if not TYPE_CHECKING:  # it would hide misspelt names from those who check types
 
         if name in {"checkpoint", "compat", "schedules", "testing"}:
             return importlib.import_module(f"anyoptim.{name}")
+        if name == "prox":
+            return importlib.import_module("anyoptim.stages.prox")
         if name in {"Checkpoint", "load", "save"}:
             return getattr(importlib.import_module("anyoptim.checkpoint"), name)
         if name in {"Diagnosis", "ParameterDiagnosis"}:

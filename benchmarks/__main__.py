@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from rich.console import Console
 from rich.progress import track
 
-from benchmarks import alone, costs, dropout, groups, jax_steps, replays, report, startup, subnormals, updates
+from benchmarks import alone, costs, dropout, groups, jax_steps, replays, report, rows, startup, subnormals, updates
 from benchmarks.harness import measure
 from benchmarks.machine import ROOT, machine
 from benchmarks.names import BASELINE
@@ -22,6 +22,7 @@ SHEETS: Mapping[str, Callable[[float], Sheet]] = {
     "dropout": dropout.dropout,
     "groups": groups.groups,
     "replays": replays.replays,
+    "rows": rows.rows,
     "JAX": jax_steps.jax_steps,
     "start-up": startup.startup,
     "subnormals": subnormals.slowdown,

@@ -17,6 +17,8 @@ from hypothesis import HealthCheck, settings
 # Two devices on one CPU, so that tests can mix them. Read when JAX is first imported.
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=2")
 os.environ.setdefault("KERAS_BACKEND", "jax")
+# Its GPU arrays are imported with it where CuPy is installed, also where there is no device. Read by pylops.
+os.environ.setdefault("CUPY_PYLOPS", "0")
 # Each core has a process of these tests, and torch's threads would wait for each other in vain. Read by torch, too.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 

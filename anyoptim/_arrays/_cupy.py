@@ -61,6 +61,14 @@ class CuPy(Library):
         context: AbstractContextManager[Any] = x.device  # CuPy puts new arrays on the current device
         return context
 
+    def part(self, x: Array, key: Any) -> Array:
+        with self.on_device_of(x):
+            return super().part(x, key)
+
+    def write_part(self, x: Array, key: Any, values: Array) -> None:
+        with self.on_device_of(x):
+            x[self.xp.asarray(key) if isinstance(key, np.ndarray) else key] = values
+
     def copied(self, x: Array) -> Array:
         with self.on_device_of(x):
             return x.copy(order="K")

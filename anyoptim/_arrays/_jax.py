@@ -43,6 +43,13 @@ class JAX(Library):
     def writable(self, x: Array) -> bool:
         return False
 
+    def part_refusal(self, x: Array) -> str | None:
+        cut = not self.traced(x) and x.sharding.num_devices > 1
+        return "is a jax array on several devices" if cut else super().part_refusal(x)
+
+    def with_part(self, x: Array, key: Any, values: Array) -> Array:
+        return x.at[key].set(values)
+
     def traced(self, x: Array) -> bool:
         return isinstance(x, loaded().core.Tracer)
 

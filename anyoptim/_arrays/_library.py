@@ -124,6 +124,31 @@ class Library:
         """Write the elements of `new` into the memory of `p`."""
         p[...] = new
 
+    def part_refusal(self, x: Array) -> str | None:
+        """Why no part of an array can be taken and put back by itself, or None."""
+        why = "lazy" if self.lazy else "divided among processes" if self.distributed else "traced" * self.traced(x)
+        return f"is a {self.name} array that is {why}" if why else None
+
+    def part(self, x: Array, key: Any) -> Array:
+        """The elements of `x` at a NumPy array of rows: a copy; or at a slice or a tuple of slices: often a view."""
+        if isinstance(key, np.ndarray):
+            return self.xp.take(x, self.xp.asarray(key, device=self.creation_device(x)), axis=0)
+        return x[key if isinstance(key, tuple) else (key, ...)]
+
+    def with_part(self, x: Array, key: Any, values: Array) -> Array:
+        """`x` with these elements there: the same array, where it can be written to, else a new one."""
+        x = x if self.writable(x) else self.copied(x)
+        self.write_part(x, key, values)
+        return x
+
+    def write_part(self, x: Array, key: Any, values: Array) -> None:
+        """Write these elements of `x`, which can be written to."""
+        if not isinstance(key, np.ndarray):
+            x[key if isinstance(key, tuple) else (key, ...)] = values
+            return
+        for k, row in enumerate(key.tolist()):  # the standard has no assignment to several rows
+            x[row, ...] = values[k, ...]
+
     def writable(self, x: Array) -> bool:
         """Whether `write` would be seen by everybody who holds `x`."""
         try:

@@ -47,6 +47,9 @@ class NumPy(Library):
     def write(self, p: Array, new: Array) -> None:
         np.asarray(p)[...] = new  # a subclass may override assignment
 
+    def write_part(self, x: Array, key: Any, values: Array) -> None:
+        np.asarray(x)[key] = values
+
     def writable(self, x: Array) -> bool:
         return isinstance(x, np.ndarray) and x.flags.writeable
 

@@ -36,6 +36,11 @@ class Torch(Library):
         with sys.modules["torch"].no_grad():
             p.copy_(new)
 
+    def write_part(self, x: Array, key: Any, values: Array) -> None:
+        index = sys.modules["torch"].asarray(key, device=x.device) if isinstance(key, np.ndarray) else key
+        with sys.modules["torch"].no_grad():
+            x[index] = values
+
     def writable(self, x: Array) -> bool:
         # The memory of a lazy conjugate or negation holds other values.
         read_only = x.is_inference() and not sys.modules["torch"].is_inference_mode_enabled()

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from anyoptim._arrays._selection import Selection, shown
 from anyoptim._core._optimizer import Optimizer
-from anyoptim._core._param_groups import GroupSpec
 from anyoptim._engines import EngineName
 from anyoptim._stage._groups import groups
+from anyoptim._stage._param_groups import GroupSpec
 from anyoptim._stage._stage import ParameterStage, SlotStage, Stage
+from anyoptim._stage._stage_program import lenders
 
 __all__ = ["Recipe", "chain", "partition"]
 
@@ -209,6 +210,7 @@ def _check_order(flat: Sequence[Stage]) -> None:
     late = [stage for stage in flat[after:] if not isinstance(stage, ParameterStage | SlotStage)]
     if late:
         raise ValueError(f"{late[0]!r} changes the step, which was taken; wanted it before {flat[after]!r}")
+    lenders(flat, range(len(flat)))
     for i, stage in enumerate(flat):
         if isinstance(stage, SlotStage) and not any(before.slots for before in flat[:i]):
             raise ValueError(f"{stage!r} has no slots before it; wanted it after the stages that have some")

@@ -10,10 +10,10 @@ from typing import Any, NamedTuple, Protocol
 
 from anyoptim._arrays import COMPUTE, library
 from anyoptim._arrays._tree import Tree
-from anyoptim._core._param_groups import ParamGroups
 from anyoptim._core._reductions import Reductions
 from anyoptim._core._state import FlatState
 from anyoptim._engines import CoefficientTable, Dispatch
+from anyoptim._stage._param_groups import ParamGroups
 from anyoptim._stage._stage import Gate, Stage
 from anyoptim._stage._stage_program import Entry
 from anyoptim._trace._expressions import range_of
@@ -97,9 +97,13 @@ class CoefficientBuilder:
         self._keys, row_of_leaf = _keys([self._t[i] for i in moving], moving, groups)
         self._branches = [groups.branches[key.group] for key in self._keys]
         self._distinct: list[Coefficients] = [() for _ in self._keys]
-        self._rows = CoefficientTable(self._distinct, row_of_leaf)
+        self._row_of_leaf = row_of_leaf
+        self._rows = CoefficientTable(self._distinct, row_of_leaf[: len(dispatch.leaves)])
         self._values = [self._values_of(overrides) for overrides in groups.overrides]
         self._check_rates(groups)
+        for values, branch in zip(self._values, groups.branches, strict=True):
+            for k, of in branch.lenders.items():
+                values[k] = {**values[k], **{name: values[j][name] for name, j in of.items()}}
         if not isinstance(self._step, int):
             # Under `jax.jit` they meet 0-d arrays, in whose dtype a small eps would become 0.
             fitted = range_of(library(self._step).widest_float(), normal=True).fitted
@@ -167,7 +171,7 @@ class CoefficientBuilder:
         """All that the stages added."""
         both = zip(self._distinct, self._branches, strict=True)
         full: list[Coefficients] = [(*row, *({},) * (len(branch.order) - len(row))) for row, branch in both]
-        rows = CoefficientTable(full, self._rows.row_of_leaf)
+        rows = CoefficientTable(full, self._row_of_leaf)
         scalars, kept = tuple(self._scalars), tuple(self._kept)
         return StepCoefficients(
             rows, self._t, scalars, kept, self._taken, self._refusal, self._exhausted, self._metrics
@@ -243,7 +247,7 @@ def check_skips(stages: Sequence[Stage], coefficients: StepCoefficients, tree: T
 def _keys(counts: Sequence[Any], moving: Sequence[int], groups: ParamGroups) -> tuple[list[_Key], list[int]]:
     """The distinct keys of the parameters that move, and for each parameter the place of its key."""
     one = len(groups.overrides) == 1 and not groups.branches[0].own_rows
-    if counts and one and type(counts[0]) is int and counts.count(counts[0]) == len(counts):
+    if one and {*map(type, counts)} == {int} and counts.count(counts[0]) == len(counts):
         return [_Key(counts[0], 0, -1)], [0] * len(counts)  # nearly always: all parameters share one row
     keys = []
     for j, (n, i) in enumerate(zip(counts, moving, strict=True)):

@@ -15,13 +15,13 @@ from anyoptim._core import _step
 from anyoptim._core._accumulate import contributions
 from anyoptim._core._jit_state import carried
 from anyoptim._core._loss_scale import loss_scale, scaler, with_loss_scale
-from anyoptim._core._param_groups import GroupSpec
 from anyoptim._core._pipeline import Pipeline
 from anyoptim._core._state import FlatState, LiveState, State, flattened, signatures
 from anyoptim._core._training import Training
 from anyoptim._diagnosis._explanation import Explanation
 from anyoptim._engines import EngineName, check_engine
 from anyoptim._machine._completed import completed
+from anyoptim._stage._param_groups import GroupSpec
 from anyoptim._stage._stage import Gate, Stage
 from anyoptim._trace._hyperparameters import KW_ONLY
 
@@ -104,7 +104,7 @@ class Optimizer(Stage):
         """What makes the step: the method, or all stages of a chain."""
         return (self,)
 
-    def update(self, params: P, grads: Any) -> P:
+    def update(self, params: P, grads: Any, *, at: Any = None) -> P:
         """Take one step with `params`, in place, and return `params`.
 
         `params` is a dict, list, tuple, any nest of them, or a bare array; `grads` has the same keys and shapes.
@@ -113,6 +113,16 @@ class Optimizer(Stage):
         another: `w = optimizer.update(w, g)`. A gradient that is None leaves its parameter, its slots and its
         step count alone; where all are None, no step is taken, and nothing counts or adapts. An array under two names
         is one parameter, takes one gradient and moves once.
+
+        `at` names parts of parameters, in a container like `params` that need not name all: `at={"W": rows}`. Their
+        gradients have the shape of the part, `W[rows]`, and nothing else of these parameters moves; those that it does
+        not name move whole. Rows, a slice or different integers (or bools) of the first axis, count their own steps, as
+        if each were a parameter, whose gradient is None where it rests: so does all else that a stage keeps or changes,
+        as averages and decay do. A window, a tuple of slices and integers, is a step of its whole parameter, which
+        counts it; slots are those of its elements. Norms over all parameters are those of the gradients given. Stages
+        that look at each parameter as a whole, `Accumulate`, and arrays that are lazy (Dask) or on several devices are
+        refused. (`update(W[rows], g)` would be an update of another array: of the same size each time, with one state
+        for whatever rows these are.)
 
         Dtypes: real or complex floating. Arithmetic and slots have at least float32; a gradient of another
         real dtype is cast. A complex parameter is two reals, unless a rule asks for the modulus; its gradient is
@@ -139,6 +149,8 @@ class Optimizer(Stage):
         can't take, several devices, other parameters than in the optimizer's other graphs. Steps that no graph takes
         wait for the device from then on, to know how many were replayed, and so does `state`.
         """
+        if at is not None:
+            return self._training.update_parts(self, params, grads, at)  # type: ignore[no-any-return]
         return self._training.update(self._pipeline, self.engine, params, grads)  # type: ignore[no-any-return]
 
     def flush(self, params: P) -> P:
@@ -153,8 +165,10 @@ class Optimizer(Stage):
         """The state before the first `step`: no steps taken, slots as the method starts them."""
         return _step.first_state(self._pipeline, params)
 
-    def step(self, params: P, grads: Any, state: State) -> tuple[P, State]:
+    def step(self, params: P, grads: Any, state: State, *, at: Any = None) -> tuple[P, State]:
         """The pure form of `update`: new parameters and a new state, and nothing written.
+
+        `at` names parts of parameters, as in `update`: where it does, the values of all must be known.
 
         Works under `jax.jit` and on lazy arrays, in containers of any kind. Raises like `update`; but where arrays are
         traced or lazy, not for too many skips in a row (`max_consecutive_skips`): the state has their number. Gives
@@ -168,7 +182,7 @@ class Optimizer(Stage):
         On Dask nothing is computed, and the arrays carry the graph of all steps before: `dask.persist(params, state)`
         ends it.
         """
-        return _step.step(self._pipeline, self.engine, params, grads, state)
+        return _step.step(self._pipeline, self.engine, params, grads, state, at, self)
 
     def flush_step(self, params: P, state: State) -> tuple[P, State]:
         """The pure form of `flush`: new parameters and a new state, with the step of what is gathered so far.

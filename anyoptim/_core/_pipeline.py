@@ -12,10 +12,10 @@ from anyoptim._arrays._checks import Parameter
 from anyoptim._arrays._tree import Tree
 from anyoptim._core import _state
 from anyoptim._core._coefficients import CoefficientBuilder, DeviceValues, StepCoefficients
-from anyoptim._core._param_groups import GroupSpec, Overrides, ParamGroups
 from anyoptim._core._reductions import distinct
 from anyoptim._core._state import FlatState, SlotNames, State
 from anyoptim._engines import Dispatch
+from anyoptim._stage._param_groups import GroupSpec, Overrides, ParamGroups
 from anyoptim._stage._stage import Gate, Stage
 from anyoptim._stage._stage_program import Entry, StageProgram
 from anyoptim._stage._starts import start
@@ -178,5 +178,7 @@ class Pipeline:
             stage = stages[entry.stage]
             more: dict[str, Any] = {**stage.scalars, **dict.fromkeys(stage.reductions, norm)}
             own = {} if overrides is None else overrides[entry.stage]
+            for name, k in branch.lenders.get(entry.stage, {}).items():
+                more[name] = stages[k]._values(t, {} if overrides is None else overrides[k])[name]
             row.append(stage._coefficients(t, {**stage._values(t, own), **more}))
         return tuple(row)

@@ -4,23 +4,52 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Sequence
-from functools import cached_property
-from typing import Any
+from functools import cached_property, partial
+from typing import Any, NamedTuple
 
 from anyoptim._arrays import Array
 from anyoptim._arrays._checks import Parameter
 from anyoptim._arrays._tree import Tree, dotted_paths, reader
-from anyoptim._core._chunks import plans
 from anyoptim._core._coefficients import StepCoefficients
 from anyoptim._core._pipeline import Params, Pipeline
 from anyoptim._core._planned_rows import Kind, PlannedRows
 from anyoptim._core._state import FlatState
 from anyoptim._engines import CoefficientTable, Dispatch, Leaf, Plan, Replayed, Result
+from anyoptim._engines._base import Commit
+from anyoptim._engines._chunks import plans
+from anyoptim._stage._param_groups import ParamGroups
 
 __all__ = ["StepPlan"]
 
 Slots = Sequence[tuple[Array, ...] | None]
 """For each parameter its slots."""
+
+
+class StepLeaves(NamedTuple):
+    """The leaves of a step, with their gradients and their engines."""
+
+    dispatch: Dispatch
+    moving: list[int]
+    """The parameter of each leaf."""
+    xs: list[Array | None]
+    flat: FlatState
+    """The state before the step."""
+    groups: ParamGroups
+
+    @property
+    def whole(self) -> bool:
+        """Whether any parameter moves as a whole."""
+        return bool(self.moving)
+
+    def coefficients(self, pipeline: Pipeline, **options: Any) -> tuple[StepCoefficients, Callable[[], Commit]]:
+        """Everything that the step needs to know, as `Pipeline.step_coefficients` says, and what prepares it then."""
+        gathered = self.dispatch.gather(self.xs)
+        found = pipeline.step_coefficients(self.dispatch, gathered, self.flat, self.moving, self.groups, **options)
+        return found, partial(self.dispatch.prepare, gathered, found.rows)
+
+    def put(self, results: Sequence[Result], t: list[Any]) -> tuple[dict[int, Result], list[Any]]:
+        """The result of each parameter, and all counts after the step."""
+        return dict(zip(self.moving, results, strict=True)), t
 
 
 class StepPlan:
@@ -56,6 +85,8 @@ class StepPlan:
         """Those of these places whose array has no gradient at another place, either."""
         self._stepped = False
         """Whether the engines have taken a step. Before that, they may hold slots that are not the optimizer's yet."""
+        self._forgotten = False
+        """Whether the last step was one of parts, or is a CUDA graph's, so that the next one has to be planned."""
 
     @cached_property
     def paths(self) -> list[str]:
@@ -107,7 +138,7 @@ class StepPlan:
         """
         dispatch, sources = self._dispatch, self._sources
         if sources is None:
-            return "first step"
+            return "part" if self._forgotten else "first step"
         sums = dispatch is not None and dispatch.distributed and (self.rows is None or self.rows.asks)
         if dispatch is None or not dispatch.rebindable or sums:
             return "engine"
@@ -129,13 +160,16 @@ class StepPlan:
     def forget(self) -> None:
         """Take the next step with every check."""
         self._sources = self.rows = self.replay = None
+        self._forgotten = True
+        if self._dispatch is not None and not self._dispatch.in_place:
+            self._dispatch = None  # it would keep arrays alive that may be replaced
 
     def stepped(self, grads: Any, coefficients: StepCoefficients, pipeline: Pipeline, flat: FlatState) -> None:
         """Note what a step with every check has left, and decide how the next one may be taken.
 
         `flat` is the state after the step. Without `grads` the next one is taken with every check, too.
         """
-        self._stepped = True
+        self._stepped, self._forgotten = True, grads is None
         self._slots = flat.slots
         if self._dispatch is not None and not self._dispatch.rebindable:
             self._dispatch = None  # it would keep the slots of before the step alive
@@ -180,9 +214,9 @@ class StepPlan:
                 return False
         return self.groups.elements.same()
 
-    def dispatch(self, engine: str | None, xs: Sequence[Array | None], slots: Slots) -> tuple[Dispatch, list[int]]:
-        """The engines for the parameters that have a gradient, and which parameters these are."""
-        moving = [i for i, x in enumerate(xs) if x is not None]
+    def step_leaves(self, engine: str | None, flat: FlatState, xs: Sequence[Array | None]) -> StepLeaves:
+        """The parameters that have a gradient, and their engines."""
+        slots, moving = flat.slots, [i for i, x in enumerate(xs) if x is not None]
         some = [xs[i] for i in moving]
         dispatch = self._dispatch if self._stepped else None
         if dispatch is not None and not dispatch.in_place:
@@ -194,7 +228,7 @@ class StepPlan:
             programs = [self.groups.branch(i).program for i in moving]
             dispatch = self._dispatch = Dispatch(engine, programs, leaves, some, plans(engine))
             self._moving = moving
-        return dispatch, moving
+        return StepLeaves(dispatch, moving, some, flat, self.groups)
 
     def _renewed(self, dispatch: Dispatch, moving: list[int], slots: Slots) -> Dispatch | None:
         """The same engines with the arrays of now; None if the same parameters do not move."""

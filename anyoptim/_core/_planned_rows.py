@@ -24,6 +24,10 @@ class Kind(NamedTuple):
     lag: int
     """By how many steps the parameters' own counts lag behind the optimizer's."""
 
+    def lent(self, k: int) -> Sequence[tuple[str, int, Mapping[str, Hyper]]]:
+        """What stage `k` borrows: the name, the place of the stage that has it, and the overrides of that."""
+        return [(name, j, self.overrides[j]) for name, j in self.branch.lenders.get(k, {}).items()]
+
 
 class _Part(NamedTuple):
     """Where the coefficients of a stage stand, and of what they are."""
@@ -32,6 +36,8 @@ class _Part(NamedTuple):
     place: int
     overrides: Mapping[str, Hyper]
     lag: int
+    lent: Sequence[tuple[str, int, Mapping[str, Hyper]]]
+    """The hyperparameters of other stages that it borrows: the name, the place of the stage, and its overrides."""
 
 
 class _OfStage(NamedTuple):
@@ -67,7 +73,7 @@ class PlannedRows:
             names = [name for name in stage.reductions if within and name not in known]
             asked = [(name, within[0][1].branch.places[Entry(k, name)]) for name in names]
             parts = [
-                _Part(self._rows[r], kind.branch.places[Entry(k, "")], kind.overrides[k], kind.lag)
+                _Part(self._rows[r], kind.branch.places[Entry(k, "")], kind.overrides[k], kind.lag, kind.lent(k))
                 for r, kind in within
             ]
             self._of_stages.append(_OfStage(k, asked, known, bool(stage.scalars), parts))
@@ -96,8 +102,10 @@ class PlannedRows:
                 kept = stage._updated_scalars(step, scalars[k], more)
                 scalars = [*scalars[:k], kept, *scalars[k + 1 :]]
                 more = {**more, **kept}
-            for row, place, given, lag in parts:
+            for row, place, given, lag, lent in parts:
                 values = stage._values(step, given)
+                if lent:
+                    values = {**values, **{name: stages[j]._values(step, own)[name] for name, j, own in lent}}
                 rate = values.get("lr")
                 if type(rate) is float and rate > FLOAT32.largest:
                     return None

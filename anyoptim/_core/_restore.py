@@ -12,12 +12,12 @@ from anyoptim._arrays import Array, Library, library, traced
 from anyoptim._arrays._checks import Parameter, admit
 from anyoptim._arrays._quiet import quiet
 from anyoptim._arrays._tree import Tree
-from anyoptim._core._param_groups import GroupSpec
 from anyoptim._core._pipeline import Params
-from anyoptim._core._state import FlatState
+from anyoptim._core._state import FlatState, row_counts
 from anyoptim._core._statedict import VERSION, by_name, constants, stateful
 from anyoptim._stage._elements import Named, by_element, check_elements, is_array, real_array, spelled
 from anyoptim._stage._groups import groups, having
+from anyoptim._stage._param_groups import GroupSpec
 from anyoptim._stage._stage import Stage
 from anyoptim._trace._hyperparameters import Domain, Hyper, number
 from anyoptim._trace._scalars import integer
@@ -92,7 +92,7 @@ def restored(stages: Sequence[Stage], spec: GroupSpec, params: Params, fresh: Fl
 def _leaves(
     params: Params,
     fresh: FlatState,
-    counts: Mapping[str, int],
+    counts: Mapping[str, Any],
     of_stages: Sequence[_SavedStage | None],
     differences: list[str],
 ) -> tuple[list[Any], list[tuple[Array, ...] | None]]:
@@ -110,6 +110,10 @@ def _leaves(
             differences.append(f"{tree.name(i)} is not in it")
         else:
             t[i] = counts[path]
+            if isinstance(t[i], np.ndarray) and (fresh.pending or t[i].shape != tuple(p.array.shape)[:1]):
+                why = "of which gradients are gathered as a whole" if fresh.pending else f"of shape {p.array.shape}"
+                differences.append(f"it has counts of {len(t[i])} rows of {tree.name(i)}, {why}")
+                t[i] = fresh.t[i]
             both = zip(param_groups.branch(i).names, fresh.slots[i] or (), strict=True)
             slots[i] = tuple(
                 _slot(of_stages[k], name, path, str(tree.name(i)), p, slot, differences) for (k, name), slot in both
@@ -133,7 +137,7 @@ def _pending(fresh: Sequence[Any], waiting: Mapping[str, int], params: Params, d
     return [k or n for n, k in zip(fresh, saved, strict=True)]
 
 
-def _saved_alike(counts: Mapping[str, int], of_stages: Sequence[_SavedStage | None], path: str, other: str) -> bool:
+def _saved_alike(counts: Mapping[str, Any], of_stages: Sequence[_SavedStage | None], path: str, other: str) -> bool:
     """Whether the same was saved under two paths, or nothing under the first."""
     if path not in counts:
         return True
@@ -144,7 +148,8 @@ def _saved_alike(counts: Mapping[str, int], of_stages: Sequence[_SavedStage | No
         for name, arrays in own.slots.items()
         if path in arrays and other in arrays
     ]
-    return counts[path] == counts.get(other) and all(np.array_equal(a, b, equal_nan=True) for a, b in both)
+    same = np.array_equal(counts[path], counts.get(other, -1))
+    return same and all(np.array_equal(a, b, equal_nan=True) for a, b in both)
 
 
 def _saved_stage(root: str, stage: Any) -> _SavedStage:
@@ -299,8 +304,12 @@ def _saved_slot(saved: _SavedStage, name: str, path: str) -> tuple[str, Library,
     return root, *admit(root, array, "an array")
 
 
-def _counts(root: str, saved: Any) -> dict[str, int]:
-    return {path: integer(f"{root}[{path!r}]", n) for path, n in _mapping(root, saved).items()}
+def _counts(root: str, saved: Any) -> dict[str, Any]:
+    """Counts by path; in an array those of rows."""
+    return {
+        path: row_counts(f"{root}[{path!r}]", n) if getattr(n, "shape", ()) else integer(f"{root}[{path!r}]", n)
+        for path, n in _mapping(root, saved).items()
+    }
 
 
 def _compare(root: str, saved: Mapping[str, Any], present: Mapping[str, Any], differences: list[str]) -> None:

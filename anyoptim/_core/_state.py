@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from anyoptim._arrays import Array, library
 from anyoptim._arrays import _checks as checks
 from anyoptim._arrays._checks import Parameter
@@ -22,6 +24,7 @@ __all__ = [
     "chosen",
     "flattened",
     "pack",
+    "row_counts",
     "signatures",
     "stepped",
     "unpack",
@@ -44,7 +47,10 @@ class State(NamedTuple):
     Where `jax.jit` traces it, it has 32 bits without x64, as `t` has, and stays at 2**31 - 1.
     """
     t: Any
-    """For each parameter the number of steps that it took part in, in a container like `params`."""
+    """For each parameter the number of steps that it took part in, in a container like `params`.
+
+    A NumPy array of such numbers, one for each row, where `update` has moved some rows alone (`at`).
+    """
     slots: Any
     """For each slot a container like `params` of arrays in the compute dtype: `state.slots["m"]["W1"]`.
 
@@ -63,10 +69,15 @@ class FlatState(NamedTuple):
 
     step: Any
     t: list[Any]
+    """The count of each parameter; an array with that of each of its rows, where they were updated by themselves."""
     slots: list[tuple[Array, ...] | None]
     scalars: tuple[Mapping[str, Any], ...]
     """The scalars of each stage."""
     pending: Sequence[Any] = ()
+
+    def by_row(self, xs: Sequence[Array | None]) -> bool:
+        """Whether the rows of any parameter with a gradient have counts of their own."""
+        return any(x is not None and isinstance(n, np.ndarray) for x, n in zip(xs, self.t, strict=True))
 
     def moved_counts(self, moving: Sequence[int], steps: int = 1) -> list[Any]:
         """The step count of each parameter after so many steps of those that move."""
@@ -118,9 +129,10 @@ class LiveState:
         before, t, slots = ([values[i] for i in order] for values in (self.signatures, self.flat.t, self.flat.slots))
         for i, (was, now) in enumerate(zip(before, signatures, strict=True)):
             if was != now:
+                part = was is not None and now is not None and was[1] != now[1] and was[0::2] == now[0::2]
                 raise ValueError(
                     f"{tree.name(i)} is {_described(now)}, but was {_described(was)} at the first update; "
-                    "wanted a new optimizer"
+                    f"wanted a new optimizer{', or, for a part of that array, the array itself and at=...' * part}"
                 )
         for i, (p, slots_of) in enumerate(zip(ps, slots, strict=True)):
             for (_, name), s in zip(names[i], slots_of or (), strict=slots_of is not None):
@@ -172,7 +184,10 @@ def unpack(
             real = name in stages[k].real_slots
             own.append(checks.slot(tree.name(i, root), column[i], tree.name(i), p, shape, real))
         slots.append(tuple(own))
-    return FlatState(count("state.step", state.step), t, slots, _scalars(stages, nested, state.scalars), *pending)
+    flat = FlatState(count("state.step", state.step), t, slots, _scalars(stages, nested, state.scalars), *pending)
+    if pending and any(isinstance(n, np.ndarray) for n in t):
+        raise ValueError(f"state.t has counts by row, but {stages[0]!r} gathers gradients of whole parameters")
+    return flat
 
 
 def flattened(stages: Sequence[Stage], nested: bool, state: Any) -> tuple[Any, FlatState, SlotNames]:
@@ -213,7 +228,29 @@ def _by_stage(field: str, values: Any, stages: Sequence[Stage], nested: bool) ->
 
 def _counts(tree: Tree, ps: Sequence[Parameter | None], root: str, counts: Any) -> list[Any]:
     leaves = tree.match(root, counts)
-    return [None if p is None else count(str(tree.name(i, root)), leaves[i]) for i, p in enumerate(ps)]
+    return [
+        None if p is None else _count(str(tree.name(i, root)), leaves[i], tuple(p.array.shape))
+        for i, p in enumerate(ps)
+    ]
+
+
+def _count(name: str, n: Any, shape: tuple[int, ...]) -> Any:
+    """A count, or one for each row of a parameter of this shape. Raises TypeError or ValueError for what is neither."""
+    if not isinstance(n, np.ndarray) or not n.ndim:
+        return count(name, n)
+    if n.shape != shape[:1]:
+        raise ValueError(f"{name} has shape {n.shape}; wanted one count, or one for each row of shape {shape}")
+    return row_counts(name, n)
+
+
+def row_counts(name: str, n: Any) -> np.ndarray[Any, Any]:
+    """Counts of rows. Raises TypeError or ValueError with their name for what is none."""
+    counts = library(n).to_host(n)
+    if counts.dtype.kind not in "iu" or counts.ndim != 1:
+        raise TypeError(f"{name} has shape {counts.shape} and dtype {counts.dtype}; wanted integers, one for each row")
+    if counts.min(initial=0) < 0 or counts.max(initial=0) >= 1 << 63:
+        raise ValueError(f"{name} has counts from {counts.min()} to {counts.max()}; wanted at least 0 and below 2**63")
+    return counts.astype(np.int64)
 
 
 def _columns(

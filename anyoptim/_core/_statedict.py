@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
+
 from anyoptim._arrays import Array
 from anyoptim._arrays._selection import Selection
 from anyoptim._arrays._tree import Tree
-from anyoptim._core._param_groups import GroupSpec
 from anyoptim._core._state import FlatState, SlotNames
 from anyoptim._stage._elements import by_element, is_array
 from anyoptim._stage._groups import groups
+from anyoptim._stage._param_groups import GroupSpec
 from anyoptim._stage._stage import Stage
 from anyoptim._trace._scalars import integer
 
@@ -57,8 +59,10 @@ def written(
     }
 
 
-def _by_path(root: str, paths: Sequence[str], counts: Sequence[Any]) -> dict[str, int]:
-    return {path: integer(root, n) for path, n in zip(paths, counts, strict=True) if n is not None}
+def _by_path(root: str, paths: Sequence[str], counts: Sequence[Any]) -> dict[str, Any]:
+    """Counts by path: as integers, those of rows as an array."""
+    both = zip(paths, counts, strict=True)
+    return {path: n.copy() if isinstance(n, np.ndarray) else integer(root, n) for path, n in both if n is not None}
 
 
 def constants(stages: Sequence[Stage], spec: GroupSpec) -> list[dict[str, Any]]:

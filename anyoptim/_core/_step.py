@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from anyoptim._arrays import Array
 from anyoptim._arrays import _checks as checks
 from anyoptim._arrays._checks import Parameter
 from anyoptim._arrays._quiet import quiet
 from anyoptim._core._accumulate import accumulation, cleared, closed_empty, contributions, joined
-from anyoptim._core._chunks import plans
 from anyoptim._core._coefficients import check_skips
 from anyoptim._core._jit_state import carried, carried_first
 from anyoptim._core._pipeline import Params, Pipeline
+from anyoptim._core._plan import StepLeaves
 from anyoptim._core._state import FlatState, State, chosen, stepped
 from anyoptim._engines import LAZY, Dispatch, Leaf, Result
+from anyoptim._engines._chunks import plans
 from anyoptim._trace._scalars import where
+
+if TYPE_CHECKING:
+    from anyoptim._core._parts import Parts
 
 __all__ = ["first_state", "flush_step", "step"]
 
@@ -28,12 +32,25 @@ def first_state(pipeline: Pipeline, params: Any) -> State:
     return pipeline.pack(checked.tree.spec, flat, checked.groups.names)
 
 
-def step(pipeline: Pipeline, engine: str | None, params: Any, grads: Any, state: State) -> tuple[Any, State]:
-    """The parameters and the state after an update with these gradients."""
+def step(
+    pipeline: Pipeline,
+    engine: str | None,
+    params: Any,
+    grads: Any,
+    state: State,
+    at: Any = None,
+    optimizer: Any = None,
+) -> tuple[Any, State]:
+    """The parameters and the state after an update with these gradients, of the parts that `at` names."""
     checked = pipeline.checked(params)
     tree, ps, owner, groups = checked
-    xs = groups.without_frozen(checks.gradients(tree, ps, owner, grads))
+    xs = groups.without_frozen(checks.gradients(tree, ps, owner, grads)) if at is None else []
     flat = pipeline.unpack(checked, state)
+    if at is not None or flat.by_row(xs):
+        from anyoptim._core._parts import Parts  # noqa: PLC0415 - for those who update parts: importing takes time
+
+        parts = Parts(pipeline, checked, flat, at, optimizer)
+        return _stepped_if(True, pipeline, engine, checked, flat, parts.gradients(grads), flat, parts)
     is_step = pipeline.is_step(flat)
     waiting = flat if is_step is True else accumulation(engine, ps, xs, flat, owner, LAZY, write=False)()
     return _stepped_if(is_step, pipeline, engine, checked, flat, xs, waiting)
@@ -56,6 +73,7 @@ def _stepped_if(
     flat: FlatState,
     xs: Sequence[Array | None],
     waiting: FlatState,
+    parts: Parts | None = None,
 ) -> tuple[Any, State]:
     """The result of the step after `flat` where `is_step`; otherwise the parameters as they are and `waiting`."""
     tree, ps, owner, groups = params
@@ -65,7 +83,7 @@ def _stepped_if(
         if pipeline.accumulates:
             xs, unsure = contributions(ps, xs, flat, owner, groups.resting)
         if any(x is not None for x in xs):
-            leaves, after = _computed(pipeline, engine, params, flat, xs, unsure)
+            leaves, after = _computed(pipeline, engine, params, flat, xs, unsure, parts)
         elif pipeline.accumulates:
             after = closed_empty(pipeline.stages[0], flat)
         if not isinstance(is_step, bool):
@@ -81,34 +99,33 @@ def _computed(
     flat: FlatState,
     xs: Sequence[Array | None],
     unsure: Mapping[int, Any],
+    parts: Parts | None,
 ) -> tuple[list[Any], FlatState]:
     """The leaves and the state after a step, or as they are where a gate calls it off."""
     tree, ps, owner, groups = params
-    moving = [i for i, x in enumerate(xs) if x is not None]
-    some = [xs[i] for i in moving]
-    programs = [groups.branch(i).program for i in moving]
-    dispatch = Dispatch(
-        engine,
-        programs,
-        [_copied(engine, ps[i], flat.slots[i], groups.reads[i]) for i in moving],
-        some,
-        plans(engine, lazily=True),
-    )
+    plans_of = plans(engine, lazily=True)
+
+    def whole(xs: Sequence[Array | None]) -> StepLeaves:
+        moving = [i for i, x in enumerate(xs) if x is not None]
+        some = [xs[i] for i in moving]
+        programs = [groups.branch(i).program for i in moving]
+        copies = [_copied(engine, ps[i], flat.slots[i], groups.reads[i]) for i in moving]
+        return StepLeaves(Dispatch(engine, programs, copies, some, plans_of), moving, some, flat, groups)
+
+    step_leaves = whole(xs) if parts is None else parts.step_leaves(engine, xs, whole, plans_of, write=False)
+    dispatch, moving = step_leaves.dispatch, step_leaves.moving
     if dispatch.capturing():
         raise RuntimeError("step is being captured in a CUDA graph, whose replays would repeat it; wanted update")
     with quiet():
-        gathered = dispatch.gather(some)
-        coefficients = pipeline.step_coefficients(
-            dispatch, gathered, flat, moving, groups, with_metrics=False, unsure=unsure
-        )
-        results: dict[int, Result] = {}
-        if coefficients.taken is not False:
-            results = dict(zip(moving, dispatch.prepare(gathered, coefficients.rows)(), strict=True))
+        coefficients, prepare = step_leaves.coefficients(pipeline, with_metrics=False, unsure=unsure)
+        if parts is not None and not isinstance(coefficients.taken, bool):
+            raise TypeError("whether a step of parts is taken depends on what is lazy or traced; wanted update")
+        results, t = ({}, flat.t) if coefficients.taken is False else step_leaves.put(prepare()(), coefficients.t)
     check_skips(pipeline.stages, coefficients, tree)
     for i, moves in unsure.items() if results else ():
         leaf = dispatch.leaves[moving.index(i)]
         p, *slots = (where(moves, a, b) for a, b in zip(_arrays(results[i]), _arrays(leaf), strict=True))
-        results[i], coefficients.t[i] = Result(p, tuple(slots)), where(moves, coefficients.t[i], flat.t[i])
+        results[i], t[i] = Result(p, tuple(slots)), where(moves, t[i], flat.t[i])
     leaves = [
         leaf if p is None or owner[i] not in results else p.library.rebound(leaf, results[owner[i]].p)
         for i, (leaf, p) in enumerate(zip(tree.leaves, ps, strict=True))
@@ -118,7 +135,7 @@ def _computed(
         skipped = cleared(ps, moving, skipped, owner, write=False)
     if coefficients.taken is False:
         return leaves, skipped
-    after = stepped(flat, coefficients.t, coefficients.scalars, results, owner)
+    after = stepped(flat, t, coefficients.scalars, results, owner)
     if coefficients.taken is True:
         return leaves, after
     return chosen(coefficients.taken, (leaves, after), (tree.leaves, skipped))

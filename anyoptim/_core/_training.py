@@ -5,7 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from anyoptim._arrays import Array, traced
 from anyoptim._arrays import _checks as checks
@@ -19,10 +19,14 @@ from anyoptim._core._planned_rows import PlannedRows
 from anyoptim._core._recorder import Recorder, hook
 from anyoptim._core._state import FlatState, LiveState, signatures, stepped
 from anyoptim._engines import CoefficientTable, Dispatch
+from anyoptim._engines._chunks import plans
 from anyoptim._machine._completed import completed
 from anyoptim._stage._elements import by_element
 from anyoptim._stage._stage import watch
 from anyoptim._trace._program import Coefficients, Static, all_floats
+
+if TYPE_CHECKING:
+    from anyoptim._core._parts import Parts
 
 __all__ = ["Training"]
 
@@ -65,6 +69,13 @@ class Training:
             elif pipeline.is_step(state.flat) and self._again(pipeline, plan, state, params, grads):
                 return params
         return self._update(pipeline, engine, Tree("params", params), grads)
+
+    def update_parts(self, optimizer: Any, params: Any, grads: Any, at: Any) -> Any:
+        """Take one step, in which some parameters move in part. Returns `params`."""
+        if self.writing:
+            raise _in_the_middle()
+        self.begun += 1
+        return self._update(optimizer._pipeline, optimizer.engine, Tree("params", params), grads, at, optimizer)
 
     def _replayed(
         self, pipeline: Pipeline, plan: StepPlan, planned: PlannedRows, state: LiveState, xs: Sequence[Any]
@@ -186,12 +197,22 @@ class Training:
             self._written(finish)
         return True
 
-    def _update(self, pipeline: Pipeline, engine: str | None, tree: Tree, grads: Any) -> Any:
+    def _update(
+        self, pipeline: Pipeline, engine: str | None, tree: Tree, grads: Any, at: Any = None, optimizer: Any = None
+    ) -> Any:
         """Take one step, or gather one gradient, with every check."""
         if self.recorder is not None and not self.recorder.capturing():
             self.caught_up()
         plan, state = self.recall(pipeline, tree)
-        xs = plan.groups.without_frozen(checks.gradients(tree, plan.ps, plan.owner, grads))
+        whole = at is None
+        xs = plan.groups.without_frozen(checks.gradients(tree, plan.ps, plan.owner, grads)) if whole else []
+        if not whole or state.flat.by_row(xs):
+            if self.recorder is not None:
+                raise RuntimeError("CUDA graphs count the steps of whole parameters; wanted update without at")
+            from anyoptim._core._parts import Parts  # noqa: PLC0415 - for those who update parts: importing takes time
+
+            parts = Parts(pipeline, Params(tree, plan.ps, plan.owner, plan.groups), state.flat, at, optimizer)
+            return self._step(pipeline, engine, tree, plan, state, state.flat, parts.gradients(grads), None, parts)
         if not pipeline.is_step(state.flat):
             gather = accumulation(engine, plan.ps, xs, state.flat, plan.owner)
 
@@ -222,10 +243,11 @@ class Training:
         flat: FlatState,
         xs: Sequence[Array | None],
         grads: Any,
+        parts: Parts | None = None,
     ) -> Any:
         """Take the step that comes after `flat`, with gradients `xs` of `grads` that passed all checks.
 
-        Returns the container.
+        With `parts` some parameters move in part. Returns the container.
         """
         ps, owner, begun = plan.ps, plan.owner, self.begun
         if pipeline.accumulates:
@@ -234,7 +256,9 @@ class Training:
             if not pipeline.accumulates:
                 return tree.container
             return self._remember(tree, plan, state.after(closed_empty(pipeline.stages[0], flat)))
-        dispatch, moving = plan.dispatch(engine, xs, flat.slots)
+        whole = partial(plan.step_leaves, engine, flat)
+        leaves = whole(xs) if parts is None else parts.step_leaves(engine, xs, whole, plans(engine), write=True)
+        dispatch, moving = leaves.dispatch, leaves.moving
         first = self.state is None
         self.recorder, count = hook(self.recorder, pipeline, tree, plan, flat, dispatch, moving, xs, first=first)
         if count is None:  # each replay of a CUDA graph will take it
@@ -242,8 +266,7 @@ class Training:
             return tree.container
         _check_known(tree, dispatch, moving, xs)
         with quiet():
-            gathered = dispatch.gather([xs[i] for i in moving])
-            coefficients = pipeline.step_coefficients(dispatch, gathered, flat, moving, plan.groups)
+            coefficients, prepare = leaves.coefficients(pipeline)
             if self.begun != begun:
                 raise RuntimeError(
                     "an update of the same optimizer began within this one, in a schedule or the handler of a signal; "
@@ -264,22 +287,25 @@ class Training:
                 self._written(skip)
                 check_skips(pipeline.stages, coefficients, tree)
                 return tree.container
-            commit = dispatch.prepare(gathered, coefficients.rows)
+            commit = prepare()
 
             def finish() -> None:
                 self.writing = True
                 _once(reports)
-                results = dict(zip(moving, commit(), strict=True))
+                results, t = leaves.put(commit(), coefficients.t)
                 count()
-                leaves = list(tree.leaves)
+                new = list(tree.leaves)
                 for i, p in enumerate(ps):
                     if p is not None and not p.writable and owner[i] in results:
-                        leaves[i] = p.library.rebound(p.given, results[owner[i]].p)
-                        tree.replace(i, leaves[i])
-                after = stepped(flat, coefficients.t, coefficients.scalars, results, owner)
+                        new[i] = p.library.rebound(p.given, results[owner[i]].p)
+                        tree.replace(i, new[i])
+                after = stepped(flat, t, coefficients.scalars, results, owner)
                 # A plan that was not rebound would keep arrays alive that were replaced.
-                self.plan = plan if plan.rebound(leaves) else None
-                plan.stepped(grads if self.recorder is None else None, coefficients, pipeline, after)
+                self.plan = plan if plan.rebound(new) else None
+                if leaves.whole:
+                    plan.stepped(grads if self.recorder is None else None, coefficients, pipeline, after)
+                else:
+                    plan.forget()
                 now = state.after(after)
                 now.moving = plan.places
                 self.state, self.writing = now, False

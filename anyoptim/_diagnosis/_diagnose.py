@@ -65,7 +65,7 @@ def diagnosed(step: Step, exact_step: Step, gates: Sequence[Any], params: Any, g
             new = wide(p.library, p.library.load(news[i]))
             numbers = gradients[owner[i]], before[i], new, np.asarray(exacts[i])
             row = _row(tree.path(i), p.dtype, *numbers, moves=not found.note)
-            rests = not found.note and int(counts[0][i]) == int(counts[1][i])
+            rests = not found.note and np.array_equal(counts[0][i], counts[1][i])
             found.append(row._replace(remark="it rests") if rests else row)
     return found
 
@@ -103,7 +103,7 @@ def _in_float64(state: Any) -> Any:
 
     return state._replace(
         step=int(state.step),
-        t=mapped(state.t, int),
+        t=mapped(state.t, lambda n: n if isinstance(n, np.ndarray) and n.ndim else int(n)),
         slots=mapped(state.slots, lambda slot: wide(library(slot), slot)),
         scalars=mapped(state.scalars, float),
         pending=mapped(state.pending, int),

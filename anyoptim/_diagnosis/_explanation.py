@@ -54,6 +54,7 @@ class Explanation(list[Share]):
         "first step": "no step has been taken yet with these arrays, this engine and this state",
         "graph": "updates were captured in a CUDA graph, which counts the steps",
         "gathering": "gradients are gathered, and this update is no step, or one of parameters without a gradient",
+        "part": "the last step was one of parts of parameters, or rows have step counts of their own",
         "engine": "its engine, or another parameter's, makes each step anew",
         "compiling": "enough elements have been updated for compiling to pay, which the next step does",
         "hyperparameter": "another array or number is given for some elements, or the array lies elsewhere",

@@ -256,6 +256,13 @@ class Engine(ABC):
         """Compile at once what runs a program, with such a row, on arrays like this one."""
         return
 
+    def begin(self, program: Program, rows: Sequence[Coefficients], dtype: str) -> Callable[[], bool]:
+        """Begin to compile what runs a program with such rows, in a process of its own.
+
+        Returns a function that says whether there is no more to wait for.
+        """
+        return lambda: True
+
     def source(self, passes: Sequence[Pass], dtype: str) -> str:
         """The text that an engine which generates any runs for these passes, in arithmetic of one dtype."""
         raise NotImplementedError

@@ -12,7 +12,7 @@ from anyoptim._arrays import Array
 from anyoptim._arrays._quiet import quiet
 from anyoptim._engines._base import Commit, Leaf, Plan, Replayed, Result, Written, value_of
 from anyoptim._engines._choice import ENGINES, Plans, choices
-from anyoptim._engines._warmup import LATER, Waiting
+from anyoptim._engines._warmup import COMPILING, LATER, Waiting
 from anyoptim._trace._coefficients import CoefficientTable, all_known
 from anyoptim._trace._exact_sum import Kind, aligned, as_integer, largest, merged, of_integer
 from anyoptim._trace._program import Program
@@ -63,7 +63,7 @@ class Dispatch:
         self.rebindable = all(plan.in_place or plan.rebindable for plan, _ in self.assignments)
         self.waiting = Waiting()
         for program, leaf, choice in zip(programs, leaves, self.choices, strict=True):
-            if choice.reason is LATER:
+            if choice.reason in {LATER, COMPILING}:
                 self.waiting.add(program, leaf)
 
     def rebind(self, leaves: Sequence[Leaf]) -> None:
@@ -130,7 +130,7 @@ class Dispatch:
         if len(self.assignments) == 1:
             commit = self.assignments[0].plan.replay(xs, rows)
             if self.waiting and commit is not None:
-                self.waiting.count()
+                self._count(rows)
             return commit
         gathered = self.regather(xs) if all_known(rows.distinct) else None
         if gathered is None:
@@ -186,7 +186,8 @@ class Dispatch:
 
     def prepare(self, gathered: Sequence[Any], rows: CoefficientTable) -> Commit:
         """All of the step that may fail; the commit gives all results in the order of the leaves."""
-        self.waiting.count()
+        if self.waiting:
+            self._count(rows)
         if len(self.assignments) == 1:
             return self.assignments[0].plan.prepare(gathered[0], rows)
         both = zip(self.assignments, gathered, strict=True)
@@ -199,6 +200,13 @@ class Dispatch:
             return [results[i] for i in range(len(self.leaves))]
 
         return commit
+
+    def _count(self, rows: CoefficientTable) -> None:
+        """Count the work of a step that waits to be compiled, and begin to compile what pays by now."""
+        for work in self.waiting.count():
+            plans = (one for one in self.assignments if one.plan.program == work.program)
+            distinct = [row for one in plans for row in rows.select(one.indices).distinct]
+            work.done = ENGINES["compiled"].begin(work.program, distinct, work.dtype)
 
 
 def _select(arrays: Sequence[Any], indices: Sequence[int]) -> Sequence[Any]:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections import Counter, defaultdict
+from collections import Counter
+from collections.abc import Callable
 
 from anyoptim._arrays import COMPUTE
-from anyoptim._engines._base import Leaf, real
+from anyoptim._engines._base import Leaf
 from anyoptim._trace._program import Program
 
-__all__ = ["CALLS", "LATER", "WORTHWHILE", "Waiting", "Work", "premature", "warm"]
+__all__ = ["CALLS", "COMPILING", "LATER", "WORTHWHILE", "Waiting", "Work", "premature", "warm"]
 
 WORTHWHILE = 1_000_000_000
 """After so many elements updated by the blocked engine, the time lost by not having compiled is about what importing
-Numba and compiling cost: two seconds. A plain rule that never costs more than twice the better choice."""
+Numba and compiling cost: two seconds of a processor. A plain rule that never costs more than twice the better
+choice."""
 
 CALLS = 4096
 """The number of elements that take as long as the blocked engine's calls for one leaf, however small."""
@@ -22,28 +24,41 @@ LATER = "compiled when enough elements have been updated (compile(params) does i
 """The reason why a leaf is not compiled yet."""
 
 
+COMPILING = "being compiled, in a process of its own"
+"""The reason why a leaf is compiled, but not yet."""
+
+
 class Work:
-    """The number of elements of one dtype that one program has updated without being compiled."""
+    """What one program has done to arrays of one dtype without being compiled."""
 
-    def __init__(self) -> None:
+    def __init__(self, program: Program, dtype: str) -> None:
+        self.program, self.dtype = program, dtype
         self.elements = 0
+        """The number of elements that it has updated."""
+        self.done: Callable[[], bool] | None = None
+        """Whether it is compiled, since that has begun."""
 
 
-_worked: defaultdict[tuple[Program, str], Work] = defaultdict(Work)
+_worked: dict[tuple[Program, str], Work] = {}
 
 
 def _work(program: Program, dtype: str) -> Work:
-    return _worked[program, real(COMPUTE[dtype]).name]
+    key = program, COMPUTE[dtype]
+    return _worked.setdefault(key, Work(*key))
 
 
 def premature(program: Program, leaf: Leaf) -> str | None:
     """Why it does not pay yet to compile a program for a leaf, or None."""
-    return LATER if _work(program, leaf.library.dtype(leaf.p)).elements < WORTHWHILE else None
+    work = _work(program, leaf.library.dtype(leaf.p))
+    if work.elements < WORTHWHILE or work.done is None:
+        return LATER
+    return None if work.done() else COMPILING
 
 
 def warm(program: Program, dtype: str) -> None:
-    """Let it count as worth its while, from now on, to compile a program for a dtype."""
-    _work(program, dtype).elements = WORTHWHILE
+    """Let a program count as compiled for a dtype, as it is, or will be when it is run."""
+    work = _work(program, dtype)
+    work.elements, work.done = WORTHWHILE, lambda: True
 
 
 class Waiting(Counter[Work]):
@@ -54,10 +69,11 @@ class Waiting(Counter[Work]):
         self[_work(program, leaf.library.dtype(leaf.p))] += CALLS + math.prod(leaf.p.shape)
 
     def due(self) -> bool:
-        """Whether compiling pays by now for any of them."""
-        return any(work.elements >= WORTHWHILE for work in self)
+        """Whether compiling pays by now for any of them, and is to begin or done."""
+        return any(work.elements >= WORTHWHILE and (work.done is None or work.done()) for work in self)
 
-    def count(self) -> None:
-        """Count the work of a step."""
+    def count(self) -> list[Work]:
+        """Count the work of a step. Returns that for which compiling pays by now, and has not begun."""
         for work, more in self.items():
             work.elements += more
+        return [work for work in self if work.elements >= WORTHWHILE and work.done is None]

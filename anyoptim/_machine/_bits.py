@@ -7,7 +7,18 @@ from typing import Any
 from numba import njit, types
 from numba.extending import intrinsic
 
-__all__ = ["bfloat16_of", "bfloat16_wide", "bits", "float16_of", "float16_wide", "number", "real", "word"]
+__all__ = [
+    "bfloat16_of",
+    "bfloat16_wide",
+    "bits",
+    "exponent",
+    "float16_of",
+    "float16_wide",
+    "number",
+    "power_of_two",
+    "real",
+    "word",
+]
 
 Word = Any
 Real = Any
@@ -51,6 +62,25 @@ def word(typing: Any, x: Any) -> Any:
         return builder.bitcast(arguments[0], context.get_value_type(types.uint32))
 
     return types.uint32(types.float32), code
+
+
+# `frexp` and `ldexp` are calls of a library that comes with Numba, without which machine code is loaded.
+
+
+@njit(forceinline=True)  # type: ignore[untyped-decorator]
+def exponent(bits_of: Any) -> Any:
+    """The n with 2**(n-1) <= x < 2**n, of the float64 x above 0 that has these 64 bits."""
+    if bits_of >> 52:
+        return (bits_of >> 52) - 1022
+    return (bits(number(types.uint64(bits_of)) * 2.0**54) >> 52) - 1022 - 54  # a subnormal number
+
+
+@njit(forceinline=True)  # type: ignore[untyped-decorator]
+def power_of_two(n: Any) -> Any:
+    """2**n as a float64: 0 where it is too small, infinite where it is too large."""
+    if n >= -1022:
+        return number(types.uint64(min(n, 1024) + 1023) << types.uint64(52))
+    return number(types.uint64(1) << types.uint64(n + 1074)) if n >= -1074 else 0.0
 
 
 @njit(forceinline=True)  # type: ignore[untyped-decorator]

@@ -96,9 +96,10 @@ def _check_body(cls: type[Any], new: Iterable[str]) -> None:
                 raise TypeError(
                     f"{cls.__name__} has a field {name!r}, which is a name of {base.__name__}; wanted another"
                 )
-    slots = vars(cls).get("slots", ())
-    if not hasattr(slots, "__get__") and not (isinstance(slots, tuple) and all(isinstance(of, str) for of in slots)):
-        raise TypeError(f"{cls.__name__} has slots = {slots!r}; wanted a tuple of names, such as ('m',)")
+    for place, such in (("slots", "m"), ("borrows", "lr")):
+        names = vars(cls).get(place, ())
+        if not hasattr(names, "__get__") and not (isinstance(names, tuple) and all(isinstance(n, str) for n in names)):
+            raise TypeError(f"{cls.__name__} has {place} = {names!r}; wanted a tuple of names, such as ({such!r},)")
     for name, wanted in _MAPPINGS.items():
         value = vars(cls).get(name, {})
         if not (isinstance(value, Mapping) or hasattr(value, "__get__")):

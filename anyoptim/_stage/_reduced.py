@@ -31,6 +31,10 @@ def reduced_parts(
 def check_names(cls: type[Any]) -> None:
     """Raise TypeError for what is no reduction, and for two numbers of one name."""
     taken: dict[str, str] = dict.fromkeys(cls.hyperparameters, "hyperparameters")
+    for name in cls.borrows:
+        if name in taken:
+            raise TypeError(f"{cls.__name__} has {name!r} among its hyperparameters and borrows; wanted one of these")
+        taken[name] = "borrows"
     for place in ("reductions", "scalars", "metrics"):
         kept = getattr(cls, place)
         if place != "scalars" and not isinstance(kept, Mapping):

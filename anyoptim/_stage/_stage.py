@@ -134,12 +134,14 @@ class Stage:
         starts = {"m": 1.0}                   what these start as, if not zeros: a number, a constant's name, or "p"
         coefficients(t, hyper)                the numbers of step t that the rule gets as c
         reductions = {"norm": ao.Norm(f)}     norms, sums, maxima over all parameters or each, for coefficients
+        borrows = ("lr",)                     hyperparameters of the method before it, for coefficients
         scalars = {"name": 0.0}               numbers that are kept for all parameters together
         ranges = {"name": ao.Domain(...)}     what these may be in a state that is restored
         update_scalars(step, hyper)           the scalars of a step
         metrics = {"norm": ao.Norm(f, "each")}    reductions for record_metrics and `last_metrics`
         exact = False                         the rule may use xp.exp, xp.log and xp.power
         array_rule = True                     the rule is one of whole arrays, such as a matrix product
+        complex_arrays = True                 and complex ones are given to it as they are, not part by part
         evaluate(xp, p, *slots, hyper)        the parameter that `eval_params` gives
         is_step(hyper)                        whether an update is a step, of the first stage of a chain
         get_loss_scale, set_loss_scale        by what losses are to be multiplied
@@ -195,6 +197,13 @@ class Stage:
     Numbers of all elements, as `Norm`, `Dot`, `Sum`, `Max`, `Count` and `Size` explain.
     """
 
+    borrows: ClassVar[tuple[str, ...]] = ()
+    """Hyperparameters that `coefficients` get of another stage: of the last one before this that has them.
+
+    `borrows = ("lr",)` of a stage behind a method gives it the learning rate of this step, with the schedule and the
+    group of each parameter. A chain in which no stage before it has them is refused.
+    """
+
     metrics: ClassVar[Mapping[str, Reduction]] = {}
     """What `record_metrics` gets to know of each parameter at an `update`: reductions over each.
 
@@ -210,6 +219,10 @@ class Stage:
     Its `xp` is then the library's own array API namespace, p and x have the shape of the parameter and at least
     float32, and it is run by `portable`, with all stages of its chain.
     """
+
+    complex_arrays: ClassVar[bool] = False
+    """Whether a rule of whole arrays is given complex ones as they are, and gives such; else it is given the real parts
+    and then, in another call, the imaginary ones."""
 
     evaluate: ClassVar[Callable[..., Any] | None] = None
     """`evaluate(xp, p, *slots, hyper)`: the parameter that `eval_params` gives, for one element."""
@@ -398,6 +411,7 @@ class Stage:
             self.rule,
             self.slots,
             array_rule=cls.array_rule,
+            complex_arrays=cls.complex_arrays,
             exact=cls.exact,
             real_slots=self.real_slots,
             undeclared=undeclared,

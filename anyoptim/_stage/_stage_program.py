@@ -11,7 +11,7 @@ from anyoptim._stage._stage import ParameterStage, Stage
 from anyoptim._trace._program import MOVE, Coefficients, Program
 from anyoptim._trace._symbols import Symbol, element
 
-__all__ = ["Entry", "StageProgram"]
+__all__ = ["Entry", "StageProgram", "lenders"]
 
 
 class Entry(NamedTuple):
@@ -20,6 +20,25 @@ class Entry(NamedTuple):
     stage: int
     reduction: str
     """The name of the reduction; empty for the stage itself."""
+
+
+def lenders(all_stages: Sequence[Stage], stages: Sequence[int]) -> Mapping[int, Mapping[str, int]]:
+    """For each of these stages that borrows hyperparameters the place of the stage whose each is: the last before it.
+
+    Raises ValueError where there is none.
+    """
+    found: dict[int, dict[str, int]] = {}
+    for i, k in enumerate(stages):
+        for name in all_stages[k].borrows:
+            having = [j for j in stages[:i] if name in all_stages[j].hyperparameters]
+            if not having:
+                before = ", ".join(f"{all_stages[j]!r} has none" for j in stages[:i]) or "there is none"
+                raise ValueError(
+                    f"{all_stages[k]!r} borrows {name} of a stage before it, but {before}; wanted it in a chain behind "
+                    f"a method that has {name}"
+                )
+            found.setdefault(k, {})[name] = having[-1]
+    return found
 
 
 class StageProgram:
@@ -44,6 +63,8 @@ class StageProgram:
         self.program = Program(tuple(MOVE if e is None else parts[e.stage][e.reduction] for e in self.order))
         self.places: Mapping[Entry, int] = {e: i for i, e in enumerate(self.order) if e is not None}
         """The place of each entry in the program."""
+        self.lenders = lenders(all_stages, stages)
+        """Whose hyperparameters some of the stages borrow."""
         self.own_rows = any(of.over == "each" for k in stages for of in all_stages[k].reductions.values())
         """Whether each parameter has coefficients of its own, because they depend on its own reductions."""
         self.names = [(k, name) for k in stages for name in all_stages[k].slots]

@@ -10,7 +10,7 @@ from anyoptim._arrays import COMPUTE, Array, Library
 from anyoptim._trace._expressions import elementary, range_of
 from anyoptim._trace._joint import Joint, JointOperations, each_part, parts_of
 from anyoptim._trace._operations import Operations
-from anyoptim._trace._program import Coefficients, Program, Rule, Static, check_numbers
+from anyoptim._trace._program import Coefficients, Part, Program, Rule, Static, check_numbers
 
 __all__ = ["kept", "moved", "terms"]
 
@@ -25,9 +25,14 @@ class _Eager(Operations):
     def __init__(self, library: Library, like: Array) -> None:
         self._library, self._like = library, like
 
-    def of_arrays(self, rule: Rule) -> tuple[Rule, Any]:
+    def of_arrays(self, part: Part) -> tuple[Rule, Any]:
         """A rule of whole arrays, and the namespace for it: the library's own."""
-        return rule, self._library.xp
+        return part.rule, self._library.xp
+
+    def join(self, re: Array, im: Array) -> Array:
+        """The complex array with these parts."""
+        dtype = {"float32": "complex64", "float64": "complex128"}[self._library.dtype(re)]
+        return self._library.join_complex(re, im, getattr(self._library.xp, dtype))
 
     def sqrt(self, a: Any) -> Any:
         return math.sqrt(a) if isinstance(a, int | float) else self._library.xp.sqrt(a)

@@ -19,7 +19,7 @@ def pieces(dtype: str, kind: Kind) -> dict[str, str | list[str]]:
     term, largest, least = "_value" if narrow else "_value * _scale * _scale", repr(sys.float_info.max), 2.0**-40
     infinite = f"1.0 if _value > {largest} else {least} if _value < -{largest} else 0.0"
     infinite_in_c = f"_a[_j] > {largest} ? 1.0 : _a[_j] < -{largest} ? {least} : 0.0"
-    unit = f"ldexp(1.0, {2 * HALF} * (_code + {FIRST})) if 0 < _code < {INFINITE} else 1.0"
+    unit = f"power_of_two({2 * HALF} * (_code + {FIRST})) if 0 < _code < {INFINITE} else 1.0"
     return {
         "one": one,
         "two": two,
@@ -43,8 +43,7 @@ def pieces(dtype: str, kind: Kind) -> dict[str, str | list[str]]:
 
 
 _LOOP = """\
-from math import frexp, ldexp
-from anyoptim._machine._bits import bits, number
+from anyoptim._machine._bits import bits, exponent, power_of_two
 
 
 def {name}(_leaves, _chunks, _which, _coefficients, _rows, _first, _last):
@@ -65,8 +64,8 @@ def {name}(_leaves, _chunks, _which, _coefficients, _rows, _first, _last):
                 if _top >= {infinity}:
                     _code = max(_code, {infinite} if _top == {infinity} else {nan})
                 elif _top:
-                    _code = max(_code, (frexp(number(uint64(_top)))[1] + {power} - 1) // ({power} * {half}) - {least})
-            _scale = ldexp(1.0, -{scale} * (_code + {least})) if 0 < _code < {infinite} else 0.0
+                    _code = max(_code, (exponent(_top) + {power} - 1) // ({power} * {half}) - {least})
+            _scale = power_of_two(-{scale} * (_code + {least})) if 0 < _code < {infinite} else 0.0
             _unit = {unit}
             _to_one, _to_two, _to_three = {one} * _unit, {two} * _unit, {three} * _unit
             _one, _two, _three, _seen = 0, 0, 0, 0

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from anyoptim._trace._operations import OPERATORS, Operations
-from anyoptim._trace._program import Rule, RuleError
+from anyoptim._trace._program import Part, Rule, RuleError
 from anyoptim._trace._symbols import ScalarTape, Value
 
 __all__ = ["Joint", "JointOperations", "each_part", "parts_of"]
@@ -61,16 +61,27 @@ class JointOperations(Operations):
         self.asked = False
         """Whether the rule has asked for a modulus."""
 
-    def of_arrays(self, rule: Rule) -> tuple[Rule, Any]:
-        """A rule of whole arrays, for each part by itself, and the namespace for it."""
-        own, xp = self.each.of_arrays(rule)
+    def of_arrays(self, part: Part) -> tuple[Rule, Any]:
+        """A rule of whole arrays, for complex ones or for each part by itself, and the namespace for it."""
+        rule, xp = self.each.of_arrays(part)
 
         @functools.wraps(rule)
         def of_each_part(xp: Any, *arguments: Any) -> Any:
-            found = [own(xp, *each) for each in each_part(arguments)]
+            found = [rule(xp, *each) for each in each_part(arguments)]
             return tuple(map(Joint, *found)) if isinstance(found[0], tuple) else Joint(*found)
 
-        return of_each_part, xp
+        @functools.wraps(rule)
+        def of_complex_arrays(xp: Any, *arguments: Any) -> Any:
+            found = rule(xp, *map(self._joined, arguments))
+            return tuple(_split(xp, a) for a in found) if isinstance(found, tuple) else _split(xp, found)
+
+        return (of_complex_arrays if part.complex_arrays else of_each_part), xp
+
+    def _joined(self, a: Any) -> Any:
+        """An argument of a rule of complex arrays."""
+        if not isinstance(a, Joint):
+            return a
+        return self.each.join(*a.parts) if len(a.parts) == 2 else a.parts[0]
 
     def smallest_normal(self, a: Any) -> Any:
         return self.each.smallest_normal(a)
@@ -114,6 +125,11 @@ class JointOperations(Operations):
             return a, None
         self.asked = True
         return a.parts
+
+
+def _split(xp: Any, a: Any) -> Joint:
+    """What a rule of complex arrays gave."""
+    return Joint(xp.real(a), xp.imag(a)) if "complex" in str(a.dtype) else Joint(a)
 
 
 def _on_each_part(name: str) -> Callable[..., Any]:

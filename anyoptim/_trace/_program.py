@@ -139,6 +139,8 @@ class Part(NamedTuple):
     """The act of that rule, and the number of these slots."""
     array_rule: bool = False
     """Whether the rule is given whole arrays and the library's own namespace, instead of one element."""
+    complex_arrays: bool = False
+    """Whether such a rule is given complex arrays as they are, instead of one part after the other."""
     exact: bool = True
     """Whether the rule does only what has the same bits on all engines."""
     real_slots: tuple[str, ...] = ()
@@ -225,7 +227,7 @@ class Program(NamedTuple):
         row = [_computed(of, xp, reads) for of in row] if reads else row
         for part, coefficients in zip(self.parts[:stop], row, strict=False):
             own_slots = tuple(islice(rest, len(part.slots)))
-            rule, namespace = xp.of_arrays(part.rule) if part.array_rule else (part.rule, xp)
+            rule, namespace = xp.of_arrays(part) if part.array_rule else (part.rule, xp)
             namespace = namespace if part.exact or part.array_rule else Inexact(namespace)
             try:
                 flow = part.act(rule, namespace, flow, own_slots, coefficients)

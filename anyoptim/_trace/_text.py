@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import builtins
 import keyword
-import linecache
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
 from anyoptim._trace._graph import Graph, Node
 from anyoptim._trace._symbols import Scalar
 
-__all__ = ["INFIX", "Writer", "executed", "filled", "function_name", "input_names", "scalar_names"]
+__all__ = ["INFIX", "Writer", "filled", "function_name", "input_names", "scalar_names"]
 
 INFIX = {
     "add": "+",
@@ -128,10 +126,3 @@ def filled(template: str, **values: str | list[str]) -> str:
         else:
             lines.append(line.format(**{k: v for k, v in values.items() if isinstance(v, str)}))
     return "\n".join([*lines, ""])
-
-
-def executed(text: str, file: str, namespace: dict[str, Any]) -> dict[str, Any]:
-    """The namespace, once a generated text has been run in it. Tracebacks and debuggers show lines of the text."""
-    linecache.cache[file] = (len(text), None, text.splitlines(keepends=True), file)
-    exec(compile(text, file, "exec"), namespace)  # noqa: S102 - text of our own, from names that were checked
-    return namespace

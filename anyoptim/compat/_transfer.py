@@ -19,6 +19,7 @@ __all__ = [
     "leaves_by_path",
     "load_state",
     "mean_square",
+    "one_count",
     "slot_shapes",
     "state_by_path",
     "to_numpy",
@@ -65,10 +66,19 @@ def state_by_path(optimizer: Optimizer) -> StateByPath:
         slots[k, "s"] = {path: mean_square(s, slots[k, "m"][path]) for path, s in slots[k, "s"].items()}
     return StateByPath(
         int(state.step),
-        {path: int(t) for path, t in leaves_by_path("t", state.t).items()},
+        {path: one_count(path, t) for path, t in leaves_by_path("t", state.t).items()},
         [dict(numbers) for numbers in scalars] or [{}] * len(optimizer.stages),
         slots,
     )
+
+
+def one_count(path: str, t: Any) -> int:
+    """The count of a parameter. Raises ValueError where its rows have counts of their own, which no framework has."""
+    if isinstance(t, np.ndarray) and t.ndim:
+        raise ValueError(
+            f"the rows of {path!r} have taken {t.min()} to {t.max()} steps by update(at=...); frameworks have one count"
+        )
+    return int(t)
 
 
 def slot_shapes(optimizer: Optimizer, params: Any) -> dict[SlotKey, dict[str, tuple[int, ...]]]:

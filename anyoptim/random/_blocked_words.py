@@ -16,7 +16,7 @@ import numpy as np
 from anyoptim._arrays._quiet import quiet
 from anyoptim._engines._base import NDArray
 from anyoptim._machine import _threads
-from anyoptim._trace._text import executed
+from anyoptim._machine._generated import executed
 from anyoptim.random._blocked_source import CALLED, EXCHANGE, chosen, chosen_of_calls, drawn
 from anyoptim.random._mask_spec import MaskSpec
 from anyoptim.random._rounds import CHOICES, GROUP, MASK, MULTIPLIERS, keys

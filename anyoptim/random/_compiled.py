@@ -14,13 +14,14 @@ import numpy as np
 
 from anyoptim._arrays import host_memory
 from anyoptim._engines._base import NDArray
-from anyoptim._engines.compiled import _kernel_cache
-from anyoptim._machine import _array_headers, _threads
-from anyoptim.random._compiled_source import BLOCK, FLAT, PARAMETERS, ROWS, Drops, flat, strided
+from anyoptim._machine import _array_headers, _machine_code, _threads
+from anyoptim._machine._generated import Text
+from anyoptim._machine._machine_code import Native, address_of, block_of
+from anyoptim.random._compiled_source import BLOCK, FLAT, PARAMETERS, ROWS, flat, strided
 from anyoptim.random._mask_spec import MaskSpec
 from anyoptim.random._rounds import CHOICES
 
-__all__ = ["dropout", "fast_dropout", "precompile", "refusal", "source"]
+__all__ = ["dropout", "fast_dropout", "kind", "precompile", "refusal", "source"]
 
 PIECE = 1 << 19
 """The fewest elements that a thread is woken for."""
@@ -44,6 +45,8 @@ class _Table:
 
     def __init__(self) -> None:
         self.array = np.zeros(len(PARAMETERS), np.uint64)
+        self.block = block_of(self.array)
+        self.address = address_of(self.block)
         # In the order of PARAMETERS.
         self.put = functools.partial(struct.Struct("8Q2d2Q").pack_into, memoryview(self.array.data).cast("B"), 0)
 
@@ -63,9 +66,9 @@ SMALL = 1 << 16
 """The most elements that `fast_dropout` takes: with more it makes no difference."""
 
 _PLAIN = {name: np.dtype(name) for name in ("float16", "float32", "float64")}
-_LOADED: dict[int, Callable[..., None]] = {}
+_LOADED: dict[int, Callable[..., object]] = {}
 """The loops for arrays in C order that are loaded, by the id of the dtype, of which NumPy has one of each."""
-_LOADED_IN_PLACE: dict[int, Callable[..., None]] = {}
+_LOADED_IN_PLACE: dict[int, Callable[..., object]] = {}
 
 
 def fast_dropout(x: Any, threshold: int, scale: float, key: int, call: int, in_place: bool) -> NDArray | None:
@@ -84,7 +87,7 @@ def fast_dropout(x: Any, threshold: int, scale: float, key: int, call: int, in_p
         table.put(id(x), id(y), 1, n, 0, key, call, last, scale, dropped, 0, 0)
     except struct.error:  # a key or a call that is no 64-bit integer
         return None
-    drop(table.array, 0, -(-n // CHOICES))
+    drop(table.address, 0, -(-n // CHOICES))
     _free.append(table)
     return y
 
@@ -96,12 +99,12 @@ def dropout(dtype: str, x: NDArray, y: NDArray, spec: MaskSpec) -> None:
     where = (id(x), id(y), 1) if objects else (host_memory(x).address, host_memory(y).address, 0)
     numbers = spec.offset, spec.key, spec.call, spec.last, spec.scale, spec.dropped
     n, table = x.size, _table()
-    if _kind(dtype, x, y) == "flat":
+    if kind(dtype, x, y) == "flat":
         drop = _load("flat", dtype, place)
         if objects and x.dtype is y.dtype is _PLAIN.get(dtype):
-            (_LOADED_IN_PLACE if y is x else _LOADED)[id(x.dtype)] = drop
+            (_LOADED_IN_PLACE if y is x else _LOADED)[id(x.dtype)] = drop.run
         table.put(*where, n, *numbers, 0, 0)
-        _run(drop, (table.array,), -(-(spec.offset % CHOICES + n) // CHOICES), n)
+        _run(functools.partial(drop.run, table.address), -(-(spec.offset % CHOICES + n) // CHOICES), n)
         _free.append(table)
         return
     axes = _axes(x, y)
@@ -110,29 +113,30 @@ def dropout(dtype: str, x: NDArray, y: NDArray, spec: MaskSpec) -> None:
     tall = min(rows, ROWS, max(1, BLOCK // wide))
     blocks = math.prod(length for length, *_ in axes[:-2]) * -(-rows // tall) * -(-columns // wide)
     table.put(*where, n, *numbers, tall, wide)
-    _run(_load("strided", dtype, place), (table.array, np.array(axes, np.int64)), blocks, n)
+    _run(_load("strided", dtype, place).bind(table.array, np.array(axes, np.int64)).run, blocks, n)
     _free.append(table)
 
 
 def precompile(dtype: str, x: NDArray) -> None:
     """Load what forward and backward of an array like this one need, to a new array and in place."""
     for place in ("y", "x"):
-        _load(_kind(dtype, x, x), dtype, place)
+        _load(kind(dtype, x, x), dtype, place)
 
 
-def _kind(dtype: str, x: NDArray, y: NDArray) -> str:
+def kind(dtype: str, x: NDArray, y: NDArray) -> str:
+    """Which loop takes these arrays: `flat` or `strided`."""
     return "flat" if x.flags.c_contiguous and y.flags.c_contiguous and dtype in FLAT else "strided"
 
 
-def _run(call: Callable[..., None], tables: tuple[NDArray, ...], total: int, n: int) -> None:
+def _run(call: Callable[..., object], total: int, n: int) -> None:
     """Make the call for parts 0 to `total`, of n elements in all, by several threads if there are enough elements."""
     number = n // PIECE
     if number < 2 or (threads := _threads.threads()) < 2:
-        call(*tables, 0, total)
+        call(0, total)
         return
     number = min(number, threads * PIECES, total)
     cuts = [total * i // number for i in range(number + 1)]
-    _threads.spread(functools.partial(call, *tables), list(itertools.pairwise(cuts)))
+    _threads.spread(call, list(itertools.pairwise(cuts)))
 
 
 def _axes(x: NDArray, y: NDArray) -> list[tuple[int, ...]]:
@@ -153,12 +157,11 @@ def _axes(x: NDArray, y: NDArray) -> list[tuple[int, ...]]:
 
 
 @functools.cache
-def _load(kind: str, dtype: str, place: str) -> Callable[..., None]:
+def _load(kind: str, dtype: str, place: str) -> Native:
     """A loop as machine code."""
-    text = source(kind, dtype, place)
-    return _kernel_cache.compiled(text.name, text.text, text.signature)
+    return _machine_code.native(source(kind, dtype, place))
 
 
-def source(kind: str, dtype: str, place: str) -> Drops:
+def source(kind: str, dtype: str, place: str) -> Text:
     """The text of a loop, `flat` or `strided`."""
     return {"flat": flat, "strided": strided}[kind](dtype, place)

@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from anyoptim._machine._generated import Text
 from anyoptim._trace._text import filled
 from anyoptim.random._rounds import CHOICES, GROUP, MASK, TURN, keys
 from anyoptim.random._rounds_source import rounds_text
 
-__all__ = ["BLOCK", "FLAT", "PARAMETERS", "ROWS", "Drops", "flat", "strided"]
+__all__ = ["BLOCK", "FLAT", "PARAMETERS", "ROWS", "Text", "flat", "strided"]
 
 PARAMETERS = ("X", "Y", "OBJECTS", "N", "OFFSET", "KEY", "CALL", "LAST", "KEPT", "DROPPED", "TALL", "WIDE")
 """The parameters of a loop, in the order in which they stand in its array of 64-bit words.
@@ -29,14 +30,6 @@ _AXES = ("LENGTH", "X_STEP", "Y_STEP", "CHOICE_STEP")
 
 BLOCK, ROWS = 1024, 256
 """The most elements, and the most rows, that `strided` takes at a time."""
-
-
-class Drops(NamedTuple):
-    """The text of a module with one function to call."""
-
-    name: str
-    text: str
-    signature: str
 
 
 class _Kind(NamedTuple):
@@ -74,10 +67,10 @@ FLAT = tuple(name for name, kind in _KINDS.items() if kind.lines is not _COMPLEX
 
 _MODULE = """\
 from numba import carray, njit
-from numpy import empty, {types}
+from numpy import {types}
 from anyoptim._machine._bits import {calls}
 from anyoptim._machine._array_headers import DATA
-from anyoptim._engines.compiled._intrinsics import pointer, word
+from anyoptim._machine._intrinsics import pointer, room, word
 
 {columns}
 
@@ -140,7 +133,7 @@ def {name}(_of, _begin, _end):
 _STRIDED = """\
 def {name}(_of, _axes, _begin, _end):
     {begin}
-    _choices, _at = empty({room}, uint32), empty({most}, int64)
+    _choices, _at = carray(room({room_bytes}), {room}, uint32), carray(room({most_bytes}), {most}, int64)
     _rows, _columns = _axes[-2, LENGTH], _axes[-1, LENGTH]
     _x_row, _y_row, _choice_row = _axes[-2, X_STEP], _axes[-2, Y_STEP], _axes[-2, CHOICE_STEP]
     _x_column, _y_column, _choice_column = _axes[-1, X_STEP], _axes[-1, Y_STEP], _axes[-1, CHOICE_STEP]
@@ -206,7 +199,7 @@ def {name}(_of, _axes, _begin, _end):
 """
 
 
-def flat(dtype: str, place: str) -> Drops:
+def flat(dtype: str, place: str) -> Text:
     """`drop(parameters, first, last)`: the elements of these counters.
 
     `place` is where the results go: "y", or "x", which then is written to and there is no y.
@@ -220,7 +213,7 @@ def flat(dtype: str, place: str) -> Drops:
     return _module("drop", _FLAT, kind, "void(uint64[::1], int64, int64)", body=body, ends=ends)
 
 
-def strided(dtype: str, place: str) -> Drops:
+def strided(dtype: str, place: str) -> Text:
     """`drop_strided(parameters, axes, first, last)`: these blocks of the last two axes, of any steps."""
     kind = _KINDS[dtype]
     steps = {"x": "_i * _x_row + _j * _x_column", "y": "_i * _y_row + _j * _y_column"}
@@ -247,7 +240,7 @@ def _lines(kind: _Kind, place: str, elements: Sequence[str], choice: str, index:
     return [line.format(f=f"(_kept if {choice} > _last else _dropped)", **names) for line in kind.lines]
 
 
-def _module(name: str, template: str, kind: _Kind, signature: str, **lines: list[str]) -> Drops:
+def _module(name: str, template: str, kind: _Kind, signature: str, **lines: list[str]) -> Text:
     numbers = {
         "name": name,
         "mask": f"{MASK:#x}",
@@ -260,6 +253,8 @@ def _module(name: str, template: str, kind: _Kind, signature: str, **lines: list
         "real": kind.real,
         "room": str(BLOCK + 2 * CHOICES * ROWS),
         "most": str(ROWS),
+        "room_bytes": str(4 * (BLOCK + 2 * CHOICES * ROWS)),
+        "most_bytes": str(8 * ROWS),
         "types": ", ".join(sorted({kind.stored, kind.real, "int64", "uint32", "uint64"})),
         "calls": ", ".join(sorted({*kind.calls, "number"})),
     }
@@ -267,7 +262,7 @@ def _module(name: str, template: str, kind: _Kind, signature: str, **lines: list
     columns = [f"{', '.join(names)} = range({len(names)})" for names in (PARAMETERS, _AXES)]
     begin = [line[4:] for line in filled(_BEGIN, **numbers).splitlines()]
     head = filled(_MODULE, **numbers, columns=columns, rounds=_rounds())
-    return Drops(name, head + filled(template, **numbers, begin=begin, second=second, **lines), signature)
+    return Text(name, head + filled(template, **numbers, begin=begin, second=second, **lines), signature)
 
 
 def _rounds() -> list[str]:

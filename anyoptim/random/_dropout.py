@@ -22,7 +22,7 @@ __all__ = ["EngineName", "check_engine", "fast_dropout", "fused_dropout", "numpy
 
 WORTHWHILE = 300_000_000
 """After so many elements drawn by NumPy, the time lost by not having compiled is about what importing Numba and
-compiling cost: two seconds."""
+compiling cost: two seconds of a processor."""
 
 CALLS = 8192
 """The number of elements that take as long as NumPy's calls for one array, however small."""
@@ -45,6 +45,9 @@ _engine_name: ContextVar[str | None] = ContextVar("the engine of Dropout", defau
 
 _drawn: Counter[str] = Counter()
 """The number of elements that NumPy has drawn, by dtype."""
+
+_compilations: dict[tuple[str, str], Any] = {}
+"""The loops that are compiled since that became worth its while, by kind and dtype."""
 
 
 def on_engine(name: str | None, function: Callable[..., R], *inputs: Any, **arguments: Any) -> R:
@@ -114,7 +117,7 @@ def fast_dropout(
     if name in _AFTER_BLOCKED or type(x) is not np.ndarray:
         return None
     dtype = _blocked.fast_dtype(x, threshold, call) if not in_place or x.flags.writeable else None
-    if dtype is None or not (_first(name, dtype) or _refusal(x, x) is not None):
+    if dtype is None or not (_first(name, dtype, x, x) or _refusal(x, x) is not None):
         return None
     _drawn[dtype] += FAST_CALLS + x.size // FAST_SHARE
     spec = MaskSpec(threshold, scale, key, call, 0)
@@ -144,16 +147,25 @@ def precompile(library: Library, x: Array) -> None:
 
 
 def _run(dtype: str, x: NDArray, y: NDArray, spec: MaskSpec) -> None:
-    if _first(_engine_name.get(), dtype) or _refusal(x, y) is not None:
+    if _first(_engine_name.get(), dtype, x, y) or _refusal(x, y) is not None:
         _blocked.dropout(dtype, x, y, spec)
         _drawn[dtype] += CALLS + x.size
     else:
         _compiled.dropout(dtype, x, y, spec)
 
 
-def _first(name: str | None, dtype: str) -> bool:
-    """Whether NumPy's calls come before compiled loops: as long as compiling has not become worth its while."""
-    return name == "blocked" or (name != "compiled" and _drawn[dtype] < WORTHWHILE)
+def _first(name: str | None, dtype: str, x: NDArray, y: NDArray) -> bool:
+    """Whether NumPy's calls come before compiled loops: until compiling has become worth its while, and is done."""
+    if name in {"blocked", "compiled"} or _drawn[dtype] < WORTHWHILE:
+        return name != "compiled"
+    if ENGINES["compiled"].missing():
+        return True
+    key = _compiled.kind(dtype, x, y), dtype
+    if key not in _compilations:
+        from anyoptim._machine._elsewhere import Compilation  # noqa: PLC0415 - once in a training
+
+        _compilations[key] = Compilation([_compiled.source(*key, place) for place in ("x", "y")])
+    return not _compilations[key].done()
 
 
 def _refusal(x: NDArray, y: NDArray) -> str | None:

@@ -1,4 +1,6 @@
-"""Stages that compose with a method: clipping, decay, averaging, projection, control."""
+"""Stages that compose with a method: clipping, decay, averaging, projection, control; proximal steps in `prox`."""
+
+from typing import TYPE_CHECKING
 
 from anyoptim.stages.averaging import EMA, SWA, Lookahead
 from anyoptim.stages.clipping import ClipGlobalNorm, ClipValue
@@ -9,6 +11,9 @@ from anyoptim.stages.projection import Box, NonNegative, Support
 from anyoptim.stages.scaling import Cautious, ClipNorm, TrustRatio
 from anyoptim.stages.shaping import Maximize, Scale, Trace, WeightDecay
 from anyoptim.stages.subnormals import FlushSubnormals
+
+if TYPE_CHECKING:
+    from anyoptim.stages import prox
 
 __all__ = [
     "EMA",
@@ -35,4 +40,16 @@ __all__ = [
     "TrustRatio",
     "UnitNorm",
     "WeightDecay",
+    "prox",
 ]
+
+
+if not TYPE_CHECKING:  # it would hide misspelt names from those who check types
+
+    def __getattr__(name: str) -> object:
+        # Imported where it is asked for: importing anyoptim has a limit in time.
+        import importlib  # noqa: PLC0415
+
+        if name == "prox":
+            return importlib.import_module("anyoptim.stages.prox")
+        raise AttributeError(f"module 'anyoptim.stages' has no attribute {name!r}")

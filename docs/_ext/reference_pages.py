@@ -143,7 +143,8 @@ def public(
     code = nodes.literal(raw, text, classes=["py"])
     name = text.removeprefix("ao.").removeprefix("anyoptim.")
     within = env.ref_context.get("py:module") or "anyoptim"
-    found = [full for full in (f"anyoptim.{name}", f"{within}.{name}") if full in NAMES]
+    places = f"anyoptim.{name}", f"{within}.{name}", f"anyoptim.stages.{name}"  # ao.prox is a module of the stages
+    found = [full for full in places if full in NAMES]
     if not found:
         return [code], []
     target = {"refdomain": "py", "reftype": "obj", "reftarget": found[0], "refdoc": env.docname, "refexplicit": True}

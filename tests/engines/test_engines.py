@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import inspect
+import linecache
 import re
 import threading
 import tracemalloc
@@ -18,13 +20,14 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes
 
 import anyoptim as ao
+from anyoptim._engines.blocked import _functions
 from anyoptim._engines.blocked import _plan as blocked
 from anyoptim._engines.compiled import _plan as compiled
 from anyoptim._engines.compiled import _source as loops
 from anyoptim._engines.portable import Portable
 from tests.support.chains import agree, run
 from tests.support.internals import ENGINES as ALL_ENGINES
-from tests.support.internals import MemoryLayout, may_overlap, merged_ranges, reduction_text
+from tests.support.internals import MemoryLayout, may_overlap, merged_ranges, reduction_text, static_options
 from tests.support.layouts import LAYOUTS, hostile
 from tests.support.libraries import ENGINES, METHODS, Library, same_bits
 
@@ -585,3 +588,13 @@ def test_a_coefficient_that_becomes_an_option(engine: ao.EngineName) -> None:
     for _ in range(5):
         optimizer.update(p, np.ones(2))
     assert p.tolist() == [1.0, 1.0]
+
+
+def test_sources_of_the_blocked_engine_are_shown(method: type[Any]) -> None:
+    """Its functions are no files; linecache has them."""
+    optimizer = method(engine="blocked")
+    optimizer.update(np.ones(3), np.ones(3))
+    track = optimizer._pipeline.branch
+    function = _functions.block_function(track.program, None, static_options(optimizer._pipeline.sample(track)))
+    linecache.checkcache()
+    assert inspect.getsource(function.call) in optimizer.kernel_source("blocked")

@@ -28,6 +28,7 @@ from benchmarks import (
     own,
     picture,
     report,
+    rows,
     startup,
     subnormals,
     torch_peers,
@@ -298,6 +299,17 @@ def test_resting_rows_become_subnormal() -> None:
     sheet = subnormals.slowdown(0, shapes={"w": (8, 3)}, steps=1000)
     for who, *_, share in sheet.rows:
         assert share == (0 if "FlushSubnormals" in str(who) else 50), who
+
+
+def test_rows_are_updated_by_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By hand and by `at`, with counts of their own; who leaves out a step is caught."""
+    sheet = rows.rows(0.01, shape=(50, 4), number=5)
+    assert [row[0] for row in sheet.rows] == [*rows.draws(1)]
+    assert all(float(y) > 0 for _, *measured in sheet.rows for y in measured)
+    update = ao.Adam.update
+    monkeypatch.setattr(ao.Adam, "update", lambda self, p, g, at: update(self, p, g[:4], at=at[:4]))
+    with pytest.raises(harness.WrongResultError, match=r"are compiled by .*, blocked by"):
+        rows.rows(0.01, shape=(50, 4), number=5)
 
 
 def test_processes_are_timed() -> None:

@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
+from types import ModuleType
 from urllib.parse import unquote, urldefrag
 
 import numpy as np
@@ -55,7 +56,9 @@ def test_all_public_modules_are_known() -> None:
     assert {f"anyoptim.{room}" for room in rooms} <= {*MODULES}
     assert {"anyoptim.compat.torch.lr_scheduler", "anyoptim.compat.optax.contrib"} <= {*MODULES}
     assert not any("._" in name for name in [*MODULES, *NAMES])
-    assert {f"anyoptim.{name}" for name in ao.__all__} <= {*MODULES, *NAMES}
+    values = {name: getattr(ao, name) for name in ao.__all__}
+    homes = {of.__name__ if isinstance(of, ModuleType) else f"anyoptim.{name}" for name, of in values.items()}
+    assert homes <= {*MODULES, *NAMES}
 
 
 class Page(HTMLParser):

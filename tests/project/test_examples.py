@@ -73,6 +73,29 @@ def test_digits_on_other_libraries(name: str, tmp_path: Path, need: Callable[[st
     assert abs(accuracy - _on_numpy()) < 0.01
 
 
+def test_constraints_leave_little(tmp_path: Path) -> None:
+    """A bound nothing below 0, the proximal step zeros for nine elements of ten, and the spikes are where they were."""
+    module = example("constraints")
+    results = module.main(["--output", str(tmp_path / "picture.png")])
+    free, bounded, sparse = (results[name] for name in module.WAYS)
+    assert (free < -0.1).any()
+    assert (bounded >= 0).all()
+    assert (sparse >= 0).all()
+    assert np.count_nonzero(sparse == 0) > 0.9 * sparse.size
+    _, signal, _ = module.blurred(0)
+    assert set(np.flatnonzero(sparse > 0.3)) <= {k + d for k in np.flatnonzero(signal) for d in (-1, 0, 1)}
+    assert np.linalg.norm(sparse - signal) < 0.2 * np.linalg.norm(signal)
+    assert min(_png_size(tmp_path / "picture.png")) > 400
+
+
+def test_what_is_known_brings_object_and_probe_nearer(tmp_path: Path) -> None:
+    """Both about twice as near: at least by a third; and within is what the constraints say."""
+    errors = example("object_and_probe").main(["--output", str(tmp_path / "picture.png")])
+    without, known = errors.values()
+    assert all(known[name] < without[name] / 1.5 for name in ("object", "probe"))
+    assert min(_png_size(tmp_path / "picture.png")) > 400
+
+
 def test_the_hand_written_gradient_is_the_gradient() -> None:
     """Against central differences in float64, with Dropout's mask held: 1e-6 is their own error."""
     module = example("train_digits")

@@ -59,6 +59,7 @@ def _exported() -> dict[str, Any]:
     return {
         **DISCOVERED,
         **stages,
+        **{f"prox.{name}": getattr(ao.prox, name) for name in ao.prox.__all__},
         **{f"schedules.{name}": getattr(ao.schedules, name) for name in ao.schedules.__all__},
     }
 

@@ -146,6 +146,9 @@ CHAINS: dict[str, Make] = {
     "Lion, NonNegative, SWA": lambda e: ao.chain(
         ao.Lion(lr=0.1, weight_decay=0.1), ao.NonNegative(), ao.SWA(0), engine=e
     ),
+    "HeavyBall, proximal steps": lambda e: ao.chain(
+        ao.HeavyBall(lr=0.1), ao.prox.L1(0.5), ao.prox.L2(0.25), ao.prox.ElasticNet(0.5, rho=0.75), engine=e
+    ),
     "clip each, Momentum, Cautious, trust": lambda e: ao.chain(
         ao.ClipNorm(0.5), ao.Momentum(lr=0.1), ao.Cautious(), ao.TrustRatio(0.1, 1e-3, upper=2.0), engine=e
     ),
@@ -163,6 +166,10 @@ APART: dict[str, str] = {
     "AdaptiveClip": "whole arrays, which have no kernel: tests/stages/test_layers.py",
     "Centralize": "whole arrays, which have no kernel: tests/stages/test_layers.py",
     "UnitNorm": "whole arrays, which have no kernel: tests/stages/test_layers.py",
+    "L21": "whole arrays, which have no kernel: tests/stages/test_prox.py",
+    "Nuclear": "whole arrays, which have no kernel: tests/stages/test_prox.py",
+    "Operator": "whole arrays, which have no kernel: tests/stages/test_prox.py",
+    "Simplex": "whole arrays, which have no kernel: tests/stages/test_prox.py",
     "Support": "its mask is an array: tests/core/test_elements.py",
     "Metric": "it changes nothing: tests/stages/test_metrics.py",
     "Metrics": "it changes nothing: tests/stages/test_metrics.py",
@@ -172,8 +179,8 @@ APART: dict[str, str] = {
 KINDS = [name for name in CHAINS if name not in HYPER or name == "LAMB"]
 """All chains, and one of the methods with reductions, for tests of what these do alike."""
 
-ROOTLESS = [name for name in CHAINS if not any(of in name for of in ("Adam", "RMSProp", "LAMB", "Prodigy"))]
-"""The chains without a square root of an element, which torch rounds otherwise."""
+ROOTLESS = [name for name in CHAINS if not any(of in name for of in ("Adam", "RMSProp", "LAMB", "Prodigy", "proximal"))]
+"""The chains without a square root of an element, or a modulus, which torch rounds otherwise."""
 
 
 def _clip(max_norm: float) -> Any:
@@ -390,6 +397,13 @@ def _swa(start: int, every: int, least: float, largest: float) -> Any:
     return after
 
 
+def _shrunk(t: int, p: Arrays, average: Arrays) -> tuple[Arrays, Arrays]:
+    """Soft thresholding, a division, and both, with a learning rate of 0.1."""
+    for cut, divisor in [(0.05, 1.0), (0.0, 1.025), (0.0375, 1.0125)]:
+        p = {k: np.sign(a) * np.maximum(np.abs(a) - cut, 0.0) / divisor for k, a in p.items()}
+    return p, average
+
+
 def _nothing(t: int, p: Arrays, average: Arrays) -> tuple[Arrays, Arrays]:
     return p, average
 
@@ -407,6 +421,7 @@ PLAIN: dict[str, Callable[[], tuple[list[Any], Any]]] = {
     ),
     "Rprop, Box, SWA": lambda: ([_rprop(0.1)], _swa(4, 3, -0.75, 1.25)),
     "Lion, NonNegative, SWA": lambda: ([_lion(0.1, 0.1)], _swa(0, 1, 0.0, math.inf)),
+    "HeavyBall, proximal steps": lambda: ([_momentum(0.1)], _shrunk),
     "clip each, Momentum, Cautious, trust": lambda: (
         [*_cautious(_clip_each(0.5), _momentum(0.1)), _trust(0.1, 1e-3, 2.0)],
         _nothing,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
-from collections import Counter, defaultdict
+from collections import Counter
 from contextvars import ContextVar
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from anyoptim._engines.blocked import _plan as blocked
 from anyoptim._engines.blocked import _tiles
 from anyoptim._engines.compiled import _plan as compiled
 from anyoptim._engines.portable import _plan as portable
-from anyoptim._machine import _threads
+from anyoptim._machine import _elsewhere, _threads
 from anyoptim.random import _compiled, _dropout
 
 LATER = _warmup.LATER
@@ -23,8 +24,11 @@ LATER = _warmup.LATER
 
 def forget(monkeypatch: pytest.MonkeyPatch) -> None:
     """As in a process that has not updated or drawn anything yet."""
-    monkeypatch.setattr(_warmup, "_worked", defaultdict(_warmup.Work))
+    monkeypatch.setattr(_warmup, "_worked", {})
     monkeypatch.setattr(_dropout, "_drawn", Counter())
+    monkeypatch.setattr(_dropout, "_compilations", {})
+    # What is due is compiled in this process, and so at once.
+    monkeypatch.setattr(_elsewhere.Compilation, "done", lambda _: True)
     dropout_on(None, monkeypatch)
     monkeypatch.setattr(_compiled, "_LOADED", {})
     monkeypatch.setattr(_compiled, "_LOADED_IN_PLACE", {})
@@ -69,13 +73,23 @@ class Watch:
             kernel = made(program, k, *rest)
             if not any(kernel is other for other in self.kernels):
                 self.kernels.append(kernel)
-            given = engine == "blocked" and k is None  # the calls of a step, to be made then
-            return kernel._replace(call=self._marked(kernel.call) if given else self._passing(k, kernel.call))
+            if engine == "compiled":
+                return kernel._replace(native=self._watched(k, kernel.native))
+            # Of a step these are the calls, to be made then.
+            return kernel._replace(call=self._marked(kernel.call) if k is None else self._passing(k, kernel.call))
 
         monkeypatch.setattr(module, name, watched)
 
     def _marked(self, call: Any) -> Any:
         return lambda *arguments: [functools.partial(self.passes.append, None), *call(*arguments)]
+
+    def _watched(self, what: Any, native: Any) -> Any:
+        def bind(*arrays: Any) -> Any:
+            bound = native.bind(*arrays)
+            bound.run = self._passing(what, bound.run)
+            return bound
+
+        return SimpleNamespace(bind=bind)
 
     def _passing(self, what: Any, run: Any) -> Any:
         def passing(*arguments: Any) -> Any:

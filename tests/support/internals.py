@@ -9,12 +9,14 @@ from anyoptim._arrays._memory import MemoryLayout, may_overlap, merged_ranges
 from anyoptim._arrays._selection import Selection
 from anyoptim._arrays._tree import Tree
 from anyoptim._engines import ENGINES, Dispatch
+from anyoptim._engines.blocked import _rows as rows_plan
 from anyoptim._engines.blocked._source import blocked
 from anyoptim._engines.cuda._elements import ELEMENTS
 from anyoptim._engines.cuda._source import coefficients
 from anyoptim._machine import _array_headers as headers
 from anyoptim._machine import _completed as completed
 from anyoptim._machine import _disk_cache as disk_cache
+from anyoptim._machine import _elsewhere as elsewhere
 from anyoptim._machine import _scratch as scratch
 from anyoptim._machine import _threads as threads
 from anyoptim._trace import _exact_sum as reduction
@@ -51,6 +53,7 @@ __all__ = [
     "completed",
     "disk_cache",
     "dropout_compiled",
+    "elsewhere",
     "evaluate",
     "headers",
     "library",
@@ -63,6 +66,7 @@ __all__ = [
     "reduction_text",
     "replacing",
     "rows_of",
+    "rows_plan",
     "scratch",
     "static_options",
     "symbol",

@@ -21,6 +21,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import PathCollection, PolyCollection
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
@@ -28,6 +29,8 @@ __all__ = ["PICTURES", "draw", "example", "shown"]
 
 ROOT = Path(__file__).parents[2]
 PICTURES = {
+    "constraints": ROOT / "docs" / "constraints.png",
+    "object_and_probe": ROOT / "docs" / "object_and_probe.png",
     "optimizer_paths": ROOT / "docs" / "optimizer_paths.png",
     "train_digits": ROOT / "docs" / "learning_curves.png",
     "uncertainty": ROOT / "docs" / "uncertainty.png",
@@ -76,7 +79,10 @@ def _described() -> Iterator[None]:
 
 
 def _shown(figure: Figure) -> Shown:
-    """The texts, and each mark's colour and places, as shares of its axes from the lower left corner."""
+    """The texts, and each mark's colour and places, as shares of its axes from the lower left corner.
+
+    Of an image it is some of its values, as shares of its range of colours.
+    """
     texts, marks = [text.get_text() for text in figure.texts], []
     for axes in figure.axes:
         titles = [axes.get_title(where) for where in ("left", "center", "right")]
@@ -96,6 +102,10 @@ def _mark(axes: Axes, artist: Artist) -> tuple[str, list[float]] | None:
         places, color = artist.get_offsets(), artist.get_facecolor()[0]
     elif isinstance(artist, PolyCollection):
         places, color = artist.get_paths()[0].vertices, artist.get_facecolor()[0]
+    elif isinstance(artist, AxesImage):
+        low, high = artist.get_clim()
+        values = (np.ravel(np.asarray(artist.get_array())) - low) / (high - low)
+        return "image", values[np.linspace(0, len(values) - 1, POINTS).round().astype(int)].round(3).tolist()
     elif isinstance(artist, Rectangle) and artist is not axes.patch:
         places, color = artist.get_corners(), artist.get_facecolor()
     else:

@@ -12,12 +12,12 @@ from numpy._core import umath
 
 from anyoptim._engines._base import NDArray
 from anyoptim._engines.blocked._source import UFUNCS, BlockSource, blocked, blocked_reduction
+from anyoptim._machine._generated import executed
 from anyoptim._machine._scratch import Scratch
 from anyoptim._machine._threads import Call, run
 from anyoptim._trace._expressions import Scalars
 from anyoptim._trace._graph import Graph, graph_of
 from anyoptim._trace._program import Program, StaticOptions
-from anyoptim._trace._text import executed
 
 __all__ = ["BlockFunction", "BoundFunction", "block_function", "text"]
 

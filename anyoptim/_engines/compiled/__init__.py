@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import functools
-import importlib
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 
 from anyoptim._arrays import COMPUTE, Array, Library
 from anyoptim._engines import _warmup
@@ -62,22 +61,26 @@ class Compiled(HostEngine):
                     _plan.load(program, k, static, dtype, part)
             _warmup.warm(program, dtype)
 
+    def begin(self, program: Program, rows: Sequence[Coefficients], dtype: str) -> Callable[[], bool]:
+        from anyoptim._machine._elsewhere import Compilation  # noqa: PLC0415 - once in a training
+
+        kinds = dict.fromkeys((k, static_options(row[:k])) for row in rows for k in (*program.reductions, None))
+        keys = [(program, k, static, dtype) for k, static in kinds]
+        loops = [_plan.text(*key, part).module for key in keys for part in range(_plan.parts(*key))]
+        return Compilation([*map(_plan.intrinsic_text, _plan.INTRINSICS), *loops]).done
+
     def source(self, passes: Sequence[Pass], dtype: str) -> str:
         keys = [(program, k, static_options(row), dtype) for program, k, row in passes]
-        texts = [_plan.text(*key, part).text for key in keys for part in range(_plan.parts(*key))]
+        texts = [_plan.text(*key, part).module.text for key in keys for part in range(_plan.parts(*key))]
         return "\n\n".join(dict.fromkeys(texts))
 
 
 @functools.cache
 def _broken() -> str | None:
     try:
-        intrinsics = importlib.import_module("anyoptim._engines.compiled._intrinsics")
-    except Exception as error:
-        return f"Numba can't be imported: {error}"
-    if not hasattr(intrinsics.alike, "py_func"):
-        return "Numba is switched off (NUMBA_DISABLE_JIT)"
-    try:
         _plan.intrinsic("no_overlap")
+    except ImportError as error:
+        return f"Numba can't be imported: {error}"
     except Exception as error:
         return f"Numba can't compile: {error}"
     return None

@@ -16,9 +16,10 @@ from anyoptim._arrays import Array, host_memory
 from anyoptim._arrays._beside import Beside
 from anyoptim._arrays._memory import may_overlap, merged_ranges
 from anyoptim._engines._base import Commit, Leaf, NDArray, Plan, Replayed, Result, Written, host_view, real
-from anyoptim._engines.compiled import _kernel_cache
-from anyoptim._machine import _array_headers, _threads
+from anyoptim._machine import _array_headers, _machine_code, _threads
 from anyoptim._machine._array_headers import BYTES, FIRST, MIRROR, ORDER, PARAMETER
+from anyoptim._machine._generated import Text
+from anyoptim._machine._machine_code import Bound, Native
 from anyoptim._machine._threads import Pieces
 from anyoptim._trace._coefficients import CoefficientTable, Replay, lasting
 from anyoptim._trace._exact_sum import COLUMNS, bits_of
@@ -113,11 +114,14 @@ class CompiledPlan(Plan):
             behind = FIRST + 2 + self.program.slots
             self.table[:, behind:] = [[host_memory(a).address for a in of] for of in self.beside.arrays]
             self.by_header = self.by_header and not self.beside  # copies are made before each step
+        self.alike = intrinsic("alike").bind(self.table, self.ids, self.forbidden)
+        self.no_overlap = intrinsic("no_overlap").bind(self.table, self.forbidden)
 
     def regather(self, xs: Sequence[Array]) -> Sequence[Array] | None:
         self.beside.load()
         if self.by_header:
-            return xs if intrinsic("alike")(self.table, _ids(xs), self.forbidden) else None
+            self.put_ids(*map(id, xs))
+            return xs if self.alike() else None
         leaves = zip(self.destinations, self.memories, self.dtypes, self.table[:, ORDER], xs, strict=True)
         for i, (d, memory, dtype, order, x) in enumerate(leaves):
             same = d.dtype is dtype and self.library.unchanged(d, memory) and self.library.is_plain_gradient(x, d)
@@ -126,13 +130,13 @@ class CompiledPlan(Plan):
             if address is None:
                 return None
             self.table[i, FIRST + 1] = address
-        return xs if intrinsic("no_overlap")(self.table, self.forbidden) else None
+        return xs if self.no_overlap() else None
 
     def doubtful(self, xs: Sequence[Array]) -> list[bool]:
         if not self.by_header:
             return super().doubtful(xs)
         alike, table, ids = intrinsic("alike"), self.table.copy(), _ids(xs)
-        return [not alike(table[i : i + 1], ids[i : i + 1], self.forbidden) for i in range(len(xs))]
+        return [not alike.bind(table[i : i + 1], ids[i : i + 1], self.forbidden)() for i in range(len(xs))]
 
     def replay(self, xs: Sequence[Array], rows: CoefficientTable) -> Replayed | None:
         last_step = self.last_step
@@ -143,15 +147,15 @@ class CompiledPlan(Plan):
             self.checked.taken.clear()
             return self.checked
         (call,) = self.calls
-        return self.again(xs) if call.loop.call(self.ids, self.forbidden, *call.tables, 0, 0) else None
+        return self.again(xs) if call.checked() else None
 
     def gather(self, xs: Sequence[Array]) -> Sequence[NDArray]:
         self.beside.load()
         views = [host_view(self.library, x) for x in xs]
         self.table[:, FIRST + 1] = [host_memory(x).address for x in views]
-        if not intrinsic("no_overlap")(self.table, self.forbidden):
+        if not self.no_overlap():
             for i, x in enumerate(views):
-                if not intrinsic("no_overlap")(self.table[i : i + 1], self.forbidden):
+                if not intrinsic("no_overlap").bind(self.table[i : i + 1], self.forbidden)():
                     views[i] = x.copy(order="K")
                     self.table[i, FIRST + 1] = host_memory(views[i]).address
         return views
@@ -172,11 +176,12 @@ class CompiledPlan(Plan):
             if part:  # of which some leaves may have none
                 table[...] = bits_of(-math.inf) if largest else 0
             found.append(table[:, :1].view(np.float64) if largest else table)
-            for _, loop, _, tables, pieces in self._calls(k, rows, part):
-                if len(pieces) == 1:
-                    loop.call(*tables, table, *pieces[0])
+            for call in self._calls(k, rows, part):
+                bound = call.loop.native.bind(*call.tables, table)
+                if len(call.pieces) == 1:
+                    bound.run(*call.pieces[0])
                 else:
-                    _threads.spread(functools.partial(loop.call, *tables, table), pieces)
+                    _threads.spread(bound.run, call.pieces)
         return found
 
     def prepare_anew(self, gathered: Sequence[Any], rows: CoefficientTable) -> Commit:
@@ -186,18 +191,16 @@ class CompiledPlan(Plan):
             (call,) = calls
             self.last_step = Replay(rows, call.loop.scalars, self.dtype, [*call.coefficients])
             if len(call.pieces) == 1:
-                arguments = (self.ids, self.forbidden, *call.tables, *call.pieces[0])
-                self.checked = _OneCall(call.loop.call, arguments, self.results)
+                self.checked = _OneCall(call.checked, call.pieces[0], self.results)
         return self.again(gathered)
 
     def again(self, gathered: Sequence[Any]) -> Commit:
         if self.checked is not None and not self._touched:
-            call = self.calls[0]
-            arguments = (_NONE, self.forbidden, *call.tables, *call.pieces[0])
-            return cast("Commit", _OneCall(call.loop.call, arguments, self.results, gathered))
+            (call,) = self.calls
+            return cast("Commit", _OneCall(call.bound, call.pieces[0], self.results, gathered))
 
         def calls_of(call: _Call, first: int, last: int) -> Sequence[Callable[[], object]]:
-            return (functools.partial(call.loop.call, _NONE, self.forbidden, *call.tables, first, last),)
+            return (functools.partial(call.bound.run, first, last),)
 
         pieces = Pieces(calls_of, [(call, *piece) for call in self.calls for piece in call.pieces], self.rooms)
 
@@ -236,7 +239,10 @@ class CompiledPlan(Plan):
                 chunks = chunks[[static[which[leaf]] == key for leaf in chunks[:, 0]]]
                 pieces = _pieces(chunks)
             coefficients = np.zeros((len(static), len(loop.scalars)))
-            calls.append(_Call(key, loop, coefficients, (self.table, chunks, which, coefficients), pieces))
+            tables = self.table, chunks, which, coefficients
+            # The calls of a step may look at gradients that are given by id, before they read these.
+            both = [loop.native.bind(ids, self.forbidden, *tables) for ids in (_NONE, self.ids) if k is None]
+            calls.append(_Call(key, loop, coefficients, tables, pieces, *both))
         return calls
 
 
@@ -246,26 +252,24 @@ class _OneCall:
     It knows the plan's arrays and not the plan, which it would keep alive.
     """
 
-    __slots__ = ("_arguments", "_gathered", "_loop", "_results", "taken")
+    __slots__ = ("_arguments", "_gathered", "_loop", "_results", "_run", "taken")
 
-    def __init__(
-        self, loop: Callable[..., bool], arguments: tuple[Any, ...], results: Sequence[Result], gathered: Any = None
-    ) -> None:
-        self._loop, self._arguments, self._results = loop, [arguments], results
-        self._gathered = gathered  # the gradients, of which the arguments have the addresses alone
-        self.taken: list[bool] = []
-        """What the loop gave; empty before."""
+    def __init__(self, loop: Bound, piece: tuple[int, int], results: Sequence[Result], gathered: Any = None) -> None:
+        self._loop, self._run, self._arguments, self._results = loop.native, loop.run, [piece], results
+        self._gathered = gathered  # the gradients, of which the loop has the addresses alone
+        self.taken: list[object] = []
+        """Something, once the loop has run."""
 
     def __call__(self) -> Sequence[Result] | None:
-        if not self.taken:  # a list that is extended has what the loop gave, also where an exception comes after that
-            self.taken.extend(starmap(self._loop, self._arguments))
-        return self._results if self.taken[0] else None
+        if not self.taken:  # a list that is extended has that the loop ran, also where an exception comes after that
+            self.taken.extend(starmap(self._run, self._arguments))
+        return self._results if self._loop.result else None
 
 
 class _NativeLoop(NamedTuple):
     """A loop as machine code."""
 
-    call: Callable[..., bool]
+    native: Native
     scalars: Scalars
 
 
@@ -277,20 +281,33 @@ class _Call(NamedTuple):
     coefficients: NDArray
     tables: tuple[NDArray, ...]
     pieces: Sequence[tuple[int, int]]
+    bound: Any = None
+    """Of a step, the loop with its arrays, and without gradients that it is to look at."""
+    checked: Any = None
+    """The same with the ids of the gradients' arrays, at which it looks first."""
 
 
 _NONE = np.zeros(0, np.uint64)
 
 
+INTRINSICS = {
+    "alike": ("leaves, grads, written", "boolean(uint64[:, ::1], uint64[::1], uint64[:, ::1])"),
+    "no_overlap": ("leaves, written", "boolean(uint64[:, ::1], uint64[:, ::1])"),
+}
+"""The functions that plans call beside loops: their arguments and signatures."""
+
+
 @functools.cache
-def intrinsic(name: str) -> Callable[..., bool]:
+def intrinsic(name: str) -> Native:
     """A function of `_intrinsics` as machine code, from the cache like a loop."""
-    arguments, signature = {
-        "alike": ("leaves, grads, written", "boolean(uint64[:, ::1], uint64[::1], uint64[:, ::1])"),
-        "no_overlap": ("leaves, written", "boolean(uint64[:, ::1], uint64[:, ::1])"),
-    }[name]
-    text = f"from anyoptim._engines.compiled import _intrinsics\n\n\ndef {name}({arguments}):\n"
-    return _kernel_cache.compiled(name, f"{text}    return _intrinsics.{name}({arguments})\n", signature)
+    return _machine_code.native(intrinsic_text(name))
+
+
+def intrinsic_text(name: str) -> Text:
+    """A module with a function of `_intrinsics`."""
+    arguments, signature = INTRINSICS[name]
+    text = f"from anyoptim._machine import _intrinsics\n\n\ndef {name}({arguments}):\n"
+    return Text(name, f"{text}    return _intrinsics.{name}({arguments})\n", signature)
 
 
 @functools.lru_cache(maxsize=256)
@@ -299,7 +316,7 @@ def load(program: Program, k: int | None, static: StaticOptions, dtype: str, par
     if dtype != real(dtype).name and not graph_of(program, k, static, of_complex=True).joint:
         return load(program, k, static, real(dtype).name)
     loop = text(program, k, static, dtype, part)
-    return _NativeLoop(_kernel_cache.compiled(loop.name, loop.text, loop.signature), loop.scalars)
+    return _NativeLoop(_machine_code.native(loop.module), loop.scalars)
 
 
 def parts(program: Program, k: int | None, static: StaticOptions, dtype: str) -> int:

@@ -32,6 +32,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
+from anyoptim._machine._generated import Text
 from anyoptim._trace._exact_sum import Kind
 from anyoptim._trace._exact_sum_text import LOOPS, pieces
 from anyoptim._trace._expressions import Scalars
@@ -44,11 +45,9 @@ _TABLES = "uint64[:, ::1], int64[:, ::1], int64[::1], float64[:, ::1]"
 
 
 class Loop(NamedTuple):
-    """The text of a module with one function."""
+    """The text of a function to be compiled."""
 
-    name: str
-    text: str
-    signature: str
+    module: Text
     scalars: Scalars
     """The scalars in a row of coefficients."""
 
@@ -79,7 +78,7 @@ from math import exp, log, pow, sqrt
 from numba import carray
 from numpy import {types}
 from anyoptim._machine._array_headers import FIRST
-from anyoptim._engines.compiled._intrinsics import {calls}
+from anyoptim._machine._intrinsics import {calls}
 
 
 """
@@ -133,4 +132,4 @@ class _LoopWriter(Writer):
             arrays.append(f"_at_{self.inputs[i]} = carray({at}, {shape}, {self.dtype})")
         text = filled(template, name=self.name, coefficients=rows, arrays=arrays, body=body, **pieces)
         head = _HEAD.format(types=", ".join(dict.fromkeys([self.dtype, "float64", "uint64"])), calls=calls)
-        return Loop(self.name, head + text, signature, self.graph.scalars)
+        return Loop(Text(self.name, head + text, signature), self.graph.scalars)

@@ -12,7 +12,7 @@ from anyoptim._arrays._torch import tensor
 from anyoptim._core._optimizer import Optimizer
 from anyoptim._stage._elements import by_element
 from anyoptim.compat._shared import zero
-from anyoptim.compat._transfer import mean_square
+from anyoptim.compat._transfer import mean_square, one_count
 from anyoptim.compat.torch import _methods
 from anyoptim.compat.torch._forms import CODECS, Codec, Form, Named, Option, form_of, place
 from anyoptim.compat.torch._incoming import flattened, matched, options_of
@@ -63,7 +63,7 @@ def to_torch(optimizer: Optimizer, names: Sequence[Any]) -> dict[str, Any]:
         first = sum(len(other["params"]) for other in param_groups)
         ids = list(range(first, first + len(group)))
         for i, path in zip(ids, group, strict=True):
-            t = state["t"].get(path, 0)
+            t = one_count(path, state["t"].get(path, 0))
             kept = _packed(form, optimizer, state["stages"], path, t, options, values) if t else {}
             packed |= {i: kept} if kept else {}
         param_groups.append({**options, "params": ids})

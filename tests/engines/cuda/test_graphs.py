@@ -386,3 +386,17 @@ def test_counts_of_tied_parameters() -> None:
         machine.waiting.extend(graph)
         machine.finish()
     assert optimizer.state.t == {"decoder": 6, "encoder": 6}  # type: ignore[union-attr]
+
+
+def test_parts_are_not_captured() -> None:
+    """Nor updated beside graphs, which count the steps of whole parameters."""
+    twins, at = Twins("Adam"), {"W": [0, 2]}
+    grads = {"W": shim.asarray(np.ones((2, 5), np.float32)), "b": None, "long": None}
+    with twins.capture(), pytest.raises(RuntimeError, match="a part of a parameter can't be updated in a CUDA graph"):
+        twins.there.update(twins.p, grads, at=at)
+    twins.agree()
+    graph = twins.captured()
+    twins.replay(graph)
+    with pytest.raises(RuntimeError, match="CUDA graphs count the steps of whole parameters; wanted update without at"):
+        twins.there.update(twins.p, grads, at=at)
+    twins.agree()

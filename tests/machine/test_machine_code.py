@@ -9,7 +9,6 @@ import inspect
 import json
 import linecache
 import os
-import pickle
 import shutil
 import stat
 import subprocess
@@ -26,10 +25,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import anyoptim as ao
-from anyoptim._engines.blocked import _functions
-from anyoptim._engines.compiled import _kernel_cache
+from anyoptim._machine import _compiling, _machine_code
+from anyoptim._machine._generated import Text
 from tests.support.internals import disk_cache as _disk_cache
-from tests.support.internals import dropout_compiled, static_options
+from tests.support.internals import dropout_compiled
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="sets the cache folder by XDG_CACHE_HOME")
 
@@ -37,17 +36,16 @@ PROBE = """
 import hashlib, json, sys
 import numpy as np
 import anyoptim as ao
-from anyoptim._engines import _warmup
-from anyoptim._engines.compiled import _kernel_cache
-made, anew = [], _kernel_cache.dispatcher
-def dispatcher(name, text, signature):
-    made.append(anew(name, text, signature))
-    return made[-1]
-_kernel_cache.dispatcher = dispatcher
-_warmup.WORTHWHILE = 0
+from anyoptim._machine import _machine_code
+made, add = [], _machine_code.add
+def adding(text, content, *, keep=False):
+    made.append(keep)
+    add(text, content, keep=keep)
+_machine_code.add = adding
 rng = np.random.default_rng(0)
 p = rng.normal(size=500).astype(np.float32)
 optimizer = ao.Momentum(lr=0.1)
+optimizer.compile(p)
 for _ in range(5):
     optimizer.update(p, rng.normal(size=500).astype(np.float32))
 (share,) = optimizer.explain(p, p)
@@ -56,10 +54,11 @@ print(json.dumps({
     "engine": [share.engine, share.reason],
     "functions": len(made),
     "file": ao.__file__,
-    "hits": sum(sum(m.stats.cache_hits.values()) for m in made),
+    "hits": made.count(False),
+    "numba": "numba" in sys.modules,
 }))
 """
-"""What a user runs, to whom compiling is worth it from the first element on, in a process of its own."""
+"""What a user runs in a process of its own: how many functions were loaded, and how many of them from files."""
 
 
 def _start(code: str = PROBE, **environment: str | Path) -> subprocess.Popen[str]:
@@ -115,20 +114,29 @@ def private(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache" / "anyoptim"
 
 
-ONE = "one", "def one(x):\n    return x + 1\n", "int64(int64)"
-TWO = "two", "def two(x):\n    return x + 2\n", "int64(int64)"
+ONE = Text("one", "def one(x, a, b):\n    x[0] = a + 1\n", "void(int64[::1], int64, int64)")
+TWO = Text("two", "def two(x, a, b):\n    x[0] = a + 2\n", "void(int64[::1], int64, int64)")
 
 
-def _hits(call: Any) -> int:
-    return sum(call.stats.cache_hits.values())
+def _value(of: Text) -> int:
+    """What the function makes of 1."""
+    x = np.zeros(1, np.int64)
+    _machine_code.native(of).bind(x)(1, 0)
+    return int(x[0])
+
+
+def _hit(of: Text) -> bool:
+    """Whether the function comes from a file, for a process that has none of it yet."""
+    _machine_code._loaded.pop(of, None)
+    return _machine_code.known(of)
 
 
 def _found() -> int:
-    """Two functions, which are right wherever they come from: how many came from the cache of this process."""
+    """Two functions, which are right wherever they come from: how many came from files."""
     need_numba()
-    one, two = _kernel_cache.dispatcher(*ONE), _kernel_cache.dispatcher(*TWO)
-    assert (one(1), two(1)) == (2, 3)
-    return _hits(one) + _hits(two)
+    hits = sum(map(_hit, (ONE, TWO)))
+    assert (_value(ONE), _value(TWO)) == (2, 3)
+    return hits
 
 
 def need_numba() -> None:
@@ -161,10 +169,10 @@ def test_kernels_lie_in_the_users_cache_with_their_digests(warm: Path) -> None:
 
 
 def test_a_second_process_compiles_nothing(warm: Path, expected: str) -> None:
-    """It loads everything, from the files as they are."""
+    """It loads everything, from the files as they are, and no Numba."""
     before = _kept(warm)
     found = _run(XDG_CACHE_HOME=warm)
-    assert found["bits"] == expected
+    assert (found["bits"], found["numba"]) == (expected, False)
     assert found["hits"] == found["functions"]
     assert _kept(warm) == before
 
@@ -204,34 +212,28 @@ def _each_others(folder: Path) -> None:
         path.write_bytes(content)
 
 
-class _Bomb:
-    """What makes a folder when it is unpickled."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def __reduce__(self) -> Any:
-        return os.mkdir, (str(self.folder),)
-
-
 def _unsigned(path: Path) -> None:
-    path.write_bytes(bytes(32) + pickle.dumps(_Bomb(path.parents[2] / "exploded")))
+    path.write_bytes(bytes(32) + path.read_bytes()[32:])
 
 
-def _signed(path: Path) -> None:
-    path.write_bytes(_with_digest(path.name, pickle.dumps(_Bomb(path.parents[2] / "exploded"))))
+def _signed(folder: Path) -> None:
+    """Give each the content of another, with a digest of its own."""
+    paths = sorted(folder.iterdir())
+    contents = [path.read_bytes()[32:] for path in paths]
+    for path, content in zip(paths, [*contents[1:], contents[0]], strict=True):
+        path.write_bytes(_with_digest(path.name, content))
 
 
 def _writable(mode: int) -> Callable[[Path], None]:
     def spoil(folder: Path) -> None:
-        _each(_signed)(folder)
+        _signed(folder)
         folder.chmod(mode)
 
     return spoil
 
 
 def _a_link(folder: Path) -> None:
-    _each(_signed)(folder)
+    _signed(folder)
     folder.rename(folder.with_name("elsewhere"))
     folder.symlink_to("elsewhere")
 
@@ -239,13 +241,14 @@ def _a_link(folder: Path) -> None:
 def _anothers(folder: Path) -> None:
     if os.geteuid():
         pytest.skip("only the superuser can give files away")
-    _each(_signed)(folder)
+    _signed(folder)
     os.chown(folder, 12345, 12345)
 
 
-def _writable_files(path: Path) -> None:
-    _signed(path)
-    path.chmod(0o666)
+def _writable_files(folder: Path) -> None:
+    _signed(folder)
+    for path in folder.iterdir():
+        path.chmod(0o666)
 
 
 SPOILT: dict[str, Callable[[Path], None]] = {
@@ -253,10 +256,10 @@ SPOILT: dict[str, Callable[[Path], None]] = {
     "folders for the files": _each(_folders),
     "a bit": _each(_a_bit),
     "each other's content": _each_others,
-    "pickles without a digest": _each(_unsigned),
+    "files without a digest": _each(_unsigned),
     "a folder that the group can write to": _writable(0o770),
     "a folder that all can write to": _writable(0o777),
-    "files that all can write to": _each(_writable_files),
+    "files that all can write to": _writable_files,
     "a link": _a_link,
     "another's folder": _anothers,
 }
@@ -268,7 +271,6 @@ def test_a_spoilt_cache_costs_time_and_nothing_else(name: str, private: Path) ->
     assert [_found(), _found()] == [0, 2]
     SPOILT[name](private)
     assert _found() == 0
-    assert not list(private.parent.parent.rglob("exploded"))
 
 
 def test_a_spoilt_cache_of_a_process_that_trains(warm: Path, tmp_path: Path, expected: str) -> None:
@@ -277,15 +279,16 @@ def test_a_spoilt_cache_of_a_process_that_trains(warm: Path, tmp_path: Path, exp
     _each(_unsigned)(cache / "anyoptim")
     found = _run(XDG_CACHE_HOME=cache)
     assert (found["bits"], found["hits"]) == (expected, 0)
-    assert not list(tmp_path.rglob("exploded"))
 
 
-def test_a_pickle_with_its_digest_in_a_private_folder_is_read(private: Path) -> None:
+def test_what_has_its_digest_in_a_private_folder_is_run(private: Path) -> None:
     """So that those above are refused for where they lie: who can write there can do all that the user can."""
     assert _found() == 0
-    _each(_signed)(private)
-    _found()
-    assert list(private.parent.parent.rglob("exploded"))
+    _signed(private)
+    assert [_hit(ONE), _hit(TWO)] == [True, True]
+    assert (_value(ONE), _value(TWO)) == (3, 2)
+    for of in (ONE, TWO):
+        _machine_code._loaded.pop(of)
 
 
 @given(data=st.data())
@@ -303,20 +306,18 @@ def test_any_damage_is_noticed(data: st.DataObject, private: Path) -> None:
 
 
 def test_flipped_bits_of_machine_code_are_never_loaded(private: Path) -> None:
-    """A thousand of them, by what Numba calls; and then the function is made anew and kept again."""
+    """A thousand of them; and then the function is made anew and kept again."""
     need_numba()
-    assert [_hits(_kernel_cache.dispatcher(*ONE)) for _ in range(2)] == [0, 1]
+    assert (_hit(ONE), _value(ONE), _hit(ONE)) == (False, 2, True)
     (path,) = private.iterdir()
-    held, rng, call = path.read_bytes(), np.random.default_rng(0), _kernel_cache.dispatcher(*ONE)
+    held, rng = path.read_bytes(), np.random.default_rng(0)
     for _ in range(1000):
         damaged = bytearray(held)
         damaged[rng.integers(len(held))] ^= 1 << int(rng.integers(8))
         path.write_bytes(damaged)
-        assert call._cache.load_overload(None, call.targetctx) is None
-    again = _kernel_cache.dispatcher(*ONE)
-    assert (again(1), _hits(again)) == (2, 0)
+        assert not _hit(ONE)
+    assert (_value(ONE), _hit(ONE)) == (2, True)
     assert path.read_bytes() == _with_digest(path.name, path.read_bytes()[32:])
-    assert _hits(_kernel_cache.dispatcher(*ONE)) == 1
 
 
 def test_the_umask_opens_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -384,11 +385,11 @@ def test_a_user_whom_the_system_does_not_know(tmp_path: Path, expected: str) -> 
     if os.geteuid() or number in {user.pw_uid for user in pwd.getpwall()}:
         pytest.skip("only the superuser can become a user without an entry in the list of users")
     # The superuser compiles first, into an empty cache: by then all is imported, and others may not be let in here.
-    first = PROBE.replace("Momentum", "SGD").replace("print", "str")
+    one = f"_machine_code.native(_machine_code.Text(*{tuple(ONE)}))\noptimizer.kernel_source()"
+    first = PROBE.replace("optimizer.compile(p)", one).replace("print", "str")
     change = f"os.setgid({number})\nos.setuid({number})\ndel os.environ['XDG_CACHE_HOME']\n"
     found = _run(
-        f"{first}import os\nfrom anyoptim._engines.compiled import _broken, _plan\n"
-        f"_kernel_cache.dispatcher = anew\n{change}_plan.intrinsic.cache_clear()\n_broken.cache_clear()\n{PROBE}",
+        f"{first}import os\n_machine_code.add = add\n{change}{PROBE}",
         XDG_CACHE_HOME=tmp_path,
     )
     assert (found["bits"], found["hits"]) == (expected, 0)
@@ -455,27 +456,28 @@ def test_the_machine_code_depends_on_the_functions_it_calls(
     found = _run(PYTHONPATH=package, XDG_CACHE_HOME=warm)
     assert found["hits"] == found["functions"]
     read = SourceFileLoader.get_data
-    digests = {_kernel_cache._intrinsics_digest.__wrapped__()}
-    for name in _kernel_cache.OWN:
+    digests = {_machine_code._surroundings.__wrapped__()}
+    for name in _machine_code.OWN:
         monkeypatch.setattr(
             SourceFileLoader,
             "get_data",
             lambda self, path, n=name: read(self, path) + b"#" * (Path(path).stem == n.rpartition(".")[2]),
         )
-        digests.add(_kernel_cache._intrinsics_digest.__wrapped__())
-    assert len(digests) == 1 + len(_kernel_cache.OWN)
+        digests.add(_machine_code._surroundings.__wrapped__())
+    assert len(digests) == 1 + len(_machine_code.OWN)
     assert None not in digests
 
 
 def test_no_module_that_kernels_name_is_forgotten_there() -> None:
-    """Nor one that such a module names."""
+    """Nor one that such a module names. `_compiling` is there for how it compiles."""
     texts = [ao.chain(ao.ClipGlobalNorm(1.0), ao.Adam()).kernel_source("compiled")]
     texts += [dropout_compiled.source(*of).text for of in (("flat", "float32", "y"), ("strided", "bfloat16", "x"))]
     package = Path(ao.__file__).parent
-    texts += [package.joinpath(*name.split(".")).with_suffix(".py").read_text() for name in _kernel_cache.OWN]
+    called = [name for name in _machine_code.OWN if name != "_compiling"]
+    texts += [(package / "_machine" / f"{name}.py").read_text() for name in called]
     froms = [node for text in texts for node in ast.walk(ast.parse(text)) if isinstance(node, ast.ImportFrom)]
     named = {node.module for node in froms if node.module and node.module.startswith("anyoptim")}
-    assert named == {f"anyoptim.{name}" for name in _kernel_cache.OWN}
+    assert named == {f"anyoptim._machine.{name}" for name in called}
 
 
 def test_where_our_own_functions_can_not_be_read_nothing_is_kept(
@@ -483,22 +485,20 @@ def test_where_our_own_functions_can_not_be_read_nothing_is_kept(
 ) -> None:
     """A loader may give no data: the function is compiled all the same."""
     need_numba()
-    monkeypatch.setattr(_kernel_cache, "_intrinsics_digest", lambda: None)
-    call = _kernel_cache.dispatcher(*ONE)
-    assert (call(1), _hits(call)) == (2, 0)
+    monkeypatch.setattr(_machine_code, "_surroundings", lambda: None)
+    assert _found() == 0
     assert not private.exists()
 
 
-def test_another_numba_inside_keeps_nothing(private: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is not public there may go."""
+def test_machine_code_that_calls_what_is_not_there_is_refused(private: Path) -> None:
+    """It would end the process."""
     need_numba()
-    from numba.core import compiler
-
-    _kernel_cache.dispatcher(*ONE)
-    for name in ("_reduce", "_rebuild"):
-        with monkeypatch.context() as patch:
-            patch.delattr(compiler.CompileResult, name)
-            assert _kernel_cache.dispatcher(*ONE)(1) == 2
+    assert _found() == 0
+    _machine_code._loaded.pop(ONE)
+    _, _, code = _compiling.compiled(ONE).partition(b"\0")
+    with pytest.raises(ImportError, match="machine code calls not_there, which this process does not have"):
+        _machine_code.add(ONE, b"symbol not_there\0" + code)
+    assert ONE not in _machine_code._loaded
 
 
 @pytest.mark.product  # rare, and seconds of processes
@@ -517,19 +517,9 @@ def test_processes_that_start_at_once_on_an_empty_cache(tmp_path: Path, expected
 def test_tracebacks_and_debuggers_see_the_text() -> None:
     """Which is no file."""
     text = "def fails(x):\n    y = x\n    return y / 0  # this line\n"
-    call = _kernel_cache.function("fails", text)
+    call = _compiling.function("fails", text)
     linecache.checkcache()
     assert inspect.getsource(call) == text
     with pytest.raises(ZeroDivisionError) as caught:
         call(1)
     assert "return y / 0  # this line" in "".join(traceback.format_tb(caught.tb))
-
-
-def test_sources_of_the_blocked_engine_are_shown(method: type[Any]) -> None:
-    """Its functions are no files; linecache has them."""
-    optimizer = method(engine="blocked")
-    optimizer.update(np.ones(3), np.ones(3))
-    track = optimizer._pipeline.branch
-    function = _functions.block_function(track.program, None, static_options(optimizer._pipeline.sample(track)))
-    linecache.checkcache()
-    assert inspect.getsource(function.call) in optimizer.kernel_source("blocked")

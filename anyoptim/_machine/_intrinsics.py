@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from llvmlite import ir
 from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
@@ -24,7 +25,7 @@ from anyoptim._machine._array_headers import (
     WRITEABLE,
 )
 
-__all__ = ["alike", "located", "no_overlap", "pointer", "word"]
+__all__ = ["alike", "located", "no_overlap", "pointer", "room", "word"]
 
 Addresses = Any
 
@@ -47,6 +48,17 @@ def word(typing: Any, address: Any) -> Any:
         return builder.load(builder.inttoptr(arguments[0], cgutils.intp_t.as_pointer()))
 
     return types.uint64(types.uint64), code
+
+
+@intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
+def room(typing: Any, size: Any) -> Any:
+    """The pointer to so many bytes on the stack, a literal number. Numba's own arrays would need its runtime."""
+
+    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        words = ir.ArrayType(ir.IntType(64), -(-size.literal_value // 8))
+        return builder.bitcast(cgutils.alloca_once(builder, words), cgutils.voidptr_t)
+
+    return types.voidptr(size), code
 
 
 @njit(nogil=True)  # type: ignore[untyped-decorator]

@@ -8,8 +8,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from anyoptim._arrays import Array, library
-from anyoptim._engines import LAZY, CoefficientTable, Dispatch, Leaf, Plan, Plans, Result
+from anyoptim._engines._base import Leaf, Plan, Result
+from anyoptim._engines._choice import LAZY, Plans
+from anyoptim._engines._dispatch import Dispatch
 from anyoptim._engines.portable._plan import LazyPlan, PortablePlan, explained, rows_of, terms
+from anyoptim._trace._coefficients import CoefficientTable
 from anyoptim._trace._exact_sum import Kind, no_rows, one_row, product
 from anyoptim._trace._graph import trace, trace_reduction
 from anyoptim._trace._program import MOVE, Coefficients, Program, Static, StaticOptions, static_options

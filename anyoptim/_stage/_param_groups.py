@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections import ChainMap
 from collections.abc import Mapping, Sequence
+from copy import copy
 from typing import Any, NamedTuple
 
 from anyoptim._arrays import Array
 from anyoptim._arrays._checks import Parameter
 from anyoptim._arrays._selection import Selection, Selector, shown
 from anyoptim._arrays._tree import Tree, dotted_paths
-from anyoptim._core._elements import Elements, OfParameter
 from anyoptim._stage._elements import by_element, spelled
 from anyoptim._stage._groups import groups
+from anyoptim._stage._matched_elements import Elements, OfParameter
 from anyoptim._stage._stage import Stage
 from anyoptim._stage._stage_program import StageProgram
 from anyoptim._trace._hyperparameters import Hyper
@@ -53,6 +54,7 @@ class ParamGroups:
         to_host: bool = False,
     ) -> None:
         self._spec = tree.spec
+        self._places: Sequence[int] = range(len(ps))
         selectors = [None] * len(ps) if spec.partition is None else spec.partition.assign(tree, ps)
         patterns = [None] * len(ps) if spec.groups is None else spec.groups.selection.assign(tree, ps)
         self.resting = {i for i, both in enumerate(zip(selectors, patterns, strict=True)) if spec.rests(*both)}
@@ -106,9 +108,15 @@ class ParamGroups:
         """The gradients, with None for parameters that are frozen."""
         return [None if i in self.resting else x for i, x in enumerate(xs)] if self.resting else xs
 
+    def of(self, places: Sequence[int]) -> ParamGroups:
+        """The groups of leaves that are these parameters, or parts of them."""
+        some = copy(self)
+        some.group_of, some._places = [self.group_of[i] for i in places], places
+        return some
+
     def path(self, i: int) -> str:
         """The keys of a parameter, joined by dots."""
-        return dotted_paths(self._spec)[i]
+        return dotted_paths(self._spec)[self._places[i]]
 
     def branch(self, i: int) -> StageProgram:
         """The stages that a parameter goes through."""

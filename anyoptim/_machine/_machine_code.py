@@ -1,0 +1,179 @@
+"""Functions as machine code: compiled once on a machine that has a cache folder, and loaded without Numba.
+
+What is kept is an object file, as a compiler of C would make one, which llvmlite links into this process in
+milliseconds. Numba, whose import takes half a second, is needed to compile alone: here, or in a process of its own
+while steps go on (`_compiling`).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import importlib.util
+import os
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from anyoptim._arrays import host_memory
+from anyoptim._machine import _disk_cache
+from anyoptim._machine._generated import Text
+
+__all__ = ["Bound", "Native", "address_of", "block_of", "known", "native"]
+
+NDArray = np.ndarray[Any, Any]
+
+
+_STATUS = ctypes.CFUNCTYPE(
+    ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64
+)
+"""A function that Numba made: where its result goes, and an exception, and its three arguments. It holds no lock."""
+
+
+class Native:
+    """A function as machine code."""
+
+    def __init__(self, address: int) -> None:
+        self._result, self._exception = ctypes.c_int8(), ctypes.c_void_p()
+        places = (ctypes.c_void_p(ctypes.addressof(of)) for of in (self._result, self._exception))
+        self.run = partial(_STATUS(address), *places)
+        """A call, given the address of a block that says where the arrays are, and the two integers."""
+
+    def bind(self, *arrays: NDArray) -> Bound:
+        """The function of these arrays, which it keeps: of the two integers alone."""
+        return Bound(self, arrays)
+
+    @property
+    def result(self) -> bool:
+        """What the last call gave."""
+        return bool(self._result.value)
+
+
+class Bound:
+    """A function as machine code with its arrays, which stay where they are."""
+
+    __slots__ = ("_kept", "native", "run")
+
+    def __init__(self, native: Native, arrays: tuple[NDArray, ...]) -> None:
+        block = block_of(*arrays)
+        self._kept = arrays, block
+        self.native = native
+        self.run = partial(native.run, address_of(block))
+        """A call of two integers, which is one call of C, and gives nothing of interest."""
+
+    def __call__(self, first: int = 0, last: int = 0) -> bool:
+        """What the function gives."""
+        self.run(first, last)
+        return self.native.result
+
+
+def block_of(*arrays: NDArray) -> NDArray:
+    """Where arrays are, and how long each of their axes is."""
+    return np.array([n for a in arrays for n in (host_memory(a).address, *a.shape)], np.uint64)
+
+
+def address_of(block: NDArray) -> ctypes.c_void_p:
+    """The address of a block, as a call takes it."""
+    return ctypes.c_void_p(host_memory(block).address)
+
+
+_loaded: dict[Text, Native] = {}
+
+
+def native(of: Text) -> Native:
+    """The function as machine code: loaded before, or kept in the cache folder, or compiled now."""
+    if of not in _loaded and not known(of):
+        from anyoptim._machine._compiling import compiled  # noqa: PLC0415 - a second that few pay
+
+        add(of, compiled(of), keep=True)
+    return _loaded[of]
+
+
+def known(of: Text) -> bool:
+    """Whether the function is loaded, or can be without being compiled, and so is now."""
+    name = None if of in _loaded else _file_name(of)
+    content = None if name is None else _disk_cache.read(name)
+    if content is not None:
+        add(of, content)
+    return of in _loaded
+
+
+def add(of: Text, content: bytes, *, keep: bool = False) -> None:
+    """Load what compiling gave: names of symbols, and an object file."""
+    names, _, code = content.partition(b"\0")
+    _loaded[of] = Native(_linker()(code, *names.decode().split()))
+    name = _file_name(of) if keep else None
+    if name is not None:
+        _disk_cache.keep(name, content)
+
+
+@functools.cache
+def _linker() -> Callable[..., int]:
+    """A function of an object file and names that links it into this process, and gives the address of the first."""
+    import llvmlite.binding as llvm  # noqa: PLC0415 - 30 ms that only those pay who come here
+
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    # Numba's runtime calls it to free arrays that compiled code has made, and ours makes none.
+    if llvm.address_of_symbol(_UNUSED) is None:
+        llvm.add_symbol(_UNUSED, ctypes.cast(_nothing, ctypes.c_void_p).value)
+    machine = llvm.Target.from_default_triple().create_target_machine()
+    linker = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
+
+    def link(code: bytes, symbol: str, *needed: str) -> int:
+        missing = [name for name in needed if llvm.address_of_symbol(name) is None]
+        if missing:  # which would end the process
+            raise ImportError(f"machine code calls {', '.join(missing)}, which this process does not have")
+        linker.add_object_file(llvm.ObjectFileRef.from_data(code))
+        linker.finalize_object()
+        address: int = linker.get_function_address(symbol)
+        return address
+
+    return link
+
+
+_UNUSED = "NRT_MemInfo_call_dtor"
+
+
+_nothing = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(lambda _: None)
+
+
+OWN = ("_bits", "_array_headers", "_intrinsics", "_compiling")
+"""The modules that are part of the machine code of what calls them, or say how it is made."""
+
+
+def _file_name(of: Text) -> str | None:
+    """A file name made of all that machine code depends on: texts, Numba, the processor; None where one is hidden."""
+    around = _surroundings()
+    return None if around is None else f"{_digest(repr((of, around)))}.kernel"
+
+
+@functools.cache
+def _surroundings() -> tuple[str, ...] | None:
+    try:
+        texts = [*_texts()]
+    except Exception:  # whatever a loader may raise that has none
+        return None
+    from llvmlite.binding import get_host_cpu_features, get_host_cpu_name  # noqa: PLC0415 - see `_linker`
+
+    settings = [f"{name}={value}" for name, value in sorted(os.environ.items()) if name.startswith("NUMBA_")]
+    processor = get_host_cpu_name(), get_host_cpu_features().flatten(), sys.platform
+    return *map(_digest, texts), str(sys.implementation.cache_tag), *processor, *settings
+
+
+def _texts() -> Iterator[bytes]:
+    """The texts, or else the byte code, of the modules in `OWN`, and the version of Numba."""
+    for name in OWN:
+        spec: Any = importlib.util.find_spec(f"anyoptim._machine.{name}")
+        yield spec.loader.get_data(spec.origin)
+    numba: Any = importlib.util.find_spec("numba")
+    yield numba.loader.get_data(os.path.join(os.path.dirname(numba.origin), "_version.py"))
+
+
+def _digest(content: str | bytes) -> str:
+    import hashlib  # noqa: PLC0415 - for those who compile
+
+    return hashlib.sha256(content.encode() if isinstance(content, str) else content).hexdigest()
