@@ -70,6 +70,8 @@ class StepPlan:
         """The slots that the last step left."""
         self._moving: list[int] = []
         """The parameters that move, of those that are one array the first."""
+        self.kept: Any = None
+        """What a step of parts leaves to the next one: a `KeptParts`."""
         self.places: list[int] = []
         """All places of parameters that move, those of one array too."""
         self._sources: list[int] | None = None

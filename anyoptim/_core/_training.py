@@ -203,9 +203,10 @@ class Training:
         if not whole or state.flat.by_row(xs):
             if self.recorder is not None:
                 raise RuntimeError("CUDA graphs count the steps of whole parameters; wanted update without at")
-            from anyoptim._core._parts import Parts  # noqa: PLC0415 - for those who update parts: importing takes time
+            from anyoptim._core._parts import KeptParts, Parts  # noqa: PLC0415 - for those who update parts
 
-            parts = Parts(pipeline, Params(tree, plan.ps, plan.owner, plan.groups), state.flat, at, optimizer)
+            params, plan.kept = Params(tree, plan.ps, plan.owner, plan.groups), plan.kept or KeptParts()
+            parts = Parts(pipeline, params, state.flat, at, optimizer, plan.kept)
             return self._step(pipeline, engine, tree, plan, state, state.flat, parts.gradients(grads), None, parts)
         if not pipeline.is_step(state.flat):
             gather = accumulation(engine, plan.ps, xs, state.flat, plan.owner)

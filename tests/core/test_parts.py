@@ -16,6 +16,7 @@ from hypothesis.extra.numpy import array_shapes, basic_indices
 
 import anyoptim as ao
 from anyoptim._core import _rows_plan
+from anyoptim._engines import Dispatch
 from tests.reference import textbook
 from tests.support.chains import CHAINS, Asking
 from tests.support.interruptions import LOOKS, interrupted, places
@@ -203,6 +204,44 @@ def test_rows_in_arrays(lib: str, need: Callable[[str], Library]) -> None:
     for rows in (library.array([3, 1], "int32"), library.array([1, 0], "uint8"), library.array([0, 1, 0, 1], "bool")):
         ao.SGD(lr=1.0).update({"W": w}, {"W": -np.ones((2, 2))}, at={"W": rows})
     assert w[:, 0].tolist() == [1, 3, 0, 2]
+
+
+def _turned(number: int, a: Any) -> Any:
+    """A gradient in a form that changes now and then."""
+    array = a.astype(np.float64 if number % 7 == 6 else np.float32)
+    return np.asfortranarray(array) if number % 5 == 4 else array
+
+
+@pytest.mark.parametrize("engine", ["compiled", "blocked"])
+@pytest.mark.parametrize("method", [ao.Momentum, ao.Adam])
+def test_engines_are_kept(method: type[Any], engine: ao.EngineName, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For parts of the same shape, which lie in the same arrays then; whatever comes between, the bits stay."""
+    rng, chosen = np.random.default_rng(0), []
+    original = Dispatch.__init__
+
+    def counted(self: Any, *arguments: Any) -> None:
+        chosen.append(self)
+        original(self, *arguments)
+
+    monkeypatch.setattr(Dispatch, "__init__", counted)
+    ours, pure = method(engine=engine), method(engine="portable")
+    p = {k: rng.normal(size=(6, 5)).astype(np.float32) for k in "ab"}
+    q, state = deepcopy(p), pure.init(p)
+    one, two, three = ((slice(y, y + 3), slice(x, x + 2)) for y, x in ((0, 0), (3, 1), (2, 2)))
+    steps: list[Any] = [{"a": one}, {"a": two}, {"a": three}, {"b": [1, 2]}, {"a": one, "b": [2, 4]}, {"a": one}]
+    steps += [{"a": two, "b": [0, 5]}, {"a": three, "b": [1, 2]}, {"a": (slice(4), 0)}, {"a": two}, {"a": three}, {}]
+    steps += [{"b": [5, 0, 3]}, {"b": [1, 2, 4]}, {"b": slice(1, 4)}, {"b": [0, 2, 3]}, {"a": one}, {"a": two}]
+    numbers = []
+    for number, at in enumerate(2 * steps):
+        grads = {
+            k: _turned(number, rng.normal(size=p[k][at[k] if at else ...].shape)) if k in (at or p) else None for k in p
+        }
+        chosen.clear()
+        ours.update(p, grads, at=at or None)
+        numbers.append(len(chosen))
+        q, state = pure.step(q, grads, state, at=at or None)
+        assert all(same_bits(p[k], q[k]) for k in p)
+    assert numbers[:4] == [1, 0, 0, 1]
 
 
 def test_two_parameters_of_rows(need: Callable[[str], Library]) -> None:
@@ -474,7 +513,9 @@ def test_interrupted_anywhere(engine: ao.EngineName, name: str) -> None:
     def made() -> tuple[dict[str, Any], dict[str, Any], ao.Optimizer]:
         params = {"W": np.arange(12.0).reshape(4, 3), "b": np.ones(2)}
         optimizer = ao.chain(ao.Adam(lr=0.1), ao.EMA(0.5), engine=engine)
-        if name != "window":
+        if name == "window":
+            optimizer.update(params, {"W": np.ones((2, 2)), "b": None}, at={"W": (slice(1, 3), slice(2))})
+        else:
             optimizer.update(params, {"W": np.ones((2, 3)), "b": np.ones(2)}, at={"W": [0, 1]})
         b = np.full(2, 0.5) if name == "beside a whole one" else None
         return params, {"W": rng.normal(size=params["W"][at].shape), "b": b}, optimizer
