@@ -16,9 +16,9 @@ from hypothesis.extra.numpy import array_shapes, basic_indices
 
 import anyoptim as ao
 from anyoptim._core import _rows_plan
-from anyoptim._engines import Dispatch
 from tests.reference import textbook
 from tests.support.chains import CHAINS, Asking
+from tests.support.internals import Dispatch
 from tests.support.interruptions import LOOKS, interrupted, places
 from tests.support.libraries import DISCOVERED, ENGINES, METHODS, WHOLE, Library, same_bits
 from tests.support.states import equal_states
