@@ -13,11 +13,11 @@ from anyoptim._arrays._tree import Tree, dotted_paths, reader
 from anyoptim._core._chunks import plans
 from anyoptim._core._coefficients import StepCoefficients
 from anyoptim._core._pipeline import Params, Pipeline
-from anyoptim._core._planned_rows import Kind, PlannedRows
 from anyoptim._core._state import FlatState
 from anyoptim._engines import CoefficientTable, Dispatch, Leaf, Plan, Replayed, Result
 from anyoptim._engines._base import Commit
 from anyoptim._stage._param_groups import ParamGroups
+from anyoptim._stage._planned_rows import Kind, PlannedRows
 
 __all__ = ["StepPlan"]
 

@@ -15,11 +15,11 @@ from anyoptim._core._chunks import plans
 from anyoptim._core._coefficients import StepCoefficients, check_skips
 from anyoptim._core._pipeline import Params, Pipeline
 from anyoptim._core._plan import StepPlan
-from anyoptim._core._planned_rows import PlannedRows
 from anyoptim._core._recorder import Recorder, hook
 from anyoptim._core._state import FlatState, LiveState, signatures, stepped
 from anyoptim._engines import CoefficientTable, Dispatch
 from anyoptim._machine._completed import completed
+from anyoptim._stage._planned_rows import PlannedRows
 from anyoptim._trace._program import Coefficients, all_floats
 
 if TYPE_CHECKING:
