@@ -159,7 +159,6 @@ class TakenPart:
         begins: Sequence[int],
         *,
         write: bool,
-        views: bool,
         into: Sequence[Array] = (),
     ) -> None:
         """Take it out.
@@ -169,8 +168,7 @@ class TakenPart:
             arrays: the parameter's array, and its slots.
             key: where the part is.
             begins: the first row of each piece.
-            write: whether it is put back where it was; otherwise into copies of the arrays.
-            views: whether what is contiguous may stay where it lies.
+            write: whether it is put back where it was, and what is contiguous stays there; otherwise into copies.
             into: arrays to take it to, where there are some.
         """
         self._p, self._whole, self._key, self._write = p, arrays, key, write
@@ -181,7 +179,7 @@ class TakenPart:
                 lib.part_to(a, key, out)
             self._parts = [*into] or [lib.part(a, key) for a in arrays]
             both = zip(self._parts, arrays, strict=True)
-            self._inside = [views and not into and lib.writable(a) and _lies_in(lib, part, a) for part, a in both]
+            self._inside = [write and not into and lib.writable(a) and _lies_in(lib, part, a) for part, a in both]
             if not isinstance(key, np.ndarray) and not into:
                 both_known = zip(self._parts, self._inside, strict=True)
                 self._parts = [part if inside else lib.copied(part) for part, inside in both_known]

@@ -158,10 +158,8 @@ class PartialStep:
     def _lay(self, *, in_one: bool) -> None:
         """Take the parts; with `in_one`, rows of several counts as one leaf, where its engine can have it so."""
         parts, beside = self._parts, self._beside
-        # Written where they lie, parts might be gradients of what is updated whole, and be read too late.
-        write, views = self._write, self._write and beside is None
         moving = [(i, x) for i, x in enumerate(self._xs) if x is not None and i in parts.keys]
-        taken = [_Rows(parts, i, x, self._engine, write=write, views=views, in_one=in_one) for i, x in moving]
+        taken = [_Rows(parts, i, x, self._engine, write=self._write, in_one=in_one) for i, x in moving]
         self._taken = sorted(taken, key=lambda one: one.rows is not None)
         if beside is None and parts.kept is not None and self._again(parts.kept):
             return
@@ -184,7 +182,7 @@ class PartialStep:
         leaves, xs = [leaf for one in self._taken for leaf in one.leaves], [x for one in self._taken for x in one.xs]
         alike = [*map(id, (leaf.p for leaf in leaves))] == [*map(id, kept.arrays)]
         rows = any(one.rows is not None for one in self._taken)
-        if kept.dispatch is None or rows or not alike or kept.dispatch.engine != self._engine:
+        if kept.dispatch is None or rows or not alike:
             return False
         self._gathered = kept.dispatch.regather(xs)
         if self._gathered is None:
@@ -258,9 +256,7 @@ class PartialStep:
 class _Rows:
     """A part of one parameter and of its slots, taken out to be updated: as one leaf, or as one for each count."""
 
-    def __init__(
-        self, parts: Parts, i: int, x: Array, engine: str | None, *, write: bool, views: bool, in_one: bool
-    ) -> None:
+    def __init__(self, parts: Parts, i: int, x: Array, engine: str | None, *, write: bool, in_one: bool) -> None:
         params, t, key = parts.params, parts.flat.t[i], parts.keys[i]
         p, branch, group = params.ps[i], params.groups.branch(i), params.groups.group_of[i]
         assert p is not None  # noqa: S101 - it has a gradient
@@ -279,7 +275,7 @@ class _Rows:
             into = ()
 
         def take(begins: Sequence[int]) -> TakenPart:
-            return TakenPart(p, arrays, key, begins, write=write, views=views, into=into)
+            return TakenPart(p, arrays, key, begins, write=write, into=into)
 
         def leaf(mine: Array, *slots: Array) -> Leaf:
             return Leaf(p.library, mine, slots, mine if p.library.writable(mine) else None, group)
@@ -356,6 +352,6 @@ def _joined(one: Dispatch, other: Dispatch) -> Dispatch:
     both.waiting.update(one.waiting)
     both.waiting.update(other.waiting)
     each = [assignment.plan.written for assignment in both.assignments]
-    for assignment in other.assignments:  # the first are plans that will be used again
+    for assignment in other.assignments:  # the first, which may be plans of whole parameters, have read theirs by then
         assignment.plan.avoid_aliasing(Written([a for w in each for a in w.host], [m for w in each for m in w.device]))
     return both

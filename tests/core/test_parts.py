@@ -225,21 +225,24 @@ def test_engines_are_kept(method: type[Any], engine: ao.EngineName, monkeypatch:
 
     monkeypatch.setattr(Dispatch, "__init__", counted)
     ours, pure = method(engine=engine), method(engine="portable")
-    p = {k: rng.normal(size=(6, 5)).astype(np.float32) for k in "ab"}
+    p = {k: rng.normal(size=(6, 5)).astype(np.float32) for k in "abc"}
     q, state = deepcopy(p), pure.init(p)
     one, two, three = ((slice(y, y + 3), slice(x, x + 2)) for y, x in ((0, 0), (3, 1), (2, 2)))
     steps: list[Any] = [{"a": one}, {"a": two}, {"a": three}, {"b": [1, 2]}, {"a": one, "b": [2, 4]}, {"a": one}]
     steps += [{"a": two, "b": [0, 5]}, {"a": three, "b": [1, 2]}, {"a": (slice(4), 0)}, {"a": two}, {"a": three}, {}]
     steps += [{"b": [5, 0, 3]}, {"b": [1, 2, 4]}, {"b": slice(1, 4)}, {"b": [0, 2, 3]}, {"a": one}, {"a": two}]
+    steps = [*steps, {"c": [0, 1]}, {"c": [2, 3]}, {"c": [1, 4]}, {"c": [4, 2]}, *steps, {"c": [1, 5]}, {"c": [5, 0]}]
     numbers = []
-    for number, at in enumerate(2 * steps):
+    for number, at in enumerate(steps):
         grads = {
             k: _turned(number, rng.normal(size=p[k][at[k] if at else ...].shape)) if k in (at or p) else None for k in p
         }
         chosen.clear()
         ours.update(p, grads, at=at or None)
         numbers.append(len(chosen))
+        before, copied = state, deepcopy(state)
         q, state = pure.step(q, grads, state, at=at or None)
+        assert equal_states(before, copied)
         assert all(same_bits(p[k], q[k]) for k in p)
     assert numbers[:4] == [1, 0, 0, 1]
 
@@ -477,12 +480,14 @@ def test_gradients_in_the_memory_of_parameters(need: Callable[[str], Library]) -
         results = []
         for copy in (True, False):
             w, b = lib.array(np.arange(12.0).reshape(4, 3)), lib.array(np.ones(3))
-            grads = {"W": w[:2], "b": w[1]}
+            v, d = lib.array(np.arange(6.0).reshape(2, 3)), lib.array(np.ones((2, 3)))
+            grads = {"W": w[:2], "b": w[1], "v": d, "d": v, "U": v}
+            params = {"W": w, "b": b, "v": v, "d": d, "U": lib.array(np.ones((2, 3)))}
             optimizer = ao.Momentum(lr=0.5, engine=engine)
             for _ in range(2):
                 given = {k: g.copy() for k, g in grads.items()} if copy else grads
-                optimizer.update({"W": w, "b": b}, given, at={"W": at})
-            results.append((w, b))
+                optimizer.update(params, given, at={"W": at, "U": [1, 0]})
+            results.append((w, b, v, d, params["U"]))
         assert all(map(same_bits, *results))
 
 
