@@ -300,7 +300,7 @@ class _Rows:
         self._table = None
         """The array of counts in which those after the step are to be written; None where there will be one number."""
         if not isinstance(key, tuple) and (number_of_rows(key, n) < n or self._new.min() < self._new.max()):
-            self._table = np.full(n, t, np.int64) if not isinstance(t, np.ndarray) else t if write else t.copy()
+            self._table = t if isinstance(t, np.ndarray) else np.full(n, t, np.int64)  # that of `unpack` is a copy
 
     @property
     def arrays(self) -> Sequence[Array]:

@@ -234,9 +234,9 @@ def test_engines_are_kept(method: type[Any], engine: ao.EngineName, monkeypatch:
     steps = [*steps, {"c": [0, 1]}, {"c": [2, 3]}, {"c": [1, 4]}, {"c": [4, 2]}, *steps, {"c": [1, 5]}, {"c": [5, 0]}]
     numbers = []
     for number, at in enumerate(steps):
-        grads = {
-            k: _turned(number, rng.normal(size=p[k][at[k] if at else ...].shape)) if k in (at or p) else None for k in p
-        }
+        form = 0 if "c" in at else number
+        shapes = {k: p[k][at[k] if at else ...].shape if k in (at or p) else None for k in p}
+        grads = {k: None if shape is None else _turned(form, rng.normal(size=shape)) for k, shape in shapes.items()}
         chosen.clear()
         ours.update(p, grads, at=at or None)
         numbers.append(len(chosen))
