@@ -23,6 +23,11 @@ class Adaptive(Optimizer):
     def real_slots(self) -> tuple[str, ...]:  # type: ignore[override] # those of an optimizer, and not of its class
         return self.squares if self.joint else ()
 
+    @property
+    def _saved_constants(self) -> dict[str, Any]:
+        # The dtypes of slots tell whether it is joint, and of real parameters the state is the same.
+        return {name: value for name, value in self.constants.items() if name != "joint"}
+
     def _coefficients(self, t: Any, values: Mapping[str, Any]) -> dict[str, Any]:
         found = super()._coefficients(t, values)
         return {**found, "joint": 1.0} if self.joint else found  # for `square`, which asks whether it is there

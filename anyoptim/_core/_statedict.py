@@ -68,10 +68,8 @@ def _by_path(root: str, paths: Sequence[str], counts: Sequence[Any]) -> dict[str
 def constants(stages: Sequence[Stage], spec: GroupSpec) -> list[dict[str, Any]]:
     """What can't be changed of each stage and, in a partition, which parameters the stage is for."""
     names = dict(zip(spec.partition or (), by_name(spec.partition), strict=True))
-    both = zip(stages, spec.selectors, strict=True)
-    return [
-        stage.constants if selector is None else {**stage.constants, "for": names[selector]} for stage, selector in both
-    ]
+    both = zip([stage._saved_constants for stage in stages], spec.selectors, strict=True)
+    return [of if selector is None else {**of, "for": names[selector]} for of, selector in both]
 
 
 def by_name(selectors: groups | Selection | None) -> dict[str, Any]:

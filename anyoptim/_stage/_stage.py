@@ -368,6 +368,11 @@ class Stage:
         """The arguments of the constructor that can't be changed later."""
         return {name: getattr(self, name) for name, field in self._fields.items() if field.role == "constant"}
 
+    @property
+    def _saved_constants(self) -> dict[str, Any]:
+        """Those that a state to be restored must have been made with."""
+        return self.constants
+
     def init_slots(self, xp: Any, p: Array) -> tuple[Array, ...]:
         """The slots of one real parameter, given in its compute dtype, as `starts` says; a method may say otherwise.
 

@@ -413,3 +413,16 @@ def test_the_code_for_complex_elements(engine: ao.EngineName) -> None:
     text = ao.Adam(joint=True).kernel_source(engine, "complex64")
     assert {"p_real", "p_imag", "m_real", "m_imag", "v"} <= {*re.findall(r"\w+", text)}
     assert "v_imag" not in text
+
+
+@pytest.mark.parametrize("name", JOINT)
+def test_a_state_of_real_parameters_is_of_both(name: str) -> None:
+    """A method that is joint goes on from the state of one that is not, which may be older than the choice."""
+    rng = np.random.default_rng(11)
+    p, *grads = ({"w": rng.normal(size=3)} for _ in range(4))
+    one, other = JOINT[name](), JOINT[name](joint=True)
+    _steps(one, p, grads[:2])
+    state, q = one.state_dict(), {"w": p["w"].copy()}
+    assert "joint" not in str(state)
+    other.load_state_dict(state, q)
+    assert same_bits(_steps(one, p, grads[2:])["w"], _steps(other, q, grads[2:])["w"])
