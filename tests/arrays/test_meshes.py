@@ -95,6 +95,29 @@ def test_steps_on_a_mesh(name: str, kind: str, form: str, need: Callable[[str], 
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_arrays_beside_parameters_on_a_mesh(kind: str, need: Callable[[str], Library]) -> None:
+    """Cut as their parameters are, or whole on one device; NumPy's values, and parameters stay cut."""
+    lib = need("jax")
+    rng, put = np.random.default_rng(2), _placed(kind)
+    first, rates, g = ({k: rng.random(s).astype(np.float32) for k, s in SHAPES.items()} for _ in range(3))
+    masks = {k: a > 0.3 for k, a in rates.items()}
+
+    def steps(params: Any, rates: Any, masks: Any, g: Any) -> Any:
+        optimizer = ao.chain(ao.ClipGlobalNorm(0.5), ao.Momentum(lr=rates), ao.Support(masks))
+        for _ in range(3):
+            optimizer.update(params, g)
+        return params
+
+    expected = steps({k: a.copy() for k, a in first.items()}, rates, masks, g)
+    for there in (put, lambda arrays: {k: lib.asarray(a) for k, a in arrays.items()}):
+        placed = put(first)
+        found = steps(put(first), there(rates), there(masks), put(g))
+        assert all(found[k].sharding == placed[k].sharding for k in found)
+        for k, a in lib.values(found).items():
+            np.testing.assert_allclose(a, expected[k], rtol=2e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_norm_of_many(kind: str, need: Callable[[str], Library]) -> None:
     """The norm is as near to the right one as a pairwise float32 sum of so many elements can be."""
     need("jax")

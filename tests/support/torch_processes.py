@@ -128,6 +128,25 @@ def check_errors(mesh: Any, folder: Path) -> None:
         optimizer.update(params, {"W": distribute_tensor(torch.ones(8, 6), other, [Shard(0), Replicate()])})
 
 
+def check_beside(mesh: Any) -> None:
+    """Arrays beside parameters, cut as these are or otherwise, give the bits of whole ones; tensors are refused."""
+    rng = np.random.default_rng(1)
+    w, g, rates = (rng.random((7, 3)).astype(np.float32) for _ in range(3))
+    mask = rates > 0.3
+
+    def steps(w: Any, g: Any, rates: Any, mask: Any) -> Any:
+        optimizer = ao.chain(ao.ClipGlobalNorm(0.5), ao.Momentum(lr=rates), ao.Support(mask))
+        return [optimizer.update(w, g) for _ in range(3)][-1]
+
+    expected = steps(w.copy(), g, rates, mask)
+    p, x = (distribute_tensor(torch.tensor(a), mesh, [Shard(0)], src_data_rank=None) for a in (w, g))
+    for placement in (Shard(0), Replicate()):
+        beside = [distribute_tensor(torch.tensor(a), mesh, [placement], src_data_rank=None) for a in (rates, mask)]
+        assert same_bits(steps(p.clone(), x, *beside).full_tensor().numpy(), expected)
+    with pytest.raises(TypeError, match=r"Momentum.lr is a torch array but params is a torch DTensor array"):
+        steps(p, x, torch.tensor(rates), torch.tensor(mask))
+
+
 def check_autograd(mesh: Any) -> None:
     """A pending backward notices that what it needs was written to, whichever engine did it; bfloat16 moves, too."""
     for engine in ("compiled", "blocked", "portable"):
@@ -208,6 +227,7 @@ def main(number: int, port: str, folder: Path) -> None:
         for engine in (None, *ENGINES.get(name, ())):
             check(mesh, name, engine, folder)
     check_errors(mesh, folder)
+    check_beside(mesh)
     check_autograd(mesh)
     check_both_axes()
     check_dropout(mesh)
