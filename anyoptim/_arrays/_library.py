@@ -135,6 +135,10 @@ class Library:
             return self.xp.take(x, self.xp.asarray(key, device=self.creation_device(x)), axis=0)
         return x[key if isinstance(key, tuple) else (key, ...)]
 
+    def part_to(self, x: Array, key: Any, out: Array) -> None:
+        """Write that part to another array."""
+        self.write(out, self.part(x, key))
+
     def with_part(self, x: Array, key: Any, values: Array) -> Array:
         """`x` with these elements there: the same array, where it can be written to, else a new one."""
         x = x if self.writable(x) else self.copied(x)

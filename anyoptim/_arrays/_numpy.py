@@ -47,6 +47,12 @@ class NumPy(Library):
     def write(self, p: Array, new: Array) -> None:
         np.asarray(p)[...] = new  # a subclass may override assignment
 
+    def part_to(self, x: Array, key: Any, out: Array) -> None:
+        if isinstance(key, np.ndarray):
+            np.take(x, key, axis=0, out=out, mode="clip")  # the rows were checked: without a copy between
+        else:
+            out[...] = x[key]
+
     def write_part(self, x: Array, key: Any, values: Array) -> None:
         np.asarray(x)[key] = values
 

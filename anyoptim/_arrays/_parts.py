@@ -152,7 +152,14 @@ class TakenPart:
     """A part of arrays that is taken out, in pieces of some rows each, to be put back later."""
 
     def __init__(
-        self, p: Parameter, arrays: Sequence[Array], key: Key, begins: Sequence[int], *, write: bool, views: bool
+        self,
+        p: Parameter,
+        arrays: Sequence[Array],
+        key: Key,
+        begins: Sequence[int],
+        *,
+        write: bool,
+        into: Sequence[Array] = (),
     ) -> None:
         """Take it out.
 
@@ -161,22 +168,26 @@ class TakenPart:
             arrays: the parameter's array, and its slots.
             key: where the part is.
             begins: the first row of each piece.
-            write: whether it is put back where it was; otherwise into copies of the arrays.
-            views: whether what is contiguous may stay where it lies.
+            write: whether it is put back where it was, and what is contiguous stays there; otherwise into copies.
+            into: arrays to take it to, where there are some.
         """
         self._p, self._whole, self._key, self._write = p, arrays, key, write
         self._cuts = [slice(a, b, 1) for a, b in itertools.pairwise([*begins, None])]
         lib = p.library
         with lib.on_device_of(p.array):
-            self._parts = [lib.part(a, key) for a in arrays]
+            for a, out in zip(arrays, into, strict=bool(into)):
+                lib.part_to(a, key, out)
+            self._parts = [*into] or [lib.part(a, key) for a in arrays]
             both = zip(self._parts, arrays, strict=True)
-            self._inside = [views and lib.writable(a) and _lies_in(lib, part, a) for part, a in both]
-            if not isinstance(key, np.ndarray):
+            self._inside = [write and not into and lib.writable(a) and _lies_in(lib, part, a) for part, a in both]
+            if not isinstance(key, np.ndarray) and not into:
                 both_known = zip(self._parts, self._inside, strict=True)
                 self._parts = [part if inside else lib.copied(part) for part, inside in both_known]
             self.pieces = [*zip(*map(self.cut, self._parts), strict=True)]
             """The pieces of each array, piece by piece."""
         first = zip(self.pieces[0], self._parts, strict=True)
+        self.apart = False
+        """Whether `put` found all of what it was to put in the arrays that the part was taken to."""
         self._cut = len(begins) == 1 or all(_lies_in(lib, piece, part) for piece, part in first)
 
     def cut(self, part: Array) -> list[Array]:
@@ -188,11 +199,12 @@ class TakenPart:
 
         Called again after an exception came in its middle, it does no harm.
         """
-        lib, found = self._p.library, []
+        lib, found, apart = self._p.library, [], True
         of_pieces = zip(zip(*self.pieces, strict=True), zip(*news, strict=True), strict=True)
         arrays = zip(self._whole, self._parts, self._inside, of_pieces, strict=True)
         for k, (whole, part, inside, (pieces, new)) in enumerate(arrays):
             written = self._cut and all(map(operator.is_, new, pieces))
+            apart = apart and written and not inside
             if written and inside:
                 found.append(whole)
                 continue
@@ -201,6 +213,7 @@ class TakenPart:
                 target = whole if self._write or not lib.writable(whole) else lib.copied(whole)
                 given = self._write and not k and self._p.writable  # which autograd of torch knows
                 found.append(lib.with_part(self._p.given if given else target, self._key, values))
+        self.apart = apart
         return found
 
 

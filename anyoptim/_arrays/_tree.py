@@ -167,7 +167,8 @@ class Tree:
         unexpected = [str(other.name(j)) for j in place.values() if j not in used]
         if unexpected:
             has = "has" if len(unexpected) == 1 else "have"
-            raise ValueError(f"{listed(unexpected)} {has} no match in {self.root}")
+            hint = " (np.asarray(...) makes an array)" if not any(self.accessors) and _of_numbers(container) else ""
+            raise ValueError(f"{listed(unexpected)} {has} no match in {self.root}{hint}")
         return found
 
     def _clashes(self, other: Tree, missing: Mapping[tuple[Any, ...], Sequence[Any]]) -> dict[tuple[Any, ...], str]:

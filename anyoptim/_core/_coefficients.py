@@ -14,6 +14,7 @@ from anyoptim._core._reductions import Reductions
 from anyoptim._core._state import FlatState
 from anyoptim._engines import CoefficientTable, Dispatch
 from anyoptim._stage._param_groups import ParamGroups
+from anyoptim._stage._planned_rows import FLOAT32
 from anyoptim._stage._stage import Gate, Stage
 from anyoptim._stage._stage_program import Entry
 from anyoptim._trace._expressions import range_of
@@ -24,7 +25,7 @@ from anyoptim._trace._reductions import Norm
 from anyoptim._trace._scalars import finite, following, where
 from anyoptim._trace._symbols import Symbol
 
-__all__ = ["FLOAT32", "CoefficientBuilder", "DeviceValues", "StepCoefficients", "check_skips"]
+__all__ = ["CoefficientBuilder", "DeviceValues", "StepCoefficients", "check_skips"]
 
 
 class DeviceValues(Protocol):
@@ -63,9 +64,6 @@ class _Key(NamedTuple):
     group: int
     leaf: int
     """The place of a leaf that has a row of coefficients to itself; otherwise -1."""
-
-
-FLOAT32 = range_of("float32")
 
 
 class CoefficientBuilder:

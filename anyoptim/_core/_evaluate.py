@@ -47,7 +47,7 @@ def evaluated(
             rule = stage.evaluate
             act, slots, real = _pass if rule is None else _evaluate, stage.slots, stage.real_slots
             parts.append(Part(act, rule or _pass, slots, real_slots=real))
-            row.append({} if rule is None else separated(repr(stage), stage._values(step, overrides[k])))
+            row.append({} if rule is None else separated(stage, stage._values(step, overrides[k])))
         array = p.library.copied(p.array)
         slots = flat.slots[i] or ()
         reads = groups.reads[i]

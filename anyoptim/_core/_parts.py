@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from functools import partial, reduce
 from itertools import repeat
@@ -21,24 +21,35 @@ from anyoptim._engines._base import Commit, Written
 from anyoptim._engines.blocked._rows import RowsPlan
 from anyoptim._stage._stage import Stage
 from anyoptim._trace._counts import RowCoefficients
+from anyoptim._trace._graph import graph_of
 from anyoptim._trace._program import Program
 
 if TYPE_CHECKING:
     from anyoptim._core._plan import StepLeaves
 
-__all__ = ["PartialStep", "Parts"]
+    WholeLeaves = Callable[[Sequence[Array | None]], StepLeaves]
+
+__all__ = ["KeptParts", "PartialStep", "Parts"]
 
 
 class Parts:
     """Which part of which parameter an update is of: all of it checked."""
 
-    def __init__(self, pipeline: Pipeline, params: Params, flat: FlatState, at: Any, optimizer: Any) -> None:
-        """Look at what a user says; errors show the optimizer.
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        params: Params,
+        flat: FlatState,
+        at: Any,
+        optimizer: Any,
+        kept: KeptParts | None = None,
+    ) -> None:
+        """Look at what a user says; errors show the optimizer, and `kept` has what may be used again.
 
         Raises ValueError or TypeError with the key for what is no part of a parameter, and for stages that look at
         arrays as a whole. A parameter whose rows have counts of their own is all of its rows, where `at` says nothing.
         """
-        self.pipeline, self.params, self.flat = pipeline, params, flat
+        self.pipeline, self.params, self.flat, self.kept = pipeline, params, flat, kept
         tree, ps, owner, groups = params
         self.keys: dict[int, Key] = {}
         """The part of each parameter, by the first place of its array."""
@@ -96,26 +107,21 @@ class Parts:
         return [None if i in self.keys and x is not None and 0 in x.shape else x for i, x in enumerate(xs)]
 
     def step_leaves(
-        self,
-        engine: str | None,
-        xs: Sequence[Array | None],
-        whole: Callable[[Sequence[Array | None]], StepLeaves],
-        plans: Plans,
-        *,
-        write: bool,
+        self, engine: str | None, xs: Sequence[Array | None], whole: WholeLeaves, plans: Plans, *, write: bool
     ) -> PartialStep:
-        """The leaves of a step.
+        """The leaves of a step, as `PartialStep` says."""
+        return PartialStep(engine, self, xs, whole, plans, write=write)
 
-        Args:
-            engine: the engine by its name.
-            xs: the gradients that `gradients` gave.
-            whole: gives the leaves of the parameters that move as a whole, if there are any, by their gradients.
-            plans: plans of engines for parts.
-            write: whether parameters and slots are written to where they lie; otherwise the results are new arrays.
-        """
-        others = [None if i in self.keys else x for i, x in enumerate(xs)]
-        beside = whole(others) if any(x is not None for x in others) else None
-        return PartialStep(engine, self, xs, beside, plans, write=write)
+
+class KeptParts:
+    """What a step of parts leaves to the next one: parts of the same shapes are taken to the same arrays."""
+
+    def __init__(self) -> None:
+        self.dispatch: Dispatch | None = None
+        self.arrays: Sequence[Array] = ()
+        """The array of each leaf."""
+        self.parts: Mapping[int, Sequence[Array]] = {}
+        """For each parameter the arrays of its part and of those of its slots."""
 
 
 class PartialStep:
@@ -130,24 +136,35 @@ class PartialStep:
         engine: str | None,
         parts: Parts,
         xs: Sequence[Array | None],
-        whole: StepLeaves | None,
+        whole: WholeLeaves,
         plans: Plans,
         *,
         write: bool,
     ) -> None:
-        """Take the parts that have a gradient, and choose their engines."""
-        self._engine, self._parts, self._xs, self._beside, self._plans = engine, parts, xs, whole, plans
-        self._write = write
+        """Take the parts that have a gradient, and choose their engines.
+
+        Args:
+            engine: the engine by its name.
+            parts: the parts.
+            xs: the gradients that `parts` gave.
+            whole: gives the leaves of the parameters that move as a whole, if there are any, by their gradients.
+            plans: plans of engines for parts.
+            write: whether parameters and slots are written to where they lie; otherwise the results are new arrays.
+        """
+        self._engine, self._parts, self._xs, self._plans, self._write = engine, parts, xs, plans, write
+        others = [None if i in parts.keys else x for i, x in enumerate(xs)]
+        self._beside = whole(others) if any(x is not None for x in others) else None
+        self._gathered: Sequence[Any] | None = None
         self._lay(in_one=True)
 
     def _lay(self, *, in_one: bool) -> None:
         """Take the parts; with `in_one`, rows of several counts as one leaf, where its engine can have it so."""
         parts, beside = self._parts, self._beside
-        # Written where they lie, parts might be gradients of what is updated whole, and be read too late.
-        write, views = self._write, self._write and beside is None
         moving = [(i, x) for i, x in enumerate(self._xs) if x is not None and i in parts.keys]
-        taken = [_Rows(parts, i, x, self._engine, write=write, views=views, in_one=in_one) for i, x in moving]
+        taken = [_Rows(parts, i, x, self._engine, write=self._write, in_one=in_one) for i, x in moving]
         self._taken = sorted(taken, key=lambda one: one.rows is not None)
+        if beside is None and parts.kept is not None and self._again(parts.kept):
+            return
         dispatches = [] if beside is None else [beside.dispatch]
         for some in ([one for one in taken if one.rows is None], [one for one in taken if one.rows is not None]):
             if some:
@@ -161,6 +178,20 @@ class PartialStep:
             raise RuntimeError("a part of a parameter can't be updated in a CUDA graph; wanted update without at")
         self.moving = [*(beside.moving if beside else ()), *(one.i for one in self._taken for _ in one.leaves)]
         """The parameter of each leaf."""
+
+    def _again(self, kept: KeptParts) -> bool:
+        """Take the engines of the last step, if the parts lie in its arrays, and the gradients are such as these."""
+        leaves, xs = [leaf for one in self._taken for leaf in one.leaves], [x for one in self._taken for x in one.xs]
+        alike = [*map(id, (leaf.p for leaf in leaves))] == [*map(id, kept.arrays)]
+        others = any(one.rows is not None or one.program.reads for one in self._taken)  # which are these rows' own
+        if kept.dispatch is None or others or not alike:
+            return False
+        self._gathered = kept.dispatch.regather(xs)
+        if self._gathered is None:
+            return False
+        kept.dispatch.waiting.count()
+        self.dispatch, self.moving = kept.dispatch, [one.i for one in self._taken]
+        return True
 
     @property
     def whole(self) -> bool:
@@ -176,7 +207,9 @@ class PartialStep:
         counts = [*(flat.t[i] for i in (beside.moving if beside else ())), *(c for o in self._taken for c in o.counts)]
         of_leaves = flat._replace(t=[*counts, *(rows.count for _, rows in more)])
         places = [*self.moving, *(one.i for one, _ in more)]
-        gathered = self.dispatch.gather([*(beside.xs if beside else ()), *(x for o in self._taken for x in o.xs)])
+        gathered, self._gathered = self._gathered, None
+        if gathered is None:
+            gathered = self.dispatch.gather([*(beside.xs if beside else ()), *(x for o in self._taken for x in o.xs)])
         every = range(len(places))
         try:
             found = pipeline.step_coefficients(self.dispatch, gathered, of_leaves, every, groups.of(places), **options)
@@ -185,7 +218,7 @@ class PartialStep:
         except (AttributeError, TypeError):  # of coefficients that look at the count itself, perhaps
             if not more:
                 raise
-        if not all(rows.suit(one.program) for one, rows in more):
+        if not all(rows.suit(one.program) and not one.joint(rows) for one, rows in more):
             self._lay(in_one=False)
             return self.coefficients(pipeline, **options)
         refusal, metrics = found.refusal, found.metrics.items()
@@ -209,15 +242,23 @@ class PartialStep:
         for one in self._taken:
             found[one.i], t[one.i] = one.put(results[n : n + len(one.leaves)])
             n += len(one.leaves)
+        if self._parts.kept is not None:
+            self._keep(self._parts.kept)
         return found, t
+
+    def _keep(self, kept: KeptParts) -> None:
+        """Keep arrays and engines for a step of parts of the same shapes, where these have written to those alone."""
+        apart = {one.i: one for one in self._taken if len(one.leaves) == 1 and one.apart}
+        alone = not self.whole and self.dispatch.in_place and len(apart) == len(self._taken)
+        dispatch = self.dispatch if alone and all(one.rows is None for one in self._taken) else None
+        arrays, parts = [one.leaves[0].p for one in self._taken], {i: one.arrays for i, one in apart.items()}
+        vars(kept).update(dispatch=dispatch, arrays=arrays, parts=parts)
 
 
 class _Rows:
     """A part of one parameter and of its slots, taken out to be updated: as one leaf, or as one for each count."""
 
-    def __init__(
-        self, parts: Parts, i: int, x: Array, engine: str | None, *, write: bool, views: bool, in_one: bool
-    ) -> None:
+    def __init__(self, parts: Parts, i: int, x: Array, engine: str | None, *, write: bool, in_one: bool) -> None:
         params, t, key = parts.params, parts.flat.t[i], parts.keys[i]
         p, branch, group = params.ps[i], params.groups.branch(i), params.groups.group_of[i]
         assert p is not None  # noqa: S101 - it has a gradient
@@ -231,8 +272,12 @@ class _Rows:
             self.distinct = distinct.tolist()
         arrays = [p.array, *(parts.flat.slots[i] or ())]
 
+        into = () if parts.kept is None or not in_one else parts.kept.parts.get(i, ())
+        if isinstance(key, slice) or not into or into[0].shape != x.shape:
+            into = ()
+
         def take(begins: Sequence[int]) -> TakenPart:
-            return TakenPart(p, arrays, key, begins, write=write, views=views)
+            return TakenPart(p, arrays, key, begins, write=write, into=into)
 
         def leaves(taken: TakenPart, key: Key) -> list[Leaf]:
             beside = [taken.cut(p.library.part(a, key)) for a in params.groups.reads[i]]
@@ -252,13 +297,29 @@ class _Rows:
             else:
                 order = np.argsort(kind, kind="stable")
                 key, counts, x = np.arange(len(t))[key][order], counts[order], p.library.part(x, order)
+                into = ()
                 taken = take([0, *np.cumsum(np.bincount(kind))[:-1].tolist()])
                 self.counts, self.xs, self.leaves = self.distinct, taken.cut(x), leaves(taken, key)
         self._taken, self._key, self._new, n = taken, key, counts + 1, p.array.shape[0]
         self._table = None
         """The array of counts in which those after the step are to be written; None where there will be one number."""
         if not isinstance(key, tuple) and (number_of_rows(key, n) < n or self._new.min() < self._new.max()):
-            self._table = np.full(n, t, np.int64) if not isinstance(t, np.ndarray) else t if write else t.copy()
+            self._table = t if isinstance(t, np.ndarray) else np.full(n, t, np.int64)  # that of `unpack` is a copy
+
+    @property
+    def arrays(self) -> Sequence[Array]:
+        """The arrays that it was taken to."""
+        return self._taken.pieces[0]
+
+    @property
+    def apart(self) -> bool:
+        """Whether these are arrays of its own, and what it has become is in them."""
+        return self._taken.apart
+
+    def joint(self, rows: RowCoefficients) -> bool:
+        """Whether the rule takes complex elements as a whole, for which there are no calls with columns."""
+        complex_elements = self.leaves[0].of_complex
+        return complex_elements and graph_of(self.program, None, rows.static, of_complex=True).joint
 
     def put(self, results: Sequence[Result]) -> tuple[Result, Any]:
         """Put the results of the leaves into the parameter, the slots and the counts: what these are then."""
@@ -300,6 +361,6 @@ def _joined(one: Dispatch, other: Dispatch) -> Dispatch:
     both.waiting.update(one.waiting)
     both.waiting.update(other.waiting)
     each = [assignment.plan.written for assignment in both.assignments]
-    for assignment in other.assignments:  # the first are plans that will be used again
+    for assignment in other.assignments:  # the first, which may be plans of whole parameters, have read theirs by then
         assignment.plan.avoid_aliasing(Written([a for w in each for a in w.host], [m for w in each for m in w.device]))
     return both

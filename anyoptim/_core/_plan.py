@@ -12,12 +12,12 @@ from anyoptim._arrays._checks import Parameter
 from anyoptim._arrays._tree import Tree, dotted_paths, reader
 from anyoptim._core._coefficients import StepCoefficients
 from anyoptim._core._pipeline import Params, Pipeline
-from anyoptim._core._planned_rows import Kind, PlannedRows
 from anyoptim._core._state import FlatState
 from anyoptim._engines import CoefficientTable, Dispatch, Leaf, Plan, Replayed, Result
 from anyoptim._engines._base import Commit
 from anyoptim._engines._chunks import plans
 from anyoptim._stage._param_groups import ParamGroups
+from anyoptim._stage._planned_rows import Kind, PlannedRows
 
 __all__ = ["StepPlan"]
 
@@ -73,6 +73,8 @@ class StepPlan:
         """The slots that the last step left."""
         self._moving: list[int] = []
         """The parameters that move, of those that are one array the first."""
+        self.kept: Any = None
+        """What a step of parts leaves to the next one: a `KeptParts`."""
         self.places: list[int] = []
         """All places of parameters that move, those of one array too."""
         self._sources: list[int] | None = None

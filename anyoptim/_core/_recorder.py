@@ -170,6 +170,10 @@ def hook(
         _check_recordable(tree, dispatch, moving, first=False)
         recorder.check_same(moving, tree)
         return recorder, partial(recorder.count_step, recorder.counted + 1)
+    if plan.groups.elements:  # which may be several methods
+        for stage in pipeline.stages:
+            for name in stage.hyperparameters:
+                _constant(stage, name, getattr(stage, name))
     _check_recordable(tree, dispatch, moving, first=first)
     with quiet():
         new = recorder or Recorder(pipeline, flat, dispatch, moving, plan.owner)

@@ -15,13 +15,13 @@ from anyoptim._core._accumulate import accumulation, cleared, closed_empty, cont
 from anyoptim._core._coefficients import StepCoefficients, check_skips
 from anyoptim._core._pipeline import Params, Pipeline
 from anyoptim._core._plan import StepPlan
-from anyoptim._core._planned_rows import PlannedRows
 from anyoptim._core._recorder import Recorder, hook
 from anyoptim._core._state import FlatState, LiveState, signatures, stepped
 from anyoptim._engines import CoefficientTable, Dispatch
 from anyoptim._engines._chunks import plans
 from anyoptim._machine._completed import completed
 from anyoptim._stage._elements import by_element
+from anyoptim._stage._planned_rows import PlannedRows
 from anyoptim._stage._stage import watch
 from anyoptim._trace._program import Coefficients, Static, all_floats
 
@@ -209,9 +209,10 @@ class Training:
         if not whole or state.flat.by_row(xs):
             if self.recorder is not None:
                 raise RuntimeError("CUDA graphs count the steps of whole parameters; wanted update without at")
-            from anyoptim._core._parts import Parts  # noqa: PLC0415 - for those who update parts: importing takes time
+            from anyoptim._core._parts import KeptParts, Parts  # noqa: PLC0415 - for those who update parts
 
-            parts = Parts(pipeline, Params(tree, plan.ps, plan.owner, plan.groups), state.flat, at, optimizer)
+            params, plan.kept = Params(tree, plan.ps, plan.owner, plan.groups), plan.kept or KeptParts()
+            parts = Parts(pipeline, params, state.flat, at, optimizer, plan.kept)
             return self._step(pipeline, engine, tree, plan, state, state.flat, parts.gradients(grads), None, parts)
         if not pipeline.is_step(state.flat):
             gather = accumulation(engine, plan.ps, xs, state.flat, plan.owner)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,7 @@ def is_array(value: Any) -> bool:
 
 def by_element(value: Any) -> bool:
     """Whether a hyperparameter is given as an array or in a container, and is no number or schedule."""
-    if isinstance(value, int | float | str | np.generic) or callable(value):
+    if isinstance(value, int | float | str | np.generic | Real) or callable(value):
         return False
     if hasattr(value, "ndim"):
         return is_array(value)

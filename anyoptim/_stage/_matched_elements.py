@@ -6,10 +6,9 @@ import operator
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from anyoptim._arrays import Array, Library, library, traced
+from anyoptim._arrays import Array, library, traced
 from anyoptim._arrays import _checks as checks
 from anyoptim._arrays._checks import Parameter
-from anyoptim._arrays._memory import MemoryLayout
 from anyoptim._arrays._tree import MISSING, Tree, reader
 from anyoptim._stage._elements import by_element, is_array, real_array
 from anyoptim._stage._stage import Stage
@@ -41,7 +40,8 @@ class Elements:
         """The stages that work on whole arrays, by name, and so take arrays as their learning rate alone."""
         self._columns: dict[Place, Any] = {}
         self._containers: list[tuple[Callable[[Any], Sequence[Any] | None], Any, Sequence[Any]]] = []
-        self._memories: list[tuple[Library, Array, MemoryLayout | None]] = []
+        self._places: list[tuple[Callable[[Array], object], Array, object]] = []
+        """What tells whether an array lies where it lay, and what it told."""
         for k, stage in enumerate(stages):
             for name in stage.hyperparameters:
                 value = getattr(stage, name)
@@ -102,7 +102,8 @@ class Elements:
         if not checks.on_one_device(p, x):
             raise ValueError(f"{name} is on device {own.device(p.array)} but {label} is on device {own.device(x)}")
         if not (own.immutable or own.lazy):
-            self._memories.append((own, given, own.memory(given)))
+            tell = own.memory if own.address(given) is None else own.address  # which is quicker
+            self._places.append((tell, given, tell(given)))
         return own.sharded_like(x, p.array)
 
     def same(self) -> bool:
@@ -111,4 +112,4 @@ class Elements:
             now = read(container)
             if now is None or not all(map(operator.is_, now, leaves)):
                 return False
-        return all(own.memory(x) == memory for own, x, memory in self._memories)
+        return all(tell(x) == told for tell, x, told in self._places)

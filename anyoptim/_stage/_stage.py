@@ -513,7 +513,7 @@ class Stage:
         made = {name: self._number("coefficients", name, c) for name, c in found.items()}
         if Symbol not in map(type, made.values()):
             return made
-        return separated(f"coefficients of {self!r}", made)
+        return separated(self, made)
 
     def _check_given(self, of: str, error: AttributeError, given: Mapping[str, Any]) -> None:
         """Raise a TypeError that names the stage, where `error` came of a number that it is not given."""

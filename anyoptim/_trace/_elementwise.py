@@ -14,16 +14,16 @@ __all__ = ["elements_of", "separated"]
 _OPERATIONS = LOGICAL | {*OPERATORS, "sqrt", "where"}
 
 
-def separated(what: str, coefficients: Mapping[str, Any]) -> dict[str, Any]:
+def separated(stage: Any, coefficients: Mapping[str, Any]) -> dict[str, Any]:
     """The coefficients with an `Elementwise` for each of which arrays are a part, and the numbers in it by new names.
 
-    Raises TypeError, in which `what` take an operation of an array that engines don't have.
+    Raises TypeError, which names the stage, for an operation of an array that engines don't have.
     """
     found: dict[str, Any] = {}
     for name, c in coefficients.items():
         if isinstance(c, Symbol) and elements_of(c.scalar):
             numbers: list[Any] = []
-            found[name] = _made(what, name, c.scalar, numbers)
+            found[name] = _made(stage, name, c.scalar, numbers)
             found.update((f"{name}.{i}", number) for i, number in enumerate(numbers))
         else:
             found[name] = c
@@ -39,12 +39,12 @@ def elements_of(scalar: Any) -> list[str]:
     return [name for a in scalar.arguments for name in elements_of(a)]
 
 
-def _made(what: str, name: str, scalar: Scalar, numbers: list[Any]) -> Elementwise:
+def _made(stage: Any, name: str, scalar: Scalar, numbers: list[Any]) -> Elementwise:
     """An expression, of which the parts without arrays are put among the numbers, and stand there by their names."""
     if scalar.op == "element":
         place, of = scalar.arguments
         if place < 0:
-            raise TypeError(f"{what} ask for {of}, which is given element by element, of no parameter")
+            raise TypeError(f"coefficients of {stage!r} are of no parameter, but {of} is given element by element")
         return Elementwise(scalar.op, (place,))
     names = elements_of(scalar)
     if not names:
@@ -52,10 +52,10 @@ def _made(what: str, name: str, scalar: Scalar, numbers: list[Any]) -> Elementwi
         return Elementwise("number", (f"{name}.{len(numbers) - 1}",))
     if scalar.op not in _OPERATIONS:
         raise TypeError(
-            f"{what} take {scalar.op} of {names[0]}, which is given as an array; wanted a number, or what is made of "
-            "it by + - * /, comparisons, and sqrt, where, minimum and maximum of ao.scalars"
+            f"coefficients of {stage!r} take {scalar.op} of {names[0]}, which is given as an array; wanted a number, "
+            "or what is made of it by + - * /, comparisons, and sqrt, where, minimum and maximum of ao.scalars"
         )
-    return Elementwise(scalar.op, tuple(_made(what, name, a, numbers) for a in scalar.arguments))
+    return Elementwise(scalar.op, tuple(_made(stage, name, a, numbers) for a in scalar.arguments))
 
 
 def _number(scalar: Scalar) -> Any:

@@ -210,6 +210,8 @@ def test_a_prefix_and_a_bare_array() -> None:
         "head": {"W": [-1.0, -2.0], "b": [-3.0]},
     }
     assert ao.SGD(lr=np.array([1.0, 2.0])).update(np.zeros(2), np.ones(2)).tolist() == [-1, -2]
+    with pytest.raises(ValueError, match=r"SGD.lr\[0\], SGD.lr\[1\] have no match in params \(np.asarray"):
+        ao.SGD(lr=[1.0, 2.0]).update(np.zeros(2), np.ones(2))
     both = [np.zeros(2), np.zeros(2)]
     ao.SGD(lr=np.array([1.0, 2.0])).update(both, [np.ones(2), np.ones(2)])
     assert [a.tolist() for a in both] == [[-1, -2], [-1, -2]]
@@ -427,6 +429,14 @@ def test_complex_elements_meet_real_arrays() -> None:
         ao.Box(-9, np.array([9.0, 9.0, 3.5])),
     )
     assert chain.update(z, g).tolist() == [2 + 2j, 0j, 3 + 3.5j]
+
+
+def test_a_number_for_each_parameter() -> None:
+    """Also where arrays can't be: each is what it is alone."""
+    p = {"W": np.zeros(2), "b": np.zeros(2)}
+    _run(ao.Adam(lr=1.0, beta1={"W": 0.5, "b": np.array(0.9)}), p, [{"W": np.ones(2), "b": np.ones(2)}] * 3)
+    for key, beta in (("W", 0.5), ("b", 0.9)):
+        assert same_bits(p[key], _run(ao.Adam(lr=1.0, beta1=beta), np.zeros(2), [np.ones(2)] * 3))
 
 
 def test_with_the_rest() -> None:

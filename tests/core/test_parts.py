@@ -17,6 +17,7 @@ from hypothesis.extra.numpy import array_shapes, basic_indices
 import anyoptim as ao
 from tests.reference import textbook
 from tests.support.chains import CHAINS, Asking
+from tests.support.internals import Dispatch
 from tests.support.internals import rows_plan as _rows_plan
 from tests.support.interruptions import LOOKS, interrupted, places
 from tests.support.libraries import DISCOVERED, ENGINES, METHODS, WHOLE, Library, same_bits
@@ -158,6 +159,19 @@ def test_rows_of_different_counts(name: str, engine: ao.EngineName, need: Callab
 
 @pytest.mark.covering(1)
 @pytest.mark.parametrize("engine", [*ENGINES, None])
+@pytest.mark.parametrize("many", [False, True])
+def test_rows_of_whole_elements(many: bool, engine: ao.EngineName | None, need: Callable[[str], Library]) -> None:
+    """Complex elements as a whole, of one count and of several."""
+    twins = Twins(
+        lambda: ao.chain(ao.Adam(lr=0.1, joint=True), ao.prox.L1(0.1), engine=engine), need("numpy"), "complex64"
+    )
+    for at in STEPS if many else [[3, 1], [3, 1], [1, 3]]:
+        twins.step(at)
+    twins.check()
+
+
+@pytest.mark.covering(1)
+@pytest.mark.parametrize("engine", [*ENGINES, None])
 @pytest.mark.parametrize("dtype", ["float32", "complex64"])
 def test_rows_of_arrays_beside_them(dtype: str, engine: ao.EngineName | None, need: Callable[[str], Library]) -> None:
     """Learning rates, thresholds and supports by element go with the rows; and so do moduli of whole elements."""
@@ -171,7 +185,7 @@ def test_rows_of_arrays_beside_them(dtype: str, engine: ao.EngineName | None, ne
     twins = Twins(lambda: make({"W": rates, "c": 0.1}, {"W": mask, "c": 1.0}), need("numpy"), dtype)
     of_rows = [{**{f"r{i}": a[i] for i in range(N)}, "c": c} for a, c in ((rates, 0.1), (mask, 1.0))]
     twins.theirs = make(*of_rows)
-    for at in STEPS:
+    for at in [[3, 1], [1, 3], [5, 6], *STEPS]:  # at first of the same shape and count
         twins.step(at)
     twins.check()
 
@@ -223,6 +237,47 @@ def test_rows_in_arrays(lib: str, need: Callable[[str], Library]) -> None:
     for rows in (library.array([3, 1], "int32"), library.array([1, 0], "uint8"), library.array([0, 1, 0, 1], "bool")):
         ao.SGD(lr=1.0).update({"W": w}, {"W": -np.ones((2, 2))}, at={"W": rows})
     assert w[:, 0].tolist() == [1, 3, 0, 2]
+
+
+def _turned(number: int, a: Any) -> Any:
+    """A gradient in a form that changes now and then."""
+    array = a.astype(np.float64 if number % 7 == 6 else np.float32)
+    return np.asfortranarray(array) if number % 5 == 4 else array
+
+
+@pytest.mark.parametrize("engine", ["compiled", "blocked"])
+@pytest.mark.parametrize("method", [ao.Momentum, ao.Adam])
+def test_engines_are_kept(method: type[Any], engine: ao.EngineName, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For parts of the same shape, which lie in the same arrays then; whatever comes between, the bits stay."""
+    rng, chosen = np.random.default_rng(0), []
+    original = Dispatch.__init__
+
+    def counted(self: Any, *arguments: Any) -> None:
+        chosen.append(self)
+        original(self, *arguments)
+
+    monkeypatch.setattr(Dispatch, "__init__", counted)
+    ours, pure = method(engine=engine), method(engine="portable")
+    p = {k: rng.normal(size=(6, 5)).astype(np.float32) for k in "abc"}
+    q, state = deepcopy(p), pure.init(p)
+    one, two, three = ((slice(y, y + 3), slice(x, x + 2)) for y, x in ((0, 0), (3, 1), (2, 2)))
+    steps: list[Any] = [{"a": one}, {"a": two}, {"a": three}, {"b": [1, 2]}, {"a": one, "b": [2, 4]}, {"a": one}]
+    steps += [{"a": two, "b": [0, 5]}, {"a": three, "b": [1, 2]}, {"a": (slice(4), 0)}, {"a": two}, {"a": three}, {}]
+    steps += [{"b": [5, 0, 3]}, {"b": [1, 2, 4]}, {"b": slice(1, 4)}, {"b": [0, 2, 3]}, {"a": one}, {"a": two}]
+    steps = [*steps, {"c": [0, 1]}, {"c": [2, 3]}, {"c": [1, 4]}, {"c": [4, 2]}, *steps, {"c": [1, 5]}, {"c": [5, 0]}]
+    numbers = []
+    for number, at in enumerate(steps):
+        form = 0 if "c" in at else number
+        shapes = {k: p[k][at[k] if at else ...].shape if k in (at or p) else None for k in p}
+        grads = {k: None if shape is None else _turned(form, rng.normal(size=shape)) for k, shape in shapes.items()}
+        chosen.clear()
+        ours.update(p, grads, at=at or None)
+        numbers.append(len(chosen))
+        before, copied = state, deepcopy(state)
+        q, state = pure.step(q, grads, state, at=at or None)
+        assert equal_states(before, copied)
+        assert all(same_bits(p[k], q[k]) for k in p)
+    assert numbers[:4] == [1, 0, 0, 1]
 
 
 def test_two_parameters_of_rows(need: Callable[[str], Library]) -> None:
@@ -458,12 +513,14 @@ def test_gradients_in_the_memory_of_parameters(need: Callable[[str], Library]) -
         results = []
         for copy in (True, False):
             w, b = lib.array(np.arange(12.0).reshape(4, 3)), lib.array(np.ones(3))
-            grads = {"W": w[:2], "b": w[1]}
+            v, d = lib.array(np.arange(6.0).reshape(2, 3)), lib.array(np.ones((2, 3)))
+            grads = {"W": w[:2], "b": w[1], "v": d, "d": v, "U": v}
+            params = {"W": w, "b": b, "v": v, "d": d, "U": lib.array(np.ones((2, 3)))}
             optimizer = ao.Momentum(lr=0.5, engine=engine)
             for _ in range(2):
                 given = {k: g.copy() for k, g in grads.items()} if copy else grads
-                optimizer.update({"W": w, "b": b}, given, at={"W": at})
-            results.append((w, b))
+                optimizer.update(params, given, at={"W": at, "U": [1, 0]})
+            results.append((w, b, v, d, params["U"]))
         assert all(map(same_bits, *results))
 
 
@@ -494,7 +551,9 @@ def test_interrupted_anywhere(engine: ao.EngineName, name: str) -> None:
     def made() -> tuple[dict[str, Any], dict[str, Any], ao.Optimizer]:
         params = {"W": np.arange(12.0).reshape(4, 3), "b": np.ones(2)}
         optimizer = ao.chain(ao.Adam(lr=0.1), ao.EMA(0.5), engine=engine)
-        if name != "window":
+        if name == "window":
+            optimizer.update(params, {"W": np.ones((2, 2)), "b": None}, at={"W": (slice(1, 3), slice(2))})
+        else:
             optimizer.update(params, {"W": np.ones((2, 3)), "b": np.ones(2)}, at={"W": [0, 1]})
         b = np.full(2, 0.5) if name == "beside a whole one" else None
         return params, {"W": rng.normal(size=params["W"][at].shape), "b": b}, optimizer

@@ -121,6 +121,7 @@ FEATURES: Mapping[str, tuple[Feature, ...]] = {
         Feature("any proximal operator, of pyproximal's, too", "prox.Operator"),
         Feature("uphill", "Maximize", "optim.SGD(maximize)", "scale"),
         Feature("hyperparameters by group", "groups", "optim.Optimizer.add_param_group", "partition"),
+        Feature("hyperparameters by element", "Hyper"),
         Feature("methods by group", "partition", "", "partition, multi_transform", "optimizers.MultiOptimizer"),
         Feature("norms of a step, by path", "Metrics", "nn.utils.get_total_norm", "monitor"),
         Feature("no subnormal numbers", "FlushSubnormals", "set_flush_denormal"),

@@ -803,6 +803,39 @@ def test_hyperparameters_are_live() -> None:
     assert same_bits(*found)
 
 
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize(("dtype", "of"), [("float32", "float32"), ("float16", "float32"), ("complex64", "float64")])
+def test_arrays_beside_parameters(dtype: str, of: str, order: Any) -> None:
+    """Read where they lie, at any multiple of their size, or copied before each step; live; the parameter, too."""
+    shapes = {"W": (7, 9), "b": (1023,)}
+
+    def chain(rates: Arrays, mask: Any, bound: Any, engine: Any) -> ao.Optimizer:
+        box, support = ao.Box({"W": -2.0, "b": bound}, 9.0), ao.Support({"W": mask, "b": 1.0})
+        return ao.chain(ao.Momentum(lr=rates), box, support, engine=engine)
+
+    found = []
+    for on_device in (False, True):
+        rng = np.random.default_rng(5)
+        trees = [drawn(rng, dtype, shapes) for _ in range(5)]
+        params, *grads = [{k: np.asarray(a, order=order) for k, a in tree.items()} for tree in trees]
+        rates = {k: rng.random(s).astype(of) for k, s in shapes.items()}
+        mask = rng.random((7, 9)) > 0.5
+        if on_device:
+            params, rates, grads = there(params), there(rates, 1), [there(g) for g in grads]
+            mask = shim.asarray(mask)
+        bound = 0 * rates["b"] if "complex" in dtype else params["b"]
+        optimizer = chain(rates, mask, bound, None if on_device else "portable")
+        run(optimizer, params, grads[:2])
+        rates["W"][...] = rates["W"][::-1] * np.asarray(0.5, of)
+        mask[0] = ~mask[0]
+        found.append(back(run(optimizer, params, grads[2:])) if on_device else run(optimizer, params, grads[2:]))
+        if on_device:
+            shares = optimizer.explain(params, grads[0])
+            assert {(share.engine, share.guard) for share in shares} == {("cuda", None)}
+            assert all(map(whole, _leaves(rates)))
+    assert agree(found[1], found[0])
+
+
 def test_importing_it_imports_no_driver() -> None:
     """And neither do steps on this machine's arrays."""
     text = (

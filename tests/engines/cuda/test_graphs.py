@@ -178,6 +178,11 @@ REFUSED: dict[str, tuple[type[Exception], str, Callable[[Twins], object]]] = {
         r"lr of Adam\(.*\) is a schedule, which replays of a CUDA graph can't call",
         lambda t: _with(t, "lr", lambda step: 0.1 / step).update(t.p, t.static),
     ),
+    "element by element": (
+        ValueError,
+        r"lr of Adam\(.*\) is given element by element, which can't be captured in a CUDA graph; wanted a number",
+        lambda t: _with(t, "lr", {k: 0.1 * (p != 2) for k, p in t.p.items()}).update(t.p, t.static),
+    ),
     "another dtype of a gradient": (
         RuntimeError,
         r"params\['b'\] can't be updated in a CUDA graph, .*: portable takes it, because its gradient has another",

@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from anyoptim._core._coefficients import FLOAT32
-from anyoptim._engines import CoefficientTable
 from anyoptim._stage._stage import Stage
 from anyoptim._stage._stage_program import Entry, StageProgram
+from anyoptim._trace._coefficients import CoefficientTable
+from anyoptim._trace._expressions import range_of
 from anyoptim._trace._hyperparameters import Hyper
 from anyoptim._trace._reductions import Size
 
-__all__ = ["Kind", "PlannedRows"]
+__all__ = ["FLOAT32", "Kind", "PlannedRows"]
+
+FLOAT32 = range_of("float32")
+"""The range of learning rates that all dtypes hold."""
 
 
 class Kind(NamedTuple):
