@@ -11,6 +11,7 @@ from tests.support import processes
 from tests.support.libraries import Library
 
 
+@pytest.mark.product  # two processes, each of which starts JAX or torch and compiles
 def test_two_processes(tmp_path: Path, need: Callable[[str], Library]) -> None:
     """Two processes run every kind of method on even and uneven parts, errors, checkpoints and FSDP2's modules."""
     need("torch")

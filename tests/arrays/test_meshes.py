@@ -155,6 +155,7 @@ def test_dropout_on_a_mesh(kind: str, need: Callable[[str], Library]) -> None:
             assert found.sharding.is_equivalent_to(x.sharding, x.ndim)
 
 
+@pytest.mark.product  # two processes, each of which starts JAX or torch and compiles
 def test_two_processes(tmp_path: Path, need: Callable[[str], Library]) -> None:
     """Two processes with parts of the same arrays clip, run LAMB, gates and metrics; the first writes checkpoints."""
     need("jax")

@@ -587,6 +587,7 @@ def test_draws_lie_where_the_input_does(torch: Any, draw: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:torch")  # Dynamo's, of built-ins that it does not follow
+@pytest.mark.product  # Dynamo and its compiler take half a minute
 @pytest.mark.covering(1)  # what is compiled of a draw is the same for a tensor that requires a gradient
 @pytest.mark.parametrize("follow", [False, True])
 @pytest.mark.parametrize("draw", [pytest.param(d, marks=[pytest.mark.product] * (d not in FIRST)) for d in DRAWS])

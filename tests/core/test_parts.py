@@ -202,7 +202,7 @@ def test_rows_of_dtypes(dtype: str, engine: ao.EngineName, need: Callable[[str],
 
 
 @pytest.mark.parametrize("lib", ["strict", "torch", "jax", "cuda-shim", "mlx", "cupy", "torch-cuda"])
-@pytest.mark.parametrize("name", ["a norm before counts decide", "a schedule"])
+@pytest.mark.parametrize("name", [pytest.param("a norm before counts decide", marks=pytest.mark.product), "a schedule"])
 def test_rows_of_libraries(lib: str, name: str, need: Callable[[str], Library]) -> None:
     """Also those that can't assign to several rows, and those whose arrays are replaced; JAX's pure form rounds so."""
     library = need(lib)

@@ -183,11 +183,17 @@ def test_each_operation_on_half_precision(name: str, dtype: str, nvrtc: Any) -> 
     _rounds(name, dtype, nvrtc)
 
 
-@pytest.mark.parametrize("dtype", libraries.COMPLEX)
+@pytest.mark.parametrize("dtype", ["complex64", pytest.param("complex128", marks=pytest.mark.product)])
 def test_complex_elements_as_a_whole(dtype: str, nvrtc: Any) -> None:
-    """The kernels of joint rules compile for every generation, and round as they are written, vectors at a time."""
-    _compiles([kernel for kernel, _, _ in _passes(OPTIMIZERS[JOINT](), dtype)], ARCHITECTURES, nvrtc)
+    """The kernels of joint rules round as they are written, vectors at a time."""
     _rounds(JOINT, dtype, nvrtc)
+
+
+@pytest.mark.product  # half a minute of compiling
+@pytest.mark.parametrize("dtype", libraries.COMPLEX)
+def test_complex_elements_on_every_generation(dtype: str, nvrtc: Any) -> None:
+    """The kernels of joint rules compile."""
+    _compiles([kernel for kernel, _, _ in _passes(OPTIMIZERS[JOINT](), dtype)], ARCHITECTURES, nvrtc)
 
 
 def _rounds(name: str, dtype: str, nvrtc: Any) -> None:
