@@ -40,7 +40,12 @@ def by_leaf(tree: Tree, at: Any) -> dict[int, Any]:
         for key, value in node.items() if isinstance(node, Mapping) else enumerate(node):
             below = [i for i in inside if paths[i][depth] == key]
             if not below:
-                raise ValueError(f"{name}[{key!r}] has no match in params")
+                named = (
+                    ""
+                    if isinstance(node, Mapping)
+                    else f"; wanted a part beside its key, {{{paths[inside[0]][depth]!r}: ...}}"
+                )
+                raise ValueError(f"{name}[{key!r}] has no match in params{named}")
             walk(f"{name}[{key!r}]", value, below, depth + 1)
 
     walk("at", at, range(len(paths)), 0)

@@ -89,6 +89,13 @@ class JointOperations(Operations):
     def largest(self, a: Any) -> Any:
         return self.each.largest(a)
 
+    def complex(self, re: Any, im: Any) -> Any:
+        self.asked = True
+        parts = [a.parts if isinstance(a, Joint) else (a,) for a in (re, im)]
+        if max(map(len, parts)) > 1:
+            raise RuleError("xp.complex was given a complex element; wanted two numbers or real values")
+        return Joint(*(a for (a,) in parts))
+
     def _total(self, a: Any) -> Any:
         re, im = self._parts(a)
         return a if im is None else Joint(re + im)

@@ -92,6 +92,10 @@ class Operations:
         """The larger of an array and another, or a coefficient."""
         return self.where((a > b) | (a != a), a, b)
 
+    def complex(self, re: Any, im: Any) -> Any:
+        """The element with these parts, numbers or real values, of a complex parameter; `re` alone, of a real one."""
+        return re
+
     def elementary(self, op: str, *operands: Any) -> Any:
         """`exp`, `log` or `power` of arrays or coefficients, for rules that say `exact = False`."""
         raise NotImplementedError

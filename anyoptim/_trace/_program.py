@@ -239,6 +239,9 @@ class Program(NamedTuple):
                 raise
             if part.array_rule:
                 _check_shapes(part.rule, flow[:2], p)
+            elif any(len(getattr(a, "parts", "of a real")) == 1 for a in flow[:2]):
+                name = part.rule.__qualname__
+                raise RuleError(f"{name} gave one real number for a complex element; wanted both parts, scale*x, say")
         return flow
 
 

@@ -40,8 +40,8 @@ class Scale(Stage):
         x <- factor*x
 
     With an array beside each parameter this is a diagonal preconditioner. Behind the method it scales the step, which
-    is what `lr` as an array does, too; before the method it scales the gradient, which momentum then gathers, but which
-    such as `Adam` divides by its own size again.
+    is what `lr` as an array does, too, but that proximal steps go by lr alone; before the method it scales the
+    gradient, which momentum then gathers, but which such as `Adam` divides by its own size again.
 
     Args:
         factor: any number but NaN; or an array, or a tree of both.

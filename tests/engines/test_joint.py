@@ -383,6 +383,9 @@ class Misfits:
     class Real(ao.ParameterStage):
         rule = staticmethod(lambda xp, p, c: xp.modulus(p))
 
+    class Flow(ao.Stage):
+        rule = staticmethod(lambda xp, p, x, c: xp.modulus(x))
+
     class Both(ao.Stage):
         slots = real_slots = ("s",)
         rule = staticmethod(lambda xp, p, x, s, c: (x, s + x))
@@ -392,11 +395,47 @@ class Misfits:
 def test_rules_that_give_other_numbers_than_they_should(engine: ao.EngineName) -> None:
     """One real for a complex element and the other way round; before anything is written."""
     z = np.array([3 + 4j])
-    for stage, says in ((Misfits.Real(), "one real number for a complex element"), (Misfits.Both(), "for a real slot")):
+    one = r"^Misfits\.{}\.<lambda> gave one real number for a complex element"
+    misfits = [
+        (Misfits.Real(), one.format("Real")),
+        (Misfits.Flow(), one.format("Flow")),
+        (Misfits.Both(), "for a real slot"),
+    ]
+    for stage, says in misfits:
         stages = (ao.SGD(), stage) if isinstance(stage, ao.ParameterStage) else (stage, ao.SGD())
         with pytest.raises(TypeError, match=says):
             ao.chain(*stages, engine=engine).update(z, z.copy())
         assert z == 3 + 4j
+
+
+class Towards(ao.ParameterStage):
+    """Half of the way to a complex number, or image; and 0 becomes 1."""
+
+    re: ao.Number = 0.0
+    im: ao.Number = 0.0
+
+    @staticmethod
+    def rule(xp: Any, p: Any, c: Any) -> Any:
+        return xp.where(xp.modulus(p) > 0, p + 0.5 * (xp.complex(c.re, c.im) - p), xp.complex(1.0, 0.0))
+
+
+def test_complex_numbers_in_rules(lib: Library) -> None:
+    """By their two parts, numbers or arrays; of a real parameter the first one alone."""
+    for real, imaginary in ((1.0, -2.0), ([1.0, 3.0, 5.0], [0.5, 0.0, -1.0])):
+        parts = [a if isinstance(a, float) else lib.array(a, "float32") for a in (real, imaginary)]
+        for dtype, target in (("complex64", np.array(real) + 1j * np.array(imaginary)), ("float32", np.array(real))):
+            p = np.array([0, 3 + 4j, -2j] if dtype == "complex64" else [0, 3, -2])
+            for engine in (*ENGINES, None) if lib.name == "numpy" else (None,):
+                optimizer = ao.chain(ao.SGD(lr=0.0), Towards(*parts), engine=engine)
+                moved = optimizer.update({"p": lib.array(p, dtype)}, {"p": lib.array(0 * p, dtype)})["p"]
+                np.testing.assert_array_equal(lib.tonumpy(moved), np.where(p == 0, 1, p + 0.5 * (target - p)))
+
+
+def test_a_complex_number_of_a_complex_element() -> None:
+    """Its parts are real, and it says so."""
+    stage = type("S", (ao.ParameterStage,), {"rule": staticmethod(lambda xp, p, c: xp.complex(p, 0.0))})
+    with pytest.raises(TypeError, match=r"xp\.complex was given a complex element; wanted two numbers or real values"):
+        ao.chain(ao.SGD(), stage()).update(np.array([1j]), np.array([1j]))
 
 
 def test_real_slots_that_can_not_be() -> None:

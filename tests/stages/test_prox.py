@@ -549,6 +549,8 @@ def test_an_operator_that_fails_writes_nothing() -> None:
 
 
 def test_no_operator() -> None:
+    with pytest.raises(TypeError, match=r"f is <class .*Halved'>; wanted an object with prox\(x, tau\)"):
+        ao.prox.Operator(type("Halved", (), {"prox": lambda self, x, tau: x / (1 + tau)}))
     with pytest.raises(TypeError, match=r"f is 3; wanted an object with prox\(x, tau\), such as pyproximal's"):
         ao.prox.Operator(3)
 

@@ -70,7 +70,7 @@ class Operator(ParameterStage):
     complex_arrays = True
 
     def __post_init__(self) -> None:
-        if not callable(getattr(self.f, "prox", None)):
+        if isinstance(self.f, type) or not callable(getattr(self.f, "prox", None)):
             raise TypeError(f"f is {self.f!r}; wanted an object with prox(x, tau), such as pyproximal's operators")
 
     @property
