@@ -22,8 +22,8 @@ OPTIONS = {"nogil": True, "error_model": "numpy"}
 def compiled(of: Text) -> bytes:
     """The names of the symbols that an object file needs, its function's first, a zero, and the object file.
 
-    The function takes the address of a block, in which it finds the address and the lengths of
-    the axes of each of its arrays, and then its two integers, if it has any.
+    The function takes the address of a block, in which it finds its two integers, and then the address and the lengths
+    of the axes of each of its arrays.
     """
     if config.DISABLE_JIT:
         raise RuntimeError("it is switched off (NUMBA_DISABLE_JIT)")
@@ -36,7 +36,7 @@ def compiled(of: Text) -> bytes:
         cpu_target.typing_context,
         cpu_target.target_context,
         module.entry,
-        (types.uint64, types.int64, types.int64),
+        (types.uint64,),
         types.boolean,
         flags,
         {},
@@ -61,16 +61,16 @@ def _module(name: str, text: str) -> Any:
 
 
 def _entry(of: Text) -> str:
-    """The text of a function of three numbers that makes arrays of the block, and calls the function."""
+    """The text of a function of an address that makes arrays of the block there, and calls the function."""
     arguments, result = sigutils.normalize_signature(of.signature)
     arrays = [t for t in arguments if isinstance(t, types.Array)]
-    size = sum(1 + t.ndim for t in arrays)
-    lines, at = [f"_block = carray(pointer(_at, 0), {size}, uint64)"], 0
+    size = 2 + sum(1 + t.ndim for t in arrays)
+    lines, at = [f"_block = carray(pointer(_at, 0), {size}, uint64)"], 2
     for k, array in enumerate(arrays):
         lengths = ", ".join(f"int64(_block[{at + 1 + axis}])" for axis in range(array.ndim))
         lines.append(f"_a{k} = carray(pointer(_block[{at}], 0), ({lengths},), {array.dtype})")
         at += 1 + array.ndim
-    numbers = ["_first", "_last"][: len(arguments) - len(arrays)]
+    numbers = ["int64(_block[0])", "int64(_block[1])"][: len(arguments) - len(arrays)]
     call = f"{of.name}({', '.join([*(f'_a{k}' for k in range(len(arrays))), *numbers])})"
     lines += [call, "return True"] if result == types.none else [f"return {call}"]
     dtypes = ", ".join(sorted({"int64", "uint64", *(str(array.dtype) for array in arrays)}))
@@ -84,6 +84,6 @@ from numpy import {dtypes}
 from anyoptim._machine._intrinsics import pointer
 
 
-def entry(_at, _first, _last):
+def entry(_at):
 {body}
 """

@@ -27,52 +27,50 @@ __all__ = ["Bound", "Native", "address_of", "block_of", "known", "native"]
 NDArray = np.ndarray[Any, Any]
 
 
-_STATUS = ctypes.CFUNCTYPE(
-    ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64
-)
-"""A function that Numba made: where its result goes, and an exception, and its three arguments. It holds no lock."""
+_STATUS = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)
+"""A function that Numba made: where its result goes, and an exception, and its argument. It holds no lock."""
 
 
 class Native:
     """A function as machine code."""
 
     def __init__(self, address: int) -> None:
-        self._result, self._exception = ctypes.c_int8(), ctypes.c_void_p()
-        places = (ctypes.c_void_p(ctypes.addressof(of)) for of in (self._result, self._exception))
-        self.run = partial(_STATUS(address), *places)
-        """A call, given the address of a block that says where the arrays are, and the two integers."""
+        self._function = _STATUS(address)
+        self._kept = self._cell, self._exception = ctypes.c_int8(), ctypes.c_void_p()
+        self.run = self.giving(self._cell, self._exception)
+        """A call, given the address of a block, whose result nobody asks for."""
 
-    def bind(self, *arrays: NDArray) -> Bound:
-        """The function of these arrays, which it keeps: of the two integers alone."""
-        return Bound(self, arrays)
+    def giving(self, cell: ctypes.c_int8, exception: ctypes.c_void_p) -> Callable[..., int]:
+        """A call, given the address of a block, that puts the function's result into the cell."""
+        return partial(self._function, *(ctypes.c_void_p(ctypes.addressof(of)) for of in (cell, exception)))
 
-    @property
-    def result(self) -> bool:
-        """What the last call gave."""
-        return bool(self._result.value)
+    def bind(self, *arrays: NDArray, first: int = 0, last: int = 0) -> Bound:
+        """The function of these arrays, which it keeps, and of its two integers."""
+        return Bound(self, arrays, first, last)
 
 
 class Bound:
-    """A function as machine code with its arrays, which stay where they are."""
+    """A function as machine code with its arguments; its arrays stay where they are."""
 
-    __slots__ = ("_kept", "native", "run")
+    __slots__ = ("_kept", "cell", "run")
 
-    def __init__(self, native: Native, arrays: tuple[NDArray, ...]) -> None:
-        block = block_of(*arrays)
-        self._kept = arrays, block
-        self.native = native
-        self.run = partial(native.run, address_of(block))
-        """A call of two integers, which is one call of C, and gives nothing of interest."""
+    def __init__(self, native: Native, arrays: tuple[NDArray, ...], first: int, last: int) -> None:
+        block, exception = block_of(first, last, *arrays), ctypes.c_void_p()
+        self.cell = ctypes.c_int8()
+        """What the function gave the last time."""
+        self._kept = arrays, block, exception
+        self.run: Callable[[], int] = partial(native.giving(self.cell, exception), address_of(block))
+        """A call without arguments, which is one call of C, and gives nothing of interest."""
 
-    def __call__(self, first: int = 0, last: int = 0) -> bool:
+    def __call__(self) -> bool:
         """What the function gives."""
-        self.run(first, last)
-        return self.native.result
+        self.run()
+        return bool(self.cell.value)
 
 
-def block_of(*arrays: NDArray) -> NDArray:
-    """Where arrays are, and how long each of their axes is."""
-    return np.array([n for a in arrays for n in (host_memory(a).address, *a.shape)], np.uint64)
+def block_of(first: int, last: int, *arrays: NDArray) -> NDArray:
+    """The two integers of a function, and for each of its arrays where it is, and how long each of its axes is."""
+    return np.array([first, last, *(n for a in arrays for n in (host_memory(a).address, *a.shape))], np.uint64)
 
 
 def address_of(block: NDArray) -> ctypes.c_void_p:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
+import operator
 import struct
 from collections import deque
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from anyoptim._arrays import host_memory
 from anyoptim._engines._base import NDArray
 from anyoptim._machine import _array_headers, _machine_code, _threads
 from anyoptim._machine._generated import Text
-from anyoptim._machine._machine_code import Native, address_of, block_of
+from anyoptim._machine._machine_code import Bound, Native, address_of, block_of
 from anyoptim.random._compiled_source import BLOCK, FLAT, PARAMETERS, ROWS, flat, strided
 from anyoptim.random._mask_spec import MaskSpec
 from anyoptim.random._rounds import CHOICES
@@ -45,8 +46,9 @@ class _Table:
 
     def __init__(self) -> None:
         self.array = np.zeros(len(PARAMETERS), np.uint64)
-        self.block = block_of(self.array)
+        self.block = block_of(0, 0, self.array)
         self.address = address_of(self.block)
+        self.put_last = functools.partial(struct.Struct("Q").pack_into, memoryview(self.block.data).cast("B"), 8)
         # In the order of PARAMETERS.
         self.put = functools.partial(struct.Struct("8Q2d2Q").pack_into, memoryview(self.array.data).cast("B"), 0)
 
@@ -87,7 +89,8 @@ def fast_dropout(x: Any, threshold: int, scale: float, key: int, call: int, in_p
         table.put(id(x), id(y), 1, n, 0, key, call, last, scale, dropped, 0, 0)
     except struct.error:  # a key or a call that is no 64-bit integer
         return None
-    drop(table.address, 0, -(-n // CHOICES))
+    table.put_last(-(-n // CHOICES))
+    drop(table.address)
     _free.append(table)
     return y
 
@@ -104,7 +107,7 @@ def dropout(dtype: str, x: NDArray, y: NDArray, spec: MaskSpec) -> None:
         if objects and x.dtype is y.dtype is _PLAIN.get(dtype):
             (_LOADED_IN_PLACE if y is x else _LOADED)[id(x.dtype)] = drop.run
         table.put(*where, n, *numbers, 0, 0)
-        _run(functools.partial(drop.run, table.address), -(-(spec.offset % CHOICES + n) // CHOICES), n)
+        _run(functools.partial(drop.bind, table.array), -(-(spec.offset % CHOICES + n) // CHOICES), n)
         _free.append(table)
         return
     axes = _axes(x, y)
@@ -113,7 +116,7 @@ def dropout(dtype: str, x: NDArray, y: NDArray, spec: MaskSpec) -> None:
     tall = min(rows, ROWS, max(1, BLOCK // wide))
     blocks = math.prod(length for length, *_ in axes[:-2]) * -(-rows // tall) * -(-columns // wide)
     table.put(*where, n, *numbers, tall, wide)
-    _run(_load("strided", dtype, place).bind(table.array, np.array(axes, np.int64)).run, blocks, n)
+    _run(functools.partial(_load("strided", dtype, place).bind, table.array, np.array(axes, np.int64)), blocks, n)
     _free.append(table)
 
 
@@ -128,15 +131,16 @@ def kind(dtype: str, x: NDArray, y: NDArray) -> str:
     return "flat" if x.flags.c_contiguous and y.flags.c_contiguous and dtype in FLAT else "strided"
 
 
-def _run(call: Callable[..., object], total: int, n: int) -> None:
-    """Make the call for parts 0 to `total`, of n elements in all, by several threads if there are enough elements."""
+def _run(bind: Callable[..., Bound], total: int, n: int) -> None:
+    """Call what `bind` gives for parts 0 to `total`, of n elements in all, by several threads if these are enough."""
     number = n // PIECE
     if number < 2 or (threads := _threads.threads()) < 2:
-        call(0, total)
+        bind(first=0, last=total).run()
         return
     number = min(number, threads * PIECES, total)
     cuts = [total * i // number for i in range(number + 1)]
-    _threads.spread(call, list(itertools.pairwise(cuts)))
+    pieces = [bind(first=a, last=b) for a, b in itertools.pairwise(cuts)]
+    _threads.spread(operator.call, [(piece.run,) for piece in pieces])
 
 
 def _axes(x: NDArray, y: NDArray) -> list[tuple[int, ...]]:

@@ -84,8 +84,8 @@ class Watch:
         return lambda *arguments: [functools.partial(self.passes.append, None), *call(*arguments)]
 
     def _watched(self, what: Any, native: Any) -> Any:
-        def bind(*arrays: Any) -> Any:
-            bound = native.bind(*arrays)
+        def bind(*arrays: Any, **numbers: int) -> Any:
+            bound = native.bind(*arrays, **numbers)
             bound.run = self._passing(what, bound.run)
             return bound
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 import itertools
+import operator
 from collections.abc import Callable, Sequence
-from itertools import starmap
 from struct import Struct
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
@@ -167,13 +167,13 @@ class CompiledPlan(Plan):
 
     def _rows(self, k: int, rows: CoefficientTable) -> NDArray:
         """The rows of the reduction of all chunks."""
-        table = np.empty((self.firsts[-1], COLUMNS), np.int64)
-        for call in self._calls(k, rows):
-            bound = call.loop.native.bind(*call.tables, table)
+        calls = self._calls(k, rows)
+        for call in calls:
             if len(call.pieces) == 1:
-                bound.run(*call.pieces[0])
+                call.pieces[0].run()
             else:
-                _threads.spread(bound.run, call.pieces)
+                _threads.spread(operator.call, [(piece.run,) for piece in call.pieces])
+        table = calls[0].rows
         return table[:, :1].view(np.float64) if self.program.reduction(k).kind == "largest" else table
 
     def prepare_anew(self, gathered: Sequence[Any], rows: CoefficientTable) -> Commit:
@@ -183,18 +183,14 @@ class CompiledPlan(Plan):
             (call,) = calls
             self.last_step = Replay(rows, call.loop.scalars, self.dtype, [*call.coefficients])
             if len(call.pieces) == 1:
-                self.checked = _OneCall(call.checked, call.pieces[0], self.results)
+                self.checked = _OneCall(call.checked, self.results)
         return self.again(gathered)
 
     def again(self, gathered: Sequence[Any]) -> Commit:
         if self.checked is not None and not self._touched:
             (call,) = self.calls
-            return cast("Commit", _OneCall(call.bound, call.pieces[0], self.results, gathered))
-
-        def calls_of(call: _Call, first: int, last: int) -> Sequence[Callable[[], object]]:
-            return (functools.partial(call.bound.run, first, last),)
-
-        pieces = Pieces(calls_of, [(call, *piece) for call in self.calls for piece in call.pieces], self.rooms)
+            return cast("Commit", _OneCall(call.pieces[0], self.results, gathered))
+        pieces = Pieces(_calls_of, [(piece,) for call in self.calls for piece in call.pieces], self.rooms)
 
         def commit(_: Any = gathered) -> Sequence[Result]:  # of which the table has the addresses alone
             pieces()
@@ -221,7 +217,7 @@ class CompiledPlan(Plan):
     def _lay(self, k: int | None, static: Sequence[StaticOptions], rows: CoefficientTable) -> list[_Call]:
         """The calls, without numbers in their tables."""
         which = np.array(rows.row_of_leaf, np.int64) if len(static) > 1 else self.first_row
-        calls = []
+        calls, table = [], np.empty((0 if k is None else self.firsts[-1], COLUMNS), np.int64)
         for key in dict.fromkeys(static):
             loop = load(self.program, k, key, self.dtype_name)
             chunks, pieces = self.chunks, self.pieces
@@ -230,9 +226,12 @@ class CompiledPlan(Plan):
                 pieces = _pieces(chunks)
             coefficients = np.zeros((len(static), len(loop.scalars)))
             tables = self.table, chunks, which, coefficients
-            # The calls of a step may look at gradients that are given by id, before they read these.
-            both = [loop.native.bind(ids, self.forbidden, *tables) for ids in (_NONE, self.ids) if k is None]
-            calls.append(_Call(key, loop, coefficients, tables, pieces, *both))
+            # The loop of a step looks at gradients that are given by id before it reads any.
+            before, behind = ((_NONE, self.forbidden), ()) if k is None else ((), (table,))
+            bound = [loop.native.bind(*before, *tables, *behind, first=a, last=b) for a, b in pieces]
+            alone = pieces[0] if len(pieces) == 1 else (0, 0)
+            checked = loop.native.bind(self.ids, self.forbidden, *tables, first=alone[0], last=alone[1])
+            calls.append(_Call(key, loop, coefficients, bound, checked if k is None else None, table))
         return calls
 
 
@@ -242,18 +241,18 @@ class _OneCall:
     It knows the plan's arrays and not the plan, which it would keep alive.
     """
 
-    __slots__ = ("_arguments", "_gathered", "_loop", "_results", "_run", "taken")
+    __slots__ = ("_cell", "_gathered", "_results", "_runs", "taken")
 
-    def __init__(self, loop: Bound, piece: tuple[int, int], results: Sequence[Result], gathered: Any = None) -> None:
-        self._loop, self._run, self._arguments, self._results = loop.native, loop.run, [piece], results
+    def __init__(self, loop: Bound, results: Sequence[Result], gathered: Any = None) -> None:
+        self._cell, self._runs, self._results = loop.cell, (loop.run,), results
         self._gathered = gathered  # the gradients, of which the loop has the addresses alone
         self.taken: list[object] = []
         """Something, once the loop has run."""
 
     def __call__(self) -> Sequence[Result] | None:
         if not self.taken:  # a list that is extended has that the loop ran, also where an exception comes after that
-            self.taken.extend(starmap(self._run, self._arguments))
-        return self._results if self._loop.result else None
+            self.taken.extend(map(operator.call, self._runs))
+        return self._results if self._cell.value else None
 
 
 class _NativeLoop(NamedTuple):
@@ -269,12 +268,16 @@ class _Call(NamedTuple):
     static: StaticOptions
     loop: _NativeLoop
     coefficients: NDArray
-    tables: tuple[NDArray, ...]
-    pieces: Sequence[tuple[int, int]]
-    bound: Any = None
-    """Of a step, the loop with its arrays, and without gradients that it is to look at."""
-    checked: Any = None
-    """The same with the ids of the gradients' arrays, at which it looks first."""
+    pieces: Sequence[Bound]
+    """The loop with its arrays for some chunks each, which threads may share out."""
+    checked: Any
+    """Of a step, the loop with the ids of the gradients' arrays, at which it looks first."""
+    rows: NDArray
+    """Of a reduction, the rows that it writes, of all chunks."""
+
+
+def _calls_of(piece: Bound) -> Sequence[Callable[[], object]]:
+    return (piece.run,)
 
 
 _NONE = np.zeros(0, np.uint64)
