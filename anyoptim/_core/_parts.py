@@ -266,7 +266,10 @@ class _Rows:
         counts = _counts(t, key)
         self.distinct = [int(counts.min())]
         # Where coefficients are the hyperparameters, the count decides nothing.
-        counted = any(type(parts.pipeline.stages[k]).coefficients is not Stage.coefficients for k in branch.stages)
+        ways = [type(parts.pipeline.stages[k]).coefficients for k in branch.stages]
+        counted = any(way is not Stage.coefficients for way in ways)
+        # A user's are promised an integer, and may ask for one.
+        in_one = in_one and all(getattr(way, "__module__", "").startswith("anyoptim.") for way in ways)
         if counted and counts.min() < counts.max():
             distinct, kind = np.unique(counts, return_inverse=True)
             self.distinct = distinct.tolist()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import atexit
+import hashlib
 import json
 import os
 import subprocess
 import sys
 import threading
+import time
 from base64 import b64decode, b64encode
 from collections.abc import Sequence
 from contextlib import suppress
@@ -15,9 +17,15 @@ from contextlib import suppress
 from anyoptim._machine import _machine_code
 from anyoptim._machine._generated import Text
 
-__all__ = ["Compilation", "main"]
+__all__ = ["Compilation", "answer", "answers", "main"]
 
 _BEGIN = "import sys; sys.path[:] = {path!r}; from anyoptim._machine._elsewhere import main; main()"
+
+_PACKAGE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+"""The folder of this very package, which the other process is to have, too."""
+
+PATIENCE = 120
+"""After so many seconds without an end, the process has failed."""
 
 
 class Compilation:
@@ -26,8 +34,9 @@ class Compilation:
     _running: Compilation | None = None
 
     def __init__(self, texts: Sequence[Text]) -> None:
-        self._texts, self._begun, self._process_id = texts, False, os.getpid()
+        self._texts, self._process_id = texts, os.getpid()
         self._answers: list[tuple[Text, bytes]] = []
+        self._ends: float | None = None
         self._ended = False
         self.done()  # which begins
 
@@ -37,11 +46,17 @@ class Compilation:
             return True
         ended = self._ended  # asked first: what is answered by then is loaded below
         while self._answers:
-            _machine_code.add(*self._answers.pop(), keep=True)
-        if self._begun or Compilation._running is not None:
+            text, content = self._answers.pop()
+            with suppress(Exception):  # then it is compiled here
+                _machine_code.add(text, content, keep=True)
+        if self._ends is not None:
+            if not ended and time.monotonic() > self._ends:
+                _end()
+            return ended
+        if Compilation._running is not None:
             return ended
         todo = [text for text in self._texts if not _machine_code.known(text)]
-        self._begun = True
+        self._ends = time.monotonic() + PATIENCE
         self._ended = not (todo and self._begin(todo))
         return self._ended
 
@@ -49,19 +64,26 @@ class Compilation:
         """Start the process, and a thread that waits for what it answers; where that can be done."""
         if getattr(sys, "frozen", False) or not sys.executable:  # it would start the user's program again
             return False
+        # As this one was started, but for what warns: the other one's warnings are nobody's errors.
+        flags = [flag for flag in subprocess._args_from_interpreter_flags() if not flag.startswith("-W")]  # type: ignore[attr-defined]
+        path = [_PACKAGE, *map(os.path.abspath, sys.path)]
         try:
             process = subprocess.Popen(  # noqa: S603 - this interpreter
-                [sys.executable, "-c", _BEGIN.format(path=sys.path)],
+                [sys.executable, *flags, "-c", _BEGIN.format(path=path)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
+                start_new_session=True,  # Ctrl-C is this process's
             )
             _children.add(process)
             Compilation._running = self
             threading.Thread(target=self._wait, args=(process, todo), name="anyoptim compiling", daemon=True).start()
-        except (OSError, RuntimeError):  # no process, or no thread
+        except BaseException as error:
             _end()
-            return False
+            if isinstance(error, OSError | RuntimeError):  # no process, or no thread
+                return False
+            self._ended = True
+            raise
         return True
 
     def _wait(self, process: subprocess.Popen[bytes], todo: Sequence[Text]) -> None:
@@ -70,11 +92,31 @@ class Compilation:
             with process, suppress(OSError, ValueError):
                 process.stdin.write(json.dumps(todo).encode())
                 process.stdin.close()
-                for text, line in zip(todo, process.stdout, strict=False):
-                    self._answers.append((text, b64decode(line)))
+                for line in process.stdout:
+                    self._answers += answers(line, todo)
         finally:
             _children.discard(process)
-            Compilation._running, self._ended = None, True
+            if Compilation._running is self:
+                Compilation._running = None
+            self._ended = True
+
+
+def answer(text: Text, content: bytes) -> bytes:
+    """A line that says for which text it is, and by a digest that it is whole: what isn't would end who loads it."""
+    encoded = b64encode(content)
+    return b" ".join([b"\nanyoptim", _digest(repr(text).encode()), _digest(encoded), encoded]) + b"\n"
+
+
+def answers(line: bytes, todo: Sequence[Text]) -> list[tuple[Text, bytes]]:
+    """What a line answers; nothing, if it is cut short, or what somebody else has printed."""
+    of, *rest = line.strip().split(b" ")
+    if of != b"anyoptim" or len(rest) != 3 or _digest(rest[2]) != rest[1]:
+        return []
+    return [(text, b64decode(rest[2])) for text in todo if _digest(repr(text).encode()) == rest[0]]
+
+
+def _digest(content: bytes) -> bytes:
+    return hashlib.sha256(content).hexdigest().encode()
 
 
 _children: set[subprocess.Popen[bytes]] = set()
@@ -104,10 +146,11 @@ def main() -> None:
     """Compile what comes by standard input, and answer each by a line."""
     _end_with(os.getppid())
     todo, out = [Text(*fields) for fields in json.load(sys.stdin)], sys.stdout.buffer
+    sys.stdout = sys.stderr  # nobody else is to answer
     from anyoptim._machine._compiling import compiled  # noqa: PLC0415 - a second
 
     for text in todo:
-        out.write(b64encode(compiled(text)) + b"\n")
+        out.write(answer(text, compiled(text)))
         out.flush()
 
 

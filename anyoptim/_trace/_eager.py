@@ -42,7 +42,9 @@ class _Eager(Operations):
 
     def where(self, condition: Any, a: Any, b: Any) -> Any:
         if isinstance(condition, bool):
-            return a if condition else b
+            chosen, other = (a, b) if condition else (b, a)
+            number = isinstance(chosen, int | float) and not isinstance(other, int | float)
+            return self._library.xp.full_like(other, chosen) if number else chosen
         if isinstance(condition, int | float) or self._library.dtype(condition) != "bool":
             raise TypeError(f"xp.where was given {condition!r}; wanted a comparison (of coefficients without ~)")
         return self._library.xp.where(condition, self._array(a), self._array(b))

@@ -60,6 +60,12 @@ class Elementwise(NamedTuple):
         if self.op == "number":
             return numbers[self.arguments[0]]
         operands = [a.computed(xp, numbers, reads) for a in self.arguments]
+        truths = {"and": 2, "or": 2, "where": 1}.get(self.op, 0)
+        # A truth value of the host is a number here.
+        operands[:truths] = [
+            v != 0 if a.op == "number" and isinstance(v, float) else v
+            for a, v in zip(self.arguments[:truths], operands, strict=False)
+        ]
         call = _OPERATORS.get(self.op) or getattr(xp, self.op)
         return call(*operands)
 

@@ -11,9 +11,9 @@ __all__ += ["squarable", "square", "unless_zero"]
 
 
 def square(xp: Any, x: Array, c: Any, share: Any = None) -> Array:
-    """`x*x`, or `(share*x)*x`, in torch's order, which overflows later than others; of a joint method in all."""
+    """`x*x`, or `(share*x)*x`, in torch's order, which overflows later; of a joint method of both parts, and finite."""
     products = x * x if share is None else (share * x) * x
-    return xp._total(products) if hasattr(c, "joint") else products
+    return xp.bound(xp._total(products), xp.largest(x)) if hasattr(c, "joint") else products
 
 
 def squarable(xp: Any, x: Array, share: float = 1.0) -> Array:

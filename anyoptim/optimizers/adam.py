@@ -278,5 +278,6 @@ class Adamax(AdamLike):
     @staticmethod
     def rule(xp: Any, p: Array, x: Array, m: Array, u: Array, c: Any) -> tuple[Array, ...]:
         m = mean(m, x, c.beta1)
-        u = xp.maximum(c.beta2 * u, (xp.modulus(x) if hasattr(c, "joint") else xp.abs(x)) + c.eps_max)
+        size = xp.bound(xp.modulus(x), xp.largest(x)) if hasattr(c, "joint") else xp.abs(x)
+        u = xp.maximum(c.beta2 * u, size + c.eps_max)
         return c.lr_t * m / (u + c.eps), m, u

@@ -493,3 +493,15 @@ def test_before_the_first_step(torch: Any) -> None:
     back = ao.compat.torch.to_torch(ours, ["w"])
     assert back["state"] == {}
     assert back["param_groups"][0]["lr"] == 0.5
+
+
+def test_methods_of_whole_elements_are_refused(torch: Any) -> None:
+    """torch takes a complex element as two reals; of real parameters both are the same."""
+    for dtype in (torch.complex64, torch.float32):
+        ours, w = ao.Adam(eps=0.0, eps_corrected=1e-8, joint=True), torch.ones(3, dtype=dtype)
+        ours.update({"w": w}, {"w": torch.ones(3, dtype=dtype)})
+        if dtype == torch.float32:
+            assert ao.compat.torch.to_torch(ours, ["w"])["state"][0]["step"] == 1
+            continue
+        with pytest.raises(ValueError, match="takes complex elements as a whole; wanted joint=False"):
+            ao.compat.torch.to_torch(ours, ["w"])

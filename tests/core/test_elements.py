@@ -491,3 +491,26 @@ def test_torch_has_none(need: Callable[[str], Library]) -> None:
     optimizer.update(params, params)
     with pytest.raises(ValueError, match="has lr element by element, which torch has not"):
         ao.compat.torch.to_torch(optimizer, ["W"])
+
+
+@pytest.mark.parametrize("engine", [*ENGINES, None])
+def test_a_number_of_zero_among_masks(engine: ao.EngineName | None) -> None:
+    """A parameter whose mask is one number is all kept or all 0, whatever runs it: rules of whole arrays, too."""
+    for more in ([], [ao.prox.L1(0.1)], [ao.prox.L21(0.1)]):
+        params = {k: np.ones((2, 2)) for k in "ab"}
+        stages = [ao.SGD(lr=1.0), ao.Support({"a": np.eye(2), "b": 0.0}), *more]
+        ao.chain(*stages, engine=engine).update(params, {k: np.zeros((2, 2)) for k in "ab"})
+        assert params["b"].tolist() == [[0, 0], [0, 0]]
+        assert (params["a"] > 0).tolist() == [[True, False], [False, True]]
+
+
+def test_truths_of_numbers_beside_those_of_arrays() -> None:
+    """A comparison of numbers meets one of arrays in coefficients, on each engine with the same bits."""
+    found = []
+    for engine in ENGINES:
+        w = np.array([1.0, 2.0, 3.0])
+        optimizer = ao.LARS(lr=0.1, weight_decay=np.array([0.0, 0.1, 0.2]), engine=engine)
+        for _ in range(3):
+            optimizer.update(w, np.array([0.5, -1.0, 2.0]))
+        found.append(w.tolist())
+    assert found[0] == found[1] == found[-1]

@@ -136,7 +136,18 @@ class _Signed(ao.SGD):
         return c.lr * (xp.sign(x) if c.signed else x)
 
 
+class _Warm(ao.Stage):
+    """A stage that asks what the count is, which is promised to be an integer on the host."""
+
+    @staticmethod
+    def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
+        return {"scale": min(1.0, t / 3) if isinstance(t, int) else 100.0}
+
+    rule = staticmethod(lambda xp, p, x, c: c.scale * x)
+
+
 SPECIAL: dict[str, Make] = {
+    "a look at the count": lambda e: ao.chain(_Warm(), ao.SGD(lr=0.1), engine=e),
     "an option of the count": lambda e: _Signed(engine=e),
     "a norm of what counts decide": lambda e: ao.chain(ao.Adam(lr=0.1), Asking(), engine=e),
     "a norm before counts decide": lambda e: ao.chain(ao.ClipGlobalNorm(0.1), ao.Adam(lr=0.1), ao.EMA(0.9), engine=e),

@@ -795,6 +795,34 @@ def test_compile_does_it_at_once(make: Callable[..., Any], dtype: str, no_work: 
     _same(play, None, make)
 
 
+@pytest.mark.usefixtures("no_work")
+def test_optimizers_in_threads_of_their_own() -> None:
+    """Each takes each of its steps once, though all run the same loop, which some gradients make refuse."""
+    ones, wrong = np.ones((50, 40)), list[int]()
+    forms = [[ones], [ones], [ones, np.asfortranarray(ones), np.ones((50, 80))[:, ::2]]]
+
+    def train(grads: list[Any], steps: int) -> None:
+        w, optimizer = np.zeros((50, 40)), ao.SGD(lr=1.0, engine="compiled")
+        for i in range(steps):
+            optimizer.update(w, grads[i % len(grads)])
+            if w[0, 0] != -(i + 1):
+                wrong.append(i)
+                w[...] = -(i + 1)
+
+    train([ones], 5)
+    switch = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        running = [threading.Thread(target=train, args=(grads, 4000)) for grads in forms]
+        for thread in running:
+            thread.start()
+        for thread in running:
+            thread.join()
+    finally:
+        sys.setswitchinterval(switch)
+    assert wrong == []
+
+
 _TRAINING = """
 import hashlib, json, sys, time
 import numpy as np

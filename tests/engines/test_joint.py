@@ -431,6 +431,21 @@ def test_complex_numbers_in_rules(lib: Library) -> None:
                 np.testing.assert_array_equal(lib.tonumpy(moved), np.where(p == 0, 1, p + 0.5 * (target - p)))
 
 
+@pytest.mark.parametrize("name", JOINT)
+@pytest.mark.parametrize("dtype", ["complex64", "complex128"])
+def test_a_huge_gradient_ends_no_run(name: str, dtype: str) -> None:
+    """Of whole elements as of two reals: what squares would overflow saturates, and the next steps are finite."""
+    huge = np.finfo(dtype).max * 0.9
+    for g in (huge * (1 + 1j), np.sqrt(huge) * (1 + 1j)):
+        optimizer, z = JOINT[name](joint=True), np.ones(3, dtype)
+        for x in (g, 0.1 + 0.1j, 0.1 - 0.1j):
+            optimizer.update(z, np.full(3, x, dtype))
+        assert np.isfinite(z).all()
+        assert optimizer.state is not None
+        kept = optimizer.state.slots
+        assert all(np.isfinite(a).all() for of in (kept if isinstance(kept, tuple) else [kept]) for a in of.values())
+
+
 def test_a_complex_number_of_a_complex_element() -> None:
     """Its parts are real, and it says so."""
     stage = type("S", (ao.ParameterStage,), {"rule": staticmethod(lambda xp, p, c: xp.complex(p, 0.0))})

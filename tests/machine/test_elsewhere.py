@@ -95,6 +95,71 @@ def test_a_process_that_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert _value(other._texts[0]) == 5
 
 
+def test_what_others_print_is_no_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Site packages and compilers may: each answer says for which text it is."""
+    _nothing_is_compiled_here(monkeypatch)
+    (tmp_path / "sitecustomize.py").write_text("print('welcomes')\nprint('anyoptim: YWJj')\nprint('no', end='')\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    texts = [_text(10), _text(11)]
+    _soon(Compilation(texts).done)
+    assert [*map(_value, texts)] == [11, 12]
+
+
+def test_answers_that_are_cut_short() -> None:
+    """By a process that is killed, say: half of an object file would end the process that loads it."""
+    texts = [_text(12), _text(13)]
+    line = _elsewhere.answer(texts[1], b"symbol\0" + bytes(range(256)))
+    assert _elsewhere.answers(line, texts) == [(texts[1], b"symbol\0" + bytes(range(256)))]
+    assert _elsewhere.answers(line, texts[:1]) == []
+    for end in range(len(line) - 1):
+        assert _elsewhere.answers(line[:end], texts) == []
+
+
+def test_machine_code_that_can_not_be_loaded_is_compiled_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No step fails, whatever loading says."""
+
+    def refused(*_: Any, **__: Any) -> None:
+        raise ImportError
+
+    compilation = Compilation([text := _text(14)])
+    with monkeypatch.context() as patch:
+        patch.setattr(_machine_code, "add", refused)
+        _soon(compilation.done)
+    assert not _machine_code.known(text)
+    assert _value(text) == 15
+
+
+def test_an_interruption_while_it_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leaves no process, and the next one begins."""
+
+    def interrupted(*_: Any, **__: Any) -> Any:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_elsewhere.threading, "Thread", interrupted)  # type: ignore[attr-defined]
+        with pytest.raises(KeyboardInterrupt):
+            Compilation([_text(13)])
+    assert not _elsewhere._children
+    other = Compilation([_text(14)])
+    assert _elsewhere._children
+    _soon(other.done)
+
+
+def test_a_process_that_never_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Is ended after some time, and what was asked of it is compiled here."""
+    sleeping = tmp_path / "python"
+    sleeping.write_text("#!/bin/sh\nexec sleep 60\n")
+    sleeping.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(sleeping))
+    monkeypatch.setattr(_elsewhere, "PATIENCE", 0.2)
+    text = _text(15)
+    compilation = Compilation([text])
+    assert not compilation.done()
+    _soon(compilation.done)
+    assert not _elsewhere._children
+    assert _value(text) == 16
+
+
 @pytest.mark.parametrize("why", ["frozen", "no interpreter", "no process", "no thread"])
 def test_where_no_process_can_be_started(why: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """There is nothing to wait for: it is compiled here, when it is needed."""

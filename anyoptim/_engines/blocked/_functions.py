@@ -30,6 +30,8 @@ class BlockFunction(NamedTuple):
     temporaries: int
     masks: int
     graph: Graph
+    joint: bool
+    """Whether the graph is of complex elements as a whole, as it says itself, if slowly."""
 
     def views(self, *arrays: NDArray) -> list[NDArray]:
         """Its arguments of p, x and the slots: in a joint graph the parts of complex ones."""
@@ -48,7 +50,7 @@ class BoundFunction(NamedTuple):
 
     def __call__(self, scratch: Scratch, *arrays: NDArray) -> Any:
         """The calls, or what is reduced, for one block of p, x and the slots, all in the dtype of the arithmetic."""
-        call, _, temporaries, masks, _ = self.function
+        call, _, temporaries, masks, *_ = self.function
         return call(*arrays, *self.numbers, *scratch.arrays(self.dtype, temporaries, masks, arrays[0].shape))
 
     def reserve(self, scratch: Scratch, *block: NDArray) -> None:
@@ -88,7 +90,9 @@ def block_function(program: Program, k: int | None, static: StaticOptions, of_co
     # `np.clip` and the method of arrays are functions of Python around this one.
     called = {"partial": functools.partial, "setitem": operator.setitem, "clip": vars(umath)["clip"]}
     namespace = executed(source.text, file, {**called, **{name: getattr(np, name) for name in UFUNCS}})
-    function = BlockFunction(namespace[source.name], source.scalars, source.temporaries, source.masks, graph)
+    function = BlockFunction(
+        namespace[source.name], source.scalars, source.temporaries, source.masks, graph, graph.joint
+    )
     # On no elements, so that what NumPy refuses it refuses now, and not when half of the parameters have moved.
     none, mask = np.empty(0), np.empty(0, bool)
     made = function.call(

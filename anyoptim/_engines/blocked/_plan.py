@@ -231,7 +231,7 @@ class BlockedPlan(Plan):
         bound = self.functions.get(key)
         if bound is None:
             function = block_function(self.program, k, key[1], of_complex)
-            if of_complex and not function.graph.joint:
+            if of_complex and not function.joint:
                 self.functions[key] = bound = self._function(k, i, row, dtype, False)
                 return bound
             table = np.empty(len(function.scalars), dtype)
@@ -297,7 +297,7 @@ def _blocks(bound: BoundFunction, leaf: Arrays, x: NDArray) -> Iterator[Arrays]:
         arrays = [a.T for a in arrays]
     if all(a.flags.c_contiguous for a in arrays):
         arrays = [a.reshape(-1) for a in arrays]
-    if p.dtype.kind != "c" or bound.function.graph.joint:
+    if p.dtype.kind != "c" or bound.function.joint:
         yield from _cut(bound.function.views(*arrays))
         return
     for parts in ([a.real for a in arrays], [a.imag for a in arrays]):  # as two reals

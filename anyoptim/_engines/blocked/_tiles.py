@@ -69,18 +69,19 @@ def add_up(kind: Kind, stretches: list[_Stretch], table: NDArray) -> None:
         x, spare = temporary.arrays(np.dtype(np.float64), 2, 0, (int(lengths.sum()),), "squares")
         for (bound, arrays, begin, end), at in zip(stretches, firsts.tolist(), strict=True):
             parts = _reals(arrays[0])
-            graph = bound.function.graph
-            some = [_flat(a, begin // parts, end // parts) for a in arrays]
-            views = bound.function.views(*some) if graph.joint else map(_as_reals, some)
-            found = bound(temporary, *(view.astype(bound.dtype, copy=False) for view in views))
-            # A joint graph gives one number for an element, or two, in the place of its two reals.
-            rooms = np.split(x[at : at + end - begin], 1 + graph.joint)
-            if len(rooms) > graph.parts:
+            some, room = [_flat(a, begin // parts, end // parts) for a in arrays], x[at : at + end - begin]
+            joint = bound.function.joint
+            views = bound.function.views(*some) if joint else [_as_reals(a) for a in some]
+            found = bound(temporary, *[view.astype(bound.dtype, copy=False) for view in views])
+            rooms, values = [room], [found]
+            if joint:  # which gives one number for an element, or two, in the place of its two reals
+                rooms = [room[: len(room) // 2], room[len(room) // 2 :]]
                 rooms[1][...] = -math.inf if kind == "largest" else 0.0
-            for room, (value, *factor) in zip(rooms, found if graph.parts > 1 else [found], strict=False):
-                room[...] = value
+                values = found if bound.function.graph.parts > 1 else values
+            for place, (value, *factor) in zip(rooms, values, strict=False):
+                place[...] = value
                 for by in factor:
-                    np.multiply(room, by, out=room)
+                    np.multiply(place, by, out=place)
         if kind == "largest":
             table[:, 0] = (np.maximum.reduceat(x, firsts) + 0.0).view(np.int64)
         elif kind == "squares":

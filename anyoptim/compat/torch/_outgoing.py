@@ -9,6 +9,7 @@ from typing import Any
 from anyoptim._arrays import library
 from anyoptim._arrays._selection import shown
 from anyoptim._arrays._torch import tensor
+from anyoptim._arrays._tree import Tree
 from anyoptim._core._optimizer import Optimizer
 from anyoptim._stage._elements import by_element
 from anyoptim.compat._shared import zero
@@ -53,6 +54,10 @@ def to_torch(optimizer: Optimizer, names: Sequence[Any]) -> dict[str, Any]:
     (0.1, 1.0)
     """
     state = optimizer.state_dict()
+    joint = next((stage for stage in optimizer.stages if getattr(stage, "joint", False)), None)
+    slots = [] if joint is None or optimizer.state is None else Tree("slots", optimizer.state.slots).leaves
+    if any("complex" in str(getattr(slot, "dtype", "")) for slot in slots):
+        raise ValueError(f"{joint!r} takes complex elements as a whole; wanted joint=False, two reals, as torch has it")
     paths = _divided(optimizer, names)
     if state["t"]:
         matched([path for group in paths for path in group], list(state["t"]))
