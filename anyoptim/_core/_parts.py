@@ -268,8 +268,9 @@ class _Rows:
         # Where coefficients are the hyperparameters, the count decides nothing.
         ways = [type(parts.pipeline.stages[k]).coefficients for k in branch.stages]
         counted = any(way is not Stage.coefficients for way in ways)
-        # A user's are promised an integer, and may ask for one.
-        in_one = in_one and all(getattr(way, "__module__", "").startswith("anyoptim.") for way in ways)
+        # A user's are promised an integer, and may ask for one; and columns of numbers are beside no other arrays.
+        own = all(getattr(way, "__module__", "").startswith("anyoptim.") for way in ways)
+        by_columns = in_one and own and not self.program.reads
         if counted and counts.min() < counts.max():
             distinct, kind = np.unique(counts, return_inverse=True)
             self.distinct = distinct.tolist()
@@ -293,8 +294,7 @@ class _Rows:
         taken = take([0])
         self.counts, self.xs, self.leaves = self.distinct[:1], [x], leaves(taken, key)
         if len(self.distinct) > 1:
-            in_one = in_one and not self.program.reads
-            choice = choices(engine, [self.program], self.leaves, self.xs)[0].engine if in_one else ""
+            choice = choices(engine, [self.program], self.leaves, self.xs)[0].engine if by_columns else ""
             if RowsPlan.takes(choice, x):
                 self.rows = RowCoefficients(self.distinct, kind)
             else:

@@ -20,7 +20,7 @@ OPTIONS = {"nogil": True, "error_model": "numpy"}
 
 
 def compiled(of: Text) -> bytes:
-    """The names of the symbols that an object file needs, its function's first, a zero, and the object file.
+    """The name of the function in an object file, those of the symbols that the file needs, a zero, and the file.
 
     The function takes the address of a block, in which it finds its two integers, and then the address and the lengths
     of the axes of each of its arrays.
@@ -41,8 +41,8 @@ def compiled(of: Text) -> bytes:
         {},
     )
     code: bytes = made.library._get_compiled_object()
-    module = made.library._final_module
-    needed = [of.name for of in (*module.functions, *module.global_variables) if of.is_declaration]
+    linked = made.library._final_module
+    needed = [symbol.name for symbol in (*linked.functions, *linked.global_variables) if symbol.is_declaration]
     names = [made.fndesc.llvm_cfunc_wrapper_name, *(name for name in needed if not name.startswith("llvm."))]
     return " ".join(names).encode() + b"\0" + code
 

@@ -1,8 +1,8 @@
 """Functions as machine code: compiled once on a machine that has a cache folder, and loaded without Numba.
 
 What is kept is an object file, as a compiler of C would make one, which llvmlite links into this process in
-milliseconds. Numba, whose import takes half a second, is needed to compile alone: here, or in a process of its own
-while steps go on (`_compiling`).
+milliseconds. Numba, whose import takes half a second, is needed to compile alone (`_compiling`): here, or in a process
+of its own while steps go on (`_elsewhere`).
 """
 
 from __future__ import annotations

@@ -113,7 +113,7 @@ def test_bits_on_every_engine(dtype: str, of: str, order: Any, need: Callable[[s
     for engine in ENGINES if dtype != "float16" else ("portable", "blocked"):
         if engine == "compiled":
             need("numpy")
-            pytest.importorskip("numba")
+            pytest.importorskip("numba", reason="the compiled engine needs it")
         params, grads = _drawn(1, dtype, order)
         rng = np.random.default_rng(2)
         array = np.asarray(2 * rng.random((5, 7)), order="C").astype(of)

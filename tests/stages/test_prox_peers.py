@@ -7,13 +7,12 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import pyproximal
 import pytest
 
 import anyoptim as ao
 from tests.support.libraries import Library, same_bits
 from tests.support.proximal import prox
-
-pyproximal = pytest.importorskip("pyproximal", reason="pyproximal is not installed")
 
 Ours = Callable[[float], ao.ParameterStage]
 Theirs = Callable[[float], Any]
