@@ -10,7 +10,7 @@ from typing import Any
 from anyoptim._engines import CoefficientTable, Dispatch
 from anyoptim._stage._stage_program import Entry, StageProgram
 from anyoptim._trace._exact_sum import Kind
-from anyoptim._trace._graph import Graph, trace_reduction
+from anyoptim._trace._graph import Graph, graph_of
 from anyoptim._trace._program import Coefficients, static_options
 from anyoptim._trace._reductions import Norm, Reduction, Size
 from anyoptim._trace._scalars import where
@@ -19,7 +19,7 @@ from anyoptim._trace._symbols import Symbol
 __all__ = ["Reductions", "distinct"]
 
 
-_graph = functools.partial(trace_reduction, of_complex=True)  # of real elements two may be alike that differ in these
+_graph = functools.partial(graph_of, of_complex=True)  # of real elements two may be alike that differ in these
 
 
 def distinct(branch: StageProgram, row: Coefficients) -> dict[int, Graph]:

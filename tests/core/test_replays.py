@@ -11,7 +11,8 @@ import pytest
 import anyoptim as ao
 from anyoptim._core import _plan
 from anyoptim._core._training import Training
-from tests.support.libraries import Library, same_bits
+from tests.support.chains import CHAINS
+from tests.support.libraries import COMPOSED, ENGINES, Library, same_bits
 
 pytestmark = pytest.mark.usefixtures("quickly")
 
@@ -369,3 +370,17 @@ def test_coefficients_may_change_what_they_are_given() -> None:
     for _ in range(3):
         optimizer.update(p, np.ones(1))
     assert p[0] == -1.0 - 0.5 - 1 / 3
+
+
+@pytest.mark.covering(1)
+@pytest.mark.parametrize("name", [*CHAINS, *COMPOSED])
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_step_like_the_last_traces_nothing(name: str, engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither its rules nor what its stages ask for, of which chains with several reductions compare the graphs."""
+    optimizer = CHAINS[name](engine) if name in CHAINS else COMPOSED[name](engine=engine)
+    params = {k: np.ones((3, 2)) for k in "ab"}
+    grads = {k: np.full((3, 2), 0.1) for k in "ab"}
+    for _ in range(8):  # past the last at which one of them does something new
+        optimizer.update(params, grads)
+    monkeypatch.setattr("anyoptim._trace._graph._traced", lambda *_: pytest.fail("it is traced anew"))
+    optimizer.update(params, grads)
