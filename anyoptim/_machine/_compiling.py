@@ -30,7 +30,8 @@ def compiled(of: Text) -> bytes:
     module = _module("entry", _entry(of))
     module.entry.__globals__[of.name] = njit(**OPTIONS)(function(of.name, of.text))
     flags = Flags()
-    flags.no_cpython_wrapper, flags.nrt, flags.error_model = True, True, "numpy"  # C calls it, and not Python
+    # Of these the first are for calls from Python, by whom here nothing is called.
+    flags.no_cpython_wrapper, flags.no_cfunc_wrapper, flags.nrt, flags.error_model = True, True, True, "numpy"
     made = compile_extra(
         cpu_target.typing_context,
         cpu_target.target_context,
@@ -41,10 +42,9 @@ def compiled(of: Text) -> bytes:
         {},
     )
     code: bytes = made.library._get_compiled_object()
-    linked = made.library._final_module
-    needed = [symbol.name for symbol in (*linked.functions, *linked.global_variables) if symbol.is_declaration]
-    names = [made.fndesc.llvm_cfunc_wrapper_name, *(name for name in needed if not name.startswith("llvm."))]
-    return " ".join(names).encode() + b"\0" + code
+    functions = made.library._final_module.functions
+    needed = [symbol.name for symbol in functions if symbol.is_declaration and not symbol.name.startswith("llvm.")]
+    return " ".join([made.fndesc.llvm_func_name, *needed]).encode() + b"\0" + code
 
 
 def function(name: str, text: str) -> Callable[..., Any]:

@@ -28,16 +28,22 @@ __all__ = ["Bound", "Native", "address_of", "block_of", "known", "native"]
 NDArray = np.ndarray[Any, Any]
 
 
-_FUNCTION = ctypes.CFUNCTYPE(ctypes.c_bool, ctypes.c_void_p)
-"""A function of the address of a block. While it runs, other threads of Python's do, too."""
+_STATUS = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)
+"""A function that Numba made: where its result goes, and an exception, and its argument. It holds no lock."""
 
 
 class Native:
     """A function as machine code."""
 
     def __init__(self, address: int) -> None:
-        self.run: Callable[[ctypes.c_void_p], bool] = _FUNCTION(address)
-        """What the function gives, given the address of a block that says where its arguments are."""
+        self._function = _STATUS(address)
+        self._kept = self._cell, self._exception = ctypes.c_int8(), ctypes.c_void_p()
+        self.run = self.giving(self._cell, self._exception)
+        """A call, given the address of a block, whose result nobody asks for."""
+
+    def giving(self, cell: ctypes.c_int8, exception: ctypes.c_void_p) -> Callable[..., int]:
+        """A call, given the address of a block, that puts the function's result into the cell."""
+        return partial(self._function, *(ctypes.c_void_p(ctypes.addressof(of)) for of in (cell, exception)))
 
     def bind(self, *arrays: NDArray, first: int = 0, last: int = 0) -> Bound:
         """The function of these arrays, which it keeps, and of its two integers."""
@@ -47,13 +53,20 @@ class Native:
 class Bound:
     """A function as machine code with its arguments; its arrays stay where they are."""
 
-    __slots__ = ("_kept", "run")
+    __slots__ = ("_kept", "cell", "run")
 
     def __init__(self, native: Native, arrays: tuple[NDArray, ...], first: int, last: int) -> None:
-        block = block_of(first, last, *arrays)
-        self._kept = arrays, block
-        self.run: Callable[[], bool] = partial(native.run, address_of(block))
-        """What the function gives, by one call of C."""
+        block, exception = block_of(first, last, *arrays), ctypes.c_void_p()
+        self.cell = ctypes.c_int8()
+        """What the function gave the last time."""
+        self._kept = arrays, block, exception
+        self.run: Callable[[], int] = partial(native.giving(self.cell, exception), address_of(block))
+        """A call without arguments, which is one call of C, and gives nothing of interest."""
+
+    def __call__(self) -> bool:
+        """What the function gives."""
+        self.run()
+        return bool(self.cell.value)
 
 
 def block_of(first: int, last: int, *arrays: NDArray) -> NDArray:
@@ -104,9 +117,9 @@ def _linker() -> Callable[..., int]:
 
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
-    for name in _UNUSED:
-        if llvm.address_of_symbol(name) is None:
-            llvm.add_symbol(name, ctypes.cast(_nothing, ctypes.c_void_p).value)
+    # Numba's runtime calls it to free arrays that compiled code has made, and ours makes none.
+    if llvm.address_of_symbol(_UNUSED) is None:
+        llvm.add_symbol(_UNUSED, ctypes.cast(_nothing, ctypes.c_void_p).value)
     machine = llvm.Target.from_default_triple().create_target_machine()
     linker = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
 
@@ -122,12 +135,8 @@ def _linker() -> Callable[..., int]:
     return link
 
 
-_UNUSED = (
-    *("NRT_MemInfo_call_dtor", "NRT_Free", "numba_gil_ensure", "numba_gil_release"),
-    *("numba_do_raise", "numba_unpickle", "numba_runtime_build_excinfo_struct"),
-)
-"""What Numba's code calls to free an array that it has made, and to raise: ours does neither. These come with Numba; in
-a process without it they are a function that does nothing."""
+_UNUSED = "NRT_MemInfo_call_dtor"
+
 
 _nothing = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(lambda _: None)
 

@@ -40,7 +40,7 @@ def _text(number: int) -> Text:
 
 def _value(of: Text) -> int:
     x = np.zeros(1, np.int64)
-    _machine_code.native(of).bind(x, first=1).run()
+    _machine_code.native(of).bind(x, first=1)()
     return int(x[0])
 
 

@@ -121,7 +121,7 @@ TWO = Text("two", "def two(x, a, b):\n    x[0] = a + 2\n", "void(int64[::1], int
 def _value(of: Text) -> int:
     """What the function makes of 1."""
     x = np.zeros(1, np.int64)
-    _machine_code.native(of).bind(x, first=1).run()
+    _machine_code.native(of).bind(x, first=1)()
     return int(x[0])
 
 

@@ -119,7 +119,7 @@ class CompiledPlan(Plan):
         self.beside.load()
         if self.by_header:
             self.put_ids(*map(id, xs))
-            return xs if self.alike.run() else None
+            return xs if self.alike() else None
         leaves = zip(self.destinations, self.memories, self.dtypes, self.table[:, ORDER], xs, strict=True)
         for i, (d, memory, dtype, order, x) in enumerate(leaves):
             same = d.dtype is dtype and self.library.unchanged(d, memory) and self.library.is_plain_gradient(x, d)
@@ -128,13 +128,13 @@ class CompiledPlan(Plan):
             if address is None:
                 return None
             self.table[i, FIRST + 1] = address
-        return xs if self.no_overlap.run() else None
+        return xs if self.no_overlap() else None
 
     def doubtful(self, xs: Sequence[Array]) -> list[bool]:
         if not self.by_header:
             return super().doubtful(xs)
         alike, table, ids = intrinsic("alike"), self.table.copy(), _ids(xs)
-        return [not alike.bind(table[i : i + 1], ids[i : i + 1], self.forbidden).run() for i in range(len(xs))]
+        return [not alike.bind(table[i : i + 1], ids[i : i + 1], self.forbidden)() for i in range(len(xs))]
 
     def replay(self, xs: Sequence[Array], rows: CoefficientTable) -> Replayed | None:
         last_step = self.last_step
@@ -145,15 +145,15 @@ class CompiledPlan(Plan):
             self.checked.taken.clear()
             return self.checked
         (call,) = self.calls
-        return self.again(xs) if call.checked.run() else None
+        return self.again(xs) if call.checked() else None
 
     def gather(self, xs: Sequence[Array]) -> Sequence[NDArray]:
         self.beside.load()
         views = [host_view(self.library, x) for x in xs]
         self.table[:, FIRST + 1] = [host_memory(x).address for x in views]
-        if not self.no_overlap.run():
+        if not self.no_overlap():
             for i, x in enumerate(views):
-                if not intrinsic("no_overlap").bind(self.table[i : i + 1], self.forbidden).run():
+                if not intrinsic("no_overlap").bind(self.table[i : i + 1], self.forbidden)():
                     views[i] = x.copy(order="K")
                     self.table[i, FIRST + 1] = host_memory(views[i]).address
         return views
@@ -241,18 +241,18 @@ class _OneCall:
     It knows the plan's arrays and not the plan, which it would keep alive.
     """
 
-    __slots__ = ("_gathered", "_results", "_runs", "taken")
+    __slots__ = ("_cell", "_gathered", "_results", "_runs", "taken")
 
     def __init__(self, loop: Bound, results: Sequence[Result], gathered: Any = None) -> None:
-        self._runs, self._results = (loop.run,), results
+        self._cell, self._runs, self._results = loop.cell, (loop.run,), results
         self._gathered = gathered  # the gradients, of which the loop has the addresses alone
-        self.taken: list[bool] = []
-        """What the loop gave; empty before."""
+        self.taken: list[object] = []
+        """Something, once the loop has run."""
 
     def __call__(self) -> Sequence[Result] | None:
-        if not self.taken:  # a list that is extended has what the loop gave, also where an exception comes after that
+        if not self.taken:  # a list that is extended has that the loop ran, also where an exception comes after that
             self.taken.extend(map(operator.call, self._runs))
-        return self._results if self.taken[0] else None
+        return self._results if self._cell.value else None
 
 
 class _NativeLoop(NamedTuple):
