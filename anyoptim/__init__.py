@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from anyoptim import random, scalars
+from anyoptim import random
 from anyoptim._core._chain import chain, partition
 from anyoptim._core._optimizer import Optimizer
 from anyoptim._core._state import State
@@ -109,6 +109,7 @@ if TYPE_CHECKING:
     from anyoptim import compat, schedules, testing
     from anyoptim._diagnosis._table import Diagnosis, ParameterDiagnosis
     from anyoptim.checkpoint import Checkpoint, load, save
+    from anyoptim.schedules import scalars
     from anyoptim.stages import prox
     from anyoptim.testing import check_grad
 
@@ -239,6 +240,10 @@ def __dir__() -> list[str]:
     return [*__all__, *(name for name in globals() if name.startswith("__"))]
 
 
+_WITHIN = {"prox": "stages", "scalars": "schedules"}
+"""The public modules that stand in another, for which they are."""
+
+
 if not TYPE_CHECKING:  # it would hide misspelt names from those who check types
 
     def __getattr__(name: str) -> object:
@@ -247,8 +252,8 @@ if not TYPE_CHECKING:  # it would hide misspelt names from those who check types
 
         if name in {"checkpoint", "compat", "schedules", "testing"}:
             return importlib.import_module(f"anyoptim.{name}")
-        if name == "prox":
-            return importlib.import_module("anyoptim.stages.prox")
+        if name in _WITHIN:
+            return importlib.import_module(f"anyoptim.{_WITHIN[name]}.{name}")
         if name in {"Checkpoint", "load", "save"}:
             return getattr(importlib.import_module("anyoptim.checkpoint"), name)
         if name in {"Diagnosis", "ParameterDiagnosis"}:
