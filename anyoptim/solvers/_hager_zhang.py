@@ -1,0 +1,126 @@
+"""The line search of Hager and Zhang, which goes on where values differ by rounding alone."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import Annotated, Final
+
+from anyoptim._trace._hyperparameters import Domain, nonnegative
+from anyoptim.solvers._interpolation import Trial, secant
+from anyoptim.solvers._line_search import Inside, Line, LineSearch
+
+__all__ = ["HagerZhang"]
+
+_BELOW_HALF = Domain(lambda x: 0 < x < 0.5, "above 0 and below 0.5")
+_ABOVE_ONE = Domain(lambda x: 1 < x < float("inf"), "finite and above 1")
+
+Interval = tuple[Trial, Trial]
+Asked = Generator[float, tuple[float, float], Interval]
+
+
+class HagerZhang(LineSearch):
+    """The line search of Hager and Zhang, for the Wolfe conditions or what is left of them near a minimum.
+
+    ::
+
+        f(t) <= f(0) + c1*t*f'(0)  or  f(t) <= f(0) + epsilon*|f(0)| and f'(t) <= (2*c1 - 1)*f'(0)
+        f'(t) >= c2*f'(0)
+
+    The second form of the first line is what the first one means for a quadratic function, said by slopes. They are
+    exact to rounding where values differ by rounding alone, so that a minimum is found to the precision of the
+    gradient, and not to the root of that. The interval has opposite slopes at its ends, and shrinks by two secant steps
+    at a time, or by halves where these do not shrink it enough.
+
+    Args:
+        c1: which part of the fall that the first slope promises is enough, above 0 and below 0.5: the paper's delta.
+        c2: which part of the first slope is small, at least c1 and below 1: the paper's sigma.
+        epsilon: by which part of itself a value may rise, finite and at least 0.
+        gamma: what two secant steps must shrink the interval to, above 0 and below 1.
+        theta: where an interval is cut that has to be, above 0 and below 1.
+        rho: by what the first interval grows, above 1.
+        evaluations: how many step lengths are tried at most.
+
+    Source: Hager and Zhang, A new conjugate gradient method with guaranteed descent and an efficient line search, 2005,
+    section 4; Algorithm 851: CG_DESCENT, 2006, for the constants.
+
+    >>> steps = ao.solvers.HagerZhang().steps(1.0, -2.0, first=4.0)
+    >>> next(steps), steps.send((9.0, 6.0))  # of (1 - t)**2
+    (4.0, 1.0)
+    """
+
+    c1: Final[Annotated[float, _BELOW_HALF]] = 0.1
+    c2: Final[Inside] = 0.9
+    epsilon: Final[Annotated[float, nonnegative]] = 1e-6
+    gamma: Final[Inside] = 0.66
+    theta: Final[Inside] = 0.5
+    rho: Final[Annotated[float, _ABOVE_ONE]] = 5.0
+
+    def __post_init__(self) -> None:
+        if self.c1 > self.c2:
+            raise ValueError(f"c1 is {self.c1} and c2 is {self.c2}; wanted c1 at most c2, or no step might do")
+
+    def _low(self, start: Trial, trial: Trial) -> bool:
+        """Whether the value is no higher than the first, but for rounding."""
+        return trial.value <= start.value + self.epsilon * abs(start.value)
+
+    def accepts(self, start: Trial, trial: Trial) -> bool:
+        """Whether the Wolfe conditions hold, as they are (T1) or approximately (T2)."""
+        falls = trial.value - start.value <= self.c1 * trial.t * start.slope
+        approximately = self._low(start, trial) and trial.slope <= (2.0 * self.c1 - 1.0) * start.slope
+        return (falls or approximately) and trial.slope >= self.c2 * start.slope
+
+    def search(self, line: Line, first: float) -> Generator[float, tuple[float, float], None]:
+        """Shrink the interval until it holds nothing more (steps L0 to L3)."""
+        a, b = yield from self._bracket(line, first)
+        while a.t < b.t and a.slope < 0 < b.slope:
+            width = b.t - a.t
+            a, b = yield from self._secants(line, a, b)
+            if b.t - a.t > self.gamma * width:
+                a, b = yield from self._update(line, a, b, a.t + 0.5 * (b.t - a.t))
+            if b.t - a.t == width:
+                return
+
+    def _bracket(self, line: Line, t: float) -> Asked:
+        """The first interval (B0 to B3)."""
+        before = last = line.start
+        while True:
+            trial = yield from line.at(t, last.t)
+            if trial.slope >= 0:
+                return before, trial
+            if not self._low(line.start, trial):
+                return (yield from self._cut(line, line.start, trial))
+            if trial.t == line.longest:
+                return trial, trial
+            before = last = trial
+            t = self.rho * trial.t
+
+    def _cut(self, line: Line, a: Trial, b: Trial) -> Asked:
+        """An interval with opposite slopes within one whose right end is high (U3)."""
+        while True:
+            d = yield from line.at((1.0 - self.theta) * a.t + self.theta * b.t, a.t)
+            if d.slope >= 0:
+                return a, d
+            a, b = (d, b) if self._low(line.start, d) else (a, d)
+
+    def _update(self, line: Line, a: Trial, b: Trial, t: float) -> Asked:
+        """The interval with t in the place of one end (U0 to U3); as it is, where t does not lie within."""
+        if not a.t < t < b.t:
+            return a, b
+        c = yield from line.at(t, a.t)
+        if c.slope >= 0:
+            return a, c
+        if self._low(line.start, c):
+            return c, b
+        return (yield from self._cut(line, a, c))
+
+    def _secants(self, line: Line, a: Trial, b: Trial) -> Asked:
+        """Two secant steps (S1 to S4)."""
+        c = secant(a, b)
+        A, B = yield from self._update(line, a, b, c)
+        if c == B.t:
+            c = secant(b, B)
+        elif c == A.t:
+            c = secant(a, A)
+        else:
+            return A, B
+        return (yield from self._update(line, A, B, c))

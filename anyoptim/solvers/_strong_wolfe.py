@@ -1,0 +1,80 @@
+"""The line search of Nocedal and Wright's book."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import Final
+
+from anyoptim.solvers._interpolation import Trial, cubic, theta
+from anyoptim.solvers._line_search import Inside, Line, WolfeSearch
+
+__all__ = ["StrongWolfe"]
+
+
+class StrongWolfe(WolfeSearch):
+    """The line search of Nocedal and Wright, for the strong Wolfe conditions, by cubic interpolation.
+
+    ::
+
+        f(t) <= f(0) + c1*t*f'(0)       the value has fallen enough
+        |f'(t)| <= c2*|f'(0)|           and the slope is small
+
+    Step lengths grow until one lies beyond what is looked for; then the interval between it and the one before shrinks.
+    Each trial is where the cubic through values and slopes at two points has its minimum, but at least a tenth of the
+    interval away from its ends, and its middle where two trials have not shrunk it to two thirds.
+
+    Args:
+        c1: which part of the fall that the first slope promises is enough, above 0 and below 1.
+        c2: which part of the first slope is small, at least c1 and below 1; 0.1 for conjugate gradients.
+        evaluations: how many step lengths are tried at most.
+
+    Source: Nocedal and Wright, Numerical optimization, 2006, algorithms 3.5 and 3.6 and equation 3.59.
+
+    >>> steps = ao.solvers.StrongWolfe().steps(1.0, -2.0, first=4.0)
+    >>> next(steps), steps.send((9.0, 6.0))  # of (1 - t)**2
+    (4.0, 1.0)
+    """
+
+    c1: Final[Inside] = 1e-4
+    c2: Final[Inside] = 0.9
+
+    def search(self, line: Line, first: float) -> Generator[float, tuple[float, float], None]:
+        """Let the step length grow until there is an interval (algorithm 3.5)."""
+        before, t = line.start, first
+        while True:
+            trial = yield from line.at(t, before.t)
+            if not self.falls(line.start, trial) or trial.value >= before.value:
+                yield from self._zoom(line, before, trial)
+                return
+            if trial.slope >= 0:
+                yield from self._zoom(line, trial, before)
+                return
+            if trial.t == line.longest:
+                return
+            least, most = trial.t + (trial.t - before.t), trial.t + 9.0 * (trial.t - before.t)
+            best = cubic(before, trial, theta(before, trial))
+            before, t = trial, min(max(best, least), most) if best > trial.t else most
+
+    def _zoom(self, line: Line, low: Trial, high: Trial) -> Generator[float, tuple[float, float], None]:
+        """Let the interval shrink (algorithm 3.6); `low` has the lowest value that has fallen enough."""
+        widths = 2.0 * abs(high.t - low.t), abs(high.t - low.t)
+        while widths[1] * abs(low.slope) > 1e-16 * abs(low.value):  # else no value could tell
+            width = high.t - low.t
+            t = cubic(low, high, theta(low, high))
+            share = min(max((t - low.t) / width, 0.1), 0.9) if t == t else 0.5
+            trial = yield from line.at(low.t + share * width, low.t)
+            if not self.falls(line.start, trial) or trial.value >= low.value:
+                high = trial
+            else:
+                if trial.slope * width >= 0:
+                    high = low
+                low = trial
+            if abs(high.t - low.t) > 2 / 3 * widths[0]:
+                middle = yield from line.at(low.t + 0.5 * (high.t - low.t), low.t)
+                if not self.falls(line.start, middle) or middle.value >= low.value:
+                    high = middle
+                else:
+                    if middle.slope * (high.t - low.t) >= 0:
+                        high = low
+                    low = middle
+            widths = widths[1], abs(high.t - low.t)
