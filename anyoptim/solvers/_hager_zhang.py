@@ -82,17 +82,16 @@ class HagerZhang(LineSearch):
 
     def _bracket(self, line: Line, t: float) -> Asked:
         """The first interval (B0 to B3)."""
-        before = last = line.start
+        low = line.start
         while True:
-            trial = yield from line.at(t, last.t)
+            trial = yield from line.at(t, low.t)
             if trial.slope >= 0:
-                return before, trial
+                return low, trial
             if not self._low(line.start, trial):
                 return (yield from self._cut(line, line.start, trial))
             if trial.t == line.longest:
                 return trial, trial
-            before = last = trial
-            t = self.rho * trial.t
+            low, t = trial, self.rho * trial.t
 
     def _cut(self, line: Line, a: Trial, b: Trial) -> Asked:
         """An interval with opposite slopes within one whose right end is high (U3)."""

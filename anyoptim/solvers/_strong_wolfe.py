@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator
 from typing import Final
 
@@ -57,24 +58,18 @@ class StrongWolfe(WolfeSearch):
 
     def _zoom(self, line: Line, low: Trial, high: Trial) -> Generator[float, tuple[float, float], None]:
         """Let the interval shrink (algorithm 3.6); `low` has the lowest value that has fallen enough."""
-        widths = 2.0 * abs(high.t - low.t), abs(high.t - low.t)
-        while widths[1] * abs(low.slope) > 1e-16 * abs(low.value):  # else no value could tell
+        last = before = math.inf
+        while True:
             width = high.t - low.t
-            t = cubic(low, high, theta(low, high))
-            share = min(max((t - low.t) / width, 0.1), 0.9) if t == t else 0.5
-            trial = yield from line.at(low.t + share * width, low.t)
+            if abs(width * low.slope) <= 1e-16 * abs(low.value):  # no value could tell the ends apart
+                return
+            share = (cubic(low, high, theta(low, high)) - low.t) / width
+            if share != share or abs(width) > 2 / 3 * before:
+                share = 0.5
+            before, last = last, abs(width)
+            trial = yield from line.at(low.t + min(max(share, 0.1), 0.9) * width, low.t)
             if not self.falls(line.start, trial) or trial.value >= low.value:
                 high = trial
             else:
-                if trial.slope * width >= 0:
-                    high = low
+                high = low if trial.slope * width >= 0 else high
                 low = trial
-            if abs(high.t - low.t) > 2 / 3 * widths[0]:
-                middle = yield from line.at(low.t + 0.5 * (high.t - low.t), low.t)
-                if not self.falls(line.start, middle) or middle.value >= low.value:
-                    high = middle
-                else:
-                    if middle.slope * (high.t - low.t) >= 0:
-                        high = low
-                    low = middle
-            widths = widths[1], abs(high.t - low.t)
