@@ -1,11 +1,8 @@
 """Solvers, which are given the value of a function as well as its gradient."""
 
-from anyoptim.solvers._hager_zhang import HagerZhang
-from anyoptim.solvers._line_search import Armijo, LineSearch, WolfeSearch
-from anyoptim.solvers._more_thuente import MoreThuente
 from anyoptim.solvers._result import History, Progress, Record, Result
 from anyoptim.solvers._stop import Both, Condition, Either, Stop
-from anyoptim.solvers._strong_wolfe import StrongWolfe
+from anyoptim.solvers.line_searches import Armijo, HagerZhang, LineSearch, MoreThuente, StrongWolfe, Trial, Trials
 
 __all__ = [
     "Armijo",
@@ -21,5 +18,6 @@ __all__ = [
     "Result",
     "Stop",
     "StrongWolfe",
-    "WolfeSearch",
+    "Trial",
+    "Trials",
 ]

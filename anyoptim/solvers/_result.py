@@ -58,7 +58,8 @@ class History(list[Record]):
     """What is kept of each step: a list of records, the first of which is of the start, and its columns as lists.
 
     >>> nan = float("nan")
-    >>> history = ao.solvers.History([ao.solvers.Record(4.0, 2.0, nan, 1, 0.0), ao.solvers.Record(1.0, 0.5, 1.0, 2, 0.1)])
+    >>> history = ao.solvers.History([ao.solvers.Record(4.0, 2.0, nan, 1, 0.0)])
+    >>> history.append(ao.solvers.Record(1.0, 0.5, 1.0, 2, 0.1))
     >>> history.value, history.evaluations, history[-1].seconds
     ([4.0, 1.0], [1, 2], 0.1)
     """

@@ -104,8 +104,8 @@ class Stop(Condition):
         plateau       (r, n): the lowest f of the last n steps is lower than that of the n before by r*|f| at most
         steps, evaluations, seconds     so many have been taken, made, spent
 
-    The first five mean that the solver has converged, the others that it has not. `Stop()` is short for `Stop(gtol=1e-5,
-    ftol=2.2e-9, steps=15000)`, the defaults of SciPy's L-BFGS-B. A function that computes in float32 has relative
+    The first five mean that the solver has converged, the others that it has not. `Stop()` is short for
+    `Stop(gtol=1e-5, ftol=2.2e-9, steps=15000)`, the defaults of SciPy's L-BFGS-B. A function that computes in float32 has relative
     differences of 6e-8 at least: an ftol below that asks for a step that does not change its value at all. There, and
     wherever functions are rounded coarsely, gtol is to be chosen by the size of the gradient's own rounding.
 
@@ -196,14 +196,10 @@ class Stop(Condition):
 
     def share(self, progress: Progress) -> float:
         """Which share of the steps, evaluations or seconds that are allowed is spent; 0 where there is no limit."""
-        limits = (
-            (progress.steps, self.steps),
-            (progress.evaluations, self.evaluations),
-            (progress.seconds, self.seconds),
-        )
-        return min(
-            max((spent / limit if limit else 1.0 for spent, limit in limits if limit is not None), default=0.0), 1.0
-        )
+        spent = progress.steps, progress.evaluations, progress.seconds
+        limits = self.steps, self.evaluations, self.seconds
+        shares = [n / limit if limit else 1.0 for n, limit in zip(spent, limits, strict=True) if limit is not None]
+        return min(max(shares, default=0.0), 1.0)
 
 
 def _plateau(given: Any) -> tuple[float, int]:

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
 from typing import Final
 
-from anyoptim.solvers._interpolation import Trial, cubic, over, root, secant, theta
-from anyoptim.solvers._line_search import Inside, Line, WolfeSearch
+from anyoptim.solvers.line_searches._interpolation import Trial, cubic, over, root, secant, theta
+from anyoptim.solvers.line_searches._line_search import (
+    Asked,
+    Inside,
+    LineSearch,
+    Trials,
+    check_wolfe,
+    falls,
+    strong_wolfe,
+)
 
 __all__ = ["MoreThuente"]
 
 
-class MoreThuente(WolfeSearch):
+class MoreThuente(LineSearch):
     """The line search of Moré and Thuente, for the strong Wolfe conditions; that of L-BFGS-B and of MINPACK-2.
 
     ::
@@ -46,20 +53,27 @@ class MoreThuente(WolfeSearch):
     c2: Final[Inside] = 0.9
     xtol: Final[Inside] = 0.1
 
-    def search(self, line: Line, first: float) -> Generator[float, tuple[float, float], None]:
+    def __post_init__(self) -> None:
+        check_wolfe(self.c1, self.c2)
+
+    def accepts(self, start: Trial, trial: Trial) -> bool:
+        """Whether both conditions hold."""
+        return strong_wolfe(start, trial, self.c1, self.c2)
+
+    def search(self, trials: Trials, first: float) -> Asked[None]:
         """Narrow the interval between x, the best trial, and y, or let it grow as long as it has no other end."""
-        x = y = line.start
-        enough = self.c1 * line.start.slope
+        x = y = trials.start
+        enough = self.c1 * trials.start.slope
         low, high = 0.0, first + 4.0 * first
-        width = 2.0 * line.longest, line.longest  # before the last trial, and now
+        width = 2.0 * trials.longest, trials.longest  # before the last trial, and now
         bracketed, fallen, t = False, False, first
         while True:
-            trial = yield from line.at(t, x.t)
-            falls = self.falls(line.start, trial)
-            if trial.t == line.longest and falls and trial.slope <= enough:
+            trial = yield from trials.at(t, x.t)
+            low_enough = falls(trials.start, trial, self.c1)
+            if trial.t == trials.longest and low_enough and trial.slope <= enough:
                 return
-            fallen = fallen or (falls and trial.slope >= 0)
-            psi = 0.0 if fallen or falls or trial.value > x.value else enough
+            fallen = fallen or (low_enough and trial.slope >= 0)
+            psi = 0.0 if fallen or low_enough or trial.value > x.value else enough
             x, y, new = (_tilted(of, psi) for of in (x, y, trial))
             t = _step(x, y, new, low, high, bracketed)
             bracketed = bracketed or new.value > x.value or _opposite(new, x)

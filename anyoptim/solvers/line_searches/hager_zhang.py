@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
 from typing import Annotated, Final
 
 from anyoptim._trace._hyperparameters import Domain, nonnegative
-from anyoptim.solvers._interpolation import Trial, secant
-from anyoptim.solvers._line_search import Inside, Line, LineSearch
+from anyoptim.solvers.line_searches._interpolation import Trial, secant
+from anyoptim.solvers.line_searches._line_search import Asked, Inside, LineSearch, Trials, check_wolfe, falls
 
 __all__ = ["HagerZhang"]
 
@@ -15,7 +14,6 @@ _BELOW_HALF = Domain(lambda x: 0 < x < 0.5, "above 0 and below 0.5")
 _ABOVE_ONE = Domain(lambda x: 1 < x < float("inf"), "finite and above 1")
 
 Interval = tuple[Trial, Trial]
-Asked = Generator[float, tuple[float, float], Interval]
 
 
 class HagerZhang(LineSearch):
@@ -56,8 +54,7 @@ class HagerZhang(LineSearch):
     rho: Final[Annotated[float, _ABOVE_ONE]] = 5.0
 
     def __post_init__(self) -> None:
-        if self.c1 > self.c2:
-            raise ValueError(f"c1 is {self.c1} and c2 is {self.c2}; wanted c1 at most c2, or no step might do")
+        check_wolfe(self.c1, self.c2)
 
     def _low(self, start: Trial, trial: Trial) -> bool:
         """Whether the value is no higher than the first, but for rounding."""
@@ -65,61 +62,60 @@ class HagerZhang(LineSearch):
 
     def accepts(self, start: Trial, trial: Trial) -> bool:
         """Whether the Wolfe conditions hold, as they are (T1) or approximately (T2)."""
-        falls = trial.value - start.value <= self.c1 * trial.t * start.slope
         approximately = self._low(start, trial) and trial.slope <= (2.0 * self.c1 - 1.0) * start.slope
-        return (falls or approximately) and trial.slope >= self.c2 * start.slope
+        return (falls(start, trial, self.c1) or approximately) and trial.slope >= self.c2 * start.slope
 
-    def search(self, line: Line, first: float) -> Generator[float, tuple[float, float], None]:
+    def search(self, trials: Trials, first: float) -> Asked[None]:
         """Shrink the interval until it holds nothing more (steps L0 to L3)."""
-        a, b = yield from self._bracket(line, first)
+        a, b = yield from self._bracket(trials, first)
         while a.t < b.t and a.slope < 0 < b.slope:
             width = b.t - a.t
-            a, b = yield from self._secants(line, a, b)
+            a, b = yield from self._secants(trials, a, b)
             if b.t - a.t > self.gamma * width:
-                a, b = yield from self._update(line, a, b, a.t + 0.5 * (b.t - a.t))
+                a, b = yield from self._update(trials, a, b, a.t + 0.5 * (b.t - a.t))
             if b.t - a.t == width:
                 return
 
-    def _bracket(self, line: Line, t: float) -> Asked:
+    def _bracket(self, trials: Trials, t: float) -> Asked[Interval]:
         """The first interval (B0 to B3)."""
-        low = line.start
+        low = trials.start
         while True:
-            trial = yield from line.at(t, low.t)
+            trial = yield from trials.at(t, low.t)
             if trial.slope >= 0:
                 return low, trial
-            if not self._low(line.start, trial):
-                return (yield from self._cut(line, line.start, trial))
-            if trial.t == line.longest:
+            if not self._low(trials.start, trial):
+                return (yield from self._cut(trials, trials.start, trial))
+            if trial.t == trials.longest:
                 return trial, trial
             low, t = trial, self.rho * trial.t
 
-    def _cut(self, line: Line, a: Trial, b: Trial) -> Asked:
+    def _cut(self, trials: Trials, a: Trial, b: Trial) -> Asked[Interval]:
         """An interval with opposite slopes within one whose right end is high (U3)."""
         while True:
-            d = yield from line.at((1.0 - self.theta) * a.t + self.theta * b.t, a.t)
+            d = yield from trials.at((1.0 - self.theta) * a.t + self.theta * b.t, a.t)
             if d.slope >= 0:
                 return a, d
-            a, b = (d, b) if self._low(line.start, d) else (a, d)
+            a, b = (d, b) if self._low(trials.start, d) else (a, d)
 
-    def _update(self, line: Line, a: Trial, b: Trial, t: float) -> Asked:
+    def _update(self, trials: Trials, a: Trial, b: Trial, t: float) -> Asked[Interval]:
         """The interval with t in the place of one end (U0 to U3); as it is, where t does not lie within."""
         if not a.t < t < b.t:
             return a, b
-        c = yield from line.at(t, a.t)
+        c = yield from trials.at(t, a.t)
         if c.slope >= 0:
             return a, c
-        if self._low(line.start, c):
+        if self._low(trials.start, c):
             return c, b
-        return (yield from self._cut(line, a, c))
+        return (yield from self._cut(trials, a, c))
 
-    def _secants(self, line: Line, a: Trial, b: Trial) -> Asked:
+    def _secants(self, trials: Trials, a: Trial, b: Trial) -> Asked[Interval]:
         """Two secant steps (S1 to S4)."""
         c = secant(a, b)
-        A, B = yield from self._update(line, a, b, c)
+        A, B = yield from self._update(trials, a, b, c)
         if c == B.t:
             c = secant(b, B)
         elif c == A.t:
             c = secant(a, A)
         else:
             return A, B
-        return (yield from self._update(line, A, B, c))
+        return (yield from self._update(trials, A, B, c))

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Generator
 from typing import Final
 
-from anyoptim.solvers._interpolation import Trial, cubic, theta
-from anyoptim.solvers._line_search import Inside, Line, WolfeSearch
+from anyoptim.solvers.line_searches._interpolation import Trial, cubic, theta
+from anyoptim.solvers.line_searches._line_search import (
+    Asked,
+    Inside,
+    LineSearch,
+    Trials,
+    check_wolfe,
+    falls,
+    strong_wolfe,
+)
 
 __all__ = ["StrongWolfe"]
 
 
-class StrongWolfe(WolfeSearch):
+class StrongWolfe(LineSearch):
     """The line search of Nocedal and Wright, for the strong Wolfe conditions, by cubic interpolation.
 
     ::
@@ -39,24 +46,31 @@ class StrongWolfe(WolfeSearch):
     c1: Final[Inside] = 1e-4
     c2: Final[Inside] = 0.9
 
-    def search(self, line: Line, first: float) -> Generator[float, tuple[float, float], None]:
+    def __post_init__(self) -> None:
+        check_wolfe(self.c1, self.c2)
+
+    def accepts(self, start: Trial, trial: Trial) -> bool:
+        """Whether both conditions hold."""
+        return strong_wolfe(start, trial, self.c1, self.c2)
+
+    def search(self, trials: Trials, first: float) -> Asked[None]:
         """Let the step length grow until there is an interval (algorithm 3.5)."""
-        before, t = line.start, first
+        before, t = trials.start, first
         while True:
-            trial = yield from line.at(t, before.t)
-            if not self.falls(line.start, trial) or trial.value >= before.value:
-                yield from self._zoom(line, before, trial)
+            trial = yield from trials.at(t, before.t)
+            if not falls(trials.start, trial, self.c1) or trial.value >= before.value:
+                yield from self._zoom(trials, before, trial)
                 return
             if trial.slope >= 0:
-                yield from self._zoom(line, trial, before)
+                yield from self._zoom(trials, trial, before)
                 return
-            if trial.t == line.longest:
+            if trial.t == trials.longest:
                 return
             least, most = trial.t + (trial.t - before.t), trial.t + 9.0 * (trial.t - before.t)
             best = cubic(before, trial, theta(before, trial))
             before, t = trial, min(max(best, least), most) if best > trial.t else most
 
-    def _zoom(self, line: Line, low: Trial, high: Trial) -> Generator[float, tuple[float, float], None]:
+    def _zoom(self, trials: Trials, low: Trial, high: Trial) -> Asked[None]:
         """Let the interval shrink (algorithm 3.6); `low` has the lowest value that has fallen enough."""
         last = before = math.inf
         while True:
@@ -67,8 +81,8 @@ class StrongWolfe(WolfeSearch):
             if share != share or abs(width) > 2 / 3 * before:
                 share = 0.5
             before, last = last, abs(width)
-            trial = yield from line.at(low.t + min(max(share, 0.1), 0.9) * width, low.t)
-            if not self.falls(line.start, trial) or trial.value >= low.value:
+            trial = yield from trials.at(low.t + min(max(share, 0.1), 0.9) * width, low.t)
+            if not falls(trials.start, trial, self.c1) or trial.value >= low.value:
                 high = trial
             else:
                 high = low if trial.slope * width >= 0 else high
