@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.optimize
 
+from tests.reference.minimization import bounded, large, more_garbow_hillstrom
 from tests.reference.minimization.problem import Function, Problem, Vector
 
-__all__ = ["MOST", "Solver", "evaluations", "scipy_solver"]
+__all__ = ["BOUNDED", "MOST", "PUBLISHED", "TYPICAL", "Case", "Solver", "evaluations", "scipy_solver", "within"]
 
 Solver = Callable[[Function, Problem], object]
 """Minimises the function that it is given, which is that of the problem and counts."""
@@ -68,3 +69,35 @@ def scipy_solver(method: str) -> Solver:
         return scipy.optimize.minimize(reals, start, method=method, jac=True, bounds=bounds, options=options)
 
     return solve
+
+
+class Case(NamedTuple):
+    """A problem, and values that are to be reached on the way to its minimum."""
+
+    problem: Problem
+    targets: Sequence[float]
+
+
+def within(problem: Problem, *shares: float) -> Case:
+    """The case whose targets are these shares of the value at the start, both above the minimum."""
+    x = problem.start if problem.bounds is None else np.clip(problem.start, *problem.bounds)
+    above = problem.value(x) - problem.minimum
+    return Case(problem, [problem.minimum + share * above for share in shares])
+
+
+def _table(*cases: Case) -> dict[str, Case]:
+    return {case.problem.name: case for case in cases}
+
+
+TYPICAL: Mapping[str, Case] = _table(
+    Case(large.rosenbrock(2), (1e-4, 1e-10, 1e-16)),
+    Case(large.rosenbrock(100), (1e-4, 1e-10)),
+    within(large.deconvolution(2), 1e-2, 1e-4, 1e-6),
+    within(large.deconvolution(3), 1e-2, 1e-4),
+    within(large.phase_retrieval(), 1e-2, 1e-4, 1e-8),
+)
+"""Of the kinds that users bring: of SciPy 1.17's L-BFGS-B 41, 44, 45; 599, 611; 15, 90, 224; 15, 115; 7, 10, 17."""
+
+SHARES = (1e-2, 1e-4, 1e-6, 1e-8)
+PUBLISHED: Mapping[str, Case] = _table(*(within(p, *SHARES) for p in more_garbow_hillstrom.PROBLEMS.values()))
+BOUNDED: Mapping[str, Case] = _table(*(within(p, *SHARES) for p in bounded.BOUNDED.values()))
