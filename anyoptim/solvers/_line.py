@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from anyoptim._arrays import Array
+from anyoptim.solvers._box import Box
 from anyoptim.solvers._function import Function, Point
 from anyoptim.solvers._vectors import Kernel, Vector
 from anyoptim.solvers.line_searches import LineSearch, Trial
@@ -25,11 +26,29 @@ class Line:
     """The points `origin + t*scale*d`, for step lengths t."""
 
     def __init__(
-        self, function: Function, origin: Vector, d: Vector, start: Trial, *, scale: float = 1.0, slopes: bool = True
+        self,
+        function: Function,
+        origin: Vector,
+        d: Vector,
+        start: Trial,
+        *,
+        scale: float = 1.0,
+        slopes: bool = True,
+        box: Box | None = None,
     ) -> None:
-        """Begin at the origin, where the value and the slope are those of `start`; `slopes` are wanted elsewhere."""
+        """Begin at the origin, where the value and the slope are those of `start`.
+
+        Args:
+            function: that of the parameters.
+            origin: where the line begins.
+            d: the direction.
+            start: what is known there.
+            scale: by what step lengths are multiplied.
+            slopes: whether slopes are wanted at trials.
+            box: the bounds of the parameters, if there are any.
+        """
         self.function, self.origin, self.d = function, origin, d
-        self.scale, self.slopes = scale, slopes
+        self.scale, self.slopes, self.box = scale, slopes, box
         self.trials = [start]
         """What was found, in the order of evaluations."""
         self.point = Point(start.value, ())
@@ -45,12 +64,12 @@ class Line:
         """The trial with the lowest value, the first of several."""
         return min((trial for trial in self.trials if trial.value == trial.value), key=lambda trial: trial.value)
 
-    def search(self, line_search: LineSearch, first: float) -> bool:
+    def search(self, line_search: LineSearch, first: float, longest: float = math.inf) -> bool:
         """Follow a search from a first step length. Returns whether it has found a point: the parameters are there.
 
         Where it has not, and where an exception comes in between, they are at the best point seen.
         """
-        steps = line_search.steps(self.last.value, self.last.slope, first)
+        steps = line_search.steps(self.last.value, self.last.slope, first, longest)
         found: tuple[float, float] | None = None
         try:
             while True:
@@ -80,8 +99,11 @@ class Line:
 
     def move(self, length: float) -> None:
         """Put the parameters at a step length."""
-        space = self.function.space
-        space.run(_TRIAL, self.d, [space.params, self.origin], t=self.scale * length)
+        space, t = self.function.space, self.scale * length
+        if self.box is None:
+            space.run(_TRIAL, self.d, [space.params, self.origin], t=t)
+        else:
+            self.box.move(self.d, self.origin, t)
         self.function.put()
 
     def back(self) -> None:

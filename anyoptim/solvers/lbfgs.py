@@ -5,16 +5,18 @@ from __future__ import annotations
 import functools
 import math
 import sys
-from collections.abc import MutableMapping
-from typing import Any, Final
+from collections.abc import MutableMapping, Sequence
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
 from anyoptim._arrays import Array
 from anyoptim._trace._hyperparameters import Count
+from anyoptim.solvers._box import Bounds, Box
+from anyoptim.solvers._function import Function
 from anyoptim.solvers._line import Line
 from anyoptim.solvers._solver import TAKE, Iteration, Run, Solver
-from anyoptim.solvers._vectors import Kernel
+from anyoptim.solvers._vectors import Kernel, Vector
 from anyoptim.solvers.line_searches import LineSearch, MoreThuente, Trial
 
 __all__ = ["LBFGS"]
@@ -54,39 +56,78 @@ class LBFGS(Solver):
     """
 
     memory_size: Final[Count] = 10
+    bounds: Final[Bounds | None] = None
     line_search: Final[LineSearch] = MoreThuente()
 
     def kept_vectors(self) -> tuple[str, ...]:
-        return ("d", *_pairs(self.memory_size))
+        return (*_pairs(self.memory_size),)
+
+    def entered(self, function: Function) -> Function:
+        if self.bounds is None:
+            return function
+        function.let_all_move()
+        Box(function, self.bounds).enter()
+        function.put()
+        return Function(function.tree.container, self.engine)
+
+    def prepare(self, run: Run) -> None:
+        run.scratch = _Scratch(run.space.zeros(), None if self.bounds is None else Box(run.begun, self.bounds))
+        if run.scratch.box is not None and "sg" in run.numbers:  # of a state that was saved
+            run.scratch.box.mark(run.vectors["g"], run.vectors["origin"])
 
     def first(self, run: Run) -> None:
         run.numbers |= Memory.empty(self.memory_size)
 
-    def moved(self, run: Run) -> None:
-        self.first(run)
+    def measure(self, run: Run, value: float) -> None:
+        super().measure(run, value)
+        if run.scratch.box is not None:
+            self._hold(run, run.scratch.box)
 
     def iteration(self, run: Run) -> Iteration:
-        memory, m = Memory(run.numbers), self.memory_size
+        memory = Memory(run.numbers)
         while True:
-            of_g, of_pairs, slope = memory.direction(run.numbers["gradient_squared"])
-            if not slope < 0 and memory.order:  # rounding has spoilt what is remembered
-                memory.forget()
-                continue
-            names = _pairs(m)
-            vectors = [run.vectors[name] for name in ("d", *names)]
-            run.space.run(_direction(m), run.vectors["g"], vectors, g=of_g, **dict(zip(names, of_pairs, strict=True)))
-            start = Trial(0.0, run.value, slope)
-            line = Line(run.begun, run.vectors["origin"], run.vectors["d"], start)
-            if line.search(self.line_search, 1.0 if memory.order else 1 / math.sqrt(-slope)):
-                return self._take(run, memory, line)
+            line, first, longest = self._line(run, memory)
+            if line is not None and line.search(self.line_search, first, longest):
+                return self._take_step(run, memory, line)
             if not memory.order:
-                failure, converged = line.failure()
+                failure, converged = (_UPHILL, False) if line is None else line.failure()
                 return Iteration(failure=failure, converged=converged)
             memory.forget()
 
-    def _take(self, run: Run, memory: Memory, line: Line) -> Iteration:
+    def _line(self, run: Run, memory: Memory) -> tuple[Line | None, float, float]:
+        """The line of the next search, the first step length and the longest; None where the value does not fall."""
+        d, box, origin, m = run.scratch.d, run.scratch.box, run.vectors["origin"], self.memory_size
+        of_g, of_pairs, slope = memory.direction(run.numbers["gradient_squared"])
+        if not slope < 0:
+            return None, 0.0, 0.0
+        names, g = _pairs(m), run.vectors["g"] if box is None else box.gradient
+
+        def aim() -> None:
+            vectors = [d, *(run.vectors[name] for name in names)]
+            run.space.run(_direction(m), g, vectors, g=of_g, **dict(zip(names, of_pairs, strict=True)))
+
+        aim()
+        if box is None:
+            first = 1.0 if memory.order else 1 / math.sqrt(-slope)
+            return Line(run.begun, origin, d, Trial(0.0, run.value, slope)), first, math.inf
+        box.hold(d)
+        box.project(d, origin)
+        slope, squared = run.space.products((d, g), (d, d))
+        scale, longest = 1.0, max(1.0, box.reach(d, origin)) if run.numbers["steps"] else 1.0
+        first = 1.0 if memory.order or box.boxed or not squared else min(1.0, 1 / math.sqrt(squared))
+        if not slope < 0:  # the end was projected to where the value need not fall: go straight on, to the first bound
+            aim()
+            box.hold(d)
+            scale, longest = min(1.0, box.reach(d, origin)), 1.0
+            (slope,) = run.space.products((d, g))
+            slope *= scale
+        start = Trial(0.0, run.value, slope)
+        line = Line(run.begun, origin, d, start, scale=scale, box=box) if slope < 0 else None
+        return line, first, longest
+
+    def _take_step(self, run: Run, memory: Memory, line: Line) -> Iteration:
         """Take the step to the last trial, with its pair if there is curvature along it."""
-        start, last, space = line.trials[0], line.last, run.space
+        start, last, space, box = line.trials[0], line.last, run.space, line.box
         k = memory.next()
         s, y, g = (run.vectors[name] for name in (f"s{k}", f"y{k}", "g"))
         curved = last.slope - start.slope > sys.float_info.epsilon * -start.slope
@@ -94,12 +135,40 @@ class LBFGS(Solver):
         space.run(*((_ACCEPT, line.point.gradients, [*kept, s, y]) if curved else (TAKE, line.point.gradients, kept)))
         if curved:
             memory.add(k)
+        run.numbers["value"] = last.value
+        if box is not None:
+            (length,) = space.products((s, s)) if curved else (math.nan,)
+            self._hold(run, box)
+            return Iteration(last.t, math.sqrt(length))
         both = [(run.vectors[f"{of}{j}"], g) for of in "sy" for j in memory.order]
         within = [(s, y), (y, y), (s, s)] if curved else []
         squared, *found = space.products((g, g), *both, *within)
         memory.put(found[: len(both)], *found[len(both) : len(both) + 2])
-        run.numbers |= {"value": last.value, "gradient_squared": squared, "gradient_max": space.largest(g)}
+        run.numbers |= {"gradient_squared": squared, "gradient_max": space.largest(g)}
         return Iteration(last.t, math.sqrt(found[-1]) if curved else math.nan)
+
+    def _hold(self, run: Run, box: Box) -> None:
+        """Note what bounds hold at the origin, and what there is to know of the gradient and the pairs without that."""
+        space, vectors, memory = run.space, run.vectors, Memory(run.numbers)
+        g, origin = vectors["g"], vectors["origin"]
+        box.mark(g, origin)
+        order = memory.order
+        both = [(vectors[f"{of}{i}"], box.gradient) for of in "sy" for i in order]
+        squared, *found = space.products((box.gradient, box.gradient), *both)
+        ahead = [(i, j) for a, i in enumerate(order) for j in order[a:]]
+        within = box.products([(vectors[f"{of}{i}"], vectors[f"y{j}"]) for of in "sy" for i, j in ahead])
+        memory.know(found, ahead, within)
+        run.numbers |= {"gradient_squared": squared, "gradient_max": box.largest(g, origin)}
+
+
+_UPHILL = "the value does not fall along any direction that the gradient gives: it is too near to the rounding"
+
+
+class _Scratch(NamedTuple):
+    """What is not saved."""
+
+    d: Vector
+    box: Box | None
 
 
 class Memory:
@@ -150,9 +219,17 @@ class Memory:
             self.yy[:, k] = self.yy[k] = self.yg - before[1]
             self.sy[k, k], self.yy[k, k] = sy, yy
 
+    def know(self, found: list[float], pairs: Sequence[tuple[int, int]], within: Sequence[float]) -> None:
+        """Note the products of the gradient with all s and all y, and of some s and of some y with some y."""
+        n = len(self.order)
+        self.sg[self.order], self.yg[self.order] = found[:n], found[n:]
+        for (i, j), sy, yy in zip(pairs, within, within[len(pairs) :], strict=False):
+            self.sy[i, j], self.yy[i, j], self.yy[j, i] = sy, yy, yy
+
     def direction(self, gg: float) -> tuple[float, list[float], float]:
         """The coefficients of g and of all s and y in the direction, and its slope: the recursion of two loops."""
-        size, order = len(self.sg), self.order
+        size = len(self.sg)
+        order = [i for i in self.order if self.sy[i, i] > sys.float_info.epsilon * self.yy[i, i]]
         a, of_s, gamma = np.zeros(size), np.zeros(size), 1.0
         for i in reversed(order):
             a[i] = (self.sg[i] - self.sy[i] @ a) / self.sy[i, i]
