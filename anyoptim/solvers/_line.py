@@ -112,31 +112,30 @@ class Line:
 
     def failure(self) -> tuple[str, bool]:
         """Why no point was found, and whether that means that there is nothing left to gain."""
-        start, *trials = self.trials
+        start, *trials = sorted(self.trials, key=lambda trial: trial.t)
+        rounding = _rounding(self.function) * abs(start.value)
         finite = [trial for trial in trials if math.isfinite(trial.value)]
-        if not finite:
-            nearest = min(trial.t for trial in trials) * abs(self.scale) if trials else math.nan
+        for t, value, slope in finite:
+            found, predicted = value - start.value, t * (start.slope + (slope if slope == slope else start.slope)) / 2
+            larger = max(abs(found), abs(predicted))
+            if larger > 100 * rounding:
+                if abs(found - predicted) <= larger / 2:
+                    break
+                return (
+                    f"the gradient does not fit the value: over a step length of {t:.3g} along its negative the value "
+                    f"changes by {found:.3g}, where it says {predicted:.3g}; ao.check_grad tells where it is wrong",
+                    False,
+                )
+        if len(finite) < len(trials):
+            wall = min(trial.t for trial in trials if not math.isfinite(trial.value)) * abs(self.scale)
             return (
-                f"the value is not finite along the negative gradient, as near as a step length of {nearest:.3g}",
+                f"a wall: the value is not finite as near as a step length of {wall:.3g}",
                 False,
             )
-        shortest = min(finite)
-        expected, found = shortest.t * -start.slope, shortest.value - start.value
-        resolution = max(space_eps(self.function), 2.0**-52) * max(abs(start.value), abs(shortest.value))
-        if expected <= 16 * resolution:
-            return (
-                f"the gradient promises a fall by {expected:.3g}, which the rounding of the value, {start.value:.6g}, "
-                "hides: this is as far as the precision goes",
-                True,
-            )
-        return (
-            f"the value does not fall along the negative gradient: over a step length of {shortest.t:.3g} it changes "
-            f"by {found:.3g}, where the gradient says {-expected:.3g}; ao.check_grad tells if the gradient is right",
-            False,
-        )
+        return f"what there is to gain is less than the rounding of the value, {start.value:.6g}", True
 
 
-def space_eps(function: Function) -> float:
+def _rounding(function: Function) -> float:
     """The relative rounding of the coarsest parameters."""
-    of = {"float16": 2.0**-10, "bfloat16": 2.0**-7, "float32": 2.0**-23, "complex64": 2.0**-23}
-    return max((of.get(p.dtype, 2.0**-52) for p in function.space.ps), default=2.0**-52)
+    digits = {"float16": 10, "bfloat16": 7, "float32": 23, "complex64": 23}
+    return 2.0 ** -min((digits.get(p.dtype, 52) for p in function.space.ps), default=52)

@@ -16,7 +16,7 @@ from anyoptim.solvers._result import Progress
 from anyoptim.solvers._value import Value
 from anyoptim.solvers._vectors import Kernel, Space, Vector
 
-__all__ = ["Iteration", "Run", "Solver"]
+__all__ = ["TAKE", "Iteration", "Run", "Solver", "hopeless"]
 
 P = TypeVar("P")
 
@@ -237,7 +237,7 @@ class Solver(Value):
         function = run.begun
         before = function.evaluations
         try:
-            iteration = _hopeless(run) or self.iteration(run)
+            iteration = hopeless(run) or self.iteration(run)
         finally:
             run.numbers["evaluations"] += function.evaluations - before
         run.failure = iteration.failure
@@ -293,7 +293,7 @@ class Solver(Value):
         return deepcopy(self)  # two solvers over the same vectors would be one
 
 
-def _hopeless(run: Run) -> Iteration | None:
+def hopeless(run: Run) -> Iteration | None:
     """What there is to say where no method can take a step."""
     largest = run.numbers["gradient_max"]
     if not run.space.size:
