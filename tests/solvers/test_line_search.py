@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from anyoptim.solvers import Armijo, HagerZhang, LineSearch, MoreThuente, StrongWolfe, Trials
+from anyoptim.solvers import Armijo, HagerZhang, LineSearch, MoreThuente, StrongWolfe, Trial, Trials
 from tests.solvers.lines import MORE_THUENTE, Line, barrier, quartic, random_line, run, seeded
 
 SEARCHES: dict[str, LineSearch] = {
@@ -164,11 +164,18 @@ def test_wrong_slopes(search: Any, line: Line) -> None:
 
 @every
 @pytest.mark.parametrize(
-    ("value", "slope"), [(1.0, 0.0), (1.0, 2.0), (1.0, math.nan), (math.nan, -1.0), (math.inf, -1.0)]
+    ("value", "slope"), [(1.0, 0.0), (1.0, 2.0), (1.0, math.nan), (math.nan, -1.0), (math.inf, -1.0), (1.0, -math.inf)]
 )
 def test_no_line_to_search(search: Any, value: float, slope: float) -> None:
     """Where the value does not fall, or there is none, nothing is asked."""
     assert run(search, lambda t: (value, slope), 1.0) == ([], False)
+
+
+@every
+@pytest.mark.parametrize("first", [0.0, -1.0, math.inf, math.nan])
+def test_no_first_step(search: Any, first: float) -> None:
+    """Nor where the first step length is none."""
+    assert run(search, lambda t: ((1 - t) ** 2, 2 * t - 2), first) == ([], False)
 
 
 @every
@@ -197,6 +204,49 @@ def test_the_longest_step(search: Any) -> None:
     if not isinstance(search, Armijo):  # which takes the first that does
         assert lengths[-1] == 2.5
     assert run(search, lambda t: (-t, -1.0), 10.0, longest=2.5).lengths == [2.5]
+
+
+def test_how_a_wall_is_met() -> None:
+    """The step is cut to half of its way, and then to a tenth each time; later ones halve the way to the wall."""
+
+    class Farther(LineSearch):
+        def accepts(self, start: Trial, trial: Trial) -> bool:
+            return False
+
+        def search(self, trials: Trials, first: float) -> Any:
+            inner = 0.0
+            while True:
+                inner = (yield from trials.at(5 * first if inner else first, inner)).t
+
+    lengths, taken = run(Farther(), barrier(2.9, math.nan), 1.0)
+    # 1 is well; 5 is beyond, 3 is halfway there, 1.2 a tenth of that. Then up to 3, as long as a tenth of it is left.
+    assert lengths == pytest.approx([1, 5, 3, 1.2, 2.1, 2.55, 2.775], rel=1e-15)
+    assert taken
+    lengths, _ = run(Armijo(), barrier(1.0, math.inf), 1000.0)
+    assert lengths == pytest.approx([1000, 500, 50, 5, 0.5], rel=1e-15)
+
+
+@pytest.mark.parametrize("search", [MoreThuente(0.25, 0.5), StrongWolfe(0.25, 0.5), Armijo(0.25)])
+def test_the_limits_of_what_is_accepted(search: Any) -> None:
+    """Equality is enough, in each of the conditions."""
+    start, by_value = Trial(0.0, 0.0, -1.0), isinstance(search, Armijo)
+    assert search.accepts(start, Trial(2.0, -0.5, -0.5))
+    assert not search.accepts(start, Trial(2.0, -0.499, -0.5))
+    assert search.accepts(start, Trial(2.0, -0.5, 0.5))
+    for slope in (-0.501, 0.501):
+        assert search.accepts(start, Trial(2.0, -0.5, slope)) is by_value
+
+
+def test_the_limits_of_the_approximate_conditions() -> None:
+    """A value that has risen by epsilon*|f(0)| counts as one that has not, if the slope tells of a fall."""
+    search, start = HagerZhang(0.25, 0.5, epsilon=2.0**-10), Trial(0.0, -1024.0, -1.0)
+    assert search.accepts(start, Trial(2.0, -1023.0, 0.5))
+    assert not search.accepts(start, Trial(2.0, -1022.9, 0.5))
+    assert not search.accepts(start, Trial(2.0, -1023.0, 0.501))
+    assert not search.accepts(start, Trial(2.0, -1023.0, -0.501))
+    assert search.accepts(start, Trial(2.0, -1024.5, 9.0))
+    assert not search.accepts(start, Trial(2.0, -1024.4, 9.0))
+    assert search.accepts(start, Trial(2.0, -1024.5, -0.5))
 
 
 def test_armijo_is_the_geometric_row() -> None:

@@ -31,6 +31,11 @@ class Trials:
 
     Beyond a wall, values are NaN or infinite. A step that ends there is cut to half of its way from a point on this
     side, and then to a tenth each time; no later step reaches the wall.
+
+    >>> trials = ao.solvers.Trials(ao.solvers.Armijo(), ao.solvers.Trial(0.0, 1.0, -2.0), longest=8.0)
+    >>> asked = trials.at(10.0)
+    >>> next(asked), asked.send((float("nan"), float("nan")))
+    (8.0, 4.0)
     """
 
     def __init__(self, search: LineSearch, start: Trial, longest: float) -> None:
