@@ -27,8 +27,8 @@ class HagerZhang(LineSearch):
     The second form of the first line is what the first one means for a quadratic function, said by slopes, which tell
     where the minimum is when values differ by rounding alone. So a minimum is found to the precision of the gradient,
     and not to the root of that: in float32, on functions whose least value is not 0, L-BFGS reached gradients a
-    thousand times smaller than with searches that go by values. The interval has opposite slopes at its ends, and shrinks by two secant steps
-    at a time, or by halves where these do not shrink it enough.
+    thousand times smaller than with searches that go by values. The interval has opposite slopes at its ends, and
+    shrinks by two secant steps at a time, or by halves where these do not shrink it enough.
 
     Args:
         c1: which part of the fall that the first slope promises is enough, above 0 and below 0.5: the paper's delta.
