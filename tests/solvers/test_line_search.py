@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from anyoptim.solvers import Armijo, HagerZhang, LineSearch, MoreThuente, StrongWolfe, Trial, Trials
-from tests.solvers.lines import MORE_THUENTE, Line, barrier, quartic, random_line, run, seeded
+from tests.support.lines import MORE_THUENTE, Line, barrier, quartic, random_line, run, seeded
 
 SEARCHES: dict[str, LineSearch] = {
     s.__class__.__name__: s for s in (MoreThuente(), StrongWolfe(), HagerZhang(), Armijo())
