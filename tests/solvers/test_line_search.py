@@ -76,25 +76,30 @@ def test_more_thuente_takes_the_papers_evaluations(row: int) -> None:
     assert [(len(lengths), float(f"{lengths[-1]:.2g}")) for lengths, _ in found] == published
 
 
+rounded = pytest.mark.parametrize("rounding", [0.0, 2.0**-50])
+
+
 @every
-def test_it_finds_what_it_is_for(search: Any) -> None:
+@rounded
+def test_it_finds_what_it_is_for(search: Any, rounding: float) -> None:
     """On convex functions always, from first steps that are much too short or much too long."""
     random = seeded(1)
     for _ in range(300):
         line, first = quartic(random), 10 ** random.uniform(-3, 3)
-        lengths, taken = run(search, line, first)
+        lengths, taken = run(search, line, first, rounding=rounding)
         assert taken
         assert _holds(search, line, lengths[-1])
         assert not any(_holds(search, line, t) for t in lengths[:-1])
 
 
 @every
-def test_what_it_takes_is_lower(search: Any) -> None:
+@rounded
+def test_what_it_takes_is_lower(search: Any, rounding: float) -> None:
     """On functions of all kinds it ends in time; what it takes does what it is for, or is the best that it has seen."""
     random, fallen_back = seeded(2), 0
     for _ in range(1000):
         line = random_line(random)
-        lengths, taken = run(search, line, 10 ** random.uniform(-4, 4))
+        lengths, taken = run(search, line, 10 ** random.uniform(-4, 4), rounding=rounding)
         assert len(lengths) <= search.evaluations + 1
         values = [line(t)[0] for t in lengths]
         if taken and not _holds(search, line, lengths[-1]):
@@ -106,12 +111,13 @@ def test_what_it_takes_is_lower(search: Any) -> None:
 
 
 @every
+@rounded
 @pytest.mark.parametrize("kind", [math.nan, math.inf, -math.inf])
-def test_a_wall(search: Any, kind: float) -> None:
+def test_a_wall(search: Any, kind: float, rounding: float) -> None:
     """Where a function is NaN or infinite beyond a wall, a step before it is found, from wherever it begins."""
     for wall in (1e-100, 0.3, 1e100):
         for first in (1e-3, 0.9, 1.0, 1.1, 3.0, 1e3, 1e9):
-            lengths, taken = run(search, barrier(wall, kind), first * wall)
+            lengths, taken = run(search, barrier(wall, kind), first * wall, rounding=rounding)
             assert taken
             assert 0 < lengths[-1] < wall
             assert len(lengths) <= 21
@@ -152,13 +158,14 @@ WRONG: dict[str, Line] = {
 
 
 @every
+@rounded
 @pytest.mark.parametrize("line", WRONG.values(), ids=WRONG)
-def test_wrong_slopes(search: Any, line: Line) -> None:
+def test_wrong_slopes(search: Any, rounding: float, line: Line) -> None:
     """It ends after the evaluations that it may take, and takes nothing, for nothing is lower, but for rounding."""
     for first in (1e-8, 1.0, 1e8):
-        lengths, taken = run(search, line, first)
+        lengths, taken = run(search, line, first, rounding=rounding)
         assert len(lengths) <= 20
-        assert not taken or _holds(search, line, lengths[-1])
+        assert not taken or rounding or _holds(search, line, lengths[-1])
         assert not taken or line(lengths[-1])[0] <= 1 + 1e-6
 
 
@@ -179,8 +186,9 @@ def test_no_first_step(search: Any, first: float) -> None:
 
 
 @every
+@rounded
 @pytest.mark.parametrize("exponents", [(0, 300), (0, -300), (400, 0), (-400, 0), (400, 300), (-400, -300)])
-def test_scales_do_not_matter(search: Any, exponents: tuple[int, int]) -> None:
+def test_scales_do_not_matter(search: Any, exponents: tuple[int, int], rounding: float) -> None:
     """Values and step lengths times powers of 2 change nothing but themselves, bit for bit."""
     high, far = (2.0**n for n in exponents)
     random = seeded(3)
@@ -191,8 +199,8 @@ def test_scales_do_not_matter(search: Any, exponents: tuple[int, int]) -> None:
             value, slope = line(t / far)
             return value * high, slope * high / far
 
-        lengths, taken = run(search, line, first)
-        assert run(search, scaled, first * far) == ([t * far for t in lengths], taken)
+        lengths, taken = run(search, line, first, rounding=rounding)
+        assert run(search, scaled, first * far, rounding=rounding) == ([t * far for t in lengths], taken)
 
 
 @every
@@ -257,26 +265,46 @@ def test_armijo_is_the_geometric_row() -> None:
     assert not Armijo.needs_slope
 
 
-def test_hager_zhang_sees_below_the_rounding_of_values() -> None:
-    """Steepest descent on a cosh on top of 1: by values the minimum is known to 1e-8, by slopes to 1e-14."""
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_below_the_rounding_of_values(dtype: Any) -> None:
+    """Steepest descent on a cosh that is off by an ulp or two. By values the minimum is found to the root of that.
 
-    def reached(search: Any) -> float:
+    By slopes it is found to their precision: Hager and Zhang's search goes by them, and all that are told of rounding.
+    """
+    eps = float(np.finfo(dtype).eps)
+
+    def reached(search: Any, rounding: float = 0.0) -> float:
         x = np.array([0.5, -0.25])
         for _ in range(60):
             g = np.sinh(x) * [1.0, 0.5]
 
             def line(t: float, x: Any = x, g: Any = g) -> tuple[float, float]:
                 y = x - t * g
-                return 1 + float(np.cosh(y) @ [1.0, 0.5]), -float(np.sinh(y) * [1.0, 0.5] @ g)
+                noise = 1 + 1.5 * eps * math.sin(1e9 * t)
+                return float(dtype(np.cosh(y) @ [1.0, 0.5] * noise)), -float(np.sinh(y) * [1.0, 0.5] @ g)
 
-            lengths, taken = run(search, line, 1.0)
+            lengths, taken = run(search, line, 1.0, rounding=rounding)
             if not taken:
                 break
             x = x - lengths[-1] * g
         return float(np.linalg.norm(x))
 
     assert reached(HagerZhang(c2=0.1)) < 1e-12
-    assert reached(StrongWolfe(c2=0.1)) > 1e-9
+    for search in (MoreThuente(c2=0.1), StrongWolfe(c2=0.1), HagerZhang(c2=0.1)):
+        assert reached(search, 4 * eps) < 1e-12
+        assert isinstance(search, HagerZhang) or reached(search) > 0.01 * math.sqrt(eps)
+
+
+def test_rounding_excuses_no_slope() -> None:
+    """A value that is higher by what rounding may be is taken if its slope is small; one that is higher by more, not."""
+    for search in (MoreThuente(), StrongWolfe()):
+        for value, slope, taken in ((1024.49, 0.5, True), (1024.49, -0.95, False), (1024.51, 0.5, False)):
+
+            def line(t: float, value: float = value, slope: float = slope) -> tuple[float, float]:
+                return (1024.0, -1.0) if t == 0 else (value, slope)
+
+            lengths, found = run(search, line, 2.0**-20, rounding=2.0**-11)
+            assert (lengths[0] == lengths[-1] and found) is taken
 
 
 @every

@@ -27,9 +27,9 @@ class Run(NamedTuple):
     taken: bool
 
 
-def run(search: LineSearch, line: Line, first: float, longest: float = math.inf) -> Run:
+def run(search: LineSearch, line: Line, first: float, longest: float = math.inf, rounding: float = 0.0) -> Run:
     """Ask a search, from what the function is at 0."""
-    steps, lengths = search.steps(*line(0.0), first, longest), list[float]()
+    steps, lengths = search.steps(*line(0.0), first, longest, rounding), list[float]()
     try:
         lengths.append(next(steps))
         while True:
