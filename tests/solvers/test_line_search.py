@@ -296,7 +296,7 @@ def test_below_the_rounding_of_values(dtype: Any) -> None:
 
 
 def test_rounding_excuses_no_slope() -> None:
-    """A value that is higher by what rounding may be is taken if its slope is small; one that is higher by more, not."""
+    """A value that is higher by what rounding may be is taken if its slope is small, and no higher one."""
     for search in (MoreThuente(), StrongWolfe()):
         for value, slope, taken in ((1024.49, 0.5, True), (1024.49, -0.95, False), (1024.51, 0.5, False)):
 
