@@ -28,7 +28,7 @@ A chunk is a stretch of one array, and one call does any run of chunks, so that 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -50,6 +50,8 @@ class Loop(NamedTuple):
     module: Text
     scalars: Scalars
     """The scalars in a row of coefficients."""
+    arrays: Sequence[int] = ()
+    """Of a reduction the arrays that it is given, by their places among p, x and the slots."""
 
 
 def loop(graph: Graph, dtype: str) -> Loop:
@@ -61,16 +63,19 @@ def loop(graph: Graph, dtype: str) -> Loop:
 
 
 def loop_reduction(graph: Graph, kind: Kind, dtype: str) -> Loop:
-    """The rows of a reduction, one for each chunk; all arrays are read.
+    """The rows of a reduction, one for each chunk, of which it is given the arrays that it reads alone.
 
-    Of squares the code of a leaf's last chunk is taken for that of the next, and only if that is too small the largest
-    element is looked for. Rounded to a digit, a number has that digit in its last bits: sums of these are sums of
-    integers, which LLVM may add in any order, hence by SIMD.
+    The code of the tile before is taken for that of the next, and only if that may be wrong the largest element is
+    looked for. Rounded to a digit, a number has that digit in its last bits: sums of these are sums of integers, which
+    LLVM may add in any order, hence by SIMD.
     """
+    graph, arrays = graph.condensed()
     writer = _LoopWriter(graph, "reduction", dtype)
     signature = f"void({_TABLES}, int64[:, ::1], int64, int64)"
     values = [" * ".join(f"float64({writer.value(output)})" for output in terms) for terms in graph.terms]
-    return writer.module("pointer", signature, LOOPS[kind], [], loop_pieces(dtype, kind, values))
+    return writer.module("pointer", signature, LOOPS[kind], [], loop_pieces(dtype, kind, values))._replace(
+        arrays=arrays
+    )
 
 
 _HEAD = """\
