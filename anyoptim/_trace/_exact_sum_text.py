@@ -44,7 +44,7 @@ def pieces(dtype: str, kind: Kind) -> dict[str, str | list[str]]:
     }
 
 
-_TILE = 1 << 12
+_TILE = 1 << 10
 """The elements that a loop takes at a time, which stay in the first cache."""
 
 _ABOVE = 2.0 ** (2 * HALF - 3)
@@ -63,6 +63,7 @@ def {name}(_leaves, _chunks, _which, _coefficients, _rows, _first, _last):
         for _begin in range(_start, _start + _length, {tile}):
             _n = min({tile}, _start + _length - _begin)
             {arrays}
+            {ahead}
             _guess = _code if 0 < _code < {infinite} else -1
             for _sure in (_guess < 0, True):
                 if _sure:
