@@ -153,9 +153,9 @@ def infinities(xp: Any, terms: Any) -> Any:
 
 def split(table: Any) -> Any:
     """The rows from tables of NumPy's with the code and the whole digits."""
-    digits = table[:, 1:]
-    halves = np.stack([digits >> HALF, digits & MASK], axis=-1).reshape(len(table), COLUMNS - 1)
-    return np.concatenate([table[:, :1], halves], axis=1)
+    digits = table[..., 1:]
+    halves = np.stack([digits >> HALF, digits & MASK], axis=-1).reshape(*table.shape[:-1], COLUMNS - 1)
+    return np.concatenate([table[..., :1], halves], axis=-1)
 
 
 def rows(
