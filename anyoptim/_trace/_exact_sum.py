@@ -51,6 +51,7 @@ __all__ = [
     "Kind",
     "aligned",
     "as_integer",
+    "as_words",
     "bits_of",
     "codes",
     "infinities",
@@ -59,6 +60,7 @@ __all__ = [
     "no_rows",
     "norm",
     "of_integer",
+    "of_words",
     "one_row",
     "power_of",
     "product",
@@ -278,6 +280,16 @@ def no_rows(kind: Kind) -> Any:
 def one_row(kind: Kind, rows: Any) -> Any:
     """The same as `merged`, of any kind."""
     return np.array([[largest(np, [rows])]]) if kind == "largest" else merged(rows)
+
+
+def as_words(rows: Any) -> Any:
+    """Rows of any kind as rows of seven integers."""
+    return np.pad(rows.view(np.int64), ((0, 0), (0, COLUMNS - rows.shape[1])))
+
+
+def of_words(kind: Kind, words: Any) -> Any:
+    """The rows of a kind that `as_words` was given."""
+    return words[:, :1].view(np.float64) if kind == "largest" else words
 
 
 def norm(xp: Any, rows: Sequence[Any]) -> Any:

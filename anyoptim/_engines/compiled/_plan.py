@@ -22,6 +22,7 @@ from anyoptim._machine._generated import Text
 from anyoptim._machine._machine_code import Bound, Native
 from anyoptim._machine._threads import Pieces
 from anyoptim._trace._coefficients import CoefficientTable, Replay, lasting
+from anyoptim._trace._exact_sum import of_words
 from anyoptim._trace._graph import graph_of
 from anyoptim._trace._program import Program, StaticOptions, static_options
 
@@ -191,9 +192,8 @@ class CompiledPlan(Plan):
             pieces = _pieces(self.chunks, len(ks), CHUNK if loops > 1 else None)
             threads = _threads.threads() if len(ks) * self.chunks[:, 2].sum() >= 2 * PIECE else 1
             laid = self.reductions[key] = Reductions(asked, self.table, self.chunks, pieces, rows, threads)
-        largest = [self.program.reduction(k).kind == "largest" for k in ks]
-        tables = zip(largest, laid.rows(rows, self.dtype), strict=True)
-        return [table[:, :1].view(np.float64) if of_maxima else table for of_maxima, table in tables]
+        tables = zip(ks, laid.rows(rows, self.dtype), strict=True)
+        return [of_words(self.program.reduction(k).kind, table) for k, table in tables]
 
     def prepare_anew(self, gathered: Sequence[Any], rows: CoefficientTable) -> Commit:
         self.calls = calls = self._calls(rows)
