@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import sys
-from collections.abc import MutableMapping
+from collections.abc import MutableMapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -16,6 +16,7 @@ from anyoptim.solvers._line import Line
 from anyoptim.solvers._solver import TAKE, Iteration, Run, Solver
 from anyoptim.solvers._vectors import Kernel
 from anyoptim.solvers.line_searches import LineSearch, MoreThuente, Trial
+from anyoptim.solvers.line_searches._interpolation import over
 
 __all__ = ["LBFGS"]
 
@@ -57,7 +58,7 @@ class LBFGS(Solver):
     line_search: Final[LineSearch] = MoreThuente()
 
     def kept_vectors(self) -> tuple[str, ...]:
-        return ("d", *_pairs(self.memory_size))
+        return ("d", *pairs(self.memory_size))
 
     def first(self, run: Run) -> None:
         run.numbers |= Memory.empty(self.memory_size)
@@ -66,15 +67,13 @@ class LBFGS(Solver):
         self.first(run)
 
     def iteration(self, run: Run) -> Iteration:
-        memory, m = Memory(run.numbers), self.memory_size
+        memory = Memory(run.numbers)
         while True:
             of_g, of_pairs, slope = memory.direction(run.numbers["gradient_squared"])
             if not slope < 0 and memory.order:  # rounding has spoilt what is remembered
                 memory.forget()
                 continue
-            names = _pairs(m)
-            vectors = [run.vectors[name] for name in ("d", *names)]
-            run.space.run(_direction(m), run.vectors["g"], vectors, g=of_g, **dict(zip(names, of_pairs, strict=True)))
+            combine(run, memory, of_g, of_pairs)
             start = Trial(0.0, run.value, slope)
             line = Line(run.begun, run.vectors["origin"], run.vectors["d"], start)
             if line.search(self.line_search, 1.0 if memory.order else 1 / math.sqrt(-slope)):
@@ -94,12 +93,8 @@ class LBFGS(Solver):
         space.run(*((_ACCEPT, line.point.gradients, [*kept, s, y]) if curved else (TAKE, line.point.gradients, kept)))
         if curved:
             memory.add(k)
-        both = [(run.vectors[f"{of}{j}"], g) for of in "sy" for j in memory.order]
-        within = [(s, y), (y, y), (s, s)] if curved else []
-        squared, *found = space.products((g, g), *both, *within)
-        memory.put(found[: len(both)], *found[len(both) : len(both) + 2])
-        run.numbers |= {"value": last.value, "gradient_squared": squared, "gradient_max": space.largest(g)}
-        return Iteration(last.t, math.sqrt(found[-1]) if curved else math.nan)
+        run.numbers["value"] = last.value
+        return Iteration(last.t, memory.measure(run, newest=curved))
 
 
 class Memory:
@@ -150,15 +145,31 @@ class Memory:
             self.yy[:, k] = self.yy[k] = self.yg - before[1]
             self.sy[k, k], self.yy[k, k] = sy, yy
 
-    def direction(self, gg: float) -> tuple[float, list[float], float]:
-        """The coefficients of g and of all s and y in the direction, and its slope: the recursion of two loops."""
-        size, order = len(self.sg), self.order
-        a, of_s, gamma = np.zeros(size), np.zeros(size), 1.0
+    def measure(self, run: Run, *, newest: bool) -> float:
+        """Note the products of a new gradient, and of the newest pair, if it is new, whose |s| it returns."""
+        g, space, order = run.vectors["g"], run.space, self.order
+        both = [(run.vectors[f"{of}{j}"], g) for of in "sy" for j in order]
+        s, y = (run.vectors[f"{of}{order[-1]}"] for of in "sy") if newest else (g, g)
+        squared, *found = space.products((g, g), *both, *([(s, y), (y, y), (s, s)] if newest else []))
+        self.put(found[: len(both)], *found[len(both) : len(both) + 2])
+        run.numbers |= {"gradient_squared": squared, "gradient_max": space.largest(g)}
+        return math.sqrt(found[-1]) if newest else math.nan
+
+    @property
+    def scale(self) -> float:
+        """`s*y / y*y` of the newest pair; 1 where there is none."""
+        k = self.order[-1] if self.order else None
+        return 1.0 if k is None else over(self.sy[k, k], self.yy[k, k])
+
+    def direction(self, gg: float, gamma: float | None = None) -> tuple[float, list[float], float]:
+        """The coefficients of g and of all s and y in the direction, and its slope: the recursion of two loops.
+
+        In between stands gamma, `scale` unless it is given. Pairs with s*y = 0 count for nothing.
+        """
+        size, order = len(self.sg), [i for i in self.order if self.sy[i, i]]
+        a, of_s, gamma = np.zeros(size), np.zeros(size), self.scale if gamma is None else gamma
         for i in reversed(order):
             a[i] = (self.sg[i] - self.sy[i] @ a) / self.sy[i, i]
-        if order:
-            k = order[-1]
-            gamma = float(self.sy[k, k] / self.yy[k, k])
         for i in order:
             of_s[i] = a[i] - (gamma * (self.yg[i] - self.yy[i] @ a) + of_s @ self.sy[:, i]) / self.sy[i, i]
         of_y = -gamma * a
@@ -166,23 +177,54 @@ class Memory:
         return -gamma, [*(-of_s).tolist(), *(-of_y).tolist()], float(slope)
 
 
-def _pairs(m: int) -> list[str]:
+def pairs(m: int) -> list[str]:
     """The names of the vectors of all pairs."""
     return [f"{of}{k}" for of in "sy" for k in range(m)]
 
 
+def combine(run: Run, memory: Memory, of_g: float, of_pairs: Sequence[float]) -> None:
+    """`d <- of_g*g + of_pairs[0]*s0 + ...`: a few pairs at a time, because a kernel of many takes long to compile."""
+    m, d = len(memory.sg), run.vectors["d"]
+    n = math.ceil(m / math.ceil(m / _AT_ONCE))
+    for first in range(0, m, n):
+        places = range(first, min(first + n, m))
+        if first and not {*places} & {*memory.order}:
+            continue
+        vectors = [d, *(run.vectors[f"{of}{k}"] for of in "sy" for k in places)]
+        numbers = (of_pairs[k + shift] for shift in (0, m) for k in places)
+        kernel, own = (_further(len(places)), {}) if first else (_direction(len(places)), {"g": of_g})
+        run.space.run(kernel, run.vectors["g"], vectors, **own, **dict(zip(pairs(len(places)), numbers, strict=True)))
+
+
+_AT_ONCE = 16
+
+
+def _added(d: Array, vectors: Sequence[Array], c: Any) -> tuple[Array, ...]:
+    for name, vector in zip(pairs(len(vectors) // 2), vectors, strict=True):
+        d = d + getattr(c, name) * vector
+    return d, *vectors
+
+
 def _combined(xp: Any, g: Array, d: Array, *pairs_and_c: Any) -> tuple[Array, ...]:
     """`d <- c.g*g + c.s0*s0 + c.s1*s1 + ...`."""
-    *pairs, c = pairs_and_c
-    d = c.g * g
-    for name, vector in zip(_pairs(len(pairs) // 2), pairs, strict=True):
-        d = d + getattr(c, name) * vector
-    return d, *pairs
+    *vectors, c = pairs_and_c
+    return _added(c.g * g, vectors, c)
+
+
+def _continued(xp: Any, g: Array, d: Array, *pairs_and_c: Any) -> tuple[Array, ...]:
+    """`d <- d + c.s0*s0 + c.s1*s1 + ...`."""
+    *vectors, c = pairs_and_c
+    return _added(d, vectors, c)
 
 
 @functools.cache
 def _direction(m: int) -> Kernel:
-    return Kernel(_combined, ("d", *_pairs(m)))
+    return Kernel(_combined, ("d", *pairs(m)))
+
+
+@functools.cache
+def _further(m: int) -> Kernel:
+    return Kernel(_continued, ("d", *pairs(m)))
 
 
 def _accepted(xp: Any, x: Array, p: Array, origin: Array, g: Array, s: Array, y: Array, c: Any) -> tuple[Array, ...]:
