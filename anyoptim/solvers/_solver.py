@@ -110,6 +110,12 @@ class Run:
             **more,
         )
 
+    def measure(self, value: float) -> None:
+        """Note the value at the origin, and what there is to know of the gradient."""
+        g = self.vectors["g"]
+        (squared,) = self.space.products((g, g))
+        self.numbers |= {"value": value, "gradient_squared": squared, "gradient_max": self.space.largest(g)}
+
 
 class Solver(Value):
     """The base of all solvers: methods that are given the value as well as the gradient.
@@ -260,9 +266,7 @@ class Solver(Value):
 
     def measure(self, run: Run, value: float) -> None:
         """Note the value at the origin, and what there is to know of the gradient."""
-        g = run.vectors["g"]
-        (squared,) = run.space.products((g, g))
-        run.numbers |= {"value": value, "gradient_squared": squared, "gradient_max": run.space.largest(g)}
+        run.measure(value)
 
     @abstractmethod
     def iteration(self, run: Run) -> Iteration:

@@ -38,14 +38,21 @@ class Kernel:
         self.program = Program((Part(_on_vectors, rule, tuple(slots)),))
 
 
-def _of_p(xp: Any, p: Array, x: Array) -> Array:
-    """The vector that is a leaf's parameter."""
-    return p
+def _element(k: int, xp: Any, p: Array, x: Array, *slots: Array) -> Array:
+    """That of x, whose number is -1, or of a vector."""
+    return x if k < 0 else (p, *slots)[k]
 
 
-def _of_x(xp: Any, p: Array, x: Array) -> Array:
-    """The one that is its gradient."""
-    return x
+_of = functools.cache(functools.partial(functools.partial, _element))
+
+
+@functools.cache
+def _products(count: int, pairs: Sequence[tuple[int, int]]) -> Program:
+    """The inner products of pairs among x, whose number is -1, and so many vectors."""
+    seen = (None, count - 1)
+    asked = (Dot(_of(a), _of(b)) for a, b in pairs)
+    parts = [Part(on_nothing, _same, reduction=of, what="an inner product", seen=seen) for of in asked]
+    return Program((*parts, Part(_on_vectors, _same, tuple(f"v{k}" for k in range(1, count)))))
 
 
 def _magnitude(xp: Any, p: Array, x: Array) -> Array:
@@ -62,7 +69,7 @@ class Question:
     """A reduction of vectors: of functions `f(xp, p, x, *others)` of an element of each."""
 
     def __init__(self, what: str, of: Reduction, others: Sequence[str] = ()) -> None:
-        part = Part(on_nothing, _of_p, reduction=of, what=what, seen=(None, len(others)))
+        part = Part(on_nothing, _same, reduction=of, what=what, seen=(None, len(others)))
         own = (Part(_on_vectors, _same, tuple(others)),) if others else ()
         self.program, self.reduction = Program((part, *own)), of
 
@@ -72,7 +79,6 @@ def _same(xp: Any, x: Array, *vectors_and_c: Any) -> tuple[Array, ...]:
     return vectors_and_c[:-1]
 
 
-_PRODUCT = Question("an inner product", Dot(_of_p, _of_x))
 _DIFFERENCES = Question("a comparison", Count(_other))
 _LARGEST = Question("a largest element", Max(_magnitude))
 
@@ -113,9 +119,22 @@ class Space:
                 for vector, new in zip(vectors, (first, *slots), strict=True):
                     vector[i] = new
 
-    def products(self, *pairs: tuple[Vector, Sequence[Array]]) -> list[float]:
-        """The inner product Re<a, b> of each pair, all in one pass: b may be gradients, in dtypes of their own."""
-        return self.answers(_PRODUCT, [(x, a) for a, x in pairs])
+    def products(self, *pairs: tuple[Sequence[Array], Sequence[Array]]) -> list[float]:
+        """The inner product Re<a, b> of each pair, all in one pass.
+
+        The second of the first pair may be gradients, in dtypes of their own; all others are vectors.
+        """
+        if not self.ps:
+            return [0.0] * len(pairs)
+        x = pairs[0][1]
+        own = {id(a): a for pair in pairs for a in pair if a is not x} or {id(self.params): self.params}
+        place = {id(x): -1} | {key: k for k, key in enumerate(own)}
+        program = _products(len(own), tuple((place[id(a)], place[id(b)]) for a, b in pairs))
+        leaves = self._leaves([*own.values()])
+        dispatch, gathered = self._dispatch((program, *own), program, leaves, x)
+        rows = CoefficientTable([({},) * len(program.parts)], [0] * len(leaves))
+        with quiet():
+            return [float(value) for value in dispatch.values(program.reductions, gathered, rows)]
 
     def largest(self, vector: Vector) -> float:
         """The largest magnitude of an element, or of a part of a complex one; 0 of none, and NaN where one is NaN."""
@@ -143,7 +162,7 @@ class Space:
             each = [{j: found[j] for j in range(k, k + n)} for k in range(0, len(leaves), n)]
             return [float(dispatch.value_of(reduction, of_leaves)) for of_leaves in each]
 
-    def _leaves(self, vectors: Sequence[Vector]) -> list[Leaf]:
+    def _leaves(self, vectors: Sequence[Sequence[Array]]) -> list[Leaf]:
         """For each parameter its arrays of some vectors, as engines take them."""
         leaves = []
         for p, first, *slots in zip(self.ps, *vectors, strict=True):

@@ -18,6 +18,7 @@ from anyoptim.solvers._line import Line
 from anyoptim.solvers._solver import TAKE, Iteration, Run, Solver
 from anyoptim.solvers._vectors import Kernel, Vector
 from anyoptim.solvers.line_searches import LineSearch, MoreThuente, Trial
+from anyoptim.solvers.line_searches._interpolation import over
 
 __all__ = ["LBFGS"]
 
@@ -60,7 +61,7 @@ class LBFGS(Solver):
     line_search: Final[LineSearch] = MoreThuente()
 
     def kept_vectors(self) -> tuple[str, ...]:
-        return (*_pairs(self.memory_size),)
+        return (*pairs(self.memory_size),)
 
     def entered(self, function: Function) -> Function:
         if self.bounds is None:
@@ -96,16 +97,12 @@ class LBFGS(Solver):
 
     def _line(self, run: Run, memory: Memory) -> tuple[Line | None, float, float]:
         """The line of the next search, the first step length and the longest; None where the value does not fall."""
-        d, box, origin, m = run.scratch.d, run.scratch.box, run.vectors["origin"], self.memory_size
+        d, box, origin = run.scratch.d, run.scratch.box, run.vectors["origin"]
         of_g, of_pairs, slope = memory.direction(run.numbers["gradient_squared"])
         if not slope < 0:
             return None, 0.0, 0.0
-        names, g = _pairs(m), run.vectors["g"] if box is None else box.gradient
-
-        def aim() -> None:
-            vectors = [d, *(run.vectors[name] for name in names)]
-            run.space.run(_direction(m), g, vectors, g=of_g, **dict(zip(names, of_pairs, strict=True)))
-
+        g = run.vectors["g"] if box is None else box.gradient
+        aim = functools.partial(combine, run, memory, g, d, of_g, of_pairs)
         aim()
         if box is None:
             first = 1.0 if memory.order else 1 / math.sqrt(-slope)
@@ -136,16 +133,10 @@ class LBFGS(Solver):
         if curved:
             memory.add(k)
         run.numbers["value"] = last.value
-        if box is not None:
-            (length,) = space.products((s, s)) if curved else (math.nan,)
-            self._hold(run, box)
-            return Iteration(last.t, math.sqrt(length))
-        both = [(run.vectors[f"{of}{j}"], g) for of in "sy" for j in memory.order]
-        within = [(s, y), (y, y), (s, s)] if curved else []
-        squared, *found = space.products((g, g), *both, *within)
-        memory.put(found[: len(both)], *found[len(both) : len(both) + 2])
-        run.numbers |= {"gradient_squared": squared, "gradient_max": space.largest(g)}
-        return Iteration(last.t, math.sqrt(found[-1]) if curved else math.nan)
+        if box is None:
+            return Iteration(last.t, memory.measure(run, newest=curved))
+        self._hold(run, box)
+        return Iteration(last.t, math.sqrt(space.products((s, s))[0]) if curved else math.nan)
 
     def _hold(self, run: Run, box: Box) -> None:
         """Note what bounds hold at the origin, and what there is to know of the gradient and the pairs without that."""
@@ -226,16 +217,43 @@ class Memory:
         for (i, j), sy, yy in zip(pairs, within, within[len(pairs) :], strict=False):
             self.sy[i, j], self.yy[i, j], self.yy[j, i] = sy, yy, yy
 
-    def direction(self, gg: float) -> tuple[float, list[float], float]:
-        """The coefficients of g and of all s and y in the direction, and its slope: the recursion of two loops."""
-        size = len(self.sg)
-        order = [i for i in self.order if self.sy[i, i] > sys.float_info.epsilon * self.yy[i, i]]
-        a, of_s, gamma = np.zeros(size), np.zeros(size), 1.0
+    def measure(self, run: Run, *, newest: bool) -> float:
+        """Note the products of a new gradient, and of the newest pair, if it is new, whose |s| it returns.
+
+        All pairs are asked for, those too that there are not yet: a program of more and more products would be compiled
+        anew for each.
+        """
+        g, space, order = run.vectors["g"], run.space, self.order
+        ring = [k for k in range(len(self.sg)) if k not in order] + order
+        both = [(run.vectors[f"{of}{k}"], g) for of in "sy" for k in ring]
+        (s, _), (y, _) = both[len(ring) - 1], both[-1]
+        squared, sy, yy, ss, *found = space.products((g, g), (s, y), (y, y), (s, s), *both)
+        free, m = len(ring) - len(order), len(ring)
+        self.put([*found[free:m], *found[m + free :]], *((sy, yy) if newest else ()))
+        run.numbers |= {"gradient_squared": squared, "gradient_max": space.largest(g)}
+        return math.sqrt(ss) if newest else math.nan
+
+    @property
+    def curved(self) -> list[int]:
+        """The places of the pairs along which there is curvature."""
+        return [i for i in self.order if self.sy[i, i] > sys.float_info.epsilon * self.yy[i, i]]
+
+    @property
+    def scale(self) -> float:
+        """`s*y / y*y` of the newest pair; 1 where there is none."""
+        k = self.curved[-1] if self.curved else None
+        return 1.0 if k is None else over(self.sy[k, k], self.yy[k, k])
+
+    def direction(self, gg: float, gamma: float | None = None) -> tuple[float, list[float], float]:
+        """The coefficients of g and of all s and y in the direction, and its slope: the recursion of two loops.
+
+        In between stands gamma, `scale` unless it is given. Pairs without curvature, of what no bound holds, say, count
+        for nothing.
+        """
+        size, order = len(self.sg), self.curved
+        a, of_s, gamma = np.zeros(size), np.zeros(size), self.scale if gamma is None else gamma
         for i in reversed(order):
             a[i] = (self.sg[i] - self.sy[i] @ a) / self.sy[i, i]
-        if order:
-            k = order[-1]
-            gamma = float(self.sy[k, k] / self.yy[k, k])
         for i in order:
             of_s[i] = a[i] - (gamma * (self.yg[i] - self.yy[i] @ a) + of_s @ self.sy[:, i]) / self.sy[i, i]
         of_y = -gamma * a
@@ -243,23 +261,54 @@ class Memory:
         return -gamma, [*(-of_s).tolist(), *(-of_y).tolist()], float(slope)
 
 
-def _pairs(m: int) -> list[str]:
+def pairs(m: int) -> list[str]:
     """The names of the vectors of all pairs."""
     return [f"{of}{k}" for of in "sy" for k in range(m)]
 
 
+def combine(run: Run, memory: Memory, g: Vector, d: Vector, of_g: float, of_pairs: Sequence[float]) -> None:
+    """`d <- of_g*g + of_pairs[0]*s0 + ...`: a few pairs at a time, because a kernel of many takes long to compile."""
+    m = len(memory.sg)
+    n = math.ceil(m / math.ceil(m / _AT_ONCE))
+    for first in range(0, m, n):
+        places = range(first, min(first + n, m))
+        if first and not {*places} & {*memory.order}:
+            continue
+        vectors = [d, *(run.vectors[f"{of}{k}"] for of in "sy" for k in places)]
+        numbers = (of_pairs[k + shift] for shift in (0, m) for k in places)
+        kernel, own = (_further(len(places)), {}) if first else (_direction(len(places)), {"g": of_g})
+        run.space.run(kernel, g, vectors, **own, **dict(zip(pairs(len(places)), numbers, strict=True)))
+
+
+_AT_ONCE = 16
+
+
+def _added(d: Array, vectors: Sequence[Array], c: Any) -> tuple[Array, ...]:
+    for name, vector in zip(pairs(len(vectors) // 2), vectors, strict=True):
+        d = d + getattr(c, name) * vector
+    return d, *vectors
+
+
 def _combined(xp: Any, g: Array, d: Array, *pairs_and_c: Any) -> tuple[Array, ...]:
     """`d <- c.g*g + c.s0*s0 + c.s1*s1 + ...`."""
-    *pairs, c = pairs_and_c
-    d = c.g * g
-    for name, vector in zip(_pairs(len(pairs) // 2), pairs, strict=True):
-        d = d + getattr(c, name) * vector
-    return d, *pairs
+    *vectors, c = pairs_and_c
+    return _added(c.g * g, vectors, c)
+
+
+def _continued(xp: Any, g: Array, d: Array, *pairs_and_c: Any) -> tuple[Array, ...]:
+    """`d <- d + c.s0*s0 + c.s1*s1 + ...`."""
+    *vectors, c = pairs_and_c
+    return _added(d, vectors, c)
 
 
 @functools.cache
 def _direction(m: int) -> Kernel:
-    return Kernel(_combined, ("d", *_pairs(m)))
+    return Kernel(_combined, ("d", *pairs(m)))
+
+
+@functools.cache
+def _further(m: int) -> Kernel:
+    return Kernel(_continued, ("d", *pairs(m)))
 
 
 def _accepted(xp: Any, x: Array, p: Array, origin: Array, g: Array, s: Array, y: Array, c: Any) -> tuple[Array, ...]:

@@ -24,13 +24,8 @@ from anyoptim._machine._completed import exhaust
 from anyoptim._machine._scratch import Scratch, give, scratch, taken
 from anyoptim._machine._threads import Call, Pieces
 from anyoptim._trace._coefficients import CoefficientTable, Replay, lasting
-<<<<<<< HEAD
-from anyoptim._trace._exact_sum import split
-from anyoptim._trace._program import MOVE, Coefficients, Program, static_options
-=======
 from anyoptim._trace._exact_sum import of_words, split
-from anyoptim._trace._program import Coefficients, Program, static_options
->>>>>>> dots
+from anyoptim._trace._program import MOVE, Coefficients, Program, static_options
 
 __all__ = ["BlockedPlan"]
 
