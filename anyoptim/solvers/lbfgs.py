@@ -116,7 +116,7 @@ class Memory:
 
     @property
     def order(self) -> list[int]:
-        """The places of the pairs, from the oldest to the newest."""
+        """The places of the pairs, from the oldest to the newest; of n pairs they are the first n."""
         return self._numbers["order"]  # type: ignore[no-any-return]
 
     def next(self) -> int:
@@ -131,14 +131,13 @@ class Memory:
         """Forget all pairs."""
         self._numbers["order"] = []
 
-    def put(self, found: list[float], sy: float = math.nan, yy: float = math.nan) -> None:
+    def put(self, sg: Sequence[float], yg: Sequence[float], sy: float = math.nan, yy: float = math.nan) -> None:
         """Note the products of a new gradient with all s and all y, and of the newest pair, if it is new, its own.
 
         Those of the others with its y follow: y is the difference of two gradients.
         """
         before = self.sg.copy(), self.yg.copy()
-        n = len(self.order)
-        self.sg[self.order], self.yg[self.order] = found[:n], found[n:]
+        self.sg[: len(sg)], self.yg[: len(yg)] = sg, yg
         if sy == sy:
             k = self.order[-1]
             self.sy[:, k] = self.sg - before[0]
@@ -147,11 +146,18 @@ class Memory:
 
     def measure(self, run: Run, *, newest: bool) -> float:
         """Note the products of a new gradient, and of the newest pair, if it is new, whose |s| it returns."""
-        g, space, order = run.vectors["g"], run.space, self.order
-        both = [(run.vectors[f"{of}{j}"], g) for of in "sy" for j in order]
-        s, y = (run.vectors[f"{of}{order[-1]}"] for of in "sy") if newest else (g, g)
-        squared, *found = space.products((g, g), *both, *([(s, y), (y, y), (s, s)] if newest else []))
-        self.put(found[: len(both)], *found[len(both) : len(both) + 2])
+        g, space, m, n = run.vectors["g"], run.space, len(self.sg), len(self.order)
+        large = m > _AT_ONCE  # where each other set of pairs would be a plan of hundreds of arrays
+        asked = min(m, math.ceil(n / _AT_ONCE) * _AT_ONCE) if large else n
+        both = [(run.vectors[f"{of}{j}"], g) for of in "sy" for j in range(asked)]
+        s, y = (run.vectors[f"{of}{self.order[-1]}"] for of in "sy") if newest else (g, g)
+        within = [(s, y), (y, y), (s, s)] if newest else []
+        if large:
+            squared, *found = space.products((g, g), *both)
+            found += space.products(*within)
+        else:
+            squared, *found = space.products((g, g), *both, *within)
+        self.put(found[:n], found[asked : asked + n], *found[2 * asked : 2 * asked + 2])
         run.numbers |= {"gradient_squared": squared, "gradient_max": space.largest(g)}
         return math.sqrt(found[-1]) if newest else math.nan
 
