@@ -181,7 +181,7 @@ class Memory:
 
     @property
     def order(self) -> list[int]:
-        """The places of the pairs, from the oldest to the newest."""
+        """The places of the pairs, from the oldest to the newest; of n pairs they are the first n."""
         return self._numbers["order"]  # type: ignore[no-any-return]
 
     def next(self) -> int:
@@ -196,14 +196,13 @@ class Memory:
         """Forget all pairs."""
         self._numbers["order"] = []
 
-    def put(self, found: list[float], sy: float = math.nan, yy: float = math.nan) -> None:
+    def put(self, sg: Sequence[float], yg: Sequence[float], sy: float = math.nan, yy: float = math.nan) -> None:
         """Note the products of a new gradient with all s and all y, and of the newest pair, if it is new, its own.
 
         Those of the others with its y follow: y is the difference of two gradients.
         """
         before = self.sg.copy(), self.yg.copy()
-        n = len(self.order)
-        self.sg[self.order], self.yg[self.order] = found[:n], found[n:]
+        self.sg[: len(sg)], self.yg[: len(yg)] = sg, yg
         if sy == sy:
             k = self.order[-1]
             self.sy[:, k] = self.sg - before[0]
@@ -220,16 +219,21 @@ class Memory:
     def measure(self, run: Run, *, newest: bool) -> float:
         """Note the products of a new gradient, and of the newest pair, if it is new, whose |s| it returns.
 
-        All pairs are asked for, those too that there are not yet: a program of more and more products would be compiled
-        anew for each.
+        More pairs are asked for than there are at first: else programs of more and more products would be compiled.
         """
-        g, space, order = run.vectors["g"], run.space, self.order
-        ring = [k for k in range(len(self.sg)) if k not in order] + order
-        both = [(run.vectors[f"{of}{k}"], g) for of in "sy" for k in ring]
-        (s, _), (y, _) = both[len(ring) - 1], both[-1]
-        squared, sy, yy, ss, *found = space.products((g, g), (s, y), (y, y), (s, s), *both)
-        free, m = len(ring) - len(order), len(ring)
-        self.put([*found[free:m], *found[m + free :]], *((sy, yy) if newest else ()))
+        g, space, m, n = run.vectors["g"], run.space, len(self.sg), len(self.order)
+        newest_pair = tuple(run.vectors[f"{of}{self.order[-1] if n else 0}"] for of in "sy")
+        within = [(newest_pair[a], newest_pair[b]) for a, b in ((0, 1), (1, 1), (0, 0))]
+        if m > _AT_ONCE:  # where each other order of the pairs would be a plan of hundreds of arrays
+            places = [*range(min(m, math.ceil((n + 1) / _AT_ONCE) * _AT_ONCE))]
+            squared, *found = space.products((g, g), *((run.vectors[f"{of}{k}"], g) for of in "sy" for k in places))
+            sy, yy, ss = space.products(*within) if newest else [math.nan] * 3
+        else:
+            places = [k for k in range(m) if k not in self.order] + self.order
+            both = [(run.vectors[f"{of}{k}"], g) for of in "sy" for k in places]
+            squared, sy, yy, ss, *found = space.products((g, g), *within, *both)
+        by_place = sorted(zip(places, found[: len(places)], found[len(places) :], strict=True))
+        self.put([sg for _, sg, _ in by_place], [yg for *_, yg in by_place], *((sy, yy) if newest else ()))
         run.numbers |= {"gradient_squared": squared, "gradient_max": space.largest(g)}
         return math.sqrt(ss) if newest else math.nan
 
