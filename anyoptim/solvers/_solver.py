@@ -229,7 +229,8 @@ class Solver(Value):
         else:
             space.run(TAKE, point.gradients, [space.params, run.vectors["origin"], run.vectors["g"]])
         self._take(function)
-        self.first(run)
+        if before is None:
+            self.first(run)
         self.measure(run, point.value)
 
     def _take(self, function: Function) -> None:
@@ -262,10 +263,10 @@ class Solver(Value):
         """Make what is needed beside the vectors that are kept, for other arrays than before."""
 
     def first(self, run: Run) -> None:
-        """Begin anew: nothing is known but what was found at one point."""
+        """Begin: nothing is known but what was found at the first point."""
 
     def measure(self, run: Run, value: float) -> None:
-        """Note the value at the origin, and what there is to know of the gradient."""
+        """Note the value at the origin, where somebody has put the parameters, and what there is to know of g."""
         run.measure(value)
 
     @abstractmethod

@@ -52,7 +52,7 @@ def _products(count: int, pairs: Sequence[tuple[int, int]]) -> Program:
     seen = (None, count - 1)
     asked = (Dot(_of(a), _of(b)) for a, b in pairs)
     parts = [Part(on_nothing, _same, reduction=of, what="an inner product", seen=seen) for of in asked]
-    return Program((*parts, Part(_on_vectors, _same, tuple(f"v{k}" for k in range(1, count)))))
+    return Program((*parts, Part(on_nothing, _same, tuple(f"v{k}" for k in range(1, count)))))
 
 
 def _magnitude(xp: Any, p: Array, x: Array) -> Array:
@@ -70,13 +70,12 @@ class Question:
 
     def __init__(self, what: str, of: Reduction, others: Sequence[str] = ()) -> None:
         part = Part(on_nothing, _same, reduction=of, what=what, seen=(None, len(others)))
-        own = (Part(_on_vectors, _same, tuple(others)),) if others else ()
+        own = (Part(on_nothing, _same, tuple(others)),) if others else ()
         self.program, self.reduction = Program((part, *own)), of
 
 
-def _same(xp: Any, x: Array, *vectors_and_c: Any) -> tuple[Array, ...]:
-    """All vectors as they are."""
-    return vectors_and_c[:-1]
+def _same(xp: Any) -> None:
+    """What stands for the rule of a program that only asks."""
 
 
 _DIFFERENCES = Question("a comparison", Count(_other))

@@ -80,8 +80,10 @@ class LBFGS(Solver):
         run.numbers |= Memory.empty(self.memory_size)
 
     def measure(self, run: Run, value: float) -> None:
-        super().measure(run, value)
-        if run.scratch.box is not None:
+        run.numbers["value"] = value
+        if run.scratch.box is None:
+            Memory(run.numbers).measure(run, newest=False)
+        else:
             self._hold(run, run.scratch.box)
 
     def iteration(self, run: Run) -> Iteration:
