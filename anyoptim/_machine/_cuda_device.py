@@ -15,10 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from anyoptim._engines._base import NDArray
 from anyoptim._machine import _disk_cache
 
 __all__ = ["OPTIONS", "Device", "Owned", "device", "programs", "target"]
+
+NDArray = np.ndarray[Any, Any]
 
 OPTIONS = {"fma": False, "ftz": False, "prec_div": True, "prec_sqrt": True, "std": "c++17"}
 """The options of the compiler: each operation is rounded as it is written, none contracted, no subnormal flushed."""

@@ -715,7 +715,9 @@ optimizer = ao.Adam()
 for _ in range(30):
     optimizer.update(params, {"W": np.ones((50, 10)), "b": np.ones(10)})
 assert optimizer.explain(params, params)[0].engine == "blocked"
-ours = {f"anyoptim._engines.{name}" for name in ("compiled._source", "cuda._plan", "cuda._device", "jax._plan")}
+ours = {f"anyoptim.{name}" for name in (
+    "_engines.compiled._source", "_engines.cuda._plan", "_machine._cuda_device", "_engines.jax._plan"
+)}
 print(sorted({"numba", "llvmlite", *ours} & set(sys.modules)))
 """
 

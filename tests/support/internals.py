@@ -15,6 +15,7 @@ from anyoptim._engines.cuda._elements import ELEMENTS
 from anyoptim._engines.cuda._source import coefficients
 from anyoptim._machine import _array_headers as headers
 from anyoptim._machine import _completed as completed
+from anyoptim._machine import _cuda_device as cuda_device
 from anyoptim._machine import _disk_cache as disk_cache
 from anyoptim._machine import _elsewhere as elsewhere
 from anyoptim._machine import _scratch as scratch
@@ -51,6 +52,7 @@ __all__ = [
     "checks",
     "coefficients",
     "completed",
+    "cuda_device",
     "disk_cache",
     "dropout_compiled",
     "elsewhere",

@@ -7,7 +7,7 @@ from typing import Any
 from cuda.bindings import nvrtc
 from cuda.core import Program, ProgramOptions
 
-from anyoptim._engines.cuda._device import OPTIONS
+from anyoptim._machine._cuda_device import OPTIONS
 
 
 def code(text: str, architecture: int) -> bytes:

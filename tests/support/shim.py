@@ -27,8 +27,8 @@ from anyoptim._arrays._memory import MemoryLayout
 from anyoptim._arrays._numpy import NumPy
 from anyoptim._engines import ENGINES
 from anyoptim._engines.cuda import _plan as cuda
-from anyoptim._engines.cuda._device import Device
 from anyoptim._machine import _disk_cache
+from anyoptim._machine._cuda_device import Device
 
 NUMBER = 4711
 """Of the device, as the array library counts."""

@@ -18,8 +18,9 @@ import pytest
 import anyoptim as ao
 from anyoptim import _engines
 from anyoptim._engines import _base
-from anyoptim._engines.cuda import Cuda, _device
+from anyoptim._engines.cuda import Cuda
 from tests.support import shim
+from tests.support.internals import cuda_device
 from tests.support.internals import disk_cache as _disk_cache
 from tests.support.libraries import Library
 
@@ -83,7 +84,7 @@ def test_attributes_that_are_read(core: Any) -> None:
 
 def test_options(core: Any) -> None:
     """All are said, for the compiler's defaults are not ours."""
-    said = core.ProgramOptions(arch="sm_90", **_device.OPTIONS).as_bytes("nvrtc")
+    said = core.ProgramOptions(arch="sm_90", **cuda_device.OPTIONS).as_bytes("nvrtc")
     assert {*said} >= {b"--fmad=false", b"--ftz=false", b"--prec-div=true", b"--prec-sqrt=true", b"-arch=sm_90"}
 
 
@@ -101,12 +102,12 @@ def test_options(core: Any) -> None:
 )
 def test_targets(architecture: int, found: str) -> None:
     """Machine code of the same or an older member of the generation, else PTX for the driver."""
-    assert _device.target(architecture, [90, 75, 80, 86]) == found
+    assert cuda_device.target(architecture, [90, 75, 80, 86]) == found
 
 
 def test_an_older_generation_is_refused() -> None:
     with pytest.raises(RuntimeError, match="no code for compute capability 70; wanted at least 75"):
-        _device.target(70, [75, 80])
+        cuda_device.target(70, [75, 80])
 
 
 def test_the_default_stream_has_no_handle() -> None:
@@ -128,7 +129,7 @@ class Counted:
     def __call__(self, text: str = TEXT, architecture: str = "sm_90") -> bytes:
         machine = self.machine.device
         program = SimpleNamespace(ProgramOptions=self.core.ProgramOptions, Program=self._program)
-        of = _device.Device(
+        of = cuda_device.Device(
             0, SimpleNamespace(**{**vars(machine.core), **vars(program)}), self.machine, [90], self.programs
         )
         of._target = architecture
@@ -151,7 +152,7 @@ class Counted:
 def compiled(core: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Counted:
     """A compiler with an empty folder."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    return Counted(core, _device.programs)
+    return Counted(core, cuda_device.programs)
 
 
 def _files(folder: Path) -> list[Path]:
@@ -263,9 +264,9 @@ def test_a_device_without_a_driver(core: Any) -> None:
     with contextlib.suppress(Exception):
         core.Device(0)
         pytest.skip("there is a device")
-    _device.device.cache_clear()
+    cuda_device.device.cache_clear()
     with pytest.raises(Exception, match=r"driver|cuda|CUDA"):
-        _device.device(0)
+        cuda_device.device(0)
 
 
 # What is missing ---------------------------------------------------------------------------------------------------

@@ -14,7 +14,6 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import anyoptim as ao
-from anyoptim._engines.cuda import _device
 from anyoptim._engines.cuda import _plan as cuda
 from anyoptim._engines.cuda._elements import ELEMENTS
 from anyoptim._engines.cuda._plan import chunk_map, kernel_of
@@ -28,6 +27,7 @@ from tests.support.internals import (
     Range,
     Scalar,
     Symbol,
+    cuda_device,
     evaluate,
     range_of,
     reduction,
@@ -485,7 +485,7 @@ def _norm(machine: shim.Machine, table: np.ndarray[Any, Any], monkeypatch: pytes
     plan.stream = plan.sending = plan.device.stream(7)
     plan.numbers, plan.sums = known.ctypes.data, own.ctypes.data
     with plan.device.scope():
-        plan.owned = _device.Owned(plan.device)
+        plan.owned = cuda_device.Owned(plan.device)
     monkeypatch.setattr(cuda.CudaPlan, "_launches", lambda *_: [])
     assert plan.value(2, None, None).scalar == Scalar("device", (2,))
     return float(known[2])
