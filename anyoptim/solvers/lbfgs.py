@@ -18,7 +18,6 @@ from anyoptim.solvers._line import Line
 from anyoptim.solvers._solver import TAKE, Iteration, Run, Solver
 from anyoptim.solvers._vectors import Kernel, Vector
 from anyoptim.solvers.line_searches import LineSearch, MoreThuente, Trial
-from anyoptim.solvers.line_searches._interpolation import over
 
 __all__ = ["LBFGS"]
 
@@ -131,7 +130,7 @@ class LBFGS(Solver):
         s, y, g = (run.vectors[name] for name in (f"s{k}", f"y{k}", "g"))
         curved = last.slope - start.slope > sys.float_info.epsilon * -start.slope
         kept = [space.params, run.vectors["origin"], g]
-        space.run(*((_ACCEPT, line.point.gradients, [*kept, s, y]) if curved else (TAKE, line.point.gradients, kept)))
+        space.run(*((ACCEPT, line.point.gradients, [*kept, s, y]) if curved else (TAKE, line.point.gradients, kept)))
         if curved:
             memory.add(k)
         run.numbers["value"] = last.value
@@ -246,9 +245,9 @@ class Memory:
 
     @property
     def scale(self) -> float:
-        """`s*y / y*y` of the newest pair; 1 where there is none."""
+        """`s*y / y*y` of the newest pair with curvature; 1 where there is none."""
         k = self.curved[-1] if self.curved else None
-        return 1.0 if k is None else over(self.sy[k, k], self.yy[k, k])
+        return 1.0 if k is None else float(self.sy[k, k] / self.yy[k, k])
 
     def direction(self, gg: float, gamma: float | None = None) -> tuple[float, list[float], float]:
         """The coefficients of g and of all s and y in the direction, and its slope: the recursion of two loops.
@@ -322,4 +321,4 @@ def _accepted(xp: Any, x: Array, p: Array, origin: Array, g: Array, s: Array, y:
     return p, p, x, p - origin, x - g
 
 
-_ACCEPT = Kernel(_accepted, ("p", "origin", "g", "s", "y"))
+ACCEPT = Kernel(_accepted, ("p", "origin", "g", "s", "y"))

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Generator
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, TypeVar
 
 from anyoptim._arrays import Array
 from anyoptim._trace._hyperparameters import Check, Count, WholeNumber, nonnegative, number
+from anyoptim.compat._solvers import COPY, Straying, followed, stepped, take
 from anyoptim.compat.torch._constructor import refuse_params
-from anyoptim.compat.torch._line_search import Asked, strong_wolfe
-from anyoptim.solvers import Iteration, Run, Solver, Trial
+from anyoptim.compat.torch._line_search import strong_wolfe
+from anyoptim.solvers import Iteration, Run, Trial
 from anyoptim.solvers._function import Point, ValueAndGrad
 from anyoptim.solvers._line import Line
-from anyoptim.solvers._solver import TAKE
 from anyoptim.solvers._vectors import Kernel
 from anyoptim.solvers.lbfgs import Memory, combine, pairs
 
@@ -22,7 +21,7 @@ __all__ = ["LBFGS"]
 P = TypeVar("P")
 
 
-class LBFGS(Solver):
+class LBFGS(Straying):
     """torch.optim.LBFGS: `update(params, value_and_grad)` is its `step(closure)`, of up to `max_iter` steps.
 
     ::
@@ -71,18 +70,25 @@ class LBFGS(Solver):
             raise ValueError(f"line_search_fn is {self.line_search_fn!r}; wanted None or 'strong_wolfe'")
 
     def kept_vectors(self) -> tuple[str, ...]:
-        return ("d", "before", *(("low",) if self.line_search_fn else ()), *pairs(self.history_size))
+        own = ("low",) if self.line_search_fn else super().kept_vectors()
+        return ("d", "before", *own, *pairs(self.history_size))
 
     def first(self, run: Run) -> None:
+        super().first(run)
         run.numbers |= {**Memory.empty(self.history_size), "t": 0.0, "slope": 0.0, "inner": 0, "ahead": False}
 
     def begin(self, params: Any, value_and_grad: ValueAndGrad) -> None:
         """Take these parameters, and call the function where they are."""
         before = self.run.numbers["evaluations"]
         super().begin(params, value_and_grad)
-        if self.run.numbers["evaluations"] == before:
-            _look(self.run)
-        self.run.numbers["ahead"] = False
+        run = self.run
+        if run.numbers["evaluations"] == before:
+            take(run, run.ask(run.begun))
+        run.numbers["ahead"] = False
+
+    def note(self, run: Run) -> None:
+        if self.line_search_fn is None:
+            super().note(run)
 
     def update(self, params: P, value_and_grad: ValueAndGrad) -> P:
         self.begin(params, value_and_grad)
@@ -94,10 +100,11 @@ class LBFGS(Solver):
         iteration, run = super().iterate(), self.run
         if run.numbers["ahead"]:
             try:
-                _look(run)
+                take(run, run.ask(run.begun))
             except BaseException:
                 Line(run.begun, run.vectors["origin"], run.vectors["d"], Trial(0.0, run.value, 0.0)).back()
                 raise
+            run.numbers["ahead"] = False
         return iteration
 
     def iteration(self, run: Run) -> Iteration:
@@ -117,14 +124,22 @@ class LBFGS(Solver):
                 break
             line = Line(run.begun, run.vectors["origin"], run.vectors["d"], Trial(0.0, before, numbers["slope"]))
             largest = space.largest(run.vectors["d"])
-            if self.line_search_fn is None:
-                failure = _moved(run, line, first, look=n + 1 < self.max_iter)
+            if self.line_search_fn is not None:
+                steps = strong_wolfe(line.last, first, largest, most - spent)
+                found, gradients = followed(run, line, steps, run.vectors["low"])
+                numbers["t"] = found.t
+                take(run, Point(found.value, gradients))
+                spent += len(line.trials) - 1
+            elif n + 1 < self.max_iter:
+                failure = stepped(line, first)
+                if failure:
+                    break
+                take(run, line.point)
+                self.note(run)
                 spent += 1
             else:
-                _searched(run, line, strong_wolfe(line.last, first, largest, most - spent))
-                spent += len(line.trials) - 1
-            if failure:
-                break
+                line.move(first)
+                numbers["ahead"] = True
             t = numbers["t"]
             length += abs(t) * math.sqrt(space.products((run.vectors["d"], run.vectors["d"]))[0])
             if (
@@ -156,66 +171,10 @@ class LBFGS(Solver):
             memory.measure(run, newest=curved)
         of_g, of_pairs, _ = memory.direction(numbers["gradient_squared"])
         combine(run, memory, v["g"], v["d"], of_g, of_pairs)
-        space.run(_KEEP, v["g"], [v["before"]])
+        space.run(COPY, v["g"], [v["before"]])
         numbers["t"] = length * self.lr
         (numbers["slope"],) = space.products((v["d"], v["g"]))
         return float(numbers["t"])
-
-
-def _look(run: Run) -> None:
-    """Call the function where the parameters are."""
-    point = run.ask(run.begun)
-    _take(run, point)
-
-
-def _take(run: Run, point: Point) -> None:
-    """Go on from where the parameters are, with what was found there."""
-    run.space.run(TAKE, point.gradients, [run.space.params, run.vectors["origin"], run.vectors["g"]])
-    run.measure(point.value)
-    run.numbers["ahead"] = False
-
-
-def _moved(run: Run, line: Line, t: float, *, look: bool) -> str:
-    """Take a step of this length, and look at the function there or not. Returns why that was not possible, if so."""
-    if not look:
-        line.move(t)
-        run.numbers["ahead"] = True
-        return ""
-    try:
-        last = line.at(t)
-    except BaseException:
-        line.back()
-        raise
-    if not math.isfinite(last.value):
-        line.back()
-        return f"the value after a step of length {t:.3g} is {last.value}"
-    _take(run, line.point)
-    return ""
-
-
-def _searched(run: Run, line: Line, steps: Generator[Asked, Trial, Trial]) -> None:
-    """Follow a search, and take the step that it finds."""
-    asked = next(steps)
-    try:
-        while True:
-            if asked.keep:
-                run.space.run(_KEEP, line.point.gradients, [run.vectors["low"]])
-            trial = line.at(asked.t)
-            try:
-                asked = steps.send(trial)
-            except StopIteration as end:
-                found: Trial = end.value
-                break
-    except BaseException:
-        line.back()
-        raise
-    run.numbers["t"] = found.t
-    if found is trial:
-        _take(run, line.point)
-    else:
-        line.move(found.t)
-        if found.t:
-            _take(run, Point(found.value, run.vectors["low"]))
 
 
 def _signs(xp: Any, x: Array, d: Array, c: Any) -> Array:
@@ -223,15 +182,9 @@ def _signs(xp: Any, x: Array, d: Array, c: Any) -> Array:
     return xp.sign(x)
 
 
-def _kept(xp: Any, x: Array, kept: Array, c: Any) -> Array:
-    """`kept <- x`."""
-    return x
-
-
 def _pair(xp: Any, x: Array, s: Array, y: Array, d: Array, before: Array, c: Any) -> tuple[Array, ...]:
     """`s <- t*d; y <- x - before`."""
     return c.t * d, x - before, d, before
 
 
-_SIGNS, _KEEP = Kernel(_signs, ("d",)), Kernel(_kept, ("kept",))
-_PAIR = Kernel(_pair, ("s", "y", "d", "before"))
+_SIGNS, _PAIR = Kernel(_signs, ("d",)), Kernel(_pair, ("s", "y", "d", "before"))

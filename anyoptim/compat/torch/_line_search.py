@@ -4,23 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Generator
-from typing import NamedTuple
 
+from anyoptim.compat._solvers import Asked
 from anyoptim.solvers.line_searches import Trial
 from anyoptim.solvers.line_searches._interpolation import cubic, theta
 from anyoptim.solvers.line_searches._line_search import falls
 
-__all__ = ["Asked", "strong_wolfe"]
+__all__ = ["strong_wolfe"]
 
 C1, C2, TOLERANCE = 1e-4, 0.9, 1e-9
-
-
-class Asked(NamedTuple):
-    """A step length to be tried."""
-
-    t: float
-    keep: bool
-    """Whether the gradient of the trial before is to be kept, in the place of one that was kept earlier."""
 
 
 def strong_wolfe(start: Trial, t: float, largest: float, tries: int) -> Generator[Asked, Trial, Trial]:
