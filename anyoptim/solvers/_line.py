@@ -46,7 +46,7 @@ class Line:
         return min((trial for trial in self.trials if trial.value == trial.value), key=lambda trial: trial.value)
 
     def search(self, line_search: LineSearch, first: float) -> bool:
-        """Follow a search from a first step length. Returns whether it has found a point, where the parameters are then.
+        """Follow a search from a first step length. Returns whether it has found a point: the parameters are there.
 
         Where it has not, and where an exception comes in between, they are at the best point seen.
         """
