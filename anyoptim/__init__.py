@@ -110,7 +110,7 @@ if TYPE_CHECKING:
     from anyoptim._diagnosis._table import Diagnosis, ParameterDiagnosis
     from anyoptim.checkpoint import Checkpoint, load, save
     from anyoptim.schedules import scalars
-    from anyoptim.solvers import LBFGS, Stop, minimize
+    from anyoptim.solvers import LBFGS, NonlinearCG, Stop, minimize
     from anyoptim.stages import prox
     from anyoptim.testing import check_grad
 
@@ -175,6 +175,7 @@ __all__ = [
     "NAdam",
     "Nesterov",
     "NonNegative",
+    "NonlinearCG",
     "Nonnegative",
     "Norm",
     "Number",
@@ -245,7 +246,7 @@ def __dir__() -> list[str]:
     return [*__all__, *(name for name in globals() if name.startswith("__"))]
 
 
-_OF_SOLVERS = frozenset({"LBFGS", "Stop", "minimize"})
+_OF_SOLVERS = frozenset({"LBFGS", "NonlinearCG", "Stop", "minimize"})
 """What is handed out of `solvers`."""
 
 _WITHIN = {"prox": "stages", "scalars": "schedules"}

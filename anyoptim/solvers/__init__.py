@@ -5,6 +5,7 @@ from anyoptim.solvers._minimize import minimize
 from anyoptim.solvers._result import History, Progress, Record, Result
 from anyoptim.solvers._solver import Iteration, Run, Solver
 from anyoptim.solvers._stop import Both, Condition, Either, Stop
+from anyoptim.solvers.conjugate_gradient import NonlinearCG
 from anyoptim.solvers.lbfgs import LBFGS
 from anyoptim.solvers.line_searches import Armijo, HagerZhang, LineSearch, MoreThuente, StrongWolfe, Trial, Trials
 
@@ -20,6 +21,7 @@ __all__ = [
     "Iteration",
     "LineSearch",
     "MoreThuente",
+    "NonlinearCG",
     "Progress",
     "Record",
     "Result",
