@@ -110,7 +110,7 @@ if TYPE_CHECKING:
     from anyoptim._diagnosis._table import Diagnosis, ParameterDiagnosis
     from anyoptim.checkpoint import Checkpoint, load, save
     from anyoptim.schedules import scalars
-    from anyoptim.solvers import LBFGS, NonlinearCG, Stop, minimize
+    from anyoptim.solvers import LBFGS, GradientDescent, NonlinearCG, Stop, lipschitz, minimize
     from anyoptim.stages import prox
     from anyoptim.testing import check_grad
 
@@ -159,6 +159,7 @@ __all__ = [
     "Fraction",
     "Gate",
     "GaussianDropout",
+    "GradientDescent",
     "GradientStage",
     "HeavyBall",
     "HeavyBallNesterov",
@@ -223,6 +224,7 @@ __all__ = [
     "fraction",
     "gaussian_dropout",
     "groups",
+    "lipschitz",
     "load",
     "minimize",
     "nonnegative",
@@ -246,7 +248,7 @@ def __dir__() -> list[str]:
     return [*__all__, *(name for name in globals() if name.startswith("__"))]
 
 
-_OF_SOLVERS = frozenset({"LBFGS", "NonlinearCG", "Stop", "minimize"})
+_OF_SOLVERS = frozenset({"LBFGS", "GradientDescent", "NonlinearCG", "Stop", "lipschitz", "minimize"})
 """What is handed out of `solvers`."""
 
 _WITHIN = {"prox": "stages", "scalars": "schedules"}
