@@ -110,7 +110,7 @@ if TYPE_CHECKING:
     from anyoptim._diagnosis._table import Diagnosis, ParameterDiagnosis
     from anyoptim.checkpoint import Checkpoint, load, save
     from anyoptim.schedules import scalars
-    from anyoptim.solvers import LBFGS, Stop, minimize
+    from anyoptim.solvers import LBFGS, GradientDescent, NonlinearCG, ProximalGradient, Stop, lipschitz, minimize
     from anyoptim.stages import prox
     from anyoptim.testing import check_grad
 
@@ -159,6 +159,7 @@ __all__ = [
     "Fraction",
     "Gate",
     "GaussianDropout",
+    "GradientDescent",
     "GradientStage",
     "HeavyBall",
     "HeavyBallNesterov",
@@ -175,6 +176,7 @@ __all__ = [
     "NAdam",
     "Nesterov",
     "NonNegative",
+    "NonlinearCG",
     "Nonnegative",
     "Norm",
     "Number",
@@ -183,6 +185,7 @@ __all__ = [
     "ParameterStage",
     "Positive",
     "Prodigy",
+    "ProximalGradient",
     "RAdam",
     "RMSProp",
     "Reduction",
@@ -222,6 +225,7 @@ __all__ = [
     "fraction",
     "gaussian_dropout",
     "groups",
+    "lipschitz",
     "load",
     "minimize",
     "nonnegative",
@@ -245,7 +249,9 @@ def __dir__() -> list[str]:
     return [*__all__, *(name for name in globals() if name.startswith("__"))]
 
 
-_OF_SOLVERS = frozenset({"LBFGS", "Stop", "minimize"})
+_OF_SOLVERS = frozenset(
+    {"LBFGS", "GradientDescent", "NonlinearCG", "ProximalGradient", "Stop", "lipschitz", "minimize"}
+)
 """What is handed out of `solvers`."""
 
 _WITHIN = {"prox": "stages", "scalars": "schedules"}

@@ -5,30 +5,42 @@ from anyoptim.solvers._minimize import minimize
 from anyoptim.solvers._result import History, Progress, Record, Result
 from anyoptim.solvers._solver import Iteration, Run, Solver
 from anyoptim.solvers._stop import Both, Condition, Either, Stop
+from anyoptim.solvers.conjugate_gradient import NonlinearCG
+from anyoptim.solvers.curvature import lipschitz
+from anyoptim.solvers.gradient_descent import BarzilaiBorwein, Descent, GradientDescent, Polyak, StepRule
 from anyoptim.solvers.lbfgs import LBFGS
 from anyoptim.solvers.line_searches import Armijo, HagerZhang, LineSearch, MoreThuente, StrongWolfe, Trial, Trials
+from anyoptim.solvers.proximal_gradient import ProximalGradient
 
 __all__ = [
     "LBFGS",
     "Armijo",
+    "BarzilaiBorwein",
     "Both",
     "Callbacks",
     "Condition",
+    "Descent",
     "Either",
+    "GradientDescent",
     "HagerZhang",
     "History",
     "Iteration",
     "LineSearch",
     "MoreThuente",
+    "NonlinearCG",
+    "Polyak",
     "Progress",
+    "ProximalGradient",
     "Record",
     "Result",
     "Run",
     "Solver",
+    "StepRule",
     "Stop",
     "Store",
     "StrongWolfe",
     "Trial",
     "Trials",
+    "lipschitz",
     "minimize",
 ]

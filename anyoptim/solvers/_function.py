@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from anyoptim._arrays import Array, is_scalar, library
 from anyoptim._arrays import _checks as checks
 from anyoptim._arrays._tree import Tree
+from anyoptim._core._optimizer import Optimizer
 from anyoptim.solvers._vectors import Space
 
 __all__ = ["Function", "Point", "ValueAndGrad"]
@@ -89,7 +90,29 @@ class Function:
             raise ValueError(f"{self.tree.name(i)} {came}; wanted the same parameters to move at each evaluation")
         return Point(value, [x for x in xs if x is not None])
 
-    def renew(self, container: Any) -> None:
+    def mapped(self, name: str, of: Callable[[Any], Any], x: Sequence[Array]) -> Sequence[Array]:
+        """What a user's function of gradients, a preconditioner, say, makes of these: one for each that moves.
+
+        Raises what is wrong with it, as of gradients, with a note of its name.
+        """
+        given = dict(zip(self.moving or (), x, strict=True))
+        try:
+            found = of(self.tree.build(given.get(i) for i in range(len(self.ps))))
+            xs = checks.gradients(self.tree, self.ps, self.owner, found)
+            if [i for i, a in enumerate(xs) if a is not None] != self.moving:
+                raise ValueError("wanted an array for each gradient, and None for none")
+        except Exception as error:
+            error.add_note(f"raised by {name}, or for what it gave; wanted a container like its argument")
+            raise
+        return [a for a in xs if a is not None]
+
+    def updated(self, optimizer: Optimizer, x: Sequence[Array]) -> None:
+        """Let an optimizer take a step, with a gradient for each parameter that moves."""
+        given = dict(zip(self.moving or (), x, strict=True))
+        grads = self.tree.build(given.get(i) for i in range(len(self.ps)))
+        self._renew(optimizer.update(self.tree.container, grads))
+
+    def _renew(self, container: Any) -> None:
         """Take the container that an optimizer gave back: where arrays can't be written to, there are others in it."""
         tree, space = Tree("params", container), self.space
         for k, (i, p) in enumerate(zip(self.moving or (), space.ps, strict=True)):

@@ -11,7 +11,7 @@ from anyoptim.solvers._function import Function, Point
 from anyoptim.solvers._vectors import Kernel, Vector
 from anyoptim.solvers.line_searches import LineSearch, Trial
 
-__all__ = ["Line"]
+__all__ = ["Line", "rounding_of"]
 
 
 def _trial(xp: Any, d: Array, p: Array, origin: Array, c: Any) -> tuple[Array, ...]:
@@ -64,12 +64,17 @@ class Line:
         """The trial with the lowest value, the first of several."""
         return min((trial for trial in self.trials if trial.value == trial.value), key=lambda trial: trial.value)
 
-    def search(self, line_search: LineSearch, first: float, longest: float = math.inf) -> bool:
+    def search(
+        self, line_search: LineSearch, first: float, longest: float = math.inf, *, below: float | None = None
+    ) -> bool:
         """Follow a search from a first step length. Returns whether it has found a point: the parameters are there.
 
-        Where it has not, and where an exception comes in between, they are at the best point seen.
+        It compares values with that of the start, or with another one that they are to be `below`. Where it has found
+        none, and where an exception comes in between, the parameters are at the best point seen.
         """
-        steps = line_search.steps(self.last.value, self.last.slope, first, longest)
+        start = self.last
+        value, rounding = start.value if below is None else below, 4 * rounding_of(self.function)
+        steps = line_search.steps(value, start.slope, first, longest, rounding)
         found: tuple[float, float] | None = None
         try:
             while True:
@@ -113,7 +118,7 @@ class Line:
     def failure(self) -> tuple[str, bool]:
         """Why no point was found, and whether that means that there is nothing left to gain."""
         start, *trials = sorted(self.trials, key=lambda trial: trial.t)
-        rounding = _rounding(self.function) * abs(start.value)
+        rounding = rounding_of(self.function) * abs(start.value)
         finite = [trial for trial in trials if math.isfinite(trial.value)]
         for t, value, slope in finite:
             found, predicted = value - start.value, t * (start.slope + (slope if slope == slope else start.slope)) / 2
@@ -135,7 +140,7 @@ class Line:
         return f"what there is to gain is less than the rounding of the value, {start.value:.6g}", True
 
 
-def _rounding(function: Function) -> float:
+def rounding_of(function: Function) -> float:
     """The relative rounding of the coarsest parameters."""
     digits = {"float16": 10, "bfloat16": 7, "float32": 23, "complex64": 23}
     return 2.0 ** -min((digits.get(p.dtype, 52) for p in function.space.ps), default=52)

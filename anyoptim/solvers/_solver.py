@@ -9,6 +9,7 @@ from copy import deepcopy
 from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple, TypeVar
 
 from anyoptim._arrays import Array
+from anyoptim._core._optimizer import Optimizer
 from anyoptim._engines import EngineName, check_engine
 from anyoptim._trace._hyperparameters import KW_ONLY
 from anyoptim.solvers._function import Function, Point, ValueAndGrad
@@ -41,7 +42,12 @@ def _taken(xp: Any, x: Array, p: Array, origin: Array, g: Array, c: Any) -> tupl
     return p, p, x
 
 
-TAKE = Kernel(_taken, ("p", "origin", "g"))
+def _put(xp: Any, x: Array, p: Array, c: Any) -> Array:
+    """`p <- x`."""
+    return x
+
+
+TAKE, _PUT = Kernel(_taken, ("p", "origin", "g")), Kernel(_put, ("p",))
 
 
 class Run:
@@ -68,6 +74,8 @@ class Run:
         self.scratch: Any = None
         """What the method needs beside these, which is not saved."""
         self.failure: str | None = None
+        self.optimizer: Optimizer | None = None
+        """What takes the steps, where an optimizer does; it is made anew where a state is loaded."""
 
     @property
     def begun(self) -> Function:
@@ -93,6 +101,11 @@ class Run:
             return function()
         finally:
             self.numbers["evaluations"] += function.evaluations - before
+
+    def put(self, point: Vector) -> None:
+        """Put the parameters at a point."""
+        self.space.run(_PUT, point, [self.space.params])
+        self.begun.put()
 
     def progress(self, iteration: Iteration, **more: Any) -> Progress:
         """What the last iteration has come to."""
@@ -216,7 +229,7 @@ class Solver(Value):
                 function.take(before)
             if not function.space.differ(run.vectors["origin"], function.space.params):
                 function.value_and_grad = value_and_grad
-                self._take(function)
+                self._adopt(function)
                 return
         function = self.entered(function)
         function.value_and_grad = value_and_grad
@@ -228,12 +241,12 @@ class Solver(Value):
             run.vectors = {"origin": space.copied(space.params), "g": space.copied(point.gradients), **of_zeros}
         else:
             space.run(TAKE, point.gradients, [space.params, run.vectors["origin"], run.vectors["g"]])
-        self._take(function)
+        self._adopt(function)
         if before is None:
             self.first(run)
         self.measure(run, point.value)
 
-    def _take(self, function: Function) -> None:
+    def _adopt(self, function: Function) -> None:
         if function is not self.run.function:
             self.run.function = function
             self.prepare(self.run)
