@@ -110,12 +110,13 @@ if TYPE_CHECKING:
     from anyoptim._diagnosis._table import Diagnosis, ParameterDiagnosis
     from anyoptim.checkpoint import Checkpoint, load, save
     from anyoptim.schedules import scalars
-    from anyoptim.solvers import LBFGS, Stop, minimize
+    from anyoptim.solvers import CGLS, LBFGS, LeastSquares, Stop, minimize
     from anyoptim.stages import prox
     from anyoptim.testing import check_grad
 
 __all__ = [
     "ASGD",
+    "CGLS",
     "EMA",
     "LAMB",
     "LARS",
@@ -163,6 +164,7 @@ __all__ = [
     "HeavyBall",
     "HeavyBallNesterov",
     "Hyper",
+    "LeastSquares",
     "Lion",
     "Lookahead",
     "LossScale",
@@ -245,7 +247,7 @@ def __dir__() -> list[str]:
     return [*__all__, *(name for name in globals() if name.startswith("__"))]
 
 
-_OF_SOLVERS = frozenset({"LBFGS", "Stop", "minimize"})
+_OF_SOLVERS = frozenset({"CGLS", "LBFGS", "LeastSquares", "Stop", "minimize"})
 """What is handed out of `solvers`."""
 
 _WITHIN = {"prox": "stages", "scalars": "schedules"}

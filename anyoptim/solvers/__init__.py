@@ -5,10 +5,13 @@ from anyoptim.solvers._minimize import minimize
 from anyoptim.solvers._result import History, Progress, Record, Result
 from anyoptim.solvers._solver import Iteration, Run, Solver
 from anyoptim.solvers._stop import Both, Condition, Either, Stop
+from anyoptim.solvers.cgls import CGLS
 from anyoptim.solvers.lbfgs import LBFGS
+from anyoptim.solvers.least_squares import LeastSquares
 from anyoptim.solvers.line_searches import Armijo, HagerZhang, LineSearch, MoreThuente, StrongWolfe, Trial, Trials
 
 __all__ = [
+    "CGLS",
     "LBFGS",
     "Armijo",
     "Both",
@@ -18,6 +21,7 @@ __all__ = [
     "HagerZhang",
     "History",
     "Iteration",
+    "LeastSquares",
     "LineSearch",
     "MoreThuente",
     "Progress",

@@ -7,7 +7,7 @@ from typing import Any
 
 from anyoptim._arrays import Array
 from anyoptim.solvers._function import Function, Point
-from anyoptim.solvers._vectors import Kernel, Vector
+from anyoptim.solvers._vectors import Kernel, Space, Vector
 from anyoptim.solvers.line_searches import LineSearch, Trial
 
 __all__ = ["Line"]
@@ -100,7 +100,7 @@ class Line:
             )
         shortest = min(finite)
         expected, found = shortest.t * -start.slope, shortest.value - start.value
-        resolution = max(space_eps(self.function), 2.0**-52) * max(abs(start.value), abs(shortest.value))
+        resolution = max(space_eps(self.function.space), 2.0**-52) * max(abs(start.value), abs(shortest.value))
         if expected <= 16 * resolution:
             return (
                 f"the gradient promises a fall by {expected:.3g}, which the rounding of the value, {start.value:.6g}, "
@@ -114,7 +114,7 @@ class Line:
         )
 
 
-def space_eps(function: Function) -> float:
+def space_eps(space: Space) -> float:
     """The relative rounding of the coarsest parameters."""
     of = {"float16": 2.0**-10, "bfloat16": 2.0**-7, "float32": 2.0**-23, "complex64": 2.0**-23}
-    return max((of.get(p.dtype, 2.0**-52) for p in function.space.ps), default=2.0**-52)
+    return max((of.get(p.dtype, 2.0**-52) for p in space.ps), default=2.0**-52)

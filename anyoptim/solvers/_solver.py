@@ -216,8 +216,8 @@ class Solver(Value):
                 "g": space.copied(point.gradients),
                 **{name: space.zeros() for name in self.kept_vectors()},
             }
-            self.first(run)
             run.measure(point.value)
+            self.first(run)
             return
         if before.same(function):
             before.value_and_grad = value_and_grad
@@ -228,8 +228,8 @@ class Solver(Value):
         if space.differ(run.vectors["origin"], space.params):
             point = run.ask(run.begun)
             space.run(TAKE, point.gradients, [space.params, run.vectors["origin"], run.vectors["g"]])
-            self.moved(run)
             run.measure(point.value)
+            self.moved(run)
 
     def iterate(self) -> Iteration:
         """Take one iteration. Whatever is raised, the parameters are at the best point that was seen."""

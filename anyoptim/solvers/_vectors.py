@@ -63,6 +63,7 @@ def _other(xp: Any, p: Array, x: Array) -> Array:
 
 
 _PRODUCT = _asking("an inner product", Dot(_of_p, _of_x))
+_SQUARE = _asking("a sum of squares", Dot(_of_x, _of_x))
 _DIFFERENCES = _asking("a comparison", Count(_other))
 _LARGEST = _asking("a largest element", Max(_magnitude))
 
@@ -89,6 +90,10 @@ class Space:
         """A vector of the values of some arrays, parameters or gradients."""
         return [_widened(p, a, copy=True) for p, a in zip(self.ps, arrays, strict=True)]
 
+    def widened(self, arrays: Sequence[Array]) -> Vector:
+        """A vector to read: the arrays themselves, where they have its dtypes."""
+        return [_widened(p, a, copy=False) for p, a in zip(self.ps, arrays, strict=True)]
+
     def run(self, kernel: Kernel, x: Sequence[Array], vectors: Sequence[Vector], **numbers: float) -> None:
         """Change the vectors as the rule says. The first may be parameters, in dtypes of their own."""
         program = kernel.program
@@ -106,6 +111,10 @@ class Space:
     def products(self, *pairs: tuple[Vector, Sequence[Array]]) -> list[float]:
         """The inner product Re<a, b> of each pair, all in one pass: b may be gradients, in dtypes of their own."""
         return self._reduced(_PRODUCT, pairs)
+
+    def squared(self, arrays: Sequence[Array]) -> float:
+        """The sum of |a|**2 of arrays like the parameters, in dtypes of their own."""
+        return self._reduced(_SQUARE, [(self.params, arrays)])[0]
 
     def largest(self, vector: Vector) -> float:
         """The largest magnitude of an element, or of a part of a complex one; 0 of none, and NaN where one is NaN."""
