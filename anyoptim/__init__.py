@@ -112,7 +112,7 @@ if TYPE_CHECKING:
     from anyoptim.schedules import scalars
     from anyoptim.solvers import CGLS, LBFGS, LeastSquares, Stop, minimize
     from anyoptim.stages import prox
-    from anyoptim.testing import check_grad
+    from anyoptim.testing import check_adjoint, check_grad
 
 __all__ = [
     "ASGD",
@@ -216,6 +216,7 @@ __all__ = [
     "alpha_dropout",
     "alpha_dropout_gradient",
     "chain",
+    "check_adjoint",
     "check_grad",
     "compat",
     "drop_path",
@@ -270,8 +271,8 @@ if not TYPE_CHECKING:  # it would hide misspelt names from those who check types
             return getattr(importlib.import_module("anyoptim._diagnosis._table"), name)
         if name in _OF_SOLVERS:
             return getattr(importlib.import_module("anyoptim.solvers"), name)
-        if name == "check_grad":
-            return importlib.import_module("anyoptim.testing").check_grad
+        if name in {"check_adjoint", "check_grad"}:
+            return getattr(importlib.import_module("anyoptim.testing"), name)
         hint = ""
         if not name.startswith("_"):
             from anyoptim._trace._other_names import public_hint  # noqa: PLC0415
