@@ -6,6 +6,7 @@ from anyoptim.solvers._result import History, Progress, Record, Result
 from anyoptim.solvers._solver import Iteration, Run, Solver
 from anyoptim.solvers._stop import Both, Condition, Either, Stop
 from anyoptim.solvers.cgls import CGLS
+from anyoptim.solvers.landweber import SIRT, Landweber
 from anyoptim.solvers.lbfgs import LBFGS
 from anyoptim.solvers.least_squares import LeastSquares
 from anyoptim.solvers.line_searches import Armijo, HagerZhang, LineSearch, MoreThuente, StrongWolfe, Trial, Trials
@@ -13,6 +14,7 @@ from anyoptim.solvers.line_searches import Armijo, HagerZhang, LineSearch, MoreT
 __all__ = [
     "CGLS",
     "LBFGS",
+    "SIRT",
     "Armijo",
     "Both",
     "Callbacks",
@@ -21,6 +23,7 @@ __all__ = [
     "HagerZhang",
     "History",
     "Iteration",
+    "Landweber",
     "LeastSquares",
     "LineSearch",
     "MoreThuente",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import operator
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -62,7 +63,13 @@ def _other(xp: Any, p: Array, x: Array) -> Array:
     return ~(p == x)
 
 
+def _difference(xp: Any, p: Array, x: Array) -> Array:
+    """How far an element is apart in both."""
+    return p - x
+
+
 _PRODUCT = _asking("an inner product", Dot(_of_p, _of_x))
+_APART = _asking("a distance", Dot(_difference, _difference))
 _SQUARE = _asking("a sum of squares", Dot(_of_x, _of_x))
 _DIFFERENCES = _asking("a comparison", Count(_other))
 _LARGEST = _asking("a largest element", Max(_magnitude))
@@ -115,6 +122,10 @@ class Space:
     def squared(self, arrays: Sequence[Array]) -> float:
         """The sum of |a|**2 of arrays like the parameters, in dtypes of their own."""
         return self._reduced(_SQUARE, [(self.params, arrays)])[0]
+
+    def distance(self, vector: Vector, arrays: Sequence[Array]) -> float:
+        """|a - b|, the 2-norm: b may be parameters, in dtypes of their own."""
+        return math.sqrt(self._reduced(_APART, [(vector, arrays)])[0])
 
     def largest(self, vector: Vector) -> float:
         """The largest magnitude of an element, or of a part of a complex one; 0 of none, and NaN where one is NaN."""

@@ -14,7 +14,7 @@ from anyoptim._arrays._tree import Name, Tree
 from anyoptim._trace._hyperparameters import nonnegative
 from anyoptim.solvers._vectors import Kernel, Space, Vector
 
-__all__ = ["LeastSquares"]
+__all__ = ["LeastSquares", "each"]
 
 _WEIGHTS = ("bool", "float16", "bfloat16", "float32", "float64")
 
@@ -92,7 +92,7 @@ class LeastSquares:
     def residual(self, params: Any) -> Vector:
         """`root(weights) * (forward(params) - data)`, in arrays of its own."""
         data = self.space.widened([p.array for p in self.ps])
-        return self.weighted(_each(operator.sub, self.ps, self._forward(params), data))
+        return self.weighted(each(operator.sub, self.ps, self._forward(params), data))
 
     def back(self, residual: Vector) -> Any:
         """`adjoint(root(weights) * residual)`, as it comes."""
@@ -102,7 +102,7 @@ class LeastSquares:
         """`root(weights) * vector`; the vector itself, where there are no weights."""
         if self._roots is None:
             return vector
-        return self.space.widened(_each(operator.mul, self.ps, self._roots, vector))
+        return self.space.widened(each(operator.mul, self.ps, self._roots, vector))
 
     def _forward(self, params: Any) -> Vector:
         """What `forward` gives, checked, in the compute dtype of the data."""
@@ -153,7 +153,7 @@ def _root(xp: Any, x: Array, w: Array, c: Any) -> Array:
 _ROOT = Kernel(_root, ("w",))
 
 
-def _each(of: Callable[[Array, Array], Array], ps: Sequence[Parameter], a: Vector, b: Vector) -> Vector:
+def each(of: Callable[[Array, Array], Array], ps: Sequence[Parameter], a: Vector, b: Vector) -> Vector:
     """An operation of two vectors, array by array, as their library does it."""
     found = []
     for p, x, y in zip(ps, a, b, strict=True):
