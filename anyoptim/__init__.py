@@ -110,7 +110,7 @@ if TYPE_CHECKING:
     from anyoptim._diagnosis._table import Diagnosis, ParameterDiagnosis
     from anyoptim.checkpoint import Checkpoint, load, save
     from anyoptim.schedules import scalars
-    from anyoptim.solvers import CGLS, LBFGS, SIRT, Landweber, LeastSquares, Stop, minimize
+    from anyoptim.solvers import CGLS, LBFGS, SIRT, Landweber, LeastSquares, NonlinearCG, Stop, minimize
     from anyoptim.stages import prox
     from anyoptim.testing import check_adjoint, check_grad
 
@@ -179,6 +179,7 @@ __all__ = [
     "NAdam",
     "Nesterov",
     "NonNegative",
+    "NonlinearCG",
     "Nonnegative",
     "Norm",
     "Number",
@@ -250,7 +251,7 @@ def __dir__() -> list[str]:
     return [*__all__, *(name for name in globals() if name.startswith("__"))]
 
 
-_OF_SOLVERS = frozenset({"CGLS", "LBFGS", "Landweber", "LeastSquares", "SIRT", "Stop", "minimize"})
+_OF_SOLVERS = frozenset({"CGLS", "LBFGS", "Landweber", "LeastSquares", "NonlinearCG", "SIRT", "Stop", "minimize"})
 """What is handed out of `solvers`."""
 
 _WITHIN = {"prox": "stages", "scalars": "schedules"}

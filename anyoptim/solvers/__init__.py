@@ -6,6 +6,7 @@ from anyoptim.solvers._result import History, Progress, Record, Result
 from anyoptim.solvers._solver import Iteration, Run, Solver
 from anyoptim.solvers._stop import Both, Condition, Either, Stop
 from anyoptim.solvers.cgls import CGLS
+from anyoptim.solvers.conjugate_gradient import NonlinearCG
 from anyoptim.solvers.landweber import SIRT, Landweber
 from anyoptim.solvers.lbfgs import LBFGS
 from anyoptim.solvers.least_squares import LeastSquares
@@ -27,6 +28,7 @@ __all__ = [
     "LeastSquares",
     "LineSearch",
     "MoreThuente",
+    "NonlinearCG",
     "Progress",
     "Record",
     "Result",

@@ -98,6 +98,22 @@ class Function:
             leaves.append(None if p is None else p.library.rebound(p.given, array))
         return self.tree.build(leaves)
 
+    def mapped(self, name: str, of: Callable[[Any], Any], x: Sequence[Array]) -> Sequence[Array]:
+        """What a user's function of gradients, a preconditioner, say, makes of these: one for each that moves.
+
+        Raises what is wrong with it, as of gradients, with a note of its name.
+        """
+        given = dict(zip(self.moving or (), x, strict=True))
+        try:
+            found = of(self.tree.build(given.get(i) for i in range(len(self.ps))))
+            xs = checks.gradients(self.tree, self.ps, self.owner, found)
+            if [i for i, a in enumerate(xs) if a is not None] != self.moving:
+                raise ValueError("wanted an array for each gradient, and None for none")
+        except Exception as error:
+            error.add_note(f"raised by {name}, or for what it gave; wanted a container like its argument")
+            raise
+        return [a for a in xs if a is not None]
+
     def renew(self, container: Any) -> None:
         """Take the container that an optimizer gave back: where arrays can't be written to, there are others in it."""
         tree, space = Tree("params", container), self.space

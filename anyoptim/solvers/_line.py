@@ -98,12 +98,18 @@ class Line:
                 f"the value is not finite along the negative gradient, as near as a step length of {nearest:.3g}",
                 False,
             )
-        shortest = min(finite)
+        resolution = max(space_eps(self.function.space), 2.0**-52) * max(
+            abs(trial.value) for trial in (start, min(finite))
+        )
+        told = [trial for trial in finite if trial.t * -start.slope > 16 * resolution]
+        shortest = min(told, default=min(finite))
         expected, found = shortest.t * -start.slope, shortest.value - start.value
-        resolution = max(space_eps(self.function.space), 2.0**-52) * max(abs(start.value), abs(shortest.value))
-        if expected <= 16 * resolution:
+        # The slopes at both ends tell what the value does between them, wherever the minimum lies.
+        between = shortest.t * (start.slope + shortest.slope) / 2 if shortest.slope == shortest.slope else -expected
+        if not told or (len(told) < len(finite) and abs(found - between) <= max(abs(between), 16 * resolution)):
+            nearest = min(finite).t * -start.slope
             return (
-                f"the gradient promises a fall by {expected:.3g}, which the rounding of the value, {start.value:.6g}, "
+                f"the gradient promises a fall by {nearest:.3g}, which the rounding of the value, {start.value:.6g}, "
                 "hides: this is as far as the precision goes",
                 True,
             )

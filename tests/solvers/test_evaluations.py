@@ -1,0 +1,103 @@
+"""How many evaluations the solvers need until a function is so small, with SciPy's run beside, from the same start."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.optimize
+
+import anyoptim as ao
+from tests.reference.evaluations import (
+    BOUNDED,
+    MOST,
+    PUBLISHED,
+    TYPICAL,
+    Case,
+    Solver,
+    evaluations,
+    scipy_solver,
+)
+from tests.reference.minimization.problem import Function, Problem
+
+Counts = dict[tuple[str, float], float]
+"""Evaluations by problem and target."""
+
+
+def _ours(method: Callable[[Problem], Any]) -> Solver:
+    """Nothing but the target ends a run."""
+
+    def solve(function: Function, problem: Problem) -> Any:
+        return ao.minimize(function, problem.start.copy(), method=method(problem), stop=ao.Stop(evaluations=MOST))
+
+    return solve
+
+
+lbfgs = _ours(lambda problem: ao.LBFGS(memory_size=10))
+lbfgs_bounded = _ours(lambda problem: ao.LBFGS(memory_size=10, bounds=problem.bounds))
+conjugate = _ours(lambda problem: ao.NonlinearCG())
+
+
+def _counts(cases: Mapping[str, Case], solver: Solver) -> Counts:
+    return {
+        (name, target): count
+        for name, (problem, targets) in cases.items()
+        for target, count in zip(targets, evaluations(problem, targets, solver), strict=True)
+    }
+
+
+def _both(cases: Mapping[str, Case], ours: Solver, peer: str) -> tuple[Counts, Counts]:
+    """The counts of ours and of SciPy's method, where SciPy's reaches the target at all."""
+    wanted = {key: count for key, count in _counts(cases, scipy_solver(peer)).items() if math.isfinite(count)}
+    found = _counts(cases, ours)
+    return {key: found[key] for key in wanted}, wanted
+
+
+@pytest.mark.parametrize(
+    ("cases", "ours"),
+    [(TYPICAL, lbfgs), (PUBLISHED, lbfgs), (BOUNDED, lbfgs_bounded)],
+    ids=["typical", "published", "bounded"],
+)
+def test_lbfgs_needs_no_more_than_scipys(cases: Mapping[str, Case], ours: Solver) -> None:
+    """At each target 1.05 times SciPy's L-BFGS-B or 2 more, at most, and 1.05 times in sum.
+
+    Both have other roundings, after which the longest runs differ by some per cent either way.
+    """
+    found, wanted = _both(cases, ours, "L-BFGS-B")
+    more = {key: (found[key], n) for key, n in wanted.items() if found[key] > max(1.05 * n, n + 2)}
+    assert more == {}
+    assert sum(found.values()) <= 1.05 * sum(wanted.values())
+
+
+def test_conjugate_gradients_need_less_than_scipys() -> None:
+    """In sum 0.95 of SciPy's CG, at most."""
+    found, wanted = _both(TYPICAL, conjugate, "CG")
+    assert sum(found.values()) <= 0.95 * sum(wanted.values()), (found, wanted)
+
+
+@pytest.mark.parametrize("case", BOUNDED.values(), ids=lambda case: case.problem.name)
+def test_the_active_set_is_scipys(case: Case) -> None:
+    """The same variables end at the same bounds, where a gradient holds them there, and the value is the least."""
+    problem = case.problem
+    assert problem.bounds is not None
+    bounds = scipy.optimize.Bounds(*problem.bounds)
+    options = {"maxcor": 10, "ftol": 0.0, "gtol": 1e-8}
+    peer = scipy.optimize.minimize(
+        problem.value_and_grad, problem.start, method="L-BFGS-B", jac=True, bounds=bounds, options=options
+    )
+    result = ao.minimize(
+        problem.value_and_grad,
+        problem.start.copy(),
+        method=ao.LBFGS(bounds=problem.bounds),
+        stop=ao.Stop(gtol=1e-8) | ao.Stop(evaluations=MOST),
+    )
+    lower, upper = problem.bounds
+    assert np.all(lower <= result.params)
+    assert np.all(result.params <= upper)
+    held = np.abs(peer.jac) > 1e-6
+    np.testing.assert_array_equal((result.params == lower)[held], (peer.x == lower)[held])
+    np.testing.assert_array_equal((result.params == upper)[held], (peer.x == upper)[held])
+    assert result.value == pytest.approx(problem.minimum, rel=1e-7, abs=1e-10)

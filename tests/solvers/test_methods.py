@@ -1,0 +1,226 @@
+"""What all solvers have in common, whatever their equation: libraries, engines, containers, state and failures."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+import anyoptim as ao
+from tests.support.libraries import ENGINES, Library, same_bits
+
+METHODS: dict[str, Callable[..., Any]] = {
+    "NonlinearCG": ao.NonlinearCG,
+}
+"""A solver of each kind; it is given an engine."""
+
+each = pytest.mark.parametrize("method", METHODS)
+
+
+def rosenbrock(x: np.ndarray[Any, Any]) -> tuple[float, np.ndarray[Any, Any]]:
+    """The chained function, of a real vector."""
+    off, near = x[1:] - x[:-1] ** 2, 1 - x[:-1]
+    grad = np.zeros_like(x)
+    grad[1:] = 20 * off
+    grad[:-1] -= 40 * x[:-1] * off + 2 * near
+    return float(np.sum(10 * off**2 + near**2, dtype=np.float64)), grad
+
+
+START = np.array([-1.2, 1.0, 0.5, -0.3, 0.8, 1.5])
+
+
+class Nested:
+    """The function of a container of arrays of some library: it is called on the host, with the same bits for all."""
+
+    def __init__(self, lib: Library, dtype: str) -> None:
+        self.lib, self.dtype = lib, dtype
+        self.values: list[float] = []
+
+    def start(self) -> Any:
+        """Parameters that do not move among them."""
+        a, b = START[:4].reshape(2, 2).astype(self.dtype), START[4:].astype(self.dtype)
+        return {"W": self.lib.asarray(a), "still": self.lib.asarray(np.ones(3, self.dtype)), "b": [self.lib.asarray(b)]}
+
+    def flat(self, params: Any) -> Any:
+        """The vector of all that moves, on the host."""
+        found: Any = self.lib.values(params)
+        return np.concatenate([found["W"].reshape(-1), found["b"][0]])
+
+    def __call__(self, params: Any) -> Any:
+        value, grad = rosenbrock(self.flat(params).astype("float64"))
+        self.values.append(value)
+        W, b = grad[:4].reshape(2, 2).astype(self.dtype), grad[4:].astype(self.dtype)
+        return value, {"W": self.lib.asarray(W), "still": None, "b": [self.lib.asarray(b)]}
+
+
+def _minimized(
+    method: Callable[..., Any], function: Any, start: Any, steps: int = 12, **options: Any
+) -> ao.solvers.Result:
+    return ao.minimize(function, start, method=method(**options), stop=ao.Stop(steps=steps))
+
+
+@each
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("library", ["numpy", "strict", "torch", "jax", "dask"])
+def test_each_library_has_the_same_bits(
+    method: str, library: str, dtype: str, need: Callable[[str], Library], quickly: None
+) -> None:
+    """As many evaluations, and the same value at each of them; what XLA computes, to its rounding.
+
+    A dict of matrices and lists is the vector of all their elements, of which some do not move.
+    """
+    lib = need(library)
+    if dtype not in lib.dtypes:
+        pytest.skip(f"{library} has no {dtype}")
+    steps = lib.steps(12)
+    function, values = Nested(lib, dtype), list[float]()
+    result = _minimized(METHODS[method], function, function.start(), steps)
+
+    def flat(x: Any) -> Any:
+        value, grad = rosenbrock(x.astype("float64"))
+        values.append(value)
+        return value, grad.astype(dtype)
+
+    expected = _minimized(METHODS[method], flat, START.astype(dtype), steps)
+    assert len(values) > steps
+    if library == "jax":
+        assert len(function.values) == len(values)
+        np.testing.assert_allclose(function.values, values, rtol=1e-3 if dtype == "float32" else 1e-9)
+    else:
+        assert function.values == values
+        assert same_bits(function.flat(result.params), expected.params)
+    assert result.evaluations == expected.evaluations
+    still: Any = lib.values(result.params)
+    np.testing.assert_array_equal(still["still"], 1)
+
+
+@each
+@pytest.mark.parametrize("engine", ENGINES)
+def test_each_engine_has_the_same_bits(method: str, engine: ao.EngineName) -> None:
+    """Those of the rules themselves, as NumPy runs them."""
+    found = _minimized(METHODS[method], rosenbrock, START.copy(), engine=engine)
+    expected = _minimized(METHODS[method], rosenbrock, START.copy(), engine="portable")
+    assert same_bits(found.params, expected.params)
+    assert found.history.value == expected.history.value
+    assert found.history.value[-1] < 0.1 * found.history.value[0]
+
+
+@each
+def test_a_complex_element_is_two_reals(method: str) -> None:
+    """The bits are those of the real vector of all parts."""
+    z = START.view("complex128")
+    values: list[list[float]] = [[], []]
+
+    def of_complex(z: Any) -> Any:
+        value, grad = rosenbrock(z.view("float64"))
+        values[0].append(value)
+        return value, grad.view("complex128")
+
+    def of_real(x: Any) -> Any:
+        value, grad = rosenbrock(x)
+        values[1].append(value)
+        return value, grad
+
+    found = _minimized(METHODS[method], of_complex, z.copy())
+    expected = _minimized(METHODS[method], of_real, START.copy())
+    assert values[0] == values[1]
+    assert same_bits(found.params.view("float64"), expected.params)
+
+
+@each
+def test_it_goes_on_from_its_state(method: str) -> None:
+    """As if it had not been interrupted: the same bits after five and seven steps as after twelve."""
+    whole, x = METHODS[method](), START.copy()
+    for _ in range(12):
+        whole.update(x, rosenbrock)
+    solver, y = METHODS[method](), START.copy()
+    for _ in range(5):
+        solver.update(y, rosenbrock)
+    again, z = METHODS[method](), y.copy()
+    again.load_state_dict(solver.state_dict(), z)
+    for _ in range(7):
+        again.update(z, rosenbrock)
+    assert same_bits(z, x)
+    assert (again.steps, again.evaluations, again.last_value) == (whole.steps, whole.evaluations, whole.last_value)
+
+
+@each
+def test_parameters_that_somebody_moves(method: str) -> None:
+    """It begins anew where they are."""
+    solver, x = METHODS[method](), START.copy()
+    for _ in range(5):
+        solver.update(x, rosenbrock)
+    x[:] = START
+    solver.update(x, rosenbrock)
+    assert solver.last_failure is None
+    assert solver.last_value == rosenbrock(x)[0] < rosenbrock(START)[0]
+
+
+@each
+@pytest.mark.parametrize("beyond", [math.nan, math.inf])
+def test_a_wall(method: str, beyond: float) -> None:
+    """Beyond which the function has no value: it stays on this side, and finds the minimum there."""
+
+    def walled(x: Any) -> Any:
+        if np.any(x > 1.2):
+            return beyond, np.full_like(x, math.nan)
+        return float(np.sum((x - 1) ** 2)) / 2, x - 1
+
+    result = ao.minimize(walled, np.array([-40.0, 0.3]), method=METHODS[method](), stop=ao.Stop(gtol=1e-6, steps=200))
+    assert result.converged, result.message
+    np.testing.assert_allclose(result.params, 1, atol=1e-6)
+
+
+@each
+def test_a_wrong_gradient(method: str) -> None:
+    """It is told apart from a minimum: the message says what tells more."""
+    result = ao.minimize(lambda x: (float(x @ x), -2 * x), np.ones(3), method=METHODS[method](), stop=ao.Stop(steps=50))
+    assert not result.converged
+    assert "check_grad" in result.message
+    assert same_bits(result.params, np.ones(3))
+
+
+@each
+def test_nothing_left_to_gain(method: str) -> None:
+    """At the minimum, and where nothing moves."""
+    there = ao.minimize(lambda x: (float(x @ x), 2 * x), np.zeros(3), method=METHODS[method](), stop=ao.Stop(steps=9))
+    assert (there.converged, there.message, there.evaluations) == (True, "the gradient is zero", 1)
+    empty = ao.minimize(lambda x: (0.0, {}), {}, method=METHODS[method](), stop=ao.Stop(steps=9))
+    assert empty.converged
+    assert empty.message.startswith("there is nothing to minimize")
+
+
+@each
+@pytest.mark.parametrize("after", [1, 2, 5, 9, 14])
+def test_parameters_are_the_best_seen_after_an_exception(method: str, after: int) -> None:
+    """That of the function, which may come at any evaluation."""
+    seen: list[tuple[float, Any]] = []
+
+    def failing(x: Any) -> Any:
+        if len(seen) == after:
+            raise KeyboardInterrupt
+        value, grad = rosenbrock(x)
+        seen.append((value, x.copy()))
+        return value, grad
+
+    x = START.copy()
+    with pytest.raises(KeyboardInterrupt):
+        ao.minimize(failing, x, method=METHODS[method](), stop=ao.Stop(steps=50))
+    assert same_bits(x, min(seen, key=lambda of: of[0])[1])
+
+
+@each
+def test_a_loop_of_ones_own_stops_where_there_is_no_step(method: str) -> None:
+    """`last_failure` says why, and the parameters stay."""
+    solver, x = METHODS[method](), np.array([3.0, 4.0])
+    with contextlib.suppress(StopIteration):
+        for _ in range(100):
+            solver.update(x, lambda x: (float(x @ x), 2 * x))
+            if solver.last_failure is not None:
+                break
+    assert solver.last_failure is not None
+    np.testing.assert_allclose(x, 0, atol=1e-7)
