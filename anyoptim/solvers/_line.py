@@ -98,9 +98,8 @@ class Line:
                 f"the value is not finite along the negative gradient, as near as a step length of {nearest:.3g}",
                 False,
             )
-        resolution = max(space_eps(self.function.space), 2.0**-52) * max(
-            abs(trial.value) for trial in (start, min(finite))
-        )
+        largest = max(abs(trial.value) for trial in (start, min(finite)))
+        resolution = max(space_eps(self.function.space), 2.0**-52) * largest
         told = [trial for trial in finite if trial.t * -start.slope > 16 * resolution]
         shortest = min(told, default=min(finite))
         expected, found = shortest.t * -start.slope, shortest.value - start.value

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, cast
 
 from anyoptim._arrays import Array
 from anyoptim._trace._hyperparameters import nonnegative
@@ -28,9 +28,20 @@ class ResidualRun(LinearRun):
 
     def look(self, params: Any) -> Vector:
         """Apply `forward` to the parameters, and keep the residual."""
-        self.residual = self.problem.residual(params)
-        self.images = Space(self.problem.ps, self.problem.space.engine)
+        self.numbers.pop("residual", None)
+        self.images, self.residual = Space(self.problem.ps, None), self.problem.residual(params)
         return self.residual
+
+    def known(self, params: Any) -> Vector:
+        """The residual that is kept or was saved; else that of the parameters."""
+        saved = self.numbers.pop("residual", ())
+        if self.residual is None:
+            self.images = Space(self.problem.ps, None)
+            like = self.images.zeros()
+            if [host.shape for host in saved] == [tuple(a.shape) for a in like]:
+                threes = zip(self.problem.ps, like, saved, strict=True)
+                self.residual = [p.library.with_values(a, host) for p, a, host in threes]
+        return self.look(params) if self.residual is None else self.residual
 
 
 class CGLS(LinearSolver):
@@ -99,7 +110,7 @@ class CGLS(LinearSolver):
         if gg <= floor**2:
             hidden = f"|g| = {math.sqrt(gg):.3g} is no more than the rounding of A' r, {floor:.3g}"
             return Iteration(failure=f"{hidden}: this is as far as precision goes", converged=True)
-        residual: Vector = run.residual or run.look(function.tree.container)
+        residual: Vector = run.known(function.tree.container)
         space.run(_DIRECTION, g, [d], beta=numbers["beta"])
         q = problem.image(function.container(d))
         qq = run.images.squared(q)
@@ -128,6 +139,13 @@ class CGLS(LinearSolver):
             "norm_squared": max(numbers["norm_squared"], curvature / dd),
         }
         return Iteration(t, t * math.sqrt(dd))
+
+    def state_dict(self) -> dict[str, Any]:
+        state, run = super().state_dict(), cast("ResidualRun", self.run)
+        if run.residual is not None:
+            pairs = zip(run.problem.ps, run.residual, strict=True)
+            state["numbers"]["residual"] = [p.library.to_host(a).copy() for p, a in pairs]
+        return state
 
 
 _POINTER = "ao.check_adjoint tells if adjoint is that of forward, and forward linear"
