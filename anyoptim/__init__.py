@@ -110,7 +110,18 @@ if TYPE_CHECKING:
     from anyoptim._diagnosis._table import Diagnosis, ParameterDiagnosis
     from anyoptim.checkpoint import Checkpoint, load, save
     from anyoptim.schedules import scalars
-    from anyoptim.solvers import CGLS, LBFGS, SIRT, Landweber, LeastSquares, NonlinearCG, Stop, minimize
+    from anyoptim.solvers import (
+        CGLS,
+        LBFGS,
+        SIRT,
+        GradientDescent,
+        Landweber,
+        LeastSquares,
+        NonlinearCG,
+        Stop,
+        lipschitz,
+        minimize,
+    )
     from anyoptim.stages import prox
     from anyoptim.testing import check_adjoint, check_grad
 
@@ -161,6 +172,7 @@ __all__ = [
     "Fraction",
     "Gate",
     "GaussianDropout",
+    "GradientDescent",
     "GradientStage",
     "HeavyBall",
     "HeavyBallNesterov",
@@ -228,6 +240,7 @@ __all__ = [
     "fraction",
     "gaussian_dropout",
     "groups",
+    "lipschitz",
     "load",
     "minimize",
     "nonnegative",
@@ -251,7 +264,20 @@ def __dir__() -> list[str]:
     return [*__all__, *(name for name in globals() if name.startswith("__"))]
 
 
-_OF_SOLVERS = frozenset({"CGLS", "LBFGS", "Landweber", "LeastSquares", "NonlinearCG", "SIRT", "Stop", "minimize"})
+_OF_SOLVERS = frozenset(
+    {
+        "CGLS",
+        "GradientDescent",
+        "LBFGS",
+        "Landweber",
+        "LeastSquares",
+        "NonlinearCG",
+        "SIRT",
+        "Stop",
+        "lipschitz",
+        "minimize",
+    }
+)
 """What is handed out of `solvers`."""
 
 _WITHIN = {"prox": "stages", "scalars": "schedules"}

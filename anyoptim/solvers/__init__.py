@@ -7,6 +7,8 @@ from anyoptim.solvers._solver import Iteration, Run, Solver
 from anyoptim.solvers._stop import Both, Condition, Either, Stop
 from anyoptim.solvers.cgls import CGLS
 from anyoptim.solvers.conjugate_gradient import NonlinearCG
+from anyoptim.solvers.curvature import lipschitz
+from anyoptim.solvers.gradient_descent import BarzilaiBorwein, Descent, GradientDescent, Polyak, StepRule
 from anyoptim.solvers.landweber import SIRT, Landweber
 from anyoptim.solvers.lbfgs import LBFGS
 from anyoptim.solvers.least_squares import LeastSquares
@@ -17,10 +19,13 @@ __all__ = [
     "LBFGS",
     "SIRT",
     "Armijo",
+    "BarzilaiBorwein",
     "Both",
     "Callbacks",
     "Condition",
+    "Descent",
     "Either",
+    "GradientDescent",
     "HagerZhang",
     "History",
     "Iteration",
@@ -29,15 +34,18 @@ __all__ = [
     "LineSearch",
     "MoreThuente",
     "NonlinearCG",
+    "Polyak",
     "Progress",
     "Record",
     "Result",
     "Run",
     "Solver",
+    "StepRule",
     "Stop",
     "Store",
     "StrongWolfe",
     "Trial",
     "Trials",
+    "lipschitz",
     "minimize",
 ]

@@ -5,26 +5,12 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from anyoptim._arrays import Array
 from anyoptim._core._optimizer import Optimizer
+from anyoptim.solvers._best import keep_best, take_best
 from anyoptim.solvers._function import Function, Point, ValueAndGrad
 from anyoptim.solvers._solver import Iteration, Run
-from anyoptim.solvers._vectors import Kernel
 
 __all__ = ["FirstOrder"]
-
-
-def _kept(xp: Any, x: Array, p: Array, best: Array, c: Any) -> tuple[Array, ...]:
-    """`best <- p`."""
-    return p, p
-
-
-def _given_back(xp: Any, x: Array, p: Array, best: Array, c: Any) -> tuple[Array, ...]:
-    """`p <- best`."""
-    return best, best
-
-
-_KEEP, _GIVE_BACK = Kernel(_kept, ("p", "best")), Kernel(_given_back, ("p", "best"))
 
 
 class FirstOrder:
@@ -34,7 +20,6 @@ class FirstOrder:
         self.optimizer = optimizer
         self.run = Run()
         self._point = Point(math.nan, ())
-        self._best = math.inf
 
     def begin(self, params: Any, value_and_grad: ValueAndGrad) -> None:
         """Take these parameters, and call the function where they are."""
@@ -43,7 +28,7 @@ class FirstOrder:
         self._point = run.ask(function)
         run.function = function
         run.vectors = {"best": run.space.copied(run.space.params)}
-        self._best = self._point.value
+        run.numbers["best"] = self._point.value
         self._measure()
 
     def iterate(self) -> Iteration:
@@ -58,20 +43,15 @@ class FirstOrder:
         function.renew(self.optimizer.update(function.tree.container, of_all))
         self._point = run.ask(function)
         run.numbers["steps"] += 1
-        if self._point.value <= self._best or self._best != self._best:
-            self._best = self._point.value
-            run.space.run(_KEEP, self._point.gradients, [run.space.params, run.vectors["best"]])
+        keep_best(run, self._point.value)
         self._measure()
         return Iteration()
 
     def end(self) -> None:
         """Put the parameters at the best point that was seen."""
         run = self.run
-        if run.function is not None and self._point.value != self._best and run.space.size:
-            best = run.vectors["best"]
-            run.space.run(_GIVE_BACK, best, [run.space.params, best])
-            run.begun.put()
-            run.numbers["value"] = self._best
+        if run.function is not None and self._point.value != run.numbers["best"] and run.space.size:
+            take_best(run)
 
     def _measure(self) -> None:
         """Note the value, and what there is to know of the gradient."""

@@ -45,12 +45,14 @@ class Line:
         """The trial with the lowest value, the first of several."""
         return min((trial for trial in self.trials if trial.value == trial.value), key=lambda trial: trial.value)
 
-    def search(self, line_search: LineSearch, first: float) -> bool:
+    def search(self, line_search: LineSearch, first: float, below: float | None = None) -> bool:
         """Follow a search from a first step length. Returns whether it has found a point: the parameters are there.
 
-        Where it has not, and where an exception comes in between, they are at the best point seen.
+        It compares values with that of the start, or with another one that they are to be `below`. Where it has found
+        none, and where an exception comes in between, the parameters are at the best point seen.
         """
-        steps = line_search.steps(self.last.value, self.last.slope, first)
+        start = self.last
+        steps = line_search.steps(start.value if below is None else below, start.slope, first)
         found: tuple[float, float] | None = None
         try:
             while True:

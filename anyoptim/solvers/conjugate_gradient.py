@@ -11,7 +11,7 @@ from anyoptim._trace._hyperparameters import positive
 from anyoptim.solvers._line import Line
 from anyoptim.solvers._solver import TAKE, Iteration, Run, Solver
 from anyoptim.solvers._vectors import Kernel
-from anyoptim.solvers.line_searches import LineSearch, StrongWolfe, Trial
+from anyoptim.solvers.line_searches import LineSearch, MoreThuente, Trial
 
 __all__ = ["BETAS", "NonlinearCG"]
 
@@ -87,7 +87,7 @@ class NonlinearCG(Solver):
         line_search: for step lengths. A direction depends on the last one, so that a step must end near a minimum of
             its line: c2 of 0.1 and not of 0.9.
         restart_at: above 0; infinite for never. 0.1 is usual for FR, which may else take many short steps in a row;
-            PR+ begins anew by itself.
+            HS+ and PR+ begin anew by themselves.
         preconditioner: a function of gradients in the container of the parameters, which gives a container like it and
             changes nothing: of M*g, where M is symmetric and positive definite, near to the inverse of the second
             derivative; `lambda grads: {"W": grads["W"] / curvature}`, say. None for M = 1.
@@ -106,8 +106,8 @@ class NonlinearCG(Solver):
     (array([1., 1.]), True)
     """
 
-    beta: Final[str] = "PR+"
-    line_search: Final[LineSearch] = StrongWolfe(c2=0.1)
+    beta: Final[str] = "HS+"
+    line_search: Final[LineSearch] = MoreThuente(c1=1e-4, c2=0.1)
     restart_at: Final[Annotated[float, positive]] = math.inf
     preconditioner: Final[Callable[[Any], Any] | None] = None
 

@@ -30,7 +30,7 @@ PAPERS: dict[str, Callable[[Vector, Vector, Vector], float]] = {
 
 def _iterates(beta: str, restart_at: float, steps: int) -> list[Vector]:
     """Those of Nocedal and Wright's algorithm 5.4, in NumPy; the line search is that of the package."""
-    search, x, found = ao.solvers.StrongWolfe(c2=0.1), START.copy(), []
+    search, x, found = ao.solvers.MoreThuente(c1=1e-4, c2=0.1), START.copy(), []
     value, g = rosenbrock(x)
     d, fall = -g, math.nan
     for _ in range(steps):
