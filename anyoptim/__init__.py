@@ -110,18 +110,32 @@ if TYPE_CHECKING:
     from anyoptim._diagnosis._table import Diagnosis, ParameterDiagnosis
     from anyoptim.checkpoint import Checkpoint, load, save
     from anyoptim.schedules import scalars
-    from anyoptim.solvers import LBFGS, GradientDescent, NonlinearCG, ProximalGradient, Stop, lipschitz, minimize
+    from anyoptim.solvers import (
+        CGLS,
+        LBFGS,
+        SIRT,
+        GradientDescent,
+        Landweber,
+        LeastSquares,
+        NonlinearCG,
+        ProximalGradient,
+        Stop,
+        lipschitz,
+        minimize,
+    )
     from anyoptim.stages import prox
-    from anyoptim.testing import check_grad
+    from anyoptim.testing import check_adjoint, check_grad
 
 __all__ = [
     "ASGD",
+    "CGLS",
     "EMA",
     "LAMB",
     "LARS",
     "LBFGS",
     "SGD",
     "SGLD",
+    "SIRT",
     "SWA",
     "AMSGrad",
     "Accumulate",
@@ -164,6 +178,8 @@ __all__ = [
     "HeavyBall",
     "HeavyBallNesterov",
     "Hyper",
+    "Landweber",
+    "LeastSquares",
     "Lion",
     "Lookahead",
     "LossScale",
@@ -217,6 +233,7 @@ __all__ = [
     "alpha_dropout",
     "alpha_dropout_gradient",
     "chain",
+    "check_adjoint",
     "check_grad",
     "compat",
     "drop_path",
@@ -250,7 +267,19 @@ def __dir__() -> list[str]:
 
 
 _OF_SOLVERS = frozenset(
-    {"LBFGS", "GradientDescent", "NonlinearCG", "ProximalGradient", "Stop", "lipschitz", "minimize"}
+    {
+        "CGLS",
+        "GradientDescent",
+        "LBFGS",
+        "Landweber",
+        "LeastSquares",
+        "NonlinearCG",
+        "ProximalGradient",
+        "SIRT",
+        "Stop",
+        "lipschitz",
+        "minimize",
+    }
 )
 """What is handed out of `solvers`."""
 
@@ -274,8 +303,8 @@ if not TYPE_CHECKING:  # it would hide misspelt names from those who check types
             return getattr(importlib.import_module("anyoptim._diagnosis._table"), name)
         if name in _OF_SOLVERS:
             return getattr(importlib.import_module("anyoptim.solvers"), name)
-        if name == "check_grad":
-            return importlib.import_module("anyoptim.testing").check_grad
+        if name in {"check_adjoint", "check_grad"}:
+            return getattr(importlib.import_module("anyoptim.testing"), name)
         hint = ""
         if not name.startswith("_"):
             from anyoptim._trace._other_names import public_hint  # noqa: PLC0415

@@ -150,26 +150,29 @@ def rebindable(tree: Tree, ps: Sequence[Parameter | None], owner: Sequence[int])
             )
 
 
-def gradients(tree: Tree, ps: Sequence[Parameter | None], owner: Sequence[int], grads: Any) -> list[Array | None]:
+def gradients(
+    tree: Tree, ps: Sequence[Parameter | None], owner: Sequence[int], grads: Any, root: str = "grads"
+) -> list[Array | None]:
     """The gradient of each parameter as an array, None for no gradient; that of a tied parameter at its owner.
 
-    Raises ValueError for keys, shapes and devices, TypeError for types, libraries and dtypes.
+    Raises ValueError for keys, shapes and devices, TypeError for types, libraries and dtypes, with `root` as the name
+    of the gradients.
     """
-    leaves = tree.match("grads", grads, hint=" (None skips a parameter)")
+    leaves = tree.match(root, grads, hint=" (None skips a parameter)" if root == "grads" else "")
     xs: list[Array | None] = [None] * len(leaves)
     source: dict[int, int] = {}
     for i, (p, g) in enumerate(zip(ps, leaves, strict=True)):
         if g is None:
             continue
         if p is None:
-            raise ValueError(f"{tree.name(i, 'grads')} is given, but {tree.name(i)} is None")
-        array = g if p.library.is_plain_gradient(g, p.array) else _gradient(tree.name(i, "grads"), g, tree.name(i), p)
+            raise ValueError(f"{tree.name(i, root)} is given, but {tree.name(i)} is None")
+        array = g if p.library.is_plain_gradient(g, p.array) else _gradient(tree.name(i, root), g, tree.name(i), p)
         o = owner[i]
         if o in source and not _same(leaves[source[o]], g):
             a, b = source[o], i
             raise ValueError(
-                f"{tree.name(a)} and {tree.name(b)} are one array, but {tree.name(a, 'grads')} and "
-                f"{tree.name(b, 'grads')} are two gradients; wanted their sum under one name and None under the other, "
+                f"{tree.name(a)} and {tree.name(b)} are one array, but {tree.name(a, root)} and "
+                f"{tree.name(b, root)} are two gradients; wanted their sum under one name and None under the other, "
                 "or two arrays if these are two parameters"
             )
         source.setdefault(o, i)

@@ -5,15 +5,20 @@ from anyoptim.solvers._minimize import minimize
 from anyoptim.solvers._result import History, Progress, Record, Result
 from anyoptim.solvers._solver import Iteration, Run, Solver
 from anyoptim.solvers._stop import Both, Condition, Either, Stop
+from anyoptim.solvers.cgls import CGLS
 from anyoptim.solvers.conjugate_gradient import NonlinearCG
 from anyoptim.solvers.curvature import lipschitz
 from anyoptim.solvers.gradient_descent import BarzilaiBorwein, Descent, GradientDescent, Polyak, StepRule
+from anyoptim.solvers.landweber import SIRT, Landweber
 from anyoptim.solvers.lbfgs import LBFGS
+from anyoptim.solvers.least_squares import LeastSquares
 from anyoptim.solvers.line_searches import Armijo, HagerZhang, LineSearch, MoreThuente, StrongWolfe, Trial, Trials
 from anyoptim.solvers.proximal_gradient import ProximalGradient
 
 __all__ = [
+    "CGLS",
     "LBFGS",
+    "SIRT",
     "Armijo",
     "BarzilaiBorwein",
     "Both",
@@ -25,6 +30,8 @@ __all__ = [
     "HagerZhang",
     "History",
     "Iteration",
+    "Landweber",
+    "LeastSquares",
     "LineSearch",
     "MoreThuente",
     "NonlinearCG",

@@ -11,7 +11,7 @@ from anyoptim._arrays import Array, is_scalar, library
 from anyoptim._arrays import _checks as checks
 from anyoptim._arrays._tree import Tree
 from anyoptim._core._optimizer import Optimizer
-from anyoptim.solvers._vectors import Space
+from anyoptim.solvers._vectors import Space, Vector
 
 __all__ = ["Function", "Point", "ValueAndGrad"]
 
@@ -79,8 +79,11 @@ class Function:
         given = self.value_and_grad(self.tree.container)
         if not isinstance(given, tuple | list) or len(given) != 2:
             raise TypeError(f"value_and_grad gave {_described(given)}; wanted a pair, the value and the gradients")
-        value = _number(given[0])
-        xs = checks.gradients(self.tree, self.ps, self.owner, given[1])
+        return Point(_number(given[0]), self.gradients(given[1]))
+
+    def gradients(self, given: Any, root: str = "grads") -> list[Array]:
+        """Gradients in their container as a list, one for each parameter that moves. Raises what `update` raises."""
+        xs = checks.gradients(self.tree, self.ps, self.owner, given, root)
         moving = [i for i, x in enumerate(xs) if x is not None]
         if self.moving is None:
             self.moving = moving
@@ -88,7 +91,17 @@ class Function:
             i = next(i for i in range(len(xs)) if (i in moving) != (i in self.moving))
             came = "has a gradient, and had none before" if i in moving else "has no gradient, and had one before"
             raise ValueError(f"{self.tree.name(i)} {came}; wanted the same parameters to move at each evaluation")
-        return Point(value, [x for x in xs if x is not None])
+        return [x for x in xs if x is not None]
+
+    def container(self, vector: Vector) -> Any:
+        """A container like the parameters', with a vector in it; zeros for those that do not move."""
+        moving, leaves = dict(zip(self.moving or (), vector, strict=True)), []
+        for p, o in zip(self.ps, self.owner, strict=True):
+            if p is not None:
+                with p.library.on_device_of(p.array):
+                    array = moving[o] if o in moving else p.library.xp.zeros_like(p.array)
+            leaves.append(None if p is None else p.library.rebound(p.given, array))
+        return self.tree.build(leaves)
 
     def mapped(self, name: str, of: Callable[[Any], Any], x: Sequence[Array]) -> Sequence[Array]:
         """What a user's function of gradients, a preconditioner, say, makes of these: one for each that moves.

@@ -11,7 +11,7 @@ from anyoptim.solvers._function import Function, Point
 from anyoptim.solvers._vectors import Kernel, Vector
 from anyoptim.solvers.line_searches import LineSearch, Trial
 
-__all__ = ["Line", "rounding_of"]
+__all__ = ["Line"]
 
 
 def _trial(xp: Any, d: Array, p: Array, origin: Array, c: Any) -> tuple[Array, ...]:
@@ -73,7 +73,7 @@ class Line:
         none, and where an exception comes in between, the parameters are at the best point seen.
         """
         start = self.last
-        value, rounding = start.value if below is None else below, 4 * rounding_of(self.function)
+        value, rounding = start.value if below is None else below, 4 * self.function.space.rounding
         steps = line_search.steps(value, start.slope, first, longest, rounding)
         found: tuple[float, float] | None = None
         try:
@@ -118,7 +118,7 @@ class Line:
     def failure(self) -> tuple[str, bool]:
         """Why no point was found, and whether that means that there is nothing left to gain."""
         start, *trials = sorted(self.trials, key=lambda trial: trial.t)
-        rounding = rounding_of(self.function) * abs(start.value)
+        rounding = self.function.space.rounding * abs(start.value)
         finite = [trial for trial in trials if math.isfinite(trial.value)]
         for t, value, slope in finite:
             found, predicted = value - start.value, t * (start.slope + (slope if slope == slope else start.slope)) / 2
@@ -138,9 +138,3 @@ class Line:
                 False,
             )
         return f"what there is to gain is less than the rounding of the value, {start.value:.6g}", True
-
-
-def rounding_of(function: Function) -> float:
-    """The relative rounding of the coarsest parameters."""
-    digits = {"float16": 10, "bfloat16": 7, "float32": 23, "complex64": 23}
-    return 2.0 ** -min((digits.get(p.dtype, 52) for p in function.space.ps), default=52)

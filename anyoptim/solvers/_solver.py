@@ -242,9 +242,8 @@ class Solver(Value):
         else:
             space.run(TAKE, point.gradients, [space.params, run.vectors["origin"], run.vectors["g"]])
         self._adopt(function)
-        if before is None:
-            self.first(run)
         self.measure(run, point.value)
+        (self.first if before is None else self.moved)(run)
 
     def _adopt(self, function: Function) -> None:
         if function is not self.run.function:
@@ -277,6 +276,9 @@ class Solver(Value):
 
     def first(self, run: Run) -> None:
         """Begin: nothing is known but what was found at the first point."""
+
+    def moved(self, run: Run) -> None:
+        """Note that somebody has moved the parameters, and that the gradient was found there."""
 
     def measure(self, run: Run, value: float) -> None:
         """Note the value at the origin, where somebody has put the parameters, and what there is to know of g."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import operator
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -78,6 +79,17 @@ def _same(xp: Any) -> None:
     """What stands for the rule of a program that only asks."""
 
 
+def _difference(xp: Any, p: Array, x: Array) -> Array:
+    """How far an element is apart in both."""
+    return p - x
+
+
+def _of_x(xp: Any, p: Array, x: Array) -> Array:
+    return x
+
+
+_APART = Question("a distance", Dot(_difference, _difference))
+_SQUARE = Question("a sum of squares", Dot(_of_x, _of_x))
 _DIFFERENCES = Question("a comparison", Count(_other))
 _LARGEST = Question("a largest element", Max(_magnitude))
 
@@ -96,6 +108,12 @@ class Space:
         """How many elements there are."""
         return sum(functools.reduce(operator.mul, p.array.shape, 1) for p in self.ps)
 
+    @property
+    def rounding(self) -> float:
+        """The relative rounding of the coarsest parameters."""
+        digits = {"float16": 10, "bfloat16": 7, "float32": 23, "complex64": 23}
+        return 2.0 ** -min((digits.get(p.dtype, 52) for p in self.ps), default=52)
+
     def zeros(self) -> Vector:
         """A vector of zeros."""
         return [_zeros(p) for p in self.ps]
@@ -103,6 +121,10 @@ class Space:
     def copied(self, arrays: Sequence[Array]) -> Vector:
         """A vector of the values of some arrays, parameters or gradients."""
         return [_widened(p, a, copy=True) for p, a in zip(self.ps, arrays, strict=True)]
+
+    def widened(self, arrays: Sequence[Array]) -> Vector:
+        """A vector to read: the arrays themselves, where they have its dtypes."""
+        return [_widened(p, a, copy=False) for p, a in zip(self.ps, arrays, strict=True)]
 
     def run(self, kernel: Kernel, x: Sequence[Array], vectors: Sequence[Vector], **numbers: float) -> None:
         """Change the vectors as the rule says. The first may be parameters, in dtypes of their own."""
@@ -134,6 +156,14 @@ class Space:
         rows = CoefficientTable([({},) * len(program.parts)], [0] * len(leaves))
         with quiet():
             return [float(value) for value in dispatch.values(program.reductions, gathered, rows)]
+
+    def squared(self, arrays: Sequence[Array]) -> float:
+        """The sum of |a|**2 of arrays like the parameters, in dtypes of their own."""
+        return self.answer(_SQUARE, arrays, self.params)
+
+    def distance(self, vector: Vector, arrays: Sequence[Array]) -> float:
+        """|a - b|, the 2-norm: b may be parameters, in dtypes of their own."""
+        return math.sqrt(self.answer(_APART, arrays, vector))
 
     def largest(self, vector: Vector) -> float:
         """The largest magnitude of an element, or of a part of a complex one; 0 of none, and NaN where one is NaN."""

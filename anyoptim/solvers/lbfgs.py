@@ -71,12 +71,11 @@ class LBFGS(Solver):
         return Function(function.tree.container, self.engine)
 
     def prepare(self, run: Run) -> None:
+        saved = "sg" in run.numbers
+        run.numbers = Memory.empty(self.memory_size) | run.numbers
         run.scratch = _Scratch(run.space.zeros(), None if self.bounds is None else Box(run.begun, self.bounds))
-        if run.scratch.box is not None and "sg" in run.numbers:  # of a state that was saved
+        if saved and run.scratch.box is not None:
             run.scratch.box.mark(run.vectors["g"], run.vectors["origin"])
-
-    def first(self, run: Run) -> None:
-        run.numbers |= Memory.empty(self.memory_size)
 
     def measure(self, run: Run, value: float) -> None:
         run.numbers["value"] = value

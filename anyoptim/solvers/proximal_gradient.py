@@ -13,7 +13,6 @@ from anyoptim._stage._stage import ParameterStage
 from anyoptim._trace._hyperparameters import Flag, positive
 from anyoptim.optimizers import SGD
 from anyoptim.solvers._function import Point, ValueAndGrad
-from anyoptim.solvers._line import rounding_of
 from anyoptim.solvers._solver import Iteration, Run, Solver
 from anyoptim.solvers._vectors import Kernel
 
@@ -239,7 +238,7 @@ class _Trial(NamedTuple):
     def told(self, run: Run, point: Point) -> _Trial:
         """The same with what the function gave."""
         before, (there,) = run.numbers["value_y"], run.space.products((run.vectors["d"], point.gradients))
-        rounding = rounding_of(run.begun) * max(abs(point.value), abs(before))
+        rounding = run.space.rounding * max(abs(point.value), abs(before))
         return self._replace(there=there, change=point.value - before, rounding=rounding, point=point)
 
     @property

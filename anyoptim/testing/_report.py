@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-__all__ = ["ElementCheck", "GradReport", "ParameterCheck", "explained"]
+__all__ = ["ElementCheck", "GradReport", "ParameterCheck", "explained", "table"]
 
 
 class ElementCheck(NamedTuple):
@@ -85,17 +85,22 @@ class GradReport(Sequence[ParameterCheck]):
         for check in self:
             off = "" if check.verdict == "none" else f"{check.error:.0e}" if math.isfinite(check.error) else "?"
             rows.append((check.path or "(params)", check.verdict, f"{check.norm:.3g}", off, check.reason))
-        widths = [max(len(row[k]) for row in rows) for k in range(4)]
-        lines = []
-        for *cells, reason in rows:
-            columns = [
-                cell.ljust(w) if k < 2 else cell.rjust(w) for k, (cell, w) in enumerate(zip(cells, widths, strict=True))
-            ]
-            lines.append("  ".join([*columns, reason]).rstrip())
-        return "\n".join(lines)
+        return table(rows)
 
     def __repr__(self) -> str:
         return f"GradReport(ok={self.ok}, evaluations={self.evaluations})\n{self}"
+
+
+def table(rows: Sequence[tuple[str, ...]]) -> str:
+    """Rows of cells as lines: two columns to the left, others to the right, and the last as it is."""
+    *widths, _ = (max(map(len, column)) for column in zip(*rows, strict=True))
+    lines = []
+    for *cells, reason in rows:
+        columns = [
+            cell.ljust(w) if k < 2 else cell.rjust(w) for k, (cell, w) in enumerate(zip(cells, widths, strict=True))
+        ]
+        lines.append("  ".join([*columns, reason]).rstrip())
+    return "\n".join(lines)
 
 
 _CAUSES = {

@@ -96,6 +96,49 @@ def test_what_is_known_brings_object_and_probe_nearer(tmp_path: Path) -> None:
     assert min(_png_size(tmp_path / "picture.png")) > 400
 
 
+def test_tomography_finds_the_slice(tmp_path: Path) -> None:
+    """What is known beforehand brings the image nearest, and fitting all of the noise does not."""
+    errors = example("tomography").main(["--output", str(tmp_path / "picture.png")])
+    sirt, cgls, fitted, smooth = errors.values()
+    assert smooth < sirt < cgls < 0.2 < fitted
+    assert min(_png_size(tmp_path / "picture.png")) > 400
+
+
+def test_solvers_find_object_and_probe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """After 40 evaluations L-BFGS is lowest and nearest, as in the picture; the gradient is right."""
+    module = example("phase_retrieval")
+    found = module.main(["--evaluations", "40", "--output", str(tmp_path / "picture.png")])
+    assert min(found.values()) == found["L-BFGS"]
+    assert min(off for _, off in found.values()) == found["L-BFGS"][1] < 0.12
+    assert min(_png_size(tmp_path / "picture.png")) > 400
+    assert "L-BFGS: value " in capsys.readouterr().out
+    experiment = module.Experiment(np.asarray, 1000, 0)
+    assert ao.check_grad(experiment, {name: a + np.complex64(0.1) for name, a in experiment.start.items()}).ok
+
+
+@pytest.mark.product
+@pytest.mark.parametrize("name", ["torch", "jax", "cupy"])
+def test_inverse_problems_on_other_libraries(name: str, tmp_path: Path, need: Callable[[str], Library]) -> None:
+    """The same images as NumPy's, but for rounding: few steps, in which it does not grow."""
+    need(name)
+    of = [["--library", library, "--output", str(tmp_path / "picture.png")] for library in ("numpy", name)]
+    numpys, theirs = (example("tomography").main(options) for options in of)
+    # L-BFGS has taken a hundred steps into the noise.
+    np.testing.assert_allclose([*theirs.values()], [*numpys.values()], rtol=0.05)
+    numpys, theirs = (example("phase_retrieval").main([*options, "--evaluations", "8"]) for options in of)
+    np.testing.assert_allclose([*theirs.values()], [*numpys.values()], rtol=0.01)
+
+
+@pytest.mark.product
+def test_phase_retrieval_is_down_to_the_noise(tmp_path: Path) -> None:
+    """What the text of the example says: the value of L-BFGS hardly changes after 80 evaluations."""
+    main = example("phase_retrieval").main
+    early, late = (
+        main(["--evaluations", n, "--output", str(tmp_path / "picture.png")])["L-BFGS"][0] for n in ("80", "150")
+    )
+    assert late < early < 1.06 * late
+
+
 def test_the_hand_written_gradient_is_the_gradient() -> None:
     """Against central differences in float64, with Dropout's mask held: 1e-6 is their own error."""
     module = example("train_digits")

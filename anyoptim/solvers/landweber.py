@@ -1,0 +1,336 @@
+"""Landweber's iteration and SIRT: steps along minus the gradient, of which SIRT weighs rows and columns."""
+
+from __future__ import annotations
+
+import math
+import operator
+from typing import Annotated, Any, ClassVar, Final
+
+from anyoptim._arrays import Array
+from anyoptim._trace._hyperparameters import KW_ONLY, Domain, number, positive
+from anyoptim.solvers._function import Function
+from anyoptim.solvers._linear import LinearRun, LinearSolver
+from anyoptim.solvers._solver import TAKE, Iteration, Run
+from anyoptim.solvers._vectors import Kernel, Space, Vector
+from anyoptim.solvers.curvature import lipschitz
+from anyoptim.solvers.least_squares import each
+
+__all__ = ["SIRT", "Landweber"]
+
+Bounds = tuple[float | None, float | None]
+
+
+class SteadyRun(LinearRun):
+    """What a solver of steady steps holds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.best: Vector | None = None
+        """The best point that was seen, once the value has risen; until then it is the last."""
+        self.best_value = math.inf
+
+    def leave(self) -> None:
+        """Note that the value will rise from the origin on, if that is the best point so far."""
+        if self.value < self.best_value:
+            self.best, self.best_value = self.space.copied(self.vectors["origin"]), self.value
+
+
+class SteadySolver(LinearSolver):
+    """A solver that takes `p <- P(p - lr*C*g)`, where P is the projection onto bounds, and C is 1 or of the problem."""
+
+    _: KW_ONLY
+    bounds: Final[Bounds] = (None, None)
+
+    runs = SteadyRun
+    smaller: ClassVar[str]
+    """What is wanted where the value is not finite after a step."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        vars(self)["_bounds"] = _checked(self.bounds)
+
+    def end(self) -> None:
+        """Put the parameters at the best point that was seen."""
+        run: Any = self.run
+        if run.best is not None and run.best_value < run.value:
+            run.space.run(_PUT, run.best, [run.space.params])
+            run.begun.put()
+            run.numbers["value"] = run.best_value
+
+    def first(self, run: Run) -> None:
+        self.moved(run)
+
+    def moved(self, run: Run) -> None:
+        """Put parameters that are out of bounds on them, and the gradient of those on a bound to 0, if it leads out."""
+        lower, upper = self._limits
+        if -lower == upper == math.inf:
+            return
+        space, origin, g = run.space, run.vectors["origin"], run.vectors["g"]
+        for i, p in zip(run.begun.moving or (), space.ps, strict=True):
+            if p.dtype.startswith("complex"):
+                raise TypeError(f"{run.begun.tree.name(i)} has dtype {p.dtype}; wanted real parameters for bounds")
+        space.run(_CLIP, origin, [space.params], lower=lower, upper=upper)
+        if space.differ(origin, space.params):
+            run.begun.put()
+            point = run.ask(run.begun)
+            space.run(TAKE, point.gradients, [space.params, origin, g])
+            run.numbers["value"] = point.value
+        space.run(_TAKE_BOUNDED, g, [space.params, origin, g], lower=lower, upper=upper)
+        run.measure(run.value)
+
+    def iteration(self, run: Any) -> Iteration:
+        function, space, (lower, upper) = run.begun, run.space, self._limits
+        origin, g = run.vectors["origin"], run.vectors["g"]
+        bounded = not -lower == upper == math.inf
+        limits = {"lower": lower, "upper": upper} if bounded else {}
+        columns = self.columns(run)
+        step = _STEPS[bounded, bool(columns)]
+        space.run(step, g, [space.params, origin, *columns], lr=self.rate(run), **limits)
+        try:
+            function.put()
+            point = function()
+        except BaseException:
+            self._back(run)
+            raise
+        if not math.isfinite(point.value):
+            self._back(run)
+            return Iteration(failure=f"the value is {point.value} after the step; wanted {self.smaller}")
+        moved = space.distance(origin, space.params)
+        if point.value > run.value:
+            run.leave()
+        space.run(_TAKE_BOUNDED if bounded else TAKE, point.gradients, [space.params, origin, g], **limits)
+        run.measure(point.value)
+        return Iteration(1.0, moved)
+
+    @property
+    def _limits(self) -> tuple[float, float]:
+        lower, upper = self.bounds
+        return -math.inf if lower is None else lower, math.inf if upper is None else upper
+
+    def _back(self, run: Run) -> None:
+        run.space.run(_PUT, run.vectors["origin"], [run.space.params])
+        run.begun.put()
+
+    def rate(self, run: Any) -> float:
+        """The learning rate."""
+        raise NotImplementedError
+
+    def columns(self, run: Any) -> list[Vector]:
+        """What the gradient is multiplied by beside; nothing or a vector."""
+        return []
+
+
+class Landweber(SteadySolver):
+    """Landweber's iteration: gradient descent for linear least squares, with one learning rate.
+
+    ::
+
+        g = adjoint(weights * (forward(p) - data))
+        p <- min(max(p - lr*g, lower), upper)
+
+    It converges for lr below 2/L, where L is the square of the largest singular value of `forward`, weighted. With few
+    steps it is a regularization: k steps leave what belongs to singular values below root(L/k). `CGLS` does the same in
+    far fewer steps, but without bounds. Where the value rises, as it does for a larger lr, the best point is kept.
+
+    Args:
+        lr: the learning rate, above 0. None takes 1/L, with an L that `ao.lipschitz` finds in 11 evaluations.
+        bounds: the lower and the upper bound of all elements, real ones; None for none.
+        engine: the machine that adds and multiplies vectors, as in `Optimizer`; None chooses.
+
+    Memory: two arrays for each parameter, in its compute dtype.
+
+    Source: Landweber, An iteration formula for Fredholm integral equations of the first kind, 1951; with bounds,
+    Goldstein, Convex programming in Hilbert space, 1964.
+
+    >>> A, b = np.array([[1.0, 1.0], [1.0, 2.0], [1.0, 3.0]]), np.array([1.0, 3.0, 4.0])
+    >>> problem = ao.LeastSquares(lambda p: A @ p, lambda r: A.T @ r, b)
+    >>> ao.minimize(problem, np.zeros(2), method=ao.Landweber(bounds=(0.0, None))).params.round(3)
+    array([0.   , 1.357])
+    """
+
+    lr: Final[float | None] = None
+
+    smaller = "a smaller lr"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.lr is not None:
+            vars(self)["_lr"] = positive.value("lr", self.lr)
+
+    def rate(self, run: Any) -> float:
+        if self.lr is not None:
+            return self.lr
+        if "lr" not in run.numbers:
+            problem, function = run.problem, run.begun
+            elsewhere = function.container(run.space.copied(run.vectors["origin"]))
+            largest = lipschitz(lambda p: problem.back(problem.image(p)), elsewhere, iterations=_ITERATIONS)
+            if not largest > 0:
+                raise ValueError("adjoint(forward(p)) is 0 for random p; wanted an operator, or a number for lr")
+            function.evaluations += 1 + _ITERATIONS
+            run.numbers["lr"] = 1 / largest
+        return float(run.numbers["lr"])
+
+
+class SIRTRun(SteadyRun):
+    """What SIRT holds beside: inverse sums of rows and columns."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows: Vector | None = None
+        self.columns: Vector | None = None
+
+    def evaluated(self, params: Any) -> tuple[float, Any]:
+        """The value, and what SIRT makes of the residual."""
+        rows, _ = self.sums(params)
+        residual = self.problem.residual(params)
+        weighed = each(operator.mul, self.problem.ps, rows, residual)
+        return 0.5 * self.problem.space.squared(residual), self.problem.back(weighed)
+
+    def sums(self, params: Any) -> tuple[Vector, Vector]:
+        """The inverse sums of the rows and of the columns, 0 for sums of 0."""
+        if self.rows is None or self.columns is None:
+            problem, function = self.problem, Function(params, None)
+            for name, ps in (("params", function.ps), ("data", problem.ps)):
+                if any(p is not None and p.dtype.startswith("complex") for p in ps):
+                    raise TypeError(f"{name} are complex; SIRT wants real ones. CGLS and Landweber take both")
+            ones = [p.library.xp.ones_like(p.array) for p in problem.ps]
+            given = function.gradients(problem.back(problem.space.widened(ones)), "adjoint(residual)")
+            space = function.space
+            self.columns = _inverse(space, given, "adjoint")
+            unit = space.widened([p.library.xp.ones_like(p.array) for p in space.ps])
+            self.rows = _inverse(Space(problem.ps, None), problem.image(function.container(unit)), "forward")
+            self.numbers["evaluations"] += 1
+        return self.rows, self.columns
+
+
+class SIRT(SteadySolver):
+    """SIRT: the simultaneous iterative reconstruction technique, of tomography.
+
+    ::
+
+        R = 1 / forward(1),  C = 1 / adjoint(1)                         0 where the sum of the row or column is 0
+        p <- min(max(p + relaxation * C * adjoint(R * (data - forward(p))), lower), upper)
+
+    It takes nothing but sums of rows and columns for granted, and so needs no learning rate: for an operator without
+    negative elements every relaxation below 2 converges, to the minimum of `0.5*sum of R*(forward(p) - data)**2`. The
+    value that it tells, and by which it stops, is that of the problem all the same: without R. That one may rise at
+    last; the best point is kept. What `gtol` looks at is `adjoint(R * (forward(p) - data))`. With weights, `forward` is
+    that of the weighted problem, `root(weights) * forward(p)`.
+
+    The function has to be a `LeastSquares`, and real. The sums count as one evaluation.
+
+    Args:
+        relaxation: above 0 and below 2.
+        bounds: the lower and the upper bound of all elements; None for none. `(0, None)` is what attenuation is.
+        engine: the machine that adds and multiplies vectors, as in `Optimizer`; None chooses.
+
+    Memory: three arrays for each parameter and one for each array of the data, in their compute dtypes.
+
+    Raises ValueError for an operator whose sums are negative.
+
+    Source: Gilbert, Iterative methods for the three-dimensional reconstruction of an object from projections, 1972; in
+    this form, Gregor and Benson, Computational analysis and improvement of SIRT, 2008, equation 2, as in ASTRA.
+
+    >>> A, b = np.array([[1.0, 1.0], [1.0, 2.0], [1.0, 3.0]]), np.array([1.0, 3.0, 4.0])
+    >>> problem = ao.LeastSquares(lambda p: A @ p, lambda r: A.T @ r, b)
+    >>> ao.SIRT().update(np.zeros(2), problem).round(3)
+    array([0.833, 0.917])
+    """
+
+    relaxation: Final[Annotated[float, Domain(lambda x: 0 < x < 2, "above 0 and below 2")]] = 1.0
+
+    runs = SIRTRun
+    smaller = "a linear forward, and its adjoint"
+
+    def rate(self, run: Any) -> float:
+        return self.relaxation
+
+    def columns(self, run: Any) -> list[Vector]:
+        return [run.sums(run.begun.tree.container)[1]]
+
+
+def _inverse(space: Space, sums: Vector, name: str) -> Vector:
+    """1/sums, 0 where they are 0 but for rounding. Raises ValueError where they are negative."""
+    found, lowest = space.copied(sums), space.zeros()
+    floor = 2.0**-20 * space.largest(found)
+    space.run(_BELOW, found, [lowest])
+    if not space.largest(lowest) <= floor:
+        raise ValueError(f"{name}(ones) is negative or NaN in places; SIRT wants an operator without negative elements")
+    space.run(_INVERT, found, [found], floor=floor)
+    return found
+
+
+_ITERATIONS = 10
+"""Of the power iteration: what it finds may be some per cent too low, and half of it would do."""
+
+
+def _checked(bounds: Any) -> Bounds:
+    """Bounds as numbers. Raises TypeError or ValueError."""
+    if not isinstance(bounds, tuple | list) or len(bounds) != 2:
+        raise TypeError(f"bounds are {bounds!r}; wanted a lower and an upper one, such as (0, None)")
+    names = ("bounds[0]", "bounds[1]")
+    lower, upper = (None if b is None else number.value(name, b) for name, b in zip(names, bounds, strict=True))
+    if lower is not None and upper is not None and lower > upper:
+        raise ValueError(f"bounds are {bounds!r}; wanted the lower one first")
+    return lower, upper
+
+
+def _clipped(xp: Any, p: Array, c: Any) -> Array:
+    return xp.minimum(xp.maximum(p, c.lower), c.upper)
+
+
+def _plain(xp: Any, g: Array, p: Array, origin: Array, c: Any) -> tuple[Array, ...]:
+    """`p <- p - lr*g`."""
+    return origin - c.lr * g, origin
+
+
+def _bounded(xp: Any, g: Array, p: Array, origin: Array, c: Any) -> tuple[Array, ...]:
+    """The same, and onto the bounds."""
+    return _clipped(xp, origin - c.lr * g, c), origin
+
+
+def _weighed(xp: Any, g: Array, p: Array, origin: Array, C: Array, c: Any) -> tuple[Array, ...]:
+    """`p <- p - lr*C*g`."""
+    return origin - c.lr * C * g, origin, C
+
+
+def _weighed_bounded(xp: Any, g: Array, p: Array, origin: Array, C: Array, c: Any) -> tuple[Array, ...]:
+    """The same, and onto the bounds."""
+    return _clipped(xp, origin - c.lr * C * g, c), origin, C
+
+
+def _taken_bounded(xp: Any, x: Array, p: Array, origin: Array, g: Array, c: Any) -> tuple[Array, ...]:
+    """`origin <- p; g <- x`, but 0 where it leads out of the bounds."""
+    out = ((p <= c.lower) & (x > 0)) | ((p >= c.upper) & (x < 0))
+    return p, p, xp.where(out, 0.0, x)
+
+
+def _on_bounds(xp: Any, origin: Array, p: Array, c: Any) -> Array:
+    """`p <- origin`, onto the bounds."""
+    return _clipped(xp, origin, c)
+
+
+def _taken(xp: Any, x: Array, p: Array, c: Any) -> Array:
+    """`p <- x`."""
+    return x
+
+
+def _below(xp: Any, x: Array, p: Array, c: Any) -> Array:
+    """`p <- x`, but 0 where x is at least that."""
+    return xp.where(x >= 0, 0.0, x)
+
+
+def _inverted(xp: Any, x: Array, p: Array, c: Any) -> Array:
+    """`p <- 1/p`, 0 up to the floor."""
+    return xp.where(p > c.floor, 1 / xp.where(p > c.floor, p, 1.0), 0.0)
+
+
+_STEPS = {
+    (False, False): Kernel(_plain, ("p", "origin")),
+    (True, False): Kernel(_bounded, ("p", "origin")),
+    (False, True): Kernel(_weighed, ("p", "origin", "C")),
+    (True, True): Kernel(_weighed_bounded, ("p", "origin", "C")),
+}
+_TAKE_BOUNDED = Kernel(_taken_bounded, ("p", "origin", "g"))
+_CLIP, _PUT = (Kernel(rule, ("p",)) for rule in (_on_bounds, _taken))
+_BELOW, _INVERT = (Kernel(rule, ("p",)) for rule in (_below, _inverted))
