@@ -32,9 +32,9 @@ class Condition(Value):
         """Why to stop, as a clause, and whether that means convergence; None to go on."""
         raise NotImplementedError
 
-    def share(self, progress: Progress) -> float:
-        """Which share of the steps, evaluations or seconds that are allowed is spent; 0 where there is no limit."""
-        return 0.0
+    def share(self, progress: Progress) -> float | None:
+        """Which share of the steps, evaluations or seconds that are allowed is spent; None where there is no limit."""
+        return None
 
     def __or__(self, other: Condition) -> Condition:
         return Either(self, other) if isinstance(other, Condition) else NotImplemented
@@ -59,9 +59,10 @@ class Either(Condition):
         found = [of for of in (self.left.reason(progress), self.right.reason(progress)) if of is not None]
         return max(found, key=lambda of: of[1], default=None)
 
-    def share(self, progress: Progress) -> float:
+    def share(self, progress: Progress) -> float | None:
         """The larger one."""
-        return max(self.left.share(progress), self.right.share(progress))
+        shares = self.left.share(progress), self.right.share(progress)
+        return max((share for share in shares if share is not None), default=None)
 
     def __repr__(self) -> str:
         return f"{self.left!r} | {self.right!r}"
@@ -83,9 +84,10 @@ class Both(Condition):
         left, right = self.left.reason(progress), self.right.reason(progress)
         return (f"{left[0]}, and {right[0]}", left[1] or right[1]) if left and right else None
 
-    def share(self, progress: Progress) -> float:
-        """The smaller one."""
-        return min(self.left.share(progress), self.right.share(progress))
+    def share(self, progress: Progress) -> float | None:
+        """The smaller one, if both have limits."""
+        left, right = self.left.share(progress), self.right.share(progress)
+        return None if left is None or right is None else min(left, right)
 
     def __repr__(self) -> str:
         left, right = (f"({of!r})" if isinstance(of, Either) else repr(of) for of in (self.left, self.right))
@@ -105,9 +107,9 @@ class Stop(Condition):
         steps, evaluations, seconds     so many have been taken, made, spent
 
     The first five mean that the solver has converged, the others that it has not. `Stop()` is short for
-    `Stop(gtol=1e-5, ftol=2.2e-9, steps=15000)`, the defaults of SciPy's L-BFGS-B. A function that computes in float32 has relative
-    differences of 6e-8 at least: an ftol below that asks for a step that does not change its value at all. There, and
-    wherever functions are rounded coarsely, gtol is to be chosen by the size of the gradient's own rounding.
+    `Stop(gtol=1e-5, ftol=2.2e-9, steps=15000)`, the defaults of SciPy's L-BFGS-B. Two values in float32 that differ do
+    so by 6e-8 of themselves at least: there, any ftol below that asks for a step that does not change the value at all,
+    and a gtol below the rounding of the gradient may never hold.
 
     Conditions combine: `Stop(gtol=1e-6) | Stop(steps=500)` is `Stop(gtol=1e-6, steps=500)`, and `Stop(gtol=1e-6) &
     Stop(ftol=1e-9)` wants both. Own ones are subclasses of `ao.solvers.Condition`.
@@ -194,12 +196,12 @@ class Stop(Condition):
         if self.seconds is not None and of.seconds >= self.seconds:
             yield f"{of.seconds:.3g} seconds were spent, where {self.seconds:g} were allowed"
 
-    def share(self, progress: Progress) -> float:
-        """Which share of the steps, evaluations or seconds that are allowed is spent; 0 where there is no limit."""
+    def share(self, progress: Progress) -> float | None:
+        """Which share of the steps, evaluations or seconds that are allowed is spent; None where there is no limit."""
         spent = progress.steps, progress.evaluations, progress.seconds
         limits = self.steps, self.evaluations, self.seconds
         shares = [n / limit if limit else 1.0 for n, limit in zip(spent, limits, strict=True) if limit is not None]
-        return min(max(shares, default=0.0), 1.0)
+        return min(max(shares), 1.0) if shares else None
 
 
 def _plateau(given: Any) -> tuple[float, int]:
