@@ -1,4 +1,4 @@
-"""Solvers: how many evaluations they need, and what an iteration takes beside the user's function, in time and memory."""
+"""How many evaluations solvers need, and what an iteration takes beside the user's function, in time and memory."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from benchmarks.harness import WrongResultError
 from benchmarks.machine import CORES, ROOT
 from benchmarks.names import ANYOPTIM, threads
 from benchmarks.report import Sheet
-from tests.reference.evaluations import MOST, TYPICAL, Case, Solver, evaluations, scipy_solver
+from tests.reference.evaluations import LARGE, MOST, TYPICAL, Case, Solver, evaluations, scipy_solver
 from tests.reference.minimization.problem import Function, Problem
 
 __all__ = ["CONTESTANTS", "counts", "iterate", "iterations"]
@@ -37,7 +37,7 @@ SCIPY = "SciPy L-BFGS-B"
 TORCH, TORCH_WOLFE = "torch LBFGS", "torch LBFGS, strong_wolfe"
 
 
-def counts(_: float, cases: Mapping[str, Case] = TYPICAL) -> Sheet:
+def counts(_: float, cases: Mapping[str, Case] = {**TYPICAL, **LARGE}) -> Sheet:
     """The evaluations that each solver needs until the function is so small."""
     solvers: Mapping[str, Solver] = {
         SCIPY: scipy_solver("L-BFGS-B"),
@@ -57,8 +57,8 @@ def counts(_: float, cases: Mapping[str, Case] = TYPICAL) -> Sheet:
     return Sheet(
         ["evaluations", *solvers],
         [*rows, ["in all", *sums.values()]],
-        f"Of value and gradient together, until the value is no more, float64, from the same start; L-BFGS with {MEMORY} "
-        "pairs in memory. Runs of hundreds of evaluations change by some per cent with the rounding.",
+        "Of value and gradient together, until the value is no more, float64, from the same start; L-BFGS with "
+        f"{MEMORY} pairs in memory. Runs of hundreds of evaluations change by some per cent with the rounding.",
     )
 
 
@@ -207,9 +207,9 @@ def iterations(_: float, size: int = SIZE, visits: int = VISITS) -> Sheet:
     return Sheet(
         ["an iteration of L-BFGS", "in the better of", "ms", "least", "most", f"of {ANYOPTIM}", "memory", "left"],
         rows,
-        f"Beside the function, which is asked once, on {size:,} float32 parameters, with {MEMORY} pairs in memory. Medians over "
-        f"{visits} processes each, in turns. Memory is the largest of the run, beside the parameters and one gradient, "
-        f"in copies of the parameters; left is what {ITERATIONS} iterations have left of the value at the start. SciPy "
+        f"Beside the function, which is asked once, on {size:,} float32 parameters, with {MEMORY} pairs in memory. "
+        f"Medians over {visits} processes each, in turns. Memory is the largest of the run, beside the parameters and "
+        f"one gradient, in copies of the parameters; left is what {ITERATIONS} iterations have left of the value at the start. SciPy "
         "computes in float64.",
     )
 
