@@ -209,8 +209,8 @@ def iterations(_: float, size: int = SIZE, visits: int = VISITS) -> Sheet:
         rows,
         f"Beside the function, which is asked once, on {size:,} float32 parameters, with {MEMORY} pairs in memory. "
         f"Medians over {visits} processes each, in turns. Memory is the largest of the run, beside the parameters and "
-        f"one gradient, in copies of the parameters; left is what {ITERATIONS} iterations have left of the value at the start. SciPy "
-        "computes in float64.",
+        f"one gradient, in copies of the parameters; left is what {ITERATIONS} iterations have left of the value at "
+        "the start. SciPy computes in float64.",
     )
 
 
