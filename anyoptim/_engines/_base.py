@@ -175,6 +175,15 @@ class Plan(ABC):
         As `_trace/_exact_sum.py` says: a NumPy array, or a traced one. The rows need not go further than part `k`.
         """
 
+    def reduced_all(self, ks: Sequence[int], gathered: Any, rows: CoefficientTable) -> list[list[Array]]:
+        """What `reduced` gives for each of these parts; where it pays, each array is read from memory once for all."""
+        return [self.reduced(k, gathered, rows.before(k)) for k in ks]
+
+    def values(self, ks: Sequence[int], gathered: Any, rows: CoefficientTable) -> list[Any]:
+        """The values over all leaves of these parts."""
+        each = zip(ks, self.reduced_all(ks, gathered, rows), strict=True)
+        return [value_of(self.program.reduction(k), found, self.leaves) for k, found in each]
+
     def value(self, k: int, gathered: Any, rows: CoefficientTable) -> Any:
         """The value over all leaves of the reduction that is part `k`: a float, a 0-d array, or a symbol."""
         return value_of(self.program.reduction(k), self.reduced(k, gathered, rows), self.leaves)

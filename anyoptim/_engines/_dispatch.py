@@ -53,7 +53,7 @@ class Dispatch:
         for (name, *_), indices in sorted(groups.items(), key=lambda item: ENGINES[item[0][0]].commit_order):
             plan = (plans or {}).get(name, ENGINES[name].plan)
             self.assignments.append(Assignment(plan(programs[indices[0]], [leaves[i] for i in indices]), indices))
-        each = [assignment.plan.written for assignment in self.assignments]
+        each = [assignment.plan.written for assignment in self.assignments if assignment.plan.program.writes]
         written = Written([a for w in each for a in w.host], [m for w in each for m in w.device])
         for assignment in self.assignments:
             assignment.plan.avoid_aliasing(written)
@@ -165,6 +165,24 @@ class Dispatch:
             k = places.get(id(plan.program))
             if k is not None:
                 sums.update(zip(indices, plan.reduced(k, grads, rows.select(indices).before(k)), strict=True))
+        self._over_processes(kind, sums)
+        return sums
+
+    def values(self, ks: Sequence[int], gathered: Sequence[Any], rows: CoefficientTable) -> list[Any]:
+        """The values over all leaves, which have one program, of its parts `ks`: reductions that are taken together."""
+        if len(self.assignments) == 1 and not self.distributed:
+            return self.assignments[0].plan.values(ks, gathered[0], rows)
+        reductions = [self.programs[0].reduction(k) for k in ks]
+        each: list[dict[int, Any]] = [{} for _ in ks]
+        for (plan, indices), grads in zip(self.assignments, gathered, strict=True):
+            for sums, found in zip(each, plan.reduced_all(ks, grads, rows.select(indices)), strict=True):
+                sums.update(zip(indices, found, strict=True))
+        for reduction, sums in zip(reductions, each, strict=True):
+            self._over_processes(reduction.kind, sums)
+        return list(map(self.value_of, reductions, each))
+
+    def _over_processes(self, kind: Kind, sums: dict[int, Any]) -> None:
+        """Put the rows of all processes in the place of those of this one, for leaves of which each has parts."""
         for library in self.distributed:
             indices = [i for i in sorted(sums) if self.leaves[i].library is library]
             ps = [self.leaves[i].p for i in indices]
@@ -177,7 +195,6 @@ class Dispatch:
             codes = library.over_processes("max", parts[:, :1], ps)
             totals = library.over_processes("sum", aligned(np, parts, codes), ps)
             sums.update(zip(indices, np.concatenate([codes, totals], axis=1)[:, None], strict=True))
-        return sums
 
     def value_of(self, reduction: Reduction, rows: Mapping[int, Any]) -> Any:
         """The value of a reduction over leaves, from their rows."""

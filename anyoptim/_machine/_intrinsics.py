@@ -25,7 +25,7 @@ from anyoptim._machine._array_headers import (
     WRITEABLE,
 )
 
-__all__ = ["alike", "located", "no_overlap", "pointer", "room", "word"]
+__all__ = ["alike", "located", "no_overlap", "pointer", "prefetch", "room", "word"]
 
 Addresses = Any
 
@@ -48,6 +48,35 @@ def word(typing: Any, address: Any) -> Any:
         return builder.load(builder.inttoptr(arguments[0], cgutils.intp_t.as_pointer()))
 
     return types.uint64(types.uint64), code
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _touch(typing: Any, address: Any) -> Any:
+    """Ask for the line of the cache at an address, whether or not there is memory."""
+
+    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        line, word = cgutils.voidptr_t, ir.IntType(32)
+        read, soon, data = (ir.Constant(word, n) for n in (0, 3, 1))
+        kind = ir.FunctionType(ir.VoidType(), (line, word, word, word))
+        call = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        builder.call(call, (builder.inttoptr(arguments[0], line), read, soon, data))
+        return context.get_dummy_value()
+
+    return types.void(types.uint64), code
+
+
+@njit(forceinline=True)  # type: ignore[untyped-decorator]
+def prefetch(address: Any, offset: Any, size: Any) -> None:
+    """Begin to fetch so many bytes, so many behind an address: of each page the first lines.
+
+    The processor sees that the others are wanted too, but it does not look beyond a page by itself.
+    """
+    for page in range(0, size, _PAGE):
+        for line in range(0, _LINES * _LINE, _LINE):
+            _touch(types.uint64(address + types.uint64(offset + page + line)))
+
+
+_PAGE, _LINE, _LINES = 4096, 64, 12
 
 
 @intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]

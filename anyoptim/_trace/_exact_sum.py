@@ -51,6 +51,7 @@ __all__ = [
     "Kind",
     "aligned",
     "as_integer",
+    "as_words",
     "bits_of",
     "codes",
     "infinities",
@@ -59,6 +60,7 @@ __all__ = [
     "no_rows",
     "norm",
     "of_integer",
+    "of_words",
     "one_row",
     "power_of",
     "product",
@@ -153,9 +155,9 @@ def infinities(xp: Any, terms: Any) -> Any:
 
 def split(table: Any) -> Any:
     """The rows from tables of NumPy's with the code and the whole digits."""
-    digits = table[:, 1:]
-    halves = np.stack([digits >> HALF, digits & MASK], axis=-1).reshape(len(table), COLUMNS - 1)
-    return np.concatenate([table[:, :1], halves], axis=1)
+    digits = table[..., 1:]
+    halves = np.stack([digits >> HALF, digits & MASK], axis=-1).reshape(*table.shape[:-1], COLUMNS - 1)
+    return np.concatenate([table[..., :1], halves], axis=-1)
 
 
 def rows(
@@ -280,6 +282,16 @@ def one_row(kind: Kind, rows: Any) -> Any:
     return np.array([[largest(np, [rows])]]) if kind == "largest" else merged(rows)
 
 
+def as_words(rows: Any) -> Any:
+    """Rows of any kind as rows of seven integers."""
+    return np.pad(rows.view(np.int64), ((0, 0), (0, COLUMNS - rows.shape[1])))
+
+
+def of_words(kind: Kind, words: Any) -> Any:
+    """The rows of a kind that `as_words` was given."""
+    return words[:, :1].view(np.float64) if kind == "largest" else words
+
+
 def norm(xp: Any, rows: Sequence[Any]) -> Any:
     """The 2-norm from the rows of all arrays: a float of NumPy's, a 0-d array of others."""
     if xp is np:
@@ -287,7 +299,7 @@ def norm(xp: Any, rows: Sequence[Any]) -> Any:
         if code >= INFINITE:
             return _infinite(code, sums, wide, "squares")
         unit = _UNITS[code]
-        return math.sqrt(_value(sums, wide)) * unit * unit
+        return math.sqrt(_number(sums, wide)) * unit * unit
     code, sums, wide = _arrays(xp, rows, "squares")
     unit = _unit(xp, code, wide)
     return xp.where(code < INFINITE, xp.sqrt(_value(sums, wide)) * unit * unit, unit if wide else sums[0])
@@ -299,10 +311,8 @@ def total(xp: Any, rows: Sequence[Any], kind: Kind) -> Any:
         code, sums, wide = _numbers(rows, kind)
         if code >= INFINITE:
             return _infinite(code, sums, wide, kind)
-        negative, sums = _magnitude(sums, lambda condition, a, b: a if condition else b, wide)
-        value, unit = _value(sums, wide), _UNITS[code]
-        value = value * unit * unit * unit * unit
-        return -value if negative else value
+        unit = _UNITS[code]
+        return _number(sums, wide) * unit * unit * unit * unit
     code, sums, wide = _arrays(xp, rows, kind)
     unit, infinite = _unit(xp, code, wide), sums[0]
     if wide:
@@ -352,6 +362,8 @@ def _numbers(rows: Sequence[Any], kind: Kind) -> tuple[int, list[Any], Callable[
         table = np.concatenate(rows) if rows else _NOTHING
     wide = float if table.dtype.kind == "i" else None
     few = (table if 0 < len(table) <= _FEW else merged(table)).tolist()
+    if len(few) == 1:
+        return int(few[0][0]), few[0][1:], wide
     codes_of_rows, *columns = zip(*few, strict=True)
     code = int(max(codes_of_rows))
     if min(codes_of_rows) < code:
@@ -404,6 +416,23 @@ def _value(sums: list[Any], wide: Callable[[Any], Any] | None) -> Any:
     for a in sums[-2::-1]:
         value = value * 2.0**-HALF + a
     return value * 2.0**HALF
+
+
+def _number(sums: Sequence[Any], wide: Any) -> float:
+    """The same of numbers of Python, of either sign: the integers are put into one, in a third of the time."""
+    if not wide:
+        negative = sums[0] < 0
+        value = _value([-a for a in sums] if negative else [*sums], None)
+        return float(-value if negative else value)
+    whole, value = 0, 0.0
+    for a in sums:
+        whole = (whole << HALF) + a
+    rest = abs(whole)
+    for _ in sums[1:]:
+        value = value * 2.0**-HALF + (rest & MASK)
+        rest >>= HALF
+    value = (value * 2.0**-HALF + rest) * 2.0**HALF
+    return -value if whole < 0 else value
 
 
 def _at(xp: Any, table: Any, code: Any) -> Any:

@@ -26,7 +26,10 @@ def pieces(dtype: str, kind: Kind) -> dict[str, str | list[str]]:
         "two": two,
         "three": three,
         "infinity": str(bits_of(math.inf)),
-        "limit": str(1 << 2 * HALF - 2),
+        "above": repr(ROUNDERS[0][0] + _ABOVE),
+        "nothing": str(int(_ABOVE)),
+        "limit": str(int(2 * _ABOVE)),
+        "tile": str(_TILE),
         "infinite": str(INFINITE),
         "nan": str(NAN),
         "half": str(HALF),
@@ -36,51 +39,64 @@ def pieces(dtype: str, kind: Kind) -> dict[str, str | list[str]]:
         "unit": unit if narrow else "1.0",
         "power": str(power),
         "scale": str(HALF // 2 * power),
-        # Terms of both signs do not tell by their sum whether a guess was right.
-        "tries": f"(not 0 < _code < {INFINITE}, True)" if squares else "(True,)",
         "term": [f"_v = {term}", "_v *= _v"] if squares else [f"_v = {term} if _code < {INFINITE} else {infinite}"],
         "term_in_c": "_y * _y" if squares else f"_code < {INFINITE} ? _y : {infinite_in_c}",
     }
 
+
+_TILE = 1 << 10
+"""The elements that a loop takes at a time, which stay in the first cache."""
+
+_ABOVE = 2.0 ** (2 * HALF - 3)
+"""What is added to the first digits in a loop, so that none of those that are in doubt is negative."""
 
 _LOOP = """\
 from anyoptim._machine._bits import bits, exponent, power_of_two
 
 
 def {name}(_leaves, _chunks, _which, _coefficients, _rows, _first, _last):
-    _code, _previous = 0, -1
+    _code = 0
     for _c in range(_first, _last):
-        _leaf, _begin, _n, _at = _chunks[_c]
+        _leaf, _start, _length, _at = _chunks[_c]
         {coefficients}
-        {arrays}
-        if _leaf != _previous:
-            _previous, _known = _leaf, 0
-        for _sure in {tries}:
-            if _sure:
-                _top = 0
+        _known, _ones, _twos, _threes = 0, 0, 0, 0
+        for _begin in range(_start, _start + _length, {tile}):
+            _n = min({tile}, _start + _length - _begin)
+            {arrays}
+            {ahead}
+            _guess = _code if 0 < _code < {infinite} else -1
+            for _sure in (_guess < 0, True):
+                if _sure:
+                    _top = 0
+                    for _i in range(_n):
+                        {body}
+                        {measured}
+                    _code = _known
+                    if _top >= {infinity}:
+                        _code = max(_code, {infinite} if _top == {infinity} else {nan})
+                    elif _top:
+                        _code = max(_code, (exponent(_top) + {power} - 1) // ({power} * {half}) - {least})
+                    if _code == _guess:
+                        break
+                _scale = power_of_two(-{scale} * (_code + {least})) if 0 < _code < {infinite} else 0.0
+                _unit = {unit}
+                _zero, _to_one, _to_two, _to_three = {one} * _unit, {above} * _unit, {two} * _unit, {three} * _unit
+                _one, _two, _three, _seen = 0, 0, 0, 0
                 for _i in range(_n):
                     {body}
-                    {measured}
-                _code = _known
-                if _top >= {infinity}:
-                    _code = max(_code, {infinite} if _top == {infinity} else {nan})
-                elif _top:
-                    _code = max(_code, (exponent(_top) + {power} - 1) // ({power} * {half}) - {least})
-            _scale = power_of_two(-{scale} * (_code + {least})) if 0 < _code < {infinite} else 0.0
-            _unit = {unit}
-            _to_one, _to_two, _to_three = {one} * _unit, {two} * _unit, {three} * _unit
-            _one, _two, _three, _seen = 0, 0, 0, 0
-            for _i in range(_n):
-                {body}
-                {added}
-            _one -= {count} * bits(_to_one)
-            if _sure or (0 <= _seen - bits(_to_one) < {limit} and (_one > 0 or _code == _known)):
-                break
-        _known = _rows[_at, 0] = _code
-        _two, _three = _two - {count} * bits(_to_two), _three - {count} * bits(_to_three)
-        _rows[_at, 1], _rows[_at, 2] = _one >> {half}, _one & {mask}
-        _rows[_at, 3], _rows[_at, 4] = _two >> {half}, _two & {mask}
-        _rows[_at, 5], _rows[_at, 6] = _three >> {half}, _three & {mask}
+                    {added}
+                if _sure or (0 <= _seen < {limit} and (_code == _known or _seen != {nothing})):
+                    break
+            for _ in range(min(_code - _known, 3)):
+                _ones, _twos, _threes = 0, _ones, _twos
+            _known = _code
+            _ones += _one - {count} * bits(_to_one)
+            _twos += _two - {count} * bits(_to_two)
+            _threes += _three - {count} * bits(_to_three)
+        _rows[_at, 0] = _code
+        _rows[_at, 1], _rows[_at, 2] = _ones >> {half}, _ones & {mask}
+        _rows[_at, 3], _rows[_at, 4] = _twos >> {half}, _twos & {mask}
+        _rows[_at, 5], _rows[_at, 6] = _threes >> {half}, _threes & {mask}
 """
 
 _LARGEST_LOOP = """\
@@ -110,7 +126,7 @@ _ADDED = [
     "_one += bits(_a)",
     "_two += bits(_b)",
     "_three += bits(_v + _to_three)",
-    "_seen |= bits(_a)",
+    "_seen |= bits(_a) ^ bits(_zero)",
 ]
 
 

@@ -89,6 +89,26 @@ class Graph(NamedTuple):
         """The host expressions that enter the nodes, each once."""
         return Scalars(a for node in self.nodes for a in node.arguments if isinstance(a, Scalar))
 
+    def condensed(self) -> tuple[Graph, list[int]]:
+        """The same of a reduction, with no other arrays than it reads, and the places of these.
+
+        The arrays are numbered anew and have no names of their own, so that what is alike of others is equal.
+        """
+        # Of a joint graph p says that elements are complex.
+        arrays = sorted({*self.arrays_read, *((0,) if self.joint else ())})
+        kept = [i for i, of in enumerate(self.inputs) if of.array in arrays]
+        places = {i: n for n, i in enumerate(kept)}
+
+        def moved(a: int | Scalar) -> int | Scalar:
+            return a if isinstance(a, Scalar) else places.get(a, a - len(self.inputs) + len(kept))
+
+        inputs = [
+            self.inputs[i]._replace(array=arrays.index(self.inputs[i].array), name=f"a{n}") for i, n in places.items()
+        ]
+        nodes = tuple(Node(node.op, tuple(map(moved, node.arguments))) for node in self.nodes)
+        outputs = tuple(places.get(o, o - len(self.inputs) + len(kept)) for o in self.outputs)
+        return self._replace(inputs=tuple(inputs), nodes=nodes, outputs=outputs), arrays
+
 
 def trace(program: Program, static: StaticOptions, *, of_complex: bool = False) -> Graph:
     """Run the program once on values that record what is done to them: from p, x and the slots to their new values.

@@ -33,7 +33,10 @@ INFIX = {
 _OURS = re.compile(r"_.*|[knst]\d+")
 """What the renderers call masks, nodes, scalars, scratch, and all else."""
 
-_CALLED = {"alike", "bits", "carray", "clip", "float32", "float64", "number", "partial", "pointer", "setitem", "uint64"}
+_CALLED = {
+    *("alike", "bits", "carray", "clip", "exponent", "float32", "float64", "number", "partial", "pointer"),
+    *("power_of_two", "prefetch", "setitem", "uint64"),
+}
 """And what they call beside NumPy's universal functions."""
 
 

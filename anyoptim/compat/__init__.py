@@ -3,9 +3,9 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from anyoptim.compat import keras, optax, torch
+    from anyoptim.compat import keras, optax, scipy, torch
 
-__all__ = ["keras", "optax", "torch"]
+__all__ = ["keras", "optax", "scipy", "torch"]
 
 
 if not TYPE_CHECKING:  # it would hide misspelt names from those who check types

@@ -19,8 +19,8 @@ Callback = Callable[[Result], object]
 class Callbacks:
     """Several callbacks as one: each is called, in order, and the run ends if one of them raises StopIteration.
 
-    >>> store = ao.solvers.Store(every=10)
-    >>> both = ao.solvers.Callbacks(store, lambda result: print(result.value))
+    >>> ao.solvers.Callbacks(print, ao.solvers.Store(every=10))
+    Callbacks(<built-in function print>, Store(every=10))
     """
 
     def __init__(self, *callbacks: Callback) -> None:

@@ -49,10 +49,6 @@ class FirstOrder:
     def iterate(self) -> Iteration:
         """Take one step, and call the function where the parameters are then."""
         run = self.run
-        if not run.space.size:
-            return Iteration(
-                failure="there is nothing to minimize: no parameter has an element that moves", converged=True
-            )
         function, grads = run.begun, dict(zip(run.begun.moving or (), self._point.gradients, strict=True))
         of_all = function.tree.build(grads.get(i) for i in range(len(function.ps)))
         function.renew(self.optimizer.update(function.tree.container, of_all))

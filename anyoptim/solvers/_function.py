@@ -50,6 +50,10 @@ class Function:
         """The keys of each parameter that moves, joined by dots."""
         return [self.tree.paths[i] for i in self.moving or ()]
 
+    def let_all_move(self) -> None:
+        """Let all parameters move, before it is known which of them have a gradient."""
+        self.moving = [i for i, p in enumerate(self.ps) if p is not None and self.owner[i] == i]
+
     def same(self, other: Function) -> bool:
         """Whether another is of the same arrays, in the same container."""
         mine, theirs = self.tree, other.tree

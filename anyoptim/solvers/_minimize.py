@@ -13,7 +13,7 @@ from anyoptim.solvers._first_order import FirstOrder
 from anyoptim.solvers._function import ValueAndGrad
 from anyoptim.solvers._progress import bar
 from anyoptim.solvers._result import History, Progress, Record, Result
-from anyoptim.solvers._solver import Iteration, Solver
+from anyoptim.solvers._solver import Iteration, Solver, hopeless
 from anyoptim.solvers._stop import Condition, Stop
 
 __all__ = ["minimize"]
@@ -93,7 +93,8 @@ def _iterated(
         values.append(now.value)
         history.append(Record(now.value, now.gradient_norm, now.step_length, now.evaluations, now.seconds))
         show(now)
-        reason = condition.reason(now)
+        told = hopeless(run) if len(values) == 1 else None
+        reason = condition.reason(now) if told is None else (str(told.failure), told.converged)
         if callback is not None and len(values) > 1:
             try:
                 callback(_result(solver, *(reason or ("it goes on", False)), history))

@@ -16,7 +16,7 @@ from anyoptim.solvers._result import Progress
 from anyoptim.solvers._value import Value
 from anyoptim.solvers._vectors import Kernel, Space, Vector
 
-__all__ = ["Iteration", "Run", "Solver"]
+__all__ = ["TAKE", "Iteration", "Run", "Solver", "hopeless"]
 
 P = TypeVar("P")
 
@@ -65,6 +65,8 @@ class Run:
             "gradient_max": math.nan,
         }
         """What is saved beside vectors: numbers, lists of them and arrays of NumPy's."""
+        self.scratch: Any = None
+        """What the method needs beside these, which is not saved."""
         self.failure: str | None = None
 
     @property
@@ -109,7 +111,7 @@ class Run:
         )
 
     def measure(self, value: float) -> None:
-        """Note the value, and what there is to know of the gradient."""
+        """Note the value at the origin, and what there is to know of the gradient."""
         g = self.vectors["g"]
         (squared,) = self.space.products((g, g))
         self.numbers |= {"value": value, "gradient_squared": squared, "gradient_max": self.space.largest(g)}
@@ -206,30 +208,35 @@ class Solver(Value):
     def begin(self, params: Any, value_and_grad: ValueAndGrad) -> None:
         """Take these parameters, and call the function where they are, unless that is known."""
         run, function = self.run, Function(params, self.engine)
-        function.value_and_grad = value_and_grad
         before = run.function
-        if before is None:
-            point = run.ask(function)
-            space, run.function = function.space, function
-            run.vectors = {
-                "origin": space.copied(space.params),
-                "g": space.copied(point.gradients),
-                **{name: space.zeros() for name in self.kept_vectors()},
-            }
-            self.first(run)
-            run.measure(point.value)
-            return
-        if before.same(function):
-            before.value_and_grad = value_and_grad
-        else:
+        if before is not None:
+            if before.same(function):
+                function = before
+            else:
+                function.take(before)
+            if not function.space.differ(run.vectors["origin"], function.space.params):
+                function.value_and_grad = value_and_grad
+                self._take(function)
+                return
+        function = self.entered(function)
+        function.value_and_grad = value_and_grad
+        if before is not None and function is not before:
             function.take(before)
-            run.function = function
-        space = run.space
-        if space.differ(run.vectors["origin"], space.params):
-            point = run.ask(run.begun)
+        point, space = run.ask(function), function.space
+        if before is None:
+            of_zeros = {name: space.zeros() for name in self.kept_vectors()}
+            run.vectors = {"origin": space.copied(space.params), "g": space.copied(point.gradients), **of_zeros}
+        else:
             space.run(TAKE, point.gradients, [space.params, run.vectors["origin"], run.vectors["g"]])
-            self.moved(run)
-            run.measure(point.value)
+        self._take(function)
+        if before is None:
+            self.first(run)
+        self.measure(run, point.value)
+
+    def _take(self, function: Function) -> None:
+        if function is not self.run.function:
+            self.run.function = function
+            self.prepare(self.run)
 
     def iterate(self) -> Iteration:
         """Take one iteration. Whatever is raised, the parameters are at the best point that was seen."""
@@ -237,7 +244,7 @@ class Solver(Value):
         function = run.begun
         before = function.evaluations
         try:
-            iteration = _hopeless(run) or self.iteration(run)
+            iteration = hopeless(run) or self.iteration(run)
         finally:
             run.numbers["evaluations"] += function.evaluations - before
         run.failure = iteration.failure
@@ -248,11 +255,19 @@ class Solver(Value):
         """The names of the vectors that are kept, where their number depends on an argument."""
         return self.vectors
 
-    def first(self, run: Run) -> None:
-        """Begin anew: `run` has the vectors, and nothing is known yet but what was found at the first point."""
+    def entered(self, function: Function) -> Function:
+        """The function with its parameters put where they may be, if they may not be everywhere."""
+        return function
 
-    def moved(self, run: Run) -> None:
-        """Note that somebody has moved the parameters, and that the gradient was found there."""
+    def prepare(self, run: Run) -> None:
+        """Make what is needed beside the vectors that are kept, for other arrays than before."""
+
+    def first(self, run: Run) -> None:
+        """Begin: nothing is known but what was found at the first point."""
+
+    def measure(self, run: Run, value: float) -> None:
+        """Note the value at the origin, where somebody has put the parameters, and what there is to know of g."""
+        run.measure(value)
 
     @abstractmethod
     def iteration(self, run: Run) -> Iteration:
@@ -276,12 +291,14 @@ class Solver(Value):
         from anyoptim.solvers._state import restored  # noqa: PLC0415 - when it is asked for
 
         self._run = restored(self, state, params)
+        if self._run.function is not None:
+            self.prepare(self._run)
 
     def __copy__(self) -> Any:
         return deepcopy(self)  # two solvers over the same vectors would be one
 
 
-def _hopeless(run: Run) -> Iteration | None:
+def hopeless(run: Run) -> Iteration | None:
     """What there is to say where no method can take a step."""
     largest = run.numbers["gradient_max"]
     if not run.space.size:

@@ -181,20 +181,21 @@ class Stop(Condition):
             share = of.step_norm / of.params_norm if of.params_norm else of.step_norm
             yield f"the last step was {share:.3g} of the parameters, at most xtol = {self.xtol:g}"
         if self.value is not None and of.value <= self.value:
-            yield f"the value, {of.value:.6g}, is at most the {self.value:g} that was wanted"
+            yield f"the value, {of.value:.6g}, is at most {self.value:g}, as was wanted"
         if self.plateau is not None:
             amount, n = self.plateau
             before, after = (min(values, default=of.value) for values in (of.values[-2 * n : -n], of.values[-n:]))
             if len(of.values) > n and not before - after > amount * abs(after):
-                yield f"the last {n} steps lowered the value by no more than {amount:g} of it"
+                steps = "step" if n == 1 else f"{n} steps"
+                yield f"the last {steps} lowered the value by no more than {amount:g} of it"
 
     def _spent(self, of: Progress) -> Iterator[str]:
         if self.steps is not None and of.steps >= self.steps:
-            yield f"{of.steps} steps were taken, as many as allowed"
+            yield f"the limit steps = {self.steps} is reached"
         if self.evaluations is not None and of.evaluations >= self.evaluations:
-            yield f"{of.evaluations} evaluations were made, where {self.evaluations} were allowed"
+            yield f"the limit evaluations = {self.evaluations} is reached, with {of.evaluations}"
         if self.seconds is not None and of.seconds >= self.seconds:
-            yield f"{of.seconds:.3g} seconds were spent, where {self.seconds:g} were allowed"
+            yield f"the limit seconds = {self.seconds:g} is reached, with {of.seconds:.3g}"
 
     def share(self, progress: Progress) -> float | None:
         """Which share of the steps, evaluations or seconds that are allowed is spent; None where there is no limit."""

@@ -16,7 +16,7 @@ from anyoptim._machine._completed import completed
 from anyoptim._trace._program import Flow, Part, Program, Rule, Values, on_nothing
 from anyoptim._trace._reductions import Count, Dot, Max, Reduction
 
-__all__ = ["Kernel", "Space", "Vector"]
+__all__ = ["Kernel", "Question", "Space", "Vector"]
 
 Vector = list[Array]
 """An array for each parameter that moves, of its shape and in its compute dtype; one vector of all their elements."""
@@ -38,14 +38,21 @@ class Kernel:
         self.program = Program((Part(_on_vectors, rule, tuple(slots)),))
 
 
-def _of_p(xp: Any, p: Array, x: Array) -> Array:
-    """The vector that is a leaf's parameter."""
-    return p
+def _element(k: int, xp: Any, p: Array, x: Array, *slots: Array) -> Array:
+    """That of x, whose number is -1, or of a vector."""
+    return x if k < 0 else (p, *slots)[k]
 
 
-def _of_x(xp: Any, p: Array, x: Array) -> Array:
-    """The one that is its gradient."""
-    return x
+_of = functools.cache(functools.partial(functools.partial, _element))
+
+
+@functools.cache
+def _products(count: int, pairs: Sequence[tuple[int, int]]) -> Program:
+    """The inner products of pairs among x, whose number is -1, and so many vectors."""
+    seen = (None, count - 1)
+    asked = (Dot(_of(a), _of(b)) for a, b in pairs)
+    parts = [Part(on_nothing, _same, reduction=of, what="an inner product", seen=seen) for of in asked]
+    return Program((*parts, Part(on_nothing, _same, tuple(f"v{k}" for k in range(1, count)))))
 
 
 def _magnitude(xp: Any, p: Array, x: Array) -> Array:
@@ -53,18 +60,26 @@ def _magnitude(xp: Any, p: Array, x: Array) -> Array:
     return xp.abs(p)
 
 
-def _asking(what: str, of: Reduction) -> Program:
-    return Program((Part(on_nothing, _of_p, reduction=of, what=what, seen=(None, 0)),))
-
-
 def _other(xp: Any, p: Array, x: Array) -> Array:
     """Whether an element differs in both; NaN from itself, too."""
     return ~(p == x)
 
 
-_PRODUCT = _asking("an inner product", Dot(_of_p, _of_x))
-_DIFFERENCES = _asking("a comparison", Count(_other))
-_LARGEST = _asking("a largest element", Max(_magnitude))
+class Question:
+    """A reduction of vectors: of functions `f(xp, p, x, *others)` of an element of each."""
+
+    def __init__(self, what: str, of: Reduction, others: Sequence[str] = ()) -> None:
+        part = Part(on_nothing, _same, reduction=of, what=what, seen=(None, len(others)))
+        own = (Part(on_nothing, _same, tuple(others)),) if others else ()
+        self.program, self.reduction = Program((part, *own)), of
+
+
+def _same(xp: Any) -> None:
+    """What stands for the rule of a program that only asks."""
+
+
+_DIFFERENCES = Question("a comparison", Count(_other))
+_LARGEST = Question("a largest element", Max(_magnitude))
 
 
 class Space:
@@ -103,34 +118,50 @@ class Space:
                 for vector, new in zip(vectors, (first, *slots), strict=True):
                     vector[i] = new
 
-    def products(self, *pairs: tuple[Vector, Sequence[Array]]) -> list[float]:
-        """The inner product Re<a, b> of each pair, all in one pass: b may be gradients, in dtypes of their own."""
-        return self._reduced(_PRODUCT, pairs)
+    def products(self, *pairs: tuple[Sequence[Array], Sequence[Array]]) -> list[float]:
+        """The inner product Re<a, b> of each pair, all in one pass.
+
+        The second of the first pair may be gradients, in dtypes of their own; all others are vectors.
+        """
+        if not self.ps:
+            return [0.0] * len(pairs)
+        x = pairs[0][1]
+        own = {id(a): a for pair in pairs for a in pair if a is not x} or {id(self.params): self.params}
+        place = {id(x): -1} | {key: k for k, key in enumerate(own)}
+        program = _products(len(own), tuple((place[id(a)], place[id(b)]) for a, b in pairs))
+        leaves = self._leaves([*own.values()])
+        dispatch, gathered = self._dispatch((program, *own), program, leaves, x)
+        rows = CoefficientTable([({},) * len(program.parts)], [0] * len(leaves))
+        with quiet():
+            return [float(value) for value in dispatch.values(program.reductions, gathered, rows)]
 
     def largest(self, vector: Vector) -> float:
         """The largest magnitude of an element, or of a part of a complex one; 0 of none, and NaN where one is NaN."""
-        (found,) = self._reduced(_LARGEST, [(vector, vector)])
-        return 0.0 if found < 0 else found
+        return 0.0 if (found := self.answer(_LARGEST, vector, vector)) < 0 else found
 
     def differ(self, vector: Vector, arrays: Sequence[Array]) -> bool:
         """Whether some arrays, parameters say, have other elements than a vector."""
-        return self._reduced(_DIFFERENCES, [(vector, arrays)])[0] > 0
+        return self.answer(_DIFFERENCES, arrays, vector) > 0
 
-    def _reduced(self, program: Program, pairs: Sequence[tuple[Vector, Sequence[Array]]]) -> list[float]:
-        """A reduction of each pair of vectors. Each parameter of each pair is a leaf of its own."""
-        n, reduction = len(self.ps), program.reduction(0)
+    def answer(self, question: Question, x: Sequence[Array], *vectors: Vector) -> float:
+        """The answer of a question, of x and vectors."""
+        return self.answers(question, [(x, *vectors)])[0]
+
+    def answers(self, question: Question, asked: Sequence[tuple[Sequence[Array], *tuple[Vector, ...]]]) -> list[float]:
+        """The answers of one question, of x and vectors each. Each parameter of each is a leaf of its own."""
+        n, reduction = len(self.ps), question.reduction
         if n == 0:
-            return [0.0] * len(pairs)
-        leaves = [leaf for a, _ in pairs for leaf in self._leaves([a])]
-        key = program, *(id(a) for a, _ in pairs)
-        dispatch, gathered = self._dispatch(key, program, leaves, [x for _, b in pairs for x in b])
+            return [0.0] * len(asked)
+        leaves = [leaf for _, *vectors in asked for leaf in self._leaves(vectors)]
+        key = question, *(id(a) for _, *vectors in asked for a in vectors)
+        dispatch, gathered = self._dispatch(key, question.program, leaves, [x for xs, *_ in asked for x in xs])
         with quiet():
-            rows = CoefficientTable([()], [0] * len(leaves))
-            found = dispatch.reduced(reduction.kind, {id(program): 0}, gathered, rows)
+            rows = CoefficientTable([({}, {})], [0] * len(leaves))
+            found = dispatch.reduced(reduction.kind, {id(question.program): 0}, gathered, rows)
             each = [{j: found[j] for j in range(k, k + n)} for k in range(0, len(leaves), n)]
-            return [float(dispatch.value_of(reduction, of_pair)) for of_pair in each]
+            return [float(dispatch.value_of(reduction, of_leaves)) for of_leaves in each]
 
-    def _leaves(self, vectors: Sequence[Vector]) -> list[Leaf]:
+    def _leaves(self, vectors: Sequence[Sequence[Array]]) -> list[Leaf]:
         """For each parameter its arrays of some vectors, as engines take them."""
         leaves = []
         for p, first, *slots in zip(self.ps, *vectors, strict=True):

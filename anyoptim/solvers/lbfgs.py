@@ -5,17 +5,20 @@ from __future__ import annotations
 import functools
 import math
 import sys
-from collections.abc import MutableMapping
-from typing import Any, Final
+from collections.abc import MutableMapping, Sequence
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
 from anyoptim._arrays import Array
 from anyoptim._trace._hyperparameters import Count
+from anyoptim.solvers._box import Bounds, Box
+from anyoptim.solvers._function import Function
 from anyoptim.solvers._line import Line
 from anyoptim.solvers._solver import TAKE, Iteration, Run, Solver
-from anyoptim.solvers._vectors import Kernel
+from anyoptim.solvers._vectors import Kernel, Vector
 from anyoptim.solvers.line_searches import LineSearch, MoreThuente, Trial
+from anyoptim.solvers.line_searches._interpolation import over
 
 __all__ = ["LBFGS"]
 
@@ -54,39 +57,76 @@ class LBFGS(Solver):
     """
 
     memory_size: Final[Count] = 10
+    bounds: Final[Bounds | None] = None
     line_search: Final[LineSearch] = MoreThuente()
 
     def kept_vectors(self) -> tuple[str, ...]:
-        return ("d", *_pairs(self.memory_size))
+        return (*pairs(self.memory_size),)
+
+    def entered(self, function: Function) -> Function:
+        if self.bounds is None:
+            return function
+        function.let_all_move()
+        Box(function, self.bounds).enter()
+        function.put()
+        return Function(function.tree.container, self.engine)
+
+    def prepare(self, run: Run) -> None:
+        run.scratch = _Scratch(run.space.zeros(), None if self.bounds is None else Box(run.begun, self.bounds))
+        if run.scratch.box is not None and "sg" in run.numbers:  # of a state that was saved
+            run.scratch.box.mark(run.vectors["g"], run.vectors["origin"])
 
     def first(self, run: Run) -> None:
         run.numbers |= Memory.empty(self.memory_size)
 
-    def moved(self, run: Run) -> None:
-        self.first(run)
+    def measure(self, run: Run, value: float) -> None:
+        run.numbers["value"] = value
+        if run.scratch.box is None:
+            Memory(run.numbers).measure(run, newest=False)
+        else:
+            self._hold(run, run.scratch.box)
 
     def iteration(self, run: Run) -> Iteration:
-        memory, m = Memory(run.numbers), self.memory_size
+        memory = Memory(run.numbers)
         while True:
-            of_g, of_pairs, slope = memory.direction(run.numbers["gradient_squared"])
-            if not slope < 0 and memory.order:  # rounding has spoilt what is remembered
-                memory.forget()
-                continue
-            names = _pairs(m)
-            vectors = [run.vectors[name] for name in ("d", *names)]
-            run.space.run(_direction(m), run.vectors["g"], vectors, g=of_g, **dict(zip(names, of_pairs, strict=True)))
-            start = Trial(0.0, run.value, slope)
-            line = Line(run.begun, run.vectors["origin"], run.vectors["d"], start)
-            if line.search(self.line_search, 1.0 if memory.order else 1 / math.sqrt(-slope)):
-                return self._take(run, memory, line)
+            line, first, longest = self._line(run, memory)
+            if line is not None and line.search(self.line_search, first, longest):
+                return self._take_step(run, memory, line)
             if not memory.order:
-                failure, converged = line.failure()
+                failure, converged = (_UPHILL, False) if line is None else line.failure()
                 return Iteration(failure=failure, converged=converged)
             memory.forget()
 
-    def _take(self, run: Run, memory: Memory, line: Line) -> Iteration:
+    def _line(self, run: Run, memory: Memory) -> tuple[Line | None, float, float]:
+        """The line of the next search, the first step length and the longest; None where the value does not fall."""
+        d, box, origin = run.scratch.d, run.scratch.box, run.vectors["origin"]
+        of_g, of_pairs, slope = memory.direction(run.numbers["gradient_squared"])
+        if not slope < 0:
+            return None, 0.0, 0.0
+        g = run.vectors["g"] if box is None else box.gradient
+        aim = functools.partial(combine, run, memory, g, d, of_g, of_pairs)
+        aim()
+        if box is None:
+            first = 1.0 if memory.order else 1 / math.sqrt(-slope)
+            return Line(run.begun, origin, d, Trial(0.0, run.value, slope)), first, math.inf
+        box.hold(d)
+        box.project(d, origin)
+        slope, squared = run.space.products((d, g), (d, d))
+        scale, longest = 1.0, max(1.0, box.reach(d, origin)) if run.numbers["steps"] else 1.0
+        first = 1.0 if memory.order or box.boxed or not squared else min(1.0, 1 / math.sqrt(squared))
+        if not slope < 0:  # the end was projected to where the value need not fall: go straight on, to the first bound
+            aim()
+            box.hold(d)
+            scale, longest = min(1.0, box.reach(d, origin)), 1.0
+            (slope,) = run.space.products((d, g))
+            slope *= scale
+        start = Trial(0.0, run.value, slope)
+        line = Line(run.begun, origin, d, start, scale=scale, box=box) if slope < 0 else None
+        return line, first, longest
+
+    def _take_step(self, run: Run, memory: Memory, line: Line) -> Iteration:
         """Take the step to the last trial, with its pair if there is curvature along it."""
-        start, last, space = line.trials[0], line.last, run.space
+        start, last, space, box = line.trials[0], line.last, run.space, line.box
         k = memory.next()
         s, y, g = (run.vectors[name] for name in (f"s{k}", f"y{k}", "g"))
         curved = last.slope - start.slope > sys.float_info.epsilon * -start.slope
@@ -94,12 +134,34 @@ class LBFGS(Solver):
         space.run(*((_ACCEPT, line.point.gradients, [*kept, s, y]) if curved else (TAKE, line.point.gradients, kept)))
         if curved:
             memory.add(k)
-        both = [(run.vectors[f"{of}{j}"], g) for of in "sy" for j in memory.order]
-        within = [(s, y), (y, y), (s, s)] if curved else []
-        squared, *found = space.products((g, g), *both, *within)
-        memory.put(found[: len(both)], *found[len(both) : len(both) + 2])
-        run.numbers |= {"value": last.value, "gradient_squared": squared, "gradient_max": space.largest(g)}
-        return Iteration(last.t, math.sqrt(found[-1]) if curved else math.nan)
+        run.numbers["value"] = last.value
+        if box is None:
+            return Iteration(last.t, memory.measure(run, newest=curved))
+        self._hold(run, box)
+        return Iteration(last.t, math.sqrt(space.products((s, s))[0]) if curved else math.nan)
+
+    def _hold(self, run: Run, box: Box) -> None:
+        """Note what bounds hold at the origin, and what there is to know of the gradient and the pairs without that."""
+        space, vectors, memory = run.space, run.vectors, Memory(run.numbers)
+        g, origin = vectors["g"], vectors["origin"]
+        box.mark(g, origin)
+        order = memory.order
+        both = [(vectors[f"{of}{i}"], box.gradient) for of in "sy" for i in order]
+        squared, *found = space.products((box.gradient, box.gradient), *both)
+        ahead = [(i, j) for a, i in enumerate(order) for j in order[a:]]
+        within = box.products([(vectors[f"{of}{i}"], vectors[f"y{j}"]) for of in "sy" for i, j in ahead])
+        memory.know(found, ahead, within)
+        run.numbers |= {"gradient_squared": squared, "gradient_max": box.largest(g, origin)}
+
+
+_UPHILL = "the value does not fall along any direction that the gradient gives: it is too near to the rounding"
+
+
+class _Scratch(NamedTuple):
+    """What is not saved."""
+
+    d: Vector
+    box: Box | None
 
 
 class Memory:
@@ -121,7 +183,7 @@ class Memory:
 
     @property
     def order(self) -> list[int]:
-        """The places of the pairs, from the oldest to the newest."""
+        """The places of the pairs, from the oldest to the newest; of n pairs they are the first n."""
         return self._numbers["order"]  # type: ignore[no-any-return]
 
     def next(self) -> int:
@@ -136,29 +198,68 @@ class Memory:
         """Forget all pairs."""
         self._numbers["order"] = []
 
-    def put(self, found: list[float], sy: float = math.nan, yy: float = math.nan) -> None:
+    def put(self, sg: Sequence[float], yg: Sequence[float], sy: float = math.nan, yy: float = math.nan) -> None:
         """Note the products of a new gradient with all s and all y, and of the newest pair, if it is new, its own.
 
         Those of the others with its y follow: y is the difference of two gradients.
         """
         before = self.sg.copy(), self.yg.copy()
-        n = len(self.order)
-        self.sg[self.order], self.yg[self.order] = found[:n], found[n:]
+        self.sg[: len(sg)], self.yg[: len(yg)] = sg, yg
         if sy == sy:
             k = self.order[-1]
             self.sy[:, k] = self.sg - before[0]
             self.yy[:, k] = self.yy[k] = self.yg - before[1]
             self.sy[k, k], self.yy[k, k] = sy, yy
 
-    def direction(self, gg: float) -> tuple[float, list[float], float]:
-        """The coefficients of g and of all s and y in the direction, and its slope: the recursion of two loops."""
-        size, order = len(self.sg), self.order
-        a, of_s, gamma = np.zeros(size), np.zeros(size), 1.0
+    def know(self, found: list[float], pairs: Sequence[tuple[int, int]], within: Sequence[float]) -> None:
+        """Note the products of the gradient with all s and all y, and of some s and of some y with some y."""
+        n = len(self.order)
+        self.sg[self.order], self.yg[self.order] = found[:n], found[n:]
+        for (i, j), sy, yy in zip(pairs, within, within[len(pairs) :], strict=False):
+            self.sy[i, j], self.yy[i, j], self.yy[j, i] = sy, yy, yy
+
+    def measure(self, run: Run, *, newest: bool) -> float:
+        """Note the products of a new gradient, and of the newest pair, if it is new, whose |s| it returns.
+
+        More pairs are asked for than there are at first: else programs of more and more products would be compiled.
+        """
+        g, space, m, n = run.vectors["g"], run.space, len(self.sg), len(self.order)
+        newest_pair = tuple(run.vectors[f"{of}{self.order[-1] if n else 0}"] for of in "sy")
+        within = [(newest_pair[a], newest_pair[b]) for a, b in ((0, 1), (1, 1), (0, 0))]
+        if m > _AT_ONCE:  # where each other order of the pairs would be a plan of hundreds of arrays
+            places = [*range(min(m, math.ceil((n + 1) / _AT_ONCE) * _AT_ONCE))]
+            squared, *found = space.products((g, g), *((run.vectors[f"{of}{k}"], g) for of in "sy" for k in places))
+            sy, yy, ss = space.products(*within) if newest else [math.nan] * 3
+        else:
+            places = [k for k in range(m) if k not in self.order] + self.order
+            both = [(run.vectors[f"{of}{k}"], g) for of in "sy" for k in places]
+            squared, sy, yy, ss, *found = space.products((g, g), *within, *both)
+        by_place = sorted(zip(places, found[: len(places)], found[len(places) :], strict=True))
+        self.put([sg for _, sg, _ in by_place], [yg for *_, yg in by_place], *((sy, yy) if newest else ()))
+        run.numbers |= {"gradient_squared": squared, "gradient_max": space.largest(g)}
+        return math.sqrt(ss) if newest else math.nan
+
+    @property
+    def curved(self) -> list[int]:
+        """The places of the pairs along which there is curvature."""
+        return [i for i in self.order if self.sy[i, i] > sys.float_info.epsilon * self.yy[i, i]]
+
+    @property
+    def scale(self) -> float:
+        """`s*y / y*y` of the newest pair; 1 where there is none."""
+        k = self.curved[-1] if self.curved else None
+        return 1.0 if k is None else over(self.sy[k, k], self.yy[k, k])
+
+    def direction(self, gg: float, gamma: float | None = None) -> tuple[float, list[float], float]:
+        """The coefficients of g and of all s and y in the direction, and its slope: the recursion of two loops.
+
+        In between stands gamma, `scale` unless it is given. Pairs without curvature, of what no bound holds, say, count
+        for nothing.
+        """
+        size, order = len(self.sg), self.curved
+        a, of_s, gamma = np.zeros(size), np.zeros(size), self.scale if gamma is None else gamma
         for i in reversed(order):
             a[i] = (self.sg[i] - self.sy[i] @ a) / self.sy[i, i]
-        if order:
-            k = order[-1]
-            gamma = float(self.sy[k, k] / self.yy[k, k])
         for i in order:
             of_s[i] = a[i] - (gamma * (self.yg[i] - self.yy[i] @ a) + of_s @ self.sy[:, i]) / self.sy[i, i]
         of_y = -gamma * a
@@ -166,23 +267,54 @@ class Memory:
         return -gamma, [*(-of_s).tolist(), *(-of_y).tolist()], float(slope)
 
 
-def _pairs(m: int) -> list[str]:
+def pairs(m: int) -> list[str]:
     """The names of the vectors of all pairs."""
     return [f"{of}{k}" for of in "sy" for k in range(m)]
 
 
+def combine(run: Run, memory: Memory, g: Vector, d: Vector, of_g: float, of_pairs: Sequence[float]) -> None:
+    """`d <- of_g*g + of_pairs[0]*s0 + ...`: a few pairs at a time, because a kernel of many takes long to compile."""
+    m = len(memory.sg)
+    n = math.ceil(m / math.ceil(m / _AT_ONCE))
+    for first in range(0, m, n):
+        places = range(first, min(first + n, m))
+        if first and not {*places} & {*memory.order}:
+            continue
+        vectors = [d, *(run.vectors[f"{of}{k}"] for of in "sy" for k in places)]
+        numbers = (of_pairs[k + shift] for shift in (0, m) for k in places)
+        kernel, own = (_further(len(places)), {}) if first else (_direction(len(places)), {"g": of_g})
+        run.space.run(kernel, g, vectors, **own, **dict(zip(pairs(len(places)), numbers, strict=True)))
+
+
+_AT_ONCE = 16
+
+
+def _added(d: Array, vectors: Sequence[Array], c: Any) -> tuple[Array, ...]:
+    for name, vector in zip(pairs(len(vectors) // 2), vectors, strict=True):
+        d = d + getattr(c, name) * vector
+    return d, *vectors
+
+
 def _combined(xp: Any, g: Array, d: Array, *pairs_and_c: Any) -> tuple[Array, ...]:
     """`d <- c.g*g + c.s0*s0 + c.s1*s1 + ...`."""
-    *pairs, c = pairs_and_c
-    d = c.g * g
-    for name, vector in zip(_pairs(len(pairs) // 2), pairs, strict=True):
-        d = d + getattr(c, name) * vector
-    return d, *pairs
+    *vectors, c = pairs_and_c
+    return _added(c.g * g, vectors, c)
+
+
+def _continued(xp: Any, g: Array, d: Array, *pairs_and_c: Any) -> tuple[Array, ...]:
+    """`d <- d + c.s0*s0 + c.s1*s1 + ...`."""
+    *vectors, c = pairs_and_c
+    return _added(d, vectors, c)
 
 
 @functools.cache
 def _direction(m: int) -> Kernel:
-    return Kernel(_combined, ("d", *_pairs(m)))
+    return Kernel(_combined, ("d", *pairs(m)))
+
+
+@functools.cache
+def _further(m: int) -> Kernel:
+    return Kernel(_continued, ("d", *pairs(m)))
 
 
 def _accepted(xp: Any, x: Array, p: Array, origin: Array, g: Array, s: Array, y: Array, c: Any) -> tuple[Array, ...]:

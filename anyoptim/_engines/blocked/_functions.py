@@ -32,6 +32,8 @@ class BlockFunction(NamedTuple):
     graph: Graph
     joint: bool
     """Whether the graph is of complex elements as a whole, as it says itself, if slowly."""
+    arrays: Sequence[int]
+    """Of a reduction the arrays that it is given, by their places among p, x and the slots."""
 
     def views(self, *arrays: NDArray) -> list[NDArray]:
         """Its arguments of p, x and the slots: in a joint graph the parts of complex ones."""
@@ -75,14 +77,20 @@ class BoundFunction(NamedTuple):
 
 def text(program: Program, k: int | None, static: StaticOptions, of_complex: bool = False) -> BlockSource:
     """The text of the step, or of what the reduction that is part `k` is of."""
-    graph = graph_of(program, k, static, of_complex)
+    graph, _ = _graph(program, k, static, of_complex)
     return blocked(graph) if k is None else blocked_reduction(graph)
+
+
+def _graph(program: Program, k: int | None, static: StaticOptions, of_complex: bool) -> tuple[Graph, Sequence[int]]:
+    """The graph, of a reduction with no other arrays than it reads, and the places of these."""
+    graph = graph_of(program, k, static, of_complex)
+    return (graph, ()) if k is None else graph.condensed()
 
 
 @functools.lru_cache(maxsize=256)
 def block_function(program: Program, k: int | None, static: StaticOptions, of_complex: bool = False) -> BlockFunction:
     """The step, or what is reduced as part `k`: traced, written and compiled to Python once for each set of options."""
-    graph = graph_of(program, k, static, of_complex)
+    graph, arrays = _graph(program, k, static, of_complex)
     if of_complex and not graph.joint:
         return block_function(program, k, static)
     source = text(program, k, static, of_complex)
@@ -91,7 +99,7 @@ def block_function(program: Program, k: int | None, static: StaticOptions, of_co
     called = {"partial": functools.partial, "setitem": operator.setitem, "clip": vars(umath)["clip"]}
     namespace = executed(source.text, file, {**called, **{name: getattr(np, name) for name in UFUNCS}})
     function = BlockFunction(
-        namespace[source.name], source.scalars, source.temporaries, source.masks, graph, graph.joint
+        namespace[source.name], source.scalars, source.temporaries, source.masks, graph, graph.joint, arrays
     )
     # On no elements, so that what NumPy refuses it refuses now, and not when half of the parameters have moved.
     none, mask = np.empty(0), np.empty(0, bool)

@@ -24,7 +24,7 @@ from anyoptim._machine._completed import exhaust
 from anyoptim._machine._scratch import Scratch, give, scratch, taken
 from anyoptim._machine._threads import Call, Pieces
 from anyoptim._trace._coefficients import CoefficientTable, Replay, lasting
-from anyoptim._trace._exact_sum import split
+from anyoptim._trace._exact_sum import of_words, split
 from anyoptim._trace._program import MOVE, Coefficients, Program, static_options
 
 __all__ = ["BlockedPlan"]
@@ -149,12 +149,19 @@ class BlockedPlan(Plan):
         return bool(x.size) and may_overlap(host_memory(x), self._ranges)
 
     def reduced(self, k: int, gathered: Sequence[NDArray], rows: CoefficientTable) -> list[NDArray]:
-        leaves = zip(self._functions(k, rows), self.arrays, gathered, strict=True)
-        pieces, table, ends = tiles((bound, (p, x, *slots)) for bound, (p, *slots), x in leaves)
-        kind = self.program.reduction(k).kind
-        _threads.spread(partial(add_up, kind), pieces, THREADED)
-        table = table[:, :1].view(np.float64) if kind == "largest" else split(table)
-        return [table[a:b] for a, b in itertools.pairwise(ends)]
+        return self.reduced_all((k,), gathered, rows)[0]
+
+    def reduced_all(
+        self, ks: Sequence[int], gathered: Sequence[NDArray], rows: CoefficientTable
+    ) -> list[list[NDArray]]:
+        kinds = [self.program.reduction(k).kind for k in ks]
+        functions = zip(*(self._functions(k, rows.before(k)) for k in ks), strict=True)
+        leaves = zip(functions, self.arrays, gathered, strict=True)
+        pieces, digits, ends = tiles(kinds, ((each, (p, x, *slots)) for each, (p, *slots), x in leaves))
+        _threads.spread(partial(add_up, digits), pieces, THREADED)
+        table = split(digits)
+        tables = [of_words(kind, (digits if kind == "largest" else table)[:, i]) for i, kind in enumerate(kinds)]
+        return [[of[a:b] for a, b in itertools.pairwise(ends)] for of in tables]
 
     def prepare_anew(self, gathered: Sequence[NDArray], rows: CoefficientTable) -> Commit:
         functions = self._functions(None, rows)

@@ -15,14 +15,14 @@ from anyoptim._arrays import Array, host_memory
 from anyoptim._arrays._beside import Beside
 from anyoptim._arrays._memory import may_overlap, merged_ranges
 from anyoptim._engines._base import Commit, Leaf, NDArray, Plan, Replayed, Result, Written, host_view, real
+from anyoptim._engines.compiled._reductions import Asked, NativeLoop, Reductions
 from anyoptim._machine import _array_headers, _machine_code, _threads
 from anyoptim._machine._array_headers import BYTES, FIRST, MIRROR, ORDER, PARAMETER
 from anyoptim._machine._generated import Text
 from anyoptim._machine._machine_code import Bound, Native
 from anyoptim._machine._threads import Pieces
 from anyoptim._trace._coefficients import CoefficientTable, Replay, lasting
-from anyoptim._trace._exact_sum import COLUMNS
-from anyoptim._trace._expressions import Scalars
+from anyoptim._trace._exact_sum import of_words
 from anyoptim._trace._graph import graph_of
 from anyoptim._trace._program import Program, StaticOptions, static_options
 
@@ -87,6 +87,8 @@ class CompiledPlan(Plan):
         self.chunks, self.firsts = _chunks(lengths)
         self.pieces = _pieces(self.chunks)
         self.rooms: Sequence[tuple[()]] = [()] * (_threads.threads() if len(self.pieces) > 1 else 1)
+        self.reductions: dict[Any, Reductions] = {}
+        """Reductions that were taken together, by what distinguishes them."""
         self.laid: dict[Any, list[_Call]] = {}
         """Calls by what distinguishes them; the numbers in their tables are those of the last step."""
         self.checked: _OneCall | None = None
@@ -158,26 +160,43 @@ class CompiledPlan(Plan):
                     self.table[i, FIRST + 1] = host_memory(views[i]).address
         return views
 
+    def values(self, ks: Sequence[int], gathered: Sequence[Any], rows: CoefficientTable) -> list[Any]:
+        tables = zip(ks, self._rows(ks, rows), strict=True)
+        return [self.program.reduction(k).value(np, [table]) for k, table in tables]
+
     def value(self, k: int, gathered: Sequence[Any], rows: CoefficientTable) -> Any:
-        return self.program.reduction(k).value(np, [self._rows(k, rows)])
+        return self.values((k,), gathered, rows)[0]
 
     def reduced(self, k: int, gathered: Sequence[Any], rows: CoefficientTable) -> list[NDArray]:
-        table = self._rows(k, rows)
-        return [table[a:b] for a, b in itertools.pairwise(self.firsts)]
+        return self.reduced_all((k,), gathered, rows)[0]
 
-    def _rows(self, k: int, rows: CoefficientTable) -> NDArray:
-        """The rows of the reduction of all chunks."""
-        calls = self._calls(k, rows)
-        for call in calls:
-            if len(call.pieces) == 1:
-                call.pieces[0].run()
-            else:
-                _threads.spread(operator.call, [(piece.run,) for piece in call.pieces])
-        table = calls[0].rows
-        return table[:, :1].view(np.float64) if self.program.reduction(k).kind == "largest" else table
+    def reduced_all(self, ks: Sequence[int], gathered: Sequence[Any], rows: CoefficientTable) -> list[list[NDArray]]:
+        return [[table[a:b] for a, b in itertools.pairwise(self.firsts)] for table in self._rows(ks, rows)]
+
+    def _rows(self, ks: Sequence[int], rows: CoefficientTable) -> list[NDArray]:
+        """For each of these parts the rows of the reduction of all chunks."""
+        static = [static_options(row) for row in rows.distinct]
+        key = len(ks), *ks, *static, *(rows.row_of_leaf if len(static) > 1 else ())
+        laid = self.reductions.get(key)
+        if laid is None:
+            if len(self.reductions) > _KEPT:
+                self.reductions.clear()
+            asked = []
+            for place, k in enumerate(ks):
+                before = [of[:k] for of in static]
+                for options in dict.fromkeys(before):
+                    loop = load(self.program, k, options, self.dtype_name)
+                    asked.append(Asked(place, loop, [i for i, of in enumerate(before) if of == options]))
+            loops = len({id(one.loop.native) for one in asked})
+            # Where several loops take turns, what they share is to be in the cache.
+            pieces = _pieces(self.chunks, len(ks), CHUNK if loops > 1 else None)
+            threads = _threads.threads() if len(ks) * self.chunks[:, 2].sum() >= 2 * PIECE else 1
+            laid = self.reductions[key] = Reductions(asked, self.table, self.chunks, pieces, rows, threads)
+        tables = zip(ks, laid.rows(rows, self.dtype), strict=True)
+        return [of_words(self.program.reduction(k).kind, table) for k, table in tables]
 
     def prepare_anew(self, gathered: Sequence[Any], rows: CoefficientTable) -> Commit:
-        self.calls = calls = self._calls(None, rows)
+        self.calls = calls = self._calls(rows)
         self.last_step = self.checked = None
         if len(calls) == 1 and lasting(rows.distinct):
             (call,) = calls
@@ -199,39 +218,38 @@ class CompiledPlan(Plan):
 
         return commit
 
-    def _calls(self, k: int | None, rows: CoefficientTable) -> list[_Call]:
+    def _calls(self, rows: CoefficientTable) -> list[_Call]:
         """The calls of the loops, one for each set of static options, with their part of the tables."""
         static = [static_options(row) for row in rows.distinct]
-        key = k, *static, *(rows.row_of_leaf if len(static) > 1 else ())
+        key = *static, *(rows.row_of_leaf if len(static) > 1 else ())
         calls = self.laid.get(key)
         if calls is None:
             if len(self.laid) > _KEPT:
                 self.laid.clear()
-            calls = self.laid[key] = self._lay(k, static, rows)
+            calls = self.laid[key] = self._lay(static, rows)
         for call in calls:
             for i, row in enumerate(rows.distinct):
                 if static[i] == call.static:  # the other rows keep the numbering, and are not read
                     call.coefficients[i] = call.loop.scalars.values(row, self.dtype)
         return calls
 
-    def _lay(self, k: int | None, static: Sequence[StaticOptions], rows: CoefficientTable) -> list[_Call]:
+    def _lay(self, static: Sequence[StaticOptions], rows: CoefficientTable) -> list[_Call]:
         """The calls, without numbers in their tables."""
         which = np.array(rows.row_of_leaf, np.int64) if len(static) > 1 else self.first_row
-        calls, table = [], np.empty((0 if k is None else self.firsts[-1], COLUMNS), np.int64)
+        calls = []
         for key in dict.fromkeys(static):
-            loop = load(self.program, k, key, self.dtype_name)
+            loop = load(self.program, None, key, self.dtype_name)
             chunks, pieces = self.chunks, self.pieces
             if static.count(key) < len(static):
                 chunks = chunks[[static[which[leaf]] == key for leaf in chunks[:, 0]]]
                 pieces = _pieces(chunks)
             coefficients = np.zeros((len(static), len(loop.scalars)))
             tables = self.table, chunks, which, coefficients
-            # The loop of a step looks at gradients that are given by id before it reads any.
-            before, behind = ((_NONE, self.forbidden), ()) if k is None else ((), (table,))
-            bound = [loop.native.bind(*before, *tables, *behind, first=a, last=b) for a, b in pieces]
+            # The loop looks at gradients that are given by id before it reads any.
+            bound = [loop.native.bind(_NONE, self.forbidden, *tables, first=a, last=b) for a, b in pieces]
             alone = pieces[0] if len(pieces) == 1 else (0, 0)
             checked = loop.native.bind(self.ids, self.forbidden, *tables, first=alone[0], last=alone[1])
-            calls.append(_Call(key, loop, coefficients, bound, checked if k is None else None, table))
+            calls.append(_Call(key, loop, coefficients, bound, checked))
         return calls
 
 
@@ -255,25 +273,16 @@ class _OneCall:
         return self._results if self._cell.value else None
 
 
-class _NativeLoop(NamedTuple):
-    """A loop as machine code."""
-
-    native: Native
-    scalars: Scalars
-
-
 class _Call(NamedTuple):
-    """A loop and its arguments."""
+    """A loop of a step and its arguments."""
 
     static: StaticOptions
-    loop: _NativeLoop
+    loop: NativeLoop
     coefficients: NDArray
     pieces: Sequence[Bound]
     """The loop with its arrays for some chunks each, which threads may share out."""
-    checked: Any
-    """Of a step, the loop with the ids of the gradients' arrays, at which it looks first."""
-    rows: NDArray
-    """Of a reduction, the rows that it writes, of all chunks."""
+    checked: Bound
+    """The loop with the ids of the gradients' arrays, at which it looks first."""
 
 
 def _calls_of(piece: Bound) -> Sequence[Callable[[], object]]:
@@ -304,12 +313,12 @@ def intrinsic_text(name: str) -> Text:
 
 
 @functools.lru_cache(maxsize=256)
-def load(program: Program, k: int | None, static: StaticOptions, dtype: str) -> _NativeLoop:
+def load(program: Program, k: int | None, static: StaticOptions, dtype: str) -> NativeLoop:
     """The machine code of the step, or of the reduction that is part `k`, for arrays of a dtype."""
     if dtype != real(dtype).name and not graph_of(program, k, static, of_complex=True).joint:
         return load(program, k, static, real(dtype).name)
     loop = text(program, k, static, dtype)
-    return _NativeLoop(_machine_code.native(loop.module), loop.scalars)
+    return NativeLoop(_machine_code.native(loop.module), loop.scalars, loop.arrays)
 
 
 def text(program: Program, k: int | None, static: StaticOptions, dtype: str) -> Loop:
@@ -335,11 +344,16 @@ def _chunks(lengths: Sequence[int]) -> tuple[NDArray, list[int]]:
     return np.array(chunks, np.int64).reshape(-1, 4), firsts
 
 
-def _pieces(chunks: NDArray) -> list[tuple[int, int]]:
-    """Runs of chunks for threads to take: a few for each thread, of about as many elements each."""
+def _pieces(chunks: NDArray, times: int = 1, most: int | None = None) -> list[tuple[int, int]]:
+    """Runs of chunks for threads to take: a few for each thread, of about as many elements each.
+
+    Each element is as much work as several `times` one; and where there is a `most`, runs are hardly longer.
+    """
     ends = np.cumsum(chunks[:, 2])
     total = int(ends[-1]) if len(ends) else 0
-    number = min(total // PIECE, _threads.threads() * PIECES) if _threads.threads() > 1 else 1
+    number = min(times * total // PIECE, _threads.threads() * PIECES) if _threads.threads() > 1 else 1
+    if most is not None:
+        number = max(number, -(-total // most))
     if number < 2:
         return [(0, len(chunks))]
     cuts = np.searchsorted(ends, np.arange(1, number) * (total / number)) + 1

@@ -28,7 +28,7 @@ A chunk is a stretch of one array, and one call does any run of chunks, so that 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -50,6 +50,8 @@ class Loop(NamedTuple):
     module: Text
     scalars: Scalars
     """The scalars in a row of coefficients."""
+    arrays: Sequence[int] = ()
+    """Of a reduction the arrays that it is given, by their places among p, x and the slots."""
 
 
 def loop(graph: Graph, dtype: str) -> Loop:
@@ -61,16 +63,19 @@ def loop(graph: Graph, dtype: str) -> Loop:
 
 
 def loop_reduction(graph: Graph, kind: Kind, dtype: str) -> Loop:
-    """The rows of a reduction, one for each chunk; all arrays are read.
+    """The rows of a reduction, one for each chunk, of which it is given the arrays that it reads alone.
 
-    Of squares the code of a leaf's last chunk is taken for that of the next, and only if that is too small the largest
-    element is looked for. Rounded to a digit, a number has that digit in its last bits: sums of these are sums of
-    integers, which LLVM may add in any order, hence by SIMD.
+    The code of the tile before is taken for that of the next, and only if that may be wrong the largest element is
+    looked for. Rounded to a digit, a number has that digit in its last bits: sums of these are sums of integers, which
+    LLVM may add in any order, hence by SIMD.
     """
+    graph, arrays = graph.condensed()
     writer = _LoopWriter(graph, "reduction", dtype)
     signature = f"void({_TABLES}, int64[:, ::1], int64, int64)"
     values = [" * ".join(f"float64({writer.value(output)})" for output in terms) for terms in graph.terms]
-    return writer.module("pointer", signature, LOOPS[kind], [], loop_pieces(dtype, kind, values))
+    return writer.module("pointer, prefetch", signature, LOOPS[kind], [], loop_pieces(dtype, kind, values))._replace(
+        arrays=arrays
+    )
 
 
 _HEAD = """\
@@ -125,11 +130,12 @@ class _LoopWriter(Writer):
         rows = [f"{s} = {self.dtype}(_coefficients[_which[_leaf], {k}])" for k, s in enumerate(self.scalars.values())]
         size = {"float32": 4, "float64": 8}[self.dtype]
         # A chunk is of reals: of half as many complex elements.
-        arrays = ["_begin, _n = _begin // 2, _n // 2"] * self.graph.joint
+        arrays, ahead = ["_begin, _n = _begin // 2, _n // 2"] * self.graph.joint, []
         for i in sorted({self.graph.first(i) for i in (*read, *self.homes)}):
             wide, shape = (size, "_n") if self.graph.inputs[i].part is None else (2 * size, "(_n, 2)")
-            at = f"pointer(_leaves[_leaf, FIRST + {self.graph.inputs[i].array}], {wide} * _begin)"
-            arrays.append(f"_at_{self.inputs[i]} = carray({at}, {shape}, {self.dtype})")
-        text = filled(template, name=self.name, coefficients=rows, arrays=arrays, body=body, **pieces)
+            at = f"_leaves[_leaf, FIRST + {self.graph.inputs[i].array}], {wide}"
+            arrays.append(f"_at_{self.inputs[i]} = carray(pointer({at} * _begin), {shape}, {self.dtype})")
+            ahead.append(f"prefetch({at} * (_begin + _n), {wide} * _n)")
+        text = filled(template, name=self.name, coefficients=rows, arrays=arrays, ahead=ahead, body=body, **pieces)
         head = _HEAD.format(types=", ".join(dict.fromkeys([self.dtype, "float64", "uint64"])), calls=calls)
         return Loop(Text(self.name, head + text, signature), self.graph.scalars)

@@ -87,15 +87,20 @@ class JaxPlan(Plan):
         return xs
 
     def reduced(self, k: int, gathered: Sequence[Array], rows: CoefficientTable) -> list[NDArray]:
-        forms = self._forms(k, rows)
-        kinds, kind_of_leaf = _kinds(*forms)
-        call = _reduced(self.leaves[0].library, self.program, k, kinds, kind_of_leaf, self._cuts(gathered))
+        return self.reduced_all((k,), gathered, rows)[0]
+
+    def reduced_all(self, ks: Sequence[int], gathered: Sequence[Array], rows: CoefficientTable) -> list[list[NDArray]]:
+        forms = [self._forms(k, rows.before(k)) for k in ks]
+        asked = tuple((k, *_kinds(*of)) for k, of in zip(ks, forms, strict=True))
+        call = _reduced(self.leaves[0].library, self.program, asked, self._cuts(gathered))
         # To hand slots over costs time; p and x are the arrays 0 and 1.
-        reads = any(i >= 2 for kind in kinds for i in graph_of(self.program, k, *kind).arrays_read)
+        graphs = (graph_of(self.program, k, *kind) for k, kinds, _ in asked for kind in kinds)
+        reads = any(i >= 2 for graph in graphs for i in graph.arrays_read)
         slots = [leaf.slots if reads else () for leaf in self.leaves]
         ps = [leaf.p for leaf in self.leaves]
-        numbers = self._numbers(k, rows, *forms)
-        return [*np.asarray(call(slots, numbers, ps, gathered, self._reads)).reshape(len(ps), 1, -1)]
+        numbers = [self._numbers(k, rows, *of) for k, of in zip(ks, forms, strict=True)]
+        found = call(slots, numbers, ps, gathered, self._reads)
+        return [[*np.asarray(table).reshape(len(ps), 1, -1)] for table in found]
 
     def prepare_anew(self, gathered: Sequence[Array], rows: CoefficientTable) -> Commit:
         forms = self._forms(None, rows)
@@ -211,27 +216,29 @@ def _step(
 def _reduced(
     library: Library,
     program: Program,
-    k: int,
-    kinds: Sequence[_Kind],
-    kind_of_leaf: Sequence[int],
+    asked: Sequence[tuple[int, Sequence[_Kind], Sequence[int]]],
     shardings: Sequence[Any] | None,
 ) -> Callable[..., Any]:
-    """The function that gives the rows of the reduction that is part `k`, one for each leaf.
+    """The function that gives the rows of reductions, for each of these one for each leaf.
 
-    `shardings` say how the leaves are cut, where they lie on a mesh of devices.
+    What is asked for is the number of the part, and the kinds of graphs for the leaves. `shardings` say how the leaves
+    are cut, where they lie on a mesh of devices.
     """
-    kind, graphs = program.reduction(k).kind, [graph_of(program, k, *each) for each in kinds]
+    of_all = [([graph_of(program, k, *each) for each in kinds], of_leaf) for k, kinds, of_leaf in asked]
 
-    def rows_of_leaves(slots: Any, rows: Any, ps: Any, xs: Any, reads: Any) -> Any:
-        leaves = []
-        for i, (p, x, own, beside, numbers) in enumerate(zip(ps, xs, slots, reads, rows, strict=True)):
-            graph = graphs[kind_of_leaf[i] if kind_of_leaf else 0]
-            parts = _parts(library, graph, (p, x, *own, *beside), numbers)
-            count = len(parts[0]) // graph.parts
-            leaves.append([some[j : j + count] for some in parts for j in range(0, len(some), count)])
-        return reduced(library, kind, leaves, shardings)
+    def rows_of_all(slots: Any, rows: Any, ps: Any, xs: Any, reads: Any) -> Any:
+        found = []
+        for (k, *_), (graphs, kind_of_leaf), its_rows in zip(asked, of_all, rows, strict=True):
+            leaves = []
+            for i, (p, x, own, beside, numbers) in enumerate(zip(ps, xs, slots, reads, its_rows, strict=True)):
+                graph = graphs[kind_of_leaf[i] if kind_of_leaf else 0]
+                parts = _parts(library, graph, (p, x, *own, *beside), numbers)
+                count = len(parts[0]) // graph.parts
+                leaves.append([some[j : j + count] for some in parts for j in range(0, len(some), count)])
+            found.append(reduced(library, program.reduction(k).kind, leaves, shardings))
+        return found
 
-    return loaded().jit(rows_of_leaves)  # type: ignore[no-any-return]
+    return loaded().jit(rows_of_all)  # type: ignore[no-any-return]
 
 
 def _parts(library: Library, graph: Graph, arrays: Sequence[Array], numbers: Array) -> list[list[Array]]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
 from anyoptim._stage._fields import holds_parameters
 
-__all__ = ["without_params"]
+__all__ = ["refuse_params", "without_params"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -19,11 +19,15 @@ def without_params(constructor: Callable[P, T]) -> Callable[P, T]:
 
     @wraps(constructor)
     def made(*args: Any, **options: Any) -> T:
-        if "params" in options or holds_parameters(args[0] if args else None):
-            raise TypeError(
-                f"ao.compat.torch.{constructor.__name__} was given parameters; wanted them in update(params, grads), "
-                "and not in the constructor"
-            )
+        refuse_params(constructor.__name__, args, options, "update(params, grads)")
         return constructor(*args, **options)
 
     return made
+
+
+def refuse_params(name: str, args: Sequence[Any], options: Mapping[str, Any], where: str) -> None:
+    """Raise TypeError where a constructor was given parameters."""
+    if "params" in options or holds_parameters(args[0] if args else None):
+        raise TypeError(
+            f"ao.compat.torch.{name} was given parameters; wanted them in {where}, and not in the constructor"
+        )

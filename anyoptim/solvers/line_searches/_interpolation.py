@@ -9,7 +9,11 @@ __all__ = ["Trial", "cubic", "over", "root", "secant", "theta"]
 
 
 class Trial(NamedTuple):
-    """A step length that was tried, with what was found there."""
+    """A step length that was tried, with what was found there.
+
+    >>> ao.solvers.Trial(t=0.5, value=0.25, slope=-1.0).slope
+    -1.0
+    """
 
     t: float
     value: float

@@ -31,10 +31,19 @@ class Trials:
 
     Beyond a wall, values are NaN or infinite. A step that ends there is cut to half of its way from a point on this
     side, and then to a tenth each time; no later step reaches the wall.
+
+    Where values are rounded, they are told as what they are above the one at 0, and one that is as near to that as
+    rounding may bring it as `t*(f'(0) + f'(t))/2`, what a quadratic function with these slopes has there.
+
+    >>> trials = ao.solvers.Trials(ao.solvers.Armijo(), ao.solvers.Trial(0.0, 1.0, -2.0), longest=8.0)
+    >>> asked = trials.at(10.0)
+    >>> next(asked), asked.send((float("nan"), float("nan")))
+    (8.0, 4.0)
     """
 
-    def __init__(self, search: LineSearch, start: Trial, longest: float) -> None:
-        self.start = self.best = self.last = start
+    def __init__(self, search: LineSearch, start: Trial, longest: float, rounding: float = 0.0) -> None:
+        self._zero, self._noise = (start.value, rounding * abs(start.value)) if rounding else (0.0, -1.0)
+        self.start = self.best = self.last = start._replace(value=start.value - self._zero)
         self.longest = longest
         self.accepted = False
         self._search = search
@@ -55,10 +64,13 @@ class Trials:
         while self._left and 0 < t < math.inf:
             self._left -= 1
             value, slope = yield t
+            value -= self._zero
             self.last = trial = Trial(t, value, slope)
             if math.isfinite(value) and (math.isfinite(slope) or not self._search.needs_slope):
                 if value < self.best.value:
                     self.best = trial
+                if abs(value) <= self._noise and slope == slope:
+                    trial = Trial(t, t * (self.start.slope + slope) / 2, slope)
                 self.accepted = self._search.accepts(self.start, trial)
                 if self.accepted:
                     break
@@ -96,7 +108,9 @@ class LineSearch(Value):
     needs_slope: ClassVar[bool] = True
     """Whether slopes are looked at; where not, NaN may be sent for each."""
 
-    def steps(self, value: float, slope: float, first: float, longest: float = math.inf) -> Steps:
+    def steps(
+        self, value: float, slope: float, first: float, longest: float = math.inf, rounding: float = 0.0
+    ) -> Steps:
         """The step lengths to be tried: a generator, which is sent the value and the slope at each.
 
         Where no trial is accepted, and `evaluations` have been made or no further progress is possible, it falls back
@@ -108,6 +122,12 @@ class LineSearch(Value):
             slope: the slope at 0, below 0.
             first: the step length to begin with, above 0.
             longest: the largest step length that is allowed.
+            rounding: by which part of itself a value may be off, of which 4 times the machine epsilon of the dtype in
+                which values are computed is enough for most functions. Between values that differ by no more, slopes
+                decide: so a minimum is found to the precision of slopes, and not to the root of that of values.
+
+        Source of `rounding`: Hager and Zhang, 2005, section 4, whose approximate Wolfe conditions are the Wolfe
+        conditions for values that are told by slopes.
 
         Returns:
             What the generator returns is whether the last step length is to be taken. What it is sent may be NaN or
@@ -115,7 +135,7 @@ class LineSearch(Value):
         """
         if not (math.isfinite(value) and -math.inf < slope < 0 < first):
             return False
-        trials = Trials(self, Trial(0.0, value, slope), longest)
+        trials = Trials(self, Trial(0.0, value, slope), longest, rounding)
         try:
             yield from self.search(trials, min(first, longest))
         except _Ended:

@@ -24,15 +24,16 @@ class HagerZhang(LineSearch):
         f(t) <= f(0) + c1*t*f'(0)  or  f(t) <= f(0) + epsilon*|f(0)| and f'(t) <= (2*c1 - 1)*f'(0)
         f'(t) >= c2*f'(0)
 
-    The second form of the first line is what the first one means for a quadratic function, said by slopes. They are
-    exact to rounding where values differ by rounding alone, so that a minimum is found to the precision of the
-    gradient, and not to the root of that. The interval has opposite slopes at its ends, and shrinks by two secant steps
-    at a time, or by halves where these do not shrink it enough.
+    The second form of the first line is what the first one means for a quadratic function, said by slopes, which tell
+    where the minimum is when values differ by rounding alone. So a minimum is found to the precision of the gradient,
+    and not to the root of that, whatever the function's rounding. The interval has opposite slopes at its ends, and
+    shrinks by two secant steps at a time, or by halves where these do not shrink it enough.
 
     Args:
         c1: which part of the fall that the first slope promises is enough, above 0 and below 0.5: the paper's delta.
         c2: which part of the first slope is small, at least c1 and below 1: the paper's sigma.
-        epsilon: by which part of itself a value may rise, finite and at least 0.
+        epsilon: by which part of itself a value may rise, finite and at least 0; where `steps` is told how values are
+            rounded, it goes by that.
         gamma: what two secant steps must shrink the interval to, above 0 and below 1.
         theta: where an interval is cut that has to be, above 0 and below 1.
         rho: by what the first interval grows, above 1.

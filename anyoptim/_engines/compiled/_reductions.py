@@ -1,0 +1,116 @@
+"""Reductions taken together, in one pass over memory: all of them of a chunk, which then is in the cache, and so on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from anyoptim._engines._base import NDArray
+from anyoptim._machine._array_headers import FIRST
+from anyoptim._machine._machine_code import Bound, Native
+from anyoptim._machine._threads import Call, Pieces
+from anyoptim._trace._coefficients import CoefficientTable
+from anyoptim._trace._exact_sum import COLUMNS
+from anyoptim._trace._expressions import Scalars
+
+__all__ = ["NativeLoop", "Reductions"]
+
+
+class NativeLoop(NamedTuple):
+    """A loop as machine code."""
+
+    native: Native
+    scalars: Scalars
+    arrays: Sequence[int]
+    """Of a reduction the arrays that it reads, by their places among p, x and the slots."""
+
+
+class Asked(NamedTuple):
+    """A reduction of the leaves that have one set of static options."""
+
+    place: int
+    """Its place among those that are taken together."""
+    loop: NativeLoop
+    rows: Sequence[int]
+    """The numbers of the rows of coefficients that have these options."""
+
+
+class Reductions:
+    """Some reductions of a plan's leaves, laid ready for one choice of static options."""
+
+    def __init__(
+        self,
+        asked: Iterable[Asked],
+        table: NDArray,
+        chunks: NDArray,
+        pieces: Sequence[tuple[int, int]],
+        rows: CoefficientTable,
+        threads: int,
+    ) -> None:
+        """Lay reductions ready; where the leaves' arrays are is read from the plan's table each time anew."""
+        by_loop = sorted(asked, key=lambda one: id(one.loop.native))
+        groups = [[*of] for _, of in groupby(by_loop, key=lambda one: id(one.loop.native))]
+        self._results = np.empty((1 + max(one.place for one in by_loop), len(chunks), COLUMNS), np.int64)
+        self._alike = [_Alike(of, table, chunks, self._results, rows) for of in groups]
+        self._pieces = [([loop.bound(*piece) for loop in self._alike],) for piece in pieces]
+        self._rooms: Sequence[tuple[()]] = [()] * threads
+
+    def rows(self, rows: CoefficientTable, dtype: np.dtype[Any]) -> NDArray:
+        """For each reduction the rows of all chunks."""
+        for alike in self._alike:
+            alike.set(rows, dtype)
+        if len(self._rooms) > 1:
+            Pieces(_calls_of, self._pieces, self._rooms)()
+        else:
+            for (loops,) in self._pieces:
+                for loop in loops:
+                    loop.run()
+        return self._results
+
+
+class _Alike:
+    """Reductions by one loop, to which a leaf is another one for each of them, of the arrays that this one reads."""
+
+    def __init__(
+        self, asked: Sequence[Asked], table: NDArray, chunks: NDArray, results: NDArray, rows: CoefficientTable
+    ) -> None:
+        self._asked, self._table = asked, table.reshape(-1)
+        number, (leaves, width), distinct = len(asked), table.shape, len(rows.distinct)
+        arrays = np.array([one.loop.arrays for one in asked])
+        self._from = (width * np.arange(leaves)[:, None] + FIRST + arrays[:, None]).reshape(number * leaves, -1)
+        self._addresses = np.zeros((number * leaves, FIRST + arrays.shape[1]), np.uint64)
+        self._coefficients = np.zeros((number, distinct, len(asked[0].loop.scalars)))
+        which = np.array(rows.row_of_leaf, np.int64)
+        of_chunk = which[chunks[:, 0]]
+        taken = np.array([np.isin(of_chunk, one.rows) for one in asked])
+        self._chunks, of = taken.T.nonzero()  # chunk by chunk
+        theirs = chunks[self._chunks]
+        theirs[:, 0] += leaves * of
+        theirs[:, 3] += len(chunks) * np.array([one.place for one in asked])[of]
+        self._arguments = (
+            self._addresses,
+            theirs,
+            (distinct * np.arange(number)[:, None] + which).reshape(-1),
+            self._coefficients.reshape(number * distinct, -1),
+            results.reshape(-1, COLUMNS),
+        )
+
+    def bound(self, first: int, last: int) -> Bound:
+        """The loop with its arrays for a run of the plan's chunks."""
+        begin, end = self._chunks.searchsorted((first, last)).tolist()
+        return self._asked[0].loop.native.bind(*self._arguments, first=begin, last=end)
+
+    def set(self, rows: CoefficientTable, dtype: np.dtype[Any]) -> None:
+        """Lay ready where arrays are now, and the coefficients."""
+        self._addresses[:, FIRST:] = self._table[self._from]
+        if self._asked[0].loop.scalars:
+            for table, one in zip(self._coefficients, self._asked, strict=True):
+                for i in one.rows:  # the other rows keep the numbering, and are not read
+                    table[i] = one.loop.scalars.values(rows.distinct[i], dtype)
+
+
+def _calls_of(loops: Sequence[Bound]) -> Iterator[Call]:
+    return (loop.run for loop in loops)
