@@ -25,7 +25,7 @@ from tests.reference.evaluations import (
 )
 from tests.reference.minimization.problem import Function, Problem
 
-STARTS = 9
+STARTS = 5
 Counts = dict[tuple[str, float], float]
 """Evaluations by problem and target."""
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from anyoptim._engines.cuda._device import OPTIONS
 from cuda.bindings import nvrtc
 from cuda.core import Program, ProgramOptions
-
-from anyoptim._engines.cuda._device import OPTIONS
 
 
 def code(text: str, architecture: int) -> bytes:

@@ -21,13 +21,13 @@ from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
+from anyoptim._engines.cuda._device import Device
 
 from anyoptim import _arrays
 from anyoptim._arrays._memory import MemoryLayout
 from anyoptim._arrays._numpy import NumPy
 from anyoptim._engines import ENGINES
 from anyoptim._engines.cuda import _plan as cuda
-from anyoptim._engines.cuda._device import Device
 from anyoptim._machine import _disk_cache
 
 NUMBER = 4711
