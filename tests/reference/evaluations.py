@@ -13,7 +13,18 @@ import scipy.optimize
 from tests.reference.minimization import bounded, large, more_garbow_hillstrom
 from tests.reference.minimization.problem import Function, Problem, Vector
 
-__all__ = ["BOUNDED", "MOST", "PUBLISHED", "TYPICAL", "Case", "Solver", "evaluations", "scipy_solver", "within"]
+__all__ = [
+    "BOUNDED",
+    "LARGE",
+    "MOST",
+    "PUBLISHED",
+    "TYPICAL",
+    "Case",
+    "Solver",
+    "evaluations",
+    "scipy_solver",
+    "within",
+]
 
 Solver = Callable[[Function, Problem], object]
 """Minimises the function that it is given, which is that of the problem and counts."""
@@ -89,14 +100,25 @@ def _table(*cases: Case) -> dict[str, Case]:
     return {case.problem.name: case for case in cases}
 
 
-TYPICAL: Mapping[str, Case] = _table(
-    Case(large.rosenbrock(2), (1e-4, 1e-10, 1e-16)),
-    Case(large.rosenbrock(100), (1e-4, 1e-10)),
-    within(large.deconvolution(2), 1e-2, 1e-4, 1e-6),
-    within(large.deconvolution(3), 1e-2, 1e-4),
-    within(large.phase_retrieval(), 1e-2, 1e-4, 1e-8),
-)
-"""Of the kinds that users bring: of SciPy 1.17's L-BFGS-B 41, 44, 45; 599, 611; 15, 90, 224; 15, 115; 7, 10, 17."""
+def _least_squares(n: int) -> dict[str, Case]:
+    return _table(
+        within(large.deconvolution(2, n), 1e-2, 1e-4, 1e-6),
+        within(large.deconvolution(3, n), 1e-2, 1e-4),
+    )
+
+
+TYPICAL: Mapping[str, Case] = {
+    **_table(
+        Case(large.rosenbrock(2), (1e-4, 1e-10, 1e-16)),
+        Case(large.rosenbrock(100), (1e-4, 1e-10)),
+        within(large.phase_retrieval(), 1e-2, 1e-4, 1e-8),
+    ),
+    **_least_squares(10_000),
+}
+"""Of the kinds that users bring. SciPy 1.17's L-BFGS-B: 41, 44, 45; 599, 611; 7, 10, 17; 13, 88, 222; 13, 114."""
+
+LARGE: Mapping[str, Case] = _least_squares(100_000)
+"""The same with 100,000 parameters: 15, 90, 224; 15, 115."""
 
 SHARES = (1e-2, 1e-4, 1e-6, 1e-8)
 PUBLISHED: Mapping[str, Case] = _table(*(within(p, *SHARES) for p in more_garbow_hillstrom.PROBLEMS.values()))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+import statistics
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import scipy.optimize
 import anyoptim as ao
 from tests.reference.evaluations import (
     BOUNDED,
+    LARGE,
     MOST,
     PUBLISHED,
     TYPICAL,
@@ -23,6 +25,7 @@ from tests.reference.evaluations import (
 )
 from tests.reference.minimization.problem import Function, Problem
 
+STARTS = 5
 Counts = dict[tuple[str, float], float]
 """Evaluations by problem and target."""
 
@@ -56,34 +59,42 @@ def _both(cases: Mapping[str, Case], ours: Solver, peer: str) -> tuple[Counts, C
     return {key: found[key] for key in wanted}, wanted
 
 
+def _more(found: Counts, wanted: Counts) -> Counts:
+    """What is more than 1.05 times SciPy's and more than 2 more."""
+    return {key: found[key] for key, n in wanted.items() if found[key] > max(1.05 * n, n + 2)}
+
+
+def _medians(case: Case, solver: Solver) -> Counts:
+    """Over starts that differ by no more than rounding."""
+    problem, counts = case.problem, []
+    for seed in range(STARTS):
+        noise = 1e-14 * np.random.default_rng(seed).normal(size=problem.start.shape)
+        counts.append(evaluations(problem._replace(start=problem.start * (1 + noise)), case.targets, solver))
+    medians = map(statistics.median, zip(*counts, strict=True))
+    return {(problem.name, target): n for target, n in zip(case.targets, medians, strict=True)}
+
+
 @pytest.mark.parametrize(
     ("cases", "ours"),
-    [(TYPICAL, lbfgs), (PUBLISHED, lbfgs), (BOUNDED, lbfgs_bounded)],
-    ids=["typical", "published", "bounded"],
+    [
+        pytest.param(TYPICAL, lbfgs, id="typical"),
+        pytest.param(LARGE, lbfgs, id="large", marks=pytest.mark.product),
+        pytest.param(PUBLISHED, lbfgs, id="published"),
+        pytest.param(BOUNDED, lbfgs_bounded, id="bounded"),
+    ],
 )
 def test_lbfgs_needs_no_more_than_scipys(cases: Mapping[str, Case], ours: Solver) -> None:
     """At each target 1.05 times SciPy's L-BFGS-B or 2 more, at most, and 1.05 times in sum.
 
-    Both have other roundings, by which the longest runs differ by some per cent either way: where ours is longer, the
-    median of nine starts that differ in their last digits is what counts, on both sides.
+    Where that does not hold, medians over starts that differ in their last bits must: in a bent valley SciPy's own
+    counts vary by a tenth with these (Wood, to 1e-6: between 100 and 109 in nine of ten cases).
     """
     found, wanted = _both(cases, ours, "L-BFGS-B")
-    longer = {name for (name, target), n in wanted.items() if _more(found[name, target], n)}
-    medians = {name: [_medians(cases[name], solver) for solver in (ours, scipy_solver("L-BFGS-B"))] for name in longer}
-    assert {name: both for name, both in medians.items() if any(map(_more, *both))} == {}
-    assert sum(found.values()) <= 1.05 * sum(wanted.values())
-
-
-def _more(ours: float, theirs: float) -> bool:
-    return ours > max(1.05 * theirs, theirs + 2)
-
-
-def _medians(case: Case, solver: Solver) -> Sequence[float]:
-    """For each target the median over starts whose numbers differ by some units of their last digits."""
-    rng = np.random.default_rng(0)
-    starts = [case.problem.start * (1 + 1e-15 * rng.standard_normal(case.problem.start.shape)) for _ in range(9)]
-    counts = [evaluations(case.problem._replace(start=start), case.targets, solver) for start in starts]
-    return list(np.median(counts, axis=0))
+    for name in {name for name, _ in _more(found, wanted)}:
+        found |= _medians(cases[name], ours)
+        wanted |= _medians(cases[name], scipy_solver("L-BFGS-B"))
+    assert _more(found, wanted) == {}
+    assert sum(found[key] for key in wanted) <= 1.05 * sum(wanted.values())
 
 
 def test_conjugate_gradients_need_less_than_scipys() -> None:

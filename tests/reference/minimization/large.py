@@ -33,7 +33,7 @@ def deconvolution(decades: float, n: int = 100_000) -> Problem:
         r = s * dct(x, norm="ortho") - b
         return float(r @ r) / 2, idct(s * r, norm="ortho")
 
-    return Problem(f"least squares, condition {10**decades:,.0f}", np.zeros(n), value_and_grad, 0.0)
+    return Problem(f"least squares, {n:,}, condition {10**decades:,.0f}", np.zeros(n), value_and_grad, 0.0)
 
 
 def phase_retrieval(n: int = 64, masks: int = 6) -> Problem:
