@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from anyoptim import random, scalars
+from anyoptim import random
 from anyoptim._core._chain import chain, partition
 from anyoptim._core._optimizer import Optimizer
 from anyoptim._core._state import State
@@ -106,9 +106,11 @@ from anyoptim.stages import (
 )
 
 if TYPE_CHECKING:
-    from anyoptim import compat, schedules, testing
+    from anyoptim import compat, schedules, solvers, testing
     from anyoptim._diagnosis._table import Diagnosis, ParameterDiagnosis
     from anyoptim.checkpoint import Checkpoint, load, save
+    from anyoptim.schedules import scalars
+    from anyoptim.solvers import LBFGS, Stop, minimize
     from anyoptim.stages import prox
     from anyoptim.testing import check_grad
 
@@ -117,6 +119,7 @@ __all__ = [
     "EMA",
     "LAMB",
     "LARS",
+    "LBFGS",
     "SGD",
     "SGLD",
     "SWA",
@@ -196,6 +199,7 @@ __all__ = [
     "SpatialDropout",
     "Stage",
     "State",
+    "Stop",
     "Sum",
     "Support",
     "TextbookNesterov",
@@ -219,6 +223,7 @@ __all__ = [
     "gaussian_dropout",
     "groups",
     "load",
+    "minimize",
     "nonnegative",
     "partition",
     "prox",
@@ -226,6 +231,7 @@ __all__ = [
     "save",
     "scalars",
     "schedules",
+    "solvers",
     "spatial_dropout",
     "testing",
     "zoneout",
@@ -239,20 +245,29 @@ def __dir__() -> list[str]:
     return [*__all__, *(name for name in globals() if name.startswith("__"))]
 
 
+_OF_SOLVERS = frozenset({"LBFGS", "Stop", "minimize"})
+"""What is handed out of `solvers`."""
+
+_WITHIN = {"prox": "stages", "scalars": "schedules"}
+"""The public modules that stand in another, for which they are."""
+
+
 if not TYPE_CHECKING:  # it would hide misspelt names from those who check types
 
     def __getattr__(name: str) -> object:
         # Imported where they are asked for: importing anyoptim has a limit in time.
         import importlib  # noqa: PLC0415
 
-        if name in {"checkpoint", "compat", "schedules", "testing"}:
+        if name in {"checkpoint", "compat", "schedules", "solvers", "testing"}:
             return importlib.import_module(f"anyoptim.{name}")
-        if name == "prox":
-            return importlib.import_module("anyoptim.stages.prox")
+        if name in _WITHIN:
+            return importlib.import_module(f"anyoptim.{_WITHIN[name]}.{name}")
         if name in {"Checkpoint", "load", "save"}:
             return getattr(importlib.import_module("anyoptim.checkpoint"), name)
         if name in {"Diagnosis", "ParameterDiagnosis"}:
             return getattr(importlib.import_module("anyoptim._diagnosis._table"), name)
+        if name in _OF_SOLVERS:
+            return getattr(importlib.import_module("anyoptim.solvers"), name)
         if name == "check_grad":
             return importlib.import_module("anyoptim.testing").check_grad
         hint = ""

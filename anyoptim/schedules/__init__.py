@@ -14,6 +14,7 @@ JAX has enabled, and lengths may be longer than the step's integers count.
 from typing import TYPE_CHECKING, Any
 
 from anyoptim._trace._other_names import public_hint
+from anyoptim.schedules import scalars
 from anyoptim.schedules._combined import join, piecewise, warmup, warmup_cosine
 from anyoptim.schedules._cycles import CosineRestarts, Cyclic, OneCycle, WarmupStableDecay
 from anyoptim.schedules._decay import (
@@ -46,6 +47,7 @@ __all__ = [
     "join",
     "piecewise",
     "plot",
+    "scalars",
     "warmup",
     "warmup_cosine",
 ]

@@ -25,7 +25,7 @@ from anyoptim._machine._scratch import Scratch, give, scratch, taken
 from anyoptim._machine._threads import Call, Pieces
 from anyoptim._trace._coefficients import CoefficientTable, Replay, lasting
 from anyoptim._trace._exact_sum import of_words, split
-from anyoptim._trace._program import Coefficients, Program, static_options
+from anyoptim._trace._program import MOVE, Coefficients, Program, static_options
 
 __all__ = ["BlockedPlan"]
 
@@ -52,7 +52,9 @@ class BlockedPlan(Plan):
         self.kind_of_leaf = [(d, leaf.of_complex) for d, leaf in zip(self.dtypes, leaves, strict=True)]
         self.kinds = list(dict.fromkeys(self.kind_of_leaf))
         self.functions: dict[Any, BoundFunction] = {}
-        self.packs = [] if program.reads else packs(leaves, self.arrays, self.dtypes, BLOCK)
+        # Slots may lie elsewhere from now on only where they are a step's: vectors are several plans' at once.
+        movable = MOVE in program.parts and not program.reads
+        self.packs = packs(leaves, self.arrays, self.dtypes, BLOCK) if movable else []
         self.alone = [i for i, (p, *_) in enumerate(self.arrays) if p.size]
         slots = [leaf.slots for leaf in leaves]
         for pack in self.packs:

@@ -1,0 +1,135 @@
+"""A user's function: it is called at the parameters as they are, and what it gives is checked."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import Any, NamedTuple
+
+from anyoptim._arrays import Array, is_scalar, library
+from anyoptim._arrays import _checks as checks
+from anyoptim._arrays._tree import Tree
+from anyoptim.solvers._vectors import Space
+
+__all__ = ["Function", "Point", "ValueAndGrad"]
+
+ValueAndGrad = Callable[[Any], tuple[Any, Any]]
+"""A function of the parameters, in their container: a number, or an array of one element, and the gradients."""
+
+
+class Point(NamedTuple):
+    """What a function gave at the parameters as they stood."""
+
+    value: float
+    gradients: Sequence[Array]
+    """One for each parameter that moves."""
+
+
+class Function:
+    """A function of some parameters."""
+
+    def __init__(self, params: Any, engine: str | None) -> None:
+        self.engine = engine
+        self.tree = Tree("params", params)
+        self.ps = checks.parameters(self.tree)
+        self.owner = checks.owners(self.ps)
+        checks.no_overlap(self.tree, self.ps, self.owner)
+        self.value_and_grad: ValueAndGrad
+        self.evaluations = 0
+        self.moving: list[int] | None = None
+        """The places of the parameters that have a gradient; None before the function was called."""
+
+    @cached_property
+    def space(self) -> Space:
+        """The parameters that move, once that is known."""
+        return Space([p for i in self.moving or () if (p := self.ps[i]) is not None], self.engine)
+
+    @property
+    def paths(self) -> list[str]:
+        """The keys of each parameter that moves, joined by dots."""
+        return [self.tree.paths[i] for i in self.moving or ()]
+
+    def same(self, other: Function) -> bool:
+        """Whether another is of the same arrays, in the same container."""
+        mine, theirs = self.tree, other.tree
+        arrays = zip(mine.leaves, theirs.leaves, strict=True) if len(mine.leaves) == len(theirs.leaves) else [(0, 1)]
+        return mine.container is theirs.container and all(a is b for a, b in arrays)
+
+    def take(self, before: Function) -> None:
+        """Let the same parameters move. Raises ValueError unless those of `before` are like these."""
+        order = self.tree.order(before.tree.spec)
+        for i, j in enumerate(order):
+            now, was = self.ps[i], before.ps[j]
+            kinds = [p and (p.library.name, tuple(p.array.shape), p.dtype) for p in (now, was)]
+            if kinds[0] != kinds[1] or (before.owner[j] == j) != (self.owner[i] == i):
+                raise ValueError(
+                    f"{self.tree.name(i)} was {kinds[1]} and is {kinds[0]}; wanted a new solver, or restart()"
+                )
+        self.moving = [i for i, j in enumerate(order) if j in (before.moving or ())]
+
+    def __call__(self) -> Point:
+        """The value and the gradients at the parameters as they stand. Raises what `update` raises for gradients."""
+        self.evaluations += 1
+        given = self.value_and_grad(self.tree.container)
+        if not isinstance(given, tuple | list) or len(given) != 2:
+            raise TypeError(f"value_and_grad gave {_described(given)}; wanted a pair, the value and the gradients")
+        value = _number(given[0])
+        xs = checks.gradients(self.tree, self.ps, self.owner, given[1])
+        moving = [i for i, x in enumerate(xs) if x is not None]
+        if self.moving is None:
+            self.moving = moving
+        elif moving != self.moving:
+            i = next(i for i in range(len(xs)) if (i in moving) != (i in self.moving))
+            came = "has a gradient, and had none before" if i in moving else "has no gradient, and had one before"
+            raise ValueError(f"{self.tree.name(i)} {came}; wanted the same parameters to move at each evaluation")
+        return Point(value, [x for x in xs if x is not None])
+
+    def renew(self, container: Any) -> None:
+        """Take the container that an optimizer gave back: where arrays can't be written to, there are others in it."""
+        tree, space = Tree("params", container), self.space
+        for k, (i, p) in enumerate(zip(self.moving or (), space.ps, strict=True)):
+            if not p.writable:
+                space.params[k] = p.library.load(tree.leaves[i])
+        self.tree = tree
+
+    def put(self) -> None:
+        """Put the newest arrays of parameters that can't be written to where a user finds them.
+
+        In their container or, where that can't be given other arrays, in a new one.
+        """
+        if self.moving is None or all(p.writable for p in self.space.ps):
+            return
+        newest, tree = dict(zip(self.moving, self.space.params, strict=True)), self.tree
+        leaves, fixed = [*tree.leaves], False
+        for i, (p, o) in enumerate(zip(self.ps, self.owner, strict=True)):
+            if p is not None and not p.writable and o in newest:
+                leaves[i] = p.library.rebound(p.given, newest[o])
+                fixed = fixed or tree.fixed_by(i) is not None
+        if fixed:
+            tree.container = tree.build(leaves)
+        else:
+            for i, (new, old) in enumerate(zip(leaves, tree.leaves, strict=True)):
+                if new is not old:
+                    tree.replace(i, new)
+        tree.leaves = leaves
+
+
+def _number(value: Any) -> float:
+    """The value of a function as a number of the host. Raises TypeError for what is none."""
+    try:
+        if is_scalar(value) and not isinstance(value, bool | complex):
+            return float(value)
+        if hasattr(value, "shape") and math.prod(value.shape) == 1:
+            lib = library(value)
+            array = lib.load(value)
+            if not lib.dtype(array).startswith("complex"):
+                return float(lib.to_host(array).reshape(()))
+    except TypeError:
+        pass
+    raise TypeError(f"value_and_grad gave {_described(value)} as the value; wanted one real number")
+
+
+def _described(given: Any) -> str:
+    shape = getattr(given, "shape", None)
+    return f"{given!r}" if shape is None else f"a {type(given).__name__} of shape {tuple(shape)}"

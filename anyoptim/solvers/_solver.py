@@ -1,0 +1,306 @@
+"""Solvers: methods that are given the value as well as the gradient, and choose their own step lengths."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Mapping
+from copy import deepcopy
+from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple, TypeVar
+
+from anyoptim._arrays import Array
+from anyoptim._engines import EngineName, check_engine
+from anyoptim._trace._hyperparameters import KW_ONLY
+from anyoptim.solvers._function import Function, Point, ValueAndGrad
+from anyoptim.solvers._result import Progress
+from anyoptim.solvers._value import Value
+from anyoptim.solvers._vectors import Kernel, Space, Vector
+
+__all__ = ["Iteration", "Run", "Solver"]
+
+P = TypeVar("P")
+
+
+class Iteration(NamedTuple):
+    """What an iteration has done.
+
+    >>> ao.solvers.Iteration(step_length=0.5).failure is None
+    True
+    """
+
+    step_length: float = math.nan
+    step_norm: float = math.nan
+    failure: str | None = None
+    """Why no step was taken; None if one was."""
+    converged: bool = False
+    """Whether it failed because there is nothing left to gain."""
+
+
+def _taken(xp: Any, x: Array, p: Array, origin: Array, g: Array, c: Any) -> tuple[Array, ...]:
+    """`origin <- p; g <- x`."""
+    return p, p, x
+
+
+TAKE = Kernel(_taken, ("p", "origin", "g"))
+
+
+class Run:
+    """What a solver holds and knows of one problem: vectors and numbers, by name.
+
+    >>> solver = ao.LBFGS(memory_size=1)
+    >>> x = solver.update(np.array([3.0]), lambda x: (float(x @ x), 2 * x))
+    >>> sorted(solver.run.vectors), solver.run.vectors["g"]
+    (['d', 'g', 'origin', 's0', 'y0'], [array([4.])])
+    """
+
+    def __init__(self) -> None:
+        self.function: Function | None = None
+        self.vectors: dict[str, Vector] = {}
+        """By name; `g` is the gradient where the last iteration ended, and `origin` that point."""
+        self.numbers: dict[str, Any] = {
+            "steps": 0,
+            "evaluations": 0,
+            "value": math.nan,
+            "gradient_squared": math.nan,
+            "gradient_max": math.nan,
+        }
+        """What is saved beside vectors: numbers, lists of them and arrays of NumPy's."""
+        self.failure: str | None = None
+
+    @property
+    def begun(self) -> Function:
+        """The function, once there is one."""
+        if self.function is None:
+            raise RuntimeError("the solver has no parameters yet; wanted update or ao.minimize first")
+        return self.function
+
+    @property
+    def space(self) -> Space:
+        """The parameters that move."""
+        return self.begun.space
+
+    @property
+    def value(self) -> float:
+        """The value where the last iteration ended."""
+        return float(self.numbers["value"])
+
+    def ask(self, function: Function) -> Point:
+        """What the function gives where the parameters are. It is counted whatever it raises."""
+        before = function.evaluations
+        try:
+            return function()
+        finally:
+            self.numbers["evaluations"] += function.evaluations - before
+
+    def progress(self, iteration: Iteration, **more: Any) -> Progress:
+        """What the last iteration has come to."""
+        numbers, origin = self.numbers, self.vectors.get("origin")
+        (squared,) = self.space.products((origin, origin)) if origin is not None else (math.nan,)
+        return Progress(
+            value=self.value,
+            gradient_max=numbers["gradient_max"],
+            gradient_norm=math.sqrt(numbers["gradient_squared"]),
+            step_norm=iteration.step_norm,
+            params_norm=math.sqrt(squared),
+            step_length=iteration.step_length,
+            steps=int(numbers["steps"]),
+            evaluations=int(numbers["evaluations"]),
+            **more,
+        )
+
+    def measure(self, value: float) -> None:
+        """Note the value, and what there is to know of the gradient."""
+        g = self.vectors["g"]
+        (squared,) = self.space.products((g, g))
+        self.numbers |= {"value": value, "gradient_squared": squared, "gradient_max": self.space.largest(g)}
+
+
+class Solver(Value):
+    """The base of all solvers: methods that are given the value as well as the gradient.
+
+    `ao.minimize` takes as many iterations as are needed. In a loop of one's own, `update` takes one:
+
+    >>> solver, x = ao.LBFGS(), np.array([3.0])
+    >>> for _ in range(3):
+    ...     x = solver.update(x, lambda x: (float(x @ x), 2 * x))
+    >>> x, solver.last_value
+    (array([0.]), 0.0)
+
+    The function is taken to be the same each time: at parameters that are where the solver left them it is not called
+    again. For another function, `restart`.
+
+    A subclass declares its arguments in its body, as constants, gives the names of the `vectors` that it keeps, and
+    `iteration`.
+    """
+
+    _: KW_ONLY
+    engine: Final[EngineName | None] = None
+
+    vectors: ClassVar[tuple[str, ...]] = ()
+    """The vectors that are kept beside the gradient g and the origin; zeros at first."""
+
+    def __post_init__(self) -> None:
+        check_engine(self.engine)
+        self.restart()
+
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
+
+    if not TYPE_CHECKING:
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            if name == "_run":
+                vars(self)[name] = value
+            else:
+                super().__setattr__(name, value)
+
+    @property
+    def run(self) -> Run:
+        """What is held and known of the problem."""
+        return self._run
+
+    def restart(self) -> None:
+        """Forget everything: the next iteration is the first one."""
+        self._run = Run()
+
+    def end(self) -> None:
+        """Leave the parameters at the best point that was seen, as an iteration does."""
+
+    @property
+    def steps(self) -> int:
+        """How many steps were taken."""
+        return int(self.run.numbers["steps"])
+
+    @property
+    def evaluations(self) -> int:
+        """How often the function was called."""
+        return int(self.run.numbers["evaluations"])
+
+    @property
+    def last_value(self) -> float:
+        """The value at the parameters as the last iteration left them; NaN before the first."""
+        return self.run.value
+
+    @property
+    def last_failure(self) -> str | None:
+        """Why the last iteration took no step; None if it did."""
+        return self.run.failure
+
+    @property
+    def params(self) -> Any:
+        """The parameters of the last iteration, in their container."""
+        return self.run.begun.tree.container
+
+    def update(self, params: P, value_and_grad: ValueAndGrad) -> P:
+        """Take one iteration with `params`, and return them: in place, where they can be written to.
+
+        `value_and_grad(params)` is called with the parameters at each trial point. It gives the value, a number or an
+        array of one element, and the gradients, in a container with the keys of `params`, as `Optimizer.update` takes
+        them; a parameter whose gradient is None does not move. Where there is no step to take, `last_failure` says
+        why. Whatever is raised, the parameters are at the best point that was seen.
+        """
+        self.begin(params, value_and_grad)
+        self.iterate()
+        return self.params  # type: ignore[no-any-return]
+
+    def begin(self, params: Any, value_and_grad: ValueAndGrad) -> None:
+        """Take these parameters, and call the function where they are, unless that is known."""
+        run, function = self.run, Function(params, self.engine)
+        function.value_and_grad = value_and_grad
+        before = run.function
+        if before is None:
+            point = run.ask(function)
+            space, run.function = function.space, function
+            run.vectors = {
+                "origin": space.copied(space.params),
+                "g": space.copied(point.gradients),
+                **{name: space.zeros() for name in self.kept_vectors()},
+            }
+            self.first(run)
+            run.measure(point.value)
+            return
+        if before.same(function):
+            before.value_and_grad = value_and_grad
+        else:
+            function.take(before)
+            run.function = function
+        space = run.space
+        if space.differ(run.vectors["origin"], space.params):
+            point = run.ask(run.begun)
+            space.run(TAKE, point.gradients, [space.params, run.vectors["origin"], run.vectors["g"]])
+            self.moved(run)
+            run.measure(point.value)
+
+    def iterate(self) -> Iteration:
+        """Take one iteration. Whatever is raised, the parameters are at the best point that was seen."""
+        run = self.run
+        function = run.begun
+        before = function.evaluations
+        try:
+            iteration = _hopeless(run) or self.iteration(run)
+        finally:
+            run.numbers["evaluations"] += function.evaluations - before
+        run.failure = iteration.failure
+        run.numbers["steps"] += iteration.failure is None
+        return iteration
+
+    def kept_vectors(self) -> tuple[str, ...]:
+        """The names of the vectors that are kept, where their number depends on an argument."""
+        return self.vectors
+
+    def first(self, run: Run) -> None:
+        """Begin anew: `run` has the vectors, and nothing is known yet but what was found at the first point."""
+
+    def moved(self, run: Run) -> None:
+        """Note that somebody has moved the parameters, and that the gradient was found there."""
+
+    @abstractmethod
+    def iteration(self, run: Run) -> Iteration:
+        """Take one iteration, after which `run` has the value, the gradient and the origin of the new point."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What `update` remembers, as plain dicts by the paths of the parameters: to go on with `load_state_dict`.
+
+        The arrays are copies, in the parameters' library. `ao.save` takes a solver as an optimizer.
+        """
+        from anyoptim.solvers._state import written  # noqa: PLC0415 - when it is asked for
+
+        return written(self, self.run)
+
+    def load_state_dict(self, state: Mapping[str, Any], params: Any) -> None:
+        """Go on from where `state_dict` was taken, with parameters of any library, on any device.
+
+        Raises ValueError or TypeError for what is no state of such a solver with such parameters, before anything is
+        changed.
+        """
+        from anyoptim.solvers._state import restored  # noqa: PLC0415 - when it is asked for
+
+        self._run = restored(self, state, params)
+
+    def __copy__(self) -> Any:
+        return deepcopy(self)  # two solvers over the same vectors would be one
+
+
+def _hopeless(run: Run) -> Iteration | None:
+    """What there is to say where no method can take a step."""
+    largest = run.numbers["gradient_max"]
+    if not run.space.size:
+        return Iteration(failure="there is nothing to minimize: no parameter has an element that moves", converged=True)
+    if not math.isfinite(run.value):
+        return Iteration(failure=f"the value at the parameters is {run.value}; wanted a finite one to begin with")
+    if largest == 0:
+        return Iteration(failure="the gradient is zero", converged=True)
+    if not math.isfinite(run.numbers["gradient_squared"]):
+        tree, g, space = run.begun.tree, run.vectors["g"], run.space
+        places = run.begun.moving or ()
+        bad = next(
+            (str(tree.name(i)) for i, a, p in zip(places, g, space.ps, strict=True) if not _finite(p, a)), "params"
+        )
+        return Iteration(failure=f"the gradient of {bad} is not finite, although the value is")
+    return None
+
+
+def _finite(p: Any, a: Array) -> bool:
+    xp = p.library.xp
+    with p.library.on_device_of(a):
+        return bool(p.library.to_host(xp.all(xp.isfinite(a))))
