@@ -233,7 +233,7 @@ def test_after_rules_with_other_numbers(engine: ao.EngineName, need: Callable[[s
     for factors in ((2.0, 0.5, 4.0), (3.0, 8.0, 0.25)):
         for options in ((False, True, False), (True, True, True)):
             both = list(zip(factors, options, strict=True))
-            rows = [({"by": by}, {"negative": negative}, *({},) * (1 + len(ASKED))) for by, negative in both]
+            rows: list[Any] = [({"by": by}, {"negative": negative}, *({},) * (1 + len(ASKED))) for by, negative in both]
             found = _agree(dispatch, program, ks, gathered, CoefficientTable(rows, [0, 1, 2]))
             given = [
                 [p, x * by * (-1 if negative else 1), *slots]
