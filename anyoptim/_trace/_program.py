@@ -188,6 +188,11 @@ class Program(NamedTuple):
         """The numbers of the parts that are reductions. Each is a pass over all elements."""
         return tuple(k for k, part in enumerate(self.parts) if part.reduction is not None)
 
+    @property
+    def writes(self) -> bool:
+        """Whether it changes anything: one of reductions alone does not."""
+        return any(part.act is not on_nothing for part in self.parts)
+
     def reduction(self, k: int) -> Reduction:
         """That of part `k`."""
         reduction = self.parts[k].reduction
