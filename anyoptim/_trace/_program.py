@@ -168,11 +168,6 @@ class Program(NamedTuple):
         return ", ".join(part.rule.__qualname__ for part in self.parts if part.act not in {_move, on_nothing})
 
     @property
-    def writes(self) -> bool:
-        """Whether a step changes anything: reductions alone do not."""
-        return any(part.act is not on_nothing for part in self.parts)
-
-    @property
     def slots(self) -> int:
         """The number of slots of all parts."""
         return sum(len(part.slots) for part in self.parts)
