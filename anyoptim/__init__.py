@@ -110,7 +110,7 @@ if TYPE_CHECKING:
     from anyoptim._diagnosis._table import Diagnosis, ParameterDiagnosis
     from anyoptim.checkpoint import Checkpoint, load, save
     from anyoptim.schedules import scalars
-    from anyoptim.solvers import LBFGS, GradientDescent, NonlinearCG, Stop, lipschitz, minimize
+    from anyoptim.solvers import LBFGS, GradientDescent, NonlinearCG, ProximalGradient, Stop, lipschitz, minimize
     from anyoptim.stages import prox
     from anyoptim.testing import check_grad
 
@@ -185,6 +185,7 @@ __all__ = [
     "ParameterStage",
     "Positive",
     "Prodigy",
+    "ProximalGradient",
     "RAdam",
     "RMSProp",
     "Reduction",
@@ -248,7 +249,9 @@ def __dir__() -> list[str]:
     return [*__all__, *(name for name in globals() if name.startswith("__"))]
 
 
-_OF_SOLVERS = frozenset({"LBFGS", "GradientDescent", "NonlinearCG", "Stop", "lipschitz", "minimize"})
+_OF_SOLVERS = frozenset(
+    {"LBFGS", "GradientDescent", "NonlinearCG", "ProximalGradient", "Stop", "lipschitz", "minimize"}
+)
 """What is handed out of `solvers`."""
 
 _WITHIN = {"prox": "stages", "scalars": "schedules"}

@@ -10,6 +10,7 @@ from anyoptim.solvers.curvature import lipschitz
 from anyoptim.solvers.gradient_descent import BarzilaiBorwein, Descent, GradientDescent, Polyak, StepRule
 from anyoptim.solvers.lbfgs import LBFGS
 from anyoptim.solvers.line_searches import Armijo, HagerZhang, LineSearch, MoreThuente, StrongWolfe, Trial, Trials
+from anyoptim.solvers.proximal_gradient import ProximalGradient
 
 __all__ = [
     "LBFGS",
@@ -29,6 +30,7 @@ __all__ = [
     "NonlinearCG",
     "Polyak",
     "Progress",
+    "ProximalGradient",
     "Record",
     "Result",
     "Run",
