@@ -188,23 +188,22 @@ class ProximalGradient(Solver):
         """Take the step, and ask for the function at the next y."""
         numbers, space, origin, point = run.numbers, run.space, run.vectors["origin"], trial.point
         size, largest, ahead = trial.squared, space.largest(run.vectors["d"]), 0.0
+        numbers |= {"ahead": math.nan, "lr": trial.lr}
         if self.acceleration is not None:
             size, ahead = self._ahead(run)
-        numbers |= {"ahead": math.nan, "lr": trial.lr}
         space.run(_ARRIVE, space.params, [origin])
         penalty = self._h(run)
         if ahead:
             run.put(run.vectors["y"])
             there = run.begun()
-            value = (point or there).value
-            self._know(run, there, ahead)
             run.put(origin)
+            if not math.isfinite(there.value):  # y lies beyond a wall
+                there, ahead, numbers["theta"] = run.begun(), 0.0, 1.0
         else:
             there = point or run.begun()
-            value = there.value
-            self._know(run, there, ahead)
+        self._know(run, there, ahead)
         numbers |= {
-            "value": value + penalty,
+            "value": (point or there).value + penalty,
             "gradient_squared": trial.squared / trial.lr**2,
             "gradient_max": largest / trial.lr,
         }
@@ -231,7 +230,7 @@ class ProximalGradient(Solver):
         run.numbers |= {"value_y": point.value, "ahead": ahead}
 
     def _h(self, run: Run) -> float:
-        """H where the parameters are, if that is asked for."""
+        """The penalty where the parameters are, if that is asked for."""
         return 0.0 if self.penalty is None else float(self.penalty(run.begun.tree.container))
 
 

@@ -309,6 +309,26 @@ def test_a_wall(beyond: float) -> None:
     np.testing.assert_allclose(result.params, 0.9, atol=1e-5)
 
 
+@pytest.mark.parametrize("lr", [None, 0.05])
+def test_a_wall_behind_the_next_y(lr: float | None) -> None:
+    """It begins anew on this side, and finds the minimum, which lies close to the wall."""
+    beyond = 0
+
+    def walled(x: Vector) -> tuple[float, Vector]:
+        nonlocal beyond
+        if x[0] > 1.001:
+            beyond += 1
+            return math.inf, np.full_like(x, math.nan)
+        off = (x - 1) * np.array([1.0, 10.0])
+        return float(off @ off) / 2, off * np.array([1.0, 10.0])
+
+    method = ao.ProximalGradient(ao.prox.L1(0.0), lr and lr / 5, restarts=False)
+    result = ao.minimize(walled, np.array([-40.0, 0.3]), method=method, stop=ao.Stop(gtol=1e-6, steps=2000))
+    assert beyond
+    assert result.converged, result.message
+    np.testing.assert_allclose(result.params, 1, atol=1e-5)
+
+
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_a_wrong_gradient(dtype: str) -> None:
     """It is told apart from a minimum: the message says what tells more."""
