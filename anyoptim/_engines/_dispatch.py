@@ -12,7 +12,7 @@ from anyoptim._arrays import Array
 from anyoptim._arrays._quiet import quiet
 from anyoptim._engines._base import Commit, Leaf, Plan, Replayed, Result, Written, value_of
 from anyoptim._engines._choice import ENGINES, Plans, choices
-from anyoptim._engines._warmup import COMPILING, LATER, Waiting
+from anyoptim._engines._warmup import COMPILING, LATER, REDUCTION, Waiting
 from anyoptim._trace._coefficients import CoefficientTable, all_known
 from anyoptim._trace._exact_sum import Kind, aligned, as_integer, largest, merged, of_integer
 from anyoptim._trace._program import Program
@@ -170,6 +170,8 @@ class Dispatch:
 
     def values(self, ks: Sequence[int], gathered: Sequence[Any], rows: CoefficientTable) -> list[Any]:
         """The values over all leaves, which have one program, of its parts `ks`: reductions that are taken together."""
+        if self.waiting:
+            self._count(rows, REDUCTION * len(ks))
         if len(self.assignments) == 1 and not self.distributed:
             return self.assignments[0].plan.values(ks, gathered[0], rows)
         reductions = [self.programs[0].reduction(k) for k in ks]
@@ -218,9 +220,9 @@ class Dispatch:
 
         return commit
 
-    def _count(self, rows: CoefficientTable) -> None:
-        """Count the work of a step that waits to be compiled, and begin to compile what pays by now."""
-        for work in self.waiting.count():
+    def _count(self, rows: CoefficientTable, times: int = 1) -> None:
+        """Count the work of some steps that wait to be compiled, and begin to compile what pays by now."""
+        for work in self.waiting.count(times):
             plans = (one for one in self.assignments if one.plan.program == work.program)
             distinct = [row for one in plans for row in rows.select(one.indices).distinct]
             work.done = ENGINES["compiled"].begin(work.program, distinct, work.dtype)

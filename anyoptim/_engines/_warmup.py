@@ -10,7 +10,7 @@ from anyoptim._arrays import COMPUTE
 from anyoptim._engines._base import Leaf
 from anyoptim._trace._program import Program
 
-__all__ = ["CALLS", "COMPILING", "LATER", "WORTHWHILE", "Waiting", "Work", "premature", "warm"]
+__all__ = ["CALLS", "COMPILING", "LATER", "REDUCTION", "WORTHWHILE", "Waiting", "Work", "premature", "warm"]
 
 WORTHWHILE = 1_000_000_000
 """After so many elements updated by the blocked engine, the time lost by not having compiled is about what importing
@@ -19,6 +19,9 @@ choice."""
 
 CALLS = 4096
 """The number of elements that take as long as the blocked engine's calls for one leaf, however small."""
+
+REDUCTION = 8
+"""The number of steps of a short rule that take the blocked engine as long as one reduction by itself."""
 
 LATER = "compiled when enough elements have been updated (compile(params) does it at once)"
 """The reason why a leaf is not compiled yet."""
@@ -72,8 +75,8 @@ class Waiting(Counter[Work]):
         """Whether compiling pays by now for any of them, and is to begin or done."""
         return any(work.elements >= WORTHWHILE and (work.done is None or work.done()) for work in self)
 
-    def count(self) -> list[Work]:
-        """Count the work of a step. Returns that for which compiling pays by now, and has not begun."""
+    def count(self, times: int = 1) -> list[Work]:
+        """Count the work of so many steps. Returns that for which compiling pays by now, and has not begun."""
         for work, more in self.items():
-            work.elements += more
+            work.elements += times * more
         return [work for work in self if work.elements >= WORTHWHILE and work.done is None]
