@@ -73,8 +73,10 @@ class Line:
         none, and where an exception comes in between, the parameters are at the best point seen.
         """
         start = self.last
-        value, rounding = start.value if below is None else below, 4 * self.function.space.rounding
-        steps = line_search.steps(value, start.slope, first, longest, rounding)
+        if below is None:
+            steps = line_search.steps(start.value, start.slope, first, longest, 4 * self.function.space.rounding)
+        else:
+            steps = line_search.steps(below, start.slope, first, longest)
         found: tuple[float, float] | None = None
         try:
             while True:

@@ -79,7 +79,7 @@ class GradientDescent(Solver):
             return self._failed(run, f"{rule!r} gives {length:.3g} as a step length", length == 0)
         line = Line(run.begun, run.vectors["origin"], run.vectors["g"], Trial(0.0, run.value, -squared), scale=-1.0)
         try:
-            found = line.search(rule.search, length, max(numbers["values"]))
+            found = line.search(rule.search, length, below=max(numbers["values"]))
         except BaseException:
             if not rule.descends and numbers["best"] < line.best.value:
                 take_best(run)

@@ -242,20 +242,21 @@ class Memory:
         """The places of the pairs along which there is curvature."""
         return [i for i in self.order if self.sy[i, i] > sys.float_info.epsilon * self.yy[i, i]]
 
-    @property
-    def scale(self) -> float:
-        """`s*y / y*y` of the newest pair with curvature; 1 where there is none."""
-        k = self.curved[-1] if self.curved else None
-        return 1.0 if k is None else float(self.sy[k, k] / self.yy[k, k])
+    def scale(self, order: Sequence[int]) -> float:
+        """`s*y / y*y` of the last of some pairs; 1 where there is none, or y is 0."""
+        k = order[-1] if order else None
+        return 1.0 if k is None or not self.yy[k, k] else float(self.sy[k, k] / self.yy[k, k])
 
-    def direction(self, gg: float, gamma: float | None = None) -> tuple[float, list[float], float]:
+    def direction(
+        self, gg: float, order: Sequence[int] | None = None, gamma: float | None = None
+    ) -> tuple[float, list[float], float]:
         """The coefficients of g and of all y and s in the direction, and its slope: the recursion of two loops.
 
-        In between stands gamma, `scale` unless it is given. Pairs without curvature, of what no bound holds, say, count
-        for nothing.
+        It goes over the pairs of an order, those along which there is curvature unless it is given. In between stands
+        gamma, their `scale` unless it is given.
         """
-        size, order = len(self.sg), self.curved
-        a, of_s, gamma = np.zeros(size), np.zeros(size), self.scale if gamma is None else gamma
+        size, order = len(self.sg), self.curved if order is None else order
+        a, of_s, gamma = np.zeros(size), np.zeros(size), self.scale(order) if gamma is None else gamma
         for i in reversed(order):
             a[i] = (self.sg[i] - self.sy[i] @ a) / self.sy[i, i]
         for i in order:

@@ -98,11 +98,13 @@ class OptaxLBFGS(Straying):
 
     def iteration(self, run: Run) -> Iteration:
         numbers, v, space, memory = run.numbers, run.vectors, run.space, Memory(run.numbers)
-        gamma = 1.0
+        gamma, order = 1.0, [k for k in memory.order if memory.sy[k, k]]
         if self.scale_init_precond:
-            gamma = memory.scale if memory.order else min(1.0, 1.0 / math.sqrt(numbers["gradient_squared"]))
+            gamma = (
+                memory.scale(memory.order) if memory.order else min(1.0, 1.0 / math.sqrt(numbers["gradient_squared"]))
+            )
         rate = 1.0 if self.learning_rate is None else _at(self.learning_rate, run)
-        of_g, of_pairs, _ = memory.direction(numbers["gradient_squared"], gamma)
+        of_g, of_pairs, _ = memory.direction(numbers["gradient_squared"], order, gamma)
         combine(run, memory, run.vectors["g"], run.vectors["d"], rate * of_g, [rate * c for c in of_pairs])
         (slope,) = space.products((v["d"], v["g"]))
         line = Line(run.begun, v["origin"], v["d"], Trial(0.0, run.value, slope), slopes=self.linesearch is not None)
