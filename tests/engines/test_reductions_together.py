@@ -370,3 +370,15 @@ def test_leaves_of_one_gradient(engine: ao.EngineName, need: Callable[[str], Lib
         rows = dispatch.reduced("terms", {id(program): 0}, gathered, CoefficientTable([()], [0] * len(leaves)))
     for i, (v, x) in enumerate(pairs):
         assert _same(dispatch.value_of(program.reduction(0), {i: rows[i]}), total((v.astype(float) * x).tolist()))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_elements_that_grow_at_once(engine: ao.EngineName, need: Callable[[str], Library]) -> None:
+    """From one tile of a chunk to the next, by one unit or several: what was added before moves as many places."""
+    rng = np.random.default_rng(10)
+    for jump in (-90, 25, 45, 63, 130):
+        x, v = (np.concatenate([_values(rng, "float64", 1024, b, b) for b in (18, 18 + jump)]) for _ in range(2))
+        dispatch, gathered = _dispatch(need("numpy"), PLAIN, [[x, x, v, v, v]], engine)
+        with quiet():
+            found = dispatch.values(KS[:1], gathered, _rows([x]))
+        assert _same(found[0], total((x * v).tolist())), jump
