@@ -23,7 +23,7 @@ def functions(n: int) -> Any:
     """Numbers of functions that fall at 0, with waves on them; some without a minimum, some only far away."""
     rng = np.random.default_rng(0)
     curvatures = rng.choice([-0.01, 0.0, 0.5, 50.0], n) * rng.uniform(0.5, 2, n)
-    sizes, waves = rng.choice([0.01, 0.05, 0.3], n), rng.uniform(0.1, 20, n)
+    sizes, waves = rng.choice([0.01, 0.1, 1.0, 3.0], n), rng.uniform(0.1, 20, n)
     return np.stack([rng.uniform(-2, 2, n), rng.uniform(0.5, 4, n), curvatures, sizes, waves, rng.uniform(0, 6, n)], 1)
 
 
@@ -37,16 +37,23 @@ def slope(of: Any, t: float) -> float:
     return float(-slope + 2 * curvature * t + size * wave * math.cos(wave * t + phase))
 
 
-def followed(of: Any, steps: Callable[[Trial], Generator[Asked, Trial, Trial]]) -> tuple[list[float], float]:
+def found(of: Any) -> Callable[[float], Trial]:
+    """What such a function is at a step length."""
+    return lambda t: Trial(t, float(value(of, t, math.sin)), slope(of, t))
+
+
+def followed(
+    at: Callable[[float], Trial], steps: Callable[[Trial], Generator[Asked, Trial, Trial]]
+) -> tuple[list[float], float]:
     """The step lengths of a search, and the one that it takes: it has to be known there what the gradient is."""
-    start = Trial(0.0, float(value(of, 0.0, math.sin)), slope(of, 0.0))
+    start = at(0.0)
     search, ts = steps(start), list[float]()
     kept = trial = start
     asked = next(search)
     while True:
         kept = trial if asked.keep else kept
         ts.append(asked.t)
-        trial = Trial(asked.t, float(value(of, asked.t, math.sin)), slope(of, asked.t))
+        trial = at(asked.t)
         try:
             asked = search.send(trial)
         except StopIteration as end:
@@ -62,7 +69,7 @@ def test_torchs(tries: int, torch: Any) -> None:
     from torch.optim.lbfgs import _strong_wolfe
 
     direction, kinds = torch.ones(1), set()
-    for of in functions(250):
+    for of in functions(400):
         if slope(of, 0.0) >= -0.1:
             continue
         theirs: list[float] = []
@@ -75,7 +82,7 @@ def test_torchs(tries: int, torch: Any) -> None:
         *_, taken, count = _strong_wolfe(
             asked, None, 1.0, direction, float(value(of, 0.0, math.sin)), g, g.dot(direction), max_ls=tries
         )
-        ours, t = followed(of, lambda start: strong_wolfe(start, 1.0, 1.0, tries))
+        ours, t = followed(found(of), lambda start: strong_wolfe(start, 1.0, 1.0, tries))
         if max(theirs) > 1e3:  # far away, where the waves' phase is lost to rounding
             continue
         assert len(ours) == count
@@ -83,6 +90,12 @@ def test_torchs(tries: int, torch: Any) -> None:
         np.testing.assert_allclose(t, float(taken), rtol=1e-7)
         kinds.add((min(count, 5), t == 0, t == ours[-1]))
     assert len(kinds) > (tries > 0) + (tries > 1)
+
+
+def test_torchs_goes_back_to_what_it_kept() -> None:
+    """Before a wall lies the best trial, and none beyond it is better."""
+    ours, t = followed(lambda t: Trial(t, -t if t <= 1 else 9.0, -1.0), lambda start: strong_wolfe(start, 1.0, 1.0, 4))
+    assert (len(ours), t) == (5, 1.0)
 
 
 OPTIONS: list[dict[str, Any]] = [
@@ -114,12 +127,12 @@ def test_optaxs(options: dict[str, Any], need: Callable[[str], Library]) -> None
             _, state = transform.update(jnp.ones(1), transform.init(x), x, value=at, grad=g, value_fn=fun)
             return state.info.num_linesearch_steps, state.learning_rate
 
-        every = np.array([of for of in functions(250) if slope(of, 0.0) < -0.1])
+        every = np.array([of for of in functions(400) if slope(of, 0.0) < -0.1])
         counts, lengths = (np.array(a) for a in quick(jax.vmap(searched))(every))
     search = ao.compat.optax.scale_by_zoom_linesearch(**options, initial_guess_strategy="one")
     kinds = set()
     for of, count, length in zip(every, counts, lengths, strict=True):
-        ours, t = followed(of, lambda start: search.steps(start, 1.0))
+        ours, t = followed(found(of), lambda start: search.steps(start, 1.0))
         assert len(ours) == count, of
         np.testing.assert_allclose(t, length, rtol=1e-7, err_msg=f"{of}")
         kinds.add((min(count, 5), t == ours[-1]))
