@@ -82,6 +82,31 @@ def test_a_quadratic_of_five_eigenvalues_takes_five_steps(beta: str) -> None:
     assert after < 1e-4
 
 
+@pytest.mark.parametrize("beta", PAPERS)
+def test_where_the_slope_has_not_risen_it_begins_anew(beta: str) -> None:
+    """On a hill, which a search that looks at values alone follows: the second step is along -g, too."""
+    down = np.array([-1.0, -3.0])
+    solver = ao.NonlinearCG(beta, line_search=ao.solvers.Armijo())
+    x = np.ones(2)
+    solver.update(x, lambda x: (float(down @ x**2) / 2, down * x))
+    before = x.copy()
+    solver.update(x, lambda x: (float(down @ x**2) / 2, down * x))
+    step, g = x - before, down * before
+    assert step @ g == pytest.approx(-np.linalg.norm(step) * np.linalg.norm(g), rel=1e-12)
+
+
+def test_a_direction_that_has_overflowed_is_left() -> None:
+    """It goes on with -g, as at the beginning."""
+    solver, x = ao.NonlinearCG(), START.copy()
+    solver.update(x, rosenbrock)
+    solver.run.vectors["d"][0][2] = np.inf
+    solver.run.numbers["slope"] = -np.inf
+    before = rosenbrock(x)[0]
+    solver.update(x, rosenbrock)
+    assert solver.last_failure is None
+    assert rosenbrock(x)[0] < before
+
+
 def test_a_preconditioner_is_a_change_of_variables() -> None:
     """Of M = C*C the iterates are C times those of the function of y = x/C with M = 1."""
     c = np.array([1.0, 0.5, 2.0, 0.25, 1.5, 0.8])
