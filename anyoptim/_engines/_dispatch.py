@@ -130,7 +130,7 @@ class Dispatch:
         if len(self.assignments) == 1:
             commit = self.assignments[0].plan.replay(xs, rows)
             if self.waiting and commit is not None:
-                self._count(rows)
+                self.count(rows)
             return commit
         gathered = self.regather(xs) if all_known(rows.distinct) else None
         if gathered is None:
@@ -187,7 +187,7 @@ class Dispatch:
     def prepare(self, gathered: Sequence[Any], rows: CoefficientTable) -> Commit:
         """All of the step that may fail; the commit gives all results in the order of the leaves."""
         if self.waiting:
-            self._count(rows)
+            self.count(rows)
         if len(self.assignments) == 1:
             return self.assignments[0].plan.prepare(gathered[0], rows)
         both = zip(self.assignments, gathered, strict=True)
@@ -201,7 +201,7 @@ class Dispatch:
 
         return commit
 
-    def _count(self, rows: CoefficientTable) -> None:
+    def count(self, rows: CoefficientTable) -> None:
         """Count the work of a step that waits to be compiled, and begin to compile what pays by now."""
         for work in self.waiting.count():
             plans = (one for one in self.assignments if one.plan.program == work.program)

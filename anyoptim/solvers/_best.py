@@ -17,12 +17,7 @@ def _kept(xp: Any, x: Array, p: Array, best: Array, c: Any) -> tuple[Array, ...]
     return p, p
 
 
-def _given_back(xp: Any, x: Array, p: Array, best: Array, c: Any) -> tuple[Array, ...]:
-    """`p <- best`."""
-    return best, best
-
-
-_KEEP, _GIVE_BACK = Kernel(_kept, ("p", "best")), Kernel(_given_back, ("p", "best"))
+_KEEP = Kernel(_kept, ("p", "best"))
 
 
 def keep_best(run: Run, value: float) -> None:
@@ -35,7 +30,5 @@ def keep_best(run: Run, value: float) -> None:
 
 def take_best(run: Run) -> None:
     """Put the parameters where their value was the lowest."""
-    best = run.vectors["best"]
-    run.space.run(_GIVE_BACK, best, [run.space.params, best])
-    run.begun.put()
+    run.put(run.vectors["best"])
     run.numbers["value"] = run.numbers["best"]

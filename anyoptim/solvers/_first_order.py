@@ -38,10 +38,8 @@ class FirstOrder:
             return Iteration(
                 failure="there is nothing to minimize: no parameter has an element that moves", converged=True
             )
-        function, grads = run.begun, dict(zip(run.begun.moving or (), self._point.gradients, strict=True))
-        of_all = function.tree.build(grads.get(i) for i in range(len(function.ps)))
-        function.renew(self.optimizer.update(function.tree.container, of_all))
-        self._point = run.ask(function)
+        run.begun.updated(self.optimizer, self._point.gradients)
+        self._point = run.ask(run.begun)
         run.numbers["steps"] += 1
         keep_best(run, self._point.value)
         self._measure()

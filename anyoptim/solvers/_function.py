@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from anyoptim._arrays import Array, is_scalar, library
 from anyoptim._arrays import _checks as checks
 from anyoptim._arrays._tree import Tree
+from anyoptim._core._optimizer import Optimizer
 from anyoptim.solvers._vectors import Space, Vector
 
 __all__ = ["Function", "Point", "ValueAndGrad"]
@@ -114,12 +115,17 @@ class Function:
             raise
         return [a for a in xs if a is not None]
 
-    def renew(self, container: Any) -> None:
+    def updated(self, optimizer: Optimizer, x: Sequence[Array]) -> None:
+        """Let an optimizer take a step, with a gradient for each parameter that moves."""
+        given = dict(zip(self.moving or (), x, strict=True))
+        grads = self.tree.build(given.get(i) for i in range(len(self.ps)))
+        self._renew(optimizer.update(self.tree.container, grads))
+
+    def _renew(self, container: Any) -> None:
         """Take the container that an optimizer gave back: where arrays can't be written to, there are others in it."""
         tree, space = Tree("params", container), self.space
         for k, (i, p) in enumerate(zip(self.moving or (), space.ps, strict=True)):
-            if not p.writable:
-                space.params[k] = p.library.load(tree.leaves[i])
+            space.params[k] = p.array if p.writable else p.library.load(tree.leaves[i])
         self.tree = tree
 
     def put(self) -> None:

@@ -9,6 +9,7 @@ from copy import deepcopy
 from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple, TypeVar
 
 from anyoptim._arrays import Array
+from anyoptim._core._optimizer import Optimizer
 from anyoptim._engines import EngineName, check_engine
 from anyoptim._trace._hyperparameters import KW_ONLY
 from anyoptim.solvers._function import Function, Point, ValueAndGrad
@@ -41,7 +42,12 @@ def _taken(xp: Any, x: Array, p: Array, origin: Array, g: Array, c: Any) -> tupl
     return p, p, x
 
 
-TAKE = Kernel(_taken, ("p", "origin", "g"))
+def _put(xp: Any, x: Array, p: Array, c: Any) -> Array:
+    """`p <- x`."""
+    return x
+
+
+TAKE, _PUT = Kernel(_taken, ("p", "origin", "g")), Kernel(_put, ("p",))
 
 
 class Run:
@@ -66,6 +72,8 @@ class Run:
         }
         """What is saved beside vectors: numbers, lists of them and arrays of NumPy's."""
         self.failure: str | None = None
+        self.optimizer: Optimizer | None = None
+        """What takes the steps, where an optimizer does; it is made anew where a state is loaded."""
 
     @property
     def begun(self) -> Function:
@@ -91,6 +99,11 @@ class Run:
             return function()
         finally:
             self.numbers["evaluations"] += function.evaluations - before
+
+    def put(self, point: Vector) -> None:
+        """Put the parameters at a point."""
+        self.space.run(_PUT, point, [self.space.params])
+        self.begun.put()
 
     def progress(self, iteration: Iteration, **more: Any) -> Progress:
         """What the last iteration has come to."""

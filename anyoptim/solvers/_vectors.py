@@ -146,6 +146,8 @@ class Space:
         dispatch, gathered = self._dispatch(key, program, leaves, [x for _, b in pairs for x in b])
         with quiet():
             rows = CoefficientTable([()], [0] * len(leaves))
+            if dispatch.waiting:
+                dispatch.count(rows)
             found = dispatch.reduced(reduction.kind, {id(program): 0}, gathered, rows)
             each = [{j: found[j] for j in range(k, k + n)} for k in range(0, len(leaves), n)]
             return [float(dispatch.value_of(reduction, of_pair)) for of_pair in each]

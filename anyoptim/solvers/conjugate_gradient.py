@@ -74,11 +74,11 @@ class NonlinearCG(Solver):
                 g_new*y / d*y - 2*(y*y / d*y)*(d*g_new / d*y) "HZ",  Hager and Zhang
         d <- beta*d - g_new
 
-    It begins anew, with d = -g, where d is no direction of descent, where a line search finds nothing, and where
-    |g_new*g|, which is 0 on a quadratic function, is at least `restart_at` times g_new*g_new (Powell). The first step
-    length that is tried is the one at which a parabola would fall as far as the value fell in the last step; before
-    that, 1/|g|. With a preconditioner M, z = M*g stands for one g in each product of two and in d, and the first step
-    length is 1.
+    It begins anew, with d = -g, where d is no direction of descent, where d*y is not above 0, where a line search finds
+    nothing, and where |g_new*g|, which is 0 on a quadratic function, is at least `restart_at` times g_new*g_new
+    (Powell). The first step length that is tried is the one at which a parabola would fall as far as the value fell in
+    the last step; before that, 1/|g|. With a preconditioner M, z = M*g stands for one g in each product of two and in
+    d, and the first step length is 1.
 
     Memory: 3 arrays for each parameter, in its compute dtype, where L-BFGS has two for each step that it remembers.
 
@@ -169,10 +169,8 @@ class NonlinearCG(Solver):
 
     def _share(self, of: _Products) -> float:
         """The share of the last direction; 0 to begin anew."""
-        if not abs(of.zg_between) < self.restart_at * of.zg or not of.dy > 0:
-            return 0.0
-        beta = BETAS[self.beta](of)
-        return beta if beta * of.dg < of.zg else 0.0
+        anew = not abs(of.zg_between) < self.restart_at * of.zg or not of.dy > 0
+        return 0.0 if anew else BETAS[self.beta](of)
 
     def _preconditioned(self, run: Run, x: Sequence[Array]) -> Sequence[Array]:
         """M times a gradient."""

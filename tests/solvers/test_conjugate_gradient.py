@@ -50,7 +50,7 @@ def _iterates(beta: str, restart_at: float, steps: int) -> list[Vector]:
     return found
 
 
-@pytest.mark.parametrize("restart_at", [math.inf, 0.5])
+@pytest.mark.parametrize("restart_at", [math.inf, 0.1])
 @pytest.mark.parametrize("beta", PAPERS)
 def test_iterates_are_the_papers(beta: str, restart_at: float) -> None:
     """Ten of them, to 1e-8: roundings of 1e-16 grow with each step, along the valley."""
@@ -80,6 +80,31 @@ def test_a_quadratic_of_five_eigenvalues_takes_five_steps(beta: str) -> None:
     *_, before, after = result.history.gradient_norm
     assert before > 0.1
     assert after < 1e-4
+
+
+@pytest.mark.parametrize("beta", PAPERS)
+def test_where_the_slope_has_not_risen_it_begins_anew(beta: str) -> None:
+    """On a hill, which a search that looks at values alone follows: the second step is along -g, too."""
+    down = np.array([-1.0, -3.0])
+    solver = ao.NonlinearCG(beta, line_search=ao.solvers.Armijo())
+    x = np.ones(2)
+    solver.update(x, lambda x: (float(down @ x**2) / 2, down * x))
+    before = x.copy()
+    solver.update(x, lambda x: (float(down @ x**2) / 2, down * x))
+    step, g = x - before, down * before
+    assert step @ g == pytest.approx(-np.linalg.norm(step) * np.linalg.norm(g), rel=1e-12)
+
+
+def test_a_direction_that_has_overflowed_is_left() -> None:
+    """It goes on with -g, as at the beginning."""
+    solver, x = ao.NonlinearCG(), START.copy()
+    solver.update(x, rosenbrock)
+    solver.run.vectors["d"][0][2] = np.inf
+    solver.run.numbers["slope"] = -np.inf
+    before = rosenbrock(x)[0]
+    solver.update(x, rosenbrock)
+    assert solver.last_failure is None
+    assert rosenbrock(x)[0] < before
 
 
 def test_a_preconditioner_is_a_change_of_variables() -> None:

@@ -137,10 +137,15 @@ def test_arguments() -> None:
 
 def test_memory() -> None:
     """Two vectors, and a third one where values may rise."""
-    for step, names in ((ao.solvers.Armijo(), ["g", "origin"]), (0.1, ["best", "g", "origin"])):
+    for step, best in (
+        (ao.solvers.Armijo(), []),
+        (BarzilaiBorwein(window=1), []),
+        (BarzilaiBorwein(), ["best"]),
+        (0.1, ["best"]),
+    ):
         solver = ao.GradientDescent(step)
         solver.update(START.copy(), rosenbrock)
-        assert sorted(solver.run.vectors) == names
+        assert sorted(solver.run.vectors) == [*best, "g", "origin"]
 
 
 RNG = np.random.default_rng(0)

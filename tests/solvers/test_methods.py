@@ -150,6 +150,18 @@ def test_it_goes_on_from_its_state(method: str) -> None:
 
 
 @each
+def test_an_iteration_tells_how_far_it_went(method: str) -> None:
+    """Along the parameters, and in lengths of its direction."""
+    solver, x = METHODS[method](), START.copy()
+    solver.begin(x, rosenbrock)
+    for _ in range(3):
+        before = x.copy()
+        iteration = solver.iterate()
+        assert iteration.step_norm == pytest.approx(np.linalg.norm(x - before), rel=1e-12)
+        assert iteration.step_length > 0
+
+
+@each
 def test_parameters_that_somebody_moves(method: str) -> None:
     """It begins anew where they are."""
     solver, x = METHODS[method](), START.copy()

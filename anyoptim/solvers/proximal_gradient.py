@@ -1,0 +1,315 @@
+"""Proximal gradients: for a function with a gradient and another one with a proximal step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple
+
+from anyoptim._arrays import Array
+from anyoptim._core._chain import chain
+from anyoptim._core._optimizer import Optimizer
+from anyoptim._stage._stage import ParameterStage
+from anyoptim._trace._hyperparameters import Flag, positive
+from anyoptim.optimizers import SGD
+from anyoptim.solvers._function import Point, ValueAndGrad
+from anyoptim.solvers._line import space_eps
+from anyoptim.solvers._solver import Iteration, Run, Solver
+from anyoptim.solvers._vectors import Kernel
+
+__all__ = ["ProximalGradient"]
+
+TRIALS = 40
+"""How many step lengths are tried at most."""
+
+
+class ProximalGradient(Solver):
+    """Proximal gradients, ISTA and FISTA: the minimum of f + h, where h has no gradient but a proximal step.
+
+    ::
+
+        p <- prox(y - lr*gradient(y))                       what ao.chain(ao.SGD(lr), prox) does
+        theta_new = (1 + sqrt(1 + 4*theta**2)) / 2
+        y <- p + (theta - 1)/theta_new * (p - p_before)     "FISTA"; without acceleration y is p, and that is ISTA
+        theta <- 1 and y <- p where (y - p)*(p - p_before) > 0      restarts
+
+    Of f the value and the gradient are asked for, as `ao.minimize` does. h is what the stage is the proximal step of:
+    `ao.prox.L1(sigma)`, for a sparse solution, `ao.Box(lo, hi)` for bounds, `ao.prox.Operator(g)` for total variation
+    and all else that pyproximal has.
+
+    Without an lr the step length is found: it shrinks until f(p) is at most the parabola through f(y), its slope and
+    1/lr as curvature, and the first one may grow. FISTA then calls the function twice a step, at p and at y. With an lr
+    it is called once, at y; any lr up to 1/L will do, L the largest curvature of f (`ao.lipschitz`), and without
+    acceleration up to 2/L.
+
+    What is reported as the gradient is (y - p)/lr, which is 0 at the minimum of f + h and for h = 0 the gradient, and
+    as the value f(p), or f(y) where only that is known, plus `penalty(params)`. The parameters end where the last step
+    has led; where an exception comes in between, at the last one that was finished.
+
+    Memory: 5 arrays for each parameter, in its compute dtype, and 3 without acceleration.
+
+    Args:
+        prox: a stage that makes a proximal step or projects, which borrows its learning rate from the method before it.
+            Its weight is a number, an array, or a tree of both.
+        lr: the step length, above 0; None to find one.
+        acceleration: "FISTA" or None.
+        restarts: whether FISTA begins anew where it has gone too far, without which values go up and down again.
+        penalty: h as a function of the parameters, which gives a number; None leaves it out of what is reported.
+        engine: the machine that makes the steps, as in `Optimizer`; None chooses.
+
+    Raises TypeError for what is no such stage, ValueError for another acceleration.
+
+    Source: Beck and Teboulle, A fast iterative shrinkage-thresholding algorithm for linear inverse problems, 2009;
+    O'Donoghue and Candès, Adaptive restart for accelerated gradient schemes, 2015, section 3.2.
+
+    >>> A, b = np.array([[1.0, 0.5, 0.0], [0.0, 1.0, 0.5]]), np.array([2.0, 0.1])
+    >>> misfit = lambda x: (float(np.sum((A @ x - b) ** 2)) / 2, A.T @ (A @ x - b))
+    >>> method = ao.ProximalGradient(ao.prox.L1(0.5), penalty=lambda x: 0.5 * np.sum(np.abs(x)))
+    >>> result = ao.minimize(misfit, np.zeros(3), method=method, stop=ao.Stop(gtol=1e-9))
+    >>> result.params.round(6), round(result.value, 6)
+    (array([1.5, 0. , 0. ]), 0.88)
+    """
+
+    prox: Final[ParameterStage]
+    lr: Final[float | None] = None
+    acceleration: Final[str | None] = "FISTA"
+    restarts: Final[Flag] = True
+    penalty: Final[Callable[[Any], Any] | None] = None
+
+    def __post_init__(self) -> None:
+        prox = self.prox
+        if not isinstance(prox, ParameterStage) or prox.slots or prox.scalars or prox.reductions:
+            raise TypeError(f"prox is {prox!r}; wanted a stage that makes a proximal step, such as ao.prox.L1(0.1)")
+        if self.acceleration not in ("FISTA", None):
+            raise ValueError(f"acceleration is {self.acceleration!r}; wanted 'FISTA' or None")
+        if self.lr is not None:
+            vars(self)["_lr"] = positive.value("lr", self.lr)
+        super().__post_init__()
+
+    def kept_vectors(self) -> tuple[str, ...]:
+        return ("d",) if self.acceleration is None else ("d", "e", "y")
+
+    def first(self, run: Run) -> None:
+        run.numbers["lr"] = math.nan if self.lr is None else self.lr
+        self.moved(run)
+
+    def moved(self, run: Run) -> None:
+        run.numbers |= {"theta": 1.0, "ahead": 0.0, "value_y": math.nan}
+
+    def begin(self, params: Any, value_and_grad: ValueAndGrad) -> None:
+        """Take these parameters, and call the function where they are, unless that is known."""
+        super().begin(params, value_and_grad)
+        numbers = self.run.numbers
+        if numbers["value_y"] != numbers["value_y"]:
+            value = numbers["value"]
+            # Whether it is the minimum of the sum, the gradient of f alone does not tell.
+            numbers |= {"value_y": value, "value": value + self._h(self.run), "gradient_max": math.nan}
+
+    def iteration(self, run: Run) -> Iteration:
+        try:
+            found = self._search(run)
+            if isinstance(found, _Trial):
+                return self._advance(run, found)
+        except BaseException:
+            run.put(run.vectors["origin"])
+            raise
+        run.put(run.vectors["origin"])
+        return found
+
+    def _search(self, run: Run) -> _Trial | Iteration:
+        """The step from y to p, where the parameters are then; or why there is none."""
+        numbers, lr, trials = run.numbers, run.numbers["lr"], list[_Trial]()
+        if numbers["ahead"] != numbers["ahead"]:  # an exception has come before the function was known at y
+            self._know(run, run.begun(), ahead=0.0)
+        first = lr != lr
+        lr = self._first_lr(run) if first else lr
+        while len(trials) < TRIALS:
+            trial = self._trial(run, lr)
+            if not math.isfinite(trial.squared):
+                return Iteration(failure="the gradient is not finite, although the value is")
+            if trial.squared == 0 and trials:
+                break
+            if trial.squared == 0 and not numbers["ahead"]:
+                return Iteration(failure="a proximal step from here leads nowhere else", converged=True)
+            if self.lr is not None:
+                return trial
+            trial = trial.told(run, run.begun())
+            if trial.falls or (trial.falls_by_slopes and not any(before.odd for before in trials)):
+                first = first and trial.may_be_longer and len(trials) < TRIALS // 2
+                if not first:
+                    return trial
+                lr = trial.longer
+            else:
+                first, lr = False, trial.shorter
+            trials.append(trial)
+        return self._failed(run, trials)
+
+    def _trial(self, run: Run, lr: float) -> _Trial:
+        """Make a step of this length from y."""
+        space, d, g = run.space, run.vectors["d"], run.vectors["g"]
+        y = run.vectors["y" if run.numbers["ahead"] else "origin"]
+        run.put(y)
+        optimizer = self._optimizer(run)
+        optimizer.stages[0].lr = lr
+        run.begun.updated(optimizer, g)
+        space.run(_CHANGE, space.params, [d, y])
+        slope, squared = space.products((d, g), (d, d))
+        return _Trial(lr, squared, slope)
+
+    def _first_lr(self, run: Run) -> float:
+        """That of a step as long as the parameters, or of length 1 if these are all 0."""
+        origin = run.vectors["origin"]
+        (squared,) = run.space.products((origin, origin))
+        return math.sqrt((squared or 1.0) / (run.numbers["gradient_squared"] or 1.0))
+
+    def _optimizer(self, run: Run) -> Optimizer:
+        """What makes the steps of this run: one optimizer for each, since it has a state."""
+        if run.optimizer is None:
+            run.optimizer = chain(SGD(1.0), self.prox, engine=self.engine)
+        return run.optimizer
+
+    def _failed(self, run: Run, trials: list[_Trial]) -> Iteration:
+        """Why no step length would do."""
+        origin = run.vectors["origin"]
+        (size,) = run.space.products((origin, origin))
+        last = trials[-1]
+        if not math.isfinite(last.change):
+            return Iteration(failure=f"the value is not finite after a proximal step, even with an lr of {last.lr:.3g}")
+        # What is beyond the rounding of the parameters is no rounding of the value either.
+        odd = [trial for trial in trials if trial.odd and trial.squared > (16 * space_eps(run.begun.space)) ** 2 * size]
+        last = odd[-1] if odd else last
+        changed = f"a proximal step with an lr of {last.lr:.3g} changes the value by {last.change:.3g}"
+        if not odd:
+            return Iteration(failure=f"{changed}: this is as far as the precision goes", converged=True)
+        says = f"where the gradient says {last.slope:.3g}; ao.check_grad tells if the gradient is right"
+        return Iteration(failure=f"{changed}, {says}")
+
+    def _advance(self, run: Run, trial: _Trial) -> Iteration:
+        """Take the step, and ask for the function at the next y."""
+        numbers, space, origin, point = run.numbers, run.space, run.vectors["origin"], trial.point
+        size, largest, ahead = trial.squared, space.largest(run.vectors["d"]), 0.0
+        numbers |= {"ahead": math.nan, "lr": trial.lr}
+        if self.acceleration is not None:
+            size, ahead = self._ahead(run)
+        space.run(_ARRIVE, space.params, [origin])
+        penalty = self._h(run)
+        if ahead:
+            run.put(run.vectors["y"])
+            there = run.begun()
+            run.put(origin)
+            if not math.isfinite(there.value):  # y lies beyond a wall
+                there, ahead, numbers["theta"] = run.begun(), 0.0, 1.0
+        else:
+            there = point or run.begun()
+        self._know(run, there, ahead)
+        numbers |= {
+            "value": (point or there).value + penalty,
+            "gradient_squared": trial.squared / trial.lr**2,
+            "gradient_max": largest / trial.lr,
+        }
+        return Iteration(trial.lr, math.sqrt(size))
+
+    def _ahead(self, run: Run) -> tuple[float, float]:
+        """Find the next y. Returns the square of the last step, and which part of it y lies ahead."""
+        numbers, space = run.numbers, run.space
+        d, e, y, origin = (run.vectors[name] for name in ("d", "e", "y", "origin"))
+        space.run(_CHANGE, space.params, [e, origin])
+        along, squared = space.products((d, e), (e, e))
+        if self.restarts and along < 0:
+            numbers["theta"] = 1.0
+            return squared, 0.0
+        theta = (1 + math.sqrt(1 + 4 * numbers["theta"] * numbers["theta"])) / 2
+        ahead = (numbers["theta"] - 1) / theta
+        numbers["theta"] = theta
+        space.run(_GO_ON, space.params, [y, e], ahead=ahead)
+        return squared, ahead
+
+    def _know(self, run: Run, point: Point, ahead: float) -> None:
+        """Note what the function gives at y."""
+        run.space.run(_ARRIVE, point.gradients, [run.vectors["g"]])
+        run.numbers |= {"value_y": point.value, "ahead": ahead}
+
+    def _h(self, run: Run) -> float:
+        """The penalty where the parameters are, if that is asked for."""
+        return 0.0 if self.penalty is None else float(self.penalty(run.begun.tree.container))
+
+
+class _Trial(NamedTuple):
+    """A step of length lr from y to p = y + d."""
+
+    lr: float
+    squared: float
+    """d*d."""
+    slope: float
+    """d*gradient(y)."""
+    there: float = math.nan
+    """d*gradient(p)."""
+    change: float = math.nan
+    """f(p) - f(y)."""
+    doubt: float = 0.0
+    """By how much f may be wrong: as far as that, slopes tell more."""
+    point: Point | None = None
+    """What the function gave at p."""
+
+    def told(self, run: Run, point: Point) -> _Trial:
+        """The same with what the function gave."""
+        before, (there,) = run.numbers["value_y"], run.space.products((run.vectors["d"], point.gradients))
+        doubt = max(1e-6, 64 * space_eps(run.begun.space)) * max(abs(point.value), abs(before))
+        return self._replace(there=there, change=point.value - before, doubt=doubt, point=point)
+
+    @property
+    def falls(self) -> bool:
+        """Whether f(p) is at most what 1/lr as curvature allows."""
+        return self.change <= self.slope + self.squared / (2 * self.lr)
+
+    @property
+    def falls_by_slopes(self) -> bool:
+        """The same by the slopes, which are exact to rounding where values differ by rounding alone."""
+        return self.change <= self.doubt and self.there - self.slope <= self.squared / self.lr
+
+    @property
+    def curvature(self) -> float:
+        """That of f along the step, at most 1/lr where lr is short enough for a convex quadratic function."""
+        return (self.there - self.slope) / self.squared if self.squared else 0.0
+
+    @property
+    def may_be_longer(self) -> bool:
+        """Whether lr is less than half of what this curvature allows."""
+        return 2 * self.lr * self.curvature < 1
+
+    @property
+    def longer(self) -> float:
+        """The lr that it allows, at most 100 times as long."""
+        return min(100 * self.lr, 1 / self.curvature) if self.curvature > 0 else 100 * self.lr
+
+    @property
+    def shorter(self) -> float:
+        """The lr that it allows, at least a hundredth, and shorter by a tenth at least."""
+        if not 0 < self.curvature < math.inf:
+            return self.lr / 10
+        return max(self.lr / 100, min(0.9 * self.lr, 1 / self.curvature))
+
+    @property
+    def odd(self) -> bool:
+        """Whether f changes otherwise than the gradients at both ends say."""
+        between = (self.slope + self.there) / 2
+        return abs(self.change - between) > max(abs(between), self.doubt)
+
+
+def _changed(xp: Any, x: Array, d: Array, y: Array, c: Any) -> tuple[Array, ...]:
+    """`d <- p - y`."""
+    return x - y, y
+
+
+def _arrived(xp: Any, x: Array, origin: Array, c: Any) -> Array:
+    """`origin <- p`, or `g <- gradient`."""
+    return x
+
+
+def _gone_on(xp: Any, x: Array, y: Array, e: Array, c: Any) -> tuple[Array, ...]:
+    """`y <- p + ahead*e`."""
+    return x + c.ahead * e, e
+
+
+_CHANGE, _ARRIVE = Kernel(_changed, ("d", "y")), Kernel(_arrived, ("origin",))
+_GO_ON = Kernel(_gone_on, ("y", "e"))

@@ -1,0 +1,401 @@
+"""Proximal gradients beside pyproximal's, to a duality gap, with any stage, and what they report."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pyproximal
+import pytest
+
+import anyoptim as ao
+from tests.solvers.test_methods import START, rosenbrock
+from tests.stages.test_prox_peers import PENALTIES, Misfit
+from tests.support.libraries import Library, same_bits
+
+Vector = np.ndarray[Any, Any]
+Evaluated = Callable[[Vector], tuple[float, Vector]]
+
+
+def _iterates(misfit: Misfit, method: ao.ProximalGradient, steps: int = 300) -> list[Vector]:
+    x, found = misfit.start.copy(), list[Vector]()
+    for _ in range(steps):
+        method.update(x, lambda x: (misfit(x), misfit.grad(x)))
+        found.append(x.copy())
+    return found
+
+
+@pytest.mark.parametrize("accelerated", [False, True])
+@pytest.mark.parametrize("name", PENALTIES)
+def test_iterates_are_pyproximals(name: str, accelerated: bool) -> None:
+    """All 300 of ISTA, and of FISTA without restarts, to the last bit, with one evaluation for each."""
+    misfit, (ours, theirs) = Misfit(), PENALTIES[name]
+    acceleration = "FISTA" if accelerated else None
+    method = ao.ProximalGradient(ours(0.5), misfit.tau, acceleration, restarts=False)
+    found = _iterates(misfit, method)
+    expected = misfit.theirs(theirs(0.5), "fista" if accelerated else None)
+    assert len(found) == len(expected)
+    assert all(np.array_equal(a, b) for a, b in zip(found, expected, strict=True))
+    assert method.evaluations == 301
+
+
+def test_complex_iterates_are_pyproximals() -> None:
+    """To 1e-12: each step rounds by some 1e-16, and brings what is apart no further apart."""
+    misfit = Misfit("complex128")
+    found = _iterates(misfit, ao.ProximalGradient(ao.prox.L1(0.5), misfit.tau, restarts=False))
+    for a, b in zip(found, misfit.theirs(pyproximal.L1(0.5), "fista"), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-12)
+
+
+def _gap(misfit: Misfit, x: Vector) -> float:
+    """The relative duality gap of the Lasso of weight 0.5: 0 at the minimum."""
+    r = misfit.A @ x - misfit.b
+    primal = float(r @ r) / 2 + 0.5 * float(np.abs(x).sum())
+    u = -r * min(1.0, 0.5 / float(np.abs(misfit.A.T @ r).max()))
+    dual = float(misfit.b @ misfit.b - (misfit.b - u) @ (misfit.b - u)) / 2
+    return (primal - dual) / primal
+
+
+def _steps_to(misfit: Misfit, iterates: list[Vector]) -> float:
+    return next((k for k, x in enumerate(iterates, 1) if _gap(misfit, x) <= 1e-6), math.inf)
+
+
+@pytest.mark.parametrize("given", [True, False], ids=["1/L", "lr found"])
+def test_lasso_takes_no_more_steps_than_pyproximals(given: bool) -> None:
+    """To a relative duality gap of 1e-6."""
+    misfit = Misfit()
+    expected = _steps_to(misfit, misfit.theirs(pyproximal.L1(0.5), "fista"))
+    assert expected < 300
+    method = ao.ProximalGradient(ao.prox.L1(0.5), misfit.tau if given else None)
+    assert _steps_to(misfit, _iterates(misfit, method)) <= expected
+
+
+@pytest.mark.parametrize("acceleration", ["FISTA", None])
+@pytest.mark.parametrize("scale", [1e-4, 1.0, 1e4])
+def test_the_step_length_is_found(acceleration: str | None, scale: float) -> None:
+    """Whatever the scale of the function is, it comes near to 1/L, and costs few evaluations."""
+    misfit = Misfit()
+
+    def scaled(x: Vector) -> tuple[float, Vector]:
+        return scale * misfit(x), scale * misfit.grad(x)
+
+    method, x = ao.ProximalGradient(ao.prox.L1(0.5 * scale), None, acceleration), misfit.start.copy()
+    result = ao.minimize(scaled, x, method=method, stop=ao.Stop(steps=300))
+    exact = 1 / (scale * np.linalg.norm(misfit.A, 2) ** 2)
+    assert 0.8 * exact < result.history.step_length[-1] < 4 * exact
+    assert result.evaluations < (2 if acceleration else 1) * 300 + 12
+    assert _gap(misfit, x) < (1e-4 if acceleration else 0.5)
+
+
+@pytest.mark.parametrize("acceleration", ["FISTA", None])
+def test_without_a_penalty_it_finds_the_minimum(acceleration: str | None) -> None:
+    """Of a function that is no quadratic one, with a bound that holds nothing; the gradient is that of f then."""
+
+    def function(x: Vector) -> tuple[float, Vector]:
+        off = x - 1
+        return float(np.sum(off**4 / 4 + off**2 / 2)), off**3 + off
+
+    method = ao.ProximalGradient(ao.Box(-10.0, 10.0), None, acceleration)
+    start = np.array([-4.0, 0.0, 3.0])
+    result = ao.minimize(function, start, method=method, stop=ao.Stop(gtol=1e-9, steps=1000))
+    assert result.converged, result.message
+    np.testing.assert_allclose(result.params, 1, atol=1e-8)
+
+
+def test_bounds() -> None:
+    """The minimum in a box: where a bound holds, the gradient points outwards."""
+    result = ao.minimize(
+        rosenbrock, START.copy(), method=ao.ProximalGradient(ao.Box(-2.0, 0.5)), stop=ao.Stop(gtol=1e-8, steps=5000)
+    )
+    assert result.converged, result.message
+    x, grad = result.params, rosenbrock(result.params)[1]
+    assert np.all(x <= 0.5)
+    assert np.all(grad[x == 0.5] < 0)
+    np.testing.assert_allclose(grad[x < 0.5], 0, atol=1e-6)
+    assert np.any(x == 0.5)
+
+
+def test_what_is_reported() -> None:
+    """The value is f + h at the parameters, if the lr is found, and the gradient is (y - p)/lr."""
+    misfit, x = Misfit(), Misfit().start.copy()
+    h = 0.5
+    seen: list[tuple[float, float]] = []
+
+    def note(result: ao.solvers.Result) -> None:
+        seen.append((result.value, misfit(result.params) + h * np.abs(result.params).sum()))
+
+    method = ao.ProximalGradient(ao.prox.L1(h), acceleration=None, penalty=lambda x: h * np.abs(x).sum())
+    result = ao.minimize(lambda x: (misfit(x), misfit.grad(x)), x, method=method, stop=ao.Stop(steps=50), callback=note)
+    assert all(value == expected for value, expected in seen)
+    values = result.history.value
+    assert all(a >= b for a, b in itertools.pairwise(values)), "ISTA descends"
+    before, lr = x.copy(), result.history.step_length[-1]
+    method.update(x, lambda x: (misfit(x), misfit.grad(x)))
+    step = before - x
+    assert method.run.numbers["gradient_max"] == pytest.approx(np.abs(step).max() / lr, rel=1e-9)
+    assert math.sqrt(method.run.numbers["gradient_squared"]) == pytest.approx(np.linalg.norm(step) / lr, rel=1e-9)
+    fast = ao.ProximalGradient(ao.prox.L1(h), penalty=lambda x: h * np.abs(x).sum())
+    seen.clear()
+    y = misfit.start.copy()
+    ao.minimize(lambda x: (misfit(x), misfit.grad(x)), y, method=fast, stop=ao.Stop(steps=50), callback=note)
+    assert all(value == expected for value, expected in seen)
+
+
+def test_a_gradient_of_zero_is_no_minimum_of_the_sum() -> None:
+    """And a minimum of the sum is one, where the gradient is not 0."""
+
+    def flat(x: Vector) -> tuple[float, Vector]:
+        return 0.0, np.zeros_like(x)
+
+    result = ao.minimize(flat, np.ones(3), method=ao.ProximalGradient(ao.prox.L1(1.0)), stop=ao.Stop(gtol=0, steps=50))
+    assert result.converged
+    assert result.params.tolist() == [0, 0, 0]
+    pushed = ao.minimize(
+        lambda x: (-float(x.sum()), -np.ones(3)),
+        np.ones(3),
+        method=ao.ProximalGradient(ao.Box(-1.0, 1.0)),
+        stop=ao.Stop(gtol=0, steps=50),
+    )
+    assert (pushed.converged, pushed.steps) == (True, 0)
+    assert pushed.message == "a proximal step from here leads nowhere else"
+
+
+@pytest.mark.parametrize(
+    "stage", [ao.prox.L21(0.1), ao.prox.Nuclear(0.1), ao.prox.Simplex(1.0), ao.NonNegative()], ids=repr
+)
+def test_stages_of_whole_arrays(stage: ao.ParameterStage) -> None:
+    """The minimum of |p - data|**2 / 2 + h is the proximal step from the data itself."""
+    data = np.random.default_rng(0).normal(size=(3, 4))
+    result = ao.minimize(
+        lambda p: (float(np.sum((p["x"] - data) ** 2)) / 2, {"x": p["x"] - data}),
+        {"x": np.zeros((3, 4))},
+        method=ao.ProximalGradient(stage),
+        stop=ao.Stop(gtol=1e-9, steps=500),
+    )
+    assert result.converged, result.message
+    expected = ao.chain(ao.SGD(1.0), stage).update(data.copy(), np.zeros((3, 4)))
+    np.testing.assert_allclose(result.params["x"], expected, atol=1e-8)
+
+
+def test_operators_of_pyproximal() -> None:
+    """Total variation: a picture becomes flat, and its edges stay."""
+    picture = np.add.outer(np.arange(8) > 3, 0.5 * (np.arange(9) > 4)) + 0.1 * np.random.default_rng(0).normal(
+        size=(8, 9)
+    )
+    tv = pyproximal.TV(dims=picture.shape, sigma=0.2, niter=20)
+    method = ao.ProximalGradient(ao.prox.Operator(tv), 1.0, penalty=lambda x: tv(x.ravel()))
+    result = ao.minimize(
+        lambda x: (float(np.sum((x - picture) ** 2)) / 2, x - picture),
+        picture.copy(),
+        method=method,
+        stop=ao.Stop(steps=9),
+    )
+    assert tv(result.params.ravel()) < 0.6 * tv(picture.ravel())
+    assert result.value < result.history.value[0]
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("library", ["strict", "torch", "jax", "dask"])
+@pytest.mark.parametrize("lr", [None, Misfit().tau])
+def test_each_library_has_the_same_bits(
+    lr: float | None, library: str, dtype: str, need: Callable[[str], Library], quickly: None
+) -> None:
+    """As many evaluations, and the same value at each of them; what XLA computes, to its rounding."""
+    lib = need(library)
+    if dtype not in lib.dtypes:
+        pytest.skip(f"{library} has no {dtype}")
+    misfit, steps = Misfit(), lib.steps(20)
+
+    def run(lib: Library) -> tuple[list[float], Vector]:
+        values = list[float]()
+
+        def function(params: Any) -> Any:
+            x = np.concatenate([lib.tonumpy(params["a"]).reshape(-1), lib.tonumpy(params["b"])]).astype("float64")
+            values.append(misfit(x))
+            grad = misfit.grad(x).astype(dtype)
+            return values[-1], {"a": lib.asarray(grad[:20].reshape(4, 5)), "b": lib.asarray(grad[20:])}
+
+        start = {"a": lib.asarray(np.zeros((4, 5), dtype)), "b": lib.asarray(np.zeros(40, dtype))}
+        result = ao.minimize(
+            function, start, method=ao.ProximalGradient(ao.prox.L1(0.5), lr), stop=ao.Stop(steps=steps)
+        )
+        return values, np.concatenate([lib.tonumpy(result.params["a"]).reshape(-1), lib.tonumpy(result.params["b"])])
+
+    found, expected = run(lib), run(need("numpy"))
+    if library == "jax":
+        assert len(found[0]) == len(expected[0])
+        np.testing.assert_allclose(found[0], expected[0], rtol=1e-3 if dtype == "float32" else 1e-9)
+    else:
+        assert found[0] == expected[0]
+        assert same_bits(found[1], expected[1])
+
+
+@pytest.mark.parametrize("lr", [None, Misfit().tau])
+@pytest.mark.parametrize("acceleration", ["FISTA", None])
+def test_it_goes_on_from_its_state(acceleration: str | None, lr: float | None) -> None:
+    """The same bits after five and seven steps as after twelve."""
+    misfit = Misfit()
+
+    def method() -> ao.ProximalGradient:
+        return ao.ProximalGradient(ao.prox.L1(0.5), lr, acceleration)
+
+    whole = _iterates(misfit, method(), 12)[-1]
+    solver, x = method(), misfit.start.copy()
+    for _ in range(5):
+        solver.update(x, lambda x: (misfit(x), misfit.grad(x)))
+    again = method()
+    again.load_state_dict(solver.state_dict(), x)
+    for _ in range(7):
+        again.update(x, lambda x: (misfit(x), misfit.grad(x)))
+    assert same_bits(x, whole)
+
+
+@pytest.mark.parametrize("lr", [None, Misfit().tau])
+@pytest.mark.parametrize("after", [1, 2, 3, 4, 7, 8])
+def test_an_exception_leaves_the_last_step(after: int, lr: float | None) -> None:
+    """Wherever it comes, the parameters are those of a step that was finished; and it goes on from there."""
+    misfit, seen = Misfit(), 0
+    steps = [misfit.start, *_iterates(misfit, ao.ProximalGradient(ao.prox.L1(0.5), lr), 9)]
+
+    def failing(x: Vector) -> tuple[float, Vector]:
+        nonlocal seen
+        seen += 1
+        if seen == after:
+            raise KeyboardInterrupt
+        return misfit(x), misfit.grad(x)
+
+    method, x = ao.ProximalGradient(ao.prox.L1(0.5), lr), misfit.start.copy()
+    with contextlib.suppress(KeyboardInterrupt):
+        for _ in range(9):
+            method.update(x, failing)
+    assert seen == after
+    assert any(same_bits(x, step) for step in steps)
+    for _ in range(250):
+        method.update(x, failing)
+    assert _gap(misfit, x) < 1e-4
+
+
+@pytest.mark.parametrize("acceleration", ["FISTA", None])
+def test_an_iteration_tells_how_far_it_went(acceleration: str | None) -> None:
+    """Along the parameters, and its lr."""
+    misfit = Misfit()
+    method, x = ao.ProximalGradient(ao.prox.L1(0.5), misfit.tau, acceleration), misfit.start.copy()
+    method.begin(x, lambda x: (misfit(x), misfit.grad(x)))
+    for _ in range(4):
+        before = x.copy()
+        iteration = method.iterate()
+        assert iteration.step_norm == pytest.approx(np.linalg.norm(x - before), rel=1e-12)
+        assert iteration.step_length == misfit.tau
+
+
+def test_parameters_that_somebody_moves() -> None:
+    """It begins anew where they are."""
+    misfit = Misfit()
+    method = ao.ProximalGradient(ao.prox.L1(0.5), misfit.tau)
+    x = _iterates(misfit, method, 5)[-1]
+    x[:] = misfit.start
+    found = []
+    for _ in range(5):
+        method.update(x, lambda x: (misfit(x), misfit.grad(x)))
+        found.append(x.copy())
+    expected = _iterates(misfit, ao.ProximalGradient(ao.prox.L1(0.5), misfit.tau), 5)
+    assert all(same_bits(a, b) for a, b in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize("beyond", [math.nan, math.inf])
+def test_a_wall(beyond: float) -> None:
+    """Beyond which the function has no value: step lengths end on this side of it."""
+
+    def walled(x: Vector) -> tuple[float, Vector]:
+        if np.any(x > 1.2):
+            return beyond, np.full_like(x, math.nan)
+        return float(np.sum((x - 1) ** 2)) / 2, x - 1
+
+    result = ao.minimize(
+        walled, np.array([-40.0, 0.3]), method=ao.ProximalGradient(ao.prox.L1(0.1)), stop=ao.Stop(gtol=1e-6, steps=200)
+    )
+    assert result.converged, result.message
+    np.testing.assert_allclose(result.params, 0.9, atol=1e-5)
+
+
+@pytest.mark.parametrize("lr", [None, 0.05])
+def test_a_wall_behind_the_next_y(lr: float | None) -> None:
+    """It begins anew on this side, and finds the minimum, which lies close to the wall."""
+    beyond = 0
+
+    def walled(x: Vector) -> tuple[float, Vector]:
+        nonlocal beyond
+        if x[0] > 1.001:
+            beyond += 1
+            return math.inf, np.full_like(x, math.nan)
+        off = (x - 1) * np.array([1.0, 10.0])
+        return float(off @ off) / 2, off * np.array([1.0, 10.0])
+
+    method = ao.ProximalGradient(ao.prox.L1(0.0), lr and lr / 5, restarts=False)
+    result = ao.minimize(walled, np.array([-40.0, 0.3]), method=method, stop=ao.Stop(gtol=1e-6, steps=2000))
+    assert beyond
+    assert result.converged, result.message
+    np.testing.assert_allclose(result.params, 1, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_a_wrong_gradient(dtype: str) -> None:
+    """It is told apart from a minimum: the message says what tells more."""
+    x = np.ones(3, dtype)
+    result = ao.minimize(
+        lambda x: (float(x @ x), -2 * x), x, method=ao.ProximalGradient(ao.prox.L1(0.0)), stop=ao.Stop(steps=50)
+    )
+    assert not result.converged
+    assert "ao.check_grad tells" in result.message
+    assert x.tolist() == [1, 1, 1]
+
+
+def test_as_far_as_the_precision_goes() -> None:
+    """In float32, with no other condition, it does not go on for ever, or on ever shorter steps."""
+    misfit = Misfit()
+
+    def function(x: Vector) -> tuple[float, Vector]:
+        return misfit(x.astype("float64")), misfit.grad(x).astype("float32")
+
+    method = ao.ProximalGradient(ao.prox.L1(0.5))
+    x = misfit.start.astype("float32")
+    result = ao.minimize(function, x, method=method, stop=ao.Stop(steps=2000))
+    exact = 1 / np.linalg.norm(misfit.A, 2) ** 2
+    assert result.history.step_length[-1] > 0.5 * exact
+    assert _gap(misfit, x.astype("float64")) < 1e-4
+
+
+def test_a_gradient_that_is_not_finite() -> None:
+    """It is named, and nothing moves."""
+    x = np.ones(3)
+    for lr in (None, 0.1):
+        result = ao.minimize(
+            lambda x: (1.0, np.array([1.0, math.nan, 1.0])), x, method=ao.ProximalGradient(ao.prox.L1(0.1), lr)
+        )
+        assert not result.converged
+        assert "gradient" in result.message
+        assert "not finite" in result.message
+        assert x.tolist() == [1, 1, 1]
+
+
+def test_arguments() -> None:
+    """What can't be is refused by name, with what is wanted."""
+    for wrong in (ao.SGD(0.1), ao.EMA(0.9), pyproximal.L1(0.5), ao.prox.L1):
+        with pytest.raises(TypeError, match=r"prox is .*; wanted a stage that makes a proximal step"):
+            ao.ProximalGradient(wrong)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="acceleration is 'fista'; wanted 'FISTA' or None"):
+        ao.ProximalGradient(ao.prox.L1(1.0), acceleration="fista")
+    with pytest.raises(ValueError, match=r"lr is 0\.0; wanted above 0"):
+        ao.ProximalGradient(ao.prox.L1(1.0), 0.0)
+
+
+def test_memory() -> None:
+    """Five vectors, and three without acceleration."""
+    for acceleration, n in (("FISTA", 5), (None, 3)):
+        method = ao.ProximalGradient(ao.prox.L1(0.5), None, acceleration)
+        method.update(START.copy(), rosenbrock)
+        assert len(method.run.vectors) == n
