@@ -100,14 +100,21 @@ class Line:
                 f"the value is not finite along the negative gradient, as near as a step length of {nearest:.3g}",
                 False,
             )
-        largest = max(abs(trial.value) for trial in (start, min(finite)))
-        resolution = max(space_eps(self.function.space), 2.0**-52) * largest
+        lowest = min(abs(trial.value) for trial in finite)
+        resolution = max(space_eps(self.function.space), 2.0**-52) * max(abs(start.value), lowest)
         told = [trial for trial in finite if trial.t * -start.slope > 16 * resolution]
         shortest = min(told, default=min(finite))
         expected, found = shortest.t * -start.slope, shortest.value - start.value
         # The slopes at both ends tell what the value does between them, wherever the minimum lies.
         between = shortest.t * (start.slope + shortest.slope) / 2 if shortest.slope == shortest.slope else -expected
-        if not told or (len(told) < len(finite) and abs(found - between) <= max(abs(between), 16 * resolution)):
+        if told and abs(found - between) > max(abs(between), 16 * resolution):
+            return (
+                f"the value does not fall along the negative gradient: over a step length of {shortest.t:.3g} it "
+                f"changes by {found:.3g}, where the gradient says {-expected:.3g}; ao.check_grad tells if the gradient "
+                "is right",
+                False,
+            )
+        if len(told) < len(finite):
             nearest = min(finite).t * -start.slope
             return (
                 f"the gradient promises a fall by {nearest:.3g}, which the rounding of the value, {start.value:.6g}, "
@@ -115,8 +122,8 @@ class Line:
                 True,
             )
         return (
-            f"the value does not fall along the negative gradient: over a step length of {shortest.t:.3g} it changes "
-            f"by {found:.3g}, where the gradient says {-expected:.3g}; ao.check_grad tells if the gradient is right",
+            f"the line search has found no lower value in {len(trials)} evaluations, the nearest at a step length of "
+            f"{shortest.t:.3g}, where it changes by {found:.3g}; wanted one with more evaluations",
             False,
         )
 

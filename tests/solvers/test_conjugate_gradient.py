@@ -32,12 +32,12 @@ def _iterates(beta: str, restart_at: float, steps: int) -> list[Vector]:
     """Those of Nocedal and Wright's algorithm 5.4, in NumPy; the line search is that of the package."""
     search, x, found = ao.solvers.MoreThuente(c1=1e-4, c2=0.1), START.copy(), []
     value, g = rosenbrock(x)
-    d, fall = -g, math.nan
+    d, fall, last = -g, math.nan, math.nan
     for _ in range(steps):
         if not d @ g < 0:
             d = -g
         slope = float(d @ g)
-        trial = search.steps(value, slope, 2 * fall / -slope if fall > 0 else 1 / math.sqrt(-slope))
+        trial = search.steps(value, slope, min(2 * fall / -slope, 10 * last) if fall > 0 else 1 / math.sqrt(-slope))
         t = next(trial)
         with contextlib.suppress(StopIteration):
             while True:
@@ -45,7 +45,7 @@ def _iterates(beta: str, restart_at: float, steps: int) -> list[Vector]:
                 t = trial.send((new_value, float(new @ d)))
         x = x + t * d
         share = 0.0 if abs(new @ g) >= restart_at * (new @ new) else PAPERS[beta](new, g, d)
-        value, fall, g, d = new_value, value - new_value, new, share * d - new
+        value, fall, last, g, d = new_value, value - new_value, t, new, share * d - new
         found.append(x)
     return found
 

@@ -208,6 +208,16 @@ def test_nothing_left_to_gain(method: str) -> None:
 
 
 @each
+def test_a_step_that_leads_right_to_the_minimum(method: str) -> None:
+    """The next one is not thrown off by how far the value fell: it goes on to the last bit."""
+    start = np.full(2, 3.0)
+    stop = ao.Stop(gtol=1e-100, steps=50)
+    result = ao.minimize(lambda x: (float(x @ x), 2 * x), start, method=METHODS[method](), stop=stop)
+    assert result.converged or result.steps == 50, result.message
+    assert result.value < 1e-30
+
+
+@each
 @pytest.mark.parametrize("after", [1, 2, 5, 9, 14])
 def test_parameters_are_the_best_seen_after_an_exception(method: str, after: int) -> None:
     """That of the function, which may come at any evaluation."""
