@@ -130,7 +130,7 @@ class Dispatch:
         if len(self.assignments) == 1:
             commit = self.assignments[0].plan.replay(xs, rows)
             if self.waiting and commit is not None:
-                self._count(rows)
+                self.count(rows)
             return commit
         gathered = self.regather(xs) if all_known(rows.distinct) else None
         if gathered is None:
@@ -206,7 +206,7 @@ class Dispatch:
     def prepare(self, gathered: Sequence[Any], rows: CoefficientTable) -> Commit:
         """All of the step that may fail; the commit gives all results in the order of the leaves."""
         if self.waiting:
-            self._count(rows)
+            self.count(rows)
         if len(self.assignments) == 1:
             return self.assignments[0].plan.prepare(gathered[0], rows)
         both = zip(self.assignments, gathered, strict=True)

@@ -127,7 +127,13 @@ class Line:
             larger = max(abs(found), abs(predicted))
             if larger > 100 * rounding:
                 if abs(found - predicted) <= larger / 2:
-                    break
+                    if t > finite[0].t:
+                        break
+                    return (
+                        f"the line search has found no lower value in {len(trials)} evaluations, the nearest at a step "
+                        f"length of {t:.3g}, where it changes by {found:.3g}; wanted one with more evaluations",
+                        False,
+                    )
                 return (
                     f"the gradient does not fit the value: over a step length of {t:.3g} along its negative the value "
                     f"changes by {found:.3g}, where it says {predicted:.3g}; ao.check_grad tells where it is wrong",

@@ -17,6 +17,7 @@ class LinearRun(Run):
     def __init__(self) -> None:
         super().__init__()
         self.given: LeastSquares | None = None
+        self.engine: str | None = None
 
     @property
     def problem(self) -> LeastSquares:
@@ -50,5 +51,5 @@ class LinearSolver(Solver):
                 "adjoint it applies"
             )
         run = cast("LinearRun", self.run)
-        run.given = value_and_grad
+        run.given, run.engine = value_and_grad, self.engine
         super().begin(params, run.evaluated)

@@ -28,14 +28,14 @@ class ResidualRun(LinearRun):
 
     def look(self, params: Any) -> Vector:
         """Apply `forward` to the parameters, and keep the residual."""
-        self.images, self.residual = Space(self.problem.ps, None), self.problem.residual(params)
+        self.images, self.residual = Space(self.problem.ps, self.engine), self.problem.residual(params)
         return self.residual
 
     def known(self, params: Any) -> Vector:
         """The residual that is kept or was saved; else that of the parameters."""
         saved = self.numbers.pop("residual", ())
         if self.residual is None:
-            self.images = Space(self.problem.ps, None)
+            self.images = Space(self.problem.ps, self.engine)
             like = self.images.zeros()
             if [host.shape for host in saved] == [tuple(a.shape) for a in like]:
                 threes = zip(self.problem.ps, like, saved, strict=True)

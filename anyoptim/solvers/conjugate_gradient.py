@@ -74,11 +74,11 @@ class NonlinearCG(Solver):
                 g_new*y / d*y - 2*(y*y / d*y)*(d*g_new / d*y) "HZ",  Hager and Zhang
         d <- beta*d - g_new
 
-    It begins anew, with d = -g, where d is no direction of descent, where a line search finds nothing, and where
-    |g_new*g|, which is 0 on a quadratic function, is at least `restart_at` times g_new*g_new (Powell). The first step
-    length that is tried is the one at which a parabola would fall as far as the value fell in the last step; before
-    that, 1/|g|. With a preconditioner M, z = M*g stands for one g in each product of two and in d, and the first step
-    length is 1.
+    It begins anew, with d = -g, where d is no direction of descent, where d*y is not above 0, where a line search finds
+    nothing, and where |g_new*g|, which is 0 on a quadratic function, is at least `restart_at` times g_new*g_new
+    (Powell). The first step length that is tried is the one at which a parabola would fall as far as the value fell in
+    the last step, but at most 10 times the last one; before that, 1/|g|. With a preconditioner M, z = M*g stands for
+    one g in each product of two and in d, and the first step length is 1.
 
     Memory: 3 arrays for each parameter, in its compute dtype, where L-BFGS has two for each step that it remembers.
 
@@ -119,7 +119,7 @@ class NonlinearCG(Solver):
             raise ValueError(f"beta is {self.beta!r}; wanted one of {', '.join(map(repr, BETAS))}")
 
     def first(self, run: Run) -> None:
-        run.numbers |= {"slope": math.nan, "zg": math.nan, "fall": math.nan}
+        run.numbers |= dict.fromkeys(("slope", "zg", "fall", "step_length"), math.nan)
 
     def moved(self, run: Run) -> None:
         self.first(run)
@@ -147,9 +147,9 @@ class NonlinearCG(Solver):
 
     def _first_length(self, run: Run) -> float:
         """The first step length to try."""
-        slope, fall = run.numbers["slope"], run.numbers["fall"]
+        slope, fall, last = (run.numbers[name] for name in ("slope", "fall", "step_length"))
         if fall > 0:
-            return float(2 * fall / -slope)
+            return float(min(2 * fall / -slope, 10 * last))
         return 1 / math.sqrt(-slope) if self.preconditioner is None else 1.0
 
     def _take(self, run: Run, line: Line) -> Iteration:
@@ -164,15 +164,18 @@ class NonlinearCG(Solver):
         of = _Products(zg, between, numbers["zg"], last.slope, start.slope)
         beta = self._share(of)
         space.run(_NEXT, z, [d], beta=beta)
-        numbers |= {"zg": zg, "slope": beta * of.dg - zg if beta else -zg, "fall": start.value - last.value}
+        numbers |= {
+            "zg": zg,
+            "slope": beta * of.dg - zg if beta else -zg,
+            "fall": start.value - last.value,
+            "step_length": last.t,
+        }
         return Iteration(last.t, last.t * math.sqrt(squared))
 
     def _share(self, of: _Products) -> float:
         """The share of the last direction; 0 to begin anew."""
-        if not abs(of.zg_between) < self.restart_at * of.zg or not of.dy > 0:
-            return 0.0
-        beta = BETAS[self.beta](of)
-        return beta if beta * of.dg < of.zg else 0.0
+        anew = not abs(of.zg_between) < self.restart_at * of.zg or not of.dy > 0
+        return 0.0 if anew else BETAS[self.beta](of)
 
     def _preconditioned(self, run: Run, x: Sequence[Array]) -> Sequence[Array]:
         """M times a gradient."""

@@ -189,7 +189,7 @@ class SIRTRun(SteadyRun):
     def sums(self, params: Any) -> tuple[Vector, Vector]:
         """The inverse sums of the rows and of the columns, 0 for sums of 0."""
         if self.rows is None or self.columns is None:
-            problem, function = self.problem, Function(params, None)
+            problem, function = self.problem, Function(params, self.engine)
             for name, ps in (("params", function.ps), ("data", problem.ps)):
                 if any(p is not None and p.dtype.startswith("complex") for p in ps):
                     raise TypeError(f"{name} are complex; SIRT wants real ones. CGLS and Landweber take both")
@@ -198,7 +198,7 @@ class SIRTRun(SteadyRun):
             space = function.space
             self.columns = _inverse(space, given, "adjoint")
             unit = space.widened([p.library.xp.ones_like(p.array) for p in space.ps])
-            self.rows = _inverse(Space(problem.ps, None), problem.image(function.container(unit)), "forward")
+            self.rows = _inverse(Space(problem.ps, self.engine), problem.image(function.container(unit)), "forward")
             self.numbers["evaluations"] += 1
         return self.rows, self.columns
 

@@ -124,7 +124,9 @@ class Searched(StepRule):
 
     def length(self, descent: Descent) -> float:
         """The one at which a parabola would fall as far as the value fell in the last step; 1/|g| before that."""
-        return 2 * descent.fall / descent.squared if descent.fall > 0 else 1 / math.sqrt(descent.squared)
+        if not descent.fall > 0:
+            return 1 / math.sqrt(descent.squared)
+        return min(2 * descent.fall / descent.squared, 10 * descent.step_length)
 
 
 class BarzilaiBorwein(StepRule):

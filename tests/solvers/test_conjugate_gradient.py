@@ -32,12 +32,12 @@ def _iterates(beta: str, restart_at: float, steps: int) -> list[Vector]:
     """Those of Nocedal and Wright's algorithm 5.4, in NumPy; the line search is that of the package."""
     search, x, found = ao.solvers.MoreThuente(c1=1e-4, c2=0.1), START.copy(), []
     value, g = rosenbrock(x)
-    d, fall = -g, math.nan
+    d, fall, last = -g, math.nan, math.nan
     for _ in range(steps):
         if not d @ g < 0:
             d = -g
         slope = float(d @ g)
-        trial = search.steps(value, slope, 2 * fall / -slope if fall > 0 else 1 / math.sqrt(-slope))
+        trial = search.steps(value, slope, min(2 * fall / -slope, 10 * last) if fall > 0 else 1 / math.sqrt(-slope))
         t = next(trial)
         with contextlib.suppress(StopIteration):
             while True:
@@ -45,7 +45,7 @@ def _iterates(beta: str, restart_at: float, steps: int) -> list[Vector]:
                 t = trial.send((new_value, float(new @ d)))
         x = x + t * d
         share = 0.0 if abs(new @ g) >= restart_at * (new @ new) else PAPERS[beta](new, g, d)
-        value, fall, g, d = new_value, value - new_value, new, share * d - new
+        value, fall, last, g, d = new_value, value - new_value, t, new, share * d - new
         found.append(x)
     return found
 
@@ -80,6 +80,31 @@ def test_a_quadratic_of_five_eigenvalues_takes_five_steps(beta: str) -> None:
     *_, before, after = result.history.gradient_norm
     assert before > 0.1
     assert after < 1e-4
+
+
+@pytest.mark.parametrize("beta", PAPERS)
+def test_where_the_slope_has_not_risen_it_begins_anew(beta: str) -> None:
+    """On a hill, which a search that looks at values alone follows: the second step is along -g, too."""
+    down = np.array([-1.0, -3.0])
+    solver = ao.NonlinearCG(beta, line_search=ao.solvers.Armijo())
+    x = np.ones(2)
+    solver.update(x, lambda x: (float(down @ x**2) / 2, down * x))
+    before = x.copy()
+    solver.update(x, lambda x: (float(down @ x**2) / 2, down * x))
+    step, g = x - before, down * before
+    assert step @ g == pytest.approx(-np.linalg.norm(step) * np.linalg.norm(g), rel=1e-12)
+
+
+def test_a_direction_that_has_overflowed_is_left() -> None:
+    """It goes on with -g, as at the beginning."""
+    solver, x = ao.NonlinearCG(), START.copy()
+    solver.update(x, rosenbrock)
+    solver.run.vectors["d"][0][2] = np.inf
+    solver.run.numbers["slope"] = -np.inf
+    before = rosenbrock(x)[0]
+    solver.update(x, rosenbrock)
+    assert solver.last_failure is None
+    assert rosenbrock(x)[0] < before
 
 
 def test_a_preconditioner_is_a_change_of_variables() -> None:

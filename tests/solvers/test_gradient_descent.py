@@ -115,6 +115,26 @@ def test_the_best_point_is_kept() -> None:
         assert rosenbrock(y)[0] == value == method.last_value
 
 
+def test_after_an_exception_the_parameters_are_the_best() -> None:
+    """In a loop of one's own, too, though it has gone on from there to a higher value."""
+
+    def failing(x: Vector) -> tuple[float, Vector]:
+        raise KeyboardInterrupt
+
+    method, x, least = ao.GradientDescent(BarzilaiBorwein("long", window=50)), START.copy(), math.inf
+    for _ in range(50):
+        method.update(x, rosenbrock)
+        if method.last_value > least:
+            break
+        least = method.last_value
+    assert method.last_value > least
+    with pytest.raises(KeyboardInterrupt):
+        method.update(x, failing)
+    assert rosenbrock(x)[0] == least
+    method.update(x, rosenbrock)
+    assert method.last_value < least
+
+
 def test_steps_that_are_too_long() -> None:
     """A number that is too large leads away; the start was best, and the message tells what has ended it."""
     x = np.array([3.0, 4.0])
@@ -137,16 +157,22 @@ def test_arguments() -> None:
 
 def test_memory() -> None:
     """Two vectors, and a third one where values may rise."""
-    for step, names in ((ao.solvers.Armijo(), ["g", "origin"]), (0.1, ["best", "g", "origin"])):
+    for step, best in (
+        (ao.solvers.Armijo(), []),
+        (BarzilaiBorwein(window=1), []),
+        (BarzilaiBorwein(), ["best"]),
+        (0.1, ["best"]),
+    ):
         solver = ao.GradientDescent(step)
         solver.update(START.copy(), rosenbrock)
-        assert sorted(solver.run.vectors) == names
+        assert sorted(solver.run.vectors) == [*best, "g", "origin"]
 
 
 RNG = np.random.default_rng(0)
 A, B = RNG.normal(size=(40, 100)), 1000 * RNG.normal(size=40)
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("dtype", ["float64", "float32", "complex128", "bfloat16"])
 @pytest.mark.parametrize("library", ["numpy", "strict", "torch", "jax", "dask"])
 def test_the_largest_curvature(library: str, dtype: str, need: Callable[[str], Library], quickly: None) -> None:
@@ -172,7 +198,8 @@ def test_the_largest_curvature(library: str, dtype: str, need: Callable[[str], L
     assert same_bits(lib.tonumpy(params["x"]), lib.tonumpy(lib.array(np.arange(100) / 100, dtype)))
 
 
-def test_the_curvature_of_a_dict_is_that_of_a_vector() -> None:
+@pytest.mark.parametrize("dtype", ["float64", "complex128"])
+def test_the_curvature_of_a_dict_is_that_of_a_vector(dtype: str) -> None:
     """The same random direction: the same bits."""
 
     def gradient(x: Vector) -> Vector:
@@ -182,9 +209,16 @@ def test_the_curvature_of_a_dict_is_that_of_a_vector() -> None:
         grad = gradient(np.concatenate([p["a"].reshape(-1), p["b"]]))
         return {"a": grad[:30].reshape(5, 6), "b": grad[30:]}
 
-    found = ao.lipschitz(of_dict, {"a": np.zeros((5, 6)), "b": np.zeros(70)}, iterations=4)
-    assert found == ao.lipschitz(gradient, np.zeros(100), iterations=4)
-    assert found != ao.lipschitz(gradient, np.zeros(100), iterations=4, key=1)
+    start = np.zeros(100, dtype)
+    found = ao.lipschitz(of_dict, {"a": start[:30].reshape(5, 6).copy(), "b": start[30:].copy()}, iterations=4)
+    assert found == ao.lipschitz(gradient, start, iterations=4)
+    assert found != ao.lipschitz(gradient, start, iterations=4, key=1)
+
+
+def test_of_other_functions_it_is_that_nearby() -> None:
+    """As far away as the parameters are from 0."""
+    found = ao.lipschitz(lambda x: np.tanh(x) + 3e-4 * x, np.full(4, 0.01))
+    assert 0.99 < found < 1.01
 
 
 def test_curvature_where_there_is_none() -> None:

@@ -150,6 +150,18 @@ def test_it_goes_on_from_its_state(method: str) -> None:
 
 
 @each
+def test_an_iteration_tells_how_far_it_went(method: str) -> None:
+    """Along the parameters, and in lengths of its direction."""
+    solver, x = METHODS[method](), START.copy()
+    solver.begin(x, rosenbrock)
+    for _ in range(3):
+        before = x.copy()
+        iteration = solver.iterate()
+        assert iteration.step_norm == pytest.approx(np.linalg.norm(x - before), rel=1e-12)
+        assert iteration.step_length > 0
+
+
+@each
 def test_parameters_that_somebody_moves(method: str) -> None:
     """It begins anew where they are."""
     solver, x = METHODS[method](), START.copy()
@@ -193,6 +205,16 @@ def test_nothing_left_to_gain(method: str) -> None:
     empty = ao.minimize(lambda x: (0.0, {}), {}, method=METHODS[method](), stop=ao.Stop(steps=9))
     assert empty.converged
     assert empty.message.startswith("there is nothing to minimize")
+
+
+@each
+def test_a_step_that_leads_right_to_the_minimum(method: str) -> None:
+    """The next one is not thrown off by how far the value fell: it goes on to the last bit."""
+    start = np.full(2, 3.0)
+    stop = ao.Stop(gtol=1e-100, steps=50)
+    result = ao.minimize(lambda x: (float(x @ x), 2 * x), start, method=METHODS[method](), stop=stop)
+    assert result.converged or result.steps == 50, result.message
+    assert result.value < 1e-30
 
 
 @each

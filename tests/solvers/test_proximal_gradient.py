@@ -279,6 +279,19 @@ def test_an_exception_leaves_the_last_step(after: int, lr: float | None) -> None
     assert _gap(misfit, x) < 1e-4
 
 
+@pytest.mark.parametrize("acceleration", ["FISTA", None])
+def test_an_iteration_tells_how_far_it_went(acceleration: str | None) -> None:
+    """Along the parameters, and its lr."""
+    misfit = Misfit()
+    method, x = ao.ProximalGradient(ao.prox.L1(0.5), misfit.tau, acceleration), misfit.start.copy()
+    method.begin(x, lambda x: (misfit(x), misfit.grad(x)))
+    for _ in range(4):
+        before = x.copy()
+        iteration = method.iterate()
+        assert iteration.step_norm == pytest.approx(np.linalg.norm(x - before), rel=1e-12)
+        assert iteration.step_length == misfit.tau
+
+
 def test_parameters_that_somebody_moves() -> None:
     """It begins anew where they are."""
     misfit = Misfit()
