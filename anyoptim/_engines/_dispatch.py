@@ -53,7 +53,7 @@ class Dispatch:
         for (name, *_), indices in sorted(groups.items(), key=lambda item: ENGINES[item[0][0]].commit_order):
             plan = (plans or {}).get(name, ENGINES[name].plan)
             self.assignments.append(Assignment(plan(programs[indices[0]], [leaves[i] for i in indices]), indices))
-        each = [assignment.plan.written for assignment in self.assignments if assignment.plan.program.writes]
+        each = [plan.written for plan, _ in self.assignments if plan.program.writes]
         written = Written([a for w in each for a in w.host], [m for w in each for m in w.device])
         for assignment in self.assignments:
             assignment.plan.avoid_aliasing(written)

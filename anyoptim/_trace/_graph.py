@@ -92,22 +92,22 @@ class Graph(NamedTuple):
     def condensed(self) -> tuple[Graph, list[int]]:
         """The same of a reduction, with no other arrays than it reads, and the places of these.
 
-        The arrays are numbered anew and have no names of their own, so that what is alike of others is equal.
+        The arrays are numbered anew, and neither they nor it have a name of their own: so what is alike of others is
+        equal, and compiled once.
         """
         # Of a joint graph p says that elements are complex.
         arrays = sorted({*self.arrays_read, *((0,) if self.joint else ())})
         kept = [i for i, of in enumerate(self.inputs) if of.array in arrays]
         places = {i: n for n, i in enumerate(kept)}
 
-        def moved(a: int | Scalar) -> int | Scalar:
-            return a if isinstance(a, Scalar) else places.get(a, a - len(self.inputs) + len(kept))
+        def moved(i: int) -> int:
+            return places.get(i, i - len(self.inputs) + len(kept))
 
-        inputs = [
-            self.inputs[i]._replace(array=arrays.index(self.inputs[i].array), name=f"a{n}") for i, n in places.items()
-        ]
-        nodes = tuple(Node(node.op, tuple(map(moved, node.arguments))) for node in self.nodes)
-        outputs = tuple(places.get(o, o - len(self.inputs) + len(kept)) for o in self.outputs)
-        return self._replace(inputs=tuple(inputs), nodes=nodes, outputs=outputs), arrays
+        given = (self.inputs[i] for i in kept)
+        inputs = [of._replace(array=arrays.index(of.array), name=f"a{n}") for n, of in enumerate(given)]
+        both = ((op, [moved(a) if isinstance(a, int) else a for a in arguments]) for op, arguments in self.nodes)
+        nodes = [Node(op, tuple(arguments)) for op, arguments in both]
+        return Graph("array", tuple(inputs), tuple(nodes), tuple(map(moved, self.outputs)), self.parts), arrays
 
 
 def trace(program: Program, static: StaticOptions, *, of_complex: bool = False) -> Graph:

@@ -168,11 +168,6 @@ class Program(NamedTuple):
         return ", ".join(part.rule.__qualname__ for part in self.parts if part.act not in {_move, on_nothing})
 
     @property
-    def writes(self) -> bool:
-        """Whether a step changes anything: reductions alone do not."""
-        return any(part.act is not on_nothing for part in self.parts)
-
-    @property
     def slots(self) -> int:
         """The number of slots of all parts."""
         return sum(len(part.slots) for part in self.parts)
@@ -187,6 +182,11 @@ class Program(NamedTuple):
     def reductions(self) -> tuple[int, ...]:
         """The numbers of the parts that are reductions. Each is a pass over all elements."""
         return tuple(k for k, part in enumerate(self.parts) if part.reduction is not None)
+
+    @property
+    def writes(self) -> bool:
+        """Whether it changes anything: one of reductions alone does not."""
+        return any(part.act is not on_nothing for part in self.parts)
 
     def reduction(self, k: int) -> Reduction:
         """That of part `k`."""

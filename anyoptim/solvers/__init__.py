@@ -8,12 +8,13 @@ from anyoptim.solvers._stop import Both, Condition, Either, Stop
 from anyoptim.solvers.cgls import CGLS
 from anyoptim.solvers.conjugate_gradient import NonlinearCG
 from anyoptim.solvers.curvature import lipschitz
-from anyoptim.solvers.gradient_descent import BarzilaiBorwein, Descent, GradientDescent, Polyak, StepRule
+from anyoptim.solvers.gradient_descent import GradientDescent
 from anyoptim.solvers.landweber import SIRT, Landweber
 from anyoptim.solvers.lbfgs import LBFGS
 from anyoptim.solvers.least_squares import LeastSquares
 from anyoptim.solvers.line_searches import Armijo, HagerZhang, LineSearch, MoreThuente, StrongWolfe, Trial, Trials
 from anyoptim.solvers.proximal_gradient import ProximalGradient
+from anyoptim.solvers.step_rules import BarzilaiBorwein, Descent, Polyak, StepRule
 
 __all__ = [
     "CGLS",

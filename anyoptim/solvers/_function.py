@@ -129,8 +129,7 @@ class Function:
         """Take the container that an optimizer gave back: where arrays can't be written to, there are others in it."""
         tree, space = Tree("params", container), self.space
         for k, (i, p) in enumerate(zip(self.moving or (), space.ps, strict=True)):
-            if not p.writable:
-                space.params[k] = p.library.load(tree.leaves[i])
+            space.params[k] = p.array if p.writable else p.library.load(tree.leaves[i])
         self.tree = tree
 
     def put(self) -> None:

@@ -178,7 +178,7 @@ class Stop(Condition):
             if change <= self.ftol:
                 yield f"the last step changed the value by {change:.3g} of it, at most ftol = {self.ftol:g}"
         if self.xtol is not None and of.steps and of.step_norm <= self.xtol * (self.xtol + of.params_norm):
-            share = of.step_norm / of.params_norm if of.params_norm else of.step_norm
+            share = of.step_norm / (self.xtol + of.params_norm) if of.step_norm else 0.0
             yield f"the last step was {share:.3g} of the parameters, at most xtol = {self.xtol:g}"
         if self.value is not None and of.value <= self.value:
             yield f"the value, {of.value:.6g}, is at most {self.value:g}, as was wanted"

@@ -28,7 +28,6 @@ class ResidualRun(LinearRun):
 
     def look(self, params: Any) -> Vector:
         """Apply `forward` to the parameters, and keep the residual."""
-        self.numbers.pop("residual", None)
         self.images, self.residual = Space(self.problem.ps, None), self.problem.residual(params)
         return self.residual
 

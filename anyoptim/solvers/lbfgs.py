@@ -249,7 +249,7 @@ class Memory:
         return 1.0 if k is None else float(self.sy[k, k] / self.yy[k, k])
 
     def direction(self, gg: float, gamma: float | None = None) -> tuple[float, list[float], float]:
-        """The coefficients of g and of all s and y in the direction, and its slope: the recursion of two loops.
+        """The coefficients of g and of all y and s in the direction, and its slope: the recursion of two loops.
 
         In between stands gamma, `scale` unless it is given. Pairs without curvature, of what no bound holds, say, count
         for nothing.
@@ -262,57 +262,57 @@ class Memory:
             of_s[i] = a[i] - (gamma * (self.yg[i] - self.yy[i] @ a) + of_s @ self.sy[:, i]) / self.sy[i, i]
         of_y = -gamma * a
         slope = -(gamma * gg + of_y @ self.yg + of_s @ self.sg)
-        return -gamma, [*(-of_s).tolist(), *(-of_y).tolist()], float(slope)
+        return -gamma, [*(-of_y).tolist(), *(-of_s).tolist()], float(slope)
 
 
 def pairs(m: int) -> list[str]:
-    """The names of the vectors of all pairs."""
-    return [f"{of}{k}" for of in "sy" for k in range(m)]
+    """The names of the vectors of all pairs, in the order in which they are added to a direction."""
+    return [f"{of}{k}" for of in "ys" for k in range(m)]  # y cancels g, as in the two loops, before s is added
 
 
 def combine(run: Run, memory: Memory, g: Vector, d: Vector, of_g: float, of_pairs: Sequence[float]) -> None:
-    """`d <- of_g*g + of_pairs[0]*s0 + ...`: a few pairs at a time, because a kernel of many takes long to compile."""
+    """`d <- of_g*g + of_pairs[0]*y0 + ...`: a few vectors at a time, for a kernel of many takes long to compile."""
     m = len(memory.sg)
-    n = math.ceil(m / math.ceil(m / _AT_ONCE))
-    for first in range(0, m, n):
-        places = range(first, min(first + n, m))
-        if first and not {*places} & {*memory.order}:
+    vectors = [run.vectors[name] for name in pairs(m)]
+    n = math.ceil(2 * m / math.ceil(m / _AT_ONCE))
+    for first in range(0, 2 * m, n):
+        some, numbers = vectors[first : first + n], of_pairs[first : first + n]
+        if first and not any(numbers):
             continue
-        vectors = [d, *(run.vectors[f"{of}{k}"] for of in "sy" for k in places)]
-        numbers = (of_pairs[k + shift] for shift in (0, m) for k in places)
-        kernel, own = (_further(len(places)), {}) if first else (_direction(len(places)), {"g": of_g})
-        run.space.run(kernel, g, vectors, **own, **dict(zip(pairs(len(places)), numbers, strict=True)))
+        kernel, own = (_further(len(some)), {}) if first else (_direction(len(some)), {"g": of_g})
+        named = {f"v{k}": number for k, number in enumerate(numbers)}
+        run.space.run(kernel, g, [d, *some], **own, **named)
 
 
 _AT_ONCE = 16
 
 
 def _added(d: Array, vectors: Sequence[Array], c: Any) -> tuple[Array, ...]:
-    for name, vector in zip(pairs(len(vectors) // 2), vectors, strict=True):
-        d = d + getattr(c, name) * vector
+    for k, vector in enumerate(vectors):
+        d = d + getattr(c, f"v{k}") * vector
     return d, *vectors
 
 
-def _combined(xp: Any, g: Array, d: Array, *pairs_and_c: Any) -> tuple[Array, ...]:
-    """`d <- c.g*g + c.s0*s0 + c.s1*s1 + ...`."""
-    *vectors, c = pairs_and_c
+def _combined(xp: Any, g: Array, d: Array, *vectors_and_c: Any) -> tuple[Array, ...]:
+    """`d <- c.g*g + c.v0*v0 + c.v1*v1 + ...`."""
+    *vectors, c = vectors_and_c
     return _added(c.g * g, vectors, c)
 
 
-def _continued(xp: Any, g: Array, d: Array, *pairs_and_c: Any) -> tuple[Array, ...]:
-    """`d <- d + c.s0*s0 + c.s1*s1 + ...`."""
-    *vectors, c = pairs_and_c
+def _continued(xp: Any, g: Array, d: Array, *vectors_and_c: Any) -> tuple[Array, ...]:
+    """`d <- d + c.v0*v0 + c.v1*v1 + ...`."""
+    *vectors, c = vectors_and_c
     return _added(d, vectors, c)
 
 
 @functools.cache
-def _direction(m: int) -> Kernel:
-    return Kernel(_combined, ("d", *pairs(m)))
+def _direction(n: int) -> Kernel:
+    return Kernel(_combined, ("d", *(f"v{k}" for k in range(n))))
 
 
 @functools.cache
-def _further(m: int) -> Kernel:
-    return Kernel(_continued, ("d", *pairs(m)))
+def _further(n: int) -> Kernel:
+    return Kernel(_continued, ("d", *(f"v{k}" for k in range(n))))
 
 
 def _accepted(xp: Any, x: Array, p: Array, origin: Array, g: Array, s: Array, y: Array, c: Any) -> tuple[Array, ...]:

@@ -126,22 +126,22 @@ class ProximalGradient(Solver):
             trial = self._trial(run, lr)
             if not math.isfinite(trial.squared):
                 return Iteration(failure="the gradient is not finite, although the value is")
+            if trial.squared == 0 and trials:
+                break
             if trial.squared == 0 and not numbers["ahead"]:
                 return Iteration(failure="a proximal step from here leads nowhere else", converged=True)
             if self.lr is not None:
                 return trial
             trial = trial.told(run, run.begun())
-            trials.append(trial)
-            if trial.falls:
+            if trial.falls or (trial.falls_by_slopes and not any(before.odd for before in trials)):
                 first = first and trial.may_be_longer and len(trials) < TRIALS // 2
                 if not first:
                     return trial
                 lr = trial.longer
-            elif trial.hidden:
-                break
             else:
                 first, lr = False, trial.shorter
-        return _failure([trial for trial in trials if not trial.hidden][-1:], trials[-1])
+            trials.append(trial)
+        return self._failed(run, trials)
 
     def _trial(self, run: Run, lr: float) -> _Trial:
         """Make a step of this length from y."""
@@ -167,27 +167,42 @@ class ProximalGradient(Solver):
             run.optimizer = chain(SGD(1.0), self.prox, engine=self.engine)
         return run.optimizer
 
+    def _failed(self, run: Run, trials: list[_Trial]) -> Iteration:
+        """Why no step length would do."""
+        origin = run.vectors["origin"]
+        (size,) = run.space.products((origin, origin))
+        last = trials[-1]
+        if not math.isfinite(last.change):
+            return Iteration(failure=f"the value is not finite after a proximal step, even with an lr of {last.lr:.3g}")
+        # What is beyond the rounding of the parameters is no rounding of the value either.
+        odd = [trial for trial in trials if trial.odd and trial.squared > (16 * run.space.rounding) ** 2 * size]
+        last = odd[-1] if odd else last
+        changed = f"a proximal step with an lr of {last.lr:.3g} changes the value by {last.change:.3g}"
+        if not odd:
+            return Iteration(failure=f"{changed}: this is as far as the precision goes", converged=True)
+        says = f"where the gradient says {last.slope:.3g}; ao.check_grad tells if the gradient is right"
+        return Iteration(failure=f"{changed}, {says}")
+
     def _advance(self, run: Run, trial: _Trial) -> Iteration:
         """Take the step, and ask for the function at the next y."""
         numbers, space, origin, point = run.numbers, run.space, run.vectors["origin"], trial.point
         size, largest, ahead = trial.squared, space.largest(run.vectors["d"]), 0.0
+        numbers |= {"ahead": math.nan, "lr": trial.lr}
         if self.acceleration is not None:
             size, ahead = self._ahead(run)
-        numbers |= {"ahead": math.nan, "lr": trial.lr}
         space.run(_ARRIVE, space.params, [origin])
         penalty = self._h(run)
         if ahead:
             run.put(run.vectors["y"])
             there = run.begun()
-            value = (point or there).value
-            self._know(run, there, ahead)
             run.put(origin)
+            if not math.isfinite(there.value):  # y lies beyond a wall
+                there, ahead, numbers["theta"] = run.begun(), 0.0, 1.0
         else:
             there = point or run.begun()
-            value = there.value
-            self._know(run, there, ahead)
+        self._know(run, there, ahead)
         numbers |= {
-            "value": value + penalty,
+            "value": (point or there).value + penalty,
             "gradient_squared": trial.squared / trial.lr**2,
             "gradient_max": largest / trial.lr,
         }
@@ -214,7 +229,7 @@ class ProximalGradient(Solver):
         run.numbers |= {"value_y": point.value, "ahead": ahead}
 
     def _h(self, run: Run) -> float:
-        """H where the parameters are, if that is asked for."""
+        """The penalty where the parameters are, if that is asked for."""
         return 0.0 if self.penalty is None else float(self.penalty(run.begun.tree.container))
 
 
@@ -230,26 +245,26 @@ class _Trial(NamedTuple):
     """d*gradient(p)."""
     change: float = math.nan
     """f(p) - f(y)."""
-    rounding: float = 0.0
-    """Of f."""
+    doubt: float = 0.0
+    """By how much f may be wrong: as far as that, slopes tell more."""
     point: Point | None = None
     """What the function gave at p."""
 
     def told(self, run: Run, point: Point) -> _Trial:
         """The same with what the function gave."""
         before, (there,) = run.numbers["value_y"], run.space.products((run.vectors["d"], point.gradients))
-        rounding = run.space.rounding * max(abs(point.value), abs(before))
-        return self._replace(there=there, change=point.value - before, rounding=rounding, point=point)
+        doubt = max(1e-6, 64 * run.space.rounding) * max(abs(point.value), abs(before))
+        return self._replace(there=there, change=point.value - before, doubt=doubt, point=point)
 
     @property
     def falls(self) -> bool:
-        """Whether f(p) is at most what 1/lr as curvature allows, but for rounding."""
-        return self.change <= self.slope + self.squared / (2 * self.lr) + 4 * self.rounding
+        """Whether f(p) is at most what 1/lr as curvature allows."""
+        return self.change <= self.slope + self.squared / (2 * self.lr)
 
     @property
-    def hidden(self) -> bool:
-        """Whether the rounding of f hides what the step changes."""
-        return abs(self.slope) + self.squared / self.lr <= 16 * self.rounding
+    def falls_by_slopes(self) -> bool:
+        """The same by the slopes, which are exact to rounding where values differ by rounding alone."""
+        return self.change <= self.doubt and self.there - self.slope <= self.squared / self.lr
 
     @property
     def curvature(self) -> float:
@@ -277,26 +292,7 @@ class _Trial(NamedTuple):
     def odd(self) -> bool:
         """Whether f changes otherwise than the gradients at both ends say."""
         between = (self.slope + self.there) / 2
-        return abs(self.change - between) > max(abs(between), 16 * self.rounding)
-
-
-def _failure(told: list[_Trial], last: _Trial) -> Iteration:
-    """Why no step length would do, by the last one that told something."""
-    if not math.isfinite(last.change):
-        return Iteration(
-            failure=f"the value is not finite after a proximal step, as short as one with lr = {last.lr:.3g}"
-        )
-    if told and told[0].odd:
-        return Iteration(
-            failure=f"the value does not change as the gradient says: after a proximal step with lr = {told[0].lr:.3g} "
-            f"by {told[0].change:.3g}, where the gradient says {told[0].slope:.3g}; ao.check_grad tells if the "
-            "gradient is right"
-        )
-    return Iteration(
-        failure=f"a proximal step changes the value by {last.change:.3g}, which its rounding hides: this is as far as "
-        "the precision goes",
-        converged=True,
-    )
+        return abs(self.change - between) > max(abs(between), self.doubt)
 
 
 def _changed(xp: Any, x: Array, d: Array, y: Array, c: Any) -> tuple[Array, ...]:

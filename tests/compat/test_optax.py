@@ -313,7 +313,8 @@ def test_every_optimizer_of_both_has_a_row() -> None:
         *(f"contrib.{n}" for n in compat.contrib.__all__),
     }
     schedules = {n for n in here if n.endswith(("schedule", "schedules", "_decay"))} - {"scale_by_schedule"}
-    assert here - schedules - {"from_optax", "to_optax"} == {*METHODS} | TRANSFORMS
+    solvers = {"lbfgs", "polyak_sgd", "scale_by_zoom_linesearch"}  # in test_optax_lbfgs
+    assert here - schedules - solvers - {"from_optax", "to_optax"} == {*METHODS} | TRANSFORMS
 
 
 @pytest.mark.parametrize("name", METHODS)

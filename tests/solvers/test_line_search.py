@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from anyoptim.solvers import Armijo, HagerZhang, LineSearch, MoreThuente, StrongWolfe, Trial, Trials
+from tests.reference.line_searches import hager_zhang, strong_wolfe
 from tests.support.lines import MORE_THUENTE, Line, barrier, quartic, random_line, run, seeded
 
 SEARCHES: dict[str, LineSearch] = {
@@ -74,6 +75,45 @@ def test_more_thuente_takes_the_papers_evaluations(row: int) -> None:
     search = MoreThuente(c1, c2, xtol=1e-12)
     found = [run(search, line, first) for first in (1e-3, 1e-1, 1e1, 1e3)]
     assert [(len(lengths), float(f"{lengths[-1]:.2g}")) for lengths, _ in found] == published
+
+
+PAPERS: dict[Any, Any] = {StrongWolfe: strong_wolfe, HagerZhang: hager_zhang}
+
+
+@pytest.mark.parametrize("kind", PAPERS)
+def test_it_asks_what_the_paper_asks(kind: Any) -> None:
+    """The algorithms as their authors wrote them, on functions of all kinds: the same step lengths, in their order.
+
+    They are compared as long as they depend on no rounding: as long as those of a function that is rounded otherwise
+    are the same.
+    """
+    random, compared = seeded(4), 0
+    for _ in range(1000):
+        line, first = random_line(random), 10 ** random.uniform(-4, 4)
+        constants = random.choice([(1e-4, 0.9), (0.1, 0.9), (1e-3, 0.1), (0.3, 0.31)])
+
+        def otherwise(t: float, line: Line = line) -> tuple[float, float]:
+            value, slope = line(t)
+            return value * (1 + 1e-13 * math.sin(1e6 * t)), slope * (1 + 1e-13 * math.cos(1e6 * t))
+
+        wanted, others = (PAPERS[kind](of, first, 20, *constants) for of in (line, otherwise))
+        if all(math.isfinite(x) for t in wanted for x in line(t)):
+            pairs = enumerate(zip(wanted, others, strict=False))
+            alike = next((n for n, (a, b) in pairs if abs(a - b) > 1e-9 * a), min(len(wanted), len(others)))
+            lengths, _ = run(kind(*constants), line, first)
+            assert lengths[:alike] == pytest.approx(wanted[:alike], rel=1e-6)
+            assert alike < len(wanted) or len(lengths) <= len(wanted) + 1  # which falls back on the best
+            compared += alike > 3
+    assert compared > 300
+
+
+def test_constants_are_those_of_the_sources() -> None:
+    """L-BFGS-B's, the book's, and CG_DESCENT's."""
+    assert MoreThuente() == MoreThuente(c1=1e-3, c2=0.9, xtol=0.1)
+    assert StrongWolfe() == StrongWolfe(c1=1e-4, c2=0.9)
+    assert HagerZhang() == HagerZhang(c1=0.1, c2=0.9, epsilon=1e-6, gamma=0.66, theta=0.5, rho=5.0)
+    assert Armijo() == Armijo(c1=1e-4, shrink=0.5)
+    assert {search.evaluations for search in SEARCHES.values()} == {20}
 
 
 rounded = pytest.mark.parametrize("rounding", [0.0, 2.0**-50])

@@ -65,6 +65,7 @@ def test_the_picture() -> None:
     _, mine = pyplot.subplots()
     assert _result([1.0, 0.0, -1.0]).plot(mine) is mine
     assert mine.get_yscale() == "linear"
+    assert _result([1.0, 0.0]).plot().get_yscale() == "linear"
     assert math.isnan(mine.figure.axes[1].get_lines()[0].get_ydata()[1])
     ax.figure.canvas.draw()
     mine.figure.canvas.draw()

@@ -18,8 +18,8 @@ AT = Progress(
     previous=3.0,
     gradient_max=0.5,
     gradient_norm=0.7,
-    step_norm=0.25,
-    params_norm=4.0,
+    step_norm=0.75,
+    params_norm=1.0,
     step_length=1.0,
     steps=10,
     evaluations=12,
@@ -97,7 +97,7 @@ _PLATEAU = "the last {} lowered the value by no more than {} of it"
             "the last step changed the value by 0.333 of it, at most ftol = 0.333333",
             True,
         ),
-        ({"xtol": 0.0625}, {"xtol": 0.06}, "the last step was 0.0625 of the parameters, at most xtol = 0.0625", True),
+        ({"xtol": 0.5}, {"xtol": 0.499}, "the last step was 0.5 of the parameters, at most xtol = 0.5", True),
         ({"value": 2.0}, {"value": 1.999}, "the value, 2, is at most 2, as was wanted", True),
         (
             {"plateau": (0.5, 1)},
@@ -113,6 +113,7 @@ _PLATEAU = "the last {} lowered the value by no more than {} of it"
         ),
         ({"steps": 10}, {"steps": 11}, "the limit steps = 10 is reached", False),
         ({"evaluations": 11}, {"evaluations": 13}, "the limit evaluations = 11 is reached, with 12", False),
+        ({"seconds": 1.5}, {"seconds": math.inf}, "the limit seconds = 1.5 is reached, with 1.5", False),
         ({"seconds": 1.25}, {"seconds": 1.6}, "the limit seconds = 1.25 is reached, with 1.5", False),
     ],
 )
@@ -154,8 +155,9 @@ def test_before_the_first_step() -> None:
     start = Progress(value=0.0, gradient_max=0.0, gradient_norm=0.0, params_norm=0.0, values=[0.0], evaluations=1)
     for never in (Stop(ftol=1), Stop(xtol=1), Stop(plateau=(1, 1)), Stop(steps=1), Stop(seconds=1)):
         assert never.reason(start) is None
-    for stop in (Stop(gtol=0), Stop(value=0), Stop(steps=0), Stop(evaluations=1)):
+    for stop in (Stop(gtol=0), Stop(value=0), Stop(steps=0), Stop(evaluations=1), Stop(seconds=0)):
         assert stop.reason(start)
+    assert Stop(xtol=0).reason(start._replace(steps=1, step_norm=0.0))
     assert Stop().reason(start) == Stop(gtol=1e-5).reason(start)
 
 

@@ -240,6 +240,13 @@ FEATURES: Mapping[str, tuple[Feature, ...]] = {
         ),
         Feature("a picture of some", "schedules.plot"),
     ),
+    "With the loss as well as the gradient": (
+        Feature("L-BFGS", "LBFGS", "optim.LBFGS", "lbfgs"),
+        Feature("torch's L-BFGS", "compat.torch.LBFGS", "optim.LBFGS"),
+        Feature("optax's L-BFGS", "compat.optax.lbfgs", "", "lbfgs"),
+        Feature("Polyak's step length", "compat.optax.polyak_sgd", "", "polyak_sgd"),
+        Feature("a method of SciPy's minimize", "compat.scipy.method"),
+    ),
     "Finding out": (
         Feature("a gradient beside finite differences", "check_grad", "autograd.gradcheck"),
         Feature("a step before it is taken", "Optimizer.diagnose"),
@@ -254,9 +261,7 @@ FEATURES: Mapping[str, tuple[Feature, ...]] = {
 }
 
 NOT_HERE = (
-    Absence(
-        "it asks for the loss again within a step", "optim.LBFGS", "lbfgs, polyak_sgd, contrib.momo, contrib.momo_adam"
-    ),
+    Absence("it is given the loss with the gradient, as only solvers are here", "", "contrib.momo, contrib.momo_adam"),
     Absence("the array API has no sparse arrays", "optim.SparseAdam"),
     Absence("it needs the gradients of single examples", "", "contrib.dpsgd"),
     Absence("it needs second derivatives", "", "contrib.sophia"),

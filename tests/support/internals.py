@@ -11,7 +11,6 @@ from anyoptim._arrays._tree import Tree
 from anyoptim._engines import ENGINES, Dispatch
 from anyoptim._engines.blocked import _rows as rows_plan
 from anyoptim._engines.blocked._source import blocked
-from anyoptim._engines.cuda._elements import ELEMENTS
 from anyoptim._engines.cuda._source import coefficients
 from anyoptim._machine import _array_headers as headers
 from anyoptim._machine import _completed as completed
@@ -23,6 +22,7 @@ from anyoptim._machine import _threads as threads
 from anyoptim._trace import _exact_sum as reduction
 from anyoptim._trace import _exact_sum_text as reduction_text
 from anyoptim._trace import _other_names as other_names
+from anyoptim._trace._c_elements import ELEMENTS
 from anyoptim._trace._coefficients import rows_of
 from anyoptim._trace._expressions import Range, evaluate, range_of
 from anyoptim._trace._graph import Graph, trace, trace_reduction

@@ -21,7 +21,6 @@ from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
-from anyoptim._engines.cuda._device import Device
 
 from anyoptim import _arrays
 from anyoptim._arrays._memory import MemoryLayout

@@ -157,7 +157,7 @@ class BlockedPlan(Plan):
         kinds = [self.program.reduction(k).kind for k in ks]
         functions = zip(*(self._functions(k, rows.before(k)) for k in ks), strict=True)
         leaves = zip(functions, self.arrays, gathered, strict=True)
-        pieces, digits, ends = tiles(kinds, ((each, (p, x, *slots)) for each, (p, *slots), x in leaves))
+        pieces, digits, ends = tiles(kinds, [(each, (p, x, *slots)) for each, (p, *slots), x in leaves])
         _threads.spread(partial(add_up, digits), pieces, THREADED)
         table = split(digits)
         tables = [of_words(kind, (digits if kind == "largest" else table)[:, i]) for i, kind in enumerate(kinds)]

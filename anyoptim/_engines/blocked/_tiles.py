@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from anyoptim._arrays import host_memory
 from anyoptim._arrays._quiet import quiet
 from anyoptim._engines._base import NDArray
 from anyoptim._engines.blocked._functions import BoundFunction
@@ -38,30 +40,37 @@ Leaf = tuple[Sequence[BoundFunction], Sequence[NDArray]]
 """What several reductions are of, and p, x and the slots."""
 
 
-def tiles(kinds: Sequence[Kind], leaves: Iterable[Leaf]) -> tuple[list[Tile], NDArray, list[int]]:
+def tiles(kinds: Sequence[Kind], leaves: Sequence[Leaf]) -> tuple[list[Tile], NDArray, list[int]]:
     """The work in pieces that don't depend on each other; a table for the code and the digits of each stretch.
 
-    What reductions have in common of a leaf is read by one after the other, while it is in the cache. The table has a
-    column for each of them; the last result says where in it each leaf begins, and where the last one ends.
+    What reductions, or leaves with one gradient, have in common is read by one after the other, while it is in the
+    cache. The table has a column for each reduction; the last result says where in it each leaf begins, and where the
+    last one ends.
     """
+    sizes = [arrays[0].size * _reals(arrays[0]) for _, arrays in leaves]
+    ends = [0, *itertools.accumulate(-(-n // TILE) for n in sizes)]
+    groups: dict[Any, list[int]] = {}
+    for i, (n, (_, arrays)) in enumerate(zip(sizes, leaves, strict=True)):
+        groups.setdefault((n, host_memory(arrays[1]).address) if n > TILE else i, []).append(i)
     pieces: list[Tile] = []
     latest: dict[Kind, Tile] = {}
     room = dict.fromkeys(kinds, 0)
-    ends = [0]
-    for functions, arrays in leaves:
-        n = arrays[0].size * _reals(arrays[0])
-        given = [[arrays[i] for i in bound.function.arrays] for bound in functions]
-        for place, begin in enumerate(range(0, n, TILE), ends[-1]):
-            end = min(begin + TILE, n)
-            for k, (kind, bound) in enumerate(zip(kinds, functions, strict=True)):
+    for group in groups.values():
+        asked = [
+            (i, k, kinds[k], bound, [arrays[j] for j in bound.function.arrays])
+            for i, (functions, arrays) in ((i, leaves[i]) for i in group)
+            for k, bound in enumerate(functions)
+        ]
+        for place, begin in enumerate(range(0, sizes[group[0]], TILE)):
+            end = min(begin + TILE, sizes[group[0]])
+            for i, k, kind, bound, arrays in asked:
                 if end - begin > room[kind]:
                     latest[kind], room[kind] = (kind, [], []), TILE
                     pieces.append(latest[kind])
                 room[kind] -= end - begin
                 _, parts, rows = latest[kind]
-                parts.append(_Stretch(bound, given[k], begin, end))
-                rows.append(len(kinds) * place + k)
-        ends.append(ends[-1] - (-n // TILE))
+                parts.append(_Stretch(bound, arrays, begin, end))
+                rows.append(len(kinds) * (ends[i] + place) + k)
     return pieces, np.empty((ends[-1], len(kinds), 1 + len(ROUNDERS)), np.int64), ends
 
 

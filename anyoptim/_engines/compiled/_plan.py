@@ -15,7 +15,7 @@ from anyoptim._arrays import Array, host_memory
 from anyoptim._arrays._beside import Beside
 from anyoptim._arrays._memory import may_overlap, merged_ranges
 from anyoptim._engines._base import Commit, Leaf, NDArray, Plan, Replayed, Result, Written, host_view, real
-from anyoptim._engines.compiled._reductions import Asked, NativeLoop, Reductions
+from anyoptim._engines.compiled._reductions import Asked, NativeLoop, Reductions, side_by_side
 from anyoptim._machine import _array_headers, _machine_code, _threads
 from anyoptim._machine._array_headers import BYTES, FIRST, MIRROR, ORDER, PARAMETER
 from anyoptim._machine._generated import Text
@@ -188,10 +188,11 @@ class CompiledPlan(Plan):
                     loop = load(self.program, k, options, self.dtype_name)
                     asked.append(Asked(place, loop, [i for i, of in enumerate(before) if of == options]))
             loops = len({id(one.loop.native) for one in asked})
+            chunks = side_by_side(self.chunks, self.table[:, FIRST:][:, asked[0].loop.arrays])
             # Where several loops take turns, what they share is to be in the cache.
-            pieces = _pieces(self.chunks, len(ks), CHUNK if loops > 1 else None)
-            threads = _threads.threads() if len(ks) * self.chunks[:, 2].sum() >= 2 * PIECE else 1
-            laid = self.reductions[key] = Reductions(asked, self.table, self.chunks, pieces, rows, threads)
+            pieces = _pieces(chunks, len(ks), CHUNK if loops > 1 else None)
+            threads = _threads.threads() if len(ks) * chunks[:, 2].sum() >= 2 * PIECE else 1
+            laid = self.reductions[key] = Reductions(asked, self.table, chunks, pieces, rows, threads)
         tables = zip(ks, laid.rows(rows, self.dtype), strict=True)
         return [of_words(self.program.reduction(k).kind, table) for k, table in tables]
 

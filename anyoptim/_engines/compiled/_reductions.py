@@ -16,7 +16,7 @@ from anyoptim._trace._coefficients import CoefficientTable
 from anyoptim._trace._exact_sum import COLUMNS
 from anyoptim._trace._expressions import Scalars
 
-__all__ = ["NativeLoop", "Reductions"]
+__all__ = ["Asked", "NativeLoop", "Reductions", "side_by_side"]
 
 
 class NativeLoop(NamedTuple):
@@ -26,6 +26,19 @@ class NativeLoop(NamedTuple):
     scalars: Scalars
     arrays: Sequence[int]
     """Of a reduction the arrays that it reads, by their places among p, x and the slots."""
+
+
+def side_by_side(chunks: NDArray, addresses: NDArray) -> NDArray:
+    """The chunks in an order in which those of one array that several leaves read come together.
+
+    The addresses are those of the arrays that each leaf reads.
+    """
+    _, number, count = np.unique(addresses, return_inverse=True, return_counts=True)
+    number = number.reshape(addresses.shape)
+    of_leaf = np.take_along_axis(number, count[number].argmax(axis=1)[:, None], axis=1)[:, 0]
+    leaf, begin = chunks[:, 0], chunks[:, 1]
+    _, first, same = np.unique(of_leaf, return_index=True, return_inverse=True)
+    return chunks[np.lexsort((leaf, begin, first[same][leaf]))]
 
 
 class Asked(NamedTuple):

@@ -15,7 +15,6 @@ from anyoptim._arrays import Array
 from anyoptim._arrays._beside import BesideOnDevice
 from anyoptim._arrays._memory import MemoryLayout, merged_ranges
 from anyoptim._engines._base import Commit, Leaf, NDArray, Pass, Plan, Result, Written
-from anyoptim._engines.cuda._elements import ELEMENTS
 from anyoptim._engines.cuda._source import (
     BLOCK,
     CHUNK,
@@ -28,6 +27,7 @@ from anyoptim._engines.cuda._source import (
 )
 from anyoptim._machine._completed import in_one_go
 from anyoptim._machine._cuda_device import Owned, device
+from anyoptim._trace._c_elements import ELEMENTS
 from anyoptim._trace._coefficients import CoefficientTable, Replay, lasting, rows_of
 from anyoptim._trace._exact_sum import COLUMNS
 from anyoptim._trace._graph import graph_of

@@ -10,12 +10,14 @@ decays are at least 0. Where optax takes a complex element as a whole, so do the
 squares complex numbers there, and `rprop`, which refuses them, take it as two reals.
 """
 
-from anyoptim.compat.optax import _adams, _methods, _schedules, _transforms, contrib
+from anyoptim.compat.optax import _adams, _lbfgs, _methods, _schedules, _transforms, contrib
 from anyoptim.compat.optax._adams import *  # noqa: F403
+from anyoptim.compat.optax._lbfgs import *  # noqa: F403
+from anyoptim.compat.optax._linesearch import scale_by_zoom_linesearch
 from anyoptim.compat.optax._methods import *  # noqa: F403
 from anyoptim.compat.optax._schedules import *  # noqa: F403
 from anyoptim.compat.optax._state import from_optax, to_optax
 from anyoptim.compat.optax._transforms import *  # noqa: F403
 
-__all__ = ["contrib", "from_optax", "to_optax"]
-__all__ += _adams.__all__ + _methods.__all__ + _schedules.__all__ + _transforms.__all__
+__all__ = ["contrib", "from_optax", "scale_by_zoom_linesearch", "to_optax"]
+__all__ += _adams.__all__ + _lbfgs.__all__ + _methods.__all__ + _schedules.__all__ + _transforms.__all__

@@ -42,8 +42,9 @@ class LBFGS(Straying):
     Memory: 2*history_size + 4 arrays for each parameter from the first update on, in its compute dtype.
 
     >>> solver = ao.compat.torch.LBFGS(line_search_fn="strong_wolfe")
-    >>> solver.update(np.array([3.0, 4.0]), lambda x: (float(x @ x), 2 * x)), solver.evaluations
-    (array([0., 0.]), 3)
+    >>> x = solver.update(np.array([3.0, 4.0]), lambda x: (float(x @ x), 2 * x))
+    >>> round(solver.last_value, 9), solver.evaluations
+    (0.0, 3)
     """
 
     lr: Final[Annotated[float, nonnegative]] = 1

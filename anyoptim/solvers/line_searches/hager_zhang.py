@@ -111,12 +111,17 @@ class HagerZhang(LineSearch):
 
     def _secants(self, trials: Trials, a: Trial, b: Trial) -> Asked[Interval]:
         """Two secant steps (S1 to S4)."""
-        c = secant(a, b)
+        c = _secant(a, b)
         A, B = yield from self._update(trials, a, b, c)
         if c == B.t:
-            c = secant(b, B)
+            c = _secant(b, B)
         elif c == A.t:
-            c = secant(a, A)
+            c = _secant(a, A)
         else:
             return A, B
         return (yield from self._update(trials, A, B, c))
+
+
+def _secant(a: Trial, b: Trial) -> float:
+    """Where the straight line through both slopes is 0, told from the end that is nearer to that."""
+    return secant(b, a) if abs(a.slope) < abs(b.slope) else secant(a, b)

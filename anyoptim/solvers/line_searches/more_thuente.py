@@ -66,14 +66,15 @@ class MoreThuente(LineSearch):
         enough = self.c1 * trials.start.slope
         low, high = 0.0, first + 4.0 * first
         width = 2.0 * trials.longest, trials.longest  # before the last trial, and now
-        bracketed, fallen, t = False, False, first
+        bracketed, t = False, first
         while True:
             trial = yield from trials.at(t, x.t)
             low_enough = falls(trials.start, trial, self.c1)
             if trial.t == trials.longest and low_enough and trial.slope <= enough:
                 return
-            fallen = fallen or (low_enough and trial.slope >= 0)
-            psi = 0.0 if fallen or low_enough or trial.value > x.value else enough
+            # The paper's second stage, in which f itself is searched, needs no mark: it begins with a value that has
+            # fallen enough and a slope of at least 0, and of the shorter steps that follow, all lower ones fall enough.
+            psi = 0.0 if low_enough or trial.value > x.value else enough
             x, y, new = (_tilted(of, psi) for of in (x, y, trial))
             t = _step(x, y, new, low, high, bracketed)
             bracketed = bracketed or new.value > x.value or _opposite(new, x)
