@@ -8,7 +8,20 @@ from collections.abc import Callable, Mapping
 from rich.console import Console
 from rich.progress import track
 
-from benchmarks import alone, costs, dropout, groups, jax_steps, replays, report, rows, startup, subnormals, updates
+from benchmarks import (
+    alone,
+    costs,
+    dropout,
+    groups,
+    jax_steps,
+    replays,
+    report,
+    rows,
+    solvers,
+    startup,
+    subnormals,
+    updates,
+)
 from benchmarks.harness import measure
 from benchmarks.machine import ROOT, machine
 from benchmarks.names import BASELINE
@@ -24,6 +37,8 @@ SHEETS: Mapping[str, Callable[[float], Sheet]] = {
     "replays": replays.replays,
     "rows": rows.rows,
     "JAX": jax_steps.jax_steps,
+    "evaluations of solvers": solvers.counts,
+    "iterations of L-BFGS": solvers.iterations,
     "start-up": startup.startup,
     "subnormals": subnormals.slowdown,
 }

@@ -29,6 +29,7 @@ from benchmarks import (
     picture,
     report,
     rows,
+    solvers,
     startup,
     subnormals,
     torch_peers,
@@ -40,6 +41,7 @@ from benchmarks.methods import CHAIN, DECAY, EPS, MAX_NORM, METHODS, ClippedAver
 from benchmarks.names import ANYOPTIM, BASELINE, BLOCKED, LIMIT, OPTAX, TORCH
 from benchmarks.problem import MODELS, PARAMETERS, Problem, Shapes
 from tests.reference import textbook
+from tests.reference.evaluations import TYPICAL
 
 pytestmark = pytest.mark.usefixtures("quickly")
 
@@ -418,3 +420,23 @@ def test_only_and_readme_are_commands(
     assert "old" not in __main__.README.read_text(encoding="utf-8")
     assert report.DOCUMENT.exists()
     assert report.PICTURE.exists()
+
+
+def test_evaluations_are_counted_and_added_up() -> None:
+    """Each target of a problem in a row, with SciPy's counts as published, and the sums below."""
+    name = "Rosenbrock, 2-D"
+    sheet = solvers.counts(0, {name: TYPICAL[name]})
+    counts = [row[1:] for row in sheet.rows]
+    assert [row[0] for row in counts[:-1]] == [41, 44, 45]
+    assert counts[-1] == [sum(float(n) for n in column) for column in zip(*counts[:-1], strict=True)]
+
+
+@pytest.mark.parametrize("who", [solvers.SCIPY, ANYOPTIM])
+def test_an_iteration_is_timed_and_checked(who: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside the function; a solver that does not get far enough is refused."""
+    iteration = solvers.iterate(who, 5000)
+    assert iteration.milliseconds > 0
+    assert 0 < iteration.left < solvers.REACHED
+    monkeypatch.setattr(solvers, "REACHED", 1e-9)
+    with pytest.raises(harness.WrongResultError, match="left of the value at the start"):
+        solvers.iterate(who, 5000)

@@ -27,6 +27,9 @@ class Solver(BaseSolver):
         }
         return value, grads
 
+    def warm_up(self):
+        self.run_once(stop_val=20)
+
     def run(self, callback):
         def each(result):
             self.params = result.params

@@ -21,6 +21,9 @@ class Solver(BaseSolver):
         grad_c = wrong.sum(keepdims=True) if self.fit_intercept else None
         return value, {"w": wrong @ self.X + self.lmbd * params["w"], "c": grad_c}
 
+    def warm_up(self):
+        self.run_once(stop_val=20)
+
     def run(self, callback):
         def each(result):
             self.params = result.params

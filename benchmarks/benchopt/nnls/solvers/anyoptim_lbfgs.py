@@ -21,6 +21,9 @@ class Solver(BaseSolver):
         r = self.X @ beta - self.y
         return r @ r / 2, self.X.T @ r
 
+    def warm_up(self):
+        self.run_once(stop_val=20)
+
     def run(self, callback):
         def each(result):
             self.beta = result.params
