@@ -171,7 +171,7 @@ class Dispatch:
     def values(self, ks: Sequence[int], gathered: Sequence[Any], rows: CoefficientTable) -> list[Any]:
         """The values over all leaves, which have one program, of its parts `ks`: reductions that are taken together."""
         if self.waiting:
-            self._count(rows, REDUCTION * len(ks))
+            self.count(rows, REDUCTION * len(ks))
         if len(self.assignments) == 1 and not self.distributed:
             return self.assignments[0].plan.values(ks, gathered[0], rows)
         reductions = [self.programs[0].reduction(k) for k in ks]
@@ -220,7 +220,7 @@ class Dispatch:
 
         return commit
 
-    def _count(self, rows: CoefficientTable, times: int = 1) -> None:
+    def count(self, rows: CoefficientTable, times: int = 1) -> None:
         """Count the work of some steps that wait to be compiled, and begin to compile what pays by now."""
         for work in self.waiting.count(times):
             plans = (one for one in self.assignments if one.plan.program == work.program)
