@@ -8,7 +8,7 @@ from typing import Any
 from anyoptim._arrays import is_scalar, library
 from anyoptim._arrays._tree import Tree
 from anyoptim._trace._scalars import whole_number
-from anyoptim.solvers._result import Result
+from anyoptim._search._result import Result
 
 __all__ = ["Callbacks", "Store"]
 

@@ -9,7 +9,7 @@ from anyoptim._arrays import Array
 from anyoptim.solvers._box import Box
 from anyoptim.solvers._function import Function, Point
 from anyoptim.solvers._vectors import Kernel, Vector
-from anyoptim.solvers.line_searches import LineSearch, Trial
+from anyoptim._search.line_searches import LineSearch, Trial
 
 __all__ = ["Line"]
 

@@ -11,10 +11,10 @@ from typing import Any
 from anyoptim._core._optimizer import Optimizer
 from anyoptim.solvers._first_order import FirstOrder
 from anyoptim.solvers._function import ValueAndGrad
-from anyoptim.solvers._progress import bar
-from anyoptim.solvers._result import History, Progress, Record, Result
+from anyoptim._search._progress import bar
+from anyoptim._search._result import History, Progress, Record, Result
 from anyoptim.solvers._solver import Iteration, Solver, hopeless
-from anyoptim.solvers._stop import Condition, Stop
+from anyoptim._search._stop import Condition, Stop
 
 __all__ = ["minimize"]
 

@@ -13,7 +13,7 @@ from anyoptim._trace._hyperparameters import WholeNumber
 from anyoptim.solvers._function import Function
 from anyoptim.solvers._line import Line
 from anyoptim.solvers._vectors import Kernel, Space, Vector
-from anyoptim.solvers.line_searches import Trial
+from anyoptim._search.line_searches import Trial
 
 __all__ = ["lipschitz"]
 

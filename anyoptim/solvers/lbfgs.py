@@ -17,7 +17,7 @@ from anyoptim.solvers._function import Function
 from anyoptim.solvers._line import Line
 from anyoptim.solvers._solver import TAKE, Iteration, Run, Solver
 from anyoptim.solvers._vectors import Kernel, Vector
-from anyoptim.solvers.line_searches import LineSearch, MoreThuente, Trial
+from anyoptim._search.line_searches import LineSearch, MoreThuente, Trial
 
 __all__ = ["LBFGS"]
 

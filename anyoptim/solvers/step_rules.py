@@ -6,9 +6,9 @@ import math
 from typing import Annotated, Final, NamedTuple
 
 from anyoptim._trace._hyperparameters import Count, number
-from anyoptim.solvers._value import Value
-from anyoptim.solvers.line_searches import Armijo, LineSearch, Trial
-from anyoptim.solvers.line_searches._line_search import Asked, Trials
+from anyoptim._search._value import Value
+from anyoptim._search.line_searches import Armijo, LineSearch, Trial
+from anyoptim._search.line_searches._line_search import Asked, Trials
 
 __all__ = ["BarzilaiBorwein", "Descent", "Fixed", "Polyak", "Searched", "StepRule"]
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from anyoptim.solvers import Callbacks, Condition, History, Progress, Record, Result, Stop, Store
-from anyoptim.solvers._progress import bar
+from anyoptim._search._progress import bar
 from tests.support.libraries import Library
 
 

@@ -6,9 +6,9 @@ import math
 from collections.abc import Generator
 
 from anyoptim.compat._solvers import Asked
-from anyoptim.solvers.line_searches import Trial
-from anyoptim.solvers.line_searches._interpolation import cubic, theta
-from anyoptim.solvers.line_searches._line_search import falls
+from anyoptim._search.line_searches import Trial
+from anyoptim._search.line_searches._interpolation import cubic, theta
+from anyoptim._search.line_searches._line_search import falls
 
 __all__ = ["strong_wolfe"]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from typing import Final
 
-from anyoptim.solvers.line_searches._interpolation import Trial, cubic, theta
-from anyoptim.solvers.line_searches._line_search import (
+from anyoptim._search.line_searches._interpolation import Trial, cubic, theta
+from anyoptim._search.line_searches._line_search import (
     Asked,
     Inside,
     LineSearch,

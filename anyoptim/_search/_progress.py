@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
-from anyoptim.solvers._result import Progress
-from anyoptim.solvers._stop import Condition
+from anyoptim._search._result import Progress
+from anyoptim._search._stop import Condition
 
 __all__ = ["bar"]
 

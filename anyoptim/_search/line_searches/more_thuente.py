@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from anyoptim.solvers.line_searches._interpolation import Trial, cubic, over, root, secant, theta
-from anyoptim.solvers.line_searches._line_search import (
+from anyoptim._search.line_searches._interpolation import Trial, cubic, over, root, secant, theta
+from anyoptim._search.line_searches._line_search import (
     Asked,
     Inside,
     LineSearch,

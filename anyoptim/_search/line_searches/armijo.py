@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar, Final
 
-from anyoptim.solvers.line_searches._interpolation import Trial
-from anyoptim.solvers.line_searches._line_search import Asked, Inside, LineSearch, Trials, falls
+from anyoptim._search.line_searches._interpolation import Trial
+from anyoptim._search.line_searches._line_search import Asked, Inside, LineSearch, Trials, falls
 
 __all__ = ["Armijo"]
 

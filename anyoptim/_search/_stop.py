@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from typing import Any, ClassVar, Final
 
 from anyoptim._trace._hyperparameters import KW_ONLY, Check, Domain, WholeNumber, nonnegative, number
-from anyoptim.solvers._result import Progress
-from anyoptim.solvers._value import Value
+from anyoptim._search._result import Progress
+from anyoptim._search._value import Value
 
 __all__ = ["Both", "Condition", "Either", "Stop"]
 
