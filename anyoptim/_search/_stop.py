@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, ClassVar, Final
 
-from anyoptim._trace._hyperparameters import KW_ONLY, Check, Domain, WholeNumber, nonnegative, number
 from anyoptim._search._result import Progress
 from anyoptim._search._value import Value
+from anyoptim._trace._hyperparameters import KW_ONLY, Check, Domain, WholeNumber, nonnegative, number
 
 __all__ = ["Both", "Condition", "Either", "Stop"]
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from anyoptim._arrays import is_scalar, library
 from anyoptim._arrays._tree import Tree
-from anyoptim._trace._scalars import whole_number
 from anyoptim._search._result import Result
+from anyoptim._trace._scalars import whole_number
 
 __all__ = ["Callbacks", "Store"]
 

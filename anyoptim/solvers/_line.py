@@ -6,10 +6,10 @@ import math
 from typing import Any
 
 from anyoptim._arrays import Array
+from anyoptim._search.line_searches import LineSearch, Trial
 from anyoptim.solvers._box import Box
 from anyoptim.solvers._function import Function, Point
 from anyoptim.solvers._vectors import Kernel, Vector
-from anyoptim._search.line_searches import LineSearch, Trial
 
 __all__ = ["Line"]
 

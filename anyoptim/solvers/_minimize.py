@@ -9,12 +9,12 @@ from contextlib import nullcontext
 from typing import Any
 
 from anyoptim._core._optimizer import Optimizer
-from anyoptim.solvers._first_order import FirstOrder
-from anyoptim.solvers._function import ValueAndGrad
 from anyoptim._search._progress import bar
 from anyoptim._search._result import History, Progress, Record, Result
-from anyoptim.solvers._solver import Iteration, Solver, hopeless
 from anyoptim._search._stop import Condition, Stop
+from anyoptim.solvers._first_order import FirstOrder
+from anyoptim.solvers._function import ValueAndGrad
+from anyoptim.solvers._solver import Iteration, Solver, hopeless
 
 __all__ = ["minimize"]
 

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple, TypeVar
 from anyoptim._arrays import Array
 from anyoptim._core._optimizer import Optimizer
 from anyoptim._engines import EngineName, check_engine
-from anyoptim._trace._hyperparameters import KW_ONLY
-from anyoptim.solvers._function import Function, Point, ValueAndGrad
 from anyoptim._search._result import Progress
 from anyoptim._search._value import Value
+from anyoptim._trace._hyperparameters import KW_ONLY
+from anyoptim.solvers._function import Function, Point, ValueAndGrad
 from anyoptim.solvers._vectors import Kernel, Space, Vector
 
 __all__ = ["TAKE", "Iteration", "Run", "Solver", "hopeless"]

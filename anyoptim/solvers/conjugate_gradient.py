@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Final, NamedTuple
 
 from anyoptim._arrays import Array
+from anyoptim._search.line_searches import LineSearch, MoreThuente, Trial
 from anyoptim._trace._hyperparameters import positive
 from anyoptim.solvers._line import Line
 from anyoptim.solvers._solver import TAKE, Iteration, Run, Solver
 from anyoptim.solvers._vectors import Kernel
-from anyoptim._search.line_searches import LineSearch, MoreThuente, Trial
 
 __all__ = ["BETAS", "NonlinearCG"]
 

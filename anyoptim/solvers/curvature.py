@@ -9,11 +9,11 @@ from typing import Any
 from anyoptim import random
 from anyoptim._arrays import Array
 from anyoptim._arrays._checks import Parameter
+from anyoptim._search.line_searches import Trial
 from anyoptim._trace._hyperparameters import WholeNumber
 from anyoptim.solvers._function import Function
 from anyoptim.solvers._line import Line
 from anyoptim.solvers._vectors import Kernel, Space, Vector
-from anyoptim._search.line_searches import Trial
 
 __all__ = ["lipschitz"]
 

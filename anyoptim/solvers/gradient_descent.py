@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from typing import Final
 
+from anyoptim._search.line_searches import LineSearch, Trial
 from anyoptim._trace._hyperparameters import positive
 from anyoptim.solvers._best import keep_best, take_best
 from anyoptim.solvers._line import Line
 from anyoptim.solvers._solver import TAKE, Iteration, Run, Solver
-from anyoptim._search.line_searches import LineSearch, Trial
 from anyoptim.solvers.step_rules import BarzilaiBorwein, Descent, Fixed, Searched, StepRule
 
 __all__ = ["GradientDescent"]

@@ -11,13 +11,13 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from anyoptim._arrays import Array
+from anyoptim._search.line_searches import LineSearch, MoreThuente, Trial
 from anyoptim._trace._hyperparameters import Count
 from anyoptim.solvers._box import Bounds, Box
 from anyoptim.solvers._function import Function
 from anyoptim.solvers._line import Line
 from anyoptim.solvers._solver import TAKE, Iteration, Run, Solver
 from anyoptim.solvers._vectors import Kernel, Vector
-from anyoptim._search.line_searches import LineSearch, MoreThuente, Trial
 
 __all__ = ["LBFGS"]
 

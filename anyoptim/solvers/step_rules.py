@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from typing import Annotated, Final, NamedTuple
 
-from anyoptim._trace._hyperparameters import Count, number
 from anyoptim._search._value import Value
 from anyoptim._search.line_searches import Armijo, LineSearch, Trial
 from anyoptim._search.line_searches._line_search import Asked, Trials
+from anyoptim._trace._hyperparameters import Count, number
 
 __all__ = ["BarzilaiBorwein", "Descent", "Fixed", "Polyak", "Searched", "StepRule"]
 

@@ -73,8 +73,8 @@ def test_imports_go_one_way(name: str) -> None:
 
 def test_few_rooms_and_arrows() -> None:
     arrows = rooms("anyoptim")
-    assert len(arrows.keys() - {"__init__"}) <= 16
-    assert sum(map(len, arrows.values())) <= 66
+    assert len(arrows.keys() - {"__init__"}) <= 17
+    assert sum(map(len, arrows.values())) <= 68
     assert {room for room in arrows if (ROOT / f"{room}.py").exists()} == {"__init__"}
 
 

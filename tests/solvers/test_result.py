@@ -10,8 +10,8 @@ import sys
 import numpy as np
 import pytest
 
-from anyoptim.solvers import Callbacks, Condition, History, Progress, Record, Result, Stop, Store
 from anyoptim._search._progress import bar
+from anyoptim.solvers import Callbacks, Condition, History, Progress, Record, Result, Stop, Store
 from tests.support.libraries import Library
 
 

@@ -6,9 +6,9 @@ import math
 from collections.abc import Generator
 from typing import Annotated, ClassVar, Final, TypeVar
 
-from anyoptim._trace._hyperparameters import KW_ONLY, Count, Domain
 from anyoptim._search._value import Value
 from anyoptim._search.line_searches._interpolation import Trial
+from anyoptim._trace._hyperparameters import KW_ONLY, Count, Domain
 
 __all__ = ["Asked", "Inside", "LineSearch", "Steps", "Trials", "check_wolfe", "falls", "strong_wolfe"]
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Final
 
-from anyoptim._trace._hyperparameters import Domain, nonnegative
 from anyoptim._search.line_searches._interpolation import Trial, secant
 from anyoptim._search.line_searches._line_search import Asked, Inside, LineSearch, Trials, check_wolfe, falls
+from anyoptim._trace._hyperparameters import Domain, nonnegative
 
 __all__ = ["HagerZhang"]
 

@@ -6,12 +6,12 @@ import math
 from collections.abc import Generator
 from typing import Final, Literal
 
-from anyoptim._trace._hyperparameters import KW_ONLY, Count, number
-from anyoptim.compat._shared import refused
-from anyoptim.compat._solvers import Asked
 from anyoptim._search._value import Value
 from anyoptim._search.line_searches import Trial
 from anyoptim._search.line_searches._interpolation import over, root
+from anyoptim._trace._hyperparameters import KW_ONLY, Count, number
+from anyoptim.compat._shared import refused
+from anyoptim.compat._solvers import Asked
 
 __all__ = ["Zoom", "scale_by_zoom_linesearch"]
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Generator
 
-from anyoptim.compat._solvers import Asked
 from anyoptim._search.line_searches import Trial
 from anyoptim._search.line_searches._interpolation import cubic, theta
 from anyoptim._search.line_searches._line_search import falls
+from anyoptim.compat._solvers import Asked
 
 __all__ = ["strong_wolfe"]
 
