@@ -148,12 +148,13 @@ def scaled(by: float) -> Loss:
 
 
 WOLFE = {"line_search_fn": "strong_wolfe", "tolerance_grad": 0.0, "tolerance_change": 0.0}
+PLAIN = {"line_search_fn": None, "tolerance_grad": 1e-12}
 CRITERIA: dict[str, tuple[Loss, Any, dict[str, Any]]] = {
     "gradient": (rosenbrock, [1.5, 1.5], {**WOLFE, "tolerance_grad": 1.0}),
     "step": (scaled(1e6), [1.5, 1.5], {**WOLFE, "tolerance_change": 1e-3}),
     "value": (lambda p: 5e-4 * p["x"] @ p["x"], [200.0], {"lr": 0.1, "max_iter": 100, "tolerance_change": 1e-2}),
-    "pair": (lambda p: 5e-4 * p["x"] @ p["x"], [1.0], {**WOLFE, "line_search_fn": None}),  # s*y = 1e-9
-    "no pair": (lambda p: 1.5e-4 * p["x"] @ p["x"], [1.0], {**WOLFE, "line_search_fn": None}),  # 2.7e-11
+    "pair": (lambda p: 5e-4 * p["x"] @ p["x"], [1.0], {**WOLFE, **PLAIN}),  # s*y = 1e-9
+    "no pair": (lambda p: 1.5e-4 * p["x"] @ p["x"], [1.0], {**WOLFE, **PLAIN}),  # 2.7e-11
 }
 
 
