@@ -276,6 +276,7 @@ def test_stays_where_values_are_finite(options: dict[str, Any]) -> None:
         x = solver.update(x, walled)
         assert x[0] < 0.25
         assert solver.last_value == -x[0]
+        assert solver.run.vectors["g"][0] == -1
     assert x[0] > 0
     assert not options or "is inf" in str(solver.last_failure)
 

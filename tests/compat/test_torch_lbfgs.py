@@ -143,6 +143,33 @@ def test_equals_torch(name: str, problem: str) -> None:
     assert seen, "torch is too sensitive here for anything to be seen"
 
 
+def scaled(by: float) -> Loss:
+    return lambda p: by * rosenbrock(p)
+
+
+WOLFE = {"line_search_fn": "strong_wolfe", "tolerance_grad": 0.0, "tolerance_change": 0.0}
+PLAIN = {"line_search_fn": None, "tolerance_grad": 1e-12}
+CRITERIA: dict[str, tuple[Loss, Any, dict[str, Any]]] = {
+    "gradient": (rosenbrock, [1.5, 1.5], {**WOLFE, "tolerance_grad": 1.0}),
+    "step": (scaled(1e6), [1.5, 1.5], {**WOLFE, "tolerance_change": 1e-3}),
+    "value": (lambda p: 5e-4 * p["x"] @ p["x"], [200.0], {"lr": 0.1, "max_iter": 100, "tolerance_change": 1e-2}),
+    "pair": (lambda p: 5e-4 * p["x"] @ p["x"], [1.0], {**WOLFE, **PLAIN}),  # s*y = 1e-9
+    "no pair": (lambda p: 1.5e-4 * p["x"] @ p["x"], [1.0], {**WOLFE, **PLAIN}),  # 2.7e-11
+}
+
+
+@pytest.mark.parametrize("name", CRITERIA)
+def test_each_criterion_is_torchs(name: str) -> None:
+    """One after the other is what ends an update, or lets a pair be remembered."""
+    loss, start, options = CRITERIA[name]
+    theirs, p = Beside(loss, {"x": np.array(start)}, options), {"x": np.array(start)}
+    solver = ao.compat.torch.LBFGS(**options)
+    for _ in range(2):
+        solver.update(p, of_arrays(loss))
+        np.testing.assert_allclose(p["x"], theirs.update(), rtol=1e-8)  # some thirty steps of a known trajectory
+        assert solver.evaluations == theirs.evaluations
+
+
 def test_function_may_be_another_each_time() -> None:
     """A mini-batch for each update: the memory is of gradients that the first call of the next update gives."""
     rng = np.random.default_rng(0)
@@ -238,6 +265,7 @@ def test_stays_where_values_are_finite(options: dict[str, Any]) -> None:
         x = solver.update(x, walled)
         assert x[0] < 1.75
         assert solver.last_value == -x[0]
+        assert solver.run.vectors["g"][0] == -1
     assert x[0] >= 1
     assert options or "is nan" in str(solver.last_failure)
 
