@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 
 import anyoptim as ao
 from anyoptim._engines import _warmup
-from anyoptim._machine import _elsewhere
+from tests.support.internals import elsewhere
 from tests.support.internals import headers as _array_headers
 from tests.support.internals import threads as _threads
 from tests.support.libraries import ENGINES, Library, same_bits
@@ -781,7 +781,7 @@ def test_work_adds_up_over_small_arrays_and_optimizers(no_work: None, monkeypatc
 def test_reductions_by_themselves_are_work_too(no_work: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """The inner products of a solver, which take most of its time, are compiled though no step of a rule has them."""
     monkeypatch.setattr(_warmup, "WORTHWHILE", 200 * _warmup.CALLS)
-    monkeypatch.setattr(_elsewhere.Compilation, "done", lambda _: False)
+    monkeypatch.setattr(elsewhere.Compilation, "done", lambda _: False)
     s = np.logspace(0, -2, 20)
     method = ao.LBFGS(memory_size=1)
     ao.minimize(lambda x: (s @ x**2, 2 * s * x), np.ones(20), method=method, stop=ao.Stop(steps=20))

@@ -11,14 +11,12 @@ import numpy as np
 import pytest
 
 import anyoptim as ao
-from anyoptim._arrays._quiet import quiet
 from anyoptim._engines import CoefficientTable
 from anyoptim._engines._base import Leaf
 from anyoptim._engines._chunks import plans
 from anyoptim._engines.compiled import _plan as compiled
-from anyoptim._trace._program import on_nothing
 from tests.reference.norms import norm, total
-from tests.support.internals import Dispatch, Part, Program, on_value, static_options
+from tests.support.internals import Dispatch, Part, Program, on_nothing, on_value, quiet, static_options
 from tests.support.internals import library as library_of
 from tests.support.libraries import Library
 

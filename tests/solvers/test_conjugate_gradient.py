@@ -12,7 +12,7 @@ import pytest
 
 import anyoptim as ao
 from anyoptim.solvers.conjugate_gradient import BETAS
-from tests.solvers.test_methods import START, rosenbrock
+from tests.support.valleys import START, rosenbrock
 
 Vector = np.ndarray[Any, Any]
 

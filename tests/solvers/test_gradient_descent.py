@@ -11,8 +11,8 @@ import pytest
 
 import anyoptim as ao
 from anyoptim.solvers import BarzilaiBorwein, Polyak
-from tests.solvers.test_methods import START, rosenbrock
 from tests.support.libraries import Library, same_bits
+from tests.support.valleys import START, rosenbrock
 
 Vector = np.ndarray[Any, Any]
 

@@ -11,6 +11,7 @@ import pytest
 
 import anyoptim as ao
 from tests.support.libraries import ENGINES, Library, same_bits
+from tests.support.valleys import START, rosenbrock
 
 METHODS: dict[str, Callable[..., Any]] = {
     "NonlinearCG": ao.NonlinearCG,
@@ -20,18 +21,6 @@ METHODS: dict[str, Callable[..., Any]] = {
 """A solver of each kind; it is given an engine."""
 
 each = pytest.mark.parametrize("method", METHODS)
-
-
-def rosenbrock(x: np.ndarray[Any, Any]) -> tuple[float, np.ndarray[Any, Any]]:
-    """The chained function, of a real vector."""
-    off, near = x[1:] - x[:-1] ** 2, 1 - x[:-1]
-    grad = np.zeros_like(x)
-    grad[1:] = 20 * off
-    grad[:-1] -= 40 * x[:-1] * off + 2 * near
-    return float(np.sum(10 * off**2 + near**2, dtype=np.float64)), grad
-
-
-START = np.array([-1.2, 1.0, 0.5, -0.3, 0.8, 1.5])
 
 
 class Nested:

@@ -13,9 +13,9 @@ import pyproximal
 import pytest
 
 import anyoptim as ao
-from tests.solvers.test_methods import START, rosenbrock
-from tests.stages.test_prox_peers import PENALTIES, Misfit
 from tests.support.libraries import Library, same_bits
+from tests.support.proximal import PENALTIES, Misfit
+from tests.support.valleys import START, rosenbrock
 
 Vector = np.ndarray[Any, Any]
 Evaluated = Callable[[Vector], tuple[float, Vector]]

@@ -6,6 +6,7 @@ from anyoptim._arrays import COMPUTE, library
 from anyoptim._arrays import _checks as checks
 from anyoptim._arrays._files import replacing
 from anyoptim._arrays._memory import MemoryLayout, may_overlap, merged_ranges
+from anyoptim._arrays._quiet import quiet
 from anyoptim._arrays._selection import Selection
 from anyoptim._arrays._tree import Tree
 from anyoptim._engines import ENGINES, Dispatch
@@ -27,7 +28,7 @@ from anyoptim._trace._coefficients import rows_of
 from anyoptim._trace._expressions import Range, evaluate, range_of
 from anyoptim._trace._graph import Graph, trace, trace_reduction
 from anyoptim._trace._operations import LOGICAL
-from anyoptim._trace._program import MOVE, Coefficients, Part, Program, on_value, static_options
+from anyoptim._trace._program import MOVE, Coefficients, Part, Program, on_nothing, on_value, static_options
 from anyoptim._trace._symbols import Scalar, Symbol, symbol
 from anyoptim.random import _compiled as dropout_compiled
 
@@ -61,8 +62,10 @@ __all__ = [
     "library",
     "may_overlap",
     "merged_ranges",
+    "on_nothing",
     "on_value",
     "other_names",
+    "quiet",
     "range_of",
     "reduction",
     "reduction_text",

@@ -17,10 +17,10 @@ import anyoptim as ao
 from anyoptim._engines.cuda import _plan as cuda
 from anyoptim._engines.cuda._plan import chunk_map, kernel_of
 from anyoptim._engines.cuda._source import BLOCK, CHUNK, REDUCTION, Kernel, coefficients
-from anyoptim._trace._c_elements import ELEMENTS
 from tests.support import libraries, shim
 from tests.support.chains import CHAINS, agree
 from tests.support.internals import (
+    ELEMENTS,
     LOGICAL,
     Coefficients,
     Graph,
