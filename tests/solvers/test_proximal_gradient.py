@@ -231,6 +231,7 @@ def test_operators_of_pyproximal() -> None:
     assert result.value < result.history.value[0]
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize("library", ["strict", "torch", "jax", "dask"])
 @pytest.mark.parametrize("lr", [None, Misfit().tau])
