@@ -43,6 +43,23 @@ def test_iterates_are_pyproximals(name: str, accelerated: bool) -> None:
     assert method.evaluations == 301
 
 
+def test_restarted_iterates_are_the_papers() -> None:
+    """O'Donoghue and Candès, equation 9 with their algorithm 1, in NumPy: to the last bit, and there are restarts."""
+    misfit, restarts = Misfit(), 0
+    x = y = misfit.start
+    theta = 1.0
+    for found in _iterates(misfit, ao.ProximalGradient(ao.prox.L1(0.5), misfit.tau), 100):
+        new = pyproximal.L1(0.5).prox(y - misfit.tau * misfit.grad(y), misfit.tau)
+        if (y - new) @ (new - x) > 0:
+            y, theta, restarts = new, 1.0, restarts + 1
+        else:
+            before, theta = theta, (1 + math.sqrt(1 + 4 * theta * theta)) / 2
+            y = new + (before - 1) / theta * (new - x)
+        x = new
+        assert np.array_equal(found, x)
+    assert restarts > 1
+
+
 def test_complex_iterates_are_pyproximals() -> None:
     """To 1e-12: each step rounds by some 1e-16, and brings what is apart no further apart."""
     misfit = Misfit("complex128")
@@ -89,6 +106,22 @@ def test_the_step_length_is_found(acceleration: str | None, scale: float) -> Non
     assert 0.8 * exact < result.history.step_length[-1] < 4 * exact
     assert result.evaluations < (2 if acceleration else 1) * 300 + 12
     assert _gap(misfit, x) < (1e-4 if acceleration else 0.5)
+
+
+@pytest.mark.parametrize("far", [1e-3, 1e3])
+def test_the_first_step_length_grows(far: float) -> None:
+    """Where the minimum is far away, which the first one does not know, and shrinks where it is near."""
+    misfit = Misfit()
+    misfit.b = far * misfit.b
+    result = ao.minimize(
+        lambda x: (misfit(x), misfit.grad(x)),
+        misfit.start.copy(),
+        method=ao.ProximalGradient(ao.prox.L1(0.5 * far), acceleration=None),
+        stop=ao.Stop(steps=20),
+    )
+    exact = 1 / np.linalg.norm(misfit.A, 2) ** 2
+    assert 0.8 * exact < result.history.step_length[1] < 20 * exact
+    assert result.evaluations < 20 + 12
 
 
 @pytest.mark.parametrize("acceleration", ["FISTA", None])
@@ -198,6 +231,7 @@ def test_operators_of_pyproximal() -> None:
     assert result.value < result.history.value[0]
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize("library", ["strict", "torch", "jax", "dask"])
 @pytest.mark.parametrize("lr", [None, Misfit().tau])
@@ -274,6 +308,10 @@ def test_an_exception_leaves_the_last_step(after: int, lr: float | None) -> None
             method.update(x, failing)
     assert seen == after
     assert any(same_bits(x, step) for step in steps)
+    if lr is not None:
+        expected = ao.chain(ao.SGD(lr), ao.prox.L1(0.5)).update(x.copy(), misfit.grad(x))
+        method.update(x, failing)
+        assert same_bits(x, expected), "it begins anew"
     for _ in range(250):
         method.update(x, failing)
     assert _gap(misfit, x) < 1e-4
@@ -380,6 +418,24 @@ def test_a_gradient_that_is_not_finite() -> None:
         assert "gradient" in result.message
         assert "not finite" in result.message
         assert x.tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize("acceleration", ["FISTA", None])
+def test_a_gradient_that_is_not_finite_later(acceleration: str | None) -> None:
+    """The parameters stay where the last step has led."""
+
+    def function(x: Vector) -> tuple[float, Vector]:
+        return float(x @ x), 2 * x if x[0] > 1 else np.full_like(x, math.nan)
+
+    method, x = ao.ProximalGradient(ao.prox.L1(0.1), 0.1, acceleration), np.array([2.0, 1.0])
+    for _ in range(20):
+        before = x.copy()
+        method.update(x, function)
+        if method.last_failure is not None:
+            break
+    assert method.last_failure == "the gradient is not finite, although the value is"
+    assert same_bits(x, before)
+    assert np.isfinite(x).all()
 
 
 def test_arguments() -> None:
