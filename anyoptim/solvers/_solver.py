@@ -56,7 +56,7 @@ class Run:
     >>> solver = ao.LBFGS(memory_size=1)
     >>> x = solver.update(np.array([3.0]), lambda x: (float(x @ x), 2 * x))
     >>> sorted(solver.run.vectors), solver.run.vectors["g"]
-    (['d', 'g', 'origin', 's0', 'y0'], [array([4.])])
+    (['g', 'origin', 's0', 'y0'], [array([4.])])
     """
 
     def __init__(self) -> None:

@@ -60,7 +60,7 @@ def _exported() -> dict[str, Any]:
         **DISCOVERED,
         **stages,
         **{f"prox.{name}": getattr(ao.prox, name) for name in ao.prox.__all__},
-        **{f"schedules.{name}": getattr(ao.schedules, name) for name in ao.schedules.__all__},
+        **{f"schedules.{name}": getattr(ao.schedules, name) for name in ao.schedules.__all__ if name != "scalars"},
     }
 
 
