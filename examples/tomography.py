@@ -173,7 +173,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
     methods: dict[str, tuple[ao.solvers.Solver, int]] = {
         "SIRT": (ao.SIRT(bounds=(0, None)), 50),
         "CGLS": (ao.CGLS(), 6),
-        "L-BFGS": (ao.LBFGS(), 60),
+        "L-BFGS": (ao.LBFGS(bounds=(0, None)), 20),
         "total variation": (ao.ProximalGradient(total_variation(options.library, sigma=0.14)), 30),
     }
     found = {}
