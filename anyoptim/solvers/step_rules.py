@@ -124,9 +124,12 @@ class Searched(StepRule):
 
     def length(self, descent: Descent) -> float:
         """The one at which a parabola would fall as far as the value fell in the last step; 1/|g| before that."""
-        if not descent.fall > 0:
+        last = descent.step_length
+        if last != last:
             return 1 / math.sqrt(descent.squared)
-        return min(2 * descent.fall / descent.squared, 10 * descent.step_length)
+        if descent.fall > 1e-6 * abs(descent.value):
+            return min(2 * descent.fall / descent.squared, 10 * last)
+        return min(last * descent.before / descent.squared, 10 * last)  # rounding may be all that the value tells
 
 
 class BarzilaiBorwein(StepRule):

@@ -232,7 +232,10 @@ def test_a_loop_of_ones_own_stops_where_there_is_no_step(method: str) -> None:
     for _ in range(100):
         solver.update(x, lambda x: (1 + float(x @ x), 2 * x))
         if solver.last_failure is not None:
+            assert (
+                "as far as the precision goes" in solver.last_failure or solver.last_failure == "the gradient is zero"
+            )
             break
-    assert solver.last_failure is not None
-    assert "as far as the precision goes" in solver.last_failure or solver.last_failure == "the gradient is zero"
+    else:  # a search that looks at values alone takes steps that no value tells apart
+        assert method == "GradientDescent, Armijo"
     np.testing.assert_allclose(x, 0, atol=1e-7)
