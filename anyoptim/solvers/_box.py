@@ -69,10 +69,6 @@ _PROJECT = Kernel(_projected, ("d", "free", "origin", "lo", "hi"))
 _HOLD = Kernel(_held, ("d", "free"))
 
 
-def _other(xp: Any, free: Array, g: Array, origin: Array, lo: Array, hi: Array) -> Array:
-    return xp.where(_free(xp, g, origin, lo, hi), 1.0 + 0 * origin, 0 * origin) != free
-
-
 def _way(xp: Any, origin: Array, g: Array, lo: Array, hi: Array) -> Array:
     return xp.abs(_clipped(xp, origin - g, lo, hi) - origin)
 
@@ -98,7 +94,6 @@ def _unbounded(xp: Any, lo: Array, x: Array, hi: Array) -> Array:
     return ~((lo - lo == 0) & (hi - hi == 0))
 
 
-_CHANGED = Question("what bounds hold", Count(_other), ("origin", "lo", "hi"))
 _WAY = Question("the projected gradient", Max(_way), ("lo", "hi"))
 _USED = Question("the way to the bounds", Max(_used), ("origin", "lo", "hi"))
 _MASKED = Question("an inner product", Dot(_masked, _itself), ("free",))
@@ -114,15 +109,10 @@ class Box:
         if not isinstance(bounds, tuple | list) or len(bounds) != 2:
             raise TypeError(f"bounds is {bounds!r}; wanted a pair, the lower and the upper bounds")
         self.space = space = function.space
-        self.lo, self.hi = (
-            _vector(function, f"bounds[{k}]", of, sign)
-            for k, (of, sign) in enumerate(zip(bounds, (-1, 1), strict=True))
-        )
+        self.lo = _vector(function, "bounds[0]", bounds[0], -math.inf)
+        self.hi = _vector(function, "bounds[1]", bounds[1], math.inf)
         if space.answer(_CROSSED, self.hi, self.lo):
-            names = [str(function.tree.name(i)) for i in function.moving or ()]
-            raise ValueError(
-                f"bounds[0] is above bounds[1] for some elements of {', '.join(names)}; wanted it at most that"
-            )
+            raise ValueError("bounds[0] is above bounds[1], or NaN, for some elements; wanted it at most that")
         self.boxed = space.answer(_UNBOUNDED, self.lo, self.lo, self.hi) == 0
         """Whether all elements have both bounds."""
         self.free, self.gradient = space.zeros(), space.zeros()
@@ -131,11 +121,9 @@ class Box:
         """Put the parameters within the bounds."""
         self.space.run(_WITHIN, self.lo, [self.space.params, self.lo, self.hi])
 
-    def mark(self, g: Vector, origin: Vector) -> bool:
-        """Note which elements are held, at another origin. Returns whether these are others than before."""
-        changed = self.space.answer(_CHANGED, g, self.free, origin, self.lo, self.hi) > 0
+    def mark(self, g: Vector, origin: Vector) -> None:
+        """Note which elements are held, at another origin."""
         self.space.run(_MARK, g, [self.free, origin, self.lo, self.hi, self.gradient])
-        return changed
 
     def largest(self, g: Vector, origin: Vector) -> float:
         """The largest element of the projected gradient: of the way from the origin to origin - g, projected."""

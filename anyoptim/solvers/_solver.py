@@ -73,6 +73,8 @@ class Run:
         """What is saved beside vectors: numbers, lists of them and arrays of NumPy's."""
         self.scratch: Any = None
         """What the method needs beside these, which is not saved."""
+        self.saved: Mapping[str, Any] | None = None
+        """The state of a copy, which waits for parameters."""
         self.failure: str | None = None
         self.optimizer: Optimizer | None = None
         """What takes the steps, where an optimizer does; it is made anew where a state is loaded."""
@@ -220,6 +222,8 @@ class Solver(Value):
 
     def begin(self, params: Any, value_and_grad: ValueAndGrad) -> None:
         """Take these parameters, and call the function where they are, unless that is known."""
+        if self.run.saved is not None:
+            self.load_state_dict(self.run.saved, params)
         run, function = self.run, Function(params, self.engine)
         before = run.function
         if before is not None:
@@ -311,6 +315,17 @@ class Solver(Value):
 
     def __copy__(self) -> Any:
         return deepcopy(self)  # two solvers over the same vectors would be one
+
+    def __getstate__(self) -> dict[str, Any]:
+        # The parameters are the caller's to copy and to save.
+        arguments = {name: value for name, value in vars(self).items() if name != "_run"}
+        return {"arguments": arguments, "state": self.state_dict()}
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        vars(self).update(state["arguments"])
+        self.restart()
+        self.run.numbers |= state["state"]["numbers"]
+        self.run.saved = state["state"]
 
 
 def hopeless(run: Run) -> Iteration | None:

@@ -11,7 +11,7 @@ COMMANDS = re.findall(r"^```sh\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
 
 def test_it_is_read_in_one_sitting() -> None:
     """What a newcomer needs, and where the rest is."""
-    assert len(README.splitlines()) <= 160
+    assert len(README.splitlines()) <= 166
 
 
 def test_the_first_two_commands_are_whole() -> None:
