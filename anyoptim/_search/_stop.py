@@ -28,6 +28,11 @@ class Condition(Value):
     Risen() | Stop(steps=10)
     """
 
+    @property
+    def looks_at_params(self) -> bool:
+        """Whether it looks at `params_norm`, which is not told otherwise: that is a pass over the parameters."""
+        return True
+
     def reason(self, progress: Progress) -> Reason | None:
         """Why to stop, as a clause, and whether that means convergence; None to go on."""
         raise NotImplementedError
@@ -54,6 +59,11 @@ class Either(Condition):
     left: Final[Condition]
     right: Final[Condition]
 
+    @property
+    def looks_at_params(self) -> bool:
+        """Whether one of them does."""
+        return self.left.looks_at_params or self.right.looks_at_params
+
     def reason(self, progress: Progress) -> Reason | None:
         """That of the one that holds; if both do, of one that means convergence."""
         found = [of for of in (self.left.reason(progress), self.right.reason(progress)) if of is not None]
@@ -78,6 +88,11 @@ class Both(Condition):
 
     left: Final[Condition]
     right: Final[Condition]
+
+    @property
+    def looks_at_params(self) -> bool:
+        """Whether one of them does."""
+        return self.left.looks_at_params or self.right.looks_at_params
 
     def reason(self, progress: Progress) -> Reason | None:
         """Those of both, once both hold."""
@@ -161,6 +176,11 @@ class Stop(Condition):
             vars(self)["_plateau"] = _plateau(self.plateau)
         if all(value is None for value in self._arguments.values()):
             vars(self).update(_gtol=1e-5, _ftol=2.2e-9, _steps=15000)
+
+    @property
+    def looks_at_params(self) -> bool:
+        """Whether xtol is given."""
+        return self.xtol is not None
 
     def reason(self, progress: Progress) -> Reason | None:
         """The first criterion that holds, of those in the table above."""

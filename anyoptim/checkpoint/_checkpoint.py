@@ -18,6 +18,7 @@ from anyoptim._core._optimizer import Optimizer
 from anyoptim.checkpoint._document import Tensors, escaped, parsed, plain, put
 from anyoptim.checkpoint._file import FIELDS, VERSION, package, read, write
 from anyoptim.checkpoint._tensors import DTYPES
+from anyoptim.solvers._solver import Solver
 
 __all__ = ["Checkpoint", "load", "save"]
 
@@ -70,7 +71,8 @@ def save(
         path: of the file; `.safetensors` is the usual suffix.
         params: parameters as `update` takes them, of any library, on any device: the tensors `params/<path>`. Arrays of
             integers and bools may stand among them, so that this may be the `state_dict()` of a torch module.
-        optimizer: an `Optimizer`, or what its `state_dict` gave: the tensors `optimizer/stages/0/slots/m/<path>`.
+        optimizer: an `Optimizer` or a solver, or what its `state_dict` gave: tensors such as
+            `optimizer/stages/0/slots/m/<path>`.
         dropout: a layer, which has a `state_dict`, or dicts and lists of such.
         extra: dicts with strings as keys, lists, strings, numbers, bools, None, and arrays, of integers too.
 
@@ -145,8 +147,12 @@ def _optimizer_state(optimizer: Any) -> Any:
     """The state of an optimizer, or one as it is. Raises TypeError for anything else."""
     if isinstance(optimizer, Optimizer):
         return optimizer._written(lambda slot: slot)
+    if isinstance(optimizer, Solver):
+        return optimizer.state_dict()
     if optimizer is not None and not isinstance(optimizer, Mapping):
-        raise TypeError(f"optimizer is a {type(optimizer).__qualname__}; wanted an Optimizer or its state_dict()")
+        raise TypeError(
+            f"optimizer is a {type(optimizer).__qualname__}; wanted an Optimizer, a solver or its state_dict()"
+        )
     return optimizer
 
 

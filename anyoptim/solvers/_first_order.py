@@ -51,6 +51,5 @@ class FirstOrder:
         """Note the value, and what there is to know of the gradient."""
         space, found = self.run.space, self._point
         gradient = space.copied(found.gradients)
-        (squared,) = space.products((gradient, gradient))
-        largest = space.largest(gradient)
+        largest, squared = space.measured((gradient, gradient))
         self.run.numbers |= {"value": found.value, "gradient_squared": squared, "gradient_max": largest}

@@ -50,6 +50,7 @@ class LinearSolver(Solver):
                 f"{type(self).__name__} was given {value_and_grad!r}; wanted an ao.LeastSquares, whose forward and "
                 "adjoint it applies"
             )
+        self.recall(params)
         run = cast("LinearRun", self.run)
         run.given, run.engine = value_and_grad, self.engine
         super().begin(params, run.evaluated)

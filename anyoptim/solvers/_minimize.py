@@ -86,6 +86,7 @@ def _iterated(
     while True:
         now = run.progress(
             iteration,
+            params_norm=condition.looks_at_params,
             previous=values[-1] if values else math.nan,
             seconds=time.perf_counter() - began,
             values=values,

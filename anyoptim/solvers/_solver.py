@@ -109,10 +109,10 @@ class Run:
         self.space.run(_PUT, point, [self.space.params])
         self.begun.put()
 
-    def progress(self, iteration: Iteration, **more: Any) -> Progress:
-        """What the last iteration has come to."""
-        numbers, origin = self.numbers, self.vectors.get("origin")
-        (squared,) = self.space.products((origin, origin)) if origin is not None else (math.nan,)
+    def progress(self, iteration: Iteration, *, params_norm: bool = True, **more: Any) -> Progress:
+        """What the last iteration has come to, with the norm of the parameters, or without that pass over them."""
+        numbers = self.numbers
+        squared = self.space.squared(self.space.params) if params_norm else math.nan
         return Progress(
             value=self.value,
             gradient_max=numbers["gradient_max"],
@@ -128,8 +128,8 @@ class Run:
     def measure(self, value: float) -> None:
         """Note the value at the origin, and what there is to know of the gradient."""
         g = self.vectors["g"]
-        (squared,) = self.space.products((g, g))
-        self.numbers |= {"value": value, "gradient_squared": squared, "gradient_max": self.space.largest(g)}
+        largest, squared = self.space.measured((g, g))
+        self.numbers |= {"value": value, "gradient_squared": squared, "gradient_max": largest}
 
 
 class Solver(Value):
@@ -222,8 +222,7 @@ class Solver(Value):
 
     def begin(self, params: Any, value_and_grad: ValueAndGrad) -> None:
         """Take these parameters, and call the function where they are, unless that is known."""
-        if self.run.saved is not None:
-            self.load_state_dict(self.run.saved, params)
+        self.recall(params)
         run, function = self.run, Function(params, self.engine)
         before = run.function
         if before is not None:
@@ -248,6 +247,11 @@ class Solver(Value):
         self._adopt(function)
         self.measure(run, point.value)
         (self.first if before is None else self.moved)(run)
+
+    def recall(self, params: Any) -> None:
+        """Go on with the state of which this solver is a copy, now that there are parameters."""
+        if self.run.saved is not None:
+            self.load_state_dict(self.run.saved, params)
 
     def _adopt(self, function: Function) -> None:
         if function is not self.run.function:

@@ -47,11 +47,16 @@ def _element(k: int, xp: Any, p: Array, x: Array, *slots: Array) -> Array:
 _of = functools.cache(functools.partial(functools.partial, _element))
 
 
+def _size(xp: Any, p: Array, x: Array, *slots: Array) -> Array:
+    return xp.abs(x)
+
+
 @functools.cache
-def _products(count: int, pairs: Sequence[tuple[int, int]]) -> Program:
-    """The inner products of pairs among x, whose number is -1, and so many vectors."""
+def _products(count: int, pairs: Sequence[tuple[int, int]], largest: bool) -> Program:
+    """The inner products of pairs among x, whose number is -1, and so many vectors; and then the largest |x|."""
     seen = (None, count - 1)
-    asked = (Dot(_of(a), _of(b)) for a, b in pairs)
+    asked: list[Reduction] = [Dot(_of(a), _of(b)) for a, b in pairs]
+    asked += [Max(_size)] * largest
     parts = [Part(on_nothing, _same, reduction=of, what="an inner product", seen=seen) for of in asked]
     return Program((*parts, Part(on_nothing, _same, tuple(f"v{k}" for k in range(1, count)))))
 
@@ -145,12 +150,20 @@ class Space:
 
         The second of the first pair may be gradients, in dtypes of their own; all others are vectors.
         """
+        return self._asked(pairs, largest=False)
+
+    def measured(self, *pairs: tuple[Sequence[Array], Sequence[Array]]) -> list[float]:
+        """The largest magnitude of an element of the second of the first pair, and then all inner products."""
+        *found, largest = self._asked(pairs, largest=True)
+        return [0.0 if largest < 0 else largest, *found]
+
+    def _asked(self, pairs: Sequence[tuple[Sequence[Array], Sequence[Array]]], *, largest: bool) -> list[float]:
         if not self.ps:
-            return [0.0] * len(pairs)
+            return [0.0] * (len(pairs) + largest)
         x = pairs[0][1]
         own = {id(a): a for pair in pairs for a in pair if a is not x} or {id(self.params): self.params}
         place = {id(x): -1} | {key: k for k, key in enumerate(own)}
-        program = _products(len(own), tuple((place[id(a)], place[id(b)]) for a, b in pairs))
+        program = _products(len(own), tuple((place[id(a)], place[id(b)]) for a, b in pairs), largest)
         leaves = self._leaves([*own.values()])
         dispatch, gathered = self._dispatch((program, *own), program, leaves, x)
         rows = CoefficientTable([({},) * len(program.parts)], [0] * len(leaves))

@@ -226,15 +226,17 @@ class Memory:
         within = [(newest_pair[a], newest_pair[b]) for a, b in ((0, 1), (1, 1), (0, 0))]
         if m > _AT_ONCE:  # where each other order of the pairs would be a plan of hundreds of arrays
             places = [*range(min(m, math.ceil((n + 1) / _AT_ONCE) * _AT_ONCE))]
-            squared, *found = space.products((g, g), *((run.vectors[f"{of}{k}"], g) for of in "sy" for k in places))
+            largest, squared, *found = space.measured(
+                (g, g), *((run.vectors[f"{of}{k}"], g) for of in "sy" for k in places)
+            )
             sy, yy, ss = space.products(*within) if newest else [math.nan] * 3
         else:
             places = [k for k in range(m) if k not in self.order] + self.order
             both = [(run.vectors[f"{of}{k}"], g) for of in "sy" for k in places]
-            squared, sy, yy, ss, *found = space.products((g, g), *within, *both)
+            largest, squared, sy, yy, ss, *found = space.measured((g, g), *within, *both)
         by_place = sorted(zip(places, found[: len(places)], found[len(places) :], strict=True))
         self.put([sg for _, sg, _ in by_place], [yg for *_, yg in by_place], *((sy, yy) if newest else ()))
-        run.numbers |= {"gradient_squared": squared, "gradient_max": space.largest(g)}
+        run.numbers |= {"gradient_squared": squared, "gradient_max": largest}
         return math.sqrt(ss) if newest else math.nan
 
     @property

@@ -1,0 +1,162 @@
+"""`minimize` and what a solver does between iterations: copies, files, callbacks, optimizers, and where it ends."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import anyoptim as ao
+from tests.support.valleys import START, rosenbrock
+
+SOLVERS: dict[str, ao.solvers.Solver] = {
+    "LBFGS": ao.LBFGS(memory_size=3),
+    "NonlinearCG": ao.NonlinearCG(),
+    "GradientDescent": ao.GradientDescent(),
+    "ProximalGradient": ao.ProximalGradient(ao.prox.L1(0.01)),
+}
+
+
+@pytest.mark.parametrize("how", ["copy", "deepcopy", "pickle", "file"])
+@pytest.mark.parametrize("name", SOLVERS)
+def test_a_copy_goes_on_by_itself(name: str, how: str, tmp_path: Path) -> None:
+    """As the solver does, with the same bits, on parameters of its own."""
+    solver, x = copy.deepcopy(SOLVERS[name]), START.copy()
+    for _ in range(3):
+        solver.update(x, rosenbrock)
+    y = x.copy()
+    if how == "file":
+        ao.save(tmp_path / "run.safetensors", params=x, optimizer=solver)
+        found = ao.load(tmp_path / "run.safetensors", like=x)
+        other, y = copy.deepcopy(SOLVERS[name]), found.params
+        other.load_state_dict(found.optimizer or {}, y)
+    else:
+        copied: dict[str, Callable[[Any], Any]] = {
+            "copy": copy.copy,
+            "deepcopy": copy.deepcopy,
+            "pickle": lambda s: pickle.loads(pickle.dumps(s)),  # noqa: S301
+        }
+        other = copied[how](solver)
+    assert (other.last_value, other.steps, other.evaluations) == (solver.last_value, solver.steps, solver.evaluations)
+    for _ in range(3):
+        solver.update(x, rosenbrock)
+        other.update(y, rosenbrock)
+    np.testing.assert_array_equal(x, y)
+    assert other.evaluations == solver.evaluations
+
+
+def test_an_optimizer_ends_at_the_best_point() -> None:
+    """Heavy momentum climbs out of the valley again."""
+    x = START.copy()
+    seen: list[tuple[float, Any]] = []
+
+    def looked_at(x: Any) -> tuple[float, Any]:
+        seen.append((rosenbrock(x)[0], x.copy()))
+        return rosenbrock(x)
+
+    result = ao.minimize(looked_at, x, method=ao.Momentum(0.002, 0.98), stop=ao.Stop(steps=60))
+    value, best = min(seen, key=lambda of: of[0])
+    assert seen[-1][0] > value == result.value
+    np.testing.assert_array_equal(result.params, best)
+    assert (result.steps, result.evaluations, len(result.history)) == (60, 61, 61)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
+def test_whatever_is_raised_the_best_point_stays(error: type[BaseException]) -> None:
+    """In the function, in the middle of a search."""
+    x = START.copy()
+    seen: list[tuple[float, Any]] = []
+
+    def failing(x: Any) -> tuple[float, Any]:
+        if len(seen) == 20:
+            raise error
+        seen.append((rosenbrock(x)[0], x.copy()))
+        return rosenbrock(x)
+
+    with pytest.raises(error):
+        ao.minimize(failing, x, method=ao.LBFGS())
+    np.testing.assert_array_equal(x, min(seen, key=lambda of: of[0])[1])
+
+
+def test_a_callback_is_told_after_each_step_and_may_stop() -> None:
+    told: list[ao.solvers.Result] = []
+
+    def callback(result: ao.solvers.Result) -> None:
+        told.append(result)
+        if result.steps == 4:
+            raise StopIteration
+
+    result = ao.minimize(rosenbrock, START.copy(), method=ao.LBFGS(), callback=callback)
+    assert [of.steps for of in told] == [1, 2, 3, 4]
+    assert (result.steps, result.converged, result.message) == (4, False, "the callback has stopped it")
+
+
+def test_parameters_that_were_moved_are_looked_at_again() -> None:
+    """In place or as other arrays; where they have not moved, the function is not called again."""
+    solver, x, calls = ao.LBFGS(), START.copy(), 0
+
+    def counted(x: Any) -> tuple[float, Any]:
+        nonlocal calls
+        calls += 1
+        return rosenbrock(x)
+
+    solver.update(x, counted)
+    before = solver.evaluations
+    y = solver.update(x.copy(), counted)  # another array of the same values
+    assert calls == solver.evaluations
+    per_step = solver.evaluations - before
+    y[0] += 0.25
+    value = rosenbrock(y)[0]
+    before = solver.evaluations
+    solver.update(y, counted)
+    assert solver.evaluations > before + 1
+    assert solver.last_value < value
+    assert per_step >= 1
+
+
+@pytest.mark.parametrize(
+    ("value_and_grad", "message"),
+    [
+        (lambda x: (float(x @ x), -2 * x), "the gradient does not fit the value"),
+        (lambda x: (float("nan"), x), "the value at the parameters is nan"),
+        (lambda x: (1.0, x * np.inf), "the gradient of params is not finite"),
+        (lambda x: (1.0, 0 * x), "the gradient is zero"),
+        (lambda x: (float(x @ x) if x[0] >= 1 else float("nan"), 2 * x), "a wall: the value is not finite"),
+    ],
+)
+def test_why_there_is_no_step(value_and_grad: Any, message: str) -> None:
+    """Nothing is raised, and nothing has moved."""
+    x = np.array([1.0, 2.0])
+    result = ao.minimize(value_and_grad, x, method=ao.LBFGS())
+    assert message in result.message
+    assert result.converged == (message == "the gradient is zero")
+    np.testing.assert_array_equal(x, [1, 2])
+
+
+@pytest.mark.parametrize("params", [{}, np.zeros(0), {"a": None}])
+def test_nothing_to_minimize(params: Any) -> None:
+    grads = params
+    for method in (ao.LBFGS(), ao.Adam()):
+        result = ao.minimize(lambda _: (1.0, grads), params, method=method)
+        assert (result.converged, result.message.partition(":")[0]) == (True, "there is nothing to minimize")
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "message"),
+    [
+        ((1.0,), TypeError, r"value_and_grad gave \(1.0,\); wanted a pair, the value and the gradients"),
+        ((np.ones(2), np.ones(2)), TypeError, r"gave a ndarray of shape \(2,\) as the value; wanted one real number"),
+        ((1j, np.ones(2)), TypeError, "gave 1j as the value; wanted one real number"),
+        ((1.0, np.ones(3)), ValueError, r"params has shape \(2,\) but grads has shape \(3,\)"),
+    ],
+)
+def test_what_a_function_may_not_give(given: Any, error: type[Exception], message: str) -> None:
+    x = np.ones(2)
+    with pytest.raises(error, match=message):
+        ao.minimize(lambda _: given, x, method=ao.LBFGS())
+    np.testing.assert_array_equal(x, 1)
