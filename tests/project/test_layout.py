@@ -74,7 +74,7 @@ def test_imports_go_one_way(name: str) -> None:
 def test_few_rooms_and_arrows() -> None:
     arrows = rooms("anyoptim")
     assert len(arrows.keys() - {"__init__"}) <= 17
-    assert sum(map(len, arrows.values())) <= 68
+    assert sum(map(len, arrows.values())) <= 69
     assert {room for room in arrows if (ROOT / f"{room}.py").exists()} == {"__init__"}
 
 
