@@ -24,8 +24,8 @@ def keep_best(run: Run, value: float) -> None:
     """Keep the parameters as they are in the vector `best`, if no value before was lower than this one."""
     best, kept = run.numbers.get("best", math.nan), run.vectors["best"]
     if value <= best or best != best:
-        run.numbers["best"] = value
         run.space.run(_KEEP, kept, [run.space.params, kept])
+        run.numbers["best"] = value
 
 
 def take_best(run: Run) -> None:

@@ -69,6 +69,10 @@ _PROJECT = Kernel(_projected, ("d", "free", "origin", "lo", "hi"))
 _HOLD = Kernel(_held, ("d", "free"))
 
 
+def _other(xp: Any, free: Array, g: Array, origin: Array, lo: Array, hi: Array) -> Array:
+    return xp.where(_free(xp, g, origin, lo, hi), 1.0 + 0 * origin, 0 * origin) != free
+
+
 def _way(xp: Any, origin: Array, g: Array, lo: Array, hi: Array) -> Array:
     return xp.abs(_clipped(xp, origin - g, lo, hi) - origin)
 
@@ -94,6 +98,7 @@ def _unbounded(xp: Any, lo: Array, x: Array, hi: Array) -> Array:
     return ~((lo - lo == 0) & (hi - hi == 0))
 
 
+_CHANGED = Question("what bounds hold", Count(_other), ("origin", "lo", "hi"))
 _WAY = Question("the projected gradient", Max(_way), ("lo", "hi"))
 _USED = Question("the way to the bounds", Max(_used), ("origin", "lo", "hi"))
 _MASKED = Question("an inner product", Dot(_masked, _itself), ("free",))
@@ -121,9 +126,11 @@ class Box:
         """Put the parameters within the bounds."""
         self.space.run(_WITHIN, self.lo, [self.space.params, self.lo, self.hi])
 
-    def mark(self, g: Vector, origin: Vector) -> None:
-        """Note which elements are held, at another origin."""
+    def mark(self, g: Vector, origin: Vector) -> bool:
+        """Note which elements are held, at another origin. Returns whether these are others than before."""
+        changed = self.space.answer(_CHANGED, g, self.free, origin, self.lo, self.hi) > 0
         self.space.run(_MARK, g, [self.free, origin, self.lo, self.hi, self.gradient])
+        return changed
 
     def largest(self, g: Vector, origin: Vector) -> float:
         """The largest element of the projected gradient: of the way from the origin to origin - g, projected."""

@@ -8,7 +8,7 @@ from typing import Any
 from anyoptim._core._optimizer import Optimizer
 from anyoptim.solvers._best import keep_best, take_best
 from anyoptim.solvers._function import Function, Point, ValueAndGrad
-from anyoptim.solvers._solver import Iteration, Run
+from anyoptim.solvers._solver import Iteration, Run, hopeless
 
 __all__ = ["FirstOrder"]
 
@@ -33,13 +33,20 @@ class FirstOrder:
 
     def iterate(self) -> Iteration:
         """Take one step, and call the function where the parameters are then."""
-        run = self.run
-        run.begun.updated(self.optimizer, self._point.gradients)
+        run, gradients = self.run, self._point.gradients
+        self._point = Point(math.nan, ())  # until it is known where the step has led
+        run.begun.updated(self.optimizer, gradients)
         self._point = run.ask(run.begun)
         run.numbers["steps"] += 1
         keep_best(run, self._point.value)
         self._measure()
+        if math.isnan(run.value):
+            return Iteration(failure=f"the value is NaN after step {run.numbers['steps']}")
         return Iteration()
+
+    def hopeless(self) -> Iteration | None:
+        """What there is to say where no step can be taken; a stage may move parameters whose gradient is zero."""
+        return hopeless(self.run, at_rest=False)
 
     def end(self) -> None:
         """Put the parameters at the best point that was seen."""
@@ -49,7 +56,7 @@ class FirstOrder:
 
     def _measure(self) -> None:
         """Note the value, and what there is to know of the gradient."""
-        space, found = self.run.space, self._point
-        gradient = space.copied(found.gradients)
-        largest, squared = space.measured((gradient, gradient))
+        found = self._point
+        gradient = self.run.vectors["g"] = [*found.gradients]
+        largest, squared = self.run.space.measured((gradient, gradient))
         self.run.numbers |= {"value": found.value, "gradient_squared": squared, "gradient_max": largest}

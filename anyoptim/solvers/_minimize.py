@@ -14,7 +14,7 @@ from anyoptim._search._result import History, Progress, Record, Result
 from anyoptim._search._stop import Condition, Stop
 from anyoptim.solvers._first_order import FirstOrder
 from anyoptim.solvers._function import ValueAndGrad
-from anyoptim.solvers._solver import Iteration, Solver, hopeless
+from anyoptim.solvers._solver import Iteration, Solver
 
 __all__ = ["minimize"]
 
@@ -35,7 +35,8 @@ def minimize(
             number or an array of one element, and the gradients, in a container with the keys of `params`, as
             `Optimizer.update` takes them; a parameter whose gradient is None does not move.
         params: where to begin: a dict, list, tuple, any nest of them, or an array, of any library. Arrays are written
-            to at each trial point where that is possible, and else replaced in their container, or in a new one.
+            to at each trial point where that is possible, and else replaced in their container or, by a solver, in a
+            new one.
         method: a solver, such as `LBFGS`, which begins anew; or an optimizer or a chain, which goes on with its state.
         stop: when to stop; `Stop()` if it is None. A method that can take no step stops, too.
         callback: called after each step with a `Result` of what is known so far; it may raise StopIteration.
@@ -94,11 +95,11 @@ def _iterated(
         values.append(now.value)
         history.append(Record(now.value, now.gradient_norm, now.step_length, now.evaluations, now.seconds))
         show(now)
-        told = hopeless(run) if len(values) == 1 else None
+        told = solver.hopeless() if len(values) == 1 else None
         reason = condition.reason(now) if told is None else (str(told.failure), told.converged)
         if callback is not None and len(values) > 1:
             try:
-                callback(_result(solver, *(reason or ("it goes on", False)), history))
+                callback(_result(solver, *(reason or ("it goes on", False)), History(history)))
             except StopIteration:
                 return "the callback has stopped it", False, history
         if reason is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from copy import deepcopy
 from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple, TypeVar
@@ -47,7 +47,7 @@ def _put(xp: Any, x: Array, p: Array, c: Any) -> Array:
     return x
 
 
-TAKE, _PUT = Kernel(_taken, ("p", "origin", "g")), Kernel(_put, ("p",))
+TAKE, _PUT = Kernel(_taken, ("p", "origin", "g"), takes=True), Kernel(_put, ("p",))
 
 
 class Run:
@@ -132,7 +132,7 @@ class Run:
         self.numbers |= {"value": value, "gradient_squared": squared, "gradient_max": largest}
 
 
-class Solver(Value):
+class Solver(Value, ABC):
     """The base of all solvers: methods that are given the value as well as the gradient.
 
     `ao.minimize` takes as many iterations as are needed. In a loop of one's own, `update` takes one:
@@ -225,6 +225,11 @@ class Solver(Value):
         self.recall(params)
         run, function = self.run, Function(params, self.engine)
         before = run.function
+        if before is not None and before.space.unsettled:  # an exception came in the middle: begin anew
+            counts = {name: run.numbers[name] for name in ("steps", "evaluations")}
+            self.restart()
+            run, before = self.run, None
+            run.numbers |= counts
         if before is not None:
             if before.same(function):
                 function = before
@@ -239,6 +244,7 @@ class Solver(Value):
         if before is not None and function is not before:
             function.take(before)
         point, space = run.ask(function), function.space
+        space.unsettled = True
         if before is None:
             of_zeros = {name: space.zeros() for name in self.kept_vectors()}
             run.vectors = {"origin": space.copied(space.params), "g": space.copied(point.gradients), **of_zeros}
@@ -247,6 +253,7 @@ class Solver(Value):
         self._adopt(function)
         self.measure(run, point.value)
         (self.first if before is None else self.moved)(run)
+        space.unsettled = False
 
     def recall(self, params: Any) -> None:
         """Go on with the state of which this solver is a copy, now that there are parameters."""
@@ -264,12 +271,17 @@ class Solver(Value):
         function = run.begun
         before = function.evaluations
         try:
-            iteration = hopeless(run) or self.iteration(run)
+            iteration = self.hopeless() or self.iteration(run)
         finally:
             run.numbers["evaluations"] += function.evaluations - before
         run.failure = iteration.failure
         run.numbers["steps"] += iteration.failure is None
+        run.space.unsettled = False
         return iteration
+
+    def hopeless(self) -> Iteration | None:
+        """What there is to say where no step can be taken."""
+        return hopeless(self.run)
 
     def kept_vectors(self) -> tuple[str, ...]:
         """The names of the vectors that are kept, where their number depends on an argument."""
@@ -313,9 +325,10 @@ class Solver(Value):
         """
         from anyoptim.solvers._state import restored  # noqa: PLC0415 - when it is asked for
 
-        self._run = restored(self, state, params)
-        if self._run.function is not None:
-            self.prepare(self._run)
+        run = restored(self, state, params)
+        if run.function is not None:
+            self.prepare(run)
+        self._run = run
 
     def __copy__(self) -> Any:
         return deepcopy(self)  # two solvers over the same vectors would be one
@@ -332,14 +345,14 @@ class Solver(Value):
         self.run.saved = state["state"]
 
 
-def hopeless(run: Run) -> Iteration | None:
-    """What there is to say where no method can take a step."""
+def hopeless(run: Run, *, at_rest: bool = True) -> Iteration | None:
+    """What there is to say where no method can take a step; `at_rest` says that none can where the gradient is zero."""
     largest = run.numbers["gradient_max"]
     if not run.space.size:
         return Iteration(failure="there is nothing to minimize: no parameter has an element that moves", converged=True)
     if not math.isfinite(run.value):
         return Iteration(failure=f"the value at the parameters is {run.value}; wanted a finite one to begin with")
-    if largest == 0:
+    if largest == 0 and at_rest:
         return Iteration(failure="the gradient is zero", converged=True)
     if not math.isfinite(run.numbers["gradient_squared"]):
         tree, g, space = run.begun.tree, run.vectors["g"], run.space

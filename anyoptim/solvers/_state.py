@@ -63,6 +63,8 @@ def restored(solver: Solver, state: Any, params: Any) -> Run:
     for name, vector in state["vectors"].items():
         run.vectors[name] = space.zeros()
         for k, (path, p, like) in enumerate(zip(function.paths, space.ps, run.vectors[name], strict=True)):
+            if path not in vector:
+                raise ValueError(f"state['vectors'][{name!r}] has no {path!r}, which has a gradient")
             array = vector[path]
             host = array if isinstance(array, np.ndarray) else p.library.to_host(array)
             if host.shape != tuple(like.shape):

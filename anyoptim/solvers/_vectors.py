@@ -34,8 +34,10 @@ def _on_vectors(rule: Rule, xp: Any, flow: Flow, slots: Sequence[Any], coefficie
 class Kernel:
     """A rule of vectors, for one element: `rule(xp, x, *vectors, c)` gives the new element of each vector."""
 
-    def __init__(self, rule: Rule, names: Sequence[str]) -> None:
+    def __init__(self, rule: Rule, names: Sequence[str], *, takes: bool = False) -> None:
+        """Take the names of the vectors; `takes` says that it makes another point the one where an iteration ends."""
         _, *slots = names
+        self.takes = takes
         self.program = Program((Part(_on_vectors, rule, tuple(slots)),))
 
 
@@ -99,6 +101,10 @@ _DIFFERENCES = Question("a comparison", Count(_other))
 _LARGEST = Question("a largest element", Max(_magnitude))
 
 
+_KEPT = 512
+"""The most plans that are kept: vectors that are made anew each time would keep theirs, and be kept by them."""
+
+
 class Space:
     """The parameters that move, with what is kept ready to compute with vectors like them."""
 
@@ -106,6 +112,8 @@ class Space:
         self.ps, self.engine = ps, engine
         self.params: Vector = [p.array for p in ps]
         """The parameters themselves, in dtypes of their own: where they can't be written to, the newest arrays."""
+        self.unsettled = False
+        """Whether a point was taken of which not all is known yet: so it stays where an exception comes in between."""
         self._dispatches: dict[Any, Dispatch] = {}
 
     @property
@@ -139,6 +147,7 @@ class Space:
             commit = dispatch.prepare(
                 gathered, CoefficientTable([({k: float(c) for k, c in numbers.items()},)], [0] * len(self.ps))
             )
+        self.unsettled = self.unsettled or kernel.takes
         results = completed(commit)
         if not dispatch.in_place:
             for i, (first, slots) in enumerate(results):
@@ -200,6 +209,8 @@ class Space:
         dispatch, gathered = self._dispatch(key, question.program, leaves, [x for xs, *_ in asked for x in xs])
         with quiet():
             rows = CoefficientTable([({}, {})], [0] * len(leaves))
+            if dispatch.waiting:
+                dispatch.count(rows)
             found = dispatch.reduced(reduction.kind, {id(question.program): 0}, gathered, rows)
             each = [{j: found[j] for j in range(k, k + n)} for k in range(0, len(leaves), n)]
             return [float(dispatch.value_of(reduction, of_leaves)) for of_leaves in each]
@@ -228,6 +239,8 @@ class Space:
         if dispatch is None or dispatch.waiting.due() or not dispatch.suits(xs):
             dispatch = Dispatch(self.engine, [program] * len(leaves), leaves, xs, plans(self.engine))
             if dispatch.rebindable:  # any other would keep arrays alive that are replaced
+                if len(self._dispatches) >= _KEPT:
+                    self._dispatches.clear()
                 self._dispatches[key] = dispatch
         return dispatch, dispatch.gather(xs)
 

@@ -37,12 +37,17 @@ class LBFGS(Solver):
     follow from these, so that an iteration reads each s and y twice, for the products and for the direction, however
     many there are. Before the first step d is -g, and the first step length tried is 1/|g|.
 
+    Within bounds it goes along what no bound holds, s, y and g being 0 elsewhere, and ends each step where its end is
+    projected to. Where bounds hold others than before, all products of pairs are found anew.
+
     Args:
         memory_size: of how many steps s and y are kept, at least 1.
+        bounds: the lower and the upper bounds, each a number, an array, a container of these with the keys of the
+            parameters, or None for no bound; None for no bounds at all. Parameters have to be real.
         line_search: for step lengths.
         engine: the machine that adds and multiplies vectors, as in `Optimizer`; None chooses.
 
-    Memory: 2*memory_size + 3 arrays for each parameter, in its compute dtype.
+    Memory: 2*memory_size + 3 arrays for each parameter, in its compute dtype, and 4 more with bounds.
 
     Source: Liu and Nocedal, On the limited memory BFGS method for large scale optimization, 1989; Nocedal and Wright,
     Numerical Optimization, 2006, algorithm 7.4; with inner products alone, Chen, Wang and Zhou, Large-scale L-BFGS
@@ -65,10 +70,13 @@ class LBFGS(Solver):
     def entered(self, function: Function) -> Function:
         if self.bounds is None:
             return function
-        function.let_all_move()
-        Box(function, self.bounds).enter()
-        function.put()
-        return Function(function.tree.container, self.engine)
+        outer = Function(function.tree.container, self.engine)
+        outer.moving = function.moving
+        if outer.moving is None:
+            outer.let_all_move()
+        Box(outer, self.bounds).enter()
+        outer.put()
+        return Function(outer.tree.container, self.engine)
 
     def prepare(self, run: Run) -> None:
         saved = "sg" in run.numbers
@@ -82,7 +90,7 @@ class LBFGS(Solver):
         if run.scratch.box is None:
             Memory(run.numbers).measure(run, newest=False)
         else:
-            self._hold(run, run.scratch.box)
+            self._hold(run, run.scratch.box, newest=False)
 
     def iteration(self, run: Run) -> Iteration:
         memory = Memory(run.numbers)
@@ -135,18 +143,20 @@ class LBFGS(Solver):
         run.numbers["value"] = last.value
         if box is None:
             return Iteration(last.t, memory.measure(run, newest=curved))
-        self._hold(run, box)
+        self._hold(run, box, newest=curved)
         return Iteration(last.t, math.sqrt(space.products((s, s))[0]) if curved else math.nan)
 
-    def _hold(self, run: Run, box: Box) -> None:
-        """Note what bounds hold at the origin, and what there is to know of the gradient and the pairs without that."""
+    def _hold(self, run: Run, box: Box, *, newest: bool) -> None:
+        """Note what bounds hold at the origin, and what there is to know of the gradient and the pairs without that.
+
+        Where bounds hold what they held, only products with the newest pair, if there is one, are not known.
+        """
         space, vectors, memory = run.space, run.vectors, Memory(run.numbers)
         g, origin = vectors["g"], vectors["origin"]
-        box.mark(g, origin)
-        order = memory.order
+        order, changed = memory.order, box.mark(g, origin)
         both = [(vectors[f"{of}{i}"], box.gradient) for of in "sy" for i in order]
         squared, *found = space.products((box.gradient, box.gradient), *both)
-        ahead = [(i, j) for a, i in enumerate(order) for j in order[a:]]
+        ahead = [(i, j) for a, i in enumerate(order) for j in order[a:] if changed or (newest and j == order[-1])]
         within = box.products([(vectors[f"{of}{i}"], vectors[f"y{j}"]) for of in "sy" for i, j in ahead])
         memory.know(found, ahead, within)
         run.numbers |= {"gradient_squared": squared, "gradient_max": box.largest(g, origin)}
@@ -323,4 +333,4 @@ def _accepted(xp: Any, x: Array, p: Array, origin: Array, g: Array, s: Array, y:
     return p, p, x, p - origin, x - g
 
 
-ACCEPT = Kernel(_accepted, ("p", "origin", "g", "s", "y"))
+ACCEPT = Kernel(_accepted, ("p", "origin", "g", "s", "y"), takes=True)
