@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -160,3 +161,92 @@ def test_what_a_function_may_not_give(given: Any, error: type[Exception], messag
     with pytest.raises(error, match=message):
         ao.minimize(lambda _: given, x, method=ao.LBFGS())
     np.testing.assert_array_equal(x, 1)
+
+
+@pytest.mark.parametrize("method", [ao.LBFGS(memory_size=3), ao.NonlinearCG(), ao.GradientDescent()])
+def test_a_point_that_is_taken_half_is_looked_at_again(
+    method: ao.solvers.Solver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An exception comes when the point has been taken, and its inner products are not known yet."""
+    solver, x, space = copy.deepcopy(method), START.copy(), type(ao.LBFGS().run).space
+    for _ in range(4):
+        solver.update(x, rosenbrock)
+    armed = False
+
+    def interrupted(run: Any) -> Any:
+        found = space.fget(run)  # type: ignore[attr-defined]
+        if armed and found.unsettled:
+            raise KeyboardInterrupt
+        return found
+
+    monkeypatch.setattr(type(solver.run), "space", property(interrupted))
+    armed = True
+    with pytest.raises(KeyboardInterrupt):
+        solver.update(x, rosenbrock)
+    armed = False
+    before = solver.steps
+    value = rosenbrock(x)[0]
+    solver.update(x, rosenbrock)
+    assert solver.steps == before + 1
+    assert solver.last_value == rosenbrock(x)[0] < value
+    assert solver.run.numbers["gradient_squared"] == pytest.approx(float(np.sum(rosenbrock(x)[1] ** 2)), rel=1e-12)
+
+
+@pytest.mark.parametrize("lr", [1e-4, 1.0])
+def test_an_optimizer_that_is_interrupted_ends_at_the_best_point(lr: float) -> None:
+    """The function raises at a point that is not looked at so."""
+    x = START.copy()
+    calls: list[tuple[float, Any]] = []
+
+    def failing(x: Any) -> tuple[float, Any]:
+        if len(calls) == 2:
+            raise ValueError
+        calls.append((rosenbrock(x)[0], x.copy()))
+        return rosenbrock(x)
+
+    with pytest.raises(ValueError):  # noqa: PT011
+        ao.minimize(failing, x, method=ao.SGD(lr))
+    np.testing.assert_array_equal(x, min(calls, key=lambda of: of[0])[1])
+
+
+def test_an_optimizer_keeps_no_gradients() -> None:
+    """As many plans after many steps as after a few."""
+    seen = []
+    for steps in (5, 50):
+        method = ao.Adam(0.01)
+        runs: list[Any] = []
+        ao.minimize(rosenbrock, START.copy(), method=method, stop=ao.Stop(steps=steps), callback=runs.append)
+        (first, last) = (len(runs[0].history), len(runs[-1].history))
+        assert (first, last) == (2, steps + 1)  # each is told what there was then
+        seen.append(len(gc.get_objects()))
+    assert seen[1] - seen[0] < 2000
+
+
+def test_what_optimizers_are_told_apart_by() -> None:
+    """A gradient that is not finite, by its key; a zero gradient is none to stop for, where a stage moves parameters."""
+    result = ao.minimize(lambda p: (1.0, {"a": np.array([np.nan])}), {"a": np.ones(1)}, method=ao.SGD(0.1))
+    assert result.message == "the gradient of params['a'] is not finite, although the value is"
+    shrunk = ao.minimize(
+        lambda p: (1.0, 0 * p), np.ones(2), method=ao.chain(ao.SGD(1.0), ao.prox.L1(0.25)), stop=ao.Stop(steps=2)
+    )
+    assert shrunk.steps == 2
+
+    def walled(p: Any) -> tuple[float, Any]:
+        return (float("nan") if abs(p[0]) > 1e9 else float(p @ p)), 2 * p
+
+    diverged = ao.minimize(walled, np.ones(2), method=ao.SGD(1e200), stop=ao.Stop(steps=50))
+    assert "NaN" in diverged.message
+    np.testing.assert_array_equal(diverged.params, 1)
+
+
+def test_bounds_of_frozen_parameters_once_others_were_moved() -> None:
+    params = {"a": np.full(2, 3.0), "b": np.ones(3)}
+    solver = ao.LBFGS(bounds=(None, 2.0))
+
+    def value_and_grad(p: Any) -> tuple[float, Any]:
+        return float(((p["a"] - 5) ** 2).sum()), {"a": 2 * (p["a"] - 5), "b": None}
+
+    solver.update(params, value_and_grad)
+    params["a"] += 7
+    solver.update(params, value_and_grad)
+    assert params["a"].tolist() == [2, 2]
