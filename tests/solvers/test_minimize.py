@@ -223,7 +223,7 @@ def test_an_optimizer_keeps_no_gradients() -> None:
 
 
 def test_what_optimizers_are_told_apart_by() -> None:
-    """A gradient that is not finite, by its key; a zero gradient is none to stop for, where a stage moves parameters."""
+    """A gradient that is not finite, by its key; a zero one is no reason to stop where a stage moves them."""
     result = ao.minimize(lambda p: (1.0, {"a": np.array([np.nan])}), {"a": np.ones(1)}, method=ao.SGD(0.1))
     assert result.message == "the gradient of params['a'] is not finite, although the value is"
     shrunk = ao.minimize(
