@@ -157,9 +157,10 @@ class Result(NamedTuple):
             *ax.plot(history.evaluations, values, "C0.-", label="value"),
             *right.plot(history.evaluations, [x or math.nan for x in norms], "C1.-", label="|g|"),
         ]
-        if all(x > 0 or x != x for x in values):
+        if all(x > 0 or x != x for x in values) and any(x > 0 for x in values):
             ax.set_yscale("log")
-        right.set_yscale("log")
+        if any(x > 0 for x in norms):
+            right.set_yscale("log")
         ax.set_xlabel("evaluations")
         ax.set_ylabel("value")
         right.set_ylabel("|g|, 2-norm")

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from anyoptim._arrays import Array, is_scalar, library
 from anyoptim._arrays import _checks as checks
+from anyoptim._arrays._quiet import quiet
 from anyoptim._arrays._tree import Tree
 from anyoptim._core._optimizer import Optimizer
 from anyoptim.solvers._vectors import Space, Vector
@@ -38,6 +39,8 @@ class Function:
         checks.no_overlap(self.tree, self.ps, self.owner)
         self.value_and_grad: ValueAndGrad
         self.evaluations = 0
+        self.outside: tuple[Function, Vector] | None = None
+        """Where parameters were before they were put within bounds, until it is known that they may stay there."""
         self.moving: list[int] | None = None
         """The places of the parameters that have a gradient; None before the function was called."""
 
@@ -50,6 +53,22 @@ class Function:
     def paths(self) -> list[str]:
         """The keys of each parameter that moves, joined by dots."""
         return [self.tree.paths[i] for i in self.moving or ()]
+
+    def back_outside(self, but: Sequence[int] = ()) -> None:
+        """Put parameters where they were before they were put within bounds, but for those at some places."""
+        if self.outside is None:
+            return
+        outer, kept = self.outside
+        space, self.outside = outer.space, None
+        for k, (i, p) in enumerate(zip(outer.moving or (), space.ps, strict=True)):
+            if i in but:
+                continue
+            if p.writable:
+                with quiet(), p.library.on_device_of(p.array):
+                    p.library.write(p.array, p.library.xp.astype(kept[k], p.array.dtype, copy=False))
+            else:
+                space.params[k] = p.array
+        outer.put()
 
     def let_all_move(self) -> None:
         """Let all parameters move, before it is known which of them have a gradient."""
@@ -164,7 +183,7 @@ def _number(value: Any) -> float:
             array = lib.load(value)
             if not lib.dtype(array).startswith("complex"):
                 return float(lib.to_host(array).reshape(()))
-    except TypeError:
+    except (OverflowError, TypeError):
         pass
     raise TypeError(f"value_and_grad gave {_described(value)} as the value; wanted one real number")
 

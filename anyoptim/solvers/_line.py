@@ -11,7 +11,7 @@ from anyoptim.solvers._box import Box
 from anyoptim.solvers._function import Function, Point
 from anyoptim.solvers._vectors import Kernel, Vector
 
-__all__ = ["Line"]
+__all__ = ["Line", "check_search"]
 
 
 def _trial(xp: Any, d: Array, p: Array, origin: Array, c: Any) -> tuple[Array, ...]:
@@ -20,6 +20,12 @@ def _trial(xp: Any, d: Array, p: Array, origin: Array, c: Any) -> tuple[Array, .
 
 
 _TRIAL = Kernel(_trial, ("p", "origin"))
+
+
+def check_search(line_search: Any) -> None:
+    """Raise TypeError for what is no line search."""
+    if not isinstance(line_search, LineSearch):
+        raise TypeError(f"line_search is {line_search!r}; wanted a line search, such as ao.solvers.StrongWolfe()")
 
 
 class Line:

@@ -55,6 +55,8 @@ def minimize(
     """
     if not isinstance(method, Solver | Optimizer):
         raise TypeError(f"method is {method!r}; wanted a solver, such as ao.LBFGS(), or an optimizer")
+    if callback is not None and not callable(callback):
+        raise TypeError(f"callback is {callback!r}; wanted a function of a result")
     condition = Stop() if stop is None else stop
     if not isinstance(condition, Condition):
         raise TypeError(f"stop is {stop!r}; wanted conditions, such as ao.Stop(gtol=1e-6) | ao.Stop(steps=500)")
@@ -63,6 +65,7 @@ def minimize(
         solver = FirstOrder(method)
     else:
         solver = method
+        solver.check_free()
         solver.restart()
     began = time.perf_counter()
     solver.begin(params, value_and_grad)

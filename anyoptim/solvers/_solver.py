@@ -76,6 +76,8 @@ class Run:
         self.saved: Mapping[str, Any] | None = None
         """The state of a copy, which waits for parameters."""
         self.failure: str | None = None
+        self.busy = False
+        """Whether an iteration is being taken: who calls the solver now is the function itself."""
         self.optimizer: Optimizer | None = None
         """What takes the steps, where an optimizer does; it is made anew where a state is loaded."""
 
@@ -214,7 +216,8 @@ class Solver(Value, ABC):
         `value_and_grad(params)` is called with the parameters at each trial point. It gives the value, a number or an
         array of one element, and the gradients, in a container with the keys of `params`, as `Optimizer.update` takes
         them; a parameter whose gradient is None does not move. Where there is no step to take, `last_failure` says
-        why. Whatever is raised, the parameters are at the best point that was seen.
+        why. Whatever is raised, the parameters are at the best point that was seen, or where the last iteration ended,
+        as the method says.
         """
         self.begin(params, value_and_grad)
         self.iterate()
@@ -223,6 +226,7 @@ class Solver(Value, ABC):
     def begin(self, params: Any, value_and_grad: ValueAndGrad) -> None:
         """Take these parameters, and call the function where they are, unless that is known."""
         self.recall(params)
+        self.check_free()
         run, function = self.run, Function(params, self.engine)
         before = run.function
         if before is not None and before.space.unsettled:  # an exception came in the middle: begin anew
@@ -243,7 +247,13 @@ class Solver(Value, ABC):
         function.value_and_grad = value_and_grad
         if before is not None and function is not before:
             function.take(before)
-        point, space = run.ask(function), function.space
+        try:
+            point = run.ask(function)
+        except BaseException:
+            function.back_outside()
+            raise
+        function.back_outside(function.moving or ())
+        space = function.space
         space.unsettled = True
         if before is None:
             of_zeros = {name: space.zeros() for name in self.kept_vectors()}
@@ -254,6 +264,11 @@ class Solver(Value, ABC):
         self.measure(run, point.value)
         (self.first if before is None else self.moved)(run)
         space.unsettled = False
+
+    def check_free(self) -> None:
+        """Raise RuntimeError where the function that is minimized calls its own solver."""
+        if self.run.busy:
+            raise RuntimeError("the solver takes an iteration already, in which it was called; wanted another solver")
 
     def recall(self, params: Any) -> None:
         """Go on with the state of which this solver is a copy, now that there are parameters."""
@@ -269,10 +284,11 @@ class Solver(Value, ABC):
         """Take one iteration. Whatever is raised, the parameters are at the best point that was seen."""
         run = self.run
         function = run.begun
-        before = function.evaluations
+        before, run.busy = function.evaluations, True
         try:
             iteration = self.hopeless() or self.iteration(run)
         finally:
+            run.busy = False
             run.numbers["evaluations"] += function.evaluations - before
         run.failure = iteration.failure
         run.numbers["steps"] += iteration.failure is None
@@ -357,9 +373,10 @@ def hopeless(run: Run, *, at_rest: bool = True) -> Iteration | None:
     if not math.isfinite(run.numbers["gradient_squared"]):
         tree, g, space = run.begun.tree, run.vectors["g"], run.space
         places = run.begun.moving or ()
-        bad = next(
-            (str(tree.name(i)) for i, a, p in zip(places, g, space.ps, strict=True) if not _finite(p, a)), "params"
-        )
+        named = (str(tree.name(i)) for i, a, p in zip(places, g, space.ps, strict=True) if not _finite(p, a))
+        bad = next(named, None)
+        if bad is None:
+            return Iteration(failure="the norm of the gradient is too large for float64; wanted a smaller scale")
         return Iteration(failure=f"the gradient of {bad} is not finite, although the value is")
     return None
 

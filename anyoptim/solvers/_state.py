@@ -47,6 +47,9 @@ def restored(solver: Solver, state: Any, params: Any) -> Run:
         raise ValueError(f"state['version'] is {state['version']!r}; wanted {VERSION}, which this anyoptim reads")
     if state["method"] != type(solver).__name__:
         raise ValueError(f"state is of {state['method']}; wanted one of {type(solver).__name__}")
+    for name in ("numbers", "vectors"):
+        if not isinstance(state[name], Mapping):
+            raise TypeError(f"state[{name!r}] is a {type(state[name]).__name__}; wanted a dict")
     run.numbers |= {name: _copied(value) for name, value in state["numbers"].items()}
     if not state["vectors"]:
         return run

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final, NamedTuple
 from anyoptim._arrays import Array
 from anyoptim._search.line_searches import LineSearch, MoreThuente, Trial
 from anyoptim._trace._hyperparameters import positive
-from anyoptim.solvers._line import Line
+from anyoptim.solvers._line import Line, check_search
 from anyoptim.solvers._solver import TAKE, Iteration, Run, Solver
 from anyoptim.solvers._vectors import Kernel
 
@@ -115,6 +115,7 @@ class NonlinearCG(Solver):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_search(self.line_search)
         if self.beta not in BETAS:
             raise ValueError(f"beta is {self.beta!r}; wanted one of {', '.join(map(repr, BETAS))}")
 

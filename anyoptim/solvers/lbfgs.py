@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import sys
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -15,7 +15,7 @@ from anyoptim._search.line_searches import LineSearch, MoreThuente, Trial
 from anyoptim._trace._hyperparameters import Count
 from anyoptim.solvers._box import Bounds, Box
 from anyoptim.solvers._function import Function
-from anyoptim.solvers._line import Line
+from anyoptim.solvers._line import Line, check_search
 from anyoptim.solvers._solver import TAKE, Iteration, Run, Solver
 from anyoptim.solvers._vectors import Kernel, Vector
 
@@ -64,6 +64,10 @@ class LBFGS(Solver):
     bounds: Final[Bounds | None] = None
     line_search: Final[LineSearch] = MoreThuente()
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_search(self.line_search)
+
     def kept_vectors(self) -> tuple[str, ...]:
         return (*pairs(self.memory_size),)
 
@@ -74,12 +78,18 @@ class LBFGS(Solver):
         outer.moving = function.moving
         if outer.moving is None:
             outer.let_all_move()
+        kept = outer.space.copied(outer.space.params)
         Box(outer, self.bounds).enter()
+        if not outer.space.differ(kept, outer.space.params):
+            return function
         outer.put()
-        return Function(outer.tree.container, self.engine)
+        entered = Function(outer.tree.container, self.engine)
+        entered.outside = outer, kept
+        return entered
 
     def prepare(self, run: Run) -> None:
         saved = "sg" in run.numbers
+        Memory.check(run.numbers, self.memory_size)
         run.numbers = Memory.empty(self.memory_size) | run.numbers
         run.scratch = _Scratch(run.space.zeros(), None if self.bounds is None else Box(run.begun, self.bounds))
         if saved and run.scratch.box is not None:
@@ -188,6 +198,17 @@ class Memory:
             **{name: np.zeros(size) for name in ("sg", "yg")},
             **{name: np.zeros((size, size)) for name in ("sy", "yy")},
         }
+
+    @classmethod
+    def check(cls, numbers: Mapping[str, Any], size: int) -> None:
+        """Raise ValueError where what was saved is of no memory of this size."""
+        for name, empty in cls.empty(size).items():
+            given = numbers.get(name, empty)
+            if np.shape(given) != np.shape(empty) and name != "order":
+                raise ValueError(f"state['numbers'][{name!r}] has shape {np.shape(given)}; wanted {np.shape(empty)}")
+        order = numbers.get("order", [])
+        if sorted({*order}) != sorted(order) or not {*order} <= {*range(size)}:
+            raise ValueError(f"state['numbers']['order'] is {order!r}; wanted different places below {size}")
 
     @property
     def order(self) -> list[int]:

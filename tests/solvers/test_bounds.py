@@ -131,6 +131,23 @@ def test_other_bounds_are_refused(bounds: Any, error: type[Exception], message: 
     np.testing.assert_array_equal(params["a"], 1)
 
 
+@pytest.mark.parametrize("wrong", [lambda _: (1.0, {"a": np.ones(3)}), lambda _: 1 / 0])
+def test_nothing_is_written_where_the_first_evaluation_fails(wrong: Any) -> None:
+    """Although it is called within the bounds."""
+    params = {"a": np.full(2, 5.0)}
+    with pytest.raises((ValueError, ZeroDivisionError)):
+        ao.minimize(wrong, params, method=ao.LBFGS(bounds=(0, 1)))
+    assert params["a"].tolist() == [5, 5]
+
+
+def test_a_parameter_without_a_gradient_stays_out_of_bounds() -> None:
+    params = {"a": np.full(2, 5.0), "fixed": np.array([9.0])}
+    result = ao.minimize(
+        lambda p: (float(p["a"] @ p["a"]), {"a": 2 * p["a"], "fixed": None}), params, method=ao.LBFGS(bounds=(0.5, 1))
+    )
+    assert (result.params["a"].tolist(), result.params["fixed"].tolist()) == ([0.5, 0.5], [9])
+
+
 def test_complex_parameters_have_none() -> None:
     with pytest.raises(TypeError, match="params has dtype complex128; wanted real numbers, which bounds are for"):
         ao.minimize(lambda x: (0.0, x), np.zeros(2, complex), method=ao.LBFGS(bounds=(0, 1)))

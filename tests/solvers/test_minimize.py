@@ -250,3 +250,47 @@ def test_bounds_of_frozen_parameters_once_others_were_moved() -> None:
     params["a"] += 7
     solver.update(params, value_and_grad)
     assert params["a"].tolist() == [2, 2]
+
+
+def test_what_is_no_search_callback_or_state_is_refused() -> None:
+    """Before anything is written."""
+    for cls in (ao.LBFGS, ao.NonlinearCG):
+        with pytest.raises(TypeError, match="line_search is 'armijo'; wanted a line search"):
+            cls(line_search="armijo")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="callback is 3; wanted a function of a result"):
+        ao.minimize(rosenbrock, START.copy(), method=ao.LBFGS(), callback=3)  # type: ignore[arg-type]
+    solver, x = ao.LBFGS(memory_size=3), START.copy()
+    solver.update(x, rosenbrock)
+    for spoil in (
+        lambda state: state["numbers"].update(order=[7]),
+        lambda state: state["numbers"].update(sg=np.zeros(5)),
+        lambda state: state.update(numbers=None),
+        lambda state: state["vectors"]["s0"].clear(),
+        lambda state: state.update(method="NonlinearCG"),
+    ):
+        state = solver.state_dict()
+        spoil(state)  # type: ignore[no-untyped-call]
+        with pytest.raises((TypeError, ValueError)):
+            solver.load_state_dict(state, x)
+    value = solver.last_value
+    solver.update(x, rosenbrock)
+    assert solver.last_value < value
+
+
+def test_a_solver_is_not_called_by_its_own_function() -> None:
+    solver, x = ao.LBFGS(), START.copy()
+
+    def within(x: Any) -> tuple[float, Any]:
+        if solver.run.busy:
+            ao.minimize(rosenbrock, START.copy(), method=solver)
+        return rosenbrock(x)
+
+    with pytest.raises(RuntimeError, match="takes an iteration already"):
+        solver.update(x, within)
+    np.testing.assert_array_equal(x, START)
+
+
+def test_a_result_of_nothing_is_drawn() -> None:
+    """Where no number can be drawn on a logarithmic axis."""
+    result = ao.minimize(lambda x: (float("nan"), x), np.ones(2), method=ao.LBFGS())
+    result.plot().figure.canvas.draw()

@@ -245,7 +245,7 @@ FEATURES: Mapping[str, tuple[Feature, ...]] = {
         Feature("torch's L-BFGS", "compat.torch.LBFGS", "optim.LBFGS"),
         Feature("optax's L-BFGS", "compat.optax.lbfgs", "", "lbfgs"),
         Feature("Polyak's step length", "compat.optax.polyak_sgd", "", "polyak_sgd"),
-        Feature("the same within bounds", "LBFGS(bounds)"),
+        Feature("L-BFGS within bounds", "LBFGS(bounds)"),
         Feature("nonlinear conjugate gradients", "NonlinearCG"),
         Feature("gradient descent with a step length that is found", "GradientDescent"),
         Feature("proximal gradients, FISTA", "ProximalGradient"),
