@@ -110,7 +110,9 @@ class CGLS(LinearSolver):
             hidden = f"|g| = {math.sqrt(gg):.3g} is no more than the rounding of A' r, {floor:.3g}"
             return Iteration(failure=f"{hidden}: this is as far as precision goes", converged=True)
         residual: Vector = run.known(function.tree.container)
-        space.run(_DIRECTION, g, [d], beta=numbers["beta"])
+        # An iteration that comes to nothing leaves d of no use: the next one begins anew.
+        beta, numbers["beta"] = numbers["beta"], 0.0
+        space.run(_DIRECTION, g, [d], beta=beta)
         q = problem.image(function.container(d))
         qq = run.images.squared(q)
         pp, pd, dd = space.products((origin, origin), (origin, d), (d, d)) if damp2 else (0.0, 0.0, 0.0)

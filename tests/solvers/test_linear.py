@@ -598,3 +598,27 @@ def test_errors_say_what_came_and_what_was_wanted(name: str) -> None:
     call, message = WRONG[name]
     with pytest.raises((TypeError, ValueError), match=message):
         call()
+
+
+@pytest.mark.parametrize("which", ["forward", "adjoint"])
+def test_cgls_begins_anew_after_an_exception(which: str) -> None:
+    """The direction is that of no iteration any more."""
+    matrix, data = system(30, 12)
+    of = Counted(matrix)
+    problem, method, params = of.problem(data), ao.CGLS(), np.zeros(12)
+    for _ in range(3):
+        method.update(params, problem)
+    expected = iterates(ao.CGLS(), of.problem(data), params, 3)
+    whole = getattr(of, which)
+    setattr(problem, which, _broken)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            method.update(params, problem)
+    setattr(problem, which, whole)
+    for p in expected:
+        # The residual is the carried one, and the gradient: rounding is all that is apart.
+        np.testing.assert_allclose(method.update(params, problem), p, rtol=1e-11)
+
+
+def _broken(x: Any) -> Any:
+    raise KeyboardInterrupt
