@@ -252,7 +252,7 @@ class SIRT(SteadySolver):
 def _inverse(space: Space, sums: Vector, name: str) -> Vector:
     """1/sums, 0 where they are 0 but for rounding. Raises ValueError where they are negative."""
     found, lowest = space.copied(sums), space.zeros()
-    floor = 2.0**-20 * space.largest(found)
+    floor = 8 * space.rounding * space.largest(found)
     space.run(_BELOW, found, [lowest])
     if not space.largest(lowest) <= floor:
         raise ValueError(f"{name}(ones) is negative or NaN in places; SIRT wants an operator without negative elements")

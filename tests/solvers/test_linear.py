@@ -622,3 +622,9 @@ def test_cgls_begins_anew_after_an_exception(which: str) -> None:
 
 def _broken(x: Any) -> Any:
     raise KeyboardInterrupt
+
+
+def test_sirt_takes_rows_and_columns_that_are_small() -> None:
+    """Sums of 1e-9 are no zeros in float64: one step with them is that of the equation."""
+    matrix, data = np.diag([1.0, 1e-9]), np.array([2.0, 3e-9])
+    np.testing.assert_allclose(ao.SIRT().update(np.zeros(2), Counted(matrix).problem(data)), [2.0, 3.0], rtol=1e-12)
