@@ -328,3 +328,11 @@ def test_a_best_point_is_known_once_it_is_kept(monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(KeyboardInterrupt):
         solver.iterate()
     assert solver.run.numbers["lowest"] == math.inf
+
+
+@pytest.mark.parametrize("search", [None, "strong_wolfe"])
+def test_memory_is_what_the_docstring_says(search: str | None) -> None:
+    solver = ao.compat.torch.LBFGS(history_size=3, line_search_fn=search)
+    solver.update(np.array([3.0, 4.0]), lambda x: (float(x @ x), 2 * x))
+    assert "2*history_size + 5 arrays" in str(type(solver).__doc__)
+    assert len(solver.run.vectors) == 2 * 3 + 5
