@@ -91,6 +91,7 @@ class CGLS(LinearSolver):
         for i, p in enumerate(run.space.ps):
             if p.dtype in {"float16", "bfloat16"}:
                 name = run.begun.tree.name((run.begun.moving or [])[i])
+                self.restart()  # or the next update would go on
                 raise TypeError(f"{name} has dtype {p.dtype}, whose rounding CGLS can't follow; wanted float32 or more")
         self.moved(run)
 

@@ -56,6 +56,7 @@ class SteadySolver(LinearSolver):
         space, origin, g = run.space, run.vectors["origin"], run.vectors["g"]
         for i, p in zip(run.begun.moving or (), space.ps, strict=True):
             if p.dtype.startswith("complex"):
+                self.restart()  # or the next update would go on
                 raise TypeError(f"{run.begun.tree.name(i)} has dtype {p.dtype}; wanted real parameters for bounds")
         space.run(_CLIP, origin, [space.params], lower=lower, upper=upper)
         if space.differ(origin, space.params):

@@ -679,3 +679,17 @@ def test_a_state_has_the_best_point(name: str) -> None:
     word, count = names[name]
     assert f"Memory: {word} arrays for each parameter" in str(type(method).__doc__)
     assert len(method.run.vectors) + (name == "SIRT") == count
+
+
+def test_dtypes_are_refused_each_time() -> None:
+    """What was refused once is not begun with."""
+    half, complexes = ONES.astype("float16"), 1j * ONES
+    for method, params, message in (
+        (ao.CGLS(), half, "params has dtype float16"),
+        (ao.Landweber(1.0, bounds=(0, 1)), complexes, "params has dtype complex128"),
+    ):
+        problem = ao.LeastSquares(lambda p: p, lambda r: r, params / 2)
+        for _ in range(3):
+            with pytest.raises(TypeError, match=message):
+                method.update(params, problem)
+        assert method.steps == 0
