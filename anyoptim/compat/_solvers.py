@@ -44,8 +44,8 @@ class Straying(Solver):
     def note(self, run: Run) -> None:
         """Keep the point where the parameters are, if there is none that is better."""
         if run.value <= run.numbers["lowest"]:
-            run.numbers["lowest"] = run.value
             run.space.run(COPY, run.space.params, [run.vectors["best"]])
+            run.numbers["lowest"] = run.value
 
     def iterate(self) -> Iteration:
         self.note(self.run)

@@ -91,6 +91,7 @@ class CGLS(LinearSolver):
         for i, p in enumerate(run.space.ps):
             if p.dtype in {"float16", "bfloat16"}:
                 name = run.begun.tree.name((run.begun.moving or [])[i])
+                self.restart()  # or the next update would go on
                 raise TypeError(f"{name} has dtype {p.dtype}, whose rounding CGLS can't follow; wanted float32 or more")
         self.moved(run)
 
@@ -110,7 +111,9 @@ class CGLS(LinearSolver):
             hidden = f"|g| = {math.sqrt(gg):.3g} is no more than the rounding of A' r, {floor:.3g}"
             return Iteration(failure=f"{hidden}: this is as far as precision goes", converged=True)
         residual: Vector = run.known(function.tree.container)
-        space.run(_DIRECTION, g, [d], beta=numbers["beta"])
+        # An iteration that comes to nothing leaves d of no use: the next one begins anew.
+        beta, numbers["beta"] = numbers["beta"], 0.0
+        space.run(_DIRECTION, g, [d], beta=beta)
         q = problem.image(function.container(d))
         qq = run.images.squared(q)
         pp, pd, dd = space.products((origin, origin), (origin, d), (d, d)) if damp2 else (0.0, 0.0, 0.0)

@@ -20,28 +20,16 @@ __all__ = ["SIRT", "Landweber"]
 Bounds = tuple[float | None, float | None]
 
 
-class SteadyRun(LinearRun):
-    """What a solver of steady steps holds."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.best: Vector | None = None
-        """The best point that was seen, once the value has risen; until then it is the last."""
-        self.best_value = math.inf
-
-    def leave(self) -> None:
-        """Note that the value will rise from the origin on, if that is the best point so far."""
-        if self.value < self.best_value:
-            self.best, self.best_value = self.space.copied(self.vectors["origin"]), self.value
-
-
 class SteadySolver(LinearSolver):
-    """A solver that takes `p <- P(p - lr*C*g)`, where P is the projection onto bounds, and C is 1 or of the problem."""
+    """A solver that takes `p <- P(p - lr*C*g)`, where P is the projection onto bounds, and C is 1 or of the problem.
+
+    Once the value has risen, `best` is the best point that was seen; until then that is the last.
+    """
 
     _: KW_ONLY
     bounds: Final[Bounds] = (None, None)
 
-    runs = SteadyRun
+    vectors = ("best",)
     smaller: ClassVar[str]
     """What is wanted where the value is not finite after a step."""
 
@@ -51,13 +39,13 @@ class SteadySolver(LinearSolver):
 
     def end(self) -> None:
         """Put the parameters at the best point that was seen."""
-        run: Any = self.run
-        if run.best is not None and run.best_value < run.value:
-            run.space.run(_PUT, run.best, [run.space.params])
-            run.begun.put()
-            run.numbers["value"] = run.best_value
+        run = self.run
+        if run.numbers["best"] < run.value:
+            run.put(run.vectors["best"])
+            run.numbers["value"] = run.numbers["best"]
 
     def first(self, run: Run) -> None:
+        run.numbers["best"] = math.inf
         self.moved(run)
 
     def moved(self, run: Run) -> None:
@@ -68,6 +56,7 @@ class SteadySolver(LinearSolver):
         space, origin, g = run.space, run.vectors["origin"], run.vectors["g"]
         for i, p in zip(run.begun.moving or (), space.ps, strict=True):
             if p.dtype.startswith("complex"):
+                self.restart()  # or the next update would go on
                 raise TypeError(f"{run.begun.tree.name(i)} has dtype {p.dtype}; wanted real parameters for bounds")
         space.run(_CLIP, origin, [space.params], lower=lower, upper=upper)
         if space.differ(origin, space.params):
@@ -90,14 +79,16 @@ class SteadySolver(LinearSolver):
             function.put()
             point = function()
         except BaseException:
-            self._back(run)
+            run.put(origin)
+            self.end()
             raise
         if not math.isfinite(point.value):
-            self._back(run)
+            run.put(origin)
             return Iteration(failure=f"the value is {point.value} after the step; wanted {self.smaller}")
         moved = space.distance(origin, space.params)
-        if point.value > run.value:
-            run.leave()
+        if point.value > run.value and run.value < run.numbers["best"]:
+            space.run(_COPY, origin, [run.vectors["best"]])
+            run.numbers["best"] = run.value
         space.run(_TAKE_BOUNDED if bounded else TAKE, point.gradients, [space.params, origin, g], **limits)
         run.measure(point.value)
         return Iteration(1.0, moved)
@@ -106,10 +97,6 @@ class SteadySolver(LinearSolver):
     def _limits(self) -> tuple[float, float]:
         lower, upper = self.bounds
         return -math.inf if lower is None else lower, math.inf if upper is None else upper
-
-    def _back(self, run: Run) -> None:
-        run.space.run(_PUT, run.vectors["origin"], [run.space.params])
-        run.begun.put()
 
     def rate(self, run: Any) -> float:
         """The learning rate."""
@@ -137,7 +124,7 @@ class Landweber(SteadySolver):
         bounds: the lower and the upper bound of all elements, real ones; None for none.
         engine: the machine that adds and multiplies vectors, as in `Optimizer`; None chooses.
 
-    Memory: two arrays for each parameter, in its compute dtype.
+    Memory: three arrays for each parameter, in its compute dtype.
 
     Source: Landweber, An iteration formula for Fredholm integral equations of the first kind, 1951; with bounds,
     Goldstein, Convex programming in Hilbert space, 1964.
@@ -171,7 +158,7 @@ class Landweber(SteadySolver):
         return float(run.numbers["lr"])
 
 
-class SIRTRun(SteadyRun):
+class SIRTRun(LinearRun):
     """What SIRT holds beside: inverse sums of rows and columns."""
 
     def __init__(self) -> None:
@@ -224,7 +211,7 @@ class SIRT(SteadySolver):
         bounds: the lower and the upper bound of all elements; None for none. `(0, None)` is what attenuation is.
         engine: the machine that adds and multiplies vectors, as in `Optimizer`; None chooses.
 
-    Memory: three arrays for each parameter and one for each array of the data, in their compute dtypes.
+    Memory: four arrays for each parameter and one for each array of the data, in their compute dtypes.
 
     Raises ValueError for an operator whose sums are negative.
 
@@ -252,7 +239,7 @@ class SIRT(SteadySolver):
 def _inverse(space: Space, sums: Vector, name: str) -> Vector:
     """1/sums, 0 where they are 0 but for rounding. Raises ValueError where they are negative."""
     found, lowest = space.copied(sums), space.zeros()
-    floor = 2.0**-20 * space.largest(found)
+    floor = 8 * space.rounding * space.largest(found)
     space.run(_BELOW, found, [lowest])
     if not space.largest(lowest) <= floor:
         raise ValueError(f"{name}(ones) is negative or NaN in places; SIRT wants an operator without negative elements")
@@ -332,5 +319,5 @@ _STEPS = {
     (True, True): Kernel(_weighed_bounded, ("p", "origin", "C")),
 }
 _TAKE_BOUNDED = Kernel(_taken_bounded, ("p", "origin", "g"))
-_CLIP, _PUT = (Kernel(rule, ("p",)) for rule in (_on_bounds, _taken))
+_CLIP, _COPY = (Kernel(rule, ("p",)) for rule in (_on_bounds, _taken))
 _BELOW, _INVERT = (Kernel(rule, ("p",)) for rule in (_below, _inverted))

@@ -195,12 +195,16 @@ class ProximalGradient(Solver):
         if ahead:
             run.put(run.vectors["y"])
             there = run.begun()
-            run.put(origin)
-            if not math.isfinite(there.value):  # y lies beyond a wall
+            if math.isfinite(there.value):
+                self._know(run, there, ahead)  # the gradient may be the parameters themselves, which go back now
+                run.put(origin)
+            else:  # y lies beyond a wall
+                run.put(origin)
                 there, ahead, numbers["theta"] = run.begun(), 0.0, 1.0
         else:
             there = point or run.begun()
-        self._know(run, there, ahead)
+        if not ahead:
+            self._know(run, there, ahead)
         numbers |= {
             "value": (point or there).value + penalty,
             "gradient_squared": trial.squared / trial.lr**2,

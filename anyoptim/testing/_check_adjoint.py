@@ -123,8 +123,8 @@ def check_adjoint(
         seed: of the random numbers.
 
     Returns:
-        The report. It takes one call of `forward` and one of `adjoint` for each parameter and direction, and as many
-        calls of `forward` and one more of `adjoint` besides.
+        The report. It takes one call of `forward` and one of `adjoint` for each parameter and direction, and three
+        calls of `forward` and one of `adjoint` besides.
 
     Raises ValueError and TypeError like `update` where what comes back does not fit.
 

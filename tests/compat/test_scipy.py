@@ -191,3 +191,15 @@ def test_under_basinhopping() -> None:
         minimizer_kwargs={"jac": True, "method": ao.compat.scipy.method(ao.LBFGS())},
     )
     np.testing.assert_allclose(found.x, 0, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["strays", "asks elsewhere"])
+def test_the_gradient_is_that_of_x(kind: str) -> None:
+    """Whether the last step has climbed, or the lowest value was at a point that is no result."""
+    if kind == "strays":
+        solver = ao.compat.torch.LBFGS(lr=2.1, max_iter=1)
+        found = minimized(solver, [1.0], lambda x: (float(x @ x), 2 * x), options={"maxiter": 3})
+        assert np.array_equal(found.jac, 2 * found.x)
+    else:
+        found = minimized(ao.ProximalGradient(ao.prox.L1(1e-9), 1e-3, restarts=False), options={"maxiter": 7})
+        assert np.array_equal(found.jac, optimize.rosen_der(found.x))

@@ -7,6 +7,7 @@ it runs three times more, from starts that are off by roundings. We may be as fa
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,8 @@ import numpy as np
 import pytest
 
 import anyoptim as ao
+from anyoptim.compat import _solvers
+from anyoptim.solvers._vectors import Space
 from tests.support.libraries import Library
 
 pytestmark = pytest.mark.usefixtures("torch")
@@ -308,3 +311,28 @@ def test_refusals(torch: Any) -> None:
         ao.compat.torch.LBFGS(max_eval=0)
     with pytest.raises(ValueError, match="lr is -1"):
         ao.compat.torch.LBFGS(-1)
+
+
+def test_a_best_point_is_known_once_it_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An interruption of the copy leaves the parameters where they are, and not at a vector of zeros."""
+    run = Space.run
+
+    def interrupted(space: Any, kernel: Any, *rest: Any, **numbers: Any) -> None:
+        if kernel is _solvers.COPY:
+            raise KeyboardInterrupt
+        run(space, kernel, *rest, **numbers)
+
+    monkeypatch.setattr(Space, "run", interrupted)
+    solver, p = ao.compat.torch.LBFGS(lr=2.1, max_iter=1), {"x": np.array([1.0])}
+    solver.begin(p, lambda p: (float(p["x"] @ p["x"]), {"x": 2 * p["x"]}))
+    with pytest.raises(KeyboardInterrupt):
+        solver.iterate()
+    assert solver.run.numbers["lowest"] == math.inf
+
+
+@pytest.mark.parametrize("search", [None, "strong_wolfe"])
+def test_memory_is_what_the_docstring_says(search: str | None) -> None:
+    solver = ao.compat.torch.LBFGS(history_size=3, line_search_fn=search)
+    solver.update(np.array([3.0, 4.0]), lambda x: (float(x @ x), 2 * x))
+    assert "2*history_size + 5 arrays" in str(type(solver).__doc__)
+    assert len(solver.run.vectors) == 2 * 3 + 5

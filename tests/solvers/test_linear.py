@@ -598,3 +598,98 @@ def test_errors_say_what_came_and_what_was_wanted(name: str) -> None:
     call, message = WRONG[name]
     with pytest.raises((TypeError, ValueError), match=message):
         call()
+
+
+@pytest.mark.parametrize("which", ["forward", "adjoint"])
+def test_cgls_begins_anew_after_an_exception(which: str) -> None:
+    """The direction is that of no iteration any more."""
+    matrix, data = system(30, 12)
+    of = Counted(matrix)
+    problem, method, params = of.problem(data), ao.CGLS(), np.zeros(12)
+    for _ in range(3):
+        method.update(params, problem)
+    expected = iterates(ao.CGLS(), of.problem(data), params, 3)
+    whole = getattr(of, which)
+    setattr(problem, which, _broken)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            method.update(params, problem)
+    setattr(problem, which, whole)
+    for p in expected:
+        # The residual is the carried one, and the gradient: rounding is all that is apart.
+        np.testing.assert_allclose(method.update(params, problem), p, rtol=1e-11)
+
+
+def _broken(x: Any) -> Any:
+    raise KeyboardInterrupt
+
+
+def test_sirt_takes_rows_and_columns_that_are_small() -> None:
+    """Sums of 1e-9 are no zeros in float64: one step with them is that of the equation."""
+    matrix, data = np.diag([1.0, 1e-9]), np.array([2.0, 3e-9])
+    np.testing.assert_allclose(ao.SIRT().update(np.zeros(2), Counted(matrix).problem(data)), [2.0, 3.0], rtol=1e-12)
+
+
+CLIMBS: dict[str, Callable[[], Any]] = {
+    "Landweber": lambda: ao.Landweber(2.05 / float(np.linalg.norm(positive(30, 12)[0], 2)) ** 2),
+    "SIRT": lambda: ao.SIRT(0.5),
+}
+
+
+def _climbing(name: str) -> tuple[Any, Any, Any, Any]:
+    """A method after a rise of the value, its problem and parameters, and the best of these."""
+    matrix, data = (np.array([[1.0], [0.1]]), np.ones(2)) if name == "SIRT" else positive(30, 12)
+    problem, method, params = Counted(matrix).problem(data), CLIMBS[name](), np.zeros(matrix.shape[1])
+    seen = [(problem(params)[0], params.copy())]
+    while not seen[-1][0] > min(seen, key=lambda of: of[0])[0]:
+        method.update(params, problem)
+        seen.append((method.last_value, params.copy()))
+    return method, problem, params, min(seen, key=lambda of: of[0])
+
+
+@pytest.mark.parametrize("name", CLIMBS)
+def test_an_exception_after_a_rise_leaves_the_best_point(name: str) -> None:
+    """Of `update`, too; and it goes on from there."""
+    method, problem, params, (value, best) = _climbing(name)
+    whole = problem.forward
+
+    def broken(x: Any) -> Any:
+        raise KeyboardInterrupt
+
+    problem.forward = broken
+    with pytest.raises(KeyboardInterrupt):
+        method.update(params, problem)
+    assert same_bits(params, best)
+    assert method.last_value == value
+    problem.forward = whole
+    method.update(params, problem)
+    assert method.last_failure is None
+
+
+@pytest.mark.parametrize("name", CLIMBS)
+def test_a_state_has_the_best_point(name: str) -> None:
+    method, problem, params, (value, best) = _climbing(name)
+    other, there = CLIMBS[name](), params.copy()
+    other.load_state_dict(method.state_dict(), there)
+    other.begin(there, problem)
+    other.end()
+    assert same_bits(there, best)
+    assert other.last_value == value
+    names = {"Landweber": ("three", 3), "SIRT": ("four", 4)}
+    word, count = names[name]
+    assert f"Memory: {word} arrays for each parameter" in str(type(method).__doc__)
+    assert len(method.run.vectors) + (name == "SIRT") == count
+
+
+def test_dtypes_are_refused_each_time() -> None:
+    """What was refused once is not begun with."""
+    half, complexes = ONES.astype("float16"), 1j * ONES
+    for method, params, message in (
+        (ao.CGLS(), half, "params has dtype float16"),
+        (ao.Landweber(1.0, bounds=(0, 1)), complexes, "params has dtype complex128"),
+    ):
+        problem = ao.LeastSquares(lambda p: p, lambda r: r, params / 2)
+        for _ in range(3):
+            with pytest.raises(TypeError, match=message):
+                method.update(params, problem)
+        assert method.steps == 0

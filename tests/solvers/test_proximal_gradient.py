@@ -455,3 +455,14 @@ def test_memory() -> None:
         method = ao.ProximalGradient(ao.prox.L1(0.5), None, acceleration)
         method.update(START.copy(), rosenbrock)
         assert len(method.run.vectors) == n
+
+
+@pytest.mark.parametrize("lr", [None, 0.3])
+def test_the_gradient_may_be_the_parameters_themselves(lr: float | None) -> None:
+    """Of half a square it is: what it was at y is not what it is once they have gone back."""
+    by_copies, by_views = (ao.ProximalGradient(ao.prox.L1(1e-3), lr, restarts=False) for _ in range(2))
+    a, b = np.array([3.0, -1.0]), np.array([3.0, -1.0])
+    for _ in range(5):
+        by_copies.update(a, lambda x: (float(x @ x) / 2, x.copy()))
+        by_views.update(b, lambda x: (float(x @ x) / 2, x))
+        assert same_bits(a, b)

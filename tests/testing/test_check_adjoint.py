@@ -124,3 +124,21 @@ def test_errors() -> None:
         ao.check_adjoint(lambda p: [A @ p, None], lambda r: r, np.zeros(12))
     with pytest.raises(ValueError, match="directions"):
         ao.check_adjoint(lambda p: p, lambda r: r, np.zeros(12), directions=0)
+
+
+def test_calls_are_as_many_as_the_docstring_says() -> None:
+    """One of each for each parameter and direction, and three of `forward` and one of `adjoint` besides."""
+    calls = [0, 0]
+
+    def forward(p: Any) -> Any:
+        calls[0] += 1
+        return A @ p["a"] + A @ p["b"]
+
+    def adjoint(r: Any) -> Any:
+        calls[1] += 1
+        return {"a": A.T @ r, "b": A.T @ r}
+
+    assert ao.check_adjoint(forward, adjoint, {"a": np.zeros(12), "b": np.zeros(12)}, directions=4).ok
+    assert calls == [2 * 4 + 3, 2 * 4 + 1]
+    says = " ".join(str(ao.check_adjoint.__doc__).split())
+    assert "each parameter and direction, and three calls of `forward` and one of `adjoint` besides" in says

@@ -39,7 +39,7 @@ class LBFGS(Straying):
 
     Where torch goes on with a value that is not finite, the parameters stay where they were before.
 
-    Memory: 2*history_size + 4 arrays for each parameter from the first update on, in its compute dtype.
+    Memory: 2*history_size + 5 arrays for each parameter from the first update on, in its compute dtype.
 
     >>> solver = ao.compat.torch.LBFGS(line_search_fn="strong_wolfe")
     >>> x = solver.update(np.array([3.0, 4.0]), lambda x: (float(x @ x), 2 * x))
