@@ -318,6 +318,6 @@ _STEPS = {
     (False, True): Kernel(_weighed, ("p", "origin", "C")),
     (True, True): Kernel(_weighed_bounded, ("p", "origin", "C")),
 }
-_TAKE_BOUNDED = Kernel(_taken_bounded, ("p", "origin", "g"))
+_TAKE_BOUNDED = Kernel(_taken_bounded, ("p", "origin", "g"), takes=True)
 _CLIP, _COPY = (Kernel(rule, ("p",)) for rule in (_on_bounds, _taken))
 _BELOW, _INVERT = (Kernel(rule, ("p",)) for rule in (_below, _inverted))

@@ -16,7 +16,7 @@ import pytest
 
 import anyoptim as ao
 from anyoptim.compat import _solvers
-from anyoptim.solvers._vectors import Space
+from tests.support.internals import Space
 from tests.support.libraries import Library
 
 pytestmark = pytest.mark.usefixtures("torch")

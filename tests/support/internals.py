@@ -31,6 +31,7 @@ from anyoptim._trace._operations import LOGICAL
 from anyoptim._trace._program import MOVE, Coefficients, Part, Program, on_nothing, on_value, static_options
 from anyoptim._trace._symbols import Scalar, Symbol, symbol
 from anyoptim.random import _compiled as dropout_compiled
+from anyoptim.solvers._vectors import Space
 
 __all__ = [
     "COMPUTE",
@@ -47,6 +48,7 @@ __all__ = [
     "Range",
     "Scalar",
     "Selection",
+    "Space",
     "Symbol",
     "Tree",
     "blocked",
