@@ -174,10 +174,12 @@ PEERS: Mapping[str, Sequence[str]] = {
         "warmup_cosine_decay_schedule",
         "warmup_exponential_decay_schedule",
         "keep_params_nonnegative",
+        "polyak_sgd",
         "scale_by_learning_rate",
         "scale_by_param_block_rms",
         "scale_by_schedule",
         "scale_by_trust_ratio",
+        "scale_by_zoom_linesearch",
     ],
     "keras.schedules": [
         "CosineDecay",
