@@ -63,7 +63,7 @@ def test_all_of_torchs_inputs_are_compared(table: dict[str, Any]) -> None:
     assert set(OPTIONS) <= set(table)
     assert issubclass(ao.compat.torch.LBFGS, ao.solvers.Solver)
     with pytest.raises(AttributeError, match="SparseAdam"):
-        ao.compat.torch.SparseAdam  # noqa: B018
+        ao.compat.torch.SparseAdam  # type: ignore[attr-defined]  # noqa: B018
     pairs = itertools.product((table[name] for name in OPTIONS), DTYPES)
     compared = sum(len(_inputs(info)) for info, dtype in pairs if not _complex_refused(info, dtype))
     assert compared >= COMPARED, f"{compared} combinations; wanted {COMPARED}, or why there are fewer"
