@@ -30,7 +30,7 @@ suppress_warnings = ["config.cache"]  # the gallery is configured with functions
 # Links are checked: those to pages and headings by MyST, those to names in full by this. Types in signatures are often
 # of other packages, whose pages are not asked for, because the build needs no network.
 nitpicky = True
-nitpick_ignore_regex = [(r"py:.*", r"(?!anyoptim\.).*"), (r"py:.*", r"anyoptim\..*(\b_\w+.*|Run)")]
+nitpick_ignore_regex = [(r"py:.*", r"(?!anyoptim\.).*"), (r"py:.*", r"anyoptim\..*\b_\w+.*")]
 
 autodoc_typehints = "signature"
 autodoc_member_order = "bysource"

@@ -38,10 +38,10 @@ class LinearRun(Run):
 class LinearSolver(Solver):
     """A solver whose function has to be a `LeastSquares`."""
 
-    runs: ClassVar[type[LinearRun]] = LinearRun
+    _runs: ClassVar[type[LinearRun]] = LinearRun
 
     def restart(self) -> None:
-        self._run = self.runs()
+        self._run = self._runs()
 
     def begin(self, params: Any, value_and_grad: ValueAndGrad) -> None:
         """Take these parameters, and ask the problem where they are, unless that is known."""

@@ -85,7 +85,7 @@ class CGLS(LinearSolver):
     damp: Final[Annotated[float, nonnegative]] = 0.0
 
     vectors = ("d",)
-    runs = ResidualRun
+    _runs = ResidualRun
 
     def first(self, run: Run) -> None:
         for i, p in enumerate(run.space.ps):

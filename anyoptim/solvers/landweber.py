@@ -226,7 +226,7 @@ class SIRT(SteadySolver):
 
     relaxation: Final[Annotated[float, Domain(lambda x: 0 < x < 2, "above 0 and below 2")]] = 1.0
 
-    runs = SIRTRun
+    _runs = SIRTRun
     smaller = "a linear forward, and its adjoint"
 
     def rate(self, run: Any) -> float:

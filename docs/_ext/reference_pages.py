@@ -101,9 +101,14 @@ def _entry(name: str) -> str:
 
 
 def _anchor(module: str, name: str) -> str:
-    """A place for the longer name, too: viewcode leads back to a file's names as the first of them is called."""
-    longer = f"{module}.{name.rpartition('.')[2]}"
-    return f'.. raw:: html\n\n   <span id="{longer}"></span>\n\n' if longer != name else ""
+    """Places for the longer name, too, and its methods: viewcode leads to a file's names as the first is called."""
+    longer, value = f"{module}.{name.rpartition('.')[2]}", NAMES[name]
+    if longer == name:
+        return ""
+    methods = [key for key, of in vars(value).items() if inspect.isfunction(of)] if inspect.isclass(value) else []
+    places = [longer, *(f"{longer}.{key}" for key in methods if not key.startswith("_"))]
+    spans = "".join(f'<span id="{place}"></span>' for place in places)
+    return f".. raw:: html\n\n   {spans}\n\n"
 
 
 def _page(module: str) -> str:
