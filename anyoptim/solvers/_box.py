@@ -73,6 +73,10 @@ def _other(xp: Any, free: Array, g: Array, origin: Array, lo: Array, hi: Array) 
     return xp.where(_free(xp, g, origin, lo, hi), 1.0 + 0 * origin, 0 * origin) != free
 
 
+def _out(xp: Any, origin: Array, lo: Array, hi: Array) -> Array:
+    return (origin < lo) | (origin > hi)
+
+
 def _way(xp: Any, origin: Array, g: Array, lo: Array, hi: Array) -> Array:
     return xp.abs(_clipped(xp, origin - g, lo, hi) - origin)
 
@@ -99,6 +103,7 @@ def _unbounded(xp: Any, lo: Array, x: Array, hi: Array) -> Array:
 
 
 _CHANGED = Question("what bounds hold", Count(_other), ("origin", "lo", "hi"))
+_OUT = Question("bounds", Count(_out), ("hi",))
 _WAY = Question("the projected gradient", Max(_way), ("lo", "hi"))
 _USED = Question("the way to the bounds", Max(_used), ("origin", "lo", "hi"))
 _MASKED = Question("an inner product", Dot(_masked, _itself), ("free",))
@@ -125,6 +130,10 @@ class Box:
     def enter(self) -> None:
         """Put the parameters within the bounds."""
         self.space.run(_WITHIN, self.lo, [self.space.params, self.lo, self.hi])
+
+    def leaves_out(self, origin: Vector) -> bool:
+        """Whether an element of a point is out of the bounds."""
+        return self.space.answer(_OUT, self.lo, origin, self.hi) > 0
 
     def mark(self, g: Vector, origin: Vector) -> bool:
         """Note which elements are held, at another origin. Returns whether these are others than before."""

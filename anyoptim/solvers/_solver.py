@@ -77,7 +77,7 @@ class Run:
         """The state of a copy, which waits for parameters."""
         self.failure: str | None = None
         self.busy = False
-        """Whether an iteration is being taken: who calls the solver now is the function itself."""
+        """Whether the function is being called, or may be: who calls the solver now is that function itself."""
         self.optimizer: Optimizer | None = None
         """What takes the steps, where an optimizer does; it is made anew where a state is loaded."""
 
@@ -100,10 +100,11 @@ class Run:
 
     def ask(self, function: Function) -> Point:
         """What the function gives where the parameters are. It is counted whatever it raises."""
-        before = function.evaluations
+        before, was, self.busy = function.evaluations, self.busy, True
         try:
             return function()
         finally:
+            self.busy = was
             self.numbers["evaluations"] += function.evaluations - before
 
     def put(self, point: Vector) -> None:
@@ -226,14 +227,8 @@ class Solver(Value, ABC):
     def begin(self, params: Any, value_and_grad: ValueAndGrad) -> None:
         """Take these parameters, and call the function where they are, unless that is known."""
         self.recall(params)
-        self.check_free()
         run, function = self.run, Function(params, self.engine)
         before = run.function
-        if before is not None and before.space.unsettled:  # an exception came in the middle: begin anew
-            counts = {name: run.numbers[name] for name in ("steps", "evaluations")}
-            self.restart()
-            run, before = self.run, None
-            run.numbers |= counts
         if before is not None:
             if before.same(function):
                 function = before
@@ -271,9 +266,17 @@ class Solver(Value, ABC):
             raise RuntimeError("the solver takes an iteration already, in which it was called; wanted another solver")
 
     def recall(self, params: Any) -> None:
-        """Go on with the state of which this solver is a copy, now that there are parameters."""
-        if self.run.saved is not None:
-            self.load_state_dict(self.run.saved, params)
+        """Be ready to begin: with the state of which this solver is a copy, now that there are parameters.
+
+        Where an exception came when a point was taken, and not all was known of it, nothing is known but counts.
+        """
+        self.check_free()
+        run = self.run
+        if run.saved is not None:
+            self.load_state_dict(run.saved, params)
+        elif run.function is not None and run.space.unsettled:
+            self.restart()
+            self.run.numbers |= {name: run.numbers[name] for name in ("steps", "evaluations")}
 
     def _adopt(self, function: Function) -> None:
         if function is not self.run.function:

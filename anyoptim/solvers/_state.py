@@ -39,17 +39,7 @@ def written(solver: Solver, run: Run) -> dict[str, Any]:
 def restored(solver: Solver, state: Any, params: Any) -> Run:
     """The run that a state is of, with other parameters. Raises ValueError or TypeError for what is no such state."""
     run = type(solver.run)()
-    wanted = {"version", "method", "numbers", "vectors"}
-    if not isinstance(state, Mapping) or set(state) != wanted:
-        given = sorted(state) if isinstance(state, Mapping) else type(state).__name__
-        raise ValueError(f"state has {given}; wanted {sorted(wanted)}, which state_dict() of a solver gives")
-    if state["version"] != VERSION:
-        raise ValueError(f"state['version'] is {state['version']!r}; wanted {VERSION}, which this anyoptim reads")
-    if state["method"] != type(solver).__name__:
-        raise ValueError(f"state is of {state['method']}; wanted one of {type(solver).__name__}")
-    for name in ("numbers", "vectors"):
-        if not isinstance(state[name], Mapping):
-            raise TypeError(f"state[{name!r}] is a {type(state[name]).__name__}; wanted a dict")
+    _check(state, type(solver).__name__, run)
     run.numbers |= {name: _copied(value) for name, value in state["numbers"].items()}
     if not state["vectors"]:
         return run
@@ -78,6 +68,23 @@ def restored(solver: Solver, state: Any, params: Any) -> Run:
                 run.vectors[name][k] = p.library.with_values(like, host)
     run.function = function
     return run
+
+
+def _check(state: Any, method: str, run: Run) -> None:
+    """Raise ValueError or TypeError for what is no state of a method. `run` has the numbers that there are always."""
+    wanted = {"version", "method", "numbers", "vectors"}
+    if not isinstance(state, Mapping) or set(state) != wanted:
+        given = sorted(state) if isinstance(state, Mapping) else type(state).__name__
+        raise ValueError(f"state has {given}; wanted {sorted(wanted)}, which state_dict() of a solver gives")
+    if state["version"] != VERSION:
+        raise ValueError(f"state['version'] is {state['version']!r}; wanted {VERSION}, which this anyoptim reads")
+    if state["method"] != method:
+        raise ValueError(f"state is of {state['method']}; wanted one of {method}")
+    for name in ("numbers", "vectors"):
+        if not isinstance(state[name], Mapping):
+            raise TypeError(f"state[{name!r}] is a {type(state[name]).__name__}; wanted a dict")
+    if odd := [name for name in run.numbers if not isinstance(state["numbers"].get(name), int | float)]:
+        raise ValueError(f"state['numbers'][{odd[0]!r}] is {state['numbers'].get(odd[0])!r}; wanted a number")
 
 
 def _copied(value: Any) -> Any:

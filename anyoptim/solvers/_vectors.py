@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from anyoptim._arrays import COMPUTE, Array
@@ -46,7 +46,10 @@ def _element(k: int, xp: Any, p: Array, x: Array, *slots: Array) -> Array:
     return x if k < 0 else (p, *slots)[k]
 
 
-_of = functools.cache(functools.partial(functools.partial, _element))
+@functools.cache
+def _of(k: int) -> Callable[..., Array]:
+    """What gives that element. The same function each time, so that programs are equal."""
+    return functools.partial(_element, k)
 
 
 def _size(xp: Any, p: Array, x: Array, *slots: Array) -> Array:

@@ -186,4 +186,4 @@ def _stepped(xp: Any, x: Array, p: Array, origin: Array, g: Array, d: Array, c: 
 _DAMP = Kernel(_damped, ("g",))
 _DIRECTION = Kernel(_directed, ("d",))
 _ADVANCE = Kernel(_advanced, ("r",))
-_STEP = Kernel(_stepped, ("p", "origin", "g", "d"))
+_STEP = Kernel(_stepped, ("p", "origin", "g", "d"), takes=True)

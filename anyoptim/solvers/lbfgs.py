@@ -92,8 +92,11 @@ class LBFGS(Solver):
         Memory.check(run.numbers, self.memory_size)
         run.numbers = Memory.empty(self.memory_size) | run.numbers
         run.scratch = _Scratch(run.space.zeros(), None if self.bounds is None else Box(run.begun, self.bounds))
-        if saved and run.scratch.box is not None:
-            run.scratch.box.mark(run.vectors["g"], run.vectors["origin"])
+        box: Box | None = run.scratch.box
+        if saved and box is not None:
+            box.mark(run.vectors["g"], run.vectors["origin"])
+            # A state without bounds, say, has to be put within them first.
+            run.space.unsettled = run.space.unsettled or box.leaves_out(run.vectors["origin"])
 
     def measure(self, run: Run, value: float) -> None:
         run.numbers["value"] = value
@@ -101,6 +104,12 @@ class LBFGS(Solver):
             Memory(run.numbers).measure(run, newest=False)
         else:
             self._hold(run, run.scratch.box, newest=False)
+
+    def hopeless(self) -> Iteration | None:
+        found = super().hopeless()
+        if found is not None and found.converged and self.run.space.size and self.bounds is not None:
+            return found._replace(failure="the gradient is zero, but for what bounds hold")
+        return found
 
     def iteration(self, run: Run) -> Iteration:
         memory = Memory(run.numbers)

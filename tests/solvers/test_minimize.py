@@ -252,6 +252,34 @@ def test_bounds_of_frozen_parameters_once_others_were_moved() -> None:
     assert params["a"].tolist() == [2, 2]
 
 
+def test_linear_solvers_whose_point_is_taken_half_begin_anew() -> None:
+    A = np.random.default_rng(0).random((12, 6))
+    problem = ao.LeastSquares(lambda p: A @ p, lambda r: A.T @ r, A @ np.arange(6.0))
+    for method in (ao.CGLS(), ao.Landweber(), ao.SIRT()):
+        x = np.zeros(6)
+        method.update(x, problem)
+        method.run.space.unsettled = True  # what an exception leaves after a point was taken
+        steps, before = method.steps, problem(x)[0]
+        for _ in range(20):
+            method.update(x, problem)
+        assert method.last_value == pytest.approx(problem(x)[0], rel=1e-9, abs=1e-20)
+        assert method.last_value < 0.2 * before
+        assert method.steps > steps
+
+
+def test_an_unbounded_state_goes_on_within_bounds() -> None:
+    free, x = ao.LBFGS(memory_size=3), START.copy()
+    for _ in range(3):
+        free.update(x, rosenbrock)
+    bounded = ao.LBFGS(memory_size=3, bounds=(0.9, None))
+    bounded.load_state_dict(free.state_dict(), x)
+    bounded.update(x, rosenbrock)
+    assert x.min() >= 0.9
+    assert bounded.last_value == rosenbrock(x)[0]
+    held = ao.minimize(lambda x: (float(x @ x), 2 * x), np.ones(2), method=ao.LBFGS(bounds=(1, 1)))
+    assert (held.converged, held.message) == (True, "the gradient is zero, but for what bounds hold")
+
+
 def test_what_is_no_search_callback_or_state_is_refused() -> None:
     """Before anything is written."""
     for cls in (ao.LBFGS, ao.NonlinearCG):
@@ -264,6 +292,8 @@ def test_what_is_no_search_callback_or_state_is_refused() -> None:
     for spoil in (
         lambda state: state["numbers"].update(order=[7]),
         lambda state: state["numbers"].update(sg=np.zeros(5)),
+        lambda state: state["numbers"].update(value="x"),
+        lambda state: state["numbers"].pop("steps"),
         lambda state: state.update(numbers=None),
         lambda state: state["vectors"]["s0"].clear(),
         lambda state: state.update(method="NonlinearCG"),
