@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from anyoptim._arrays import Array, slot_dtype
+from anyoptim._arrays import Array, is_scalar, slot_dtype
 from anyoptim._arrays import _checks as checks
 from anyoptim._arrays._checks import Parameter
 from anyoptim._arrays._quiet import quiet
@@ -17,7 +17,7 @@ from anyoptim._trace._reductions import Count, Dot, Max
 from anyoptim.solvers._function import Function
 from anyoptim.solvers._vectors import Kernel, Question, Vector
 
-__all__ = ["Bounds", "Box"]
+__all__ = ["Bounds", "Box", "check_bounds", "within"]
 
 Bounds = tuple[Any, Any]
 """The lower and the upper bounds: each a number, an array or a container of both with the keys of the parameters, or
@@ -52,6 +52,11 @@ def _marked(
     return xp.where(moves, 1.0 + 0 * origin, 0 * origin), origin, lo, hi, xp.where(moves, g, 0 * origin)
 
 
+def _held_back(xp: Any, origin: Array, g: Array, lo: Array, hi: Array, c: Any) -> tuple[Array, ...]:
+    """`g <- g of what no bound holds`."""
+    return xp.where(_free(xp, g, origin, lo, hi), g, 0 * origin), lo, hi
+
+
 def _projected(xp: Any, g: Array, d: Array, free: Array, origin: Array, lo: Array, hi: Array, c: Any) -> Any:
     """`d <- (origin + d, projected onto the bounds) - origin`."""
     return _clipped(xp, origin + d, lo, hi) - origin, free, origin, lo, hi
@@ -65,6 +70,7 @@ def _held(xp: Any, g: Array, d: Array, free: Array, c: Any) -> tuple[Array, ...]
 _WITHIN = Kernel(_within, ("p", "lo", "hi"))
 _TRIAL = Kernel(_trial, ("p", "origin", "lo", "hi"))
 _MARK = Kernel(_marked, ("free", "origin", "lo", "hi", "within"))
+_HELD_BACK = Kernel(_held_back, ("g", "lo", "hi"))
 _PROJECT = Kernel(_projected, ("d", "free", "origin", "lo", "hi"))
 _HOLD = Kernel(_held, ("d", "free"))
 
@@ -111,13 +117,36 @@ _UNBOUNDED = Question("bounds", Count(_unbounded), ("hi",))
 _CROSSED = Question("bounds", Count(_crossed), ())
 
 
+def check_bounds(bounds: Any) -> None:
+    """Raise TypeError or ValueError for what is no pair of bounds, or has numbers that are none."""
+    if not isinstance(bounds, tuple | list) or len(bounds) != 2:
+        raise TypeError(f"bounds is {bounds!r}; wanted a pair, the lower and the upper bounds")
+    numbers = [number.value(f"bounds[{k}]", of) for k, of in enumerate(bounds) if is_scalar(of)]
+    if len(numbers) == 2 and numbers[0] > numbers[1]:
+        raise ValueError(f"bounds[0] is {bounds[0]} and bounds[1] is {bounds[1]}; wanted the lower one first")
+
+
+def within(function: Function, bounds: Bounds) -> Function:
+    """The function with its parameters put within bounds, which it may put back; itself, if they are there."""
+    outer = Function(function.tree.container, function.engine)
+    outer.moving = function.moving
+    if outer.moving is None:
+        outer.let_all_move()
+    kept = outer.space.copied(outer.space.params)
+    Box(outer, bounds).enter()
+    if not outer.space.differ(kept, outer.space.params):
+        return function
+    outer.put()
+    entered = Function(outer.tree.container, function.engine)
+    entered.outside = outer, kept
+    return entered
+
+
 class Box:
     """The bounds of the parameters that move, which elements they hold at the origin, and g without these."""
 
     def __init__(self, function: Function, bounds: Bounds) -> None:
         """Take bounds as vectors. Raises TypeError or ValueError for what are no bounds of these parameters."""
-        if not isinstance(bounds, tuple | list) or len(bounds) != 2:
-            raise TypeError(f"bounds is {bounds!r}; wanted a pair, the lower and the upper bounds")
         self.space = space = function.space
         self.lo = _vector(function, "bounds[0]", bounds[0], -math.inf)
         self.hi = _vector(function, "bounds[1]", bounds[1], math.inf)
@@ -125,7 +154,8 @@ class Box:
             raise ValueError("bounds[0] is above bounds[1], or NaN, for some elements; wanted it at most that")
         self.boxed = space.answer(_UNBOUNDED, self.lo, self.lo, self.hi) == 0
         """Whether all elements have both bounds."""
-        self.free, self.gradient = space.zeros(), space.zeros()
+        self.free: Vector = []
+        self.gradient: Vector = []
 
     def enter(self) -> None:
         """Put the parameters within the bounds."""
@@ -135,8 +165,14 @@ class Box:
         """Whether an element of a point is out of the bounds."""
         return self.space.answer(_OUT, self.lo, origin, self.hi) > 0
 
+    def held(self, g: Vector, origin: Vector) -> None:
+        """Make a gradient 0 where bounds hold the origin."""
+        self.space.run(_HELD_BACK, origin, [g, self.lo, self.hi])
+
     def mark(self, g: Vector, origin: Vector) -> bool:
         """Note which elements are held, at another origin. Returns whether these are others than before."""
+        if not self.free:
+            self.free, self.gradient = self.space.zeros(), self.space.zeros()
         changed = self.space.answer(_CHANGED, g, self.free, origin, self.lo, self.hi) > 0
         self.space.run(_MARK, g, [self.free, origin, self.lo, self.hi, self.gradient])
         return changed

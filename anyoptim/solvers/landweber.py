@@ -7,7 +7,8 @@ import operator
 from typing import Annotated, Any, ClassVar, Final
 
 from anyoptim._arrays import Array
-from anyoptim._trace._hyperparameters import KW_ONLY, Domain, number, positive
+from anyoptim._trace._hyperparameters import KW_ONLY, Domain, positive
+from anyoptim.solvers._box import Bounds, Box, check_bounds, within
 from anyoptim.solvers._function import Function
 from anyoptim.solvers._linear import LinearRun, LinearSolver
 from anyoptim.solvers._solver import TAKE, Iteration, Run
@@ -17,8 +18,6 @@ from anyoptim.solvers.least_squares import each
 
 __all__ = ["SIRT", "Landweber"]
 
-Bounds = tuple[float | None, float | None]
-
 
 class SteadySolver(LinearSolver):
     """A solver that takes `p <- P(p - lr*C*g)`, where P is the projection onto bounds, and C is 1 or of the problem.
@@ -27,7 +26,7 @@ class SteadySolver(LinearSolver):
     """
 
     _: KW_ONLY
-    bounds: Final[Bounds] = (None, None)
+    bounds: Final[Bounds | None] = None
 
     vectors = ("best",)
     smaller: ClassVar[str]
@@ -35,7 +34,14 @@ class SteadySolver(LinearSolver):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        vars(self)["_bounds"] = _checked(self.bounds)
+        if self.bounds is not None:
+            check_bounds(self.bounds)
+
+    def entered(self, function: Function) -> Function:
+        return function if self.bounds is None else within(function, self.bounds)
+
+    def prepare(self, run: Run) -> None:
+        run.scratch = None if self.bounds is None else Box(run.begun, self.bounds)
 
     def end(self) -> None:
         """Put the parameters at the best point that was seen."""
@@ -46,35 +52,19 @@ class SteadySolver(LinearSolver):
 
     def first(self, run: Run) -> None:
         run.numbers["best"] = math.inf
-        self.moved(run)
 
-    def moved(self, run: Run) -> None:
-        """Put parameters that are out of bounds on them, and the gradient of those on a bound to 0, if it leads out."""
-        lower, upper = self._limits
-        if -lower == upper == math.inf:
-            return
-        space, origin, g = run.space, run.vectors["origin"], run.vectors["g"]
-        for i, p in zip(run.begun.moving or (), space.ps, strict=True):
-            if p.dtype.startswith("complex"):
-                self.restart()  # or the next update would go on
-                raise TypeError(f"{run.begun.tree.name(i)} has dtype {p.dtype}; wanted real parameters for bounds")
-        space.run(_CLIP, origin, [space.params], lower=lower, upper=upper)
-        if space.differ(origin, space.params):
-            run.begun.put()
-            point = run.ask(run.begun)
-            space.run(TAKE, point.gradients, [space.params, origin, g])
-            run.numbers["value"] = point.value
-        space.run(_TAKE_BOUNDED, g, [space.params, origin, g], lower=lower, upper=upper)
-        run.measure(run.value)
+    def measure(self, run: Run, value: float) -> None:
+        """Note what there is to know of the gradient, which is 0 here where it leads out of the bounds."""
+        if run.scratch is not None:
+            run.scratch.held(run.vectors["g"], run.vectors["origin"])
+        super().measure(run, value)
 
     def iteration(self, run: Any) -> Iteration:
-        function, space, (lower, upper) = run.begun, run.space, self._limits
-        origin, g = run.vectors["origin"], run.vectors["g"]
-        bounded = not -lower == upper == math.inf
-        limits = {"lower": lower, "upper": upper} if bounded else {}
-        columns = self.columns(run)
-        step = _STEPS[bounded, bool(columns)]
-        space.run(step, g, [space.params, origin, *columns], lr=self.rate(run), **limits)
+        function, space, box = run.begun, run.space, run.scratch
+        origin, g, columns = run.vectors["origin"], run.vectors["g"], self.columns(run)
+        space.run(_WEIGHED if columns else _PLAIN, g, [space.params, origin, *columns], lr=self.rate(run))
+        if box is not None:
+            box.enter()
         try:
             function.put()
             point = function()
@@ -89,14 +79,9 @@ class SteadySolver(LinearSolver):
         if point.value > run.value and run.value < run.numbers["best"]:
             space.run(_COPY, origin, [run.vectors["best"]])
             run.numbers["best"] = run.value
-        space.run(_TAKE_BOUNDED if bounded else TAKE, point.gradients, [space.params, origin, g], **limits)
-        run.measure(point.value)
+        space.run(TAKE, point.gradients, [space.params, origin, g])
+        self.measure(run, point.value)
         return Iteration(1.0, moved)
-
-    @property
-    def _limits(self) -> tuple[float, float]:
-        lower, upper = self.bounds
-        return -math.inf if lower is None else lower, math.inf if upper is None else upper
 
     def rate(self, run: Any) -> float:
         """The learning rate."""
@@ -121,10 +106,10 @@ class Landweber(SteadySolver):
 
     Args:
         lr: the learning rate, above 0. None takes 1/L, with an L that `ao.lipschitz` finds in 11 evaluations.
-        bounds: the lower and the upper bound of all elements, real ones; None for none.
+        bounds: as in `LBFGS`: numbers, arrays or containers of both, (0, None) say, for real parameters.
         engine: the machine that adds and multiplies vectors, as in `Optimizer`; None chooses.
 
-    Memory: three arrays for each parameter, in its compute dtype.
+    Memory: three arrays for each parameter, in its compute dtype, and two more with bounds.
 
     Source: Landweber, An iteration formula for Fredholm integral equations of the first kind, 1951; with bounds,
     Goldstein, Convex programming in Hilbert space, 1964.
@@ -208,10 +193,11 @@ class SIRT(SteadySolver):
 
     Args:
         relaxation: above 0 and below 2.
-        bounds: the lower and the upper bound of all elements; None for none. `(0, None)` is what attenuation is.
+        bounds: as in `LBFGS`; `(0, None)` is what attenuation is.
         engine: the machine that adds and multiplies vectors, as in `Optimizer`; None chooses.
 
-    Memory: four arrays for each parameter and one for each array of the data, in their compute dtypes.
+    Memory: four arrays for each parameter, two more with bounds, and one for each array of the data, in their compute
+    dtypes.
 
     Raises ValueError for an operator whose sums are negative.
 
@@ -251,50 +237,14 @@ _ITERATIONS = 10
 """Of the power iteration: what it finds may be some per cent too low, and half of it would do."""
 
 
-def _checked(bounds: Any) -> Bounds:
-    """Bounds as numbers. Raises TypeError or ValueError."""
-    if not isinstance(bounds, tuple | list) or len(bounds) != 2:
-        raise TypeError(f"bounds are {bounds!r}; wanted a lower and an upper one, such as (0, None)")
-    names = ("bounds[0]", "bounds[1]")
-    lower, upper = (None if b is None else number.value(name, b) for name, b in zip(names, bounds, strict=True))
-    if lower is not None and upper is not None and lower > upper:
-        raise ValueError(f"bounds are {bounds!r}; wanted the lower one first")
-    return lower, upper
-
-
-def _clipped(xp: Any, p: Array, c: Any) -> Array:
-    return xp.minimum(xp.maximum(p, c.lower), c.upper)
-
-
 def _plain(xp: Any, g: Array, p: Array, origin: Array, c: Any) -> tuple[Array, ...]:
     """`p <- p - lr*g`."""
     return origin - c.lr * g, origin
 
 
-def _bounded(xp: Any, g: Array, p: Array, origin: Array, c: Any) -> tuple[Array, ...]:
-    """The same, and onto the bounds."""
-    return _clipped(xp, origin - c.lr * g, c), origin
-
-
 def _weighed(xp: Any, g: Array, p: Array, origin: Array, C: Array, c: Any) -> tuple[Array, ...]:
     """`p <- p - lr*C*g`."""
     return origin - c.lr * C * g, origin, C
-
-
-def _weighed_bounded(xp: Any, g: Array, p: Array, origin: Array, C: Array, c: Any) -> tuple[Array, ...]:
-    """The same, and onto the bounds."""
-    return _clipped(xp, origin - c.lr * C * g, c), origin, C
-
-
-def _taken_bounded(xp: Any, x: Array, p: Array, origin: Array, g: Array, c: Any) -> tuple[Array, ...]:
-    """`origin <- p; g <- x`, but 0 where it leads out of the bounds."""
-    out = ((p <= c.lower) & (x > 0)) | ((p >= c.upper) & (x < 0))
-    return p, p, xp.where(out, 0.0, x)
-
-
-def _on_bounds(xp: Any, origin: Array, p: Array, c: Any) -> Array:
-    """`p <- origin`, onto the bounds."""
-    return _clipped(xp, origin, c)
 
 
 def _taken(xp: Any, x: Array, p: Array, c: Any) -> Array:
@@ -312,12 +262,6 @@ def _inverted(xp: Any, x: Array, p: Array, c: Any) -> Array:
     return xp.where(p > c.floor, 1 / xp.where(p > c.floor, p, 1.0), 0.0)
 
 
-_STEPS = {
-    (False, False): Kernel(_plain, ("p", "origin")),
-    (True, False): Kernel(_bounded, ("p", "origin")),
-    (False, True): Kernel(_weighed, ("p", "origin", "C")),
-    (True, True): Kernel(_weighed_bounded, ("p", "origin", "C")),
-}
-_TAKE_BOUNDED = Kernel(_taken_bounded, ("p", "origin", "g"), takes=True)
-_CLIP, _COPY = (Kernel(rule, ("p",)) for rule in (_on_bounds, _taken))
+_PLAIN, _WEIGHED = Kernel(_plain, ("p", "origin")), Kernel(_weighed, ("p", "origin", "C"))
+_COPY = Kernel(_taken, ("p",))
 _BELOW, _INVERT = (Kernel(rule, ("p",)) for rule in (_below, _inverted))

@@ -13,7 +13,7 @@ import numpy as np
 from anyoptim._arrays import Array
 from anyoptim._search.line_searches import LineSearch, MoreThuente, Trial
 from anyoptim._trace._hyperparameters import Count
-from anyoptim.solvers._box import Bounds, Box
+from anyoptim.solvers._box import Bounds, Box, check_bounds, within
 from anyoptim.solvers._function import Function
 from anyoptim.solvers._line import Line, check_search
 from anyoptim.solvers._solver import TAKE, Iteration, Run, Solver
@@ -67,25 +67,14 @@ class LBFGS(Solver):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_search(self.line_search)
+        if self.bounds is not None:
+            check_bounds(self.bounds)
 
     def kept_vectors(self) -> tuple[str, ...]:
         return (*pairs(self.memory_size),)
 
     def entered(self, function: Function) -> Function:
-        if self.bounds is None:
-            return function
-        outer = Function(function.tree.container, self.engine)
-        outer.moving = function.moving
-        if outer.moving is None:
-            outer.let_all_move()
-        kept = outer.space.copied(outer.space.params)
-        Box(outer, self.bounds).enter()
-        if not outer.space.differ(kept, outer.space.params):
-            return function
-        outer.put()
-        entered = Function(outer.tree.container, self.engine)
-        entered.outside = outer, kept
-        return entered
+        return function if self.bounds is None else within(function, self.bounds)
 
     def prepare(self, run: Run) -> None:
         saved = "sg" in run.numbers

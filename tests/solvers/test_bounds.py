@@ -116,7 +116,8 @@ def test_a_saved_state_goes_on_with_the_same_bits() -> None:
     ("bounds", "error", "message"),
     [
         (3, TypeError, "bounds is 3; wanted a pair, the lower and the upper bounds"),
-        ((1, 0), ValueError, r"bounds\[0\] is above bounds\[1\], or NaN, for some elements"),
+        ((1, 0), ValueError, r"bounds\[0\] is 1 and bounds\[1\] is 0; wanted the lower one first"),
+        ((1, {"a": 0}), ValueError, r"bounds\[0\] is above bounds\[1\], or NaN, for some elements"),
         ((np.nan, None), ValueError, r"bounds\[0\] is nan; wanted a number and not NaN"),
         (({"b": 0}, None), ValueError, r"bounds\[0\]\['b'\] has no match in params"),
         (({}, None), ValueError, r"bounds\[0\]\['a'\] is missing"),

@@ -582,10 +582,10 @@ WRONG: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: ao.minimize(
             ao.LeastSquares(lambda p: p, lambda r: r, 1j * ONES), 1j * ONES, method=ao.Landweber(1.0, bounds=(0, 1))
         ),
-        "params has dtype complex128; wanted real parameters for bounds",
+        "params has dtype complex128; wanted real numbers, which bounds are for",
     ),
-    "bounds": (lambda: ao.SIRT(bounds=(1, 0)), "bounds are .*; wanted the lower one first"),
-    "one bound": (lambda: ao.SIRT(bounds=EYE[0]), "bounds are .*; wanted a lower and an upper one"),
+    "bounds": (lambda: ao.SIRT(bounds=(1, 0)), "wanted the lower one first"),
+    "one bound": (lambda: ao.SIRT(bounds=EYE[0]), "bounds is .*; wanted a pair, the lower and the upper bounds"),
     "nan": (lambda: ao.SIRT(bounds=(math.nan, 1)), r"bounds\[0\] is nan"),
     "lr": (lambda: ao.Landweber(0.0), "lr is 0.0; wanted above 0"),
     "relaxation": (lambda: ao.SIRT(2.0), "relaxation is 2.0; wanted above 0 and below 2"),
