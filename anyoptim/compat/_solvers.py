@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from anyoptim._arrays import Array
 from anyoptim.solvers import Iteration, Run, Solver, Trial
+from anyoptim.solvers._best import keep_best, take_best
 from anyoptim.solvers._function import Point
 from anyoptim.solvers._line import Line
 from anyoptim.solvers._solver import TAKE
@@ -38,14 +39,9 @@ class Straying(Solver):
     def kept_vectors(self) -> tuple[str, ...]:
         return ("best",)
 
-    def first(self, run: Run) -> None:
-        run.numbers["lowest"] = math.inf
-
     def note(self, run: Run) -> None:
         """Keep the point where the parameters are, if there is none that is better."""
-        if run.value <= run.numbers["lowest"]:
-            run.space.run(COPY, run.space.params, [run.vectors["best"]])
-            run.numbers["lowest"] = run.value
+        keep_best(run, run.value)
 
     def iterate(self) -> Iteration:
         self.note(self.run)
@@ -54,13 +50,8 @@ class Straying(Solver):
     def end(self) -> None:
         """Put the parameters at the best point that was seen."""
         run = self.run
-        if run.function is None:
-            return
-        lowest = run.numbers["lowest"]
-        if math.isfinite(lowest) and not run.value <= lowest:
-            run.space.run(COPY, run.vectors["best"], [run.space.params])
-            run.begun.put()
-            run.numbers["value"] = lowest
+        if "best" in run.numbers and not run.value <= run.numbers["best"]:
+            take_best(run)
 
 
 def take(run: Run, point: Point) -> None:

@@ -7,7 +7,6 @@ it runs three times more, from starts that are off by roundings. We may be as fa
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +14,6 @@ import numpy as np
 import pytest
 
 import anyoptim as ao
-from anyoptim.compat import _solvers
 from tests.support.internals import Space
 from tests.support.libraries import Library
 
@@ -317,17 +315,17 @@ def test_a_best_point_is_known_once_it_is_kept(monkeypatch: pytest.MonkeyPatch) 
     """An interruption of the copy leaves the parameters where they are, and not at a vector of zeros."""
     run = Space.run
 
-    def interrupted(space: Any, kernel: Any, *rest: Any, **numbers: Any) -> None:
-        if kernel is _solvers.COPY:
+    def interrupted(space: Any, kernel: Any, x: Any, vectors: Any, **numbers: Any) -> None:
+        if any(vector is solver.run.vectors["best"] for vector in vectors):
             raise KeyboardInterrupt
-        run(space, kernel, *rest, **numbers)
+        run(space, kernel, x, vectors, **numbers)
 
     monkeypatch.setattr(Space, "run", interrupted)
     solver, p = ao.compat.torch.LBFGS(lr=2.1, max_iter=1), {"x": np.array([1.0])}
     solver.begin(p, lambda p: (float(p["x"] @ p["x"]), {"x": 2 * p["x"]}))
     with pytest.raises(KeyboardInterrupt):
         solver.iterate()
-    assert solver.run.numbers["lowest"] == math.inf
+    assert "best" not in solver.run.numbers
 
 
 @pytest.mark.parametrize("search", [None, "strong_wolfe"])

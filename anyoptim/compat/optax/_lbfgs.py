@@ -93,7 +93,6 @@ class OptaxLBFGS(Straying):
         return ("d", *own, *super().kept_vectors(), *pairs(self.memory_size))
 
     def first(self, run: Run) -> None:
-        super().first(run)
         run.numbers |= {**Memory.empty(self.memory_size), "stepsize": 1.0}
 
     def iteration(self, run: Run) -> Iteration:

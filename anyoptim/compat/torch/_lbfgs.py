@@ -75,7 +75,6 @@ class LBFGS(Straying):
         return ("d", "before", *own, *pairs(self.history_size))
 
     def first(self, run: Run) -> None:
-        super().first(run)
         run.numbers |= {**Memory.empty(self.history_size), "t": 0.0, "slope": 0.0, "inner": 0, "ahead": False}
 
     def begin(self, params: Any, value_and_grad: ValueAndGrad) -> None:
