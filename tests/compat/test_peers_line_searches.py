@@ -137,3 +137,14 @@ def test_optaxs(options: dict[str, Any], need: Callable[[str], Library]) -> None
         np.testing.assert_allclose(t, length, rtol=1e-7, err_msg=f"{of}")
         kinds.add((min(count, 5), t == ours[-1]))
     assert len(kinds) > 2
+
+
+@pytest.mark.parametrize("name", ["torch", "optax"])
+def test_a_search_that_finds_nothing_leaves_point_and_gradient(name: str) -> None:
+    """At a wall, behind which no gradient was kept that could be taken for that of the start."""
+    of = ao.compat
+    solver = of.torch.LBFGS(line_search_fn="strong_wolfe") if name == "torch" else of.optax.lbfgs()
+    x = solver.update(np.zeros(1), lambda x: (math.nan, np.array([math.nan])) if x[0] > 0 else (-x[0], -np.ones(1)))
+    assert x[0] == 0
+    assert solver.evaluations > 5
+    assert solver.run.vectors["g"][0] == -1
