@@ -65,7 +65,6 @@ __all__ = [
     "power_of",
     "product",
     "rows",
-    "split",
     "total",
 ]
 
@@ -151,13 +150,6 @@ def infinities(xp: Any, terms: Any) -> Any:
     nothing = xp.zeros_like(terms)
     negative = xp.where(terms == -math.inf, nothing + 2.0 ** (-2 * HALF), nothing)
     return xp.where(terms == math.inf, nothing + 1.0, negative)
-
-
-def split(table: Any) -> Any:
-    """The rows from tables of NumPy's with the code and the whole digits."""
-    digits = table[..., 1:]
-    halves = np.stack([digits >> HALF, digits & MASK], axis=-1).reshape(*table.shape[:-1], COLUMNS - 1)
-    return np.concatenate([table[..., :1], halves], axis=-1)
 
 
 def rows(

@@ -1,4 +1,4 @@
-"""The digits of the reduction of stretches of one array, by few calls of NumPy's for all of them."""
+"""The rows of the reduction of stretches of one array, by few calls of NumPy's for all of them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,18 @@ from typing import Any
 
 import numpy as np
 
-from anyoptim._trace._exact_sum import FIRST, HALF, INFINITE, ROUNDERS, SCALES, Kind, codes, infinities
+from anyoptim._trace._exact_sum import (
+    COLUMNS,
+    FIRST,
+    HALF,
+    INFINITE,
+    MASK,
+    ROUNDERS,
+    SCALES,
+    Kind,
+    codes,
+    infinities,
+)
 
 __all__ = ["stretches"]
 
@@ -18,12 +29,12 @@ SAFE = 2.0**800
 
 
 def stretches(kind: Kind, x: NDArray, spare: NDArray, lengths: NDArray) -> NDArray:
-    """For each stretch of x the code and the whole digits, or in their place the bits of the largest element.
+    """For each stretch of x its row; of a maximum the bits of the largest element, and nothing behind them.
 
     Both x and `spare`, an array of the same shape, are used up.
     """
     firsts = np.add.accumulate(lengths) - lengths
-    table = np.empty((len(lengths), 1 + len(ROUNDERS)), np.int64)
+    table = np.empty((len(lengths), COLUMNS), np.int64)
     if kind == "largest":
         table[:, 0] = (np.maximum.reduceat(x, firsts) + 0.0).view(np.int64)
     elif kind == "squares":
@@ -64,13 +75,14 @@ def _squares(x: NDArray, v: NDArray, firsts: NDArray, lengths: NDArray) -> tuple
 
 
 def _digits(x: NDArray, v: NDArray, code: Any, unit: Any, firsts: NDArray, lengths: NDArray, table: NDArray) -> None:
-    """Write the codes and the digits of v, of some stretches. Both v and x, an array of the same shape, are used up."""
+    """Write the rows of v, of some stretches. Both v and x, an array of the same shape, are used up."""
     table[:, 0] = code
     for k, (rounder, _) in enumerate(ROUNDERS):
         # A number that is rounded to a digit has that in its last bits: sums of these are sums of integers.
         to = np.asarray(rounder * unit)
         of_each = np.repeat(to, lengths) if to.ndim else to
         np.add(v, of_each, out=x)
-        table[:, k + 1] = np.add.reduceat(x.view(np.int64), firsts) - lengths * to.view(np.int64)
+        digits = np.add.reduceat(x.view(np.int64), firsts) - lengths * to.view(np.int64)
+        table[:, 2 * k + 1], table[:, 2 * k + 2] = digits >> HALF, digits & MASK
         if k + 1 < len(ROUNDERS):
             np.subtract(v, np.subtract(x, of_each, out=x), out=v)

@@ -24,7 +24,7 @@ from anyoptim._machine._completed import exhaust
 from anyoptim._machine._scratch import Scratch, give, scratch, taken
 from anyoptim._machine._threads import Call, Pieces
 from anyoptim._trace._coefficients import CoefficientTable, Replay, lasting
-from anyoptim._trace._exact_sum import of_words, split
+from anyoptim._trace._exact_sum import of_words
 from anyoptim._trace._program import MOVE, Coefficients, Program, static_options
 
 __all__ = ["BlockedPlan"]
@@ -157,10 +157,9 @@ class BlockedPlan(Plan):
         kinds = [self.program.reduction(k).kind for k in ks]
         functions = zip(*(self._functions(k, rows.before(k)) for k in ks), strict=True)
         leaves = zip(functions, self.arrays, gathered, strict=True)
-        pieces, digits, ends = tiles(kinds, [(each, (p, x, *slots)) for each, (p, *slots), x in leaves])
-        _threads.spread(partial(add_up, digits), pieces, THREADED)
-        table = split(digits)
-        tables = [of_words(kind, (digits if kind == "largest" else table)[:, i]) for i, kind in enumerate(kinds)]
+        pieces, table, ends = tiles(kinds, [(each, (p, x, *slots)) for each, (p, *slots), x in leaves])
+        _threads.spread(partial(add_up, table), pieces, THREADED)
+        tables = [of_words(kind, table[i :: len(kinds)]) for i, kind in enumerate(kinds)]
         return [[of[a:b] for a, b in itertools.pairwise(ends)] for of in tables]
 
     def prepare_anew(self, gathered: Sequence[NDArray], rows: CoefficientTable) -> Commit:

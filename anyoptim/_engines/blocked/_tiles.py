@@ -14,7 +14,7 @@ from anyoptim._arrays._quiet import quiet
 from anyoptim._engines._base import NDArray
 from anyoptim._engines.blocked._functions import BoundFunction
 from anyoptim._machine._scratch import scratch
-from anyoptim._trace._exact_sum import ROUNDERS, Kind
+from anyoptim._trace._exact_sum import COLUMNS, Kind
 from anyoptim._trace._exact_sum_numpy import stretches
 
 __all__ = ["add_up", "tiles"]
@@ -41,37 +41,39 @@ Leaf = tuple[Sequence[BoundFunction], Sequence[NDArray]]
 
 
 def tiles(kinds: Sequence[Kind], leaves: Sequence[Leaf]) -> tuple[list[Tile], NDArray, list[int]]:
-    """The work in pieces that don't depend on each other; a table for the code and the digits of each stretch.
+    """The work in pieces that don't depend on each other; a table for the rows of all stretches.
 
     What reductions, or leaves with one gradient, have in common is read by one after the other, while it is in the
-    cache. The table has a column for each reduction; the last result says where in it each leaf begins, and where the
-    last one ends.
+    cache. In the table the rows of all reductions of a stretch are side by side; the last result says at which stretch
+    each leaf begins, and where the last one ends.
     """
     sizes = [arrays[0].size * _reals(arrays[0]) for _, arrays in leaves]
     ends = [0, *itertools.accumulate(-(-n // TILE) for n in sizes)]
     groups: dict[Any, list[int]] = {}
-    for i, (n, (_, arrays)) in enumerate(zip(sizes, leaves, strict=True)):
-        groups.setdefault((n, host_memory(arrays[1]).address) if n > TILE else i, []).append(i)
+    for i, n in enumerate(sizes):
+        groups.setdefault((n, host_memory(leaves[i][1][1]).address) if n > TILE else i, []).append(i)
     pieces: list[Tile] = []
     latest: dict[Kind, Tile] = {}
     room = dict.fromkeys(kinds, 0)
-    for group in groups.values():
-        asked = [
-            (i, k, kinds[k], bound, [arrays[j] for j in bound.function.arrays])
-            for i, (functions, arrays) in ((i, leaves[i]) for i in group)
-            for k, bound in enumerate(functions)
-        ]
-        for place, begin in enumerate(range(0, sizes[group[0]], TILE)):
-            end = min(begin + TILE, sizes[group[0]])
-            for i, k, kind, bound, arrays in asked:
+    for first, *others in groups.values():
+        asked = []
+        for i in (first, *others):
+            functions, arrays = leaves[i]
+            for k, bound in enumerate(functions):
+                given = [arrays[j] for j in bound.function.arrays]
+                asked.append((kinds[k], bound, given, len(kinds) * ends[i] + k))
+        n = sizes[first]
+        for begin in range(0, n, TILE):
+            end = min(begin + TILE, n)
+            for kind, bound, given, row in asked:
                 if end - begin > room[kind]:
                     latest[kind], room[kind] = (kind, [], []), TILE
                     pieces.append(latest[kind])
                 room[kind] -= end - begin
                 _, parts, rows = latest[kind]
-                parts.append(_Stretch(bound, arrays, begin, end))
-                rows.append(len(kinds) * (ends[i] + place) + k)
-    return pieces, np.empty((ends[-1], len(kinds), 1 + len(ROUNDERS)), np.int64), ends
+                parts.append(_Stretch(bound, given, begin, end))
+                rows.append(row + begin // TILE * len(kinds))
+    return pieces, np.empty((len(kinds) * ends[-1], COLUMNS), np.int64), ends
 
 
 def add_up(table: NDArray, kind: Kind, parts: list[_Stretch], rows: list[int]) -> None:
@@ -96,7 +98,7 @@ def add_up(table: NDArray, kind: Kind, parts: list[_Stretch], rows: list[int]) -
                 place[...] = value
                 for by in factor:
                     np.multiply(place, by, out=place)
-        table.reshape(-1, table.shape[-1])[rows] = stretches(kind, x, spare, lengths)
+        table[rows] = stretches(kind, x, spare, lengths)
 
 
 def _flat(a: NDArray, begin: int, stop: int) -> NDArray:
