@@ -308,7 +308,8 @@ def on_slots(rule: Rule, xp: Any, flow: Flow, slots: Sequence[Any], coefficients
 
 def on_nothing(rule: Rule, xp: Any, flow: Flow, slots: Sequence[Any], coefficients: Mapping[str, Any]) -> Flow:
     """Nothing changes: the part is a reduction."""
-    return flow
+    p, x, before, g = flow
+    return p, x, [*before, *slots], g
 
 
 def _results(rule: Rule, out: Any, wanted: int) -> tuple[Any, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,8 @@ from anyoptim._engines._base import Leaf
 from anyoptim._engines._chunks import plans
 from anyoptim._engines.compiled import _plan as compiled
 from tests.reference.norms import norm, total
-from tests.support.internals import Dispatch, Part, Program, on_nothing, on_value, quiet, static_options
+from tests.support.internals import ENGINES as BY_NAME
+from tests.support.internals import Dispatch, Part, Program, elsewhere, on_nothing, on_value, quiet, static_options
 from tests.support.internals import library as library_of
 from tests.support.libraries import Library
 
@@ -249,7 +251,7 @@ def test_of_whole_complex_elements(engine: ao.EngineName, need: Callable[[str], 
 def test_after_rules_with_other_numbers(engine: ao.EngineName, need: Callable[[str], Library]) -> None:
     """Leaves of which each has its own coefficients and options, which change from one time to the next."""
     program, ks = _program(Part(on_value, _scaled, slots=()), Part(on_value, _negated))
-    of = [0, SQUARE, 6]
+    of = [0, SQUARE]  # each is compiled for each of the options
     rng, lib = np.random.default_rng(4), need("numpy")
     leaves = [[_values(rng, "float64", n, -3, 3) for _ in range(2 + SLOTS)] for n in (50, 11, 8)]
     dispatch, gathered = _dispatch(lib, program, leaves, engine)
@@ -380,3 +382,14 @@ def test_elements_that_grow_at_once(engine: ao.EngineName, need: Callable[[str],
         with quiet():
             found = dispatch.values(KS[:1], gathered, _rows([x]))
         assert _same(found[0], total((x * v).tolist())), jump
+
+
+def test_what_only_asks_has_no_step_to_compile(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the loops are compiled beside training, too."""
+    begun: list[Any] = []
+    monkeypatch.setattr(elsewhere, "Compilation", lambda texts: begun.append(texts) or SimpleNamespace(done=bool))
+    asks = Part(on_nothing, _x, reduction=ao.Sum(_x), what="it", seen=(on_value, SLOTS))
+    for own in (Part(on_nothing, _x, slots=tuple("uvw")), Part(on_value, _kept, slots=tuple("uvw"))):
+        BY_NAME["compiled"].begin(Program((asks, own)), [({},) * 2], "float64")
+    of_asks, with_step = begun
+    assert len(with_step) == len(of_asks) + 1

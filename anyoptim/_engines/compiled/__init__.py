@@ -55,14 +55,14 @@ class Compiled(HostEngine):
     def precompile(self, program: Program, row: Coefficients, library: Library, p: Array) -> None:
         dtype = library.dtype(p)
         if COMPUTE[dtype] == dtype:
-            for k in (*program.reductions, None):
+            for k in _passes(program):
                 _plan.load(program, k, static_options(row[:k]), dtype)
             _warmup.warm(program, dtype)
 
     def begin(self, program: Program, rows: Sequence[Coefficients], dtype: str) -> Callable[[], bool]:
         from anyoptim._machine._elsewhere import Compilation  # noqa: PLC0415 - once in a training
 
-        kinds = dict.fromkeys((k, static_options(row[:k])) for row in rows for k in (*program.reductions, None))
+        kinds = dict.fromkeys((k, static_options(row[:k])) for row in rows for k in _passes(program))
         keys = [(program, k, static, dtype) for k, static in kinds]
         loops = [_plan.text(*key).module for key in keys]
         return Compilation([*map(_plan.intrinsic_text, _plan.INTRINSICS), *loops]).done
@@ -70,6 +70,11 @@ class Compiled(HostEngine):
     def source(self, passes: Sequence[Pass], dtype: str) -> str:
         texts = [_plan.text(program, k, static_options(row), dtype).module.text for program, k, row in passes]
         return "\n\n".join(dict.fromkeys(texts))
+
+
+def _passes(program: Program) -> Sequence[int | None]:
+    """The passes over all elements: reductions, and the step, if there is one."""
+    return (*program.reductions, *((None,) if program.writes else ()))
 
 
 @functools.cache
