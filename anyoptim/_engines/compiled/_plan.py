@@ -22,7 +22,6 @@ from anyoptim._machine._generated import Text
 from anyoptim._machine._machine_code import Bound, Native
 from anyoptim._machine._threads import Pieces
 from anyoptim._trace._coefficients import CoefficientTable, Replay, lasting
-from anyoptim._trace._exact_sum import of_words
 from anyoptim._trace._graph import graph_of
 from anyoptim._trace._program import Program, StaticOptions, static_options
 
@@ -161,11 +160,11 @@ class CompiledPlan(Plan):
         return views
 
     def values(self, ks: Sequence[int], gathered: Sequence[Any], rows: CoefficientTable) -> list[Any]:
-        tables = zip(ks, self._rows(ks, rows), strict=True)
-        return [self.program.reduction(k).value(np, [table]) for k, table in tables]
+        both = zip(ks, self._rows(ks, rows), strict=True)
+        return [self.program.reduction(k).value(np, [table]) for k, table in both]
 
     def value(self, k: int, gathered: Sequence[Any], rows: CoefficientTable) -> Any:
-        return self.values((k,), gathered, rows)[0]
+        return self.program.reduction(k).value(np, self._rows((k,), rows))
 
     def reduced(self, k: int, gathered: Sequence[Any], rows: CoefficientTable) -> list[NDArray]:
         return self.reduced_all((k,), gathered, rows)[0]
@@ -192,9 +191,9 @@ class CompiledPlan(Plan):
             # Where several loops take turns, what they share is to be in the cache.
             pieces = _pieces(chunks, len(ks), CHUNK if loops > 1 else None)
             threads = _threads.threads() if len(ks) * chunks[:, 2].sum() >= 2 * PIECE else 1
-            laid = self.reductions[key] = Reductions(asked, self.table, chunks, pieces, rows, threads)
-        tables = zip(ks, laid.rows(rows, self.dtype), strict=True)
-        return [of_words(self.program.reduction(k).kind, table) for k, table in tables]
+            kinds = [self.program.reduction(k).kind for k in ks]
+            laid = self.reductions[key] = Reductions(kinds, asked, self.table, chunks, pieces, rows, threads)
+        return laid.rows(rows, self.dtype)
 
     def prepare_anew(self, gathered: Sequence[Any], rows: CoefficientTable) -> Commit:
         self.calls = calls = self._calls(rows)

@@ -13,7 +13,7 @@ from anyoptim._machine._array_headers import FIRST
 from anyoptim._machine._machine_code import Bound, Native
 from anyoptim._machine._threads import Call, Pieces
 from anyoptim._trace._coefficients import CoefficientTable
-from anyoptim._trace._exact_sum import COLUMNS
+from anyoptim._trace._exact_sum import COLUMNS, Kind, of_words
 from anyoptim._trace._expressions import Scalars
 
 __all__ = ["Asked", "NativeLoop", "Reductions", "side_by_side"]
@@ -56,6 +56,7 @@ class Reductions:
 
     def __init__(
         self,
+        kinds: Sequence[Kind],
         asked: Iterable[Asked],
         table: NDArray,
         chunks: NDArray,
@@ -66,12 +67,13 @@ class Reductions:
         """Lay reductions ready; where the leaves' arrays are is read from the plan's table each time anew."""
         by_loop = sorted(asked, key=lambda one: id(one.loop.native))
         groups = [[*of] for _, of in groupby(by_loop, key=lambda one: id(one.loop.native))]
-        self._results = np.empty((1 + max(one.place for one in by_loop), len(chunks), COLUMNS), np.int64)
-        self._alike = [_Alike(of, table, chunks, self._results, rows) for of in groups]
+        results = np.empty((len(kinds), len(chunks), COLUMNS), np.int64)
+        self._tables = [of_words(kind, words) for kind, words in zip(kinds, results, strict=True)]
+        self._alike = [_Alike(of, table, chunks, results, rows) for of in groups]
         self._pieces = [([loop.bound(*piece) for loop in self._alike],) for piece in pieces]
         self._rooms: Sequence[tuple[()]] = [()] * threads
 
-    def rows(self, rows: CoefficientTable, dtype: np.dtype[Any]) -> NDArray:
+    def rows(self, rows: CoefficientTable, dtype: np.dtype[Any]) -> list[NDArray]:
         """For each reduction the rows of all chunks."""
         for alike in self._alike:
             alike.set(rows, dtype)
@@ -81,7 +83,7 @@ class Reductions:
             for (loops,) in self._pieces:
                 for loop in loops:
                     loop.run()
-        return self._results
+        return self._tables
 
 
 class _Alike:
@@ -93,8 +95,9 @@ class _Alike:
         self._asked, self._table = asked, table.reshape(-1)
         number, (leaves, width), distinct = len(asked), table.shape, len(rows.distinct)
         arrays = np.array([one.loop.arrays for one in asked])
-        self._from = (width * np.arange(leaves)[:, None] + FIRST + arrays[:, None]).reshape(number * leaves, -1)
-        self._addresses = np.zeros((number * leaves, FIRST + arrays.shape[1]), np.uint64)
+        columns = np.pad(FIRST + arrays, ((0, 0), (FIRST, 0)))  # before FIRST nothing is read
+        self._from = (width * np.arange(leaves)[:, None] + columns[:, None]).reshape(number * leaves, -1)
+        self._addresses = np.zeros(self._from.shape, np.uint64)
         self._coefficients = np.zeros((number, distinct, len(asked[0].loop.scalars)))
         which = np.array(rows.row_of_leaf, np.int64)
         of_chunk = which[chunks[:, 0]]
@@ -118,7 +121,7 @@ class _Alike:
 
     def set(self, rows: CoefficientTable, dtype: np.dtype[Any]) -> None:
         """Lay ready where arrays are now, and the coefficients."""
-        self._addresses[:, FIRST:] = self._table[self._from]
+        self._table.take(self._from, out=self._addresses, mode="clip")  # the mode that takes no copy
         if self._asked[0].loop.scalars:
             for table, one in zip(self._coefficients, self._asked, strict=True):
                 for i in one.rows:  # the other rows keep the numbering, and are not read
