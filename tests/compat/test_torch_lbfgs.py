@@ -1,7 +1,7 @@
 """compat.torch.LBFGS beside torch's own: the same points, and the same number of evaluations, update by update.
 
 What rounds otherwise is multiplied by what L-BFGS does with it, step by step. How much that is, torch tells itself:
-it runs three times more, from starts that are off by roundings. We may be as far from torch as ten times that.
+it runs twice more, from starts that are off by roundings. We may be as far from torch as ten times that.
 """
 
 from __future__ import annotations
@@ -119,18 +119,18 @@ FEW = [(name, PROBLEMS[(i + k) % 5]) for i, name in enumerate(OPTIONS) for k in 
     ("name", "problem"), [pytest.param(*of, marks=() if of in FEW else pytest.mark.product) for of in ALL]
 )
 def test_equals_torch(name: str, problem: str) -> None:
-    """Four updates, of up to twenty steps each: points, and evaluations while the roundings are small."""
+    """Three updates, of up to twenty steps each: points, and evaluations while the roundings are small."""
     loss, start = starts(np.random.default_rng(3))[problem]
     rng = np.random.default_rng(4)
     options = OPTIONS[name]
     theirs = Beside(loss, start, options)
     off = [
         Beside(loss, {k: a * (1 + 2.0**-52 * rng.choice([-1, 1], a.shape)) for k, a in start.items()}, options)
-        for _ in range(3)
+        for _ in range(2)
     ]
     solver, p = ao.compat.torch.LBFGS(**options), {k: a.copy() for k, a in start.items()}
     bound, seen = 0.0, 0
-    for step in range(4):
+    for step in range(3):
         wanted = theirs.update()
         bound = max(bound, *(np.max(np.abs(other.update() - wanted)) for other in off))
         solver.update(p, of_arrays(loss))
@@ -240,7 +240,7 @@ def test_gradients_that_are_none_rest() -> None:
 
 
 @pytest.mark.parametrize("library", ["torch", "jax"])
-def test_on_other_arrays(library: str, need: Callable[[str], Library]) -> None:
+def test_on_other_arrays(library: str, need: Callable[[str], Library], quickly: None) -> None:
     """The same points as on NumPy's, in float32: to some roundings of it, after six steps."""
     makes: list[Callable[[Any], Any]] = [lambda a: a, need(library).array]
     points = []

@@ -183,9 +183,13 @@ METHODS: dict[str, Callable[..., ao.solvers.Solver]] = {
     "SIRT, bounded": lambda **o: ao.SIRT(1.5, bounds=(None, 0.4), **o),
 }
 
+ELSEWHERE = ("CGLS, damped", "Landweber", "SIRT, bounded")
+"""Which of them run on other libraries than NumPy: with all that is asked of a library between them."""
 
+
+@pytest.mark.omit("others do less of the same", lambda place, name: place[0] != "numpy" and name not in ELSEWHERE)
 @pytest.mark.parametrize("name", METHODS)
-def test_on_all_libraries(place: Place, name: str) -> None:
+def test_on_all_libraries(place: Place, name: str, quickly: None) -> None:
     """A diagonal operator, whose bits are NumPy's where those of the library are; with weights."""
     lib, engine = place
     rng = np.random.default_rng(1)

@@ -312,9 +312,10 @@ def test_an_exception_leaves_the_last_step(after: int, lr: float | None) -> None
         expected = ao.chain(ao.SGD(lr), ao.prox.L1(0.5)).update(x.copy(), misfit.grad(x))
         method.update(x, failing)
         assert same_bits(x, expected), "it begins anew"
-    for _ in range(250):
-        method.update(x, failing)
-    assert _gap(misfit, x) < 1e-4
+    if after in {1, 8}:  # with the least and the most to go on from
+        for _ in range(250):
+            method.update(x, failing)
+        assert _gap(misfit, x) < 1e-4
 
 
 @pytest.mark.parametrize("acceleration", ["FISTA", None])
