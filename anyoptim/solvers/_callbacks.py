@@ -59,7 +59,7 @@ class Store:
     """
 
     def __init__(self, every: int = 1) -> None:
-        self.every = whole_number("every", every)
+        self.every: int = whole_number("every", every)
         self.params: dict[int, Any] = {}
         """The copies, in containers like the one of the parameters, by the number of steps."""
 

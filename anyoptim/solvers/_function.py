@@ -33,12 +33,12 @@ class Function:
 
     def __init__(self, params: Any, engine: str | None) -> None:
         self.engine = engine
-        self.tree = Tree("params", params)
-        self.ps = checks.parameters(self.tree)
-        self.owner = checks.owners(self.ps)
+        self.tree: Tree = Tree("params", params)
+        self.ps: list[checks.Parameter | None] = checks.parameters(self.tree)
+        self.owner: list[int] = checks.owners(self.ps)
         checks.no_overlap(self.tree, self.ps, self.owner)
         self.value_and_grad: ValueAndGrad
-        self.evaluations = 0
+        self.evaluations: int = 0
         self.outside: tuple[Function, Vector] | None = None
         """Where parameters were before they were put within bounds, until it is known that they may stay there."""
         self.moving: list[int] | None = None

@@ -76,7 +76,7 @@ class Run:
         self.saved: Mapping[str, Any] | None = None
         """The state of a copy, which waits for parameters."""
         self.failure: str | None = None
-        self.busy = False
+        self.busy: bool = False
         """Whether the function is being called, or may be: who calls the solver now is that function itself."""
         self.optimizer: Optimizer | None = None
         """What takes the steps, where an optimizer does; it is made anew where a state is loaded."""

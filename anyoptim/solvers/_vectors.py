@@ -38,7 +38,7 @@ class Kernel:
         """Take the names of the vectors; `takes` says that it makes another point the one where an iteration ends."""
         _, *slots = names
         self.takes = takes
-        self.program = Program((Part(_on_vectors, rule, tuple(slots)),))
+        self.program: Program = Program((Part(_on_vectors, rule, tuple(slots)),))
 
 
 def _element(k: int, xp: Any, p: Array, x: Array, *slots: Array) -> Array:
@@ -82,7 +82,8 @@ class Question:
     def __init__(self, what: str, of: Reduction, others: Sequence[str] = ()) -> None:
         part = Part(on_nothing, _same, reduction=of, what=what, seen=(None, len(others)))
         own = (Part(on_nothing, _same, tuple(others)),) if others else ()
-        self.program, self.reduction = Program((part, *own)), of
+        self.program: Program = Program((part, *own))
+        self.reduction: Reduction = of
 
 
 def _same(xp: Any) -> None:
@@ -112,10 +113,11 @@ class Space:
     """The parameters that move, with what is kept ready to compute with vectors like them."""
 
     def __init__(self, ps: Sequence[Parameter], engine: str | None) -> None:
-        self.ps, self.engine = ps, engine
+        self.ps: Sequence[Parameter] = ps
+        self.engine: str | None = engine
         self.params: Vector = [p.array for p in ps]
         """The parameters themselves, in dtypes of their own: where they can't be written to, the newest arrays."""
-        self.unsettled = False
+        self.unsettled: bool = False
         """Whether a point was taken of which not all is known yet: so it stays where an exception comes in between."""
         self._dispatches: dict[Any, Dispatch] = {}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, Final, cast
+from typing import Annotated, Any, ClassVar, Final, cast
 
 from anyoptim._arrays import Array
 from anyoptim._trace._hyperparameters import nonnegative
@@ -28,7 +28,8 @@ class ResidualRun(LinearRun):
 
     def look(self, params: Any) -> Vector:
         """Apply `forward` to the parameters, and keep the residual."""
-        self.images, self.residual = Space(self.problem.ps, self.engine), self.problem.residual(params)
+        self.images: Space = Space(self.problem.ps, self.engine)
+        self.residual = self.problem.residual(params)
         return self.residual
 
     def known(self, params: Any) -> Vector:
@@ -84,7 +85,7 @@ class CGLS(LinearSolver):
 
     damp: Final[Annotated[float, nonnegative]] = 0.0
 
-    vectors = ("d",)
+    vectors: ClassVar[tuple[str, ...]] = ("d",)
     _runs = ResidualRun
 
     def first(self, run: Run) -> None:

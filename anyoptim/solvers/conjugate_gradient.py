@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any, Final, NamedTuple
+from typing import Annotated, Any, ClassVar, Final, NamedTuple
 
 from anyoptim._arrays import Array
 from anyoptim._search.line_searches import LineSearch, MoreThuente, Trial
@@ -111,7 +111,7 @@ class NonlinearCG(Solver):
     restart_at: Final[Annotated[float, positive]] = math.inf
     preconditioner: Final[Callable[[Any], Any] | None] = None
 
-    vectors = ("d",)
+    vectors: ClassVar[tuple[str, ...]] = ("d",)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -28,7 +28,7 @@ class SteadySolver(LinearSolver):
     _: KW_ONLY
     bounds: Final[Bounds | None] = None
 
-    vectors = ("best",)
+    vectors: ClassVar[tuple[str, ...]] = ("best",)
     smaller: ClassVar[str]
     """What is wanted where the value is not finite after a step."""
 

@@ -185,7 +185,10 @@ class Memory:
 
     def __init__(self, numbers: MutableMapping[str, Any]) -> None:
         self._numbers = numbers
-        self.sg, self.yg, self.sy, self.yy = (numbers[name] for name in ("sg", "yg", "sy", "yy"))
+        self.sg: Any = numbers["sg"]
+        self.yg: Any = numbers["yg"]
+        self.sy: Any = numbers["sy"]
+        self.yy: Any = numbers["yy"]
         """Of sy only those of each s with the y that are not older are known."""
 
     @staticmethod

@@ -62,7 +62,10 @@ class LeastSquares:
         for name, of in (("forward", forward), ("adjoint", adjoint)):
             if not callable(of):
                 raise TypeError(f"{name} is a {type(of).__name__}; wanted a function, such as lambda p: A @ p")
-        self.forward, self.adjoint, self.data, self.weights = forward, adjoint, data, weights
+        self.forward: Callable[[Any], Any] = forward
+        self.adjoint: Callable[[Any], Any] = adjoint
+        self.data: Any = data
+        self.weights: Any = weights
         self._tree = Tree("data", data)
         self.ps: list[Parameter] = []
         """What is known of each array of the data."""
@@ -70,7 +73,7 @@ class LeastSquares:
             if p is None:
                 raise ValueError(f"{self._tree.name(i)} is None; wanted an array")
             self.ps.append(p)
-        self.space = Space(self.ps, None)
+        self.space: Space = Space(self.ps, None)
         self._roots = None if weights is None else self._roots_of(weights)
 
     def __call__(self, params: Any) -> tuple[float, Any]:

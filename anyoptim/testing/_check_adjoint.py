@@ -57,7 +57,7 @@ class AdjointReport(Sequence[AdjointCheck]):
         self._checks = tuple(checks)
         self.nonlinearity = nonlinearity
         """By what part of |A u| + |A w| they differ from A(u + w): the most that was seen."""
-        self.linear = nonlinearity <= rtol
+        self.linear: bool = nonlinearity <= rtol
         """Whether `forward` was seen to be linear."""
 
     @property

@@ -43,9 +43,11 @@ class Trials:
 
     def __init__(self, search: LineSearch, start: Trial, longest: float, rounding: float = 0.0) -> None:
         self._zero, self._noise = (start.value, rounding * abs(start.value)) if rounding else (0.0, -1.0)
-        self.start = self.best = self.last = start._replace(value=start.value - self._zero)
+        self.start: Trial = start._replace(value=start.value - self._zero)
+        self.best: Trial = self.start
+        self.last: Trial = self.start
         self.longest = longest
-        self.accepted = False
+        self.accepted: bool = False
         self._search = search
         self._left = search.evaluations
         self._wall = math.inf
