@@ -10,7 +10,8 @@ from anyoptim.compat._solvers import Straying, followed, stepped, take
 from anyoptim.compat.optax._linesearch import Zoom, scale_by_zoom_linesearch
 from anyoptim.solvers import Iteration, Run, Solver, Trial
 from anyoptim.solvers._line import Line
-from anyoptim.solvers.lbfgs import ACCEPT, Memory, combine, pairs
+from anyoptim.solvers._memory import Memory, combine, pairs
+from anyoptim.solvers.lbfgs import ACCEPT
 
 __all__ = ["lbfgs", "polyak_sgd"]
 

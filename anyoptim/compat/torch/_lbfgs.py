@@ -13,8 +13,8 @@ from anyoptim.compat.torch._line_search import strong_wolfe
 from anyoptim.solvers import Iteration, Run, Trial
 from anyoptim.solvers._function import Point, ValueAndGrad
 from anyoptim.solvers._line import Line
+from anyoptim.solvers._memory import Memory, combine, pairs
 from anyoptim.solvers._vectors import Kernel
-from anyoptim.solvers.lbfgs import Memory, combine, pairs
 
 __all__ = ["LBFGS"]
 
