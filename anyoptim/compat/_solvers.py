@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Generator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from anyoptim._arrays import Array
 from anyoptim.solvers import Iteration, Run, Solver, Trial
@@ -12,17 +12,9 @@ from anyoptim.solvers._best import keep_best, take_best
 from anyoptim.solvers._function import Point
 from anyoptim.solvers._line import Line
 from anyoptim.solvers._solver import TAKE
-from anyoptim.solvers._vectors import Kernel, Vector
+from anyoptim.solvers._vectors import COPY, Vector
 
-__all__ = ["COPY", "Asked", "Straying", "followed", "stepped", "take"]
-
-
-def _copied(xp: Any, x: Array, a: Array, c: Any) -> Array:
-    """`a <- x`."""
-    return x
-
-
-COPY = Kernel(_copied, ("a",))
+__all__ = ["Asked", "Straying", "followed", "stepped", "take"]
 
 
 class Asked(NamedTuple):

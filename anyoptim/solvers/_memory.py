@@ -85,16 +85,21 @@ class Memory:
         for (i, j), sy, yy in zip(pairs, within, within[len(pairs) :], strict=False):
             self.sy[i, j], self.yy[i, j], self.yy[j, i] = sy, yy, yy
 
-    def measure(self, run: Run, *, newest: bool) -> float:
-        """Note the products of a new gradient, and of the newest pair, if it is new, whose |s| it returns.
+    @property
+    def asked(self) -> list[int]:
+        """The places of pairs of which products are asked for: all that are taken, and some more, but few more.
 
-        More pairs are asked for than there are at first: else programs of more and more products would be compiled.
+        Else programs of more and more products would be compiled.
         """
+        return [*range(min(len(self.sg), math.ceil((len(self.order) + 1) / _AT_ONCE) * _AT_ONCE))]
+
+    def measure(self, run: Run, *, newest: bool) -> float:
+        """Note the products of a new gradient, and of the newest pair, if it is new, whose |s| it returns."""
         g, space, m, n = run.vectors["g"], run.space, len(self.sg), len(self.order)
         newest_pair = tuple(run.vectors[f"{of}{self.order[-1] if n else 0}"] for of in "sy")
         within = [(newest_pair[a], newest_pair[b]) for a, b in ((0, 1), (1, 1), (0, 0))]
         if m > _AT_ONCE:  # where each other order of the pairs would be a plan of hundreds of arrays
-            places = [*range(min(m, math.ceil((n + 1) / _AT_ONCE) * _AT_ONCE))]
+            places = self.asked
             largest, squared, *found = space.measured(
                 (g, g), *((run.vectors[f"{of}{k}"], g) for of in "sy" for k in places)
             )
@@ -126,15 +131,27 @@ class Memory:
         It goes over the pairs of an order, those along which there is curvature unless it is given. In between stands
         gamma, their `scale` unless it is given.
         """
-        size, order = len(self.sg), self.curved if order is None else order
-        a, of_s, gamma = np.zeros(size), np.zeros(size), self.scale(order) if gamma is None else gamma
-        for i in reversed(order):
-            a[i] = (self.sg[i] - self.sy[i] @ a) / self.sy[i, i]
-        for i in order:
-            of_s[i] = a[i] - (gamma * (self.yg[i] - self.yy[i] @ a) + of_s @ self.sy[:, i]) / self.sy[i, i]
+        order = self.curved if order is None else order
+        gamma = self.scale(order) if gamma is None else gamma
+        a = self.shares(order)
+        of_s = self.steps(order, a, gamma * (self.yg - self.yy @ a))
         of_y = -gamma * a
         slope = -(gamma * gg + of_y @ self.yg + of_s @ self.sg)
         return -gamma, [*(-of_y).tolist(), *(-of_s).tolist()], float(slope)
+
+    def shares(self, order: Sequence[int]) -> Any:
+        """The a of the first loop, which takes a*y from g for each pair."""
+        a = np.zeros(len(self.sg))
+        for i in reversed(order):
+            a[i] = (self.sg[i] - self.sy[i] @ a) / self.sy[i, i]
+        return a
+
+    def steps(self, order: Sequence[int], a: Any, yz: Any) -> Any:
+        """How much of each s the second loop adds to z, which begins it, from the products of all y with z."""
+        of_s = np.zeros(len(self.sg))
+        for i in order:
+            of_s[i] = a[i] - (yz[i] + of_s @ self.sy[:, i]) / self.sy[i, i]
+        return of_s
 
 
 def pairs(m: int) -> list[str]:

@@ -15,7 +15,7 @@ from anyoptim._search._result import Progress
 from anyoptim._search._value import Value
 from anyoptim._trace._hyperparameters import KW_ONLY
 from anyoptim.solvers._function import Function, Point, ValueAndGrad
-from anyoptim.solvers._vectors import Kernel, Space, Vector
+from anyoptim.solvers._vectors import COPY, Kernel, Space, Vector
 
 __all__ = ["TAKE", "Iteration", "Run", "Solver", "hopeless"]
 
@@ -42,12 +42,7 @@ def _taken(xp: Any, x: Array, p: Array, origin: Array, g: Array, c: Any) -> tupl
     return p, p, x
 
 
-def _put(xp: Any, x: Array, p: Array, c: Any) -> Array:
-    """`p <- x`."""
-    return x
-
-
-TAKE, _PUT = Kernel(_taken, ("p", "origin", "g"), takes=True), Kernel(_put, ("p",))
+TAKE = Kernel(_taken, ("p", "origin", "g"), takes=True)
 
 
 class Run:
@@ -109,7 +104,7 @@ class Run:
 
     def put(self, point: Vector) -> None:
         """Put the parameters at a point."""
-        self.space.run(_PUT, point, [self.space.params])
+        self.space.run(COPY, point, [self.space.params])
         self.begun.put()
 
     def progress(self, iteration: Iteration, *, params_norm: bool = True, **more: Any) -> Progress:

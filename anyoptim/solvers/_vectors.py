@@ -17,7 +17,7 @@ from anyoptim._machine._completed import completed
 from anyoptim._trace._program import Flow, Part, Program, Rule, Values, on_nothing
 from anyoptim._trace._reductions import Count, Dot, Max, Reduction
 
-__all__ = ["Kernel", "Question", "Space", "Vector"]
+__all__ = ["COPY", "Kernel", "Question", "Space", "Vector"]
 
 Vector = list[Array]
 """An array for each parameter that moves, of its shape and in its compute dtype; one vector of all their elements."""
@@ -74,6 +74,14 @@ def _magnitude(xp: Any, p: Array, x: Array) -> Array:
 def _other(xp: Any, p: Array, x: Array) -> Array:
     """Whether an element differs in both; NaN from itself, too."""
     return ~(p == x)
+
+
+def _copied(xp: Any, x: Array, p: Array, c: Any) -> Array:
+    """`p <- x`."""
+    return x
+
+
+COPY = Kernel(_copied, ("p",))
 
 
 class Question:
@@ -259,7 +267,7 @@ def _same_arrays(some: Sequence[Leaf], others: Sequence[Leaf]) -> bool:
 def _widened(p: Parameter, a: Array, *, copy: bool) -> Array:
     library = p.library
     with quiet(), library.on_device_of(p.array):
-        wide = library.xp.astype(a, getattr(library.xp, COMPUTE[p.dtype]), copy=copy)
+        wide = library.xp.astype(a, getattr(library.xp, COMPUTE[p.dtype]), copy=False)
         return library.sharded_like(library.copied(wide) if copy else wide, p.array)
 
 

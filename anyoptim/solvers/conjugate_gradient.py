@@ -10,6 +10,7 @@ from anyoptim._arrays import Array
 from anyoptim._search.line_searches import LineSearch, MoreThuente, Trial
 from anyoptim._trace._hyperparameters import positive
 from anyoptim.solvers._line import Line, check_search
+from anyoptim.solvers._preconditioner import Preconditioner, check_definite, preconditioned
 from anyoptim.solvers._solver import TAKE, Iteration, Run, Solver
 from anyoptim.solvers._vectors import Kernel
 
@@ -109,7 +110,7 @@ class NonlinearCG(Solver):
     beta: Final[str] = "HS+"
     line_search: Final[LineSearch] = MoreThuente(c1=1e-4, c2=0.1)
     restart_at: Final[Annotated[float, positive]] = math.inf
-    preconditioner: Final[Callable[[Any], Any] | None] = None
+    preconditioner: Final[Preconditioner | None] = None
 
     vectors: ClassVar[tuple[str, ...]] = ("d",)
 
@@ -182,18 +183,14 @@ class NonlinearCG(Solver):
         """M times a gradient."""
         if self.preconditioner is None:
             return x
-        return run.begun.mapped("preconditioner", self.preconditioner, x)
+        return preconditioned(run, self.preconditioner, x)
 
     def _size(self, run: Run, z: Sequence[Array]) -> float:
         """z*g. Raises ValueError where it can't be what M is said to be."""
         if self.preconditioner is None:
             return float(run.numbers["gradient_squared"])
         (found,) = run.space.products((run.vectors["g"], z))
-        if found <= 0 < run.numbers["gradient_squared"]:
-            raise ValueError(
-                f"preconditioner gave z with z*g = {found:.3g} for a gradient g; wanted more than 0, as of M*g with a "
-                "positive definite M"
-            )
+        check_definite(found, run.numbers["gradient_squared"])
         return found
 
 

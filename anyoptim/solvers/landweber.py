@@ -12,7 +12,7 @@ from anyoptim.solvers._box import Bounds, Box, check_bounds, within
 from anyoptim.solvers._function import Function
 from anyoptim.solvers._linear import LinearRun, LinearSolver
 from anyoptim.solvers._solver import TAKE, Iteration, Run
-from anyoptim.solvers._vectors import Kernel, Space, Vector
+from anyoptim.solvers._vectors import COPY, Kernel, Space, Vector
 from anyoptim.solvers.curvature import lipschitz
 from anyoptim.solvers.least_squares import each
 
@@ -77,7 +77,7 @@ class SteadySolver(LinearSolver):
             return Iteration(failure=f"the value is {point.value} after the step; wanted {self.smaller}")
         moved = space.distance(origin, space.params)
         if point.value > run.value and run.value < run.numbers["best"]:
-            space.run(_COPY, origin, [run.vectors["best"]])
+            space.run(COPY, origin, [run.vectors["best"]])
             run.numbers["best"] = run.value
         space.run(TAKE, point.gradients, [space.params, origin, g])
         self.measure(run, point.value)
@@ -247,11 +247,6 @@ def _weighed(xp: Any, g: Array, p: Array, origin: Array, C: Array, c: Any) -> tu
     return origin - c.lr * C * g, origin, C
 
 
-def _taken(xp: Any, x: Array, p: Array, c: Any) -> Array:
-    """`p <- x`."""
-    return x
-
-
 def _below(xp: Any, x: Array, p: Array, c: Any) -> Array:
     """`p <- x`, but 0 where x is at least that."""
     return xp.where(x >= 0, 0.0, x)
@@ -263,5 +258,4 @@ def _inverted(xp: Any, x: Array, p: Array, c: Any) -> Array:
 
 
 _PLAIN, _WEIGHED = Kernel(_plain, ("p", "origin")), Kernel(_weighed, ("p", "origin", "C"))
-_COPY = Kernel(_taken, ("p",))
 _BELOW, _INVERT = (Kernel(rule, ("p",)) for rule in (_below, _inverted))

@@ -14,8 +14,9 @@ from anyoptim.solvers._box import Bounds, Box, check_bounds, within
 from anyoptim.solvers._function import Function
 from anyoptim.solvers._line import Line, check_search
 from anyoptim.solvers._memory import Memory, combine, pairs
+from anyoptim.solvers._preconditioner import Preconditioner, check_definite, preconditioned
 from anyoptim.solvers._solver import TAKE, Iteration, Run, Solver
-from anyoptim.solvers._vectors import Kernel, Vector
+from anyoptim.solvers._vectors import COPY, Kernel, Vector
 
 __all__ = ["LBFGS"]
 
@@ -35,6 +36,9 @@ class LBFGS(Solver):
     follow from these, so that an iteration reads each s and y twice, for the products and for the direction, however
     many there are. Before the first step d is -g, and the first step length tried is 1/|g|.
 
+    With a preconditioner M, M*q stands for (s*y / y*y)*q, the first step length tried is 1, and an iteration reads each
+    y three times.
+
     Within bounds it goes along what no bound holds, s, y and g being 0 elsewhere, and ends each step where its end is
     projected to. Where bounds hold others than before, all products of pairs are found anew.
 
@@ -43,9 +47,16 @@ class LBFGS(Solver):
         bounds: the lower and the upper bounds, each a number, an array, a container of these with the keys of the
             parameters, or None for no bound; None for no bounds at all. Parameters have to be real.
         line_search: for step lengths.
+        preconditioner: a function of gradients in the container of the parameters, which gives a container like it and
+            changes nothing: of M*g, where M is symmetric and positive definite, near to the inverse of the second
+            derivative; `lambda grads: {"W": grads["W"] / curvature}`, say. It is called once an iteration, and may
+            change from one to the next. None for what the newest pair tells.
         engine: the machine that adds and multiplies vectors, as in `Optimizer`; None chooses.
 
-    Memory: 2*memory_size + 3 arrays for each parameter, in its compute dtype, and 4 more with bounds.
+    Memory: 2*memory_size + 3 arrays for each parameter, in its compute dtype; 4 more with bounds, and one more with a
+    preconditioner.
+
+    Raises ValueError in an iteration, where q*M*q is not above 0, which it is for such an M.
 
     Source: Liu and Nocedal, On the limited memory BFGS method for large scale optimization, 1989; Nocedal and Wright,
     Numerical Optimization, 2006, algorithm 7.4; with inner products alone, Chen, Wang and Zhou, Large-scale L-BFGS
@@ -61,6 +72,7 @@ class LBFGS(Solver):
     memory_size: Final[Count] = 10
     bounds: Final[Bounds | None] = None
     line_search: Final[LineSearch] = MoreThuente()
+    preconditioner: Final[Preconditioner | None] = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -78,7 +90,8 @@ class LBFGS(Solver):
         saved = "sg" in run.numbers
         Memory.check(run.numbers, self.memory_size)
         run.numbers = Memory.empty(self.memory_size) | run.numbers
-        run.scratch = _Scratch(run.space.zeros(), None if self.bounds is None else Box(run.begun, self.bounds))
+        z = run.space.zeros() if self.preconditioner is not None else []
+        run.scratch = _Scratch(run.space.zeros(), z, None if self.bounds is None else Box(run.begun, self.bounds))
         box: Box | None = run.scratch.box
         if saved and box is not None:
             box.mark(run.vectors["g"], run.vectors["origin"])
@@ -112,20 +125,24 @@ class LBFGS(Solver):
     def _line(self, run: Run, memory: Memory) -> tuple[Line | None, float, float]:
         """The line of the next search, the first step length and the longest; None where the value does not fall."""
         d, box, origin = run.scratch.d, run.scratch.box, run.vectors["origin"]
-        of_g, of_pairs, slope = memory.direction(run.numbers["gradient_squared"])
+        g = run.vectors["g"] if box is None else box.gradient
+        if self.preconditioner is None:
+            z, (of_z, of_pairs, slope) = g, memory.direction(run.numbers["gradient_squared"])
+        else:
+            z, of_z, of_pairs, slope = self._preconditioned(run, memory, g, self.preconditioner)
         if not slope < 0:
             return None, 0.0, 0.0
-        g = run.vectors["g"] if box is None else box.gradient
-        aim = functools.partial(combine, run, memory, g, d, of_g, of_pairs)
+        scaled = bool(memory.order) or self.preconditioner is not None
+        aim = functools.partial(combine, run, memory, z, d, of_z, of_pairs)
         aim()
         if box is None:
-            first = 1.0 if memory.order else 1 / math.sqrt(-slope)
+            first = 1.0 if scaled else 1 / math.sqrt(-slope)
             return Line(run.begun, origin, d, Trial(0.0, run.value, slope)), first, math.inf
         box.hold(d)
         box.project(d, origin)
         slope, squared = run.space.products((d, g), (d, d))
         scale, longest = 1.0, max(1.0, box.reach(d, origin)) if run.numbers["steps"] else 1.0
-        first = 1.0 if memory.order or box.boxed or not squared else min(1.0, 1 / math.sqrt(squared))
+        first = 1.0 if scaled or box.boxed or not squared else min(1.0, 1 / math.sqrt(squared))
         if not slope < 0:  # the end was projected to where the value need not fall: go straight on, to the first bound
             aim()
             box.hold(d)
@@ -135,6 +152,25 @@ class LBFGS(Solver):
         start = Trial(0.0, run.value, slope)
         line = Line(run.begun, origin, d, start, scale=scale, box=box) if slope < 0 else None
         return line, first, longest
+
+    def _preconditioned(
+        self, run: Run, memory: Memory, g: Vector, of: Preconditioner
+    ) -> tuple[Vector, float, list[float], float]:
+        """The vector z = M*q, the coefficients of z and of all y and s in the direction, and its slope."""
+        q, z, box = run.scratch
+        space, order, m = run.space, memory.curved, len(memory.sg)
+        a = memory.shares(order)
+        combine(run, memory, g, q, 1.0, [*(-a).tolist(), *[0.0] * m])
+        if box is not None:
+            box.hold(q)
+        space.run(COPY, preconditioned(run, of, q), [z])
+        if box is not None:
+            box.hold(z)
+        ys = [run.vectors[f"y{k}"] for k in memory.asked]
+        zq, qq, zg, *yz = space.products((q, z), (q, q), (g, z), *((y, z) for y in ys))
+        check_definite(zq, qq)
+        of_s = memory.steps(order, a, [*yz, *[0.0] * (m - len(yz))])
+        return z, -1.0, [*[0.0] * m, *(-of_s).tolist()], -(zg + float(of_s @ memory.sg))
 
     def _take_step(self, run: Run, memory: Memory, line: Line) -> Iteration:
         """Take the step to the last trial, with its pair if there is curvature along it."""
@@ -175,6 +211,8 @@ class _Scratch(NamedTuple):
     """What is not saved."""
 
     d: Vector
+    z: Vector
+    """What the preconditioner gave; empty without one."""
     box: Box | None
 
 

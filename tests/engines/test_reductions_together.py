@@ -387,7 +387,12 @@ def test_elements_that_grow_at_once(engine: ao.EngineName, need: Callable[[str],
 def test_what_only_asks_has_no_step_to_compile(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the loops are compiled beside training, too."""
     begun: list[Any] = []
-    monkeypatch.setattr(elsewhere, "Compilation", lambda texts: begun.append(texts) or SimpleNamespace(done=bool))
+
+    def compilation(texts: Any) -> Any:
+        begun.append(texts)
+        return SimpleNamespace(done=bool)
+
+    monkeypatch.setattr(elsewhere, "Compilation", compilation)
     asks = Part(on_nothing, _x, reduction=ao.Sum(_x), what="it", seen=(on_value, SLOTS))
     for own in (Part(on_nothing, _x, slots=tuple("uvw")), Part(on_value, _kept, slots=tuple("uvw"))):
         BY_NAME["compiled"].begin(Program((asks, own)), [({},) * 2], "float64")

@@ -1,4 +1,4 @@
-"""Conjugate gradients beside the algorithm in NumPy, on quadratic functions, with preconditioners and restarts."""
+"""Conjugate gradients beside the algorithm in NumPy, on quadratic functions, with restarts."""
 
 from __future__ import annotations
 
@@ -105,81 +105,6 @@ def test_a_direction_that_has_overflowed_is_left() -> None:
     solver.update(x, rosenbrock)
     assert solver.last_failure is None
     assert rosenbrock(x)[0] < before
-
-
-def test_a_preconditioner_is_a_change_of_variables() -> None:
-    """Of M = C*C the iterates are C times those of the function of y = x/C with M = 1."""
-    c = np.array([1.0, 0.5, 2.0, 0.25, 1.5, 0.8])
-
-    def of_y(y: Vector) -> tuple[float, Vector]:
-        value, grad = rosenbrock(c * y)
-        return value, c * grad
-
-    ours, x = ao.NonlinearCG(preconditioner=lambda grads: {"x": grads["x"] * c**2}), {"x": START.copy()}
-    scaled, there = ao.NonlinearCG(preconditioner=lambda grads: grads), {"y": START / c}
-    for _ in range(10):
-        scaled.update(there, lambda p: (of_y(p["y"])[0], {"y": of_y(p["y"])[1]}))
-        ours.update(x, lambda p: (rosenbrock(p["x"])[0], {"x": rosenbrock(p["x"])[1]}))
-        np.testing.assert_allclose(x["x"], c * there["y"], rtol=1e-8, atol=1e-8)
-
-
-@pytest.mark.parametrize("beta", PAPERS)
-def test_the_inverse_of_the_second_derivative_takes_one_step(beta: str) -> None:
-    """Of length 1, which is tried first."""
-    solver = ao.NonlinearCG(beta, preconditioner=lambda g: g / EIGENVALUES)
-    result = ao.minimize(_quadratic, np.ones(5), method=solver, stop=ao.Stop(gtol=1e-12, steps=9))
-    assert (result.steps, result.evaluations, result.converged) == (1, 2, True)
-
-
-def test_preconditioned_state() -> None:
-    """It goes on from its state with the same bits, and from another place with -z."""
-
-    def solver() -> ao.NonlinearCG:
-        return ao.NonlinearCG("HS", preconditioner=lambda g: g * np.array([1.0, 0.5, 2.0, 0.25, 1.5, 0.8]))
-
-    whole, x = solver(), START.copy()
-    half, y = solver(), START.copy()
-    for _ in range(8):
-        whole.update(x, rosenbrock)
-    for _ in range(4):
-        half.update(y, rosenbrock)
-    again = solver()
-    again.load_state_dict(half.state_dict(), y)
-    for _ in range(4):
-        again.update(y, rosenbrock)
-    np.testing.assert_array_equal(x, y)
-    y[:] = START
-    first = START.copy()
-    again.update(y, rosenbrock)
-    solver().update(first, rosenbrock)
-    np.testing.assert_array_equal(y, first)
-
-
-@pytest.mark.parametrize(
-    ("preconditioner", "error", "message"),
-    [
-        (lambda g: -g, ValueError, r"z\*g = -.*positive definite"),
-        (lambda g: g[:2], ValueError, "has shape"),
-        (lambda g: None, ValueError, "grads is None"),
-        (lambda g: {"W": g}, ValueError, "grads"),
-        (lambda g: 1 / 0, ZeroDivisionError, "division"),
-    ],
-    ids=["negative", "shape", "none", "container", "raises"],
-)
-def test_a_wrong_preconditioner(preconditioner: Any, error: type[Exception], message: str) -> None:
-    """Its name is in the error, and nothing has moved."""
-    x = np.ones(5)
-    with pytest.raises(error, match=message) as raised:
-        ao.NonlinearCG(preconditioner=preconditioner).update(x, _quadratic)
-    assert "preconditioner" in str(raised.value) + "".join(getattr(raised.value, "__notes__", []))
-    np.testing.assert_array_equal(x, 1)
-
-
-def test_a_preconditioner_that_leaves_out_a_parameter() -> None:
-    """It has to give something for each that moves."""
-    solver = ao.NonlinearCG(preconditioner=lambda g: {**g, "a": None})
-    with pytest.raises(ValueError, match="wanted an array for each gradient, and None for none"):
-        solver.update({"a": np.ones(2), "b": np.ones(2)}, lambda p: (1.0, p))
 
 
 def test_arguments() -> None:

@@ -13,8 +13,16 @@ import anyoptim as ao
 from tests.support.libraries import ENGINES, Library, same_bits
 from tests.support.valleys import START, rosenbrock
 
+
+def _halved(grads: Any) -> Any:
+    if isinstance(grads, dict):
+        return {name: _halved(each) for name, each in grads.items()}
+    return [_halved(each) for each in grads] if isinstance(grads, list) else None if grads is None else grads * 0.5
+
+
 METHODS: dict[str, Callable[..., Any]] = {
     "NonlinearCG": ao.NonlinearCG,
+    "L-BFGS, preconditioned": lambda **options: ao.LBFGS(2, preconditioner=_halved, **options),
     "GradientDescent": ao.GradientDescent,
     "GradientDescent, Armijo": lambda **options: ao.GradientDescent(ao.solvers.Armijo(), **options),
 }

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, TypeVar
 
 from anyoptim._arrays import Array
 from anyoptim._trace._hyperparameters import Check, Count, WholeNumber, nonnegative, number
-from anyoptim.compat._solvers import COPY, Straying, followed, stepped, take
+from anyoptim.compat._solvers import Straying, followed, stepped, take
 from anyoptim.compat.torch._constructor import refuse_params
 from anyoptim.compat.torch._line_search import strong_wolfe
 from anyoptim.solvers import Iteration, Run, Trial
 from anyoptim.solvers._function import Point, ValueAndGrad
 from anyoptim.solvers._line import Line
 from anyoptim.solvers._memory import Memory, combine, pairs
-from anyoptim.solvers._vectors import Kernel
+from anyoptim.solvers._vectors import COPY, Kernel
 
 __all__ = ["LBFGS"]
 
