@@ -33,7 +33,7 @@ class Straying(Solver):
 
     def note(self, run: Run) -> None:
         """Keep the point where the parameters are, if there is none that is better."""
-        keep_best(run, run.value)
+        keep_best(run, run.space.params, run.value)
 
     def iterate(self) -> Iteration:
         self.note(self.run)
@@ -41,9 +41,7 @@ class Straying(Solver):
 
     def end(self) -> None:
         """Put the parameters at the best point that was seen."""
-        run = self.run
-        if "best" in run.numbers and not run.value <= run.numbers["best"]:
-            take_best(run)
+        take_best(self.run)
 
 
 def take(run: Run, point: Point) -> None:

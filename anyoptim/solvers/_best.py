@@ -3,32 +3,28 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Sequence
 
 from anyoptim._arrays import Array
 from anyoptim.solvers._solver import Run
-from anyoptim.solvers._vectors import Kernel
+from anyoptim.solvers._vectors import COPY
 
 __all__ = ["keep_best", "take_best"]
 
 
-def _kept(xp: Any, x: Array, p: Array, best: Array, c: Any) -> tuple[Array, ...]:
-    """`best <- p`."""
-    return p, p
+def keep_best(run: Run, point: Sequence[Array], value: float) -> None:
+    """Keep a point, the parameters say, in the vector `best`, if its value is finite and lower than that of the last.
 
-
-_KEEP = Kernel(_kept, ("p", "best"))
-
-
-def keep_best(run: Run, value: float) -> None:
-    """Keep the parameters as they are in the vector `best`, if no value before was lower than this one."""
-    best, kept = run.numbers.get("best", math.nan), run.vectors["best"]
-    if value <= best or best != best:
-        run.space.run(_KEEP, kept, [run.space.params, kept])
+    Where the value of the next point is known, it is enough to keep those from which the value rises.
+    """
+    if math.isfinite(value) and value < run.numbers.get("best", math.inf):
+        run.space.run(COPY, point, [run.vectors["best"]])
         run.numbers["best"] = value
 
 
 def take_best(run: Run) -> None:
-    """Put the parameters where their value was the lowest."""
-    run.put(run.vectors["best"])
-    run.numbers["value"] = run.numbers["best"]
+    """Put the parameters at the point that is kept, if its value is lower than theirs, or theirs is not finite."""
+    best = run.numbers.get("best", math.inf)
+    if math.isfinite(best) and (best < run.value or not math.isfinite(run.value)):
+        run.put(run.vectors["best"])
+        run.numbers["value"] = best

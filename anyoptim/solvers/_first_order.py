@@ -27,18 +27,18 @@ class FirstOrder:
         function.value_and_grad = value_and_grad
         self._point = run.ask(function)
         run.function = function
-        run.vectors = {"best": run.space.copied(run.space.params)}
-        run.numbers["best"] = self._point.value
+        run.vectors = {"best": run.space.zeros()}
+        keep_best(run, run.space.params, self._point.value)
         self._measure()
 
     def iterate(self) -> Iteration:
         """Take one step, and call the function where the parameters are then."""
         run, gradients = self.run, self._point.gradients
-        self._point = Point(math.nan, ())  # until it is known where the step has led
+        run.numbers["value"] = math.nan  # until it is known where the step has led
         run.begun.updated(self.optimizer, gradients)
         self._point = run.ask(run.begun)
         run.numbers["steps"] += 1
-        keep_best(run, self._point.value)
+        keep_best(run, run.space.params, self._point.value)
         self._measure()
         if math.isnan(run.value):
             return Iteration(failure=f"the value is NaN after step {run.numbers['steps']}")
@@ -50,9 +50,7 @@ class FirstOrder:
 
     def end(self) -> None:
         """Put the parameters at the best point that was seen."""
-        run = self.run
-        if run.function is not None and self._point.value != run.numbers["best"] and run.space.size:
-            take_best(run)
+        take_best(self.run)
 
     def _measure(self) -> None:
         """Note the value, and what there is to know of the gradient."""

@@ -8,7 +8,8 @@ from typing import Any
 from anyoptim._arrays import Array
 from anyoptim._search.line_searches import LineSearch, Trial
 from anyoptim.solvers._box import Box
-from anyoptim.solvers._function import Function, Point
+from anyoptim.solvers._function import Point
+from anyoptim.solvers._solver import Run
 from anyoptim.solvers._vectors import Kernel, Vector
 
 __all__ = ["Line", "check_search"]
@@ -33,31 +34,29 @@ class Line:
 
     def __init__(
         self,
-        function: Function,
-        origin: Vector,
+        run: Run,
         d: Vector,
-        start: Trial,
+        slope: float,
         *,
         scale: float = 1.0,
         slopes: bool = True,
         box: Box | None = None,
     ) -> None:
-        """Begin at the origin, where the value and the slope are those of `start`.
+        """Begin at the origin of the run, where the value is known.
 
         Args:
-            function: that of the parameters.
-            origin: where the line begins.
+            run: the function, the origin and its value.
             d: the direction.
-            start: what is known there.
+            slope: that of the value along the line, at the origin.
             scale: by what step lengths are multiplied.
             slopes: whether slopes are wanted at trials.
             box: the bounds of the parameters, if there are any.
         """
-        self.function, self.origin, self.d = function, origin, d
+        self.run, self.d = run, d
         self.scale, self.slopes, self.box = scale, slopes, box
-        self.trials = [start]
+        self.trials = [Trial(0.0, run.value, slope)]
         """What was found, in the order of evaluations."""
-        self.point = Point(start.value, ())
+        self.point = Point(run.value, ())
         """What the function gave at the last trial."""
 
     @property
@@ -67,8 +66,9 @@ class Line:
 
     @property
     def best(self) -> Trial:
-        """The trial with the lowest value, the first of several."""
-        return min((trial for trial in self.trials if trial.value == trial.value), key=lambda trial: trial.value)
+        """The trial with the lowest value, the first of several, of those from which it can go on."""
+        start, *trials = self.trials
+        return min((start, *filter(self.usable, trials)), key=lambda trial: trial.value)
 
     def search(
         self, line_search: LineSearch, first: float, longest: float = math.inf, *, below: float | None = None
@@ -80,7 +80,7 @@ class Line:
         """
         start = self.last
         if below is None:
-            steps = line_search.steps(start.value, start.slope, first, longest, 4 * self.function.space.rounding)
+            steps = line_search.steps(start.value, start.slope, first, longest, 4 * self.run.space.rounding)
         else:
             steps = line_search.steps(below, start.slope, first, longest)
         found: tuple[float, float] | None = None
@@ -103,30 +103,36 @@ class Line:
     def at(self, length: float) -> Trial:
         """What is found at a step length, where the parameters are then."""
         self.move(length)
-        self.point = point = self.function()
+        self.point = point = self.run.begun()
         slope = math.nan
         if self.slopes and math.isfinite(point.value):
-            (slope,) = self.function.space.products((self.d, point.gradients))
+            (slope,) = self.run.space.products((self.d, point.gradients))
         self.trials.append(Trial(length, point.value, self.scale * slope))
         return self.last
 
     def move(self, length: float) -> None:
         """Put the parameters at a step length."""
-        space, t = self.function.space, self.scale * length
+        space, origin, t = self.run.space, self.run.vectors["origin"], self.scale * length
         if self.box is None:
-            space.run(_TRIAL, self.d, [space.params, self.origin], t=t)
+            space.run(_TRIAL, self.d, [space.params, origin], t=t)
         else:
-            self.box.move(self.d, self.origin, t)
-        self.function.put()
+            self.box.move(self.d, origin, t)
+        self.run.begun.put()
+
+    def usable(self, trial: Trial) -> bool:
+        """Whether the value is finite, and the slope where it is asked for."""
+        return math.isfinite(trial.value) and (math.isfinite(trial.slope) or not self.slopes)
 
     def back(self) -> None:
         """Put the parameters at the best point that was seen."""
-        self.move(self.best.t)
+        best = self.best
+        self.move(best.t)
+        self.run.numbers["value"] = best.value
 
     def failure(self) -> tuple[str, bool]:
         """Why no point was found, and whether that means that there is nothing left to gain."""
         start, *trials = sorted(self.trials, key=lambda trial: trial.t)
-        rounding = self.function.space.rounding * abs(start.value)
+        rounding = self.run.space.rounding * abs(start.value)
         finite = [trial for trial in trials if math.isfinite(trial.value)]
         for t, value, slope in finite:
             found, predicted = value - start.value, t * (start.slope + (slope if slope == slope else start.slope)) / 2

@@ -223,7 +223,7 @@ class Solver(Value, ABC):
         """Take these parameters, and call the function where they are, unless that is known."""
         self.recall(params)
         run, function = self.run, Function(params, self.engine)
-        before = run.function
+        before, run.failure = run.function, None
         if before is not None:
             if before.same(function):
                 function = before
@@ -282,7 +282,7 @@ class Solver(Value, ABC):
         """Take one iteration. Whatever is raised, the parameters are at the best point that was seen."""
         run = self.run
         function = run.begun
-        before, run.busy = function.evaluations, True
+        before, run.busy, run.failure = function.evaluations, True, None
         try:
             iteration = self.hopeless() or self.iteration(run)
         finally:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Final, NamedTuple
 
 from anyoptim._arrays import Array
-from anyoptim._search.line_searches import LineSearch, MoreThuente, Trial
+from anyoptim._search.line_searches import LineSearch, MoreThuente
 from anyoptim._trace._hyperparameters import positive
 from anyoptim.solvers._line import Line, check_search
 from anyoptim.solvers._preconditioner import Preconditioner, check_definite, preconditioned
@@ -132,7 +132,7 @@ class NonlinearCG(Solver):
         while True:
             if anew:
                 self._begin(run)
-            line = Line(run.begun, run.vectors["origin"], run.vectors["d"], Trial(0.0, run.value, numbers["slope"]))
+            line = Line(run, run.vectors["d"], numbers["slope"])
             if line.search(self.line_search, self._first_length(run)):
                 return self._take(run, line)
             if anew:

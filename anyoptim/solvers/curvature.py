@@ -9,10 +9,10 @@ from typing import Any
 from anyoptim import random
 from anyoptim._arrays import Array
 from anyoptim._arrays._checks import Parameter
-from anyoptim._search.line_searches import Trial
 from anyoptim._trace._hyperparameters import WholeNumber
 from anyoptim.solvers._function import Function
 from anyoptim.solvers._line import Line
+from anyoptim.solvers._solver import Run
 from anyoptim.solvers._vectors import Kernel, Space, Vector
 
 __all__ = ["lipschitz"]
@@ -55,14 +55,15 @@ def lipschitz(gradient: Callable[[Any], Any], params: Any, *, iterations: int = 
     10.0
     """
     count = WholeNumber(1).value("iterations", iterations)
-    function = Function(params, None)
+    function, run = Function(params, None), Run()
     function.value_and_grad = lambda container: (0.0, gradient(container))
-    space_of = function()
+    at_params = function()
     space = function.space
-    origin, g, v = space.copied(space.params), space.copied(space_of.gradients), _random(space, key)
+    origin, g, v = space.copied(space.params), space.copied(at_params.gradients), _random(space, key)
+    run.function, run.vectors = function, {"origin": origin}
     p_norm, g_norm, v_norm = (math.sqrt(x) for x in space.products((origin, origin), (g, g), (v, v)))
     radius, found = p_norm or 1.0, 0.0
-    line = Line(function, origin, v, Trial(0.0, 0.0, 0.0), slopes=False)
+    line = Line(run, v, 0.0, slopes=False)
     try:
         for _ in range(count if space.size else 0):
             line.at(radius / v_norm)

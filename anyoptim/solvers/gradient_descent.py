@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Final
 
-from anyoptim._search.line_searches import LineSearch, Trial
+from anyoptim._search.line_searches import LineSearch
 from anyoptim._trace._hyperparameters import positive
 from anyoptim.solvers._best import keep_best, take_best
 from anyoptim.solvers._line import Line
@@ -64,7 +64,7 @@ class GradientDescent(Solver):
         return () if self.rule.descends else ("best",)
 
     def first(self, run: Run) -> None:
-        run.numbers |= {"values": [], "best": math.nan, **dict.fromkeys(_OF_STEPS, math.nan)}
+        run.numbers |= {"values": [], "best": math.inf, **dict.fromkeys(_OF_STEPS, math.nan)}
 
     def moved(self, run: Run) -> None:
         self.first(run)
@@ -72,17 +72,16 @@ class GradientDescent(Solver):
     def iteration(self, run: Run) -> Iteration:
         rule, numbers = self.rule, run.numbers
         if not numbers["values"]:
-            self._arrive(run, run.value)
+            numbers["values"] = [run.value]
         squared = numbers["gradient_squared"]
         length = rule.length(Descent(run.value, squared, numbers["steps"], *(numbers[name] for name in _OF_STEPS)))
         if not 0 < length < math.inf:
             return self._failed(run, f"{rule!r} gives {length:.3g} as a step length", length == 0)
-        line = Line(run.begun, run.vectors["origin"], run.vectors["g"], Trial(0.0, run.value, -squared), scale=-1.0)
+        line = Line(run, run.vectors["g"], -squared, scale=-1.0)
         try:
             found = line.search(rule.search, length, below=max(numbers["values"]))
         except BaseException:
-            if not rule.descends and numbers["best"] < line.best.value:
-                take_best(run)
+            take_best(run)
             raise
         if not found:
             return self._failed(run, *line.failure())
@@ -93,16 +92,12 @@ class GradientDescent(Solver):
             "before": squared,
             "between": -last.slope,
         }
+        if last.value > run.value and not rule.descends:
+            keep_best(run, run.vectors["origin"], run.value)
         run.space.run(TAKE, line.point.gradients, [run.space.params, run.vectors["origin"], run.vectors["g"]])
         run.measure(last.value)
-        self._arrive(run, last.value)
+        numbers["values"] = [*numbers["values"], last.value][-rule.memory :]
         return Iteration(last.t, last.t * math.sqrt(squared))
-
-    def _arrive(self, run: Run, value: float) -> None:
-        """Note the value of a point, and keep it if it is the best one."""
-        run.numbers["values"] = [*run.numbers["values"], value][-self.rule.memory :]
-        if not self.rule.descends:
-            keep_best(run, value)
 
     def _failed(self, run: Run, failure: str, converged: bool) -> Iteration:
         self.end()
@@ -110,9 +105,7 @@ class GradientDescent(Solver):
 
     def end(self) -> None:
         """Put the parameters at the best point that was seen."""
-        run = self.run
-        if run.function is not None and run.vectors.get("best") and run.numbers["best"] < run.value:
-            take_best(run)
+        take_best(self.run)
 
 
 _OF_STEPS = ("step_length", "fall", "before", "between")

@@ -8,11 +8,12 @@ from typing import Annotated, Any, ClassVar, Final
 
 from anyoptim._arrays import Array
 from anyoptim._trace._hyperparameters import KW_ONLY, Domain, positive
+from anyoptim.solvers._best import keep_best, take_best
 from anyoptim.solvers._box import Bounds, Box, check_bounds, within
 from anyoptim.solvers._function import Function
 from anyoptim.solvers._linear import LinearRun, LinearSolver
 from anyoptim.solvers._solver import TAKE, Iteration, Run
-from anyoptim.solvers._vectors import COPY, Kernel, Space, Vector
+from anyoptim.solvers._vectors import Kernel, Space, Vector
 from anyoptim.solvers.curvature import lipschitz
 from anyoptim.solvers.least_squares import each
 
@@ -45,13 +46,13 @@ class SteadySolver(LinearSolver):
 
     def end(self) -> None:
         """Put the parameters at the best point that was seen."""
-        run = self.run
-        if run.numbers["best"] < run.value:
-            run.put(run.vectors["best"])
-            run.numbers["value"] = run.numbers["best"]
+        take_best(self.run)
 
     def first(self, run: Run) -> None:
         run.numbers["best"] = math.inf
+
+    def moved(self, run: Run) -> None:
+        self.first(run)
 
     def measure(self, run: Run, value: float) -> None:
         """Note what there is to know of the gradient, which is 0 here where it leads out of the bounds."""
@@ -76,9 +77,8 @@ class SteadySolver(LinearSolver):
             run.put(origin)
             return Iteration(failure=f"the value is {point.value} after the step; wanted {self.smaller}")
         moved = space.distance(origin, space.params)
-        if point.value > run.value and run.value < run.numbers["best"]:
-            space.run(COPY, origin, [run.vectors["best"]])
-            run.numbers["best"] = run.value
+        if point.value > run.value:
+            keep_best(run, origin, run.value)
         space.run(TAKE, point.gradients, [space.params, origin, g])
         self.measure(run, point.value)
         return Iteration(1.0, moved)
@@ -135,10 +135,14 @@ class Landweber(SteadySolver):
         if "lr" not in run.numbers:
             problem, function = run.problem, run.begun
             elsewhere = function.container(run.space.copied(run.vectors["origin"]))
-            largest = lipschitz(lambda p: problem.back(problem.image(p)), elsewhere, iterations=_ITERATIONS)
+
+            def curved(p: Any) -> Any:
+                function.evaluations += 1
+                return problem.back(problem.image(p))
+
+            largest = lipschitz(curved, elsewhere, iterations=_ITERATIONS)
             if not largest > 0:
                 raise ValueError("adjoint(forward(p)) is 0 for random p; wanted an operator, or a number for lr")
-            function.evaluations += 1 + _ITERATIONS
             run.numbers["lr"] = 1 / largest
         return float(run.numbers["lr"])
 

@@ -8,7 +8,7 @@ import sys
 from typing import Any, Final, NamedTuple
 
 from anyoptim._arrays import Array
-from anyoptim._search.line_searches import LineSearch, MoreThuente, Trial
+from anyoptim._search.line_searches import LineSearch, MoreThuente
 from anyoptim._trace._hyperparameters import Count
 from anyoptim.solvers._box import Bounds, Box, check_bounds, within
 from anyoptim.solvers._function import Function
@@ -137,7 +137,7 @@ class LBFGS(Solver):
         aim()
         if box is None:
             first = 1.0 if scaled else 1 / math.sqrt(-slope)
-            return Line(run.begun, origin, d, Trial(0.0, run.value, slope)), first, math.inf
+            return Line(run, d, slope), first, math.inf
         box.hold(d)
         box.project(d, origin)
         slope, squared = run.space.products((d, g), (d, d))
@@ -149,8 +149,7 @@ class LBFGS(Solver):
             scale, longest = min(1.0, box.reach(d, origin)), 1.0
             (slope,) = run.space.products((d, g))
             slope *= scale
-        start = Trial(0.0, run.value, slope)
-        line = Line(run.begun, origin, d, start, scale=scale, box=box) if slope < 0 else None
+        line = Line(run, d, slope, scale=scale, box=box) if slope < 0 else None
         return line, first, longest
 
     def _preconditioned(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from anyoptim._arrays import Array
 from anyoptim._core._chain import chain
@@ -13,6 +13,7 @@ from anyoptim._stage._stage import ParameterStage
 from anyoptim._trace._hyperparameters import Flag, positive
 from anyoptim.optimizers import SGD
 from anyoptim.solvers._function import Point, ValueAndGrad
+from anyoptim.solvers._proximal_trial import ProximalTrial
 from anyoptim.solvers._solver import Iteration, Run, Solver
 from anyoptim.solvers._vectors import Kernel
 
@@ -98,16 +99,20 @@ class ProximalGradient(Solver):
     def begin(self, params: Any, value_and_grad: ValueAndGrad) -> None:
         """Take these parameters, and call the function where they are, unless that is known."""
         super().begin(params, value_and_grad)
-        numbers = self.run.numbers
+        run, numbers = self.run, self.run.numbers
+        if numbers["ahead"] != numbers["ahead"]:  # an exception has come before the function was known at y
+            point = run.ask(run.begun)
+            self._know(run, point, ahead=0.0)
+            numbers |= {"theta": 1.0, "value": point.value, "value_y": math.nan}
         if numbers["value_y"] != numbers["value_y"]:
             value = numbers["value"]
             # Whether it is the minimum of the sum, the gradient of f alone does not tell.
-            numbers |= {"value_y": value, "value": value + self._h(self.run), "gradient_max": math.nan}
+            numbers |= {"value_y": value, "value": value + self._h(run), "gradient_max": math.nan}
 
     def iteration(self, run: Run) -> Iteration:
         try:
             found = self._search(run)
-            if isinstance(found, _Trial):
+            if isinstance(found, ProximalTrial):
                 return self._advance(run, found)
         except BaseException:
             run.put(run.vectors["origin"])
@@ -115,11 +120,9 @@ class ProximalGradient(Solver):
         run.put(run.vectors["origin"])
         return found
 
-    def _search(self, run: Run) -> _Trial | Iteration:
+    def _search(self, run: Run) -> ProximalTrial | Iteration:
         """The step from y to p, where the parameters are then; or why there is none."""
-        numbers, lr, trials = run.numbers, run.numbers["lr"], list[_Trial]()
-        if numbers["ahead"] != numbers["ahead"]:  # an exception has come before the function was known at y
-            self._know(run, run.begun(), ahead=0.0)
+        numbers, lr, trials = run.numbers, run.numbers["lr"], list[ProximalTrial]()
         first = lr != lr
         lr = self._first_lr(run) if first else lr
         while len(trials) < TRIALS:
@@ -133,7 +136,7 @@ class ProximalGradient(Solver):
             if self.lr is not None:
                 return trial
             trial = trial.told(run, run.begun())
-            if trial.falls or (trial.falls_by_slopes and not any(before.odd for before in trials)):
+            if trial.finite and (trial.falls or (trial.falls_by_slopes and not any(of.odd for of in trials))):
                 first = first and trial.may_be_longer and len(trials) < TRIALS // 2
                 if not first:
                     return trial
@@ -143,7 +146,7 @@ class ProximalGradient(Solver):
             trials.append(trial)
         return self._failed(run, trials)
 
-    def _trial(self, run: Run, lr: float) -> _Trial:
+    def _trial(self, run: Run, lr: float) -> ProximalTrial:
         """Make a step of this length from y."""
         space, d, g = run.space, run.vectors["d"], run.vectors["g"]
         y = run.vectors["y" if run.numbers["ahead"] else "origin"]
@@ -153,7 +156,7 @@ class ProximalGradient(Solver):
         run.begun.updated(optimizer, g)
         space.run(_CHANGE, space.params, [d, y])
         slope, squared = space.products((d, g), (d, d))
-        return _Trial(lr, squared, slope)
+        return ProximalTrial(lr, squared, slope)
 
     def _first_lr(self, run: Run) -> float:
         """That of a step as long as the parameters, or of length 1 if these are all 0."""
@@ -167,13 +170,14 @@ class ProximalGradient(Solver):
             run.optimizer = chain(SGD(1.0), self.prox, engine=self.engine)
         return run.optimizer
 
-    def _failed(self, run: Run, trials: list[_Trial]) -> Iteration:
+    def _failed(self, run: Run, trials: list[ProximalTrial]) -> Iteration:
         """Why no step length would do."""
         origin = run.vectors["origin"]
         (size,) = run.space.products((origin, origin))
         last = trials[-1]
-        if not math.isfinite(last.change):
-            return Iteration(failure=f"the value is not finite after a proximal step, even with an lr of {last.lr:.3g}")
+        if not last.finite:
+            wall = f"a wall: the value is not finite after a proximal step, even with an lr of {last.lr:.3g}"
+            return Iteration(failure=wall)
         # What is beyond the rounding of the parameters is no rounding of the value either.
         odd = [trial for trial in trials if trial.odd and trial.squared > (16 * run.space.rounding) ** 2 * size]
         last = odd[-1] if odd else last
@@ -183,15 +187,39 @@ class ProximalGradient(Solver):
         says = f"where the gradient says {last.slope:.3g}; ao.check_grad tells if the gradient is right"
         return Iteration(failure=f"{changed}, {says}")
 
-    def _advance(self, run: Run, trial: _Trial) -> Iteration:
+    def _advance(self, run: Run, trial: ProximalTrial) -> Iteration:
         """Take the step, and ask for the function at the next y."""
         numbers, space, origin, point = run.numbers, run.space, run.vectors["origin"], trial.point
         size, largest, ahead = trial.squared, space.largest(run.vectors["d"]), 0.0
-        numbers |= {"ahead": math.nan, "lr": trial.lr}
         if self.acceleration is not None:
             size, ahead = self._ahead(run)
+        if point is None and not ahead:
+            point = run.begun()
+            if not math.isfinite(point.value):
+                run.put(origin)
+                return _too_far(trial.lr)
+        numbers |= {"ahead": math.nan, "value": math.nan, "lr": trial.lr}
         space.run(_ARRIVE, space.params, [origin])
+        try:
+            within = self._look_ahead(run, point, ahead)
+        except BaseException:
+            numbers["steps"] += 1  # the step is taken, and only what comes next is not known
+            raise
+        if not within:
+            return _too_far(trial.lr)
+        numbers |= {"gradient_squared": trial.squared / trial.lr**2, "gradient_max": largest / trial.lr}
+        return Iteration(trial.lr, math.sqrt(size))
+
+    def _look_ahead(self, run: Run, point: Point | None, ahead: float) -> bool:
+        """Find the value, and know the function at the next y, from what it gave at p, if that is known.
+
+        Returns whether p is no point beyond a wall: if it is, the step before is taken again.
+        """
+        numbers, origin = run.numbers, run.vectors["origin"]
         penalty = self._h(run)
+        if point is not None:
+            numbers["value"] = point.value + penalty
+        there = point
         if ahead:
             run.put(run.vectors["y"])
             there = run.begun()
@@ -201,16 +229,19 @@ class ProximalGradient(Solver):
             else:  # y lies beyond a wall
                 run.put(origin)
                 there, ahead, numbers["theta"] = run.begun(), 0.0, 1.0
-        else:
-            there = point or run.begun()
+        assert there is not None  # noqa: S101 - where y is p, p is known
+        within = math.isfinite(there.value)
+        if not within:
+            e, y = run.vectors["e"], run.vectors["y"]
+            run.space.run(_GO_ON, origin, [y, e], ahead=-1.0)
+            run.put(y)
+            run.space.run(_ARRIVE, run.space.params, [origin])
+            there, penalty = run.begun(), self._h(run)
         if not ahead:
             self._know(run, there, ahead)
-        numbers |= {
-            "value": (point or there).value + penalty,
-            "gradient_squared": trial.squared / trial.lr**2,
-            "gradient_max": largest / trial.lr,
-        }
-        return Iteration(trial.lr, math.sqrt(size))
+        if point is None:
+            numbers["value"] = there.value + penalty
+        return within
 
     def _ahead(self, run: Run) -> tuple[float, float]:
         """Find the next y. Returns the square of the last step, and which part of it y lies ahead."""
@@ -237,66 +268,9 @@ class ProximalGradient(Solver):
         return 0.0 if self.penalty is None else float(self.penalty(run.begun.tree.container))
 
 
-class _Trial(NamedTuple):
-    """A step of length lr from y to p = y + d."""
-
-    lr: float
-    squared: float
-    """d*d."""
-    slope: float
-    """d*gradient(y)."""
-    there: float = math.nan
-    """d*gradient(p)."""
-    change: float = math.nan
-    """f(p) - f(y)."""
-    doubt: float = 0.0
-    """By how much f may be wrong: as far as that, slopes tell more."""
-    point: Point | None = None
-    """What the function gave at p."""
-
-    def told(self, run: Run, point: Point) -> _Trial:
-        """The same with what the function gave."""
-        before, (there,) = run.numbers["value_y"], run.space.products((run.vectors["d"], point.gradients))
-        doubt = max(1e-6, 64 * run.space.rounding) * max(abs(point.value), abs(before))
-        return self._replace(there=there, change=point.value - before, doubt=doubt, point=point)
-
-    @property
-    def falls(self) -> bool:
-        """Whether f(p) is at most what 1/lr as curvature allows."""
-        return self.change <= self.slope + self.squared / (2 * self.lr)
-
-    @property
-    def falls_by_slopes(self) -> bool:
-        """The same by the slopes, which are exact to rounding where values differ by rounding alone."""
-        return self.change <= self.doubt and self.there - self.slope <= self.squared / self.lr
-
-    @property
-    def curvature(self) -> float:
-        """That of f along the step, at most 1/lr where lr is short enough for a convex quadratic function."""
-        return (self.there - self.slope) / self.squared if self.squared else 0.0
-
-    @property
-    def may_be_longer(self) -> bool:
-        """Whether lr is less than half of what this curvature allows."""
-        return 2 * self.lr * self.curvature < 1
-
-    @property
-    def longer(self) -> float:
-        """The lr that it allows, at most 100 times as long."""
-        return min(100 * self.lr, 1 / self.curvature) if self.curvature > 0 else 100 * self.lr
-
-    @property
-    def shorter(self) -> float:
-        """The lr that it allows, at least a hundredth, and shorter by a tenth at least."""
-        if not 0 < self.curvature < math.inf:
-            return self.lr / 10
-        return max(self.lr / 100, min(0.9 * self.lr, 1 / self.curvature))
-
-    @property
-    def odd(self) -> bool:
-        """Whether f changes otherwise than the gradients at both ends say."""
-        between = (self.slope + self.there) / 2
-        return abs(self.change - between) > max(abs(between), self.doubt)
+def _too_far(lr: float) -> Iteration:
+    """What there is to say where a step of an lr that was given leads beyond a wall."""
+    return Iteration(failure=f"a wall: the value is not finite after a step with lr = {lr:.3g}; wanted a smaller lr")
 
 
 def _changed(xp: Any, x: Array, d: Array, y: Array, c: Any) -> tuple[Array, ...]:

@@ -8,7 +8,7 @@ from typing import Any, Final, Literal
 from anyoptim._trace._hyperparameters import Count, nonnegative, number
 from anyoptim.compat._solvers import Straying, followed, stepped, take
 from anyoptim.compat.optax._linesearch import Zoom, scale_by_zoom_linesearch
-from anyoptim.solvers import Iteration, Run, Solver, Trial
+from anyoptim.solvers import Iteration, Run, Solver
 from anyoptim.solvers._line import Line
 from anyoptim.solvers._memory import Memory, combine, pairs
 from anyoptim.solvers.lbfgs import ACCEPT
@@ -107,7 +107,7 @@ class OptaxLBFGS(Straying):
         of_g, of_pairs, _ = memory.direction(numbers["gradient_squared"], order, gamma)
         combine(run, memory, run.vectors["g"], run.vectors["d"], rate * of_g, [rate * c for c in of_pairs])
         (slope,) = space.products((v["d"], v["g"]))
-        line = Line(run.begun, v["origin"], v["d"], Trial(0.0, run.value, slope), slopes=self.linesearch is not None)
+        line = Line(run, v["d"], slope, slopes=self.linesearch is not None)
         if self.linesearch is None:
             if failure := stepped(line, 1.0):
                 return Iteration(failure=failure)
@@ -147,8 +147,7 @@ class PolyakSGD(Straying):
         if self.variant == "sps+":
             gap = max(gap, 0.0)
         t = min(gap / (squared + self.eps), self.max_learning_rate) if squared + self.eps > 2.0**-52 else 0.0
-        start = Trial(0.0, run.value, -squared)
-        line = Line(run.begun, run.vectors["origin"], run.vectors["g"], start, scale=-scaling, slopes=False)
+        line = Line(run, run.vectors["g"], -squared, scale=-scaling, slopes=False)
         if failure := stepped(line, t):
             return Iteration(failure=failure)
         take(run, line.point)

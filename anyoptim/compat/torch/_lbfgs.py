@@ -10,7 +10,7 @@ from anyoptim._trace._hyperparameters import Check, Count, WholeNumber, nonnegat
 from anyoptim.compat._solvers import Straying, followed, stepped, take
 from anyoptim.compat.torch._constructor import refuse_params
 from anyoptim.compat.torch._line_search import strong_wolfe
-from anyoptim.solvers import Iteration, Run, Trial
+from anyoptim.solvers import Iteration, Run
 from anyoptim.solvers._function import Point, ValueAndGrad
 from anyoptim.solvers._line import Line
 from anyoptim.solvers._memory import Memory, combine, pairs
@@ -102,7 +102,7 @@ class LBFGS(Straying):
             try:
                 take(run, run.ask(run.begun))
             except BaseException:
-                Line(run.begun, run.vectors["origin"], run.vectors["d"], Trial(0.0, run.value, 0.0)).back()
+                Line(run, run.vectors["d"], 0.0).back()
                 raise
             run.numbers["ahead"] = False
         return iteration
@@ -122,7 +122,7 @@ class LBFGS(Straying):
             if not numbers["slope"] <= -self.tolerance_change:
                 failure = f"the slope along the direction, {numbers['slope']:.3g}, is above -tolerance_change"
                 break
-            line = Line(run.begun, run.vectors["origin"], run.vectors["d"], Trial(0.0, before, numbers["slope"]))
+            line = Line(run, run.vectors["d"], numbers["slope"])
             largest = space.largest(run.vectors["d"])
             if self.line_search_fn is not None:
                 steps = strong_wolfe(line.last, first, largest, most - spent)
