@@ -572,7 +572,7 @@ def test_interrupted_anywhere(engine: ao.EngineName, name: str) -> None:
     params, grads, optimizer = made()
     number = places(lambda: optimizer.update(params, grads, at={"W": at}))
     outcomes = set()
-    for place in range(0, number, 1 + number // 80):
+    for place in range(0, number, 1 + number // 40):
         params, grads, optimizer = made()
         before = deepcopy(params), deepcopy(optimizer.state_dict())
         twin = deepcopy(optimizer)

@@ -873,6 +873,7 @@ print(json.dumps({"steps": steps, "bits": hashlib.sha256(p.tobytes()).hexdigest(
 """
 
 
+@pytest.mark.product  # seconds; tests/machine/test_elsewhere.py has its parts
 def test_a_training_goes_on_meanwhile(tmp_path: Path) -> None:
     """Compiling is a process of its own: Numba is never imported, the bits are portable's, and none is left."""
     run = _python(_TRAINING, XDG_CACHE_HOME=str(tmp_path))
@@ -932,7 +933,10 @@ optimizer.update(params, grads)
 """
 
 
-@pytest.mark.parametrize("name", ABSENT)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.product if name in {"broken", "switched off"} else ()) for name in ABSENT],
+)
 def test_without_numba(name: str, tmp_path: Path) -> None:
     """Missing, broken, unable or switched off: blocked steps, a reason in `explain`, an ImportError for who asks."""
     (tmp_path / "numba").mkdir()

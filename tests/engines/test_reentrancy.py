@@ -41,7 +41,7 @@ class Run:
         self.optimizer = MAKERS[maker](engine)
         self.seed, self.steps = seed, 0
         rng = np.random.default_rng(seed)
-        kinds = {"a": ((3, 4), "f4"), "b": ((5,), "f4"), "c": ((30, 7, 100), "f4"), "h": ((9,), "f2")}
+        kinds = {"a": ((3, 4), "f4"), "b": ((5,), "f4"), "c": ((30, 7, 40), "f4"), "h": ((9,), "f2")}
         self.params = {k: rng.normal(size=shape).astype(dtype) for k, (shape, dtype) in kinds.items()}
         self.grads = [{k: rng.normal(size=p.shape).astype(p.dtype) for k, p in self.params.items()} for _ in range(3)]
         if maker == "plain":  # the quickest way is for those of one dtype
