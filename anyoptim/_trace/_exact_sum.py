@@ -186,23 +186,22 @@ def _rows(
         found = over_shards("max", xp.stack(greatest(library.max, -math.inf)))
         return xp.where(found == 0, xp.zeros_like(found), found)[:, None]  # of either sign
     power = power_of(kind)
-    largest = greatest(lambda a: xp.max(xp.abs(a)), 0.0)
-    # Array by array, so that XLA compiles what arrays of one shape do only once.
-    counts = [xp.sum(xp.astype(a >= constant(_bounds(power)), xp.int32), dtype=xp.int32) for a in largest]
-    counts = [
-        xp.where(a == a, n + xp.astype(a > 0, xp.int32), n * 0 + NAN) for n, a in zip(counts, largest, strict=True)
-    ]
-    found = over_shards("max", xp.stack(counts))
+    largest = xp.stack(greatest(lambda a: xp.max(xp.abs(a)), 0.0))
+    above = xp.astype(largest[:, None] >= constant(_bounds(power))[None, :], xp.int32)
+    counts = xp.sum(above, axis=1, dtype=xp.int32) + xp.astype(largest > 0, xp.int32)
+    found = over_shards("max", xp.where(largest == largest, counts, xp.full_like(counts, NAN)))
+    scales, finites = _at(xp, constant(_scales(power)), found), found < INFINITE
+    # A compiler that can't know that it is 0 makes no one operation of a product and a sum, and adds no constants.
+    zeros = library.opaque(xp.where(finites, largest, xp.zeros_like(largest))) * 0.0
+    if not exact:  # infinities stay what they are, and so does their sum
+        scales = xp.where(finites, scales, xp.full_like(scales, 2.0**-30))
     table = []
     for i, leaf in enumerate(leaves):
-        scale, finite = _at(xp, constant(_scales(power)), found[i]), found[i] < INFINITE
-        # A compiler that can't know that it is 0 makes no one operation of a product and a sum, and adds no constants.
-        zero = library.opaque(xp.where(finite, largest[i], xp.zeros_like(largest[i]))) * 0.0
-        if not exact:  # infinities stay what they are, and so does their sum
-            scale = xp.where(finite, scale, xp.full_like(scale, 2.0**-30))
+        scale, finite, zero = scales[i], finites[i], zeros[i]
         sums = [xp.zeros_like(scale, dtype=whole) for _ in range(COLUMNS if exact else 1)]
         for part in leaf:
-            a = xp.astype(product(library, part), dtype, copy=False)
+            # Read again: a compiler would store the products that it has taken the largest of.
+            a = xp.astype(product(library, [*map(library.opaque, part)]), dtype, copy=False)
             v = a * scale * scale
             v = v * v + zero if kind == "squares" else v
             if exact:
@@ -428,6 +427,6 @@ def _number(sums: Sequence[Any], wide: Any) -> float:
 
 
 def _at(xp: Any, table: Any, code: Any) -> Any:
-    """The number in a table for a code. Not all libraries have `take` for lazy arrays."""
+    """The numbers in a table for codes. Not all libraries have `take` for lazy arrays."""
     numbers = xp.arange(table.shape[0], dtype=code.dtype)
-    return xp.sum(xp.where(numbers == code, table, xp.zeros_like(table)))
+    return xp.sum(xp.where(numbers == code[..., None], table, xp.zeros_like(table)), axis=-1)
