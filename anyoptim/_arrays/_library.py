@@ -363,6 +363,14 @@ class Library:
         """`x`, of whose values a compiler may assume nothing, even if it knows them."""
         return x
 
+    def exponent(self, x: Array) -> Array | None:
+        """The exponent of a positive number, as `frexp` has it, as an int32; None where that is no single operation."""
+        return None
+
+    def two_to(self, n: Array, dtype: Any) -> Array | None:
+        """2**n for an int32, if that is a normal number of this dtype; None where that is no single operation."""
+        return None
+
     def over_shards(
         self, reduction: Callable[..., Array], leaves: Sequence[Sequence[Any]], shardings: Sequence[Any] | None
     ) -> Array:

@@ -96,7 +96,8 @@ class Memory:
     def measure(self, run: Run, *, newest: bool) -> float:
         """Note the products of a new gradient, and of the newest pair, if it is new, whose |s| it returns."""
         g, space, m, n = run.vectors["g"], run.space, len(self.sg), len(self.order)
-        newest_pair = tuple(run.vectors[f"{of}{self.order[-1] if n else 0}"] for of in "sy")
+        # Where there is none, the one that makes this the program of the other iterations.
+        newest_pair = tuple(run.vectors[f"{of}{self.order[-1] if n else m - 1}"] for of in "sy")
         within = [(newest_pair[a], newest_pair[b]) for a, b in ((0, 1), (1, 1), (0, 0))]
         if m > _AT_ONCE:  # where each other order of the pairs would be a plan of hundreds of arrays
             places = self.asked
