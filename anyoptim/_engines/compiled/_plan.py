@@ -160,8 +160,7 @@ class CompiledPlan(Plan):
         return views
 
     def values(self, ks: Sequence[int], gathered: Sequence[Any], rows: CoefficientTable) -> list[Any]:
-        both = zip(ks, self._rows(ks, rows), strict=True)
-        return [self.program.reduction(k).value(np, [table]) for k, table in both]
+        return self._reductions_of(ks, rows).values(rows, self.dtype)
 
     def value(self, k: int, gathered: Sequence[Any], rows: CoefficientTable) -> Any:
         return self.program.reduction(k).value(np, self._rows((k,), rows))
@@ -174,6 +173,10 @@ class CompiledPlan(Plan):
 
     def _rows(self, ks: Sequence[int], rows: CoefficientTable) -> list[NDArray]:
         """For each of these parts the rows of the reduction of all chunks."""
+        return self._reductions_of(ks, rows).rows(rows, self.dtype)
+
+    def _reductions_of(self, ks: Sequence[int], rows: CoefficientTable) -> Reductions:
+        """These parts, laid ready together."""
         static = [static_options(row) for row in rows.distinct]
         key = len(ks), *ks, *static, *(rows.row_of_leaf if len(static) > 1 else ())
         laid = self.reductions.get(key)
@@ -191,9 +194,9 @@ class CompiledPlan(Plan):
             # Where several loops take turns, what they share is to be in the cache.
             pieces = _pieces(chunks, len(ks), CHUNK if loops > 1 else None)
             threads = _threads.threads() if len(ks) * chunks[:, 2].sum() >= 2 * PIECE else 1
-            kinds = [self.program.reduction(k).kind for k in ks]
-            laid = self.reductions[key] = Reductions(kinds, asked, self.table, chunks, pieces, rows, threads)
-        return laid.rows(rows, self.dtype)
+            reductions = [self.program.reduction(k) for k in ks]
+            laid = self.reductions[key] = Reductions(reductions, asked, self.table, chunks, pieces, rows, threads)
+        return laid
 
     def prepare_anew(self, gathered: Sequence[Any], rows: CoefficientTable) -> Commit:
         self.calls = calls = self._calls(rows)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 from itertools import groupby
 from typing import Any, NamedTuple
 
@@ -10,13 +11,16 @@ import numpy as np
 
 from anyoptim._engines._base import NDArray
 from anyoptim._machine._array_headers import FIRST
-from anyoptim._machine._machine_code import Bound, Native
+from anyoptim._machine._generated import Text
+from anyoptim._machine._machine_code import Bound, Native, native
 from anyoptim._machine._threads import Call, Pieces
 from anyoptim._trace._coefficients import CoefficientTable
-from anyoptim._trace._exact_sum import COLUMNS, Kind, of_words
+from anyoptim._trace._exact_sum import COLUMNS, of_words
+from anyoptim._trace._exact_sum_text import TOTALS
 from anyoptim._trace._expressions import Scalars
+from anyoptim._trace._reductions import Reduction, Total
 
-__all__ = ["Asked", "NativeLoop", "Reductions", "side_by_side"]
+__all__ = ["TOTALS_TEXT", "Asked", "NativeLoop", "Reductions", "side_by_side"]
 
 
 class NativeLoop(NamedTuple):
@@ -56,7 +60,7 @@ class Reductions:
 
     def __init__(
         self,
-        kinds: Sequence[Kind],
+        reductions: Sequence[Reduction],
         asked: Iterable[Asked],
         table: NDArray,
         chunks: NDArray,
@@ -67,8 +71,9 @@ class Reductions:
         """Lay reductions ready; where the leaves' arrays are is read from the plan's table each time anew."""
         by_loop = sorted(asked, key=lambda one: id(one.loop.native))
         groups = [[*of] for _, of in groupby(by_loop, key=lambda one: id(one.loop.native))]
-        results = np.empty((len(kinds), len(chunks), COLUMNS), np.int64)
-        self._tables = [of_words(kind, words) for kind, words in zip(kinds, results, strict=True)]
+        results = np.empty((len(reductions), len(chunks), COLUMNS), np.int64)
+        self._tables = [of_words(of.kind, words) for of, words in zip(reductions, results, strict=True)]
+        self._reductions, self._results = reductions, results
         self._alike = [_Alike(of, table, chunks, results, rows) for of in groups]
         self._pieces = [([loop.bound(*piece) for loop in self._alike],) for piece in pieces]
         self._rooms: Sequence[tuple[()]] = [()] * threads
@@ -84,6 +89,25 @@ class Reductions:
                 for loop in loops:
                     loop.run()
         return self._tables
+
+    def values(self, rows: CoefficientTable, dtype: np.dtype[Any]) -> list[Any]:
+        """The value of each reduction over all chunks."""
+        self.rows(rows, dtype)
+        totals, numbers = self._totals
+        totals.run()
+        each = zip(self._reductions, self._tables, numbers.tolist(), strict=True)
+        return [value if value == value else of.value(np, [table]) for of, table, value in each]
+
+    @cached_property
+    def _totals(self) -> tuple[Bound, NDArray]:
+        """What makes the values of sums, once the rows are there, and where it puts them: NaN for all else."""
+        numbers, wanted = np.empty(len(self._reductions)), [isinstance(of, Total) for of in self._reductions]
+        arrays = self._results, np.array(wanted, np.int64), np.empty(COLUMNS - 1, np.int64), numbers
+        return native(TOTALS_TEXT).bind(*arrays), numbers
+
+
+TOTALS_TEXT = Text("totals", TOTALS, "void(int64[:, :, ::1], int64[::1], int64[::1], float64[::1])")
+"""The module with the function that makes the values of sums."""
 
 
 class _Alike:
