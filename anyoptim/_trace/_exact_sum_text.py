@@ -142,13 +142,20 @@ LOOPS: dict[Kind, str] = {"squares": _LOOP, "terms": _LOOP, "largest": _LARGEST_
 """The function that writes a row of the reduction for each chunk; of a maximum its bits."""
 
 TOTALS = f"""\
-from math import nan
-from numpy import float64
-from anyoptim._machine._bits import power_of_two
+from math import inf, nan
+from numpy import float64, uint64
+from anyoptim._machine._bits import number, power_of_two
 
 
 def totals(_rows, _wanted, _sums, _values):
     for _k in range(len(_rows)):
+        if _wanted[_k] == 2:
+            _top = -inf
+            for _c in range(_rows.shape[1]):
+                _value = number(uint64(_rows[_k, _c, 0]))
+                _top = _value if _value > _top or _value != _value else _top
+            _values[_k] = _top
+            continue
         _values[_k] = nan
         _code = 0
         for _c in range(_rows.shape[1]):
@@ -177,8 +184,8 @@ def totals(_rows, _wanted, _sums, _values):
         _unit = power_of_two({HALF // 2} * (_code + {FIRST}))
         _values[_k] = (-_value if _negative else _value) * _unit * _unit * _unit * _unit
 """
-"""The function that makes the sum of all rows of each reduction that is wanted, as `total` does; NaN of others, and
-where a term is not finite."""
+"""The function that makes of all rows of each reduction what `total` does, where 1 is wanted, or `largest`, where 2 is;
+NaN where 0 is, and of terms that are not finite."""
 
 _KERNEL = """\
     const int _lane = threadIdx.x % 32;

@@ -133,7 +133,7 @@ class Space:
         self._ready: dict[Any, _Ready] = {}
         self._one_row: Sequence[int] = [0] * len(ps)
 
-    @property
+    @functools.cached_property
     def size(self) -> int:
         """How many elements there are."""
         return sum(functools.reduce(operator.mul, p.array.shape, 1) for p in self.ps)
@@ -204,8 +204,7 @@ class Space:
             program = _products(len(own), tuple((place[id(a)], place[id(b)]) for a, b in pairs), largest)
             ready = self._suited(ready, key, program, [list(own.values())], x)
             gathered = ready.dispatch.gather(x)
-        with quiet():
-            return [*map(float, ready.dispatch.values(ready.reductions, gathered, ready.rows))]
+        return [*map(float, ready.dispatch.values(ready.reductions, gathered, ready.rows))]
 
     def squared(self, arrays: Sequence[Array]) -> float:
         """The sum of |a|**2 of arrays like the parameters, in dtypes of their own."""

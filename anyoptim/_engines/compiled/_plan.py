@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 
-from anyoptim._arrays import Array, host_memory
+from anyoptim._arrays import Array, host_address, host_memory
 from anyoptim._arrays._beside import Beside
 from anyoptim._arrays._memory import may_overlap, merged_ranges
 from anyoptim._engines._base import Commit, Leaf, NDArray, Plan, Replayed, Result, Written, host_view, real
@@ -23,7 +23,7 @@ from anyoptim._machine._machine_code import Bound, Native
 from anyoptim._machine._threads import Pieces
 from anyoptim._trace._coefficients import CoefficientTable, Replay, lasting
 from anyoptim._trace._graph import graph_of
-from anyoptim._trace._program import Program, StaticOptions, static_options
+from anyoptim._trace._program import Coefficients, Program, StaticOptions, static_options
 
 if TYPE_CHECKING:
     from anyoptim._engines.compiled._source import Loop
@@ -79,8 +79,8 @@ class CompiledPlan(Plan):
         table[:, ORDER] = [c if "C" in memory_orders(arrays) else f for arrays in self.hosts]
         table[:, BYTES] = [n * self.dtype.itemsize for n in lengths]
         for i, (p, *slots) in enumerate(self.hosts):
-            table[i, FIRST] = host_memory(p).address
-            table[i, FIRST + 2 : FIRST + 2 + len(slots)] = [host_memory(s).address for s in slots]
+            table[i, FIRST] = host_address(p)
+            table[i, FIRST + 2 : FIRST + 2 + len(slots)] = [host_address(s) for s in slots]
         dtypes = [self.dtype] * len(leaves)
         self.beside = Beside(self.library, [leaf.reads for leaf in leaves], self.mirrors, dtypes)
         self.chunks, self.firsts = _chunks(lengths)
@@ -111,13 +111,14 @@ class CompiledPlan(Plan):
         if self.program.reads:
             self.beside.detach([leaf.reads for leaf in self.leaves], lambda a: may_overlap(host_memory(a), stretches))
             behind = FIRST + 2 + self.program.slots
-            self.table[:, behind:] = [[host_memory(a).address for a in of] for of in self.beside.arrays]
+            self.table[:, behind:] = [[host_address(a) for a in of] for of in self.beside.arrays]
             self.by_header = self.by_header and not self.beside  # copies are made before each step
         self.alike = intrinsic("alike").bind(self.table, self.ids, self.forbidden)
         self.no_overlap = intrinsic("no_overlap").bind(self.table, self.forbidden)
 
     def regather(self, xs: Sequence[Array]) -> Sequence[Array] | None:
-        self.beside.load()
+        if self.beside:
+            self.beside.load()
         if self.by_header:
             self.put_ids(*map(id, xs))
             return xs if self.alike() else None
@@ -151,12 +152,12 @@ class CompiledPlan(Plan):
     def gather(self, xs: Sequence[Array]) -> Sequence[NDArray]:
         self.beside.load()
         views = [host_view(self.library, x) for x in xs]
-        self.table[:, FIRST + 1] = [host_memory(x).address for x in views]
+        self.table[:, FIRST + 1] = [host_address(x) for x in views]
         if not self.no_overlap():
             for i, x in enumerate(views):
                 if not intrinsic("no_overlap").bind(self.table[i : i + 1], self.forbidden)():
                     views[i] = x.copy(order="K")
-                    self.table[i, FIRST + 1] = host_memory(views[i]).address
+                    self.table[i, FIRST + 1] = host_address(views[i])
         return views
 
     def values(self, ks: Sequence[int], gathered: Sequence[Any], rows: CoefficientTable) -> list[Any]:
@@ -177,18 +178,13 @@ class CompiledPlan(Plan):
 
     def _reductions_of(self, ks: Sequence[int], rows: CoefficientTable) -> Reductions:
         """These parts, laid ready together."""
-        static = [static_options(row) for row in rows.distinct]
+        static = [_static(row) for row in rows.distinct]
         key = len(ks), *ks, *static, *(rows.row_of_leaf if len(static) > 1 else ())
         laid = self.reductions.get(key)
         if laid is None:
             if len(self.reductions) > _KEPT:
                 self.reductions.clear()
-            asked = []
-            for place, k in enumerate(ks):
-                before = [of[:k] for of in static]
-                for options in dict.fromkeys(before):
-                    loop = load(self.program, k, options, self.dtype_name)
-                    asked.append(Asked(place, loop, [i for i, of in enumerate(before) if of == options]))
+            asked = _asked(self.program, tuple(ks), tuple(map(static_options, rows.distinct)), self.dtype_name)
             loops = len({id(one.loop.native) for one in asked})
             chunks = side_by_side(self.chunks, self.table[:, FIRST:][:, asked[0].loop.arrays])
             # Where several loops take turns, what they share is to be in the cache.
@@ -324,6 +320,18 @@ def load(program: Program, k: int | None, static: StaticOptions, dtype: str) -> 
     return NativeLoop(_machine_code.native(loop.module), loop.scalars, loop.arrays)
 
 
+@functools.lru_cache(maxsize=64)
+def _asked(program: Program, ks: Sequence[int], static: Sequence[StaticOptions], dtype: str) -> tuple[Asked, ...]:
+    """The reductions that are these parts, by which rows of coefficients with these options are taken together."""
+    asked = []
+    for place, k in enumerate(ks):
+        before = [of[:k] for of in static]
+        for options in dict.fromkeys(before):
+            rows = [i for i, of in enumerate(before) if of == options]
+            asked.append(Asked(place, load(program, k, options, dtype), rows))
+    return tuple(asked)
+
+
 def text(program: Program, k: int | None, static: StaticOptions, dtype: str) -> Loop:
     """The text of the step, or of the reduction that is part `k`."""
     from anyoptim._engines.compiled._source import loop, loop_reduction  # noqa: PLC0415 - for those who compile
@@ -331,6 +339,11 @@ def text(program: Program, k: int | None, static: StaticOptions, dtype: str) -> 
     arithmetic = real(dtype).name
     graph = graph_of(program, k, static, of_complex=dtype != arithmetic)
     return loop(graph, arithmetic) if k is None else loop_reduction(graph, program.reduction(k).kind, arithmetic)
+
+
+def _static(row: Coefficients) -> StaticOptions:
+    """The static options of a row; of one without coefficients, as solvers have, nothing for short."""
+    return static_options(row) if any(row) else ()
 
 
 def _ids(objects: Sequence[Any]) -> NDArray:

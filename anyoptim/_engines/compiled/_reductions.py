@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from anyoptim._arrays._quiet import quiet
 from anyoptim._engines._base import NDArray
 from anyoptim._machine._array_headers import FIRST
 from anyoptim._machine._generated import Text
@@ -18,7 +19,7 @@ from anyoptim._trace._coefficients import CoefficientTable
 from anyoptim._trace._exact_sum import COLUMNS, of_words
 from anyoptim._trace._exact_sum_text import TOTALS
 from anyoptim._trace._expressions import Scalars
-from anyoptim._trace._reductions import Reduction, Total
+from anyoptim._trace._reductions import Max, Reduction, Total
 
 __all__ = ["TOTALS_TEXT", "Asked", "NativeLoop", "Reductions", "side_by_side"]
 
@@ -95,19 +96,24 @@ class Reductions:
         self.rows(rows, dtype)
         totals, numbers = self._totals
         totals.run()
-        each = zip(self._reductions, self._tables, numbers.tolist(), strict=True)
-        return [value if value == value else of.value(np, [table]) for of, table, value in each]
+        found: list[Any] = numbers.tolist()
+        for k, value in enumerate(found):
+            if value != value:
+                with quiet():
+                    found[k] = self._reductions[k].value(np, [self._tables[k]])
+        return found
 
     @cached_property
     def _totals(self) -> tuple[Bound, NDArray]:
-        """What makes the values of sums, once the rows are there, and where it puts them: NaN for all else."""
-        numbers, wanted = np.empty(len(self._reductions)), [isinstance(of, Total) for of in self._reductions]
+        """What makes the values of sums and maxima, once the rows are there, and where it puts them: NaN for others."""
+        wanted = [1 if isinstance(of, Total) else 2 if isinstance(of, Max) else 0 for of in self._reductions]
+        numbers = np.empty(len(wanted))
         arrays = self._results, np.array(wanted, np.int64), np.empty(COLUMNS - 1, np.int64), numbers
         return native(TOTALS_TEXT).bind(*arrays), numbers
 
 
 TOTALS_TEXT = Text("totals", TOTALS, "void(int64[:, :, ::1], int64[::1], int64[::1], float64[::1])")
-"""The module with the function that makes the values of sums."""
+"""The module with the function that makes the values of sums and maxima."""
 
 
 class _Alike:
@@ -119,13 +125,16 @@ class _Alike:
         self._asked, self._table = asked, table.reshape(-1)
         number, (leaves, width), distinct = len(asked), table.shape, len(rows.distinct)
         arrays = np.array([one.loop.arrays for one in asked])
-        columns = np.pad(FIRST + arrays, ((0, 0), (FIRST, 0)))  # before FIRST nothing is read
+        columns = np.zeros((number, FIRST + arrays.shape[1]), np.int64)  # before FIRST nothing is read
+        columns[:, FIRST:] = FIRST + arrays
         self._from = (width * np.arange(leaves)[:, None] + columns[:, None]).reshape(number * leaves, -1)
         self._addresses = np.zeros(self._from.shape, np.uint64)
         self._coefficients = np.zeros((number, distinct, len(asked[0].loop.scalars)))
         which = np.array(rows.row_of_leaf, np.int64)
-        of_chunk = which[chunks[:, 0]]
-        taken = np.array([np.isin(of_chunk, one.rows) for one in asked])
+        has = np.zeros((number, distinct), bool)
+        for of_one, one in zip(has, asked, strict=True):
+            of_one[one.rows] = True
+        taken = has[:, which[chunks[:, 0]]]
         self._chunks, of = taken.T.nonzero()  # chunk by chunk
         theirs = chunks[self._chunks]
         theirs[:, 0] += leaves * of
