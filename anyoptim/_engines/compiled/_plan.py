@@ -33,6 +33,12 @@ __all__ = ["CompiledPlan", "intrinsic", "load", "memory_orders", "text"]
 CHUNK = 1 << 16
 """The elements in a chunk, which has a row of the reduction: a sum of 64 bits holds the digits of 2**23."""
 
+LEAST = 1 << 14
+"""The fewest elements in a chunk of an array that has more."""
+
+TILE = 1 << 10
+"""A chunk is a multiple of so many elements, which a reduction takes at a time."""
+
 PIECE = 1 << 19
 """The fewest elements that a thread is woken for."""
 
@@ -350,12 +356,18 @@ def _ids(objects: Sequence[Any]) -> NDArray:
     return np.fromiter(map(id, objects), np.uint64, len(objects))
 
 
+def _chunk(total: int) -> int:
+    """The elements in a chunk of so many in all: fewer, where these would be too few chunks to share out evenly."""
+    share = -(-total // (_threads.threads() * PIECES * TILE)) * TILE
+    return min(CHUNK, max(share, LEAST))
+
+
 def _chunks(lengths: Sequence[int]) -> tuple[NDArray, list[int]]:
     """A row for each chunk: leaf, first element, length, its number. And the first chunk of each leaf."""
     chunks: list[tuple[int, ...]] = []
-    firsts = [0]
+    firsts, most = [0], _chunk(sum(lengths))
     for leaf, n in enumerate(lengths):
-        chunks += [(leaf, begin, min(CHUNK, n - begin), firsts[-1] + begin // CHUNK) for begin in range(0, n, CHUNK)]
+        chunks += [(leaf, begin, min(most, n - begin), firsts[-1] + begin // most) for begin in range(0, n, most)]
         firsts.append(len(chunks))
     return np.array(chunks, np.int64).reshape(-1, 4), firsts
 
