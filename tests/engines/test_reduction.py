@@ -441,7 +441,7 @@ def test_beside_numpy(library: str, form: str, need: Callable[[str], Library]) -
 
 @pytest.mark.usefixtures("quickly")
 @pytest.mark.parametrize("library", ["jax", "jax-x64"])
-@pytest.mark.parametrize("form", ["update", "step"])
+@pytest.mark.parametrize("form", ["update", pytest.param("step", marks=pytest.mark.product)])
 def test_what_is_not_finite_on_a_mesh(library: str, form: str, need: Callable[[str], Library]) -> None:
     """NaN and infinities that one device has, and that all have, whoever adds."""
     lib = need(library)
