@@ -73,6 +73,7 @@ def test_bits_on_hostile_values(name: str, dtype: str) -> None:
     assert np.isfinite(result["n.b"]).all() or name == "two slots of one name"
 
 
+@pytest.mark.covering(1)  # they meet in test_bits_on_any_shape_and_layout: to an engine a chain is one more rule
 @pytest.mark.parametrize("dtype", ["float16", "float64", "complex128"])
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("name", KINDS)
@@ -151,9 +152,15 @@ def _computed(tree: Any) -> Any:
     "Dask is slow, and computes with NumPy itself; arrays/test_libraries.py has its dtypes",
     lambda name, library, dtype: library == "dask" and dtype != "float32",
 )
-@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("library", ["strict", "torch", pytest.param("dask", marks=pytest.mark.product)])
-@pytest.mark.parametrize("name", CHAINS)
+@pytest.mark.parametrize(
+    ("name", "dtype"),  # which take turns
+    [
+        pytest.param(name, dtype, marks=() if (i + k) % len(DTYPES) == 0 else pytest.mark.product)
+        for i, name in enumerate(CHAINS)
+        for k, dtype in enumerate(DTYPES)
+    ],
+)
 def test_bits_of_libraries(name: str, library: str, dtype: str, need: Callable[[str], Library]) -> None:
     """The portable engine gives NumPy's bits on array-api-strict, torch CPU and Dask; torch has roots of its own."""
     _beside_numpy(need(library), CHAINS[name], dtype, "portable")
@@ -291,7 +298,8 @@ def test_bits_of_stages_of_ones_own(name: str, dtype: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "dtype", ["float32", "complex64", *(pytest.param(of, marks=pytest.mark.product) for of in PRECISIONS["double"])]
+    "dtype",
+    ["complex64", *(pytest.param(of, marks=pytest.mark.product) for of in ("float32", *PRECISIONS["double"]))],
 )
 def test_bits_of_stages_of_ones_own_together(dtype: str) -> None:
     """All of them in one chain, with some of the package's between them."""

@@ -345,7 +345,7 @@ def test_places_near_the_end(
 
 
 @pytest.mark.usefixtures("quickly")
-@pytest.mark.parametrize("warm", [0, 1, 2, 3])
+@pytest.mark.parametrize("warm", [0, 1, *(pytest.param(n, marks=pytest.mark.product) for n in (2, 3))])
 def test_an_exception_in_the_code_of_jax(warm: int, need: Callable[[str], Library]) -> None:
     """Where JAX compiles, its own Python code runs: also after it has been given slots to overwrite."""
     need("jax")
