@@ -55,6 +55,7 @@ from anyoptim._machine._bits import bits, exponent, power_of_two
 
 
 def {name}(_leaves, _chunks, _which, _coefficients, _rows, _first, _last):
+    widest()
     _code = 0
     for _c in range(_first, _last):
         _leaf, _start, _length, _at = _chunks[_c]
