@@ -13,7 +13,7 @@ from anyoptim._arrays._cupy import CuPy
 from anyoptim._arrays._dask import Dask
 from anyoptim._arrays._dtensor import DTensors
 from anyoptim._arrays._jax import JAX
-from anyoptim._arrays._library import COMPUTE, Array, Fingerprint, Library, host_memory, slot_dtype
+from anyoptim._arrays._library import COMPUTE, Array, Fingerprint, Library, host_address, host_memory, slot_dtype
 from anyoptim._arrays._mlx import MLX
 from anyoptim._arrays._numpy import NumPy, is_scalar
 from anyoptim._arrays._torch import Torch, uncompiled
@@ -23,6 +23,7 @@ __all__ = [
     "Array",
     "Fingerprint",
     "Library",
+    "host_address",
     "host_memory",
     "is_scalar",
     "library",

@@ -99,6 +99,15 @@ class JAX(Library):
     def opaque(self, x: Array) -> Array:
         return loaded().lax.optimization_barrier(x)
 
+    def exponent(self, x: Array) -> Array:
+        digits, bias, integer = _FORMS[x.dtype.itemsize]
+        bits = loaded().lax.bitcast_convert_type(x, integer) >> digits
+        return self.xp.astype(bits - (bias - 1), self.xp.int32)
+
+    def two_to(self, n: Array, dtype: Any) -> Array:
+        digits, bias, integer = _FORMS[self.xp.dtype(dtype).itemsize]
+        return loaded().lax.bitcast_convert_type(self.xp.astype(n + bias, integer) << digits, dtype)
+
     def sums(self, arrays: Sequence[Array]) -> list[Array]:
         jax, shape = loaded(), arrays[0].shape
         mesh = _mesh_of(arrays[0])
@@ -199,6 +208,10 @@ class JAX(Library):
 
     def join_complex(self, real: Array, imag: Array, dtype: Any) -> Array:
         return loaded().lax.complex(real, imag)
+
+
+_FORMS = {4: (23, 127, "int32"), 8: (52, 1023, "int64")}
+"""For the bytes of a float the bits of its fraction, the bias of its exponent, and the integer of as many bits."""
 
 
 def _in_order(maximum: Callable[[Array], Array], x: Array) -> Array:

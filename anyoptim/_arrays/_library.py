@@ -10,7 +10,7 @@ import numpy as np
 
 from anyoptim._arrays._memory import MemoryLayout
 
-__all__ = ["COMPUTE", "A", "Array", "Fingerprint", "Library", "P", "host_memory", "slot_dtype"]
+__all__ = ["COMPUTE", "A", "Array", "Fingerprint", "Library", "P", "host_address", "host_memory", "slot_dtype"]
 
 Array = Any
 """An array of any library. The standard has no common base class to name here."""
@@ -363,6 +363,14 @@ class Library:
         """`x`, of whose values a compiler may assume nothing, even if it knows them."""
         return x
 
+    def exponent(self, x: Array) -> Array | None:
+        """The exponent of a positive number, as `frexp` has it, as an int32; None where that is no single operation."""
+        return None
+
+    def two_to(self, n: Array, dtype: Any) -> Array | None:
+        """2**n for an int32, if that is a normal number of this dtype; None where that is no single operation."""
+        return None
+
     def over_shards(
         self, reduction: Callable[..., Array], leaves: Sequence[Sequence[Any]], shardings: Sequence[Any] | None
     ) -> Array:
@@ -430,6 +438,12 @@ def _name_of(xp: Any) -> str:
     return str(xp.__name__).removeprefix("array_api_compat.").partition(".")[0]
 
 
+def host_address(x: np.ndarray[Any, Any]) -> int:
+    """Where the first element of a NumPy array lies in memory."""
+    address: int = x.__array_interface__["data"][0]
+    return address
+
+
 def host_memory(x: np.ndarray[Any, Any]) -> MemoryLayout:
     """The layout of a NumPy array in memory."""
-    return MemoryLayout("cpu", x.__array_interface__["data"][0], x.shape, x.strides, x.itemsize)
+    return MemoryLayout("cpu", host_address(x), x.shape, x.strides, x.itemsize)

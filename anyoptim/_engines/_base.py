@@ -180,9 +180,10 @@ class Plan(ABC):
         return [self.reduced(k, gathered, rows.before(k)) for k in ks]
 
     def values(self, ks: Sequence[int], gathered: Any, rows: CoefficientTable) -> list[Any]:
-        """The values over all leaves of these parts."""
-        each = zip(ks, self.reduced_all(ks, gathered, rows), strict=True)
-        return [value_of(self.program.reduction(k), found, self.leaves) for k, found in each]
+        """The values over all leaves of these parts. NumPy does not warn."""
+        with quiet():
+            each = zip(ks, self.reduced_all(ks, gathered, rows), strict=True)
+            return [value_of(self.program.reduction(k), found, self.leaves) for k, found in each]
 
     def value(self, k: int, gathered: Any, rows: CoefficientTable) -> Any:
         """The value over all leaves of the reduction that is part `k`: a float, a 0-d array, or a symbol."""

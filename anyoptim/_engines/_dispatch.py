@@ -109,6 +109,9 @@ class Dispatch:
         """What `gather` gives, if the leaves and gradients are without doubt such as they were; else None."""
         if self.waiting and self.waiting.due():
             return None
+        if len(self.assignments) == 1:
+            grads = self.assignments[0].plan.regather(xs)
+            return None if grads is None else [grads]
         gathered = []
         for plan, indices in self.assignments:
             grads = plan.regather(_select(xs, indices))
@@ -169,19 +172,23 @@ class Dispatch:
         return sums
 
     def values(self, ks: Sequence[int], gathered: Sequence[Any], rows: CoefficientTable) -> list[Any]:
-        """The values over all leaves, which have one program, of its parts `ks`: reductions that are taken together."""
+        """The values over all leaves, which have one program, of its parts `ks`: reductions that are taken together.
+
+        NumPy does not warn.
+        """
         if self.waiting:
             self.count(rows, REDUCTION * len(ks))
         if len(self.assignments) == 1 and not self.distributed:
             return self.assignments[0].plan.values(ks, gathered[0], rows)
-        reductions = [self.programs[0].reduction(k) for k in ks]
-        each: list[dict[int, Any]] = [{} for _ in ks]
-        for (plan, indices), grads in zip(self.assignments, gathered, strict=True):
-            for sums, found in zip(each, plan.reduced_all(ks, grads, rows.select(indices)), strict=True):
-                sums.update(zip(indices, found, strict=True))
-        for reduction, sums in zip(reductions, each, strict=True):
-            self._over_processes(reduction.kind, sums)
-        return list(map(self.value_of, reductions, each))
+        with quiet():
+            reductions = [self.programs[0].reduction(k) for k in ks]
+            each: list[dict[int, Any]] = [{} for _ in ks]
+            for (plan, indices), grads in zip(self.assignments, gathered, strict=True):
+                for sums, found in zip(each, plan.reduced_all(ks, grads, rows.select(indices)), strict=True):
+                    sums.update(zip(indices, found, strict=True))
+            for reduction, sums in zip(reductions, each, strict=True):
+                self._over_processes(reduction.kind, sums)
+            return list(map(self.value_of, reductions, each))
 
     def _over_processes(self, kind: Kind, sums: dict[int, Any]) -> None:
         """Put the rows of all processes in the place of those of this one, for leaves of which each has parts."""

@@ -20,6 +20,9 @@ choice."""
 CALLS = 4096
 """The number of elements that take as long as the blocked engine's calls for one leaf, however small."""
 
+ARRAYS = 4
+"""The number of arrays of a step that is counted as one: the blocked engine's time goes with their number."""
+
 REDUCTION = 8
 """The number of steps of a short rule that take the blocked engine as long as one reduction by itself."""
 
@@ -68,8 +71,9 @@ class Waiting(Counter[Work]):
     """The leaves of a step that wait to be compiled, as what each step adds to the work of their programs."""
 
     def add(self, program: Program, leaf: Leaf) -> None:
-        """Count a leaf among those that wait."""
-        self[_work(program, leaf.library.dtype(leaf.p))] += CALLS + math.prod(leaf.p.shape)
+        """Count a leaf among those that wait: as several, where the step takes more arrays than Adam's does."""
+        many = max(1, (2 + program.slots) // ARRAYS) if program.writes else 1
+        self[_work(program, leaf.library.dtype(leaf.p))] += many * (CALLS + math.prod(leaf.p.shape))
 
     def due(self) -> bool:
         """Whether compiling pays by now for any of them, and is to begin or done."""

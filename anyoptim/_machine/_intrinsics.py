@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from llvmlite import ir
+from llvmlite.binding import get_host_cpu_features
 from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
@@ -25,7 +26,7 @@ from anyoptim._machine._array_headers import (
     WRITEABLE,
 )
 
-__all__ = ["alike", "located", "no_overlap", "pointer", "prefetch", "room", "word"]
+__all__ = ["alike", "located", "no_overlap", "pointer", "prefetch", "room", "widest", "word"]
 
 Addresses = Any
 
@@ -77,6 +78,21 @@ def prefetch(address: Any, offset: Any, size: Any) -> None:
 
 
 _PAGE, _LINE, _LINES = 4096, 64, 12
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def widest(typing: Any) -> Any:
+    """Have LLVM take vectors as long as there are in the function that calls this: of 512 bits it takes none unasked.
+
+    Intel's processors before Ice Lake lower their clock for these, which may cost more than they gain.
+    """
+
+    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        if get_host_cpu_features().get("avx512vbmi2"):
+            set.add(builder.function.attributes, '"prefer-vector-width"="512"')  # a name that llvmlite does not know
+        return context.get_dummy_value()
+
+    return types.void(), code
 
 
 @intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]

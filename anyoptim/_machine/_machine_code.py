@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from anyoptim._arrays import host_memory
+from anyoptim._arrays import host_address
 from anyoptim._machine import _disk_cache
 from anyoptim._machine._generated import Text
 
@@ -71,12 +71,12 @@ class Bound:
 
 def block_of(first: int, last: int, *arrays: NDArray) -> NDArray:
     """The two integers of a function, and for each of its arrays where it is, and how long each of its axes is."""
-    return np.array([first, last, *(n for a in arrays for n in (host_memory(a).address, *a.shape))], np.uint64)
+    return np.array([first, last, *(n for a in arrays for n in (host_address(a), *a.shape))], np.uint64)
 
 
 def address_of(block: NDArray) -> ctypes.c_void_p:
     """The address of a block, as a call takes it."""
-    return ctypes.c_void_p(host_memory(block).address)
+    return ctypes.c_void_p(host_address(block))
 
 
 _loaded: dict[Text, Native] = {}

@@ -188,36 +188,55 @@ def _rows(
     power = power_of(kind)
     largest = greatest(lambda a: xp.max(xp.abs(a)), 0.0)
     # Array by array, so that XLA compiles what arrays of one shape do only once.
-    counts = [xp.sum(xp.astype(a >= constant(_bounds(power)), xp.int32), dtype=xp.int32) for a in largest]
-    counts = [
-        xp.where(a == a, n + xp.astype(a > 0, xp.int32), n * 0 + NAN) for n, a in zip(counts, largest, strict=True)
-    ]
-    found = over_shards("max", xp.stack(counts))
+    found = over_shards("max", xp.stack([_code(library, power, a, constant) for a in largest]))
     table = []
     for i, leaf in enumerate(leaves):
-        scale, finite = _at(xp, constant(_scales(power)), found[i]), found[i] < INFINITE
+        scale, finite = _scale(library, power, found[i], constant), found[i] < INFINITE
         # A compiler that can't know that it is 0 makes no one operation of a product and a sum, and adds no constants.
         zero = library.opaque(xp.where(finite, largest[i], xp.zeros_like(largest[i]))) * 0.0
         if not exact:  # infinities stay what they are, and so does their sum
             scale = xp.where(finite, scale, xp.full_like(scale, 2.0**-30))
         sums = [xp.zeros_like(scale, dtype=whole) for _ in range(COLUMNS if exact else 1)]
         for part in leaf:
-            a = xp.astype(product(library, part), dtype, copy=False)
+            # Read again: a compiler would store the products that it has taken the largest of.
+            a = xp.astype(product(library, [*map(library.opaque, part)]), dtype, copy=False)
             v = a * scale * scale
             v = v * v + zero if kind == "squares" else v
             if exact:
                 instead = xp.zeros_like(v) if kind == "squares" else infinities(xp, a)
                 added = _digits(library, xp.where(finite, v, instead), zero, a != a)
             else:
-                added = [xp.sum(v) * 2.0**-HALF]
+                added = [xp.sum(v)]
             sums = [s + new for s, new in zip(sums, added, strict=True)]
         table.append(xp.stack(sums))
     totals = over_shards("sum", xp.stack(table))
     if exact:
         found, totals = xp.where(totals[:, -1] > 0, xp.full_like(found, NAN), found), totals[:, :-1]
     else:
-        totals = xp.concat([totals, *[xp.zeros_like(totals)] * (COLUMNS - 2)], axis=1)
+        totals = xp.concat([totals * 2.0**-HALF, *[xp.zeros_like(totals)] * (COLUMNS - 2)], axis=1)
     return xp.concat([xp.astype(found, whole)[:, None], totals], axis=1)
+
+
+def _code(library: Library, power: int, largest: Any, constant: Callable[[Any], Any]) -> Any:
+    """What `codes` gives, of one number of a library."""
+    xp, exponent = library.xp, library.exponent(largest)
+    if exponent is None:
+        above = xp.astype(largest >= constant(_bounds(power)), xp.int32)
+        code = xp.sum(above, dtype=xp.int32) + xp.astype(largest > 0, xp.int32)
+    else:
+        # From what is positive, for which the quotient is one operation.
+        code = xp.astype(xp.astype(exponent + power - 1 - FIRST * HALF * power, xp.uint32) // (HALF * power), xp.int32)
+        code = xp.where(largest > 0, xp.where(largest < math.inf, code, code * 0 + INFINITE), code * 0)
+    return xp.where(largest == largest, code, code * 0 + NAN)
+
+
+def _scale(library: Library, power: int, code: Any, constant: Callable[[Any], Any]) -> Any:
+    """What terms of a code are multiplied by twice, or their roots, if `power` is 1; 0 where not all are finite."""
+    table, xp = constant(_scales(power)), library.xp
+    found = library.two_to((code + FIRST) * (-HALF // 2 * power), table.dtype)
+    if found is None:
+        return _at(xp, table, code)
+    return xp.where((code > 0) & (code < INFINITE), found, xp.zeros_like(found))
 
 
 def product(library: Library, factors: Sequence[Any]) -> Any:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from anyoptim._trace._exact_sum import COLUMNS, FIRST, HALF, INFINITE, MASK, NAN, ROUNDERS, Kind, bits_of, power_of
 
-__all__ = ["KERNELS", "LOOPS", "REDUCTION", "loop_pieces", "pieces"]
+__all__ = ["KERNELS", "LOOPS", "REDUCTION", "TOTALS", "loop_pieces", "pieces"]
 
 
 def pieces(dtype: str, kind: Kind) -> dict[str, str | list[str]]:
@@ -55,6 +55,7 @@ from anyoptim._machine._bits import bits, exponent, power_of_two
 
 
 def {name}(_leaves, _chunks, _which, _coefficients, _rows, _first, _last):
+    widest()
     _code = 0
     for _c in range(_first, _last):
         _leaf, _start, _length, _at = _chunks[_c]
@@ -140,6 +141,52 @@ def loop_pieces(dtype: str, kind: Kind, values: Sequence[str]) -> dict[str, str 
 
 LOOPS: dict[Kind, str] = {"squares": _LOOP, "terms": _LOOP, "largest": _LARGEST_LOOP}
 """The function that writes a row of the reduction for each chunk; of a maximum its bits."""
+
+TOTALS = f"""\
+from math import inf, nan
+from numpy import float64, uint64
+from anyoptim._machine._bits import number, power_of_two
+
+
+def totals(_rows, _wanted, _sums, _values):
+    for _k in range(len(_rows)):
+        if _wanted[_k] == 2:
+            _top = -inf
+            for _c in range(_rows.shape[1]):
+                _value = number(uint64(_rows[_k, _c, 0]))
+                _top = _value if _value > _top or _value != _value else _top
+            _values[_k] = _top
+            continue
+        _values[_k] = nan
+        _code = 0
+        for _c in range(_rows.shape[1]):
+            _code = max(_code, _rows[_k, _c, 0])
+        if not _wanted[_k] or _code >= {INFINITE}:
+            continue
+        for _j in range({COLUMNS - 1}):
+            _sums[_j] = 0
+        for _c in range(_rows.shape[1]):
+            _past = 2 * (_code - _rows[_k, _c, 0])
+            for _j in range(_past, {COLUMNS - 1}):
+                _sums[_j] += _rows[_k, _c, 1 + _j - _past]
+        _negative = False
+        for _turn in range(2):
+            for _j in range({COLUMNS - 2}, 0, -1):
+                _sums[_j - 1] += _sums[_j] >> {HALF}
+                _sums[_j] &= {MASK}
+            if _turn == 0 and _sums[0] < 0:
+                _negative = True
+                for _j in range({COLUMNS - 1}):
+                    _sums[_j] = -_sums[_j]
+        _value = 0.0
+        for _j in range({COLUMNS - 2}, -1, -1):
+            _value = _value * {2.0**-HALF!r} + float64(_sums[_j])
+        _value *= {2.0**HALF!r}
+        _unit = power_of_two({HALF // 2} * (_code + {FIRST}))
+        _values[_k] = (-_value if _negative else _value) * _unit * _unit * _unit * _unit
+"""
+"""The function that makes of all rows of each reduction what `total` does, where 1 is wanted, or `largest`, where 2 is;
+NaN where 0 is, and of terms that are not finite."""
 
 _KERNEL = """\
     const int _lane = threadIdx.x % 32;

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from anyoptim._trace._exact_sum import Kind, largest, norm, total
 
-__all__ = ["Count", "Dot", "Max", "Norm", "Reduction", "Size", "Sum"]
+__all__ = ["Count", "Dot", "Max", "Norm", "Reduction", "Size", "Sum", "Total"]
 
 Function = Callable[..., Any]
 """`f(xp, p, x, *slots)`, for one element; a stage that is shown the gradient g is given it after x."""
@@ -91,7 +91,7 @@ class Norm(Reduction):
         return norm(xp, rows)
 
 
-class _Total(Reduction):
+class Total(Reduction):
     """A sum of squares or of terms."""
 
     def value(self, xp: Any, rows: Sequence[Any]) -> Any:
@@ -99,7 +99,7 @@ class _Total(Reduction):
         return total(xp, rows, self.kind)
 
 
-class Sum(_Total):
+class Sum(Total):
     """The sum of f, which is computed in the compute dtype of its parameter; 0.0 of no elements.
 
     >>> class Told(ao.Stage):
@@ -114,7 +114,7 @@ class Sum(_Total):
         super().__init__((of,), over, "terms")
 
 
-class Dot(_Total):
+class Dot(Total):
     """The inner product, the sum of f*g: products are of float64, where those of float32 are exact; 0.0 of no elements.
 
     `Dot(f, f)` is the square of `Norm(f)`: nothing over- or underflows on the way to it.
@@ -131,7 +131,7 @@ class Dot(_Total):
         super().__init__(*(((of,), over, "squares") if of is by else ((of, by), over, "terms")))
 
 
-class Count(_Total):
+class Count(Total):
     """How many elements meet a condition: f gives a comparison.
 
     >>> class Told(ao.Stage):
@@ -156,7 +156,7 @@ class _Ones:
         return xp.where(self.condition(xp, *values), 1.0, 0.0)
 
 
-class Size(_Total):
+class Size(Total):
     """The number of elements, for which nothing is read; a complex one counts as two.
 
     >>> class Told(ao.Stage):

@@ -96,7 +96,8 @@ class Memory:
     def measure(self, run: Run, *, newest: bool) -> float:
         """Note the products of a new gradient, and of the newest pair, if it is new, whose |s| it returns."""
         g, space, m, n = run.vectors["g"], run.space, len(self.sg), len(self.order)
-        newest_pair = tuple(run.vectors[f"{of}{self.order[-1] if n else 0}"] for of in "sy")
+        # Where there is none, the one that makes this the program of the other iterations.
+        newest_pair = tuple(run.vectors[f"{of}{self.order[-1] if n else m - 1}"] for of in "sy")
         within = [(newest_pair[a], newest_pair[b]) for a, b in ((0, 1), (1, 1), (0, 0))]
         if m > _AT_ONCE:  # where each other order of the pairs would be a plan of hundreds of arrays
             places = self.asked
@@ -143,18 +144,19 @@ class Memory:
         """The a of the first loop, which takes a*y from g for each pair."""
         a = np.zeros(len(self.sg))
         for i in reversed(order):
-            a[i] = (self.sg[i] - self.sy[i] @ a) / self.sy[i, i]
+            a[i] = (self.sg[i] - self.sy[i].dot(a)) / self.sy[i, i]
         return a
 
     def steps(self, order: Sequence[int], a: Any, yz: Any) -> Any:
         """How much of each s the second loop adds to z, which begins it, from the products of all y with z."""
         of_s = np.zeros(len(self.sg))
         for i in order:
-            of_s[i] = a[i] - (yz[i] + of_s @ self.sy[:, i]) / self.sy[i, i]
+            of_s[i] = a[i] - (yz[i] + of_s.dot(self.sy[:, i])) / self.sy[i, i]
         return of_s
 
 
-def pairs(m: int) -> list[str]:
+@functools.cache
+def pairs(m: int) -> Sequence[str]:
     """The names of the vectors of all pairs, in the order in which they are added to a direction."""
     return [f"{of}{k}" for of in "ys" for k in range(m)]  # y cancels g, as in the two loops, before s is added
 
@@ -169,8 +171,7 @@ def combine(run: Run, memory: Memory, g: Vector, d: Vector, of_g: float, of_pair
         if first and not any(numbers):
             continue
         kernel, own = (_further(len(some)), {}) if first else (_direction(len(some)), {"g": of_g})
-        named = {f"v{k}": number for k, number in enumerate(numbers)}
-        run.space.run(kernel, g, [d, *some], **own, **named)
+        run.space.run(kernel, g, [d, *some], **own, **dict(zip(_names(len(some)), numbers, strict=True)))
 
 
 _AT_ONCE = 16
@@ -195,10 +196,15 @@ def _continued(xp: Any, g: Array, d: Array, *vectors_and_c: Any) -> tuple[Array,
 
 
 @functools.cache
+def _names(n: int) -> Sequence[str]:
+    return [f"v{k}" for k in range(n)]
+
+
+@functools.cache
 def _direction(n: int) -> Kernel:
-    return Kernel(_combined, ("d", *(f"v{k}" for k in range(n))))
+    return Kernel(_combined, ("d", *_names(n)))
 
 
 @functools.cache
 def _further(n: int) -> Kernel:
-    return Kernel(_continued, ("d", *(f"v{k}" for k in range(n))))
+    return Kernel(_continued, ("d", *_names(n)))

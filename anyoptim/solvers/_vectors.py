@@ -6,7 +6,8 @@ import functools
 import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from itertools import chain
+from typing import Any, TypeVar
 
 from anyoptim._arrays import COMPUTE, Array
 from anyoptim._arrays._checks import Parameter
@@ -18,6 +19,8 @@ from anyoptim._trace._program import Flow, Part, Program, Rule, Values, on_nothi
 from anyoptim._trace._reductions import Count, Dot, Max, Reduction
 
 __all__ = ["COPY", "Kernel", "Question", "Space", "Vector"]
+
+R = TypeVar("R")
 
 Vector = list[Array]
 """An array for each parameter that moves, of its shape and in its compute dtype; one vector of all their elements."""
@@ -127,9 +130,10 @@ class Space:
         """The parameters themselves, in dtypes of their own: where they can't be written to, the newest arrays."""
         self.unsettled: bool = False
         """Whether a point was taken of which not all is known yet: so it stays where an exception comes in between."""
-        self._dispatches: dict[Any, Dispatch] = {}
+        self._ready: dict[Any, _Ready] = {}
+        self._one_row: Sequence[int] = [0] * len(ps)
 
-    @property
+    @functools.cached_property
     def size(self) -> int:
         """How many elements there are."""
         return sum(functools.reduce(operator.mul, p.array.shape, 1) for p in self.ps)
@@ -154,18 +158,24 @@ class Space:
 
     def run(self, kernel: Kernel, x: Sequence[Array], vectors: Sequence[Vector], **numbers: float) -> None:
         """Change the vectors as the rule says. The first may be parameters, in dtypes of their own."""
-        program = kernel.program
-        dispatch, gathered = self._dispatch((program, *map(id, vectors)), program, self._leaves(vectors), x)
-        with quiet():
-            commit = dispatch.prepare(
-                gathered, CoefficientTable([({k: float(c) for k, c in numbers.items()},)], [0] * len(self.ps))
-            )
-        self.unsettled = self.unsettled or kernel.takes
-        results = completed(commit)
-        if not dispatch.in_place:
+        rows = CoefficientTable([(dict(zip(numbers, map(float, numbers.values()), strict=True)),)], self._one_row)
+        key = kernel, *map(id, vectors)
+        ready = self._known(key)
+        commit = None if ready is None else ready.dispatch.replay(x, rows)
+        results = None if commit is None else self._done(kernel, commit)
+        if ready is None or results is None:
+            ready = self._suited(ready, key, kernel.program, [vectors], x)
+            with quiet():
+                commit = ready.dispatch.prepare(ready.dispatch.gather(x), rows)
+            results = self._done(kernel, commit)
+        if not ready.dispatch.in_place:
             for i, (first, slots) in enumerate(results):
                 for vector, new in zip(vectors, (first, *slots), strict=True):
                     vector[i] = new
+
+    def _done(self, kernel: Kernel, commit: Callable[[], R]) -> R:
+        self.unsettled = self.unsettled or kernel.takes
+        return completed(commit)
 
     def products(self, *pairs: tuple[Sequence[Array], Sequence[Array]]) -> list[float]:
         """The inner product Re<a, b> of each pair, all in one pass.
@@ -183,14 +193,18 @@ class Space:
         if not self.ps:
             return [0.0] * (len(pairs) + largest)
         x = pairs[0][1]
-        own = {id(a): a for pair in pairs for a in pair if a is not x} or {id(self.params): self.params}
-        place = {id(x): -1} | {key: k for k, key in enumerate(own)}
-        program = _products(len(own), tuple((place[id(a)], place[id(b)]) for a, b in pairs), largest)
-        leaves = self._leaves([*own.values()])
-        dispatch, gathered = self._dispatch((program, *own), program, leaves, x)
-        rows = CoefficientTable([({},) * len(program.parts)], [0] * len(leaves))
-        with quiet():
-            return [float(value) for value in dispatch.values(program.reductions, gathered, rows)]
+        # That x may be another each time; whichever of the others are asked of what is part of the key.
+        ids = [*map(id, chain.from_iterable(pairs))]
+        key = largest, *map({id(x): 0}.get, ids, ids)
+        ready = self._known(key)
+        gathered = None if ready is None else ready.dispatch.regather(x)
+        if ready is None or gathered is None:
+            own = {id(a): a for pair in pairs for a in pair if a is not x} or {id(self.params): self.params}
+            place = {id(x): -1} | {of: k for k, of in enumerate(own)}
+            program = _products(len(own), tuple((place[id(a)], place[id(b)]) for a, b in pairs), largest)
+            ready = self._suited(ready, key, program, [list(own.values())], x)
+            gathered = ready.dispatch.gather(x)
+        return [*map(float, ready.dispatch.values(ready.reductions, gathered, ready.rows))]
 
     def squared(self, arrays: Sequence[Array]) -> float:
         """The sum of |a|**2 of arrays like the parameters, in dtypes of their own."""
@@ -217,15 +231,18 @@ class Space:
         n, reduction = len(self.ps), question.reduction
         if n == 0:
             return [0.0] * len(asked)
-        leaves = [leaf for _, *vectors in asked for leaf in self._leaves(vectors)]
-        key = question, *(id(a) for _, *vectors in asked for a in vectors)
-        dispatch, gathered = self._dispatch(key, question.program, leaves, [x for xs, *_ in asked for x in xs])
+        key, xs = (question, *(id(a) for _, *vectors in asked for a in vectors)), [x for of, *_ in asked for x in of]
+        ready = self._known(key)
+        gathered = None if ready is None else ready.dispatch.regather(xs)
+        if ready is None or gathered is None:
+            ready = self._suited(ready, key, question.program, [vectors for _, *vectors in asked], xs)
+            gathered = ready.dispatch.gather(xs)
+        dispatch, rows = ready.dispatch, ready.rows
         with quiet():
-            rows = CoefficientTable([({}, {})], [0] * len(leaves))
             if dispatch.waiting:
                 dispatch.count(rows)
             found = dispatch.reduced(reduction.kind, {id(question.program): 0}, gathered, rows)
-            each = [{j: found[j] for j in range(k, k + n)} for k in range(0, len(leaves), n)]
+            each = [{j: found[j] for j in range(k, k + n)} for k in range(0, len(rows.row_of_leaf), n)]
             return [float(dispatch.value_of(reduction, of_leaves)) for of_leaves in each]
 
     def _leaves(self, vectors: Sequence[Sequence[Array]]) -> list[Leaf]:
@@ -236,32 +253,52 @@ class Space:
             leaves.append(Leaf(p.library, first, tuple(slots), own if p.library.writable(own) else None))
         return leaves
 
-    def _dispatch(
-        self, key: Any, program: Program, leaves: Sequence[Leaf], xs: Sequence[Array]
-    ) -> tuple[Dispatch, list[Any]]:
-        """The engines for these leaves, those of the last time if they suit, and the gradients as they take them."""
-        dispatch = self._dispatches.get(key)
-        if dispatch is not None and not _same_arrays(dispatch.leaves, leaves):
-            if dispatch.in_place:
-                dispatch = None
-            else:
-                dispatch.rebind(leaves)
-        again = None if dispatch is None else dispatch.regather(xs)
-        if dispatch is not None and again is not None:
-            return dispatch, again
-        if dispatch is None or dispatch.waiting.due() or not dispatch.suits(xs):
+    def _known(self, key: Any) -> _Ready | None:
+        """What is laid ready for this, made to be of the arrays that are in its vectors now; None if it can't be."""
+        ready = self._ready.get(key)
+        if ready is None or ready.same():
+            return ready
+        if ready.dispatch.in_place:
+            return None
+        ready.dispatch.rebind([leaf for of in ready.vectors for leaf in self._leaves(of)])
+        return ready
+
+    def _suited(
+        self,
+        ready: _Ready | None,
+        key: Any,
+        program: Program,
+        vectors: Sequence[Sequence[Sequence[Array]]],
+        xs: Sequence[Array],
+    ) -> _Ready:
+        """What is laid ready, if it suits these gradients, or else is laid now."""
+        if ready is None or ready.dispatch.waiting.due() or not ready.dispatch.suits(xs):
+            leaves = [leaf for of in vectors for leaf in self._leaves(of)]
             dispatch = Dispatch(self.engine, [program] * len(leaves), leaves, xs, plans(self.engine))
+            ready = _Ready(dispatch, program, vectors)
             if dispatch.rebindable:  # any other would keep arrays alive that are replaced
-                if len(self._dispatches) >= _KEPT:
-                    self._dispatches.clear()
-                self._dispatches[key] = dispatch
-        return dispatch, dispatch.gather(xs)
+                if len(self._ready) >= _KEPT:
+                    self._ready.clear()
+                self._ready[key] = ready
+        return ready
 
 
-def _same_arrays(some: Sequence[Leaf], others: Sequence[Leaf]) -> bool:
-    """Whether these are leaves of the very same arrays."""
-    pairs = (zip((a.p, *a.slots), (b.p, *b.slots), strict=True) for a, b in zip(some, others, strict=True))
-    return all(a is b for pair in pairs for a, b in pair)
+class _Ready:
+    """What is laid ready for one program and some vectors: it holds these, by whose ids it is found."""
+
+    def __init__(self, dispatch: Dispatch, program: Program, vectors: Sequence[Sequence[Sequence[Array]]]) -> None:
+        self.dispatch, self.vectors = dispatch, vectors
+        self.reductions = program.reductions
+        self.rows = CoefficientTable([({},) * len(program.parts)], [0] * len(dispatch.leaves))
+        self._all = [*chain.from_iterable(vectors)]
+        self._arrays = [*chain.from_iterable(self._all)] if dispatch.in_place else None
+        """The arrays in the vectors; None where others come and go."""
+
+    def same(self) -> bool:
+        """Whether the very same arrays are in the vectors as when it was laid."""
+        if self._arrays is None:
+            return False
+        return all(map(operator.is_, chain.from_iterable(self._all), self._arrays))
 
 
 def _widened(p: Parameter, a: Array, *, copy: bool) -> Array:

@@ -19,24 +19,24 @@ ARRAYS = 3
 
 
 @functools.cache
-def _cases() -> list[dict[str, Any]]:
+def _cases(*cuts: str) -> list[dict[str, Any]]:
     """What another process found out, for it takes as many devices."""
     environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
-    command = [sys.executable, "-m", "tests.support.jax_collectives"]
+    command = [sys.executable, "-m", "tests.support.jax_collectives", *cuts]
     done = subprocess.run(
         command, capture_output=True, text=True, env=environment, cwd=Path(__file__).parents[2], check=False
     )
     assert done.returncode == 0, done.stderr[-6000:]
     cases: list[dict[str, Any]] = json.loads(done.stdout)
-    assert len(cases) == 2 * 2 * (4 + 1)
+    assert len(cases) == 2 * 2 * (len(cuts) + ("both" in cuts))
     return cases
 
 
-@pytest.fixture
-def cases(need: Callable[[str], Library]) -> list[dict[str, Any]]:
+@pytest.fixture(params=[["both"], pytest.param(["rows", "columns", "whole"], marks=pytest.mark.product)], ids="-".join)
+def cases(request: pytest.FixtureRequest, need: Callable[[str], Library]) -> list[dict[str, Any]]:
     need("jax")
     pytest.importorskip("optax", reason="optax is not installed")
-    return _cases()
+    return _cases(*request.param)
 
 
 def test_collectives(cases: list[dict[str, Any]]) -> None:

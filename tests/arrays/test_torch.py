@@ -588,9 +588,9 @@ def test_draws_lie_where_the_input_does(torch: Any, draw: str) -> None:
 
 @pytest.mark.filterwarnings("ignore::UserWarning:torch")  # Dynamo's, of built-ins that it does not follow
 @pytest.mark.product  # Dynamo and its compiler take half a minute
-@pytest.mark.covering(1)  # what is compiled of a draw is the same for a tensor that requires a gradient
-@pytest.mark.parametrize("follow", [False, True])
-@pytest.mark.parametrize("draw", [pytest.param(d, marks=[pytest.mark.product] * (d not in FIRST)) for d in DRAWS])
+@pytest.mark.parametrize(
+    ("draw", "follow"), [*((draw, False) for draw in DRAWS), *((draw, True) for draw in sorted(FIRST))]
+)
 def test_draws_under_torch_compile(torch: Any, draw: str, follow: bool) -> None:
     """Words are drawn outside of the graph, with the bits that they have everywhere."""
     x = torch.ones(6, requires_grad=follow)

@@ -151,7 +151,7 @@ def _equal(a: Any, b: Any) -> bool:
     return type(a) is type(b) and a == b
 
 
-@settings(max_examples=60)
+@settings(max_examples=25)
 @given(extra=PLAIN)
 def test_anything_plain_comes_back(extra: Any, tmp_path: Path) -> None:
     """Any nest of plain values comes back, whatever its keys are called."""

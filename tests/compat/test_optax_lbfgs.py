@@ -102,6 +102,9 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     *((name, {"linesearch": {**LONG, "initial_guess_strategy": "one"}}) for name in ("rosenbrock", "far")),
 ]
 
+FEW = [*CASES[::7], *CASES[8:20:3]]
+"""With some problems and each kind of options; all run among the products."""
+
 
 def made(module: Any, options: dict[str, Any]) -> Any:
     """A solver of optax or of ours."""
@@ -164,7 +167,9 @@ def test_signatures_are_optaxs(optax: Any) -> None:
     assert inspect.signature(ao.compat.optax.lbfgs).parameters["linesearch"].default == search
 
 
-@pytest.mark.parametrize(("problem", "options"), CASES)
+@pytest.mark.parametrize(
+    ("problem", "options"), [pytest.param(*of, marks=() if of in FEW else pytest.mark.product) for of in CASES]
+)
 def test_lbfgs_equals_optax(problem: str, options: dict[str, Any], optax: Any) -> None:
     """Points, and evaluations while the roundings are small, of twelve steps."""
     fun, start = PROBLEMS[problem]

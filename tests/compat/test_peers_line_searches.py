@@ -107,7 +107,9 @@ OPTIONS: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize(
+    "options", [*OPTIONS[:2], *(pytest.param(of, marks=pytest.mark.product) for of in OPTIONS[2:])]
+)
 def test_optaxs(options: dict[str, Any], need: Callable[[str], Library]) -> None:
     """As many trials, and the same step length in the end, but for what rounding does to it, from trial to trial."""
     pytest.importorskip("optax", reason="optax is not installed")

@@ -126,7 +126,16 @@ def test_a_window_is_a_step_with_the_mean(place: tuple[Library, ao.EngineName | 
 
 @pytest.mark.usefixtures("quickly")
 # With x64 only the width of counts and numbers is another: a chain that has both shows it.
-@pytest.mark.parametrize(("library", "name"), [*(("jax", name) for name in CHAINS), ("jax-x64", "gates")])
+@pytest.mark.parametrize(
+    ("library", "name"),
+    [
+        *(
+            pytest.param("jax", name, marks=() if name in {"gates", "groups"} else pytest.mark.product)
+            for name in CHAINS
+        ),
+        pytest.param("jax-x64", "gates", marks=pytest.mark.product),
+    ],
+)
 def test_under_jit(name: str, library: str, need: Callable[[str], Library]) -> None:
     """Compiled once for each choice of gradients, whatever was gathered; counts and numbers are those of NumPy's."""
     lib, numpy = need(library), need("numpy")

@@ -133,7 +133,7 @@ def _with(of: Any, way: tuple[Any, ...], value: Any) -> Any:
     return type(of)(*parts) if hasattr(of, "_fields") else type(of)(parts)
 
 
-@pytest.mark.parametrize("make", [ao.Adam, _chain])
+@pytest.mark.parametrize("make", [ao.Adam, pytest.param(_chain, marks=pytest.mark.product)])
 def test_states(make: Callable[[], ao.Optimizer]) -> None:
     """A value of each kind at each place of a state, and of what `state_dict` gave."""
     optimizer = make()

@@ -67,9 +67,17 @@ def _scanned(name: str, optimizer: ao.Optimizer) -> tuple[Any, list[int]]:
 
 WIDE = ["Adam", *(name for name, make in MADE.items() if any(stage.scalars for stage in make().stages))]
 """With x64 only the width of counts and numbers is another: those that have such, and one that has counts alone."""
+LONG = {*CHAINS} - {*DISCOVERED, "clip, Adam, EMA"}
+"""Chains, of whose kinds there are others: they run among the products."""
 
 
-@pytest.mark.parametrize(("name", "x64"), [*((name, False) for name in MADE), *((name, True) for name in WIDE)])
+@pytest.mark.parametrize(
+    ("name", "x64"),
+    [
+        *(pytest.param(name, False, marks=pytest.mark.product if name in LONG else ()) for name in MADE),
+        *(pytest.param(name, True, marks=() if name == "Adam" else pytest.mark.product) for name in WIDE),
+    ],
+)
 def test_a_scan_over_a_thousand_steps_compiles_once(name: str, x64: bool, need: Callable[[str], Library]) -> None:
     """What `init` gives has the types of what `step` gives, to the last number: a second scan goes on from it as it is.
 
@@ -133,19 +141,22 @@ def test_numbers_keep_the_dtype_that_they_have(dtype: str, need: Callable[[str],
 
 VMAPPED = [
     "Adam",
+    "Adafactor",
+    "clip, Adam, EMA",
+    "gates, clip, EMA",
     "SGD",
     "NAdam",
     "ASGD",
-    "Adafactor",
     "Prodigy",
-    "clip, Adam, EMA",
-    "gates, clip, EMA",
     "accumulate, gates",
 ]
+"""The first four each time."""
 
 
 @pytest.mark.usefixtures("quickly")
-@pytest.mark.parametrize("name", VMAPPED)
+@pytest.mark.parametrize(
+    "name", [*VMAPPED[:4], *(pytest.param(name, marks=pytest.mark.product) for name in VMAPPED[4:])]
+)
 def test_an_ensemble_under_vmap(name: str, need: Callable[[str], Library]) -> None:
     """Each member as if it were alone: a norm is its own, and one that skips a step is alone in it."""
     lib = need("jax")

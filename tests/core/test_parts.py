@@ -105,9 +105,9 @@ def test_rows_are_parameters(name: str, engine: ao.EngineName, need: Callable[[s
     twins.check()
 
 
-@pytest.mark.covering(1)
+@pytest.mark.covering(1)  # most on the first engine, which runs what is traced as the compiled one does
 @pytest.mark.parametrize("name", CHAINS)
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", ["blocked", "compiled", "portable"])
 def test_rows_in_chains(name: str, engine: ao.EngineName, need: Callable[[str], Library]) -> None:
     """So do the chains; those that look at a parameter as a whole say so before anything is written."""
     twins = Twins(lambda: CHAINS[name](engine), need("numpy"))
@@ -572,7 +572,7 @@ def test_interrupted_anywhere(engine: ao.EngineName, name: str) -> None:
     params, grads, optimizer = made()
     number = places(lambda: optimizer.update(params, grads, at={"W": at}))
     outcomes = set()
-    for place in range(0, number, 1 + number // 80):
+    for place in range(0, number, 1 + number // 40):
         params, grads, optimizer = made()
         before = deepcopy(params), deepcopy(optimizer.state_dict())
         twin = deepcopy(optimizer)

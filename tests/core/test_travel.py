@@ -51,6 +51,8 @@ EVERY: dict[str, Make] = {
     },
     **CONTROLLED,
 }
+RARE = {*CHAINS} - {*DISCOVERED, "clip, Adam, EMA"}
+"""Chains of what others of these have."""
 
 STOPS: list[tuple[str, ao.EngineName | None]] = [
     ("numpy", "portable"),
@@ -86,7 +88,10 @@ def _run(lib: Library, optimizer: ao.Optimizer, params: Any, grads: list[Any]) -
         optimizer.update(params, {k: lib.asarray(a) for k, a in g.items()})
 
 
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.product if name in RARE else ()) for name in EVERY],
+)
 def test_a_stopover_changes_no_bit(name: str, need: Callable[[str], Library], tmp_path: Path) -> None:
     """From compiled NumPy to each of the others and back: parameters, slots, counts, numbers, hyperparameters."""
     make, numpy = EVERY[name], need("numpy")

@@ -24,9 +24,10 @@ PRECISIONS = {"single": ("float32", "float16", "complex64"), "double": ("float64
 BOTH = {"clip, Adam, EMA", "clip each, Momentum, Cautious, trust"}
 """Measures of all and of each, and roots: the others run in float64, as their equations do, and else as products."""
 BITS = [
-    pytest.param(name, precision, marks=() if precision == "double" or name in BOTH else pytest.mark.product)
+    pytest.param(name, dtype, marks=() if dtype == "float64" or name in BOTH else pytest.mark.product)
     for name in CHAINS
-    for precision in PRECISIONS
+    for dtypes in PRECISIONS.values()
+    for dtype in dtypes
 ]
 SHAPES: dict[str, tuple[int, ...]] = {"W": (7, 9), "b": (1023,), "n.b": (1025,), "s": (), "none": (0,), "empty": (3, 0)}
 
@@ -43,17 +44,12 @@ def _same(make: Make, params: dict[str, Any], grads: list[Any], order: Callable[
     return expected
 
 
-@pytest.mark.parametrize(("name", "precision"), BITS)
-def test_bits_on_hostile_values(name: str, precision: str) -> None:
+@pytest.mark.parametrize(("name", "dtype"), BITS)
+def test_bits_on_hostile_values(name: str, dtype: str) -> None:
     """Gradients that grow from subnormal to huge, then come as they will; and hostile values, which a norm spreads.
 
     Thirty steps are far past the last at which a chain does something new, and slots have had all magnitudes.
     """
-    for dtype in PRECISIONS[precision]:
-        _on_hostile_values(name, dtype)
-
-
-def _on_hostile_values(name: str, dtype: str) -> None:
     rng = np.random.default_rng(30)
 
     def draw(scale: float) -> dict[str, Any]:
@@ -77,6 +73,7 @@ def _on_hostile_values(name: str, dtype: str) -> None:
     assert np.isfinite(result["n.b"]).all() or name == "two slots of one name"
 
 
+@pytest.mark.covering(1)  # they meet in test_bits_on_any_shape_and_layout: to an engine a chain is one more rule
 @pytest.mark.parametrize("dtype", ["float16", "float64", "complex128"])
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("name", KINDS)
@@ -155,9 +152,15 @@ def _computed(tree: Any) -> Any:
     "Dask is slow, and computes with NumPy itself; arrays/test_libraries.py has its dtypes",
     lambda name, library, dtype: library == "dask" and dtype != "float32",
 )
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("library", ["strict", "torch", "dask"])
-@pytest.mark.parametrize("name", CHAINS)
+@pytest.mark.parametrize("library", ["strict", "torch", pytest.param("dask", marks=pytest.mark.product)])
+@pytest.mark.parametrize(
+    ("name", "dtype"),  # which take turns
+    [
+        pytest.param(name, dtype, marks=() if (i + k) % len(DTYPES) == 0 else pytest.mark.product)
+        for i, name in enumerate(CHAINS)
+        for k, dtype in enumerate(DTYPES)
+    ],
+)
 def test_bits_of_libraries(name: str, library: str, dtype: str, need: Callable[[str], Library]) -> None:
     """The portable engine gives NumPy's bits on array-api-strict, torch CPU and Dask; torch has roots of its own."""
     _beside_numpy(need(library), CHAINS[name], dtype, "portable")
@@ -295,7 +298,8 @@ def test_bits_of_stages_of_ones_own(name: str, dtype: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "dtype", ["float32", "complex64", *(pytest.param(of, marks=pytest.mark.product) for of in PRECISIONS["double"])]
+    "dtype",
+    ["complex64", *(pytest.param(of, marks=pytest.mark.product) for of in ("float32", *PRECISIONS["double"]))],
 )
 def test_bits_of_stages_of_ones_own_together(dtype: str) -> None:
     """All of them in one chain, with some of the package's between them."""

@@ -23,7 +23,8 @@ from hypothesis import strategies as st
 
 import anyoptim as ao
 from anyoptim._engines import _warmup
-from tests.support.internals import elsewhere
+from anyoptim._engines._base import Leaf
+from tests.support.internals import Part, Program, elsewhere, library, on_value
 from tests.support.internals import headers as _array_headers
 from tests.support.internals import threads as _threads
 from tests.support.libraries import ENGINES, Library, same_bits
@@ -778,6 +779,17 @@ def test_work_adds_up_over_small_arrays_and_optimizers(no_work: None, monkeypatc
     assert _engine_of(optimizer, p) == ["compiled"]
 
 
+def test_a_step_of_many_arrays_is_more_work(no_work: None) -> None:
+    """The direction of L-BFGS from ten pairs, 22 arrays with d and g, counts as five steps of Adam."""
+    added = []
+    for slots in (("m", "v"), tuple(f"v{k}" for k in range(20))):
+        waiting = _warmup.Waiting()
+        program = Program((Part(on_value, lambda xp, p, x, *rest: (x, *rest[:-1]), slots),))
+        waiting.add(program, Leaf(library(np.ones(1)), np.ones(1), (), None))
+        added.append(waiting.total())
+    assert added == [1 + _warmup.CALLS, 5 * (1 + _warmup.CALLS)]
+
+
 def test_reductions_by_themselves_are_work_too(no_work: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """The inner products of a solver, which take most of its time, are compiled though no step of a rule has them."""
     monkeypatch.setattr(_warmup, "WORTHWHILE", 200 * _warmup.CALLS)
@@ -842,7 +854,7 @@ import hashlib, json, sys, time
 import numpy as np
 import anyoptim as ao
 from anyoptim._engines import _warmup
-from tests.support.internals import elsewhere
+from tests.support.internals import Part, Program, elsewhere, library, on_value
 _warmup.WORTHWHILE = 3 * (1000 + _warmup.CALLS)
 rng = np.random.default_rng(0)
 p, g = (rng.normal(size=1000).astype("f4") for _ in range(2))
@@ -861,6 +873,7 @@ print(json.dumps({"steps": steps, "bits": hashlib.sha256(p.tobytes()).hexdigest(
 """
 
 
+@pytest.mark.product  # seconds; tests/machine/test_elsewhere.py has its parts
 def test_a_training_goes_on_meanwhile(tmp_path: Path) -> None:
     """Compiling is a process of its own: Numba is never imported, the bits are portable's, and none is left."""
     run = _python(_TRAINING, XDG_CACHE_HOME=str(tmp_path))
@@ -920,7 +933,10 @@ optimizer.update(params, grads)
 """
 
 
-@pytest.mark.parametrize("name", ABSENT)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.product if name in {"broken", "switched off"} else ()) for name in ABSENT],
+)
 def test_without_numba(name: str, tmp_path: Path) -> None:
     """Missing, broken, unable or switched off: blocked steps, a reason in `explain`, an ImportError for who asks."""
     (tmp_path / "numba").mkdir()

@@ -60,7 +60,14 @@ def _compiled() -> list[str]:
     return names
 
 
-@pytest.mark.parametrize("name", [*METHODS, *CHAINS])
+FEW = ("clip, Adam, EMA", "LAMB")
+"""Chains with a norm of all and of each; the others run among the products."""
+
+
+@pytest.mark.parametrize(
+    "name",
+    [*METHODS, *(pytest.param(name, marks=() if name in FEW else pytest.mark.product) for name in CHAINS)],
+)
 def test_the_bits_of_operations_one_by_one(name: str, need: Callable[[str], Library]) -> None:
     """XLA makes one rounding of a product and a sum, and products of quotients, where nothing stands between."""
     lib = need("jax")
@@ -80,13 +87,16 @@ def test_the_bits_of_operations_one_by_one(name: str, need: Callable[[str], Libr
 
 
 @pytest.mark.covering(1)  # a dtype is cast before a rule, and a reduction, whichever it is
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("name", ["clip, Adam, EMA", "LAMB"])
+@pytest.mark.parametrize(
+    "dtype",
+    ["float16", "complex128", *(pytest.param(of, marks=pytest.mark.product) for of in DTYPES[:5] if of != "float16")],
+)
+@pytest.mark.parametrize("name", FEW)
 def test_every_dtype(name: str, dtype: str, need: Callable[[str], Library]) -> None:
     """Half precision is cast, and complex is two reals: with x64 the numbers of NumPy, to their bits."""
     lib = need("jax-x64")
     with lib.context():
-        params, grads = _problem(lib, dtype)
+        params, grads = _problem(lib, dtype, names="Ws")
         ours: Any = {k: lib.tonumpy(a).copy() for k, a in params.items()}
         one, two = _make(name, None), _make(name, "portable")
         for g in grads:

@@ -16,9 +16,21 @@ from anyoptim._engines import CoefficientTable
 from anyoptim._engines._base import Leaf
 from anyoptim._engines._chunks import plans
 from anyoptim._engines.compiled import _plan as compiled
+from anyoptim._engines.compiled._reductions import TOTALS_TEXT
 from tests.reference.norms import norm, total
 from tests.support.internals import ENGINES as BY_NAME
-from tests.support.internals import Dispatch, Part, Program, elsewhere, on_nothing, on_value, quiet, static_options
+from tests.support.internals import (
+    Dispatch,
+    Part,
+    Program,
+    elsewhere,
+    machine_code,
+    on_nothing,
+    on_value,
+    quiet,
+    reduction,
+    static_options,
+)
 from tests.support.internals import library as library_of
 from tests.support.libraries import Library
 
@@ -398,3 +410,21 @@ def test_what_only_asks_has_no_step_to_compile(monkeypatch: pytest.MonkeyPatch) 
         BY_NAME["compiled"].begin(Program((asks, own)), [({},) * 2], "float64")
     of_asks, with_step = begun
     assert len(with_step) == len(of_asks) + 1
+
+
+def test_values_of_rows_by_machine_code() -> None:
+    """The compiled engine makes of rows what `total` and `largest` do, bit for bit; the rest is left to these."""
+    rng, told, columns = np.random.default_rng(0), machine_code.native(TOTALS_TEXT), reduction.COLUMNS
+    for n in [*range(12)] * 40:
+        rows, found = np.zeros((4, n, columns), np.int64), np.empty(4)
+        rows[:, :, 0] = rng.integers(0, 105) + rng.integers(0, rng.choice([1, 5]), (4, n))
+        rows[:, :, 1:] = rng.integers(-(2 ** rng.integers(1, 50)), 2 ** rng.integers(1, 50), (4, n, columns - 1))
+        rows[:, :, 1 : rng.integers(1, columns)] //= 2**45  # sums that carry, or cancel
+        maxima = rng.choice([-math.inf, -2.0, 0.0, 3.0, math.inf, math.nan], n)
+        rows[3, :, 0] = maxima.view(np.int64)
+        told.bind(rows, np.array([1, 1, 0, 2], np.int64), np.empty(columns - 1, np.int64), found)()
+        assert found[2] != found[2]
+        assert _same(found[3], reduction.largest(np, [maxima[:, None]]))
+        for value, of in zip(found, rows[:2], strict=False):
+            infinite = bool(n) and of[:, 0].max() >= reduction.INFINITE
+            assert value != value if infinite else _same(value, reduction.total(np, [of], "terms"))

@@ -80,6 +80,7 @@ def test_what_was_compiled_there_is_kept_and_loaded(monkeypatch: pytest.MonkeyPa
     _soon(lambda: not _elsewhere._children)
 
 
+@pytest.mark.product  # seconds of processes
 def test_a_process_that_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
     """What it has not answered is compiled here; and the next one begins."""
     text = _text(3)
@@ -95,6 +96,7 @@ def test_a_process_that_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert _value(other._texts[0]) == 5
 
 
+@pytest.mark.product  # seconds of processes
 def test_what_others_print_is_no_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Site packages and compilers may: each answer says for which text it is."""
     _nothing_is_compiled_here(monkeypatch)
@@ -129,6 +131,7 @@ def test_machine_code_that_can_not_be_loaded_is_compiled_here(monkeypatch: pytes
     assert _value(text) == 15
 
 
+@pytest.mark.product  # seconds of processes
 def test_an_interruption_while_it_begins(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leaves no process, and the next one begins."""
 
@@ -181,6 +184,7 @@ def test_where_no_process_can_be_started(why: str, monkeypatch: pytest.MonkeyPat
     assert _value(text) == 6
 
 
+@pytest.mark.product  # seconds of processes
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")  # of threads, which the child here does without
 @pytest.mark.filterwarnings("ignore:.*fork.*:RuntimeWarning")  # JAX's
 def test_a_fork_does_not_wait_for_its_parents_process() -> None:

@@ -263,9 +263,12 @@ SPOILT: dict[str, Callable[[Path], None]] = {
     "a link": _a_link,
     "another's folder": _anothers,
 }
+RARE = {"a file for the folder", "folders for the files", "a folder that the group can write to", "a link"}
 
 
-@pytest.mark.parametrize("name", SPOILT)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.product if name in RARE else ()) for name in SPOILT]
+)
 def test_a_spoilt_cache_costs_time_and_nothing_else(name: str, private: Path) -> None:
     """Whatever lies there, the result is the same, and nothing that lies there is run."""
     assert [_found(), _found()] == [0, 2]
@@ -273,6 +276,7 @@ def test_a_spoilt_cache_costs_time_and_nothing_else(name: str, private: Path) ->
     assert _found() == 0
 
 
+@pytest.mark.product  # seconds of processes
 def test_a_spoilt_cache_of_a_process_that_trains(warm: Path, tmp_path: Path, expected: str) -> None:
     """The same of the engine's kernels, and of what it tries first."""
     cache = Path(shutil.copytree(warm, tmp_path / "cache"))
@@ -445,6 +449,7 @@ def test_a_package_without_its_texts(tmp_path: Path, expected: str) -> None:
         assert (found["hits"] == found["functions"]) == hits
 
 
+@pytest.mark.product  # seconds of processes
 def test_the_machine_code_depends_on_the_functions_it_calls(
     tmp_path: Path, warm: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -316,6 +316,7 @@ def test_muon_s_polynomial_equals_optax(shape: tuple[int, ...], need: Callable[[
     np.testing.assert_allclose(-p, expected * math.sqrt(max(1, shape[0] / shape[1])), rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.product
 def test_muon_equals_torch_roughly(need: Callable[[str], Library]) -> None:
     """torch's matrices are bfloat16, of 1/256: after 100 steps the ways agree to a tenth of their length."""
     lib = need("torch")

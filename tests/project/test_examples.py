@@ -63,7 +63,7 @@ def test_epochs_are_counted_to_the_first_that_is_good_enough() -> None:
     assert module.epochs_to_goal(scores[:2]) is None
 
 
-@pytest.mark.parametrize("name", ["torch", "jax", "cupy"])
+@pytest.mark.parametrize("name", ["torch", pytest.param("jax", marks=pytest.mark.product), "cupy"])
 def test_digits_on_other_libraries(name: str, tmp_path: Path, need: Callable[[str], Library]) -> None:
     """The same network on other arrays: the same accuracy, to a few images that sit on the fence."""
     need(name)
@@ -104,6 +104,7 @@ def test_tomography_finds_the_slice(tmp_path: Path) -> None:
     assert min(_png_size(tmp_path / "picture.png")) > 400
 
 
+@pytest.mark.product  # seconds
 def test_solvers_find_object_and_probe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """After 40 evaluations L-BFGS is lowest and nearest, as in the picture; the gradient is right."""
     module = example("phase_retrieval")

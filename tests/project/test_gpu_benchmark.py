@@ -82,6 +82,7 @@ CHILDREN = {
 }
 
 
+@pytest.mark.product  # seconds of processes
 def test_a_part_that_crashes_or_hangs_takes_nothing_along(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What it had written is kept, with how it ended, after every part; an interrupted run leaves no process behind."""
 
@@ -112,6 +113,7 @@ def test_a_part_that_crashes_or_hangs_takes_nothing_along(tmp_path: Path, monkey
     assert (len(ended), None in ended) == (3, False)
 
 
+@pytest.mark.product  # seconds of processes
 def test_a_real_part_runs_in_a_process_of_its_own(tmp_path: Path) -> None:
     """Where there is no device it has no rows, and says why. In place of a row that fails stands its traceback."""
     found = runner.Child("graphs", 120, tmp_path).finish()
@@ -296,6 +298,7 @@ def test_other(): assert False
 """
 
 
+@pytest.mark.product  # seconds of processes
 def test_tests_are_run_and_failures_listed(tmp_path: Path) -> None:
     """Those that were chosen, with what failed; those that take too long are ended."""
     (tmp_path / "test_some.py").write_text(TESTS)

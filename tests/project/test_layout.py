@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
@@ -24,12 +25,17 @@ METHOD_LINES = 1900
 """What the 34 methods have, at most, with what they share."""
 
 
+@functools.cache
+def nodes(name: str) -> list[ast.AST]:
+    """All of a module's text."""
+    return list(ast.walk(ast.parse(MODULES[name].read_text(encoding="utf-8"))))
+
+
 def _imported(name: str) -> Iterator[str]:
     """The modules of ours that a module imports, wherever in it, but for type checkers alone."""
-    tree = ast.parse(MODULES[name].read_text(encoding="utf-8"))
-    ifs = [node for node in ast.walk(tree) if isinstance(node, ast.If)]
+    ifs = [node for node in nodes(name) if isinstance(node, ast.If)]
     typing = {id(n) for node in ifs if ast.unparse(node.test) == "TYPE_CHECKING" for n in ast.walk(node)}
-    for node in ast.walk(tree):
+    for node in nodes(name):
         if isinstance(node, ast.ImportFrom) and node.module is not None and id(node) not in typing:
             for alias in node.names:
                 inner = f"{node.module}.{alias.name}"
@@ -38,7 +44,9 @@ def _imported(name: str) -> Iterator[str]:
                     yield found
 
 
-IMPORTS = {name: set(_imported(name)) for name in MODULES}
+@functools.cache
+def imports() -> Mapping[str, set[str]]:
+    return {name: set(_imported(name)) for name in MODULES}
 
 
 def rooms(of: str) -> Mapping[str, set[str]]:
@@ -50,7 +58,7 @@ def rooms(of: str) -> Mapping[str, set[str]]:
     inside = [name for name in MODULES if name == of or name.startswith(f"{of}.")]
     found: defaultdict[str, set[str]] = defaultdict(set)
     for name in inside:
-        found[room(name)] |= {room(other) for other in IMPORTS[name] if other in inside} - {room(name)}
+        found[room(name)] |= {room(other) for other in imports()[name] if other in inside} - {room(name)}
     return found
 
 
@@ -114,7 +122,7 @@ def test_rooms_know_what_the_page_says() -> None:
 
 def test_engines_know_no_container_and_no_other_engine() -> None:
     """They are given leaves that were checked."""
-    found = {other for name in MODULES if name.startswith("anyoptim._engines") for other in IMPORTS[name]}
+    found = {other for name in MODULES if name.startswith("anyoptim._engines") for other in imports()[name]}
     assert not found & {f"anyoptim._arrays.{inside}" for inside in ("_checks", "_plain", "_tree", "_optree")}
     engines = {"blocked", "compiled", "cuda", "jax", "portable"}
     assert {(a, b) for a, others in rooms("anyoptim._engines").items() for b in others if {a, b} <= engines} == set()
@@ -124,9 +132,8 @@ def test_engines_know_no_container_and_no_other_engine() -> None:
 def test_only_arrays_tells_libraries_apart(name: str) -> None:
     """And the table of `testing`, which makes arrays where there are none to ask."""
     text = MODULES[name].read_text(encoding="utf-8")
-    nodes = list(ast.walk(ast.parse(text)))
-    imported = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
-    imported |= {str(node.module) for node in nodes if isinstance(node, ast.ImportFrom)}
+    imported = {alias.name for node in nodes(name) if isinstance(node, ast.Import) for alias in node.names}
+    imported |= {str(node.module) for node in nodes(name) if isinstance(node, ast.ImportFrom)}
     if not name.startswith("anyoptim._arrays") and name != "anyoptim.testing._libraries":
         assert not {module.partition(".")[0] for module in imported} & {"torch", "jax", "cupy", "dask"}
         assert "sys.modules" not in text

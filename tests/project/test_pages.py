@@ -47,6 +47,8 @@ def programs() -> Iterator[Program]:
 
 
 PROGRAMS = list(programs())
+LONG = re.compile("inverse-problem|five-libraries")
+"""What takes seconds."""
 ON_DEVICES = [program for program in PROGRAMS if CUPY in program.code]
 
 
@@ -58,7 +60,11 @@ def _prints_what_it_says(program: Program, code: str) -> None:
     assert PRINTS.findall(code), "wanted a line that prints, with what it prints as its comment"
 
 
-@pytest.mark.parametrize("program", PROGRAMS, ids=lambda program: program.name)
+@pytest.mark.parametrize(
+    "program",
+    [pytest.param(of, marks=pytest.mark.product if LONG.search(of.name) else ()) for of in PROGRAMS],
+    ids=lambda program: program.name,
+)
 def test_code_prints_what_its_comments_say(
     program: Program, need: Callable[[str], Library], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -37,6 +37,7 @@ def test_mypy_finds_the_mistakes_of_users_and_nothing_else(tmp_path: Path) -> No
     assert {message["line"] for message in said if message["severity"] == "error"} == _mistakes()
 
 
+@pytest.mark.product  # seconds, as mypy takes
 def test_pyright_finds_the_mistakes_of_users_and_nothing_else(tmp_path: Path) -> None:
     """In its standard mode, at the line of each."""
     settings = tmp_path / "pyrightconfig.json"

@@ -476,6 +476,7 @@ def test_a_float_has_no_room() -> None:
 # Torch -------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.covering(1)  # what each engine makes of each dtype is seen above
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_tensors(engine: Callable[[], int], dtype: str, need: Callable[[str], Library]) -> None:
     """Where they lie, of any dtype and layout: NumPy's bits; the version counts what was written to it."""

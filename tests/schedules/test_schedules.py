@@ -193,7 +193,7 @@ def test_arguments_never_change(schedule: Any) -> None:
     assert repr(schedule) == before
 
 
-@pytest.mark.parametrize("x64", [False, True])
+@pytest.mark.parametrize("x64", [False, pytest.param(True, marks=pytest.mark.product)])
 def test_under_jit_the_values_are_the_hosts(schedule: Any, x64: bool, need: Callable[[str], Library]) -> None:
     """To the round-off of a handful of operations: on values, and on the exponents of powers.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import itertools
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -161,6 +162,28 @@ def test_what_a_function_may_not_give(given: Any, error: type[Exception], messag
     with pytest.raises(error, match=message):
         ao.minimize(lambda _: given, x, method=ao.LBFGS())
     np.testing.assert_array_equal(x, 1)
+
+
+@pytest.mark.parametrize(
+    ("later", "message"),
+    [
+        ({"a": np.ones(3), "b": np.ones(2)}, r"params\['a'\] has shape \(2,\) but grads\['a'\] has shape \(3,\)"),
+        ({"a": np.ones(2), "b": None}, r"params\['b'\] has no gradient, and had one before"),
+        ({"a": np.ones(2)}, r"grads\['b'\] is missing"),
+    ],
+)
+def test_gradients_of_another_form_are_looked_at_again(later: Any, message: str) -> None:
+    """Gradients of the form of those before are taken at a glance, and only these; in any order of keys."""
+    params, calls = {"a": np.full(2, 3.0), "b": np.full(2, 5.0)}, itertools.count()
+
+    def value_and_grad(p: Any) -> Any:
+        grads = {"b": 4 * p["b"], "a": 2 * p["a"]}
+        return float(p["a"] @ p["a"] + 2 * p["b"] @ p["b"]), grads if next(calls) < 4 else later
+
+    with pytest.raises(ValueError, match=message):
+        ao.minimize(value_and_grad, params, method=ao.NonlinearCG())
+    assert abs(params["a"]).max() < 3
+    assert abs(params["b"]).max() < 5
 
 
 @pytest.mark.parametrize("method", [ao.LBFGS(memory_size=3), ao.NonlinearCG(), ao.GradientDescent()])

@@ -18,6 +18,7 @@ from anyoptim._machine import _completed as completed
 from anyoptim._machine import _cuda_device as cuda_device
 from anyoptim._machine import _disk_cache as disk_cache
 from anyoptim._machine import _elsewhere as elsewhere
+from anyoptim._machine import _machine_code as machine_code
 from anyoptim._machine import _scratch as scratch
 from anyoptim._machine import _threads as threads
 from anyoptim._trace import _exact_sum as reduction
@@ -62,6 +63,7 @@ __all__ = [
     "evaluate",
     "headers",
     "library",
+    "machine_code",
     "may_overlap",
     "merged_ranges",
     "on_nothing",

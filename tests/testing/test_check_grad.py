@@ -134,6 +134,7 @@ def _cubic(lib: Library, params: Any, dtype: str, factor: float = 1) -> tuple[An
     return sum(xp.sum(x * x * x) for x in wide) / 3, {"a": a * a, "nest": [factor * b * b]}
 
 
+@pytest.mark.covering(1)  # it computes on the host, in float64
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64", "complex64", "complex128"])
 def test_every_library(lib: Library, dtype: str) -> None:
     """Right and wrong gradients are told apart in all dtypes, and everything is as it was afterwards."""

@@ -48,6 +48,7 @@ def _run(folder: Path, require: str, missing: str = "cupy") -> tuple[int, str]:
     return run.returncode, run.stdout + run.stderr
 
 
+@pytest.mark.product  # the next runs the same, and is refused
 def test_a_missing_library_is_skipped_with_the_reason(tmp_path: Path) -> None:
     code, text = _run(tmp_path, "numpy,strict")
     assert code == 0

@@ -9,6 +9,7 @@ from anyoptim._arrays import COMPUTE, Array, Library
 from anyoptim._engines import _warmup
 from anyoptim._engines._base import HostEngine, Leaf, NDArray, Pass, Plan, host_view
 from anyoptim._engines.compiled import _plan
+from anyoptim._engines.compiled._reductions import TOTALS_TEXT
 from anyoptim._trace._program import Coefficients, Program, static_options
 
 __all__ = ["Compiled"]
@@ -65,7 +66,8 @@ class Compiled(HostEngine):
         kinds = dict.fromkeys((k, static_options(row[:k])) for row in rows for k in _passes(program))
         keys = [(program, k, static, dtype) for k, static in kinds]
         loops = [_plan.text(*key).module for key in keys]
-        return Compilation([*map(_plan.intrinsic_text, _plan.INTRINSICS), *loops]).done
+        totals = [TOTALS_TEXT] if program.reductions else []
+        return Compilation([*map(_plan.intrinsic_text, _plan.INTRINSICS), *totals, *loops]).done
 
     def source(self, passes: Sequence[Pass], dtype: str) -> str:
         texts = [_plan.text(program, k, static_options(row), dtype).module.text for program, k, row in passes]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 
-from anyoptim._arrays import Array, host_memory
+from anyoptim._arrays import Array, host_address, host_memory
 from anyoptim._arrays._beside import Beside
 from anyoptim._arrays._memory import may_overlap, merged_ranges
 from anyoptim._engines._base import Commit, Leaf, NDArray, Plan, Replayed, Result, Written, host_view, real
@@ -23,7 +23,7 @@ from anyoptim._machine._machine_code import Bound, Native
 from anyoptim._machine._threads import Pieces
 from anyoptim._trace._coefficients import CoefficientTable, Replay, lasting
 from anyoptim._trace._graph import graph_of
-from anyoptim._trace._program import Program, StaticOptions, static_options
+from anyoptim._trace._program import Coefficients, Program, StaticOptions, static_options
 
 if TYPE_CHECKING:
     from anyoptim._engines.compiled._source import Loop
@@ -32,6 +32,12 @@ __all__ = ["CompiledPlan", "intrinsic", "load", "memory_orders", "text"]
 
 CHUNK = 1 << 16
 """The elements in a chunk, which has a row of the reduction: a sum of 64 bits holds the digits of 2**23."""
+
+LEAST = 1 << 14
+"""The fewest elements in a chunk of an array that has more."""
+
+TILE = 1 << 10
+"""A chunk is a multiple of so many elements, which a reduction takes at a time."""
 
 PIECE = 1 << 19
 """The fewest elements that a thread is woken for."""
@@ -79,8 +85,8 @@ class CompiledPlan(Plan):
         table[:, ORDER] = [c if "C" in memory_orders(arrays) else f for arrays in self.hosts]
         table[:, BYTES] = [n * self.dtype.itemsize for n in lengths]
         for i, (p, *slots) in enumerate(self.hosts):
-            table[i, FIRST] = host_memory(p).address
-            table[i, FIRST + 2 : FIRST + 2 + len(slots)] = [host_memory(s).address for s in slots]
+            table[i, FIRST] = host_address(p)
+            table[i, FIRST + 2 : FIRST + 2 + len(slots)] = [host_address(s) for s in slots]
         dtypes = [self.dtype] * len(leaves)
         self.beside = Beside(self.library, [leaf.reads for leaf in leaves], self.mirrors, dtypes)
         self.chunks, self.firsts = _chunks(lengths)
@@ -111,13 +117,14 @@ class CompiledPlan(Plan):
         if self.program.reads:
             self.beside.detach([leaf.reads for leaf in self.leaves], lambda a: may_overlap(host_memory(a), stretches))
             behind = FIRST + 2 + self.program.slots
-            self.table[:, behind:] = [[host_memory(a).address for a in of] for of in self.beside.arrays]
+            self.table[:, behind:] = [[host_address(a) for a in of] for of in self.beside.arrays]
             self.by_header = self.by_header and not self.beside  # copies are made before each step
         self.alike = intrinsic("alike").bind(self.table, self.ids, self.forbidden)
         self.no_overlap = intrinsic("no_overlap").bind(self.table, self.forbidden)
 
     def regather(self, xs: Sequence[Array]) -> Sequence[Array] | None:
-        self.beside.load()
+        if self.beside:
+            self.beside.load()
         if self.by_header:
             self.put_ids(*map(id, xs))
             return xs if self.alike() else None
@@ -151,17 +158,16 @@ class CompiledPlan(Plan):
     def gather(self, xs: Sequence[Array]) -> Sequence[NDArray]:
         self.beside.load()
         views = [host_view(self.library, x) for x in xs]
-        self.table[:, FIRST + 1] = [host_memory(x).address for x in views]
+        self.table[:, FIRST + 1] = [host_address(x) for x in views]
         if not self.no_overlap():
             for i, x in enumerate(views):
                 if not intrinsic("no_overlap").bind(self.table[i : i + 1], self.forbidden)():
                     views[i] = x.copy(order="K")
-                    self.table[i, FIRST + 1] = host_memory(views[i]).address
+                    self.table[i, FIRST + 1] = host_address(views[i])
         return views
 
     def values(self, ks: Sequence[int], gathered: Sequence[Any], rows: CoefficientTable) -> list[Any]:
-        both = zip(ks, self._rows(ks, rows), strict=True)
-        return [self.program.reduction(k).value(np, [table]) for k, table in both]
+        return self._reductions_of(ks, rows).values(rows, self.dtype)
 
     def value(self, k: int, gathered: Sequence[Any], rows: CoefficientTable) -> Any:
         return self.program.reduction(k).value(np, self._rows((k,), rows))
@@ -174,26 +180,25 @@ class CompiledPlan(Plan):
 
     def _rows(self, ks: Sequence[int], rows: CoefficientTable) -> list[NDArray]:
         """For each of these parts the rows of the reduction of all chunks."""
-        static = [static_options(row) for row in rows.distinct]
+        return self._reductions_of(ks, rows).rows(rows, self.dtype)
+
+    def _reductions_of(self, ks: Sequence[int], rows: CoefficientTable) -> Reductions:
+        """These parts, laid ready together."""
+        static = [_static(row) for row in rows.distinct]
         key = len(ks), *ks, *static, *(rows.row_of_leaf if len(static) > 1 else ())
         laid = self.reductions.get(key)
         if laid is None:
             if len(self.reductions) > _KEPT:
                 self.reductions.clear()
-            asked = []
-            for place, k in enumerate(ks):
-                before = [of[:k] for of in static]
-                for options in dict.fromkeys(before):
-                    loop = load(self.program, k, options, self.dtype_name)
-                    asked.append(Asked(place, loop, [i for i, of in enumerate(before) if of == options]))
+            asked = _asked(self.program, tuple(ks), tuple(map(static_options, rows.distinct)), self.dtype_name)
             loops = len({id(one.loop.native) for one in asked})
             chunks = side_by_side(self.chunks, self.table[:, FIRST:][:, asked[0].loop.arrays])
             # Where several loops take turns, what they share is to be in the cache.
             pieces = _pieces(chunks, len(ks), CHUNK if loops > 1 else None)
             threads = _threads.threads() if len(ks) * chunks[:, 2].sum() >= 2 * PIECE else 1
-            kinds = [self.program.reduction(k).kind for k in ks]
-            laid = self.reductions[key] = Reductions(kinds, asked, self.table, chunks, pieces, rows, threads)
-        return laid.rows(rows, self.dtype)
+            reductions = [self.program.reduction(k) for k in ks]
+            laid = self.reductions[key] = Reductions(reductions, asked, self.table, chunks, pieces, rows, threads)
+        return laid
 
     def prepare_anew(self, gathered: Sequence[Any], rows: CoefficientTable) -> Commit:
         self.calls = calls = self._calls(rows)
@@ -321,6 +326,18 @@ def load(program: Program, k: int | None, static: StaticOptions, dtype: str) -> 
     return NativeLoop(_machine_code.native(loop.module), loop.scalars, loop.arrays)
 
 
+@functools.lru_cache(maxsize=64)
+def _asked(program: Program, ks: Sequence[int], static: Sequence[StaticOptions], dtype: str) -> tuple[Asked, ...]:
+    """The reductions that are these parts, by which rows of coefficients with these options are taken together."""
+    asked = []
+    for place, k in enumerate(ks):
+        before = [of[:k] for of in static]
+        for options in dict.fromkeys(before):
+            rows = [i for i, of in enumerate(before) if of == options]
+            asked.append(Asked(place, load(program, k, options, dtype), rows))
+    return tuple(asked)
+
+
 def text(program: Program, k: int | None, static: StaticOptions, dtype: str) -> Loop:
     """The text of the step, or of the reduction that is part `k`."""
     from anyoptim._engines.compiled._source import loop, loop_reduction  # noqa: PLC0415 - for those who compile
@@ -330,16 +347,27 @@ def text(program: Program, k: int | None, static: StaticOptions, dtype: str) -> 
     return loop(graph, arithmetic) if k is None else loop_reduction(graph, program.reduction(k).kind, arithmetic)
 
 
+def _static(row: Coefficients) -> StaticOptions:
+    """The static options of a row; of one without coefficients, as solvers have, nothing for short."""
+    return static_options(row) if any(row) else ()
+
+
 def _ids(objects: Sequence[Any]) -> NDArray:
     return np.fromiter(map(id, objects), np.uint64, len(objects))
+
+
+def _chunk(total: int) -> int:
+    """The elements in a chunk of so many in all: fewer, where these would be too few chunks to share out evenly."""
+    share = -(-total // (_threads.threads() * PIECES * TILE)) * TILE
+    return min(CHUNK, max(share, LEAST))
 
 
 def _chunks(lengths: Sequence[int]) -> tuple[NDArray, list[int]]:
     """A row for each chunk: leaf, first element, length, its number. And the first chunk of each leaf."""
     chunks: list[tuple[int, ...]] = []
-    firsts = [0]
+    firsts, most = [0], _chunk(sum(lengths))
     for leaf, n in enumerate(lengths):
-        chunks += [(leaf, begin, min(CHUNK, n - begin), firsts[-1] + begin // CHUNK) for begin in range(0, n, CHUNK)]
+        chunks += [(leaf, begin, min(most, n - begin), firsts[-1] + begin // most) for begin in range(0, n, most)]
         firsts.append(len(chunks))
     return np.array(chunks, np.int64).reshape(-1, 4), firsts
 

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 from itertools import groupby
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from anyoptim._arrays._quiet import quiet
 from anyoptim._engines._base import NDArray
 from anyoptim._machine._array_headers import FIRST
-from anyoptim._machine._machine_code import Bound, Native
+from anyoptim._machine._generated import Text
+from anyoptim._machine._machine_code import Bound, Native, native
 from anyoptim._machine._threads import Call, Pieces
 from anyoptim._trace._coefficients import CoefficientTable
-from anyoptim._trace._exact_sum import COLUMNS, Kind, of_words
+from anyoptim._trace._exact_sum import COLUMNS, of_words
+from anyoptim._trace._exact_sum_text import TOTALS
 from anyoptim._trace._expressions import Scalars
+from anyoptim._trace._reductions import Max, Reduction, Total
 
-__all__ = ["Asked", "NativeLoop", "Reductions", "side_by_side"]
+__all__ = ["TOTALS_TEXT", "Asked", "NativeLoop", "Reductions", "side_by_side"]
 
 
 class NativeLoop(NamedTuple):
@@ -56,7 +61,7 @@ class Reductions:
 
     def __init__(
         self,
-        kinds: Sequence[Kind],
+        reductions: Sequence[Reduction],
         asked: Iterable[Asked],
         table: NDArray,
         chunks: NDArray,
@@ -67,8 +72,9 @@ class Reductions:
         """Lay reductions ready; where the leaves' arrays are is read from the plan's table each time anew."""
         by_loop = sorted(asked, key=lambda one: id(one.loop.native))
         groups = [[*of] for _, of in groupby(by_loop, key=lambda one: id(one.loop.native))]
-        results = np.empty((len(kinds), len(chunks), COLUMNS), np.int64)
-        self._tables = [of_words(kind, words) for kind, words in zip(kinds, results, strict=True)]
+        results = np.empty((len(reductions), len(chunks), COLUMNS), np.int64)
+        self._tables = [of_words(of.kind, words) for of, words in zip(reductions, results, strict=True)]
+        self._reductions, self._results = reductions, results
         self._alike = [_Alike(of, table, chunks, results, rows) for of in groups]
         self._pieces = [([loop.bound(*piece) for loop in self._alike],) for piece in pieces]
         self._rooms: Sequence[tuple[()]] = [()] * threads
@@ -85,6 +91,30 @@ class Reductions:
                     loop.run()
         return self._tables
 
+    def values(self, rows: CoefficientTable, dtype: np.dtype[Any]) -> list[Any]:
+        """The value of each reduction over all chunks."""
+        self.rows(rows, dtype)
+        totals, numbers = self._totals
+        totals.run()
+        found: list[Any] = numbers.tolist()
+        for k, value in enumerate(found):
+            if value != value:
+                with quiet():
+                    found[k] = self._reductions[k].value(np, [self._tables[k]])
+        return found
+
+    @cached_property
+    def _totals(self) -> tuple[Bound, NDArray]:
+        """What makes the values of sums and maxima, once the rows are there, and where it puts them: NaN for others."""
+        wanted = [1 if isinstance(of, Total) else 2 if isinstance(of, Max) else 0 for of in self._reductions]
+        numbers = np.empty(len(wanted))
+        arrays = self._results, np.array(wanted, np.int64), np.empty(COLUMNS - 1, np.int64), numbers
+        return native(TOTALS_TEXT).bind(*arrays), numbers
+
+
+TOTALS_TEXT = Text("totals", TOTALS, "void(int64[:, :, ::1], int64[::1], int64[::1], float64[::1])")
+"""The module with the function that makes the values of sums and maxima."""
+
 
 class _Alike:
     """Reductions by one loop, to which a leaf is another one for each of them, of the arrays that this one reads."""
@@ -95,13 +125,16 @@ class _Alike:
         self._asked, self._table = asked, table.reshape(-1)
         number, (leaves, width), distinct = len(asked), table.shape, len(rows.distinct)
         arrays = np.array([one.loop.arrays for one in asked])
-        columns = np.pad(FIRST + arrays, ((0, 0), (FIRST, 0)))  # before FIRST nothing is read
+        columns = np.zeros((number, FIRST + arrays.shape[1]), np.int64)  # before FIRST nothing is read
+        columns[:, FIRST:] = FIRST + arrays
         self._from = (width * np.arange(leaves)[:, None] + columns[:, None]).reshape(number * leaves, -1)
         self._addresses = np.zeros(self._from.shape, np.uint64)
         self._coefficients = np.zeros((number, distinct, len(asked[0].loop.scalars)))
         which = np.array(rows.row_of_leaf, np.int64)
-        of_chunk = which[chunks[:, 0]]
-        taken = np.array([np.isin(of_chunk, one.rows) for one in asked])
+        has = np.zeros((number, distinct), bool)
+        for of_one, one in zip(has, asked, strict=True):
+            of_one[one.rows] = True
+        taken = has[:, which[chunks[:, 0]]]
         self._chunks, of = taken.T.nonzero()  # chunk by chunk
         theirs = chunks[self._chunks]
         theirs[:, 0] += leaves * of

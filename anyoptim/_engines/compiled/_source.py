@@ -73,9 +73,9 @@ def loop_reduction(graph: Graph, kind: Kind, dtype: str) -> Loop:
     writer = _LoopWriter(graph, "reduction", dtype)
     signature = f"void({_TABLES}, int64[:, ::1], int64, int64)"
     values = [" * ".join(f"float64({writer.value(output)})" for output in terms) for terms in graph.terms]
-    return writer.module("pointer, prefetch", signature, LOOPS[kind], [], loop_pieces(dtype, kind, values))._replace(
-        arrays=arrays
-    )
+    return writer.module(
+        "pointer, prefetch, widest", signature, LOOPS[kind], [], loop_pieces(dtype, kind, values)
+    )._replace(arrays=arrays)
 
 
 _HEAD = """\

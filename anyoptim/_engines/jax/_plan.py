@@ -5,8 +5,8 @@ from __future__ import annotations
 import functools
 import itertools
 import operator
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from anyoptim._arrays._quiet import quiet
 from anyoptim._engines._base import Commit, Leaf, NDArray, Plan, Result, real
 from anyoptim._trace._coefficients import CoefficientTable
 from anyoptim._trace._exact_sum import rows as reduced
-from anyoptim._trace._expressions import range_of
+from anyoptim._trace._expressions import Scalars, range_of
 from anyoptim._trace._graph import Graph, graph_of
 from anyoptim._trace._operations import OPERATORS
 from anyoptim._trace._program import Program, StaticOptions, static_options
@@ -29,6 +29,8 @@ _OPERATIONS: Mapping[str, Callable[..., Any]] = {
     "or": operator.or_,
     "not": operator.invert,
 }
+
+_ZERO = np.array([-0.0])
 
 _FUNCTIONS = ("sqrt", "where", "exp", "log", "power")
 """The operations that are functions of the same name."""
@@ -48,8 +50,17 @@ _Form = tuple[int, StaticOptions, bool]
 _Kind = tuple[StaticOptions, bool]
 """A form without the number."""
 
-_KIND = operator.attrgetter("aval", "committed")
-"""What JAX compiles a function anew for: shape, dtype, weakness of that, and whether an array is bound to its place."""
+_KIND = operator.attrgetter("aval", "committed", "sharding")
+"""What JAX compiles a function anew for: shape, dtype, weakness of that, and its place, if an array is bound to it."""
+
+
+class _Made(NamedTuple):
+    """The function of a step, compiled by XLA once it is called."""
+
+    call: Callable[..., Any]
+    changes: Sequence[tuple[bool, ...]]
+    """For each leaf whether p and each slot changes. What doesn't is neither donated nor given back."""
+    all_change: bool
 
 
 class JaxPlan(Plan):
@@ -66,15 +77,19 @@ class JaxPlan(Plan):
         library = leaves[0].library
         self._dtype = real(COMPUTE[library.dtype(leaves[0].p)])
         self._any_complex = any(leaf.of_complex for leaf in leaves)
-        self._place = library.replicated_sharding(leaves[0].p)
         # Without these, XLA would divide results of several devices as it likes.
         several = leaves[0].p.sharding.num_devices > 1
+        self._place = library.replicated_sharding(leaves[0].p) if several else None
         self._shardings = tuple(leaf.p.sharding for leaf in leaves) if several else None
         self._reads = [leaf.reads for leaf in leaves]
-        self._own: Sequence[tuple[Array, ...]] = [(None,) * program.slots for _ in leaves]
-        """The slots of the last step, which nobody else has. All other slots may have other owners, too."""
+        self._own: Sequence[Sequence[Array | None]] = [(None,) * program.slots for _ in leaves]
+        """The slots that a step of this plan made, which nobody else has. All others may have other owners, too."""
         self._known: tuple[Any, ...] | None = None
         """The function of the last step, and the kinds of its arguments, for which it is compiled."""
+        # What is remembered by whole programs takes longer to find.
+        self._steps: dict[Any, _Made] = {}
+        self._reductions: dict[Any, Callable[..., Any]] = {}
+        self._scalars: dict[Any, Scalars] = {}
 
     def rebind(self, leaves: Sequence[Leaf]) -> None:
         self.leaves = leaves
@@ -90,45 +105,66 @@ class JaxPlan(Plan):
         return self.reduced_all((k,), gathered, rows)[0]
 
     def reduced_all(self, ks: Sequence[int], gathered: Sequence[Array], rows: CoefficientTable) -> list[list[NDArray]]:
-        forms = [self._forms(k, rows.before(k)) for k in ks]
+        library, forms = self.leaves[0].library, [self._forms(k, rows.before(k)) for k in ks]
         asked = tuple((k, *_kinds(*of)) for k, of in zip(ks, forms, strict=True))
-        call = _reduced(self.leaves[0].library, self.program, asked, self._cuts(gathered))
+        key = asked, self._cuts(gathered)
+        call = self._reductions.get(key)
+        if call is None:
+            call = self._reductions[key] = _reduced(library, self.program, *key)
         # To hand slots over costs time; p and x are the arrays 0 and 1.
         graphs = (graph_of(self.program, k, *kind) for k, kinds, _ in asked for kind in kinds)
         reads = any(i >= 2 for graph in graphs for i in graph.arrays_read)
         slots = [leaf.slots if reads else () for leaf in self.leaves]
         ps = [leaf.p for leaf in self.leaves]
-        numbers = [self._numbers(k, rows, *of) for k, of in zip(ks, forms, strict=True)]
-        found = call(slots, numbers, ps, gathered, self._reads)
-        return [[*np.asarray(table).reshape(len(ps), 1, -1)] for table in found]
+        numbers = self._numbers([(k, rows, *of) for k, of in zip(ks, forms, strict=True)])
+        found = {kind: iter(np.asarray(a)) for kind, a in call(slots, numbers, ps, gathered, self._reads).items()}
+        each = [itertools.islice(found[self.program.reduction(k).kind], len(ps)) for k in ks]
+        return [[row[None] for row in of_leaves] for of_leaves in each]
 
     def prepare_anew(self, gathered: Sequence[Array], rows: CoefficientTable) -> Commit:
         forms = self._forms(None, rows)
-        call = _step(self.leaves[0].library, self.program, *_kinds(*forms), self._shardings)
-        numbers, ps = self._numbers(None, rows, *forms), [leaf.p for leaf in self.leaves]
+        kinds = _kinds(*forms)
+        made = self._steps.get(kinds)
+        if made is None:
+            made = self._steps[kinds] = self._made(*kinds)
+        numbers, ps = self._numbers([(None, rows, *forms)]), [leaf.p for leaf in self.leaves]
         # Where it is compiled first, Python code runs, in which an exception may arrive when the slots are gone.
         arrays = (*ps, *gathered, *(leaf.slots[0] for leaf in self.leaves if leaf.slots))
-        kind = call, *map(_KIND, arrays)
+        kind = made.call, *map(_KIND, arrays)
         known = kind == self._known
-        own = [
-            known and all(map(operator.is_, *pair))
-            for pair in zip((leaf.slots for leaf in self.leaves), self._own, strict=True)
-        ]
+        kept: list[Sequence[Array]] = [] if made.all_change else [*map(_kept, self.leaves, made.changes)]
         given: list[Any] = []
 
         def commit() -> Sequence[Result]:
             if not given:  # a list that is extended has what JAX gave, also where an exception comes after it
-                slots = [leaf.slots if mine else _copied(leaf) for leaf, mine in zip(self.leaves, own, strict=True)]
-                given.extend(itertools.starmap(call, [(slots, numbers, ps, gathered, self._reads)]))
-            ((self._own, moved),) = given
+                donated = [
+                    [a if known and a is mine else _copied(leaf, a) for a, mine, new in zip(*of, strict=True) if new]
+                    for leaf, own, (_, *news) in zip(self.leaves, self._own, made.changes, strict=True)
+                    for of in [(leaf.slots, own, news)]
+                ]
+                beside = [(*a, *b) for a, b in zip(kept, self._reads, strict=True)] if kept else self._reads
+                given.extend(itertools.starmap(made.call, [(donated, numbers, ps, gathered, beside)]))
+            ((slots, moved),) = given
             self._known = kind
-            results = list(map(Result, moved, self._own))
+            if made.all_change:
+                self._own, results = slots, [Result(p, tuple(own)) for (p,), own in zip(moved, slots, strict=True)]
+            else:
+                each = [*zip(self.leaves, made.changes, slots, kept, moved, strict=True)]
+                results = [Result(p[0] if p else leaf.p, _merged(of[1:], new, old)) for leaf, of, new, old, p in each]
+                nothing = [[None] * len(old) for old in kept]
+                self._own = [_merged(of[1:], new, old) for (_, of, new, *_), old in zip(each, nothing, strict=True)]
             # Else the old arrays would be kept alive.
             both = zip(self.leaves, results, strict=True)
             self.leaves = [Leaf(leaf.library, *result, reads=leaf.reads) for leaf, result in both]
             return results
 
         return commit
+
+    def _made(self, kinds: Sequence[_Kind], kind_of_leaf: Sequence[int]) -> _Made:
+        of_kinds = [_changes(graph_of(self.program, None, *kind), self.program.slots) for kind in kinds]
+        changes = [of_kinds[k] for k in kind_of_leaf or [0] * len(self.leaves)]
+        call = _step(self.leaves[0].library, self.program, kinds, kind_of_leaf, self._shardings)
+        return _Made(call, changes, all(map(all, changes)))
 
     def _cuts(self, xs: Sequence[Array]) -> tuple[Any, ...] | None:
         """How the leaves, or rather their gradients, are cut among the devices of their mesh, if they lie on one."""
@@ -150,29 +186,51 @@ class JaxPlan(Plan):
         return [*number], [number[form] for form in forms]
 
     def _numbers(
-        self, k: int | None, rows: CoefficientTable, forms: Sequence[_Form], form_of_leaf: Sequence[int]
-    ) -> list[Array]:
-        """For each leaf an array of -0.0 and the numbers that its graph takes.
+        self, asked: Sequence[tuple[int | None, CoefficientTable, Sequence[_Form], Sequence[int]]]
+    ) -> Sequence[Array]:
+        """An array of -0.0; and for each leaf, at each number of a part, one of that and the numbers its graph takes.
 
-        Each is an array by itself: so XLA compiles what leaves of one shape do only once, whichever rows they have.
+        Leaves whose graphs take none have none. Each is an array by itself: so XLA compiles what leaves of one shape do
+        only once, whichever rows they have. None is written to again: JAX may read it where it lies.
         """
-        rows_of_numbers = []
+        arrays = [_ZERO.astype(self._dtype)]
         within = range_of(self._dtype, normal=True)  # the rest is flushed to 0
-        for row, static, joint in forms:
-            with quiet():
-                scalars = graph_of(self.program, k, static, joint).scalars
-                values = scalars.values(rows.distinct[row], self._dtype, within)
-                rows_of_numbers.append(np.array([-0.0, *values], self._dtype))
-        table = np.zeros((len(rows_of_numbers), max(map(len, rows_of_numbers))), self._dtype)
-        for table_row, numbers in zip(table, rows_of_numbers, strict=True):
-            table_row[: len(numbers)] = numbers
-        arrays = _split()(table if self._place is None else self.leaves[0].library.device_put(table, self._place))
-        return [arrays[r] for r in form_of_leaf]
+        with quiet():
+            for k, rows, forms, form_of_leaf in asked:
+                of_forms = []
+                for row, *kind in forms:
+                    key = k, *kind
+                    scalars = self._scalars.get(key)
+                    if scalars is None:
+                        scalars = self._scalars[key] = graph_of(self.program, *key).scalars
+                    values = scalars.values(rows.distinct[row], self._dtype, within)
+                    of_forms.append([np.array([-0.0, *values], self._dtype)] if values else [])
+                arrays += [array for of in form_of_leaf for array in of_forms[of]]
+        place = self._place
+        return arrays if place is None else self.leaves[0].library.device_put(arrays, place)
 
 
-def _copied(leaf: Leaf) -> tuple[Array, ...]:
-    """Copies of the slots, which nobody else has."""
-    return tuple(leaf.library.copied(leaf.library.sharded_like(s, leaf.p)) for s in leaf.slots)
+def _copied(leaf: Leaf, slot: Array) -> Array:
+    """A copy of a slot, which nobody else has."""
+    return leaf.library.copied(leaf.library.sharded_like(slot, leaf.p))
+
+
+def _kept(leaf: Leaf, changes: tuple[bool, ...]) -> list[Array]:
+    """The slots that do not change."""
+    both = zip(leaf.slots, changes[1:], strict=True)
+    return [leaf.library.sharded_like(a, leaf.p) for a, new in both if not new]
+
+
+def _merged(changes: Sequence[bool], made: Sequence[Any], kept: Sequence[Any]) -> tuple[Any, ...]:
+    """The slots in their order: those that change, and the others."""
+    new, old = iter(made), iter(kept)
+    return tuple(next(new if changing else old) for changing in changes)
+
+
+def _changes(graph: Graph, slots: int) -> tuple[bool, ...]:
+    """Whether p, and each slot, becomes anything but itself in a step."""
+    changed = {graph.inputs[i].array for i, o in zip(graph.homes, graph.outputs, strict=True) if i != o}
+    return tuple(k in changed for k in (0, *range(2, 2 + slots)))
 
 
 def _kinds(forms: Sequence[_Form], form_of_leaf: Sequence[int]) -> tuple[tuple[_Kind, ...], tuple[int, ...]]:
@@ -180,12 +238,6 @@ def _kinds(forms: Sequence[_Form], form_of_leaf: Sequence[int]) -> tuple[tuple[_
     kinds = [(static, joint) for _, static, joint in forms]
     distinct = tuple(dict.fromkeys(kinds))
     return distinct, () if len(distinct) == 1 else tuple(distinct.index(kinds[r]) for r in form_of_leaf)
-
-
-@functools.cache
-def _split() -> Callable[..., Any]:
-    """A function that gives the rows of a table as arrays."""
-    return loaded().jit(list)  # type: ignore[no-any-return]
 
 
 @functools.lru_cache(maxsize=64)
@@ -196,17 +248,23 @@ def _step(
     kind_of_leaf: Sequence[int],
     shardings: Sequence[Any] | None,
 ) -> Callable[..., Any]:
-    """The step of all leaves as one function of slots, numbers, parameters and gradients."""
+    """The step of all leaves as one function of slots that change, numbers, parameters, gradients, and what stays."""
     graphs = [graph_of(program, None, *kind) for kind in kinds]
+    of_graphs = [(graph, _changes(graph, program.slots)) for graph in graphs]
 
-    def step(slots: Any, rows: Any, ps: Any, xs: Any, reads: Any) -> Any:
-        results = []
-        for i, (p, x, own, beside, numbers) in enumerate(zip(ps, xs, slots, reads, rows, strict=True)):
-            graph = graphs[kind_of_leaf[i] if kind_of_leaf else 0]
-            moved, *kept = _joined(graph, _parts(library, graph, (p, x, *own, *beside), numbers))
-            results.append((*kept, library.xp.astype(moved, p.dtype)))
+    def step(slots: Any, numbers: Any, ps: Any, xs: Any, beside: Any) -> Any:
+        made, all_moved = [], []
+        zero, *rest = numbers
+        rows = iter(rest)
+        for i, (p, x, own, others) in enumerate(zip(ps, xs, slots, beside, strict=True)):
+            graph, changes = of_graphs[kind_of_leaf[i] if kind_of_leaf else 0]
+            kept = len(changes) - 1 - len(own)
+            arrays = p, x, *_merged(changes[1:], own, others[:kept]), *others[kept:]
+            moved, *new = _joined(graph, _parts(library, graph, arrays, _numbers_of(graph, rows, zero)))
+            made.append([a for a, changing in zip(new, changes[1:], strict=True) if changing])
+            all_moved.append([library.xp.astype(moved, p.dtype)] if changes[0] else [])
         # The slots come first, so that each goes to the buffer it comes from.
-        return [new[:-1] for new in results], [new[-1] for new in results]
+        return made, all_moved
 
     where = None if shardings is None else (list(shardings),) * 2
     return loaded().jit(step, donate_argnums=0, out_shardings=where)  # type: ignore[no-any-return]
@@ -219,26 +277,33 @@ def _reduced(
     asked: Sequence[tuple[int, Sequence[_Kind], Sequence[int]]],
     shardings: Sequence[Any] | None,
 ) -> Callable[..., Any]:
-    """The function that gives the rows of reductions, for each of these one for each leaf.
+    """The function that gives the rows of reductions, for each of these one for each leaf, by what is done in them.
 
     What is asked for is the number of the part, and the kinds of graphs for the leaves. `shardings` say how the leaves
     are cut, where they lie on a mesh of devices.
     """
     of_all = [([graph_of(program, k, *each) for each in kinds], of_leaf) for k, kinds, of_leaf in asked]
 
-    def rows_of_all(slots: Any, rows: Any, ps: Any, xs: Any, reads: Any) -> Any:
-        found = []
-        for (k, *_), (graphs, kind_of_leaf), its_rows in zip(asked, of_all, rows, strict=True):
-            leaves = []
-            for i, (p, x, own, beside, numbers) in enumerate(zip(ps, xs, slots, reads, its_rows, strict=True)):
+    def rows_of_all(slots: Any, numbers: Any, ps: Any, xs: Any, reads: Any) -> Any:
+        by_kind: dict[Any, list[Any]] = {}
+        zero, *rest = numbers
+        rows = iter(rest)
+        for (k, *_), (graphs, kind_of_leaf) in zip(asked, of_all, strict=True):
+            leaves = by_kind.setdefault(program.reduction(k).kind, [])
+            for i, (p, x, own, beside) in enumerate(zip(ps, xs, slots, reads, strict=True)):
                 graph = graphs[kind_of_leaf[i] if kind_of_leaf else 0]
-                parts = _parts(library, graph, (p, x, *own, *beside), numbers)
+                parts = _parts(library, graph, (p, x, *own, *beside), _numbers_of(graph, rows, zero))
                 count = len(parts[0]) // graph.parts
                 leaves.append([some[j : j + count] for some in parts for j in range(0, len(some), count)])
-            found.append(reduced(library, program.reduction(k).kind, leaves, shardings))
-        return found
+        cuts = {kind: shardings and (*shardings,) * (len(of) // len(ps)) for kind, of in by_kind.items()}
+        return {kind: reduced(library, kind, leaves, cuts[kind]) for kind, leaves in by_kind.items()}
 
     return loaded().jit(rows_of_all)  # type: ignore[no-any-return]
+
+
+def _numbers_of(graph: Graph, numbers: Iterator[Array], zero: Array) -> Array:
+    """The next of the arrays of numbers for a graph that takes any; else -0.0 alone."""
+    return next(numbers) if graph.scalars else zero
 
 
 def _parts(library: Library, graph: Graph, arrays: Sequence[Array], numbers: Array) -> list[list[Array]]:

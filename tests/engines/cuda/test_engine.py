@@ -43,6 +43,8 @@ QUICK = [name for name in KINDS if not ON_HOST[name]]
 """Those of which nobody waits for the device."""
 FEW = ["SGD", "Adan", "two slots of one name", "LAMB", "Prodigy"]
 """For what takes long: a rule without slots and one of many; a norm of all, of each array, and sums."""
+KINDS_IN_TURN = [pytest.param(name, marks=() if name in FEW else pytest.mark.product) for name in KINDS]
+"""Those few each time, and all among the products."""
 SHAPES: dict[str, tuple[int, ...]] = {"W": (7, 9), "b": (1023,), "n.b": (1025,), "s": (), "none": (0,), "empty": (3, 0)}
 
 
@@ -195,7 +197,7 @@ def test_vectors_lie_at_multiples_of_16_bytes() -> None:
     assert (found.returncode, found.stdout) == (0, "done\n"), found.stderr
 
 
-@pytest.mark.parametrize("name", FEW)
+@pytest.mark.parametrize("name", [FEW[0], *(pytest.param(name, marks=pytest.mark.product) for name in FEW[1:])])
 def test_a_thousand_arrays_in_one_launch(name: str, machine: shim.Machine) -> None:
     rng = np.random.default_rng(42)
     shapes: Shapes = {f"{i}{'b' if i % 3 else ''}": (int(n),) for i, n in enumerate(rng.integers(0, 40, size=1000))}
@@ -208,7 +210,7 @@ def test_a_thousand_arrays_in_one_launch(name: str, machine: shim.Machine) -> No
     assert rules == [sum(0 not in shape for shape in shapes.values())] * (2 - bool(PASSES[name]))
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", KINDS_IN_TURN)
 def test_several_dtypes(name: str, machine: shim.Machine) -> None:
     """One launch each; the norm is that of all."""
     rng = np.random.default_rng(43)
@@ -281,7 +283,7 @@ def test_what_others_take(name: str, layout: str, first: bool, machine: shim.Mac
     assert (told["W"].engine, told["W"].reason) == ("portable" if reason else "cuda", reason)
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", KINDS_IN_TURN)
 def test_gradients_that_are_none(name: str, machine: shim.Machine) -> None:
     """Each parameter has its own step count, and each count a row; static options that differ, a launch each."""
     rng = np.random.default_rng(45)
@@ -544,7 +546,7 @@ def test_what_a_dropped_plan_had_is_free_when_the_device_is_done(lazy: shim.Mach
     assert len({p.tobytes() for p, *_ in kept}) == 1
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", KINDS_IN_TURN)
 def test_what_a_plan_has_is_its_own_until_its_last_step_is_done(name: str, lazy: shim.Machine) -> None:
     """With all checks or without: its event comes behind all work."""
     p, optimizer = {"W": shim.asarray(np.ones(5))}, OPTIMIZERS[name](None)
@@ -660,7 +662,7 @@ def _checked(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
 
 @pytest.mark.parametrize("resting", [False, True])
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", KINDS_IN_TURN)
 def test_a_step_like_the_last_one_has_no_checks(name: str, resting: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(52)
     start = drawn(rng, "float32", SHAPES)
