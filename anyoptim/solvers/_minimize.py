@@ -39,15 +39,16 @@ def minimize(
             new one.
         method: a solver, such as `LBFGS`, which begins anew; or an optimizer or a chain, which goes on with its state.
         stop: when to stop; `Stop()` if it is None. A method that can take no step stops, too.
-        callback: called after each step with a `Result` of what is known so far; it may raise StopIteration.
+        callback: called after each step with a `Result` of what is known so far; it may raise StopIteration. The
+            parameters in it are those that the method goes on with, and must not be written to.
         progress: whether to show a bar, by tqdm or rich, if one of them is installed.
 
     Returns:
         A `Result`, which tells the value, why it has stopped, and the history of all steps.
 
     The parameters end at the best point that was seen, also where an exception comes in between: Ctrl-C, or one of the
-    function or the callback, which goes on. Raises what `Optimizer.update` raises for parameters and gradients,
-    TypeError for a value that is no real number.
+    function or the callback, which goes on; those of `ProximalGradient` end where its last step has led. Raises what
+    `Optimizer.update` raises for parameters and gradients, TypeError for a value that is no real number.
 
     >>> result = ao.minimize(lambda x: (float(x @ x), 2 * x), np.array([3.0, 4.0]), method=ao.LBFGS())
     >>> result.params, result.converged, result.message

@@ -193,12 +193,12 @@ class Solver(Value, ABC):
 
     @property
     def last_value(self) -> float:
-        """The value at the parameters as the last iteration left them; NaN before the first."""
+        """The value at the parameters as the last iteration left them; NaN before the first, and if it is not known."""
         return self.run.value
 
     @property
     def last_failure(self) -> str | None:
-        """Why the last iteration took no step; None if it did."""
+        """Why the last iteration took no step; None if it did, or if an exception came in between."""
         return self.run.failure
 
     @property

@@ -361,6 +361,44 @@ def test_a_wall(beyond: float) -> None:
     np.testing.assert_allclose(result.params, 0.9, atol=1e-5)
 
 
+def barrier(x: Vector) -> tuple[float, Vector]:
+    """Steep, with its minimum at 1e-7, right before a wall; beyond it the gradient is one of a gentle slope."""
+    if np.any(x <= 0):
+        return math.inf, -1e-3 + 1e-3 * x
+    return float(1e4 * np.sum(x) - 1e-3 * np.sum(np.log(x))), 1e4 - 1e-3 / x
+
+
+@pytest.mark.parametrize("beyond", [math.inf, -math.inf, math.nan])
+def test_a_barrier(beyond: float) -> None:
+    """The step length shrinks fast enough to come back from far beyond, whatever the gradient is there."""
+
+    def function(x: Vector) -> tuple[float, Vector]:
+        value, grad = barrier(x)
+        return value if math.isfinite(value) else beyond, grad
+
+    result = ao.minimize(
+        function, np.array([1e-3, 2e-3]), method=ao.ProximalGradient(ao.prox.L1(0.0)), stop=ao.Stop(gtol=1e-2)
+    )
+    assert result.value == function(result.params)[0]
+    np.testing.assert_allclose(result.params, 1e-7, rtol=1e-4)
+
+
+@pytest.mark.parametrize("acceleration", ["FISTA", None])
+def test_an_lr_that_leads_beyond_a_wall(acceleration: str | None) -> None:
+    """In the first step or a later one: the parameters stay on this side, and it says what it is."""
+
+    def flat_then_steep(x: Vector) -> tuple[float, Vector]:
+        return (math.inf, np.array([math.nan])) if x[0] > 10 else (-(float(x[0]) ** 2), -2 * x)
+
+    for function, start in ((barrier, np.full(2, 1e-3)), (flat_then_steep, np.ones(1))):
+        result = ao.minimize(
+            function, start, method=ao.ProximalGradient(ao.prox.L1(0.0), 0.3, acceleration), stop=ao.Stop(gtol=0)
+        )
+        assert result.message == "a wall: the value is not finite after a step with lr = 0.3; wanted a smaller lr"
+        assert not result.converged
+        assert result.value == function(result.params)[0] < math.inf
+
+
 @pytest.mark.parametrize("lr", [None, 0.05])
 def test_a_wall_behind_the_next_y(lr: float | None) -> None:
     """It begins anew on this side, and finds the minimum, which lies close to the wall."""
