@@ -282,7 +282,7 @@ class Solver(Value, ABC):
         """Take one iteration. Whatever is raised, the parameters are at the best point that was seen."""
         run = self.run
         function = run.begun
-        before, run.busy, run.failure = function.evaluations, True, None
+        before, run.busy = function.evaluations, True
         try:
             iteration = self.hopeless() or self.iteration(run)
         finally:

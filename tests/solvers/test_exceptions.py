@@ -193,3 +193,26 @@ def test_it_goes_on_after_an_exception(name: str) -> None:
                 break
         np.testing.assert_allclose(x, TARGET, rtol=0, atol=1e-6, err_msg=f"{call} {solver.last_failure}")
         assert solver.last_value == pytest.approx(failing.value_and_grad(x)[0], rel=1e-6, abs=1e-12)
+
+
+def test_a_failure_is_forgotten_where_an_exception_comes() -> None:
+    """It was that of an iteration before."""
+    solver, x = ao.LBFGS(), TARGET.copy()
+    solver.update(x, bowl)
+    assert solver.last_failure == "the gradient is zero"
+    x[0] += 1.0
+    with pytest.raises(KeyboardInterrupt):
+        solver.update(x, Failing(CASES["LBFGS"], 1))
+    assert solver.last_failure is None
+
+
+def test_the_best_of_several_rises_is_kept() -> None:
+    """The value of a steep step goes up and down: of all points from which it has risen, the lowest."""
+    values: list[float] = []
+
+    def rippled(x: Any) -> tuple[float, Any]:
+        values.append([5.0, 4.0, 1.0, 6.0, 3.0, 7.0, 6.5][min(len(values), 6)])
+        return values[-1], np.ones_like(x)
+
+    result = ao.minimize(rippled, np.zeros(1), method=ao.GradientDescent(0.5), stop=ao.Stop(steps=6))
+    assert (result.value, result.params.tolist()) == (1.0, [-1.0])
