@@ -79,6 +79,8 @@ class Watch:
             return kernel._replace(call=self._marked(kernel.call) if k is None else self._passing(k, kernel.call))
 
         monkeypatch.setattr(module, name, watched)
+        # What was loaded for reductions together is kept: here it is loaded anew, and watched.
+        monkeypatch.setattr(compiled, "_asked", compiled._asked.__wrapped__)
 
     def _marked(self, call: Any) -> Any:
         return lambda *arguments: [functools.partial(self.passes.append, None), *call(*arguments)]
