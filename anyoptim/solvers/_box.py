@@ -216,9 +216,10 @@ def _vector(function: Function, root: str, given: Any, none: float) -> Vector:
             raise TypeError(f"{tree.name(i)} has dtype {p.dtype}; wanted real numbers, which bounds are for")
         with quiet(), p.library.on_device_of(p.array):
             if is_array(value):
-                vector[k] = vector[k] + _array(p, value, name, tree.name(i))
+                bound = _array(p, value, name, tree.name(i))
             else:
-                vector[k] = vector[k] + (none if value is None else number.value(str(name), value))
+                bound = none if value is None else number.value(str(name), value)
+            vector[k] = p.library.load(vector[k] + bound)  # of no axis NumPy makes a scalar
     return vector
 
 

@@ -96,7 +96,9 @@ class Line:
         except BaseException:
             self.back()
             raise
-        if not accepted:
+        if accepted:
+            self.run.numbers["value"] = self.last.value
+        else:
             self.back()
         return accepted
 

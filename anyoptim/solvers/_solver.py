@@ -279,7 +279,10 @@ class Solver(Value, ABC):
             self.prepare(self.run)
 
     def iterate(self) -> Iteration:
-        """Take one iteration. Whatever is raised, the parameters are at the best point that was seen."""
+        """Take one iteration. Whatever is raised, the parameters are at the best point that was seen.
+
+        Or where the last iteration ended, as the method says.
+        """
         run = self.run
         function = run.begun
         before, run.busy = function.evaluations, True

@@ -85,15 +85,15 @@ class GradientDescent(Solver):
             raise
         if not found:
             return self._failed(run, *line.failure())
-        last = line.last
+        start, last = line.trials[0], line.last
         numbers |= {
             "step_length": last.t,
-            "fall": run.value - last.value,
+            "fall": start.value - last.value,
             "before": squared,
             "between": -last.slope,
         }
-        if last.value > run.value and not rule.descends:
-            keep_best(run, run.vectors["origin"], run.value)
+        if last.value > start.value and not rule.descends:
+            keep_best(run, run.vectors["origin"], start.value)
         run.space.run(TAKE, line.point.gradients, [run.space.params, run.vectors["origin"], run.vectors["g"]])
         run.measure(last.value)
         numbers["values"] = [*numbers["values"], last.value][-rule.memory :]

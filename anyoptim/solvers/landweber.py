@@ -62,11 +62,11 @@ class SteadySolver(LinearSolver):
 
     def iteration(self, run: Any) -> Iteration:
         function, space, box = run.begun, run.space, run.scratch
-        origin, g, columns = run.vectors["origin"], run.vectors["g"], self.columns(run)
-        space.run(_WEIGHED if columns else _PLAIN, g, [space.params, origin, *columns], lr=self.rate(run))
-        if box is not None:
-            box.enter()
+        origin, g, columns, lr = run.vectors["origin"], run.vectors["g"], self.columns(run), self.rate(run)
         try:
+            space.run(_WEIGHED if columns else _PLAIN, g, [space.params, origin, *columns], lr=lr)
+            if box is not None:
+                box.enter()
             function.put()
             point = function()
         except BaseException:

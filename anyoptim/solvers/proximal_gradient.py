@@ -15,7 +15,7 @@ from anyoptim.optimizers import SGD
 from anyoptim.solvers._function import Point, ValueAndGrad
 from anyoptim.solvers._proximal_trial import ProximalTrial
 from anyoptim.solvers._solver import Iteration, Run, Solver
-from anyoptim.solvers._vectors import Kernel
+from anyoptim.solvers._vectors import COPY, Kernel
 
 __all__ = ["ProximalGradient"]
 
@@ -199,6 +199,8 @@ class ProximalGradient(Solver):
                 run.put(origin)
                 return _too_far(trial.lr)
         numbers |= {"ahead": math.nan, "value": math.nan, "lr": trial.lr}
+        if point is None:  # p may lie beyond a wall, from which it goes back to where e is then
+            space.run(COPY, origin, [run.vectors["e"]])
         space.run(_ARRIVE, space.params, [origin])
         try:
             within = self._look_ahead(run, point, ahead)
@@ -206,6 +208,7 @@ class ProximalGradient(Solver):
             numbers["steps"] += 1  # the step is taken, and only what comes next is not known
             raise
         if not within:
+            self._go_back(run)
             return _too_far(trial.lr)
         numbers |= {"gradient_squared": trial.squared / trial.lr**2, "gradient_max": largest / trial.lr}
         return Iteration(trial.lr, math.sqrt(size))
@@ -213,7 +216,7 @@ class ProximalGradient(Solver):
     def _look_ahead(self, run: Run, point: Point | None, ahead: float) -> bool:
         """Find the value, and know the function at the next y, from what it gave at p, if that is known.
 
-        Returns whether p is no point beyond a wall: if it is, the step before is taken again.
+        Returns whether p is no point beyond a wall.
         """
         numbers, origin = run.numbers, run.vectors["origin"]
         penalty = self._h(run)
@@ -230,18 +233,21 @@ class ProximalGradient(Solver):
                 run.put(origin)
                 there, ahead, numbers["theta"] = run.begun(), 0.0, 1.0
         assert there is not None  # noqa: S101 - where y is p, p is known
-        within = math.isfinite(there.value)
-        if not within:
-            e, y = run.vectors["e"], run.vectors["y"]
-            run.space.run(_GO_ON, origin, [y, e], ahead=-1.0)
-            run.put(y)
-            run.space.run(_ARRIVE, run.space.params, [origin])
-            there, penalty = run.begun(), self._h(run)
+        if not math.isfinite(there.value):
+            return False
         if not ahead:
             self._know(run, there, ahead)
         if point is None:
             numbers["value"] = there.value + penalty
-        return within
+        return True
+
+    def _go_back(self, run: Run) -> None:
+        """Take back the step, and know the function where it began."""
+        run.space.run(COPY, run.vectors["e"], [run.vectors["origin"]])
+        run.put(run.vectors["origin"])
+        there = run.begun()
+        self._know(run, there, ahead=0.0)
+        run.numbers["value"] = there.value + self._h(run)
 
     def _ahead(self, run: Run) -> tuple[float, float]:
         """Find the next y. Returns the square of the last step, and which part of it y lies ahead."""

@@ -152,3 +152,12 @@ def test_a_parameter_without_a_gradient_stays_out_of_bounds() -> None:
 def test_complex_parameters_have_none() -> None:
     with pytest.raises(TypeError, match="params has dtype complex128; wanted real numbers, which bounds are for"):
         ao.minimize(lambda x: (0.0, x), np.zeros(2, complex), method=ao.LBFGS(bounds=(0, 1)))
+
+
+@pytest.mark.parametrize("engine", [None, *ENGINES])
+@pytest.mark.parametrize("high", [1.0, np.array(1.0)])
+def test_an_array_of_no_axis(engine: Any, high: Any) -> None:
+    result = ao.minimize(
+        lambda x: (float(x * x - 4 * x), 2 * x - 4), np.array(0.5), method=ao.LBFGS(bounds=(0, high), engine=engine)
+    )
+    assert result.params == 1

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import anyoptim as ao
+from tests.support.internals import Box
 from tests.support.libraries import same_bits
 
 CALLS = range(1, 13)
@@ -216,3 +217,33 @@ def test_the_best_of_several_rises_is_kept() -> None:
 
     result = ao.minimize(rippled, np.zeros(1), method=ao.GradientDescent(0.5), stop=ao.Stop(steps=6))
     assert (result.value, result.params.tolist()) == (1.0, [-1.0])
+
+
+def test_an_exception_after_the_search() -> None:
+    """The parameters are at the new point, and so is the value: a preconditioner raises at its third call."""
+    calls = 0
+
+    def preconditioner(g: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            raise KeyboardInterrupt
+        return g / 10
+
+    solver, x = ao.NonlinearCG(preconditioner=preconditioner), np.zeros(6)
+    solver.update(x, bowl)  # which has called it at the beginning, and after the step
+    with pytest.raises(KeyboardInterrupt):
+        solver.update(x, bowl)
+    assert solver.last_value == bowl(x)[0] < bowl(np.zeros(6))[0]
+
+
+def test_an_interruption_of_a_step_within_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before the step is within them, too, nothing has moved."""
+    solver, x = ao.Landweber(0.02, bounds=(-5, 5)), np.ones(6)
+    problem = ao.LeastSquares(lambda p: MATRIX @ p, lambda r: MATRIX.T @ r, MATRIX @ TARGET)
+    solver.begin(x, problem)
+    monkeypatch.setattr(Box, "enter", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        solver.iterate()
+    np.testing.assert_array_equal(x, 1)
+    assert solver.last_value == pytest.approx(misfit(x)[0])

@@ -399,6 +399,33 @@ def test_an_lr_that_leads_beyond_a_wall(acceleration: str | None) -> None:
         assert result.value == function(result.params)[0] < math.inf
 
 
+def test_a_wall_far_away_leaves_the_last_step_to_the_bit() -> None:
+    """Where p - (p - before) is 0 in float32; a step that was taken back is not counted, whatever is raised."""
+    calls = 0
+
+    def walled(x: Vector) -> tuple[float, Vector]:
+        nonlocal calls
+        calls += 1
+        if calls == raises:
+            raise KeyboardInterrupt
+        return (float(x[0]) ** 4 / 4, x**3) if abs(x[0]) < 1e12 else (math.inf, 0 * x)
+
+    for raises in (0, 5):
+        calls = 0
+        solver, x = ao.ProximalGradient(ao.prox.L1(1e-9), 1e-3), np.array([-1000.0], np.float32)
+        solver.update(x, walled)
+        before = x.copy()
+        assert before[0] > 9e5
+        with pytest.raises(KeyboardInterrupt) if raises else contextlib.nullcontext():
+            solver.update(x, walled)
+        assert (calls, solver.steps) == (raises or calls, 1)
+        np.testing.assert_array_equal(x, before)
+        if not raises:
+            assert solver.last_failure is not None
+            assert solver.last_failure.startswith("a wall")
+            assert solver.last_value == pytest.approx(float(x[0]) ** 4 / 4)
+
+
 @pytest.mark.parametrize("lr", [None, 0.05])
 def test_a_wall_behind_the_next_y(lr: float | None) -> None:
     """It begins anew on this side, and finds the minimum, which lies close to the wall."""

@@ -32,6 +32,7 @@ from anyoptim._trace._operations import LOGICAL
 from anyoptim._trace._program import MOVE, Coefficients, Part, Program, on_nothing, on_value, static_options
 from anyoptim._trace._symbols import Scalar, Symbol, symbol
 from anyoptim.random import _compiled as dropout_compiled
+from anyoptim.solvers._box import Box
 from anyoptim.solvers._vectors import Space
 
 __all__ = [
@@ -40,6 +41,7 @@ __all__ = [
     "ENGINES",
     "LOGICAL",
     "MOVE",
+    "Box",
     "Coefficients",
     "Dispatch",
     "Graph",
