@@ -102,6 +102,14 @@ class Run:
             self.busy = was
             self.numbers["evaluations"] += function.evaluations - before
 
+    def settled(self) -> Run:
+        """The same, or one with its counts that has yet to begin, where a point was taken of which not all is known."""
+        if self.function is None or not self.space.unsettled:
+            return self
+        anew = type(self)()
+        anew.numbers |= {name: self.numbers[name] for name in ("steps", "evaluations")}
+        return anew
+
     def put(self, point: Vector) -> None:
         """Put the parameters at a point."""
         self.space.run(COPY, point, [self.space.params])
@@ -269,9 +277,8 @@ class Solver(Value, ABC):
         run = self.run
         if run.saved is not None:
             self.load_state_dict(run.saved, params)
-        elif run.function is not None and run.space.unsettled:
-            self.restart()
-            self.run.numbers |= {name: run.numbers[name] for name in ("steps", "evaluations")}
+        else:
+            self._run = run.settled()
 
     def _adopt(self, function: Function) -> None:
         if function is not self.run.function:

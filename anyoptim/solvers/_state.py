@@ -20,7 +20,8 @@ VERSION = 1
 
 
 def written(solver: Solver, run: Run) -> dict[str, Any]:
-    """The state of a solver; that of one that has not begun has no vectors."""
+    """The state of a solver; that of one that has not begun, or has to begin anew, has no vectors."""
+    run = run.settled()
     begun = run.function is not None
     paths = run.begun.paths if begun else []
     ps = run.space.ps if begun else []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import inspect
 import math
 from collections.abc import Callable
@@ -247,3 +248,30 @@ def test_an_interruption_of_a_step_within_bounds(monkeypatch: pytest.MonkeyPatch
         solver.iterate()
     np.testing.assert_array_equal(x, 1)
     assert solver.last_value == pytest.approx(misfit(x)[0])
+
+
+@pytest.mark.parametrize("way", ["state", "copy"])
+def test_a_state_after_an_exception_begins_anew(way: str) -> None:
+    """Where a point was taken of which not all was known: counts go on, and the minimum is found from there."""
+    calls = 0
+
+    def preconditioner(g: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        return -g if calls == 3 else g / 10  # which is refused once the step is taken
+
+    solver, x = ao.NonlinearCG(preconditioner=preconditioner), np.zeros(6)
+    solver.update(x, bowl)
+    with pytest.raises(ValueError, match="positive definite"):
+        solver.update(x, bowl)
+    assert not solver.state_dict()["vectors"]
+    if way == "state":
+        again = ao.NonlinearCG(preconditioner=preconditioner)
+        again.load_state_dict(solver.state_dict(), x)
+    else:
+        again = copy.copy(solver)
+    assert again.evaluations == solver.evaluations
+    for _ in range(60):
+        again.update(x, bowl)
+    np.testing.assert_allclose(x, TARGET, rtol=0, atol=1e-6)
+    assert again.last_value == bowl(x)[0]
