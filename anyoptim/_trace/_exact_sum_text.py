@@ -17,9 +17,7 @@ def pieces(dtype: str, kind: Kind) -> dict[str, str | list[str]]:
     one, two, three = (repr(rounder) for rounder, _ in ROUNDERS)
     # Squares and products of float32 do not overflow: there the digits have the scale, and not the elements.
     narrow = dtype == "float32"
-    term, largest, least = "_value" if narrow else "_value * _scale * _scale", repr(sys.float_info.max), 2.0**-40
-    infinite = f"1.0 if _value > {largest} else {least} if _value < -{largest} else 0.0"
-    infinite_in_c = f"_a[_j] > {largest} ? 1.0 : _a[_j] < -{largest} ? {least} : 0.0"
+    infinite_in_c = f"_a[_j] > {_LARGEST} ? 1.0 : _a[_j] < -{_LARGEST} ? {2.0**-40} : 0.0"
     unit = f"power_of_two({2 * HALF} * (_code + {FIRST})) if 0 < _code < {INFINITE} else 1.0"
     return {
         "one": one,
@@ -39,10 +37,11 @@ def pieces(dtype: str, kind: Kind) -> dict[str, str | list[str]]:
         "unit": unit if narrow else "1.0",
         "power": str(power),
         "scale": str(HALF // 2 * power),
-        "term": [f"_v = {term}", "_v *= _v"] if squares else [f"_v = {term} if _code < {INFINITE} else {infinite}"],
         "term_in_c": "_y * _y" if squares else f"_code < {INFINITE} ? _y : {infinite_in_c}",
     }
 
+
+_LARGEST = repr(sys.float_info.max)
 
 _TILE = 1 << 10
 """The elements that a loop takes at a time, which stay in the first cache."""
@@ -51,7 +50,7 @@ _ABOVE = 2.0 ** (2 * HALF - 3)
 """What is added to the first digits in a loop, so that none of those that are in doubt is negative."""
 
 _LOOP = """\
-from anyoptim._machine._bits import bits, exponent, power_of_two
+from anyoptim._machine._bits import bits, exponent, power_of_two, product_and
 
 
 def {name}(_leaves, _chunks, _which, _coefficients, _rows, _first, _last):
@@ -82,12 +81,18 @@ def {name}(_leaves, _chunks, _which, _coefficients, _rows, _first, _last):
                 _scale = power_of_two(-{scale} * (_code + {least})) if 0 < _code < {infinite} else 0.0
                 _unit = {unit}
                 _zero, _to_one, _to_two, _to_three = {one} * _unit, {above} * _unit, {two} * _unit, {three} * _unit
+                _to_both = _to_two + _to_three
                 _one, _two, _three, _seen = 0, 0, 0, 0
                 for _i in range(_n):
                     {body}
                     {added}
                 if _sure or (0 <= _seen < {limit} and (_code == _known or _seen != {nothing})):
                     break
+            if _code >= {infinite}:
+                _one, _two, _three = {count} * bits(_to_one), {count} * bits(_to_two), {count} * bits(_to_three)
+                for _i in range(_n):
+                    {body}
+                    {infinities}
             for _ in range(min(_code - _known, 3)):
                 _ones, _twos, _threes = 0, _ones, _twos
             _known = _code
@@ -119,24 +124,38 @@ def {name}(_leaves, _chunks, _which, _coefficients, _rows, _first, _last):
 
 _MEASURED = ["_top = max(_top, bits(abs(_value)))"]
 _TAKEN = ["_top = _value if _value > _top or _value != _value else _top"]
+_INFINITIES = [f"_one += _value > {_LARGEST}", f"_two += _value < -{_LARGEST}"]
+_EXACT = ["_a = product_and({0}, {1}, _to_one)", "_v = product_and({0}, {1}, _to_one - _a)"]
+_ROUNDED = ["_a = _v + _to_one", "_v -= _a - _to_one"]
 _ADDED = [
-    "_a = _v + _to_one",
-    "_v -= _a - _to_one",
     "_b = _v + _to_two",
-    "_v -= _b - _to_two",
     "_one += bits(_a)",
     "_two += bits(_b)",
-    "_three += bits(_v + _to_three)",
+    "_three += bits(_v + (_to_both - _b))",
     "_seen |= bits(_a) ^ bits(_zero)",
 ]
 
 
-def loop_pieces(dtype: str, kind: Kind, values: Sequence[str]) -> dict[str, str | list[str]]:
-    """What the templates of loops leave open, but for names and what comes before the values of an element."""
-    given = pieces(dtype, kind)
-    after = {"measured": _MEASURED, "taken": _TAKEN, "added": [*given["term"], *_ADDED]}
-    of_each = {name: [line for value in values for line in (f"_value = {value}", *after[name])] for name in after}
-    return {**given, **of_each, "count": "_n" if len(values) == 1 else f"{len(values)} * _n"}
+def loop_pieces(dtype: str, kind: Kind, terms: Sequence[Sequence[str]]) -> dict[str, str | list[str]]:
+    """What the templates of loops leave open, but for names and what comes before the terms of an element.
+
+    Each is a value, or two that are to be multiplied. A product of two float32 is exact in float64: what rounds it to
+    the first digit, and takes this from it, may be one operation with it.
+    """
+    parts: dict[str, list[str]] = {"measured": [], "taken": [], "infinities": [], "added": []}
+    for term in terms:
+        value, squares = f"_value = {' * '.join(term)}", kind == "squares"
+        factors = [*term] * 2 if squares else [*term]
+        if dtype == "float32" and len(factors) == 2:
+            rounded = [line.format(*factors) for line in _EXACT]
+        else:
+            scaled = "_v = _value" if dtype == "float32" else "_v = _value * _scale * _scale"
+            rounded = [value, scaled, *["_v *= _v"] * squares, *_ROUNDED]
+        parts["measured"] += [value, *_MEASURED]
+        parts["taken"] += [value, *_TAKEN]
+        parts["infinities"] += ["pass"] if squares else [value, *_INFINITIES]
+        parts["added"] += [*rounded, *_ADDED]
+    return {**pieces(dtype, kind), **parts, "count": "_n" if len(terms) == 1 else f"{len(terms)} * _n"}
 
 
 LOOPS: dict[Kind, str] = {"squares": _LOOP, "terms": _LOOP, "largest": _LARGEST_LOOP}
