@@ -6,7 +6,19 @@ import math
 import sys
 from collections.abc import Sequence
 
-from anyoptim._trace._exact_sum import COLUMNS, FIRST, HALF, INFINITE, MASK, NAN, ROUNDERS, Kind, bits_of, power_of
+from anyoptim._trace._exact_sum import (
+    COLUMNS,
+    FIRST,
+    HALF,
+    INFINITE,
+    MASK,
+    NAN,
+    ROUNDERS,
+    Kind,
+    as_integer,
+    bits_of,
+    power_of,
+)
 
 __all__ = ["KERNELS", "LOOPS", "REDUCTION", "TOTALS", "loop_pieces", "pieces"]
 
@@ -27,6 +39,8 @@ def pieces(dtype: str, kind: Kind) -> dict[str, str | list[str]]:
         "above": repr(ROUNDERS[0][0] + _ABOVE),
         "nothing": str(int(_ABOVE)),
         "limit": str(int(2 * _ABOVE)),
+        "lowest": str(as_integer(-math.inf)),
+        "magnitude": str(_MAGNITUDE),
         "tile": str(_TILE),
         "infinite": str(INFINITE),
         "nan": str(NAN),
@@ -41,7 +55,7 @@ def pieces(dtype: str, kind: Kind) -> dict[str, str | list[str]]:
     }
 
 
-_LARGEST = repr(sys.float_info.max)
+_LARGEST, _MAGNITUDE = repr(sys.float_info.max), 2**63 - 1
 
 _TILE = 1 << 10
 """The elements that a loop takes at a time, which stay in the first cache."""
@@ -106,24 +120,30 @@ def {name}(_leaves, _chunks, _which, _coefficients, _rows, _first, _last):
 """
 
 _LARGEST_LOOP = """\
-from math import inf as _infinity
-from anyoptim._machine._bits import bits
+from math import nan as _nan
+from anyoptim._machine._bits import bits, number
 
 
 def {name}(_leaves, _chunks, _which, _coefficients, _rows, _first, _last):
+    widest()
     for _c in range(_first, _last):
         _leaf, _begin, _n, _at = _chunks[_c]
         {coefficients}
         {arrays}
-        _top = -_infinity
+        _top, _lost = {lowest}, 0
         for _i in range(_n):
             {body}
             {taken}
-        _rows[_at, 0] = bits(_top + 0.0)
+        _rows[_at, 0] = bits(_nan if _lost else number(uint64(_top ^ (_top >> 63 & {magnitude}))) + 0.0)
 """
 
 _MEASURED = ["_top = max(_top, bits(abs(_value)))"]
-_TAKEN = ["_top = _value if _value > _top or _value != _value else _top"]
+# Of integers that are in the order of the numbers: a maximum of these LLVM takes by SIMD.
+_TAKEN = [
+    "_bits = bits(_value)",
+    f"_top = max(_top, _bits ^ (_bits >> 63 & {_MAGNITUDE}))",
+    "_lost |= _value != _value",
+]
 _INFINITIES = [f"_one += _value > {_LARGEST}", f"_two += _value < -{_LARGEST}"]
 _EXACT = ["_a = product_and({0}, {1}, _to_one)", "_v = product_and({0}, {1}, _to_one - _a)"]
 _ROUNDED = ["_a = _v + _to_one", "_v -= _a - _to_one"]
