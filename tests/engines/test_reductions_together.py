@@ -188,7 +188,7 @@ def _cases(normal: bool = False) -> list[list[list[np.ndarray[Any, Any]]]]:
         for least, most in widths:
             sizes = [37, 0, 300, 1]
             cases.append([[_values(rng, dtype, n, least, most) for _ in range(2 + SLOTS)] for n in sizes])
-        for bad in ([math.inf], [-math.inf], [math.inf, -math.inf], [math.nan], [math.inf, math.nan]):
+        for bad in ([math.inf], [-math.inf], [math.inf, -math.inf], [math.nan], [-math.nan], [math.inf, math.nan]):
             leaf = [_values(rng, dtype, 50, -3, 3) for _ in range(2 + SLOTS)]
             leaf[1][rng.choice(50, len(bad), replace=False)] = bad
             cases.append([[_values(rng, dtype, 9, -30, 30) for _ in range(2 + SLOTS)], leaf])
