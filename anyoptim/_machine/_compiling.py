@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
-from numba import config, njit, types
+from numba import config, types
 from numba.core import sigutils
 from numba.core.compiler import Flags, compile_extra
 from numba.core.registry import cpu_target
@@ -14,9 +15,6 @@ from numba.core.registry import cpu_target
 from anyoptim._machine._generated import Text, executed
 
 __all__ = ["compiled", "function"]
-
-OPTIONS = {"nogil": True, "error_model": "numpy"}
-"""Without the check for zero divisors, which stops SIMD, and without `fastmath`, which rounds differently."""
 
 
 def compiled(of: Text) -> bytes:
@@ -27,15 +25,14 @@ def compiled(of: Text) -> bytes:
     """
     if config.DISABLE_JIT:
         raise RuntimeError("it is switched off (NUMBA_DISABLE_JIT)")
-    module = _module("entry", _entry(of))
-    module.entry.__globals__[of.name] = njit(**OPTIONS)(function(of.name, of.text))
     flags = Flags()
-    # Of these the first are for calls from Python, by whom here nothing is called.
+    # Of these the first are for calls from Python, by whom here nothing is called. By the error model of NumPy there is
+    # no check for zero divisors, which stops SIMD; and without `fastmath`, nothing is rounded differently.
     flags.no_cpython_wrapper, flags.no_cfunc_wrapper, flags.nrt, flags.error_model = True, True, True, "numpy"
     made = compile_extra(
         cpu_target.typing_context,
         cpu_target.target_context,
-        module.entry,
+        function(of.name, _of_an_address(of)),
         (types.uint64,),
         types.boolean,
         flags,
@@ -49,41 +46,38 @@ def compiled(of: Text) -> bytes:
 
 def function(name: str, text: str) -> Callable[..., Any]:
     """The function of this name in a module with this text, which debuggers and tracebacks can show."""
-    call: Callable[..., Any] = getattr(_module(name, text), name)
-    return call
-
-
-def _module(name: str, text: str) -> Any:
     stem = f"anyoptim {name} {hash(text):x}"
     module = ModuleType(stem)
     executed(text, f"<{stem}>", vars(module))
-    return module
+    call: Callable[..., Any] = getattr(module, name)
+    return call
 
 
-def _entry(of: Text) -> str:
-    """The text of a function of an address that makes arrays of the block there, and calls the function."""
+def _of_an_address(of: Text) -> str:
+    """The text with the function taking an address of a block, in whose first lines it makes arrays of what is there.
+
+    One function, for of two Numba would infer the types twice, and make machine code of both.
+    """
     arguments, result = sigutils.normalize_signature(of.signature)
+    module = ast.parse(of.text)
+    (changed,) = (each for each in module.body if isinstance(each, ast.FunctionDef) and each.name == of.name)
+    names = [argument.arg for argument in changed.args.args]
     arrays = [t for t in arguments if isinstance(t, types.Array)]
     size = 2 + sum(1 + t.ndim for t in arrays)
-    lines, at = [f"_block = carray(pointer(_at, 0), {size}, uint64)"], 2
-    for k, array in enumerate(arrays):
-        lengths = ", ".join(f"int64(_block[{at + 1 + axis}])" for axis in range(array.ndim))
-        lines.append(f"_a{k} = carray(pointer(_block[{at}], 0), ({lengths},), {array.dtype})")
+    lines, at = [f"__block = __carray(__pointer(__at, 0), {size}, __numpy.uint64)"], 2
+    for name, array in zip(names, arrays, strict=False):
+        lengths = ", ".join(f"__numpy.int64(__block[{at + 1 + axis}])" for axis in range(array.ndim))
+        lines.append(f"{name} = __carray(__pointer(__block[{at}], 0), ({lengths},), __numpy.{array.dtype})")
         at += 1 + array.ndim
-    numbers = ["int64(_block[0])", "int64(_block[1])"][: len(arguments) - len(arrays)]
-    call = f"{of.name}({', '.join([*(f'_a{k}' for k in range(len(arrays))), *numbers])})"
-    lines += [call, "return True"] if result == types.none else [f"return {call}"]
-    dtypes = ", ".join(sorted({"int64", "uint64", *(str(array.dtype) for array in arrays)}))
-    body = "\n".join(f"    {line}" for line in lines)
-    return _ENTRY.format(dtypes=dtypes, body=body)
+    lines += [f"{name} = __numpy.int64(__block[{k}])" for k, name in enumerate(names[len(arrays) :])]
+    end = "return True" if result == types.none else ""
+    changed.args.args = [ast.arg("__at")]
+    changed.body = [*ast.parse("\n".join(lines)).body, *changed.body, *ast.parse(end).body]
+    return _HEAD + ast.unparse(module)
 
 
-_ENTRY = """\
-from numba import carray
-from numpy import {dtypes}
-from anyoptim._machine._intrinsics import pointer
-
-
-def entry(_at):
-{body}
+_HEAD = """\
+import numpy as __numpy
+from numba import carray as __carray
+from anyoptim._machine._intrinsics import pointer as __pointer
 """

@@ -15,6 +15,8 @@ import pytest
 
 from tests.support.libraries import Library
 
+pytestmark = pytest.mark.product  # a process with eight devices; values on meshes are in test_meshes.py
+
 ARRAYS = 3
 
 
@@ -32,7 +34,7 @@ def _cases(*cuts: str) -> list[dict[str, Any]]:
     return cases
 
 
-@pytest.fixture(params=[["both"], pytest.param(["rows", "columns", "whole"], marks=pytest.mark.product)], ids="-".join)
+@pytest.fixture(params=[["both"], ["rows", "columns", "whole"]], ids="-".join)
 def cases(request: pytest.FixtureRequest, need: Callable[[str], Library]) -> list[dict[str, Any]]:
     need("jax")
     pytest.importorskip("optax", reason="optax is not installed")

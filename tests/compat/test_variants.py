@@ -67,7 +67,7 @@ def _run(make: Callable[[], ao.Optimizer], engine: ao.EngineName | None, dtype: 
     return params
 
 
-SOME = [*VARIANTS][::4]
+SOME = [*VARIANTS][::8]
 """The others are compiled among the products."""
 
 
@@ -92,7 +92,9 @@ def test_cuda_source(name: str) -> None:
     assert not re.findall(r"\b(?:pow|exp|fma)f?\(", source)
 
 
-@pytest.mark.parametrize("name", [*VARIANTS, *WHOLE])
+@pytest.mark.parametrize(
+    "name", [*WHOLE, *(pytest.param(name, marks=() if name in SOME else pytest.mark.product) for name in VARIANTS)]
+)
 def test_under_jit(name: str, need: Callable[[str], Library]) -> None:
     """The pure form, compiled once, with the count of steps traced: NumPy's parameters to round-off."""
     lib = need("jax-x64")

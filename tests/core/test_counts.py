@@ -41,7 +41,14 @@ def _moved_on(state: Any, n: int) -> Any:
     return state._replace(step=np.int64(n), t=jax.tree.map(lambda _: np.int64(n), state.t))
 
 
-@pytest.mark.parametrize("name", MADE)
+TELLING = {"Adam", "ASGD", "NAdam", "RAdam", "Adan", "Adafactor", "SGLD", "ScheduleFreeAdamW", "Prodigy"}
+"""Methods whose coefficients, numbers or bounds are of the count in one way each; others have theirs."""
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=() if name in TELLING or name in STAGES else pytest.mark.product) for name in MADE],
+)
 def test_counts_stay_at_the_last(name: str, need: Callable[[str], Library]) -> None:
     """Steps before, at and after it are finite and what they are at it; so is one from a count of the host beyond."""
     lib = need("jax")

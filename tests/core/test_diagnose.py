@@ -26,6 +26,7 @@ def _row(optimizer: ao.Optimizer, params: Any, grads: Any, path: str = "w") -> a
     return row
 
 
+@pytest.mark.covering(1)  # whose norms are float64's, whatever the dtype, in engines/test_reduction.py
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64", "complex64"])
 def test_it_says_what_update_then_does(lib: Library, dtype: str) -> None:
     """Norms of gradient, parameter and step are those that float64 finds before and after the update."""

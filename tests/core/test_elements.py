@@ -129,6 +129,7 @@ def test_bits_on_every_engine(dtype: str, of: str, order: Any, need: Callable[[s
         assert equal_states(state, found[0][1])
 
 
+@pytest.mark.covering(1)  # the dtypes of each library: arrays/test_libraries.py
 @pytest.mark.parametrize("dtype", ["float32", "complex64"])
 def test_libraries(lib: Library, dtype: str, quickly: None) -> None:
     """NumPy's bits, or its values where the library's arithmetic is another; so is the pure form."""

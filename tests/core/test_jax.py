@@ -11,7 +11,7 @@ import pytest
 import anyoptim as ao
 from anyoptim.random import philox4x32
 from tests.support.chains import CHAINS
-from tests.support.libraries import COMPOSED, DISCOVERED, WHOLE, Library
+from tests.support.libraries import COMPOSED, DISCOVERED, METHODS, WHOLE, Library
 from tests.support.xla import compiler, quick
 
 MADE: dict[str, Callable[[], ao.Optimizer]] = {
@@ -67,8 +67,8 @@ def _scanned(name: str, optimizer: ao.Optimizer) -> tuple[Any, list[int]]:
 
 WIDE = ["Adam", *(name for name, make in MADE.items() if any(stage.scalars for stage in make().stages))]
 """With x64 only the width of counts and numbers is another: those that have such, and one that has counts alone."""
-LONG = {*CHAINS} - {*DISCOVERED, "clip, Adam, EMA"}
-"""Chains, of whose kinds there are others: they run among the products."""
+LONG = {*CHAINS, *METHODS} - {*COMPOSED, "clip, Adam, EMA", "SGD", "Adam", "Adan", "ASGD", "NAdam", "RAdam", "Rprop"}
+"""What there are others of the kind of: they run among the products. engines/test_jax_engine.py compiles each rule."""
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import anyoptim as ao
-from tests.support.chains import CHAINS, KINDS, ROOTLESS, Make, agree, flat, matrices, problem, run
+from tests.support.chains import ALIKE, CHAINS, KINDS, ROOTLESS, Make, agree, flat, matrices, problem, run
 from tests.support.internals import threads as _threads
 from tests.support.layouts import LAYOUTS, hostile
 from tests.support.libraries import ENGINES, Library, same_bits
@@ -24,7 +24,11 @@ PRECISIONS = {"single": ("float32", "float16", "complex64"), "double": ("float64
 BOTH = {"clip, Adam, EMA", "clip each, Momentum, Cautious, trust"}
 """Measures of all and of each, and roots: the others run in float64, as their equations do, and else as products."""
 BITS = [
-    pytest.param(name, dtype, marks=() if dtype == "float64" or name in BOTH else pytest.mark.product)
+    pytest.param(
+        name,
+        dtype,
+        marks=() if (dtype == "float64" and name not in ALIKE) or name in BOTH else pytest.mark.product,
+    )
     for name in CHAINS
     for dtypes in PRECISIONS.values()
     for dtype in dtypes
@@ -76,7 +80,9 @@ def test_bits_on_hostile_values(name: str, dtype: str) -> None:
 @pytest.mark.covering(1)  # they meet in test_bits_on_any_shape_and_layout: to an engine a chain is one more rule
 @pytest.mark.parametrize("dtype", ["float16", "float64", "complex128"])
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.product if name in ALIKE else ()) for name in KINDS]
+)
 def test_bits_on_layouts(name: str, layout: str, dtype: str) -> None:
     """Parameters of any memory order with gradients of any other."""
     params, grads = problem(dtype, steps=4)
@@ -168,7 +174,9 @@ def test_bits_of_libraries(name: str, library: str, dtype: str, need: Callable[[
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("engine", [None, *OTHERS])
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in BOTH else pytest.mark.product) for name in KINDS]
+)
 def test_bits_of_torch_in_place(
     name: str, engine: ao.EngineName | None, dtype: str, need: Callable[[str], Library]
 ) -> None:
@@ -297,10 +305,8 @@ def test_bits_of_stages_of_ones_own(name: str, dtype: str) -> None:
     _same(OWN[name][0], params, grads)
 
 
-@pytest.mark.parametrize(
-    "dtype",
-    ["complex64", *(pytest.param(of, marks=pytest.mark.product) for of in ("float32", *PRECISIONS["double"]))],
-)
+@pytest.mark.product  # five reductions, of which each has a kernel of all that stands before it; each alone is above
+@pytest.mark.parametrize("dtype", ["complex64", "float32", *PRECISIONS["double"]])
 def test_bits_of_stages_of_ones_own_together(dtype: str) -> None:
     """All of them in one chain, with some of the package's between them."""
     params, grads = problem(dtype, steps=7)

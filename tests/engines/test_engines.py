@@ -370,7 +370,10 @@ def test_a_choice_between_a_slot_and_another(engine: ao.EngineName) -> None:
     assert [s.tolist() for s in result[1]] == [[-4, -2, -9], [7, 8, 6]]
 
 
-@pytest.mark.parametrize("engine", OTHERS)
+@pytest.mark.parametrize(
+    "engine",  # the compiled loop of so many slots takes six seconds
+    [pytest.param(name, marks=pytest.mark.product if name == "compiled" else ()) for name in OTHERS],
+)
 def test_slots_that_are_called_like_what_is_generated(engine: ao.EngineName) -> None:
     """A slot may be called like a variable of the loop around its rule, in the step and in a reduction behind it."""
 

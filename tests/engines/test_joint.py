@@ -230,7 +230,7 @@ def test_joint_methods_turn_with_the_phase(name: str) -> None:
 
 @pytest.mark.parametrize(
     "name",  # of which each has kernels of its own for each dtype
-    [pytest.param(name, marks=pytest.mark.product if i % 5 else ()) for i, name in enumerate(JOINT)],
+    [pytest.param(name, marks=pytest.mark.product if i % 10 else ()) for i, name in enumerate(JOINT)],
 )
 def test_joint_methods_have_the_same_bits_on_all_engines(name: str) -> None:
     """Beside a real parameter, and with gradients of another precision, which not all engines take."""

@@ -72,6 +72,7 @@ def test_whole_methods_are_known() -> None:
     lambda lib, name, dtype: (lib, name) == ("dask", "SGLD") and dtype != "float32",
 )
 @pytest.mark.omit("jax has the others", lambda lib, dtype, **_: lib == "jax-x64" and dtype != "float64")
+@pytest.mark.covering(1)  # of each method JAX, the slowest, is in test_under_jit, and dtypes are each library's own
 @pytest.mark.usefixtures("quickly")
 @pytest.mark.parametrize("dtype", HALF + REAL)
 @pytest.mark.parametrize("name", WHOLE)
@@ -108,6 +109,7 @@ def test_equals_numpy(lib: Library, name: str, dtype: str) -> None:
             _near(lib.tonumpy(ours[k]), a, dtype, k)
 
 
+@pytest.mark.covering(1)  # each takes seconds to compile
 @pytest.mark.parametrize("dtype", [*HALF, *REAL])
 @pytest.mark.parametrize("name", WHOLE)
 def test_under_jit(name: str, dtype: str, need: Callable[[str], Library]) -> None:

@@ -27,6 +27,8 @@ from tests.support.libraries import COMPLEX, HALF, REAL, Library, numpy_dtype, s
 
 ENGINES = ["compiled", "blocked"]
 DTYPES = HALF + REAL + COMPLEX
+FEW = ("float16", "bfloat16", "float32", "complex64")
+"""Each has loops of its own, which take seconds to compile: the others run among the products."""
 MIB = 1 << 20
 TURNS: list[Callable[[Any], Any]] = [lambda a: a, lambda a: a.T, lambda a: a[::3]]
 
@@ -90,13 +92,13 @@ SHAPES = st.lists(st.integers(1, 9), min_size=1, max_size=4).map(tuple) | st.sam
 
 
 @pytest.mark.parametrize(
-    "dtypes",  # for each of which four loops are compiled; test_tensors has the others, too
+    "dtypes",  # for each of which four loops are compiled; test_tensors has others, too
     [
         ("float32", "float16"),
         pytest.param(("complex64", "float64", "bfloat16", "complex128"), marks=pytest.mark.product),
     ],
 )
-@settings(max_examples=60)
+@settings(max_examples=30)
 @example(0, (70, 130), "F", 0.5, 1, 2, 3, True, False)
 @example(0, (40, 2000), "F", 0.5, 1, 2, 3, True, False)
 @example(1, (1500,), "C", 0.5, 1, 2, 3, True, True)
@@ -138,7 +140,7 @@ def test_bits(
         assert same_bits(np.ascontiguousarray(x), np.ascontiguousarray(before))
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", [pytest.param(of, marks=() if of in FEW else pytest.mark.product) for of in DTYPES])
 def test_every_half(engine: Callable[[], int], dtype: str) -> None:
     """All 2**16 of them, scaled by factors that round and overflow; and of the other dtypes as many bit patterns."""
     x: Any = np.arange(1 << 16, dtype=np.uint16)
@@ -477,7 +479,7 @@ def test_a_float_has_no_room() -> None:
 
 
 @pytest.mark.covering(1)  # what each engine makes of each dtype is seen above
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", [pytest.param(of, marks=() if of in FEW else pytest.mark.product) for of in DTYPES])
 def test_tensors(engine: Callable[[], int], dtype: str, need: Callable[[str], Library]) -> None:
     """Where they lie, of any dtype and layout: NumPy's bits; the version counts what was written to it."""
     lib = need("torch")

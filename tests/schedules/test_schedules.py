@@ -289,7 +289,8 @@ def test_schedules_of_adam_are_live(build: Callable[[], Any]) -> None:
     assert same_bits(one, two)
 
 
-@pytest.mark.covering(1)  # the values of each with both dtypes are tested above
+@pytest.mark.product  # the values of each under jit are tested above, and a schedule in a scan in core/test_jax.py
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("x64", [False, True])
 def test_schedules_of_adam_under_jit(build: Callable[[], Any], x64: bool, need: Callable[[str], Library]) -> None:
     """Compiled once, the pure form follows the schedule, and keeps float32; `update` is the reference."""

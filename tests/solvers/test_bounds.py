@@ -69,9 +69,9 @@ def test_the_minimum_is_scipys(name: str) -> None:
     np.testing.assert_array_equal(params["a"].ravel() == highs, peer.x == highs)
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", [name for name in ENGINES if name != "portable"])
 def test_the_same_bits_on_all_engines(engine: Any) -> None:
-    """And no trial point is outside. Of twelve pairs three are remembered: Numba compiles a loop of all of them."""
+    """And no trial point is outside. Of twelve pairs two are remembered: Numba compiles a loop of all of them."""
     seen: list[Any] = []
 
     def looked_at(params: dict[str, Any]) -> tuple[float, dict[str, Any]]:
@@ -80,7 +80,7 @@ def test_the_same_bits_on_all_engines(engine: Any) -> None:
 
     found = {}
     for one in ("portable", engine):
-        solver, params = ao.LBFGS(3, (-0.2, 0.4), engine=one), {"a": np.zeros((6, 5))}
+        solver, params = ao.LBFGS(2, (-0.2, 0.4), engine=one), {"a": np.zeros((6, 5))}
         for _ in range(12):
             solver.update(params, looked_at)
         found[one] = params["a"]

@@ -79,7 +79,7 @@ def _medians(case: Case, solver: Solver) -> Counts:
     [
         pytest.param(TYPICAL, lbfgs, id="typical"),
         pytest.param(LARGE, lbfgs, id="large", marks=pytest.mark.product),
-        pytest.param(PUBLISHED, lbfgs, id="published"),
+        pytest.param(PUBLISHED, lbfgs, id="published", marks=pytest.mark.product),
         pytest.param(BOUNDED, lbfgs_bounded, id="bounded"),
     ],
 )

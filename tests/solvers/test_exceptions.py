@@ -185,9 +185,9 @@ def test_minimize_ends_at_the_best_point_seen(name: str) -> None:
 
 @pytest.mark.parametrize("name", CASES)
 def test_it_goes_on_after_an_exception(name: str) -> None:
-    """To the same minimum."""
+    """To the same minimum: of the calls those of the first steps, and one of a later."""
     case = CASES[name]
-    for call in CALLS:
+    for call in (1, 2, 3, 4, 11):
         solver, x, failing, _ = _until_it_raises(case, call)
         for _ in range(400):
             solver.update(x, failing.problem)

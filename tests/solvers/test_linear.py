@@ -187,7 +187,10 @@ ELSEWHERE = ("CGLS, damped", "Landweber", "SIRT, bounded")
 """Which of them run on other libraries than NumPy: with all that is asked of a library between them."""
 
 
-@pytest.mark.omit("others do less of the same", lambda place, name: place[0] != "numpy" and name not in ELSEWHERE)
+@pytest.mark.omit(
+    "others do less of the same, and are compiled in test_all_engines_have_the_same_bits",
+    lambda place, name: place not in {("numpy", None), ("numpy", "portable")} and name not in ELSEWHERE,
+)
 @pytest.mark.parametrize("name", METHODS)
 def test_on_all_libraries(place: Place, name: str, quickly: None) -> None:
     """A diagonal operator, whose bits are NumPy's where those of the library are; with weights."""
@@ -224,7 +227,10 @@ def positive(m: int, n: int, dtype: str = "float64") -> tuple[Any, Any]:
 
 @pytest.mark.omit("bounds and SIRT are for real ones", lambda name, dtype: "c" in dtype and name not in COMPLEX)
 @pytest.mark.parametrize("dtype", ["float32", "complex64"])
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize(
+    "name",  # each has loops of its own, which take seconds to compile
+    [pytest.param(name, marks=() if name in ELSEWHERE else pytest.mark.product) for name in METHODS],
+)
 def test_all_engines_have_the_same_bits(name: str, dtype: str) -> None:
     """Of parameters and values, with weights, after seven steps."""
     matrix, data = (positive if dtype == "float32" else system)(30, 12, dtype=dtype)

@@ -286,7 +286,9 @@ class Shrunk(ao.ParameterStage):
     rule = staticmethod(lambda xp, p, c: p * c.scale)
 
 
-@pytest.mark.parametrize("dtype", ["float16", "float32", "complex64"])
+@pytest.mark.parametrize(
+    "dtype", ["complex64", *(pytest.param(of, marks=pytest.mark.product) for of in ("float16", "float32"))]
+)
 def test_norms_of_ones_own(dtype: str) -> None:
     """With slots, gradients, whole norms beside them and parameters that rest: the same bits on all engines."""
     params, grads = problem(dtype, steps=6)

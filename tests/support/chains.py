@@ -176,6 +176,9 @@ APART: dict[str, str] = {
 }
 """The public stages that are in no chain here, why, and where they are tested."""
 
+ALIKE = {"Adam, clip, decay, EMA, flush", "clip, Momentum, clip", "LARS", "ScheduleFreeSGD"}
+"""Of whose kinds there are others: Numba compiles their loops, seconds each, among the products."""
+
 KINDS = [name for name in CHAINS if name not in HYPER or name == "LAMB"]
 """All chains, and one of the methods with reductions, for tests of what these do alike."""
 

@@ -143,7 +143,9 @@ def test_bits(name: str, dtype: str, machine: shim.Machine) -> None:
 
 @pytest.mark.covering(1)  # the kernels are those of reals
 @pytest.mark.parametrize("dtype", COMPLEX)
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in EVERY else pytest.mark.product) for name in OPTIMIZERS]
+)
 def test_bits_of_complex_arrays(name: str, dtype: str, machine: shim.Machine) -> None:
     """Which are reals, twice as many."""
     _bits(name, dtype, machine)
