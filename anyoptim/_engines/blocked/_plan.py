@@ -18,6 +18,7 @@ from anyoptim._arrays._quiet import quiet_context
 from anyoptim._engines._base import Commit, Leaf, NDArray, Plan, Result, Written, host_view, real
 from anyoptim._engines.blocked._functions import BoundFunction, block_function
 from anyoptim._engines.blocked._packs import packs
+from anyoptim._engines.blocked._squares import Squares
 from anyoptim._engines.blocked._tiles import add_up, tiles
 from anyoptim._machine import _threads
 from anyoptim._machine._completed import exhaust
@@ -62,6 +63,8 @@ class BlockedPlan(Plan):
                 self.arrays[i][1:] = slots[i] = views
                 self.alone.remove(i)
         self.laid: _Laid | None = None
+        self.squares: dict[int, Squares] = {}
+        """The sums of squares that were taken, by their parts."""
         self._quietly = quiet_context().run  # one step at a time is written
         self._forms: Sequence[tuple[np.dtype[Any], tuple[int, ...]]] = ()
         """The dtypes and strides of the last gradients."""
@@ -147,6 +150,24 @@ class BlockedPlan(Plan):
     def _aliases(self, x: NDArray) -> bool:
         """Whether a gradient may lie in memory that the step writes to."""
         return bool(x.size) and may_overlap(host_memory(x), self._ranges)
+
+    def value(self, k: int, gathered: Sequence[NDArray], rows: CoefficientTable) -> Any:
+        reduction = self.program.reduction(k)
+        functions = self._functions(k, rows)
+        if reduction.kind == "squares" and Squares.possible(functions):
+            laid = self.squares.get(k)
+            if laid is None or not all(map(operator.is_, functions, laid.functions)):
+                laid = self.squares[k] = Squares(functions, [p for p, *_ in self.arrays])
+            leaves = [(p, x, *slots) for (p, *slots), x in zip(self.arrays, gathered, strict=True)]
+            found = laid.rows(leaves, THREADED)
+            if found is not None:
+                return reduction.value(np, [found])
+        return super().value(k, gathered, rows)
+
+    def values(self, ks: Sequence[int], gathered: Sequence[NDArray], rows: CoefficientTable) -> list[Any]:
+        if len(ks) == 1:
+            return [self.value(k, gathered, rows) for k in ks]
+        return super().values(ks, gathered, rows)
 
     def reduced(self, k: int, gathered: Sequence[NDArray], rows: CoefficientTable) -> list[NDArray]:
         return self.reduced_all((k,), gathered, rows)[0]
