@@ -99,12 +99,17 @@ def test_replays_of_many_arrays(dtype: str, small_pieces: None) -> None:
         else:
             grads[3][1, 2] = scale
         draws.append(grads)
-    draws.append([np.array(g, order="F") for g in draws[0]])
+    draws += [[np.array(g, order="F") for g in draws[0]] for _ in range(2)]
     _replayed(shapes, draws)
 
 
-def test_replays_of_half_precision() -> None:
-    """Which float32 holds."""
-    rng = np.random.default_rng(2)
-    draws = [[rng.standard_normal((40, 50)).astype(np.float16)] for _ in range(3)]
-    _replayed([(40, 50)], draws)
+@pytest.mark.parametrize(("dtype", "of_gradients"), [("float16", "float16"), ("float32", "float64")])
+def test_replays_of_other_dtypes(dtype: str, of_gradients: str) -> None:
+    """What is squared is what the arithmetic takes, float32."""
+    rng, shape = np.random.default_rng(2), (40, 50)
+    draws = [[np.asarray(rng.standard_normal(shape), of_gradients)] for _ in range(3)]
+    optimizer, p = ao.chain(_Told(), ao.SGD(lr=0.0), engine="blocked"), np.zeros(shape, dtype)
+    for (g,) in draws:
+        _Told.answers.clear()
+        optimizer.update([p], [g])
+        assert _Told.answers == [norm(g.astype(np.float32).ravel().tolist())]

@@ -102,7 +102,8 @@ class Squares:
                         bound, arrays = self.functions[leaf], leaves[leaf]
                         (value,) = elements(bound, temporary, [arrays[j] for j in bound.function.arrays], begin, end)
                     else:
-                        value = flat(leaves[leaf][given], begin, end)
+                        a = leaves[leaf][given]
+                        value = flat(a if a.flags.c_contiguous else a.T, begin, end)  # in any order
                     np.absolute(value, out=x[place])
                 x[size:] = 0
                 found[number] = squares(code, x, spare, small, h1, h2, size)
