@@ -22,6 +22,7 @@ from anyoptim._machine import _machine_code as machine_code
 from anyoptim._machine import _scratch as scratch
 from anyoptim._machine import _threads as threads
 from anyoptim._trace import _exact_sum as reduction
+from anyoptim._trace import _exact_sum_numpy as reduction_numpy
 from anyoptim._trace import _exact_sum_text as reduction_text
 from anyoptim._trace import _other_names as other_names
 from anyoptim._trace._c_elements import ELEMENTS
@@ -74,6 +75,7 @@ __all__ = [
     "quiet",
     "range_of",
     "reduction",
+    "reduction_numpy",
     "reduction_text",
     "replacing",
     "rows_of",

@@ -53,6 +53,8 @@ class BoundFunction(NamedTuple):
     def __call__(self, scratch: Scratch, *arrays: NDArray) -> Any:
         """The calls, or what is reduced, for one block of p, x and the slots, all in the dtype of the arithmetic."""
         call, _, temporaries, masks, *_ = self.function
+        if not temporaries + masks:
+            return call(*arrays, *self.numbers)
         return call(*arrays, *self.numbers, *scratch.arrays(self.dtype, temporaries, masks, arrays[0].shape))
 
     def reserve(self, scratch: Scratch, *block: NDArray) -> None:

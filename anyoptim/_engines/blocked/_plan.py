@@ -6,7 +6,7 @@ import itertools
 import operator
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from itertools import chain, repeat
+from itertools import chain, repeat, starmap
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,6 +18,7 @@ from anyoptim._arrays._quiet import quiet_context
 from anyoptim._engines._base import Commit, Leaf, NDArray, Plan, Result, Written, host_view, real
 from anyoptim._engines.blocked._functions import BoundFunction, block_function
 from anyoptim._engines.blocked._packs import packs
+from anyoptim._engines.blocked._squares import Squares
 from anyoptim._engines.blocked._tiles import add_up, tiles
 from anyoptim._machine import _threads
 from anyoptim._machine._completed import exhaust
@@ -36,6 +37,11 @@ THREADED = 32
 """The fewest blocks that threads share out. With fewer, waking the threads costs what they save."""
 
 Arrays = Sequence[NDArray]
+
+_ARRAYS = frozenset({np.ndarray})
+_BASE = operator.attrgetter("base")
+_FORM = operator.attrgetter("dtype", "shape", "strides")
+_LAYOUT = operator.attrgetter("dtype", "shape", "strides", "flags.writeable")
 
 
 class BlockedPlan(Plan):
@@ -62,15 +68,18 @@ class BlockedPlan(Plan):
                 self.arrays[i][1:] = slots[i] = views
                 self.alone.remove(i)
         self.laid: _Laid | None = None
+        self.squares: dict[int, Squares] = {}
+        """The sums of squares that were taken, by their parts."""
         self._quietly = quiet_context().run  # one step at a time is written
-        self._forms: Sequence[tuple[np.dtype[Any], tuple[int, ...]]] = ()
-        """The dtypes and strides of the last gradients."""
+        self._forms: list[Any] = []
+        """What `_FORM` gives of the last gradients."""
         self.latest: Sequence[BoundFunction] = ()
         """The functions of the leaves at the last step."""
         self.results = [Result(leaf.p, own) for leaf, own in zip(leaves, slots, strict=True)]
         given = [(leaf.library, leaf.destination) for leaf in leaves]
         self.places = [(library.memory(p), library.dtype(p)) for library, p in given]
-        self.layouts = [(a[0], a[0].dtype, a[0].shape, a[0].strides) for a in self.arrays]
+        self._ps = [a[0] for a in self.arrays]
+        self._layouts = [(*_FORM(p), True) for p in self._ps]
         reads = [leaf.reads for leaf in leaves]
         self.beside = Beside(leaves[0].library, reads, [p for p, *_ in self.arrays], self.dtypes)
 
@@ -94,7 +103,7 @@ class BlockedPlan(Plan):
     def regather(self, xs: Sequence[Array]) -> Sequence[NDArray] | None:
         self.beside.load()
         views = xs if self._user_arrays else self._views(xs)
-        return views if views is not None and self._alike(self.layouts, self._forms, views) else None
+        return views if views is not None and self._alike(self._ps, self._layouts, self._forms, views) else None
 
     def _views(self, xs: Sequence[Array]) -> Sequence[NDArray] | None:
         """NumPy's views of gradients, if parameters lie where they did, and gradients are as simple as they."""
@@ -112,31 +121,22 @@ class BlockedPlan(Plan):
         views = xs if self._user_arrays else self._views(xs)
         if views is None:
             return [True] * len(xs)
-        leaves = zip(self.layouts, self._forms, views, strict=True)
-        return [not self._alike([layout], [form], [x]) for layout, form, x in leaves]
+        leaves = zip(self._ps, self._layouts, self._forms, views, strict=True)
+        return [not self._alike([p], [layout], [form], [x]) for p, layout, form, x in leaves]
 
-    def _alike(self, layouts: Sequence[Any], forms: Sequence[Any], xs: Sequence[Array]) -> bool:
+    def _alike(self, ps: list[NDArray], layouts: list[Any], forms: list[Any], xs: Sequence[Array]) -> bool:
         """Whether leaves and their gradients are as they were, and the gradients apart from what is written."""
-        array, owners = np.ndarray, self._owners
-        for (p, dtype, shape, strides), (x_dtype, x_strides), x in zip(layouts, forms, xs, strict=True):
-            if (
-                type(x) is not array
-                or x.dtype is not x_dtype
-                or x.shape != shape
-                or x.strides != x_strides
-                or p.shape != shape
-                or p.strides != strides
-                or p.dtype is not dtype
-                or not p.flags.writeable
-                or ((x.base is not None or not owners) and self._aliases(x))
-            ):
-                return False
-        return self._forbidden_ids.isdisjoint(map(id, xs))
+        same = _ARRAYS.issuperset(map(type, xs)) and [*map(_FORM, xs)] == forms and [*map(_LAYOUT, ps)] == layouts
+        if not same or not self._forbidden_ids.isdisjoint(map(id, xs)):
+            return False
+        if self._owners and all(map(operator.is_, map(_BASE, xs), repeat(None))):
+            return True
+        return not any(self._aliases(x) for x in xs if x.base is not None or not self._owners)
 
     def gather(self, xs: Sequence[Array]) -> Sequence[NDArray]:
         self.beside.load()
         views = [host_view(leaf.library, x) for leaf, x in zip(self.leaves, xs, strict=True)]
-        forms = [(x.dtype, x.strides) for x in views]
+        forms = [*map(_FORM, views)]
         if forms != self._forms:
             self.laid, self._forms = None, forms
         if all(x.base is None for x in views) and self._owners and self._forbidden_ids.isdisjoint(map(id, views)):
@@ -147,6 +147,24 @@ class BlockedPlan(Plan):
     def _aliases(self, x: NDArray) -> bool:
         """Whether a gradient may lie in memory that the step writes to."""
         return bool(x.size) and may_overlap(host_memory(x), self._ranges)
+
+    def value(self, k: int, gathered: Sequence[NDArray], rows: CoefficientTable) -> Any:
+        reduction = self.program.reduction(k)
+        functions = self._functions(k, rows)
+        if reduction.kind == "squares" and Squares.possible(functions):
+            laid = self.squares.get(k)
+            if laid is None or not all(map(operator.is_, functions, laid.functions)):
+                laid = self.squares[k] = Squares(functions, [p for p, *_ in self.arrays])
+            leaves = [(p, x, *slots) for (p, *slots), x in zip(self.arrays, gathered, strict=True)]
+            found = laid.rows(leaves, THREADED)
+            if found is not None:
+                return reduction.value(np, [found])
+        return super().value(k, gathered, rows)
+
+    def values(self, ks: Sequence[int], gathered: Sequence[NDArray], rows: CoefficientTable) -> list[Any]:
+        if len(ks) == 1:
+            return [self.value(k, gathered, rows) for k in ks]
+        return super().values(ks, gathered, rows)
 
     def reduced(self, k: int, gathered: Sequence[NDArray], rows: CoefficientTable) -> list[NDArray]:
         return self.reduced_all((k,), gathered, rows)[0]
@@ -179,8 +197,10 @@ class BlockedPlan(Plan):
         if laid is None or not taken(laid.scratch):
             laid = self.laid = self._lay(self.latest, scratch())
         # In loops of C, each of which, called again, goes on with what is left; scratch is given back once.
-        alone = [call for i, calls_of in laid.alone for call in calls_of(gathered[i])]
-        todo: Iterator[object] = map(operator.call, chain(laid.calls, alone, laid.end))
+        alone: list[Sequence[Any]] = []
+        for i, calls_of in laid.alone:
+            alone += calls_of(gathered[i])
+        todo: Iterator[object] = starmap(operator.call, chain(zip(laid.calls), alone, zip(laid.end)))
         if laid.packed:
             loads = map(operator.setitem, laid.places, repeat(...), map(gathered.__getitem__, laid.packed))  # type: ignore[arg-type]
             todo = chain(loads, todo)
@@ -262,8 +282,8 @@ class _Laid(NamedTuple):
     """Where the gradients of these are to be copied."""
     calls: Sequence[Call]
     """What is to be called then."""
-    alone: Sequence[tuple[int, Callable[[NDArray], Sequence[Call]]]]
-    """The leaves of at most one block, each with a function from its gradient to what is to be called."""
+    alone: Sequence[tuple[int, Callable[[NDArray], Sequence[Sequence[Any]]]]]
+    """The leaves of at most one block, each with a function from its gradient to calls with their arguments."""
     end: Sequence[Call]
     """What is to be called last: it gives the scratch back."""
     rest: Sequence[int]
@@ -272,18 +292,27 @@ class _Laid(NamedTuple):
 
 def _reader(
     bound: BoundFunction, temporary: Scratch, dtype: np.dtype[Any], p: NDArray, slots: Arrays
-) -> Callable[[NDArray], Sequence[Call]]:
-    """A function from a gradient of a dtype to the calls for it, of which those that don't read it lie ready."""
+) -> Callable[[NDArray], Sequence[Sequence[Any]]]:
+    """A function from a gradient of a dtype to what is to be called, and with what; what doesn't read it lies ready."""
     turned = _turned(p)
     p, *slots = (a.T for a in (p, *slots)) if turned else (p, *slots)
     stand_in = np.broadcast_to(np.empty((), dtype), p.shape)
-    laid: Sequence[Any] = bound.cast(temporary, p, stand_in, *slots)
-    readers = [(n, call) for n, call in enumerate(laid) if any(a is stand_in for a in call.args)]
+    laid: list[Sequence[Any]] = []
+    readers: list[tuple[int, list[Any], list[int]]] = []
+    for n, call in enumerate(bound.cast(temporary, p, stand_in, *slots)):
+        of: Any = call  # a `partial`
+        given = [partial(of.func, **of.keywords) if of.keywords else of.func, *of.args]
+        places = [k for k, a in enumerate(given) if a is stand_in]
+        if places:
+            readers.append((n, given, places))
+        laid.append(tuple(given))
 
-    def calls_of(gradient: NDArray) -> Sequence[Call]:
+    def calls_of(gradient: NDArray) -> Sequence[Sequence[Any]]:
         x, calls = gradient.T if turned else gradient, [*laid]
-        for n, call in readers:
-            calls[n] = partial(call.func, *[x if a is stand_in else a for a in call.args], **call.keywords)
+        for n, given, places in readers:
+            calls[n] = call = [*given]
+            for k in places:
+                call[k] = x
         return calls
 
     return calls_of

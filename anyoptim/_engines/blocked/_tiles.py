@@ -13,11 +13,11 @@ from anyoptim._arrays import host_memory
 from anyoptim._arrays._quiet import quiet
 from anyoptim._engines._base import NDArray
 from anyoptim._engines.blocked._functions import BoundFunction
-from anyoptim._machine._scratch import scratch
+from anyoptim._machine._scratch import Scratch, scratch
 from anyoptim._trace._exact_sum import COLUMNS, Kind
 from anyoptim._trace._exact_sum_numpy import stretches
 
-__all__ = ["add_up", "tiles"]
+__all__ = ["add_up", "elements", "flat", "reals", "tiles"]
 
 TILE = 1 << 15
 """The elements that are summed at a time."""
@@ -47,7 +47,7 @@ def tiles(kinds: Sequence[Kind], leaves: Sequence[Leaf]) -> tuple[list[Tile], ND
     cache. In the table the rows of all reductions of a stretch are side by side; the last result says at which stretch
     each leaf begins, and where the last one ends.
     """
-    sizes = [arrays[0].size * _reals(arrays[0]) for _, arrays in leaves]
+    sizes = [arrays[0].size * reals(arrays[0]) for _, arrays in leaves]
     ends = [0, *itertools.accumulate(-(-n // TILE) for n in sizes)]
     groups: dict[Any, list[int]] = {}
     for i, n in enumerate(sizes):
@@ -83,14 +83,11 @@ def add_up(table: NDArray, kind: Kind, parts: list[_Stretch], rows: list[int]) -
         x, spare = temporary.arrays(np.dtype(np.float64), 2, 0, (int(lengths.sum()),), "squares")
         at = 0
         for bound, arrays, begin, end in parts:
-            reals = _reals(arrays[0])
-            some, room = [_flat(a, begin // reals, end // reals) for a in arrays], x[at : at + end - begin]
+            room = x[at : at + end - begin]
             at += end - begin
-            joint = bound.function.joint
-            views = bound.function.views(*some) if joint else [_as_reals(a) for a in some]
-            found = bound(temporary, *[view.astype(bound.dtype, copy=False) for view in views])
+            found = elements(bound, temporary, arrays, begin, end)
             rooms, values = [room], [found]
-            if joint:  # which gives one number for an element, or two, in the place of its two reals
+            if bound.function.joint:  # which gives one number for an element, or two, in the place of its two reals
                 rooms = [room[: len(room) // 2], room[len(room) // 2 :]]
                 rooms[1][...] = -math.inf if kind == "largest" else 0.0
                 values = found if bound.function.graph.parts > 1 else values
@@ -101,7 +98,15 @@ def add_up(table: NDArray, kind: Kind, parts: list[_Stretch], rows: list[int]) -
         table[rows] = stretches(kind, x, spare, lengths)
 
 
-def _flat(a: NDArray, begin: int, stop: int) -> NDArray:
+def elements(bound: BoundFunction, temporary: Scratch, arrays: Sequence[NDArray], begin: int, end: int) -> Any:
+    """What a function gives for some elements of its arrays, in logical C order."""
+    count = reals(arrays[0])
+    some = [flat(a, begin // count, end // count) for a in arrays]
+    views = bound.function.views(*some) if bound.function.joint else [_as_reals(a) for a in some]
+    return bound(temporary, *[view.astype(bound.dtype, copy=False) for view in views])
+
+
+def flat(a: NDArray, begin: int, stop: int) -> NDArray:
     """Some elements in logical C order."""
     return a.reshape(-1)[begin:stop] if a.flags.c_contiguous else a.flat[begin:stop]
 
@@ -111,6 +116,6 @@ def _as_reals(a: NDArray) -> NDArray:
     return a.view(a.real.dtype) if a.dtype.kind == "c" else a
 
 
-def _reals(a: NDArray) -> int:
+def reals(a: NDArray) -> int:
     """The number of reals in an element."""
     return 2 if a.dtype.kind == "c" else 1
