@@ -11,7 +11,7 @@ import numpy as np
 
 T = TypeVar("T")
 
-LIMIT = 60.0
+LIMIT = 10.0
 """Seconds that a rank waits for the others: who waits in vain fails."""
 
 
