@@ -10,7 +10,6 @@ from anyoptim._arrays import _checks as checks
 from anyoptim._arrays._checks import Parameter
 from anyoptim._arrays._quiet import quiet
 from anyoptim._core._accumulate import accumulation, cleared, closed_empty, contributions, joined
-from anyoptim._core._agreement import check_whole, note_coefficients, note_form
 from anyoptim._core._coefficients import check_skips
 from anyoptim._core._jit_state import carried, carried_first
 from anyoptim._core._pipeline import Params, Pipeline
@@ -19,6 +18,7 @@ from anyoptim._core._state import FlatState, State, chosen, stepped
 from anyoptim._engines import LAZY, Dispatch, Leaf, Result
 from anyoptim._engines._chunks import plans
 from anyoptim._machine._ranks import Meeting, meeting
+from anyoptim._stage._agreement import check_whole, note_coefficients, note_form
 from anyoptim._trace._scalars import where
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def _updated(
         check_whole(ranks)
         parts = Parts(pipeline, checked, flat, at, optimizer)
         return _stepped_if(True, pipeline, engine, ranks, checked, flat, parts.gradients(grads), flat, parts)
-    note_form(ranks, "step", pipeline, checked, xs, flat)
+    note_form(ranks, "step", pipeline.stages, checked, xs, flat)
     is_step = pipeline.is_step(flat)
     waiting = flat if is_step is True else accumulation(engine, ps, xs, flat, owner, LAZY, write=False)()
     return _stepped_if(is_step, pipeline, engine, ranks, checked, flat, xs, waiting)
@@ -82,7 +82,7 @@ def flush_step(pipeline: Pipeline, engine: str | None, comm: Any, params: Any, s
     with meeting(comm) as ranks:
         checked = pipeline.checked(params)
         flat, xs = pipeline.unpack(checked, state), [None] * len(checked.ps)
-        note_form(ranks, "flush_step", pipeline, checked, xs, flat)
+        note_form(ranks, "flush_step", pipeline.stages, checked, xs, flat)
         is_step = pipeline.accumulates and flat.scalars[0]["gathered"] > 0
         before = flat if is_step is False else joined(flat)
         found = _stepped_if(is_step, pipeline, engine, ranks, checked, before, xs, flat)
@@ -145,7 +145,7 @@ def _computed(
         raise RuntimeError("step is being captured in a CUDA graph, whose replays would repeat it; wanted update")
     with quiet():
         coefficients, prepare = step_leaves.coefficients(pipeline, with_metrics=False, unsure=unsure, meeting=ranks)
-        note_coefficients(ranks, [tree.path(i) for i in range(len(ps))], moving, coefficients)
+        note_coefficients(ranks, [tree.path(i) for i in range(len(ps))], moving, coefficients.rows)
         if parts is not None and not isinstance(coefficients.taken, bool):
             raise TypeError("whether a step of parts is taken depends on what is lazy or traced; wanted update")
         results, t = ({}, flat.t) if coefficients.taken is False else step_leaves.put(prepare()(), coefficients.t)

@@ -12,7 +12,6 @@ from anyoptim._arrays import _checks as checks
 from anyoptim._arrays._quiet import quiet
 from anyoptim._arrays._tree import Tree
 from anyoptim._core._accumulate import accumulation, cleared, closed_empty, contributions, joined
-from anyoptim._core._agreement import check_whole, note_coefficients, note_form
 from anyoptim._core._coefficients import StepCoefficients, check_skips
 from anyoptim._core._pipeline import Params, Pipeline
 from anyoptim._core._plan import StepPlan
@@ -22,6 +21,7 @@ from anyoptim._engines import CoefficientTable, Dispatch
 from anyoptim._engines._chunks import plans
 from anyoptim._machine._completed import completed
 from anyoptim._machine._ranks import Meeting, meeting
+from anyoptim._stage._agreement import check_whole, note_coefficients, note_form
 from anyoptim._stage._elements import by_element
 from anyoptim._stage._planned_rows import PlannedRows
 from anyoptim._stage._stage import watch
@@ -229,7 +229,7 @@ class Training:
             return self._step(
                 pipeline, engine, ranks, tree, plan, state, state.flat, parts.gradients(grads), None, parts
             )
-        note_form(ranks, "update", pipeline, Params(tree, plan.ps, plan.owner, plan.groups), xs, state.flat)
+        note_form(ranks, "update", pipeline.stages, Params(tree, plan.ps, plan.owner, plan.groups), xs, state.flat)
         if not pipeline.is_step(state.flat):
             gather = accumulation(engine, plan.ps, xs, state.flat, plan.owner)
             ranks.agree()
@@ -256,7 +256,7 @@ class Training:
             tree = Tree("params", params)
             plan, state = self.recall(pipeline, tree)
             before, xs = joined(state.flat), [None] * len(plan.ps)
-            note_form(ranks, "flush", pipeline, Params(tree, plan.ps, plan.owner, plan.groups), xs, before)
+            note_form(ranks, "flush", pipeline.stages, Params(tree, plan.ps, plan.owner, plan.groups), xs, before)
             return self._step(pipeline, engine, ranks, tree, plan, state, before, xs, None)
 
     def _step(
@@ -304,7 +304,7 @@ class Training:
                 if _traced(row):
                     raise _frozen(tree, moving[list(coefficients.rows.row_of_leaf).index(k)])
             reports: list[Callable[[], None]] = [partial(self._report, pipeline, plan.paths, coefficients)]
-            note_coefficients(ranks, plan.paths, moving, coefficients)
+            note_coefficients(ranks, plan.paths, moving, coefficients.rows)
             commit = prepare() if coefficients.taken is True else None
             ranks.agree()
             if commit is None:

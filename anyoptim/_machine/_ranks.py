@@ -7,46 +7,16 @@ different points of an update, because one has failed or was given something els
 from __future__ import annotations
 
 import hashlib
-import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from types import TracebackType
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
-__all__ = ["ALONE", "Communicator", "Meeting", "communicator", "meeting"]
+from anyoptim._arrays._communicators import Communicator, communicator
+
+__all__ = ["ALONE", "Meeting", "meeting"]
 
 T = TypeVar("T")
-
-
-class Communicator(Protocol):
-    """What is asked of a communicator: a part of mpi4py's interface."""
-
-    def allgather(self, sendobj: Any) -> list[Any]:
-        """What each rank gives, in the order of ranks."""
-
-
-class _TorchGroup:
-    """A process group of torch's."""
-
-    def __init__(self, group: Any) -> None:
-        self.group = group
-
-    def allgather(self, sendobj: Any) -> list[Any]:
-        distributed = sys.modules["torch.distributed"]
-        found = [None] * self.group.size()
-        distributed.all_gather_object(found, sendobj, group=self.group)
-        return found
-
-
-def communicator(comm: Any) -> Communicator:
-    """A communicator of mpi4py's interface, or of a process group of torch's. Raises TypeError for anything else."""
-    if all(callable(getattr(comm, name, None)) for name in ("allgather", "Get_rank", "Get_size")):
-        return comm  # type: ignore[no-any-return] # it has what is asked of it
-    group = getattr(sys.modules.get("torch.distributed"), "ProcessGroup", None)
-    if group is not None and isinstance(comm, group):
-        return _TorchGroup(comm)
-    wanted = "wanted a communicator of mpi4py, such as MPI.COMM_WORLD, a process group of torch, or None"
-    raise TypeError(f"comm is {comm!r}; {wanted}")
 
 
 class Meeting:

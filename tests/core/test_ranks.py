@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Callable
 from copy import deepcopy
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -41,7 +42,7 @@ STAGES: dict[str, Make] = {
         ao.ClipGlobalNorm(1.0), ao.partition({"b": ao.LAMB(lr=0.1), "T": None, ...: ao.Prodigy(lr=0.1)}), engine=e
     ),
 }
-MADE = CHAINS | STAGES | {name: lambda e, of=of: of(engine=e) for name, of in METHODS.items()}  # type: ignore[misc]
+MADE = CHAINS | STAGES | {name: lambda e, of=of: of(engine=e) for name, of in METHODS.items()}
 
 
 def _drawn(rng: np.random.Generator, dtype: str = "float32") -> dict[str, Any]:
@@ -191,8 +192,9 @@ def test_one_call_for_each_reduction(name: str, calls: int) -> None:
     assert all_of(run(2, of_rank)) == [calls, calls]
 
 
-def _set(container: dict[str, Any], key: str, value: Any) -> None:
+def _set(container: dict[str, Any], key: str, value: Any) -> Any:
     container[key] = value
+    return value
 
 
 def _raises(t: int) -> float:
@@ -301,8 +303,8 @@ def test_other_numbers_of_steps() -> None:
             optimizer.update(optimizer.update(p, p), p)
         optimizer.comm = comm
         said = []
-        flush = (lambda: optimizer.update(p, p)) if comm.Get_rank() else (lambda: optimizer.flush(p))
-        for call in (lambda: optimizer.update(p, p), flush):
+        flush = partial(optimizer.update, p, p) if comm.Get_rank() else partial(optimizer.flush, p)
+        for call in (partial(optimizer.update, p, p), flush):
             with pytest.raises(ValueError, match="rank") as error:
                 call()
             said.append(str(error.value))

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from anyoptim._arrays import Array
-from anyoptim._core._coefficients import StepCoefficients
-from anyoptim._core._pipeline import Params, Pipeline
-from anyoptim._core._state import FlatState
-from anyoptim._machine._ranks import Meeting
+
+if TYPE_CHECKING:
+    from anyoptim._core._pipeline import Params
+    from anyoptim._core._state import FlatState
+    from anyoptim._machine._ranks import Meeting
+    from anyoptim._stage._stage import Stage
+    from anyoptim._trace._coefficients import CoefficientTable
 
 __all__ = ["check_whole", "note_coefficients", "note_form"]
 
@@ -24,7 +27,7 @@ def check_whole(meeting: Meeting) -> None:
 
 
 def note_form(
-    meeting: Meeting, call: str, pipeline: Pipeline, params: Params, xs: Sequence[Array | None], flat: FlatState
+    meeting: Meeting, call: str, stages: Sequence[Stage], params: Params, xs: Sequence[Array | None], flat: FlatState
 ) -> None:
     """Note what a call is given that has to be the same on all ranks: all but the shapes and values of arrays.
 
@@ -43,13 +46,13 @@ def note_form(
                 f"{tree.name(i)} is updated in a CUDA graph, which can't have what ranks tell each other on the host; "
                 "wanted updates outside of it, or no comm"
             )
-        for stage in [pipeline.stages[k] for k in groups.branch(i).stages]:
+        for stage in [stages[k] for k in groups.branch(i).stages]:
             if stage.array_rule:
                 raise ValueError(
                     f"{tree.name(i)} is updated by {stage!r}, which looks at the array as a whole, of which each rank "
                     "has a part; wanted stages of which each element goes by itself, or no comm"
                 )
-    stages = ", ".join(type(stage).__name__ for stage in pipeline.stages)
+    names = ", ".join(type(stage).__name__ for stage in stages)
     each = [
         "None"
         if p is None
@@ -61,23 +64,21 @@ def note_form(
     ]
 
     def facts() -> Mapping[str, str]:
-        names = (f"params at {tree.path(i)!r}" for i in range(len(ps)))
-        return {"the call": call, "the stages": stages, "the steps taken": str(flat.step)} | dict(
-            zip(names, each, strict=True)
-        )
+        first = {"the call": call, "the stages": names, "the steps taken": str(flat.step)}
+        return first | {f"params at {tree.path(i)!r}": text for i, text in enumerate(each)}
 
-    meeting.note((call, stages, flat.step, [tree.path(i) for i in range(len(ps))], each), facts)
+    meeting.note((call, names, flat.step, [tree.path(i) for i in range(len(ps))], each), facts)
 
 
-def note_coefficients(meeting: Meeting, paths: Sequence[str], moving: Sequence[int], found: StepCoefficients) -> None:
+def note_coefficients(meeting: Meeting, paths: Sequence[str], moving: Sequence[int], rows: CoefficientTable) -> None:
     """Note the coefficients of a step: those of other hyperparameters differ, or of schedules that others have made."""
     if not meeting.together:
         return
-    rows, of = found.rows, found.rows.row_of_leaf
+    of = rows.row_of_leaf
 
     def facts() -> Mapping[str, Any]:
         both = zip(moving, of, strict=True)
         texts = [", ".join(f"{n} = {c}" for part in row for n, c in part.items()) for row in rows.distinct]
         return {f"the coefficients of params at {paths[i]!r}": texts[r] for i, r in both}
 
-    meeting.note((rows.distinct, [*of], found.taken), facts)
+    meeting.note((rows.distinct, [*of]), facts)
