@@ -66,6 +66,14 @@ class Optimizer(Stage):
     The results are the same bits (but for torch's own square root, and subnormals that CuPy and XLA flush to 0, where
     `portable` uses these); `explain` says who does what.
 
+    `comm` is a communicator of mpi4py (or anything with its `allgather`, `Get_rank` and `Get_size`), or a process group
+    of torch, whose ranks each have their own parts of the parameters: each element is one rank's, and arrays may be cut
+    anywhere. All reductions, norms and gates are then of the elements of all ranks, with the bits of one process that
+    has whole arrays (but on JAX without x64). All ranks make the same calls, and compare paths, dtypes, which gradients
+    are None, groups, counts and coefficients: where anything differs, all raise ValueError with the path, and where one
+    rank's update fails, the others raise RuntimeError with its words; nothing is written then. Rules of whole arrays,
+    `at`, and arrays that are lazy, traced or divided are refused.
+
     >>> params = {"W": np.ones(2), "b": np.zeros(1)}
     >>> optimizer = ao.SGD(lr=0.1)
     >>> optimizer.update(params, {"W": np.ones(2), "b": None})

@@ -6,7 +6,6 @@ different points of an update, because one has failed or was given something els
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from types import TracebackType
@@ -62,6 +61,8 @@ class _RanksMeeting(Meeting):
     together = True
 
     def __init__(self, ranks: Communicator) -> None:
+        import hashlib  # noqa: PLC0415 - for those who have ranks: importing takes time
+
         self._ranks, self._noted = ranks, hashlib.sha256()
         self._facts: list[Callable[[], Mapping[str, str]]] = []
         self._over = False

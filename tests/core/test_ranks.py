@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import anyoptim as ao
+from tests.support import mpi
 from tests.support.chains import CHAINS, matrices
 from tests.support.libraries import ENGINES, METHODS, WHOLE, Library, same_bits
 from tests.support.ranks import Cuts, ThreadComm, all_of, run, slabs, whole
@@ -392,3 +393,9 @@ def test_arrays_of_other_libraries(lib: Library) -> None:
         assert all(isinstance(error, TypeError) and "that is lazy" in str(error) for error in found)
     else:
         np.testing.assert_allclose(np.concatenate(all_of(found)), expected, rtol=1e-6)  # JAX adds in float32
+
+
+@pytest.mark.parametrize("ranks", [2, *(pytest.param(n, marks=pytest.mark.product) for n in (1, 3, 4))])
+def test_mpi(ranks: int) -> None:
+    """The same with mpi4py's communicators, in processes under mpiexec."""
+    assert mpi.run(ranks, "-m", "tests.support.mpi_ranks") == "done\n"
