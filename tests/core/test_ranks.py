@@ -193,6 +193,18 @@ def test_one_call_for_each_reduction(name: str, calls: int) -> None:
     assert all_of(run(2, of_rank)) == [calls, calls]
 
 
+def test_a_norm_of_all_is_one_row() -> None:
+    """Whatever the number of parameters: a row of 56 bytes, what is compared, and what pickle adds."""
+
+    def of_rank(comm: ThreadComm) -> int:
+        arrays = {str(i): np.ones(3, np.float32) for i in range(200)}
+        optimizer = ao.chain(ao.ClipGlobalNorm(1.0), ao.SGD(), comm=comm)
+        optimizer.update({k: a.copy() for k, a in arrays.items()}, arrays)
+        return comm.sent
+
+    assert max(all_of(run(2, of_rank))) < 600
+
+
 def _set(container: dict[str, Any], key: str, value: Any) -> Any:
     container[key] = value
     return value
@@ -314,6 +326,44 @@ def test_other_numbers_of_steps() -> None:
     steps, calls = all_of(run(2, of_rank))[0]
     assert steps.startswith("the steps taken: 0 on rank 0, but 1 on rank 1; wanted the same")
     assert "on rank 1" in calls
+
+
+def test_other_counts() -> None:
+    """Counts of steps differ where a parameter rested on one rank, before there was a communicator."""
+
+    def of_rank(comm: ThreadComm) -> None:
+        optimizer, p = ao.SGD(), {"W": np.ones(2), "b": np.ones(2)}
+        optimizer.update(p, {"W": np.ones(2), "b": None if comm.Get_rank() else np.ones(2)})
+        optimizer.comm = comm
+        optimizer.update(p, p)
+
+    for error in run(2, of_rank):
+        assert isinstance(error, ValueError)
+        assert "params at 'b': float64 of 1 axes, a gradient, 1 steps taken on rank 0, but" in str(error)
+
+
+def test_what_one_rank_refuses_in_the_pure_form() -> None:
+    """Is raised on all there, too, also where no reduction lets ranks meet before."""
+
+    def of_rank(comm: ThreadComm) -> None:
+        optimizer, p = ao.SGD(comm=comm), {"W": np.ones(2)}
+        optimizer.step(p, {"W": np.ones(2 + comm.Get_rank())}, optimizer.init(p))
+
+    assert [type(error) for error in run(2, of_rank)] == [RuntimeError, ValueError]
+
+
+def test_a_call_that_fails_is_not_made_again() -> None:
+    """An error of MPI itself is raised as it is: ranks that have failed in one call do not wait in another."""
+
+    class Broken(ThreadComm):
+        def allgather(self, sendobj: Any) -> list[Any]:
+            self.calls += 1
+            raise OSError("no network")
+
+    comm = Broken(0, [b""], None)  # type: ignore[arg-type] # nobody meets
+    with pytest.raises(OSError, match="no network"):
+        ao.SGD(comm=comm).update({"W": np.ones(2)}, {"W": np.ones(2)})
+    assert comm.calls == 1
 
 
 def test_too_many_skips_raise_on_all() -> None:

@@ -34,7 +34,10 @@ def main() -> None:
             optimizer.update(mine, slabs(g, cuts, rank))
         assert all(same_bits(a, slabs(expected, cuts, rank)[k]) for k, a in mine.items()), name
     if size > 1:
-        for wrong, text in (({"W": None, "b": None}, "'W'.*no gradient"), ({}, r"grads\['W'\], grads\['b'\] are missing")):
+        for wrong, text in (
+            ({"W": None, "b": None}, "'W'.*no gradient"),
+            ({}, r"grads\['W'\], grads\['b'\] are missing"),
+        ):
             g = {"W": mine["W"].copy(), "b": mine["b"].copy()} if rank else wrong
             with pytest.raises((ValueError, RuntimeError), match=text):
                 optimizer.update(mine, g)

@@ -21,6 +21,8 @@ class ThreadComm:
     def __init__(self, rank: int, room: list[bytes], barrier: threading.Barrier) -> None:
         self._rank, self._room, self._barrier = rank, room, barrier
         self.calls = 0
+        self.sent = 0
+        """Bytes."""
 
     def Get_rank(self) -> int:  # noqa: N802 - MPI's name
         return self._rank
@@ -31,6 +33,7 @@ class ThreadComm:
     def allgather(self, sendobj: Any) -> list[Any]:
         self.calls += 1
         self._room[self._rank] = pickle.dumps(sendobj)
+        self.sent += len(self._room[self._rank])
         self._barrier.wait()
         found = [pickle.loads(each) for each in self._room]  # noqa: S301 - the tests' own
         self._barrier.wait()
