@@ -360,7 +360,7 @@ def test_a_call_that_fails_is_not_made_again() -> None:
             self.calls += 1
             raise OSError("no network")
 
-    comm = Broken(0, [b""], None)  # type: ignore[arg-type] # nobody meets
+    comm = Broken(0, [b""], None, None)  # type: ignore[arg-type] # nobody meets
     with pytest.raises(OSError, match="no network"):
         ao.SGD(comm=comm).update({"W": np.ones(2)}, {"W": np.ones(2)})
     assert comm.calls == 1
@@ -396,7 +396,7 @@ def test_what_comm_may_be() -> None:
     """A communicator, on the outermost optimizer, that copies share."""
     with pytest.raises(TypeError, match=r"comm is 3; wanted a communicator of mpi4py, such as MPI.COMM_WORLD, a proc"):
         ao.Adam(comm=3)
-    comm = ThreadComm(0, [b""], None)  # type: ignore[arg-type] # nobody meets
+    comm = ThreadComm(0, [b""], None, None)  # type: ignore[arg-type] # nobody meets
     with pytest.raises(ValueError, match=r"Adam\(.*\) has comm=<.*>; wanted it on the chain"):
         ao.chain(ao.ClipGlobalNorm(1.0), ao.Adam(comm=comm))
     optimizer = ao.partition({...: ao.SGD()}, comm=comm)

@@ -16,10 +16,13 @@ LIMIT = 10.0
 
 
 class ThreadComm:
-    """A communicator with mpi4py's interface for one of some threads. What they give is pickled, as mpi4py does."""
+    """A communicator with mpi4py's interface for one of some threads. What they give is pickled, as mpi4py does.
 
-    def __init__(self, rank: int, room: list[bytes], barrier: threading.Barrier) -> None:
-        self._rank, self._room, self._barrier = rank, room, barrier
+    Between calls one thread runs at a time: stand-ins for devices are for one thread.
+    """
+
+    def __init__(self, rank: int, room: list[bytes], barrier: threading.Barrier, turn: threading.Lock) -> None:
+        self._rank, self._room, self._barrier, self._turn = rank, room, barrier, turn
         self.calls = 0
         self.sent = 0
         """Bytes."""
@@ -34,10 +37,17 @@ class ThreadComm:
         self.calls += 1
         self._room[self._rank] = pickle.dumps(sendobj)
         self.sent += len(self._room[self._rank])
-        self._barrier.wait()
+        self._wait()
         found = [pickle.loads(each) for each in self._room]  # noqa: S301 - the tests' own
-        self._barrier.wait()
+        self._wait()  # nobody gives something new before all have read
         return found
+
+    def _wait(self) -> None:
+        self._turn.release()
+        try:
+            self._barrier.wait()
+        finally:
+            self._turn.acquire()
 
     def __deepcopy__(self, memo: Any) -> Any:
         raise TypeError("a communicator can't be copied")
@@ -50,14 +60,16 @@ def run(size: int, of_rank: Callable[[ThreadComm], T]) -> list[T | BaseException
     """
     barrier = threading.Barrier(size, timeout=LIMIT)
     room = [b""] * size
-    comms = [ThreadComm(rank, room, barrier) for rank in range(size)]
+    turn = threading.Lock()
+    comms = [ThreadComm(rank, room, barrier, turn) for rank in range(size)]
     found: list[Any] = [None] * size
 
     def call(comm: ThreadComm) -> None:
-        try:
-            found[comm.Get_rank()] = of_rank(comm)
-        except BaseException as error:
-            found[comm.Get_rank()] = error
+        with turn:
+            try:
+                found[comm.Get_rank()] = of_rank(comm)
+            except BaseException as error:
+                found[comm.Get_rank()] = error
 
     threads = [threading.Thread(target=call, args=(comm,), daemon=True) for comm in comms]
     for thread in threads:
