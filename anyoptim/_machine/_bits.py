@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from llvmlite import ir
 from numba import njit, types
+from numba.core import cgutils
 from numba.extending import intrinsic
 
 __all__ = [
@@ -16,6 +18,7 @@ __all__ = [
     "float16_wide",
     "number",
     "power_of_two",
+    "product_and",
     "real",
     "word",
 ]
@@ -62,6 +65,18 @@ def word(typing: Any, x: Any) -> Any:
         return builder.bitcast(arguments[0], context.get_value_type(types.uint32))
 
     return types.uint32(types.float32), code
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def product_and(typing: Any, a: Any, b: Any, c: Any) -> Any:
+    """`a*b + c` of float64 whose product is exact, so that it may be one operation where the processor has that."""
+
+    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        real = context.get_value_type(types.float64)
+        kind = ir.FunctionType(real, (real, real, real))
+        return builder.call(cgutils.get_or_insert_function(builder.module, kind, "llvm.fmuladd.f64"), arguments)
+
+    return types.float64(types.float64, types.float64, types.float64), code
 
 
 # `frexp` and `ldexp` are calls of a library that comes with Numba, without which machine code is loaded.

@@ -57,7 +57,7 @@ def _touch(typing: Any, address: Any) -> Any:
 
     def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         line, word = cgutils.voidptr_t, ir.IntType(32)
-        read, soon, data = (ir.Constant(word, n) for n in (0, 3, 1))
+        read, soon, data = (ir.Constant(word, n) for n in (0, 2, 1))  # into the second cache
         kind = ir.FunctionType(ir.VoidType(), (line, word, word, word))
         call = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
         builder.call(call, (builder.inttoptr(arguments[0], line), read, soon, data))

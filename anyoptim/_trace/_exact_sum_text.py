@@ -6,7 +6,19 @@ import math
 import sys
 from collections.abc import Sequence
 
-from anyoptim._trace._exact_sum import COLUMNS, FIRST, HALF, INFINITE, MASK, NAN, ROUNDERS, Kind, bits_of, power_of
+from anyoptim._trace._exact_sum import (
+    COLUMNS,
+    FIRST,
+    HALF,
+    INFINITE,
+    MASK,
+    NAN,
+    ROUNDERS,
+    Kind,
+    as_integer,
+    bits_of,
+    power_of,
+)
 
 __all__ = ["KERNELS", "LOOPS", "REDUCTION", "TOTALS", "loop_pieces", "pieces"]
 
@@ -17,9 +29,7 @@ def pieces(dtype: str, kind: Kind) -> dict[str, str | list[str]]:
     one, two, three = (repr(rounder) for rounder, _ in ROUNDERS)
     # Squares and products of float32 do not overflow: there the digits have the scale, and not the elements.
     narrow = dtype == "float32"
-    term, largest, least = "_value" if narrow else "_value * _scale * _scale", repr(sys.float_info.max), 2.0**-40
-    infinite = f"1.0 if _value > {largest} else {least} if _value < -{largest} else 0.0"
-    infinite_in_c = f"_a[_j] > {largest} ? 1.0 : _a[_j] < -{largest} ? {least} : 0.0"
+    infinite_in_c = f"_a[_j] > {_LARGEST} ? 1.0 : _a[_j] < -{_LARGEST} ? {2.0**-40} : 0.0"
     unit = f"power_of_two({2 * HALF} * (_code + {FIRST})) if 0 < _code < {INFINITE} else 1.0"
     return {
         "one": one,
@@ -29,6 +39,8 @@ def pieces(dtype: str, kind: Kind) -> dict[str, str | list[str]]:
         "above": repr(ROUNDERS[0][0] + _ABOVE),
         "nothing": str(int(_ABOVE)),
         "limit": str(int(2 * _ABOVE)),
+        "lowest": str(as_integer(-math.inf)),
+        "magnitude": str(_MAGNITUDE),
         "tile": str(_TILE),
         "infinite": str(INFINITE),
         "nan": str(NAN),
@@ -39,10 +51,11 @@ def pieces(dtype: str, kind: Kind) -> dict[str, str | list[str]]:
         "unit": unit if narrow else "1.0",
         "power": str(power),
         "scale": str(HALF // 2 * power),
-        "term": [f"_v = {term}", "_v *= _v"] if squares else [f"_v = {term} if _code < {INFINITE} else {infinite}"],
         "term_in_c": "_y * _y" if squares else f"_code < {INFINITE} ? _y : {infinite_in_c}",
     }
 
+
+_LARGEST, _MAGNITUDE = repr(sys.float_info.max), 2**63 - 1
 
 _TILE = 1 << 10
 """The elements that a loop takes at a time, which stay in the first cache."""
@@ -51,7 +64,7 @@ _ABOVE = 2.0 ** (2 * HALF - 3)
 """What is added to the first digits in a loop, so that none of those that are in doubt is negative."""
 
 _LOOP = """\
-from anyoptim._machine._bits import bits, exponent, power_of_two
+from anyoptim._machine._bits import bits, exponent, power_of_two, product_and
 
 
 def {name}(_leaves, _chunks, _which, _coefficients, _rows, _first, _last):
@@ -82,12 +95,18 @@ def {name}(_leaves, _chunks, _which, _coefficients, _rows, _first, _last):
                 _scale = power_of_two(-{scale} * (_code + {least})) if 0 < _code < {infinite} else 0.0
                 _unit = {unit}
                 _zero, _to_one, _to_two, _to_three = {one} * _unit, {above} * _unit, {two} * _unit, {three} * _unit
+                _to_both = _to_two + _to_three
                 _one, _two, _three, _seen = 0, 0, 0, 0
                 for _i in range(_n):
                     {body}
                     {added}
                 if _sure or (0 <= _seen < {limit} and (_code == _known or _seen != {nothing})):
                     break
+            if _code >= {infinite}:
+                _one, _two, _three = {count} * bits(_to_one), {count} * bits(_to_two), {count} * bits(_to_three)
+                for _i in range(_n):
+                    {body}
+                    {infinities}
             for _ in range(min(_code - _known, 3)):
                 _ones, _twos, _threes = 0, _ones, _twos
             _known = _code
@@ -101,49 +120,69 @@ def {name}(_leaves, _chunks, _which, _coefficients, _rows, _first, _last):
 """
 
 _LARGEST_LOOP = """\
-from math import inf as _infinity
-from anyoptim._machine._bits import bits
+from math import nan as _nan
+from anyoptim._machine._bits import bits, number
 
 
 def {name}(_leaves, _chunks, _which, _coefficients, _rows, _first, _last):
+    widest()
     for _c in range(_first, _last):
         _leaf, _begin, _n, _at = _chunks[_c]
         {coefficients}
         {arrays}
-        _top = -_infinity
+        _top, _lost = {lowest}, 0
         for _i in range(_n):
             {body}
             {taken}
-        _rows[_at, 0] = bits(_top + 0.0)
+        _rows[_at, 0] = bits(_nan if _lost else number(uint64(_top ^ (_top >> 63 & {magnitude}))) + 0.0)
 """
 
 _MEASURED = ["_top = max(_top, bits(abs(_value)))"]
-_TAKEN = ["_top = _value if _value > _top or _value != _value else _top"]
+# Of integers that are in the order of the numbers: a maximum of these LLVM takes by SIMD.
+_TAKEN = [
+    "_bits = bits(_value)",
+    f"_top = max(_top, _bits ^ (_bits >> 63 & {_MAGNITUDE}))",
+    "_lost |= _value != _value",
+]
+_INFINITIES = [f"_one += _value > {_LARGEST}", f"_two += _value < -{_LARGEST}"]
+_EXACT = ["_a = product_and({0}, {1}, _to_one)", "_v = product_and({0}, {1}, _to_one - _a)"]
+_ROUNDED = ["_a = _v + _to_one", "_v -= _a - _to_one"]
 _ADDED = [
-    "_a = _v + _to_one",
-    "_v -= _a - _to_one",
     "_b = _v + _to_two",
-    "_v -= _b - _to_two",
     "_one += bits(_a)",
     "_two += bits(_b)",
-    "_three += bits(_v + _to_three)",
+    "_three += bits(_v + (_to_both - _b))",
     "_seen |= bits(_a) ^ bits(_zero)",
 ]
 
 
-def loop_pieces(dtype: str, kind: Kind, values: Sequence[str]) -> dict[str, str | list[str]]:
-    """What the templates of loops leave open, but for names and what comes before the values of an element."""
-    given = pieces(dtype, kind)
-    after = {"measured": _MEASURED, "taken": _TAKEN, "added": [*given["term"], *_ADDED]}
-    of_each = {name: [line for value in values for line in (f"_value = {value}", *after[name])] for name in after}
-    return {**given, **of_each, "count": "_n" if len(values) == 1 else f"{len(values)} * _n"}
+def loop_pieces(dtype: str, kind: Kind, terms: Sequence[Sequence[str]]) -> dict[str, str | list[str]]:
+    """What the templates of loops leave open, but for names and what comes before the terms of an element.
+
+    Each is a value, or two that are to be multiplied. A product of two float32 is exact in float64: what rounds it to
+    the first digit, and takes this from it, may be one operation with it.
+    """
+    parts: dict[str, list[str]] = {"measured": [], "taken": [], "infinities": [], "added": []}
+    for term in terms:
+        value, squares = f"_value = {' * '.join(term)}", kind == "squares"
+        factors = [*term] * 2 if squares else [*term]
+        if dtype == "float32" and len(factors) == 2:
+            rounded = [line.format(*factors) for line in _EXACT]
+        else:
+            scaled = "_v = _value" if dtype == "float32" else "_v = _value * _scale * _scale"
+            rounded = [value, scaled, *["_v *= _v"] * squares, *_ROUNDED]
+        parts["measured"] += [value, *_MEASURED]
+        parts["taken"] += [value, *_TAKEN]
+        parts["infinities"] += ["pass"] if squares else [value, *_INFINITIES]
+        parts["added"] += [*rounded, *_ADDED]
+    return {**pieces(dtype, kind), **parts, "count": "_n" if len(terms) == 1 else f"{len(terms)} * _n"}
 
 
 LOOPS: dict[Kind, str] = {"squares": _LOOP, "terms": _LOOP, "largest": _LARGEST_LOOP}
 """The function that writes a row of the reduction for each chunk; of a maximum its bits."""
 
 TOTALS = f"""\
-from math import inf, nan
+from math import inf, nan, sqrt
 from numpy import float64, uint64
 from anyoptim._machine._bits import number, power_of_two
 
@@ -183,10 +222,13 @@ def totals(_rows, _wanted, _sums, _values):
             _value = _value * {2.0**-HALF!r} + float64(_sums[_j])
         _value *= {2.0**HALF!r}
         _unit = power_of_two({HALF // 2} * (_code + {FIRST}))
+        if _wanted[_k] == 3:
+            _values[_k] = sqrt(_value) * _unit * _unit
+            continue
         _values[_k] = (-_value if _negative else _value) * _unit * _unit * _unit * _unit
 """
-"""The function that makes of all rows of each reduction what `total` does, where 1 is wanted, or `largest`, where 2 is;
-NaN where 0 is, and of terms that are not finite."""
+"""The function that makes of all rows of each reduction what `total` does, where 1 is wanted, `largest`, where 2 is, or
+`norm`, where 3 is; NaN where 0 is, and of terms that are not finite."""
 
 _KERNEL = """\
     const int _lane = threadIdx.x % 32;

@@ -50,6 +50,7 @@ def _cases() -> Iterator[np.ndarray[Any, Any]]:
         yield np.array([1.0, math.inf, -2.0], dtype)
         yield np.array([math.nan, math.inf, 1.0, 0.0], dtype)
         yield np.array([0.0, math.nan], dtype)
+        yield np.array([-1.0, -math.nan, -2.0], dtype)
         yield np.zeros(2, dtype)
 
 

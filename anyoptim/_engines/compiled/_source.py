@@ -72,9 +72,9 @@ def loop_reduction(graph: Graph, kind: Kind, dtype: str) -> Loop:
     graph, arrays = graph.condensed()
     writer = _LoopWriter(graph, "reduction", dtype)
     signature = f"void({_TABLES}, int64[:, ::1], int64, int64)"
-    values = [" * ".join(f"float64({writer.value(output)})" for output in terms) for terms in graph.terms]
+    terms = [[f"float64({writer.value(output)})" for output in term] for term in graph.terms]
     return writer.module(
-        "pointer, prefetch, widest", signature, LOOPS[kind], [], loop_pieces(dtype, kind, values)
+        "pointer, prefetch, widest", signature, LOOPS[kind], [], loop_pieces(dtype, kind, terms)
     )._replace(arrays=arrays)
 
 
