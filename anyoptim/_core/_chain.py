@@ -34,6 +34,7 @@ class chain(Optimizer):  # noqa: N801 - it is called like a function
         stages: one method, such as `Adam`, and any other stages; those that see the parameter after its step come
             after the method and after all that change the step.
         engine: the machine that runs the chain; None chooses.
+        comm: the communicator of ranks that have parts of the parameters, as `Optimizer` says; None for one process.
 
     Raises TypeError for what is no stage, ValueError for no method, or two, another order, an engine of a stage, or a
     method that has taken steps.
@@ -48,7 +49,7 @@ class chain(Optimizer):  # noqa: N801 - it is called like a function
     _groups: groups | None = None
     _nested = True
 
-    def __init__(self, *stages: Stage | groups, engine: EngineName | None = None) -> None:
+    def __init__(self, *stages: Stage | groups, engine: EngineName | None = None, comm: Any = None) -> None:
         flat: list[Stage] = []
         selectors: list[Any] = []
         for stage in stages:
@@ -67,7 +68,7 @@ class chain(Optimizer):  # noqa: N801 - it is called like a function
             flat += own
             selectors += stage._selectors if isinstance(stage, chain) else [None] * len(own)
         self._compose(flat, selectors)
-        super().__init__(engine=engine)
+        super().__init__(engine=engine, comm=comm)
 
     def _compose(self, flat: Sequence[Stage], selectors: Sequence[Any]) -> None:
         """Take these stages. Raises ValueError unless the stages of every parameter stand in a right order."""
@@ -138,6 +139,7 @@ class partition(chain):  # noqa: N801 - it is called like a function
     Args:
         of: for each pattern a method or a chain, or None.
         engine: the machine that runs it; None chooses.
+        comm: the communicator of ranks that have parts of the parameters, as `Optimizer` says; None for one process.
 
     Raises TypeError and ValueError as `chain` and `groups` do.
 
@@ -146,7 +148,9 @@ class partition(chain):  # noqa: N801 - it is called like a function
     {'W': -1.0, 'b': -5.0, 'frozen': 0.0}
     """
 
-    def __init__(self, of: Mapping[Any, Optimizer | None], *, engine: EngineName | None = None) -> None:
+    def __init__(
+        self, of: Mapping[Any, Optimizer | None], *, engine: EngineName | None = None, comm: Any = None
+    ) -> None:
         if not isinstance(of, Mapping):
             raise TypeError(f"partition was given {of!r}; wanted a dict of patterns and methods")
         self._partition = Selection("partition", of)
@@ -167,7 +171,7 @@ class partition(chain):  # noqa: N801 - it is called like a function
         if not flat:
             raise ValueError("partition has no method; wanted one, such as ao.Adam()")
         self._compose(flat, selectors)
-        Optimizer.__init__(self, engine=engine)
+        Optimizer.__init__(self, engine=engine, comm=comm)
 
     def __repr__(self) -> str:
         return self._partition_text()
@@ -183,8 +187,9 @@ def _stages_of(stage: Stage) -> Sequence[Stage]:
     """The stages of an optimizer, or a stage by itself. Raises ValueError for an optimizer in use."""
     if not isinstance(stage, Optimizer):
         return [stage]
-    if stage.engine is not None:
-        raise ValueError(f"{stage!r} has engine={stage.engine!r}; wanted it on the chain")
+    for name in ("engine", "comm"):
+        if getattr(stage, name) is not None:
+            raise ValueError(f"{stage!r} has {name}={getattr(stage, name)!r}; wanted it on the chain")
     if stage.state is not None:
         raise ValueError(
             f"{stage!r} has taken steps, which the chain would forget; wanted a new one, and after that "

@@ -13,6 +13,7 @@ from anyoptim._arrays._tree import Tree
 from anyoptim._core._reductions import Reductions
 from anyoptim._core._state import FlatState
 from anyoptim._engines import CoefficientTable, Dispatch
+from anyoptim._machine._ranks import Meeting
 from anyoptim._stage._param_groups import ParamGroups
 from anyoptim._stage._planned_rows import FLOAT32
 from anyoptim._stage._stage import Gate, Stage
@@ -83,6 +84,7 @@ class CoefficientBuilder:
         device_values: DeviceValues | None,
         with_metrics: bool,
         unsure: Mapping[int, Any],
+        meeting: Meeting,
     ) -> None:
         self._stages, self._dispatch, self._moving, self._device_values = stages, dispatch, moving, device_values
         self._with_metrics = with_metrics
@@ -115,7 +117,7 @@ class CoefficientBuilder:
         self._refusal: tuple[int, int] | None = None
         self._exhausted = False
         parts = {j: unsure[i] for j, i in enumerate(moving) if i in unsure}
-        self._reductions = Reductions(dispatch, gathered, self._rows, self._branches, parts)
+        self._reductions = Reductions(dispatch, gathered, self._rows, self._branches, parts, meeting)
 
     def _check_rates(self, groups: ParamGroups) -> None:
         """Raise ValueError for a learning rate that the arithmetic of its parameter can't hold."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from anyoptim._arrays import Array, library
 from anyoptim._arrays import _checks as checks
@@ -21,6 +22,7 @@ from anyoptim._core._training import Training
 from anyoptim._diagnosis._explanation import Explanation
 from anyoptim._engines import EngineName, check_engine
 from anyoptim._machine._completed import completed
+from anyoptim._machine._ranks import meeting
 from anyoptim._stage._param_groups import GroupSpec
 from anyoptim._stage._stage import Gate, Stage
 from anyoptim._trace._hyperparameters import KW_ONLY
@@ -64,6 +66,14 @@ class Optimizer(Stage):
     The results are the same bits (but for torch's own square root, and subnormals that CuPy and XLA flush to 0, where
     `portable` uses these); `explain` says who does what.
 
+    `comm` is a communicator of mpi4py (or anything with its `allgather`, `Get_rank` and `Get_size`), or a process group
+    of torch, whose ranks each have their own parts of the parameters: each element is one rank's, and arrays may be cut
+    anywhere. All reductions, norms and gates are then of the elements of all ranks, with the bits of one process that
+    has whole arrays (but on JAX without x64). All ranks make the same calls, and compare paths, dtypes, which gradients
+    are None, groups, counts and coefficients: where anything differs, all raise ValueError with the path, and where one
+    rank's update fails, the others raise RuntimeError with its words; nothing is written then. Rules of whole arrays,
+    `at`, and arrays that are lazy, traced or divided are refused.
+
     >>> params = {"W": np.ones(2), "b": np.zeros(1)}
     >>> optimizer = ao.SGD(lr=0.1)
     >>> optimizer.update(params, {"W": np.ones(2), "b": None})
@@ -73,6 +83,9 @@ class Optimizer(Stage):
     _: KW_ONLY
     engine: EngineName | None = None
     """The engine by name; None leaves the choice to anyoptim."""
+
+    comm: Any = None
+    """The communicator of the ranks that have parts of the parameters; None where this process has all of them."""
 
     _nested: ClassVar[bool] = False
     """Whether the slots and scalars of a state are nested by stage."""
@@ -91,13 +104,20 @@ class Optimizer(Stage):
             raise AttributeError(f"{type(self).__name__} has no {name!r}{self._hint(name)}", name=name, obj=self)
 
         def __setattr__(self, name: str, value: Any) -> None:
-            if name == "engine":
-                check_engine(value)
+            if name in {"engine", "comm"}:
+                check = check_engine if name == "engine" else meeting
+                check(value)
                 if "_training" in self.__dict__:  # a constructor of one's own may come first
                     self._training.plan = None
                 object.__setattr__(self, name, value)
             else:
                 super().__setattr__(name, value)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        memo[id(self.comm)] = self.comm  # which belongs to all of its ranks, and can't be copied by one
+        copy = memo[id(self)] = type(self).__new__(type(self))
+        vars(copy).update(deepcopy(self.__getstate__(), memo))
+        return copy
 
     @property
     def stages(self) -> tuple[Any, ...]:
@@ -151,7 +171,7 @@ class Optimizer(Stage):
         """
         if at is not None:
             return self._training.update_parts(self, params, grads, at)  # type: ignore[no-any-return]
-        return self._training.update(self._pipeline, self.engine, params, grads)  # type: ignore[no-any-return]
+        return self._training.update(self._pipeline, self.engine, self.comm, params, grads)  # type: ignore[no-any-return]
 
     def flush(self, params: P) -> P:
         """Take the step of the gradients that `Accumulate` has gathered so far, before their number is complete.
@@ -159,7 +179,7 @@ class Optimizer(Stage):
         As at the end of the data: with their mean, of as many as they are. Where nothing is gathered, and without
         an `Accumulate`, nothing happens. Returns `params` and raises, like `update`.
         """
-        return self._training.flush(self._pipeline, self.engine, params)  # type: ignore[no-any-return]
+        return self._training.flush(self._pipeline, self.engine, self.comm, params)  # type: ignore[no-any-return]
 
     def init(self, params: Any) -> State:
         """The state before the first `step`: no steps taken, slots as the method starts them."""
@@ -182,7 +202,7 @@ class Optimizer(Stage):
         On Dask nothing is computed, and the arrays carry the graph of all steps before: `dask.persist(params, state)`
         ends it.
         """
-        return _step.step(self._pipeline, self.engine, params, grads, state, at, self)
+        return _step.step(self._pipeline, self.engine, self.comm, params, grads, state, at, self)
 
     def flush_step(self, params: P, state: State) -> tuple[P, State]:
         """The pure form of `flush`: new parameters and a new state, with the step of what is gathered so far.
@@ -190,7 +210,7 @@ class Optimizer(Stage):
         Works under `jax.jit`, as `step` does, and there computes a step even where nothing is gathered and none is
         taken.
         """
-        return _step.flush_step(self._pipeline, self.engine, params, state)
+        return _step.flush_step(self._pipeline, self.engine, self.comm, params, state)
 
     @property
     def state(self) -> State | None:
@@ -336,7 +356,7 @@ class Optimizer(Stage):
         from anyoptim._diagnosis._diagnose import diagnosed  # noqa: PLC0415 - when it is asked for
 
         gates = [stage for stage in self.stages if isinstance(stage, Gate)]
-        exact = partial(_step.step, self._pipeline.for_host(), "portable")
+        exact = partial(_step.step, self._pipeline.for_host(), "portable", self.comm)
         return diagnosed(self.step, exact, gates, params, grads, self.state or self.init(params))
 
     def explain(self, params: Any, grads: Any) -> Explanation:
@@ -353,7 +373,7 @@ class Optimizer(Stage):
         from anyoptim._diagnosis._guards import failed_guards  # noqa: PLC0415 - when it is asked for: importing takes time
 
         tree = Tree("params", params)
-        guards = failed_guards(self._training, self._pipeline, tree, grads)
+        guards = failed_guards(self._training, self._pipeline, self.comm, tree, grads)
         plan, live = self._training.recall(self._pipeline, tree)
         groups = plan.groups
         xs = groups.without_frozen(checks.gradients(tree, plan.ps, plan.owner, grads))

@@ -15,6 +15,7 @@ from anyoptim._core._coefficients import CoefficientBuilder, DeviceValues, StepC
 from anyoptim._core._reductions import distinct
 from anyoptim._core._state import FlatState, SlotNames, State
 from anyoptim._engines import Dispatch
+from anyoptim._machine._ranks import ALONE, Meeting
 from anyoptim._stage._param_groups import GroupSpec, Overrides, ParamGroups
 from anyoptim._stage._stage import Gate, Stage
 from anyoptim._stage._stage_program import Entry, StageProgram
@@ -135,6 +136,7 @@ class Pipeline:
         device_values: DeviceValues | None = None,
         with_metrics: bool = True,
         unsure: Mapping[int, Any] = MappingProxyType({}),
+        meeting: Meeting = ALONE,
     ) -> StepCoefficients:
         """Everything that the step after `flat` needs to know: above all the coefficients of each moving parameter.
 
@@ -147,10 +149,11 @@ class Pipeline:
             device_values: stand-ins for counts and hyperparameters whose values are on a device.
             with_metrics: whether stages may ask for what is only for a report.
             unsure: for some of the moving parameters a traced bool that says whether it moves after all.
+            meeting: that of the ranks which have parts of these parameters.
         """
         stages = self.stages
         builder = CoefficientBuilder(
-            stages, dispatch, gathered, flat, moving, groups, device_values, with_metrics, unsure
+            stages, dispatch, gathered, flat, moving, groups, device_values, with_metrics, unsure, meeting
         )
         for k in range(len(stages)):
             if not builder.add_stage(k):

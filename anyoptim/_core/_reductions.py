@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import functools
 import math
+import operator
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from anyoptim._engines import CoefficientTable, Dispatch
+from anyoptim._machine._ranks import Meeting
 from anyoptim._stage._stage_program import Entry, StageProgram
 from anyoptim._trace._exact_sum import Kind
 from anyoptim._trace._graph import Graph, graph_of
+from anyoptim._trace._over_ranks import rows_of_all, rows_of_each
 from anyoptim._trace._program import Coefficients, static_options
 from anyoptim._trace._reductions import Norm, Reduction, Size
 from anyoptim._trace._scalars import where
@@ -44,6 +49,7 @@ class Reductions:
         rows: CoefficientTable,
         branches: Sequence[StageProgram],
         parts: Mapping[int, Any],
+        meeting: Meeting,
     ) -> None:
         """Reduce the leaves of `dispatch`.
 
@@ -53,11 +59,14 @@ class Reductions:
             rows: the coefficients, which grow while the step is prepared.
             branches: for each row the stages that it is for.
             parts: for some of the leaves a traced bool that says whether they count.
+            meeting: that of the ranks which have parts of these parameters: a reduction is of the elements of all.
         """
+        self._meeting = meeting
         self._dispatch, self._gathered, self._rows, self._branches = dispatch, gathered, rows, branches
         self._parts = parts
         self._several = sum(len(branch.program.reductions) for branch in dict.fromkeys(branches)) > 1
         self._reduced: dict[Any, dict[int, Any]] = {}
+        self._over_ranks: dict[Any, dict[int, Any]] = {}
         self._values: dict[Any, Any] = {}
         self._places: dict[Any, dict[int, int]] = {}
 
@@ -65,13 +74,18 @@ class Reductions:
         """The value over all parameters: a float, a 0-d array, or a symbol."""
         if isinstance(reduction, Size):
             sizes = enumerate(self._sizes(entry))
-            return sum((where(self._parts[j], n, 0.0) if j in self._parts else n for j, n in sizes), start=0.0)
+            own = sum((where(self._parts[j], n, 0.0) if j in self._parts else n for j, n in sizes), start=0.0)
+            return functools.reduce(operator.add, self._meeting.exchange(own))
         key = self._key(entry, reduction.kind)
         of = key, type(reduction)
         if of not in self._values:
-            symbolic = isinstance(reduction, Norm) and self._dispatch.symbolic_norms
+            together = self._meeting.together
+            symbolic = isinstance(reduction, Norm) and self._dispatch.symbolic_norms and not together
             if symbolic and self._places[key] and key not in self._reduced:
                 self._values[of] = self._dispatch.symbol(self._places[key], self._gathered, self._rows)
+            elif together:
+                tables = [*self._rows_of(key, reduction.kind).values()]
+                self._values[of] = reduction.value(np, rows_of_all(self._meeting, reduction.kind, tables))
             else:
                 self._values[of] = self._dispatch.value_of(reduction, self._rows_of(key, reduction.kind))
         return self._values[of]
@@ -87,9 +101,17 @@ class Reductions:
     def each(self, entry: Entry, reduction: Reduction) -> list[Any]:
         """The value of each parameter that moves; 0.0 for those that do not go through the stage."""
         if isinstance(reduction, Size):
-            return self._sizes(entry)
-        rows = self._rows_of(self._key(entry, reduction.kind), reduction.kind)
+            return [*map(sum, zip(*self._meeting.exchange(self._sizes(entry)), strict=True))]
+        key = self._key(entry, reduction.kind)
+        rows = self._rows_of(key, reduction.kind)
         leaves = range(len(self._dispatch.leaves))
+        if self._meeting.together:
+            if key not in self._over_ranks:
+                of = sorted(rows)  # engines, by which they are ordered, may be others elsewhere
+                found = rows_of_each(self._meeting, reduction.kind, [rows[j] for j in of])
+                self._over_ranks[key] = dict(zip(of, found, strict=True))
+            tables = self._over_ranks[key]
+            return [reduction.value(np, tables[j]) if j in tables else 0.0 for j in leaves]
         return [self._dispatch.value_of(reduction, {j: rows[j]}) if j in rows else 0.0 for j in leaves]
 
     def _sizes(self, entry: Entry) -> list[float]:

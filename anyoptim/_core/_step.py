@@ -17,6 +17,8 @@ from anyoptim._core._plan import StepLeaves
 from anyoptim._core._state import FlatState, State, chosen, stepped
 from anyoptim._engines import LAZY, Dispatch, Leaf, Result
 from anyoptim._engines._chunks import plans
+from anyoptim._machine._ranks import Meeting, meeting
+from anyoptim._stage._agreement import check_whole, note_coefficients, note_form
 from anyoptim._trace._scalars import where
 
 if TYPE_CHECKING:
@@ -35,6 +37,7 @@ def first_state(pipeline: Pipeline, params: Any) -> State:
 def step(
     pipeline: Pipeline,
     engine: str | None,
+    comm: Any,
     params: Any,
     grads: Any,
     state: State,
@@ -42,6 +45,22 @@ def step(
     optimizer: Any = None,
 ) -> tuple[Any, State]:
     """The parameters and the state after an update with these gradients, of the parts that `at` names."""
+    with meeting(comm) as ranks:
+        found = _updated(pipeline, engine, ranks, params, grads, state, at, optimizer)
+        ranks.agree()
+        return found
+
+
+def _updated(
+    pipeline: Pipeline,
+    engine: str | None,
+    ranks: Meeting,
+    params: Any,
+    grads: Any,
+    state: State,
+    at: Any,
+    optimizer: Any,
+) -> tuple[Any, State]:
     checked = pipeline.checked(params)
     tree, ps, owner, groups = checked
     xs = groups.without_frozen(checks.gradients(tree, ps, owner, grads)) if at is None else []
@@ -49,26 +68,33 @@ def step(
     if at is not None or flat.by_row(xs):
         from anyoptim._core._parts import Parts  # noqa: PLC0415 - for those who update parts: importing takes time
 
+        check_whole(ranks)
         parts = Parts(pipeline, checked, flat, at, optimizer)
-        return _stepped_if(True, pipeline, engine, checked, flat, parts.gradients(grads), flat, parts)
+        return _stepped_if(True, pipeline, engine, ranks, checked, flat, parts.gradients(grads), flat, parts)
+    note_form(ranks, "step", pipeline.stages, checked, xs, flat)
     is_step = pipeline.is_step(flat)
     waiting = flat if is_step is True else accumulation(engine, ps, xs, flat, owner, LAZY, write=False)()
-    return _stepped_if(is_step, pipeline, engine, checked, flat, xs, waiting)
+    return _stepped_if(is_step, pipeline, engine, ranks, checked, flat, xs, waiting)
 
 
-def flush_step(pipeline: Pipeline, engine: str | None, params: Any, state: State) -> tuple[Any, State]:
+def flush_step(pipeline: Pipeline, engine: str | None, comm: Any, params: Any, state: State) -> tuple[Any, State]:
     """The parameters and the state after a step of what is gathered so far, if anything is."""
-    checked = pipeline.checked(params)
-    flat = pipeline.unpack(checked, state)
-    is_step = pipeline.accumulates and flat.scalars[0]["gathered"] > 0
-    before = flat if is_step is False else joined(flat)
-    return _stepped_if(is_step, pipeline, engine, checked, before, [None] * len(checked.ps), flat)
+    with meeting(comm) as ranks:
+        checked = pipeline.checked(params)
+        flat, xs = pipeline.unpack(checked, state), [None] * len(checked.ps)
+        note_form(ranks, "flush_step", pipeline.stages, checked, xs, flat)
+        is_step = pipeline.accumulates and flat.scalars[0]["gathered"] > 0
+        before = flat if is_step is False else joined(flat)
+        found = _stepped_if(is_step, pipeline, engine, ranks, checked, before, xs, flat)
+        ranks.agree()
+        return found
 
 
 def _stepped_if(
     is_step: Any,
     pipeline: Pipeline,
     engine: str | None,
+    ranks: Meeting,
     params: Params,
     flat: FlatState,
     xs: Sequence[Array | None],
@@ -83,7 +109,7 @@ def _stepped_if(
         if pipeline.accumulates:
             xs, unsure = contributions(ps, xs, flat, owner, groups.resting)
         if any(x is not None for x in xs):
-            leaves, after = _computed(pipeline, engine, params, flat, xs, unsure, parts)
+            leaves, after = _computed(pipeline, engine, ranks, params, flat, xs, unsure, parts)
         elif pipeline.accumulates:
             after = closed_empty(pipeline.stages[0], flat)
         if not isinstance(is_step, bool):
@@ -95,6 +121,7 @@ def _stepped_if(
 def _computed(
     pipeline: Pipeline,
     engine: str | None,
+    ranks: Meeting,
     params: Params,
     flat: FlatState,
     xs: Sequence[Array | None],
@@ -117,7 +144,8 @@ def _computed(
     if dispatch.capturing():
         raise RuntimeError("step is being captured in a CUDA graph, whose replays would repeat it; wanted update")
     with quiet():
-        coefficients, prepare = step_leaves.coefficients(pipeline, with_metrics=False, unsure=unsure)
+        coefficients, prepare = step_leaves.coefficients(pipeline, with_metrics=False, unsure=unsure, meeting=ranks)
+        note_coefficients(ranks, [tree.path(i) for i in range(len(ps))], moving, coefficients.rows)
         if parts is not None and not isinstance(coefficients.taken, bool):
             raise TypeError("whether a step of parts is taken depends on what is lazy or traced; wanted update")
         results, t = ({}, flat.t) if coefficients.taken is False else step_leaves.put(prepare()(), coefficients.t)

@@ -20,6 +20,8 @@ from anyoptim._core._state import FlatState, LiveState, signatures, stepped
 from anyoptim._engines import CoefficientTable, Dispatch
 from anyoptim._engines._chunks import plans
 from anyoptim._machine._completed import completed
+from anyoptim._machine._ranks import Meeting, meeting
+from anyoptim._stage._agreement import check_whole, note_coefficients, note_form
 from anyoptim._stage._elements import by_element
 from anyoptim._stage._planned_rows import PlannedRows
 from anyoptim._stage._stage import watch
@@ -54,7 +56,7 @@ class Training:
         fresh = {"plan": None, "recorder": None, "begun": 0, "watching": False, "writing": False}
         return {"state": self.state, **fresh}
 
-    def update(self, pipeline: Pipeline, engine: str | None, params: Any, grads: Any) -> Any:
+    def update(self, pipeline: Pipeline, engine: str | None, comm: Any, params: Any, grads: Any) -> Any:
         """Take one step, or gather one gradient. Returns `params`."""
         if self.writing:
             raise _in_the_middle()
@@ -68,14 +70,17 @@ class Training:
                     return params
             elif pipeline.is_step(state.flat) and self._again(pipeline, plan, state, params, grads):
                 return params
-        return self._update(pipeline, engine, Tree("params", params), grads)
+        with meeting(comm) as ranks:
+            return self._update(pipeline, engine, ranks, Tree("params", params), grads)
 
     def update_parts(self, optimizer: Any, params: Any, grads: Any, at: Any) -> Any:
         """Take one step, in which some parameters move in part. Returns `params`."""
         if self.writing:
             raise _in_the_middle()
         self.begun += 1
-        return self._update(optimizer._pipeline, optimizer.engine, Tree("params", params), grads, at, optimizer)
+        with meeting(optimizer.comm) as ranks:
+            tree = Tree("params", params)
+            return self._update(optimizer._pipeline, optimizer.engine, ranks, tree, grads, at, optimizer)
 
     def _replayed(
         self, pipeline: Pipeline, plan: StepPlan, planned: PlannedRows, state: LiveState, xs: Sequence[Any]
@@ -198,7 +203,14 @@ class Training:
         return True
 
     def _update(
-        self, pipeline: Pipeline, engine: str | None, tree: Tree, grads: Any, at: Any = None, optimizer: Any = None
+        self,
+        pipeline: Pipeline,
+        engine: str | None,
+        ranks: Meeting,
+        tree: Tree,
+        grads: Any,
+        at: Any = None,
+        optimizer: Any = None,
     ) -> Any:
         """Take one step, or gather one gradient, with every check."""
         if self.recorder is not None and not self.recorder.capturing():
@@ -207,15 +219,20 @@ class Training:
         whole = at is None
         xs = plan.groups.without_frozen(checks.gradients(tree, plan.ps, plan.owner, grads)) if whole else []
         if not whole or state.flat.by_row(xs):
+            check_whole(ranks)
             if self.recorder is not None:
                 raise RuntimeError("CUDA graphs count the steps of whole parameters; wanted update without at")
             from anyoptim._core._parts import KeptParts, Parts  # noqa: PLC0415 - for those who update parts
 
             params, plan.kept = Params(tree, plan.ps, plan.owner, plan.groups), plan.kept or KeptParts()
             parts = Parts(pipeline, params, state.flat, at, optimizer, plan.kept)
-            return self._step(pipeline, engine, tree, plan, state, state.flat, parts.gradients(grads), None, parts)
+            return self._step(
+                pipeline, engine, ranks, tree, plan, state, state.flat, parts.gradients(grads), None, parts
+            )
+        note_form(ranks, "update", pipeline.stages, Params(tree, plan.ps, plan.owner, plan.groups), xs, state.flat)
         if not pipeline.is_step(state.flat):
             gather = accumulation(engine, plan.ps, xs, state.flat, plan.owner)
+            ranks.agree()
 
             def add() -> None:
                 self.writing = True
@@ -224,20 +241,29 @@ class Training:
 
             self._written(add)
             return tree.container
-        return self._step(pipeline, engine, tree, plan, state, state.flat, xs, grads)
+        return self._step(pipeline, engine, ranks, tree, plan, state, state.flat, xs, grads)
 
-    def flush(self, pipeline: Pipeline, engine: str | None, params: Any) -> Any:
+    def flush(self, pipeline: Pipeline, engine: str | None, comm: Any, params: Any) -> Any:
         """Take the step of what is gathered so far, if anything is. Returns `params`."""
-        if self.state is None or not pipeline.accumulates or not self.state.flat.scalars[0]["gathered"]:
+        if not pipeline.accumulates:
             return params
-        tree = Tree("params", params)
-        plan, state = self.recall(pipeline, tree)
-        return self._step(pipeline, engine, tree, plan, state, joined(state.flat), [None] * len(plan.ps), None)
+        with meeting(comm) as ranks:
+            gathered = 0 if self.state is None else int(self.state.flat.scalars[0]["gathered"])
+            ranks.note(gathered, lambda: {"the gradients gathered": str(gathered)})
+            if self.state is None or not gathered:
+                ranks.agree()
+                return params
+            tree = Tree("params", params)
+            plan, state = self.recall(pipeline, tree)
+            before, xs = joined(state.flat), [None] * len(plan.ps)
+            note_form(ranks, "flush", pipeline.stages, Params(tree, plan.ps, plan.owner, plan.groups), xs, before)
+            return self._step(pipeline, engine, ranks, tree, plan, state, before, xs, None)
 
     def _step(
         self,
         pipeline: Pipeline,
         engine: str | None,
+        ranks: Meeting,
         tree: Tree,
         plan: StepPlan,
         state: LiveState,
@@ -254,6 +280,7 @@ class Training:
         if pipeline.accumulates:
             xs, _ = contributions(ps, xs, flat, owner, plan.groups.resting)
         if not any(x is not None for x in xs):
+            ranks.agree()
             if not pipeline.accumulates:
                 return tree.container
             return self._remember(tree, plan, state.after(closed_empty(pipeline.stages[0], flat)))
@@ -267,7 +294,7 @@ class Training:
             return tree.container
         _check_known(tree, dispatch, moving, xs)
         with quiet():
-            coefficients, prepare = leaves.coefficients(pipeline)
+            coefficients, prepare = leaves.coefficients(pipeline, meeting=ranks)
             if self.begun != begun:
                 raise RuntimeError(
                     "an update of the same optimizer began within this one, in a schedule or the handler of a signal; "
@@ -277,18 +304,13 @@ class Training:
                 if _traced(row):
                     raise _frozen(tree, moving[list(coefficients.rows.row_of_leaf).index(k)])
             reports: list[Callable[[], None]] = [partial(self._report, pipeline, plan.paths, coefficients)]
-            if coefficients.taken is not True:
-                skipped = flat._replace(scalars=coefficients.kept)
-
-                def skip() -> None:
-                    _once(reports)
-                    after = cleared(ps, moving, skipped, owner) if pipeline.accumulates else skipped
-                    self._remember(tree, plan, state.after(after))
-
-                self._written(skip)
+            note_coefficients(ranks, plan.paths, moving, coefficients.rows)
+            commit = prepare() if coefficients.taken is True else None
+            ranks.agree()
+            if commit is None:
+                self._skip(pipeline, tree, plan, state, flat._replace(scalars=coefficients.kept), moving, reports)
                 check_skips(pipeline.stages, coefficients, tree)
                 return tree.container
-            commit = prepare()
 
             def finish() -> None:
                 self.writing = True
@@ -304,7 +326,8 @@ class Training:
                 # A plan that was not rebound would keep arrays alive that were replaced.
                 self.plan = plan if plan.rebound(new) else None
                 if leaves.whole:
-                    plan.stepped(grads if self.recorder is None else None, coefficients, pipeline, after)
+                    replayable = self.recorder is None and not ranks.together
+                    plan.stepped(grads if replayable else None, coefficients, pipeline, after)
                 else:
                     plan.forget()
                 now = state.after(after)
@@ -314,6 +337,25 @@ class Training:
             # Nothing has failed, and nothing will: write.
             self._written(finish)
         return tree.container
+
+    def _skip(
+        self,
+        pipeline: Pipeline,
+        tree: Tree,
+        plan: StepPlan,
+        state: LiveState,
+        skipped: FlatState,
+        moving: Sequence[int],
+        reports: list[Callable[[], None]],
+    ) -> None:
+        """Remember the state after a step that was called off."""
+
+        def skip() -> None:
+            _once(reports)
+            after = cleared(plan.ps, moving, skipped, plan.owner) if pipeline.accumulates else skipped
+            self._remember(tree, plan, state.after(after))
+
+        self._written(skip)
 
     def _remember(self, tree: Tree, plan: StepPlan, state: LiveState) -> Any:
         """Remember a state after an update that changed no parameter. Returns the container."""

@@ -53,6 +53,7 @@ class Explanation(list[Share]):
     guards: ClassVar[Mapping[str, str]] = {
         "first step": "no step has been taken yet with these arrays, this engine and this state",
         "graph": "updates were captured in a CUDA graph, which counts the steps",
+        "ranks": "ranks agree on each step anew",
         "gathering": "gradients are gathered, and this update is no step, or one of parameters without a gradient",
         "part": "the last step was one of parts of parameters, or rows have step counts of their own",
         "engine": "its engine, or another parameter's, makes each step anew",

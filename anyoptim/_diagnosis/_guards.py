@@ -13,11 +13,13 @@ if TYPE_CHECKING:
 __all__ = ["failed_guards"]
 
 
-def failed_guards(training: Training, pipeline: Pipeline, tree: Tree, grads: Any) -> list[str | None]:
+def failed_guards(training: Training, pipeline: Pipeline, comm: Any, tree: Tree, grads: Any) -> list[str | None]:
     """For each parameter the guard that keeps the next step from replaying the last one; None where all hold."""
     plan, state, n = training.plan, training.state, len(tree.leaves)
     if training.recorder is not None:
         return ["graph"] * n
+    if comm is not None:
+        return ["ranks"] * n
     if plan is None or state is None:
         return ["first step"] * n
     if not pipeline.is_step(state.flat) or (pipeline.accumulates and any(state.flat.pending[i] for i in plan.at_rest)):

@@ -217,11 +217,11 @@ def _origin(hint: Any) -> Any:
 
 
 def signature_of(fields: Mapping[str, Field]) -> Signature:
-    """The signature of a constructor that takes these: the engine of an optimizer, which all have, is the last."""
+    """The signature of a constructor that takes these, and last what all optimizers have: engine and communicator."""
     kinds = Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY
     found = [
         Parameter(name, kinds[field.keyword], default=field.default, annotation=field.annotation)
-        for name, field in sorted(fields.items(), key=lambda item: (item[1].keyword, item[0] == "engine"))
+        for name, field in sorted(fields.items(), key=lambda item: (item[1].keyword, item[0] in {"engine", "comm"}))
     ]
     return Signature(found)
 

@@ -78,22 +78,22 @@ class Starts(ao.Stage):
 
 
 SIGNATURES = {
-    Method: "lr, share=0.25, label='plain', *, start=1.0, kind='a', more=0, engine=None",
-    Longer: "lr, share=0.5, label='plain', *, start=1.0, kind='a', more=0, last, engine=None",
-    Passing: "lr, share=0.25, label='plain', *, start=1.0, kind='a', more=0, engine=None",
+    Method: "lr, share=0.25, label='plain', *, start=1.0, kind='a', more=0, engine=None, comm=None",
+    Longer: "lr, share=0.5, label='plain', *, start=1.0, kind='a', more=0, last, engine=None, comm=None",
+    Passing: "lr, share=0.25, label='plain', *, start=1.0, kind='a', more=0, engine=None, comm=None",
     Own: "size",
     Inheriting: "size",
     Starts: "start=2.0",
-    ao.Optimizer: "*, engine=None",
+    ao.Optimizer: "*, engine=None, comm=None",
     ao.Centralize: "",
-    ao.LARS: "lr=0.1, momentum=0.9, weight_decay=0.0, trust=0.001, eps=0.0, *, engine=None",
+    ao.LARS: "lr=0.1, momentum=0.9, weight_decay=0.0, trust=0.001, eps=0.0, *, engine=None, comm=None",
     ao.WeightDecay: "decay, where=None",
 }
 
 
 @pytest.mark.parametrize("cls", SIGNATURES, ids=lambda cls: cls.__name__)
 def test_signatures(cls: type[Any]) -> None:
-    """In the order of the declarations, what is given by keyword last, and of that the engine."""
+    """In the order of the declarations, what is given by keyword last, and of that the engine and the communicator."""
     found = inspect.signature(cls).parameters.values()
     assert str(inspect.Signature([of.replace(annotation=of.empty) for of in found])) == f"({SIGNATURES[cls]})"
 
@@ -173,7 +173,7 @@ def test_values_without_annotations_are_defaults(cls: Any) -> None:
     assert (made.lr, made.share, made.label, made.start, made.kind) == (0.5, 0.5, "fast", 2.0, "a")
     assert (made._more, made.engine) == (4, "blocked")
     assert cls(0.5, share=0.25, start=3.0).start == 3.0
-    assert str(inspect.signature(cls)).endswith("engine: 'EngineName | None' = 'blocked')")
+    assert str(inspect.signature(cls)).endswith("engine: 'EngineName | None' = 'blocked', comm: 'Any' = None)")
     assert cls.hyperparameters == Method.hyperparameters
     assert not hasattr(cls, "share")
     assert Method(0.5).start == 1.0
@@ -344,14 +344,15 @@ WRONG: dict[str, tuple[Any, type[Exception], str]] = {
     "misspelt": (
         lambda: ANY[0](0.5, shar=1.0),
         TypeError,
-        r"^Method was given shar; wanted lr, share, label, start, kind, more and engine; did you mean share\?$",
+        r"^Method was given shar; wanted lr, share, label, start, kind, more, engine and comm; did you mean share\?$",
     ),
     "another's": (
         lambda: ANY[1](0.1, momentum=0.9),
         TypeError,
-        "^SGD was given momentum; wanted lr and engine; here momentum is ao.Momentum, or torch's form ao.HeavyBall; ",
+        "^SGD was given momentum; wanted lr, engine and comm; here momentum is ao.Momentum, or torch's form "
+        "ao.HeavyBall; ",
     ),
-    "too many": (lambda: ao.SGD(*[0.5, 0.25]), TypeError, r"^SGD was given 0\.25; wanted lr and engine$"),
+    "too many": (lambda: ao.SGD(*[0.5, 0.25]), TypeError, r"^SGD was given 0\.25; wanted lr, engine and comm$"),
     "twice": (lambda: ANY[1](0.5, lr=0.5), TypeError, "^SGD was given lr twice, by position and by name$"),
     "not declared": (
         lambda: setattr(ao.SGD(), "count", 0),

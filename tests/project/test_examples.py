@@ -15,6 +15,7 @@ import pytest
 
 import anyoptim as ao
 from tests.reference import textbook
+from tests.support import mpi
 from tests.support.libraries import Library
 from tests.support.pictures import example
 
@@ -102,6 +103,16 @@ def test_tomography_finds_the_slice(tmp_path: Path) -> None:
     sirt, cgls, fitted, smooth = errors.values()
     assert smooth < sirt < cgls < 0.2 < fitted
     assert min(_png_size(tmp_path / "picture.png")) > 400
+
+
+@pytest.mark.parametrize("ranks", [2, *(pytest.param(n, marks=pytest.mark.product) for n in (1, 3, 4))])
+def test_a_volume_in_slabs_is_that_of_one_process(ranks: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To the last bit, and so its fingerprint: each rank under mpiexec has some of the slices."""
+    module, options = example("volume_in_slabs"), ["--size", "12", "--steps", "8"]
+    monkeypatch.setattr(module, "world", lambda: None)
+    said = mpi.run(ranks, str(module.__file__), *options)
+    assert said.split()[-1] == module.main(options)
+    assert f"12 slices on {ranks} ranks" in said
 
 
 @pytest.mark.product  # seconds

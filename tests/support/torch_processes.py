@@ -192,6 +192,27 @@ def check_dropout(mesh: Any) -> None:
             assert same_bits(found.full_tensor().numpy(), wanted)
 
 
+def check_ranks() -> None:
+    """Plain tensors of which each process has its own rows, under a process group, have the bits of NumPy's whole ones.
+
+    What one process refuses is raised on both.
+    """
+    rng, rank = np.random.default_rng(1), dist.get_rank()
+    first, grads = rng.normal(size=(7, 3)), rng.normal(size=(4, 7, 3))
+    expected, _ = processes.alone(MADE["clip"](), {"W": first}, [{"W": g} for g in grads])
+    rows, optimizer = slice(3 * rank, 3 + 4 * rank), MADE["clip"]()
+    optimizer.comm = dist.group.WORLD
+    params = {"W": torch.tensor(first[rows])}
+    for g in grads:
+        optimizer.update(params, {"W": torch.tensor(g[rows])})
+    assert same_bits(params["W"].numpy(), expected["W"][rows])
+    wrong = torch.ones(2 + rank, 3, dtype=torch.float64)  # of which the second process needs four
+    kind, text = (ValueError, r"params\['W'\] has shape") if rank else (RuntimeError, "rank 1 has failed, ValueError")
+    with pytest.raises(kind, match=text):
+        optimizer.update(params, {"W": wrong if rank else params["W"].clone()})
+    assert same_bits(params["W"].numpy(), expected["W"][rows])
+
+
 def check_module() -> None:
     """A module under FSDP2 trains as one process does on both halves of each batch."""
     rank = dist.get_rank()
@@ -232,6 +253,7 @@ def main(number: int, port: str, folder: Path) -> None:
     check_autograd(mesh)
     check_both_axes()
     check_dropout(mesh)
+    check_ranks()
     check_module()
     dist.destroy_process_group()
 

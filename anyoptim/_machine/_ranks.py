@@ -1,0 +1,115 @@
+"""Ranks: processes that own parts of the same parameters, and what they tell each other in the course of an update.
+
+There is one kind of call, in which each rank gives something and is given that of all. So ranks that have come to
+different points of an update, because one has failed or was given something else, still meet, and find that out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from types import TracebackType
+from typing import Any, TypeVar
+
+from anyoptim._arrays._communicators import Communicator, communicator
+
+__all__ = ["ALONE", "Meeting", "meeting"]
+
+T = TypeVar("T")
+
+
+class Meeting:
+    """What ranks tell each other in one update: here of a process that has whole parameters, and nobody to ask.
+
+    It is a context: an error in it, before all have agreed, is raised on all ranks.
+    """
+
+    together = False
+    """Whether there are other ranks to meet."""
+
+    def __enter__(self) -> Meeting:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        """Tell the others of an error, for which they may be waiting."""
+
+    def note(self, what: Any, facts: Callable[[], Mapping[str, str]]) -> None:
+        """From the next call on, compare this on all ranks: its `repr`; `facts` says it in words, by names."""
+
+    def exchange(self, own: T) -> list[T]:
+        """What each rank gives, in the order of ranks.
+
+        Raises ValueError if what they noted differs, and RuntimeError if one has failed.
+        """
+        return [own]
+
+    def agree(self) -> None:
+        """Meet for the last time, and raise as `exchange` does: what follows does not fail."""
+
+
+ALONE = Meeting()
+
+
+def meeting(comm: Any) -> Meeting:
+    """The meeting of the ranks of a communicator for one update; without one that of this process."""
+    return ALONE if comm is None else _RanksMeeting(communicator(comm))
+
+
+class _RanksMeeting(Meeting):
+    """A meeting of ranks, of which each update has its own."""
+
+    together = True
+
+    def __init__(self, ranks: Communicator) -> None:
+        import hashlib  # noqa: PLC0415 - for those who have ranks: importing takes time
+
+        self._ranks, self._noted = ranks, hashlib.sha256()
+        self._facts: list[Callable[[], Mapping[str, str]]] = []
+        self._over = False
+        """Whether nobody waits for this rank any more."""
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        if error is not None and not self._over:
+            with suppress(Exception):  # the error that is raised already says more
+                self._gathered((f"{type(error).__name__}: {error}", b"", None))
+
+    def note(self, what: Any, facts: Callable[[], Mapping[str, str]]) -> None:
+        self._noted.update(repr(what).encode())
+        self._facts.append(facts)
+
+    def exchange(self, own: T) -> list[T]:
+        told = self._gathered(("", self._noted.digest(), own))
+        failed = [f"rank {rank} has failed, {why}" for rank, (why, _, _) in enumerate(told) if why]
+        if failed:
+            self._over = True
+            raise RuntimeError(f"{'; '.join(failed)}; this update is not taken on any rank")
+        if len({noted for _, noted, _ in told}) > 1:
+            found: dict[str, str] = {}
+            for facts in self._facts:
+                found |= facts()
+            each = self._gathered(found)
+            self._over = True
+            raise ValueError(_difference(each))
+        return [given for _, _, given in told]
+
+    def agree(self) -> None:
+        self.exchange(None)
+        self._over = True
+
+    def _gathered(self, own: Any) -> list[Any]:
+        over, self._over = self._over, True  # whoever fails in this call is not waited for in another one
+        found = self._ranks.allgather(own)
+        self._over = over
+        return found
+
+
+def _difference(each: list[Mapping[str, str]]) -> str:
+    """What is not the same on all ranks, of what each says by names."""
+    wanted = "wanted the same on all ranks, each with its own parts of the arrays; this update is not taken on any"
+    first = each[0]
+    for rank, other in enumerate(each):
+        for name in dict.fromkeys([*first, *other]):
+            one, another = first.get(name, "missing"), other.get(name, "missing")
+            if one != another:
+                return f"{name}: {one} on rank 0, but {another} on rank {rank}; {wanted}"
+    return f"ranks have come to different points of an update; {wanted}"

@@ -1,0 +1,84 @@
+"""What ranks have to agree on before a step is taken, in which each has its own parts of the parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from anyoptim._arrays import Array
+
+if TYPE_CHECKING:
+    from anyoptim._core._pipeline import Params
+    from anyoptim._core._state import FlatState
+    from anyoptim._machine._ranks import Meeting
+    from anyoptim._stage._stage import Stage
+    from anyoptim._trace._coefficients import CoefficientTable
+
+__all__ = ["check_whole", "note_coefficients", "note_form"]
+
+
+def check_whole(meeting: Meeting) -> None:
+    """Raise ValueError where ranks have parts of the parameters, of which this rank would update parts."""
+    if meeting.together:
+        raise ValueError(
+            "a part of a parameter is to be updated by an optimizer with comm, whose ranks may name different ones; "
+            "wanted update without at"
+        )
+
+
+def note_form(
+    meeting: Meeting, call: str, stages: Sequence[Stage], params: Params, xs: Sequence[Array | None], flat: FlatState
+) -> None:
+    """Note what a call is given that has to be the same on all ranks: all but the shapes and values of arrays.
+
+    Raises ValueError or TypeError for what can't be divided among ranks.
+    """
+    if not meeting.together:
+        return
+    tree, ps, owner, groups = params
+    for i, p in enumerate(ps):
+        if p is None:
+            continue
+        if (why := p.library.part_refusal(p.array)) is not None:
+            raise TypeError(f"{tree.name(i)} {why}; wanted an array of which this rank has all, or no comm")
+        if (number := p.library.cuda(p.array)) is not None and p.library.capturing(number):
+            raise RuntimeError(
+                f"{tree.name(i)} is updated in a CUDA graph, which can't have what ranks tell each other on the host; "
+                "wanted updates outside of it, or no comm"
+            )
+        for stage in [stages[k] for k in groups.branch(i).stages]:
+            if stage.array_rule:
+                raise ValueError(
+                    f"{tree.name(i)} is updated by {stage!r}, which looks at the array as a whole, of which each rank "
+                    "has a part; wanted stages of which each element goes by itself, or no comm"
+                )
+    names = ", ".join(type(stage).__name__ for stage in stages)
+    each = [
+        "None"
+        if p is None
+        else f"{p.dtype} of {len(p.array.shape)} axes, {'no' if x is None else 'a'} gradient, {t} steps taken"
+        + (f", {n} gradients gathered" if n else "")
+        + (f", group {groups.group_of[i]}" if len(groups.overrides) > 1 else "")
+        + (f", the array at {tree.path(owner[i])!r}" if owner[i] != i else "")
+        for i, (p, x, t, n) in enumerate(zip(ps, xs, flat.t, flat.pending or [0] * len(ps), strict=True))
+    ]
+
+    def facts() -> Mapping[str, str]:
+        first = {"the call": call, "the stages": names, "the steps taken": str(flat.step)}
+        return first | {f"params at {tree.path(i)!r}": text for i, text in enumerate(each)}
+
+    meeting.note((call, names, flat.step, [tree.path(i) for i in range(len(ps))], each), facts)
+
+
+def note_coefficients(meeting: Meeting, paths: Sequence[str], moving: Sequence[int], rows: CoefficientTable) -> None:
+    """Note the coefficients of a step: those of other hyperparameters differ, or of schedules that others have made."""
+    if not meeting.together:
+        return
+    of = rows.row_of_leaf
+
+    def facts() -> Mapping[str, Any]:
+        both = zip(moving, of, strict=True)
+        texts = [", ".join(f"{n} = {c}" for part in row for n, c in part.items()) for row in rows.distinct]
+        return {f"the coefficients of params at {paths[i]!r}": texts[r] for i, r in both}
+
+    meeting.note((rows.distinct, [*of]), facts)
