@@ -12,7 +12,7 @@ from anyoptim._arrays._plain import LEAF_TYPES, OpaqueEntry, PlainSpec, flatten_
 if TYPE_CHECKING:
     import optree
 
-__all__ = ["MISSING", "Name", "Tree", "dotted_paths", "listed", "reader", "unique_paths"]
+__all__ = ["MISSING", "Name", "Tree", "dotted_paths", "listed", "reader", "unique_paths", "writer"]
 
 Spec: TypeAlias = "PlainSpec | optree.PyTreeSpec"
 """The structure of a container: what is left of it without its leaves."""
@@ -233,19 +233,20 @@ class Tree:
 
     def replace(self, i: int, leaf: Any) -> None:
         """Put another leaf in the place of leaf `i`, in the container itself."""
-        parent = self._parents[i]
-        if parent is None:
+        if self._parents[i] is None:
             self.container = leaf
         else:
-            accessor, key = parent
-            self._follow(accessor)[key] = leaf
+            writer(self)(self.container, i, leaf)
 
     def _follow(self, accessor: Sequence[Any]) -> Any:
-        """What the entries, one below the other, lead to."""
-        node = self.container
-        for entry in accessor:
-            node = entry(node)
-        return node
+        return _followed(self.container, accessor)
+
+
+def _followed(node: Any, accessor: Sequence[Any]) -> Any:
+    """What the entries, one below the other, lead to."""
+    for entry in accessor:
+        node = entry(node)
+    return node
 
 
 def _loose(leaves: Sequence[tuple[Sequence[Any], Any]]) -> Any:
@@ -289,6 +290,20 @@ def reader(tree: Tree) -> Callable[[Any], Sequence[Any] | None]:
         return leaves if structure == spec else None
 
     return read
+
+
+def writer(tree: Tree) -> Callable[[Any, int, Any], None]:
+    """A quick function that puts another leaf in the place of leaf i of containers of the same structure.
+
+    It is not for a bare array.
+    """
+    parents = _parents(tree.spec)
+
+    def write(container: Any, i: int, leaf: Any) -> None:
+        accessor, key = parents[i] or ((), None)
+        (_followed(container, accessor) if accessor else container)[key] = leaf
+
+    return write
 
 
 def dotted_paths(spec: Spec) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from anyoptim._arrays import Array
 from anyoptim._arrays._checks import Parameter
-from anyoptim._arrays._tree import Tree, dotted_paths, reader
+from anyoptim._arrays._tree import dotted_paths, reader, writer
 from anyoptim._core._coefficients import StepCoefficients
 from anyoptim._core._pipeline import Params, Pipeline
 from anyoptim._core._state import FlatState
@@ -61,6 +61,7 @@ class StepPlan:
         if self.groups.elements:
             # What is given element by element can change, too.
             self._params = lambda container: read(container) if self.groups.elements.same() else None
+        self._replace = writer(tree)
         self._spec = tree.spec
         self._given = [p and p.given for p in self.ps]
         self.tied = any(o != i for i, o in enumerate(self.owner))
@@ -188,7 +189,7 @@ class StepPlan:
         self.rows = self.replay = None
         if xs is None:
             return
-        alone = dispatch is not None and dispatch.in_place and dispatch.on_host
+        alone = dispatch is not None and dispatch.rebindable and dispatch.on_host
         if dispatch is not None and (pipeline.static or (pipeline.plannable and alone)):
             row_of_leaf = coefficients.rows.row_of_leaf
             first = dict(zip(reversed(row_of_leaf), reversed(self._moving), strict=True))
@@ -254,15 +255,14 @@ class StepPlan:
     def placed(self, params: Any, results: Sequence[Result], slots: Slots) -> list[tuple[Array, ...] | None]:
         """Put the results of a step from `gather_again` into the container. Returns the slots after the step."""
         new_slots = self._slots = [*slots]
-        tree = None
-        result_of = dict(zip(self._moving, results, strict=True))
-        for i in self.places:
-            p, result = self.ps[i], result_of[self.owner[i]]
-            new_slots[i] = result.slots
+        if self.tied:
+            result_of = dict(zip(self._moving, results, strict=True))
+            results = [result_of[self.owner[i]] for i in self.places]
+        for i, result in zip(self.places, results, strict=True):
+            p, new_slots[i] = self.ps[i], result.slots
             if p is not None and not p.writable:
-                tree = tree or Tree("params", params)
                 leaf = p.library.rebound(p.given, result.p)
-                tree.replace(i, leaf)
+                self._replace(params, i, leaf)
                 self._put(i, p, leaf)
         if self._dispatch is not None:
             self._dispatch.collect_leaves()

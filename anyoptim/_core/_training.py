@@ -170,13 +170,17 @@ class Training:
         if again is None:
             return False
         dispatch, moving, gathered = again
-        static = plan.rows is not None and not plan.rows.asks
+        reports: list[Callable[[], None]] = []
+
+        def value(k: int, rows: CoefficientTable) -> Any:
+            return dispatch.assignments[0].plan.value(k, gathered[0], rows.before(k))
+
         with quiet():
-            if plan.rows is not None and static:
-                made = plan.rows(pipeline.stages, flat.step + 1)
+            if plan.rows is not None:
+                made = plan.rows(pipeline.stages, flat.step + 1, value, flat.scalars)
                 if made is None or any(map(_traced, made[0].distinct)):
                     return False
-                rows, t, scalars = made[0], flat.moved_counts(plan.places), flat.scalars
+                (rows, scalars), t = made, flat.moved_counts(plan.places)
             else:
                 coefficients = pipeline.step_coefficients(dispatch, gathered, flat, moving, plan.groups)
                 if any(map(_traced, coefficients.rows.distinct)) or coefficients.taken is not True:
@@ -184,19 +188,17 @@ class Training:
                 rows, t, scalars = coefficients.rows, coefficients.t, coefficients.scalars
                 if plan.tied:
                     t = [t[o] for o in plan.owner]
+                reports.append(partial(self._report, pipeline, plan.paths, coefficients))
             if self.state is not state or self.plan is not plan or self.begun != begun:  # as in `_replayed`
                 return False
             commit = dispatch.prepare(gathered, rows)
-            reports: list[Callable[[], None]] = (
-                [] if static else [partial(self._report, pipeline, plan.paths, coefficients)]
-            )
 
             def finish() -> None:
                 self.writing = True
                 _once(reports)
                 results = commit()
                 slots = flat.slots if dispatch.in_place else plan.placed(params, results, flat.slots)
-                state.flat = FlatState(flat.step + 1, t, slots, scalars, flat.nothing_pending())
+                state.flat = FlatState(flat.step + 1, t, slots, tuple(scalars), flat.nothing_pending())
                 self.writing = False
 
             self._written(finish)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from anyoptim._trace._expressions import Scalars, evaluate, range_of
+from anyoptim._trace._expressions import Range, Scalars, evaluate, range_of
 from anyoptim._trace._program import Coefficients, Elementwise, all_floats
 from anyoptim._trace._symbols import Scalar, Symbol
 
@@ -68,10 +68,14 @@ class Replay:
         scalars: Scalars,
         dtype: np.dtype[Any],
         tables: Sequence[np.ndarray[Any, Any]],
+        within: Range | None = None,
     ) -> None:
-        """Lay the numbers of a step ready to be replaced: `tables` has for each row where its scalars stand."""
+        """Lay the numbers of a step ready to be replaced: `tables` has for each row where its scalars stand.
+
+        They must be of the dtype's range, or `within` another one.
+        """
         both = zip(rows.distinct, tables, strict=True)
-        self._setters = [_setter(row, scalars, dtype, table) for row, table in both]
+        self._setters = [_setter(row, scalars, dtype, table, within) for row, table in both]
         self._row_of_leaf = rows.row_of_leaf
 
     def set(self, rows: CoefficientTable) -> bool:
@@ -84,13 +88,13 @@ class Replay:
 
 
 def _setter(
-    row: Coefficients, scalars: Scalars, dtype: np.dtype[Any], table: np.ndarray[Any, Any]
+    row: Coefficients, scalars: Scalars, dtype: np.dtype[Any], table: np.ndarray[Any, Any], within: Range | None
 ) -> Callable[[Coefficients], bool]:
     """A function that writes the numbers of a row such as this one to the table, and says whether it could."""
     wanted = [[*map(_kind, part.values())] for part in row]
     of = type if all(map(all_floats, row)) else _kind
-    numbers_of = _reader(scalars, dtype)  # the arithmetic's dtype, which the table need not have
-    within = range_of(dtype)
+    numbers_of = _reader(scalars, dtype, within)  # the arithmetic's dtype, which the table need not have
+    within = within or range_of(dtype)
     least, largest, holds = within.least, within.largest, within.holds
     # Constants stay as they are.
     put = _writer(table if scalars.derived else table[: len(scalars.coefficients)])
@@ -117,15 +121,17 @@ def _kind(c: Any) -> Any:
     return c if type(c) is Elementwise else type(c)
 
 
-def _reader(scalars: Scalars, dtype: np.dtype[Any]) -> Callable[[Coefficients], Sequence[float]]:
+def _reader(scalars: Scalars, dtype: np.dtype[Any], within: Range | None) -> Callable[[Coefficients], Sequence[float]]:
     """A function from a row to the values of these scalars, without constants where the rest are coefficients."""
     names, others = scalars.coefficients, scalars.other_values
     if len(names) > 1 and len({k for k, _ in names}) == 1:  # nearly always, those of one method
         (k, _), take = names[0], itemgetter(*(name for _, name in names))
         # A tuple, of more than one.
-        return (lambda row: (*take(row[k]), *others(row, dtype))) if scalars.derived else lambda row: take(row[k])
+        return (
+            (lambda row: (*take(row[k]), *others(row, dtype, within))) if scalars.derived else lambda row: take(row[k])
+        )
     if scalars.derived:
-        return lambda row: [*(row[k][name] for k, name in names), *others(row, dtype)]
+        return lambda row: [*(row[k][name] for k, name in names), *others(row, dtype, within)]
     return lambda row: [row[k][name] for k, name in names]
 
 

@@ -221,6 +221,109 @@ def test_slots_are_used_up_and_parameters_are_not(need: Callable[[str], Library]
     assert not any(a.is_deleted() for g in grads for a in g.values())
 
 
+def test_a_step_that_is_compiled_first_copies_the_slots(need: Callable[[str], Library]) -> None:
+    """While XLA compiles, an exception may come: the slots of before are there until it has, at any step."""
+    lib = need("jax")
+    import jax
+
+    params, grads = _problem(lib)
+    optimizer = ao.Adam()
+    for g in grads[:4]:
+        optimizer.update(params, g)
+    # Bound to a device, as the others are not.
+    there, names = [jax.device_put(g, jax.devices()[0]) for g in grads], _compiled()
+    for g, alive in ((grads[4], False), (there[5], True), (there[6], True), (there[7], False)):
+        before = optimizer.state
+        assert before is not None
+        names.clear()
+        optimizer.update(params, g)
+        slots = [a for slot in before.slots.values() for a in slot.values()]
+        assert {a.is_deleted() for a in slots} == {not alive}
+        assert alive or names == []
+
+
+def test_an_array_swapped_after_many_steps_alike(need: Callable[[str], Library]) -> None:
+    """The next step has the bits of one that nothing was laid ready for, and keeps no array of before alive."""
+    lib = need("jax")
+    params, grads = _problem(lib)
+    others, optimizer, afresh = dict(params), ao.Adam(lr=0.1), ao.Adam(lr=0.1)
+    for k, g in enumerate(grads):
+        old = weakref.ref(params["b"])
+        if k == 5:
+            params["b"] = params["b"] + 0
+        optimizer.update(params, g)
+        afresh = copy.deepcopy(afresh)
+        afresh.update(others, g)
+        gc.collect()
+        assert k < 5 or old() is None
+    assert all(map(same_bits, _values(params), _values(others)))
+
+
+@pytest.mark.parametrize("lr", [1e-40, 0.0])
+def test_small_numbers_at_a_replay(lr: float, need: Callable[[str], Library]) -> None:
+    """XLA takes subnormal numbers for 0: a step like the last one, too, has the smallest that is none of them."""
+    lib = need("jax")
+    w, g = {"w": lib.array([0.0, 1.0])}, {"w": lib.array([2.0**100, 2.0**100])}
+    optimizer = ao.SGD(lr=lambda t: lr if t > 3 else 1.0)
+    for _ in range(3):
+        optimizer.update(w, {"w": lib.array([0.0, 0.0])})
+    optimizer.update(w, g)
+    assert np.asarray(w["w"]).tolist() == [-(2.0**-26) if lr else 0.0, np.float32(1 - (2.0**-26 if lr else 0))]
+
+
+def test_numbers_kept_and_one_array_of_two_names(need: Callable[[str], Library]) -> None:
+    """Steps laid ready keep a method's numbers, which depend on sums over all arrays; both names have the new array."""
+    lib = need("jax")
+    params, grads = _problem(lib, names="bs")
+    params["tied"] = params["b"]
+    others, optimizer, afresh = dict(params), ao.Prodigy(), ao.Prodigy()
+    for g in grads:
+        optimizer.update(params, {**g, "tied": None})
+        afresh = copy.deepcopy(afresh)
+        afresh.update(others, {**g, "tied": None})
+        assert params["tied"] is params["b"]
+        assert optimizer.state is not None
+        assert afresh.state is not None
+        assert optimizer.state.scalars == afresh.state.scalars
+    assert optimizer.state is not None
+    assert afresh.state is not None
+    assert all(map(same_bits, _values((params, optimizer.state.slots)), _values((others, afresh.state.slots))))
+
+
+class Resting(ao.Optimizer):
+    """A method whose second slot stays as it is where a group says so."""
+
+    lr: ao.Nonnegative = 0.1
+    still: ao.Nonnegative = 0.0
+    slots = ("m", "v")
+
+    @staticmethod
+    def coefficients(t: Any, hyper: Any) -> dict[str, Any]:
+        return {"lr": hyper.lr, "rests": hyper.still > 0}
+
+    @staticmethod
+    def rule(xp: Any, p: Any, x: Any, m: Any, v: Any, c: Any) -> tuple[Any, ...]:
+        m = m + x
+        return c.lr * (m + v), m, v if c.rests else v + x * x
+
+
+def test_some_leaves_change_as_a_whole(need: Callable[[str], Library]) -> None:
+    """One has a slot that stays, others have none; each reads an array of its own beside them."""
+    lib = need("jax")
+    params, grads = _problem(lib)
+    lrs = {k: np.full(np.shape(a), 0.25 + i, np.float32) for i, (k, a) in enumerate(params.items())}
+    both = []
+    for of in (lib, need("numpy")):
+        own = {k: of.array(np.asarray(a), "float32") for k, a in params.items()}
+        rates = {k: of.array(a, "float32") for k, a in lrs.items()}
+        optimizer = ao.chain(Resting(lr=rates), ao.groups({"W": {"still": 1.0}, ...: {}}))
+        for g in grads:
+            optimizer.update(own, {k: of.array(np.asarray(a), "float32") for k, a in g.items()})
+        assert optimizer.state is not None
+        both.append(_values((own, optimizer.state.slots)))
+    assert all(map(same_bits, *both))
+
+
 class Shared(ao.Momentum):
     """Slots that start as an array of somebody else's."""
 
