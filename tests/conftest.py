@@ -43,6 +43,7 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError(f"ANYOPTIM_REQUIRE names {sorted(unknown)}; wanted some of {libraries.REQUIRABLE}")
     config.addinivalue_line("markers", "covering(strength): how many values of different factors are to meet, not 2")
     config.addinivalue_line("markers", "product: a case beyond those in which they do")
+    config.addinivalue_line("markers", "own_loops: Numba would compile for this alone; blocked stands for compiled")
     config.addinivalue_line("markers", "telling: runs before the others, for it is quick and breaks with an equation")
     config.addinivalue_line("markers", "omit(reason, test): leave out the cases of which `test` is true")
 
@@ -62,8 +63,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.own_markers = [mark for mark in item.own_markers if mark.name != "product"]
     else:
         for cases in tests.values():
-            for item in filter(_repeats, cases):
-                item.add_marker("product")
+            for item in cases:
+                if _repeats(item) or _compiles(item):
+                    item.add_marker("product")
             mark = cases[0].get_closest_marker("covering")
             # What may be skipped covers nothing for the others.
             for absent in (False, True):
@@ -94,6 +96,13 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     from xdist.scheduler import WorkStealingScheduling
 
     return WorkStealingScheduling(config, log) if config.getoption("dist") == "load" else None
+
+
+def _compiles(item: Any) -> bool:
+    """Whether the case is of the compiled engine, and of loops that nothing else wants."""
+    params = item.callspec.params
+    engine = params.get("engine") or params.get("place", (None, None))[1]
+    return engine == "compiled" and item.get_closest_marker("own_loops") is not None
 
 
 def pytest_collection_finish() -> None:
