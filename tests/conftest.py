@@ -48,8 +48,8 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "omit(reason, test): leave out the cases of which `test` is true")
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Iterator[None]:
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out the cases that there are not, mark those that need not run each time, begin with what tells most."""
     tests, omitted = defaultdict[str, list[Any]](list), list[pytest.Item]()
     for item in items:
@@ -74,28 +74,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                 chosen = covering.covering([covering.case(i.callspec) for i in group], *(mark.args if mark else ()))
                 for item in (item for i, item in enumerate(group) if i not in chosen):
                     item.add_marker("product")
-    yield
     items.sort(key=_turn)
-    items[:] = _shared_out(items, getattr(config, "workerinput", {}).get("workercount", 1))
-
-
-def _shared_out(items: list[pytest.Item], processes: int) -> list[pytest.Item]:
-    """A stretch of the list for each process, that begins with its share of what tells most.
-
-    Neighbours, which want the same compiled, are in one process: two at the same time would both compile it.
-    """
-    telling = sum(_turn(item) < 2 for item in items)
-    parts = [(items[:telling], telling), (items[telling:], len(items) - telling)]
-    stretches = (part[n * k // processes : n * (k + 1) // processes] for k in range(processes) for part, n in parts)
-    return [item for stretch in stretches for item in stretch]
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Each process has its stretch of the list, and takes of another's when it is done."""
-    from xdist.scheduler import WorkStealingScheduling
-
-    return WorkStealingScheduling(config, log) if config.getoption("dist") == "load" else None
 
 
 def _compiles(item: Any) -> bool:
