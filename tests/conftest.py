@@ -43,12 +43,13 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError(f"ANYOPTIM_REQUIRE names {sorted(unknown)}; wanted some of {libraries.REQUIRABLE}")
     config.addinivalue_line("markers", "covering(strength): how many values of different factors are to meet, not 2")
     config.addinivalue_line("markers", "product: a case beyond those in which they do")
+    config.addinivalue_line("markers", "own_loops: Numba would compile for this alone; blocked stands for compiled")
     config.addinivalue_line("markers", "telling: runs before the others, for it is quick and breaks with an equation")
     config.addinivalue_line("markers", "omit(reason, test): leave out the cases of which `test` is true")
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Iterator[None]:
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out the cases that there are not, mark those that need not run each time, begin with what tells most."""
     tests, omitted = defaultdict[str, list[Any]](list), list[pytest.Item]()
     for item in items:
@@ -62,8 +63,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.own_markers = [mark for mark in item.own_markers if mark.name != "product"]
     else:
         for cases in tests.values():
-            for item in filter(_repeats, cases):
-                item.add_marker("product")
+            for item in cases:
+                if _repeats(item) or _compiles(item):
+                    item.add_marker("product")
             mark = cases[0].get_closest_marker("covering")
             # What may be skipped covers nothing for the others.
             for absent in (False, True):
@@ -72,28 +74,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                 chosen = covering.covering([covering.case(i.callspec) for i in group], *(mark.args if mark else ()))
                 for item in (item for i, item in enumerate(group) if i not in chosen):
                     item.add_marker("product")
-    yield
     items.sort(key=_turn)
-    items[:] = _shared_out(items, getattr(config, "workerinput", {}).get("workercount", 1))
 
 
-def _shared_out(items: list[pytest.Item], processes: int) -> list[pytest.Item]:
-    """A stretch of the list for each process, that begins with its share of what tells most.
-
-    Neighbours, which want the same compiled, are in one process: two at the same time would both compile it.
-    """
-    telling = sum(_turn(item) < 2 for item in items)
-    parts = [(items[:telling], telling), (items[telling:], len(items) - telling)]
-    stretches = (part[n * k // processes : n * (k + 1) // processes] for k in range(processes) for part, n in parts)
-    return [item for stretch in stretches for item in stretch]
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Each process has its stretch of the list, and takes of another's when it is done."""
-    from xdist.scheduler import WorkStealingScheduling
-
-    return WorkStealingScheduling(config, log) if config.getoption("dist") == "load" else None
+def _compiles(item: Any) -> bool:
+    """Whether the case is of the compiled engine, and of loops that nothing else wants."""
+    params = item.callspec.params
+    engine = params.get("engine") or params.get("place", (None, None))[1]
+    return engine == "compiled" and item.get_closest_marker("own_loops") is not None
 
 
 def pytest_collection_finish() -> None:

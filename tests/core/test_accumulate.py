@@ -199,6 +199,7 @@ def test_in_a_scan(need: Callable[[str], Library]) -> None:
     assert {k: int(n) for k, n in state.t.items()} == {"a": 3, "b": 0}
 
 
+@pytest.mark.own_loops
 @pytest.mark.parametrize("engine", [None, *ENGINES])
 def test_who_is_without_at_every_second_call(engine: ao.EngineName | None) -> None:
     """Moves all the same, and its total does not grow; a scale is that of its window."""
@@ -216,6 +217,7 @@ def test_who_is_without_at_every_second_call(engine: ao.EngineName | None) -> No
     assert (q["a"][0], q["b"][0]) == (-2.0, -1.5)
 
 
+@pytest.mark.own_loops
 @pytest.mark.parametrize("engine", [None, *ENGINES])
 def test_steps_that_are_replayed_ask_who_gathered(engine: ao.EngineName | None) -> None:
     """The gradients of a k-th update are such as at the last: None of b, which has gathered something, or has not."""
@@ -407,6 +409,7 @@ def test_keys_in_another_order() -> None:
     assert optimizer.state.t == {"a": 2, "b": 2, "c": 1, "d": 2}
 
 
+@pytest.mark.own_loops
 @pytest.mark.parametrize("engine", [None, *ENGINES])
 def test_what_fails_leaves_the_window(engine: ao.EngineName | None) -> None:
     """A schedule that is refused, at the k-th update and at a flush, before anything is counted or written."""
@@ -480,6 +483,7 @@ def _none(tree: Any) -> Any:
     return optree.tree_map(lambda _: None, tree)
 
 
+@pytest.mark.own_loops
 def test_an_update_without_gradients_is_no_step(place: tuple[Library, ao.EngineName | None]) -> None:
     """Not the first, nor one between: for no count, schedule, scale, average or sum of norms, in either form."""
     lib, engine = place

@@ -494,6 +494,7 @@ def test_torch_has_none(need: Callable[[str], Library]) -> None:
         ao.compat.torch.to_torch(optimizer, ["W"])
 
 
+@pytest.mark.own_loops
 @pytest.mark.parametrize("engine", [*ENGINES, None])
 def test_a_number_of_zero_among_masks(engine: ao.EngineName | None) -> None:
     """A parameter whose mask is one number is all kept or all 0, whatever runs it: rules of whole arrays, too."""

@@ -184,6 +184,7 @@ def test_adam_goes_on_after_a_spike(need: Callable[[str], Library], engine: ao.E
     np.testing.assert_allclose(trained(ao.Adam(engine=engine), [1, 1e20, 1], array=array), expected, rtol=1e-6)
 
 
+@pytest.mark.own_loops
 @pytest.mark.parametrize("dtype", [f, float])
 @pytest.mark.parametrize("engine", ENGINES)
 def test_a_beta_of_0_keeps_nothing(engine: ao.EngineName, dtype: Any) -> None:
@@ -404,6 +405,7 @@ def test_a_rate_is_asked_of_its_own_parameters(make: Callable[[], ao.Optimizer])
         make().update({"a": np.ones(2, f), "b": np.ones(2, f)}, {"a": np.ones(2, f), "b": np.ones(2, f)})
 
 
+@pytest.mark.own_loops
 @pytest.mark.parametrize("engine", ENGINES)
 def test_what_a_reduction_is_of_saturates(engine: ao.EngineName) -> None:
     """A trust ratio of 1e39 is float32's largest number: its step is finite, in float64 exact."""
@@ -415,6 +417,7 @@ def test_what_a_reduction_is_of_saturates(engine: ao.EngineName) -> None:
     np.testing.assert_allclose(q["w"], 1 - 1e9, rtol=1e-12)
 
 
+@pytest.mark.own_loops
 def test_rules_can_bound() -> None:
     """`xp.bound` and `xp.largest` for rules of one's own: the same bits on each engine; NaN stays, infinities don't."""
 

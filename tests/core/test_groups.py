@@ -190,6 +190,7 @@ def test_five_groups_have_the_bits_of_five_optimizers(place: tuple[Library, ao.E
     assert agree(found[0], stepped)
 
 
+@pytest.mark.own_loops
 @pytest.mark.parametrize("engine", ENGINES)
 def test_one_global_norm(engine: ao.EngineName) -> None:
     """Of all groups together: that of a chain without groups, whose bits it has where the groups say nothing."""
@@ -534,6 +535,7 @@ def test_a_schedule_in_a_cuda_graph(need: Callable[[str], Library]) -> None:
     machine.captured = None
 
 
+@pytest.mark.own_loops
 @pytest.mark.parametrize("engine", ENGINES)
 def test_a_group_beside_what_a_stage_says_itself(engine: ao.EngineName) -> None:
     """Both count, also once somebody has asked for the stage's own values; and questions change nothing."""

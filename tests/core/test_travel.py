@@ -11,7 +11,7 @@ import pytest
 
 import anyoptim as ao
 from tests.support.chains import CHAINS, agree, problem, run
-from tests.support.libraries import DISCOVERED, Library
+from tests.support.libraries import COMPOSED, DISCOVERED, METHODS, Library
 
 pytestmark = pytest.mark.usefixtures("quickly")
 
@@ -51,8 +51,8 @@ EVERY: dict[str, Make] = {
     },
     **CONTROLLED,
 }
-RARE = {*CHAINS} - {*DISCOVERED, "clip, Adam, EMA"}
-"""Chains of what others of these have."""
+RARE = {*CHAINS, *METHODS} - {*COMPOSED, "clip, Adam, EMA", "SGD", "Adam", "Adan", "ASGD", "NAdam", "RAdam", "Rprop"}
+"""What others of these have: slots and counts travel alike, whatever the rule."""
 
 STOPS: list[tuple[str, ao.EngineName | None]] = [
     ("numpy", "portable"),

@@ -282,6 +282,7 @@ OWN: dict[str, tuple[Make, list[float], list[float]]] = {
 }
 
 
+@pytest.mark.own_loops
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("name", OWN)
 def test_stages_of_ones_own_by_hand(name: str, engine: ao.EngineName) -> None:
@@ -380,6 +381,7 @@ def test_flush_subnormals(engine: ao.EngineName, dtype: str) -> None:
         assert same_bits(np.ascontiguousarray(part), expected)
 
 
+@pytest.mark.own_loops
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_flush_leaves_the_step_and_later_slots_alone(dtype: str) -> None:
     """The averages after it may be subnormal; the first step is the step without it."""

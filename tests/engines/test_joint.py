@@ -294,6 +294,7 @@ def test_sums_of_both_parts_and_of_moduli() -> None:
         assert answers[0] == pytest.approx(wanted, rel=1e-13)
 
 
+@pytest.mark.product  # the chain with a joint method of core/test_chains.py clips, too
 def test_clipping_after_a_joint_method() -> None:
     """The norms are of the joint steps, all of them or each."""
     rng = np.random.default_rng(6)

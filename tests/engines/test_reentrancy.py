@@ -155,6 +155,7 @@ def test_an_update_in_the_middle_of_another(engine: ao.EngineName, maker: str) -
     intruder.check()
 
 
+@pytest.mark.own_loops
 @pytest.mark.parametrize(
     "engine", [pytest.param(name, marks=pytest.mark.product if name == "portable" else ()) for name in ENGINES]
 )

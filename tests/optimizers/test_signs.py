@@ -16,7 +16,8 @@ from tests.support.internals import MOVE, Part, Program, Symbol, on_value, stati
 from tests.support.libraries import ENGINES, Library, same_bits
 from tests.support.xla import quick
 
-pytestmark = [pytest.mark.telling, pytest.mark.usefixtures("quickly")]
+# Each method is compiled in engines/test_engines.py.
+pytestmark = [pytest.mark.telling, pytest.mark.own_loops, pytest.mark.usefixtures("quickly")]
 
 INF, NAN = math.inf, math.nan
 

@@ -69,6 +69,7 @@ def test_the_minimum_is_scipys(name: str) -> None:
     np.testing.assert_array_equal(params["a"].ravel() == highs, peer.x == highs)
 
 
+@pytest.mark.own_loops  # those of LBFGS itself are compiled in test_methods.py
 @pytest.mark.parametrize("engine", [name for name in ENGINES if name != "portable"])
 def test_the_same_bits_on_all_engines(engine: Any) -> None:
     """And no trial point is outside. Of twelve pairs two are remembered: Numba compiles a loop of all of them."""

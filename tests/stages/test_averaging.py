@@ -13,7 +13,8 @@ from tests.support.chains import agree, flat, problem, run
 from tests.support.libraries import ENGINES, Library, same_bits
 from tests.support.xla import quick
 
-pytestmark = [pytest.mark.telling, pytest.mark.usefixtures("quickly")]
+# Each stage is compiled in a chain of core/test_chains.py.
+pytestmark = [pytest.mark.telling, pytest.mark.own_loops, pytest.mark.usefixtures("quickly")]
 
 SPECIAL = [0.0, -0.0, 1.0, np.inf, -np.inf, np.nan, 1e-45, 3e38]
 

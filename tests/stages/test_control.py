@@ -20,7 +20,7 @@ from tests.support.peers import Optax
 from tests.support.states import equal_states
 from tests.support.xla import quick
 
-pytestmark = pytest.mark.usefixtures("quickly")
+pytestmark = [pytest.mark.own_loops, pytest.mark.usefixtures("quickly")]  # gates are compiled in core/test_parts.py
 
 NAN, INF = math.nan, math.inf
 

@@ -14,7 +14,7 @@ from tests.support import shim
 from tests.support.chains import agree, problem, run
 from tests.support.libraries import ENGINES, Library, same_bits
 
-pytestmark = pytest.mark.telling
+pytestmark = [pytest.mark.telling, pytest.mark.own_loops]  # each stage is compiled in a chain of core/test_chains.py
 
 INF, NAN = math.inf, math.nan
 

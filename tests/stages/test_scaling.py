@@ -17,7 +17,8 @@ from tests.support.engines import Watch
 from tests.support.libraries import ENGINES, Library
 from tests.support.xla import quick
 
-pytestmark = pytest.mark.usefixtures("quickly")
+# Each stage is compiled in a chain of core/test_chains.py.
+pytestmark = [pytest.mark.own_loops, pytest.mark.usefixtures("quickly")]
 
 Arrays = dict[str, Any]
 
