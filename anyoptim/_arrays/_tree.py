@@ -113,6 +113,13 @@ class Tree:
         """A new container of this structure with these leaves."""
         return self.spec.unflatten(leaves)
 
+    def loose(self) -> Any:
+        """A new container with the same leaves under the same keys, each of which can be replaced: of dicts and lists.
+
+        A bare array is one of its own.
+        """
+        return _loose(list(zip(self.spec.paths(), self.leaves, strict=True)))
+
     def match(self, root: str, container: Any, hint: str = "") -> list[Any]:
         """The leaves of another container in the order of this one's, matched by key.
 
@@ -239,6 +246,17 @@ class Tree:
         for entry in accessor:
             node = entry(node)
         return node
+
+
+def _loose(leaves: Sequence[tuple[Sequence[Any], Any]]) -> Any:
+    """A container of leaves by their keys, one below the other; lists where these count from 0, and dicts."""
+    if leaves and not leaves[0][0]:
+        return leaves[0][1]
+    below: dict[Any, list[tuple[Sequence[Any], Any]]] = {}
+    for (key, *keys), leaf in leaves:
+        below.setdefault(key, []).append((keys, leaf))
+    children = OrderedDict((key, _loose(of)) for key, of in below.items())
+    return [*children.values()] if [*children] == [*range(len(children))] else children
 
 
 def _kind(node: Any) -> type:

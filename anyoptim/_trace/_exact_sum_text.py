@@ -182,7 +182,7 @@ LOOPS: dict[Kind, str] = {"squares": _LOOP, "terms": _LOOP, "largest": _LARGEST_
 """The function that writes a row of the reduction for each chunk; of a maximum its bits."""
 
 TOTALS = f"""\
-from math import inf, nan
+from math import inf, nan, sqrt
 from numpy import float64, uint64
 from anyoptim._machine._bits import number, power_of_two
 
@@ -222,10 +222,13 @@ def totals(_rows, _wanted, _sums, _values):
             _value = _value * {2.0**-HALF!r} + float64(_sums[_j])
         _value *= {2.0**HALF!r}
         _unit = power_of_two({HALF // 2} * (_code + {FIRST}))
+        if _wanted[_k] == 3:
+            _values[_k] = sqrt(_value) * _unit * _unit
+            continue
         _values[_k] = (-_value if _negative else _value) * _unit * _unit * _unit * _unit
 """
-"""The function that makes of all rows of each reduction what `total` does, where 1 is wanted, or `largest`, where 2 is;
-NaN where 0 is, and of terms that are not finite."""
+"""The function that makes of all rows of each reduction what `total` does, where 1 is wanted, `largest`, where 2 is, or
+`norm`, where 3 is; NaN where 0 is, and of terms that are not finite."""
 
 _KERNEL = """\
     const int _lane = threadIdx.x % 32;

@@ -77,17 +77,19 @@ class Function:
         self.moving = [i for i, p in enumerate(self.ps) if p is not None and self.owner[i] == i]
 
     def same(self, other: Function) -> bool:
-        """Whether another is of the same arrays, in the same container."""
+        """Whether another is of the same arrays, where they were in memory, in the same container."""
         mine, theirs = self.tree, other.tree
-        arrays = zip(mine.leaves, theirs.leaves, strict=True) if len(mine.leaves) == len(theirs.leaves) else [(0, 1)]
-        return mine.container is theirs.container and all(a is b for a, b in arrays)
+        if mine.container is not theirs.container or len(mine.leaves) != len(theirs.leaves):
+            return False
+        leaves, ps = zip(mine.leaves, theirs.leaves, strict=True), zip(self.ps, other.ps, strict=True)
+        return all(a is b for a, b in leaves) and all(_place(p) == _place(q) for p, q in ps)
 
     def take(self, before: Function) -> None:
         """Let the same parameters move. Raises ValueError unless those of `before` are like these."""
         order = self.tree.order(before.tree.spec)
         for i, j in enumerate(order):
             now, was = self.ps[i], before.ps[j]
-            kinds = [p and (p.library.name, tuple(p.array.shape), p.dtype) for p in (now, was)]
+            kinds = [p and (p.library.name, _shape(p), p.dtype) for p in (now, was)]
             if kinds[0] != kinds[1] or (before.owner[j] == j) != (self.owner[i] == i):
                 raise ValueError(
                     f"{self.tree.name(i)} was {kinds[1]} and is {kinds[0]}; wanted a new solver, or restart()"
@@ -155,16 +157,30 @@ class Function:
 
     def updated(self, optimizer: Optimizer, x: Sequence[Array]) -> None:
         """Let an optimizer take a step, with a gradient for each parameter that moves."""
-        given = dict(zip(self.moving or (), x, strict=True))
-        grads = self.tree.build(given.get(i) for i in range(len(self.ps)))
-        self._renew(optimizer.update(self.tree.container, grads))
+        given, loose = dict(zip(self.moving or (), x, strict=True)), self._loose
+        grads = (self.tree if loose is None else loose).build(given.get(i) for i in range(len(self.ps)))
+        if loose is None:
+            self._renew(Tree("params", optimizer.update(self.tree.container, grads)))
+            return
+        for i, leaf in enumerate(self.tree.leaves):
+            loose.replace(i, leaf)
+        self._renew(Tree("params", optimizer.update(loose.container, grads)))
+        self.put()
 
-    def _renew(self, container: Any) -> None:
-        """Take the container that an optimizer gave back: where arrays can't be written to, there are others in it."""
-        tree, space = Tree("params", container), self.space
+    def _renew(self, tree: Tree) -> None:
+        """Take the newest arrays from what an optimizer gave back, where parameters can't be written to."""
+        space = self.space
         for k, (i, p) in enumerate(zip(self.moving or (), space.ps, strict=True)):
             space.params[k] = p.array if p.writable else p.library.load(tree.leaves[i])
-        self.tree = tree
+        if self._loose is None:
+            self.tree = tree
+
+    @cached_property
+    def _loose(self) -> Tree | None:
+        """Containers that can be given other arrays, for an optimizer, where those of the user can't be."""
+        tree = self.tree
+        held = (p is not None and not p.writable and tree.fixed_by(i) is not None for i, p in enumerate(self.ps))
+        return Tree("params", tree.loose()) if any(held) else None
 
     def put(self) -> None:
         """Put the newest arrays of parameters that can't be written to where a user finds them.
@@ -186,6 +202,16 @@ class Function:
                 if new is not old:
                     tree.replace(i, new)
         tree.leaves = leaves
+
+
+def _place(p: checks.Parameter | None) -> Any:
+    """Where the elements of a parameter were when it was taken, as far as its library tells."""
+    return p and (p.memory, p.dtype)
+
+
+def _shape(p: checks.Parameter) -> tuple[int, ...]:
+    """The shape that a parameter had when it was taken: an array may have been given another one since."""
+    return tuple(p.array.shape if p.memory is None else p.memory.shape)
 
 
 def _number(value: Any) -> float:

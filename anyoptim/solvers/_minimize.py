@@ -35,8 +35,8 @@ def minimize(
             number or an array of one element, and the gradients, in a container with the keys of `params`, as
             `Optimizer.update` takes them; a parameter whose gradient is None does not move.
         params: where to begin: a dict, list, tuple, any nest of them, or an array, of any library. Arrays are written
-            to at each trial point where that is possible, and else replaced in their container or, by a solver, in a
-            new one.
+            to at each trial point where that is possible, and else replaced in their container or, where that can't be
+            given other arrays, in a new one.
         method: a solver, such as `LBFGS`, which begins anew; or an optimizer or a chain, which goes on with its state.
         stop: when to stop; `Stop()` if it is None. A method that can take no step stops, too.
         callback: called after each step with a `Result` of what is known so far; it may raise StopIteration. The

@@ -60,16 +60,20 @@ class ProximalTrial(NamedTuple):
         return 2 * self.lr * self.curvature < 1
 
     @property
+    def far_too_short(self) -> bool:
+        """Whether lr is less than a tenth of what this curvature allows."""
+        return 10 * self.lr * self.curvature < 1
+
+    @property
     def longer(self) -> float:
         """The lr that it allows, at most 100 times as long."""
         return min(100 * self.lr, 1 / self.curvature) if self.curvature > 0 else 100 * self.lr
 
-    @property
-    def shorter(self) -> float:
-        """The lr that it allows, at least a hundredth, and shorter by a tenth at least; a tenth beyond a wall."""
+    def shorter(self, part: float) -> float:
+        """The lr that it allows, at least a hundredth and at most that part of it; a tenth beyond a wall."""
         if not (self.finite and 0 < self.curvature < math.inf):
             return self.lr / 10
-        return max(self.lr / 100, min(0.9 * self.lr, 1 / self.curvature))
+        return max(self.lr / 100, min(part * self.lr, 1 / self.curvature))
 
     @property
     def odd(self) -> bool:

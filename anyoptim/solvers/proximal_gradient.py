@@ -22,6 +22,9 @@ __all__ = ["ProximalGradient"]
 TRIALS = 40
 """How many step lengths are tried at most."""
 
+_GROWTH = 4.0
+"""By how much an lr grows from one step to the next where it is far too short."""
+
 
 class ProximalGradient(Solver):
     """Proximal gradients, ISTA and FISTA: the minimum of f + h, where h has no gradient but a proximal step.
@@ -38,8 +41,10 @@ class ProximalGradient(Solver):
     and all else that pyproximal has.
 
     Without an lr the step length is found: it shrinks until f(p) is at most the parabola through f(y), its slope and
-    1/lr as curvature, and the first one may grow. FISTA then calls the function twice a step, at p and at y. With an lr
-    it is called once, at y; any lr up to 1/L will do, L the largest curvature of f (`ao.lipschitz`), and without
+    1/lr as curvature. The first one may grow as far as that allows, and each later one to four times the last, where
+    this was less than a tenth of what the curvature along its step allows, or was cut by a wall; theta_new is then
+    (1 + sqrt(1 + theta**2))/2, which keeps FISTA's bound. FISTA calls the function twice a step, at p and at y. With an
+    lr it is called once, at y; any lr up to 1/L will do, L the largest curvature of f (`ao.lipschitz`), and without
     acceleration up to 2/L.
 
     What is reported as the gradient is (y - p)/lr, which is 0 at the minimum of f + h and for h = 0 the gradient, and
@@ -60,6 +65,7 @@ class ProximalGradient(Solver):
     Raises TypeError for what is no such stage, ValueError for another acceleration.
 
     Source: Beck and Teboulle, A fast iterative shrinkage-thresholding algorithm for linear inverse problems, 2009;
+    Scheinberg, Goldfarb and Bai, Fast first-order methods for composite convex optimization with backtracking, 2014;
     O'Donoghue and Candès, Adaptive restart for accelerated gradient schemes, 2015, section 3.2.
 
     >>> A, b = np.array([[1.0, 0.5, 0.0], [0.0, 1.0, 0.5]]), np.array([2.0, 0.1])
@@ -90,7 +96,7 @@ class ProximalGradient(Solver):
         return ("d",) if self.acceleration is None else ("d", "e", "y")
 
     def first(self, run: Run) -> None:
-        run.numbers["lr"] = math.nan if self.lr is None else self.lr
+        run.numbers |= {"lr": math.nan if self.lr is None else self.lr, "grows": 0.0}
         self.moved(run)
 
     def moved(self, run: Run) -> None:
@@ -124,7 +130,7 @@ class ProximalGradient(Solver):
         """The step from y to p, where the parameters are then; or why there is none."""
         numbers, lr, trials = run.numbers, run.numbers["lr"], list[ProximalTrial]()
         first = lr != lr
-        lr = self._first_lr(run) if first else lr
+        lr = self._first_lr(run) if first else lr * _GROWTH if numbers["grows"] else lr
         while len(trials) < TRIALS:
             trial = self._trial(run, lr)
             if not math.isfinite(trial.squared):
@@ -139,10 +145,11 @@ class ProximalGradient(Solver):
             if trial.finite and (trial.falls or (trial.falls_by_slopes and not any(of.odd for of in trials))):
                 first = first and trial.may_be_longer and len(trials) < TRIALS // 2
                 if not first:
+                    numbers["grows"] = float(trial.far_too_short if not trials else not trials[-1].finite)
                     return trial
                 lr = trial.longer
             else:
-                first, lr = False, trial.shorter
+                first, lr = False, trial.shorter(0.9 if len(trials) < TRIALS // 8 else 0.5)
             trials.append(trial)
         return self._failed(run, trials)
 
@@ -258,7 +265,8 @@ class ProximalGradient(Solver):
         if self.restarts and along < 0:
             numbers["theta"] = 1.0
             return squared, 0.0
-        theta = (1 + math.sqrt(1 + 4 * numbers["theta"] * numbers["theta"])) / 2
+        shorter = 1 / _GROWTH if numbers["grows"] else 1.0  # than the next lr, by which the bound of FISTA is kept
+        theta = (1 + math.sqrt(1 + 4 * shorter * numbers["theta"] * numbers["theta"])) / 2
         ahead = (numbers["theta"] - 1) / theta
         numbers["theta"] = theta
         space.run(_GO_ON, space.params, [y, e], ahead=ahead)

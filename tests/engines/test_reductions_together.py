@@ -413,18 +413,23 @@ def test_what_only_asks_has_no_step_to_compile(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_values_of_rows_by_machine_code() -> None:
-    """The compiled engine makes of rows what `total` and `largest` do, bit for bit; the rest is left to these."""
+    """The compiled engine makes of rows what `total`, `largest` and `norm` do, bit for bit, or leaves them to these."""
     rng, told, columns = np.random.default_rng(0), machine_code.native(TOTALS_TEXT), reduction.COLUMNS
     for n in [*range(12)] * 40:
-        rows, found = np.zeros((4, n, columns), np.int64), np.empty(4)
-        rows[:, :, 0] = rng.integers(0, 105) + rng.integers(0, rng.choice([1, 5]), (4, n))
-        rows[:, :, 1:] = rng.integers(-(2 ** rng.integers(1, 50)), 2 ** rng.integers(1, 50), (4, n, columns - 1))
+        rows, found = np.zeros((5, n, columns), np.int64), np.empty(5)
+        rows[:, :, 0] = rng.integers(0, 105) + rng.integers(0, rng.choice([1, 5]), (5, n))
+        rows[:, :, 1:] = rng.integers(-(2 ** rng.integers(1, 50)), 2 ** rng.integers(1, 50), (5, n, columns - 1))
+        rows[4] = np.abs(rows[4])
         rows[:, :, 1 : rng.integers(1, columns)] //= 2**45  # sums that carry, or cancel
         maxima = rng.choice([-math.inf, -2.0, 0.0, 3.0, math.inf, math.nan], n)
         rows[3, :, 0] = maxima.view(np.int64)
-        told.bind(rows, np.array([1, 1, 0, 2], np.int64), np.empty(columns - 1, np.int64), found)()
+        told.bind(rows, np.array([1, 1, 0, 2, 3], np.int64), np.empty(columns - 1, np.int64), found)()
         assert found[2] != found[2]
         assert _same(found[3], reduction.largest(np, [maxima[:, None]]))
-        for value, of in zip(found, rows[:2], strict=False):
-            infinite = bool(n) and of[:, 0].max() >= reduction.INFINITE
-            assert value != value if infinite else _same(value, reduction.total(np, [of], "terms"))
+        for k, wanted in ((0, _terms), (1, _terms), (4, reduction.norm)):
+            infinite = bool(n) and rows[k, :, 0].max() >= reduction.INFINITE
+            assert found[k] != found[k] if infinite else _same(found[k], wanted(np, [rows[k]]))
+
+
+def _terms(xp: Any, rows: Any) -> Any:
+    return reduction.total(xp, rows, "terms")

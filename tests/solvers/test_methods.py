@@ -215,25 +215,6 @@ def test_a_step_that_leads_right_to_the_minimum(method: str) -> None:
 
 
 @each
-@pytest.mark.parametrize("after", [1, 2, 5, 9, 14])
-def test_parameters_are_the_best_seen_after_an_exception(method: str, after: int) -> None:
-    """That of the function, which may come at any evaluation."""
-    seen: list[tuple[float, Any]] = []
-
-    def failing(x: Any) -> Any:
-        if len(seen) == after:
-            raise KeyboardInterrupt
-        value, grad = rosenbrock(x)
-        seen.append((value, x.copy()))
-        return value, grad
-
-    x = START.copy()
-    with pytest.raises(KeyboardInterrupt):
-        ao.minimize(failing, x, method=METHODS[method](), stop=ao.Stop(steps=50))
-    assert same_bits(x, min(seen, key=lambda of: of[0])[1])
-
-
-@each
 def test_a_loop_of_ones_own_stops_where_there_is_no_step(method: str) -> None:
     """`last_failure` says why, and the parameters stay."""
     solver, x = METHODS[method](), np.array([3.0, 4.0])

@@ -8,12 +8,14 @@ import itertools
 import pickle
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import optree
 import pytest
 
 import anyoptim as ao
+from tests.support.libraries import Library
 from tests.support.valleys import START, rosenbrock
 
 SOLVERS: dict[str, ao.solvers.Solver] = {
@@ -347,3 +349,79 @@ def test_a_result_of_nothing_is_drawn() -> None:
     """Where no number can be drawn on a logarithmic axis."""
     result = ao.minimize(lambda x: (float("nan"), x), np.ones(2), method=ao.LBFGS())
     result.plot().figure.canvas.draw()
+
+
+class Pair(NamedTuple):
+    """Names that are in no alphabetical order."""
+
+    w: Any
+    b: Any
+
+
+@pytest.mark.parametrize("name", [*SOLVERS, "Adam", "chain"])
+@pytest.mark.parametrize(
+    "held",
+    [
+        lambda a, b, c: (a, b, c),
+        lambda a, b, c: Pair(a, (b, {"c": c})),
+        lambda a, b, c: ((), [a, {"z": (b,), "a": c}]),
+    ],
+    ids=["tuple", "named", "nested"],
+)
+def test_containers_that_cannot_be_given_other_arrays(name: str, held: Any) -> None:
+    """As with arrays that can be written to; and the arrays that were given stay as they are."""
+
+    def misfit(params: Any) -> tuple[float, Any]:
+        leaves, spec = optree.tree_flatten(params)
+        assert spec == optree.tree_structure(given)
+        return sum(float((a - 1) @ (a - 1)) for a in leaves), optree.tree_unflatten(spec, [2 * (a - 1) for a in leaves])
+
+    results = []
+    for writable in (True, False):
+        arrays = [np.array([3.0, 0.5]) + k for k in range(3)]
+        for a in arrays:
+            a.flags.writeable = writable
+        chained = ao.chain(ao.ClipGlobalNorm(1.0), ao.AdamW(0.1), ao.EMA(0.9))
+        methods: dict[str, Any] = {**SOLVERS, "Adam": ao.Adam(0.1), "chain": chained}
+        given = held(*arrays)
+        result = ao.minimize(misfit, given, method=methods[name], stop=ao.Stop(steps=12))
+        results.append((result.value, result.steps, [*map(np.ndarray.tolist, optree.tree_leaves(result.params))]))
+        assert [a.flags.writeable for a in arrays] == [writable] * 3
+        assert writable or [*map(np.ndarray.tolist, arrays)] == [[3.0 + k, 0.5 + k] for k in range(3)]
+    assert results[0] == results[1]
+
+
+def _moved(array: Any, values: Any) -> None:
+    """Let an array have these elements, in other memory."""
+    if isinstance(array, np.ndarray):
+        array.resize(len(values), refcheck=False)
+        array[:] = values
+    else:
+        array.data = array.new_tensor(values)
+
+
+@pytest.mark.parametrize("form", ["numpy", "torch"])
+@pytest.mark.parametrize("name", SOLVERS)
+def test_an_array_that_has_other_memory(name: str, form: str, need: Callable[[str], Library]) -> None:
+    """One with as many elements is looked at again; any other is refused, and works once it is as it was."""
+    lib, solver = need(form), copy.copy(SOLVERS[name])
+    solver.restart()
+    w = lib.asarray(np.arange(3.0))
+    params = {"w": w}
+
+    def misfit(params: Any) -> tuple[Any, Any]:
+        return ((params["w"] - 1) ** 2).sum(), {"w": 2 * (params["w"] - 1)}
+
+    solver.update(params, misfit)
+    evaluations = solver.evaluations
+    _moved(w, np.zeros(5))
+    with pytest.raises(
+        ValueError, match=r"params\['w'\] was .*\(3,\).* and is .*\(5,\).* wanted a new solver, or restart"
+    ):
+        solver.update(params, misfit)
+    assert solver.evaluations == evaluations
+    assert not lib.tonumpy(w).any()
+    _moved(w, np.array([5.0, 6.0, 7.0]))
+    for _ in range(30):
+        solver.update(params, misfit)
+    np.testing.assert_allclose(lib.tonumpy(w), 1.0, atol=0.01)  # the weight of the L1 norm

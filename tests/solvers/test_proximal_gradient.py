@@ -166,9 +166,9 @@ def test_what_is_reported() -> None:
     assert all(value == expected for value, expected in seen)
     values = result.history.value
     assert all(a >= b for a, b in itertools.pairwise(values)), "ISTA descends"
-    before, lr = x.copy(), result.history.step_length[-1]
+    before = x.copy()
     method.update(x, lambda x: (misfit(x), misfit.grad(x)))
-    step = before - x
+    step, lr = before - x, method.run.numbers["lr"]
     assert method.run.numbers["gradient_max"] == pytest.approx(np.abs(step).max() / lr, rel=1e-9)
     assert math.sqrt(method.run.numbers["gradient_squared"]) == pytest.approx(np.linalg.norm(step) / lr, rel=1e-9)
     fast = ao.ProximalGradient(ao.prox.L1(h), penalty=lambda x: h * np.abs(x).sum())
@@ -532,3 +532,53 @@ def test_the_gradient_may_be_the_parameters_themselves(lr: float | None) -> None
         by_copies.update(a, lambda x: (float(x @ x) / 2, x.copy()))
         by_views.update(b, lambda x: (float(x @ x) / 2, x))
         assert same_bits(a, b)
+
+
+def test_the_step_length_grows_again() -> None:
+    """Where curvature falls by 1e12 on the way, and from beside a wall; an lr that only shrinks takes thousands."""
+
+    def log_barrier(x: Vector) -> tuple[float, Vector]:
+        return float(np.sum(x - np.log(x))) if np.all(x > 0) else math.inf, 1 - 1 / x
+
+    def between(x: Vector) -> tuple[float, Vector]:
+        inside = np.all(np.abs(x) < 1)
+        return float(np.sum(x * x - np.log1p(-x * x))) if inside else math.inf, 2 * x / (1 - x * x) + 2 * x
+
+    for function, start, minimum in ((log_barrier, 1e-6, 1.0), (between, 0.9999, 0.0)):
+        for acceleration, most in (("FISTA", 250), (None, 150)):
+            method = ao.ProximalGradient(ao.prox.L1(0.0), acceleration=acceleration)
+            result = ao.minimize(function, np.full(3, start), method=method, stop=ao.Stop(gtol=1e-6))
+            np.testing.assert_allclose(result.params, minimum, atol=1e-6)
+            assert result.evaluations < most, (acceleration, start)
+
+
+def test_the_bound_of_step_lengths_that_grow() -> None:
+    """f + h is at most `|start - minimum|**2 / (2*lr*theta**2)` above the minimum after each step of FISTA."""
+    rng, weight = np.random.default_rng(3), 1e-2
+    u, _, v = np.linalg.svd(rng.standard_normal((30, 60)), full_matrices=False)
+    a, b = u * np.logspace(0, -1, 30) @ v, rng.standard_normal(30)
+    told: list[tuple[float, float, float]] = []
+
+    def misfit(x: Vector) -> tuple[float, Vector]:
+        return float(np.sum((a @ x - b) ** 2)) / 2, a.T @ (a @ x - b)
+
+    def solved(steps: int, *, restarts: bool) -> ao.solvers.Result:
+        method = ao.ProximalGradient(
+            ao.prox.L1(weight), restarts=restarts, penalty=lambda x: weight * float(np.sum(np.abs(x)))
+        )
+
+        def note(result: ao.solvers.Result) -> None:
+            told.append((result.value, method.run.numbers["lr"], method.run.numbers["theta"]))
+
+        return ao.minimize(misfit, np.zeros(60), method=method, stop=ao.Stop(gtol=1e-9, steps=steps), callback=note)
+
+    best = solved(3000, restarts=True)
+    assert best.converged
+    told.clear()
+    solved(150, restarts=False)
+    values, lrs, next_thetas = np.array(told).T
+    thetas = np.array([1.0, *next_thetas[:-1]])
+    assert (np.diff(lrs) > 0).sum() > 3
+    weights = lrs * thetas**2
+    assert (weights[1:] - (lrs * thetas)[1:] <= weights[:-1] * (1 + 1e-12)).all(), "what the proof asks of them"
+    assert (values - best.value <= best.params @ best.params / (2 * lrs * thetas**2) + 1e-9 * best.value).all()

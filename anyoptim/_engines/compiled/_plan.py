@@ -170,7 +170,7 @@ class CompiledPlan(Plan):
         return self._reductions_of(ks, rows).values(rows, self.dtype)
 
     def value(self, k: int, gathered: Sequence[Any], rows: CoefficientTable) -> Any:
-        return self.program.reduction(k).value(np, self._rows((k,), rows))
+        return self.values((k,), gathered, rows)[0]
 
     def reduced(self, k: int, gathered: Sequence[Any], rows: CoefficientTable) -> list[NDArray]:
         return self.reduced_all((k,), gathered, rows)[0]

@@ -19,7 +19,7 @@ from anyoptim._trace._coefficients import CoefficientTable
 from anyoptim._trace._exact_sum import COLUMNS, of_words
 from anyoptim._trace._exact_sum_text import TOTALS
 from anyoptim._trace._expressions import Scalars
-from anyoptim._trace._reductions import Max, Reduction, Total
+from anyoptim._trace._reductions import Max, Norm, Reduction, Total
 
 __all__ = ["TOTALS_TEXT", "Asked", "NativeLoop", "Reductions", "side_by_side"]
 
@@ -105,15 +105,18 @@ class Reductions:
 
     @cached_property
     def _totals(self) -> tuple[Bound, NDArray]:
-        """What makes the values of sums and maxima, once the rows are there, and where it puts them: NaN for others."""
-        wanted = [1 if isinstance(of, Total) else 2 if isinstance(of, Max) else 0 for of in self._reductions]
+        """What makes the values of reductions, once the rows are there, and where it puts them: NaN for others."""
+        wanted = [next((n for n, kind in _TOTALS.items() if isinstance(of, kind)), 0) for of in self._reductions]
         numbers = np.empty(len(wanted))
         arrays = self._results, np.array(wanted, np.int64), np.empty(COLUMNS - 1, np.int64), numbers
         return native(TOTALS_TEXT).bind(*arrays), numbers
 
 
+_TOTALS = {1: Total, 2: Max, 3: Norm}
+"""What there is machine code for, by the number that it is told."""
+
 TOTALS_TEXT = Text("totals", TOTALS, "void(int64[:, :, ::1], int64[::1], int64[::1], float64[::1])")
-"""The module with the function that makes the values of sums and maxima."""
+"""The module with the function that makes the values of sums, maxima and norms."""
 
 
 class _Alike:
