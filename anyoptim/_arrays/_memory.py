@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,11 +12,14 @@ __all__ = [
     "ANY_ORDER",
     "MemoryLayout",
     "axis_order",
+    "cut",
     "find_overlap",
     "may_overlap",
     "merged_ranges",
     "overlaps_itself",
 ]
+
+NDArray = np.ndarray[Any, Any]
 
 
 class MemoryLayout(NamedTuple):
@@ -127,3 +130,18 @@ class _ArrayInterface:
 def _stand_in(layout: MemoryLayout) -> np.ndarray[Any, Any]:
     """An array of this layout, which must not be read."""
     return np.asarray(_ArrayInterface(layout))
+
+
+def cut(arrays: Sequence[NDArray], most: int) -> Iterator[Sequence[NDArray]]:
+    """Arrays of one shape in blocks of at most so many elements, along their first axes."""
+    first = arrays[0]
+    if first.size <= most:
+        yield arrays
+        return
+    rows = most * len(first) // first.size
+    if rows:
+        for i in range(0, len(first), rows):
+            yield [a[i : i + rows] for a in arrays]
+    else:
+        for i in range(len(first)):
+            yield from cut([a[i] for a in arrays], most)

@@ -29,7 +29,6 @@ REDUCTION = 8
 LATER = "compiled when enough elements have been updated (compile(params) does it at once)"
 """The reason why a leaf is not compiled yet."""
 
-
 COMPILING = "being compiled, in a process of its own"
 """The reason why a leaf is compiled, but not yet."""
 

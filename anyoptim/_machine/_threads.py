@@ -12,7 +12,7 @@ import threading
 from _thread import start_new_thread
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from itertools import chain, islice, repeat
+from itertools import chain, islice, repeat, starmap
 from typing import TYPE_CHECKING, Any
 
 from anyoptim._arrays._quiet import quietly
@@ -131,7 +131,10 @@ def spread(call: Callable[..., object], pieces: Sequence[tuple[Any, ...]], least
     All pieces are done when it returns; if it raises, no thread works on.
     """
     number = threads() if len(pieces) >= least else 1
-    Pieces(lambda *piece: [functools.partial(call, *piece)], pieces, [()] * number)()
+    if number == 1:
+        quietly(exhaust, starmap(call, pieces))
+    else:
+        Pieces(lambda *piece: [functools.partial(call, *piece)], pieces, [()] * number)()
 
 
 def _flushing() -> tuple[bool, bool]:

@@ -13,13 +13,12 @@ import numpy as np
 
 from anyoptim._arrays import COMPUTE, Array, host_memory
 from anyoptim._arrays._beside import Beside
-from anyoptim._arrays._memory import may_overlap, merged_ranges
+from anyoptim._arrays._memory import cut, may_overlap, merged_ranges
 from anyoptim._arrays._quiet import quiet_context
 from anyoptim._engines._base import Commit, Leaf, NDArray, Plan, Result, Written, host_view, real
 from anyoptim._engines.blocked._functions import BoundFunction, block_function
 from anyoptim._engines.blocked._packs import packs
-from anyoptim._engines.blocked._squares import Squares
-from anyoptim._engines.blocked._tiles import add_up, tiles
+from anyoptim._engines.blocked._tiles import Squares, add_up, tiles
 from anyoptim._machine import _threads
 from anyoptim._machine._completed import exhaust
 from anyoptim._machine._scratch import Scratch, give, scratch, taken
@@ -68,8 +67,7 @@ class BlockedPlan(Plan):
                 self.arrays[i][1:] = slots[i] = views
                 self.alone.remove(i)
         self.laid: _Laid | None = None
-        self.squares: dict[int, Squares] = {}
-        """The sums of squares that were taken, by their parts."""
+        self.squares: dict[int, Squares] = {}  # by their parts
         self._quietly = quiet_context().run  # one step at a time is written
         self._forms: list[Any] = []
         """What `_FORM` gives of the last gradients."""
@@ -149,22 +147,13 @@ class BlockedPlan(Plan):
         return bool(x.size) and may_overlap(host_memory(x), self._ranges)
 
     def value(self, k: int, gathered: Sequence[NDArray], rows: CoefficientTable) -> Any:
-        reduction = self.program.reduction(k)
-        functions = self._functions(k, rows)
-        if reduction.kind == "squares" and Squares.possible(functions):
+        reduction, functions, row = self.program.reduction(k), self._functions(k, rows), None
+        if reduction.kind == "squares" and all(f.dtype == np.float32 and not f.function.joint for f in functions):
             laid = self.squares.get(k)
             if laid is None or not all(map(operator.is_, functions, laid.functions)):
-                laid = self.squares[k] = Squares(functions, [p for p, *_ in self.arrays])
-            leaves = [(p, x, *slots) for (p, *slots), x in zip(self.arrays, gathered, strict=True)]
-            found = laid.rows(leaves, THREADED)
-            if found is not None:
-                return reduction.value(np, [found])
-        return super().value(k, gathered, rows)
-
-    def values(self, ks: Sequence[int], gathered: Sequence[NDArray], rows: CoefficientTable) -> list[Any]:
-        if len(ks) == 1:
-            return [self.value(k, gathered, rows) for k in ks]
-        return super().values(ks, gathered, rows)
+                laid = self.squares[k] = Squares(functions, self._ps)
+            row = laid.row([(p, x, *slots) for (p, *slots), x in zip(self.arrays, gathered, strict=True)], THREADED)
+        return super().value(k, gathered, rows) if row is None else reduction.value(np, [row])
 
     def reduced(self, k: int, gathered: Sequence[NDArray], rows: CoefficientTable) -> list[NDArray]:
         return self.reduced_all((k,), gathered, rows)[0]
@@ -200,7 +189,7 @@ class BlockedPlan(Plan):
         alone: list[Sequence[Any]] = []
         for i, calls_of in laid.alone:
             alone += calls_of(gathered[i])
-        todo: Iterator[object] = starmap(operator.call, chain(zip(laid.calls), alone, zip(laid.end)))
+        todo: Iterator[object] = starmap(operator.call, chain(zip(laid.calls), alone, [(give, laid.scratch)]))
         if laid.packed:
             loads = map(operator.setitem, laid.places, repeat(...), map(gathered.__getitem__, laid.packed))  # type: ignore[arg-type]
             todo = chain(loads, todo)
@@ -230,7 +219,7 @@ class BlockedPlan(Plan):
         calls = [call for pack in self.packs for call in pack.calls(functions, temporary)]
         packed = [i for pack in self.packs for i in pack.leaves]
         places = [place for pack in self.packs for place in pack.gradients]
-        return _Laid(functions, temporary, packed, places, calls, alone, [partial(give, temporary)], rest)
+        return _Laid(functions, temporary, packed, places, calls, alone, rest)
 
     def _pieces(self, laid: _Laid, gathered: Sequence[NDArray]) -> tuple[Pieces, list[Scratch]]:
         """The blocks of larger parameters, and the scratch of the threads that share them out, if there are enough."""
@@ -284,8 +273,6 @@ class _Laid(NamedTuple):
     """What is to be called then."""
     alone: Sequence[tuple[int, Callable[[NDArray], Sequence[Sequence[Any]]]]]
     """The leaves of at most one block, each with a function from its gradient to calls with their arguments."""
-    end: Sequence[Call]
-    """What is to be called last: it gives the scratch back."""
     rest: Sequence[int]
     """The leaves that are larger, or complex."""
 
@@ -335,21 +322,7 @@ def _blocks(bound: BoundFunction, leaf: Arrays, x: NDArray) -> Iterator[Arrays]:
     if all(a.flags.c_contiguous for a in arrays):
         arrays = [a.reshape(-1) for a in arrays]
     if p.dtype.kind != "c" or bound.function.joint:
-        yield from _cut(bound.function.views(*arrays))
+        yield from cut(bound.function.views(*arrays), BLOCK)
         return
     for parts in ([a.real for a in arrays], [a.imag for a in arrays]):  # as two reals
-        yield from _cut(parts)
-
-
-def _cut(arrays: Arrays) -> Iterator[Arrays]:
-    first = arrays[0]
-    if first.size <= BLOCK:
-        yield arrays
-        return
-    rows = BLOCK * len(first) // first.size
-    if rows:
-        for i in range(0, len(first), rows):
-            yield [a[i : i + rows] for a in arrays]
-    else:
-        for i in range(len(first)):
-            yield from _cut([a[i] for a in arrays])
+        yield from cut(parts, BLOCK)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,11 +14,12 @@ from anyoptim._arrays import host_memory
 from anyoptim._arrays._quiet import quiet
 from anyoptim._engines._base import NDArray
 from anyoptim._engines.blocked._functions import BoundFunction
+from anyoptim._machine import _threads
 from anyoptim._machine._scratch import Scratch, scratch
-from anyoptim._trace._exact_sum import COLUMNS, Kind
-from anyoptim._trace._exact_sum_numpy import stretches
+from anyoptim._trace._exact_sum import COLUMNS, FIRST, Kind
+from anyoptim._trace._exact_sum_numpy import WIDTH, code_of, row_of, squares, stretches
 
-__all__ = ["add_up", "elements", "flat", "reals", "tiles"]
+__all__ = ["Squares", "add_up", "tiles"]
 
 TILE = 1 << 15
 """The elements that are summed at a time."""
@@ -47,7 +49,7 @@ def tiles(kinds: Sequence[Kind], leaves: Sequence[Leaf]) -> tuple[list[Tile], ND
     cache. In the table the rows of all reductions of a stretch are side by side; the last result says at which stretch
     each leaf begins, and where the last one ends.
     """
-    sizes = [arrays[0].size * reals(arrays[0]) for _, arrays in leaves]
+    sizes = [arrays[0].size * _reals(arrays[0]) for _, arrays in leaves]
     ends = [0, *itertools.accumulate(-(-n // TILE) for n in sizes)]
     groups: dict[Any, list[int]] = {}
     for i, n in enumerate(sizes):
@@ -100,13 +102,62 @@ def add_up(table: NDArray, kind: Kind, parts: list[_Stretch], rows: list[int]) -
 
 def elements(bound: BoundFunction, temporary: Scratch, arrays: Sequence[NDArray], begin: int, end: int) -> Any:
     """What a function gives for some elements of its arrays, in logical C order."""
-    count = reals(arrays[0])
-    some = [flat(a, begin // count, end // count) for a in arrays]
+    count = _reals(arrays[0])
+    some = [_flat(a, begin // count, end // count) for a in arrays]
     views = bound.function.views(*some) if bound.function.joint else [_as_reals(a) for a in some]
     return bound(temporary, *[view.astype(bound.dtype, copy=False) for view in views])
 
 
-def flat(a: NDArray, begin: int, stop: int) -> NDArray:
+class Squares:
+    """A sum of squares of float32 over all leaves, of which nobody needs the rows; laid ready for some functions."""
+
+    def __init__(self, functions: Sequence[BoundFunction], ps: Sequence[NDArray]) -> None:
+        self.functions, self._code = functions, -FIRST  # the code of the last step, which nearly always stays
+        self._tiles: list[list[tuple[int, int, int]]] = []
+        room = 0
+        for leaf, p in enumerate(ps):
+            size = p.size * _reals(p)
+            for begin in range(0, size, TILE):
+                end = min(begin + TILE, size)
+                if end - begin > room:
+                    self._tiles.append([])
+                    room = TILE
+                self._tiles[-1].append((leaf, begin, end))
+                room -= end - begin
+
+    def row(self, leaves: Sequence[Sequence[NDArray]], least: int) -> NDArray | None:
+        """That of all elements of p, x and the slots; None where some are not finite. Threads share out many tiles."""
+        for _ in range(2):
+            code, found = self._code, [(0.0, 0)] * len(self._tiles)
+            _threads.spread(partial(self._add, found, code, leaves), [*enumerate(self._tiles)], least)
+            if not all(math.isfinite(largest) for largest, _ in found):
+                return None
+            self._code = code_of(max((largest for largest, _ in found), default=0.0))
+            if self._code == code:
+                return row_of(code, sum(whole for _, whole in found))
+        return None
+
+    def _add(self, found: list[tuple[float, int]], code: int, leaves: Any, number: int, parts: Any) -> None:
+        """Put what `squares` gives of a tile into its place, in any thread."""
+        size, at = sum(end - begin for _, begin, end in parts), 0
+        with scratch() as temporary:
+            whole = (-(-size // WIDTH) * WIDTH,)
+            x, spare, small = temporary.arrays(np.dtype(np.float32), 2, 1, whole, "magnitudes")
+            h1, h2 = temporary.arrays(np.dtype(np.float64), 2, 0, whole, "squares")
+            for leaf, begin, end in parts:
+                bound = self.functions[leaf]
+                given = [leaves[leaf][j] for j in bound.function.arrays]
+                if bound.function.graph.nodes or given[0].dtype.kind == "c":
+                    (value,) = elements(bound, temporary, given, begin, end)
+                else:  # as it lies
+                    value = _flat(given[0] if given[0].flags.c_contiguous else given[0].T, begin, end)
+                np.absolute(value, out=x[at : at + end - begin])
+                at += end - begin
+            x[size:] = 0
+            found[number] = squares(code, x, spare, small, h1, h2, size)
+
+
+def _flat(a: NDArray, begin: int, stop: int) -> NDArray:
     """Some elements in logical C order."""
     return a.reshape(-1)[begin:stop] if a.flags.c_contiguous else a.flat[begin:stop]
 
@@ -116,6 +167,6 @@ def _as_reals(a: NDArray) -> NDArray:
     return a.view(a.real.dtype) if a.dtype.kind == "c" else a
 
 
-def reals(a: NDArray) -> int:
+def _reals(a: NDArray) -> int:
     """The number of reals in an element."""
     return 2 if a.dtype.kind == "c" else 1
