@@ -222,7 +222,7 @@ def test_an_unscaled_direction_of_roundings() -> None:
     exact = np.array([float(-(a + left * b)) for a, b in zip(q, s, strict=True)])
     assert np.linalg.norm([float(a) for a in q]) < 2.0**-52 * np.linalg.norm(g)  # nothing that float64 could tell
     # Two roundings of each element of q and of each product with y, a factor of |s||y|/(s*y), which is near 1, apart.
-    bound = 8 * 2.0**-52 * np.linalg.norm(g)
+    bound = 2 * 2.0**-52 * float(np.linalg.norm(g))
     np.testing.assert_allclose(solver.run.vectors["d"][0], exact, rtol=0, atol=bound)
 
 
