@@ -273,6 +273,10 @@ class Engine(ABC):
         """
         return lambda: True
 
+    def kept(self, program: Program, rows: Sequence[Coefficients], dtype: str) -> bool:
+        """Whether what runs a program with such rows was found in the cache folder, and so is loaded."""
+        return True
+
     def source(self, passes: Sequence[Pass], dtype: str) -> str:
         """The text that an engine which generates any runs for these passes, in arithmetic of one dtype."""
         raise NotImplementedError

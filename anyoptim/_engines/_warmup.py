@@ -1,4 +1,4 @@
-"""When compiling begins to pay: once as much work has been done without it as it costs."""
+"""When compiling begins to pay, or loading what is compiled: once as much work has been done without it as it costs."""
 
 from __future__ import annotations
 
@@ -10,12 +10,27 @@ from anyoptim._arrays import COMPUTE
 from anyoptim._engines._base import Leaf
 from anyoptim._trace._program import Program
 
-__all__ = ["CALLS", "COMPILING", "LATER", "REDUCTION", "WORTHWHILE", "Waiting", "Work", "premature", "warm"]
+__all__ = [
+    "CALLS",
+    "COMPILING",
+    "LATER",
+    "LOADING",
+    "REDUCTION",
+    "WORTHWHILE",
+    "Waiting",
+    "Work",
+    "premature",
+    "warm",
+]
 
 WORTHWHILE = 1_000_000_000
 """After so many elements updated by the blocked engine, the time lost by not having compiled is about what importing
 Numba and compiling cost: two seconds of a processor. A plain rule that never costs more than twice the better
 choice."""
+
+LOADING = 40_000_000
+"""The same for a program whose machine code lies in the cache folder: eighty milliseconds, which the first that is
+loaded takes with the import of llvmlite."""
 
 CALLS = 4096
 """The number of elements that take as long as the blocked engine's calls for one leaf, however small."""
@@ -40,8 +55,15 @@ class Work:
         self.program, self.dtype = program, dtype
         self.elements = 0
         """The number of elements that it has updated."""
+        self.sought = False
+        """Whether it was looked for in the cache folder."""
         self.done: Callable[[], bool] | None = None
-        """Whether it is compiled, since that has begun."""
+        """Whether it is compiled, since that has begun, or it was found in the cache folder."""
+
+    @property
+    def pays(self) -> bool:
+        """Whether compiling pays by now, or a look into the cache folder, and has not begun."""
+        return self.done is None and (self.elements >= WORTHWHILE or (self.elements >= LOADING and not self.sought))
 
 
 _worked: dict[tuple[Program, str], Work] = {}
@@ -55,7 +77,7 @@ def _work(program: Program, dtype: str) -> Work:
 def premature(program: Program, leaf: Leaf) -> str | None:
     """Why it does not pay yet to compile a program for a leaf, or None."""
     work = _work(program, leaf.library.dtype(leaf.p))
-    if work.elements < WORTHWHILE or work.done is None:
+    if work.done is None:
         return LATER
     return None if work.done() else COMPILING
 
@@ -76,10 +98,10 @@ class Waiting(Counter[Work]):
 
     def due(self) -> bool:
         """Whether compiling pays by now for any of them, and is to begin or done."""
-        return any(work.elements >= WORTHWHILE and (work.done is None or work.done()) for work in self)
+        return any(work.elements >= WORTHWHILE if work.done is None else work.done() for work in self)
 
     def count(self, times: int = 1) -> list[Work]:
-        """Count the work of so many steps. Returns that for which compiling pays by now, and has not begun."""
+        """Count the work of so many steps. Returns that for which something pays by now, and has not begun."""
         for work, more in self.items():
             work.elements += times * more
-        return [work for work in self if work.elements >= WORTHWHILE and work.done is None]
+        return [work for work in self if work.pays]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from anyoptim._arrays import Array, is_scalar, library
+from anyoptim._arrays import COMPUTE, Array, is_scalar, library
 from anyoptim._arrays import _checks as checks
 from anyoptim._arrays._quiet import quiet
 from anyoptim._arrays._tree import Tree, reader
@@ -205,8 +205,8 @@ class Function:
 
 
 def _place(p: checks.Parameter | None) -> Any:
-    """Where the elements of a parameter were when it was taken, as far as its library tells."""
-    return p and (p.memory, p.dtype)
+    """Where the elements of a parameter were when it was taken, as far as its library tells, and if it was writable."""
+    return p and (p.memory, p.dtype, p.writable)
 
 
 def _shape(p: checks.Parameter) -> tuple[int, ...]:
@@ -222,8 +222,10 @@ def _number(value: Any) -> float:
         if hasattr(value, "shape") and math.prod(value.shape) == 1:
             lib = library(value)
             array = lib.load(value)
-            if not lib.dtype(array).startswith("complex"):
-                return float(lib.to_host(array).reshape(()))
+            dtype = lib.dtype(array)
+            if not dtype.startswith("complex"):
+                wide = lib.xp.astype(array, getattr(lib.xp, COMPUTE.get(dtype, dtype)))  # bfloat16 is not NumPy's
+                return float(lib.to_host(wide).reshape(()))
     except (OverflowError, TypeError):
         pass
     raise TypeError(f"value_and_grad gave {_described(value)} as the value; wanted one real number")

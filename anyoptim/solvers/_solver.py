@@ -378,15 +378,23 @@ def hopeless(run: Run, *, at_rest: bool = True) -> Iteration | None:
         return Iteration(failure=f"the value at the parameters is {run.value}; wanted a finite one to begin with")
     if largest == 0 and at_rest:
         return Iteration(failure="the gradient is zero", converged=True)
+    if run.numbers["gradient_squared"] == 0 < largest and at_rest:
+        says = f"the norm of the gradient is too small for float64, with a largest element of {largest:.3g}"
+        return Iteration(failure=f"{says}; wanted a larger scale", converged=run.numbers["steps"] > 0)
     if not math.isfinite(run.numbers["gradient_squared"]):
-        tree, g, space = run.begun.tree, run.vectors["g"], run.space
-        places = run.begun.moving or ()
-        named = (str(tree.name(i)) for i, a, p in zip(places, g, space.ps, strict=True) if not _finite(p, a))
-        bad = next(named, None)
-        if bad is None:
-            return Iteration(failure="the norm of the gradient is too large for float64; wanted a smaller scale")
-        return Iteration(failure=f"the gradient of {bad} is not finite, although the value is")
+        return Iteration(failure=_without_norm(run))
     return None
+
+
+def _without_norm(run: Run) -> str:
+    """Why the gradient has no finite norm."""
+    tree, g, space = run.begun.tree, run.vectors["g"], run.space
+    places = run.begun.moving or ()
+    named = (str(tree.name(i)) for i, a, p in zip(places, g, space.ps, strict=True) if not _finite(p, a))
+    bad = next(named, None)
+    if bad is None:
+        return "the norm of the gradient is too large for float64; wanted a smaller scale"
+    return f"the gradient of {bad} is not finite, although the value is"
 
 
 def _finite(p: Any, a: Array) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -191,6 +192,38 @@ def test_lbfgs_equals_optax(problem: str, options: dict[str, Any], optax: Any) -
         seen += 1
     assert seen
     assert solver.last_value == f(p)[0]
+
+
+def test_an_unscaled_direction_of_roundings() -> None:
+    """Where the pair takes all of the gradient but its rounding, d is as near to the exact one as that allows.
+
+    Of optax's directions there, those of processors with fused multiply-adds are nearer, and those of others are not.
+    """
+    weights = np.arange(1, 7) / 2
+
+    def zakharov_and_gradient(x: Any) -> tuple[float, Any]:
+        half = weights @ x
+        return float(x @ x + half**2 + half**4), 2 * x + (2 * half + 4 * half**3) * weights
+
+    x = PROBLEMS["zakharov"][1].copy()
+    solver, start, before = ao.compat.optax.lbfgs(**UNSCALED), x.copy(), zakharov_and_gradient(x)[1]
+    solver.update(x, zakharov_and_gradient)
+    g, point = zakharov_and_gradient(x)[1], x.copy()
+    solver.update(x, zakharov_and_gradient)
+
+    def dot(a: Any, b: Any) -> Fraction:
+        return sum((p * q for p, q in zip(a, b, strict=True)), Fraction(0))
+
+    exact_g = [Fraction(a) for a in g.tolist()]
+    s, y = ([Fraction(a) for a in of.tolist()] for of in (point - start, g - before))
+    share = dot(s, exact_g) / dot(s, y)
+    q = [a - share * b for a, b in zip(exact_g, y, strict=True)]
+    left = share - dot(y, q) / dot(s, y)
+    exact = np.array([float(-(a + left * b)) for a, b in zip(q, s, strict=True)])
+    assert np.linalg.norm([float(a) for a in q]) < 2.0**-52 * np.linalg.norm(g)  # nothing that float64 could tell
+    # Two roundings of each element of q and of each product with y, a factor of |s||y|/(s*y), which is near 1, apart.
+    bound = 2 * 2.0**-52 * float(np.linalg.norm(g))
+    np.testing.assert_allclose(solver.run.vectors["d"][0], exact, rtol=0, atol=bound)
 
 
 def test_complex_parameters_are_two_reals(optax: Any) -> None:

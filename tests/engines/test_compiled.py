@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 import anyoptim as ao
 from anyoptim._engines import _warmup
 from anyoptim._engines._base import Leaf
-from tests.support.internals import Part, Program, elsewhere, library, on_value
+from tests.support.internals import Part, Program, elsewhere, library, machine_code, on_value
 from tests.support.internals import headers as _array_headers
 from tests.support.internals import threads as _threads
 from tests.support.libraries import ENGINES, Library, same_bits
@@ -854,7 +854,7 @@ import hashlib, json, sys, time
 import numpy as np
 import anyoptim as ao
 from anyoptim._engines import _warmup
-from tests.support.internals import Part, Program, elsewhere, library, on_value
+from tests.support.internals import Part, Program, elsewhere, library, machine_code, on_value
 _warmup.WORTHWHILE = 3 * (1000 + _warmup.CALLS)
 rng = np.random.default_rng(0)
 p, g = (rng.normal(size=1000).astype("f4") for _ in range(2))
@@ -998,3 +998,40 @@ def test_modules_of_the_engine_import_no_compiler() -> None:
     """`_intrinsics`, `_bits` and `_compiling` alone do."""
     for name in ("_engines.compiled._plan", "_machine._machine_code", "_machine._array_headers"):
         assert "numba" not in vars(importlib.import_module(f"anyoptim.{name}"))
+
+
+def test_machine_code_that_is_kept_is_loaded_sooner(no_work: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What lies in the cache folder is taken from there once a look into it pays, and nothing else is begun."""
+    begun: list[Any] = []
+    monkeypatch.setattr(elsewhere, "Compilation", begun.append)
+    for kept, engine in ((True, "compiled"), (False, "blocked")):
+        monkeypatch.setattr(_warmup, "_worked", {})
+        monkeypatch.setattr(_warmup, "LOADING", 3 * _warmup.CALLS)
+        looks: list[Any] = []
+        monkeypatch.setattr(machine_code, "known", lambda of, kept=kept, looks=looks: looks.append(of) or kept)
+        p, optimizer = np.ones(1), ao.Momentum()
+        for _ in range(3):
+            assert _engine_of(optimizer, p) == ["blocked"]
+            assert not looks
+            optimizer.update(p, np.ones(1))
+        seen = len(looks)
+        assert seen
+        assert _engine_of(optimizer, p) == [engine]
+        if not kept:
+            optimizer.update(p, np.ones(1))
+            assert len(looks) == seen  # one look is enough
+    assert not begun
+
+
+def test_a_cache_that_can_not_be_read_is_none(no_work: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps go on where looking for machine code raises, as of an llvmlite that can't be imported."""
+
+    def raising(of: Any) -> bool:
+        raise OSError("no such library")
+
+    monkeypatch.setattr(_warmup, "LOADING", 1)
+    monkeypatch.setattr(machine_code, "known", raising)
+    p, optimizer = np.ones(1), ao.Momentum()
+    for _ in range(2):
+        optimizer.update(p, np.ones(1))
+    assert _engine_of(optimizer, p) == ["blocked"]

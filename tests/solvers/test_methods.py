@@ -205,6 +205,28 @@ def test_nothing_left_to_gain(method: str) -> None:
 
 
 @each
+def test_a_gradient_whose_norm_float64_has_not(method: str) -> None:
+    """Its square is below the smallest number: said, and not divided by; the parameters stay."""
+    x = np.full(2, 3.0)
+    stop = ao.Stop(gtol=None, steps=9)
+    result = ao.minimize(lambda x: (1e-300 * float(x @ x), 2e-300 * x), x, method=METHODS[method](), stop=stop)
+    assert "too small for float64, with a largest element of 6e-300; wanted a larger scale" in result.message
+    assert (result.converged, result.steps, x.tolist()) == (False, 0, [3.0, 3.0])
+
+
+def test_a_gradient_that_falls_below_what_float64_squares() -> None:
+    """Where steps have led there, it is the minimum: this one, from 1j, is approached by ever smaller parts."""
+    z = {"a": np.full(3, 3, np.float32), "b": np.full(2, 3.0), "c": np.array([1j])}
+
+    def misfit(p: Any) -> tuple[float, Any]:
+        return sum(float((abs(a - 1) ** 2).sum()) for a in p.values()), {k: 2 * (a - 1) for k, a in p.items()}
+
+    result = ao.minimize(misfit, z, method=ao.NonlinearCG(), stop=ao.Stop(gtol=None, steps=30))
+    assert (result.converged, result.value) == (True, 0.0)
+    assert "too small for float64" in result.message
+
+
+@each
 def test_a_step_that_leads_right_to_the_minimum(method: str) -> None:
     """The next one is not thrown off by how far the value fell: it goes on to the last bit."""
     start = np.full(2, 3.0)

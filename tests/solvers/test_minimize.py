@@ -150,6 +150,33 @@ def test_nothing_to_minimize(params: Any) -> None:
         assert (result.converged, result.message.partition(":")[0]) == (True, "there is nothing to minimize")
 
 
+@pytest.mark.parametrize("name", SOLVERS)
+def test_an_array_that_is_not_written_to_any_more(name: str) -> None:
+    """Once its owner has made it read-only, the solver goes on with others, from where it is."""
+    solver, x, curvature = copy.copy(SOLVERS[name]), np.full(2, 3.0), np.array([1.0, 9.0])
+
+    def value_and_grad(x: Any) -> tuple[float, Any]:
+        return float(curvature @ x**2), 2 * curvature * x
+
+    solver.update(x, value_and_grad)
+    x.setflags(write=False)
+    before, value = x.copy(), solver.last_value
+    y = solver.update(x, value_and_grad)
+    assert y is not x
+    assert solver.last_value < value
+    np.testing.assert_array_equal(x, before)
+
+
+def test_a_value_in_bfloat16(need: Callable[[str], Library]) -> None:
+    """NumPy has no such dtype, and the value is a number all the same."""
+    need("torch")
+    import torch
+
+    x = torch.full((2,), 3.0, dtype=torch.bfloat16)
+    result = ao.minimize(lambda x: (((x - 1) ** 2).sum(), 2 * (x - 1)), x, method=ao.LBFGS())
+    assert (result.value, x.tolist()) == (0.0, [1.0, 1.0])
+
+
 @pytest.mark.parametrize(
     ("given", "error", "message"),
     [

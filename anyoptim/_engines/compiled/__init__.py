@@ -10,6 +10,8 @@ from anyoptim._engines import _warmup
 from anyoptim._engines._base import HostEngine, Leaf, NDArray, Pass, Plan, host_view
 from anyoptim._engines.compiled import _plan
 from anyoptim._engines.compiled._reductions import TOTALS_TEXT
+from anyoptim._machine import _machine_code
+from anyoptim._machine._generated import Text
 from anyoptim._trace._program import Coefficients, Program, static_options
 
 __all__ = ["Compiled"]
@@ -63,11 +65,21 @@ class Compiled(HostEngine):
     def begin(self, program: Program, rows: Sequence[Coefficients], dtype: str) -> Callable[[], bool]:
         from anyoptim._machine._elsewhere import Compilation  # noqa: PLC0415 - once in a training
 
+        return Compilation(self._texts(program, rows, dtype)).done
+
+    def kept(self, program: Program, rows: Sequence[Coefficients], dtype: str) -> bool:
+        try:
+            return all(map(_machine_code.known, self._texts(program, rows, dtype)))
+        except Exception:  # of an llvmlite that can't be imported, say: `broken` tells, when compiling pays
+            return False
+
+    def _texts(self, program: Program, rows: Sequence[Coefficients], dtype: str) -> list[Text]:
+        """All that is compiled for a program."""
         kinds = dict.fromkeys((k, static_options(row[:k])) for row in rows for k in _passes(program))
         keys = [(program, k, static, dtype) for k, static in kinds]
         loops = [_plan.text(*key).module for key in keys]
         totals = [TOTALS_TEXT] if program.reductions else []
-        return Compilation([*map(_plan.intrinsic_text, _plan.INTRINSICS), *totals, *loops]).done
+        return [*map(_plan.intrinsic_text, _plan.INTRINSICS), *totals, *loops]
 
     def source(self, passes: Sequence[Pass], dtype: str) -> str:
         texts = [_plan.text(program, k, static_options(row), dtype).module.text for program, k, row in passes]

@@ -33,6 +33,8 @@ def lbfgs(
     A schedule of the learning rate is given the count of steps so far. What `scale_by_zoom_linesearch` gives is a
     line search; None takes none. As in optax, a search that finds nothing may take a step that raises the value;
     `ao.minimize` ends at the best point. Where optax goes on with a value that is not finite, parameters stay.
+    Where a pair leaves next to nothing of the gradient, d is made of roundings: with scale_init_precond=False, far from
+    the minimum of a steep function, optax's own points differ from one processor to another, by fused multiply-adds.
 
     Memory: 2*memory_size + 5 arrays for each parameter, in its compute dtype.
 
