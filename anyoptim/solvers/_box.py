@@ -101,7 +101,8 @@ def _itself(xp: Any, p: Array, x: Array, *_: Array) -> Array:
 
 
 def _crossed(xp: Any, lo: Array, hi: Array) -> Array:
-    return ~(lo <= hi)
+    """Whether there is no number between them."""
+    return ~((lo < hi) | ((lo == hi) & (lo - lo == 0)))
 
 
 def _unbounded(xp: Any, lo: Array, x: Array, hi: Array) -> Array:
@@ -151,7 +152,9 @@ class Box:
         self.lo = _vector(function, "bounds[0]", bounds[0], -math.inf)
         self.hi = _vector(function, "bounds[1]", bounds[1], math.inf)
         if space.answer(_CROSSED, self.hi, self.lo):
-            raise ValueError("bounds[0] is above bounds[1], or NaN, for some elements; wanted it at most that")
+            raise ValueError(
+                "bounds leave no number, for some elements; wanted bounds[0] at most bounds[1], not both infinite"
+            )
         self.boxed = space.answer(_UNBOUNDED, self.lo, self.lo, self.hi) == 0
         """Whether all elements have both bounds."""
         self.free: Vector = []
@@ -206,8 +209,8 @@ class Box:
 def _vector(function: Function, root: str, given: Any, none: float) -> Vector:
     """Bounds on one side as a vector."""
     space, tree = function.space, function.tree
-    column = tree.covered(root, given)
     vector = space.zeros()
+    column = tree.covered(root, given) if tree.leaves else []
     for k, (i, p) in enumerate(zip(function.moving or (), space.ps, strict=True)):
         value, name = column[i]
         if value is MISSING:

@@ -118,7 +118,9 @@ def test_a_saved_state_goes_on_with_the_same_bits() -> None:
     [
         (3, TypeError, "bounds is 3; wanted a pair, the lower and the upper bounds"),
         ((1, 0), ValueError, r"bounds\[0\] is 1 and bounds\[1\] is 0; wanted the lower one first"),
-        ((1, {"a": 0}), ValueError, r"bounds\[0\] is above bounds\[1\], or NaN, for some elements"),
+        ((1, {"a": 0}), ValueError, r"bounds leave no number, for some elements; wanted bounds\[0\] at most bounds"),
+        ((np.inf, None), ValueError, "bounds leave no number"),
+        ((None, {"a": -np.inf}), ValueError, "bounds leave no number"),
         ((np.nan, None), ValueError, r"bounds\[0\] is nan; wanted a number and not NaN"),
         (({"b": 0}, None), ValueError, r"bounds\[0\]\['b'\] has no match in params"),
         (({}, None), ValueError, r"bounds\[0\]\['a'\] is missing"),
@@ -131,6 +133,12 @@ def test_other_bounds_are_refused(bounds: Any, error: type[Exception], message: 
     with pytest.raises(error, match=message):
         ao.minimize(lambda _: pytest.fail("it is called"), params, method=ao.LBFGS(bounds=bounds))
     np.testing.assert_array_equal(params["a"], 1)
+
+
+@pytest.mark.parametrize("params", [{}, (), np.zeros(0)])
+def test_bounds_of_nothing(params: Any) -> None:
+    result = ao.minimize(lambda p: (0.0, p), params, method=ao.LBFGS(bounds=(-5, 5)))
+    assert result.message.startswith("there is nothing to minimize")
 
 
 @pytest.mark.parametrize("wrong", [lambda _: (1.0, {"a": np.ones(3)}), lambda _: 1 / 0])
