@@ -12,7 +12,7 @@ from anyoptim._arrays import Array
 from anyoptim._arrays._quiet import quiet
 from anyoptim._engines._base import Commit, Leaf, Plan, Replayed, Result, Written, value_of
 from anyoptim._engines._choice import ENGINES, Plans, choices
-from anyoptim._engines._warmup import COMPILING, LATER, REDUCTION, WORTHWHILE, Waiting
+from anyoptim._engines._warmup import COMPILING, LATER, REDUCTION, Waiting
 from anyoptim._trace._coefficients import CoefficientTable, all_known
 from anyoptim._trace._exact_sum import Kind, aligned, as_integer, largest, merged, of_integer
 from anyoptim._trace._program import Program
@@ -233,7 +233,7 @@ class Dispatch:
             plans = (one for one in self.assignments if one.plan.program == work.program)
             distinct = [row for one in plans for row in rows.select(one.indices).distinct]
             compiled = ENGINES["compiled"]
-            if work.elements >= WORTHWHILE:
+            if work.worthwhile:
                 work.done = compiled.begin(work.program, distinct, work.dtype)
             elif compiled.kept(work.program, distinct, work.dtype):
                 work.done = _loaded

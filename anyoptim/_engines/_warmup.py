@@ -61,9 +61,14 @@ class Work:
         """Whether it is compiled, since that has begun, or it was found in the cache folder."""
 
     @property
+    def worthwhile(self) -> bool:
+        """Whether compiling pays by now."""
+        return self.elements >= WORTHWHILE
+
+    @property
     def pays(self) -> bool:
         """Whether compiling pays by now, or a look into the cache folder, and has not begun."""
-        return self.done is None and (self.elements >= WORTHWHILE or (self.elements >= LOADING and not self.sought))
+        return self.done is None and (self.worthwhile or (self.elements >= LOADING and not self.sought))
 
 
 _worked: dict[tuple[Program, str], Work] = {}
@@ -98,7 +103,7 @@ class Waiting(Counter[Work]):
 
     def due(self) -> bool:
         """Whether compiling pays by now for any of them, and is to begin or done."""
-        return any(work.elements >= WORTHWHILE if work.done is None else work.done() for work in self)
+        return any(work.worthwhile if work.done is None else work.done() for work in self)
 
     def count(self, times: int = 1) -> list[Work]:
         """Count the work of so many steps. Returns that for which something pays by now, and has not begun."""
