@@ -1003,6 +1003,7 @@ def test_modules_of_the_engine_import_no_compiler() -> None:
 def test_machine_code_that_is_kept_is_loaded_sooner(no_work: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """What lies in the cache folder is taken from there once a look into it pays, and nothing else is begun."""
     begun: list[Any] = []
+    ao.Momentum().compile(np.ones(1))  # so that it can be taken from there
     monkeypatch.setattr(elsewhere, "Compilation", begun.append)
     for kept, engine in ((True, "compiled"), (False, "blocked")):
         monkeypatch.setattr(_warmup, "_worked", {})
