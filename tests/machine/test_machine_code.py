@@ -388,10 +388,11 @@ def test_a_user_whom_the_system_does_not_know(tmp_path: Path, expected: str) -> 
     number = 12345
     if os.geteuid() or number in {user.pw_uid for user in pwd.getpwall()}:
         pytest.skip("only the superuser can become a user without an entry in the list of users")
-    # The superuser compiles first, into an empty cache: by then all is imported, and others may not be let in here.
+    # The superuser compiles first, into an empty cache: by then all is imported, some of which Numba
+    # puts off, and others may not be let in here.
     one = f"_machine_code.native(_machine_code.Text(*{tuple(ONE)}))\noptimizer.kernel_source()"
     first = PROBE.replace("optimizer.compile(p)", one).replace("print", "str")
-    change = f"os.setgid({number})\nos.setuid({number})\ndel os.environ['XDG_CACHE_HOME']\n"
+    change = f"import numba.core.boxing\nos.setgid({number})\nos.setuid({number})\ndel os.environ['XDG_CACHE_HOME']\n"
     found = _run(
         f"{first}import os\n_machine_code.add = add\n{change}{PROBE}",
         XDG_CACHE_HOME=tmp_path,
