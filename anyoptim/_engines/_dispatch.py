@@ -12,7 +12,7 @@ from anyoptim._arrays import Array
 from anyoptim._arrays._quiet import quiet
 from anyoptim._engines._base import Commit, Leaf, Plan, Replayed, Result, Written, value_of
 from anyoptim._engines._choice import ENGINES, Plans, choices
-from anyoptim._engines._warmup import COMPILING, LATER, REDUCTION, Waiting
+from anyoptim._machine._warmup import COMPILING, LATER, REDUCTION, Waiting
 from anyoptim._trace._coefficients import CoefficientTable, all_known
 from anyoptim._trace._exact_sum import Kind, aligned, as_integer, largest, merged, of_integer
 from anyoptim._trace._program import Program
@@ -64,7 +64,8 @@ class Dispatch:
         self.waiting = Waiting()
         for program, leaf, choice in zip(programs, leaves, self.choices, strict=True):
             if choice.reason in {LATER, COMPILING}:
-                self.waiting.add(program, leaf)
+                arrays = 2 + program.slots if program.writes else 0
+                self.waiting.add(program, leaf.library.dtype(leaf.p), math.prod(leaf.p.shape), arrays)
 
     def rebind(self, leaves: Sequence[Leaf]) -> None:
         """Take other arrays as the leaves of the plans that do not write in place; the others' are the same."""

@@ -11,7 +11,7 @@ from anyoptim._arrays import Array, Library
 from anyoptim._engines import ENGINES
 from anyoptim._engines.cuda import _plan as cuda
 from anyoptim._engines.cuda._source import THREADS
-from anyoptim._trace._c_elements import ELEMENTS
+from anyoptim._machine._c_elements import ELEMENTS
 from anyoptim.random._cuda_source import dropout_kernel
 from anyoptim.random._mask_spec import MaskSpec
 from anyoptim.random._rounds import CHOICES

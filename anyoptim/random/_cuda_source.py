@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 
 from anyoptim._engines.cuda._source import THREADS, Kernel
-from anyoptim._trace._c_elements import ELEMENTS
+from anyoptim._machine._c_elements import ELEMENTS
 from anyoptim.random._rounds import CHOICES, GROUP, TURN, keys
 from anyoptim.random._rounds_source import rounds_text
 

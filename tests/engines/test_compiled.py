@@ -22,9 +22,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import anyoptim as ao
-from anyoptim._engines import _warmup
 from anyoptim._engines._base import Leaf
-from tests.support.internals import Part, Program, elsewhere, library, machine_code, on_value
+from anyoptim._machine import _warmup
+from tests.support.internals import Dispatch, Part, Program, elsewhere, library, machine_code, on_value
 from tests.support.internals import headers as _array_headers
 from tests.support.internals import threads as _threads
 from tests.support.libraries import ENGINES, Library, same_bits
@@ -783,10 +783,9 @@ def test_a_step_of_many_arrays_is_more_work(no_work: None) -> None:
     """The direction of L-BFGS from ten pairs, 22 arrays with d and g, counts as five steps of Adam."""
     added = []
     for slots in (("m", "v"), tuple(f"v{k}" for k in range(20))):
-        waiting = _warmup.Waiting()
         program = Program((Part(on_value, lambda xp, p, x, *rest: (x, *rest[:-1]), slots),))
-        waiting.add(program, Leaf(library(np.ones(1)), np.ones(1), (), None))
-        added.append(waiting.total())
+        leaf = Leaf(library(np.ones(1)), p := np.ones(1), tuple(np.ones(1) for _ in slots), p)
+        added.append(Dispatch(None, [program], [leaf], [np.ones(1)]).waiting.total())
     assert added == [1 + _warmup.CALLS, 5 * (1 + _warmup.CALLS)]
 
 
@@ -853,8 +852,8 @@ _TRAINING = """
 import hashlib, json, sys, time
 import numpy as np
 import anyoptim as ao
-from anyoptim._engines import _warmup
-from tests.support.internals import Part, Program, elsewhere, library, machine_code, on_value
+from anyoptim._machine import _warmup
+from tests.support.internals import Dispatch, Part, Program, elsewhere, library, machine_code, on_value
 _warmup.WORTHWHILE = 3 * (1000 + _warmup.CALLS)
 rng = np.random.default_rng(0)
 p, g = (rng.normal(size=1000).astype("f4") for _ in range(2))
@@ -909,7 +908,7 @@ import os, sys, time
 {what}
 import numpy as np
 import anyoptim as ao
-from anyoptim._engines import _warmup
+from anyoptim._machine import _warmup
 _warmup.WORTHWHILE = 0
 params, grads = {{"w": np.ones(3)}}, {{"w": np.ones(3)}}
 optimizer = ao.SGD(lr=0.5)

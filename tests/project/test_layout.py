@@ -87,15 +87,12 @@ def test_few_rooms_and_arrows() -> None:
 
 
 def test_no_room_is_too_large() -> None:
-    """But compat, which is as large as what it is compatible with. Examples in docstrings do not count.
-
-    The largest, engines and what they trace, are five machines and a writer for each.
-    """
+    """But compat, which is as large as what it is compatible with. Examples in docstrings do not count."""
     sizes: defaultdict[str, int] = defaultdict(int)
     for path in MODULES.values():
         lines = path.read_text(encoding="utf-8").splitlines()
         sizes[path.relative_to(ROOT).parts[0]] += sum(not line.lstrip().startswith((">>> ", "... ")) for line in lines)
-    assert {room: n for room, n in sizes.items() if n > 4200 and room != "compat"} == {}
+    assert {room: n for room, n in sizes.items() if n > 4000 and room != "compat"} == {}
 
 
 def _examples(node: ast.AST) -> int:

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from anyoptim._engines import _base, _warmup
+from anyoptim._engines import _base
 from anyoptim._engines.blocked import _plan as blocked
 from anyoptim._engines.blocked import _tiles
 from anyoptim._engines.compiled import _plan as compiled
 from anyoptim._engines.portable import _plan as portable
-from anyoptim._machine import _elsewhere, _threads
+from anyoptim._machine import _elsewhere, _threads, _warmup
 from anyoptim.random import _compiled, _dropout
 
 LATER = _warmup.LATER

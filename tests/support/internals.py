@@ -21,11 +21,11 @@ from anyoptim._machine import _elsewhere as elsewhere
 from anyoptim._machine import _machine_code as machine_code
 from anyoptim._machine import _scratch as scratch
 from anyoptim._machine import _threads as threads
+from anyoptim._machine._c_elements import ELEMENTS
 from anyoptim._trace import _exact_sum as reduction
 from anyoptim._trace import _exact_sum_numpy as reduction_numpy
 from anyoptim._trace import _exact_sum_text as reduction_text
 from anyoptim._trace import _other_names as other_names
-from anyoptim._trace._c_elements import ELEMENTS
 from anyoptim._trace._coefficients import rows_of
 from anyoptim._trace._expressions import Range, evaluate, range_of
 from anyoptim._trace._graph import Graph, trace, trace_reduction

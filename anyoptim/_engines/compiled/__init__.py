@@ -6,11 +6,10 @@ import functools
 from collections.abc import Callable, Hashable, Sequence
 
 from anyoptim._arrays import COMPUTE, Array, Library
-from anyoptim._engines import _warmup
 from anyoptim._engines._base import HostEngine, Leaf, NDArray, Pass, Plan, host_view
 from anyoptim._engines.compiled import _plan
 from anyoptim._engines.compiled._reductions import TOTALS_TEXT
-from anyoptim._machine import _machine_code
+from anyoptim._machine import _machine_code, _warmup
 from anyoptim._machine._generated import Text
 from anyoptim._trace._program import Coefficients, Program, static_options
 
@@ -47,7 +46,7 @@ class Compiled(HostEngine):
 
     def premature(self, program: Program, leaf: Leaf) -> str | None:
         # Where engines differ in bits, results must not depend on when compiling begins to pay.
-        return _warmup.premature(program, leaf) if program.exact else None
+        return _warmup.premature(program, leaf.library.dtype(leaf.p)) if program.exact else None
 
     def group(self, leaf: Leaf, x: Array) -> Hashable:
         return leaf.library.dtype(leaf.p)

@@ -25,9 +25,9 @@ from anyoptim._engines.cuda._source import (
     kernel,
     kernel_reduction,
 )
+from anyoptim._machine._c_elements import ELEMENTS
 from anyoptim._machine._completed import in_one_go
 from anyoptim._machine._cuda_device import Owned, device
-from anyoptim._trace._c_elements import ELEMENTS
 from anyoptim._trace._coefficients import CoefficientTable, Replay, lasting, rows_of
 from anyoptim._trace._exact_sum import COLUMNS
 from anyoptim._trace._graph import graph_of

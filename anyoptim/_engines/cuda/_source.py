@@ -27,7 +27,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from anyoptim._trace._c_elements import ELEMENTS
+from anyoptim._machine._c_elements import ELEMENTS
 from anyoptim._trace._c_text import CALLS, OPERATIONS, coefficients_text
 from anyoptim._trace._exact_sum import Kind
 from anyoptim._trace._exact_sum_text import KERNELS, REDUCTION

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
 from anyoptim._arrays import COMPUTE
-from anyoptim._engines._base import Leaf
-from anyoptim._trace._program import Program
 
 __all__ = [
     "CALLS",
@@ -48,6 +46,10 @@ COMPILING = "being compiled, in a process of its own"
 """The reason why a leaf is compiled, but not yet."""
 
 
+Program = Any
+"""What is compiled, or its parts: of two that are equal machine code is made once."""
+
+
 class Work:
     """What one program has done to arrays of one dtype without being compiled."""
 
@@ -79,9 +81,9 @@ def _work(program: Program, dtype: str) -> Work:
     return _worked.setdefault(key, Work(*key))
 
 
-def premature(program: Program, leaf: Leaf) -> str | None:
-    """Why it does not pay yet to compile a program for a leaf, or None."""
-    work = _work(program, leaf.library.dtype(leaf.p))
+def premature(program: Program, dtype: str) -> str | None:
+    """Why it does not pay yet to compile a program for arrays of a dtype, or None."""
+    work = _work(program, dtype)
     if work.done is None:
         return LATER
     return None if work.done() else COMPILING
@@ -96,10 +98,9 @@ def warm(program: Program, dtype: str) -> None:
 class Waiting(Counter[Work]):
     """The leaves of a step that wait to be compiled, as what each step adds to the work of their programs."""
 
-    def add(self, program: Program, leaf: Leaf) -> None:
-        """Count a leaf among those that wait: as several, where the step takes more arrays than Adam's does."""
-        many = max(1, (2 + program.slots) // ARRAYS) if program.writes else 1
-        self[_work(program, leaf.library.dtype(leaf.p))] += many * (CALLS + math.prod(leaf.p.shape))
+    def add(self, program: Program, dtype: str, elements: int, arrays: int) -> None:
+        """Count a leaf of so many elements among those that wait: as several, where a step takes many arrays of it."""
+        self[_work(program, dtype)] += max(1, arrays // ARRAYS) * (CALLS + elements)
 
     def due(self) -> bool:
         """Whether compiling pays by now for any of them, and is to begin or done."""
