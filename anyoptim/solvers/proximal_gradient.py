@@ -9,6 +9,7 @@ from typing import Any, Final
 from anyoptim._arrays import Array
 from anyoptim._core._chain import chain
 from anyoptim._core._optimizer import Optimizer
+from anyoptim._stage._planned_rows import FLOAT32
 from anyoptim._stage._stage import ParameterStage
 from anyoptim._trace._hyperparameters import Flag, positive
 from anyoptim.optimizers import SGD
@@ -42,8 +43,9 @@ class ProximalGradient(Solver):
 
     Without an lr the step length is found: it shrinks until f(p) is at most the parabola through f(y), its slope and
     1/lr as curvature. The first one may grow as far as that allows, and each later one to four times the last, where
-    this was less than a tenth of what the curvature along its step allows, or was cut by a wall; theta_new is then
-    (1 + sqrt(1 + theta**2))/2, which keeps FISTA's bound. FISTA calls the function twice a step, at p and at y. With an
+    this was less than a tenth of what the curvature along its step allows, or was cut by a wall: in FISTA, where it has
+    been cut, not in the next steps, of which there are twice as many each time, and with theta_new then as
+    (1 + sqrt(1 + theta**2))/2, which keeps the bound. FISTA calls the function twice a step, at p and at y. With an
     lr it is called once, at y; any lr up to 1/L will do, L the largest curvature of f (`ao.lipschitz`), and without
     acceleration up to 2/L.
 
@@ -96,7 +98,8 @@ class ProximalGradient(Solver):
         return ("d",) if self.acceleration is None else ("d", "e", "y")
 
     def first(self, run: Run) -> None:
-        run.numbers |= {"lr": math.nan if self.lr is None else self.lr, "grows": 0.0}
+        lr = math.nan if self.lr is None else self.lr
+        run.numbers |= {"lr": lr, "grows": 0.0, "pause": 0.0, "paused": 0.0}
         self.moved(run)
 
     def moved(self, run: Run) -> None:
@@ -130,7 +133,7 @@ class ProximalGradient(Solver):
         """The step from y to p, where the parameters are then; or why there is none."""
         numbers, lr, trials = run.numbers, run.numbers["lr"], list[ProximalTrial]()
         first = lr != lr
-        lr = self._first_lr(run) if first else lr * _GROWTH if numbers["grows"] else lr
+        lr = min(self._first_lr(run) if first else lr * _GROWTH if numbers["grows"] else lr, FLOAT32.largest)
         while len(trials) < TRIALS:
             trial = self._trial(run, lr)
             if not math.isfinite(trial.squared):
@@ -143,15 +146,29 @@ class ProximalGradient(Solver):
                 return trial
             trial = trial.told(run, run.begun())
             if trial.finite and (trial.falls or (trial.falls_by_slopes and not any(of.odd for of in trials))):
-                first = first and trial.may_be_longer and len(trials) < TRIALS // 2
+                first = first and trial.may_be_longer and lr < FLOAT32.largest and len(trials) < TRIALS // 2
                 if not first:
-                    numbers["grows"] = float(trial.far_too_short if not trials else not trials[-1].finite)
+                    self._plan_growth(run, trials, trial)
                     return trial
-                lr = trial.longer
+                lr = min(trial.longer, FLOAT32.largest)
             else:
                 first, lr = False, trial.shorter(0.9 if len(trials) < TRIALS // 8 else 0.5)
             trials.append(trial)
         return self._failed(run, trials)
+
+    def _plan_growth(self, run: Run, trials: list[ProximalTrial], trial: ProximalTrial) -> None:
+        """Decide whether the next lr is to be longer than that of this trial, which comes after others that failed.
+
+        With acceleration theta pays for each growth, and a cut does not give that back: so after each cut lr rests,
+        twice as many steps as after the one before.
+        """
+        numbers = run.numbers
+        if self.acceleration is not None and trials and trial.lr < numbers["lr"]:
+            numbers["paused"] = numbers["pause"] = 2 * numbers["pause"] + 1
+        numbers["paused"] = max(0.0, numbers["paused"] - 1)
+        cut_by_wall = bool(trials) and not trials[-1].finite
+        longer = cut_by_wall or (not trials and trial.far_too_short)
+        numbers["grows"] = float(longer and not numbers["paused"])
 
     def _trial(self, run: Run, lr: float) -> ProximalTrial:
         """Make a step of this length from y."""

@@ -537,14 +537,11 @@ def test_the_gradient_may_be_the_parameters_themselves(lr: float | None) -> None
 def test_the_step_length_grows_again() -> None:
     """Where curvature falls by 1e12 on the way, and from beside a wall; an lr that only shrinks takes thousands."""
 
-    def log_barrier(x: Vector) -> tuple[float, Vector]:
-        return float(np.sum(x - np.log(x))) if np.all(x > 0) else math.inf, 1 - 1 / x
-
     def between(x: Vector) -> tuple[float, Vector]:
         inside = np.all(np.abs(x) < 1)
         return float(np.sum(x * x - np.log1p(-x * x))) if inside else math.inf, 2 * x / (1 - x * x) + 2 * x
 
-    for function, start, minimum in ((log_barrier, 1e-6, 1.0), (between, 0.9999, 0.0)):
+    for function, start, minimum in ((_log_barrier, 1e-6, 1.0), (between, 0.9999, 0.0)):
         for acceleration, most in (("FISTA", 250), (None, 150)):
             method = ao.ProximalGradient(ao.prox.L1(0.0), acceleration=acceleration)
             result = ao.minimize(function, np.full(3, start), method=method, stop=ao.Stop(gtol=1e-6))
@@ -552,33 +549,83 @@ def test_the_step_length_grows_again() -> None:
             assert result.evaluations < most, (acceleration, start)
 
 
-def test_the_bound_of_step_lengths_that_grow() -> None:
-    """f + h is at most `|start - minimum|**2 / (2*lr*theta**2)` above the minimum after each step of FISTA."""
-    rng, weight = np.random.default_rng(3), 1e-2
-    u, _, v = np.linalg.svd(rng.standard_normal((30, 60)), full_matrices=False)
-    a, b = u * np.logspace(0, -1, 30) @ v, rng.standard_normal(30)
+def _log_barrier(x: Vector) -> tuple[float, Vector]:
+    return float(np.sum(x - np.log(x))) if np.all(x > 0) else math.inf, 1 - 1 / x
+
+
+def _told(function: Any, start: Vector, weight: float, steps: int) -> tuple[Vector, Vector, Vector]:
+    """The values, the lr and the theta of the steps of FISTA."""
     told: list[tuple[float, float, float]] = []
+    method = ao.ProximalGradient(
+        ao.prox.L1(weight), restarts=False, penalty=lambda x: weight * float(np.sum(np.abs(x)))
+    )
 
-    def misfit(x: Vector) -> tuple[float, Vector]:
-        return float(np.sum((a @ x - b) ** 2)) / 2, a.T @ (a @ x - b)
+    def note(result: ao.solvers.Result) -> None:
+        told.append((result.value, method.run.numbers["lr"], method.run.numbers["theta"]))
 
-    def solved(steps: int, *, restarts: bool) -> ao.solvers.Result:
-        method = ao.ProximalGradient(
-            ao.prox.L1(weight), restarts=restarts, penalty=lambda x: weight * float(np.sum(np.abs(x)))
-        )
-
-        def note(result: ao.solvers.Result) -> None:
-            told.append((result.value, method.run.numbers["lr"], method.run.numbers["theta"]))
-
-        return ao.minimize(misfit, np.zeros(60), method=method, stop=ao.Stop(gtol=1e-9, steps=steps), callback=note)
-
-    best = solved(3000, restarts=True)
-    assert best.converged
-    told.clear()
-    solved(150, restarts=False)
+    ao.minimize(function, start, method=method, stop=ao.Stop(gtol=1e-9, steps=steps), callback=note)
     values, lrs, next_thetas = np.array(told).T
-    thetas = np.array([1.0, *next_thetas[:-1]])
-    assert (np.diff(lrs) > 0).sum() > 3
+    return values, lrs, np.array([1.0, *next_thetas[:-1]])
+
+
+@pytest.mark.parametrize("name", ["far", "near", "lasso"])
+def test_the_bound_of_step_lengths_that_grow(name: str) -> None:
+    """f + h is at most `|start - minimum|**2 / (2*lr*theta**2)` above its minimum after each step of FISTA."""
+    rng, weight, start, minimum, rises = np.random.default_rng(3), 0.0, np.full(3, 1e-6), np.ones(3), 4
+    function: Any = _log_barrier
+    if name == "near":
+        start, rises = np.full(3, 0.1), 1
+    if name == "lasso":
+        u, _, v = np.linalg.svd(rng.standard_normal((30, 60)), full_matrices=False)
+        a, b = u * np.logspace(0, -1, 30) @ v, rng.standard_normal(30)
+        start, weight, rises = np.zeros(60), 1e-2, 1
+
+        def function(x: Vector) -> tuple[float, Vector]:
+            return float(np.sum((a @ x - b) ** 2)) / 2, a.T @ (a @ x - b)
+
+        method = ao.ProximalGradient(ao.prox.L1(weight))
+        minimum = ao.minimize(function, start.copy(), method=method, stop=ao.Stop(gtol=1e-9, steps=3000)).params
+    least = function(minimum)[0] + weight * float(np.sum(np.abs(minimum)))
+    values, lrs, thetas = _told(function, start.copy(), weight, 150)
+    assert (np.diff(lrs) > 0).sum() >= rises
     weights = lrs * thetas**2
     assert (weights[1:] - (lrs * thetas)[1:] <= weights[:-1] * (1 + 1e-12)).all(), "what the proof asks of them"
-    assert (values - best.value <= best.params @ best.params / (2 * lrs * thetas**2) + 1e-9 * best.value).all()
+    assert (values - least <= (start - minimum) @ (start - minimum) / (2 * weights) + 1e-9 * least).all()
+
+
+@pytest.mark.parametrize("condition", [1e2, 1e3, 1e4])
+def test_a_search_for_lr_needs_no_more_steps_than_the_best_lr(condition: float) -> None:
+    """With 1/L known FISTA takes so many; where lr grows and is cut in turns, it would take several times that."""
+    d, start = np.geomspace(1 / condition, 1, 60), np.zeros(60)
+    start[0] = 1e3  # far along what is flat
+
+    def bowl(x: Vector) -> tuple[float, Vector]:
+        return float(np.sum(d * (x - 1) ** 2)) / 2, d * (x - 1)
+
+    found = []
+    for lr in (1.0, None):
+        stop = ao.Stop(value=1e-6, steps=5000)
+        found.append(ao.minimize(bowl, start.copy(), method=ao.ProximalGradient(ao.Box(-1e4, 1e4), lr), stop=stop))
+    assert all(result.converged for result in found)
+    assert found[1].steps <= 1.1 * found[0].steps
+
+
+def test_an_lr_beyond_float32_is_not_tried() -> None:
+    """Where f falls for ever, or is so flat that its lr would be, the search ends, and raises nothing."""
+
+    def exponential(x: Vector) -> tuple[float, Vector]:
+        return float(np.sum(np.exp(-x.astype(float)))), -np.exp(-x)
+
+    def flat(x: Vector) -> tuple[float, Vector]:
+        return 5e-40 * float(np.sum((x.astype(float) - 1) ** 2)), (1e-39 * (x - 1)).astype(x.dtype)
+
+    def line(x: Vector) -> tuple[float, Vector]:
+        return -float(np.sum(x.astype(float))), -np.ones_like(x)
+
+    for function in (exponential, flat, line):
+        for acceleration in ("FISTA", None):
+            method = ao.ProximalGradient(ao.Box(0.0, math.inf), acceleration=acceleration)
+            x = np.full(3, 5.0, np.float32)
+            result = ao.minimize(function, x, method=method, stop=ao.Stop(gtol=0, steps=300))
+            assert result.value <= function(np.full(3, 5.0, np.float32))[0]
+            assert np.isfinite(result.params).all()
