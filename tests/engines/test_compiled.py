@@ -960,8 +960,8 @@ def test_a_chain_allocates_no_temporaries(engine: ao.EngineName, make: Callable[
 
     p, g = np.ones(4 << 20, dtype), np.full(4 << 20, 0.5, dtype)
     optimizer = make(engine=engine)
-    for _ in range(2):
-        optimizer.update(p, g)
+    for x in (g, g, g[::-1]):  # scratch memory is kept
+        optimizer.update(p, x)
     tracemalloc.start()
     try:
         for _ in range(2):
