@@ -11,7 +11,7 @@ __all__ = ["Communicator", "communicator"]
 class Communicator(Protocol):
     """What is asked of a communicator: a part of mpi4py's interface."""
 
-    def allgather(self, sendobj: Any) -> list[Any]:
+    def allgather(self, sendobj: bytes) -> list[bytes]:
         """What each rank gives, in the order of ranks."""
 
 
@@ -21,8 +21,8 @@ class _TorchGroup:
     def __init__(self, group: Any) -> None:
         self.group = group
 
-    def allgather(self, sendobj: Any) -> list[Any]:
-        found = [None] * self.group.size()
+    def allgather(self, sendobj: bytes) -> list[bytes]:
+        found = [b""] * self.group.size()
         sys.modules["torch.distributed"].all_gather_object(found, sendobj, group=self.group)
         return found
 

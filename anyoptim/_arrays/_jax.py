@@ -43,6 +43,10 @@ class JAX(Library):
     def writable(self, x: Array) -> bool:
         return False
 
+    def refusal(self, x: Array) -> str | None:
+        gone = not self.traced(x) and getattr(x, "is_deleted", bool)()
+        return "was deleted, as by a function that it was donated to; wanted an array with a value" if gone else None
+
     def part_refusal(self, x: Array) -> str | None:
         cut = not self.traced(x) and x.sharding.num_devices > 1
         return "is a jax array on several devices" if cut else super().part_refusal(x)
@@ -66,7 +70,7 @@ class JAX(Library):
     def is_plain_gradient(self, x: Array, p: Array) -> bool:
         if type(x) is not type(p) or self.traced(p):
             return False
-        return bool(x.dtype == p.dtype and x.shape == p.shape and x.sharding == p.sharding)
+        return bool(x.dtype == p.dtype and x.shape == p.shape and x.sharding == p.sharding and not x.is_deleted())
 
     def device_group(self, x: Array) -> Any:
         return getattr(x.sharding, "mesh", None) or self.device(x)

@@ -352,12 +352,13 @@ class Optimizer(Stage):
         float64, and how many elements are not finite, would not move, or would lose a tenth of their step or more. It
         prints as a table, in colours with rich's `print`, and `.plot()` draws it. It takes two steps and copies of all
         in float64. Raises like `update`, but where a gate would give up: its `note` says why no step would be taken.
+        With `comm` all ranks make the call, and the numbers are of this rank's parts.
         """
         from anyoptim._diagnosis._diagnose import diagnosed  # noqa: PLC0415 - when it is asked for
 
         gates = [stage for stage in self.stages if isinstance(stage, Gate)]
-        exact = partial(_step.step, self._pipeline.for_host(), "portable", self.comm)
-        return diagnosed(self.step, exact, gates, params, grads, self.state or self.init(params))
+        exact, state = partial(_step.step, self._pipeline.for_host(), "portable", self.comm), self.state
+        return diagnosed(self.step, exact, gates, self._pipeline.accumulates, params, grads, state or self.init(params))
 
     def explain(self, params: Any, grads: Any) -> Explanation:
         """Which engine would run which of these parameters in `update`, the bytes to be moved, and why no faster one.

@@ -62,7 +62,7 @@ class Training:
             raise _in_the_middle()
         self.begun += 1
         plan, state = self.plan, self.state
-        if plan and state:
+        if plan and state and comm is None:
             if plan.replay is not None and plan.rows is not None:
                 xs = plan.gradients(params, grads)
                 replayed = self._reduced if plan.rows.asks else self._replayed

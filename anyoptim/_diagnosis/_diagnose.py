@@ -29,13 +29,16 @@ MOSTLY = 0.9
 """The share of the elements from which on gradients of 0 are remarked."""
 
 
-def diagnosed(step: Step, exact_step: Step, gates: Sequence[Any], params: Any, grads: Any, state: Any) -> Diagnosis:
+def diagnosed(
+    step: Step, exact_step: Step, gates: Sequence[Any], accumulates: bool, params: Any, grads: Any, state: Any
+) -> Diagnosis:
     """What a step would do.
 
     Args:
         step: `step(params, grads, state)`: new parameters and a new state.
         exact_step: the same for NumPy's arrays of float64.
         gates: the stages that may call a step off.
+        accumulates: whether gradients may be gathered instead.
         params: the parameters.
         grads: their gradients.
         state: the optimizer's state before the step.
@@ -55,7 +58,7 @@ def diagnosed(step: Step, exact_step: Step, gates: Sequence[Any], params: Any, g
     exact_params = tree.build([before[o] for o in owner])
     exact = _after(exact_step, exact_params, tree.build(gradients), _in_float64(state))
     found = Diagnosis()
-    found.note = _no_step(gates, gradients, state, after)
+    found.note = _no_step(gates, accumulates, gradients, state, after)
     news = tree.leaves if after is None else Tree("params", after[0]).leaves
     exacts = before if exact is None else Tree("params", exact[0]).leaves
     counts = [Tree("t", of.t).leaves for of in (state, state if after is None else after[1])]
@@ -110,14 +113,15 @@ def _in_float64(state: Any) -> Any:
     )
 
 
-def _no_step(gates: Sequence[Any], gradients: Sequence[Any], state: Any, after: Any) -> str:
+def _no_step(gates: Sequence[Any], accumulates: bool, gradients: Sequence[Any], state: Any, after: Any) -> str:
     """Why no step would be taken; empty where one would be."""
     if after is not None and int(after[1].step) > int(state.step):
         return ""
     if all(g is None for g in gradients):
         return "no step: there is no gradient"
     finite = all(np.isfinite(g).all() for g in gradients if g is not None)
-    if gates and not finite:
+    # Without an Accumulate it is a gate that holds it back, although other ranks may have what is not finite.
+    if gates and not (finite and accumulates):
         return f"no step: {gates[0]!r} would call it off"
     return "no step: the gradients would only be gathered"
 

@@ -2,10 +2,15 @@
 
 There is one kind of call, in which each rank gives something and is given that of all. So ranks that have come to
 different points of an update, because one has failed or was given something else, still meet, and find that out.
+
+An exception of a signal's handler, KeyboardInterrupt above all, comes where a rank waits for others, more often than
+anywhere else. The call is made by a loop of C, and gives and takes bytes: so such an exception comes before it or after
+it, and what the call has given is there.
 """
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from types import TracebackType
@@ -67,18 +72,30 @@ class _RanksMeeting(Meeting):
         self._facts: list[Callable[[], Mapping[str, str]]] = []
         self._over = False
         """Whether nobody waits for this rank any more."""
+        self._late: BaseException | None = None
+        """What was raised when all had agreed, which goes on once this rank has written, too."""
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         if error is not None and not self._over:
             with suppress(Exception):  # the error that is raised already says more
-                self._gathered((f"{type(error).__name__}: {error}", b"", None))
+                self._gathered((_words(error), b"", None))
+        if self._late is not None:
+            raise self._late
 
     def note(self, what: Any, facts: Callable[[], Mapping[str, str]]) -> None:
         self._noted.update(repr(what).encode())
         self._facts.append(facts)
 
     def exchange(self, own: T) -> list[T]:
-        told = self._gathered(("", self._noted.digest(), own))
+        return self._met(own, "asks all ranks for a reduction")
+
+    def agree(self) -> None:
+        self._met(None, "is ready to be written", last=True)
+
+    def _met(self, own: T, why: str, *, last: bool = False) -> list[T]:
+        """What each rank gives, where all have come to the same point of the update."""
+        self.note(why, lambda: {"an update": why})
+        told = self._gathered(("", self._noted.digest(), own), last=last)
         failed = [f"rank {rank} has failed, {why}" for rank, (why, _, _) in enumerate(told) if why]
         if failed:
             self._over = True
@@ -92,15 +109,27 @@ class _RanksMeeting(Meeting):
             raise ValueError(_difference(each))
         return [given for _, _, given in told]
 
-    def agree(self) -> None:
-        self.exchange(None)
-        self._over = True
-
-    def _gathered(self, own: Any) -> list[Any]:
-        over, self._over = self._over, True  # whoever fails in this call is not waited for in another one
-        found = self._ranks.allgather(own)
+    def _gathered(self, own: Any, *, last: bool = False) -> list[Any]:
+        over, self._over = self._over or last, True  # whoever fails in this call is not waited for in another one
+        data, found = pickle.dumps(own), list[list[bytes]]()
+        try:
+            found.extend(map(self._ranks.allgather, (data,)))
+        except BaseException as error:
+            if found and last:
+                self._late = error
+            else:
+                self._over = over if found else True
+                raise
         self._over = over
-        return found
+        return [pickle.loads(each) for each in found[0]]  # noqa: S301 - of ranks of one program
+
+
+def _words(error: BaseException) -> str:
+    """What an error says, whatever its own words raise."""
+    try:
+        return f"{type(error).__name__}: {error}"
+    except Exception:
+        return type(error).__name__
 
 
 def _difference(each: list[Mapping[str, str]]) -> str:
@@ -108,8 +137,8 @@ def _difference(each: list[Mapping[str, str]]) -> str:
     wanted = "wanted the same on all ranks, each with its own parts of the arrays; this update is not taken on any"
     first = each[0]
     for rank, other in enumerate(each):
-        for name in dict.fromkeys([*first, *other]):
+        apart = [name for name in {**first, **other} if first.get(name) != other.get(name)]
+        for name in sorted(apart, key=lambda name: name in first and name in other):  # what is missing first
             one, another = first.get(name, "missing"), other.get(name, "missing")
-            if one != another:
-                return f"{name}: {one} on rank 0, but {another} on rank {rank}; {wanted}"
+            return f"{name}: {one} on rank 0, but {another} on rank {rank}; {wanted}"
     return f"ranks have come to different points of an update; {wanted}"

@@ -63,11 +63,29 @@ def note_form(
         for i, (p, x, t, n) in enumerate(zip(ps, xs, flat.t, flat.pending or [0] * len(ps), strict=True))
     ]
 
-    def facts() -> Mapping[str, str]:
-        first = {"the call": call, "the stages": names, "the steps taken": str(flat.step)}
-        return first | {f"params at {tree.path(i)!r}": text for i, text in enumerate(each)}
+    paths = [tree.path(i) for i in range(len(ps))]
+    first = {"the call": call, "the stages": names, "the steps taken": str(flat.step)}
+    for k, (stage, kept) in enumerate(zip(stages, flat.scalars, strict=True)):
+        first[f"{type(stage).__name__}, stage {k}"] = f"{_given(stage)}; it keeps {kept}"
 
-    meeting.note((call, names, flat.step, [tree.path(i) for i in range(len(ps))], each), facts)
+    def facts() -> Mapping[str, str]:
+        order = {"the order of params": ", ".join(paths)}
+        return first | {f"params at {path!r}": text for path, text in zip(paths, each, strict=True)} | order
+
+    meeting.note((first, paths, each), facts)
+
+
+def _given(stage: Stage) -> str:
+    """The arguments of a stage that are plain, but for hyperparameters that show in coefficients, with their paths.
+
+    What a stage that keeps numbers is given may show in these alone.
+    """
+    shown = () if stage.scalars else stage.hyperparameters
+    plain = {name: value for name, value in vars(stage).items() if type(value) in _PLAIN and name[0] != "_"}
+    return ", ".join(f"{name} = {value!r}" for name, value in plain.items() if name not in shown)
+
+
+_PLAIN = {bool, float, int, str}
 
 
 def note_coefficients(meeting: Meeting, paths: Sequence[str], moving: Sequence[int], rows: CoefficientTable) -> None:

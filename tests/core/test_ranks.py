@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import OrderedDict
 from collections.abc import Callable
 from copy import deepcopy
 from functools import partial
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 
 import anyoptim as ao
+from anyoptim._machine._ranks import meeting
 from tests.support import mpi
 from tests.support.chains import CHAINS, matrices
 from tests.support.libraries import ENGINES, METHODS, WHOLE, Library, same_bits
@@ -326,6 +328,139 @@ def test_other_numbers_of_steps() -> None:
     steps, calls = all_of(run(2, of_rank))[0]
     assert steps.startswith("the steps taken: 0 on rank 0, but 1 on rank 1; wanted the same")
     assert "on rank 1" in calls
+
+
+def _both(of_rank: Callable[[ThreadComm, dict[str, Any]], Any]) -> list[Any]:
+    """What two ranks raise, or give, of which each has two elements."""
+    return run(2, lambda comm: of_rank(comm, {"W": np.ones(2)}))
+
+
+@pytest.mark.parametrize("pure", [False, True])
+def test_one_gathers_while_another_steps(pure: bool) -> None:
+    """Both are told, by the argument that differs, and both may go on."""
+
+    def of_rank(comm: ThreadComm, p: dict[str, Any]) -> Any:
+        optimizer = ao.chain(ao.Accumulate(1 + comm.Get_rank()), ao.ClipGlobalNorm(1.0), ao.SGD(), comm=comm)
+        if pure:
+            optimizer.step(p, p, optimizer.init(p))
+        optimizer.update(p, {"W": np.ones(2)})
+
+    for error in _both(of_rank):
+        assert isinstance(error, ValueError)
+        assert re.search("Accumulate, stage 0: every = 1; .* on rank 0, but every = 2; .* on rank 1", str(error)), error
+
+
+def test_calls_that_ask_for_other_things() -> None:
+    """A rank that is ready to write, and one that asks for a norm, are told so, whatever else they have noted."""
+
+    def of_rank(comm: ThreadComm, p: dict[str, Any]) -> Any:
+        with meeting(comm) as ranks:
+            return ranks.exchange(1) if comm.Get_rank() else ranks.agree()
+
+    for error in _both(of_rank):
+        assert isinstance(error, ValueError)
+        assert "an update: is ready to be written on rank 0, but asks all ranks for a reduction on rank 1" in str(error)
+
+
+def test_scalars_and_arguments_that_no_coefficient_shows() -> None:
+    """At once, and not when they have led to other coefficients; the order of params, too."""
+
+    def of_scale(comm: ThreadComm, p: dict[str, Any]) -> Any:
+        return ao.chain(ao.LossScale(8.0, interval=2 + comm.Get_rank()), ao.SGD(), comm=comm).update(
+            p, {"W": np.ones(2)}
+        )
+
+    def of_kept(comm: ThreadComm, p: dict[str, Any]) -> Any:
+        optimizer = ao.chain(ao.LossScale(8.0, interval=9), ao.SGD())
+        for _ in range(comm.Get_rank()):
+            optimizer.update(p, {"W": np.full(2, math.nan)})
+        optimizer.comm = comm
+        optimizer.update(p, {"W": np.ones(2)})
+
+    def of_order(comm: ThreadComm, p: dict[str, Any]) -> Any:
+        names = ["a", "b"][:: 1 - 2 * comm.Get_rank()]
+        params, grads = (OrderedDict((name, np.ones(2)) for name in names) for _ in range(2))
+        ao.SGD(comm=comm).update(params, grads)
+
+    for of_rank, said in (
+        (of_scale, "LossScale, stage 0: .*interval = 2.* on rank 0, but .*interval = 3"),
+        (of_kept, "LossScale, stage 0: .*it keeps .* on rank 0, but .*it keeps"),
+        (of_order, "the order of params: a, b on rank 0, but b, a on rank 1"),
+    ):
+        for error in _both(of_rank):
+            assert isinstance(error, ValueError)
+            assert re.search(said, str(error)), error
+
+
+def test_an_error_without_words() -> None:
+    """Its kind is told, if its words can't be had."""
+
+    class Mute(Exception):  # noqa: N818
+        def __str__(self) -> str:
+            raise RuntimeError
+
+    def of_rank(comm: ThreadComm, p: dict[str, Any]) -> Any:
+        def rate(t: int) -> float:
+            raise Mute
+
+        ao.SGD(rate if comm.Get_rank() else 0.1, comm=comm).update(p, {"W": np.ones(2)})
+
+    first, second = _both(of_rank)
+    assert isinstance(second, Mute)
+    assert isinstance(first, RuntimeError)
+    assert "rank 1 has failed, Mute; this update is not taken" in str(first)
+
+
+def test_comm_that_is_set_in_a_schedule() -> None:
+    """It counts from the next update on."""
+
+    def of_rank(comm: ThreadComm, p: dict[str, Any]) -> Any:
+        optimizer = ao.SGD()
+
+        def rate(t: int) -> float:
+            optimizer.comm = comm
+            return 0.5
+
+        optimizer.lr = rate
+        for _ in range(3):
+            optimizer.update(p, {"W": np.ones(2)})
+        return comm.calls
+
+    assert all_of(_both(of_rank)) == [2, 2]
+
+
+def test_a_deleted_gradient_of_jax(need: Callable[[str], Library]) -> None:
+    """Is refused by its name before ranks agree, and so on all."""
+    lib = need("jax")
+
+    def of_rank(comm: ThreadComm, _: Any) -> Any:
+        p, g = ({"W": lib.asarray(np.ones(2, np.float32))} for _ in range(2))
+        optimizer = ao.Adam(comm=comm)
+        optimizer.update(p, g)
+        if comm.Get_rank():
+            g["W"].delete()
+        before = optimizer.state.step  # type: ignore[union-attr]
+        try:
+            optimizer.update(p, g)
+        except BaseException as error:
+            return error, optimizer.state.step - before  # type: ignore[union-attr]
+
+    (first, moved), (second, too) = all_of(_both(of_rank))
+    assert (moved, too) == (0, 0)
+    assert re.search(r"grads\['W'\] was deleted, as by a function that it was donated to", str(second))
+    assert "rank 1 has failed, TypeError" in str(first)
+
+
+def test_diagnose_tells_the_same_on_all_ranks() -> None:
+    """Whichever of them has what the gate calls the step off for."""
+
+    def of_rank(comm: ThreadComm, p: dict[str, Any]) -> Any:
+        optimizer = ao.chain(ao.SkipNonFinite(), ao.SGD(), comm=comm)
+        return optimizer.diagnose(p, {"W": np.full(2, math.inf if comm.Get_rank() else 1.0)}).note
+
+    first, second = all_of(_both(of_rank))
+    assert first == second
+    assert "SkipNonFinite() would call it off" in first
 
 
 def test_other_counts() -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import signal
+import time
 from typing import Any
 
 import numpy as np
 import pytest
 from mpi4py import MPI
 
+import anyoptim as ao
 from tests.support.chains import CHAINS
 from tests.support.libraries import same_bits
 from tests.support.processes import alone
@@ -41,8 +44,38 @@ def main() -> None:
             g = {"W": mine["W"].copy(), "b": mine["b"].copy()} if rank else wrong
             with pytest.raises((ValueError, RuntimeError), match=text):
                 optimizer.update(mine, g)
+        interrupted(comm)
     if rank == 0:
         print("done")
+
+
+def interrupted(comm: MPI.Comm) -> None:
+    """Ctrl-C on rank 1 while it waits for rank 0, once for a norm and once for the agreement.
+
+    Before all agree, it is raised on all; after that, on rank 1, once it has written as the others have.
+    """
+    signal.signal(signal.SIGALRM, signal.default_int_handler)
+    for optimizer, written in ((ao.chain(ao.ClipGlobalNorm(1.0), ao.SGD()), False), (ao.SGD(), True)):
+        optimizer.comm, p, g = comm, {"W": np.ones(3)}, {"W": np.ones(3)}
+        if comm.Get_rank() == 1:
+            signal.setitimer(signal.ITIMER_REAL, 0.2)
+        if comm.Get_rank() == 0:
+            time.sleep(0.6)
+        error: BaseException | None = None
+        try:
+            optimizer.update(p, g)
+        except BaseException as raised:
+            error = raised
+        if comm.Get_rank() == 1:
+            assert isinstance(error, KeyboardInterrupt), error
+        elif written:
+            assert error is None
+        else:
+            assert "rank 1 has failed, KeyboardInterrupt" in str(error)
+        assert (p["W"] < 1).all() == written
+        optimizer.update(p, g)
+        assert optimizer.state is not None
+        assert optimizer.state.step == 1 + written
 
 
 if __name__ == "__main__":
