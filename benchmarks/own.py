@@ -31,10 +31,13 @@ def five_lines(name: str, method: str, problem: Problem, reference: Reference) -
     return Candidate(name, turn, off, partial(Drawn.fresh, scale=scale))
 
 
-def anyoptim(name: str, method: str, problem: Problem, reference: Reference, *, engine: str | None = None) -> Candidate:
-    """anyoptim on an engine, or on the one it chooses once it has its kernels."""
+def anyoptim(
+    name: str, method: str, problem: Problem, reference: Reference, *, engine: str | None = None, comm: Any = None
+) -> Candidate:
+    """anyoptim on an engine, or on the one it chooses once it has its kernels; as a rank of a communicator."""
     params = problem.start()
     optimizer = METHODS[method].ours(engine=engine)
+    optimizer.comm = comm
     optimizer.compile(params)
 
     def off() -> float:

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 import anyoptim as ao
-from anyoptim._machine._ranks import meeting
 from tests.support import mpi
 from tests.support.chains import CHAINS, matrices
+from tests.support.internals import meeting
 from tests.support.libraries import ENGINES, METHODS, WHOLE, Library, same_bits
 from tests.support.ranks import Cuts, ThreadComm, all_of, run, slabs, whole
 

@@ -23,10 +23,10 @@ from hypothesis import strategies as st
 
 import anyoptim as ao
 from anyoptim._engines._base import Leaf
-from anyoptim._machine import _warmup
 from tests.support.internals import Dispatch, Part, Program, elsewhere, library, machine_code, on_value
 from tests.support.internals import headers as _array_headers
 from tests.support.internals import threads as _threads
+from tests.support.internals import warmup as _warmup
 from tests.support.libraries import ENGINES, Library, same_bits
 
 OTHERS = [name for name in ENGINES if name != "portable"]

@@ -27,6 +27,7 @@ from benchmarks import (
     limit,
     own,
     picture,
+    ranks,
     report,
     rows,
     solvers,
@@ -267,6 +268,17 @@ def test_groups_are_timed_and_right(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ao, "groups", lambda of: real({k: {**own, "weight_decay": 0.3} for k, own in of.items()}))
     with pytest.raises(harness.WrongResultError, match="off the reference are anyoptim, 5 groups by"):
         groups.groups(0.01, {"small": shapes})
+
+
+def test_ranks_are_timed_and_right() -> None:
+    """Beside the same without a communicator, which is asked once by a method and twice by a chain that clips."""
+    sheet = ranks.ranks(0.01, {"small": {"w": (3, 4), "b": (2,)}})
+    assert [row[0] for row in sheet.rows] == ["Adam, small", "clip + Adam + EMA, small"]
+    for _, before, rank, ratio, each in sheet.rows:
+        assert isinstance(before, float)
+        assert isinstance(rank, float)
+        assert ratio == rank / before > 1
+        assert each == 1000 * (rank - before) / 2
 
 
 def test_dropout_beside_everybody_elses() -> None:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from tests.support import mpi
 from tests.support.libraries import REQUIRED, Library
 
 ROOT = Path(__file__).parents[2]
@@ -74,7 +75,7 @@ def test_code_prints_what_its_comments_say(
         if re.search(rf"^\s*(import|from) {package}\b", program.code, re.MULTILINE):
             need(row)
     if "from mpi4py import MPI" in program.code:
-        pytest.importorskip("mpi4py", reason="mpi4py is not installed")
+        mpi.needed()
     _prints_what_it_says(program, program.code)
 
 

@@ -21,7 +21,9 @@ from anyoptim._machine import _elsewhere as elsewhere
 from anyoptim._machine import _machine_code as machine_code
 from anyoptim._machine import _scratch as scratch
 from anyoptim._machine import _threads as threads
+from anyoptim._machine import _warmup as warmup
 from anyoptim._machine._c_elements import ELEMENTS
+from anyoptim._machine._ranks import meeting
 from anyoptim._trace import _exact_sum as reduction
 from anyoptim._trace import _exact_sum_numpy as reduction_numpy
 from anyoptim._trace import _exact_sum_text as reduction_text
@@ -68,6 +70,7 @@ __all__ = [
     "library",
     "machine_code",
     "may_overlap",
+    "meeting",
     "merged_ranges",
     "on_nothing",
     "on_value",
@@ -86,4 +89,5 @@ __all__ = [
     "threads",
     "trace",
     "trace_reduction",
+    "warmup",
 ]

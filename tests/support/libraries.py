@@ -79,8 +79,8 @@ def absent(name: str) -> bool:
     return name in {"cupy", "torch-cuda"} or not installed(name)
 
 
-REQUIRABLE = {*LOADERS, "cupy-host", "docs"}
-"""The rows; CuPy without a device, for tests that need none; and what the site is built with."""
+REQUIRABLE = {*LOADERS, "cupy-host", "docs", "mpi"}
+"""The rows; CuPy without a device, for tests that need none; what the site is built with; mpi4py with an MPI."""
 
 REQUIRED = required()
 
