@@ -849,11 +849,11 @@ def test_optimizers_in_threads_of_their_own() -> None:
 
 
 _TRAINING = """
-import hashlib, json, sys, time
+import hashlib, importlib, json, sys, time
 import numpy as np
 import anyoptim as ao
-from anyoptim._machine import _warmup
-from tests.support.internals import Dispatch, Part, Program, elsewhere, library, machine_code, on_value
+_warmup = importlib.import_module("anyoptim._machine._warmup")
+from tests.support.internals import Part, Program, elsewhere, library, machine_code, on_value
 _warmup.WORTHWHILE = 3 * (1000 + _warmup.CALLS)
 rng = np.random.default_rng(0)
 p, g = (rng.normal(size=1000).astype("f4") for _ in range(2))
@@ -904,11 +904,11 @@ ABSENT = {
 }
 
 _ABSENT = """
-import os, sys, time
+import importlib, os, sys, time
 {what}
 import numpy as np
 import anyoptim as ao
-from anyoptim._machine import _warmup
+_warmup = importlib.import_module("anyoptim._machine._warmup")
 _warmup.WORTHWHILE = 0
 params, grads = {{"w": np.ones(3)}}, {{"w": np.ones(3)}}
 optimizer = ao.SGD(lr=0.5)
