@@ -145,7 +145,7 @@ def _computed(
         raise RuntimeError("step is being captured in a CUDA graph, whose replays would repeat it; wanted update")
     with quiet():
         coefficients, prepare = step_leaves.coefficients(pipeline, with_metrics=False, unsure=unsure, meeting=ranks)
-        note_coefficients(ranks, [tree.path(i) for i in range(len(ps))], moving, coefficients.rows)
+        note_coefficients(ranks, pipeline.stages, [tree.path(i) for i in range(len(ps))], moving, coefficients.rows)
         if parts is not None and not isinstance(coefficients.taken, bool):
             raise TypeError("whether a step of parts is taken depends on what is lazy or traced; wanted update")
         results, t = ({}, flat.t) if coefficients.taken is False else step_leaves.put(prepare()(), coefficients.t)

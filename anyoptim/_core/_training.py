@@ -306,7 +306,7 @@ class Training:
                 if _traced(row):
                     raise _frozen(tree, moving[list(coefficients.rows.row_of_leaf).index(k)])
             reports: list[Callable[[], None]] = [partial(self._report, pipeline, plan.paths, coefficients)]
-            note_coefficients(ranks, plan.paths, moving, coefficients.rows)
+            note_coefficients(ranks, pipeline.stages, plan.paths, moving, coefficients.rows)
             commit = prepare() if coefficients.taken is True else None
             ranks.agree()
             if commit is None:

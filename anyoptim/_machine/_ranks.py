@@ -126,10 +126,10 @@ class _RanksMeeting(Meeting):
 
 def _words(error: BaseException) -> str:
     """What an error says, whatever its own words raise."""
-    try:
-        return f"{type(error).__name__}: {error}"
-    except Exception:
-        return type(error).__name__
+    words = ""
+    with suppress(Exception):
+        words = str(error)
+    return f"{type(error).__name__}: {words}" if words else type(error).__name__
 
 
 def _difference(each: list[Mapping[str, str]]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from anyoptim._arrays import Array
 
@@ -88,15 +88,22 @@ def _given(stage: Stage) -> str:
 _PLAIN = {bool, float, int, str}
 
 
-def note_coefficients(meeting: Meeting, paths: Sequence[str], moving: Sequence[int], rows: CoefficientTable) -> None:
+def note_coefficients(
+    meeting: Meeting, stages: Sequence[Stage], paths: Sequence[str], moving: Sequence[int], rows: CoefficientTable
+) -> None:
     """Note the coefficients of a step: those of other hyperparameters differ, or of schedules that others have made."""
     if not meeting.together:
         return
     of = rows.row_of_leaf
 
-    def facts() -> Mapping[str, Any]:
-        both = zip(moving, of, strict=True)
-        texts = [", ".join(f"{n} = {c}" for part in row for n, c in part.items()) for row in rows.distinct]
-        return {f"the coefficients of params at {paths[i]!r}": texts[r] for i, r in both}
+    def facts() -> Mapping[str, str]:
+        found = dict[str, str]()
+        for k, stage in enumerate(stages):  # what a user has set, before what has become of it
+            given = {name: vars(stage).get(name) for name in stage.hyperparameters}
+            found |= {f"{type(stage).__name__}.{n}, stage {k}": repr(v) for n, v in given.items() if type(v) in _PLAIN}
+        for i, r in zip(moving, of, strict=True):
+            each = ((name, c) for part in rows.distinct[r] for name, c in part.items())
+            found |= {f"the coefficient {name} of params at {paths[i]!r}": str(c) for name, c in each}
+        return found
 
     meeting.note((rows.distinct, [*of]), facts)

@@ -14,10 +14,19 @@ from anyoptim._arrays._tree import Tree, reader
 from anyoptim._core._optimizer import Optimizer
 from anyoptim.solvers._vectors import Space, Vector
 
-__all__ = ["Function", "Point", "ValueAndGrad"]
+__all__ = ["Function", "Point", "ValueAndGrad", "check_function"]
 
 ValueAndGrad = Callable[[Any], tuple[Any, Any]]
 """A function of the parameters, in their container: a number, or an array of one element, and the gradients."""
+
+
+def check_function(value_and_grad: Any) -> None:
+    """Raise TypeError for what is no function: gradients, say, as an optimizer takes them."""
+    if not callable(value_and_grad):
+        given = type(value_and_grad).__name__
+        raise TypeError(
+            f"value_and_grad is of type {given}; wanted a function of params that gives value and gradients"
+        )
 
 
 class Point(NamedTuple):

@@ -58,6 +58,7 @@ class Line:
         """What was found, in the order of evaluations."""
         self.point = Point(run.value, ())
         """What the function gave at the last trial."""
+        run.numbers["largest_value"] = max(run.numbers["largest_value"], abs(run.value))
 
     @property
     def last(self) -> Trial:
@@ -134,7 +135,8 @@ class Line:
     def failure(self) -> tuple[str, bool]:
         """Why no point was found, and whether that means that there is nothing left to gain."""
         start, *trials = sorted(self.trials, key=lambda trial: trial.t)
-        rounding = self.run.space.rounding * abs(start.value)
+        # That of a sum of squares, say, near its least value 0: residuals are rounded as what they are differences of.
+        rounding = self.run.space.rounding * math.sqrt(abs(start.value) * self.run.numbers["largest_value"])
         finite = [trial for trial in trials if math.isfinite(trial.value)]
         for t, value, slope in finite:
             found, predicted = value - start.value, t * (start.slope + (slope if slope == slope else start.slope)) / 2

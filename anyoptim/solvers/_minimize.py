@@ -13,7 +13,7 @@ from anyoptim._search._progress import bar
 from anyoptim._search._result import History, Progress, Record, Result
 from anyoptim._search._stop import Condition, Stop
 from anyoptim.solvers._first_order import FirstOrder
-from anyoptim.solvers._function import ValueAndGrad
+from anyoptim.solvers._function import ValueAndGrad, check_function
 from anyoptim.solvers._solver import Iteration, Solver
 
 __all__ = ["minimize"]
@@ -56,6 +56,7 @@ def minimize(
     """
     if not isinstance(method, Solver | Optimizer):
         raise TypeError(f"method is {method!r}; wanted a solver, such as ao.LBFGS(), or an optimizer")
+    check_function(value_and_grad)
     if callback is not None and not callable(callback):
         raise TypeError(f"callback is {callback!r}; wanted a function of a result")
     condition = Stop() if stop is None else stop

@@ -14,7 +14,7 @@ from anyoptim._engines import EngineName, check_engine
 from anyoptim._search._result import Progress
 from anyoptim._search._value import Value
 from anyoptim._trace._hyperparameters import KW_ONLY
-from anyoptim.solvers._function import Function, Point, ValueAndGrad
+from anyoptim.solvers._function import Function, Point, ValueAndGrad, check_function
 from anyoptim.solvers._vectors import COPY, Kernel, Space, Vector
 
 __all__ = ["TAKE", "Iteration", "Run", "Solver", "hopeless"]
@@ -62,6 +62,7 @@ class Run:
             "steps": 0,
             "evaluations": 0,
             "value": math.nan,
+            "largest_value": 0.0,
             "gradient_squared": math.nan,
             "gradient_max": math.nan,
         }
@@ -223,6 +224,7 @@ class Solver(Value, ABC):
         why. Whatever is raised, the parameters are at the best point that was seen, or where the last iteration ended,
         as the method says.
         """
+        check_function(value_and_grad)
         self.begin(params, value_and_grad)
         self.iterate()
         return self.params  # type: ignore[no-any-return]

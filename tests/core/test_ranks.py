@@ -226,9 +226,12 @@ DIFFERENCES: dict[str, tuple[Callable[[Any, Any, Any], Any], str]] = {
     "one array twice": (lambda o, p, g: (_set(p, "c", p["T"]), _set(g, "c", None)), r"'c': missing on rank 0"),
     "a hyperparameter": (
         lambda o, p, g: setattr(o.stages[1], "lr", 0.25),
-        r"coefficients of params at 'T'.*lr = 0.5 on rank 0, but .*lr = 0.25",
+        r"SGD.lr, stage 1: 0.5 on rank 0, but 0.25 on rank 1",
     ),
-    "a group": (lambda o, p, g: o.groups["b"].update(lr=0.25), r"coefficients of params at 'b'.*lr = 0.25 on rank 1"),
+    "a group": (
+        lambda o, p, g: o.groups["b"].update(lr=0.25),
+        r"the coefficient lr of params at 'b': 0.5 on rank 0, but 0.25 on rank 1",
+    ),
 }
 """What rank 1 does to its optimizer, parameters and gradients, and what the error on all ranks says."""
 

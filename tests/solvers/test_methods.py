@@ -195,6 +195,24 @@ def test_a_wrong_gradient(method: str) -> None:
 
 
 @each
+def test_a_least_value_of_zero_in_float32(method: str) -> None:
+    """Near it values have the rounding of what residuals are differences of, and the gradient is not called wrong."""
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        a = rng.normal(size=(200, 4))
+        a, b = a.astype("f4"), (a @ [3.0, -1.0, 0.5, 2.0]).astype("f4")
+
+        def misfit(x: Any, a: Any = a, b: Any = b) -> Any:
+            return float((a @ x - b) @ (a @ x - b)) / 2, a.T @ (a @ x - b)
+
+        stop = ao.Stop(gtol=1e-6, steps=2000)
+        result = ao.minimize(misfit, np.zeros(4, "f4"), method=METHODS[method](), stop=stop)
+        assert "does not fit" not in result.message
+        assert result.converged or result.steps == 2000, result.message
+        assert result.value < 1e-8
+
+
+@each
 def test_nothing_left_to_gain(method: str) -> None:
     """At the minimum, and where nothing moves."""
     there = ao.minimize(lambda x: (float(x @ x), 2 * x), np.zeros(3), method=METHODS[method](), stop=ao.Stop(steps=9))

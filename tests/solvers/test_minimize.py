@@ -332,6 +332,16 @@ def test_an_unbounded_state_goes_on_within_bounds() -> None:
     assert (held.converged, held.message) == (True, "the gradient is zero, but for what bounds hold")
 
 
+def test_gradients_in_the_place_of_a_function() -> None:
+    """As optimizers take them: before parameters are put within bounds."""
+    x = np.full(2, 5.0)
+    update: Any = ao.LBFGS(bounds=(0, 1)).update
+    for call in (update, lambda x, g: ao.minimize(g, x, method=ao.Adam())):
+        with pytest.raises(TypeError, match="value_and_grad is of type ndarray; wanted a function of params"):
+            call(x, np.ones(2))
+    assert x.tolist() == [5, 5]
+
+
 def test_what_is_no_search_callback_or_state_is_refused() -> None:
     """Before anything is written."""
     for cls in (ao.LBFGS, ao.NonlinearCG):
