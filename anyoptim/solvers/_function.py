@@ -23,10 +23,8 @@ ValueAndGrad = Callable[[Any], tuple[Any, Any]]
 def check_function(value_and_grad: Any) -> None:
     """Raise TypeError for what is no function: gradients, say, as an optimizer takes them."""
     if not callable(value_and_grad):
-        given = type(value_and_grad).__name__
-        raise TypeError(
-            f"value_and_grad is of type {given}; wanted a function of params that gives value and gradients"
-        )
+        given, wanted = type(value_and_grad).__name__, "a function of params that gives value and gradients"
+        raise TypeError(f"value_and_grad is of type {given}; wanted {wanted}")
 
 
 class Point(NamedTuple):
