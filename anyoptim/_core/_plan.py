@@ -9,15 +9,17 @@ from typing import Any, NamedTuple
 
 from anyoptim._arrays import Array
 from anyoptim._arrays._checks import Parameter
-from anyoptim._arrays._tree import dotted_paths, reader, writer
+from anyoptim._arrays._tree import Tree, dotted_paths, reader, writer
 from anyoptim._core._coefficients import StepCoefficients
 from anyoptim._core._pipeline import Params, Pipeline
 from anyoptim._core._state import FlatState
 from anyoptim._engines import CoefficientTable, Dispatch, Leaf, Plan, Replayed, Result
 from anyoptim._engines._base import Commit
 from anyoptim._engines._chunks import plans
+from anyoptim._stage._agreement import Form
 from anyoptim._stage._param_groups import ParamGroups
 from anyoptim._stage._planned_rows import Kind, PlannedRows
+from anyoptim._stage._stage import Stage
 
 __all__ = ["StepPlan"]
 
@@ -35,6 +37,8 @@ class StepLeaves(NamedTuple):
     flat: FlatState
     """The state before the step."""
     groups: ParamGroups
+    gathered: list[Any] | None = None
+    """The gradients as the engines take them, where that is known."""
 
     @property
     def whole(self) -> bool:
@@ -43,7 +47,7 @@ class StepLeaves(NamedTuple):
 
     def coefficients(self, pipeline: Pipeline, **options: Any) -> tuple[StepCoefficients, Callable[[], Commit]]:
         """Everything that the step needs to know, as `Pipeline.step_coefficients` says, and what prepares it then."""
-        gathered = self.dispatch.gather(self.xs)
+        gathered = self.dispatch.gather(self.xs) if self.gathered is None else self.gathered
         found = pipeline.step_coefficients(self.dispatch, gathered, self.flat, self.moving, self.groups, **options)
         return found, partial(self.dispatch.prepare, gathered, found.rows)
 
@@ -74,6 +78,7 @@ class StepPlan:
         """The slots that the last step left."""
         self._moving: list[int] = []
         """The parameters that move, of those that are one array the first."""
+        self._form: Form | None = None
         self.kept: Any = None
         """What a step of parts leaves to the next one: a `KeptParts`."""
         self.places: list[int] = []
@@ -95,6 +100,11 @@ class StepPlan:
     def paths(self) -> list[str]:
         """The keys of each parameter, joined by dots."""
         return dotted_paths(self._spec)
+
+    def form(self, stages: Sequence[Stage], tree: Tree) -> Form:
+        """What ranks compare of these parameters, which are those of a tree."""
+        self._form = self._form or Form(stages, Params(tree, self.ps, self.owner, self.groups))
+        return self._form
 
     def gathered(self, xs: Sequence[Any]) -> tuple[Plan, Any] | None:
         """The only engine's plan, and the gradients as it takes them; None where there is any doubt."""
@@ -224,14 +234,15 @@ class StepPlan:
         dispatch = self._dispatch if self._stepped else None
         if dispatch is not None and not dispatch.in_place:
             dispatch = self._renewed(dispatch, moving, slots)
-        if dispatch is None or moving != self._moving or not dispatch.suits(some):
+        gathered = None if dispatch is None or moving != self._moving else dispatch.regather(some)
+        if dispatch is None or moving != self._moving or (gathered is None and not dispatch.suits(some)):
             self.rows = self.replay = self._sources = None
             self._stepped = False
             leaves = [self.leaf(i, slots[i]) for i in moving]
             programs = [self.groups.branch(i).program for i in moving]
             dispatch = self._dispatch = Dispatch(engine, programs, leaves, some, plans(engine))
             self._moving = moving
-        return StepLeaves(dispatch, moving, some, flat, self.groups)
+        return StepLeaves(dispatch, moving, some, flat, self.groups, gathered)
 
     def _renewed(self, dispatch: Dispatch, moving: list[int], slots: Slots) -> Dispatch | None:
         """The same engines with the arrays of now; None if the same parameters do not move."""

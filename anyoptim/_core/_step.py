@@ -18,7 +18,7 @@ from anyoptim._core._state import FlatState, State, chosen, stepped
 from anyoptim._engines import LAZY, Dispatch, Leaf, Result
 from anyoptim._engines._chunks import plans
 from anyoptim._machine._ranks import Meeting, meeting
-from anyoptim._stage._agreement import check_whole, note_coefficients, note_form
+from anyoptim._stage._agreement import Form, check_whole, note_coefficients, note_form
 from anyoptim._trace._scalars import where
 
 if TYPE_CHECKING:
@@ -71,7 +71,8 @@ def _updated(
         check_whole(ranks)
         parts = Parts(pipeline, checked, flat, at, optimizer)
         return _stepped_if(True, pipeline, engine, ranks, checked, flat, parts.gradients(grads), flat, parts)
-    note_form(ranks, "step", pipeline.stages, checked, xs, flat)
+    if ranks.together:
+        note_form(ranks, "step", pipeline.stages, Form(pipeline.stages, checked), xs, flat)
     is_step = pipeline.is_step(flat)
     waiting = flat if is_step is True else accumulation(engine, ps, xs, flat, owner, LAZY, write=False)()
     return _stepped_if(is_step, pipeline, engine, ranks, checked, flat, xs, waiting)
@@ -82,7 +83,8 @@ def flush_step(pipeline: Pipeline, engine: str | None, comm: Any, params: Any, s
     with meeting(comm) as ranks:
         checked = pipeline.checked(params)
         flat, xs = pipeline.unpack(checked, state), [None] * len(checked.ps)
-        note_form(ranks, "flush_step", pipeline.stages, checked, xs, flat)
+        if ranks.together:
+            note_form(ranks, "flush_step", pipeline.stages, Form(pipeline.stages, checked), xs, flat)
         is_step = pipeline.accumulates and flat.scalars[0]["gathered"] > 0
         before = flat if is_step is False else joined(flat)
         found = _stepped_if(is_step, pipeline, engine, ranks, checked, before, xs, flat)

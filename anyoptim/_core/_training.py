@@ -231,7 +231,8 @@ class Training:
             return self._step(
                 pipeline, engine, ranks, tree, plan, state, state.flat, parts.gradients(grads), None, parts
             )
-        note_form(ranks, "update", pipeline.stages, Params(tree, plan.ps, plan.owner, plan.groups), xs, state.flat)
+        if ranks.together:
+            note_form(ranks, "update", pipeline.stages, plan.form(pipeline.stages, tree), xs, state.flat)
         if not pipeline.is_step(state.flat):
             gather = accumulation(engine, plan.ps, xs, state.flat, plan.owner)
             ranks.agree()
@@ -258,7 +259,8 @@ class Training:
             tree = Tree("params", params)
             plan, state = self.recall(pipeline, tree)
             before, xs = joined(state.flat), [None] * len(plan.ps)
-            note_form(ranks, "flush", pipeline.stages, Params(tree, plan.ps, plan.owner, plan.groups), xs, before)
+            if ranks.together:
+                note_form(ranks, "flush", pipeline.stages, plan.form(pipeline.stages, tree), xs, before)
             return self._step(pipeline, engine, ranks, tree, plan, state, before, xs, None)
 
     def _step(

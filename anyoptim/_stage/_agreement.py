@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from anyoptim._arrays import Array
+from anyoptim._arrays import Array, Library
 
 if TYPE_CHECKING:
     from anyoptim._core._pipeline import Params
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from anyoptim._stage._stage import Stage
     from anyoptim._trace._coefficients import CoefficientTable
 
-__all__ = ["check_whole", "note_coefficients", "note_form"]
+__all__ = ["Form", "check_whole", "note_coefficients", "note_form"]
 
 
 def check_whole(meeting: Meeting) -> None:
@@ -26,53 +26,74 @@ def check_whole(meeting: Meeting) -> None:
         )
 
 
-def note_form(
-    meeting: Meeting, call: str, stages: Sequence[Stage], params: Params, xs: Sequence[Array | None], flat: FlatState
-) -> None:
-    """Note what a call is given that has to be the same on all ranks: all but the shapes and values of arrays.
+class Form:
+    """What parameters are that have to be the same on all ranks: all but their shapes and values.
 
     Raises ValueError or TypeError for what can't be divided among ranks.
     """
-    if not meeting.together:
-        return
-    tree, ps, owner, groups = params
-    for i, p in enumerate(ps):
-        if p is None:
-            continue
-        if (why := p.library.part_refusal(p.array)) is not None:
-            raise TypeError(f"{tree.name(i)} {why}; wanted an array of which this rank has all, or no comm")
-        if (number := p.library.cuda(p.array)) is not None and p.library.capturing(number):
-            raise RuntimeError(
-                f"{tree.name(i)} is updated in a CUDA graph, which can't have what ranks tell each other on the host; "
-                "wanted updates outside of it, or no comm"
-            )
-        for stage in [stages[k] for k in groups.branch(i).stages]:
-            if stage.array_rule:
+
+    def __init__(self, stages: Sequence[Stage], params: Params) -> None:
+        import hashlib  # noqa: PLC0415 - for those who have ranks: importing takes time
+
+        tree, ps, owner, groups = params
+        self.paths = [tree.path(i) for i in range(len(ps))]
+        self.names = [*map(tree.name, range(len(ps)))]
+        self.each: list[str] = []
+        """What each parameter is, in words."""
+        self.devices: dict[tuple[Library, int], int] = {}
+        """The CUDA devices, by the libraries that number them: of each the place of a parameter there."""
+        for i, p in enumerate(ps):
+            if p is None:
+                self.each.append("None")
+                continue
+            if (why := p.library.part_refusal(p.array)) is not None:
+                wanted = "wanted an array of which this rank has all, or no comm"
+                raise TypeError(f"{tree.name(i)} {why}; {wanted}")
+            if (number := p.library.cuda(p.array)) is not None:
+                self.devices.setdefault((p.library, number), i)
+            whole = next((stages[k] for k in groups.branch(i).stages if stages[k].array_rule), None)
+            if whole is not None:
                 raise ValueError(
-                    f"{tree.name(i)} is updated by {stage!r}, which looks at the array as a whole, of which each rank "
+                    f"{tree.name(i)} is updated by {whole!r}, which looks at the array as a whole, of which each rank "
                     "has a part; wanted stages of which each element goes by itself, or no comm"
                 )
-    names = ", ".join(type(stage).__name__ for stage in stages)
-    each = [
-        "None"
-        if p is None
-        else f"{p.dtype} of {len(p.array.shape)} axes, {'no' if x is None else 'a'} gradient, {t} steps taken"
-        + (f", {n} gradients gathered" if n else "")
-        + (f", group {groups.group_of[i]}" if len(groups.overrides) > 1 else "")
-        + (f", the array at {tree.path(owner[i])!r}" if owner[i] != i else "")
-        for i, (p, x, t, n) in enumerate(zip(ps, xs, flat.t, flat.pending or [0] * len(ps), strict=True))
-    ]
+            group = f", group {groups.group_of[i]}" if len(groups.overrides) > 1 else ""
+            tied = f", the array at {tree.path(owner[i])!r}" if owner[i] != i else ""
+            self.each.append(f"{p.dtype} of {len(p.array.shape)} axes{group}{tied}")
+        self.digest = hashlib.sha256(repr((self.paths, self.each)).encode()).digest()
 
-    paths = [tree.path(i) for i in range(len(ps))]
-    first = {"the call": call, "the stages": names, "the steps taken": str(flat.step)}
+
+def note_form(
+    meeting: Meeting, call: str, stages: Sequence[Stage], form: Form, xs: Sequence[Array | None], flat: FlatState
+) -> None:
+    """Note what a call is given that has to be the same on all ranks.
+
+    Raises RuntimeError in a CUDA graph, whose replays would tell the other ranks nothing.
+    """
+    for (library, number), i in form.devices.items():
+        if library.capturing(number):
+            raise RuntimeError(
+                f"{form.names[i]} is updated in a CUDA graph, which can't have what ranks tell each other on the host; "
+                "wanted updates outside of it, or no comm"
+            )
+    first = {"the call": call, "the steps taken": str(flat.step)}
+    first["the stages"] = ", ".join(type(stage).__name__ for stage in stages)
     for k, (stage, kept) in enumerate(zip(stages, flat.scalars, strict=True)):
         first[f"{type(stage).__name__}, stage {k}"] = f"{_given(stage)}; it keeps {kept}"
+    moves, t, pending = [x is not None for x in xs], [*map(str, flat.t)], flat.pending or [0] * len(xs)
 
     def facts() -> Mapping[str, str]:
-        order = {"the order of params": ", ".join(paths)}
-        return first | {f"params at {path!r}": text for path, text in zip(paths, each, strict=True)} | order
+        both = zip(form.paths, form.each, moves, t, pending, strict=True)
+        each = {
+            f"params at {path!r}": what
+            if what == "None"
+            else f"{what}, {'a' if moves else 'no'} gradient, {count} steps taken"
+            + (f", {gathered} gradients gathered" if gathered else "")
+            for path, what, moves, count, gathered in both
+        }
+        return first | each | {"the order of params": ", ".join(form.paths)}
 
-    meeting.note((first, paths, each), facts)
+    meeting.note((first, form.digest, moves, t, pending), facts)
 
 
 def _given(stage: Stage) -> str:

@@ -195,6 +195,26 @@ def test_one_call_for_each_reduction(name: str, calls: int) -> None:
     assert all_of(run(2, of_rank)) == [calls, calls]
 
 
+def test_a_step_like_the_last_chooses_no_engines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With thousands of parameters that was most of the time; a gradient of another form is noticed."""
+    grads = {k: np.arange(6.0).reshape(3, 2) for k in "ab"}
+    other = grads | {"a": np.asfortranarray(grads["a"])}
+
+    def of_rank(comm: ThreadComm | None) -> dict[str, Any]:
+        params, optimizer = {k: np.ones((3, 2)) for k in "ab"}, ao.Adam(lr=0.5, comm=comm)
+        optimizer.update(params, grads)
+        with monkeypatch.context() as within:
+            chosen = "anyoptim._engines._choice._choose"
+            within.setattr(chosen, lambda *_: pytest.fail("an engine is chosen anew"))
+            optimizer.update(params, grads)
+        optimizer.update(params, other)
+        return params
+
+    (found,) = run(1, of_rank)
+    assert isinstance(found, dict), found
+    assert all(same_bits(found[k], a) for k, a in of_rank(None).items())
+
+
 def test_a_norm_of_all_is_one_row() -> None:
     """Whatever the number of parameters: a row of 56 bytes, what is compared, and what pickle adds."""
 
