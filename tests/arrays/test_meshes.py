@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +16,7 @@ import pytest
 
 import anyoptim as ao
 from tests.support import processes
-from tests.support.libraries import Library
+from tests.support.libraries import COMPOSED, METHODS, Library
 from tests.support.xla import quick
 
 pytestmark = pytest.mark.usefixtures("quickly")
@@ -153,6 +157,27 @@ def test_dropout_on_a_mesh(kind: str, need: Callable[[str], Library]) -> None:
         ):
             assert np.asarray(found).tolist() == wanted.tolist()
             assert found.sharding.is_equivalent_to(x.sharding, x.ndim)
+
+
+CONTRACTED = {"HeavyBallNesterov"}
+"""XLA rounds one of two products that are added, and not the other: which one depends on the shape of a part."""
+
+
+@pytest.mark.product  # a process with eight devices, in which all methods are compiled
+def test_every_method_on_eight_devices(need: Callable[[str], Library]) -> None:
+    """Under `jax.jit` with x64 the bits of one device; slots lie where their parameters do, and all are donated."""
+    need("jax")
+    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+    command = [sys.executable, "-m", "tests.support.jax_mesh"]
+    root = Path(__file__).parents[2]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=root, check=False)
+    assert done.returncode == 0, done.stderr[-6000:]
+    cases = {case.pop("name"): case for case in json.loads(done.stdout)}
+    assert {*METHODS, *COMPOSED} <= {*cases}
+    for name, case in cases.items():
+        assert not case["did not move"], name
+        assert case["lie elsewhere"] == case["not donated"] == [], (name, case)
+        assert name in CONTRACTED or not case["other bits"], (name, case)
 
 
 @pytest.mark.product  # two processes, each of which starts JAX or torch and compiles

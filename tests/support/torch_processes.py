@@ -19,8 +19,8 @@ from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distrib
 
 import anyoptim as ao
 from tests.support import processes
-from tests.support.chains import Asking
-from tests.support.libraries import same_bits
+from tests.support.chains import CHAINS, Asking
+from tests.support.libraries import COMPOSED, METHODS, same_bits
 
 MADE: dict[str, Callable[[], ao.Optimizer]] = {
     "SGD": lambda: ao.SGD(lr=0.1),
@@ -35,6 +35,7 @@ MADE: dict[str, Callable[[], ao.Optimizer]] = {
     "Muon": lambda: ao.Muon(lr=0.1),
     "SGLD": lambda: ao.SGLD(lr=0.1),
 }
+MADE_OF_PARTS = {name: lambda of=of: of(None) for name, of in CHAINS.items()} | METHODS | COMPOSED
 WHOLE = {"Adafactor", "Shampoo", "Muon", "SGLD"}
 ENGINES: dict[str, tuple[ao.EngineName, ...]] = {
     "Adam": ("compiled", "blocked", "portable"),
@@ -101,6 +102,18 @@ def check(mesh: Any, name: str, engine: ao.EngineName | None, folder: Path) -> N
     for k, a in params.items():
         assert torch.equal(a.to_local(), saved.params[k].to_local()), (name, k)
         assert torch.equal(a.to_local(), clones[k].to_local()), (name, k)
+
+
+def check_bits(mesh: Any, name: str, make: Callable[[], ao.Optimizer]) -> None:
+    """Parts end with the bits of whole arrays, whatever the method or the stages."""
+    rng = np.random.default_rng(2)
+    first, grads = drawn(rng, name), [drawn(rng, name) for _ in range(3)]
+    whole, _ = processes.alone(make(), first, grads)
+    optimizer, params = make(), put(mesh, first)
+    for g in grads:
+        optimizer.update(params, put(mesh, g))
+    for k, a in params.items():
+        assert same_bits(a.full_tensor().numpy(), whole[k]), (name, k)
 
 
 def check_errors(mesh: Any, folder: Path) -> None:
@@ -248,6 +261,8 @@ def main(number: int, port: str, folder: Path) -> None:
     for name in MADE:
         for engine in (None, *ENGINES.get(name, ())):
             check(mesh, name, engine, folder)
+    for name, make in MADE_OF_PARTS.items():
+        check_bits(mesh, name, make)
     check_errors(mesh, folder)
     check_beside(mesh)
     check_autograd(mesh)

@@ -70,11 +70,11 @@ def keep(folder: Path) -> None:
     public.reset_cache()
 
 
-def quick(function: Callable[..., Any]) -> Any:
+def quick(function: Callable[..., Any], **options: Any) -> Any:
     """`jax.jit`, for less time to compile and more to run."""
     import jax
 
-    return jax.jit(function, compiler_options=_known())
+    return jax.jit(function, compiler_options=_known(), **options)
 
 
 @contextlib.contextmanager
