@@ -49,7 +49,8 @@ copybutton_prompt_is_regexp = True
 sphinx_gallery_conf = {
     "examples_dirs": str(HERE.parent / "examples"),
     "gallery_dirs": "gallery",
-    "filename_pattern": r"/(?!recurrent_digits)\w+\.py$",  # that one takes a minute and a half, and is only shown
+    # Only shown are one that takes a minute and a half, and one that wants JAX with eight devices.
+    "filename_pattern": r"/(?!recurrent_digits|mesh_of_devices)\w+\.py$",
     "image_scrapers": ("example_pages.pictures",),
     "abort_on_example_error": True,
     "download_all_examples": False,

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import functools
+import os
 import re
 import struct
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -113,6 +116,20 @@ def test_a_volume_in_slabs_is_that_of_one_process(ranks: int, monkeypatch: pytes
     said = mpi.run(ranks, str(module.__file__), *options)
     assert said.split()[-1] == module.main(options)
     assert f"12 slices on {ranks} ranks" in said
+
+
+def test_a_network_on_a_mesh_learns_what_it_learns_on_one_device(need: Callable[[str], Library]) -> None:
+    """To rounding, which a hundred steps leave small; and an eighth of the weights and slots lies on each of eight."""
+    need("jax")
+    path, losses = str(example("mesh_of_devices").__file__), []
+    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+    for devices, piece in ((8, "(2, 64)"), (1, "(16, 64)")):
+        command = [sys.executable, path, "--devices", str(devices), "--steps", "100"]
+        said = subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout
+        assert f"in {devices} pieces, each of {piece}: loss " in said
+        losses.append(float(said.split()[-1]))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-2)
+    assert losses[0] < 0.1  # of 0.4 after two steps
 
 
 @pytest.mark.product  # seconds
