@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING
 from anyoptim import random
 from anyoptim._core._chain import chain, partition
 from anyoptim._core._optimizer import Optimizer
-from anyoptim._core._state import State
 from anyoptim._diagnosis._explanation import Explanation, Share
 from anyoptim._engines import EngineName
 from anyoptim._stage._groups import groups
 from anyoptim._stage._stage import Gate, GradientStage, ParameterStage, SlotStage, Stage
+from anyoptim._stage._state import State
 from anyoptim._trace._hyperparameters import (
     Domain,
     Fraction,

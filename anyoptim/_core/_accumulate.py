@@ -12,9 +12,9 @@ from typing import Any
 from anyoptim._arrays import Array
 from anyoptim._arrays._checks import Parameter
 from anyoptim._arrays._quiet import quiet
-from anyoptim._core._state import FlatState
 from anyoptim._engines import CoefficientTable, Dispatch, Leaf, Plans
 from anyoptim._stage._stage import Stage
+from anyoptim._stage._state import FlatState
 from anyoptim._trace._program import MOVE, Part, Program, on_value
 from anyoptim._trace._scalars import following, where
 

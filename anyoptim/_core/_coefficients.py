@@ -11,13 +11,13 @@ from typing import Any, NamedTuple, Protocol
 from anyoptim._arrays import COMPUTE, library
 from anyoptim._arrays._tree import Tree
 from anyoptim._core._reductions import Reductions
-from anyoptim._core._state import FlatState
 from anyoptim._engines import CoefficientTable, Dispatch
 from anyoptim._machine._ranks import Meeting
 from anyoptim._stage._param_groups import ParamGroups
 from anyoptim._stage._planned_rows import FLOAT32
 from anyoptim._stage._stage import Gate, Stage
 from anyoptim._stage._stage_program import Entry
+from anyoptim._stage._state import FlatState
 from anyoptim._trace._expressions import range_of
 from anyoptim._trace._hyperparameters import Hyper
 from anyoptim._trace._operations import LOGICAL

@@ -7,10 +7,10 @@ from typing import Any
 
 from anyoptim._arrays._checks import Parameter
 from anyoptim._arrays._quiet import quiet
-from anyoptim._core._state import FlatState
 from anyoptim._engines import LAZY, CoefficientTable, Dispatch, Leaf
 from anyoptim._stage._param_groups import ParamGroups
 from anyoptim._stage._stage import Stage
+from anyoptim._stage._state import FlatState
 from anyoptim._trace._elementwise import separated
 from anyoptim._trace._program import Flow, Part, Program, Rule, Values
 from anyoptim._trace._scalars import where

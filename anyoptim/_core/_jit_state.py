@@ -14,7 +14,7 @@ import numpy as np
 
 from anyoptim._arrays import library, named, traced
 from anyoptim._arrays._checks import Parameter
-from anyoptim._core._state import FlatState
+from anyoptim._stage._state import FlatState
 
 __all__ = ["carried", "carried_first"]
 

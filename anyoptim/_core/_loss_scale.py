@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from anyoptim._arrays import traced
-from anyoptim._core._state import FlatState
 from anyoptim._stage._stage import Stage
+from anyoptim._stage._state import FlatState
 from anyoptim._trace._hyperparameters import positive
 
 __all__ = ["loss_scale", "scaler", "with_loss_scale"]

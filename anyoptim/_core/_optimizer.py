@@ -17,7 +17,6 @@ from anyoptim._core._accumulate import contributions
 from anyoptim._core._jit_state import carried
 from anyoptim._core._loss_scale import loss_scale, scaler, with_loss_scale
 from anyoptim._core._pipeline import Pipeline
-from anyoptim._core._state import FlatState, LiveState, State, flattened, signatures
 from anyoptim._core._training import Training
 from anyoptim._diagnosis._explanation import Explanation
 from anyoptim._engines import EngineName, check_engine
@@ -25,6 +24,7 @@ from anyoptim._machine._completed import completed
 from anyoptim._machine._ranks import meeting
 from anyoptim._stage._param_groups import GroupSpec
 from anyoptim._stage._stage import Gate, Stage
+from anyoptim._stage._state import FlatState, LiveState, State, flattened, signatures
 from anyoptim._trace._hyperparameters import KW_ONLY
 
 if TYPE_CHECKING:

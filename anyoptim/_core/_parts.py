@@ -15,11 +15,11 @@ from anyoptim._arrays import _checks as checks
 from anyoptim._arrays._parts import Key, PartTree, TakenPart, alike, as_key, by_leaf, number_of_rows
 from anyoptim._core._coefficients import StepCoefficients
 from anyoptim._core._pipeline import Params, Pipeline
-from anyoptim._core._state import FlatState
 from anyoptim._engines import ENGINES, Dispatch, Leaf, Plans, Result, choices
 from anyoptim._engines._base import Commit, Written
 from anyoptim._engines.blocked._rows import RowsPlan
 from anyoptim._stage._stage import Stage
+from anyoptim._stage._state import FlatState
 from anyoptim._trace._counts import RowCoefficients
 from anyoptim._trace._graph import graph_of
 from anyoptim._trace._program import Program

@@ -10,16 +10,16 @@ from typing import Any, NamedTuple
 from anyoptim._arrays import _checks as checks
 from anyoptim._arrays._checks import Parameter
 from anyoptim._arrays._tree import Tree
-from anyoptim._core import _state
 from anyoptim._core._coefficients import CoefficientBuilder, DeviceValues, StepCoefficients
 from anyoptim._core._reductions import distinct
-from anyoptim._core._state import FlatState, SlotNames, State
 from anyoptim._engines import Dispatch
 from anyoptim._machine._ranks import ALONE, Meeting
+from anyoptim._stage import _state
 from anyoptim._stage._param_groups import GroupSpec, Overrides, ParamGroups
 from anyoptim._stage._stage import Gate, Stage
 from anyoptim._stage._stage_program import Entry, StageProgram
 from anyoptim._stage._starts import start
+from anyoptim._stage._state import FlatState, SlotNames, State
 from anyoptim._trace._program import Coefficients, Values
 from anyoptim._trace._scalars import following
 

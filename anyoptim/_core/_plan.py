@@ -12,7 +12,6 @@ from anyoptim._arrays._checks import Parameter
 from anyoptim._arrays._tree import Tree, dotted_paths, reader, writer
 from anyoptim._core._coefficients import StepCoefficients
 from anyoptim._core._pipeline import Params, Pipeline
-from anyoptim._core._state import FlatState
 from anyoptim._engines import CoefficientTable, Dispatch, Leaf, Plan, Replayed, Result
 from anyoptim._engines._base import Commit
 from anyoptim._engines._chunks import plans
@@ -20,6 +19,7 @@ from anyoptim._stage._agreement import Form
 from anyoptim._stage._param_groups import ParamGroups
 from anyoptim._stage._planned_rows import Kind, PlannedRows
 from anyoptim._stage._stage import Stage
+from anyoptim._stage._state import FlatState
 
 __all__ = ["StepPlan"]
 

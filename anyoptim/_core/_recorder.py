@@ -10,12 +10,12 @@ from anyoptim._arrays import Array
 from anyoptim._arrays._quiet import quiet
 from anyoptim._arrays._tree import Tree
 from anyoptim._core._pipeline import Pipeline
-from anyoptim._core._state import FlatState, LiveState
 from anyoptim._engines import Dispatch, Leaf
 from anyoptim._machine._completed import exhaust
 from anyoptim._stage._elements import by_element
 from anyoptim._stage._param_groups import ParamGroups
 from anyoptim._stage._stage import Stage, watch
+from anyoptim._stage._state import FlatState, LiveState
 from anyoptim._trace._hyperparameters import Hyper
 from anyoptim._trace._symbols import Symbol
 

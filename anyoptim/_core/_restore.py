@@ -13,12 +13,12 @@ from anyoptim._arrays._checks import Parameter, admit
 from anyoptim._arrays._quiet import quiet
 from anyoptim._arrays._tree import Tree
 from anyoptim._core._pipeline import Params
-from anyoptim._core._state import FlatState, row_counts
 from anyoptim._core._statedict import VERSION, by_name, constants, stateful
 from anyoptim._stage._elements import Named, by_element, check_elements, is_array, real_array, spelled
 from anyoptim._stage._groups import groups, having
 from anyoptim._stage._param_groups import GroupSpec
 from anyoptim._stage._stage import Stage
+from anyoptim._stage._state import FlatState, row_counts
 from anyoptim._trace._hyperparameters import Domain, Hyper, number
 from anyoptim._trace._scalars import integer
 

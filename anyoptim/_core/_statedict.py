@@ -10,11 +10,11 @@ import numpy as np
 from anyoptim._arrays import Array
 from anyoptim._arrays._selection import Selection
 from anyoptim._arrays._tree import Tree
-from anyoptim._core._state import FlatState, SlotNames
 from anyoptim._stage._elements import by_element, is_array
 from anyoptim._stage._groups import groups
 from anyoptim._stage._param_groups import GroupSpec
 from anyoptim._stage._stage import Stage
+from anyoptim._stage._state import FlatState, SlotNames
 from anyoptim._trace._scalars import integer
 
 __all__ = ["VERSION", "by_name", "constants", "stateful", "written"]

@@ -14,11 +14,11 @@ from anyoptim._core._coefficients import check_skips
 from anyoptim._core._jit_state import carried, carried_first
 from anyoptim._core._pipeline import Params, Pipeline
 from anyoptim._core._plan import StepLeaves
-from anyoptim._core._state import FlatState, State, chosen, stepped
 from anyoptim._engines import LAZY, Dispatch, Leaf, Result
 from anyoptim._engines._chunks import plans
 from anyoptim._machine._ranks import Meeting, meeting
 from anyoptim._stage._agreement import Form, check_whole, note_coefficients, note_form
+from anyoptim._stage._state import FlatState, State, chosen, stepped
 from anyoptim._trace._scalars import where
 
 if TYPE_CHECKING:

@@ -16,7 +16,6 @@ from anyoptim._core._coefficients import StepCoefficients, check_skips
 from anyoptim._core._pipeline import Params, Pipeline
 from anyoptim._core._plan import StepPlan
 from anyoptim._core._recorder import Recorder, hook
-from anyoptim._core._state import FlatState, LiveState, signatures, stepped
 from anyoptim._engines import CoefficientTable, Dispatch
 from anyoptim._engines._chunks import plans
 from anyoptim._machine._completed import completed
@@ -25,6 +24,7 @@ from anyoptim._stage._agreement import check_whole, note_coefficients, note_form
 from anyoptim._stage._elements import by_element
 from anyoptim._stage._planned_rows import PlannedRows
 from anyoptim._stage._stage import watch
+from anyoptim._stage._state import FlatState, LiveState, signatures, stepped
 from anyoptim._trace._program import Coefficients, Static, all_floats
 
 if TYPE_CHECKING:

@@ -9,9 +9,9 @@ from anyoptim._arrays import Array, Library
 
 if TYPE_CHECKING:
     from anyoptim._core._pipeline import Params
-    from anyoptim._core._state import FlatState
     from anyoptim._machine._ranks import Meeting
     from anyoptim._stage._stage import Stage
+    from anyoptim._stage._state import FlatState
     from anyoptim._trace._coefficients import CoefficientTable
 
 __all__ = ["Form", "check_whole", "note_coefficients", "note_form"]
