@@ -165,7 +165,8 @@ def _computed(
         skipped = cleared(ps, moving, skipped, owner, write=False)
     if coefficients.taken is False:
         return leaves, skipped
-    after = stepped(flat, t, coefficients.scalars, results, owner)
+    moved = {i: result.slots for i, result in results.items()}
+    after = stepped(flat, t, coefficients.scalars, moved, owner)
     if coefficients.taken is True:
         return leaves, after
     return chosen(coefficients.taken, (leaves, after), (tree.leaves, skipped))

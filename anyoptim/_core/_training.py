@@ -326,7 +326,8 @@ class Training:
                     if p is not None and not p.writable and owner[i] in results:
                         new[i] = p.library.rebound(p.given, results[owner[i]].p)
                         tree.replace(i, new[i])
-                after = stepped(flat, t, coefficients.scalars, results, owner)
+                slots = {i: result.slots for i, result in results.items()}
+                after = stepped(flat, t, coefficients.scalars, slots, owner)
                 # A plan that was not rebound would keep arrays alive that were replaced.
                 self.plan = plan if plan.rebound(new) else None
                 if leaves.whole:

@@ -11,7 +11,6 @@ from anyoptim._arrays import Array, library
 from anyoptim._arrays import _checks as checks
 from anyoptim._arrays._checks import Parameter
 from anyoptim._arrays._tree import Tree
-from anyoptim._engines import Result
 from anyoptim._stage._stage import Stage
 from anyoptim._trace._hyperparameters import number
 from anyoptim._trace._scalars import count, following
@@ -282,12 +281,15 @@ def stepped(
     flat: FlatState,
     t: Sequence[Any],
     scalars: tuple[Mapping[str, Any], ...],
-    results: Mapping[int, Result],
+    slots: Mapping[int, tuple[Array, ...]],
     owner: Sequence[int],
 ) -> FlatState:
-    """The state after a step. A leaf that is another name of an earlier one shares its count and its slots."""
-    slots = [results[o].slots if o in results else flat.slots[o] for o in owner]
-    return FlatState(following(flat.step), [t[o] for o in owner], slots, scalars, flat.nothing_pending())
+    """The state after a step, with new slots of the leaves that moved.
+
+    A leaf that is another name of an earlier one shares its count and its slots.
+    """
+    after = [slots[o] if o in slots else flat.slots[o] for o in owner]
+    return FlatState(following(flat.step), [t[o] for o in owner], after, scalars, flat.nothing_pending())
 
 
 def chosen(
