@@ -96,20 +96,20 @@ class _RanksMeeting(Meeting):
         """What each rank gives, where all have come to the same point of the update."""
         self.note(why, lambda: {"an update": why})
         told = self._gathered(("", self._noted.digest(), own), last=last)
-        failed = [f"rank {rank} has failed, {why}" for rank, (why, _, _) in enumerate(told) if why]
-        if failed:
-            self._over = True
-            raise RuntimeError(f"{'; '.join(failed)}; this update is not taken on any rank")
         if len({noted for _, noted, _ in told}) > 1:
             found: dict[str, str] = {}
             for facts in self._facts:
                 found |= facts()
-            each = self._gathered(found)
+            each = self._gathered(("", b"", found))
             self._over = True
-            raise ValueError(_difference(each))
+            raise ValueError(_difference([of_rank for _, _, of_rank in each]))
         return [given for _, _, given in told]
 
-    def _gathered(self, own: Any, *, last: bool = False) -> list[Any]:
+    def _gathered(self, own: tuple[str, bytes, Any], *, last: bool = False) -> list[tuple[str, bytes, Any]]:
+        """What all ranks say: what they have failed with, what they noted, and what they give.
+
+        Raises RuntimeError if one has failed.
+        """
         over, self._over = self._over or last, True  # whoever fails in this call is not waited for in another one
         data, found = pickle.dumps(own), list[list[bytes]]()
         try:
@@ -118,10 +118,23 @@ class _RanksMeeting(Meeting):
             if found and last:
                 self._late = error
             else:
-                self._over = over if found else True
+                # Another rank that has failed, too, waits for none: this one is not waited for, either.
+                self._over = over if found and not _failures(_told(found[0])) else True
                 raise
         self._over = over
-        return [pickle.loads(each) for each in found[0]]  # noqa: S301 - of ranks of one program
+        told = _told(found[0])
+        if not own[0] and (failed := _failures(told)):
+            self._over = True
+            raise RuntimeError(f"{'; '.join(failed)}; this update is not taken on any rank")
+        return told
+
+
+def _told(found: list[bytes]) -> list[tuple[str, bytes, Any]]:
+    return [pickle.loads(each) for each in found]  # noqa: S301 - of ranks of one program
+
+
+def _failures(told: list[tuple[str, bytes, Any]]) -> list[str]:
+    return [f"rank {rank} has failed, {why}" for rank, (why, _, _) in enumerate(told) if why]
 
 
 def _words(error: BaseException) -> str:

@@ -45,8 +45,29 @@ def main() -> None:
             with pytest.raises((ValueError, RuntimeError), match=text):
                 optimizer.update(mine, g)
         interrupted(comm)
+        both_interrupted(comm)
     if rank == 0:
         print("done")
+
+
+def both_interrupted(comm: MPI.Comm) -> None:
+    """Ctrl-C on rank 1 while it waits for rank 0, to which it comes later and between two calls: both raise it."""
+    rank = comm.Get_rank()
+
+    def rate(step: int) -> float:
+        if rank == 0 and step == 1:
+            time.sleep(0.6)
+            raise KeyboardInterrupt
+        return 0.5
+
+    optimizer = ao.chain(ao.ClipGlobalNorm(1.0), ao.SGD(lr=rate), comm=comm)
+    p, g = {"W": np.ones(3)}, {"W": np.ones(3)}
+    if rank == 1:
+        signal.setitimer(signal.ITIMER_REAL, 0.2)
+    with pytest.raises(KeyboardInterrupt if rank < 2 else RuntimeError):
+        optimizer.update(p, g)
+    assert (p["W"] == 1).all()
+    assert {*comm.allgather("met")} == {"met"}
 
 
 def interrupted(comm: MPI.Comm) -> None:
