@@ -4,15 +4,17 @@ There is one kind of call, in which each rank gives something and is given that 
 different points of an update, because one has failed or was given something else, still meet, and find that out.
 
 An exception of a signal's handler, KeyboardInterrupt above all, comes where a rank waits for others, more often than
-anywhere else. The call is made by a loop of C, and gives and takes bytes: so such an exception comes before it or after
-it, and what the call has given is there.
+anywhere else. The call is made by a loop of C, which also writes down that it was begun and what it has given: so such
+an exception comes before all of it or after all of it, and whether others still wait for this rank can be told.
 """
 
 from __future__ import annotations
 
+import operator
 import pickle
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -70,17 +72,28 @@ class _RanksMeeting(Meeting):
 
         self._ranks, self._noted = ranks, hashlib.sha256()
         self._facts: list[Callable[[], Mapping[str, str]]] = []
-        self._over = False
-        """Whether nobody waits for this rank any more."""
+        self._begun: list[bool] = []
+        """For each call that was begun, whether it is the last one if all ranks say the same in it."""
+        self._heard: list[list[bytes]] = []
+        """What all have said in each call that came to its end."""
         self._late: BaseException | None = None
         """What was raised when all had agreed, which goes on once this rank has written, too."""
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        if error is not None and not self._over:
+        if error is not None and self._waited_for():
             with suppress(Exception):  # the error that is raised already says more
                 self._gathered((_words(error), b"", None))
         if self._late is not None:
             raise self._late
+
+    def _waited_for(self) -> bool:
+        """Whether the other ranks wait for this one in another call: not in one that has failed, or behind the last."""
+        if len(self._begun) > len(self._heard):
+            return False
+        told = _told(self._heard[-1]) if self._heard else []
+        if _failures(told):
+            return False
+        return not self._begun or not self._begun[-1] or _apart(told)
 
     def note(self, what: Any, facts: Callable[[], Mapping[str, str]]) -> None:
         self._noted.update(repr(what).encode())
@@ -96,45 +109,46 @@ class _RanksMeeting(Meeting):
         """What each rank gives, where all have come to the same point of the update."""
         self.note(why, lambda: {"an update": why})
         told = self._gathered(("", self._noted.digest(), own), last=last)
-        if len({noted for _, noted, _ in told}) > 1:
+        if _apart(told):
             found: dict[str, str] = {}
             for facts in self._facts:
                 found |= facts()
-            each = self._gathered(("", b"", found))
-            self._over = True
+            each = self._gathered(("", b"", found), last=True)
             raise ValueError(_difference([of_rank for _, _, of_rank in each]))
         return [given for _, _, given in told]
 
-    def _gathered(self, own: tuple[str, bytes, Any], *, last: bool = False) -> list[tuple[str, bytes, Any]]:
-        """What all ranks say: what they have failed with, what they noted, and what they give.
-
-        Raises RuntimeError if one has failed.
-        """
-        over, self._over = self._over or last, True  # whoever fails in this call is not waited for in another one
-        data, found = pickle.dumps(own), list[list[bytes]]()
+    def _gathered(self, own: _Said, *, last: bool = False) -> list[_Said]:
+        """What all ranks say. Raises RuntimeError if another one has failed."""
+        call = partial(self._ranks.allgather, pickle.dumps(own))
+        calls: tuple[Callable[[], Any], ...] = (partial(self._begun.append, last), call)
+        before = len(self._heard)
         try:
-            found.extend(map(self._ranks.allgather, (data,)))
+            self._heard.extend(filter(None, map(operator.call, calls)))
         except BaseException as error:
-            if found and last:
-                self._late = error
-            else:
-                # Another rank that has failed, too, waits for none: this one is not waited for, either.
-                self._over = over if found and not _failures(_told(found[0])) else True
+            if not (last and len(self._heard) > before):
                 raise
-        self._over = over
-        told = _told(found[0])
+            self._late = error
+        told = _told(self._heard[-1])
         if not own[0] and (failed := _failures(told)):
-            self._over = True
             raise RuntimeError(f"{'; '.join(failed)}; this update is not taken on any rank")
         return told
 
 
-def _told(found: list[bytes]) -> list[tuple[str, bytes, Any]]:
-    return [pickle.loads(each) for each in found]  # noqa: S301 - of ranks of one program
+_Said = tuple[str, bytes, Any]
+"""What a rank has failed with, or nothing; the digest of what it noted; and what it gives."""
 
 
-def _failures(told: list[tuple[str, bytes, Any]]) -> list[str]:
+def _told(heard: list[bytes]) -> list[_Said]:
+    return [pickle.loads(each) for each in heard]  # noqa: S301 - of ranks of one program
+
+
+def _failures(told: list[_Said]) -> list[str]:
     return [f"rank {rank} has failed, {why}" for rank, (why, _, _) in enumerate(told) if why]
+
+
+def _apart(told: list[_Said]) -> bool:
+    """Whether ranks have noted different things."""
+    return len({noted for _, noted, _ in told}) > 1
 
 
 def _words(error: BaseException) -> str:

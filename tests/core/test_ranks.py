@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from copy import deepcopy
@@ -16,7 +17,7 @@ import pytest
 import anyoptim as ao
 from tests.support import mpi
 from tests.support.chains import CHAINS, matrices
-from tests.support.internals import meeting
+from tests.support.internals import meeting, ranks_room
 from tests.support.libraries import ENGINES, METHODS, WHOLE, Library, same_bits
 from tests.support.ranks import Cuts, ThreadComm, all_of, run, slabs, whole
 
@@ -331,6 +332,41 @@ def test_interruption_of_one_rank() -> None:
     assert "rank 1 has failed, KeyboardInterrupt" in str(first) == str(third)
 
 
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("other", ["goes on", "fails", "notes something else"])
+def test_interruption_behind_a_call(other: str, last: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rank that has not read yet what the others said in it meets them once more if they wait, and only then."""
+    told: Any = ranks_room._told
+    interrupted = list[bool]()
+
+    def of_rank(comm: ThreadComm) -> None:
+        with meeting(comm) as ranks:
+            if comm.Get_rank() == 0:
+                if other == "fails":
+                    raise OSError("no memory")
+                ranks.note(other, lambda: {"rank 0": other})
+            elif other == "goes on":
+                ranks.note(other, lambda: {"rank 0": other})
+            if not last:
+                ranks.exchange(1.0)
+            ranks.agree()
+
+    def read(heard: Any) -> Any:
+        if threading.current_thread().name == "rank 1" and not interrupted:
+            interrupted.append(True)
+            raise KeyboardInterrupt
+        return told(heard)
+
+    monkeypatch.setattr(ranks_room, "_told", read)
+    first, second, third = run(3, of_rank)
+    assert type(second) is KeyboardInterrupt
+    if other == "goes on" and last:  # all had agreed
+        assert first is third is None
+        return
+    assert isinstance(first, OSError if other == "fails" else RuntimeError)
+    assert f"rank {0 if other == 'fails' else 1} has failed" in str(third)
+
+
 def test_other_numbers_of_steps() -> None:
     """A rank that took a step by itself is told of, as is one that flushes while others update."""
 
@@ -519,9 +555,10 @@ def test_a_call_that_fails_is_not_made_again() -> None:
             raise OSError("no network")
 
     comm = Broken(0, [b""], None, None)  # type: ignore[arg-type] # nobody meets
-    with pytest.raises(OSError, match="no network"):
-        ao.SGD(comm=comm).update({"W": np.ones(2)}, {"W": np.ones(2)})
-    assert comm.calls == 1
+    for calls, optimizer in enumerate((ao.SGD(comm=comm), ao.chain(ao.ClipGlobalNorm(1.0), ao.SGD(), comm=comm)), 1):
+        with pytest.raises(OSError, match="no network"):
+            optimizer.update({"W": np.ones(2)}, {"W": np.ones(2)})
+        assert comm.calls == calls
 
 
 def test_too_many_skips_raise_on_all() -> None:

@@ -19,6 +19,7 @@ from anyoptim._machine import _cuda_device as cuda_device
 from anyoptim._machine import _disk_cache as disk_cache
 from anyoptim._machine import _elsewhere as elsewhere
 from anyoptim._machine import _machine_code as machine_code
+from anyoptim._machine import _ranks as ranks_room
 from anyoptim._machine import _scratch as scratch
 from anyoptim._machine import _threads as threads
 from anyoptim._machine import _warmup as warmup
@@ -77,6 +78,7 @@ __all__ = [
     "other_names",
     "quiet",
     "range_of",
+    "ranks_room",
     "reduction",
     "reduction_numpy",
     "reduction_text",

@@ -71,7 +71,9 @@ def run(size: int, of_rank: Callable[[ThreadComm], T]) -> list[T | BaseException
             except BaseException as error:
                 found[comm.Get_rank()] = error
 
-    threads = [threading.Thread(target=call, args=(comm,), daemon=True) for comm in comms]
+    threads = [
+        threading.Thread(target=call, args=(comm,), name=f"rank {k}", daemon=True) for k, comm in enumerate(comms)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
