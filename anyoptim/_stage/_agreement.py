@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from anyoptim._arrays import Array, Library
+from anyoptim._arrays._tree import Name
 
 if TYPE_CHECKING:
     from anyoptim._core._pipeline import Params
@@ -27,7 +28,7 @@ def check_whole(meeting: Meeting) -> None:
 
 
 class Form:
-    """What parameters are that have to be the same on all ranks: all but their shapes and values.
+    """What has to be the same on all ranks of parameters and stays from step to step: not their shapes and values.
 
     Raises ValueError or TypeError for what can't be divided among ranks.
     """
@@ -37,11 +38,10 @@ class Form:
 
         tree, ps, owner, groups = params
         self.paths = [tree.path(i) for i in range(len(ps))]
-        self.names = [*map(tree.name, range(len(ps)))]
         self.each: list[str] = []
         """What each parameter is, in words."""
-        self.devices: dict[tuple[Library, int], int] = {}
-        """The CUDA devices, by the libraries that number them: of each the place of a parameter there."""
+        self.devices: dict[tuple[Library, int], Name] = {}
+        """The CUDA devices, by the libraries that number them: of each the name of a parameter there."""
         for i, p in enumerate(ps):
             if p is None:
                 self.each.append("None")
@@ -50,7 +50,7 @@ class Form:
                 wanted = "wanted an array of which this rank has all, or no comm"
                 raise TypeError(f"{tree.name(i)} {why}; {wanted}")
             if (number := p.library.cuda(p.array)) is not None:
-                self.devices.setdefault((p.library, number), i)
+                self.devices.setdefault((p.library, number), tree.name(i))
             whole = next((stages[k] for k in groups.branch(i).stages if stages[k].array_rule), None)
             if whole is not None:
                 raise ValueError(
@@ -70,10 +70,10 @@ def note_form(
 
     Raises RuntimeError in a CUDA graph, whose replays would tell the other ranks nothing.
     """
-    for (library, number), i in form.devices.items():
+    for (library, number), name in form.devices.items():
         if library.capturing(number):
             raise RuntimeError(
-                f"{form.names[i]} is updated in a CUDA graph, which can't have what ranks tell each other on the host; "
+                f"{name} is updated in a CUDA graph, which can't have what ranks tell each other on the host; "
                 "wanted updates outside of it, or no comm"
             )
     first = {"the call": call, "the steps taken": str(flat.step)}

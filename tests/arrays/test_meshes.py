@@ -160,7 +160,7 @@ def test_dropout_on_a_mesh(kind: str, need: Callable[[str], Library]) -> None:
 
 
 CONTRACTED = {"HeavyBallNesterov"}
-"""XLA rounds one of two products that are added, and not the other: which one depends on the shape of a part."""
+"""Of two products that are added XLA rounds one and not the other: which one depends on the shape of a part."""
 
 
 @pytest.mark.product  # a process with eight devices, in which all methods are compiled
@@ -182,6 +182,6 @@ def test_every_method_on_eight_devices(need: Callable[[str], Library]) -> None:
 
 @pytest.mark.product  # two processes, each of which starts JAX or torch and compiles
 def test_two_processes(tmp_path: Path, need: Callable[[str], Library]) -> None:
-    """Two processes with parts of the same arrays clip, run LAMB, gates and metrics; the first writes checkpoints."""
+    """Two processes with parts of the same arrays run every chain, gates and metrics; the first writes checkpoints."""
     need("jax")
     processes.run("jax_processes", tmp_path)

@@ -39,7 +39,10 @@ def drawn(rng: np.random.Generator) -> dict[str, Any]:
 
 
 def case(name: str, kind: AxisType) -> dict[str, Any]:
-    """Which parameters have other bits than on one device, which slots lie elsewhere, and what was not donated."""
+    """Which parameters have other bits than on one device, which arrays lie elsewhere, and which were not donated.
+
+    Numbers, arrays of no axis, may be kept: they take no memory.
+    """
     mesh, rng = jax.make_mesh((4, 2), ("x", "y"), axis_types=(kind, kind)), np.random.default_rng(1)
     first, grads = drawn(rng), [drawn(rng) for _ in range(3)]
 
