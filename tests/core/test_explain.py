@@ -409,3 +409,23 @@ for engine in ("compiled", "blocked"):
 """
     run = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
+
+
+def test_explained_in_the_schedule_of_a_step(need: Callable[[str], Library]) -> None:
+    """With other gradients, and with none of the step's to be taken from where these lie."""
+    lib = need("torch")
+
+    def moved(engine: ao.EngineName) -> Any:
+        p, other = (lib.asarray(np.full(5, a, np.float32)) for a in (1.0, 100.0))
+
+        def rate(t: int) -> float:
+            if t == 3:
+                optimizer.explain({"p": p}, {"p": other})
+            return 0.1
+
+        optimizer = ao.chain(ao.SkipNonFinite(), ao.Momentum(lr=rate), engine=engine)
+        for k in range(1, 5):
+            optimizer.update({"p": p}, {"p": lib.asarray(np.full(5, 0.1 * k, np.float32))})
+        return lib.values({"p": p})["p"]
+
+    assert same_bits(moved("compiled"), moved("portable"))

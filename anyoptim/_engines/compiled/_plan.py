@@ -140,7 +140,11 @@ class CompiledPlan(Plan):
 
     def doubtful(self, xs: Sequence[Array]) -> list[bool]:
         if not self.by_header:
-            return super().doubtful(xs)
+            kept = self.table.copy()  # a step may be prepared, in whose schedule a user asks
+            try:
+                return super().doubtful(xs)
+            finally:
+                self.table[:] = kept
         alike, table, ids = intrinsic("alike"), self.table.copy(), _ids(xs)
         return [not alike.bind(table[i : i + 1], ids[i : i + 1], self.forbidden)() for i in range(len(xs))]
 
