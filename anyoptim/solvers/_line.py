@@ -135,8 +135,10 @@ class Line:
     def failure(self) -> tuple[str, bool]:
         """Why no point was found, and whether that means that there is nothing left to gain."""
         start, *trials = sorted(self.trials, key=lambda trial: trial.t)
-        # That of a sum of squares, say, near its least value 0: residuals are rounded as what they are differences of.
-        rounding = self.run.space.rounding * math.sqrt(abs(start.value) * self.run.numbers["largest_value"])
+        rounding = self.run.space.rounding * abs(start.value)
+        # A sum of squares near its least value 0, say, has more: residuals are rounded as what they are differences of.
+        largest = self.run.numbers["largest_value"]
+        of_terms = self.run.space.rounding * math.sqrt(abs(start.value)) * math.sqrt(largest)
         finite = [trial for trial in trials if math.isfinite(trial.value)]
         for t, value, slope in finite:
             found, predicted = value - start.value, t * (start.slope + (slope if slope == slope else start.slope)) / 2
@@ -148,6 +150,13 @@ class Line:
                     return (
                         f"the line search has found no lower value in {len(trials)} evaluations, the nearest at a step "
                         f"length of {t:.3g}, where it changes by {found:.3g}; wanted one with more evaluations",
+                        False,
+                    )
+                if larger <= 100 * of_terms:
+                    return (
+                        f"over a step length of {t:.3g} the value changes by {found:.3g}, where its gradient says "
+                        f"{predicted:.3g}: the rounding of a sum of terms that were as large as the value has been, "
+                        f"{largest:.3g}, or a wrong gradient, which ao.check_grad tells",
                         False,
                     )
                 return (

@@ -208,8 +208,20 @@ def test_a_least_value_of_zero_in_float32(method: str) -> None:
         stop = ao.Stop(gtol=1e-6, steps=2000)
         result = ao.minimize(misfit, np.zeros(4, "f4"), method=METHODS[method](), stop=stop)
         assert "does not fit" not in result.message
-        assert result.converged or result.steps == 2000, result.message
+        assert result.converged or result.steps == 2000 or "the rounding of a sum" in result.message, result.message
         assert result.value < 1e-8
+
+
+@pytest.mark.parametrize("large", [1e6, 1e12])
+def test_a_wrong_gradient_of_small_terms_is_no_success(large: float) -> None:
+    """Beside terms that were so large at first that the rounding of a sum of squares could be as much."""
+
+    def wrong(x: Any) -> Any:
+        return np.float32(large * x[0] ** 2 + (x[1] - 3) ** 2 / 2), np.array([2 * large * x[0], 3 - x[1]], "f4")
+
+    result = ao.minimize(wrong, np.array([1, 2], "f4"), method=ao.LBFGS(), stop=ao.Stop(gtol=1e-6, steps=200))
+    assert not result.converged, result.message
+    assert "gradient" in result.message
 
 
 @each
