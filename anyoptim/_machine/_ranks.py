@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from anyoptim._arrays._communicators import Communicator, communicator
 
@@ -72,8 +72,8 @@ class _RanksMeeting(Meeting):
 
         self._ranks, self._noted = ranks, hashlib.sha256()
         self._facts: list[Callable[[], Mapping[str, str]]] = []
-        self._begun: list[bool] = []
-        """For each call that was begun, whether it is the last one if all ranks say the same in it."""
+        self._begun: list[_Call] = []
+        """What each call that was begun is for."""
         self._heard: list[list[bytes]] = []
         """What all have said in each call that came to its end."""
         self._late: BaseException | None = None
@@ -82,58 +82,61 @@ class _RanksMeeting(Meeting):
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         if error is not None and self._waited_for():
             with suppress(Exception):  # the error that is raised already says more
-                self._gathered((_words(error), b"", None))
+                self._gathered("failure", (_words(error), b"", None))
         if self._late is not None:
             raise self._late
 
     def _waited_for(self) -> bool:
         """Whether the other ranks wait for this one in another call: not in one that has failed, or behind the last."""
-        if len(self._begun) > len(self._heard):
+        if len(self._begun) > len(self._heard) or (self._begun and self._begun[-1] == "difference"):
             return False
-        told = _told(self._heard[-1]) if self._heard else []
-        if _failures(told):
+        return not (self._heard and _failures(_told(self._heard[-1]))) and not self._agreed()
+
+    def _agreed(self) -> bool:
+        """Whether all ranks have said in the last call that the update can be written."""
+        if not self._begun or self._begun[-1] != "agreement" or len(self._begun) > len(self._heard):
             return False
-        return not self._begun or not self._begun[-1] or _apart(told)
+        return not _apart(_told(self._heard[-1]))  # who has failed has noted nothing
 
     def note(self, what: Any, facts: Callable[[], Mapping[str, str]]) -> None:
         self._noted.update(repr(what).encode())
         self._facts.append(facts)
 
     def exchange(self, own: T) -> list[T]:
-        return self._met(own, "asks all ranks for a reduction")
+        return self._met("exchange", own, "asks all ranks for a reduction")
 
     def agree(self) -> None:
-        self._met(None, "is ready to be written", last=True)
+        try:
+            self._met("agreement", None, "is ready to be written")
+        except BaseException as error:
+            if not self._agreed():
+                raise
+            self._late = error
 
-    def _met(self, own: T, why: str, *, last: bool = False) -> list[T]:
+    def _met(self, call: _Call, own: T, why: str) -> list[T]:
         """What each rank gives, where all have come to the same point of the update."""
         self.note(why, lambda: {"an update": why})
-        told = self._gathered(("", self._noted.digest(), own), last=last)
+        told = self._gathered(call, ("", self._noted.digest(), own))
         if _apart(told):
             found: dict[str, str] = {}
             for facts in self._facts:
                 found |= facts()
-            each = self._gathered(("", b"", found), last=True)
+            each = self._gathered("difference", ("", b"", found))
             raise ValueError(_difference([of_rank for _, _, of_rank in each]))
         return [given for _, _, given in told]
 
-    def _gathered(self, own: _Said, *, last: bool = False) -> list[_Said]:
+    def _gathered(self, call: _Call, own: _Said) -> list[_Said]:
         """What all ranks say. Raises RuntimeError if another one has failed."""
-        call = partial(self._ranks.allgather, pickle.dumps(own))
-        calls: tuple[Callable[[], Any], ...] = (partial(self._begun.append, last), call)
-        before = len(self._heard)
-        try:
-            self._heard.extend(filter(None, map(operator.call, calls)))
-        except BaseException as error:
-            if not (last and len(self._heard) > before):
-                raise
-            self._late = error
+        gather = partial(self._ranks.allgather, pickle.dumps(own))
+        calls: tuple[Callable[[], Any], ...] = (partial(self._begun.append, call), gather)
+        self._heard.extend(filter(None, map(operator.call, calls)))
         told = _told(self._heard[-1])
         if not own[0] and (failed := _failures(told)):
             raise RuntimeError(f"{'; '.join(failed)}; this update is not taken on any rank")
         return told
 
 
+_Call = Literal["exchange", "agreement", "difference", "failure"]
 _Said = tuple[str, bytes, Any]
 """What a rank has failed with, or nothing; the digest of what it noted; and what it gives."""
 

@@ -121,10 +121,14 @@ def note_coefficients(
         found = dict[str, str]()
         for k, stage in enumerate(stages):  # what a user has set, before what has become of it
             given = {name: vars(stage).get(name) for name in stage.hyperparameters}
-            found |= {f"{type(stage).__name__}.{n}, stage {k}": repr(v) for n, v in given.items() if type(v) in _PLAIN}
+            said = {name: repr(v) for name, v in given.items() if type(v) in _PLAIN}
+            said |= {name: "a schedule" for name, v in given.items() if callable(v)}
+            found |= {f"{type(stage).__name__}.{name}, stage {k}": text for name, text in said.items()}
         for i, r in zip(moving, of, strict=True):
-            each = ((name, c) for part in rows.distinct[r] for name, c in part.items())
-            found |= {f"the coefficient {name} of params at {paths[i]!r}": str(c) for name, c in each}
+            each: dict[str, list[str]] = {}
+            for name, c in ((name, c) for part in rows.distinct[r] for name, c in part.items()):
+                each.setdefault(name, []).append(str(c))  # of several stages, maybe
+            found |= {f"the coefficient {name} of params at {paths[i]!r}": ", ".join(cs) for name, cs in each.items()}
         return found
 
     meeting.note((rows.distinct, [*of]), facts)

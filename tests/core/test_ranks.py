@@ -7,6 +7,7 @@ import re
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import nullcontext
 from copy import deepcopy
 from functools import partial
 from typing import Any
@@ -253,6 +254,10 @@ DIFFERENCES: dict[str, tuple[Callable[[Any, Any, Any], Any], str]] = {
         lambda o, p, g: o.groups["b"].update(lr=0.25),
         r"the coefficient lr of params at 'b': 0.5 on rank 0, but 0.25 on rank 1",
     ),
+    "one of two schedules": (
+        lambda o, p, g: setattr(o.stages[1], "lr", lambda t: 0.25),
+        r"SGD.lr, stage 1: 0.5 on rank 0, but a schedule on rank 1",
+    ),
 }
 """What rank 1 does to its optimizer, parameters and gradients, and what the error on all ranks says."""
 
@@ -332,12 +337,41 @@ def test_interruption_of_one_rank() -> None:
     assert "rank 1 has failed, KeyboardInterrupt" in str(first) == str(third)
 
 
+def test_nobody_is_told_of_what_fails_once_all_have_agreed() -> None:
+    """The others do not wait any more; nor do they after they were told what differs."""
+
+    def of_rank(comm: ThreadComm, differ: bool) -> int:
+        fails = comm.Get_rank() == 1
+        raises = pytest.raises(ValueError if differ else OSError) if differ or fails else nullcontext()
+        with raises, meeting(comm) as ranks:
+            ranks.note(comm.Get_rank() * differ, dict)
+            ranks.agree()
+            if fails:
+                raise OSError("no memory")
+        return comm.calls
+
+    assert all_of(run(3, partial(of_rank, differ=False))) == [1, 1, 1]
+    assert all_of(run(3, partial(of_rank, differ=True))) == [2, 2, 2]
+
+
+def test_schedules_that_differ_in_one_of_two_stages() -> None:
+    """Whose coefficients have one name: all of them are told."""
+
+    def of_rank(comm: ThreadComm) -> None:
+        rates: Any = (lambda t: 0.25 * comm.Get_rank(), lambda t: 0.5)
+        optimizer = ao.chain(*map(ao.WeightDecay, rates), ao.SGD(), comm=comm)
+        optimizer.update({"W": np.ones(2)}, {"W": np.ones(2)})
+
+    for error in run(2, of_rank):
+        assert "the coefficient decay of params at 'W': 0.0, 0.5 on rank 0, but 0.25, 0.5 on rank 1" in str(error)
+
+
 @pytest.mark.parametrize("last", [False, True])
 @pytest.mark.parametrize("other", ["goes on", "fails", "notes something else"])
 def test_interruption_behind_a_call(other: str, last: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """A rank that has not read yet what the others said in it meets them once more if they wait, and only then."""
     told: Any = ranks_room._told
-    interrupted = list[bool]()
+    interrupted, written = list[bool](), list[int]()
 
     def of_rank(comm: ThreadComm) -> None:
         with meeting(comm) as ranks:
@@ -350,6 +384,7 @@ def test_interruption_behind_a_call(other: str, last: bool, monkeypatch: pytest.
             if not last:
                 ranks.exchange(1.0)
             ranks.agree()
+            written.append(comm.Get_rank())
 
     def read(heard: Any) -> Any:
         if threading.current_thread().name == "rank 1" and not interrupted:
@@ -362,7 +397,9 @@ def test_interruption_behind_a_call(other: str, last: bool, monkeypatch: pytest.
     assert type(second) is KeyboardInterrupt
     if other == "goes on" and last:  # all had agreed
         assert first is third is None
+        assert sorted(written) == [0, 1, 2]
         return
+    assert not written
     assert isinstance(first, OSError if other == "fails" else RuntimeError)
     assert f"rank {0 if other == 'fails' else 1} has failed" in str(third)
 
