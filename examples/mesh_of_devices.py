@@ -10,8 +10,8 @@ Train a network of two layers on eight devices, of which each has an eighth of e
 
 JAX divides the work; the optimizer has nothing to be told. What it remembers of a weight lies in the same pieces as the
 weight, so that eight devices together have one copy of it. The norm at which gradients are clipped is that of all
-pieces. Parameters and state are donated: a step needs no memory for a second copy. Without other devices it takes parts
-of the CPU for them. Needs `pip install jax`.
+pieces. Parameters and state are donated: a step needs no memory for a second copy. On a machine without accelerators,
+or with `JAX_PLATFORMS=cpu`, the devices are parts of the CPU. Needs `pip install jax`.
 """
 
 from __future__ import annotations
@@ -40,7 +40,9 @@ def first_params(rng: np.random.Generator, sizes: Sequence[int]) -> dict[str, Ar
 def main(arguments: Sequence[str] | None = None) -> float:
     """Print where the weights and what is remembered of them lie; return the last loss."""
     parser = argparse.ArgumentParser(description="Train a network on a mesh of devices.")
-    parser.add_argument("--devices", type=int, default=8)
+    parser.add_argument(
+        "--devices", type=int, default=8, choices=(1, 2, 4, 8, 16), help="among which 16 rows are divided"
+    )
     parser.add_argument("--steps", type=int, default=200)
     options = parser.parse_args(arguments)
 
@@ -51,7 +53,9 @@ def main(arguments: Sequence[str] | None = None) -> float:
     from jax.sharding import NamedSharding, PartitionSpec
 
     if len(jax.devices()) < options.devices:
-        parser.error(f"there are {len(jax.devices())} devices; wanted {options.devices}")
+        parser.error(
+            f"there are {len(jax.devices())} devices; wanted {options.devices}, or JAX_PLATFORMS=cpu and no XLA_FLAGS"
+        )
     mesh = jax.sharding.Mesh(np.array(jax.devices()[: options.devices]), ("d",))
 
     def divided(a: Array, *axes: str | None) -> Array:
